@@ -1,0 +1,136 @@
+//! What a request costs between two system calls: bytes in, bytes out, through a session.
+//!
+//! ```text
+//! cargo bench --bench session
+//! ```
+
+use std::fmt::Write;
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ostler::app::{App, Desk, Limits, Options, Peer, Place, Service};
+use ostler::apps::Echo;
+use ostler::http::{Http, Request, Response};
+use ostler::session::{Session, Wants};
+use ostler::stamp::Stamp;
+
+const SMALL: &str = "GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n";
+const PEER: Peer = Peer { address: None, reusable: true };
+
+criterion_group!(benches, http, echo);
+criterion_main!(benches);
+
+/// As the runtime's, without a scoreboard.
+struct Quiet;
+
+impl Desk for Quiet {
+    fn begin(&mut self, label: &[u8]) {
+        black_box(label);
+    }
+
+    fn end(&mut self) {}
+
+    fn date(&mut self) -> [u8; 29] {
+        *b"Thu, 01 Jan 1970 00:00:00 GMT"
+    }
+}
+
+/// One client, and the buffer that its thread would lend it.
+struct Client<'s> {
+    session: Session<'s>,
+    spare: Vec<u8>,
+}
+
+impl<'s> Client<'s> {
+    fn new(service: &'s dyn Service) -> Self {
+        let session =
+            Session::new(service.connect(&PEER), Duration::from_secs(30), Stamp::default());
+        Self { session, spare: Vec::new() }
+    }
+
+    /// Hands in a piece and takes all output. Returns how many bytes came out.
+    fn exchange(&mut self, input: &[u8]) -> usize {
+        let now = black_box(Stamp::from_nanos(1));
+        self.session.received(input, &mut self.spare, &mut Quiet, now);
+        let mut total = 0;
+        while self.session.wants() == Wants::Write {
+            let sent = black_box(self.session.unsent()).len();
+            self.session.sent(sent, &mut self.spare, &mut Quiet, now);
+            total += sent;
+        }
+        total
+    }
+}
+
+fn http(criterion: &mut Criterion) {
+    let service = Http::new(|_: &Request<'_>| Response::text("Hello, world!\n"), Limits::default());
+    let browser = browser_request();
+    let inputs = [
+        ("a small request", 1, SMALL.to_owned()),
+        ("a browser's request", 1, browser.clone()),
+        ("16 small requests at once", 16, SMALL.repeat(16)),
+        ("a body of 16 KiB", 1, post("", &"x".repeat(16 << 10))),
+        ("a body of 16 chunks of 1 KiB", 1, post("chunked", &"x".repeat(16 << 10))),
+    ];
+    let mut group = criterion.benchmark_group("http");
+    for (name, requests, input) in &inputs {
+        group.throughput(Throughput::Elements(*requests));
+        let mut client = Client::new(&service);
+        assert!(client.exchange(input.as_bytes()) > 100, "{name} is answered");
+        group.bench_function(*name, |bencher| bencher.iter(|| client.exchange(input.as_bytes())));
+    }
+    group.throughput(Throughput::Elements(1));
+    let mut client = Client::new(&service);
+    group.bench_function("a browser's request, byte by byte", |bencher| {
+        bencher
+            .iter(|| browser.as_bytes().chunks(1).map(|byte| client.exchange(byte)).sum::<usize>());
+    });
+    group.bench_function("a small request on a new connection", |bencher| {
+        bencher.iter(|| Client::new(&service).exchange(SMALL.as_bytes()));
+    });
+    group.finish();
+}
+
+fn echo(criterion: &mut Criterion) {
+    let place = Place {
+        pool: "bench".to_owned(),
+        slot: 0,
+        generation: 1,
+        class: "mio",
+        options: Options::new(),
+        limits: Limits::default(),
+    };
+    let service = Echo.boot(&place).expect("echo needs nothing");
+    let mut client = Client::new(service.as_ref());
+    let mut group = criterion.benchmark_group("echo");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("64 bytes", |bencher| bencher.iter(|| client.exchange(&[b'x'; 64])));
+    group.finish();
+}
+
+/// A request with as many fields as a browser sends.
+fn browser_request() -> String {
+    let mut request =
+        String::from("GET /some/page?with=a&query=yes HTTP/1.1\r\nHost: example.com\r\n");
+    for field in 0..14 {
+        let value = "v".repeat(20 + field * 3);
+        write!(request, "X-Field-Number-{field}: {value}\r\n").expect("a string takes all");
+    }
+    request + "\r\n"
+}
+
+fn post(coding: &str, body: &str) -> String {
+    if coding.is_empty() {
+        return format!(
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+    }
+    let mut request = format!("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {coding}\r\n\r\n");
+    for chunk in body.as_bytes().chunks(1 << 10) {
+        let chunk = str::from_utf8(chunk).expect("the body is ASCII");
+        write!(request, "{:x}\r\n{chunk}\r\n", chunk.len()).expect("a string takes all");
+    }
+    request + "0\r\n\r\n"
+}

@@ -1,0 +1,89 @@
+//! Bytes in, bytes out: no socket, no clock, no worker. A session drives the client as it does in
+//! each worker class.
+
+use std::time::Duration;
+
+use ostler::app::Desk;
+use ostler::session::{Session, Wants};
+use ostler::stamp::Stamp;
+
+use super::*;
+
+/// Records what is marked.
+#[derive(Default)]
+struct Recorder(usize);
+
+impl Desk for Recorder {
+    fn begin(&mut self, label: &[u8]) {
+        assert_eq!(label, b"shout");
+    }
+    fn end(&mut self) {
+        self.0 += 1;
+    }
+    fn date(&mut self) -> [u8; 29] {
+        [b' '; 29]
+    }
+}
+
+/// What a client reads after it has sent these pieces, how many units were marked, and what the
+/// session wants in the end.
+fn converse(reusable: bool, pieces: &[&[u8]]) -> (String, usize, Wants) {
+    let (now, mut spare, mut desk) = (Stamp::default(), Vec::new(), Recorder::default());
+    let hall = Hall(Limits::default());
+    let client = hall.connect(&Peer { address: None, reusable });
+    let mut session = Session::new(client, Duration::ZERO, now);
+    let mut read = Vec::new();
+    for piece in pieces {
+        if session.wants() != Wants::Read {
+            break;
+        }
+        session.received(piece, &mut spare, &mut desk, now);
+        while session.wants() == Wants::Write {
+            read.extend_from_slice(session.unsent());
+            session.sent(session.unsent().len(), &mut spare, &mut desk, now);
+        }
+    }
+    (String::from_utf8(read).unwrap(), desk.0, session.wants())
+}
+
+/// All ways to cut the bytes: bit n of the number says whether there is a cut before byte n + 1.
+fn cuts(bytes: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
+    (0_u32..1 << (bytes.len() - 1)).map(|cuts| {
+        let (mut pieces, mut begin) = (Vec::new(), 0);
+        for end in 1..=bytes.len() {
+            if end == bytes.len() || cuts >> (end - 1) & 1 == 1 {
+                pieces.push(&bytes[begin..end]);
+                begin = end;
+            }
+        }
+        pieces
+    })
+}
+
+#[test]
+fn answers_do_not_depend_on_how_bytes_are_cut() {
+    for pieces in cuts(b"one\n\ntwo\nthr") {
+        let expected = ("ONE\n\nTWO\n".to_owned(), 3, Wants::Read);
+        assert_eq!(converse(true, &pieces), expected, "{pieces:?}");
+        let expected = ("ONE\n".to_owned(), 1, Wants::Gone);
+        assert_eq!(converse(false, &pieces), expected, "{pieces:?}");
+    }
+}
+
+#[test]
+fn a_line_has_a_limit() {
+    let longest = [b'x'; LINE_BYTES_MAX];
+    let (read, units, wants) = converse(true, &[&longest, b"\n"]);
+    assert_eq!((read.len(), units, wants), (LINE_BYTES_MAX + 1, 1, Wants::Read));
+    for rest in [b"x".as_slice(), b"x\n"] {
+        let expected = ("TOO LONG\n".to_owned(), 0, Wants::Linger);
+        assert_eq!(converse(true, &[&longest, rest]), expected);
+        assert_eq!(converse(true, &[&[&longest, rest].concat()]), expected);
+    }
+}
+
+#[test]
+fn the_end_of_the_stream_ends_it() {
+    let expected = ("ONE\n".to_owned(), 1, Wants::Gone);
+    assert_eq!(converse(true, &[b"one\ntw", b""]), expected);
+}

@@ -1,0 +1,222 @@
+//! What a person writes: the program, its service in a worker, one client's connection.
+//!
+//! Pure: nothing here owns a descriptor, reads a clock or calls the kernel. Three nouns for three
+//! lifetimes: an [`App`] is made in the master and stays inert, a [`Service`] lives in one worker
+//! and is shared by its threads, a [`Connection`] serves one client.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Options of an app, as given by `KEY=VALUE` words or by the `app` map of a YAML file.
+pub type Options = BTreeMap<String, String>;
+
+/// Why an app could not boot. Logged by the worker, repeated by the master when it gives up.
+pub type BootError = Box<dyn Error + Send + Sync>;
+
+/// Why the options of an app, or the settings of a worker class, make no sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal(String);
+
+impl Refusal {
+    /// A refusal with its reason: what was found, why it cannot work, what to do instead.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Refusal {}
+
+/// A program. It is made in the master before any fork, so it must hold no thread, socket or lock;
+/// [`App::boot`] is where resources are opened.
+pub trait App {
+    /// The name by which the command line and YAML files choose it.
+    fn name(&self) -> &str;
+
+    /// Judges the options in the master, before any fork, while a person is watching.
+    ///
+    /// # Errors
+    /// The reason for which these options cannot work. Unless overridden, any option is refused.
+    fn check(&self, options: &Options) -> Result<(), Refusal> {
+        match options.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(Refusal::new(format!("app {:?} has no option {key:?}", self.name()))),
+        }
+    }
+
+    /// Makes the service. Runs once in each worker, after the fork and the privilege drop.
+    ///
+    /// # Errors
+    /// Whatever keeps the app from serving; the worker then ends with exit code 3.
+    fn boot(&self, place: &Place) -> Result<Box<dyn Service>, BootError>;
+}
+
+/// Where a worker sits, and the limits that hold there.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The pool's name.
+    pub pool: String,
+    /// The worker's stable place in its pool, 0 to N-1. Reused only after its holder has left.
+    pub slot: usize,
+    /// How many reloads came before this worker; the first generation is 1.
+    pub generation: u32,
+    /// The name of the worker class that serves.
+    pub class: &'static str,
+    /// The app's own options.
+    pub options: Options,
+    /// What a protocol may spend on one client.
+    pub limits: Limits,
+}
+
+/// What a protocol may spend on one client. The defaults are those of the settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest head of a request, in bytes.
+    pub head: usize,
+    /// Largest number of header fields in a request.
+    pub fields: usize,
+    /// Largest body of a request, in bytes.
+    pub body: usize,
+    /// From the first byte of a request (or the connect) to the end of its head.
+    pub header_timeout: Duration,
+    /// Silence between two pieces of a body.
+    pub body_timeout: Duration,
+    /// Idle time between two requests of one connection; zero closes after each answer.
+    pub keepalive: Duration,
+    /// How long a draining worker waits for a request that may already be on its way.
+    pub linger: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: 16 << 10,
+            fields: 100,
+            body: 8 << 20,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            keepalive: Duration::from_secs(5),
+            linger: Duration::from_millis(100),
+        }
+    }
+}
+
+/// One per worker, shared by its threads.
+pub trait Service: Send + Sync {
+    /// A client has come.
+    fn connect(&self, peer: &Peer) -> Box<dyn Connection + '_>;
+}
+
+/// Who is at the other end, and what it may hope for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The address, for TCP; a unix socket's client has none.
+    pub address: Option<SocketAddr>,
+    /// Whether the class can serve several units of work over one connection. `sync` cannot: a
+    /// protocol that marks its units then closes after the first answer.
+    pub reusable: bool,
+}
+
+/// One client: bytes in, bytes out. It owns no socket, clock or thread, so a test feeds it bytes,
+/// and it must give the same answers however the bytes were cut.
+///
+/// While output waits to be sent, neither [`receive`](Self::receive) nor
+/// [`proceed`](Self::proceed) is called: a client that does not read is not served further.
+pub trait Connection: Send {
+    /// Bytes from the peer, never kept back by the caller: what cannot be used yet must be stored
+    /// here. An empty slice means that the peer will send no more; it may still be reading.
+    fn receive(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Next;
+
+    /// All output has been sent, and the last answer was [`Next::Proceed`].
+    fn proceed(&mut self, exchange: &mut Exchange<'_>) -> Next;
+
+    /// The peer has used up its [`patience`](Self::patience).
+    fn expire(&mut self, exchange: &mut Exchange<'_>) -> Next;
+
+    /// The worker is leaving: finish what is begun, begin nothing new. Called once, between two
+    /// other calls. Output may still be waiting to be sent.
+    fn drain(&mut self, exchange: &mut Exchange<'_>) -> Next;
+
+    /// How long the peer may stay silent in the present state. Asked after each other call.
+    fn patience(&self) -> Patience;
+}
+
+/// What to do after sending the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Wait for bytes.
+    Read,
+    /// Ask again: there is more to say, or more input to look at.
+    Proceed,
+    /// Close the connection.
+    Close,
+    /// Close, although the peer may still be sending: its bytes are thrown away for a moment, so
+    /// that it can read the output before the connection is reset.
+    Refuse,
+}
+
+/// How long a peer may stay silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// The longest time between two arrivals.
+    Silence(Duration),
+    /// The longest time in one phase, however many bytes trickle in. A new number begins a new
+    /// phase.
+    Phase(u32, Duration),
+    /// For ever.
+    Endless,
+}
+
+/// What a connection is handed besides bytes: a place for its output, and a desk at which it says
+/// what it is working on.
+pub struct Exchange<'a> {
+    /// The output. Append; never remove.
+    pub out: &'a mut Vec<u8>,
+    desk: &'a mut dyn Desk,
+}
+
+impl<'a> Exchange<'a> {
+    /// An exchange over the caller's buffer and desk.
+    pub fn new(out: &'a mut Vec<u8>, desk: &'a mut dyn Desk) -> Self {
+        Self { out, desk }
+    }
+
+    /// A unit of work begins under this name, such as `GET /index` or `add`. The runtime notes the
+    /// time, and calls the worker hung if the unit takes longer than `timeout`.
+    pub fn begin(&mut self, label: &[u8]) {
+        self.desk.begin(label);
+    }
+
+    /// The unit of work is done, and counted.
+    pub fn end(&mut self) {
+        self.desk.end();
+    }
+
+    /// The present date in the form of RFC 9110, section 5.6.7.
+    pub fn date(&mut self) -> [u8; 29] {
+        self.desk.date()
+    }
+}
+
+/// Where a protocol says what it is working on. The runtime's desk writes to the scoreboard; a
+/// test's desk records.
+pub trait Desk {
+    /// A unit of work begins.
+    fn begin(&mut self, label: &[u8]);
+    /// The unit of work is done, and counted.
+    fn end(&mut self);
+    /// The present date in the form of RFC 9110, section 5.6.7.
+    fn date(&mut self) -> [u8; 29];
+    /// The connection's code is about to run, until [`leave`](Self::leave).
+    fn enter(&mut self) {}
+    /// The connection's code has returned.
+    fn leave(&mut self) {}
+}

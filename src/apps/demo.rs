@@ -1,0 +1,302 @@
+//! A service to try workers with: it answers, sleeps, hangs, burns, leaks, crashes and leaves, as
+//! asked by the path. It must never be put before strangers.
+
+use std::env;
+use std::fmt::Display;
+use std::hint;
+use std::io;
+use std::process;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::app::{App, BootError, Place, Service};
+use crate::http::{Body, Handler, Http, More, Request, Response, Source};
+
+/// Bytes in a mebibyte, the unit of `/leak`.
+const MIB: usize = 1 << 20;
+
+/// The exit code of a worker that leaves on account of `DEMO_EXIT_AFTER_MS`.
+const EXIT_AFTER: i32 = 7;
+
+/// The app `demo`, over HTTP.
+///
+/// | path | answer |
+/// |---|---|
+/// | `/` | `Hello, world!` |
+/// | `/pid` | the worker's process id |
+/// | `/info` | JSON: pid, pool, slot, class, generation, requests |
+/// | `/sleep?ms=N` | after so many milliseconds |
+/// | `/hang`, `/spin` | never; the one sleeps, the other burns |
+/// | `/crash`, `/exit?code=N` | none: the worker aborts, or exits with the code (0 unless given) |
+/// | `/panic` | 500; the worker lives |
+/// | `/leak?mb=N` | after so many mebibytes have been touched and lost |
+/// | `/bytes?n=N` | so many bytes, made while they are sent |
+/// | `/echo` | the request's body, with its type |
+/// | `/env?name=N` | the value of an environment variable, or 404 |
+///
+/// In the environment, `DEMO_FAIL_BOOT` (not empty, not `0`) makes a worker fail at boot,
+/// `DEMO_BOOT_SLEEP_MS` makes it boot slowly, and `DEMO_EXIT_AFTER_MS` makes it exit with 7 that
+/// long after its boot.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Demo;
+
+impl App for Demo {
+    fn name(&self) -> &str {
+        "demo"
+    }
+
+    fn boot(&self, place: &Place) -> Result<Box<dyn Service>, BootError> {
+        if let Some(delay) = milliseconds("DEMO_BOOT_SLEEP_MS")? {
+            thread::sleep(delay);
+        }
+        if env::var_os("DEMO_FAIL_BOOT").is_some_and(|value| !value.is_empty() && value != "0") {
+            return Err("DEMO_FAIL_BOOT is set, so the demo fails to boot".into());
+        }
+        if let Some(delay) = milliseconds("DEMO_EXIT_AFTER_MS")? {
+            thread::Builder::new().name("demo-exit".to_owned()).spawn(move || {
+                thread::sleep(delay);
+                process::exit(EXIT_AFTER);
+            })?;
+        }
+        let handler = DemoHandler { place: place.clone(), requests: AtomicU64::new(0) };
+        Ok(Box::new(Http::new(handler, place.limits)))
+    }
+}
+
+struct DemoHandler {
+    place: Place,
+    requests: AtomicU64,
+}
+
+impl Handler for DemoHandler {
+    fn handle(&self, request: &Request<'_>) -> Response {
+        let requests = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let answer = match request.path() {
+            "/" => Ok(Response::text("Hello, world!\n")),
+            "/pid" => Ok(Response::text(format!("{}\n", process::id()))),
+            "/info" => Ok(self.info(requests)),
+            "/sleep" => required(request, "ms").map(sleep),
+            "/hang" => loop {
+                thread::sleep(Duration::from_secs(3600));
+            },
+            "/spin" => loop {
+                hint::spin_loop();
+            },
+            "/crash" => process::abort(),
+            "/exit" => optional(request, "code").map(|code| process::exit(code.unwrap_or(0))),
+            "/panic" => panic!("/panic was asked for"),
+            "/leak" => required(request, "mb").map(leak),
+            "/bytes" => required(request, "n").map(bytes),
+            "/echo" => Ok(echo(request)),
+            "/env" => required(request, "name").map(|name: String| variable(&name)),
+            _ => Ok(Response::status(404)),
+        };
+        answer.unwrap_or_else(|refusal| refusal)
+    }
+}
+
+impl DemoHandler {
+    fn info(&self, requests: u64) -> Response {
+        let info = json!({
+            "pid": process::id(),
+            "pool": self.place.pool,
+            "slot": self.place.slot,
+            "class": self.place.class,
+            "generation": self.place.generation,
+            "requests": requests,
+        });
+        Response::json(format!("{info}\n"))
+    }
+}
+
+fn sleep(ms: u64) -> Response {
+    thread::sleep(Duration::from_millis(ms));
+    Response::text(format!("slept {ms} ms\n"))
+}
+
+fn leak(mb: u64) -> Response {
+    for done in 0..mb {
+        let mut bytes = Vec::new();
+        if bytes.try_reserve_exact(MIB).is_err() {
+            let text = format!("no memory after {done} MiB\n");
+            return Response::text(text).with_status(507);
+        }
+        bytes.resize(MIB, 0xa5_u8); // not zero: every page is written to
+        hint::black_box(Vec::leak(bytes));
+    }
+    Response::text(format!("leaked {mb} MiB\n"))
+}
+
+fn bytes(n: u64) -> Response {
+    Response::new(200, Body::stream(Zeros { left: n }, Some(n)))
+        .header("Content-Type", "application/octet-stream")
+}
+
+fn echo(request: &Request<'_>) -> Response {
+    let kind = request.header("content-type").unwrap_or(b"application/octet-stream");
+    Response::new(200, request.body().to_vec()).header("Content-Type", kind)
+}
+
+fn variable(name: &str) -> Response {
+    // `var_os` tolerates any name: one with `=` or NUL is just not there.
+    match env::var_os(name) {
+        Some(value) => Response::text(value.to_string_lossy().into_owned()),
+        None => Response::text("no such variable\n").with_status(404),
+    }
+}
+
+/// So many bytes, all `0` in ASCII.
+struct Zeros {
+    left: u64,
+}
+
+impl Source for Zeros {
+    fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<More> {
+        let piece = usize::try_from(self.left).map_or(room, |left| left.min(room));
+        out.resize(out.len() + piece, b'0');
+        self.left -= piece as u64;
+        Ok(if self.left == 0 { More::No } else { More::Yes })
+    }
+}
+
+/// The parsed value of a query field, if it is there; a 400 if it does not parse.
+fn optional<T: FromStr<Err: Display>>(
+    request: &Request<'_>,
+    name: &str,
+) -> Result<Option<T>, Response> {
+    let Some(text) = request.query_value(name) else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|error| {
+        Response::text(format!("bad value {text:?} for {name}: {error}\n")).with_status(400)
+    })
+}
+
+/// The parsed value of a query field; a 400 if it is missing or does not parse.
+fn required<T: FromStr<Err: Display>>(request: &Request<'_>, name: &str) -> Result<T, Response> {
+    optional(request, name)?.ok_or_else(|| {
+        let path = request.path();
+        Response::text(format!("{path} needs {name}, as in {path}?{name}=1\n")).with_status(400)
+    })
+}
+
+/// A time in milliseconds from the environment; none if the variable is missing or empty.
+fn milliseconds(variable: &str) -> Result<Option<Duration>, BootError> {
+    match env::var_os(variable) {
+        Some(text) if !text.is_empty() => parse_delay(variable, &text.to_string_lossy()).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn parse_delay(variable: &str, text: &str) -> Result<Duration, BootError> {
+    match text.parse() {
+        Ok(ms) => Ok(Duration::from_millis(ms)),
+        Err(error) => {
+            Err(format!("{variable}={text:?} is not a number of milliseconds: {error}").into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::{Desk, Exchange, Limits, Next, Options, Peer};
+
+    struct Unmarked;
+
+    impl Desk for Unmarked {
+        fn begin(&mut self, _label: &[u8]) {}
+        fn end(&mut self) {}
+        fn date(&mut self) -> [u8; 29] {
+            [b'd'; 29]
+        }
+    }
+
+    fn boot() -> Box<dyn Service> {
+        let place = Place {
+            pool: "web".to_owned(),
+            slot: 3,
+            generation: 2,
+            class: "sync",
+            options: Options::new(),
+            limits: Limits::default(),
+        };
+        Demo.boot(&place).unwrap()
+    }
+
+    /// Status, head and body of one answer.
+    fn ask(service: &dyn Service, request: &str) -> (u16, String, String) {
+        let mut connection = service.connect(&Peer { address: None, reusable: false });
+        let (mut all, mut out) = (Vec::new(), Vec::new());
+        let mut next =
+            connection.receive(request.as_bytes(), &mut Exchange::new(&mut out, &mut Unmarked));
+        all.append(&mut out);
+        while next == Next::Proceed {
+            next = connection.proceed(&mut Exchange::new(&mut out, &mut Unmarked));
+            all.append(&mut out);
+        }
+        let text = String::from_utf8(all).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), head.to_owned(), body.to_owned())
+    }
+
+    fn get(service: &dyn Service, target: &str) -> (u16, String) {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let (status, _, body) = ask(service, &request);
+        (status, body)
+    }
+
+    #[test]
+    fn each_path_answers() {
+        let service = boot();
+        let service = service.as_ref();
+        assert_eq!(get(service, "/"), (200, "Hello, world!\n".to_owned()));
+        assert_eq!(get(service, "/pid"), (200, format!("{}\n", process::id())));
+        assert_eq!(get(service, "/sleep?ms=0").0, 200);
+        assert_eq!(get(service, "/panic").0, 500);
+        assert_eq!(get(service, "/leak?mb=1").0, 200);
+        assert_eq!(get(service, "/bytes?n=100000"), (200, "0".repeat(100_000)));
+        assert_eq!(get(service, "/bytes?n=0"), (200, String::new()));
+        assert_eq!(get(service, "/env?name=CARGO_PKG_NAME"), (200, "ostler".to_owned()));
+        assert_eq!(get(service, "/env?name=NO%3DSUCH").0, 404);
+        assert_eq!(get(service, "/nowhere").0, 404);
+        for bad in ["/sleep", "/sleep?ms=x", "/bytes?n=-1", "/leak?mb=", "/env", "/exit?code=x"] {
+            let (status, body) = get(service, bad);
+            assert!(status == 400 && body.ends_with('\n'), "{bad}: {body:?}");
+        }
+    }
+
+    #[test]
+    fn info_is_json_and_counts() {
+        let service = boot();
+        get(service.as_ref(), "/");
+        let (_, body) = get(service.as_ref(), "/info");
+        let info: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let expected = json!({
+            "pid": process::id(), "pool": "web", "slot": 3, "class": "sync", "generation": 2,
+            "requests": 2,
+        });
+        assert_eq!(info, expected);
+    }
+
+    #[test]
+    fn delays_are_milliseconds() {
+        assert_eq!(parse_delay("A", "1500").unwrap(), Duration::from_millis(1500));
+        let error = parse_delay("A", "1s").unwrap_err().to_string();
+        assert!(error.starts_with("A=\"1s\" is not"), "{error}");
+    }
+
+    #[test]
+    fn echo_keeps_the_type() {
+        let service = boot();
+        let post = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n";
+        let (_, head, body) = ask(service.as_ref(), &format!("{post}Content-Type: a/b\r\n\r\nhi"));
+        assert!(head.contains("\r\nContent-Type: a/b") && body == "hi");
+        let (_, head, _) = ask(service.as_ref(), &format!("{post}\r\nhi"));
+        assert!(head.contains("\r\nContent-Type: application/octet-stream"));
+    }
+}

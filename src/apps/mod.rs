@@ -1,0 +1,7 @@
+//! The built-in apps. Each is written as a user of this crate would write it.
+
+mod demo;
+mod echo;
+
+pub use demo::Demo;
+pub use echo::Echo;

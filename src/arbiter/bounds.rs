@@ -1,0 +1,120 @@
+//! The bounds of a worker, set in it before anything of the app or the class runs. It must never
+//! know who the worker becomes.
+
+use std::fmt::Display;
+use std::io;
+
+use crate::os::limits;
+use crate::settings::{CoreSize, CpuAffinity, Settings};
+
+/// What is said where more privileges would have helped.
+const HINT: &str = "run the master as root or drop the setting";
+
+/// Sets what may need the privileges that the worker is about to drop.
+///
+/// # Errors
+/// What cannot be set and what to do about it, in words for an operator.
+pub(super) fn set(settings: &Settings, slot: usize) -> Result<(), String> {
+    if let Some(most) = settings.nofile {
+        limits::set_open_files(most).map_err(|error| {
+            let hint = limit_hint(limits::open_files_max(), Some(most));
+            refused("nofile", &most, &error, &hint)
+        })?;
+    }
+    if let Some(size) = settings.core {
+        let most = match size {
+            CoreSize::Bytes(bytes) => Some(bytes),
+            CoreSize::Unlimited => None,
+        };
+        let shown = most.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
+        limits::set_core(most).map_err(|error| {
+            refused("core", &shown, &error, &limit_hint(limits::core_max(), most))
+        })?;
+    }
+    if let Some(nice) = settings.nice {
+        limits::set_nice(nice).map_err(|error| refused("nice", &nice, &error, HINT))?;
+    }
+    if let Some(affinity) = &settings.cpu_affinity {
+        run_on_own_cpu(affinity, slot)?;
+    }
+    if let Some(score) = settings.oom_score_adj {
+        let hint = "only a master with CAP_SYS_RESOURCE can go below its own; raise the score or \
+                    drop the setting";
+        limits::set_oom_score_adj(score)
+            .map_err(|error| refused("oom_score_adj", &score, &error, hint))?;
+    }
+    Ok(())
+}
+
+/// Sets what a change of user would undo, and what cannot be undone.
+///
+/// # Errors
+/// As [`set`].
+pub(super) fn seal(settings: &Settings) -> Result<(), String> {
+    if settings.core.is_some_and(|size| size != CoreSize::Bytes(0)) {
+        limits::allow_core_dumps().map_err(|error| format!("cannot allow core dumps: {error}"))?;
+    }
+    if settings.no_new_privs {
+        limits::renounce_new_privileges()
+            .map_err(|error| refused("no_new_privs", &true, &error, "drop the setting"))?;
+    }
+    Ok(())
+}
+
+fn run_on_own_cpu(affinity: &CpuAffinity, slot: usize) -> Result<(), String> {
+    let usable = limits::usable_cpus()
+        .map_err(|error| format!("cannot tell the processors for cpu_affinity: {error}"))?;
+    let Some(cpu) = affinity.of_slot(slot, &usable) else { return Ok(()) };
+    limits::run_on(cpu).map_err(|error| {
+        let usable: Vec<String> = usable.iter().map(ToString::to_string).collect();
+        format!(
+            "cannot run on processor {cpu} of cpu_affinity: {error}; the master may use {}",
+            usable.join(", ")
+        )
+    })
+}
+
+/// What to do about a limit that cannot be set. Without a number it is no limit at all.
+fn limit_hint(hard: Option<u64>, wanted: Option<u64>) -> String {
+    match hard {
+        Some(hard) if wanted.is_none_or(|wanted| wanted > hard) => {
+            format!("the master's hard limit is {hard}: raise it or lower the setting")
+        }
+        Some(_) | None => HINT.to_owned(),
+    }
+}
+
+fn refused(key: &str, value: &impl Display, error: &io::Error, hint: &str) -> String {
+    format!("cannot set {key} to {value}: {error}; {hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        let error = io::Error::from_raw_os_error(1);
+        assert_eq!(
+            refused("nice", &-5, &error, HINT),
+            "cannot set nice to -5: Operation not permitted (os error 1); run the master as root \
+             or drop the setting"
+        );
+    }
+
+    #[test]
+    fn a_limit_beyond_the_hard_one_is_told_apart() {
+        let hint = limit_hint(Some(20), None);
+        assert_eq!(hint, "the master's hard limit is 20: raise it or lower the setting");
+        assert_eq!(limit_hint(Some(20), Some(21)), hint);
+        assert_eq!(limit_hint(Some(20), Some(20)), HINT);
+        assert_eq!(limit_hint(None, Some(20)), HINT);
+    }
+
+    #[test]
+    fn no_settings_are_no_bounds() {
+        let settings = Settings::default();
+        assert_eq!(set(&settings, 0), Ok(()));
+        assert_eq!(seal(&settings), Ok(()));
+    }
+}

@@ -1,0 +1,185 @@
+//! Everything between the fork and the end of a worker: what the runtime does around its class.
+
+use std::os::fd::{OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use slog::{Logger, debug, error};
+
+use super::bounds;
+use super::company::{Company, Plan};
+use crate::app::{Place, Service};
+use crate::heartbeat::Heartbeat;
+use crate::log::chain;
+use crate::os;
+use crate::os::process::{self, EXIT_PANICKED, Pid};
+use crate::os::signal::{self, Signal, SignalPipe};
+use crate::os::title::TitleArea;
+use crate::scoreboard::Scoreboard;
+use crate::worker::{Lifecycle, Terms, WorkerContext};
+
+/// The worker could not boot.
+pub(super) const EXIT_BOOT: u8 = 3;
+/// The class gave up.
+const EXIT_CLASS: u8 = 1;
+
+/// What a worker is born with: the master's things that it may use, by reference, since the fork
+/// gave it a copy of them, and its own.
+pub(super) struct Birth<'a> {
+    pub(super) company: &'a Company<'a>,
+    pub(super) title: Option<TitleArea>,
+    pub(super) master: Pid,
+    /// The master's and the siblings' descriptors, to be closed.
+    pub(super) strangers: Vec<RawFd>,
+    pub(super) place: Place,
+    pub(super) heartbeat: Heartbeat,
+    pub(super) row: usize,
+    pub(super) doorbell: OwnedFd,
+    pub(super) units_max: u64,
+}
+
+/// Lives a worker's whole life. Called in the child with every signal blocked; returns its exit
+/// code.
+pub(super) fn live(birth: Birth<'_>) -> u8 {
+    let (company, index, slot) = (birth.company, birth.row, birth.place.slot);
+    let (row, log) = (company.board.scores(), company.log.logger());
+    let pid = Pid::this().as_raw();
+    process::close_all(&birth.strangers);
+    log_panics(log, slot);
+    let signals = match SignalPipe::open() {
+        Ok(signals) => signals,
+        Err(error) => {
+            let reason = format!("cannot open the signal pipe: {error}");
+            return boot_failed(row, index, log, slot, &reason);
+        }
+    };
+    if let Err(reason) = become_worker(&birth) {
+        return boot_failed(row, index, log, slot, &reason);
+    }
+    let booted = catch_unwind(AssertUnwindSafe(|| company.plan.app.boot(&birth.place)));
+    let service = match booted {
+        Ok(Ok(service)) => service,
+        Ok(Err(reason)) => {
+            return boot_failed(row, index, log, slot, &chain(reason.as_ref()));
+        }
+        Err(_) => return boot_failed(row, index, log, slot, "the app panicked while it booted"),
+    };
+    debug!(log, "app booted"; "pid" => pid, "slot" => slot);
+    match catch_unwind(AssertUnwindSafe(|| serve(birth, signals, service.as_ref()))) {
+        Ok(code) => code,
+        Err(_) => EXIT_PANICKED,
+    }
+}
+
+/// Signals, title, environment, bounds, identity, folder: in this order, since what needs privileges
+/// comes before they are dropped, and the folder is entered by whoever is to work there. A signal that ends the worker may do so until its class runs: it has no client yet.
+fn become_worker(birth: &Birth<'_>) -> Result<(), String> {
+    signal::restore_default(&[
+        Signal::Terminate,
+        Signal::Interrupt,
+        Signal::Quit,
+        Signal::Child,
+        Signal::Orphaned,
+    ]);
+    signal::restore_last_resorts();
+    signal::catch(&[Signal::ReopenLogs]); // it waits in the pipe for a loop that heeds it
+    // An operator's signal to all processes of this name concerns the master alone.
+    signal::ignore(&[
+        Signal::Hangup,
+        Signal::Upgrade,
+        Signal::OneMore,
+        Signal::OneFewer,
+        Signal::LetGo,
+    ]);
+    watch_the_master(birth.master)?;
+    signal::unblock_all();
+    let Plan { settings, identity, .. } = &birth.company.plan;
+    if let Some(title) = birth.title {
+        let (pool, slot) = (&birth.place.pool, birth.place.slot);
+        title.set(&format!("ostler: worker [{}] {pool}/{slot}", settings.proc_name));
+    }
+    for (name, value) in &settings.env {
+        process::set_env(name, value);
+    }
+    if let Some(mask) = settings.umask {
+        os::identity::set_umask(mask);
+    }
+    bounds::set(settings, birth.place.slot)?;
+    identity.assume().map_err(|error| {
+        let user = settings.user.as_deref().unwrap_or("-");
+        let group = settings.group.as_deref().unwrap_or("-");
+        format!("cannot become user {user}, group {group}: {error}")
+    })?;
+    if let Some(folder) = &settings.chdir {
+        enter(folder)?;
+    }
+    bounds::seal(settings)?;
+    watch_the_master(birth.master) // again: a change of user ends the watch
+}
+
+fn enter(folder: &Path) -> Result<(), String> {
+    std::env::set_current_dir(folder)
+        .map_err(|error| format!("cannot enter the folder {}: {error}", folder.display()))
+}
+
+fn watch_the_master(master: Pid) -> Result<(), String> {
+    signal::die_with_parent().map_err(|error| format!("cannot watch the master: {error}"))?;
+    if Pid::parent() == master { Ok(()) } else { Err("the master has died".to_owned()) }
+}
+
+fn serve(birth: Birth<'_>, signals: SignalPipe, service: &dyn Service) -> u8 {
+    let (company, place) = (birth.company, &birth.place);
+    let (settings, log) = (&company.plan.settings, company.log.logger());
+    let board = company.board.scores();
+    signal::catch(&[Signal::Terminate, Signal::Interrupt, Signal::Quit]);
+    if let Err(error) = signal::catch_parent_death(settings.graceful_timeout) {
+        let reason = format!("cannot watch the master: {error}");
+        return boot_failed(board, birth.row, log, place.slot, &reason);
+    }
+    let life = match Lifecycle::new(Terms {
+        heartbeat: birth.heartbeat,
+        timeout: settings.timeout,
+        signals,
+        board: Arc::clone(board),
+        log: company.log.clone(),
+        row: birth.row,
+        doorbell: birth.doorbell,
+        units_max: birth.units_max,
+    }) {
+        Ok(life) => life,
+        Err(error) => {
+            let reason = format!("cannot open a pipe: {error}");
+            return boot_failed(board, birth.row, log, place.slot, &reason);
+        }
+    };
+    let ctx =
+        WorkerContext { listeners: &company.listeners, service, settings, place, log, life: &life };
+    match company.plan.class.run(&ctx) {
+        Ok(()) => 0,
+        Err(reason) => {
+            error!(log, "worker class failed"; "pid" => Pid::this().as_raw(),
+                "slot" => place.slot, "class" => place.class, "error" => chain(reason.as_ref()));
+            EXIT_CLASS
+        }
+    }
+}
+
+/// Tells the operator, and the master, why this worker could not boot.
+fn boot_failed(board: &Scoreboard, row: usize, log: &Logger, slot: usize, reason: &str) -> u8 {
+    board.row(row).set_note(reason);
+    error!(log, "worker cannot boot"; "pid" => Pid::this().as_raw(), "slot" => slot,
+        "error" => reason);
+    EXIT_BOOT
+}
+
+/// A panic is one record in the log, wherever it is caught.
+fn log_panics(log: &Logger, slot: usize) {
+    let log = log.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let text = panic.payload_as_str().unwrap_or("(no message)").to_owned();
+        error!(log, "panic"; "pid" => Pid::this().as_raw(), "slot" => slot, "error" => text,
+            "at" => place);
+    }));
+}

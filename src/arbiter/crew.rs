@@ -1,0 +1,386 @@
+//! The processes behind the roster's numbers: forking, signalling, burying, and reading their
+//! signs of life. It decides nothing.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use slog::warn;
+
+use super::board::Board;
+use super::chance::Chance;
+use super::child::{self, Birth};
+use super::company::{Company, Plan};
+use super::roster::{Busy, Ending, WorkerId};
+use crate::app::Place;
+use crate::heartbeat::Heartbeat;
+use crate::log::chain;
+use crate::os::clock;
+use crate::os::file;
+use crate::os::process::{self, Exit, Pid};
+use crate::os::title::TitleArea;
+use crate::scoreboard::{Stage, Unit};
+use crate::settings::Settings;
+use crate::stamp::Stamp;
+use crate::systemd;
+
+/// The name of the only pool.
+const POOL: &str = "default";
+
+/// The living workers.
+pub(crate) struct Crew<'a> {
+    company: Company<'a>,
+    /// During a reload: what to return to if it fails.
+    previous: Option<Company<'a>>,
+    title: Option<TitleArea>,
+    bell: OwnedFd,
+    rope: OwnedFd,
+    members: HashMap<WorkerId, Member>,
+    ids: HashMap<Pid, WorkerId>,
+    chance: Chance,
+}
+
+struct Member {
+    pid: Pid,
+    slot: usize,
+    generation: u32,
+    board: Rc<Board>,
+    row: usize,
+    heartbeat: Heartbeat,
+    /// What the arbiter has been told of its stage.
+    told: Stage,
+}
+
+/// What a worker says by the scoreboard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// It can serve.
+    Ready,
+    /// It wants a successor.
+    Spent,
+    /// It drains, by whomever it was told.
+    Leaving,
+}
+
+/// A worker that has ended.
+pub(super) struct Departure {
+    pub(super) id: WorkerId,
+    pub(super) ending: Ending,
+    /// What it left to be said, such as why it could not boot.
+    pub(super) note: String,
+    /// How many units of work it did.
+    pub(super) units: u64,
+}
+
+/// Why a worker could not be started.
+#[derive(Debug)]
+pub(super) enum SpawnError {
+    Heartbeat { folder: PathBuf, source: io::Error },
+    Crowded,
+    Doorbell(io::Error),
+    Fork(io::Error),
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Heartbeat { folder, source } => {
+                write!(f, "cannot make a heartbeat file in {}: {source}", folder.display())
+            }
+            Self::Crowded => write!(f, "too many workers are still leaving"),
+            Self::Doorbell(source) => write!(f, "cannot share the doorbell: {source}"),
+            Self::Fork(source) => write!(f, "cannot fork: {source}"),
+        }
+    }
+}
+
+impl<'a> Crew<'a> {
+    /// A crew without a worker.
+    ///
+    /// # Errors
+    /// No descriptor for the doorbell.
+    pub(crate) fn new(company: Company<'a>, title: Option<TitleArea>) -> io::Result<Self> {
+        let (bell, rope) = file::pipe()?;
+        Ok(Self {
+            company,
+            previous: None,
+            title,
+            bell,
+            rope,
+            members: HashMap::new(),
+            ids: HashMap::new(),
+            chance: Chance::new(clock::now().as_nanos()),
+        })
+    }
+
+    /// What new workers are made from.
+    pub(super) fn company(&self) -> &Company<'a> {
+        &self.company
+    }
+
+    /// New workers are made from something new. The old is kept until it is known whether that
+    /// was a good idea.
+    pub(super) fn adopt(&mut self, company: Company<'a>) {
+        self.previous = Some(std::mem::replace(&mut self.company, company));
+    }
+
+    /// It was: lets nobody new in where only the old listened, unless another master does. Returns
+    /// the old.
+    pub(super) fn commit(&mut self, alone: bool) -> Option<Company<'a>> {
+        let previous = self.previous.take()?;
+        if alone {
+            previous.close(Some(&self.company));
+        }
+        Some(previous)
+    }
+
+    /// It was not: back to the old. Returns the new.
+    pub(super) fn roll_back(&mut self, alone: bool) -> Option<Company<'a>> {
+        let failed = std::mem::replace(&mut self.company, self.previous.take()?);
+        if alone {
+            failed.close(Some(&self.company));
+        }
+        Some(failed)
+    }
+
+    /// Whether a worker of an older generation may still let clients in: it has not said that it
+    /// leaves.
+    pub(super) fn any_older_accepts(&self, generation: u32) -> bool {
+        let accepts = |m: &Member| m.generation < generation && m.told != Stage::Leaving;
+        self.members.values().any(accepts)
+    }
+
+    /// Tells all that nobody will serve after them, and lets nobody new in.
+    pub(super) fn close_the_house(&self) {
+        self.company.close(None);
+        if let Some(previous) = &self.previous {
+            previous.close(None);
+        }
+    }
+
+    /// Removes the paths of listeners that are ours.
+    pub(crate) fn remove_paths(&self) {
+        let companies = self.previous.iter().chain([&self.company]);
+        companies.flat_map(|company| &company.listeners).for_each(|l| l.remove_path());
+    }
+
+    /// Readable when a worker has news.
+    pub(super) fn doorbell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    /// Forks a worker.
+    ///
+    /// # Errors
+    /// No file, row, descriptor or process can be had now.
+    pub(super) fn spawn(
+        &mut self,
+        id: WorkerId,
+        slot: usize,
+        generation: u32,
+        masters: &[RawFd],
+    ) -> Result<Pid, SpawnError> {
+        let folder = &self.company.plan.heartbeat_folder;
+        let heartbeat = self
+            .make_heartbeat()
+            .map_err(|source| SpawnError::Heartbeat { folder: folder.clone(), source })?;
+        let board = Rc::clone(&self.company.board);
+        let row = board.take_row().ok_or(SpawnError::Crowded)?;
+        let strangers = self.strangers().chain(masters.iter().copied()).collect();
+        match self.fork(slot, generation, row, &heartbeat, strangers) {
+            Ok(pid) => {
+                let told = Stage::Booting;
+                let member = Member { pid, slot, generation, board, row, heartbeat, told };
+                self.members.insert(id, member);
+                self.ids.insert(pid, id);
+                Ok(pid)
+            }
+            Err(error) => {
+                board.give_back(row);
+                Err(error)
+            }
+        }
+    }
+
+    fn make_heartbeat(&self) -> io::Result<Heartbeat> {
+        let Plan { identity, heartbeat_folder, .. } = &self.company.plan;
+        let heartbeat = Heartbeat::new(heartbeat_folder)?;
+        if identity.user().is_some() {
+            heartbeat.give_to(identity.user(), identity.group())?;
+        }
+        Ok(heartbeat)
+    }
+
+    fn fork(
+        &mut self,
+        slot: usize,
+        generation: u32,
+        row: usize,
+        heartbeat: &Heartbeat,
+        strangers: Vec<RawFd>,
+    ) -> Result<Pid, SpawnError> {
+        let doorbell = self.rope.try_clone().map_err(SpawnError::Doorbell)?;
+        let heartbeat = heartbeat.try_clone().map_err(SpawnError::Doorbell)?;
+        let company = &self.company;
+        let settings = &company.plan.settings;
+        let birth = Birth {
+            company,
+            title: self.title,
+            master: Pid::this(),
+            strangers,
+            place: Place {
+                pool: POOL.to_owned(),
+                slot,
+                generation,
+                class: company.plan.class.name(),
+                options: settings.app_options.clone(),
+                limits: settings.limits(),
+            },
+            heartbeat,
+            row,
+            doorbell,
+            units_max: units_max(settings, &mut self.chance),
+        };
+        process::fork(move || {
+            systemd::VARIABLES.iter().for_each(|name| process::unset_env(name));
+            child::live(birth)
+        })
+        .map_err(SpawnError::Fork)
+    }
+
+    /// The descriptors that a new worker inherits and must not keep: a listener that outlives its
+    /// generation in some worker would keep its queue open, and nobody would look at it.
+    fn strangers(&self) -> impl Iterator<Item = RawFd> {
+        let siblings = self.members.values().map(|member| member.heartbeat.number());
+        let foreign = self.previous.iter().flat_map(Company::sockets);
+        let foreign = foreign.filter(|socket| !self.company.sockets().any(|own| own == *socket));
+        siblings.chain(foreign).chain([self.bell.as_raw_fd(), self.rope.as_raw_fd()])
+    }
+
+    /// What the workers have to say since the last call.
+    pub(super) fn news(&mut self) -> Vec<(WorkerId, News)> {
+        file::empty(&self.bell);
+        let mut news = Vec::new();
+        for (id, member) in &mut self.members {
+            let stage = member.board.scores().row(member.row).stage();
+            if stage == member.told {
+                continue;
+            }
+            match stage {
+                Stage::Ready => news.push((*id, News::Ready)),
+                Stage::Spent if member.told == Stage::Booting => {
+                    news.extend([(*id, News::Ready), (*id, News::Spent)]);
+                }
+                Stage::Spent => news.push((*id, News::Spent)),
+                Stage::Leaving if member.told == Stage::Booting => {
+                    news.extend([(*id, News::Ready), (*id, News::Leaving)]);
+                }
+                Stage::Leaving => news.push((*id, News::Leaving)),
+                Stage::Booting => (),
+            }
+            member.told = stage;
+        }
+        news
+    }
+
+    /// Forgets a process that has ended. `None` if it was none of ours.
+    pub(super) fn bury(&mut self, pid: Pid, exit: Exit) -> Option<Departure> {
+        let id = self.ids.remove(&pid)?;
+        let member = self.members.remove(&id)?;
+        let row = member.board.scores().row(member.row);
+        let ending = match exit {
+            Exit::Code(0) if row.stage() == Stage::Leaving => Ending::Obedient,
+            Exit::Signal { number, .. } if process::is_killing(number) => Ending::Murdered,
+            Exit::Code(_) | Exit::Signal { .. } => Ending::Own,
+        };
+        let departure = Departure { id, ending, note: row.note(), units: row.units() };
+        member.board.give_back(member.row);
+        Some(departure)
+    }
+
+    /// A worker's last beat and what it works on. `None` if it has none to
+    /// tell, for which it is not to blame.
+    pub(super) fn measure(&self, id: WorkerId) -> Option<(Stamp, Option<Busy>)> {
+        let member = self.members.get(&id)?;
+        // Both were stamped by a coarse clock: it may be a little later than they say.
+        let late = |stamp: Stamp| stamp.after(clock::COARSE_LAG);
+        match member.heartbeat.last() {
+            Ok(beat) => {
+                let row = member.board.scores().row(member.row);
+                let busy = row.busy_times(clock::now());
+                let busy = busy
+                    .map(|(oldest, newest)| Busy { oldest: late(oldest), newest: late(newest) });
+                Some((late(beat), busy))
+            }
+            Err(error) => {
+                warn!(self.company.log.logger(), "heartbeat cannot be read"; "pid" => member.pid.as_raw(),
+                    "error" => %error);
+                Some((clock::now(), None))
+            }
+        }
+    }
+
+    /// The unit of work that a worker has been at for longest.
+    pub(super) fn unit(&self, id: WorkerId) -> Option<Unit> {
+        let member = self.members.get(&id)?;
+        let row = member.board.scores().row(member.row);
+        // A stamp from the future is nonsense, which is read as nothing.
+        row.oldest_unit().filter(|unit| unit.since <= clock::now())
+    }
+
+    /// A worker's process and slot.
+    pub(super) fn who(&self, id: WorkerId) -> (Pid, usize) {
+        let member = self.members.get(&id);
+        member.map_or((Pid::from_raw(0), 0), |member| (member.pid, member.slot))
+    }
+
+    /// Asks a worker to drain and leave.
+    pub(super) fn drain(&self, id: WorkerId) {
+        self.signal(id, process::terminate);
+    }
+
+    /// Asks a worker to leave at once.
+    pub(super) fn quit(&self, id: WorkerId) {
+        self.signal(id, process::quit);
+    }
+
+    /// Aborts a worker.
+    pub(super) fn abort(&self, id: WorkerId) {
+        self.signal(id, process::abort);
+    }
+
+    /// Tells all workers that the logs have been moved.
+    pub(super) fn reopen_logs(&self) {
+        if let Some(previous) = &self.previous
+            && let Err(error) = previous.log.reopen()
+        {
+            warn!(self.company.log.logger(), "log of the earlier settings cannot be reopened";
+                "error" => chain(&error));
+        }
+        self.members.values().for_each(|member| process::reopen_logs(member.pid));
+    }
+
+    /// Kills a worker.
+    pub(super) fn kill(&self, id: WorkerId) {
+        self.signal(id, process::kill_now);
+    }
+
+    /// Only members are signalled, and a member has not been reaped: see `process`.
+    fn signal(&self, id: WorkerId, send: impl FnOnce(Pid)) {
+        if let Some(member) = self.members.get(&id) {
+            send(member.pid);
+        }
+    }
+}
+
+/// After how many units of work a worker asks for a successor; zero is never.
+fn units_max(settings: &Settings, chance: &mut Chance) -> u64 {
+    if settings.max_requests == 0 {
+        return 0;
+    }
+    let jitter = settings.max_requests_jitter.saturating_add(1);
+    settings.max_requests.saturating_add(chance.below(jitter))
+}

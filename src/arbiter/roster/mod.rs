@@ -1,0 +1,353 @@
+//! Who is to be forked, asked, aborted and killed, and when. Pure: it is told facts and moments,
+//! it owns no process, reads no clock, and every rule can be tested with an invented one.
+//!
+//! A worker is a number here; the arbiter knows which process that is. A *slot* is a stable place
+//! that outlives the workers that sit in it. Each action is handed out once: handing it out moves
+//! the worker on. This file takes facts and answers questions; `rules` decides.
+
+mod rules;
+mod slot;
+mod words;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+pub(crate) use words::{
+    Action, Busy, Ending, Farewell, Hang, Outcome, Policy, Reason, Stop, WorkerId,
+};
+
+use super::chance::Chance;
+use crate::stamp::Stamp;
+use slot::{Slot, State, Worker};
+
+/// The shortest and the longest wait before a slot is filled again.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// How often a worker is looked at of whose threads one hangs, while the others finish.
+const CONDEMNED_LOOK: Duration = Duration::from_millis(50);
+
+/// The most workers that a roster keeps.
+pub(crate) const WORKERS_MAX: usize = 4096;
+
+/// The roster of a pool.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    policy: Policy,
+    target: usize,
+    slots: Vec<Slot>,
+    /// Where each worker sits.
+    homes: HashMap<WorkerId, usize>,
+    hired: u64,
+    phase: Phase,
+    /// The generation that is wished for.
+    generation: u32,
+    /// How many generations there have been.
+    generations: u32,
+    rolling: Option<Rolling>,
+    /// The workers are gone, or going, and nobody follows them for now.
+    let_go: bool,
+    ever_ready: bool,
+    /// Nobody is blamed for silence before: the master itself did not run.
+    amnesty: Stamp,
+    chance: Chance,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Stopping(Stop),
+    GivingUp,
+}
+
+/// A reload that is under way.
+#[derive(Clone, Copy, Debug)]
+struct Rolling {
+    /// What to return to.
+    policy: Policy,
+    target: usize,
+    generation: u32,
+    /// Whether one worker of the new generation has been ready; only then do others follow.
+    proven: bool,
+    failed: bool,
+}
+
+/// The facts.
+impl Roster {
+    /// A roster that wishes for `target` workers, 1 to [`WORKERS_MAX`]. `seed` makes its jitter.
+    pub(crate) fn new(policy: Policy, target: usize, seed: u64) -> Self {
+        let target = target.clamp(1, WORKERS_MAX);
+        Self {
+            policy,
+            target,
+            slots: vec![Slot::default(); target],
+            homes: HashMap::new(),
+            hired: 0,
+            phase: Phase::Serving,
+            generation: 1,
+            generations: 1,
+            rolling: None,
+            let_go: false,
+            ever_ready: false,
+            amnesty: Stamp::default(),
+            chance: Chance::new(seed),
+        }
+    }
+
+    /// The worker for which a spawn was handed out was forked at `now`.
+    pub(crate) fn spawned(&mut self, id: WorkerId, slot: usize, now: Stamp) {
+        self.homes.insert(id, slot);
+        let generation = self.generation;
+        let slot = &mut self.slots[slot];
+        slot.spawning = false;
+        slot.workers.push(Worker {
+            id,
+            generation,
+            policy: self.policy,
+            started: now,
+            ready_at: None,
+            state: State::Booting,
+            beat: now,
+            busy: None,
+            spent: false,
+        });
+    }
+
+    /// The worker for which a spawn was handed out could not be forked. Returns when it is tried
+    /// again.
+    pub(crate) fn spawn_failed(&mut self, slot: usize, now: Stamp) -> Duration {
+        let delay = self.backoff(4); // the machine is short of something: give it a moment
+        let slot = &mut self.slots[slot];
+        slot.spawning = false;
+        slot.not_before = now.after(delay);
+        delay
+    }
+
+    /// A worker has said that it is ready. Returns its age, or `None` if that is no news.
+    pub(crate) fn ready(&mut self, id: WorkerId, now: Stamp) -> Option<Duration> {
+        let worker = self.worker(id).filter(|worker| worker.state == State::Booting)?;
+        worker.state = State::Ready;
+        worker.ready_at = Some(now);
+        worker.beat = now;
+        let (generation, age) = (worker.generation, now.since(worker.started));
+        self.ever_ready = true;
+        if let Some(rolling) = &mut self.rolling {
+            rolling.proven |= generation == self.generation;
+        }
+        Some(age)
+    }
+
+    /// A worker has asked for a successor.
+    pub(crate) fn spent(&mut self, id: WorkerId) {
+        if let Some(worker) = self.worker(id) {
+            worker.spent = true;
+        }
+    }
+
+    /// A worker has begun to drain. Returns whether that is news: somebody else than the master
+    /// asked it to, and the master holds it to the limit of a drain all the same.
+    pub(crate) fn leaves(&mut self, id: WorkerId, now: Stamp) -> bool {
+        let worker = self.worker(id).filter(|worker| worker.state == State::Ready);
+        let is_news = worker.is_some();
+        if let Some(worker) = worker {
+            worker.leave(Reason::Asked, now);
+        }
+        is_news
+    }
+
+    /// What a worker's heartbeat and scoreboard say.
+    pub(crate) fn heard(&mut self, id: WorkerId, beat: Stamp, busy: Option<Busy>) {
+        if let Some(worker) = self.worker(id) {
+            (worker.beat, worker.busy) = (beat, busy);
+        }
+    }
+
+    /// The master has slept past its deadline: it did not run, so nobody is to blame for silence
+    /// before `now`.
+    pub(crate) fn overslept(&mut self, now: Stamp) {
+        self.amnesty = now;
+    }
+
+    /// A worker has ended. `None` if it was none of ours.
+    pub(crate) fn ended(&mut self, id: WorkerId, how: Ending, now: Stamp) -> Option<Farewell> {
+        let home = self.homes.remove(&id)?;
+        let slot = &mut self.slots[home];
+        let index = slot.workers.iter().position(|worker| worker.id == id)?;
+        let worker = slot.workers.remove(index);
+        let reason = worker.reason(how);
+        let strikes = slot.strike(&worker, reason, how, now);
+        let delay = if strikes == 0 { Duration::ZERO } else { self.backoff(strikes) };
+        let slot = &mut self.slots[home];
+        slot.not_before = slot.not_before.max(now.after(delay));
+        let broken = match reason {
+            Reason::BootFailure | Reason::Hung => true,
+            Reason::Crashed => how == Ending::Own,
+            Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => false,
+        };
+        if let Some(rolling) = &mut self.rolling {
+            rolling.failed |= broken && worker.generation == self.generation;
+        }
+        self.give_up_if_hopeless();
+        let slot = &self.slots[home];
+        let refilled = slot.is_vacant() && !self.let_go && self.wants_holder(home);
+        Some(Farewell {
+            slot: home,
+            generation: worker.generation,
+            reason,
+            age: now.since(worker.started),
+            retry_in: refilled.then(|| slot.not_before.since(now)),
+        })
+    }
+
+    /// Somebody wishes for another number of workers. Returns the number that it became.
+    pub(crate) fn resize(&mut self, target: usize) -> usize {
+        self.target = target.clamp(1, WORKERS_MAX);
+        if self.slots.len() < self.target {
+            self.slots.resize(self.target, Slot::default());
+        }
+        if let Some(rolling) = &mut self.rolling {
+            rolling.target = self.target; // a wish that outlives a reload that fails
+        }
+        self.give_up_if_hopeless();
+        self.target
+    }
+
+    /// New rules are to hold: a new generation replaces the old one, worker by worker, once one of
+    /// it has been ready. Returns the generation's number.
+    ///
+    /// # Panics
+    /// If another reload is under way.
+    pub(crate) fn reload(&mut self, policy: Policy, target: usize) -> u32 {
+        assert!(self.rolling.is_none(), "one reload at a time");
+        let rolling = Rolling {
+            policy: self.policy,
+            target: self.target,
+            generation: self.generation,
+            proven: false,
+            failed: false,
+        };
+        self.generations += 1;
+        self.generation = self.generations;
+        self.policy = policy;
+        self.slots.iter_mut().for_each(Slot::forgive);
+        self.resize(target);
+        self.rolling = Some(rolling);
+        self.generation
+    }
+
+    /// The workers are to leave, and nobody is to follow them until [`resume`](Self::resume).
+    pub(crate) fn let_go(&mut self) {
+        self.let_go = true;
+        if let Some(rolling) = &mut self.rolling {
+            rolling.failed = true; // it cannot prove itself now
+        }
+    }
+
+    /// The workers are to come back. Returns whether that is news.
+    pub(crate) fn resume(&mut self) -> bool {
+        std::mem::take(&mut self.let_go)
+    }
+
+    /// The whole is to stop. A stop can only become harder.
+    pub(crate) fn stop(&mut self, stop: Stop) {
+        self.phase = match self.phase {
+            Phase::Serving => Phase::Stopping(stop),
+            Phase::Stopping(earlier) => Phase::Stopping(earlier.max(stop)),
+            Phase::GivingUp => Phase::GivingUp,
+        };
+        self.rolling = None;
+    }
+}
+
+/// The questions.
+impl Roster {
+    /// How many workers are wished for.
+    pub(crate) fn target(&self) -> usize {
+        self.target
+    }
+
+    /// The generation that is wished for.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// How many workers are ready and not leaving.
+    pub(crate) fn ready_count(&self) -> usize {
+        self.workers().filter(|worker| worker.state == State::Ready).count()
+    }
+
+    /// Whether a reload is under way.
+    pub(crate) fn is_reloading(&self) -> bool {
+        self.rolling.is_some()
+    }
+
+    /// Whether the whole is stopping.
+    pub(crate) fn stopping(&self) -> Option<Stop> {
+        match self.phase {
+            Phase::Stopping(stop) => Some(stop),
+            Phase::Serving | Phase::GivingUp => None,
+        }
+    }
+
+    /// The end, once it has come.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        match self.phase {
+            Phase::Stopping(_) if self.homes.is_empty() => Some(Outcome::Stopped),
+            Phase::GivingUp if self.homes.is_empty() => Some(Outcome::NeverReady),
+            Phase::Serving | Phase::Stopping(_) | Phase::GivingUp => None,
+        }
+    }
+
+    /// The workers whose signs of life must be looked at before [`due`](Self::due) may judge them.
+    pub(crate) fn to_measure(&self, now: Stamp) -> Vec<WorkerId> {
+        let suspects = self.workers().filter(|worker| match worker.state {
+            State::Ready => worker.hang_deadline(self.amnesty).is_some_and(|at| at <= now),
+            State::Condemned { .. } => true,
+            State::Booting
+            | State::Leaving { .. }
+            | State::Aborted { .. }
+            | State::Killed { .. } => false,
+        });
+        suspects.map(|worker| worker.id).collect()
+    }
+
+    /// The next moment at which there may be something to do, if no fact comes before. To be asked
+    /// after [`due`](Self::due), of the same moment.
+    pub(crate) fn next_deadline(&self, now: Stamp) -> Option<Stamp> {
+        let workers = self.workers().flat_map(|worker| match worker.state {
+            State::Booting => [worker.boot_deadline(self.amnesty), None],
+            State::Ready => [
+                worker.hang_deadline(self.amnesty),
+                // One that has passed waits for room to replace, not for time.
+                worker.retire_deadline().filter(|at| now < *at),
+            ],
+            // Nobody tells when the others are done: look.
+            State::Condemned { kill_at } => [Some(kill_at), Some(now.after(CONDEMNED_LOOK))],
+            State::Leaving { kill_at, .. } | State::Aborted { kill_at, .. } => {
+                [Some(kill_at), None]
+            }
+            State::Killed { .. } => [None, None],
+        });
+        let hirings = self.slots.iter().map(|slot| slot.not_before).filter(|at| now < *at);
+        workers.flatten().chain(hirings).min()
+    }
+
+    fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.slots.iter().flat_map(|slot| &slot.workers)
+    }
+
+    fn worker(&mut self, id: WorkerId) -> Option<&mut Worker> {
+        let home = *self.homes.get(&id)?;
+        self.slots[home].workers.iter_mut().find(|worker| worker.id == id)
+    }
+
+    /// The wait before the nth try, n from 1: doubling, bounded, and shortened by up to a quarter
+    /// so that slots do not march in step.
+    fn backoff(&mut self, n: u32) -> Duration {
+        let full = BACKOFF_MIN.saturating_mul(1 << (n - 1).min(16)).min(BACKOFF_MAX);
+        full - full.mul_f64(self.chance.below(256) as f64 / 1024.0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

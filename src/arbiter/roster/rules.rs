@@ -1,0 +1,296 @@
+//! The rules: what is to be done, given the facts and the moment.
+
+use super::slot::{Slot, State, Worker};
+use super::words::{Action, Ending, Hang, Reason, Stop, WorkerId};
+use super::{Phase, Roster};
+use crate::stamp::Stamp;
+
+impl Roster {
+    /// What is to be done at `now`.
+    pub(crate) fn due(&mut self, now: Stamp) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.stop_them(now, &mut actions);
+        self.judge(now, &mut actions);
+        if self.phase != Phase::Serving {
+            return actions;
+        }
+        self.conclude_reload(&mut actions);
+        if self.let_go {
+            self.send_away(Reason::Asked, |_, _| true, now, &mut actions);
+            return actions;
+        }
+        self.let_surplus_go(now, &mut actions);
+        self.fill_vacancies(now, &mut actions);
+        self.retire_the_replaced(now, &mut actions);
+        self.hire_successors(now, &mut actions);
+        actions
+    }
+
+    fn stop_them(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        let stop = match self.phase {
+            Phase::Serving => return,
+            Phase::Stopping(stop) => stop,
+            Phase::GivingUp => Stop::Kill,
+        };
+        for worker in self.slots.iter_mut().flat_map(|slot| &mut slot.workers) {
+            let (id, quick) = (worker.id, now.after(worker.policy.abort_grace));
+            let reason = worker.reason(Ending::Obedient);
+            match (stop, worker.state) {
+                (Stop::Graceful, State::Booting | State::Ready) => {
+                    worker.leave(Reason::Asked, now);
+                    actions.push(Action::Drain(id, Reason::Asked));
+                }
+                (Stop::Quick, State::Booting | State::Ready) => {
+                    let reason = Reason::Asked;
+                    worker.state = State::Leaving { reason, kill_at: quick, how: Stop::Quick };
+                    actions.push(Action::Quit(id));
+                }
+                (Stop::Quick, State::Leaving { reason, kill_at, how: Stop::Graceful }) => {
+                    let kill_at = kill_at.min(quick);
+                    worker.state = State::Leaving { reason, kill_at, how: Stop::Quick };
+                    actions.push(Action::Quit(id));
+                }
+                (Stop::Quick, State::Condemned { kill_at }) => {
+                    let kill_at = kill_at.min(quick);
+                    worker.state = State::Leaving { reason, kill_at, how: Stop::Quick };
+                    actions.push(Action::Quit(id));
+                }
+                (Stop::Kill, State::Booting | State::Ready) => {
+                    worker.state = State::Killed { reason: Reason::Asked };
+                    actions.push(Action::Kill(id, Reason::Asked));
+                }
+                (
+                    Stop::Kill,
+                    State::Leaving { .. } | State::Condemned { .. } | State::Aborted { .. },
+                ) => {
+                    worker.state = State::Killed { reason };
+                    actions.push(Action::Kill(id, reason));
+                }
+                (
+                    _,
+                    State::Leaving { .. }
+                    | State::Condemned { .. }
+                    | State::Aborted { .. }
+                    | State::Killed { .. },
+                ) => (),
+            }
+        }
+    }
+
+    /// Aborts what hangs, kills what has not obeyed.
+    fn judge(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        let (amnesty, generation) = (self.amnesty, self.generation);
+        let mut late = false;
+        for worker in self.slots.iter_mut().flat_map(|slot| &mut slot.workers) {
+            let has_come = |deadline: Option<Stamp>| deadline.is_some_and(|at| at <= now);
+            let grace = now.after(worker.policy.abort_grace);
+            match worker.state {
+                State::Booting if has_come(worker.boot_deadline(amnesty)) => {
+                    let hang = Hang::Boot(now.since(worker.started));
+                    actions.push(Action::Abort(worker.id, hang));
+                    worker.state = State::Aborted { reason: Reason::BootFailure, kill_at: grace };
+                    late |= worker.generation == generation;
+                }
+                State::Ready if has_come(worker.hang_deadline(amnesty)) => {
+                    let hang = describe_hang(worker, amnesty, now);
+                    if has_unharmed_work(worker, amnesty, now) {
+                        let kill_at = now.after(worker.policy.graceful);
+                        worker.state = State::Condemned { kill_at };
+                        actions.push(Action::Condemn(worker.id, hang));
+                    } else {
+                        worker.state = State::Aborted { reason: Reason::Hung, kill_at: grace };
+                        actions.push(Action::Abort(worker.id, hang));
+                    }
+                    late |= worker.generation == generation;
+                }
+                State::Condemned { kill_at } if !has_come(worker.hang_deadline(amnesty)) => {
+                    // The thread has come back: the worker drains like any other.
+                    let (reason, how) = (Reason::Hung, Stop::Graceful);
+                    worker.state = State::Leaving { reason, kill_at, how };
+                    if kill_at <= now {
+                        actions.push(Action::Kill(worker.id, reason));
+                        worker.state = State::Killed { reason };
+                    }
+                }
+                State::Condemned { kill_at }
+                    if kill_at <= now || !has_unharmed_work(worker, amnesty, now) =>
+                {
+                    actions.push(Action::Abort(worker.id, describe_hang(worker, amnesty, now)));
+                    worker.state = State::Aborted { reason: Reason::Hung, kill_at: grace };
+                }
+                State::Leaving { reason, kill_at, .. } | State::Aborted { reason, kill_at }
+                    if kill_at <= now =>
+                {
+                    actions.push(Action::Kill(worker.id, reason));
+                    worker.state = State::Killed { reason };
+                }
+                State::Booting
+                | State::Ready
+                | State::Leaving { .. }
+                | State::Condemned { .. }
+                | State::Aborted { .. }
+                | State::Killed { .. } => (),
+            }
+        }
+        if let Some(rolling) = &mut self.rolling {
+            rolling.failed |= late;
+        }
+    }
+
+    /// Ends a reload whose new generation is complete, or has failed.
+    fn conclude_reload(&mut self, actions: &mut Vec<Action>) {
+        let Some(rolling) = self.rolling else { return };
+        if rolling.failed {
+            self.rolling = None;
+            self.policy = rolling.policy;
+            self.target = rolling.target;
+            self.generation = rolling.generation;
+            self.slots.iter_mut().for_each(Slot::forgive);
+            actions.push(Action::RollBack);
+            return;
+        }
+        let generation = self.generation;
+        if self.slots.iter().take(self.target).all(|slot| slot.is_served_by(generation)) {
+            self.rolling = None;
+            actions.push(Action::Commit);
+        }
+    }
+
+    /// Lets those go who sit in a slot that is not wished for, or who boot for a generation that
+    /// failed. While a reload is not proven, nobody of the old generation goes.
+    fn let_surplus_go(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        let (target, generation) = (self.target, self.generation);
+        let unproven = self.rolling.is_some_and(|rolling| !rolling.proven);
+        let boots_in_vain =
+            |_, worker: &Worker| worker.generation > generation && worker.state == State::Booting;
+        self.send_away(Reason::Reload, boots_in_vain, now, actions);
+        self.send_away(Reason::Scaled, |slot, _| slot >= target && !unproven, now, actions);
+    }
+
+    /// Asks those to drain of whom, and of whose slot, `who` holds.
+    fn send_away(
+        &mut self,
+        reason: Reason,
+        who: impl Fn(usize, &Worker) -> bool,
+        now: Stamp,
+        actions: &mut Vec<Action>,
+    ) {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let chosen = |w: &&mut Worker| matches!(w.state, State::Booting | State::Ready);
+            for worker in slot.workers.iter_mut().filter(chosen) {
+                if who(index, worker) {
+                    worker.leave(reason, now);
+                    actions.push(Action::Drain(worker.id, reason));
+                }
+            }
+        }
+    }
+
+    fn fill_vacancies(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        for slot in 0..self.target {
+            let due = self.slots[slot].not_before <= now && self.slots[slot].is_vacant();
+            if due && self.wants_holder(slot) && self.may_hire() {
+                actions.push(self.hire(slot));
+            }
+        }
+    }
+
+    /// New before old: whoever serves is asked to go once a younger one, or one of the generation
+    /// that is wished for, is ready in the slot. The last of an old generation stays until the
+    /// new one is complete: it may be the only one to serve at an old address.
+    fn retire_the_replaced(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        let generation = self.generation;
+        let is_old = |w: &Worker| w.generation < generation && w.state == State::Ready;
+        let mut old = self.workers().filter(|worker| is_old(worker)).count();
+        let rolling = self.rolling.is_some();
+        for slot in self.slots.iter_mut().filter(|slot| slot.workers.len() > 1) {
+            let Some(heir) = slot.heir(generation).or_else(|| slot.youngest()) else { continue };
+            for worker in &mut slot.workers {
+                let replaced = worker.id < heir || worker.generation != generation;
+                if worker.state != State::Ready || !replaced || worker.id == heir {
+                    continue;
+                }
+                if rolling && is_old(worker) {
+                    if old == 1 {
+                        continue;
+                    }
+                    old -= 1;
+                }
+                let outdated = worker.generation != generation;
+                let reason = if outdated { Reason::Reload } else { Reason::Recycled };
+                worker.leave(reason, now);
+                actions.push(Action::Drain(worker.id, reason));
+            }
+        }
+    }
+
+    /// Hires a successor for whoever has served its time, a few at a time.
+    fn hire_successors(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        let retiring: Vec<usize> =
+            (0..self.target).filter(|slot| self.retires(*slot, now)).collect();
+        let is_busy = |slot: &usize| self.slots[*slot].is_being_filled();
+        let (busy, idle): (Vec<usize>, Vec<usize>) = retiring.into_iter().partition(is_busy);
+        let room = self.policy.max_surge.saturating_sub(busy.len());
+        let due = idle.into_iter().filter(|slot| self.slots[*slot].not_before <= now);
+        for slot in due.take(room).collect::<Vec<_>>() {
+            if self.may_hire() {
+                actions.push(self.hire(slot));
+            }
+        }
+    }
+
+    /// Whether whoever serves in a slot needs a successor.
+    fn retires(&self, slot: usize, now: Stamp) -> bool {
+        let slot = &self.slots[slot];
+        let heir = slot.heir(self.generation);
+        slot.workers.iter().filter(|worker| worker.state == State::Ready).any(|worker| {
+            let outdated = worker.generation != self.generation && heir.is_none();
+            let aged = worker.spent || worker.retire_deadline().is_some_and(|at| at <= now);
+            outdated || (aged && heir == Some(worker.id))
+        })
+    }
+
+    /// Whether another worker may be hired: while a reload is not proven, it has one canary.
+    fn may_hire(&self) -> bool {
+        let unproven = self.rolling.is_some_and(|rolling| !rolling.proven);
+        let is_canary =
+            |worker: &Worker| worker.generation == self.generation && worker.is_arriving();
+        !unproven || !(self.slots.iter().any(|slot| slot.spawning) || self.workers().any(is_canary))
+    }
+
+    fn hire(&mut self, slot: usize) -> Action {
+        self.slots[slot].spawning = true;
+        self.hired += 1;
+        Action::Spawn { id: WorkerId(self.hired), slot }
+    }
+
+    pub(super) fn wants_holder(&self, slot: usize) -> bool {
+        self.phase == Phase::Serving && slot < self.target && !self.is_exhausted(slot)
+    }
+
+    /// Whether a slot has used up its tries, which counts only while nothing was ever ready.
+    fn is_exhausted(&self, slot: usize) -> bool {
+        !self.ever_ready && self.slots[slot].boot_failures > self.policy.boot_retries
+    }
+
+    pub(super) fn give_up_if_hopeless(&mut self) {
+        let hopeless = (0..self.target).all(|slot| self.is_exhausted(slot));
+        if self.phase == Phase::Serving && self.rolling.is_none() && hopeless {
+            self.phase = Phase::GivingUp;
+        }
+    }
+}
+
+/// Whether a worker has work that has not taken too long.
+fn has_unharmed_work(worker: &Worker, amnesty: Stamp, now: Stamp) -> bool {
+    let in_time = |since| worker.limit(since, amnesty).is_none_or(|limit| now < limit);
+    worker.busy.is_some_and(|busy| in_time(busy.newest))
+}
+
+fn describe_hang(worker: &Worker, amnesty: Stamp, now: Stamp) -> Hang {
+    let overdue = |since| worker.limit(since, amnesty).is_some_and(|limit| limit <= now);
+    match worker.busy.filter(|busy| overdue(busy.oldest)) {
+        Some(busy) => Hang::Overdue(now.since(busy.oldest)),
+        None => Hang::Silent(now.since(worker.beat)),
+    }
+}

@@ -1,0 +1,186 @@
+//! A slot and the workers that sit in it: usually one, two while one replaces the other.
+
+use std::time::Duration;
+
+use super::words::{Busy, Ending, Policy, Reason, Stop, WorkerId};
+use crate::stamp::Stamp;
+
+/// A worker that has served for so long is no crash loop.
+const STABLE: Duration = Duration::from_secs(60);
+
+/// A place for a worker. It outlives the workers that sit in it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slot {
+    pub(super) workers: Vec<Worker>,
+    pub(super) not_before: Stamp,
+    pub(super) boot_failures: u32,
+    pub(super) crashes: u32,
+    /// A spawn has been handed out, and its fate is not known.
+    pub(super) spawning: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Worker {
+    pub(super) id: WorkerId,
+    pub(super) generation: u32,
+    /// The rules of its generation.
+    pub(super) policy: Policy,
+    pub(super) started: Stamp,
+    pub(super) ready_at: Option<Stamp>,
+    pub(super) state: State,
+    /// The last sign of life that is known.
+    pub(super) beat: Stamp,
+    /// What its threads are known to work on.
+    pub(super) busy: Option<Busy>,
+    /// It has asked for a successor.
+    pub(super) spent: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Booting,
+    Ready,
+    Leaving {
+        reason: Reason,
+        kill_at: Stamp,
+        how: Stop,
+    },
+    /// One of its threads hangs: it leaves, and is aborted as soon as the others are done.
+    Condemned {
+        kill_at: Stamp,
+    },
+    Aborted {
+        reason: Reason,
+        kill_at: Stamp,
+    },
+    Killed {
+        reason: Reason,
+    },
+}
+
+impl Slot {
+    /// New rules, new chances.
+    pub(super) fn forgive(&mut self) {
+        (self.boot_failures, self.crashes) = (0, 0);
+        self.not_before = Stamp::default();
+    }
+
+    /// Whether nobody serves here, and nobody is on the way. One who drains makes room for a
+    /// successor; one who is being aborted does so once it is gone.
+    pub(super) fn is_vacant(&self) -> bool {
+        let holds = |worker: &Worker| match worker.state {
+            State::Booting | State::Ready | State::Aborted { .. } => true,
+            State::Leaving { .. } | State::Condemned { .. } | State::Killed { .. } => false,
+        };
+        !self.spawning && !self.workers.iter().any(holds)
+    }
+
+    /// Whether somebody is on the way, or has just failed to arrive.
+    pub(super) fn is_being_filled(&self) -> bool {
+        self.spawning || self.workers.iter().any(Worker::is_arriving)
+    }
+
+    /// Whether a worker of this generation serves here.
+    pub(super) fn is_served_by(&self, generation: u32) -> bool {
+        let serves = |w: &Worker| w.generation == generation && w.state == State::Ready;
+        self.workers.iter().any(serves)
+    }
+
+    /// The youngest worker of this generation that serves here: whoever else does is to go.
+    pub(super) fn heir(&self, generation: u32) -> Option<WorkerId> {
+        let serves = |w: &&Worker| w.generation == generation && w.state == State::Ready;
+        self.workers.iter().filter(serves).map(|worker| worker.id).max()
+    }
+
+    /// The youngest worker of any generation that serves here.
+    pub(super) fn youngest(&self) -> Option<WorkerId> {
+        let serving = self.workers.iter().filter(|worker| worker.state == State::Ready);
+        serving.map(|worker| worker.id).max()
+    }
+
+    /// How bad this ending is: how many failures in a row that makes, 0 if the slot may be filled
+    /// again at once.
+    pub(super) fn strike(
+        &mut self,
+        ended: &Worker,
+        reason: Reason,
+        how: Ending,
+        now: Stamp,
+    ) -> u32 {
+        if ended.ready_at.is_some_and(|at| now.since(at) >= STABLE) {
+            (self.crashes, self.boot_failures) = (0, 0);
+        }
+        match reason {
+            Reason::Asked | Reason::Scaled | Reason::Recycled => 0,
+            Reason::Reload | Reason::Hung => 0,
+            // A kill from outside says nothing about the worker.
+            Reason::Crashed if how == Ending::Murdered => 0,
+            Reason::Crashed => {
+                self.crashes += 1;
+                self.crashes - 1 // the first is forgiven
+            }
+            Reason::BootFailure => {
+                self.boot_failures += 1;
+                self.boot_failures
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// Why it is seen to have ended.
+    pub(super) fn reason(&self, how: Ending) -> Reason {
+        match self.state {
+            State::Booting => Reason::BootFailure,
+            State::Ready if how == Ending::Obedient => Reason::Asked,
+            State::Ready => Reason::Crashed,
+            State::Condemned { .. } => Reason::Hung,
+            State::Leaving { reason, .. }
+            | State::Aborted { reason, .. }
+            | State::Killed { reason } => reason,
+        }
+    }
+
+    /// Whether it boots, or is being aborted because it has not.
+    pub(super) fn is_arriving(&self) -> bool {
+        match self.state {
+            State::Booting | State::Aborted { reason: Reason::BootFailure, .. } => true,
+            State::Ready
+            | State::Leaving { .. }
+            | State::Condemned { .. }
+            | State::Aborted { .. }
+            | State::Killed { .. } => false,
+        }
+    }
+
+    /// Begins to drain at `now`.
+    pub(super) fn leave(&mut self, reason: Reason, now: Stamp) {
+        let kill_at = now.after(self.policy.graceful);
+        self.state = State::Leaving { reason, kill_at, how: Stop::Graceful };
+    }
+
+    /// When it must be ready. Nobody is blamed for time before `amnesty`.
+    pub(super) fn boot_deadline(&self, amnesty: Stamp) -> Option<Stamp> {
+        let limit = self.policy.boot_timeout;
+        (!limit.is_zero()).then(|| self.started.max(amnesty).after(limit))
+    }
+
+    /// When it is taken for hung, unless there is a new sign of life. To begin a unit of work is
+    /// one, so while there is work its age alone counts.
+    pub(super) fn hang_deadline(&self, amnesty: Stamp) -> Option<Stamp> {
+        self.limit(self.busy.map_or(self.beat, |busy| busy.oldest), amnesty)
+    }
+
+    /// When work, or silence, that began then has taken too long.
+    pub(super) fn limit(&self, since: Stamp, amnesty: Stamp) -> Option<Stamp> {
+        let limit = self.policy.timeout;
+        (!limit.is_zero()).then(|| since.max(amnesty).after(limit))
+    }
+
+    /// When it has served its time.
+    pub(super) fn retire_deadline(&self) -> Option<Stamp> {
+        let limit = self.policy.max_lifetime;
+        let ready_at = self.ready_at?;
+        (!limit.is_zero()).then(|| ready_at.after(limit))
+    }
+}

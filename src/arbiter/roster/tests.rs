@@ -1,0 +1,169 @@
+//! An invented clock and a pool of invented workers. `boots` has what happens before a worker is
+//! ready, `lives` what happens to one that serves, `condemned` to one that half hangs, `ends` how
+//! the whole stops and changes its size, `reloads` how a new generation comes, `world` the
+//! properties of it all.
+
+mod boots;
+mod condemned;
+mod ends;
+mod lives;
+mod reloads;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+const NANO: Duration = Duration::from_nanos(1);
+const MILLI: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+const POLICY: Policy = Policy {
+    timeout: Duration::from_secs(30),
+    boot_timeout: Duration::from_secs(20),
+    graceful: Duration::from_secs(10),
+    abort_grace: SECOND,
+    max_lifetime: Duration::ZERO,
+    max_surge: 1,
+    boot_retries: 5,
+};
+
+/// One unit of work, and no other thread at work.
+fn alone(since: Stamp) -> Busy {
+    Busy { oldest: since, newest: since }
+}
+
+/// A roster whose forks always succeed and whose workers beat, but for those that are mute.
+struct Pool {
+    roster: Roster,
+    now: Stamp,
+    mute: BTreeSet<WorkerId>,
+    /// What those work on that beat, if anything.
+    busy: BTreeMap<WorkerId, Busy>,
+}
+
+impl Pool {
+    /// A pool at the moment of its start: nothing has been asked of the roster.
+    fn new(policy: Policy, target: usize) -> Self {
+        let now = Stamp::default().after(YEAR);
+        let roster = Roster::new(policy, target, 7);
+        Self { roster, now, mute: BTreeSet::new(), busy: BTreeMap::new() }
+    }
+
+    /// A pool whose first workers, 1 to `target`, are ready.
+    fn serving(policy: Policy, target: usize) -> Self {
+        let mut pool = Self::new(policy, target);
+        pool.step();
+        pool.all_ready();
+        assert_eq!(pool.step(), []);
+        assert_eq!(pool.roster.ready_count(), pool.roster.target());
+        pool
+    }
+
+    /// One turn of the master: measures, decides, forks. What is decided is decided once, and the
+    /// next turn lies in the future, or the master would spin.
+    fn step(&mut self) -> Vec<Action> {
+        for id in self.roster.to_measure(self.now) {
+            if !self.mute.contains(&id) {
+                self.roster.heard(id, self.now, self.busy.get(&id).copied());
+            }
+        }
+        let actions = self.roster.due(self.now);
+        for action in &actions {
+            if let Action::Spawn { id, slot } = *action {
+                self.roster.spawned(id, slot, self.now);
+            }
+        }
+        let next = self.roster.next_deadline(self.now);
+        assert!(next.is_none_or(|at| self.now < at), "{next:?} has come: {actions:?}");
+        assert_eq!(self.roster.due(self.now), [], "again, after {actions:?}");
+        actions
+    }
+
+    /// Time passes, and then the master wakes.
+    fn pass(&mut self, time: Duration) -> Vec<Action> {
+        self.now = self.now.after(time);
+        self.step()
+    }
+
+    /// The master sleeps from deadline to deadline until so much time has passed.
+    fn run(&mut self, time: Duration) -> Vec<Action> {
+        let end = self.now.after(time);
+        let mut actions = self.step();
+        while let Some(at) = self.roster.next_deadline(self.now).filter(|at| *at < end) {
+            self.now = at;
+            actions.extend(self.step());
+        }
+        self.now = end;
+        actions.extend(self.step());
+        actions
+    }
+
+    fn booting(&self) -> Vec<WorkerId> {
+        let booting = self.roster.workers().filter(|worker| worker.state == State::Booting);
+        booting.map(|worker| worker.id).collect()
+    }
+
+    /// The workers that serve, by slot.
+    fn serving_ids(&self) -> Vec<u64> {
+        let ready = self.roster.workers().filter(|worker| worker.state == State::Ready);
+        ready.map(|worker| worker.id.0).collect()
+    }
+
+    fn ready(&mut self, id: u64) {
+        assert!(self.roster.ready(WorkerId(id), self.now).is_some(), "worker {id} was not booting");
+    }
+
+    /// Whoever boots becomes ready.
+    fn all_ready(&mut self) {
+        self.booting().into_iter().for_each(|id| self.ready(id.0));
+    }
+
+    fn ends(&mut self, id: u64, how: Ending) -> Farewell {
+        self.roster.ended(WorkerId(id), how, self.now).expect("one of ours")
+    }
+
+    /// Goes on until the master is idle: who boots becomes ready, who is asked to leave leaves.
+    fn settle(&mut self) -> Vec<Action> {
+        let mut all = Vec::new();
+        loop {
+            self.all_ready();
+            let actions = self.step();
+            for action in &actions {
+                if let Action::Drain(id, _) | Action::Quit(id) = *action {
+                    self.ends(id.0, Ending::Obedient);
+                }
+            }
+            if actions.is_empty() && self.booting().is_empty() {
+                return all;
+            }
+            all.extend(actions);
+        }
+    }
+}
+
+fn spawn(id: u64, slot: usize) -> Action {
+    Action::Spawn { id: WorkerId(id), slot }
+}
+
+fn drain(id: u64, reason: Reason) -> Action {
+    Action::Drain(WorkerId(id), reason)
+}
+
+fn kill(id: u64, reason: Reason) -> Action {
+    Action::Kill(WorkerId(id), reason)
+}
+
+fn abort(id: u64, hang: Hang) -> Action {
+    Action::Abort(WorkerId(id), hang)
+}
+
+fn condemn(id: u64, hang: Hang) -> Action {
+    Action::Condemn(WorkerId(id), hang)
+}
+
+fn is_spawn(action: &Action) -> bool {
+    matches!(action, Action::Spawn { .. })
+}

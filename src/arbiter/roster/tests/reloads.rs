@@ -1,0 +1,470 @@
+//! A new generation comes: the canary, the roll, the commit, and the way back.
+
+use super::*;
+
+/// A pool whose reload to `target` workers has begun, and what its first step was.
+fn reloading(policy: Policy, before: usize, target: usize) -> (Pool, Vec<Action>) {
+    let mut pool = Pool::serving(policy, before);
+    assert_eq!(pool.roster.reload(policy, target), 2);
+    assert!(pool.roster.is_reloading());
+    let actions = pool.step();
+    (pool, actions)
+}
+
+fn generations(pool: &Pool) -> Vec<u32> {
+    let ready = pool.roster.workers().filter(|worker| worker.state == State::Ready);
+    ready.map(|worker| worker.generation).collect()
+}
+
+#[test]
+fn a_reload_begins_with_one_canary_alone() {
+    let (mut pool, actions) = reloading(Policy { max_surge: 3, ..POLICY }, 4, 4);
+    assert_eq!(actions, [spawn(5, 0)]);
+    assert_eq!(pool.pass(SECOND), []);
+    assert_eq!(pool.roster.ready_count(), 4);
+}
+
+#[test]
+fn the_others_follow_the_canary_a_few_at_a_time() {
+    let (mut pool, _) = reloading(Policy { max_surge: 2, ..POLICY }, 4, 4);
+    pool.ready(5);
+    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(6, 1), spawn(7, 2)]);
+    assert_eq!(pool.pass(SECOND), []);
+    pool.ready(7);
+    assert_eq!(pool.step(), [drain(3, Reason::Reload), spawn(8, 3)]);
+    pool.ready(6);
+    assert_eq!(pool.step(), [drain(2, Reason::Reload)]);
+    pool.ready(8);
+    assert_eq!(pool.step(), [Action::Commit, drain(4, Reason::Reload)]);
+    assert!(!pool.roster.is_reloading());
+    assert_eq!(pool.serving_ids(), [5, 6, 7, 8]);
+}
+
+#[test]
+fn nobody_old_is_asked_to_go_before_somebody_new_is_ready_in_its_place() {
+    let (mut pool, _) = reloading(Policy { max_surge: 3, ..POLICY }, 7, 7);
+    let mut commits = 0;
+    while pool.roster.is_reloading() {
+        let id = pool.booting()[0];
+        pool.ready(id.0);
+        let actions = pool.step();
+        commits += actions.iter().filter(|action| **action == Action::Commit).count();
+        assert_eq!(pool.roster.ready_count(), 7);
+        assert!(pool.booting().len() <= 3);
+    }
+    assert_eq!(commits, 1);
+    assert_eq!(generations(&pool), [2; 7]);
+}
+
+#[test]
+fn the_commit_comes_before_the_last_old_worker_is_asked_to_go() {
+    let (mut pool, _) = reloading(POLICY, 1, 1);
+    pool.ready(2);
+    assert_eq!(pool.step(), [Action::Commit, drain(1, Reason::Reload)]);
+    let farewell = pool.ends(1, Ending::Obedient);
+    assert_eq!((farewell.reason, farewell.generation), (Reason::Reload, 1));
+    assert_eq!(pool.step(), []);
+}
+
+#[test]
+fn a_canary_that_fails_rolls_back_and_nobody_old_notices() {
+    for how in [Ending::Own, Ending::Murdered, Ending::Obedient] {
+        let (mut pool, _) = reloading(POLICY, 3, 3);
+        assert_eq!(pool.ends(4, how).reason, Reason::BootFailure);
+        assert_eq!(pool.step(), [Action::RollBack]);
+        assert_eq!(pool.roster.generation(), 1);
+        assert_eq!(pool.run(MINUTE), []);
+        assert_eq!(pool.serving_ids(), [1, 2, 3]);
+    }
+}
+
+#[test]
+fn a_canary_that_is_silent_in_its_boot_rolls_back() {
+    let (mut pool, _) = reloading(POLICY, 2, 2);
+    let aborted = abort(3, Hang::Boot(POLICY.boot_timeout));
+    assert_eq!(pool.pass(POLICY.boot_timeout), [aborted, Action::RollBack], "it is not awaited");
+    assert_eq!(pool.roster.ready(WorkerId(3), pool.now), None, "too late");
+    assert_eq!(pool.pass(POLICY.abort_grace), [kill(3, Reason::BootFailure)]);
+    assert_eq!(pool.serving_ids(), [1, 2]);
+}
+
+#[test]
+fn a_canary_that_hangs_once_it_is_ready_rolls_back() {
+    let (mut pool, _) = reloading(Policy { boot_timeout: Duration::ZERO, ..POLICY }, 2, 2);
+    pool.ready(3);
+    pool.step();
+    pool.mute.insert(WorkerId(3));
+    pool.pass(POLICY.timeout - SECOND);
+    let actions = pool.pass(SECOND);
+    assert_eq!(actions[..2], [abort(3, Hang::Silent(POLICY.timeout)), Action::RollBack]);
+    assert_eq!(pool.ends(3, Ending::Own).reason, Reason::Hung);
+}
+
+#[test]
+fn a_later_worker_that_fails_takes_all_of_its_generation_back() {
+    let (mut pool, _) = reloading(POLICY, 3, 3);
+    pool.ready(4);
+    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(5, 1)]);
+    pool.ends(1, Ending::Obedient);
+    pool.ends(5, Ending::Own);
+    let actions = pool.step();
+    assert_eq!(actions[0], Action::RollBack);
+    assert!(actions.contains(&spawn(6, 0)), "{actions:?}");
+    pool.ends(4, Ending::Obedient);
+    pool.settle();
+    assert_eq!(pool.serving_ids(), [6, 2, 3]);
+    assert_eq!(generations(&pool), [1, 1, 1]);
+    assert_eq!(pool.run(MINUTE), []);
+}
+
+#[test]
+fn a_crash_of_the_new_generation_fails_it() {
+    let (mut pool, _) = reloading(POLICY, 2, 2);
+    pool.ready(3);
+    pool.step();
+    assert_eq!(pool.ends(3, Ending::Own).reason, Reason::Crashed);
+    assert_eq!(pool.step()[0], Action::RollBack);
+}
+
+#[test]
+fn a_kill_from_outside_says_nothing_about_the_new_generation() {
+    let (mut pool, _) = reloading(POLICY, 2, 2);
+    pool.ready(3);
+    pool.step();
+    pool.ends(3, Ending::Murdered);
+    pool.ends(1, Ending::Obedient);
+    assert_eq!(pool.step(), [spawn(5, 0)]);
+    assert!(pool.settle().contains(&Action::Commit));
+}
+
+#[test]
+fn an_end_of_the_old_generation_says_nothing_about_the_new() {
+    let (mut pool, _) = reloading(POLICY, 2, 2);
+    pool.ends(2, Ending::Own);
+    pool.ends(1, Ending::Own);
+    assert_eq!(pool.step(), [], "nobody but the canary");
+    pool.ready(3);
+    assert_eq!(pool.step(), [spawn(4, 1)]);
+    pool.ready(4);
+    assert_eq!(pool.step(), [Action::Commit]);
+}
+
+#[test]
+fn an_old_worker_that_crashed_during_the_canary_is_replaced_after_the_roll_back() {
+    let (mut pool, _) = reloading(POLICY, 2, 2);
+    pool.ends(2, Ending::Own);
+    pool.ends(3, Ending::Own);
+    assert_eq!(pool.step(), [Action::RollBack, spawn(4, 1)]);
+    pool.ready(4);
+    assert_eq!(pool.step(), []);
+    assert_eq!(generations(&pool), [1, 1]);
+}
+
+#[test]
+fn an_old_worker_that_still_boots_is_replaced_when_it_is_ready() {
+    let mut pool = Pool::new(POLICY, 2);
+    pool.step();
+    pool.ready(1);
+    pool.roster.reload(POLICY, 2);
+    assert_eq!(pool.step(), [spawn(3, 0)]);
+    pool.ready(3);
+    assert_eq!(pool.step(), [], "the last of the old stays for now");
+    pool.ready(2);
+    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(4, 1)]);
+    pool.ready(4);
+    assert_eq!(pool.step(), [Action::Commit, drain(2, Reason::Reload)]);
+}
+
+#[test]
+fn a_reload_that_grows_tries_its_canary_in_a_new_slot() {
+    let (mut pool, actions) = reloading(POLICY, 1, 3);
+    assert_eq!(actions, [spawn(2, 1)]);
+    pool.ready(2);
+    assert_eq!(pool.step(), [spawn(3, 2), spawn(4, 0)], "a growth is no surge");
+    assert!(pool.settle().contains(&Action::Commit));
+    assert_eq!(generations(&pool), [2; 3]);
+}
+
+#[test]
+fn a_growing_reload_that_fails_shrinks_again() {
+    let (mut pool, _) = reloading(POLICY, 1, 3);
+    pool.ready(2);
+    pool.step();
+    pool.ends(3, Ending::Own);
+    let actions = pool.step();
+    let taken_back = [drain(4, Reason::Reload), drain(2, Reason::Scaled)];
+    assert_eq!(actions, [&[Action::RollBack][..], &taken_back].concat());
+    assert_eq!(pool.roster.target(), 1);
+    assert_eq!(pool.serving_ids(), [1]);
+}
+
+#[test]
+fn a_reload_that_shrinks_lets_nobody_go_before_the_canary_is_ready() {
+    let (mut pool, actions) = reloading(POLICY, 3, 1);
+    assert_eq!(actions, [spawn(4, 0)]);
+    assert_eq!(pool.roster.ready_count(), 3);
+    pool.ready(4);
+    let gone = [drain(2, Reason::Scaled), drain(3, Reason::Scaled), drain(1, Reason::Reload)];
+    assert_eq!(pool.step(), [&[Action::Commit][..], &gone].concat());
+}
+
+#[test]
+fn a_shrinking_reload_whose_canary_fails_keeps_them_all() {
+    let (mut pool, _) = reloading(POLICY, 3, 1);
+    pool.ends(4, Ending::Own);
+    assert_eq!(pool.step(), [Action::RollBack]);
+    assert_eq!(pool.roster.target(), 3);
+    assert_eq!(pool.serving_ids(), [1, 2, 3]);
+}
+
+#[test]
+fn a_stop_during_a_reload_asks_both_generations_and_concludes_nothing() {
+    let (mut pool, _) = reloading(POLICY, 2, 2);
+    pool.ready(3);
+    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(4, 1)]);
+    pool.roster.stop(Stop::Graceful);
+    assert!(!pool.roster.is_reloading());
+    let mut actions = pool.step();
+    actions.sort_by_key(|action| format!("{action:?}"));
+    assert_eq!(actions, [2, 3, 4].map(|id| drain(id, Reason::Asked)));
+    for id in 1..=4 {
+        pool.ends(id, Ending::Obedient);
+    }
+    assert_eq!(pool.step(), []);
+    assert_eq!(pool.roster.outcome(), Some(Outcome::Stopped));
+}
+
+#[test]
+fn a_failure_at_the_moment_of_a_stop_rolls_nothing_back() {
+    let (mut pool, _) = reloading(POLICY, 1, 1);
+    pool.ends(2, Ending::Own);
+    pool.roster.stop(Stop::Graceful);
+    assert_eq!(pool.step(), [drain(1, Reason::Asked)]);
+}
+
+#[test]
+fn generations_are_never_numbered_twice() {
+    let (mut pool, _) = reloading(POLICY, 1, 1);
+    pool.ends(2, Ending::Own);
+    pool.step();
+    assert_eq!(pool.roster.generation(), 1);
+    assert_eq!(pool.roster.reload(POLICY, 1), 3);
+    assert_eq!(pool.settle(), [spawn(3, 0), Action::Commit, drain(1, Reason::Reload)]);
+    assert_eq!(generations(&pool), [3]);
+}
+
+#[test]
+fn new_rules_hold_from_the_reload_and_the_old_ones_after_a_roll_back() {
+    let mut pool = Pool::serving(POLICY, 1);
+    pool.roster.reload(Policy { boot_timeout: SECOND, ..POLICY }, 1);
+    assert_eq!(pool.step(), [spawn(2, 0)]);
+    assert_eq!(pool.pass(SECOND)[0], abort(2, Hang::Boot(SECOND)));
+    pool.ends(2, Ending::Own);
+    pool.step();
+    assert_eq!(pool.roster.policy.boot_timeout, POLICY.boot_timeout);
+}
+
+#[test]
+fn a_reload_forgives_slots_that_were_given_up() {
+    let mut pool = Pool::new(Policy { boot_retries: 0, ..POLICY }, 2);
+    pool.step();
+    pool.ends(1, Ending::Own);
+    assert_eq!(pool.pass(MINUTE).iter().filter(|action| is_spawn(action)).count(), 0);
+    pool.roster.reload(POLICY, 2);
+    assert_eq!(pool.step()[0], spawn(3, 0));
+}
+
+#[test]
+fn a_canary_that_cannot_be_forked_is_tried_again_and_fails_nothing() {
+    let mut pool = Pool::serving(POLICY, 1);
+    pool.roster.reload(POLICY, 1);
+    assert_eq!(pool.roster.due(pool.now), [spawn(2, 0)]);
+    let delay = pool.roster.spawn_failed(0, pool.now);
+    assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.after(delay)));
+    assert_eq!(pool.step(), []);
+    assert_eq!(pool.pass(delay), [spawn(3, 0)]);
+    assert!(pool.roster.is_reloading());
+}
+
+#[test]
+#[should_panic(expected = "one reload at a time")]
+fn a_second_reload_meanwhile_is_a_bug() {
+    let (mut pool, _) = reloading(POLICY, 1, 1);
+    pool.roster.reload(POLICY, 1);
+}
+
+#[test]
+fn four_thousand_workers_go_through_a_whole_reload() {
+    const WORKERS: usize = 4000;
+    const SURGE: usize = 100;
+    let mut pool = Pool::serving(Policy { max_surge: SURGE, ..POLICY }, WORKERS);
+    pool.roster.reload(pool.roster.policy, WORKERS);
+    let (mut spawned, mut drained, mut committed) = (0, 0, 0);
+    while pool.roster.is_reloading() {
+        for action in pool.step() {
+            match action {
+                Action::Spawn { .. } => spawned += 1,
+                Action::Drain(id, Reason::Reload) => {
+                    drained += 1;
+                    pool.ends(id.0, Ending::Obedient);
+                }
+                Action::Commit => committed += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(pool.roster.ready_count(), WORKERS);
+        assert!(pool.booting().len() <= SURGE);
+        pool.all_ready();
+    }
+    assert_eq!((spawned, drained, committed), (WORKERS, WORKERS, 1));
+    assert_eq!(generations(&pool), [2; WORKERS]);
+}
+
+#[test]
+fn the_last_old_worker_stays_until_a_growing_reload_is_complete() {
+    let (mut pool, _) = reloading(POLICY, 1, 3);
+    pool.ready(2);
+    assert_eq!(pool.step(), [spawn(3, 2), spawn(4, 0)]);
+    pool.ready(4);
+    assert_eq!(pool.step(), [], "it may be the only one to serve at an old address");
+    assert_eq!(generations(&pool), [1, 2, 2]);
+    pool.ready(3);
+    assert_eq!(pool.step(), [Action::Commit, drain(1, Reason::Reload)]);
+}
+
+#[test]
+fn the_last_old_worker_stays_while_one_of_the_new_is_replaced() {
+    let (mut pool, _) = reloading(POLICY, 2, 2);
+    pool.ready(3);
+    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(4, 1)]);
+    pool.ends(3, Ending::Murdered);
+    assert_eq!(pool.step(), [spawn(5, 0)]);
+    pool.ready(4);
+    assert_eq!(pool.step(), []);
+    pool.ready(5);
+    assert_eq!(pool.step(), [Action::Commit, drain(2, Reason::Reload)]);
+}
+
+#[test]
+fn a_resize_during_a_reload_outlives_its_failure() {
+    let (mut pool, _) = reloading(POLICY, 2, 2);
+    pool.roster.resize(3);
+    pool.ends(3, Ending::Own);
+    assert_eq!(pool.step(), [Action::RollBack, spawn(4, 2)]);
+    assert_eq!(pool.roster.target(), 3);
+}
+
+#[test]
+fn after_a_roll_back_the_new_serve_until_the_old_are_back() {
+    let (mut pool, _) = reloading(POLICY, 3, 3);
+    pool.ready(4);
+    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(5, 1)]);
+    pool.ready(5);
+    assert_eq!(pool.step(), [drain(2, Reason::Reload), spawn(6, 2)]);
+    pool.ends(1, Ending::Obedient);
+    pool.ends(2, Ending::Obedient);
+    pool.ends(6, Ending::Own);
+    assert_eq!(pool.step(), [Action::RollBack, spawn(7, 0)], "one at a time");
+    assert_eq!(pool.roster.ready_count(), 3);
+    pool.ready(7);
+    assert_eq!(pool.step(), [drain(4, Reason::Reload), spawn(8, 1)]);
+    assert_eq!(pool.roster.ready_count(), 3);
+    pool.ready(8);
+    assert_eq!(pool.step(), [drain(5, Reason::Reload)]);
+    assert_eq!(generations(&pool), [1, 1, 1]);
+}
+
+#[test]
+fn after_a_roll_back_the_new_go_at_once_where_the_old_still_serve() {
+    let (mut pool, _) = reloading(POLICY, 2, 3);
+    pool.ready(3);
+    assert_eq!(pool.step(), [spawn(4, 0)]);
+    pool.ready(4);
+    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(5, 1)]);
+    pool.ends(5, Ending::Own);
+    let actions = pool.step();
+    assert_eq!(actions, [Action::RollBack, drain(3, Reason::Scaled), spawn(6, 0)]);
+    assert_eq!(generations(&pool), [2, 1]);
+}
+
+#[test]
+fn the_old_generation_is_judged_by_its_own_rules() {
+    let mut pool = Pool::serving(POLICY, 1);
+    pool.mute.insert(WorkerId(1));
+    pool.roster.reload(Policy { timeout: SECOND, abort_grace: MILLI, ..POLICY }, 1);
+    assert_eq!(pool.step(), [spawn(2, 0)]);
+    assert_eq!(pool.pass(POLICY.boot_timeout - NANO), []);
+    pool.ready(2);
+    assert_eq!(pool.step(), [Action::Commit, drain(1, Reason::Reload)]);
+    assert_eq!(pool.pass(POLICY.graceful), [kill(1, Reason::Reload)]);
+}
+
+#[test]
+fn longer_limits_of_a_new_generation_save_nobody_of_the_old() {
+    let mut pool = Pool::serving(POLICY, 1);
+    pool.mute.insert(WorkerId(1));
+    pool.roster.reload(Policy { timeout: YEAR, boot_timeout: YEAR, ..POLICY }, 1);
+    assert_eq!(pool.step(), [spawn(2, 0)]);
+    assert_eq!(pool.pass(POLICY.timeout), [abort(1, Hang::Silent(POLICY.timeout))]);
+    assert_eq!(pool.pass(POLICY.abort_grace), [kill(1, Reason::Hung)]);
+}
+
+#[test]
+fn nothing_is_overdue_because_old_rules_have_come_back() {
+    let mut pool = Pool::serving(POLICY, 1);
+    pool.roster.reload(Policy { timeout: 2 * MINUTE, boot_timeout: 2 * MINUTE, ..POLICY }, 1);
+    assert_eq!(pool.step(), [spawn(2, 0)]);
+    pool.pass(MINUTE);
+    pool.ends(2, Ending::Own);
+    assert_eq!(pool.step(), [Action::RollBack]);
+}
+
+#[test]
+fn in_a_stop_each_worker_has_the_time_of_its_own_generation() {
+    let mut pool = Pool::serving(POLICY, 1);
+    pool.roster.reload(Policy { graceful: SECOND, ..POLICY }, 1);
+    pool.step();
+    pool.roster.stop(Stop::Graceful);
+    assert_eq!(pool.step().len(), 2);
+    assert_eq!(pool.pass(SECOND), [kill(2, Reason::Asked)]);
+    assert_eq!(pool.pass(POLICY.graceful - SECOND), [kill(1, Reason::Asked)]);
+}
+
+#[test]
+fn a_pool_that_is_let_go_during_a_reload_goes_back_at_once() {
+    let (mut pool, _) = reloading(POLICY, 1, 1);
+    pool.roster.let_go();
+    let gone = [drain(1, Reason::Asked), drain(2, Reason::Asked)];
+    assert_eq!(pool.step(), [&[Action::RollBack][..], &gone].concat());
+    assert!(!pool.roster.is_reloading());
+    pool.ends(1, Ending::Obedient);
+    pool.ends(2, Ending::Obedient);
+    assert_eq!(pool.run(MINUTE), []);
+    assert!(pool.roster.resume());
+    assert_eq!(pool.settle(), [spawn(3, 0)]);
+    assert_eq!(generations(&pool), [1]);
+}
+
+#[test]
+fn a_canary_that_fails_before_anything_was_ever_ready_gives_the_old_rules_new_tries() {
+    let mut pool = Pool::new(POLICY, 1);
+    pool.step();
+    pool.ends(1, Ending::Own);
+    pool.roster.reload(Policy { boot_retries: 0, ..POLICY }, 1);
+    assert_eq!(pool.step(), [spawn(2, 0)]);
+    pool.ends(2, Ending::Own);
+    assert_eq!(pool.step(), [Action::RollBack, spawn(3, 0)]);
+    assert_eq!(pool.roster.outcome(), None);
+}
+
+#[test]
+fn of_two_in_a_slot_one_goes_though_neither_is_wished_for_any_more() {
+    let mut pool = Pool::serving(POLICY, 2);
+    pool.roster.spent(WorkerId(1));
+    assert_eq!(pool.step(), [spawn(3, 0)]);
+    pool.ready(3);
+    pool.roster.reload(POLICY, 2);
+    let actions = pool.step();
+    assert!(actions.contains(&drain(1, Reason::Reload)), "{actions:?}");
+    assert_eq!(pool.serving_ids(), [3, 2]);
+}

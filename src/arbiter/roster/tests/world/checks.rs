@@ -1,0 +1,197 @@
+//! What must hold at every step.
+
+use super::*;
+
+impl World {
+    pub(super) fn check_farewell(&self, process: &Process, farewell: &Farewell) {
+        assert_eq!((farewell.slot, farewell.generation), (process.slot, process.generation));
+        assert_eq!(farewell.age, self.now.since(process.since));
+        if self.roster.phase != Phase::Serving || process.slot >= self.roster.target() {
+            assert_eq!(farewell.retry_in, None);
+        }
+        let others = self.processes.values().any(|p| p.slot == process.slot && p.serves());
+        assert!(farewell.retry_in.is_none() || !others, "somebody serves there");
+        assert!(process.asked != Asked::Condemn || farewell.reason == Reason::Hung);
+        assert!(farewell.retry_in.is_none_or(|delay| delay <= BACKOFF_MAX));
+    }
+
+    /// An action is legitimate at the moment at which it is handed out.
+    pub(super) fn check_before(&self, action: Action) {
+        match action {
+            Action::Spawn { id, slot } => self.check_spawn(id, slot),
+            Action::Drain(id, reason) => self.check_drain(id, reason),
+            Action::Quit(id) => {
+                assert!(self.processes[&id].asked < Asked::Quit);
+                assert_eq!(self.roster.stopping(), Some(Stop::Quick));
+            }
+            Action::Condemn(id, hang) => {
+                let process = &self.processes[&id];
+                assert_eq!(process.asked, Asked::Nothing);
+                assert!(self.hangs(process) && self.is_of_use(process));
+                let oldest = process.busy().map(|busy| self.now.since(busy.oldest));
+                assert_eq!(Some(hang), oldest.map(Hang::Overdue));
+            }
+            Action::Abort(id, hang) => self.check_abort(&self.processes[&id], hang),
+            Action::Kill(id, _) => {
+                let process = &self.processes[&id];
+                assert!(process.asked < Asked::Kill);
+                let hopeless = self.roster.phase == Phase::GivingUp;
+                assert!(!hopeless || !self.ever_ready);
+                let ordered = hopeless || self.roster.stopping() == Some(Stop::Kill);
+                assert!(ordered || process.kill_from <= self.now, "too early: {process:?}");
+            }
+            Action::Commit => {
+                assert!(self.previous.is_some() && !self.roster.is_reloading());
+                let generation = self.roster.generation();
+                let serves = |p: &Process| p.generation == generation && p.serves();
+                assert!(self.all_slots_have(serves));
+                let is_old = |p: &Process| p.generation < generation && p.serves();
+                assert!(!self.smooth || self.processes.values().any(is_old), "too late");
+            }
+            Action::RollBack => {
+                let previous = self.previous.expect("a reload is under way");
+                assert!(!self.roster.is_reloading());
+                assert_eq!(previous.generation, self.roster.generation());
+                assert_eq!(previous.target, self.roster.target());
+            }
+        }
+    }
+
+    fn check_spawn(&self, id: WorkerId, slot: usize) {
+        assert!(!self.processes.contains_key(&id));
+        assert!(self.roster.phase == Phase::Serving && !self.roster.let_go);
+        assert!(slot < self.roster.target());
+        let boots = |p: &Process| !p.is_ready && p.asked == Asked::Nothing;
+        assert!(!self.processes.values().any(|p| p.slot == slot && boots(p)), "twice: {slot}");
+        if self.roster.is_reloading() && !self.proven {
+            let is_canary = |p: &Process| p.generation == self.roster.generation() && boots(p);
+            assert!(!self.processes.values().any(is_canary), "a second canary");
+        }
+    }
+
+    fn check_drain(&self, id: WorkerId, reason: Reason) {
+        let process = &self.processes[&id];
+        assert_eq!(process.asked, Asked::Nothing);
+        let unproven = self.roster.is_reloading() && !self.proven;
+        match reason {
+            Reason::Asked => assert!(self.roster.stopping().is_some() || self.roster.let_go),
+            Reason::Scaled => assert!(process.slot >= self.roster.target() && !unproven),
+            Reason::Reload
+                if process.generation > self.roster.generation() && !process.is_ready =>
+            {
+                assert!(!self.roster.is_reloading());
+            }
+            Reason::Reload | Reason::Recycled => {
+                let generation = self.roster.generation();
+                let is_outdated = process.generation != generation;
+                assert_eq!(is_outdated, reason == Reason::Reload);
+                let replaces = |other: WorkerId, p: &Process| {
+                    let is_better = id < other || (is_outdated && p.generation == generation);
+                    p.slot == process.slot && p.serves() && is_better
+                };
+                let is_replaced = self.processes.iter().any(|(other, p)| replaces(*other, p));
+                assert!(is_replaced, "nobody is ready in its place: {process:?}");
+            }
+            Reason::Hung | Reason::Crashed | Reason::BootFailure => panic!("{reason:?}"),
+        }
+    }
+
+    fn check_abort(&self, process: &Process, hang: Hang) {
+        let is_condemned = process.asked == Asked::Condemn;
+        assert!(is_condemned || process.asked == Asked::Nothing);
+        match hang {
+            Hang::Boot(age) => {
+                assert!(!process.is_ready);
+                assert_eq!(age, self.now.since(process.since));
+                assert!(!process.policy.boot_timeout.is_zero());
+                let deadline = process.since.max(self.amnesty).after(process.policy.boot_timeout);
+                assert!(deadline <= self.now);
+                return;
+            }
+            Hang::Silent(age) => assert_eq!(age, self.now.since(process.beat(self.now))),
+            Hang::Overdue(age) => {
+                let oldest = process.busy().map(|busy| busy.oldest);
+                assert_eq!(Some(age), oldest.map(|oldest| self.now.since(oldest)));
+            }
+        }
+        assert!(self.hangs(process), "it does not hang: {process:?}");
+        let may_finish = self.is_of_use(process);
+        assert!(!may_finish || (is_condemned && process.abort_from <= self.now), "too early");
+    }
+
+    fn is_overdue(&self, process: &Process, since: Stamp) -> bool {
+        let limit = process.policy.timeout;
+        !limit.is_zero() && since.max(self.amnesty).after(limit) <= self.now
+    }
+
+    /// Whether it has been at a unit of work for too long, or has none and is silent.
+    pub(super) fn hangs(&self, process: &Process) -> bool {
+        let since = process.busy().map_or(process.beat(self.now), |busy| busy.oldest);
+        process.is_ready && self.is_overdue(process, since)
+    }
+
+    /// Whether one of its threads is at work that may well come to an end.
+    fn is_of_use(&self, process: &Process) -> bool {
+        process.busy().is_some_and(|busy| !self.is_overdue(process, busy.newest))
+    }
+
+    /// What must hold once everything has been done.
+    pub(super) fn check_after(&mut self, actions: &[Action], failed_forks: usize) {
+        let next = self.roster.next_deadline(self.now);
+        let spins = next.is_some_and(|at| at <= self.now);
+        assert!(!spins, "{next:?} has come, after {actions:?}");
+        if failed_forks == 0 && self.steps.is_multiple_of(4) {
+            assert_eq!(self.roster.due(self.now), [], "again, after {actions:?}");
+        }
+        let active = self.processes.values().filter(|p| p.asked == Asked::Nothing);
+        let overlooked = active.clone().find(|process| self.hangs(process));
+        assert!(overlooked.is_none(), "{overlooked:?}, after {actions:?}");
+        let mut condemned = self.processes.values().filter(|p| p.asked == Asked::Condemn);
+        let useless = condemned.find(|p| !self.is_of_use(p) || p.abort_from <= self.now);
+        assert!(useless.is_none(), "{useless:?}, after {actions:?}");
+        let least = match self.roster.stopping() {
+            None => Asked::Nothing,
+            Some(Stop::Graceful) => Asked::Drain,
+            Some(Stop::Quick) => Asked::Quit,
+            Some(Stop::Kill) => Asked::Kill,
+        };
+        let deaf = self.processes.values().find(|process| process.asked < least);
+        assert!(deaf.is_none(), "{deaf:?}, after {actions:?}");
+        let is_whole = self.all_slots_have(Process::serves);
+        self.disturbed &= !is_whole;
+        let excused = self.disturbed || self.roster.stopping().is_some();
+        assert!(excused || is_whole, "too few, after {actions:?}");
+        let served = active.filter(|process| process.is_ready).count();
+        assert_eq!(self.roster.ready_count(), served);
+        assert_eq!(self.roster.is_reloading(), self.previous.is_some());
+        self.check_surge();
+    }
+
+    /// Successors are few: besides one worker for each slot, no more than the surge, and a canary
+    /// or the last of the old.
+    fn check_surge(&mut self) {
+        let active = self.processes.values().filter(|p| p.asked == Asked::Nothing);
+        let slots: BTreeSet<usize> = active.clone().map(|process| process.slot).collect();
+        let successors = active.count() - slots.len();
+        // Those who were there when the rules changed are not called back.
+        let earlier = if successors == 0 { 0 } else { self.surge };
+        let extra = usize::from(self.roster.is_reloading());
+        let most = earlier.max(self.policy.max_surge) + extra;
+        assert!(successors <= most, "{successors} successors");
+        self.surge = earlier.max(self.policy.max_surge).max(successors);
+    }
+
+    pub(super) fn all_slots_have(&self, quality: impl Fn(&Process) -> bool) -> bool {
+        let mut missing = (0..self.roster.target()).filter(|slot| {
+            !self.processes.values().any(|process| process.slot == *slot && quality(process))
+        });
+        missing.next().is_none()
+    }
+
+    /// Whether every slot has one worker that serves, and nobody else is there.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.roster.is_reloading()
+            && self.processes.len() == self.roster.target()
+            && self.all_slots_have(Process::serves)
+    }
+}

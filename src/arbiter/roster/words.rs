@@ -1,0 +1,145 @@
+//! The words in which the roster is told facts and answers with actions.
+
+use std::time::Duration;
+
+use crate::stamp::Stamp;
+
+/// The rules of a pool. In every duration, zero is "never", but for `graceful` and `abort_grace`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    /// The longest silence, and the longest unit of work.
+    pub(crate) timeout: Duration,
+    /// From the fork to ready.
+    pub(crate) boot_timeout: Duration,
+    /// The longest drain.
+    pub(crate) graceful: Duration,
+    /// From ABRT to KILL.
+    pub(crate) abort_grace: Duration,
+    /// The age at which a worker is replaced.
+    pub(crate) max_lifetime: Duration,
+    /// How many replacements may be under way beyond the wished number of workers.
+    pub(crate) max_surge: usize,
+    /// How many times a slot is tried again before anything was ever ready.
+    pub(crate) boot_retries: u32,
+}
+
+/// A worker, by the order of its hiring. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct WorkerId(pub(super) u64);
+
+/// How the whole is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stop {
+    /// Drain, for at most `graceful`.
+    Graceful,
+    /// At once; what does not obey is killed after `abort_grace`.
+    Quick,
+    /// Kill.
+    Kill,
+}
+
+/// Why a worker left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// Somebody asked it, or the whole, to stop.
+    Asked,
+    /// There were more workers than wished for.
+    Scaled,
+    /// It had served its time.
+    Recycled,
+    /// A reload has replaced it, or a failed one has taken it back.
+    Reload,
+    /// It was silent, or at one unit of work, for too long.
+    Hung,
+    /// It ended by itself.
+    Crashed,
+    /// It ended, or was ended, before it was ready.
+    BootFailure,
+}
+
+impl Reason {
+    /// The word for it in the log.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Reason::Asked => "asked",
+            Reason::Scaled => "scaled",
+            Reason::Recycled => "recycled",
+            Reason::Reload => "reload",
+            Reason::Hung => "hung",
+            Reason::Crashed => "crashed",
+            Reason::BootFailure => "boot failure",
+        }
+    }
+}
+
+/// What is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Fork a worker; then say `spawned` or `spawn_failed`.
+    Spawn { id: WorkerId, slot: usize },
+    /// All workers of the new generation are ready: what only the old one needed can go, before
+    /// the last of the old one is asked to.
+    Commit,
+    /// The new generation cannot serve: back to the old rules, before anything else is forked.
+    RollBack,
+    /// Ask a worker to drain and leave.
+    Drain(WorkerId, Reason),
+    /// Ask a worker to leave at once.
+    Quit(WorkerId),
+    /// Ask a worker to drain of whose threads one hangs: the others may finish.
+    Condemn(WorkerId, Hang),
+    /// Abort a worker that hangs, for so long now.
+    Abort(WorkerId, Hang),
+    /// Kill a worker that has not obeyed.
+    Kill(WorkerId, Reason),
+}
+
+/// What the threads of a worker are working on: when the oldest and the youngest unit began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Busy {
+    pub(crate) oldest: Stamp,
+    pub(crate) newest: Stamp,
+}
+
+/// What a worker that hangs has failed to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hang {
+    /// To get ready.
+    Boot(Duration),
+    /// To beat.
+    Silent(Duration),
+    /// To finish a unit of work.
+    Overdue(Duration),
+}
+
+/// What is left to do before the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// All have left, as asked.
+    Stopped,
+    /// No worker was ever ready, and the retries are used up.
+    NeverReady,
+}
+
+/// How a worker that has ended is to be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It left with code 0 after it had begun to drain.
+    Obedient,
+    /// Somebody else killed it.
+    Murdered,
+    /// Anything else: a code, a fault, an abort.
+    Own,
+}
+
+/// What is known of a worker that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Farewell {
+    pub(crate) slot: usize,
+    pub(crate) generation: u32,
+    pub(crate) reason: Reason,
+    /// From the fork to the end.
+    pub(crate) age: Duration,
+    /// When the slot is filled again, if it is.
+    pub(crate) retry_in: Option<Duration>,
+}

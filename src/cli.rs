@@ -1,0 +1,482 @@
+//! The command line: flags, variables and a file become settings, or a text and an exit code. It
+//! must never print, start anything or know what an option means.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::builder::{Arg, ArgAction, ArgGroup};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Command};
+
+use crate::app::Options;
+use crate::settings::{KEYS, Key, Kind, Overlay, PREFIX, Settings, SettingsError, Source};
+
+/// What the binary says about itself.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its version, for `--version`.
+    pub version: String,
+    /// The app that it serves if nobody names one.
+    pub app: String,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self { version: env!("CARGO_PKG_VERSION").into(), app: Settings::default().app }
+    }
+}
+
+/// What the command line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Serve.
+    Run,
+    /// Say whether the settings are good, and leave.
+    CheckConfig,
+    /// Print the settings with their sources, and leave.
+    PrintConfig,
+    /// Print the names of the worker classes, and leave. No file needs to be read for it.
+    ListClasses,
+}
+
+/// A well-formed command line, and the environment in which it was given.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// What to do.
+    pub action: Action,
+    program: String,
+    identity: Identity,
+    file: Option<PathBuf>,
+    variables: Vec<(OsString, OsString)>,
+    flags: Overlay,
+}
+
+impl Invocation {
+    /// The name under which the program was called, for messages.
+    pub fn program(&self) -> &str {
+        &self.program
+    }
+
+    /// The settings file, if one was named by `--config` or `OSTLER_CONFIG`.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Reads the file, anew at each call, and lays variables and flags over it. Gives the settings
+    /// and warnings: one line for each `OSTLER_*` variable that means nothing.
+    ///
+    /// # Errors
+    /// The first thing that is wrong. [`SettingsError::exit_code`] says how to leave.
+    pub fn load(&self) -> Result<(Settings, Vec<String>), SettingsError> {
+        let base = Settings { app: self.identity.app.clone(), ..Settings::default() };
+        let mut overlays = Vec::new();
+        if let Some(file) = &self.file {
+            overlays.push(Overlay::from_file(file)?);
+        }
+        let (variables, warnings) = Overlay::from_env(&self.variables)?;
+        overlays.extend([variables, self.flags.clone()]);
+        Ok((Settings::resolve(base, &overlays)?, warnings))
+    }
+}
+
+/// To which stream the last words go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// The standard output: what was asked for.
+    Stdout,
+    /// The standard error stream: what went wrong.
+    Stderr,
+}
+
+/// The program should print this and leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// 0 after `--help` and `--version`, 2 after a bad command line.
+    pub code: u8,
+    /// Whole lines.
+    pub text: String,
+    /// Where to print them.
+    pub stream: Stream,
+}
+
+/// Reads a command line, of which the first word is the program's own name, and the variables of
+/// an environment, of which all but `OSTLER_*` are ignored. Reads no file.
+///
+/// # Errors
+/// The text of `--help` or `--version`, or one message about what is wrong with the words.
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+    identity: Identity,
+) -> Result<Invocation, Exit> {
+    let mut args = args.into_iter();
+    let program = program_name(args.next());
+    let mut words = vec![program.clone()];
+    for (at, arg) in args.enumerate() {
+        let word = arg.into_string().map_err(|arg| {
+            bad_line(&program, &format!("argument {} is not UTF-8: {arg:?}", at + 1))
+        })?;
+        words.push(word);
+    }
+    let matches = command(&program, &identity)
+        .try_get_matches_from(words)
+        .map_err(|error| exit_of(&program, &error))?;
+    let flags = flags(&matches).map_err(|error| Exit {
+        code: error.exit_code(),
+        ..bad_line(&program, &error.to_string())
+    })?;
+    let variables: Vec<(OsString, OsString)> = variables
+        .into_iter()
+        .filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
+        .collect();
+    let file = matches.get_one::<String>("config").map(PathBuf::from).or_else(|| {
+        let variable =
+            variables.iter().find(|(name, value)| name == "OSTLER_CONFIG" && !value.is_empty());
+        variable.map(|(_, value)| value.into())
+    });
+    Ok(Invocation { action: action(&matches), program, identity, file, variables, flags })
+}
+
+/// The file name of the path by which the program was called.
+fn program_name(first: Option<OsString>) -> String {
+    let path = PathBuf::from(first.unwrap_or_default());
+    path.file_name().map_or("ostler".into(), |name| name.to_string_lossy().into_owned())
+}
+
+fn bad_line(program: &str, why: &str) -> Exit {
+    Exit { code: 2, text: format!("{program}: {why}\n"), stream: Stream::Stderr }
+}
+
+fn exit_of(program: &str, error: &clap::Error) -> Exit {
+    let text = error.render().to_string();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            Exit { code: 0, text, stream: Stream::Stdout }
+        }
+        _ => {
+            // The usage is long, and a tip to hide a misspelt flag behind -- misleads.
+            let lines: Vec<&str> = text
+                .lines()
+                .map(|line| line.strip_prefix("error: ").unwrap_or(line))
+                .filter(|line| !line.is_empty() && !line.starts_with("Usage:"))
+                .filter(|line| !line.starts_with("  tip: to pass"))
+                .collect();
+            bad_line(program, &lines.join("\n"))
+        }
+    }
+}
+
+fn action(matches: &ArgMatches) -> Action {
+    if matches.get_flag("check-config") {
+        Action::CheckConfig
+    } else if matches.get_flag("print-config") {
+        Action::PrintConfig
+    } else if matches.get_flag("list-classes") {
+        Action::ListClasses
+    } else {
+        Action::Run
+    }
+}
+
+/// What the flags and words say, each checked, so that a bad one is an error of the command line.
+fn flags(matches: &ArgMatches) -> Result<Overlay, SettingsError> {
+    let mut overlay = Overlay::default();
+    for key in KEYS {
+        if let Some(texts) = matches.get_many::<String>(key.name) {
+            let source = Source::Flag { flag: format!("--{}", key.flag()) };
+            overlay.give(key, texts.cloned().collect(), source)?;
+        }
+    }
+    let source = Source::Flag { flag: "APP".into() };
+    let bad = |value: &str, why: &str| SettingsError::BadValue {
+        place: source.clone(),
+        key: "app".into(),
+        value: Some(value.to_owned()),
+        why: why.to_owned(),
+    };
+    if let Some(command) = matches.get_one::<String>("command") {
+        return Err(bad(command, "follows --, but no worker class runs commands yet"));
+    }
+    if let Some(app) = matches.get_one::<String>("app") {
+        let mut options = Options::new();
+        for word in matches.get_many::<String>("option").into_iter().flatten() {
+            let Some((name, value)) = word.split_once('=') else {
+                return Err(bad(word, "is not an option of the app: give KEY=VALUE"));
+            };
+            if options.insert(name.to_owned(), value.to_owned()).is_some() {
+                return Err(bad(word, "gives an option a second time"));
+            }
+        }
+        overlay.give_app(app.clone(), options, source.clone())?;
+    }
+    Ok(overlay)
+}
+
+const ABOUT: &str = "Forks workers, keeps them alive, and serves an app with a worker class.";
+
+const AFTER: &str = "\
+A flag wins over its variable, a variable over the file, the file over the default; lists are
+replaced, not joined. A variable is OSTLER_ and the key in capitals, such as OSTLER_WORKER_CLASS;
+in a variable, commas separate the items of a list. A key is the flag with _ for -, unless it is
+named in the help above; the file is a YAML map of keys, in which app is a name, or a map with name
+and the app's options.
+
+DUR: 30, 1.5, 500ms, 30s, 2m, 1h. SIZE: 65536, 64K, 64M, 1G.
+Exit codes: 0 asked to stop; 1 bad settings, address or pidfile; 2 bad command line; 3 workers fail
+to boot; 70 a bug.";
+
+fn command(program: &str, identity: &Identity) -> Command {
+    let defaults = Settings::default();
+    Command::new(program.to_owned())
+        .bin_name(program.to_owned())
+        .version(identity.version.clone())
+        .about(ABOUT)
+        .after_help(AFTER)
+        .override_usage(format!("{program} [OPTIONS] [APP [KEY=VALUE]...]"))
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .max_term_width(100)
+        .arg(
+            Arg::new("app")
+                .value_name("APP")
+                .help(format!("App to serve [default: {}]", identity.app)),
+        )
+        .arg(
+            Arg::new("option")
+                .value_name("KEY=VALUE")
+                .action(ArgAction::Append)
+                .num_args(0..)
+                .requires("app")
+                .help("Options of the app"),
+        )
+        .arg(Arg::new("command").last(true).num_args(0..).hide(true))
+        .args(KEYS.iter().map(|key| option(key, &defaults)))
+        .args(actions())
+        .group(ArgGroup::new("action").args(["check-config", "print-config", "list-classes"]))
+}
+
+/// One option of the table as clap wants it.
+fn option(key: &Key, defaults: &Settings) -> Arg {
+    let flag = key.flag();
+    let mut help = key.doc();
+    if help.ends_with('.') && !help.contains(". ") {
+        help.pop();
+    }
+    let shown = key.show(defaults).join(",");
+    help.push_str(&format!(" [default: {}]", if shown.is_empty() { "none" } else { &shown }));
+    if flag.replace('-', "_") != key.name {
+        help.push_str(&format!(" [key: {}]", key.name));
+    }
+    let arg = Arg::new(key.name)
+        .long(flag)
+        .value_name(key.value_name)
+        .help(help)
+        .help_heading(key.group)
+        .allow_negative_numbers(true)
+        .action(match key.kind {
+            Kind::One | Kind::Switch | Kind::Maybe => ArgAction::Set,
+            Kind::Many | Kind::Pairs => ArgAction::Append,
+        })
+        .overrides_with_all(match key.kind {
+            // The last word counts, so that a script can lay its own over another's.
+            Kind::One | Kind::Switch | Kind::Maybe => Some(key.name),
+            Kind::Many | Kind::Pairs => None,
+        })
+        .visible_aliases(key.aliases.iter().copied());
+    let arg = match key.kind {
+        // The word that follows is not its value: that must stand behind =.
+        Kind::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Kind::One | Kind::Maybe | Kind::Many | Kind::Pairs => arg,
+    };
+    match key.short {
+        Some(short) => arg.short(short),
+        None => arg,
+    }
+}
+
+/// The flags that are no settings.
+fn actions() -> [Arg; 6] {
+    let action = |name: &'static str, action: ArgAction, help: &'static str| {
+        Arg::new(name).long(name).action(action).help(help).help_heading("Actions")
+    };
+    [
+        Arg::new("config")
+            .short('c')
+            .long("config")
+            .value_name("FILE")
+            .help("YAML file of settings [variable: OSTLER_CONFIG]"),
+        action("check-config", ArgAction::SetTrue, "Say whether the settings are good, and leave"),
+        action(
+            "print-config",
+            ArgAction::SetTrue,
+            "Print the settings with their sources, and leave",
+        ),
+        action("list-classes", ArgAction::SetTrue, "List the worker classes, and leave"),
+        action("help", ArgAction::Help, "Print this help, and leave").short('h'),
+        action("version", ArgAction::Version, "Print the version, and leave")
+            .short('V')
+            .short_alias('v'),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{LogTarget, Workers};
+    use std::fs;
+    use std::os::unix::ffi::OsStringExt;
+
+    fn invoke(args: &[&str], variables: &[(&str, &str)]) -> Result<Invocation, Exit> {
+        let args = std::iter::once("/usr/bin/web").chain(args.iter().copied());
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        parse(args.map(OsString::from), variables, Identity::default())
+    }
+
+    #[track_caller]
+    fn good(args: &[&str]) -> Settings {
+        invoke(args, &[]).expect("a good command line").load().expect("good settings").0
+    }
+
+    #[track_caller]
+    fn bad(args: &[&str], expected: &str) {
+        let exit = invoke(args, &[]).expect_err(expected);
+        assert_eq!((exit.code, exit.stream), (2, Stream::Stderr));
+        assert!(exit.text.starts_with(&format!("web: {expected}")), "{}", exit.text);
+        assert!(exit.text.ends_with('\n'));
+    }
+
+    #[test]
+    fn clap_has_no_objections() {
+        command("web", &Identity::default()).debug_assert();
+    }
+
+    #[test]
+    fn without_words_the_defaults_are_served() {
+        assert_eq!(invoke(&[], &[]).expect("a good command line").action, Action::Run);
+        assert_eq!(good(&[]), Settings::default());
+    }
+
+    #[test]
+    fn words_name_an_app_and_its_options() {
+        let settings = good(&["-w", "3", "echo", "a=1", "b=", "-b", ":1", "c=x=y", "-b=:2"]);
+        let options = [("a", "1"), ("b", ""), ("c", "x=y")];
+        let options = options.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!((settings.app.as_str(), settings.app_options.clone()), ("echo", options.into()));
+        assert_eq!((settings.workers, settings.bind.len()), (Workers::Fixed(3), 2));
+        assert_eq!(settings.source("app").to_string(), "APP");
+    }
+
+    #[test]
+    fn aliases_and_dashes_work() {
+        let settings = good(&["--keepalive", "3", "--pidfile", "a", "--error-logfile", "-"]);
+        assert_eq!(settings.keepalive.as_secs(), 3);
+        assert_eq!(settings.pidfile, Some("a".into()));
+        assert_eq!(settings.log_file, LogTarget::Stderr);
+        assert_eq!(settings.source("pidfile").to_string(), "--pid");
+    }
+
+    #[test]
+    fn the_last_of_two_words_for_one_value_counts() {
+        assert_eq!(good(&["-w", "1", "--workers", "2"]).workers, Workers::Fixed(2));
+    }
+
+    #[test]
+    fn a_switch_needs_no_value_and_takes_one_behind_an_equals_sign() {
+        assert!(!good(&[]).daemon);
+        assert!(good(&["-D"]).daemon && good(&["--daemon"]).daemon && good(&["-D=yes"]).daemon);
+        assert!(!good(&["--daemon", "--daemon=false"]).daemon);
+        assert!(good(&["-D=0", "--no-new-privs", "-D"]).daemon);
+        let settings = good(&["-Dw", "3", "--single-instance", "echo"]);
+        assert_eq!((settings.app.as_str(), settings.workers), ("echo", Workers::Fixed(3)));
+        assert!(settings.daemon && settings.single_instance);
+        bad(
+            &["--daemon=perhaps"],
+            "--daemon: \"perhaps\" is neither yes nor no: give true or false",
+        );
+        let invocation = invoke(&["-D=no"], &[("OSTLER_DAEMON", "1")]).expect("a good line");
+        assert!(!invocation.load().expect("good settings").0.daemon);
+    }
+
+    #[test]
+    fn numbers_below_zero_are_values() {
+        let settings = good(&["--nice", "-5", "--oom-score-adj=-1000"]);
+        assert_eq!((settings.nice, settings.oom_score_adj), (Some(-5), Some(-1000)));
+        bad(
+            &["--nice", "-21"],
+            "--nice: \"-21\" is not a nice value: give a number from -20 to 19",
+        );
+    }
+
+    #[test]
+    fn bad_words_are_errors_of_the_command_line() {
+        bad(&["--workers", "x"], "--workers: \"x\" is not a number of workers: ");
+        bad(&["-w", "-1"], "--workers: \"-1\" is not a number of workers: ");
+        bad(&["--wokers", "1"], "unexpected argument '--wokers' found\n  tip: a similar");
+        bad(&["-b", ":1", "-b", ":1"], "--bind: \":1\" repeats \":1\"");
+        bad(&["a=1"], "APP: \"a=1\" is an option, not an app");
+        bad(&["demo", "x"], "APP: \"x\" is not an option of the app: give KEY=VALUE");
+        bad(&["demo", "a=1", "a=2"], "APP: \"a=2\" gives an option a second time");
+        bad(&["demo", "name=x"], "APP: \"name\" cannot be an option");
+        bad(&["--", "python3", "a.py"], "APP: \"python3\" follows --");
+        bad(&["--check-config", "--list-classes"], "the argument '--check-config' cannot be used");
+        let odd = OsString::from_vec(b"a\xff".to_vec());
+        let exit = parse(["web".into(), odd], [], Identity::default()).expect_err("not UTF-8");
+        assert_eq!(exit.text, "web: argument 1 is not UTF-8: \"a\\xFF\"\n");
+    }
+
+    #[test]
+    fn help_and_version_are_answers() {
+        let help = invoke(&["--help"], &[]).expect_err("the help");
+        assert_eq!((help.code, help.stream), (0, Stream::Stdout));
+        for key in KEYS {
+            let (flag, value) = (key.flag(), key.value_name);
+            let shown = match key.kind {
+                Kind::Switch => format!("--{flag}[=<{value}>]"),
+                Kind::One | Kind::Maybe | Kind::Many | Kind::Pairs => format!("--{flag} <{value}>"),
+            };
+            assert!(help.text.contains(&shown), "{shown}");
+        }
+        assert!(help.text.contains("Usage: web [OPTIONS]") && help.text.contains("[default: 16K]"));
+        let identity = Identity { version: "7.1".into(), app: "shop".into() };
+        let version = parse(["shop".into(), "-V".into()], [], identity).expect_err("the version");
+        assert_eq!((version.code, version.text.as_str()), (0, "shop 7.1\n"));
+    }
+
+    #[test]
+    fn a_binary_of_ones_own_serves_its_own_app() {
+        let identity = Identity { version: "1".into(), app: "shop".into() };
+        let invocation = parse(["shop".into()], [], identity).expect("a good command line");
+        assert_eq!(invocation.load().expect("good settings").0.app, "shop");
+    }
+
+    #[test]
+    fn a_file_is_read_anew_by_each_load_and_flags_are_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.yaml");
+        let name = path.to_str().expect("UTF-8");
+        for variables in [&[][..], &[("OSTLER_CONFIG", name)]] {
+            let args =
+                if variables.is_empty() { vec!["-c", name, "-w", "9"] } else { vec!["-w", "9"] };
+            let invocation = invoke(&args, variables).expect("a good command line");
+            assert_eq!(invocation.file(), Some(path.as_path()));
+            fs::write(&path, "threads: 2\nworkers: 2\n").expect("written");
+            assert_eq!(invocation.load().expect("good settings").0.threads, 2);
+            fs::write(&path, "threads: 3\n").expect("written");
+            let settings = invocation.load().expect("good settings").0;
+            assert_eq!((settings.threads, settings.workers), (3, Workers::Fixed(9)));
+            fs::remove_file(&path).expect("removed");
+            assert_eq!(invocation.load().expect_err("no file").exit_code(), 1);
+        }
+        let list = invoke(&["--list-classes", "-c", "/nowhere"], &[]).expect("no file is read");
+        assert_eq!(list.action, Action::ListClasses);
+    }
+
+    #[test]
+    fn variables_warn_or_fail_when_loaded() {
+        let invocation =
+            invoke(&[], &[("OSTLER_X", "1"), ("X", "1")]).expect("a good command line");
+        assert_eq!(invocation.load().expect("good settings").1.len(), 1);
+        let invocation = invoke(&[], &[("OSTLER_WORKERS", "x")]).expect("a good command line");
+        assert_eq!(invocation.load().expect_err("a bad value").exit_code(), 1);
+    }
+}

@@ -1,0 +1,217 @@
+//! The chunked coding, read strictly (RFC 9112, section 7.1): no extensions, trailers checked and
+//! dropped. It must never know where the pieces come from or where the body goes.
+
+use crate::app::Limits;
+
+use super::fault::Fault;
+use super::request::hex_digit;
+use super::response::is_token_byte;
+
+/// Most digits of a chunk size; as many as fit 64 bits.
+const SIZE_DIGITS_MAX: u8 = 16;
+
+/// What a piece of input brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decoded {
+    /// All of it was used, and the body goes on.
+    Partial,
+    /// The body ended after so many bytes of the input.
+    Whole(usize),
+}
+
+/// A decoder for one body. It stores nothing but its place in the grammar.
+#[derive(Debug, Default)]
+pub(super) struct Decoder {
+    state: State,
+    /// Bytes of body announced so far.
+    body: usize,
+    /// Bytes and fields of the trailer section so far.
+    trailer: usize,
+    fields: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Size { digits: u8, size: u64 },
+    SizeLf { size: usize },
+    Data { left: usize },
+    DataCr,
+    DataLf,
+    TrailerStart,
+    TrailerName,
+    TrailerValue,
+    TrailerLf,
+    EndLf,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Size { digits: 0, size: 0 }
+    }
+}
+
+impl Decoder {
+    /// Decodes `input`, appending body bytes to `body`.
+    ///
+    /// # Errors
+    /// Malformed chunks or trailers, or more of either than `limits` allow.
+    pub(super) fn decode(
+        &mut self,
+        input: &[u8],
+        body: &mut Vec<u8>,
+        limits: &Limits,
+    ) -> Result<Decoded, Fault> {
+        let mut at = 0;
+        while at < input.len() {
+            if let State::Data { left } = self.state {
+                let here = left.min(input.len() - at);
+                body.extend_from_slice(&input[at..at + here]);
+                at += here;
+                let left = left - here;
+                self.state = if left == 0 { State::DataCr } else { State::Data { left } };
+                continue;
+            }
+            let byte = input[at];
+            at += 1;
+            if let (State::EndLf, b'\n') = (self.state, byte) {
+                return Ok(Decoded::Whole(at));
+            }
+            self.state = self.after(byte, limits)?;
+        }
+        Ok(Decoded::Partial)
+    }
+
+    /// The state after one byte outside a chunk's data.
+    fn after(&mut self, byte: u8, limits: &Limits) -> Result<State, Fault> {
+        Ok(match (self.state, byte) {
+            (State::Size { digits, size }, b'\r') if digits > 0 => {
+                State::SizeLf { size: self.admit(size, limits)? }
+            }
+            (State::Size { digits, size }, _) => match hex_digit(byte) {
+                Some(digit) if digits < SIZE_DIGITS_MAX => {
+                    State::Size { digits: digits + 1, size: size << 4 | u64::from(digit) }
+                }
+                _ => return Err(Fault::bad("a chunk size is malformed")),
+            },
+            (State::SizeLf { size: 0 }, b'\n') => State::TrailerStart,
+            (State::SizeLf { size }, b'\n') => State::Data { left: size },
+            (State::DataCr, b'\r') => State::DataLf,
+            (State::DataLf, b'\n') => State::default(),
+            (State::SizeLf { .. } | State::DataCr | State::DataLf, _) => {
+                return Err(Fault::bad("a chunk does not end in CR LF"));
+            }
+            (State::TrailerStart, b'\r') => State::EndLf,
+            (_, _) => return self.after_in_trailer(byte, limits),
+        })
+    }
+
+    fn after_in_trailer(&mut self, byte: u8, limits: &Limits) -> Result<State, Fault> {
+        self.trailer += 1;
+        if self.trailer > limits.head {
+            return Err(Fault::HEAD);
+        }
+        Ok(match (self.state, byte) {
+            (State::TrailerStart, _) if is_token_byte(byte) => {
+                self.fields += 1;
+                if self.fields > limits.fields {
+                    return Err(Fault::FIELDS);
+                }
+                State::TrailerName
+            }
+            (State::TrailerName, b':') => State::TrailerValue,
+            (State::TrailerName, _) if is_token_byte(byte) => State::TrailerName,
+            (State::TrailerValue, b'\r') => State::TrailerLf,
+            (State::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => State::TrailerValue,
+            (State::TrailerLf, b'\n') => State::TrailerStart,
+            _ => return Err(Fault::bad("a trailer is malformed")),
+        })
+    }
+
+    /// The size of the next chunk, if the body may still grow by so much.
+    fn admit(&mut self, size: u64, limits: &Limits) -> Result<usize, Fault> {
+        let room = limits.body.saturating_sub(self.body);
+        let size = usize::try_from(size).ok().filter(|&size| size <= room).ok_or(Fault::BODY)?;
+        self.body += size;
+        Ok(size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: fn() -> Limits = || Limits { head: 40, fields: 2, body: 20, ..Limits::default() };
+
+    /// The body and the bytes after it, or the status of the refusal; and the same byte by byte.
+    #[track_caller]
+    fn check(input: &str, expected: Result<(&str, usize), u16>) {
+        for size in [input.len(), 1, 2, 3] {
+            let (mut decoder, mut body, mut used) = (Decoder::default(), Vec::new(), 0);
+            let mut result = Ok(Decoded::Partial);
+            for piece in input.as_bytes().chunks(size) {
+                result = decoder.decode(piece, &mut body, &LIMITS());
+                match result {
+                    Ok(Decoded::Partial) => used += piece.len(),
+                    Ok(Decoded::Whole(here)) => used += here,
+                    Err(_) => (),
+                }
+                if result != Ok(Decoded::Partial) {
+                    break;
+                }
+            }
+            let text = String::from_utf8(body).unwrap();
+            let found = result.map(|_| (text.as_str(), input.len() - used));
+            assert_eq!(found.map_err(|fault| fault.status), expected, "{input:?} by {size}");
+        }
+    }
+
+    #[test]
+    fn chunks_are_put_together_and_trailers_dropped() {
+        check("0\r\n\r\n", Ok(("", 0)));
+        check("5\r\nhello\r\n0\r\n\r\nGET", Ok(("hello", 3)));
+        check("1\r\na\r\n00A\r\n0123456789\r\n0\r\nA: b\r\nC:\r\n\r\n", Ok(("a0123456789", 0)));
+        check("0000000000000001\r\na\r\n0\r\n\r\n", Ok(("a", 0)));
+    }
+
+    #[test]
+    fn malformed_chunks_are_refused() {
+        for input in [
+            "\r\n",
+            " 1\r\n",
+            "1 \r\n",
+            "+1\r\n",
+            "-1\r\n",
+            "0x1\r\n",
+            "g\r\n",
+            "1;a=b\r\n",
+            "1;\r\n",
+            "1\n",
+            "1\ra",
+            "00000000000000001\r\n",
+            "1\r\nab",
+            "1\r\na\n",
+            "1\r\na\rb",
+            "0\r\n\n",
+            "0\r\n\rx",
+            "0\r\n A: b\r\n",
+            "0\r\nA : b\r\n",
+            "0\r\n: b\r\n",
+            "0\r\nA\r\n",
+            "0\r\nA: b\n",
+            "0\r\nA: b\rc",
+            "0\r\nA: \0\r\n",
+        ] {
+            check(input, Err(400));
+        }
+    }
+
+    #[test]
+    fn limits_are_exact() {
+        check("14\r\n01234567890123456789\r\n0\r\n\r\n", Ok(("01234567890123456789", 0)));
+        check("15\r\n", Err(413));
+        check("a\r\n0123456789\r\nb\r\n", Err(413));
+        check("ffffffffffffffff\r\n", Err(413));
+        check("0\r\nA:\r\nB:\r\nC:\r\n\r\n", Err(431));
+        check(&format!("0\r\nA: {}\r\n\r\n", "x".repeat(40)), Err(431));
+    }
+}

@@ -1,0 +1,41 @@
+//! Why a request is refused: a status and a sentence for the person at the other end. It must
+//! never know how far the connection had got.
+
+/// A reason to refuse a request and to end its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// The status of the answer, 400 to 599.
+    pub(super) status: u16,
+    /// What was wrong, for the body of the answer; ends without a full stop.
+    pub(super) reason: &'static str,
+}
+
+impl Fault {
+    /// The request's head or body took too long to arrive (RFC 9110, section 15.5.9).
+    pub(super) const TIMEOUT: Self = Self::new(408, "the request did not arrive in time");
+    /// More body than allowed (RFC 9110, section 15.5.14).
+    pub(super) const BODY: Self = Self::new(413, "the body is larger than allowed");
+    /// A request line longer than a whole head may be (RFC 9110, section 15.5.15).
+    pub(super) const LINE: Self = Self::new(414, "the request line is longer than allowed");
+    /// An expectation other than `100-continue` (RFC 9110, section 15.5.18).
+    pub(super) const EXPECTATION: Self =
+        Self::new(417, "the only known expectation is 100-continue");
+    /// A head larger than allowed (RFC 6585, section 5).
+    pub(super) const HEAD: Self = Self::new(431, "the head is larger than allowed");
+    /// More header fields than allowed (RFC 6585, section 5).
+    pub(super) const FIELDS: Self = Self::new(431, "there are more header fields than allowed");
+    /// A transfer coding other than `chunked` (RFC 9112, section 6.1).
+    pub(super) const CODING: Self = Self::new(501, "the only known transfer coding is chunked");
+    /// A version other than 1.0 and 1.1 (RFC 9110, section 15.6.6).
+    pub(super) const VERSION: Self = Self::new(505, "only HTTP/1.0 and HTTP/1.1 are spoken here");
+
+    /// A fault with its status and reason.
+    pub(super) const fn new(status: u16, reason: &'static str) -> Self {
+        Self { status, reason }
+    }
+
+    /// A malformed request (RFC 9110, section 15.5.1).
+    pub(super) const fn bad(reason: &'static str) -> Self {
+        Self::new(400, reason)
+    }
+}

@@ -1,0 +1,371 @@
+//! What the head of a request says about its framing and its target (RFC 9112, sections 3 and 6).
+//! It must never know what the connection does about it.
+
+use std::mem::MaybeUninit;
+
+use httparse::{Error, Header, Status};
+
+use super::fault::Fault;
+use super::request::Version;
+
+/// A head that has been judged good.
+#[derive(Debug)]
+pub(super) struct Head<'a> {
+    pub(super) method: &'a str,
+    pub(super) target: &'a str,
+    pub(super) path: &'a str,
+    pub(super) query: Option<&'a str>,
+    pub(super) version: Version,
+    pub(super) fields: &'a [Header<'a>],
+    pub(super) framing: Framing,
+    pub(super) reuse: Reuse,
+    pub(super) expects: Expects,
+}
+
+/// How the end of a request's body is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// So many bytes; without a body, none.
+    Length(u64),
+    /// Chunk by chunk.
+    Chunked,
+}
+
+/// Whether another request may follow on this connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reuse {
+    /// It may.
+    Allowed,
+    /// This one is the last.
+    Last,
+}
+
+/// Whether the client waits for a word before it sends the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expects {
+    /// It does not.
+    Nothing,
+    /// It waits for `100 Continue`.
+    Continue,
+}
+
+/// Header fields for which there is room on the stack; more are rarely allowed.
+const FIELDS_ON_STACK: usize = 100;
+
+/// Parses and judges a whole head of at most so many `fields`, and hands it to `act`. The `bytes`
+/// begin with the request line and end with the empty line, and every line feed among them follows
+/// a carriage return (see `scan`). What `act` is handed may be a fault: the request is malformed,
+/// ambiguous or beyond what is spoken here.
+pub(super) fn judge<R>(
+    bytes: &[u8],
+    fields: usize,
+    act: impl FnOnce(Result<Head<'_>, Fault>) -> R,
+) -> R {
+    if fields <= FIELDS_ON_STACK {
+        let mut slots = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
+        act(parse(bytes, &mut slots[..fields]))
+    } else {
+        let mut slots: Vec<_> = (0..fields).map(|_| MaybeUninit::uninit()).collect();
+        act(parse(bytes, &mut slots))
+    }
+}
+
+/// Judges a request line, its CR LF included, before the rest of the head has arrived.
+///
+/// # Errors
+/// Those that [`judge`] would give for the same line.
+pub(super) fn check_request_line(line: &[u8]) -> Result<(), Fault> {
+    match httparse::Request::new(&mut []).parse(line) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(fault_of(error, line)),
+    }
+}
+
+fn parse<'a>(bytes: &'a [u8], slots: &'a mut [MaybeUninit<Header<'a>>]) -> Result<Head<'a>, Fault> {
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(bytes, slots) {
+        Ok(Status::Complete(length)) if length == bytes.len() => (),
+        Ok(_) => return Err(Fault::bad("the head is malformed")),
+        Err(error) => return Err(fault_of(error, bytes)),
+    }
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
+    else {
+        return Err(Fault::bad("the request line is malformed"));
+    };
+    let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
+    let fields: &'a [Header<'a>] = request.headers;
+    let (path, query) = split_target(method, target)?;
+    let (framing, reuse, expects) = Survey::of(fields)?.judge(version)?;
+    // What follows a CONNECT is a tunnel to the client, and never a request to us.
+    let reuse = if method == "CONNECT" { Reuse::Last } else { reuse };
+    Ok(Head { method, target, path, query, version, fields, framing, reuse, expects })
+}
+
+fn fault_of(error: Error, bytes: &[u8]) -> Fault {
+    match error {
+        Error::HeaderName => Fault::bad("a header name is malformed"),
+        Error::HeaderValue => Fault::bad("a header value is malformed"),
+        Error::TooManyHeaders => Fault::FIELDS,
+        Error::Version if names_a_version(bytes) => Fault::VERSION,
+        Error::Version | Error::NewLine | Error::Token | Error::Status => {
+            Fault::bad("the request line is malformed")
+        }
+    }
+}
+
+/// Whether the first line is one, but for naming another version than 1.0 or 1.1.
+fn names_a_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|&byte| byte == b' ').skip(2);
+    match (words.next(), words.next()) {
+        (Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]), None) => {
+            major.is_ascii_digit() && minor.is_ascii_digit()
+        }
+        _ => false,
+    }
+}
+
+/// The path and query of a target in one of its four forms (RFC 9112, section 3.2).
+fn split_target<'a>(method: &str, target: &'a str) -> Result<(&'a str, Option<&'a str>), Fault> {
+    const BAD: Fault = Fault::bad("the request target is malformed");
+    if target.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#') {
+        return Err(BAD);
+    }
+    if method == "CONNECT" {
+        let port = target.rsplit_once(':').map_or("", |(_, port)| port);
+        let good = is_authority(target.as_bytes()) && port.parse::<u16>().is_ok();
+        return if good { Ok((target, None)) } else { Err(BAD) };
+    }
+    if target.starts_with('/') {
+        return Ok(split_query(target));
+    }
+    if target == "*" {
+        return if method == "OPTIONS" { Ok((target, None)) } else { Err(BAD) };
+    }
+    let (scheme, rest) = target.split_once("://").ok_or(BAD)?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err(BAD);
+    }
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, rest) = rest.split_at(end);
+    if authority.is_empty() || !is_authority(authority.as_bytes()) {
+        return Err(BAD);
+    }
+    Ok(match split_query(rest) {
+        ("", query) => ("/", query),
+        split => split,
+    })
+}
+
+fn split_query(target: &str) -> (&str, Option<&str>) {
+    match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    }
+}
+
+/// What the fields say that matters for framing, before it is judged as a whole.
+#[derive(Default)]
+struct Survey<'a> {
+    host: Option<&'a [u8]>,
+    length: Option<u64>,
+    coding: Option<&'a [u8]>,
+    codings: usize,
+    close: bool,
+    keep: bool,
+    expects: bool,
+    odd_expectation: bool,
+}
+
+impl<'a> Survey<'a> {
+    fn of(fields: &[Header<'a>]) -> Result<Self, Fault> {
+        let mut survey = Self::default();
+        for field in fields {
+            survey.note(field.name, field.value)?;
+        }
+        Ok(survey)
+    }
+
+    fn note(&mut self, name: &str, value: &'a [u8]) -> Result<(), Fault> {
+        match name.len() {
+            4 if name.eq_ignore_ascii_case("host") => {
+                if self.host.replace(value).is_some() {
+                    return Err(Fault::bad("Host is given twice"));
+                }
+                if !is_authority(value) {
+                    return Err(Fault::bad("Host is malformed"));
+                }
+            }
+            6 if name.eq_ignore_ascii_case("expect") => {
+                self.expects = true;
+                self.odd_expectation |= !value.eq_ignore_ascii_case(b"100-continue");
+            }
+            10 if name.eq_ignore_ascii_case("connection") => {
+                for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            14 if name.eq_ignore_ascii_case("content-length") => {
+                let length = decimal(value).ok_or(Fault::bad("Content-Length is malformed"))?;
+                if self.length.replace(length).is_some() {
+                    return Err(Fault::bad("Content-Length is given twice"));
+                }
+            }
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                self.coding = Some(value);
+                self.codings += 1;
+            }
+            _ => (),
+        }
+        Ok(())
+    }
+
+    fn judge(self, version: Version) -> Result<(Framing, Reuse, Expects), Fault> {
+        let framing = self.framing(version)?;
+        let (reuse, expects) = match version {
+            Version::Http10 if self.keep && !self.close => (Reuse::Allowed, Expects::Nothing),
+            // Expectations are newer than 1.0 and ignored there (RFC 9110, section 10.1.1).
+            Version::Http10 => (Reuse::Last, Expects::Nothing),
+            Version::Http11 => {
+                if self.host.is_none() {
+                    return Err(Fault::bad("Host is missing"));
+                }
+                if self.odd_expectation {
+                    return Err(Fault::EXPECTATION);
+                }
+                let reuse = if self.close { Reuse::Last } else { Reuse::Allowed };
+                (reuse, if self.expects { Expects::Continue } else { Expects::Nothing })
+            }
+        };
+        Ok((framing, reuse, expects))
+    }
+
+    fn framing(&self, version: Version) -> Result<Framing, Fault> {
+        let Some(coding) = self.coding else {
+            return Ok(Framing::Length(self.length.unwrap_or(0)));
+        };
+        if self.length.is_some() {
+            return Err(Fault::bad("Content-Length and Transfer-Encoding are both given"));
+        }
+        if version == Version::Http10 {
+            return Err(Fault::bad("HTTP/1.0 has no Transfer-Encoding"));
+        }
+        if self.codings > 1 || !coding.eq_ignore_ascii_case(b"chunked") {
+            return Err(Fault::CODING);
+        }
+        Ok(Framing::Chunked)
+    }
+}
+
+/// Digits and nothing else.
+fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |value, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        value.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+/// Whether this is `uri-host [ ":" port ]` (RFC 9110, section 7.2). The host may be empty.
+fn is_authority(text: &[u8]) -> bool {
+    let (host_is_good, port) = match text.strip_prefix(b"[") {
+        Some(rest) => {
+            let end = rest.iter().position(|&byte| byte == b']').unwrap_or(rest.len());
+            let literal = &rest[..end];
+            let good = !literal.is_empty() && literal.iter().all(|&b| b == b':' || is_name(b));
+            (good && end < rest.len(), rest.get(end + 1..).unwrap_or_default())
+        }
+        None => {
+            let end = text.iter().position(|&byte| byte == b':').unwrap_or(text.len());
+            (is_registered_name(&text[..end]), &text[end..])
+        }
+    };
+    host_is_good
+        && match port {
+            [] => true,
+            [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+            _ => false,
+        }
+}
+
+/// `reg-name` of RFC 3986, section 3.2.2, which covers IPv4 addresses too.
+fn is_registered_name(text: &[u8]) -> bool {
+    let mut rest = text;
+    loop {
+        rest = match rest {
+            [] => return true,
+            [b'%', a, b, rest @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => rest,
+            [byte, rest @ ..] if is_name(*byte) => rest,
+            _ => return false,
+        };
+    }
+}
+
+/// `unreserved` or `sub-delims` of RFC 3986.
+fn is_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities() {
+        for good in ["", "x", "x:80", "x:", "1.2.3.4", "[::1]", "[::1]:80", "a%20b", "a_b", ":80"] {
+            assert!(is_authority(good.as_bytes()), "{good:?}");
+        }
+        let bad = [
+            "a b", "a/b", "a@b", "x:8x", "x:80:90", "[::1", "[]", "[::1]80", "::1", "a%2", "a,b c",
+            "é",
+        ];
+        for bad in bad {
+            assert!(!is_authority(bad.as_bytes()), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn targets() {
+        let good = [
+            ("GET", "/a?b?c", "/a", Some("b?c")),
+            ("GET", "/", "/", None),
+            ("GET", "http://h", "/", None),
+            ("GET", "HTTPS://h:1/p?q", "/p", Some("q")),
+            ("GET", "http://h?q", "/", Some("q")),
+            ("OPTIONS", "*", "*", None),
+            ("CONNECT", "h:443", "h:443", None),
+        ];
+        for (method, target, path, query) in good {
+            assert_eq!(split_target(method, target), Ok((path, query)), "{method} {target}");
+        }
+        let bad = [
+            ("GET", "*"),
+            ("GET", "a"),
+            ("GET", "h:443"),
+            ("GET", "ftp://h/"),
+            ("GET", "http:///p"),
+            ("GET", "http://u@h/"),
+            ("GET", "/a#b"),
+            ("GET", "/é"),
+            ("CONNECT", "/"),
+            ("CONNECT", "h"),
+            ("CONNECT", "h:99999"),
+        ];
+        for (method, target) in bad {
+            assert!(split_target(method, target).is_err(), "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn decimals_are_digits_only() {
+        assert_eq!(decimal(b"0"), Some(0));
+        assert_eq!(decimal(b"007"), Some(7));
+        assert_eq!(decimal(b"18446744073709551615"), Some(u64::MAX));
+        for bad in ["", "+1", "-1", "1 ", "0x1", "1,1", "18446744073709551616"] {
+            assert_eq!(decimal(bad.as_bytes()), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! A client for tests, which feeds a connection as the runtime would, and the behaviours that
+//! show on one connection. `framing` has the tables, `time` what happens
+//! when a client is slow or the worker leaves, `cuts` the property.
+
+mod cuts;
+mod framing;
+mod time;
+
+use std::io;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::sending::PIECE;
+use super::*;
+use crate::app::{Desk, Exchange, Next, Patience};
+
+const DATE: &[u8; 29] = b"Mon, 23 Nov 2026 05:54:10 GMT";
+
+/// Counts units of work and keeps their labels.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Recorder {
+    units: Vec<String>,
+    ended: usize,
+}
+
+impl Desk for Recorder {
+    fn begin(&mut self, label: &[u8]) {
+        assert_eq!(self.ended, self.units.len(), "one unit at a time");
+        self.units.push(String::from_utf8(label.to_vec()).unwrap());
+    }
+
+    fn end(&mut self) {
+        self.ended += 1;
+        assert_eq!(self.ended, self.units.len());
+    }
+
+    fn date(&mut self) -> [u8; 29] {
+        *DATE
+    }
+}
+
+/// A handler that remembers what it saw and does what the path says.
+#[derive(Default)]
+struct Probe {
+    seen: Mutex<Vec<String>>,
+}
+
+impl Handler for Probe {
+    fn handle(&self, request: &Request<'_>) -> Response {
+        let body = request.body().escape_ascii();
+        let line = format!("{} {} {body}", request.method(), request.target());
+        self.seen.lock().unwrap().push(line.clone());
+        let n = request.query_value("n").map_or(0, |n| n.parse().unwrap());
+        match request.path() {
+            "/panic" => panic!("asked for"),
+            "/close" => Response::text("bye").closing(),
+            "/bad" => Response::text("x").header("a", "b\r\nc: d"),
+            "/204" => Response::new(204, "never sent"),
+            "/large" => Response::new(200, vec![b'l'; n]),
+            "/static" => Response::new(200, LARGE),
+            "/counted" => Response::new(200, Body::stream(Letters::new(n), Some(n as u64))),
+            "/chunked" => Response::new(200, Body::stream(Letters::new(n), None)),
+            "/short" => Response::new(200, Body::stream(Letters::new(n), Some(n as u64 + 1))),
+            "/long" => Response::new(200, Body::stream(Unruly, Some(3))),
+            "/broken" => Response::new(200, Body::stream(Broken, None)),
+            _ => Response::text(line),
+        }
+    }
+}
+
+static LARGE: &[u8] = &[b's'; 200_000];
+
+/// So many letters, in the largest pieces allowed.
+struct Letters {
+    left: usize,
+}
+
+impl Letters {
+    fn new(left: usize) -> Self {
+        Self { left }
+    }
+}
+
+impl Source for Letters {
+    fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<More> {
+        let piece = self.left.min(room.max(1));
+        out.resize(out.len() + piece, b'z');
+        self.left -= piece;
+        Ok(if self.left == 0 { More::No } else { More::Yes })
+    }
+}
+
+/// Gives more than there is room for.
+struct Unruly;
+
+impl Source for Unruly {
+    fn fill(&mut self, out: &mut Vec<u8>, _room: usize) -> io::Result<More> {
+        out.extend_from_slice(b"nothing heeded");
+        Ok(More::No)
+    }
+}
+
+struct Broken;
+
+impl Source for Broken {
+    fn fill(&mut self, out: &mut Vec<u8>, _room: usize) -> io::Result<More> {
+        out.extend_from_slice(b"half of a");
+        Err(io::Error::other("no more"))
+    }
+}
+
+/// A client of one connection. It reads all output at once, as a fast peer does.
+struct Client<'s> {
+    connection: Box<dyn Connection + 's>,
+    recorder: Recorder,
+    output: Vec<u8>,
+    largest: usize,
+    next: Next,
+}
+
+impl<'s> Client<'s> {
+    fn new(service: &'s Http<Probe>) -> Self {
+        Self::of(service, true)
+    }
+
+    fn of(service: &'s Http<Probe>, reusable: bool) -> Self {
+        Self {
+            connection: service.connect(&Peer { address: None, reusable }),
+            recorder: Recorder::default(),
+            output: Vec::new(),
+            largest: 0,
+            next: Next::Read,
+        }
+    }
+
+    /// One call, and as many `proceed` as it asks for.
+    fn call(&mut self, act: impl FnOnce(&mut dyn Connection, &mut Exchange<'_>) -> Next) -> Next {
+        self.call_once(act);
+        while self.next == Next::Proceed {
+            self.call_once(|connection, exchange| connection.proceed(exchange));
+        }
+        self.next
+    }
+
+    fn call_once(&mut self, act: impl FnOnce(&mut dyn Connection, &mut Exchange<'_>) -> Next) {
+        let mut out = Vec::new();
+        let mut exchange = Exchange::new(&mut out, &mut self.recorder);
+        self.next = act(self.connection.as_mut(), &mut exchange);
+        self.largest = self.largest.max(out.len());
+        self.output.append(&mut out);
+    }
+
+    fn send(&mut self, input: impl AsRef<[u8]>) -> Next {
+        self.call(|connection, exchange| connection.receive(input.as_ref(), exchange))
+    }
+
+    fn finish(&mut self) -> Next {
+        self.send("")
+    }
+
+    fn expire(&mut self) -> Next {
+        self.call(|connection, exchange| connection.expire(exchange))
+    }
+
+    fn drain(&mut self) -> Next {
+        self.call(|connection, exchange| connection.drain(exchange))
+    }
+
+    /// The output since the last look.
+    fn read(&mut self) -> String {
+        String::from_utf8(std::mem::take(&mut self.output)).unwrap()
+    }
+
+    /// The same as status, head and body of one answer.
+    #[track_caller]
+    fn answer(&mut self) -> (u16, String, String) {
+        let text = self.read();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?}"));
+        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).unwrap();
+        (status.parse().unwrap(), head.to_owned(), body.to_owned())
+    }
+}
+
+fn service() -> Http<Probe> {
+    Http::new(Probe::default(), Limits::default())
+}
+
+#[test]
+fn a_connection_is_small() {
+    assert!(size_of::<HttpConnection<'_, Probe>>() <= 200);
+}
+
+#[test]
+fn an_idle_connection_owns_no_buffer_and_a_body_no_more_than_its_limit() {
+    let limits = Limits { body: 1_000_000, ..Limits::default() };
+    let service = Http::new(Probe::default(), limits);
+    let peer = Peer { address: None, reusable: true };
+    let mut connection = HttpConnection::new(&service, &peer);
+    let (mut out, mut recorder) = (Vec::new(), Recorder::default());
+    for coding in ["Content-Length: 1000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\nF4240\r\n"]
+    {
+        let head = format!("POST /204 HTTP/1.1\r\nHost: x\r\n{coding}");
+        let mut exchange = Exchange::new(&mut out, &mut recorder);
+        let (first, rest) = head.as_bytes().split_at(20);
+        assert_eq!(connection.receive(first, &mut exchange), Next::Read);
+        assert_eq!(connection.receive(rest, &mut exchange), Next::Read);
+        for _ in 0..1000 {
+            assert!(connection.footprint() <= head.len() + 1_000_000);
+            assert_eq!(connection.receive(&[b'x'; 1000], &mut exchange), Next::Read);
+        }
+        if coding.contains("chunked") {
+            connection.receive(b"\r\n0\r\n\r\n", &mut exchange);
+        }
+        assert_eq!(connection.footprint(), 0);
+    }
+    assert_eq!(recorder.ended, 2);
+}
+
+#[test]
+fn a_request_is_answered_and_the_next_one_too() {
+    let service = service();
+    let mut client = Client::new(&service);
+    for _ in 0..2 {
+        assert_eq!(client.send("GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Read);
+        let expected = "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 05:54:10 GMT\r\n\
+            Content-Type: text/plain; charset=utf-8\r\nContent-Length: 11\r\n\r\nGET /a?b=c ";
+        assert_eq!(client.read(), expected);
+    }
+    assert_eq!(client.recorder.units, ["GET /a", "GET /a"]);
+    assert_eq!(client.finish(), Next::Close);
+    assert_eq!(client.read(), "");
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_and_output_is_bounded() {
+    let service = service();
+    let mut client = Client::new(&service);
+    let input: String =
+        (0..5000).map(|n| format!("GET /p{n} HTTP/1.1\r\nHost: x\r\n\r\n")).collect();
+    assert_eq!(client.send(&input), Next::Read);
+    let output = client.read();
+    let answers: Vec<_> = output.split("GET /p").skip(1).collect();
+    assert_eq!(answers.len(), 5000);
+    for (n, answer) in answers.iter().enumerate() {
+        assert!(answer.starts_with(&format!("{n} ")), "{n}: {answer:?}");
+    }
+    assert!(client.largest < PIECE + 300, "{}", client.largest);
+}
+
+#[test]
+fn the_label_of_an_absolute_target_is_its_path() {
+    let service = service();
+    let mut client = Client::new(&service);
+    client.send("GET http://x/a/b?c HTTP/1.1\r\nHost: x\r\n\r\n");
+    client.send("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n");
+    client.send("CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.recorder.units, ["GET /a/b", "OPTIONS *", "CONNECT x:443"]);
+    assert_eq!(client.next, Next::Close);
+}
+
+#[test]
+fn head_gets_the_same_head_and_no_body() {
+    for path in ["/x", "/chunked?n=9", "/counted?n=9", "/large?n=99999", "/204", "/panic"] {
+        for version in ["1.0", "1.1"] {
+            let service = service();
+            let [get, head] = ["GET", "HEAD"].map(|method| {
+                let mut client = Client::new(&service);
+                client.send(format!("{method} {path} HTTP/{version}\r\nHost: x\r\n\r\n"));
+                (client.answer(), client.next)
+            });
+            // The probe's text holds the method, so that its length differs by one.
+            let get_head = get.0.1.replace("Content-Length: 7", "Content-Length: 8");
+            assert_eq!((get_head, get.1), (head.0.1, head.1), "{path} {version}");
+            assert_eq!(head.0.2, "", "{path} {version}");
+        }
+    }
+}
+
+#[test]
+fn http_1_0_closes_unless_asked_to_stay() {
+    let service = service();
+    let mut client = Client::new(&service);
+    assert_eq!(client.send("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"), Next::Read);
+    assert!(client.answer().1.contains("\r\nConnection: keep-alive"));
+    assert_eq!(client.send("GET / HTTP/1.0\r\n\r\n"), Next::Close);
+    assert!(client.answer().1.contains("\r\nConnection: close"));
+    let mut client = Client::new(&service);
+    let input = "GET /chunked?n=3 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    assert_eq!(client.send(input), Next::Close, "only closing can end this body");
+    let (_, head, body) = client.answer();
+    assert!(!head.contains("Transfer-Encoding") && head.contains("\r\nConnection: close"));
+    assert_eq!(body, "zzz");
+}
+
+#[test]
+fn the_last_answer_says_so() {
+    let service = service();
+    let never =
+        Http::new(Probe::default(), Limits { keepalive: Duration::ZERO, ..Limits::default() });
+    let get = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    for (mut client, input) in [
+        (Client::of(&service, false), get),
+        (Client::of(&never, true), get),
+        (Client::new(&service), "GET /close HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (Client::new(&service), "GET / HTTP/1.1\r\nHost: x\r\nConnection: a, CLOSE\r\n\r\n"),
+    ] {
+        assert_eq!(client.send(input.repeat(2)), Next::Close);
+        assert!(client.answer().1.contains("\r\nConnection: close"));
+        assert_eq!(client.send(get), Next::Close);
+        assert_eq!(client.read(), "");
+        assert_eq!(client.recorder.units.len(), 1);
+    }
+}
+
+#[test]
+fn expect_100_continue_is_met_only_while_the_body_is_missing() {
+    let service = service();
+    let mut client = Client::new(&service);
+    let head = "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n";
+    assert_eq!(client.send(head), Next::Read);
+    assert_eq!(client.read(), "HTTP/1.1 100 Continue\r\n\r\n");
+    client.send("o");
+    assert_eq!(client.read(), "");
+    client.send("k");
+    assert_eq!(client.answer().2, "POST / ok");
+    client.send(format!("{head}ok"));
+    assert_eq!(client.answer().2, "POST / ok");
+    let chunked = head.replace("Content-Length: 2", "Transfer-Encoding: chunked");
+    client.send(&chunked);
+    assert_eq!(client.read(), "HTTP/1.1 100 Continue\r\n\r\n");
+    client.send("2\r\nok\r\n0\r\n\r\n");
+    assert_eq!(client.answer().2, "POST / ok");
+    client.send(head.replace(": 2", ": 0"));
+    assert_eq!(client.answer().2, "POST / ", "there is no body to wait for");
+    assert_eq!(client.send(head.replace(": 2", ": 99999999")), Next::Refuse);
+    assert_eq!(client.answer().0, 413);
+}
+
+#[test]
+fn a_panic_costs_one_answer() {
+    let service = service();
+    let mut client = Client::new(&service);
+    assert_eq!(client.send("GET /panic HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Read);
+    assert_eq!(client.answer().0, 500);
+    assert_eq!(client.recorder.ended, 1);
+    assert_eq!(client.send("GET /bad HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Read);
+    let (status, head, _) = client.answer();
+    assert!(status == 500 && !head.contains("c: d"));
+    assert_eq!(client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Read);
+    assert_eq!(client.answer().0, 200);
+}
+
+#[test]
+fn large_bodies_go_out_in_pieces() {
+    const N: usize = 10_000_000;
+    let service = service();
+    for path in ["/large", "/counted", "/chunked"] {
+        let mut client = Client::new(&service);
+        let input = format!("GET {path}?n={N} HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.call_once(|connection, exchange| connection.receive(input.as_bytes(), exchange));
+        assert_eq!(client.connection.patience(), Patience::Endless);
+        assert_eq!(client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Read, "kept for later");
+        assert!(client.largest <= PIECE + 300, "{path}: {}", client.largest);
+        let output = client.read();
+        assert_eq!(
+            output.matches(['l', 'z']).count(),
+            N + output.matches("text/plain").count(),
+            "{path}"
+        );
+        assert!(output.ends_with("GET / "), "{path}");
+    }
+    let mut client = Client::new(&service);
+    client.send("GET /static HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.answer().2.as_bytes(), LARGE);
+}
+
+#[test]
+fn a_stream_that_breaks_its_word_is_cut_short() {
+    let service = service();
+    for (path, body) in [("/short?n=3", "zzz"), ("/long", "not"), ("/broken", "")] {
+        let mut client = Client::new(&service);
+        let input = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").repeat(2);
+        assert_eq!(client.send(input), Next::Close, "{path}");
+        assert_eq!(client.answer().2, body, "{path}");
+    }
+}
+
+#[test]
+fn a_half_closed_client_gets_all_its_answers() {
+    let service = service();
+    let mut client = Client::new(&service);
+    let input = format!(
+        "GET /chunked?n=200000 HTTP/1.1\r\nHost: x\r\n\r\n{}POST / HTTP/1.1\r\nHost: x\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(3)
+    );
+    client.call_once(|connection, exchange| connection.receive(input.as_bytes(), exchange));
+    assert_eq!(client.next, Next::Proceed);
+    assert_eq!(client.finish(), Next::Close);
+    assert_eq!(client.recorder.units.len(), 4);
+    assert!(client.read().ends_with("GET / "));
+}

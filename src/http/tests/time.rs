@@ -1,0 +1,96 @@
+//! Clients that keep silent, and workers that leave.
+
+use super::*;
+
+#[test]
+fn silence_is_answered_with_408_only_if_something_was_said() {
+    let service = service();
+    for begun in ["G", "GET / HTTP/1.1\r\nHost: x\r\n", POST_HEAD, "HEAD / "] {
+        let mut client = Client::new(&service);
+        assert_eq!(client.send(begun), Next::Read);
+        assert_eq!(client.expire(), Next::Refuse, "{begun:?}");
+        let (status, head, body) = client.answer();
+        assert!(status == 408 && head.contains("\r\nConnection: close"));
+        assert_eq!(body.is_empty(), begun == "HEAD / ");
+        assert_eq!((client.send("x"), client.read().as_str()), (Next::Refuse, ""));
+    }
+    for quiet in
+        ["", "\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n\r\n"]
+    {
+        let mut client = Client::new(&service);
+        if !quiet.is_empty() {
+            client.send(quiet);
+        }
+        client.read();
+        assert_eq!(client.expire(), Next::Close, "{quiet:?}");
+        assert_eq!(client.read(), "");
+    }
+}
+
+const POST_HEAD: &str = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n";
+
+#[test]
+fn patience_follows_the_request() {
+    let service = service();
+    let limits = Limits::default();
+    let mut client = Client::new(&service);
+    let head = |phase| Patience::Phase(phase, limits.header_timeout);
+    assert_eq!(client.connection.patience(), head(0));
+    client.send("GET");
+    assert_eq!(client.connection.patience(), head(0), "the connect began it");
+    client.send(" / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.connection.patience(), Patience::Phase(1, limits.keepalive));
+    client.send("\r\n");
+    assert_eq!(client.connection.patience(), Patience::Phase(1, limits.keepalive));
+    client.send("P");
+    assert_eq!(client.connection.patience(), head(2));
+    client.send(&POST_HEAD[1..20]);
+    assert_eq!(client.connection.patience(), head(2), "trickling does not help");
+    client.send(&POST_HEAD[20..]);
+    assert_eq!(client.connection.patience(), Patience::Silence(limits.body_timeout));
+    client.send("ok");
+    assert!(
+        matches!(client.connection.patience(), Patience::Phase(3.., limit) if limit == limits.keepalive)
+    );
+}
+
+#[test]
+fn draining_waits_a_moment_for_an_idle_client() {
+    let service = service();
+    let limits = Limits::default();
+    let mut fresh = Client::new(&service);
+    let mut used = Client::new(&service);
+    used.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    used.read();
+    for client in [&mut fresh, &mut used] {
+        let before = client.connection.patience();
+        assert_eq!(client.drain(), Next::Read);
+        let after = client.connection.patience();
+        assert!(matches!(after, Patience::Phase(_, limit) if limit == limits.linger));
+        assert_ne!(before, after);
+    }
+    assert_eq!(fresh.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Close);
+    assert!(fresh.answer().1.contains("\r\nConnection: close"));
+    assert_eq!(used.expire(), Next::Close);
+    assert_eq!(used.read(), "");
+    let hasty = Http::new(Probe::default(), Limits { linger: Duration::ZERO, ..limits });
+    assert_eq!(Client::new(&hasty).drain(), Next::Close);
+}
+
+#[test]
+fn draining_finishes_what_is_begun() {
+    let service = service();
+    let mut client = Client::new(&service);
+    client.send(POST_HEAD);
+    assert_eq!(client.drain(), Next::Read);
+    assert_eq!(client.send("okGET / HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Close);
+    let (_, head, body) = client.answer();
+    assert!(head.contains("\r\nConnection: close"));
+    assert_eq!(body, "POST / ok");
+
+    let mut client = Client::new(&service);
+    let input = "GET /counted?n=300000 HTTP/1.1\r\nHost: x\r\n\r\n";
+    client.call_once(|connection, exchange| connection.receive(input.as_bytes(), exchange));
+    assert_eq!(client.drain(), Next::Close);
+    assert_eq!(client.answer().2.len(), 300_000);
+}

@@ -1,0 +1,48 @@
+//! Ostler: one master keeps workers alive; each worker serves by a class chosen by name.
+//!
+//! The modules stand on floors, lowest first; each imports lower floors and its own only. See
+//! ARCHITECTURE.md.
+
+// The built-in classes are written as if from outside: `use ostler::…`.
+extern crate self as ostler;
+
+// 0: the kernel, and what is pure.
+pub mod address;
+pub mod app;
+#[allow(unsafe_code)]
+mod os;
+pub mod stamp;
+
+// 1: pieces that know nothing of each other.
+mod heartbeat;
+pub mod http;
+pub mod listen;
+pub mod log;
+mod pidfile;
+mod scoreboard;
+pub mod session;
+mod systemd;
+
+// 2: what a person may ask for.
+pub mod settings;
+
+// 3: the contract of the worker classes.
+pub mod worker;
+
+// 4: the built-in classes and apps.
+pub mod apps;
+#[path = "../workers/mod.rs"]
+pub mod workers;
+
+// 5: the master.
+mod arbiter;
+
+// 6: the builder.
+mod runtime;
+
+// 7: the doors.
+pub mod cli;
+mod program;
+
+pub use program::main;
+pub use runtime::{Runtime, RuntimeError};

@@ -1,0 +1,421 @@
+//! Listening sockets: bound once by the master, shared by the workers, removed by whom they belong
+//! to. It must never know what is served over them.
+
+pub(crate) mod inherit;
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use crate::address::Address;
+use crate::os::memory::SharedWords;
+use crate::os::{epoll, file, socket};
+
+/// A socket that listens. It never blocks, and it is shared with other processes: nobody may
+/// change its flags.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+    address: Address,
+    name: String,
+    origin: Origin,
+    /// One word, shared with the workers: see [`Door`].
+    door: SharedWords,
+}
+
+#[derive(Debug)]
+enum Origin {
+    /// Handed to us; others may use it too.
+    Inherited,
+    /// Bound by us to something without a file.
+    Bound,
+    /// Bound by us to a path, which is ours as long as it leads to this file.
+    Path { path: PathBuf, file: FileId },
+}
+
+/// Who can still come to a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// Anybody, and somebody will serve them.
+    Open,
+    /// Nobody: the queue has an end.
+    Sealed,
+    /// Nobody should, but some may still come: the queue may have no end.
+    Ajar,
+}
+
+/// Which file a path leads to: device and inode.
+type FileId = (u64, u64);
+
+/// A client's socket. It never blocks.
+#[derive(Debug)]
+pub struct Stream {
+    fd: OwnedFd,
+}
+
+/// Who may connect to a unix socket by its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The bits of the path's mode, 0 to 0777, whatever the umask is.
+    pub mode: u32,
+    /// The user who owns the path; none leaves it to this process's own.
+    pub user: Option<u32>,
+    /// The group of the path; none leaves it to this process's own.
+    pub group: Option<u32>,
+}
+
+impl Default for Access {
+    /// Owner and group may connect, strangers may not.
+    fn default() -> Self {
+        Self { mode: 0o660, user: None, group: None }
+    }
+}
+
+/// Why there is no listener.
+#[derive(Debug)]
+pub enum ListenError {
+    /// The host's name has no address.
+    Resolve {
+        /// What was to be bound.
+        address: Address,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// The kernel refused.
+    Bind {
+        /// What was to be bound.
+        address: Address,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The path cannot get the mode or the owner that it is to have.
+    Access {
+        /// What was to be bound.
+        address: Address,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The path leads to something that is not a socket.
+    NotASocket(PathBuf),
+    /// Somebody is serving at the path.
+    Alive(PathBuf),
+    /// The descriptor that was to be inherited is not a listening stream socket.
+    NotAListener(RawFd),
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve { address, .. } => write!(f, "cannot find the host of {address}"),
+            Self::Bind { address, .. } => write!(f, "cannot listen on {address}"),
+            Self::Access { address, .. } => {
+                write!(
+                    f,
+                    "cannot set socket_mode, socket_user and socket_group of {address}, which only \
+                     root can give away"
+                )
+            }
+            Self::NotASocket(path) => write!(
+                f,
+                "cannot listen on unix:{}: the path holds something that is not a socket; \
+                 choose another path or move it away",
+                path.display()
+            ),
+            Self::Alive(path) => write!(
+                f,
+                "cannot listen on unix:{}: another program is serving there",
+                path.display()
+            ),
+            Self::NotAListener(number) => {
+                write!(f, "cannot listen on fd://{number}: it is not a listening stream socket")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ListenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Resolve { source, .. }
+            | Self::Bind { source, .. }
+            | Self::Access { source, .. } => Some(source),
+            Self::NotASocket(_) | Self::Alive(_) | Self::NotAListener(_) => None,
+        }
+    }
+}
+
+/// Binds an address, or takes over an inherited descriptor. `backlog` is how many connections may
+/// wait in the kernel. The stale path of a server that is gone is replaced; a new one has mode and
+/// owner as `access` says before anybody can connect to it.
+///
+/// # Errors
+/// The address is taken, forbidden, not of this machine or not found; the path cannot be given
+/// away.
+pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener, ListenError> {
+    let refused = |source| ListenError::Bind { address: address.clone(), source };
+    let (fd, origin) = match address {
+        Address::Tcp { host, port } => {
+            let name = resolve(address, host, *port)?;
+            let fd = socket::listen_on(&socket::Name::Inet(name), backlog).map_err(refused)?;
+            (fd, Origin::Bound)
+        }
+        Address::Abstract(bytes) => {
+            let name = socket::Name::Abstract(bytes.clone());
+            (socket::listen_on(&name, backlog).map_err(refused)?, Origin::Bound)
+        }
+        Address::Unix(path) => {
+            clear_stale(path, address)?;
+            let fd = socket::bind_to(&socket::Name::Path(path.clone())).map_err(refused)?;
+            let file = file_id(path).map_err(refused)?;
+            let origin = Origin::Path { path: path.clone(), file };
+            if let Err(error) = open_path(&fd, path, address, backlog, access) {
+                remove_if_same(path, file);
+                return Err(error);
+            }
+            (fd, origin)
+        }
+        Address::Fd(number) => match socket::adopt(*number).map_err(refused)? {
+            Some(fd) => (fd, Origin::Inherited),
+            None => return Err(ListenError::NotAListener(*number)),
+        },
+    };
+    let name = socket::local_name(fd.as_fd());
+    let door = SharedWords::new(1).map_err(refused)?;
+    Ok(Listener { fd, address: address.clone(), name, origin, door })
+}
+
+/// Lets those who may connect to a path that has just been bound.
+fn open_path(
+    fd: &OwnedFd,
+    path: &Path,
+    address: &Address,
+    backlog: u32,
+    access: Access,
+) -> Result<(), ListenError> {
+    let Access { mode, user, group } = access;
+    file::set_access(path, mode, user, group)
+        .map_err(|source| ListenError::Access { address: address.clone(), source })?;
+    socket::set_backlog(fd.as_fd(), backlog)
+        .map_err(|source| ListenError::Bind { address: address.clone(), source })
+}
+
+/// Takes over a listening socket from whoever started this program. With an address it comes from
+/// an earlier master of ours, and belongs to us; otherwise it may have other users.
+///
+/// # Errors
+/// The descriptor is not a listening stream socket.
+fn inherit_socket(number: RawFd, address: Option<Address>) -> Result<Listener, ListenError> {
+    let as_given = Address::Fd(number);
+    let refused = |source| ListenError::Bind { address: as_given.clone(), source };
+    let fd = socket::adopt(number).map_err(refused)?.ok_or(ListenError::NotAListener(number))?;
+    let door = SharedWords::new(1).map_err(refused)?;
+    let name = socket::local_name(fd.as_fd());
+    let origin = match &address {
+        None | Some(Address::Fd(_)) => Origin::Inherited,
+        Some(Address::Unix(path)) => match file_id(path) {
+            Ok(file) => Origin::Path { path: path.clone(), file },
+            Err(_) => Origin::Bound, // somebody has removed it: there is nothing to remove later
+        },
+        Some(Address::Tcp { .. } | Address::Abstract(_)) => Origin::Bound,
+    };
+    let address = address.or_else(|| name.parse().ok()).unwrap_or(as_given);
+    Ok(Listener { fd, address, name, origin, door })
+}
+
+fn resolve(address: &Address, host: &str, port: u16) -> Result<SocketAddr, ListenError> {
+    let failed = |source| ListenError::Resolve { address: address.clone(), source };
+    let mut found = (host, port).to_socket_addrs().map_err(failed)?;
+    found.next().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
+}
+
+/// Makes way at a unix socket's path if what is there is the socket of a server that has gone.
+fn clear_stale(path: &Path, address: &Address) -> Result<(), ListenError> {
+    let refused = |source| ListenError::Bind { address: address.clone(), source };
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(refused(error)),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(ListenError::NotASocket(path.to_path_buf()));
+    }
+    if socket::is_alive(&socket::Name::Path(path.to_path_buf())).map_err(refused)? {
+        return Err(ListenError::Alive(path.to_path_buf()));
+    }
+    let looked_at = (metadata.dev(), metadata.ino());
+    if file_id(path).is_ok_and(|present| present == looked_at) {
+        fs::remove_file(path).map_err(refused)?;
+    }
+    Ok(())
+}
+
+fn file_id(path: &Path) -> io::Result<FileId> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Removes a path if it still leads to this file.
+fn remove_if_same(path: &Path, file: FileId) {
+    if file_id(path).is_ok_and(|present| present == file) {
+        // Gone already is as good.
+        let _ = fs::remove_file(path);
+    }
+}
+
+impl Listener {
+    /// The address to which it is bound, such as `127.0.0.1:8000` or `unix:/run/x.sock`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Accepts one client; `None` if nobody waits.
+    ///
+    /// # Errors
+    /// No resources for another connection now, such as `EMFILE`: pause, do not spin. `EINVAL`
+    /// (`InvalidInput`): the socket has ended listening, and nobody will ever come.
+    pub fn accept(&self) -> io::Result<Option<(Stream, Option<SocketAddr>)>> {
+        let client = socket::accept(self.fd.as_fd())?;
+        Ok(client.map(|(fd, address)| (Stream { fd }, address)))
+    }
+
+    /// Joins an epoll instance such that one waiting process is woken for a new connection, and
+    /// not all (Linux). Level-triggered; its events carry `token`.
+    ///
+    /// # Errors
+    /// From epoll_ctl(2).
+    pub fn watch(&self, epoll: &impl AsRawFd, token: usize) -> io::Result<()> {
+        epoll::add_exclusive(epoll.as_raw_fd(), self.fd.as_fd(), token as u64)
+    }
+
+    /// Leaves an epoll instance that it has joined.
+    ///
+    /// # Errors
+    /// From epoll_ctl(2).
+    pub fn unwatch(&self, epoll: &impl AsRawFd) -> io::Result<()> {
+        epoll::remove(epoll.as_raw_fd(), self.fd.as_fd())
+    }
+
+    /// Whether it was given by a service manager, rather than asked for by address or number.
+    pub(crate) fn is_given(&self) -> bool {
+        matches!(self.origin, Origin::Inherited) && !matches!(self.address, Address::Fd(_))
+    }
+
+    /// What was asked to be bound.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Changes how many connections may wait in the kernel.
+    ///
+    /// # Errors
+    /// From listen(2).
+    pub(crate) fn set_backlog(&self, backlog: u32) -> io::Result<()> {
+        socket::set_backlog(self.fd.as_fd(), backlog)
+    }
+
+    /// Whether somebody will serve here after the present workers. If not, whoever of them leaves
+    /// empties the queue first.
+    pub fn door(&self) -> Door {
+        match self.door.words()[0].load(Ordering::Acquire) {
+            0 => Door::Open,
+            1 => Door::Sealed,
+            _ => Door::Ajar,
+        }
+    }
+
+    /// Lets nobody new in, so that the queue can be emptied to its end: packets of new TCP
+    /// connections are not answered any more, and a path that is ours is removed. An inherited
+    /// socket may have other users, and is left as it is.
+    pub(crate) fn close_the_door(&self) -> io::Result<()> {
+        let sealed = match &self.origin {
+            Origin::Inherited => Ok(false),
+            Origin::Bound => socket::turn_newcomers_away(self.fd.as_fd()),
+            Origin::Path { .. } => {
+                self.remove_path();
+                Ok(true)
+            }
+        };
+        let word = if matches!(sealed, Ok(true)) { 1 } else { 2 };
+        self.door.words()[0].store(word, Ordering::Release);
+        sealed.map(|_| ())
+    }
+
+    /// Refuses newcomers at a sealed TCP listener, whose queue is empty: who has knocked since the
+    /// door was closed learns at last that nobody will open. Returns whether that is done, or not
+    /// to be done.
+    pub(crate) fn refuse_newcomers(&self) -> bool {
+        if self.door() != Door::Sealed || !matches!(self.origin, Origin::Bound) {
+            return true;
+        }
+        let empty = socket::queue_length(self.fd.as_fd()).is_ok_and(|length| length == 0);
+        if empty {
+            socket::end_listening(self.fd.as_fd());
+        }
+        empty
+    }
+
+    /// Removes the path, if it has one that still leads to this socket.
+    pub(crate) fn remove_path(&self) {
+        if let Origin::Path { path, file } = &self.origin {
+            remove_if_same(path, *file);
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl Stream {
+    /// Receives what is there. 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing is there yet; otherwise the connection is broken.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        socket::receive(self.fd.as_fd(), buffer)
+    }
+
+    /// Sends as much as there is room for.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is no room; otherwise the connection is broken.
+    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        socket::transmit(self.fd.as_fd(), bytes)
+    }
+
+    /// Tells the peer that nothing more will come.
+    pub fn end_output(&self) {
+        socket::end_output(self.fd.as_fd());
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl From<Stream> for OwnedFd {
+    fn from(stream: Stream) -> Self {
+        stream.fd
+    }
+}

@@ -1,0 +1,434 @@
+//! The log: one record is one write(2), so processes that share a file never mix their lines.
+//!
+//! A log must never stop the service: a full disk, or a reader of stderr that has gone or stopped
+//! reading, costs records and nothing else.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use slog::{Drain, KV, Key, Level, Logger, Never, OwnedKVList, Record, Serializer, o};
+
+use crate::os::{file, identity, poll};
+
+/// Longest record, in bytes: what a pipe takes in one piece (pipe(7), `PIPE_BUF`).
+const RECORD_BYTES_MAX: usize = 4096;
+
+/// Where records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The standard error stream.
+    Stderr,
+    /// The end of this file, which is made if it is missing.
+    File(PathBuf),
+}
+
+/// How records look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A line each, for people.
+    Full,
+    /// A line each, with what is common to several above them.
+    Compact,
+    /// A JSON object each, for programs.
+    Json,
+}
+
+/// Why there is no log.
+#[derive(Debug)]
+pub struct LogError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl fmt::Display for LogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot open the log file {}", self.path.display())
+    }
+}
+
+impl std::error::Error for LogError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// What log a person wishes for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Where records go.
+    pub target: Target,
+    /// The least severe level that is still written.
+    pub level: Level,
+    /// How records look.
+    pub format: Format,
+}
+
+/// A user and a group, where they differ from the process's own.
+pub type Owner = (Option<u32>, Option<u32>);
+
+/// An open log.
+#[derive(Clone, Debug)]
+pub struct Log {
+    logger: Logger,
+    outlet: Arc<Outlet>,
+}
+
+impl Log {
+    /// Opens the log. A file is given to `owner`, who can then reopen it.
+    ///
+    /// # Errors
+    /// The file cannot be opened for appending, or cannot be given away.
+    pub fn open(wish: &Wish, owner: Owner) -> Result<Self, LogError> {
+        let outlet = Arc::new(Outlet::open(&wish.target, owner)?);
+        let logger = logger(wish, Sink(Arc::clone(&outlet)));
+        Ok(Self { logger, outlet })
+    }
+
+    /// The handle through which records are written.
+    pub fn logger(&self) -> &Logger {
+        &self.logger
+    }
+
+    /// Opens the file anew, as after somebody has moved it away. Nothing to do for stderr.
+    ///
+    /// # Errors
+    /// It cannot be opened; the old one goes on being written to.
+    pub fn reopen(&self) -> Result<(), LogError> {
+        self.outlet.reopen()
+    }
+}
+
+/// Where the bytes go, for all who write: it can be exchanged under them.
+#[derive(Debug)]
+struct Outlet {
+    target: Target,
+    owner: Owner,
+    /// None for stderr.
+    file: Mutex<Option<File>>,
+}
+
+impl Outlet {
+    fn open(target: &Target, owner: Owner) -> Result<Self, LogError> {
+        let target = match target {
+            // A worker may run in another folder when it reopens the file.
+            Target::File(path) => {
+                Target::File(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+            }
+            Target::Stderr => Target::Stderr,
+        };
+        let outlet = Self { target, owner, file: Mutex::new(None) };
+        outlet.reopen()?;
+        Ok(outlet)
+    }
+
+    fn reopen(&self) -> Result<(), LogError> {
+        let Target::File(path) = &self.target else { return Ok(()) };
+        let failed = |source| LogError { path: path.clone(), source };
+        let file = open_file(path).map_err(failed)?;
+        if self.owner != (None, None) && identity::is_root() {
+            file::give_to(file.as_fd(), self.owner.0, self.owner.1).map_err(failed)?;
+        }
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
+    }
+}
+
+fn logger(wish: &Wish, sink: Sink) -> Logger {
+    let level = wish.level;
+    match wish.format {
+        Format::Full => {
+            let decorator = slog_term::PlainSyncDecorator::new(sink);
+            let drain = slog_term::FullFormat::new(decorator)
+                .use_custom_timestamp(timestamp)
+                .use_original_order()
+                .build();
+            root(drain, level)
+        }
+        Format::Compact => {
+            let decorator = slog_term::PlainSyncDecorator::new(sink);
+            let drain =
+                slog_term::CompactFormat::new(decorator).use_custom_timestamp(timestamp).build();
+            root(Mutex::new(drain), level)
+        }
+        Format::Json => root(Json { sink: Mutex::new(sink) }, level),
+    }
+}
+
+fn root<D>(drain: D, level: Level) -> Logger
+where
+    D: Drain + Send + Sync + std::panic::UnwindSafe + std::panic::RefUnwindSafe + 'static,
+{
+    Logger::root(drain.filter_level(level).ignore_res(), o!())
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    // Opening a pipe for writing would wait for a reader, were it not for NONBLOCK.
+    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(file::NONBLOCK).open(path)
+}
+
+fn timestamp(out: &mut dyn Write) -> io::Result<()> {
+    write!(out, "{}", humantime::format_rfc3339_millis(SystemTime::now()))
+}
+
+/// The end of the road: each `write` is one record.
+struct Sink(Arc<Outlet>);
+
+impl Write for Sink {
+    /// Writes the record, or drops it if that would block or cannot be done. Cuts what a pipe
+    /// cannot take whole.
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        let shown = &record[..record.len().min(RECORD_BYTES_MAX)];
+        let mut file = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = match file.as_mut() {
+            Some(file) if poll::is_writable(file.as_fd()) => file.write(shown),
+            None if poll::is_writable(io::stderr().as_fd()) => io::stderr().write(shown),
+            Some(_) | None => Ok(0),
+        };
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A JSON object a line: `ts`, `level`, `msg`, then the record's own facts.
+struct Json {
+    sink: Mutex<Sink>,
+}
+
+impl Drain for Json {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
+        let mut facts = Object::default();
+        // A fact that cannot be written down is left out; the record still says that it happened.
+        let _ = record.kv().serialize(record, &mut facts);
+        let _ = values.serialize(record, &mut facts);
+        let mut object = Object::default();
+        object.put("ts", humantime::format_rfc3339_millis(SystemTime::now()).to_string());
+        object.put("level", record.level().as_str());
+        object.put("msg", record.msg().to_string());
+        // slog hands them over last first.
+        facts.fields.into_iter().rev().for_each(|(key, value)| object.put(&key, value));
+        let line = object.line();
+        if let Ok(mut sink) = self.sink.lock() {
+            let _ = sink.write(&line);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Object {
+    fields: Vec<(String, serde_json::Value)>,
+}
+
+impl Object {
+    /// Adds a field, unless there is one of that name.
+    fn put(&mut self, key: &str, value: impl Into<serde_json::Value>) {
+        if self.fields.iter().all(|(known, _)| known != key) {
+            self.fields.push((key.to_owned(), value.into()));
+        }
+    }
+
+    /// The object and a line feed. If it is too long for one record, its longest texts are cut, so
+    /// that it stays JSON.
+    fn line(mut self) -> Vec<u8> {
+        loop {
+            let mut line = b"{".to_vec();
+            for (index, (key, value)) in self.fields.iter().enumerate() {
+                let comma = if index == 0 { "" } else { "," };
+                let key = serde_json::Value::from(key.as_str());
+                line.extend_from_slice(format!("{comma}{key}:{value}").as_bytes());
+            }
+            line.extend_from_slice(b"}\n");
+            let surplus = line.len().saturating_sub(RECORD_BYTES_MAX);
+            if surplus == 0 || !self.shorten(surplus) {
+                return line;
+            }
+        }
+    }
+
+    /// Cuts the longest text by `surplus` bytes at least, if it is long enough to be worth it.
+    fn shorten(&mut self, surplus: usize) -> bool {
+        let texts = self.fields.iter_mut().filter_map(|(_, value)| match value {
+            serde_json::Value::String(text) => Some(text),
+            _ => None,
+        });
+        let Some(text) = texts.max_by_key(|text| text.len()).filter(|text| text.len() > 64) else {
+            return false;
+        };
+        let keep = text.len().saturating_sub(surplus + 3).max(32);
+        let cut = (0..=keep).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(cut);
+        text.push_str("...");
+        true
+    }
+}
+
+impl Serializer for Object {
+    fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
+        self.put(key.as_ref(), value.to_string());
+        Ok(())
+    }
+
+    fn emit_bool(&mut self, key: Key, value: bool) -> slog::Result {
+        self.put(key.as_ref(), value);
+        Ok(())
+    }
+
+    fn emit_f64(&mut self, key: Key, value: f64) -> slog::Result {
+        self.put(key.as_ref(), value);
+        Ok(())
+    }
+
+    fn emit_i64(&mut self, key: Key, value: i64) -> slog::Result {
+        self.put(key.as_ref(), value);
+        Ok(())
+    }
+
+    fn emit_u64(&mut self, key: Key, value: u64) -> slog::Result {
+        self.put(key.as_ref(), value);
+        Ok(())
+    }
+
+    fn emit_i32(&mut self, key: Key, value: i32) -> slog::Result {
+        self.put(key.as_ref(), value);
+        Ok(())
+    }
+
+    fn emit_u32(&mut self, key: Key, value: u32) -> slog::Result {
+        self.put(key.as_ref(), value);
+        Ok(())
+    }
+
+    fn emit_usize(&mut self, key: Key, value: usize) -> slog::Result {
+        self.put(key.as_ref(), value);
+        Ok(())
+    }
+
+    fn emit_str(&mut self, key: Key, value: &str) -> slog::Result {
+        self.put(key.as_ref(), value);
+        Ok(())
+    }
+
+    fn emit_none(&mut self, _: Key) -> slog::Result {
+        Ok(())
+    }
+}
+
+/// Facts for one record, of which some may be missing. They follow the message:
+/// `info!(log, "worker exited"; facts)`.
+#[derive(Debug, Default)]
+pub struct Facts(Vec<(&'static str, Fact)>);
+
+#[derive(Debug)]
+enum Fact {
+    Number(i64),
+    Text(String),
+}
+
+impl Facts {
+    /// No facts yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a number; one beyond 63 bits is shown as the largest.
+    #[must_use]
+    pub fn number(mut self, key: &'static str, value: impl TryInto<i64>) -> Self {
+        self.0.push((key, Fact::Number(value.try_into().unwrap_or(i64::MAX))));
+        self
+    }
+
+    /// Adds a text.
+    #[must_use]
+    pub fn text(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.0.push((key, Fact::Text(value.into())));
+        self
+    }
+
+    /// Adds what there is to add, if anything.
+    #[must_use]
+    pub fn maybe<T>(self, value: Option<T>, add: impl FnOnce(Self, T) -> Self) -> Self {
+        match value {
+            Some(value) => add(self, value),
+            None => self,
+        }
+    }
+}
+
+impl KV for Facts {
+    fn serialize(&self, _: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
+        for (key, fact) in self.0.iter().rev() {
+            // The last first, as slog does it everywhere.
+            match fact {
+                Fact::Number(number) => serializer.emit_i64(key, *number)?,
+                Fact::Text(text) => serializer.emit_str(key, text)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An error and its causes, joined by colons.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slog::info;
+
+    fn lines(level: Level, say: impl FnOnce(&Logger)) -> Vec<String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let target = Target::File(file.path().to_path_buf());
+        let wish = Wish { target, level, format: Format::Json };
+        say(Log::open(&wish, (None, None)).unwrap().logger());
+        std::fs::read_to_string(file.path()).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_json_record_holds_its_facts_with_their_types() {
+        let lines = lines(Level::Info, |log| {
+            info!(log, "worker ready"; "pid" => 7, "slot" => 0usize, "name" => "a\"b");
+        });
+        let value: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(value["msg"], "worker ready");
+        assert_eq!(value["level"], "INFO");
+        assert_eq!((&value["pid"], &value["slot"]), (&7.into(), &0.into()));
+        assert_eq!(value["name"], "a\"b");
+    }
+
+    #[test]
+    fn records_below_the_level_are_left_out() {
+        let lines = lines(Level::Warning, |log| info!(log, "quiet"));
+        assert!(lines.is_empty());
+    }
+
+    #[test]
+    fn a_record_that_is_too_long_is_cut_and_stays_json() {
+        let lines = lines(Level::Info, |log| {
+            info!(log, "long"; "text" => "é\n".repeat(9000));
+        });
+        assert!(lines[0].len() < RECORD_BYTES_MAX);
+        let value: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+        assert!(value["text"].as_str().unwrap().ends_with("..."));
+    }
+}

@@ -1,0 +1,10 @@
+//! The `ostler` program: the built-in apps under the built-in classes.
+
+use std::process::ExitCode;
+
+use ostler::Runtime;
+use ostler::apps::{Demo, Echo};
+
+fn main() -> ExitCode {
+    Runtime::new().app(Demo).app(Echo).main()
+}

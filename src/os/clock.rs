@@ -1,0 +1,47 @@
+//! The clocks. Everything but the date is monotonic: wall-clock steps move no deadline.
+
+use std::time::Duration;
+
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
+
+use crate::stamp::Stamp;
+
+/// This moment, to the nanosecond. Costs a vDSO call.
+pub(crate) fn now() -> Stamp {
+    read(ClockId::CLOCK_MONOTONIC)
+}
+
+/// This moment as of the kernel's last tick, at most some milliseconds ago; a few times cheaper
+/// than [`now`] (Linux).
+pub(crate) fn coarse() -> Stamp {
+    read(ClockId::CLOCK_MONOTONIC_COARSE)
+}
+
+/// By how much [`coarse`] may lag behind: a tick of the slowest kernels.
+pub(crate) const COARSE_LAG: Duration = Duration::from_millis(10);
+
+/// Whole seconds since 1970, as of the kernel's last tick (Linux). For people, never for deadlines.
+pub(crate) fn unix_seconds() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_REALTIME_COARSE)
+        .expect("Linux has had this clock since 2.6.32");
+    u64::try_from(time.tv_sec()).unwrap_or(0)
+}
+
+fn read(clock: ClockId) -> Stamp {
+    stamp(clock_gettime(clock).expect("the clock's number is valid and the target is ours"))
+}
+
+/// A stamp out of a time specification; a time before the clock's start counts as the start.
+pub(super) fn stamp(time: TimeSpec) -> Stamp {
+    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+    let nanos = u64::try_from(time.tv_nsec()).unwrap_or(0);
+    Stamp::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+/// A time specification out of a stamp.
+pub(super) fn time_spec(stamp: Stamp) -> TimeSpec {
+    let nanos = stamp.as_nanos();
+    // Both parts fit: u64::MAX nanoseconds are 585 years.
+    TimeSpec::new((nanos / 1_000_000_000) as i64, (nanos % 1_000_000_000) as i64)
+}

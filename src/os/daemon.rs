@@ -1,0 +1,83 @@
+//! Leaving the terminal: the launching process waits for the verdict of the daemon, and exits with
+//! it.
+
+use std::cell::RefCell;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid as RawPid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+
+use super::poll::{self, Interest};
+use super::{file, identity, process};
+
+/// What the daemon tells the process that launched it, once.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pipe: RefCell<Option<OwnedFd>>,
+}
+
+impl Verdict {
+    /// Says how the launching process is to exit, and what it is to print. Only the first word
+    /// counts.
+    pub(crate) fn say(&self, code: u8, text: &str) {
+        if let Some(pipe) = self.pipe.borrow_mut().take() {
+            let mut message = vec![code];
+            message.extend_from_slice(text.as_bytes());
+            // A launcher that has gone does not need it. One write, which a pipe keeps whole.
+            let _ = nix::unistd::write(&pipe, &message[..message.len().min(4096)]);
+        }
+    }
+}
+
+/// Runs `body` in a process of its own session, without a terminal, with /dev/null for its
+/// standard streams. Returns in the launching process: the exit code and
+/// the text of the verdict.
+///
+/// # Errors
+/// From pipe2(2) and fork(2).
+pub(crate) fn detach(body: impl FnOnce(Verdict) -> u8) -> io::Result<(u8, String)> {
+    let (read, write) = file::pipe()?;
+    let go_between = process::fork(|| {
+        if setsid().is_err() {
+            return 1;
+        }
+        // Not a session's leader, so that it can never get a terminal again.
+        let daemon = process::fork(|| {
+            let verdict = Verdict { pipe: RefCell::new(Some(write)) };
+            if let Err(error) = leave_the_terminal() {
+                verdict.say(1, &format!("cannot leave the terminal: {error}"));
+                return 1;
+            }
+            body(verdict)
+        });
+        u8::from(daemon.is_err())
+    })?;
+    // This process's own copy of the write end went into the closure, and closes with it.
+    let _ = waitpid(RawPid::from_raw(go_between.as_raw()), None);
+    hear(&read)
+}
+
+fn leave_the_terminal() -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
+    identity::set_umask(0o022);
+    Ok(())
+}
+
+fn hear(pipe: &OwnedFd) -> io::Result<(u8, String)> {
+    let mut message = [0; 4096];
+    loop {
+        match nix::unistd::read(pipe, &mut message) {
+            Ok(0) => return Ok((1, "the daemon ended before it was ready".to_owned())),
+            Ok(n) => {
+                let text = String::from_utf8_lossy(&message[1..n]).into_owned();
+                return Ok((message[0], text));
+            }
+            Err(_) => poll::wait([(pipe.as_fd(), Interest::Readable)], None).map(|_| ())?,
+        }
+    }
+}

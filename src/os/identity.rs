@@ -1,0 +1,234 @@
+//! Who a process is: user, groups, file mode mask, and looking names up.
+
+use std::ffi::CString;
+use std::io;
+
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{
+    Gid, Group, Uid, User, getgrouplist, getgroups, getresgid, getresuid, setgid, setgroups, setuid,
+};
+
+/// Whom to become. All names are looked up once, by whoever finds it, so that a process that
+/// becomes somebody asks nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    user: Option<u32>,
+    group: Option<u32>,
+    /// The supplementary groups; empty if no identity is to be taken on.
+    groups: Vec<u32>,
+}
+
+impl Identity {
+    /// Looks up a user and a group by name or number. The supplementary groups are those of the
+    /// user in the group database and the group itself; for a user without an entry, and for no
+    /// user, the group alone.
+    ///
+    /// # Errors
+    /// A text that says which name is unknown, or that a group must be named too.
+    pub(crate) fn find(user: Option<&str>, group: Option<&str>) -> Result<Self, String> {
+        let account = user.map(find_user).transpose()?;
+        let group = group.map(find_group).transpose()?;
+        let group = match &account {
+            Some(Account { id, entry: None }) if group.is_none() => {
+                return Err(format!(
+                    "user {id} has no entry in the user database that would name its group: give \
+                     the group too"
+                ));
+            }
+            Some(Account { entry: Some(entry), .. }) => group.or(Some(entry.group)),
+            Some(Account { entry: None, .. }) | None => group,
+        };
+        let groups = match (&account, group) {
+            (Some(Account { entry: Some(entry), .. }), Some(group)) => groups_of(entry, group)?,
+            (_, Some(group)) => vec![group],
+            (_, None) => Vec::new(),
+        };
+        Ok(Self { user: account.map(|account| account.id), group, groups })
+    }
+
+    /// The user's number, if one is to be taken on.
+    pub(crate) fn user(&self) -> Option<u32> {
+        self.user
+    }
+
+    /// The group's number, if one is to be taken on: the one asked for, or the user's own.
+    pub(crate) fn group(&self) -> Option<u32> {
+        self.group
+    }
+
+    /// Whether this process is that already, or may become it.
+    pub(crate) fn is_within_reach(&self) -> bool {
+        let is_user = self.user.is_none_or(|user| Uid::effective().as_raw() == user);
+        let is_group = self.group.is_none_or(|group| Gid::effective().as_raw() == group);
+        Uid::effective().is_root() || (is_user && is_group)
+    }
+
+    /// Takes the identity on for good: supplementary groups, then group, then user; then verifies
+    /// that every one of the real, effective and saved ids has changed, that the groups are those
+    /// and no others, and that the way back is barred.
+    ///
+    /// # Errors
+    /// `EPERM` without the privilege; or a text that says what did not change.
+    pub(crate) fn assume(&self) -> io::Result<()> {
+        if let Some(group) = self.group.map(Gid::from_raw) {
+            if Uid::effective().is_root() {
+                self.assume_groups()?;
+            }
+            setgid(group)?;
+            let now = getresgid()?;
+            if [now.real, now.effective, now.saved] != [group; 3] {
+                return Err(io::Error::other(format!("the group ids did not all become {group}")));
+            }
+        }
+        if let Some(user) = self.user.map(Uid::from_raw) {
+            setuid(user)?;
+            let now = getresuid()?;
+            if [now.real, now.effective, now.saved] != [user; 3] {
+                return Err(io::Error::other(format!("the user ids did not all become {user}")));
+            }
+            if !user.is_root() && setuid(Uid::from_raw(0)).is_ok() {
+                return Err(io::Error::other("the privileges that were dropped can be regained"));
+            }
+        }
+        Ok(())
+    }
+
+    fn assume_groups(&self) -> io::Result<()> {
+        let wanted: Vec<Gid> = self.groups.iter().copied().map(Gid::from_raw).collect();
+        setgroups(&wanted)?;
+        let now: Vec<u32> = getgroups()?.into_iter().map(Gid::as_raw).collect();
+        if in_order(now) == in_order(self.groups.clone()) {
+            Ok(())
+        } else {
+            Err(io::Error::other("the supplementary groups did not become those of the user"))
+        }
+    }
+}
+
+fn in_order(mut groups: Vec<u32>) -> Vec<u32> {
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
+/// A user's number by name or number. A number need not be in the user database.
+///
+/// # Errors
+/// A text that says that there is no such user.
+pub(crate) fn user_number(text: &str) -> Result<u32, String> {
+    find_user(text).map(|account| account.id)
+}
+
+/// A group's number by name or number. A number need not be in the group database.
+///
+/// # Errors
+/// A text that says that there is no such group.
+pub(crate) fn group_number(text: &str) -> Result<u32, String> {
+    find_group(text)
+}
+
+struct Account {
+    id: u32,
+    /// Missing for a bare number without an entry in the user database.
+    entry: Option<Entry>,
+}
+
+struct Entry {
+    name: String,
+    group: u32,
+}
+
+/// The largest number means "unchanged" to the kernel, and is nobody's.
+const NOBODYS: u32 = u32::MAX;
+
+fn find_user(text: &str) -> Result<Account, String> {
+    let number = text.parse::<u32>().ok();
+    let found = match number {
+        Some(id) => User::from_uid(Uid::from_raw(id)),
+        None => User::from_name(text),
+    };
+    match (found, number) {
+        (Ok(Some(user)), _) => {
+            let entry = Entry { name: user.name, group: user.gid.as_raw() };
+            Ok(Account { id: user.uid.as_raw(), entry: Some(entry) })
+        }
+        (Ok(None), Some(id)) if id != NOBODYS => Ok(Account { id, entry: None }),
+        (Ok(None), _) => Err(format!("there is no user {text:?} on this machine")),
+        (Err(errno), _) => Err(format!("cannot look up user {text:?}: {errno}")),
+    }
+}
+
+fn find_group(text: &str) -> Result<u32, String> {
+    if let Some(id) = text.parse().ok().filter(|id| *id != NOBODYS) {
+        return Ok(id);
+    }
+    match Group::from_name(text) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err(format!("there is no group {text:?} on this machine")),
+        Err(errno) => Err(format!("cannot look up group {text:?}: {errno}")),
+    }
+}
+
+/// All groups of a user, of which `group` is one.
+fn groups_of(entry: &Entry, group: u32) -> Result<Vec<u32>, String> {
+    let failed = |why: &dyn std::fmt::Display| {
+        format!("cannot look up the groups of user {:?}: {why}", entry.name)
+    };
+    let name = CString::new(entry.name.as_str()).map_err(|error| failed(&error))?;
+    let groups = getgrouplist(&name, Gid::from_raw(group)).map_err(|errno| failed(&errno))?;
+    Ok(groups.into_iter().map(Gid::as_raw).collect())
+}
+
+/// Whether this process may become others.
+pub(crate) fn is_root() -> bool {
+    Uid::effective().is_root()
+}
+
+/// Sets the mask of the modes of new files.
+pub(crate) fn set_umask(mask: u32) {
+    umask(Mode::from_bits_truncate(mask));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_and_its_number_are_the_same_identity() {
+        let root = Identity::find(Some("root"), None).unwrap();
+        assert_eq!((root.user(), root.group()), (Some(0), Some(0)));
+        assert_eq!(Identity::find(Some("0"), None).unwrap(), root);
+        assert!(root.groups.contains(&0));
+        assert!(Identity::find(None, None).unwrap().is_within_reach());
+    }
+
+    #[test]
+    fn a_number_without_an_entry_needs_a_group_and_has_no_other() {
+        let stranger = Identity::find(Some("4000000000"), Some("4000000001")).unwrap();
+        assert_eq!((stranger.user(), stranger.group()), (Some(4_000_000_000), Some(4_000_000_001)));
+        assert_eq!(stranger.groups, [4_000_000_001]);
+        let error = Identity::find(Some("4000000000"), None).unwrap_err();
+        assert!(error.contains("give the group too"), "{error}");
+    }
+
+    #[test]
+    fn who_does_not_exist_is_named() {
+        for text in ["no-such-name", "-1", "4294967295", "99999999999"] {
+            assert_eq!(
+                Identity::find(Some(text), None).unwrap_err(),
+                format!("there is no user {text:?} on this machine")
+            );
+            assert_eq!(
+                group_number(text).unwrap_err(),
+                format!("there is no group {text:?} on this machine")
+            );
+        }
+    }
+
+    #[test]
+    fn a_group_alone_is_the_only_group() {
+        let identity = Identity::find(None, Some("7")).unwrap();
+        assert_eq!((identity.user(), identity.group()), (None, Some(7)));
+        assert_eq!(identity.groups, [7]);
+    }
+}

@@ -1,0 +1,24 @@
+//! The operating system, behind safe faces. The only floor with `unsafe`, `libc` and `nix`.
+//!
+//! It knows descriptors, processes and clocks; it must never know what a worker, a setting or a
+//! protocol is. Linux is assumed where a doc comment says so; the rest is plain POSIX.
+
+pub(crate) mod clock;
+pub(crate) mod daemon;
+pub(crate) mod epoll;
+pub(crate) mod file;
+pub(crate) mod identity;
+pub(crate) mod limits;
+pub(crate) mod memory;
+pub(crate) mod poll;
+pub(crate) mod process;
+pub(crate) mod signal;
+pub(crate) mod socket;
+pub(crate) mod title;
+
+use std::io;
+
+/// Turns the -1 of a C call into the error that `errno` names.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,69 @@
+//! Sleeping until a descriptor is ready or a deadline has come.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+
+use super::clock;
+use crate::stamp::Stamp;
+
+/// What to wait for on a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    /// Bytes, a connection, or the end of the stream.
+    Readable,
+    /// Room for output.
+    Writable,
+}
+
+/// Sleeps until one of `fds` is ready or `deadline` has passed (`None`: no deadline), and tells
+/// which are ready. Errors and hang-ups count as ready. A signal ends the sleep early, with
+/// nothing ready.
+///
+/// # Errors
+/// `ENOMEM`, from ppoll(2).
+pub(crate) fn wait<const N: usize>(
+    fds: [(BorrowedFd<'_>, Interest); N],
+    deadline: Option<Stamp>,
+) -> io::Result<[bool; N]> {
+    let mut polled = fds.map(|(fd, interest)| PollFd::new(fd, flags(interest)));
+    wait_on(&mut polled, deadline)?;
+    Ok(polled.map(|fd| fd.any().unwrap_or(true)))
+}
+
+/// As [`wait`], for any number of descriptors that are to be read.
+///
+/// # Errors
+/// `ENOMEM` or `EINVAL` (more descriptors than the process may have), from ppoll(2).
+pub(crate) fn wait_readable(
+    fds: &[BorrowedFd<'_>],
+    deadline: Option<Stamp>,
+) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    wait_on(&mut polled, deadline)?;
+    Ok(polled.iter().map(|fd| fd.any().unwrap_or(true)).collect())
+}
+
+/// Whether `fd` would take a write without blocking, at this moment.
+pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> bool {
+    let ready = wait([(fd, Interest::Writable)], Some(Stamp::default()));
+    matches!(ready, Ok([true]))
+}
+
+fn wait_on(polled: &mut [PollFd<'_>], deadline: Option<Stamp>) -> io::Result<()> {
+    let timeout = deadline.map(|at| TimeSpec::from_duration(at.since(clock::now())));
+    match ppoll(polled, timeout, None) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn flags(interest: Interest) -> PollFlags {
+    match interest {
+        Interest::Readable => PollFlags::POLLIN,
+        Interest::Writable => PollFlags::POLLOUT,
+    }
+}

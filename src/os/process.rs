@@ -1,0 +1,269 @@
+//! Processes: fork, end, signal, reap.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal as Number, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid as RawPid};
+
+use super::signal;
+
+/// The exit code of a process that panicked.
+pub(crate) const EXIT_PANICKED: u8 = 70;
+
+/// A process, by number. Only a name: it says nothing about whether the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Pid(i32);
+
+impl Pid {
+    /// The process with this number.
+    pub(crate) const fn from_raw(number: i32) -> Self {
+        Self(number)
+    }
+
+    /// This process.
+    pub(crate) fn this() -> Self {
+        Self(RawPid::this().as_raw())
+    }
+
+    /// This process's parent, at this moment.
+    pub(crate) fn parent() -> Self {
+        Self(RawPid::parent().as_raw())
+    }
+
+    /// The number.
+    pub(crate) const fn as_raw(self) -> i32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Forks, and returns in the parent only. The child runs `body` with every signal blocked, and
+/// leaves with the code that it returns, or with 70 if it panics; no destructor of the parent's
+/// runs in it.
+///
+/// # Errors
+/// `EAGAIN` (process limit) or `ENOMEM`, from fork(2).
+///
+/// # Panics
+/// If this process has more than one thread.
+pub(crate) fn fork(body: impl FnOnce() -> u8) -> io::Result<Pid> {
+    assert!(threads().is_none_or(|n| n == 1), "only a single-threaded process may fork");
+    let mask = signal::block_all();
+    // SAFETY: there is one thread only (asserted above), so the child inherits no lock that a
+    // vanished thread holds, and may run any code.
+    let side = unsafe { nix::unistd::fork() };
+    if let Ok(ForkResult::Child) = side {
+        leave(catch_unwind(AssertUnwindSafe(body)).unwrap_or(EXIT_PANICKED));
+    }
+    signal::set_mask(&mask);
+    match side {
+        Ok(ForkResult::Parent { child }) => Ok(Pid(child.as_raw())),
+        Ok(ForkResult::Child) => unreachable!("the child has left above"),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Ends this process at once: no destructor and no exit hook runs, so nothing that a child has
+/// inherited from its parent is undone or flushed twice.
+pub(crate) fn leave(code: u8) -> ! {
+    // SAFETY: _exit(2) takes any code and does not return.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// How many threads this process has; `None` where /proc does not tell.
+pub(crate) fn threads() -> Option<u64> {
+    // A folder has one link of its own, one in its parent, and one a subfolder.
+    fs::metadata("/proc/self/task").ok().map(|folder| folder.nlink().saturating_sub(2))
+}
+
+/// Closes descriptors that a child has inherited and must not keep.
+pub(crate) fn close_all(numbers: &[RawFd]) {
+    for number in numbers {
+        // SAFETY: the caller is a child that will never use, nor drop, what owns these in its copy
+        // of the parent's memory: it leaves by `leave`.
+        unsafe { libc::close(*number) };
+    }
+}
+
+/// Sets an environment variable of this process.
+pub(crate) fn set_env(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) {
+    // SAFETY: called in a child before it starts a thread.
+    unsafe { std::env::set_var(name, value) };
+}
+
+/// Forgets an environment variable of this process.
+pub(crate) fn unset_env(name: &str) {
+    // SAFETY: called by the master, which has no second thread.
+    unsafe { std::env::remove_var(name) };
+}
+
+/// Makes an open folder the working directory.
+///
+/// # Errors
+/// From fchdir(2).
+pub(crate) fn enter(folder: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(nix::unistd::fchdir(folder)?)
+}
+
+/// The number of the first descriptor that is handed on, as sd_listen_fds(3) has it.
+pub(crate) const FIRST_HANDED_ON: RawFd = 3;
+
+/// Becomes another program, found by its name as a shell would find it, with these descriptors
+/// from [`FIRST_HANDED_ON`] on, with default actions and with all signals unblocked. Returns only if that fails,
+/// after it has said so through the last of the descriptors.
+pub(crate) fn become_program(
+    words: &[CString],
+    descriptors: &[RawFd],
+    confess: impl FnOnce(BorrowedFd<'_>, &io::Error),
+) {
+    let Some(last) = descriptors.last() else { return };
+    let beyond = FIRST_HANDED_ON + descriptors.len() as RawFd;
+    // SAFETY: the caller's descriptors are open, and this process has one thread to close them.
+    let before = unsafe { BorrowedFd::borrow_raw(*last) };
+    let Some(program) = words.first().and_then(|word| find_program(word)) else {
+        return confess(before, &io::Error::from_raw_os_error(libc::ENOENT));
+    };
+    let moved: io::Result<Vec<RawFd>> = descriptors
+        .iter()
+        // SAFETY: asks for a copy beyond the places that are to be filled; a bad number is EBADF.
+        .map(|fd| super::check(unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, beyond) }))
+        .collect();
+    let moved = match moved {
+        Ok(moved) => moved,
+        Err(error) => return confess(before, &error),
+    };
+    let line = moved[moved.len() - 1];
+    // SAFETY: the copy was made just above, beyond whatever is overwritten below.
+    let line = unsafe { BorrowedFd::borrow_raw(line) };
+    for (fd, place) in moved.iter().zip(FIRST_HANDED_ON..) {
+        // SAFETY: whatever had this number belongs to a process image that is about to go.
+        if let Err(error) = super::check(unsafe { libc::dup2(*fd, place) }) {
+            return confess(line, &error);
+        }
+    }
+    // In this order: a handler of the parent's would write into the parent's pipe.
+    signal::restore_all_defaults();
+    signal::unblock_all();
+    // Not execvp, which hands what is no program to a shell.
+    match nix::unistd::execv(&program, words) {
+        Ok(never) => match never {},
+        Err(errno) => confess(line, &errno.into()),
+    }
+}
+
+/// Where a shell would find a program.
+fn find_program(word: &CStr) -> Option<CString> {
+    if word.to_bytes().contains(&b'/') {
+        return Some(word.to_owned());
+    }
+    let path = std::env::var_os("PATH")?;
+    let places =
+        std::env::split_paths(&path).map(|folder| folder.join(OsStr::from_bytes(word.to_bytes())));
+    let found = places.into_iter().find(|place| place.is_file())?;
+    CString::new(found.into_os_string().into_vec()).ok()
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It left with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal {
+        /// The kernel's number.
+        number: i32,
+        /// Whether a core was dumped.
+        core: bool,
+    },
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "code {code}"),
+            Exit::Signal { number, .. } => f.write_str(&signal::name_of(*number)),
+        }
+    }
+}
+
+/// Takes note of one child that has ended; `None` if there is none.
+pub(crate) fn reap() -> Option<(Pid, Exit)> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => {
+                return Some((Pid(pid.as_raw()), Exit::Code(code)));
+            }
+            Ok(WaitStatus::Signaled(pid, number, core)) => {
+                return Some((Pid(pid.as_raw()), Exit::Signal { number: number as i32, core }));
+            }
+            Ok(WaitStatus::StillAlive) => return None,
+            Ok(_) | Err(Errno::EINTR) => (),
+            Err(_) => return None, // ECHILD: no children at all
+        }
+    }
+}
+
+/// Whether a signal is one by which people end processes, rather than a fault of the process.
+pub(crate) fn is_killing(number: i32) -> bool {
+    [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP].contains(&number)
+}
+
+/// What the kernel says a process is doing, in a word; `None` where /proc does not tell (Linux).
+pub(crate) fn state(pid: Pid) -> Option<&'static str> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    Some(match rest.chars().next()? {
+        'R' => "running",
+        'S' => "sleeping",
+        'D' => "uninterruptible",
+        'T' | 't' => "stopped",
+        'Z' | 'X' => "dead",
+        _ => "unknown",
+    })
+}
+
+/// Asks a process to drain and leave.
+pub(crate) fn terminate(pid: Pid) {
+    send(pid, Number::SIGTERM);
+}
+
+/// Asks a process to leave at once.
+pub(crate) fn quit(pid: Pid) {
+    send(pid, Number::SIGQUIT);
+}
+
+/// Tells a process that its logs have been moved.
+pub(crate) fn reopen_logs(pid: Pid) {
+    send(pid, Number::SIGUSR1);
+}
+
+/// Aborts a process; it may dump core.
+pub(crate) fn abort(pid: Pid) {
+    send(pid, Number::SIGABRT);
+}
+
+/// Kills a process.
+pub(crate) fn kill_now(pid: Pid) {
+    send(pid, Number::SIGKILL);
+}
+
+/// Signals a child that has not been reaped: the kernel keeps its number until then, so the signal
+/// cannot hit a stranger, and an error can only mean that it has just died or changed its user.
+fn send(pid: Pid, number: Number) {
+    debug_assert!(pid.0 > 0, "0 and below name groups");
+    let _ = kill(RawPid::from_raw(pid.0), number);
+}

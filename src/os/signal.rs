@@ -1,0 +1,238 @@
+//! Signals as bytes in a pipe. A handler makes one write(2); all thinking happens in a loop.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal as Number};
+use nix::sys::signal::{sigaction, sigprocmask};
+
+use super::file;
+
+/// The signals that a master or a worker acts upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// HUP: reload.
+    Hangup,
+    /// INT: stop at once.
+    Interrupt,
+    /// QUIT: stop at once.
+    Quit,
+    /// TERM: drain, then stop.
+    Terminate,
+    /// CHLD: a child has ended.
+    Child,
+    /// USR1: reopen the logs.
+    ReopenLogs,
+    /// USR2: upgrade.
+    Upgrade,
+    /// TTIN: one worker more.
+    OneMore,
+    /// TTOU: one worker fewer.
+    OneFewer,
+    /// WINCH: let the workers go.
+    LetGo,
+    /// The parent has died (PWR, by which a worker asks to be told).
+    Orphaned,
+}
+
+impl Signal {
+    const ALL: [(Signal, Number); 11] = [
+        (Signal::Hangup, Number::SIGHUP),
+        (Signal::Interrupt, Number::SIGINT),
+        (Signal::Quit, Number::SIGQUIT),
+        (Signal::Terminate, Number::SIGTERM),
+        (Signal::Child, Number::SIGCHLD),
+        (Signal::ReopenLogs, Number::SIGUSR1),
+        (Signal::Upgrade, Number::SIGUSR2),
+        (Signal::OneMore, Number::SIGTTIN),
+        (Signal::OneFewer, Number::SIGTTOU),
+        (Signal::LetGo, Number::SIGWINCH),
+        (Signal::Orphaned, Number::SIGPWR),
+    ];
+
+    /// The kernel's number for it.
+    pub(super) fn number(self) -> Number {
+        let known = Self::ALL.iter().find(|(signal, _)| *signal == self);
+        known.map(|(_, number)| *number).expect("the table holds every variant")
+    }
+
+    /// What a shell calls it, such as `TERM`.
+    pub(crate) fn name(self) -> &'static str {
+        self.number().as_str().trim_start_matches("SIG")
+    }
+
+    fn from_byte(byte: u8) -> Option<Self> {
+        let number = Number::try_from(i32::from(byte)).ok()?;
+        Self::ALL.iter().find(|(_, known)| *known == number).map(|(signal, _)| *signal)
+    }
+}
+
+/// The name of a signal by number, such as `SIGKILL`; its number if it has no name.
+pub(crate) fn name_of(number: i32) -> String {
+    match Number::try_from(number) {
+        Ok(signal) => signal.as_str().to_owned(),
+        Err(_) => format!("signal {number}"),
+    }
+}
+
+/// The write end of this process's signal pipe; -1 while there is none.
+static PIPE: AtomicI32 = AtomicI32::new(-1);
+
+/// How long an orphan may live, in whole seconds.
+static ORPHAN_SECONDS: AtomicU32 = AtomicU32::new(0);
+
+/// The caught signals of a process, in the order of their arrival.
+#[derive(Debug)]
+pub(crate) struct SignalPipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl SignalPipe {
+    /// Opens the pipe of this process, in place of any that it had or inherited. Signals go to it
+    /// once [`catch`] has named them.
+    ///
+    /// # Errors
+    /// `EMFILE` or `ENFILE`, from pipe2(2).
+    pub(crate) fn open() -> io::Result<Self> {
+        let (read, write) = file::pipe()?;
+        PIPE.store(write.as_raw_fd(), Ordering::Relaxed);
+        Ok(Self { read, write })
+    }
+
+    /// The signals that have come since the last call. Never blocks.
+    pub(crate) fn take(&self) -> Vec<Signal> {
+        let mut signals = Vec::new();
+        let mut bytes = [0; 64];
+        loop {
+            match nix::unistd::read(&self.read, &mut bytes) {
+                Ok(0) => return signals,
+                Ok(n) => signals.extend(bytes.iter().take(n).filter_map(|b| Signal::from_byte(*b))),
+                Err(Errno::EINTR) => (),
+                Err(_) => return signals, // EAGAIN: empty
+            }
+        }
+    }
+}
+
+impl SignalPipe {
+    /// The numbers of both ends, for a child that must close its copies.
+    pub(crate) fn numbers(&self) -> [RawFd; 2] {
+        [self.read.as_raw_fd(), self.write.as_raw_fd()]
+    }
+}
+
+impl AsFd for SignalPipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
+    }
+}
+
+impl Drop for SignalPipe {
+    fn drop(&mut self) {
+        PIPE.store(-1, Ordering::Relaxed);
+    }
+}
+
+/// May run between any two instructions of this process.
+extern "C" fn on_signal(number: libc::c_int) {
+    let errno = Errno::last();
+    let byte = number as u8; // the numbers caught here stay below 128
+    // SAFETY: `byte` is one readable byte, and PIPE is -1 or an open, nonblocking pipe end:
+    // `SignalPipe` clears it before it closes. A full pipe is harmless: a wake-up is queued.
+    unsafe { libc::write(PIPE.load(Ordering::Relaxed), (&raw const byte).cast(), 1) };
+    errno.set();
+}
+
+/// As [`on_signal`], and winds the alarm that bounds the life of an orphan: nobody is left to end
+/// it from outside, and its loop may be stuck.
+extern "C" fn on_orphaned(number: libc::c_int) {
+    // SAFETY: alarm(2) is async-signal-safe and touches no memory.
+    unsafe { libc::alarm(ORPHAN_SECONDS.load(Ordering::Relaxed)) };
+    on_signal(number);
+}
+
+/// Sends these signals to this process's [`SignalPipe`] from now on.
+pub(crate) fn catch(signals: &[Signal]) {
+    for signal in signals {
+        set_action(signal.number(), SigHandler::Handler(on_signal));
+    }
+}
+
+/// Asks the kernel to tell this process when its parent dies (Linux): [`Signal::Orphaned`] goes to
+/// the pipe, and `limit` later, rounded up to whole seconds, an alarm ends the process.
+///
+/// # Errors
+/// From prctl(2).
+pub(crate) fn catch_parent_death(limit: std::time::Duration) -> io::Result<()> {
+    let seconds = limit.as_secs_f64().ceil().clamp(1.0, 1e9) as u32;
+    ORPHAN_SECONDS.store(seconds, Ordering::Relaxed);
+    set_action(Number::SIGALRM, SigHandler::SigDfl);
+    set_action(Signal::Orphaned.number(), SigHandler::Handler(on_orphaned));
+    die_with_parent()
+}
+
+/// Asks the kernel for [`Signal::Orphaned`] when the parent dies (Linux). Its default action ends
+/// the process. A change of user clears the wish, so it must be repeated after one.
+///
+/// # Errors
+/// From prctl(2).
+pub(crate) fn die_with_parent() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_pdeathsig(Signal::Orphaned.number())?)
+}
+
+/// Ignores these signals from now on.
+pub(crate) fn ignore(signals: &[Signal]) {
+    for signal in signals {
+        set_action(signal.number(), SigHandler::SigIgn);
+    }
+}
+
+/// Gives these signals their default action from now on.
+pub(crate) fn restore_default(signals: &[Signal]) {
+    for signal in signals {
+        set_action(signal.number(), SigHandler::SigDfl);
+    }
+}
+
+/// Gives every signal that may have been caught its default action.
+pub(crate) fn restore_all_defaults() {
+    for (_, number) in Signal::ALL {
+        set_action(number, SigHandler::SigDfl);
+    }
+}
+
+/// Gives ABRT and ALRM, by which stuck processes are ended, their default action.
+pub(crate) fn restore_last_resorts() {
+    set_action(Number::SIGABRT, SigHandler::SigDfl);
+    set_action(Number::SIGALRM, SigHandler::SigDfl);
+}
+
+fn set_action(number: Number, handler: SigHandler) {
+    // RESTART: a handler writes a byte, and code that is not ours need not notice.
+    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: `on_signal` and `on_orphaned` make async-signal-safe calls only, and keep errno.
+    let set = unsafe { sigaction(number, &action) };
+    debug_assert!(set.is_ok(), "{number} may be caught");
+}
+
+/// Blocks every signal. Returns the earlier mask.
+pub(super) fn block_all() -> SigSet {
+    let mut earlier = SigSet::empty();
+    let blocked = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut earlier));
+    debug_assert!(blocked.is_ok(), "the arguments are valid");
+    earlier
+}
+
+/// Puts an earlier mask back.
+pub(super) fn set_mask(mask: &SigSet) {
+    let set = sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None);
+    debug_assert!(set.is_ok(), "the arguments are valid");
+}
+
+/// Unblocks every signal: what a parent had blocked is no wish of ours.
+pub(crate) fn unblock_all() {
+    set_mask(&SigSet::empty());
+}

@@ -1,0 +1,332 @@
+//! Sockets: listening, accepting, sending, receiving. Nothing here ever blocks.
+
+use std::io;
+use std::mem;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike,
+    SockaddrStorage, UnixAddr, bind, connect, getsockname, getsockopt, listen, recv, send, sendmsg,
+    setsockopt, shutdown, socket, socketpair, sockopt,
+};
+use nix::sys::stat::{Mode, umask};
+
+/// An address that can be bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Name {
+    /// TCP.
+    Inet(SocketAddr),
+    /// A unix socket's path.
+    Path(std::path::PathBuf),
+    /// A name in Linux's abstract namespace.
+    Abstract(Vec<u8>),
+}
+
+/// Opens a listening socket that never blocks and is closed across exec(2).
+///
+/// # Errors
+/// As [`bind_to`], and from listen(2).
+pub(crate) fn listen_on(name: &Name, backlog: u32) -> io::Result<OwnedFd> {
+    let fd = bind_to(name)?;
+    set_backlog(fd.as_fd(), backlog)?;
+    Ok(fd)
+}
+
+/// Opens a bound socket that never blocks and is closed across exec(2). Nobody can connect to it
+/// until it listens. A path has mode 0600 until somebody widens it.
+///
+/// # Errors
+/// `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL` and the like, from socket(2), bind(2).
+pub(crate) fn bind_to(name: &Name) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = match name {
+        Name::Inet(address) => {
+            let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+            let fd = socket(family, SockType::Stream, flags, None)?;
+            setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+            if address.is_ipv6() {
+                setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+            }
+            // Accepted sockets inherit it (Linux), which saves a call a connection.
+            setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+            bind(fd.as_raw_fd(), &SockaddrStorage::from(*address))?;
+            fd
+        }
+        Name::Path(_) | Name::Abstract(_) => {
+            let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+            let earlier = umask(Mode::from_bits_truncate(0o177));
+            let bound = bind(fd.as_raw_fd(), &unix_address(name)?);
+            umask(earlier);
+            bound?;
+            fd
+        }
+    };
+    Ok(fd)
+}
+
+/// Makes a bound socket listen, or changes how many connections may wait; at most 65,535, and no
+/// more than net.core.somaxconn.
+///
+/// # Errors
+/// From listen(2).
+pub(crate) fn set_backlog(fd: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
+    let backlog = Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX).min(65_535))?;
+    Ok(listen(&fd, backlog)?)
+}
+
+/// Whether somebody accepts connections at a unix socket's path.
+///
+/// # Errors
+/// `EACCES` and the like, from connect(2): it cannot be told.
+pub(crate) fn is_alive(name: &Name) -> io::Result<bool> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(fd.as_raw_fd(), &unix_address(name)?) {
+        Ok(()) | Err(Errno::EAGAIN | Errno::EINPROGRESS) => Ok(true),
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn unix_address(name: &Name) -> io::Result<UnixAddr> {
+    match name {
+        Name::Path(path) => Ok(UnixAddr::new(path)?),
+        Name::Abstract(bytes) => Ok(UnixAddr::new_abstract(bytes)?),
+        Name::Inet(_) => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+/// Takes over an inherited descriptor if it is a listening stream socket: makes it nonblocking and
+/// closed across exec(2). Anything else is left alone: `None`.
+///
+/// # Errors
+/// `EBADF` if there is no such descriptor.
+pub(crate) fn adopt(number: RawFd) -> io::Result<Option<OwnedFd>> {
+    // SAFETY: only asks about a number; a closed one is EBADF.
+    super::check(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // SAFETY: the descriptor is open (just asked), and this process has one thread to close it.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    let listening = getsockopt(&fd, sockopt::AcceptConn).unwrap_or(false);
+    let stream = getsockopt(&fd, sockopt::SockType).is_ok_and(|kind| kind == SockType::Stream);
+    if !(listening && stream) {
+        return Ok(None);
+    }
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    // SAFETY: the descriptor is open, and the settings give it to the caller alone.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(number) }))
+}
+
+/// The address to which a socket is bound, in words such as `127.0.0.1:8000` or `unix:/run/x`.
+pub(crate) fn local_name(fd: BorrowedFd<'_>) -> String {
+    let Ok(address) = getsockname::<SockaddrStorage>(fd.as_raw_fd()) else {
+        return format!("fd://{}", fd.as_raw_fd());
+    };
+    if let Some(v4) = address.as_sockaddr_in() {
+        return SocketAddrV4::from(*v4).to_string();
+    }
+    if let Some(v6) = address.as_sockaddr_in6() {
+        return SocketAddrV6::from(*v6).to_string();
+    }
+    match address.as_unix_addr() {
+        Some(unix) => match (unix.path(), unix.as_abstract()) {
+            (Some(path), _) => format!("unix:{}", path.display()),
+            (None, Some(name)) => format!("unix:@{}", name.escape_ascii()),
+            (None, None) => "unix:".to_owned(),
+        },
+        None => format!("fd://{}", fd.as_raw_fd()),
+    }
+}
+
+/// Accepts one connection, nonblocking and closed across exec(2), with the peer's address if it is
+/// TCP; `None` if nobody waits.
+///
+/// # Errors
+/// `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`: no resources for it now. Faults of the connection
+/// itself, such as `ECONNABORTED`, are passed over as accept(2) advises.
+pub(crate) fn accept(
+    listener: BorrowedFd<'_>,
+) -> io::Result<Option<(OwnedFd, Option<SocketAddr>)>> {
+    loop {
+        let mut storage: libc::sockaddr_storage = zeroed_storage();
+        let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        let target = (&raw mut storage).cast();
+        // SAFETY: `storage` has room for any address, `length` says so, and both outlive the call.
+        let result = unsafe { libc::accept4(listener.as_raw_fd(), target, &raw mut length, flags) };
+        if result >= 0 {
+            // SAFETY: accept4 has just made this descriptor, and nobody else has seen it.
+            let fd = unsafe { OwnedFd::from_raw_fd(result) };
+            return Ok(Some((fd, inet_address(&storage, length))));
+        }
+        match Errno::last() {
+            Errno::EAGAIN => return Ok(None),
+            Errno::EINTR => (),
+            // The connection died while it waited: the next one, please.
+            Errno::ECONNABORTED | Errno::EPROTO | Errno::ENOPROTOOPT | Errno::ENETDOWN => (),
+            Errno::ENETUNREACH | Errno::EHOSTDOWN | Errno::EHOSTUNREACH | Errno::ENONET => (),
+            errno => return Err(errno.into()),
+        }
+    }
+}
+
+fn zeroed_storage() -> libc::sockaddr_storage {
+    // SAFETY: sockaddr_storage is plain bytes and numbers, for which zero is a value.
+    unsafe { mem::zeroed() }
+}
+
+fn inet_address(storage: &libc::sockaddr_storage, length: libc::socklen_t) -> Option<SocketAddr> {
+    let family = i32::from(storage.ss_family);
+    if family != libc::AF_INET && family != libc::AF_INET6 {
+        return None;
+    }
+    let pointer = (&raw const *storage).cast();
+    // SAFETY: `pointer` is to a whole sockaddr_storage, of which the kernel wrote `length` bytes.
+    let address = unsafe { SockaddrStorage::from_raw(pointer, Some(length)) }?;
+    match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(SocketAddrV4::from(*v4).into()),
+        (None, Some(v6)) => Some(SocketAddrV6::from(*v6).into()),
+        (None, None) => None,
+    }
+}
+
+/// Receives what is there, at most `buffer`'s length. 0 is the end of the stream.
+///
+/// # Errors
+/// `WouldBlock` if nothing is there yet; whatever recv(2) says of a broken connection.
+pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    retry(|| recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT))
+}
+
+/// Sends as much as there is room for.
+///
+/// # Errors
+/// `WouldBlock` if there is no room; whatever send(2) says of a broken connection. No SIGPIPE.
+pub(crate) fn transmit(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    retry(|| send(fd.as_raw_fd(), bytes, flags))
+}
+
+/// Tells the peer that nothing more will come.
+pub(crate) fn end_output(fd: BorrowedFd<'_>) {
+    // ENOTCONN: the peer is gone already, and need not be told.
+    let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
+}
+
+/// Makes a TCP listener deaf to new connections: those whose handshake has begun still come in,
+/// later ones are not answered and find nobody once the socket is closed (Linux). So a queue can
+/// be emptied to its end. Does nothing to other sockets; returns whether it did anything.
+///
+/// # Errors
+/// From setsockopt(2).
+pub(crate) fn turn_newcomers_away(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let inet = getsockname::<SockaddrStorage>(fd.as_raw_fd())
+        .is_ok_and(|name| name.as_sockaddr_in().is_some() || name.as_sockaddr_in6().is_some());
+    if !inet {
+        return Ok(false);
+    }
+    // A packet filter over the TCP header: byte 13 holds the flags. Drop what has SYN set (bit 1),
+    // keep the rest.
+    let mut program = [
+        filter(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
+        filter(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, 0x02),
+        filter(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        filter(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: `program` points at `len` instructions, and both outlive the call, which copies them.
+    super::check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    })?;
+    Ok(true)
+}
+
+/// How many connections wait to be accepted at a TCP listener (Linux, `TCP_INFO`).
+///
+/// # Errors
+/// From getsockopt(2).
+pub(crate) fn queue_length(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: tcp_info is plain numbers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: `info` has room for `length` bytes, and both outlive the call.
+    super::check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(info.tcpi_unacked)
+}
+
+/// Ends listening for all processes that share the socket: newcomers are refused from now on, and
+/// accept(2) says `EINVAL` (Linux).
+pub(crate) fn end_listening(fd: BorrowedFd<'_>) {
+    // ENOTCONN: somebody has ended it already.
+    let _ = shutdown(fd.as_raw_fd(), Shutdown::Read);
+}
+
+fn filter(code: u32, jump_true: u8, jump_false: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: jump_true, jf: jump_false, k }
+}
+
+fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Ok(n) => return Ok(n),
+            Err(Errno::EINTR) => (),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Two ends of a line that never block and are closed across exec(2).
+///
+/// # Errors
+/// `EMFILE` or `ENFILE`, from socketpair(2).
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    // SEQPACKET: each word arrives by itself.
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
+}
+
+/// Takes over an inherited end of a [`pair`], if that is what this descriptor is.
+pub(crate) fn adopt_line(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: only asks about a number; a closed one is an error.
+    super::check(unsafe { libc::fcntl(number, libc::F_GETFD) }).ok()?;
+    // SAFETY: the descriptor is open (just asked), and this process has one thread to close it.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    getsockopt(&fd, sockopt::SockType).ok().filter(|kind| *kind == SockType::SeqPacket)?;
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+    // SAFETY: the descriptor is open, and whoever started this process gives it to the caller alone.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Sends a datagram with a descriptor in it (unix(7), `SCM_RIGHTS`). Never waits.
+///
+/// # Errors
+/// From sendmsg(2).
+pub(crate) fn transmit_with(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fd: BorrowedFd<'_>,
+) -> io::Result<usize> {
+    let rights = [fd.as_raw_fd()];
+    let message = [ControlMessage::ScmRights(&rights)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let pieces = [io::IoSlice::new(bytes)];
+    Ok(sendmsg::<()>(socket.as_raw_fd(), &pieces, &message, flags, None)?)
+}

@@ -1,0 +1,230 @@
+//! The pid file: held by a lock, replaced whole, never written through a link.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::os::file::{self, Lock};
+use crate::os::process::Pid;
+
+/// What stands behind the name while another master has the first.
+const SECOND: &str = ".2";
+
+/// A pid file that is ours: the lock ends with this process, the name with [`PidFile::remove`].
+#[derive(Debug)]
+pub(crate) struct PidFile {
+    path: PathBuf,
+    file: File,
+}
+
+/// Why there is no pid file.
+#[derive(Debug)]
+pub(crate) enum PidFileError {
+    /// Its lock is held, by this process if it can be seen.
+    Held { path: PathBuf, owner: Option<i32> },
+    /// The path is a folder, a link, or anything but a plain file.
+    NotAFile(PathBuf),
+    /// It cannot be read, written or locked.
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl fmt::Display for PidFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held { path, owner: Some(pid) } => {
+                write!(f, "pid file {}: already running as process {pid}", path.display())
+            }
+            Self::Held { path, owner: None } => {
+                write!(f, "pid file {}: another process holds it", path.display())
+            }
+            Self::NotAFile(path) => {
+                write!(f, "pid file {}: the path is not a plain file", path.display())
+            }
+            Self::Io { path, .. } => write!(f, "cannot write the pid file {}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for PidFileError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::Held { .. } | Self::NotAFile(_) => None,
+        }
+    }
+}
+
+impl PidFile {
+    /// Writes this process's pid at `path`. A file whose owner has gone is taken over, whatever it
+    /// holds.
+    ///
+    /// # Errors
+    /// A living process holds the file; the path is not a plain file; the folder is missing, full
+    /// or read-only.
+    pub(crate) fn create(path: &Path) -> Result<Self, PidFileError> {
+        let failed = |source| PidFileError::Io { path: path.to_path_buf(), source };
+        loop {
+            // Held until the end of the turn: its lock keeps others from taking over as well.
+            let stale = match open_stale(path)? {
+                Present::Nothing => None,
+                Present::Stale(file) => Some(file),
+                Present::Replaced => continue,
+            };
+            let (temporary, file) = write_beside(path).map_err(failed)?;
+            let renamed = match stale {
+                Some(_) => fs::rename(&temporary, path),
+                None => file::rename_to_free_name(&temporary, path),
+            };
+            match renamed {
+                Ok(()) => return Ok(Self { path: path.to_path_buf(), file }),
+                Err(error) => {
+                    let _ = fs::remove_file(&temporary);
+                    if error.kind() != io::ErrorKind::AlreadyExists {
+                        return Err(failed(error));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes this process's pid beside `path`, at `path` with `.2` at its end, until
+    /// [`promote`](Self::promote).
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create).
+    pub(crate) fn create_second(path: &Path) -> Result<Self, PidFileError> {
+        let mut second = path.as_os_str().to_owned();
+        second.push(SECOND);
+        Self::create(Path::new(&second))
+    }
+
+    /// Gives a second file the first's name, whose owner has gone. Does nothing to a first one.
+    ///
+    /// # Errors
+    /// From rename(2).
+    pub(crate) fn promote(&mut self) -> io::Result<()> {
+        let name = self.path.as_os_str().as_encoded_bytes();
+        let Some(first) = name.strip_suffix(SECOND.as_bytes()) else { return Ok(()) };
+        let first = PathBuf::from(OsStr::from_bytes(first));
+        fs::rename(&self.path, &first)?;
+        self.path = first;
+        Ok(())
+    }
+
+    /// Removes the name, if it still leads to this file.
+    pub(crate) fn remove(self) {
+        let ours = self.file.metadata().map(|m| (m.dev(), m.ino()));
+        let present = fs::symlink_metadata(&self.path).map(|m| (m.dev(), m.ino()));
+        if let (Ok(ours), Ok(present)) = (ours, present)
+            && ours == present
+        {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+enum Present {
+    Nothing,
+    /// Left by a process that has gone; we hold its lock now.
+    Stale(File),
+    /// Another process has just put its own file there.
+    Replaced,
+}
+
+fn open_stale(path: &Path) -> Result<Present, PidFileError> {
+    let failed = |source| PidFileError::Io { path: path.to_path_buf(), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Present::Nothing),
+        Err(error) => return Err(failed(error)),
+        Ok(found) if !found.is_file() => return Err(PidFileError::NotAFile(path.to_path_buf())),
+        Ok(_) => (),
+    }
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(file::NO_LINK).open(path);
+    let mut found = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Present::Replaced),
+        Err(error) => return Err(failed(error)),
+    };
+    if let Lock::HeldBy(owner) = file::lock(&found).map_err(failed)? {
+        let mut text = String::new();
+        let _ = Read::by_ref(&mut found).take(32).read_to_string(&mut text);
+        let owner = owner.or_else(|| text.trim().parse().ok());
+        return Err(PidFileError::Held { path: path.to_path_buf(), owner });
+    }
+    let ours = found.metadata().map_err(failed)?;
+    match fs::symlink_metadata(path) {
+        Ok(now) if (now.dev(), now.ino()) == (ours.dev(), ours.ino()) => Ok(Present::Stale(found)),
+        _ => Ok(Present::Replaced),
+    }
+}
+
+/// Writes and locks a complete pid file under a name of its own.
+fn write_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", Pid::this()));
+    let temporary = path.with_file_name(name);
+    let written = (|| {
+        let _ = fs::remove_file(&temporary); // ours alone: it bears our pid
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .custom_flags(file::NO_LINK)
+            .open(&temporary)?;
+        writeln!(file, "{}", Pid::this())?;
+        file::lock(&file)?;
+        Ok(file)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map(|file| (temporary, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_file_is_taken_over_and_removed_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.pid");
+        for stale in [None, Some(""), Some("garbage"), Some("1\n"), Some("999999999\n")] {
+            if let Some(text) = stale {
+                fs::write(&path, text).unwrap();
+            }
+            let file = PidFile::create(&path).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", Pid::this()));
+            file.remove();
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{stale:?}");
+        }
+    }
+
+    #[test]
+    fn links_and_folders_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("precious");
+        fs::write(&target, "precious").unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(matches!(PidFile::create(&link), Err(PidFileError::NotAFile(_))));
+        assert!(matches!(PidFile::create(folder.path()), Err(PidFileError::NotAFile(_))));
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_meanwhile_is_not_ours_to_remove() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.pid");
+        let file = PidFile::create(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "7\n").unwrap();
+        file.remove();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "7\n");
+    }
+}

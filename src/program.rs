@@ -1,0 +1,189 @@
+//! The door of a whole program: from the words of a command line to an exit code.
+
+use std::env;
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use crate::address::Address;
+use crate::app::App;
+use crate::arbiter::Launch;
+use crate::cli::{self, Action, Invocation, Stream};
+use crate::listen::inherit;
+use crate::os::title::TitleArea;
+use crate::os::{daemon, process};
+use crate::runtime::{Runtime, RuntimeError, Start};
+use crate::settings::{LogTarget, Settings};
+
+/// Runs a program that serves this app: with its command line, YAML files, signals and exit codes.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// fn main() -> ExitCode {
+///     ostler::main(ostler::apps::Echo)
+/// }
+/// ```
+pub fn main(app: impl App + 'static) -> ExitCode {
+    Runtime::new().app(app).main()
+}
+
+impl Runtime {
+    /// Runs the program: reads this process's command line and environment, does what they ask
+    /// for, and returns the exit code. 0: asked to stop. 1: bad configuration, address or pid
+    /// file. 2: bad command line. 3: no worker was ever ready. 70: a fault of the program.
+    pub fn main(self) -> ExitCode {
+        let args: Vec<_> = env::args_os().collect();
+        let variables: Vec<_> = env::vars_os().collect();
+        let start = Start {
+            verdict: None,
+            launch: launch(&args),
+            // Without /proc there is no title, and everything else works.
+            title: TitleArea::claim().ok(),
+        };
+        let mut identity = cli::Identity::default();
+        if let Some(app) = self.default_app() {
+            identity.app = app.to_owned();
+        }
+        match cli::parse(args, variables, identity) {
+            Ok(invocation) => ExitCode::from(self.obey(&invocation, start)),
+            Err(exit) => {
+                say(exit.stream, &exit.text);
+                ExitCode::from(exit.code)
+            }
+        }
+    }
+
+    fn obey(&self, invocation: &Invocation, start: Start) -> u8 {
+        if invocation.action == Action::ListClasses {
+            let names: Vec<_> = self.class_names().collect();
+            say(Stream::Stdout, &format!("{}\n", names.join("\n")));
+            return 0;
+        }
+        let warn = |problem: &str| {
+            say(Stream::Stderr, &format!("{}: {problem}\n", invocation.program()));
+        };
+        let complain = |problem: &dyn std::fmt::Display| {
+            inherit::confess(&problem.to_string());
+            say(Stream::Stderr, &format!("{}: {problem}\n", invocation.program()));
+        };
+        let (settings, warnings) = match invocation.load() {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                complain(&error);
+                return error.exit_code();
+            }
+        };
+        warnings.iter().for_each(|warning| warn(warning));
+        let result = match invocation.action {
+            Action::Run if settings.daemon && !inherit::is_successor() => {
+                return self.run_daemon(invocation, settings, start);
+            }
+            Action::Run if settings.daemon => self.serve_from_root(invocation, settings, start),
+            Action::Run => self.run_as(settings, start, || reread(invocation)),
+            Action::CheckConfig => self.check(&settings).map(|()| {
+                say(Stream::Stdout, "the configuration is good\n");
+            }),
+            Action::PrintConfig => self.check(&settings).map(|()| {
+                say(Stream::Stdout, &settings.describe());
+            }),
+            Action::ListClasses => Ok(()),
+        };
+        match result {
+            Ok(()) => 0,
+            Err(error) => {
+                complain(&error);
+                error.exit_code()
+            }
+        }
+    }
+}
+
+impl Runtime {
+    /// Serves as a daemon. This process waits until it is known whether that works.
+    fn run_daemon(&self, invocation: &Invocation, settings: Settings, start: Start) -> u8 {
+        let outcome = daemon::detach(|verdict| {
+            let verdict = Rc::new(verdict);
+            let start = Start { verdict: Some(Rc::clone(&verdict)), ..start };
+            let result = self.serve_from_root(invocation, settings, start);
+            match result {
+                Ok(()) => 0,
+                Err(error) => {
+                    verdict.say(error.exit_code(), &error.to_string());
+                    error.exit_code()
+                }
+            }
+        });
+        let (code, text) = match outcome {
+            Ok(verdict) => verdict,
+            Err(error) => (1, format!("cannot become a daemon: {error}")),
+        };
+        if !text.is_empty() {
+            say(Stream::Stderr, &format!("{}: {text}\n", invocation.program()));
+        }
+        code
+    }
+}
+
+impl Runtime {
+    /// Serves as a daemon that has left its terminal: from `/`, while paths mean the folder in
+    /// which it was started.
+    fn serve_from_root(
+        &self,
+        invocation: &Invocation,
+        settings: Settings,
+        start: Start,
+    ) -> Result<(), RuntimeError> {
+        let home = env::current_dir().map_err(RuntimeError::Kernel)?;
+        let folder = File::open(&home).map_err(RuntimeError::Kernel)?;
+        env::set_current_dir("/").map_err(RuntimeError::Kernel)?;
+        self.run_as(anchored(settings, &home), start, || {
+            process::enter(folder.as_fd()).map_err(|error| error.to_string())?;
+            let settings = reread(invocation);
+            let _ = env::set_current_dir("/");
+            settings.map(|settings| anchored(settings, &home))
+        })
+    }
+}
+
+/// Reads the settings anew. A variable that means nothing was complained of at the start.
+fn reread(invocation: &Invocation) -> Result<Settings, String> {
+    invocation.load().map(|(settings, _)| settings).map_err(|error| error.to_string())
+}
+
+/// The settings with all paths seen from `home`, for a process whose folder is another.
+fn anchored(mut settings: Settings, home: &Path) -> Settings {
+    let anchor = |path: &mut PathBuf| *path = home.join(&*path);
+    let Settings { pidfile, chdir, worker_tmp_dir, log_file, bind, .. } = &mut settings;
+    [pidfile, chdir, worker_tmp_dir].into_iter().flatten().for_each(anchor);
+    if let LogTarget::File(path) = log_file {
+        anchor(path);
+    }
+    for address in bind {
+        if let Address::Unix(path) = address {
+            anchor(path);
+        }
+    }
+    settings
+}
+
+/// How to start this program again. Without a folder to do that in there is no way.
+fn launch(args: &[OsString]) -> Option<Launch> {
+    let words = args.iter().map(|arg| CString::new(arg.as_bytes()));
+    let words = words.collect::<Result<Vec<_>, _>>().ok()?;
+    let folder = File::open(".").ok()?.into();
+    Some(Launch { words, folder })
+}
+
+/// Prints; a reader that has gone is no reason to fail.
+fn say(stream: Stream, text: &str) {
+    let _ = match stream {
+        Stream::Stdout => io::stdout().write_all(text.as_bytes()),
+        Stream::Stderr => io::stderr().write_all(text.as_bytes()),
+    };
+}

@@ -1,0 +1,313 @@
+//! What the workers are doing, in memory that they share with the master.
+//!
+//! Workers write, the master reads and believes nothing in it that could hurt it: every value is a
+//! plain word, and a nonsensical one is read as "nothing known".
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::os::memory::SharedWords;
+use crate::stamp::Stamp;
+
+/// The master's: how many rows have ever been in use.
+const BOARD_HEAD_WORDS: usize = 16;
+const ROW_HEAD_WORDS: usize = 32;
+/// Where a row's head counts the clients that are connected.
+const CLIENTS: usize = 31;
+/// Rows that are looked at for a fair share; with more workers the kernel's turns must do.
+const FAIR_ROWS_MAX: usize = 128;
+const SEAT_WORDS: usize = 16;
+const LABEL_WORDS: usize = 8;
+const NOTE_WORDS: usize = 24;
+
+/// The board: one row a worker process, one seat a thread.
+#[derive(Debug)]
+pub(crate) struct Scoreboard {
+    shared: SharedWords,
+    rows: usize,
+    seats: usize,
+}
+
+/// How far a worker has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It has not said that it is ready.
+    Booting,
+    /// It serves.
+    Ready,
+    /// It serves, and wants to be replaced.
+    Spent,
+    /// It has been told to leave, by whomever.
+    Leaving,
+}
+
+/// A unit of work in progress.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unit {
+    /// When it began.
+    pub(crate) since: Stamp,
+    /// What it is called; empty if its protocol names nothing.
+    pub(crate) label: String,
+    /// The thread's place in its worker.
+    pub(crate) seat: usize,
+}
+
+impl Scoreboard {
+    /// A board for at most `rows` processes of `seats` threads each. Only rows in use cost memory.
+    ///
+    /// # Errors
+    /// `ENOMEM`, from mmap(2).
+    pub(crate) fn new(rows: usize, seats: usize) -> io::Result<Self> {
+        let seats = seats.max(1);
+        let words = BOARD_HEAD_WORDS + rows * (ROW_HEAD_WORDS + seats * SEAT_WORDS);
+        Ok(Self { shared: SharedWords::new(words)?, rows, seats })
+    }
+
+    /// How many threads a row has room for.
+    pub(crate) fn seats(&self) -> usize {
+        self.seats
+    }
+
+    /// How many rows there are.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Says that rows up to this one have been in use. For the master.
+    pub(crate) fn note_use(&self, row: usize) {
+        let word = &self.shared.words()[0];
+        word.store(word.load(Ordering::Relaxed).max(row as u64 + 1), Ordering::Release);
+    }
+
+    /// How many clients a worker would have if all who are connected were spread evenly over the
+    /// workers that serve.
+    pub(crate) fn fair_share(&self) -> usize {
+        let used = self.shared.words()[0].load(Ordering::Acquire);
+        let rows = usize::try_from(used).unwrap_or(0).min(self.rows).min(FAIR_ROWS_MAX);
+        let serving = (0..rows).map(|row| self.row(row)).filter(|r| r.stage() == Stage::Ready);
+        let (mut workers, mut clients) = (0, 0u64);
+        for row in serving {
+            workers += 1;
+            clients = clients.saturating_add(row.clients());
+        }
+        usize::try_from(clients.div_ceil(workers.max(1))).unwrap_or(usize::MAX)
+    }
+
+    /// A process's row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub(crate) fn row(&self, index: usize) -> Row<'_> {
+        assert!(index < self.rows);
+        let length = ROW_HEAD_WORDS + self.seats * SEAT_WORDS;
+        let start = BOARD_HEAD_WORDS + index * length;
+        Row { words: &self.shared.words()[start..start + length] }
+    }
+}
+
+/// One process's row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row<'a> {
+    words: &'a [AtomicU64],
+}
+
+impl<'a> Row<'a> {
+    /// Clears the row for a new process. For the master, before the fork.
+    pub(crate) fn reset(self) {
+        self.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
+    /// How far the worker has come.
+    pub(crate) fn stage(self) -> Stage {
+        match self.words[0].load(Ordering::Acquire) {
+            1 => Stage::Ready,
+            2 => Stage::Spent,
+            3 => Stage::Leaving,
+            _ => Stage::Booting,
+        }
+    }
+
+    /// Says how far the worker has come.
+    pub(crate) fn set_stage(self, stage: Stage) {
+        let word = match stage {
+            Stage::Booting => 0,
+            Stage::Ready => 1,
+            Stage::Spent => 2,
+            Stage::Leaving => 3,
+        };
+        self.words[0].fetch_max(word, Ordering::AcqRel); // it never goes back
+    }
+
+    /// How many clients are connected to the worker.
+    fn clients(self) -> u64 {
+        self.words[CLIENTS].load(Ordering::Relaxed)
+    }
+
+    /// Says how many clients are connected to the worker.
+    pub(crate) fn set_clients(self, clients: usize) {
+        self.words[CLIENTS].store(clients as u64, Ordering::Relaxed);
+    }
+
+    /// Leaves a word for the master, such as why the worker could not boot. Cut to 192 bytes.
+    pub(crate) fn set_note(self, note: &str) {
+        write_text(&self.words[1], &self.words[2..2 + NOTE_WORDS], note.as_bytes());
+    }
+
+    /// The word that the worker left; empty if none.
+    pub(crate) fn note(self) -> String {
+        read_text(&self.words[1], &self.words[2..2 + NOTE_WORDS])
+    }
+
+    /// How many units of work the worker has done.
+    pub(crate) fn units(self) -> u64 {
+        self.seats().map(Seat::units).fold(0, u64::wrapping_add)
+    }
+
+    /// The unit of work that has been in progress for longest.
+    pub(crate) fn oldest_unit(self) -> Option<Unit> {
+        let busy = self
+            .seats()
+            .enumerate()
+            .filter_map(|(seat, words)| Some((words.busy_since()?, seat, words)));
+        let (since, seat, words) = busy.min_by_key(|(since, ..)| *since)?;
+        Some(Unit { since, label: words.label(), seat })
+    }
+
+    /// When the oldest and the youngest unit of work began. A stamp later than `now` is nonsense,
+    /// which is passed over.
+    pub(crate) fn busy_times(self, now: Stamp) -> Option<(Stamp, Stamp)> {
+        let times = || self.seats().filter_map(Seat::busy_since).filter(|since| *since <= now);
+        Some((times().min()?, times().max()?))
+    }
+
+    /// A thread's seat.
+    ///
+    /// # Panics
+    /// If the row has no such seat.
+    pub(crate) fn seat(self, index: usize) -> Seat<'a> {
+        let start = ROW_HEAD_WORDS + index * SEAT_WORDS;
+        Seat { words: &self.words[start..start + SEAT_WORDS] }
+    }
+
+    /// How many seats there are.
+    pub(crate) fn seat_count(self) -> usize {
+        (self.words.len() - ROW_HEAD_WORDS) / SEAT_WORDS
+    }
+
+    fn seats(self) -> impl Iterator<Item = Seat<'a>> {
+        (0..self.seat_count()).map(move |index| self.seat(index))
+    }
+}
+
+/// One thread's place. Written by that thread alone, so plain loads and stores suffice to count.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seat<'a> {
+    words: &'a [AtomicU64],
+}
+
+impl Seat<'_> {
+    /// The thread has been at one piece of work since then.
+    pub(crate) fn set_busy(self, since: Stamp) {
+        self.words[0].store(since.as_nanos().max(1), Ordering::Release);
+    }
+
+    /// The thread is idle, or busy with nothing that belongs to a client.
+    pub(crate) fn set_idle(self) {
+        self.words[0].store(0, Ordering::Release);
+    }
+
+    /// The work is called so.
+    pub(crate) fn set_label(self, label: &[u8]) {
+        write_text(&self.words[2], &self.words[3..3 + LABEL_WORDS], label);
+    }
+
+    /// The work has no name.
+    pub(crate) fn clear_label(self) {
+        self.words[2].store(0, Ordering::Relaxed);
+    }
+
+    /// Counts one more unit of work. Returns how many that makes.
+    pub(crate) fn count_unit(self) -> u64 {
+        let units = self.units().wrapping_add(1);
+        self.words[1].store(units, Ordering::Relaxed);
+        units
+    }
+
+    fn units(self) -> u64 {
+        self.words[1].load(Ordering::Relaxed)
+    }
+
+    fn busy_since(self) -> Option<Stamp> {
+        match self.words[0].load(Ordering::Acquire) {
+            0 => None,
+            nanos => Some(Stamp::from_nanos(nanos)),
+        }
+    }
+
+    fn label(self) -> String {
+        read_text(&self.words[2], &self.words[3..3 + LABEL_WORDS])
+    }
+}
+
+/// Stores text in words, cut to their size. A reader at the same moment may see a mixture.
+fn write_text(length: &AtomicU64, words: &[AtomicU64], text: &[u8]) {
+    let shown = &text[..text.len().min(words.len() * 8)];
+    for (word, piece) in words.iter().zip(shown.chunks(8)) {
+        let mut bytes = [0; 8];
+        bytes[..piece.len()].copy_from_slice(piece);
+        word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+    }
+    length.store(shown.len() as u64, Ordering::Release);
+}
+
+/// Reads text from words, whatever they hold: what is not printable is escaped.
+fn read_text(length: &AtomicU64, words: &[AtomicU64]) -> String {
+    let length = usize::try_from(length.load(Ordering::Acquire)).unwrap_or(0);
+    let bytes: Vec<u8> =
+        words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+    let shown = &bytes[..length.min(bytes.len())];
+    String::from_utf8_lossy(shown).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_seats_do_not_touch_each_other() {
+        let board = Scoreboard::new(3, 2).unwrap();
+        board.row(1).seat(1).set_busy(Stamp::from_nanos(9));
+        board.row(1).seat(1).set_label(b"GET /hang");
+        board.row(1).set_stage(Stage::Ready);
+        board.row(1).set_note("a note");
+        assert_eq!(board.row(0).oldest_unit(), None);
+        assert_eq!(board.row(2).oldest_unit(), None);
+        assert_eq!(board.row(0).stage(), Stage::Booting);
+        let unit = Unit { since: Stamp::from_nanos(9), label: "GET /hang".into(), seat: 1 };
+        assert_eq!(board.row(1).oldest_unit(), Some(unit));
+        assert_eq!(board.row(1).note(), "a note");
+    }
+
+    #[test]
+    fn the_oldest_of_several_units_is_found_and_units_are_summed() {
+        let board = Scoreboard::new(1, 3).unwrap();
+        let row = board.row(0);
+        row.seat(0).set_busy(Stamp::from_nanos(30));
+        row.seat(2).set_busy(Stamp::from_nanos(20));
+        row.seat(0).count_unit();
+        row.seat(2).count_unit();
+        assert_eq!(row.oldest_unit().map(|unit| unit.seat), Some(2));
+        assert_eq!(row.units(), 2);
+        row.reset();
+        assert_eq!((row.oldest_unit(), row.units()), (None, 0));
+    }
+
+    #[test]
+    fn text_is_cut_and_made_printable() {
+        let board = Scoreboard::new(1, 1).unwrap();
+        board.row(0).set_note(&"x".repeat(500));
+        assert_eq!(board.row(0).note().len(), NOTE_WORDS * 8);
+        board.row(0).set_note("one\ntwo");
+        assert_eq!(board.row(0).note(), "one?two");
+    }
+}

@@ -1,0 +1,70 @@
+//! Mixes of settings that cannot work, and folders that are not there. It looks at the file system
+//! but never changes it; what only a worker class or the kernel can judge is judged elsewhere.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::LogTarget;
+use super::error::SettingsError;
+use super::table::Settings;
+
+/// Checks what no option can check alone.
+pub(super) fn check(settings: &Settings) -> Result<(), SettingsError> {
+    if settings.max_requests_jitter > 0 && settings.max_requests == 0 {
+        let source = settings.source("max_requests");
+        let why =
+            format!("a jitter needs max_requests, which is 0 ({source}): give both, or neither");
+        return Err(SettingsError::BadMix {
+            place: settings.source("max_requests_jitter").clone(),
+            key: "max_requests_jitter",
+            why,
+        });
+    }
+    if let (Some(pidfile), LogTarget::File(log)) = (&settings.pidfile, &settings.log_file)
+        && pidfile == log
+    {
+        let source = settings.source("log_file");
+        return Err(SettingsError::BadMix {
+            place: settings.source("pidfile").clone(),
+            key: "pidfile",
+            why: format!("{pidfile:?} is the log file too ({source}): give two files"),
+        });
+    }
+    for (key, folder) in [("chdir", &settings.chdir), ("worker_tmp_dir", &settings.worker_tmp_dir)]
+    {
+        if let Some(folder) = folder {
+            check_folder(folder).map_err(|why| unusable(settings, key, folder, &why))?;
+        }
+    }
+    if let Some(pidfile) = &settings.pidfile {
+        let bad = |why: String| unusable(settings, "pidfile", pidfile, &why);
+        if pidfile.is_dir() {
+            return Err(bad("is a directory: give a file".into()));
+        }
+        // A bare name has an empty parent, which stands for the current folder.
+        if let Some(folder) = pidfile.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            check_folder(folder).map_err(|why| bad(format!("has no folder: {folder:?} {why}")))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_folder(folder: &Path) -> Result<(), String> {
+    match fs::metadata(folder) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err("is not a directory".into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err("does not exist".into()),
+        Err(error) => Err(format!("cannot be used: {error}")),
+    }
+}
+
+/// The words of the option are fine, the machine is not: never an error of the command line.
+fn unusable(settings: &Settings, key: &'static str, path: &Path, why: &str) -> SettingsError {
+    SettingsError::Unusable {
+        place: settings.source(key).clone(),
+        key,
+        path: path.to_owned(),
+        why: why.to_owned(),
+    }
+}

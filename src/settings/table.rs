@@ -1,0 +1,350 @@
+//! The one table of options: YAML keys, flags, variables, defaults and documentation all come from
+//! it. This file must never know how a file, an environment or a command line is read.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Provenance;
+use super::form::{
+    Choice, Core, Listen, Name, Number, Octal, Path, Signed, Size, Span, Target, WorkerCount,
+};
+use super::shape::{Affinity, Fault, Kind, Many, Maybe, One, Pairs, Shape, Switch, kind_of};
+use super::types::{CoreSize, CpuAffinity, LogLevel, Workers};
+use crate::address::Address;
+use crate::app::Options;
+use crate::log::{Format as LogFormat, Target as LogTarget};
+
+/// One option, whichever way it is given.
+pub(crate) struct Key {
+    /// The YAML key and the field's name; the variable is `OSTLER_` and this in capitals.
+    pub(crate) name: &'static str,
+    /// The heading under which the help shows it.
+    pub(crate) group: &'static str,
+    /// The one-letter flag.
+    pub(crate) short: Option<char>,
+    /// The long flag, where it is not the name with dashes.
+    flag: Option<&'static str>,
+    /// Other long flags that mean the same.
+    pub(crate) aliases: &'static [&'static str],
+    /// What stands for the value in the help.
+    pub(crate) value_name: &'static str,
+    /// How many texts it takes.
+    pub(crate) kind: Kind,
+    /// The documentation as written below.
+    doc: &'static str,
+    set: fn(&mut Settings, &[String]) -> Result<(), Fault>,
+    show: fn(&Settings) -> Vec<String>,
+}
+
+impl Key {
+    /// The long flag, without dashes.
+    pub(crate) fn flag(&self) -> String {
+        self.flag.map_or_else(|| self.name.replace('_', "-"), str::to_owned)
+    }
+
+    /// The variable of the environment.
+    pub(crate) fn variable(&self) -> String {
+        format!("OSTLER_{}", self.name.to_ascii_uppercase())
+    }
+
+    /// The documentation on one line, without the marks that only rustdoc needs.
+    pub(crate) fn doc(&self) -> String {
+        self.doc.replace('`', "").split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Sets the field to what the texts say.
+    pub(super) fn set(&self, settings: &mut Settings, texts: &[String]) -> Result<(), Fault> {
+        (self.set)(settings, texts)
+    }
+
+    /// The texts that say what the field is.
+    pub(crate) fn show(&self, settings: &Settings) -> Vec<String> {
+        (self.show)(settings)
+    }
+}
+
+macro_rules! optional {
+    () => {
+        None
+    };
+    ($value:literal) => {
+        Some($value)
+    };
+}
+
+/// A row reads: documentation; field, type and default; how texts become values; what stands for
+/// the value in the help; then, where they differ from the usual, the flags.
+macro_rules! settings {
+    ($($group:literal {
+        $(
+            $(#[doc = $doc:literal])+
+            $name:ident: $type:ty = $default:expr, $shape:expr, $value:literal
+            $(, short $short:literal)? $(, flag $flag:literal)? $(, alias $alias:literal)*;
+        )+
+    })+) => {
+        /// What a person may ask for, in YAML, in the environment or as flags. Whoever loads them
+        /// checks everything, so that nobody after must. Two settings are equal if their values
+        /// are, wherever these came from.
+        #[derive(Clone, Debug)]
+        pub struct Settings {
+            /// The name of the app that is served.
+            pub app: String,
+            /// The app's own options.
+            pub app_options: Options,
+            $($(
+                $(#[doc = $doc])+
+                pub $name: $type,
+            )+)+
+            /// Where each value came from.
+            pub provenance: Provenance,
+        }
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Self {
+                    app: "demo".into(),
+                    app_options: Options::new(),
+                    $($($name: $default,)+)+
+                    provenance: Provenance::default(),
+                }
+            }
+        }
+
+        impl PartialEq for Settings {
+            fn eq(&self, other: &Self) -> bool {
+                self.app == other.app
+                    && self.app_options == other.app_options
+                    $($(&& self.$name == other.$name)+)+
+            }
+        }
+
+        /// Every option, in the order of the table.
+        pub(crate) static KEYS: &[Key] = &[$($(
+            Key {
+                name: stringify!($name),
+                group: $group,
+                short: optional!($($short)?),
+                flag: optional!($($flag)?),
+                aliases: &[$($alias),*],
+                value_name: $value,
+                kind: kind_of(&$shape),
+                doc: concat!($($doc, "\n"),+),
+                set: |settings, texts| {
+                    settings.$name = $shape.read(texts)?;
+                    Ok(())
+                },
+                show: |settings| $shape.show(&settings.$name),
+            },
+        )+)+];
+    };
+}
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+/// A duration for which zero has a meaning.
+const ANY_SPAN: One<Span> = One(Span { least: Duration::ZERO });
+
+/// A duration without which nothing would ever get done.
+const SOME_SPAN: One<Span> = One(Span { least: Duration::from_millis(1) });
+
+const LEVELS: One<Choice<LogLevel>> = One(Choice {
+    what: "a log level",
+    words: &[
+        (LogLevel::Trace, &["trace"]),
+        (LogLevel::Debug, &["debug"]),
+        (LogLevel::Info, &["info"]),
+        (LogLevel::Warning, &["warning", "warn"]),
+        (LogLevel::Error, &["error"]),
+        (LogLevel::Critical, &["critical"]),
+    ],
+});
+
+const FORMATS: One<Choice<LogFormat>> = One(Choice {
+    what: "a log format",
+    words: &[
+        (LogFormat::Full, &["full"]),
+        (LogFormat::Compact, &["compact"]),
+        (LogFormat::Json, &["json"]),
+    ],
+});
+
+/// Far beyond any use, and still exact in every counter.
+const REQUESTS_MAX: u64 = 1_000_000_000_000;
+
+settings! {
+    "Workers" {
+        /// The worker class: how connections are served. See --list-classes.
+        worker_class: String = "sync".into(), One(Name), "NAME", short 'k';
+
+        /// Worker processes to keep alive, 1 to 4096; auto means one for each usable CPU.
+        workers: Workers = Workers::Fixed(1), One(WorkerCount), "N|auto", short 'w';
+
+        /// Pool threads of each worker of the threads class, 1 to 1024.
+        threads: usize = 4,
+            One(Number { what: "a number of threads", least: 1, most: 1024 }), "N";
+
+        /// Open connections a worker holds at most (mio and threads classes).
+        worker_connections: usize = 10_000,
+            One(Number { what: "a number of connections", least: 1, most: 1_000_000 }), "N";
+
+        /// Replace a worker after this many units of work; 0 means never.
+        max_requests: u64 = 0,
+            One(Number { what: "a number of requests", least: 0, most: REQUESTS_MAX }), "N";
+
+        /// Add a random number up to this to max_requests, so that workers do not all leave at
+        /// once.
+        max_requests_jitter: u64 = 0,
+            One(Number { what: "a number of requests", least: 0, most: REQUESTS_MAX }), "N";
+
+        /// Replace a worker that has lived this long; 0 means never.
+        max_lifetime: Duration = Duration::ZERO, ANY_SPAN, "DUR";
+
+        /// Workers that a reload or a recycling may run beyond the usual number, at least 1.
+        max_surge: usize = 1,
+            One(Number { what: "a number of workers", least: 1, most: 4096 }), "N";
+
+        /// Failed boots in a row before a worker's place is given up, if none was ever ready.
+        boot_retries: u32 = 5,
+            One(Number { what: "a number of retries", least: 0, most: 1000 }), "N";
+    }
+    "Sockets" {
+        /// Where to listen: HOST:PORT, :PORT, `[V6]:PORT`, unix:PATH, unix:@NAME or fd://N. May be
+        /// given several times.
+        bind: Vec<Address> = vec![Address::Tcp { host: "127.0.0.1".into(), port: 8000 }],
+            Many { form: Listen, least: 1 }, "ADDR", short 'b';
+
+        /// Connections that the kernel keeps waiting for each address.
+        backlog: u32 = 2048,
+            One(Number { what: "a backlog", least: 1, most: 1_000_000 }), "N";
+
+        /// Mode in octal of the path of a unix socket, whatever the umask is. A path that is bound
+        /// already keeps its mode and owner over a reload.
+        socket_mode: u32 = 0o660, One(Octal { what: "a mode", example: "660" }), "MODE";
+
+        /// User that owns the path of a unix socket, by name or number. None means the master's
+        /// own.
+        socket_user: Option<String> = None, Maybe(Name), "USER";
+
+        /// Group of the path of a unix socket, by name or number. None means the master's own.
+        socket_group: Option<String> = None, Maybe(Name), "GROUP";
+    }
+    "Timeouts" {
+        /// A worker that is silent for longer, or longer at one unit of work, is hung and gets
+        /// replaced; 0 means never.
+        timeout: Duration = secs(30), ANY_SPAN, "DUR", short 't';
+
+        /// Longest time from a worker's start until it is ready.
+        boot_timeout: Duration = secs(30), SOME_SPAN, "DUR";
+
+        /// Longest time for a leaving worker to finish what it has begun; 0 does not wait.
+        graceful_timeout: Duration = secs(30), ANY_SPAN, "DUR";
+
+        /// Time between the SIGABRT and the SIGKILL that a hung worker gets.
+        abort_grace: Duration = secs(1), ANY_SPAN, "DUR";
+
+        /// Idle time between two requests of a connection; 0 closes after each answer.
+        keepalive: Duration = secs(5), ANY_SPAN, "DUR", flag "keep-alive", alias "keepalive";
+
+        /// Longest time until the head of a request is complete.
+        header_timeout: Duration = secs(10), SOME_SPAN, "DUR";
+
+        /// Longest silence between two pieces of a request's body.
+        body_timeout: Duration = secs(10), SOME_SPAN, "DUR";
+
+        /// Longest time for which a client may read nothing of an answer.
+        write_timeout: Duration = secs(30), SOME_SPAN, "DUR";
+    }
+    "Limits" {
+        /// Largest head of a request, 1K to 1M.
+        limit_request_head: u64 = 16 << 10,
+            One(Size { least: 1 << 10, most: 1 << 20 }), "SIZE";
+
+        /// Most header fields in a request, 1 to 100.
+        limit_request_fields: usize = 100,
+            One(Number { what: "a number of fields", least: 1, most: 100 }), "N";
+
+        /// Largest body of a request.
+        limit_request_body: u64 = 8 << 20,
+            One(Size { least: 0, most: 1 << 40 }), "SIZE";
+    }
+    "Process" {
+        /// File for the master's process id. Its folder must exist.
+        pidfile: Option<PathBuf> = None, Maybe(Path), "FILE",
+            short 'p', flag "pid", alias "pidfile";
+
+        /// Serve in the background, out of any terminal's reach. The command leaves once it is
+        /// known whether that works.
+        daemon: bool = false, Switch, "BOOL", short 'D';
+
+        /// Refuse to start if a master of this proc_name runs already.
+        single_instance: bool = false, Switch, "BOOL";
+
+        /// Have systemd keep the listening sockets, so that a master that is killed outright comes
+        /// back on the same ones. Needs FileDescriptorStoreMax in the unit.
+        fd_store: bool = false, Switch, "BOOL";
+
+        /// User that workers run as, by name or number; the master keeps its own.
+        user: Option<String> = None, Maybe(Name), "USER", short 'u';
+
+        /// Group that workers run as, by name or number; the master keeps its own.
+        group: Option<String> = None, Maybe(Name), "GROUP", short 'g';
+
+        /// Mode mask of workers in octal, such as 022.
+        umask: Option<u32> = None, Maybe(Octal { what: "a mask", example: "022" }), "MASK",
+            short 'm';
+
+        /// Keep workers, and whatever they run, from ever gaining privileges, as by a set-user-ID
+        /// program (Linux).
+        no_new_privs: bool = false, Switch, "BOOL";
+
+        /// Most descriptors a worker may have open, 64 to 1073741824. None means the master's own
+        /// limit.
+        nofile: Option<u64> = None,
+            Maybe(Number { what: "a number of descriptors", least: 64, most: 1 << 30 }), "N";
+
+        /// Largest core dump of a worker; 0 means none at all, unlimited any. None means the
+        /// master's own limit.
+        core: Option<CoreSize> = None, Maybe(Core), "SIZE";
+
+        /// Nice value of workers, -20 to 19; below the master's own it needs root. None means the
+        /// master's own.
+        nice: Option<i32> = None,
+            Maybe(Signed { what: "a nice value", least: -20, most: 19 }), "N";
+
+        /// Processors that workers run on, by number: the worker of slot k on the k-th, in turn;
+        /// auto takes all that the master may use, none lets workers wander (Linux).
+        cpu_affinity: Option<CpuAffinity> = None, Affinity, "none|auto|CPU,...";
+
+        /// How readily the kernel kills workers when memory runs out, -1000 to 1000; below the
+        /// master's own it needs root (Linux). None means the master's own.
+        oom_score_adj: Option<i32> = None,
+            Maybe(Signed { what: "a score", least: -1000, most: 1000 }), "N";
+
+        /// Folder that workers run in. It must exist.
+        chdir: Option<PathBuf> = None, Maybe(Path), "DIR";
+
+        /// Variable for the environment of workers. May be given several times.
+        env: Vec<(String, String)> = Vec::new(), Pairs, "K=V", short 'e';
+
+        /// Name shown in process titles.
+        proc_name: String = "ostler".into(), One(Name), "NAME",
+            short 'n', flag "name", alias "proc-name";
+
+        /// Folder for heartbeat files, best in memory. None means /dev/shm if usable, else the
+        /// system's folder for temporary files.
+        worker_tmp_dir: Option<PathBuf> = None, Maybe(Path), "DIR";
+    }
+    "Logging" {
+        /// File for log records; - means the standard error stream. A file is given to the user of
+        /// the workers, who must be able to enter its folder to reopen it.
+        log_file: LogTarget = LogTarget::Stderr, One(Target), "FILE", alias "error-logfile";
+
+        /// Least severe record to log: trace, debug, info, warning, error or critical.
+        log_level: LogLevel = LogLevel::Info, LEVELS, "LEVEL";
+
+        /// Form of log records: full, compact or json.
+        log_format: LogFormat = LogFormat::Full, FORMATS, "FORMAT";
+    }
+}

@@ -1,0 +1,312 @@
+//! YAML, and no other file of the project knows it: a text becomes a tree of [`Node`]s, and a place
+//! in the tree becomes a line. This file must never know a setting.
+
+use std::cell::Cell;
+use std::fmt;
+
+use serde::de::{Deserialize, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny};
+
+/// Most that a file may grow to once its aliases are followed: [`NODE_COST`] for each node, and 1
+/// for each byte of text.
+const EXPANDED_MAX: usize = 8 << 20;
+const NODE_COST: usize = 16;
+
+/// Most brackets that may be open at once.
+const OPEN_BRACKETS_MAX: usize = 256;
+
+/// A piece of YAML. A scalar is its text as written, without quotes: `1.10` is not a number yet.
+#[derive(Debug, PartialEq)]
+pub(super) enum Node {
+    /// Null, or nothing at all.
+    Null,
+    /// One value.
+    Scalar(String),
+    /// Items in their order.
+    List(Vec<Node>),
+    /// Entries in their order; a key may come twice.
+    Map(Vec<(Node, Node)>),
+}
+
+impl Node {
+    /// What it is, in words.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Scalar(_) => "one value",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a map",
+        }
+    }
+}
+
+/// One step down a document.
+#[derive(Clone, Copy)]
+pub(super) enum Step {
+    /// To the key of a map's entry.
+    Key(usize),
+    /// To the value of a map's entry.
+    Value(usize),
+    /// To an item of a list.
+    Item(usize),
+}
+
+/// Why a text is not YAML, or not such YAML as is accepted here.
+#[derive(Debug, PartialEq)]
+pub(super) struct Malformed {
+    /// The line, from 1.
+    pub(super) line: usize,
+    /// The reason.
+    pub(super) why: String,
+}
+
+/// Reads a text of at most one document; an empty text is [`Node::Null`].
+pub(super) fn read(text: &str) -> Result<Node, Malformed> {
+    check_depth(text)?;
+    let mut documents = serde_yaml::Deserializer::from_str(text);
+    let Some(first) = documents.next() else { return Ok(Node::Null) };
+    let budget = Cell::new(EXPANDED_MAX);
+    let mut root = Outline { budget: &budget }.deserialize(first).map_err(|e| malformed(&e))?;
+    if let Some(second) = documents.next() {
+        let line = Locate { path: &[] }.deserialize(second).map_or_else(|e| line(&e), |()| 1);
+        return Err(Malformed { line, why: "a second document begins here: give only one".into() });
+    }
+    // The outline says what is a scalar; only then can its text be had as it was written.
+    if let Some(again) = serde_yaml::Deserializer::from_str(text).next() {
+        Fill { node: &mut root }.deserialize(again).map_err(|e| malformed(&e))?;
+    }
+    Ok(root)
+}
+
+/// The parser takes time that grows with the square of the open brackets, and only afterwards looks
+/// how deep they are. Brackets in texts and comments count too: nobody leaves that many open.
+fn check_depth(text: &str) -> Result<(), Malformed> {
+    let (mut depth, mut line) = (0_usize, 1);
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'\n' => line += 1,
+            _ => (),
+        }
+        if depth > OPEN_BRACKETS_MAX {
+            return Err(Malformed { line, why: "too many brackets are open".into() });
+        }
+    }
+    Ok(())
+}
+
+/// The line of a place in a text that [`read`] has accepted; 1 if there is no such place. An alias
+/// has the line of its anchor.
+pub(super) fn line_of(text: &str, path: &[Step]) -> usize {
+    // The parser only tells where it is when something fails, so this fails on purpose.
+    match serde_yaml::Deserializer::from_str(text).next() {
+        Some(first) => Locate { path }.deserialize(first).map_or_else(|e| line(&e), |()| 1),
+        None => 1,
+    }
+}
+
+fn line(error: &serde_yaml::Error) -> usize {
+    error.location().map_or(1, |place| place.line())
+}
+
+fn malformed(error: &serde_yaml::Error) -> Malformed {
+    let why = error.to_string();
+    // The line is said in the form of all other errors, so the parser's own words for it go.
+    let why = why.split(" at line ").next().unwrap_or_default().to_owned();
+    Malformed { line: line(error), why }
+}
+
+/// Reads the structure, with every scalar left empty.
+#[derive(Clone, Copy)]
+struct Outline<'b> {
+    budget: &'b Cell<usize>,
+}
+
+impl Outline<'_> {
+    fn spend<E: Error>(self, bytes: usize) -> Result<(), E> {
+        let left = self.budget.get().checked_sub(NODE_COST + bytes);
+        self.budget.set(left.ok_or_else(|| E::custom("the file is too large once expanded"))?);
+        Ok(())
+    }
+
+    fn scalar<E: Error>(self, bytes: usize) -> Result<Node, E> {
+        self.spend(bytes)?;
+        Ok(Node::Scalar(String::new()))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Outline<'_> {
+    type Value = Node;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Outline<'_> {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value, a list or a map")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Node, E> {
+        self.spend(0)?;
+        Ok(Node::Null)
+    }
+
+    /// An empty document.
+    fn visit_none<E: Error>(self) -> Result<Node, E> {
+        self.visit_unit()
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Node, E> {
+        self.scalar(0)
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Node, E> {
+        self.scalar(0)
+    }
+
+    fn visit_i128<E: Error>(self, _: i128) -> Result<Node, E> {
+        self.scalar(0)
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Node, E> {
+        self.scalar(0)
+    }
+
+    fn visit_u128<E: Error>(self, _: u128) -> Result<Node, E> {
+        self.scalar(0)
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Node, E> {
+        self.scalar(0)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Node, E> {
+        self.scalar(text.len())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
+        self.spend(0)?;
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(self)? {
+            list.push(item);
+        }
+        Ok(Node::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
+        self.spend(0)?;
+        let mut map = Vec::new();
+        while let Some(key) = entries.next_key_seed(self)? {
+            map.push((key, entries.next_value_seed(self)?));
+        }
+        Ok(Node::Map(map))
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<Node, A::Error> {
+        Err(A::Error::custom("tags such as !name mean nothing here"))
+    }
+}
+
+/// Reads the same structure again, and takes the text of each scalar as it was written.
+struct Fill<'n> {
+    node: &'n mut Node,
+}
+
+impl<'de> DeserializeSeed<'de> for Fill<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        match self.node {
+            Node::Null => IgnoredAny::deserialize(deserializer).map(drop),
+            Node::Scalar(text) => {
+                *text = String::deserialize(deserializer)?;
+                Ok(())
+            }
+            Node::List(_) => deserializer.deserialize_seq(self),
+            Node::Map(_) => deserializer.deserialize_map(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Fill<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} as before", self.node.kind())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        if let Node::List(list) = self.node {
+            for node in list {
+                items.next_element_seed(Fill { node })?;
+            }
+        }
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        if let Node::Map(map) = self.node {
+            for (key, value) in map {
+                entries.next_key_seed(Fill { node: key })?;
+                entries.next_value_seed(Fill { node: value })?;
+            }
+        }
+        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// Walks down to one place, and fails there: the error then tells the line.
+struct Locate<'p> {
+    path: &'p [Step],
+}
+
+impl<'de> DeserializeSeed<'de> for Locate<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Locate<'_> {
+    type Value = ();
+
+    /// Whatever is met at the end of the path, or off it, is not expected: that is the failure.
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("to fail here")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let Some((Step::Item(item), path)) = self.path.split_first() else {
+            return Err(A::Error::invalid_type(Unexpected::Seq, &self));
+        };
+        for _ in 0..*item {
+            items.next_element::<IgnoredAny>()?;
+        }
+        items.next_element_seed(Locate { path }).map(drop)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let Some((step @ (Step::Key(entry) | Step::Value(entry)), path)) = self.path.split_first()
+        else {
+            return Err(A::Error::invalid_type(Unexpected::Map, &self));
+        };
+        for _ in 0..*entry {
+            entries.next_entry::<IgnoredAny, IgnoredAny>()?;
+        }
+        match step {
+            Step::Value(_) => {
+                entries.next_key::<IgnoredAny>()?;
+                entries.next_value_seed(Locate { path })
+            }
+            Step::Key(_) | Step::Item(_) => entries.next_key_seed(Locate { path: &[] }).map(drop),
+        }
+    }
+}

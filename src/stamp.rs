@@ -1,0 +1,48 @@
+//! Monotonic time as a plain number. Pure: this file must never read a clock (`os::clock` does).
+
+use std::time::Duration;
+
+/// A moment on the machine's monotonic clock, in nanoseconds since an arbitrary start that all
+/// processes of one boot share. Wall-clock steps do not move it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stamp(u64);
+
+impl Stamp {
+    /// The moment `nanos` nanoseconds after the clock's start.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the clock's start.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The time from `earlier` to this moment; zero if `earlier` is the later one.
+    pub const fn since(self, earlier: Stamp) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// This moment moved later by `delay`; the end of time if that is further than a stamp can say.
+    pub const fn after(self, delay: Duration) -> Self {
+        let nanos = delay.as_nanos();
+        if nanos > u64::MAX as u128 {
+            return Self(u64::MAX);
+        }
+        Self(self.0.saturating_add(nanos as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates_at_both_ends() {
+        let early = Stamp::from_nanos(5);
+        let late = early.after(Duration::from_nanos(10));
+        assert_eq!(late.since(early), Duration::from_nanos(10));
+        assert_eq!(early.since(late), Duration::ZERO);
+        assert_eq!(early.after(Duration::MAX), Stamp::from_nanos(u64::MAX));
+    }
+}

@@ -1,0 +1,208 @@
+//! A client's socket and session together, and how far a turn gets them.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use super::context::WorkerContext;
+use super::lifecycle::{Lifecycle, Stop};
+use super::seat::Desk;
+use crate::listen::Stream;
+use crate::os::clock;
+use crate::os::poll::{self, Interest};
+use crate::session::{Session, Wants};
+use crate::stamp::Stamp;
+
+/// How many bytes are received in one piece.
+const INPUT_BYTES: usize = 64 << 10;
+/// How often one client may go round before others have their turn.
+const ROUNDS_MAX: usize = 16;
+
+/// A client that is being served.
+pub struct Client<'s> {
+    stream: Stream,
+    session: Session<'s>,
+    drained: bool,
+}
+
+/// Where a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It waits for bytes.
+    Read,
+    /// It waits for room for output.
+    Write,
+    /// It could go on at once, but has had its share.
+    Again,
+    /// It is over.
+    Gone,
+}
+
+/// How much of what has arrived a turn must look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Until the kernel says that there is no more. For edge-triggered events that tell of an end
+    /// of the stream, which would not be told of twice.
+    ToTheEnd,
+    /// A short read may be taken as the end: whatever comes later wakes anew.
+    ToAShortRead,
+}
+
+/// The buffers that the clients of one thread share.
+pub struct Buffers {
+    input: Box<[u8]>,
+    spare: Vec<u8>,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self { input: vec![0; INPUT_BYTES].into_boxed_slice(), spare: Vec::new() }
+    }
+}
+
+impl<'s> Client<'s> {
+    pub(super) fn new(stream: Stream, session: Session<'s>) -> Self {
+        Self { stream, session, drained: false }
+    }
+
+    /// When [`expire`](Self::expire) is due, if nothing happens before.
+    pub fn deadline(&self) -> Option<Stamp> {
+        self.session.deadline()
+    }
+
+    /// Goes as far as it can without waiting: receives, asks the service, sends.
+    pub fn turn(&mut self, look: Look, buffers: &mut Buffers, desk: &mut Desk<'_>) -> Turn {
+        let Buffers { input, spare } = buffers;
+        let mut drained_input = false;
+        for _ in 0..ROUNDS_MAX {
+            let moved = match self.session.wants() {
+                Wants::Gone => return Turn::Gone,
+                Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
+                    self.session.sent(n, spare, desk, clock::coarse());
+                }),
+                Wants::Read if drained_input => return Turn::Read,
+                wants @ (Wants::Read | Wants::Linger) => {
+                    if wants == Wants::Linger {
+                        self.stream.end_output();
+                    }
+                    self.stream.receive(input).map(|n| {
+                        drained_input = look == Look::ToAShortRead && 0 < n && n < input.len();
+                        self.session.received(&input[..n], spare, desk, clock::coarse());
+                    })
+                }
+            };
+            match moved {
+                Ok(()) => (),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return match self.session.wants() {
+                        Wants::Write => Turn::Write,
+                        Wants::Read | Wants::Linger => Turn::Read,
+                        Wants::Gone => Turn::Gone,
+                    };
+                }
+                Err(_) => self.session.broken(),
+            }
+        }
+        match self.session.wants() {
+            Wants::Gone => Turn::Gone,
+            _ => Turn::Again,
+        }
+    }
+
+    /// Tells the session that its deadline has passed, if it has. If so, a turn must follow.
+    pub fn expire(&mut self, now: Stamp, buffers: &mut Buffers, desk: &mut Desk<'_>) -> bool {
+        let expired = self.session.deadline().is_some_and(|deadline| deadline <= now);
+        if expired {
+            self.session.expired(&mut buffers.spare, desk, now);
+        }
+        expired
+    }
+
+    /// Tells the session, once, that the worker is leaving. A turn must follow.
+    pub fn drain(&mut self, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+        if !self.drained {
+            self.drained = true;
+            self.session.drain(&mut buffers.spare, desk, clock::now());
+        }
+    }
+
+    /// Whether the session has been told that the worker is leaving.
+    pub fn is_drained(&self) -> bool {
+        self.drained
+    }
+
+    /// Serves the client to its end, waiting where there is need, while the worker goes on
+    /// beating. A graceful stop drains the client; a quick one ends it.
+    pub fn serve(&mut self, ctx: &WorkerContext<'_>) {
+        let (life, mut desk) = (ctx.life(), ctx.life().desk(0));
+        self.serve_with(life, &mut Buffers::default(), &mut desk);
+    }
+
+    /// As [`serve`](Self::serve), with buffers and a desk that are kept between clients.
+    pub fn serve_with(&mut self, life: &Lifecycle, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+        loop {
+            let interest = match self.turn(Look::ToAShortRead, buffers, desk) {
+                Turn::Gone => return,
+                Turn::Again => {
+                    life.notify();
+                    match life.stop() {
+                        Stop::None => (),
+                        Stop::Graceful => self.drain(buffers, desk),
+                        Stop::Now => return,
+                    }
+                    continue;
+                }
+                Turn::Read => Interest::Readable,
+                Turn::Write => Interest::Writable,
+            };
+            if self.wait(interest, life, buffers, desk) == Stop::Now {
+                return;
+            }
+        }
+    }
+
+    /// Sleeps until the socket is ready, the session has expired, or a signal has changed things.
+    fn wait(
+        &mut self,
+        interest: Interest,
+        life: &Lifecycle,
+        buffers: &mut Buffers,
+        desk: &mut Desk<'_>,
+    ) -> Stop {
+        loop {
+            life.notify();
+            let deadline = [life.next_beat(), self.deadline()].into_iter().flatten().min();
+            // Whoever has drained knows of the stop, and only waits for a harder one.
+            let stop_fd = if self.drained { life.wake_fd() } else { life.stop_fd() };
+            let fds = [
+                (self.stream.as_fd(), interest),
+                (life.wake_fd(), Interest::Readable),
+                (stop_fd, Interest::Readable),
+            ];
+            let Ok([ready, woken, _]) = poll::wait(fds, deadline) else {
+                self.session.broken(); // no memory for a poll: this client is given up
+                return life.stopping();
+            };
+            let stop = if woken { life.stop() } else { life.stopping() };
+            let drains = stop == Stop::Graceful && !self.drained;
+            if drains {
+                self.drain(buffers, desk);
+            }
+            let expired = self.expire(clock::now(), buffers, desk);
+            if ready || expired || drains || stop == Stop::Now {
+                return stop;
+            }
+        }
+    }
+}
+
+impl AsFd for Client<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl AsRawFd for Client<'_> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}

@@ -1,0 +1,202 @@
+//! What a class is given to work with.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use slog::{Logger, warn};
+
+use super::WorkerError;
+use super::client::Client;
+use super::lifecycle::{Lifecycle, Stop};
+use crate::app::{Connection, Exchange, Next, Patience, Peer, Place, Service};
+use crate::listen::{Door, Listener, Stream};
+use crate::os::{clock, poll};
+use crate::session::Session;
+use crate::settings::Settings;
+use crate::stamp::Stamp;
+
+/// How long accepting pauses when the kernel has no resources for another connection.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a queue is emptied to which others may still add.
+const EMPTYING_MAX: Duration = Duration::from_secs(1);
+
+/// What a class is given: where clients come from, who serves them, and the worker's life. Shared
+/// by the worker's threads.
+pub struct WorkerContext<'a> {
+    pub(crate) listeners: &'a [Arc<Listener>],
+    pub(crate) service: &'a dyn Service,
+    pub(crate) settings: &'a Settings,
+    pub(crate) place: &'a Place,
+    pub(crate) log: &'a Logger,
+    pub(crate) life: &'a Lifecycle,
+}
+
+impl<'a> WorkerContext<'a> {
+    /// The listening sockets. They are shared with other processes: never change their flags.
+    pub fn listeners(&self) -> &'a [Arc<Listener>] {
+        self.listeners
+    }
+
+    /// Whether nobody serves at a listener after this worker, so that a graceful stop includes the
+    /// connections that wait there. Otherwise other workers take those.
+    pub fn must_empty(&self, listener: &Listener) -> bool {
+        match listener.door() {
+            Door::Sealed => true,
+            Door::Ajar => self.life.stopping_for() < EMPTYING_MAX,
+            Door::Open => self.life.is_orphaned() && self.life.stopping_for() < EMPTYING_MAX,
+        }
+    }
+
+    /// The service of this worker.
+    pub fn service(&self) -> &'a dyn Service {
+        self.service
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &'a Settings {
+        self.settings
+    }
+
+    /// Where this worker sits.
+    pub fn place(&self) -> &'a Place {
+        self.place
+    }
+
+    /// The log.
+    pub fn log(&self) -> &'a Logger {
+        self.log
+    }
+
+    /// The worker's life.
+    pub fn life(&self) -> &'a Lifecycle {
+        self.life
+    }
+
+    /// Opens a session of the service for a client that has just been accepted. `reusable` tells
+    /// whether the class can serve several units of work over one connection.
+    pub fn open(&self, stream: Stream, address: Option<SocketAddr>, reusable: bool) -> Client<'a> {
+        let (service, peer) = (self.service, Peer { address, reusable });
+        // A panic costs this client its connection, and nobody else anything.
+        let connected = catch_unwind(AssertUnwindSafe(|| service.connect(&peer)));
+        let connection = connected.unwrap_or_else(|_| Box::new(Unserved));
+        Client::new(stream, Session::new(connection, self.settings.write_timeout, clock::now()))
+    }
+
+    /// An acceptor for a class that serves one client at a time.
+    pub fn acceptor(&self) -> Acceptor<'_> {
+        Acceptor { ctx: WorkerContext { ..*self }, next: 0, paused_until: None }
+    }
+
+    /// Says in the log that accepting pauses, and why.
+    pub fn warn_of_pause(&self, error: &io::Error) {
+        warn!(self.log, "accepting pauses"; "slot" => self.place.slot,
+            "error" => %error, "pause_ms" => ACCEPT_PAUSE.as_millis() as u64);
+    }
+
+    /// When accepting that pauses from now on may go on.
+    pub fn end_of_pause(&self) -> Stamp {
+        clock::now().after(ACCEPT_PAUSE)
+    }
+}
+
+/// The connection of a client for which the service could make none.
+struct Unserved;
+
+impl Connection for Unserved {
+    fn receive(&mut self, _: &[u8], _: &mut Exchange<'_>) -> Next {
+        Next::Close
+    }
+
+    fn proceed(&mut self, _: &mut Exchange<'_>) -> Next {
+        Next::Close
+    }
+
+    fn expire(&mut self, _: &mut Exchange<'_>) -> Next {
+        Next::Close
+    }
+
+    fn drain(&mut self, _: &mut Exchange<'_>) -> Next {
+        Next::Close
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Silence(Duration::from_millis(1))
+    }
+}
+
+/// Hands out clients one after the other: it sleeps, beats, accepts, and ends when it is time to
+/// stop.
+pub struct Acceptor<'a> {
+    ctx: WorkerContext<'a>,
+    next: usize,
+    paused_until: Option<Stamp>,
+}
+
+impl<'a> Acceptor<'a> {
+    /// The next client; `None` when it is time to stop. A client's connection is not reusable: the
+    /// protocol is told to close after one answer.
+    ///
+    /// # Errors
+    /// A listener is broken.
+    pub fn next_client(&mut self) -> Result<Option<Client<'a>>, WorkerError> {
+        loop {
+            self.ctx.life.notify();
+            let stop = self.ctx.life.stop();
+            if stop == Stop::Now {
+                return Ok(None);
+            }
+            if self.paused_until.is_none_or(|until| until <= clock::now()) {
+                self.paused_until = None;
+                if let Some(client) = self.accept(stop)? {
+                    return Ok(Some(client));
+                }
+                if stop == Stop::Graceful && self.paused_until.is_none() {
+                    return Ok(None);
+                }
+            }
+            self.sleep()?;
+        }
+    }
+
+    /// Accepts from the listeners in turn, so that none starves another.
+    fn accept(&mut self, stop: Stop) -> Result<Option<Client<'a>>, WorkerError> {
+        let count = self.ctx.listeners.len();
+        for offset in 0..count {
+            let index = (self.next + offset) % count;
+            let listener = &self.ctx.listeners[index];
+            if stop == Stop::Graceful && !self.ctx.must_empty(listener) {
+                continue;
+            }
+            match listener.accept() {
+                Ok(Some((stream, address))) => {
+                    self.next = index + 1;
+                    return Ok(Some(self.ctx.open(stream, address, false)));
+                }
+                Ok(None) => (),
+                // It has ended listening, which only happens when the worker is to leave.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => (),
+                Err(error) => {
+                    self.ctx.warn_of_pause(&error);
+                    self.paused_until = Some(self.ctx.end_of_pause());
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn sleep(&self) -> io::Result<()> {
+        let deadline = [self.ctx.life.next_beat(), self.paused_until].into_iter().flatten().min();
+        let mut fds = vec![self.ctx.life.wake_fd()];
+        if self.paused_until.is_none() {
+            fds.extend(self.ctx.listeners.iter().map(|listener| listener.as_fd()));
+        }
+        poll::wait_readable(&fds, deadline)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,230 @@
+//! The deadlines of very many clients: setting, moving and taking one back costs the same however
+//! many there are.
+//!
+//! A wheel of buckets, one a tick; a client is in one bucket at most. Pure: it reads no clock.
+
+use std::time::Duration;
+
+use crate::stamp::Stamp;
+
+const TICK: Duration = Duration::from_millis(10);
+const TICK_NANOS: u64 = TICK.as_nanos() as u64;
+/// One turn of the wheel is 10.24 s; a later deadline comes up early and is set again.
+const BUCKETS: usize = 1024;
+const NOBODY: u32 = u32::MAX;
+
+/// A wheel of deadlines, for clients that are known by small numbers.
+#[derive(Debug)]
+pub struct Deadlines {
+    /// By the client's number.
+    entries: Vec<Entry>,
+    /// The first client of each bucket.
+    buckets: Box<[u32; BUCKETS]>,
+    /// A bit for each bucket that is not empty.
+    occupied: [u64; BUCKETS / 64],
+    /// Every earlier tick's bucket is empty.
+    present: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// The tick in whose bucket the client is; `u64::MAX` if it is in none.
+    tick: u64,
+    previous: u32,
+    next: u32,
+}
+
+const ABSENT: Entry = Entry { tick: u64::MAX, previous: NOBODY, next: NOBODY };
+
+impl Deadlines {
+    /// An empty wheel that begins at `now`.
+    pub fn new(now: Stamp) -> Self {
+        Self {
+            entries: Vec::new(),
+            buckets: Box::new([NOBODY; BUCKETS]),
+            occupied: [0; BUCKETS / 64],
+            present: tick_of(now),
+        }
+    }
+
+    /// Makes a client come up at `deadline`, or up to a hundredth of a second later, unless it
+    /// comes up earlier already: whoever is given a client early looks at its deadline, and sets it
+    /// again. So a deadline that moves later, as most do, costs nothing.
+    ///
+    /// # Panics
+    /// If the client's number does not fit into 32 bits.
+    pub fn set(&mut self, client: usize, deadline: Stamp) {
+        let horizon = self.present + BUCKETS as u64 - 1;
+        let tick = tick_of(deadline).clamp(self.present, horizon);
+        if self.entries.len() <= client {
+            self.entries.resize(client + 1, ABSENT);
+        }
+        if self.entries[client].tick <= tick {
+            return;
+        }
+        self.clear(client);
+        let bucket = bucket_of(tick);
+        let first = self.buckets[bucket];
+        let number = u32::try_from(client).expect("there are fewer than 2^32 descriptors");
+        self.entries[client] = Entry { tick, previous: NOBODY, next: first };
+        if let Some(entry) = self.entries.get_mut(first as usize) {
+            entry.previous = number;
+        }
+        self.buckets[bucket] = number;
+        self.occupied[bucket / 64] |= 1 << (bucket % 64);
+    }
+
+    /// Takes a client's deadline back.
+    pub fn clear(&mut self, client: usize) {
+        let Some(&Entry { tick, previous, next }) = self.entries.get(client) else { return };
+        if tick == u64::MAX {
+            return;
+        }
+        let bucket = bucket_of(tick);
+        match self.entries.get_mut(previous as usize) {
+            Some(entry) => entry.next = next,
+            None => self.buckets[bucket] = next,
+        }
+        if let Some(entry) = self.entries.get_mut(next as usize) {
+            entry.previous = previous;
+        }
+        if self.buckets[bucket] == NOBODY {
+            self.occupied[bucket / 64] &= !(1 << (bucket % 64));
+        }
+        self.entries[client] = ABSENT;
+    }
+
+    /// When the next client comes up.
+    pub fn next(&self) -> Option<Stamp> {
+        Some(Stamp::from_nanos((self.first_tick()? + 1).saturating_mul(TICK_NANOS)))
+    }
+
+    /// Takes out a client that has come up by `now`.
+    pub fn pop(&mut self, now: Stamp) -> Option<usize> {
+        let present = tick_of(now);
+        let Some(tick) = self.first_tick().filter(|tick| *tick < present) else {
+            self.present = self.present.max(present);
+            return None;
+        };
+        self.present = tick;
+        let client = self.buckets[bucket_of(tick)] as usize;
+        self.clear(client);
+        Some(client)
+    }
+
+    /// The earliest tick whose bucket is not empty.
+    fn first_tick(&self) -> Option<u64> {
+        let start = bucket_of(self.present);
+        let words = self.occupied.len();
+        // The word in which the present is comes first, without what lies before the present, and
+        // last, with that.
+        for step in 0..=words {
+            let index = (start / 64 + step) % words;
+            let mut word = self.occupied[index];
+            if step == 0 {
+                word &= u64::MAX << (start % 64);
+            }
+            if word != 0 {
+                let bucket = index * 64 + word.trailing_zeros() as usize;
+                let distance = (bucket + BUCKETS - start) % BUCKETS;
+                return Some(self.present + distance as u64);
+            }
+        }
+        None
+    }
+}
+
+fn tick_of(stamp: Stamp) -> u64 {
+    stamp.as_nanos() / TICK_NANOS
+}
+
+fn bucket_of(tick: u64) -> usize {
+    (tick % BUCKETS as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::{Strategy, prop, prop_oneof, proptest};
+
+    use super::*;
+
+    fn at(millis: u64) -> Stamp {
+        Stamp::from_nanos(millis * 1_000_000)
+    }
+
+    #[test]
+    fn clients_come_up_in_order_and_not_before_their_time() {
+        let mut deadlines = Deadlines::new(at(0));
+        for (client, millis) in [(1, 300), (2, 100), (3, 200)] {
+            deadlines.set(client, at(millis));
+        }
+        assert_eq!(deadlines.next(), Some(at(110)));
+        assert_eq!(deadlines.pop(at(100)), None);
+        assert_eq!(deadlines.pop(at(210)), Some(2));
+        assert_eq!(deadlines.pop(at(210)), Some(3));
+        assert_eq!(deadlines.pop(at(210)), None);
+        deadlines.clear(1);
+        assert_eq!(deadlines.next(), None);
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_wheel_comes_up_early_and_one_in_the_past_at_once() {
+        let mut deadlines = Deadlines::new(at(50_000));
+        deadlines.set(0, at(500_000));
+        deadlines.set(1, at(10));
+        assert_eq!(deadlines.pop(at(50_020)), Some(1));
+        let early = deadlines.next().unwrap();
+        assert!(at(60_000) < early && early < at(61_000), "{early:?}");
+    }
+
+    enum Step {
+        Set(usize, u64),
+        Clear(usize),
+        Sleep(u64),
+    }
+
+    fn step() -> impl Strategy<Value = (u8, usize, u64)> {
+        prop_oneof![
+            (0..8usize, 0..30_000u64).prop_map(|(client, delay)| (0, client, delay)),
+            (0..8usize).prop_map(|client| (1, client, 0)),
+            (0..4_000u64).prop_map(|delay| (2, 0, delay)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_a_plain_map(steps in prop::collection::vec(step(), 1..200)) {
+            let (mut deadlines, mut now) = (Deadlines::new(at(7)), 7);
+            let mut model: BTreeMap<usize, u64> = BTreeMap::new();
+            for (kind, client, delay) in steps {
+                let step = [Step::Set(client, now + delay), Step::Clear(client), Step::Sleep(delay)];
+                match &step[kind as usize] {
+                    Step::Set(client, deadline) => {
+                        deadlines.set(*client, at(*deadline));
+                        let known = model.entry(*client).or_insert(*deadline);
+                        *known = (*known).min(*deadline);
+                    }
+                    Step::Clear(client) => {
+                        deadlines.clear(*client);
+                        model.remove(client);
+                    }
+                    Step::Sleep(delay) => {
+                        now += delay;
+                        while let Some(client) = deadlines.pop(at(now)) {
+                            let deadline = model.remove(&client).expect("only clients come up");
+                            if now < deadline {
+                                deadlines.set(client, at(deadline));
+                                model.insert(client, deadline);
+                            }
+                        }
+                        // Nobody who was due a tick ago is left.
+                        assert!(model.values().all(|deadline| now < deadline + 10), "{model:?}");
+                    }
+                }
+                assert_eq!(deadlines.next().is_none(), model.is_empty());
+            }
+        }
+    }
+}

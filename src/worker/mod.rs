@@ -1,0 +1,85 @@
+//! The contract between the runtime and a worker class. It must never know any class.
+
+mod client;
+mod context;
+mod deadlines;
+mod gate;
+mod lifecycle;
+mod registry;
+mod seat;
+
+pub use client::{Buffers, Client, Look, Turn};
+pub use context::{Acceptor, WorkerContext};
+pub use deadlines::Deadlines;
+pub use gate::Gate;
+pub(crate) use lifecycle::Terms;
+pub use lifecycle::{Lifecycle, Stop};
+pub use registry::{DuplicateClass, Registry, UnknownClass};
+pub use seat::{Desk, Work};
+
+use std::error::Error;
+
+use crate::app::Refusal;
+use crate::settings::Settings;
+
+/// Why a class could not go on. The worker then ends with exit code 1 and is replaced.
+pub type WorkerError = Box<dyn Error + Send + Sync>;
+
+/// A way to serve: what a worker does between boot and end.
+///
+/// A class is made in the master and stays inert; [`run`](Self::run) is called in each worker. The
+/// runtime keeps the contract around it: signals, the death of the master, privileges, titles, the
+/// limit of a drain, and exit codes are no concern of a class. What it should do is [`ready`],
+/// [`notify`] and [`stop`]: see [`Lifecycle`].
+///
+/// [`ready`]: Lifecycle::ready
+/// [`notify`]: Lifecycle::notify
+/// [`stop`]: Lifecycle::stop
+///
+/// ```
+/// use ostler::worker::{WorkerClass, WorkerContext, WorkerError};
+///
+/// /// Serves one client after another.
+/// struct Patient;
+///
+/// impl WorkerClass for Patient {
+///     fn name(&self) -> &'static str {
+///         "patient"
+///     }
+///
+///     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+///         ctx.life().ready();
+///         let mut acceptor = ctx.acceptor();
+///         while let Some(mut client) = acceptor.next_client()? {
+///             client.serve(ctx);
+///         }
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait WorkerClass {
+    /// The name by which settings choose it.
+    fn name(&self) -> &'static str;
+
+    /// Judges the settings in the master, before any fork, while a person is watching.
+    ///
+    /// # Errors
+    /// The reason for which this class cannot work under these settings.
+    fn check(&self, settings: &Settings) -> Result<(), Refusal> {
+        let _ = settings;
+        Ok(())
+    }
+
+    /// How many threads of one worker serve clients: each has a seat on the scoreboard.
+    fn seats(&self, settings: &Settings) -> usize {
+        let _ = settings;
+        1
+    }
+
+    /// Serves until [`Lifecycle::stop`] says otherwise. Runs in the worker, after the fork, the
+    /// privilege drop and the app's boot.
+    ///
+    /// # Errors
+    /// What keeps it from going on. A fault of one client is not one.
+    fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError>;
+}

@@ -1,0 +1,101 @@
+//! Names to classes. A name is resolved once, at start-up or reload.
+
+use std::error::Error;
+use std::fmt;
+
+use super::WorkerClass;
+
+/// The known classes.
+#[derive(Default)]
+pub struct Registry {
+    classes: Vec<Box<dyn WorkerClass>>,
+}
+
+/// A class of that name is registered already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DuplicateClass(&'static str);
+
+impl fmt::Display for DuplicateClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a worker class named {:?} is registered already", self.0)
+    }
+}
+
+impl Error for DuplicateClass {}
+
+/// No class has that name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownClass {
+    name: String,
+    known: Vec<&'static str>,
+}
+
+impl fmt::Display for UnknownClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = self.known.join(", ");
+        write!(f, "there is no worker class {:?}; known are: {known}", self.name)
+    }
+}
+
+impl Error for UnknownClass {}
+
+impl Registry {
+    /// Adds a class.
+    ///
+    /// # Errors
+    /// Its name is taken.
+    pub fn register(&mut self, class: impl WorkerClass + 'static) -> Result<(), DuplicateClass> {
+        if self.names().any(|name| name == class.name()) {
+            return Err(DuplicateClass(class.name()));
+        }
+        self.classes.push(Box::new(class));
+        self.classes.sort_by_key(|class| class.name());
+        Ok(())
+    }
+
+    /// Finds a class.
+    ///
+    /// # Errors
+    /// No class has that name; the error lists the names that exist.
+    pub fn get(&self, name: &str) -> Result<&dyn WorkerClass, UnknownClass> {
+        let found = self.classes.iter().find(|class| class.name() == name);
+        found
+            .map(AsRef::as_ref)
+            .ok_or_else(|| UnknownClass { name: name.to_owned(), known: self.names().collect() })
+    }
+
+    /// The names, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.classes.iter().map(|class| class.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::{WorkerContext, WorkerError};
+
+    struct Named(&'static str);
+
+    impl WorkerClass for Named {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn run(&self, _: &WorkerContext<'_>) -> Result<(), WorkerError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn names_are_unique_sorted_and_listed_when_one_is_unknown() {
+        let mut registry = Registry::default();
+        registry.register(Named("b")).unwrap();
+        registry.register(Named("a")).unwrap();
+        assert!(registry.register(Named("b")).is_err());
+        assert_eq!(registry.names().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(registry.get("b").unwrap().name(), "b");
+        let Err(error) = registry.get("c") else { panic!("there is no c") };
+        assert!(error.to_string().ends_with("known are: a, b"), "{error}");
+    }
+}

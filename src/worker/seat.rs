@@ -1,0 +1,81 @@
+//! A thread's desk: it tells the scoreboard what the thread is working on.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::lifecycle::Lifecycle;
+use crate::app;
+use crate::os::clock;
+use crate::scoreboard::Seat;
+
+/// Where one thread of a worker says what it is working on. For a class whose threads drive
+/// clients themselves: one desk a thread, see [`Lifecycle::desk`].
+pub struct Desk<'a> {
+    seat: Seat<'a>,
+    life: &'a Lifecycle,
+    date: [u8; 29],
+    date_second: u64,
+}
+
+impl<'a> Desk<'a> {
+    pub(super) fn new(seat: Seat<'a>, life: &'a Lifecycle) -> Self {
+        Self { seat, life, date: [b' '; 29], date_second: u64::MAX }
+    }
+}
+
+impl app::Desk for Desk<'_> {
+    fn begin(&mut self, label: &[u8]) {
+        self.seat.set_label(label);
+        self.seat.set_busy(clock::coarse());
+    }
+
+    fn end(&mut self) {
+        self.seat.clear_label();
+        self.seat.count_unit();
+        self.life.unit_done();
+    }
+
+    fn date(&mut self) -> [u8; 29] {
+        let second = clock::unix_seconds();
+        if second != self.date_second {
+            let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
+            if let Ok(bytes) = text.as_bytes().try_into() {
+                self.date = bytes;
+            }
+            self.date_second = second;
+        }
+        self.date
+    }
+
+    fn enter(&mut self) {
+        self.seat.set_busy(clock::coarse());
+    }
+
+    fn leave(&mut self) {
+        self.seat.set_idle();
+    }
+}
+
+/// A unit of work in progress; it is done, and counted, when this is dropped. Made by
+/// [`Lifecycle::begin`].
+#[must_use = "a unit of work lasts until this is dropped"]
+pub struct Work<'a> {
+    seat: Seat<'a>,
+    life: &'a Lifecycle,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn begin(seat: Seat<'a>, life: &'a Lifecycle, label: &str) -> Self {
+        seat.set_label(label.as_bytes());
+        seat.set_busy(clock::coarse());
+        Self { seat, life }
+    }
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        self.seat.set_idle();
+        self.seat.clear_label();
+        self.seat.count_unit();
+        self.life.unit_done();
+    }
+}

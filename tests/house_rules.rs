@@ -1,0 +1,365 @@
+//! The house rules that the compiler does not check: who may import whom, what is pure, and in
+//! which room each dependency lives. It reads the source text.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Who may import a neighbour on the same floor: the kernel's face speaks in pure values, and the
+/// doors share a corridor.
+const ALLOWED: [(&str, &str); 4] =
+    [("os", "stamp"), ("program", "cli"), ("main", "program"), ("bin", "program")];
+
+/// What the crate's root offers besides modules, and the module that it comes from.
+const ROOT_ITEMS: [(&str, &str); 3] =
+    [("Runtime", "runtime"), ("RuntimeError", "runtime"), ("main", "program")];
+
+/// Files and folders, by the beginning of their paths, that decide and do nothing else.
+const PURE: [&str; 7] = [
+    "src/app.rs",
+    "src/stamp.rs",
+    "src/address.rs",
+    "src/session.rs",
+    "src/http/",
+    "src/arbiter/roster",
+    "src/worker/deadlines.rs",
+];
+
+/// What no pure file may mention outside its tests.
+const IMPURE: [&str; 16] = [
+    "crate::os",
+    "TcpListener",
+    "TcpStream",
+    "UdpSocket",
+    "UnixListener",
+    "UnixStream",
+    "OwnedFd",
+    "RawFd",
+    "std::fs",
+    "std::thread",
+    "thread::",
+    "Instant",
+    "SystemTime",
+    "env::var",
+    "libc::",
+    "nix::",
+];
+
+/// Words that only these files and folders may mention.
+const ROOMS: [(&str, &[&str]); 9] = [
+    ("libc::", &["src/os/"]),
+    ("nix::", &["src/os/"]),
+    ("serde_yaml::", &["src/settings/"]),
+    ("clap::", &["src/cli.rs"]),
+    ("slog_term::", &["src/log.rs"]),
+    ("mio::", &["workers/"]),
+    ("crossbeam_channel::", &["workers/"]),
+    ("httparse::", &["src/http/"]),
+    ("slab::", &["workers/"]),
+];
+
+/// One file of the library or of the classes.
+struct Source {
+    /// Relative to the package, such as `src/http/mod.rs`.
+    path: String,
+    /// Its lines with their numbers, without comments and the contents of string literals.
+    lines: Vec<(usize, String)>,
+    /// The number of the line at which its tests begin.
+    tests_at: usize,
+}
+
+impl Source {
+    fn new(path: String, text: &str) -> Self {
+        let lines: Vec<_> =
+            text.lines().enumerate().map(|(index, line)| (index + 1, code_of(line))).collect();
+        let tests_at = if is_test_file(&path) { Some(0) } else { tests_begin(&lines) };
+        Self { path, lines, tests_at: tests_at.unwrap_or(usize::MAX) }
+    }
+
+    /// The lines before the tests.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = self.lines.iter().filter(|(number, _)| *number < self.tests_at);
+        lines.map(|(number, line)| (*number, line.as_str()))
+    }
+
+    fn is_in(&self, rooms: &[&str]) -> bool {
+        rooms.iter().any(|room| self.path.starts_with(room))
+    }
+
+    /// The module that the file belongs to, right below the crate's root.
+    fn module(&self) -> &str {
+        let inner = self.path.strip_prefix("src/").unwrap_or(&self.path);
+        inner.split('/').next().unwrap_or(inner).trim_end_matches(".rs")
+    }
+
+    /// How many `super::` lead from the file's own module to the crate's root.
+    fn depth(&self) -> usize {
+        let inner = self.path.strip_prefix("src/").unwrap_or(&self.path);
+        let inner = inner.strip_suffix("/mod.rs").unwrap_or(inner);
+        inner.split('/').count()
+    }
+
+    /// The modules that the code names through the crate's root, and where.
+    fn imports(&self) -> Vec<(usize, String)> {
+        let text: String = self.code().flat_map(|(_, line)| [line, "\n"]).collect();
+        let first = self.lines.first().map_or(1, |(number, _)| *number);
+        let up = "super::".repeat(self.depth());
+        let mut found = Vec::new();
+        for root in ["crate::", "ostler::", up.as_str()] {
+            for (at, _) in text.match_indices(root) {
+                if text[..at].ends_with(|before: char| is_word(before) || before == ':') {
+                    continue;
+                }
+                let line = first + text[..at].matches('\n').count();
+                let names = names_after(&text[at + root.len()..]);
+                found.extend(names.into_iter().map(|name| (line, name)));
+            }
+        }
+        found
+    }
+}
+
+fn is_word(character: char) -> bool {
+    character.is_alphanumeric() || character == '_'
+}
+
+fn is_test_file(path: &str) -> bool {
+    path.ends_with("/tests.rs") || path.contains("/tests/")
+}
+
+/// The line at which `#[cfg(test)] mod tests { … }` begins, which by custom ends its file.
+fn tests_begin(lines: &[(usize, String)]) -> Option<usize> {
+    let pairs = lines.windows(2).filter(|pair| pair[0].1.trim() == "#[cfg(test)]");
+    let mut inline = pairs.filter(|pair| {
+        let line = pair[1].1.trim();
+        line.starts_with("mod ") && line.ends_with('{')
+    });
+    inline.next().map(|pair| pair[0].0)
+}
+
+/// A line without its comment and without what is in its string literals. Enough for this code,
+/// which has no block comments; what follows a line break in a literal is read as code.
+fn code_of(line: &str) -> String {
+    let (mut code, mut in_text, mut escaped) = (String::new(), false, false);
+    let mut characters = line.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if in_text => escaped = true,
+            '\'' if !in_text && characters.peek() == Some(&'"') => {
+                characters.next(); // the character '"'
+            }
+            '"' => in_text = !in_text,
+            '/' if !in_text && characters.peek() == Some(&'/') => break,
+            _ if in_text => (),
+            _ => code.push(character),
+        }
+    }
+    code
+}
+
+/// The first names after a path's root: one, or several in braces.
+fn names_after(text: &str) -> Vec<String> {
+    let Some(group) = text.strip_prefix('{') else {
+        return vec![text.chars().take_while(|c| is_word(*c)).collect()];
+    };
+    let (mut names, mut depth, mut name) = (Vec::new(), 0, String::new());
+    let mut at_name = true;
+    for character in group.chars() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                names.push(std::mem::take(&mut name));
+                at_name = true;
+            }
+            c if depth == 0 && at_name && is_word(c) => name.push(c),
+            c if depth == 0 && !c.is_whitespace() => at_name = false,
+            _ => (),
+        }
+    }
+    names.push(name);
+    names.retain(|name| !name.is_empty() && name != "self");
+    names
+}
+
+/// The floors, as `src/lib.rs` lists its modules: below `// 3: …` stand those of the third. A file
+/// imports lower floors and its own module.
+struct House(HashMap<String, usize>);
+
+impl House {
+    fn look_at(map: &str) -> Self {
+        let (mut floors, mut floor) = (HashMap::new(), None);
+        for line in map.lines() {
+            if let Some((number, _)) = line.strip_prefix("// ").and_then(|l| l.split_once(": ")) {
+                floor = number.parse().ok().or(floor);
+            }
+            let item = line.trim_start_matches("pub ").strip_prefix("mod ");
+            if let Some(name) = item.and_then(|item| item.strip_suffix(';')) {
+                floors.insert(name.to_owned(), floor.expect("a module stands on a floor"));
+            }
+        }
+        // The programs, which are other crates.
+        floors.extend([("main".to_owned(), 7), ("bin".to_owned(), 7)]);
+        Self(floors)
+    }
+
+    fn floor(&self, module: &str) -> Option<usize> {
+        self.0.get(module).copied()
+    }
+
+    /// What is wrong with a file's imports.
+    fn wrong_imports(&self, source: &Source) -> Vec<String> {
+        let Some(floor) = self.floor(source.module()) else {
+            return vec![format!("{} is on no floor of src/lib.rs", source.path)];
+        };
+        let mut wrong = Vec::new();
+        for (line, name) in source.imports() {
+            let item = ROOT_ITEMS.iter().find(|(item, _)| *item == name);
+            let module = item.map_or(name.as_str(), |(_, module)| module);
+            match self.floor(module) {
+                Some(_) if module == source.module() => (),
+                Some(other) if other < floor => (),
+                _ if ALLOWED.contains(&(source.module(), module)) => (),
+                Some(other) => wrong.push(format!(
+                    "{}:{line} (floor {floor}) must not import {module} (floor {other})",
+                    source.path
+                )),
+                None => wrong.push(format!("{}:{line} imports {name}, on no floor", source.path)),
+            }
+        }
+        wrong
+    }
+}
+
+fn map() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap()
+}
+
+/// All files of the library and of the built-in classes; not `src/lib.rs`, which is the map.
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "workers"] {
+        collect(&root.join(folder), &mut files);
+    }
+    files.sort();
+    let sources = files.iter().map(|file| {
+        let path = file.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+        Source::new(path, &fs::read_to_string(file).unwrap())
+    });
+    let sources: Vec<_> = sources.filter(|source| source.path != "src/lib.rs").collect();
+    assert!(sources.len() > 30, "only {} files are found", sources.len());
+    sources
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// The lines, outside tests, on which a word occurs: `file:line`.
+fn mentions(source: &Source, word: &str) -> Vec<String> {
+    let lines = source
+        .code()
+        .filter(|(_, line)| line.match_indices(word).any(|(at, _)| !line[..at].ends_with(is_word)));
+    lines.map(|(number, _)| format!("{}:{number}", source.path)).collect()
+}
+
+#[track_caller]
+fn assert_none(wrong: Vec<String>) {
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn a_file_imports_lower_floors_and_its_own() {
+    let house = House::look_at(&map());
+    assert!(house.floor("os") == Some(0) && house.floor("arbiter") == Some(5));
+    assert_none(sources().iter().flat_map(|source| house.wrong_imports(source)).collect());
+}
+
+#[test]
+fn what_decides_is_pure() {
+    let sources = sources();
+    for room in PURE {
+        assert!(sources.iter().any(|source| source.is_in(&[room])), "there is no {room}");
+    }
+    let pure = sources.iter().filter(|source| source.is_in(&PURE));
+    let wrong = pure.flat_map(|source| {
+        IMPURE.iter().flat_map(move |word| {
+            let places = mentions(source, word).into_iter();
+            places.map(move |place| format!("{place} is pure and must not mention {word}"))
+        })
+    });
+    assert_none(wrong.collect());
+}
+
+#[test]
+fn unsafe_is_on_the_lowest_floor_only() {
+    let outside = sources().into_iter().filter(|source| !source.is_in(&["src/os/"]));
+    let wrong = outside.flat_map(|source| {
+        ["unsafe", "allow(unsafe_code"].map(|word| mentions(&source, word)).concat()
+    });
+    assert_none(wrong.map(|place| format!("{place} has unsafe code outside src/os")).collect());
+    let map = map();
+    assert_eq!(map.matches("unsafe_code").count(), 1, "src/lib.rs allows it for `mod os` alone");
+    assert!(map.contains("#[allow(unsafe_code)]\nmod os;"));
+}
+
+#[test]
+fn each_dependency_stays_in_its_room() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        for (word, rooms) in ROOMS.iter().filter(|(_, rooms)| !source.is_in(rooms)) {
+            let places = mentions(&source, word).into_iter();
+            wrong.extend(places.map(|place| format!("{place}: {word} belongs to {rooms:?}")));
+        }
+    }
+    assert_none(wrong);
+}
+
+#[test]
+fn classes_are_written_as_if_from_outside() {
+    let classes = sources().into_iter().filter(|source| source.is_in(&["workers/"]));
+    let mut wrong = Vec::new();
+    for class in classes {
+        for word in ["crate::", "super::super", "self::super"] {
+            let places = mentions(&class, word).into_iter();
+            wrong.extend(places.map(|place| format!("{place} must not say {word}")));
+        }
+        // Only the list of classes knows them.
+        if class.path != "workers/mod.rs" {
+            let places = mentions(&class, "super::").into_iter();
+            wrong.extend(places.map(|place| format!("{place}: classes do not know each other")));
+        }
+    }
+    assert_none(wrong);
+}
+
+#[test]
+fn the_scanner_sees_what_it_should() {
+    let text = "use crate::log;\nuse ostler::{os::{a, b}, app::App};\nfn f() { \"crate::x\"; }\n\
+        use super::super::worker; // crate::cli\n#[cfg(test)]\nmod tests {\n  crate::arbiter\n}\n";
+    let source = Source::new("src/http/head.rs".to_owned(), text);
+    let names: Vec<_> = source.imports().into_iter().map(|(line, name)| (name, line)).collect();
+    let expected = [("log", 1), ("os", 2), ("app", 2), ("worker", 4)];
+    assert_eq!(names, expected.map(|(name, line)| (name.to_owned(), line)));
+    let house = House::look_at(
+        "// 0: a\nmod os;\npub mod app;\n// 1: b\nmod log;\nmod http;\n// 3: c\n#[x]\npub mod worker;\n",
+    );
+    let wrong = house.wrong_imports(&source);
+    assert_eq!(
+        wrong.last().unwrap(),
+        "src/http/head.rs:4 (floor 1) must not import worker (floor 3)"
+    );
+    assert_eq!(mentions(&source, "worker"), ["src/http/head.rs:4"]);
+}

@@ -1,0 +1,74 @@
+//! Workers that cannot boot, boot slowly, or die soon after.
+
+use std::time::{Duration, Instant};
+
+use crate::heard::Record;
+use crate::launch::Launch;
+use crate::support::Exit;
+
+on_every_class!(
+    nothing_ever_ready_ends_the_server,
+    a_worker_that_boots_too_slowly_is_killed,
+    a_worker_that_boots_slowly_enough_is_left_alone,
+    a_crash_loop_is_slowed_down,
+);
+
+fn nothing_ever_ready_ends_the_server(class: &str) {
+    let launch = Launch::new(&["-k", class, "-w", "2"]).env("DEMO_FAIL_BOOT", "1");
+    let (pidfile, sock) = (launch.path("pid"), launch.path("sock"));
+    let bind = format!("unix:{sock}");
+    let begun = Instant::now();
+    let server = launch.arg("-p").arg(pidfile).arg("-b").arg(bind).spawn();
+    assert_eq!(server.wait_exit_within(Duration::from_secs(15)), Some(Exit::Code(3)));
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    server.wait_silence();
+    let exited = server.records_of("worker exited");
+    assert!(!exited.is_empty());
+    for record in exited {
+        assert_eq!(record.text("reason"), Some("boot failure"), "{record:?}");
+    }
+    assert!(server.records_of("worker ready").is_empty());
+    assert!(server.records_of("ready").is_empty());
+    assert!(!server.path("pid").exists());
+    assert!(!server.path("sock").exists());
+    server.wait_nobody();
+}
+
+fn a_worker_that_boots_too_slowly_is_killed(class: &str) {
+    let launch = Launch::new(&["-k", class, "--boot-timeout", "1s", "--abort-grace", "200ms"]);
+    let begun = Instant::now();
+    let server = launch.env("DEMO_BOOT_SLEEP_MS", "120000").spawn();
+    let exited = server.wait_for("an end", |record| record.message() == "worker exited");
+    assert!(exited.seen - begun >= Duration::from_secs(1));
+    assert!(matches!(exited.text("reason"), Some("boot failure" | "hung")), "{exited:?}");
+    assert!(matches!(exited.text("signal"), Some("SIGABRT" | "SIGKILL")), "{exited:?}");
+    // And another one gets its chance, or the server gives up.
+    let pid = exited.pid();
+    let moved_on = |record: &Record| record.message() == "worker started" && record.pid() != pid;
+    assert!(
+        server.hears(Duration::from_secs(10), moved_on) || server.exit() == Some(Exit::Code(3))
+    );
+}
+
+fn a_worker_that_boots_slowly_enough_is_left_alone(class: &str) {
+    let flags = ["-k", class, "-t", "1s", "--boot-timeout", "15s"];
+    let server = Launch::new(&flags).env("DEMO_BOOT_SLEEP_MS", "2000").start();
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    assert!(server.records_of("worker hung").is_empty());
+    assert!(server.records_of("worker exited").is_empty());
+    server.finish();
+}
+
+fn a_crash_loop_is_slowed_down(class: &str) {
+    let server = Launch::new(&["-k", class]).env("DEMO_EXIT_AFTER_MS", "100").start();
+    let end = server.wait_exit_within(Duration::from_secs(4));
+    assert_eq!(end, None, "a server that was ready once never gives up");
+    let started = server.records_of("worker started").len();
+    assert!((2..=20).contains(&started), "{started} workers in four seconds");
+    for exited in server.records_of("worker exited") {
+        assert_eq!(exited.text("reason"), Some("crashed"), "{exited:?}");
+        assert_eq!(exited.number("code"), Some(7), "{exited:?}");
+    }
+    server.finish();
+}

@@ -1,0 +1,308 @@
+//! Clients who are slow, rude, silent or gone hurt nobody but themselves.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::client::Client;
+use crate::connection::{Remote, remote};
+use crate::launch::Launch;
+use crate::proc::{status_number, wait_until};
+use crate::support::Server;
+
+on_every_class!(
+    a_head_may_come_byte_by_byte,
+    a_half_closed_client_is_answered,
+    a_client_that_only_connects_is_forgotten,
+    clients_that_reset_hurt_nobody,
+    garbage_ends_its_own_connection,
+    a_head_must_come_in_time,
+    a_trickling_head_must_come_in_time,
+    a_body_must_come_in_time,
+    a_reader_who_never_reads_is_cut_off,
+    a_slow_reader_costs_no_memory,
+    a_slow_reader_is_no_hang,
+    a_slow_sender_is_no_hang,
+    a_client_that_leaves_in_the_middle_is_forgotten,
+);
+
+on_concurrent_classes!(
+    a_thousand_idle_connections_stop_nobody,
+    a_slow_reader_stops_nobody,
+    half_heads_stop_nobody,
+);
+
+/// Somebody else is served, by a worker that never left.
+#[track_caller]
+fn expect_no_harm(server: Server) {
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    for disturbance in ["worker hung", "worker exited"] {
+        let records = server.records_of(disturbance);
+        assert!(records.is_empty(), "{records:#?}");
+    }
+    server.finish();
+}
+
+fn a_head_may_come_byte_by_byte(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let mut client = server.connect();
+    for byte in b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n" {
+        client.send([*byte]);
+        server.wait_taken(&client);
+    }
+    assert_eq!(client.answer().text(), "Hello, world!\n");
+    client.expect_end();
+    expect_no_harm(server);
+}
+
+fn a_half_closed_client_is_answered(class: &str) {
+    let server = Server::start(&["-k", class]);
+    for path in ["/", "/sleep?ms=300"] {
+        let mut client = server.connect();
+        client.ask(path);
+        client.finish_sending();
+        assert_eq!(client.answer().status(), 200);
+        client.expect_end();
+    }
+    // Half a request is no request; it may be told so.
+    let mut client = server.connect();
+    client.send("GET / HTTP/1.1\r\nHos");
+    client.finish_sending();
+    let rest = client.rest();
+    assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 400 "));
+    expect_no_harm(server);
+}
+
+fn a_client_that_only_connects_is_forgotten(class: &str) {
+    let server = Server::start(&["-k", class]);
+    for _ in 0..100 {
+        server.connect();
+    }
+    expect_no_harm(server);
+}
+
+fn clients_that_reset_hurt_nobody(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2"]);
+    for round in 0..300 {
+        let mut client = server.connect();
+        match round % 4 {
+            0 => (),
+            1 => client.send("GET / HT"),
+            2 => client.ask("/"),
+            _ => client.ask("/bytes?n=1000000"),
+        }
+        client.reset();
+    }
+    expect_no_harm(server);
+}
+
+fn garbage_ends_its_own_connection(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00\x00\r\n\r\n".as_slice();
+    let zeros = [0; 4096].as_slice();
+    let noise: Vec<u8> =
+        (0..100_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let ssh = b"SSH-2.0-OpenSSH_9.2\r\n".as_slice();
+    for garbage in [tls, zeros, &noise, ssh, b"\r\n\r\n\r\nx\r\n\r\n", b"\n\n\n\n \n"] {
+        let mut client = server.connect();
+        // The server may close before it has read everything.
+        let _ = client.try_send(garbage);
+        client.finish_sending();
+        let rest = client.rest();
+        assert!(
+            rest.is_empty() || rest.starts_with(b"HTTP/1.1 4") || rest.starts_with(b"HTTP/1.1 5")
+        );
+    }
+    expect_no_harm(server);
+}
+
+/// How much too early a client may get its time-out: the kernel's ticks are no finer everywhere.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A client has got its time-out: an answer that says so, or just the end.
+#[track_caller]
+fn expect_timeout(mut client: Client, begun: Instant) {
+    let rest = client.rest();
+    assert!(begun.elapsed() + TICK >= Duration::from_secs(1), "after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "closed after {:?}", begun.elapsed());
+    assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408 "), "{:?}", rest.escape_ascii());
+}
+
+fn a_head_must_come_in_time(class: &str) {
+    let server = Server::start(&["-k", class, "--header-timeout", "1s"]);
+    let begun = Instant::now();
+    let silent = server.connect();
+    expect_timeout(silent, begun);
+    let begun = Instant::now();
+    let mut half = server.connect();
+    half.send("GET / HTTP/1.1\r\nHost: te");
+    expect_timeout(half, begun);
+    expect_no_harm(server);
+}
+
+fn a_trickling_head_must_come_in_time(class: &str) {
+    let server = Server::start(&["-k", class, "--header-timeout", "1s"]);
+    let begun = Instant::now();
+    let mut client = server.connect();
+    client.send("GET / HTTP/1.1\r\nX: ");
+    // Each byte comes well within a second of the last.
+    while client.try_send("x").is_ok() {
+        assert!(begun.elapsed() < Duration::from_secs(15), "a head may take for ever");
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert!(begun.elapsed() + TICK >= Duration::from_secs(1), "after {:?}", begun.elapsed());
+    expect_no_harm(server);
+}
+
+fn a_body_must_come_in_time(class: &str) {
+    let server = Server::start(&["-k", class, "--body-timeout", "1s"]);
+    let begun = Instant::now();
+    let mut client = server.connect();
+    client.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello");
+    expect_timeout(client, begun);
+    expect_no_harm(server);
+}
+
+fn a_reader_who_never_reads_is_cut_off(class: &str) {
+    let server = Server::start(&["-k", class, "--write-timeout", "1s"]);
+    let client = slow_reader(&server);
+    server.wait_taken(&client);
+    // Under `sync` nobody else is served before that.
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    let port = client.port();
+    let end = || remote(server.address().port(), port);
+    wait_until("the client is cut off", || end() == Remote::Closed);
+    drop(client);
+    expect_no_harm(server);
+}
+
+/// A client that has asked for 64 MiB, has read a little, and now sleeps.
+fn slow_reader(server: &Server) -> Client {
+    let mut client = server.connect();
+    client.ask("/bytes?n=67108864");
+    client
+}
+
+/// The client wakes up and reads everything.
+#[track_caller]
+fn read_on(mut client: Client) {
+    let head = client.try_head().unwrap();
+    assert_eq!(head.status, 200);
+    let mut length = 0;
+    client.try_body(&head, |piece| length += piece.len()).unwrap();
+    assert_eq!(length, 64 << 20);
+}
+
+fn a_slow_reader_costs_no_memory(class: &str) {
+    let server = Server::start(&["-k", class]);
+    server.get("/bytes?n=100000");
+    let worker = server.workers()[0];
+    let before = status_number(worker.pid, "VmHWM");
+    let mut client = slow_reader(&server);
+    let head = client.try_head().unwrap();
+    let (mut length, begun) = (0, Instant::now());
+    let piece = |piece: &[u8]| {
+        length += piece.len();
+        if begun.elapsed() < Duration::from_millis(1500) {
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    client.try_body(&head, piece).unwrap();
+    assert_eq!(length, 64 << 20);
+    let growth = status_number(worker.pid, "VmHWM") - before;
+    assert!(growth < 16 << 10, "the worker has grown by {growth} KiB");
+    drop(client);
+    expect_no_harm(server);
+}
+
+fn a_slow_reader_is_no_hang(class: &str) {
+    let server = Server::start(&["-k", class, "-t", "1s"]);
+    let client = slow_reader(&server);
+    server.hears(Duration::from_millis(2500), |record| record.message() == "worker hung");
+    read_on(client);
+    expect_no_harm(server);
+}
+
+fn a_slow_sender_is_no_hang(class: &str) {
+    let server = Server::start(&["-k", class, "-t", "1s"]);
+    let mut client = server.connect();
+    client.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello");
+    server.hears(Duration::from_millis(2500), |record| record.message() == "worker hung");
+    client.send("hello");
+    assert_eq!(client.answer().text(), "hellohello");
+    drop(client);
+    expect_no_harm(server);
+}
+
+fn a_client_that_leaves_in_the_middle_is_forgotten(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let mut reader = slow_reader(&server);
+    reader.try_head().unwrap();
+    drop(reader);
+    let mut sender = server.connect();
+    sender.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\nhello");
+    server.wait_taken(&sender);
+    drop(sender);
+    let mut sender = server.connect();
+    sender.send("POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe");
+    server.wait_taken(&sender);
+    sender.reset();
+    expect_no_harm(server);
+}
+
+/// Opens so many connections that say nothing, or all say the same.
+fn crowd(server: &Server, count: usize, said: &str) -> Vec<Client> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if soft < 4096 {
+        setrlimit(Resource::RLIMIT_NOFILE, hard.min(4096), hard).unwrap();
+    }
+    let mut clients: Vec<_> = (0..count).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(said);
+    }
+    clients
+}
+
+fn a_thousand_idle_connections_stop_nobody(class: &str) {
+    let flags = ["-k", class, "--header-timeout", "120s", "--keep-alive", "120s"];
+    let launch = Launch::new(&flags);
+    // The limit must be raised before the server inherits it.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if hard < 2500 {
+        eprintln!("skipped: this machine allows {hard} descriptors only");
+        return;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let server = launch.start();
+    let mut clients = crowd(&server, 1000, "");
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    // They are all served, and stay.
+    for client in &mut clients {
+        assert_eq!(client.get("/").text(), "Hello, world!\n");
+    }
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    for client in clients.iter_mut().rev() {
+        assert_eq!(client.get("/").text(), "Hello, world!\n");
+    }
+    drop(clients);
+    expect_no_harm(server);
+}
+
+fn half_heads_stop_nobody(class: &str) {
+    let server = Server::start(&["-k", class, "--header-timeout", "60s"]);
+    let clients = crowd(&server, 100, "GET / HTTP/1.1\r\nHost: ");
+    server.serve_for(Duration::from_millis(100));
+    drop(clients);
+    expect_no_harm(server);
+}
+
+fn a_slow_reader_stops_nobody(class: &str) {
+    let server = Server::start(&["-k", class, "--threads", "2"]);
+    let readers: Vec<_> = (0..8).map(|_| slow_reader(&server)).collect();
+    server.serve_for(Duration::from_millis(300));
+    for reader in readers {
+        read_on(reader);
+    }
+    expect_no_harm(server);
+}

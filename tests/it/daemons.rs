@@ -1,0 +1,327 @@
+//! A server that leaves the terminal: the command tells how that went, and the rest is found by its
+//! pid file.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::launch::Launch;
+use crate::load::Load;
+use crate::proc::{children, session_members, stat, wait_until, working_directory};
+use crate::support::{Exit, Server};
+
+on_every_class!(a_daemon_serves_until_it_is_asked_to_stop, a_daemon_is_upgraded_under_load);
+
+/// A daemon, found by the name in its titles. Dropping it kills every process of that name.
+struct Daemon {
+    /// The process that launched it, which has ended, and the folder.
+    launcher: Server,
+    name: Name,
+}
+
+/// A name that no other server has.
+struct Name(String);
+
+impl Name {
+    fn of(launch: &Launch) -> Self {
+        Self(format!("daemon-{}", launch.port()))
+    }
+
+    /// All processes of this name.
+    fn bearers(&self) -> Vec<Pid> {
+        let mark = self.0.as_bytes();
+        fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|pid: &i32| {
+                let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                words.windows(mark.len()).any(|window| window == mark)
+            })
+            .map(Pid::from_raw)
+            .collect()
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        // Masters that die could have more children in the meantime.
+        while let [first, rest @ ..] = &self.bearers()[..] {
+            for pid in [first].into_iter().chain(rest) {
+                let _ = kill(*pid, Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+/// A daemon to be, with relative paths for everything.
+fn launch(flags: &[&str], settings: &str) -> (Launch, Name) {
+    let launch = Launch::new(&["-D", "-w", "2", "-p", "pid", "--log-file", "log", "-c", "conf"]);
+    fs::write(launch.path("conf"), settings).unwrap();
+    let name = Name::of(&launch);
+    let launch = launch.arg("-n").arg(&name.0);
+    (flags.iter().fold(launch, |launch, flag| launch.arg(flag)), name)
+}
+
+impl Daemon {
+    #[track_caller]
+    fn start(flags: &[&str], settings: &str) -> Self {
+        let (launch, name) = launch(flags, settings);
+        let daemon = Self { launcher: launch.spawn(), name };
+        assert_eq!(daemon.launcher.wait_exit(), Exit::Code(0), "{:?}", daemon.launcher.lines());
+        daemon
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.launcher.path(name)
+    }
+
+    #[track_caller]
+    fn master(&self) -> Pid {
+        pid_in(&self.path("pid")).unwrap()
+    }
+
+    fn records(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.path("log")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// How often something has been said.
+    fn count(&self, message: &str) -> usize {
+        self.records().iter().filter(|record| record["msg"] == message).count()
+    }
+
+    fn workers(&self) -> Vec<Pid> {
+        let alive = children(self.master()).into_iter().filter(|child| child.state != 'Z');
+        let mut pids: Vec<_> = alive.map(|child| child.pid).collect();
+        pids.sort();
+        pids
+    }
+
+    #[track_caller]
+    fn signal(&self, signal: Signal) {
+        kill(self.master(), signal).unwrap();
+    }
+
+    #[track_caller]
+    fn finish(self) {
+        self.signal(Signal::SIGTERM);
+        wait_until("nobody is left", || self.name.bearers().is_empty());
+        for name in ["pid", "pid.2", "sock"] {
+            assert!(!self.path(name).exists(), "{name} stays");
+        }
+        assert_eq!(self.count("stopped"), self.count("master started"));
+    }
+}
+
+fn pid_in(path: &Path) -> Option<Pid> {
+    Some(Pid::from_raw(fs::read_to_string(path).ok()?.trim().parse().ok()?))
+}
+
+fn a_daemon_serves_until_it_is_asked_to_stop(class: &str) {
+    let daemon = Daemon::start(&["-k", class], "");
+    // The command has ended, so that it serves.
+    assert_eq!(daemon.launcher.get("/").text(), "Hello, world!\n");
+    assert_eq!(daemon.workers().len(), 2);
+    daemon.launcher.wait_silence();
+    assert!(daemon.launcher.lines().is_empty(), "{:?}", daemon.launcher.lines());
+    daemon.finish();
+}
+
+#[test]
+fn the_command_waits_until_the_daemon_serves() {
+    let (launch, name) = launch(&[], "");
+    let launcher = launch.env("DEMO_BOOT_SLEEP_MS", "1000").spawn();
+    let daemon = Daemon { launcher, name };
+    wait_until("a master", || daemon.path("pid").exists());
+    assert_eq!(daemon.launcher.exit(), None, "nobody serves yet");
+    assert_eq!(daemon.launcher.wait_exit(), Exit::Code(0));
+    assert_eq!(daemon.launcher.get("/").text(), "Hello, world!\n");
+    daemon.finish();
+}
+
+#[test]
+fn a_daemon_has_left_everything_behind() {
+    let daemon = Daemon::start(&["-k", "mio"], "");
+    let (master, launcher) = (daemon.master(), daemon.launcher.pid);
+    let state = stat(master).unwrap();
+    assert_ne!(state.parent, launcher);
+    assert!(![launcher, Pid::this(), master].contains(&state.session), "{state:?}");
+    assert!(session_members(launcher).is_empty());
+    let folders = [master, daemon.workers()[0]].map(working_directory);
+    assert_eq!(folders, [Path::new("/"), Path::new("/")]);
+    for process in [master, daemon.workers()[0]] {
+        for fd in 0..3 {
+            let target = fs::read_link(format!("/proc/{process}/fd/{fd}")).unwrap();
+            assert_eq!(target, Path::new("/dev/null"), "{process}, {fd}");
+        }
+    }
+    daemon.finish();
+}
+
+#[test]
+fn a_daemon_finds_its_files_where_it_was_started() {
+    let socket = "bind: [\"unix:sock\"]\n";
+    let (launch, name) = launch(&[], socket);
+    let daemon = Daemon { launcher: launch.unbound().spawn(), name };
+    assert_eq!(daemon.launcher.wait_exit(), Exit::Code(0), "{:?}", daemon.launcher.lines());
+    let get = |path: &str| crate::client::Client::unix(&daemon.path("sock")).unwrap().get(path);
+    assert_eq!(get("/env?name=COLOUR").status(), 404);
+    fs::write(daemon.path("conf"), format!("{socket}env: [\"COLOUR=blue\"]\n")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    wait_until("the reload is done", || daemon.count("reload done") == 1);
+    wait_until("the old workers leave", || daemon.count("worker exited") == 2);
+    assert_eq!(get("/env?name=COLOUR").text(), "blue");
+    // A reload that cannot be leaves it where it is as well.
+    fs::write(daemon.path("conf"), "nonsense: 1\n").unwrap();
+    daemon.signal(Signal::SIGHUP);
+    wait_until("the reload is refused", || daemon.count("reload refused") == 1);
+    assert_eq!(working_directory(daemon.master()), Path::new("/"));
+    assert_eq!(get("/env?name=COLOUR").text(), "blue");
+    fs::rename(daemon.path("log"), daemon.path("log.1")).unwrap();
+    daemon.signal(Signal::SIGUSR1);
+    wait_until("the log is reopened", || daemon.count("logs reopened") == 1);
+    daemon.signal(Signal::SIGTERM);
+    wait_until("nobody is left", || daemon.name.bearers().is_empty());
+    assert!(!daemon.path("pid").exists() && !daemon.path("sock").exists());
+}
+
+#[test]
+fn a_daemons_workers_go_and_come_back() {
+    let daemon = Daemon::start(&["-k", "mio"], "");
+    let old = daemon.workers();
+    let master = daemon.master();
+    for round in 1..=2 {
+        daemon.signal(Signal::SIGWINCH);
+        wait_until("the workers go", || daemon.workers().is_empty());
+        assert_eq!(daemon.master(), master);
+        // Who connects meanwhile waits.
+        let mut client = daemon.launcher.connect();
+        client.ask("/");
+        daemon.signal(Signal::SIGHUP);
+        assert_eq!(client.answer().text(), "Hello, world!\n");
+        wait_until("they are back", || daemon.count("worker ready") == 2 + 2 * round);
+        wait_until("two of them", || daemon.workers().len() == 2);
+    }
+    assert!(daemon.workers().iter().all(|pid| !old.contains(pid)));
+    daemon.finish();
+}
+
+/// A daemon that cannot be: an exit code, a reason on the terminal, and nothing left behind.
+#[track_caller]
+fn expect_stillbirth(launch: Launch, name: &Name, code: i32, words: &[&str]) {
+    let server = launch.spawn();
+    assert_eq!(server.wait_exit(), Exit::Code(code), "{:?}", server.lines());
+    server.wait_silence();
+    let said = server.lines().join("\n");
+    for word in words {
+        assert!(said.contains(word), "no word of {word}: {said}");
+    }
+    assert!(said.lines().count() <= 3, "{said}");
+    wait_until("nobody is left", || name.bearers().is_empty());
+    assert!(!server.path("pid").exists());
+}
+
+#[test]
+fn a_taken_port_is_told_to_the_terminal() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (launch, name) = launch(&["--bind", &address], "");
+    expect_stillbirth(launch, &name, 1, &[&address]);
+}
+
+#[test]
+fn workers_that_cannot_boot_are_told_to_the_terminal() {
+    let (launch, name) = launch(&["--boot-retries", "2"], "");
+    let launch = launch.env("DEMO_FAIL_BOOT", "1");
+    expect_stillbirth(launch, &name, 3, &["DEMO_FAIL_BOOT"]);
+}
+
+#[test]
+fn bad_settings_are_told_to_the_terminal() {
+    for (settings, word) in
+        [("nonsense: 1\n", "nonsense"), ("user: nobody-there\n", "nobody-there")]
+    {
+        let (launch, name) = launch(&[], settings);
+        expect_stillbirth(launch, &name, 1, &[word]);
+    }
+}
+
+#[test]
+fn a_launcher_that_is_killed_takes_nobody_along() {
+    let (launch, name) = launch(&[], "");
+    let launcher = launch.env("DEMO_BOOT_SLEEP_MS", "500").spawn();
+    let daemon = Daemon { launcher, name };
+    wait_until("a master", || daemon.path("pid").exists());
+    daemon.launcher.signal(Signal::SIGKILL);
+    daemon.launcher.wait_exit();
+    wait_until("it serves", || daemon.count("ready") == 1);
+    assert_eq!(daemon.launcher.get("/").text(), "Hello, world!\n");
+    daemon.finish();
+}
+
+#[test]
+fn there_is_one_instance() {
+    let daemon = Daemon::start(&["--single-instance"], "");
+    let master = daemon.master().to_string();
+    let second =
+        Launch::new(&["--single-instance", "-p"]).arg(daemon.path("pid").to_str().unwrap());
+    let outcome = second.plain().run();
+    assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+    assert!(outcome.stderr.contains(&master), "{outcome:?}");
+    assert_eq!(daemon.master().to_string(), master);
+    daemon.finish();
+    // Without a pid file the name counts.
+    let folder = tempfile::tempdir().unwrap();
+    let lone = |name: &str| {
+        Launch::new(&["--single-instance", "-n", name])
+            .env("XDG_RUNTIME_DIR", folder.path().to_str().unwrap())
+    };
+    let first = lone("lone").start();
+    let outcome = lone("lone").plain().run();
+    assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+    assert!(outcome.stderr.contains(&first.pid.to_string()), "{outcome:?}");
+    lone("other").start().finish();
+    first.finish();
+    lone("lone").start().finish();
+}
+
+#[test]
+fn the_successor_of_a_daemon_is_in_nobodys_folder() {
+    let daemon = Daemon::start(&[], "");
+    let old = daemon.master();
+    daemon.signal(Signal::SIGUSR2);
+    wait_until("both serve", || daemon.count("successor is ready") == 1);
+    kill(old, Signal::SIGTERM).unwrap();
+    wait_until("the new one takes over", || daemon.count("promoted") == 1);
+    let new = daemon.master();
+    assert_ne!(new, old);
+    let folders = [new, daemon.workers()[0]].map(working_directory);
+    assert_eq!(folders, [Path::new("/"), Path::new("/")]);
+    daemon.finish();
+}
+
+fn a_daemon_is_upgraded_under_load(class: &str) {
+    let daemon = Daemon::start(&["-k", class], "");
+    let load = Load::on(daemon.launcher.address());
+    for round in 1..=2 {
+        let old = daemon.master();
+        daemon.signal(Signal::SIGUSR2);
+        wait_until("both serve", || daemon.count("successor is ready") == round);
+        let new = pid_in(&daemon.path("pid.2")).unwrap();
+        kill(old, Signal::SIGTERM).unwrap();
+        wait_until("the new one takes over", || pid_in(&daemon.path("pid")) == Some(new));
+        wait_until("the old one leaves", || stat(old).is_none_or(|stat| stat.state == 'Z'));
+        load.wait_answers(20);
+    }
+    // It knows its folder still.
+    fs::write(daemon.path("conf"), "workers: 2\nenv: [\"COLOUR=blue\"]\n").unwrap();
+    daemon.signal(Signal::SIGHUP);
+    wait_until("the reload is done", || daemon.count("reload done") == 1);
+    load.finish();
+    wait_until("the new environment", || daemon.launcher.get("/env?name=COLOUR").status() == 200);
+    daemon.finish();
+}

@@ -1,0 +1,224 @@
+//! Requests that two servers could read in two ways get one refusal, and the connection ends.
+
+use std::time::{Duration, Instant};
+
+use proptest::collection::vec;
+use proptest::prelude::{Just, Strategy, prop_oneof};
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::client::Client;
+use crate::support::Server;
+
+on_concurrent_classes!(however_bytes_are_cut_the_answers_are_the_same);
+
+on_every_class!(
+    what_could_be_read_in_two_ways_is_refused,
+    what_is_too_large_is_refused,
+    refusals_hold_up_nobody,
+);
+
+/// The answers that a malformed request may get.
+const BAD: &[u16] = &[400];
+/// The answers that a transfer coding may get that nobody knows.
+const UNKNOWN: &[u16] = &[400, 501];
+
+/// Sends a request, with another one behind that must never be seen, and reads the only answer.
+#[track_caller]
+fn refuse(server: &Server, request: &str, expected: &[u16]) -> Client {
+    let shown = request.escape_debug();
+    let shown: String = shown.take(200).collect();
+    let mut client = server.connect();
+    // The server may close before it has read everything.
+    let _ = client.try_send(request);
+    let _ = client.try_send("GET /pid HTTP/1.1\r\nHost: smuggled\r\n\r\n");
+    let answer = client.try_answer().unwrap_or_else(|error| panic!("{shown}: {error}"));
+    assert!(expected.contains(&answer.status()), "{} for {shown}", answer.status());
+    assert!(answer.head.closes(), "{shown}");
+    client
+}
+
+/// The same, from a client who then says that it is done.
+#[track_caller]
+fn refuse_and_part(server: &Server, request: &str, expected: &[u16]) {
+    let mut client = refuse(server, request, expected);
+    client.finish_sending();
+    client.expect_end();
+}
+
+fn what_could_be_read_in_two_ways_is_refused(class: &str) {
+    let server = Server::start(&["-k", class]);
+    for (fields, body, expected) in [
+        // Two lengths.
+        ("Content-Length: 5\r\nContent-Length: 6\r\n", "hello", BAD),
+        ("Content-Length: 5\r\nContent-Length: 5\r\n", "hello", BAD),
+        ("Content-Length: 5, 5\r\n", "hello", BAD),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n", BAD),
+        ("content-length: 5\r\ntransfer-encoding: identity\r\n", "hello", UNKNOWN),
+        // Lengths that are no numbers.
+        ("Content-Length: +5\r\n", "hello", BAD),
+        ("Content-Length: -5\r\n", "hello", BAD),
+        ("Content-Length: 0x5\r\n", "hello", BAD),
+        ("Content-Length: 5 5\r\n", "hello", BAD),
+        ("Content-Length: five\r\n", "hello", BAD),
+        ("Content-Length: \r\n", "", BAD),
+        ("Content-Length: 99999999999999999999999\r\n", "hello", &[400, 413]),
+        // Transfer codings.
+        ("Transfer-Encoding: gzip\r\n", "", UNKNOWN),
+        ("Transfer-Encoding: identity\r\n", "", UNKNOWN),
+        ("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n", UNKNOWN),
+        ("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n", UNKNOWN),
+        ("Transfer-Encoding: chunked, gzip\r\n", "0\r\n\r\n", UNKNOWN),
+        ("Transfer-Encoding: chunked, chunked\r\n", "0\r\n\r\n", UNKNOWN),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n", UNKNOWN),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", "0\r\n\r\n", UNKNOWN),
+        ("Transfer-Encoding: \x0bchunked\r\n", "0\r\n\r\n", UNKNOWN),
+        ("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n", UNKNOWN),
+        ("Transfer-Encoding: \r\n", "0\r\n\r\n", UNKNOWN),
+        // Fields that are no fields.
+        ("Transfer-Encoding : chunked\r\n", "0\r\n\r\n", BAD),
+        ("Content-Length : 5\r\n", "hello", BAD),
+        ("X: a\r\n b\r\n", "", BAD),
+        ("X: a\r\n\tb\r\n", "", BAD),
+        ("X: a\nTransfer-Encoding: chunked\r\n", "", BAD),
+        ("X: a\rTransfer-Encoding: chunked\r\n", "", BAD),
+        ("X: a\0b\r\n", "", BAD),
+        ("X: a\x7fb\r\n", "", BAD),
+        ("X\0: a\r\n", "", BAD),
+        ("X Y: a\r\n", "", BAD),
+        ("X(Y): a\r\n", "", BAD),
+        ("No colon\r\n", "", BAD),
+        (": no name\r\n", "", BAD),
+        ("Host: other\r\n", "", BAD),
+        // Bodies in bad chunks.
+        ("Transfer-Encoding: chunked\r\n", "zz\r\nhello\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "\r\n\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "-5\r\nhello\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "+5\r\nhello\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "0x5\r\nhello\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", " 5\r\nhello\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "5_\r\nhello\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "5\nhello\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "5\rhello\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "5;a\nb\r\nhello\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "5;\0\r\nhello\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nhelloo\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nhello\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nhello0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "10000000000000005\r\nhello\r\n0\r\n\r\n", &[400, 413]),
+        ("Transfer-Encoding: chunked\r\n", "0\r\nBad trailer\r\n\r\n", BAD),
+    ] {
+        let request = format!("POST /echo HTTP/1.1\r\nHost: test\r\n{fields}\r\n{body}");
+        refuse_and_part(&server, &request, expected);
+    }
+    for (request, expected) in [
+        (
+            "POST /echo HTTP/1.0\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            UNKNOWN,
+        ),
+        ("GET / HTTP/1.1\r\n\r\n", BAD),
+        ("GET / HTTP/1.1\r\n Host: test\r\n\r\n", BAD),
+        ("GET / HTTP/1.1\nHost: test\n\n", BAD),
+        ("GET / HTTP/1.1\r\nHost: test\n\r\n", BAD),
+        ("GET / HTTP/1.1\r\nHost: test\r\n\n", BAD),
+        ("GET / HTTP/1.1\rHost: test\r\r", BAD),
+        ("GET  / HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET /  HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET / HTTP/1.1 \r\nHost: test\r\n\r\n", BAD),
+        (" GET / HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET\t/\tHTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET /a b HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET /\x01 HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("G@T / HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET /\r\n\r\n", BAD),
+        ("GET\r\n\r\n", BAD),
+        ("GET / HTTP/2.0\r\nHost: test\r\n\r\n", &[400, 505]),
+        ("GET / HTTP/1.2\r\nHost: test\r\n\r\n", &[400, 505]),
+        ("GET / HTTP/11\r\nHost: test\r\n\r\n", &[400, 505]),
+        ("GET / http/1.1\r\nHost: test\r\n\r\n", &[400, 505]),
+        ("GET / HTTP/1.1x\r\nHost: test\r\n\r\n", &[400, 505]),
+        ("GET / ICAP/1.0\r\nHost: test\r\n\r\n", &[400, 505]),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[400, 505]),
+    ] {
+        refuse_and_part(&server, request, expected);
+    }
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    assert!(server.records_of("worker exited").is_empty());
+    server.finish();
+}
+
+fn refusals_hold_up_nobody(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let begun = Instant::now();
+    for _ in 0..10 {
+        // It waits for the server to say that it is done, as most clients do.
+        refuse(&server, "GET / HTTP/1.1\r\n\r\n", BAD).expect_end();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    server.finish();
+}
+
+fn what_is_too_large_is_refused(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let long = "x".repeat(100_000);
+    refuse_and_part(&server, &format!("GET /{long} HTTP/1.1\r\nHost: test\r\n\r\n"), &[414, 431]);
+    refuse_and_part(&server, &format!("GET / HTTP/1.1\r\nHost: test\r\nX: {long}\r\n\r\n"), &[431]);
+    let many = "X: y\r\n".repeat(2000);
+    refuse_and_part(&server, &format!("GET / HTTP/1.1\r\nHost: test\r\n{many}\r\n"), &[431]);
+    let post = "POST /echo HTTP/1.1\r\nHost: test\r\n";
+    refuse_and_part(&server, &format!("{post}Content-Length: 1073741824\r\n\r\n"), &[413]);
+    refuse_and_part(
+        &server,
+        &format!("{post}Transfer-Encoding: chunked\r\n\r\n40000000\r\n{long}"),
+        &[413],
+    );
+    // Whoever asks before sending a large body is told at once.
+    let expect = "Expect: 100-continue\r\n";
+    refuse_and_part(&server, &format!("{post}{expect}Content-Length: 1073741824\r\n\r\n"), &[413]);
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    server.finish();
+}
+
+/// A request, and the body of its answer.
+fn a_request() -> impl Strategy<Value = (String, String)> {
+    prop_oneof![
+        Just(("GET / HTTP/1.1\r\nHost: test\r\n\r\n".into(), "Hello, world!\n".into())),
+        "[a-z]{0,40}".prop_map(|body| {
+            let length = body.len();
+            let head = format!("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: {length}");
+            (format!("{head}\r\n\r\n{body}"), body)
+        }),
+        vec("[a-z]{1,20}", 0..4).prop_map(|pieces| {
+            let mut text = "POST /echo HTTP/1.1\r\nHost: test\r\n".to_owned();
+            text += "Transfer-Encoding: chunked\r\n\r\n";
+            for piece in &pieces {
+                text += &format!("{:x}\r\n{piece}\r\n", piece.len());
+            }
+            (text + "0\r\n\r\n", pieces.concat())
+        }),
+    ]
+}
+
+fn however_bytes_are_cut_the_answers_are_the_same(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let config = Config { cases: 40, failure_persistence: None, ..Config::default() };
+    let requests = (vec(a_request(), 1..5), vec(1_usize..80, 0..8));
+    let outcome = TestRunner::new(config).run(&requests, |(requests, cuts)| {
+        let text: String = requests.iter().map(|(request, _)| request.as_str()).collect();
+        let mut client = server.connect();
+        let mut rest = text.as_bytes();
+        for cut in cuts {
+            let (piece, more) = rest.split_at(cut.min(rest.len()));
+            client.send(piece);
+            server.wait_taken(&client);
+            rest = more;
+        }
+        client.send(rest);
+        for (_, body) in requests {
+            assert_eq!(client.answer().text(), body);
+        }
+        Ok(())
+    });
+    outcome.unwrap();
+    server.finish();
+}

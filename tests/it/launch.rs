@@ -1,0 +1,185 @@
+//! How a server is started: flags, environment, and what it inherits.
+
+use std::io::PipeWriter;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio, id};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::heard::{Watched, listen};
+use crate::os::{Inheritance, Signals, prepare};
+use crate::support::{Exit, Outcome, Server};
+
+/// A server about to be started, with a directory of its own to work in.
+pub struct Launch {
+    command: Command,
+    args: Vec<String>,
+    inheritance: Inheritance,
+    port: u16,
+    bind: bool,
+    json: bool,
+    stderr: Option<PipeWriter>,
+    dir: TempDir,
+}
+
+impl Launch {
+    /// A server with these flags, and with a free port of 127.0.0.1 unless told otherwise.
+    pub fn new(flags: &[&str]) -> Self {
+        Self::by(&[env!("CARGO_BIN_EXE_ostler")], flags)
+    }
+
+    /// A server that these words start: a program, and arguments that come before all others.
+    pub fn by(words: &[&str], flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).current_dir(dir.path());
+        let args = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        for (name, _) in std::env::vars() {
+            if ["OSTLER_", "DEMO_", "LISTEN_", "NOTIFY_"].iter().any(|mark| name.starts_with(mark))
+            {
+                command.env_remove(name);
+            }
+        }
+        let inheritance = Inheritance::default();
+        Self {
+            command,
+            args,
+            inheritance,
+            port: free_port(),
+            bind: true,
+            json: true,
+            stderr: None,
+            dir,
+        }
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, arg: impl AsRef<str>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// One more variable in the environment.
+    pub fn env(mut self, name: &str, value: impl AsRef<str>) -> Self {
+        self.command.env(name, value.as_ref());
+        self
+    }
+
+    /// Does not choose an address: the flags do, or the settings, or nobody.
+    pub fn unbound(mut self) -> Self {
+        self.bind = false;
+        self
+    }
+
+    /// Does not ask for a log that this harness can read.
+    pub fn plain(mut self) -> Self {
+        self.json = false;
+        self
+    }
+
+    /// Sends the log elsewhere, so that this harness hears nothing.
+    pub fn stderr_to(mut self, pipe: PipeWriter) -> Self {
+        self.stderr = Some(pipe);
+        self
+    }
+
+    /// Leaves a descriptor of ours open in the server.
+    pub fn keep(mut self, fd: i32) -> Self {
+        self.inheritance.fd = Some(fd);
+        self
+    }
+
+    /// Starts the server with signals in a certain state.
+    pub fn signals(mut self, signals: Signals) -> Self {
+        self.inheritance.signals = signals;
+        self
+    }
+
+    /// The port that the server will have.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The server's working directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A path in the server's working directory.
+    pub fn path(&self, name: &str) -> String {
+        self.dir().join(name).into_os_string().into_string().unwrap()
+    }
+
+    /// Starts, and waits for the first workers.
+    #[track_caller]
+    pub fn start(self) -> Server {
+        let server = self.spawn();
+        server.wait_for("ready", |record| record.message() == "ready");
+        server
+    }
+
+    /// Starts, and waits for nothing.
+    #[track_caller]
+    pub fn spawn(mut self) -> Server {
+        if self.bind {
+            self.command.arg("--bind").arg(format!("127.0.0.1:{}", self.port));
+        }
+        if self.json {
+            self.command.arg("--log-format").arg("json");
+        }
+        // The app comes after all flags.
+        self.command.args(&self.args);
+        prepare(&mut self.command, self.inheritance);
+        let stdout = tempfile::tempfile().unwrap();
+        self.command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap());
+        let stderr = self.stderr.take().map_or_else(Stdio::piped, Stdio::from);
+        let mut child = self.command.stderr(stderr).spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let heard = Arc::default();
+        let end = Arc::default();
+        if let Some(stderr) = child.stderr.take() {
+            listen(stderr, Arc::clone(&heard));
+        }
+        reap(child, pid, Arc::clone(&end));
+        Server { pid, port: self.port, heard, end, stdout, dir: self.dir }
+    }
+
+    /// Runs a server that is not expected to stay.
+    #[track_caller]
+    pub fn run(self) -> Outcome {
+        self.spawn().into_outcome(|| ()).0
+    }
+}
+
+/// A port that nobody uses. Those that the kernel gives to clients are left alone, and no two tests
+/// get the same.
+fn free_port() -> u16 {
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Two runs of the suite at the same time begin at different places.
+    let begin = (id().wrapping_mul(977) % u32::from(COUNT)) as u16;
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + begin.wrapping_add(step) % COUNT;
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Waits for the master in a thread, and frees its number only under the lock.
+fn reap(mut child: Child, pid: Pid, end: Arc<Watched<Option<Exit>>>) {
+    thread::spawn(move || {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        while waitid(Id::Pid(pid), flags).is_err_and(|errno| errno == Errno::EINTR) {}
+        end.change(|end| *end = child.wait().ok().map(Exit::from));
+    });
+}

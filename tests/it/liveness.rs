@@ -1,0 +1,234 @@
+//! Workers that die, stop or hang are replaced while others serve; the healthy are left alone.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::heard::Record;
+use crate::proc::{comes_true, stat};
+use crate::support::Server;
+
+on_every_class!(
+    a_killed_worker_is_replaced,
+    a_stopped_worker_is_replaced,
+    a_hanging_worker_is_replaced,
+    a_spinning_worker_is_replaced,
+    a_crashed_worker_is_replaced,
+    a_worker_that_exits_is_replaced,
+    a_worker_asked_to_leave_is_replaced,
+    all_workers_killed_at_once_are_replaced,
+    an_idle_worker_is_left_alone,
+    a_busy_worker_is_left_alone,
+    a_slow_request_within_its_time_is_left_alone,
+    a_queue_of_slow_requests_is_no_hang,
+    a_master_that_was_stopped_kills_nobody,
+);
+
+fn a_killed_worker_is_replaced(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2"]);
+    for victim in server.wait_workers(2) {
+        kill(victim.pid, Signal::SIGKILL).unwrap();
+        let exited =
+            server.serve_until("its end", |record| record.says("worker exited", victim.pid));
+        assert_eq!(exited.text("reason"), Some("crashed"));
+        assert_eq!(exited.text("signal"), Some("SIGKILL"));
+        assert_eq!(exited.number("slot"), Some(victim.slot));
+        server.wait_replaced(victim);
+    }
+    server.finish();
+}
+
+fn a_stopped_worker_is_replaced(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-grace", "500ms"]);
+    let victim = server.wait_workers(2)[0];
+    kill(victim.pid, Signal::SIGSTOP).unwrap();
+    let hung = server.serve_until("its hang", |record| record.says("worker hung", victim.pid));
+    assert_eq!(hung.number("slot"), Some(victim.slot));
+    let exited = server.serve_until("its end", |record| record.says("worker exited", victim.pid));
+    assert_eq!(exited.text("reason"), Some("hung"));
+    server.wait_replaced(victim);
+    server.finish();
+}
+
+fn a_hanging_worker_is_replaced(class: &str) {
+    a_unit_of_work_that_takes_too_long(class, "/hang");
+}
+
+fn a_spinning_worker_is_replaced(class: &str) {
+    a_unit_of_work_that_takes_too_long(class, "/spin");
+}
+
+fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) {
+    let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-grace", "500ms"]);
+    let workers = server.wait_workers(2);
+    let begun = Instant::now();
+    let mut client = server.begin(path);
+    let is_hung = |record: &Record| record.message() == "worker hung";
+    let hung = server.serve_until("the hang", is_hung);
+    // The kernel's ticks may be as coarse as ten milliseconds.
+    let after = hung.seen - begun;
+    assert!(after >= Duration::from_millis(990), "called hung after {after:?}");
+    assert_eq!(hung.text("work"), Some(format!("GET {path}").as_str()));
+    let pid = hung.pid().unwrap();
+    let victim = *workers.iter().find(|worker| worker.pid == pid).unwrap();
+    let exited = server.wait_exited(victim.pid);
+    assert_eq!(exited.text("reason"), Some("hung"));
+    assert!(matches!(exited.text("signal"), Some("SIGABRT" | "SIGKILL")));
+    server.wait_replaced(victim);
+    client.expect_end();
+    assert_eq!(server.records_of("worker hung").len(), 1);
+    server.finish();
+}
+
+fn a_crashed_worker_is_replaced(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2"]);
+    let mut client = server.connect();
+    client.ask("/crash");
+    let exited = server.wait_for("an end", |record| record.message() == "worker exited");
+    assert_eq!(exited.text("reason"), Some("crashed"));
+    assert_eq!(exited.text("signal"), Some("SIGABRT"));
+    client.expect_end();
+    server.serve_for(Duration::from_millis(50));
+    server.wait_workers(2);
+    server.finish();
+}
+
+fn a_worker_that_exits_is_replaced(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2"]);
+    for code in [3, 0] {
+        let mark = server.mark();
+        let mut client = server.connect();
+        client.ask(&format!("/exit?code={code}"));
+        let is_end = |record: &Record| record.message() == "worker exited";
+        let exited = server.wait_for_news(mark, "an end", is_end);
+        assert_eq!(exited.text("reason"), Some("crashed"));
+        assert_eq!(exited.number("code"), Some(code));
+        client.expect_end();
+        server.wait_workers(2);
+        server.serve_for(Duration::from_millis(50));
+    }
+    server.finish();
+}
+
+fn a_worker_asked_to_leave_is_replaced(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2"]);
+    let workers = server.wait_workers(2);
+    let mut client = server.begin("/sleep?ms=700");
+    for worker in &workers {
+        kill(worker.pid, Signal::SIGTERM).unwrap();
+    }
+    // The one that was busy finishes what it has begun.
+    assert_eq!(client.answer().status(), 200);
+    for worker in workers {
+        let exited = server.wait_exited(worker.pid);
+        assert_eq!(exited.number("code"), Some(0));
+        server.wait_replaced(worker);
+    }
+    server.serve_for(Duration::from_millis(50));
+    server.finish();
+}
+
+fn all_workers_killed_at_once_are_replaced(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "3"]);
+    let victims = server.wait_workers(3);
+    for victim in &victims {
+        kill(victim.pid, Signal::SIGKILL).unwrap();
+    }
+    // Who comes now waits in the kernel's queue.
+    let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.ask("/");
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "Hello, world!\n");
+    }
+    for victim in victims {
+        server.wait_replaced(victim);
+    }
+    drop(clients);
+    server.finish();
+}
+
+/// Nobody was found hung, and nobody left.
+#[track_caller]
+fn expect_peace(server: &Server) {
+    for disturbance in ["worker hung", "worker exited"] {
+        let records = server.records_of(disturbance);
+        assert!(records.is_empty(), "{records:#?}");
+    }
+}
+
+fn an_idle_worker_is_left_alone(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2", "-t", "1s"]);
+    server.hears(Duration::from_secs(3), |record| record.message() == "worker hung");
+    expect_peace(&server);
+    server.finish();
+}
+
+fn a_busy_worker_is_left_alone(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2", "-t", "1s"]);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| server.serve_for(Duration::from_secs(3)));
+        }
+        scope.spawn(|| {
+            let end = Instant::now() + Duration::from_secs(3);
+            let mut client = server.connect();
+            while Instant::now() < end {
+                if client.get("/").head.closes() {
+                    client = server.connect();
+                }
+            }
+        });
+    });
+    expect_peace(&server);
+    server.finish();
+}
+
+fn a_slow_request_within_its_time_is_left_alone(class: &str) {
+    let server = Server::start(&["-k", class, "-t", "5s"]);
+    assert_eq!(server.get("/sleep?ms=1500").status(), 200);
+    expect_peace(&server);
+    server.finish();
+}
+
+fn a_queue_of_slow_requests_is_no_hang(class: &str) {
+    // Each takes less than the timeout, all of them together more.
+    let server = Server::start(&["-k", class, "-t", "2s", "--threads", "1"]);
+    let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.ask("/sleep?ms=700");
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().status(), 200);
+    }
+    expect_peace(&server);
+    drop(clients);
+    server.finish();
+}
+
+fn a_master_that_was_stopped_kills_nobody(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2", "-t", "1s"]);
+    server.signal(Signal::SIGSTOP);
+    assert!(comes_true(Duration::from_secs(10), || {
+        stat(server.pid).is_some_and(|stat| stat.state == 'T')
+    }));
+    server.serve_for(Duration::from_secs(3));
+    server.signal(Signal::SIGCONT);
+    server.hears(Duration::from_millis(500), |record| record.message() == "worker hung");
+    expect_peace(&server);
+    server.finish();
+}
+
+#[test]
+fn one_hung_thread_does_not_end_the_requests_of_the_others() {
+    let server = Server::start(&["-k", "threads", "-t", "2s", "--graceful-timeout", "10s"]);
+    let _hung = server.begin("/hang");
+    thread::sleep(Duration::from_millis(1200));
+    // Begun before the hang is noticed, done after.
+    let mut other = server.begin("/sleep?ms=1500");
+    assert_eq!(other.answer().status(), 200);
+    server.wait_for("the hang", |record| record.message() == "worker hung");
+    server.finish();
+}

@@ -1,0 +1,185 @@
+//! Clients that never stop asking, and what they think of the answers.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::client::{Answer, Client};
+use crate::proc::wait_until;
+
+/// A client that has been held up for so long may find its idle connection closed, and asks again.
+const HELD_UP: Duration = Duration::from_millis(50);
+
+/// Clients in threads, each with one request at a time.
+pub struct Load {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    tolerance: Tolerance,
+    answers: AtomicUsize,
+    failures: std::sync::Mutex<Vec<String>>,
+}
+
+/// What is no failure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Tolerance {
+    #[default]
+    Nothing,
+    /// Nobody listens: the client goes home.
+    Refusal,
+    /// Nobody answers any more, if somebody has taken the connection: the client asks again.
+    Silence,
+}
+
+impl Load {
+    /// Clients of which each may ask at any time, and must be answered.
+    pub fn on(address: SocketAddr) -> Self {
+        Self::start(address, Tolerance::Nothing)
+    }
+
+    /// Clients who go home when nobody listens any more, but who must be answered if they could
+    /// connect.
+    pub fn until_refused(address: SocketAddr) -> Self {
+        Self::start(address, Tolerance::Refusal)
+    }
+
+    /// Clients who must be let in at any time, but whose request may be lost.
+    pub fn connecting(address: SocketAddr) -> Self {
+        Self::start(address, Tolerance::Silence)
+    }
+
+    fn start(address: SocketAddr, tolerance: Tolerance) -> Self {
+        let shared = Arc::new(Shared { tolerance, ..Shared::default() });
+        let customs: [fn(&Shared, SocketAddr) -> io::Result<()>; 3] = [fresh, fresh, kept];
+        let threads = customs
+            .map(|custom| {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || shared.repeat(|| custom(&shared, address)))
+            })
+            .into();
+        let load = Self { shared, threads };
+        load.wait_answers(10);
+        load
+    }
+
+    /// Waits for so many more answers, so that what has happened before has been felt.
+    #[track_caller]
+    pub fn wait_answers(&self, more: usize) {
+        let goal = self.shared.answers.load(Ordering::Relaxed) + more;
+        wait_until("clients are answered", || {
+            self.shared.answers.load(Ordering::Relaxed) >= goal || !self.failures().is_empty()
+        });
+    }
+
+    fn failures(&self) -> Vec<String> {
+        self.shared.failures.lock().unwrap().clone()
+    }
+
+    /// Sends the clients home. Everybody must have been answered.
+    #[track_caller]
+    pub fn finish(mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.join();
+    }
+
+    /// Waits until the last client has been refused.
+    #[track_caller]
+    pub fn wait_refused(mut self) {
+        wait_until("nobody listens", || self.threads.iter().all(JoinHandle::is_finished));
+        self.join();
+    }
+
+    #[track_caller]
+    fn join(&mut self) {
+        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+        let failures = self.failures();
+        let answers = self.shared.answers.load(Ordering::Relaxed);
+        assert!(failures.is_empty(), "{} of {answers} failed: {failures:#?}", failures.len());
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if thread::panicking() && !self.failures().is_empty() {
+            eprintln!("clients failed meanwhile: {:#?}", self.failures());
+        }
+    }
+}
+
+impl Shared {
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn repeat(&self, custom: impl Fn() -> io::Result<()>) {
+        while !self.stopped() {
+            match custom() {
+                Ok(()) => (),
+                Err(error) if self.tolerance == Tolerance::Refusal && is_refusal(&error) => return,
+                Err(error) if self.tolerance == Tolerance::Silence && !is_refusal(&error) => (),
+                Err(error) => {
+                    let mut failures = self.failures.lock().unwrap();
+                    failures.push(format!("{error} ({:?})", error.kind()));
+                    if failures.len() >= 20 {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn judge(&self, answer: &Answer) -> io::Result<()> {
+        if answer.status() != 200 || answer.body != b"Hello, world!\n" {
+            return Err(io::Error::other(format!("{answer:?}")));
+        }
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::ConnectionRefused
+}
+
+/// A connection for each request.
+fn fresh(shared: &Shared, address: SocketAddr) -> io::Result<()> {
+    let mut client = Client::tcp(address).map_err(|error| told("connect", error))?;
+    let answer = client.try_get_last("/").map_err(|error| told("first request", error))?;
+    client.reset();
+    shared.judge(&answer)
+}
+
+/// One connection until the server announces its end.
+fn kept(shared: &Shared, address: SocketAddr) -> io::Result<()> {
+    let mut client = Client::tcp(address).map_err(|error| told("connect", error))?;
+    let mut answered: Option<Instant> = None;
+    while !shared.stopped() {
+        let sent = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        let idle = answered.map_or(Duration::ZERO, |at| at.elapsed());
+        match sent.and_then(|()| client.try_answer()) {
+            Ok(answer) => {
+                shared.judge(&answer)?;
+                if answer.head.closes() {
+                    break;
+                }
+                answered = Some(Instant::now());
+            }
+            Err(_) if idle > HELD_UP => break,
+            Err(error) => return Err(told("later request", error)),
+        }
+    }
+    client.reset();
+    Ok(())
+}
+
+fn told(when: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{when}: {error}"))
+}

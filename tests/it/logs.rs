@@ -1,0 +1,150 @@
+//! What a server says: whole records, each with its facts.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+
+use crate::heard::Record;
+use crate::launch::Launch;
+use crate::support::Server;
+
+on_every_class!(records_never_interleave, a_panic_is_a_record);
+
+fn records_never_interleave(class: &str) {
+    let mut server = Server::start(&["-k", class, "-w", "4", "--log-level", "debug"]);
+    let workers = server.wait_workers(4);
+    thread::scope(|scope| {
+        for path in ["/", "/panic", "/nothing"] {
+            let server = &server;
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    server.get(path);
+                }
+            });
+        }
+    });
+    for worker in workers {
+        kill(worker.pid, Signal::SIGKILL).unwrap();
+        server.wait_replaced(worker);
+    }
+    server.signal(Signal::SIGTERM);
+    // Nothing but records, among other things.
+    server.expect_clean_end();
+    let mut messages = BTreeSet::new();
+    for line in server.lines() {
+        let record: Value = serde_json::from_str(&line).unwrap();
+        for key in ["ts", "level", "msg"] {
+            assert!(record.get(key).is_some(), "{line} has no {key}");
+        }
+        // What is counted is a number.
+        for key in ["pid", "slot", "code", "age_ms", "generation"] {
+            let fact = record.get(key);
+            assert!(fact.is_none_or(Value::is_number), "{key} is no number: {line}");
+        }
+        let keys = line.matches("\"msg\":").count();
+        assert_eq!(keys, 1, "{line}");
+        messages.insert(record["msg"].as_str().unwrap().to_owned());
+    }
+    for message in [
+        "listening",
+        "worker started",
+        "worker ready",
+        "worker exited",
+        "ready",
+        "stopping",
+        "stopped",
+    ] {
+        assert!(messages.contains(message), "nothing about {message} in {messages:?}");
+    }
+}
+
+fn a_panic_is_a_record(class: &str) {
+    let server = Server::start(&["-k", class]);
+    assert_eq!(server.get("/panic").status(), 500);
+    let told =
+        |record: &Record| record.message().contains("panic") || record.text("panic").is_some();
+    assert!(server.hears(Duration::from_secs(10), told), "{:#?}", server.lines());
+    server.finish();
+}
+
+#[test]
+fn a_life_is_told_in_records_with_their_facts() {
+    let mut server = Server::start(&["-k", "mio", "-w", "2"]);
+    let workers = server.wait_workers(2);
+    for worker in &workers {
+        for message in ["worker started", "worker ready"] {
+            let records = server.records_of(message);
+            let about: Vec<_> =
+                records.iter().filter(|record| record.pid() == Some(worker.pid)).collect();
+            assert_eq!(about.len(), 1, "{message}: {about:?}");
+            assert_eq!(about[0].number("slot"), Some(worker.slot));
+        }
+    }
+    assert_eq!(server.records_of("worker started")[0].number("generation"), Some(1));
+    assert!(server.records_of("listening")[0].text("address").unwrap().contains("127.0.0.1"));
+    let order: Vec<_> = server.records().iter().map(|record| record.message().to_owned()).collect();
+    let at = |message: &str| order.iter().position(|said| said == message).unwrap();
+    assert!(at("listening") < at("worker started"));
+    assert!(at("worker started") < at("worker ready"));
+    assert!(order.iter().rposition(|said| said == "worker ready").unwrap() < at("ready"));
+    server.signal(Signal::SIGTERM);
+    server.expect_clean_end();
+    for worker in workers {
+        let exited = server.wait_exited(worker.pid);
+        assert_eq!(exited.number("slot"), Some(worker.slot));
+        assert_eq!(exited.text("reason"), Some("asked"));
+        assert_eq!(exited.number("code"), Some(0));
+        assert_eq!(server.records_of("worker exited").len(), 2);
+    }
+}
+
+#[test]
+fn the_level_silences() {
+    let mut server = Launch::new(&["--log-level", "error"]).spawn();
+    crate::proc::wait_until("it serves", || {
+        server.try_get("/").is_ok_and(|answer| answer.status() == 200)
+    });
+    server.signal(Signal::SIGTERM);
+    server.expect_clean_end();
+    assert!(server.lines().is_empty(), "{:#?}", server.lines());
+}
+
+#[test]
+fn a_file_takes_the_log() {
+    let launch = Launch::new(&[]);
+    let log = launch.path("log");
+    let mut server = launch.arg("--log-file").arg(&log).spawn();
+    crate::proc::wait_until("it serves", || {
+        server.try_get("/").is_ok_and(|answer| answer.status() == 200)
+    });
+    server.signal(Signal::SIGTERM);
+    server.expect_clean_end();
+    assert!(server.lines().is_empty(), "{:#?}", server.lines());
+    let text = fs::read_to_string(log).unwrap();
+    assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{text}");
+    assert!(text.contains("worker ready"));
+}
+
+#[test]
+fn people_can_read_the_other_formats() {
+    for format in ["full", "compact"] {
+        let server = Launch::new(&["--log-format", format, "-w", "2"]).plain().spawn();
+        crate::proc::wait_until("it serves", || {
+            server.try_get("/").is_ok_and(|answer| answer.status() == 200)
+        });
+        crate::proc::wait_until("it is ready", || {
+            server.lines().iter().filter(|line| line.contains("worker ready")).count() == 2
+        });
+        server.signal(Signal::SIGTERM);
+        server.wait_exit();
+        server.wait_silence();
+        let lines = server.lines();
+        // A pipe is no terminal: no colours.
+        assert!(lines.iter().all(|line| !line.contains('\x1b')), "{lines:#?}");
+        assert!(lines.iter().any(|line| line.contains("stopped")), "{lines:#?}");
+    }
+}

@@ -1,0 +1,68 @@
+//! The real binary, seen from outside: one table of behaviours, run under every worker class.
+//!
+//! A test starts a server of its own, asks it things over sockets, sends it signals, reads its log
+//! and `/proc`, and knows nothing else about it.
+
+// A test binary exports nothing, and a failed step is a failed test.
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
+
+/// Makes a `#[test]` of each named behaviour under each built-in class that serves sockets:
+/// `liveness::mio::a_killed_worker_is_replaced`.
+macro_rules! on_every_class {
+    ($($behaviour:ident),+ $(,)?) => {
+        on_class!(sync: $($behaviour),+);
+        on_class!(threads: $($behaviour),+);
+        on_class!(mio: $($behaviour),+);
+    };
+}
+
+/// The same for the classes that hold many clients at once.
+macro_rules! on_concurrent_classes {
+    ($($behaviour:ident),+ $(,)?) => {
+        mod concurrent {
+            use super::{$($behaviour),+};
+            on_class!(threads: $($behaviour),+);
+            on_class!(mio: $($behaviour),+);
+        }
+    };
+}
+
+macro_rules! on_class {
+    ($class:ident: $($behaviour:ident),+) => {
+        mod $class {
+            $(
+                #[test]
+                fn $behaviour() {
+                    super::$behaviour(stringify!($class));
+                }
+            )+
+        }
+    };
+}
+
+mod booting;
+mod client;
+mod clients;
+mod connection;
+mod daemons;
+mod framing;
+mod heard;
+mod identity;
+mod launch;
+mod liveness;
+mod load;
+mod logs;
+mod managers;
+mod os;
+mod privileges;
+mod proc;
+mod recycling;
+mod reloading;
+mod resources;
+mod serving;
+mod settings;
+mod signals;
+mod sockets;
+mod stopping;
+mod support;
+mod upgrading;

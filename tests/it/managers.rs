@@ -1,0 +1,482 @@
+//! A service manager that is played by the test: it hears what the server says of itself, hands it
+//! sockets, and keeps them for the next one.
+
+use std::fs;
+use std::io::IoSliceMut;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+use std::process::id;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::cmsg_space;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::heard::Watched;
+use crate::launch::Launch;
+use crate::load::Load;
+use crate::os::own;
+use crate::proc::{children, stat, wait_until};
+use crate::support::{DEADLINE, Exit, Server};
+
+on_every_class!(
+    a_life_is_told_to_the_manager,
+    a_given_socket_is_served,
+    a_killed_master_comes_back_on_the_same_socket,
+);
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
+
+/// One thing that a server has said.
+#[derive(Clone, Debug)]
+struct Word {
+    seen: Instant,
+    text: String,
+    fds: Vec<Arc<OwnedFd>>,
+}
+
+impl Word {
+    fn has(&self, line: &str) -> bool {
+        self.text.lines().any(|said| said == line)
+    }
+
+    fn value(&self, key: &str) -> Option<&str> {
+        self.text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+    }
+}
+
+/// Listens as a service manager does.
+struct Manager {
+    name: String,
+    words: Arc<Watched<Vec<Word>>>,
+    _dir: TempDir,
+}
+
+impl Manager {
+    /// Under a path.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        Self::listen(path.into_os_string().into_string().unwrap(), socket, dir)
+    }
+
+    /// Under a name in the abstract namespace.
+    fn nameless() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let name = format!("ostler-test-{}-{:?}", id(), thread::current().id());
+        let address = UnixAddr::from_abstract_name(&name).unwrap();
+        Self::listen(format!("@{name}"), UnixDatagram::bind_addr(&address).unwrap(), dir)
+    }
+
+    fn listen(name: String, socket: UnixDatagram, dir: TempDir) -> Self {
+        let words: Arc<Watched<Vec<Word>>> = Arc::default();
+        let heard = Arc::clone(&words);
+        // It ends with the test.
+        thread::spawn(move || {
+            while let Some(word) = hear(&socket) {
+                heard.change(|words| words.push(word));
+            }
+        });
+        Self { name, words, _dir: dir }
+    }
+
+    fn mark(&self) -> usize {
+        self.words.lock().len()
+    }
+
+    fn words(&self) -> Vec<Word> {
+        self.words.lock().clone()
+    }
+
+    /// Waits for a word behind a mark that has this line.
+    #[track_caller]
+    fn wait_for(&self, mark: usize, line: &str) -> Word {
+        self.wait(mark, line, |word| word.has(line))
+    }
+
+    #[track_caller]
+    fn wait(&self, mark: usize, what: &str, wanted: impl Fn(&Word) -> bool) -> Word {
+        let found =
+            self.words.wait(DEADLINE, |words| words[mark..].iter().find(|w| wanted(w)).cloned());
+        found.unwrap_or_else(|| panic!("never {what}: {:#?}", self.words()))
+    }
+}
+
+fn hear(socket: &UnixDatagram) -> Option<Word> {
+    let mut bytes = [0; 4096];
+    let mut space = cmsg_space!([RawFd; 4]);
+    let mut pieces = [IoSliceMut::new(&mut bytes)];
+    let fd = socket.as_raw_fd();
+    let (size, fds) = {
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<()>(fd, &mut pieces, Some(&mut space), flags).ok()?;
+        let mut fds = Vec::new();
+        for control in message.cmsgs().ok()? {
+            if let ControlMessageOwned::ScmRights(numbers) = control {
+                fds.extend(numbers.into_iter().map(own).map(Arc::new));
+            }
+        }
+        (message.bytes, fds)
+    };
+    let text = String::from_utf8_lossy(&bytes[..size]).into_owned();
+    Some(Word { seen: Instant::now(), text, fds })
+}
+
+fn a_life_is_told_to_the_manager(class: &str) {
+    for manager in [Manager::new(), Manager::nameless()] {
+        let launch = Launch::new(&["-k", class, "-w", "2"]).unbound();
+        let (port, settings) = (launch.port(), launch.path("settings.yaml"));
+        let good = format!("bind: \"127.0.0.1:{port}\"\n");
+        fs::write(&settings, &good).unwrap();
+        let launch = launch.arg("--config").arg(&settings);
+        let begun = Instant::now();
+        let boot = Duration::from_millis(400);
+        let mut server = launch
+            .env("NOTIFY_SOCKET", &manager.name)
+            .env("DEMO_BOOT_SLEEP_MS", boot.as_millis().to_string())
+            .spawn();
+        let ready = manager.wait_for(0, "READY=1");
+        assert!(ready.seen - begun >= boot, "{ready:?}");
+        assert_eq!(ready.value("STATUS"), Some("2/2 ready, generation 1"));
+        let first = manager.words()[0].clone();
+        assert!(first.value("EXTEND_TIMEOUT_USEC").is_some_and(|us| us.parse::<u64>().is_ok()));
+        assert_eq!(server.get("/env?name=NOTIFY_SOCKET").status(), 404);
+
+        let mark = manager.mark();
+        server.signal(Signal::SIGHUP);
+        let reloading = manager.wait_for(mark, "RELOADING=1");
+        let stamp: u64 = reloading.value("MONOTONIC_USEC").unwrap().parse().unwrap();
+        assert!(stamp.abs_diff(now_monotonic()) < 60_000_000, "{reloading:?}");
+        let ready = manager.wait_for(mark, "READY=1");
+        assert!(ready.seen - reloading.seen >= boot, "{ready:?}");
+        let generation_2 = |word: &Word| word.value("STATUS") == Some("2/2 ready, generation 2");
+        manager.wait(mark, "the status of generation 2", generation_2);
+
+        // One that is refused is over as well.
+        fs::write(&settings, "nonsense: 1\n").unwrap();
+        let mark = manager.mark();
+        server.signal(Signal::SIGHUP);
+        manager.wait_for(mark, "RELOADING=1");
+        let ready = manager.wait_for(mark, "READY=1");
+        assert!(ready.value("STATUS").unwrap().contains("refused"), "{ready:?}");
+        // One that fails, too.
+        fs::write(&settings, good.clone() + "env: [\"DEMO_FAIL_BOOT=1\"]\n").unwrap();
+        let mark = manager.mark();
+        server.signal(Signal::SIGHUP);
+        manager.wait_for(mark, "RELOADING=1");
+        let ready = manager.wait_for(mark, "READY=1");
+        assert!(ready.value("STATUS").unwrap().contains("failed"), "{ready:?}");
+
+        let mark = manager.mark();
+        server.signal(Signal::SIGTERM);
+        manager.wait_for(mark, "STOPPING=1");
+        server.expect_clean_end();
+        let words = manager.words();
+        assert!(words.iter().all(|word| !word.has("WATCHDOG=1")), "nobody asked for it");
+        assert_eq!(words.iter().filter(|word| word.has("READY=1")).count(), 4, "{words:#?}");
+    }
+}
+
+/// Microseconds of the clock that MONOTONIC_USEC means.
+fn now_monotonic() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    u64::try_from(now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000).unwrap()
+}
+
+#[test]
+fn the_manager_hears_a_crash_and_the_recovery() {
+    let manager = Manager::new();
+    let server = Launch::new(&["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
+    manager.wait_for(0, "READY=1");
+    let mark = manager.mark();
+    let victim = server.wait_workers(2)[0];
+    kill(victim.pid, Signal::SIGKILL).unwrap();
+    manager.wait_for(mark, "STATUS=1/2 ready, generation 1");
+    manager.wait_for(mark, "STATUS=2/2 ready, generation 1");
+    server.finish();
+}
+
+/// Signs of life between two marks come about so often.
+#[track_caller]
+fn expect_rhythm(manager: &Manager, mark: usize, every: Duration) {
+    let signs = |words: &[Word]| -> Vec<Instant> {
+        let behind = words.get(mark..).unwrap_or_default().iter();
+        behind.filter(|word| word.has("WATCHDOG=1")).map(|word| word.seen).collect()
+    };
+    let seen = manager.words.wait(DEADLINE, |words| Some(signs(words)).filter(|s| s.len() >= 5));
+    let seen = seen.unwrap_or_else(|| panic!("no signs of life: {:#?}", manager.words()));
+    let whole = seen[4] - seen[0];
+    assert!(whole >= every * 4 - every / 2, "too often: {whole:?}");
+    assert!(whole <= every * 4 + Duration::from_secs(8), "too rarely: {whole:?}");
+}
+
+#[test]
+fn the_watchdog_is_fed() {
+    let manager = Manager::new();
+    let server = Launch::new(&["-w", "2"])
+        .env("NOTIFY_SOCKET", &manager.name)
+        .env("WATCHDOG_USEC", "600000")
+        .start();
+    expect_rhythm(&manager, manager.mark(), Duration::from_millis(300));
+    server.finish();
+}
+
+#[test]
+fn workers_inherit_nothing_of_the_manager() {
+    let manager = Manager::new();
+    let words = told("export WATCHDOG_PID=$$ WATCHDOG_USEC=60000000;");
+    let server = launch_by(&words, &[]).env("NOTIFY_SOCKET", &manager.name).start();
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        assert_eq!(server.get(&format!("/env?name={name}")).status(), 404, "{name}");
+    }
+    server.finish();
+}
+
+/// A program that is told its own pid in variables, as systemd does.
+fn told(script: &str) -> [String; 4] {
+    let script = format!("{script} exec \"$0\" \"$@\"");
+    ["bash".to_owned(), "-c".to_owned(), script, PROGRAM.to_owned()]
+}
+
+fn launch_by(words: &[String], flags: &[&str]) -> Launch {
+    Launch::by(&words.iter().map(String::as_str).collect::<Vec<_>>(), flags)
+}
+
+#[test]
+fn a_watchdog_for_somebody_else_is_not_fed() {
+    let manager = Manager::new();
+    let server = Launch::new(&[])
+        .env("NOTIFY_SOCKET", &manager.name)
+        .env("WATCHDOG_USEC", "20000")
+        .env("WATCHDOG_PID", "1")
+        .start();
+    manager.wait_for(0, "READY=1");
+    server.finish();
+    assert!(manager.words().iter().all(|word| !word.has("WATCHDOG=1")));
+}
+
+#[test]
+fn the_manager_follows_an_upgrade() {
+    let manager = Manager::new();
+    let server = Launch::new(&["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
+    let mut master = server.pid;
+    for _ in 0..2 {
+        let mark = manager.mark();
+        let news = server.mark();
+        kill(master, Signal::SIGUSR2).unwrap();
+        let ready = server
+            .wait_for_news(news, "successor", |record| record.message() == "successor is ready");
+        let new = ready.pid().unwrap();
+        kill(master, Signal::SIGTERM).unwrap();
+        manager.wait_for(mark, &format!("MAINPID={new}"));
+        wait_until("the old one leaves", || stat(master).is_none_or(|stat| stat.state == 'Z'));
+        server.wait_for("promotion", |record| record.says("promoted", new));
+        let words = manager.words();
+        let stopping = words[mark..].iter().find(|word| word.has("STOPPING=1"));
+        assert!(stopping.is_none(), "the service goes on: {stopping:?}");
+        master = new;
+    }
+    let mark = manager.mark();
+    kill(master, Signal::SIGTERM).unwrap();
+    manager.wait_for(mark, "STOPPING=1");
+    server.wait_nobody();
+}
+
+#[test]
+fn the_watchdog_is_fed_by_whoever_is_the_service() {
+    let manager = Manager::new();
+    let words = told("export WATCHDOG_PID=$$ WATCHDOG_USEC=600000;");
+    let server = launch_by(&words, &["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
+    expect_rhythm(&manager, manager.mark(), Duration::from_millis(300));
+    server.signal(Signal::SIGUSR2);
+    server.wait_for("successor", |record| record.message() == "successor is ready");
+    server.signal(Signal::SIGTERM);
+    let new = server.wait_for("promotion", |record| record.message() == "promoted").pid().unwrap();
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    expect_rhythm(&manager, manager.mark(), Duration::from_millis(300));
+    kill(new, Signal::SIGTERM).unwrap();
+    server.wait_nobody();
+}
+
+#[test]
+fn a_stop_that_comes_with_the_promotion_ends_the_service() {
+    let manager = Manager::new();
+    let server = Launch::new(&["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
+    server.signal(Signal::SIGUSR2);
+    let ready = server.wait_for("successor", |record| record.message() == "successor is ready");
+    let new = ready.pid().unwrap();
+    // It learns of both at once.
+    kill(new, Signal::SIGSTOP).unwrap();
+    server.signal(Signal::SIGKILL);
+    server.wait_exit();
+    let mark = manager.mark();
+    kill(new, Signal::SIGTERM).unwrap();
+    kill(new, Signal::SIGCONT).unwrap();
+    server.wait_nobody();
+    manager.wait_for(mark, "STOPPING=1");
+}
+
+#[test]
+fn an_upgrade_that_is_called_off_is_no_end_of_the_service() {
+    let manager = Manager::new();
+    let server = Launch::new(&["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
+    let mark = manager.mark();
+    let news = server.mark();
+    server.signal(Signal::SIGUSR2);
+    let ready =
+        server.wait_for_news(news, "successor", |record| record.message() == "successor is ready");
+    let new = ready.pid().unwrap();
+    kill(new, Signal::SIGTERM).unwrap();
+    wait_until("the successor leaves", || children(server.pid).len() == 2);
+    let words = manager.words();
+    for line in ["STOPPING=1".to_owned(), format!("MAINPID={new}")] {
+        assert!(!words[mark..].iter().any(|word| word.has(&line)), "{line}: {words:#?}");
+    }
+    server.finish();
+}
+
+#[test]
+fn a_manager_that_cannot_be_reached_is_no_obstacle() {
+    for name in ["/no/such/socket", "@no-such-manager-of-ours", "nonsense"] {
+        let server = Launch::new(&[]).env("NOTIFY_SOCKET", name).start();
+        let warned = |record: &crate::heard::Record| {
+            record.message() == "ignored" && record.text("error").unwrap_or("").contains(name)
+        };
+        server.wait_for("a warning", warned);
+        server.finish();
+    }
+}
+
+#[test]
+fn a_manager_that_does_not_listen_blocks_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let _deaf = UnixDatagram::bind(&path).unwrap();
+    let server = Launch::new(&["-w", "2"])
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "2000")
+        .start();
+    // Its queue is full by now, or will be soon.
+    server.serve_for(Duration::from_millis(500));
+    let mark = server.mark();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_news(mark, "reload done", |record| record.message() == "reload done");
+    server.finish();
+}
+
+/// Starts a program with a socket of ours as its third descriptor, and variables that tell of it.
+fn given(socket: &impl AsRawFd, variables: &str, flags: &[&str]) -> Launch {
+    let fd = socket.as_raw_fd();
+    let moved = if fd == 3 { String::new() } else { format!("exec 3<&{fd} {fd}<&-;") };
+    let words = told(&format!("{moved} {variables}"));
+    launch_by(&words, flags).keep(fd)
+}
+
+/// A socket, and where clients find it.
+fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+fn a_given_socket_is_served(class: &str) {
+    for names in ["", "LISTEN_FDNAMES=web"] {
+        let (listener, address) = listener();
+        let variables = format!("LISTEN_PID=$$ LISTEN_FDS=1 {names}");
+        let server = given(&listener, &variables, &["-k", class, "-w", "2"]).unbound().start();
+        let mut client = Client::tcp(address).unwrap();
+        assert_eq!(client.get("/").text(), "Hello, world!\n");
+        for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+            let answer = Client::tcp(address).unwrap().get(&format!("/env?name={name}"));
+            assert_eq!(answer.status(), 404, "{name}");
+        }
+        // In place of the default, not besides.
+        assert_eq!(server.records_of("listening").len(), 1);
+        assert!(Client::tcp("127.0.0.1:8000".parse().unwrap()).is_err());
+        // It is kept over a reload.
+        let load = Load::on(address);
+        let mark = server.mark();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_news(mark, "reload done", |record| record.message() == "reload done");
+        load.wait_answers(10);
+        load.finish();
+        server.finish();
+        drop(listener);
+    }
+}
+
+#[test]
+fn a_socket_for_somebody_else_is_left_alone() {
+    let (listener, _) = listener();
+    let server = given(&listener, "LISTEN_PID=1 LISTEN_FDS=1", &[]).start();
+    server.wait_for("a warning", |record| {
+        record.message() == "ignored" && record.text("error").unwrap_or("").contains("LISTEN_PID")
+    });
+    assert_eq!(server.records_of("listening").len(), 1);
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    assert_eq!(server.get("/env?name=LISTEN_FDS").status(), 404);
+    server.finish();
+}
+
+#[test]
+fn nonsense_from_a_manager_is_told() {
+    let null = fs::File::open("/dev/null").unwrap();
+    let outcome = given(&null, "LISTEN_PID=$$ LISTEN_FDS=1", &[]).plain().run();
+    assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+    assert!(outcome.stderr.contains('3'), "{outcome:?}");
+    // More than there are.
+    let (socket, _) = listener();
+    let outcome = given(&socket, "LISTEN_PID=$$ LISTEN_FDS=40", &[]).plain().run();
+    assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+    // A socket that does not listen.
+    let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let outcome = given(&datagrams, "LISTEN_PID=$$ LISTEN_FDS=1", &[]).plain().run();
+    assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+    assert!(outcome.stderr.contains('3'), "{outcome:?}");
+    // Not numbers at all.
+    let server = given(&socket, "LISTEN_PID=$$ LISTEN_FDS=many", &[]).start();
+    server.wait_for("a warning", |record| record.message() == "ignored");
+    server.finish();
+}
+
+/// Kills a master outright, and waits until all of it has gone.
+#[track_caller]
+fn kill_outright(server: &Server) {
+    server.signal(Signal::SIGKILL);
+    server.wait_exit();
+}
+
+fn a_killed_master_comes_back_on_the_same_socket(class: &str) {
+    let manager = Manager::new();
+    let flags = ["-k", class, "-w", "2", "--fd-store"];
+    let launch = Launch::new(&flags);
+    let bind = format!("127.0.0.1:{}", launch.port());
+    let mut server = launch.env("NOTIFY_SOCKET", &manager.name).start();
+    let address = server.address();
+    let mut kept = manager.wait(0, "FDSTORE", |word| word.has("FDSTORE=1"));
+    let load = Load::connecting(address);
+    for _ in 0..2 {
+        let name = kept.value("FDNAME").unwrap().to_owned();
+        assert_eq!(kept.fds.len(), 1, "{kept:?}");
+        assert!(!name.contains(':') && name.len() <= 255, "{name}");
+        let mark = manager.mark();
+        kill_outright(&server);
+        let variables = format!("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES='{name}'");
+        // The same flags, so that the socket must be known for what it is.
+        let next = given(&*kept.fds[0], &variables, &flags).unbound().arg("--bind").arg(&bind);
+        server = next.env("NOTIFY_SOCKET", &manager.name).start();
+        manager.wait_for(mark, "READY=1");
+        assert_eq!(server.records_of("listening").len(), 1);
+        kept = manager.wait(mark, "FDSTORE", |word| word.has("FDSTORE=1"));
+        load.wait_answers(10);
+    }
+    load.finish();
+    server.finish();
+}

@@ -1,0 +1,352 @@
+//! What workers may do: their bounds, their user and groups, and who may connect to a path.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Gid, Pid, Uid, User, getgrouplist};
+
+use crate::client::Client;
+use crate::launch::Launch;
+use crate::proc::{status, wait_until, working_directory};
+use crate::support::{Exit, Server};
+
+on_every_class!(
+    workers_keep_within_their_bounds,
+    a_path_has_the_mode_and_owner_that_were_asked_for,
+    strangers_serve_beat_and_reopen_the_log,
+);
+
+/// The user that workers become in these tests; none without the privilege.
+fn stranger() -> Option<User> {
+    let user = User::from_name("nobody").ok().flatten().filter(|_| Uid::effective().is_root());
+    if user.is_none() {
+        eprintln!("skipped in part: needs root, and a user called nobody");
+    }
+    user
+}
+
+/// The soft and the hard limit.
+fn limit(pid: Pid, name: &str) -> [String; 2] {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    let mut words = line.split_whitespace().map(str::to_owned);
+    [words.next().unwrap(), words.next().unwrap()]
+}
+
+fn nice(pid: Pid) -> i32 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = text[text.rfind(')').unwrap() + 2..].split(' ').collect();
+    fields[16].parse().unwrap()
+}
+
+fn oom_score_adj(pid: Pid) -> i32 {
+    fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()
+}
+
+/// The processors that a process may use, lowest first.
+fn cpus(pid: Pid) -> Vec<u16> {
+    let list = status(pid, "Cpus_allowed_list").concat();
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        first.parse().unwrap()..=last.parse().unwrap()
+    };
+    list.split(',').flat_map(range).collect()
+}
+
+fn groups(pid: Pid) -> BTreeSet<u32> {
+    status(pid, "Groups").iter().map(|group| group.parse().unwrap()).collect()
+}
+
+/// What is bounded, of one process.
+fn bounds(pid: Pid) -> (i32, i32, Vec<u16>, [String; 2], Vec<String>) {
+    let files = limit(pid, "Max open files");
+    (nice(pid), oom_score_adj(pid), cpus(pid), files, status(pid, "NoNewPrivs"))
+}
+
+fn workers_keep_within_their_bounds(class: &str) {
+    let mine = cpus(Pid::this());
+    let flags = ["--nofile", "512", "--nice", "5", "--oom-score-adj", "300", "--umask", "027"];
+    let launch = Launch::new(&["-k", class, "-w", "3", "--cpu-affinity", "auto"]);
+    let mut launch = flags.iter().fold(launch, |launch, flag| launch.arg(flag));
+    launch = launch.arg("--no-new-privs").arg("--chdir").arg("/usr").arg("-e").arg("COLOUR=blue");
+    if stranger().is_some() {
+        launch = launch.arg("--user").arg("nobody");
+    }
+    let server = launch.start();
+    for (index, worker) in server.wait_workers(3).into_iter().enumerate() {
+        let pid = worker.pid;
+        let files = ["512", "512"].map(str::to_owned);
+        let cpu = vec![mine[index % mine.len()]];
+        assert_eq!(bounds(pid), (5, 300, cpu, files, vec!["1".to_owned()]));
+        assert_eq!(status(pid, "Umask"), ["0027"]);
+        assert_eq!(working_directory(pid).to_str(), Some("/usr"));
+    }
+    assert_eq!(server.get("/env?name=COLOUR").text().trim(), "blue");
+    // The master keeps its own.
+    assert_eq!(bounds(server.pid), bounds(Pid::this()));
+    server.finish();
+}
+
+#[test]
+fn a_nice_value_below_the_masters_is_set_before_the_privileges_are_dropped() {
+    if stranger().is_none() {
+        return;
+    }
+    let server = Server::start(&["--user", "nobody", "--nice", "-5"]);
+    assert_eq!(nice(server.workers()[0].pid), -5);
+    server.finish();
+}
+
+#[test]
+fn whoever_may_dump_core_can_do_so_as_another_user() {
+    // Not by the harness, whose servers are kept from dumping core by a limit.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sock");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ostler"));
+    command.args(["--core", "1M", "--bind"]).arg(format!("unix:{}", path.display()));
+    if stranger().is_some() {
+        command.args(["--user", "nobody"]);
+    }
+    if limit(Pid::this(), "Max core file size")[1] != "unlimited" {
+        eprintln!("skipped: the hard limit of this process is too low");
+        return;
+    }
+    let mut master = command.stderr(Stdio::null()).spawn().unwrap();
+    wait_until("it listens", || Client::unix(&path).is_ok());
+    let answer = Client::unix(&path).unwrap().try_get_last("/pid").unwrap();
+    let pid = Pid::from_raw(answer.text().trim().parse().unwrap());
+    let core = limit(pid, "Max core file size");
+    // What cannot dump core belongs to root in /proc.
+    let owner = fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid();
+    let uid = status(pid, "Uid");
+    kill(Pid::from_raw(master.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    assert!(master.wait().unwrap().success());
+    assert_eq!(core, ["1048576", "1048576"].map(str::to_owned));
+    assert_eq!(owner.to_string(), uid[0]);
+}
+
+#[test]
+fn each_slot_runs_on_its_own_processor() {
+    let mine = cpus(Pid::this());
+    let (first, last) = (mine[0], mine[mine.len() - 1]);
+    let list = format!("{last},{first},{first}");
+    let server = Server::start(&["-w", "4", "--cpu-affinity", &list]);
+    let workers = server.wait_workers(4);
+    let found: Vec<_> = workers.iter().map(|worker| cpus(worker.pid)).collect();
+    assert_eq!(found, [last, first, first, last].map(|cpu| vec![cpu]));
+    // Whoever takes a worker's place takes its processor too.
+    kill(workers[3].pid, Signal::SIGKILL).unwrap();
+    assert_eq!(cpus(server.wait_replaced(workers[3]).pid), [last]);
+    server.finish();
+}
+
+#[test]
+fn bounds_that_cannot_be_had_are_said_with_a_remedy() {
+    let impossible: [(&[&str], &str); 3] = [
+        (&["--cpu-affinity", "1023"], "cannot run on processor 1023 of cpu_affinity: "),
+        (&["--nofile", "1073741824"], "cannot set nofile to 1073741824: "),
+        (&["--chdir", "/proc/1/map_files", "--user", "nobody"], "cannot enter the folder "),
+    ];
+    for (flags, words) in impossible {
+        if flags.contains(&"--user") && stranger().is_none() {
+            continue;
+        }
+        let outcome = Launch::new(flags).arg("--boot-retries").arg("0").run();
+        assert_eq!(outcome.exit, Exit::Code(3), "{outcome:?}");
+        assert!(outcome.stderr.contains(words), "{outcome:?}");
+    }
+}
+
+#[test]
+fn workers_have_the_groups_of_their_user_and_no_others() {
+    if stranger().is_none() {
+        return;
+    }
+    // Somebody who has more groups than one, if there is anybody.
+    let database = fs::read_to_string("/etc/group").unwrap();
+    let members = database.lines().filter_map(|line| line.rsplit(':').next());
+    let member = members.flat_map(|list| list.split(',')).find(|name| {
+        let user = User::from_name(name).ok().flatten();
+        user.is_some_and(|user| !user.uid.is_root())
+    });
+    let user = User::from_name(member.unwrap_or("nobody")).unwrap().unwrap();
+    let name = CString::new(user.name.as_str()).unwrap();
+    for group in [user.gid, Gid::from_raw(54_321)] {
+        let server = Server::start(&["-u", &user.name, "-g", &group.to_string()]);
+        let pid = server.workers()[0].pid;
+        let expected = getgrouplist(&name, group).unwrap().into_iter().map(Gid::as_raw).collect();
+        assert_eq!(groups(pid), expected);
+        assert_eq!(status(pid, "Uid"), vec![user.uid.to_string(); 4]);
+        assert_eq!(status(pid, "Gid"), vec![group.to_string(); 4]);
+        server.finish();
+    }
+}
+
+#[test]
+fn a_number_that_nobody_knows_has_just_its_group() {
+    if stranger().is_none() {
+        return;
+    }
+    let server = Server::start(&["--user", "54321", "--group", "54322"]);
+    let pid = server.workers()[0].pid;
+    assert_eq!(status(pid, "Uid"), ["54321"; 4]);
+    assert_eq!(status(pid, "Gid"), ["54322"; 4]);
+    assert_eq!(groups(pid), BTreeSet::from([54_322]));
+    assert_eq!(status(pid, "CapEff"), ["0000000000000000"]);
+    server.finish();
+    let outcome = Launch::new(&["--user", "54321"]).plain().run();
+    assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("give the group too"), "{outcome:?}");
+}
+
+#[test]
+fn a_group_alone_can_be_changed() {
+    if stranger().is_none() {
+        return;
+    }
+    let server = Server::start(&["--group", "54322"]);
+    let pid = server.workers()[0].pid;
+    assert_eq!(status(pid, "Uid"), ["0"; 4]);
+    assert_eq!(status(pid, "Gid"), ["54322"; 4]);
+    assert_eq!(groups(pid), BTreeSet::from([54_322]));
+    server.finish();
+}
+
+#[test]
+fn whoever_does_not_exist_is_refused() {
+    let strange: [(&[&str], &str); 4] = [
+        (&["--user", "no-such-user"], "there is no user \"no-such-user\""),
+        (&["--group", "no-such-group"], "there is no group \"no-such-group\""),
+        (&["--socket-user", "no-such-user"], "--socket-user: there is no user \"no-such-user\""),
+        (&["--socket-group", "no-such-group"], "--socket-group: there is no group"),
+    ];
+    for (flags, words) in strange {
+        for launch in [Launch::new(flags), Launch::new(flags).arg("--check-config")] {
+            let outcome = launch.plain().run();
+            assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+            assert!(outcome.stderr.contains(words), "{outcome:?}");
+        }
+    }
+}
+
+/// Strangers may look into the directory.
+fn open(dir: &Path) {
+    fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Mode, user and group of a path.
+fn access(path: &Path) -> (u32, u32, u32) {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
+}
+
+fn a_path_has_the_mode_and_owner_that_were_asked_for(class: &str) {
+    let own = (Uid::effective().as_raw(), Gid::effective().as_raw());
+    let stranger = stranger().map(|user| (user.uid.as_raw(), user.gid.as_raw()));
+    let (user, group) = stranger.unwrap_or(own);
+    let cases = [
+        (vec![], (0o660, own.0, own.1)),
+        (vec!["--socket-mode=666".to_owned()], (0o666, own.0, own.1)),
+        (
+            vec!["--socket-mode=600".to_owned(), format!("--socket-user={user}")],
+            (0o600, user, own.1),
+        ),
+        (
+            vec!["--socket-mode=0777".to_owned(), format!("--socket-group={group}")],
+            (0o777, own.0, group),
+        ),
+    ];
+    for (flags, expected) in cases {
+        let mut launch = Launch::new(&["-k", class, "--umask", "077"]).unbound();
+        launch = flags.iter().fold(launch, |launch, flag| launch.arg(flag));
+        let bind = format!("unix:{}", launch.path("sock"));
+        let mut server = launch.arg("--bind").arg(bind).start();
+        let path = server.path("sock");
+        assert_eq!(access(&path), expected);
+        let answer = Client::unix(&path).unwrap().try_get_last("/").unwrap();
+        assert_eq!(answer.text(), "Hello, world!\n");
+        server.signal(Signal::SIGTERM);
+        server.expect_clean_end();
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn a_reload_changes_bounds_and_the_access_of_new_paths() {
+    let launch = Launch::new(&["-c"]).unbound();
+    let (file, dir) = (launch.path("x.yaml"), launch.dir().to_owned());
+    let paths = ["old", "new"].map(|name| dir.join(name));
+    let bind = |count: usize| {
+        let lines = paths[..count].iter().map(|path| format!("  - unix:{}\n", path.display()));
+        lines.collect::<String>()
+    };
+    fs::write(&file, format!("nice: 3\nsocket_mode: 600\nbind:\n{}", bind(1))).unwrap();
+    let server = launch.arg(&file).start();
+    assert_eq!(nice(server.workers()[0].pid), 3);
+    let text = format!(
+        "nice: 4\nnofile: 400\noom_score_adj: 7\nno_new_privs: yes\nsocket_mode: 666\nbind:\n{}",
+        bind(2)
+    );
+    fs::write(&file, text).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for("the reload is done", |record| record.message() == "reload done");
+    let pid = server.workers().last().unwrap().pid;
+    assert_eq!((nice(pid), oom_score_adj(pid)), (4, 7));
+    assert_eq!(
+        (limit(pid, "Max open files")[0].as_str(), status(pid, "NoNewPrivs")[0].as_str()),
+        ("400", "1")
+    );
+    assert_eq!(paths.each_ref().map(|path| access(path).0), [0o600, 0o666]);
+    // What cannot be had leaves everything as it is.
+    fs::write(&file, format!("cpu_affinity: 1023\nbind:\n{}", bind(2))).unwrap();
+    let mark = server.mark();
+    server.signal(Signal::SIGHUP);
+    let failed = server.wait_for_news(mark, "the reload fails", |record| {
+        record.message().starts_with("reload failed")
+    });
+    assert!(failed.text("error").unwrap().contains("processor 1023"), "{failed:?}");
+    assert_eq!(nice(server.workers()[0].pid), 4);
+    server.finish();
+}
+
+fn strangers_serve_beat_and_reopen_the_log(class: &str) {
+    if stranger().is_none() {
+        return;
+    }
+    let launch =
+        Launch::new(&["-k", class, "--user", "nobody", "--timeout", "1", "--abort-grace=100ms"]);
+    open(launch.dir());
+    let log = launch.path("log");
+    // The worker finds the file even from another folder.
+    let server = launch.arg("--log-file=log").arg("--chdir=/usr").spawn();
+    let count = |path: &str, words: &str| {
+        fs::read_to_string(path).unwrap_or_default().matches(words).count()
+    };
+    wait_until("it serves", || server.try_get("/").is_ok_and(|answer| answer.status() == 200));
+    // Whoever could not beat would be taken for hung.
+    server.serve_for(Duration::from_millis(1500));
+    assert_eq!(count(&log, "\"worker exited\""), 0);
+    assert_eq!(count(&log, "\"worker ready\""), 1);
+    let moved = format!("{log}.1");
+    fs::rename(&log, &moved).unwrap();
+    server.signal(Signal::SIGUSR1);
+    wait_until("the worker writes to the new file", || {
+        assert_eq!(server.get("/panic").status(), 500);
+        count(&log, "\"panic\"") > 0
+    });
+    let uid = User::from_name("nobody").unwrap().unwrap().uid;
+    assert_eq!(fs::metadata(&log).unwrap().uid(), uid.as_raw());
+    assert_eq!(fs::metadata(&log).unwrap().mode() & 0o777, 0o640);
+    let mut stuck = server.connect();
+    stuck.ask("/hang");
+    wait_until("the hung worker is found", || count(&log, "\"worker hung\"") > 0);
+    wait_until("it serves", || server.try_get("/").is_ok_and(|answer| answer.status() == 200));
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+}

@@ -1,0 +1,48 @@
+//! Workers that have done enough are replaced, and no client notices.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::heard::Record;
+use crate::support::{DEADLINE, Server};
+
+on_every_class!(a_worker_recycled_by_requests_loses_none, a_worker_recycled_by_age_loses_none);
+
+/// Asks from two sides until so many workers have been recycled, and must always be answered.
+#[track_caller]
+fn serve_until_recycled(server: &Server, count: usize) -> Vec<Record> {
+    let end = Instant::now() + DEADLINE;
+    let recycled = || server.records_of("worker exited");
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while recycled().len() < count {
+                    assert!(Instant::now() < end, "{} workers recycled", recycled().len());
+                    assert_eq!(server.get("/").text(), "Hello, world!\n");
+                }
+            });
+        }
+    });
+    for record in recycled() {
+        assert_eq!(record.text("reason"), Some("recycled"), "{record:?}");
+        assert_eq!(record.number("code"), Some(0), "{record:?}");
+    }
+    recycled()
+}
+
+fn a_worker_recycled_by_requests_loses_none(class: &str) {
+    let flags = ["-k", class, "-w", "2", "--max-requests", "20", "--max-requests-jitter", "10"];
+    let server = Server::start(&flags);
+    serve_until_recycled(&server, 8);
+    server.wait_workers(2);
+    server.finish();
+}
+
+fn a_worker_recycled_by_age_loses_none(class: &str) {
+    let begun = Instant::now();
+    let server = Server::start(&["-k", class, "-w", "2", "--max-lifetime", "1s"]);
+    for exited in serve_until_recycled(&server, 3) {
+        assert!(exited.seen - begun >= Duration::from_secs(1));
+    }
+    server.finish();
+}

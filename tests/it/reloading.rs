@@ -1,0 +1,480 @@
+//! HUP: everything may change, nothing is lost, and what cannot be had changes nothing. USR1: the
+//! log goes on in a new file.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::heard::Record;
+use crate::launch::Launch;
+use crate::load::Load;
+use crate::proc::{children, descriptors, title, wait_until};
+use crate::support::{Exit, Server};
+
+on_every_class!(
+    twenty_reloads_lose_nothing,
+    an_address_is_exchanged_under_load,
+    a_reload_that_cannot_be_changes_nothing,
+);
+
+/// Settings in a file, which a test changes line by line.
+struct Settings {
+    path: String,
+    lines: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// A server whose settings come from a file, not yet written.
+    fn launch(class: &str, workers: usize) -> (Launch, Self) {
+        let launch = Launch::new(&[]).unbound();
+        let path = launch.path("settings.yaml");
+        let mut settings = Self { path, lines: Vec::new() };
+        settings
+            .set("worker_class", class)
+            .set("workers", workers)
+            .set("bind", format!("[\"127.0.0.1:{}\"]", launch.port()));
+        let launch = launch.arg("--config").arg(&settings.path);
+        (launch, settings)
+    }
+
+    /// A server that is ready.
+    #[track_caller]
+    fn start(class: &str, workers: usize) -> (Server, Self) {
+        let (launch, settings) = Self::launch(class, workers);
+        settings.write();
+        (launch.start(), settings)
+    }
+
+    /// Sets a key, in YAML.
+    fn set(&mut self, key: &str, value: impl ToString) -> &mut Self {
+        self.unset(key);
+        self.lines.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    fn unset(&mut self, key: &str) -> &mut Self {
+        self.lines.retain(|(known, _)| known != key);
+        self
+    }
+
+    fn write(&self) {
+        let lines = self.lines.iter().map(|(key, value)| format!("{key}: {value}\n"));
+        fs::write(&self.path, lines.collect::<String>()).unwrap();
+    }
+
+    /// Writes the file, reloads it, and waits until that is done and the old workers have left.
+    #[track_caller]
+    fn reload(&self, server: &Server) -> i64 {
+        self.write();
+        reload(server)
+    }
+}
+
+/// Reloads, waits until that is done and the old workers have left, and returns the generation.
+#[track_caller]
+fn reload(server: &Server) -> i64 {
+    let (mark, old) = (server.mark(), server.workers());
+    server.signal(Signal::SIGHUP);
+    let is_verdict = |record: &Record| record.message() == "reload done" || is_failure(record);
+    let done = server.wait_for_news(mark, "the end of a reload", is_verdict);
+    assert_eq!(done.message(), "reload done", "{done:?}");
+    for worker in old {
+        server.wait_exited(worker.pid);
+    }
+    done.number("generation").unwrap()
+}
+
+fn is_failure(record: &Record) -> bool {
+    record.message() == "reload refused" || record.message().starts_with("reload failed")
+}
+
+fn pids(server: &Server) -> BTreeSet<Pid> {
+    server.workers().iter().map(|worker| worker.pid).collect()
+}
+
+/// Nobody listens there any more.
+fn is_refused(address: SocketAddr) -> bool {
+    Client::tcp(address).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+fn twenty_reloads_lose_nothing(class: &str) {
+    let (server, settings) = Settings::start(class, 2);
+    // Whatever is made once has been made after one reload.
+    settings.reload(&server);
+    wait_until("nobody but two workers", || children(server.pid).len() == 2);
+    let fds = descriptors(server.pid);
+    let load = Load::on(server.address());
+    let mut generation = 2;
+    for _ in 0..20 {
+        let old = pids(&server);
+        let next = reload(&server);
+        assert!(next > generation, "{next} after {generation}");
+        generation = next;
+        let new = pids(&server);
+        assert_eq!(new.len(), 2);
+        assert!(old.is_disjoint(&new), "{old:?} {new:?}");
+        assert_eq!(server.get("/info").json()["generation"], generation);
+        load.wait_answers(5);
+    }
+    load.finish();
+    assert_eq!(server.exit(), None, "the master stays the same");
+    wait_until("nobody but two workers", || children(server.pid).len() == 2);
+    wait_until("the master's descriptors", || descriptors(server.pid).len() == fds.len());
+    server.finish();
+}
+
+/// How many workers could serve after each record.
+fn capacities(records: &[Record]) -> Vec<usize> {
+    let mut ready = BTreeSet::new();
+    let mut capacities = Vec::new();
+    for record in records {
+        let Some(pid) = record.pid() else { continue };
+        match record.message() {
+            "worker ready" => _ = ready.insert(pid),
+            "worker exited" | "worker is asked to leave" | "worker leaves" => {
+                _ = ready.remove(&pid);
+            }
+            _ => continue,
+        }
+        capacities.push(ready.len());
+    }
+    capacities
+}
+
+#[test]
+fn there_are_never_too_few_workers() {
+    for surge in [1, 2] {
+        let (launch, mut settings) = Settings::launch("mio", 2);
+        settings.set("max_surge", surge).write();
+        let server = launch.env("DEMO_BOOT_SLEEP_MS", "300").start();
+        for _ in 0..2 {
+            reload(&server);
+        }
+        let capacities = capacities(&server.records());
+        let full = capacities.iter().position(|&ready| ready == 2).unwrap();
+        let range = &capacities[full..];
+        assert!(range.iter().all(|&ready| ready >= 2), "{range:?}");
+        assert!(range.iter().all(|&ready| ready <= 2 + surge), "{range:?}");
+        server.finish();
+    }
+}
+
+#[test]
+fn everything_may_change() {
+    let (server, mut settings) = Settings::start("mio", 1);
+    for (class, workers) in [("threads", 3), ("sync", 2), ("mio", 1)] {
+        settings.set("worker_class", class).set("workers", workers).reload(&server);
+        assert_eq!(server.wait_workers(workers).len(), workers);
+        assert_eq!(server.get("/info").json()["class"], class);
+    }
+    assert_eq!(server.get("/env?name=COLOUR").status(), 404);
+    settings.set("env", "[\"COLOUR=blue\"]").reload(&server);
+    assert_eq!(server.get("/env?name=COLOUR").text(), "blue");
+    settings.unset("env").reload(&server);
+    assert_eq!(server.get("/env?name=COLOUR").status(), 404, "it belonged to the old");
+
+    let level = |record: &Record| {
+        record.text("level").is_some_and(|level| level.eq_ignore_ascii_case("debug"))
+    };
+    assert!(!server.records().iter().any(level));
+    let mark = server.mark();
+    settings.set("log_level", "debug").reload(&server);
+    server.wait_for_news(mark, "a debug record", level);
+    settings.set("proc_name", "renamed").reload(&server);
+    wait_until("the master's title", || title(server.pid).contains("renamed"));
+
+    // A timeout that shortens is felt by the new workers.
+    settings.set("timeout", "500ms").reload(&server);
+    let mark = server.mark();
+    let mut client = server.connect();
+    client.ask("/hang");
+    server.wait_for_news(mark, "worker hung", |record| record.message() == "worker hung");
+    // And the app itself.
+    settings.unset("timeout").set("app", "echo").reload(&server);
+    let mut client = server.connect();
+    client.send("hello\n");
+    client.finish_sending();
+    assert_eq!(client.rest(), b"hello\n");
+    server.finish();
+}
+
+#[test]
+fn a_count_by_signal_survives_a_reload_that_does_not_speak_of_it() {
+    let (server, mut settings) = Settings::start("mio", 1);
+    server.signal(Signal::SIGTTIN);
+    server.wait_workers(2);
+    settings.set("timeout", 20).reload(&server);
+    assert_eq!(server.wait_workers(2).len(), 2);
+    settings.set("workers", 3).reload(&server);
+    server.wait_workers(3);
+    server.signal(Signal::SIGTTOU);
+    server.wait_workers(2);
+    reload(&server);
+    assert_eq!(server.workers().len(), 2);
+    server.finish();
+}
+
+#[test]
+fn a_thousand_hangups_become_a_few_reloads() {
+    let (server, _settings) = Settings::start("mio", 2);
+    for _ in 0..1000 {
+        server.signal(Signal::SIGHUP);
+    }
+    let begun = || server.records_of("reload begins").len();
+    let done = || server.records_of("reload done").len();
+    let at_the_end = begun();
+    let mut quiet_since = Instant::now();
+    let mut last = begun();
+    wait_until("no reload is under way", || {
+        let now = begun();
+        if now != last || now != done() || now == 0 {
+            (last, quiet_since) = (now, Instant::now());
+        }
+        quiet_since.elapsed() > Duration::from_millis(500)
+    });
+    assert!(begun() <= 20, "{} reloads", begun());
+    assert!(begun() - at_the_end <= 2, "{at_the_end}, then {}", begun());
+    wait_until("nobody but two workers", || children(server.pid).len() == 2);
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    reload(&server);
+    server.finish();
+}
+
+#[test]
+fn a_stop_wins_over_a_reload_at_once() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let (mut server, mut settings) = Settings::start("mio", 2);
+        settings.set("env", "[\"DEMO_BOOT_SLEEP_MS=60000\"]").set("boot_timeout", 120).write();
+        let mark = server.mark();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_news(mark, "canary", |record| record.message() == "worker started");
+        let begun = Instant::now();
+        server.signal(signal);
+        server.expect_clean_end();
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    }
+}
+
+fn an_address_is_exchanged_under_load(class: &str) {
+    let (server, mut settings) = Settings::start(class, 2);
+    settings.reload(&server);
+    wait_until("nobody but two workers", || children(server.pid).len() == 2);
+    let fds = descriptors(server.pid).len();
+    let (first, second) = (server.address(), free_address());
+    for (old, new) in [(first, second), (second, first)].into_iter().cycle().take(10) {
+        let leaving = Load::until_refused(old);
+        settings.set("bind", format!("[\"{old}\", \"{new}\"]")).reload(&server);
+        let coming = Load::on(new);
+        settings.set("bind", format!("[\"{new}\"]")).reload(&server);
+        leaving.wait_refused();
+        assert!(is_refused(old));
+        coming.wait_answers(10);
+        coming.finish();
+    }
+    // At once, without a time in which both are served.
+    let leaving = Load::until_refused(first);
+    settings.set("bind", format!("[\"{second}\"]")).reload(&server);
+    leaving.wait_refused();
+    Load::on(second).finish();
+    wait_until("the master's descriptors", || descriptors(server.pid).len() == fds);
+    server.finish();
+}
+
+/// A port that nobody has, and that the kernel gives to nobody who does not ask for it.
+fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], Launch::new(&[]).port()))
+}
+
+#[test]
+fn a_path_goes_with_its_address() {
+    let (server, mut settings) = Settings::start("mio", 2);
+    let (path, port) = (server.path("sock"), server.address().port());
+    for _ in 0..2 {
+        settings.set("bind", format!("[\"127.0.0.1:{port}\", \"unix:{}\"]", path.display()));
+        settings.reload(&server);
+        assert_eq!(Client::unix(&path).unwrap().get("/").text(), "Hello, world!\n");
+        let mut begun = Client::unix(&path).unwrap();
+        begun.ask("/sleep?ms=300");
+        settings.set("bind", format!("[\"127.0.0.1:{port}\"]")).write();
+        server.signal(Signal::SIGHUP);
+        assert_eq!(begun.answer().status(), 200, "it was begun before");
+        wait_until("the path goes", || !path.exists());
+        assert_eq!(server.get("/").text(), "Hello, world!\n");
+        // What comes next finds that reload done.
+        reload(&server);
+    }
+    server.finish();
+}
+
+/// Reloads what must fail, and looks for its one reason and for the same old workers.
+#[track_caller]
+fn expect_failure(server: &Server, words: &[&str]) {
+    let (mark, old) = (server.mark(), pids(server));
+    let before = server.get("/info").json()["generation"].clone();
+    server.signal(Signal::SIGHUP);
+    let verdict = server.wait_for_news(mark, "a refusal", |record| {
+        record.message() == "reload done" || is_failure(record)
+    });
+    let reason = verdict.text("error").unwrap_or_default();
+    assert!(is_failure(&verdict), "{verdict:?}");
+    for word in words {
+        assert!(reason.contains(word), "no word of {word}: {verdict:?}");
+    }
+    // The answer comes from the same workers, of the same generation.
+    for _ in 0..4 {
+        let info = server.get("/info").json();
+        assert_eq!(info["generation"], before, "{words:?}");
+        let pid = Pid::from_raw(i32::try_from(info["pid"].as_i64().unwrap()).unwrap());
+        assert!(old.contains(&pid), "{words:?}: {pid} is none of {old:?}");
+    }
+    wait_until("the old workers alone", || {
+        children(server.pid).iter().map(|child| child.pid).collect::<BTreeSet<_>>() == old
+    });
+    let verdicts = server.records()[mark..].iter().filter(|record| is_failure(record)).count();
+    assert_eq!(verdicts, 1, "{:#?}", &server.records()[mark..]);
+    let other_errors: Vec<_> = server.records()[mark..]
+        .iter()
+        .filter(|record| is_error(record) && !is_failure(record))
+        .cloned()
+        .collect();
+    if verdict.message() == "reload refused" {
+        assert!(other_errors.is_empty(), "{other_errors:#?}");
+    }
+}
+
+fn is_error(record: &Record) -> bool {
+    record.text("level").is_some_and(|level| {
+        ["error", "critical", "crit"].iter().any(|word| level.eq_ignore_ascii_case(word))
+    })
+}
+
+fn a_reload_that_cannot_be_changes_nothing(class: &str) {
+    let (launch, mut settings) = Settings::launch(class, 2);
+    let pidfile = launch.path("pid");
+    settings.set("pidfile", &pidfile).set("boot_timeout", "10s").write();
+    let server = launch.start();
+    let home = server.address();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken_address = taken.local_addr().unwrap().to_string();
+    let both = format!("[\"{home}\", \"{taken_address}\"]");
+    let elsewhere = pidfile.clone() + ".other";
+    let cases: [(&str, &str, &[&str]); 9] = [
+        ("nonsense", "1", &["nonsense"]),
+        ("worker_class", "gevent", &["gevent"]),
+        ("app", "no-such-app", &["no-such-app"]),
+        ("bind", &both, &[&taken_address]),
+        ("user", "nobody-of-this-name", &["nobody-of-this-name"]),
+        ("chdir", "/no/such/folder", &["/no/such/folder"]),
+        ("env", "[\"DEMO_FAIL_BOOT=1\"]", &["DEMO_FAIL_BOOT"]),
+        ("pidfile", &elsewhere, &["pidfile"]),
+        ("log_file", "/no/such/folder/log", &["/no/such/folder/log"]),
+    ];
+    for (key, value, words) in cases {
+        let good = settings.lines.clone();
+        settings.set(key, value).write();
+        expect_failure(&server, words);
+        settings.lines = good;
+        settings.reload(&server);
+        assert_eq!(pids(&server).len(), 2, "after {key}");
+    }
+    assert!(!Path::new(&elsewhere).exists());
+    // No YAML, and no file.
+    fs::write(&settings.path, "workers: [1\n").unwrap();
+    expect_failure(&server, &["settings.yaml"]);
+    settings.reload(&server);
+    fs::remove_file(&settings.path).unwrap();
+    expect_failure(&server, &["settings.yaml"]);
+    settings.reload(&server);
+    drop(taken);
+    settings.set("bind", both).reload(&server);
+    let text = Client::tcp(taken_address.parse().unwrap()).unwrap().get("/").text();
+    assert_eq!(text, "Hello, world!\n", "what was refused once is not refused for ever");
+    assert_eq!(fs::read_to_string(&pidfile).unwrap().trim(), server.pid.to_string());
+    server.finish();
+}
+
+#[test]
+fn a_reload_says_what_went_wrong_this_time() {
+    let (server, mut settings) = Settings::start("mio", 2);
+    let good = settings.lines.clone();
+    settings.set("env", "[\"DEMO_FAIL_BOOT=1\"]").write();
+    expect_failure(&server, &["DEMO_FAIL_BOOT"]);
+    settings.lines = good.clone();
+    settings.set("env", "[\"DEMO_BOOT_SLEEP_MS=5000\"]").set("boot_timeout", "300ms").write();
+    expect_failure(&server, &["in time"]);
+    settings.lines = good;
+    settings.reload(&server);
+    server.finish();
+}
+
+/// The records of a log file that are whole.
+fn records_in(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+fn the_log_moves(user: Option<&str>) {
+    let launch = Launch::new(&["-w", "2", "-k", "mio"]);
+    let log = launch.path("log");
+    let moved = launch.path("log.1");
+    // Whoever the workers are, they reach it.
+    fs::set_permissions(launch.dir(), fs::Permissions::from_mode(0o777)).unwrap();
+    let launch = launch.arg("--log-file").arg(&log);
+    let launch = match user {
+        Some(user) => launch.arg("--user").arg(user),
+        None => launch,
+    };
+    let server = launch.spawn();
+    let (log, moved) = (Path::new(&log), Path::new(&moved));
+    let workers = || -> BTreeSet<i64> {
+        let records = records_in(if moved.exists() { moved } else { log });
+        let ready = records.iter().filter(|record| record["msg"] == "worker ready");
+        ready.map(|record| record["pid"].as_i64().unwrap()).collect()
+    };
+    wait_until("two workers", || workers().len() == 2);
+    server.get("/panic");
+    fs::rename(log, moved).unwrap();
+    server.signal(Signal::SIGUSR1);
+    wait_until("the master goes on in a new file", || {
+        records_in(log).iter().any(|record| record["msg"] == "logs reopened")
+    });
+    let workers = workers();
+    wait_until("the workers do so too", || {
+        server.get("/panic");
+        let records = records_in(log);
+        let told = records.iter().filter(|record| record["msg"] == "panic");
+        told.map(|record| record["pid"].as_i64().unwrap()).collect::<BTreeSet<_>>() == workers
+    });
+    let before = fs::metadata(moved).unwrap().len();
+    server.get("/panic");
+    for worker in &workers {
+        kill(Pid::from_raw(i32::try_from(*worker).unwrap()), Signal::SIGKILL).unwrap();
+    }
+    wait_until("successors write there as well", || {
+        let records = records_in(log);
+        records.iter().filter(|record| record["msg"] == "worker ready").count() >= 2
+    });
+    assert_eq!(fs::metadata(moved).unwrap().len(), before, "nobody writes to the old file");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+}
+
+#[test]
+fn the_log_goes_on_in_a_new_file() {
+    the_log_moves(None);
+}
+
+#[test]
+fn the_log_goes_on_in_a_new_file_for_workers_without_privileges() {
+    if Uid::effective().is_root() {
+        the_log_moves(Some("nobody"));
+    }
+}

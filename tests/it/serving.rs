@@ -1,0 +1,258 @@
+//! What a server gives to a client who behaves.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::launch::Launch;
+use crate::proc::{children, stat, wait_until};
+use crate::support::Server;
+
+on_every_class!(
+    each_worker_serves_in_its_own_place,
+    the_demo_answers,
+    a_body_comes_back,
+    a_chunked_body_comes_back,
+    a_body_waits_for_its_invitation,
+    a_head_request_gets_no_body,
+    an_old_client_is_answered,
+    a_large_answer_is_whole,
+    a_panic_costs_one_answer,
+    echo_returns_every_byte,
+);
+
+fn each_worker_serves_in_its_own_place(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "3"]);
+    let workers = server.wait_workers(3);
+    assert_eq!(workers.iter().map(|worker| worker.slot).collect::<Vec<_>>(), [0, 1, 2]);
+    let mut pids: Vec<_> = children(server.pid).iter().map(|child| child.pid).collect();
+    pids.sort();
+    let mut expected: Vec<_> = workers.iter().map(|worker| worker.pid).collect();
+    expected.sort();
+    assert_eq!(pids, expected);
+    for worker in &workers {
+        // With the others stopped, this one must answer.
+        let others = workers.iter().filter(|other| other != &worker);
+        for other in others.clone() {
+            kill(other.pid, Signal::SIGSTOP).unwrap();
+            wait_until("it stops", || stat(other.pid).is_some_and(|stat| stat.state == 'T'));
+        }
+        let info = server.get("/info").json();
+        assert_eq!(info["pid"], worker.pid.as_raw(), "{info}");
+        assert_eq!(info["slot"], worker.slot, "{info}");
+        assert_eq!(info["pool"], "default", "{info}");
+        assert_eq!(info["class"], class, "{info}");
+        assert_eq!(info["generation"], 1, "{info}");
+        for other in others {
+            kill(other.pid, Signal::SIGCONT).unwrap();
+        }
+    }
+    server.finish();
+}
+
+fn the_demo_answers(class: &str) {
+    let server = Launch::new(&["-k", class]).env("COLOUR", "blue").start();
+    let hello = server.get("/");
+    assert_eq!(hello.text(), "Hello, world!\n");
+    assert_eq!(hello.head.get("content-length"), Some("14"));
+    assert!(hello.head.get("date").is_some());
+    assert_eq!(server.answering_pid(), server.workers()[0].pid);
+    assert_eq!(server.get("/env?name=COLOUR").text().trim(), "blue");
+    assert_eq!(server.get("/sleep?ms=1").status(), 200);
+    assert_eq!(server.get("/bytes?n=0").text(), "");
+    assert_eq!(server.get("/bytes?n=70000").body.len(), 70_000);
+    assert_eq!(server.get("/nothing/here").status(), 404);
+    let before = server.get("/info").json()["requests"].as_u64().unwrap();
+    let after = server.get("/info").json()["requests"].as_u64().unwrap();
+    assert_eq!(after, before + 1);
+    server.finish();
+}
+
+fn a_body_comes_back(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let body = vec![b'x'; 1 << 20];
+    let mut client = server.connect();
+    client.send(format!(
+        "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    ));
+    client.send(&body);
+    assert!(client.answer().body == body);
+    server.finish();
+}
+
+fn a_chunked_body_comes_back(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let mut client = server.connect();
+    client.send("POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
+    server.wait_taken(&client);
+    client.send("5\r\nhello\r\n");
+    server.wait_taken(&client);
+    client.send("00A\r\n, chunked ");
+    server.wait_taken(&client);
+    client.send("\r\n5\r\nworld\r\n0\r\nTrailer: value\r\n\r\n");
+    assert_eq!(client.answer().text(), "hello, chunked world");
+    server.finish();
+}
+
+fn a_body_waits_for_its_invitation(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let mut client = server.connect();
+    client.send(
+        "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
+    );
+    assert_eq!(client.try_head().unwrap().status, 100);
+    client.send("hello");
+    assert_eq!(client.answer().text(), "hello");
+    // Who does not wait is answered all the same.
+    let mut client = server.connect();
+    client.send(concat!(
+        "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n",
+        "Expect: 100-continue\r\n\r\nhello"
+    ));
+    let mut head = client.try_head().unwrap();
+    if head.status == 100 {
+        head = client.try_head().unwrap();
+    }
+    assert_eq!(head.status, 200);
+    server.finish();
+}
+
+fn a_head_request_gets_no_body(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let mut client = server.connect();
+    client.send("HEAD / HTTP/1.1\r\nHost: test\r\n\r\n");
+    let head = client.try_head().unwrap();
+    assert_eq!((head.status, head.get("content-length")), (200, Some("14")));
+    if head.closes() {
+        client.expect_end();
+    } else {
+        assert_eq!(client.get("/").text(), "Hello, world!\n");
+    }
+    server.finish();
+}
+
+fn an_old_client_is_answered(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let mut client = server.connect();
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(client.answer().text(), "Hello, world!\n");
+    client.expect_end();
+    // It knows no chunks: the end of the answer is its length, or the end of the connection.
+    let mut client = server.connect();
+    client.send("GET /bytes?n=300000 HTTP/1.0\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!(answer.head.get("transfer-encoding"), None);
+    assert_eq!(answer.body.len(), 300_000);
+    client.expect_end();
+    server.finish();
+}
+
+fn a_large_answer_is_whole(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let mut client = server.connect();
+    client.ask("/bytes?n=67108864");
+    let head = client.try_head().unwrap();
+    let mut length = 0;
+    client.try_body(&head, |piece| length += piece.len()).unwrap();
+    assert_eq!(length, 64 << 20);
+    server.finish();
+}
+
+fn a_panic_costs_one_answer(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let pid = server.answering_pid();
+    for _ in 0..3 {
+        assert_eq!(server.get("/panic").status(), 500);
+    }
+    assert_eq!(server.answering_pid(), pid);
+    server.finish();
+}
+
+fn echo_returns_every_byte(class: &str) {
+    let server = Server::start(&["-k", class, "echo"]);
+    let mut client = server.connect();
+    let text: Vec<u8> = (0..1 << 20).map(|at: u32| at.to_le_bytes()[1]).collect();
+    let (piece, more) = text.split_at(100_000);
+    client.send(piece);
+    client.send(more);
+    client.finish_sending();
+    assert!(client.rest() == text);
+    server.finish();
+}
+
+#[test]
+fn a_connection_of_sync_serves_one_request() {
+    let server = Server::start(&["-k", "sync"]);
+    let mut client = server.connect();
+    assert!(client.get("/").head.closes());
+    client.expect_end();
+    server.finish();
+}
+
+#[test]
+fn load_spreads_over_the_workers_of_mio() {
+    let server = Server::start(&["-k", "mio", "-w", "2"]);
+    let workers = server.wait_workers(2);
+    // Connections that stay, one by one: whoever took one keeps it.
+    let mut clients = Vec::new();
+    let mut pids = Vec::new();
+    for _ in 0..200 {
+        let mut client = server.connect();
+        pids.push(client.get("/pid").text().trim().to_owned());
+        clients.push(client);
+    }
+    for worker in workers {
+        let share = pids.iter().filter(|pid| **pid == worker.pid.to_string()).count();
+        assert!(share >= 20, "{worker:?} has {share} of 200 clients");
+    }
+    drop(clients);
+    server.finish();
+}
+
+on_concurrent_classes!(
+    a_connection_serves_again_and_again,
+    pipelined_requests_are_answered_in_order,
+    an_idle_connection_is_closed_in_time,
+);
+
+fn a_connection_serves_again_and_again(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let mut client = server.connect();
+    for _ in 0..500 {
+        let answer = client.get("/");
+        assert_eq!(answer.text(), "Hello, world!\n");
+        assert!(!answer.head.closes());
+    }
+    client.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    assert!(client.answer().head.closes());
+    client.expect_end();
+    server.finish();
+}
+
+fn pipelined_requests_are_answered_in_order(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let mut client = server.connect();
+    let mut requests = String::new();
+    for n in 0..200 {
+        requests += &format!("GET /bytes?n={n} HTTP/1.1\r\nHost: test\r\n\r\n");
+        requests += "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc";
+    }
+    client.send(requests);
+    for n in 0..200 {
+        assert_eq!(client.answer().body.len(), n);
+        assert_eq!(client.answer().text(), "abc");
+    }
+    server.finish();
+}
+
+fn an_idle_connection_is_closed_in_time(class: &str) {
+    let server = Server::start(&["-k", class, "--keep-alive", "1s"]);
+    let mut client = server.connect();
+    let begun = std::time::Instant::now();
+    client.get("/");
+    client.expect_end();
+    // The kernel's ticks may be as coarse as ten milliseconds.
+    assert!(begun.elapsed() >= Duration::from_millis(990), "after {:?}", begun.elapsed());
+    server.finish();
+}

@@ -1,0 +1,377 @@
+//! What people may ask for on the command line, in the environment and in YAML, and what they are
+//! told when it makes no sense.
+
+use std::fs;
+use std::net::TcpListener;
+
+use nix::unistd::Uid;
+
+use crate::launch::Launch;
+use crate::support::{Exit, Outcome, Server};
+
+on_every_class!(each_way_to_choose_a_class_works, good_settings_pass_the_check);
+
+/// One clear message, exit code 1 or 2, and nothing made.
+#[track_caller]
+fn expect_refusal(launch: Launch, words: &[&str]) -> Outcome {
+    let dir = launch.dir().to_owned();
+    let files = || -> Vec<_> {
+        let mut names: Vec<_> =
+            fs::read_dir(&dir).into_iter().flatten().flatten().map(|f| f.file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = files();
+    let server = launch.spawn();
+    let outcome = server.into_outcome(files);
+    let (outcome, after) = outcome;
+    assert!(matches!(outcome.exit, Exit::Code(1 | 2)), "{outcome:?}");
+    assert!(!outcome.stderr.trim().is_empty(), "{outcome:?}");
+    assert!(outcome.stderr.lines().count() <= 10, "more than a message: {outcome:?}");
+    for forbidden in ["panicked", "RUST_BACKTRACE", "stack backtrace", "worker started", "Err("] {
+        assert!(!outcome.stderr.contains(forbidden), "{outcome:?}");
+    }
+    for word in words {
+        assert!(outcome.stderr.contains(word), "no word of {word}: {outcome:?}");
+    }
+    assert_eq!(outcome.stdout, "");
+    assert_eq!(after, before, "{outcome:?}");
+    outcome
+}
+
+/// A server that would make a pidfile and a socket, were it not for something else.
+fn would_make_files(flags: &[&str]) -> Launch {
+    let launch = Launch::new(&[]).plain();
+    let (pidfile, bind) = (launch.path("pid"), format!("unix:{}", launch.path("sock")));
+    let launch = launch.arg("--pid").arg(pidfile).arg("--bind").arg(bind);
+    flags.iter().fold(launch, |launch, flag| launch.arg(flag))
+}
+
+#[test]
+fn bad_flags_are_refused() {
+    for (flags, words) in [
+        (&["--nonsense"] as &[&str], &["--nonsense"] as &[&str]),
+        (&["--worker-clas", "mio"], &["--worker-clas"]),
+        (&["-w"], &["--workers"]),
+        (&["-w", "many"], &["many"]),
+        (&["-w", "0"], &["0"]),
+        (&["-w", "-1"], &["-1"]),
+        (&["-w", "99999999999999999999"], &["99999999999999999999"]),
+        (&["--threads", "0"], &["threads", "0"]),
+        (&["-t", "soon"], &["soon"]),
+        (&["-t", "-1"], &["-1"]),
+        (&["--graceful-timeout", "5 parsecs"], &["5 parsecs"]),
+        (&["--backlog", "x"], &["backlog", "x"]),
+        (&["--umask", "999"], &["umask", "999"]),
+        (&["--log-level", "loud"], &["loud"]),
+        (&["--log-format", "xml"], &["xml"]),
+        (&["-e", "NOVALUE"], &["NOVALUE"]),
+        (&["-k", "gevent"], &["gevent", "sync", "threads", "mio"]),
+        (&["no-such-app"], &["no-such-app", "demo", "echo"]),
+        (&["demo", "colour=blue"], &["colour"]),
+    ] {
+        expect_refusal(would_make_files(flags), words);
+    }
+}
+
+#[test]
+fn bad_addresses_are_refused() {
+    for bind in [
+        "nonsense",
+        "127.0.0.1",
+        "127.0.0.1:",
+        "127.0.0.1:http",
+        "127.0.0.1:65536",
+        "127.0.0.1:-1",
+        "1.2.3.4.5:80",
+        "[::1",
+        "[::1]",
+        "[::g]:80",
+        "unix:",
+        "unix:@",
+        "fd://",
+        "fd://x",
+        "fd://-1",
+        "ftp://localhost:21",
+        // Well written, but not to be had: nobody's address, no descriptor, no socket, too long.
+        "192.0.2.1:8000",
+        "fd://987",
+        "fd://0",
+        "unix:/no/such/directory/sock",
+        &format!("unix:/tmp/{}", "x".repeat(120)),
+    ] {
+        let launch = would_make_files(&["--bind", bind]);
+        let word: String = bind.chars().take(60).collect();
+        expect_refusal(launch, &[word.trim_start_matches("unix:")]);
+    }
+}
+
+#[test]
+fn bad_people_and_places_are_refused() {
+    for (flags, word) in [
+        (["--chdir", "/no/such/directory"], "/no/such/directory"),
+        (["--chdir", "/etc/passwd"], "/etc/passwd"),
+        (["--worker-tmp-dir", "/no/such/directory"], "/no/such/directory"),
+        (["--worker-tmp-dir", "/etc/passwd"], "/etc/passwd"),
+        (["--log-file", "/no/such/directory/log"], "/no/such/directory/log"),
+        (["--log-file", "/etc"], "/etc"),
+        (["--user", "nobody-of-this-name"], "nobody-of-this-name"),
+        (["--group", "nobody-of-this-name"], "nobody-of-this-name"),
+        (["--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
+        (["--config", "/etc"], "/etc"),
+    ] {
+        expect_refusal(would_make_files(&flags), &[word]);
+    }
+    let launch = Launch::new(&["--pid", "/no/such/directory/pid"]).plain();
+    expect_refusal(launch, &["/no/such/directory/pid"]);
+}
+
+#[test]
+fn only_root_may_become_somebody_else() {
+    if Uid::effective().is_root() {
+        eprintln!("skipped: root may");
+        return;
+    }
+    expect_refusal(would_make_files(&["--user", "root"]), &["root"]);
+}
+
+#[test]
+fn a_port_in_use_is_refused() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let launch = would_make_files(&["--bind", &address]);
+    let outcome = expect_refusal(launch, &[&address]);
+    assert_eq!(outcome.exit, Exit::Code(1));
+}
+
+/// A server with this YAML file.
+fn with_yaml(yaml: &str, flags: &[&str]) -> Launch {
+    let launch = Launch::new(flags);
+    let path = launch.path("ostler.yaml");
+    fs::write(&path, yaml).unwrap();
+    launch.arg("--config").arg(path)
+}
+
+#[test]
+fn bad_files_are_refused_with_file_and_line() {
+    for (yaml, line, words) in [
+        ("workers: 2\nworker_clas: mio\n", 2, &["worker_clas", "worker_class"] as &[&str]),
+        ("workers: two\n", 1, &["workers", "two"]),
+        ("threads: 2\nworkers: [1, 2]\n", 2, &["workers"]),
+        ("threads: 2\n\n# more\ntimeout: soon\n", 4, &["timeout", "soon"]),
+        ("bind: nonsense\n", 1, &["bind", "nonsense"]),
+        ("bind:\n  - 127.0.0.1:8000\n  - nonsense\n", 3, &["nonsense"]),
+        ("log_level: loud\n", 1, &["loud"]),
+        ("workers: 2\nworkers: 3\n", 2, &["workers"]),
+        ("- workers\n", 1, &[]),
+        ("workers: 2\n  threads: 3\n", 2, &[]),
+        ("workers: [\n", 2, &[]),
+    ] {
+        let launch = with_yaml(yaml, &[]).plain();
+        let outcome = expect_refusal(launch, words);
+        assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+        let places: Vec<String> =
+            [line, 1].iter().map(|line| format!("ostler.yaml:{line}")).collect();
+        // A file that is no YAML may be blamed from its beginning.
+        let allowed = if words.is_empty() { &places[..] } else { &places[..1] };
+        assert!(allowed.iter().any(|place| outcome.stderr.contains(place)), "{outcome:?}");
+    }
+}
+
+#[test]
+fn unknown_names_in_files_are_blamed_on_their_line() {
+    for (yaml, words) in [
+        ("workers: 2\nworker_class: gevent\n", ["gevent", "sync", "threads", "mio"]),
+        ("workers: 2\napp: no-such-app\n", ["no-such-app", "demo", "echo", "app"]),
+    ] {
+        expect_refusal(with_yaml(yaml, &[]).plain(), &words);
+        expect_refusal(with_yaml(yaml, &[]).plain(), &["ostler.yaml:2"]);
+    }
+}
+
+#[test]
+fn bad_variables_are_refused_by_their_name() {
+    let launch = Launch::new(&[]).plain().env("OSTLER_WORKERS", "many");
+    expect_refusal(launch, &["OSTLER_WORKERS", "many"]);
+    let launch = Launch::new(&[]).plain().env("OSTLER_TIMEOUT", "soon");
+    expect_refusal(launch, &["OSTLER_TIMEOUT", "soon"]);
+}
+
+fn each_way_to_choose_a_class_works(class: &str) {
+    let server = Server::start(&["--worker-class", class]);
+    assert_eq!(server.get("/info").json()["class"], class);
+    server.finish();
+    let server = Launch::new(&[]).env("OSTLER_WORKER_CLASS", class).start();
+    assert_eq!(server.get("/info").json()["class"], class);
+    server.finish();
+    let server = with_yaml(&format!("worker_class: {class}\n"), &[]).start();
+    assert_eq!(server.get("/info").json()["class"], class);
+    server.finish();
+}
+
+#[test]
+fn flags_win_over_variables_and_those_over_the_file() {
+    let yaml = "proc_name: file\nworkers: 3\nthreads: 5\n";
+    let server = with_yaml(yaml, &["--name", "flag"])
+        .env("OSTLER_PROC_NAME", "variable")
+        .env("OSTLER_WORKERS", "2")
+        .start();
+    assert_eq!(crate::proc::title(server.pid), "ostler: master [flag]");
+    assert_eq!(server.wait_workers(2).len(), 2);
+    server.finish();
+    let printed = with_yaml(yaml, &["--name", "flag", "--print-config"])
+        .env("OSTLER_PROC_NAME", "variable")
+        .env("OSTLER_WORKERS", "2")
+        .plain()
+        .run();
+    assert_eq!(printed.exit, Exit::Code(0), "{printed:?}");
+    let line = |key: &str| {
+        let found = printed.stdout.lines().find(|line| line.starts_with(&format!("{key}:")));
+        found.unwrap_or_else(|| panic!("no {key} in {printed:?}")).to_owned()
+    };
+    for (key, value, source) in [
+        ("proc_name", "flag", "--name"),
+        ("workers", "2", "OSTLER_WORKERS"),
+        ("threads", "5", "ostler.yaml:3"),
+        ("backlog", "2048", "default"),
+    ] {
+        let line = line(key);
+        assert!(line.contains(value) && line.contains(source), "{line}");
+    }
+}
+
+#[test]
+fn a_file_says_everything() {
+    let launch = Launch::new(&[]).unbound();
+    let sock = launch.path("sock");
+    let yaml = format!(
+        "worker_class: mio\nworkers: 2\nbind:\n  - 127.0.0.1:{}\n  - unix:{sock}\ntimeout: 5s\n\
+         pidfile: {}\nenv:\n  - COLOUR=blue\napp: demo\n",
+        launch.port(),
+        launch.path("pid"),
+    );
+    let path = launch.path("ostler.yaml");
+    fs::write(&path, yaml).unwrap();
+    let server = launch.arg("-c").arg(path).start();
+    assert_eq!(server.wait_workers(2).len(), 2);
+    assert_eq!(server.get("/env?name=COLOUR").text().trim(), "blue");
+    assert!(server.path("sock").exists());
+    assert!(server.path("pid").exists());
+    server.finish();
+}
+
+#[test]
+fn what_is_printed_loads_again() {
+    let printed = Launch::new(&["-w", "3", "-e", "COLOUR=blue", "--print-config"]).plain().run();
+    assert_eq!(printed.exit, Exit::Code(0), "{printed:?}");
+    let again = with_yaml(&printed.stdout, &["--print-config"]).unbound().plain().run();
+    assert_eq!(again.exit, Exit::Code(0), "{again:?}");
+    let values = |text: &str| -> Vec<String> {
+        text.lines().map(|line| line.split("  #").next().unwrap_or(line).to_owned()).collect()
+    };
+    assert_eq!(values(&again.stdout), values(&printed.stdout));
+}
+
+fn good_settings_pass_the_check(class: &str) {
+    let launch = Launch::new(&["-k", class, "--check-config"]).plain();
+    let (pidfile, bind) = (launch.path("pid"), format!("unix:{}", launch.path("sock")));
+    let dir = launch.dir().to_owned();
+    let server = launch.arg("--pid").arg(pidfile).arg("--bind").arg(bind).spawn();
+    let look = || fs::read_dir(&dir).map(|dir| dir.count()).unwrap_or_default();
+    let (outcome, files) = server.into_outcome(look);
+    assert_eq!(outcome.exit, Exit::Code(0), "{outcome:?}");
+    assert_eq!(files, 0, "a check makes nothing");
+    assert!(!outcome.stderr.contains("listening"), "{outcome:?}");
+}
+
+#[test]
+fn bad_settings_fail_the_check() {
+    for flags in [
+        &["--check-config", "-k", "gevent"] as &[&str],
+        &["--check-config", "no-such-app"],
+        &["--check-config", "demo", "colour=blue"],
+        &["--check-config", "--chdir", "/no/such/directory"],
+        &["--check-config", "--user", "nobody-of-this-name"],
+    ] {
+        expect_refusal(
+            would_make_files(flags),
+            &[flags[flags.len() - 1].split('=').next().unwrap()],
+        );
+    }
+}
+
+#[test]
+fn classes_are_listed() {
+    let outcome = Launch::new(&["--list-classes"]).unbound().plain().run();
+    assert_eq!(outcome.exit, Exit::Code(0), "{outcome:?}");
+    for class in ["sync", "threads", "mio"] {
+        assert!(outcome.stdout.lines().any(|line| line.starts_with(class)), "{outcome:?}");
+    }
+    assert_eq!(outcome.stderr, "");
+}
+
+#[test]
+fn help_and_version_are_given() {
+    let help = Launch::new(&["--help"]).unbound().plain().run();
+    assert_eq!(help.exit, Exit::Code(0), "{help:?}");
+    for flag in ["--worker-class", "--bind", "--timeout", "--config", "--check-config"] {
+        assert!(help.stdout.contains(flag), "no {flag} in {}", help.stdout);
+    }
+    let version = Launch::new(&["--version"]).unbound().plain().run();
+    assert_eq!(version.exit, Exit::Code(0), "{version:?}");
+    assert!(version.stdout.starts_with("ostler "), "{version:?}");
+}
+
+#[test]
+fn a_pidfile_has_one_master() {
+    let launch = Launch::new(&[]);
+    let pidfile = launch.path("pid");
+    let first = launch.arg("--pid").arg(&pidfile).start();
+    let second = Launch::new(&["--pid", &pidfile]).plain();
+    let outcome = expect_refusal(second, &[&pidfile, &first.pid.to_string()]);
+    assert_eq!(outcome.exit, Exit::Code(1));
+    assert_eq!(fs::read_to_string(&pidfile).unwrap().trim(), first.pid.to_string());
+    first.finish();
+}
+
+#[test]
+fn an_old_pidfile_is_taken_over() {
+    // Nobody's, garbage, empty, and that of a living stranger: nobody holds its lock.
+    for content in ["999999999\n", "garbage\n", "", "1\n"] {
+        let launch = Launch::new(&[]);
+        let pidfile = launch.path("pid");
+        fs::write(&pidfile, content).unwrap();
+        let server = launch.arg("--pid").arg(&pidfile).start();
+        assert_eq!(fs::read_to_string(&pidfile).unwrap().trim(), server.pid.to_string());
+        server.finish();
+        assert!(!fs::exists(&pidfile).unwrap());
+    }
+}
+
+#[test]
+fn a_killed_masters_pidfile_is_taken_over() {
+    let launch = Launch::new(&["-w", "2"]);
+    let pidfile = launch.path("pid");
+    let first = launch.arg("--pid").arg(&pidfile).start();
+    first.signal(nix::sys::signal::Signal::SIGKILL);
+    first.wait_exit();
+    let second = Launch::new(&["--pid", &pidfile]).start();
+    assert_eq!(fs::read_to_string(&pidfile).unwrap().trim(), second.pid.to_string());
+    second.finish();
+}
+
+#[test]
+fn of_two_masters_started_together_one_wins() {
+    let dir = tempfile::tempdir().unwrap();
+    let pidfile = dir.path().join("pid").into_os_string().into_string().unwrap();
+    let both = [0, 1].map(|_| Launch::new(&["--pid", &pidfile]).spawn());
+    crate::proc::wait_until("one has lost", || both.iter().any(|server| server.exit().is_some()));
+    let (lost, won): (Vec<_>, Vec<_>) =
+        both.into_iter().partition(|server| server.exit().is_some());
+    assert_eq!((lost.len(), won.len()), (1, 1));
+    assert_eq!(lost[0].exit(), Some(Exit::Code(1)));
+    let won = won.into_iter().next().unwrap();
+    won.wait_for("ready", |record| record.message() == "ready");
+    assert_eq!(fs::read_to_string(&pidfile).unwrap().trim(), won.pid.to_string());
+    won.finish();
+}

@@ -1,0 +1,113 @@
+//! Signals that change the number of workers, and signals that hurt nobody.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::launch::Launch;
+use crate::os::Signals;
+use crate::proc::children;
+use crate::support::Server;
+
+on_every_class!(workers_ignore_what_is_meant_for_the_master);
+
+fn workers_ignore_what_is_meant_for_the_master(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let worker = server.workers()[0];
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+        Signal::SIGWINCH,
+        Signal::SIGPIPE,
+        Signal::SIGCHLD,
+    ] {
+        kill(worker.pid, signal).unwrap();
+        assert_eq!(server.answering_pid(), worker.pid, "{signal}");
+    }
+    assert!(server.records_of("worker exited").is_empty());
+    server.finish();
+}
+
+#[test]
+fn the_number_of_workers_follows_ttin_and_ttou() {
+    let server = Server::start(&["-k", "mio"]);
+    for count in [2, 3] {
+        server.signal(Signal::SIGTTIN);
+        let workers = server.wait_workers(count);
+        assert!(workers.iter().map(|worker| worker.slot).eq(0..count as i64));
+    }
+    for count in [2, 1] {
+        server.signal(Signal::SIGTTOU);
+        server.wait_workers(count);
+    }
+    for exited in server.records_of("worker exited") {
+        assert_eq!(exited.text("reason"), Some("scaled"));
+        assert_eq!(exited.number("code"), Some(0));
+    }
+    assert_eq!(children(server.pid).len(), 1);
+    server.serve_for(Duration::from_millis(50));
+    server.finish();
+}
+
+#[test]
+fn ttou_leaves_the_last_worker() {
+    let server = Server::start(&["-k", "mio"]);
+    let only = server.workers()[0];
+    for _ in 0..3 {
+        server.signal(Signal::SIGTTOU);
+        assert!(!server.hears(Duration::from_millis(300), |r| r.message() == "worker exited"));
+    }
+    assert_eq!(server.answering_pid(), only.pid);
+    // Nor are the signals owed: one more is one more.
+    server.signal(Signal::SIGTTIN);
+    server.wait_workers(2);
+    server.finish();
+}
+
+#[test]
+fn a_scaled_down_worker_finishes_its_request() {
+    let server = Server::start(&["-k", "sync", "-w", "2"]);
+    server.wait_workers(2);
+    let mut one = server.begin("/sleep?ms=800");
+    let mut other = server.begin("/sleep?ms=800");
+    server.signal(Signal::SIGTTOU);
+    assert_eq!(one.answer().status(), 200);
+    assert_eq!(other.answer().status(), 200);
+    server.wait_workers(1);
+    server.finish();
+}
+
+#[test]
+fn a_killed_worker_above_the_first_count_is_replaced() {
+    let server = Server::start(&["-k", "mio"]);
+    server.signal(Signal::SIGTTIN);
+    let second = server.wait_workers(2)[1];
+    kill(second.pid, Signal::SIGKILL).unwrap();
+    server.wait_replaced(second);
+    server.finish();
+}
+
+#[test]
+fn a_master_survives_signals_that_ask_for_nothing() {
+    let server = Server::start(&["-k", "mio"]);
+    for signal in [Signal::SIGUSR1, Signal::SIGWINCH, Signal::SIGPIPE, Signal::SIGCHLD] {
+        server.signal(signal);
+        assert_eq!(server.get("/").status(), 200, "{signal}");
+    }
+    // One more exchange with the master shows that it lives.
+    server.signal(Signal::SIGTTIN);
+    server.wait_workers(2);
+    server.finish();
+}
+
+#[test]
+fn a_careless_parent_is_no_hindrance() {
+    let server = Launch::new(&["-k", "mio", "-w", "2"]).signals(Signals::Careless).start();
+    let victim = server.wait_workers(2)[0];
+    kill(victim.pid, Signal::SIGKILL).unwrap();
+    server.wait_replaced(victim);
+    server.finish();
+}

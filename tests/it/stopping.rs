@@ -1,0 +1,208 @@
+//! How a server ends: gracefully, quickly, early, or with its master killed.
+
+use std::net::TcpListener;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::launch::Launch;
+use crate::proc::comes_true;
+use crate::support::{DEADLINE, Exit, Server};
+
+on_every_class!(
+    term_lets_the_slow_request_finish,
+    term_answers_what_the_kernel_has_queued,
+    term_is_not_delayed_by_idle_connections,
+    term_is_delayed_by_half_a_head_no_longer_than_its_time,
+    term_gives_up_at_the_graceful_timeout,
+    term_twice_is_term,
+    term_to_the_whole_group_is_term,
+    int_ends_a_drain,
+    int_and_quit_are_quick,
+    nothing_is_left_behind,
+    a_signal_right_after_the_start_is_not_lost,
+    idle_workers_follow_a_killed_master,
+    a_busy_worker_finishes_for_a_killed_master,
+    a_hung_worker_follows_a_killed_master,
+);
+
+fn term_lets_the_slow_request_finish(class: &str) {
+    let mut server = Server::start(&["-k", class, "-w", "2"]);
+    let begun = Instant::now();
+    let mut client = server.begin("/sleep?ms=1500");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(client.answer().status(), 200);
+    assert!(begun.elapsed() >= Duration::from_millis(1500));
+    client.expect_end();
+    server.expect_clean_end();
+    assert_eq!(server.records_of("stopping").len(), 1);
+    assert_eq!(server.records_of("stopped").len(), 1);
+    for exited in server.records_of("worker exited") {
+        assert_eq!(exited.text("reason"), Some("asked"), "{exited:?}");
+        assert_eq!(exited.number("code"), Some(0), "{exited:?}");
+    }
+}
+
+fn term_answers_what_the_kernel_has_queued(class: &str) {
+    let mut server = Server::start(&["-k", class, "--threads", "1"]);
+    let mut busy = server.begin("/sleep?ms=1000");
+    let mut queued: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    for client in &mut queued {
+        client.ask("/");
+    }
+    server.signal(Signal::SIGTERM);
+    assert_eq!(busy.answer().status(), 200);
+    for client in &mut queued {
+        assert_eq!(client.answer().text(), "Hello, world!\n");
+    }
+    server.expect_clean_end();
+}
+
+fn term_is_not_delayed_by_idle_connections(class: &str) {
+    let flags = ["-k", class, "--keep-alive", "60s", "--header-timeout", "60s"];
+    let mut server = Server::start(&flags);
+    // One was answered, one has sent nothing.
+    let mut answered = server.connect();
+    answered.get("/");
+    let mut silent = server.connect();
+    server.signal(Signal::SIGTERM);
+    // Far from the thirty seconds of the graceful timeout.
+    assert_eq!(server.wait_exit_within(Duration::from_secs(15)), Some(Exit::Code(0)));
+    answered.rest();
+    silent.rest();
+    server.expect_clean_end();
+}
+
+fn term_is_delayed_by_half_a_head_no_longer_than_its_time(class: &str) {
+    let mut server = Server::start(&["-k", class, "--header-timeout", "1s"]);
+    let mut half = server.connect();
+    half.send("GET / HTTP/1.1\r\nHos");
+    server.wait_taken(&half);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit_within(Duration::from_secs(15)), Some(Exit::Code(0)));
+    half.rest();
+    server.expect_clean_end();
+}
+
+fn term_gives_up_at_the_graceful_timeout(class: &str) {
+    let mut server = Server::start(&["-k", class, "-t", "0", "--graceful-timeout", "1s"]);
+    let mut client = server.begin("/hang");
+    let asked = Instant::now();
+    server.signal(Signal::SIGTERM);
+    server.expect_clean_end();
+    assert!(asked.elapsed() >= Duration::from_secs(1), "gave up after {:?}", asked.elapsed());
+    client.expect_end();
+}
+
+fn term_twice_is_term(class: &str) {
+    let mut server = Server::start(&["-k", class]);
+    let mut client = server.begin("/sleep?ms=2000");
+    server.signal(Signal::SIGTERM);
+    server.wait_for("the stop", |record| record.message() == "stopping");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(client.answer().status(), 200);
+    server.expect_clean_end();
+}
+
+fn term_to_the_whole_group_is_term(class: &str) {
+    let mut server = Server::start(&["-k", class, "-w", "2"]);
+    let mut client = server.begin("/sleep?ms=800");
+    server.signal_group(Signal::SIGTERM);
+    assert_eq!(client.answer().status(), 200);
+    server.expect_clean_end();
+}
+
+fn int_ends_a_drain(class: &str) {
+    let mut server = Server::start(&["-k", class]);
+    let mut client = server.begin("/sleep?ms=60000");
+    server.signal(Signal::SIGTERM);
+    server.wait_for("the stop", |record| record.message() == "stopping");
+    server.signal(Signal::SIGINT);
+    server.expect_clean_end();
+    client.expect_end();
+}
+
+fn int_and_quit_are_quick(class: &str) {
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        let mut server = Server::start(&["-k", class, "-w", "2"]);
+        let mut client = server.begin("/sleep?ms=60000");
+        server.signal(signal);
+        server.expect_clean_end();
+        client.expect_end();
+    }
+    // A terminal sends INT to everybody.
+    let mut server = Server::start(&["-k", class, "-w", "2"]);
+    server.signal_group(Signal::SIGINT);
+    server.expect_clean_end();
+}
+
+fn nothing_is_left_behind(class: &str) {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let launch = Launch::new(&["-k", class, "-w", "2"]);
+        let pidfile = launch.path("pid");
+        let mut server = launch.arg("--pid").arg(&pidfile).start();
+        let written = std::fs::read_to_string(&pidfile).unwrap();
+        assert_eq!(written.trim(), server.pid.to_string());
+        // A connection that the server closes leaves a trace at its port in the kernel.
+        server.connect().try_get_last("/").unwrap();
+        server.signal(signal);
+        assert_eq!(server.wait_exit(), Exit::Code(0));
+        TcpListener::bind(server.address()).unwrap();
+        assert!(!server.path("pid").exists());
+        let left: Vec<_> = server.path("").read_dir().unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+        server.expect_clean_end();
+    }
+}
+
+fn a_signal_right_after_the_start_is_not_lost(class: &str) {
+    // With three classes that makes 201 tries, and each delay from 0 to 100 ms three times.
+    for attempt in 0..67 {
+        let signal = if attempt % 4 == 3 { Signal::SIGINT } else { Signal::SIGTERM };
+        let server = Launch::new(&["-k", class, "-w", "2"]).spawn();
+        thread::sleep(Duration::from_micros(attempt * 1500));
+        server.signal(signal);
+        let exit = server.wait_exit();
+        let died = Exit::Signal(signal as i32);
+        assert!(exit == Exit::Code(0) || exit == died, "{exit:?} in attempt {attempt}");
+        server.wait_nobody();
+    }
+}
+
+fn idle_workers_follow_a_killed_master(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "4"]);
+    server.wait_workers(4);
+    server.get("/");
+    server.signal(Signal::SIGKILL);
+    assert_eq!(server.wait_exit(), Exit::Signal(9));
+    let gone = comes_true(Duration::from_secs(5), || server.survivors().is_empty());
+    assert!(gone, "{:?}", server.survivors());
+    TcpListener::bind(server.address()).unwrap();
+}
+
+fn a_busy_worker_finishes_for_a_killed_master(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2"]);
+    let mut client = server.begin("/sleep?ms=700");
+    server.signal(Signal::SIGKILL);
+    assert_eq!(client.answer().status(), 200);
+    server.wait_nobody();
+}
+
+fn a_hung_worker_follows_a_killed_master(class: &str) {
+    let server = Server::start(&["-k", class, "-t", "0", "--graceful-timeout", "1s"]);
+    let _hung = server.begin("/hang");
+    server.signal(Signal::SIGKILL);
+    assert!(comes_true(DEADLINE, || server.survivors().is_empty()), "{:?}", server.survivors());
+}
+
+#[test]
+fn a_stop_while_workers_boot_does_not_wait_for_them() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let flags = ["-w", "2", "--boot-timeout", "120s", "--graceful-timeout", "1s"];
+        let mut server = Launch::new(&flags).env("DEMO_BOOT_SLEEP_MS", "60000").spawn();
+        server.wait_for("a start", |record| record.message() == "worker started");
+        server.signal(signal);
+        server.expect_clean_end();
+    }
+}

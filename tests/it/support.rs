@@ -1,0 +1,328 @@
+//! A running server, as its tests see it: ask, signal, wait, and end it whatever happens.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::client::{Answer, Client};
+use crate::connection::{Remote, remote};
+use crate::heard::{Heard, Record, Watched, Worker};
+use crate::launch::Launch;
+use crate::proc::{Stat, session_members, wait_until};
+
+/// The longest wait for anything that must come. The machine may be slow, and shared.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+pub struct Outcome {
+    pub exit: Exit,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A running server. Dropping it kills every process it ever made.
+pub struct Server {
+    pub pid: Pid,
+    pub(crate) port: u16,
+    pub(crate) heard: Arc<Watched<Heard>>,
+    pub(crate) end: Arc<Watched<Option<Exit>>>,
+    pub(crate) stdout: File,
+    pub(crate) dir: TempDir,
+}
+
+impl Server {
+    /// Starts a server with these flags on a free port, and waits for its first workers.
+    #[track_caller]
+    pub fn start(flags: &[&str]) -> Self {
+        Launch::new(flags).start()
+    }
+
+    /// Where it listens, unless it was told otherwise.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// A path in the server's working directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Opens a connection.
+    #[track_caller]
+    pub fn connect(&self) -> Client {
+        Client::tcp(self.address()).unwrap()
+    }
+
+    /// Asks over a connection of its own, and must be answered.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Answer {
+        self.try_get(path).unwrap()
+    }
+
+    /// Asks over a connection of its own, which the server must close after its answer.
+    pub fn try_get(&self, path: &str) -> io::Result<Answer> {
+        let mut client = Client::tcp(self.address())?;
+        let answer = client.try_get_last(path)?;
+        client.expect_end();
+        // Thousands of ends need not spend their last minute in the kernel.
+        client.reset();
+        Ok(answer)
+    }
+
+    /// The worker that answers.
+    #[track_caller]
+    pub fn answering_pid(&self) -> Pid {
+        Pid::from_raw(self.get("/pid").text().trim().parse().unwrap())
+    }
+
+    /// Begins a request, and waits until a worker has read it.
+    #[track_caller]
+    pub fn begin(&self, path: &str) -> Client {
+        let mut client = self.connect();
+        client.ask(path);
+        self.wait_taken(&client);
+        client
+    }
+
+    /// Waits until a worker has accepted this client and read all that it sent.
+    #[track_caller]
+    pub fn wait_taken(&self, client: &Client) {
+        let port = client.port();
+        wait_until("a worker reads the request", || remote(self.port, port) != Remote::Waiting);
+    }
+
+    /// Sends a signal to the master.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        // Under the lock nobody reaps the master, so that its number is still its own.
+        let end = self.end.lock();
+        assert_eq!(*end, None, "the master has left already: {:?}", self.tail());
+        kill(self.pid, signal).unwrap();
+    }
+
+    /// Sends a signal to every process of the session, as a terminal does.
+    #[track_caller]
+    pub fn signal_group(&self, signal: Signal) {
+        let end = self.end.lock();
+        assert_eq!(*end, None, "the master has left already");
+        kill(Pid::from_raw(-self.pid.as_raw()), signal).unwrap();
+    }
+
+    /// How many records there are. What comes later is news.
+    pub fn mark(&self) -> usize {
+        self.heard.lock().records.len()
+    }
+
+    /// Waits for a record.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&Record) -> bool) -> Record {
+        self.wait_for_news(0, what, wanted)
+    }
+
+    /// Waits for a record behind a mark.
+    #[track_caller]
+    pub fn wait_for_news(
+        &self,
+        mark: usize,
+        what: &str,
+        wanted: impl Fn(&Record) -> bool,
+    ) -> Record {
+        let look = |heard: &Heard| {
+            let found = heard.records[mark..].iter().find(|record| wanted(record)).cloned();
+            (found.is_some() || heard.ended).then_some(found)
+        };
+        let found = self.heard.wait(DEADLINE, look).flatten();
+        found.unwrap_or_else(|| panic!("no record of: {what}"))
+    }
+
+    /// Whether a record comes within a time.
+    pub fn hears(&self, patience: Duration, wanted: impl Fn(&Record) -> bool) -> bool {
+        self.heard
+            .wait(patience, |heard| heard.records.iter().find_map(|r| wanted(r).then_some(())))
+            .is_some()
+    }
+
+    /// All records so far.
+    pub fn records(&self) -> Vec<Record> {
+        self.heard.lock().records.clone()
+    }
+
+    /// All records so far with this message.
+    pub fn records_of(&self, message: &str) -> Vec<Record> {
+        let mut records = self.records();
+        records.retain(|record| record.message() == message);
+        records
+    }
+
+    /// All lines so far, whatever they are.
+    pub fn lines(&self) -> Vec<String> {
+        self.heard.lock().lines.clone()
+    }
+
+    /// The workers that are ready, in the order of their slots.
+    pub fn workers(&self) -> Vec<Worker> {
+        self.heard.lock().workers()
+    }
+
+    /// Waits until exactly so many workers are ready.
+    #[track_caller]
+    pub fn wait_workers(&self, count: usize) -> Vec<Worker> {
+        let look = |heard: &Heard| Some(heard.workers()).filter(|workers| workers.len() == count);
+        self.heard.wait(DEADLINE, look).unwrap_or_else(|| panic!("never {count} workers"))
+    }
+
+    /// Waits until another worker is ready in the place of this one.
+    #[track_caller]
+    pub fn wait_replaced(&self, old: Worker) -> Worker {
+        let look = |heard: &Heard| {
+            let mut workers = heard.workers().into_iter();
+            workers.find(|worker| worker.slot == old.slot && worker.pid != old.pid)
+        };
+        self.heard.wait(DEADLINE, look).unwrap_or_else(|| panic!("{old:?} is not replaced"))
+    }
+
+    /// Waits for the record of a worker's end.
+    #[track_caller]
+    pub fn wait_exited(&self, pid: Pid) -> Record {
+        self.wait_for("worker exited", |record| record.says("worker exited", pid))
+    }
+
+    /// Asks again and again until a record comes; each time somebody must answer.
+    #[track_caller]
+    pub fn serve_until(&self, what: &str, wanted: impl Fn(&Record) -> bool) -> Record {
+        let end = Instant::now() + DEADLINE;
+        while !self.hears(Duration::from_millis(10), &wanted) {
+            assert!(Instant::now() < end, "no record of: {what}");
+            assert_eq!(self.get("/").text(), "Hello, world!\n");
+        }
+        self.wait_for(what, wanted)
+    }
+
+    /// Asks again and again for so long; each time somebody must answer.
+    #[track_caller]
+    pub fn serve_for(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            assert_eq!(self.get("/").text(), "Hello, world!\n");
+        }
+    }
+
+    /// How the master ended, if it has.
+    pub fn exit(&self) -> Option<Exit> {
+        *self.end.lock()
+    }
+
+    /// Waits for the end of the master.
+    #[track_caller]
+    pub fn wait_exit(&self) -> Exit {
+        self.wait_exit_within(DEADLINE).expect("the master stays")
+    }
+
+    /// Waits for the end of the master for so long.
+    pub fn wait_exit_within(&self, patience: Duration) -> Option<Exit> {
+        self.end.wait(patience, |end| *end)
+    }
+
+    /// Waits until the last process that could write to the log is gone.
+    #[track_caller]
+    pub fn wait_silence(&self) {
+        let silence = self.heard.wait(DEADLINE, |heard| heard.ended.then_some(()));
+        assert!(silence.is_some(), "somebody stays: {:?}", self.survivors());
+    }
+
+    /// The members of the server's session that still live.
+    pub fn survivors(&self) -> Vec<Stat> {
+        session_members(self.pid)
+    }
+
+    /// Waits until nobody is left.
+    #[track_caller]
+    pub fn wait_nobody(&self) {
+        wait_until("everybody leaves", || self.survivors().is_empty());
+    }
+
+    /// Asks the server to stop, and checks that it does so without a stain: exit code 0, nobody
+    /// left, nothing on stderr but records, nothing on stdout.
+    #[track_caller]
+    pub fn finish(mut self) {
+        self.signal(Signal::SIGTERM);
+        self.expect_clean_end();
+    }
+
+    /// Waits for the end of a server that was asked to stop, and looks for stains.
+    #[track_caller]
+    pub fn expect_clean_end(&mut self) {
+        assert_eq!(self.wait_exit(), Exit::Code(0));
+        self.wait_nobody();
+        self.wait_silence();
+        let noise = self.heard.lock().noise.clone();
+        assert!(noise.is_empty(), "not records: {noise:#?}");
+        assert_eq!(self.stdout(), "");
+    }
+
+    /// What a server that leaves by itself has left behind, and what `look` sees before its
+    /// directory goes.
+    #[track_caller]
+    pub fn into_outcome<R>(mut self, look: impl FnOnce() -> R) -> (Outcome, R) {
+        let exit = self.wait_exit();
+        self.wait_silence();
+        let stderr = self.lines().join("\n");
+        (Outcome { exit, stdout: self.stdout(), stderr }, look())
+    }
+
+    fn stdout(&mut self) -> String {
+        let mut text = String::new();
+        self.stdout.seek(SeekFrom::Start(0)).unwrap();
+        self.stdout.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn tail(&self) -> Vec<String> {
+        let heard = self.heard.lock();
+        heard.lines[heard.lines.len().saturating_sub(40)..].to_vec()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the last words of {}:\n{}", self.pid, self.tail().join("\n"));
+        }
+        let end = self.end.lock();
+        if end.is_none() {
+            let _ = kill(self.pid, Signal::SIGKILL);
+        }
+        drop(end);
+        // Whoever the master left behind is found by its session, which no stranger can join.
+        for survivor in self.survivors() {
+            let _ = kill(survivor.pid, Signal::SIGKILL);
+        }
+    }
+}
+
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, signal) => Exit::Signal(signal.unwrap_or_default()),
+        }
+    }
+}

@@ -1,0 +1,545 @@
+//! USR2: a new program takes over from the old one without losing a request, or nothing changes.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::heard::Record;
+use crate::launch::Launch;
+use crate::load::Load;
+use crate::proc::{children, stat, wait_until};
+use crate::support::{Exit, Server};
+
+on_every_class!(
+    three_upgrades_lose_nothing,
+    an_upgrade_can_be_called_off,
+    a_successor_that_still_boots_takes_over_without_loss,
+    a_stop_that_comes_with_the_promotion_loses_nothing,
+);
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
+
+/// A server with a pid file, and a path besides its port.
+fn launch(words: &[&str], class: &str) -> Launch {
+    let launch = Launch::by(words, &["-k", class, "-w", "2"]);
+    let (pidfile, bind) = (launch.path("pid"), format!("unix:{}", launch.path("sock")));
+    launch.arg("--pid").arg(pidfile).arg("--bind").arg(bind)
+}
+
+/// The pid in a pid file.
+fn pid_in(path: impl AsRef<Path>) -> Option<Pid> {
+    let text = fs::read_to_string(path).ok()?;
+    Some(Pid::from_raw(text.trim().parse().ok()?))
+}
+
+fn is_gone(pid: Pid) -> bool {
+    stat(pid).is_none_or(|stat| stat.state == 'Z')
+}
+
+fn workers_of(master: Pid) -> Vec<Pid> {
+    let mut workers: Vec<_> = children(master)
+        .into_iter()
+        .filter(|child| child.state != 'Z')
+        .map(|child| child.pid)
+        .collect();
+    workers.sort();
+    workers
+}
+
+/// Sends USR2, and waits until the new master is ready.
+#[track_caller]
+fn upgrade(server: &Server, old: Pid) -> Pid {
+    let mark = server.mark();
+    kill(old, Signal::SIGUSR2).unwrap();
+    let new = begun(server, mark);
+    server.wait_for_news(mark, "the successor is ready", |r| r.says("successor is ready", new));
+    assert_eq!(pid_in(server.path("pid")), Some(old));
+    assert_eq!(pid_in(server.path("pid.2")), Some(new));
+    new
+}
+
+#[track_caller]
+fn begun(server: &Server, mark: usize) -> Pid {
+    let record =
+        server.wait_for_news(mark, "upgrade begins", |record| record.message() == "upgrade begins");
+    record.pid().unwrap()
+}
+
+/// Waits until the new master is alone.
+#[track_caller]
+fn wait_promoted(server: &Server, old: Pid, new: Pid) {
+    server.wait_for("promotion", |record| record.says("promoted", new));
+    wait_until("the old master leaves", || is_gone(old));
+    wait_until("the pid file is the new master's", || pid_in(server.path("pid")) == Some(new));
+    assert!(!server.path("pid.2").exists());
+}
+
+/// Ends whoever is the master now, and waits until nobody is left and nothing either.
+#[track_caller]
+fn finish(server: &Server, master: Pid) {
+    kill(master, Signal::SIGTERM).unwrap();
+    server.wait_nobody();
+    server.wait_silence();
+    for name in ["pid", "pid.2", "sock"] {
+        assert!(!server.path(name).exists(), "{name} stays");
+    }
+}
+
+#[track_caller]
+fn expect_served(server: &Server) {
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    let mut client = Client::unix(&server.path("sock")).unwrap();
+    assert_eq!(client.get("/").text(), "Hello, world!\n");
+}
+
+fn three_upgrades_lose_nothing(class: &str) {
+    let server = launch(&[PROGRAM], class).start();
+    let load = Load::on(server.address());
+    let mut master = server.pid;
+    for _ in 0..3 {
+        let old_workers = workers_of(master);
+        let new = upgrade(&server, master);
+        assert_ne!(new, master);
+        wait_until("its workers", || workers_of(new).len() == 2);
+        load.wait_answers(20);
+        expect_served(&server);
+        kill(master, Signal::SIGTERM).unwrap();
+        wait_promoted(&server, master, new);
+        wait_until("the old workers leave", || old_workers.iter().all(|&pid| is_gone(pid)));
+        load.wait_answers(20);
+        expect_served(&server);
+        master = new;
+    }
+    load.finish();
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    // What was handed on three times is one's own: it can still be reloaded.
+    let mark = server.mark();
+    kill(master, Signal::SIGHUP).unwrap();
+    server.wait_for_news(mark, "reload done", |record| record.message() == "reload done");
+    expect_served(&server);
+    finish(&server, master);
+}
+
+fn an_upgrade_can_be_called_off(class: &str) {
+    let server = launch(&[PROGRAM], class).start();
+    let workers = workers_of(server.pid);
+    let load = Load::on(server.address());
+    for _ in 0..2 {
+        let new = upgrade(&server, server.pid);
+        load.wait_answers(20);
+        let successors = workers_of(new);
+        kill(new, Signal::SIGTERM).unwrap();
+        wait_untouched(&server, new, &successors, &workers);
+    }
+    load.finish();
+    finish(&server, server.pid);
+}
+
+/// Waits until a successor has gone, and looks whether all is as it was before.
+#[track_caller]
+fn wait_untouched(server: &Server, new: Pid, successors: &[Pid], workers: &[Pid]) {
+    wait_until("the successor leaves", || is_gone(new));
+    wait_until("and its workers", || successors.iter().all(|&pid| is_gone(pid)));
+    wait_until("it is buried", || workers_of(server.pid) == workers);
+    wait_until("its pid file goes", || !server.path("pid.2").exists());
+    assert_eq!(pid_in(server.path("pid")), Some(server.pid));
+    assert_eq!(server.exit(), None);
+    expect_served(server);
+}
+
+#[test]
+fn there_is_one_upgrade_at_a_time() {
+    let server = launch(&[PROGRAM], "mio").start();
+    let new = upgrade(&server, server.pid);
+    for master in [server.pid, new] {
+        let mark = server.mark();
+        kill(master, Signal::SIGUSR2).unwrap();
+        let refused = |record: &Record| record.message() == "upgrade refused";
+        let record = server.wait_for_news(mark, "upgrade refused", refused);
+        // It names the other master.
+        let other = if master == server.pid { new } else { server.pid };
+        assert!(record.text("error").unwrap().contains(&other.to_string()), "{record:?}");
+    }
+    assert_eq!(server.records_of("upgrade begins").len(), 1);
+    kill(server.pid, Signal::SIGTERM).unwrap();
+    wait_promoted(&server, server.pid, new);
+    // Now it is that one's turn.
+    let newer = upgrade(&server, new);
+    kill(new, Signal::SIGTERM).unwrap();
+    wait_promoted(&server, new, newer);
+    finish(&server, newer);
+}
+
+/// A copy of the program that can be spoiled.
+struct Copy {
+    dir: TempDir,
+}
+
+impl Copy {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = Self { dir };
+        // By another process: one that is started by another test must not inherit a descriptor
+        // that writes to a program.
+        let copied = Command::new("cp").arg(PROGRAM).arg(copy.path()).status().unwrap();
+        assert!(copied.success());
+        copy
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("server")
+    }
+
+    fn word(&self) -> String {
+        self.path().into_os_string().into_string().unwrap()
+    }
+
+    /// Puts something else in its place.
+    fn replace(&self, content: &str, mode: &str) {
+        let script = "cat > \"$0.new\" && chmod \"$1\" \"$0.new\" && mv -f \"$0.new\" \"$0\"";
+        let mut shell = Command::new("sh")
+            .args(["-c", script, &self.word(), mode])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        shell.stdin.take().unwrap().write_all(content.as_bytes()).unwrap();
+        assert!(shell.wait().unwrap().success());
+    }
+
+    fn restore(&self) {
+        let script = "cp \"$1\" \"$0.new\" && mv -f \"$0.new\" \"$0\"";
+        let status = Command::new("sh").args(["-c", script, &self.word(), PROGRAM]).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+fn is_error(record: &Record) -> bool {
+    record.text("level") == Some("ERROR")
+}
+
+#[test]
+fn a_broken_program_changes_nothing() {
+    let copy = Copy::new();
+    let server = launch(&[&copy.word()], "mio").start();
+    let workers = workers_of(server.pid);
+    let spoils: [(&str, &dyn Fn()); 5] = [
+        ("no program", &|| copy.replace("this is no program", "755")),
+        ("not executable", &|| copy.replace("#!/bin/sh\nexit 0\n", "644")),
+        ("crashes", &|| copy.replace("#!/bin/sh\nexit 1\n", "755")),
+        ("leaves", &|| copy.replace("#!/bin/sh\nexit 0\n", "755")),
+        ("deleted", &|| fs::remove_file(copy.path()).unwrap()),
+    ];
+    for (what, spoil) in spoils {
+        spoil();
+        let mark = server.mark();
+        server.signal(Signal::SIGUSR2);
+        let failed = |record: &Record| {
+            record.message().starts_with("upgrade failed") || record.message() == "upgrade refused"
+        };
+        server.wait_for_news(mark, what, failed);
+        wait_until("it is buried", || children(server.pid).len() == 2);
+        wait_untouched(&server, Pid::from_raw(i32::MAX), &[], &workers);
+        // Something that comes after all that was said about it.
+        let mark_after = server.mark();
+        server.signal(Signal::SIGUSR1);
+        server.wait_for_news(mark_after, "an answer", |record| record.message() == "logs reopened");
+        let errors: Vec<_> =
+            server.records()[mark..].iter().filter(|r| is_error(r)).cloned().collect();
+        assert_eq!(errors.len(), 1, "{what}: {errors:#?}");
+    }
+    copy.restore();
+    let new = upgrade(&server, server.pid);
+    server.signal(Signal::SIGTERM);
+    wait_promoted(&server, server.pid, new);
+    finish(&server, new);
+}
+
+#[test]
+fn a_successor_whose_workers_cannot_boot_changes_nothing() {
+    let copy = Copy::new();
+    let server = launch(&[&copy.word()], "mio").start();
+    let workers = workers_of(server.pid);
+    copy.replace(&format!("#!/bin/sh\nDEMO_FAIL_BOOT=1 exec '{PROGRAM}' \"$@\"\n"), "755");
+    let mark = server.mark();
+    let load = Load::on(server.address());
+    server.signal(Signal::SIGUSR2);
+    let new = begun(&server, mark);
+    server.wait_for_news(mark, "upgrade failed", |record| {
+        record.message().starts_with("upgrade failed") && record.pid() == Some(new)
+    });
+    wait_untouched(&server, new, &[], &workers);
+    load.finish();
+    finish(&server, server.pid);
+}
+
+#[test]
+fn a_successor_that_is_never_ready_is_killed() {
+    let copy = Copy::new();
+    let server = launch(&[&copy.word()], "mio").arg("--boot-timeout").arg("500ms").start();
+    let workers = workers_of(server.pid);
+    copy.replace("#!/bin/sh\nexec sleep 600\n", "755");
+    let begin = Instant::now();
+    let mark = server.mark();
+    server.signal(Signal::SIGUSR2);
+    let new = begun(&server, mark);
+    wait_until("it is killed", || is_gone(new));
+    assert!(begin.elapsed() >= Duration::from_millis(500));
+    wait_untouched(&server, new, &[], &workers);
+    let failed = |record: &&Record| record.message().starts_with("upgrade failed");
+    let failures: Vec<_> = server.records().iter().filter(failed).cloned().collect();
+    assert_eq!(failures.len(), 1, "{failures:#?}");
+    finish(&server, server.pid);
+}
+
+#[test]
+fn a_killed_successor_is_not_missed() {
+    let server = launch(&[PROGRAM], "mio").start();
+    let workers = workers_of(server.pid);
+    for _ in 0..2 {
+        let new = upgrade(&server, server.pid);
+        let successors = workers_of(new);
+        kill(new, Signal::SIGKILL).unwrap();
+        wait_gone_but_for_pidfile(&server, new, &successors, &workers);
+    }
+    finish(&server, server.pid);
+}
+
+/// As `wait_untouched`; a master that is killed cannot take its pid file along.
+#[track_caller]
+fn wait_gone_but_for_pidfile(server: &Server, new: Pid, successors: &[Pid], workers: &[Pid]) {
+    let _ = fs::remove_file(server.path("pid.2"));
+    wait_untouched(server, new, successors, workers);
+}
+
+#[test]
+fn a_killed_predecessor_is_succeeded_at_once() {
+    let server = launch(&[PROGRAM], "mio").start();
+    let workers = workers_of(server.pid);
+    let new = upgrade(&server, server.pid);
+    server.signal(Signal::SIGKILL);
+    wait_promoted(&server, server.pid, new);
+    wait_until("its workers leave", || workers.iter().all(|&pid| is_gone(pid)));
+    expect_served(&server);
+    let newer = upgrade(&server, new);
+    kill(new, Signal::SIGTERM).unwrap();
+    wait_promoted(&server, new, newer);
+    finish(&server, newer);
+}
+
+#[test]
+fn workers_that_were_let_go_come_back_when_the_successor_dies() {
+    let server = launch(&[PROGRAM], "mio").start();
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let load = Load::on(server.address());
+        let old = workers_of(server.pid);
+        let new = upgrade(&server, server.pid);
+        server.signal(Signal::SIGWINCH);
+        wait_until("the old workers leave", || old.iter().all(|&pid| is_gone(pid)));
+        load.wait_answers(20);
+        load.finish();
+        let successors = workers_of(new);
+        kill(new, signal).unwrap();
+        wait_until("the successor leaves", || is_gone(new));
+        wait_until("and its workers", || successors.iter().all(|&pid| is_gone(pid)));
+        wait_until("the old one has workers again", || workers_of(server.pid).len() == 2);
+        let _ = fs::remove_file(server.path("pid.2"));
+        expect_served(&server);
+    }
+    finish(&server, server.pid);
+}
+
+#[test]
+fn a_window_that_changes_its_size_is_nobodys_concern() {
+    let server = launch(&[PROGRAM], "mio").start();
+    let workers = workers_of(server.pid);
+    let mark = server.mark();
+    server.signal(Signal::SIGWINCH);
+    server.wait_for_news(mark, "WINCH", |record| record.text("signal") == Some("WINCH"));
+    expect_served(&server);
+    assert_eq!(workers_of(server.pid), workers);
+    finish(&server, server.pid);
+}
+
+/// A server that takes its addresses from a file.
+fn launch_from_file(addresses: &[String]) -> Launch {
+    let launch = Launch::new(&["-k", "mio", "-w", "2"]).unbound();
+    let pidfile = launch.path("pid");
+    let settings = launch.path("settings.yaml");
+    write_addresses(Path::new(&settings), addresses);
+    launch.arg("--pid").arg(pidfile).arg("--config").arg(settings)
+}
+
+fn write_addresses(settings: &Path, addresses: &[String]) {
+    fs::write(settings, format!("bind: {addresses:?}\n")).unwrap();
+}
+
+fn two_addresses() -> [String; 2] {
+    [(); 2].map(|()| format!("127.0.0.1:{}", Launch::new(&[]).port()))
+}
+
+#[track_caller]
+fn expect_answer(address: &str) {
+    let mut client = Client::tcp(address.parse().unwrap()).unwrap();
+    assert_eq!(client.get("/").text(), "Hello, world!\n", "{address}");
+}
+
+fn is_refused(address: &str) -> bool {
+    let refused = Client::tcp(address.parse().unwrap());
+    refused.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+#[track_caller]
+fn hang_up(server: &Server, master: Pid) {
+    let mark = server.mark();
+    kill(master, Signal::SIGHUP).unwrap();
+    let over = |record: &Record| record.message().starts_with("reload ");
+    let is_end = |record: &Record| over(record) && record.message() != "reload begins";
+    let end = server.wait_for_news(mark, "the end of a reload", is_end);
+    assert_eq!(end.message(), "reload done", "{end:?}");
+}
+
+fn a_successor_that_still_boots_takes_over_without_loss(class: &str) {
+    let copy = Copy::new();
+    let server = launch(&[&copy.word()], class).start();
+    copy.replace(&format!("#!/bin/sh\nDEMO_BOOT_SLEEP_MS=500 exec '{PROGRAM}' \"$@\"\n"), "755");
+    let load = Load::on(server.address());
+    let mark = server.mark();
+    server.signal(Signal::SIGUSR2);
+    let new = begun(&server, mark);
+    server.wait_for_news(mark, "its workers boot", |record| record.message() == "worker started");
+    server.signal(Signal::SIGTERM);
+    wait_promoted(&server, server.pid, new);
+    server.wait_for_news(mark, "it is ready", |record| record.says("ready", new));
+    load.wait_answers(20);
+    load.finish();
+    finish(&server, new);
+}
+
+#[test]
+fn addresses_that_were_handed_on_can_be_exchanged() {
+    let addresses = two_addresses();
+    let server = launch_from_file(&addresses).start();
+    let new = upgrade(&server, server.pid);
+    server.signal(Signal::SIGTERM);
+    wait_promoted(&server, server.pid, new);
+    for _ in 0..2 {
+        write_addresses(&server.path("settings.yaml"), &addresses[..1]);
+        hang_up(&server, new);
+        wait_until("the other is closed", || is_refused(&addresses[1]));
+        write_addresses(&server.path("settings.yaml"), &addresses);
+        hang_up(&server, new);
+        addresses.iter().for_each(|address| expect_answer(address));
+    }
+    finish(&server, new);
+}
+
+#[test]
+fn an_address_that_the_new_program_does_not_want_is_closed() {
+    let addresses = two_addresses();
+    let server = launch_from_file(&addresses).start();
+    write_addresses(&server.path("settings.yaml"), &addresses[..1]);
+    let new = upgrade(&server, server.pid);
+    addresses.iter().for_each(|address| expect_answer(address));
+    server.signal(Signal::SIGTERM);
+    wait_promoted(&server, server.pid, new);
+    expect_answer(&addresses[0]);
+    assert!(is_refused(&addresses[1]));
+    finish(&server, new);
+}
+
+#[test]
+fn what_a_successor_lets_go_is_served_by_the_old_one_still() {
+    let addresses = two_addresses();
+    let server = launch_from_file(&addresses).start();
+    let new = upgrade(&server, server.pid);
+    write_addresses(&server.path("settings.yaml"), &addresses[..1]);
+    hang_up(&server, new);
+    addresses.iter().for_each(|address| expect_answer(address));
+    kill(new, Signal::SIGTERM).unwrap();
+    wait_until("the successor leaves", || is_gone(new));
+    addresses.iter().for_each(|address| expect_answer(address));
+    finish(&server, server.pid);
+}
+
+#[test]
+fn a_lone_instance_can_be_upgraded() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Launch::new(&["--single-instance", "-w", "2"])
+        .env("XDG_RUNTIME_DIR", folder.path().to_str().unwrap())
+        .start();
+    let mark = server.mark();
+    server.signal(Signal::SIGUSR2);
+    let new = begun(&server, mark);
+    server.wait_for_news(mark, "it is ready", |record| record.says("successor is ready", new));
+    server.signal(Signal::SIGTERM);
+    server.wait_for("promotion", |record| record.says("promoted", new));
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    finish(&server, new);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_successor_with_bad_settings_says_why() {
+    let addresses = two_addresses();
+    let launch = launch_from_file(&addresses);
+    let log = launch.path("log");
+    let server = launch.arg("--log-file").arg(&log).spawn();
+    let records = || fs::read_to_string(&log).unwrap_or_default();
+    wait_until("it is ready", || records().contains("\"ready\""));
+    fs::write(server.path("settings.yaml"), "nonsense: 1\n").unwrap();
+    server.signal(Signal::SIGUSR2);
+    wait_until("it fails", || records().contains("upgrade failed"));
+    assert!(records().contains("nonsense"), "{}", records());
+    expect_answer(&addresses[0]);
+    finish(&server, server.pid);
+}
+
+fn a_stop_that_comes_with_the_promotion_loses_nothing(class: &str) {
+    let server = launch(&[PROGRAM], class).start();
+    let new = upgrade(&server, server.pid);
+    server.signal(Signal::SIGTERM);
+    // It learns of both at once.
+    kill(new, Signal::SIGSTOP).unwrap();
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    let workers = workers_of(new);
+    workers.iter().for_each(|&pid| kill(pid, Signal::SIGSTOP).unwrap());
+    // These wait in the kernel.
+    let mut waiting: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    waiting.iter_mut().for_each(|client| client.ask("/"));
+    let mark = server.mark();
+    kill(new, Signal::SIGTERM).unwrap();
+    kill(new, Signal::SIGCONT).unwrap();
+    server.wait_for_news(mark, "stopping", |record| record.message() == "stopping");
+    workers.iter().for_each(|&pid| kill(pid, Signal::SIGCONT).unwrap());
+    for client in &mut waiting {
+        assert_eq!(client.answer().text(), "Hello, world!\n");
+    }
+    server.wait_nobody();
+    for name in ["pid", "pid.2", "sock"] {
+        assert!(!server.path(name).exists(), "{name} stays");
+    }
+}
+
+#[test]
+fn nobody_waits_for_two_masters_that_leave() {
+    let server = launch(&[PROGRAM], "mio").start();
+    let mut busy = server.begin("/sleep?ms=4000");
+    let new = upgrade(&server, server.pid);
+    let mark = server.mark();
+    server.signal(Signal::SIGTERM);
+    server.wait_for_news(mark, "stopping", |record| record.message() == "stopping");
+    kill(new, Signal::SIGKILL).unwrap();
+    wait_until("the successor leaves", || is_gone(new));
+    // The old one cannot take its promise back; but it can say that it is over.
+    wait_until("nobody listens", || is_refused(&server.address().to_string()));
+    assert_eq!(server.exit(), None, "it was told before it left");
+    assert_eq!(busy.answer().status(), 200);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+}

@@ -1,0 +1,22 @@
+//! The built-in worker classes, written as if from outside: they use nothing but the public
+//! contract, and none knows another.
+
+mod mio;
+mod sync;
+mod threads;
+
+pub use self::mio::MioClass;
+pub use self::sync::SyncClass;
+pub use self::threads::ThreadsClass;
+
+use ostler::worker::{DuplicateClass, Registry};
+
+/// Registers the built-in classes.
+///
+/// # Errors
+/// One of their names is taken.
+pub fn install(registry: &mut Registry) -> Result<(), DuplicateClass> {
+    registry.register(SyncClass)?;
+    registry.register(ThreadsClass)?;
+    registry.register(MioClass)
+}

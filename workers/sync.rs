@@ -1,0 +1,23 @@
+//! `sync`: one client at a time, from start to finish.
+
+use ostler::worker::{Buffers, WorkerClass, WorkerContext, WorkerError};
+
+/// One client at a time; the connection is closed after each answer. A handler may block: the
+/// whole worker waits for it, and is replaced if that takes longer than `timeout`.
+pub struct SyncClass;
+
+impl WorkerClass for SyncClass {
+    fn name(&self) -> &'static str {
+        "sync"
+    }
+
+    fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+        let (life, mut acceptor) = (ctx.life(), ctx.acceptor());
+        let (mut buffers, mut desk) = (Buffers::default(), life.desk(0));
+        life.ready();
+        while let Some(mut client) = acceptor.next_client()? {
+            client.serve_with(life, &mut buffers, &mut desk);
+        }
+        Ok(())
+    }
+}
