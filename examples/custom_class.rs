@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::thread;
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -51,15 +52,21 @@ impl WorkerClass for Batch {
             let batch = if stop == Stop::Now { Vec::new() } else { gather(ctx, stop) };
             if !batch.is_empty() {
                 serve(ctx, batch)?;
-            } else if stop != Stop::None {
+            } else if stop != Stop::None && ctx.expects_until().is_none() {
                 return Ok(());
-            } else if let Err(error) = poll.poll(&mut events, life.pulse())
+            } else if let Err(error) = poll.poll(&mut events, patience(ctx))
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 return Err(error.into());
             }
         }
     }
+}
+
+/// How long it may sleep: until the next beat, or until nobody can come any more.
+fn patience(ctx: &WorkerContext<'_>) -> Option<Duration> {
+    let expectation = ctx.expects_until().map(|until| until.since(ctx.life().now()));
+    [expectation, ctx.life().pulse()].into_iter().flatten().min()
 }
 
 /// Everybody who waits, up to a limit; while draining, only where nobody serves after this worker.

@@ -138,7 +138,7 @@ impl<'a> EventLoop<'a> {
         for listener in 0..self.gate.listeners() {
             self.accept(listener)?;
         }
-        Ok(self.clients.is_empty() && !self.gate.holds_back())
+        Ok(self.clients.is_empty() && !self.gate.expects())
     }
 
     fn accept(&mut self, listener: usize) -> io::Result<()> {

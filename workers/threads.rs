@@ -291,7 +291,7 @@ impl<'a> Reception<'a> {
         for listener in 0..self.gate.listeners() {
             self.accept(listener)?;
         }
-        Ok(self.guests.is_empty() && !self.gate.holds_back())
+        Ok(self.guests.is_empty() && !self.gate.expects())
     }
 
     fn accept(&mut self, listener: usize) -> io::Result<()> {

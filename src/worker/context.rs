@@ -25,6 +25,10 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// How long a queue is emptied to which others may still add.
 const EMPTYING_MAX: Duration = Duration::from_secs(1);
 
+/// How long a handshake may take that had begun when the door was closed: what the client sends
+/// last is on its way, and brings one more into the queue.
+const HANDSHAKE_MAX: Duration = Duration::from_millis(100);
+
 /// What a class is given: where clients come from, who serves them, and the worker's life. Shared
 /// by the worker's threads.
 pub struct WorkerContext<'a> {
@@ -50,6 +54,17 @@ impl<'a> WorkerContext<'a> {
             Door::Ajar => self.life.stopping_for() < EMPTYING_MAX,
             Door::Open => self.life.is_orphaned() && self.life.stopping_for() < EMPTYING_MAX,
         }
+    }
+
+    /// Until when somebody may still come to a listener that this worker must empty although its
+    /// door is closed. `None` if nobody can, or not any more: then an empty queue stays empty.
+    pub fn expects_until(&self) -> Option<Stamp> {
+        if self.life.stopping() != Stop::Graceful {
+            return None;
+        }
+        let end = self.life.stopping_since()?.after(HANDSHAKE_MAX);
+        let sealed = self.listeners.iter().any(|listener| listener.door() == Door::Sealed);
+        (sealed && clock::now() < end).then_some(end)
     }
 
     /// The service of this worker.
@@ -155,11 +170,14 @@ impl<'a> Acceptor<'a> {
                 if let Some(client) = self.accept(stop)? {
                     return Ok(Some(client));
                 }
-                if stop == Stop::Graceful && self.paused_until.is_none() {
+                if stop == Stop::Graceful
+                    && self.paused_until.is_none()
+                    && self.ctx.expects_until().is_none()
+                {
                     return Ok(None);
                 }
             }
-            self.sleep()?;
+            self.sleep(stop)?;
         }
     }
 
@@ -169,7 +187,7 @@ impl<'a> Acceptor<'a> {
         for offset in 0..count {
             let index = (self.next + offset) % count;
             let listener = &self.ctx.listeners[index];
-            if stop == Stop::Graceful && !self.ctx.must_empty(listener) {
+            if !self.takes_from(listener, stop) {
                 continue;
             }
             match listener.accept() {
@@ -190,12 +208,18 @@ impl<'a> Acceptor<'a> {
         Ok(None)
     }
 
-    fn sleep(&self) -> io::Result<()> {
-        let deadline = [self.ctx.life.next_beat(), self.paused_until].into_iter().flatten().min();
+    fn takes_from(&self, listener: &Listener, stop: Stop) -> bool {
+        stop == Stop::None || self.ctx.must_empty(listener)
+    }
+
+    fn sleep(&self, stop: Stop) -> io::Result<()> {
+        let deadlines = [self.ctx.life.next_beat(), self.paused_until, self.ctx.expects_until()];
         let mut fds = vec![self.ctx.life.wake_fd()];
         if self.paused_until.is_none() {
-            fds.extend(self.ctx.listeners.iter().map(|listener| listener.as_fd()));
+            let open = self.ctx.listeners.iter().filter(|open| self.takes_from(open, stop));
+            fds.extend(open.map(|listener| listener.as_fd()));
         }
+        let deadline = deadlines.into_iter().flatten().min();
         poll::wait_readable(&fds, deadline)?;
         Ok(())
     }

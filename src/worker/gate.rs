@@ -156,12 +156,19 @@ impl<'a> Gate<'a> {
         self.turn_to(state, epoll)
     }
 
-    /// When [`reconsider`](Self::reconsider) is due.
+    /// When [`reconsider`](Self::reconsider) is due, or [`expects`](Self::expects) has another
+    /// answer.
     pub fn deadline(&self) -> Option<Stamp> {
         match self.state {
             State::Paused(until) | State::Yielding(until) => Some(until),
-            State::Open | State::Full => None,
+            State::Open | State::Full => self.ctx.expects_until(),
         }
+    }
+
+    /// Whether somebody may wait behind the gate who will be let in later, or be about to come
+    /// although the worker drains.
+    pub fn expects(&self) -> bool {
+        self.holds_back() || self.ctx.expects_until().is_some()
     }
 
     /// Whether somebody may wait behind the gate who will be let in later.
@@ -170,10 +177,13 @@ impl<'a> Gate<'a> {
     }
 
     /// Puts a listener at the end of the kernel's queue of sleepers, so that its next client wakes
-    /// another worker. Otherwise the kernel favours the same one.
-    fn rejoin(&self, listener: usize, epoll: &impl AsRawFd) -> io::Result<()> {
+    /// another worker. Otherwise the kernel favours the same one. A listener whose door was closed
+    /// while the worker drained joins only now.
+    fn rejoin(&mut self, listener: usize, epoll: &impl AsRawFd) -> io::Result<()> {
         let socket = &self.ctx.listeners()[listener];
-        socket.unwatch(epoll)?;
+        if std::mem::replace(&mut self.watched[listener], true) {
+            socket.unwatch(epoll)?;
+        }
         socket.watch(epoll, self.first_token + listener)
     }
 

@@ -183,9 +183,14 @@ impl Lifecycle {
 
     /// For how long the worker has been stopping; zero if it is not.
     pub fn stopping_for(&self) -> Duration {
+        self.stopping_since().map_or(Duration::ZERO, |since| clock::now().since(since))
+    }
+
+    /// Since when the worker has been stopping; `None` if it is not.
+    pub fn stopping_since(&self) -> Option<Stamp> {
         match self.stopped_at.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            nanos => clock::now().since(Stamp::from_nanos(nanos)),
+            0 => None,
+            nanos => Some(Stamp::from_nanos(nanos)),
         }
     }
 

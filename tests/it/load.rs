@@ -152,7 +152,10 @@ fn is_refusal(error: &io::Error) -> bool {
 /// A connection for each request.
 fn fresh(shared: &Shared, address: SocketAddr) -> io::Result<()> {
     let mut client = Client::tcp(address).map_err(|error| told("connect", error))?;
-    let answer = client.try_get_last("/").map_err(|error| told("first request", error))?;
+    let connected = Instant::now();
+    let answer = client.try_get_last("/").map_err(|error| {
+        told(&format!("first request, {:?} after it had connected", connected.elapsed()), error)
+    })?;
     client.reset();
     shared.judge(&answer)
 }
