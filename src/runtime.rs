@@ -120,7 +120,8 @@ impl Runtime {
             Some((pid, line)) => Kin::Predecessor { pid, line },
             None => Kin::Alone,
         };
-        let company = match Company::found(plan, &listeners, None) {
+        let alone = matches!(kin, Kin::Alone);
+        let company = match Company::found(plan, &listeners, None, alone) {
             Ok(company) => company,
             Err(error) => {
                 if let Some(pidfile) = pidfile {
@@ -238,8 +239,10 @@ fn introduce(company: &Company<'_>, warnings: &[String]) {
     for warning in warnings {
         warn!(log, "ignored"; "error" => warning);
     }
-    for listener in &company.listeners {
-        info!(log, "listening"; "address" => listener.name());
+    let mut names: Vec<&str> = company.listeners.iter().map(|listener| listener.name()).collect();
+    names.dedup(); // with reuse_port there are several sockets at an address
+    for name in names {
+        info!(log, "listening"; "address" => name);
     }
 }
 

@@ -83,7 +83,8 @@ fn become_worker(birth: &Birth<'_>) -> Result<(), String> {
         Signal::Orphaned,
     ]);
     signal::restore_last_resorts();
-    signal::catch(&[Signal::ReopenLogs]); // it waits in the pipe for a loop that heeds it
+    // They wait in the pipe for a loop that heeds them.
+    signal::catch(&[Signal::ReopenLogs, Signal::Queues]);
     // An operator's signal to all processes of this name concerns the master alone.
     signal::ignore(&[
         Signal::Hangup,

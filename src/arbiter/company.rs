@@ -11,7 +11,7 @@ use slog::warn;
 use super::board::Board;
 use crate::address::Address;
 use crate::app::App;
-use crate::listen::{self, Access, ListenError, Listener};
+use crate::listen::{self, Access, Door, ListenError, Listener, Share};
 use crate::log::{self, Log, LogError};
 use crate::os::identity::Identity;
 use crate::settings::{Settings, Source};
@@ -47,7 +47,8 @@ pub(crate) enum CompanyError {
 
 impl<'a> Company<'a> {
     /// Carries out a plan: binds what is not bound, opens the log. Listeners in `kept` whose
-    /// addresses are wished for are used as they are, and so is the board of `present`.
+    /// addresses are wished for are used as they are, and so is the board of `present`. Unless this
+    /// master is `alone`, none is bound beside those: the other master would not know of it.
     ///
     /// # Errors
     /// An address cannot be bound, or the log cannot be opened; what was bound is closed again.
@@ -55,6 +56,7 @@ impl<'a> Company<'a> {
         plan: Plan<'a>,
         kept: &[Arc<Listener>],
         present: Option<&Company<'_>>,
+        alone: bool,
     ) -> Result<Self, CompanyError> {
         let seats = plan.class.seats(&plan.settings);
         let shared = present.filter(|present| present.board.seats() == seats);
@@ -64,7 +66,7 @@ impl<'a> Company<'a> {
         };
         let owner = (plan.identity.user(), plan.identity.group());
         let log = Log::open(&plan.log, owner).map_err(CompanyError::Log)?;
-        let listeners = bind_all(&plan, kept).map_err(CompanyError::Listen)?;
+        let listeners = bind_all(&plan, kept, alone).map_err(CompanyError::Listen)?;
         Ok(Self { plan, listeners, board, log })
     }
 
@@ -92,7 +94,32 @@ impl<'a> Company<'a> {
         done
     }
 
-    /// The numbers of the listening sockets.
+    /// Says whose the queues are: with `reuse_port`, those of several sockets at one address belong
+    /// to different workers. Returns whether that is news.
+    pub(super) fn share_out(&self) -> bool {
+        let mut news = false;
+        for address in &self.plan.settings.bind {
+            let here = || self.listeners.iter().filter(|listener| listener.address() == address);
+            let count = here().count() as u32;
+            let several = self.plan.settings.reuse_port && count > 1;
+            for (index, listener) in (0..).zip(here()) {
+                news |= listener.set_share(several.then_some(Share { index, count }));
+            }
+        }
+        news
+    }
+
+    /// Whether there are sockets that do not listen yet.
+    pub(super) fn has_unopened(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.door() == Door::Unopened)
+    }
+
+    /// The sockets that listen.
+    pub(super) fn open_listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.listeners.iter().filter(|listener| listener.door() != Door::Unopened)
+    }
+
+    /// The numbers of the sockets.
     pub(super) fn sockets(&self) -> impl Iterator<Item = RawFd> {
         self.listeners.iter().map(|listener| listener.as_raw_fd())
     }
@@ -106,7 +133,11 @@ impl<'a> Company<'a> {
 
 /// Binds all addresses or none. What is bound already is kept. Sockets that a service manager has
 /// given take the place of an address that nobody has chosen.
-fn bind_all(plan: &Plan<'_>, kept: &[Arc<Listener>]) -> Result<Vec<Arc<Listener>>, ListenError> {
+fn bind_all(
+    plan: &Plan<'_>,
+    kept: &[Arc<Listener>],
+    alone: bool,
+) -> Result<Vec<Arc<Listener>>, ListenError> {
     let settings = &plan.settings;
     let given = || kept.iter().filter(|listener| listener.is_given());
     if matches!(settings.source("bind"), Source::Default) && given().next().is_some() {
@@ -122,23 +153,29 @@ fn bind_all(plan: &Plan<'_>, kept: &[Arc<Listener>]) -> Result<Vec<Arc<Listener>
         }
     };
     for address in &settings.bind {
-        let present = kept.iter().chain(&fresh).find(|listener| is_meant(listener, address));
-        let present = present.map(Arc::clone);
-        let listener = match present {
-            Some(listener) => listener,
-            None => match listen::bind(address, settings.backlog, plan.socket_access) {
+        let present = kept.iter().chain(&fresh).filter(|listener| is_meant(listener, address));
+        let mut present: Vec<Arc<Listener>> = present.map(Arc::clone).collect();
+        let is_served = !present.is_empty();
+        let several = settings.reuse_port && matches!(address, Address::Tcp { .. });
+        let wanted = if several && (alone || !is_served) { settings.workers.count() } else { 1 };
+        while present.len() < wanted {
+            let bound = match present.first() {
+                Some(first) => first.beside(),
+                None => listen::bind(address, settings.backlog, plan.socket_access),
+            };
+            match bound {
                 Ok(listener) => {
                     let listener = Arc::new(listener);
                     fresh.push(Arc::clone(&listener));
-                    listener
+                    present.push(listener);
                 }
                 Err(error) => {
                     fresh.iter().for_each(|listener| listener.remove_path());
                     return Err(error);
                 }
-            },
-        };
-        listeners.push(listener);
+            }
+        }
+        listeners.extend(present);
     }
     Ok(listeners)
 }

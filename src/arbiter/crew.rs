@@ -1,7 +1,7 @@
 //! The processes behind the roster's numbers: forking, signalling, burying, and reading their
 //! signs of life. It decides nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -14,6 +14,7 @@ use super::board::Board;
 use super::chance::Chance;
 use super::child::{self, Birth};
 use super::company::{Company, Plan};
+use super::queues::Attendance;
 use super::roster::{Busy, Ending, WorkerId};
 use crate::app::Place;
 use crate::heartbeat::Heartbeat;
@@ -41,6 +42,10 @@ pub(crate) struct Crew<'a> {
     members: HashMap<WorkerId, Member>,
     ids: HashMap<Pid, WorkerId>,
     chance: Chance,
+    /// Whether somebody has come or gone since the queues were last shared out.
+    moved: bool,
+    /// Whether there are sockets that do not listen yet.
+    unopened: bool,
 }
 
 struct Member {
@@ -52,6 +57,13 @@ struct Member {
     heartbeat: Heartbeat,
     /// What the arbiter has been told of its stage.
     told: Stage,
+}
+
+impl Member {
+    /// Whether it lets clients in, for all that is known.
+    fn accepts(&self) -> bool {
+        matches!(self.told, Stage::Ready | Stage::Spent)
+    }
 }
 
 /// What a worker says by the scoreboard.
@@ -104,6 +116,8 @@ impl<'a> Crew<'a> {
     /// No descriptor for the doorbell.
     pub(crate) fn new(company: Company<'a>, title: Option<TitleArea>) -> io::Result<Self> {
         let (bell, rope) = file::pipe()?;
+        company.share_out();
+        let unopened = company.has_unopened();
         Ok(Self {
             company,
             previous: None,
@@ -113,6 +127,8 @@ impl<'a> Crew<'a> {
             members: HashMap::new(),
             ids: HashMap::new(),
             chance: Chance::new(clock::now().as_nanos()),
+            moved: false,
+            unopened,
         })
     }
 
@@ -129,17 +145,75 @@ impl<'a> Crew<'a> {
 
     /// It was: lets nobody new in where only the old listened, unless another master does. Returns
     /// the old.
-    pub(super) fn commit(&mut self, alone: bool) -> Option<Company<'a>> {
+    pub(super) fn commit(&mut self, alone: bool, generation: u32) -> Option<Company<'a>> {
         let previous = self.previous.take()?;
+        for listener in self.company.listeners_unlike(&previous) {
+            listener.set_since(generation);
+        }
+        self.unopened = self.company.has_unopened();
+        self.share_out();
         if alone {
             previous.close(Some(&self.company));
         }
         Some(previous)
     }
 
+    /// Says whose the queues are. Nobody can be told from the queues that a worker has looked at
+    /// already, so all are told.
+    fn share_out(&mut self) {
+        if self.company.share_out() {
+            self.members.values().for_each(|member| process::show_queues(member.pid));
+        }
+        self.moved = true;
+    }
+
+    /// Begins to listen at sockets that were bound beside others, which are of use only once there
+    /// is somebody who has them. Returns whether there were any.
+    pub(super) fn open_queues(&mut self) -> bool {
+        if self.previous.is_some() || !std::mem::take(&mut self.unopened) {
+            return false;
+        }
+        let backlog = self.company.plan.settings.backlog;
+        for listener in &self.company.listeners {
+            if let Err(error) = listener.open(backlog) {
+                warn!(self.company.log.logger(), "socket of reuse_port cannot listen";
+                    "address" => listener.name(), "error" => %error);
+            }
+        }
+        self.members.values().for_each(|member| process::show_queues(member.pid));
+        self.moved = true;
+        true
+    }
+
+    /// Lends each queue at which nobody of its own is to somebody else, until that changes.
+    pub(super) fn lend_queues(&mut self) {
+        if !std::mem::take(&mut self.moved) {
+            return;
+        }
+        let accepting = || self.members.values().filter(|member| member.accepts());
+        let mut attendances: HashMap<(u32, u32), Attendance> = HashMap::new();
+        let mut borrowers = HashSet::new();
+        for listener in self.company.open_listeners() {
+            let Some(share) = listener.share() else { continue };
+            let since = listener.since();
+            let attendance = attendances.entry((since, share.count)).or_insert_with(|| {
+                let here = accepting().filter(|member| member.generation >= since);
+                Attendance::new(share.count, here.map(|member| member.slot))
+            });
+            let borrower = attendance.borrower(share.index);
+            if listener.lend(borrower) {
+                borrowers.extend(borrower);
+            }
+        }
+        let told = accepting().filter(|member| borrowers.contains(&member.slot));
+        told.for_each(|member| process::show_queues(member.pid));
+    }
+
     /// It was not: back to the old. Returns the new.
     pub(super) fn roll_back(&mut self, alone: bool) -> Option<Company<'a>> {
         let failed = std::mem::replace(&mut self.company, self.previous.take()?);
+        self.unopened = self.company.has_unopened();
+        self.share_out();
         if alone {
             failed.close(Some(&self.company));
         }
@@ -282,6 +356,7 @@ impl<'a> Crew<'a> {
                 Stage::Booting => (),
             }
             member.told = stage;
+            self.moved = true;
         }
         news
     }
@@ -290,6 +365,7 @@ impl<'a> Crew<'a> {
     pub(super) fn bury(&mut self, pid: Pid, exit: Exit) -> Option<Departure> {
         let id = self.ids.remove(&pid)?;
         let member = self.members.remove(&id)?;
+        self.moved = true;
         let row = member.board.scores().row(member.row);
         let ending = match exit {
             Exit::Code(0) if row.stage() == Stage::Leaving => Ending::Obedient,

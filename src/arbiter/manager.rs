@@ -31,7 +31,7 @@ impl Arbiter<'_> {
     pub(super) fn store_sockets(&self) {
         let company = self.crew.company();
         if company.plan.settings.fd_store {
-            for listener in &company.listeners {
+            for listener in company.open_listeners() {
                 self.manager.keep(&name_of(listener.address()), listener.as_fd());
             }
         }

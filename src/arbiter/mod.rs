@@ -10,6 +10,7 @@ mod child;
 mod company;
 mod crew;
 mod manager;
+mod queues;
 mod reload;
 mod roster;
 mod upgrade;
@@ -150,6 +151,7 @@ impl<'a> Arbiter<'a> {
             for action in self.roster.due(now) {
                 self.act(action);
             }
+            self.tend_the_queues();
             self.announce();
             self.conclude_reload();
             self.tell_the_manager(now);
@@ -222,7 +224,7 @@ impl<'a> Arbiter<'a> {
             Signal::ReopenLogs => self.reopen_logs(),
             Signal::Upgrade => self.upgrade_wished = true,
             Signal::LetGo => self.let_workers_go(),
-            Signal::Orphaned => (), // the master minds no parent
+            Signal::Queues | Signal::Orphaned => (), // the master minds no queue and no parent
         }
     }
 

@@ -7,6 +7,7 @@ use super::Arbiter;
 use super::company::{Company, CompanyError, Plan};
 use super::roster::Policy;
 use crate::listen::inherit::name_of;
+use crate::listen::{Door, Listener};
 use crate::log::chain;
 use crate::os::clock;
 
@@ -43,7 +44,8 @@ impl<'a> Arbiter<'a> {
         let plan = (self.planner)()?;
         let present = self.crew.company();
         refuse_what_needs_an_upgrade(present, &plan)?;
-        Company::found(plan, &present.listeners, Some(present)).map_err(|error| match error {
+        let company = Company::found(plan, &present.listeners, Some(present), self.kin.is_alone());
+        company.map_err(|error| match error {
             CompanyError::Listen(error) => chain(&error),
             CompanyError::Log(error) => chain(&error),
             CompanyError::Board(error) => format!("cannot make a scoreboard: {error}"),
@@ -60,7 +62,9 @@ impl<'a> Arbiter<'a> {
         let policy = Policy::from(settings);
         let class = company.plan.class.name();
         let opened = company.listeners_unlike(self.crew.company());
-        let opened: Vec<String> = opened.map(|listener| listener.name().to_owned()).collect();
+        let opened = opened.filter(|listener| listener.door() != Door::Unopened);
+        let mut opened: Vec<String> = opened.map(|listener| listener.name().to_owned()).collect();
+        opened.dedup();
         self.last_words.clear();
         self.say_done(); // of an earlier one
         self.crew.adopt(company);
@@ -74,8 +78,12 @@ impl<'a> Arbiter<'a> {
     }
 
     pub(super) fn commit_reload(&mut self) {
-        if let Some(previous) = self.crew.commit(self.kin.is_alone()) {
-            for listener in previous.listeners_unlike(self.crew.company()) {
+        let generation = self.roster.generation();
+        if let Some(previous) = self.crew.commit(self.kin.is_alone(), generation) {
+            let closed = previous.listeners_unlike(self.crew.company());
+            let mut closed: Vec<&Listener> = closed.collect();
+            closed.dedup_by_key(|listener| listener.name());
+            for listener in closed {
                 self.manager.forget(&name_of(listener.address()));
                 info!(self.log(), "no longer listening"; "address" => listener.name());
             }

@@ -105,7 +105,7 @@ impl Arbiter<'_> {
         }
         let launch = self.launch.as_ref().ok_or("how this program was started is not known")?;
         let (line, other) = Line::new().map_err(|error| format!("cannot make a line: {error}"))?;
-        let listeners = &self.crew.company().listeners;
+        let listeners: Vec<_> = self.crew.company().open_listeners().collect();
         let addresses: Vec<_> = listeners.iter().map(|listener| listener.address()).collect();
         let sockets = listeners.iter().map(|listener| listener.as_raw_fd());
         let descriptors: Vec<RawFd> = sockets.chain([other.as_raw_fd()]).collect();

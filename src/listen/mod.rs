@@ -2,6 +2,7 @@
 //! to. It must never know what is served over them.
 
 pub(crate) mod inherit;
+mod shared;
 
 use std::fmt;
 use std::fs;
@@ -10,11 +11,10 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use crate::address::Address;
-use crate::os::memory::SharedWords;
 use crate::os::{epoll, file, socket};
+use shared::Shared;
 
 /// A socket that listens. It never blocks, and it is shared with other processes: nobody may
 /// change its flags.
@@ -24,8 +24,8 @@ pub struct Listener {
     address: Address,
     name: String,
     origin: Origin,
-    /// One word, shared with the workers: see [`Door`].
-    door: SharedWords,
+    /// What the workers must know at once.
+    shared: Shared,
 }
 
 #[derive(Debug)]
@@ -41,6 +41,8 @@ enum Origin {
 /// Who can still come to a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
+    /// Nobody yet: it does not listen.
+    Unopened,
     /// Anybody, and somebody will serve them.
     Open,
     /// Nobody: the queue has an end.
@@ -48,6 +50,8 @@ pub enum Door {
     /// Nobody should, but some may still come: the queue may have no end.
     Ajar,
 }
+
+pub(crate) use shared::Share;
 
 /// Which file a path leads to: device and inode.
 type FileId = (u64, u64);
@@ -185,8 +189,16 @@ pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener,
         },
     };
     let name = socket::local_name(fd.as_fd());
-    let door = SharedWords::new(1).map_err(refused)?;
-    Ok(Listener { fd, address: address.clone(), name, origin, door })
+    let shared = match Shared::new(Door::Open) {
+        Ok(shared) => shared,
+        Err(error) => {
+            if let Origin::Path { path, file } = &origin {
+                remove_if_same(path, *file);
+            }
+            return Err(refused(error));
+        }
+    };
+    Ok(Listener { fd, address: address.clone(), name, origin, shared })
 }
 
 /// Lets those who may connect to a path that has just been bound.
@@ -213,7 +225,7 @@ fn inherit_socket(number: RawFd, address: Option<Address>) -> Result<Listener, L
     let as_given = Address::Fd(number);
     let refused = |source| ListenError::Bind { address: as_given.clone(), source };
     let fd = socket::adopt(number).map_err(refused)?.ok_or(ListenError::NotAListener(number))?;
-    let door = SharedWords::new(1).map_err(refused)?;
+    let shared = Shared::new(Door::Open).map_err(refused)?;
     let name = socket::local_name(fd.as_fd());
     let origin = match &address {
         None | Some(Address::Fd(_)) => Origin::Inherited,
@@ -224,7 +236,7 @@ fn inherit_socket(number: RawFd, address: Option<Address>) -> Result<Listener, L
         Some(Address::Tcp { .. } | Address::Abstract(_)) => Origin::Bound,
     };
     let address = address.or_else(|| name.parse().ok()).unwrap_or(as_given);
-    Ok(Listener { fd, address, name, origin, door })
+    Ok(Listener { fd, address, name, origin, shared })
 }
 
 fn resolve(address: &Address, host: &str, port: u16) -> Result<SocketAddr, ListenError> {
@@ -315,23 +327,87 @@ impl Listener {
     /// # Errors
     /// From listen(2).
     pub(crate) fn set_backlog(&self, backlog: u32) -> io::Result<()> {
-        socket::set_backlog(self.fd.as_fd(), backlog)
+        match self.door() {
+            Door::Unopened => Ok(()), // it would begin to listen
+            Door::Open | Door::Sealed | Door::Ajar => socket::set_backlog(self.fd.as_fd(), backlog),
+        }
+    }
+
+    /// Binds another socket to the same TCP address. It does not listen until it is
+    /// [opened](Self::open).
+    ///
+    /// # Errors
+    /// As [`bind`].
+    pub(crate) fn beside(&self) -> Result<Self, ListenError> {
+        let refused = |source| ListenError::Bind { address: self.address.clone(), source };
+        let fd = socket::bind_beside(self.fd.as_fd()).map_err(refused)?;
+        let shared = Shared::new(Door::Unopened).map_err(refused)?;
+        let (address, name) = (self.address.clone(), self.name.clone());
+        Ok(Self { fd, address, name, origin: Origin::Bound, shared })
+    }
+
+    /// Begins to listen, if it does not yet.
+    ///
+    /// # Errors
+    /// From listen(2).
+    pub(crate) fn open(&self, backlog: u32) -> io::Result<()> {
+        if self.door() == Door::Unopened {
+            socket::set_backlog(self.fd.as_fd(), backlog)?;
+            self.shared.turn(Door::Open);
+        }
+        Ok(())
+    }
+
+    /// Whose the queue is; see [`Share`].
+    pub(crate) fn share(&self) -> Option<Share> {
+        self.shared.share()
+    }
+
+    /// Changes whose the queue is; none makes it everybody's. Returns whether that is news.
+    pub(crate) fn set_share(&self, share: Option<Share>) -> bool {
+        self.shared.set_share(share)
+    }
+
+    /// The first generation whose workers have it; 0 if all have.
+    pub(crate) fn since(&self) -> u32 {
+        self.shared.since()
+    }
+
+    /// Remembers the first generation whose workers have it.
+    pub(crate) fn set_since(&self, generation: u32) {
+        self.shared.set_since(generation);
+    }
+
+    /// Lends the queue to the worker in a slot, in addition to those whose it is. Returns whether
+    /// that is news.
+    pub(crate) fn lend(&self, slot: Option<usize>) -> bool {
+        self.shared.lend(slot)
+    }
+
+    /// Whether it is one of several sockets at its address, each with workers of its own.
+    pub fn is_one_of_several(&self) -> bool {
+        self.share().is_some()
+    }
+
+    /// Whether the worker in this slot takes clients from here.
+    pub(crate) fn concerns(&self, slot: usize) -> bool {
+        let own = self.share().is_none_or(|share| share.belongs_to(slot));
+        self.door() != Door::Unopened && (own || self.shared.borrower() == Some(slot))
     }
 
     /// Whether somebody will serve here after the present workers. If not, whoever of them leaves
     /// empties the queue first.
     pub fn door(&self) -> Door {
-        match self.door.words()[0].load(Ordering::Acquire) {
-            0 => Door::Open,
-            1 => Door::Sealed,
-            _ => Door::Ajar,
-        }
+        self.shared.door()
     }
 
     /// Lets nobody new in, so that the queue can be emptied to its end: packets of new TCP
     /// connections are not answered any more, and a path that is ours is removed. An inherited
     /// socket may have other users, and is left as it is.
     pub(crate) fn close_the_door(&self) -> io::Result<()> {
+        if self.door() == Door::Unopened {
+            return Ok(());
+        }
         let sealed = match &self.origin {
             Origin::Inherited => Ok(false),
             Origin::Bound => socket::turn_newcomers_away(self.fd.as_fd()),
@@ -340,8 +416,7 @@ impl Listener {
                 Ok(true)
             }
         };
-        let word = if matches!(sealed, Ok(true)) { 1 } else { 2 };
-        self.door.words()[0].store(word, Ordering::Release);
+        self.shared.turn(if matches!(sealed, Ok(true)) { Door::Sealed } else { Door::Ajar });
         sealed.map(|_| ())
     }
 

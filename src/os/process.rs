@@ -241,6 +241,12 @@ pub(crate) fn terminate(pid: Pid) {
     send(pid, Number::SIGTERM);
 }
 
+/// Has a worker look again which queues are its own. It means nothing to a process that does not
+/// catch it.
+pub(crate) fn show_queues(pid: Pid) {
+    send(pid, Number::SIGURG);
+}
+
 /// Asks a process to leave at once.
 pub(crate) fn quit(pid: Pid) {
     send(pid, Number::SIGQUIT);

@@ -33,12 +33,14 @@ pub(crate) enum Signal {
     OneFewer,
     /// WINCH: let the workers go.
     LetGo,
+    /// URG: look again which queues are this worker's.
+    Queues,
     /// The parent has died (PWR, by which a worker asks to be told).
     Orphaned,
 }
 
 impl Signal {
-    const ALL: [(Signal, Number); 11] = [
+    const ALL: [(Signal, Number); 12] = [
         (Signal::Hangup, Number::SIGHUP),
         (Signal::Interrupt, Number::SIGINT),
         (Signal::Quit, Number::SIGQUIT),
@@ -49,6 +51,7 @@ impl Signal {
         (Signal::OneMore, Number::SIGTTIN),
         (Signal::OneFewer, Number::SIGTTOU),
         (Signal::LetGo, Number::SIGWINCH),
+        (Signal::Queues, Number::SIGURG),
         (Signal::Orphaned, Number::SIGPWR),
     ];
 

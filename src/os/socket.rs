@@ -41,21 +41,14 @@ pub(crate) fn listen_on(name: &Name, backlog: u32) -> io::Result<OwnedFd> {
 /// # Errors
 /// `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL` and the like, from socket(2), bind(2).
 pub(crate) fn bind_to(name: &Name) -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = match name {
         Name::Inet(address) => {
-            let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-            let fd = socket(family, SockType::Stream, flags, None)?;
-            setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-            if address.is_ipv6() {
-                setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
-            }
-            // Accepted sockets inherit it (Linux), which saves a call a connection.
-            setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+            let fd = inet_socket(*address)?;
             bind(fd.as_raw_fd(), &SockaddrStorage::from(*address))?;
             fd
         }
         Name::Path(_) | Name::Abstract(_) => {
+            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
             let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
             let earlier = umask(Mode::from_bits_truncate(0o177));
             let bound = bind(fd.as_raw_fd(), &unix_address(name)?);
@@ -64,6 +57,39 @@ pub(crate) fn bind_to(name: &Name) -> io::Result<OwnedFd> {
             fd
         }
     };
+    Ok(fd)
+}
+
+/// Binds another socket to the address of a TCP socket: the kernel spreads clients over all that
+/// listen there (`SO_REUSEPORT`, of the same user). Nobody can connect to it until it listens.
+///
+/// # Errors
+/// `EINVAL` if it is no TCP socket; otherwise as [`bind_to`].
+pub(crate) fn bind_beside(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let name = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
+    let address = match (name.as_sockaddr_in(), name.as_sockaddr_in6()) {
+        (Some(v4), _) => SocketAddrV4::from(*v4).into(),
+        (None, Some(v6)) => SocketAddrV6::from(*v6).into(),
+        (None, None) => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    // Only now: the first of them is bound without it, so that no other server can be there.
+    setsockopt(&fd, sockopt::ReusePort, &true)?;
+    let beside = inet_socket(address)?;
+    setsockopt(&beside, sockopt::ReusePort, &true)?;
+    bind(beside.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(beside)
+}
+
+fn inet_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    // Accepted sockets inherit it (Linux), which saves a call a connection.
+    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
     Ok(fd)
 }
 

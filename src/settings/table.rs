@@ -219,6 +219,11 @@ settings! {
         backlog: u32 = 2048,
             One(Number { what: "a backlog", least: 1, most: 1_000_000 }), "N";
 
+        /// A socket for each worker at every TCP address, so that the kernel spreads clients and
+        /// workers do not contend for one queue. The master holds them all: no queue is lost with
+        /// its worker. A worker that is busy keeps those waiting that the kernel has given it.
+        reuse_port: bool = false, Switch, "BOOL";
+
         /// Mode in octal of the path of a unix socket, whatever the umask is. A path that is bound
         /// already keeps its mode and owner over a reload.
         socket_mode: u32 = 0o660, One(Octal { what: "a mode", example: "660" }), "MODE";

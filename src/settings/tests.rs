@@ -48,6 +48,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("boot_retries", "0", "0"),
     ("bind", "unix:@here", "unix:@here"),
     ("backlog", "1", "1"),
+    ("reuse_port", "1", "true"),
     ("socket_mode", "0600", "600"),
     ("socket_user", "nobody", "nobody"),
     ("socket_group", "0", "0"),

@@ -41,15 +41,25 @@ pub struct WorkerContext<'a> {
 }
 
 impl<'a> WorkerContext<'a> {
-    /// The listening sockets. They are shared with other processes: never change their flags.
+    /// The listening sockets. They are shared with other processes: never change their flags. With
+    /// `reuse_port` there is one for each worker at an address: see [`attends`](Self::attends).
     pub fn listeners(&self) -> &'a [Arc<Listener>] {
         self.listeners
+    }
+
+    /// Whether a listener is this worker's concern: it is shared by all, or this worker's own, or
+    /// lent to it since nobody else is there. A class that does not ask serves at all of them, and
+    /// has the workers contend for each client. The answer may change when
+    /// [`wake_fd`](Lifecycle::wake_fd) has been readable.
+    pub fn attends(&self, listener: &Listener) -> bool {
+        listener.concerns(self.place.slot)
     }
 
     /// Whether nobody serves at a listener after this worker, so that a graceful stop includes the
     /// connections that wait there. Otherwise other workers take those.
     pub fn must_empty(&self, listener: &Listener) -> bool {
         match listener.door() {
+            Door::Unopened => false,
             Door::Sealed => true,
             Door::Ajar => self.life.stopping_for() < EMPTYING_MAX,
             Door::Open => self.life.is_orphaned() && self.life.stopping_for() < EMPTYING_MAX,
@@ -209,7 +219,10 @@ impl<'a> Acceptor<'a> {
     }
 
     fn takes_from(&self, listener: &Listener, stop: Stop) -> bool {
-        stop == Stop::None || self.ctx.must_empty(listener)
+        match stop {
+            Stop::None => self.ctx.attends(listener),
+            Stop::Graceful | Stop::Now => self.ctx.must_empty(listener),
+        }
     }
 
     fn sleep(&self, stop: Stop) -> io::Result<()> {

@@ -23,10 +23,17 @@ pub struct Gate<'a> {
     state: State,
     /// Which listeners are in the epoll instance.
     watched: Vec<bool>,
+    /// Which listeners have left the epoll instance in this turn. The kernel may have woken this
+    /// worker, and nobody else, for a client there: one more is let in.
+    owed: Vec<bool>,
     /// Which listeners have ended listening: nobody will ever come there.
     ended: Vec<bool>,
     /// The number of clients that the others were told of last.
     told: usize,
+    /// Whether other workers take clients from a queue of this one's as well.
+    shares: bool,
+    /// The changes among the queues that have been heeded.
+    moves: u64,
     /// Whether the worker drains: it lets in only who waits at a listener that it must empty.
     draining: bool,
 }
@@ -57,9 +64,12 @@ impl<'a> Gate<'a> {
             ctx,
             first_token,
             state: State::Open,
+            owed: watched.clone(),
             ended: watched.clone(),
             watched,
             told: 0,
+            shares: true,
+            moves: 0,
             draining: false,
         };
         gate.turn_to(State::Open, epoll)?;
@@ -83,21 +93,25 @@ impl<'a> Gate<'a> {
         present: usize,
         epoll: &impl AsRawFd,
     ) -> io::Result<Option<Client<'a>>> {
-        if self.state != State::Open {
-            return Ok(None);
-        }
-        if !self.takes_from(listener) {
-            self.turn_to(self.state, epoll)?; // or it would be told of again and again
-            return Ok(None);
-        }
-        if present >= self.ctx.settings().worker_connections {
-            self.turn_to(State::Full, epoll)?;
+        let told = std::mem::take(&mut self.owed[listener]) || self.watched[listener];
+        let open = self.state == State::Open && self.takes_from(listener);
+        if !told && !open {
             return Ok(None);
         }
         match self.ctx.listeners()[listener].accept() {
             Ok(Some((stream, address))) => {
-                self.rejoin(listener, epoll)?;
+                if present + 1 >= self.ctx.settings().worker_connections {
+                    self.turn_to(State::Full, epoll)?;
+                } else if open {
+                    self.rejoin(listener, epoll)?;
+                } else {
+                    self.turn_to(self.state, epoll)?;
+                }
                 Ok(Some(self.ctx.open(stream, address, true)))
+            }
+            Ok(None) if !open => {
+                self.turn_to(self.state, epoll)?; // or it would be told of again and again
+                Ok(None)
             }
             Ok(None) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
@@ -113,11 +127,16 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// Opens the gate again if what shut it is over. To be called on every turn of the loop.
+    /// Opens the gate again if what shut it is over. To be called on every turn of the loop, after
+    /// its events.
     ///
     /// # Errors
     /// From epoll_ctl(2).
     pub fn reconsider(&mut self, present: usize, epoll: &impl AsRawFd) -> io::Result<()> {
+        self.owed.fill(false);
+        if self.moves != self.ctx.life().moves() {
+            self.turn_to(self.state, epoll)?;
+        }
         let crowded = match self.state {
             State::Yielding(_) => self.has_its_share(present),
             State::Open => present != self.told && self.has_its_share(present),
@@ -139,7 +158,7 @@ impl<'a> Gate<'a> {
     fn has_its_share(&mut self, present: usize) -> bool {
         self.told = present;
         let share = self.ctx.life().fair_share(present);
-        present > share + share / 8 + SHARE_SLACK && !self.draining
+        present > share + share / 8 + SHARE_SLACK && self.shares && !self.draining
     }
 
     /// The worker leaves: from now on the gate lets in only who waits at a listener at which nobody
@@ -182,23 +201,33 @@ impl<'a> Gate<'a> {
     fn rejoin(&mut self, listener: usize, epoll: &impl AsRawFd) -> io::Result<()> {
         let socket = &self.ctx.listeners()[listener];
         if std::mem::replace(&mut self.watched[listener], true) {
+            if socket.is_one_of_several() {
+                return Ok(());
+            }
             socket.unwatch(epoll)?;
         }
         socket.watch(epoll, self.first_token + listener)
     }
 
     fn takes_from(&self, listener: usize) -> bool {
-        !self.ended[listener]
-            && (!self.draining || self.ctx.must_empty(&self.ctx.listeners()[listener]))
+        let socket = &self.ctx.listeners()[listener];
+        let wanted =
+            if self.draining { self.ctx.must_empty(socket) } else { self.ctx.attends(socket) };
+        wanted && !self.ended[listener]
     }
 
     fn turn_to(&mut self, state: State, epoll: &impl AsRawFd) -> io::Result<()> {
         self.state = state;
+        self.moves = self.ctx.life().moves();
+        self.shares = self.ctx.listeners().iter().any(|listener| !listener.is_one_of_several());
         for (index, listener) in self.ctx.listeners().iter().enumerate() {
             let wish = state == State::Open && self.takes_from(index);
             match (self.watched[index], wish) {
                 (false, true) => listener.watch(epoll, self.first_token + index)?,
-                (true, false) => listener.unwatch(epoll)?,
+                (true, false) => {
+                    listener.unwatch(epoll)?;
+                    self.owed[index] = true;
+                }
                 (true, true) | (false, false) => (),
             }
             self.watched[index] = wish;

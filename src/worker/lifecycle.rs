@@ -39,6 +39,8 @@ pub struct Lifecycle {
     /// A pipe into which a byte is put when the worker begins to stop, and never taken out.
     stop_sign: (OwnedFd, OwnedFd),
     orphaned: AtomicBool,
+    /// How often the master has changed whose the queues are.
+    moves: AtomicU64,
     /// When the worker was told to stop, in nanoseconds; 0 before.
     stopped_at: AtomicU64,
     board: Arc<Scoreboard>,
@@ -85,6 +87,7 @@ impl Lifecycle {
             stop: AtomicU8::new(0),
             stop_sign: file::pipe()?,
             orphaned: AtomicBool::new(false),
+            moves: AtomicU64::new(0),
             stopped_at: AtomicU64::new(0),
             board: terms.board,
             row: terms.row,
@@ -150,6 +153,10 @@ impl Lifecycle {
                     self.reopen_log();
                     Stop::None
                 }
+                Signal::Queues => {
+                    self.moves.fetch_add(1, Ordering::Relaxed);
+                    Stop::None
+                }
                 Signal::Hangup
                 | Signal::Child
                 | Signal::Upgrade
@@ -197,6 +204,12 @@ impl Lifecycle {
     /// Whether the master has died. The worker is the last of its house then.
     pub fn is_orphaned(&self) -> bool {
         self.orphaned.load(Ordering::Relaxed)
+    }
+
+    /// How often the master has changed whose the queues are, as far as [`stop`](Self::stop) has
+    /// seen.
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Relaxed)
     }
 
     /// Readable when [`stop`](Self::stop) may have something new to say.

@@ -59,6 +59,7 @@ mod proc;
 mod recycling;
 mod reloading;
 mod resources;
+mod reuse_port;
 mod serving;
 mod settings;
 mod signals;

@@ -1,0 +1,126 @@
+//! What the master tells the workers of a listener, in memory that they share: whether it is open,
+//! and whose its queue is.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Door;
+use crate::os::memory::SharedWords;
+
+/// One socket of several at an address: the nth of so many. It belongs to the workers in every slot
+/// that leaves the remainder n.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// Which one, from 0.
+    pub(crate) index: u32,
+    /// Of how many, at least 1.
+    pub(crate) count: u32,
+}
+
+impl Share {
+    /// Whether the worker in this slot has it.
+    pub(crate) fn belongs_to(self, slot: usize) -> bool {
+        slot % self.count as usize == self.index as usize
+    }
+}
+
+const DOOR: usize = 0;
+const SHARE: usize = 1;
+const BORROWER: usize = 2;
+const SINCE: usize = 3;
+
+/// The shared words of a listener. The master alone writes them.
+#[derive(Debug)]
+pub(super) struct Shared(SharedWords);
+
+impl Shared {
+    /// Words for everybody's queue.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(super) fn new(door: Door) -> io::Result<Self> {
+        let shared = Self(SharedWords::new(4)?);
+        shared.turn(door);
+        Ok(shared)
+    }
+
+    pub(super) fn door(&self) -> Door {
+        match self.word(DOOR).load(Ordering::Acquire) {
+            0 => Door::Open,
+            1 => Door::Sealed,
+            2 => Door::Ajar,
+            _ => Door::Unopened,
+        }
+    }
+
+    pub(super) fn turn(&self, door: Door) {
+        let word = match door {
+            Door::Open => 0,
+            Door::Sealed => 1,
+            Door::Ajar => 2,
+            Door::Unopened => 3,
+        };
+        self.word(DOOR).store(word, Ordering::Release);
+    }
+
+    pub(super) fn share(&self) -> Option<Share> {
+        let word = self.word(SHARE).load(Ordering::Acquire);
+        let (index, count) = ((word >> 32) as u32, word as u32);
+        (count > 0).then_some(Share { index, count })
+    }
+
+    pub(super) fn set_share(&self, share: Option<Share>) -> bool {
+        let word = share.map_or(0, |share| u64::from(share.index) << 32 | u64::from(share.count));
+        self.word(SHARE).swap(word, Ordering::AcqRel) != word
+    }
+
+    pub(super) fn borrower(&self) -> Option<usize> {
+        self.word(BORROWER).load(Ordering::Acquire).checked_sub(1).map(|slot| slot as usize)
+    }
+
+    pub(super) fn lend(&self, slot: Option<usize>) -> bool {
+        let word = slot.map_or(0, |slot| slot as u64 + 1);
+        self.word(BORROWER).swap(word, Ordering::AcqRel) != word
+    }
+
+    pub(super) fn since(&self) -> u32 {
+        self.word(SINCE).load(Ordering::Acquire) as u32
+    }
+
+    pub(super) fn set_since(&self, generation: u32) {
+        self.word(SINCE).store(u64::from(generation), Ordering::Release);
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        &self.0.words()[index]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_heard() {
+        let shared = Shared::new(Door::Unopened).unwrap();
+        assert_eq!(shared.door(), Door::Unopened);
+        for door in [Door::Open, Door::Sealed, Door::Ajar] {
+            shared.turn(door);
+            assert_eq!(shared.door(), door);
+        }
+        assert_eq!((shared.share(), shared.borrower()), (None, None));
+        let share = Some(Share { index: 3, count: 4 });
+        assert!(shared.set_share(share) && !shared.set_share(share));
+        assert_eq!(shared.share(), share);
+        assert!(shared.lend(Some(0)) && !shared.lend(Some(0)));
+        assert_eq!(shared.borrower(), Some(0));
+        assert!(shared.lend(None) && shared.set_share(None));
+        assert_eq!((shared.share(), shared.borrower()), (None, None));
+    }
+
+    #[test]
+    fn slots_beyond_the_sockets_share_them() {
+        let share = Share { index: 1, count: 3 };
+        assert_eq!((0..7).filter(|slot| share.belongs_to(*slot)).collect::<Vec<_>>(), [1, 4]);
+    }
+}
