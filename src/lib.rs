@@ -15,6 +15,7 @@ pub mod stamp;
 
 // 1: pieces that know nothing of each other.
 mod heartbeat;
+pub mod hooks;
 pub mod http;
 pub mod listen;
 pub mod log;

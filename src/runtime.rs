@@ -13,6 +13,7 @@ use crate::arbiter::{
     Arbiter, Company, CompanyError, Crew, Kin, Launch, Means, Outcome, Plan, Planner,
 };
 use crate::heartbeat;
+use crate::hooks::{Hooks, NoHooks};
 use crate::listen::inherit::Inheritance;
 use crate::listen::{Access, ListenError};
 use crate::log::{self, LogError};
@@ -39,6 +40,7 @@ use crate::workers;
 pub struct Runtime {
     apps: Vec<Box<dyn App>>,
     registry: Registry,
+    hooks: Box<dyn Hooks>,
     fault: Option<DuplicateClass>,
 }
 
@@ -53,7 +55,7 @@ impl Runtime {
     pub fn new() -> Self {
         let mut registry = Registry::default();
         let fault = workers::install(&mut registry).err();
-        Self { apps: Vec::new(), registry, fault }
+        Self { apps: Vec::new(), registry, hooks: Box::new(NoHooks), fault }
     }
 
     /// Adds an app. The first is the one that is served if nobody chooses.
@@ -69,6 +71,13 @@ impl Runtime {
         if let Err(duplicate) = self.registry.register(class) {
             self.fault.get_or_insert(duplicate);
         }
+        self
+    }
+
+    /// Has code run when something happens to the master or to a worker.
+    #[must_use]
+    pub fn hooks(mut self, hooks: impl Hooks + 'static) -> Self {
+        self.hooks = Box::new(hooks);
         self
     }
 
@@ -143,7 +152,9 @@ impl Runtime {
         let planner: Planner<'_> =
             Box::new(move || self.plan(reread()?).map_err(|error| error.to_string()));
         let crew = Crew::new(company, title).map_err(RuntimeError::Kernel)?;
-        let means = Means { signals, planner, title, launch, pidfile, manager, kin, verdict };
+        let hooks = self.hooks.as_ref();
+        let means =
+            Means { signals, planner, title, launch, pidfile, manager, kin, verdict, hooks };
         serve(Arbiter::new(crew, means))
     }
 
@@ -294,7 +305,8 @@ fn log_wish(settings: &Settings) -> log::Wish {
         LogLevel::Error => Level::Error,
         LogLevel::Critical => Level::Critical,
     };
-    log::Wish { target: settings.log_file.clone(), level, format: settings.log_format }
+    let (target, events) = (settings.log_file.clone(), settings.events_file.clone());
+    log::Wish { target, level, format: settings.log_format, events }
 }
 
 impl From<CompanyError> for RuntimeError {

@@ -46,11 +46,17 @@ impl Server {
     /// Starts a program on a port that the kernel chooses, and waits until it is ready.
     #[track_caller]
     fn start(program: &Path, args: &[&str]) -> Self {
+        Self::start_as(&[program.to_path_buf()], args)
+    }
+
+    /// As `start`, with words before the arguments.
+    #[track_caller]
+    fn start_as(program: &[PathBuf], args: &[&str]) -> Self {
         // The port is in the log, and the log must not be in a form of the program's own choice.
         let fixed = ["--bind", "127.0.0.1:0", "--log-format", "json", "--log-file", "-"];
         // setpriv: if this test is killed, the kernel kills the master, whose workers then leave.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(fixed).args(args);
+        command.args(["--pdeathsig", "KILL", "--"]).args(program).args(fixed).args(args);
         command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
         let mut child = command.stderr(Stdio::piped()).spawn().expect("util-linux is installed");
         let log = listen(child.stderr.take().unwrap());
@@ -182,6 +188,37 @@ fn custom_class_serves_batches_beside_the_built_in_ones() {
             }
         });
     });
+}
+
+#[test]
+fn hooks_are_told_of_everything_and_harm_nobody() {
+    let Some(program) = example("hooks") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let diary = folder.path().join("diary");
+    let has = |wanted: &str| {
+        std::fs::read_to_string(&diary).unwrap().lines().any(|line| line.starts_with(wanted))
+    };
+    let program = ["env".as_ref(), format!("DIARY={}", diary.display()).as_ref(), &*program]
+        .map(Path::to_path_buf);
+    let mut server = Server::start_as(&program, &["--worker-class", "sync", "--timeout", "1s"]);
+    let pid = get(&server.address, "/pid").lines().last().unwrap().to_owned();
+    let mut hanging = TcpStream::connect(&server.address).unwrap();
+    hanging.write_all(b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    server.wait_for("worker exited");
+    server.wait_for("worker ready");
+    server.signal(Signal::SIGHUP);
+    server.wait_for("hook failed");
+    server.wait_for("reload done");
+    server.stop();
+    for wanted in ["starting", "ready", "fork 0 of generation 1", "reload to generation 2", "exit"]
+    {
+        assert!(has(wanted), "no {wanted}");
+    }
+    for wanted in ["born", "ready"] {
+        assert!(has(&format!("{wanted} {pid}")), "not {wanted}");
+    }
+    assert!(has(&format!("hung {pid} in GET /hang")));
+    assert!(has(&format!("end {pid}: hung, SIGABRT, ")), "{:?}", std::fs::read_to_string(&diary));
 }
 
 #[test]

@@ -53,7 +53,7 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("nix::", &["src/os/"]),
     ("serde_yaml::", &["src/settings/"]),
     ("clap::", &["src/cli.rs"]),
-    ("slog_term::", &["src/log.rs"]),
+    ("slog_term::", &["src/log/mod.rs"]),
     ("mio::", &["workers/"]),
     ("crossbeam_channel::", &["workers/"]),
     ("httparse::", &["src/http/"]),

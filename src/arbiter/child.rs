@@ -9,8 +9,10 @@ use slog::{Logger, debug, error};
 
 use super::bounds;
 use super::company::{Company, Plan};
+use super::hooking;
 use crate::app::{Place, Service};
 use crate::heartbeat::Heartbeat;
+use crate::hooks::Hooks;
 use crate::log::chain;
 use crate::os;
 use crate::os::process::{self, EXIT_PANICKED, Pid};
@@ -37,6 +39,7 @@ pub(super) struct Birth<'a> {
     pub(super) row: usize,
     pub(super) doorbell: OwnedFd,
     pub(super) units_max: u64,
+    pub(super) hooks: &'a dyn Hooks,
 }
 
 /// Lives a worker's whole life. Called in the child with every signal blocked; returns its exit
@@ -57,6 +60,8 @@ pub(super) fn live(birth: Birth<'_>) -> u8 {
     if let Err(reason) = become_worker(&birth) {
         return boot_failed(row, index, log, slot, &reason);
     }
+    let facts = hooking::worker(Pid::this(), slot, birth.place.generation);
+    hooking::run("post_fork", log, birth.hooks, |hooks| hooks.post_fork(&facts));
     let booted = catch_unwind(AssertUnwindSafe(|| company.plan.app.boot(&birth.place)));
     let service = match booted {
         Ok(Ok(service)) => service,

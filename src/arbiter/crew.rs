@@ -18,6 +18,7 @@ use super::queues::Attendance;
 use super::roster::{Busy, Ending, WorkerId};
 use crate::app::Place;
 use crate::heartbeat::Heartbeat;
+use crate::hooks::Hooks;
 use crate::log::chain;
 use crate::os::clock;
 use crate::os::file;
@@ -256,6 +257,7 @@ impl<'a> Crew<'a> {
         slot: usize,
         generation: u32,
         masters: &[RawFd],
+        hooks: &dyn Hooks,
     ) -> Result<Pid, SpawnError> {
         let folder = &self.company.plan.heartbeat_folder;
         let heartbeat = self
@@ -264,7 +266,7 @@ impl<'a> Crew<'a> {
         let board = Rc::clone(&self.company.board);
         let row = board.take_row().ok_or(SpawnError::Crowded)?;
         let strangers = self.strangers().chain(masters.iter().copied()).collect();
-        match self.fork(slot, generation, row, &heartbeat, strangers) {
+        match self.fork(slot, generation, row, &heartbeat, strangers, hooks) {
             Ok(pid) => {
                 let told = Stage::Booting;
                 let member = Member { pid, slot, generation, board, row, heartbeat, told };
@@ -295,6 +297,7 @@ impl<'a> Crew<'a> {
         row: usize,
         heartbeat: &Heartbeat,
         strangers: Vec<RawFd>,
+        hooks: &dyn Hooks,
     ) -> Result<Pid, SpawnError> {
         let doorbell = self.rope.try_clone().map_err(SpawnError::Doorbell)?;
         let heartbeat = heartbeat.try_clone().map_err(SpawnError::Doorbell)?;
@@ -317,6 +320,7 @@ impl<'a> Crew<'a> {
             row,
             doorbell,
             units_max: units_max(settings, &mut self.chance),
+            hooks,
         };
         process::fork(move || {
             systemd::VARIABLES.iter().for_each(|name| process::unset_env(name));
@@ -411,6 +415,11 @@ impl<'a> Crew<'a> {
     pub(super) fn who(&self, id: WorkerId) -> (Pid, usize) {
         let member = self.members.get(&id);
         member.map_or((Pid::from_raw(0), 0), |member| (member.pid, member.slot))
+    }
+
+    /// A worker's generation; 0 if there is no such worker.
+    pub(super) fn generation_of(&self, id: WorkerId) -> u32 {
+        self.members.get(&id).map_or(0, |member| member.generation)
     }
 
     /// Asks a worker to drain and leave.

@@ -9,6 +9,7 @@ mod chance;
 mod child;
 mod company;
 mod crew;
+mod hooking;
 mod manager;
 mod queues;
 mod reload;
@@ -28,6 +29,7 @@ pub(crate) use reload::Planner;
 pub(crate) use roster::Outcome;
 pub(crate) use upgrade::{Kin, Launch};
 
+use crate::hooks::{Hooks, WorkerEnd};
 use crate::log::{Facts, chain};
 use crate::os::clock;
 use crate::os::daemon::Verdict;
@@ -60,6 +62,7 @@ pub(crate) struct Arbiter<'a> {
     manager: Manager,
     kin: Kin,
     verdict: Option<Rc<Verdict>>,
+    hooks: &'a dyn Hooks,
     /// When the manager wants the next sign of life.
     alive_at: Option<Stamp>,
     /// When newcomers are refused, if a stop is under way.
@@ -96,12 +99,15 @@ pub(crate) struct Means<'a> {
     pub(crate) kin: Kin,
     /// Whom to tell when the workers are ready, if this is a daemon.
     pub(crate) verdict: Option<Rc<Verdict>>,
+    /// What else is to be done when something happens.
+    pub(crate) hooks: &'a dyn Hooks,
 }
 
 impl<'a> Arbiter<'a> {
     /// An arbiter without a worker.
     pub(crate) fn new(crew: Crew<'a>, means: Means<'a>) -> Self {
-        let Means { signals, planner, title, launch, pidfile, manager, kin, verdict } = means;
+        let Means { signals, planner, title, launch, pidfile, manager, kin, verdict, hooks } =
+            means;
         let settings = &crew.company().plan.settings;
         let workers = settings.workers.count();
         let roster = Roster::new(Policy::from(settings), workers, clock::now().as_nanos());
@@ -116,6 +122,7 @@ impl<'a> Arbiter<'a> {
             manager,
             kin,
             verdict,
+            hooks,
             alive_at: None,
             refuse_at: None,
             status: String::new(),
@@ -135,6 +142,7 @@ impl<'a> Arbiter<'a> {
     /// # Errors
     /// The kernel has no memory to let the master sleep.
     pub(crate) fn run(&mut self) -> io::Result<Outcome> {
+        self.hook("on_starting", |hooks| hooks.on_starting());
         loop {
             // Before the signals: whether this master is alone decides what a stop means.
             self.hear_the_kin();
@@ -187,6 +195,7 @@ impl<'a> Arbiter<'a> {
 
     /// Removes what the master has put into the file system, but for what another master uses.
     pub(crate) fn clean_up(&mut self) {
+        self.hook("on_exit", |hooks| hooks.on_exit());
         if self.kin.is_alone() {
             self.crew.remove_paths();
         }
@@ -293,6 +302,8 @@ impl<'a> Arbiter<'a> {
                         let (pid, slot) = self.crew.who(id);
                         info!(self.log(), "worker ready"; "pid" => pid.as_raw(), "slot" => slot,
                             "age_ms" => millis(age));
+                        let worker = hooking::worker(pid, slot, self.crew.generation_of(id));
+                        self.hook("worker_ready", |hooks| hooks.worker_ready(&worker));
                     }
                 }
                 News::Spent => self.roster.spent(id),
@@ -354,6 +365,14 @@ impl<'a> Arbiter<'a> {
             Reason::Hung | Reason::Crashed => warn!(self.log(), "worker exited"; facts),
             Reason::BootFailure => error!(self.log(), "worker exited"; facts),
         }
+        let (code, signal) = match exit {
+            Exit::Code(code) => (Some(code), None),
+            Exit::Signal { .. } => (None, Some(exit.to_string())),
+        };
+        let Farewell { slot, generation, age, reason, .. } = *farewell;
+        let (worker, reason) = (hooking::worker(pid, slot, generation), reason.word());
+        let end = WorkerEnd { worker, reason, code, signal, age, units };
+        self.hook("child_exit", |hooks| hooks.child_exit(&end));
     }
 
     fn measure_suspects(&mut self, now: Stamp) {
@@ -399,7 +418,8 @@ impl<'a> Arbiter<'a> {
         let (now, generation) = (clock::now(), self.roster.generation());
         let own: Vec<_> =
             self.signals.numbers().into_iter().chain(self.kin.line_number()).collect();
-        match self.crew.spawn(id, slot, generation, &own) {
+        self.hook("pre_fork", |hooks| hooks.pre_fork(slot, generation));
+        match self.crew.spawn(id, slot, generation, &own, self.hooks) {
             Ok(pid) => {
                 self.roster.spawned(id, slot, now);
                 info!(self.log(), "worker started"; "pid" => pid.as_raw(), "slot" => slot,
@@ -438,6 +458,9 @@ impl<'a> Arbiter<'a> {
             })
             .maybe(process::state(pid), |facts, state| facts.text("state", state));
         warn!(self.log(), "worker hung"; facts, "verdict" => verdict);
+        let worker = hooking::worker(pid, slot, self.crew.generation_of(id));
+        let work = self.crew.unit(id).map(|unit| unit.label);
+        self.hook("worker_hung", |hooks| hooks.worker_hung(&worker, work.as_deref()));
     }
 
     fn announce(&mut self) {
@@ -452,6 +475,7 @@ impl<'a> Arbiter<'a> {
             if let Some(verdict) = self.verdict.take() {
                 verdict.say(0, "");
             }
+            self.hook("when_ready", |hooks| hooks.when_ready());
         }
     }
 

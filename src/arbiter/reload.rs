@@ -72,6 +72,7 @@ impl<'a> Arbiter<'a> {
         let generation = self.roster.reload(policy, target);
         info!(self.log(), "reload begins"; "generation" => generation, "class" => class,
             "workers" => target);
+        self.hook("on_reload", |hooks| hooks.on_reload(generation));
         for address in opened {
             info!(self.log(), "listening"; "address" => address);
         }

@@ -351,5 +351,9 @@ settings! {
 
         /// Form of log records: full, compact or json.
         log_format: LogFormat = LogFormat::Full, FORMATS, "FORMAT";
+
+        /// File that keeps the last 4,096 records of the master, of INFO and above, and outlives it
+        /// however it ends. 1 MiB at most; `sort` puts it in order.
+        events_file: Option<PathBuf> = None, Maybe(Path), "FILE";
     }
 }

@@ -83,6 +83,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("log_file", "a.log", "a.log"),
     ("log_level", "warn", "warning"),
     ("log_format", "json", "json"),
+    ("events_file", "a.events", "a.events"),
 ];
 
 #[test]

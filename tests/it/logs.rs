@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::heard::Record;
 use crate::launch::Launch;
-use crate::support::Server;
+use crate::proc::{children, wait_until};
+use crate::support::{Exit, Server};
 
 on_every_class!(records_never_interleave, a_panic_is_a_record);
 
@@ -147,4 +148,43 @@ fn people_can_read_the_other_formats() {
         assert!(lines.iter().all(|line| !line.contains('\x1b')), "{lines:#?}");
         assert!(lines.iter().any(|line| line.contains("stopped")), "{lines:#?}");
     }
+}
+
+#[test]
+fn events_outlive_a_killed_master() {
+    let launch = Launch::new(&["-k", "mio", "--log-level", "error"]);
+    let path = launch.path("events");
+    let server = launch.arg("--events-file").arg(&path).spawn();
+    let has = |wanted: &str, pid: i32| {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let pid = format!(" pid={pid} ");
+        text.lines().any(|line| line.contains(wanted) && format!("{line} ").contains(&pid))
+    };
+    wait_until("the workers", || has(" ready ", server.pid.as_raw()));
+    let worker = children(server.pid)[0].pid;
+    kill(worker, Signal::SIGKILL).unwrap();
+    wait_until("its end", || has("worker exited", worker.as_raw()));
+    kill(server.pid, Signal::SIGKILL).unwrap();
+    server.wait_exit();
+    assert!(has("worker exited", worker.as_raw()), "it is still there");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.lines().all(|line| line.len() == 255), "all have one length: {text}");
+    assert!(text.lines().is_sorted(), "{text}");
+    // The next master goes on where this one ended.
+    let next = Launch::new(&["-k", "mio", "--events-file", &path]).start();
+    next.finish();
+    let after = fs::read_to_string(&path).unwrap();
+    assert!(after.starts_with(&text) && after.lines().is_sorted(), "{after}");
+}
+
+#[test]
+fn a_file_of_events_that_is_something_else_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("precious");
+    fs::write(&path, "precious\n").unwrap();
+    let outcome =
+        Launch::new(&["-k", "mio"]).arg("--events-file").arg(path.to_str().unwrap()).run();
+    assert_eq!(outcome.exit, Exit::Code(1));
+    assert!(outcome.stderr.contains("file of events"), "{}", outcome.stderr);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious\n");
 }

@@ -3,6 +3,8 @@
 //! A log must never stop the service: a full disk, or a reader of stderr that has gone or stopped
 //! reading, costs records and nothing else.
 
+mod flight;
+
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -15,6 +17,7 @@ use std::time::SystemTime;
 use slog::{Drain, KV, Key, Level, Logger, Never, OwnedKVList, Record, Serializer, o};
 
 use crate::os::{file, identity, poll};
+use flight::FlightRecorder;
 
 /// Longest record, in bytes: what a pipe takes in one piece (pipe(7), `PIPE_BUF`).
 const RECORD_BYTES_MAX: usize = 4096;
@@ -42,13 +45,14 @@ pub enum Format {
 /// Why there is no log.
 #[derive(Debug)]
 pub struct LogError {
+    what: &'static str,
     path: PathBuf,
     source: io::Error,
 }
 
 impl fmt::Display for LogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot open the log file {}", self.path.display())
+        write!(f, "cannot open the {} {}", self.what, self.path.display())
     }
 }
 
@@ -67,6 +71,8 @@ pub struct Wish {
     pub level: Level,
     /// How records look.
     pub format: Format,
+    /// The file that keeps the last records of the master, from INFO on, whatever becomes of it.
+    pub events: Option<PathBuf>,
 }
 
 /// A user and a group, where they differ from the process's own.
@@ -83,10 +89,12 @@ impl Log {
     /// Opens the log. A file is given to `owner`, who can then reopen it.
     ///
     /// # Errors
-    /// The file cannot be opened for appending, or cannot be given away.
+    /// The file cannot be opened for appending, or cannot be given away. The file of events holds
+    /// something else.
     pub fn open(wish: &Wish, owner: Owner) -> Result<Self, LogError> {
         let outlet = Arc::new(Outlet::open(&wish.target, owner)?);
-        let logger = logger(wish, Sink(Arc::clone(&outlet)));
+        let recorder = wish.events.as_deref().map(open_recorder).transpose()?;
+        let logger = logger(wish, Sink(Arc::clone(&outlet)), recorder);
         Ok(Self { logger, outlet })
     }
 
@@ -129,7 +137,7 @@ impl Outlet {
 
     fn reopen(&self) -> Result<(), LogError> {
         let Target::File(path) = &self.target else { return Ok(()) };
-        let failed = |source| LogError { path: path.clone(), source };
+        let failed = |source| LogError { what: "log file", path: path.clone(), source };
         let file = open_file(path).map_err(failed)?;
         if self.owner != (None, None) && identity::is_root() {
             file::give_to(file.as_fd(), self.owner.0, self.owner.1).map_err(failed)?;
@@ -139,7 +147,12 @@ impl Outlet {
     }
 }
 
-fn logger(wish: &Wish, sink: Sink) -> Logger {
+fn open_recorder(path: &Path) -> Result<FlightRecorder, LogError> {
+    let failed = |source| LogError { what: "file of events", path: path.to_path_buf(), source };
+    FlightRecorder::open(path).map_err(failed)
+}
+
+fn logger(wish: &Wish, sink: Sink, recorder: Option<FlightRecorder>) -> Logger {
     let level = wish.level;
     match wish.format {
         Format::Full => {
@@ -148,23 +161,30 @@ fn logger(wish: &Wish, sink: Sink) -> Logger {
                 .use_custom_timestamp(timestamp)
                 .use_original_order()
                 .build();
-            root(drain, level)
+            root(drain, level, recorder)
         }
         Format::Compact => {
             let decorator = slog_term::PlainSyncDecorator::new(sink);
             let drain =
                 slog_term::CompactFormat::new(decorator).use_custom_timestamp(timestamp).build();
-            root(Mutex::new(drain), level)
+            root(Mutex::new(drain), level, recorder)
         }
-        Format::Json => root(Json { sink: Mutex::new(sink) }, level),
+        Format::Json => root(Json { sink: Mutex::new(sink) }, level, recorder),
     }
 }
 
-fn root<D>(drain: D, level: Level) -> Logger
+fn root<D>(drain: D, level: Level, recorder: Option<FlightRecorder>) -> Logger
 where
     D: Drain + Send + Sync + std::panic::UnwindSafe + std::panic::RefUnwindSafe + 'static,
 {
-    Logger::root(drain.filter_level(level).ignore_res(), o!())
+    let drain = drain.filter_level(level).ignore_res();
+    match recorder {
+        None => Logger::root(drain, o!()),
+        Some(recorder) => {
+            let recorder = recorder.filter_level(Level::Info).ignore_res();
+            Logger::root(slog::Duplicate::new(drain, recorder).ignore_res(), o!())
+        }
+    }
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
@@ -399,7 +419,7 @@ mod tests {
     fn lines(level: Level, say: impl FnOnce(&Logger)) -> Vec<String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let target = Target::File(file.path().to_path_buf());
-        let wish = Wish { target, level, format: Format::Json };
+        let wish = Wish { target, level, format: Format::Json, events: None };
         say(Log::open(&wish, (None, None)).unwrap().logger());
         std::fs::read_to_string(file.path()).unwrap().lines().map(str::to_owned).collect()
     }

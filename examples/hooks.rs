@@ -1,0 +1,75 @@
+//! Hooks: a program that counts in a file what happens to its workers.
+//!
+//! ```text
+//! cargo run --example hooks -- --workers 2 &
+//! tail -f hooks.txt &
+//! pkill -KILL -f 'ostler: worker'
+//! ```
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use ostler::Runtime;
+use ostler::apps::Demo;
+use ostler::hooks::{Hooks, Outcome, WorkerEnd, WorkerFacts};
+
+/// Writes a line into a file for each thing that happens.
+struct Diary {
+    path: PathBuf,
+}
+
+impl Diary {
+    fn write(&self, line: &str) -> Outcome {
+        let mut file = OpenOptions::new().append(true).create(true).open(&self.path)?;
+        file.write_all(format!("{line}\n").as_bytes())?;
+        Ok(())
+    }
+}
+
+impl Hooks for Diary {
+    fn on_starting(&self) -> Outcome {
+        self.write("starting")
+    }
+
+    fn when_ready(&self) -> Outcome {
+        self.write("ready")
+    }
+
+    fn pre_fork(&self, slot: usize, generation: u32) -> Outcome {
+        self.write(&format!("fork {slot} of generation {generation}"))
+    }
+
+    fn post_fork(&self, worker: &WorkerFacts) -> Outcome {
+        self.write(&format!("born {}", worker.pid))
+    }
+
+    fn worker_ready(&self, worker: &WorkerFacts) -> Outcome {
+        self.write(&format!("ready {}", worker.pid))
+    }
+
+    fn worker_hung(&self, worker: &WorkerFacts, work: Option<&str>) -> Outcome {
+        self.write(&format!("hung {} in {}", worker.pid, work.unwrap_or("nothing that is known")))
+    }
+
+    fn child_exit(&self, end: &WorkerEnd) -> Outcome {
+        let how = end.signal.clone().unwrap_or_else(|| format!("code {:?}", end.code));
+        self.write(&format!("end {}: {}, {how}, {} units", end.worker.pid, end.reason, end.units))
+    }
+
+    fn on_reload(&self, generation: u32) -> Outcome {
+        self.write(&format!("reload to generation {generation}"))?;
+        Err("this one fails, which costs nothing".into())
+    }
+
+    fn on_exit(&self) -> Outcome {
+        self.write("exit")?;
+        panic!("this one panics, which costs nothing");
+    }
+}
+
+fn main() -> ExitCode {
+    let path = std::env::var_os("DIARY").unwrap_or_else(|| "hooks.txt".into());
+    Runtime::new().app(Demo).hooks(Diary { path: path.into() }).main()
+}

@@ -1,0 +1,41 @@
+//! Running hooks: whatever they do, the master goes on.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use slog::{Logger, error};
+
+use super::Arbiter;
+use crate::hooks::{Hooks, Outcome, WorkerFacts};
+use crate::log::chain;
+use crate::os::process::Pid;
+
+impl Arbiter<'_> {
+    pub(super) fn hook(&self, name: &str, call: impl FnOnce(&dyn Hooks) -> Outcome) {
+        run(name, self.log(), self.hooks, call);
+    }
+}
+
+pub(super) fn worker(pid: Pid, slot: usize, generation: u32) -> WorkerFacts {
+    WorkerFacts { pid: pid.as_raw(), slot, generation }
+}
+
+/// Calls a hook, and says so if it fails.
+pub(super) fn run(
+    name: &str,
+    log: &Logger,
+    hooks: &dyn Hooks,
+    call: impl FnOnce(&dyn Hooks) -> Outcome,
+) {
+    let failure = match catch_unwind(AssertUnwindSafe(|| call(hooks))) {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => chain(error.as_ref()),
+        Err(panic) => format!("it panicked: {}", words(panic.as_ref())),
+    };
+    error!(log, "hook failed"; "hook" => name, "error" => failure);
+}
+
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("(no message)")
+}
