@@ -175,7 +175,9 @@ impl Roster {
         let index = slot.workers.iter().position(|worker| worker.id == id)?;
         let worker = slot.workers.remove(index);
         let reason = worker.reason(how);
-        let strikes = slot.strike(&worker, reason, how, now);
+        // What an earlier generation does says nothing about this one, and its own chances.
+        let is_present = worker.generation == self.generation;
+        let strikes = if is_present { slot.strike(&worker, reason, how, now) } else { 0 };
         let delay = if strikes == 0 { Duration::ZERO } else { self.backoff(strikes) };
         let slot = &mut self.slots[home];
         slot.not_before = slot.not_before.max(now.after(delay));
@@ -185,7 +187,7 @@ impl Roster {
             Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => false,
         };
         if let Some(rolling) = &mut self.rolling {
-            rolling.failed |= broken && worker.generation == self.generation;
+            rolling.failed |= broken && is_present;
         }
         self.give_up_if_hopeless();
         let slot = &self.slots[home];

@@ -468,3 +468,17 @@ fn of_two_in_a_slot_one_goes_though_neither_is_wished_for_any_more() {
     assert!(actions.contains(&drain(1, Reason::Reload)), "{actions:?}");
     assert_eq!(pool.serving_ids(), [3, 2]);
 }
+
+#[test]
+fn a_boot_that_fails_for_the_earlier_generation_costs_the_canary_nothing() {
+    let policy = Policy { boot_retries: 0, ..POLICY };
+    let mut pool = Pool::new(policy, 1);
+    assert_eq!(pool.step(), [spawn(1, 0)]);
+    pool.roster.reload(policy, 1);
+    pool.ends(1, Ending::Own);
+    assert!(pool.step().iter().any(is_spawn), "the only slot is not given up");
+    pool.all_ready();
+    pool.step();
+    assert!(!pool.roster.is_reloading());
+    assert_eq!(pool.roster.ready_count(), 1);
+}
