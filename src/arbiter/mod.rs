@@ -469,6 +469,7 @@ impl From<&Settings> for Policy {
             abort_grace: settings.abort_grace,
             max_lifetime: settings.max_lifetime,
             max_surge: settings.max_surge,
+            max_unavailable: settings.max_unavailable,
             boot_retries: settings.boot_retries,
         }
     }

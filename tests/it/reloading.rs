@@ -168,6 +168,34 @@ fn there_are_never_too_few_workers() {
 }
 
 #[test]
+fn no_more_workers_are_missing_than_may_be() {
+    for (surge, missing) in [(0, 1), (1, 2)] {
+        let (launch, mut settings) = Settings::launch("mio", 4);
+        settings.set("max_surge", surge).set("max_unavailable", missing).write();
+        let server = launch.env("DEMO_BOOT_SLEEP_MS", "200").start();
+        let load = Load::on(server.address());
+        for _ in 0..2 {
+            let mark = server.mark();
+            reload(&server);
+            let is_of_note = |record: &&Record| {
+                ["worker ready", "worker is asked to leave"].contains(&record.message())
+            };
+            let records = server.records();
+            let first = records[mark..].iter().find(is_of_note).unwrap();
+            assert_eq!(first.message(), "worker ready", "the canary comes before anybody goes");
+        }
+        load.finish();
+        let capacities = capacities(&server.records());
+        let full = capacities.iter().position(|&ready| ready == 4).unwrap();
+        let range = &capacities[full..];
+        assert!(range.iter().all(|&ready| ready >= 4 - missing), "{range:?}");
+        assert!(range.iter().all(|&ready| ready <= 4 + surge.max(1)), "{range:?}");
+        assert_eq!(range.iter().min(), Some(&(4 - missing)), "{range:?}");
+        server.finish();
+    }
+}
+
+#[test]
 fn everything_may_change() {
     let (server, mut settings) = Settings::start("mio", 1);
     for (class, workers) in [("threads", 3), ("sync", 2), ("mio", 1)] {

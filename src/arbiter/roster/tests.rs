@@ -27,6 +27,7 @@ const POLICY: Policy = Policy {
     abort_grace: SECOND,
     max_lifetime: Duration::ZERO,
     max_surge: 1,
+    max_unavailable: 0,
     boot_retries: 5,
 };
 

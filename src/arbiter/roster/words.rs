@@ -19,6 +19,8 @@ pub(crate) struct Policy {
     pub(crate) max_lifetime: Duration,
     /// How many replacements may be under way beyond the wished number of workers.
     pub(crate) max_surge: usize,
+    /// How many workers may be missing while others are replaced. Not zero if `max_surge` is.
+    pub(crate) max_unavailable: usize,
     /// How many times a slot is tried again before anything was ever ready.
     pub(crate) boot_retries: u32,
 }

@@ -258,6 +258,22 @@ fn workers_that_are_spent_at_once_are_replaced_a_few_at_a_time() {
 }
 
 #[test]
+fn spent_workers_may_be_replaced_in_place() {
+    let policy = Policy { max_surge: 0, max_unavailable: 2, ..POLICY };
+    let mut pool = Pool::serving(policy, 5);
+    (1..=5).for_each(|id| pool.roster.spent(WorkerId(id)));
+    let gone = [1, 2].map(|id| drain(id, Reason::Recycled));
+    assert_eq!(pool.step(), [&gone[..], &[spawn(6, 0), spawn(7, 1)]].concat());
+    assert_eq!(pool.roster.ready_count(), 3);
+    pool.ends(6, Ending::Own);
+    assert_eq!(pool.pass(SECOND), [spawn(8, 0)], "nobody else goes while one is missing");
+    pool.ready(7);
+    assert_eq!(pool.step(), [drain(3, Reason::Recycled), spawn(9, 2)]);
+    pool.settle();
+    assert_eq!(pool.serving_ids(), [8, 7, 9, 10, 11]);
+}
+
+#[test]
 fn a_worker_that_has_lived_long_enough_is_recycled() {
     let mut pool = Pool::serving(Policy { max_lifetime: 20 * SECOND, ..POLICY }, 1);
     assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.after(20 * SECOND)));

@@ -468,3 +468,97 @@ fn of_two_in_a_slot_one_goes_though_neither_is_wished_for_any_more() {
     assert!(actions.contains(&drain(1, Reason::Reload)), "{actions:?}");
     assert_eq!(pool.serving_ids(), [3, 2]);
 }
+
+/// Nobody beyond the usual number, and so many missing.
+fn in_place(missing: usize) -> Policy {
+    Policy { max_surge: 0, max_unavailable: missing, ..POLICY }
+}
+
+#[test]
+fn old_workers_may_go_before_their_successors_are_ready_but_not_before_the_canary_is() {
+    let (mut pool, actions) = reloading(in_place(2), 4, 4);
+    assert_eq!(actions, [spawn(5, 0)], "an extra one");
+    assert_eq!(pool.pass(SECOND), []);
+    pool.ready(5);
+    let gone = [1, 2, 3].map(|id| drain(id, Reason::Reload));
+    let come = [spawn(6, 1), spawn(7, 2), spawn(8, 3)];
+    assert_eq!(pool.step(), [&gone[..], &come].concat());
+    assert_eq!(pool.roster.ready_count(), 2, "5, and the last of the old");
+    pool.ready(8);
+    assert_eq!(pool.step(), [], "it stays until all are there");
+    pool.all_ready();
+    assert_eq!(pool.step(), [Action::Commit, drain(4, Reason::Reload)]);
+    assert_eq!(generations(&pool), [2; 4]);
+}
+
+#[test]
+fn surge_and_absence_add_up() {
+    let (mut pool, _) = reloading(Policy { max_unavailable: 1, ..POLICY }, 4, 4);
+    pool.ready(5);
+    let actions = pool.step();
+    let gone = [1, 2].map(|id| drain(id, Reason::Reload));
+    assert_eq!(actions, [&gone[..], &[spawn(6, 1), spawn(7, 2)]].concat());
+    assert_eq!(pool.roster.ready_count(), 3, "5, 3 and 4");
+}
+
+#[test]
+fn a_pool_of_one_is_reloaded_in_place_without_a_gap() {
+    let (mut pool, actions) = reloading(in_place(1), 1, 1);
+    assert_eq!(actions, [spawn(2, 0)]);
+    pool.ready(2);
+    assert_eq!(pool.step(), [Action::Commit, drain(1, Reason::Reload)]);
+}
+
+#[test]
+fn a_canary_that_fails_has_cost_nobody_a_place() {
+    let (mut pool, _) = reloading(in_place(3), 3, 3);
+    pool.ends(4, Ending::Own);
+    assert_eq!(pool.step(), [Action::RollBack]);
+    assert_eq!(pool.serving_ids(), [1, 2, 3]);
+}
+
+#[test]
+fn who_has_died_counts_as_missing() {
+    let (mut pool, _) = reloading(in_place(1), 5, 5);
+    pool.ends(5, Ending::Own);
+    pool.ready(6);
+    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(7, 4)]);
+    pool.ready(7);
+    assert_eq!(pool.step(), [drain(2, Reason::Reload), spawn(8, 1)]);
+}
+
+#[test]
+fn a_roll_in_place_that_fails_puts_everything_back_in_place() {
+    let (mut pool, _) = reloading(in_place(1), 4, 4);
+    pool.ready(5);
+    assert_eq!(pool.step(), [drain(1, Reason::Reload), drain(2, Reason::Reload), spawn(6, 1)]);
+    pool.ends(6, Ending::Own);
+    assert_eq!(pool.step(), [Action::RollBack, spawn(7, 1)], "5 still serves");
+    pool.ready(7);
+    assert_eq!(pool.step(), [drain(5, Reason::Reload), spawn(8, 0)]);
+    pool.ready(8);
+    assert_eq!(pool.step(), []);
+    assert_eq!(generations(&pool), [1; 4]);
+}
+
+#[test]
+fn four_thousand_workers_are_reloaded_in_place() {
+    const WORKERS: usize = 4000;
+    const MISSING: usize = 100;
+    let mut pool = Pool::serving(in_place(MISSING), WORKERS);
+    pool.roster.reload(in_place(MISSING), WORKERS);
+    let mut rounds = 0;
+    while pool.roster.is_reloading() {
+        for action in pool.step() {
+            if let Action::Drain(id, Reason::Reload) = action {
+                pool.ends(id.0, Ending::Obedient);
+            }
+        }
+        assert!(pool.roster.ready_count() >= WORKERS - MISSING);
+        assert!(pool.roster.workers().count() <= WORKERS + 1);
+        pool.all_ready();
+        rounds += 1;
+    }
+    assert!(rounds <= WORKERS / MISSING + 3, "{rounds} rounds");
+    assert_eq!(generations(&pool), [2; WORKERS]);
+}

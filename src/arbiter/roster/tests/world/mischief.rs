@@ -61,7 +61,7 @@ impl World {
         self.policy = self.any_policy();
         let unchanged = self.below(2) == 0;
         let wish = if unchanged { target } else { 1 + self.below(6) as usize };
-        self.smooth = !self.disturbed;
+        self.smooth = !self.disturbed && self.missing() == 0;
         self.disturbed |= wish != target;
         let successor = self.roster.reload(self.policy, wish);
         assert!(generation < successor);
