@@ -14,7 +14,7 @@ use super::board::Board;
 use super::chance::Chance;
 use super::child::{self, Birth};
 use super::company::{Company, Plan};
-use super::roster::{Busy, Ending, WorkerId};
+use super::roster::{Busy, Ending, Generation, WorkerId};
 use crate::app::Place;
 use crate::heartbeat::Heartbeat;
 use crate::log::chain;
@@ -180,7 +180,7 @@ impl<'a> Crew<'a> {
         &mut self,
         id: WorkerId,
         slot: usize,
-        generation: u32,
+        generation: Generation,
         masters: &[RawFd],
     ) -> Result<Pid, SpawnError> {
         let folder = &self.company.plan.heartbeat_folder;
@@ -192,7 +192,7 @@ impl<'a> Crew<'a> {
         let strangers = self.strangers().chain(masters.iter().copied()).collect();
         match self.fork(slot, generation, row, &heartbeat, strangers) {
             Ok(pid) => {
-                let told = Stage::Booting;
+                let (told, generation) = (Stage::Booting, generation.number);
                 let member = Member { pid, slot, generation, board, row, heartbeat, told };
                 self.members.insert(id, member);
                 self.ids.insert(pid, id);
@@ -217,7 +217,7 @@ impl<'a> Crew<'a> {
     fn fork(
         &mut self,
         slot: usize,
-        generation: u32,
+        generation: Generation,
         row: usize,
         heartbeat: &Heartbeat,
         strangers: Vec<RawFd>,
@@ -234,7 +234,7 @@ impl<'a> Crew<'a> {
             place: Place {
                 pool: POOL.to_owned(),
                 slot,
-                generation,
+                generation: generation.number,
                 class: company.plan.class.name(),
                 options: settings.app_options.clone(),
                 limits: settings.limits(),
@@ -243,6 +243,7 @@ impl<'a> Crew<'a> {
             row,
             doorbell,
             units_max: units_max(settings, &mut self.chance),
+            on_trial: generation.on_trial,
         };
         process::fork(move || {
             systemd::VARIABLES.iter().for_each(|name| process::unset_env(name));
@@ -335,6 +336,11 @@ impl<'a> Crew<'a> {
     pub(super) fn who(&self, id: WorkerId) -> (Pid, usize) {
         let member = self.members.get(&id);
         member.map_or((Pid::from_raw(0), 0), |member| (member.pid, member.slot))
+    }
+
+    /// A worker's generation.
+    pub(super) fn generation(&self, id: WorkerId) -> Option<u32> {
+        self.members.get(&id).map(|member| member.generation)
     }
 
     /// Asks a worker to drain and leave.

@@ -322,9 +322,15 @@ impl<'a> Arbiter<'a> {
     /// One record for each end, with all that is known of it.
     fn record(&mut self, pid: Pid, exit: Exit, farewell: &Farewell, departure: Departure) {
         let Departure { note, units, .. } = departure;
+        let on_trial = self.roster.describe(farewell.generation).on_trial;
+        let counts = match farewell.reason {
+            Reason::BootFailure => true,
+            Reason::Hung | Reason::Crashed => on_trial,
+            Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => false,
+        };
         // What it said goes before what was said of it when it was aborted.
         let is_news = !note.is_empty() || self.last_words.is_empty();
-        if farewell.reason == Reason::BootFailure && is_news {
+        if counts && is_news {
             let said = if note.is_empty() { "it said nothing" } else { &note };
             self.last_words = format!("the last one ended with {exit}: {said}");
         }
@@ -350,6 +356,8 @@ impl<'a> Arbiter<'a> {
                 info!(self.log(), "worker exited"; facts);
             }
             Reason::Hung | Reason::Crashed => warn!(self.log(), "worker exited"; facts),
+            // The error is then that the reload failed, which is one record.
+            Reason::BootFailure if on_trial => warn!(self.log(), "worker exited"; facts),
             Reason::BootFailure => error!(self.log(), "worker exited"; facts),
         }
     }
@@ -394,19 +402,26 @@ impl<'a> Arbiter<'a> {
     }
 
     fn spawn(&mut self, id: WorkerId, slot: usize) {
-        let (now, generation) = (clock::now(), self.roster.generation());
+        let now = clock::now();
+        let generation = self.roster.describe(self.roster.generation());
         let own: Vec<_> =
             self.signals.numbers().into_iter().chain(self.kin.line_number()).collect();
         match self.crew.spawn(id, slot, generation, &own) {
             Ok(pid) => {
                 self.roster.spawned(id, slot, now);
                 info!(self.log(), "worker started"; "pid" => pid.as_raw(), "slot" => slot,
-                    "generation" => generation);
+                    "generation" => generation.number);
             }
             Err(reason) => {
                 let retry = self.roster.spawn_failed(slot, now);
-                error!(self.log(), "worker cannot be started"; "slot" => slot,
-                    "error" => reason.to_string(), "retry_ms" => millis(retry));
+                let facts = Facts::new().number("slot", slot).text("error", reason.to_string());
+                let facts = facts.number("retry_ms", millis(retry));
+                if generation.on_trial {
+                    self.last_words = format!("a worker cannot be started: {reason}");
+                    warn!(self.log(), "worker cannot be started"; facts);
+                } else {
+                    error!(self.log(), "worker cannot be started"; facts);
+                }
             }
         }
     }
@@ -421,6 +436,8 @@ impl<'a> Arbiter<'a> {
         };
         if matches!(hang, Hang::Boot(_)) {
             self.last_words = format!("the last one was not ready in time, after {age:?}");
+        } else if self.crew.generation(id).is_some_and(|it| self.roster.describe(it).on_trial) {
+            self.last_words = format!("the last one hung: {what}, for {age:?}");
         }
         let facts = Facts::new()
             .number("pid", pid.as_raw())

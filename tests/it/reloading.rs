@@ -373,9 +373,7 @@ fn expect_failure(server: &Server, words: &[&str]) {
         .filter(|record| is_error(record) && !is_failure(record))
         .cloned()
         .collect();
-    if verdict.message() == "reload refused" {
-        assert!(other_errors.is_empty(), "{other_errors:#?}");
-    }
+    assert!(other_errors.is_empty(), "{other_errors:#?}");
 }
 
 fn is_error(record: &Record) -> bool {
@@ -438,9 +436,33 @@ fn a_reload_says_what_went_wrong_this_time() {
     settings.lines = good.clone();
     settings.set("env", "[\"DEMO_BOOT_SLEEP_MS=5000\"]").set("boot_timeout", "300ms").write();
     expect_failure(&server, &["in time"]);
+    settings.lines = good.clone();
+    settings.set("cpu_affinity", "\"1000\"").write();
+    expect_failure(&server, &["cpu_affinity"]);
+    // It is ready, and then it is not: whatever serves by then is taken back as well.
+    settings.lines = good.clone();
+    settings.set("env", "[\"DEMO_BOOT_SLEEP_MS=2000\", \"DEMO_EXIT_AFTER_MS=100\"]").write();
+    expect_late_failure(&server, &["code 7"]);
     settings.lines = good;
     settings.reload(&server);
     server.finish();
+}
+
+/// Reloads to workers of which the first fails when some are ready, and looks for the one error.
+#[track_caller]
+fn expect_late_failure(server: &Server, words: &[&str]) {
+    let mark = server.mark();
+    server.signal(Signal::SIGHUP);
+    let verdict = server.wait_for_news(mark, "a failure", is_failure);
+    let reason = verdict.text("error").unwrap_or_default();
+    assert!(words.iter().all(|word| reason.contains(word)), "{verdict:?}");
+    wait_until("the old settings", || {
+        children(server.pid).len() == 2
+            && server.get("/env?name=DEMO_EXIT_AFTER_MS").status() == 404
+    });
+    let news = server.records().split_off(mark);
+    let errors: Vec<_> = news.iter().filter(|record| is_error(record)).collect();
+    assert_eq!(errors.len(), 1, "{errors:#?}");
 }
 
 /// The records of a log file that are whole.

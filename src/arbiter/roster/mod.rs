@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 pub(crate) use words::{
-    Action, Busy, Ending, Farewell, Hang, Outcome, Policy, Reason, Stop, WorkerId,
+    Action, Busy, Ending, Farewell, Generation, Hang, Outcome, Policy, Reason, Stop, WorkerId,
 };
 
 use super::chance::Chance;
@@ -269,6 +269,12 @@ impl Roster {
     /// The generation that is wished for.
     pub(crate) fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// A generation, by its number, and what is thought of it.
+    pub(crate) fn describe(&self, number: u32) -> Generation {
+        let trusted = self.rolling.map_or(self.generation, |rolling| rolling.generation);
+        Generation { number, on_trial: trusted < number }
     }
 
     /// How many workers are ready and not leaving.

@@ -29,6 +29,14 @@ pub(crate) struct Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WorkerId(pub(super) u64);
 
+/// A generation of workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Generation {
+    pub(crate) number: u32,
+    /// A reload tries it out, or has tried it out in vain.
+    pub(crate) on_trial: bool,
+}
+
 /// How the whole is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stop {
