@@ -16,13 +16,15 @@ use crate::client::Client;
 use crate::heard::Record;
 use crate::launch::Launch;
 use crate::load::Load;
-use crate::proc::{children, descriptors, title, wait_until};
+use crate::os::limit_descriptors;
+use crate::proc::{children, descriptors, next_descriptor, title, wait_until};
 use crate::support::{Exit, Server};
 
 on_every_class!(
     twenty_reloads_lose_nothing,
     an_address_is_exchanged_under_load,
     a_reload_that_cannot_be_changes_nothing,
+    a_canary_without_descriptors_fails_its_reload,
 );
 
 /// Settings in a file, which a test changes line by line.
@@ -424,6 +426,24 @@ fn a_reload_that_cannot_be_changes_nothing(class: &str) {
     let text = Client::tcp(taken_address.parse().unwrap()).unwrap().get("/").text();
     assert_eq!(text, "Hello, world!\n", "what was refused once is not refused for ever");
     assert_eq!(fs::read_to_string(&pidfile).unwrap().trim(), server.pid.to_string());
+    server.finish();
+}
+
+fn a_canary_without_descriptors_fails_its_reload(class: &str) {
+    let (server, mut settings) = Settings::start(class, 2);
+    settings.set("boot_timeout", "1s").reload(&server);
+    wait_until("nobody but two workers", || children(server.pid).len() == 2);
+    let load = Load::on(server.address());
+    // Enough to read settings, too few for a heartbeat and its copies.
+    limit_descriptors(server.pid, next_descriptor(server.pid) + 2);
+    let mark = server.mark();
+    expect_failure(&server, &["cannot be started", "Too many open files"]);
+    let news = server.records().split_off(mark);
+    let tries = news.iter().filter(|record| record.message() == "worker cannot be started");
+    assert!(tries.count() > 1, "{news:#?}");
+    limit_descriptors(server.pid, 1024);
+    settings.reload(&server);
+    load.finish();
     server.finish();
 }
 

@@ -14,7 +14,7 @@ impl Roster {
         if self.phase != Phase::Serving {
             return actions;
         }
-        self.conclude_reload(&mut actions);
+        self.conclude_reload(now, &mut actions);
         if self.let_go {
             self.send_away(Reason::Asked, |_, _| true, now, &mut actions);
             return actions;
@@ -139,9 +139,9 @@ impl Roster {
     }
 
     /// Ends a reload whose new generation is complete, or has failed.
-    fn conclude_reload(&mut self, actions: &mut Vec<Action>) {
+    fn conclude_reload(&mut self, now: Stamp, actions: &mut Vec<Action>) {
         let Some(rolling) = self.rolling else { return };
-        if rolling.failed {
+        if rolling.failed || self.fork_deadline().is_some_and(|at| at <= now) {
             self.rolling = None;
             self.policy = rolling.policy;
             self.target = rolling.target;

@@ -284,6 +284,76 @@ fn a_canary_that_cannot_be_forked_is_tried_again_and_fails_nothing() {
     assert_eq!(pool.step(), []);
     assert_eq!(pool.pass(delay), [spawn(3, 0)]);
     assert!(pool.roster.is_reloading());
+    pool.pass(POLICY.boot_timeout - NANO);
+    assert!(pool.roster.is_reloading(), "what could not be had once is forgotten");
+}
+
+/// The master wakes whenever it is due, and every fork fails, until the reload does, after which
+/// there is room. Returns how often it tried in vain.
+fn starve(pool: &mut Pool) -> usize {
+    let mut tries = 0;
+    loop {
+        for action in pool.roster.due(pool.now) {
+            match action {
+                Action::Spawn { slot, .. } if pool.roster.is_reloading() => {
+                    pool.roster.spawn_failed(slot, pool.now);
+                    tries += 1;
+                }
+                Action::Spawn { id, slot } => pool.roster.spawned(id, slot, pool.now),
+                Action::RollBack => (),
+                other => panic!("{other:?}"),
+            }
+        }
+        if !pool.roster.is_reloading() {
+            return tries;
+        }
+        let next = pool.roster.next_deadline(pool.now).expect("it is tried again");
+        assert!(pool.now < next, "the master spins");
+        pool.now = next;
+        assert!(pool.booting().is_empty());
+        for id in pool.roster.to_measure(pool.now) {
+            pool.roster.heard(id, pool.now, None);
+        }
+    }
+}
+
+#[test]
+fn a_canary_that_can_never_be_forked_fails_the_reload_when_it_should_have_been_ready() {
+    let mut pool = Pool::serving(POLICY, 2);
+    let begun = pool.now;
+    pool.roster.reload(POLICY, 2);
+    let tries = starve(&mut pool);
+    assert_eq!(pool.now, begun.after(POLICY.boot_timeout));
+    assert!((6..=12).contains(&tries), "{tries} tries");
+    assert_eq!(pool.serving_ids(), [1, 2]);
+    assert_eq!((pool.roster.generation(), pool.run(MINUTE)), (1, vec![]));
+}
+
+#[test]
+fn a_later_worker_that_can_never_be_forked_fails_the_reload_too() {
+    let (mut pool, _) = reloading(POLICY, 3, 3);
+    pool.ready(4);
+    assert_eq!(pool.roster.due(pool.now), [drain(1, Reason::Reload), spawn(5, 1)]);
+    pool.roster.spawn_failed(1, pool.now);
+    pool.ends(1, Ending::Obedient);
+    starve(&mut pool);
+    assert_eq!(pool.serving_ids(), [4, 2, 3], "nobody goes before there is room");
+    assert_eq!(pool.booting(), [pool.roster.hired].map(WorkerId), "one of the old generation");
+    assert!(!pool.settle().is_empty());
+    assert_eq!(generations(&pool), [1; 3]);
+}
+
+#[test]
+fn time_in_which_the_master_did_not_run_is_not_time_in_which_it_could_not_fork() {
+    let mut pool = Pool::serving(POLICY, 1);
+    pool.roster.reload(POLICY, 1);
+    pool.roster.due(pool.now);
+    pool.roster.spawn_failed(0, pool.now);
+    pool.now = pool.now.after(MINUTE);
+    pool.roster.overslept(pool.now);
+    pool.roster.heard(WorkerId(1), pool.now, None);
+    assert_eq!(pool.step(), [spawn(3, 0)]);
+    assert!(pool.roster.is_reloading());
 }
 
 #[test]
