@@ -108,6 +108,7 @@ fn become_worker(birth: &Birth<'_>) -> Result<(), String> {
         Signal::Interrupt,
         Signal::Quit,
         Signal::Child,
+        Signal::Continued,
         Signal::Orphaned,
     ]);
     signal::restore_last_resorts();

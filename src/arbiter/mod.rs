@@ -59,6 +59,8 @@ pub(crate) struct Arbiter<'a> {
     manager: Manager,
     kin: Kin,
     verdict: Option<Rc<Verdict>>,
+    /// When this master is known to have run.
+    ran_at: Stamp,
     /// When the manager wants the next sign of life.
     alive_at: Option<Stamp>,
     /// When newcomers are refused, if a stop is under way.
@@ -115,6 +117,7 @@ impl<'a> Arbiter<'a> {
             manager,
             kin,
             verdict,
+            ran_at: clock::now(),
             alive_at: None,
             refuse_at: None,
             status: String::new(),
@@ -168,7 +171,7 @@ impl<'a> Arbiter<'a> {
         self.upgrade_if_wished();
         let after = clock::now();
         if after.since(before) > OVERSLEPT {
-            self.roster.overslept(after);
+            self.roster.overslept(before, after);
             self.hear_the_workers();
         }
     }
@@ -198,14 +201,29 @@ impl<'a> Arbiter<'a> {
         let deadlines = [self.roster.next_deadline(decided)].into_iter().chain(own);
         let deadline = deadlines.flatten().min();
         let fds = [Some(self.signals.as_fd()), Some(self.crew.doorbell()), self.kin.line()];
+        self.ran_at = clock::now();
         poll::wait_readable(&fds.into_iter().flatten().collect::<Vec<_>>(), deadline)?;
         let now = clock::now();
         let late = deadline.map_or(Duration::ZERO, |deadline| now.since(deadline));
         if late > OVERSLEPT {
             warn!(self.log(), "master was held up"; "for_ms" => millis(late));
-            self.roster.overslept(now);
+            self.pardon_silence(now);
         }
         Ok(())
+    }
+
+    /// This process goes on: it may have been stopped, for less time than it would have slept.
+    fn go_on(&mut self) {
+        let now = clock::now();
+        if now.since(self.ran_at) > OVERSLEPT {
+            self.pardon_silence(now);
+        }
+    }
+
+    /// Nobody is to blame for what the master has not seen since it last ran.
+    fn pardon_silence(&mut self, now: Stamp) {
+        self.roster.overslept(self.ran_at, now);
+        self.ran_at = now;
     }
 
     fn obey(&mut self, signal: Signal) {
@@ -222,6 +240,7 @@ impl<'a> Arbiter<'a> {
             Signal::ReopenLogs => self.reopen_logs(),
             Signal::Upgrade => self.upgrade_wished = true,
             Signal::LetGo => self.let_workers_go(),
+            Signal::Continued => self.go_on(),
             Signal::Orphaned => (), // the master minds no parent
         }
     }

@@ -33,12 +33,14 @@ pub(crate) enum Signal {
     OneFewer,
     /// WINCH: let the workers go.
     LetGo,
+    /// CONT: this process may have been stopped, and goes on.
+    Continued,
     /// The parent has died (PWR, by which a worker asks to be told).
     Orphaned,
 }
 
 impl Signal {
-    const ALL: [(Signal, Number); 11] = [
+    const ALL: [(Signal, Number); 12] = [
         (Signal::Hangup, Number::SIGHUP),
         (Signal::Interrupt, Number::SIGINT),
         (Signal::Quit, Number::SIGQUIT),
@@ -49,6 +51,7 @@ impl Signal {
         (Signal::OneMore, Number::SIGTTIN),
         (Signal::OneFewer, Number::SIGTTOU),
         (Signal::LetGo, Number::SIGWINCH),
+        (Signal::Continued, Number::SIGCONT),
         (Signal::Orphaned, Number::SIGPWR),
     ];
 

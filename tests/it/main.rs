@@ -61,6 +61,7 @@ mod reloading;
 mod resources;
 mod serving;
 mod settings;
+mod shortages;
 mod signals;
 mod sockets;
 mod stopping;

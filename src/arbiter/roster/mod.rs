@@ -175,10 +175,19 @@ impl Roster {
         }
     }
 
-    /// The master has slept past its deadline: it did not run, so nobody is to blame for silence
-    /// before `now`.
-    pub(crate) fn overslept(&mut self, now: Stamp) {
+    /// The master did not run, at some time between `since` and `now`: nobody is to blame for
+    /// silence before, and whoever leaves has so much more time to.
+    pub(crate) fn overslept(&mut self, since: Stamp, now: Stamp) {
         self.amnesty = now;
+        let lost = now.since(since);
+        for worker in self.slots.iter_mut().flat_map(|slot| &mut slot.workers) {
+            match &mut worker.state {
+                State::Leaving { kill_at, .. }
+                | State::Condemned { kill_at }
+                | State::Aborted { kill_at, .. } => *kill_at = kill_at.after(lost),
+                State::Booting | State::Ready | State::Killed { .. } => (),
+            }
+        }
     }
 
     /// A worker has ended. `None` if it was none of ours.

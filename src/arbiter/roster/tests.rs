@@ -89,6 +89,13 @@ impl Pool {
         self.step()
     }
 
+    /// Time passes in which the master does not run.
+    fn oversleep(&mut self, time: Duration) {
+        let since = self.now;
+        self.now = since.after(time);
+        self.roster.overslept(since, self.now);
+    }
+
     /// The master sleeps from deadline to deadline until so much time has passed.
     fn run(&mut self, time: Duration) -> Vec<Action> {
         let end = self.now.after(time);

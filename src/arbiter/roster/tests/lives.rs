@@ -103,8 +103,7 @@ fn a_silent_worker_at_work_is_judged_by_its_work_alone() {
 fn nobody_is_blamed_for_silence_in_which_the_master_did_not_run() {
     let mut pool = mute();
     let begun = pool.now;
-    pool.now = begun.after(MINUTE);
-    pool.roster.overslept(pool.now);
+    pool.oversleep(MINUTE);
     pool.roster.heard(WorkerId(1), begun, Some(alone(begun)));
     assert_eq!(pool.step(), []);
     assert_eq!(pool.pass(POLICY.timeout - NANO), []);

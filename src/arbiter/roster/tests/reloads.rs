@@ -349,8 +349,7 @@ fn time_in_which_the_master_did_not_run_is_not_time_in_which_it_could_not_fork()
     pool.roster.reload(POLICY, 1);
     pool.roster.due(pool.now);
     pool.roster.spawn_failed(0, pool.now);
-    pool.now = pool.now.after(MINUTE);
-    pool.roster.overslept(pool.now);
+    pool.oversleep(MINUTE);
     pool.roster.heard(WorkerId(1), pool.now, None);
     assert_eq!(pool.step(), [spawn(3, 0)]);
     assert!(pool.roster.is_reloading());

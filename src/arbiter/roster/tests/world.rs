@@ -192,7 +192,7 @@ impl World {
 
     /// One turn of the master, at the next moment at which something happens.
     fn turn(&mut self) {
-        let deadline = self.roster.next_deadline(self.now);
+        let (before, deadline) = (self.now, self.roster.next_deadline(self.now));
         let event = self.processes.values().filter_map(Process::next_event).min();
         let idle = self.now.after(10 * SECOND);
         let mut next = [deadline, event, Some(idle)].into_iter().flatten().min().unwrap_or(idle);
@@ -202,7 +202,7 @@ impl World {
         self.now = self.now.max(next);
         if self.mood == Mood::Wild {
             if self.roster.stopping().is_none() && self.below(64) == 0 {
-                self.oversleep(deadline);
+                self.oversleep(before, deadline);
             }
             self.mischief();
         } else {

@@ -3,11 +3,16 @@
 use super::*;
 
 impl World {
-    pub(super) fn oversleep(&mut self, deadline: Option<Stamp>) {
+    pub(super) fn oversleep(&mut self, before: Stamp, deadline: Option<Stamp>) {
         self.now = self.now.after(self.within(2 * MINUTE));
         if deadline.is_some_and(|deadline| self.now.since(deadline) > SECOND) {
             self.amnesty = self.now;
-            self.roster.overslept(self.now);
+            self.roster.overslept(before, self.now);
+            let lost = self.now.since(before);
+            for process in self.processes.values_mut() {
+                process.kill_from = process.kill_from.after(lost);
+                process.abort_from = process.abort_from.after(lost);
+            }
         }
     }
 
