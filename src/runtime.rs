@@ -124,23 +124,26 @@ impl Runtime {
         signal::unblock_all();
         let Inheritance { listeners, predecessor, mut warnings } =
             Inheritance::take().map_err(RuntimeError::Listen)?;
-        let pidfile = create_pidfile(&plan.settings, predecessor.is_some())?;
+        let is_second = predecessor.is_some();
         let kin = match predecessor {
             Some((pid, line)) => Kin::Predecessor { pid, line },
             None => Kin::Alone,
         };
         let alone = matches!(kin, Kin::Alone);
+        let confessed = |error: RuntimeError| {
+            if let Kin::Predecessor { line, .. } = &kin {
+                line.say_failed(&error.to_string());
+            }
+            error
+        };
+        let pidfile = create_pidfile(&plan.settings, is_second).map_err(confessed)?;
         let company = match Company::found(plan, &listeners, None, alone) {
             Ok(company) => company,
             Err(error) => {
                 if let Some(pidfile) = pidfile {
                     pidfile.remove();
                 }
-                let error = RuntimeError::from(error);
-                if let Kin::Predecessor { line, .. } = &kin {
-                    line.say_failed(&error.to_string());
-                }
-                return Err(error);
+                return Err(confessed(error.into()));
             }
         };
         // What is not wished for is not kept open: nobody would look at its queue.
@@ -283,7 +286,7 @@ struct Choice<'a> {
 }
 
 /// Looks up whom the paths of unix sockets are given to.
-const MASTER_SIGNALS: [Signal; 10] = [
+const MASTER_SIGNALS: [Signal; 11] = [
     Signal::Hangup,
     Signal::Interrupt,
     Signal::Quit,
@@ -294,6 +297,7 @@ const MASTER_SIGNALS: [Signal; 10] = [
     Signal::OneMore,
     Signal::OneFewer,
     Signal::LetGo,
+    Signal::Continued,
 ];
 
 fn log_wish(settings: &Settings) -> log::Wish {

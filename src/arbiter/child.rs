@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use slog::{Logger, debug, error};
+use slog::{Logger, debug, error, warn};
 
 use super::bounds;
 use super::company::{Company, Plan};
@@ -13,12 +13,12 @@ use super::hooking;
 use crate::app::{Place, Service};
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
-use crate::log::chain;
+use crate::log::{Facts, chain};
 use crate::os;
 use crate::os::process::{self, EXIT_PANICKED, Pid};
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::title::TitleArea;
-use crate::scoreboard::Scoreboard;
+use crate::scoreboard::{Scoreboard, Stage};
 use crate::worker::{Lifecycle, Terms, WorkerContext};
 
 /// The worker could not boot.
@@ -40,38 +40,66 @@ pub(super) struct Birth<'a> {
     pub(super) doorbell: OwnedFd,
     pub(super) units_max: u64,
     pub(super) hooks: &'a dyn Hooks,
+    /// Its generation is being tried out: whether that is an error is for the master to say.
+    pub(super) on_trial: bool,
+}
+
+/// Where a worker says why it fails, and how gravely.
+struct Confession<'a> {
+    board: &'a Scoreboard,
+    row: usize,
+    log: &'a Logger,
+    slot: usize,
+    on_trial: bool,
+}
+
+impl Confession<'_> {
+    /// Tells the operator, and the master, why this worker could not boot.
+    fn boot_failed(&self, reason: &str) -> u8 {
+        self.board.row(self.row).set_note(reason);
+        self.say("worker cannot boot", Facts::new().text("error", reason));
+        EXIT_BOOT
+    }
+
+    /// One record: an error, unless the worker boots on trial.
+    fn say(&self, what: &str, facts: Facts) {
+        let pid = Pid::this().as_raw();
+        if self.on_trial && self.board.row(self.row).stage() == Stage::Booting {
+            warn!(self.log, "{}", what; "pid" => pid, "slot" => self.slot, facts);
+        } else {
+            error!(self.log, "{}", what; "pid" => pid, "slot" => self.slot, facts);
+        }
+    }
 }
 
 /// Lives a worker's whole life. Called in the child with every signal blocked; returns its exit
 /// code.
 pub(super) fn live(birth: Birth<'_>) -> u8 {
-    let (company, index, slot) = (birth.company, birth.row, birth.place.slot);
-    let (row, log) = (company.board.scores(), company.log.logger());
+    let (company, row, slot) = (birth.company, birth.row, birth.place.slot);
+    let (board, log) = (company.board.scores(), company.log.logger());
     let pid = Pid::this().as_raw();
     process::close_all(&birth.strangers);
-    log_panics(log, slot);
+    let confession = Confession { board, row, log, slot, on_trial: birth.on_trial };
+    log_panics(Arc::clone(board), log.clone(), &confession);
     let signals = match SignalPipe::open() {
         Ok(signals) => signals,
         Err(error) => {
-            let reason = format!("cannot open the signal pipe: {error}");
-            return boot_failed(row, index, log, slot, &reason);
+            return confession.boot_failed(&format!("cannot open the signal pipe: {error}"));
         }
     };
     if let Err(reason) = become_worker(&birth) {
-        return boot_failed(row, index, log, slot, &reason);
+        return confession.boot_failed(&reason);
     }
     let facts = hooking::worker(Pid::this(), slot, birth.place.generation);
     hooking::run("post_fork", log, birth.hooks, |hooks| hooks.post_fork(&facts));
     let booted = catch_unwind(AssertUnwindSafe(|| company.plan.app.boot(&birth.place)));
     let service = match booted {
         Ok(Ok(service)) => service,
-        Ok(Err(reason)) => {
-            return boot_failed(row, index, log, slot, &chain(reason.as_ref()));
-        }
-        Err(_) => return boot_failed(row, index, log, slot, "the app panicked while it booted"),
+        Ok(Err(reason)) => return confession.boot_failed(&chain(reason.as_ref())),
+        Err(_) => return confession.boot_failed("the app panicked while it booted"),
     };
     debug!(log, "app booted"; "pid" => pid, "slot" => slot);
-    match catch_unwind(AssertUnwindSafe(|| serve(birth, signals, service.as_ref()))) {
+    match catch_unwind(AssertUnwindSafe(|| serve(birth, signals, service.as_ref(), &confession))) {
         Ok(code) => code,
         Err(_) => EXIT_PANICKED,
     }
@@ -85,6 +113,7 @@ fn become_worker(birth: &Birth<'_>) -> Result<(), String> {
         Signal::Interrupt,
         Signal::Quit,
         Signal::Child,
+        Signal::Continued,
         Signal::Orphaned,
     ]);
     signal::restore_last_resorts();
@@ -134,14 +163,18 @@ fn watch_the_master(master: Pid) -> Result<(), String> {
     if Pid::parent() == master { Ok(()) } else { Err("the master has died".to_owned()) }
 }
 
-fn serve(birth: Birth<'_>, signals: SignalPipe, service: &dyn Service) -> u8 {
+fn serve(
+    birth: Birth<'_>,
+    signals: SignalPipe,
+    service: &dyn Service,
+    confession: &Confession<'_>,
+) -> u8 {
     let (company, place) = (birth.company, &birth.place);
     let (settings, log) = (&company.plan.settings, company.log.logger());
     let board = company.board.scores();
     signal::catch(&[Signal::Terminate, Signal::Interrupt, Signal::Quit]);
     if let Err(error) = signal::catch_parent_death(settings.graceful_timeout) {
-        let reason = format!("cannot watch the master: {error}");
-        return boot_failed(board, birth.row, log, place.slot, &reason);
+        return confession.boot_failed(&format!("cannot watch the master: {error}"));
     }
     let life = match Lifecycle::new(Terms {
         heartbeat: birth.heartbeat,
@@ -155,8 +188,7 @@ fn serve(birth: Birth<'_>, signals: SignalPipe, service: &dyn Service) -> u8 {
     }) {
         Ok(life) => life,
         Err(error) => {
-            let reason = format!("cannot open a pipe: {error}");
-            return boot_failed(board, birth.row, log, place.slot, &reason);
+            return confession.boot_failed(&format!("cannot open a pipe: {error}"));
         }
     };
     let ctx =
@@ -164,28 +196,20 @@ fn serve(birth: Birth<'_>, signals: SignalPipe, service: &dyn Service) -> u8 {
     match company.plan.class.run(&ctx) {
         Ok(()) => 0,
         Err(reason) => {
-            error!(log, "worker class failed"; "pid" => Pid::this().as_raw(),
-                "slot" => place.slot, "class" => place.class, "error" => chain(reason.as_ref()));
+            let facts = Facts::new().text("class", place.class);
+            confession.say("worker class failed", facts.text("error", chain(reason.as_ref())));
             EXIT_CLASS
         }
     }
 }
 
-/// Tells the operator, and the master, why this worker could not boot.
-fn boot_failed(board: &Scoreboard, row: usize, log: &Logger, slot: usize, reason: &str) -> u8 {
-    board.row(row).set_note(reason);
-    error!(log, "worker cannot boot"; "pid" => Pid::this().as_raw(), "slot" => slot,
-        "error" => reason);
-    EXIT_BOOT
-}
-
 /// A panic is one record in the log, wherever it is caught.
-fn log_panics(log: &Logger, slot: usize) {
-    let log = log.clone();
+fn log_panics(board: Arc<Scoreboard>, log: Logger, confession: &Confession<'_>) {
+    let Confession { row, slot, on_trial, .. } = *confession;
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = panic.payload_as_str().unwrap_or("(no message)").to_owned();
-        error!(log, "panic"; "pid" => Pid::this().as_raw(), "slot" => slot, "error" => text,
-            "at" => place);
+        let confession = Confession { board: &board, row, log: &log, slot, on_trial };
+        confession.say("panic", Facts::new().text("error", text).text("at", place));
     }));
 }

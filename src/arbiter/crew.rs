@@ -15,7 +15,7 @@ use super::chance::Chance;
 use super::child::{self, Birth};
 use super::company::{Company, Plan};
 use super::queues::Attendance;
-use super::roster::{Busy, Ending, WorkerId};
+use super::roster::{Busy, Ending, Generation, WorkerId};
 use crate::app::Place;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
@@ -255,7 +255,7 @@ impl<'a> Crew<'a> {
         &mut self,
         id: WorkerId,
         slot: usize,
-        generation: u32,
+        generation: Generation,
         masters: &[RawFd],
         hooks: &dyn Hooks,
     ) -> Result<Pid, SpawnError> {
@@ -268,7 +268,7 @@ impl<'a> Crew<'a> {
         let strangers = self.strangers().chain(masters.iter().copied()).collect();
         match self.fork(slot, generation, row, &heartbeat, strangers, hooks) {
             Ok(pid) => {
-                let told = Stage::Booting;
+                let (told, generation) = (Stage::Booting, generation.number);
                 let member = Member { pid, slot, generation, board, row, heartbeat, told };
                 self.members.insert(id, member);
                 self.ids.insert(pid, id);
@@ -293,7 +293,7 @@ impl<'a> Crew<'a> {
     fn fork(
         &mut self,
         slot: usize,
-        generation: u32,
+        generation: Generation,
         row: usize,
         heartbeat: &Heartbeat,
         strangers: Vec<RawFd>,
@@ -311,7 +311,7 @@ impl<'a> Crew<'a> {
             place: Place {
                 pool: POOL.to_owned(),
                 slot,
-                generation,
+                generation: generation.number,
                 class: company.plan.class.name(),
                 options: settings.app_options.clone(),
                 limits: settings.limits(),
@@ -321,6 +321,7 @@ impl<'a> Crew<'a> {
             doorbell,
             units_max: units_max(settings, &mut self.chance),
             hooks,
+            on_trial: generation.on_trial,
         };
         process::fork(move || {
             systemd::VARIABLES.iter().for_each(|name| process::unset_env(name));
@@ -417,9 +418,9 @@ impl<'a> Crew<'a> {
         member.map_or((Pid::from_raw(0), 0), |member| (member.pid, member.slot))
     }
 
-    /// A worker's generation; 0 if there is no such worker.
-    pub(super) fn generation_of(&self, id: WorkerId) -> u32 {
-        self.members.get(&id).map_or(0, |member| member.generation)
+    /// A worker's generation.
+    pub(super) fn generation(&self, id: WorkerId) -> Option<u32> {
+        self.members.get(&id).map(|member| member.generation)
     }
 
     /// Asks a worker to drain and leave.

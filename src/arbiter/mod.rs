@@ -63,6 +63,8 @@ pub(crate) struct Arbiter<'a> {
     kin: Kin,
     verdict: Option<Rc<Verdict>>,
     hooks: &'a dyn Hooks,
+    /// When this master is known to have run.
+    ran_at: Stamp,
     /// When the manager wants the next sign of life.
     alive_at: Option<Stamp>,
     /// When newcomers are refused, if a stop is under way.
@@ -123,6 +125,7 @@ impl<'a> Arbiter<'a> {
             kin,
             verdict,
             hooks,
+            ran_at: clock::now(),
             alive_at: None,
             refuse_at: None,
             status: String::new(),
@@ -178,7 +181,7 @@ impl<'a> Arbiter<'a> {
         self.upgrade_if_wished();
         let after = clock::now();
         if after.since(before) > OVERSLEPT {
-            self.roster.overslept(after);
+            self.roster.overslept(before, after);
             self.hear_the_workers();
         }
     }
@@ -209,14 +212,29 @@ impl<'a> Arbiter<'a> {
         let deadlines = [self.roster.next_deadline(decided)].into_iter().chain(own);
         let deadline = deadlines.flatten().min();
         let fds = [Some(self.signals.as_fd()), Some(self.crew.doorbell()), self.kin.line()];
+        self.ran_at = clock::now();
         poll::wait_readable(&fds.into_iter().flatten().collect::<Vec<_>>(), deadline)?;
         let now = clock::now();
         let late = deadline.map_or(Duration::ZERO, |deadline| now.since(deadline));
         if late > OVERSLEPT {
             warn!(self.log(), "master was held up"; "for_ms" => millis(late));
-            self.roster.overslept(now);
+            self.pardon_silence(now);
         }
         Ok(())
+    }
+
+    /// This process goes on: it may have been stopped, for less time than it would have slept.
+    fn go_on(&mut self) {
+        let now = clock::now();
+        if now.since(self.ran_at) > OVERSLEPT {
+            self.pardon_silence(now);
+        }
+    }
+
+    /// Nobody is to blame for what the master has not seen since it last ran.
+    fn pardon_silence(&mut self, now: Stamp) {
+        self.roster.overslept(self.ran_at, now);
+        self.ran_at = now;
     }
 
     fn obey(&mut self, signal: Signal) {
@@ -233,6 +251,7 @@ impl<'a> Arbiter<'a> {
             Signal::ReopenLogs => self.reopen_logs(),
             Signal::Upgrade => self.upgrade_wished = true,
             Signal::LetGo => self.let_workers_go(),
+            Signal::Continued => self.go_on(),
             Signal::Queues | Signal::Orphaned => (), // the master minds no queue and no parent
         }
     }
@@ -302,7 +321,8 @@ impl<'a> Arbiter<'a> {
                         let (pid, slot) = self.crew.who(id);
                         info!(self.log(), "worker ready"; "pid" => pid.as_raw(), "slot" => slot,
                             "age_ms" => millis(age));
-                        let worker = hooking::worker(pid, slot, self.crew.generation_of(id));
+                        let worker =
+                            hooking::worker(pid, slot, self.crew.generation(id).unwrap_or(0));
                         self.hook("worker_ready", |hooks| hooks.worker_ready(&worker));
                     }
                 }
@@ -335,9 +355,15 @@ impl<'a> Arbiter<'a> {
     /// One record for each end, with all that is known of it.
     fn record(&mut self, pid: Pid, exit: Exit, farewell: &Farewell, departure: Departure) {
         let Departure { note, units, .. } = departure;
+        let on_trial = self.roster.describe(farewell.generation).on_trial;
+        let counts = match farewell.reason {
+            Reason::BootFailure => true,
+            Reason::Hung | Reason::Crashed => on_trial,
+            Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => false,
+        };
         // What it said goes before what was said of it when it was aborted.
         let is_news = !note.is_empty() || self.last_words.is_empty();
-        if farewell.reason == Reason::BootFailure && is_news {
+        if counts && is_news {
             let said = if note.is_empty() { "it said nothing" } else { &note };
             self.last_words = format!("the last one ended with {exit}: {said}");
         }
@@ -363,6 +389,8 @@ impl<'a> Arbiter<'a> {
                 info!(self.log(), "worker exited"; facts);
             }
             Reason::Hung | Reason::Crashed => warn!(self.log(), "worker exited"; facts),
+            // The error is then that the reload failed, which is one record.
+            Reason::BootFailure if on_trial => warn!(self.log(), "worker exited"; facts),
             Reason::BootFailure => error!(self.log(), "worker exited"; facts),
         }
         let (code, signal) = match exit {
@@ -415,20 +443,27 @@ impl<'a> Arbiter<'a> {
     }
 
     fn spawn(&mut self, id: WorkerId, slot: usize) {
-        let (now, generation) = (clock::now(), self.roster.generation());
+        let now = clock::now();
+        let generation = self.roster.describe(self.roster.generation());
         let own: Vec<_> =
             self.signals.numbers().into_iter().chain(self.kin.line_number()).collect();
-        self.hook("pre_fork", |hooks| hooks.pre_fork(slot, generation));
+        self.hook("pre_fork", |hooks| hooks.pre_fork(slot, generation.number));
         match self.crew.spawn(id, slot, generation, &own, self.hooks) {
             Ok(pid) => {
                 self.roster.spawned(id, slot, now);
                 info!(self.log(), "worker started"; "pid" => pid.as_raw(), "slot" => slot,
-                    "generation" => generation);
+                    "generation" => generation.number);
             }
             Err(reason) => {
                 let retry = self.roster.spawn_failed(slot, now);
-                error!(self.log(), "worker cannot be started"; "slot" => slot,
-                    "error" => reason.to_string(), "retry_ms" => millis(retry));
+                let facts = Facts::new().number("slot", slot).text("error", reason.to_string());
+                let facts = facts.number("retry_ms", millis(retry));
+                if generation.on_trial {
+                    self.last_words = format!("a worker cannot be started: {reason}");
+                    warn!(self.log(), "worker cannot be started"; facts);
+                } else {
+                    error!(self.log(), "worker cannot be started"; facts);
+                }
             }
         }
     }
@@ -443,6 +478,8 @@ impl<'a> Arbiter<'a> {
         };
         if matches!(hang, Hang::Boot(_)) {
             self.last_words = format!("the last one was not ready in time, after {age:?}");
+        } else if self.crew.generation(id).is_some_and(|it| self.roster.describe(it).on_trial) {
+            self.last_words = format!("the last one hung: {what}, for {age:?}");
         }
         let facts = Facts::new()
             .number("pid", pid.as_raw())
@@ -458,7 +495,7 @@ impl<'a> Arbiter<'a> {
             })
             .maybe(process::state(pid), |facts, state| facts.text("state", state));
         warn!(self.log(), "worker hung"; facts, "verdict" => verdict);
-        let worker = hooking::worker(pid, slot, self.crew.generation_of(id));
+        let worker = hooking::worker(pid, slot, self.crew.generation(id).unwrap_or(0));
         let work = self.crew.unit(id).map(|unit| unit.label);
         self.hook("worker_hung", |hooks| hooks.worker_hung(&worker, work.as_deref()));
     }
@@ -495,6 +532,7 @@ impl From<&Settings> for Policy {
             abort_grace: settings.abort_grace,
             max_lifetime: settings.max_lifetime,
             max_surge: settings.max_surge,
+            max_unavailable: settings.max_unavailable,
             boot_retries: settings.boot_retries,
         }
     }

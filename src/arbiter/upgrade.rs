@@ -241,6 +241,9 @@ impl Arbiter<'_> {
             return;
         }
         info!(self.log(), "workers are let go");
+        if self.roster.is_reloading() {
+            self.last_words = "the workers were let go".to_owned();
+        }
         self.roster.let_go();
     }
 }

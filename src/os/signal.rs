@@ -35,12 +35,14 @@ pub(crate) enum Signal {
     LetGo,
     /// URG: look again which queues are this worker's.
     Queues,
+    /// CONT: this process may have been stopped, and goes on.
+    Continued,
     /// The parent has died (PWR, by which a worker asks to be told).
     Orphaned,
 }
 
 impl Signal {
-    const ALL: [(Signal, Number); 12] = [
+    const ALL: [(Signal, Number); 13] = [
         (Signal::Hangup, Number::SIGHUP),
         (Signal::Interrupt, Number::SIGINT),
         (Signal::Quit, Number::SIGQUIT),
@@ -52,6 +54,7 @@ impl Signal {
         (Signal::OneFewer, Number::SIGTTOU),
         (Signal::LetGo, Number::SIGWINCH),
         (Signal::Queues, Number::SIGURG),
+        (Signal::Continued, Number::SIGCONT),
         (Signal::Orphaned, Number::SIGPWR),
     ];
 

@@ -21,6 +21,17 @@ pub(super) fn check(settings: &Settings) -> Result<(), SettingsError> {
             why,
         });
     }
+    if settings.max_surge == 0 && settings.max_unavailable == 0 {
+        let source = settings.source("max_unavailable");
+        return Err(SettingsError::BadMix {
+            place: settings.source("max_surge").clone(),
+            key: "max_surge",
+            why: format!(
+                "no worker could ever be replaced, since max_unavailable is 0 too ({source}): \
+                 raise one of them"
+            ),
+        });
+    }
     if let (Some(pidfile), LogTarget::File(log)) = (&settings.pidfile, &settings.log_file)
         && pidfile == log
     {

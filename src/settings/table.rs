@@ -201,9 +201,17 @@ settings! {
         /// Replace a worker that has lived this long; 0 means never.
         max_lifetime: Duration = Duration::ZERO, ANY_SPAN, "DUR";
 
-        /// Workers that a reload or a recycling may run beyond the usual number, at least 1.
+        /// Workers that a reload or a recycling may run beyond the usual number, not counting those
+        /// that drain. 0 needs max_unavailable; the first new worker of a reload, and the one that
+        /// replaces its last old one, are extra even then.
         max_surge: usize = 1,
-            One(Number { what: "a number of workers", least: 1, most: 4096 }), "N";
+            One(Number { what: "a number of workers", least: 0, most: 4096 }), "N";
+
+        /// Workers that may be missing while a reload or a recycling rolls: so many old ones are
+        /// asked to leave before their successors are ready, though never before the first new
+        /// worker of a reload is. 0 means that nobody leaves before its successor is ready.
+        max_unavailable: usize = 0,
+            One(Number { what: "a number of workers", least: 0, most: 4096 }), "N";
 
         /// Failed boots in a row before a worker's place is given up, if none was ever ready.
         boot_retries: u32 = 5,

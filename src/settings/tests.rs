@@ -45,6 +45,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("max_requests_jitter", "0", "0"),
     ("max_lifetime", "1h", "3600s"),
     ("max_surge", "2", "2"),
+    ("max_unavailable", "1", "1"),
     ("boot_retries", "0", "0"),
     ("bind", "unix:@here", "unix:@here"),
     ("backlog", "1", "1"),
@@ -310,6 +311,12 @@ fn impossible_mixes_are_refused() {
         "pidfile: a\nlog_file: a",
         "x.yaml:1: pidfile: \"a\" is the log file too (x.yaml:2): give two files",
     );
+    bad(
+        "max_surge: 0",
+        "x.yaml:1: max_surge: no worker could ever be replaced, since max_unavailable is 0 too \
+         (default): raise one of them",
+    );
+    assert_eq!(yaml("max_surge: 0\nmax_unavailable: 1").unwrap().max_surge, 0);
     bad("chdir: /nowhere", "x.yaml:1: chdir: \"/nowhere\" does not exist");
     bad("worker_tmp_dir: /dev/null", "x.yaml:1: worker_tmp_dir: \"/dev/null\" is not a directory");
     bad("pidfile: /", "x.yaml:1: pidfile: \"/\" is a directory: give a file");

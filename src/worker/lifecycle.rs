@@ -162,7 +162,8 @@ impl Lifecycle {
                 | Signal::Upgrade
                 | Signal::OneMore
                 | Signal::OneFewer
-                | Signal::LetGo => Stop::None,
+                | Signal::LetGo
+                | Signal::Continued => Stop::None,
             });
         }
         let before = self.stopping();

@@ -62,6 +62,7 @@ mod resources;
 mod reuse_port;
 mod serving;
 mod settings;
+mod shortages;
 mod signals;
 mod sockets;
 mod stopping;

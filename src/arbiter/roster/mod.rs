@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 pub(crate) use words::{
-    Action, Busy, Ending, Farewell, Hang, Outcome, Policy, Reason, Stop, WorkerId,
+    Action, Busy, Ending, Farewell, Generation, Hang, Outcome, Policy, Reason, Stop, WorkerId,
 };
 
 use super::chance::Chance;
@@ -70,6 +70,8 @@ struct Rolling {
     /// Whether one worker of the new generation has been ready; only then do others follow.
     proven: bool,
     failed: bool,
+    /// How many forks in a row have failed, and since when.
+    unforked: Option<(u32, Stamp)>,
 }
 
 /// The facts.
@@ -97,6 +99,9 @@ impl Roster {
     /// The worker for which a spawn was handed out was forked at `now`.
     pub(crate) fn spawned(&mut self, id: WorkerId, slot: usize, now: Stamp) {
         self.homes.insert(id, slot);
+        if let Some(rolling) = &mut self.rolling {
+            rolling.unforked = None;
+        }
         let generation = self.generation;
         let slot = &mut self.slots[slot];
         slot.spawning = false;
@@ -114,9 +119,17 @@ impl Roster {
     }
 
     /// The worker for which a spawn was handed out could not be forked. Returns when it is tried
-    /// again.
+    /// again; a reload does so for as long as a worker may take to boot, and then it has failed.
     pub(crate) fn spawn_failed(&mut self, slot: usize, now: Stamp) -> Duration {
-        let delay = self.backoff(4); // the machine is short of something: give it a moment
+        let tries = match &mut self.rolling {
+            Some(rolling) => {
+                let (earlier, since) = rolling.unforked.unwrap_or((0, now));
+                rolling.unforked = Some((earlier + 1, since));
+                earlier + 1
+            }
+            None => 4, // the machine is short of something: give it a moment
+        };
+        let delay = self.backoff(tries);
         let slot = &mut self.slots[slot];
         slot.spawning = false;
         slot.not_before = now.after(delay);
@@ -162,10 +175,19 @@ impl Roster {
         }
     }
 
-    /// The master has slept past its deadline: it did not run, so nobody is to blame for silence
-    /// before `now`.
-    pub(crate) fn overslept(&mut self, now: Stamp) {
+    /// The master did not run, at some time between `since` and `now`: nobody is to blame for
+    /// silence before, and whoever leaves has so much more time to.
+    pub(crate) fn overslept(&mut self, since: Stamp, now: Stamp) {
         self.amnesty = now;
+        let lost = now.since(since);
+        for worker in self.slots.iter_mut().flat_map(|slot| &mut slot.workers) {
+            match &mut worker.state {
+                State::Leaving { kill_at, .. }
+                | State::Condemned { kill_at }
+                | State::Aborted { kill_at, .. } => *kill_at = kill_at.after(lost),
+                State::Booting | State::Ready | State::Killed { .. } => (),
+            }
+        }
     }
 
     /// A worker has ended. `None` if it was none of ours.
@@ -227,6 +249,7 @@ impl Roster {
             generation: self.generation,
             proven: false,
             failed: false,
+            unforked: None,
         };
         self.generations += 1;
         self.generation = self.generations;
@@ -271,6 +294,12 @@ impl Roster {
     /// The generation that is wished for.
     pub(crate) fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// A generation, by its number, and what is thought of it.
+    pub(crate) fn describe(&self, number: u32) -> Generation {
+        let trusted = self.rolling.map_or(self.generation, |rolling| rolling.generation);
+        Generation { number, on_trial: trusted < number }
     }
 
     /// How many workers are ready and not leaving.
@@ -331,7 +360,14 @@ impl Roster {
             State::Killed { .. } => [None, None],
         });
         let hirings = self.slots.iter().map(|slot| slot.not_before).filter(|at| now < *at);
-        workers.flatten().chain(hirings).min()
+        workers.flatten().chain(hirings).chain(self.fork_deadline()).min()
+    }
+
+    /// When a reload fails for want of a process.
+    fn fork_deadline(&self) -> Option<Stamp> {
+        let (_, since) = self.rolling?.unforked?;
+        let limit = self.policy.boot_timeout;
+        (!limit.is_zero()).then(|| since.max(self.amnesty).after(limit))
     }
 
     fn workers(&self) -> impl Iterator<Item = &Worker> {

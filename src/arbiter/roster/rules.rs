@@ -14,14 +14,15 @@ impl Roster {
         if self.phase != Phase::Serving {
             return actions;
         }
-        self.conclude_reload(&mut actions);
+        self.conclude_reload(now, &mut actions);
         if self.let_go {
             self.send_away(Reason::Asked, |_, _| true, now, &mut actions);
             return actions;
         }
         self.let_surplus_go(now, &mut actions);
-        self.fill_vacancies(now, &mut actions);
         self.retire_the_replaced(now, &mut actions);
+        self.retire_in_advance(now, &mut actions);
+        self.fill_vacancies(now, &mut actions);
         self.hire_successors(now, &mut actions);
         actions
     }
@@ -138,9 +139,9 @@ impl Roster {
     }
 
     /// Ends a reload whose new generation is complete, or has failed.
-    fn conclude_reload(&mut self, actions: &mut Vec<Action>) {
+    fn conclude_reload(&mut self, now: Stamp, actions: &mut Vec<Action>) {
         let Some(rolling) = self.rolling else { return };
-        if rolling.failed {
+        if rolling.failed || self.fork_deadline().is_some_and(|at| at <= now) {
             self.rolling = None;
             self.policy = rolling.policy;
             self.target = rolling.target;
@@ -160,7 +161,7 @@ impl Roster {
     /// failed. While a reload is not proven, nobody of the old generation goes.
     fn let_surplus_go(&mut self, now: Stamp, actions: &mut Vec<Action>) {
         let (target, generation) = (self.target, self.generation);
-        let unproven = self.rolling.is_some_and(|rolling| !rolling.proven);
+        let unproven = self.is_unproven();
         let boots_in_vain =
             |_, worker: &Worker| worker.generation > generation && worker.state == State::Booting;
         self.send_away(Reason::Reload, boots_in_vain, now, actions);
@@ -200,8 +201,7 @@ impl Roster {
     /// new one is complete: it may be the only one to serve at an old address.
     fn retire_the_replaced(&mut self, now: Stamp, actions: &mut Vec<Action>) {
         let generation = self.generation;
-        let is_old = |w: &Worker| w.generation < generation && w.state == State::Ready;
-        let mut old = self.workers().filter(|worker| is_old(worker)).count();
+        let mut old = self.count_old();
         let rolling = self.rolling.is_some();
         for slot in self.slots.iter_mut().filter(|slot| slot.workers.len() > 1) {
             let Some(heir) = slot.heir(generation).or_else(|| slot.youngest()) else { continue };
@@ -210,18 +210,68 @@ impl Roster {
                 if worker.state != State::Ready || !replaced || worker.id == heir {
                     continue;
                 }
-                if rolling && is_old(worker) {
+                if rolling && worker.generation < generation {
                     if old == 1 {
                         continue;
                     }
                     old -= 1;
                 }
-                let outdated = worker.generation != generation;
-                let reason = if outdated { Reason::Reload } else { Reason::Recycled };
+                let reason = worker.why_replaced(generation);
                 worker.leave(reason, now);
                 actions.push(Action::Drain(worker.id, reason));
             }
         }
+    }
+
+    /// Old before new, as far as workers may be missing: asks those to go who are due to be
+    /// replaced and have no successor yet. Never before a reload is proven, and never the last of
+    /// an old generation.
+    fn retire_in_advance(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        let most = self.policy.max_unavailable;
+        if most == 0 || self.is_unproven() {
+            return;
+        }
+        let missing = (0..self.target).filter(|slot| !self.slots[*slot].is_served()).count();
+        let mut room = most.saturating_sub(missing);
+        let (mut old, rolling) = (self.count_old(), self.rolling.is_some());
+        for index in 0..self.target {
+            let due = self.retires(index, now) && self.slots[index].not_before <= now;
+            if room == 0 || !due || self.slots[index].is_being_filled() {
+                continue;
+            }
+            let generation = self.generation;
+            let serves = |worker: &&mut Worker| worker.state == State::Ready;
+            let slot = &mut self.slots[index];
+            let of_old = slot.workers.iter().filter(|w| w.is_old(generation)).count();
+            if rolling && of_old > 0 && of_old == old {
+                continue;
+            }
+            for worker in slot.workers.iter_mut().filter(serves) {
+                let reason = worker.why_replaced(generation);
+                worker.leave(reason, now);
+                actions.push(Action::Drain(worker.id, reason));
+            }
+            old -= of_old;
+            room -= 1;
+        }
+    }
+
+    /// How many of an old generation serve.
+    fn count_old(&self) -> usize {
+        self.workers().filter(|worker| worker.is_old(self.generation)).count()
+    }
+
+    /// Whether a reload is under way of whose generation nobody has been ready.
+    fn is_unproven(&self) -> bool {
+        self.rolling.is_some_and(|rolling| !rolling.proven)
+    }
+
+    /// How many successors may be on the way. The first and the last of a reload always may: they
+    /// are there before whom they replace, whatever may be missing.
+    fn surge(&self) -> usize {
+        let is_first_or_last =
+            self.is_unproven() || (self.rolling.is_some() && self.count_old() == 1);
+        self.policy.max_surge.max(usize::from(is_first_or_last))
     }
 
     /// Hires a successor for whoever has served its time, a few at a time.
@@ -230,7 +280,7 @@ impl Roster {
             (0..self.target).filter(|slot| self.retires(*slot, now)).collect();
         let is_busy = |slot: &usize| self.slots[*slot].is_being_filled();
         let (busy, idle): (Vec<usize>, Vec<usize>) = retiring.into_iter().partition(is_busy);
-        let room = self.policy.max_surge.saturating_sub(busy.len());
+        let room = self.surge().saturating_sub(busy.len());
         let due = idle.into_iter().filter(|slot| self.slots[*slot].not_before <= now);
         for slot in due.take(room).collect::<Vec<_>>() {
             if self.may_hire() {
@@ -252,7 +302,7 @@ impl Roster {
 
     /// Whether another worker may be hired: while a reload is not proven, it has one canary.
     fn may_hire(&self) -> bool {
-        let unproven = self.rolling.is_some_and(|rolling| !rolling.proven);
+        let unproven = self.is_unproven();
         let is_canary =
             |worker: &Worker| worker.generation == self.generation && worker.is_arriving();
         !unproven || !(self.slots.iter().any(|slot| slot.spawning) || self.workers().any(is_canary))

@@ -80,6 +80,11 @@ impl Slot {
         self.spawning || self.workers.iter().any(Worker::is_arriving)
     }
 
+    /// Whether anybody serves here.
+    pub(super) fn is_served(&self) -> bool {
+        self.workers.iter().any(|worker| worker.state == State::Ready)
+    }
+
     /// Whether a worker of this generation serves here.
     pub(super) fn is_served_by(&self, generation: u32) -> bool {
         let serves = |w: &Worker| w.generation == generation && w.state == State::Ready;
@@ -151,6 +156,16 @@ impl Worker {
             | State::Aborted { .. }
             | State::Killed { .. } => false,
         }
+    }
+
+    /// Whether it serves, and is of an earlier generation than this.
+    pub(super) fn is_old(&self, generation: u32) -> bool {
+        self.generation < generation && self.state == State::Ready
+    }
+
+    /// Why it is replaced, if this generation is wished for.
+    pub(super) fn why_replaced(&self, generation: u32) -> Reason {
+        if self.generation == generation { Reason::Recycled } else { Reason::Reload }
     }
 
     /// Begins to drain at `now`.

@@ -27,6 +27,7 @@ const POLICY: Policy = Policy {
     abort_grace: SECOND,
     max_lifetime: Duration::ZERO,
     max_surge: 1,
+    max_unavailable: 0,
     boot_retries: 5,
 };
 
@@ -86,6 +87,13 @@ impl Pool {
     fn pass(&mut self, time: Duration) -> Vec<Action> {
         self.now = self.now.after(time);
         self.step()
+    }
+
+    /// Time passes in which the master does not run.
+    fn oversleep(&mut self, time: Duration) {
+        let since = self.now;
+        self.now = since.after(time);
+        self.roster.overslept(since, self.now);
     }
 
     /// The master sleeps from deadline to deadline until so much time has passed.

@@ -19,6 +19,8 @@ pub(crate) struct Policy {
     pub(crate) max_lifetime: Duration,
     /// How many replacements may be under way beyond the wished number of workers.
     pub(crate) max_surge: usize,
+    /// How many workers may be missing while others are replaced. Not zero if `max_surge` is.
+    pub(crate) max_unavailable: usize,
     /// How many times a slot is tried again before anything was ever ready.
     pub(crate) boot_retries: u32,
 }
@@ -26,6 +28,14 @@ pub(crate) struct Policy {
 /// A worker, by the order of its hiring. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WorkerId(pub(super) u64);
+
+/// A generation of workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Generation {
+    pub(crate) number: u32,
+    /// A reload tries it out, or has tried it out in vain.
+    pub(crate) on_trial: bool,
+}
 
 /// How the whole is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -105,8 +105,7 @@ fn a_boot_timeout_of_zero_is_never() {
 fn a_boot_is_not_blamed_for_time_in_which_the_master_did_not_run() {
     let mut pool = Pool::new(POLICY, 1);
     pool.step();
-    pool.now = pool.now.after(MINUTE);
-    pool.roster.overslept(pool.now);
+    pool.oversleep(MINUTE);
     assert_eq!(pool.step(), []);
     assert_eq!(pool.pass(POLICY.boot_timeout - NANO), []);
     let age = MINUTE + POLICY.boot_timeout;

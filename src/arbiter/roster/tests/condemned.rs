@@ -47,8 +47,7 @@ fn a_worker_all_of_whose_threads_hang_is_aborted() {
 #[test]
 fn nobody_is_condemned_for_time_in_which_the_master_did_not_run() {
     let mut pool = about_to_hang(POLICY, 1);
-    pool.now = pool.now.after(SECOND);
-    pool.roster.overslept(pool.now);
+    pool.oversleep(SECOND);
     assert_eq!(pool.step(), []);
 }
 

@@ -102,6 +102,18 @@ fn a_worker_that_is_aborted_during_a_stop_keeps_its_own_deadline() {
 }
 
 #[test]
+fn time_in_which_the_master_did_not_run_is_no_time_to_leave() {
+    let mut pool = Pool::serving(POLICY, 1);
+    pool.roster.stop(Stop::Graceful);
+    pool.step();
+    pool.pass(SECOND);
+    pool.oversleep(MINUTE);
+    assert_eq!(pool.step(), []);
+    assert_eq!(pool.pass(POLICY.graceful - SECOND - NANO), []);
+    assert_eq!(pool.pass(NANO), [kill(1, Reason::Asked)]);
+}
+
+#[test]
 fn a_drain_without_time_kills_at_once() {
     let mut pool = Pool::serving(Policy { graceful: Duration::ZERO, ..POLICY }, 1);
     pool.roster.stop(Stop::Graceful);

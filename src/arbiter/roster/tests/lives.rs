@@ -103,8 +103,7 @@ fn a_silent_worker_at_work_is_judged_by_its_work_alone() {
 fn nobody_is_blamed_for_silence_in_which_the_master_did_not_run() {
     let mut pool = mute();
     let begun = pool.now;
-    pool.now = begun.after(MINUTE);
-    pool.roster.overslept(pool.now);
+    pool.oversleep(MINUTE);
     pool.roster.heard(WorkerId(1), begun, Some(alone(begun)));
     assert_eq!(pool.step(), []);
     assert_eq!(pool.pass(POLICY.timeout - NANO), []);
@@ -255,6 +254,22 @@ fn workers_that_are_spent_at_once_are_replaced_a_few_at_a_time() {
     assert_eq!(pool.step()[2..], next);
     assert_eq!(pool.settle().len(), 2);
     assert_eq!(pool.serving_ids(), [6, 7, 8, 9, 10]);
+}
+
+#[test]
+fn spent_workers_may_be_replaced_in_place() {
+    let policy = Policy { max_surge: 0, max_unavailable: 2, ..POLICY };
+    let mut pool = Pool::serving(policy, 5);
+    (1..=5).for_each(|id| pool.roster.spent(WorkerId(id)));
+    let gone = [1, 2].map(|id| drain(id, Reason::Recycled));
+    assert_eq!(pool.step(), [&gone[..], &[spawn(6, 0), spawn(7, 1)]].concat());
+    assert_eq!(pool.roster.ready_count(), 3);
+    pool.ends(6, Ending::Own);
+    assert_eq!(pool.pass(SECOND), [spawn(8, 0)], "nobody else goes while one is missing");
+    pool.ready(7);
+    assert_eq!(pool.step(), [drain(3, Reason::Recycled), spawn(9, 2)]);
+    pool.settle();
+    assert_eq!(pool.serving_ids(), [8, 7, 9, 10, 11]);
 }
 
 #[test]

@@ -284,6 +284,75 @@ fn a_canary_that_cannot_be_forked_is_tried_again_and_fails_nothing() {
     assert_eq!(pool.step(), []);
     assert_eq!(pool.pass(delay), [spawn(3, 0)]);
     assert!(pool.roster.is_reloading());
+    pool.pass(POLICY.boot_timeout - NANO);
+    assert!(pool.roster.is_reloading(), "what could not be had once is forgotten");
+}
+
+/// The master wakes whenever it is due, and every fork fails, until the reload does, after which
+/// there is room. Returns how often it tried in vain.
+fn starve(pool: &mut Pool) -> usize {
+    let mut tries = 0;
+    loop {
+        for action in pool.roster.due(pool.now) {
+            match action {
+                Action::Spawn { slot, .. } if pool.roster.is_reloading() => {
+                    pool.roster.spawn_failed(slot, pool.now);
+                    tries += 1;
+                }
+                Action::Spawn { id, slot } => pool.roster.spawned(id, slot, pool.now),
+                Action::RollBack => (),
+                other => panic!("{other:?}"),
+            }
+        }
+        if !pool.roster.is_reloading() {
+            return tries;
+        }
+        let next = pool.roster.next_deadline(pool.now).expect("it is tried again");
+        assert!(pool.now < next, "the master spins");
+        pool.now = next;
+        assert!(pool.booting().is_empty());
+        for id in pool.roster.to_measure(pool.now) {
+            pool.roster.heard(id, pool.now, None);
+        }
+    }
+}
+
+#[test]
+fn a_canary_that_can_never_be_forked_fails_the_reload_when_it_should_have_been_ready() {
+    let mut pool = Pool::serving(POLICY, 2);
+    let begun = pool.now;
+    pool.roster.reload(POLICY, 2);
+    let tries = starve(&mut pool);
+    assert_eq!(pool.now, begun.after(POLICY.boot_timeout));
+    assert!((6..=12).contains(&tries), "{tries} tries");
+    assert_eq!(pool.serving_ids(), [1, 2]);
+    assert_eq!((pool.roster.generation(), pool.run(MINUTE)), (1, vec![]));
+}
+
+#[test]
+fn a_later_worker_that_can_never_be_forked_fails_the_reload_too() {
+    let (mut pool, _) = reloading(POLICY, 3, 3);
+    pool.ready(4);
+    assert_eq!(pool.roster.due(pool.now), [drain(1, Reason::Reload), spawn(5, 1)]);
+    pool.roster.spawn_failed(1, pool.now);
+    pool.ends(1, Ending::Obedient);
+    starve(&mut pool);
+    assert_eq!(pool.serving_ids(), [4, 2, 3], "nobody goes before there is room");
+    assert_eq!(pool.booting(), [pool.roster.hired].map(WorkerId), "one of the old generation");
+    assert!(!pool.settle().is_empty());
+    assert_eq!(generations(&pool), [1; 3]);
+}
+
+#[test]
+fn time_in_which_the_master_did_not_run_is_not_time_in_which_it_could_not_fork() {
+    let mut pool = Pool::serving(POLICY, 1);
+    pool.roster.reload(POLICY, 1);
+    pool.roster.due(pool.now);
+    pool.roster.spawn_failed(0, pool.now);
+    pool.oversleep(MINUTE);
+    pool.roster.heard(WorkerId(1), pool.now, None);
+    assert_eq!(pool.step(), [spawn(3, 0)]);
+    assert!(pool.roster.is_reloading());
 }
 
 #[test]
@@ -481,4 +550,98 @@ fn a_boot_that_fails_for_the_earlier_generation_costs_the_canary_nothing() {
     pool.step();
     assert!(!pool.roster.is_reloading());
     assert_eq!(pool.roster.ready_count(), 1);
+}
+
+/// Nobody beyond the usual number, and so many missing.
+fn in_place(missing: usize) -> Policy {
+    Policy { max_surge: 0, max_unavailable: missing, ..POLICY }
+}
+
+#[test]
+fn old_workers_may_go_before_their_successors_are_ready_but_not_before_the_canary_is() {
+    let (mut pool, actions) = reloading(in_place(2), 4, 4);
+    assert_eq!(actions, [spawn(5, 0)], "an extra one");
+    assert_eq!(pool.pass(SECOND), []);
+    pool.ready(5);
+    let gone = [1, 2, 3].map(|id| drain(id, Reason::Reload));
+    let come = [spawn(6, 1), spawn(7, 2), spawn(8, 3)];
+    assert_eq!(pool.step(), [&gone[..], &come].concat());
+    assert_eq!(pool.roster.ready_count(), 2, "5, and the last of the old");
+    pool.ready(8);
+    assert_eq!(pool.step(), [], "it stays until all are there");
+    pool.all_ready();
+    assert_eq!(pool.step(), [Action::Commit, drain(4, Reason::Reload)]);
+    assert_eq!(generations(&pool), [2; 4]);
+}
+
+#[test]
+fn surge_and_absence_add_up() {
+    let (mut pool, _) = reloading(Policy { max_unavailable: 1, ..POLICY }, 4, 4);
+    pool.ready(5);
+    let actions = pool.step();
+    let gone = [1, 2].map(|id| drain(id, Reason::Reload));
+    assert_eq!(actions, [&gone[..], &[spawn(6, 1), spawn(7, 2)]].concat());
+    assert_eq!(pool.roster.ready_count(), 3, "5, 3 and 4");
+}
+
+#[test]
+fn a_pool_of_one_is_reloaded_in_place_without_a_gap() {
+    let (mut pool, actions) = reloading(in_place(1), 1, 1);
+    assert_eq!(actions, [spawn(2, 0)]);
+    pool.ready(2);
+    assert_eq!(pool.step(), [Action::Commit, drain(1, Reason::Reload)]);
+}
+
+#[test]
+fn a_canary_that_fails_has_cost_nobody_a_place() {
+    let (mut pool, _) = reloading(in_place(3), 3, 3);
+    pool.ends(4, Ending::Own);
+    assert_eq!(pool.step(), [Action::RollBack]);
+    assert_eq!(pool.serving_ids(), [1, 2, 3]);
+}
+
+#[test]
+fn who_has_died_counts_as_missing() {
+    let (mut pool, _) = reloading(in_place(1), 5, 5);
+    pool.ends(5, Ending::Own);
+    pool.ready(6);
+    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(7, 4)]);
+    pool.ready(7);
+    assert_eq!(pool.step(), [drain(2, Reason::Reload), spawn(8, 1)]);
+}
+
+#[test]
+fn a_roll_in_place_that_fails_puts_everything_back_in_place() {
+    let (mut pool, _) = reloading(in_place(1), 4, 4);
+    pool.ready(5);
+    assert_eq!(pool.step(), [drain(1, Reason::Reload), drain(2, Reason::Reload), spawn(6, 1)]);
+    pool.ends(6, Ending::Own);
+    assert_eq!(pool.step(), [Action::RollBack, spawn(7, 1)], "5 still serves");
+    pool.ready(7);
+    assert_eq!(pool.step(), [drain(5, Reason::Reload), spawn(8, 0)]);
+    pool.ready(8);
+    assert_eq!(pool.step(), []);
+    assert_eq!(generations(&pool), [1; 4]);
+}
+
+#[test]
+fn four_thousand_workers_are_reloaded_in_place() {
+    const WORKERS: usize = 4000;
+    const MISSING: usize = 100;
+    let mut pool = Pool::serving(in_place(MISSING), WORKERS);
+    pool.roster.reload(in_place(MISSING), WORKERS);
+    let mut rounds = 0;
+    while pool.roster.is_reloading() {
+        for action in pool.step() {
+            if let Action::Drain(id, Reason::Reload) = action {
+                pool.ends(id.0, Ending::Obedient);
+            }
+        }
+        assert!(pool.roster.ready_count() >= WORKERS - MISSING);
+        assert!(pool.roster.workers().count() <= WORKERS + 1);
+        pool.all_ready();
+        rounds += 1;
+    }
+    assert!(rounds <= WORKERS / MISSING + 3, "{rounds} rounds");
+    assert_eq!(generations(&pool), [2; WORKERS]);
 }

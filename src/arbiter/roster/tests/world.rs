@@ -108,6 +108,8 @@ struct World {
     previous: Option<Previous>,
     /// The largest surge that was allowed since there was none.
     surge: usize,
+    /// The most workers that were allowed to be missing since none was.
+    unavailable: usize,
     /// The generation whose workers mostly fail.
     bad: Option<u32>,
     amnesty: Stamp,
@@ -135,6 +137,7 @@ impl World {
             policy: POLICY,
             previous: None,
             surge: 0,
+            unavailable: 0,
             bad: None,
             amnesty: Stamp::default(),
             ever_ready: false,
@@ -176,9 +179,12 @@ impl World {
             graceful: self.pick(&[MILLI, SECOND, 10 * SECOND]),
             abort_grace: self.pick(&[MILLI, SECOND]),
             max_lifetime: self.pick(&[zero, zero, 20 * SECOND, MINUTE]),
-            max_surge: self.pick(&[1, 1, 2, 3]),
+            max_surge: self.pick(&[0, 1, 1, 2, 3]),
+            max_unavailable: self.pick(&[0, 0, 1, 2, 6]),
             boot_retries: self.pick(&[0, 1, 5]),
         };
+        let is_stuck = policy.max_surge == 0 && policy.max_unavailable == 0;
+        let policy = Policy { max_surge: policy.max_surge.max(usize::from(is_stuck)), ..policy };
         let (graceful, grace) = self.longest;
         self.longest = (graceful.max(policy.graceful), grace.max(policy.abort_grace));
         policy
@@ -186,7 +192,7 @@ impl World {
 
     /// One turn of the master, at the next moment at which something happens.
     fn turn(&mut self) {
-        let deadline = self.roster.next_deadline(self.now);
+        let (before, deadline) = (self.now, self.roster.next_deadline(self.now));
         let event = self.processes.values().filter_map(Process::next_event).min();
         let idle = self.now.after(10 * SECOND);
         let mut next = [deadline, event, Some(idle)].into_iter().flatten().min().unwrap_or(idle);
@@ -196,7 +202,7 @@ impl World {
         self.now = self.now.max(next);
         if self.mood == Mood::Wild {
             if self.roster.stopping().is_none() && self.below(64) == 0 {
-                self.oversleep(deadline);
+                self.oversleep(before, deadline);
             }
             self.mischief();
         } else {

@@ -3,11 +3,16 @@
 use super::*;
 
 impl World {
-    pub(super) fn oversleep(&mut self, deadline: Option<Stamp>) {
+    pub(super) fn oversleep(&mut self, before: Stamp, deadline: Option<Stamp>) {
         self.now = self.now.after(self.within(2 * MINUTE));
         if deadline.is_some_and(|deadline| self.now.since(deadline) > SECOND) {
             self.amnesty = self.now;
-            self.roster.overslept(self.now);
+            self.roster.overslept(before, self.now);
+            let lost = self.now.since(before);
+            for process in self.processes.values_mut() {
+                process.kill_from = process.kill_from.after(lost);
+                process.abort_from = process.abort_from.after(lost);
+            }
         }
     }
 
@@ -61,7 +66,7 @@ impl World {
         self.policy = self.any_policy();
         let unchanged = self.below(2) == 0;
         let wish = if unchanged { target } else { 1 + self.below(6) as usize };
-        self.smooth = !self.disturbed;
+        self.smooth = !self.disturbed && self.missing() == 0;
         self.disturbed |= wish != target;
         let successor = self.roster.reload(self.policy, wish);
         assert!(generation < successor);

@@ -1,0 +1,355 @@
+//! What a master survives: no process, no room on a disk, a path or a folder that is gone, and time
+//! in which it does not run.
+
+use std::fs::{self, File, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Uid;
+
+use crate::client::Client;
+use crate::heard::Record;
+use crate::launch::Launch;
+use crate::load::Load;
+use crate::proc::{stat, wait_until};
+use crate::support::{Exit, Server};
+
+on_every_class!(
+    a_master_that_was_stopped_kills_nobody,
+    a_drain_has_the_time_in_which_the_master_was_stopped,
+    a_drain_has_the_time_of_a_short_stop_as_well,
+);
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
+
+fn is_failed_reload(record: &Record) -> bool {
+    record.message().starts_with("reload failed")
+}
+
+/// HUP, and the one verdict, which must be that it has failed for this reason.
+#[track_caller]
+fn expect_failed_reload(server: &Server, reason: &str) {
+    let (mark, workers) = (server.mark(), server.workers());
+    server.signal(Signal::SIGHUP);
+    let verdict = server.wait_for_news(mark, "a verdict", is_failed_reload);
+    let error = verdict.text("error").unwrap_or_default();
+    assert!(error.contains(reason), "{verdict:?}");
+    assert_eq!(server.workers(), workers, "nobody old has gone");
+}
+
+/// HUP, which must succeed.
+#[track_caller]
+fn reload(server: &Server) {
+    let mark = server.mark();
+    server.signal(Signal::SIGHUP);
+    let is_verdict =
+        |r: &Record| r.message() == "reload done" || r.message().starts_with("reload ");
+    let is_end = |r: &Record| is_verdict(r) && r.message() != "reload begins";
+    let verdict = server.wait_for_news(mark, "the end of a reload", is_end);
+    assert_eq!(verdict.message(), "reload done", "{verdict:?}");
+}
+
+/// TTIN: one worker more, which cannot be had for this reason. The others serve on.
+#[track_caller]
+fn want_in_vain(server: &Server, reason: &str) {
+    let mark = server.mark();
+    server.signal(Signal::SIGTTIN);
+    let told = server.wait_for_news(mark, "that it cannot be had", |record| {
+        record.message() == "worker cannot be started"
+    });
+    assert!(told.text("error").unwrap().contains(reason), "{told:?}");
+    server.serve_for(Duration::from_millis(300));
+}
+
+/// Kills a worker, which is replaced.
+#[track_caller]
+fn lose_a_worker(server: &Server) {
+    let victim = server.workers()[0];
+    kill(victim.pid, Signal::SIGKILL).unwrap();
+    server.wait_replaced(victim);
+}
+
+#[test]
+fn a_master_that_may_not_fork_waits_until_it_may() {
+    let flags = ["-k", "mio", "-w", "2", "--boot-timeout", "1s"];
+    let Some(launch) = as_stranger(&flags) else { return };
+    let server = launch.start();
+    let load = Load::on(server.address());
+    // Its user has more processes already.
+    limit_processes(&server, "1");
+    expect_failed_reload(&server, "cannot fork: Resource temporarily unavailable");
+    want_in_vain(&server, "cannot fork: Resource temporarily unavailable");
+    let mark = server.mark();
+    server.signal(Signal::SIGUSR2);
+    server.wait_for_news(mark, "a refusal", |record| record.message() == "upgrade refused");
+    limit_processes(&server, "1000");
+    server.wait_workers(3);
+    reload(&server);
+    server.wait_workers(3);
+    load.finish();
+    server.finish();
+}
+
+/// Whether a command does nothing successfully here. If not, the test that needs it is skipped.
+fn can(words: &[&str]) -> bool {
+    let mut probe = Command::new(words[0]);
+    let status = probe.args(&words[1..]).arg("true").stderr(Stdio::null()).status();
+    let can = status.is_ok_and(|status| status.success());
+    if !can {
+        eprintln!("skipped: this machine does not allow {words:?}");
+    }
+    can
+}
+
+/// The words before a command that make it one of a user without privileges. Whose limits these
+/// are may change them, which not every root may.
+fn stranger() -> &'static [&'static str] {
+    if Uid::effective().is_root() {
+        &["setpriv", "--reuid", "4200000", "--regid", "4200000", "--clear-groups"]
+    } else {
+        &["env"]
+    }
+}
+
+/// Sets the soft limit of processes that the master's user may have when it forks.
+#[track_caller]
+fn limit_processes(server: &Server, soft: &str) {
+    let words = [stranger(), &["prlimit", "--pid"]].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).arg(server.pid.to_string()).arg(format!("--nproc={soft}:"));
+    assert!(command.status().unwrap().success());
+}
+
+/// A server of a user without privileges, for whom the kernel counts processes.
+fn as_stranger(flags: &[&str]) -> Option<Launch> {
+    if !can(&[stranger(), &["prlimit", "--nproc=1000:"]].concat()) {
+        return None;
+    }
+    let launch = Launch::by(&[stranger(), &["./ostler"]].concat(), flags);
+    // Where the program lies may be closed to strangers.
+    fs::copy(PROGRAM, launch.path("ostler")).unwrap();
+    for path in [launch.dir().to_owned(), launch.dir().join("ostler")] {
+        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+    }
+    Some(launch)
+}
+
+/// A server to which the folder `small` in its directory is a disk of a few files.
+fn on_small_disk(flags: &[&str]) -> Option<Launch> {
+    let unshare: &[&str] = if Uid::effective().is_root() {
+        &["unshare", "--mount", "--propagation", "private"]
+    } else {
+        &["unshare", "--map-root-user", "--mount", "--propagation", "private"]
+    };
+    const MOUNT: &str = "mount -t tmpfs -o nr_inodes=24,size=256k none small";
+    let probe = format!("mkdir -p $1/small && cd $1 && {MOUNT}; exit $?");
+    let scratch = tempfile::tempdir().unwrap();
+    let tried = [unshare, &["sh", "-c", &probe, "sh", scratch.path().to_str().unwrap()]].concat();
+    if !can(&tried) {
+        return None;
+    }
+    let script = format!("{MOUNT} && exec \"$@\"");
+    let launch = Launch::by(&[unshare, &["sh", "-c", &script, "sh", PROGRAM]].concat(), flags);
+    fs::create_dir(launch.dir().join("small")).unwrap();
+    Some(launch)
+}
+
+/// Fills the disk `small` of a server. It has room again when the files are dropped.
+fn fill(server: &Server) -> Vec<tempfile::NamedTempFile> {
+    // As the master sees it: its mounts are its own.
+    let own = server.path("small");
+    let folder = format!("/proc/{}/root{}", server.pid, own.display());
+    let mut files = Vec::new();
+    loop {
+        match tempfile::NamedTempFile::new_in(&folder) {
+            Ok(file) => files.push(file),
+            Err(error) if error.kind() == ErrorKind::StorageFull => return files,
+            Err(error) => panic!("{folder}: {error}"),
+        }
+        assert!(files.len() < 1000, "{folder} is no small disk");
+    }
+}
+
+#[test]
+fn a_full_heartbeat_folder_costs_nobody_but_newcomers() {
+    let flags = ["-k", "mio", "-w", "2", "--boot-timeout", "1s", "--worker-tmp-dir", "small"];
+    let Some(launch) = on_small_disk(&flags) else { return };
+    let server = launch.start();
+    let load = Load::on(server.address());
+    let files = fill(&server);
+    expect_failed_reload(&server, "No space left on device");
+    want_in_vain(&server, "No space left on device");
+    drop(files);
+    server.wait_workers(3);
+    reload(&server);
+    load.finish();
+    server.finish();
+}
+
+#[test]
+fn a_full_pid_file_folder_costs_an_upgrade_and_no_more() {
+    let Some(launch) = on_small_disk(&["-k", "mio", "-w", "2", "--pid", "small/pid"]) else {
+        return;
+    };
+    let server = launch.start();
+    let own = server.path("small/pid");
+    let pidfile = PathBuf::from(format!("/proc/{}/root{}", server.pid, own.display()));
+    let recorded = || fs::read_to_string(&pidfile).unwrap_or_default();
+    let load = Load::on(server.address());
+    let files = fill(&server);
+    let mark = server.mark();
+    server.signal(Signal::SIGUSR2);
+    let failure = server
+        .wait_for_news(mark, "a failure", |record| record.message().starts_with("upgrade failed"));
+    assert!(failure.text("error").unwrap().contains("No space left on device"), "{failure:?}");
+    server.wait_for_news(mark, "its end", |record| record.message() == "successor has ended");
+    assert_eq!(recorded().trim(), server.pid.to_string());
+    reload(&server);
+    drop(files);
+    let mark = server.mark();
+    server.signal(Signal::SIGUSR2);
+    let ready = server.wait_for_news(mark, "another", |r| r.message() == "successor is ready");
+    kill(ready.pid().unwrap(), Signal::SIGTERM).unwrap();
+    server.wait_for_news(mark, "its end", |record| record.message() == "successor has ended");
+    // What was there is enough to leave in order.
+    let files = fill(&server);
+    load.finish();
+    let folder = File::open(pidfile.parent().unwrap()).unwrap();
+    // Not `finish`: the successor that failed has said so on stderr as well.
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    server.wait_nobody();
+    assert!(!is_in(&folder, "pid"), "the pid file stays");
+    drop(files);
+}
+
+/// Whether an open folder, whose path may be gone, has a file of this name.
+fn is_in(folder: &File, name: &str) -> bool {
+    use std::os::fd::AsRawFd;
+    Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name).exists()
+}
+
+#[test]
+fn a_master_outlives_the_path_of_its_socket() {
+    let launch = Launch::new(&["-k", "mio", "-w", "2"]);
+    let path = PathBuf::from(launch.path("sock"));
+    let server = launch.arg("--bind").arg(format!("unix:{}", path.display())).start();
+    let mut early = Client::unix(&path).unwrap();
+    assert_eq!(early.get("/").text(), "Hello, world!\n");
+    fs::remove_file(&path).unwrap();
+    assert_eq!(early.get("/").text(), "Hello, world!\n");
+    drop(early);
+    lose_a_worker(&server);
+    reload(&server);
+    // What somebody else has put there meanwhile is not ours to remove.
+    fs::write(&path, "precious").unwrap();
+    server.serve_for(Duration::from_millis(100));
+    let kept = server.path("sock");
+    server.signal(Signal::SIGTERM);
+    server.wait_nobody();
+    assert_eq!(fs::read_to_string(kept).unwrap(), "precious");
+}
+
+/// A server whose working directory is gone, and whose settings are elsewhere, or gone with it.
+fn homeless(config: impl FnOnce(&Launch) -> PathBuf) -> Server {
+    let script = "mkdir home && cp settings.yaml home && cd home && exec \"$@\"";
+    let launch = Launch::by(&["sh", "-c", script, "sh", PROGRAM], &["-k", "mio", "-w", "2"]);
+    fs::write(launch.path("settings.yaml"), "boot_timeout: 10s\n").unwrap();
+    let config = config(&launch);
+    let server = launch.arg("--config").arg(config.to_str().unwrap()).start();
+    fs::remove_dir_all(server.path("home")).unwrap();
+    server
+}
+
+#[test]
+fn a_master_whose_folder_is_gone_still_reloads_from_elsewhere() {
+    let server = homeless(|launch| launch.path("settings.yaml").into());
+    let load = Load::on(server.address());
+    reload(&server);
+    load.finish();
+    lose_a_worker(&server);
+    server.finish();
+}
+
+#[test]
+fn a_master_whose_settings_are_gone_with_its_folder_refuses_to_reload() {
+    let server = homeless(|_| "settings.yaml".into());
+    let load = Load::on(server.address());
+    let (mark, workers) = (server.mark(), server.workers());
+    server.signal(Signal::SIGHUP);
+    let refusal =
+        server.wait_for_news(mark, "a refusal", |record| record.message() == "reload refused");
+    assert!(refusal.text("error").unwrap().contains("settings.yaml"), "{refusal:?}");
+    assert_eq!(server.workers(), workers);
+    load.finish();
+    lose_a_worker(&server);
+    server.finish();
+}
+
+/// Stops the master, and nobody else, for so long.
+#[track_caller]
+fn stop_for(server: &Server, time: Duration) {
+    server.signal(Signal::SIGSTOP);
+    wait_until("the master is stopped", || stat(server.pid).unwrap().state == 'T');
+    thread::sleep(time);
+    server.signal(Signal::SIGCONT);
+}
+
+fn a_master_that_was_stopped_kills_nobody(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2", "--timeout", "1s"]);
+    let workers = server.wait_workers(2);
+    let load = Load::on(server.address());
+    let mark = server.mark();
+    stop_for(&server, Duration::from_millis(2500));
+    server.wait_for_news(mark, "that it was held up", |record| {
+        record.message() == "master was held up"
+    });
+    server.serve_for(Duration::from_millis(1500));
+    assert_eq!(server.workers(), workers);
+    let blamed = ["worker hung", "worker is killed", "worker exited"];
+    let news = server.records().split_off(mark);
+    assert!(!news.iter().any(|record| blamed.contains(&record.message())), "{news:#?}");
+    load.finish();
+    server.finish();
+}
+
+/// A request that needs four seconds, in a drain of three of which the master misses some.
+fn drain_past_a_stop(class: &str, missed: Duration) {
+    let mut server = Server::start(&["-k", class, "--graceful-timeout", "3s"]);
+    let mut client = server.begin("/sleep?ms=4000");
+    server.signal(Signal::SIGTERM);
+    server.wait_for("stopping", |record| record.message() == "stopping");
+    stop_for(&server, missed);
+    assert_eq!(client.answer().status(), 200);
+    server.expect_clean_end();
+    assert!(server.records_of("worker is killed").is_empty());
+}
+
+fn a_drain_has_the_time_in_which_the_master_was_stopped(class: &str) {
+    drain_past_a_stop(class, Duration::from_millis(3600));
+}
+
+fn a_drain_has_the_time_of_a_short_stop_as_well(class: &str) {
+    drain_past_a_stop(class, Duration::from_millis(2500));
+}
+
+#[test]
+fn a_drain_still_ends_after_the_master_was_stopped() {
+    let server = Server::start(&["-k", "mio", "--graceful-timeout", "2s"]);
+    let _client = server.begin("/hang");
+    let asked = Instant::now();
+    server.signal(Signal::SIGTERM);
+    server.wait_for("stopping", |record| record.message() == "stopping");
+    let drained = asked.elapsed();
+    stop_for(&server, Duration::from_secs(3));
+    let continued = Instant::now();
+    let killed = server.wait_for("its end", |record| record.message() == "worker is killed");
+    let left = Duration::from_secs(2).saturating_sub(drained + Duration::from_millis(100));
+    assert!(killed.seen - continued >= left, "{:?}, not {left:?}", killed.seen - continued);
+    server.wait_nobody();
+}
