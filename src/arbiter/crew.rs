@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use slog::warn;
 
@@ -50,6 +51,8 @@ struct Member {
     board: Rc<Board>,
     row: usize,
     heartbeat: Heartbeat,
+    /// The longest unit of work that it was promised.
+    timeout: Duration,
     /// What the arbiter has been told of its stage.
     told: Stage,
 }
@@ -192,8 +195,16 @@ impl<'a> Crew<'a> {
         let strangers = self.strangers().chain(masters.iter().copied()).collect();
         match self.fork(slot, generation, row, &heartbeat, strangers) {
             Ok(pid) => {
-                let told = Stage::Booting;
-                let member = Member { pid, slot, generation, board, row, heartbeat, told };
+                let member = Member {
+                    pid,
+                    slot,
+                    generation,
+                    board,
+                    row,
+                    heartbeat,
+                    timeout: self.company.plan.settings.timeout,
+                    told: Stage::Booting,
+                };
                 self.members.insert(id, member);
                 self.ids.insert(pid, id);
                 Ok(pid)
@@ -310,7 +321,7 @@ impl<'a> Crew<'a> {
         match member.heartbeat.last() {
             Ok(beat) => {
                 let row = member.board.scores().row(member.row);
-                let busy = row.busy_times(clock::now());
+                let busy = row.busy_times(clock::now(), member.timeout);
                 let busy = busy
                     .map(|(oldest, newest)| Busy { oldest: late(oldest), newest: late(newest) });
                 Some((late(beat), busy))
@@ -323,12 +334,11 @@ impl<'a> Crew<'a> {
         }
     }
 
-    /// The unit of work that a worker has been at for longest.
+    /// The unit of work of a worker whose time is up first.
     pub(super) fn unit(&self, id: WorkerId) -> Option<Unit> {
         let member = self.members.get(&id)?;
         let row = member.board.scores().row(member.row);
-        // A stamp from the future is nonsense, which is read as nothing.
-        row.oldest_unit().filter(|unit| unit.since <= clock::now())
+        row.oldest_unit(clock::now(), member.timeout)
     }
 
     /// A worker's process and slot.

@@ -84,6 +84,16 @@ pub(crate) fn leave(code: u8) -> ! {
     unsafe { libc::_exit(i32::from(code)) }
 }
 
+thread_local! {
+    static THREAD: u64 = u64::try_from(nix::unistd::gettid().as_raw()).unwrap_or(0);
+}
+
+/// This thread's number in the kernel (Linux). Not to be asked in a process that then forks: the
+/// child would remember the parent's.
+pub(crate) fn thread() -> u64 {
+    THREAD.with(|number| *number)
+}
+
 /// How many threads this process has; `None` where /proc does not tell.
 pub(crate) fn threads() -> Option<u64> {
     // A folder has one link of its own, one in its parent, and one a subfolder.
