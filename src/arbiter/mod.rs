@@ -9,6 +9,7 @@ mod chance;
 mod child;
 mod company;
 mod crew;
+mod examiner;
 mod manager;
 mod reload;
 mod roster;
@@ -27,18 +28,20 @@ pub(crate) use reload::Planner;
 pub(crate) use roster::Outcome;
 pub(crate) use upgrade::{Kin, Launch};
 
+use crate::diagnosis::{Thread, Verdict as Finding};
 use crate::log::{Facts, chain};
-use crate::os::clock;
 use crate::os::daemon::Verdict;
 use crate::os::poll;
 use crate::os::process::{self, Exit, Pid};
 use crate::os::signal::{Signal, SignalPipe};
 use crate::os::title::TitleArea;
+use crate::os::{clock, inspect};
 use crate::pidfile::PidFile;
 use crate::settings::Settings;
 use crate::stamp::Stamp;
 use crate::systemd::Manager;
 use crew::{Departure, News};
+use examiner::Examiner;
 use roster::{Action, Farewell, Hang, Policy, Reason, Roster, Stop, WORKERS_MAX, WorkerId};
 
 /// A sleep that ends so much after its deadline means that the master itself did not run.
@@ -52,6 +55,7 @@ pub(crate) struct Arbiter<'a> {
     signals: SignalPipe,
     roster: Roster,
     crew: Crew<'a>,
+    examiner: Examiner,
     planner: Planner<'a>,
     title: Option<TitleArea>,
     launch: Option<Launch>,
@@ -108,6 +112,7 @@ impl<'a> Arbiter<'a> {
             signals,
             roster,
             crew,
+            examiner: Examiner::default(),
             planner,
             title,
             launch,
@@ -147,6 +152,7 @@ impl<'a> Arbiter<'a> {
             self.give_up_the_late(now);
             self.refuse_newcomers(now);
             self.measure_suspects(now);
+            self.examine_the_overdue(now);
             for action in self.roster.due(now) {
                 self.act(action);
             }
@@ -313,6 +319,7 @@ impl<'a> Arbiter<'a> {
                 continue;
             };
             let Departure { id, ending, .. } = departure;
+            self.examiner.forget(id);
             if let Some(farewell) = self.roster.ended(id, ending, clock::now()) {
                 self.record(pid, exit, &farewell, departure);
             }
@@ -356,9 +363,59 @@ impl<'a> Arbiter<'a> {
 
     fn measure_suspects(&mut self, now: Stamp) {
         for id in self.roster.to_measure(now) {
-            if let Some((beat, busy)) = self.crew.measure(id) {
-                self.roster.heard(id, beat, busy);
+            self.measure(id);
+        }
+    }
+
+    fn measure(&mut self, id: WorkerId) {
+        if let Some((beat, busy)) = self.crew.measure(id) {
+            self.roster.heard(id, beat, busy);
+        }
+    }
+
+    /// Before anybody who is overdue is judged, it is found out why it does not get on.
+    fn examine_the_overdue(&mut self, now: Stamp) {
+        for id in self.roster.overdue(now) {
+            let (pid, _) = self.crew.who(id);
+            let thread = self.crew.unit(id).map_or(0, |unit| unit.thread);
+            let verdict = match self.examiner.examine(id, pid, thread) {
+                examiner::Finding::LookAgain(at) => {
+                    self.roster.examines(id, at);
+                    continue;
+                }
+                examiner::Finding::Verdict(verdict) => verdict,
+            };
+            match verdict {
+                // A look takes a moment, in which a thread of it may have taken somebody in.
+                Finding::Busy | Finding::Blocked | Finding::Unknown => self.measure(id),
+                Finding::Stopped | Finding::Unkillable => self.roster.deaf(id),
+                Finding::Frozen | Finding::Throttled => self.excuse(id, verdict),
+                Finding::DumpingCore => self.let_dump(id, now),
             }
+        }
+        for id in self.roster.undead(now) {
+            if inspect::is_dumping_core(self.crew.who(id).0) {
+                self.let_dump(id, now);
+            }
+        }
+    }
+
+    fn excuse(&mut self, id: WorkerId, verdict: Finding) {
+        let now = clock::now();
+        self.roster.excuse(id, now);
+        let beat = self.crew.measure(id).map_or(now, |(beat, _)| beat);
+        if self.examiner.excuse(id, beat, now) {
+            let (pid, slot) = self.crew.who(id);
+            warn!(self.log(), "worker cannot run"; "pid" => pid.as_raw(), "slot" => slot,
+                "verdict" => verdict.words());
+        }
+    }
+
+    fn let_dump(&mut self, id: WorkerId, now: Stamp) {
+        if self.roster.dumps(id, now) {
+            let (pid, slot) = self.crew.who(id);
+            warn!(self.log(), "worker has crashed"; "pid" => pid.as_raw(), "slot" => slot,
+                "verdict" => Finding::DumpingCore.words());
         }
     }
 
@@ -381,6 +438,10 @@ impl<'a> Arbiter<'a> {
             Action::Abort(id, hang) => {
                 self.describe_hang(id, hang, "aborted");
                 self.crew.abort(id);
+            }
+            Action::End(id, hang) => {
+                self.describe_hang(id, hang, "killed");
+                self.crew.kill(id);
             }
             Action::Kill(id, reason) => {
                 let (pid, slot) = self.crew.who(id);
@@ -412,7 +473,7 @@ impl<'a> Arbiter<'a> {
     }
 
     /// One record with what an operator can act on.
-    fn describe_hang(&mut self, id: WorkerId, hang: Hang, verdict: &str) {
+    fn describe_hang(&mut self, id: WorkerId, hang: Hang, action: &str) {
         let (pid, slot) = self.crew.who(id);
         let (what, age) = match hang {
             Hang::Boot(age) => ("not ready in time", age),
@@ -434,8 +495,13 @@ impl<'a> Arbiter<'a> {
                     .number("work_ms", millis(age))
                     .number("seat", unit.seat)
             })
-            .maybe(process::state(pid), |facts, state| facts.text("state", state));
-        warn!(self.log(), "worker hung"; facts, "verdict" => verdict);
+            .maybe(self.examiner.diagnosis(id), |facts, diagnosis| {
+                let facts = facts
+                    .text("verdict", diagnosis.verdict.words())
+                    .maybe(diagnosis.cpu, |facts, cpu| facts.number("cpu_percent", cpu));
+                facts.maybe(diagnosis.thread.clone(), with_thread)
+            });
+        warn!(self.log(), "worker hung"; facts, "action" => action);
     }
 
     fn announce(&mut self) {
@@ -472,6 +538,17 @@ impl From<&Settings> for Policy {
             boot_retries: settings.boot_retries,
         }
     }
+}
+
+/// What is known of the thread that hangs.
+fn with_thread(facts: Facts, thread: Thread) -> Facts {
+    let stack = (!thread.stack.is_empty()).then(|| thread.stack.join(" < "));
+    facts
+        .number("thread", thread.number)
+        .text("state", thread.state)
+        .maybe(thread.call, |facts, call| facts.text("call", call))
+        .maybe(thread.channel, |facts, channel| facts.text("wchan", channel))
+        .maybe(stack, |facts, stack| facts.text("stack", stack))
 }
 
 fn millis(duration: Duration) -> u64 {

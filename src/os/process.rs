@@ -232,20 +232,6 @@ pub(crate) fn is_killing(number: i32) -> bool {
     [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP].contains(&number)
 }
 
-/// What the kernel says a process is doing, in a word; `None` where /proc does not tell (Linux).
-pub(crate) fn state(pid: Pid) -> Option<&'static str> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(") ")?;
-    Some(match rest.chars().next()? {
-        'R' => "running",
-        'S' => "sleeping",
-        'D' => "uninterruptible",
-        'T' | 't' => "stopped",
-        'Z' | 'X' => "dead",
-        _ => "unknown",
-    })
-}
-
 /// Asks a process to drain and leave.
 pub(crate) fn terminate(pid: Pid) {
     send(pid, Number::SIGTERM);

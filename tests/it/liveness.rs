@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
+use crate::cgroup::Group;
 use crate::heard::Record;
 use crate::proc::{comes_true, stat};
 use crate::support::Server;
@@ -12,6 +13,7 @@ use crate::support::Server;
 on_every_class!(
     a_killed_worker_is_replaced,
     a_stopped_worker_is_replaced,
+    a_frozen_worker_is_left_alone,
     a_hanging_worker_is_replaced,
     a_spinning_worker_is_replaced,
     a_crashed_worker_is_replaced,
@@ -45,21 +47,51 @@ fn a_stopped_worker_is_replaced(class: &str) {
     kill(victim.pid, Signal::SIGSTOP).unwrap();
     let hung = server.serve_until("its hang", |record| record.says("worker hung", victim.pid));
     assert_eq!(hung.number("slot"), Some(victim.slot));
+    assert_eq!(hung.text("verdict"), Some("stopped"), "{hung:?}");
     let exited = server.serve_until("its end", |record| record.says("worker exited", victim.pid));
     assert_eq!(exited.text("reason"), Some("hung"));
+    // It could not have heard anything else.
+    assert_eq!(exited.text("signal"), Some("SIGKILL"));
     server.wait_replaced(victim);
     server.finish();
 }
 
+fn a_frozen_worker_is_left_alone(class: &str) {
+    let Some(group) = Group::new("freezer") else { return };
+    let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-grace", "500ms"]);
+    let victim = server.wait_workers(2)[0];
+    group.take(victim.pid);
+    group.freeze();
+    let is_excused = |record: &Record| record.says("worker cannot run", victim.pid);
+    let excused = server.wait_for("its excuse", is_excused);
+    assert_eq!(excused.text("verdict"), Some("frozen"));
+    server.hears(Duration::from_millis(2500), |record| record.message() == "worker hung");
+    group.thaw();
+    server.hears(Duration::from_millis(1500), |record| record.message() == "worker hung");
+    expect_peace(&server);
+    let excuses = server.records_of("worker cannot run");
+    assert_eq!(excuses.len(), 1, "once: {excuses:#?}");
+    drop(group);
+    server.serve_for(Duration::from_millis(50));
+    server.finish();
+}
+
 fn a_hanging_worker_is_replaced(class: &str) {
-    a_unit_of_work_that_takes_too_long(class, "/hang");
+    let hung = a_unit_of_work_that_takes_too_long(class, "/hang");
+    assert_eq!(hung.text("verdict"), Some("blocked"), "{hung:?}");
+    assert!(hung.number("cpu_percent") < Some(25), "{hung:?}");
+    // Without the right to look into it the call is not known.
+    let call = hung.text("call");
+    assert!(matches!(call, None | Some("clock_nanosleep" | "nanosleep")), "{hung:?}");
 }
 
 fn a_spinning_worker_is_replaced(class: &str) {
-    a_unit_of_work_that_takes_too_long(class, "/spin");
+    let hung = a_unit_of_work_that_takes_too_long(class, "/spin");
+    assert_eq!(hung.text("verdict"), Some("busy"), "{hung:?}");
 }
 
-fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) {
+/// Returns what is said of the hang.
+fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) -> Record {
     let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-grace", "500ms"]);
     let workers = server.wait_workers(2);
     let begun = Instant::now();
@@ -78,7 +110,11 @@ fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) {
     server.wait_replaced(victim);
     client.expect_end();
     assert_eq!(server.records_of("worker hung").len(), 1);
+    for fact in ["pid", "slot", "thread", "for_ms", "work_ms", "seat"] {
+        assert!(hung.number(fact).is_some(), "no {fact}: {hung:?}");
+    }
     server.finish();
+    hung
 }
 
 fn a_crashed_worker_is_replaced(class: &str) {

@@ -27,6 +27,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How often a worker is looked at of whose threads one hangs, while the others finish.
 const CONDEMNED_LOOK: Duration = Duration::from_millis(50);
 
+/// How long a core may take to be dumped.
+const DUMP_MAX: Duration = Duration::from_secs(30);
+
 /// The most workers that a roster keeps.
 pub(crate) const WORKERS_MAX: usize = 4096;
 
@@ -110,6 +113,9 @@ impl Roster {
             beat: now,
             busy: None,
             spent: false,
+            judge_from: Stamp::default(),
+            excused: Stamp::default(),
+            is_deaf: false,
         });
     }
 
@@ -166,6 +172,42 @@ impl Roster {
     /// before `now`.
     pub(crate) fn overslept(&mut self, now: Stamp) {
         self.amnesty = now;
+    }
+
+    /// A worker that is overdue is being looked at, and not judged before then.
+    pub(crate) fn examines(&mut self, id: WorkerId, until: Stamp) {
+        if let Some(worker) = self.worker(id) {
+            worker.judge_from = until;
+        }
+    }
+
+    /// A worker that is overdue could not run until now: its time begins anew.
+    pub(crate) fn excuse(&mut self, id: WorkerId, now: Stamp) {
+        if let Some(worker) = self.worker(id) {
+            worker.excused = now;
+        }
+    }
+
+    /// A worker that is overdue hears no signal but KILL.
+    pub(crate) fn deaf(&mut self, id: WorkerId) {
+        if let Some(worker) = self.worker(id) {
+            worker.is_deaf = true;
+        }
+    }
+
+    /// A worker that is overdue, or that was aborted, is dead already, but for a core that is being
+    /// dumped: it gets time for that, once, and its slot a successor. Returns whether it does.
+    pub(crate) fn dumps(&mut self, id: WorkerId, now: Stamp) -> bool {
+        let Some(worker) = self.worker(id) else { return false };
+        let reason = match worker.state {
+            State::Booting => Reason::BootFailure,
+            State::Ready => Reason::Crashed,
+            State::Aborted { reason, .. } => reason,
+            State::Leaving { .. } | State::Condemned { .. } | State::Killed { .. } => return false,
+        };
+        let kill_at = now.after(DUMP_MAX);
+        worker.state = State::Leaving { reason, kill_at, how: Stop::Quick };
+        true
     }
 
     /// A worker has ended. `None` if it was none of ours.
@@ -309,6 +351,30 @@ impl Roster {
             | State::Killed { .. } => false,
         });
         suspects.map(|worker| worker.id).collect()
+    }
+
+    /// The workers that [`due`](Self::due) will find overdue, now that they have been measured: they
+    /// may be examined before.
+    pub(crate) fn overdue(&self, now: Stamp) -> Vec<WorkerId> {
+        let overdue = self.workers().filter(|worker| {
+            let deadline = match worker.state {
+                State::Ready => worker.hang_deadline(self.amnesty),
+                State::Booting => worker.boot_deadline(self.amnesty),
+                State::Condemned { .. }
+                | State::Leaving { .. }
+                | State::Aborted { .. }
+                | State::Killed { .. } => None,
+            };
+            deadline.is_some_and(|at| at <= now)
+        });
+        overdue.map(|worker| worker.id).collect()
+    }
+
+    /// The workers that were aborted and are to be killed now.
+    pub(crate) fn undead(&self, now: Stamp) -> Vec<WorkerId> {
+        let is_due =
+            |w: &&Worker| matches!(w.state, State::Aborted { kill_at, .. } if kill_at <= now);
+        self.workers().filter(is_due).map(|worker| worker.id).collect()
     }
 
     /// The next moment at which there may be something to do, if no fact comes before. To be asked

@@ -34,6 +34,12 @@ pub(super) struct Worker {
     pub(super) busy: Option<Busy>,
     /// It has asked for a successor.
     pub(super) spent: bool,
+    /// It is not judged before: it is being examined.
+    pub(super) judge_from: Stamp,
+    /// Nobody blames it for time before: it could not run.
+    pub(super) excused: Stamp,
+    /// No signal but KILL reaches it.
+    pub(super) is_deaf: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,19 +168,21 @@ impl Worker {
     /// When it must be ready. Nobody is blamed for time before `amnesty`.
     pub(super) fn boot_deadline(&self, amnesty: Stamp) -> Option<Stamp> {
         let limit = self.policy.boot_timeout;
-        (!limit.is_zero()).then(|| self.started.max(amnesty).after(limit))
+        let since = self.started.max(amnesty).max(self.excused);
+        (!limit.is_zero()).then(|| since.after(limit).max(self.judge_from))
     }
 
     /// When it is taken for hung, unless there is a new sign of life. To begin a unit of work is
     /// one, so while there is work its age alone counts.
     pub(super) fn hang_deadline(&self, amnesty: Stamp) -> Option<Stamp> {
-        self.limit(self.busy.map_or(self.beat, |busy| busy.oldest), amnesty)
+        let limit = self.limit(self.busy.map_or(self.beat, |busy| busy.oldest), amnesty);
+        limit.map(|at| at.max(self.judge_from))
     }
 
     /// When work, or silence, that began then has taken too long.
     pub(super) fn limit(&self, since: Stamp, amnesty: Stamp) -> Option<Stamp> {
         let limit = self.policy.timeout;
-        (!limit.is_zero()).then(|| since.max(amnesty).after(limit))
+        (!limit.is_zero()).then(|| since.max(amnesty).max(self.excused).after(limit))
     }
 
     /// When it has served its time.

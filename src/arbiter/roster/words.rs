@@ -90,6 +90,8 @@ pub(crate) enum Action {
     Condemn(WorkerId, Hang),
     /// Abort a worker that hangs, for so long now.
     Abort(WorkerId, Hang),
+    /// Kill a worker that hangs where no other signal reaches it.
+    End(WorkerId, Hang),
     /// Kill a worker that has not obeyed.
     Kill(WorkerId, Reason),
 }

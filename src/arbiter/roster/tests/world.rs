@@ -273,7 +273,7 @@ impl World {
                     self.ask(id, Asked::Abort);
                     self.disturb();
                 }
-                Action::Kill(id, _) => self.ask(id, Asked::Kill),
+                Action::Kill(id, _) | Action::End(id, _) => self.ask(id, Asked::Kill),
                 Action::Commit => self.previous = None,
                 Action::RollBack => {
                     self.policy = self.previous.take().expect("a reload is under way").policy;

@@ -40,6 +40,7 @@ impl World {
                 let ordered = hopeless || self.roster.stopping() == Some(Stop::Kill);
                 assert!(ordered || process.kill_from <= self.now, "too early: {process:?}");
             }
+            Action::End(..) => panic!("nobody in this world is deaf"),
             Action::Commit => {
                 assert!(self.previous.is_some() && !self.roster.is_reloading());
                 let generation = self.roster.generation();
