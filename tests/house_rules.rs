@@ -23,7 +23,8 @@ const ROOT_ITEMS: [(&str, &str); 3] =
     [("Runtime", "runtime"), ("RuntimeError", "runtime"), ("main", "program")];
 
 /// Files and folders, by the beginning of their paths, that decide and do nothing else.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
+    "src/arbiter/ledger.rs",
     "src/app.rs",
     "src/diagnosis.rs",
     "src/stamp.rs",

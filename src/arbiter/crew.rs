@@ -15,10 +15,12 @@ use super::board::Board;
 use super::chance::Chance;
 use super::child::{self, Birth};
 use super::company::{Company, Plan};
+use super::ledger::Ledger;
 use super::roster::{Busy, Ending, WorkerId};
 use crate::app::Place;
 use crate::heartbeat::Heartbeat;
 use crate::log::chain;
+use crate::os::cgroup::{self, Cgroups};
 use crate::os::clock;
 use crate::os::file;
 use crate::os::process::{self, Exit, Pid};
@@ -42,6 +44,8 @@ pub(crate) struct Crew<'a> {
     members: HashMap<WorkerId, Member>,
     ids: HashMap<Pid, WorkerId>,
     chance: Chance,
+    cgroups: Cgroups,
+    ledger: Ledger,
 }
 
 struct Member {
@@ -55,6 +59,10 @@ struct Member {
     timeout: Duration,
     /// What the arbiter has been told of its stage.
     told: Stage,
+    /// It was killed by us.
+    killed: bool,
+    /// Where its group counts who is killed for lack of memory.
+    memory_events: Option<PathBuf>,
 }
 
 /// What a worker says by the scoreboard.
@@ -116,7 +124,14 @@ impl<'a> Crew<'a> {
             members: HashMap::new(),
             ids: HashMap::new(),
             chance: Chance::new(clock::now().as_nanos()),
+            cgroups: Cgroups::find(),
+            ledger: Ledger::default(),
         })
+    }
+
+    /// The control groups.
+    pub(super) fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     /// What new workers are made from.
@@ -204,6 +219,8 @@ impl<'a> Crew<'a> {
                     heartbeat,
                     timeout: self.company.plan.settings.timeout,
                     told: Stage::Booting,
+                    killed: false,
+                    memory_events: self.watch_memory(pid),
                 };
                 self.members.insert(id, member);
                 self.ids.insert(pid, id);
@@ -214,6 +231,27 @@ impl<'a> Crew<'a> {
                 Err(error)
             }
         }
+    }
+
+    /// Where the group of a process counts who is killed for lack of memory, and from now on it is
+    /// known how it stood. A worker that goes elsewhere later is not followed.
+    fn watch_memory(&mut self, pid: Pid) -> Option<PathBuf> {
+        let counter = self.cgroups.memory_events(pid)?;
+        if !self.ledger.knows(&counter) {
+            self.ledger.open(counter.clone(), cgroup::kills_for_memory(&counter)?);
+        }
+        Some(counter)
+    }
+
+    /// Whether the kernel has killed a worker for lack of memory. For one that has been killed.
+    fn was_out_of_memory(&mut self, member: &Member) -> bool {
+        let Some(counter) = &member.memory_events else { return false };
+        let kills = cgroup::kills_for_memory(counter);
+        let claimed = kills.is_some_and(|kills| self.ledger.claim(counter, kills, clock::now()));
+        if !self.members.values().any(|other| other.memory_events.as_ref() == Some(counter)) {
+            self.ledger.close(counter);
+        }
+        claimed
     }
 
     fn make_heartbeat(&self) -> io::Result<Heartbeat> {
@@ -301,13 +339,23 @@ impl<'a> Crew<'a> {
     pub(super) fn bury(&mut self, pid: Pid, exit: Exit) -> Option<Departure> {
         let id = self.ids.remove(&pid)?;
         let member = self.members.remove(&id)?;
+        let killed_by_others = match exit {
+            Exit::Signal { number, .. } => process::is_kill(number) && !member.killed,
+            Exit::Code(_) => false,
+        };
+        let out_of_memory = killed_by_others && self.was_out_of_memory(&member);
         let row = member.board.scores().row(member.row);
         let ending = match exit {
+            _ if out_of_memory => Ending::OutOfMemory,
             Exit::Code(0) if row.stage() == Stage::Leaving => Ending::Obedient,
             Exit::Signal { number, .. } if process::is_killing(number) => Ending::Murdered,
             Exit::Code(_) | Exit::Signal { .. } => Ending::Own,
         };
-        let departure = Departure { id, ending, note: row.note(), units: row.units() };
+        let mut note = row.note();
+        if out_of_memory && note.is_empty() {
+            "the kernel has killed it for lack of memory".clone_into(&mut note);
+        }
+        let departure = Departure { id, ending, note, units: row.units() };
         member.board.give_back(member.row);
         Some(departure)
     }
@@ -374,8 +422,11 @@ impl<'a> Crew<'a> {
     }
 
     /// Kills a worker.
-    pub(super) fn kill(&self, id: WorkerId) {
+    pub(super) fn kill(&mut self, id: WorkerId) {
         self.signal(id, process::kill_now);
+        if let Some(member) = self.members.get_mut(&id) {
+            member.killed = true;
+        }
     }
 
     /// Only members are signalled, and a member has not been reaped: see `process`.

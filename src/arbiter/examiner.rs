@@ -17,8 +17,6 @@ const STALE: Duration = Duration::from_secs(1);
 /// The examinations.
 #[derive(Default)]
 pub(super) struct Examiner {
-    /// Found when first needed.
-    cgroups: Option<Cgroups>,
     begun: HashMap<WorkerId, Look>,
     diagnoses: HashMap<WorkerId, Diagnosis>,
     /// When it was last said that a worker cannot run.
@@ -35,8 +33,13 @@ pub(super) enum Finding {
 
 impl Examiner {
     /// Looks at a worker and at the thread that is overdue.
-    pub(super) fn examine(&mut self, id: WorkerId, pid: Pid, thread: u64) -> Finding {
-        let cgroups = self.cgroups.get_or_insert_with(Cgroups::find);
+    pub(super) fn examine(
+        &mut self,
+        id: WorkerId,
+        pid: Pid,
+        thread: u64,
+        cgroups: &Cgroups,
+    ) -> Finding {
         let look = inspect::look(pid, thread, cgroups);
         let first = self.begun.remove(&id).filter(|first| look.at.since(first.at) < STALE);
         match first {

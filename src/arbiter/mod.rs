@@ -10,6 +10,7 @@ mod child;
 mod company;
 mod crew;
 mod examiner;
+mod ledger;
 mod manager;
 mod reload;
 mod roster;
@@ -356,7 +357,9 @@ impl<'a> Arbiter<'a> {
             Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => {
                 info!(self.log(), "worker exited"; facts);
             }
-            Reason::Hung | Reason::Crashed => warn!(self.log(), "worker exited"; facts),
+            Reason::Hung | Reason::Crashed | Reason::OutOfMemory => {
+                warn!(self.log(), "worker exited"; facts)
+            }
             Reason::BootFailure => error!(self.log(), "worker exited"; facts),
         }
     }
@@ -378,7 +381,7 @@ impl<'a> Arbiter<'a> {
         for id in self.roster.overdue(now) {
             let (pid, _) = self.crew.who(id);
             let thread = self.crew.unit(id).map_or(0, |unit| unit.thread);
-            let verdict = match self.examiner.examine(id, pid, thread) {
+            let verdict = match self.examiner.examine(id, pid, thread, self.crew.cgroups()) {
                 examiner::Finding::LookAgain(at) => {
                     self.roster.examines(id, at);
                     continue;

@@ -1,5 +1,5 @@
-//! The control groups of other processes, of either version: whether they are frozen or throttled
-//! (Linux). Where there are none, nothing is known.
+//! The control groups of other processes, of either version: whether they are frozen, throttled,
+//! short of memory (Linux). Where there are none, nothing is known.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,6 +47,13 @@ impl Cgroups {
         times.reduce(u64::saturating_add)
     }
 
+    /// The file that counts how often the kernel has killed somebody in a process's group for lack
+    /// of memory. See [`kills_for_memory`].
+    pub(crate) fn memory_events(&self, pid: Pid) -> Option<PathBuf> {
+        let first = self.group(pid, "memory").map(|group| group.path.join("memory.oom_control"));
+        first.or_else(|| Some(self.group(pid, "")?.path.join("memory.events")))
+    }
+
     /// The group of a process in the hierarchy of a controller; in that of version 2 if it is empty.
     fn group(&self, pid: Pid, controller: &str) -> Option<Group<'_>> {
         let is_meant = |mount: &&Mount| match controller {
@@ -64,6 +71,11 @@ impl Cgroups {
 struct Group<'a> {
     path: PathBuf,
     top: &'a Path,
+}
+
+/// How often the kernel has killed for lack of memory, by a file of [`Cgroups::memory_events`].
+pub(crate) fn kills_for_memory(file: &Path) -> Option<u64> {
+    number(file, "oom_kill")
 }
 
 /// The number behind a word, in a file of lines of a word and a number.

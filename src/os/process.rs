@@ -227,6 +227,11 @@ pub(crate) fn reap() -> Option<(Pid, Exit)> {
     }
 }
 
+/// Whether a signal is the one that nobody can refuse.
+pub(crate) fn is_kill(number: i32) -> bool {
+    number == libc::SIGKILL
+}
+
 /// Whether a signal is one by which people end processes, rather than a fault of the process.
 pub(crate) fn is_killing(number: i32) -> bool {
     [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP].contains(&number)

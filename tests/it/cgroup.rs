@@ -34,7 +34,12 @@ impl Group {
             eprintln!("skipped: no control group of our own under {}: {error}", home.display());
             return None;
         }
-        Some(Self { path, home, second_version })
+        let group = Self { path, home, second_version };
+        let lacks = controller == "memory" && !group.path.join(group.memory_limit()).exists();
+        if lacks {
+            eprintln!("skipped: no memory controller for a control group of our own");
+        }
+        (!lacks).then_some(group)
     }
 
     /// Puts a process into it, with all its threads.
@@ -55,6 +60,16 @@ impl Group {
     pub fn thaw(&self) {
         self.set_frozen(false);
         wait_until("the group has thawed", || !self.is_frozen());
+    }
+
+    /// Bounds the memory of all in it together.
+    #[track_caller]
+    pub fn limit_memory(&self, bytes: u64) {
+        fs::write(self.path.join(self.memory_limit()), bytes.to_string()).unwrap();
+    }
+
+    fn memory_limit(&self) -> &'static str {
+        if self.second_version { "memory.max" } else { "memory.limit_in_bytes" }
     }
 
     fn set_frozen(&self, frozen: bool) {

@@ -19,6 +19,7 @@ on_every_class!(
     a_crashed_worker_is_replaced,
     a_worker_that_exits_is_replaced,
     a_worker_asked_to_leave_is_replaced,
+    a_worker_out_of_memory_is_told_from_one_that_was_killed,
     all_workers_killed_at_once_are_replaced,
     an_idle_worker_is_left_alone,
     a_busy_worker_is_left_alone,
@@ -183,6 +184,29 @@ fn all_workers_killed_at_once_are_replaced(class: &str) {
         server.wait_replaced(victim);
     }
     drop(clients);
+    server.finish();
+}
+
+fn a_worker_out_of_memory_is_told_from_one_that_was_killed(class: &str) {
+    let Some(group) = Group::new("memory") else { return };
+    let server = Server::start(&["-k", class]);
+    group.take(server.pid);
+    let kill_one = || {
+        let victim = server.wait_workers(1)[0];
+        kill(victim.pid, Signal::SIGKILL).unwrap();
+        assert_eq!(server.wait_exited(victim.pid).text("reason"), Some("crashed"));
+        server.wait_replaced(victim)
+    };
+    let born_in_the_group = kill_one();
+    group.limit_memory(64 << 20);
+    server.connect().ask("/leak?mb=200");
+    let exited = server.wait_exited(born_in_the_group.pid);
+    assert_eq!(exited.text("reason"), Some("out of memory"), "{exited:?}");
+    assert_eq!(exited.text("signal"), Some("SIGKILL"));
+    server.wait_replaced(born_in_the_group);
+    kill_one();
+    server.serve_for(Duration::from_millis(50));
+    drop(group);
     server.finish();
 }
 

@@ -222,7 +222,7 @@ impl Roster {
         let slot = &mut self.slots[home];
         slot.not_before = slot.not_before.max(now.after(delay));
         let broken = match reason {
-            Reason::BootFailure | Reason::Hung => true,
+            Reason::BootFailure | Reason::Hung | Reason::OutOfMemory => true,
             Reason::Crashed => how == Ending::Own,
             Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => false,
         };

@@ -121,7 +121,8 @@ impl Slot {
             Reason::Reload | Reason::Hung => 0,
             // A kill from outside says nothing about the worker.
             Reason::Crashed if how == Ending::Murdered => 0,
-            Reason::Crashed => {
+            // The kernel's kill does: it took too much.
+            Reason::Crashed | Reason::OutOfMemory => {
                 self.crashes += 1;
                 self.crashes - 1 // the first is forgiven
             }
@@ -138,6 +139,9 @@ impl Worker {
     pub(super) fn reason(&self, how: Ending) -> Reason {
         match self.state {
             State::Booting => Reason::BootFailure,
+            State::Ready | State::Leaving { .. } if how == Ending::OutOfMemory => {
+                Reason::OutOfMemory
+            }
             State::Ready if how == Ending::Obedient => Reason::Asked,
             State::Ready => Reason::Crashed,
             State::Condemned { .. } => Reason::Hung,

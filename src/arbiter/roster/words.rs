@@ -53,6 +53,8 @@ pub(crate) enum Reason {
     Hung,
     /// It ended by itself.
     Crashed,
+    /// The kernel has killed it for lack of memory.
+    OutOfMemory,
     /// It ended, or was ended, before it was ready.
     BootFailure,
 }
@@ -67,6 +69,7 @@ impl Reason {
             Reason::Reload => "reload",
             Reason::Hung => "hung",
             Reason::Crashed => "crashed",
+            Reason::OutOfMemory => "out of memory",
             Reason::BootFailure => "boot failure",
         }
     }
@@ -130,6 +133,8 @@ pub(crate) enum Ending {
     Obedient,
     /// Somebody else killed it.
     Murdered,
+    /// The kernel has killed it for lack of memory.
+    OutOfMemory,
     /// Anything else: a code, a fault, an abort.
     Own,
 }

@@ -312,3 +312,22 @@ fn the_wait_that_is_promised_is_kept_though_an_earlier_failure_set_it() {
     assert_eq!(pool.pass(wait - NANO), []);
     assert_eq!(pool.pass(NANO), [spawn(3, 0)]);
 }
+
+#[test]
+fn who_is_killed_for_lack_of_memory_is_no_murder_victim() {
+    let mut pool = Pool::serving(POLICY, 1);
+    for (id, forgiven) in [(1, true), (2, false)] {
+        let farewell = pool.ends(id, Ending::OutOfMemory);
+        assert_eq!(farewell.reason, Reason::OutOfMemory);
+        assert_eq!(farewell.retry_in.is_some_and(|delay| delay.is_zero()), forgiven);
+        pool.run(SECOND);
+        pool.all_ready();
+    }
+}
+
+#[test]
+fn a_boot_that_ends_for_lack_of_memory_is_a_failed_boot() {
+    let mut pool = Pool::new(POLICY, 1);
+    pool.step();
+    assert_eq!(pool.ends(1, Ending::OutOfMemory).reason, Reason::BootFailure);
+}

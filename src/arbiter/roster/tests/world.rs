@@ -18,6 +18,8 @@ use super::*;
 const STEPS_MIN: u64 = 1_000_000;
 const CONDEMNED_MIN: u64 = 300;
 const STORIES: u32 = 2200;
+/// How processes end whom nobody has asked to.
+const ENDS: [Ending; 3] = [Ending::Own, Ending::Murdered, Ending::OutOfMemory];
 /// How long a process that was killed is still there.
 const DYING: Duration = Duration::from_millis(20);
 
@@ -320,7 +322,7 @@ impl World {
             let is_bad = self.bad == Some(process.generation);
             let at = self.now.after(self.within(3 * SECOND));
             match self.below(if is_bad { 5 } else { 30 }) {
-                0 | 1 => process.ends = Some((at, self.pick(&[Ending::Own, Ending::Murdered]))),
+                0 | 1 => process.ends = Some((at, self.pick(&ENDS))),
                 2 => process.ready_at = None,
                 3 => process.ready_at = Some(self.now),
                 _ => (),

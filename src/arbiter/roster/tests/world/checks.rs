@@ -93,7 +93,9 @@ impl World {
                 let is_replaced = self.processes.iter().any(|(other, p)| replaces(*other, p));
                 assert!(is_replaced, "nobody is ready in its place: {process:?}");
             }
-            Reason::Hung | Reason::Crashed | Reason::BootFailure => panic!("{reason:?}"),
+            Reason::Hung | Reason::Crashed | Reason::OutOfMemory | Reason::BootFailure => {
+                panic!("{reason:?}")
+            }
         }
     }
 
