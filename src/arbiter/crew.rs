@@ -293,11 +293,13 @@ impl<'a> Crew<'a> {
             doorbell,
             units_max: units_max(settings, &mut self.chance),
         };
-        process::fork(move || {
+        let forked = process::fork(move || {
+            process::lead_a_group(Pid::this());
             systemd::VARIABLES.iter().for_each(|name| process::unset_env(name));
             child::live(birth)
-        })
-        .map_err(SpawnError::Fork)
+        });
+        // Whichever of the two comes first.
+        forked.inspect(|child| process::lead_a_group(*child)).map_err(SpawnError::Fork)
     }
 
     /// The descriptors that a new worker inherits and must not keep: a listener that outlives its
@@ -333,6 +335,11 @@ impl<'a> Crew<'a> {
             member.told = stage;
         }
         news
+    }
+
+    /// Whether a process is a worker of ours.
+    pub(super) fn is_member(&self, pid: Pid) -> bool {
+        self.ids.contains_key(&pid)
     }
 
     /// Forgets a process that has ended. `None` if it was none of ours.

@@ -313,7 +313,12 @@ impl<'a> Arbiter<'a> {
     }
 
     fn bury_the_dead(&mut self) {
-        while let Some((pid, exit)) = process::reap() {
+        while let Some((pid, exit)) = process::dead() {
+            // What a worker has started ends with it. Its number is its own until it is reaped.
+            if self.crew.is_member(pid) {
+                process::end_group(pid);
+            }
+            process::reap(pid);
             // A stranger's end, as PID 1 sees many, is nobody's concern.
             let Some(departure) = self.crew.bury(pid, exit) else {
                 self.mourn_successor(pid, exit);

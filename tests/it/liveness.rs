@@ -4,10 +4,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::cgroup::Group;
 use crate::heard::Record;
-use crate::proc::{comes_true, stat};
+use crate::proc::{comes_true, stat, wait_until};
 use crate::support::Server;
 
 on_every_class!(
@@ -20,6 +21,7 @@ on_every_class!(
     a_worker_that_exits_is_replaced,
     a_worker_asked_to_leave_is_replaced,
     a_worker_out_of_memory_is_told_from_one_that_was_killed,
+    a_worker_leaves_no_process_behind,
     all_workers_killed_at_once_are_replaced,
     an_idle_worker_is_left_alone,
     a_busy_worker_is_left_alone,
@@ -207,6 +209,23 @@ fn a_worker_out_of_memory_is_told_from_one_that_was_killed(class: &str) {
     kill_one();
     server.serve_for(Duration::from_millis(50));
     drop(group);
+    server.finish();
+}
+
+fn a_worker_leaves_no_process_behind(class: &str) {
+    let server = Server::start(&["-k", class]);
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let victim = server.wait_workers(1)[0];
+        let text = server.get("/child?s=1000").text();
+        let child = Pid::from_raw(text.trim().parse().unwrap());
+        assert!(stat(child).is_some_and(|stat| stat.parent == victim.pid));
+        kill(victim.pid, signal).unwrap();
+        server.wait_exited(victim.pid);
+        let is_gone = || stat(child).is_none_or(|stat| stat.state == 'Z');
+        wait_until("what it has started ends with it", is_gone);
+        server.wait_replaced(victim);
+    }
+    server.serve_for(Duration::from_millis(50));
     server.finish();
 }
 
