@@ -23,6 +23,7 @@ use crate::log::chain;
 use crate::os::cgroup::{self, Cgroups};
 use crate::os::clock;
 use crate::os::file;
+use crate::os::inspect;
 use crate::os::process::{self, Exit, Pid};
 use crate::os::title::TitleArea;
 use crate::scoreboard::{Stage, Unit};
@@ -63,6 +64,10 @@ struct Member {
     killed: bool,
     /// Where its group counts who is killed for lack of memory.
     memory_events: Option<PathBuf>,
+    /// The most memory that it may have; zero is any.
+    memory_max: u64,
+    /// At how many looks in a row it had more.
+    overweight: u8,
 }
 
 /// What a worker says by the scoreboard.
@@ -221,6 +226,8 @@ impl<'a> Crew<'a> {
                     told: Stage::Booting,
                     killed: false,
                     memory_events: self.watch_memory(pid),
+                    memory_max: self.company.plan.settings.max_memory,
+                    overweight: 0,
                 };
                 self.members.insert(id, member);
                 self.ids.insert(pid, id);
@@ -389,6 +396,34 @@ impl<'a> Crew<'a> {
         }
     }
 
+    /// The workers that have become too large for good, and how large they are. Each is told of
+    /// once.
+    pub(super) fn weigh(&mut self) -> Vec<(WorkerId, u64)> {
+        let mut found = Vec::new();
+        for (id, member) in &mut self.members {
+            let serves = matches!(member.told, Stage::Ready | Stage::Spent);
+            let limit = member.memory_max;
+            if !serves || limit == 0 || member.overweight == OVERWEIGHT_LOOKS {
+                continue;
+            }
+            match inspect::memory(member.pid, limit).filter(|bytes| *bytes > limit) {
+                Some(bytes) => {
+                    member.overweight += 1;
+                    if member.overweight == OVERWEIGHT_LOOKS {
+                        found.push((*id, bytes));
+                    }
+                }
+                None => member.overweight = 0,
+            }
+        }
+        found
+    }
+
+    /// Whether anybody's memory is bounded.
+    pub(super) fn any_bounded(&self) -> bool {
+        self.members.values().any(|member| member.memory_max > 0)
+    }
+
     /// The unit of work of a worker whose time is up first.
     pub(super) fn unit(&self, id: WorkerId) -> Option<Unit> {
         let member = self.members.get(&id)?;
@@ -443,6 +478,9 @@ impl<'a> Crew<'a> {
         }
     }
 }
+
+/// At how many looks in a row a worker must be too large: what comes and goes is no leak.
+const OVERWEIGHT_LOOKS: u8 = 3;
 
 /// After how many units of work a worker asks for a successor; zero is never.
 fn units_max(settings: &Settings, chance: &mut Chance) -> u64 {

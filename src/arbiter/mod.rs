@@ -51,6 +51,9 @@ const OVERSLEPT: Duration = Duration::from_millis(500);
 /// How long a handshake that is under way may take to end.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(1);
 
+/// How often workers are weighed whose memory is bounded.
+const BETWEEN_WEIGHINGS: Duration = Duration::from_secs(1);
+
 /// The master of one pool.
 pub(crate) struct Arbiter<'a> {
     signals: SignalPipe,
@@ -68,6 +71,8 @@ pub(crate) struct Arbiter<'a> {
     alive_at: Option<Stamp>,
     /// When newcomers are refused, if a stop is under way.
     refuse_at: Option<Stamp>,
+    /// When workers are weighed next, if anybody's memory is bounded.
+    weigh_at: Option<Stamp>,
     /// What the manager was told last.
     status: String,
     /// Whether all of the first workers have been ready at once, which is said once.
@@ -123,6 +128,7 @@ impl<'a> Arbiter<'a> {
             verdict,
             alive_at: None,
             refuse_at: None,
+            weigh_at: None,
             status: String::new(),
             announced: false,
             reload_wished: false,
@@ -152,6 +158,7 @@ impl<'a> Arbiter<'a> {
             let now = clock::now();
             self.give_up_the_late(now);
             self.refuse_newcomers(now);
+            self.weigh_workers(now);
             self.measure_suspects(now);
             self.examine_the_overdue(now);
             for action in self.roster.due(now) {
@@ -201,7 +208,7 @@ impl<'a> Arbiter<'a> {
     }
 
     fn sleep(&mut self, decided: Stamp) -> io::Result<()> {
-        let own = [self.kin.deadline(), self.alive_at, self.refuse_at];
+        let own = [self.kin.deadline(), self.alive_at, self.refuse_at, self.weigh_at];
         let deadlines = [self.roster.next_deadline(decided)].into_iter().chain(own);
         let deadline = deadlines.flatten().min();
         let fds = [Some(self.signals.as_fd()), Some(self.crew.doorbell()), self.kin.line()];
@@ -369,6 +376,20 @@ impl<'a> Arbiter<'a> {
         }
     }
 
+    /// Who has too much memory is replaced like anybody who has served its time.
+    fn weigh_workers(&mut self, now: Stamp) {
+        if self.weigh_at.is_none_or(|at| now < at) {
+            return;
+        }
+        for (id, bytes) in self.crew.weigh() {
+            let (pid, slot) = self.crew.who(id);
+            info!(self.log(), "worker is too large"; "pid" => pid.as_raw(), "slot" => slot,
+                "bytes" => bytes);
+            self.roster.spent(id);
+        }
+        self.weigh_at = self.crew.any_bounded().then(|| now.after(BETWEEN_WEIGHINGS));
+    }
+
     fn measure_suspects(&mut self, now: Stamp) {
         for id in self.roster.to_measure(now) {
             self.measure(id);
@@ -469,6 +490,9 @@ impl<'a> Arbiter<'a> {
         match self.crew.spawn(id, slot, generation, &own) {
             Ok(pid) => {
                 self.roster.spawned(id, slot, now);
+                if self.crew.company().plan.settings.max_memory > 0 {
+                    self.weigh_at.get_or_insert(now.after(BETWEEN_WEIGHINGS));
+                }
                 info!(self.log(), "worker started"; "pid" => pid.as_raw(), "slot" => slot,
                     "generation" => generation);
             }
@@ -542,6 +566,7 @@ impl From<&Settings> for Policy {
             graceful: settings.graceful_timeout,
             abort_grace: settings.abort_grace,
             max_lifetime: settings.max_lifetime,
+            max_lifetime_jitter: settings.max_lifetime_jitter,
             max_surge: settings.max_surge,
             boot_retries: settings.boot_retries,
         }

@@ -29,6 +29,23 @@ pub(crate) fn look(pid: Pid, thread: u64, cgroups: &Cgroups) -> Look {
     }
 }
 
+/// How much memory a process has, in bytes. To count what it shares by its share is dear, and done
+/// only if without that it is more than `enough`; where the kernel does not tell, all of it counts.
+pub(crate) fn memory(pid: Pid, enough: u64) -> Option<u64> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
+    let whole = kibibytes_in(&read("status")?, "VmRSS:")?;
+    if whole <= enough {
+        return Some(whole);
+    }
+    Some(read("smaps_rollup").and_then(|text| kibibytes_in(&text, "Pss:")).unwrap_or(whole))
+}
+
+/// The bytes in a line such as `VmRSS:      1234 kB`.
+fn kibibytes_in(text: &str, word: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(word))?;
+    rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// Whether the kernel is writing a process's core.
 pub(crate) fn is_dumping_core(pid: Pid) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -146,6 +163,14 @@ mod tests {
     fn a_stack_is_a_list_of_names() {
         let text = "[<0>] hrtimer_nanosleep+0x9a/0x120\n[<0>] do_syscall_64+0x5b/0x80\n";
         assert_eq!(stack_in(text), ["hrtimer_nanosleep", "do_syscall_64"]);
+    }
+
+    #[test]
+    fn memory_is_told_in_bytes() {
+        assert_eq!(kibibytes_in("VmHWM:\t 9 kB\nVmRSS:\t    12 kB\n", "VmRSS:"), Some(12 << 10));
+        assert_eq!(kibibytes_in("VmRSS: 12\n", "VmRSS:"), None);
+        let whole = memory(Pid::this(), u64::MAX).expect("/proc is mounted");
+        assert!(0 < whole && memory(Pid::this(), 0).is_some_and(|share| share <= 2 * whole));
     }
 
     #[test]

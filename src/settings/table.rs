@@ -201,6 +201,14 @@ settings! {
         /// Replace a worker that has lived this long; 0 means never.
         max_lifetime: Duration = Duration::ZERO, ANY_SPAN, "DUR";
 
+        /// Add a random time up to this to max_lifetime, so that workers do not all leave at once.
+        max_lifetime_jitter: Duration = Duration::ZERO, ANY_SPAN, "DUR";
+
+        /// Replace a worker that has had more memory than this at three looks in a row, a second
+        /// apart; what it shares with others counts by its share, where the kernel tells. 0 means
+        /// never (Linux).
+        max_memory: u64 = 0, One(Size { least: 0, most: 1 << 50 }), "SIZE";
+
         /// Workers that a reload or a recycling may run beyond the usual number, at least 1.
         max_surge: usize = 1,
             One(Number { what: "a number of workers", least: 1, most: 4096 }), "N";

@@ -100,7 +100,7 @@ impl Roster {
     /// The worker for which a spawn was handed out was forked at `now`.
     pub(crate) fn spawned(&mut self, id: WorkerId, slot: usize, now: Stamp) {
         self.homes.insert(id, slot);
-        let generation = self.generation;
+        let (generation, lifetime) = (self.generation, self.lifetime());
         let slot = &mut self.slots[slot];
         slot.spawning = false;
         slot.workers.push(Worker {
@@ -109,6 +109,7 @@ impl Roster {
             policy: self.policy,
             started: now,
             ready_at: None,
+            lifetime,
             state: State::Booting,
             beat: now,
             busy: None,
@@ -405,6 +406,16 @@ impl Roster {
     fn worker(&mut self, id: WorkerId) -> Option<&mut Worker> {
         let home = *self.homes.get(&id)?;
         self.slots[home].workers.iter_mut().find(|worker| worker.id == id)
+    }
+
+    /// For how long the next worker serves; zero is for ever.
+    fn lifetime(&mut self) -> Duration {
+        let Policy { max_lifetime, max_lifetime_jitter: jitter, .. } = self.policy;
+        if max_lifetime.is_zero() || jitter.is_zero() {
+            return max_lifetime;
+        }
+        let most = u64::try_from(jitter.as_nanos()).unwrap_or(u64::MAX).saturating_add(1);
+        max_lifetime.saturating_add(Duration::from_nanos(self.chance.below(most)))
     }
 
     /// The wait before the nth try, n from 1: doubling, bounded, and shortened by up to a quarter

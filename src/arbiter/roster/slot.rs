@@ -27,6 +27,8 @@ pub(super) struct Worker {
     pub(super) policy: Policy,
     pub(super) started: Stamp,
     pub(super) ready_at: Option<Stamp>,
+    /// For how long it serves; zero is for ever.
+    pub(super) lifetime: Duration,
     pub(super) state: State,
     /// The last sign of life that is known.
     pub(super) beat: Stamp,
@@ -191,8 +193,7 @@ impl Worker {
 
     /// When it has served its time.
     pub(super) fn retire_deadline(&self) -> Option<Stamp> {
-        let limit = self.policy.max_lifetime;
         let ready_at = self.ready_at?;
-        (!limit.is_zero()).then(|| ready_at.after(limit))
+        (!self.lifetime.is_zero()).then(|| ready_at.after(self.lifetime))
     }
 }

@@ -28,6 +28,7 @@ const POLICY: Policy = Policy {
     graceful: Duration::from_secs(10),
     abort_grace: SECOND,
     max_lifetime: Duration::ZERO,
+    max_lifetime_jitter: Duration::ZERO,
     max_surge: 1,
     boot_retries: 5,
 };

@@ -17,6 +17,8 @@ pub(crate) struct Policy {
     pub(crate) abort_grace: Duration,
     /// The age at which a worker is replaced.
     pub(crate) max_lifetime: Duration,
+    /// By how much it is longer at most, which is left to chance.
+    pub(crate) max_lifetime_jitter: Duration,
     /// How many replacements may be under way beyond the wished number of workers.
     pub(crate) max_surge: usize,
     /// How many times a slot is tried again before anything was ever ready.

@@ -278,6 +278,19 @@ fn a_lifetime_that_waits_for_room_does_not_wake_the_master() {
 }
 
 #[test]
+fn lifetimes_are_spread_by_their_jitter_and_never_shorter() {
+    let (life, jitter) = (20 * SECOND, 10 * SECOND);
+    let policy =
+        Policy { max_lifetime: life, max_lifetime_jitter: jitter, max_surge: 50, ..POLICY };
+    let mut pool = Pool::serving(policy, 50);
+    assert_eq!(pool.pass(life - NANO), []);
+    let half = pool.run(jitter / 2).iter().filter(|action| is_spawn(action)).count();
+    assert!((10..=40).contains(&half), "{half} of 50 in the first half");
+    let all = half + pool.run(jitter / 2 + NANO).iter().filter(|action| is_spawn(action)).count();
+    assert_eq!(all, 50);
+}
+
+#[test]
 fn a_lifetime_of_zero_is_never() {
     let mut pool = Pool::serving(POLICY, 1);
     assert_eq!(pool.pass(YEAR), []);

@@ -178,6 +178,7 @@ impl World {
             graceful: self.pick(&[MILLI, SECOND, 10 * SECOND]),
             abort_grace: self.pick(&[MILLI, SECOND]),
             max_lifetime: self.pick(&[zero, zero, 20 * SECOND, MINUTE]),
+            max_lifetime_jitter: self.pick(&[zero, 10 * SECOND]),
             max_surge: self.pick(&[1, 1, 2, 3]),
             boot_retries: self.pick(&[0, 1, 5]),
         };
