@@ -447,9 +447,10 @@ impl<'a> Crew<'a> {
         self.signal(id, process::quit);
     }
 
-    /// Aborts a worker.
+    /// Aborts a worker in the thread that is overdue: what that was at is what it then tells.
     pub(super) fn abort(&self, id: WorkerId) {
-        self.signal(id, process::abort);
+        let thread = self.unit(id).map_or(0, |unit| unit.thread);
+        self.signal(id, |pid| process::abort_in(pid, thread));
     }
 
     /// Tells all workers that the logs have been moved.

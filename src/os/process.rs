@@ -80,6 +80,9 @@ pub(crate) fn fork(body: impl FnOnce() -> u8) -> io::Result<Pid> {
 /// Ends this process at once: no destructor and no exit hook runs, so nothing that a child has
 /// inherited from its parent is undone or flushed twice.
 pub(crate) fn leave(code: u8) -> ! {
+    while signal::is_aborting() {
+        nix::unistd::pause(); // it is to die of that, within a second
+    }
     // SAFETY: _exit(2) takes any code and does not return.
     unsafe { libc::_exit(i32::from(code)) }
 }
@@ -286,8 +289,19 @@ pub(crate) fn reopen_logs(pid: Pid) {
 }
 
 /// Aborts a process; it may dump core.
-pub(crate) fn abort(pid: Pid) {
+fn abort(pid: Pid) {
     send(pid, Number::SIGABRT);
+}
+
+/// As [`abort`], by way of one of its threads, whose state is what is of interest; by any if it has
+/// no such thread (Linux).
+pub(crate) fn abort_in(pid: Pid, thread: u64) {
+    let number = libc::pid_t::try_from(thread).unwrap_or(0);
+    // SAFETY: tgkill(2) takes any numbers, and signals only a thread of that very process.
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, pid.0, number, libc::SIGABRT) };
+    if sent != 0 {
+        abort(pid);
+    }
 }
 
 /// Kills a process.

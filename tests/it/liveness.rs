@@ -22,6 +22,7 @@ on_every_class!(
     a_worker_asked_to_leave_is_replaced,
     a_worker_out_of_memory_is_told_from_one_that_was_killed,
     a_worker_leaves_no_process_behind,
+    a_worker_that_aborts_tells_where,
     all_workers_killed_at_once_are_replaced,
     an_idle_worker_is_left_alone,
     a_busy_worker_is_left_alone,
@@ -112,6 +113,11 @@ fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) -> Record {
     assert!(matches!(exited.text("signal"), Some("SIGABRT" | "SIGKILL")));
     server.wait_replaced(victim);
     client.expect_end();
+    for aborted in server.records_of("worker aborted") {
+        // It was aborted in the thread that hung, and that tells where.
+        assert_eq!(aborted.number("thread"), hung.number("thread"), "{aborted:?}");
+        assert!(aborted.text("backtrace").unwrap_or_default().contains("DemoHandler"));
+    }
     assert_eq!(server.records_of("worker hung").len(), 1);
     for fact in ["pid", "slot", "thread", "for_ms", "work_ms", "seat"] {
         assert!(hung.number(fact).is_some(), "no {fact}: {hung:?}");
@@ -209,6 +215,25 @@ fn a_worker_out_of_memory_is_told_from_one_that_was_killed(class: &str) {
     kill_one();
     server.serve_for(Duration::from_millis(50));
     drop(group);
+    server.finish();
+}
+
+fn a_worker_that_aborts_tells_where(class: &str) {
+    let server = Server::start(&["-k", class]);
+    // On a machine that is busy its time may be up before it has found the words.
+    let told = (0..10).find_map(|_| {
+        let victim = server.wait_workers(1)[0];
+        let mut client = server.connect();
+        client.ask("/crash");
+        let exited = server.wait_exited(victim.pid);
+        assert_eq!(exited.text("reason"), Some("crashed"));
+        assert_eq!(exited.text("signal"), Some("SIGABRT"));
+        server.wait_replaced(victim);
+        let records = server.records_of("worker aborted");
+        records.into_iter().find(|record| record.pid() == Some(victim.pid))
+    });
+    let trace = told.expect("some last words").text("backtrace").unwrap_or_default().to_owned();
+    assert!(trace.contains("DemoHandler"), "not where it happened: {trace}");
     server.finish();
 }
 
