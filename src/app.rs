@@ -195,6 +195,13 @@ impl<'a> Exchange<'a> {
         self.desk.begin(label);
     }
 
+    /// The unit of work needs until so long from now, at least; at most an hour, but it may ask
+    /// again. Until then, or until this call of the connection returns, the worker is not taken
+    /// for hung on its account.
+    pub fn extend(&mut self, time: Duration) {
+        self.desk.extend(time);
+    }
+
     /// The unit of work is done, and counted.
     pub fn end(&mut self) {
         self.desk.end();
@@ -215,6 +222,8 @@ pub trait Desk {
     fn end(&mut self);
     /// The present date in the form of RFC 9110, section 5.6.7.
     fn date(&mut self) -> [u8; 29];
+    /// The unit of work needs until so long from now.
+    fn extend(&mut self, _time: Duration) {}
     /// The connection's code is about to run, until [`leave`](Self::leave).
     fn enter(&mut self) {}
     /// The connection's code has returned.

@@ -9,6 +9,7 @@ extern crate self as ostler;
 // 0: the kernel, and what is pure.
 pub mod address;
 pub mod app;
+mod diagnosis;
 #[allow(unsafe_code)]
 mod os;
 pub mod stamp;

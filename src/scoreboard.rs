@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::os::memory::SharedWords;
 use crate::stamp::Stamp;
@@ -19,6 +20,13 @@ const FAIR_ROWS_MAX: usize = 128;
 const SEAT_WORDS: usize = 16;
 const LABEL_WORDS: usize = 8;
 const NOTE_WORDS: usize = 24;
+/// Where a seat says until when its unit of work has asked for time.
+const EXTENDED: usize = 11;
+/// Where a seat says which thread sits there.
+const THREAD: usize = 12;
+
+/// The longest time for which a unit of work may ask at once. The master believes no more.
+pub(crate) const EXTENSION_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// The board: one row a worker process, one seat a thread.
 #[derive(Debug)]
@@ -50,6 +58,8 @@ pub(crate) struct Unit {
     pub(crate) label: String,
     /// The thread's place in its worker.
     pub(crate) seat: usize,
+    /// The thread's number in the kernel; 0 if it has not said.
+    pub(crate) thread: u64,
 }
 
 impl Scoreboard {
@@ -163,20 +173,21 @@ impl<'a> Row<'a> {
         self.seats().map(Seat::units).fold(0, u64::wrapping_add)
     }
 
-    /// The unit of work that has been in progress for longest.
-    pub(crate) fn oldest_unit(self) -> Option<Unit> {
+    /// The unit of work whose time is up first, if each has `timeout` and what it has asked for.
+    pub(crate) fn oldest_unit(self, now: Stamp, timeout: Duration) -> Option<Unit> {
         let busy = self
             .seats()
             .enumerate()
-            .filter_map(|(seat, words)| Some((words.busy_since()?, seat, words)));
-        let (since, seat, words) = busy.min_by_key(|(since, ..)| *since)?;
-        Some(Unit { since, label: words.label(), seat })
+            .filter_map(|(seat, words)| Some((words.counts_from(now, timeout)?, seat, words)));
+        let (_, seat, words) = busy.min_by_key(|(from, ..)| *from)?;
+        let since = words.busy_since()?;
+        Some(Unit { since, label: words.label(), seat, thread: words.thread() })
     }
 
-    /// When the oldest and the youngest unit of work began. A stamp later than `now` is nonsense,
-    /// which is passed over.
-    pub(crate) fn busy_times(self, now: Stamp) -> Option<(Stamp, Stamp)> {
-        let times = || self.seats().filter_map(Seat::busy_since).filter(|since| *since <= now);
+    /// From when on `timeout` counts for the oldest and for the youngest unit of work: from its
+    /// beginning, or so much later that its time is up when it has asked for.
+    pub(crate) fn busy_times(self, now: Stamp, timeout: Duration) -> Option<(Stamp, Stamp)> {
+        let times = || self.seats().filter_map(|seat| seat.counts_from(now, timeout));
         Some((times().min()?, times().max()?))
     }
 
@@ -208,12 +219,28 @@ pub(crate) struct Seat<'a> {
 impl Seat<'_> {
     /// The thread has been at one piece of work since then.
     pub(crate) fn set_busy(self, since: Stamp) {
+        self.words[EXTENDED].store(0, Ordering::Relaxed);
         self.words[0].store(since.as_nanos().max(1), Ordering::Release);
     }
 
     /// The thread is idle, or busy with nothing that belongs to a client.
     pub(crate) fn set_idle(self) {
         self.words[0].store(0, Ordering::Release);
+    }
+
+    /// The work asks for time until then, at most [`EXTENSION_MAX`] from now. Its time only ever
+    /// becomes more.
+    pub(crate) fn extend(self, until: Stamp) {
+        self.words[EXTENDED].fetch_max(until.as_nanos(), Ordering::Release);
+    }
+
+    /// This thread sits here.
+    pub(crate) fn set_thread(self, number: u64) {
+        self.words[THREAD].store(number, Ordering::Relaxed);
+    }
+
+    fn thread(self) -> u64 {
+        self.words[THREAD].load(Ordering::Relaxed)
     }
 
     /// The work is called so.
@@ -242,6 +269,15 @@ impl Seat<'_> {
             0 => None,
             nanos => Some(Stamp::from_nanos(nanos)),
         }
+    }
+
+    /// From when on `timeout` counts. A stamp that no honest worker could have written now is
+    /// nonsense, which is passed over.
+    fn counts_from(self, now: Stamp, timeout: Duration) -> Option<Stamp> {
+        let since = self.busy_since().filter(|since| *since <= now)?;
+        let until = Stamp::from_nanos(self.words[EXTENDED].load(Ordering::Acquire));
+        let believed = until <= now.after(EXTENSION_MAX);
+        Some(if believed { since.max(until.before(timeout)) } else { since })
     }
 
     fn label(self) -> String {
@@ -273,6 +309,9 @@ fn read_text(length: &AtomicU64, words: &[AtomicU64]) -> String {
 mod tests {
     use super::*;
 
+    const NOW: Stamp = Stamp::from_nanos(1_000_000_000_000_000);
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
     #[test]
     fn rows_and_seats_do_not_touch_each_other() {
         let board = Scoreboard::new(3, 2).unwrap();
@@ -280,11 +319,12 @@ mod tests {
         board.row(1).seat(1).set_label(b"GET /hang");
         board.row(1).set_stage(Stage::Ready);
         board.row(1).set_note("a note");
-        assert_eq!(board.row(0).oldest_unit(), None);
-        assert_eq!(board.row(2).oldest_unit(), None);
+        assert_eq!(board.row(0).oldest_unit(NOW, TIMEOUT), None);
+        assert_eq!(board.row(2).oldest_unit(NOW, TIMEOUT), None);
         assert_eq!(board.row(0).stage(), Stage::Booting);
-        let unit = Unit { since: Stamp::from_nanos(9), label: "GET /hang".into(), seat: 1 };
-        assert_eq!(board.row(1).oldest_unit(), Some(unit));
+        let unit =
+            Unit { since: Stamp::from_nanos(9), label: "GET /hang".into(), seat: 1, thread: 0 };
+        assert_eq!(board.row(1).oldest_unit(NOW, TIMEOUT), Some(unit));
         assert_eq!(board.row(1).note(), "a note");
     }
 
@@ -296,10 +336,40 @@ mod tests {
         row.seat(2).set_busy(Stamp::from_nanos(20));
         row.seat(0).count_unit();
         row.seat(2).count_unit();
-        assert_eq!(row.oldest_unit().map(|unit| unit.seat), Some(2));
+        assert_eq!(row.oldest_unit(NOW, TIMEOUT).map(|unit| unit.seat), Some(2));
         assert_eq!(row.units(), 2);
         row.reset();
-        assert_eq!((row.oldest_unit(), row.units()), (None, 0));
+        assert_eq!((row.oldest_unit(NOW, TIMEOUT), row.units()), (None, 0));
+    }
+
+    #[test]
+    fn time_that_was_asked_for_moves_the_end_of_one_unit_and_ends_with_it() {
+        let board = Scoreboard::new(1, 2).unwrap();
+        let (row, second) = (board.row(0), Duration::from_secs(1));
+        let (old, young) = (NOW.before(40 * second), NOW.before(10 * second));
+        row.seat(0).set_busy(old);
+        row.seat(1).set_busy(young);
+        assert_eq!(row.busy_times(NOW, TIMEOUT), Some((old, young)));
+        row.seat(0).extend(NOW.after(5 * second));
+        assert_eq!(row.busy_times(NOW, TIMEOUT), Some((NOW.before(25 * second), young)));
+        row.seat(0).extend(NOW.after(second)); // less than it has
+        assert_eq!(row.busy_times(NOW, TIMEOUT), Some((NOW.before(25 * second), young)));
+        row.seat(0).extend(NOW.after(EXTENSION_MAX));
+        let unit = row.oldest_unit(NOW, TIMEOUT).unwrap();
+        assert_eq!((unit.seat, unit.since), (1, young));
+        row.seat(0).set_busy(old);
+        assert_eq!(row.busy_times(NOW, TIMEOUT), Some((old, young)));
+    }
+
+    #[test]
+    fn more_time_than_anybody_may_ask_for_is_nonsense() {
+        let board = Scoreboard::new(1, 1).unwrap();
+        let since = NOW.before(TIMEOUT);
+        board.row(0).seat(0).set_busy(since);
+        board.row(0).seat(0).extend(NOW.after(EXTENSION_MAX + Duration::from_nanos(1)));
+        assert_eq!(board.row(0).busy_times(NOW, TIMEOUT), Some((since, since)));
+        board.row(0).seat(0).set_busy(NOW.after(TIMEOUT));
+        assert_eq!(board.row(0).busy_times(NOW, TIMEOUT), None);
     }
 
     #[test]

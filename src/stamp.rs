@@ -31,6 +31,16 @@ impl Stamp {
         }
         Self(self.0.saturating_add(nanos as u64))
     }
+
+    /// This moment moved earlier by `time`; the clock's start if that is earlier than a stamp can
+    /// say.
+    pub const fn before(self, time: Duration) -> Self {
+        let nanos = time.as_nanos();
+        if nanos > u64::MAX as u128 {
+            return Self(0);
+        }
+        Self(self.0.saturating_sub(nanos as u64))
+    }
 }
 
 #[cfg(test)]
@@ -44,5 +54,8 @@ mod tests {
         assert_eq!(late.since(early), Duration::from_nanos(10));
         assert_eq!(early.since(late), Duration::ZERO);
         assert_eq!(early.after(Duration::MAX), Stamp::from_nanos(u64::MAX));
+        assert_eq!(late.before(Duration::from_nanos(10)), early);
+        assert_eq!(early.before(Duration::from_nanos(6)), Stamp::default());
+        assert_eq!(early.before(Duration::MAX), Stamp::default());
     }
 }

@@ -229,6 +229,21 @@ fn custom_class_is_listed() {
 }
 
 #[test]
+fn long_jobs_that_ask_for_time_are_left_alone_and_others_hang() {
+    let Some(program) = example("long_jobs") else { return };
+    let flags = ["--worker-class", "jobs", "--timeout", "1s", "--abort-grace", "200ms"];
+    let mut server = Server::start(&program, &flags);
+    server.wait_for(r#""job done""#);
+    let is_hang = |line: &String| line.contains(r#""worker hung""#);
+    assert!(!server.heard.iter().any(is_hang), "{:#?}", server.heard);
+    server.stop();
+    let mut server = Server::start(&program, &[&flags[..], &["--env", "STANDSTILL=1"]].concat());
+    let hung = server.wait_for(r#""worker hung""#);
+    assert!(hung.contains(r#""work":"rebuild""#), "{hung}");
+    server.stop();
+}
+
+#[test]
 fn yaml_only_is_set_up_by_its_file() {
     let ostler = Path::new(env!("CARGO_BIN_EXE_ostler"));
     let server = Server::start(ostler, &["--config", "examples/yaml_only/ostler.yaml"]);

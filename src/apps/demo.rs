@@ -5,7 +5,7 @@ use std::env;
 use std::fmt::Display;
 use std::hint;
 use std::io;
-use std::process;
+use std::process::{self, Command, Stdio};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -33,6 +33,7 @@ const EXIT_AFTER: i32 = 7;
 /// | `/hang`, `/spin` | never; the one sleeps, the other burns |
 /// | `/crash`, `/exit?code=N` | none: the worker aborts, or exits with the code (0 unless given) |
 /// | `/panic` | 500; the worker lives |
+/// | `/child?s=N` | the id of a process that the worker has started, which sleeps for N seconds |
 /// | `/leak?mb=N` | after so many mebibytes have been touched and lost |
 /// | `/bytes?n=N` | so many bytes, made while they are sent |
 /// | `/echo` | the request's body, with its type |
@@ -89,6 +90,7 @@ impl Handler for DemoHandler {
             "/crash" => process::abort(),
             "/exit" => optional(request, "code").map(|code| process::exit(code.unwrap_or(0))),
             "/panic" => panic!("/panic was asked for"),
+            "/child" => required(request, "s").map(child),
             "/leak" => required(request, "mb").map(leak),
             "/bytes" => required(request, "n").map(bytes),
             "/echo" => Ok(echo(request)),
@@ -116,6 +118,15 @@ impl DemoHandler {
 fn sleep(ms: u64) -> Response {
     thread::sleep(Duration::from_millis(ms));
     Response::text(format!("slept {ms} ms\n"))
+}
+
+fn child(s: u64) -> Response {
+    let mut command = Command::new("sleep");
+    // It is left to itself; what ends it in time is the worker's end.
+    match command.arg(s.to_string()).stdin(Stdio::null()).stdout(Stdio::null()).spawn() {
+        Ok(child) => Response::text(format!("{}\n", child.id())),
+        Err(error) => Response::text(format!("cannot start sleep: {error}\n")).with_status(500),
+    }
 }
 
 fn leak(mb: u64) -> Response {
@@ -264,7 +275,15 @@ mod tests {
         assert_eq!(get(service, "/env?name=CARGO_PKG_NAME"), (200, "ostler".to_owned()));
         assert_eq!(get(service, "/env?name=NO%3DSUCH").0, 404);
         assert_eq!(get(service, "/nowhere").0, 404);
-        for bad in ["/sleep", "/sleep?ms=x", "/bytes?n=-1", "/leak?mb=", "/env", "/exit?code=x"] {
+        for bad in [
+            "/sleep",
+            "/sleep?ms=x",
+            "/bytes?n=-1",
+            "/leak?mb=",
+            "/child?s=x",
+            "/env",
+            "/exit?code=x",
+        ] {
             let (status, body) = get(service, bad);
             assert!(status == 400 && body.ends_with('\n'), "{bad}: {body:?}");
         }

@@ -1,5 +1,6 @@
 //! Everything between the fork and the end of a worker: what the runtime does around its class.
 
+use std::backtrace::Backtrace;
 use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -117,6 +118,7 @@ fn become_worker(birth: &Birth<'_>) -> Result<(), String> {
         Signal::Orphaned,
     ]);
     signal::restore_last_resorts();
+    tell_where_aborted(birth.company.log.logger(), birth.place.slot);
     // They wait in the pipe for a loop that heeds them.
     signal::catch(&[Signal::ReopenLogs, Signal::Queues]);
     // An operator's signal to all processes of this name concerns the master alone.
@@ -212,4 +214,61 @@ fn log_panics(board: Arc<Scoreboard>, log: Logger, confession: &Confession<'_>) 
         let confession = Confession { board: &board, row, log: &log, slot, on_trial };
         confession.say("panic", Facts::new().text("error", text).text("at", place));
     }));
+}
+
+/// The last words of a worker that is aborted, by itself or by the master: what it was at.
+fn tell_where_aborted(log: &Logger, slot: usize) {
+    let log = log.clone();
+    signal::catch_abort(move || {
+        let trace = Backtrace::force_capture().to_string();
+        warn!(log, "worker aborted"; "pid" => Pid::this().as_raw(), "slot" => slot,
+            "thread" => process::thread(), "backtrace" => calls(&trace));
+    });
+}
+
+/// So much of a backtrace is told: a record is not longer than the log allows.
+const BACKTRACE_BYTES_MAX: usize = 3 << 10;
+
+/// The calls in a backtrace, on one line and the innermost first, without those of the handler.
+fn calls(trace: &str) -> String {
+    let mut calls: Vec<String> = Vec::new();
+    for line in trace.lines().map(str::trim) {
+        let (number, name) = line.split_once(": ").unwrap_or(("", line));
+        if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) {
+            calls.push(name.to_owned());
+        } else if let (Some(place), Some(call)) = (line.strip_prefix("at "), calls.last_mut()) {
+            *call = format!("{call} ({place})");
+        }
+    }
+    let handler = calls.iter().position(|call| call.contains("on_abort"));
+    let mut text = String::new();
+    for call in calls.iter().skip(handler.map_or(0, |at| at + 1)) {
+        if text.len() + call.len() > BACKTRACE_BYTES_MAX {
+            break;
+        }
+        if !text.is_empty() {
+            text.push_str(" < ");
+        }
+        text.push_str(call);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backtrace_becomes_one_line_without_its_handler() {
+        let trace = "   0: ostler::os::signal::on_abort\n             at ./src/os/signal.rs:9:5\n   \
+                     1: <unknown>\n   2: clock_nanosleep\n   3: demo::handle\n             at \
+                     ./src/demo.rs:80:17\n";
+        assert_eq!(
+            calls(trace),
+            "<unknown> < clock_nanosleep < demo::handle (./src/demo.rs:80:17)"
+        );
+        assert_eq!(calls("disabled backtrace"), "");
+        let long = "  1: ".to_owned() + &"x".repeat(2000) + "\n";
+        assert_eq!(calls(&long.repeat(9)).len(), 2000);
+    }
 }

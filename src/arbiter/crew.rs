@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use slog::warn;
 
@@ -14,14 +15,17 @@ use super::board::Board;
 use super::chance::Chance;
 use super::child::{self, Birth};
 use super::company::{Company, Plan};
+use super::ledger::Ledger;
 use super::queues::Attendance;
 use super::roster::{Busy, Ending, Generation, WorkerId};
 use crate::app::Place;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
 use crate::log::chain;
+use crate::os::cgroup::{self, Cgroups};
 use crate::os::clock;
 use crate::os::file;
+use crate::os::inspect;
 use crate::os::process::{self, Exit, Pid};
 use crate::os::title::TitleArea;
 use crate::scoreboard::{Stage, Unit};
@@ -47,6 +51,8 @@ pub(crate) struct Crew<'a> {
     moved: bool,
     /// Whether there are sockets that do not listen yet.
     unopened: bool,
+    cgroups: Cgroups,
+    ledger: Ledger,
 }
 
 struct Member {
@@ -56,8 +62,18 @@ struct Member {
     board: Rc<Board>,
     row: usize,
     heartbeat: Heartbeat,
+    /// The longest unit of work that it was promised.
+    timeout: Duration,
     /// What the arbiter has been told of its stage.
     told: Stage,
+    /// It was killed by us.
+    killed: bool,
+    /// Where its group counts who is killed for lack of memory.
+    memory_events: Option<PathBuf>,
+    /// The most memory that it may have; zero is any.
+    memory_max: u64,
+    /// At how many looks in a row it had more.
+    overweight: u8,
 }
 
 impl Member {
@@ -130,7 +146,14 @@ impl<'a> Crew<'a> {
             chance: Chance::new(clock::now().as_nanos()),
             moved: false,
             unopened,
+            cgroups: Cgroups::find(),
+            ledger: Ledger::default(),
         })
+    }
+
+    /// The control groups.
+    pub(super) fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     /// What new workers are made from.
@@ -268,8 +291,20 @@ impl<'a> Crew<'a> {
         let strangers = self.strangers().chain(masters.iter().copied()).collect();
         match self.fork(slot, generation, row, &heartbeat, strangers, hooks) {
             Ok(pid) => {
-                let (told, generation) = (Stage::Booting, generation.number);
-                let member = Member { pid, slot, generation, board, row, heartbeat, told };
+                let member = Member {
+                    pid,
+                    slot,
+                    generation: generation.number,
+                    board,
+                    row,
+                    heartbeat,
+                    timeout: self.company.plan.settings.timeout,
+                    told: Stage::Booting,
+                    killed: false,
+                    memory_events: self.watch_memory(pid),
+                    memory_max: self.company.plan.settings.max_memory,
+                    overweight: 0,
+                };
                 self.members.insert(id, member);
                 self.ids.insert(pid, id);
                 Ok(pid)
@@ -279,6 +314,27 @@ impl<'a> Crew<'a> {
                 Err(error)
             }
         }
+    }
+
+    /// Where the group of a process counts who is killed for lack of memory, and from now on it is
+    /// known how it stood. A worker that goes elsewhere later is not followed.
+    fn watch_memory(&mut self, pid: Pid) -> Option<PathBuf> {
+        let counter = self.cgroups.memory_events(pid)?;
+        if !self.ledger.knows(&counter) {
+            self.ledger.open(counter.clone(), cgroup::kills_for_memory(&counter)?);
+        }
+        Some(counter)
+    }
+
+    /// Whether the kernel has killed a worker for lack of memory. For one that has been killed.
+    fn was_out_of_memory(&mut self, member: &Member) -> bool {
+        let Some(counter) = &member.memory_events else { return false };
+        let kills = cgroup::kills_for_memory(counter);
+        let claimed = kills.is_some_and(|kills| self.ledger.claim(counter, kills, clock::now()));
+        if !self.members.values().any(|other| other.memory_events.as_ref() == Some(counter)) {
+            self.ledger.close(counter);
+        }
+        claimed
     }
 
     fn make_heartbeat(&self) -> io::Result<Heartbeat> {
@@ -323,11 +379,13 @@ impl<'a> Crew<'a> {
             hooks,
             on_trial: generation.on_trial,
         };
-        process::fork(move || {
+        let forked = process::fork(move || {
+            process::lead_a_group(Pid::this());
             systemd::VARIABLES.iter().for_each(|name| process::unset_env(name));
             child::live(birth)
-        })
-        .map_err(SpawnError::Fork)
+        });
+        // Whichever of the two comes first.
+        forked.inspect(|child| process::lead_a_group(*child)).map_err(SpawnError::Fork)
     }
 
     /// The descriptors that a new worker inherits and must not keep: a listener that outlives its
@@ -366,18 +424,33 @@ impl<'a> Crew<'a> {
         news
     }
 
+    /// Whether a process is a worker of ours.
+    pub(super) fn is_member(&self, pid: Pid) -> bool {
+        self.ids.contains_key(&pid)
+    }
+
     /// Forgets a process that has ended. `None` if it was none of ours.
     pub(super) fn bury(&mut self, pid: Pid, exit: Exit) -> Option<Departure> {
         let id = self.ids.remove(&pid)?;
         let member = self.members.remove(&id)?;
         self.moved = true;
+        let killed_by_others = match exit {
+            Exit::Signal { number, .. } => process::is_kill(number) && !member.killed,
+            Exit::Code(_) => false,
+        };
+        let out_of_memory = killed_by_others && self.was_out_of_memory(&member);
         let row = member.board.scores().row(member.row);
         let ending = match exit {
+            _ if out_of_memory => Ending::OutOfMemory,
             Exit::Code(0) if row.stage() == Stage::Leaving => Ending::Obedient,
             Exit::Signal { number, .. } if process::is_killing(number) => Ending::Murdered,
             Exit::Code(_) | Exit::Signal { .. } => Ending::Own,
         };
-        let departure = Departure { id, ending, note: row.note(), units: row.units() };
+        let mut note = row.note();
+        if out_of_memory && note.is_empty() {
+            "the kernel has killed it for lack of memory".clone_into(&mut note);
+        }
+        let departure = Departure { id, ending, note, units: row.units() };
         member.board.give_back(member.row);
         Some(departure)
     }
@@ -391,7 +464,7 @@ impl<'a> Crew<'a> {
         match member.heartbeat.last() {
             Ok(beat) => {
                 let row = member.board.scores().row(member.row);
-                let busy = row.busy_times(clock::now());
+                let busy = row.busy_times(clock::now(), member.timeout);
                 let busy = busy
                     .map(|(oldest, newest)| Busy { oldest: late(oldest), newest: late(newest) });
                 Some((late(beat), busy))
@@ -404,12 +477,39 @@ impl<'a> Crew<'a> {
         }
     }
 
-    /// The unit of work that a worker has been at for longest.
+    /// The workers that have become too large for good, and how large they are. Each is told of
+    /// once.
+    pub(super) fn weigh(&mut self) -> Vec<(WorkerId, u64)> {
+        let mut found = Vec::new();
+        for (id, member) in &mut self.members {
+            let serves = matches!(member.told, Stage::Ready | Stage::Spent);
+            let limit = member.memory_max;
+            if !serves || limit == 0 || member.overweight == OVERWEIGHT_LOOKS {
+                continue;
+            }
+            match inspect::memory(member.pid, limit).filter(|bytes| *bytes > limit) {
+                Some(bytes) => {
+                    member.overweight += 1;
+                    if member.overweight == OVERWEIGHT_LOOKS {
+                        found.push((*id, bytes));
+                    }
+                }
+                None => member.overweight = 0,
+            }
+        }
+        found
+    }
+
+    /// Whether anybody's memory is bounded.
+    pub(super) fn any_bounded(&self) -> bool {
+        self.members.values().any(|member| member.memory_max > 0)
+    }
+
+    /// The unit of work of a worker whose time is up first.
     pub(super) fn unit(&self, id: WorkerId) -> Option<Unit> {
         let member = self.members.get(&id)?;
         let row = member.board.scores().row(member.row);
-        // A stamp from the future is nonsense, which is read as nothing.
-        row.oldest_unit().filter(|unit| unit.since <= clock::now())
+        row.oldest_unit(clock::now(), member.timeout)
     }
 
     /// A worker's process and slot.
@@ -433,9 +533,10 @@ impl<'a> Crew<'a> {
         self.signal(id, process::quit);
     }
 
-    /// Aborts a worker.
+    /// Aborts a worker in the thread that is overdue: what that was at is what it then tells.
     pub(super) fn abort(&self, id: WorkerId) {
-        self.signal(id, process::abort);
+        let thread = self.unit(id).map_or(0, |unit| unit.thread);
+        self.signal(id, |pid| process::abort_in(pid, thread));
     }
 
     /// Tells all workers that the logs have been moved.
@@ -450,8 +551,11 @@ impl<'a> Crew<'a> {
     }
 
     /// Kills a worker.
-    pub(super) fn kill(&self, id: WorkerId) {
+    pub(super) fn kill(&mut self, id: WorkerId) {
         self.signal(id, process::kill_now);
+        if let Some(member) = self.members.get_mut(&id) {
+            member.killed = true;
+        }
     }
 
     /// Only members are signalled, and a member has not been reaped: see `process`.
@@ -461,6 +565,9 @@ impl<'a> Crew<'a> {
         }
     }
 }
+
+/// At how many looks in a row a worker must be too large: what comes and goes is no leak.
+const OVERWEIGHT_LOOKS: u8 = 3;
 
 /// After how many units of work a worker asks for a successor; zero is never.
 fn units_max(settings: &Settings, chance: &mut Chance) -> u64 {

@@ -9,7 +9,9 @@ mod chance;
 mod child;
 mod company;
 mod crew;
+mod examiner;
 mod hooking;
+mod ledger;
 mod manager;
 mod queues;
 mod reload;
@@ -29,19 +31,21 @@ pub(crate) use reload::Planner;
 pub(crate) use roster::Outcome;
 pub(crate) use upgrade::{Kin, Launch};
 
+use crate::diagnosis::{Thread, Verdict as Finding};
 use crate::hooks::{Hooks, WorkerEnd};
 use crate::log::{Facts, chain};
-use crate::os::clock;
 use crate::os::daemon::Verdict;
 use crate::os::poll;
 use crate::os::process::{self, Exit, Pid};
 use crate::os::signal::{Signal, SignalPipe};
 use crate::os::title::TitleArea;
+use crate::os::{clock, inspect};
 use crate::pidfile::PidFile;
 use crate::settings::Settings;
 use crate::stamp::Stamp;
 use crate::systemd::Manager;
 use crew::{Departure, News};
+use examiner::Examiner;
 use roster::{Action, Farewell, Hang, Policy, Reason, Roster, Stop, WORKERS_MAX, WorkerId};
 
 /// A sleep that ends so much after its deadline means that the master itself did not run.
@@ -50,11 +54,15 @@ const OVERSLEPT: Duration = Duration::from_millis(500);
 /// How long a handshake that is under way may take to end.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(1);
 
+/// How often workers are weighed whose memory is bounded.
+const BETWEEN_WEIGHINGS: Duration = Duration::from_secs(1);
+
 /// The master of one pool.
 pub(crate) struct Arbiter<'a> {
     signals: SignalPipe,
     roster: Roster,
     crew: Crew<'a>,
+    examiner: Examiner,
     planner: Planner<'a>,
     title: Option<TitleArea>,
     launch: Option<Launch>,
@@ -69,6 +77,8 @@ pub(crate) struct Arbiter<'a> {
     alive_at: Option<Stamp>,
     /// When newcomers are refused, if a stop is under way.
     refuse_at: Option<Stamp>,
+    /// When workers are weighed next, if anybody's memory is bounded.
+    weigh_at: Option<Stamp>,
     /// What the manager was told last.
     status: String,
     /// Whether all of the first workers have been ready at once, which is said once.
@@ -117,6 +127,7 @@ impl<'a> Arbiter<'a> {
             signals,
             roster,
             crew,
+            examiner: Examiner::default(),
             planner,
             title,
             launch,
@@ -128,6 +139,7 @@ impl<'a> Arbiter<'a> {
             ran_at: clock::now(),
             alive_at: None,
             refuse_at: None,
+            weigh_at: None,
             status: String::new(),
             announced: false,
             reload_wished: false,
@@ -158,7 +170,9 @@ impl<'a> Arbiter<'a> {
             let now = clock::now();
             self.give_up_the_late(now);
             self.refuse_newcomers(now);
+            self.weigh_workers(now);
             self.measure_suspects(now);
+            self.examine_the_overdue(now);
             for action in self.roster.due(now) {
                 self.act(action);
             }
@@ -208,7 +222,7 @@ impl<'a> Arbiter<'a> {
     }
 
     fn sleep(&mut self, decided: Stamp) -> io::Result<()> {
-        let own = [self.kin.deadline(), self.alive_at, self.refuse_at];
+        let own = [self.kin.deadline(), self.alive_at, self.refuse_at, self.weigh_at];
         let deadlines = [self.roster.next_deadline(decided)].into_iter().chain(own);
         let deadline = deadlines.flatten().min();
         let fds = [Some(self.signals.as_fd()), Some(self.crew.doorbell()), self.kin.line()];
@@ -339,13 +353,19 @@ impl<'a> Arbiter<'a> {
     }
 
     fn bury_the_dead(&mut self) {
-        while let Some((pid, exit)) = process::reap() {
+        while let Some((pid, exit)) = process::dead() {
+            // What a worker has started ends with it. Its number is its own until it is reaped.
+            if self.crew.is_member(pid) {
+                process::end_group(pid);
+            }
+            process::reap(pid);
             // A stranger's end, as PID 1 sees many, is nobody's concern.
             let Some(departure) = self.crew.bury(pid, exit) else {
                 self.mourn_successor(pid, exit);
                 continue;
             };
             let Departure { id, ending, .. } = departure;
+            self.examiner.forget(id);
             if let Some(farewell) = self.roster.ended(id, ending, clock::now()) {
                 self.record(pid, exit, &farewell, departure);
             }
@@ -358,7 +378,7 @@ impl<'a> Arbiter<'a> {
         let on_trial = self.roster.describe(farewell.generation).on_trial;
         let counts = match farewell.reason {
             Reason::BootFailure => true,
-            Reason::Hung | Reason::Crashed => on_trial,
+            Reason::Hung | Reason::Crashed | Reason::OutOfMemory => on_trial,
             Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => false,
         };
         // What it said goes before what was said of it when it was aborted.
@@ -388,7 +408,9 @@ impl<'a> Arbiter<'a> {
             Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => {
                 info!(self.log(), "worker exited"; facts);
             }
-            Reason::Hung | Reason::Crashed => warn!(self.log(), "worker exited"; facts),
+            Reason::Hung | Reason::Crashed | Reason::OutOfMemory => {
+                warn!(self.log(), "worker exited"; facts)
+            }
             // The error is then that the reload failed, which is one record.
             Reason::BootFailure if on_trial => warn!(self.log(), "worker exited"; facts),
             Reason::BootFailure => error!(self.log(), "worker exited"; facts),
@@ -403,11 +425,75 @@ impl<'a> Arbiter<'a> {
         self.hook("child_exit", |hooks| hooks.child_exit(&end));
     }
 
+    /// Who has too much memory is replaced like anybody who has served its time.
+    fn weigh_workers(&mut self, now: Stamp) {
+        if self.weigh_at.is_none_or(|at| now < at) {
+            return;
+        }
+        for (id, bytes) in self.crew.weigh() {
+            let (pid, slot) = self.crew.who(id);
+            info!(self.log(), "worker is too large"; "pid" => pid.as_raw(), "slot" => slot,
+                "bytes" => bytes);
+            self.roster.spent(id);
+        }
+        self.weigh_at = self.crew.any_bounded().then(|| now.after(BETWEEN_WEIGHINGS));
+    }
+
     fn measure_suspects(&mut self, now: Stamp) {
         for id in self.roster.to_measure(now) {
-            if let Some((beat, busy)) = self.crew.measure(id) {
-                self.roster.heard(id, beat, busy);
+            self.measure(id);
+        }
+    }
+
+    fn measure(&mut self, id: WorkerId) {
+        if let Some((beat, busy)) = self.crew.measure(id) {
+            self.roster.heard(id, beat, busy);
+        }
+    }
+
+    /// Before anybody who is overdue is judged, it is found out why it does not get on.
+    fn examine_the_overdue(&mut self, now: Stamp) {
+        for id in self.roster.overdue(now) {
+            let (pid, _) = self.crew.who(id);
+            let thread = self.crew.unit(id).map_or(0, |unit| unit.thread);
+            let verdict = match self.examiner.examine(id, pid, thread, self.crew.cgroups()) {
+                examiner::Finding::LookAgain(at) => {
+                    self.roster.examines(id, at);
+                    continue;
+                }
+                examiner::Finding::Verdict(verdict) => verdict,
+            };
+            match verdict {
+                // A look takes a moment, in which a thread of it may have taken somebody in.
+                Finding::Busy | Finding::Blocked | Finding::Unknown => self.measure(id),
+                Finding::Stopped | Finding::Unkillable => self.roster.deaf(id),
+                Finding::Frozen | Finding::Throttled => self.excuse(id, verdict),
+                Finding::DumpingCore => self.let_dump(id, now),
             }
+        }
+        for id in self.roster.undead(now) {
+            if inspect::is_dumping_core(self.crew.who(id).0) {
+                self.let_dump(id, now);
+            }
+        }
+    }
+
+    fn excuse(&mut self, id: WorkerId, verdict: Finding) {
+        let now = clock::now();
+        self.roster.excuse(id, now);
+        let beat = self.crew.measure(id).map_or(now, |(beat, _)| beat);
+        if self.examiner.excuse(id, beat, now) {
+            let (pid, slot) = self.crew.who(id);
+            warn!(self.log(), "worker cannot run"; "pid" => pid.as_raw(), "slot" => slot,
+                "verdict" => verdict.words());
+        }
+    }
+
+    fn let_dump(&mut self, id: WorkerId, now: Stamp) {
+        if self.roster.dumps(id, now) {
+            let (pid, slot) = self.crew.who(id);
+            warn!(self.log(), "worker has crashed"; "pid" => pid.as_raw(), "slot" => slot,
+                "verdict" => Finding::DumpingCore.words());
         }
     }
 
@@ -431,6 +517,10 @@ impl<'a> Arbiter<'a> {
                 self.describe_hang(id, hang, "aborted");
                 self.crew.abort(id);
             }
+            Action::End(id, hang) => {
+                self.describe_hang(id, hang, "killed");
+                self.crew.kill(id);
+            }
             Action::Kill(id, reason) => {
                 let (pid, slot) = self.crew.who(id);
                 warn!(self.log(), "worker is killed"; "pid" => pid.as_raw(), "slot" => slot,
@@ -451,6 +541,9 @@ impl<'a> Arbiter<'a> {
         match self.crew.spawn(id, slot, generation, &own, self.hooks) {
             Ok(pid) => {
                 self.roster.spawned(id, slot, now);
+                if self.crew.company().plan.settings.max_memory > 0 {
+                    self.weigh_at.get_or_insert(now.after(BETWEEN_WEIGHINGS));
+                }
                 info!(self.log(), "worker started"; "pid" => pid.as_raw(), "slot" => slot,
                     "generation" => generation.number);
             }
@@ -469,7 +562,7 @@ impl<'a> Arbiter<'a> {
     }
 
     /// One record with what an operator can act on.
-    fn describe_hang(&mut self, id: WorkerId, hang: Hang, verdict: &str) {
+    fn describe_hang(&mut self, id: WorkerId, hang: Hang, action: &str) {
         let (pid, slot) = self.crew.who(id);
         let (what, age) = match hang {
             Hang::Boot(age) => ("not ready in time", age),
@@ -493,8 +586,13 @@ impl<'a> Arbiter<'a> {
                     .number("work_ms", millis(age))
                     .number("seat", unit.seat)
             })
-            .maybe(process::state(pid), |facts, state| facts.text("state", state));
-        warn!(self.log(), "worker hung"; facts, "verdict" => verdict);
+            .maybe(self.examiner.diagnosis(id), |facts, diagnosis| {
+                let facts = facts
+                    .text("verdict", diagnosis.verdict.words())
+                    .maybe(diagnosis.cpu, |facts, cpu| facts.number("cpu_percent", cpu));
+                facts.maybe(diagnosis.thread.clone(), with_thread)
+            });
+        warn!(self.log(), "worker hung"; facts, "action" => action);
         let worker = hooking::worker(pid, slot, self.crew.generation(id).unwrap_or(0));
         let work = self.crew.unit(id).map(|unit| unit.label);
         self.hook("worker_hung", |hooks| hooks.worker_hung(&worker, work.as_deref()));
@@ -531,11 +629,23 @@ impl From<&Settings> for Policy {
             graceful: settings.graceful_timeout,
             abort_grace: settings.abort_grace,
             max_lifetime: settings.max_lifetime,
+            max_lifetime_jitter: settings.max_lifetime_jitter,
             max_surge: settings.max_surge,
             max_unavailable: settings.max_unavailable,
             boot_retries: settings.boot_retries,
         }
     }
+}
+
+/// What is known of the thread that hangs.
+fn with_thread(facts: Facts, thread: Thread) -> Facts {
+    let stack = (!thread.stack.is_empty()).then(|| thread.stack.join(" < "));
+    facts
+        .number("thread", thread.number)
+        .text("state", thread.state)
+        .maybe(thread.call, |facts, call| facts.text("call", call))
+        .maybe(thread.channel, |facts, channel| facts.text("wchan", channel))
+        .maybe(stack, |facts, stack| facts.text("stack", stack))
 }
 
 fn millis(duration: Duration) -> u64 {

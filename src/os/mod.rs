@@ -3,11 +3,13 @@
 //! It knows descriptors, processes and clocks; it must never know what a worker, a setting or a
 //! protocol is. Linux is assumed where a doc comment says so; the rest is plain POSIX.
 
+pub(crate) mod cgroup;
 pub(crate) mod clock;
 pub(crate) mod daemon;
 pub(crate) mod epoll;
 pub(crate) mod file;
 pub(crate) mod identity;
+pub(crate) mod inspect;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod poll;

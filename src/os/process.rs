@@ -10,9 +10,9 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal as Number, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid as RawPid};
+use nix::sys::signal::{Signal as Number, kill, killpg};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::{ForkResult, Pid as RawPid, setpgid};
 
 use super::signal;
 
@@ -80,8 +80,21 @@ pub(crate) fn fork(body: impl FnOnce() -> u8) -> io::Result<Pid> {
 /// Ends this process at once: no destructor and no exit hook runs, so nothing that a child has
 /// inherited from its parent is undone or flushed twice.
 pub(crate) fn leave(code: u8) -> ! {
+    while signal::is_aborting() {
+        nix::unistd::pause(); // it is to die of that, within a second
+    }
     // SAFETY: _exit(2) takes any code and does not return.
     unsafe { libc::_exit(i32::from(code)) }
+}
+
+thread_local! {
+    static THREAD: u64 = u64::try_from(nix::unistd::gettid().as_raw()).unwrap_or(0);
+}
+
+/// This thread's number in the kernel (Linux). Not to be asked in a process that then forks: the
+/// child would remember the parent's.
+pub(crate) fn thread() -> u64 {
+    THREAD.with(|number| *number)
 }
 
 /// How many threads this process has; `None` where /proc does not tell.
@@ -200,40 +213,64 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Takes note of one child that has ended; `None` if there is none.
-pub(crate) fn reap() -> Option<(Pid, Exit)> {
+/// A child that has ended and has not been reaped, so that its number is still its own; `None` if
+/// there is none.
+pub(crate) fn dead() -> Option<(Pid, Exit)> {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => {
-                return Some((Pid(pid.as_raw()), Exit::Code(code)));
-            }
-            Ok(WaitStatus::Signaled(pid, number, core)) => {
-                return Some((Pid(pid.as_raw()), Exit::Signal { number: number as i32, core }));
-            }
-            Ok(WaitStatus::StillAlive) => return None,
-            Ok(_) | Err(Errno::EINTR) => (),
+        // SAFETY: zeros are a valid siginfo_t, which is plain data.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `info` is a valid place for the answer. P_ALL looks at no number.
+        match super::check(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) }) {
+            Ok(_) => (),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => return None, // ECHILD: no children at all
         }
+        // SAFETY: waitid(2) fills in the fields of SIGCHLD, or leaves zeros if there is nobody.
+        let pid = Pid(unsafe { info.si_pid() });
+        if pid.0 == 0 {
+            return None;
+        }
+        // SAFETY: as above.
+        let status = unsafe { info.si_status() };
+        return Some((
+            pid,
+            match info.si_code {
+                libc::CLD_EXITED => Exit::Code(status),
+                how => Exit::Signal { number: status, core: how == libc::CLD_DUMPED },
+            },
+        ));
     }
+}
+
+/// Takes note of a child's end, after [`dead`] has told of it: its number is free from now on.
+pub(crate) fn reap(child: Pid) {
+    let child = RawPid::from_raw(child.0);
+    while waitpid(child, Some(WaitPidFlag::WNOHANG)) == Err(Errno::EINTR) {}
+}
+
+/// Makes a process, this one or a child of it, the leader of a group of its own: what it starts is
+/// in that group too, unless it takes care not to be.
+pub(crate) fn lead_a_group(pid: Pid) {
+    // It can only fail for a child that has died, or leads a group already.
+    let _ = setpgid(RawPid::from_raw(pid.0), RawPid::from_raw(pid.0));
+}
+
+/// Kills whoever is in the group that a child leads, or led: the child must not have been reaped, so
+/// that the number of its group is still its own.
+pub(crate) fn end_group(leader: Pid) {
+    debug_assert!(leader.0 > 1, "0 and 1 name other groups");
+    let _ = killpg(RawPid::from_raw(leader.0), Number::SIGKILL); // ESRCH: it leads none
+}
+
+/// Whether a signal is the one that nobody can refuse.
+pub(crate) fn is_kill(number: i32) -> bool {
+    number == libc::SIGKILL
 }
 
 /// Whether a signal is one by which people end processes, rather than a fault of the process.
 pub(crate) fn is_killing(number: i32) -> bool {
     [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP].contains(&number)
-}
-
-/// What the kernel says a process is doing, in a word; `None` where /proc does not tell (Linux).
-pub(crate) fn state(pid: Pid) -> Option<&'static str> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(") ")?;
-    Some(match rest.chars().next()? {
-        'R' => "running",
-        'S' => "sleeping",
-        'D' => "uninterruptible",
-        'T' | 't' => "stopped",
-        'Z' | 'X' => "dead",
-        _ => "unknown",
-    })
 }
 
 /// Asks a process to drain and leave.
@@ -258,8 +295,19 @@ pub(crate) fn reopen_logs(pid: Pid) {
 }
 
 /// Aborts a process; it may dump core.
-pub(crate) fn abort(pid: Pid) {
+fn abort(pid: Pid) {
     send(pid, Number::SIGABRT);
+}
+
+/// As [`abort`], by way of one of its threads, whose state is what is of interest; by any if it has
+/// no such thread (Linux).
+pub(crate) fn abort_in(pid: Pid, thread: u64) {
+    let number = libc::pid_t::try_from(thread).unwrap_or(0);
+    // SAFETY: tgkill(2) takes any numbers, and signals only a thread of that very process.
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, pid.0, number, libc::SIGABRT) };
+    if sent != 0 {
+        abort(pid);
+    }
 }
 
 /// Kills a process.

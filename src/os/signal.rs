@@ -2,11 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal as Number};
-use nix::sys::signal::{sigaction, sigprocmask};
+use nix::sys::signal::{raise, sigaction, sigprocmask};
 
 use super::file;
 
@@ -158,6 +159,57 @@ extern "C" fn on_orphaned(number: libc::c_int) {
     // SAFETY: alarm(2) is async-signal-safe and touches no memory.
     unsafe { libc::alarm(ORPHAN_SECONDS.load(Ordering::Relaxed)) };
     on_signal(number);
+}
+
+/// What a process does when it is aborted.
+static LAST_WORDS: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+
+/// Whether they are being said.
+static ABORTING: AtomicBool = AtomicBool::new(false);
+
+/// What a process that is aborted may take for its last words, in whole seconds.
+const LAST_WORDS_SECONDS: u32 = 1;
+
+/// Lets the process say its last words, and dies. This is more than a handler may do: the words may
+/// wait for a lock that the interrupted code holds, and crash. The process is lost anyway, and
+/// whatever the words do, it dies of ABRT: another ABRT, such as that of a crash in here, finds the
+/// default action already, and so does the one that the alarm brings.
+extern "C" fn on_abort(_: libc::c_int) {
+    set_action(Number::SIGALRM, SigHandler::Handler(on_speechless));
+    ABORTING.store(true, Ordering::Relaxed);
+    on_signal(libc::SIGTERM); // the other threads take nobody in any more
+    let alarm_only = SigSet::from(Number::SIGALRM);
+    let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&alarm_only), None);
+    // SAFETY: alarm(2) is async-signal-safe and touches no memory.
+    unsafe { libc::alarm(LAST_WORDS_SECONDS) };
+    if let Some(last_words) = LAST_WORDS.get() {
+        last_words();
+    }
+    let _ = raise(Number::SIGABRT);
+}
+
+/// Whether this process is being aborted: it says its last words, and nobody must end it before.
+pub(crate) fn is_aborting() -> bool {
+    ABORTING.load(Ordering::Relaxed)
+}
+
+/// The last words have taken too long.
+extern "C" fn on_speechless(_: libc::c_int) {
+    // To the process: whichever thread runs this may have blocked it, the one that was aborted not.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), Number::SIGABRT);
+}
+
+/// Lets this process say its last words when it is aborted; then, or a second later, it dies of that.
+/// Only the first call in a process's life chooses the words.
+pub(crate) fn catch_abort(last_words: impl Fn() + Send + Sync + 'static) {
+    let _ = LAST_WORDS.set(Box::new(last_words));
+    // RESETHAND: the second one kills. NODEFER: and need not wait for the first to be done.
+    let flags = SaFlags::SA_RESETHAND | SaFlags::SA_NODEFER;
+    let action = SigAction::new(SigHandler::Handler(on_abort), flags, SigSet::empty());
+    // SAFETY: `on_abort` never returns to what it has interrupted, so that nothing which it did can
+    // confuse that.
+    let set = unsafe { sigaction(Number::SIGABRT, &action) };
+    debug_assert!(set.is_ok(), "ABRT may be caught");
 }
 
 /// Sends these signals to this process's [`SignalPipe`] from now on.

@@ -12,14 +12,10 @@ use super::table::Settings;
 /// Checks what no option can check alone.
 pub(super) fn check(settings: &Settings) -> Result<(), SettingsError> {
     if settings.max_requests_jitter > 0 && settings.max_requests == 0 {
-        let source = settings.source("max_requests");
-        let why =
-            format!("a jitter needs max_requests, which is 0 ({source}): give both, or neither");
-        return Err(SettingsError::BadMix {
-            place: settings.source("max_requests_jitter").clone(),
-            key: "max_requests_jitter",
-            why,
-        });
+        return Err(jitter_of_nothing(settings, "max_requests_jitter", "max_requests"));
+    }
+    if !settings.max_lifetime_jitter.is_zero() && settings.max_lifetime.is_zero() {
+        return Err(jitter_of_nothing(settings, "max_lifetime_jitter", "max_lifetime"));
     }
     if settings.max_surge == 0 && settings.max_unavailable == 0 {
         let source = settings.source("max_unavailable");
@@ -59,6 +55,12 @@ pub(super) fn check(settings: &Settings) -> Result<(), SettingsError> {
         }
     }
     Ok(())
+}
+
+fn jitter_of_nothing(settings: &Settings, key: &'static str, of: &str) -> SettingsError {
+    let source = settings.source(of);
+    let why = format!("a jitter needs {of}, which is 0 ({source}): give both, or neither");
+    SettingsError::BadMix { place: settings.source(key).clone(), key, why }
 }
 
 fn check_folder(folder: &Path) -> Result<(), String> {

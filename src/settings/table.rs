@@ -201,6 +201,14 @@ settings! {
         /// Replace a worker that has lived this long; 0 means never.
         max_lifetime: Duration = Duration::ZERO, ANY_SPAN, "DUR";
 
+        /// Add a random time up to this to max_lifetime, so that workers do not all leave at once.
+        max_lifetime_jitter: Duration = Duration::ZERO, ANY_SPAN, "DUR";
+
+        /// Replace a worker that has had more memory than this at three looks in a row, a second
+        /// apart; what it shares with others counts by its share, where the kernel tells. 0 means
+        /// never (Linux).
+        max_memory: u64 = 0, One(Size { least: 0, most: 1 << 50 }), "SIZE";
+
         /// Workers that a reload or a recycling may run beyond the usual number, not counting those
         /// that drain. 0 needs max_unavailable; the first new worker of a reload, and the one that
         /// replaces its last old one, are extra even then.

@@ -44,6 +44,8 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("max_requests", "1000", "1000"),
     ("max_requests_jitter", "0", "0"),
     ("max_lifetime", "1h", "3600s"),
+    ("max_lifetime_jitter", "0", "0s"),
+    ("max_memory", "1G", "1G"),
     ("max_surge", "2", "2"),
     ("max_unavailable", "1", "1"),
     ("boot_retries", "0", "0"),
@@ -305,6 +307,11 @@ fn impossible_mixes_are_refused() {
     bad(
         "max_requests_jitter: 5",
         "x.yaml:1: max_requests_jitter: a jitter needs max_requests, which is 0 (default): \
+         give both, or neither",
+    );
+    bad(
+        "max_lifetime_jitter: 5",
+        "x.yaml:1: max_lifetime_jitter: a jitter needs max_lifetime, which is 0 (default): \
          give both, or neither",
     );
     bad(

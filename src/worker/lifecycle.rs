@@ -11,7 +11,7 @@ use slog::warn;
 use super::seat::{Desk, Work};
 use crate::heartbeat::Heartbeat;
 use crate::log::{Log, chain};
-use crate::os::signal::{Signal, SignalPipe};
+use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::{clock, file, process};
 use crate::scoreboard::{Row, Scoreboard, Stage};
 use crate::stamp::Stamp;
@@ -174,7 +174,9 @@ impl Lifecycle {
             self.stop.fetch_max(wish as u8, Ordering::AcqRel);
             // It is empty, so it has room; and a beat wakes whoever misses it.
             let _ = file::ring(&self.stop_sign.1);
-            self.tell(Stage::Leaving);
+            if !signal::is_aborting() {
+                self.tell(Stage::Leaving); // else it does not leave, it dies
+            }
         }
         wish.max(before)
     }

@@ -4,8 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::lifecycle::Lifecycle;
 use crate::app;
-use crate::os::clock;
-use crate::scoreboard::Seat;
+use crate::os::{clock, process};
+use crate::scoreboard::{EXTENSION_MAX, Seat};
 
 /// Where one thread of a worker says what it is working on. For a class whose threads drive
 /// clients themselves: one desk a thread, see [`Lifecycle::desk`].
@@ -18,6 +18,7 @@ pub struct Desk<'a> {
 
 impl<'a> Desk<'a> {
     pub(super) fn new(seat: Seat<'a>, life: &'a Lifecycle) -> Self {
+        seat.set_thread(process::thread());
         Self { seat, life, date: [b' '; 29], date_second: u64::MAX }
     }
 }
@@ -26,6 +27,10 @@ impl app::Desk for Desk<'_> {
     fn begin(&mut self, label: &[u8]) {
         self.seat.set_label(label);
         self.seat.set_busy(clock::coarse());
+    }
+
+    fn extend(&mut self, time: Duration) {
+        extend(self.seat, time);
     }
 
     fn end(&mut self) {
@@ -65,10 +70,22 @@ pub struct Work<'a> {
 
 impl<'a> Work<'a> {
     pub(super) fn begin(seat: Seat<'a>, life: &'a Lifecycle, label: &str) -> Self {
+        seat.set_thread(process::thread());
         seat.set_label(label.as_bytes());
         seat.set_busy(clock::coarse());
         Self { seat, life }
     }
+
+    /// Asks for more time: the unit needs until so long from now, at least. At most an hour, but
+    /// it may ask again, as often as there is progress; to ask for less than it has changes
+    /// nothing. Until then the worker is not taken for hung on its account.
+    pub fn extend(&self, time: Duration) {
+        extend(self.seat, time);
+    }
+}
+
+fn extend(seat: Seat<'_>, time: Duration) {
+    seat.extend(clock::coarse().after(time.min(EXTENSION_MAX)));
 }
 
 impl Drop for Work<'_> {

@@ -4,19 +4,25 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
+use crate::cgroup::Group;
 use crate::heard::Record;
-use crate::proc::{comes_true, stat};
+use crate::proc::{comes_true, stat, wait_until};
 use crate::support::Server;
 
 on_every_class!(
     a_killed_worker_is_replaced,
     a_stopped_worker_is_replaced,
+    a_frozen_worker_is_left_alone,
     a_hanging_worker_is_replaced,
     a_spinning_worker_is_replaced,
     a_crashed_worker_is_replaced,
     a_worker_that_exits_is_replaced,
     a_worker_asked_to_leave_is_replaced,
+    a_worker_out_of_memory_is_told_from_one_that_was_killed,
+    a_worker_leaves_no_process_behind,
+    a_worker_that_aborts_tells_where,
     all_workers_killed_at_once_are_replaced,
     an_idle_worker_is_left_alone,
     a_busy_worker_is_left_alone,
@@ -45,21 +51,51 @@ fn a_stopped_worker_is_replaced(class: &str) {
     kill(victim.pid, Signal::SIGSTOP).unwrap();
     let hung = server.serve_until("its hang", |record| record.says("worker hung", victim.pid));
     assert_eq!(hung.number("slot"), Some(victim.slot));
+    assert_eq!(hung.text("verdict"), Some("stopped"), "{hung:?}");
     let exited = server.serve_until("its end", |record| record.says("worker exited", victim.pid));
     assert_eq!(exited.text("reason"), Some("hung"));
+    // It could not have heard anything else.
+    assert_eq!(exited.text("signal"), Some("SIGKILL"));
     server.wait_replaced(victim);
     server.finish();
 }
 
+fn a_frozen_worker_is_left_alone(class: &str) {
+    let Some(group) = Group::new("freezer") else { return };
+    let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-grace", "500ms"]);
+    let victim = server.wait_workers(2)[0];
+    group.take(victim.pid);
+    group.freeze();
+    let is_excused = |record: &Record| record.says("worker cannot run", victim.pid);
+    let excused = server.wait_for("its excuse", is_excused);
+    assert_eq!(excused.text("verdict"), Some("frozen"));
+    server.hears(Duration::from_millis(2500), |record| record.message() == "worker hung");
+    group.thaw();
+    server.hears(Duration::from_millis(1500), |record| record.message() == "worker hung");
+    expect_peace(&server);
+    let excuses = server.records_of("worker cannot run");
+    assert_eq!(excuses.len(), 1, "once: {excuses:#?}");
+    drop(group);
+    server.serve_for(Duration::from_millis(50));
+    server.finish();
+}
+
 fn a_hanging_worker_is_replaced(class: &str) {
-    a_unit_of_work_that_takes_too_long(class, "/hang");
+    let hung = a_unit_of_work_that_takes_too_long(class, "/hang");
+    assert_eq!(hung.text("verdict"), Some("blocked"), "{hung:?}");
+    assert!(hung.number("cpu_percent") < Some(25), "{hung:?}");
+    // Without the right to look into it the call is not known.
+    let call = hung.text("call");
+    assert!(matches!(call, None | Some("clock_nanosleep" | "nanosleep")), "{hung:?}");
 }
 
 fn a_spinning_worker_is_replaced(class: &str) {
-    a_unit_of_work_that_takes_too_long(class, "/spin");
+    let hung = a_unit_of_work_that_takes_too_long(class, "/spin");
+    assert_eq!(hung.text("verdict"), Some("busy"), "{hung:?}");
 }
 
-fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) {
+/// Returns what is said of the hang.
+fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) -> Record {
     let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-grace", "500ms"]);
     let workers = server.wait_workers(2);
     let begun = Instant::now();
@@ -77,8 +113,17 @@ fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) {
     assert!(matches!(exited.text("signal"), Some("SIGABRT" | "SIGKILL")));
     server.wait_replaced(victim);
     client.expect_end();
+    for aborted in server.records_of("worker aborted") {
+        // It was aborted in the thread that hung, and that tells where.
+        assert_eq!(aborted.number("thread"), hung.number("thread"), "{aborted:?}");
+        assert!(aborted.text("backtrace").unwrap_or_default().contains("DemoHandler"));
+    }
     assert_eq!(server.records_of("worker hung").len(), 1);
+    for fact in ["pid", "slot", "thread", "for_ms", "work_ms", "seat"] {
+        assert!(hung.number(fact).is_some(), "no {fact}: {hung:?}");
+    }
     server.finish();
+    hung
 }
 
 fn a_crashed_worker_is_replaced(class: &str) {
@@ -147,6 +192,65 @@ fn all_workers_killed_at_once_are_replaced(class: &str) {
         server.wait_replaced(victim);
     }
     drop(clients);
+    server.finish();
+}
+
+fn a_worker_out_of_memory_is_told_from_one_that_was_killed(class: &str) {
+    let Some(group) = Group::new("memory") else { return };
+    let server = Server::start(&["-k", class]);
+    group.take(server.pid);
+    let kill_one = || {
+        let victim = server.wait_workers(1)[0];
+        kill(victim.pid, Signal::SIGKILL).unwrap();
+        assert_eq!(server.wait_exited(victim.pid).text("reason"), Some("crashed"));
+        server.wait_replaced(victim)
+    };
+    let born_in_the_group = kill_one();
+    group.limit_memory(64 << 20);
+    server.connect().ask("/leak?mb=200");
+    let exited = server.wait_exited(born_in_the_group.pid);
+    assert_eq!(exited.text("reason"), Some("out of memory"), "{exited:?}");
+    assert_eq!(exited.text("signal"), Some("SIGKILL"));
+    server.wait_replaced(born_in_the_group);
+    kill_one();
+    server.serve_for(Duration::from_millis(50));
+    drop(group);
+    server.finish();
+}
+
+fn a_worker_that_aborts_tells_where(class: &str) {
+    let server = Server::start(&["-k", class]);
+    // On a machine that is busy its time may be up before it has found the words.
+    let told = (0..10).find_map(|_| {
+        let victim = server.wait_workers(1)[0];
+        let mut client = server.connect();
+        client.ask("/crash");
+        let exited = server.wait_exited(victim.pid);
+        assert_eq!(exited.text("reason"), Some("crashed"));
+        assert_eq!(exited.text("signal"), Some("SIGABRT"));
+        server.wait_replaced(victim);
+        let records = server.records_of("worker aborted");
+        records.into_iter().find(|record| record.pid() == Some(victim.pid))
+    });
+    let trace = told.expect("some last words").text("backtrace").unwrap_or_default().to_owned();
+    assert!(trace.contains("DemoHandler"), "not where it happened: {trace}");
+    server.finish();
+}
+
+fn a_worker_leaves_no_process_behind(class: &str) {
+    let server = Server::start(&["-k", class]);
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let victim = server.wait_workers(1)[0];
+        let text = server.get("/child?s=1000").text();
+        let child = Pid::from_raw(text.trim().parse().unwrap());
+        assert!(stat(child).is_some_and(|stat| stat.parent == victim.pid));
+        kill(victim.pid, signal).unwrap();
+        server.wait_exited(victim.pid);
+        let is_gone = || stat(child).is_none_or(|stat| stat.state == 'Z');
+        wait_until("what it has started ends with it", is_gone);
+        server.wait_replaced(victim);
+    }
+    server.serve_for(Duration::from_millis(50));
     server.finish();
 }
 

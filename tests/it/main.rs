@@ -41,6 +41,7 @@ macro_rules! on_class {
 }
 
 mod booting;
+mod cgroup;
 mod client;
 mod clients;
 mod connection;

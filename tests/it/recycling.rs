@@ -6,7 +6,11 @@ use std::time::{Duration, Instant};
 use crate::heard::Record;
 use crate::support::{DEADLINE, Server};
 
-on_every_class!(a_worker_recycled_by_requests_loses_none, a_worker_recycled_by_age_loses_none);
+on_every_class!(
+    a_worker_recycled_by_requests_loses_none,
+    a_worker_recycled_by_age_loses_none,
+    a_worker_recycled_by_memory_loses_none,
+);
 
 /// Asks from two sides until so many workers have been recycled, and must always be answered.
 #[track_caller]
@@ -45,4 +49,39 @@ fn a_worker_recycled_by_age_loses_none(class: &str) {
         assert!(exited.seen - begun >= Duration::from_secs(1));
     }
     server.finish();
+}
+
+fn a_worker_recycled_by_memory_loses_none(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2", "--max-memory", "100M"]);
+    let before = server.wait_workers(2);
+    assert_eq!(server.get("/leak?mb=150").status(), 200);
+    for exited in serve_until_recycled(&server, 1) {
+        let large = server.wait_for("its size", |r| r.message() == "worker is too large");
+        assert_eq!(large.pid(), exited.pid());
+        assert!(large.number("bytes") > Some(150 << 20), "{large:?}");
+        let victim = before.iter().find(|worker| Some(worker.pid) == exited.pid());
+        server.wait_replaced(*victim.expect("it was one of the first"));
+    }
+    server.wait_workers(2);
+    assert_eq!(server.records_of("worker is too large").len(), 1);
+    expect_never_fewer_than(&server, 2);
+    server.finish();
+}
+
+/// Since all were ready, so many have been ready at any time who had not been asked to leave.
+#[track_caller]
+fn expect_never_fewer_than(server: &Server, count: usize) {
+    let mut serving = Vec::new();
+    let mut complete = false;
+    for record in server.records() {
+        match (record.message(), record.pid()) {
+            ("worker ready", Some(pid)) => serving.push(pid),
+            ("worker is asked to leave" | "worker exited", Some(pid)) => {
+                serving.retain(|other| *other != pid);
+            }
+            _ => continue,
+        }
+        complete |= serving.len() == count;
+        assert!(!complete || serving.len() >= count, "too few after {record:?}");
+    }
 }

@@ -27,6 +27,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How often a worker is looked at of whose threads one hangs, while the others finish.
 const CONDEMNED_LOOK: Duration = Duration::from_millis(50);
 
+/// How long a core may take to be dumped.
+const DUMP_MAX: Duration = Duration::from_secs(30);
+
 /// The most workers that a roster keeps.
 pub(crate) const WORKERS_MAX: usize = 4096;
 
@@ -102,7 +105,7 @@ impl Roster {
         if let Some(rolling) = &mut self.rolling {
             rolling.unforked = None;
         }
-        let generation = self.generation;
+        let (generation, lifetime) = (self.generation, self.lifetime());
         let slot = &mut self.slots[slot];
         slot.spawning = false;
         slot.workers.push(Worker {
@@ -111,10 +114,14 @@ impl Roster {
             policy: self.policy,
             started: now,
             ready_at: None,
+            lifetime,
             state: State::Booting,
             beat: now,
             busy: None,
             spent: false,
+            judge_from: Stamp::default(),
+            excused: Stamp::default(),
+            is_deaf: false,
         });
     }
 
@@ -190,6 +197,42 @@ impl Roster {
         }
     }
 
+    /// A worker that is overdue is being looked at, and not judged before then.
+    pub(crate) fn examines(&mut self, id: WorkerId, until: Stamp) {
+        if let Some(worker) = self.worker(id) {
+            worker.judge_from = until;
+        }
+    }
+
+    /// A worker that is overdue could not run until now: its time begins anew.
+    pub(crate) fn excuse(&mut self, id: WorkerId, now: Stamp) {
+        if let Some(worker) = self.worker(id) {
+            worker.excused = now;
+        }
+    }
+
+    /// A worker that is overdue hears no signal but KILL.
+    pub(crate) fn deaf(&mut self, id: WorkerId) {
+        if let Some(worker) = self.worker(id) {
+            worker.is_deaf = true;
+        }
+    }
+
+    /// A worker that is overdue, or that was aborted, is dead already, but for a core that is being
+    /// dumped: it gets time for that, once, and its slot a successor. Returns whether it does.
+    pub(crate) fn dumps(&mut self, id: WorkerId, now: Stamp) -> bool {
+        let Some(worker) = self.worker(id) else { return false };
+        let reason = match worker.state {
+            State::Booting => Reason::BootFailure,
+            State::Ready => Reason::Crashed,
+            State::Aborted { reason, .. } => reason,
+            State::Leaving { .. } | State::Condemned { .. } | State::Killed { .. } => return false,
+        };
+        let kill_at = now.after(DUMP_MAX);
+        worker.state = State::Leaving { reason, kill_at, how: Stop::Quick };
+        true
+    }
+
     /// A worker has ended. `None` if it was none of ours.
     pub(crate) fn ended(&mut self, id: WorkerId, how: Ending, now: Stamp) -> Option<Farewell> {
         let home = self.homes.remove(&id)?;
@@ -204,7 +247,7 @@ impl Roster {
         let slot = &mut self.slots[home];
         slot.not_before = slot.not_before.max(now.after(delay));
         let broken = match reason {
-            Reason::BootFailure | Reason::Hung => true,
+            Reason::BootFailure | Reason::Hung | Reason::OutOfMemory => true,
             Reason::Crashed => how == Ending::Own,
             Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => false,
         };
@@ -342,6 +385,30 @@ impl Roster {
         suspects.map(|worker| worker.id).collect()
     }
 
+    /// The workers that [`due`](Self::due) will find overdue, now that they have been measured: they
+    /// may be examined before.
+    pub(crate) fn overdue(&self, now: Stamp) -> Vec<WorkerId> {
+        let overdue = self.workers().filter(|worker| {
+            let deadline = match worker.state {
+                State::Ready => worker.hang_deadline(self.amnesty),
+                State::Booting => worker.boot_deadline(self.amnesty),
+                State::Condemned { .. }
+                | State::Leaving { .. }
+                | State::Aborted { .. }
+                | State::Killed { .. } => None,
+            };
+            deadline.is_some_and(|at| at <= now)
+        });
+        overdue.map(|worker| worker.id).collect()
+    }
+
+    /// The workers that were aborted and are to be killed now.
+    pub(crate) fn undead(&self, now: Stamp) -> Vec<WorkerId> {
+        let is_due =
+            |w: &&Worker| matches!(w.state, State::Aborted { kill_at, .. } if kill_at <= now);
+        self.workers().filter(is_due).map(|worker| worker.id).collect()
+    }
+
     /// The next moment at which there may be something to do, if no fact comes before. To be asked
     /// after [`due`](Self::due), of the same moment.
     pub(crate) fn next_deadline(&self, now: Stamp) -> Option<Stamp> {
@@ -377,6 +444,16 @@ impl Roster {
     fn worker(&mut self, id: WorkerId) -> Option<&mut Worker> {
         let home = *self.homes.get(&id)?;
         self.slots[home].workers.iter_mut().find(|worker| worker.id == id)
+    }
+
+    /// For how long the next worker serves; zero is for ever.
+    fn lifetime(&mut self) -> Duration {
+        let Policy { max_lifetime, max_lifetime_jitter: jitter, .. } = self.policy;
+        if max_lifetime.is_zero() || jitter.is_zero() {
+            return max_lifetime;
+        }
+        let most = u64::try_from(jitter.as_nanos()).unwrap_or(u64::MAX).saturating_add(1);
+        max_lifetime.saturating_add(Duration::from_nanos(self.chance.below(most)))
     }
 
     /// The wait before the nth try, n from 1: doubling, bounded, and shortened by up to a quarter

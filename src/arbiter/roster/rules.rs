@@ -88,19 +88,17 @@ impl Roster {
             match worker.state {
                 State::Booting if has_come(worker.boot_deadline(amnesty)) => {
                     let hang = Hang::Boot(now.since(worker.started));
-                    actions.push(Action::Abort(worker.id, hang));
-                    worker.state = State::Aborted { reason: Reason::BootFailure, kill_at: grace };
+                    actions.push(end(worker, hang, Reason::BootFailure, grace));
                     late |= worker.generation == generation;
                 }
                 State::Ready if has_come(worker.hang_deadline(amnesty)) => {
                     let hang = describe_hang(worker, amnesty, now);
-                    if has_unharmed_work(worker, amnesty, now) {
+                    if !worker.is_deaf && has_unharmed_work(worker, amnesty, now) {
                         let kill_at = now.after(worker.policy.graceful);
                         worker.state = State::Condemned { kill_at };
                         actions.push(Action::Condemn(worker.id, hang));
                     } else {
-                        worker.state = State::Aborted { reason: Reason::Hung, kill_at: grace };
-                        actions.push(Action::Abort(worker.id, hang));
+                        actions.push(end(worker, hang, Reason::Hung, grace));
                     }
                     late |= worker.generation == generation;
                 }
@@ -329,6 +327,16 @@ impl Roster {
             self.phase = Phase::GivingUp;
         }
     }
+}
+
+/// Ends a worker that hangs, by what it can still hear.
+fn end(worker: &mut Worker, hang: Hang, reason: Reason, kill_at: Stamp) -> Action {
+    if worker.is_deaf {
+        worker.state = State::Killed { reason };
+        return Action::End(worker.id, hang);
+    }
+    worker.state = State::Aborted { reason, kill_at };
+    Action::Abort(worker.id, hang)
 }
 
 /// Whether a worker has work that has not taken too long.

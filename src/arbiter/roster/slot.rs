@@ -27,6 +27,8 @@ pub(super) struct Worker {
     pub(super) policy: Policy,
     pub(super) started: Stamp,
     pub(super) ready_at: Option<Stamp>,
+    /// For how long it serves; zero is for ever.
+    pub(super) lifetime: Duration,
     pub(super) state: State,
     /// The last sign of life that is known.
     pub(super) beat: Stamp,
@@ -34,6 +36,12 @@ pub(super) struct Worker {
     pub(super) busy: Option<Busy>,
     /// It has asked for a successor.
     pub(super) spent: bool,
+    /// It is not judged before: it is being examined.
+    pub(super) judge_from: Stamp,
+    /// Nobody blames it for time before: it could not run.
+    pub(super) excused: Stamp,
+    /// No signal but KILL reaches it.
+    pub(super) is_deaf: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +128,8 @@ impl Slot {
             Reason::Reload | Reason::Hung => 0,
             // A kill from outside says nothing about the worker.
             Reason::Crashed if how == Ending::Murdered => 0,
-            Reason::Crashed => {
+            // The kernel's kill does: it took too much.
+            Reason::Crashed | Reason::OutOfMemory => {
                 self.crashes += 1;
                 self.crashes - 1 // the first is forgiven
             }
@@ -137,6 +146,9 @@ impl Worker {
     pub(super) fn reason(&self, how: Ending) -> Reason {
         match self.state {
             State::Booting => Reason::BootFailure,
+            State::Ready | State::Leaving { .. } if how == Ending::OutOfMemory => {
+                Reason::OutOfMemory
+            }
             State::Ready if how == Ending::Obedient => Reason::Asked,
             State::Ready => Reason::Crashed,
             State::Condemned { .. } => Reason::Hung,
@@ -177,25 +189,26 @@ impl Worker {
     /// When it must be ready. Nobody is blamed for time before `amnesty`.
     pub(super) fn boot_deadline(&self, amnesty: Stamp) -> Option<Stamp> {
         let limit = self.policy.boot_timeout;
-        (!limit.is_zero()).then(|| self.started.max(amnesty).after(limit))
+        let since = self.started.max(amnesty).max(self.excused);
+        (!limit.is_zero()).then(|| since.after(limit).max(self.judge_from))
     }
 
     /// When it is taken for hung, unless there is a new sign of life. To begin a unit of work is
     /// one, so while there is work its age alone counts.
     pub(super) fn hang_deadline(&self, amnesty: Stamp) -> Option<Stamp> {
-        self.limit(self.busy.map_or(self.beat, |busy| busy.oldest), amnesty)
+        let limit = self.limit(self.busy.map_or(self.beat, |busy| busy.oldest), amnesty);
+        limit.map(|at| at.max(self.judge_from))
     }
 
     /// When work, or silence, that began then has taken too long.
     pub(super) fn limit(&self, since: Stamp, amnesty: Stamp) -> Option<Stamp> {
         let limit = self.policy.timeout;
-        (!limit.is_zero()).then(|| since.max(amnesty).after(limit))
+        (!limit.is_zero()).then(|| since.max(amnesty).max(self.excused).after(limit))
     }
 
     /// When it has served its time.
     pub(super) fn retire_deadline(&self) -> Option<Stamp> {
-        let limit = self.policy.max_lifetime;
         let ready_at = self.ready_at?;
-        (!limit.is_zero()).then(|| ready_at.after(limit))
+        (!self.lifetime.is_zero()).then(|| ready_at.after(self.lifetime))
     }
 }

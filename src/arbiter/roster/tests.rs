@@ -1,11 +1,13 @@
 //! An invented clock and a pool of invented workers. `boots` has what happens before a worker is
-//! ready, `lives` what happens to one that serves, `condemned` to one that half hangs, `ends` how
+//! ready, `lives` what happens to one that serves, `condemned` to one that half hangs, `examined`
+//! to one that is looked at before it is judged, `ends` how
 //! the whole stops and changes its size, `reloads` how a new generation comes, `world` the
 //! properties of it all.
 
 mod boots;
 mod condemned;
 mod ends;
+mod examined;
 mod lives;
 mod reloads;
 mod world;
@@ -26,6 +28,7 @@ const POLICY: Policy = Policy {
     graceful: Duration::from_secs(10),
     abort_grace: SECOND,
     max_lifetime: Duration::ZERO,
+    max_lifetime_jitter: Duration::ZERO,
     max_surge: 1,
     max_unavailable: 0,
     boot_retries: 5,

@@ -17,6 +17,8 @@ pub(crate) struct Policy {
     pub(crate) abort_grace: Duration,
     /// The age at which a worker is replaced.
     pub(crate) max_lifetime: Duration,
+    /// By how much it is longer at most, which is left to chance.
+    pub(crate) max_lifetime_jitter: Duration,
     /// How many replacements may be under way beyond the wished number of workers.
     pub(crate) max_surge: usize,
     /// How many workers may be missing while others are replaced. Not zero if `max_surge` is.
@@ -63,6 +65,8 @@ pub(crate) enum Reason {
     Hung,
     /// It ended by itself.
     Crashed,
+    /// The kernel has killed it for lack of memory.
+    OutOfMemory,
     /// It ended, or was ended, before it was ready.
     BootFailure,
 }
@@ -77,6 +81,7 @@ impl Reason {
             Reason::Reload => "reload",
             Reason::Hung => "hung",
             Reason::Crashed => "crashed",
+            Reason::OutOfMemory => "out of memory",
             Reason::BootFailure => "boot failure",
         }
     }
@@ -100,6 +105,8 @@ pub(crate) enum Action {
     Condemn(WorkerId, Hang),
     /// Abort a worker that hangs, for so long now.
     Abort(WorkerId, Hang),
+    /// Kill a worker that hangs where no other signal reaches it.
+    End(WorkerId, Hang),
     /// Kill a worker that has not obeyed.
     Kill(WorkerId, Reason),
 }
@@ -138,6 +145,8 @@ pub(crate) enum Ending {
     Obedient,
     /// Somebody else killed it.
     Murdered,
+    /// The kernel has killed it for lack of memory.
+    OutOfMemory,
     /// Anything else: a code, a fault, an abort.
     Own,
 }

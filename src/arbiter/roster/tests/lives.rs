@@ -293,6 +293,19 @@ fn a_lifetime_that_waits_for_room_does_not_wake_the_master() {
 }
 
 #[test]
+fn lifetimes_are_spread_by_their_jitter_and_never_shorter() {
+    let (life, jitter) = (20 * SECOND, 10 * SECOND);
+    let policy =
+        Policy { max_lifetime: life, max_lifetime_jitter: jitter, max_surge: 50, ..POLICY };
+    let mut pool = Pool::serving(policy, 50);
+    assert_eq!(pool.pass(life - NANO), []);
+    let half = pool.run(jitter / 2).iter().filter(|action| is_spawn(action)).count();
+    assert!((10..=40).contains(&half), "{half} of 50 in the first half");
+    let all = half + pool.run(jitter / 2 + NANO).iter().filter(|action| is_spawn(action)).count();
+    assert_eq!(all, 50);
+}
+
+#[test]
 fn a_lifetime_of_zero_is_never() {
     let mut pool = Pool::serving(POLICY, 1);
     assert_eq!(pool.pass(YEAR), []);
@@ -326,4 +339,23 @@ fn the_wait_that_is_promised_is_kept_though_an_earlier_failure_set_it() {
     assert_eq!(pool.ends(1, Ending::Murdered).retry_in, Some(wait));
     assert_eq!(pool.pass(wait - NANO), []);
     assert_eq!(pool.pass(NANO), [spawn(3, 0)]);
+}
+
+#[test]
+fn who_is_killed_for_lack_of_memory_is_no_murder_victim() {
+    let mut pool = Pool::serving(POLICY, 1);
+    for (id, forgiven) in [(1, true), (2, false)] {
+        let farewell = pool.ends(id, Ending::OutOfMemory);
+        assert_eq!(farewell.reason, Reason::OutOfMemory);
+        assert_eq!(farewell.retry_in.is_some_and(|delay| delay.is_zero()), forgiven);
+        pool.run(SECOND);
+        pool.all_ready();
+    }
+}
+
+#[test]
+fn a_boot_that_ends_for_lack_of_memory_is_a_failed_boot() {
+    let mut pool = Pool::new(POLICY, 1);
+    pool.step();
+    assert_eq!(pool.ends(1, Ending::OutOfMemory).reason, Reason::BootFailure);
 }

@@ -18,6 +18,8 @@ use super::*;
 const STEPS_MIN: u64 = 1_000_000;
 const CONDEMNED_MIN: u64 = 300;
 const STORIES: u32 = 2200;
+/// How processes end whom nobody has asked to.
+const ENDS: [Ending; 3] = [Ending::Own, Ending::Murdered, Ending::OutOfMemory];
 /// How long a process that was killed is still there.
 const DYING: Duration = Duration::from_millis(20);
 
@@ -179,6 +181,7 @@ impl World {
             graceful: self.pick(&[MILLI, SECOND, 10 * SECOND]),
             abort_grace: self.pick(&[MILLI, SECOND]),
             max_lifetime: self.pick(&[zero, zero, 20 * SECOND, MINUTE]),
+            max_lifetime_jitter: self.pick(&[zero, 10 * SECOND]),
             max_surge: self.pick(&[0, 1, 1, 2, 3]),
             max_unavailable: self.pick(&[0, 0, 1, 2, 6]),
             boot_retries: self.pick(&[0, 1, 5]),
@@ -279,7 +282,7 @@ impl World {
                     self.ask(id, Asked::Abort);
                     self.disturb();
                 }
-                Action::Kill(id, _) => self.ask(id, Asked::Kill),
+                Action::Kill(id, _) | Action::End(id, _) => self.ask(id, Asked::Kill),
                 Action::Commit => self.previous = None,
                 Action::RollBack => {
                     self.policy = self.previous.take().expect("a reload is under way").policy;
@@ -326,7 +329,7 @@ impl World {
             let is_bad = self.bad == Some(process.generation);
             let at = self.now.after(self.within(3 * SECOND));
             match self.below(if is_bad { 5 } else { 30 }) {
-                0 | 1 => process.ends = Some((at, self.pick(&[Ending::Own, Ending::Murdered]))),
+                0 | 1 => process.ends = Some((at, self.pick(&ENDS))),
                 2 => process.ready_at = None,
                 3 => process.ready_at = Some(self.now),
                 _ => (),

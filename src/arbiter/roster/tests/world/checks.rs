@@ -40,6 +40,7 @@ impl World {
                 let ordered = hopeless || self.roster.stopping() == Some(Stop::Kill);
                 assert!(ordered || process.kill_from <= self.now, "too early: {process:?}");
             }
+            Action::End(..) => panic!("nobody in this world is deaf"),
             Action::Commit => {
                 assert!(self.previous.is_some() && !self.roster.is_reloading());
                 let generation = self.roster.generation();
@@ -92,7 +93,9 @@ impl World {
                 let is_replaced = self.processes.iter().any(|(other, p)| replaces(*other, p));
                 assert!(is_replaced || self.may_be_missing(process), "too early: {process:?}");
             }
-            Reason::Hung | Reason::Crashed | Reason::BootFailure => panic!("{reason:?}"),
+            Reason::Hung | Reason::Crashed | Reason::OutOfMemory | Reason::BootFailure => {
+                panic!("{reason:?}")
+            }
         }
     }
 

@@ -1,0 +1,53 @@
+//! A worker class without clients: jobs that take longer than `timeout`, and say that they go on.
+//!
+//! ```text
+//! cargo run --example long_jobs -- --worker-class jobs --timeout 1
+//! ```
+//!
+//! A job asks for more time as it makes progress. One that stands still asks for nothing, and is
+//! found hung after `timeout`: try it with `--env STANDSTILL=1`.
+
+use std::env;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use ostler::Runtime;
+use ostler::apps::Demo;
+use ostler::worker::{Stop, WorkerClass, WorkerContext, WorkerError};
+use slog::info;
+
+const PARTS: u32 = 10;
+const PART: Duration = Duration::from_millis(300);
+
+/// A part that takes longer than this is no progress.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+struct Jobs;
+
+impl WorkerClass for Jobs {
+    fn name(&self) -> &'static str {
+        "jobs"
+    }
+
+    fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+        let (life, stands_still) = (ctx.life(), env::var_os("STANDSTILL").is_some());
+        life.ready();
+        while life.stop() == Stop::None {
+            life.notify();
+            let work = life.begin("rebuild");
+            for _ in 0..PARTS {
+                if !stands_still {
+                    work.extend(PATIENCE);
+                }
+                thread::sleep(PART);
+            }
+            info!(ctx.log(), "job done"; "slot" => ctx.place().slot);
+        }
+        Ok(())
+    }
+}
+
+fn main() -> ExitCode {
+    Runtime::new().app(Demo).class(Jobs).main()
+}

@@ -1,0 +1,92 @@
+//! Who is overdue is looked at before it is judged, and what is found makes a difference.
+
+use super::*;
+
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A pool whose worker 1 is silent and overdue, and is being looked at.
+fn examined() -> Pool {
+    let mut pool = Pool::serving(POLICY, 1);
+    pool.mute.insert(WorkerId(1));
+    pool.now = pool.now.after(POLICY.timeout);
+    assert_eq!(pool.roster.to_measure(pool.now), [WorkerId(1)]);
+    assert_eq!(pool.roster.overdue(pool.now), [WorkerId(1)]);
+    pool.roster.examines(WorkerId(1), pool.now.after(LOOK));
+    assert_eq!(pool.step(), []);
+    assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.after(LOOK)));
+    pool.now = pool.now.after(LOOK);
+    assert_eq!(pool.roster.overdue(pool.now), [WorkerId(1)]);
+    pool
+}
+
+#[test]
+fn who_is_stuck_is_aborted_as_soon_as_that_is_known() {
+    assert_eq!(examined().step(), [abort(1, Hang::Silent(POLICY.timeout + LOOK))]);
+}
+
+#[test]
+fn who_has_come_back_meanwhile_is_left_alone() {
+    let mut pool = examined();
+    pool.mute.clear();
+    assert_eq!(pool.step(), []);
+    assert_eq!(pool.roster.overdue(pool.now), []);
+}
+
+#[test]
+fn who_could_not_run_begins_anew() {
+    let mut pool = examined();
+    pool.roster.excuse(WorkerId(1), pool.now);
+    assert_eq!(pool.pass(POLICY.timeout - NANO), []);
+    assert_eq!(pool.roster.overdue(pool.now), []);
+    pool.now = pool.now.after(NANO);
+    assert_eq!(pool.roster.overdue(pool.now), [WorkerId(1)]);
+    assert!(matches!(pool.step()[..], [Action::Abort(..)]));
+}
+
+#[test]
+fn who_hears_nothing_is_killed_once_and_replaced_at_once() {
+    let mut pool = examined();
+    pool.roster.deaf(WorkerId(1));
+    let end = Action::End(WorkerId(1), Hang::Silent(POLICY.timeout + LOOK));
+    assert_eq!(pool.step(), [end, spawn(2, 0)]);
+    pool.ready(2);
+    assert_eq!(pool.run(MINUTE), [], "no storm, however long it takes to die");
+    assert_eq!(pool.ends(1, Ending::Murdered).reason, Reason::Hung);
+}
+
+#[test]
+fn who_dumps_a_core_gets_time_for_it_and_a_successor() {
+    let mut pool = examined();
+    assert!(pool.roster.dumps(WorkerId(1), pool.now));
+    assert!(!pool.roster.dumps(WorkerId(1), pool.now), "once");
+    assert_eq!(pool.step(), [spawn(2, 0)]);
+    pool.ready(2);
+    assert_eq!(pool.pass(DUMP_MAX - NANO), []);
+    assert_eq!(pool.pass(NANO), [kill(1, Reason::Crashed)]);
+}
+
+#[test]
+fn who_dumps_a_core_when_aborted_gets_time_for_it_too() {
+    let mut pool = examined();
+    assert!(matches!(pool.step()[..], [Action::Abort(..)]));
+    pool.now = pool.now.after(POLICY.abort_grace);
+    assert_eq!(pool.roster.undead(pool.now), [WorkerId(1)]);
+    assert!(pool.roster.dumps(WorkerId(1), pool.now));
+    assert_eq!(pool.step(), [spawn(2, 0)]);
+    pool.ready(2);
+    assert_eq!(pool.pass(DUMP_MAX), [kill(1, Reason::Hung)]);
+}
+
+#[test]
+fn a_boot_that_takes_too_long_is_looked_at_too() {
+    let mut pool = Pool::new(POLICY, 1);
+    pool.step();
+    pool.now = pool.now.after(POLICY.boot_timeout);
+    assert_eq!(pool.roster.overdue(pool.now), [WorkerId(1)]);
+    pool.roster.excuse(WorkerId(1), pool.now);
+    assert_eq!(pool.step(), []);
+    pool.now = pool.now.after(POLICY.boot_timeout);
+    pool.roster.deaf(WorkerId(1));
+    let end = Action::End(WorkerId(1), Hang::Boot(2 * POLICY.boot_timeout));
+    assert_eq!(pool.step(), [end, spawn(2, 0)]);
+}

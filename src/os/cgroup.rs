@@ -1,0 +1,139 @@
+//! The control groups of other processes, of either version: whether they are frozen, throttled,
+//! short of memory (Linux). Where there are none, nothing is known.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::process::Pid;
+
+/// Where the hierarchies are mounted.
+#[derive(Debug, Default)]
+pub(crate) struct Cgroups {
+    mounts: Vec<Mount>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    /// The controllers of a hierarchy of version 1; none for version 2, which has one for all.
+    controllers: Vec<String>,
+    /// The group that can be seen at the mount point.
+    root: String,
+    point: PathBuf,
+}
+
+impl Cgroups {
+    /// Looks where they are mounted.
+    pub(crate) fn find() -> Self {
+        let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        Self { mounts: text.lines().filter_map(mount).collect() }
+    }
+
+    /// Whether a process is frozen.
+    pub(crate) fn is_frozen(&self, pid: Pid) -> bool {
+        let first = self.group(pid, "freezer").is_some_and(|group| {
+            fs::read_to_string(group.path.join("freezer.state"))
+                .is_ok_and(|state| state.trim() != "THAWED")
+        });
+        let second =
+            || self.group(pid, "").and_then(|g| number(&g.path.join("cgroup.events"), "frozen"));
+        first || second() == Some(1)
+    }
+
+    /// How often a process's groups have been denied the CPU; `None` if that is not counted.
+    pub(crate) fn throttled(&self, pid: Pid) -> Option<u64> {
+        let group = self.group(pid, "cpu").or_else(|| self.group(pid, ""))?;
+        let own = group.path.ancestors().take_while(|path| path.starts_with(group.top));
+        let times = own.filter_map(|path| number(&path.join("cpu.stat"), "nr_throttled"));
+        times.reduce(u64::saturating_add)
+    }
+
+    /// The file that counts how often the kernel has killed somebody in a process's group for lack
+    /// of memory. See [`kills_for_memory`].
+    pub(crate) fn memory_events(&self, pid: Pid) -> Option<PathBuf> {
+        let first = self.group(pid, "memory").map(|group| group.path.join("memory.oom_control"));
+        first.or_else(|| Some(self.group(pid, "")?.path.join("memory.events")))
+    }
+
+    /// The group of a process in the hierarchy of a controller; in that of version 2 if it is empty.
+    fn group(&self, pid: Pid, controller: &str) -> Option<Group<'_>> {
+        let is_meant = |mount: &&Mount| match controller {
+            "" => mount.controllers.is_empty(),
+            _ => mount.controllers.iter().any(|known| known == controller),
+        };
+        let mount = self.mounts.iter().find(is_meant)?;
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = text.lines().find_map(|line| group_in(line, controller))?;
+        let below = path.strip_prefix(&mount.root).unwrap_or(path).trim_start_matches('/');
+        Some(Group { path: mount.point.join(below), top: &mount.point })
+    }
+}
+
+struct Group<'a> {
+    path: PathBuf,
+    top: &'a Path,
+}
+
+/// How often the kernel has killed for lack of memory, by a file of [`Cgroups::memory_events`].
+pub(crate) fn kills_for_memory(file: &Path) -> Option<u64> {
+    number(file, "oom_kill")
+}
+
+/// The number behind a word, in a file of lines of a word and a number.
+fn number(file: &Path, word: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' '))?;
+    value.trim().parse().ok()
+}
+
+/// A line of mountinfo, if it is about control groups: see proc_pid_mountinfo(5).
+fn mount(line: &str) -> Option<Mount> {
+    let (front, back) = line.split_once(" - ")?;
+    let mut front = front.split(' ').skip(3);
+    let (root, point) = (front.next()?.to_owned(), PathBuf::from(front.next()?));
+    let mut back = back.split(' ');
+    let controllers = match back.next()? {
+        "cgroup" => back.nth(1)?.split(',').map(str::to_owned).collect(),
+        "cgroup2" => Vec::new(),
+        _ => return None,
+    };
+    Some(Mount { controllers, root, point })
+}
+
+/// The path in a line of /proc/PID/cgroup, if it is about this controller: see cgroups(7).
+fn group_in<'a>(line: &'a str, controller: &str) -> Option<&'a str> {
+    let mut fields = line.splitn(3, ':');
+    let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+    let is_meant = match controller {
+        "" => number == "0" && controllers.is_empty(),
+        _ => controllers.split(',').any(|known| known == controller),
+    };
+    is_meant.then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_both_versions_are_found() {
+        let first = "31 24 0:27 /docker/7 /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup \
+                     rw,cpu,cpuacct";
+        let found = mount(first).unwrap();
+        assert!(found.controllers.iter().any(|controller| controller == "cpu"));
+        assert_eq!(found.root, "/docker/7");
+        assert_eq!(found.point, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
+        let second = mount("30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw").unwrap();
+        assert_eq!((second.controllers.len(), second.root.as_str()), (0, "/"));
+        assert_eq!(mount("22 1 8:1 / / rw - ext4 /dev/sda1 rw"), None);
+        assert_eq!(mount("nonsense"), None);
+    }
+
+    #[test]
+    fn the_group_of_a_controller_is_found() {
+        assert_eq!(group_in("4:memory:/a/b", "memory"), Some("/a/b"));
+        assert_eq!(group_in("2:cpu,cpuacct:/a:b", "cpu"), Some("/a:b"));
+        assert_eq!(group_in("2:cpu,cpuacct:/a", "memory"), None);
+        assert_eq!(group_in("0::/user.slice", ""), Some("/user.slice"));
+        assert_eq!(group_in("9:name=systemd:/", ""), None);
+    }
+}

@@ -1,0 +1,111 @@
+//! Control groups of a test's own, where the machine allows: of version 1 or 2, by root.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::id;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::unistd::Pid;
+
+use crate::proc::{comes_true, wait_until};
+use crate::support::DEADLINE;
+
+/// Where the hierarchies are, version 1 and version 2 with that controller.
+const TOP: &str = "/sys/fs/cgroup";
+
+/// A control group, which goes when this is dropped: whoever is in it goes back to where the first
+/// of them came from.
+pub struct Group {
+    path: PathBuf,
+    home: PathBuf,
+    second_version: bool,
+}
+
+impl Group {
+    /// A group under a controller; none, and a line that says why, if the machine allows none.
+    pub fn new(controller: &str) -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("ostler-test-{}-{}", id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let first = Path::new(TOP).join(controller);
+        let second_version = !first.join("cgroup.procs").exists();
+        let home = if second_version { PathBuf::from(TOP) } else { first };
+        let path = home.join(name);
+        if let Err(error) = fs::create_dir(&path) {
+            eprintln!("skipped: no control group of our own under {}: {error}", home.display());
+            return None;
+        }
+        let group = Self { path, home, second_version };
+        let lacks = controller == "memory" && !group.path.join(group.memory_limit()).exists();
+        if lacks {
+            eprintln!("skipped: no memory controller for a control group of our own");
+        }
+        (!lacks).then_some(group)
+    }
+
+    /// Puts a process into it, with all its threads.
+    #[track_caller]
+    pub fn take(&self, pid: Pid) {
+        fs::write(self.path.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
+    /// Freezes everybody in it.
+    #[track_caller]
+    pub fn freeze(&self) {
+        self.set_frozen(true);
+        wait_until("the group is frozen", || self.is_frozen());
+    }
+
+    /// Lets everybody in it go on.
+    #[track_caller]
+    pub fn thaw(&self) {
+        self.set_frozen(false);
+        wait_until("the group has thawed", || !self.is_frozen());
+    }
+
+    /// Bounds the memory of all in it together.
+    #[track_caller]
+    pub fn limit_memory(&self, bytes: u64) {
+        fs::write(self.path.join(self.memory_limit()), bytes.to_string()).unwrap();
+    }
+
+    fn memory_limit(&self) -> &'static str {
+        if self.second_version { "memory.max" } else { "memory.limit_in_bytes" }
+    }
+
+    fn set_frozen(&self, frozen: bool) {
+        let (file, word) = match (self.second_version, frozen) {
+            (true, true) => ("cgroup.freeze", "1"),
+            (true, false) => ("cgroup.freeze", "0"),
+            (false, true) => ("freezer.state", "FROZEN"),
+            (false, false) => ("freezer.state", "THAWED"),
+        };
+        let _ = fs::write(self.path.join(file), word);
+    }
+
+    fn is_frozen(&self) -> bool {
+        let read = |file| fs::read_to_string(self.path.join(file)).unwrap_or_default();
+        match self.second_version {
+            true => read("cgroup.events").contains("frozen 1"),
+            false => read("freezer.state").trim() == "FROZEN",
+        }
+    }
+
+    fn members(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if self.path.join("freezer.state").exists() || self.second_version {
+            self.set_frozen(false);
+        }
+        comes_true(DEADLINE, || {
+            for member in self.members() {
+                let _ = fs::write(self.home.join("cgroup.procs"), member);
+            }
+            fs::remove_dir(&self.path).is_ok()
+        });
+    }
+}
