@@ -59,7 +59,8 @@ pub(crate) struct Arbiter<'a> {
     manager: Manager,
     kin: Kin,
     verdict: Option<Rc<Verdict>>,
-    /// When this master is known to have run.
+    /// When this master woke, and when it did so before, after which it may have been stopped.
+    woke_at: Stamp,
     ran_at: Stamp,
     /// When the manager wants the next sign of life.
     alive_at: Option<Stamp>,
@@ -117,6 +118,7 @@ impl<'a> Arbiter<'a> {
             manager,
             kin,
             verdict,
+            woke_at: clock::now(),
             ran_at: clock::now(),
             alive_at: None,
             refuse_at: None,
@@ -143,6 +145,7 @@ impl<'a> Arbiter<'a> {
             for signal in self.signals.take() {
                 self.obey(signal);
             }
+            self.ran_at = self.woke_at;
             self.hear_the_workers();
             self.bury_the_dead();
             self.change_if_wished();
@@ -201,7 +204,6 @@ impl<'a> Arbiter<'a> {
         let deadlines = [self.roster.next_deadline(decided)].into_iter().chain(own);
         let deadline = deadlines.flatten().min();
         let fds = [Some(self.signals.as_fd()), Some(self.crew.doorbell()), self.kin.line()];
-        self.ran_at = clock::now();
         poll::wait_readable(&fds.into_iter().flatten().collect::<Vec<_>>(), deadline)?;
         let now = clock::now();
         let late = deadline.map_or(Duration::ZERO, |deadline| now.since(deadline));
@@ -209,6 +211,7 @@ impl<'a> Arbiter<'a> {
             warn!(self.log(), "master was held up"; "for_ms" => millis(late));
             self.pardon_silence(now);
         }
+        self.woke_at = now;
         Ok(())
     }
 
