@@ -71,7 +71,8 @@ pub(crate) struct Arbiter<'a> {
     kin: Kin,
     verdict: Option<Rc<Verdict>>,
     hooks: &'a dyn Hooks,
-    /// When this master is known to have run.
+    /// When this master woke, and when it did so before, after which it may have been stopped.
+    woke_at: Stamp,
     ran_at: Stamp,
     /// When the manager wants the next sign of life.
     alive_at: Option<Stamp>,
@@ -136,6 +137,7 @@ impl<'a> Arbiter<'a> {
             kin,
             verdict,
             hooks,
+            woke_at: clock::now(),
             ran_at: clock::now(),
             alive_at: None,
             refuse_at: None,
@@ -164,6 +166,7 @@ impl<'a> Arbiter<'a> {
             for signal in self.signals.take() {
                 self.obey(signal);
             }
+            self.ran_at = self.woke_at;
             self.hear_the_workers();
             self.bury_the_dead();
             self.change_if_wished();
@@ -226,7 +229,6 @@ impl<'a> Arbiter<'a> {
         let deadlines = [self.roster.next_deadline(decided)].into_iter().chain(own);
         let deadline = deadlines.flatten().min();
         let fds = [Some(self.signals.as_fd()), Some(self.crew.doorbell()), self.kin.line()];
-        self.ran_at = clock::now();
         poll::wait_readable(&fds.into_iter().flatten().collect::<Vec<_>>(), deadline)?;
         let now = clock::now();
         let late = deadline.map_or(Duration::ZERO, |deadline| now.since(deadline));
@@ -234,6 +236,7 @@ impl<'a> Arbiter<'a> {
             warn!(self.log(), "master was held up"; "for_ms" => millis(late));
             self.pardon_silence(now);
         }
+        self.woke_at = now;
         Ok(())
     }
 

@@ -69,7 +69,7 @@ fn want_in_vain(server: &Server, reason: &str) {
 /// Kills a worker, which is replaced.
 #[track_caller]
 fn lose_a_worker(server: &Server) {
-    let victim = server.workers()[0];
+    let victim = server.wait_workers(2)[0]; // an earlier one may still be leaving
     kill(victim.pid, Signal::SIGKILL).unwrap();
     server.wait_replaced(victim);
 }
