@@ -120,8 +120,8 @@ pub trait Service: Send + Sync {
 pub struct Peer {
     /// The address, for TCP; a unix socket's client has none.
     pub address: Option<SocketAddr>,
-    /// Whether the class can serve several units of work over one connection. `sync` cannot: a
-    /// protocol that marks its units then closes after the first answer.
+    /// Whether the class can serve other clients while this one keeps its connection. `sync` cannot:
+    /// a protocol that can announce an end, such as HTTP, then closes after the first answer.
     pub reusable: bool,
 }
 

@@ -12,20 +12,33 @@ use crate::scoreboard::Seat;
 pub struct Desk<'a> {
     seat: Seat<'a>,
     life: &'a Lifecycle,
+    beats: bool,
     date: [u8; 29],
     date_second: u64,
 }
 
 impl<'a> Desk<'a> {
     pub(super) fn new(seat: Seat<'a>, life: &'a Lifecycle) -> Self {
-        Self { seat, life, date: [b' '; 29], date_second: u64::MAX }
+        Self { seat, life, beats: false, date: [b' '; 29], date_second: u64::MAX }
+    }
+
+    /// The same, and the beginning of a unit of work is a sign of life. For a class that has but
+    /// one thread: of a client that sends many requests at once, which take long together, each
+    /// has the time that one may take.
+    #[must_use]
+    pub fn beating(self) -> Self {
+        Self { beats: true, ..self }
     }
 }
 
 impl app::Desk for Desk<'_> {
     fn begin(&mut self, label: &[u8]) {
+        let now = clock::coarse();
         self.seat.set_label(label);
-        self.seat.set_busy(clock::coarse());
+        self.seat.set_busy(now);
+        if self.beats {
+            self.life.notify_at(now);
+        }
     }
 
     fn end(&mut self) {

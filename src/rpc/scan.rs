@@ -1,0 +1,146 @@
+//! Finds the end of a message in bytes that may stop anywhere. It looks at each byte once, however
+//! often it is called, and must never know what a message means.
+
+use super::Limits;
+
+/// Where the search for a message's end stands.
+#[derive(Debug, Default)]
+pub(super) struct Scanner {
+    /// Where the next value begins, seen from the beginning of the message.
+    at: usize,
+    /// How many values each open array or map still misses, the innermost last.
+    open: Vec<usize>,
+}
+
+/// What the search has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scan {
+    /// The message has so many bytes.
+    Whole(usize),
+    /// Its end is not there yet.
+    Partial,
+}
+
+/// Why a connection is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// No MessagePack, or none that is a call.
+    Garbage,
+    /// More bytes than a message may have, or more than it could have.
+    TooLong,
+    /// More levels than a message may have.
+    TooDeep,
+}
+
+/// The first bytes of a value.
+struct Head {
+    /// Their number, and that of the bytes that follow them and are no values.
+    length: usize,
+    /// The number of values that follow.
+    values: usize,
+}
+
+impl Scanner {
+    /// Goes on with a message, of which `bytes` are all that have come so far. After its end the
+    /// next message may begin.
+    pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Scan, Fault> {
+        loop {
+            let Some(head) = Head::read(&bytes[self.at.min(bytes.len())..])? else {
+                return Ok(Scan::Partial);
+            };
+            let end = self.at.saturating_add(head.length);
+            // A value has at least one byte.
+            if end.saturating_add(head.values) > limits.message {
+                return Err(Fault::TooLong);
+            }
+            if end > bytes.len() {
+                return Ok(Scan::Partial);
+            }
+            self.at = end;
+            if head.values > 0 {
+                if self.open.len() >= limits.depth {
+                    return Err(Fault::TooDeep);
+                }
+                self.open.push(head.values);
+            } else if self.close() {
+                self.at = 0;
+                return Ok(Scan::Whole(end));
+            }
+        }
+    }
+
+    /// A value is whole, and perhaps those around it too. Returns whether the outermost is.
+    fn close(&mut self) -> bool {
+        while let Some(missing) = self.open.last_mut() {
+            *missing -= 1;
+            if *missing > 0 {
+                return false;
+            }
+            self.open.pop();
+        }
+        true
+    }
+
+    /// Frees its memory, between two messages.
+    pub(super) fn rest(&mut self) {
+        self.open = Vec::new();
+    }
+
+    /// Bytes of memory owned besides its own.
+    #[cfg(test)]
+    pub(super) fn footprint(&self) -> usize {
+        self.open.capacity() * size_of::<usize>()
+    }
+}
+
+impl Head {
+    /// The head that `bytes` begin with; none if it is not all there.
+    #[inline]
+    fn read(bytes: &[u8]) -> Result<Option<Self>, Fault> {
+        let Some(&marker) = bytes.first() else {
+            return Ok(None);
+        };
+        let fixed = |length: usize| Ok(Some(Self { length, values: 0 }));
+        let low = |mask: u8| usize::from(marker & mask);
+        match marker {
+            0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => fixed(1),
+            0x80..=0x8f => Ok(Some(Self { length: 1, values: 2 * low(0x0f) })),
+            0x90..=0x9f => Ok(Some(Self { length: 1, values: low(0x0f) })),
+            0xa0..=0xbf => fixed(1 + low(0x1f)),
+            0xc1 => Err(Fault::Garbage),
+            // Numbers.
+            0xcc | 0xd0 => fixed(2),
+            0xcd | 0xd1 => fixed(3),
+            0xca | 0xce | 0xd2 => fixed(5),
+            0xcb | 0xcf | 0xd3 => fixed(9),
+            // Extensions of a fixed size, with their type.
+            0xd4..=0xd8 => fixed(2 + (1 << (marker - 0xd4))),
+            // Lengths in one, two and four bytes: bytes, extensions with their type, text.
+            0xc4..=0xc6 => Ok(Self::counted(bytes, marker - 0xc4, 0)),
+            0xc7..=0xc9 => Ok(Self::counted(bytes, marker - 0xc7, 1)),
+            0xd9..=0xdb => Ok(Self::counted(bytes, marker - 0xd9, 0)),
+            // Arrays and maps, whose counts have two or four bytes.
+            0xdc | 0xdd => Ok(Self::container(bytes, marker - 0xdc + 1, 1)),
+            0xde | 0xdf => Ok(Self::container(bytes, marker - 0xde + 1, 2)),
+        }
+    }
+
+    /// A value with a length in 2^`power` bytes, and `more` bytes than that says.
+    fn counted(bytes: &[u8], power: u8, more: usize) -> Option<Self> {
+        let (count, width) = count(bytes, power)?;
+        Some(Self { length: (1 + width + more).saturating_add(count), values: 0 })
+    }
+
+    /// An array or a map with a count in 2^`power` bytes, and so many values for each.
+    fn container(bytes: &[u8], power: u8, each: usize) -> Option<Self> {
+        let (count, width) = count(bytes, power)?;
+        Some(Self { length: 1 + width, values: count.saturating_mul(each) })
+    }
+}
+
+/// The number behind the marker, in 2^`power` bytes, and how many bytes that is.
+fn count(bytes: &[u8], power: u8) -> Option<(usize, usize)> {
+    let width = 1 << power;
+    let digits = bytes.get(1..1 + width)?;
+    Some((digits.iter().fold(0, |sum, &digit| sum << 8 | usize::from(digit)), width))
+}
