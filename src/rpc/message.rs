@@ -17,6 +17,7 @@ pub(super) struct Message<'a> {
 
 impl<'a> Message<'a> {
     /// Understands a whole message.
+    #[inline]
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Fault> {
         Self::read(bytes).ok_or(Fault::Garbage)
     }

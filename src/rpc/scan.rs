@@ -4,12 +4,21 @@
 use super::Limits;
 
 /// Where the search for a message's end stands.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Scanner {
     /// Where the next value begins, seen from the beginning of the message.
     at: usize,
-    /// How many values each open array or map still misses, the innermost last.
-    open: Vec<usize>,
+    /// How many values the innermost open array or map still misses; the message itself is the
+    /// only one outside all of them.
+    missing: usize,
+    /// The same for those around it, the innermost last.
+    around: Vec<usize>,
+}
+
+impl Default for Scanner {
+    fn default() -> Self {
+        Self { at: 0, missing: 1, around: Vec::new() }
+    }
 }
 
 /// What the search has come to.
@@ -44,64 +53,68 @@ impl Scanner {
     /// Goes on with a message, of which `bytes` are all that have come so far. After its end the
     /// next message may begin.
     pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Scan, Fault> {
-        loop {
-            let Some(head) = Head::read(&bytes[self.at.min(bytes.len())..])? else {
-                return Ok(Scan::Partial);
+        let (mut at, mut missing) = (self.at, self.missing);
+        let scan = loop {
+            let Some(head) = Head::read(bytes.get(at..).unwrap_or_default())? else {
+                break Scan::Partial;
             };
-            let end = self.at.saturating_add(head.length);
+            let end = at.saturating_add(head.length);
             // A value has at least one byte.
             if end.saturating_add(head.values) > limits.message {
                 return Err(Fault::TooLong);
             }
             if end > bytes.len() {
-                return Ok(Scan::Partial);
+                break Scan::Partial;
             }
-            self.at = end;
+            at = end;
             if head.values > 0 {
-                if self.open.len() >= limits.depth {
+                if self.around.len() >= limits.depth {
                     return Err(Fault::TooDeep);
                 }
-                self.open.push(head.values);
-            } else if self.close() {
-                self.at = 0;
-                return Ok(Scan::Whole(end));
+                self.around.push(missing);
+                missing = head.values;
+                continue;
             }
-        }
-    }
-
-    /// A value is whole, and perhaps those around it too. Returns whether the outermost is.
-    fn close(&mut self) -> bool {
-        while let Some(missing) = self.open.last_mut() {
-            *missing -= 1;
-            if *missing > 0 {
-                return false;
+            missing -= 1;
+            // Perhaps those around it are whole now, too.
+            while missing == 0
+                && let Some(outer) = self.around.pop()
+            {
+                missing = outer - 1;
             }
-            self.open.pop();
-        }
-        true
+            if missing == 0 {
+                (at, missing) = (0, 1);
+                break Scan::Whole(end);
+            }
+        };
+        (self.at, self.missing) = (at, missing);
+        Ok(scan)
     }
 
     /// Frees its memory, between two messages.
     pub(super) fn rest(&mut self) {
-        self.open = Vec::new();
+        self.around = Vec::new();
     }
 
     /// Bytes of memory owned besides its own.
     #[cfg(test)]
     pub(super) fn footprint(&self) -> usize {
-        self.open.capacity() * size_of::<usize>()
+        self.around.capacity() * size_of::<usize>()
     }
 }
 
 impl Head {
     /// The head that `bytes` begin with; none if it is not all there.
-    #[inline]
+    #[inline(always)]
     fn read(bytes: &[u8]) -> Result<Option<Self>, Fault> {
         let Some(&marker) = bytes.first() else {
             return Ok(None);
         };
         let fixed = |length: usize| Ok(Some(Self { length, values: 0 }));
         let low = |mask: u8| usize::from(marker & mask);
+        if marker < 0x80 {
+            return fixed(1); // the most frequent
+        }
         match marker {
             0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => fixed(1),
             0x80..=0x8f => Ok(Some(Self { length: 1, values: 2 * low(0x0f) })),

@@ -59,6 +59,7 @@ mod proc;
 mod recycling;
 mod reloading;
 mod resources;
+mod rpc;
 mod serving;
 mod settings;
 mod signals;
