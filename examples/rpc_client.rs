@@ -5,6 +5,8 @@
 //! cargo run --example rpc_client -- 127.0.0.1:8000
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 use std::error::Error;
 use std::io::{BufReader, Write};
 use std::net::TcpStream;

@@ -83,7 +83,7 @@ pub struct Limits {
     pub head: usize,
     /// Largest number of header fields in a request.
     pub fields: usize,
-    /// Largest body of a request, in bytes.
+    /// Largest body of a request, or largest message, in bytes.
     pub body: usize,
     /// From the first byte of a request (or the connect) to the end of its head.
     pub header_timeout: Duration,

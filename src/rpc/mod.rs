@@ -145,11 +145,20 @@ impl Default for Fnv {
     }
 }
 
+impl Fnv {
+    fn mix(&mut self, word: u64) {
+        self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3);
+    }
+}
+
 impl Hasher for Fnv {
     fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        bytes.iter().for_each(|&byte| self.mix(byte.into()));
+    }
+
+    /// The length, in one step instead of eight.
+    fn write_usize(&mut self, length: usize) {
+        self.mix(length as u64);
     }
 
     fn finish(&self) -> u64 {
@@ -174,7 +183,7 @@ where
     RpcApp { name: name.to_owned(), boot }
 }
 
-/// What [`app`] makes. It takes no options; an app that does implements [`App`] itself and boots
+/// What [`app()`] makes. It takes no options; an app that does implements [`App`] itself and boots
 /// an [`Rpc`].
 #[derive(Clone, Debug)]
 pub struct RpcApp<F> {

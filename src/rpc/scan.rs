@@ -103,6 +103,29 @@ impl Scanner {
     }
 }
 
+/// How long a value is whose marker says all about that; 0 for the others.
+const FIXED: [u8; 256] = {
+    let mut lengths = [0; 256];
+    let mut marker = 0;
+    while marker < 256 {
+        lengths[marker] = match marker {
+            // Numbers, nil, false and true.
+            0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => 1,
+            0xcc | 0xd0 => 2,
+            0xcd | 0xd1 => 3,
+            0xca | 0xce | 0xd2 => 5,
+            0xcb | 0xcf | 0xd3 => 9,
+            // Short texts.
+            0xa0..=0xbf => 1 + (marker & 0x1f) as u8,
+            // Extensions of 1, 2, 4, 8 and 16 bytes, with their type.
+            0xd4..=0xd8 => 2 + (1 << (marker - 0xd4)),
+            _ => 0,
+        };
+        marker += 1;
+    }
+    lengths
+};
+
 impl Head {
     /// The head that `bytes` begin with; none if it is not all there.
     #[inline(always)]
@@ -110,24 +133,14 @@ impl Head {
         let Some(&marker) = bytes.first() else {
             return Ok(None);
         };
-        let fixed = |length: usize| Ok(Some(Self { length, values: 0 }));
-        let low = |mask: u8| usize::from(marker & mask);
-        if marker < 0x80 {
-            return fixed(1); // the most frequent
+        let fixed = FIXED[usize::from(marker)];
+        if fixed > 0 {
+            return Ok(Some(Self { length: fixed.into(), values: 0 }));
         }
+        let low = usize::from(marker & 0x0f);
         match marker {
-            0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => fixed(1),
-            0x80..=0x8f => Ok(Some(Self { length: 1, values: 2 * low(0x0f) })),
-            0x90..=0x9f => Ok(Some(Self { length: 1, values: low(0x0f) })),
-            0xa0..=0xbf => fixed(1 + low(0x1f)),
-            0xc1 => Err(Fault::Garbage),
-            // Numbers.
-            0xcc | 0xd0 => fixed(2),
-            0xcd | 0xd1 => fixed(3),
-            0xca | 0xce | 0xd2 => fixed(5),
-            0xcb | 0xcf | 0xd3 => fixed(9),
-            // Extensions of a fixed size, with their type.
-            0xd4..=0xd8 => fixed(2 + (1 << (marker - 0xd4))),
+            0x80..=0x8f => Ok(Some(Self { length: 1, values: 2 * low })),
+            0x90..=0x9f => Ok(Some(Self { length: 1, values: low })),
             // Lengths in one, two and four bytes: bytes, extensions with their type, text.
             0xc4..=0xc6 => Ok(Self::counted(bytes, marker - 0xc4, 0)),
             0xc7..=0xc9 => Ok(Self::counted(bytes, marker - 0xc7, 1)),
@@ -135,6 +148,7 @@ impl Head {
             // Arrays and maps, whose counts have two or four bytes.
             0xdc | 0xdd => Ok(Self::container(bytes, marker - 0xdc + 1, 1)),
             0xde | 0xdf => Ok(Self::container(bytes, marker - 0xde + 1, 2)),
+            _ => Err(Fault::Garbage),
         }
     }
 
