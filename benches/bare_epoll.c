@@ -1,6 +1,8 @@
 /* The floor of any server on epoll: it hardly looks at what comes, and sends a fixed answer.
  *
- *     cc -O2 -o bare_epoll bare_epoll.c && ./bare_epoll PORT PROCESSES
+ *     cc -O2 -o bare_epoll bare_epoll.c && ./bare_epoll PORT PROCESSES [REQUEST ANSWER]
+ *
+ * With sizes in bytes it answers so many for so many, whatever they are, instead of HTTP.
  *
  * Each process has a listening socket of its own (SO_REUSEPORT), so nobody wakes in vain. A request
  * must arrive in one piece, and is kept alive unless it says `Connection: close`. Nothing else is
@@ -55,9 +57,29 @@ static void join(int epoll, int fd)
     check(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
 }
 
+static size_t request_size, answer_size;
+
+/* The same for requests of a fixed size, of which any number may come at once. */
+static void answer_all(int client)
+{
+    static char requests[1 << 16], answers[1 << 16];
+    ssize_t length = read(client, requests, sizeof requests);
+    if (length > 0) {
+        size_t size = length / request_size * answer_size;
+        if (write(client, answers, size < sizeof answers ? size : sizeof answers) < 0)
+            close(client);
+    } else if (length == 0 || errno != EAGAIN) {
+        close(client);
+    }
+}
+
 /* One read, one write, and perhaps a close: what no server can do without. */
 static void answer(int client)
 {
+    if (request_size > 0) {
+        answer_all(client);
+        return;
+    }
     char request[4096];
     ssize_t length = read(client, request, sizeof request - 1);
     if (length <= 0) {
@@ -94,11 +116,15 @@ static void serve(int listener)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3) {
-        fprintf(stderr, "usage: %s PORT PROCESSES\n", argv[0]);
+    if (argc != 3 && argc != 5) {
+        fprintf(stderr, "usage: %s PORT PROCESSES [REQUEST ANSWER]\n", argv[0]);
         return 2;
     }
     int port = atoi(argv[1]), processes = atoi(argv[2]);
+    if (argc == 5) {
+        request_size = atoi(argv[3]);
+        answer_size = atoi(argv[4]);
+    }
     signal(SIGPIPE, SIG_IGN);
     for (int i = 0; i < processes; i++) {
         if (check(fork(), "fork") == 0) {

@@ -83,7 +83,7 @@ pub struct Limits {
     pub head: usize,
     /// Largest number of header fields in a request.
     pub fields: usize,
-    /// Largest body of a request, in bytes.
+    /// Largest body of a request, or largest message, in bytes.
     pub body: usize,
     /// From the first byte of a request (or the connect) to the end of its head.
     pub header_timeout: Duration,
@@ -120,8 +120,8 @@ pub trait Service: Send + Sync {
 pub struct Peer {
     /// The address, for TCP; a unix socket's client has none.
     pub address: Option<SocketAddr>,
-    /// Whether the class can serve several units of work over one connection. `sync` cannot: a
-    /// protocol that marks its units then closes after the first answer.
+    /// Whether the class can serve other clients while this one keeps its connection. `sync` cannot:
+    /// a protocol that can announce an end, such as HTTP, then closes after the first answer.
     pub reusable: bool,
 }
 

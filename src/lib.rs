@@ -21,6 +21,7 @@ pub mod http;
 pub mod listen;
 pub mod log;
 mod pidfile;
+pub mod rpc;
 mod scoreboard;
 pub mod session;
 mod systemd;

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use ostler::Runtime;
-use ostler::apps::{Demo, Echo};
+use ostler::apps::{Demo, Echo, Rpc};
 
 fn main() -> ExitCode {
-    Runtime::new().app(Demo).app(Echo).main()
+    Runtime::new().app(Demo).app(Echo).app(Rpc).main()
 }

@@ -289,9 +289,9 @@ impl Seat<'_> {
 fn write_text(length: &AtomicU64, words: &[AtomicU64], text: &[u8]) {
     let shown = &text[..text.len().min(words.len() * 8)];
     for (word, piece) in words.iter().zip(shown.chunks(8)) {
-        let mut bytes = [0; 8];
-        bytes[..piece.len()].copy_from_slice(piece);
-        word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+        // Little-endian, for any length; cheaper than a copy of so few bytes.
+        let value = piece.iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
+        word.store(value, Ordering::Relaxed);
     }
     length.store(shown.len() as u64, Ordering::Release);
 }

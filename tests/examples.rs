@@ -244,6 +244,23 @@ fn long_jobs_that_ask_for_time_are_left_alone_and_others_hang() {
 }
 
 #[test]
+fn rpc_client_calls_rpc_service() {
+    let Some(client) = example("rpc_client") else { return };
+    under_each("rpc_service", &BUILT_IN, |address, class| {
+        let output = Command::new(&client).arg(address).output().unwrap();
+        let expected = "the sum is 42\nticket 2, as a notification took one\ndivided: 3\n\
+            not divided: \"there is no such number\"\ndivided: 3\n\
+            100000 calls at once: 300000\n";
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{class}");
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{class}: {}",
+            output.stderr.escape_ascii()
+        );
+    });
+}
+
+#[test]
 fn yaml_only_is_set_up_by_its_file() {
     let ostler = Path::new(env!("CARGO_BIN_EXE_ostler"));
     let server = Server::start(ostler, &["--config", "examples/yaml_only/ostler.yaml"]);

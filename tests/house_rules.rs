@@ -23,7 +23,7 @@ const ROOT_ITEMS: [(&str, &str); 3] =
     [("Runtime", "runtime"), ("RuntimeError", "runtime"), ("main", "program")];
 
 /// Files and folders, by the beginning of their paths, that decide and do nothing else.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "src/arbiter/ledger.rs",
     "src/app.rs",
     "src/diagnosis.rs",
@@ -31,6 +31,7 @@ const PURE: [&str; 9] = [
     "src/address.rs",
     "src/session.rs",
     "src/http/",
+    "src/rpc/",
     "src/arbiter/roster",
     "src/worker/deadlines.rs",
 ];
@@ -56,7 +57,7 @@ const IMPURE: [&str; 16] = [
 ];
 
 /// Words that only these files and folders may mention.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("libc::", &["src/os/"]),
     ("nix::", &["src/os/"]),
     ("serde_yaml::", &["src/settings/"]),
@@ -65,6 +66,8 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("mio::", &["workers/"]),
     ("crossbeam_channel::", &["workers/"]),
     ("httparse::", &["src/http/"]),
+    ("rmp::", &["src/rpc/"]),
+    ("rmp_serde::", &["src/rpc/"]),
     ("slab::", &["workers/"]),
 ];
 

@@ -73,7 +73,7 @@ impl<'a> EventLoop<'a> {
             deadlines: Deadlines::new(ctx.life().now()),
             eager: VecDeque::new(),
             buffers: Buffers::default(),
-            desk: ctx.life().desk(0),
+            desk: ctx.life().desk(0).beating(),
             draining: false,
         })
     }

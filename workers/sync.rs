@@ -13,7 +13,7 @@ impl WorkerClass for SyncClass {
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
         let (life, mut acceptor) = (ctx.life(), ctx.acceptor());
-        let (mut buffers, mut desk) = (Buffers::default(), life.desk(0));
+        let (mut buffers, mut desk) = (Buffers::default(), life.desk(0).beating());
         life.ready();
         while let Some(mut client) = acceptor.next_client()? {
             client.serve_with(life, &mut buffers, &mut desk);

@@ -35,6 +35,12 @@ impl Server {
         thread::spawn(move || log.for_each(drop));
         Self { child, address: address.expect("the server says where it listens") }
     }
+
+    /// The master's process id.
+    #[allow(dead_code)] // not every bench asks
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Server {

@@ -2,6 +2,8 @@
 
 mod demo;
 mod echo;
+mod rpc;
 
 pub use demo::Demo;
 pub use echo::Echo;
+pub use rpc::Rpc;

@@ -286,7 +286,7 @@ settings! {
         limit_request_fields: usize = 100,
             One(Number { what: "a number of fields", least: 1, most: 100 }), "N";
 
-        /// Largest body of a request.
+        /// Largest body of a request, and largest message of a remote call.
         limit_request_body: u64 = 8 << 20,
             One(Size { least: 0, most: 1 << 40 }), "SIZE";
     }

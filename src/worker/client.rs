@@ -133,7 +133,7 @@ impl<'s> Client<'s> {
     /// Serves the client to its end, waiting where there is need, while the worker goes on
     /// beating. A graceful stop drains the client; a quick one ends it.
     pub fn serve(&mut self, ctx: &WorkerContext<'_>) {
-        let (life, mut desk) = (ctx.life(), ctx.life().desk(0));
+        let (life, mut desk) = (ctx.life(), ctx.life().desk(0).beating());
         self.serve_with(life, &mut Buffers::default(), &mut desk);
     }
 

@@ -107,10 +107,16 @@ impl Lifecycle {
     /// Says that the worker lives. To be called on every turn of the class's loop: it costs a
     /// system call at most once in a tenth of `timeout` or 100 ms, and a comparison otherwise.
     pub fn notify(&self) {
+        if !self.timeout.is_zero() {
+            self.notify_at(clock::coarse());
+        }
+    }
+
+    /// As [`notify`](Self::notify), for who has just looked at the clock.
+    pub(super) fn notify_at(&self, now: Stamp) {
         if self.timeout.is_zero() {
             return;
         }
-        let now = clock::coarse();
         let last = Stamp::from_nanos(self.last_beat.load(Ordering::Relaxed));
         if now.since(last) < self.beat_every {
             return;

@@ -12,6 +12,7 @@ use crate::scoreboard::{EXTENSION_MAX, Seat};
 pub struct Desk<'a> {
     seat: Seat<'a>,
     life: &'a Lifecycle,
+    beats: bool,
     date: [u8; 29],
     date_second: u64,
 }
@@ -19,14 +20,26 @@ pub struct Desk<'a> {
 impl<'a> Desk<'a> {
     pub(super) fn new(seat: Seat<'a>, life: &'a Lifecycle) -> Self {
         seat.set_thread(process::thread());
-        Self { seat, life, date: [b' '; 29], date_second: u64::MAX }
+        Self { seat, life, beats: false, date: [b' '; 29], date_second: u64::MAX }
+    }
+
+    /// The same, and the beginning of a unit of work is a sign of life. For a class that has but
+    /// one thread: of a client that sends many requests at once, which take long together, each
+    /// has the time that one may take.
+    #[must_use]
+    pub fn beating(self) -> Self {
+        Self { beats: true, ..self }
     }
 }
 
 impl app::Desk for Desk<'_> {
     fn begin(&mut self, label: &[u8]) {
+        let now = clock::coarse();
         self.seat.set_label(label);
-        self.seat.set_busy(clock::coarse());
+        self.seat.set_busy(now);
+        if self.beats {
+            self.life.notify_at(now);
+        }
     }
 
     fn extend(&mut self, time: Duration) {

@@ -61,6 +61,7 @@ mod recycling;
 mod reloading;
 mod resources;
 mod reuse_port;
+mod rpc;
 mod serving;
 mod settings;
 mod shortages;

@@ -1,0 +1,31 @@
+//! A MessagePack-RPC service of one's own, under any worker class.
+//!
+//! ```text
+//! cargo run --example rpc_service -- --worker-class mio --workers 2
+//! cargo run --example rpc_client -- 127.0.0.1:8000
+//! ```
+//!
+//! The program has the whole command line (`--help`), YAML files and signals.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ostler::rpc::{self, Error, Service};
+
+/// Makes the methods. Runs once in each worker, after the fork: what they share, here a number, is
+/// a worker's own.
+fn methods() -> Service {
+    let tickets = AtomicU64::new(1);
+    Service::new()
+        .method("sum", |numbers: Vec<f64>| Ok::<_, Error>(numbers.iter().sum::<f64>()))
+        .method("divide", |(a, b): (i64, i64)| a.checked_div(b).ok_or("there is no such number"))
+        .method("ticket", move |()| Ok::<_, Error>(tickets.fetch_add(1, Ordering::Relaxed)))
+        .method_with("whoami", |call, ()| {
+            let peer = call.peer().map(|address| address.to_string());
+            Ok::<_, Error>((peer, call.place().slot))
+        })
+}
+
+fn main() -> ExitCode {
+    ostler::main(rpc::app("calculator", |_place| Ok(methods())))
+}

@@ -1,0 +1,47 @@
+//! `rpc`: a few methods over MessagePack-RPC, to try clients and workers with.
+
+use std::process;
+use std::thread;
+use std::time::Duration;
+
+use crate::app::{self, App, BootError, Place};
+use crate::rpc::{self, Answer, Call, Error};
+
+/// The app `rpc`, over MessagePack-RPC.
+///
+/// | method | result |
+/// |---|---|
+/// | `add(a, b)` | the sum of two whole numbers |
+/// | `echo(x)` | its argument, whatever that is |
+/// | `sleep(ms)` | nil, after so many milliseconds |
+/// | `pid()` | the worker's process id |
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rpc;
+
+impl App for Rpc {
+    fn name(&self) -> &str {
+        "rpc"
+    }
+
+    fn boot(&self, place: &Place) -> Result<Box<dyn app::Service>, BootError> {
+        let service = rpc::Service::new()
+            .method("add", |(a, b): (i64, i64)| a.checked_add(b).ok_or("the sum is too large"))
+            .raw_method("echo", echo)
+            .method("sleep", |(ms,): (u64,)| {
+                thread::sleep(Duration::from_millis(ms));
+                Ok::<_, Error>(())
+            })
+            .method("pid", |()| Ok::<_, Error>(process::id()));
+        Ok(Box::new(rpc::Rpc::new(service, place)))
+    }
+}
+
+fn echo(call: &Call<'_>, answer: &mut Answer<'_>) -> Result<(), Error> {
+    match call.encoded_arguments()? {
+        (1, argument) => {
+            answer.encoded(argument);
+            Ok(())
+        }
+        (count, _) => Err(Error::arguments(format!("one is wanted, not {count}"))),
+    }
+}

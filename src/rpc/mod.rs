@@ -1,0 +1,236 @@
+//! MessagePack-RPC for servers: methods are functions, their arguments and results whatever serde
+//! knows.
+//!
+//! Requests are `[0, id, method, params]`, answers `[1, id, error, result]`, notifications
+//! `[2, method, params]`. A client may send many before it reads; they are worked on one after the
+//! other, and answered in that order. What fails in a call is told to its caller, and the
+//! connection goes on: an unknown method, wrong arguments, an error, a panic. What is no message
+//! ends its connection.
+//!
+//! A call that has no answer when the server ends its side has not been begun. So a client that
+//! makes it again elsewhere does nothing twice.
+//!
+//! Pure: no room here may know of sockets, threads, clocks or the kernel.
+
+mod call;
+mod connection;
+mod error;
+mod limits;
+mod message;
+mod scan;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::app::{self, App, BootError, Connection, Peer, Place};
+
+use self::connection::RpcConnection;
+use self::scan::{Scan, Scanner};
+
+pub use self::call::{Answer, Call};
+pub use self::error::Error;
+pub use self::limits::Limits;
+
+type Method = Box<dyn Fn(&Call<'_>, &mut Answer<'_>) -> Result<(), Error> + Send + Sync>;
+
+/// Methods by their names. One table serves all clients of a worker, from all its threads.
+///
+/// ```
+/// use ostler::rpc::{Error, Service};
+///
+/// let service = Service::new()
+///     .method("add", |(a, b): (i64, i64)| Ok::<_, Error>(a.wrapping_add(b)))
+///     .method("root", |(x,): (f64,)| if x < 0.0 { Err("no real root") } else { Ok(x.sqrt()) })
+///     .method_with("slot", |call, ()| Ok::<_, Error>(call.place().slot));
+/// # let _ = service;
+/// ```
+#[derive(Default)]
+pub struct Service {
+    methods: HashMap<Box<[u8]>, Method, BuildHasherDefault<Fnv>>,
+}
+
+impl Service {
+    /// A service without methods.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A function of the arguments, which are a tuple; `()` if there are none. A later method of
+    /// the same name takes its place. A panic in it is caught: the caller is told, and both the
+    /// connection and the worker go on.
+    #[must_use]
+    pub fn method<P, R, E>(
+        self,
+        name: &str,
+        method: impl Fn(P) -> Result<R, E> + Send + Sync + 'static,
+    ) -> Self
+    where
+        P: DeserializeOwned,
+        R: Serialize,
+        E: Into<Error>,
+    {
+        self.method_with(name, move |_, arguments| method(arguments))
+    }
+
+    /// As [`method`](Self::method), for a function that is also told of the call: of the worker's
+    /// place and the caller's address.
+    #[must_use]
+    pub fn method_with<P, R, E>(
+        self,
+        name: &str,
+        method: impl Fn(&Call<'_>, P) -> Result<R, E> + Send + Sync + 'static,
+    ) -> Self
+    where
+        P: DeserializeOwned,
+        R: Serialize,
+        E: Into<Error>,
+    {
+        self.insert(name, move |call, answer| {
+            let result = method(call, call.arguments()?).map_err(Into::into)?;
+            answer.value(&result)
+        })
+    }
+
+    /// A function that reads what it wants of the call, borrowed or encoded, and writes its result
+    /// itself. If that is not exactly one value, the caller is told of an error.
+    #[must_use]
+    pub fn raw_method(
+        self,
+        name: &str,
+        method: impl Fn(&Call<'_>, &mut Answer<'_>) -> Result<(), Error> + Send + Sync + 'static,
+    ) -> Self {
+        self.insert(name, move |call, answer| {
+            let begin = answer.out.len();
+            method(call, answer)?;
+            let result = &answer.out[begin..];
+            let limits = Limits { message: usize::MAX, ..Limits::default() };
+            match Scanner::default().scan(result, &limits) {
+                Ok(Scan::Whole(length)) if length == result.len() => Ok(()),
+                _ => Err(Error::unsendable("it is not one value")),
+            }
+        })
+    }
+
+    fn insert(
+        mut self,
+        name: &str,
+        method: impl Fn(&Call<'_>, &mut Answer<'_>) -> Result<(), Error> + Send + Sync + 'static,
+    ) -> Self {
+        self.methods.insert(name.as_bytes().into(), Box::new(method));
+        self
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.methods.keys().map(|name| String::from_utf8_lossy(name));
+        f.debug_set().entries(names).finish()
+    }
+}
+
+/// FNV-1a: fast for short names. A hash that can be foreseen harms nobody here, since only the
+/// program itself puts names into the table.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn mix(&mut self, word: u64) {
+        self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3);
+    }
+}
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.mix(byte.into()));
+    }
+
+    /// The length, in one step instead of eight.
+    fn write_usize(&mut self, length: usize) {
+        self.mix(length as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// An [`App`] out of a name and a function that makes the service, once in each worker.
+///
+/// ```no_run
+/// use ostler::rpc::{self, Error, Service};
+///
+/// let app = rpc::app("sums", |_place| {
+///     Ok(Service::new().method("double", |(x,): (i64,)| Ok::<_, Error>(x.wrapping_mul(2))))
+/// });
+/// # let _ = ostler::app::App::name(&app);
+/// ```
+pub fn app<F>(name: &str, boot: F) -> RpcApp<F>
+where
+    F: Fn(&Place) -> Result<Service, BootError>,
+{
+    RpcApp { name: name.to_owned(), boot }
+}
+
+/// What [`app()`] makes. It takes no options; an app that does implements [`App`] itself and boots
+/// an [`Rpc`].
+#[derive(Clone, Debug)]
+pub struct RpcApp<F> {
+    name: String,
+    boot: F,
+}
+
+impl<F> App for RpcApp<F>
+where
+    F: Fn(&Place) -> Result<Service, BootError>,
+{
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn boot(&self, place: &Place) -> Result<Box<dyn app::Service>, BootError> {
+        Ok(Box::new(Rpc::new((self.boot)(place)?, place)))
+    }
+}
+
+/// An [`app::Service`] that speaks MessagePack-RPC and hands each call to its method.
+///
+/// A connection is kept for further calls under every worker class, as the protocol has no word
+/// for its end. So a worker of the class `sync` serves one client until that has left, or has made
+/// no call for the time of `keepalive`.
+#[derive(Debug)]
+pub struct Rpc {
+    service: Service,
+    place: Place,
+    limits: Limits,
+}
+
+impl Rpc {
+    /// A service in its place, within the limits that hold there.
+    pub fn new(service: Service, place: &Place) -> Self {
+        Self { service, place: place.clone(), limits: place.limits.into() }
+    }
+
+    /// The same within other limits.
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+}
+
+impl app::Service for Rpc {
+    fn connect(&self, peer: &Peer) -> Box<dyn Connection + '_> {
+        Box::new(RpcConnection::new(self, peer))
+    }
+}

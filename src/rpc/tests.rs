@@ -1,0 +1,356 @@
+//! A client for tests, which feeds a connection as the runtime would, and the behaviours that show
+//! on one connection. `scanning` has the tables of what is no message, `time` what happens when a
+//! client is slow or the worker leaves, `cuts` the property.
+
+mod cuts;
+mod scanning;
+mod time;
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+
+use super::*;
+use crate::app::{Desk, Exchange, Next, Options, Patience};
+
+/// Counts units of work and keeps their labels.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Recorder {
+    units: Vec<String>,
+    ended: usize,
+}
+
+impl Desk for Recorder {
+    fn begin(&mut self, label: &[u8]) {
+        assert_eq!(self.ended, self.units.len(), "one unit at a time");
+        self.units.push(label.escape_ascii().to_string());
+    }
+
+    fn end(&mut self) {
+        self.ended += 1;
+        assert_eq!(self.ended, self.units.len());
+    }
+
+    fn date(&mut self) -> [u8; 29] {
+        [b' '; 29]
+    }
+}
+
+fn place() -> Place {
+    Place {
+        pool: "main".to_owned(),
+        slot: 3,
+        generation: 1,
+        class: "mio",
+        options: Options::new(),
+        limits: app::Limits::default(),
+    }
+}
+
+/// Methods that do all that a method can do.
+fn service() -> Service {
+    Service::new()
+        .method("add", |(a, b): (i64, i64)| Ok::<_, Error>(a + b))
+        .method("none", |()| Ok::<_, Error>(()))
+        .method("fail", |(why,): (String,)| Err::<(), _>(why))
+        .method("code", |(code,): (u16,)| Err::<(), _>(Error::value(&(code, "broken"))))
+        .method("nil", |()| Err::<(), _>(Error::value(&())))
+        .method("panic", |()| -> Result<(), Error> { panic!("asked for") })
+        .method("stuffed", |(size,): (usize,)| Ok::<_, Error>("x".repeat(size)))
+        .method("stuck", |()| Ok::<_, Error>(Unsendable))
+        .method_with("slot", |call, ()| Ok::<_, Error>(call.place().slot))
+        .method_with("peer", |call, ()| Ok::<_, Error>(call.peer().is_some()))
+        .raw_method("length", |call, answer| {
+            let (text,): (&str,) = call.arguments()?;
+            answer.value(&text.len())
+        })
+        .raw_method("echo", |call, answer| {
+            answer.encoded(call.encoded_arguments()?.1);
+            Ok(())
+        })
+        .raw_method("nothing", |_, _| Ok(()))
+}
+
+struct Unsendable;
+
+impl Serialize for Unsendable {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("no form"))
+    }
+}
+
+fn rpc() -> Rpc {
+    Rpc::new(service(), &place())
+}
+
+fn request(id: u32, method: &str, params: impl Serialize) -> Vec<u8> {
+    rmp_serde::to_vec(&(0, id, method, params)).unwrap()
+}
+
+fn notification(method: &str, params: impl Serialize) -> Vec<u8> {
+    rmp_serde::to_vec(&(2, method, params)).unwrap()
+}
+
+/// A client of one connection. It reads all output at once, as a fast peer does.
+struct Client<'s> {
+    connection: RpcConnection<'s>,
+    recorder: Recorder,
+    output: Vec<u8>,
+    largest: usize,
+    next: Next,
+}
+
+impl<'s> Client<'s> {
+    fn new(rpc: &'s Rpc) -> Self {
+        Self {
+            connection: RpcConnection::new(rpc, &Peer { address: None, reusable: false }),
+            recorder: Recorder::default(),
+            output: Vec::new(),
+            largest: 0,
+            next: Next::Read,
+        }
+    }
+
+    /// One call, and as many `proceed` as it asks for.
+    fn call(
+        &mut self,
+        act: impl FnOnce(&mut RpcConnection<'s>, &mut Exchange<'_>) -> Next,
+    ) -> Next {
+        self.call_once(act);
+        while self.next == Next::Proceed {
+            self.call_once(|connection, exchange| connection.proceed(exchange));
+        }
+        self.next
+    }
+
+    fn call_once(&mut self, act: impl FnOnce(&mut RpcConnection<'s>, &mut Exchange<'_>) -> Next) {
+        let mut out = Vec::new();
+        self.next = act(&mut self.connection, &mut Exchange::new(&mut out, &mut self.recorder));
+        self.largest = self.largest.max(out.len());
+        self.output.append(&mut out);
+    }
+
+    fn send(&mut self, input: impl AsRef<[u8]>) -> Next {
+        self.call(|connection, exchange| connection.receive(input.as_ref(), exchange))
+    }
+
+    fn finish(&mut self) -> Next {
+        self.send("")
+    }
+
+    fn drain(&mut self) -> Next {
+        self.call(|connection, exchange| connection.drain(exchange))
+    }
+
+    fn expire(&mut self) -> Next {
+        self.call(|connection, exchange| connection.expire(exchange))
+    }
+
+    /// The next answer: its number, its error and its result.
+    #[track_caller]
+    fn answer<E: DeserializeOwned, R: DeserializeOwned>(&mut self) -> (u32, E, R) {
+        let mut input = self.output.as_slice();
+        let mut decoder = rmp_serde::Deserializer::new(&mut input);
+        let (kind, id, error, result): (u8, _, _, _) =
+            Deserialize::deserialize(&mut decoder).unwrap();
+        assert_eq!(kind, 1);
+        let left = input.len();
+        self.output.drain(..self.output.len() - left);
+        (id, error, result)
+    }
+
+    /// The next answer, which is a good one.
+    #[track_caller]
+    fn expect<R: DeserializeOwned + PartialEq + Debug>(&mut self, id: u32, result: R) {
+        assert_eq!(self.answer::<(), R>(), (id, (), result));
+    }
+
+    /// The text of the next answer, which is an error.
+    #[track_caller]
+    fn error(&mut self, id: u32) -> String {
+        let (found, error, ()) = self.answer();
+        assert_eq!(found, id);
+        error
+    }
+}
+
+#[test]
+fn a_call_is_answered_and_the_next_one_too() {
+    let rpc = rpc();
+    let mut client = Client::new(&rpc);
+    for (id, sum) in [(0, 3), (u32::MAX, -1), (7, i64::MAX)] {
+        assert_eq!(client.send(request(id, "add", (sum - 1, 1))), Next::Read);
+        client.expect(id, sum);
+    }
+    assert_eq!(client.send(request(1, "none", ())), Next::Read, "nil is no array");
+    assert!(client.error(1).starts_with("bad arguments: "));
+    client.send(request(1, "none", [0; 0]));
+    client.expect(1, ());
+    client.send(request(1, "slot", [0; 0]));
+    client.expect(1, 3);
+    client.send(request(1, "peer", [0; 0]));
+    client.expect(1, false);
+    client.send(request(1, "length", ("four",)));
+    client.expect(1, 4);
+    assert_eq!(client.recorder.units[3..], ["none", "none", "slot", "peer", "length"]);
+    assert_eq!(client.finish(), Next::Close);
+    assert_eq!((client.output.len(), client.recorder.ended), (0, 8));
+    assert_eq!(client.connection.footprint(), 0);
+}
+
+#[test]
+fn what_fails_is_told_and_the_connection_goes_on() {
+    let rpc = rpc();
+    let mut client = Client::new(&rpc);
+    let mut expect = |call: Vec<u8>, error: &str| {
+        assert_eq!(client.send(call), Next::Read, "{error}");
+        let found = client.error(9);
+        assert!(found.contains(error), "{found:?} instead of {error:?}");
+        client.send(request(1, "add", (1, 2)));
+        client.expect(1, 3);
+    };
+    expect(request(9, "nobody", (1,)), "unknown method \"nobody\"");
+    expect(request(9, &"x".repeat(999), (1,)), &format!("unknown method \"{}\"", "x".repeat(64)));
+    expect(request(9, "", (1,)), "unknown method \"\"");
+    expect(request(9, "add", ("1", 2)), "bad arguments: wrong msgpack marker FixStr(1)");
+    expect(request(9, "add", (1,)), "bad arguments: ");
+    expect(request(9, "add", (1, 2, 3)), "bad arguments: ");
+    expect(request(9, "add", 5), "bad arguments: they are no array");
+    expect(request(9, "none", (1,)), "bad arguments: ");
+    expect(request(9, "fail", ("my reason",)), "my reason");
+    expect(request(9, "nil", [0; 0]), "the method failed");
+    expect(request(9, "panic", [0; 0]), "the method panicked");
+    expect(request(9, "stuck", [0; 0]), "the result cannot be sent: no form");
+    expect(request(9, "nothing", [0; 0]), "the result cannot be sent: it is not one value");
+    expect(request(9, "echo", (1, 2)), "the result cannot be sent: it is not one value");
+    client.send(request(2, "code", (404,)));
+    assert_eq!(client.answer(), (2, (404, "broken".to_owned()), ()));
+}
+
+#[test]
+fn notifications_are_units_of_work_without_an_answer() {
+    let rpc = rpc();
+    let mut client = Client::new(&rpc);
+    for (method, params) in
+        [("add", vec![1, 2]), ("panic", vec![]), ("who", vec![]), ("add", vec![])]
+    {
+        assert_eq!(client.send(notification(method, params)), Next::Read);
+    }
+    assert!(client.output.is_empty());
+    assert_eq!(client.recorder.units, ["add", "panic", "who", "add"]);
+    client.send([notification("add", (1, 2)), request(1, "add", (1, 2))].concat());
+    client.expect(1, 3);
+}
+
+#[test]
+fn any_value_is_echoed_as_it_came() {
+    let rpc = rpc();
+    // Numbers in forms that nobody would choose, extensions, text that is none, maps of maps.
+    let values: [&[u8]; 8] = [
+        b"\xcf\0\0\0\0\0\0\0\x01",
+        b"\xd3\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\xc7\x03\x05abc",
+        b"\xd8\x01abcdefghijklmnop",
+        b"\xa2\xff\xfe",
+        b"\xdf\0\0\0\x01\x81\xc2\xc3\xde\0\0",
+        b"\xdd\0\0\0\x02\xc0\xdc\0\x01\xcb\0\0\0\0\0\0\0\0",
+        b"\xc6\0\0\0\x02ab",
+    ];
+    for value in values {
+        let mut client = Client::new(&rpc);
+        client.send([b"\x94\0\x05\xa4echo\x91", value].concat());
+        assert_eq!(client.output, [b"\x94\x01\x05\xc0", value].concat());
+    }
+}
+
+#[test]
+fn numbers_may_come_in_any_form() {
+    let rpc = rpc();
+    let mut client = Client::new(&rpc);
+    let input = b"\xdd\0\0\0\x04\xd3\0\0\0\0\0\0\0\0\xcf\0\0\0\0\xff\xff\xff\xff\xdb\0\0\0\x03add\
+        \xdc\0\x02\xd0\x01\xcd\0\x02";
+    assert_eq!(client.send(input), Next::Read);
+    client.expect(u32::MAX, 3);
+}
+
+#[test]
+fn pipelined_calls_are_answered_in_order_and_output_is_bounded() {
+    let rpc = rpc();
+    let mut client = Client::new(&rpc);
+    let input: Vec<u8> = (0..5000).flat_map(|id| request(id, "add", (id, 1))).collect();
+    assert_eq!(client.send(&input), Next::Read);
+    assert!(client.largest <= 64 * 14, "{}", client.largest);
+    for id in 0..5000 {
+        client.expect(id, id + 1);
+    }
+    let input: Vec<u8> = (0..64).flat_map(|id| request(id, "stuffed", (30_000,))).collect();
+    assert_eq!(client.send(&input), Next::Read);
+    assert!(client.largest < 3 * 30_050, "{}", client.largest);
+    for id in 0..64 {
+        client.expect(id, "x".repeat(30_000));
+    }
+    assert_eq!(client.connection.footprint(), 0);
+}
+
+#[test]
+fn a_large_message_costs_about_its_size() {
+    let rpc = rpc();
+    let mut client = Client::new(&rpc);
+    let message = request(1, "length", ("x".repeat(1_000_000),));
+    for piece in message.chunks(10_000) {
+        assert_eq!(client.send(piece), Next::Read);
+        assert!(client.connection.footprint() < 2 * message.len());
+    }
+    client.expect(1, 1_000_000);
+    assert_eq!(client.connection.footprint(), 0);
+    // What follows it does not keep its memory.
+    client.send(&message[..1000]);
+    client.send([&message[1000..], b"\x94"].concat());
+    client.expect(1, 1_000_000);
+    assert!(client.connection.footprint() < 1000);
+}
+
+#[test]
+fn arguments_of_any_shape_are_read() {
+    #[derive(Debug, PartialEq)]
+    struct Wrapped((u8, u8));
+
+    impl<'de> Deserialize<'de> for Wrapped {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Deserialize::deserialize(deserializer).map(Self)
+        }
+    }
+
+    let place = place();
+    let call = |params| Call { params, peer: None, place: &place };
+    assert_eq!(call(b"\x92\x01\x02").arguments(), Ok((1, 2)));
+    assert_eq!(call(b"\x92\x01\x02").arguments(), Ok(vec![1, 2]));
+    assert_eq!(call(b"\x92\x01\x02").arguments(), Ok([1, 2]));
+    assert_eq!(call(b"\x92\x01\x02").arguments(), Ok(Wrapped((1, 2))));
+    assert_eq!(call(b"\x92\xa1a\xc0").arguments(), Ok(("a", None::<u8>)));
+    assert_eq!(call(b"\x90").arguments(), Ok(()));
+    assert_eq!(call(b"\x90").arguments(), Ok(Vec::<u8>::new()));
+    assert!(call(b"\x91\x01").arguments::<()>().is_err());
+    assert!(call(b"\x81\xa1a\x01").arguments::<(u8,)>().is_err());
+}
+
+#[test]
+fn an_app_boots_the_service_within_its_limits() {
+    let app = app("sums", |place| {
+        assert_eq!(place.slot, 3);
+        Ok(service())
+    });
+    assert_eq!(app.name(), "sums");
+    let mut place = place();
+    place.limits.body = 20;
+    let service = app.boot(&place).unwrap();
+    let mut connection = service.connect(&Peer { address: None, reusable: true });
+    let (mut out, mut recorder) = (Vec::new(), Recorder::default());
+    let mut exchange = Exchange::new(&mut out, &mut recorder);
+    assert_eq!(connection.receive(&request(1, "add", (1, 2)), &mut exchange), Next::Read);
+    let long = request(1, "fail", ("x".repeat(20),));
+    assert_eq!(connection.receive(&long, &mut exchange), Next::Refuse);
+    assert_eq!(out, b"\x94\x01\x01\xc0\x03");
+}

@@ -1,0 +1,113 @@
+//! Clients that keep silent, and workers that leave.
+
+use super::*;
+
+#[test]
+fn patience_follows_the_calls() {
+    let rpc = rpc();
+    let limits = Limits::default();
+    let mut client = Client::new(&rpc);
+    let message = request(1, "add", (1, 2));
+    assert_eq!(client.connection.patience(), Patience::Phase(0, limits.first_call));
+    client.send(&message[..3]);
+    assert_eq!(client.connection.patience(), Patience::Silence(limits.silence));
+    client.send(&message[3..]);
+    assert_eq!(client.connection.patience(), Patience::Phase(1, limits.keepalive));
+    client.send(&message);
+    assert_eq!(client.connection.patience(), Patience::Phase(2, limits.keepalive));
+    client.send(&message[..1]);
+    assert_eq!(client.connection.patience(), Patience::Silence(limits.silence));
+    client.output.clear();
+    assert_eq!(client.expire(), Next::Close);
+    assert!(client.output.is_empty());
+    assert_eq!(Client::new(&rpc).expire(), Next::Close);
+}
+
+#[test]
+fn without_keepalive_the_first_answer_is_the_last() {
+    let rpc = rpc().within(Limits { keepalive: Duration::ZERO, ..Limits::default() });
+    let mut client = Client::new(&rpc);
+    assert_eq!(client.send(notification("add", (1, 2))), Next::Read);
+    assert_eq!(client.send(request(1, "add", (1, 2)).repeat(2)), Next::Close);
+    client.expect(1, 3);
+    assert!(client.output.is_empty());
+    assert_eq!(client.recorder.units.len(), 2);
+}
+
+#[test]
+fn draining_waits_a_moment_for_an_idle_client() {
+    let rpc = rpc();
+    let message = request(1, "add", (1, 2));
+    for before in [&[][..], &message, &message[..4], &[&message[..], &message[..4]].concat()] {
+        let mut client = Client::new(&rpc);
+        if !before.is_empty() {
+            client.send(before);
+        }
+        assert_eq!(client.drain(), Next::Read);
+        let Patience::Phase(phase, limit) = client.connection.patience() else { panic!() };
+        assert_eq!(limit, Limits::default().linger);
+        // A part of a message lengthens nothing.
+        client.send(if before.len() % 2 == 0 { &message[..1] } else { &message[4..5] });
+        assert_eq!(client.connection.patience(), Patience::Phase(phase, limit));
+        assert_eq!(client.expire(), Next::Close);
+    }
+    let hasty = rpc.within(Limits { linger: Duration::ZERO, ..Limits::default() });
+    assert_eq!(Client::new(&hasty).drain(), Next::Close);
+}
+
+#[test]
+fn draining_answers_what_has_come_whole() {
+    let rpc = rpc();
+    let message = request(1, "add", (1, 2));
+    let mut client = Client::new(&rpc);
+    client.send(&message[..4]);
+    client.drain();
+    let rest = [&message[4..], &message, &message[..4]].concat();
+    assert_eq!(client.send(rest), Next::Refuse);
+    client.expect(1, 3);
+    client.expect(1, 3);
+    assert!(client.output.is_empty());
+    assert_eq!(client.send(&message), Next::Refuse, "it has said that it is over");
+    assert!(client.output.is_empty());
+}
+
+#[test]
+fn draining_answers_what_waits_for_its_turn() {
+    let rpc = rpc();
+    let message = request(1, "add", (1, 2));
+    for rest in [0, 4] {
+        for linger in [Duration::ZERO, Duration::from_secs(1)] {
+            let rpc = super::rpc().within(Limits { linger, ..rpc.limits });
+            for calls in [64, 65, 128, 200] {
+                let mut client = Client::new(&rpc);
+                let input = [message.repeat(calls), message[..rest].to_vec()].concat();
+                client.call_once(|connection, exchange| connection.receive(&input, exchange));
+                let waits = client.next == Next::Proceed;
+                assert_eq!(waits, calls > 64 || rest > 0);
+                let next = client.drain();
+                let lingers = !waits && !linger.is_zero();
+                let hasty = !waits && linger.is_zero();
+                let expected = match (lingers, hasty) {
+                    (true, _) => Next::Read,
+                    (_, true) => Next::Close,
+                    _ => Next::Refuse,
+                };
+                assert_eq!(next, expected, "{calls} calls and {rest} bytes, {linger:?}");
+                (0..calls).for_each(|_| client.expect(1, 3));
+                assert!(client.output.is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_end_of_the_input_waits_for_the_answers() {
+    let rpc = rpc();
+    let mut client = Client::new(&rpc);
+    let input = request(1, "add", (1, 2)).repeat(100);
+    client.call_once(|connection, exchange| connection.receive(&input, exchange));
+    assert_eq!(client.next, Next::Proceed);
+    assert_eq!(client.connection.patience(), Patience::Endless);
+    assert_eq!(client.finish(), Next::Close);
+    (0..100).for_each(|_| client.expect(1, 3));
+}

@@ -1,0 +1,403 @@
+//! MessagePack-RPC by the app `rpc`: callers who send much at once, nonsense, or read nothing, and
+//! workers that leave meanwhile.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::connection::{Remote, remote};
+use crate::launch::Launch;
+use crate::proc::{status_number, wait_until};
+use crate::support::{DEADLINE, Server};
+
+on_every_class!(
+    calls_are_answered_over_one_connection,
+    pipelined_calls_are_answered_in_order,
+    what_fails_is_an_error_answer,
+    nonsense_ends_its_own_connection,
+    a_message_may_come_byte_by_byte,
+    a_half_closed_caller_is_answered,
+    an_idle_caller_is_seen_off,
+    a_caller_who_reads_nothing_costs_no_memory,
+    many_slow_calls_at_once_are_no_hang,
+    a_slow_call_is_named_when_it_hangs,
+    a_drain_answers_what_has_come,
+    a_reload_under_load_loses_no_call,
+    a_foreign_client_is_understood,
+);
+
+fn start(class: &str, flags: &[&str]) -> Server {
+    Launch::new(&[&["-k", class], flags].concat()).arg("rpc").start()
+}
+
+fn request(id: u32, method: &str, params: impl Serialize) -> Vec<u8> {
+    rmp_serde::to_vec(&(0, id, method, params)).unwrap()
+}
+
+/// One connection.
+struct Caller {
+    stream: TcpStream,
+    input: Vec<u8>,
+}
+
+/// What comes from the server.
+#[derive(Debug, PartialEq)]
+enum Heard {
+    /// An answer: its number, its error, its result.
+    Answer(u32, Value, Value),
+    /// The end.
+    End,
+}
+
+impl Caller {
+    fn to(server: &Server) -> Self {
+        Self::try_to(server.address()).unwrap()
+    }
+
+    fn try_to(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_write_timeout(Some(DEADLINE))?;
+        Ok(Self { stream, input: Vec::new() })
+    }
+
+    #[track_caller]
+    fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// What comes next. A reset is an end.
+    #[track_caller]
+    fn hear(&mut self) -> Heard {
+        loop {
+            let mut rest = self.input.as_slice();
+            let decoded: Result<(u8, u32, Value, Value), _> = rmp_serde::from_read(&mut rest);
+            if let Ok((kind, id, error, result)) = decoded {
+                assert_eq!(kind, 1);
+                let used = self.input.len() - rest.len();
+                self.input.drain(..used);
+                return Heard::Answer(id, error, result);
+            }
+            let mut piece = [0; 16 << 10];
+            match self.stream.read(&mut piece) {
+                Ok(0) => break,
+                Ok(size) => self.input.extend_from_slice(&piece[..size]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+                Err(error) => panic!("nothing comes: {error}"),
+            }
+        }
+        assert!(self.input.is_empty(), "half an answer: {:?}", self.input.escape_ascii());
+        Heard::End
+    }
+
+    #[track_caller]
+    fn expect(&mut self, id: u32, result: impl Into<Value>) {
+        assert_eq!(self.hear(), Heard::Answer(id, Value::Null, result.into()));
+    }
+
+    #[track_caller]
+    fn expect_error(&mut self, id: u32, words: &str) {
+        let heard = self.hear();
+        let Heard::Answer(found, Value::String(error), Value::Null) = &heard else {
+            panic!("no error: {heard:?}");
+        };
+        assert!(*found == id && error.contains(words), "{heard:?}");
+    }
+
+    #[track_caller]
+    fn call(&mut self, method: &str, params: impl Serialize) -> Value {
+        self.send(request(1, method, params));
+        match self.hear() {
+            Heard::Answer(1, Value::Null, result) => result,
+            other => panic!("{method}: {other:?}"),
+        }
+    }
+
+    /// Waits until the server has read all that was sent.
+    fn wait_taken(&self, server: &Server) {
+        let port = self.stream.local_addr().unwrap().port();
+        let far = server.address().port();
+        wait_until("a worker reads the call", || remote(far, port) != Remote::Waiting);
+    }
+}
+
+/// Others are served, by workers that never left, and the end is clean.
+#[track_caller]
+fn expect_no_harm(server: Server) {
+    assert_eq!(Caller::to(&server).call("add", (1, 2)), 3);
+    for disturbance in ["worker hung", "worker exited"] {
+        let records = server.records_of(disturbance);
+        assert!(records.is_empty(), "{records:#?}");
+    }
+    server.finish();
+}
+
+fn calls_are_answered_over_one_connection(class: &str) {
+    let server = start(class, &[]);
+    let worker = server.wait_workers(1)[0].pid;
+    let mut caller = Caller::to(&server);
+    for round in 0..10 {
+        assert_eq!(caller.call("add", (round, -20)), round - 20);
+        assert_eq!(caller.call("pid", [0; 0]), worker.as_raw());
+        assert_eq!(caller.call("sleep", (1,)), Value::Null);
+        let value = json!([{"a": [1.5, null, true]}, "text", -1]);
+        assert_eq!(caller.call("echo", (&value,)), value);
+    }
+    drop(caller);
+    expect_no_harm(server);
+}
+
+fn pipelined_calls_are_answered_in_order(class: &str) {
+    let server = start(class, &[]);
+    let mut caller = Caller::to(&server);
+    let calls: Vec<u8> = (0..5000).flat_map(|id| request(id, "add", (id, 1))).collect();
+    let mut output = caller.stream.try_clone().unwrap();
+    let sending = thread::spawn(move || output.write_all(&calls).unwrap());
+    (0..5000).for_each(|id| caller.expect(id, id + 1));
+    sending.join().unwrap();
+    drop(caller);
+    expect_no_harm(server);
+}
+
+fn what_fails_is_an_error_answer(class: &str) {
+    let server = start(class, &[]);
+    let mut caller = Caller::to(&server);
+    let long = "x".repeat(100_000);
+    caller.send(request(1, "nobody", (1,)));
+    caller.send(request(2, &long, (1,)));
+    caller.send(request(3, "add", (1, "2")));
+    caller.send(request(4, "add", (1, 2, 3)));
+    caller.send(request(5, "add", 7));
+    caller.send(request(6, "add", (i64::MAX, 1)));
+    caller.send(request(7, "echo", (1, 2)));
+    caller.send(rmp_serde::to_vec(&(2, "nobody", (1,))).unwrap());
+    caller.send(request(8, "add", (1, 2)));
+    caller.expect_error(1, "unknown method \"nobody\"");
+    caller.expect_error(2, "unknown method \"xxx");
+    (3..6).for_each(|id| caller.expect_error(id, "bad arguments: "));
+    caller.expect_error(6, "the sum is too large");
+    caller.expect_error(7, "bad arguments: ");
+    caller.expect(8, 3);
+    drop(caller);
+    expect_no_harm(server);
+}
+
+fn nonsense_ends_its_own_connection(class: &str) {
+    let server = start(class, &["--limit-request-body", "1M"]);
+    let deep = [b"\x94\0\x02\xa4echo\x91".to_vec(), vec![0x91; 100_000]].concat();
+    let inputs: [&[u8]; 6] = [
+        b"GET / HTTP/1.1\r\nHost: test\r\n\r\n",
+        b"\xc1",
+        b"\x94\x01\x02\xc0\xc0",
+        b"\xdd\xff\xff\xff\xff",
+        b"\x94\0\x02\xa4echo\x91\xc6\x7f\xff\xff\xff",
+        &deep,
+    ];
+    for input in inputs {
+        let mut caller = Caller::to(&server);
+        caller.send(request(1, "add", (1, 2)));
+        // It may be thrown out before it has said it all.
+        let _ = caller.stream.write_all(input);
+        caller.expect(1, 3);
+        assert_eq!(caller.hear(), Heard::End, "{}", input[..10.min(input.len())].escape_ascii());
+    }
+    // Half a message at the end is none.
+    let mut caller = Caller::to(&server);
+    caller.send(&request(1, "add", (1, 2))[..5]);
+    caller.stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(caller.hear(), Heard::End);
+    expect_no_harm(server);
+}
+
+fn a_message_may_come_byte_by_byte(class: &str) {
+    let server = start(class, &[]);
+    let mut caller = Caller::to(&server);
+    for byte in request(70_000, "echo", ("ä",)) {
+        caller.send([byte]);
+        caller.wait_taken(&server);
+    }
+    caller.expect(70_000, "ä");
+    drop(caller);
+    expect_no_harm(server);
+}
+
+fn a_half_closed_caller_is_answered(class: &str) {
+    let server = start(class, &[]);
+    let mut caller = Caller::to(&server);
+    caller.send([request(1, "sleep", (200,)), request(2, "add", (1, 2))].concat());
+    caller.stream.shutdown(Shutdown::Write).unwrap();
+    caller.expect(1, Value::Null);
+    caller.expect(2, 3);
+    assert_eq!(caller.hear(), Heard::End);
+    expect_no_harm(server);
+}
+
+fn an_idle_caller_is_seen_off(class: &str) {
+    let flags = ["--keep-alive", "100ms", "--header-timeout", "200ms", "--body-timeout", "100ms"];
+    let server = start(class, &flags);
+    for (begun, answers) in [(0, 0), (0, 1), (4, 0), (4, 1)] {
+        let call = request(1, "add", (1, 2));
+        let mut caller = Caller::to(&server);
+        caller.send([&call.repeat(answers)[..], &call[..begun]].concat());
+        (0..answers).for_each(|_| caller.expect(1, 3));
+        assert_eq!(caller.hear(), Heard::End);
+    }
+    expect_no_harm(server);
+}
+
+fn a_caller_who_reads_nothing_costs_no_memory(class: &str) {
+    let server = start(class, &["--write-timeout", "2s"]);
+    let worker = server.wait_workers(1)[0].pid;
+    Caller::to(&server).call("add", (1, 2));
+    let before = status_number(worker, "VmRSS");
+    let mut caller = Caller::to(&server);
+    caller.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    let calls = request(1, "echo", ("x".repeat(1000),)).repeat(1000);
+    // As long as the server takes something: until all that lies between is full.
+    let mut sent = 0;
+    while let Ok(size) = caller.stream.write(&calls) {
+        sent += size;
+        assert!(sent < 1 << 30, "it takes without end");
+    }
+    let after = status_number(worker, "VmRSS");
+    assert!(after < before + 4096, "{before} KiB have become {after} KiB for {sent} bytes");
+    // It is given up at last, or it reads what is its own.
+    assert!(matches!(caller.hear(), Heard::Answer(1, Value::Null, _)));
+    drop(caller);
+    expect_no_harm(server);
+}
+
+fn many_slow_calls_at_once_are_no_hang(class: &str) {
+    let server = start(class, &["--timeout", "1s"]);
+    let mut caller = Caller::to(&server);
+    caller.send(request(1, "sleep", (50,)).repeat(60));
+    (0..60).for_each(|_| caller.expect(1, Value::Null));
+    drop(caller);
+    expect_no_harm(server);
+}
+
+fn a_slow_call_is_named_when_it_hangs(class: &str) {
+    let server = start(class, &["--timeout", "500ms", "--threads", "1"]);
+    let worker = server.wait_workers(1)[0];
+    let mut caller = Caller::to(&server);
+    caller.send(request(1, "sleep", (60_000,)));
+    let hung = server.wait_for("worker hung", |record| record.message() == "worker hung");
+    assert_eq!(hung.text("work"), Some("sleep"));
+    server.wait_replaced(worker);
+    assert_eq!(caller.hear(), Heard::End);
+    assert_eq!(Caller::to(&server).call("add", (1, 2)), 3);
+    server.finish();
+}
+
+fn a_drain_answers_what_has_come(class: &str) {
+    let mut server = start(class, &[]);
+    let mut caller = Caller::to(&server);
+    let calls = [request(1, "sleep", (300,)), request(2, "add", (1, 2)).repeat(200)].concat();
+    caller.send(calls);
+    caller.wait_taken(&server);
+    server.signal(Signal::SIGTERM);
+    caller.expect(1, Value::Null);
+    (0..200).for_each(|_| caller.expect(2, 3));
+    assert_eq!(caller.hear(), Heard::End);
+    drop(caller);
+    server.expect_clean_end();
+}
+
+/// Callers who make a call again elsewhere if it has no answer at the end of their connection.
+fn a_reload_under_load_loses_no_call(class: &str) {
+    let server = start(class, &["--workers", "2"]);
+    let (address, stop, answered) = (server.address(), AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for pipeline in [1, 20] {
+            let (stop, answered) = (&stop, &answered);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let Ok(caller) = Caller::try_to(address) else { panic!("nobody listens") };
+                    keep_calling(caller, pipeline, stop, answered);
+                }
+            });
+        }
+        let wait = |more: usize| {
+            let goal = answered.load(Ordering::Relaxed) + more;
+            wait_until("callers are answered", || answered.load(Ordering::Relaxed) >= goal);
+        };
+        wait(100);
+        for _ in 0..2 {
+            let mark = server.mark();
+            server.signal(Signal::SIGHUP);
+            server.wait_for_news(mark, "the reload", |record| record.message() == "reload done");
+            wait(100);
+        }
+        let worker = server.wait_workers(2)[0];
+        kill(worker.pid, Signal::SIGTERM).unwrap();
+        server.wait_replaced(worker);
+        wait(100);
+        stop.store(true, Ordering::Relaxed);
+    });
+    server.finish();
+}
+
+/// Calls until the connection ends, as it may after a whole answer only.
+fn keep_calling(mut caller: Caller, pipeline: u32, stop: &AtomicBool, answered: &AtomicUsize) {
+    let calls: Vec<u8> = (0..pipeline).flat_map(|id| request(id, "add", (id, 1))).collect();
+    while !stop.load(Ordering::Relaxed) {
+        if caller.stream.write_all(&calls).is_err() {
+            return;
+        }
+        for id in 0..pipeline {
+            match caller.hear() {
+                Heard::Answer(found, Value::Null, sum) => {
+                    assert_eq!((found, sum), (id, Value::from(id + 1)));
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                Heard::End => return,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// Python's msgpack knows nothing of ours.
+fn a_foreign_client_is_understood(class: &str) {
+    const SCRIPT: &str = r#"
+import socket, sys, msgpack
+stream = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20)
+packer, unpacker = msgpack.Packer(), msgpack.Unpacker(raw=False, strict_map_key=False)
+def hear():
+    for answer in unpacker:
+        return answer
+    while True:
+        unpacker.feed(stream.recv(65536))
+        for answer in unpacker:
+            return answer
+values = [None, True, -1, 2**63, 1.5, "text", b"bytes", [1, [2]], {"a": {1: b"x"}}, "x" * 70000,
+          msgpack.ExtType(5, b"abc"), msgpack.Timestamp(1, 2)]
+stream.sendall(b"".join(packer.pack([0, n, "echo", [v]]) for n, v in enumerate(values)))
+for n, value in enumerate(values):
+    assert hear() == [1, n, None, value], value
+stream.sendall(packer.pack([2, "add", [1, 2]]) + packer.pack([0, 2**32 - 1, "add", [1, 2]]))
+assert hear() == [1, 2**32 - 1, None, 3]
+stream.sendall(packer.pack([0, 5, "nobody", []]))
+assert hear() == [1, 5, 'unknown method "nobody"', None]
+print("understood")
+"#;
+    let installed = Command::new("python3").args(["-c", "import msgpack"]).output();
+    if !installed.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: python3 with msgpack is not installed");
+        return;
+    }
+    let server = start(class, &[]);
+    let port = server.address().port().to_string();
+    let output = Command::new("python3").args(["-c", SCRIPT, &port]).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && output.stdout == b"understood\n", "{words}");
+    expect_no_harm(server);
+}
