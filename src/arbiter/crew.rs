@@ -1,7 +1,7 @@
 //! The processes behind the roster's numbers: forking, signalling, burying, and reading their
 //! signs of life. It decides nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -16,7 +16,6 @@ use super::chance::Chance;
 use super::child::{self, Birth};
 use super::company::{Company, Plan};
 use super::ledger::Ledger;
-use super::queues::Attendance;
 use super::roster::{Busy, Ending, Generation, WorkerId};
 use crate::app::Place;
 use crate::heartbeat::Heartbeat;
@@ -38,27 +37,27 @@ const POOL: &str = "default";
 
 /// The living workers.
 pub(crate) struct Crew<'a> {
-    company: Company<'a>,
+    pub(super) company: Company<'a>,
     /// During a reload: what to return to if it fails.
-    previous: Option<Company<'a>>,
+    pub(super) previous: Option<Company<'a>>,
     title: Option<TitleArea>,
     bell: OwnedFd,
     rope: OwnedFd,
-    members: HashMap<WorkerId, Member>,
+    pub(super) members: HashMap<WorkerId, Member>,
     ids: HashMap<Pid, WorkerId>,
     chance: Chance,
     /// Whether somebody has come or gone since the queues were last shared out.
-    moved: bool,
+    pub(super) moved: bool,
     /// Whether there are sockets that do not listen yet.
-    unopened: bool,
+    pub(super) unopened: bool,
     cgroups: Cgroups,
     ledger: Ledger,
 }
 
-struct Member {
-    pid: Pid,
-    slot: usize,
-    generation: u32,
+pub(super) struct Member {
+    pub(super) pid: Pid,
+    pub(super) slot: usize,
+    pub(super) generation: u32,
     board: Rc<Board>,
     row: usize,
     heartbeat: Heartbeat,
@@ -78,7 +77,7 @@ struct Member {
 
 impl Member {
     /// Whether it lets clients in, for all that is known.
-    fn accepts(&self) -> bool {
+    pub(super) fn accepts(&self) -> bool {
         matches!(self.told, Stage::Ready | Stage::Spent)
     }
 }
@@ -180,57 +179,6 @@ impl<'a> Crew<'a> {
             previous.close(Some(&self.company));
         }
         Some(previous)
-    }
-
-    /// Says whose the queues are. Nobody can be told from the queues that a worker has looked at
-    /// already, so all are told.
-    fn share_out(&mut self) {
-        if self.company.share_out() {
-            self.members.values().for_each(|member| process::show_queues(member.pid));
-        }
-        self.moved = true;
-    }
-
-    /// Begins to listen at sockets that were bound beside others, which are of use only once there
-    /// is somebody who has them. Returns whether there were any.
-    pub(super) fn open_queues(&mut self) -> bool {
-        if self.previous.is_some() || !std::mem::take(&mut self.unopened) {
-            return false;
-        }
-        let backlog = self.company.plan.settings.backlog;
-        for listener in &self.company.listeners {
-            if let Err(error) = listener.open(backlog) {
-                warn!(self.company.log.logger(), "socket of reuse_port cannot listen";
-                    "address" => listener.name(), "error" => %error);
-            }
-        }
-        self.members.values().for_each(|member| process::show_queues(member.pid));
-        self.moved = true;
-        true
-    }
-
-    /// Lends each queue at which nobody of its own is to somebody else, until that changes.
-    pub(super) fn lend_queues(&mut self) {
-        if !std::mem::take(&mut self.moved) {
-            return;
-        }
-        let accepting = || self.members.values().filter(|member| member.accepts());
-        let mut attendances: HashMap<(u32, u32), Attendance> = HashMap::new();
-        let mut borrowers = HashSet::new();
-        for listener in self.company.open_listeners() {
-            let Some(share) = listener.share() else { continue };
-            let since = listener.since();
-            let attendance = attendances.entry((since, share.count)).or_insert_with(|| {
-                let here = accepting().filter(|member| member.generation >= since);
-                Attendance::new(share.count, here.map(|member| member.slot))
-            });
-            let borrower = attendance.borrower(share.index);
-            if listener.lend(borrower) {
-                borrowers.extend(borrower);
-            }
-        }
-        let told = accepting().filter(|member| borrowers.contains(&member.slot));
-        told.for_each(|member| process::show_queues(member.pid));
     }
 
     /// It was not: back to the old. Returns the new.

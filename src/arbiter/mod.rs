@@ -14,9 +14,11 @@ mod hooking;
 mod ledger;
 mod manager;
 mod queues;
+mod records;
 mod reload;
 mod roster;
 mod upgrade;
+mod watch;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -31,22 +33,21 @@ pub(crate) use reload::Planner;
 pub(crate) use roster::Outcome;
 pub(crate) use upgrade::{Kin, Launch};
 
-use crate::diagnosis::{Thread, Verdict as Finding};
-use crate::hooks::{Hooks, WorkerEnd};
+use crate::hooks::Hooks;
 use crate::log::{Facts, chain};
+use crate::os::clock;
 use crate::os::daemon::Verdict;
 use crate::os::poll;
-use crate::os::process::{self, Exit, Pid};
+use crate::os::process::{self, Pid};
 use crate::os::signal::{Signal, SignalPipe};
 use crate::os::title::TitleArea;
-use crate::os::{clock, inspect};
 use crate::pidfile::PidFile;
 use crate::settings::Settings;
 use crate::stamp::Stamp;
 use crate::systemd::Manager;
 use crew::{Departure, News};
 use examiner::Examiner;
-use roster::{Action, Farewell, Hang, Policy, Reason, Roster, Stop, WORKERS_MAX, WorkerId};
+use roster::{Action, Policy, Reason, Roster, Stop, WORKERS_MAX, WorkerId};
 
 /// A sleep that ends so much after its deadline means that the master itself did not run.
 const OVERSLEPT: Duration = Duration::from_millis(500);
@@ -375,131 +376,6 @@ impl<'a> Arbiter<'a> {
         }
     }
 
-    /// One record for each end, with all that is known of it.
-    fn record(&mut self, pid: Pid, exit: Exit, farewell: &Farewell, departure: Departure) {
-        let Departure { note, units, .. } = departure;
-        let on_trial = self.roster.describe(farewell.generation).on_trial;
-        let counts = match farewell.reason {
-            Reason::BootFailure => true,
-            Reason::Hung | Reason::Crashed | Reason::OutOfMemory => on_trial,
-            Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => false,
-        };
-        // What it said goes before what was said of it when it was aborted.
-        let is_news = !note.is_empty() || self.last_words.is_empty();
-        if counts && is_news {
-            let said = if note.is_empty() { "it said nothing" } else { &note };
-            self.last_words = format!("the last one ended with {exit}: {said}");
-        }
-        let facts = Facts::new()
-            .number("pid", pid.as_raw())
-            .number("slot", farewell.slot)
-            .number("generation", farewell.generation)
-            .text("reason", farewell.reason.word());
-        let facts = match exit {
-            Exit::Code(code) => facts.number("code", code),
-            Exit::Signal { core: false, .. } => facts.text("signal", exit.to_string()),
-            Exit::Signal { core: true, .. } => {
-                facts.text("signal", exit.to_string()).text("core", "dumped")
-            }
-        };
-        let facts = facts
-            .number("age_ms", millis(farewell.age))
-            .number("units", units)
-            .maybe(farewell.retry_in, |facts, delay| facts.number("retry_ms", millis(delay)))
-            .maybe((!note.is_empty()).then_some(note), |facts, note| facts.text("error", note));
-        match farewell.reason {
-            Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => {
-                info!(self.log(), "worker exited"; facts);
-            }
-            Reason::Hung | Reason::Crashed | Reason::OutOfMemory => {
-                warn!(self.log(), "worker exited"; facts)
-            }
-            // The error is then that the reload failed, which is one record.
-            Reason::BootFailure if on_trial => warn!(self.log(), "worker exited"; facts),
-            Reason::BootFailure => error!(self.log(), "worker exited"; facts),
-        }
-        let (code, signal) = match exit {
-            Exit::Code(code) => (Some(code), None),
-            Exit::Signal { .. } => (None, Some(exit.to_string())),
-        };
-        let Farewell { slot, generation, age, reason, .. } = *farewell;
-        let (worker, reason) = (hooking::worker(pid, slot, generation), reason.word());
-        let end = WorkerEnd { worker, reason, code, signal, age, units };
-        self.hook("child_exit", |hooks| hooks.child_exit(&end));
-    }
-
-    /// Who has too much memory is replaced like anybody who has served its time.
-    fn weigh_workers(&mut self, now: Stamp) {
-        if self.weigh_at.is_none_or(|at| now < at) {
-            return;
-        }
-        for (id, bytes) in self.crew.weigh() {
-            let (pid, slot) = self.crew.who(id);
-            info!(self.log(), "worker is too large"; "pid" => pid.as_raw(), "slot" => slot,
-                "bytes" => bytes);
-            self.roster.spent(id);
-        }
-        self.weigh_at = self.crew.any_bounded().then(|| now.after(BETWEEN_WEIGHINGS));
-    }
-
-    fn measure_suspects(&mut self, now: Stamp) {
-        for id in self.roster.to_measure(now) {
-            self.measure(id);
-        }
-    }
-
-    fn measure(&mut self, id: WorkerId) {
-        if let Some((beat, busy)) = self.crew.measure(id) {
-            self.roster.heard(id, beat, busy);
-        }
-    }
-
-    /// Before anybody who is overdue is judged, it is found out why it does not get on.
-    fn examine_the_overdue(&mut self, now: Stamp) {
-        for id in self.roster.overdue(now) {
-            let (pid, _) = self.crew.who(id);
-            let thread = self.crew.unit(id).map_or(0, |unit| unit.thread);
-            let verdict = match self.examiner.examine(id, pid, thread, self.crew.cgroups()) {
-                examiner::Finding::LookAgain(at) => {
-                    self.roster.examines(id, at);
-                    continue;
-                }
-                examiner::Finding::Verdict(verdict) => verdict,
-            };
-            match verdict {
-                // A look takes a moment, in which a thread of it may have taken somebody in.
-                Finding::Busy | Finding::Blocked | Finding::Unknown => self.measure(id),
-                Finding::Stopped | Finding::Unkillable => self.roster.deaf(id),
-                Finding::Frozen | Finding::Throttled => self.excuse(id, verdict),
-                Finding::DumpingCore => self.let_dump(id, now),
-            }
-        }
-        for id in self.roster.undead(now) {
-            if inspect::is_dumping_core(self.crew.who(id).0) {
-                self.let_dump(id, now);
-            }
-        }
-    }
-
-    fn excuse(&mut self, id: WorkerId, verdict: Finding) {
-        let now = clock::now();
-        self.roster.excuse(id, now);
-        let beat = self.crew.measure(id).map_or(now, |(beat, _)| beat);
-        if self.examiner.excuse(id, beat, now) {
-            let (pid, slot) = self.crew.who(id);
-            warn!(self.log(), "worker cannot run"; "pid" => pid.as_raw(), "slot" => slot,
-                "verdict" => verdict.words());
-        }
-    }
-
-    fn let_dump(&mut self, id: WorkerId, now: Stamp) {
-        if self.roster.dumps(id, now) {
-            let (pid, slot) = self.crew.who(id);
-            warn!(self.log(), "worker has crashed"; "pid" => pid.as_raw(), "slot" => slot,
-                "verdict" => Finding::DumpingCore.words());
-        }
-    }
-
     fn act(&mut self, action: Action) {
         match action {
             Action::Spawn { id, slot } => self.spawn(id, slot),
@@ -564,43 +440,6 @@ impl<'a> Arbiter<'a> {
         }
     }
 
-    /// One record with what an operator can act on.
-    fn describe_hang(&mut self, id: WorkerId, hang: Hang, action: &str) {
-        let (pid, slot) = self.crew.who(id);
-        let (what, age) = match hang {
-            Hang::Boot(age) => ("not ready in time", age),
-            Hang::Silent(age) => ("no heartbeat", age),
-            Hang::Overdue(age) => ("one unit of work for too long", age),
-        };
-        if matches!(hang, Hang::Boot(_)) {
-            self.last_words = format!("the last one was not ready in time, after {age:?}");
-        } else if self.crew.generation(id).is_some_and(|it| self.roster.describe(it).on_trial) {
-            self.last_words = format!("the last one hung: {what}, for {age:?}");
-        }
-        let facts = Facts::new()
-            .number("pid", pid.as_raw())
-            .number("slot", slot)
-            .text("error", what)
-            .number("for_ms", millis(age))
-            .maybe(self.crew.unit(id), |facts, unit| {
-                let age = clock::now().since(unit.since);
-                facts
-                    .text("work", unit.label)
-                    .number("work_ms", millis(age))
-                    .number("seat", unit.seat)
-            })
-            .maybe(self.examiner.diagnosis(id), |facts, diagnosis| {
-                let facts = facts
-                    .text("verdict", diagnosis.verdict.words())
-                    .maybe(diagnosis.cpu, |facts, cpu| facts.number("cpu_percent", cpu));
-                facts.maybe(diagnosis.thread.clone(), with_thread)
-            });
-        warn!(self.log(), "worker hung"; facts, "action" => action);
-        let worker = hooking::worker(pid, slot, self.crew.generation(id).unwrap_or(0));
-        let work = self.crew.unit(id).map(|unit| unit.label);
-        self.hook("worker_hung", |hooks| hooks.worker_hung(&worker, work.as_deref()));
-    }
-
     fn announce(&mut self) {
         if !self.announced && self.roster.ready_count() >= self.roster.target() {
             self.announced = true;
@@ -638,17 +477,6 @@ impl From<&Settings> for Policy {
             boot_retries: settings.boot_retries,
         }
     }
-}
-
-/// What is known of the thread that hangs.
-fn with_thread(facts: Facts, thread: Thread) -> Facts {
-    let stack = (!thread.stack.is_empty()).then(|| thread.stack.join(" < "));
-    facts
-        .number("thread", thread.number)
-        .text("state", thread.state)
-        .maybe(thread.call, |facts, call| facts.text("call", call))
-        .maybe(thread.channel, |facts, channel| facts.text("wchan", channel))
-        .maybe(stack, |facts, stack| facts.text("stack", stack))
 }
 
 fn millis(duration: Duration) -> u64 {

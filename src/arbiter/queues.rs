@@ -4,7 +4,13 @@
 //! it has died and may not come back yet, or since there are to be fewer workers, its queue is lent
 //! to a worker in another slot. The sockets themselves stay for as long as the address is served.
 
+use std::collections::{HashMap, HashSet};
+
+use slog::warn;
+
 use super::Arbiter;
+use super::crew::Crew;
+use crate::os::process;
 
 impl Arbiter<'_> {
     /// Opens new queues once somebody can take from them, unless another master would not know of
@@ -15,6 +21,59 @@ impl Arbiter<'_> {
             self.store_sockets();
         }
         self.crew.lend_queues();
+    }
+}
+
+impl Crew<'_> {
+    /// Says whose the queues are. Nobody can be told from the queues that a worker has looked at
+    /// already, so all are told.
+    pub(super) fn share_out(&mut self) {
+        if self.company.share_out() {
+            self.members.values().for_each(|member| process::show_queues(member.pid));
+        }
+        self.moved = true;
+    }
+
+    /// Begins to listen at sockets that were bound beside others, which are of use only once there
+    /// is somebody who has them. Returns whether there were any.
+    pub(super) fn open_queues(&mut self) -> bool {
+        if self.previous.is_some() || !std::mem::take(&mut self.unopened) {
+            return false;
+        }
+        let backlog = self.company.plan.settings.backlog;
+        for listener in &self.company.listeners {
+            if let Err(error) = listener.open(backlog) {
+                warn!(self.company.log.logger(), "socket of reuse_port cannot listen";
+                    "address" => listener.name(), "error" => %error);
+            }
+        }
+        self.members.values().for_each(|member| process::show_queues(member.pid));
+        self.moved = true;
+        true
+    }
+
+    /// Lends each queue at which nobody of its own is to somebody else, until that changes.
+    pub(super) fn lend_queues(&mut self) {
+        if !std::mem::take(&mut self.moved) {
+            return;
+        }
+        let accepting = || self.members.values().filter(|member| member.accepts());
+        let mut attendances: HashMap<(u32, u32), Attendance> = HashMap::new();
+        let mut borrowers = HashSet::new();
+        for listener in self.company.open_listeners() {
+            let Some(share) = listener.share() else { continue };
+            let since = listener.since();
+            let attendance = attendances.entry((since, share.count)).or_insert_with(|| {
+                let here = accepting().filter(|member| member.generation >= since);
+                Attendance::new(share.count, here.map(|member| member.slot))
+            });
+            let borrower = attendance.borrower(share.index);
+            if listener.lend(borrower) {
+                borrowers.extend(borrower);
+            }
+        }
+        let told = accepting().filter(|member| borrowers.contains(&member.slot));
+        told.for_each(|member| process::show_queues(member.pid));
     }
 }
 

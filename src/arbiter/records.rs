@@ -1,0 +1,123 @@
+//! What the log says of a worker's hang and of its end: one record each, with what an operator can
+//! act on.
+
+use slog::{error, info, warn};
+
+use super::crew::Departure;
+use super::hooking;
+use super::roster::{Farewell, Hang, Reason, WorkerId};
+use super::{Arbiter, millis};
+use crate::diagnosis::Thread;
+use crate::hooks::WorkerEnd;
+use crate::log::Facts;
+use crate::os::clock;
+use crate::os::process::{Exit, Pid};
+
+impl Arbiter<'_> {
+    /// One record for each end, with all that is known of it.
+    pub(super) fn record(
+        &mut self,
+        pid: Pid,
+        exit: Exit,
+        farewell: &Farewell,
+        departure: Departure,
+    ) {
+        let Departure { note, units, .. } = departure;
+        let on_trial = self.roster.describe(farewell.generation).on_trial;
+        let counts = match farewell.reason {
+            Reason::BootFailure => true,
+            Reason::Hung | Reason::Crashed | Reason::OutOfMemory => on_trial,
+            Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => false,
+        };
+        // What it said goes before what was said of it when it was aborted.
+        let is_news = !note.is_empty() || self.last_words.is_empty();
+        if counts && is_news {
+            let said = if note.is_empty() { "it said nothing" } else { &note };
+            self.last_words = format!("the last one ended with {exit}: {said}");
+        }
+        let facts = Facts::new()
+            .number("pid", pid.as_raw())
+            .number("slot", farewell.slot)
+            .number("generation", farewell.generation)
+            .text("reason", farewell.reason.word());
+        let facts = match exit {
+            Exit::Code(code) => facts.number("code", code),
+            Exit::Signal { core: false, .. } => facts.text("signal", exit.to_string()),
+            Exit::Signal { core: true, .. } => {
+                facts.text("signal", exit.to_string()).text("core", "dumped")
+            }
+        };
+        let facts = facts
+            .number("age_ms", millis(farewell.age))
+            .number("units", units)
+            .maybe(farewell.retry_in, |facts, delay| facts.number("retry_ms", millis(delay)))
+            .maybe((!note.is_empty()).then_some(note), |facts, note| facts.text("error", note));
+        match farewell.reason {
+            Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => {
+                info!(self.log(), "worker exited"; facts);
+            }
+            Reason::Hung | Reason::Crashed | Reason::OutOfMemory => {
+                warn!(self.log(), "worker exited"; facts)
+            }
+            // The error is then that the reload failed, which is one record.
+            Reason::BootFailure if on_trial => warn!(self.log(), "worker exited"; facts),
+            Reason::BootFailure => error!(self.log(), "worker exited"; facts),
+        }
+        let (code, signal) = match exit {
+            Exit::Code(code) => (Some(code), None),
+            Exit::Signal { .. } => (None, Some(exit.to_string())),
+        };
+        let Farewell { slot, generation, age, reason, .. } = *farewell;
+        let (worker, reason) = (hooking::worker(pid, slot, generation), reason.word());
+        let end = WorkerEnd { worker, reason, code, signal, age, units };
+        self.hook("child_exit", |hooks| hooks.child_exit(&end));
+    }
+
+    /// One record with what an operator can act on.
+    pub(super) fn describe_hang(&mut self, id: WorkerId, hang: Hang, action: &str) {
+        let (pid, slot) = self.crew.who(id);
+        let (what, age) = match hang {
+            Hang::Boot(age) => ("not ready in time", age),
+            Hang::Silent(age) => ("no heartbeat", age),
+            Hang::Overdue(age) => ("one unit of work for too long", age),
+        };
+        if matches!(hang, Hang::Boot(_)) {
+            self.last_words = format!("the last one was not ready in time, after {age:?}");
+        } else if self.crew.generation(id).is_some_and(|it| self.roster.describe(it).on_trial) {
+            self.last_words = format!("the last one hung: {what}, for {age:?}");
+        }
+        let facts = Facts::new()
+            .number("pid", pid.as_raw())
+            .number("slot", slot)
+            .text("error", what)
+            .number("for_ms", millis(age))
+            .maybe(self.crew.unit(id), |facts, unit| {
+                let age = clock::now().since(unit.since);
+                facts
+                    .text("work", unit.label)
+                    .number("work_ms", millis(age))
+                    .number("seat", unit.seat)
+            })
+            .maybe(self.examiner.diagnosis(id), |facts, diagnosis| {
+                let facts = facts
+                    .text("verdict", diagnosis.verdict.words())
+                    .maybe(diagnosis.cpu, |facts, cpu| facts.number("cpu_percent", cpu));
+                facts.maybe(diagnosis.thread.clone(), with_thread)
+            });
+        warn!(self.log(), "worker hung"; facts, "action" => action);
+        let worker = hooking::worker(pid, slot, self.crew.generation(id).unwrap_or(0));
+        let work = self.crew.unit(id).map(|unit| unit.label);
+        self.hook("worker_hung", |hooks| hooks.worker_hung(&worker, work.as_deref()));
+    }
+}
+
+/// What is known of the thread that hangs.
+fn with_thread(facts: Facts, thread: Thread) -> Facts {
+    let stack = (!thread.stack.is_empty()).then(|| thread.stack.join(" < "));
+    facts
+        .number("thread", thread.number)
+        .text("state", thread.state)
+        .maybe(thread.call, |facts, call| facts.text("call", call))
+        .maybe(thread.channel, |facts, channel| facts.text("wchan", channel))
+        .maybe(stack, |facts, stack| facts.text("stack", stack))
+}

@@ -1,0 +1,84 @@
+//! Keeping an eye on the workers: their beats, their work, their size; and why one does not get on.
+
+use slog::{info, warn};
+
+use super::examiner::Finding;
+use super::roster::WorkerId;
+use super::{Arbiter, BETWEEN_WEIGHINGS};
+use crate::diagnosis::Verdict;
+use crate::os::{clock, inspect};
+use crate::stamp::Stamp;
+
+impl Arbiter<'_> {
+    /// Who has too much memory is replaced like anybody who has served its time.
+    pub(super) fn weigh_workers(&mut self, now: Stamp) {
+        if self.weigh_at.is_none_or(|at| now < at) {
+            return;
+        }
+        for (id, bytes) in self.crew.weigh() {
+            let (pid, slot) = self.crew.who(id);
+            info!(self.log(), "worker is too large"; "pid" => pid.as_raw(), "slot" => slot,
+                "bytes" => bytes);
+            self.roster.spent(id);
+        }
+        self.weigh_at = self.crew.any_bounded().then(|| now.after(BETWEEN_WEIGHINGS));
+    }
+
+    pub(super) fn measure_suspects(&mut self, now: Stamp) {
+        for id in self.roster.to_measure(now) {
+            self.measure(id);
+        }
+    }
+
+    fn measure(&mut self, id: WorkerId) {
+        if let Some((beat, busy)) = self.crew.measure(id) {
+            self.roster.heard(id, beat, busy);
+        }
+    }
+
+    /// Before anybody who is overdue is judged, it is found out why it does not get on.
+    pub(super) fn examine_the_overdue(&mut self, now: Stamp) {
+        for id in self.roster.overdue(now) {
+            let (pid, _) = self.crew.who(id);
+            let thread = self.crew.unit(id).map_or(0, |unit| unit.thread);
+            let verdict = match self.examiner.examine(id, pid, thread, self.crew.cgroups()) {
+                Finding::LookAgain(at) => {
+                    self.roster.examines(id, at);
+                    continue;
+                }
+                Finding::Verdict(verdict) => verdict,
+            };
+            match verdict {
+                // A look takes a moment, in which a thread of it may have taken somebody in.
+                Verdict::Busy | Verdict::Blocked | Verdict::Unknown => self.measure(id),
+                Verdict::Stopped | Verdict::Unkillable => self.roster.deaf(id),
+                Verdict::Frozen | Verdict::Throttled => self.excuse(id, verdict),
+                Verdict::DumpingCore => self.let_dump(id, now),
+            }
+        }
+        for id in self.roster.undead(now) {
+            if inspect::is_dumping_core(self.crew.who(id).0) {
+                self.let_dump(id, now);
+            }
+        }
+    }
+
+    fn excuse(&mut self, id: WorkerId, verdict: Verdict) {
+        let now = clock::now();
+        self.roster.excuse(id, now);
+        let beat = self.crew.measure(id).map_or(now, |(beat, _)| beat);
+        if self.examiner.excuse(id, beat, now) {
+            let (pid, slot) = self.crew.who(id);
+            warn!(self.log(), "worker cannot run"; "pid" => pid.as_raw(), "slot" => slot,
+                "verdict" => verdict.words());
+        }
+    }
+
+    fn let_dump(&mut self, id: WorkerId, now: Stamp) {
+        if self.roster.dumps(id, now) {
+            let (pid, slot) = self.crew.who(id);
+            warn!(self.log(), "worker has crashed"; "pid" => pid.as_raw(), "slot" => slot,
+                "verdict" => Verdict::DumpingCore.words());
+        }
+    }
+}
