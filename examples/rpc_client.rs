@@ -97,6 +97,12 @@ fn main() -> Result<()> {
             Err(error) => println!("not divided: {error}"),
         }
     }
+    for n in [1, 5] {
+        match client.call::<String>("nth", (["a", "b"], n)) {
+            Ok(letter) => println!("letter {n}: {letter}"),
+            Err(error) => println!("no letter {n}: {error}"),
+        }
+    }
     let results = client.call_all::<f64>("sum", &vec![[1.0, 2.0]; 100_000])?;
     let total: f64 = results.into_iter().sum::<Result<f64>>()?;
     println!("100000 calls at once: {total}");

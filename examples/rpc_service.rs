@@ -19,6 +19,8 @@ fn methods() -> Service {
     Service::new()
         .method("sum", |numbers: Vec<f64>| Ok::<_, Error>(numbers.iter().sum::<f64>()))
         .method("divide", |(a, b): (i64, i64)| a.checked_div(b).ok_or("there is no such number"))
+        // What panics, as this does behind the end of the list, is told to the caller as well.
+        .method("nth", |(list, n): (Vec<String>, usize)| Ok::<_, Error>(list[n].clone()))
         .method("ticket", move |()| Ok::<_, Error>(tickets.fetch_add(1, Ordering::Relaxed)))
         .method_with("whoami", |call, ()| {
             let peer = call.peer().map(|address| address.to_string());

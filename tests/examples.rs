@@ -250,6 +250,7 @@ fn rpc_client_calls_rpc_service() {
         let output = Command::new(&client).arg(address).output().unwrap();
         let expected = "the sum is 42\nticket 2, as a notification took one\ndivided: 3\n\
             not divided: \"there is no such number\"\ndivided: 3\n\
+            letter 1: b\nno letter 5: \"the method panicked\"\n\
             100000 calls at once: 300000\n";
         assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{class}");
         assert!(

@@ -2,8 +2,9 @@
 
 use ostler::worker::{Buffers, WorkerClass, WorkerContext, WorkerError};
 
-/// One client at a time; the connection is closed after each answer. A handler may block: the
-/// whole worker waits for it, and is replaced if that takes longer than `timeout`.
+/// One client at a time; a protocol that can say so, such as HTTP, closes after each answer. A
+/// handler may block: the whole worker waits for it, and is replaced if that takes longer than
+/// `timeout`.
 pub struct SyncClass;
 
 impl WorkerClass for SyncClass {

@@ -7,8 +7,9 @@
 //! connection goes on: an unknown method, wrong arguments, an error, a panic. What is no message
 //! ends its connection.
 //!
-//! A call that has no answer when the server ends its side has not been begun. So a client that
-//! makes it again elsewhere does nothing twice.
+//! A worker that leaves ends its side after whole answers, and has not begun the calls that it has
+//! not answered: a client that makes those again elsewhere does nothing twice. A worker that dies
+//! can promise nothing.
 //!
 //! Pure: no room here may know of sockets, threads, clocks or the kernel.
 

@@ -163,8 +163,8 @@ pub struct Acceptor<'a> {
 }
 
 impl<'a> Acceptor<'a> {
-    /// The next client; `None` when it is time to stop. A client's connection is not reusable: the
-    /// protocol is told to close after one answer.
+    /// The next client; `None` when it is time to stop. A client's connection is not reusable: a
+    /// protocol that can announce it closes after one answer.
     ///
     /// # Errors
     /// A listener is broken.
