@@ -153,7 +153,8 @@ fn bind_all(
         }
     };
     for address in &settings.bind {
-        let present = kept.iter().chain(&fresh).filter(|listener| is_meant(listener, address));
+        let is_usable = |l: &&Arc<Listener>| is_meant(l, address) && !l.is_lost();
+        let present = kept.iter().chain(&fresh).filter(is_usable);
         let mut present: Vec<Arc<Listener>> = present.map(Arc::clone).collect();
         let is_served = !present.is_empty();
         let several = settings.reuse_port && matches!(address, Address::Tcp { .. });

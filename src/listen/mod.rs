@@ -434,6 +434,14 @@ impl Listener {
         empty
     }
 
+    /// Whether somebody has removed its path, or put something else there: nobody new can come.
+    pub(crate) fn is_lost(&self) -> bool {
+        match &self.origin {
+            Origin::Path { path, file } => !file_id(path).is_ok_and(|present| present == *file),
+            Origin::Bound | Origin::Inherited => false,
+        }
+    }
+
     /// Removes the path, if it has one that still leads to this socket.
     pub(crate) fn remove_path(&self) {
         if let Origin::Path { path, file } = &self.origin {

@@ -12,6 +12,10 @@ use crate::stamp::Stamp;
 /// How many clients more than its share a worker may have, besides an eighth of the share. A
 /// worker that is awake is quicker than one that is being woken, and would take all of a burst.
 const SHARE_SLACK: usize = 2;
+/// How often the listeners are looked at anew. A worker that is killed takes with it that the kernel
+/// has woken it, and nobody else, for a client; its successor looks when it joins, but there may be
+/// none yet.
+const REJOIN_EVERY: Duration = Duration::from_secs(2);
 /// For how long a worker that has its share leaves clients to others, who may be stuck.
 const YIELD_MAX: Duration = Duration::from_millis(20);
 
@@ -30,6 +34,8 @@ pub struct Gate<'a> {
     ended: Vec<bool>,
     /// The number of clients that the others were told of last.
     told: usize,
+    /// When all listeners were looked at last.
+    looked_at: Stamp,
     /// Whether other workers take clients from a queue of this one's as well.
     shares: bool,
     /// The changes among the queues that have been heeded.
@@ -68,6 +74,7 @@ impl<'a> Gate<'a> {
             ended: watched.clone(),
             watched,
             told: 0,
+            looked_at: clock::now(),
             shares: true,
             moves: 0,
             draining: false,
@@ -143,6 +150,10 @@ impl<'a> Gate<'a> {
             State::Full | State::Paused(_) => false,
         };
         let now = clock::now();
+        if now.since(self.looked_at) >= REJOIN_EVERY {
+            self.looked_at = now;
+            self.rejoin_all(epoll)?;
+        }
         match self.state {
             State::Full if present < self.ctx.settings().worker_connections => {
                 self.turn_to(State::Open, epoll)
@@ -207,6 +218,16 @@ impl<'a> Gate<'a> {
             socket.unwatch(epoll)?;
         }
         socket.watch(epoll, self.first_token + listener)
+    }
+
+    fn rejoin_all(&self, epoll: &impl AsRawFd) -> io::Result<()> {
+        for (index, listener) in self.ctx.listeners().iter().enumerate() {
+            if self.watched[index] {
+                listener.unwatch(epoll)?;
+                listener.watch(epoll, self.first_token + index)?;
+            }
+        }
+        Ok(())
     }
 
     fn takes_from(&self, listener: usize) -> bool {

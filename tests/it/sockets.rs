@@ -206,3 +206,18 @@ fn no_path_is_made_if_another_address_cannot_be_had() {
     assert_eq!(server.wait_exit(), Exit::Code(1));
     assert_eq!(fs::read_dir(dir).unwrap().count(), 0);
 }
+
+#[test]
+fn a_reload_brings_back_a_path_that_somebody_has_removed() {
+    let server = at_a_path(&["-k", "mio", "-w", "2"]).start();
+    let path = server.path("sock");
+    let mut begun = Client::unix(&path).unwrap();
+    begun.ask("/sleep?ms=300");
+    fs::remove_file(&path).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for("the reload", |record| record.message() == "reload done");
+    expect_hello(&path);
+    assert_eq!(begun.answer().status(), 200, "who was in is served");
+    server.finish();
+    assert!(!path.exists());
+}
