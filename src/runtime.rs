@@ -285,7 +285,7 @@ struct Choice<'a> {
     socket_access: Access,
 }
 
-/// Looks up whom the paths of unix sockets are given to.
+/// What the master heeds.
 const MASTER_SIGNALS: [Signal; 11] = [
     Signal::Hangup,
     Signal::Interrupt,

@@ -263,6 +263,7 @@ impl<'a> Reception<'a> {
         let awaits = self.draining || self.gate.holds_back();
         self.office.awaits_departures.store(awaits, Ordering::Release);
         if awaits && !lock(&self.office.departed).is_empty() {
+            events.clear(); // those of the last turn
             return Ok(()); // somebody went before the office knew that it matters
         }
         match self.poll.poll(events, timeout) {

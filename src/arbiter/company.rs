@@ -176,6 +176,8 @@ fn bind_all(
                 }
             }
         }
+        // One descriptor may have been named twice.
+        present.retain(|listener| !listeners.iter().any(|known| Arc::ptr_eq(known, listener)));
         listeners.extend(present);
     }
     Ok(listeners)

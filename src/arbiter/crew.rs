@@ -48,6 +48,8 @@ pub(crate) struct Crew<'a> {
     chance: Chance,
     /// Whether somebody has come or gone since the queues were last shared out.
     pub(super) moved: bool,
+    /// Whether a worker has been killed, which the kernel may just have woken for a client.
+    pub(super) bereaved: bool,
     /// Whether there are sockets that do not listen yet.
     pub(super) unopened: bool,
     cgroups: Cgroups,
@@ -144,6 +146,7 @@ impl<'a> Crew<'a> {
             ids: HashMap::new(),
             chance: Chance::new(clock::now().as_nanos()),
             moved: false,
+            bereaved: false,
             unopened,
             cgroups: Cgroups::find(),
             ledger: Ledger::default(),
@@ -205,6 +208,17 @@ impl<'a> Crew<'a> {
         if let Some(previous) = &self.previous {
             previous.close(None);
         }
+    }
+
+    /// Refuses newcomers where the door is closed and nobody waits. Returns whether that is done
+    /// everywhere.
+    pub(super) fn refuse_newcomers(&self) -> bool {
+        let companies = self.previous.iter().chain([&self.company]);
+        let mut done = true;
+        for company in companies {
+            done &= company.refuse_newcomers();
+        }
+        done
     }
 
     /// Removes the paths of listeners that are ours.
@@ -382,6 +396,7 @@ impl<'a> Crew<'a> {
         let id = self.ids.remove(&pid)?;
         let member = self.members.remove(&id)?;
         self.moved = true;
+        self.bereaved |= matches!(exit, Exit::Signal { .. });
         let killed_by_others = match exit {
             Exit::Signal { number, .. } => process::is_kill(number) && !member.killed,
             Exit::Code(_) => false,

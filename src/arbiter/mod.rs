@@ -302,7 +302,7 @@ impl<'a> Arbiter<'a> {
     /// Once those have come in whose handshake was under way, others need not wait for an answer.
     fn refuse_newcomers(&mut self, now: Stamp) {
         if self.refuse_at.is_some_and(|at| at <= now) {
-            let done = self.crew.company().refuse_newcomers();
+            let done = self.crew.refuse_newcomers();
             self.refuse_at = (!done).then(|| now.after(HANDSHAKE_MAX));
         }
     }
@@ -362,6 +362,8 @@ impl<'a> Arbiter<'a> {
             if self.crew.is_member(pid) {
                 process::end_group(pid);
             }
+            // The successor's number, too: it may be killed for what it has said last.
+            self.hear_the_kin();
             process::reap(pid);
             // A stranger's end, as PID 1 sees many, is nobody's concern.
             let Some(departure) = self.crew.bury(pid, exit) else {
@@ -412,11 +414,11 @@ impl<'a> Arbiter<'a> {
     }
 
     fn spawn(&mut self, id: WorkerId, slot: usize) {
-        let now = clock::now();
         let generation = self.roster.describe(self.roster.generation());
         let own: Vec<_> =
             self.signals.numbers().into_iter().chain(self.kin.line_number()).collect();
         self.hook("pre_fork", |hooks| hooks.pre_fork(slot, generation.number));
+        let now = clock::now();
         match self.crew.spawn(id, slot, generation, &own, self.hooks) {
             Ok(pid) => {
                 self.roster.spawned(id, slot, now);

@@ -12,6 +12,9 @@ use super::Arbiter;
 use super::crew::Crew;
 use crate::os::process;
 
+/// How many workers look for clients for whom the kernel had woken one that was killed.
+const LOOKING: usize = 3;
+
 impl Arbiter<'_> {
     /// Opens new queues once somebody can take from them, unless another master would not know of
     /// them; and lends those that are without a worker.
@@ -54,6 +57,11 @@ impl Crew<'_> {
 
     /// Lends each queue at which nobody of its own is to somebody else, until that changes.
     pub(super) fn lend_queues(&mut self) {
+        if std::mem::take(&mut self.bereaved) {
+            // One who looks is enough, but not everybody is free to.
+            let others = self.members.values().filter(|member| member.accepts());
+            others.take(LOOKING).for_each(|member| process::show_queues(member.pid));
+        }
         if !std::mem::take(&mut self.moved) {
             return;
         }

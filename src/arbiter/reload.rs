@@ -97,7 +97,10 @@ impl<'a> Arbiter<'a> {
 
     /// Says that a reload is done, once nobody of an older generation lets clients in.
     pub(super) fn conclude_reload(&mut self) {
-        if self.settling && !self.crew.any_older_accepts(self.roster.generation()) {
+        if self.settling
+            && self.roster.stopping().is_none()
+            && !self.crew.any_older_accepts(self.roster.generation())
+        {
             self.say_done();
         }
     }

@@ -438,7 +438,9 @@ impl Listener {
     pub(crate) fn is_lost(&self) -> bool {
         match &self.origin {
             Origin::Path { path, file } => !file_id(path).is_ok_and(|present| present == *file),
-            Origin::Bound | Origin::Inherited => false,
+            // It was gone already when this master got the socket.
+            Origin::Bound => matches!(self.address, Address::Unix(_)),
+            Origin::Inherited => false,
         }
     }
 

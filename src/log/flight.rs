@@ -22,6 +22,10 @@ use crate::os::file;
 const RECORD_BYTES: usize = 256;
 /// How many records there are before the oldest is written over: the file has 1 MiB at most.
 const RECORDS: u64 = 4096;
+/// How often a place is looked for that nobody else has taken.
+const TRIES: usize = 8;
+/// No ring has ever come so far.
+const NUMBER_MAX: u64 = 1 << 62;
 /// The digits of the number with which a record begins.
 const DIGITS: usize = 20;
 
@@ -51,7 +55,7 @@ impl FlightRecorder {
         for index in 0..RECORDS {
             match file.read_exact_at(&mut record, index * RECORD_BYTES as u64) {
                 Ok(()) => match number_of(&record) {
-                    Some(number) => next = next.max(number.saturating_add(1)),
+                    Some(number) => next = next.max(number + 1),
                     // A record that was never written, in a ring that another has begun.
                     None if record == [0; RECORD_BYTES] => (),
                     None => return Err(other()),
@@ -72,13 +76,14 @@ impl FlightRecorder {
             return;
         }
         let mut record = [0; RECORD_BYTES];
-        loop {
+        for _ in 0..TRIES {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let place = ((number - 1) % RECORDS) * RECORD_BYTES as u64;
             // During an upgrade another master writes here, too: its records are passed over.
             let present = self.file.read_exact_at(&mut record, place).ok();
             let present = present.and_then(|()| number_of(&record));
-            if present.is_some_and(|present| present >= number) {
+            if let Some(present) = present.filter(|present| *present >= number) {
+                self.next.fetch_max(present + 1, Ordering::Relaxed);
                 continue;
             }
             let _ = self.file.write_all_at(&record_of(number, text), place);
@@ -90,7 +95,7 @@ impl FlightRecorder {
 /// The number of a record; `None` if it is none.
 fn number_of(record: &[u8; RECORD_BYTES]) -> Option<u64> {
     let digits = std::str::from_utf8(&record[..DIGITS]).ok()?;
-    let number: u64 = digits.parse().ok().filter(|number| *number > 0)?;
+    let number: u64 = digits.parse().ok().filter(|number| (1..NUMBER_MAX).contains(number))?;
     (record[DIGITS] == b' ' && record[RECORD_BYTES - 1] == b'\n').then_some(number)
 }
 

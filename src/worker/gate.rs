@@ -12,9 +12,9 @@ use crate::stamp::Stamp;
 /// How many clients more than its share a worker may have, besides an eighth of the share. A
 /// worker that is awake is quicker than one that is being woken, and would take all of a burst.
 const SHARE_SLACK: usize = 2;
-/// How often the listeners are looked at anew. A worker that is killed takes with it that the kernel
-/// has woken it, and nobody else, for a client; its successor looks when it joins, but there may be
-/// none yet.
+/// How often a worker that is awake looks at its listeners anew. One that is killed takes with it that
+/// the kernel has woken it, and nobody else, for a client; its successor looks when it joins, and the
+/// master has others look at once.
 const REJOIN_EVERY: Duration = Duration::from_secs(2);
 /// For how long a worker that has its share leaves clients to others, who may be stuck.
 const YIELD_MAX: Duration = Duration::from_millis(20);
@@ -143,6 +143,7 @@ impl<'a> Gate<'a> {
         self.owed.fill(false);
         if self.moves != self.ctx.life().moves() {
             self.turn_to(self.state, epoll)?;
+            self.rejoin_all(epoll)?;
         }
         let crowded = match self.state {
             State::Yielding(_) => self.has_its_share(present),

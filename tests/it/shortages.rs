@@ -246,7 +246,9 @@ fn a_master_outlives_the_path_of_its_socket() {
     drop(early);
     lose_a_worker(&server);
     reload(&server);
+    assert_eq!(Client::unix(&path).unwrap().get("/").text(), "Hello, world!\n", "it is back");
     // What somebody else has put there meanwhile is not ours to remove.
+    fs::remove_file(&path).unwrap();
     fs::write(&path, "precious").unwrap();
     server.serve_for(Duration::from_millis(100));
     let kept = server.path("sock");
