@@ -151,6 +151,9 @@ impl Roster {
         worker.beat = now;
         let (generation, age) = (worker.generation, now.since(worker.started));
         self.ever_ready = true;
+        if self.phase == Phase::GivingUp {
+            self.phase = Phase::Serving; // nobody has been killed for it yet: there is hope
+        }
         if let Some(rolling) = &mut self.rolling {
             rolling.proven |= generation == self.generation;
         }
