@@ -15,7 +15,7 @@ use crate::arbiter::{
 use crate::heartbeat;
 use crate::hooks::{Hooks, NoHooks};
 use crate::listen::inherit::Inheritance;
-use crate::listen::{Access, ListenError};
+use crate::listen::{self, Access, ListenError};
 use crate::log::{self, LogError};
 use crate::os::daemon::Verdict;
 use crate::os::identity::{self, Identity};
@@ -253,10 +253,8 @@ fn introduce(company: &Company<'_>, warnings: &[String]) {
     for warning in warnings {
         warn!(log, "ignored"; "error" => warning);
     }
-    let mut names: Vec<&str> = company.listeners.iter().map(|listener| listener.name()).collect();
-    names.dedup(); // with reuse_port there are several sockets at an address
-    for name in names {
-        info!(log, "listening"; "address" => name);
+    for listener in listen::one_an_address(company.listeners.iter().map(AsRef::as_ref)) {
+        info!(log, "listening"; "address" => listener.name());
     }
 }
 

@@ -176,7 +176,6 @@ impl<'a> Crew<'a> {
         for listener in self.company.listeners_unlike(&previous) {
             listener.set_since(generation);
         }
-        self.unopened = self.company.has_unopened();
         self.share_out();
         if alone {
             previous.close(Some(&self.company));
@@ -187,7 +186,6 @@ impl<'a> Crew<'a> {
     /// It was not: back to the old. Returns the new.
     pub(super) fn roll_back(&mut self, alone: bool) -> Option<Company<'a>> {
         let failed = std::mem::replace(&mut self.company, self.previous.take()?);
-        self.unopened = self.company.has_unopened();
         self.share_out();
         if alone {
             failed.close(Some(&self.company));
@@ -204,18 +202,14 @@ impl<'a> Crew<'a> {
 
     /// Tells all that nobody will serve after them, and lets nobody new in.
     pub(super) fn close_the_house(&self) {
-        self.company.close(None);
-        if let Some(previous) = &self.previous {
-            previous.close(None);
-        }
+        self.companies().for_each(|company| company.close(None));
     }
 
     /// Refuses newcomers where the door is closed and nobody waits. Returns whether that is done
     /// everywhere.
     pub(super) fn refuse_newcomers(&self) -> bool {
-        let companies = self.previous.iter().chain([&self.company]);
         let mut done = true;
-        for company in companies {
+        for company in self.companies() {
             done &= company.refuse_newcomers();
         }
         done
@@ -223,8 +217,12 @@ impl<'a> Crew<'a> {
 
     /// Removes the paths of listeners that are ours.
     pub(crate) fn remove_paths(&self) {
-        let companies = self.previous.iter().chain([&self.company]);
-        companies.flat_map(|company| &company.listeners).for_each(|l| l.remove_path());
+        self.companies().flat_map(|company| &company.listeners).for_each(|l| l.remove_path());
+    }
+
+    /// What is, and during a reload also what was.
+    fn companies(&self) -> impl Iterator<Item = &Company<'a>> {
+        self.previous.iter().chain([&self.company])
     }
 
     /// Readable when a worker has news.
@@ -445,9 +443,8 @@ impl<'a> Crew<'a> {
     pub(super) fn weigh(&mut self) -> Vec<(WorkerId, u64)> {
         let mut found = Vec::new();
         for (id, member) in &mut self.members {
-            let serves = matches!(member.told, Stage::Ready | Stage::Spent);
             let limit = member.memory_max;
-            if !serves || limit == 0 || member.overweight == OVERWEIGHT_LOOKS {
+            if !member.accepts() || limit == 0 || member.overweight == OVERWEIGHT_LOOKS {
                 continue;
             }
             match inspect::memory(member.pid, limit).filter(|bytes| *bytes > limit) {

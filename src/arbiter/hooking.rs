@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use slog::{Logger, error};
 
 use super::Arbiter;
+use super::roster::WorkerId;
 use crate::hooks::{Hooks, Outcome, WorkerFacts};
 use crate::log::chain;
 use crate::os::process::Pid;
@@ -13,6 +14,12 @@ use crate::os::process::Pid;
 impl Arbiter<'_> {
     pub(super) fn hook(&self, name: &str, call: impl FnOnce(&dyn Hooks) -> Outcome) {
         run(name, self.log(), self.hooks, call);
+    }
+
+    /// What hooks are told of a worker that lives.
+    pub(super) fn facts_of(&self, id: WorkerId) -> WorkerFacts {
+        let (pid, slot) = self.crew.who(id);
+        worker(pid, slot, self.crew.generation(id).unwrap_or(0))
     }
 }
 

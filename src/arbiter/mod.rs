@@ -339,8 +339,7 @@ impl<'a> Arbiter<'a> {
                         let (pid, slot) = self.crew.who(id);
                         info!(self.log(), "worker ready"; "pid" => pid.as_raw(), "slot" => slot,
                             "age_ms" => millis(age));
-                        let worker =
-                            hooking::worker(pid, slot, self.crew.generation(id).unwrap_or(0));
+                        let worker = self.facts_of(id);
                         self.hook("worker_ready", |hooks| hooks.worker_ready(&worker));
                     }
                 }
@@ -358,12 +357,13 @@ impl<'a> Arbiter<'a> {
 
     fn bury_the_dead(&mut self) {
         while let Some((pid, exit)) = process::dead() {
-            // What a worker has started ends with it. Its number is its own until it is reaped.
+            // A number is its owner's until it is reaped. What a worker has started ends with it;
+            // a successor's last words are heard, for which it may be killed.
             if self.crew.is_member(pid) {
                 process::end_group(pid);
+            } else {
+                self.hear_the_kin();
             }
-            // The successor's number, too: it may be killed for what it has said last.
-            self.hear_the_kin();
             process::reap(pid);
             // A stranger's end, as PID 1 sees many, is nobody's concern.
             let Some(departure) = self.crew.bury(pid, exit) else {

@@ -31,6 +31,7 @@ impl Crew<'_> {
     /// Says whose the queues are. Nobody can be told from the queues that a worker has looked at
     /// already, so all are told.
     pub(super) fn share_out(&mut self) {
+        self.unopened = self.company.has_unopened();
         if self.company.share_out() {
             self.members.values().for_each(|member| process::show_queues(member.pid));
         }

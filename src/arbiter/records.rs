@@ -86,15 +86,16 @@ impl Arbiter<'_> {
         } else if self.crew.generation(id).is_some_and(|it| self.roster.describe(it).on_trial) {
             self.last_words = format!("the last one hung: {what}, for {age:?}");
         }
+        let unit = self.crew.unit(id);
         let facts = Facts::new()
             .number("pid", pid.as_raw())
             .number("slot", slot)
             .text("error", what)
             .number("for_ms", millis(age))
-            .maybe(self.crew.unit(id), |facts, unit| {
+            .maybe(unit.as_ref(), |facts, unit| {
                 let age = clock::now().since(unit.since);
                 facts
-                    .text("work", unit.label)
+                    .text("work", &unit.label)
                     .number("work_ms", millis(age))
                     .number("seat", unit.seat)
             })
@@ -105,9 +106,8 @@ impl Arbiter<'_> {
                 facts.maybe(diagnosis.thread.clone(), with_thread)
             });
         warn!(self.log(), "worker hung"; facts, "action" => action);
-        let worker = hooking::worker(pid, slot, self.crew.generation(id).unwrap_or(0));
-        let work = self.crew.unit(id).map(|unit| unit.label);
-        self.hook("worker_hung", |hooks| hooks.worker_hung(&worker, work.as_deref()));
+        let (worker, work) = (self.facts_of(id), unit.as_ref().map(|unit| unit.label.as_str()));
+        self.hook("worker_hung", |hooks| hooks.worker_hung(&worker, work));
     }
 }
 

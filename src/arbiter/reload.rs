@@ -7,7 +7,7 @@ use super::Arbiter;
 use super::company::{Company, CompanyError, Plan};
 use super::roster::Policy;
 use crate::listen::inherit::name_of;
-use crate::listen::{Door, Listener};
+use crate::listen::{Door, one_an_address};
 use crate::log::chain;
 use crate::os::clock;
 
@@ -63,8 +63,8 @@ impl<'a> Arbiter<'a> {
         let class = company.plan.class.name();
         let opened = company.listeners_unlike(self.crew.company());
         let opened = opened.filter(|listener| listener.door() != Door::Unopened);
-        let mut opened: Vec<String> = opened.map(|listener| listener.name().to_owned()).collect();
-        opened.dedup();
+        let opened = one_an_address(opened).into_iter();
+        let opened: Vec<String> = opened.map(|listener| listener.name().to_owned()).collect();
         self.last_words.clear();
         self.say_done(); // of an earlier one
         self.crew.adopt(company);
@@ -82,9 +82,7 @@ impl<'a> Arbiter<'a> {
         let generation = self.roster.generation();
         if let Some(previous) = self.crew.commit(self.kin.is_alone(), generation) {
             let closed = previous.listeners_unlike(self.crew.company());
-            let mut closed: Vec<&Listener> = closed.collect();
-            closed.dedup_by_key(|listener| listener.name());
-            for listener in closed {
+            for listener in one_an_address(closed) {
                 self.manager.forget(&name_of(listener.address()));
                 info!(self.log(), "no longer listening"; "address" => listener.name());
             }

@@ -187,10 +187,9 @@ impl Arbiter<'_> {
             "predecessor" => pid.as_raw());
     }
 
-    /// If a process that has ended was the successor, everything is as before.
+    /// If a process that has ended was the successor, whose last words have been heard, everything
+    /// is as before.
     pub(super) fn mourn_successor(&mut self, ended: Pid, exit: Exit) {
-        // What it said last may not have been heard yet.
-        self.hear_the_kin();
         let Kin::Successor { pid, state, .. } = &self.kin else { return };
         if *pid != ended {
             return;

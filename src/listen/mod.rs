@@ -239,6 +239,15 @@ fn inherit_socket(number: RawFd, address: Option<Address>) -> Result<Listener, L
     Ok(Listener { fd, address, name, origin, shared })
 }
 
+/// The first of the listeners at each address: with `reuse_port` there are several in a row.
+pub(crate) fn one_an_address<'l>(
+    listeners: impl Iterator<Item = &'l Listener>,
+) -> Vec<&'l Listener> {
+    let mut listeners: Vec<&Listener> = listeners.collect();
+    listeners.dedup_by_key(|listener| listener.name());
+    listeners
+}
+
 fn resolve(address: &Address, host: &str, port: u16) -> Result<SocketAddr, ListenError> {
     let failed = |source| ListenError::Resolve { address: address.clone(), source };
     let mut found = (host, port).to_socket_addrs().map_err(failed)?;

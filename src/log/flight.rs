@@ -13,7 +13,7 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use slog::{Drain, KV, Never, OwnedKVList, Record};
+use slog::{Drain, Never, OwnedKVList, Record};
 
 use super::Object;
 use crate::os::file;
@@ -115,14 +115,9 @@ impl Drain for FlightRecorder {
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        let mut facts = Object::default();
-        // A fact that cannot be written down is left out; the record still says that it happened.
-        let _ = record.kv().serialize(record, &mut facts);
-        let _ = values.serialize(record, &mut facts);
         let now = humantime::format_rfc3339_millis(SystemTime::now());
         let mut text = format!("{now} {} {}", record.level().as_short_str(), record.msg());
-        // slog hands them over last first.
-        for (key, value) in facts.fields.into_iter().rev() {
+        for (key, value) in Object::facts_of(record, values) {
             text.push_str(&format!(" {key}={value}"));
         }
         self.write(&text);

@@ -228,16 +228,11 @@ impl Drain for Json {
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        let mut facts = Object::default();
-        // A fact that cannot be written down is left out; the record still says that it happened.
-        let _ = record.kv().serialize(record, &mut facts);
-        let _ = values.serialize(record, &mut facts);
         let mut object = Object::default();
         object.put("ts", humantime::format_rfc3339_millis(SystemTime::now()).to_string());
         object.put("level", record.level().as_str());
         object.put("msg", record.msg().to_string());
-        // slog hands them over last first.
-        facts.fields.into_iter().rev().for_each(|(key, value)| object.put(&key, value));
+        Object::facts_of(record, values).for_each(|(key, value)| object.put(&key, value));
         let line = object.line();
         if let Ok(mut sink) = self.sink.lock() {
             let _ = sink.write(&line);
@@ -252,6 +247,18 @@ struct Object {
 }
 
 impl Object {
+    /// The facts of a record and of its logger, in the order in which they were given.
+    fn facts_of(
+        record: &Record<'_>,
+        values: &OwnedKVList,
+    ) -> impl Iterator<Item = (String, serde_json::Value)> + use<> {
+        let mut facts = Self::default();
+        // A fact that cannot be written down is left out; the record still says that it happened.
+        let _ = record.kv().serialize(record, &mut facts);
+        let _ = values.serialize(record, &mut facts);
+        facts.fields.into_iter().rev() // slog hands them over last first
+    }
+
     /// Adds a field, unless there is one of that name.
     fn put(&mut self, key: &str, value: impl Into<serde_json::Value>) {
         if self.fields.iter().all(|(known, _)| known != key) {
