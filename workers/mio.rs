@@ -135,10 +135,13 @@ impl<'a> EventLoop<'a> {
         if !self.draining || !self.clients.is_empty() {
             return Ok(false);
         }
+        // Asked first: who comes between a look at the queues and the end of the time in which
+        // somebody may come must be looked for once more.
+        let expects = self.gate.expects();
         for listener in 0..self.gate.listeners() {
             self.accept(listener)?;
         }
-        Ok(self.clients.is_empty() && !self.gate.expects())
+        Ok(self.clients.is_empty() && !expects && !self.gate.expects())
     }
 
     fn accept(&mut self, listener: usize) -> io::Result<()> {

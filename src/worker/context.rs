@@ -177,13 +177,13 @@ impl<'a> Acceptor<'a> {
             }
             if self.paused_until.is_none_or(|until| until <= clock::now()) {
                 self.paused_until = None;
+                // Asked first: who comes between a look at the queues and the end of the time in
+                // which somebody may come must be looked for once more.
+                let expects = self.ctx.expects_until().is_some();
                 if let Some(client) = self.accept(stop)? {
                     return Ok(Some(client));
                 }
-                if stop == Stop::Graceful
-                    && self.paused_until.is_none()
-                    && self.ctx.expects_until().is_none()
-                {
+                if stop == Stop::Graceful && self.paused_until.is_none() && !expects {
                     return Ok(None);
                 }
             }
