@@ -289,11 +289,28 @@ impl Seat<'_> {
 fn write_text(length: &AtomicU64, words: &[AtomicU64], text: &[u8]) {
     let shown = &text[..text.len().min(words.len() * 8)];
     for (word, piece) in words.iter().zip(shown.chunks(8)) {
-        // Little-endian, for any length; cheaper than a copy of so few bytes.
-        let value = piece.iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
-        word.store(value, Ordering::Relaxed);
+        word.store(little_endian(piece), Ordering::Relaxed);
     }
     length.store(shown.len() as u64, Ordering::Release);
+}
+
+/// Up to eight bytes as a number, the first one lowest. Two loads that may overlap are cheaper than
+/// a copy of so few bytes.
+#[inline]
+fn little_endian(bytes: &[u8]) -> u64 {
+    let last = |width: usize| 8 * (bytes.len() - width);
+    if let Some(all) = bytes.first_chunk() {
+        return u64::from_le_bytes(*all);
+    }
+    if let (Some(first), Some(end)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let (first, end) = (u32::from_le_bytes(*first), u32::from_le_bytes(*end));
+        return u64::from(first) | u64::from(end) << last(4);
+    }
+    if let (Some(first), Some(end)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let (first, end) = (u16::from_le_bytes(*first), u16::from_le_bytes(*end));
+        return u64::from(first) | u64::from(end) << last(2);
+    }
+    bytes.first().copied().map_or(0, u64::from)
 }
 
 /// Reads text from words, whatever they hold: what is not printable is escaped.
@@ -311,6 +328,15 @@ mod tests {
 
     const NOW: Stamp = Stamp::from_nanos(1_000_000_000_000_000);
     const TIMEOUT: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn bytes_become_a_number_at_any_length() {
+        let bytes = [1, 0x82, 3, 0x84, 5, 0x86, 7, 0x88];
+        for length in 0..=8 {
+            let expected = bytes[..length].iter().rev().fold(0, |sum, &b| sum << 8 | u64::from(b));
+            assert_eq!(little_endian(&bytes[..length]), expected, "{length}");
+        }
+    }
 
     #[test]
     fn rows_and_seats_do_not_touch_each_other() {

@@ -2,7 +2,8 @@
 
 use rmp::decode::{read_array_len, read_int, read_str_len};
 
-use super::scan::Fault;
+use super::Limits;
+use super::scan::{self, Fault};
 
 /// A request, `[0, id, method, params]`, or a notification, `[2, method, params]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,27 @@ impl<'a> Message<'a> {
     #[inline]
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Fault> {
         Self::read(bytes).ok_or(Fault::Garbage)
+    }
+
+    /// Understands the message at the beginning of `bytes`, and says how long it is, if that can be
+    /// told without a search: its head is as short as it can be, and its parameters are a short
+    /// array of numbers and short texts, as in nearly all calls. None says nothing about it.
+    #[inline]
+    pub(super) fn at_once(bytes: &'a [u8], limits: &Limits) -> Option<(Self, usize)> {
+        let (id, at) = match *bytes {
+            [0x94, 0, id @ ..=0x7f, ..] => (Some(id.into()), 3),
+            [0x94, 0, 0xcc, id, ..] => (Some(id.into()), 4),
+            [0x94, 0, 0xcd, a, b, ..] => (Some(u16::from_be_bytes([a, b]).into()), 5),
+            [0x94, 0, 0xce, a, b, c, d, ..] => (Some(u32::from_be_bytes([a, b, c, d])), 7),
+            [0x93, 2, ..] => (None, 2),
+            _ => return None,
+        };
+        let name = bytes.get(at).filter(|marker| **marker & 0xe0 == 0xa0)? & 0x1f;
+        let (method, rest) = bytes[at + 1..].split_at_checked(name.into())?;
+        let params = scan::flat_array(rest)?;
+        let length = bytes.len() - rest.len() + params;
+        let within = length <= limits.message && limits.depth >= 2;
+        within.then_some((Self { id, method, params: &rest[..params] }, length))
     }
 
     fn read(mut bytes: &'a [u8]) -> Option<Self> {

@@ -91,6 +91,11 @@ impl Scanner {
         Ok(scan)
     }
 
+    /// Whether it is between two messages.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.at == 0
+    }
+
     /// Frees its memory, between two messages.
     pub(super) fn rest(&mut self) {
         self.around = Vec::new();
@@ -125,6 +130,21 @@ const FIXED: [u8; 256] = {
     }
     lengths
 };
+
+/// The length of the short array of short values that `bytes` begin with; none if they begin with
+/// something else, or if it is not all there.
+#[inline]
+pub(super) fn flat_array(bytes: &[u8]) -> Option<usize> {
+    let count = bytes.first().filter(|marker| **marker & 0xf0 == 0x90)? & 0x0f;
+    let mut at = 1;
+    for _ in 0..count {
+        match FIXED[usize::from(*bytes.get(at)?)] {
+            0 => return None,
+            length => at += usize::from(length),
+        }
+    }
+    (at <= bytes.len()).then_some(at)
+}
 
 impl Head {
     /// The head that `bytes` begin with; none if it is not all there.
