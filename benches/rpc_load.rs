@@ -1,5 +1,5 @@
 //! What a call of MessagePack-RPC costs: the app `rpc` under two classes, beside a bare epoll loop
-//! that answers as many bytes, and beside the app `echo`.
+//! that answers as many bytes, beside the app `echo`, and beside a plain server in Python.
 //!
 //! ```text
 //! cargo bench --bench rpc_load
@@ -8,7 +8,8 @@
 //!
 //! The figure to trust is CPU time a call, user and system, of the server's whole process tree:
 //! this load generator shares the processors, so calls a second say as much about it. The servers
-//! take turns, round after round. Each has two workers. Needs cc for the bare loop.
+//! take turns, round after round. Each has two workers. Needs cc for the bare loop, and python3 with
+//! the package msgpack for its server; who is missing is left out.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -104,12 +105,13 @@ impl Running for Server {
     }
 }
 
-struct Bare {
+/// A server that is not ours.
+struct Foreign {
     child: Child,
     address: SocketAddr,
 }
 
-impl Running for Bare {
+impl Running for Foreign {
     fn address(&self) -> SocketAddr {
         self.address
     }
@@ -119,7 +121,7 @@ impl Running for Bare {
     }
 }
 
-impl Drop for Bare {
+impl Drop for Foreign {
     fn drop(&mut self) {
         let _ = self.child.kill(); // its workers die of that
         let _ = self.child.wait();
@@ -140,15 +142,29 @@ fn bare() -> Option<Box<dyn Running>> {
         eprintln!("skipped: bare epoll: cc does not build it");
         return None;
     }
-    let address = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
     let sizes = [CALL.len(), ANSWER.len()].map(|size| size.to_string());
+    foreign(&[&program.to_string_lossy()], &sizes)
+}
+
+fn python() -> Option<Box<dyn Running>> {
+    let has_msgpack = Command::new("python3").args(["-c", "import msgpack"]).output();
+    if !has_msgpack.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: Python: no python3 with msgpack");
+        return None;
+    }
+    foreign(&["python3", concat!(env!("CARGO_MANIFEST_DIR"), "/benches/rpc_peer.py")], &[])
+}
+
+/// A server that is told its port, the number of its workers and `more`, and dies with this process.
+fn foreign(program: &[&str], more: &[String]) -> Option<Box<dyn Running>> {
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
-    let child = command.args([&address.port().to_string(), "2"]).args(sizes).spawn().ok()?;
+    command.args(["--pdeathsig", "KILL", "--"]).args(program);
+    let child = command.args([&address.port().to_string(), "2"]).args(more).spawn().ok()?;
     while TcpStream::connect(address).is_err() {
         thread::sleep(Duration::from_millis(10));
     }
-    Some(Box::new(Bare { child, address }))
+    Some(Box::new(Foreign { child, address }))
 }
 
 fn compare(wishes: &Wishes, pipeline: usize) {
@@ -164,6 +180,7 @@ fn compare(wishes: &Wishes, pipeline: usize) {
         contestant("rpc, mio", ANSWER, || ostler("mio", "rpc")),
         contestant("rpc, threads", ANSWER, || ostler("threads", "rpc")),
         contestant("echo, mio", CALL, || ostler("mio", "echo")),
+        contestant("Python", ANSWER, python),
     ];
     for _ in 0..wishes.rounds {
         for one in &mut all {
