@@ -194,8 +194,8 @@ fn flags(matches: &ArgMatches) -> Result<Overlay, SettingsError> {
         value: Some(value.to_owned()),
         why: why.to_owned(),
     };
-    if let Some(command) = matches.get_one::<String>("command") {
-        return Err(bad(command, "follows --, but no worker class runs commands yet"));
+    if let Some(words) = matches.get_many::<String>("words") {
+        give_command(&mut overlay, matches, words.cloned().collect())?;
     }
     if let Some(app) = matches.get_one::<String>("app") {
         let mut options = Options::new();
@@ -210,6 +210,21 @@ fn flags(matches: &ArgMatches) -> Result<Overlay, SettingsError> {
         overlay.give_app(app.clone(), options, source.clone())?;
     }
     Ok(overlay)
+}
+
+/// The words after `--` are the command.
+fn give_command(
+    overlay: &mut Overlay,
+    matches: &ArgMatches,
+    words: Vec<String>,
+) -> Result<(), SettingsError> {
+    let source = Source::Flag { flag: "COMMAND".into() };
+    let key = KEYS.iter().find(|key| key.name == "command").expect("the table has it");
+    if matches.contains_id(key.name) {
+        let why = "is given after -- and by --command: give it once".into();
+        return Err(SettingsError::BadMix { place: source, key: key.name, why });
+    }
+    overlay.give(key, words, source)
 }
 
 const ABOUT: &str = "Forks workers, keeps them alive, and serves an app with a worker class.";
@@ -232,7 +247,7 @@ fn command(program: &str, identity: &Identity) -> Command {
         .version(identity.version.clone())
         .about(ABOUT)
         .after_help(AFTER)
-        .override_usage(format!("{program} [OPTIONS] [APP [KEY=VALUE]...]"))
+        .override_usage(format!("{program} [OPTIONS] [APP [KEY=VALUE]...] [-- COMMAND...]"))
         .disable_help_flag(true)
         .disable_version_flag(true)
         .max_term_width(100)
@@ -249,7 +264,13 @@ fn command(program: &str, identity: &Identity) -> Command {
                 .requires("app")
                 .help("Options of the app"),
         )
-        .arg(Arg::new("command").last(true).num_args(0..).hide(true))
+        .arg(
+            Arg::new("words")
+                .value_name("COMMAND")
+                .last(true)
+                .num_args(0..)
+                .help("Program for the exec class, and its arguments"),
+        )
         .args(KEYS.iter().map(|key| option(key, &defaults)))
         .args(actions())
         .group(ArgGroup::new("action").args(["check-config", "print-config", "list-classes"]))
@@ -417,11 +438,20 @@ mod tests {
         bad(&["demo", "x"], "APP: \"x\" is not an option of the app: give KEY=VALUE");
         bad(&["demo", "a=1", "a=2"], "APP: \"a=2\" gives an option a second time");
         bad(&["demo", "name=x"], "APP: \"name\" cannot be an option");
-        bad(&["--", "python3", "a.py"], "APP: \"python3\" follows --");
         bad(&["--check-config", "--list-classes"], "the argument '--check-config' cannot be used");
         let odd = OsString::from_vec(b"a\xff".to_vec());
         let exit = parse(["web".into(), odd], [], Identity::default()).expect_err("not UTF-8");
         assert_eq!(exit.text, "web: argument 1 is not UTF-8: \"a\\xFF\"\n");
+    }
+
+    #[test]
+    fn words_after_two_dashes_are_the_command() {
+        let settings = good(&["-k", "exec", "--", "python3", "-u", "a b", "-u", "--", ""]);
+        assert_eq!(settings.command, ["python3", "-u", "a b", "-u", "--", ""]);
+        assert_eq!(settings.source("command").to_string(), "COMMAND");
+        assert_eq!(good(&["--command", "a", "--command=-b"]).command, ["a", "-b"]);
+        assert_eq!(good(&["-b", "none"]).bind, []);
+        bad(&["--command", "a", "--", "b"], "COMMAND: command: is given after -- and by --command");
     }
 
     #[test]

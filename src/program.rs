@@ -159,10 +159,17 @@ fn reread(invocation: &Invocation) -> Result<Settings, String> {
 /// The settings with all paths seen from `home`, for a process whose folder is another.
 fn anchored(mut settings: Settings, home: &Path) -> Settings {
     let anchor = |path: &mut PathBuf| *path = home.join(&*path);
-    let Settings { pidfile, chdir, worker_tmp_dir, log_file, bind, .. } = &mut settings;
-    [pidfile, chdir, worker_tmp_dir].into_iter().flatten().for_each(anchor);
+    let Settings { pidfile, chdir, worker_tmp_dir, log_file, bind, command, .. } = &mut settings;
+    [pidfile, &mut *chdir, worker_tmp_dir].into_iter().flatten().for_each(anchor);
     if let LogTarget::File(path) = log_file {
         anchor(path);
+    }
+    // With a folder to run in it is looked for from there, as everywhere.
+    if let (Some(word), None) = (command.first_mut(), &chdir)
+        && word.contains('/')
+        && let Ok(path) = home.join(&*word).into_os_string().into_string()
+    {
+        *word = path;
     }
     for address in bind {
         if let Address::Unix(path) = address {

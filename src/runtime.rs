@@ -9,6 +9,7 @@ use std::rc::Rc;
 use slog::{Level, crit, info, warn};
 
 use crate::app::App;
+use crate::apps::Nothing;
 use crate::arbiter::{
     Arbiter, Company, CompanyError, Crew, Kin, Launch, Means, Outcome, Plan, Planner,
 };
@@ -16,7 +17,7 @@ use crate::heartbeat;
 use crate::hooks::{Hooks, NoHooks};
 use crate::listen::inherit::Inheritance;
 use crate::listen::{self, Access, ListenError};
-use crate::log::{self, LogError};
+use crate::log::{self, Facts, LogError};
 use crate::os::daemon::Verdict;
 use crate::os::identity::{self, Identity};
 use crate::os::process::Pid;
@@ -25,7 +26,7 @@ use crate::os::title::TitleArea;
 use crate::pidfile::{PidFile, PidFileError};
 use crate::settings::{LogLevel, Settings, Source};
 use crate::systemd::Manager;
-use crate::worker::{DuplicateClass, Registry, WorkerClass};
+use crate::worker::{self, DuplicateClass, Registry, WorkerClass};
 use crate::workers;
 
 /// A program in the making: the apps and classes that settings can choose from.
@@ -180,7 +181,12 @@ impl Runtime {
         };
         let class = self.registry.get(&settings.worker_class);
         let class = class.map_err(|error| wrong("worker_class")(error.to_string()))?;
-        let app = self.find_app(&settings.app).map_err(wrong("app"))?;
+        check_command(class, settings).map_err(|(key, reason)| wrong(key)(reason))?;
+        let app = if class.runs_command() {
+            &Nothing
+        } else {
+            self.find_app(&settings.app).map_err(wrong("app"))?
+        };
         let options = app.check(&settings.app_options);
         options.map_err(|refusal| wrong("app")(refusal.to_string()))?;
         class.check(settings).map_err(|refusal| wrong("worker_class")(refusal.to_string()))?;
@@ -209,6 +215,36 @@ impl Runtime {
             format!("there is no app {name:?}; known are: {}", known.join(", "))
         })
     }
+}
+
+/// Whether a command, an app and addresses are given where they are of use; otherwise the key, and
+/// why not.
+fn check_command(
+    class: &dyn WorkerClass,
+    settings: &Settings,
+) -> Result<(), (&'static str, String)> {
+    let name = class.name();
+    if class.runs_command() {
+        if !matches!(settings.source("app"), Source::Default) {
+            let why = format!(
+                "class {name} runs a COMMAND and serves no app: leave out {:?}",
+                settings.app
+            );
+            return Err(("app", why));
+        }
+        return worker::program::find(settings).map_err(|refusal| ("command", refusal.to_string()));
+    }
+    if let Some(word) = settings.command.first() {
+        let why = format!("class {name} runs no command: leave out {word:?}, or take class exec");
+        return Err(("command", why));
+    }
+    if settings.bind.is_empty() {
+        return Err((
+            "bind",
+            format!("is empty, but class {name} serves clients: give an address"),
+        ));
+    }
+    Ok(())
 }
 
 /// Where a person set this key, in words that a message can begin with.
@@ -247,9 +283,11 @@ fn create_pidfile(settings: &Settings, second: bool) -> Result<Option<PidFile>, 
 fn introduce(company: &Company<'_>, warnings: &[String]) {
     let log = company.log.logger();
     let Plan { settings, app, class, .. } = &company.plan;
+    let command = class.runs_command().then(|| settings.command.join(" "));
     info!(log, "master started"; "pid" => Pid::this().as_raw(),
         "version" => env!("CARGO_PKG_VERSION"), "app" => app.name(),
-        "class" => class.name(), "workers" => settings.workers.count());
+        "class" => class.name(), "workers" => settings.workers.count(),
+        Facts::new().maybe(command, |facts, command| facts.text("command", command)));
     for warning in warnings {
         warn!(log, "ignored"; "error" => warning);
     }

@@ -13,6 +13,8 @@ use crate::stamp::Stamp;
 /// The master's: how many rows have ever been in use.
 const BOARD_HEAD_WORDS: usize = 16;
 const ROW_HEAD_WORDS: usize = 32;
+/// Where a row's head keeps whether the worker has ever been ready.
+const EVER_READY: usize = 30;
 /// Where a row's head counts the clients that are connected.
 const CLIENTS: usize = 31;
 /// Rows that are looked at for a fair share; with more workers the kernel's turns must do.
@@ -145,7 +147,15 @@ impl<'a> Row<'a> {
             Stage::Spent => 2,
             Stage::Leaving => 3,
         };
+        if stage == Stage::Ready {
+            self.words[EVER_READY].store(1, Ordering::Relaxed);
+        }
         self.words[0].fetch_max(word, Ordering::AcqRel); // it never goes back
+    }
+
+    /// Whether the worker has ever said that it is ready.
+    pub(crate) fn was_ready(self) -> bool {
+        self.words[EVER_READY].load(Ordering::Relaxed) != 0
     }
 
     /// How many clients are connected to the worker.
@@ -345,6 +355,8 @@ mod tests {
         board.row(1).seat(1).set_label(b"GET /hang");
         board.row(1).set_stage(Stage::Ready);
         board.row(1).set_note("a note");
+        board.row(1).set_stage(Stage::Leaving);
+        assert!(board.row(1).was_ready() && !board.row(0).was_ready());
         assert_eq!(board.row(0).oldest_unit(NOW, TIMEOUT), None);
         assert_eq!(board.row(2).oldest_unit(NOW, TIMEOUT), None);
         assert_eq!(board.row(0).stage(), Stage::Booting);

@@ -8,11 +8,11 @@ mod workers;
 fn every_built_in_class_registers_through_the_public_door() {
     let mut registry = ostler::worker::Registry::default();
     workers::install(&mut registry).expect("the names differ");
-    assert_eq!(registry.names().collect::<Vec<_>>(), ["mio", "sync", "threads"]);
+    assert_eq!(registry.names().collect::<Vec<_>>(), ["exec", "mio", "sync", "threads"]);
 }
 
 #[test]
 fn a_runtime_knows_the_same_classes() {
     let names: Vec<_> = ostler::Runtime::new().class_names().collect();
-    assert_eq!(names, ["mio", "sync", "threads"]);
+    assert_eq!(names, ["exec", "mio", "sync", "threads"]);
 }

@@ -1,10 +1,12 @@
 //! The built-in worker classes, written as if from outside: they use nothing but the public
 //! contract, and none knows another.
 
+mod exec;
 mod mio;
 mod sync;
 mod threads;
 
+pub use self::exec::ExecClass;
 pub use self::mio::MioClass;
 pub use self::sync::SyncClass;
 pub use self::threads::ThreadsClass;
@@ -18,5 +20,6 @@ use ostler::worker::{DuplicateClass, Registry};
 pub fn install(registry: &mut Registry) -> Result<(), DuplicateClass> {
     registry.register(SyncClass)?;
     registry.register(ThreadsClass)?;
-    registry.register(MioClass)
+    registry.register(MioClass)?;
+    registry.register(ExecClass)
 }

@@ -2,8 +2,10 @@
 
 mod demo;
 mod echo;
+mod nothing;
 mod rpc;
 
 pub use demo::Demo;
 pub use echo::Echo;
+pub(crate) use nothing::Nothing;
 pub use rpc::Rpc;

@@ -362,7 +362,8 @@ impl<'a> Crew<'a> {
         file::empty(&self.bell);
         let mut news = Vec::new();
         for (id, member) in &mut self.members {
-            let stage = member.board.scores().row(member.row).stage();
+            let row = member.board.scores().row(member.row);
+            let stage = row.stage();
             if stage == member.told {
                 continue;
             }
@@ -372,7 +373,8 @@ impl<'a> Crew<'a> {
                     news.extend([(*id, News::Ready), (*id, News::Spent)]);
                 }
                 Stage::Spent => news.push((*id, News::Spent)),
-                Stage::Leaving if member.told == Stage::Booting => {
+                // One that was asked to leave before it could serve has never been ready.
+                Stage::Leaving if member.told == Stage::Booting && row.was_ready() => {
                     news.extend([(*id, News::Ready), (*id, News::Leaving)]);
                 }
                 Stage::Leaving => news.push((*id, News::Leaving)),

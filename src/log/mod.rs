@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -110,6 +111,12 @@ impl Log {
     pub fn reopen(&self) -> Result<(), LogError> {
         self.outlet.reopen()
     }
+
+    /// How many records this process has dropped, since they would have had to wait or could not be
+    /// written.
+    pub fn dropped(&self) -> u64 {
+        self.outlet.dropped.load(Ordering::Relaxed)
+    }
 }
 
 /// Where the bytes go, for all who write: it can be exchanged under them.
@@ -119,6 +126,8 @@ struct Outlet {
     owner: Owner,
     /// None for stderr.
     file: Mutex<Option<File>>,
+    /// How many records this process has dropped.
+    dropped: AtomicU64,
 }
 
 impl Outlet {
@@ -130,7 +139,8 @@ impl Outlet {
             }
             Target::Stderr => Target::Stderr,
         };
-        let outlet = Self { target, owner, file: Mutex::new(None) };
+        let (file, dropped) = (Mutex::new(None), AtomicU64::new(0));
+        let outlet = Self { target, owner, file, dropped };
         outlet.reopen()?;
         Ok(outlet)
     }
@@ -205,11 +215,14 @@ impl Write for Sink {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         let shown = &record[..record.len().min(RECORD_BYTES_MAX)];
         let mut file = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = match file.as_mut() {
+        let written = match file.as_mut() {
             Some(file) if poll::is_writable(file.as_fd()) => file.write(shown),
             None if poll::is_writable(io::stderr().as_fd()) => io::stderr().write(shown),
             Some(_) | None => Ok(0),
         };
+        if !matches!(written, Ok(1..)) {
+            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(record.len())
     }
 

@@ -184,6 +184,11 @@ pub(crate) fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
+/// The user as whom this process acts.
+pub(crate) fn user() -> u32 {
+    Uid::effective().as_raw()
+}
+
 /// Sets the mask of the modes of new files.
 pub(crate) fn set_umask(mask: u32) {
     umask(Mode::from_bits_truncate(mask));

@@ -1,13 +1,14 @@
 //! Processes: fork, end, signal, reap.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal as Number, kill, killpg};
@@ -147,47 +148,108 @@ pub(crate) fn become_program(
     let beyond = FIRST_HANDED_ON + descriptors.len() as RawFd;
     // SAFETY: the caller's descriptors are open, and this process has one thread to close them.
     let before = unsafe { BorrowedFd::borrow_raw(*last) };
-    let Some(program) = words.first().and_then(|word| find_program(word)) else {
+    let Some(word) = words.first() else {
         return confess(before, &io::Error::from_raw_os_error(libc::ENOENT));
     };
-    let moved: io::Result<Vec<RawFd>> = descriptors
-        .iter()
-        // SAFETY: asks for a copy beyond the places that are to be filled; a bad number is EBADF.
-        .map(|fd| super::check(unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, beyond) }))
-        .collect();
-    let moved = match moved {
+    let path = std::env::var_os("PATH");
+    let program = find_program(OsStr::from_bytes(word.to_bytes()), path.as_deref(), None);
+    let program = match program {
+        Ok(program) => program,
+        Err(error) => return confess(before, &error),
+    };
+    let moved = match lift(descriptors, beyond) {
         Ok(moved) => moved,
         Err(error) => return confess(before, &error),
     };
     let line = moved[moved.len() - 1];
     // SAFETY: the copy was made just above, beyond whatever is overwritten below.
     let line = unsafe { BorrowedFd::borrow_raw(line) };
-    for (fd, place) in moved.iter().zip(FIRST_HANDED_ON..) {
-        // SAFETY: whatever had this number belongs to a process image that is about to go.
-        if let Err(error) = super::check(unsafe { libc::dup2(*fd, place) }) {
-            return confess(line, &error);
-        }
+    if let Err(error) = put_down(&moved, FIRST_HANDED_ON) {
+        return confess(line, &error);
     }
     // In this order: a handler of the parent's would write into the parent's pipe.
     signal::restore_all_defaults();
     signal::unblock_all();
     // Not execvp, which hands what is no program to a shell.
-    match nix::unistd::execv(&program, words) {
-        Ok(never) => match never {},
-        Err(errno) => confess(line, &errno.into()),
+    confess(line, &execute(&program, words));
+}
+
+/// Becomes another program; returns only the reason why not.
+pub(super) fn execute(program: &Path, words: &[CString]) -> io::Error {
+    match CString::new(program.as_os_str().as_bytes()) {
+        Ok(program) => match nix::unistd::execv(&program, words) {
+            Ok(never) => match never {},
+            Err(errno) => errno.into(),
+        },
+        Err(error) => error.into(),
     }
 }
 
-/// Where a shell would find a program.
-fn find_program(word: &CStr) -> Option<CString> {
-    if word.to_bytes().contains(&b'/') {
-        return Some(word.to_owned());
+/// Copies descriptors out of the way of those that are to be filled, to numbers from `beyond` on,
+/// where they are closed across exec(2).
+///
+/// # Errors
+/// `EBADF` or `EMFILE`, from fcntl(2).
+pub(super) fn lift(descriptors: &[RawFd], beyond: RawFd) -> io::Result<Vec<RawFd>> {
+    let copies = descriptors
+        .iter()
+        // SAFETY: asks for a copy beyond the places that are to be filled; a bad number is EBADF.
+        .map(|fd| super::check(unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, beyond) }));
+    copies.collect()
+}
+
+/// Gives descriptors that were [lifted](lift) the numbers from `first` on, for the program that this
+/// process is about to become.
+///
+/// # Errors
+/// From dup2(2).
+pub(super) fn put_down(lifted: &[RawFd], first: RawFd) -> io::Result<()> {
+    for (fd, place) in lifted.iter().zip(first..) {
+        // SAFETY: whatever had this number belongs to a process image that is about to go.
+        super::check(unsafe { libc::dup2(*fd, place) })?;
     }
-    let path = std::env::var_os("PATH")?;
-    let places =
-        std::env::split_paths(&path).map(|folder| folder.join(OsStr::from_bytes(word.to_bytes())));
-    let found = places.into_iter().find(|place| place.is_file())?;
-    CString::new(found.into_os_string().into_vec()).ok()
+    Ok(())
+}
+
+/// Where a program is looked for if there is no PATH, as execvp(3) has it.
+const USUAL_PATH: &str = "/bin:/usr/bin";
+
+/// Where a shell in `folder` (this process's own, if none) would find a program.
+///
+/// # Errors
+/// `ENOENT`, or `EACCES` if what is there cannot be executed.
+pub(crate) fn find_program(
+    word: &OsStr,
+    path: Option<&OsStr>,
+    folder: Option<&Path>,
+) -> io::Result<PathBuf> {
+    let in_folder =
+        |name: PathBuf| folder.map_or_else(|| name.clone(), |folder| folder.join(&name));
+    if word.is_empty() || word.as_bytes().contains(&b'/') {
+        let place = in_folder(word.into());
+        return judge_program(&place).map(|()| place);
+    }
+    let mut why = io::Error::from_raw_os_error(libc::ENOENT);
+    for place in std::env::split_paths(path.unwrap_or(OsStr::new(USUAL_PATH))) {
+        // An empty item is the present folder.
+        let name =
+            if place.as_os_str().is_empty() { Path::new(".").join(word) } else { place.join(word) };
+        let place = in_folder(name);
+        match judge_program(&place) {
+            Ok(()) => return Ok(place),
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => why = error,
+            Err(_) => (),
+        }
+    }
+    Err(why)
+}
+
+/// Whether a path leads to something that can be executed.
+fn judge_program(place: &Path) -> io::Result<()> {
+    if !fs::metadata(place)?.is_file() {
+        return Err(io::Error::from_raw_os_error(libc::EACCES));
+    }
+    Ok(nix::unistd::access(place, nix::unistd::AccessFlags::X_OK)?)
 }
 
 /// How a process ended.
@@ -247,6 +309,16 @@ pub(crate) fn dead() -> Option<(Pid, Exit)> {
 pub(crate) fn reap(child: Pid) {
     let child = RawPid::from_raw(child.0);
     while waitpid(child, Some(WaitPidFlag::WNOHANG)) == Err(Errno::EINTR) {}
+}
+
+/// Waits for the end of a child, and reaps it.
+pub(super) fn wait_for(child: Pid) {
+    while waitpid(RawPid::from_raw(child.0), None) == Err(Errno::EINTR) {}
+}
+
+/// The group of a process; `None` if there is no such process.
+pub(crate) fn group_of(pid: Pid) -> Option<Pid> {
+    nix::unistd::getpgid(Some(RawPid::from_raw(pid.0))).ok().map(|group| Pid(group.as_raw()))
 }
 
 /// Makes a process, this one or a child of it, the leader of a group of its own: what it starts is
@@ -317,7 +389,7 @@ pub(crate) fn kill_now(pid: Pid) {
 
 /// Signals a child that has not been reaped: the kernel keeps its number until then, so the signal
 /// cannot hit a stranger, and an error can only mean that it has just died or changed its user.
-fn send(pid: Pid, number: Number) {
+pub(super) fn send(pid: Pid, number: Number) {
     debug_assert!(pid.0 > 0, "0 and below name groups");
     let _ = kill(RawPid::from_raw(pid.0), number);
 }

@@ -212,6 +212,29 @@ pub(crate) fn catch_abort(last_words: impl Fn() + Send + Sync + 'static) {
     debug_assert!(set.is_ok(), "ABRT may be caught");
 }
 
+/// Who is aborted in place of this process; 0 if nobody is.
+static STAND_IN: AtomicI32 = AtomicI32::new(0);
+
+/// Passes it on. May run between any two instructions of this process.
+extern "C" fn on_abort_of_another(number: libc::c_int) {
+    let errno = Errno::last();
+    let stand_in = STAND_IN.load(Ordering::Relaxed);
+    if stand_in > 0 {
+        // SAFETY: kill(2) is async-signal-safe and takes any numbers.
+        unsafe { libc::kill(stand_in, number) };
+    }
+    errno.set();
+}
+
+/// From now on this process is not aborted, but a child of it is that has not been reaped: the
+/// child is what hangs, and has something to say. `None` ends that, before the child is reaped.
+pub(crate) fn pass_abort_on(child: Option<super::process::Pid>) {
+    STAND_IN.store(child.map_or(0, |pid| pid.as_raw()), Ordering::Relaxed);
+    if child.is_some() {
+        set_action(Number::SIGABRT, SigHandler::Handler(on_abort_of_another));
+    }
+}
+
 /// Sends these signals to this process's [`SignalPipe`] from now on.
 pub(crate) fn catch(signals: &[Signal]) {
     for signal in signals {
@@ -260,6 +283,23 @@ pub(crate) fn restore_all_defaults() {
     for (_, number) in Signal::ALL {
         set_action(number, SigHandler::SigDfl);
     }
+}
+
+/// Gives every signal there is its default action, for a program that is to know nothing of ours.
+pub(super) fn restore_every_default() {
+    let refused = [Number::SIGKILL, Number::SIGSTOP];
+    for number in Number::iterator().filter(|number| !refused.contains(number)) {
+        set_action(number, SigHandler::SigDfl);
+    }
+}
+
+/// Has this process die of a signal, if its default action is to end a process.
+pub(super) fn die_of(number: Number) {
+    if ![Number::SIGKILL, Number::SIGSTOP].contains(&number) {
+        set_action(number, SigHandler::SigDfl);
+    }
+    unblock_all();
+    let _ = raise(number);
 }
 
 /// Gives ABRT and ALRM, by which stuck processes are ended, their default action.

@@ -411,6 +411,28 @@ impl<T: Copy + PartialEq> Form for Choice<T> {
     }
 }
 
+/// A word of a command. It may be empty, and the same may come twice.
+pub(super) struct Word;
+
+impl Form for Word {
+    type Out = String;
+
+    fn parse(&self, text: &str) -> Result<String, String> {
+        if text.contains('\0') {
+            return Err("contains NUL, which no program can be given".into());
+        }
+        Ok(text.to_owned())
+    }
+
+    fn show(&self, value: &String) -> String {
+        value.clone()
+    }
+
+    fn clash(&self, _: &String, _: &String) -> bool {
+        false
+    }
+}
+
 /// `NAME=VALUE`, as in an environment. The name has at least one byte and no `=`.
 pub(super) struct Pair;
 

@@ -21,7 +21,7 @@ mod yaml;
 
 pub use self::error::{SettingsError, Source};
 pub use self::table::Settings;
-pub use self::types::{CoreSize, CpuAffinity, LogLevel, Workers};
+pub use self::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
 pub use crate::address::Address;
 pub use crate::log::{Format as LogFormat, Target as LogTarget};
 

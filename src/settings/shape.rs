@@ -49,10 +49,11 @@ pub(super) struct One<F>(pub(super) F);
 /// A value or none. The empty text also means none, so that a flag can undo what a file says.
 pub(super) struct Maybe<F>(pub(super) F);
 
-/// Any number of values, at least `least`; no two may clash.
+/// Any number of values; no two may clash.
 pub(super) struct Many<F> {
     pub(super) form: F,
-    pub(super) least: usize,
+    /// Whether the word `none` stands for no value at all, so that a flag can say so.
+    pub(super) none: bool,
 }
 
 /// Any number of `NAME=VALUE`.
@@ -109,10 +110,10 @@ impl<F: Form> Shape for Many<F> {
     const KIND: Kind = Kind::Many;
 
     fn read(&self, texts: &[String]) -> Result<Self::Out, Fault> {
-        if texts.len() < self.least {
-            return Err(Fault { at: None, why: format!("is empty: give at least {}", self.least) });
+        match texts {
+            [text] if self.none && text == "none" => Ok(Vec::new()),
+            _ => read_list(&self.form, texts),
         }
-        read_list(&self.form, texts)
     }
 
     fn show(&self, value: &Self::Out) -> Vec<String> {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::Provenance;
 use super::form::{
-    Choice, Core, Listen, Name, Number, Octal, Path, Signed, Size, Span, Target, WorkerCount,
+    Choice, Core, Listen, Name, Number, Octal, Path, Signed, Size, Span, Target, Word, WorkerCount,
 };
 use super::shape::{Affinity, Fault, Kind, Many, Maybe, One, Pairs, Shape, Switch, kind_of};
-use super::types::{CoreSize, CpuAffinity, LogLevel, Workers};
+use super::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
 use crate::address::Address;
 use crate::app::Options;
 use crate::log::{Format as LogFormat, Target as LogTarget};
@@ -170,6 +170,19 @@ const FORMATS: One<Choice<LogFormat>> = One(Choice {
     ],
 });
 
+const STOP_SIGNALS: One<Choice<StopSignal>> = One(Choice {
+    what: "a signal to stop by",
+    words: &[
+        (StopSignal::Term, &["TERM", "SIGTERM"]),
+        (StopSignal::Int, &["INT", "SIGINT"]),
+        (StopSignal::Quit, &["QUIT", "SIGQUIT"]),
+        (StopSignal::Hup, &["HUP", "SIGHUP"]),
+        (StopSignal::Usr1, &["USR1", "SIGUSR1"]),
+        (StopSignal::Usr2, &["USR2", "SIGUSR2"]),
+        (StopSignal::Winch, &["WINCH", "SIGWINCH"]),
+    ],
+});
+
 /// Far beyond any use, and still exact in every counter.
 const REQUESTS_MAX: u64 = 1_000_000_000_000;
 
@@ -225,11 +238,24 @@ settings! {
         boot_retries: u32 = 5,
             One(Number { what: "a number of retries", least: 0, most: 1000 }), "N";
     }
+    "Program" {
+        /// The program that each worker of the exec class runs, and its arguments, word by word.
+        /// The words after -- are the same.
+        command: Vec<String> = Vec::new(), Many { form: Word, none: false }, "WORD";
+
+        /// Signal by which the program is asked to finish and leave: TERM, INT, QUIT, HUP, USR1,
+        /// USR2 or WINCH.
+        stop_signal: StopSignal = StopSignal::Term, STOP_SIGNALS, "SIGNAL";
+
+        /// A program that has lived this long is ready, unless it has said READY=1 before. More
+        /// than boot_timeout means that it must say so.
+        ready_after: Duration = secs(1), ANY_SPAN, "DUR";
+    }
     "Sockets" {
         /// Where to listen: HOST:PORT, :PORT, `[V6]:PORT`, unix:PATH, unix:@NAME or fd://N. May be
-        /// given several times.
+        /// given several times. The exec class may do with none.
         bind: Vec<Address> = vec![Address::Tcp { host: "127.0.0.1".into(), port: 8000 }],
-            Many { form: Listen, least: 1 }, "ADDR", short 'b';
+            Many { form: Listen, none: true }, "ADDR", short 'b';
 
         /// Connections that the kernel keeps waiting for each address.
         backlog: u32 = 2048,

@@ -49,6 +49,9 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("max_surge", "2", "2"),
     ("max_unavailable", "1", "1"),
     ("boot_retries", "0", "0"),
+    ("command", "true", "true"),
+    ("stop_signal", "SIGQUIT", "QUIT"),
+    ("ready_after", "250ms", "250ms"),
     ("bind", "unix:@here", "unix:@here"),
     ("backlog", "1", "1"),
     ("reuse_port", "1", "true"),
@@ -210,7 +213,12 @@ fn a_bad_value_is_named_with_its_line() {
     bad("{threads: 1,\n\n  workers: -1}", &format!("x.yaml:3: workers: \"-1\" {workers}"));
     bad("bind:\n  - ':1'\n  - ':1'", "x.yaml:3: bind: \":1\" repeats \":1\"");
     bad("bind: [\n':1',\n[]]", "x.yaml:3: bind: a list stands in the list, not a value");
-    bad("bind: []", "x.yaml:1: bind: is empty: give at least 1");
+    assert_eq!(yaml("bind: []").expect("none").bind, []);
+    assert_eq!(yaml("bind: none").expect("none").bind, []);
+    bad(
+        "bind: [':1', none]",
+        "x.yaml:1: bind: \"none\" lacks a port: give none:PORT, such as none:8000",
+    );
     bad("env:\n  A: 1\n  B: [1]\n", "x.yaml:3: env: \"B\" has a list: give it one value");
     bad("env: [A=1,\n A=2]", "x.yaml:2: env: \"A=2\" repeats \"A=1\"");
     bad("env:\n A: 1\n A: 2\n", "x.yaml:3: env: \"A=2\" repeats \"A=1\"");
@@ -288,7 +296,8 @@ fn variables_are_judged_and_unknown_ones_named() {
     let timeout = error("OSTLER_TIMEOUT", "abc").to_string();
     assert!(timeout.starts_with("OSTLER_TIMEOUT: \"abc\" is not a duration: "), "{timeout}");
     assert_eq!(error("OSTLER_TIMEOUT", "abc").exit_code(), 1);
-    assert_eq!(error("OSTLER_BIND", "").to_string(), "OSTLER_BIND: is empty: give at least 1");
+    let repeated = error("OSTLER_BIND", ":1,:1").to_string();
+    assert_eq!(repeated, "OSTLER_BIND: \":1\" repeats \":1\"");
     let list = variables(&[
         ("OSTLER_WOKERS", "3"),
         ("OSTLER_SLOT", "3"),

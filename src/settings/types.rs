@@ -62,6 +62,25 @@ pub enum CoreSize {
     Unlimited,
 }
 
+/// The signal by which a program is asked to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopSignal {
+    /// TERM.
+    Term,
+    /// INT.
+    Int,
+    /// QUIT.
+    Quit,
+    /// HUP.
+    Hup,
+    /// USR1.
+    Usr1,
+    /// USR2.
+    Usr2,
+    /// WINCH.
+    Winch,
+}
+
 /// The least severe record that is still written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {

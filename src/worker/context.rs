@@ -130,7 +130,7 @@ impl<'a> WorkerContext<'a> {
 }
 
 /// The connection of a client for which the service could make none.
-struct Unserved;
+pub(crate) struct Unserved;
 
 impl Connection for Unserved {
     fn receive(&mut self, _: &[u8], _: &mut Exchange<'_>) -> Next {

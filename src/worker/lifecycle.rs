@@ -172,6 +172,16 @@ impl Lifecycle {
                 | Signal::Continued => Stop::None,
             });
         }
+        self.begin_stop(wish)
+    }
+
+    /// Begins a graceful stop of the worker's own accord: the master hires a successor, and holds
+    /// it to the limit of a drain as if it had asked.
+    pub fn retire(&self) {
+        self.begin_stop(Stop::Graceful);
+    }
+
+    fn begin_stop(&self, wish: Stop) -> Stop {
         let before = self.stopping();
         if wish > before {
             if before == Stop::None {
@@ -261,6 +271,17 @@ impl Lifecycle {
     /// that was told [`Stop::Now`] and whose threads may be stuck.
     pub fn leave(&self) -> ! {
         process::leave(0)
+    }
+
+    /// Leaves a word for the master's record of this worker's end: why it hung, crashed or could not
+    /// boot. Cut to 192 bytes; the last word counts.
+    pub fn note(&self, why: &str) {
+        self.board_row().set_note(why);
+    }
+
+    /// How many records of this process the log has dropped, since it never waits.
+    pub fn records_dropped(&self) -> u64 {
+        self.log.dropped()
     }
 
     /// Counts a unit of work, and asks for a successor after the last one.

@@ -5,15 +5,18 @@ mod context;
 mod deadlines;
 mod gate;
 mod lifecycle;
+pub(crate) mod program;
 mod registry;
 mod seat;
 
 pub use client::{Buffers, Client, Look, Turn};
+pub(crate) use context::Unserved;
 pub use context::{Acceptor, WorkerContext};
 pub use deadlines::Deadlines;
 pub use gate::Gate;
 pub(crate) use lifecycle::Terms;
 pub use lifecycle::{Lifecycle, Stop};
+pub use program::{End, Output, Program};
 pub use registry::{DuplicateClass, Registry, UnknownClass};
 pub use seat::{Desk, Work};
 
@@ -68,6 +71,12 @@ pub trait WorkerClass {
     fn check(&self, settings: &Settings) -> Result<(), Refusal> {
         let _ = settings;
         Ok(())
+    }
+
+    /// Whether its workers run the `command` of the settings, in place of an app. Such a class may do
+    /// without listeners.
+    fn runs_command(&self) -> bool {
+        false
     }
 
     /// How many threads of one worker serve clients: each has a seat on the scoreboard.

@@ -304,7 +304,7 @@ fn bad_settings_fail_the_check() {
 fn classes_are_listed() {
     let outcome = Launch::new(&["--list-classes"]).unbound().plain().run();
     assert_eq!(outcome.exit, Exit::Code(0), "{outcome:?}");
-    for class in ["sync", "threads", "mio"] {
+    for class in ["sync", "threads", "mio", "exec"] {
         assert!(outcome.stdout.lines().any(|line| line.starts_with(class)), "{outcome:?}");
     }
     assert_eq!(outcome.stderr, "");

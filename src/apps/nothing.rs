@@ -1,0 +1,23 @@
+//! What is served by a class that runs a program: nothing of ours.
+
+use crate::app::{App, BootError, Connection, Peer, Place, Service};
+use crate::worker::Unserved;
+
+/// The app of a class that has none.
+pub(crate) struct Nothing;
+
+impl App for Nothing {
+    fn name(&self) -> &str {
+        "none"
+    }
+
+    fn boot(&self, _: &Place) -> Result<Box<dyn Service>, BootError> {
+        Ok(Box::new(Self))
+    }
+}
+
+impl Service for Nothing {
+    fn connect(&self, _: &Peer) -> Box<dyn Connection + '_> {
+        Box::new(Unserved)
+    }
+}

@@ -1,0 +1,218 @@
+//! A program of any language beneath a worker: found, started with the worker's sockets, heard,
+//! asked to leave, mourned. It must never know when any of that is due: its class does.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::context::WorkerContext;
+use super::lifecycle::Lifecycle;
+use crate::app::Refusal;
+use crate::listen::Listener;
+use crate::os::mailbox::{Letter, Mailbox};
+use crate::os::process::{self, Exit, Pid};
+use crate::os::program::{self, Ask, Child, Launch};
+use crate::os::{identity, poll};
+use crate::settings::{Settings, StopSignal};
+use crate::stamp::Stamp;
+
+/// A program that runs beneath a worker: the `command` of the settings. It leads no process group:
+/// whatever it starts ends with the worker. When the worker ends, so does the program; when the
+/// worker is aborted, the program is, in its place.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+    mailbox: Mailbox,
+    /// Which of its outputs have not ended.
+    open: [bool; 2],
+}
+
+/// One of a program's two outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The standard output.
+    Stdout,
+    /// The standard error stream.
+    Stderr,
+}
+
+impl Output {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Stdout, Self::Stderr];
+
+    /// Its usual name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End(Exit);
+
+/// Finds the program of the settings, as a worker will: by the `PATH` that the worker will have,
+/// seen from the folder in which it will run.
+///
+/// # Errors
+/// There is none, or it cannot be executed.
+pub(crate) fn find(settings: &Settings) -> Result<(), Refusal> {
+    let Some(word) = settings.command.first() else {
+        return Err(Refusal::new("no program is given: put it and its arguments after --"));
+    };
+    let own = settings.env.iter().rev().find(|(name, _)| name == "PATH");
+    let path = own.map(|(_, value)| OsString::from(value)).or_else(|| std::env::var_os("PATH"));
+    let found = process::find_program(OsStr::new(word), path.as_deref(), settings.chdir.as_deref());
+    found.map(|_| ()).map_err(|error| {
+        let from = settings.chdir.as_deref().filter(|_| word.contains('/'));
+        let from = from.map(|folder| format!(" from {}", folder.display())).unwrap_or_default();
+        Refusal::new(format!("cannot run {word:?}{from}: {error}"))
+    })
+}
+
+impl Program {
+    /// Starts the `command` of the settings. It finds the worker's listeners from descriptor 3 on
+    /// (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`), a `NOTIFY_SOCKET` of its own, its place
+    /// (`OSTLER_POOL`, `OSTLER_SLOT`, `OSTLER_GENERATION`), and, if somebody listens for a sign of
+    /// life, `WATCHDOG_USEC` and `WATCHDOG_PID`. Its standard input is empty.
+    ///
+    /// # Errors
+    /// It cannot be found or executed; no descriptors or processes are to be had.
+    ///
+    /// # Panics
+    /// If this process has more than one thread.
+    pub fn start(ctx: &WorkerContext<'_>) -> io::Result<Self> {
+        let mailbox = Mailbox::open()?;
+        let words = ctx.settings.command.iter().map(|word| CString::new(word.as_str()));
+        let words = words.collect::<Result<Vec<_>, _>>()?;
+        let sockets: Vec<BorrowedFd<'_>> = ctx.listeners.iter().map(|open| open.as_fd()).collect();
+        let timeout = ctx.settings.timeout;
+        let mut variables: Vec<(OsString, OsString)> = Vec::new();
+        let mut tell = |name: &str, value: String| variables.push((name.into(), value.into()));
+        tell("OSTLER_POOL", ctx.place.pool.clone());
+        tell("OSTLER_SLOT", ctx.place.slot.to_string());
+        tell("OSTLER_GENERATION", ctx.place.generation.to_string());
+        tell("NOTIFY_SOCKET", mailbox.name().to_owned());
+        let mut pid_variables = Vec::new();
+        if !sockets.is_empty() {
+            let names: Vec<_> = ctx.listeners.iter().map(|listener| name_of(listener)).collect();
+            tell("LISTEN_FDS", sockets.len().to_string());
+            tell("LISTEN_FDNAMES", names.join(":"));
+            pid_variables.push("LISTEN_PID");
+        }
+        if !timeout.is_zero() {
+            tell("WATCHDOG_USEC", timeout.as_micros().to_string());
+            pid_variables.push("WATCHDOG_PID");
+        }
+        let launch = Launch {
+            words: &words,
+            sockets: &sockets,
+            variables: &variables,
+            pid_variables: &pid_variables,
+        };
+        Ok(Self { child: Child::start(&launch)?, mailbox, open: [true; 2] })
+    }
+
+    /// Its process number.
+    pub fn id(&self) -> i32 {
+        self.child.pid().as_raw()
+    }
+
+    /// Sleeps until it has printed or said something or has ended, until the worker's life has news,
+    /// or until `deadline`.
+    ///
+    /// # Errors
+    /// `ENOMEM`, from ppoll(2).
+    pub fn wait(&self, life: &Lifecycle, deadline: Option<Stamp>) -> io::Result<()> {
+        let mut fds = vec![life.wake_fd(), self.mailbox.as_fd()];
+        let outputs = self.child.outputs().iter().zip(self.open);
+        fds.extend(outputs.filter(|(_, open)| *open).map(|(output, _)| output.as_fd()));
+        poll::wait_readable(&fds, deadline).map(|_| ())
+    }
+
+    /// Reads what it has printed; `None` if there is nothing now. Never waits.
+    pub fn read(&mut self, output: Output, buffer: &mut [u8]) -> Option<usize> {
+        let index = output as usize;
+        if !self.open[index] {
+            return None;
+        }
+        let length = program::read(&self.child.outputs()[index], buffer)?;
+        self.open[index] = length > 0;
+        (length > 0).then_some(length)
+    }
+
+    /// The next thing that it, or something that it has started, has said by its `NOTIFY_SOCKET`:
+    /// lines of `NAME=VALUE`. What strangers say is passed over. Never waits.
+    pub fn hear(&mut self) -> Option<String> {
+        loop {
+            let letter = self.mailbox.take()?;
+            if self.is_own(&letter) {
+                return Some(String::from_utf8_lossy(&letter.text).into_owned());
+            }
+        }
+    }
+
+    /// Who has left already can only be known by its user: somebody who could do worse.
+    fn is_own(&self, letter: &Letter) -> bool {
+        match process::group_of(letter.sender) {
+            Some(group) => letter.sender == self.child.pid() || Some(group) == own_group(),
+            None => letter.user == identity::user(),
+        }
+    }
+
+    /// Asks it to finish and leave, by this signal.
+    pub fn ask(&self, signal: StopSignal) {
+        self.child.send(match signal {
+            StopSignal::Term => Ask::Term,
+            StopSignal::Int => Ask::Int,
+            StopSignal::Quit => Ask::Quit,
+            StopSignal::Hup => Ask::Hup,
+            StopSignal::Usr1 => Ask::Usr1,
+            StopSignal::Usr2 => Ask::Usr2,
+            StopSignal::Winch => Ask::Winch,
+        });
+    }
+
+    /// Has it leave at once, as by Ctrl-C (INT).
+    pub fn interrupt(&self) {
+        self.child.send(Ask::Int);
+    }
+
+    /// Aborts it: it may say where it was, and dump core.
+    pub fn abort(&self) {
+        self.child.send(Ask::Abort);
+    }
+
+    /// Kills it.
+    pub fn kill(&self) {
+        self.child.send(Ask::Kill);
+    }
+
+    /// How it ended, if it has.
+    pub fn end(&mut self) -> Option<End> {
+        self.child.end().map(End)
+    }
+}
+
+impl Lifecycle {
+    /// Ends the worker at once, as a program beneath it ended, so that the master sees that end: with
+    /// its code, or by its signal. If the master has died, whatever the program has left behind is
+    /// killed, which is the master's duty otherwise.
+    pub fn end_like(&self, end: End) -> ! {
+        if self.is_orphaned() {
+            process::end_group(Pid::this());
+        }
+        program::end_like(end.0)
+    }
+}
+
+fn own_group() -> Option<Pid> {
+    process::group_of(Pid::this())
+}
+
+/// What a listener is called in `LISTEN_FDNAMES`, where colons separate names.
+fn name_of(listener: &Listener) -> String {
+    listener.name().replace('%', "%25").replace(':', "%3A")
+}

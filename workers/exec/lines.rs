@@ -1,0 +1,102 @@
+//! From what a program prints to lines for a log. Pure, and of bounded size.
+
+/// The longest line that is shown, in bytes: with its facts it fits one record of the log.
+pub(super) const LINE_BYTES_MAX: usize = 3 << 10;
+
+/// What a stream has printed of a line that has not ended.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    begun: Vec<u8>,
+    /// The line has been shown as far as it goes; its rest is thrown away.
+    cut: bool,
+}
+
+impl Lines {
+    /// Takes what was printed, however it was cut, and shows each line that it ends. Empty lines
+    /// are left out; one that is too long is cut.
+    pub(super) fn feed(&mut self, bytes: &[u8], mut show: impl FnMut(String)) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ended) = match piece.strip_suffix(b"\n") {
+                Some(text) => (text, true),
+                None => (piece, false),
+            };
+            if !self.cut {
+                let room = LINE_BYTES_MAX - self.begun.len();
+                self.begun.extend_from_slice(&text[..text.len().min(room)]);
+                if text.len() > room {
+                    self.cut = true;
+                    show(readable(&std::mem::take(&mut self.begun)) + "…");
+                }
+            }
+            if ended {
+                self.end(&mut show);
+            }
+        }
+    }
+
+    /// Shows a line that nobody will end.
+    pub(super) fn end(&mut self, mut show: impl FnMut(String)) {
+        let line = std::mem::take(&mut self.begun);
+        let line = line.strip_suffix(b"\r").unwrap_or(&line);
+        if !line.is_empty() {
+            show(readable(line));
+        }
+        self.cut = false;
+    }
+}
+
+/// Bytes as text that can be printed: what is not UTF-8 is replaced, control characters are escaped.
+fn readable(line: &[u8]) -> String {
+    let mut text = String::with_capacity(line.len());
+    for character in String::from_utf8_lossy(line).chars() {
+        match character {
+            '\t' => text.push('\t'),
+            _ if character.is_control() => text.extend(character.escape_default()),
+            _ => text.push(character),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lines of a text that comes in pieces of this size.
+    fn lines(text: &[u8], size: usize) -> Vec<String> {
+        let (mut lines, mut shown) = (Lines::default(), Vec::new());
+        for piece in text.chunks(size) {
+            lines.feed(piece, |line| shown.push(line));
+        }
+        lines.end(|line| shown.push(line));
+        shown
+    }
+
+    #[track_caller]
+    fn check(text: &[u8], expected: &[&str]) {
+        for size in 1..=text.len().max(1) {
+            assert_eq!(lines(text, size), expected, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn lines_are_the_same_however_they_were_cut() {
+        check(b"", &[]);
+        check(b"one\ntwo\r\n\n\nthree", &["one", "two", "three"]);
+        check("a\tb \u{1b}[1mé\u{0}\n".as_bytes(), &["a\tb \\u{1b}[1mé\\u{0}"]);
+        check(b"not \xff UTF-8\n", &["not \u{fffd} UTF-8"]);
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_cut_and_takes_no_memory() {
+        let text = [vec![b'x'; 3 * LINE_BYTES_MAX], b"\nnext\n".to_vec()].concat();
+        for size in [1, 1000, LINE_BYTES_MAX, text.len()] {
+            let shown = lines(&text, size);
+            assert_eq!(shown, ["x".repeat(LINE_BYTES_MAX) + "…", "next".into()]);
+        }
+        assert_eq!(lines(&vec![b'y'; LINE_BYTES_MAX], 7), ["y".repeat(LINE_BYTES_MAX)]);
+        let mut endless = Lines::default();
+        (0..1000).for_each(|_| endless.feed(&[b'z'; 1000], |_| ()));
+        assert!(endless.begun.capacity() <= 2 * LINE_BYTES_MAX);
+    }
+}
