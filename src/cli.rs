@@ -451,7 +451,7 @@ mod tests {
         assert_eq!(settings.source("command").to_string(), "COMMAND");
         assert_eq!(good(&["--command", "a", "--command=-b"]).command, ["a", "-b"]);
         assert_eq!(good(&["-b", "none"]).bind, []);
-        bad(&["--command", "a", "--", "b"], "COMMAND: command: is given after -- and by --command");
+        bad(&["--command", "a", "--", "b"], "COMMAND: is given after -- and by --command");
     }
 
     #[test]

@@ -164,12 +164,9 @@ fn anchored(mut settings: Settings, home: &Path) -> Settings {
     if let LogTarget::File(path) = log_file {
         anchor(path);
     }
-    // With a folder to run in it is looked for from there, as everywhere.
-    if let (Some(word), None) = (command.first_mut(), &chdir)
-        && word.contains('/')
-        && let Ok(path) = home.join(&*word).into_os_string().into_string()
-    {
-        *word = path;
+    if !command.is_empty() {
+        // Its words may be paths too, which only the program knows.
+        chdir.get_or_insert_with(|| home.to_path_buf());
     }
     for address in bind {
         if let Address::Unix(path) = address {

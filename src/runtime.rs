@@ -232,6 +232,11 @@ fn check_command(
             );
             return Err(("app", why));
         }
+        if settings.command.is_empty() {
+            let why =
+                format!("class {name} runs a COMMAND: give one, with its arguments, after --");
+            return Err(("command", why));
+        }
         return worker::program::find(settings).map_err(|refusal| ("command", refusal.to_string()));
     }
     if let Some(word) = settings.command.first() {

@@ -73,6 +73,8 @@ pub(super) struct Member {
     memory_events: Option<PathBuf>,
     /// The most memory that it may have; zero is any.
     memory_max: u64,
+    /// Its memory is that of a program which it has started.
+    has_program: bool,
     /// At how many looks in a row it had more.
     overweight: u8,
 }
@@ -263,6 +265,7 @@ impl<'a> Crew<'a> {
                     killed: false,
                     memory_events: self.watch_memory(pid),
                     memory_max: self.company.plan.settings.max_memory,
+                    has_program: self.company.plan.class.runs_command(),
                     overweight: 0,
                 };
                 self.members.insert(id, member);
@@ -449,7 +452,9 @@ impl<'a> Crew<'a> {
             if !member.accepts() || limit == 0 || member.overweight == OVERWEIGHT_LOOKS {
                 continue;
             }
-            match inspect::memory(member.pid, limit).filter(|bytes| *bytes > limit) {
+            let weigh =
+                if member.has_program { inspect::memory_of_family } else { inspect::memory };
+            match weigh(member.pid, limit).filter(|bytes| *bytes > limit) {
                 Some(bytes) => {
                     member.overweight += 1;
                     if member.overweight == OVERWEIGHT_LOOKS {

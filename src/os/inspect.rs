@@ -40,6 +40,35 @@ pub(crate) fn memory(pid: Pid, enough: u64) -> Option<u64> {
     Some(read("smaps_rollup").and_then(|text| kibibytes_in(&text, "Pss:")).unwrap_or(whole))
 }
 
+/// How much memory a process and all that it has started have together, as [`memory`] counts it.
+pub(crate) fn memory_of_family(pid: Pid, enough: u64) -> Option<u64> {
+    let family = family(pid);
+    let sum = |enough: u64| {
+        let each = family.iter().filter_map(|member| memory(*member, enough));
+        each.fold(0, u64::saturating_add)
+    };
+    let whole = sum(u64::MAX);
+    Some(if whole <= enough { whole } else { sum(0) })
+}
+
+/// The most processes of one family that are looked at.
+const FAMILY_MAX: usize = 1024;
+
+/// A process, its children, theirs, and so on (where the kernel lists them).
+fn family(pid: Pid) -> Vec<Pid> {
+    let (mut family, mut next) = (vec![pid], 0);
+    while let Some(parent) = family.get(next).filter(|_| family.len() < FAMILY_MAX) {
+        let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten();
+        for thread in threads.flatten() {
+            let text = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            let children = text.split_whitespace().filter_map(|number| number.parse().ok());
+            family.extend(children.map(Pid::from_raw));
+        }
+        next += 1;
+    }
+    family
+}
+
 /// The bytes in a line such as `VmRSS:      1234 kB`.
 fn kibibytes_in(text: &str, word: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(word))?;

@@ -161,6 +161,13 @@ extern "C" fn on_orphaned(number: libc::c_int) {
     on_signal(number);
 }
 
+/// An orphan has had its time: it ends with all that it has started, of which it leads the group.
+/// Nobody is left to see to that.
+extern "C" fn on_time_up(_: libc::c_int) {
+    // SAFETY: kill(2) is async-signal-safe; 0 is the group of this process, which a worker leads.
+    unsafe { libc::kill(0, libc::SIGKILL) };
+}
+
 /// What a process does when it is aborted.
 static LAST_WORDS: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
@@ -243,14 +250,15 @@ pub(crate) fn catch(signals: &[Signal]) {
 }
 
 /// Asks the kernel to tell this process when its parent dies (Linux): [`Signal::Orphaned`] goes to
-/// the pipe, and `limit` later, rounded up to whole seconds, an alarm ends the process.
+/// the pipe, and `limit` later, rounded up to whole seconds, an alarm ends the process and the
+/// group that it must lead.
 ///
 /// # Errors
 /// From prctl(2).
 pub(crate) fn catch_parent_death(limit: std::time::Duration) -> io::Result<()> {
     let seconds = limit.as_secs_f64().ceil().clamp(1.0, 1e9) as u32;
     ORPHAN_SECONDS.store(seconds, Ordering::Relaxed);
-    set_action(Number::SIGALRM, SigHandler::SigDfl);
+    set_action(Number::SIGALRM, SigHandler::Handler(on_time_up));
     set_action(Signal::Orphaned.number(), SigHandler::Handler(on_orphaned));
     die_with_parent()
 }

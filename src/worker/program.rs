@@ -57,11 +57,9 @@ pub struct End(Exit);
 /// seen from the folder in which it will run.
 ///
 /// # Errors
-/// There is none, or it cannot be executed.
+/// It does not exist, or cannot be executed.
 pub(crate) fn find(settings: &Settings) -> Result<(), Refusal> {
-    let Some(word) = settings.command.first() else {
-        return Err(Refusal::new("no program is given: put it and its arguments after --"));
-    };
+    let word = settings.command.first().map_or("", String::as_str);
     let own = settings.env.iter().rev().find(|(name, _)| name == "PATH");
     let path = own.map(|(_, value)| OsString::from(value)).or_else(|| std::env::var_os("PATH"));
     let found = process::find_program(OsStr::new(word), path.as_deref(), settings.chdir.as_deref());

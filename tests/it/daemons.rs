@@ -132,6 +132,20 @@ fn a_daemon_serves_until_it_is_asked_to_stop(class: &str) {
 }
 
 #[test]
+fn a_program_runs_in_the_folder_in_which_its_daemon_was_started() {
+    let flags = ["-k", "exec", "--ready-after", "100ms"];
+    let (launch, name) = launch(&flags, "bind: []\nworkers: 1\n");
+    fs::write(launch.path("script"), "pwd >told; exec sleep 1000\n").unwrap();
+    let launch = launch.unbound().program(&["sh", "script"]);
+    let daemon = Daemon { launcher: launch.spawn(), name };
+    assert_eq!(daemon.launcher.wait_exit(), Exit::Code(0), "{:?}", daemon.launcher.lines());
+    assert_eq!(working_directory(daemon.master()), Path::new("/"));
+    let told = fs::read_to_string(daemon.path("told")).unwrap();
+    assert_eq!(Path::new(told.trim()), daemon.path(".").canonicalize().unwrap());
+    daemon.finish();
+}
+
+#[test]
 fn the_command_waits_until_the_daemon_serves() {
     let (launch, name) = launch(&[], "");
     let launcher = launch.env("DEMO_BOOT_SLEEP_MS", "1000").spawn();

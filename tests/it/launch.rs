@@ -21,6 +21,7 @@ use crate::support::{Exit, Outcome, Server};
 pub struct Launch {
     command: Command,
     args: Vec<String>,
+    words: Vec<String>,
     inheritance: Inheritance,
     port: u16,
     bind: bool,
@@ -51,6 +52,7 @@ impl Launch {
         Self {
             command,
             args,
+            words: Vec::new(),
             inheritance,
             port: free_port(),
             bind: true,
@@ -63,6 +65,12 @@ impl Launch {
     /// One more argument.
     pub fn arg(mut self, arg: impl AsRef<str>) -> Self {
         self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// The program that workers run, word by word.
+    pub fn program(mut self, words: &[&str]) -> Self {
+        self.words = ["--"].iter().chain(words).map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -135,7 +143,7 @@ impl Launch {
             self.command.arg("--log-format").arg("json");
         }
         // The app comes after all flags.
-        self.command.args(&self.args);
+        self.command.args(&self.args).args(&self.words);
         prepare(&mut self.command, self.inheritance);
         let stdout = tempfile::tempfile().unwrap();
         self.command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap());

@@ -46,6 +46,8 @@ mod client;
 mod clients;
 mod connection;
 mod daemons;
+mod exec;
+mod exec_programs;
 mod framing;
 mod heard;
 mod identity;

@@ -64,7 +64,6 @@ impl WorkerClass for ExecClass {
             ready_after: settings.ready_after,
             timeout: settings.timeout,
             abort_grace: settings.abort_grace,
-            graceful: settings.graceful_timeout,
         };
         let vigil = Vigil::new(terms, life.now());
         let voice = Voice { log, pid, slot, lines: Default::default(), last: String::new() };
@@ -104,7 +103,7 @@ impl Watch<'_> {
                 self.mourn(end);
             }
             let (stop, now) = (self.life.stop(), self.life.now());
-            let deed = self.vigil.stop(stop, self.life.is_orphaned(), now);
+            let deed = self.vigil.stop(stop, now);
             for deed in deed.into_iter().chain(self.vigil.due(now)) {
                 self.act(deed);
             }

@@ -16,8 +16,6 @@ pub(super) struct Terms {
     pub(super) timeout: Duration,
     /// From an abort or an interrupt to the kill.
     pub(super) abort_grace: Duration,
-    /// The longest drain of an orphan, which nobody else bounds.
-    pub(super) graceful: Duration,
 }
 
 /// What is to be done.
@@ -108,20 +106,15 @@ impl Vigil {
         Some(Abort)
     }
 
-    /// The worker is to stop so; `orphaned` if its master has died.
-    pub(super) fn stop(&mut self, stop: Stop, orphaned: bool, now: Stamp) -> Option<Deed> {
+    /// The worker is to stop so. How long a drain may take is not decided here.
+    pub(super) fn stop(&mut self, stop: Stop, now: Stamp) -> Option<Deed> {
         if stop <= self.asked {
             return None;
         }
         self.asked = stop;
         match stop {
             Stop::None => None,
-            Stop::Graceful => {
-                if orphaned {
-                    self.kill_by(now.after(self.terms.graceful));
-                }
-                (!self.leaves).then_some(Ask)
-            }
+            Stop::Graceful => (!self.leaves).then_some(Ask),
             Stop::Now => {
                 self.kill_by(now.after(self.terms.abort_grace));
                 Some(Interrupt)
@@ -181,8 +174,7 @@ mod tests {
     fn vigil() -> Vigil {
         let secs = Duration::from_secs;
         let (ready_after, timeout) = (secs(1), secs(10));
-        let terms = Terms { ready_after, timeout, abort_grace: secs(2), graceful: secs(20) };
-        Vigil::new(terms, at(0))
+        Vigil::new(Terms { ready_after, timeout, abort_grace: secs(2) }, at(0))
     }
 
     #[test]
@@ -228,24 +220,23 @@ mod tests {
     fn a_stop_is_passed_on_once_and_only_becomes_harder() {
         let mut vigil = vigil();
         vigil.ready();
-        assert_eq!(vigil.stop(Stop::None, false, at(0)), None);
-        assert_eq!(vigil.stop(Stop::Graceful, false, at(0)), Some(Ask));
-        assert_eq!(vigil.stop(Stop::Graceful, false, at(1)), None);
+        assert_eq!(vigil.stop(Stop::None, at(0)), None);
+        assert_eq!(vigil.stop(Stop::Graceful, at(0)), Some(Ask));
+        assert_eq!(vigil.stop(Stop::Graceful, at(1)), None);
         assert_eq!(vigil.deadline(), None, "the master bounds it");
-        assert_eq!(vigil.stop(Stop::Now, false, at(100)), Some(Interrupt));
-        assert_eq!(vigil.stop(Stop::Graceful, false, at(101)), None);
+        assert_eq!(vigil.stop(Stop::Now, at(100)), Some(Interrupt));
+        assert_eq!(vigil.stop(Stop::Graceful, at(101)), None);
         assert_eq!(vigil.due(at(2099)), [Beat]);
         assert_eq!(vigil.due(at(2100)), [Beat, Kill]);
         assert_eq!(vigil.due(at(9999)), [Beat]);
     }
 
     #[test]
-    fn an_orphan_is_bounded_by_itself() {
+    fn one_that_was_asked_to_leave_is_not_ready_any_more() {
         let mut vigil = vigil();
-        assert_eq!(vigil.stop(Stop::Graceful, true, at(0)), Some(Ask));
-        assert_eq!(vigil.due(at(19_999)), [Beat], "and not ready any more");
-        assert_eq!(vigil.due(at(20_000)), [Beat, Kill]);
-        assert!(!vigil.is_boot_failure(), "it was asked");
+        assert_eq!(vigil.stop(Stop::Graceful, at(0)), Some(Ask));
+        assert_eq!((vigil.due(at(5000)), vigil.deadline()), (vec![Beat], None));
+        assert!(!vigil.is_boot_failure());
     }
 
     #[test]
@@ -255,11 +246,11 @@ mod tests {
         let mut vigil = self::vigil();
         vigil.ready();
         assert_eq!((vigil.leaving(), vigil.leaving()), (Some(Retire), None));
-        assert_eq!(vigil.stop(Stop::Graceful, false, at(0)), None);
-        assert_eq!(vigil.stop(Stop::Now, false, at(0)), Some(Interrupt));
+        assert_eq!(vigil.stop(Stop::Graceful, at(0)), None);
+        assert_eq!(vigil.stop(Stop::Now, at(0)), Some(Interrupt));
         let mut asked = self::vigil();
         asked.ready();
-        asked.stop(Stop::Graceful, false, at(0));
+        asked.stop(Stop::Graceful, at(0));
         assert_eq!(asked.leaving(), None, "that is the answer");
     }
 
@@ -268,7 +259,7 @@ mod tests {
         let mut vigil = vigil();
         vigil.ready();
         assert_eq!(vigil.abort(at(0)), Some(Abort));
-        vigil.stop(Stop::Now, false, at(1000)); // no reprieve
+        vigil.stop(Stop::Now, at(1000)); // no reprieve
         assert_eq!(vigil.due(at(2000)), [Beat, Kill]);
     }
 }

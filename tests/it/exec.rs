@@ -1,0 +1,473 @@
+//! Any program as a worker: what it finds, what is heard of it, how it leaves, and what is left of
+//! it. The programs are shell scripts; those of other languages are in `exec_programs`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, pipe};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::heard::Record;
+use crate::launch::Launch;
+use crate::os::Signals;
+use crate::proc::{children, descriptors, stat, status, wait_until};
+use crate::support::{Exit, Outcome, Server};
+
+/// A shell script as the program of workers that listen nowhere.
+fn script(flags: &[&str], text: &str) -> Launch {
+    script_at(&[], flags, text)
+}
+
+/// The same, at these addresses.
+fn script_at(addresses: &[&str], flags: &[&str], text: &str) -> Launch {
+    let mut launch = Launch::new(&["-k", "exec", "--ready-after", "100ms"]).unbound();
+    fs::write(launch.path("script"), text).unwrap();
+    for address in if addresses.is_empty() { &["none"] } else { addresses } {
+        launch = launch.arg("--bind").arg(address);
+    }
+    flags.iter().fold(launch, |launch, flag| launch.arg(flag)).program(&["sh", "script"])
+}
+
+/// A script that does what is to be done, and then stays.
+fn staying(text: &str) -> String {
+    format!("{text}\nexec sleep 1000\n")
+}
+
+/// The program of a worker.
+pub fn program_of(worker: Pid) -> Pid {
+    children(worker).first().expect("the worker has a program").pid
+}
+
+/// Waits for a line that a program prints.
+#[track_caller]
+pub fn wait_line(server: &Server, what: &str, wanted: impl Fn(&str) -> bool) -> Record {
+    let is_line = |record: &Record| record.text("line").is_some_and(&wanted);
+    server.wait_for(what, |record| record.message() == "output" && is_line(record))
+}
+
+#[test]
+fn what_it_prints_is_told_line_by_line() {
+    let text = "echo one; echo two >&2; printf 'not \\377\\033 text\\n\\n'\nprintf unfinished\n\
+                trap 'exit 0' TERM; while :; do sleep 0.05; done";
+    let mut server = script(&[], text).start();
+    let worker = server.workers()[0];
+    for (stream, line) in
+        [("stdout", "one"), ("stderr", "two"), ("stdout", "not \u{fffd}\\u{1b} text")]
+    {
+        let record = wait_line(&server, line, |said| said == line);
+        assert_eq!(record.text("stream"), Some(stream), "{record:?}");
+        assert_eq!((record.pid(), record.number("slot")), (Some(worker.pid), Some(worker.slot)));
+        assert_eq!(record.text("level"), Some("INFO"));
+    }
+    assert!(!server.lines().iter().any(|line| line.contains("unfinished")));
+    server.signal(Signal::SIGTERM);
+    server.expect_clean_end();
+    wait_line(&server, "the line that nobody ended", |said| said == "unfinished");
+    assert_eq!(server.records_of("output").len(), 4, "no empty line");
+}
+
+#[test]
+fn a_long_line_is_cut() {
+    let text = staying("head -c 1000000 /dev/zero | tr '\\0' x; echo; echo next");
+    let server = script(&[], &text).start();
+    let long = wait_line(&server, "the long line", |said| said.starts_with("xxx"));
+    let line = long.text("line").unwrap();
+    assert!(line.ends_with('…') && line.len() > 1000 && line.len() < 4096, "{}", line.len());
+    wait_line(&server, "the next line", |said| said == "next");
+    assert_eq!(server.records_of("output").len(), 2);
+    server.finish();
+}
+
+#[test]
+fn a_flood_that_nobody_reads_blocks_nobody_and_its_losses_are_told() {
+    let (reader, writer) = pipe().unwrap();
+    let text = "i=0; while [ $i -lt 20000 ]; do echo line $i of a flood of many lines; i=$((i+1)); \
+                done; echo >done\nwhile [ ! -e go ]; do sleep 0.05; done\n\
+                while :; do echo after; sleep 0.2; done";
+    let launch = script(&[], text).stderr_to(writer);
+    let (done, go) = (launch.dir().join("done"), launch.dir().join("go"));
+    let server = launch.spawn();
+    wait_until("the program gets on", || done.exists());
+    fs::write(go, "").unwrap();
+    let mut lost = 0;
+    for line in BufReader::new(reader).lines() {
+        // What was cut off by a full pipe is no record.
+        let Ok(record) = serde_json::from_str::<Value>(&line.unwrap()) else { continue };
+        if record["msg"] == "records dropped" {
+            lost += record["records"].as_u64().unwrap();
+        }
+        if lost > 0 && record["line"] == "after" {
+            break;
+        }
+    }
+    assert!(lost > 10_000, "{lost}");
+    drop(server);
+}
+
+#[test]
+fn it_finds_its_place_and_its_variables() {
+    let flags = ["-e", "GREETING=hi", "-e", "OSTLER_SLOT=9", "-e", "NOTIFY_SOCKET=x", "-t", "7s"];
+    let text = staying("echo pid=$$; env");
+    let launch = script(&flags, &text).env("LISTEN_PID", "1").env("LISTEN_FDS", "3");
+    let server = launch.start();
+    let program = program_of(server.workers()[0].pid);
+    wait_line(&server, "its number", |said| said == format!("pid={program}"));
+    for line in ["GREETING=hi", "OSTLER_SLOT=0", "OSTLER_POOL=default", "OSTLER_GENERATION=1"] {
+        wait_line(&server, line, |said| said == line);
+    }
+    wait_line(&server, "how long it may be silent", |said| said == "WATCHDOG_USEC=7000000");
+    wait_line(&server, "who", |said| said == format!("WATCHDOG_PID={program}"));
+    wait_line(&server, "where to speak", |said| said.starts_with("NOTIFY_SOCKET=@"));
+    let lines = server.records_of("output");
+    assert!(lines.iter().all(|record| !record.text("line").unwrap().starts_with("LISTEN_")));
+    let started = server.records_of("program started");
+    assert_eq!(started[0].number("program"), Some(i64::from(program.as_raw())));
+    server.finish();
+}
+
+/// The descriptors that this process would leave to a program by accident, and so does the server.
+fn inheritable() -> BTreeSet<u64> {
+    const CLOEXEC: u32 = 0o2000000;
+    let flags = |fd: u64| {
+        let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+        let flags = text.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        u32::from_str_radix(flags.trim(), 8).ok()
+    };
+    let kept = |fd: &u64| flags(*fd).is_some_and(|flags| flags & CLOEXEC == 0);
+    descriptors(Pid::this()).into_iter().filter(kept).collect()
+}
+
+#[test]
+fn it_finds_the_sockets_and_no_descriptor_or_signal_of_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sock").into_os_string().into_string().unwrap();
+    let addresses = ["127.0.0.1:0".to_owned(), format!("unix:{path}")];
+    let addresses = addresses.each_ref().map(String::as_str);
+    let flags = ["-w", "2", "--events-file", "events"];
+    let launch = script_at(&addresses, &flags, &staying("env"));
+    let server = launch.signals(Signals::Careless).start();
+    let listening = server.records_of("listening")[0].text("address").unwrap().to_owned();
+    for worker in server.wait_workers(2) {
+        let program = program_of(worker.pid);
+        let names = format!("LISTEN_FDNAMES={}:unix%3A{path}", listening.replace(':', "%3A"));
+        for line in [format!("LISTEN_PID={program}"), names, "LISTEN_FDS=2".to_owned()] {
+            wait_line(&server, &line, |said| said == line);
+        }
+        wait_until("it has become another", || status(program, "Name") == ["sleep"]);
+        let link = |fd: u64| fs::read_link(format!("/proc/{program}/fd/{fd}")).unwrap();
+        assert_eq!(link(0), Path::new("/dev/null"));
+        for (fd, kind) in [(1, "pipe:"), (2, "pipe:"), (3, "socket:"), (4, "socket:")] {
+            assert!(link(fd).to_str().unwrap().starts_with(kind), "{fd}: {:?}", link(fd));
+        }
+        let own: BTreeSet<u64> = (0..=4).collect();
+        let others: BTreeSet<u64> = descriptors(program).difference(&own).copied().collect();
+        assert!(others.is_subset(&inheritable()), "{others:?}");
+        for signals in ["SigBlk", "SigIgn", "SigCgt"] {
+            // The first thirty-one: the others have no names, and no meaning of their own.
+            let set = u64::from_str_radix(&status(program, signals)[0], 16).unwrap();
+            assert_eq!(set & 0x7fff_ffff, 0, "{signals}");
+        }
+    }
+    server.finish();
+}
+
+#[test]
+fn it_is_ready_when_it_has_lived_for_so_long() {
+    let server = script(&["--ready-after", "700ms"], &staying("")).start();
+    let ready = &server.records_of("worker ready")[0];
+    assert!(ready.number("age_ms") >= Some(700), "{ready:?}");
+    server.finish();
+}
+
+#[test]
+fn one_that_must_say_that_it_is_ready_and_does_not_is_late() {
+    let flags = ["--ready-after", "1h", "--boot-timeout", "500ms", "--boot-retries", "0"];
+    let outcome = script(&flags, &staying("echo going on")).run();
+    assert_eq!(outcome.exit, Exit::Code(3), "{outcome:?}");
+    assert!(outcome.stderr.contains("not ready in time"), "{outcome:?}");
+}
+
+#[test]
+fn one_that_ends_before_it_is_ready_says_why_by_its_last_line() {
+    let text = "echo reading settings; echo no database at 10.0.0.9 >&2; exit 7";
+    let server = script(&["--ready-after", "20s", "--boot-retries", "1"], text).spawn();
+    let exited = server.wait_for("its end", |record| record.message() == "worker exited");
+    assert_eq!(exited.text("reason"), Some("boot failure"), "{exited:?}");
+    assert_eq!(exited.number("code"), Some(7));
+    assert_eq!(exited.text("error"), Some("no database at 10.0.0.9"));
+    let (outcome, ()) = server.into_outcome(|| ());
+    assert_eq!(outcome.exit, Exit::Code(3), "{outcome:?}");
+    let last = outcome.stderr.lines().last().unwrap();
+    assert!(last.contains("code 7: no database at 10.0.0.9"), "{last}");
+}
+
+#[test]
+fn its_end_is_the_workers_end() {
+    for (last, code, signal) in [
+        ("exit 5", Some(5), None),
+        ("exit 0", Some(0), None), // nobody has asked it to
+        ("kill -SEGV $$", None, Some("SIGSEGV")),
+        ("kill -KILL $$", None, Some("SIGKILL")),
+        ("kill -ABRT $$", None, Some("SIGABRT")),
+    ] {
+        // The first of them does it; its successor stays.
+        let text = format!(
+            "if mkdir first 2>/dev/null; then while [ ! -e go ]; do sleep 0.05; done; {last}; fi\n\
+             exec sleep 1000"
+        );
+        let server = script(&[], &text).start();
+        let worker = server.workers()[0];
+        fs::write(server.path("go"), "").unwrap();
+        let exited = server.wait_exited(worker.pid);
+        assert_eq!(exited.text("reason"), Some("crashed"), "{last}: {exited:?}");
+        assert_eq!((exited.number("code"), exited.text("signal")), (code, signal), "{last}");
+        server.wait_replaced(worker);
+        server.finish();
+    }
+}
+
+/// A script that traps a signal, says so and leaves with a code.
+fn trapping(signal: &str, code: u8) -> String {
+    format!("trap 'echo heard {signal}; exit {code}' {signal}\nwhile :; do sleep 0.05; done")
+}
+
+#[test]
+fn it_is_asked_to_leave_by_the_signal_that_it_expects() {
+    for (flags, signal) in [
+        (&[][..], "TERM"),
+        (&["--stop-signal", "QUIT"], "QUIT"),
+        (&["--stop-signal", "USR2"], "USR2"),
+    ] {
+        let mut server = script(flags, &trapping(signal, 9)).start();
+        let worker = server.workers()[0];
+        server.signal(Signal::SIGTERM);
+        server.expect_clean_end();
+        wait_line(&server, signal, |said| said == format!("heard {signal}"));
+        let exited = server.wait_exited(worker.pid);
+        assert_eq!((exited.text("reason"), exited.number("code")), (Some("asked"), Some(9)));
+    }
+}
+
+#[test]
+fn it_is_interrupted_if_there_is_no_time() {
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        let mut server = script(&["--abort-grace", "15s"], &trapping("INT", 3)).start();
+        server.signal(signal);
+        server.expect_clean_end();
+        wait_line(&server, "its word", |said| said == "heard INT");
+    }
+}
+
+#[test]
+fn one_that_does_not_leave_is_killed_with_all_that_it_has_started() {
+    let text = "trap '' TERM INT; sleep 1001 & echo started; wait; wait; exec sleep 1002";
+    for (signal, flags) in [
+        (Signal::SIGTERM, ["--graceful-timeout", "500ms"]),
+        (Signal::SIGINT, ["--abort-grace", "500ms"]),
+    ] {
+        let mut server = script(&flags, text).start();
+        wait_line(&server, "its child", |said| said == "started");
+        server.signal(signal);
+        server.expect_clean_end();
+    }
+}
+
+#[test]
+fn nothing_is_left_of_it() {
+    let text = "trap '' TERM; sleep 1001 & echo started; while :; do sleep 1; done";
+    let flags = ["--graceful-timeout", "1s", "-w", "2"];
+    let server = script(&flags, text).start();
+    let is_started = |record: &Record| record.text("line") == Some("started");
+    wait_until("both", || server.records().iter().filter(|r| is_started(r)).count() == 2);
+    let [first, second] = server.wait_workers(2)[..] else { panic!("two workers") };
+    let (program, other) = (program_of(first.pid), program_of(second.pid));
+    let child = children(program)[0].pid;
+    kill(first.pid, Signal::SIGKILL).unwrap();
+    wait_until("they go", || [program, child].iter().all(|pid| is_gone(*pid)));
+    server.wait_replaced(first);
+    assert!(!is_gone(other), "the other stays");
+    kill(server.pid, Signal::SIGKILL).unwrap();
+    server.wait_nobody();
+}
+
+fn is_gone(pid: Pid) -> bool {
+    stat(pid).is_none_or(|stat| stat.state == 'Z')
+}
+
+#[test]
+fn a_worker_that_is_asked_by_hand_asks_its_program_and_is_replaced() {
+    let server = script(&["-w", "2"], &trapping("TERM", 0)).start();
+    let worker = server.wait_workers(2)[1];
+    kill(worker.pid, Signal::SIGTERM).unwrap();
+    let exited = server.wait_exited(worker.pid);
+    assert_eq!((exited.text("reason"), exited.number("code")), (Some("asked"), Some(0)));
+    server.wait_replaced(worker);
+    server.finish();
+}
+
+#[test]
+fn one_that_is_asked_to_leave_before_it_is_ready_has_never_been() {
+    let server = script(&["--ready-after", "10s"], &trapping("TERM", 0)).spawn();
+    let started = server.wait_for("it", |record| record.message() == "program started");
+    // The trap is set by then, or the signal ends it as well.
+    kill(started.pid().unwrap(), Signal::SIGTERM).unwrap();
+    let exited = server.wait_exited(started.pid().unwrap());
+    assert_eq!(exited.text("reason"), Some("boot failure"), "{exited:?}");
+    assert_eq!(server.records_of("worker ready").len(), 0);
+    drop(server);
+}
+
+#[test]
+fn what_strangers_say_is_passed_over() {
+    let text = staying("echo socket=$NOTIFY_SOCKET");
+    let server = script(&["--ready-after", "1h"], &text).spawn();
+    let line = wait_line(&server, "where to speak", |said| said.starts_with("socket="));
+    let name = line.text("line").unwrap().strip_prefix("socket=@").unwrap();
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    UnixDatagram::unbound().unwrap().send_to_addr(b"READY=1", &address).unwrap();
+    let is_ready = |record: &Record| record.message() == "worker ready";
+    assert!(!server.hears(Duration::from_millis(500), is_ready), "a stranger is believed");
+    server.finish();
+}
+
+#[test]
+fn what_is_too_large_is_the_program() {
+    // The shell keeps what it has read.
+    let text = "x=$(head -c 40000000 /dev/zero | tr '\\0' x); mkdir first 2>/dev/null || x=\n\
+                while :; do sleep 1; done";
+    let server = script(&["--max-memory", "30M"], text).start();
+    let worker = server.workers()[0];
+    let is_large = |record: &Record| record.says("worker is too large", worker.pid);
+    let large = server.wait_for("its size", is_large);
+    assert!(large.number("bytes") > Some(30 << 20), "{large:?}");
+    let exited = server.wait_exited(worker.pid);
+    assert_eq!(exited.text("reason"), Some("recycled"), "{exited:?}");
+    drop(server);
+}
+
+#[track_caller]
+fn expect_refusal(launch: Launch, words: &[&str]) {
+    let outcome: Outcome = launch.plain().run();
+    assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    for word in words {
+        assert!(outcome.stderr.contains(word), "no {word} in {outcome:?}");
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_run_is_refused_before_anything_listens() {
+    let launch = |words: &[&str]| Launch::new(&["-k", "exec"]).program(words);
+    expect_refusal(launch(&["no-such-program"]), &["COMMAND", "no-such-program", "No such file"]);
+    expect_refusal(launch(&["./missing", "x"]), &["COMMAND", "./missing", "No such file"]);
+    expect_refusal(launch(&[""]), &["COMMAND"]);
+    expect_refusal(launch(&["/"]), &["COMMAND", "Permission denied"]);
+    let plain = launch(&["./plain"]);
+    fs::write(plain.path("plain"), "#!/bin/sh\n").unwrap();
+    expect_refusal(plain, &["COMMAND", "./plain", "Permission denied"]);
+    expect_refusal(
+        launch(&["sh"]).arg("-e").arg("PATH=/nowhere"),
+        &["COMMAND", "\"sh\"", "No such file"],
+    );
+}
+
+#[test]
+fn a_command_is_found_from_the_folder_in_which_it_runs() {
+    let launch = Launch::new(&["-k", "exec", "-b", "none", "--ready-after", "100ms"]).unbound();
+    let inner = launch.dir().join("inner");
+    fs::create_dir(&inner).unwrap();
+    let path = inner.join("run");
+    fs::write(&path, "#!/bin/sh\necho here: $0; exec sleep 1000\n").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let server = launch.arg("--chdir").arg("inner").program(&["./run"]).start();
+    wait_line(&server, "its word", |said| said == "here: ./run");
+    server.finish();
+}
+
+#[test]
+fn odd_mixes_are_refused() {
+    let exec = || Launch::new(&["-k", "exec"]);
+    expect_refusal(exec(), &["exec", "--"]);
+    expect_refusal(exec().arg("demo").program(&["sh"]), &["APP", "exec", "demo"]);
+    expect_refusal(Launch::new(&["-k", "sync"]).program(&["sh"]), &["COMMAND", "sync", "sh"]);
+    let counted = exec().arg("--max-requests").arg("9").program(&["sh"]);
+    expect_refusal(counted, &["exec", "max_requests"]);
+    expect_refusal(exec().arg("--reuse-port").program(&["sh"]), &["exec", "reuse_port"]);
+    let unbound = Launch::new(&["-k", "mio", "-b", "none"]).unbound();
+    expect_refusal(unbound, &["--bind", "mio"]);
+}
+
+/// A server whose settings come from a file.
+fn configured(yaml: &str) -> (Server, std::path::PathBuf) {
+    let launch = Launch::new(&["-c", "settings.yaml"]).unbound();
+    let path = launch.dir().join("settings.yaml");
+    fs::write(&path, yaml).unwrap();
+    (launch.start(), path)
+}
+
+#[test]
+fn a_reload_changes_the_command_and_refuses_one_that_cannot_be_run() {
+    let yaml = |command: &str| {
+        format!(
+            "worker_class: exec\nbind: []\nready_after: 100ms\nworkers: 2\ncommand: {command}\n"
+        )
+    };
+    let (server, path) = configured(&yaml("[sleep, '1001']"));
+    let workers = server.wait_workers(2);
+    fs::write(&path, yaml("[no-such-program]")).unwrap();
+    server.signal(Signal::SIGHUP);
+    let refused = server.wait_for("the refusal", |record| record.message() == "reload refused");
+    let error = refused.text("error").unwrap();
+    assert!(error.contains("settings.yaml:5") && error.contains("no-such-program"), "{error}");
+    assert_eq!(server.workers(), workers);
+    // One that runs and fails is tried out, and changes nothing.
+    fs::write(&path, yaml("[sh, -c, 'echo broken >&2; exit 4']")).unwrap();
+    server.signal(Signal::SIGHUP);
+    let is_failure = |record: &Record| record.message().starts_with("reload failed");
+    let failed = server.wait_for("the failure", is_failure);
+    assert!(failed.text("error").unwrap().contains("code 4: broken"), "{failed:?}");
+    assert_eq!(server.workers(), workers);
+    fs::write(&path, yaml("[sleep, '1002']")).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for("the end", |record| record.message() == "reload done");
+    let words = |pid: Pid| fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    wait_until("they are new", || {
+        let now = server.workers();
+        now.len() == 2 && now.iter().all(|worker| !workers.contains(worker))
+    });
+    for worker in server.workers() {
+        assert_eq!(words(program_of(worker.pid)), b"sleep\x001002\0");
+    }
+    for worker in workers {
+        let exited = server.wait_exited(worker.pid);
+        assert_eq!(exited.text("reason"), Some("reload"), "{exited:?}");
+    }
+    server.finish();
+}
+
+#[test]
+fn a_command_that_goes_missing_is_a_failed_boot_with_its_reason() {
+    let launch = Launch::new(&["-k", "exec", "-b", "none", "--ready-after", "100ms"]).unbound();
+    let path = launch.dir().join("run");
+    fs::write(&path, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let server = launch.program(&["./run"]).start();
+    let worker = server.workers()[0];
+    let back = server.path("back");
+    fs::rename(&path, &back).unwrap();
+    kill(worker.pid, Signal::SIGKILL).unwrap();
+    let is_failure = |record: &Record| record.text("reason") == Some("boot failure");
+    let failed = server.wait_for("the failure", is_failure);
+    let error = failed.text("error").unwrap();
+    assert!(error.contains("./run") && error.contains("No such file"), "{error}");
+    fs::rename(&back, &path).unwrap();
+    server.wait_replaced(worker);
+    server.finish();
+}
