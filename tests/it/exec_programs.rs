@@ -1,1 +1,421 @@
-//! Programs in other languages as workers.
+//! Programs in other languages as workers, each on the sockets that it finds. What is not installed
+//! is skipped, with a word.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::client::Client;
+use crate::exec::{program_of, wait_line};
+use crate::heard::Record;
+use crate::launch::Launch;
+use crate::load::Load;
+use crate::proc::{children, wait_until};
+use crate::support::{Exit, Server};
+
+/// Serves HTTP from descriptor 3, a thread a client. It says when it is ready, and when it is asked
+/// to leave it finishes what is begun.
+const PYTHON: &str = r#"
+import faulthandler, os, selectors, signal, socket, sys, threading, time
+
+def notify(text):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        line.sendto(text.encode(), "\0" + os.environ["NOTIFY_SOCKET"][1:])
+
+def answer(path):
+    path, _, query = path.partition("?")
+    if path == "/pid":
+        return str(os.getpid())
+    if path == "/sleep":
+        time.sleep(int(query[3:]) / 1000)
+    if path == "/version":
+        return sys.argv[1]
+    if path == "/exit":
+        os._exit(int(query[5:]))
+    if path == "/say":
+        notify(query)
+    if path == "/silence":
+        global beating
+        beating = False
+    return "Hello, world!\n"
+
+def serve(client):
+    with client:
+        client.setblocking(True)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            piece = client.recv(4096)
+            if not piece:
+                return
+            head += piece
+        body = answer(head.split()[1].decode()).encode()
+        client.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
+            % (len(body), body))
+
+faulthandler.enable()
+beating = True
+leaving = threading.Event()
+read, write = os.pipe()
+os.set_blocking(write, False)
+signal.set_wakeup_fd(write)
+signal.signal(signal.SIGTERM, lambda *_: leaving.set())
+listener = socket.socket(fileno=3)
+selector = selectors.DefaultSelector()
+selector.register(listener, selectors.EVENT_READ)
+selector.register(read, selectors.EVENT_READ)
+watched = "--watched" in sys.argv
+threads = []
+notify("STATUS=serving\nREADY=1")
+while not leaving.is_set():
+    if watched and beating:
+        notify("WATCHDOG=1")
+    for key, _ in selector.select(0.1 if watched else None):
+        if key.fileobj is listener:
+            try:
+                client, _ = listener.accept()
+            except BlockingIOError:
+                continue
+            threads = [thread for thread in threads if thread.is_alive()]
+            threads.append(threading.Thread(target=serve, args=(client,)))
+            threads[-1].start()
+for thread in threads:
+    thread.join()
+print("leaving", flush=True)
+"#;
+
+/// The same in another language, as far as it goes.
+const NODE: &str = r#"
+const server = require("http").createServer((request, response) => {
+    const url = new URL(request.url, "http://x");
+    const answer = () => {
+        response.setHeader("Connection", "close");
+        response.end(url.pathname === "/pid" ? String(process.pid) : "Hello, world!\n");
+    };
+    setTimeout(answer, Number(url.searchParams.get("ms") || 0));
+});
+server.listen({ fd: 3 }, () => console.log("listening"));
+process.on("SIGTERM", () => server.close(() => process.exit(0)));
+"#;
+
+/// Serves by whatever speaks WSGI.
+const WSGI: &str = r#"
+import os
+def app(environ, start):
+    body = str(os.getpid()) if environ["PATH_INFO"] == "/pid" else "Hello, world!\n"
+    start("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body.encode()]
+"#;
+
+/// Serves by whatever speaks ASGI.
+const ASGI: &str = r#"
+import os
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    body = str(os.getpid()) if scope["path"] == "/pid" else "Hello, world!\n"
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": body.encode()})
+"#;
+
+/// Whether words can be run here; if not, it is said.
+fn is_there(words: &[&str]) -> bool {
+    let mut command = Command::new(words[0]);
+    let run = command.args(&words[1..]).stdin(Stdio::null()).output();
+    let is_there = run.is_ok_and(|output| output.status.success());
+    if !is_there {
+        eprintln!("skipped: `{}` does not run here", words.join(" "));
+    }
+    is_there
+}
+
+fn python_is_there() -> bool {
+    is_there(&["python3", "-c", "import faulthandler, selectors"])
+}
+
+/// A python program that must say that it is ready.
+fn python(flags: &[&str], words: &[&str]) -> Launch {
+    let launch = Launch::new(&["-k", "exec", "--ready-after", "1h"]);
+    fs::write(launch.path("app.py"), PYTHON).unwrap();
+    let launch = flags.iter().fold(launch, |launch, flag| launch.arg(flag));
+    launch.program(&[&["python3", "app.py"], words].concat())
+}
+
+fn is_hang(record: &Record) -> bool {
+    record.message() == "worker hung"
+}
+
+#[test]
+fn python_serves_and_is_replaced_when_it_crashes() {
+    if !python_is_there() {
+        return;
+    }
+    let server = python(&["-w", "2", "--log-level", "debug"], &["one"]).start();
+    let workers = server.wait_workers(2);
+    let is_status = |record: &Record| record.text("status") == Some("serving");
+    server.wait_for("what it is at", is_status);
+    let programs = [program_of(workers[0].pid), program_of(workers[1].pid)];
+    assert!(programs.contains(&server.answering_pid()));
+    assert_eq!(server.get("/version").text(), "one");
+    // The one that answers ends.
+    assert!(server.try_get("/exit?code=6").is_err());
+    let is_end = |record: &Record| record.message() == "worker exited";
+    let exited = server.serve_until("its end", is_end);
+    assert_eq!((exited.text("reason"), exited.number("code")), (Some("crashed"), Some(6)));
+    let worker = *workers.iter().find(|worker| Some(worker.pid) == exited.pid()).unwrap();
+    server.wait_replaced(worker);
+    server.finish();
+}
+
+#[test]
+fn python_finishes_a_slow_request_when_it_is_asked_to_leave() {
+    if !python_is_there() {
+        return;
+    }
+    let mut server = python(&[], &["one"]).start();
+    let begun = Instant::now();
+    let mut client = server.begin("/sleep?ms=1000");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(client.answer().text(), "Hello, world!\n");
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    server.expect_clean_end();
+    wait_line(&server, "its last words", |said| said == "leaving");
+    let exited = &server.records_of("worker exited")[0];
+    assert_eq!((exited.text("reason"), exited.number("code")), (Some("asked"), Some(0)));
+}
+
+#[test]
+fn python_is_reloaded_under_load_and_nothing_is_lost() {
+    if !python_is_there() {
+        return;
+    }
+    let launch = Launch::new(&["-c", "settings.yaml"]).unbound();
+    let (port, path) = (launch.port(), launch.path("settings.yaml"));
+    fs::write(launch.path("app.py"), PYTHON).unwrap();
+    let write = |version: u32| {
+        let yaml = format!(
+            "worker_class: exec\nworkers: 2\nready_after: 1h\nbind: 127.0.0.1:{port}\n\
+             command: [python3, app.py, 'v{version}']\n"
+        );
+        fs::write(&path, yaml).unwrap();
+    };
+    write(0);
+    let server = launch.start();
+    let load = Load::on(server.address());
+    for version in 1..=4 {
+        write(version);
+        let mark = server.mark();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_news(mark, "the end", |record| record.message() == "reload done");
+        load.wait_answers(20);
+        assert_eq!(server.get("/version").text(), format!("v{version}"));
+    }
+    // Whoever is asked by hand goes after its successor has come.
+    let old = server.wait_workers(2)[0];
+    kill(old.pid, Signal::SIGTERM).unwrap();
+    server.wait_replaced(old);
+    load.wait_answers(20);
+    load.finish();
+    server.finish();
+}
+
+#[test]
+fn python_is_upgraded_under_load_and_nothing_is_lost() {
+    if !python_is_there() {
+        return;
+    }
+    let server = python(&["-w", "2", "--pid", "pid"], &["one"]).start();
+    let load = Load::on(server.address());
+    let mark = server.mark();
+    server.signal(Signal::SIGUSR2);
+    let is_ready = |record: &Record| {
+        record.message() == "ready" && record.pid().is_some_and(|pid| pid != server.pid)
+    };
+    let ready = server.wait_for_news(mark, "the new master", is_ready);
+    load.wait_answers(20);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    load.wait_answers(20);
+    load.finish();
+    kill(ready.pid().unwrap(), Signal::SIGTERM).unwrap();
+    server.wait_nobody();
+}
+
+#[test]
+fn python_that_falls_silent_after_it_has_said_that_it_lives_is_hung() {
+    if !python_is_there() {
+        return;
+    }
+    let flags = ["-t", "2s", "--abort-grace", "10s"];
+    let server = python(&flags, &["one", "--watched"]).start();
+    let worker = server.workers()[0];
+    // As long as it says so it may be at anything.
+    assert_eq!(server.get("/sleep?ms=2500").text(), "Hello, world!\n");
+    assert_eq!(server.records_of("worker hung").len(), 0);
+    server.get("/silence");
+    let hung = server.wait_for("the hang", is_hang);
+    assert_eq!((hung.pid(), hung.text("error")), (Some(worker.pid), Some("no heartbeat")));
+    let exited = server.wait_exited(worker.pid);
+    assert_eq!(exited.text("reason"), Some("hung"), "{exited:?}");
+    assert_eq!(exited.text("signal"), Some("SIGABRT"), "the program was aborted: {exited:?}");
+    assert_eq!(exited.text("error"), Some("the program has stopped saying WATCHDOG=1"));
+    wait_line(&server, "where it was", |said| said.contains("Fatal Python error: Aborted"));
+    server.wait_replaced(worker);
+    server.finish();
+}
+
+#[test]
+fn python_that_never_says_that_it_lives_is_alive_as_long_as_it_is_there() {
+    if !python_is_there() {
+        return;
+    }
+    let server = python(&["-t", "600ms"], &["one"]).start();
+    assert_eq!(server.get("/sleep?ms=2500").text(), "Hello, world!\n");
+    assert_eq!(server.records_of("worker hung").len(), 0);
+    server.finish();
+}
+
+#[test]
+fn python_may_ask_to_be_aborted() {
+    if !python_is_there() {
+        return;
+    }
+    let server = python(&["--abort-grace", "10s"], &["one"]).start();
+    let worker = server.workers()[0];
+    let mut client = server.connect();
+    client.send("GET /say?WATCHDOG=trigger HTTP/1.1\r\n\r\n");
+    let exited = server.wait_exited(worker.pid);
+    assert_eq!(exited.text("signal"), Some("SIGABRT"), "{exited:?}");
+    assert!(exited.text("error").unwrap().contains("WATCHDOG=trigger"), "{exited:?}");
+    server.wait_replaced(worker);
+    server.finish();
+}
+
+#[test]
+fn python_that_leaves_by_itself_says_so_and_gets_a_successor() {
+    if !python_is_there() {
+        return;
+    }
+    let server = python(&[], &["one"]).start();
+    let worker = server.workers()[0];
+    server.get("/say?STOPPING=1");
+    server.wait_for("its leave", |record| record.says("worker leaves", worker.pid));
+    wait_until("its successor is ready", || {
+        server.workers().iter().any(|other| other.slot == worker.slot && other.pid != worker.pid)
+    });
+    // It takes the time that it needs, and no signal reminds it.
+    assert!(!server.records_of("worker exited").iter().any(|r| r.pid() == Some(worker.pid)));
+    kill(program_of(worker.pid), Signal::SIGTERM).unwrap();
+    let exited = server.wait_exited(worker.pid);
+    assert_eq!((exited.text("reason"), exited.number("code")), (Some("asked"), Some(0)));
+    server.finish();
+}
+
+#[test]
+fn what_a_program_has_started_may_speak_for_it() {
+    if !python_is_there() {
+        return;
+    }
+    let launch = Launch::new(&["-k", "exec", "--ready-after", "1h"]);
+    let say = "import os, socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', \
+               '\\0' + os.environ['NOTIFY_SOCKET'][1:])";
+    let script = format!("python3 -c \"{say}\"\nexec sleep 1000\n");
+    fs::write(launch.path("script"), script).unwrap();
+    launch.program(&["sh", "script"]).start().finish();
+}
+
+#[test]
+fn node_serves_and_finishes_what_is_begun() {
+    if !is_there(&["node", "--version"]) {
+        return;
+    }
+    let launch = Launch::new(&["-k", "exec", "-w", "2", "--ready-after", "200ms"]);
+    fs::write(launch.path("app.js"), NODE).unwrap();
+    let mut server = launch.program(&["node", "app.js"]).start();
+    let workers = server.wait_workers(2);
+    wait_until("both listen", || {
+        server.records_of("output").iter().filter(|r| r.text("line") == Some("listening")).count()
+            == 2
+    });
+    let programs = workers.iter().map(|worker| program_of(worker.pid)).collect::<Vec<_>>();
+    assert!(programs.contains(&server.answering_pid()));
+    kill(programs[0], Signal::SIGKILL).unwrap();
+    let exited = server.wait_exited(workers[0].pid);
+    assert_eq!(exited.text("signal"), Some("SIGKILL"));
+    server.wait_replaced(workers[0]);
+    let mut client = server.begin("/sleep?ms=1000");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(client.answer().text(), "Hello, world!\n");
+    server.expect_clean_end();
+}
+
+/// A server that knows nothing of us, on the socket that it finds.
+fn a_foreign_server_serves(file: &str, text: &str, words: &[&str]) {
+    let launch = Launch::new(&["-k", "exec", "-w", "2", "--ready-after", "2s"]);
+    fs::write(launch.path(file), text).unwrap();
+    let server = launch.program(words).start();
+    let workers = server.wait_workers(2);
+    wait_until("it serves", || server.try_get("/").is_ok_and(|answer| answer.status() == 200));
+    let answering = server.answering_pid();
+    let mut family = workers.iter().flat_map(|worker| {
+        let program = program_of(worker.pid);
+        children(program).into_iter().map(|child| child.pid).chain([program])
+    });
+    assert!(family.any(|pid| pid == answering), "somebody else answers");
+    kill(workers[0].pid, Signal::SIGKILL).unwrap();
+    server.wait_replaced(workers[0]);
+    let mark = server.mark();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_news(mark, "the reload", |record| record.message() == "reload done");
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    finish_foreign(server);
+}
+
+/// It may leave by a signal or with a code, but at once and with all of it.
+fn finish_foreign(server: Server) {
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    server.wait_nobody();
+    for exited in server.records_of("worker exited") {
+        let reason = exited.text("reason").unwrap();
+        assert!(["crashed", "reload", "asked"].contains(&reason), "{exited:?}");
+    }
+}
+
+#[test]
+fn gunicorn_serves_unmodified() {
+    if !is_there(&["gunicorn", "--version"]) {
+        return;
+    }
+    // By LISTEN_FDS, as from systemd; or by number, of which it must be told once only.
+    a_foreign_server_serves("app.py", WSGI, &["gunicorn", "-w", "2", "app:app"]);
+    let words = ["env", "-u", "LISTEN_FDS", "gunicorn", "-b", "fd://3", "-w", "2", "app:app"];
+    a_foreign_server_serves("app.py", WSGI, &words);
+}
+
+#[test]
+fn uvicorn_serves_unmodified() {
+    if is_there(&["uvicorn", "--version"]) {
+        a_foreign_server_serves("app.py", ASGI, &["uvicorn", "--fd", "3", "app:app"]);
+    }
+}
+
+#[test]
+fn a_program_serves_at_a_unix_path_too() {
+    if !python_is_there() {
+        return;
+    }
+    let launch = python(&[], &["one"]).unbound();
+    let path = launch.dir().join("sock");
+    let server = launch.arg("--bind").arg("unix:sock").start();
+    let mut client = Client::unix(&path).unwrap();
+    assert_eq!(client.get("/").text(), "Hello, world!\n");
+    server.finish();
+    assert!(!path.exists());
+}

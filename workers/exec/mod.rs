@@ -163,9 +163,10 @@ impl Watch<'_> {
         match deed {
             Deed::Ready => self.life.ready(),
             Deed::Beat => self.life.notify(),
-            Deed::Accuse => {
-                let silence = self.settings.timeout;
-                self.life.note(&format!("no WATCHDOG=1 from the program for {silence:?}"));
+            Deed::Accuse => self.life.note("the program has stopped saying WATCHDOG=1"),
+            Deed::Acquit => {
+                self.life.note("");
+                self.life.notify();
             }
             Deed::Retire => self.life.retire(),
             Deed::Ask => self.program.ask(self.settings.stop_signal),

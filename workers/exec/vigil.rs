@@ -5,7 +5,7 @@ use std::time::Duration;
 use ostler::stamp::Stamp;
 use ostler::worker::Stop;
 
-use self::Deed::{Abort, Accuse, Ask, Beat, Interrupt, Kill, Ready, Retire};
+use self::Deed::{Abort, Accuse, Acquit, Ask, Beat, Interrupt, Kill, Ready, Retire};
 
 /// The bounds that the settings set.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +25,10 @@ pub(super) enum Deed {
     Ready,
     /// Say that the worker lives.
     Beat,
-    /// Leave word that the program is silent, for which the worker will be taken for hung.
+    /// Leave word that the program is silent, for which the worker will soon be taken for hung.
     Accuse,
+    /// Take that back, and say that the worker lives.
+    Acquit,
     /// Say that the worker leaves.
     Retire,
     /// Ask the program to finish and leave.
@@ -85,8 +87,8 @@ impl Vigil {
 
     /// It has said that it lives: from now on that is what counts.
     pub(super) fn alive(&mut self, now: Stamp) -> Option<Deed> {
-        (self.said, self.accused) = (Some(now), false);
-        Some(Beat)
+        self.said = Some(now);
+        Some(if std::mem::take(&mut self.accused) { Acquit } else { Beat })
     }
 
     /// It has said that it needs so much more time to get ready.
@@ -153,9 +155,10 @@ impl Vigil {
         self.said.is_none()
     }
 
+    /// In time for the master, for whom the last beat may be a little older than the last word.
     fn accuse_at(&self) -> Option<Stamp> {
         let judged = !self.accused && !self.terms.timeout.is_zero();
-        self.said.filter(|_| judged).map(|said| said.after(self.terms.timeout))
+        self.said.filter(|_| judged).map(|said| said.after(self.terms.timeout * 3 / 4))
     }
 
     fn kill_by(&mut self, at: Stamp) {
@@ -207,13 +210,14 @@ mod tests {
         assert!(vigil.beats());
         assert_eq!(vigil.alive(at(0)), Some(Beat));
         assert!(!vigil.beats());
-        assert_eq!(vigil.due(at(9_999)), []);
-        assert_eq!(vigil.alive(at(9_999)), Some(Beat));
-        assert_eq!(vigil.deadline(), Some(at(19_999)));
-        assert_eq!(vigil.due(at(19_999)), [Accuse]);
+        assert_eq!(vigil.due(at(7_499)), []);
+        assert_eq!(vigil.alive(at(7_499)), Some(Beat));
+        assert_eq!(vigil.deadline(), Some(at(14_999)));
+        assert_eq!(vigil.due(at(14_999)), [Accuse]);
         assert_eq!((vigil.due(at(30_000)), vigil.deadline()), (vec![], None));
-        assert_eq!(vigil.alive(at(30_000)), Some(Beat));
-        assert_eq!(vigil.deadline(), Some(at(40_000)));
+        assert_eq!(vigil.alive(at(30_000)), Some(Acquit));
+        assert_eq!(vigil.alive(at(30_001)), Some(Beat));
+        assert_eq!(vigil.deadline(), Some(at(37_501)));
     }
 
     #[test]
