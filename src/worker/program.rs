@@ -49,6 +49,9 @@ impl Output {
     }
 }
 
+/// So many words of strangers are passed over at once.
+const LETTERS_AT_ONCE: usize = 64;
+
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End(Exit);
@@ -144,12 +147,13 @@ impl Program {
     /// The next thing that it, or something that it has started, has said by its `NOTIFY_SOCKET`:
     /// lines of `NAME=VALUE`. What strangers say is passed over. Never waits.
     pub fn hear(&mut self) -> Option<String> {
-        loop {
+        for _ in 0..LETTERS_AT_ONCE {
             let letter = self.mailbox.take()?;
             if self.is_own(&letter) {
                 return Some(String::from_utf8_lossy(&letter.text).into_owned());
             }
         }
+        None // a crowd of strangers: whoever waits finds the rest
     }
 
     /// Who has left already can only be known by its user: somebody who could do worse.

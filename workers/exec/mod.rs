@@ -95,6 +95,8 @@ impl Watch<'_> {
     /// Watches until the program ends, and ends as it does.
     fn keep(mut self) -> Result<(), WorkerError> {
         loop {
+            // In this order: it takes away the sign by which an end wakes this loop.
+            let stop = self.life.stop();
             let end = self.program.end();
             self.hear();
             let reads = if end.is_some() { READS_AT_THE_END } else { READS_A_TURN };
@@ -102,7 +104,7 @@ impl Watch<'_> {
             if let Some(end) = end {
                 self.mourn(end);
             }
-            let (stop, now) = (self.life.stop(), self.life.now());
+            let now = self.life.now();
             let deed = self.vigil.stop(stop, now);
             for deed in deed.into_iter().chain(self.vigil.due(now)) {
                 self.act(deed);
