@@ -14,6 +14,7 @@ use super::hooking;
 use crate::app::{Place, Service};
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
+use crate::listen::Listener;
 use crate::log::{Facts, chain};
 use crate::os;
 use crate::os::process::{self, EXIT_PANICKED, Pid};
@@ -193,9 +194,16 @@ fn serve(
             return confession.boot_failed(&format!("cannot open a pipe: {error}"));
         }
     };
+    let class = company.plan.class;
+    let unruly = |listener: &Arc<Listener>| listener.never_block().err();
+    if !class.runs_command()
+        && let Some(error) = company.listeners.iter().find_map(unruly)
+    {
+        return confession.boot_failed(&format!("cannot set up a socket: {error}"));
+    }
     let ctx =
         WorkerContext { listeners: &company.listeners, service, settings, place, log, life: &life };
-    match company.plan.class.run(&ctx) {
+    match class.run(&ctx) {
         Ok(()) => 0,
         Err(reason) => {
             let facts = Facts::new().text("class", place.class);

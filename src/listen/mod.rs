@@ -321,6 +321,14 @@ impl Listener {
         epoll::remove(epoll.as_raw_fd(), self.fd.as_fd())
     }
 
+    /// Makes it nonblocking again, which a program that shares it may have changed.
+    ///
+    /// # Errors
+    /// From fcntl(2).
+    pub(crate) fn never_block(&self) -> io::Result<()> {
+        socket::never_block(self.fd.as_fd())
+    }
+
     /// Whether it was given by a service manager, rather than asked for by address or number.
     pub(crate) fn is_given(&self) -> bool {
         matches!(self.origin, Origin::Inherited) && !matches!(self.address, Address::Fd(_))

@@ -141,10 +141,21 @@ pub(crate) fn adopt(number: RawFd) -> io::Result<Option<OwnedFd>> {
         return Ok(None);
     }
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    never_block(fd)?;
     // SAFETY: the descriptor is open, and the settings give it to the caller alone.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(number) }))
+}
+
+/// Makes a socket nonblocking, for all who share it.
+///
+/// # Errors
+/// From fcntl(2).
+pub(crate) fn never_block(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    if !flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
 }
 
 /// The address to which a socket is bound, in words such as `127.0.0.1:8000` or `unix:/run/x`.

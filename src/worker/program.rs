@@ -69,7 +69,10 @@ pub(crate) fn find(settings: &Settings) -> Result<(), Refusal> {
     found.map(|_| ()).map_err(|error| {
         let from = settings.chdir.as_deref().filter(|_| word.contains('/'));
         let from = from.map(|folder| format!(" from {}", folder.display())).unwrap_or_default();
-        Refusal::new(format!("cannot run {word:?}{from}: {error}"))
+        let is_line = settings.command.len() == 1 && word.contains(' ');
+        let tip =
+            if is_line { "; give the program and its arguments as separate words" } else { "" };
+        Refusal::new(format!("cannot run {word:?}{from}: {error}{tip}"))
     })
 }
 

@@ -368,6 +368,7 @@ fn a_command_that_cannot_be_run_is_refused_before_anything_listens() {
     expect_refusal(launch(&["no-such-program"]), &["COMMAND", "no-such-program", "No such file"]);
     expect_refusal(launch(&["./missing", "x"]), &["COMMAND", "./missing", "No such file"]);
     expect_refusal(launch(&[""]), &["COMMAND"]);
+    expect_refusal(launch(&["sleep 1000"]), &["COMMAND", "sleep 1000", "as separate words"]);
     expect_refusal(launch(&["/"]), &["COMMAND", "Permission denied"]);
     let plain = launch(&["./plain"]);
     fs::write(plain.path("plain"), "#!/bin/sh\n").unwrap();

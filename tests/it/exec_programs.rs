@@ -6,13 +6,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::client::Client;
 use crate::exec::{program_of, wait_line};
 use crate::heard::Record;
 use crate::launch::Launch;
 use crate::load::Load;
-use crate::proc::{children, wait_until};
+use crate::proc::{children, descriptors, wait_until};
 use crate::support::{Exit, Server};
 
 /// Serves HTTP from descriptor 3, a thread a client. It says when it is ready, and when it is asked
@@ -245,6 +246,44 @@ fn python_is_upgraded_under_load_and_nothing_is_lost() {
     load.finish();
     kill(ready.pid().unwrap(), Signal::SIGTERM).unwrap();
     server.wait_nobody();
+}
+
+#[test]
+fn a_socket_that_a_program_has_made_blocking_is_not_for_its_successor_of_another_class() {
+    if !python_is_there() {
+        return;
+    }
+    let launch = Launch::new(&["-c", "settings.yaml"]).unbound();
+    let (port, path) = (launch.port(), launch.path("settings.yaml"));
+    let text = "import signal, socket\nsocket.socket(fileno=3).setblocking(True)\n\
+                print('done', flush=True)\nsignal.pause()\n";
+    fs::write(launch.path("app.py"), text).unwrap();
+    let common = format!("bind: 127.0.0.1:{port}\nready_after: 100ms\n");
+    let yaml = format!("{common}worker_class: exec\ncommand: [python3, app.py]\n");
+    fs::write(&path, yaml).unwrap();
+    let server = launch.start();
+    wait_line(&server, "its word", |said| said == "done");
+    let old = server.workers()[0];
+    assert!(blocks(old.pid), "it is shared");
+    fs::write(&path, format!("{common}worker_class: mio\n")).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_exited(old.pid);
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    assert!(!blocks(server.wait_workers(1)[0].pid));
+    server.finish();
+}
+
+/// Whether the first listening socket of a worker blocks.
+fn blocks(worker: Pid) -> bool {
+    const NONBLOCK: u32 = 0o4000;
+    let is_socket = |fd: &u64| {
+        fs::read_link(format!("/proc/{worker}/fd/{fd}"))
+            .is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
+    };
+    let fd = descriptors(worker).into_iter().find(is_socket).unwrap();
+    let text = fs::read_to_string(format!("/proc/{worker}/fdinfo/{fd}")).unwrap();
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+    u32::from_str_radix(flags.trim(), 8).unwrap() & NONBLOCK == 0
 }
 
 #[test]
