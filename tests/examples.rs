@@ -225,7 +225,7 @@ fn hooks_are_told_of_everything_and_harm_nobody() {
 fn custom_class_is_listed() {
     let Some(program) = example("custom_class") else { return };
     let output = Command::new(program).arg("--list-classes").output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "batch\nmio\nsync\nthreads\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "batch\nexec\nmio\nsync\nthreads\n");
 }
 
 #[test]
