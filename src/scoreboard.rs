@@ -183,6 +183,11 @@ impl<'a> Row<'a> {
         self.seats().map(Seat::units).fold(0, u64::wrapping_add)
     }
 
+    /// Whether any thread is at a unit of work.
+    pub(crate) fn is_busy(self) -> bool {
+        self.seats().any(|seat| seat.busy_since().is_some())
+    }
+
     /// The unit of work whose time is up first, if each has `timeout` and what it has asked for.
     pub(crate) fn oldest_unit(self, now: Stamp, timeout: Duration) -> Option<Unit> {
         let busy = self

@@ -21,7 +21,7 @@ use crate::os::process::{self, EXIT_PANICKED, Pid};
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::title::TitleArea;
 use crate::scoreboard::{Scoreboard, Stage};
-use crate::worker::{Lifecycle, Terms, WorkerContext};
+use crate::worker::{Guard, Lifecycle, Terms, WorkerContext};
 
 /// The worker could not boot.
 pub(super) const EXIT_BOOT: u8 = 3;
@@ -175,7 +175,11 @@ fn serve(
     let (company, place) = (birth.company, &birth.place);
     let (settings, log) = (&company.plan.settings, company.log.logger());
     let board = company.board.scores();
-    signal::catch(&[Signal::Terminate, Signal::Interrupt, Signal::Quit]);
+    let guard = Guard::new(Arc::clone(board), birth.row, &birth.doorbell, &company.listeners);
+    match guard {
+        Ok(guard) => signal::catch_farewells(guard.limited_to(settings.graceful_timeout)),
+        Err(error) => return confession.boot_failed(&format!("cannot share the doorbell: {error}")),
+    }
     if let Err(error) = signal::catch_parent_death(settings.graceful_timeout) {
         return confession.boot_failed(&format!("cannot watch the master: {error}"));
     }
@@ -205,6 +209,12 @@ fn serve(
         WorkerContext { listeners: &company.listeners, service, settings, place, log, life: &life };
     match class.run(&ctx) {
         Ok(()) => 0,
+        // It was told so by nothing but the loss of its listeners.
+        Err(reason) if board.row(birth.row).stage() == Stage::Leaving && !signal::is_heeded() => {
+            debug!(log, "worker class ended"; "pid" => Pid::this().as_raw(), "slot" => place.slot,
+                "error" => chain(reason.as_ref()));
+            0
+        }
         Err(reason) => {
             let facts = Facts::new().text("class", place.class);
             confession.say("worker class failed", facts.text("error", chain(reason.as_ref())));

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, FdFlag, OFlag, fcntl, open};
@@ -29,6 +29,19 @@ pub(crate) fn nameless(folder: &Path) -> io::Result<OwnedFd> {
     unlink(&path)?;
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     Ok(fd)
+}
+
+/// Which file a descriptor leads to: device and inode.
+pub(crate) type Id = (u64, u64);
+
+/// Which file a descriptor leads to. Async-signal-safe.
+///
+/// # Errors
+/// `EBADF`, from fstat(2).
+pub(crate) fn id(number: RawFd) -> io::Result<Id> {
+    // SAFETY: only asks about a number; a closed one is EBADF.
+    let status = fstat(unsafe { BorrowedFd::borrow_raw(number) })?;
+    Ok((status.st_dev, status.st_ino))
 }
 
 /// Gives the file to another user and group.

@@ -6,6 +6,7 @@
 pub(crate) mod cgroup;
 pub(crate) mod clock;
 pub(crate) mod daemon;
+pub(crate) mod descriptors;
 pub(crate) mod epoll;
 pub(crate) mod file;
 pub(crate) mod identity;

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal as Number};
 use nix::sys::signal::{raise, sigaction, sigprocmask};
 
-use super::file;
+use super::{file, process};
 
 /// The signals that a master or a worker acts upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,9 +156,96 @@ extern "C" fn on_signal(number: libc::c_int) {
 /// As [`on_signal`], and winds the alarm that bounds the life of an orphan: nobody is left to end
 /// it from outside, and its loop may be stuck.
 extern "C" fn on_orphaned(number: libc::c_int) {
+    ORPHANED.store(true, Ordering::Relaxed);
+    wind_alarm(ORPHAN_SECONDS.load(Ordering::Relaxed));
+    on_leave(number);
+}
+
+fn wind_alarm(seconds: u32) {
     // SAFETY: alarm(2) is async-signal-safe and touches no memory.
-    unsafe { libc::alarm(ORPHAN_SECONDS.load(Ordering::Relaxed)) };
+    unsafe { libc::alarm(seconds) };
+}
+
+/// As [`on_signal`], and if nobody asks for signals here, the guardian begins to look.
+extern "C" fn on_leave(number: libc::c_int) {
     on_signal(number);
+    let (Some(guardian), false) = (GUARDIAN.get(), is_heeded() || is_aborting()) else { return };
+    let errno = Errno::last();
+    if let Some(signal) = Signal::from_byte(number as u8) {
+        guardian.told(signal);
+    }
+    set_action(Number::SIGALRM, SigHandler::Handler(on_look));
+    look_every(BETWEEN_LOOKS_MICROS);
+    errno.set();
+}
+
+/// The guardian looks again, unless somebody has begun to ask for signals.
+extern "C" fn on_look(_: libc::c_int) {
+    let errno = Errno::last();
+    if is_aborting() {
+        return;
+    }
+    if is_heeded() {
+        look_every(0);
+        set_action(Number::SIGALRM, SigHandler::SigDfl);
+        if ORPHANED.load(Ordering::Relaxed) {
+            wind_alarm(ORPHAN_SECONDS.load(Ordering::Relaxed));
+        }
+    } else if GUARDIAN.get().is_some_and(|guardian| guardian.may_end()) {
+        process::leave(0);
+    }
+    errno.set();
+}
+
+/// Sends ALRM every so often; 0 is never. It takes the place of an alarm.
+fn look_every(micros: libc::suseconds_t) {
+    let span = libc::timeval { tv_sec: 0, tv_usec: micros };
+    let timer = libc::itimerval { it_interval: span, it_value: span };
+    // SAFETY: a plain system call on Linux; `timer` outlives it, and nothing is written back.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+}
+
+/// How often the guardian looks, in microseconds.
+const BETWEEN_LOOKS_MICROS: libc::suseconds_t = 20_000;
+
+/// Looks after the end of a process in which nobody asks for signals. All that it does is done in a
+/// handler, between any two instructions: it must take no lock and no memory.
+pub(crate) trait Guardian: Send + Sync {
+    /// The process has been told to leave, in this way.
+    fn told(&self, signal: Signal);
+
+    /// Whether the process may end now.
+    fn may_end(&self) -> bool;
+}
+
+static GUARDIAN: OnceLock<Box<dyn Guardian>> = OnceLock::new();
+
+/// Whether somebody in this process asks for its signals.
+static HEEDED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the parent has died.
+static ORPHANED: AtomicBool = AtomicBool::new(false);
+
+/// Somebody in this process asks for its signals.
+pub(crate) fn heed() {
+    if !is_heeded() {
+        HEEDED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether somebody in this process has ever asked for its signals.
+pub(crate) fn is_heeded() -> bool {
+    HEEDED.load(Ordering::Relaxed)
+}
+
+/// Sends TERM, INT and QUIT to this process's [`SignalPipe`] from now on; and as long as nobody asks
+/// for signals, they and the parent's death are the guardian's. Only the first call in a process's
+/// life chooses it.
+pub(crate) fn catch_farewells(guardian: impl Guardian + 'static) {
+    let _ = GUARDIAN.set(Box::new(guardian));
+    for signal in [Signal::Terminate, Signal::Interrupt, Signal::Quit] {
+        set_action(signal.number(), SigHandler::Handler(on_leave));
+    }
 }
 
 /// An orphan has had its time: it ends with all that it has started, of which it leads the group.
@@ -182,13 +269,12 @@ const LAST_WORDS_SECONDS: u32 = 1;
 /// whatever the words do, it dies of ABRT: another ABRT, such as that of a crash in here, finds the
 /// default action already, and so does the one that the alarm brings.
 extern "C" fn on_abort(_: libc::c_int) {
-    set_action(Number::SIGALRM, SigHandler::Handler(on_speechless));
     ABORTING.store(true, Ordering::Relaxed);
+    wind_alarm(LAST_WORDS_SECONDS); // first: an earlier one is not meant for what follows
+    set_action(Number::SIGALRM, SigHandler::Handler(on_speechless));
     on_signal(libc::SIGTERM); // the other threads take nobody in any more
     let alarm_only = SigSet::from(Number::SIGALRM);
     let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&alarm_only), None);
-    // SAFETY: alarm(2) is async-signal-safe and touches no memory.
-    unsafe { libc::alarm(LAST_WORDS_SECONDS) };
     if let Some(last_words) = LAST_WORDS.get() {
         last_words();
     }
@@ -319,7 +405,7 @@ pub(crate) fn restore_last_resorts() {
 fn set_action(number: Number, handler: SigHandler) {
     // RESTART: a handler writes a byte, and code that is not ours need not notice.
     let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: `on_signal` and `on_orphaned` make async-signal-safe calls only, and keep errno.
+    // SAFETY: the handlers make async-signal-safe calls only, and keep errno.
     let set = unsafe { sigaction(number, &action) };
     debug_assert!(set.is_ok(), "{number} may be caught");
 }

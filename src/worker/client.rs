@@ -158,7 +158,7 @@ impl<'s> Client<'s> {
                 Turn::Gone => return,
                 Turn::Again => {
                     life.notify();
-                    match life.stop() {
+                    match life.hear() {
                         Stop::None => (),
                         Stop::Graceful => self.drain(buffers, desk),
                         Stop::Now => return,
@@ -186,17 +186,17 @@ impl<'s> Client<'s> {
             life.notify();
             let deadline = [life.next_beat(), self.deadline()].into_iter().flatten().min();
             // Whoever has drained knows of the stop, and only waits for a harder one.
-            let stop_fd = if self.drained { life.wake_fd() } else { life.stop_fd() };
+            let stop_fd = if self.drained { life.signal_fd() } else { life.stop_fd() };
             let fds = [
                 (self.stream.as_fd(), interest),
-                (life.wake_fd(), Interest::Readable),
+                (life.signal_fd(), Interest::Readable),
                 (stop_fd, Interest::Readable),
             ];
             let Ok([ready, woken, _]) = poll::wait(fds, deadline) else {
                 self.session.broken(); // no memory for a poll: this client is given up
                 return life.stopping();
             };
-            let stop = if woken { life.stop() } else { life.stopping() };
+            let stop = if woken { life.hear() } else { life.stopping() };
             let drains = stop == Stop::Graceful && !self.drained;
             if drains {
                 self.drain(buffers, desk);

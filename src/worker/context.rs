@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::client::Client;
 use super::lifecycle::{Lifecycle, Stop};
 use crate::app::{Connection, Exchange, Next, Patience, Peer, Place, Service};
 use crate::listen::{Door, Listener, Stream};
-use crate::os::{clock, poll};
+use crate::os::{clock, file, poll};
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::stamp::Stamp;
@@ -23,11 +23,11 @@ use crate::stamp::Stamp;
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a queue is emptied to which others may still add.
-const EMPTYING_MAX: Duration = Duration::from_secs(1);
+pub(super) const EMPTYING_MAX: Duration = Duration::from_secs(1);
 
 /// How long a handshake may take that had begun when the door was closed: what the client sends
 /// last is on its way, and brings one more into the queue.
-const HANDSHAKE_MAX: Duration = Duration::from_millis(100);
+pub(super) const HANDSHAKE_MAX: Duration = Duration::from_millis(100);
 
 /// What a class is given: where clients come from, who serves them, and the worker's life. Shared
 /// by the worker's threads.
@@ -114,7 +114,14 @@ impl<'a> WorkerContext<'a> {
 
     /// An acceptor for a class that serves one client at a time.
     pub fn acceptor(&self) -> Acceptor<'_> {
-        Acceptor { ctx: WorkerContext { ..*self }, next: 0, paused_until: None }
+        let (ctx, ended) = (WorkerContext { ..*self }, vec![false; self.listeners.len()]);
+        Acceptor { ctx, next: 0, paused_until: None, ended, nudges: None }
+    }
+
+    /// An acceptor beside a thread that keeps the worker's life, which puts a byte into this pipe
+    /// whenever it has heard a signal.
+    pub(super) fn nudged_acceptor<'n>(&'n self, nudges: &'n OwnedFd) -> Acceptor<'n> {
+        Acceptor { nudges: Some(nudges), ..self.acceptor() }
     }
 
     /// Says in the log that accepting pauses, and why.
@@ -154,12 +161,19 @@ impl Connection for Unserved {
     }
 }
 
+/// Who has just been accepted, with the address of a TCP peer.
+pub(super) type Newcomer = (Stream, Option<SocketAddr>);
+
 /// Hands out clients one after the other: it sleeps, beats, accepts, and ends when it is time to
 /// stop.
 pub struct Acceptor<'a> {
     ctx: WorkerContext<'a>,
     next: usize,
     paused_until: Option<Stamp>,
+    /// Which listeners have ended listening: nobody will ever come there.
+    ended: Vec<bool>,
+    /// If another thread keeps the worker's life: where that tells of signals.
+    nudges: Option<&'a OwnedFd>,
 }
 
 impl<'a> Acceptor<'a> {
@@ -169,9 +183,14 @@ impl<'a> Acceptor<'a> {
     /// # Errors
     /// A listener is broken.
     pub fn next_client(&mut self) -> Result<Option<Client<'a>>, WorkerError> {
+        let newcomer = self.next_stream()?;
+        Ok(newcomer.map(|(stream, address)| self.ctx.open(stream, address, false)))
+    }
+
+    /// As [`next_client`](Self::next_client), for who wants the bare socket.
+    pub(super) fn next_stream(&mut self) -> Result<Option<Newcomer>, WorkerError> {
         loop {
-            self.ctx.life.notify();
-            let stop = self.ctx.life.stop();
+            let stop = self.hear();
             if stop == Stop::Now {
                 return Ok(None);
             }
@@ -180,8 +199,8 @@ impl<'a> Acceptor<'a> {
                 // Asked first: who comes between a look at the queues and the end of the time in
                 // which somebody may come must be looked for once more.
                 let expects = self.ctx.expects_until().is_some();
-                if let Some(client) = self.accept(stop)? {
-                    return Ok(Some(client));
+                if let Some(newcomer) = self.accept(stop) {
+                    return Ok(Some(newcomer));
                 }
                 if stop == Stop::Graceful && self.paused_until.is_none() && !expects {
                     return Ok(None);
@@ -191,46 +210,68 @@ impl<'a> Acceptor<'a> {
         }
     }
 
+    /// Beats, and hears whether it is time to stop.
+    fn hear(&self) -> Stop {
+        match self.nudges {
+            None => {
+                self.ctx.life.notify();
+                self.ctx.life.stop()
+            }
+            Some(nudges) => {
+                file::empty(nudges);
+                self.ctx.life.stopping()
+            }
+        }
+    }
+
     /// Accepts from the listeners in turn, so that none starves another.
-    fn accept(&mut self, stop: Stop) -> Result<Option<Client<'a>>, WorkerError> {
+    fn accept(&mut self, stop: Stop) -> Option<Newcomer> {
         let count = self.ctx.listeners.len();
         for offset in 0..count {
             let index = (self.next + offset) % count;
             let listener = &self.ctx.listeners[index];
-            if !self.takes_from(listener, stop) {
+            if !self.takes_from(index, stop) {
                 continue;
             }
             match listener.accept() {
-                Ok(Some((stream, address))) => {
+                Ok(Some(newcomer)) => {
                     self.next = index + 1;
-                    return Ok(Some(self.ctx.open(stream, address, false)));
+                    return Some(newcomer);
                 }
                 Ok(None) => (),
                 // It has ended listening, which only happens when the worker is to leave.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => (),
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.ended[index] = true;
+                }
                 Err(error) => {
                     self.ctx.warn_of_pause(&error);
                     self.paused_until = Some(self.ctx.end_of_pause());
-                    return Ok(None);
+                    return None;
                 }
             }
         }
-        Ok(None)
+        None
     }
 
-    fn takes_from(&self, listener: &Listener, stop: Stop) -> bool {
-        match stop {
+    fn takes_from(&self, index: usize, stop: Stop) -> bool {
+        let listener = &self.ctx.listeners[index];
+        let wanted = match stop {
             Stop::None => self.ctx.attends(listener),
             Stop::Graceful | Stop::Now => self.ctx.must_empty(listener),
-        }
+        };
+        wanted && !self.ended[index]
     }
 
     fn sleep(&self, stop: Stop) -> io::Result<()> {
-        let deadlines = [self.ctx.life.next_beat(), self.paused_until, self.ctx.expects_until()];
-        let mut fds = vec![self.ctx.life.wake_fd()];
+        let (wake, beat) = match self.nudges {
+            None => (self.ctx.life.wake_fd(), self.ctx.life.next_beat()),
+            Some(nudges) => (nudges.as_fd(), None),
+        };
+        let deadlines = [beat, self.paused_until, self.ctx.expects_until()];
+        let mut fds = vec![wake];
         if self.paused_until.is_none() {
-            let open = self.ctx.listeners.iter().filter(|open| self.takes_from(open, stop));
-            fds.extend(open.map(|listener| listener.as_fd()));
+            let open = (0..self.ended.len()).filter(|index| self.takes_from(*index, stop));
+            fds.extend(open.map(|index| self.ctx.listeners[index].as_fd()));
         }
         let deadline = deadlines.into_iter().flatten().min();
         poll::wait_readable(&fds, deadline)?;

@@ -146,6 +146,12 @@ impl Lifecycle {
     /// Whether the worker is to stop, as of this moment. It reads the signals, so call it when
     /// [`wake_fd`](Self::wake_fd) is readable, or now and then. The answer never softens.
     pub fn stop(&self) -> Stop {
+        signal::heed();
+        self.hear()
+    }
+
+    /// As [`stop`](Self::stop), for who serves on behalf of a class, which may never ask itself.
+    pub(super) fn hear(&self) -> Stop {
         let mut wish = Stop::None;
         for signal in self.signals.take() {
             wish = wish.max(match signal {
@@ -233,6 +239,12 @@ impl Lifecycle {
 
     /// Readable when [`stop`](Self::stop) may have something new to say.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
+        signal::heed();
+        self.signals.as_fd()
+    }
+
+    /// As [`wake_fd`](Self::wake_fd), for who serves on behalf of a class.
+    pub(super) fn signal_fd(&self) -> BorrowedFd<'_> {
         self.signals.as_fd()
     }
 
@@ -246,7 +258,12 @@ impl Lifecycle {
     /// until the guard is dropped: a unit longer than `timeout` means that the worker hangs, in
     /// this. Labels are cut to 64 bytes.
     pub fn begin(&self, label: &str) -> Work<'_> {
-        Work::begin(self.board_row().seat(0), self, label)
+        self.begin_at(0, label)
+    }
+
+    /// Begins a unit of work on this seat.
+    pub(super) fn begin_at(&self, seat: usize, label: &str) -> Work<'_> {
+        Work::begin(self.board_row().seat(seat), self, label)
     }
 
     /// The desk of the thread with this number, 0 to [`WorkerClass::seats`] - 1, for driving

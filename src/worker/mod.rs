@@ -4,7 +4,9 @@ mod client;
 mod context;
 mod deadlines;
 mod gate;
+mod guard;
 mod lifecycle;
+mod plain;
 pub(crate) mod program;
 mod registry;
 mod seat;
@@ -14,8 +16,10 @@ pub(crate) use context::Unserved;
 pub use context::{Acceptor, WorkerContext};
 pub use deadlines::Deadlines;
 pub use gate::Gate;
+pub(crate) use guard::Guard;
 pub(crate) use lifecycle::Terms;
 pub use lifecycle::{Lifecycle, Stop};
+pub use plain::{Plain, Visitor, Visitors};
 pub use program::{End, Output, Program};
 pub use registry::{DuplicateClass, Registry, UnknownClass};
 pub use seat::{Desk, Work};
@@ -33,7 +37,9 @@ pub type WorkerError = Box<dyn Error + Send + Sync>;
 /// A class is made in the master and stays inert; [`run`](Self::run) is called in each worker. The
 /// runtime keeps the contract around it: signals, the death of the master, privileges, titles, the
 /// limit of a drain, and exit codes are no concern of a class. What it should do is [`ready`],
-/// [`notify`] and [`stop`]: see [`Lifecycle`].
+/// [`notify`] and [`stop`]: see [`Lifecycle`]. One that never asks [`stop`] is ended all the same:
+/// when the worker is to leave, its listeners are taken away, and once its clients are gone so is
+/// it. One that knows of nothing at all is made by [`Plain`].
 ///
 /// [`ready`]: Lifecycle::ready
 /// [`notify`]: Lifecycle::notify

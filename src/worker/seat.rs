@@ -89,6 +89,11 @@ impl<'a> Work<'a> {
         Self { seat, life }
     }
 
+    /// This thread is at it now.
+    pub(super) fn passes_to_this_thread(&self) {
+        self.seat.set_thread(process::thread());
+    }
+
     /// Asks for more time: the unit needs until so long from now, at least. At most an hour, but
     /// it may ask again, as often as there is progress; to ask for less than it has changes
     /// nothing. Until then the worker is not taken for hung on its account.

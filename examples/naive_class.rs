@@ -1,0 +1,81 @@
+//! Two worker classes that a stranger might write: a loop that accepts and answers, and knows nothing
+//! of a worker's life. Stop, kill, recycle or hang them: they behave like any other.
+//!
+//! ```text
+//! cargo run --example naive_class -- --worker-class plain --workers 2
+//! curl http://127.0.0.1:8000/
+//! ```
+//!
+//! `plain` is a function over blocking sockets of the standard library, and `Plain` lives for it.
+//! `deaf` is a class that says that it is ready and that it lives, and listens to nobody: when it is
+//! to leave, the runtime takes its listeners away and ends it once its clients are gone.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::process::{self, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use ostler::Runtime;
+use ostler::apps::Echo;
+use ostler::worker::{Plain, Visitors, WorkerClass, WorkerContext, WorkerError};
+
+fn main() -> ExitCode {
+    Runtime::new().app(Echo).class(Plain::new("plain", serve)).class(Deaf).main()
+}
+
+/// One client after another.
+fn serve(visitors: Visitors<'_>) -> Result<(), WorkerError> {
+    for visitor in visitors {
+        let _ = answer(&visitor); // a fault of one client is no fault
+    }
+    Ok(())
+}
+
+struct Deaf;
+
+impl WorkerClass for Deaf {
+    fn name(&self) -> &'static str {
+        "deaf"
+    }
+
+    fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+        ctx.life().ready();
+        for listener in ctx.listeners().iter().cycle() {
+            ctx.life().notify();
+            let Some((stream, _)) = listener.accept()? else {
+                thread::sleep(Duration::from_millis(5));
+                continue;
+            };
+            let stream = TcpStream::from(OwnedFd::from(stream));
+            stream.set_nonblocking(false)?;
+            let _ = answer(&stream);
+        }
+        Ok(())
+    }
+}
+
+/// Reads one request, and answers what its path asks for.
+fn answer(mut stream: &TcpStream) -> io::Result<()> {
+    let mut lines = BufReader::new(stream).lines();
+    let request = lines.next().unwrap_or_else(|| Ok(String::new()))?;
+    while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let (work, number) = path.split_once('=').unwrap_or((path, "0"));
+    let number: u64 = number.parse().map_err(io::Error::other)?;
+    let body = match work {
+        "/pid" => format!("{}\n", process::id()),
+        "/leak?mb" => {
+            let bytes = vec![1_u8; usize::try_from(number).unwrap_or(0) << 20];
+            format!("{}\n", bytes.leak().len())
+        }
+        "/sleep?ms" => {
+            thread::sleep(Duration::from_millis(number));
+            "Slept well\n".to_owned()
+        }
+        _ => "Hello, world!\n".to_owned(),
+    };
+    let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length:";
+    write!(stream, "{head} {}\r\n\r\n{body}", body.len())
+}

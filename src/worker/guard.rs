@@ -1,0 +1,167 @@
+//! The end of a worker whose class never asks whether it is to stop: it is taken from outside the
+//! class what a class would have given. Everything here but the making runs in a signal's handler,
+//! between any two instructions of the class: no lock, no memory.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::context::{EMPTYING_MAX, HANDSHAKE_MAX};
+use crate::listen::{Door, Listener};
+use crate::os::descriptors::{self, Look};
+use crate::os::poll::{self, Interest};
+use crate::os::signal::{Guardian, Signal};
+use crate::os::socket::{self, Berth};
+use crate::os::{clock, file};
+use crate::scoreboard::{Scoreboard, Stage};
+use crate::stamp::Stamp;
+
+/// At how many looks in a row there must be nothing to do: a thread of the class may just have let
+/// somebody in who is not to be seen yet.
+const IDLE_LOOKS: u8 = 2;
+
+/// Looks after the end of a worker.
+pub(crate) struct Guard {
+    board: Arc<Scoreboard>,
+    row: usize,
+    doorbell: OwnedFd,
+    entries: Vec<Entry>,
+    /// How long an orphan may live.
+    limit: Duration,
+    /// When the worker was told to leave, in nanoseconds; 0 before.
+    told_at: AtomicU64,
+    orphaned: AtomicBool,
+    /// It is to leave at once.
+    hurries: AtomicBool,
+    idle_looks: AtomicU8,
+}
+
+/// A listener as it was when the class began.
+struct Entry {
+    listener: Arc<Listener>,
+    number: RawFd,
+    socket: file::Id,
+    berth: Option<Berth>,
+}
+
+impl Guard {
+    /// A guard of the worker in this row.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub(crate) fn new(
+        board: Arc<Scoreboard>,
+        row: usize,
+        doorbell: &OwnedFd,
+        listeners: &[Arc<Listener>],
+    ) -> io::Result<Self> {
+        let entries = listeners.iter().map(|listener| {
+            let number = listener.as_raw_fd();
+            let (listener, socket) = (Arc::clone(listener), file::id(number)?);
+            Ok(Entry { listener, number, socket, berth: socket::berth(number) })
+        });
+        Ok(Self {
+            board,
+            row,
+            doorbell: doorbell.try_clone()?,
+            entries: entries.collect::<io::Result<_>>()?,
+            limit: Duration::MAX,
+            told_at: AtomicU64::new(0),
+            orphaned: AtomicBool::new(false),
+            hurries: AtomicBool::new(false),
+            idle_looks: AtomicU8::new(0),
+        })
+    }
+
+    /// The same, for a worker that may live so long when its master has died.
+    pub(crate) fn limited_to(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
+    fn told_at(&self) -> Stamp {
+        Stamp::from_nanos(self.told_at.load(Ordering::Relaxed))
+    }
+
+    /// Whether somebody waits at a listener, or may be about to come, for whom nobody else would be
+    /// there: see `WorkerContext::must_empty`.
+    fn must_empty(&self, entry: &Entry, leaving_for: Duration) -> bool {
+        let orphaned = self.orphaned.load(Ordering::Relaxed);
+        match entry.listener.door() {
+            Door::Unopened => false,
+            Door::Sealed => leaving_for < HANDSHAKE_MAX || is_awaited(entry),
+            Door::Ajar => leaving_for < EMPTYING_MAX && is_awaited(entry),
+            Door::Open => orphaned && leaving_for < EMPTYING_MAX && is_awaited(entry),
+        }
+    }
+
+    /// Takes a listener out of the class's hands, under whatever number it has it.
+    fn close(&self, entry: &Entry) {
+        let is_it = |number| file::id(number).is_ok_and(|socket| socket == entry.socket);
+        descriptors::each(|number| {
+            if is_it(number) {
+                let _ = socket::put_out(number); // no descriptors: tried again at the next look
+            }
+            Look::On
+        });
+    }
+
+    /// Whether a client is connected, as far as can be seen.
+    fn has_clients(&self) -> bool {
+        let is_client = |number| {
+            let berth = socket::berth(number);
+            berth.is_some()
+                && self.entries.iter().any(|entry| entry.berth == berth)
+                && socket::is_connected(number)
+        };
+        let mut found = false;
+        let seen = descriptors::each(|number| {
+            found = is_client(number);
+            if found { Look::Enough } else { Look::On }
+        });
+        found || !seen
+    }
+}
+
+/// Whether somebody waits at a listener.
+fn is_awaited(entry: &Entry) -> bool {
+    let ready = || poll::wait([(entry.listener.as_fd(), Interest::Readable)], Some(Stamp::default()));
+    socket::is_listening(entry.number) && matches!(ready(), Ok([true]))
+}
+
+impl Guardian for Guard {
+    fn told(&self, signal: Signal) {
+        match signal {
+            Signal::Orphaned => self.orphaned.store(true, Ordering::Relaxed),
+            Signal::Interrupt | Signal::Quit => self.hurries.store(true, Ordering::Relaxed),
+            _ => (),
+        }
+        if self.told_at() == Stamp::default() {
+            self.told_at.store(clock::now().as_nanos(), Ordering::Relaxed);
+        }
+        self.board.row(self.row).set_stage(Stage::Leaving);
+        let _ = file::ring(&self.doorbell);
+    }
+
+    fn may_end(&self) -> bool {
+        let leaving_for = clock::now().since(self.told_at());
+        let late = self.orphaned.load(Ordering::Relaxed) && leaving_for >= self.limit;
+        if late || self.hurries.load(Ordering::Relaxed) {
+            return true;
+        }
+        let mut awaited = false;
+        for entry in &self.entries {
+            if self.must_empty(entry, leaving_for) {
+                awaited = true;
+            } else if socket::is_listening(entry.number) {
+                self.close(entry);
+            }
+        }
+        if awaited || self.board.row(self.row).is_busy() || self.has_clients() {
+            self.idle_looks.store(0, Ordering::Relaxed);
+            return false;
+        }
+        self.idle_looks.fetch_add(1, Ordering::Relaxed) + 1 >= IDLE_LOOKS
+    }
+}
