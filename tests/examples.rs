@@ -1,9 +1,8 @@
 //! The examples, from outside: each starts, serves under every class, and leaves with 0 on TERM.
 //! `cargo test` builds them beside this test.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
-use std::env;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
@@ -15,24 +14,18 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use self::example::example;
+
 /// Its own tests run here, since `cargo test` builds an example as a program and not as a test.
 #[allow(dead_code)]
 #[path = "../examples/line_protocol/main.rs"]
 mod line_protocol;
 
+#[path = "it/example.rs"]
+mod example;
+
 /// The longest wait for anything that must come.
 const DEADLINE: Duration = Duration::from_secs(20);
-
-/// The executable of an example; none if it was not built, as under `cargo test --test examples`.
-fn example(name: &str) -> Option<PathBuf> {
-    let test = env::current_exe().unwrap(); // target/debug/deps/examples-…
-    let path = test.ancestors().nth(2).unwrap().join("examples").join(name);
-    if !path.exists() {
-        eprintln!("skipped: {} is not there; plain `cargo test` builds it", path.display());
-        return None;
-    }
-    Some(path)
-}
 
 /// A running program. Dropping it ends it and its workers.
 struct Server {

@@ -178,7 +178,9 @@ fn serve(
     let guard = Guard::new(Arc::clone(board), birth.row, &birth.doorbell, &company.listeners);
     match guard {
         Ok(guard) => signal::catch_farewells(guard.limited_to(settings.graceful_timeout)),
-        Err(error) => return confession.boot_failed(&format!("cannot share the doorbell: {error}")),
+        Err(error) => {
+            return confession.boot_failed(&format!("cannot share the doorbell: {error}"));
+        }
     }
     if let Err(error) = signal::catch_parent_death(settings.graceful_timeout) {
         return confession.boot_failed(&format!("cannot watch the master: {error}"));

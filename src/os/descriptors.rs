@@ -20,9 +20,8 @@ pub(crate) fn each(mut look: impl FnMut(RawFd) -> Look) -> bool {
     loop {
         let (number, length) = (folder.as_raw_fd(), buffer.len());
         // SAFETY: `buffer` has room for `length` bytes.
-        let read = unsafe {
-            libc::syscall(libc::SYS_getdents64, number, buffer.as_mut_ptr(), length)
-        };
+        let read =
+            unsafe { libc::syscall(libc::SYS_getdents64, number, buffer.as_mut_ptr(), length) };
         let Ok(read) = usize::try_from(read) else { return false };
         if read == 0 {
             return true;

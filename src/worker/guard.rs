@@ -126,7 +126,8 @@ impl Guard {
 
 /// Whether somebody waits at a listener.
 fn is_awaited(entry: &Entry) -> bool {
-    let ready = || poll::wait([(entry.listener.as_fd(), Interest::Readable)], Some(Stamp::default()));
+    let ready =
+        || poll::wait([(entry.listener.as_fd(), Interest::Readable)], Some(Stamp::default()));
     socket::is_listening(entry.number) && matches!(ready(), Ok([true]))
 }
 

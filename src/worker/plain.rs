@@ -83,8 +83,9 @@ where
                 let _bell = ClosingBell(&house);
                 (self.serve)(Visitors::of(&house))
             };
-            let server =
-                thread::Builder::new().name("ostler-plain".to_owned()).spawn_scoped(scope, serve)?;
+            let server = thread::Builder::new()
+                .name("ostler-plain".to_owned())
+                .spawn_scoped(scope, serve)?;
             house.keep()?;
             server.join().unwrap_or_else(|panic| resume_unwind(panic))
         })?;
@@ -142,11 +143,9 @@ impl<'a> House<'a> {
                 life.leave();
             }
             drop(rooms);
-            let fds = [life.wake_fd(), self.news.0.as_fd()];
-            if poll::wait_readable(&fds, life.next_beat())?[0] {
-                life.stop();
-                ring(&self.nudges.1);
-            }
+            // A signal ends a sleep with nothing ready, so any turn may have heard one.
+            ring(&self.nudges.1);
+            poll::wait_readable(&[life.wake_fd(), self.news.0.as_fd()], life.next_beat())?;
             file::empty(&self.news.0);
         }
         Ok(())

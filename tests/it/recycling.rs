@@ -14,7 +14,7 @@ on_every_class!(
 
 /// Asks from two sides until so many workers have been recycled, and must always be answered.
 #[track_caller]
-fn serve_until_recycled(server: &Server, count: usize) -> Vec<Record> {
+pub fn serve_until_recycled(server: &Server, count: usize) -> Vec<Record> {
     let end = Instant::now() + DEADLINE;
     let recycled = || server.records_of("worker exited");
     thread::scope(|scope| {
@@ -70,7 +70,7 @@ fn a_worker_recycled_by_memory_loses_none(class: &str) {
 
 /// Since all were ready, so many have been ready at any time who had not been asked to leave.
 #[track_caller]
-fn expect_never_fewer_than(server: &Server, count: usize) {
+pub fn expect_never_fewer_than(server: &Server, count: usize) {
     let mut serving = Vec::new();
     let mut complete = false;
     for record in server.records() {

@@ -1,0 +1,217 @@
+//! Classes that know nothing of the contract: a function behind `Plain`, and a class that never asks
+//! whether it is to stop. They end, hang and are recycled like any other.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::example::example;
+use crate::launch::Launch;
+use crate::proc::comes_true;
+use crate::recycling::{expect_never_fewer_than, serve_until_recycled};
+use crate::support::{Exit, Server};
+
+macro_rules! on_naive_classes {
+    ($($behaviour:ident),+ $(,)?) => {
+        on_class!(plain: $($behaviour),+);
+        on_class!(deaf: $($behaviour),+);
+    };
+}
+
+on_naive_classes!(
+    idle_workers_follow_a_killed_master_and_another_can_start,
+    a_busy_worker_finishes_for_a_killed_master,
+    a_stuck_worker_follows_a_killed_master_in_the_end,
+    term_lets_the_slow_request_finish,
+    term_answers_what_the_kernel_has_queued,
+    term_gives_up_at_the_graceful_timeout,
+    int_is_quick,
+    a_worker_that_is_stuck_in_a_request_is_replaced,
+    an_idle_worker_is_left_alone,
+    workers_recycled_by_age_lose_none,
+    workers_recycled_by_memory_lose_none,
+    a_worker_asked_to_leave_finishes_and_is_replaced,
+    a_reload_loses_none,
+);
+
+/// A server of the example's; none if that was not built.
+#[track_caller]
+fn start(class: &str, flags: &[&str]) -> Option<Server> {
+    Some(launch(class, flags)?.start())
+}
+
+fn launch(class: &str, flags: &[&str]) -> Option<Launch> {
+    let program = example("naive_class")?;
+    let flags = [&["-k", class][..], flags].concat();
+    Some(Launch::by(&[program.to_str().unwrap()], &flags))
+}
+
+fn idle_workers_follow_a_killed_master_and_another_can_start(class: &str) {
+    let Some(server) = start(class, &["-w", "4"]) else { return };
+    server.wait_workers(4);
+    server.get("/");
+    server.signal(Signal::SIGKILL);
+    assert_eq!(server.wait_exit(), Exit::Signal(9));
+    // Far from the thirty seconds of the graceful timeout.
+    let gone = comes_true(Duration::from_secs(5), || server.survivors().is_empty());
+    assert!(gone, "{:?}", server.survivors());
+    drop(TcpListener::bind(server.address()).unwrap());
+    let address = server.address().to_string();
+    let second = launch(class, &["-b", &address]).unwrap().unbound().start();
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    second.finish();
+}
+
+fn a_busy_worker_finishes_for_a_killed_master(class: &str) {
+    let Some(server) = start(class, &["-w", "2"]) else { return };
+    let mut client = server.begin("/sleep?ms=700");
+    server.signal(Signal::SIGKILL);
+    assert_eq!(client.answer().status(), 200);
+    assert!(comes_true(Duration::from_secs(10), || server.survivors().is_empty()));
+}
+
+fn a_stuck_worker_follows_a_killed_master_in_the_end(class: &str) {
+    let Some(server) = start(class, &["-t", "0", "--graceful-timeout", "1s"]) else { return };
+    let mut client = server.begin("/sleep?ms=120000");
+    let killed = Instant::now();
+    server.signal(Signal::SIGKILL);
+    client.expect_end();
+    assert!(killed.elapsed() >= Duration::from_secs(1), "after {:?}", killed.elapsed());
+    server.wait_nobody();
+}
+
+fn term_lets_the_slow_request_finish(class: &str) {
+    let Some(mut server) = start(class, &["-w", "2"]) else { return };
+    let mut client = server.begin("/sleep?ms=1000");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(client.answer().status(), 200);
+    server.expect_clean_end();
+    for exited in server.records_of("worker exited") {
+        assert_eq!(exited.text("reason"), Some("asked"), "{exited:?}");
+        assert_eq!(exited.number("code"), Some(0), "{exited:?}");
+    }
+}
+
+fn term_answers_what_the_kernel_has_queued(class: &str) {
+    let Some(mut server) = start(class, &[]) else { return };
+    let mut busy = server.begin("/sleep?ms=1000");
+    let mut queued: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    for client in &mut queued {
+        client.ask("/");
+    }
+    server.signal(Signal::SIGTERM);
+    assert_eq!(busy.answer().status(), 200);
+    for client in &mut queued {
+        assert_eq!(client.answer().text(), "Hello, world!\n");
+    }
+    server.expect_clean_end();
+}
+
+fn term_gives_up_at_the_graceful_timeout(class: &str) {
+    let Some(mut server) = start(class, &["-t", "0", "--graceful-timeout", "1s"]) else { return };
+    let mut client = server.begin("/sleep?ms=120000");
+    let asked = Instant::now();
+    server.signal(Signal::SIGTERM);
+    server.expect_clean_end();
+    assert!(asked.elapsed() >= Duration::from_secs(1), "gave up after {:?}", asked.elapsed());
+    client.expect_end();
+}
+
+fn int_is_quick(class: &str) {
+    let Some(mut server) = start(class, &["-w", "2", "--abort-grace", "60s"]) else { return };
+    let mut client = server.begin("/sleep?ms=120000");
+    server.signal(Signal::SIGINT);
+    server.expect_clean_end();
+    client.expect_end();
+}
+
+fn a_worker_that_is_stuck_in_a_request_is_replaced(class: &str) {
+    let flags = ["-w", "2", "-t", "1s", "--abort-grace", "500ms"];
+    let Some(server) = start(class, &flags) else { return };
+    let workers = server.wait_workers(2);
+    let begun = Instant::now();
+    let mut client = server.begin("/sleep?ms=120000");
+    let hung = server.serve_until("the hang", |record| record.message() == "worker hung");
+    // The last beat of the one that does not tell of its clients may be as old as its loop is long.
+    assert!(hung.seen - begun >= Duration::from_millis(750), "after {:?}", hung.seen - begun);
+    assert_eq!(hung.text("verdict"), Some("blocked"), "{hung:?}");
+    if class == "plain" {
+        let work = hung.text("work").unwrap_or_default().to_owned();
+        assert!(work.ends_with(&format!(":{}", client.port())), "{hung:?}");
+    }
+    let victim = *workers.iter().find(|worker| Some(worker.pid) == hung.pid()).unwrap();
+    let exited = server.wait_exited(victim.pid);
+    assert_eq!(exited.text("reason"), Some("hung"));
+    assert!(matches!(exited.text("signal"), Some("SIGABRT" | "SIGKILL")), "{exited:?}");
+    server.wait_replaced(victim);
+    client.expect_end();
+    assert_eq!(server.records_of("worker hung").len(), 1);
+    server.finish();
+}
+
+fn an_idle_worker_is_left_alone(class: &str) {
+    let Some(server) = start(class, &["-w", "2", "-t", "1s"]) else { return };
+    server.hears(Duration::from_secs(3), |record| record.message() == "worker hung");
+    assert!(server.records_of("worker hung").is_empty());
+    assert!(server.records_of("worker exited").is_empty());
+    server.finish();
+}
+
+fn workers_recycled_by_age_lose_none(class: &str) {
+    let Some(server) = start(class, &["-w", "2", "--max-lifetime", "1s"]) else { return };
+    serve_until_recycled(&server, 3);
+    server.wait_workers(2);
+    expect_never_fewer_than(&server, 2);
+    server.finish();
+}
+
+fn workers_recycled_by_memory_lose_none(class: &str) {
+    let Some(server) = start(class, &["-w", "2", "--max-memory", "100M"]) else { return };
+    let before = server.wait_workers(2);
+    assert_eq!(server.get("/leak?mb=150").status(), 200);
+    let exited = serve_until_recycled(&server, 1).swap_remove(0);
+    let victim = before.iter().find(|worker| Some(worker.pid) == exited.pid());
+    server.wait_replaced(*victim.expect("it was one of the first"));
+    server.wait_workers(2);
+    expect_never_fewer_than(&server, 2);
+    server.finish();
+}
+
+fn a_worker_asked_to_leave_finishes_and_is_replaced(class: &str) {
+    let Some(server) = start(class, &["-w", "2"]) else { return };
+    let workers = server.wait_workers(2);
+    let mut client = server.begin("/sleep?ms=1000");
+    for worker in &workers {
+        kill(worker.pid, Signal::SIGTERM).unwrap();
+    }
+    for worker in workers {
+        let exited = server.serve_until("its end", |r| r.says("worker exited", worker.pid));
+        assert_eq!(exited.number("code"), Some(0), "{exited:?}");
+        assert_eq!(exited.text("reason"), Some("asked"), "{exited:?}");
+        server.wait_replaced(worker);
+    }
+    // The one that was busy has finished what it had begun.
+    assert_eq!(client.answer().status(), 200);
+    server.finish();
+}
+
+fn a_reload_loses_none(class: &str) {
+    let Some(server) = start(class, &["-w", "2"]) else { return };
+    server.wait_workers(2);
+    server.signal(Signal::SIGHUP);
+    server.serve_until("the reload", |record| record.message() == "reload done");
+    for exited in server.records_of("worker exited") {
+        assert_eq!(exited.text("reason"), Some("reload"), "{exited:?}");
+    }
+    server.finish();
+}
+
+#[test]
+fn plain_counts_its_clients() {
+    let flags = ["-w", "2", "--max-requests", "20", "--max-requests-jitter", "10"];
+    let Some(server) = start("plain", &flags) else { return };
+    serve_until_recycled(&server, 6);
+    server.wait_workers(2);
+    server.finish();
+}
