@@ -283,17 +283,23 @@ impl<'a> Crew<'a> {
     /// known how it stood. A worker that goes elsewhere later is not followed.
     fn watch_memory(&mut self, pid: Pid) -> Option<PathBuf> {
         let counter = self.cgroups.memory_events(pid)?;
-        if !self.ledger.knows(&counter) {
-            self.ledger.open(counter.clone(), cgroup::kills_for_memory(&counter)?);
+        let kills = cgroup::kills_for_memory(&counter)?;
+        if self.ledger.knows(&counter) {
+            self.ledger.observe(&counter, kills, clock::now());
+        } else {
+            self.ledger.open(counter.clone(), kills);
         }
         Some(counter)
     }
 
-    /// Whether the kernel has killed a worker for lack of memory. For one that has been killed.
-    fn was_out_of_memory(&mut self, member: &Member) -> bool {
+    /// Whether the kernel has killed a worker for lack of memory. For any that has ended, since what
+    /// the counter says is known from then on; only one that was killed may have.
+    fn was_out_of_memory(&mut self, member: &Member, killed_by_others: bool) -> bool {
         let Some(counter) = &member.memory_events else { return false };
-        let kills = cgroup::kills_for_memory(counter);
-        let claimed = kills.is_some_and(|kills| self.ledger.claim(counter, kills, clock::now()));
+        if let Some(kills) = cgroup::kills_for_memory(counter) {
+            self.ledger.observe(counter, kills, clock::now());
+        }
+        let claimed = killed_by_others && self.ledger.claim(counter);
         if !self.members.values().any(|other| other.memory_events.as_ref() == Some(counter)) {
             self.ledger.close(counter);
         }
@@ -352,12 +358,15 @@ impl<'a> Crew<'a> {
     }
 
     /// The descriptors that a new worker inherits and must not keep: a listener that outlives its
-    /// generation in some worker would keep its queue open, and nobody would look at it.
+    /// generation in some worker would keep its queue open, and nobody would look at it; a log, its
+    /// file.
     fn strangers(&self) -> impl Iterator<Item = RawFd> {
         let siblings = self.members.values().map(|member| member.heartbeat.number());
         let foreign = self.previous.iter().flat_map(Company::sockets);
         let foreign = foreign.filter(|socket| !self.company.sockets().any(|own| own == *socket));
-        siblings.chain(foreign).chain([self.bell.as_raw_fd(), self.rope.as_raw_fd()])
+        // Until it is known whether the new settings are good, an earlier log is kept, too.
+        let log = self.previous.iter().flat_map(|previous| previous.log.numbers());
+        siblings.chain(foreign).chain(log).chain([self.bell.as_raw_fd(), self.rope.as_raw_fd()])
     }
 
     /// What the workers have to say since the last call.
@@ -404,7 +413,7 @@ impl<'a> Crew<'a> {
             Exit::Signal { number, .. } => process::is_kill(number) && !member.killed,
             Exit::Code(_) => false,
         };
-        let out_of_memory = killed_by_others && self.was_out_of_memory(&member);
+        let out_of_memory = self.was_out_of_memory(&member, killed_by_others);
         let row = member.board.scores().row(member.row);
         let ending = match exit {
             _ if out_of_memory => Ending::OutOfMemory,

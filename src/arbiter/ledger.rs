@@ -43,10 +43,10 @@ impl Ledger {
         self.accounts.remove(counter);
     }
 
-    /// A worker was killed by nobody we know of, and the counter stands so now. Returns whether it
-    /// accounts for that.
-    pub(super) fn claim(&mut self, counter: &Path, kills: u64, now: Stamp) -> bool {
-        let Some(account) = self.accounts.get_mut(counter) else { return false };
+    /// The counter stands so now. To be told as often as there is an occasion: what it counted before
+    /// one accounts for no death after it.
+    pub(super) fn observe(&mut self, counter: &Path, kills: u64, now: Stamp) {
+        let Some(account) = self.accounts.get_mut(counter) else { return };
         if now.since(account.moved_at) > CLAIMED_WITHIN {
             account.unclaimed = 0;
         }
@@ -56,6 +56,12 @@ impl Ledger {
             account.moved_at = now;
         }
         account.seen = kills;
+    }
+
+    /// A worker was killed by nobody we know of, and its counter has just been observed. Returns
+    /// whether it accounts for that.
+    pub(super) fn claim(&mut self, counter: &Path) -> bool {
+        let Some(account) = self.accounts.get_mut(counter) else { return false };
         let accounts_for_it = account.unclaimed > 0;
         account.unclaimed = account.unclaimed.saturating_sub(1);
         accounts_for_it
@@ -80,7 +86,12 @@ mod tests {
     }
 
     fn claim(ledger: &mut Ledger, kills: u64, millis: u64) -> bool {
-        ledger.claim(Path::new(COUNTER), kills, at(millis))
+        observe(ledger, kills, millis);
+        ledger.claim(Path::new(COUNTER))
+    }
+
+    fn observe(ledger: &mut Ledger, kills: u64, millis: u64) {
+        ledger.observe(Path::new(COUNTER), kills, at(millis));
     }
 
     #[test]
@@ -103,6 +114,15 @@ mod tests {
         let mut ledger = ledger();
         assert!(claim(&mut ledger, 9, 0)); // three of them are no workers of ours
         assert!(!claim(&mut ledger, 9, 1001));
+    }
+
+    #[test]
+    fn what_was_seen_to_move_at_another_occasion_accounts_for_no_later_death() {
+        let mut ledger = ledger();
+        observe(&mut ledger, 6, 0); // a stranger, and then a worker of ours was born
+        assert!(!claim(&mut ledger, 6, 1001));
+        observe(&mut ledger, 7, 2000);
+        assert!(claim(&mut ledger, 7, 2001), "killed with another, which was buried first");
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Arbiter<'_> {
         let company = self.crew.company();
         if company.plan.settings.fd_store {
             for listener in company.open_listeners() {
-                self.manager.keep(&name_of(listener.address()), listener.as_fd());
+                self.manager.keep(&name_of(listener), listener.as_fd());
             }
         }
     }

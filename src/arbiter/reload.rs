@@ -83,7 +83,7 @@ impl<'a> Arbiter<'a> {
         if let Some(previous) = self.crew.commit(self.kin.is_alone(), generation) {
             let closed = previous.listeners_unlike(self.crew.company());
             for listener in one_an_address(closed) {
-                self.manager.forget(&name_of(listener.address()));
+                self.manager.forget(&name_of(listener));
                 info!(self.log(), "no longer listening"; "address" => listener.name());
             }
         }

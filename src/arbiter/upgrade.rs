@@ -106,12 +106,11 @@ impl Arbiter<'_> {
         let launch = self.launch.as_ref().ok_or("how this program was started is not known")?;
         let (line, other) = Line::new().map_err(|error| format!("cannot make a line: {error}"))?;
         let listeners: Vec<_> = self.crew.company().open_listeners().collect();
-        let addresses: Vec<_> = listeners.iter().map(|listener| listener.address()).collect();
         let sockets = listeners.iter().map(|listener| listener.as_raw_fd());
         let descriptors: Vec<RawFd> = sockets.chain([other.as_raw_fd()]).collect();
         let predecessor = Pid::this();
         let forked = process::fork(|| {
-            for (name, value) in inherit::announce(&addresses, predecessor) {
+            for (name, value) in inherit::announce(&listeners, predecessor) {
                 process::set_env(&name, &value);
             }
             if std::env::var_os(WATCHDOG_PID).is_some() {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::{ListenError, Listener};
+use super::{FileId, ListenError, Listener};
 use crate::address::Address;
 use crate::os::process::{self, Pid};
 use crate::os::{file, socket};
@@ -56,8 +56,8 @@ impl Inheritance {
             names.as_deref().map_or(Vec::new(), |names| names.split(':').collect());
         for offset in 0..RawFd::from(count.min(4096)) {
             let name = names.get(offset as usize).copied();
-            let address = name.and_then(address_of);
-            let listener = super::inherit_socket(FIRST_SOCKET + offset, address)?;
+            let ours = name.and_then(meaning_of);
+            let listener = super::inherit_socket(FIRST_SOCKET + offset, ours)?;
             inheritance.listeners.push(Arc::new(listener));
         }
         Ok(inheritance)
@@ -71,27 +71,46 @@ pub(crate) fn is_successor() -> bool {
 
 /// The variables by which a successor is told of `sockets`, which it finds from [`FIRST_SOCKET`]
 /// on, and of the line that follows them. To be called in the process that becomes the successor.
-pub(crate) fn announce(addresses: &[&Address], predecessor: Pid) -> Vec<(OsString, OsString)> {
-    let names: Vec<String> = addresses.iter().map(|address| name_of(address)).collect();
-    let line = FIRST_SOCKET + addresses.len() as RawFd;
+pub(crate) fn announce(
+    listeners: &[&Arc<Listener>],
+    predecessor: Pid,
+) -> Vec<(OsString, OsString)> {
+    let names: Vec<String> = listeners.iter().map(|listener| name_of(listener)).collect();
+    let line = FIRST_SOCKET + listeners.len() as RawFd;
     let values = [
         Pid::this().to_string(),
-        addresses.len().to_string(),
+        listeners.len().to_string(),
         names.join(":"),
         format!("{line}:{predecessor}"),
     ];
     VARIABLES.iter().map(OsString::from).zip(values.map(OsString::from)).collect()
 }
 
-/// The name under which a socket of ours is handed on: it may not hold the colon that separates
-/// names.
-pub(crate) fn name_of(address: &Address) -> String {
-    format!("{OURS}{}", address.to_string().replace('%', "%25").replace(':', "%3A"))
+/// The name under which a socket of ours is handed on. If it has a path, the name also tells to which
+/// file that leads as long as it is ours: `ostler@DEVICE.INODE@ADDRESS`.
+pub(crate) fn name_of(listener: &Listener) -> String {
+    encode(listener.address(), listener.file())
 }
 
-/// The address of a socket that was handed on under such a name; `None` if it is not one of ours.
-fn address_of(name: &str) -> Option<Address> {
-    name.strip_prefix(OURS)?.replace("%3A", ":").replace("%25", "%").parse().ok()
+/// A name may not hold the colon that separates names.
+fn encode(address: &Address, file: Option<FileId>) -> String {
+    let file = file.map(|(device, inode)| format!("{device}.{inode}@")).unwrap_or_default();
+    format!("{OURS}{file}{}", address.to_string().replace('%', "%25").replace(':', "%3A"))
+}
+
+/// The address of a socket that was handed on under such a name, and the file of its path; `None` if
+/// it is not one of ours.
+fn meaning_of(name: &str) -> Option<(Address, Option<FileId>)> {
+    let name = name.strip_prefix(OURS)?;
+    let file_in = |text: &str| {
+        let (device, inode) = text.split_once('.')?;
+        Some((device.parse().ok()?, inode.parse().ok()?))
+    };
+    let (file, address) = match name.split_once('@') {
+        Some((front, back)) if file_in(front).is_some() => (file_in(front), back),
+        Some(_) | None => (None, name),
+    };
+    Some((address.replace("%3A", ":").replace("%25", "%").parse().ok()?, file))
 }
 
 /// How the word begins that gives a reason.
@@ -200,10 +219,13 @@ mod tests {
     fn names_survive_their_separator() {
         for text in ["127.0.0.1:80", "unix:/a%b:c%3A", "[::1]:1", "unix:@x", "fd://7"] {
             let address: Address = text.parse().unwrap();
-            assert!(!name_of(&address).contains(':'));
-            assert_eq!(address_of(&name_of(&address)), Some(address));
+            for file in [None, Some((0, 7)), Some((u64::MAX, u64::MAX))] {
+                let name = encode(&address, file);
+                assert!(!name.contains(':'));
+                assert_eq!(meaning_of(&name), Some((address.clone(), file)));
+            }
         }
-        assert_eq!(address_of("web"), None);
+        assert_eq!(meaning_of("web"), None);
     }
 
     #[test]

@@ -216,26 +216,30 @@ fn open_path(
         .map_err(|source| ListenError::Bind { address: address.clone(), source })
 }
 
-/// Takes over a listening socket from whoever started this program. With an address it comes from
-/// an earlier master of ours, and belongs to us; otherwise it may have other users.
+/// Takes over a listening socket from whoever started this program. If it is `ours`, from an earlier
+/// master, it belongs to us, and so does its path as long as that leads to this file; otherwise it
+/// may have other users.
 ///
 /// # Errors
 /// The descriptor is not a listening stream socket.
-fn inherit_socket(number: RawFd, address: Option<Address>) -> Result<Listener, ListenError> {
+fn inherit_socket(
+    number: RawFd,
+    ours: Option<(Address, Option<FileId>)>,
+) -> Result<Listener, ListenError> {
     let as_given = Address::Fd(number);
     let refused = |source| ListenError::Bind { address: as_given.clone(), source };
     let fd = socket::adopt(number).map_err(refused)?.ok_or(ListenError::NotAListener(number))?;
     let shared = Shared::new(Door::Open).map_err(refused)?;
     let name = socket::local_name(fd.as_fd());
-    let origin = match &address {
-        None | Some(Address::Fd(_)) => Origin::Inherited,
-        Some(Address::Unix(path)) => match file_id(path) {
-            Ok(file) => Origin::Path { path: path.clone(), file },
-            Err(_) => Origin::Bound, // somebody has removed it: there is nothing to remove later
-        },
-        Some(Address::Tcp { .. } | Address::Abstract(_)) => Origin::Bound,
+    let origin = match &ours {
+        None | Some((Address::Fd(_), _)) => Origin::Inherited,
+        Some((Address::Unix(path), Some(file))) => Origin::Path { path: path.clone(), file: *file },
+        // An earlier master had lost its path already: there is nothing to remove later.
+        Some((Address::Unix(_), None)) => Origin::Bound,
+        Some((Address::Tcp { .. } | Address::Abstract(_), _)) => Origin::Bound,
     };
-    let address = address.or_else(|| name.parse().ok()).unwrap_or(as_given);
+    let address =
+        ours.map(|(address, _)| address).or_else(|| name.parse().ok()).unwrap_or(as_given);
     Ok(Listener { fd, address, name, origin, shared })
 }
 
@@ -332,6 +336,14 @@ impl Listener {
     /// Whether it was given by a service manager, rather than asked for by address or number.
     pub(crate) fn is_given(&self) -> bool {
         matches!(self.origin, Origin::Inherited) && !matches!(self.address, Address::Fd(_))
+    }
+
+    /// The file to which its path leads as long as that is ours.
+    fn file(&self) -> Option<FileId> {
+        match self.origin {
+            Origin::Path { file, .. } => Some(file),
+            Origin::Bound | Origin::Inherited => None,
+        }
     }
 
     /// What was asked to be bound.

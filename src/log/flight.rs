@@ -7,6 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process;
@@ -68,6 +69,11 @@ impl FlightRecorder {
             return Err(other());
         }
         Ok(Self { file, writer: process::id(), next: AtomicU64::new(next) })
+    }
+
+    /// The descriptor's number.
+    pub(super) fn number(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Writes a record over the oldest one. A full disk costs the record and nothing else.

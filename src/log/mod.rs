@@ -8,7 +8,7 @@ mod flight;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,6 +84,8 @@ pub type Owner = (Option<u32>, Option<u32>);
 pub struct Log {
     logger: Logger,
     outlet: Arc<Outlet>,
+    /// The descriptor of the file of events.
+    recorder: Option<RawFd>,
 }
 
 impl Log {
@@ -95,8 +97,15 @@ impl Log {
     pub fn open(wish: &Wish, owner: Owner) -> Result<Self, LogError> {
         let outlet = Arc::new(Outlet::open(&wish.target, owner)?);
         let recorder = wish.events.as_deref().map(open_recorder).transpose()?;
+        let number = recorder.as_ref().map(FlightRecorder::number);
         let logger = logger(wish, Sink(Arc::clone(&outlet)), recorder);
-        Ok(Self { logger, outlet })
+        Ok(Self { logger, outlet, recorder: number })
+    }
+
+    /// The numbers of its descriptors, for a child that must close its copies.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = RawFd> {
+        let file = self.outlet.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.as_ref().map(AsRawFd::as_raw_fd).into_iter().chain(self.recorder)
     }
 
     /// The handle through which records are written.

@@ -548,3 +548,28 @@ fn the_log_goes_on_in_a_new_file_for_workers_without_privileges() {
         the_log_moves(Some("nobody"));
     }
 }
+
+#[test]
+fn the_workers_of_new_settings_keep_nothing_of_an_earlier_log() {
+    let (launch, mut settings) = Settings::launch("sync", 2);
+    let [old, new, events] = ["old", "new", "events"].map(|name| launch.path(name));
+    settings.set("log_file", &old).set("events_file", &events).write();
+    let server = launch.spawn();
+    let says = |log: &str, what: &str| records_in(Path::new(log)).iter().any(|r| r["msg"] == what);
+    wait_until("the first workers are ready", || says(&old, "ready"));
+    settings.set("log_file", &new).write();
+    server.signal(Signal::SIGHUP);
+    wait_until("the reload", || says(&new, "reload done"));
+    wait_until("the old workers leave", || children(server.pid).len() == 2);
+    for worker in children(server.pid) {
+        let number_of = |path: &str| {
+            let numbers = descriptors(worker.pid).into_iter();
+            let links = numbers.map(|n| fs::read_link(format!("/proc/{}/fd/{n}", worker.pid)));
+            links.filter(|link| link.as_ref().is_ok_and(|link| link == Path::new(path))).count()
+        };
+        assert_eq!([&old, &new].map(|log| number_of(log)), [0, 1]);
+        assert!(number_of(&events) <= 1, "that of the earlier settings is closed");
+    }
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+}

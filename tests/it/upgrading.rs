@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -542,4 +543,25 @@ fn nobody_waits_for_two_masters_that_leave() {
     assert_eq!(server.exit(), None, "it was told before it left");
     assert_eq!(busy.answer().status(), 200);
     assert_eq!(server.wait_exit(), Exit::Code(0));
+}
+
+#[test]
+fn a_path_that_somebody_else_has_taken_is_not_the_successors() {
+    let server = launch(&[PROGRAM], "sync").start();
+    let path = server.path("sock");
+    // A second name keeps the server's inode in use, so that nobody gets its number.
+    fs::hard_link(&path, server.path("kept")).unwrap();
+    fs::remove_file(&path).unwrap();
+    let stranger = UnixListener::bind(&path).unwrap();
+    let mark = server.mark();
+    kill(server.pid, Signal::SIGUSR2).unwrap();
+    let failed = server.wait_for_news(mark, "a failure", is_error);
+    assert!(failed.message().starts_with("upgrade failed"), "{failed:?}");
+    let error = failed.text("error").unwrap_or_default().to_owned();
+    assert!(error.contains("another program is serving there"), "{failed:?}");
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    UnixStream::connect(&path).expect("it is still the stranger's");
+    drop(stranger);
 }
