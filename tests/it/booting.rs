@@ -2,13 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::heard::Record;
 use crate::launch::Launch;
 use crate::support::Exit;
 
 on_every_class!(
     nothing_ever_ready_ends_the_server,
-    a_worker_that_boots_too_slowly_is_killed,
     a_worker_that_boots_slowly_enough_is_left_alone,
     a_crash_loop_is_slowed_down,
 );
@@ -33,22 +31,6 @@ fn nothing_ever_ready_ends_the_server(class: &str) {
     assert!(!server.path("pid").exists());
     assert!(!server.path("sock").exists());
     server.wait_nobody();
-}
-
-fn a_worker_that_boots_too_slowly_is_killed(class: &str) {
-    let launch = Launch::new(&["-k", class, "--boot-timeout", "1s", "--abort-grace", "200ms"]);
-    let begun = Instant::now();
-    let server = launch.env("DEMO_BOOT_SLEEP_MS", "120000").spawn();
-    let exited = server.wait_for("an end", |record| record.message() == "worker exited");
-    assert!(exited.seen - begun >= Duration::from_secs(1));
-    assert!(matches!(exited.text("reason"), Some("boot failure" | "hung")), "{exited:?}");
-    assert!(matches!(exited.text("signal"), Some("SIGABRT" | "SIGKILL")), "{exited:?}");
-    // And another one gets its chance, or the server gives up.
-    let pid = exited.pid();
-    let moved_on = |record: &Record| record.message() == "worker started" && record.pid() != pid;
-    assert!(
-        server.hears(Duration::from_secs(10), moved_on) || server.exit() == Some(Exit::Code(3))
-    );
 }
 
 fn a_worker_that_boots_slowly_enough_is_left_alone(class: &str) {

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::client::Client;
-use crate::connection::{Remote, remote};
 use crate::launch::Launch;
-use crate::proc::{status_number, wait_until};
+use crate::proc::status_number;
 use crate::support::Server;
 
 on_every_class!(
@@ -17,10 +16,6 @@ on_every_class!(
     a_client_that_only_connects_is_forgotten,
     clients_that_reset_hurt_nobody,
     garbage_ends_its_own_connection,
-    a_head_must_come_in_time,
-    a_trickling_head_must_come_in_time,
-    a_body_must_come_in_time,
-    a_reader_who_never_reads_is_cut_off,
     a_slow_reader_costs_no_memory,
     a_slow_reader_is_no_hang,
     a_slow_sender_is_no_hang,
@@ -35,7 +30,7 @@ on_concurrent_classes!(
 
 /// Somebody else is served, by a worker that never left.
 #[track_caller]
-fn expect_no_harm(server: Server) {
+pub fn expect_no_harm(server: Server) {
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     for disturbance in ["worker hung", "worker exited"] {
         let records = server.records_of(disturbance);
@@ -117,68 +112,8 @@ fn garbage_ends_its_own_connection(class: &str) {
     expect_no_harm(server);
 }
 
-/// How much too early a client may get its time-out: the kernel's ticks are no finer everywhere.
-const TICK: Duration = Duration::from_millis(10);
-
-/// A client has got its time-out: an answer that says so, or just the end.
-#[track_caller]
-fn expect_timeout(mut client: Client, begun: Instant) {
-    let rest = client.rest();
-    assert!(begun.elapsed() + TICK >= Duration::from_secs(1), "after {:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(15), "closed after {:?}", begun.elapsed());
-    assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408 "), "{:?}", rest.escape_ascii());
-}
-
-fn a_head_must_come_in_time(class: &str) {
-    let server = Server::start(&["-k", class, "--header-timeout", "1s"]);
-    let begun = Instant::now();
-    let silent = server.connect();
-    expect_timeout(silent, begun);
-    let begun = Instant::now();
-    let mut half = server.connect();
-    half.send("GET / HTTP/1.1\r\nHost: te");
-    expect_timeout(half, begun);
-    expect_no_harm(server);
-}
-
-fn a_trickling_head_must_come_in_time(class: &str) {
-    let server = Server::start(&["-k", class, "--header-timeout", "1s"]);
-    let begun = Instant::now();
-    let mut client = server.connect();
-    client.send("GET / HTTP/1.1\r\nX: ");
-    // Each byte comes well within a second of the last.
-    while client.try_send("x").is_ok() {
-        assert!(begun.elapsed() < Duration::from_secs(15), "a head may take for ever");
-        thread::sleep(Duration::from_millis(50));
-    }
-    assert!(begun.elapsed() + TICK >= Duration::from_secs(1), "after {:?}", begun.elapsed());
-    expect_no_harm(server);
-}
-
-fn a_body_must_come_in_time(class: &str) {
-    let server = Server::start(&["-k", class, "--body-timeout", "1s"]);
-    let begun = Instant::now();
-    let mut client = server.connect();
-    client.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello");
-    expect_timeout(client, begun);
-    expect_no_harm(server);
-}
-
-fn a_reader_who_never_reads_is_cut_off(class: &str) {
-    let server = Server::start(&["-k", class, "--write-timeout", "1s"]);
-    let client = slow_reader(&server);
-    server.wait_taken(&client);
-    // Under `sync` nobody else is served before that.
-    assert_eq!(server.get("/").text(), "Hello, world!\n");
-    let port = client.port();
-    let end = || remote(server.address().port(), port);
-    wait_until("the client is cut off", || end() == Remote::Closed);
-    drop(client);
-    expect_no_harm(server);
-}
-
 /// A client that has asked for 64 MiB, has read a little, and now sleeps.
-fn slow_reader(server: &Server) -> Client {
+pub fn slow_reader(server: &Server) -> Client {
     let mut client = server.connect();
     client.ask("/bytes?n=67108864");
     client

@@ -44,6 +44,7 @@ mod booting;
 mod cgroup;
 mod client;
 mod clients;
+mod clocks;
 mod connection;
 mod daemons;
 mod exec;

@@ -8,14 +8,13 @@ use nix::sys::signal::Signal;
 
 use crate::launch::Launch;
 use crate::proc::comes_true;
-use crate::support::{DEADLINE, Exit, Server};
+use crate::support::{Exit, Server};
 
 on_every_class!(
     term_lets_the_slow_request_finish,
     term_answers_what_the_kernel_has_queued,
     term_is_not_delayed_by_idle_connections,
     term_is_delayed_by_half_a_head_no_longer_than_its_time,
-    term_gives_up_at_the_graceful_timeout,
     term_twice_is_term,
     term_to_the_whole_group_is_term,
     int_ends_a_drain,
@@ -24,7 +23,6 @@ on_every_class!(
     a_signal_right_after_the_start_is_not_lost,
     idle_workers_follow_a_killed_master,
     a_busy_worker_finishes_for_a_killed_master,
-    a_hung_worker_follows_a_killed_master,
 );
 
 fn term_lets_the_slow_request_finish(class: &str) {
@@ -83,16 +81,6 @@ fn term_is_delayed_by_half_a_head_no_longer_than_its_time(class: &str) {
     assert_eq!(server.wait_exit_within(Duration::from_secs(15)), Some(Exit::Code(0)));
     half.rest();
     server.expect_clean_end();
-}
-
-fn term_gives_up_at_the_graceful_timeout(class: &str) {
-    let mut server = Server::start(&["-k", class, "-t", "0", "--graceful-timeout", "1s"]);
-    let mut client = server.begin("/hang");
-    let asked = Instant::now();
-    server.signal(Signal::SIGTERM);
-    server.expect_clean_end();
-    assert!(asked.elapsed() >= Duration::from_secs(1), "gave up after {:?}", asked.elapsed());
-    client.expect_end();
 }
 
 fn term_twice_is_term(class: &str) {
@@ -187,13 +175,6 @@ fn a_busy_worker_finishes_for_a_killed_master(class: &str) {
     server.signal(Signal::SIGKILL);
     assert_eq!(client.answer().status(), 200);
     server.wait_nobody();
-}
-
-fn a_hung_worker_follows_a_killed_master(class: &str) {
-    let server = Server::start(&["-k", class, "-t", "0", "--graceful-timeout", "1s"]);
-    let _hung = server.begin("/hang");
-    server.signal(Signal::SIGKILL);
-    assert!(comes_true(DEADLINE, || server.survivors().is_empty()), "{:?}", server.survivors());
 }
 
 #[test]

@@ -1,0 +1,221 @@
+//! One meaning a clock: whatever the class, what a clock is for happens when its time is up, and not
+//! before. One row a clock; in each, that clock alone is short.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::client::Client;
+use crate::clients::{expect_no_harm, slow_reader};
+use crate::connection::{Remote, remote};
+use crate::launch::Launch;
+use crate::proc::wait_until;
+use crate::support::Exit;
+
+on_every_class!(
+    timeout_is_the_age_of_one_unit_of_work,
+    timeout_is_the_silence_of_a_worker,
+    boot_timeout_is_from_the_start_to_ready,
+    graceful_timeout_is_how_long_a_stop_takes,
+    graceful_timeout_is_how_long_one_worker_takes_to_leave,
+    graceful_timeout_is_how_long_an_orphan_lives,
+    abort_grace_is_how_long_a_quick_stop_takes,
+    keepalive_is_the_idle_time_between_two_units,
+    header_timeout_is_until_the_head_is_complete,
+    body_timeout_is_the_silence_within_a_body,
+    write_timeout_is_how_long_nothing_is_read,
+);
+
+on_concurrent_classes!(keepalive_is_the_idle_time_between_two_requests);
+
+const CLOCKS: [&str; 8] = [
+    "--timeout",
+    "--boot-timeout",
+    "--graceful-timeout",
+    "--abort-grace",
+    "--keep-alive",
+    "--header-timeout",
+    "--body-timeout",
+    "--write-timeout",
+];
+
+/// The time of the clock that is short.
+const SHORT: Duration = Duration::from_secs(1);
+/// The kernel's ticks are no finer everywhere: so much too early may it be.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A server on which one clock has a second, and every other more than any test waits.
+fn launch(class: &str, short: &str) -> Launch {
+    let launch = Launch::new(&["-k", class]);
+    CLOCKS.iter().fold(launch, |launch, clock| {
+        launch.arg(clock).arg(if *clock == short { "1s" } else { "120s" })
+    })
+}
+
+/// What the clock is for has happened just now. That it has is half of the test.
+#[track_caller]
+fn expect_not_before_its_time(begun: Instant) {
+    expect_time(begun.elapsed());
+}
+
+#[track_caller]
+fn expect_time(after: Duration) {
+    assert!(after + TICK >= SHORT, "after {after:?}");
+}
+
+fn timeout_is_the_age_of_one_unit_of_work(class: &str) {
+    let server = launch(class, "--timeout").start();
+    let worker = server.wait_workers(1)[0];
+    let begun = Instant::now();
+    let mut client = server.begin("/hang");
+    let hung = server.wait_for("its hang", |record| record.says("worker hung", worker.pid));
+    expect_time(hung.seen - begun);
+    assert_eq!(hung.text("error"), Some("one unit of work for too long"), "{hung:?}");
+    assert_eq!(hung.text("work"), Some("GET /hang"));
+    client.expect_end();
+    server.wait_replaced(worker);
+    server.finish();
+}
+
+fn timeout_is_the_silence_of_a_worker(class: &str) {
+    let server = launch(class, "--timeout").start();
+    let worker = server.wait_workers(1)[0];
+    kill(worker.pid, Signal::SIGSTOP).unwrap();
+    let hung = server.wait_for("its hang", |record| record.says("worker hung", worker.pid));
+    assert_eq!(hung.text("error"), Some("no heartbeat"), "{hung:?}");
+    // Since its last beat, which only the master knows.
+    expect_time(Duration::from_millis(hung.number("for_ms").unwrap().try_into().unwrap()));
+    server.wait_replaced(worker);
+    server.finish();
+}
+
+fn boot_timeout_is_from_the_start_to_ready(class: &str) {
+    let launch = launch(class, "--boot-timeout").arg("--boot-retries").arg("0");
+    let begun = Instant::now();
+    let server = launch.env("DEMO_BOOT_SLEEP_MS", "120000").spawn();
+    let exited = server.wait_for("an end", |record| record.message() == "worker exited");
+    expect_time(exited.seen - begun);
+    assert_eq!(exited.text("reason"), Some("boot failure"), "{exited:?}");
+    assert!(matches!(exited.text("signal"), Some("SIGABRT" | "SIGKILL")), "{exited:?}");
+    assert_eq!(server.wait_exit(), Exit::Code(3));
+    server.wait_nobody();
+}
+
+fn graceful_timeout_is_how_long_a_stop_takes(class: &str) {
+    let mut server = launch(class, "--graceful-timeout").start();
+    let mut client = server.begin("/hang");
+    let begun = Instant::now();
+    server.signal(Signal::SIGTERM);
+    client.expect_end();
+    expect_not_before_its_time(begun);
+    server.expect_clean_end();
+}
+
+fn graceful_timeout_is_how_long_one_worker_takes_to_leave(class: &str) {
+    let server = launch(class, "--graceful-timeout").start();
+    let worker = server.wait_workers(1)[0];
+    let mut client = server.begin("/hang");
+    let begun = Instant::now();
+    server.signal(Signal::SIGHUP);
+    client.expect_end();
+    expect_not_before_its_time(begun);
+    let exited = server.wait_exited(worker.pid);
+    assert_eq!(exited.text("reason"), Some("reload"), "{exited:?}");
+    server.wait_replaced(worker);
+    server.finish();
+}
+
+fn graceful_timeout_is_how_long_an_orphan_lives(class: &str) {
+    let server = launch(class, "--graceful-timeout").start();
+    let mut client = server.begin("/hang");
+    let begun = Instant::now();
+    server.signal(Signal::SIGKILL);
+    client.expect_end();
+    expect_not_before_its_time(begun);
+    server.wait_nobody();
+}
+
+fn abort_grace_is_how_long_a_quick_stop_takes(class: &str) {
+    let mut server = launch(class, "--abort-grace").start();
+    // It does not even hear of it.
+    kill(server.wait_workers(1)[0].pid, Signal::SIGSTOP).unwrap();
+    let begun = Instant::now();
+    server.signal(Signal::SIGINT);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    expect_not_before_its_time(begun);
+    server.expect_clean_end();
+}
+
+/// Over a protocol that every class keeps a connection for.
+fn keepalive_is_the_idle_time_between_two_units(class: &str) {
+    let server = launch(class, "--keep-alive").arg("rpc").start();
+    let mut caller = server.connect();
+    let begun = Instant::now();
+    caller.send(b"\x94\x00\x01\xa3pid\x90");
+    let answer = caller.rest();
+    expect_not_before_its_time(begun);
+    assert!(answer.starts_with(b"\x94\x01\x01\xc0"), "{}", answer.escape_ascii());
+    server.finish();
+}
+
+fn keepalive_is_the_idle_time_between_two_requests(class: &str) {
+    let server = launch(class, "--keep-alive").start();
+    let mut client = server.connect();
+    let begun = Instant::now();
+    client.get("/");
+    client.expect_end();
+    expect_not_before_its_time(begun);
+    expect_no_harm(server);
+}
+
+/// A client has got its time-out: an answer that says so, or just the end.
+#[track_caller]
+fn expect_timeout(mut client: Client, begun: Instant) {
+    let rest = client.rest();
+    expect_not_before_its_time(begun);
+    assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408 "), "{:?}", rest.escape_ascii());
+}
+
+fn header_timeout_is_until_the_head_is_complete(class: &str) {
+    let server = launch(class, "--header-timeout").start();
+    let begun = Instant::now();
+    expect_timeout(server.connect(), begun);
+    let begun = Instant::now();
+    let mut half = server.connect();
+    half.send("GET / HTTP/1.1\r\nHost: te");
+    expect_timeout(half, begun);
+    let begun = Instant::now();
+    let mut trickling = server.connect();
+    trickling.send("GET / HTTP/1.1\r\nX: ");
+    // Each byte comes well within a second of the last.
+    while trickling.try_send("x").is_ok() {
+        assert!(begun.elapsed() < Duration::from_secs(15), "a head may take for ever");
+        thread::sleep(Duration::from_millis(50));
+    }
+    expect_not_before_its_time(begun);
+    expect_no_harm(server);
+}
+
+fn body_timeout_is_the_silence_within_a_body(class: &str) {
+    let server = launch(class, "--body-timeout").start();
+    let begun = Instant::now();
+    let mut client = server.connect();
+    client.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello");
+    expect_timeout(client, begun);
+    expect_no_harm(server);
+}
+
+fn write_timeout_is_how_long_nothing_is_read(class: &str) {
+    let server = launch(class, "--write-timeout").start();
+    let begun = Instant::now();
+    let client = slow_reader(&server);
+    server.wait_taken(&client);
+    // Under `sync` nobody else is served before that.
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    let end = || remote(server.address().port(), client.port());
+    wait_until("the client is cut off", || end() == Remote::Closed);
+    expect_not_before_its_time(begun);
+    drop(client);
+    expect_no_harm(server);
+}
