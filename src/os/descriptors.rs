@@ -1,10 +1,14 @@
-//! This process's own descriptors, as /proc lists them (Linux).
+//! This process's own descriptors, as /proc lists them (Linux), whoever in it owns them: which are
+//! listeners, which are clients of theirs. Everything here may be asked in a signal's handler.
 
 use std::ffi::CStr;
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
+
+use super::socket;
 
 const FOLDER: &CStr = c"/proc/self/fd";
 /// Where an entry says how long it is, and where its name begins: see getdents64(2).
@@ -59,10 +63,91 @@ fn number_in(entry: &[u8]) -> Option<RawFd> {
     name.iter().try_fold(0_i32, |number, byte| number.checked_mul(10)?.checked_add(digits(byte)?))
 }
 
+/// Where a socket is bound, as far as it is the same for a listener and for those whom it has let in:
+/// a TCP port, or a unix socket's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Berth {
+    family: libc::sa_family_t,
+    name: [u8; 108],
+}
+
+/// Where a socket is bound. Async-signal-safe.
+pub(crate) fn berth(number: RawFd) -> Option<Berth> {
+    let mut storage = socket::zeroed_storage();
+    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let target = (&raw mut storage).cast();
+    // SAFETY: `storage` has room for any address, `length` says so, and both outlive the call.
+    super::check(unsafe { libc::getsockname(number, target, &raw mut length) }).ok()?;
+    let mut berth = Berth { family: storage.ss_family, name: [0; 108] };
+    // A port, and a unix name, begin right behind the family; the rest of a TCP address does not
+    // count.
+    let counted = match i32::from(storage.ss_family) {
+        libc::AF_INET | libc::AF_INET6 => size_of::<u16>(),
+        libc::AF_UNIX => (length as usize).saturating_sub(size_of::<libc::sa_family_t>()),
+        _ => return None,
+    };
+    let source = (&raw const storage).cast::<u8>().wrapping_add(size_of::<libc::sa_family_t>());
+    for (offset, byte) in berth.name.iter_mut().enumerate().take(counted) {
+        // SAFETY: a sockaddr_storage has 128 bytes, all of them initialised, and 110 are read.
+        *byte = unsafe { source.wrapping_add(offset).read() };
+    }
+    Some(berth)
+}
+
+/// Whether a socket is connected to somebody. Async-signal-safe.
+pub(crate) fn is_connected(number: RawFd) -> bool {
+    let mut storage = socket::zeroed_storage();
+    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let target = (&raw mut storage).cast();
+    // SAFETY: as in `berth`.
+    super::check(unsafe { libc::getpeername(number, target, &raw mut length) }).is_ok()
+}
+
+/// Whether a socket listens. Async-signal-safe.
+pub(crate) fn is_listening(number: RawFd) -> bool {
+    let mut value: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `value` has room for `length` bytes, and both outlive the call; a number that is no
+    // socket is an error.
+    let asked = super::check(unsafe {
+        libc::getsockopt(
+            number,
+            libc::SOL_SOCKET,
+            libc::SO_ACCEPTCONN,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    });
+    asked.is_ok() && value != 0
+}
+
+/// Puts a socket in the place of another that is never readable, and at which accept(2) says
+/// `EINVAL`: whoever uses that number waits in vain from now on. Async-signal-safe.
+///
+/// # Errors
+/// `EMFILE` and the like.
+pub(crate) fn put_out(number: RawFd) -> io::Result<()> {
+    let mut ends: [RawFd; 2] = [-1; 2];
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: `ends` has room for two descriptors.
+    super::check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) })?;
+    // The other end stays open for good: its end would be something to read.
+    // SAFETY: both are open. Whoever owns the number goes on owning it, and what it leads to.
+    let put = super::check(unsafe { libc::dup3(ends[0], number, libc::O_CLOEXEC) });
+    // SAFETY: made above, and nobody else has seen it.
+    unsafe { libc::close(ends[0]) };
+    put.map(|_| ())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::poll::{self, Interest};
+    use crate::stamp::Stamp;
     use std::fs::File;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]
     fn every_descriptor_is_shown_once_until_it_is_enough() {
@@ -81,5 +166,41 @@ mod tests {
             if looks == 5 { Look::Enough } else { Look::On }
         }));
         assert_eq!(looks, 5);
+    }
+
+    #[test]
+    fn a_client_is_bound_where_its_listener_is() {
+        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = ("127.0.0.1", listener.local_addr().unwrap().port());
+        let caller = TcpStream::connect(there).unwrap();
+        let (client, _) = listener.accept().unwrap();
+        let here = berth(listener.as_raw_fd());
+        assert!(here.is_some() && here == berth(client.as_raw_fd()));
+        assert_ne!(here, berth(caller.as_raw_fd()));
+        assert_ne!(here, berth(other.as_raw_fd()));
+        assert!(is_connected(client.as_raw_fd()) && !is_connected(listener.as_raw_fd()));
+        assert!(is_listening(listener.as_raw_fd()) && !is_listening(client.as_raw_fd()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let caller = UnixStream::connect(&path).unwrap();
+        let (client, _) = listener.accept().unwrap();
+        assert_eq!(berth(listener.as_raw_fd()), berth(client.as_raw_fd()));
+        assert_ne!(berth(listener.as_raw_fd()), berth(caller.as_raw_fd()));
+        assert!(is_connected(client.as_raw_fd()) && is_listening(listener.as_raw_fd()));
+        assert_eq!(berth(File::open("/dev/null").unwrap().as_raw_fd()), None);
+    }
+
+    #[test]
+    fn a_listener_that_is_put_out_lets_nobody_in_and_wakes_nobody() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        put_out(listener.as_raw_fd()).unwrap();
+        assert!(!is_listening(listener.as_raw_fd()));
+        let error = listener.accept().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        let ready = poll::wait([(listener.as_fd(), Interest::Readable)], Some(Stamp::default()));
+        assert_eq!(ready.unwrap(), [false]);
     }
 }

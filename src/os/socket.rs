@@ -179,82 +179,6 @@ pub(crate) fn local_name(fd: BorrowedFd<'_>) -> String {
     }
 }
 
-/// Where a socket is bound, as far as it is the same for a listener and for those whom it has let in:
-/// a TCP port, or a unix socket's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Berth {
-    family: libc::sa_family_t,
-    name: [u8; 108],
-}
-
-/// Where a socket is bound. Async-signal-safe.
-pub(crate) fn berth(number: RawFd) -> Option<Berth> {
-    let mut storage = zeroed_storage();
-    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-    let target = (&raw mut storage).cast();
-    // SAFETY: `storage` has room for any address, `length` says so, and both outlive the call.
-    super::check(unsafe { libc::getsockname(number, target, &raw mut length) }).ok()?;
-    let mut berth = Berth { family: storage.ss_family, name: [0; 108] };
-    // A port, and a unix name, begin right behind the family; the rest of a TCP address does not
-    // count.
-    let counted = match i32::from(storage.ss_family) {
-        libc::AF_INET | libc::AF_INET6 => size_of::<u16>(),
-        libc::AF_UNIX => (length as usize).saturating_sub(size_of::<libc::sa_family_t>()),
-        _ => return None,
-    };
-    let source = (&raw const storage).cast::<u8>().wrapping_add(size_of::<libc::sa_family_t>());
-    for (offset, byte) in berth.name.iter_mut().enumerate().take(counted) {
-        // SAFETY: a sockaddr_storage has 128 bytes, all of them initialised, and 110 are read.
-        *byte = unsafe { source.wrapping_add(offset).read() };
-    }
-    Some(berth)
-}
-
-/// Whether a socket is connected to somebody. Async-signal-safe.
-pub(crate) fn is_connected(number: RawFd) -> bool {
-    let mut storage = zeroed_storage();
-    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-    let target = (&raw mut storage).cast();
-    // SAFETY: as in `berth`.
-    super::check(unsafe { libc::getpeername(number, target, &raw mut length) }).is_ok()
-}
-
-/// Whether a socket listens. Async-signal-safe.
-pub(crate) fn is_listening(number: RawFd) -> bool {
-    let mut value: libc::c_int = 0;
-    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: `value` has room for `length` bytes, and both outlive the call; a number that is no
-    // socket is an error.
-    let asked = super::check(unsafe {
-        libc::getsockopt(
-            number,
-            libc::SOL_SOCKET,
-            libc::SO_ACCEPTCONN,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
-    });
-    asked.is_ok() && value != 0
-}
-
-/// Puts a socket in the place of another that is never readable, and at which accept(2) says
-/// `EINVAL`: whoever uses that number waits in vain from now on. Async-signal-safe.
-///
-/// # Errors
-/// `EMFILE` and the like.
-pub(crate) fn put_out(number: RawFd) -> io::Result<()> {
-    let mut ends: [RawFd; 2] = [-1; 2];
-    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: `ends` has room for two descriptors.
-    super::check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) })?;
-    // The other end stays open for good: its end would be something to read.
-    // SAFETY: both are open. Whoever owns the number goes on owning it, and what it leads to.
-    let put = super::check(unsafe { libc::dup3(ends[0], number, libc::O_CLOEXEC) });
-    // SAFETY: made above, and nobody else has seen it.
-    unsafe { libc::close(ends[0]) };
-    put.map(|_| ())
-}
-
 /// Accepts one connection, nonblocking and closed across exec(2), with the peer's address if it is
 /// TCP; `None` if nobody waits.
 ///
@@ -287,7 +211,7 @@ pub(crate) fn accept(
     }
 }
 
-fn zeroed_storage() -> libc::sockaddr_storage {
+pub(super) fn zeroed_storage() -> libc::sockaddr_storage {
     // SAFETY: sockaddr_storage is plain bytes and numbers, for which zero is a value.
     unsafe { mem::zeroed() }
 }

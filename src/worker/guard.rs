@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use super::context::{EMPTYING_MAX, HANDSHAKE_MAX};
 use crate::listen::{Door, Listener};
-use crate::os::descriptors::{self, Look};
+use crate::os::descriptors::{self, Berth, Look};
 use crate::os::poll::{self, Interest};
 use crate::os::signal::{Guardian, Signal};
-use crate::os::socket::{self, Berth};
 use crate::os::{clock, file};
 use crate::scoreboard::{Scoreboard, Stage};
 use crate::stamp::Stamp;
@@ -60,7 +59,7 @@ impl Guard {
         let entries = listeners.iter().map(|listener| {
             let number = listener.as_raw_fd();
             let (listener, socket) = (Arc::clone(listener), file::id(number)?);
-            Ok(Entry { listener, number, socket, berth: socket::berth(number) })
+            Ok(Entry { listener, number, socket, berth: descriptors::berth(number) })
         });
         Ok(Self {
             board,
@@ -101,7 +100,7 @@ impl Guard {
         let is_it = |number| file::id(number).is_ok_and(|socket| socket == entry.socket);
         descriptors::each(|number| {
             if is_it(number) {
-                let _ = socket::put_out(number); // no descriptors: tried again at the next look
+                let _ = descriptors::put_out(number); // no descriptors: tried again at the next look
             }
             Look::On
         });
@@ -110,10 +109,10 @@ impl Guard {
     /// Whether a client is connected, as far as can be seen.
     fn has_clients(&self) -> bool {
         let is_client = |number| {
-            let berth = socket::berth(number);
+            let berth = descriptors::berth(number);
             berth.is_some()
                 && self.entries.iter().any(|entry| entry.berth == berth)
-                && socket::is_connected(number)
+                && descriptors::is_connected(number)
         };
         let mut found = false;
         let seen = descriptors::each(|number| {
@@ -128,7 +127,7 @@ impl Guard {
 fn is_awaited(entry: &Entry) -> bool {
     let ready =
         || poll::wait([(entry.listener.as_fd(), Interest::Readable)], Some(Stamp::default()));
-    socket::is_listening(entry.number) && matches!(ready(), Ok([true]))
+    descriptors::is_listening(entry.number) && matches!(ready(), Ok([true]))
 }
 
 impl Guardian for Guard {
@@ -155,7 +154,7 @@ impl Guardian for Guard {
         for entry in &self.entries {
             if self.must_empty(entry, leaving_for) {
                 awaited = true;
-            } else if socket::is_listening(entry.number) {
+            } else if descriptors::is_listening(entry.number) {
                 self.close(entry);
             }
         }
