@@ -17,6 +17,7 @@ Needs Python 3.8 and Linux; and wrk, for the share.
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -33,6 +34,7 @@ import compare
 
 HERE = pathlib.Path(__file__).resolve().parent
 PATIENCE = 60.0
+F_SETPIPE_SZ = 1031
 
 
 class Server:
@@ -46,6 +48,8 @@ class Server:
             ["setpriv", "--pdeathsig", "TERM", "--", *command],
             stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
         )
+        # The server drops what a full pipe does not take, and a crowd has much to say at once.
+        fcntl.fcntl(self.process.stderr, F_SETPIPE_SZ, 1 << 20)
         self.pid, self.rest, self.records = self.process.pid, b"", []
         self.workers = {}
 
