@@ -24,7 +24,7 @@ use crate::os::process::Pid;
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::title::TitleArea;
 use crate::pidfile::{PidFile, PidFileError};
-use crate::settings::{LogLevel, Settings, Source};
+use crate::settings::{Configuration, LogLevel, Settings, Source};
 use crate::systemd::Manager;
 use crate::worker::{self, DuplicateClass, Registry, WorkerClass};
 use crate::workers;
@@ -96,28 +96,29 @@ impl Runtime {
     ///
     /// # Errors
     /// An unknown class, app, user or group; a refusal of the class or the app.
-    pub fn check(&self, settings: &Settings) -> Result<(), RuntimeError> {
-        self.choose(settings).map(|_| ())
+    pub fn check(&self, configuration: &Configuration) -> Result<(), RuntimeError> {
+        configuration.pools.iter().try_for_each(|pool| self.choose(&pool.settings).map(|_| ()))
     }
 
     /// Serves until a signal ends it. A reload finds the same settings again.
     ///
     /// # Errors
     /// Whatever keeps the master from starting: nothing that it made is left behind then.
-    pub fn run(&self, settings: Settings) -> Result<(), RuntimeError> {
-        let again = settings.clone();
-        self.run_as(settings, Start::default(), move || Ok(again.clone()))
+    pub fn run(&self, settings: impl Into<Configuration>) -> Result<(), RuntimeError> {
+        let configuration = settings.into();
+        let again = configuration.clone();
+        self.run_as(configuration, Start::default(), move || Ok(again.clone()))
     }
 
     /// As [`run`](Self::run), with what is known of how the program was started, and with a way to
     /// read the settings anew.
     pub(crate) fn run_as(
         &self,
-        settings: Settings,
+        configuration: Configuration,
         start: Start,
-        reread: impl Fn() -> Result<Settings, String>,
+        reread: impl Fn() -> Result<Configuration, String>,
     ) -> Result<(), RuntimeError> {
-        let plan = self.plan(settings)?;
+        let plan = self.plan(configuration.master)?;
         // From here on a signal is kept until the loop takes it, so whatever is made below is also
         // cleaned up.
         let signals = SignalPipe::open().map_err(RuntimeError::Kernel)?;
@@ -154,7 +155,7 @@ impl Runtime {
         introduce(&company, &warnings);
         let Start { title, launch, verdict } = start;
         let planner: Planner<'_> =
-            Box::new(move || self.plan(reread()?).map_err(|error| error.to_string()));
+            Box::new(move || self.plan(reread()?.master).map_err(|error| error.to_string()));
         let crew = Crew::new(company, title).map_err(RuntimeError::Kernel)?;
         let hooks = self.hooks.as_ref();
         let means =
