@@ -24,23 +24,33 @@ struct Account {
     unclaimed: u64,
     /// When it was seen to have moved.
     moved_at: Stamp,
+    /// How many workers have it.
+    workers: usize,
 }
 
 impl Ledger {
-    /// Whether a counter is known.
-    pub(super) fn knows(&self, counter: &Path) -> bool {
-        self.accounts.contains_key(counter)
+    /// Another worker has this counter, which is read if it is not known: so it stood before any
+    /// death that may be claimed. Returns whether there is anything to read.
+    pub(super) fn join(&mut self, counter: &Path, read: impl FnOnce() -> Option<u64>) -> bool {
+        if let Some(account) = self.accounts.get_mut(counter) {
+            account.workers += 1;
+            return true;
+        }
+        let Some(seen) = read() else { return false };
+        let account = Account { seen, unclaimed: 0, moved_at: Stamp::default(), workers: 1 };
+        self.accounts.insert(counter.to_owned(), account);
+        true
     }
 
-    /// A counter stood so before any death that may be claimed.
-    pub(super) fn open(&mut self, counter: PathBuf, kills: u64) {
-        let account = Account { seen: kills, unclaimed: 0, moved_at: Stamp::default() };
-        self.accounts.entry(counter).or_insert(account);
-    }
-
-    /// Nobody lives any more whose death it could account for.
-    pub(super) fn close(&mut self, counter: &Path) {
-        self.accounts.remove(counter);
+    /// A worker that had this counter has ended, and has claimed what it may claim. The last one
+    /// closes the account.
+    pub(super) fn leave(&mut self, counter: &Path) {
+        if let Some(account) = self.accounts.get_mut(counter) {
+            account.workers -= 1;
+            if account.workers == 0 {
+                self.accounts.remove(counter);
+            }
+        }
     }
 
     /// A worker was killed by nobody we know of, and the counter stands so now. Returns whether it
@@ -75,7 +85,7 @@ mod tests {
     /// A ledger whose counter stood at 5.
     fn ledger() -> Ledger {
         let mut ledger = Ledger::default();
-        ledger.open(COUNTER.into(), 5);
+        assert!(ledger.join(Path::new(COUNTER), || Some(5)));
         ledger
     }
 
@@ -106,14 +116,17 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_known_from_open_to_close_and_opened_once() {
+    fn a_counter_is_read_by_its_first_worker_and_forgotten_with_its_last() {
         let mut ledger = ledger();
-        assert!(ledger.knows(Path::new(COUNTER)));
-        ledger.open(COUNTER.into(), 9);
-        assert!(claim(&mut ledger, 6, 0), "it counts from where it was opened first");
-        ledger.close(Path::new(COUNTER));
-        assert!(!ledger.knows(Path::new(COUNTER)));
-        assert!(!claim(&mut ledger, 7, 1));
+        assert!(ledger.join(Path::new(COUNTER), || panic!("it is known")));
+        assert!(claim(&mut ledger, 6, 0), "it counts from where it was read");
+        ledger.leave(Path::new(COUNTER));
+        assert!(claim(&mut ledger, 7, 1), "the other has it still");
+        ledger.leave(Path::new(COUNTER));
+        assert!(!claim(&mut ledger, 8, 2));
+        assert!(!ledger.join(Path::new(COUNTER), || None));
+        assert!(ledger.join(Path::new(COUNTER), || Some(8)));
+        assert!(!claim(&mut ledger, 8, 3));
     }
 
     #[test]

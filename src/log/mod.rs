@@ -99,6 +99,12 @@ impl Log {
         Ok(Self { logger, outlet })
     }
 
+    /// The same log, in which each record names a pool.
+    pub(crate) fn of_pool(&self, name: &str) -> Self {
+        let logger = self.logger.new(o!("pool" => name.to_owned()));
+        Self { logger, outlet: Arc::clone(&self.outlet) }
+    }
+
     /// The handle through which records are written.
     pub fn logger(&self) -> &Logger {
         &self.logger

@@ -28,7 +28,6 @@ pub use self::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
 pub use crate::address::Address;
 pub use crate::log::{Format as LogFormat, Target as LogTarget};
 
-#[allow(unused_imports)]
 pub(crate) use self::configuration::check_addresses;
 pub(crate) use self::file::Sheet;
 pub(crate) use self::overlay::Overlay;

@@ -80,7 +80,7 @@ impl<'e> Vars<'e> {
 
     fn value_of(&self, name: &str, later: &[&str]) -> Result<String, String> {
         if let Some(variable) = name.strip_prefix(ENV) {
-            return self.from_environment(variable);
+            return self.environment_value(variable);
         }
         if let Some((_, value)) = self.known.iter().find(|(known, _)| known == name) {
             return Ok(value.clone());
@@ -97,7 +97,7 @@ impl<'e> Vars<'e> {
         Err(format!("uses ${{{}}}, which is not among the vars{hint}", name.escape_debug()))
     }
 
-    fn from_environment(&self, name: &str) -> Result<String, String> {
+    fn environment_value(&self, name: &str) -> Result<String, String> {
         let shown = name.escape_debug();
         match self.environment.iter().find(|(known, _)| known == name) {
             Some((_, value)) => match value.to_str() {
