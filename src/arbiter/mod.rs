@@ -13,6 +13,7 @@ mod examiner;
 mod hooking;
 mod ledger;
 mod manager;
+mod pact;
 mod pool;
 mod queues;
 mod records;
@@ -45,8 +46,9 @@ use crate::os::title::TitleArea;
 use crate::pidfile::PidFile;
 use crate::stamp::Stamp;
 use crate::systemd::Manager;
+use pact::End;
 use pool::Pool;
-use roster::{Action, Progress, Stop, WORKERS_MAX};
+use roster::{Action, Stop, WORKERS_MAX};
 
 /// A sleep that ends so much after its deadline means that the master itself did not run.
 const OVERSLEPT: Duration = Duration::from_millis(500);
@@ -197,20 +199,16 @@ impl<'a> Arbiter<'a> {
         }
     }
 
-    /// Has workers come and go. A reload ends in all pools at once.
+    /// Has workers come and go. A reload ends in all pools at once, before anybody goes for it.
     fn proceed(&mut self, now: Stamp) {
-        let all = Progress::of_all(self.pools.iter().filter_map(|pool| pool.roster.progress(now)));
-        let culprit = self.pools.iter().position(|pool| {
-            pool.roster.progress(now).is_some_and(|progress| progress == Progress::Failed)
-        });
-        let decided: Vec<Vec<Action>> =
-            self.pools.iter_mut().map(|pool| pool.roster.proceed(now, all)).collect();
-        match (all, culprit) {
-            (Some(Progress::Complete), _) => self.commit_reload(),
-            (Some(Progress::Failed), Some(culprit)) => self.roll_back_reload(culprit),
-            (Some(_) | None, _) => (),
+        let signatories = self.pools.iter_mut().map(Pool::signatory);
+        let pact::Turn { end, actions } = pact::proceed(signatories.collect(), now);
+        match end {
+            Some(End::Commit) => self.commit_reload(),
+            Some(End::RollBack { culprit }) => self.roll_back_reload(culprit),
+            None => (),
         }
-        for (index, actions) in decided.into_iter().enumerate() {
+        for (index, actions) in actions.into_iter().enumerate() {
             actions.into_iter().for_each(|action| self.act(index, action));
         }
         self.pools.retain(|pool| !pool.has_gone());

@@ -8,6 +8,7 @@ use slog::{Logger, error, info, warn};
 use super::company::Company;
 use super::crew::{Crew, Departure, News};
 use super::examiner::Examiner;
+use super::pact::Signatory;
 use super::roster::{Action, Policy, Reason, Roster, WorkerId};
 use super::{BETWEEN_WEIGHINGS, millis};
 use crate::hooks::Hooks;
@@ -78,6 +79,11 @@ impl<'a> Pool<'a> {
     /// The log, in which each record names the pool where there are several.
     pub(super) fn log(&self) -> &Logger {
         self.crew.company().log.logger()
+    }
+
+    /// Its part in what all pools do together.
+    pub(super) fn signatory(&mut self) -> Signatory<'_> {
+        Signatory { goes: self.part == Part::Goes, roster: &mut self.roster }
     }
 
     /// Whether as many workers are ready as are wished for.

@@ -53,13 +53,6 @@ pub(crate) enum Progress {
     Complete,
 }
 
-impl Progress {
-    /// What all may do, if there is anybody who reloads.
-    pub(crate) fn of_all(pools: impl Iterator<Item = Progress>) -> Option<Progress> {
-        pools.min()
-    }
-}
-
 /// How the whole is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stop {
