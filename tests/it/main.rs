@@ -57,6 +57,7 @@ mod load;
 mod logs;
 mod managers;
 mod os;
+mod pools;
 mod privileges;
 mod proc;
 mod recycling;
