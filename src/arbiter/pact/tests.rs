@@ -488,7 +488,7 @@ fn a_pool_that_goes_does_so_with_the_commit_and_not_before() {
         leaving.spawned(id, slot, now);
         leaving.ready(id, now);
     }
-    let mut turn = |rosters: &mut [Roster], leaving: &mut Roster| {
+    let turn = |rosters: &mut [Roster], leaving: &mut Roster| {
         let pools = rosters.iter_mut().map(|roster| Signatory { roster, goes: false });
         let pools = pools.chain([Signatory { roster: leaving, goes: true }]);
         proceed(pools.collect(), now)
