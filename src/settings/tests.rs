@@ -391,7 +391,7 @@ fn the_annotated_file_says_every_default() {
 
 #[test]
 fn the_example_files_load() {
-    for name in ["minimal.yaml", "production.yaml"] {
+    for name in ["minimal.yaml", "production.yaml", "jobs.yaml"] {
         assert_ne!(yaml(&config(name)), Ok(Settings::default()), "{name}");
     }
 }

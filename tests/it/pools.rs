@@ -584,3 +584,11 @@ fn what_is_printed_of_pools_loads_again() {
     };
     assert_eq!(values(&again.stdout), values(&printed.stdout));
 }
+
+#[test]
+fn the_file_of_jobs_passes_the_check() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/jobs.yaml");
+    let launch = Launch::new(&["-c", path, "--pool", "ticks", "--check-config"]);
+    let outcome = launch.unbound().plain().run();
+    assert_eq!(outcome.exit, Exit::Code(0), "{outcome:?}");
+}
