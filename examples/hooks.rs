@@ -37,7 +37,7 @@ impl Hooks for Diary {
         self.write("ready")
     }
 
-    fn pre_fork(&self, slot: usize, generation: u32) -> Outcome {
+    fn pre_fork(&self, _pool: &str, slot: usize, generation: u32) -> Outcome {
         self.write(&format!("fork {slot} of generation {generation}"))
     }
 

@@ -9,7 +9,9 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
 
 use crate::app::Options;
-use crate::settings::{KEYS, Key, Kind, Overlay, PREFIX, Settings, SettingsError, Source};
+use crate::settings::{
+    Configuration, KEYS, Key, Kind, Overlay, Settings, SettingsError, Sheet, Source,
+};
 
 /// What the binary says about itself.
 #[derive(Clone, Debug)]
@@ -49,6 +51,8 @@ pub struct Invocation {
     file: Option<PathBuf>,
     variables: Vec<(OsString, OsString)>,
     flags: Overlay,
+    /// The pools to run; all if there are none.
+    pools: Vec<String>,
 }
 
 impl Invocation {
@@ -62,20 +66,22 @@ impl Invocation {
         self.file.as_deref()
     }
 
-    /// Reads the file, anew at each call, and lays variables and flags over it. Gives the settings
-    /// and warnings: one line for each `OSTLER_*` variable that means nothing.
+    /// Reads the file, anew at each call, and lays variables and flags over it, also over what its
+    /// pools say of themselves. Gives the settings and warnings: one line for each `OSTLER_*`
+    /// variable that means nothing.
     ///
     /// # Errors
     /// The first thing that is wrong. [`SettingsError::exit_code`] says how to leave.
-    pub fn load(&self) -> Result<(Settings, Vec<String>), SettingsError> {
+    pub fn load(&self) -> Result<(Configuration, Vec<String>), SettingsError> {
         let base = Settings { app: self.identity.app.clone(), ..Settings::default() };
-        let mut overlays = Vec::new();
-        if let Some(file) = &self.file {
-            overlays.push(Overlay::from_file(file)?);
-        }
+        let sheet = match &self.file {
+            Some(file) => Sheet::read(file, &self.variables)?,
+            None => Sheet::default(),
+        };
         let (variables, warnings) = Overlay::from_env(&self.variables)?;
-        overlays.extend([variables, self.flags.clone()]);
-        Ok((Settings::resolve(base, &overlays)?, warnings))
+        let overlays = [variables, self.flags.clone()];
+        let configuration = Configuration::resolve(&base, sheet, &overlays, &self.pools)?;
+        Ok((configuration, warnings))
     }
 }
 
@@ -99,8 +105,8 @@ pub struct Exit {
     pub stream: Stream,
 }
 
-/// Reads a command line, of which the first word is the program's own name, and the variables of
-/// an environment, of which all but `OSTLER_*` are ignored. Reads no file.
+/// Reads a command line, of which the first word is the program's own name. Of the variables of an
+/// environment `OSTLER_*` are settings, and a file may use any. Reads no file.
 ///
 /// # Errors
 /// The text of `--help` or `--version`, or one message about what is wrong with the words.
@@ -125,16 +131,14 @@ pub fn parse(
         code: error.exit_code(),
         ..bad_line(&program, &error.to_string())
     })?;
-    let variables: Vec<(OsString, OsString)> = variables
-        .into_iter()
-        .filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
-        .collect();
+    let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
     let file = matches.get_one::<String>("config").map(PathBuf::from).or_else(|| {
         let variable =
             variables.iter().find(|(name, value)| name == "OSTLER_CONFIG" && !value.is_empty());
         variable.map(|(_, value)| value.into())
     });
-    Ok(Invocation { action: action(&matches), program, identity, file, variables, flags })
+    let pools = matches.get_many::<String>("pool").into_iter().flatten().cloned().collect();
+    Ok(Invocation { action: action(&matches), program, identity, file, variables, flags, pools })
 }
 
 /// The file name of the path by which the program was called.
@@ -234,7 +238,8 @@ A flag wins over its variable, a variable over the file, the file over the defau
 replaced, not joined. A variable is OSTLER_ and the key in capitals, such as OSTLER_WORKER_CLASS;
 in a variable, commas separate the items of a list. A key is the flag with _ for -, unless it is
 named in the help above; the file is a YAML map of keys, in which app is a name, or a map with name
-and the app's options.
+and the app's options; pools is a map of pool names to their own keys; vars is a map of names to
+values, used as ${name} beside ${env:NAME}.
 
 DUR: 30, 1.5, 500ms, 30s, 2m, 1h. SIZE: 65536, 64K, 64M, 1G.
 Exit codes: 0 asked to stop; 1 bad settings, address or pidfile; 2 bad command line; 3 workers fail
@@ -316,7 +321,7 @@ fn option(key: &Key, defaults: &Settings) -> Arg {
 }
 
 /// The flags that are no settings.
-fn actions() -> [Arg; 6] {
+fn actions() -> [Arg; 7] {
     let action = |name: &'static str, action: ArgAction, help: &'static str| {
         Arg::new(name).long(name).action(action).help(help).help_heading("Actions")
     };
@@ -326,6 +331,10 @@ fn actions() -> [Arg; 6] {
             .long("config")
             .value_name("FILE")
             .help("YAML file of settings [variable: OSTLER_CONFIG]"),
+        Arg::new("pool").long("pool").value_name("NAME").action(ArgAction::Append).help(
+            "Run this pool of the file; may be given several times. Other flags, and \
+                 variables, win over what a pool says of itself",
+        ),
         action("check-config", ArgAction::SetTrue, "Say whether the settings are good, and leave"),
         action(
             "print-config",
@@ -355,7 +364,11 @@ mod tests {
 
     #[track_caller]
     fn good(args: &[&str]) -> Settings {
-        invoke(args, &[]).expect("a good command line").load().expect("good settings").0
+        load(&invoke(args, &[]).expect("a good command line"))
+    }
+
+    fn load(invocation: &Invocation) -> Settings {
+        invocation.load().expect("good settings").0.master
     }
 
     #[track_caller]
@@ -415,7 +428,7 @@ mod tests {
             "--daemon: \"perhaps\" is neither yes nor no: give true or false",
         );
         let invocation = invoke(&["-D=no"], &[("OSTLER_DAEMON", "1")]).expect("a good line");
-        assert!(!invocation.load().expect("good settings").0.daemon);
+        assert!(!load(&invocation).daemon);
     }
 
     #[test]
@@ -476,7 +489,7 @@ mod tests {
     fn a_binary_of_ones_own_serves_its_own_app() {
         let identity = Identity { version: "1".into(), app: "shop".into() };
         let invocation = parse(["shop".into()], [], identity).expect("a good command line");
-        assert_eq!(invocation.load().expect("good settings").0.app, "shop");
+        assert_eq!(load(&invocation).app, "shop");
     }
 
     #[test]
@@ -490,9 +503,9 @@ mod tests {
             let invocation = invoke(&args, variables).expect("a good command line");
             assert_eq!(invocation.file(), Some(path.as_path()));
             fs::write(&path, "threads: 2\nworkers: 2\n").expect("written");
-            assert_eq!(invocation.load().expect("good settings").0.threads, 2);
+            assert_eq!(load(&invocation).threads, 2);
             fs::write(&path, "threads: 3\n").expect("written");
-            let settings = invocation.load().expect("good settings").0;
+            let settings = load(&invocation);
             assert_eq!((settings.threads, settings.workers), (3, Workers::Fixed(9)));
             fs::remove_file(&path).expect("removed");
             assert_eq!(invocation.load().expect_err("no file").exit_code(), 1);

@@ -7,8 +7,10 @@ use std::time::Duration;
 pub type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
 /// Which worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerFacts {
+    /// Its pool.
+    pub pool: String,
     /// Its process.
     pub pid: i32,
     /// Its place in the pool, from 0.
@@ -46,13 +48,13 @@ pub trait Hooks {
         Ok(())
     }
 
-    /// All of the first workers are ready.
+    /// All of the first workers are ready, in all pools.
     fn when_ready(&self) -> Outcome {
         Ok(())
     }
 
     /// A worker is about to be forked; its process has no number yet.
-    fn pre_fork(&self, _slot: usize, _generation: u32) -> Outcome {
+    fn pre_fork(&self, _pool: &str, _slot: usize, _generation: u32) -> Outcome {
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use crate::listen::inherit;
 use crate::os::title::TitleArea;
 use crate::os::{daemon, process};
 use crate::runtime::{Runtime, RuntimeError, Start};
-use crate::settings::{LogTarget, Settings};
+use crate::settings::{Configuration, LogTarget, Settings};
 
 /// Runs a program that serves this app: with its command line, YAML files, signals and exit codes.
 ///
@@ -72,7 +72,7 @@ impl Runtime {
             inherit::confess(&problem.to_string());
             say(Stream::Stderr, &format!("{}: {problem}\n", invocation.program()));
         };
-        let (settings, warnings) = match invocation.load() {
+        let (configuration, warnings) = match invocation.load() {
             Ok(loaded) => loaded,
             Err(error) => {
                 complain(&error);
@@ -81,16 +81,18 @@ impl Runtime {
         };
         warnings.iter().for_each(|warning| warn(warning));
         let result = match invocation.action {
-            Action::Run if settings.daemon && !inherit::is_successor() => {
-                return self.run_daemon(invocation, settings, start);
+            Action::Run if configuration.master.daemon && !inherit::is_successor() => {
+                return self.run_daemon(invocation, configuration, start);
             }
-            Action::Run if settings.daemon => self.serve_from_root(invocation, settings, start),
-            Action::Run => self.run_as(settings, start, || reread(invocation)),
-            Action::CheckConfig => self.check(&settings).map(|()| {
+            Action::Run if configuration.master.daemon => {
+                self.serve_from_root(invocation, configuration, start)
+            }
+            Action::Run => self.run_as(configuration, start, || reread(invocation)),
+            Action::CheckConfig => self.check(&configuration).map(|()| {
                 say(Stream::Stdout, "the configuration is good\n");
             }),
-            Action::PrintConfig => self.check(&settings).map(|()| {
-                say(Stream::Stdout, &settings.describe());
+            Action::PrintConfig => self.check(&configuration).map(|()| {
+                say(Stream::Stdout, &configuration.describe());
             }),
             Action::ListClasses => Ok(()),
         };
@@ -106,11 +108,16 @@ impl Runtime {
 
 impl Runtime {
     /// Serves as a daemon. This process waits until it is known whether that works.
-    fn run_daemon(&self, invocation: &Invocation, settings: Settings, start: Start) -> u8 {
+    fn run_daemon(
+        &self,
+        invocation: &Invocation,
+        configuration: Configuration,
+        start: Start,
+    ) -> u8 {
         let outcome = daemon::detach(|verdict| {
             let verdict = Rc::new(verdict);
             let start = Start { verdict: Some(Rc::clone(&verdict)), ..start };
-            let result = self.serve_from_root(invocation, settings, start);
+            let result = self.serve_from_root(invocation, configuration, start);
             match result {
                 Ok(()) => 0,
                 Err(error) => {
@@ -136,31 +143,38 @@ impl Runtime {
     fn serve_from_root(
         &self,
         invocation: &Invocation,
-        settings: Settings,
+        configuration: Configuration,
         start: Start,
     ) -> Result<(), RuntimeError> {
         let home = env::current_dir().map_err(RuntimeError::Kernel)?;
         let folder = File::open(&home).map_err(RuntimeError::Kernel)?;
         env::set_current_dir("/").map_err(RuntimeError::Kernel)?;
-        self.run_as(anchored(settings, &home), start, || {
+        self.run_as(anchored(configuration, &home), start, || {
             process::enter(folder.as_fd()).map_err(|error| error.to_string())?;
-            let settings = reread(invocation);
+            let configuration = reread(invocation);
             let _ = env::set_current_dir("/");
-            settings.map(|settings| anchored(settings, &home))
+            configuration.map(|configuration| anchored(configuration, &home))
         })
     }
 }
 
 /// Reads the settings anew. A variable that means nothing was complained of at the start.
-fn reread(invocation: &Invocation) -> Result<Settings, String> {
-    invocation.load().map(|(settings, _)| settings).map_err(|error| error.to_string())
+fn reread(invocation: &Invocation) -> Result<Configuration, String> {
+    invocation.load().map(|(configuration, _)| configuration).map_err(|error| error.to_string())
 }
 
-/// The settings with all paths seen from `home`, for a process whose folder is another.
-fn anchored(mut settings: Settings, home: &Path) -> Settings {
+/// The configuration with all paths seen from `home`, for a process whose folder is another.
+fn anchored(mut configuration: Configuration, home: &Path) -> Configuration {
+    let pools = configuration.pools.iter_mut().map(|pool| &mut pool.settings);
+    [&mut configuration.master].into_iter().chain(pools).for_each(|it| anchor_all(it, home));
+    configuration
+}
+
+fn anchor_all(settings: &mut Settings, home: &Path) {
     let anchor = |path: &mut PathBuf| *path = home.join(&*path);
-    let Settings { pidfile, chdir, worker_tmp_dir, log_file, bind, command, .. } = &mut settings;
-    [pidfile, &mut *chdir, worker_tmp_dir].into_iter().flatten().for_each(anchor);
+    let Settings { pidfile, chdir, worker_tmp_dir, log_file, events_file, bind, command, .. } =
+        settings;
+    [pidfile, &mut *chdir, worker_tmp_dir, events_file].into_iter().flatten().for_each(anchor);
     if let LogTarget::File(path) = log_file {
         anchor(path);
     }
@@ -173,7 +187,6 @@ fn anchored(mut settings: Settings, home: &Path) -> Settings {
             anchor(path);
         }
     }
-    settings
 }
 
 /// How to start this program again. Without a folder to do that in there is no way.

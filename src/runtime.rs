@@ -11,7 +11,8 @@ use slog::{Level, crit, info, warn};
 use crate::app::App;
 use crate::apps::Nothing;
 use crate::arbiter::{
-    Arbiter, Company, CompanyError, Crew, Kin, Launch, Means, Outcome, Plan, Planner,
+    self, Arbiter, Blueprint, Company, CompanyError, Crew, House, Kin, Launch, Means, MemoryWatch,
+    Outcome, Plan, Planner,
 };
 use crate::heartbeat;
 use crate::hooks::{Hooks, NoHooks};
@@ -24,7 +25,9 @@ use crate::os::process::Pid;
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::title::TitleArea;
 use crate::pidfile::{PidFile, PidFileError};
-use crate::settings::{LogLevel, Settings, Source};
+use crate::settings::{
+    Configuration, LogLevel, LogTarget, Pool, Settings, SettingsError, Source, check_addresses,
+};
 use crate::systemd::Manager;
 use crate::worker::{self, DuplicateClass, Registry, WorkerClass};
 use crate::workers;
@@ -96,28 +99,29 @@ impl Runtime {
     ///
     /// # Errors
     /// An unknown class, app, user or group; a refusal of the class or the app.
-    pub fn check(&self, settings: &Settings) -> Result<(), RuntimeError> {
-        self.choose(settings).map(|_| ())
+    pub fn check(&self, configuration: &Configuration) -> Result<(), RuntimeError> {
+        self.plan(configuration.clone()).map(|_| ())
     }
 
     /// Serves until a signal ends it. A reload finds the same settings again.
     ///
     /// # Errors
     /// Whatever keeps the master from starting: nothing that it made is left behind then.
-    pub fn run(&self, settings: Settings) -> Result<(), RuntimeError> {
-        let again = settings.clone();
-        self.run_as(settings, Start::default(), move || Ok(again.clone()))
+    pub fn run(&self, settings: impl Into<Configuration>) -> Result<(), RuntimeError> {
+        let configuration = settings.into();
+        let again = configuration.clone();
+        self.run_as(configuration, Start::default(), move || Ok(again.clone()))
     }
 
     /// As [`run`](Self::run), with what is known of how the program was started, and with a way to
     /// read the settings anew.
     pub(crate) fn run_as(
         &self,
-        settings: Settings,
+        configuration: Configuration,
         start: Start,
-        reread: impl Fn() -> Result<Settings, String>,
+        reread: impl Fn() -> Result<Configuration, String>,
     ) -> Result<(), RuntimeError> {
-        let plan = self.plan(settings)?;
+        let blueprint = self.plan(configuration)?;
         // From here on a signal is kept until the loop takes it, so whatever is made below is also
         // cleaned up.
         let signals = SignalPipe::open().map_err(RuntimeError::Kernel)?;
@@ -137,9 +141,9 @@ impl Runtime {
             }
             error
         };
-        let pidfile = create_pidfile(&plan.settings, is_second).map_err(confessed)?;
-        let company = match Company::found(plan, &listeners, None, alone) {
-            Ok(company) => company,
+        let pidfile = create_pidfile(&blueprint.master, is_second).map_err(confessed)?;
+        let (house, companies) = match arbiter::found(blueprint, &listeners, &[], alone) {
+            Ok(founded) => founded,
             Err(error) => {
                 if let Some(pidfile) = pidfile {
                     pidfile.remove();
@@ -151,24 +155,47 @@ impl Runtime {
         drop(listeners);
         let (manager, warning) = Manager::find();
         warnings.extend(warning);
-        introduce(&company, &warnings);
+        introduce(&house, &companies, &warnings);
         let Start { title, launch, verdict } = start;
         let planner: Planner<'_> =
             Box::new(move || self.plan(reread()?).map_err(|error| error.to_string()));
-        let crew = Crew::new(company, title).map_err(RuntimeError::Kernel)?;
-        let hooks = self.hooks.as_ref();
-        let means =
-            Means { signals, planner, title, launch, pidfile, manager, kin, verdict, hooks };
-        serve(Arbiter::new(crew, means))
+        let memory = MemoryWatch::find();
+        let crews = companies.into_iter().map(|company| Crew::new(company, title, &memory));
+        let crews = crews.collect::<Result<Vec<_>, _>>().map_err(RuntimeError::Kernel)?;
+        let means = Means {
+            signals,
+            house,
+            memory,
+            planner,
+            title,
+            launch,
+            pidfile,
+            manager,
+            kin,
+            verdict,
+            hooks: self.hooks.as_ref(),
+        };
+        serve(Arbiter::new(crews, means))
     }
 
-    /// Finds everything that the settings name.
-    fn plan(&self, settings: Settings) -> Result<Plan<'_>, RuntimeError> {
+    /// Finds everything that a configuration names.
+    fn plan(&self, configuration: Configuration) -> Result<Blueprint<'_>, RuntimeError> {
+        let refused = |error: SettingsError| RuntimeError::Settings(error);
+        check_addresses(configuration.pools.iter()).map_err(refused)?;
+        let Configuration { master, pools, is_divided } = configuration;
+        let log = log_wish(&master);
+        let plans = pools.into_iter().map(|pool| self.plan_pool(pool));
+        let plans = plans.collect::<Result<Vec<_>, _>>()?;
+        check_log_owner(&master, &plans)?;
+        Ok(Blueprint { master, is_divided, log, plans })
+    }
+
+    fn plan_pool(&self, pool: Pool) -> Result<Plan<'_>, RuntimeError> {
+        let Pool { name, settings, .. } = pool;
         let Choice { app, class, identity, socket_access } = self.choose(&settings)?;
         let folder = settings.worker_tmp_dir.clone();
         let heartbeat_folder = folder.unwrap_or_else(heartbeat::default_folder);
-        let log = log_wish(&settings);
-        Ok(Plan { settings, app, class, identity, socket_access, heartbeat_folder, log })
+        Ok(Plan { pool: name, settings, app, class, identity, socket_access, heartbeat_folder })
     }
 
     fn choose(&self, settings: &Settings) -> Result<Choice<'_>, RuntimeError> {
@@ -284,21 +311,56 @@ fn create_pidfile(settings: &Settings, second: bool) -> Result<Option<PidFile>, 
     path.as_deref().map(create).transpose().map_err(RuntimeError::PidFile)
 }
 
+/// A log file is given to the workers, so that they can reopen it, and there is one for all pools.
+fn check_log_owner(master: &Settings, plans: &[Plan<'_>]) -> Result<(), RuntimeError> {
+    let owner = |plan: &Plan<'_>| (plan.identity.user(), plan.identity.group());
+    let [first, others @ ..] = plans else { return Ok(()) };
+    match others.iter().find(|plan| owner(plan) != owner(first)) {
+        Some(other) if master.log_file != LogTarget::Stderr => {
+            let reason = format!(
+                "the workers of pools {:?} and {:?} run as different users, of which only one could \
+                 reopen the file: give both the same, or log to -",
+                first.pool, other.pool
+            );
+            Err(RuntimeError::Setting { place: place(master, "log_file"), reason })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// The first records of the log.
-fn introduce(company: &Company<'_>, warnings: &[String]) {
-    let log = company.log.logger();
-    let Plan { settings, app, class, .. } = &company.plan;
-    let command = class.runs_command().then(|| settings.command.join(" "));
-    info!(log, "master started"; "pid" => Pid::this().as_raw(),
-        "version" => env!("CARGO_PKG_VERSION"), "app" => app.name(),
-        "class" => class.name(), "workers" => settings.workers.count(),
-        Facts::new().maybe(command, |facts, command| facts.text("command", command)));
+fn introduce(house: &House, companies: &[Company<'_>], warnings: &[String]) {
+    let log = house.log.logger();
+    let (pid, version) = (Pid::this().as_raw(), env!("CARGO_PKG_VERSION"));
+    match companies {
+        [Company { plan, .. }] if !house.is_divided => {
+            info!(log, "master started"; "pid" => pid, "version" => version,
+                "app" => plan.app.name(), "class" => plan.class.name(),
+                "workers" => plan.settings.workers.count(), command_of(plan));
+        }
+        several => {
+            info!(log, "master started"; "pid" => pid, "version" => version,
+                "pools" => several.len());
+            for Company { plan, log, .. } in several {
+                info!(log.logger(), "pool prepared"; "app" => plan.app.name(),
+                    "class" => plan.class.name(), "workers" => plan.settings.workers.count(),
+                    command_of(plan));
+            }
+        }
+    }
     for warning in warnings {
         warn!(log, "ignored"; "error" => warning);
     }
-    for listener in listen::one_an_address(company.listeners.iter().map(AsRef::as_ref)) {
-        info!(log, "listening"; "address" => listener.name());
+    for company in companies {
+        for listener in listen::one_an_address(company.listeners.iter().map(AsRef::as_ref)) {
+            info!(company.log.logger(), "listening"; "address" => listener.name());
+        }
     }
+}
+
+fn command_of(plan: &Plan<'_>) -> Facts {
+    let command = plan.class.runs_command().then(|| plan.settings.command.join(" "));
+    Facts::new().maybe(command, |facts, command| facts.text("command", command))
 }
 
 /// Serves to the end, and cleans up.
@@ -311,8 +373,8 @@ fn serve(mut arbiter: Arbiter<'_>) -> Result<(), RuntimeError> {
             Ok(())
         }
         Outcome::NeverReady => {
-            let reason = arbiter.last_words().to_owned();
-            crit!(arbiter.log(), "giving up: no worker was ever ready"; "error" => &reason);
+            let (log, reason) = arbiter.last_words();
+            crit!(log, "giving up: no worker was ever ready"; "error" => &reason);
             Err(RuntimeError::NeverReady(reason))
         }
     }
@@ -377,6 +439,8 @@ pub enum RuntimeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Pools that cannot be in one master.
+    Settings(SettingsError),
     /// An address cannot be listened on.
     Listen(ListenError),
     /// The log cannot be opened.
@@ -396,6 +460,7 @@ impl RuntimeError {
         match self {
             Self::NeverReady(_) => 3,
             Self::Duplicate(_) => 70,
+            Self::Settings(error) => error.exit_code(),
             _ => 1,
         }
     }
@@ -406,6 +471,7 @@ impl fmt::Display for RuntimeError {
         match self {
             Self::Duplicate(error) => error.fmt(f),
             Self::Setting { place, reason } => write!(f, "{place}: {reason}"),
+            Self::Settings(error) => error.fmt(f),
             Self::Listen(error) => f.write_str(&log::chain(error)),
             Self::Log(error) => f.write_str(&log::chain(error)),
             Self::PidFile(error) => f.write_str(&log::chain(error)),

@@ -23,8 +23,9 @@ const ROOT_ITEMS: [(&str, &str); 3] =
     [("Runtime", "runtime"), ("RuntimeError", "runtime"), ("main", "program")];
 
 /// Files and folders, by the beginning of their paths, that decide and do nothing else.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "src/arbiter/ledger.rs",
+    "src/arbiter/pact.rs",
     "src/app.rs",
     "src/diagnosis.rs",
     "src/stamp.rs",

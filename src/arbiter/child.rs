@@ -92,7 +92,8 @@ pub(super) fn live(birth: Birth<'_>) -> u8 {
     if let Err(reason) = become_worker(&birth) {
         return confession.boot_failed(&reason);
     }
-    let facts = hooking::worker(Pid::this(), slot, birth.place.generation);
+    let Place { pool, generation, .. } = &birth.place;
+    let facts = hooking::worker(pool, Pid::this(), slot, *generation);
     hooking::run("post_fork", log, birth.hooks, |hooks| hooks.post_fork(&facts));
     let booted = catch_unwind(AssertUnwindSafe(|| company.plan.app.boot(&birth.place)));
     let service = match booted {

@@ -17,8 +17,21 @@ use crate::os::identity::Identity;
 use crate::settings::{Settings, Source};
 use crate::worker::WorkerClass;
 
-/// What the settings have chosen, all of it checked.
+/// What a configuration has chosen, all of it checked.
+pub(crate) struct Blueprint<'a> {
+    /// What holds for the master.
+    pub(crate) master: Settings,
+    /// Whether the log names the pools.
+    pub(crate) is_divided: bool,
+    pub(crate) log: log::Wish,
+    /// One for each pool, at least one.
+    pub(crate) plans: Vec<Plan<'a>>,
+}
+
+/// What the settings of a pool have chosen.
 pub(crate) struct Plan<'a> {
+    /// The pool's name.
+    pub(crate) pool: String,
     pub(crate) settings: Settings,
     pub(crate) app: &'a dyn App,
     pub(crate) class: &'a dyn WorkerClass,
@@ -26,10 +39,23 @@ pub(crate) struct Plan<'a> {
     /// For paths that are bound anew.
     pub(crate) socket_access: Access,
     pub(crate) heartbeat_folder: PathBuf,
-    pub(crate) log: log::Wish,
 }
 
-/// Everything that the workers of one generation are made from.
+/// What there is one of, however many pools there are.
+pub(crate) struct House {
+    pub(crate) settings: Settings,
+    pub(crate) is_divided: bool,
+    pub(crate) log: Log,
+}
+
+impl House {
+    /// The log of a pool. Its records name the pool, if there may be others.
+    pub(super) fn log_of(&self, pool: &str) -> Log {
+        if self.is_divided { self.log.of_pool(pool) } else { self.log.clone() }
+    }
+}
+
+/// Everything that the workers of one generation of a pool are made from.
 pub(crate) struct Company<'a> {
     pub(crate) plan: Plan<'a>,
     pub(crate) listeners: Vec<Arc<Listener>>,
@@ -37,7 +63,7 @@ pub(crate) struct Company<'a> {
     pub(crate) log: Log,
 }
 
-/// Why a plan cannot be carried out.
+/// Why a blueprint cannot be carried out.
 #[derive(Debug)]
 pub(crate) enum CompanyError {
     Listen(ListenError),
@@ -45,15 +71,73 @@ pub(crate) enum CompanyError {
     Board(std::io::Error),
 }
 
+/// Carries out a blueprint: opens the log, and binds what is not bound, for all pools or for none.
+/// Listeners in `kept` whose addresses are wished for are used as they are, whichever pool they
+/// belong to, and so are the boards of those who are `present` under the same name. Unless this
+/// master is `alone`, none is bound beside those: the other master would not know of it.
+///
+/// # Errors
+/// An address cannot be bound, or the log cannot be opened; what was bound is closed again.
+pub(crate) fn found<'a>(
+    blueprint: Blueprint<'a>,
+    kept: &[Arc<Listener>],
+    present: &[&Company<'_>],
+    alone: bool,
+) -> Result<(House, Vec<Company<'a>>), CompanyError> {
+    let Blueprint { master, is_divided, log, plans } = blueprint;
+    let owner = plans.first().map_or((None, None), |plan| owner_of(&plan.identity));
+    let log = Log::open(&log, owner).map_err(CompanyError::Log)?;
+    let house = House { settings: master, is_divided, log };
+    let asked_for: Vec<_> = plans.iter().map(Plan::asked_for).collect();
+    let mut companies: Vec<Company<'a>> = Vec::new();
+    for (at, plan) in plans.into_iter().enumerate() {
+        let others = asked_for.iter().enumerate().filter(|(other, _)| *other != at);
+        let others: Vec<&Address> = others.flat_map(|(_, addresses)| addresses).collect();
+        let free = kept.iter().filter(|l| !others.iter().any(|address| is_meant(l, address)));
+        let free: Vec<_> = free.map(Arc::clone).collect();
+        let log = house.log_of(&plan.pool);
+        let present = present.iter().find(|company| company.plan.pool == plan.pool).copied();
+        match Company::found(plan, log, &free, present, alone) {
+            Ok(company) => companies.push(company),
+            Err(error) => {
+                take_back(companies.iter(), kept);
+                return Err(error);
+            }
+        }
+    }
+    Ok((house, companies))
+}
+
+/// Nothing comes of these companies: removes the paths that were bound for them.
+pub(super) fn take_back<'c, 'a: 'c>(
+    companies: impl Iterator<Item = &'c Company<'a>>,
+    kept: &[Arc<Listener>],
+) {
+    let is_kept = |l: &&Arc<Listener>| kept.iter().any(|known| Arc::ptr_eq(known, l));
+    let all = companies.flat_map(|company| &company.listeners);
+    all.filter(|listener| !is_kept(listener)).for_each(|listener| listener.remove_path());
+}
+
+fn owner_of(identity: &Identity) -> (Option<u32>, Option<u32>) {
+    (identity.user(), identity.group())
+}
+
+impl Plan<'_> {
+    /// The addresses that somebody has chosen for it.
+    fn asked_for(&self) -> Vec<Address> {
+        match self.settings.source("bind") {
+            Source::Default => Vec::new(),
+            Source::File { .. } | Source::Env { .. } | Source::Flag { .. } => {
+                self.settings.bind.clone()
+            }
+        }
+    }
+}
+
 impl<'a> Company<'a> {
-    /// Carries out a plan: binds what is not bound, opens the log. Listeners in `kept` whose
-    /// addresses are wished for are used as they are, and so is the board of `present`. Unless this
-    /// master is `alone`, none is bound beside those: the other master would not know of it.
-    ///
-    /// # Errors
-    /// An address cannot be bound, or the log cannot be opened; what was bound is closed again.
-    pub(crate) fn found(
+    fn found(
         plan: Plan<'a>,
+        log: Log,
         kept: &[Arc<Listener>],
         present: Option<&Company<'_>>,
         alone: bool,
@@ -64,19 +148,15 @@ impl<'a> Company<'a> {
             Some(present) => Rc::clone(&present.board),
             None => Rc::new(Board::new(seats).map_err(CompanyError::Board)?),
         };
-        let owner = (plan.identity.user(), plan.identity.group());
-        let log = Log::open(&plan.log, owner).map_err(CompanyError::Log)?;
         let listeners = bind_all(&plan, kept, alone).map_err(CompanyError::Listen)?;
         Ok(Self { plan, listeners, board, log })
     }
 
-    /// Tells the workers that nobody serves after them, and lets nobody new in; but for what
-    /// `successor` goes on using.
-    pub(super) fn close(&self, successor: Option<&Company<'_>>) {
-        let kept = |listener: &Arc<Listener>| {
-            successor.is_some_and(|next| next.listeners.iter().any(|l| Arc::ptr_eq(l, listener)))
-        };
-        for listener in self.listeners.iter().filter(|listener| !kept(listener)) {
+    /// Tells the workers that nobody serves after them, and lets nobody new in; but for the sockets
+    /// that are `kept`.
+    pub(super) fn close(&self, kept: &[RawFd]) {
+        let is_kept = |l: &&Arc<Listener>| kept.contains(&l.as_raw_fd());
+        for listener in self.listeners.iter().filter(|listener| !is_kept(listener)) {
             if let Err(error) = listener.close_the_door() {
                 warn!(self.log.logger(), "listener cannot be closed to newcomers";
                     "address" => listener.name(), "error" => %error);
@@ -145,13 +225,6 @@ fn bind_all(
     }
     let mut fresh: Vec<Arc<Listener>> = Vec::new();
     let mut listeners = Vec::new();
-    // A descriptor that was handed over under another name is the same descriptor.
-    let is_meant = |listener: &&Arc<Listener>, address: &Address| match address {
-        Address::Fd(number) => listener.as_raw_fd() == *number || listener.address() == address,
-        Address::Tcp { .. } | Address::Unix(_) | Address::Abstract(_) => {
-            listener.address() == address
-        }
-    };
     for address in &settings.bind {
         let is_usable = |l: &&Arc<Listener>| is_meant(l, address) && !l.is_lost();
         let present = kept.iter().chain(&fresh).filter(is_usable);
@@ -181,4 +254,15 @@ fn bind_all(
         listeners.extend(present);
     }
     Ok(listeners)
+}
+
+/// Whether a listener is what an address asks for. A descriptor that was handed over under another
+/// name is the same descriptor.
+fn is_meant(listener: &Listener, address: &Address) -> bool {
+    match address {
+        Address::Fd(number) => listener.as_raw_fd() == *number || listener.address() == address,
+        Address::Tcp { .. } | Address::Unix(_) | Address::Abstract(_) => {
+            listener.address() == address
+        }
+    }
 }

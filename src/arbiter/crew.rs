@@ -1,11 +1,12 @@
 //! The processes behind the roster's numbers: forking, signalling, burying, and reading their
 //! signs of life. It decides nothing.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,7 +21,6 @@ use super::roster::{Busy, Ending, Generation, WorkerId};
 use crate::app::Place;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
-use crate::log::chain;
 use crate::os::cgroup::{self, Cgroups};
 use crate::os::clock;
 use crate::os::file;
@@ -31,9 +31,6 @@ use crate::scoreboard::{Stage, Unit};
 use crate::settings::Settings;
 use crate::stamp::Stamp;
 use crate::systemd;
-
-/// The name of the only pool.
-const POOL: &str = "default";
 
 /// The living workers.
 pub(crate) struct Crew<'a> {
@@ -52,8 +49,43 @@ pub(crate) struct Crew<'a> {
     pub(super) bereaved: bool,
     /// Whether there are sockets that do not listen yet.
     pub(super) unopened: bool,
+    memory: Rc<MemoryWatch>,
+}
+
+/// Where the kernel counts whom it kills for lack of memory: for the workers of all pools, who may
+/// have one counter.
+pub(crate) struct MemoryWatch {
     cgroups: Cgroups,
-    ledger: Ledger,
+    ledger: RefCell<Ledger>,
+}
+
+impl MemoryWatch {
+    /// Finds the control groups.
+    pub(crate) fn find() -> Rc<Self> {
+        Rc::new(Self { cgroups: Cgroups::find(), ledger: RefCell::default() })
+    }
+
+    /// Where the group of a process counts, and from now on it is known how it stood. A worker that
+    /// goes elsewhere later is not followed.
+    fn begin(&self, pid: Pid) -> Option<PathBuf> {
+        let counter = self.cgroups.memory_events(pid)?;
+        let kills = cgroup::kills_for_memory(&counter)?;
+        self.ledger.borrow_mut().join(&counter, kills, clock::now());
+        Some(counter)
+    }
+
+    /// A worker that counted there has ended. Returns whether the kernel has killed it for lack of
+    /// memory, which only one that was killed may have been. What the counter says is known from now
+    /// on in any case.
+    fn end(&self, counter: &Path, was_killed: bool) -> bool {
+        let mut ledger = self.ledger.borrow_mut();
+        if let Some(kills) = cgroup::kills_for_memory(counter) {
+            ledger.observe(counter, kills, clock::now());
+        }
+        let claimed = was_killed && ledger.claim(counter);
+        ledger.leave(counter);
+        claimed
+    }
 }
 
 pub(super) struct Member {
@@ -134,9 +166,12 @@ impl<'a> Crew<'a> {
     ///
     /// # Errors
     /// No descriptor for the doorbell.
-    pub(crate) fn new(company: Company<'a>, title: Option<TitleArea>) -> io::Result<Self> {
+    pub(crate) fn new(
+        company: Company<'a>,
+        title: Option<TitleArea>,
+        memory: &Rc<MemoryWatch>,
+    ) -> io::Result<Self> {
         let (bell, rope) = file::pipe()?;
-        company.share_out();
         let unopened = company.has_unopened();
         Ok(Self {
             company,
@@ -150,19 +185,28 @@ impl<'a> Crew<'a> {
             moved: false,
             bereaved: false,
             unopened,
-            cgroups: Cgroups::find(),
-            ledger: Ledger::default(),
+            memory: Rc::clone(memory),
         })
     }
 
     /// The control groups.
     pub(super) fn cgroups(&self) -> &Cgroups {
-        &self.cgroups
+        &self.memory.cgroups
     }
 
     /// What new workers are made from.
     pub(super) fn company(&self) -> &Company<'a> {
         &self.company
+    }
+
+    /// The settings of new workers.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.company.plan.settings
+    }
+
+    /// Whether nobody is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
     }
 
     /// New workers are made from something new. The old is kept until it is known whether that
@@ -171,28 +215,33 @@ impl<'a> Crew<'a> {
         self.previous = Some(std::mem::replace(&mut self.company, company));
     }
 
-    /// It was: lets nobody new in where only the old listened, unless another master does. Returns
-    /// the old.
-    pub(super) fn commit(&mut self, alone: bool, generation: u32) -> Option<Company<'a>> {
-        let previous = self.previous.take()?;
-        for listener in self.company.listeners_unlike(&previous) {
-            listener.set_since(generation);
+    /// It was. Returns the old, if there was one.
+    pub(super) fn commit(&mut self, generation: u32) -> Option<Company<'a>> {
+        let previous = self.previous.take();
+        if let Some(previous) = &previous {
+            for listener in self.company.listeners_unlike(previous) {
+                listener.set_since(generation);
+            }
         }
         self.share_out();
-        if alone {
-            previous.close(Some(&self.company));
-        }
-        Some(previous)
+        previous
     }
 
-    /// It was not: back to the old. Returns the new.
-    pub(super) fn roll_back(&mut self, alone: bool) -> Option<Company<'a>> {
+    /// It was not: back to the old, if there was one. Returns the new.
+    pub(super) fn roll_back(&mut self) -> Option<Company<'a>> {
         let failed = std::mem::replace(&mut self.company, self.previous.take()?);
         self.share_out();
-        if alone {
-            failed.close(Some(&self.company));
-        }
         Some(failed)
+    }
+
+    /// Nobody will be made from anything any more. Lets nobody new in, but where somebody else goes
+    /// on serving.
+    pub(super) fn dissolve(&mut self, alone: bool, kept: &[RawFd]) {
+        if alone {
+            self.company.close(kept);
+        }
+        self.company.listeners.clear();
+        (self.moved, self.unopened) = (true, false);
     }
 
     /// Whether a worker of an older generation may still let clients in: it has not said that it
@@ -204,7 +253,7 @@ impl<'a> Crew<'a> {
 
     /// Tells all that nobody will serve after them, and lets nobody new in.
     pub(super) fn close_the_house(&self) {
-        self.companies().for_each(|company| company.close(None));
+        self.companies().for_each(|company| company.close(&[]));
     }
 
     /// Refuses newcomers where the door is closed and nobody waits. Returns whether that is done
@@ -223,7 +272,7 @@ impl<'a> Crew<'a> {
     }
 
     /// What is, and during a reload also what was.
-    fn companies(&self) -> impl Iterator<Item = &Company<'a>> {
+    pub(super) fn companies(&self) -> impl Iterator<Item = &Company<'a>> {
         self.previous.iter().chain([&self.company])
     }
 
@@ -241,7 +290,7 @@ impl<'a> Crew<'a> {
         id: WorkerId,
         slot: usize,
         generation: Generation,
-        masters: &[RawFd],
+        strangers: Vec<RawFd>,
         hooks: &dyn Hooks,
     ) -> Result<Pid, SpawnError> {
         let folder = &self.company.plan.heartbeat_folder;
@@ -250,7 +299,10 @@ impl<'a> Crew<'a> {
             .map_err(|source| SpawnError::Heartbeat { folder: folder.clone(), source })?;
         let board = Rc::clone(&self.company.board);
         let row = board.take_row().ok_or(SpawnError::Crowded)?;
-        let strangers = self.strangers().chain(masters.iter().copied()).collect();
+        let own = self.company.sockets().chain(self.company.log.numbers());
+        let given: HashSet<RawFd> = own.collect();
+        let strangers = self.descriptors().chain(strangers).filter(|fd| !given.contains(fd));
+        let strangers = strangers.collect();
         match self.fork(slot, generation, row, &heartbeat, strangers, hooks) {
             Ok(pid) => {
                 let member = Member {
@@ -263,7 +315,7 @@ impl<'a> Crew<'a> {
                     timeout: self.company.plan.settings.timeout,
                     told: Stage::Booting,
                     killed: false,
-                    memory_events: self.watch_memory(pid),
+                    memory_events: self.memory.begin(pid),
                     memory_max: self.company.plan.settings.max_memory,
                     has_program: self.company.plan.class.runs_command(),
                     overweight: 0,
@@ -277,33 +329,6 @@ impl<'a> Crew<'a> {
                 Err(error)
             }
         }
-    }
-
-    /// Where the group of a process counts who is killed for lack of memory, and from now on it is
-    /// known how it stood. A worker that goes elsewhere later is not followed.
-    fn watch_memory(&mut self, pid: Pid) -> Option<PathBuf> {
-        let counter = self.cgroups.memory_events(pid)?;
-        let kills = cgroup::kills_for_memory(&counter)?;
-        if self.ledger.knows(&counter) {
-            self.ledger.observe(&counter, kills, clock::now());
-        } else {
-            self.ledger.open(counter.clone(), kills);
-        }
-        Some(counter)
-    }
-
-    /// Whether the kernel has killed a worker for lack of memory. For any that has ended, since what
-    /// the counter says is known from then on; only one that was killed may have.
-    fn was_out_of_memory(&mut self, member: &Member, killed_by_others: bool) -> bool {
-        let Some(counter) = &member.memory_events else { return false };
-        if let Some(kills) = cgroup::kills_for_memory(counter) {
-            self.ledger.observe(counter, kills, clock::now());
-        }
-        let claimed = killed_by_others && self.ledger.claim(counter);
-        if !self.members.values().any(|other| other.memory_events.as_ref() == Some(counter)) {
-            self.ledger.close(counter);
-        }
-        claimed
     }
 
     fn make_heartbeat(&self) -> io::Result<Heartbeat> {
@@ -334,7 +359,7 @@ impl<'a> Crew<'a> {
             master: Pid::this(),
             strangers,
             place: Place {
-                pool: POOL.to_owned(),
+                pool: company.plan.pool.clone(),
                 slot,
                 generation: generation.number,
                 class: company.plan.class.name(),
@@ -357,16 +382,13 @@ impl<'a> Crew<'a> {
         forked.inspect(|child| process::lead_a_group(*child)).map_err(SpawnError::Fork)
     }
 
-    /// The descriptors that a new worker inherits and must not keep: a listener that outlives its
-    /// generation in some worker would keep its queue open, and nobody would look at it; a log, its
-    /// file.
-    fn strangers(&self) -> impl Iterator<Item = RawFd> {
-        let siblings = self.members.values().map(|member| member.heartbeat.number());
-        let foreign = self.previous.iter().flat_map(Company::sockets);
-        let foreign = foreign.filter(|socket| !self.company.sockets().any(|own| own == *socket));
-        // Until it is known whether the new settings are good, an earlier log is kept, too.
-        let log = self.previous.iter().flat_map(|previous| previous.log.numbers());
-        siblings.chain(foreign).chain(log).chain([self.bell.as_raw_fd(), self.rope.as_raw_fd()])
+    /// What this master holds for the pool. A worker must not keep any of it but its listeners: one
+    /// that outlives its generation in some worker would keep its queue open, and nobody would look
+    /// at it.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        let heartbeats = self.members.values().map(|member| member.heartbeat.number());
+        let sockets = self.companies().flat_map(Company::sockets);
+        heartbeats.chain(sockets).chain([self.bell.as_raw_fd(), self.rope.as_raw_fd()])
     }
 
     /// What the workers have to say since the last call.
@@ -413,7 +435,9 @@ impl<'a> Crew<'a> {
             Exit::Signal { number, .. } => process::is_kill(number) && !member.killed,
             Exit::Code(_) => false,
         };
-        let out_of_memory = self.was_out_of_memory(&member, killed_by_others);
+        let counter = member.memory_events.as_deref();
+        let out_of_memory =
+            counter.is_some_and(|counter| self.memory.end(counter, killed_by_others));
         let row = member.board.scores().row(member.row);
         let ending = match exit {
             _ if out_of_memory => Ending::OutOfMemory,
@@ -517,12 +541,6 @@ impl<'a> Crew<'a> {
 
     /// Tells all workers that the logs have been moved.
     pub(super) fn reopen_logs(&self) {
-        if let Some(previous) = &self.previous
-            && let Err(error) = previous.log.reopen()
-        {
-            warn!(self.company.log.logger(), "log of the earlier settings cannot be reopened";
-                "error" => chain(&error));
-        }
         self.members.values().for_each(|member| process::reopen_logs(member.pid));
     }
 

@@ -6,12 +6,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use slog::{Logger, error};
 
 use super::Arbiter;
+use super::pool::Pool;
 use super::roster::WorkerId;
 use crate::hooks::{Hooks, Outcome, WorkerFacts};
 use crate::log::chain;
 use crate::os::process::Pid;
 
 impl Arbiter<'_> {
+    /// What happens to the whole.
+    pub(super) fn hook(&self, name: &str, call: impl FnOnce(&dyn Hooks) -> Outcome) {
+        run(name, self.log(), self.hooks, call);
+    }
+}
+
+impl Pool<'_> {
+    /// What happens to a worker.
     pub(super) fn hook(&self, name: &str, call: impl FnOnce(&dyn Hooks) -> Outcome) {
         run(name, self.log(), self.hooks, call);
     }
@@ -19,12 +28,12 @@ impl Arbiter<'_> {
     /// What hooks are told of a worker that lives.
     pub(super) fn facts_of(&self, id: WorkerId) -> WorkerFacts {
         let (pid, slot) = self.crew.who(id);
-        worker(pid, slot, self.crew.generation(id).unwrap_or(0))
+        worker(self.name(), pid, slot, self.crew.generation(id).unwrap_or(0))
     }
 }
 
-pub(super) fn worker(pid: Pid, slot: usize, generation: u32) -> WorkerFacts {
-    WorkerFacts { pid: pid.as_raw(), slot, generation }
+pub(super) fn worker(pool: &str, pid: Pid, slot: usize, generation: u32) -> WorkerFacts {
+    WorkerFacts { pool: pool.to_owned(), pid: pid.as_raw(), slot, generation }
 }
 
 /// Calls a hook, and says so if it fails.

@@ -24,23 +24,28 @@ struct Account {
     unclaimed: u64,
     /// When it was seen to have moved.
     moved_at: Stamp,
+    /// How many workers have it.
+    workers: usize,
 }
 
 impl Ledger {
-    /// Whether a counter is known.
-    pub(super) fn knows(&self, counter: &Path) -> bool {
-        self.accounts.contains_key(counter)
+    /// Another worker has this counter, which stands so now: before any death of it that may be
+    /// claimed.
+    pub(super) fn join(&mut self, counter: &Path, kills: u64, now: Stamp) {
+        self.observe(counter, kills, now);
+        let fresh = Account { seen: kills, unclaimed: 0, moved_at: Stamp::default(), workers: 0 };
+        self.accounts.entry(counter.to_owned()).or_insert(fresh).workers += 1;
     }
 
-    /// A counter stood so before any death that may be claimed.
-    pub(super) fn open(&mut self, counter: PathBuf, kills: u64) {
-        let account = Account { seen: kills, unclaimed: 0, moved_at: Stamp::default() };
-        self.accounts.entry(counter).or_insert(account);
-    }
-
-    /// Nobody lives any more whose death it could account for.
-    pub(super) fn close(&mut self, counter: &Path) {
-        self.accounts.remove(counter);
+    /// A worker that had this counter has ended, and has claimed what it may claim. The last one
+    /// closes the account.
+    pub(super) fn leave(&mut self, counter: &Path) {
+        if let Some(account) = self.accounts.get_mut(counter) {
+            account.workers -= 1;
+            if account.workers == 0 {
+                self.accounts.remove(counter);
+            }
+        }
     }
 
     /// The counter stands so now. To be told as often as there is an occasion: what it counted before
@@ -81,7 +86,7 @@ mod tests {
     /// A ledger whose counter stood at 5.
     fn ledger() -> Ledger {
         let mut ledger = Ledger::default();
-        ledger.open(COUNTER.into(), 5);
+        ledger.join(Path::new(COUNTER), 5, at(0));
         ledger
     }
 
@@ -119,21 +124,22 @@ mod tests {
     #[test]
     fn what_was_seen_to_move_at_another_occasion_accounts_for_no_later_death() {
         let mut ledger = ledger();
-        observe(&mut ledger, 6, 0); // a stranger, and then a worker of ours was born
+        ledger.join(Path::new(COUNTER), 6, at(0)); // a stranger died, and then a worker was born
         assert!(!claim(&mut ledger, 6, 1001));
         observe(&mut ledger, 7, 2000);
         assert!(claim(&mut ledger, 7, 2001), "killed with another, which was buried first");
     }
 
     #[test]
-    fn counters_are_known_from_open_to_close_and_opened_once() {
+    fn a_counter_is_forgotten_with_its_last_worker() {
         let mut ledger = ledger();
-        assert!(ledger.knows(Path::new(COUNTER)));
-        ledger.open(COUNTER.into(), 9);
-        assert!(claim(&mut ledger, 6, 0), "it counts from where it was opened first");
-        ledger.close(Path::new(COUNTER));
-        assert!(!ledger.knows(Path::new(COUNTER)));
-        assert!(!claim(&mut ledger, 7, 1));
+        ledger.join(Path::new(COUNTER), 5, at(0));
+        ledger.leave(Path::new(COUNTER));
+        assert!(claim(&mut ledger, 6, 1), "the other has it still");
+        ledger.leave(Path::new(COUNTER));
+        assert!(!claim(&mut ledger, 7, 2));
+        ledger.join(Path::new(COUNTER), 8, at(3));
+        assert!(!claim(&mut ledger, 8, 3), "it counts from where it was read");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::Arbiter;
+use super::pool::Pool;
 use super::upgrade::{Kin, Progress};
 use crate::listen::inherit::name_of;
 use crate::os::clock;
@@ -14,24 +15,27 @@ use crate::stamp::Stamp;
 const MANAGER_ALLOWANCE: Duration = Duration::from_secs(5);
 
 impl Arbiter<'_> {
-    /// Such as `4/4 ready, generation 3`.
+    /// Such as `4/4 ready, generation 3`, over all pools.
     pub(super) fn status_line(&self) -> String {
-        let (ready, target) = (self.roster.ready_count(), self.roster.target());
-        format!("{ready}/{target} ready, generation {}", self.roster.generation())
+        let ready: usize = self.pools.iter().map(|pool| pool.roster.ready_count()).sum();
+        format!("{ready}/{} ready, generation {}", self.target(), self.generation())
     }
 
     pub(super) fn greet_the_manager(&mut self) {
-        let boot = self.crew.company().plan.settings.boot_timeout;
-        self.manager.booting(boot.saturating_add(MANAGER_ALLOWANCE));
+        self.manager.booting(self.longest_boot().saturating_add(MANAGER_ALLOWANCE));
         self.alive_at = self.manager.watchdog().map(|_| clock::now());
         self.store_sockets();
     }
 
+    /// The longest time that a worker of any pool may take to boot.
+    pub(super) fn longest_boot(&self) -> Duration {
+        self.pools.iter().map(|pool| pool.settings().boot_timeout).max().unwrap_or_default()
+    }
+
     /// Has the manager keep the sockets for a master after this one, if that is wished for.
     pub(super) fn store_sockets(&self) {
-        let company = self.crew.company();
-        if company.plan.settings.fd_store {
-            for listener in company.open_listeners() {
+        if self.house.settings.fd_store {
+            for listener in self.pools.iter().flat_map(|pool| pool.company().open_listeners()) {
                 self.manager.keep(&name_of(listener), listener.as_fd());
             }
         }
@@ -46,7 +50,7 @@ impl Arbiter<'_> {
             self.alive_at = Some(now.after(every));
         }
         let status = self.status_line();
-        if self.announced && self.roster.stopping().is_none() && status != self.status {
+        if self.announced && self.stopping().is_none() && status != self.status {
             self.manager.status(&status);
             self.status = status;
         }
@@ -54,11 +58,14 @@ impl Arbiter<'_> {
 
     /// The service stops; or another master is the service from now on.
     pub(super) fn farewell_to_the_manager(&self) {
-        let settings = &self.crew.company().plan.settings;
         match &self.kin {
             Kin::Successor { pid, state: Progress::Ready, .. } => self.manager.main_pid(*pid),
             Kin::Alone | Kin::Successor { .. } => {
-                let drain = settings.graceful_timeout.saturating_add(settings.abort_grace);
+                let drains =
+                    self.pools.iter().map(Pool::settings).map(|settings| {
+                        settings.graceful_timeout.saturating_add(settings.abort_grace)
+                    });
+                let drain = drains.max().unwrap_or_default();
                 self.manager.stopping(drain.saturating_add(MANAGER_ALLOWANCE));
             }
             Kin::Predecessor { .. } => (), // the other is the service still

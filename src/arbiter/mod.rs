@@ -13,6 +13,8 @@ mod examiner;
 mod hooking;
 mod ledger;
 mod manager;
+mod pact;
+mod pool;
 mod queues;
 mod records;
 mod reload;
@@ -21,20 +23,20 @@ mod upgrade;
 mod watch;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use slog::{Logger, error, info, warn};
 
-pub(crate) use company::{Company, CompanyError, Plan};
-pub(crate) use crew::Crew;
+pub(crate) use company::{Blueprint, Company, CompanyError, House, Plan, found};
+pub(crate) use crew::{Crew, MemoryWatch};
 pub(crate) use reload::Planner;
 pub(crate) use roster::Outcome;
 pub(crate) use upgrade::{Kin, Launch};
 
 use crate::hooks::Hooks;
-use crate::log::{Facts, chain};
+use crate::log::chain;
 use crate::os::clock;
 use crate::os::daemon::Verdict;
 use crate::os::poll;
@@ -42,12 +44,11 @@ use crate::os::process::{self, Pid};
 use crate::os::signal::{Signal, SignalPipe};
 use crate::os::title::TitleArea;
 use crate::pidfile::PidFile;
-use crate::settings::Settings;
 use crate::stamp::Stamp;
 use crate::systemd::Manager;
-use crew::{Departure, News};
-use examiner::Examiner;
-use roster::{Action, Policy, Reason, Roster, Stop, WORKERS_MAX, WorkerId};
+use pact::End;
+use pool::Pool;
+use roster::{Action, Stop, WORKERS_MAX};
 
 /// A sleep that ends so much after its deadline means that the master itself did not run.
 const OVERSLEPT: Duration = Duration::from_millis(500);
@@ -58,12 +59,14 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(1);
 /// How often workers are weighed whose memory is bounded.
 const BETWEEN_WEIGHINGS: Duration = Duration::from_secs(1);
 
-/// The master of one pool.
+/// The master of one pool, or of several.
 pub(crate) struct Arbiter<'a> {
     signals: SignalPipe,
-    roster: Roster,
-    crew: Crew<'a>,
-    examiner: Examiner,
+    pools: Vec<Pool<'a>>,
+    house: House,
+    /// During a reload: what to return to if it fails.
+    earlier: Option<House>,
+    memory: Rc<MemoryWatch>,
     planner: Planner<'a>,
     title: Option<TitleArea>,
     launch: Option<Launch>,
@@ -79,26 +82,28 @@ pub(crate) struct Arbiter<'a> {
     alive_at: Option<Stamp>,
     /// When newcomers are refused, if a stop is under way.
     refuse_at: Option<Stamp>,
-    /// When workers are weighed next, if anybody's memory is bounded.
-    weigh_at: Option<Stamp>,
     /// What the manager was told last.
     status: String,
     /// Whether all of the first workers have been ready at once, which is said once.
     announced: bool,
+    /// How many generations there have been.
+    generations: u32,
     /// Somebody has asked for a reload that has not begun.
     reload_wished: bool,
     /// A reload has been committed, and workers of the old generation may still let clients in.
     settling: bool,
     /// Somebody has asked for an upgrade that has not begun.
     upgrade_wished: bool,
-    /// Why the last worker that could not boot could not.
-    last_words: String,
 }
 
 /// What a master has besides its workers.
 pub(crate) struct Means<'a> {
     /// Its signals, which must have been caught since before anything was created.
     pub(crate) signals: SignalPipe,
+    /// What there is one of.
+    pub(crate) house: House,
+    /// What the crews of its pools share.
+    pub(crate) memory: Rc<MemoryWatch>,
     /// How it reads its settings anew.
     pub(crate) planner: Planner<'a>,
     /// Where its title goes, if there is room for one.
@@ -118,18 +123,16 @@ pub(crate) struct Means<'a> {
 }
 
 impl<'a> Arbiter<'a> {
-    /// An arbiter without a worker.
-    pub(crate) fn new(crew: Crew<'a>, means: Means<'a>) -> Self {
-        let Means { signals, planner, title, launch, pidfile, manager, kin, verdict, hooks } =
-            means;
-        let settings = &crew.company().plan.settings;
-        let workers = settings.workers.count();
-        let roster = Roster::new(Policy::from(settings), workers, clock::now().as_nanos());
+    /// An arbiter without a worker. There is at least one crew.
+    pub(crate) fn new(crews: Vec<Crew<'a>>, means: Means<'a>) -> Self {
+        let Means { signals, house, memory, planner, title, launch, .. } = means;
+        let Means { pidfile, manager, kin, verdict, hooks, .. } = means;
         let mut arbiter = Self {
             signals,
-            roster,
-            crew,
-            examiner: Examiner::default(),
+            pools: crews.into_iter().map(|crew| Pool::first(crew, hooks)).collect(),
+            house,
+            earlier: None,
+            memory,
             planner,
             title,
             launch,
@@ -142,13 +145,12 @@ impl<'a> Arbiter<'a> {
             ran_at: clock::now(),
             alive_at: None,
             refuse_at: None,
-            weigh_at: None,
             status: String::new(),
             announced: false,
+            generations: 1,
             reload_wished: false,
             settling: false,
             upgrade_wished: false,
-            last_words: String::new(),
         };
         arbiter.show_title();
         arbiter.greet_the_manager();
@@ -174,21 +176,97 @@ impl<'a> Arbiter<'a> {
             let now = clock::now();
             self.give_up_the_late(now);
             self.refuse_newcomers(now);
-            self.weigh_workers(now);
-            self.measure_suspects(now);
-            self.examine_the_overdue(now);
-            for action in self.roster.due(now) {
-                self.act(action);
-            }
+            self.pools.iter_mut().for_each(|pool| pool.look_after_the_workers(now));
+            self.judge(now);
+            self.proceed(now);
             self.tend_the_queues();
             self.announce();
             self.conclude_reload();
             self.tell_the_manager(now);
-            if let Some(outcome) = self.roster.outcome() {
+            if let Some(outcome) = self.outcome() {
                 return Ok(outcome);
             }
             self.sleep(now)?;
         }
+    }
+
+    /// Ends who is to be ended, in all pools, before it is decided what that means for a reload.
+    fn judge(&mut self, now: Stamp) {
+        self.give_up_together();
+        for index in 0..self.pools.len() {
+            let actions = self.pools[index].roster.judge(now);
+            actions.into_iter().for_each(|action| self.act(index, action));
+        }
+    }
+
+    /// Has workers come and go. A reload ends in all pools at once, before anybody goes for it.
+    fn proceed(&mut self, now: Stamp) {
+        let signatories = self.pools.iter_mut().map(Pool::signatory);
+        let pact::Turn { end, actions } = pact::proceed(signatories.collect(), now);
+        match end {
+            Some(End::Commit) => self.commit_reload(),
+            Some(End::RollBack { culprit }) => self.roll_back_reload(culprit),
+            None => (),
+        }
+        for (index, actions) in actions.into_iter().enumerate() {
+            actions.into_iter().for_each(|action| self.act(index, action));
+        }
+        self.pools.retain(|pool| !pool.has_gone());
+    }
+
+    fn act(&mut self, index: usize, action: Action) {
+        let (before, rest) = self.pools.split_at_mut(index);
+        let Some((pool, after)) = rest.split_first_mut() else { return };
+        let strangers = || -> Vec<RawFd> {
+            let others = before.iter().chain(after.iter());
+            let theirs = others.flat_map(|pool| pool.crew.descriptors());
+            // Until it is known whether new settings are good, there is an earlier log, too.
+            let houses = self.earlier.iter().chain([&self.house]);
+            let theirs = theirs.chain(houses.flat_map(|house| house.log.numbers()));
+            theirs.chain(self.signals.numbers()).chain(self.kin.line_number()).collect()
+        };
+        pool.act(action, strangers);
+    }
+
+    /// A pool that was never ready, and never will be, ends the whole: it was asked for, and to
+    /// serve the rest without it is something else.
+    fn give_up_together(&mut self) {
+        let hopeless = self.pools.iter().any(|pool| pool.roster.gives_up());
+        if hopeless && self.stopping().is_none() && self.pools.len() > 1 {
+            self.close_the_house();
+            self.pools.iter_mut().for_each(|pool| pool.roster.stop(Stop::Graceful));
+        }
+    }
+
+    /// The end, once it has come for all pools.
+    fn outcome(&self) -> Option<Outcome> {
+        let ends: Option<Vec<Outcome>> =
+            self.pools.iter().map(|pool| pool.roster.outcome()).collect();
+        let ends = ends?;
+        Some(if ends.contains(&Outcome::NeverReady) {
+            Outcome::NeverReady
+        } else {
+            Outcome::Stopped
+        })
+    }
+
+    /// How the whole stops, if it does.
+    fn stopping(&self) -> Option<Stop> {
+        self.pools.iter().filter_map(|pool| pool.roster.stopping()).max()
+    }
+
+    fn is_reloading(&self) -> bool {
+        self.pools.iter().any(|pool| pool.roster.is_reloading())
+    }
+
+    /// The generation that is wished for.
+    fn generation(&self) -> u32 {
+        self.pools.iter().map(|pool| pool.roster.generation()).max().unwrap_or(self.generations)
+    }
+
+    /// How many workers are wished for, in all pools.
+    fn target(&self) -> usize {
+        self.pools.iter().map(|pool| pool.roster.target()).sum()
     }
 
     /// Begins what great change is wished for. To look up names may take long, for which no worker
@@ -199,26 +277,33 @@ impl<'a> Arbiter<'a> {
         self.upgrade_if_wished();
         let after = clock::now();
         if after.since(before) > OVERSLEPT {
-            self.roster.overslept(before, after);
+            self.pools.iter_mut().for_each(|pool| pool.roster.overslept(before, after));
             self.hear_the_workers();
         }
     }
 
-    /// Why the last worker that could not boot could not.
-    pub(crate) fn last_words(&self) -> &str {
-        &self.last_words
+    /// After an end without hope: the log of the pool that was never ready, and what its last worker
+    /// had to say.
+    pub(crate) fn last_words(&self) -> (&Logger, String) {
+        let mut hopeless = self.pools.iter().filter(|pool| pool.roster.gives_up());
+        let Some(pool) = hopeless.next() else { return (self.log(), String::new()) };
+        let words = pool.last_words.clone();
+        (
+            pool.log(),
+            if self.house.is_divided { format!("pool {:?}: {words}", pool.name()) } else { words },
+        )
     }
 
     /// The log, as of now.
     pub(crate) fn log(&self) -> &Logger {
-        self.crew.company().log.logger()
+        self.house.log.logger()
     }
 
     /// Removes what the master has put into the file system, but for what another master uses.
     pub(crate) fn clean_up(&mut self) {
         self.hook("on_exit", |hooks| hooks.on_exit());
         if self.kin.is_alone() {
-            self.crew.remove_paths();
+            self.pools.iter().for_each(|pool| pool.crew.remove_paths());
         }
         if let Some(pidfile) = self.pidfile.take() {
             pidfile.remove();
@@ -226,11 +311,12 @@ impl<'a> Arbiter<'a> {
     }
 
     fn sleep(&mut self, decided: Stamp) -> io::Result<()> {
-        let own = [self.kin.deadline(), self.alive_at, self.refuse_at, self.weigh_at];
-        let deadlines = [self.roster.next_deadline(decided)].into_iter().chain(own);
-        let deadline = deadlines.flatten().min();
-        let fds = [Some(self.signals.as_fd()), Some(self.crew.doorbell()), self.kin.line()];
-        poll::wait_readable(&fds.into_iter().flatten().collect::<Vec<_>>(), deadline)?;
+        let own = [self.kin.deadline(), self.alive_at, self.refuse_at].into_iter().flatten();
+        let theirs = self.pools.iter().filter_map(|pool| pool.next_deadline(decided));
+        let deadline = own.chain(theirs).min();
+        let bells = self.pools.iter().map(|pool| pool.crew.doorbell());
+        let fds = bells.chain([self.signals.as_fd()]).chain(self.kin.line());
+        poll::wait_readable(&fds.collect::<Vec<_>>(), deadline)?;
         let now = clock::now();
         let late = deadline.map_or(Duration::ZERO, |deadline| now.since(deadline));
         if late > OVERSLEPT {
@@ -251,7 +337,7 @@ impl<'a> Arbiter<'a> {
 
     /// Nobody is to blame for what the master has not seen since it last ran.
     fn pardon_silence(&mut self, now: Stamp) {
-        self.roster.overslept(self.ran_at, now);
+        self.pools.iter_mut().for_each(|pool| pool.roster.overslept(self.ran_at, now));
         self.ran_at = now;
     }
 
@@ -260,12 +346,12 @@ impl<'a> Arbiter<'a> {
             Signal::Child => (), // the dead are buried on every turn
             Signal::Terminate => self.stop(signal, Stop::Graceful),
             Signal::Interrupt | Signal::Quit => {
-                let again = self.roster.stopping().is_some_and(|stop| stop >= Stop::Quick);
+                let again = self.stopping().is_some_and(|stop| stop >= Stop::Quick);
                 self.stop(signal, if again { Stop::Kill } else { Stop::Quick });
             }
             Signal::Hangup => self.reload_wished = true,
-            Signal::OneMore => self.resize(self.roster.target() + 1),
-            Signal::OneFewer => self.resize(self.roster.target() - 1),
+            Signal::OneMore => self.resize_by(1, signal),
+            Signal::OneFewer => self.resize_by(-1, signal),
             Signal::ReopenLogs => self.reopen_logs(),
             Signal::Upgrade => self.upgrade_wished = true,
             Signal::LetGo => self.let_workers_go(),
@@ -275,10 +361,10 @@ impl<'a> Arbiter<'a> {
     }
 
     fn stop(&mut self, signal: Signal, stop: Stop) {
-        if self.roster.stopping().is_none() {
+        if self.stopping().is_none() {
             self.close_the_house();
         }
-        if self.roster.stopping().is_some_and(|earlier| earlier >= stop) {
+        if self.stopping().is_some_and(|earlier| earlier >= stop) {
             return;
         }
         info!(self.log(), "stopping"; "signal" => signal.name(), "how" => match stop {
@@ -286,7 +372,7 @@ impl<'a> Arbiter<'a> {
             Stop::Quick => "quick",
             Stop::Kill => "kill",
         });
-        self.roster.stop(stop);
+        self.pools.iter_mut().for_each(|pool| pool.roster.stop(stop));
     }
 
     /// Tells the workers that nobody serves after them, and the manager that the service stops;
@@ -294,7 +380,7 @@ impl<'a> Arbiter<'a> {
     pub(super) fn close_the_house(&mut self) {
         self.farewell_to_the_manager();
         if self.kin.is_alone() {
-            self.crew.close_the_house();
+            self.pools.iter().for_each(|pool| pool.crew.close_the_house());
             self.refuse_at = Some(clock::now().after(HANDSHAKE_MAX));
         }
     }
@@ -302,14 +388,23 @@ impl<'a> Arbiter<'a> {
     /// Once those have come in whose handshake was under way, others need not wait for an answer.
     fn refuse_newcomers(&mut self, now: Stamp) {
         if self.refuse_at.is_some_and(|at| at <= now) {
-            let done = self.crew.refuse_newcomers();
+            let mut done = true;
+            for pool in &self.pools {
+                done &= pool.crew.refuse_newcomers();
+            }
             self.refuse_at = (!done).then(|| now.after(HANDSHAKE_MAX));
         }
     }
 
-    fn resize(&mut self, wish: usize) {
-        let before = self.roster.target();
-        let after = self.roster.resize(wish);
+    /// Of several pools, a signal cannot say which it means.
+    fn resize_by(&mut self, step: isize, signal: Signal) {
+        let [pool] = &mut self.pools[..] else {
+            warn!(self.log(), "signal has no effect on several pools"; "signal" => signal.name(),
+                "error" => "change workers in the settings, and send HUP");
+            return;
+        };
+        let before = pool.roster.target();
+        let after = pool.roster.resize(before.saturating_add_signed(step));
         if before == after {
             warn!(self.log(), "number of workers stays"; "workers" => after,
                 "least" => 1, "most" => WORKERS_MAX);
@@ -320,133 +415,46 @@ impl<'a> Arbiter<'a> {
 
     /// The master's own first: workers without privileges find a file that is theirs.
     fn reopen_logs(&mut self) {
-        match self.crew.company().log.reopen() {
+        match self.house.log.reopen() {
             Ok(()) => info!(self.log(), "logs reopened"),
             Err(error) => {
                 error!(self.log(), "log cannot be reopened"; "error" => chain(&error));
             }
         }
-        self.crew.reopen_logs();
+        if let Some(Err(error)) = self.earlier.as_ref().map(|earlier| earlier.log.reopen()) {
+            warn!(self.log(), "log of the earlier settings cannot be reopened";
+                "error" => chain(&error));
+        }
+        self.pools.iter().for_each(|pool| pool.crew.reopen_logs());
     }
 
-    /// Learns from the scoreboard who has become ready, and who wants a successor.
     fn hear_the_workers(&mut self) {
-        let now = clock::now();
-        for (id, news) in self.crew.news() {
-            match news {
-                News::Ready => {
-                    if let Some(age) = self.roster.ready(id, now) {
-                        let (pid, slot) = self.crew.who(id);
-                        info!(self.log(), "worker ready"; "pid" => pid.as_raw(), "slot" => slot,
-                            "age_ms" => millis(age));
-                        let worker = self.facts_of(id);
-                        self.hook("worker_ready", |hooks| hooks.worker_ready(&worker));
-                    }
-                }
-                News::Spent => self.roster.spent(id),
-                News::Leaving => {
-                    if self.roster.leaves(id, now) {
-                        let (pid, slot) = self.crew.who(id);
-                        info!(self.log(), "worker leaves"; "pid" => pid.as_raw(), "slot" => slot,
-                            "reason" => Reason::Asked.word());
-                    }
-                }
-            }
-        }
+        self.pools.iter_mut().for_each(Pool::hear_the_workers);
     }
 
     fn bury_the_dead(&mut self) {
         while let Some((pid, exit)) = process::dead() {
             // A number is its owner's until it is reaped. What a worker has started ends with it;
             // a successor's last words are heard, for which it may be killed.
-            if self.crew.is_member(pid) {
+            let pool = self.pools.iter().position(|pool| pool.crew.is_member(pid));
+            if pool.is_some() {
                 process::end_group(pid);
             } else {
                 self.hear_the_kin();
             }
             process::reap(pid);
-            // A stranger's end, as PID 1 sees many, is nobody's concern.
-            let Some(departure) = self.crew.bury(pid, exit) else {
-                self.mourn_successor(pid, exit);
-                continue;
-            };
-            let Departure { id, ending, .. } = departure;
-            self.examiner.forget(id);
-            if let Some(farewell) = self.roster.ended(id, ending, clock::now()) {
-                self.record(pid, exit, &farewell, departure);
-            }
-        }
-    }
-
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Spawn { id, slot } => self.spawn(id, slot),
-            Action::Drain(id, reason) => {
-                let (pid, slot) = self.crew.who(id);
-                if reason != Reason::Asked {
-                    info!(self.log(), "worker is asked to leave"; "pid" => pid.as_raw(),
-                        "slot" => slot, "reason" => reason.word());
-                }
-                self.crew.drain(id);
-            }
-            Action::Quit(id) => self.crew.quit(id),
-            Action::Condemn(id, hang) => {
-                self.describe_hang(id, hang, "the other threads may finish");
-                self.crew.drain(id);
-            }
-            Action::Abort(id, hang) => {
-                self.describe_hang(id, hang, "aborted");
-                self.crew.abort(id);
-            }
-            Action::End(id, hang) => {
-                self.describe_hang(id, hang, "killed");
-                self.crew.kill(id);
-            }
-            Action::Kill(id, reason) => {
-                let (pid, slot) = self.crew.who(id);
-                warn!(self.log(), "worker is killed"; "pid" => pid.as_raw(), "slot" => slot,
-                    "reason" => reason.word());
-                self.crew.kill(id);
-            }
-            Action::Commit => self.commit_reload(),
-            Action::RollBack => self.roll_back_reload(),
-        }
-    }
-
-    fn spawn(&mut self, id: WorkerId, slot: usize) {
-        let generation = self.roster.describe(self.roster.generation());
-        let own: Vec<_> =
-            self.signals.numbers().into_iter().chain(self.kin.line_number()).collect();
-        self.hook("pre_fork", |hooks| hooks.pre_fork(slot, generation.number));
-        let now = clock::now();
-        match self.crew.spawn(id, slot, generation, &own, self.hooks) {
-            Ok(pid) => {
-                self.roster.spawned(id, slot, now);
-                if self.crew.company().plan.settings.max_memory > 0 {
-                    self.weigh_at.get_or_insert(now.after(BETWEEN_WEIGHINGS));
-                }
-                info!(self.log(), "worker started"; "pid" => pid.as_raw(), "slot" => slot,
-                    "generation" => generation.number);
-            }
-            Err(reason) => {
-                let retry = self.roster.spawn_failed(slot, now);
-                let facts = Facts::new().number("slot", slot).text("error", reason.to_string());
-                let facts = facts.number("retry_ms", millis(retry));
-                if generation.on_trial {
-                    self.last_words = format!("a worker cannot be started: {reason}");
-                    warn!(self.log(), "worker cannot be started"; facts);
-                } else {
-                    error!(self.log(), "worker cannot be started"; facts);
-                }
+            match pool {
+                Some(pool) => self.pools[pool].bury(pid, exit),
+                // A stranger's end, as PID 1 sees many, is nobody's concern.
+                None => self.mourn_successor(pid, exit),
             }
         }
     }
 
     fn announce(&mut self) {
-        if !self.announced && self.roster.ready_count() >= self.roster.target() {
+        if !self.announced && self.pools.iter().all(Pool::is_ready) {
             self.announced = true;
-            info!(self.log(), "ready"; "workers" => self.roster.target(),
-                "pid" => Pid::this().as_raw());
+            info!(self.log(), "ready"; "workers" => self.target(), "pid" => Pid::this().as_raw());
             if let Kin::Predecessor { line, .. } = &self.kin {
                 line.say_ready();
             }
@@ -460,23 +468,7 @@ impl<'a> Arbiter<'a> {
 
     fn show_title(&mut self) {
         if let Some(title) = self.title {
-            title.set(&format!("ostler: master [{}]", self.crew.company().plan.settings.proc_name));
-        }
-    }
-}
-
-impl From<&Settings> for Policy {
-    fn from(settings: &Settings) -> Self {
-        Self {
-            timeout: settings.timeout,
-            boot_timeout: settings.boot_timeout,
-            graceful: settings.graceful_timeout,
-            abort_grace: settings.abort_grace,
-            max_lifetime: settings.max_lifetime,
-            max_lifetime_jitter: settings.max_lifetime_jitter,
-            max_surge: settings.max_surge,
-            max_unavailable: settings.max_unavailable,
-            boot_retries: settings.boot_retries,
+            title.set(&format!("ostler: master [{}]", self.house.settings.proc_name));
         }
     }
 }

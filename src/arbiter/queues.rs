@@ -19,11 +19,15 @@ impl Arbiter<'_> {
     /// Opens new queues once somebody can take from them, unless another master would not know of
     /// them; and lends those that are without a worker.
     pub(super) fn tend_the_queues(&mut self) {
-        let serves = self.roster.ready_count() > 0 && self.roster.stopping().is_none();
-        if serves && self.kin.is_alone() && self.crew.open_queues() {
+        let may_open = self.stopping().is_none() && self.kin.is_alone();
+        let mut opened = false;
+        for pool in &mut self.pools {
+            opened |= may_open && pool.roster.ready_count() > 0 && pool.crew.open_queues();
+        }
+        if opened {
             self.store_sockets();
         }
-        self.crew.lend_queues();
+        self.pools.iter_mut().for_each(|pool| pool.crew.lend_queues());
     }
 }
 

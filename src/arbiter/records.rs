@@ -5,15 +5,16 @@ use slog::{error, info, warn};
 
 use super::crew::Departure;
 use super::hooking;
+use super::millis;
+use super::pool::Pool;
 use super::roster::{Farewell, Hang, Reason, WorkerId};
-use super::{Arbiter, millis};
 use crate::diagnosis::Thread;
 use crate::hooks::WorkerEnd;
 use crate::log::Facts;
 use crate::os::clock;
 use crate::os::process::{Exit, Pid};
 
-impl Arbiter<'_> {
+impl Pool<'_> {
     /// One record for each end, with all that is known of it.
     pub(super) fn record(
         &mut self,
@@ -68,7 +69,7 @@ impl Arbiter<'_> {
             Exit::Signal { .. } => (None, Some(exit.to_string())),
         };
         let Farewell { slot, generation, age, reason, .. } = *farewell;
-        let (worker, reason) = (hooking::worker(pid, slot, generation), reason.word());
+        let (worker, reason) = (hooking::worker(self.name(), pid, slot, generation), reason.word());
         let end = WorkerEnd { worker, reason, code, signal, age, units };
         self.hook("child_exit", |hooks| hooks.child_exit(&end));
     }

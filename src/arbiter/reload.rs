@@ -1,38 +1,49 @@
-//! A reload is a transaction: everything new is read, checked, bound and tried out before anything
-//! old goes, and whatever fails leaves the old as it was.
+//! A reload is one transaction over all pools: everything new is read, checked, bound and tried out
+//! before anything old goes, and whatever fails in one pool leaves the old as it was in all.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 
 use slog::{error, info, warn};
 
 use super::Arbiter;
-use super::company::{Company, CompanyError, Plan};
-use super::roster::Policy;
+use super::company::{self, Blueprint, Company, CompanyError, House};
+use super::crew::Crew;
+use super::pool::{Part, Pool};
 use crate::listen::inherit::name_of;
-use crate::listen::{Door, one_an_address};
+use crate::listen::{Door, Listener, one_an_address};
 use crate::log::chain;
 use crate::os::clock;
 
-/// Reads the settings anew and makes a plan of them; or says, for an operator, why not.
-pub(crate) type Planner<'a> = Box<dyn Fn() -> Result<Plan<'a>, String> + 'a>;
+/// Reads the settings anew and makes a blueprint of them; or says, for an operator, why not.
+pub(crate) type Planner<'a> = Box<dyn Fn() -> Result<Blueprint<'a>, String> + 'a>;
+
+/// What a reload has prepared, before anything old is touched.
+struct Change<'a> {
+    house: House,
+    /// What pools that are there, by their place, are to be made from.
+    renewed: Vec<(usize, Company<'a>)>,
+    /// New pools.
+    added: Vec<Crew<'a>>,
+}
 
 impl<'a> Arbiter<'a> {
     /// Begins a reload, if one is wished for and none is under way. Wishes that come meanwhile
     /// become one.
     pub(super) fn reload_if_wished(&mut self) {
-        if !self.reload_wished || self.roster.is_reloading() {
+        if !self.reload_wished || self.is_reloading() {
             return;
         }
         self.reload_wished = false;
-        if self.roster.stopping().is_some() {
+        if self.stopping().is_some() {
             return;
         }
         self.manager.reloading(clock::now());
         match self.prepare() {
-            Ok(company) => self.begin(company),
+            Ok(change) => self.begin(change),
             Err(reason) => {
                 error!(self.log(), "reload refused"; "error" => reason);
-                if self.roster.resume() {
-                    info!(self.log(), "workers come back");
-                }
+                self.resume();
                 let status = format!("{}; the last reload was refused", self.status_line());
                 self.manager.ready(&status);
             }
@@ -40,64 +51,120 @@ impl<'a> Arbiter<'a> {
     }
 
     /// Makes everything that can be made without touching what serves.
-    fn prepare(&self) -> Result<Company<'a>, String> {
-        let plan = (self.planner)()?;
-        let present = self.crew.company();
-        refuse_what_needs_an_upgrade(present, &plan)?;
-        let company = Company::found(plan, &present.listeners, Some(present), self.kin.is_alone());
-        company.map_err(|error| match error {
-            CompanyError::Listen(error) => chain(&error),
-            CompanyError::Log(error) => chain(&error),
-            CompanyError::Board(error) => format!("cannot make a scoreboard: {error}"),
-        })
-    }
-
-    fn begin(&mut self, company: Company<'a>) {
-        let present = &self.crew.company().plan.settings;
-        let settings = &company.plan.settings;
-        // Workers that were added or taken away by a signal stay so, unless the file says anew
-        // how many there are to be.
-        let unchanged = settings.workers == present.workers;
-        let target = if unchanged { self.roster.target() } else { settings.workers.count() };
-        let policy = Policy::from(settings);
-        let class = company.plan.class.name();
-        let opened = company.listeners_unlike(self.crew.company());
-        let opened = opened.filter(|listener| listener.door() != Door::Unopened);
-        let opened = one_an_address(opened).into_iter();
-        let opened: Vec<String> = opened.map(|listener| listener.name().to_owned()).collect();
-        self.last_words.clear();
-        self.say_done(); // of an earlier one
-        self.crew.adopt(company);
-        self.roster.resume();
-        let generation = self.roster.reload(policy, target);
-        info!(self.log(), "reload begins"; "generation" => generation, "class" => class,
-            "workers" => target);
-        self.hook("on_reload", |hooks| hooks.on_reload(generation));
-        for address in opened {
-            info!(self.log(), "listening"; "address" => address);
-        }
-    }
-
-    pub(super) fn commit_reload(&mut self) {
-        let generation = self.roster.generation();
-        if let Some(previous) = self.crew.commit(self.kin.is_alone(), generation) {
-            let closed = previous.listeners_unlike(self.crew.company());
-            for listener in one_an_address(closed) {
-                self.manager.forget(&name_of(listener));
-                info!(self.log(), "no longer listening"; "address" => listener.name());
+    fn prepare(&self) -> Result<Change<'a>, String> {
+        let blueprint = (self.planner)()?;
+        refuse_what_needs_an_upgrade(&self.house, &blueprint)?;
+        let present: Vec<&Company<'a>> = self.pools.iter().map(Pool::company).collect();
+        let kept = present.iter().flat_map(|company| &company.listeners);
+        let kept: Vec<Arc<Listener>> = kept.map(Arc::clone).collect();
+        let (house, companies) =
+            company::found(blueprint, &kept, &present, self.kin.is_alone()).map_err(in_words)?;
+        let mut change = Change { house, renewed: Vec::new(), added: Vec::new() };
+        for company in companies {
+            let name = &company.plan.pool;
+            match self.pools.iter().position(|pool| pool.name() == name) {
+                Some(index) => change.renewed.push((index, company)),
+                None => match Crew::new(company, self.title, &self.memory) {
+                    Ok(crew) => change.added.push(crew),
+                    Err(error) => {
+                        change.take_back(&kept);
+                        return Err(format!("cannot make a pipe for a new pool: {error}"));
+                    }
+                },
             }
         }
+        Ok(change)
+    }
+
+    fn begin(&mut self, change: Change<'a>) {
+        self.say_done(); // of an earlier one
+        let opened = self.opened_by(&change);
+        let Change { house, renewed, added } = change;
+        self.earlier = Some(std::mem::replace(&mut self.house, house));
+        let before = self.generation();
+        self.generations += 1;
+        let generation = self.generations;
+        self.pools.iter_mut().for_each(|pool| _ = pool.roster.resume());
+        for pool in self.pools.iter_mut().filter(|pool| pool.part == Part::Stays) {
+            pool.part = Part::Goes;
+        }
+        for (index, company) in renewed {
+            self.pools[index].adopt(company, generation);
+        }
+        for crew in added {
+            let mut pool = Pool::added(crew, self.hooks, before);
+            pool.renew(pool.settings().workers.count(), generation);
+            self.pools.push(pool);
+        }
+        self.say_begun(generation);
+        self.hook("on_reload", |hooks| hooks.on_reload(generation));
+        for (pool, address) in opened {
+            info!(self.house.log_of(&pool).logger(), "listening"; "address" => address);
+        }
+    }
+
+    /// The addresses that are new, each with its pool.
+    fn opened_by(&self, change: &Change<'a>) -> Vec<(String, String)> {
+        let known = |l: &&Listener| {
+            let present = self.pools.iter().flat_map(|pool| &pool.company().listeners);
+            present.map(AsRef::as_ref).any(|known| std::ptr::eq(known, *l))
+        };
+        let mut opened = Vec::new();
+        for company in change.companies() {
+            let fresh = company.listeners.iter().map(AsRef::as_ref);
+            let fresh = fresh.filter(|l| !known(l) && l.door() != Door::Unopened);
+            for listener in one_an_address(fresh) {
+                opened.push((company.plan.pool.clone(), listener.name().to_owned()));
+            }
+        }
+        opened
+    }
+
+    fn say_begun(&self, generation: u32) {
+        let new = || self.pools.iter().filter(|pool| pool.roster.is_reloading());
+        let workers: usize = new().map(|pool| pool.roster.target()).sum();
+        if self.house.is_divided {
+            let names: Vec<&str> = new().map(Pool::name).collect();
+            info!(self.log(), "reload begins"; "generation" => generation,
+                "pools" => names.join(", "), "workers" => workers);
+        } else {
+            let class = new().next().map_or("", |pool| pool.company().plan.class.name());
+            info!(self.log(), "reload begins"; "generation" => generation, "class" => class,
+                "workers" => workers);
+        }
+    }
+
+    /// The new generation is complete in all pools: what only the old one had is let go.
+    pub(super) fn commit_reload(&mut self) {
+        let (alone, generation) = (self.kin.is_alone(), self.generation());
+        self.earlier = None;
+        let stays = |pool: &&Pool<'a>| pool.part != Part::Goes;
+        let kept: Vec<RawFd> =
+            self.pools.iter().filter(stays).flat_map(|pool| pool.company().sockets()).collect();
+        let mut closed: Vec<(String, Arc<Listener>)> = Vec::new();
+        for pool in &mut self.pools {
+            let old = pool.commit(alone, generation, &kept);
+            closed.extend(old.into_iter().map(|listener| (pool.name().to_owned(), listener)));
+        }
+        for listener in one_an_address(closed.iter().map(|(_, listener)| listener.as_ref())) {
+            self.manager.forget(&name_of(listener));
+            let of = |(_, known): &&(String, Arc<Listener>)| std::ptr::eq(known.as_ref(), listener);
+            let pool = closed.iter().find(of).map_or("", |(pool, _)| pool);
+            info!(self.house.log_of(pool).logger(), "no longer listening";
+                "address" => listener.name());
+        }
         self.store_sockets();
-        self.set_backlogs();
+        self.pools.iter().for_each(Pool::set_backlogs);
         self.show_title();
         self.settling = true;
     }
 
     /// Says that a reload is done, once nobody of an older generation lets clients in.
     pub(super) fn conclude_reload(&mut self) {
+        let generation = self.generation();
         if self.settling
-            && self.roster.stopping().is_none()
-            && !self.crew.any_older_accepts(self.roster.generation())
+            && self.stopping().is_none()
+            && !self.pools.iter().any(|pool| pool.crew.any_older_accepts(generation))
         {
             self.say_done();
         }
@@ -105,23 +172,101 @@ impl<'a> Arbiter<'a> {
 
     fn say_done(&mut self) {
         if std::mem::take(&mut self.settling) {
-            info!(self.log(), "reload done"; "generation" => self.roster.generation());
+            info!(self.log(), "reload done"; "generation" => self.generation());
             self.manager.ready(&self.status_line());
         }
     }
 
-    pub(super) fn roll_back_reload(&mut self) {
-        self.crew.roll_back(self.kin.is_alone());
-        error!(self.log(), "reload failed: back to the earlier settings";
-            "generation" => self.roster.generation(), "error" => &self.last_words);
+    /// The new generation has failed in the pool of this index: back to the old in all.
+    pub(super) fn roll_back_reload(&mut self, culprit: usize) {
+        let alone = self.kin.is_alone();
+        let is_named = self.house.is_divided;
+        if let Some(earlier) = self.earlier.take() {
+            self.house = earlier;
+        }
+        let stays = |pool: &&Pool<'a>| pool.part != Part::Comes;
+        let kept: Vec<RawFd> =
+            self.pools.iter().filter(stays).flat_map(|pool| pool.earlier_sockets()).collect();
+        self.pools.iter_mut().for_each(|pool| pool.roll_back(alone, &kept));
+        let (pool, log) = (&self.pools[culprit], &self.house.log);
+        let log = if is_named { log.of_pool(pool.name()) } else { log.clone() };
+        error!(log.logger(), "reload failed: back to the earlier settings";
+            "generation" => self.generation(), "error" => &pool.last_words);
         let status = format!("{}; the last reload failed", self.status_line());
         self.manager.ready(&status);
     }
+}
+
+impl<'a> Change<'a> {
+    fn companies(&self) -> impl Iterator<Item = &Company<'a>> {
+        let renewed = self.renewed.iter().map(|(_, company)| company);
+        renewed.chain(self.added.iter().map(Crew::company))
+    }
+
+    /// Nothing comes of it.
+    fn take_back(&self, kept: &[Arc<Listener>]) {
+        company::take_back(self.companies(), kept);
+    }
+}
+
+/// What a reload means for one pool.
+impl<'a> Pool<'a> {
+    /// New workers are to be made from this.
+    fn adopt(&mut self, company: Company<'a>, generation: u32) {
+        let present = self.settings();
+        let settings = &company.plan.settings;
+        // Workers that were added or taken away by a signal stay so, unless the file says anew
+        // how many there are to be.
+        let unchanged = settings.workers == present.workers && self.part != Part::Gone;
+        let target = if unchanged { self.roster.target() } else { settings.workers.count() };
+        self.part = if self.part == Part::Gone { Part::Comes } else { Part::Stays };
+        self.crew.adopt(company);
+        self.renew(target, generation);
+    }
+
+    /// A reload has come to its end. Returns the listeners that nobody has any more.
+    fn commit(&mut self, alone: bool, generation: u32, kept: &[RawFd]) -> Vec<Arc<Listener>> {
+        let old = match self.part {
+            Part::Goes => {
+                let listeners = self.company().listeners.clone();
+                self.dissolve(alone, kept);
+                listeners
+            }
+            Part::Gone => Vec::new(),
+            Part::Stays | Part::Comes => {
+                self.part = Part::Stays;
+                let previous = self.crew.commit(generation);
+                if let Some(previous) = previous.as_ref().filter(|_| alone) {
+                    previous.close(kept);
+                }
+                previous.map_or(Vec::new(), |previous| previous.listeners)
+            }
+        };
+        let is_lost = |listener: &Arc<Listener>| !kept.contains(&listener.as_raw_fd());
+        old.into_iter().filter(is_lost).collect()
+    }
+
+    /// The sockets that it had before a reload.
+    fn earlier_sockets(&self) -> impl Iterator<Item = RawFd> {
+        self.crew.companies().next().into_iter().flat_map(Company::sockets)
+    }
+
+    /// A reload has failed, here or elsewhere.
+    fn roll_back(&mut self, alone: bool, kept: &[RawFd]) {
+        if let Some(failed) = self.crew.roll_back().filter(|_| alone) {
+            failed.close(kept);
+        }
+        match self.part {
+            Part::Comes => self.dissolve(alone, kept),
+            Part::Goes => self.part = Part::Stays,
+            Part::Stays | Part::Gone => (),
+        }
+    }
 
     fn set_backlogs(&self) {
-        let company = self.crew.company();
-        for listener in &company.listeners {
-            if let Err(error) = listener.set_backlog(company.plan.settings.backlog) {
+        let backlog = self.settings().backlog;
+        for listener in &self.company().listeners {
+            if let Err(error) = listener.set_backlog(backlog) {
                 warn!(self.log(), "backlog cannot be changed"; "address" => listener.name(),
                     "error" => %error);
             }
@@ -129,9 +274,17 @@ impl<'a> Arbiter<'a> {
     }
 }
 
+fn in_words(error: CompanyError) -> String {
+    match error {
+        CompanyError::Listen(error) => chain(&error),
+        CompanyError::Log(error) => chain(&error),
+        CompanyError::Board(error) => format!("cannot make a scoreboard: {error}"),
+    }
+}
+
 /// What belongs to the master itself cannot change under it.
-fn refuse_what_needs_an_upgrade(present: &Company<'_>, plan: &Plan<'_>) -> Result<(), String> {
-    let (old, new) = (&present.plan.settings, &plan.settings);
+fn refuse_what_needs_an_upgrade(house: &House, blueprint: &Blueprint<'_>) -> Result<(), String> {
+    let (old, new) = (&house.settings, &blueprint.master);
     let changed = [
         ("pidfile", old.pidfile != new.pidfile),
         ("daemon", old.daemon != new.daemon),

@@ -77,7 +77,7 @@ impl Kin {
 impl Arbiter<'_> {
     /// Begins an upgrade, if one is wished for and nothing stands against it.
     pub(super) fn upgrade_if_wished(&mut self) {
-        if !self.upgrade_wished || self.roster.is_reloading() {
+        if !self.upgrade_wished || self.is_reloading() {
             return;
         }
         self.upgrade_wished = false;
@@ -91,7 +91,7 @@ impl Arbiter<'_> {
     }
 
     fn start_successor(&self) -> Result<(Pid, Kin), String> {
-        if self.roster.stopping().is_some() {
+        if self.stopping().is_some() {
             return Err("this master is stopping".to_owned());
         }
         match &self.kin {
@@ -105,7 +105,8 @@ impl Arbiter<'_> {
         }
         let launch = self.launch.as_ref().ok_or("how this program was started is not known")?;
         let (line, other) = Line::new().map_err(|error| format!("cannot make a line: {error}"))?;
-        let listeners: Vec<_> = self.crew.company().open_listeners().collect();
+        let listeners = self.pools.iter().flat_map(|pool| pool.company().open_listeners());
+        let listeners: Vec<_> = listeners.collect();
         let sockets = listeners.iter().map(|listener| listener.as_raw_fd());
         let descriptors: Vec<RawFd> = sockets.chain([other.as_raw_fd()]).collect();
         let predecessor = Pid::this();
@@ -127,8 +128,7 @@ impl Arbiter<'_> {
             1
         });
         let pid = forked.map_err(|error| format!("cannot fork: {error}"))?;
-        let boot = self.crew.company().plan.settings.boot_timeout;
-        let give_up_at = clock::now().after(boot + START_ALLOWANCE);
+        let give_up_at = clock::now().after(self.longest_boot() + START_ALLOWANCE);
         let (line, state) = (Some(line), Progress::Starting);
         Ok((pid, Kin::Successor { pid, line, state, give_up_at }))
     }
@@ -175,11 +175,11 @@ impl Arbiter<'_> {
         if let Some(pidfile) = &mut self.pidfile
             && let Err(error) = pidfile.promote()
         {
-            warn!(self.crew.company().log.logger(), "pid file keeps its second name";
+            warn!(self.house.log.logger(), "pid file keeps its second name";
                 "error" => error.to_string());
         }
         self.manager.main_pid(Pid::this());
-        if self.roster.stopping().is_some() {
+        if self.stopping().is_some() {
             self.close_the_house(); // the stop came when there was still another master
         }
         info!(self.log(), "promoted"; "pid" => Pid::this().as_raw(),
@@ -195,7 +195,7 @@ impl Arbiter<'_> {
         }
         let state = *state;
         self.kin = Kin::Alone;
-        if self.roster.stopping().is_some() {
+        if self.stopping().is_some() {
             self.close_the_house();
         }
         let (pid, how) = (ended.as_raw(), exit.to_string());
@@ -211,7 +211,13 @@ impl Arbiter<'_> {
                     "pid" => pid, "exit" => how);
             }
         }
-        if self.roster.resume() {
+        self.resume();
+    }
+
+    /// Workers that were let go come back.
+    pub(super) fn resume(&mut self) {
+        let resumed = self.pools.iter_mut().map(|pool| pool.roster.resume());
+        if resumed.fold(false, |any, news| any | news) {
             info!(self.log(), "workers come back");
         }
     }
@@ -232,16 +238,17 @@ impl Arbiter<'_> {
 
     /// WINCH: the workers go, the master stays.
     pub(super) fn let_workers_go(&mut self) {
-        let daemon = self.crew.company().plan.settings.daemon;
-        if !daemon && self.kin.is_alone() {
+        if !self.house.settings.daemon && self.kin.is_alone() {
             // A terminal that changes its size sends it too.
             warn!(self.log(), "signal has no effect outside a daemon"; "signal" => "WINCH");
             return;
         }
         info!(self.log(), "workers are let go");
-        if self.roster.is_reloading() {
-            self.last_words = "the workers were let go".to_owned();
+        for pool in &mut self.pools {
+            if pool.roster.is_reloading() {
+                pool.last_words = "the workers were let go".to_owned();
+            }
+            pool.roster.let_go();
         }
-        self.roster.let_go();
     }
 }

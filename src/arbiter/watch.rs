@@ -2,16 +2,24 @@
 
 use slog::{info, warn};
 
+use super::BETWEEN_WEIGHINGS;
 use super::examiner::Finding;
+use super::pool::Pool;
 use super::roster::WorkerId;
-use super::{Arbiter, BETWEEN_WEIGHINGS};
 use crate::diagnosis::Verdict;
 use crate::os::{clock, inspect};
 use crate::stamp::Stamp;
 
-impl Arbiter<'_> {
+impl Pool<'_> {
+    /// Looks who is too large, or overdue.
+    pub(super) fn look_after_the_workers(&mut self, now: Stamp) {
+        self.weigh_workers(now);
+        self.measure_suspects(now);
+        self.examine_the_overdue(now);
+    }
+
     /// Who has too much memory is replaced like anybody who has served its time.
-    pub(super) fn weigh_workers(&mut self, now: Stamp) {
+    fn weigh_workers(&mut self, now: Stamp) {
         if self.weigh_at.is_none_or(|at| now < at) {
             return;
         }
@@ -24,7 +32,7 @@ impl Arbiter<'_> {
         self.weigh_at = self.crew.any_bounded().then(|| now.after(BETWEEN_WEIGHINGS));
     }
 
-    pub(super) fn measure_suspects(&mut self, now: Stamp) {
+    fn measure_suspects(&mut self, now: Stamp) {
         for id in self.roster.to_measure(now) {
             self.measure(id);
         }
@@ -37,7 +45,7 @@ impl Arbiter<'_> {
     }
 
     /// Before anybody who is overdue is judged, it is found out why it does not get on.
-    pub(super) fn examine_the_overdue(&mut self, now: Stamp) {
+    fn examine_the_overdue(&mut self, now: Stamp) {
         for id in self.roster.overdue(now) {
             let (pid, _) = self.crew.who(id);
             let thread = self.crew.unit(id).map_or(0, |unit| unit.thread);

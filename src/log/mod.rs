@@ -108,6 +108,12 @@ impl Log {
         file.as_ref().map(AsRawFd::as_raw_fd).into_iter().chain(self.recorder)
     }
 
+    /// The same log, in which each record names a pool.
+    pub(crate) fn of_pool(&self, name: &str) -> Self {
+        let logger = self.logger.new(o!("pool" => name.to_owned()));
+        Self { logger, outlet: Arc::clone(&self.outlet), recorder: self.recorder }
+    }
+
     /// The handle through which records are written.
     pub fn logger(&self) -> &Logger {
         &self.logger

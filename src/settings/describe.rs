@@ -1,38 +1,83 @@
 //! Settings as YAML that loads back. It must never know which options there are.
 
+use super::configuration::{Configuration, Pool};
+use super::error::Source;
 use super::overlay::APP;
 use super::shape::Kind;
-use super::table::{KEYS, Settings};
+use super::table::{KEYS, Key, Settings};
+use super::vars::escape;
+
+/// All values of the master, and of each pool those that are its own.
+pub(super) fn describe_all(configuration: &Configuration) -> String {
+    let Configuration { master, pools, is_divided } = configuration;
+    let mut out = describe(master);
+    if !is_divided {
+        return out;
+    }
+    out.push_str("pools:\n");
+    for Pool { name, place, settings } in pools {
+        let own = describe_unlike(master, settings);
+        let empty = if own.is_empty() { " {}" } else { "" };
+        out.push_str(&format!("  {}:{empty}{}\n", scalar(name), comment(place)));
+        own.lines().for_each(|line| out.push_str(&format!("    {line}\n")));
+    }
+    out
+}
 
 /// Every value on its line, with its source as a comment.
 pub(super) fn describe(settings: &Settings) -> String {
+    let mut out = app(settings);
+    KEYS.iter().for_each(|key| out.push_str(&value(settings, key)));
+    out
+}
+
+/// The values that differ, or that come from elsewhere.
+fn describe_unlike(master: &Settings, settings: &Settings) -> String {
     let mut out = String::new();
-    let comment = |key: &str| format!("  # {}", settings.source(key).to_string().escape_debug());
-    if settings.app_options.is_empty() {
-        out.push_str(&format!("app: {}{}\n", scalar(&settings.app), comment(APP)));
-    } else {
-        out.push_str(&format!("app:{}\n  name: {}\n", comment(APP), scalar(&settings.app)));
-        for (name, value) in &settings.app_options {
-            out.push_str(&format!("  {}: {}\n", scalar(name), scalar(value)));
-        }
+    let is_own = |key: &str| settings.source(key) != master.source(key);
+    let options = (&settings.app, &settings.app_options);
+    if is_own(APP) || options != (&master.app, &master.app_options) {
+        out.push_str(&app(settings));
     }
     for key in KEYS {
-        let (name, texts, comment) = (key.name, key.show(settings), comment(key.name));
-        match (key.kind, texts.as_slice()) {
-            (Kind::Maybe, []) => out.push_str(&format!("{name}: null{comment}\n")),
-            (_, []) => out.push_str(&format!("{name}: []{comment}\n")),
-            (Kind::One | Kind::Switch | Kind::Maybe, [text, ..]) => {
-                out.push_str(&format!("{name}: {}{comment}\n", scalar(text)));
-            }
-            (Kind::Many | Kind::Pairs, texts) => {
-                out.push_str(&format!("{name}:{comment}\n"));
-                for text in texts {
-                    out.push_str(&format!("  - {}\n", scalar(text)));
-                }
-            }
+        if is_own(key.name) || key.show(settings) != key.show(master) {
+            out.push_str(&value(settings, key));
         }
     }
     out
+}
+
+fn comment(source: &Source) -> String {
+    format!("  # {}", source.to_string().escape_debug())
+}
+
+fn app(settings: &Settings) -> String {
+    let (name, comment) = (scalar(&escape(&settings.app)), comment(settings.source(APP)));
+    if settings.app_options.is_empty() {
+        return format!("app: {name}{comment}\n");
+    }
+    let mut out = format!("app:{comment}\n  name: {name}\n");
+    for (name, value) in &settings.app_options {
+        out.push_str(&format!("  {}: {}\n", scalar(name), scalar(&escape(value))));
+    }
+    out
+}
+
+fn value(settings: &Settings, key: &Key) -> String {
+    let (name, comment) = (key.name, comment(settings.source(key.name)));
+    let texts: Vec<String> = key.show(settings).iter().map(|text| escape(text)).collect();
+    match (key.kind, texts.as_slice()) {
+        (Kind::Maybe, []) => format!("{name}: null{comment}\n"),
+        (_, []) => format!("{name}: []{comment}\n"),
+        (Kind::One | Kind::Switch | Kind::Maybe, [text, ..]) => {
+            format!("{name}: {}{comment}\n", scalar(text))
+        }
+        (Kind::Many | Kind::Pairs, texts) => {
+            let mut out = format!("{name}:{comment}\n");
+            texts.iter().for_each(|text| out.push_str(&format!("  - {}\n", scalar(text))));
+            out
+        }
+    }
 }
 
 /// A text as a YAML scalar: as it is where that is safe, else in double quotes.

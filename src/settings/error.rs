@@ -98,6 +98,13 @@ pub enum SettingsError {
         /// What is wrong, in words that follow the quoted path.
         why: String,
     },
+    /// What is wrong with the settings of one pool, when all are laid over each other.
+    InPool {
+        /// The pool.
+        pool: String,
+        /// What is wrong.
+        error: Box<SettingsError>,
+    },
 }
 
 impl SettingsError {
@@ -109,6 +116,7 @@ impl SettingsError {
                 Source::Flag { .. } => 2,
                 Source::Default | Source::File { .. } | Source::Env { .. } => 1,
             },
+            Self::InPool { error, .. } => error.exit_code(),
             Self::Unreadable { .. }
             | Self::Malformed { .. }
             | Self::UnknownKey { .. }
@@ -144,6 +152,7 @@ impl fmt::Display for SettingsError {
                 write_place(f, place, key)?;
                 write!(f, "{path:?} {why}")
             }
+            Self::InPool { pool, error } => write!(f, "{error}, in pool {pool:?}"),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::app::Limits;
 
 mod check;
+mod configuration;
 mod describe;
 mod error;
 mod file;
@@ -17,15 +18,19 @@ mod overlay;
 mod shape;
 mod table;
 mod types;
+mod vars;
 mod yaml;
 
+pub use self::configuration::{Configuration, Pool};
 pub use self::error::{SettingsError, Source};
 pub use self::table::Settings;
 pub use self::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
 pub use crate::address::Address;
 pub use crate::log::{Format as LogFormat, Target as LogTarget};
 
-pub(crate) use self::overlay::{Overlay, PREFIX};
+pub(crate) use self::configuration::check_addresses;
+pub(crate) use self::file::Sheet;
+pub(crate) use self::overlay::Overlay;
 pub(crate) use self::shape::Kind;
 pub(crate) use self::table::{KEYS, Key};
 
@@ -33,13 +38,20 @@ pub(crate) use self::table::{KEYS, Key};
 const LINGER: Duration = Duration::from_millis(100);
 
 impl Settings {
-    /// The defaults, with what a text of YAML says laid over them. `path` is the name that errors
-    /// and [`Settings::source`] give to the text.
+    /// The settings of the only pool of which a text of YAML speaks; otherwise as
+    /// [`Configuration::from_yaml`].
     ///
     /// # Errors
-    /// The first thing that is wrong, with its line.
+    /// The first thing that is wrong, with its line; that there are several pools is one.
     pub fn from_yaml(text: &str, path: &Path) -> Result<Self, SettingsError> {
-        Self::resolve(Self::default(), &[file::parse(text, path)?])
+        let mut configuration = Configuration::from_yaml(text, path)?;
+        match (configuration.pools.pop(), configuration.pools.pop()) {
+            (Some(only), None) => Ok(only.settings),
+            (_, several) => Err(SettingsError::Malformed {
+                place: several.map_or(Source::Default, |pool| pool.place),
+                why: "there are several pools: load them as a Configuration".into(),
+            }),
+        }
     }
 
     /// Where the value of a key came from; of `app` too. A key that does not exist has its default.
@@ -67,26 +79,18 @@ impl Settings {
         describe::describe(self)
     }
 
-    /// Lays overlays over a base, the strongest last, and checks the whole.
+    /// Lays overlays over a base, the strongest last.
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub(crate) fn resolve(mut base: Self, overlays: &[Overlay]) -> Result<Self, SettingsError> {
+    fn lay<'o>(
+        mut base: Self,
+        overlays: impl Iterator<Item = &'o Overlay>,
+    ) -> Result<Self, SettingsError> {
         for overlay in overlays {
             overlay.apply(&mut base)?;
         }
-        check::check(&base)?;
         Ok(base)
-    }
-}
-
-impl Overlay {
-    /// What a YAML file says: a regular file of at most 1 MiB, in UTF-8.
-    ///
-    /// # Errors
-    /// Whatever keeps it from being read, or the first thing that is wrong in it.
-    pub(crate) fn from_file(path: &Path) -> Result<Self, SettingsError> {
-        file::read(path)
     }
 }
 

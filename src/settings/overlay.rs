@@ -44,7 +44,7 @@ const RESERVED: [&str; 5] =
     ["OSTLER_CONFIG", "OSTLER_SLOT", "OSTLER_POOL", "OSTLER_GENERATION", "OSTLER_UPGRADE"];
 
 /// How the variables of this program begin.
-pub(crate) const PREFIX: &str = "OSTLER_";
+pub(super) const PREFIX: &str = "OSTLER_";
 
 /// The name and the key of an app, in every source.
 pub(super) const APP: &str = "app";

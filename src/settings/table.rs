@@ -30,10 +30,21 @@ pub(crate) struct Key {
     pub(crate) value_name: &'static str,
     /// How many texts it takes.
     pub(crate) kind: Kind,
+    /// Whether each pool has a value of its own.
+    pub(super) owner: Owner,
     /// The documentation as written below.
     doc: &'static str,
     set: fn(&mut Settings, &[String]) -> Result<(), Fault>,
     show: fn(&Settings) -> Vec<String>,
+}
+
+/// Whose an option is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// Each pool's.
+    Pool,
+    /// The master's, of which there is one.
+    Master,
 }
 
 impl Key {
@@ -72,14 +83,25 @@ macro_rules! optional {
     };
 }
 
+macro_rules! owner {
+    () => {
+        Owner::Pool
+    };
+    (master) => {
+        Owner::Master
+    };
+}
+
 /// A row reads: documentation; field, type and default; how texts become values; what stands for
-/// the value in the help; then, where they differ from the usual, the flags.
+/// the value in the help; then, where they differ from the usual, the flags; and whose it is, if it
+/// is not each pool's.
 macro_rules! settings {
     ($($group:literal {
         $(
             $(#[doc = $doc:literal])+
             $name:ident: $type:ty = $default:expr, $shape:expr, $value:literal
-            $(, short $short:literal)? $(, flag $flag:literal)? $(, alias $alias:literal)*;
+            $(, short $short:literal)? $(, flag $flag:literal)? $(, alias $alias:literal)*
+            $(, of $owner:ident)?;
         )+
     })+) => {
         /// What a person may ask for, in YAML, in the environment or as flags. Whoever loads them
@@ -128,6 +150,7 @@ macro_rules! settings {
                 aliases: &[$($alias),*],
                 value_name: $value,
                 kind: kind_of(&$shape),
+                owner: owner!($($owner)?),
                 doc: concat!($($doc, "\n"),+),
                 set: |settings, texts| {
                     settings.$name = $shape.read(texts)?;
@@ -319,18 +342,18 @@ settings! {
     "Process" {
         /// File for the master's process id. Its folder must exist.
         pidfile: Option<PathBuf> = None, Maybe(Path), "FILE",
-            short 'p', flag "pid", alias "pidfile";
+            short 'p', flag "pid", alias "pidfile", of master;
 
         /// Serve in the background, out of any terminal's reach. The command leaves once it is
         /// known whether that works.
-        daemon: bool = false, Switch, "BOOL", short 'D';
+        daemon: bool = false, Switch, "BOOL", short 'D', of master;
 
         /// Refuse to start if a master of this proc_name runs already.
-        single_instance: bool = false, Switch, "BOOL";
+        single_instance: bool = false, Switch, "BOOL", of master;
 
         /// Have systemd keep the listening sockets, so that a master that is killed outright comes
         /// back on the same ones. Needs FileDescriptorStoreMax in the unit.
-        fd_store: bool = false, Switch, "BOOL";
+        fd_store: bool = false, Switch, "BOOL", of master;
 
         /// User that workers run as, by name or number; the master keeps its own.
         user: Option<String> = None, Maybe(Name), "USER", short 'u';
@@ -377,7 +400,7 @@ settings! {
 
         /// Name shown in process titles.
         proc_name: String = "ostler".into(), One(Name), "NAME",
-            short 'n', flag "name", alias "proc-name";
+            short 'n', flag "name", alias "proc-name", of master;
 
         /// Folder for heartbeat files, best in memory. None means /dev/shm if usable, else the
         /// system's folder for temporary files.
@@ -386,16 +409,16 @@ settings! {
     "Logging" {
         /// File for log records; - means the standard error stream. A file is given to the user of
         /// the workers, who must be able to enter its folder to reopen it.
-        log_file: LogTarget = LogTarget::Stderr, One(Target), "FILE", alias "error-logfile";
+        log_file: LogTarget = LogTarget::Stderr, One(Target), "FILE", alias "error-logfile", of master;
 
         /// Least severe record to log: trace, debug, info, warning, error or critical.
-        log_level: LogLevel = LogLevel::Info, LEVELS, "LEVEL";
+        log_level: LogLevel = LogLevel::Info, LEVELS, "LEVEL", of master;
 
         /// Form of log records: full, compact or json.
-        log_format: LogFormat = LogFormat::Full, FORMATS, "FORMAT";
+        log_format: LogFormat = LogFormat::Full, FORMATS, "FORMAT", of master;
 
         /// File that keeps the last 4,096 records of the master, of INFO and above, and outlives it
         /// however it ends. 1 MiB at most; `sort` puts it in order.
-        events_file: Option<PathBuf> = None, Maybe(Path), "FILE";
+        events_file: Option<PathBuf> = None, Maybe(Path), "FILE", of master;
     }
 }

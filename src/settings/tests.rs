@@ -1,4 +1,7 @@
-//! The settings as a whole: every source, every key, every kind of mistake.
+//! The settings as a whole: every source, every key, every kind of mistake. `pools` has what a file
+//! says of several pools, and its variables.
+
+mod pools;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,6 +16,16 @@ use super::*;
 
 fn yaml(text: &str) -> Result<Settings, SettingsError> {
     Settings::from_yaml(text, Path::new("x.yaml"))
+}
+
+fn sheet(text: &str) -> Sheet {
+    Sheet::parse(text, Path::new("x.yaml"), &[]).expect(text)
+}
+
+/// The defaults with these overlays over them, the strongest last.
+fn resolve(overlays: &[Overlay]) -> Result<Settings, SettingsError> {
+    let all = Configuration::resolve(&Settings::default(), Sheet::default(), overlays, &[]);
+    all.map(|all| all.master)
 }
 
 fn variables(list: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
@@ -101,9 +114,9 @@ fn every_key_can_be_set_by_every_source() {
         let variable = key.variable();
         let (overlay, warnings) = Overlay::from_env(&variables(&[(&variable, text)])).expect(name);
         assert_eq!(warnings, Vec::<String>::new());
-        let from_env = Settings::resolve(Settings::default(), &[overlay]).expect(name);
+        let from_env = resolve(&[overlay]).expect(name);
         let overlay = flag(name, &[text]).expect(name);
-        let from_flag = Settings::resolve(Settings::default(), &[overlay]).expect(name);
+        let from_flag = resolve(&[overlay]).expect(name);
         for settings in [&from_file, &from_env, &from_flag] {
             assert_eq!(key.show(settings), [*shown], "{name}");
             assert_eq!(*settings, from_file);
@@ -132,11 +145,11 @@ fn names_and_flags_are_distinct_and_every_key_is_documented() {
 
 #[test]
 fn a_flag_wins_over_a_variable_and_that_over_the_file() {
-    let file = file::parse("workers: 2\nthreads: 2\nbacklog: 2\n", Path::new("x.yaml")).unwrap();
+    let file = sheet("workers: 2\nthreads: 2\nbacklog: 2\n").top;
     let list = variables(&[("OSTLER_WORKERS", "3"), ("OSTLER_THREADS", "3")]);
     let (env, _) = Overlay::from_env(&list).unwrap();
     let flags = flag("workers", &["4"]).unwrap();
-    let settings = Settings::resolve(Settings::default(), &[file, env, flags]).unwrap();
+    let settings = resolve(&[file, env, flags]).unwrap();
     assert_eq!(settings.workers, Workers::Fixed(4));
     assert_eq!((settings.threads, settings.backlog), (3, 2));
     let sources =
@@ -146,9 +159,9 @@ fn a_flag_wins_over_a_variable_and_that_over_the_file() {
 
 #[test]
 fn lists_are_replaced_not_joined() {
-    let file = file::parse("bind: [':1', ':2']\nenv: {A: 1}", Path::new("x.yaml")).unwrap();
+    let file = sheet("bind: [':1', ':2']\nenv: {A: 1}").top;
     let flags = flag("bind", &[":3"]).unwrap();
-    let settings = Settings::resolve(Settings::default(), &[file, flags]).unwrap();
+    let settings = resolve(&[file, flags]).unwrap();
     assert_eq!(settings.bind, [Address::Tcp { host: "0.0.0.0".into(), port: 3 }]);
     assert_eq!(settings.env, [("A".to_owned(), "1".to_owned())]);
 }
@@ -160,7 +173,7 @@ fn processors_are_given_as_a_list_a_word_or_not_at_all() {
         assert_eq!(yaml(&format!("cpu_affinity: {text}")).unwrap().cpu_affinity, list, "{text}");
     }
     let (env, _) = Overlay::from_env(&variables(&[("OSTLER_CPU_AFFINITY", "0,2,0")])).unwrap();
-    let settings = Settings::resolve(Settings::default(), &[env]).unwrap();
+    let settings = resolve(&[env]).unwrap();
     assert_eq!((settings.cpu_affinity.clone(), yaml(&settings.describe())), (list, Ok(settings)));
     for text in ["none", "[]", "''", "[none]"] {
         assert_eq!(yaml(&format!("cpu_affinity: {text}")).unwrap().cpu_affinity, None, "{text}");
@@ -182,9 +195,9 @@ fn an_app_and_its_options_come_from_one_source() {
     let options = [("n", "0x10"), ("on", "true"), ("version", "1.10")];
     let options = options.map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!((settings.app.as_str(), settings.app_options), ("demo", options.into()));
-    let file = file::parse("app: {name: demo, a: 1}", Path::new("x.yaml")).unwrap();
+    let file = sheet("app: {name: demo, a: 1}").top;
     let (env, _) = Overlay::from_env(&variables(&[("OSTLER_APP", "echo")])).unwrap();
-    let settings = Settings::resolve(Settings::default(), &[file, env]).unwrap();
+    let settings = resolve(&[file, env]).unwrap();
     assert_eq!((settings.app.as_str(), settings.app_options.len()), ("echo", 0));
     assert_eq!(settings.source("app").to_string(), "OSTLER_APP");
 }
@@ -278,14 +291,14 @@ fn a_file_that_explodes_is_refused_at_once() {
 fn only_a_small_regular_file_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.yaml");
-    let error = |path: &Path| Overlay::from_file(path).unwrap_err().to_string();
+    let error = |path: &Path| Sheet::read(path, &[]).unwrap_err().to_string();
     assert!(error(&path).contains("x.yaml: No such file"));
     assert!(error(folder.path()).contains("it is a directory"));
     assert!(error(Path::new("/dev/zero")).contains("it is not a regular file"));
     fs::write(&path, b"workers: 2\nuser: \xff\n").unwrap();
     assert!(error(&path).ends_with("x.yaml:2: is not UTF-8"));
     fs::write(&path, "#".repeat(1 << 20)).unwrap();
-    assert!(Overlay::from_file(&path).is_ok());
+    assert!(Sheet::read(&path, &[]).is_ok());
     fs::write(&path, "#".repeat((1 << 20) + 1)).unwrap();
     assert!(error(&path).contains("larger than 1 MiB"));
 }
@@ -308,7 +321,7 @@ fn variables_are_judged_and_unknown_ones_named() {
     let (overlay, warnings) = Overlay::from_env(&list).unwrap();
     let warning = "OSTLER_WOKERS is not a setting, so it is ignored (did you mean OSTLER_WORKERS?)";
     assert_eq!(warnings, [warning]);
-    assert_eq!(Settings::resolve(Settings::default(), &[overlay]).unwrap().bind.len(), 2);
+    assert_eq!(resolve(&[overlay]).unwrap().bind.len(), 2);
 }
 
 #[test]
@@ -341,9 +354,9 @@ fn impossible_mixes_are_refused() {
         "x.yaml:1: pidfile: \"/nowhere/a\" has no folder: \"/nowhere\" does not exist",
     );
     let mix = flag("max_requests_jitter", &["5"]).unwrap();
-    assert_eq!(Settings::resolve(Settings::default(), &[mix]).unwrap_err().exit_code(), 2);
+    assert_eq!(resolve(&[mix]).unwrap_err().exit_code(), 2);
     let folder = flag("chdir", &["/nowhere"]).unwrap();
-    assert_eq!(Settings::resolve(Settings::default(), &[folder]).unwrap_err().exit_code(), 1);
+    assert_eq!(resolve(&[folder]).unwrap_err().exit_code(), 1);
 }
 
 #[test]
@@ -378,7 +391,7 @@ fn the_annotated_file_says_every_default() {
 
 #[test]
 fn the_example_files_load() {
-    for name in ["minimal.yaml", "production.yaml"] {
+    for name in ["minimal.yaml", "production.yaml", "jobs.yaml"] {
         assert_ne!(yaml(&config(name)), Ok(Settings::default()), "{name}");
     }
 }

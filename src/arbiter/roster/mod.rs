@@ -13,7 +13,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 pub(crate) use words::{
-    Action, Busy, Ending, Farewell, Generation, Hang, Outcome, Policy, Reason, Stop, WorkerId,
+    Action, Busy, Ending, Farewell, Generation, Hang, Outcome, Policy, Progress, Reason, Stop,
+    WorkerId,
 };
 
 use super::chance::Chance;
@@ -45,8 +46,8 @@ pub(crate) struct Roster {
     phase: Phase,
     /// The generation that is wished for.
     generation: u32,
-    /// How many generations there have been.
-    generations: u32,
+    /// The youngest generation that there has been.
+    youngest: u32,
     rolling: Option<Rolling>,
     /// The workers are gone, or going, and nobody follows them for now.
     let_go: bool,
@@ -73,6 +74,8 @@ struct Rolling {
     /// Whether one worker of the new generation has been ready; only then do others follow.
     proven: bool,
     failed: bool,
+    /// How far all pools have come that reload together.
+    all: Progress,
     /// How many forks in a row have failed, and since when.
     unforked: Option<(u32, Stamp)>,
 }
@@ -81,16 +84,22 @@ struct Rolling {
 impl Roster {
     /// A roster that wishes for `target` workers, 1 to [`WORKERS_MAX`]. `seed` makes its jitter.
     pub(crate) fn new(policy: Policy, target: usize, seed: u64) -> Self {
-        let target = target.clamp(1, WORKERS_MAX);
+        let mut roster = Self::absent(policy, 1, seed);
+        roster.resize(target);
+        roster
+    }
+
+    /// A roster that wishes for nobody, until a reload from this generation to the next.
+    pub(crate) fn absent(policy: Policy, generation: u32, seed: u64) -> Self {
         Self {
             policy,
-            target,
-            slots: vec![Slot::default(); target],
+            target: 0,
+            slots: Vec::new(),
             homes: HashMap::new(),
             hired: 0,
             phase: Phase::Serving,
-            generation: 1,
-            generations: 1,
+            generation,
+            youngest: generation,
             rolling: None,
             let_go: false,
             ever_ready: false,
@@ -275,7 +284,7 @@ impl Roster {
         if self.slots.len() < self.target {
             self.slots.resize(self.target, Slot::default());
         }
-        if let Some(rolling) = &mut self.rolling {
+        if let Some(rolling) = self.rolling.as_mut().filter(|rolling| rolling.target > 0) {
             rolling.target = self.target; // a wish that outlives a reload that fails
         }
         self.give_up_if_hopeless();
@@ -283,27 +292,32 @@ impl Roster {
     }
 
     /// New rules are to hold: a new generation replaces the old one, worker by worker, once one of
-    /// it has been ready. Returns the generation's number.
+    /// it has been ready. No number may have been used before.
     ///
     /// # Panics
-    /// If another reload is under way.
-    pub(crate) fn reload(&mut self, policy: Policy, target: usize) -> u32 {
+    /// If another reload is under way, or the number is not new.
+    pub(crate) fn renew(&mut self, policy: Policy, target: usize, generation: u32) {
         assert!(self.rolling.is_none(), "one reload at a time");
+        assert!(self.youngest < generation, "a generation is numbered once");
         let rolling = Rolling {
             policy: self.policy,
             target: self.target,
             generation: self.generation,
             proven: false,
             failed: false,
+            all: Progress::TriedOut,
             unforked: None,
         };
-        self.generations += 1;
-        self.generation = self.generations;
+        (self.generation, self.youngest) = (generation, generation);
         self.policy = policy;
         self.slots.iter_mut().for_each(Slot::forgive);
         self.resize(target);
         self.rolling = Some(rolling);
-        self.generation
+    }
+
+    /// Nobody is wished for any more: all drain, and nobody follows them.
+    pub(crate) fn dissolve(&mut self) {
+        self.target = 0;
     }
 
     /// The workers are to leave, and nobody is to follow them until [`resume`](Self::resume).
@@ -353,6 +367,22 @@ impl Roster {
         self.workers().filter(|worker| worker.state == State::Ready).count()
     }
 
+    /// How far a reload has come at `now`, if one is under way.
+    pub(crate) fn progress(&self, now: Stamp) -> Option<Progress> {
+        let rolling = self.rolling?;
+        let unforked = self.fork_deadline().is_some_and(|at| at <= now);
+        let mut slots = self.slots.iter().take(self.target);
+        Some(if rolling.failed || unforked {
+            Progress::Failed
+        } else if slots.all(|slot| slot.is_served_by(self.generation)) {
+            Progress::Complete
+        } else if rolling.proven {
+            Progress::Proven
+        } else {
+            Progress::TriedOut
+        })
+    }
+
     /// Whether a reload is under way.
     pub(crate) fn is_reloading(&self) -> bool {
         self.rolling.is_some()
@@ -366,6 +396,11 @@ impl Roster {
         }
     }
 
+    /// Whether nothing was ever ready, and the retries are used up.
+    pub(crate) fn gives_up(&self) -> bool {
+        self.phase == Phase::GivingUp
+    }
+
     /// The end, once it has come.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         match self.phase {
@@ -375,7 +410,7 @@ impl Roster {
         }
     }
 
-    /// The workers whose signs of life must be looked at before [`due`](Self::due) may judge them.
+    /// The workers whose signs of life must be looked at before [`judge`](Self::judge) does.
     pub(crate) fn to_measure(&self, now: Stamp) -> Vec<WorkerId> {
         let suspects = self.workers().filter(|worker| match worker.state {
             State::Ready => worker.hang_deadline(self.amnesty).is_some_and(|at| at <= now),
@@ -388,7 +423,7 @@ impl Roster {
         suspects.map(|worker| worker.id).collect()
     }
 
-    /// The workers that [`due`](Self::due) will find overdue, now that they have been measured: they
+    /// The workers that [`judge`](Self::judge) will find overdue, now that they have been measured: they
     /// may be examined before.
     pub(crate) fn overdue(&self, now: Stamp) -> Vec<WorkerId> {
         let overdue = self.workers().filter(|worker| {
@@ -413,7 +448,7 @@ impl Roster {
     }
 
     /// The next moment at which there may be something to do, if no fact comes before. To be asked
-    /// after [`due`](Self::due), of the same moment.
+    /// after [`proceed`](Self::proceed), of the same moment.
     pub(crate) fn next_deadline(&self, now: Stamp) -> Option<Stamp> {
         let workers = self.workers().flat_map(|worker| match worker.state {
             State::Booting => [worker.boot_deadline(self.amnesty), None],

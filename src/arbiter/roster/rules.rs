@@ -1,20 +1,28 @@
 //! The rules: what is to be done, given the facts and the moment.
 
 use super::slot::{Slot, State, Worker};
-use super::words::{Action, Ending, Hang, Reason, Stop, WorkerId};
+use super::words::{Action, Ending, Hang, Progress, Reason, Stop, WorkerId};
 use super::{Phase, Roster};
 use crate::stamp::Stamp;
 
 impl Roster {
-    /// What is to be done at `now`.
-    pub(crate) fn due(&mut self, now: Stamp) -> Vec<Action> {
+    /// Who is to be ended at `now`, because the whole stops, because of what it does, or because it
+    /// has not obeyed. To be asked before [`proceed`](Self::proceed).
+    pub(crate) fn judge(&mut self, now: Stamp) -> Vec<Action> {
         let mut actions = Vec::new();
         self.stop_them(now, &mut actions);
-        self.judge(now, &mut actions);
+        self.end_the_overdue(now, &mut actions);
+        actions
+    }
+
+    /// Who is to come and go at `now`. `all` is how far all pools have come that reload together,
+    /// each asked at this moment for its own [`progress`](Self::progress).
+    pub(crate) fn proceed(&mut self, now: Stamp, all: Option<Progress>) -> Vec<Action> {
+        let mut actions = Vec::new();
         if self.phase != Phase::Serving {
             return actions;
         }
-        self.conclude_reload(now, &mut actions);
+        self.conclude_reload(all, &mut actions);
         if self.let_go {
             self.send_away(Reason::Asked, |_, _| true, now, &mut actions);
             return actions;
@@ -79,7 +87,7 @@ impl Roster {
     }
 
     /// Aborts what hangs, kills what has not obeyed.
-    fn judge(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+    fn end_the_overdue(&mut self, now: Stamp, actions: &mut Vec<Action>) {
         let (amnesty, generation) = (self.amnesty, self.generation);
         let mut late = false;
         for worker in self.slots.iter_mut().flat_map(|slot| &mut slot.workers) {
@@ -136,34 +144,37 @@ impl Roster {
         }
     }
 
-    /// Ends a reload whose new generation is complete, or has failed.
-    fn conclude_reload(&mut self, now: Stamp, actions: &mut Vec<Action>) {
-        let Some(rolling) = self.rolling else { return };
-        if rolling.failed || self.fork_deadline().is_some_and(|at| at <= now) {
-            self.rolling = None;
-            self.policy = rolling.policy;
-            self.target = rolling.target;
-            self.generation = rolling.generation;
-            self.slots.iter_mut().for_each(Slot::forgive);
-            actions.push(Action::RollBack);
-            return;
-        }
-        let generation = self.generation;
-        if self.slots.iter().take(self.target).all(|slot| slot.is_served_by(generation)) {
-            self.rolling = None;
-            actions.push(Action::Commit);
+    /// Ends a reload that is complete in all pools, or has failed in one.
+    fn conclude_reload(&mut self, all: Option<Progress>, actions: &mut Vec<Action>) {
+        let (Some(rolling), Some(all)) = (&mut self.rolling, all) else { return };
+        rolling.all = all;
+        match all {
+            Progress::Failed => {
+                self.policy = rolling.policy;
+                self.target = rolling.target;
+                self.generation = rolling.generation;
+                self.rolling = None;
+                self.slots.iter_mut().for_each(Slot::forgive);
+                actions.push(Action::RollBack);
+            }
+            Progress::TriedOut | Progress::Proven => (),
+            Progress::Complete => {
+                self.rolling = None;
+                actions.push(Action::Commit);
+            }
         }
     }
 
     /// Lets those go who sit in a slot that is not wished for, or who boot for a generation that
-    /// failed. While a reload is not proven, nobody of the old generation goes.
+    /// failed. While a reload is not proven everywhere, nobody of the old generation goes.
     fn let_surplus_go(&mut self, now: Stamp, actions: &mut Vec<Action>) {
         let (target, generation) = (self.target, self.generation);
-        let unproven = self.is_unproven();
+        let held = self.is_held();
         let boots_in_vain =
             |_, worker: &Worker| worker.generation > generation && worker.state == State::Booting;
         self.send_away(Reason::Reload, boots_in_vain, now, actions);
-        self.send_away(Reason::Scaled, |slot, _| slot >= target && !unproven, now, actions);
+        let reason = if target == 0 { Reason::Reload } else { Reason::Scaled };
+        self.send_away(reason, |slot, _| slot >= target && !held, now, actions);
     }
 
     /// Asks those to drain of whom, and of whose slot, `who` holds.
@@ -186,7 +197,10 @@ impl Roster {
     }
 
     fn fill_vacancies(&mut self, now: Stamp, actions: &mut Vec<Action>) {
-        for slot in 0..self.target {
+        // Others may have to wait for long, so whoever is missing is replaced; nobody is added.
+        let waits_for_others = self.is_held() && !self.is_unproven();
+        let before = self.rolling.filter(|_| waits_for_others).map(|rolling| rolling.target);
+        for slot in 0..before.map_or(self.target, |before| before.min(self.target)) {
             let due = self.slots[slot].not_before <= now && self.slots[slot].is_vacant();
             if due && self.wants_holder(slot) && self.may_hire() {
                 actions.push(self.hire(slot));
@@ -200,16 +214,18 @@ impl Roster {
     fn retire_the_replaced(&mut self, now: Stamp, actions: &mut Vec<Action>) {
         let generation = self.generation;
         let mut old = self.count_old();
-        let rolling = self.rolling.is_some();
+        let (rolling, held) = (self.rolling.is_some(), self.is_held());
         for slot in self.slots.iter_mut().filter(|slot| slot.workers.len() > 1) {
-            let Some(heir) = slot.heir(generation).or_else(|| slot.youngest()) else { continue };
+            let new = slot.heir(generation);
+            let Some(heir) = new.or_else(|| slot.youngest()) else { continue };
+            let held = held && new.is_some();
             for worker in &mut slot.workers {
                 let replaced = worker.id < heir || worker.generation != generation;
                 if worker.state != State::Ready || !replaced || worker.id == heir {
                     continue;
                 }
                 if rolling && worker.generation < generation {
-                    if old == 1 {
+                    if held || old == 1 {
                         continue;
                     }
                     old -= 1;
@@ -226,7 +242,7 @@ impl Roster {
     /// an old generation.
     fn retire_in_advance(&mut self, now: Stamp, actions: &mut Vec<Action>) {
         let most = self.policy.max_unavailable;
-        if most == 0 || self.is_unproven() {
+        if most == 0 || self.is_held() {
             return;
         }
         let missing = (0..self.target).filter(|slot| !self.slots[*slot].is_served()).count();
@@ -264,6 +280,11 @@ impl Roster {
         self.rolling.is_some_and(|rolling| !rolling.proven)
     }
 
+    /// Whether a reload is under way of whose generation nobody has been ready in some pool.
+    fn is_held(&self) -> bool {
+        self.rolling.is_some_and(|rolling| rolling.all < Progress::Proven)
+    }
+
     /// How many successors may be on the way. The first and the last of a reload always may: they
     /// are there before whom they replace, whatever may be missing.
     fn surge(&self) -> usize {
@@ -274,6 +295,9 @@ impl Roster {
 
     /// Hires a successor for whoever has served its time, a few at a time.
     fn hire_successors(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+        if self.is_held() && !self.is_unproven() {
+            return; // the canary is there, and that of another pool is not
+        }
         let retiring: Vec<usize> =
             (0..self.target).filter(|slot| self.retires(*slot, now)).collect();
         let is_busy = |slot: &usize| self.slots[*slot].is_being_filled();
@@ -322,7 +346,7 @@ impl Roster {
     }
 
     pub(super) fn give_up_if_hopeless(&mut self) {
-        let hopeless = (0..self.target).all(|slot| self.is_exhausted(slot));
+        let hopeless = self.target > 0 && (0..self.target).all(|slot| self.is_exhausted(slot));
         if self.phase == Phase::Serving && self.rolling.is_none() && hopeless {
             self.phase = Phase::GivingUp;
         }

@@ -34,6 +34,23 @@ const POLICY: Policy = Policy {
     boot_retries: 5,
 };
 
+/// A pool alone.
+impl Roster {
+    /// What is to be done at `now`.
+    fn due(&mut self, now: Stamp) -> Vec<Action> {
+        let mut actions = self.judge(now);
+        let all = self.progress(now);
+        actions.extend(self.proceed(now, all));
+        actions
+    }
+
+    /// A reload to the next generation, of which this is the number.
+    fn reload(&mut self, policy: Policy, target: usize) -> u32 {
+        self.renew(policy, target, self.youngest + 1);
+        self.generation
+    }
+}
+
 /// One unit of work, and no other thread at work.
 fn alone(since: Stamp) -> Busy {
     Busy { oldest: since, newest: since }

@@ -39,6 +39,20 @@ pub(crate) struct Generation {
     pub(crate) on_trial: bool,
 }
 
+/// How far a pool has come with a reload. Pools that reload together all do what the one may that
+/// has come least far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Progress {
+    /// The new generation cannot serve: back to the old.
+    Failed,
+    /// Nobody of the new generation has been ready: it has one worker, and nobody old goes.
+    TriedOut,
+    /// Somebody has: worker by worker, the new replace the old.
+    Proven,
+    /// All have their workers of the new generation: the old can go for good.
+    Complete,
+}
+
 /// How the whole is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stop {
@@ -92,10 +106,11 @@ impl Reason {
 pub(crate) enum Action {
     /// Fork a worker; then say `spawned` or `spawn_failed`.
     Spawn { id: WorkerId, slot: usize },
-    /// All workers of the new generation are ready: what only the old one needed can go, before
-    /// the last of the old one is asked to.
+    /// All workers of the new generation are ready, here and in all other pools: what only the old
+    /// one needed can go, before the last of the old one is asked to.
     Commit,
-    /// The new generation cannot serve: back to the old rules, before anything else is forked.
+    /// The new generation cannot serve, here or in another pool: back to the old rules, before
+    /// anything else is forked.
     RollBack,
     /// Ask a worker to drain and leave.
     Drain(WorkerId, Reason),

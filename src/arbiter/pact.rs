@@ -1,0 +1,58 @@
+//! What binds the pools of one master in a reload: nobody old goes anywhere before each pool has
+//! tried out its new generation, no pool lets go of the old before the new is complete in each, and
+//! if one fails, all go back, in the same turn. Pure.
+
+use super::roster::{Action, Progress, Roster};
+use crate::stamp::Stamp;
+
+/// A pool in what all do together.
+pub(super) struct Signatory<'r> {
+    pub(super) roster: &'r mut Roster,
+    /// It goes for good if the reload that is under way comes to a good end.
+    pub(super) goes: bool,
+}
+
+/// What is decided in one turn.
+#[derive(Debug)]
+pub(super) struct Turn {
+    /// How the reload that was under way has ended, if it has.
+    pub(super) end: Option<End>,
+    /// What is to be done in each pool after that.
+    pub(super) actions: Vec<Vec<Action>>,
+}
+
+/// How a reload ends, in all pools at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// All have their workers of the new generation.
+    Commit,
+    /// One has failed, of which this is the place.
+    RollBack { culprit: usize },
+}
+
+/// Decides who comes and who goes at `now`, in all pools. Who hangs, or fails, must have been judged
+/// before in each of them: a reload that one commits is committed by all.
+pub(super) fn proceed(pools: Vec<Signatory<'_>>, now: Stamp) -> Turn {
+    let progress: Vec<Option<Progress>> =
+        pools.iter().map(|pool| pool.roster.progress(now)).collect();
+    // All do what the one may that has come least far.
+    let all = progress.iter().flatten().min().copied();
+    let end = match all {
+        Some(Progress::Complete) => Some(End::Commit),
+        Some(Progress::Failed) => progress
+            .iter()
+            .position(|progress| *progress == Some(Progress::Failed))
+            .map(|culprit| End::RollBack { culprit }),
+        Some(Progress::TriedOut | Progress::Proven) | None => None,
+    };
+    let decide = |Signatory { roster, goes }: Signatory<'_>| {
+        if goes && end == Some(End::Commit) {
+            roster.dissolve();
+        }
+        roster.proceed(now, all)
+    };
+    Turn { end, actions: pools.into_iter().map(decide).collect() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,237 @@
+//! A pool as the master sees it: its roster decides, its crew does. Nothing here knows of another
+//! pool; what concerns several is the arbiter's affair.
+
+use std::os::fd::RawFd;
+
+use slog::{Logger, error, info, warn};
+
+use super::company::Company;
+use super::crew::{Crew, Departure, News};
+use super::examiner::Examiner;
+use super::pact::Signatory;
+use super::roster::{Action, Policy, Reason, Roster, WorkerId};
+use super::{BETWEEN_WEIGHINGS, millis};
+use crate::hooks::Hooks;
+use crate::log::Facts;
+use crate::os::clock;
+use crate::os::process::{Exit, Pid};
+use crate::settings::Settings;
+use crate::stamp::Stamp;
+
+/// One pool.
+pub(super) struct Pool<'a> {
+    pub(super) part: Part,
+    pub(super) roster: Roster,
+    pub(super) crew: Crew<'a>,
+    pub(super) examiner: Examiner,
+    pub(super) hooks: &'a dyn Hooks,
+    /// When workers are weighed next, if anybody's memory is bounded.
+    pub(super) weigh_at: Option<Stamp>,
+    /// Why the last worker that could not boot could not.
+    pub(super) last_words: String,
+}
+
+/// What becomes of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It is there, before a reload and after.
+    Stays,
+    /// The reload that is under way adds it.
+    Comes,
+    /// The reload that is under way takes it away, if it comes to a good end.
+    Goes,
+    /// Its workers leave, and then it is forgotten.
+    Gone,
+}
+
+impl<'a> Pool<'a> {
+    /// A pool that is there from the start.
+    pub(super) fn first(crew: Crew<'a>, hooks: &'a dyn Hooks) -> Self {
+        let settings = crew.settings();
+        let target = settings.workers.count();
+        let roster = Roster::new(Policy::from(settings), target, clock::now().as_nanos());
+        let mut pool = Self::new(Part::Stays, roster, crew, hooks);
+        pool.crew.share_out();
+        pool
+    }
+
+    /// A pool that a reload adds, whose workers would be of the generation after this.
+    pub(super) fn added(crew: Crew<'a>, hooks: &'a dyn Hooks, generation: u32) -> Self {
+        let policy = Policy::from(crew.settings());
+        let roster = Roster::absent(policy, generation, clock::now().as_nanos());
+        Self::new(Part::Comes, roster, crew, hooks)
+    }
+
+    fn new(part: Part, roster: Roster, crew: Crew<'a>, hooks: &'a dyn Hooks) -> Self {
+        let (examiner, last_words) = (Examiner::default(), String::new());
+        Self { part, roster, crew, examiner, hooks, weigh_at: None, last_words }
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.crew.company().plan.pool
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        self.crew.settings()
+    }
+
+    /// The log, in which each record names the pool where there are several.
+    pub(super) fn log(&self) -> &Logger {
+        self.crew.company().log.logger()
+    }
+
+    /// Its part in what all pools do together.
+    pub(super) fn signatory(&mut self) -> Signatory<'_> {
+        Signatory { goes: self.part == Part::Goes, roster: &mut self.roster }
+    }
+
+    /// Whether as many workers are ready as are wished for.
+    pub(super) fn is_ready(&self) -> bool {
+        self.roster.ready_count() >= self.roster.target()
+    }
+
+    /// Whether it has left for good.
+    pub(super) fn has_gone(&self) -> bool {
+        self.part == Part::Gone && self.crew.is_empty()
+    }
+
+    /// Begins to replace the workers by those of a new generation.
+    pub(super) fn renew(&mut self, target: usize, generation: u32) {
+        self.last_words.clear();
+        let policy = Policy::from(self.settings());
+        self.roster.renew(policy, target, generation);
+    }
+
+    /// Its workers are to leave, and its listeners close, but for those that are `kept`.
+    pub(super) fn dissolve(&mut self, alone: bool, kept: &[RawFd]) {
+        self.part = Part::Gone;
+        self.roster.dissolve();
+        self.crew.dissolve(alone, kept);
+    }
+
+    /// When there may be something to do, if nobody has news before.
+    pub(super) fn next_deadline(&self, decided: Stamp) -> Option<Stamp> {
+        [self.roster.next_deadline(decided), self.weigh_at].into_iter().flatten().min()
+    }
+
+    /// Learns from the scoreboard who has become ready, and who wants a successor.
+    pub(super) fn hear_the_workers(&mut self) {
+        let now = clock::now();
+        for (id, news) in self.crew.news() {
+            match news {
+                News::Ready => {
+                    if let Some(age) = self.roster.ready(id, now) {
+                        let (pid, slot) = self.crew.who(id);
+                        info!(self.log(), "worker ready"; "pid" => pid.as_raw(), "slot" => slot,
+                            "age_ms" => millis(age));
+                        let worker = self.facts_of(id);
+                        self.hook("worker_ready", |hooks| hooks.worker_ready(&worker));
+                    }
+                }
+                News::Spent => self.roster.spent(id),
+                News::Leaving => {
+                    if self.roster.leaves(id, now) {
+                        let (pid, slot) = self.crew.who(id);
+                        info!(self.log(), "worker leaves"; "pid" => pid.as_raw(), "slot" => slot,
+                            "reason" => Reason::Asked.word());
+                    }
+                }
+            }
+        }
+    }
+
+    /// One of its workers has ended, and been reaped.
+    pub(super) fn bury(&mut self, pid: Pid, exit: Exit) {
+        let Some(departure) = self.crew.bury(pid, exit) else { return };
+        let Departure { id, ending, .. } = departure;
+        self.examiner.forget(id);
+        if let Some(farewell) = self.roster.ended(id, ending, clock::now()) {
+            self.record(pid, exit, &farewell, departure);
+        }
+    }
+
+    /// Does what its roster has decided. `strangers` are the descriptors of the master, and of other
+    /// pools, that no worker may keep.
+    pub(super) fn act(&mut self, action: Action, strangers: impl FnOnce() -> Vec<RawFd>) {
+        match action {
+            Action::Spawn { id, slot } => self.spawn(id, slot, strangers()),
+            Action::Drain(id, reason) => {
+                let (pid, slot) = self.crew.who(id);
+                if reason != Reason::Asked {
+                    info!(self.log(), "worker is asked to leave"; "pid" => pid.as_raw(),
+                        "slot" => slot, "reason" => reason.word());
+                }
+                self.crew.drain(id);
+            }
+            Action::Quit(id) => self.crew.quit(id),
+            Action::Condemn(id, hang) => {
+                self.describe_hang(id, hang, "the other threads may finish");
+                self.crew.drain(id);
+            }
+            Action::Abort(id, hang) => {
+                self.describe_hang(id, hang, "aborted");
+                self.crew.abort(id);
+            }
+            Action::End(id, hang) => {
+                self.describe_hang(id, hang, "killed");
+                self.crew.kill(id);
+            }
+            Action::Kill(id, reason) => {
+                let (pid, slot) = self.crew.who(id);
+                warn!(self.log(), "worker is killed"; "pid" => pid.as_raw(), "slot" => slot,
+                    "reason" => reason.word());
+                self.crew.kill(id);
+            }
+            Action::Commit | Action::RollBack => (), // that is done for all pools at once
+        }
+    }
+
+    fn spawn(&mut self, id: WorkerId, slot: usize, strangers: Vec<RawFd>) {
+        let generation = self.roster.describe(self.roster.generation());
+        self.hook("pre_fork", |hooks| hooks.pre_fork(self.name(), slot, generation.number));
+        let now = clock::now();
+        match self.crew.spawn(id, slot, generation, strangers, self.hooks) {
+            Ok(pid) => {
+                self.roster.spawned(id, slot, now);
+                if self.settings().max_memory > 0 {
+                    self.weigh_at.get_or_insert(now.after(BETWEEN_WEIGHINGS));
+                }
+                info!(self.log(), "worker started"; "pid" => pid.as_raw(), "slot" => slot,
+                    "generation" => generation.number);
+            }
+            Err(reason) => {
+                let retry = self.roster.spawn_failed(slot, now);
+                let facts = Facts::new().number("slot", slot).text("error", reason.to_string());
+                let facts = facts.number("retry_ms", millis(retry));
+                if generation.on_trial {
+                    self.last_words = format!("a worker cannot be started: {reason}");
+                    warn!(self.log(), "worker cannot be started"; facts);
+                } else {
+                    error!(self.log(), "worker cannot be started"; facts);
+                }
+            }
+        }
+    }
+
+    /// What new workers are made from.
+    pub(super) fn company(&self) -> &Company<'a> {
+        self.crew.company()
+    }
+}
+
+impl From<&Settings> for Policy {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            timeout: settings.timeout,
+            boot_timeout: settings.boot_timeout,
+            graceful: settings.graceful_timeout,
+            abort_grace: settings.abort_grace,
+            max_lifetime: settings.max_lifetime,
+            max_lifetime_jitter: settings.max_lifetime_jitter,
+            max_surge: settings.max_surge,
+            max_unavailable: settings.max_unavailable,
+            boot_retries: settings.boot_retries,
+        }
+    }
+}

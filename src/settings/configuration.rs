@@ -1,0 +1,159 @@
+//! The settings of a whole program: the master's, and those of each pool.
+
+use std::path::Path;
+
+use super::error::{SettingsError, Source};
+use super::file::Sheet;
+use super::overlay::Overlay;
+use super::table::Settings;
+use super::{check, describe};
+
+/// The name of the only pool, where nobody speaks of pools.
+const ONLY_POOL: &str = "default";
+
+/// The settings of a whole program. Two are equal if their pools have equal names and settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Configuration {
+    /// What holds for the master, and for each pool that says nothing else.
+    pub master: Settings,
+    /// The pools, at least one, each with all its settings.
+    pub pools: Vec<Pool>,
+    /// Whether somebody speaks of pools. If not, there is one, and it is not named in the log.
+    pub is_divided: bool,
+}
+
+/// The settings of a pool. What belongs to the master is the same in all.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Its name: 1 to 32 of `a-z`, `0-9`, `_` and `-`.
+    pub name: String,
+    /// Where it was named.
+    pub place: Source,
+    /// Its settings.
+    pub settings: Settings,
+}
+
+impl PartialEq for Pool {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.settings == other.settings
+    }
+}
+
+impl From<Settings> for Configuration {
+    /// One pool.
+    fn from(settings: Settings) -> Self {
+        let pool =
+            Pool { name: ONLY_POOL.to_owned(), place: Source::Default, settings: settings.clone() };
+        Self { master: settings, pools: vec![pool], is_divided: false }
+    }
+}
+
+impl Configuration {
+    /// The defaults, with what a text of YAML says laid over them. `path` is the name that errors
+    /// and [`Settings::source`] give to the text. `${env:NAME}` reads this process's environment.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its line.
+    pub fn from_yaml(text: &str, path: &Path) -> Result<Self, SettingsError> {
+        let environment: Vec<_> = std::env::vars_os().collect();
+        let sheet = Sheet::parse(text, path, &environment)?;
+        Self::resolve(&Settings::default(), sheet, &[], &[])
+    }
+
+    /// The settings as YAML that loads back to an equal configuration: one line a value, with its
+    /// source as a comment.
+    pub fn describe(&self) -> String {
+        describe::describe_all(self)
+    }
+
+    /// Lays what a file says over a base, a pool's own keys over that, and the overlays over all,
+    /// the strongest last; and checks the whole. Of several pools only the chosen ones are kept, if
+    /// any are chosen.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub(crate) fn resolve(
+        base: &Settings,
+        sheet: Sheet,
+        overlays: &[Overlay],
+        chosen: &[String],
+    ) -> Result<Self, SettingsError> {
+        let Sheet { top, pools } = sheet;
+        let lay = |own: Option<&Overlay>| {
+            let all = [Some(&top), own].into_iter().flatten().chain(overlays);
+            Settings::lay(base.clone(), all)
+        };
+        let mut configuration = Self::from(lay(None)?);
+        if !pools.is_empty() {
+            configuration.is_divided = true;
+            configuration.pools.clear();
+            for own in pools {
+                let settings = lay(Some(&own.keys))?;
+                configuration.pools.push(Pool { name: own.pool, place: own.place, settings });
+            }
+        }
+        configuration.choose(chosen)?;
+        for pool in &configuration.pools {
+            check::check(&pool.settings).map_err(|error| configuration.told_of(pool, error))?;
+        }
+        Ok(configuration)
+    }
+
+    /// Keeps these pools alone.
+    fn choose(&mut self, chosen: &[String]) -> Result<(), SettingsError> {
+        if let Some(unknown) =
+            chosen.iter().find(|name| self.pools.iter().all(|p| p.name != **name))
+        {
+            let known: Vec<&str> = self.pools.iter().map(|pool| pool.name.as_str()).collect();
+            return Err(SettingsError::BadValue {
+                place: Source::Flag { flag: "--pool".into() },
+                key: "pool".into(),
+                value: Some(unknown.clone()),
+                why: format!("is not a pool; known are: {}", known.join(", ")),
+            });
+        }
+        self.pools.retain(|pool| chosen.is_empty() || chosen.contains(&pool.name));
+        Ok(())
+    }
+
+    /// An error with the pool in which it is one.
+    pub(crate) fn told_of(&self, pool: &Pool, error: SettingsError) -> SettingsError {
+        if !self.is_divided {
+            return error;
+        }
+        SettingsError::InPool { pool: pool.name.clone(), error: Box::new(error) }
+    }
+}
+
+/// Refuses that two pools listen on one address.
+///
+/// # Errors
+/// The first address that two want, and where each says so.
+pub(crate) fn check_addresses<'p>(
+    pools: impl Iterator<Item = &'p Pool>,
+) -> Result<(), SettingsError> {
+    let mut taken: Vec<(&Pool, &super::Address)> = Vec::new();
+    for pool in pools {
+        for address in &pool.settings.bind {
+            if let Some((other, _)) = taken.iter().find(|(_, known)| *known == address) {
+                let why = format!(
+                    "pool {:?} wants {address}, which pool {:?} has ({}): give each pool its own",
+                    pool.name,
+                    other.name,
+                    place_of_bind(other),
+                );
+                return Err(SettingsError::BadMix { place: place_of_bind(pool), key: "bind", why });
+            }
+        }
+        taken.extend(pool.settings.bind.iter().map(|address| (pool, address)));
+    }
+    Ok(())
+}
+
+/// Where a pool says, or fails to say, where it listens.
+fn place_of_bind(pool: &Pool) -> Source {
+    match pool.settings.source("bind") {
+        Source::Default => pool.place.clone(),
+        given @ (Source::File { .. } | Source::Env { .. } | Source::Flag { .. }) => given.clone(),
+    }
+}

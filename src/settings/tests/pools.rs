@@ -1,0 +1,300 @@
+//! Several pools in one file, what they share, and the variables of a file.
+
+use super::*;
+
+const TWO: &str = "\
+workers: 2
+timeout: 20
+pools:
+  web:
+    worker_class: mio
+    bind: ':1'
+  jobs:
+    app: {name: tick, every: 1s}
+    bind: ':2'
+    workers: 1
+";
+
+fn load(text: &str, flags: &[Overlay], chosen: &[&str]) -> Result<Configuration, SettingsError> {
+    let chosen: Vec<String> = chosen.iter().map(|name| (*name).to_owned()).collect();
+    Configuration::resolve(&Settings::default(), sheet(text), flags, &chosen)
+}
+
+fn all(text: &str) -> Result<Configuration, SettingsError> {
+    Configuration::from_yaml(text, Path::new("x.yaml"))
+}
+
+#[track_caller]
+fn bad_pools(text: &str, expected: &str) {
+    let error = all(text).expect_err(text);
+    assert_eq!((error.to_string().as_str(), error.exit_code()), (expected, 1), "{text}");
+}
+
+fn names(configuration: &Configuration) -> Vec<&str> {
+    configuration.pools.iter().map(|pool| pool.name.as_str()).collect()
+}
+
+#[test]
+fn without_pools_there_is_one() {
+    let only = all("workers: 3").unwrap();
+    assert_eq!((names(&only), only.is_divided), (vec!["default"], false));
+    assert_eq!(only.pools[0].settings, only.master);
+    assert_eq!(load("", &[], &["default"]).unwrap().pools.len(), 1);
+}
+
+#[test]
+fn a_pools_own_keys_lie_over_those_at_the_top() {
+    let two = all(TWO).unwrap();
+    assert_eq!((names(&two), two.is_divided), (vec!["web", "jobs"], true));
+    let [web, jobs] = &two.pools[..] else { panic!("{two:?}") };
+    assert_eq!((web.settings.worker_class.as_str(), web.settings.app.as_str()), ("mio", "demo"));
+    assert_eq!((jobs.settings.worker_class.as_str(), jobs.settings.app.as_str()), ("sync", "tick"));
+    assert_eq!(jobs.settings.app_options["every"], "1s");
+    assert_eq!([web, jobs].map(|pool| pool.settings.workers.count()), [2, 1]);
+    assert_eq!([web, jobs].map(|pool| pool.settings.timeout.as_secs()), [20, 20]);
+    let source = |pool: &Pool, key| pool.settings.source(key).to_string();
+    assert_eq!(
+        (web.place.to_string(), jobs.place.to_string()),
+        ("x.yaml:4".into(), "x.yaml:7".into())
+    );
+    assert_eq!(
+        (source(web, "workers"), source(jobs, "workers")),
+        ("x.yaml:1".into(), "x.yaml:10".into())
+    );
+    assert_eq!((source(web, "bind"), source(jobs, "bind")), ("x.yaml:6".into(), "x.yaml:9".into()));
+    assert_eq!((source(web, "app"), source(jobs, "app")), ("default".into(), "x.yaml:8".into()));
+}
+
+#[test]
+fn flags_win_over_what_a_pool_says_of_itself() {
+    let two = load(TWO, &[flag("workers", &["4"]).unwrap()], &[]).unwrap();
+    assert_eq!(two.pools.iter().map(|pool| pool.settings.workers.count()).sum::<usize>(), 8);
+    let one = load(TWO, &[flag("workers", &["4"]).unwrap()], &["jobs"]).unwrap();
+    assert_eq!((names(&one), one.is_divided), (vec!["jobs"], true));
+    assert_eq!(one.pools[0].settings.source("workers").to_string(), "--workers");
+}
+
+#[test]
+fn an_unknown_pool_is_told_the_known_ones() {
+    let error = load(TWO, &[], &["web", "wbe"]).unwrap_err();
+    assert_eq!(error.to_string(), "--pool: \"wbe\" is not a pool; known are: web, jobs");
+    assert_eq!(error.exit_code(), 2);
+    let error = load("", &[], &["web"]).unwrap_err();
+    assert_eq!(error.to_string(), "--pool: \"web\" is not a pool; known are: default");
+}
+
+#[test]
+fn several_pools_are_not_one() {
+    let error = yaml(TWO).unwrap_err().to_string();
+    assert_eq!(error, "x.yaml:4: there are several pools: load them as a Configuration");
+    assert_eq!(yaml("pools: {a: {workers: 3}}").unwrap().workers, Workers::Fixed(3));
+}
+
+#[test]
+fn what_belongs_to_the_master_is_no_pools() {
+    let of_master = [
+        "pidfile",
+        "daemon",
+        "single_instance",
+        "fd_store",
+        "proc_name",
+        "log_file",
+        "log_level",
+        "log_format",
+        "events_file",
+        "vars",
+        "pools",
+    ];
+    for key in of_master {
+        bad_pools(
+            &format!("pools:\n  web:\n    workers: 1\n    {key}: a\n"),
+            &format!(
+                "x.yaml:4: {key}: belongs to the master, of which there is one, and not to pool \
+                 \"web\": give it at the top of the file"
+            ),
+        );
+    }
+    for key in KEYS.iter().filter(|key| !of_master.contains(&key.name)) {
+        let (_, sample, _) = SAMPLES.iter().find(|(name, ..)| *name == key.name).unwrap();
+        let text = format!("pools: {{a: {{{}: '{sample}'}}}}", key.name);
+        assert_eq!(all(&text).err(), None, "{text}");
+    }
+}
+
+#[test]
+fn what_makes_no_pool_is_named_with_its_line() {
+    let empty = "is empty: give at least one pool, or leave out the key";
+    bad_pools("pools:\n", &format!("x.yaml:1: pools: {empty}"));
+    bad_pools("\npools: {}\n", &format!("x.yaml:2: pools: {empty}"));
+    bad_pools("pools: web", "x.yaml:1: pools: one value is given, not a map of pools");
+    bad_pools("pools: [web]", "x.yaml:1: pools: a list is given, not a map of pools");
+    bad_pools(
+        "pools:\n  a: 1",
+        "x.yaml:2: pools: \"a\" has one value: give it a map of its own keys",
+    );
+    bad_pools("pools:\n  [a]: {}", "x.yaml:2: a key must be a word");
+    bad_pools("pools:\n  a:\n  b:\n  a:\n", "x.yaml:4: key \"a\" is given twice");
+    bad_pools(
+        "pools:\n  a:\n    threads: 1\n    threads: 2\n",
+        "x.yaml:4: key \"threads\" is given twice",
+    );
+    let why = "is not the name of a pool: give at most 32 of a-z, 0-9, _ and -, and a letter or digit first";
+    for name in ["Web", "a/b", "_a", "a b", "ä", &"a".repeat(33)] {
+        bad_pools(
+            &format!("pools:\n  ok:\n  {name}:\n"),
+            &format!("x.yaml:3: pools: {name:?} {why}"),
+        );
+    }
+    bad_pools(
+        "pools:\n  a:\n    wokers: 1\n",
+        "x.yaml:3: unknown key \"wokers\" (did you mean \"workers\"?)",
+    );
+    bad_pools(
+        "pools:\n  a: {bind: ':1'}\n  b:\n    bind:\n      - ':2'\n      - nonsense\n",
+        "x.yaml:6: bind: \"nonsense\" lacks a port: give nonsense:PORT, such as nonsense:8000",
+    );
+    let many: String = (0..65).map(|n| format!("  p{n}:\n")).collect();
+    bad_pools(&format!("pools:\n{many}"), "x.yaml:2: pools: has more than 64 items");
+}
+
+#[test]
+fn a_mix_is_judged_in_each_pool() {
+    let top = "max_requests_jitter: 5\npools:\n";
+    assert_eq!(all(&format!("{top}  a: {{max_requests: 9}}\n")).err(), None);
+    bad_pools(
+        &format!("{top}  a: {{max_requests: 9}}\n  b:\n"),
+        "x.yaml:1: max_requests_jitter: a jitter needs max_requests, which is 0 (default): give \
+         both, or neither, in pool \"b\"",
+    );
+    bad_pools(
+        "pools:\n  a:\n    chdir: /nowhere\n",
+        "x.yaml:3: chdir: \"/nowhere\" does not exist, in pool \"a\"",
+    );
+}
+
+#[test]
+fn two_pools_want_two_addresses() {
+    let error = |text: &str| {
+        let configuration = all(text).unwrap();
+        check_addresses(configuration.pools.iter()).err().map(|error| error.to_string())
+    };
+    assert_eq!(error(TWO), None);
+    assert_eq!(error("pools: {a: {}}"), None);
+    let why = |address, place| {
+        format!(
+            "pool \"b\" wants {address}, which pool \"a\" has ({place}): give each pool its own"
+        )
+    };
+    assert_eq!(
+        error("pools:\n  a:\n    bind: [':1', ':2']\n  b:\n    bind: ':2'\n").unwrap(),
+        format!("x.yaml:5: bind: {}", why("0.0.0.0:2", "x.yaml:3"))
+    );
+    assert_eq!(
+        error("pools:\n  a:\n  b:\n").unwrap(),
+        format!("x.yaml:3: bind: {}", why("127.0.0.1:8000", "x.yaml:2"))
+    );
+    assert_eq!(
+        error("bind: 'unix:/a'\npools:\n  a:\n  b:\n").unwrap(),
+        format!("x.yaml:1: bind: {}", why("unix:/a", "x.yaml:1"))
+    );
+}
+
+#[test]
+fn variables_stand_for_values_everywhere() {
+    let text = "\
+vars: {n: 3, base: /srv, logs: '${base}/log', colour: blue}
+workers: ${n}
+log_file: ${logs}/a$${b}
+env: ['A=${colour}', 'B=x']
+app: {name: 'd${env:MO}', '${n}': '${base}/${colour}'}
+pools:
+  web:
+    bind: ['unix:${base}/a', ':80${n}']
+    env: {A: '${colour}'}
+";
+    let environment = variables(&[("MO", "emo")]);
+    let sheet = Sheet::parse(text, Path::new("x.yaml"), &environment).unwrap();
+    let all = Configuration::resolve(&Settings::default(), sheet, &[], &[]).unwrap();
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(all.master.workers, Workers::Fixed(3));
+    assert_eq!(all.master.log_file, LogTarget::File("/srv/log/a${b}".into()));
+    assert_eq!(all.master.env, [pair("A", "blue"), pair("B", "x")]);
+    assert_eq!(
+        (all.master.app.as_str(), &all.master.app_options),
+        ("demo", &[pair("${n}", "/srv/blue")].into())
+    );
+    let web = &all.pools[0].settings;
+    assert_eq!(
+        web.bind.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["unix:/srv/a", "0.0.0.0:803"]
+    );
+    assert_eq!(web.env, [pair("A", "blue")]);
+    // They may stand below what uses them, and the line is that of the use.
+    assert_eq!(
+        yaml("\nworkers: ${n}\nvars: {n: 2}").unwrap().source("workers").to_string(),
+        "x.yaml:2"
+    );
+}
+
+#[test]
+fn bad_variables_are_named_with_the_line_as_written() {
+    let circle = "a variable can only use those above it, so that none goes round in a circle";
+    bad(
+        "vars:\n  a: 1\n  b: ${b}",
+        &format!("x.yaml:3: b: \"${{b}}\" uses ${{b}}, which is this one itself: {circle}"),
+    );
+    bad(
+        "vars:\n  a: ${b}\n  b: ${a}",
+        &format!("x.yaml:2: a: \"${{b}}\" uses ${{b}}, which stands below it: {circle}"),
+    );
+    bad(
+        "vars: {base_path: /srv}\nbind:\n  - ':1'\n  - 'unix:${bse_path}/a'\n",
+        "x.yaml:4: bind: \"unix:${bse_path}/a\" uses ${bse_path}, which is not among the vars (did \
+         you mean ${base_path}?)",
+    );
+    bad(
+        "user: ${env:NO_SUCH_VARIABLE_HERE}",
+        "x.yaml:1: user: \"${env:NO_SUCH_VARIABLE_HERE}\" uses ${env:NO_SUCH_VARIABLE_HERE}, which \
+         the environment does not have",
+    );
+    bad(
+        "vars: {n: two}\nworkers: ${n}",
+        "x.yaml:2: workers: \"two\" is not a number of workers: give a number from 1 to 4096, or auto (written \"${n}\")",
+    );
+    bad(
+        "app:\n  name: a\n  b: ${c}\n",
+        "x.yaml:3: app: \"${c}\" uses ${c}, which is not among the vars",
+    );
+    bad("user: ${a", "x.yaml:1: user: \"${a\" has a ${ without its }: write $${ if none is meant");
+    bad("vars: [a]", "x.yaml:1: vars: a list is given, not a map of names and values");
+    bad("vars:\n  a: [b]", "x.yaml:2: vars: \"a\" has a list: give it one value");
+    bad("vars:\n  a:\n", "x.yaml:2: vars: \"a\" has nothing: give it one value");
+    bad("vars:\n  a: 1\n  a: 2\n", "x.yaml:3: vars: \"a\" is given twice");
+    bad(
+        "vars: {'1': a}",
+        "x.yaml:1: vars: \"1\" is not the name of a variable: give at most 64 letters, digits, _ and -, and a letter or _ first",
+    );
+    bad("vars: {a: b}\nvars: {c: d}", "x.yaml:2: key \"vars\" is given twice");
+}
+
+proptest! {
+    #[test]
+    fn pools_that_are_described_load_back(
+        top in settings(),
+        own in btree_map("[a-z0-9][a-z0-9_-]{0,5}", settings(), 1..4),
+    ) {
+        let pools = own.into_iter().map(|(name, settings)| {
+            // What belongs to the master is the same in all.
+            let settings = Settings {
+                daemon: top.daemon,
+                proc_name: top.proc_name.clone(),
+                log_file: top.log_file.clone(),
+                ..settings
+            };
+            Pool { name, place: Source::Default, settings }
+        });
+        let configuration = Configuration { master: top.clone(), pools: pools.collect(), is_divided: true };
+        let described = configuration.describe();
+        assert_eq!(all(&described).as_ref(), Ok(&configuration), "{described}");
+    }
+}
