@@ -89,7 +89,7 @@ impl Runtime {
             Action::CheckConfig => self.check(&settings).map(|()| {
                 say(Stream::Stdout, "the configuration is good\n");
             }),
-            Action::PrintConfig => self.check(&settings).map(|()| {
+            Action::PrintConfig => self.settled(settings).map(|settings| {
                 say(Stream::Stdout, &settings.describe());
             }),
             Action::ListClasses => Ok(()),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use slog::{Level, crit, info, warn};
 
-use crate::app::App;
+use crate::app::{App, Refusal};
 use crate::arbiter::{
     Arbiter, Company, CompanyError, Crew, Kin, Launch, Means, Outcome, Plan, Planner,
 };
@@ -99,6 +99,12 @@ impl Runtime {
         self.choose(settings).map(|_| ())
     }
 
+    /// The same settings as they will hold, once they have been checked.
+    pub(crate) fn settled(&self, settings: Settings) -> Result<Settings, RuntimeError> {
+        let app = self.choose(&settings)?.app;
+        Ok(settle(app, settings))
+    }
+
     /// Serves until a signal ends it. A reload finds the same settings again.
     ///
     /// # Errors
@@ -164,6 +170,7 @@ impl Runtime {
     /// Finds everything that the settings name.
     fn plan(&self, settings: Settings) -> Result<Plan<'_>, RuntimeError> {
         let Choice { app, class, identity, socket_access } = self.choose(&settings)?;
+        let settings = settle(app, settings);
         let folder = settings.worker_tmp_dir.clone();
         let heartbeat_folder = folder.unwrap_or_else(heartbeat::default_folder);
         let log = log_wish(&settings);
@@ -181,8 +188,8 @@ impl Runtime {
         let class = self.registry.get(&settings.worker_class);
         let class = class.map_err(|error| wrong("worker_class")(error.to_string()))?;
         let app = self.find_app(&settings.app).map_err(wrong("app"))?;
-        let options = app.check(&settings.app_options);
-        options.map_err(|refusal| wrong("app")(refusal.to_string()))?;
+        app.check(&settings.app_options).map_err(|refusal| of_app(settings, &refusal))?;
+        self.check_kind(app, class, settings).map_err(|(key, reason)| wrong(key)(reason))?;
         class.check(settings).map_err(|refusal| wrong("worker_class")(refusal.to_string()))?;
         let (user, group) = (settings.user.as_deref(), settings.group.as_deref());
         let key = if user.is_some() { "user" } else { "group" };
@@ -202,6 +209,34 @@ impl Runtime {
         Ok(Choice { app, class, identity, socket_access })
     }
 
+    /// Whether the class can do what the app is there for, and whether the addresses suit it. Else
+    /// which key is wrong, and why.
+    fn check_kind(
+        &self,
+        app: &dyn App,
+        class: &dyn WorkerClass,
+        settings: &Settings,
+    ) -> Result<(), (&'static str, String)> {
+        if !app.is_job() {
+            let serves_nobody = settings.bind.is_empty();
+            let why = "is empty: give at least 1, since only a job listens nowhere";
+            return if serves_nobody { Err(("bind", why.to_owned())) } else { Ok(()) };
+        }
+        if !class.runs_jobs() {
+            let able: Vec<_> = self.registry.names_of(|class| class.runs_jobs()).collect();
+            let (class, app, able) = (class.name(), app.name(), able.join(", "));
+            let why =
+                format!("{class:?} runs no jobs, and app {app:?} is one; those that do are: ");
+            return Err(("worker_class", why + &able));
+        }
+        if !settings.bind.is_empty() && *settings.source("bind") != Source::Default {
+            let app = app.name();
+            let why = format!("app {app:?} is a job, which listens nowhere: leave bind out");
+            return Err(("bind", why));
+        }
+        Ok(())
+    }
+
     fn find_app(&self, name: &str) -> Result<&dyn App, String> {
         let found = self.apps.iter().find(|app| app.name() == name);
         found.map(AsRef::as_ref).ok_or_else(|| {
@@ -209,6 +244,27 @@ impl Runtime {
             format!("there is no app {name:?}; known are: {}", known.join(", "))
         })
     }
+}
+
+/// The settings as they hold for an app: a job listens nowhere, unless somebody says otherwise,
+/// who is refused.
+fn settle(app: &dyn App, mut settings: Settings) -> Settings {
+    if app.is_job() {
+        settings.bind.clear();
+    }
+    settings
+}
+
+/// What an app refuses, with the place of the option that is to blame.
+fn of_app(settings: &Settings, refusal: &Refusal) -> RuntimeError {
+    let place = match refusal.option() {
+        None => place(settings, "app"),
+        Some(option) => match settings.option_source(option) {
+            source @ Source::File { .. } => format!("{source}: app.{option}"),
+            source => format!("{source}: {option}"),
+        },
+    };
+    RuntimeError::Setting { place, reason: refusal.to_string() }
 }
 
 /// Where a person set this key, in words that a message can begin with.

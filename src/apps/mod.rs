@@ -3,7 +3,9 @@
 mod demo;
 mod echo;
 mod rpc;
+mod tick;
 
 pub use demo::Demo;
 pub use echo::Echo;
 pub use rpc::Rpc;
+pub use tick::Tick;

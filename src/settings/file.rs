@@ -1,6 +1,7 @@
 //! From a YAML file to an [`Overlay`] whose errors name their lines. This file must never know what
 //! an option means, nor how YAML is parsed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
@@ -167,7 +168,7 @@ impl Document<'_> {
             value: None,
             why,
         };
-        let (mut app, mut options) = (None, Options::new());
+        let (mut app, mut options, mut places) = (None, Options::new(), BTreeMap::new());
         match node {
             Node::Scalar(text) => app = Some(text.clone()),
             Node::Map(entries) => {
@@ -177,6 +178,7 @@ impl Document<'_> {
                     let before = if name == "name" {
                         app.replace(value.to_owned())
                     } else {
+                        places.insert(name.to_owned(), self.place(&here));
                         options.insert(name.to_owned(), value.to_owned())
                     };
                     if before.is_some() {
@@ -193,7 +195,9 @@ impl Document<'_> {
             let why = "the map needs a name: give name: APP in it";
             return Err(shape(&[Step::Key(at)], why.into()));
         };
-        overlay.give_app(name, options, self.place(&[Step::Key(at)]))
+        overlay.give_app(name, options, self.place(&[Step::Key(at)]))?;
+        overlay.place_options(places);
+        Ok(())
     }
 
     fn place(&self, path: &[Step]) -> Source {

@@ -49,11 +49,8 @@ pub(super) struct One<F>(pub(super) F);
 /// A value or none. The empty text also means none, so that a flag can undo what a file says.
 pub(super) struct Maybe<F>(pub(super) F);
 
-/// Any number of values, at least `least`; no two may clash.
-pub(super) struct Many<F> {
-    pub(super) form: F,
-    pub(super) least: usize,
-}
+/// Any number of values; no two may clash.
+pub(super) struct Many<F>(pub(super) F);
 
 /// Any number of `NAME=VALUE`.
 pub(super) struct Pairs;
@@ -109,14 +106,11 @@ impl<F: Form> Shape for Many<F> {
     const KIND: Kind = Kind::Many;
 
     fn read(&self, texts: &[String]) -> Result<Self::Out, Fault> {
-        if texts.len() < self.least {
-            return Err(Fault { at: None, why: format!("is empty: give at least {}", self.least) });
-        }
-        read_list(&self.form, texts)
+        read_list(&self.0, texts)
     }
 
     fn show(&self, value: &Self::Out) -> Vec<String> {
-        value.iter().map(|value| self.form.show(value)).collect()
+        value.iter().map(|value| self.0.show(value)).collect()
     }
 }
 

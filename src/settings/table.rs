@@ -227,9 +227,9 @@ settings! {
     }
     "Sockets" {
         /// Where to listen: HOST:PORT, :PORT, `[V6]:PORT`, unix:PATH, unix:@NAME or fd://N. May be
-        /// given several times.
+        /// given several times; an app that is a job listens nowhere.
         bind: Vec<Address> = vec![Address::Tcp { host: "127.0.0.1".into(), port: 8000 }],
-            Many { form: Listen, least: 1 }, "ADDR", short 'b';
+            Many(Listen), "ADDR", short 'b';
 
         /// Connections that the kernel keeps waiting for each address.
         backlog: u32 = 2048,

@@ -4,6 +4,7 @@ mod client;
 mod context;
 mod deadlines;
 mod gate;
+mod jobs;
 mod lifecycle;
 mod registry;
 mod seat;
@@ -12,6 +13,8 @@ pub use client::{Buffers, Client, Look, Turn};
 pub use context::{Acceptor, WorkerContext};
 pub use deadlines::Deadlines;
 pub use gate::Gate;
+pub(crate) use jobs::Program;
+pub use jobs::SeatedJob;
 pub(crate) use lifecycle::Terms;
 pub use lifecycle::{Lifecycle, Stop};
 pub use registry::{DuplicateClass, Registry, UnknownClass};
@@ -70,10 +73,16 @@ pub trait WorkerClass {
         Ok(())
     }
 
-    /// How many threads of one worker serve clients: each has a seat on the scoreboard.
+    /// How many threads of one worker serve clients, or run jobs: each has a seat on the scoreboard.
     fn seats(&self, settings: &Settings) -> usize {
         let _ = settings;
         1
+    }
+
+    /// Whether this class runs jobs besides serving clients: it asks for them by
+    /// [`WorkerContext::take_jobs`]. An app that is a job is refused under a class that does not.
+    fn runs_jobs(&self) -> bool {
+        false
     }
 
     /// Serves until [`Lifecycle::stop`] says otherwise. Runs in the worker, after the fork, the
