@@ -6,5 +6,5 @@ use ostler::Runtime;
 use ostler::apps::{Demo, Echo, Rpc, Tick};
 
 fn main() -> ExitCode {
-    Runtime::new().app(Demo).app(Echo).app(Rpc).app(Tick).main()
+    Runtime::new().app(Demo).app(Echo).app(Rpc).app(Tick::default()).main()
 }

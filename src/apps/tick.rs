@@ -1,6 +1,8 @@
 //! `tick`: a job that says that it lives, to try jobs and workers with.
 
 use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -9,16 +11,21 @@ use slog::info;
 use crate::app::{App, BootError, Job, JobContext, Options, Place, Refusal};
 use crate::job::{self, Schedule};
 
-/// The app `tick`: each job writes a line to the log, again and again. One run is one unit of work.
+/// The app `tick`: each job writes a line to the log, again and again. One run is one unit of work;
+/// runs are numbered from 1 in each worker, whichever of its threads does them.
 ///
 /// | option | meaning |
 /// |---|---|
-/// | `every=DUR` | so much from run to run; the default is `1s` |
-/// | `cron=EXPR` | runs at these dates instead, such as `*/5 * * * * *` |
+/// | `every=DUR` | so much from run to run of a thread; the default is `1s` |
+/// | `cron=EXPR` | each thread runs at these dates instead, such as `*/5 * * * * *` |
 /// | `work_ms=N` | each run takes so long, and then writes a second line |
+/// | `hang_on=N` | the run of this number sleeps for good |
 /// | `panic_on=N` | the run of this number panics |
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tick;
+#[derive(Clone, Debug, Default)]
+pub struct Tick {
+    /// How many runs this worker has begun.
+    runs: Arc<AtomicU64>,
+}
 
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -26,12 +33,13 @@ const PERIOD: Duration = Duration::from_secs(1);
 struct Wish {
     schedule: Schedule,
     work: Duration,
+    hang_on: Option<u64>,
     panic_on: Option<u64>,
 }
 
 impl Wish {
     fn read(options: &Options) -> Result<Self, Refusal> {
-        let known = ["every", "cron", "work_ms", "panic_on"];
+        let known = ["every", "cron", "work_ms", "hang_on", "panic_on"];
         if let Some(odd) = options.keys().find(|key| !known.contains(&key.as_str())) {
             let why = format!("app \"tick\" has no such option; it has {}", known.join(", "));
             return Err(Refusal::of_option(odd, why));
@@ -40,6 +48,7 @@ impl Wish {
         Ok(Self {
             schedule: schedule.unwrap_or_else(|| Schedule::every(PERIOD)),
             work: Duration::from_millis(number(options, "work_ms")?.unwrap_or(0)),
+            hang_on: number(options, "hang_on")?,
             panic_on: number(options, "panic_on")?,
         })
     }
@@ -65,13 +74,16 @@ impl App for Tick {
     }
 
     fn job(&self, place: &Place, thread: usize) -> Result<Box<dyn Job>, BootError> {
-        let Wish { schedule, work, panic_on } = Wish::read(&place.options)?;
-        let (pid, slot, mut run) = (process::id(), place.slot, 0);
+        let Wish { schedule, work, hang_on, panic_on } = Wish::read(&place.options)?;
+        let (pid, slot, runs) = (process::id(), place.slot, Arc::clone(&self.runs));
         Ok(Box::new(job::scheduled(schedule, move |ctx: &mut dyn JobContext| {
-            run += 1;
+            let run = runs.fetch_add(1, Ordering::Relaxed) + 1;
             ctx.label(&format!("tick {run}"));
             info!(ctx.log(), "tick"; "pid" => pid, "slot" => slot, "thread" => thread, "run" => run);
             assert!(panic_on != Some(run), "panic_on={run} was asked for");
+            while hang_on == Some(run) {
+                thread::sleep(Duration::from_secs(3600));
+            }
             if !work.is_zero() {
                 thread::sleep(work);
                 info!(ctx.log(), "tick worked"; "pid" => pid, "slot" => slot, "thread" => thread,

@@ -26,7 +26,7 @@ enum Kind {
         first: Option<Stamp>,
     },
     Cron {
-        cron: Cron,
+        cron: Box<Cron>,
         /// The date for which it waits.
         next: Option<WallTime>,
         /// The latest date for which a run has begun.
@@ -63,7 +63,7 @@ impl Schedule {
     /// # Errors
     /// It is not a cron expression, or no date ever fits it.
     pub fn cron(expression: &str) -> Result<Self, Refusal> {
-        let cron = Cron::parse(expression).map_err(Refusal::new)?;
+        let cron = Box::new(Cron::parse(expression).map_err(Refusal::new)?);
         Ok(Self(Kind::Cron { cron, next: None, begun: None }))
     }
 

@@ -64,3 +64,32 @@ impl AsFd for Alarm {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::os::{clock, poll};
+    use crate::stamp::Stamp;
+
+    fn is_heard(alarm: &Alarm, by: Option<Stamp>) -> bool {
+        poll::wait_readable(&[alarm.as_fd()], by).unwrap() == [true]
+    }
+
+    #[test]
+    fn an_alarm_rings_on_its_date_and_not_before() {
+        let alarm = Alarm::new().unwrap();
+        let soon = clock::moment().wall.as_nanos() + 50_000_000;
+        for date in [0, 1, soon] {
+            alarm.set(WallTime::from_nanos(date)).unwrap();
+            assert!(is_heard(&alarm, None));
+            assert_eq!(alarm.ring().unwrap(), Ring::OnDate);
+            assert_eq!(alarm.ring().unwrap(), Ring::Silent, "it has rung");
+        }
+        assert!(clock::moment().wall.as_nanos() >= soon);
+        alarm.set(WallTime::from_nanos(soon + 3_600_000_000_000)).unwrap();
+        assert!(!is_heard(&alarm, Some(clock::now().after(Duration::from_millis(20)))));
+        assert_eq!(alarm.ring().unwrap(), Ring::Silent);
+    }
+}

@@ -114,6 +114,8 @@ struct Runner<'a> {
     desk: Desk<'a>,
     alone: bool,
     alarm: Option<Alarm>,
+    /// Whether it has been said that there is no alarm to be had.
+    lack_is_told: bool,
     /// How many runs in a row have panicked.
     panics: u32,
 }
@@ -122,7 +124,7 @@ impl<'a> Runner<'a> {
     fn new(SeatedJob { ctx, job, seat }: SeatedJob<'a>, alone: bool) -> Self {
         let desk = ctx.life.desk(seat);
         let desk = if alone { desk.beating() } else { desk };
-        Self { ctx, job, seat, desk, alone, alarm: None, panics: 0 }
+        Self { ctx, job, seat, desk, alone, alarm: None, lack_is_told: false, panics: 0 }
     }
 
     fn run(mut self) -> Result<(), WorkerError> {
@@ -186,12 +188,12 @@ impl<'a> Runner<'a> {
     /// Sleeps until what is waited for has come, or the worker is to stop.
     fn sleep(&mut self, wait: Wait) -> io::Result<Woken> {
         let life = self.ctx.life;
-        let due = match wait {
-            Wait::ToBeAsked(due) | Wait::Moment(due) => Some(due),
-            Wait::End => None,
-            Wait::Date(date) => self.set_alarm(date),
+        let (due, date) = match wait {
+            Wait::ToBeAsked(due) | Wait::Moment(due) => (Some(due), None),
+            Wait::End => (None, None),
+            Wait::Date(date) => (self.set_alarm(date), Some(date)),
         };
-        let alarm = self.alarm.as_ref().filter(|_| matches!(wait, Wait::Date(_)));
+        let alarm = self.alarm.as_ref().filter(|_| date.is_some());
         loop {
             if self.alone {
                 life.notify();
@@ -199,21 +201,17 @@ impl<'a> Runner<'a> {
             if is_stopping(life, self.alone) {
                 return Ok(Woken::ToLeave);
             }
-            let now = clock::moment();
-            let in_time = match wait {
-                Wait::Date(date) => date <= now.wall,
-                Wait::ToBeAsked(_) | Wait::Moment(_) | Wait::End => false,
-            };
-            if in_time || due.is_some_and(|due| due <= now.stamp) {
+            if due.is_some_and(|due| due <= clock::now()) || date.is_some_and(is_past) {
                 return Ok(Woken::InTime);
             }
             let beat = life.next_beat().filter(|_| self.alone);
             let mut fds = vec![if self.alone { life.wake_fd() } else { life.stop_fd() }];
             fds.extend(alarm.map(|alarm| alarm.as_fd()));
             poll::wait_readable(&fds, [due, beat].into_iter().flatten().min())?;
-            let ring = alarm.map_or(Ok(Ring::Silent), Alarm::ring)?;
-            if ring == Ring::ClockSet && !matches!(wait, Wait::Date(date) if is_past(date)) {
-                return Ok(Woken::ClockSet);
+            match alarm.map_or(Ok(Ring::Silent), Alarm::ring)? {
+                Ring::OnDate => return Ok(Woken::InTime),
+                Ring::ClockSet if !date.is_some_and(is_past) => return Ok(Woken::ClockSet),
+                Ring::ClockSet | Ring::Silent => (),
             }
         }
     }
@@ -233,8 +231,10 @@ impl<'a> Runner<'a> {
 
     fn do_without_alarm(&mut self, date: WallTime, error: &io::Error) -> Stamp {
         self.alarm = None;
-        warn!(self.ctx.log, "job would not notice if the clock were set";
-            "slot" => self.ctx.place.slot, "seat" => self.seat, "error" => %error);
+        if !std::mem::replace(&mut self.lack_is_told, true) {
+            warn!(self.ctx.log, "job would not notice if the clock were set";
+                "slot" => self.ctx.place.slot, "seat" => self.seat, "error" => %error);
+        }
         let now = clock::moment();
         now.stamp.after(date.since(now.wall))
     }

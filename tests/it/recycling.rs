@@ -70,7 +70,7 @@ fn a_worker_recycled_by_memory_loses_none(class: &str) {
 
 /// Since all were ready, so many have been ready at any time who had not been asked to leave.
 #[track_caller]
-fn expect_never_fewer_than(server: &Server, count: usize) {
+pub fn expect_never_fewer_than(server: &Server, count: usize) {
     let mut serving = Vec::new();
     let mut complete = false;
     for record in server.records() {

@@ -44,9 +44,9 @@ pub(super) fn run(ctx: &WorkerContext<'_>, jobs: Vec<SeatedJob<'_>>) -> Result<(
             error!(ctx.log(), "jobs cannot be watched"; "error" => %error);
             ctx.life().leave(); // nobody would beat for them
         }
-        let ends = threads.into_iter().map(|thread| thread.join());
-        ends.map(|end| end.unwrap_or_else(|_| Err("a thread panicked between two runs".into())))
-            .collect()
+        threads.into_iter().try_for_each(|thread| {
+            thread.join().unwrap_or_else(|_| Err("a thread panicked between two runs".into()))
+        })
     })
 }
 
