@@ -2,13 +2,18 @@
 //!
 //! Pure: nothing here owns a descriptor, reads a clock or calls the kernel. Three nouns for three
 //! lifetimes: an [`App`] is made in the master and stays inert, a [`Service`] lives in one worker
-//! and is shared by its threads, a [`Connection`] serves one client.
+//! and is shared by its threads, a [`Connection`] serves one client. Where there are no clients, a
+//! [`Job`] stands in for a service.
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+mod job;
+
+pub use job::{Job, JobContext, Then};
 
 /// Options of an app, as given by `KEY=VALUE` words or by the `app` map of a YAML file.
 pub type Options = BTreeMap<String, String>;
@@ -18,18 +23,32 @@ pub type BootError = Box<dyn Error + Send + Sync>;
 
 /// Why the options of an app, or the settings of a worker class, make no sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal(String);
+pub struct Refusal {
+    reason: String,
+    option: Option<String>,
+}
 
 impl Refusal {
     /// A refusal with its reason: what was found, why it cannot work, what to do instead.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self(reason.into())
+        Self { reason: reason.into(), option: None }
+    }
+
+    /// A refusal of one of the app's options: the message begins with the place where it was set,
+    /// and with its name.
+    pub fn of_option(option: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), option: Some(option.into()) }
+    }
+
+    /// The option of the app that is to blame, if it is one alone.
+    pub fn option(&self) -> Option<&str> {
+        self.option.as_deref()
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.reason)
     }
 }
 
@@ -48,15 +67,39 @@ pub trait App {
     fn check(&self, options: &Options) -> Result<(), Refusal> {
         match options.keys().next() {
             None => Ok(()),
-            Some(key) => Err(Refusal::new(format!("app {:?} has no option {key:?}", self.name()))),
+            Some(key) => {
+                let why = format!("app {:?} has no such option", self.name());
+                Err(Refusal::of_option(key, why))
+            }
         }
     }
 
-    /// Makes the service. Runs once in each worker, after the fork and the privilege drop.
+    /// Makes the service. Runs once in each worker, after the fork and the privilege drop. To be
+    /// implemented unless the app [is a job](Self::is_job).
     ///
     /// # Errors
     /// Whatever keeps the app from serving; the worker then ends with exit code 3.
-    fn boot(&self, place: &Place) -> Result<Box<dyn Service>, BootError>;
+    fn boot(&self, place: &Place) -> Result<Box<dyn Service>, BootError> {
+        let _ = place;
+        Err(format!("app {:?} makes no service: it must implement App::boot", self.name()).into())
+    }
+
+    /// Whether the app is a job, which has no clients and listens nowhere, rather than a service.
+    /// Asked in the master, before any fork: a worker class that runs no jobs is refused then, and
+    /// so is an address.
+    fn is_job(&self) -> bool {
+        false
+    }
+
+    /// Makes the job of one thread. Runs in each worker as [`boot`](Self::boot) would, once for
+    /// each thread that runs jobs; these are numbered from 0.
+    ///
+    /// # Errors
+    /// Whatever keeps the job from running; the worker then ends with exit code 3.
+    fn job(&self, place: &Place, thread: usize) -> Result<Box<dyn Job>, BootError> {
+        let _ = (place, thread);
+        Err(format!("app {:?} makes no job: it must implement App::job", self.name()).into())
+    }
 }
 
 /// Where a worker sits, and the limits that hold there.
@@ -224,6 +267,8 @@ pub trait Desk {
     fn date(&mut self) -> [u8; 29];
     /// The unit of work needs until so long from now.
     fn extend(&mut self, _time: Duration) {}
+    /// The unit of work goes on under another name.
+    fn rename(&mut self, _label: &[u8]) {}
     /// The connection's code is about to run, until [`leave`](Self::leave).
     fn enter(&mut self) {}
     /// The connection's code has returned.

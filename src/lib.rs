@@ -12,12 +12,14 @@ pub mod app;
 mod diagnosis;
 #[allow(unsafe_code)]
 mod os;
+mod span;
 pub mod stamp;
 
 // 1: pieces that know nothing of each other.
 mod heartbeat;
 pub mod hooks;
 pub mod http;
+pub mod job;
 pub mod listen;
 pub mod log;
 mod pidfile;

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use ostler::Runtime;
-use ostler::apps::{Demo, Echo, Rpc};
+use ostler::apps::{Demo, Echo, Rpc, Tick};
 
 fn main() -> ExitCode {
-    Runtime::new().app(Demo).app(Echo).app(Rpc).main()
+    Runtime::new().app(Demo).app(Echo).app(Rpc).app(Tick::default()).main()
 }

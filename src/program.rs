@@ -91,7 +91,7 @@ impl Runtime {
             Action::CheckConfig => self.check(&configuration).map(|()| {
                 say(Stream::Stdout, "the configuration is good\n");
             }),
-            Action::PrintConfig => self.check(&configuration).map(|()| {
+            Action::PrintConfig => self.settled(configuration).map(|configuration| {
                 say(Stream::Stdout, &configuration.describe());
             }),
             Action::ListClasses => Ok(()),

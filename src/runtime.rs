@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use slog::{Level, crit, info, warn};
 
-use crate::app::App;
+use crate::app::{App, Refusal};
 use crate::apps::Nothing;
 use crate::arbiter::{
     self, Arbiter, Blueprint, Company, CompanyError, Crew, House, Kin, Launch, Means, MemoryWatch,
@@ -103,6 +103,18 @@ impl Runtime {
         self.plan(configuration.clone()).map(|_| ())
     }
 
+    /// The same configuration as it will hold, once it has been checked.
+    pub(crate) fn settled(
+        &self,
+        mut configuration: Configuration,
+    ) -> Result<Configuration, RuntimeError> {
+        let plans = self.plan(configuration.clone())?.plans;
+        for (pool, plan) in configuration.pools.iter_mut().zip(plans) {
+            pool.settings = plan.settings;
+        }
+        Ok(configuration)
+    }
+
     /// Serves until a signal ends it. A reload finds the same settings again.
     ///
     /// # Errors
@@ -180,22 +192,19 @@ impl Runtime {
 
     /// Finds everything that a configuration names.
     fn plan(&self, configuration: Configuration) -> Result<Blueprint<'_>, RuntimeError> {
-        let refused = |error: SettingsError| RuntimeError::Settings(error);
-        check_addresses(configuration.pools.iter()).map_err(refused)?;
-        let Configuration { master, pools, is_divided } = configuration;
+        let Configuration { master, mut pools, is_divided } = configuration;
         let log = log_wish(&master);
-        let plans = pools.into_iter().map(|pool| self.plan_pool(pool));
-        let plans = plans.collect::<Result<Vec<_>, _>>()?;
+        let mut choices = Vec::new();
+        for pool in &mut pools {
+            let choice = self.choose(&pool.settings)?;
+            settle(choice.app, &mut pool.settings);
+            choices.push(choice);
+        }
+        check_addresses(pools.iter()).map_err(RuntimeError::Settings)?;
+        let plans: Vec<_> =
+            pools.into_iter().zip(choices).map(|(pool, choice)| plan_pool(pool, choice)).collect();
         check_log_owner(&master, &plans)?;
         Ok(Blueprint { master, is_divided, log, plans })
-    }
-
-    fn plan_pool(&self, pool: Pool) -> Result<Plan<'_>, RuntimeError> {
-        let Pool { name, settings, .. } = pool;
-        let Choice { app, class, identity, socket_access } = self.choose(&settings)?;
-        let folder = settings.worker_tmp_dir.clone();
-        let heartbeat_folder = folder.unwrap_or_else(heartbeat::default_folder);
-        Ok(Plan { pool: name, settings, app, class, identity, socket_access, heartbeat_folder })
     }
 
     fn choose(&self, settings: &Settings) -> Result<Choice<'_>, RuntimeError> {
@@ -214,8 +223,8 @@ impl Runtime {
         } else {
             self.find_app(&settings.app).map_err(wrong("app"))?
         };
-        let options = app.check(&settings.app_options);
-        options.map_err(|refusal| wrong("app")(refusal.to_string()))?;
+        app.check(&settings.app_options).map_err(|refusal| of_app(settings, &refusal))?;
+        self.check_kind(app, class, settings).map_err(|(key, reason)| wrong(key)(reason))?;
         class.check(settings).map_err(|refusal| wrong("worker_class")(refusal.to_string()))?;
         let (user, group) = (settings.user.as_deref(), settings.group.as_deref());
         let key = if user.is_some() { "user" } else { "group" };
@@ -235,6 +244,35 @@ impl Runtime {
         Ok(Choice { app, class, identity, socket_access })
     }
 
+    /// Whether the class can do what the app is there for, and whether the addresses suit it. Else
+    /// which key is wrong, and why.
+    fn check_kind(
+        &self,
+        app: &dyn App,
+        class: &dyn WorkerClass,
+        settings: &Settings,
+    ) -> Result<(), (&'static str, String)> {
+        if !app.is_job() {
+            let serves_nobody = settings.bind.is_empty() && !class.runs_command();
+            let class = class.name();
+            let why = format!("is empty, but class {class} serves clients: give an address");
+            return if serves_nobody { Err(("bind", why)) } else { Ok(()) };
+        }
+        if !class.runs_jobs() {
+            let able: Vec<_> = self.registry.names_of(|class| class.runs_jobs()).collect();
+            let (class, app, able) = (class.name(), app.name(), able.join(", "));
+            let why =
+                format!("{class:?} runs no jobs, and app {app:?} is one; those that do are: ");
+            return Err(("worker_class", why + &able));
+        }
+        if !settings.bind.is_empty() && *settings.source("bind") != Source::Default {
+            let app = app.name();
+            let why = format!("app {app:?} is a job, which listens nowhere: leave bind out");
+            return Err(("bind", why));
+        }
+        Ok(())
+    }
+
     fn find_app(&self, name: &str) -> Result<&dyn App, String> {
         let found = self.apps.iter().find(|app| app.name() == name);
         found.map(AsRef::as_ref).ok_or_else(|| {
@@ -242,6 +280,14 @@ impl Runtime {
             format!("there is no app {name:?}; known are: {}", known.join(", "))
         })
     }
+}
+
+fn plan_pool<'a>(pool: Pool, choice: Choice<'a>) -> Plan<'a> {
+    let Pool { name, settings, .. } = pool;
+    let Choice { app, class, identity, socket_access } = choice;
+    let folder = settings.worker_tmp_dir.clone();
+    let heartbeat_folder = folder.unwrap_or_else(heartbeat::default_folder);
+    Plan { pool: name, settings, app, class, identity, socket_access, heartbeat_folder }
 }
 
 /// Whether a command, an app and addresses are given where they are of use; otherwise the key, and
@@ -270,13 +316,27 @@ fn check_command(
         let why = format!("class {name} runs no command: leave out {word:?}, or take class exec");
         return Err(("command", why));
     }
-    if settings.bind.is_empty() {
-        return Err((
-            "bind",
-            format!("is empty, but class {name} serves clients: give an address"),
-        ));
-    }
     Ok(())
+}
+
+/// The settings as they hold for an app: a job listens nowhere, unless somebody says otherwise,
+/// who is refused.
+fn settle(app: &dyn App, settings: &mut Settings) {
+    if app.is_job() {
+        settings.bind.clear();
+    }
+}
+
+/// What an app refuses, with the place of the option that is to blame.
+fn of_app(settings: &Settings, refusal: &Refusal) -> RuntimeError {
+    let place = match refusal.option() {
+        None => place(settings, "app"),
+        Some(option) => match settings.option_source(option) {
+            source @ Source::File { .. } => format!("{source}: app.{option}"),
+            source => format!("{source}: {option}"),
+        },
+    };
+    RuntimeError::Setting { place, reason: refusal.to_string() }
 }
 
 /// Where a person set this key, in words that a message can begin with.

@@ -43,6 +43,37 @@ impl Stamp {
     }
 }
 
+/// A moment on the wall clock, in nanoseconds since 1970 (UTC). Unlike a [`Stamp`] it jumps when
+/// somebody sets the clock: for dates, never for deadlines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WallTime(u64);
+
+impl WallTime {
+    /// The moment `nanos` nanoseconds after the beginning of 1970.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the beginning of 1970.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The time from `earlier` to this moment; zero if `earlier` is the later one.
+    pub const fn since(self, earlier: WallTime) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// This moment, on both clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// On the clock that nobody sets.
+    pub stamp: Stamp,
+    /// On the clock that tells the date.
+    pub wall: WallTime,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,10 +3,13 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
+use std::env;
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::slice;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,20 +48,26 @@ impl Server {
     /// As `start`, with words before the arguments.
     #[track_caller]
     fn start_as(program: &[PathBuf], args: &[&str]) -> Self {
-        // The port is in the log, and the log must not be in a form of the program's own choice.
-        let fixed = ["--bind", "127.0.0.1:0", "--log-format", "json", "--log-file", "-"];
+        let mut server = Self::spawn(program, &["--bind", "127.0.0.1:0"], args);
+        let listening = server.wait_for(r#""listening""#);
+        let address = listening.split(r#""address":""#).nth(1).unwrap();
+        server.address = address.split('"').next().unwrap().to_owned();
+        server.wait_for(r#":"ready""#);
+        server
+    }
+
+    /// Starts a program, and waits for nothing.
+    #[track_caller]
+    fn spawn(program: &[PathBuf], bind: &[&str], args: &[&str]) -> Self {
+        // The log is read here, so it must not be in a form of the program's own choice.
+        let fixed = [bind, &["--log-format", "json", "--log-file", "-"]].concat();
         // setpriv: if this test is killed, the kernel kills the master, whose workers then leave.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).args(program).args(fixed).args(args);
         command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
         let mut child = command.stderr(Stdio::piped()).spawn().expect("util-linux is installed");
         let log = listen(child.stderr.take().unwrap());
-        let mut server = Self { child, log, heard: Vec::new(), address: String::new() };
-        let listening = server.wait_for(r#""listening""#);
-        let address = listening.split(r#""address":""#).nth(1).unwrap();
-        server.address = address.split('"').next().unwrap().to_owned();
-        server.wait_for(r#":"ready""#);
-        server
+        Self { child, log, heard: Vec::new(), address: String::new() }
     }
 
     /// Waits for a line of the log.
@@ -88,6 +97,13 @@ impl Server {
             thread::sleep(Duration::from_millis(10));
         }
         panic!("it does not leave");
+    }
+
+    /// Sends a signal to a worker, if it is still there.
+    fn signal_worker(&self, pid: &str, signal: Signal) -> bool {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let is_there = status.contains(&format!("\nPPid:\t{}\n", self.child.id()));
+        is_there && kill(Pid::from_raw(pid.parse().unwrap()), signal).is_ok()
     }
 
     fn signal(&self, signal: Signal) {
@@ -189,7 +205,7 @@ fn hooks_are_told_of_everything_and_harm_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let diary = folder.path().join("diary");
     let has = |wanted: &str| {
-        std::fs::read_to_string(&diary).unwrap().lines().any(|line| line.starts_with(wanted))
+        fs::read_to_string(&diary).unwrap().lines().any(|line| line.starts_with(wanted))
     };
     let program = ["env".as_ref(), format!("DIARY={}", diary.display()).as_ref(), &*program]
         .map(Path::to_path_buf);
@@ -211,7 +227,7 @@ fn hooks_are_told_of_everything_and_harm_nobody() {
         assert!(has(&format!("{wanted} {pid}")), "not {wanted}");
     }
     assert!(has(&format!("hung {pid} in GET /hang")));
-    assert!(has(&format!("end {pid}: hung, SIGABRT, ")), "{:?}", std::fs::read_to_string(&diary));
+    assert!(has(&format!("end {pid}: hung, SIGABRT, ")), "{:?}", fs::read_to_string(&diary));
 }
 
 #[test]
@@ -234,6 +250,105 @@ fn long_jobs_that_ask_for_time_are_left_alone_and_others_hang() {
     let hung = server.wait_for(r#""worker hung""#);
     assert!(hung.contains(r#""work":"rebuild""#), "{hung}");
     server.stop();
+}
+
+/// A spool, as those see it who fill it and look at what has become of it.
+struct Spool {
+    folder: tempfile::TempDir,
+    names: Vec<String>,
+}
+
+impl Spool {
+    fn new() -> Self {
+        let spool = Self { folder: tempfile::tempdir().unwrap(), names: Vec::new() };
+        fs::create_dir(spool.place("new")).unwrap();
+        fs::create_dir(spool.place("written")).unwrap();
+        spool
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn fill(&mut self, count: usize) {
+        for _ in 0..count {
+            let name = format!("entry-{}", self.names.len());
+            fs::write(self.place("written").join(&name), &name).unwrap();
+            fs::rename(self.place("written").join(&name), self.place("new").join(&name)).unwrap();
+            self.names.push(name);
+        }
+    }
+
+    /// Kills a worker in the midst of its work: it is stopped first, and let go if it has none.
+    fn kill_a_claimer(&mut self, server: &mut Server) {
+        loop {
+            self.fill(10);
+            let done = server.wait_for(r#""entry done""#);
+            let pid = done.split(r#""pid":"#).nth(1).unwrap().split([',', '}']).next().unwrap();
+            if !server.signal_worker(pid, Signal::SIGSTOP) {
+                continue;
+            }
+            // It stops at once, or is about to leave for good.
+            let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            while [") S ", ") R ", ") D "].iter().any(|state| stat().contains(state)) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let folders = list(&self.place("claimed")).into_iter();
+            let mut its = folders.filter(|folder| folder.starts_with(&format!("{pid}-")));
+            if its.any(|folder| !list(&self.place("claimed").join(folder)).is_empty()) {
+                server.signal_worker(pid, Signal::SIGKILL);
+                return;
+            }
+            server.signal_worker(pid, Signal::SIGCONT);
+        }
+    }
+
+    /// Waits until each entry has its result, and nothing else is left.
+    #[track_caller]
+    fn expect_all_done(&mut self, class: &str) {
+        self.names.sort();
+        let end = Instant::now() + DEADLINE;
+        while list(&self.place("done")) != self.names || !list(&self.place("new")).is_empty() {
+            assert!(Instant::now() < end, "{class}: {:?} left", list(&self.place("new")));
+            thread::sleep(Duration::from_millis(20));
+        }
+        for name in &self.names {
+            let result = fs::read_to_string(self.place("done").join(name)).unwrap();
+            assert_eq!(result, name.to_uppercase(), "{class}");
+        }
+    }
+}
+
+#[test]
+fn spool_job_neither_loses_nor_doubles_an_entry_through_kills_and_reloads() {
+    let Some(program) = example("spool_job") else { return };
+    for class in ["sync", "threads"] {
+        let mut spool = Spool::new();
+        let option = format!("dir={}", spool.folder.path().display());
+        let flags = ["--worker-class", class, "--threads", "2", "--workers", "3"];
+        let args = [&flags[..], &["spool", &option]].concat();
+        let mut server = Server::spawn(slice::from_ref(&program), &[], &args);
+        for _ in 0..3 {
+            spool.fill(40);
+            spool.kill_a_claimer(&mut server);
+            spool.kill_a_claimer(&mut server);
+            server.signal(Signal::SIGHUP);
+            server.wait_for("reload done");
+        }
+        spool.expect_all_done(class);
+        server.stop();
+        for claimer in list(&spool.place("claimed")) {
+            assert!(list(&spool.place("claimed").join(&claimer)).is_empty(), "{class}: {claimer}");
+        }
+    }
+}
+
+/// The names in a folder, in their order.
+fn list(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// Who may import a neighbour on the same floor: the kernel's face speaks in pure values, and the
 /// doors share a corridor.
-const ALLOWED: [(&str, &str); 6] = [
+const ALLOWED: [(&str, &str); 7] = [
+    ("app", "stamp"),
     ("os", "stamp"),
     ("os", "diagnosis"),
     ("diagnosis", "stamp"),
@@ -23,10 +24,13 @@ const ROOT_ITEMS: [(&str, &str); 3] =
     [("Runtime", "runtime"), ("RuntimeError", "runtime"), ("main", "program")];
 
 /// Files and folders, by the beginning of their paths, that decide and do nothing else.
-const PURE: [&str; 11] = [
+const PURE: [&str; 14] = [
     "src/arbiter/ledger.rs",
     "src/arbiter/pact.rs",
     "src/app.rs",
+    "src/app/",
+    "src/job/",
+    "src/span.rs",
     "src/diagnosis.rs",
     "src/stamp.rs",
     "src/address.rs",
@@ -58,7 +62,7 @@ const IMPURE: [&str; 16] = [
 ];
 
 /// Words that only these files and folders may mention.
-const ROOMS: [(&str, &[&str]); 11] = [
+const ROOMS: [(&str, &[&str]); 13] = [
     ("libc::", &["src/os/"]),
     ("nix::", &["src/os/"]),
     ("serde_yaml::", &["src/settings/"]),
@@ -70,6 +74,8 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("rmp::", &["src/rpc/"]),
     ("rmp_serde::", &["src/rpc/"]),
     ("slab::", &["workers/"]),
+    ("croner::", &["src/job/cron.rs"]),
+    ("chrono::", &["src/job/"]),
 ];
 
 /// One file of the library or of the classes.

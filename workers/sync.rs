@@ -1,10 +1,10 @@
-//! `sync`: one client at a time, from start to finish.
+//! `sync`: one client at a time, from start to finish; or one job.
 
 use ostler::worker::{Buffers, WorkerClass, WorkerContext, WorkerError};
 
 /// One client at a time; a protocol that can say so, such as HTTP, closes after each answer. A
 /// handler may block: the whole worker waits for it, and is replaced if that takes longer than
-/// `timeout`.
+/// `timeout`. Of an app that is a job, it runs one.
 pub struct SyncClass;
 
 impl WorkerClass for SyncClass {
@@ -12,7 +12,15 @@ impl WorkerClass for SyncClass {
         "sync"
     }
 
+    fn runs_jobs(&self) -> bool {
+        true
+    }
+
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+        if let Some(job) = ctx.take_jobs().pop() {
+            ctx.life().ready();
+            return job.run_alone();
+        }
         let (life, mut acceptor) = (ctx.life(), ctx.acceptor());
         let (mut buffers, mut desk) = (Buffers::default(), life.desk(0).beating());
         life.ready();

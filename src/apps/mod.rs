@@ -4,8 +4,10 @@ mod demo;
 mod echo;
 mod nothing;
 mod rpc;
+mod tick;
 
 pub use demo::Demo;
 pub use echo::Echo;
 pub(crate) use nothing::Nothing;
 pub use rpc::Rpc;
+pub use tick::Tick;

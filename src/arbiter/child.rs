@@ -11,7 +11,7 @@ use slog::{Logger, debug, error, warn};
 use super::bounds;
 use super::company::{Company, Plan};
 use super::hooking;
-use crate::app::{Place, Service};
+use crate::app::Place;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
 use crate::listen::Listener;
@@ -21,7 +21,7 @@ use crate::os::process::{self, EXIT_PANICKED, Pid};
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::title::TitleArea;
 use crate::scoreboard::{Scoreboard, Stage};
-use crate::worker::{Guard, Lifecycle, Terms, WorkerContext};
+use crate::worker::{Booted, Guard, Lifecycle, Terms, WorkerContext};
 
 /// The worker could not boot.
 pub(super) const EXIT_BOOT: u8 = 3;
@@ -95,14 +95,15 @@ pub(super) fn live(birth: Birth<'_>) -> u8 {
     let Place { pool, generation, .. } = &birth.place;
     let facts = hooking::worker(pool, Pid::this(), slot, *generation);
     hooking::run("post_fork", log, birth.hooks, |hooks| hooks.post_fork(&facts));
-    let booted = catch_unwind(AssertUnwindSafe(|| company.plan.app.boot(&birth.place)));
-    let service = match booted {
-        Ok(Ok(service)) => service,
+    let threads = board.row(row).seat_count();
+    let boot = || Booted::boot(company.plan.app, &birth.place, threads);
+    let program = match catch_unwind(AssertUnwindSafe(boot)) {
+        Ok(Ok(program)) => program,
         Ok(Err(reason)) => return confession.boot_failed(&chain(reason.as_ref())),
         Err(_) => return confession.boot_failed("the app panicked while it booted"),
     };
     debug!(log, "app booted"; "pid" => pid, "slot" => slot);
-    match catch_unwind(AssertUnwindSafe(|| serve(birth, signals, service.as_ref(), &confession))) {
+    match catch_unwind(AssertUnwindSafe(|| serve(birth, signals, &program, &confession))) {
         Ok(code) => code,
         Err(_) => EXIT_PANICKED,
     }
@@ -170,7 +171,7 @@ fn watch_the_master(master: Pid) -> Result<(), String> {
 fn serve(
     birth: Birth<'_>,
     signals: SignalPipe,
-    service: &dyn Service,
+    program: &Booted,
     confession: &Confession<'_>,
 ) -> u8 {
     let (company, place) = (birth.company, &birth.place);
@@ -209,7 +210,7 @@ fn serve(
         return confession.boot_failed(&format!("cannot set up a socket: {error}"));
     }
     let ctx =
-        WorkerContext { listeners: &company.listeners, service, settings, place, log, life: &life };
+        WorkerContext { listeners: &company.listeners, program, settings, place, log, life: &life };
     match class.run(&ctx) {
         Ok(()) => 0,
         // It was told so by nothing but the loss of its listeners.

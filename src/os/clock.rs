@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::stamp::Stamp;
+use crate::stamp::{Moment, Stamp, WallTime};
 
 /// This moment, to the nanosecond. Costs a vDSO call.
 pub(crate) fn now() -> Stamp {
@@ -16,6 +16,12 @@ pub(crate) fn now() -> Stamp {
 /// than [`now`] (Linux).
 pub(crate) fn coarse() -> Stamp {
     read(ClockId::CLOCK_MONOTONIC_COARSE)
+}
+
+/// This moment, on the monotonic clock and on the wall clock.
+pub(crate) fn moment() -> Moment {
+    let wall = clock_gettime(ClockId::CLOCK_REALTIME).expect("every Linux has this clock");
+    Moment { stamp: now(), wall: WallTime::from_nanos(stamp(wall).as_nanos()) }
 }
 
 /// By how much [`coarse`] may lag behind: a tick of the slowest kernels.

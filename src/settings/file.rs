@@ -1,6 +1,7 @@
 //! From a YAML file to a [`Sheet`] of overlays whose errors name their lines. This file must never
 //! know what an option means, nor how YAML is parsed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
@@ -353,7 +354,7 @@ impl<'a> Map<'a> {
             value: None,
             why,
         };
-        let (mut app, mut options) = (None, Options::new());
+        let (mut app, mut options, mut places) = (None, Options::new(), BTreeMap::new());
         match node {
             Node::Scalar(text) => app = Some(self.expand(text, &[Step::Key(at)])?),
             Node::Map(entries) => {
@@ -364,6 +365,7 @@ impl<'a> Map<'a> {
                     let before = if name == "name" {
                         app.replace(value)
                     } else {
+                        places.insert(name.to_owned(), self.place(&here));
                         options.insert(name.to_owned(), value)
                     };
                     if before.is_some() {
@@ -380,7 +382,9 @@ impl<'a> Map<'a> {
             let why = "the map needs a name: give name: APP in it";
             return Err(shape(&[Step::Key(at)], why.into()));
         };
-        overlay.give_app(name, options, self.place(&[Step::Key(at)]))
+        overlay.give_app(name, options, self.place(&[Step::Key(at)]))?;
+        overlay.place_options(places);
+        Ok(())
     }
 
     /// A value of the app with its variables replaced.

@@ -56,7 +56,12 @@ impl Settings {
 
     /// Where the value of a key came from; of `app` too. A key that does not exist has its default.
     pub fn source(&self, key: &str) -> &Source {
-        self.provenance.0.get(key).unwrap_or(&Source::Default)
+        self.provenance.keys.get(key).unwrap_or(&Source::Default)
+    }
+
+    /// Where an option of the app came from.
+    pub fn option_source(&self, option: &str) -> &Source {
+        self.provenance.options.get(option).unwrap_or_else(|| self.source(overlay::APP))
     }
 
     /// What a protocol may spend on one client.
@@ -96,11 +101,15 @@ impl Settings {
 
 /// Where each value came from; what is not in it has its default.
 #[derive(Clone, Debug, Default)]
-pub struct Provenance(BTreeMap<&'static str, Source>);
+pub struct Provenance {
+    keys: BTreeMap<&'static str, Source>,
+    /// Of the app's own options.
+    options: BTreeMap<String, Source>,
+}
 
 impl Provenance {
     fn note(&mut self, key: &'static str, source: Source) {
-        self.0.insert(key, source);
+        self.keys.insert(key, source);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What one source says: some options as checked texts, and perhaps an app. It must never know the
 //! syntax of a file or of a command line, nor what an option means.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use super::error::{SettingsError, Source};
@@ -37,6 +38,8 @@ struct GivenApp {
     name: String,
     options: Options,
     source: Source,
+    /// Where each option stands, if that is elsewhere.
+    places: BTreeMap<String, Source>,
 }
 
 /// Variables that the runtime sets or reads for purposes of its own.
@@ -91,8 +94,15 @@ impl Overlay {
         {
             return Err(bad(option, why));
         }
-        self.app = Some(GivenApp { name, options, source });
+        self.app = Some(GivenApp { name, options, source, places: BTreeMap::new() });
         Ok(())
+    }
+
+    /// Says where the options of the app stand, which has been given.
+    pub(super) fn place_options(&mut self, places: BTreeMap<String, Source>) {
+        if let Some(app) = &mut self.app {
+            app.places = places;
+        }
     }
 
     /// What the `OSTLER_*` variables say, and a warning for each that means nothing. Lists are
@@ -135,7 +145,8 @@ impl Overlay {
                 .map_err(|fault| bad_value(key, texts, fault, source.clone()))?;
             settings.provenance.note(key.name, source.clone());
         }
-        if let Some(GivenApp { name, options, source }) = &self.app {
+        if let Some(GivenApp { name, options, source, places }) = &self.app {
+            settings.provenance.options.clone_from(places);
             settings.app.clone_from(name);
             settings.app_options.clone_from(options);
             settings.provenance.note(APP, source.clone());

@@ -276,7 +276,8 @@ settings! {
     }
     "Sockets" {
         /// Where to listen: HOST:PORT, :PORT, `[V6]:PORT`, unix:PATH, unix:@NAME or fd://N. May be
-        /// given several times. The exec class may do with none.
+        /// given several times; an app that is a job listens nowhere, and the exec class may do
+        /// with none.
         bind: Vec<Address> = vec![Address::Tcp { host: "127.0.0.1".into(), port: 8000 }],
             Many { form: Listen, none: true }, "ADDR", short 'b';
 

@@ -219,6 +219,25 @@ fn null_means_none_where_there_is_a_none() {
 }
 
 #[test]
+fn a_job_can_be_told_in_writing_that_it_listens_nowhere() {
+    let settings = yaml("app: {name: tick,\n  every: 1s}\nbind: []\n").unwrap();
+    assert_eq!((settings.bind.len(), settings.source("bind").to_string()), (0, "x.yaml:3".into()));
+    assert_eq!(yaml(&settings.describe()), Ok(settings));
+}
+
+#[test]
+fn each_option_of_an_app_has_its_place() {
+    let settings = yaml("app:\n  name: tick\n\n  every: 1s\n  cron: x\n").unwrap();
+    let places = ["every", "cron", "none"].map(|option| settings.option_source(option).to_string());
+    assert_eq!(places, ["x.yaml:4", "x.yaml:5", "x.yaml:1"]);
+    let flag = Source::Flag { flag: "APP".into() };
+    let mut app = Overlay::default();
+    app.give_app("tick".into(), [("cron".into(), "y".into())].into(), flag).unwrap();
+    let settings = Settings::lay(settings, [app].iter()).unwrap();
+    assert_eq!(settings.option_source("cron").to_string(), "APP", "not where an earlier one stood");
+}
+
+#[test]
 fn a_bad_value_is_named_with_its_line() {
     let workers = "is not a number of workers: give a number from 1 to 4096, or auto";
     bad("\n\nworkers: two\n", &format!("x.yaml:3: workers: \"two\" {workers}"));

@@ -11,6 +11,7 @@ use slog::{Logger, warn};
 
 use super::WorkerError;
 use super::client::Client;
+use super::jobs::{Booted, SeatedJob};
 use super::lifecycle::{Lifecycle, Stop};
 use crate::app::{Connection, Exchange, Next, Patience, Peer, Place, Service};
 use crate::listen::{Door, Listener, Stream};
@@ -33,7 +34,7 @@ pub(super) const HANDSHAKE_MAX: Duration = Duration::from_millis(100);
 /// by the worker's threads.
 pub struct WorkerContext<'a> {
     pub(crate) listeners: &'a [Arc<Listener>],
-    pub(crate) service: &'a dyn Service,
+    pub(crate) program: &'a Booted,
     pub(crate) settings: &'a Settings,
     pub(crate) place: &'a Place,
     pub(crate) log: &'a Logger,
@@ -77,9 +78,19 @@ impl<'a> WorkerContext<'a> {
         (sealed && clock::now() < end).then_some(end)
     }
 
-    /// The service of this worker.
+    /// The service of this worker. If its app is a job, one that serves nobody.
     pub fn service(&self) -> &'a dyn Service {
-        self.service
+        match self.program {
+            Booted::Service(service) => service.as_ref(),
+            Booted::Jobs(_) => &NoService,
+        }
+    }
+
+    /// The jobs of this worker, one for each of its [seats](super::WorkerClass::seats), to be run
+    /// by a thread each. None if its app is a service, or if they have been taken already.
+    pub fn take_jobs(&'a self) -> Vec<SeatedJob<'a>> {
+        let jobs = self.program.take_jobs().into_iter().enumerate();
+        jobs.map(|(seat, job)| SeatedJob::new(self, seat, job)).collect()
     }
 
     /// The settings.
@@ -105,7 +116,7 @@ impl<'a> WorkerContext<'a> {
     /// Opens a session of the service for a client that has just been accepted. `reusable` tells
     /// whether the class can serve several units of work over one connection.
     pub fn open(&self, stream: Stream, address: Option<SocketAddr>, reusable: bool) -> Client<'a> {
-        let (service, peer) = (self.service, Peer { address, reusable });
+        let (service, peer) = (self.service(), Peer { address, reusable });
         // A panic costs this client its connection, and nobody else anything.
         let connected = catch_unwind(AssertUnwindSafe(|| service.connect(&peer)));
         let connection = connected.unwrap_or_else(|_| Box::new(Unserved));
@@ -133,6 +144,15 @@ impl<'a> WorkerContext<'a> {
     /// When accepting that pauses from now on may go on.
     pub fn end_of_pause(&self) -> Stamp {
         clock::now().after(ACCEPT_PAUSE)
+    }
+}
+
+/// The service of an app that is a job.
+struct NoService;
+
+impl Service for NoService {
+    fn connect(&self, _: &Peer) -> Box<dyn Connection + '_> {
+        Box::new(Unserved)
     }
 }
 

@@ -5,6 +5,7 @@ mod context;
 mod deadlines;
 mod gate;
 mod guard;
+mod jobs;
 mod lifecycle;
 mod plain;
 pub(crate) mod program;
@@ -17,6 +18,8 @@ pub use context::{Acceptor, WorkerContext};
 pub use deadlines::Deadlines;
 pub use gate::Gate;
 pub(crate) use guard::Guard;
+pub(crate) use jobs::Booted;
+pub use jobs::SeatedJob;
 pub(crate) use lifecycle::Terms;
 pub use lifecycle::{Lifecycle, Stop};
 pub use plain::{Plain, Visitor, Visitors};
@@ -85,10 +88,16 @@ pub trait WorkerClass {
         false
     }
 
-    /// How many threads of one worker serve clients: each has a seat on the scoreboard.
+    /// How many threads of one worker serve clients, or run jobs: each has a seat on the scoreboard.
     fn seats(&self, settings: &Settings) -> usize {
         let _ = settings;
         1
+    }
+
+    /// Whether this class runs jobs besides serving clients: it asks for them by
+    /// [`WorkerContext::take_jobs`]. An app that is a job is refused under a class that does not.
+    fn runs_jobs(&self) -> bool {
+        false
     }
 
     /// Serves until [`Lifecycle::stop`] says otherwise. Runs in the worker, after the fork, the

@@ -66,7 +66,16 @@ impl Registry {
 
     /// The names, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.classes.iter().map(|class| class.name())
+        self.names_of(|_| true)
+    }
+
+    /// The names of the classes of which this is true, in alphabetical order.
+    pub(crate) fn names_of(
+        &self,
+        wanted: impl Fn(&dyn WorkerClass) -> bool,
+    ) -> impl Iterator<Item = &'static str> {
+        let classes = self.classes.iter().map(AsRef::as_ref);
+        classes.filter(move |class| wanted(*class)).map(WorkerClass::name)
     }
 }
 

@@ -46,6 +46,10 @@ impl app::Desk for Desk<'_> {
         extend(self.seat, time);
     }
 
+    fn rename(&mut self, label: &[u8]) {
+        self.seat.set_label(label);
+    }
+
     fn end(&mut self) {
         self.seat.clear_label();
         self.seat.count_unit();

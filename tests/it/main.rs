@@ -27,6 +27,14 @@ macro_rules! on_concurrent_classes {
     };
 }
 
+/// The same for the classes that run jobs.
+macro_rules! on_job_classes {
+    ($($behaviour:ident),+ $(,)?) => {
+        on_class!(sync: $($behaviour),+);
+        on_class!(threads: $($behaviour),+);
+    };
+}
+
 macro_rules! on_class {
     ($class:ident: $($behaviour:ident),+) => {
         mod $class {
@@ -53,6 +61,7 @@ mod exec_programs;
 mod framing;
 mod heard;
 mod identity;
+mod jobs;
 mod launch;
 mod liveness;
 mod load;

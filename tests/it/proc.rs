@@ -66,6 +66,15 @@ pub fn descriptors(pid: Pid) -> BTreeSet<u64> {
         .collect()
 }
 
+/// The descriptors of a process that lead to something of this kind, such as `socket:`.
+pub fn descriptors_to(pid: Pid, kind: &str) -> BTreeSet<u64> {
+    let leads_there = |number: &u64| {
+        let target = fs::read_link(format!("/proc/{pid}/fd/{number}"));
+        target.is_ok_and(|target| target.to_string_lossy().contains(kind))
+    };
+    descriptors(pid).into_iter().filter(leads_there).collect()
+}
+
 /// The number that the next descriptor of a process will get.
 pub fn next_descriptor(pid: Pid) -> u64 {
     let taken = descriptors(pid);

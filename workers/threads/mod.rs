@@ -1,4 +1,5 @@
-//! `threads`: a main thread that accepts and watches, and a pool that serves.
+//! `threads`: a main thread that accepts and watches, and a pool that serves; or a pool that runs
+//! jobs, a job a thread.
 //!
 //! A client is in one of three places: parked with the main thread, which watches its socket and
 //! its deadline; in the queue; or out with a pool thread, which goes as far as it can without
@@ -7,15 +8,15 @@
 use std::io;
 use std::mem;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use ::mio::event::Event;
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Token, Waker};
-use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 use ostler::settings::Settings;
 use ostler::stamp::Stamp;
 use ostler::worker::{
@@ -24,7 +25,13 @@ use ostler::worker::{
 };
 use slab::Slab;
 
-/// A pool of threads a worker, for handlers that block. Slow and idle clients hold no thread.
+use self::office::{ClosingTime, Office, lock};
+
+mod jobs;
+mod office;
+
+/// A pool of threads a worker, for handlers that block. Slow and idle clients hold no thread. Of
+/// an app that is a job, each thread runs one.
 pub struct ThreadsClass;
 
 /// The signals. Clients have the tokens from 0 on, listeners those from `FIRST_LISTENER` on.
@@ -38,10 +45,7 @@ const EVENTS_MAX: usize = 512;
 const ACCEPTS_MAX: usize = 1;
 /// Clients that may wait for a thread. While there are more, nobody is let in.
 const QUEUE_MAX: usize = 1024;
-/// Jobs that one thread that is awake may find waiting before another is woken. To wake a thread
-/// costs more than a quick job, and most are.
-const JOBS_PER_THREAD: usize = 4;
-/// How long jobs may wait while no thread takes one, before sleeping threads are woken for them.
+/// How long tasks may wait while no thread takes one, before sleeping threads are woken for them.
 const STALL: Duration = Duration::from_millis(1);
 /// How often the main thread looks up while the queue is full.
 const QUEUE_PATIENCE: Duration = Duration::from_millis(100);
@@ -55,28 +59,30 @@ impl WorkerClass for ThreadsClass {
         settings.threads
     }
 
+    fn runs_jobs(&self) -> bool {
+        true
+    }
+
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+        let jobs = ctx.take_jobs();
+        if !jobs.is_empty() {
+            return jobs::run(ctx, jobs);
+        }
         let poll = Poll::new()?;
         let wake = ctx.life().wake_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
-        let office = Office {
-            departed: Mutex::default(),
-            awaits_departures: AtomicBool::new(false),
-            idle: Mutex::default(),
-            threads: ctx.settings().threads,
-            taken: AtomicUsize::new(0),
-            waker: Waker::new(poll.registry(), POOL)?,
-        };
-        let (queue, jobs) = bounded(QUEUE_MAX);
+        let waker = Waker::new(poll.registry(), POOL)?;
+        let office = Office::new(ctx.settings().threads, waker);
+        let (queue, tasks) = bounded(QUEUE_MAX);
         thread::scope(|scope| {
             // In this order: the queue goes first, then whoever sleeps is woken to see that.
             let _closing_time = ClosingTime(&office);
             let queue = queue;
             for seat in 0..ctx.settings().threads {
-                let (jobs, office) = (jobs.clone(), &office);
+                let (tasks, office) = (tasks.clone(), &office);
                 thread::Builder::new()
                     .name(format!("ostler-{seat}"))
-                    .spawn_scoped(scope, move || serve(ctx, seat, &jobs, office))?;
+                    .spawn_scoped(scope, move || serve(ctx, seat, &tasks, office))?;
             }
             let gate = Gate::open(ctx, &poll, FIRST_LISTENER)?;
             ctx.life().ready();
@@ -93,93 +99,6 @@ impl WorkerClass for ThreadsClass {
             };
             reception.run()
         })
-    }
-}
-
-/// Wakes all pool threads at the end, however that comes about: the queue is no more then, and
-/// they go home.
-struct ClosingTime<'o>(&'o Office);
-
-impl Drop for ClosingTime<'_> {
-    fn drop(&mut self) {
-        self.0.call(usize::MAX);
-    }
-}
-
-/// What the threads share besides the clients.
-struct Office {
-    /// Clients that are gone, whose numbers the main thread may give to others.
-    departed: Mutex<Vec<usize>>,
-    /// Whether the main thread waits for somebody to go.
-    awaits_departures: AtomicBool,
-    /// Pool threads that sleep, the last to fall asleep last.
-    idle: Mutex<Vec<Thread>>,
-    /// How many pool threads there are.
-    threads: usize,
-    /// How many jobs have been taken out of the queue.
-    taken: AtomicUsize,
-    waker: Waker,
-}
-
-impl Office {
-    /// Wakes a pool thread, if one sleeps and those that are awake have enough to do with so many
-    /// jobs.
-    fn call_if_needed(&self, jobs: usize) {
-        let mut idle = lock(&self.idle);
-        let awake = self.threads - idle.len();
-        if jobs > awake * JOBS_PER_THREAD
-            && let Some(thread) = idle.pop()
-        {
-            thread.unpark();
-        }
-    }
-
-    /// Wakes so many pool threads, or all.
-    fn call(&self, threads: usize) {
-        let mut idle = lock(&self.idle);
-        let rest = idle.len().saturating_sub(threads);
-        idle.drain(rest..).for_each(|thread| thread.unpark());
-    }
-
-    /// The next job; `None` once the queue is no more. The channel's own way to wait would spin
-    /// first, at the cost of the threads that have work.
-    fn next_job<'a>(&self, jobs: &Receiver<Job<'a>>) -> Option<Job<'a>> {
-        let me = thread::current();
-        let is_me = |thread: &Thread| thread.id() == me.id();
-        loop {
-            if let Some(news) = self.take_job(jobs) {
-                return news;
-            }
-            lock(&self.idle).push(me.clone());
-            // Once more: a job may have come before the name was on the list.
-            if let Some(news) = self.take_job(jobs) {
-                lock(&self.idle).retain(|thread| !is_me(thread));
-                return news;
-            }
-            while lock(&self.idle).iter().any(is_me) {
-                thread::park();
-            }
-        }
-    }
-
-    /// A job, the end of all jobs, or, if the queue is empty, nothing.
-    fn take_job<'a>(&self, jobs: &Receiver<Job<'a>>) -> Option<Option<Job<'a>>> {
-        match jobs.try_recv() {
-            Ok(job) => {
-                self.taken.fetch_add(1, Ordering::Relaxed);
-                Some(Some(job))
-            }
-            Err(TryRecvError::Disconnected) => Some(None),
-            Err(TryRecvError::Empty) => None,
-        }
-    }
-
-    fn sign_off(&self, index: usize) {
-        lock(&self.departed).push(index);
-        if self.awaits_departures.load(Ordering::Acquire) {
-            // It can fail for want of memory in the kernel; then the next beat wakes the other.
-            let _ = self.waker.wake();
-        }
     }
 }
 
@@ -203,7 +122,8 @@ enum Whereabouts<'a> {
     Gone,
 }
 
-struct Job<'a> {
+/// A client that waits for a thread.
+struct Task<'a> {
     index: usize,
     guest: Arc<Guest<'a>>,
 }
@@ -215,9 +135,9 @@ struct Reception<'a> {
     gate: Gate<'a>,
     guests: Slab<Arc<Guest<'a>>>,
     deadlines: Deadlines,
-    queue: Sender<Job<'a>>,
+    queue: Sender<Task<'a>>,
     office: &'a Office,
-    /// Since when no thread has taken a job although there are some, and how many had been taken.
+    /// Since when no thread has taken a task although there are some, and how many had been taken.
     stalled: Option<(Stamp, usize)>,
     draining: bool,
 }
@@ -359,11 +279,11 @@ impl<'a> Reception<'a> {
             }
         }
         drop(place);
-        let mut job = Job { index, guest: Arc::clone(guest) };
+        let mut task = Task { index, guest: Arc::clone(guest) };
         loop {
-            match self.queue.send_timeout(job, QUEUE_PATIENCE) {
+            match self.queue.send_timeout(task, QUEUE_PATIENCE) {
                 Ok(()) => return self.office.call_if_needed(self.queue.len()),
-                Err(SendTimeoutError::Timeout(unsent)) => job = unsent,
+                Err(SendTimeoutError::Timeout(unsent)) => task = unsent,
                 Err(SendTimeoutError::Disconnected(_)) => return, // the pool has gone: see `run`
             }
             self.ctx.life().notify();
@@ -373,7 +293,7 @@ impl<'a> Reception<'a> {
         }
     }
 
-    /// Wakes sleeping threads if those that are awake take no jobs: they may be blocked.
+    /// Wakes sleeping threads if those that are awake take no tasks: they may be blocked.
     fn mind_the_queue(&mut self) {
         if self.queue.is_empty() {
             self.stalled = None;
@@ -436,9 +356,9 @@ impl<'a> Reception<'a> {
 }
 
 /// A pool thread: serves until the queue is no more.
-fn serve<'a>(ctx: &'a WorkerContext<'a>, seat: usize, jobs: &Receiver<Job<'a>>, office: &Office) {
+fn serve<'a>(ctx: &'a WorkerContext<'a>, seat: usize, tasks: &Receiver<Task<'a>>, office: &Office) {
     let (mut buffers, mut desk) = (Buffers::default(), ctx.life().desk(seat));
-    while let Some(Job { index, guest }) = office.next_job(jobs) {
+    while let Some(Task { index, guest }) = office.next_task(tasks) {
         let client = {
             let mut place = lock(&guest.place);
             match mem::replace(&mut place.whereabouts, Whereabouts::Out) {
@@ -488,9 +408,4 @@ fn attend<'a>(
             return turn;
         }
     }
-}
-
-/// A panic while the lock is held would leave nothing half done: the lock is still good.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

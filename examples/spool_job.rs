@@ -1,0 +1,146 @@
+//! A job: several workers drain a folder, and no entry is lost or done twice in effect, whoever is
+//! killed or replaced meanwhile.
+//!
+//! ```text
+//! mkdir -p spool/new && cp *.md spool/new/
+//! cargo run --example spool_job -- --workers 3 spool dir=spool
+//! ```
+//!
+//! Whoever fills the spool writes an entry elsewhere and renames it into `new/`. A job claims one
+//! by a rename into a folder of its own, which succeeds for one claimer only; writes the result
+//! beside it; renames the result into `done/`; and removes the claim. A rename is whole or has not
+//! happened, and to do it again does no harm: so an entry can be worked on twice, if somebody was
+//! killed in between, but has one result.
+//!
+//! A claimer holds a lock on its folder, which the kernel releases when it dies: whoever gets the
+//! lock puts the claims back. (A power cut is another matter: it would take an fsync or two.)
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ostler::app::{App, BootError, Job, JobContext, Options, Place, Refusal, Then};
+use slog::{info, warn};
+
+/// How often an empty spool is looked at.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A result that is not whole yet, beside the claim.
+const RESULT: &str = ".result";
+
+struct Spool;
+
+impl App for Spool {
+    fn name(&self) -> &str {
+        "spool"
+    }
+
+    fn is_job(&self) -> bool {
+        true
+    }
+
+    fn check(&self, options: &Options) -> Result<(), Refusal> {
+        match (options.get("dir"), options.len()) {
+            (Some(dir), 1) if Path::new(dir).join("new").is_dir() => Ok(()),
+            (Some(dir), 1) => Err(Refusal::of_option("dir", format!("{dir:?} has no folder new"))),
+            _ => Err(Refusal::new("spool has one option: give dir=FOLDER")),
+        }
+    }
+
+    fn job(&self, place: &Place, thread: usize) -> Result<Box<dyn Job>, BootError> {
+        let spool = PathBuf::from(place.options.get("dir").ok_or("dir is missing")?);
+        Ok(Box::new(Claimer::new(spool, thread)?))
+    }
+}
+
+struct Claimer {
+    spool: PathBuf,
+    /// Where its claims are.
+    own: PathBuf,
+    /// The lock on that folder, held for as long as this process lives.
+    _lock: File,
+}
+
+impl Claimer {
+    fn new(spool: PathBuf, thread: usize) -> Result<Self, BootError> {
+        fs::create_dir_all(spool.join("claimed"))?;
+        fs::create_dir_all(spool.join("done"))?;
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
+        let name = format!("{}-{thread}-{nanos}", process::id());
+        // The folder gets its place once it is locked, so that nobody takes it for a dead one's.
+        let (unborn, own) = (spool.join(format!(".{name}")), spool.join("claimed").join(name));
+        fs::create_dir(&unborn)?;
+        let lock = File::open(&unborn)?;
+        lock.lock()?;
+        fs::rename(&unborn, &own)?;
+        Ok(Self { spool, own, _lock: lock })
+    }
+
+    /// Does one entry, if there is one that nobody else gets.
+    fn work(&self, ctx: &mut dyn JobContext) -> io::Result<bool> {
+        for entry in fs::read_dir(self.spool.join("new"))? {
+            let (waiting, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+            let (claim, result) = (self.own.join(&name), self.own.join(RESULT));
+            match fs::rename(waiting, &claim) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // another was faster
+                claimed => claimed?,
+            }
+            ctx.label(&format!("spool {}", name.display()));
+            fs::write(&result, transform(&fs::read(&claim)?))?;
+            fs::rename(&result, self.spool.join("done").join(&name))?;
+            fs::remove_file(&claim)?;
+            info!(ctx.log(), "entry done"; "pid" => process::id(), "entry" => %name.display());
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Puts back what the dead had claimed.
+    fn recover(&self) -> io::Result<()> {
+        for claimer in fs::read_dir(self.spool.join("claimed"))? {
+            let folder = claimer?.path();
+            // What is gone, or locked, is no concern of ours: another is quicker, or its owner lives.
+            let Ok(lock) = File::open(&folder) else { continue };
+            let (true, Ok(claims)) = (lock.try_lock().is_ok(), fs::read_dir(&folder)) else {
+                continue;
+            };
+            for claim in claims {
+                let (claimed, name) = claim.map(|claim| (claim.path(), claim.file_name()))?;
+                if name == RESULT {
+                    fs::remove_file(claimed)?;
+                } else {
+                    fs::rename(claimed, self.spool.join("new").join(name))?;
+                }
+            }
+            fs::remove_dir(&folder)?;
+        }
+        Ok(())
+    }
+}
+
+impl Job for Claimer {
+    fn run(&mut self, ctx: &mut dyn JobContext) -> Then {
+        match self.work(ctx) {
+            Ok(true) => return Then::Again,
+            Ok(false) => (),
+            Err(error) => warn!(ctx.log(), "entry not done"; "error" => %error),
+        }
+        if let Err(error) = self.recover() {
+            warn!(ctx.log(), "claims not put back"; "error" => %error);
+        }
+        Then::After(PAUSE)
+    }
+}
+
+/// The work itself, which takes a moment.
+fn transform(text: &[u8]) -> Vec<u8> {
+    thread::sleep(Duration::from_millis(5));
+    text.to_ascii_uppercase()
+}
+
+fn main() -> ExitCode {
+    ostler::main(Spool)
+}

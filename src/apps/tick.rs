@@ -1,0 +1,94 @@
+//! `tick`: a job that says that it lives, to try jobs and workers with.
+
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use slog::info;
+
+use crate::app::{App, BootError, Job, JobContext, Options, Place, Refusal};
+use crate::job::{self, Schedule};
+
+/// The app `tick`: each job writes a line to the log, again and again. One run is one unit of work;
+/// runs are numbered from 1 in each worker, whichever of its threads does them.
+///
+/// | option | meaning |
+/// |---|---|
+/// | `every=DUR` | so much from run to run of a thread; the default is `1s` |
+/// | `cron=EXPR` | each thread runs at these dates instead, such as `*/5 * * * * *` |
+/// | `work_ms=N` | each run takes so long, and then writes a second line |
+/// | `hang_on=N` | the run of this number sleeps for good |
+/// | `panic_on=N` | the run of this number panics |
+#[derive(Clone, Debug, Default)]
+pub struct Tick {
+    /// How many runs this worker has begun.
+    runs: Arc<AtomicU64>,
+}
+
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// What the options say.
+struct Wish {
+    schedule: Schedule,
+    work: Duration,
+    hang_on: Option<u64>,
+    panic_on: Option<u64>,
+}
+
+impl Wish {
+    fn read(options: &Options) -> Result<Self, Refusal> {
+        let known = ["every", "cron", "work_ms", "hang_on", "panic_on"];
+        if let Some(odd) = options.keys().find(|key| !known.contains(&key.as_str())) {
+            let why = format!("app \"tick\" has no such option; it has {}", known.join(", "));
+            return Err(Refusal::of_option(odd, why));
+        }
+        let schedule = Schedule::from_options(options)?;
+        Ok(Self {
+            schedule: schedule.unwrap_or_else(|| Schedule::every(PERIOD)),
+            work: Duration::from_millis(number(options, "work_ms")?.unwrap_or(0)),
+            hang_on: number(options, "hang_on")?,
+            panic_on: number(options, "panic_on")?,
+        })
+    }
+}
+
+fn number(options: &Options, option: &str) -> Result<Option<u64>, Refusal> {
+    let Some(text) = options.get(option) else { return Ok(None) };
+    let number = text.parse().map(Some);
+    number.map_err(|_| Refusal::of_option(option, format!("{text:?} is not a whole number")))
+}
+
+impl App for Tick {
+    fn name(&self) -> &str {
+        "tick"
+    }
+
+    fn check(&self, options: &Options) -> Result<(), Refusal> {
+        Wish::read(options).map(|_| ())
+    }
+
+    fn is_job(&self) -> bool {
+        true
+    }
+
+    fn job(&self, place: &Place, thread: usize) -> Result<Box<dyn Job>, BootError> {
+        let Wish { schedule, work, hang_on, panic_on } = Wish::read(&place.options)?;
+        let (pid, slot, runs) = (process::id(), place.slot, Arc::clone(&self.runs));
+        Ok(Box::new(job::scheduled(schedule, move |ctx: &mut dyn JobContext| {
+            let run = runs.fetch_add(1, Ordering::Relaxed) + 1;
+            ctx.label(&format!("tick {run}"));
+            info!(ctx.log(), "tick"; "pid" => pid, "slot" => slot, "thread" => thread, "run" => run);
+            assert!(panic_on != Some(run), "panic_on={run} was asked for");
+            while hang_on == Some(run) {
+                thread::sleep(Duration::from_secs(3600));
+            }
+            if !work.is_zero() {
+                thread::sleep(work);
+                info!(ctx.log(), "tick worked"; "pid" => pid, "slot" => slot, "thread" => thread,
+                    "run" => run);
+            }
+        })))
+    }
+}

@@ -1,0 +1,69 @@
+//! Spans of time as people write them: `30`, `1.5`, `500ms`, `2m`. Pure.
+
+use std::time::Duration;
+
+/// Ten years: longer than any process lives, short enough for arithmetic in nanoseconds.
+pub(crate) const SPAN_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+const SPAN_UNITS: [(&str, u128); 4] =
+    [("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000), ("h", 3_600_000_000_000)];
+
+/// A number of seconds, or a number with `ms`, `s`, `m` or `h`: at least `least`, at most ten
+/// years.
+///
+/// # Errors
+/// What is wrong, in words that can follow the quoted text.
+pub(crate) fn parse(text: &str, least: Duration) -> Result<Duration, String> {
+    let Some(nanos) = parse_nanos(text) else {
+        return Err("is not a duration: give a number of seconds, or a number with ms, s, m \
+                    or h, such as 30, 1.5, 500ms or 2m"
+            .into());
+    };
+    let most = SPAN_MAX.as_nanos();
+    match u64::try_from(nanos) {
+        Ok(nanos) if u128::from(nanos) <= most => {
+            let span = Duration::from_nanos(nanos);
+            if span < least {
+                return Err(format!("is too short: the least is {}", show(least)));
+            }
+            Ok(span)
+        }
+        _ => Err("is too long: the most is 10 years (87600h)".into()),
+    }
+}
+
+/// The shortest usual text of a span; [`parse`] gives the same span back.
+pub(crate) fn show(span: Duration) -> String {
+    let nanos = span.subsec_nanos();
+    if nanos == 0 {
+        return format!("{}s", span.as_secs());
+    }
+    if nanos.is_multiple_of(1_000_000) {
+        return format!("{}ms", span.as_millis());
+    }
+    let decimals = format!("{nanos:09}");
+    format!("{}.{}s", span.as_secs(), decimals.trim_end_matches('0'))
+}
+
+/// Nanoseconds, exactly; `None` for anything that is not a whole number of them.
+fn parse_nanos(text: &str) -> Option<u128> {
+    let cut = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(cut);
+    let unit = if unit.is_empty() { "s" } else { unit };
+    let nanos_per_unit = SPAN_UNITS.iter().find(|(name, _)| *name == unit)?.1;
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    // Eighteen digits of each are more than ten years need, and cannot overflow the sum below.
+    if whole.len() > 18 || decimals.len() > 18 {
+        return None;
+    }
+    let scale = 10_u128.pow(u32::try_from(decimals.len()).ok()?);
+    let scaled =
+        digits(whole)?.parse::<u128>().ok()? * scale + digits(decimals)?.parse::<u128>().ok()?;
+    let nanos = scaled.checked_mul(nanos_per_unit)?;
+    nanos.is_multiple_of(scale).then_some(nanos / scale)
+}
+
+/// The text again, if it is digits and nothing else: no sign, blank or underscore.
+pub(crate) fn digits(text: &str) -> Option<&str> {
+    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then_some(text)
+}

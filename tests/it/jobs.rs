@@ -1,0 +1,358 @@
+//! Jobs: loops with no socket live the life of any worker, and a class that runs none refuses them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::heard::Record;
+use crate::launch::Launch;
+use crate::proc::{descriptors_to, wait_until};
+use crate::recycling::expect_never_fewer_than;
+use crate::support::{Exit, Server};
+
+on_job_classes!(
+    runs_happen_in_each_thread_and_are_counted,
+    a_run_that_hangs_is_found_by_its_label,
+    a_job_that_sleeps_is_left_alone,
+    a_job_that_panics_goes_on_after_a_pause,
+    workers_are_recycled_by_runs_and_never_fewer,
+    a_worker_that_leaves_ends_its_run,
+    a_job_that_sleeps_leaves_at_once,
+    a_run_that_lasts_too_long_is_cut_off,
+    a_job_stops_now_if_told_so,
+    a_reload_exchanges_jobs,
+    a_killed_worker_runs_its_job_anew,
+    a_job_does_not_outlive_its_master,
+    dates_are_kept,
+    an_alarm_that_cannot_be_had_is_done_without,
+);
+
+/// A server of `tick`, whose log is all that it shows.
+fn launch(class: &str, flags: &[&str], options: &[&str]) -> Launch {
+    let launch = Launch::new(&["-k", class, "--threads", "2"]).unbound();
+    let words = flags.iter().chain(&["tick"]).chain(options);
+    words.fold(launch, |launch, word| launch.arg(word))
+}
+
+fn start(class: &str, flags: &[&str], options: &[&str]) -> Server {
+    launch(class, flags, options).start()
+}
+
+fn is_tick(record: &Record) -> bool {
+    record.message() == "tick"
+}
+
+/// The worker whose run is the first to be heard of behind a mark.
+#[track_caller]
+fn ticking(server: &Server, mark: usize) -> Pid {
+    server.wait_for_news(mark, "a run", is_tick).pid().unwrap()
+}
+
+fn threads_of(class: &str) -> i64 {
+    if class == "threads" { 2 } else { 1 }
+}
+
+fn runs_happen_in_each_thread_and_are_counted(class: &str) {
+    let mut server = start(class, &["-w", "2"], &["every=50ms"]);
+    for worker in server.wait_workers(2) {
+        assert!(descriptors_to(worker.pid, "socket:").is_empty(), "a job listens nowhere");
+        for thread in 0..threads_of(class) {
+            let is_its =
+                |r: &Record| r.says("tick", worker.pid) && r.number("thread") == Some(thread);
+            wait_until("a few runs", || server.records().iter().filter(|r| is_its(r)).count() >= 3);
+        }
+    }
+    assert!(server.records_of("listening").is_empty());
+    server.signal(Signal::SIGTERM);
+    server.expect_clean_end();
+    let mut runs = BTreeMap::new();
+    for tick in server.records_of("tick") {
+        *runs.entry(tick.pid().unwrap().as_raw()).or_insert(0) += 1;
+    }
+    for exited in server.records_of("worker exited") {
+        assert_eq!(exited.number("units"), runs.remove(&exited.pid().unwrap().as_raw()));
+    }
+    assert!(runs.is_empty(), "{runs:?}");
+}
+
+fn a_run_that_hangs_is_found_by_its_label(class: &str) {
+    let flags = ["-t", "1s", "--abort-grace", "300ms", "--graceful-timeout", "5s"];
+    let server = start(class, &flags, &["every=100ms", "hang_on=4"]);
+    let victim = server.wait_workers(1)[0];
+    let hung = server.wait_for("the hang", |record| record.says("worker hung", victim.pid));
+    assert_eq!(hung.text("work"), Some("tick 4"), "{hung:?}");
+    let exited = server.wait_exited(victim.pid);
+    assert_eq!(exited.text("reason"), Some("hung"), "{exited:?}");
+    assert!(matches!(exited.text("signal"), Some("SIGABRT" | "SIGKILL")), "{exited:?}");
+    server.wait_replaced(victim);
+}
+
+fn a_job_that_sleeps_is_left_alone(class: &str) {
+    let server = start(class, &["-t", "1s"], &["every=1h"]);
+    ticking(&server, 0);
+    assert!(!server.hears(Duration::from_secs(3), |r| r.message() == "worker hung"));
+    assert!(server.records_of("worker exited").is_empty());
+    server.finish();
+}
+
+fn a_job_that_panics_goes_on_after_a_pause(class: &str) {
+    let mut server = start(class, &[], &["every=10ms", "panic_on=1"]);
+    let worker = server.wait_workers(1)[0];
+    let panic = server.wait_for("the panic", |record| record.message() == "panic");
+    assert!(panic.text("error").unwrap_or_default().contains("panic_on=1"), "{panic:?}");
+    let is_pause = |record: &Record| record.message() == "job pauses after a panic";
+    let pause = server.wait_for("the pause", is_pause);
+    assert_eq!((pause.number("pause_ms"), pause.number("in_a_row")), (Some(100), Some(1)));
+    let seat = pause.number("seat");
+    let is_next = |r: &Record| r.says("tick", worker.pid) && r.number("thread") == seat;
+    let next = server.wait_for_news(server.mark(), "the next run", is_next);
+    assert!(next.number("run") > Some(1));
+    server.signal(Signal::SIGTERM);
+    server.expect_clean_end();
+    let exited = server.wait_exited(worker.pid);
+    assert_eq!(exited.number("units"), Some(server.records_of("tick").len() as i64));
+}
+
+fn workers_are_recycled_by_runs_and_never_fewer(class: &str) {
+    let server = start(class, &["-w", "2", "--max-requests", "5"], &["every=20ms"]);
+    let ends = || server.records_of("worker exited");
+    wait_until("six workers have been recycled", || ends().len() >= 6);
+    for exited in ends() {
+        assert_eq!(exited.text("reason"), Some("recycled"), "{exited:?}");
+        assert_eq!(exited.number("code"), Some(0), "{exited:?}");
+        assert!(exited.number("units") >= Some(5), "{exited:?}");
+    }
+    expect_never_fewer_than(&server, 2);
+    server.finish();
+}
+
+fn a_worker_that_leaves_ends_its_run(class: &str) {
+    let mut server = start(class, &[], &["every=1h", "work_ms=1000"]);
+    let worker = ticking(&server, 0);
+    let runs = server.records_of("tick").len();
+    server.signal(Signal::SIGTERM);
+    server.expect_clean_end();
+    let ends = server.records_of("tick worked");
+    assert!(ends.len() >= runs, "{runs} runs, {} ends", ends.len());
+    assert_eq!(ends[0].pid(), Some(worker));
+    assert_eq!(server.wait_exited(worker).text("reason"), Some("asked"));
+}
+
+fn a_job_that_sleeps_leaves_at_once(class: &str) {
+    // Whoever slept on would be cut off after an hour, which nobody here waits for.
+    let server = start(class, &["--graceful-timeout", "1h"], &["every=1h"]);
+    let worker = server.wait_workers(1)[0];
+    let ticks = threads_of(class) as usize;
+    wait_until("each thread has run", || server.records_of("tick").len() == ticks);
+    kill(worker.pid, Signal::SIGTERM).unwrap();
+    assert_eq!(server.wait_exited(worker.pid).number("code"), Some(0));
+    server.wait_replaced(worker);
+    server.finish();
+}
+
+fn a_run_that_lasts_too_long_is_cut_off(class: &str) {
+    let server = start(class, &["--graceful-timeout", "500ms"], &["hang_on=1"]);
+    let worker = ticking(&server, 0);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    let exited = server.wait_exited(worker);
+    assert_eq!(exited.text("signal"), Some("SIGKILL"), "{exited:?}");
+    server.wait_nobody();
+}
+
+fn a_job_stops_now_if_told_so(class: &str) {
+    let flags = ["--graceful-timeout", "1h", "--abort-grace", "300ms"];
+    let server = start(class, &flags, &["hang_on=1"]);
+    ticking(&server, 0);
+    server.signal(Signal::SIGINT);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    server.wait_nobody();
+}
+
+fn a_reload_exchanges_jobs(class: &str) {
+    let server = start(class, &["-w", "2"], &["every=20ms"]);
+    let old = server.wait_workers(2);
+    server.signal(Signal::SIGHUP);
+    server.wait_for("the reload", |record| record.message() == "reload done");
+    for worker in old {
+        let exited = server.wait_exited(worker.pid);
+        assert_eq!((exited.text("reason"), exited.number("code")), (Some("reload"), Some(0)));
+    }
+    let mark = server.mark();
+    for worker in server.wait_workers(2) {
+        server.wait_for_news(mark, "its run", |record| record.says("tick", worker.pid));
+    }
+    expect_never_fewer_than(&server, 2);
+    server.finish();
+}
+
+fn a_killed_worker_runs_its_job_anew(class: &str) {
+    let server = start(class, &[], &["every=1h"]);
+    let victim = server.wait_workers(1)[0];
+    ticking(&server, 0);
+    kill(victim.pid, Signal::SIGKILL).unwrap();
+    let heir = server.wait_replaced(victim);
+    server.wait_for("its run", |record| record.says("tick", heir.pid));
+    server.finish();
+}
+
+fn a_job_does_not_outlive_its_master(class: &str) {
+    let server = start(class, &["--graceful-timeout", "1h"], &["every=1h"]);
+    ticking(&server, 0);
+    server.signal(Signal::SIGKILL);
+    server.wait_nobody();
+    // One that is at a run ends it first.
+    let server = start(class, &[], &["every=1h", "work_ms=1500"]);
+    let worker = ticking(&server, 0);
+    server.signal(Signal::SIGKILL);
+    server.wait_for("its end", |record| record.says("tick worked", worker));
+    server.wait_nobody();
+}
+
+fn dates_are_kept(class: &str) {
+    let server = start(class, &["-t", "1s"], &["cron=* * * * * *"]);
+    let worker = ticking(&server, 0);
+    let runs = 3 * threads_of(class) as usize;
+    wait_until("each thread's third date", || server.records_of("tick").len() >= runs);
+    assert!(server.records_of("tick").iter().all(|tick| tick.pid() == Some(worker)));
+    server.finish();
+}
+
+fn an_alarm_that_cannot_be_had_is_done_without(class: &str) {
+    let server = start(class, &[], &["cron=* * * * * *"]);
+    let alarms = descriptors_to(ticking(&server, 0), "timerfd");
+    server.finish();
+    // So many descriptors more, and the alarm would be the first beyond the limit.
+    let more = 64 - alarms.first().expect("an alarm");
+    let script = format!("for i in $(seq {more}); do exec {{fd}}</dev/null; done; exec \"$@\"");
+    let program = ["bash", "-c", &script, "bash", env!("CARGO_BIN_EXE_ostler")];
+    let flags = ["-k", class, "--threads", "1", "--nofile", "64", "tick", "cron=* * * * * *"];
+    let server = Launch::by(&program, &flags).unbound().start();
+    let warning = server.wait_for("a warning", |r| r.message().starts_with("job would not notice"));
+    assert!(warning.text("error").unwrap_or_default().contains("Too many open"), "{warning:?}");
+    let worker = ticking(&server, 0);
+    wait_until("a few dates", || server.records_of("tick").len() >= 4);
+    assert!(descriptors_to(worker, "timerfd").is_empty());
+    assert_eq!(server.records_of(warning.message()).len(), 1, "once");
+    server.finish();
+}
+
+#[test]
+fn one_run_that_hangs_does_not_end_those_of_other_threads() {
+    let flags = ["-t", "4s", "--abort-grace", "300ms", "--graceful-timeout", "20s"];
+    // When one has hung for as long as it may, the other is in the midst of its second run.
+    let server = start("threads", &flags, &["every=1ms", "work_ms=2600", "hang_on=1"]);
+    let victim = server.wait_workers(1)[0];
+    server.wait_for("the hang", |record| record.says("worker hung", victim.pid));
+    let exited = server.wait_exited(victim.pid);
+    assert_eq!(exited.text("reason"), Some("hung"), "{exited:?}");
+    expect_never_fewer_than(&server, 1);
+    let runs = |message| server.records().iter().filter(|r| r.says(message, victim.pid)).count();
+    assert_eq!(runs("tick worked"), 2);
+    assert_eq!(runs("tick"), 3, "the one that hangs has not ended, and no other has begun");
+}
+
+const MIO: &str = "--worker-class: \"mio\" runs no jobs, and app \"tick\" is one; those that do \
+    are: sync, threads";
+
+#[test]
+fn a_class_that_runs_no_jobs_is_refused_by_name() {
+    let outcome = launch("mio", &[], &[]).run();
+    assert_eq!((outcome.exit, outcome.stdout.as_str()), (Exit::Code(1), ""));
+    assert_eq!(outcome.stderr, format!("ostler: {MIO}"));
+    let outcome = launch("mio", &["--check-config"], &[]).run();
+    assert_eq!(outcome.exit, Exit::Code(1));
+    assert_eq!(outcome.stderr, format!("ostler: {MIO}"));
+}
+
+#[test]
+fn a_reload_to_a_class_that_runs_no_jobs_changes_nothing() {
+    let launch = Launch::new(&[]).unbound();
+    let path = launch.path("settings.yaml");
+    fs::write(&path, "app:\n  name: tick\n  every: 20ms\n").unwrap();
+    let server = launch.arg("--config").arg(&path).start();
+    let worker = server.wait_workers(1)[0];
+    for (text, why) in [
+        ("worker_class: mio\napp: tick\n", "settings.yaml:1: worker_class: \"mio\" runs no jobs"),
+        ("app: tick\n\nbind: ':1'\n", "settings.yaml:3: bind: app \"tick\" is a job"),
+        ("app:\n  name: tick\n  cron: hourly\n", "settings.yaml:3: app.cron: \"hourly\" is not"),
+    ] {
+        let mark = server.mark();
+        fs::write(&path, text).unwrap();
+        server.signal(Signal::SIGHUP);
+        let is_refusal = |record: &Record| record.message() == "reload refused";
+        let refused = server.wait_for_news(mark, "the refusal", is_refusal);
+        assert!(refused.text("error").unwrap_or_default().contains(why), "{refused:?}");
+        let mark = server.mark();
+        assert_eq!(ticking(&server, mark), worker.pid);
+    }
+    assert!(server.records_of("worker exited").is_empty());
+    server.finish();
+}
+
+#[test]
+fn a_reload_leads_from_clients_to_a_job_and_back() {
+    let launch = Launch::new(&[]).unbound();
+    let (path, port) = (launch.path("settings.yaml"), launch.port());
+    let clients = format!("bind: 127.0.0.1:{port}\n");
+    fs::write(&path, &clients).unwrap();
+    let server = launch.arg("--config").arg(&path).start();
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    for _ in 0..2 {
+        let mark = server.mark();
+        fs::write(&path, "app: {name: tick, every: 20ms}\n").unwrap();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_news(mark, "the reload", |record| record.message() == "reload done");
+        ticking(&server, mark);
+        assert!(server.try_get("/").is_err(), "nobody listens");
+        let mark = server.mark();
+        fs::write(&path, &clients).unwrap();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_news(mark, "the reload", |record| record.message() == "reload done");
+        assert_eq!(server.get("/").text(), "Hello, world!\n");
+    }
+    server.finish();
+}
+
+#[test]
+fn what_makes_no_sense_for_a_job_is_refused_with_its_place() {
+    for (options, why) in [
+        (&["every=0"][..], "APP: every: \"0\" is too short: the least is 1ms"),
+        (&["cron=61 * * * *"], "APP: cron: \"61 * * * *\" is not a cron expression ("),
+        (&["cron=@daily", "every=1s"], "APP: cron: a job has one schedule, and every is given too"),
+        (&["work_ms=-1"], "APP: work_ms: \"-1\" is not a whole number"),
+        (&["evry=1s"], "APP: evry: app \"tick\" has no such option; it has every, cron, "),
+    ] {
+        let outcome = launch("sync", &[], options).run();
+        assert_eq!(outcome.exit, Exit::Code(1), "{options:?}");
+        assert!(outcome.stderr.starts_with(&format!("ostler: {why}")), "{}", outcome.stderr);
+    }
+    for (text, why) in [
+        ("app:\n  name: tick\n  cron: '0 0 31 2 *'\n", "3: app.cron: \"0 0 31 2 *\" fits no date"),
+        ("app:\n  name: tick\n\n  every: soon\n", "4: app.every: \"soon\" is not a duration"),
+        ("app: tick\nbind: ':1'\n", "2: bind: app \"tick\" is a job, which listens nowhere"),
+        ("app: demo\nbind: []\n", "2: bind: is empty, but class"),
+    ] {
+        let launch = Launch::new(&["--check-config"]).unbound();
+        let path = launch.path("x.yaml");
+        fs::write(&path, text).unwrap();
+        let outcome = launch.arg("-c").arg(&path).run();
+        assert_eq!(outcome.exit, Exit::Code(1), "{text}");
+        assert!(outcome.stderr.starts_with(&format!("ostler: {path}:{why}")), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_printed_configuration_of_a_job_says_that_it_listens_nowhere_and_loads_back() {
+    let outcome = launch("threads", &["--print-config"], &["cron=*/5 * * * *"]).run();
+    assert_eq!(outcome.exit, Exit::Code(0), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains("\nbind: []  # default\n"), "{}", outcome.stdout);
+    let launch = Launch::new(&["--check-config"]).unbound();
+    let path = launch.path("x.yaml");
+    fs::write(&path, &outcome.stdout).unwrap();
+    let outcome = launch.arg("-c").arg(&path).run();
+    assert_eq!(outcome.exit, Exit::Code(0), "{}", outcome.stderr);
+}

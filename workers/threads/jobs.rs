@@ -1,0 +1,68 @@
+//! A pool that runs jobs: a job a thread, while the main thread beats and heeds the signals.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::thread;
+
+use ::mio::unix::SourceFd;
+use ::mio::{Events, Interest, Poll, Token};
+use crossbeam_channel::bounded;
+use ostler::worker::{SeatedJob, Stop, WorkerContext, WorkerError};
+use slog::error;
+
+const WAKE: Token = Token(0);
+/// All threads have gone.
+const END: Token = Token(1);
+
+/// Runs each job in a thread of its own, until the worker is to stop and the last has ended its
+/// run.
+pub(super) fn run(ctx: &WorkerContext<'_>, jobs: Vec<SeatedJob<'_>>) -> Result<(), WorkerError> {
+    let mut poll = Poll::new()?;
+    // The last thread that ends closes the pipe.
+    let (end, alive) = io::pipe()?;
+    for (fd, token) in [(ctx.life().wake_fd().as_raw_fd(), WAKE), (end.as_raw_fd(), END)] {
+        poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+    }
+    thread::scope(|scope| {
+        // Nobody begins before all are there: if one cannot be had, the others go home.
+        let (start, started) = bounded::<()>(jobs.len());
+        let (alive, mut threads) = (Arc::new(alive), Vec::new());
+        for (seat, job) in jobs.into_iter().enumerate() {
+            let (alive, started) = (Arc::clone(&alive), started.clone());
+            let work = move || {
+                let _alive = alive;
+                started.recv().map_or(Ok(()), |()| job.run_in_pool())
+            };
+            let thread = thread::Builder::new().name(format!("ostler-{seat}"));
+            threads.push(thread.spawn_scoped(scope, work)?);
+        }
+        drop(alive);
+        threads.iter().try_for_each(|_| start.send(()))?;
+        ctx.life().ready();
+        if let Err(error) = watch(ctx, &mut poll) {
+            error!(ctx.log(), "jobs cannot be watched"; "error" => %error);
+            ctx.life().leave(); // nobody would beat for them
+        }
+        threads.into_iter().try_for_each(|thread| {
+            thread.join().unwrap_or_else(|_| Err("a thread panicked between two runs".into()))
+        })
+    })
+}
+
+/// Beats, and heeds the signals, until the last thread has gone.
+fn watch(ctx: &WorkerContext<'_>, poll: &mut Poll) -> io::Result<()> {
+    let mut events = Events::with_capacity(2);
+    loop {
+        ctx.life().notify();
+        if ctx.life().stop() == Stop::Now {
+            ctx.life().leave(); // without waiting for runs that may be stuck
+        }
+        match poll.poll(&mut events, ctx.life().pulse()) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            Err(_) => (),
+            Ok(()) if events.iter().any(|event| event.token() == END) => return Ok(()),
+            Ok(()) => (),
+        }
+    }
+}
