@@ -184,6 +184,10 @@ impl Runtime {
         let options = app.check(&settings.app_options);
         options.map_err(|refusal| wrong("app")(refusal.to_string()))?;
         class.check(settings).map_err(|refusal| wrong("worker_class")(refusal.to_string()))?;
+        if !class.listens() && !matches!(settings.source("bind"), Source::Default) {
+            let reason = format!("workers of class {:?} listen nowhere", class.name());
+            return Err(wrong("bind")(reason));
+        }
         let (user, group) = (settings.user.as_deref(), settings.group.as_deref());
         let key = if user.is_some() { "user" } else { "group" };
         Identity::find(None, group).map_err(wrong("group"))?;

@@ -178,7 +178,7 @@ fn serve(
     if let Err(error) = signal::catch_parent_death(settings.graceful_timeout) {
         return confession.boot_failed(&format!("cannot watch the master: {error}"));
     }
-    let life = match Lifecycle::new(Terms {
+    let made = Lifecycle::new(Terms {
         heartbeat: birth.heartbeat,
         timeout: settings.timeout,
         signals,
@@ -187,14 +187,15 @@ fn serve(
         row: birth.row,
         doorbell: birth.doorbell,
         units_max: birth.units_max,
-    }) {
-        Ok(life) => life,
+    });
+    // Nothing is lost by the leak: a worker leaves by `_exit`.
+    let life: &'static Lifecycle = match made {
+        Ok(life) => Box::leak(Box::new(life)),
         Err(error) => {
             return confession.boot_failed(&format!("cannot open a pipe: {error}"));
         }
     };
-    let ctx =
-        WorkerContext { listeners: &company.listeners, service, settings, place, log, life: &life };
+    let ctx = WorkerContext { listeners: &company.listeners, service, settings, place, log, life };
     match company.plan.class.run(&ctx) {
         Ok(()) => 0,
         Err(reason) => {

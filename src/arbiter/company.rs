@@ -139,6 +139,9 @@ fn bind_all(
     alone: bool,
 ) -> Result<Vec<Arc<Listener>>, ListenError> {
     let settings = &plan.settings;
+    if !plan.class.listens() {
+        return Ok(Vec::new());
+    }
     let given = || kept.iter().filter(|listener| listener.is_given());
     if matches!(settings.source("bind"), Source::Default) && given().next().is_some() {
         return Ok(given().map(Arc::clone).collect());
