@@ -5,6 +5,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod clock;
+pub(crate) mod command;
 pub(crate) mod daemon;
 pub(crate) mod epoll;
 pub(crate) mod file;
