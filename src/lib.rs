@@ -48,6 +48,7 @@ mod runtime;
 // 7: the doors.
 pub mod cli;
 mod program;
+pub mod testkit;
 
 pub use program::main;
 pub use runtime::{Runtime, RuntimeError};

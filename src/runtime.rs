@@ -197,7 +197,7 @@ impl Runtime {
         let mut choices = Vec::new();
         for pool in &mut pools {
             let choice = self.choose(&pool.settings)?;
-            settle(choice.app, &mut pool.settings);
+            settle(&choice, &mut pool.settings);
             choices.push(choice);
         }
         check_addresses(pools.iter()).map_err(RuntimeError::Settings)?;
@@ -225,6 +225,12 @@ impl Runtime {
         };
         app.check(&settings.app_options).map_err(|refusal| of_app(settings, &refusal))?;
         self.check_kind(app, class, settings).map_err(|(key, reason)| wrong(key)(reason))?;
+        if let Some(who) = listens_nowhere(app, class)
+            && !settings.bind.is_empty()
+            && *settings.source("bind") != Source::Default
+        {
+            return Err(wrong("bind")(format!("{who} listens nowhere: leave bind out")));
+        }
         class.check(settings).map_err(|refusal| wrong("worker_class")(refusal.to_string()))?;
         let (user, group) = (settings.user.as_deref(), settings.group.as_deref());
         let key = if user.is_some() { "user" } else { "group" };
@@ -253,7 +259,8 @@ impl Runtime {
         settings: &Settings,
     ) -> Result<(), (&'static str, String)> {
         if !app.is_job() {
-            let serves_nobody = settings.bind.is_empty() && !class.runs_command();
+            let needs_address = class.listens() && !class.runs_command();
+            let serves_nobody = settings.bind.is_empty() && needs_address;
             let class = class.name();
             let why = format!("is empty, but class {class} serves clients: give an address");
             return if serves_nobody { Err(("bind", why)) } else { Ok(()) };
@@ -264,11 +271,6 @@ impl Runtime {
             let why =
                 format!("{class:?} runs no jobs, and app {app:?} is one; those that do are: ");
             return Err(("worker_class", why + &able));
-        }
-        if !settings.bind.is_empty() && *settings.source("bind") != Source::Default {
-            let app = app.name();
-            let why = format!("app {app:?} is a job, which listens nowhere: leave bind out");
-            return Err(("bind", why));
         }
         Ok(())
     }
@@ -319,10 +321,18 @@ fn check_command(
     Ok(())
 }
 
-/// The settings as they hold for an app: a job listens nowhere, unless somebody says otherwise,
-/// who is refused.
-fn settle(app: &dyn App, settings: &mut Settings) {
+/// Who sees to it that nothing is bound, if anybody does: an app that is a job, or a class that takes
+/// no clients.
+fn listens_nowhere(app: &dyn App, class: &dyn WorkerClass) -> Option<String> {
     if app.is_job() {
+        return Some(format!("app {:?} is a job, which", app.name()));
+    }
+    (!class.listens()).then(|| format!("class {:?}", class.name()))
+}
+
+/// The settings as they hold: the default address only for who listens.
+fn settle(choice: &Choice<'_>, settings: &mut Settings) {
+    if listens_nowhere(choice.app, choice.class).is_some() {
         settings.bind.clear();
     }
 }

@@ -238,6 +238,25 @@ fn custom_class_is_listed() {
 }
 
 #[test]
+fn queue_consumer_listens_nowhere() {
+    let Some(program) = example("queue_consumer") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let check = |words: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(["--worker-class", "queue", "--check-config"]).args(words);
+        command.env("QUEUE", folder.path()).output().unwrap()
+    };
+    assert_eq!(check(&[]).status.code(), Some(0));
+    let output = check(&["--bind", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(1));
+    let reason = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        reason.ends_with("--bind: class \"queue\" listens nowhere: leave bind out\n"),
+        "{reason}"
+    );
+}
+
+#[test]
 fn long_jobs_that_ask_for_time_are_left_alone_and_others_hang() {
     let Some(program) = example("long_jobs") else { return };
     let flags = ["--worker-class", "jobs", "--timeout", "1s", "--abort-grace", "200ms"];

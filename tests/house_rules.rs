@@ -78,6 +78,10 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("chrono::", &["src/job/"]),
 ];
 
+/// The examples that may do what the compiler cannot check, each with the fact that makes it sound:
+/// a ring of the kernel's works on memory behind its back, and tokio watches descriptors by number.
+const UNSAFE_EXAMPLES: [&str; 2] = ["examples/tokio_axum/porter.rs", "examples/uring.rs"];
+
 /// One file of the library or of the classes.
 struct Source {
     /// Relative to the package, such as `src/http/mod.rs`.
@@ -259,9 +263,16 @@ fn map() -> String {
 
 /// All files of the library and of the built-in classes; not `src/lib.rs`, which is the map.
 fn sources() -> Vec<Source> {
+    let mut sources = sources_in(&["src", "workers"]);
+    sources.retain(|source| source.path != "src/lib.rs");
+    assert!(sources.len() > 30, "only {} files are found", sources.len());
+    sources
+}
+
+fn sources_in(folders: &[&str]) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    for folder in ["src", "workers"] {
+    for folder in folders {
         collect(&root.join(folder), &mut files);
     }
     files.sort();
@@ -269,9 +280,7 @@ fn sources() -> Vec<Source> {
         let path = file.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
         Source::new(path, &fs::read_to_string(file).unwrap())
     });
-    let sources: Vec<_> = sources.filter(|source| source.path != "src/lib.rs").collect();
-    assert!(sources.len() > 30, "only {} files are found", sources.len());
-    sources
+    sources.collect()
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
@@ -331,6 +340,26 @@ fn unsafe_is_on_the_lowest_floor_only() {
     let map = map();
     assert_eq!(map.matches("unsafe_code").count(), 1, "src/lib.rs allows it for `mod os` alone");
     assert!(map.contains("#[allow(unsafe_code)]\nmod os;"));
+}
+
+#[test]
+fn examples_with_unsafe_code_are_known_by_name() {
+    let mut found: Vec<String> = sources_in(&["examples"])
+        .into_iter()
+        .filter(|source| !mentions(source, "unsafe").is_empty())
+        .map(|source| source.path)
+        .collect();
+    found.sort();
+    assert_eq!(found, UNSAFE_EXAMPLES);
+}
+
+#[test]
+fn the_test_kit_stands_on_the_top_floor() {
+    assert_eq!(House::look_at(&map()).floor("testkit"), Some(7));
+    // What a class is tested by must not know how anything of the runtime is done.
+    let kit = sources().into_iter().filter(|source| source.module() == "testkit");
+    let imports: Vec<_> = kit.flat_map(|source| source.imports()).map(|(_, name)| name).collect();
+    assert!(imports.iter().all(|name| ["os", "testkit"].contains(&name.as_str())), "{imports:?}");
 }
 
 #[test]

@@ -187,7 +187,7 @@ fn serve(
     if let Err(error) = signal::catch_parent_death(settings.graceful_timeout) {
         return confession.boot_failed(&format!("cannot watch the master: {error}"));
     }
-    let life = match Lifecycle::new(Terms {
+    let made = Lifecycle::new(Terms {
         heartbeat: birth.heartbeat,
         timeout: settings.timeout,
         signals,
@@ -196,8 +196,10 @@ fn serve(
         row: birth.row,
         doorbell: birth.doorbell,
         units_max: birth.units_max,
-    }) {
-        Ok(life) => life,
+    });
+    // Nothing is lost by the leak: a worker leaves by `_exit`.
+    let life: &'static Lifecycle = match made {
+        Ok(life) => Box::leak(Box::new(life)),
         Err(error) => {
             return confession.boot_failed(&format!("cannot open a pipe: {error}"));
         }
@@ -209,8 +211,7 @@ fn serve(
     {
         return confession.boot_failed(&format!("cannot set up a socket: {error}"));
     }
-    let ctx =
-        WorkerContext { listeners: &company.listeners, program, settings, place, log, life: &life };
+    let ctx = WorkerContext { listeners: &company.listeners, program, settings, place, log, life };
     match class.run(&ctx) {
         Ok(()) => 0,
         // It was told so by nothing but the loss of its listeners.

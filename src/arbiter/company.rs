@@ -220,7 +220,7 @@ fn bind_all(
 ) -> Result<Vec<Arc<Listener>>, ListenError> {
     let settings = &plan.settings;
     if settings.bind.is_empty() {
-        return Ok(Vec::new()); // a job
+        return Ok(Vec::new()); // a job, or a class that takes no clients
     }
     let given = || kept.iter().filter(|listener| listener.is_given());
     if matches!(settings.source("bind"), Source::Default) && given().next().is_some() {

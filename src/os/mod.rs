@@ -6,6 +6,7 @@
 pub(crate) mod alarm;
 pub(crate) mod cgroup;
 pub(crate) mod clock;
+pub(crate) mod command;
 pub(crate) mod daemon;
 pub(crate) mod descriptors;
 pub(crate) mod epoll;

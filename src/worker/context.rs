@@ -38,7 +38,7 @@ pub struct WorkerContext<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) place: &'a Place,
     pub(crate) log: &'a Logger,
-    pub(crate) life: &'a Lifecycle,
+    pub(crate) life: &'static Lifecycle,
 }
 
 impl<'a> WorkerContext<'a> {
@@ -108,8 +108,8 @@ impl<'a> WorkerContext<'a> {
         self.log
     }
 
-    /// The worker's life.
-    pub fn life(&self) -> &'a Lifecycle {
+    /// The worker's life, which lasts as long as the process: tasks and threads may keep it.
+    pub fn life(&self) -> &'static Lifecycle {
         self.life
     }
 

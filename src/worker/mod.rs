@@ -100,6 +100,12 @@ pub trait WorkerClass {
         false
     }
 
+    /// Whether its workers take clients from listening sockets. Otherwise the master binds nothing,
+    /// and refuses a `bind` that somebody has chosen.
+    fn listens(&self) -> bool {
+        true
+    }
+
     /// Serves until [`Lifecycle::stop`] says otherwise. Runs in the worker, after the fork, the
     /// privilege drop and the app's boot.
     ///

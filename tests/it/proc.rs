@@ -1,62 +1,15 @@
-//! What `/proc` says about processes. Nothing here knows what a server is.
+//! What else `/proc` says about processes, for tests that insist.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
+pub(crate) use crate::processes::{
+    Stat, children, comes_true, session_members, stat, times_asleep,
+};
 use crate::support::DEADLINE;
-
-/// A few fields of `/proc/PID/stat`.
-#[derive(Clone, Copy, Debug)]
-pub struct Stat {
-    pub pid: Pid,
-    /// `R`, `S`, `D`, `T`, `Z`, …
-    pub state: char,
-    pub parent: Pid,
-    pub session: Pid,
-    /// User and system time, in clock ticks (usually hundredths of a second).
-    pub ticks: u64,
-    pub threads: usize,
-}
-
-/// The state of a process, or nothing if there is no such process.
-pub fn stat(pid: Pid) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in brackets and may hold anything, so count from the last bracket.
-    let fields: Vec<&str> = text.get(text.rfind(')')? + 2..)?.split(' ').collect();
-    let number = |at: usize| fields.get(at)?.parse::<i64>().ok();
-    let pid_at = |at: usize| Some(Pid::from_raw(i32::try_from(number(at)?).ok()?));
-    Some(Stat {
-        pid,
-        state: fields.first()?.chars().next()?,
-        parent: pid_at(1)?,
-        session: pid_at(3)?,
-        ticks: u64::try_from(number(11)? + number(12)?).ok()?,
-        threads: usize::try_from(number(17)?).ok()?,
-    })
-}
-
-/// All processes there are.
-fn everybody() -> impl Iterator<Item = Stat> {
-    fs::read_dir("/proc")
-        .expect("/proc is mounted")
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| stat(Pid::from_raw(pid)))
-}
-
-/// The children of a process, zombies included.
-pub fn children(parent: Pid) -> Vec<Stat> {
-    everybody().filter(|stat| stat.parent == parent).collect()
-}
-
-/// The living members of a session.
-pub fn session_members(session: Pid) -> Vec<Stat> {
-    everybody().filter(|stat| stat.session == session && stat.state != 'Z').collect()
-}
 
 /// The numbers of the open descriptors of a process.
 pub fn descriptors(pid: Pid) -> BTreeSet<u64> {
@@ -113,16 +66,4 @@ pub fn working_directory(pid: Pid) -> PathBuf {
 #[track_caller]
 pub fn wait_until(what: &str, is_so: impl FnMut() -> bool) {
     assert!(comes_true(DEADLINE, is_so), "in vain: {what}");
-}
-
-/// Whether something becomes so within a time.
-pub fn comes_true(patience: Duration, mut is_so: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + patience;
-    while !is_so() {
-        if Instant::now() >= end {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    true
 }

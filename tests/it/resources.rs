@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::launch::Launch;
 use crate::os::limit_descriptors;
-use crate::proc::{children, descriptors, next_descriptor, stat, status_number, wait_until};
+use crate::proc::{children, descriptors, next_descriptor, stat, times_asleep, wait_until};
 use crate::support::Server;
 
 on_every_class!(
@@ -129,7 +129,7 @@ fn a_worker_keeps_no_descriptor_of_a_client_who_left(class: &str) {
 fn an_idle_server_sleeps(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     let workers = server.wait_workers(2);
-    let wakes = |pid: Pid| status_number(pid, "voluntary_ctxt_switches");
+    let wakes = times_asleep;
     server.get("/");
     // The first second may still be busy with what came before.
     thread::sleep(Duration::from_millis(500));

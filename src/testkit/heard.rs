@@ -1,4 +1,5 @@
-//! What a server says on stderr, as it comes in: records, and lines that should not be there.
+//! What a program says on stderr, as it comes in: records, and lines that should not be there.
+//! The black-box tests of the house use this file too, with a `Pid` of their own.
 
 use std::io::{BufRead, BufReader};
 use std::process::ChildStderr;
@@ -6,66 +7,67 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::unistd::Pid;
 use serde_json::Value;
+
+use super::Pid;
 
 /// One record of the log.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub(crate) struct Record {
     /// When it was read here.
-    pub seen: Instant,
+    pub(crate) seen: Instant,
     fields: Value,
 }
 
 impl Record {
     /// The message, made of fixed words.
-    pub fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         self.text("msg").unwrap_or_default()
     }
 
     /// A fact that is text.
-    pub fn text(&self, key: &str) -> Option<&str> {
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
         self.fields.get(key)?.as_str()
     }
 
     /// A fact that is a number.
-    pub fn number(&self, key: &str) -> Option<i64> {
+    pub(crate) fn number(&self, key: &str) -> Option<i64> {
         let fact = self.fields.get(key)?;
         fact.as_i64().or_else(|| fact.as_str()?.parse().ok())
     }
 
     /// The process that the record is about.
-    pub fn pid(&self) -> Option<Pid> {
+    pub(crate) fn pid(&self) -> Option<Pid> {
         Some(Pid::from_raw(i32::try_from(self.number("pid")?).ok()?))
     }
 
     /// Whether the record says this about that process.
-    pub fn says(&self, message: &str, pid: Pid) -> bool {
+    pub(crate) fn says(&self, message: &str, pid: Pid) -> bool {
         self.message() == message && self.pid() == Some(pid)
     }
 }
 
 /// A worker that has said that it is ready, and has not left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Worker {
-    pub pid: Pid,
-    pub slot: i64,
+pub(crate) struct Worker {
+    pub(crate) pid: Pid,
+    pub(crate) slot: i64,
 }
 
 /// What a server has said on stderr so far.
 #[derive(Default)]
-pub struct Heard {
-    pub records: Vec<Record>,
-    pub lines: Vec<String>,
+pub(crate) struct Heard {
+    pub(crate) records: Vec<Record>,
+    pub(crate) lines: Vec<String>,
     /// Lines that are not records.
-    pub noise: Vec<String>,
+    pub(crate) noise: Vec<String>,
     /// Nobody is left who could say more.
-    pub ended: bool,
+    pub(crate) ended: bool,
 }
 
 impl Heard {
     /// The workers that are ready, in the order of their slots.
-    pub fn workers(&self) -> Vec<Worker> {
+    pub(crate) fn workers(&self) -> Vec<Worker> {
         let mut workers = Vec::new();
         for record in &self.records {
             let Some(pid) = record.pid() else { continue };
@@ -84,25 +86,29 @@ impl Heard {
 
 /// State that a thread of ours changes and tests wait for.
 #[derive(Default)]
-pub struct Watched<T> {
+pub(crate) struct Watched<T> {
     state: Mutex<T>,
     changed: Condvar,
 }
 
 impl<T> Watched<T> {
     /// The state, which must not be changed: nobody would be told.
-    pub fn lock(&self) -> MutexGuard<'_, T> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Changes the state, and wakes who waits for it.
-    pub fn change(&self, how: impl FnOnce(&mut T)) {
+    pub(crate) fn change(&self, how: impl FnOnce(&mut T)) {
         how(&mut self.lock());
         self.changed.notify_all();
     }
 
     /// Waits until `look` finds something, for so long.
-    pub fn wait<R>(&self, patience: Duration, mut look: impl FnMut(&T) -> Option<R>) -> Option<R> {
+    pub(crate) fn wait<R>(
+        &self,
+        patience: Duration,
+        mut look: impl FnMut(&T) -> Option<R>,
+    ) -> Option<R> {
         let end = Instant::now() + patience;
         let mut state = self.lock();
         loop {
@@ -117,7 +123,7 @@ impl<T> Watched<T> {
 }
 
 /// Listens in a thread of its own.
-pub fn listen(stderr: ChildStderr, heard: Arc<Watched<Heard>>) {
+pub(crate) fn listen(stderr: ChildStderr, heard: Arc<Watched<Heard>>) {
     thread::spawn(move || {
         for line in BufReader::new(stderr).split(b'\n') {
             let Ok(line) = line else { break };

@@ -1,0 +1,148 @@
+//! Worker classes that break their contract, each in one way: what the class test kit has to find.
+//! For classes that keep it see the other examples.
+//!
+//! ```text
+//! cargo run --example broken_class -- --worker-class never-beats --timeout 2
+//! ```
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use ostler::Runtime;
+use ostler::app::Refusal;
+use ostler::apps::Demo;
+use ostler::settings::Settings;
+use ostler::worker::{Buffers, Client, Stop, WorkerClass, WorkerContext, WorkerError};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Breach {
+    /// A thread in the master.
+    StartsEarly,
+    NeverReady,
+    NeverBeats,
+    NeverSleeps,
+    IgnoresStop,
+    /// Leaves while a client is being served.
+    DropsWork,
+    /// Leaves while clients wait for whom nobody else is there.
+    ForgetsTheQueue,
+    LeaksDescriptors,
+    /// Ends with an error, which a stop is not.
+    FailsAtTheEnd,
+}
+
+const BREACHES: [(&str, Breach); 9] = [
+    ("starts-early", Breach::StartsEarly),
+    ("never-ready", Breach::NeverReady),
+    ("never-beats", Breach::NeverBeats),
+    ("never-sleeps", Breach::NeverSleeps),
+    ("ignores-stop", Breach::IgnoresStop),
+    ("drops-work", Breach::DropsWork),
+    ("forgets-the-queue", Breach::ForgetsTheQueue),
+    ("leaks-descriptors", Breach::LeaksDescriptors),
+    ("fails-at-the-end", Breach::FailsAtTheEnd),
+];
+
+/// One client after another, with one breach.
+struct Broken(&'static str, Breach);
+
+impl WorkerClass for Broken {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn check(&self, _: &Settings) -> Result<(), Refusal> {
+        if self.1 == Breach::StartsEarly {
+            thread::spawn(|| thread::sleep(Duration::MAX));
+        }
+        Ok(())
+    }
+
+    fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+        let (life, breach) = (ctx.life(), self.1);
+        let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(8));
+        let wake = life.wake_fd().as_raw_fd();
+        poll.registry().register(&mut SourceFd(&wake), Token(usize::MAX), Interest::READABLE)?;
+        for (token, listener) in ctx.listeners().iter().enumerate() {
+            listener.watch(&poll, token)?;
+        }
+        if breach != Breach::NeverReady {
+            life.ready();
+        }
+        let mut leaked = Vec::new();
+        loop {
+            if breach != Breach::NeverBeats {
+                life.notify();
+            }
+            let stop = if breach == Breach::IgnoresStop { Stop::None } else { life.stop() };
+            let forgets = stop == Stop::Graceful && breach == Breach::ForgetsTheQueue;
+            if stop == Stop::Now || forgets {
+                return Ok(());
+            }
+            let expects = ctx.expects_until();
+            let mut doors = ctx.listeners().iter();
+            let client = doors.find_map(|door| {
+                let wanted = stop == Stop::None || ctx.must_empty(door);
+                if wanted { door.accept().ok().flatten() } else { None }
+            });
+            if let Some((stream, address)) = client {
+                if breach == Breach::LeaksDescriptors {
+                    leaked.push(File::open("/dev/null")?);
+                }
+                let client = ctx.open(stream, address, false);
+                if breach == Breach::DropsWork {
+                    drop_at_stop(ctx, client)
+                } else {
+                    serve(ctx, client)
+                }
+            } else if stop == Stop::Graceful && expects.is_none() {
+                let failure =
+                    (breach == Breach::FailsAtTheEnd).then(|| "it was asked to stop".into());
+                return failure.map_or(Ok(()), Err);
+            } else if breach != Breach::NeverSleeps
+                && let Err(error) = poll.poll(&mut events, patience(ctx, breach))
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                return Err(error.into());
+            }
+        }
+    }
+}
+
+fn patience(ctx: &WorkerContext<'_>, breach: Breach) -> Option<Duration> {
+    let expectation = ctx.expects_until().map(|until| until.since(ctx.life().now()));
+    let beat = ctx.life().pulse().filter(|_| breach != Breach::NeverBeats);
+    [expectation, beat].into_iter().flatten().min()
+}
+
+fn serve(ctx: &WorkerContext<'_>, mut client: Client<'_>) {
+    client.serve(ctx);
+}
+
+fn drop_at_stop(ctx: &WorkerContext<'_>, mut client: Client<'_>) {
+    let life = ctx.life();
+    thread::scope(|scope| {
+        let serving = scope.spawn(move || {
+            client.serve_with(life, &mut Buffers::default(), &mut life.desk(0));
+        });
+        while !serving.is_finished() {
+            life.notify();
+            if life.stop() != Stop::None {
+                life.leave();
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+fn main() -> ExitCode {
+    let runtime = Runtime::new().app(Demo);
+    let classes = BREACHES.into_iter().map(|(name, breach)| Broken(name, breach));
+    classes.fold(runtime, Runtime::class).main()
+}

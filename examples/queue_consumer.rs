@@ -1,0 +1,116 @@
+//! A worker class that is no server: its workers take items from a queue, which is a folder.
+//!
+//! ```text
+//! mkdir /tmp/queue
+//! QUEUE=/tmp/queue cargo run --example queue_consumer -- --worker-class queue --workers 2
+//! echo 'sleep 500' > /tmp/queue/one && mv /tmp/queue/one /tmp/queue/one.job
+//! ```
+//!
+//! An item is a file `NAME.job`, moved there in one piece. A worker that has an item holds a lock on
+//! the file, and removes it when the item is done; if the worker dies, the kernel takes the lock away,
+//! and the item is somebody else's. So no item is lost, and one whose worker died is begun again.
+
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use ostler::Runtime;
+use ostler::app::Refusal;
+use ostler::apps::Demo;
+use ostler::settings::Settings;
+use ostler::worker::{Stop, WorkerClass, WorkerContext, WorkerError};
+use slog::info;
+
+struct Queue;
+
+impl WorkerClass for Queue {
+    fn name(&self) -> &'static str {
+        "queue"
+    }
+
+    fn check(&self, _: &Settings) -> Result<(), Refusal> {
+        let readable = folder().and_then(fs::read_dir);
+        let refused = |error| Refusal::new(format!("QUEUE must name a folder to read: {error}"));
+        readable.map(drop).map_err(refused)
+    }
+
+    fn listens(&self) -> bool {
+        false
+    }
+
+    fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+        let (life, folder) = (ctx.life(), folder()?);
+        // Watched before it is looked at, so that nothing comes in between.
+        let news = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        news.add_watch(&folder, AddWatchFlags::IN_MOVED_TO)?;
+        let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(4));
+        for fd in [news.as_fd(), life.wake_fd()] {
+            let mut source = SourceFd(&fd.as_raw_fd());
+            poll.registry().register(&mut source, Token(0), Interest::READABLE)?;
+        }
+        life.ready();
+        while life.stop() == Stop::None {
+            life.notify();
+            if let Some((path, _lock)) = next_item(&folder)? {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy();
+                // From here on it is busy, with this: the item has `timeout`, and counts.
+                let _work = life.begin(&name);
+                work_on(&fs::read_to_string(&path)?);
+                fs::remove_file(&path)?;
+                info!(ctx.log(), "item done"; "item" => &*name, "slot" => ctx.place().slot);
+                continue;
+            }
+            // Told only once: what has been told is taken out before the next sleep.
+            match poll.poll(&mut events, life.pulse()) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(error.into());
+                }
+                _ => while news.read_events().is_ok() {},
+            }
+        }
+        Ok(())
+    }
+}
+
+fn folder() -> io::Result<PathBuf> {
+    let name = env::var_os("QUEUE").ok_or_else(|| io::Error::other("it is not set"))?;
+    Ok(name.into())
+}
+
+/// The first item that nobody has, and the lock that makes it this worker's.
+fn next_item(folder: &Path) -> io::Result<Option<(PathBuf, File)>> {
+    let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
+    let mut paths = paths.collect::<io::Result<Vec<_>>>()?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "job"));
+    paths.sort_unstable();
+    for path in paths {
+        let Ok(file) = File::open(&path) else { continue }; // done meanwhile
+        // A file without a name was done by whoever had the lock just before.
+        if file.try_lock().is_ok() && file.metadata()?.nlink() > 0 {
+            return Ok(Some((path, file)));
+        }
+    }
+    Ok(None)
+}
+
+/// What the work is: here, to sleep.
+fn work_on(item: &str) {
+    match item.trim().split_once(' ') {
+        Some(("sleep", ms)) => thread::sleep(Duration::from_millis(ms.parse().unwrap_or(0))),
+        _ if item.trim() == "hang" => thread::sleep(Duration::MAX),
+        _ => (),
+    }
+}
+
+fn main() -> ExitCode {
+    Runtime::new().app(Demo).class(Queue).main()
+}

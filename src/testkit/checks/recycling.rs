@@ -1,0 +1,86 @@
+//! New before old, and nothing is lost.
+
+use std::time::Instant;
+
+use crate::os::signal::Signal;
+use crate::testkit::heard::Record;
+use crate::testkit::scene::{Scene, Verdict, breach, under_load};
+use crate::testkit::{DEADLINE, Kit};
+
+pub(super) fn by_units(kit: &Kit) -> Verdict {
+    let flags = ["--max-requests", "20", "--max-requests-jitter", "10"];
+    recycle(kit, &flags, 4)
+}
+
+pub(super) fn by_age(kit: &Kit) -> Verdict {
+    recycle(kit, &["--max-lifetime", "1s"], 3)
+}
+
+/// Waits under load until so many workers have been recycled.
+fn recycle(kit: &Kit, flags: &[&str], count: usize) -> Verdict {
+    let mut scene = Scene::start(kit, flags)?;
+    scene.wait_workers(2)?;
+    under_load(&mut scene, |scene| {
+        let mut mark = 0;
+        let end = Instant::now() + DEADLINE;
+        for number in 1..=count {
+            let expected = format!("{count} workers are recycled; this is number {number}");
+            let is_end = |record: &Record| record.message() == "worker exited";
+            let exited = scene.wait_for(mark, &expected, is_end)?;
+            let is_it = |record: &Record| record.pid() == exited.pid() && is_end(record);
+            mark = scene.records().iter().position(is_it).map_or(mark, |at| at + 1);
+            if exited.text("reason") != Some("recycled") || exited.number("code") != Some(0) {
+                let (reason, signal) = (exited.text("reason"), exited.text("signal"));
+                let seen = format!("reason {reason:?}, signal {signal:?}");
+                return Err(scene.breach("a worker is recycled, and leaves with 0", seen));
+            }
+            if Instant::now() > end {
+                return Err(scene.breach(expected, "it takes too long"));
+            }
+        }
+        Ok(())
+    })?;
+    expect_never_fewer_than(&scene, 2)
+}
+
+/// Since all were ready, so many have been ready at any time who had not been asked to leave.
+fn expect_never_fewer_than(scene: &Scene<'_>, count: usize) -> Verdict {
+    let (mut serving, mut complete) = (Vec::new(), false);
+    for record in scene.records() {
+        match (record.message(), record.pid()) {
+            ("worker ready", Some(pid)) => serving.push(pid),
+            ("worker is asked to leave" | "worker exited", Some(pid)) => {
+                serving.retain(|other| *other != pid);
+            }
+            _ => continue,
+        }
+        complete |= serving.len() == count;
+        if complete && serving.len() < count {
+            let seen = format!("{} are left when the log says {record:?}", serving.len());
+            return Err(breach("a worker is asked to leave when its successor is ready", seen));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn reload(kit: &Kit) -> Verdict {
+    let mut scene = Scene::start(kit, &[])?;
+    let old = scene.wait_workers(2)?;
+    under_load(&mut scene, |scene| {
+        scene.work(5)?;
+        scene.tell(Signal::Hangup)?;
+        let expected = "a reload comes to its end";
+        scene.wait_for(0, expected, |record| record.message() == "reload done")?;
+        for worker in &old {
+            let exited = scene.wait_exited(worker.pid)?;
+            if exited.number("code") != Some(0) {
+                let seen = format!("code {:?}, {:?}", exited.number("code"), exited.text("signal"));
+                return Err(scene.breach("an old worker leaves with 0", seen));
+            }
+        }
+        scene.work(5)
+    })?;
+    expect_never_fewer_than(&scene, 2)?;
+    scene.tell(Signal::Terminate)?;
+    scene.expect_clean_end(DEADLINE)
+}

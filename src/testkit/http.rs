@@ -1,0 +1,147 @@
+//! Work for a class that serves HTTP.
+
+use std::any::Any;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::client::{Answer, Client};
+use super::feed::{Done, Errand, Feed, Regular, Stage, Task};
+
+/// How long a slow request is left alone after it has been sent. By then a worker has it nearly
+/// always; if not, it waits in a queue that must be emptied, so that it is answered all the same.
+const TAKEN_AFTER: Duration = Duration::from_millis(250);
+
+/// A client that has been held up for so long may find its idle connection closed, and asks again.
+const HELD_UP: Duration = Duration::from_millis(50);
+
+/// GET requests to three paths of the program. They must be answered with 200; if the answer to the
+/// quick one is a number, it is the process that has answered.
+#[derive(Clone, Debug)]
+pub struct Http {
+    quick: String,
+    slow: String,
+    hang: String,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { quick: "/pid".into(), slow: "/sleep?ms={ms}".into(), hang: "/hang".into() }
+    }
+}
+
+impl Http {
+    /// The paths of the built-in app `demo`: `/pid`, `/sleep?ms={ms}`, `/hang`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A path that is answered at once.
+    #[must_use]
+    pub fn quick(mut self, path: impl Into<String>) -> Self {
+        self.quick = path.into();
+        self
+    }
+
+    /// A path that is answered after so many milliseconds as are put in the place of `{ms}`.
+    #[must_use]
+    pub fn slow(mut self, path: impl Into<String>) -> Self {
+        self.slow = path.into();
+        self
+    }
+
+    /// A path whose handler holds its thread for good.
+    #[must_use]
+    pub fn hang(mut self, path: impl Into<String>) -> Self {
+        self.hang = path.into();
+        self
+    }
+}
+
+impl Feed for Http {
+    fn arguments(&self, _: &Path) -> Vec<String> {
+        vec!["--bind".into(), "127.0.0.1:0".into()]
+    }
+
+    fn begin(&self, stage: &Stage, task: Task) -> Result<Box<dyn Errand>, String> {
+        let path = match task {
+            Task::Quick => self.quick.clone(),
+            Task::Slow(time) => self.slow.replace("{ms}", &time.as_millis().to_string()),
+            Task::Hang => self.hang.clone(),
+        };
+        let begin = || {
+            let mut client = Client::tcp(address(stage)?)?;
+            client.try_ask_last(&path)?;
+            Ok::<_, io::Error>(client)
+        };
+        let client = begin().map_err(|error| format!("GET {path} cannot be sent: {error}"))?;
+        if task != Task::Quick {
+            thread::sleep(TAKEN_AFTER);
+        }
+        Ok(Box::new(Request { client, path }))
+    }
+
+    fn idler(&self, stage: &Stage) -> Result<Option<Box<dyn Any + Send>>, String> {
+        let connected = address(stage).and_then(Client::tcp);
+        let client = connected.map_err(|error| format!("cannot connect: {error}"))?;
+        Ok(Some(Box::new(client)))
+    }
+
+    fn regular(&self, stage: &Stage) -> Option<Regular> {
+        let (stage, path) = (stage.clone(), self.quick.clone());
+        let mut kept: Option<(Client, Instant)> = None;
+        Some(Box::new(move || {
+            loop {
+                let (mut client, last) = match kept.take() {
+                    Some(kept) => kept,
+                    None => {
+                        let now = Instant::now();
+                        (address(&stage).and_then(Client::tcp).map_err(|e| e.to_string())?, now)
+                    }
+                };
+                let sent = client.try_ask(&path);
+                let idle = last.elapsed();
+                match sent.and_then(|()| client.try_answer()) {
+                    Ok(answer) => {
+                        if !answer.head.closes() {
+                            kept = Some((client, Instant::now()));
+                        }
+                        return judge(&path, &answer);
+                    }
+                    Err(_) if idle > HELD_UP => (),
+                    Err(error) => return Err(format!("a later GET {path} is lost: {error}")),
+                }
+            }
+        }))
+    }
+}
+
+struct Request {
+    client: Client,
+    path: String,
+}
+
+impl Errand for Request {
+    fn wait(mut self: Box<Self>, patience: Duration) -> Result<Done, String> {
+        let limited = self.client.stream.set_read_timeout(Some(patience));
+        let answer = limited.and_then(|()| self.client.try_answer());
+        let answer = answer.map_err(|error| format!("no answer to GET {}: {error}", self.path))?;
+        judge(&self.path, &answer)
+    }
+}
+
+fn address(stage: &Stage) -> io::Result<SocketAddr> {
+    stage
+        .address()
+        .ok_or_else(|| io::Error::other("the program listens nowhere, as far as it says"))
+}
+
+fn judge(path: &str, answer: &Answer) -> Result<Done, String> {
+    if answer.status() != 200 {
+        return Err(format!("GET {path} is answered with {}", answer.status()));
+    }
+    let text = String::from_utf8_lossy(&answer.body);
+    Ok(Done { worker: text.trim().parse().ok() })
+}

@@ -1,0 +1,202 @@
+//! The class test kit: whether a worker class keeps its contract with the runtime, seen from outside.
+//!
+//! A kit starts a program, yours, again and again; brings it work; sends it signals, as an operator,
+//! a service manager or the kernel would; kills, stops and hangs its workers; reads its log and
+//! `/proc`; and reports in a table which [rules](Rule) the class keeps. Nothing of the program runs in
+//! the process of the test, so that the test may have threads. To be called from an integration test
+//! of the crate that has the class:
+//!
+//! ```no_run
+//! use ostler::testkit::{Http, Kit};
+//!
+//! #[test]
+//! fn my_class_keeps_its_contract() {
+//!     let http = Http::new().quick("/").slow("/sleep?ms={ms}").hang("/hang");
+//!     let report = Kit::new(env!("CARGO_BIN_EXE_my-server")).class("mine").feed(http).run();
+//!     report.assert_passed();
+//! }
+//! # fn main() {}
+//! ```
+//!
+//! (`env!("CARGO_BIN_EXE_NAME")` is the path of a binary target of the crate under test.) The program
+//! must be one of [`Runtime::main`](crate::Runtime::main), since the kit speaks to it by its command
+//! line and reads its log in the JSON format. How work reaches it is what a [`Feed`] knows: [`Http`]
+//! for classes that serve HTTP, or one of your own. Work must be of three kinds: quick, slow, and such
+//! that hangs for good.
+//!
+//! A rule that does not apply to a class is named together with the reason, which goes into the
+//! report: [`Kit::without`]. Linux only; a run takes some ten seconds.
+
+mod checks;
+mod client;
+mod feed;
+mod heard;
+mod http;
+mod proc;
+mod report;
+mod rule;
+mod scene;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub use feed::{Done, Errand, Feed, Regular, Stage, Task};
+pub use http::Http;
+pub use report::{Finding, Outcome, Report};
+pub use rule::Rule;
+
+use crate::os::process::Pid;
+use scene::Breach;
+
+/// The longest wait for anything that must come. The machine may be slow, and shared.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How many rules are tried at once, unless the caller says otherwise. They mostly wait.
+const AT_ONCE: usize = 6;
+
+/// A test of one worker class of one program.
+pub struct Kit {
+    program: PathBuf,
+    arguments: Vec<String>,
+    variables: Vec<(String, String)>,
+    class: String,
+    feed: Box<dyn Feed>,
+    rules: Vec<Rule>,
+    exempt: BTreeMap<Rule, String>,
+    at_once: usize,
+}
+
+impl fmt::Debug for Kit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { program, class, .. } = self;
+        f.debug_struct("Kit")
+            .field("program", program)
+            .field("class", class)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Kit {
+    /// A test of the program at this path: of its class `sync`, over HTTP, unless told otherwise.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        let program = program.into();
+        Self {
+            // It is started in a folder of its own.
+            program: std::path::absolute(&program).unwrap_or(program),
+            arguments: Vec::new(),
+            variables: Vec::new(),
+            class: "sync".into(),
+            feed: Box::new(Http::new()),
+            rules: Rule::ALL.into(),
+            exempt: BTreeMap::new(),
+            at_once: AT_ONCE,
+        }
+    }
+
+    /// The name of the class.
+    #[must_use]
+    pub fn class(mut self, name: impl Into<String>) -> Self {
+        self.class = name.into();
+        self
+    }
+
+    /// One more argument for the program, behind those of the kit: a flag that overrides one of the
+    /// kit's may spoil a check.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// One more variable in the program's environment.
+    #[must_use]
+    pub fn variable(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
+    /// How work is brought.
+    #[must_use]
+    pub fn feed(mut self, feed: impl Feed + 'static) -> Self {
+        self.feed = Box::new(feed);
+        self
+    }
+
+    /// A rule does not apply to the class, for a reason that the report repeats.
+    #[must_use]
+    pub fn without(mut self, rule: Rule, reason: impl Into<String>) -> Self {
+        self.exempt.insert(rule, reason.into());
+        self
+    }
+
+    /// Tries these rules only.
+    #[must_use]
+    pub fn only(mut self, rules: impl IntoIterator<Item = Rule>) -> Self {
+        self.rules = rules.into_iter().collect();
+        self.rules.sort_unstable();
+        self.rules.dedup();
+        self
+    }
+
+    /// Tries so many rules at once, at least 1. Six, unless told otherwise: they mostly wait.
+    #[must_use]
+    pub fn at_once(mut self, rules: usize) -> Self {
+        self.at_once = rules.max(1);
+        self
+    }
+
+    /// Tries the rules. If the class never gets ready, none but that one is tried.
+    pub fn run(&self) -> Report {
+        let mut findings = Vec::new();
+        let mut rules = self.rules.clone();
+        if let Some(Rule::Ready) = rules.first() {
+            rules.remove(0);
+            findings.push(self.find(Rule::Ready));
+        }
+        if findings.iter().any(|finding| matches!(finding.outcome, Outcome::Broken { .. })) {
+            let reason = "the class never gets ready".to_owned();
+            let took = Duration::ZERO;
+            let untried = |rule| Finding { rule, outcome: Outcome::Untried(reason.clone()), took };
+            findings.extend(rules.into_iter().map(untried));
+        } else {
+            findings.extend(self.find_all(&rules));
+        }
+        let program = self.program.display().to_string();
+        Report { class: self.class.clone(), program, findings }
+    }
+
+    /// Tries several rules at once; the findings are in the order of the rules.
+    fn find_all(&self, rules: &[Rule]) -> Vec<Finding> {
+        let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        thread::scope(|scope| {
+            for _ in 0..self.at_once.min(rules.len()) {
+                scope.spawn(|| {
+                    while let Some(rule) = rules.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let finding = self.find(*rule);
+                        found.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
+                    }
+                });
+            }
+        });
+        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        found.sort_by_key(|finding| finding.rule);
+        found
+    }
+
+    fn find(&self, rule: Rule) -> Finding {
+        let begun = Instant::now();
+        let outcome = match self.exempt.get(&rule) {
+            Some(reason) => Outcome::Exempt(reason.clone()),
+            None => match checks::check(rule, self) {
+                Ok(()) => Outcome::Kept,
+                Err(Breach { expected, seen }) => Outcome::Broken { expected, seen },
+            },
+        };
+        Finding { rule, outcome, took: begun.elapsed() }
+    }
+}

@@ -1,0 +1,75 @@
+//! What `/proc` says about processes. Nothing here knows what a server is. The black-box tests of the
+//! house use this file too, with a `Pid` of their own.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Pid;
+
+/// A few fields of `/proc/PID/stat`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stat {
+    pub(crate) pid: Pid,
+    /// `R`, `S`, `D`, `T`, `Z`, …
+    pub(crate) state: char,
+    pub(crate) parent: Pid,
+    pub(crate) session: Pid,
+    /// User and system time, in clock ticks (usually hundredths of a second).
+    pub(crate) ticks: u64,
+    pub(crate) threads: usize,
+}
+
+/// The state of a process, or nothing if there is no such process.
+pub(crate) fn stat(pid: Pid) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in brackets and may hold anything, so count from the last bracket.
+    let fields: Vec<&str> = text.get(text.rfind(')')? + 2..)?.split(' ').collect();
+    let number = |at: usize| fields.get(at)?.parse::<i64>().ok();
+    let pid_at = |at: usize| Some(Pid::from_raw(i32::try_from(number(at)?).ok()?));
+    Some(Stat {
+        pid,
+        state: fields.first()?.chars().next()?,
+        parent: pid_at(1)?,
+        session: pid_at(3)?,
+        ticks: u64::try_from(number(11)? + number(12)?).ok()?,
+        threads: usize::try_from(number(17)?).ok()?,
+    })
+}
+
+/// How often the first thread of a process has gone to sleep.
+pub(crate) fn times_asleep(pid: Pid) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let told = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    told.and_then(|told| told.trim().parse().ok()).unwrap_or(0)
+}
+
+/// All processes there are.
+fn everybody() -> impl Iterator<Item = Stat> {
+    fs::read_dir("/proc")
+        .expect("/proc is mounted")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| stat(Pid::from_raw(pid)))
+}
+
+/// The children of a process, zombies included.
+pub(crate) fn children(parent: Pid) -> Vec<Stat> {
+    everybody().filter(|stat| stat.parent == parent).collect()
+}
+
+/// The living members of a session.
+pub(crate) fn session_members(session: Pid) -> Vec<Stat> {
+    everybody().filter(|stat| stat.session == session && stat.state != 'Z').collect()
+}
+
+/// Whether something becomes so within a time.
+pub(crate) fn comes_true(patience: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + patience;
+    while !is_so() {
+        if Instant::now() >= end {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    true
+}

@@ -1,0 +1,161 @@
+//! What a run of the kit has found, as a table.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::rule::Rule;
+
+/// What was found about one rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The class keeps it.
+    Kept,
+    /// The class breaks it.
+    Broken {
+        /// What should have happened.
+        expected: String,
+        /// What happened instead.
+        seen: String,
+    },
+    /// It does not apply to this class, for this reason.
+    Exempt(String),
+    /// It was not tried, for this reason.
+    Untried(String),
+}
+
+/// One line of a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The rule.
+    pub rule: Rule,
+    /// What was found.
+    pub outcome: Outcome,
+    /// How long that took.
+    pub took: Duration,
+}
+
+/// What a run of the kit has found. It is shown as a table.
+#[derive(Clone, Debug)]
+#[must_use = "a report may say that the class is broken"]
+pub struct Report {
+    pub(super) class: String,
+    pub(super) program: String,
+    pub(super) findings: Vec<Finding>,
+}
+
+impl Report {
+    /// The findings, in the order of [`Rule::ALL`].
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// The rules that the class breaks.
+    pub fn broken(&self) -> impl Iterator<Item = Rule> + '_ {
+        let broken = |finding: &&Finding| matches!(finding.outcome, Outcome::Broken { .. });
+        self.findings.iter().filter(broken).map(|finding| finding.rule)
+    }
+
+    /// Whether every rule is kept that was tried, and none was left untried.
+    pub fn passed(&self) -> bool {
+        let is_good = |f: &Finding| matches!(f.outcome, Outcome::Kept | Outcome::Exempt(_));
+        self.findings.iter().all(is_good)
+    }
+
+    /// For the end of a test.
+    ///
+    /// # Panics
+    /// With the whole table, unless it has [passed](Self::passed).
+    #[track_caller]
+    pub fn assert_passed(&self) {
+        assert!(self.passed(), "the class breaks its contract\n{self}");
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "worker class {:?} of {}", self.class, self.program)?;
+        for Finding { rule, outcome, took } in &self.findings {
+            let (word, reason) = match outcome {
+                Outcome::Kept => ("kept", ""),
+                Outcome::Broken { .. } => ("BROKEN", ""),
+                Outcome::Exempt(reason) => ("does not apply", reason.as_str()),
+                Outcome::Untried(reason) => ("not tried", reason.as_str()),
+            };
+            let line =
+                format!("  {:<18}{word:<16}{:>6.1} s  {reason}", rule.name(), took.as_secs_f32());
+            writeln!(f, "{}", line.trim_end())?;
+            if let Outcome::Broken { expected, seen } = outcome {
+                for (title, text) in
+                    [("rule", rule.contract()), ("expected", expected), ("seen", seen)]
+                {
+                    let text = text.replace('\n', "\n                ");
+                    writeln!(f, "      {title:<10}{text}")?;
+                }
+            }
+        }
+        let count = |wanted: fn(&Outcome) -> bool| {
+            self.findings.iter().filter(|finding| wanted(&finding.outcome)).count()
+        };
+        write!(
+            f,
+            "{} kept, {} broken, {} do not apply, {} not tried",
+            count(|outcome| matches!(outcome, Outcome::Kept)),
+            count(|outcome| matches!(outcome, Outcome::Broken { .. })),
+            count(|outcome| matches!(outcome, Outcome::Exempt(_))),
+            count(|outcome| matches!(outcome, Outcome::Untried(_))),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(outcomes: &[(Rule, Outcome)]) -> Report {
+        let findings = outcomes.iter().cloned().map(|(rule, outcome)| Finding {
+            rule,
+            outcome,
+            took: Duration::from_millis(1250),
+        });
+        Report { class: "x".into(), program: "/bin/y".into(), findings: findings.collect() }
+    }
+
+    #[test]
+    fn a_table_says_what_was_expected_and_which_rule_that_is() {
+        let broken = Outcome::Broken { expected: "an end".into(), seen: "none\nat all".into() };
+        let report = report(&[
+            (Rule::Ready, Outcome::Kept),
+            (Rule::Queue, Outcome::Exempt("it has none".into())),
+            (Rule::QuickEnd, broken),
+        ]);
+        assert_eq!(
+            report.to_string(),
+            "worker class \"x\" of /bin/y\n\
+             \u{20} ready             kept               1.2 s\n\
+             \u{20} queue             does not apply     1.2 s  it has none\n\
+             \u{20} quick end         BROKEN             1.2 s\n\
+             \u{20}     rule      When `stop()` says `Now`, a class returns, or leaves, at once.\n\
+             \u{20}     expected  an end\n\
+             \u{20}     seen      none\n                at all\n\
+             1 kept, 1 broken, 1 do not apply, 0 not tried"
+        );
+        assert!(!report.passed());
+        assert_eq!(report.broken().collect::<Vec<_>>(), [Rule::QuickEnd]);
+    }
+
+    #[test]
+    fn what_was_not_tried_has_not_passed() {
+        assert!(report(&[(Rule::Ready, Outcome::Kept)]).passed());
+        assert!(report(&[(Rule::Queue, Outcome::Exempt(String::new()))]).passed());
+        assert!(!report(&[(Rule::Queue, Outcome::Untried(String::new()))]).passed());
+    }
+
+    #[test]
+    fn no_two_rules_have_a_name_in_common() {
+        let mut names: Vec<_> = Rule::ALL.iter().map(|rule| rule.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Rule::ALL.len());
+    }
+}

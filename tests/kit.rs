@@ -1,0 +1,206 @@
+//! The class test kit: the built-in classes and those of the examples keep their contract, and of
+//! classes that do not, the kit says which rule they break.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use std::env;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ostler::testkit::{Done, Errand, Feed, Http, Kit, Report, Rule, Stage, Task};
+
+/// The executable of an example; none if it was not built, as under `cargo test --test kit`.
+fn example(name: &str) -> Option<PathBuf> {
+    let test = env::current_exe().unwrap(); // target/debug/deps/kit-…
+    let path = test.ancestors().nth(2).unwrap().join("examples").join(name);
+    if !path.exists() {
+        eprintln!("skipped: {} is not there; plain `cargo test` builds it", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+#[track_caller]
+fn expect_kept(kit: &Kit) {
+    let report = kit.run();
+    eprintln!("{report}");
+    report.assert_passed();
+}
+
+#[test]
+fn sync_keeps_its_contract() {
+    expect_kept(&Kit::new(env!("CARGO_BIN_EXE_ostler")).class("sync"));
+}
+
+#[test]
+fn threads_keeps_its_contract() {
+    expect_kept(&Kit::new(env!("CARGO_BIN_EXE_ostler")).class("threads"));
+}
+
+#[test]
+fn mio_keeps_its_contract() {
+    expect_kept(&Kit::new(env!("CARGO_BIN_EXE_ostler")).class("mio"));
+}
+
+#[test]
+fn batch_keeps_its_contract() {
+    let Some(program) = example("custom_class") else { return };
+    expect_kept(&Kit::new(program).class("batch"));
+}
+
+#[test]
+fn tokio_keeps_its_contract() {
+    let Some(program) = example("tokio_axum") else { return };
+    expect_kept(&Kit::new(program).class("tokio"));
+}
+
+#[test]
+fn uring_keeps_its_contract_where_the_kernel_has_it() {
+    let Some(program) = example("uring") else { return };
+    let words = ["--worker-class", "uring", "--check-config"];
+    let checked = Command::new(&program).args(words).output().unwrap();
+    if checked.status.success() {
+        return expect_kept(&Kit::new(program).class("uring"));
+    }
+    let reason = String::from_utf8_lossy(&checked.stderr);
+    eprintln!("skipped: {reason}");
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(reason.contains("io_uring cannot be had here"), "{reason}");
+}
+
+/// Items for the example's queue.
+struct Folder;
+
+impl Feed for Folder {
+    fn variables(&self, folder: &Path) -> Vec<(String, String)> {
+        vec![("QUEUE".into(), folder.display().to_string())]
+    }
+
+    fn begin(&self, stage: &Stage, task: Task) -> Result<Box<dyn Errand>, String> {
+        let text = match task {
+            Task::Quick => "quick".to_owned(),
+            Task::Slow(time) => format!("sleep {}", time.as_millis()),
+            Task::Hang => "hang".to_owned(),
+        };
+        let unique = tempfile::Builder::new().prefix("item").tempfile_in(stage.folder());
+        let (_, written) = unique.and_then(|file| Ok(file.keep()?)).map_err(|e| e.to_string())?;
+        fs::write(&written, text).map_err(|error| error.to_string())?;
+        let item = Item(written.with_extension("job"));
+        fs::rename(&written, &item.0).map_err(|error| error.to_string())?;
+        if task != Task::Quick {
+            comes_true(Duration::from_secs(20), || item.is_taken()).ok_or("nobody takes it")?;
+        }
+        Ok(Box::new(item))
+    }
+}
+
+struct Item(PathBuf);
+
+impl Item {
+    fn is_taken(&self) -> bool {
+        let Ok(file) = File::open(&self.0) else { return true };
+        matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+    }
+}
+
+impl Errand for Item {
+    fn wait(self: Box<Self>, patience: Duration) -> Result<Done, String> {
+        comes_true(patience, || !self.0.exists()).ok_or("it is still there")?;
+        Ok(Done::default())
+    }
+}
+
+impl Drop for Item {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0); // nobody else is to hang in it
+    }
+}
+
+fn comes_true(patience: Duration, mut is_so: impl FnMut() -> bool) -> Option<()> {
+    let end = Instant::now() + patience;
+    while !is_so() {
+        if Instant::now() >= end {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    Some(())
+}
+
+#[test]
+fn queue_keeps_its_contract() {
+    let Some(program) = example("queue_consumer") else { return };
+    let kit = Kit::new(program).class("queue").feed(Folder);
+    let kit = kit.without(Rule::Queue, "what is in the folder can wait for the next start");
+    expect_kept(&kit.without(Rule::IdleClients, "it has no clients"));
+}
+
+/// Tries these rules on a class of the example that is full of faults.
+fn try_on(class: &str, rules: &[Rule]) -> Option<Report> {
+    let kit = Kit::new(example("broken_class")?).class(class).feed(Http::new());
+    let report = kit.only(rules.iter().copied()).run();
+    eprintln!("{report}");
+    Some(report)
+}
+
+/// Of these rules, a class breaks the first one, and keeps the others.
+#[track_caller]
+fn expect_breach(class: &str, rules: &[Rule]) {
+    let Some(report) = try_on(class, rules) else { return };
+    assert_eq!(report.broken().collect::<Vec<_>>(), rules[..1], "{report}");
+    assert!(!report.passed());
+    let text = report.to_string();
+    assert!(text.contains(rules[0].contract()) && text.contains("expected"), "{text}");
+}
+
+#[test]
+fn a_class_that_is_never_ready_is_not_tried_further() {
+    let Some(report) = try_on("never-ready", &[Rule::Ready, Rule::Drain]) else { return };
+    assert_eq!(report.broken().collect::<Vec<_>>(), [Rule::Ready]);
+    assert!(report.to_string().contains("never gets ready"), "{report}");
+}
+
+#[test]
+fn a_class_that_starts_in_the_master_is_told() {
+    expect_breach("starts-early", &[Rule::Ready]);
+}
+
+#[test]
+fn a_class_that_never_beats_is_told() {
+    expect_breach("never-beats", &[Rule::IdleBeat, Rule::Ready, Rule::Work, Rule::Drain]);
+}
+
+#[test]
+fn a_class_that_never_sleeps_is_told() {
+    expect_breach("never-sleeps", &[Rule::Quiet, Rule::IdleBeat, Rule::Drain]);
+}
+
+#[test]
+fn a_class_that_ignores_stops_is_told() {
+    let rules = [Rule::IdleBeat, Rule::QuickEnd, Rule::OrphanIdle];
+    let Some(report) = try_on("ignores-stop", &rules) else { return };
+    assert_eq!(report.broken().collect::<Vec<_>>(), rules[1..], "{report}");
+}
+
+#[test]
+fn a_class_that_drops_work_is_told() {
+    expect_breach("drops-work", &[Rule::Drain, Rule::Ready, Rule::IdleBeat, Rule::QuickEnd]);
+}
+
+#[test]
+fn a_class_that_forgets_the_queue_is_told() {
+    expect_breach("forgets-the-queue", &[Rule::Queue, Rule::Ready, Rule::Drain]);
+}
+
+#[test]
+fn a_class_that_leaks_descriptors_is_told() {
+    expect_breach("leaks-descriptors", &[Rule::Descriptors, Rule::Replacements, Rule::Drain]);
+}
+
+#[test]
+fn a_class_that_fails_at_the_end_is_told() {
+    expect_breach("fails-at-the-end", &[Rule::Drain, Rule::IdleBeat, Rule::Work]);
+}
