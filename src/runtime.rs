@@ -41,6 +41,7 @@ pub struct Runtime {
     apps: Vec<Box<dyn App>>,
     registry: Registry,
     hooks: Box<dyn Hooks>,
+    note: &'static str,
     fault: Option<DuplicateClass>,
 }
 
@@ -55,7 +56,7 @@ impl Runtime {
     pub fn new() -> Self {
         let mut registry = Registry::default();
         let fault = workers::install(&mut registry).err();
-        Self { apps: Vec::new(), registry, hooks: Box::new(NoHooks), fault }
+        Self { apps: Vec::new(), registry, hooks: Box::new(NoHooks), note: "", fault }
     }
 
     /// Adds an app. The first is the one that is served if nobody chooses.
@@ -79,6 +80,18 @@ impl Runtime {
     pub fn hooks(mut self, hooks: impl Hooks + 'static) -> Self {
         self.hooks = Box::new(hooks);
         self
+    }
+
+    /// Has `--help` end with a paragraph of the program's own, in lines of at most 100 characters.
+    #[must_use]
+    pub fn note(mut self, text: &'static str) -> Self {
+        self.note = text;
+        self
+    }
+
+    /// What `--help` ends with.
+    pub(crate) fn last_note(&self) -> &'static str {
+        self.note
     }
 
     /// The name of the app that is served if nobody chooses.
