@@ -45,6 +45,8 @@ mod runtime;
 
 // 7: the doors.
 pub mod cli;
+#[cfg(doctest)]
+mod guide;
 mod program;
 
 pub use program::main;
