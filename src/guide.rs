@@ -13,11 +13,7 @@ macro_rules! pages {
 pages! {
     Readme = "README.md";
     WorkersReadme = "workers/README.md";
-    QuickStart = "docs/src/quick-start.md";
     Apps = "docs/src/apps.md";
     OwnClass = "docs/src/own-class.md";
-    Jobs = "docs/src/jobs.md";
     Rpc = "docs/src/rpc.md";
-    Hooks = "docs/src/deployment.md";
-    FromProcessHandler = "docs/src/from-processhandler.md";
 }

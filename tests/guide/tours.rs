@@ -108,15 +108,15 @@ fn the_tour_of_the_readme_works() {
     let said = take(&Page { path: page.path, parts }, &folder, "cargo() { :; }");
     let expected = [
         "Hello, world!",
-        r#"{"…"class":"mio"…}"#,
+        r#"{…"class":"mio"…}"#,
         "Hello, world!",
-        r#"{"…"class":"mio"…}"#,
+        r#"{…"class":"mio"…}"#,
         "slept 1500 ms",
         "worker_class: mio",
         "worker_class: mio  # …",
         "Good day",
         "wrong.yaml:1:…worker_class",
-        r#"{"…"class":"batch"…}"#,
+        r#"{…"class":"batch"…}"#,
         " INFO ready, …workers: 2",
         " WARN worker exited, …reason: crashed, signal: SIGKILL",
         " WARN worker hung, …no heartbeat…verdict: stopped",
