@@ -30,10 +30,11 @@ const ELSEWHERE: [&str; 6] = [
 ];
 
 /// Pages that tell of what is being built beside them, and files that come with it.
-const AWAITED: [&str; 6] = [
+const AWAITED: [&str; 7] = [
     "docs/src/jobs.md",
     "docs/src/exec.md",
     "docs/src/pools.md",
+    "docs/src/test-kit.md",
     "docs/src/from-processhandler.md",
     "config/jobs.yaml",
     "examples/spool_job.rs",
