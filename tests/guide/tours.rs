@@ -7,7 +7,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ impl Drop for Shell {
 /// Takes the tour in a folder, on a port of its own, and gives all that was said.
 #[track_caller]
 fn take(page: &Page, folder: &Path, prelude: &str) -> String {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let typed: Vec<_> = page.blocks("sh").collect();
     let script = format!("{prelude}\n{}", typed.join("\n")).replace(":8000", &format!(":{port}"));
     let path = folder.join("said");
@@ -57,6 +58,21 @@ fn take(page: &Page, folder: &Path, prelude: &str) -> String {
     }
     drop(shell);
     fs::read_to_string(path).unwrap()
+}
+
+/// A port that nobody uses, and that the kernel gives to no client. No two tours get the same.
+fn free_port() -> u16 {
+    const FIRST: u16 = 30_000;
+    const COUNT: u16 = 2_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = (process::id() % u32::from(COUNT)) as u16;
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + begin.wrapping_add(step) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Checks that these lines were said, each with anything for its `…`: the records of the log in this
