@@ -20,11 +20,13 @@ pub struct Identity {
     pub version: String,
     /// The app that it serves if nobody names one.
     pub app: String,
+    /// A paragraph for the end of `--help`; may be empty.
+    pub note: &'static str,
 }
 
 impl Default for Identity {
     fn default() -> Self {
-        Self { version: env!("CARGO_PKG_VERSION").into(), app: Settings::default().app }
+        Self { version: env!("CARGO_PKG_VERSION").into(), app: Settings::default().app, note: "" }
     }
 }
 
@@ -251,7 +253,7 @@ fn command(program: &str, identity: &Identity) -> Command {
         .bin_name(program.to_owned())
         .version(identity.version.clone())
         .about(ABOUT)
-        .after_help(AFTER)
+        .after_help(format!("{AFTER}\n\n{}", identity.note).trim_end().to_owned())
         .override_usage(format!("{program} [OPTIONS] [APP [KEY=VALUE]...] [-- COMMAND...]"))
         .disable_help_flag(true)
         .disable_version_flag(true)
@@ -480,14 +482,14 @@ mod tests {
             assert!(help.text.contains(&shown), "{shown}");
         }
         assert!(help.text.contains("Usage: web [OPTIONS]") && help.text.contains("[default: 16K]"));
-        let identity = Identity { version: "7.1".into(), app: "shop".into() };
+        let identity = Identity { version: "7.1".into(), app: "shop".into(), note: "" };
         let version = parse(["shop".into(), "-V".into()], [], identity).expect_err("the version");
         assert_eq!((version.code, version.text.as_str()), (0, "shop 7.1\n"));
     }
 
     #[test]
     fn a_binary_of_ones_own_serves_its_own_app() {
-        let identity = Identity { version: "1".into(), app: "shop".into() };
+        let identity = Identity { app: "shop".into(), ..Identity::default() };
         let invocation = parse(["shop".into()], [], identity).expect("a good command line");
         assert_eq!(load(&invocation).app, "shop");
     }

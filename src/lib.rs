@@ -47,6 +47,8 @@ mod runtime;
 
 // 7: the doors.
 pub mod cli;
+#[cfg(doctest)]
+mod guide;
 mod program;
 pub mod testkit;
 

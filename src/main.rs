@@ -1,10 +1,17 @@
-//! The `ostler` program: the built-in apps under the built-in classes.
+//! The `ostler` program: the built-in apps under the built-in classes, and `ostler new`.
 
+mod scaffold;
+
+use std::env;
 use std::process::ExitCode;
 
 use ostler::Runtime;
 use ostler::apps::{Demo, Echo, Rpc, Tick};
 
 fn main() -> ExitCode {
-    Runtime::new().app(Demo).app(Echo).app(Rpc).app(Tick::default()).main()
+    let words: Vec<_> = env::args_os().skip(1).collect();
+    if let Some(code) = scaffold::obey(&words) {
+        return code;
+    }
+    Runtime::new().app(Demo).app(Echo).app(Rpc).app(Tick::default()).note(scaffold::NOTE).main()
 }

@@ -46,7 +46,7 @@ impl Runtime {
             // Without /proc there is no title, and everything else works.
             title: TitleArea::claim().ok(),
         };
-        let mut identity = cli::Identity::default();
+        let mut identity = cli::Identity { note: self.last_note(), ..cli::Identity::default() };
         if let Some(app) = self.default_app() {
             identity.app = app.to_owned();
         }

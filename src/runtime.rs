@@ -45,6 +45,7 @@ pub struct Runtime {
     apps: Vec<Box<dyn App>>,
     registry: Registry,
     hooks: Box<dyn Hooks>,
+    note: &'static str,
     fault: Option<DuplicateClass>,
 }
 
@@ -59,7 +60,7 @@ impl Runtime {
     pub fn new() -> Self {
         let mut registry = Registry::default();
         let fault = workers::install(&mut registry).err();
-        Self { apps: Vec::new(), registry, hooks: Box::new(NoHooks), fault }
+        Self { apps: Vec::new(), registry, hooks: Box::new(NoHooks), note: "", fault }
     }
 
     /// Adds an app. The first is the one that is served if nobody chooses.
@@ -83,6 +84,18 @@ impl Runtime {
     pub fn hooks(mut self, hooks: impl Hooks + 'static) -> Self {
         self.hooks = Box::new(hooks);
         self
+    }
+
+    /// Has `--help` end with a paragraph of the program's own, in lines of at most 100 characters.
+    #[must_use]
+    pub fn note(mut self, text: &'static str) -> Self {
+        self.note = text;
+        self
+    }
+
+    /// What `--help` ends with.
+    pub(crate) fn last_note(&self) -> &'static str {
+        self.note
     }
 
     /// The name of the app that is served if nobody chooses.
@@ -111,6 +124,9 @@ impl Runtime {
         let plans = self.plan(configuration.clone())?.plans;
         for (pool, plan) in configuration.pools.iter_mut().zip(plans) {
             pool.settings = plan.settings;
+        }
+        if let ([pool], false) = (&configuration.pools[..], configuration.is_divided) {
+            configuration.master = pool.settings.clone();
         }
         Ok(configuration)
     }

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 /// Who may import a neighbour on the same floor: the kernel's face speaks in pure values, and the
 /// doors share a corridor.
-const ALLOWED: [(&str, &str); 7] = [
+const ALLOWED: [(&str, &str); 8] = [
     ("app", "stamp"),
     ("os", "stamp"),
     ("os", "diagnosis"),
     ("diagnosis", "stamp"),
     ("program", "cli"),
     ("main", "program"),
+    ("main", "scaffold"),
     ("bin", "program"),
 ];
 
@@ -225,7 +226,7 @@ impl House {
             }
         }
         // The programs, which are other crates.
-        floors.extend([("main".to_owned(), 7), ("bin".to_owned(), 7)]);
+        floors.extend(["main", "bin", "scaffold"].map(|name| (name.to_owned(), 7)));
         Self(floors)
     }
 

@@ -408,6 +408,54 @@ fn the_annotated_file_says_every_default() {
     }
 }
 
+/// The tables of the guide's page on settings, between its marks.
+fn reference() -> String {
+    let (defaults, mut text, mut group) = (Settings::default(), String::new(), "");
+    for key in KEYS {
+        if key.group != group {
+            group = key.group;
+            text += &format!("\n### {group}\n\n| key | flag | variable | default | meaning |\n");
+            text += "|---|---|---|---|---|\n";
+        }
+        let short = key.short.map_or(String::new(), |short| format!("`-{short}`, "));
+        let aliases: String = key.aliases.iter().map(|alias| format!(", `--{alias}`")).collect();
+        let value = match key.kind {
+            Kind::Switch => format!("[={}]", key.value_name),
+            Kind::One | Kind::Maybe | Kind::Many | Kind::Pairs => format!(" {}", key.value_name),
+        };
+        let shown = key.show(&defaults).join(", ");
+        let cells = [
+            format!("`{}`", key.name),
+            format!("{short}`--{}{value}`{aliases}", key.flag()),
+            format!("`{}`", key.variable()),
+            if shown.is_empty() { "none".to_owned() } else { format!("`{shown}`") },
+            key.doc(),
+        ];
+        text += &format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
+    }
+    text
+}
+
+/// `OSTLER_WRITE_DOCS=1 cargo test --lib settings` writes the page.
+#[test]
+fn the_guide_lists_every_setting() {
+    const BEGIN: &str = "<!-- From the table in src/settings/table.rs. -->\n";
+    const END: &str = "\n<!-- So far. -->\n";
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/src/settings.md");
+    let page = fs::read_to_string(&path).expect("the page");
+    let (before, rest) = page.split_once(BEGIN).expect("where the table begins");
+    let (_, after) = rest.split_once(END).expect("where the table ends");
+    let due = format!("{before}{BEGIN}{}{END}{after}", reference());
+    if std::env::var_os("OSTLER_WRITE_DOCS").is_some() {
+        fs::write(&path, &due).expect("written");
+    }
+    let page = fs::read_to_string(&path).expect("the page");
+    assert!(
+        page == due,
+        "docs/src/settings.md is old: OSTLER_WRITE_DOCS=1 cargo test --lib settings"
+    );
+}
+
 #[test]
 fn the_example_files_load() {
     for name in ["minimal.yaml", "production.yaml", "jobs.yaml"] {

@@ -1,0 +1,245 @@
+//! The guide and the other pages: no link leads nowhere, no file is named that is not there, and what
+//! they tell to type works as they say.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+#[path = "guide/tours.rs"]
+mod tours;
+
+const GUIDE: &str = "docs/src";
+
+/// Pages outside the guide.
+const PAGES: [&str; 4] = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "workers/README.md"];
+
+/// Folders of this package: a text in code type that begins so is the path of a file.
+const FOLDERS: [&str; 8] =
+    ["benches/", "config/", "docs/", "examples/", "src/", "templates/", "tests/", "workers/"];
+
+/// Paths that only a crate made by `ostler new` has.
+const ELSEWHERE: [&str; 6] = [
+    "config/shop.yaml",
+    "src/app.rs",
+    "src/class.rs",
+    "src/main.rs",
+    "tests/starts.rs",
+    "config/NAME.yaml",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A line of a page that is not in a code block, or a code block.
+enum Part {
+    Line(String),
+    Code { language: String, text: String },
+}
+
+/// A page in Markdown.
+struct Page {
+    /// Relative to the package.
+    path: PathBuf,
+    parts: Vec<Part>,
+}
+
+impl Page {
+    fn read(path: &Path) -> Self {
+        let text = fs::read_to_string(root().join(path)).unwrap();
+        let (mut parts, mut lines) = (Vec::new(), text.lines());
+        while let Some(line) = lines.next() {
+            let Some(language) = line.trim_start().strip_prefix("```") else {
+                parts.push(Part::Line(line.to_owned()));
+                continue;
+            };
+            let indent = line.len() - line.trim_start().len();
+            let inside = lines.by_ref().take_while(|line| line.trim() != "```");
+            let text = inside.map(|line| format!("{}\n", line.get(indent..).unwrap_or("")));
+            parts.push(Part::Code { language: language.to_owned(), text: text.collect() });
+        }
+        Self { path: path.to_owned(), parts }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Line(line) => Some(line.as_str()),
+            Part::Code { .. } => None,
+        })
+    }
+
+    /// The code blocks in this language, such as `sh` or `rust`.
+    fn blocks<'a>(&'a self, language: &'a str) -> impl Iterator<Item = &'a str> {
+        self.parts.iter().filter_map(move |part| match part {
+            Part::Code { language: its, text } if its.split(',').next() == Some(language) => {
+                Some(text.as_str())
+            }
+            Part::Code { .. } | Part::Line(_) => None,
+        })
+    }
+
+    /// The anchors to which a link can lead, one for each heading.
+    fn anchors(&self) -> BTreeSet<String> {
+        let headings = self.lines().filter(|line| line.starts_with('#'));
+        let mut seen = BTreeMap::<String, usize>::new();
+        let anchor = |line: &str| {
+            let text = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = text.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>()
+        };
+        headings
+            .map(|line| {
+                let name = anchor(line);
+                let times = seen.entry(name.clone()).or_default();
+                *times += 1;
+                if *times == 1 { name } else { format!("{name}-{}", *times - 1) }
+            })
+            .collect()
+    }
+
+    /// The texts in code type, outside code blocks.
+    fn words(&self) -> impl Iterator<Item = &str> {
+        self.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
+    }
+
+    /// Where its links lead.
+    fn links(&self) -> impl Iterator<Item = &str> {
+        self.lines().flat_map(|line| {
+            line.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(to, _)| to))
+        })
+    }
+}
+
+/// All pages, of the guide and besides.
+fn pages() -> BTreeMap<PathBuf, Page> {
+    let chapters = fs::read_dir(root().join(GUIDE)).unwrap();
+    let chapters = chapters.map(|entry| Path::new(GUIDE).join(entry.unwrap().file_name()));
+    let paths = chapters.chain(PAGES.iter().map(PathBuf::from));
+    paths.map(|path| (path.clone(), Page::read(&path))).collect()
+}
+
+/// A path without `.` and `..`.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => (),
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+#[track_caller]
+fn assert_none(wrong: Vec<String>) {
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn the_summary_lists_every_chapter_once() {
+    let pages = pages();
+    let summary = &pages[&Path::new(GUIDE).join("SUMMARY.md")];
+    let mut listed: Vec<PathBuf> = summary.links().map(|to| Path::new(GUIDE).join(to)).collect();
+    listed.push(summary.path.clone());
+    listed.sort();
+    let chapters = pages.keys().filter(|path| path.starts_with(GUIDE)).cloned();
+    assert_eq!(listed, chapters.collect::<Vec<_>>());
+    for path in &listed {
+        let heading = pages[path].lines().next().unwrap_or("");
+        assert!(heading.starts_with("# "), "{} begins with {heading:?}", path.display());
+    }
+}
+
+#[test]
+fn no_link_leads_nowhere() {
+    let pages = pages();
+    let mut wrong = Vec::new();
+    for (path, page) in &pages {
+        for link in page.links().filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let to = match file {
+                "" => path.clone(),
+                file => plain(&path.parent().unwrap().join(file)),
+            };
+            let here = path.display();
+            if !root().join(&to).exists() {
+                wrong.push(format!("{here}: there is no {link}"));
+            } else if path.starts_with(GUIDE) && !to.starts_with(GUIDE) {
+                wrong.push(format!("{here}: {link} leads out of the book"));
+            } else if !anchor.is_empty() && !pages[&to].anchors().contains(anchor) {
+                wrong.push(format!("{here}: {link} has no such heading"));
+            }
+        }
+    }
+    assert_none(wrong);
+}
+
+#[test]
+fn files_that_are_named_are_there() {
+    let mut wrong = Vec::new();
+    for (path, page) in pages() {
+        for word in page.words() {
+            let is_path = FOLDERS.iter().any(|folder| word.starts_with(folder));
+            let elsewhere = path.starts_with(GUIDE) && ELSEWHERE.contains(&word);
+            if is_path
+                && !elsewhere
+                && !word.contains(['*', ' ', '…'])
+                && !root().join(word).exists()
+            {
+                wrong.push(format!("{}: there is no {word}", path.display()));
+            }
+        }
+    }
+    assert_none(wrong);
+}
+
+#[test]
+fn every_code_block_names_its_language() {
+    let known = ["rust", "sh", "text", "yaml", "toml", "ini", "nginx", "dockerfile", "python"];
+    let mut wrong = Vec::new();
+    for (path, page) in pages() {
+        for part in &page.parts {
+            if let Part::Code { language, text } = part
+                && !known.contains(&language.split(',').next().unwrap())
+            {
+                wrong.push(format!("{}: {language:?} before {text:?}", path.display()));
+            }
+        }
+    }
+    assert_none(wrong);
+}
+
+/// Rust code that `src/guide.rs` does not name would not be compiled.
+#[test]
+fn all_rust_code_is_compiled() {
+    let list = fs::read_to_string(root().join("src/guide.rs")).unwrap();
+    for (path, page) in pages() {
+        if page.blocks("rust").next().is_some() {
+            let listed = list.contains(&format!("\"{}\"", path.display()));
+            assert!(listed, "src/guide.rs must name {}", path.display());
+        }
+    }
+}
+
+/// Settings in the guide are good ones, but for those that the text says are not.
+#[test]
+fn all_settings_load() {
+    for (path, page) in pages() {
+        for text in page.blocks("yaml") {
+            let loaded = ostler::settings::Configuration::from_yaml(text, &path);
+            loaded.unwrap_or_else(|error| panic!("{error}, in:\n{text}"));
+        }
+    }
+}
+
+#[test]
+fn the_class_in_the_guide_is_the_example() {
+    let page = Page::read(&Path::new(GUIDE).join("own-class.md"));
+    let example = fs::read_to_string(root().join("examples/custom_class.rs")).unwrap();
+    let code = example.split_once("\n\n").unwrap().1;
+    let code = &code[code.find("use std::io;").unwrap()..];
+    assert!(page.blocks("rust").any(|block| block == code), "it differs from the example:\n{code}");
+}

@@ -1,0 +1,175 @@
+//! The tours of README.md and of the quick start: everything that they tell to type is typed, in one
+//! shell, and what they show is what comes.
+
+use std::env;
+use std::fs::{self, File, OpenOptions};
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use super::{GUIDE, Page, Part, root};
+
+/// The longest that a tour may take. The machine may be slow, and shared.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// A shell that takes a tour. Dropping it ends what the tour has started.
+struct Shell(Child);
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // The shell and the masters are one process group; the workers leave with their master.
+        if let Ok(group) = i32::try_from(self.0.id()) {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+        let _ = self.0.wait();
+    }
+}
+
+/// Takes the tour in a folder, on a port of its own, and gives all that was said.
+#[track_caller]
+fn take(page: &Page, folder: &Path, prelude: &str) -> String {
+    let port = free_port();
+    let typed: Vec<_> = page.blocks("sh").collect();
+    let script = format!("{prelude}\n{}", typed.join("\n")).replace(":8000", &format!(":{port}"));
+    let path = folder.join("said");
+    let said = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]).current_dir(folder).process_group(0);
+    // Programs that are told no address take this one.
+    command.env("OSTLER_BIND", format!("127.0.0.1:{port}"));
+    command.stdin(Stdio::null()).stdout(said.try_clone().unwrap()).stderr(said);
+    let mut shell = Shell(command.spawn().unwrap());
+    let end = Instant::now() + DEADLINE;
+    while shell.0.try_wait().unwrap().is_none() {
+        assert!(
+            Instant::now() < end,
+            "the tour does not end: {}",
+            fs::read_to_string(&path).unwrap()
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    drop(shell);
+    fs::read_to_string(path).unwrap()
+}
+
+/// A port that nobody uses, and that the kernel gives to no client. No two tours get the same.
+fn free_port() -> u16 {
+    const FIRST: u16 = 30_000;
+    const COUNT: u16 = 2_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = (process::id() % u32::from(COUNT)) as u16;
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + begin.wrapping_add(step) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Checks that these lines were said, each with anything for its `…`: the records of the log in this
+/// order, and everything else in this order.
+#[track_caller]
+fn expect(said: &str, expected: &[&str]) {
+    let is_record = |line: &&str| [" INFO ", " WARN ", " ERRO "].iter().any(|l| line.contains(l));
+    let (records, others): (Vec<&str>, Vec<&str>) = expected.iter().copied().partition(is_record);
+    for wanted in [records, others] {
+        let mut lines = said.lines();
+        for wanted in wanted {
+            let found = lines.any(|line| {
+                let mut pieces = wanted.split('…');
+                pieces.try_fold(line, |rest, piece| Some(rest.split_once(piece)?.1)).is_some()
+            });
+            assert!(found, "not said, or too early: {wanted}\nin:\n{said}");
+        }
+    }
+}
+
+/// An empty folder of this name, the same each time, so that cargo's leavings do not pile up.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+#[test]
+fn the_tour_of_the_readme_works() {
+    let example = Path::new(env!("CARGO_BIN_EXE_ostler")).with_file_name("examples");
+    if !example.join("custom_class").exists() {
+        eprintln!("skipped: the example is not there; plain `cargo test` builds it");
+        return;
+    }
+    let folder = folder("readme");
+    fs::create_dir_all(folder.join("target/release")).unwrap();
+    fs::create_dir_all(folder.join("target/debug")).unwrap();
+    symlink(env!("CARGO_BIN_EXE_ostler"), folder.join("target/release/ostler")).unwrap();
+    symlink(example, folder.join("target/debug/examples")).unwrap();
+    symlink(root().join("examples"), folder.join("examples")).unwrap();
+    let page = Page::read(Path::new("README.md"));
+    let begin =
+        page.parts.iter().position(|part| matches!(part, Part::Line(l) if l == "## A tour"));
+    let mut parts = page.parts;
+    parts.drain(..begin.unwrap());
+    let end = parts.iter().skip(1).position(|p| matches!(p, Part::Line(l) if l.starts_with("## ")));
+    parts.truncate(1 + end.unwrap());
+    let said = take(&Page { path: page.path, parts }, &folder, "cargo() { :; }");
+    let expected = [
+        "Hello, world!",
+        r#"{…"class":"mio"…}"#,
+        "Hello, world!",
+        r#"{…"class":"mio"…}"#,
+        "slept 1500 ms",
+        "worker_class: mio",
+        "worker_class: mio  # …",
+        "Good day",
+        "wrong.yaml:1:…worker_class",
+        r#"{…"class":"batch"…}"#,
+        " INFO ready, …workers: 2",
+        " WARN worker exited, …reason: crashed, signal: SIGKILL",
+        " WARN worker hung, …no heartbeat…verdict: stopped",
+        " WARN worker hung, …work: GET /hang",
+        " INFO number of workers changes, from: 2, to: 3",
+        " INFO number of workers changes, from: 3, to: 2",
+        " INFO stopping, signal: TERM",
+        " INFO stopping, …signal: INT",
+        " INFO stopping, …signal: INT",
+        " INFO stopped, pid: …",
+    ];
+    expect(&said, &expected);
+}
+
+#[test]
+fn the_quick_start_works() {
+    let folder = folder("quick-start");
+    let tools = folder.join("tools");
+    fs::create_dir(&tools).unwrap();
+    symlink(env!("CARGO_BIN_EXE_ostler"), tools.join("ostler")).unwrap();
+    symlink(root(), folder.join("ostler")).unwrap();
+    // The program is there already, and so are the crates that the new one needs, in these versions.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let prelude = format!(
+        "PATH={tools:?}:$PATH; export CARGO_TARGET_DIR={target:?} CARGO_NET_OFFLINE=true\n\
+        cargo() {{\n  [ \"$1\" = install ] && return\n  \
+        [ -e Cargo.lock ] || cp {:?} .\n  {cargo:?} \"$@\"\n}}\n",
+        root().join("Cargo.lock"),
+    );
+    let page = Page::read(&Path::new(GUIDE).join("quick-start.md"));
+    File::create(folder.join("said")).unwrap();
+    let said = take(&page, &folder, &prelude);
+    if said.contains("no matching package") || said.contains("failed to download") {
+        eprintln!("skipped: cargo cannot resolve offline:\n{said}");
+        return;
+    }
+    let expected: Vec<_> = page.blocks("text").flat_map(str::lines).collect();
+    expect(&said, &expected);
+}
