@@ -42,6 +42,11 @@ pub fn prepare(command: &mut Command, inheritance: Inheritance) {
             let fd = unsafe { BorrowedFd::borrow_raw(fd) };
             fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
+        // A shell that starts the tests in the background has INT and QUIT ignored.
+        for number in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+            // SAFETY: the default action installs no handler.
+            unsafe { signal(number, SigHandler::SigDfl) }?;
+        }
         if inheritance.signals == Signals::Careless {
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
             // SAFETY: ignoring a signal installs no handler.
