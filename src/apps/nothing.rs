@@ -1,7 +1,7 @@
 //! What is served by a class that runs a program: nothing of ours.
 
-use crate::app::{App, BootError, Connection, Peer, Place, Service};
-use crate::worker::Unserved;
+use crate::app::{App, BootError, Place, Service};
+use crate::worker::NoService;
 
 /// The app of a class that has none.
 pub(crate) struct Nothing;
@@ -12,12 +12,6 @@ impl App for Nothing {
     }
 
     fn boot(&self, _: &Place) -> Result<Box<dyn Service>, BootError> {
-        Ok(Box::new(Self))
-    }
-}
-
-impl Service for Nothing {
-    fn connect(&self, _: &Peer) -> Box<dyn Connection + '_> {
-        Box::new(Unserved)
+        Ok(Box::new(NoService))
     }
 }

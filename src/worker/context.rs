@@ -148,7 +148,7 @@ impl<'a> WorkerContext<'a> {
 }
 
 /// The service of an app that is a job.
-struct NoService;
+pub(crate) struct NoService;
 
 impl Service for NoService {
     fn connect(&self, _: &Peer) -> Box<dyn Connection + '_> {
@@ -157,7 +157,7 @@ impl Service for NoService {
 }
 
 /// The connection of a client for which the service could make none.
-pub(crate) struct Unserved;
+struct Unserved;
 
 impl Connection for Unserved {
     fn receive(&mut self, _: &[u8], _: &mut Exchange<'_>) -> Next {

@@ -13,7 +13,7 @@ mod registry;
 mod seat;
 
 pub use client::{Buffers, Client, Look, Turn};
-pub(crate) use context::Unserved;
+pub(crate) use context::NoService;
 pub use context::{Acceptor, WorkerContext};
 pub use deadlines::Deadlines;
 pub use gate::Gate;

@@ -334,7 +334,7 @@ fn what_makes_no_sense_for_a_job_is_refused_with_its_place() {
         ("app:\n  name: tick\n  cron: '0 0 31 2 *'\n", "3: app.cron: \"0 0 31 2 *\" fits no date"),
         ("app:\n  name: tick\n\n  every: soon\n", "4: app.every: \"soon\" is not a duration"),
         ("app: tick\nbind: ':1'\n", "2: bind: app \"tick\" is a job, which listens nowhere"),
-        ("app: demo\nbind: []\n", "2: bind: is empty, but class"),
+        ("app: demo\nbind: []\n", "2: bind: is empty, but class sync serves clients"),
     ] {
         let launch = Launch::new(&["--check-config"]).unbound();
         let path = launch.path("x.yaml");
