@@ -101,12 +101,14 @@ impl Feed for Http {
                         (address(&stage).and_then(Client::tcp).map_err(|e| e.to_string())?, now)
                     }
                 };
+                let asked = Instant::now();
                 let sent = client.try_ask(&path);
                 let idle = last.elapsed();
                 match sent.and_then(|()| client.try_answer()) {
                     Ok(answer) => {
                         if !answer.head.closes() {
-                            kept = Some((client, Instant::now()));
+                            // An answer may have come long before it was read.
+                            kept = Some((client, asked));
                         }
                         return judge(&path, &answer);
                     }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::client::{Answer, Client};
 use crate::proc::wait_until;
 
-/// A client that has been held up for so long, before its first request or a later one, may find its
-/// idle connection closed, and asks again.
+/// A client that has been held up for so long, before its first request or since an earlier one, may
+/// find its idle connection closed, and asks again.
 const HELD_UP: Duration = Duration::from_millis(50);
 
 /// Clients in threads, each with one request at a time.
@@ -168,18 +168,19 @@ fn fresh(shared: &Shared, address: SocketAddr) -> io::Result<()> {
 
 /// One connection until the server announces its end.
 fn kept(shared: &Shared, address: SocketAddr) -> io::Result<()> {
-    let mut answered = Instant::now();
+    // An answer may have come long before its client had time to read it.
+    let mut asked = Instant::now();
     let mut client = Client::tcp(address).map_err(|error| told("connect", error))?;
     while !shared.stopped() {
+        let before = std::mem::replace(&mut asked, Instant::now());
         let sent = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
-        let idle = answered.elapsed();
+        let idle = before.elapsed();
         match sent.and_then(|()| client.try_answer()) {
             Ok(answer) => {
                 shared.judge(&answer)?;
                 if answer.head.closes() {
                     break;
                 }
-                answered = Instant::now();
             }
             Err(_) if idle > HELD_UP => break,
             Err(error) => return Err(told("later request", error)),

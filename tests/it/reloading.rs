@@ -390,7 +390,7 @@ fn a_reload_that_cannot_be_changes_nothing(class: &str) {
     settings.set("pidfile", &pidfile).set("boot_timeout", "10s").write();
     let server = launch.start();
     let home = server.address();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = TcpListener::bind(free_address()).unwrap();
     let taken_address = taken.local_addr().unwrap().to_string();
     let both = format!("[\"{home}\", \"{taken_address}\"]");
     let elsewhere = pidfile.clone() + ".other";

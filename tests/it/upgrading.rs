@@ -531,7 +531,7 @@ fn a_stop_that_comes_with_the_promotion_loses_nothing(class: &str) {
 #[test]
 fn nobody_waits_for_two_masters_that_leave() {
     let server = launch(&[PROGRAM], "mio").start();
-    let mut busy = server.begin("/sleep?ms=4000");
+    let mut busy = server.begin("/sleep?ms=10000");
     let new = upgrade(&server, server.pid);
     let mark = server.mark();
     server.signal(Signal::SIGTERM);
