@@ -28,6 +28,8 @@ pub(super) struct RpcConnection<'s> {
     buffer: Vec<u8>,
     used: usize,
     scanner: Scanner,
+    /// The place of the method that was called last.
+    last_method: usize,
     course: Course,
     input: Input,
     waits: Waits,
@@ -132,6 +134,7 @@ impl<'s> RpcConnection<'s> {
             buffer: Vec::new(),
             used: 0,
             scanner: Scanner::default(),
+            last_method: 0,
             course: Course::Serving,
             input: Input::Open,
             waits: Waits::First,
@@ -258,11 +261,12 @@ impl<'s> RpcConnection<'s> {
     }
 
     /// Calls the method, which appends its result.
-    fn call(&self, message: &Message<'_>, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn call(&mut self, message: &Message<'_>, out: &mut Vec<u8>) -> Result<(), Error> {
         let Rpc { service, place, .. } = self.rpc;
-        let Some(method) = service.methods.get(message.method) else {
+        let Some((found, method)) = service.find(message.method, self.last_method) else {
             return Err(Error::unknown(message.method));
         };
+        self.last_method = found;
         let call = Call { params: message.params, peer: self.peer, place };
         // The method is shared by all clients anyway: what a panic leaves behind in it is seen by
         // other threads whether it is caught here or not.

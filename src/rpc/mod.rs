@@ -54,7 +54,9 @@ type Method = Box<dyn Fn(&Call<'_>, &mut Answer<'_>) -> Result<(), Error> + Send
 /// ```
 #[derive(Default)]
 pub struct Service {
-    methods: HashMap<Box<[u8]>, Method, BuildHasherDefault<Fnv>>,
+    methods: Vec<(Box<[u8]>, Method)>,
+    /// Where each of them stands.
+    places: HashMap<Box<[u8]>, usize, BuildHasherDefault<Fnv>>,
 }
 
 impl Service {
@@ -124,14 +126,41 @@ impl Service {
         name: &str,
         method: impl Fn(&Call<'_>, &mut Answer<'_>) -> Result<(), Error> + Send + Sync + 'static,
     ) -> Self {
-        self.methods.insert(name.as_bytes().into(), Box::new(method));
+        let name: Box<[u8]> = name.as_bytes().into();
+        let entry = (name.clone(), Box::new(method) as Method);
+        match self.places.get(&name) {
+            Some(&place) => self.methods[place] = entry,
+            None => {
+                self.places.insert(name, self.methods.len());
+                self.methods.push(entry);
+            }
+        }
         self
     }
+
+    /// The method of this name, and its place. `guess` is the place to look at first: whoever has
+    /// called a method often calls it again.
+    #[inline]
+    fn find(&self, name: &[u8], guess: usize) -> Option<(usize, &Method)> {
+        if let Some((known, method)) = self.methods.get(guess)
+            && is_same(known, name)
+        {
+            return Some((guess, method));
+        }
+        let place = *self.places.get(name)?;
+        Some((place, &self.methods[place].1))
+    }
+}
+
+/// Whether two names are the same. They are short: a loop is quicker than a call of the library.
+#[inline]
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| a == b)
 }
 
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.methods.keys().map(|name| String::from_utf8_lossy(name));
+        let names = self.methods.iter().map(|(name, _)| String::from_utf8_lossy(name));
         f.debug_set().entries(names).finish()
     }
 }

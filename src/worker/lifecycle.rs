@@ -33,7 +33,8 @@ pub struct Lifecycle {
     heartbeat: Heartbeat,
     timeout: Duration,
     beat_every: Duration,
-    last_beat: AtomicU64,
+    /// When the next beat is due, in nanoseconds.
+    beat_due: AtomicU64,
     signals: SignalPipe,
     stop: AtomicU8,
     /// A pipe into which a byte is put when the worker begins to stop, and never taken out.
@@ -82,7 +83,7 @@ impl Lifecycle {
             heartbeat: terms.heartbeat,
             timeout: terms.timeout,
             beat_every,
-            last_beat: AtomicU64::new(0),
+            beat_due: AtomicU64::new(0),
             signals: terms.signals,
             stop: AtomicU8::new(0),
             stop_sign: file::pipe()?,
@@ -117,11 +118,10 @@ impl Lifecycle {
         if self.timeout.is_zero() {
             return;
         }
-        let last = Stamp::from_nanos(self.last_beat.load(Ordering::Relaxed));
-        if now.since(last) < self.beat_every {
+        if now < Stamp::from_nanos(self.beat_due.load(Ordering::Relaxed)) {
             return;
         }
-        self.last_beat.store(now.as_nanos(), Ordering::Relaxed);
+        self.beat_due.store(now.after(self.beat_every).as_nanos(), Ordering::Relaxed);
         // It can fail only if the file was given away, which would show as silence: as it should.
         let _ = self.heartbeat.beat(now);
     }
