@@ -240,13 +240,8 @@ impl Runtime {
             self.find_app(&settings.app).map_err(wrong("app"))?
         };
         app.check(&settings.app_options).map_err(|refusal| of_app(settings, &refusal))?;
-        self.check_kind(app, class, settings).map_err(|(key, reason)| wrong(key)(reason))?;
-        if let Some(who) = listens_nowhere(app, class)
-            && !settings.bind.is_empty()
-            && *settings.source("bind") != Source::Default
-        {
-            return Err(wrong("bind")(format!("{who} listens nowhere: leave bind out")));
-        }
+        self.check_kind(app, class).map_err(|(key, reason)| wrong(key)(reason))?;
+        check_bind(app, class, settings).map_err(wrong("bind"))?;
         class.check(settings).map_err(|refusal| wrong("worker_class")(refusal.to_string()))?;
         let (user, group) = (settings.user.as_deref(), settings.group.as_deref());
         let key = if user.is_some() { "user" } else { "group" };
@@ -266,22 +261,13 @@ impl Runtime {
         Ok(Choice { app, class, identity, socket_access })
     }
 
-    /// Whether the class can do what the app is there for, and whether the addresses suit it. Else
-    /// which key is wrong, and why.
+    /// Whether the class can do what the app is there for. Else which key is wrong, and why.
     fn check_kind(
         &self,
         app: &dyn App,
         class: &dyn WorkerClass,
-        settings: &Settings,
     ) -> Result<(), (&'static str, String)> {
-        if !app.is_job() {
-            let needs_address = class.listens() && !class.runs_command();
-            let serves_nobody = settings.bind.is_empty() && needs_address;
-            let class = class.name();
-            let why = format!("is empty, but class {class} serves clients: give an address");
-            return if serves_nobody { Err(("bind", why)) } else { Ok(()) };
-        }
-        if !class.runs_jobs() {
+        if app.is_job() && !class.runs_jobs() {
             let able: Vec<_> = self.registry.names_of(|class| class.runs_jobs()).collect();
             let (class, app, able) = (class.name(), app.name(), able.join(", "));
             let why =
@@ -335,6 +321,20 @@ fn check_command(
         return Err(("command", why));
     }
     Ok(())
+}
+
+/// Whether there is an address for who needs one, and none that somebody chose for who does not.
+fn check_bind(app: &dyn App, class: &dyn WorkerClass, settings: &Settings) -> Result<(), String> {
+    let (is_empty, name) = (settings.bind.is_empty(), class.name());
+    match listens_nowhere(app, class) {
+        Some(who) if !is_empty && *settings.source("bind") != Source::Default => {
+            Err(format!("{who} listens nowhere: leave bind out"))
+        }
+        None if is_empty && !class.runs_command() => {
+            Err(format!("is empty, but class {name} serves clients: give an address"))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Who sees to it that nothing is bound, if anybody does: an app that is a job, or a class that takes
