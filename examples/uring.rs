@@ -80,7 +80,7 @@ enum Work {
     Knock,
     Accept,
     Wake,
-    /// To take back a knock.
+    /// To take back a knock or an accepting.
     Cancel,
 }
 
@@ -230,10 +230,14 @@ impl<'a> Worker<'a> {
                 // SAFETY: they point to nothing, and the context keeps the listener open.
                 unsafe { self.push(&[knock, accept])? };
             } else if !is_ours && self.doors[token] == Door::Watched {
-                let cancel = opcode::AsyncCancel::new(user_data(token, Work::Knock)).build();
-                let cancel = cancel.user_data(user_data(token, Work::Cancel));
-                // SAFETY: it points to nothing.
-                unsafe { self.push(&[cancel])? };
+                // The knocking may be over, and the accepting wait for whom another took. Between
+                // the two neither is found, so it is tried until one is.
+                for work in [Work::Knock, Work::Accept] {
+                    let cancel = opcode::AsyncCancel::new(user_data(token, work)).build();
+                    let cancel = cancel.user_data(user_data(token, Work::Cancel));
+                    // SAFETY: it points to nothing.
+                    unsafe { self.push(&[cancel])? };
+                }
             }
         }
         Ok(())

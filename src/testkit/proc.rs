@@ -57,9 +57,11 @@ pub(crate) fn children(parent: Pid) -> Vec<Stat> {
     everybody().filter(|stat| stat.parent == parent).collect()
 }
 
-/// The living members of a session.
+/// The living members of a session. A process lives as long as one of its threads does, which may
+/// outlast the first one and keep what the process has open.
 pub(crate) fn session_members(session: Pid) -> Vec<Stat> {
-    everybody().filter(|stat| stat.session == session && stat.state != 'Z').collect()
+    let lives = |stat: &Stat| stat.state != 'Z' || stat.threads > 1;
+    everybody().filter(|stat| stat.session == session && lives(stat)).collect()
 }
 
 /// Whether something becomes so within a time.
