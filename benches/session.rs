@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ostler::app::{App, Desk, Limits, Options, Peer, Place, Service};
-use ostler::apps::Echo;
+use ostler::apps::{Echo, Rpc};
 use ostler::http::{Http, Request, Response};
 use ostler::session::{Session, Wants};
 use ostler::stamp::Stamp;
@@ -18,7 +18,7 @@ use ostler::stamp::Stamp;
 const SMALL: &str = "GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n";
 const PEER: Peer = Peer { address: None, reusable: true };
 
-criterion_group!(benches, http, echo);
+criterion_group!(benches, http, rpc, echo);
 criterion_main!(benches);
 
 /// As the runtime's, without a scoreboard.
@@ -92,21 +92,39 @@ fn http(criterion: &mut Criterion) {
     group.finish();
 }
 
+fn rpc(criterion: &mut Criterion) {
+    let service = Rpc.boot(&place()).expect("rpc needs nothing");
+    let mut client = Client::new(service.as_ref());
+    let mut group = criterion.benchmark_group("rpc");
+    for calls in [1, 64] {
+        let input = b"\x94\x00\x07\xa3add\x92\x01\x02".repeat(calls);
+        assert_eq!(client.exchange(&input), 5 * calls, "all are answered");
+        group.throughput(Throughput::Elements(calls as u64));
+        group.bench_function(format!("add, {calls} at once"), |bencher| {
+            bencher.iter(|| client.exchange(&input));
+        });
+    }
+    group.finish();
+}
+
 fn echo(criterion: &mut Criterion) {
-    let place = Place {
+    let service = Echo.boot(&place()).expect("echo needs nothing");
+    let mut client = Client::new(service.as_ref());
+    let mut group = criterion.benchmark_group("echo");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("64 bytes", |bencher| bencher.iter(|| client.exchange(&[b'x'; 64])));
+    group.finish();
+}
+
+fn place() -> Place {
+    Place {
         pool: "bench".to_owned(),
         slot: 0,
         generation: 1,
         class: "mio",
         options: Options::new(),
         limits: Limits::default(),
-    };
-    let service = Echo.boot(&place).expect("echo needs nothing");
-    let mut client = Client::new(service.as_ref());
-    let mut group = criterion.benchmark_group("echo");
-    group.throughput(Throughput::Elements(1));
-    group.bench_function("64 bytes", |bencher| bencher.iter(|| client.exchange(&[b'x'; 64])));
-    group.finish();
+    }
 }
 
 /// A request with as many fields as a browser sends.

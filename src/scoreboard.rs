@@ -259,8 +259,14 @@ impl Seat<'_> {
     }
 
     /// The work is called so.
+    #[inline]
     pub(crate) fn set_label(self, label: &[u8]) {
-        write_text(&self.words[2], &self.words[3..3 + LABEL_WORDS], label);
+        if label.len() <= 8 {
+            self.words[3].store(little_endian(label), Ordering::Relaxed); // most need no loop
+            self.words[2].store(label.len() as u64, Ordering::Release);
+        } else {
+            write_text(&self.words[2], &self.words[3..3 + LABEL_WORDS], label);
+        }
     }
 
     /// The work has no name.

@@ -7,13 +7,16 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, forward_to_deserialize_any};
 
 use super::error::Error;
+use super::scan;
 use crate::app::Place;
+
+const NO_ARRAY: &str = "they are no array";
 
 /// One call: its parameters, who makes it, and where it is answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
     pub(super) params: &'a [u8],
-    pub(super) peer: Option<SocketAddr>,
+    pub(super) peer: &'a Option<SocketAddr>,
     pub(super) place: &'a Place,
 }
 
@@ -25,7 +28,7 @@ impl<'a> Call<'a> {
 
     /// The caller's address, for TCP; a unix socket's client has none.
     pub fn peer(&self) -> Option<SocketAddr> {
-        self.peer
+        *self.peer
     }
 
     /// The arguments, which may borrow from the message: a tuple such as `(&str, u64)`, `()` if
@@ -33,9 +36,15 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// They do not fit the type, and the caller should be told so.
+    #[inline(always)] // or they would go through memory, which costs as much as reading them
     pub fn arguments<P: Deserialize<'a>>(&self) -> Result<P, Error> {
-        let (count, _) = self.encoded_arguments()?;
-        P::deserialize(Arguments { params: self.params, count }).map_err(Error::arguments)
+        if !scan::is_array(self.params) {
+            return Err(Error::arguments(NO_ARRAY));
+        }
+        match P::deserialize(Arguments(self.params)) {
+            Ok(arguments) => Ok(arguments),
+            Err(error) => Err(Error::arguments(error)),
+        }
     }
 
     /// How many arguments there are, and their encoding, one after the other.
@@ -46,28 +55,26 @@ impl<'a> Call<'a> {
         let mut rest = self.params;
         match read_array_len(&mut rest).map(usize::try_from) {
             Ok(Ok(count)) => Ok((count, rest)),
-            _ => Err(Error::arguments("they are no array")),
+            _ => Err(Error::arguments(NO_ARRAY)),
         }
     }
 }
 
 /// An array of arguments, to be read by any type; `()` reads the empty one.
-struct Arguments<'de> {
-    params: &'de [u8],
-    count: usize,
-}
+struct Arguments<'de>(&'de [u8]);
 
 impl<'de> Deserializer<'de> for Arguments<'de> {
     type Error = rmp_serde::decode::Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        rmp_serde::Deserializer::from_read_ref(self.params).deserialize_any(visitor)
+        rmp_serde::Deserializer::from_read_ref(self.0).deserialize_any(visitor)
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        match self.count {
-            0 => visitor.visit_unit(),
-            count => Err(de::Error::invalid_length(count, &"none")),
+        match read_array_len(&mut &*self.0) {
+            Ok(0) => visitor.visit_unit(),
+            Ok(count) => Err(de::Error::invalid_length(count as usize, &"none")),
+            Err(_) => Err(de::Error::custom(NO_ARRAY)),
         }
     }
 

@@ -237,25 +237,23 @@ impl<'s> RpcConnection<'s> {
     fn take(&mut self, message: &Message<'_>, exchange: &mut Exchange<'_>) {
         exchange.begin(message.method);
         let begin = exchange.out.len();
-        match message.id {
-            Some(id) => {
-                begin_answer(exchange.out, id);
-                exchange.out.push(NIL);
-                if let Err(error) = self.call(message, exchange.out) {
-                    exchange.out.truncate(begin);
-                    begin_answer(exchange.out, id);
-                    error.write(exchange.out);
-                    exchange.out.push(NIL);
-                }
-                if self.limits().keepalive.is_zero() {
-                    self.end(Next::Close);
-                }
-            }
-            None => {
-                // Nobody waits to be told of an error.
-                let _ = self.call(message, exchange.out);
+        if let Some(id) = message.id {
+            begin_result(exchange.out, id);
+        }
+        let result = self.call(message, exchange.out);
+        match (message.id, result) {
+            (Some(_), Ok(())) => (),
+            (Some(id), Err(error)) => {
                 exchange.out.truncate(begin);
+                begin_answer(exchange.out, id);
+                error.write(exchange.out);
+                exchange.out.push(NIL);
             }
+            // Nobody waits to be told, not even of an error.
+            (None, _) => exchange.out.truncate(begin),
+        }
+        if message.id.is_some() && self.limits().keepalive.is_zero() {
+            self.end(Next::Close);
         }
         exchange.end();
     }
@@ -267,7 +265,7 @@ impl<'s> RpcConnection<'s> {
             return Err(Error::unknown(message.method));
         };
         self.last_method = found;
-        let call = Call { params: message.params, peer: self.peer, place };
+        let call = Call { params: message.params, peer: &self.peer, place };
         // The method is shared by all clients anyway: what a panic leaves behind in it is seen by
         // other threads whether it is caught here or not.
         catch_unwind(AssertUnwindSafe(|| method(&call, &mut Answer { out })))
@@ -319,6 +317,19 @@ impl<'s> RpcConnection<'s> {
     }
 }
 
+/// Begins the answer to a call that has not failed: its result is what comes next.
+#[inline]
+fn begin_result(out: &mut Vec<u8>, id: u32) {
+    match u8::try_from(id) {
+        Ok(short @ ..=0x7f) => out.extend_from_slice(&[ANSWER[0], ANSWER[1], short, NIL]),
+        _ => {
+            begin_answer(out, id);
+            out.push(NIL);
+        }
+    }
+}
+
+#[inline(never)]
 fn begin_answer(out: &mut Vec<u8>, id: u32) {
     out.extend_from_slice(&ANSWER);
     // Memory takes any number.

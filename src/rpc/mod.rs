@@ -96,8 +96,13 @@ impl Service {
         E: Into<Error>,
     {
         self.insert(name, move |call, answer| {
-            let result = method(call, call.arguments()?).map_err(Into::into)?;
-            answer.value(&result)
+            match call.arguments() {
+                Ok(arguments) => match method(call, arguments) {
+                    Ok(result) => answer.value(&result),
+                    Err(error) => Err(error.into()),
+                },
+                Err(error) => Err(error),
+            }
         })
     }
 

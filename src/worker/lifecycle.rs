@@ -33,7 +33,7 @@ pub struct Lifecycle {
     heartbeat: Heartbeat,
     timeout: Duration,
     beat_every: Duration,
-    /// When the next beat is due, in nanoseconds.
+    /// When the next beat is due, in nanoseconds; the end of time if nobody listens.
     beat_due: AtomicU64,
     signals: SignalPipe,
     stop: AtomicU8,
@@ -83,7 +83,7 @@ impl Lifecycle {
             heartbeat: terms.heartbeat,
             timeout: terms.timeout,
             beat_every,
-            beat_due: AtomicU64::new(0),
+            beat_due: AtomicU64::new(if terms.timeout.is_zero() { u64::MAX } else { 0 }),
             signals: terms.signals,
             stop: AtomicU8::new(0),
             stop_sign: file::pipe()?,
@@ -114,13 +114,15 @@ impl Lifecycle {
     }
 
     /// As [`notify`](Self::notify), for who has just looked at the clock.
+    #[inline]
     pub(super) fn notify_at(&self, now: Stamp) {
-        if self.timeout.is_zero() {
-            return;
+        if now >= Stamp::from_nanos(self.beat_due.load(Ordering::Relaxed)) {
+            self.beat(now);
         }
-        if now < Stamp::from_nanos(self.beat_due.load(Ordering::Relaxed)) {
-            return;
-        }
+    }
+
+    #[cold] // as seen from a loop that turns a million times a second
+    fn beat(&self, now: Stamp) {
         self.beat_due.store(now.after(self.beat_every).as_nanos(), Ordering::Relaxed);
         // It can fail only if the file was given away, which would show as silence: as it should.
         let _ = self.heartbeat.beat(now);
