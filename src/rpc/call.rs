@@ -2,20 +2,16 @@
 
 use std::net::SocketAddr;
 
-use rmp::decode::read_array_len;
-use serde::de::{self, Deserialize, Deserializer, Visitor};
-use serde::{Serialize, forward_to_deserialize_any};
+use serde::{Deserialize, Serialize};
 
+use super::arguments::{NO_ARRAY, Params};
 use super::error::Error;
-use super::scan;
 use crate::app::Place;
-
-const NO_ARRAY: &str = "they are no array";
 
 /// One call: its parameters, who makes it, and where it is answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
-    pub(super) params: &'a [u8],
+    pub(super) params: Params<'a>,
     pub(super) peer: &'a Option<SocketAddr>,
     pub(super) place: &'a Place,
 }
@@ -38,10 +34,7 @@ impl<'a> Call<'a> {
     /// They do not fit the type, and the caller should be told so.
     #[inline(always)] // or they would go through memory, which costs as much as reading them
     pub fn arguments<P: Deserialize<'a>>(&self) -> Result<P, Error> {
-        if !scan::is_array(self.params) {
-            return Err(Error::arguments(NO_ARRAY));
-        }
-        match P::deserialize(Arguments(self.params)) {
+        match P::deserialize(self.params) {
             Ok(arguments) => Ok(arguments),
             Err(error) => Err(Error::arguments(error)),
         }
@@ -52,47 +45,7 @@ impl<'a> Call<'a> {
     /// # Errors
     /// The parameters are no array.
     pub fn encoded_arguments(&self) -> Result<(usize, &'a [u8]), Error> {
-        let mut rest = self.params;
-        match read_array_len(&mut rest).map(usize::try_from) {
-            Ok(Ok(count)) => Ok((count, rest)),
-            _ => Err(Error::arguments(NO_ARRAY)),
-        }
-    }
-}
-
-/// An array of arguments, to be read by any type; `()` reads the empty one.
-struct Arguments<'de>(&'de [u8]);
-
-impl<'de> Deserializer<'de> for Arguments<'de> {
-    type Error = rmp_serde::decode::Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        rmp_serde::Deserializer::from_read_ref(self.0).deserialize_any(visitor)
-    }
-
-    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        match read_array_len(&mut &*self.0) {
-            Ok(0) => visitor.visit_unit(),
-            Ok(count) => Err(de::Error::invalid_length(count as usize, &"none")),
-            Err(_) => Err(de::Error::custom(NO_ARRAY)),
-        }
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Self::Error> {
-        visitor.visit_newtype_struct(self)
-    }
-
-    fn is_human_readable(&self) -> bool {
-        false
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
-        unit_struct seq tuple tuple_struct map struct enum identifier ignored_any
+        self.params.elements().ok_or_else(|| Error::arguments(NO_ARRAY))
     }
 }
 

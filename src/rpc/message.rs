@@ -3,6 +3,7 @@
 use rmp::decode::{read_array_len, read_int, read_str_len};
 
 use super::Limits;
+use super::arguments::Params;
 use super::scan::{self, Fault};
 
 /// A request, `[0, id, method, params]`, or a notification, `[2, method, params]`.
@@ -12,8 +13,8 @@ pub(super) struct Message<'a> {
     pub(super) id: Option<u32>,
     /// The method's name, as it came.
     pub(super) method: &'a [u8],
-    /// The parameters, one encoded value.
-    pub(super) params: &'a [u8],
+    /// The parameters.
+    pub(super) params: Params<'a>,
 }
 
 impl<'a> Message<'a> {
@@ -41,7 +42,8 @@ impl<'a> Message<'a> {
         let params = scan::flat_array(rest)?;
         let length = bytes.len() - rest.len() + params;
         let within = length <= limits.message && limits.depth >= 2;
-        within.then_some((Self { id, method, params: &rest[..params] }, length))
+        let params = Params { bytes: &rest[..params], flat: true };
+        within.then_some((Self { id, method, params }, length))
     }
 
     fn read(mut bytes: &'a [u8]) -> Option<Self> {
@@ -55,6 +57,7 @@ impl<'a> Message<'a> {
         };
         let name = usize::try_from(read_str_len(&mut bytes).ok()?).ok()?;
         let (method, params) = bytes.split_at_checked(name)?;
-        Some(Self { id, method, params })
+        let flat = scan::flat_array(params) == Some(params.len());
+        Some(Self { id, method, params: Params { bytes: params, flat } })
     }
 }

@@ -13,6 +13,7 @@
 //!
 //! Pure: no room here may know of sockets, threads, clocks or the kernel.
 
+mod arguments;
 mod call;
 mod connection;
 mod error;
@@ -95,14 +96,12 @@ impl Service {
         R: Serialize,
         E: Into<Error>,
     {
-        self.insert(name, move |call, answer| {
-            match call.arguments() {
-                Ok(arguments) => match method(call, arguments) {
-                    Ok(result) => answer.value(&result),
-                    Err(error) => Err(error.into()),
-                },
-                Err(error) => Err(error),
-            }
+        self.insert(name, move |call, answer| match call.arguments() {
+            Ok(arguments) => match method(call, arguments) {
+                Ok(result) => answer.value(&result),
+                Err(error) => Err(error.into()),
+            },
+            Err(error) => Err(error),
         })
     }
 

@@ -131,12 +131,6 @@ const FIXED: [u8; 256] = {
     lengths
 };
 
-/// Whether a value is an array.
-#[inline]
-pub(super) fn is_array(value: &[u8]) -> bool {
-    matches!(value.first(), Some(0x90..=0x9f | 0xdc | 0xdd))
-}
-
 /// The length of the short array of short values that `bytes` begin with; none if they begin with
 /// something else, or if it is not all there.
 #[inline]
@@ -144,22 +138,24 @@ pub(super) fn flat_array(bytes: &[u8]) -> Option<usize> {
     let count = bytes.first().filter(|marker| **marker & 0xf0 == 0x90)? & 0x0f;
     let mut at = 1;
     for _ in 0..count {
-        let marker = *bytes.get(at)?;
-        // Small numbers are told by a branch, which is foreseen: what follows need not wait for the
-        // table.
-        let length = if is_small_number(marker) { 1 } else { FIXED[usize::from(marker)] };
-        if length == 0 {
-            return None;
-        }
-        at += usize::from(length);
+        at += short_value(bytes.get(at..)?)?;
     }
     (at <= bytes.len()).then_some(at)
 }
 
-/// Whether a value is a number in its marker: 0 to 127, or -32 to -1.
+/// How long the short value is that `bytes` begin with, all there or not; none if they begin with
+/// something else. A small number is told by a branch, which is foreseen: what follows need not wait
+/// for the table.
 #[inline]
-fn is_small_number(marker: u8) -> bool {
-    marker.cast_signed() >= -32
+pub(super) fn short_value(bytes: &[u8]) -> Option<usize> {
+    let marker = *bytes.first()?;
+    if marker.cast_signed() >= -32 {
+        return Some(1);
+    }
+    match FIXED[usize::from(marker)] {
+        0 => None,
+        length => Some(length.into()),
+    }
 }
 
 impl Head {
