@@ -11,8 +11,8 @@ use slog::{Level, crit, info, warn};
 use crate::app::{App, Refusal};
 use crate::apps::Nothing;
 use crate::arbiter::{
-    self, Arbiter, Blueprint, Company, CompanyError, Crew, House, Kin, Launch, Means, MemoryWatch,
-    Outcome, Plan, Planner,
+    self, Arbiter, Blueprint, Company, CompanyError, Crew, House, Kin, Launch, Leaves, Means,
+    MemoryWatch, Outcome, Plan, Planner,
 };
 use crate::heartbeat;
 use crate::hooks::{Hooks, NoHooks};
@@ -187,13 +187,15 @@ impl Runtime {
         let Start { title, launch, verdict } = start;
         let planner: Planner<'_> =
             Box::new(move || self.plan(reread()?).map_err(|error| error.to_string()));
-        let memory = MemoryWatch::find();
-        let crews = companies.into_iter().map(|company| Crew::new(company, title, &memory));
+        let (memory, leaves) = (MemoryWatch::find(), Leaves::find(house.log.logger()));
+        let crews =
+            companies.into_iter().map(|company| Crew::new(company, title, &memory, &leaves));
         let crews = crews.collect::<Result<Vec<_>, _>>().map_err(RuntimeError::Kernel)?;
         let means = Means {
             signals,
             house,
             memory,
+            leaves,
             planner,
             title,
             launch,

@@ -25,7 +25,8 @@ const ROOT_ITEMS: [(&str, &str); 3] =
     [("Runtime", "runtime"), ("RuntimeError", "runtime"), ("main", "program")];
 
 /// Files and folders, by the beginning of their paths, that decide and do nothing else.
-const PURE: [&str; 14] = [
+const PURE: [&str; 15] = [
+    "src/arbiter/estate.rs",
     "src/arbiter/ledger.rs",
     "src/arbiter/pact.rs",
     "src/app.rs",

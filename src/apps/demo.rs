@@ -34,6 +34,7 @@ const EXIT_AFTER: i32 = 7;
 /// | `/crash`, `/exit?code=N` | none: the worker aborts, or exits with the code (0 unless given) |
 /// | `/panic` | 500; the worker lives |
 /// | `/child?s=N` | the id of a process that the worker has started, which sleeps for N seconds |
+/// | `/stray?s=N` | the same of one that makes a session, and so a process group, of its own |
 /// | `/leak?mb=N` | after so many mebibytes have been touched and lost |
 /// | `/bytes?n=N` | so many bytes, made while they are sent |
 /// | `/echo` | the request's body, with its type |
@@ -90,7 +91,8 @@ impl Handler for DemoHandler {
             "/crash" => process::abort(),
             "/exit" => optional(request, "code").map(|code| process::exit(code.unwrap_or(0))),
             "/panic" => panic!("/panic was asked for"),
-            "/child" => required(request, "s").map(child),
+            "/child" => required(request, "s").map(|s: u64| child(&["sleep"], s)),
+            "/stray" => required(request, "s").map(|s: u64| child(&["setsid", "sleep"], s)),
             "/leak" => required(request, "mb").map(leak),
             "/bytes" => required(request, "n").map(bytes),
             "/echo" => Ok(echo(request)),
@@ -120,12 +122,15 @@ fn sleep(ms: u64) -> Response {
     Response::text(format!("slept {ms} ms\n"))
 }
 
-fn child(s: u64) -> Response {
-    let mut command = Command::new("sleep");
+fn child(words: &[&str], s: u64) -> Response {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).arg(s.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
     // It is left to itself; what ends it in time is the worker's end.
-    match command.arg(s.to_string()).stdin(Stdio::null()).stdout(Stdio::null()).spawn() {
+    match command.spawn() {
         Ok(child) => Response::text(format!("{}\n", child.id())),
-        Err(error) => Response::text(format!("cannot start sleep: {error}\n")).with_status(500),
+        Err(error) => {
+            Response::text(format!("cannot start {}: {error}\n", words[0])).with_status(500)
+        }
     }
 }
 
@@ -281,6 +286,7 @@ mod tests {
             "/bytes?n=-1",
             "/leak?mb=",
             "/child?s=x",
+            "/stray?s=x",
             "/env",
             "/exit?code=x",
         ] {

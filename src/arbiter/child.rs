@@ -11,6 +11,7 @@ use slog::{Logger, debug, error, warn};
 use super::bounds;
 use super::company::{Company, Plan};
 use super::hooking;
+use super::leaves::Leaves;
 use crate::app::Place;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
@@ -42,6 +43,7 @@ pub(super) struct Birth<'a> {
     pub(super) doorbell: OwnedFd,
     pub(super) units_max: u64,
     pub(super) hooks: &'a dyn Hooks,
+    pub(super) leaves: &'a Leaves,
     /// Its generation is being tried out: whether that is an error is for the master to say.
     pub(super) on_trial: bool,
 }
@@ -81,6 +83,10 @@ pub(super) fn live(birth: Birth<'_>) -> u8 {
     let (board, log) = (company.board.scores(), company.log.logger());
     let pid = Pid::this().as_raw();
     process::close_all(&birth.strangers);
+    if let Err(error) = birth.leaves.enter() {
+        warn!(log, "worker has no control group of its own"; "pid" => pid, "slot" => slot,
+            "error" => error.to_string());
+    }
     let confession = Confession { board, row, log, slot, on_trial: birth.on_trial };
     log_panics(Arc::clone(board), log.clone(), &confession);
     let signals = match SignalPipe::open() {

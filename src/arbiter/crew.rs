@@ -16,6 +16,7 @@ use super::board::Board;
 use super::chance::Chance;
 use super::child::{self, Birth};
 use super::company::{Company, Plan};
+use super::leaves::Leaves;
 use super::ledger::Ledger;
 use super::roster::{Busy, Ending, Generation, WorkerId};
 use crate::app::Place;
@@ -50,6 +51,7 @@ pub(crate) struct Crew<'a> {
     /// Whether there are sockets that do not listen yet.
     pub(super) unopened: bool,
     memory: Rc<MemoryWatch>,
+    leaves: Rc<Leaves>,
 }
 
 /// Where the kernel counts whom it kills for lack of memory: for the workers of all pools, who may
@@ -170,6 +172,7 @@ impl<'a> Crew<'a> {
         company: Company<'a>,
         title: Option<TitleArea>,
         memory: &Rc<MemoryWatch>,
+        leaves: &Rc<Leaves>,
     ) -> io::Result<Self> {
         let (bell, rope) = file::pipe()?;
         let unopened = company.has_unopened();
@@ -186,6 +189,7 @@ impl<'a> Crew<'a> {
             bereaved: false,
             unopened,
             memory: Rc::clone(memory),
+            leaves: Rc::clone(leaves),
         })
     }
 
@@ -305,6 +309,7 @@ impl<'a> Crew<'a> {
         let strangers = strangers.collect();
         match self.fork(slot, generation, row, &heartbeat, strangers, hooks) {
             Ok(pid) => {
+                self.leaves.born(pid);
                 let member = Member {
                     pid,
                     slot,
@@ -371,6 +376,7 @@ impl<'a> Crew<'a> {
             doorbell,
             units_max: units_max(settings, &mut self.chance),
             hooks,
+            leaves: &self.leaves,
             on_trial: generation.on_trial,
         };
         let forked = process::fork(move || {

@@ -9,8 +9,10 @@ mod chance;
 mod child;
 mod company;
 mod crew;
+mod estate;
 mod examiner;
 mod hooking;
+mod leaves;
 mod ledger;
 mod manager;
 mod pact;
@@ -31,6 +33,7 @@ use slog::{Logger, error, info, warn};
 
 pub(crate) use company::{Blueprint, Company, CompanyError, House, Plan, found};
 pub(crate) use crew::{Crew, MemoryWatch};
+pub(crate) use leaves::Leaves;
 pub(crate) use reload::Planner;
 pub(crate) use roster::Outcome;
 pub(crate) use upgrade::{Kin, Launch};
@@ -67,6 +70,7 @@ pub(crate) struct Arbiter<'a> {
     /// During a reload: what to return to if it fails.
     earlier: Option<House>,
     memory: Rc<MemoryWatch>,
+    leaves: Rc<Leaves>,
     planner: Planner<'a>,
     title: Option<TitleArea>,
     launch: Option<Launch>,
@@ -104,6 +108,8 @@ pub(crate) struct Means<'a> {
     pub(crate) house: House,
     /// What the crews of its pools share.
     pub(crate) memory: Rc<MemoryWatch>,
+    /// The control groups of the workers of its pools.
+    pub(crate) leaves: Rc<Leaves>,
     /// How it reads its settings anew.
     pub(crate) planner: Planner<'a>,
     /// Where its title goes, if there is room for one.
@@ -125,7 +131,7 @@ pub(crate) struct Means<'a> {
 impl<'a> Arbiter<'a> {
     /// An arbiter without a worker. There is at least one crew.
     pub(crate) fn new(crews: Vec<Crew<'a>>, means: Means<'a>) -> Self {
-        let Means { signals, house, memory, planner, title, launch, .. } = means;
+        let Means { signals, house, memory, leaves, planner, title, launch, .. } = means;
         let Means { pidfile, manager, kin, verdict, hooks, .. } = means;
         let mut arbiter = Self {
             signals,
@@ -133,6 +139,7 @@ impl<'a> Arbiter<'a> {
             house,
             earlier: None,
             memory,
+            leaves,
             planner,
             title,
             launch,
@@ -183,7 +190,11 @@ impl<'a> Arbiter<'a> {
             self.announce();
             self.conclude_reload();
             self.tell_the_manager(now);
-            if let Some(outcome) = self.outcome() {
+            self.leaves.tend(now, self.house.log.logger());
+            let outcome = self.outcome();
+            if self.leaves.let_go(outcome.is_some(), now)
+                && let Some(outcome) = outcome
+            {
                 return Ok(outcome);
             }
             self.sleep(now)?;
@@ -311,7 +322,9 @@ impl<'a> Arbiter<'a> {
     }
 
     fn sleep(&mut self, decided: Stamp) -> io::Result<()> {
-        let own = [self.kin.deadline(), self.alive_at, self.refuse_at].into_iter().flatten();
+        let leaves = self.leaves.next_deadline();
+        let own = [self.kin.deadline(), self.alive_at, self.refuse_at, leaves];
+        let own = own.into_iter().flatten();
         let theirs = self.pools.iter().filter_map(|pool| pool.next_deadline(decided));
         let deadline = own.chain(theirs).min();
         let bells = self.pools.iter().map(|pool| pool.crew.doorbell());
@@ -439,12 +452,16 @@ impl<'a> Arbiter<'a> {
             let pool = self.pools.iter().position(|pool| pool.crew.is_member(pid));
             if pool.is_some() {
                 process::end_group(pid);
+                self.leaves.end(pid);
             } else {
                 self.hear_the_kin();
             }
             process::reap(pid);
             match pool {
-                Some(pool) => self.pools[pool].bury(pid, exit),
+                Some(pool) => {
+                    self.pools[pool].bury(pid, exit);
+                    self.leaves.remove(pid, self.house.log.logger());
+                }
                 // A stranger's end, as PID 1 sees many, is nobody's concern.
                 None => self.mourn_successor(pid, exit),
             }

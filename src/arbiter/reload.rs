@@ -64,7 +64,7 @@ impl<'a> Arbiter<'a> {
             let name = &company.plan.pool;
             match self.pools.iter().position(|pool| pool.name() == name) {
                 Some(index) => change.renewed.push((index, company)),
-                None => match Crew::new(company, self.title, &self.memory) {
+                None => match Crew::new(company, self.title, &self.memory, &self.leaves) {
                     Ok(crew) => change.added.push(crew),
                     Err(error) => {
                         change.take_back(&kept);

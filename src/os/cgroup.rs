@@ -1,9 +1,15 @@
 //! The control groups of other processes, of either version: whether they are frozen, throttled,
 //! short of memory (Linux). Where there are none, nothing is known.
 
+use std::ffi::{CStr, CString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
+
+use super::leaf;
 use super::process::Pid;
 
 /// Where the hierarchies are mounted.
@@ -42,16 +48,25 @@ impl Cgroups {
     /// How often a process's groups have been denied the CPU; `None` if that is not counted.
     pub(crate) fn throttled(&self, pid: Pid) -> Option<u64> {
         let group = self.group(pid, "cpu").or_else(|| self.group(pid, ""))?;
-        let own = group.path.ancestors().take_while(|path| path.starts_with(group.top));
-        let times = own.filter_map(|path| number(&path.join("cpu.stat"), "nr_throttled"));
-        times.reduce(u64::saturating_add)
+        let files = group.upwards("cpu.stat");
+        files.filter_map(|file| number(&file, "nr_throttled")).reduce(u64::saturating_add)
     }
 
     /// The file that counts how often the kernel has killed somebody in a process's group for lack
     /// of memory. See [`kills_for_memory`].
     pub(crate) fn memory_events(&self, pid: Pid) -> Option<PathBuf> {
         let first = self.group(pid, "memory").map(|group| group.path.join("memory.oom_control"));
-        first.or_else(|| Some(self.group(pid, "")?.path.join("memory.events")))
+        first.or_else(|| self.group(pid, "")?.nearest("memory.events"))
+    }
+
+    /// The group of this process, of version 2, if whoever manages it has said that it is for this
+    /// process to divide, and if it can be.
+    pub(crate) fn delegated(&self) -> Option<PathBuf> {
+        let group = self.group(Pid::this(), "")?.path;
+        let is_ours = MARKS.iter().any(|mark| is_marked(&group, mark));
+        // It may not be what can be seen at that path, and it may be one that cannot be divided.
+        let is_here = || leaf::direct_members(&group).contains(&Pid::this());
+        (is_ours && is_here() && is_writable(&group)).then_some(group)
     }
 
     /// The group of a process in the hierarchy of a controller; in that of version 2 if it is empty.
@@ -71,6 +86,41 @@ impl Cgroups {
 struct Group<'a> {
     path: PathBuf,
     top: &'a Path,
+}
+
+impl Group<'_> {
+    /// Where a file of that name would be in the group, and in each that it lies in.
+    fn upwards(&self, name: &str) -> impl Iterator<Item = PathBuf> {
+        let own = self.path.ancestors().take_while(|path| path.starts_with(self.top));
+        own.map(move |path| path.join(name))
+    }
+
+    /// The file of that name that speaks for the group: a group without the controller has none, and
+    /// is a part of the one above.
+    fn nearest(&self, name: &str) -> Option<PathBuf> {
+        self.upwards(name).find(|file| file.exists())
+    }
+}
+
+/// The attributes by which a service manager says that a group has been handed over: systemd sets
+/// them for `Delegate=yes`. Any user may read the second, from its version 251 on.
+const MARKS: [&CStr; 2] = [c"trusted.delegate", c"user.delegate"];
+
+/// Whether a file has an attribute that says yes.
+fn is_marked(path: &Path, attribute: &CStr) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    let mut value = [0_u8; 8];
+    let (place, room) = (value.as_mut_ptr().cast(), value.len());
+    // SAFETY: both names end in NUL, `place` has `room` bytes, and all outlive the call.
+    let length = unsafe { libc::getxattr(path.as_ptr(), attribute.as_ptr(), place, room) };
+    usize::try_from(length).is_ok_and(|length| value.get(..length) == Some(b"1"))
+}
+
+/// Whether groups can be made in a group, and processes moved out of it.
+fn is_writable(group: &Path) -> bool {
+    let can =
+        |path: &Path| faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok();
+    can(group) && can(&group.join("cgroup.procs"))
 }
 
 /// How often the kernel has killed for lack of memory, by a file of [`Cgroups::memory_events`].
@@ -135,5 +185,30 @@ mod tests {
         assert_eq!(group_in("2:cpu,cpuacct:/a", "memory"), None);
         assert_eq!(group_in("0::/user.slice", ""), Some("/user.slice"));
         assert_eq!(group_in("9:name=systemd:/", ""), None);
+    }
+
+    #[test]
+    fn a_group_without_a_controller_is_a_part_of_the_one_above() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = folder.path().join("top");
+        let leaf = top.join("service/leaf");
+        fs::create_dir_all(&leaf).unwrap();
+        let group = Group { path: leaf.clone(), top: &top };
+        // What lies above the hierarchy is none of it.
+        fs::write(folder.path().join("memory.events"), "oom_kill 9\n").unwrap();
+        assert_eq!(group.nearest("memory.events"), None);
+        for (above, kills) in [(&top, 2), (&top.join("service"), 1), (&leaf, 0)] {
+            let file = above.join("memory.events");
+            fs::write(&file, format!("low 0\noom 7\noom_kill {kills}\n")).unwrap();
+            assert_eq!(group.nearest("memory.events").as_deref(), Some(file.as_path()));
+            assert_eq!(kills_for_memory(&file), Some(kills));
+        }
+    }
+
+    #[test]
+    fn what_nobody_has_marked_is_not_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(MARKS.iter().all(|mark| !is_marked(folder.path(), mark)));
+        assert!(!is_writable(folder.path()), "a folder is no group");
     }
 }

@@ -72,6 +72,7 @@ mod framing;
 mod identity;
 mod jobs;
 mod launch;
+mod leaves;
 mod liveness;
 mod load;
 mod logs;

@@ -1,0 +1,170 @@
+//! A control group for each worker, a leaf of the master's own, where that has been delegated: a
+//! process that a worker has started may leave its process group, but not this one.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use slog::{Logger, info, warn};
+
+use super::estate::{self, Fate, Owner};
+use crate::os::cgroup::Cgroups;
+use crate::os::clock;
+use crate::os::leaf;
+use crate::os::process::Pid;
+use crate::stamp::Stamp;
+
+/// How long a master stays for the last of them to go, once it has no worker any more.
+const STAYS_FOR: Duration = Duration::from_secs(5);
+
+/// The leaves of all pools' workers.
+pub(crate) struct Leaves {
+    /// Where they are made; nowhere if that has not been delegated.
+    home: Option<PathBuf>,
+    master: Pid,
+    doomed: RefCell<Vec<Doomed>>,
+    /// Until when the master stays for them, if it would end.
+    stays_until: Cell<Option<Stamp>>,
+}
+
+/// One that is to go.
+struct Doomed {
+    owner: Owner,
+    /// Its master has died, and its worker may live.
+    is_orphan: bool,
+    /// How often it could not be removed.
+    tries: u32,
+    at: Stamp,
+}
+
+impl Leaves {
+    /// Looks where this process's workers can have some, and for those that a master before it has
+    /// left there.
+    pub(crate) fn find(log: &Logger) -> Rc<Self> {
+        let home = Cgroups::find().delegated();
+        if let Some(home) = &home {
+            info!(log, "control group delegated"; "path" => %home.display());
+        }
+        let leaves = Rc::new(Self {
+            home,
+            master: Pid::this(),
+            doomed: RefCell::default(),
+            stays_until: Cell::default(),
+        });
+        leaves.look_for_orphans(true, None);
+        leaves
+    }
+
+    fn path(&self, owner: Owner) -> Option<PathBuf> {
+        Some(self.home.as_ref()?.join(owner.name()))
+    }
+
+    fn owner(&self, worker: Pid) -> Owner {
+        Owner { master: self.master.as_raw(), worker: worker.as_raw() }
+    }
+
+    /// Moves this process, a worker that has just been born, into a leaf of its own.
+    ///
+    /// # Errors
+    /// What [`leaf::enter`] says.
+    pub(super) fn enter(&self) -> io::Result<()> {
+        self.path(self.owner(Pid::this())).map_or(Ok(()), |path| leaf::enter(&path))
+    }
+
+    /// A worker has been born: a leaf that one before it has left under its name is its own now.
+    pub(super) fn born(&self, worker: Pid) {
+        let owner = self.owner(worker);
+        self.doomed.borrow_mut().retain(|doomed| doomed.owner != owner);
+    }
+
+    /// A worker has died: kills what it has left behind in its leaf.
+    pub(super) fn end(&self, worker: Pid) {
+        if let Some(path) = self.path(self.owner(worker)) {
+            leaf::kill(&path);
+        }
+    }
+
+    /// Removes the leaf of a worker that has died, now or as soon as it is empty.
+    pub(super) fn remove(&self, worker: Pid, log: &Logger) {
+        if self.home.is_some() {
+            self.doom(self.owner(worker), false);
+            self.tend(clock::now(), log);
+        }
+    }
+
+    /// Looks for the leaves of masters that have died. One that begins has none yet; of `dead` it is
+    /// known that it has died.
+    pub(super) fn look_for_orphans(&self, is_new: bool, dead: Option<Pid>) {
+        let Some(home) = &self.home else { return };
+        let (names, this) = (leaf::names_in(home), self.master.as_raw());
+        let beside = leaf::direct_members(home).into_iter().filter(|pid| Some(*pid) != dead);
+        let masters: Vec<i32> = beside.map(Pid::as_raw).collect();
+        let names = names.iter().map(String::as_str);
+        for owner in estate::orphans(names, &masters, is_new, this) {
+            self.doom(owner, true);
+        }
+    }
+
+    fn doom(&self, owner: Owner, is_orphan: bool) {
+        let mut doomed = self.doomed.borrow_mut();
+        if doomed.iter().all(|other| other.owner != owner) {
+            doomed.push(Doomed { owner, is_orphan, tries: 0, at: Stamp::default() });
+        }
+    }
+
+    /// Removes those whose time has come.
+    pub(super) fn tend(&self, now: Stamp, log: &Logger) {
+        self.doomed
+            .borrow_mut()
+            .retain_mut(|doomed| now < doomed.at || !self.try_to_remove(doomed, now, log));
+    }
+
+    /// Returns whether nothing more is to be done about it.
+    fn try_to_remove(&self, doomed: &mut Doomed, now: Stamp, log: &Logger) -> bool {
+        let Some(path) = self.path(doomed.owner) else { return true };
+        let result = match fate(doomed, &path) {
+            Fate::Ends => {
+                leaf::kill(&path);
+                leaf::remove(&path)
+            }
+            Fate::Stays => Err(leaf::busy()),
+        };
+        let Err(error) = result else { return true };
+        doomed.tries = doomed.tries.saturating_add(1);
+        doomed.at = now.after(estate::patience(doomed.tries));
+        let may_pass = leaf::may_pass(&error);
+        if !may_pass || (doomed.tries == estate::TRIES_TOLD && !doomed.is_orphan) {
+            warn!(log, "control group cannot be removed"; "path" => %path.display(),
+                "error" => error.to_string());
+        }
+        !may_pass
+    }
+
+    /// When one is to be looked at again.
+    pub(super) fn next_deadline(&self) -> Option<Stamp> {
+        let doomed = self.doomed.borrow();
+        doomed.iter().map(|doomed| doomed.at).chain(self.stays_until.get()).min()
+    }
+
+    /// Whether a master that would end may: its own leaves have all gone, or have had enough time.
+    pub(super) fn let_go(&self, would_end: bool, now: Stamp) -> bool {
+        let have_gone = || self.doomed.borrow().iter().all(|doomed| doomed.is_orphan);
+        if !would_end || have_gone() {
+            self.stays_until.set(None);
+            return would_end;
+        }
+        let until = self.stays_until.get().unwrap_or_else(|| now.after(STAYS_FOR));
+        self.stays_until.set(Some(until));
+        until <= now
+    }
+}
+
+fn fate(doomed: &Doomed, path: &Path) -> Fate {
+    if !doomed.is_orphan {
+        return Fate::Ends;
+    }
+    let members: Vec<i32> = leaf::members(path).into_iter().map(Pid::as_raw).collect();
+    estate::fate_of_orphan(doomed.owner, &members)
+}

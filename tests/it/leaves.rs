@@ -1,0 +1,461 @@
+//! A control group for each worker, where one has been delegated to the master: nothing that a worker
+//! has started outlives it, whatever it has done to get away.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Gid, Pid, Uid, chown};
+
+use crate::cgroup::{Group, group_of};
+use crate::heard::{Record, Worker};
+use crate::launch::Launch;
+use crate::proc::{stat, wait_until};
+use crate::support::{Exit, Server};
+
+on_every_class!(
+    each_worker_has_a_group_of_its_own,
+    a_stray_ends_with_its_worker,
+    a_stray_ends_with_a_worker_that_is_recycled,
+    a_reload_leaves_nobody_behind,
+    a_worker_out_of_memory_is_told_in_its_group_too,
+    a_worker_that_is_frozen_in_its_group_is_left_alone,
+);
+
+/// The group of a worker.
+fn leaf(group: &Group, master: Pid, worker: Pid) -> PathBuf {
+    group.path().join(format!("ostler-worker-{master}-{worker}"))
+}
+
+/// The names of the groups that a master's ready workers should have.
+fn leaves_of(server: &Server, workers: &[Worker]) -> Vec<String> {
+    let name = |worker: &Worker| format!("ostler-worker-{}-{}", server.pid, worker.pid);
+    let mut names: Vec<_> = workers.iter().map(name).collect();
+    names.sort();
+    names
+}
+
+fn is_gone(pid: Pid) -> bool {
+    stat(pid).is_none_or(|stat| stat.state == 'Z')
+}
+
+fn delegated() -> Option<Group> {
+    let can_stray = Command::new("setsid").arg("true").stderr(Stdio::null()).status();
+    if !can_stray.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no program setsid");
+        return None;
+    }
+    Group::for_a_server(true)
+}
+
+/// Has a worker start a process that is in no group or session of the worker's.
+#[track_caller]
+fn stray(server: &Server) -> Pid {
+    let stray = Pid::from_raw(server.get("/stray?s=1000").text().trim().parse().unwrap());
+    wait_until("it has left the session", || stat(stray).is_some_and(|stat| stat.session == stray));
+    stray
+}
+
+#[track_caller]
+fn wait_gone(group: &Group, server: &Server, worker: Pid, stray: Pid) {
+    wait_until("what has left its session ends as well", || is_gone(stray));
+    let leaf = leaf(group, server.pid, worker);
+    wait_until("the group is removed", || !leaf.exists());
+}
+
+/// Ends a server, after which there is no group.
+#[track_caller]
+fn finish(group: &Group, server: Server) {
+    server.finish();
+    assert_eq!(group.inner(), [""; 0]);
+}
+
+fn each_worker_has_a_group_of_its_own(class: &str) {
+    let Some(group) = delegated() else { return };
+    let server = group.launch(&["-k", class, "-w", "3"]).start();
+    let workers = server.wait_workers(3);
+    assert_eq!(group.inner(), leaves_of(&server, &workers));
+    for worker in &workers {
+        let leaf = leaf(&group, server.pid, worker.pid);
+        assert_eq!(group_of(worker.pid).file_name(), leaf.file_name());
+    }
+    assert_eq!(group_of(server.pid).file_name(), group.path().file_name());
+    let [told] = &server.records_of("control group delegated")[..] else { panic!("once") };
+    assert_eq!(told.text("path"), group.path().to_str());
+    finish(&group, server);
+}
+
+fn a_stray_ends_with_its_worker(class: &str) {
+    let Some(group) = delegated() else { return };
+    let server = group.launch(&["-k", class]).start();
+    for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGABRT] {
+        let victim = server.wait_workers(1)[0];
+        let stray = stray(&server);
+        assert_eq!(group_of(stray), group_of(victim.pid));
+        kill(victim.pid, signal).unwrap();
+        wait_gone(&group, &server, victim.pid, stray);
+        server.wait_replaced(victim);
+    }
+    let last = stray(&server);
+    finish(&group, server);
+    assert!(is_gone(last), "it has outlived the server");
+}
+
+fn a_stray_ends_with_a_worker_that_is_recycled(class: &str) {
+    let Some(group) = delegated() else { return };
+    let server = group.launch(&["-k", class, "--max-requests", "5"]).start();
+    let victim = server.wait_workers(1)[0];
+    let stray = stray(&server);
+    let exited = server.serve_until("its end", |record| record.says("worker exited", victim.pid));
+    assert_eq!(exited.text("reason"), Some("recycled"));
+    wait_gone(&group, &server, victim.pid, stray);
+    server.wait_replaced(victim);
+    finish(&group, server);
+}
+
+fn a_reload_leaves_nobody_behind(class: &str) {
+    let Some(group) = delegated() else { return };
+    let server = group.launch(&["-k", class, "-w", "2"]).start();
+    let victims = server.wait_workers(2);
+    let stray = stray(&server);
+    server.signal(Signal::SIGHUP);
+    for victim in &victims {
+        server.wait_exited(victim.pid);
+    }
+    wait_until("what has left its session ends as well", || is_gone(stray));
+    let workers = server.wait_workers(2);
+    wait_until("there are groups for the new workers alone", || {
+        group.inner() == leaves_of(&server, &workers)
+    });
+    finish(&group, server);
+}
+
+fn a_worker_out_of_memory_is_told_in_its_group_too(class: &str) {
+    let Some(group) = delegated() else { return };
+    // Version 1 counts memory elsewhere, if it is there.
+    let other = if group.bounds_memory() {
+        None
+    } else {
+        let Some(other) = Group::new("memory") else { return };
+        Some(other)
+    };
+    let server = group.launch(&["-k", class]).start();
+    let mut victim = server.wait_workers(1)[0];
+    if let Some(other) = &other {
+        other.take(server.pid);
+        kill(victim.pid, Signal::SIGKILL).unwrap();
+        victim = server.wait_replaced(victim);
+    }
+    other.as_ref().unwrap_or(&group).limit_memory(64 << 20);
+    assert!(leaf(&group, server.pid, victim.pid).exists());
+    server.connect().ask("/leak?mb=200");
+    let exited = server.wait_exited(victim.pid);
+    assert_eq!(exited.text("reason"), Some("out of memory"), "{exited:?}");
+    victim = server.wait_replaced(victim);
+    kill(victim.pid, Signal::SIGKILL).unwrap();
+    assert_eq!(server.wait_exited(victim.pid).text("reason"), Some("crashed"));
+    server.wait_replaced(victim);
+    drop(other);
+    finish(&group, server);
+}
+
+fn a_worker_that_is_frozen_in_its_group_is_left_alone(class: &str) {
+    let Some(group) = delegated() else { return };
+    let flags = ["-k", class, "-w", "2", "-t", "1s", "--abort-grace", "500ms"];
+    let server = group.launch(&flags).start();
+    let victim = server.wait_workers(2)[0];
+    let switch = leaf(&group, server.pid, victim.pid).join("cgroup.freeze");
+    fs::write(&switch, "1").unwrap();
+    let is_excused = |record: &Record| record.says("worker cannot run", victim.pid);
+    let excused = server.wait_for("its excuse", is_excused);
+    assert_eq!(excused.text("verdict"), Some("frozen"));
+    fs::write(&switch, "0").unwrap();
+    server.serve_for(Duration::from_millis(50));
+    assert!(server.records_of("worker hung").is_empty());
+    finish(&group, server);
+}
+
+/// A program that starts a process whose parent has left and which is in a session of its own, and
+/// tells who that is.
+const STRAYING: &str =
+    "setsid sh -c 'sleep 1000 >/dev/null 2>&1 & echo stray=$!'\nexec sleep 1000\n";
+
+fn launch_straying(group: &Group, flags: &[&str]) -> Launch {
+    let launch = group.launch(&["-k", "exec", "--ready-after", "100ms", "-b", "none"]).unbound();
+    fs::write(launch.path("script"), STRAYING).unwrap();
+    flags.iter().fold(launch, |launch, flag| launch.arg(flag)).program(&["sh", "script"])
+}
+
+/// The stray of a worker's program.
+#[track_caller]
+fn stray_of(server: &Server, worker: Pid) -> Pid {
+    let number = |record: &Record| -> Option<i32> {
+        let own = record.says("output", worker).then(|| record.text("line")).flatten()?;
+        own.strip_prefix("stray=")?.parse().ok()
+    };
+    let record = server.wait_for("its stray", |record| number(record).is_some());
+    Pid::from_raw(number(&record).unwrap())
+}
+
+#[test]
+fn a_program_leaves_nobody_behind() {
+    let Some(group) = delegated() else { return };
+    let server = launch_straying(&group, &[]).start();
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let victim = server.wait_workers(1)[0];
+        let stray = stray_of(&server, victim.pid);
+        assert!(stat(stray).is_some_and(|stat| stat.session != server.pid));
+        kill(victim.pid, signal).unwrap();
+        wait_gone(&group, &server, victim.pid, stray);
+        server.wait_replaced(victim);
+    }
+    let victim = server.workers()[0];
+    let last = stray_of(&server, victim.pid);
+    server.signal(Signal::SIGQUIT);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    assert_eq!(group.inner(), [""; 0]);
+    assert!(is_gone(last), "it has outlived the server");
+}
+
+#[test]
+fn a_program_that_is_recycled_leaves_nobody_behind() {
+    let Some(group) = delegated() else { return };
+    let server = launch_straying(&group, &["--max-lifetime", "1s"]).start();
+    let victim = server.wait_workers(1)[0];
+    let stray = stray_of(&server, victim.pid);
+    assert_eq!(server.wait_exited(victim.pid).text("reason"), Some("recycled"));
+    wait_gone(&group, &server, victim.pid, stray);
+    finish(&group, server);
+}
+
+#[test]
+fn groups_within_the_group_of_a_worker_end_with_it() {
+    let Some(group) = delegated() else { return };
+    let server = group.launch(&[]).start();
+    let victim = server.wait_workers(1)[0];
+    let stray = stray(&server);
+    let leaf = leaf(&group, server.pid, victim.pid);
+    fs::create_dir_all(leaf.join("empty/inner")).unwrap();
+    fs::create_dir_all(leaf.join("a/b")).unwrap();
+    fs::write(leaf.join("a/b/cgroup.procs"), stray.to_string()).unwrap();
+    kill(victim.pid, Signal::SIGKILL).unwrap();
+    wait_gone(&group, &server, victim.pid, stray);
+    server.wait_replaced(victim);
+    finish(&group, server);
+}
+
+#[test]
+fn workers_of_another_user_are_in_their_groups_too() {
+    if !Uid::current().is_root() {
+        eprintln!("skipped: only root can run workers as somebody else");
+        return;
+    }
+    let Some(group) = delegated() else { return };
+    let server = group.launch(&["--user", "65534", "--group", "65534"]).start();
+    let victim = server.wait_workers(1)[0];
+    let stray = stray(&server);
+    assert_eq!(group_of(stray), group_of(victim.pid));
+    kill(victim.pid, Signal::SIGKILL).unwrap();
+    wait_gone(&group, &server, victim.pid, stray);
+    server.wait_replaced(victim);
+    finish(&group, server);
+}
+
+/// The words by which somebody without privileges runs a program; none, and a line that says why, if
+/// that cannot be.
+fn without_privileges() -> Option<[&'static str; 6]> {
+    let words = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).args([env!("CARGO_BIN_EXE_ostler"), "--version"]);
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let can = status.is_ok_and(|status| status.success());
+    if !can {
+        eprintln!("skipped: nobody else can run the program here");
+    }
+    can.then_some(words)
+}
+
+/// As a service manager does for a service that runs as somebody else.
+fn give_away(group: &Group) {
+    for name in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+        let path = group.path().join(name);
+        chown(&path, Some(Uid::from_raw(65534)), Some(Gid::from_raw(65534))).unwrap();
+    }
+}
+
+#[test]
+fn a_master_without_privileges_can_have_been_given_its_group() {
+    let (Some(group), Some(words)) = (delegated(), without_privileges()) else { return };
+    give_away(&group);
+    let server = group.launch_by(&words, &[]).start();
+    let victim = server.wait_workers(1)[0];
+    let stray = stray(&server);
+    assert_eq!(group_of(stray), group_of(victim.pid));
+    kill(victim.pid, Signal::SIGKILL).unwrap();
+    wait_gone(&group, &server, victim.pid, stray);
+    server.wait_replaced(victim);
+    finish(&group, server);
+}
+
+#[test]
+fn a_master_that_may_not_write_takes_nothing_for_delegated() {
+    let (Some(group), Some(words)) = (delegated(), without_privileges()) else { return };
+    let server = group.launch_by(&words, &[]).start();
+    assert!(server.records_of("control group delegated").is_empty());
+    assert!(server.records_of("worker has no control group of its own").is_empty());
+    finish(&group, server);
+}
+
+#[test]
+fn the_next_master_ends_what_one_that_was_killed_has_left() {
+    let Some(group) = delegated() else { return };
+    let first = group.launch(&["-w", "2"]).start();
+    let stray = stray(&first);
+    let leaves = leaves_of(&first, &first.wait_workers(2));
+    first.signal(Signal::SIGKILL);
+    first.wait_exit();
+    first.wait_nobody();
+    assert_eq!(group.inner(), leaves, "nobody could have removed them");
+    assert!(!is_gone(stray), "nobody could have known of it");
+    // What is not a worker's is none of a master's business.
+    let others = ["ostler-worker-7", "other"].map(|name| group.path().join(name));
+    others.iter().for_each(|other| fs::create_dir(other).unwrap());
+    let second = group.launch(&[]).start();
+    wait_until("it ends", || is_gone(stray));
+    for leaf in leaves {
+        wait_until("the group is removed", || !group.path().join(&leaf).exists());
+    }
+    assert!(others.iter().all(|other| other.exists()));
+    others.iter().for_each(|other| fs::remove_dir(other).unwrap());
+    finish(&group, second);
+}
+
+#[test]
+fn the_next_master_lets_the_workers_of_one_that_was_killed_finish() {
+    let Some(group) = delegated() else { return };
+    let first = group.launch(&[]).start();
+    let worker = first.wait_workers(1)[0];
+    let mut client = first.begin("/sleep?ms=3000");
+    first.signal(Signal::SIGKILL);
+    first.wait_exit();
+    let second = group.launch(&[]).start();
+    assert_eq!(client.answer().status(), 200);
+    let leaf = leaf(&group, first.pid, worker.pid);
+    wait_until("the group is removed once its worker has left", || !leaf.exists());
+    finish(&group, second);
+}
+
+/// Two masters: the second is that of an upgrade. Returns it, and a stray of a worker of each.
+#[track_caller]
+fn upgrade(group: &Group, server: &Server) -> (Pid, [Pid; 2]) {
+    let first = stray(server);
+    kill(server.pid, Signal::SIGUSR2).unwrap();
+    let ready = |record: &Record| record.message() == "successor is ready";
+    let new = server.wait_for("the successor is ready", ready).pid().unwrap();
+    let prefix = format!("ostler-worker-{new}-");
+    let is_of_new = |stray: Pid| {
+        let group = group_of(stray);
+        group.file_name().unwrap().to_str().unwrap().starts_with(&prefix)
+    };
+    assert!(!is_of_new(first) && group.inner().iter().any(|name| name.starts_with(&prefix)));
+    let mut second = stray(server);
+    wait_until("a worker of the new master has a stray", || {
+        let found = is_of_new(second);
+        if !found {
+            second = stray(server);
+        }
+        found
+    });
+    (new, [first, second])
+}
+
+/// Ends the master that is left, after which there is no group.
+#[track_caller]
+fn finish_upgraded(group: &Group, server: &Server, new: Pid, stray: Pid) {
+    assert!(!is_gone(stray), "another master's");
+    kill(new, Signal::SIGTERM).unwrap();
+    server.wait_nobody();
+    assert_eq!(group.inner(), [""; 0]);
+    assert!(is_gone(stray), "it has outlived the server");
+}
+
+#[test]
+fn two_masters_side_by_side_leave_each_other_alone() {
+    let Some(group) = delegated() else { return };
+    let server = group.launch(&[]).start();
+    let victim = server.wait_workers(1)[0];
+    let (new, [first, second]) = upgrade(&group, &server);
+    assert!(!is_gone(first) && !is_gone(second));
+    let leaf = leaf(&group, server.pid, victim.pid);
+    assert!(leaf.exists(), "the new master has removed it");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    assert!(is_gone(first) && !leaf.exists());
+    server.wait_for("promotion", |record| record.says("promoted", new));
+    finish_upgraded(&group, &server, new, second);
+}
+
+#[test]
+fn a_master_ends_what_the_one_beside_it_has_left() {
+    let Some(group) = delegated() else { return };
+    let server = group.launch(&[]).start();
+    let victim = server.wait_workers(1)[0];
+    let (new, [first, second]) = upgrade(&group, &server);
+    server.signal(Signal::SIGKILL);
+    server.wait_for("promotion", |record| record.says("promoted", new));
+    wait_until("what has left its session ends as well", || is_gone(first));
+    let leaf = leaf(&group, server.pid, victim.pid);
+    wait_until("the group is removed", || !leaf.exists());
+    finish_upgraded(&group, &server, new, second);
+}
+
+#[test]
+fn a_master_goes_on_where_its_workers_can_have_no_groups() {
+    let Some(group) = delegated() else { return };
+    fs::write(group.path().join("cgroup.max.descendants"), "1").unwrap();
+    let server = group.launch(&["-w", "2"]).start();
+    server.wait_workers(2);
+    let warnings = server.records_of("worker has no control group of its own");
+    let [warning] = &warnings[..] else { panic!("one of two: {warnings:#?}") };
+    assert_eq!(warning.text("level"), Some("WARNING"));
+    assert!(warning.text("error").is_some_and(|error| !error.is_empty()));
+    assert_eq!(group.inner().len(), 1);
+    server.serve_for(Duration::from_millis(50));
+    finish(&group, server);
+}
+
+#[test]
+fn nothing_is_made_where_nothing_is_delegated() {
+    let Some(group) = Group::for_a_server(false) else { return };
+    let server = group.launch(&["-w", "2"]).start();
+    let victim = server.wait_workers(2)[0];
+    assert_eq!(group.inner(), [""; 0]);
+    assert_eq!(group_of(victim.pid), group_of(server.pid));
+    kill(victim.pid, Signal::SIGKILL).unwrap();
+    server.wait_replaced(victim);
+    assert_eq!(group.inner(), [""; 0]);
+    assert!(server.records_of("control group delegated").is_empty());
+    finish(&group, server);
+}
+
+#[test]
+fn the_groups_of_several_pools_are_apart() {
+    let Some(group) = delegated() else { return };
+    let launch = group.launch(&[]).unbound();
+    let path = launch.path("settings.yaml");
+    let text = "pools:\n  a:\n    worker_class: mio\n    bind: unix:a.sock\n  b:\n    worker_class: \
+                exec\n    bind: []\n    ready_after: 100ms\n    command: [sh, script]\n";
+    fs::write(&path, text).unwrap();
+    fs::write(launch.path("script"), STRAYING).unwrap();
+    let server = launch.arg("--config").arg(&path).start();
+    let started = server.records_of("worker started");
+    let program = started.iter().find(|record| record.text("pool") == Some("b")).unwrap();
+    let victim = program.pid().unwrap();
+    let stray = stray_of(&server, victim);
+    assert_eq!(group.inner().len(), 2);
+    kill(victim, Signal::SIGKILL).unwrap();
+    wait_gone(&group, &server, victim, stray);
+    finish(&group, server);
+}
