@@ -1,4 +1,5 @@
-//! A worker class on io_uring: a ring a worker, and no system call but the one in which it sleeps.
+//! A worker class on io_uring: a ring a worker, and no system call a request but the one in which it
+//! sleeps.
 //!
 //! ```text
 //! cargo run --example uring -- --worker-class uring --workers 2
@@ -15,22 +16,24 @@
 use std::fs;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::process::ExitCode;
-use std::ptr::null_mut;
 use std::time::Duration;
 
-use io_uring::squeue::{Entry, Flags};
+use io_uring::squeue::Entry;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 use ostler::Runtime;
-use ostler::app::{Peer, Refusal};
+use ostler::app::Refusal;
 use ostler::apps::{Demo, Echo};
+use ostler::listen::Stream;
 use ostler::session::{Session, Wants};
 use ostler::settings::Settings;
 use ostler::stamp::Stamp;
-use ostler::worker::{Deadlines, Desk, Stop, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{
+    Acceptor, Arrival, Deadlines, Desk, Stop, WorkerClass, WorkerContext, WorkerError,
+};
 use slab::Slab;
 
 const ENTRIES: u32 = 1024;
@@ -76,23 +79,19 @@ fn open_ring(entries: u32) -> io::Result<IoUring> {
 enum Work {
     Receive,
     Send,
-    /// To wait for somebody at a listener, which tells nothing: the accepting that follows does.
-    Knock,
-    Accept,
-    Wake,
-    /// To take back a knock or an accepting.
+    Listener,
+    Signals,
     Cancel,
 }
 
-const WORKS: [Work; 6] =
-    [Work::Receive, Work::Send, Work::Knock, Work::Accept, Work::Wake, Work::Cancel];
+const WORKS: [Work; 5] = [Work::Receive, Work::Send, Work::Listener, Work::Signals, Work::Cancel];
 
 fn user_data(token: usize, work: Work) -> u64 {
     (token as u64) << 3 | work as u64
 }
 
 struct Guest<'a> {
-    socket: TcpStream,
+    stream: Stream,
     session: Session<'a>,
     input: Box<[u8]>,
     /// How many bytes of `input` have come and wait for their turn; 0 is the end.
@@ -102,20 +101,12 @@ struct Guest<'a> {
     sending: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Door {
-    Idle,
-    /// Somebody is waited for.
-    Watched,
-    /// It has ended listening.
-    Ended,
-}
-
 struct Worker<'a> {
     ctx: &'a WorkerContext<'a>,
     ring: IoUring,
-    doors: Vec<Door>,
-    paused_until: Option<Stamp>,
+    acceptor: Acceptor<'a>,
+    /// Which listeners the ring watches.
+    watched: Vec<bool>,
     /// Never freed as a whole, also if this unwinds: the ring may be working on their buffers.
     guests: ManuallyDrop<Slab<Guest<'a>>>,
     deadlines: Deadlines,
@@ -129,8 +120,8 @@ impl<'a> Worker<'a> {
         Ok(Self {
             ctx,
             ring: open_ring(ENTRIES)?,
-            doors: vec![Door::Idle; ctx.listeners().len()],
-            paused_until: None,
+            acceptor: ctx.acceptor(),
+            watched: vec![false; ctx.listeners().len()],
             guests: ManuallyDrop::new(Slab::new()),
             deadlines: Deadlines::new(ctx.life().now()),
             desk: ctx.life().desk(0).beating(),
@@ -140,40 +131,35 @@ impl<'a> Worker<'a> {
     }
 
     fn run(&mut self) -> Result<(), WorkerError> {
-        let life = self.ctx.life();
         let mut done = Vec::new();
         self.watch_for_signals()?;
-        life.ready();
+        self.ctx.life().ready();
         loop {
-            life.notify();
-            // Asked first: who comes while the queues are looked at must be looked for once more.
-            let expects = self.ctx.expects_until().is_some();
-            let idle = self.draining && self.guests.is_empty();
-            let over = idle && !self.let_in_the_last()? && !expects;
-            self.watch_doors(over)?;
-            if over && !self.doors.contains(&Door::Watched) {
-                return Ok(()); // and nothing that was begun may still let somebody in
-            }
-            self.sleep()?;
+            let until = match self.acceptor.poll(self.guests.len()) {
+                Arrival::Client(stream, address) => {
+                    self.admit(stream, address)?;
+                    Some(Stamp::default()) // others may wait: no sleep
+                }
+                Arrival::Nobody { until } => until,
+                Arrival::Over if !self.watched.contains(&true) => return Ok(()),
+                Arrival::Over => None, // until the ring has let go of the listeners
+            };
+            self.watch_listeners()?;
+            self.sleep(until)?;
             let results = self.ring.completion();
             done.extend(results.map(|entry| (entry.user_data(), entry.result())));
             for (data, result) in done.drain(..) {
-                life.notify();
-                self.take(data >> 3, WORKS[(data & 7) as usize], result)?;
+                self.ctx.life().notify();
+                self.take((data >> 3) as usize, WORKS[(data & 7) as usize], result)?;
             }
             self.expire()?;
-            if life.stopping() == Stop::Now {
-                return Ok(());
-            }
         }
     }
 
-    /// Until something is done, or a deadline or a beat is due.
-    fn sleep(&mut self) -> io::Result<()> {
-        let (life, now) = (self.ctx.life(), self.ctx.life().now());
-        let stamps = [self.deadlines.next(), self.paused_until, self.ctx.expects_until()];
-        let wait = stamps.into_iter().flatten().min().map(|at| at.since(now));
-        let wait = [wait, life.pulse()].into_iter().flatten().min();
+    /// Until something is done, or a deadline has come.
+    fn sleep(&mut self, until: Option<Stamp>) -> io::Result<()> {
+        let deadline = [self.deadlines.next(), until].into_iter().flatten().min();
+        let wait = deadline.map(|at| at.since(self.ctx.life().now()));
         let time = Timespec::from(wait.unwrap_or(Duration::from_secs(3600)));
         let args = SubmitArgs::new().timespec(&time);
         match self.ring.submitter().submit_with_args(1, &args).map_err(|e| (e.raw_os_error(), e)) {
@@ -184,13 +170,14 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Hands work to the ring: all of it, or nothing.
+    /// Hands work to the ring.
     ///
     /// # Safety
-    /// What the entries point to stays where it is until their results have been taken.
-    unsafe fn push(&mut self, entries: &[Entry]) -> io::Result<()> {
+    /// What the entry points to stays where it is until its result has been taken.
+    unsafe fn push(&mut self, entry: Entry, token: usize, work: Work) -> io::Result<()> {
+        let entry = entry.user_data(user_data(token, work));
         // SAFETY: the caller's promise.
-        while unsafe { self.ring.submission().push_multiple(entries) }.is_err() {
+        while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.ring.submit()?; // it is full
         }
         Ok(())
@@ -200,56 +187,46 @@ impl<'a> Worker<'a> {
         let pipe = Fd(self.ctx.life().wake_fd().as_raw_fd());
         let poll = opcode::PollAdd::new(pipe, libc::POLLIN as u32).build();
         // SAFETY: it points to nothing.
-        unsafe { self.push(&[poll.user_data(user_data(0, Work::Wake))]) }
+        unsafe { self.push(poll, 0, Work::Signals) }
     }
 
-    /// Waits for clients at the listeners that are this worker's concern, as long as there is room,
-    /// until all is `over`.
-    fn watch_doors(&mut self, over: bool) -> io::Result<()> {
-        let full = self.guests.len() >= self.ctx.settings().worker_connections;
-        let paused = self.paused_until.is_some_and(|until| self.ctx.life().now() < until);
-        if !paused {
-            self.paused_until = None;
-        }
+    /// One worker is woken for one client. Not for good: the next time another one is.
+    fn watch_listeners(&mut self) -> io::Result<()> {
         for (token, listener) in self.ctx.listeners().iter().enumerate() {
-            let is_ours = if self.draining {
-                self.ctx.must_empty(listener) && !over
-            } else {
-                self.ctx.attends(listener) && !full && !paused
-            };
-            if is_ours && self.doors[token] == Door::Idle {
-                self.doors[token] = Door::Watched;
-                let fd = Fd(listener.as_raw_fd());
-                // One worker is woken for one client. Not for good: the next time another one is.
-                let wish = (libc::EPOLLIN | libc::EPOLLEXCLUSIVE) as u32;
-                let knock = opcode::PollAdd::new(fd, wish).build().flags(Flags::IO_LINK);
-                let accept = opcode::Accept::new(fd, null_mut(), null_mut());
-                let accept = accept.flags(libc::SOCK_CLOEXEC).build();
-                let knock = knock.user_data(user_data(token, Work::Knock));
-                let accept = accept.user_data(user_data(token, Work::Accept));
-                // SAFETY: they point to nothing, and the context keeps the listener open.
-                unsafe { self.push(&[knock, accept])? };
-            } else if !is_ours && self.doors[token] == Door::Watched {
-                // The knocking may be over, and the accepting wait for whom another took. Between
-                // the two neither is found, so it is tried until one is.
-                for work in [Work::Knock, Work::Accept] {
-                    let cancel = opcode::AsyncCancel::new(user_data(token, work)).build();
-                    let cancel = cancel.user_data(user_data(token, Work::Cancel));
-                    // SAFETY: it points to nothing.
-                    unsafe { self.push(&[cancel])? };
+            match (self.watched[token], self.acceptor.awaits(token)) {
+                (false, true) => {
+                    let wish = (libc::EPOLLIN | libc::EPOLLEXCLUSIVE) as u32;
+                    let poll = opcode::PollAdd::new(Fd(listener.as_raw_fd()), wish).build();
+                    // SAFETY: it points to nothing, and the context keeps the listener open.
+                    unsafe { self.push(poll, token, Work::Listener)? };
+                    self.watched[token] = true;
                 }
+                (true, false) => self.cancel(token, Work::Listener)?,
+                (true, true) | (false, false) => (),
             }
         }
         Ok(())
     }
 
-    /// Takes the result of some work: a number of bytes, a descriptor, or a negative error.
-    fn take(&mut self, token: u64, work: Work, result: i32) -> io::Result<()> {
-        let token = token as usize;
+    fn cancel(&mut self, token: usize, work: Work) -> io::Result<()> {
+        let cancel = opcode::AsyncCancel::new(user_data(token, work)).build();
+        // SAFETY: it points to nothing.
+        unsafe { self.push(cancel, 0, Work::Cancel) }
+    }
+
+    /// Takes the result of some work: a number of bytes, what a poll has found, or a negative error.
+    fn take(&mut self, token: usize, work: Work, result: i32) -> io::Result<()> {
+        let now = self.ctx.life().now();
         match work {
-            Work::Knock | Work::Cancel => Ok(()),
-            Work::Wake => self.heed_signals(),
-            Work::Accept => self.welcome(token, result),
+            Work::Cancel => return Ok(()),
+            Work::Signals => return self.heed_signals(),
+            Work::Listener => {
+                self.watched[token] = false;
+                if result > 0 {
+                    self.acceptor.knock(token);
+                }
+                return Ok(());
+            }
             Work::Receive => {
                 let guest = &mut self.guests[token];
                 guest.receiving = false;
@@ -257,7 +234,6 @@ impl<'a> Worker<'a> {
                     Ok(count) => guest.come = Some(count),
                     Err(_) => guest.session.broken(),
                 }
-                self.attend(token)
             }
             Work::Send => {
                 let guest = &mut self.guests[token];
@@ -265,14 +241,13 @@ impl<'a> Worker<'a> {
                 if guest.output.capacity() > INPUT_BYTES {
                     guest.output = Vec::new(); // a client who waits does not keep that much
                 }
-                let now = self.ctx.life().now();
                 match usize::try_from(result) {
                     Ok(count) => guest.session.sent(count, &mut self.spare, &mut self.desk, now),
                     Err(_) => guest.session.broken(),
                 }
-                self.attend(token)
             }
         }
+        self.attend(token)
     }
 
     fn heed_signals(&mut self) -> io::Result<()> {
@@ -290,56 +265,17 @@ impl<'a> Worker<'a> {
         self.attend(token)
     }
 
-    fn welcome(&mut self, door: usize, result: i32) -> io::Result<()> {
-        self.doors[door] = Door::Idle;
-        match -result {
-            // Somebody else was quicker; or it was taken back.
-            libc::EAGAIN | libc::ECANCELED | libc::EINTR | libc::ECONNABORTED => Ok(()),
-            libc::EINVAL => {
-                self.doors[door] = Door::Ended;
-                Ok(())
-            }
-            error if error > 0 => {
-                self.ctx.warn_of_pause(&io::Error::from_raw_os_error(error));
-                self.paused_until = Some(self.ctx.end_of_pause());
-                Ok(())
-            }
-            // SAFETY: the kernel has just made this descriptor, and nobody else has seen it.
-            _ => self.admit(unsafe { OwnedFd::from_raw_fd(result) }),
-        }
-    }
-
-    fn admit(&mut self, socket: OwnedFd) -> io::Result<()> {
-        let socket = TcpStream::from(socket); // or a unix socket: nothing is asked that differs
-        let peer = Peer { address: socket.peer_addr().ok(), reusable: true };
-        let connection = self.ctx.service().connect(&peer);
-        let (limit, now) = (self.ctx.settings().write_timeout, self.ctx.life().now());
+    fn admit(&mut self, stream: Stream, address: Option<SocketAddr>) -> io::Result<()> {
         let token = self.guests.insert(Guest {
-            socket,
-            session: Session::new(connection, limit, now),
+            stream,
+            session: self.ctx.session(address, true),
             input: vec![0; INPUT_BYTES].into(),
             come: None,
             output: Vec::new(),
             receiving: false,
             sending: false,
         });
-        self.attend(token)?;
-        if self.draining && self.guests.contains(token) { self.drain(token) } else { Ok(()) }
-    }
-
-    /// Who waits at a listener when all others have left. Returns whether somebody did.
-    fn let_in_the_last(&mut self) -> io::Result<bool> {
-        for listener in self.ctx.listeners() {
-            if self.ctx.must_empty(listener)
-                && let Ok(Some((stream, _))) = listener.accept()
-            {
-                let socket = TcpStream::from(OwnedFd::from(stream));
-                socket.set_nonblocking(false)?; // the ring waits, the socket does not refuse
-                self.admit(socket.into())?;
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        if self.draining { self.drain(token) } else { self.attend(token) }
     }
 
     /// Lets a client go as far as it can, and has the ring do what comes next.
@@ -352,24 +288,21 @@ impl<'a> Worker<'a> {
             guest.session.received(input, &mut self.spare, &mut self.desk, now);
         }
         match guest.session.wants() {
-            Wants::Gone if guest.receiving || guest.sending => {
-                // What the ring is still at comes to its end then.
-                let _ = guest.socket.shutdown(Shutdown::Both);
-                return Ok(());
-            }
+            Wants::Gone if guest.receiving => return self.cancel(token, Work::Receive),
+            Wants::Gone if guest.sending => return self.cancel(token, Work::Send),
             Wants::Gone => {
                 self.guests.remove(token);
                 self.deadlines.clear(token);
                 return Ok(());
             }
-            Wants::Linger => drop(guest.socket.shutdown(Shutdown::Write)),
+            Wants::Linger => guest.stream.end_output(),
             Wants::Read | Wants::Write => (),
         }
         if let Some(deadline) = guest.session.deadline() {
             self.deadlines.set(token, deadline);
         }
-        let fd = Fd(guest.socket.as_raw_fd());
-        let mut next = [None, None];
+        let fd = Fd(guest.stream.as_raw_fd());
+        let (mut send, mut receive) = (None, None);
         if guest.session.wants() == Wants::Write && !guest.sending {
             guest.sending = true;
             let unsent = guest.session.unsent();
@@ -377,19 +310,19 @@ impl<'a> Worker<'a> {
             guest.output.clear();
             guest.output.extend_from_slice(&unsent[..unsent.len().min(OUTPUT_BYTES)]);
             let (bytes, count) = (guest.output.as_ptr(), guest.output.len() as u32);
-            let send = opcode::Send::new(fd, bytes, count).flags(libc::MSG_NOSIGNAL).build();
-            next[0] = Some(send.user_data(user_data(token, Work::Send)));
+            send = Some(opcode::Send::new(fd, bytes, count).flags(libc::MSG_NOSIGNAL).build());
         }
         if guest.come.is_none() && !guest.receiving {
             guest.receiving = true;
-            let receive = opcode::Recv::new(fd, guest.input.as_mut_ptr(), INPUT_BYTES as u32);
-            let receive = receive.ioprio(POLL_FIRST);
-            next[1] = Some(receive.build().user_data(user_data(token, Work::Receive)));
+            let receive_ = opcode::Recv::new(fd, guest.input.as_mut_ptr(), INPUT_BYTES as u32);
+            receive = Some(receive_.ioprio(POLL_FIRST).build());
         }
-        for entry in next.into_iter().flatten() {
+        let works =
+            [send.map(|entry| (entry, Work::Send)), receive.map(|entry| (entry, Work::Receive))];
+        for (entry, work) in works.into_iter().flatten() {
             // SAFETY: the buffers belong to the guest, who is neither removed while `receiving` or
             // `sending`, nor freed with the worker; and until then nobody touches them.
-            unsafe { self.push(&[entry])? };
+            unsafe { self.push(entry, token, work)? };
         }
         Ok(())
     }
