@@ -10,13 +10,11 @@
 //! costs a buffer of 4 KiB. Linux 5.19 or later, where nobody has forbidden it.
 
 // The ring works on memory and descriptors behind the compiler's back: what is handed to it stays
-// where it is until the ring has given it back. That is what `Guest::busy` is for.
+// where it is until the ring has given it back. `Carried` sees to that.
 #![expect(unsafe_code)]
 
 use std::fs;
 use std::io;
-use std::mem::ManuallyDrop;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,18 +25,16 @@ use io_uring::{IoUring, opcode};
 use ostler::Runtime;
 use ostler::app::Refusal;
 use ostler::apps::{Demo, Echo};
-use ostler::listen::Stream;
-use ostler::session::{Session, Wants};
 use ostler::settings::Settings;
 use ostler::stamp::Stamp;
 use ostler::worker::{
-    Acceptor, Arrival, Deadlines, Desk, Stop, WorkerClass, WorkerContext, WorkerError,
+    Acceptor, Arrival, Buffers, Carried, Deadlines, Desk, Stop, WorkerClass, WorkerContext,
+    WorkerError,
 };
 use slab::Slab;
 
 const ENTRIES: u32 = 1024;
 const INPUT_BYTES: usize = 4 << 10;
-const OUTPUT_BYTES: usize = 64 << 10;
 /// `IORING_RECVSEND_POLL_FIRST` of linux/io_uring.h: nothing is there yet in nearly all cases, so it is
 /// not tried before it has come. That alone takes a tenth off what a request costs.
 const POLL_FIRST: u16 = 1;
@@ -90,28 +86,16 @@ fn user_data(token: usize, work: Work) -> u64 {
     (token as u64) << 3 | work as u64
 }
 
-struct Guest<'a> {
-    stream: Stream,
-    session: Session<'a>,
-    input: Box<[u8]>,
-    /// How many bytes of `input` have come and wait for their turn; 0 is the end.
-    come: Option<usize>,
-    output: Vec<u8>,
-    receiving: bool,
-    sending: bool,
-}
-
 struct Worker<'a> {
     ctx: &'a WorkerContext<'a>,
     ring: IoUring,
     acceptor: Acceptor<'a>,
     /// Which listeners the ring watches.
     watched: Vec<bool>,
-    /// Never freed as a whole, also if this unwinds: the ring may be working on their buffers.
-    guests: ManuallyDrop<Slab<Guest<'a>>>,
+    guests: Slab<Carried<'a>>,
     deadlines: Deadlines,
+    buffers: Buffers,
     desk: Desk<'a>,
-    spare: Vec<u8>,
     draining: bool,
 }
 
@@ -122,10 +106,10 @@ impl<'a> Worker<'a> {
             ring: open_ring(ENTRIES)?,
             acceptor: ctx.acceptor(),
             watched: vec![false; ctx.listeners().len()],
-            guests: ManuallyDrop::new(Slab::new()),
+            guests: Slab::new(),
             deadlines: Deadlines::new(ctx.life().now()),
+            buffers: Buffers::default(),
             desk: ctx.life().desk(0).beating(),
-            spare: Vec::new(),
             draining: false,
         })
     }
@@ -137,7 +121,13 @@ impl<'a> Worker<'a> {
         loop {
             let until = match self.acceptor.poll(self.guests.len()) {
                 Arrival::Client(stream, address) => {
-                    self.admit(stream, address)?;
+                    let client = self.ctx.open(stream, address, true);
+                    let token = self.guests.insert(client.carried(INPUT_BYTES));
+                    if self.draining {
+                        self.drain(token)?
+                    } else {
+                        self.attend(token)?
+                    }
                     Some(Stamp::default()) // others may wait: no sleep
                 }
                 Arrival::Nobody { until } => until,
@@ -216,9 +206,11 @@ impl<'a> Worker<'a> {
 
     /// Takes the result of some work: a number of bytes, what a poll has found, or a negative error.
     fn take(&mut self, token: usize, work: Work, result: i32) -> io::Result<()> {
-        let now = self.ctx.life().now();
+        let (count, buffers, desk) =
+            (usize::try_from(result).ok(), &mut self.buffers, &mut self.desk);
         match work {
-            Work::Cancel => return Ok(()),
+            Work::Receive => self.guests[token].received(count, buffers, desk),
+            Work::Send => self.guests[token].sent(count, buffers, desk),
             Work::Signals => return self.heed_signals(),
             Work::Listener => {
                 self.watched[token] = false;
@@ -227,25 +219,7 @@ impl<'a> Worker<'a> {
                 }
                 return Ok(());
             }
-            Work::Receive => {
-                let guest = &mut self.guests[token];
-                guest.receiving = false;
-                match usize::try_from(result) {
-                    Ok(count) => guest.come = Some(count),
-                    Err(_) => guest.session.broken(),
-                }
-            }
-            Work::Send => {
-                let guest = &mut self.guests[token];
-                guest.sending = false;
-                if guest.output.capacity() > INPUT_BYTES {
-                    guest.output = Vec::new(); // a client who waits does not keep that much
-                }
-                match usize::try_from(result) {
-                    Ok(count) => guest.session.sent(count, &mut self.spare, &mut self.desk, now),
-                    Err(_) => guest.session.broken(),
-                }
-            }
+            Work::Cancel => return Ok(()),
         }
         self.attend(token)
     }
@@ -260,81 +234,42 @@ impl<'a> Worker<'a> {
     }
 
     fn drain(&mut self, token: usize) -> io::Result<()> {
-        let (guest, now) = (&mut self.guests[token], self.ctx.life().now());
-        guest.session.drain(&mut self.spare, &mut self.desk, now);
+        self.guests[token].drain(&mut self.buffers, &mut self.desk);
         self.attend(token)
-    }
-
-    fn admit(&mut self, stream: Stream, address: Option<SocketAddr>) -> io::Result<()> {
-        let token = self.guests.insert(Guest {
-            stream,
-            session: self.ctx.session(address, true),
-            input: vec![0; INPUT_BYTES].into(),
-            come: None,
-            output: Vec::new(),
-            receiving: false,
-            sending: false,
-        });
-        if self.draining { self.drain(token) } else { self.attend(token) }
-    }
-
-    /// Lets a client go as far as it can, and has the ring do what comes next.
-    fn attend(&mut self, token: usize) -> io::Result<()> {
-        let (guest, now) = (&mut self.guests[token], self.ctx.life().now());
-        while matches!(guest.session.wants(), Wants::Read | Wants::Linger)
-            && let Some(count) = guest.come.take()
-        {
-            let input = &guest.input[..count];
-            guest.session.received(input, &mut self.spare, &mut self.desk, now);
-        }
-        match guest.session.wants() {
-            Wants::Gone if guest.receiving => return self.cancel(token, Work::Receive),
-            Wants::Gone if guest.sending => return self.cancel(token, Work::Send),
-            Wants::Gone => {
-                self.guests.remove(token);
-                self.deadlines.clear(token);
-                return Ok(());
-            }
-            Wants::Linger => guest.stream.end_output(),
-            Wants::Read | Wants::Write => (),
-        }
-        if let Some(deadline) = guest.session.deadline() {
-            self.deadlines.set(token, deadline);
-        }
-        let fd = Fd(guest.stream.as_raw_fd());
-        let (mut send, mut receive) = (None, None);
-        if guest.session.wants() == Wants::Write && !guest.sending {
-            guest.sending = true;
-            let unsent = guest.session.unsent();
-            // The session may change its own while the ring is at it.
-            guest.output.clear();
-            guest.output.extend_from_slice(&unsent[..unsent.len().min(OUTPUT_BYTES)]);
-            let (bytes, count) = (guest.output.as_ptr(), guest.output.len() as u32);
-            send = Some(opcode::Send::new(fd, bytes, count).flags(libc::MSG_NOSIGNAL).build());
-        }
-        if guest.come.is_none() && !guest.receiving {
-            guest.receiving = true;
-            let receive_ = opcode::Recv::new(fd, guest.input.as_mut_ptr(), INPUT_BYTES as u32);
-            receive = Some(receive_.ioprio(POLL_FIRST).build());
-        }
-        let works =
-            [send.map(|entry| (entry, Work::Send)), receive.map(|entry| (entry, Work::Receive))];
-        for (entry, work) in works.into_iter().flatten() {
-            // SAFETY: the buffers belong to the guest, who is neither removed while `receiving` or
-            // `sending`, nor freed with the worker; and until then nobody touches them.
-            unsafe { self.push(entry, token, work)? };
-        }
-        Ok(())
     }
 
     fn expire(&mut self) -> io::Result<()> {
         let now = self.ctx.life().now();
         while let Some(token) = self.deadlines.pop(now) {
-            let Some(guest) = self.guests.get_mut(token) else { continue };
-            if guest.session.deadline().is_some_and(|deadline| deadline <= now) {
-                guest.session.expired(&mut self.spare, &mut self.desk, now);
-            }
+            self.guests[token].expire(now, &mut self.buffers, &mut self.desk);
             self.attend(token)?;
+        }
+        Ok(())
+    }
+
+    /// Has the ring do what comes next for a client.
+    fn attend(&mut self, token: usize) -> io::Result<()> {
+        let guest = &mut self.guests[token];
+        if guest.is_over() {
+            self.guests.remove(token);
+            self.deadlines.clear(token);
+            return Ok(());
+        }
+        if let Some(deadline) = guest.deadline() {
+            self.deadlines.set(token, deadline);
+        }
+        let fd = Fd(guest.as_raw_fd());
+        let send = guest.send().map(|bytes| {
+            let send = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32);
+            (send.flags(libc::MSG_NOSIGNAL).build(), Work::Send)
+        });
+        let receive = guest.receive().map(|room| {
+            let receive = opcode::Recv::new(fd, room.as_mut_ptr(), room.len() as u32);
+            (receive.ioprio(POLL_FIRST).build(), Work::Receive)
+        });
+        for (entry, work) in send.into_iter().chain(receive) {
+            // SAFETY: what is under way stays where it is, and nobody else touches it.
+            unsafe { self.push(entry, token, work)? };
         }
         Ok(())
     }

@@ -115,16 +115,11 @@ impl<'a> WorkerContext<'a> {
     /// Opens a session of the service for a client that has just been accepted. `reusable` tells
     /// whether the class can serve several units of work over one connection.
     pub fn open(&self, stream: Stream, address: Option<SocketAddr>, reusable: bool) -> Client<'a> {
-        Client::new(stream, self.session(address, reusable))
-    }
-
-    /// As [`open`](Self::open), for a class that moves the bytes itself.
-    pub fn session(&self, address: Option<SocketAddr>, reusable: bool) -> Session<'a> {
         let (service, peer) = (self.service(), Peer { address, reusable });
         // A panic costs this client its connection, and nobody else anything.
         let connected = catch_unwind(AssertUnwindSafe(|| service.connect(&peer)));
         let connection = connected.unwrap_or_else(|_| Box::new(Unserved));
-        Session::new(connection, self.settings.write_timeout, clock::now())
+        Client::new(stream, Session::new(connection, self.settings.write_timeout, clock::now()))
     }
 
     /// An acceptor, which lets clients in and knows when it is time to leave.

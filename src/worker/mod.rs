@@ -14,7 +14,7 @@ mod registry;
 mod seat;
 
 pub use acceptor::{Acceptor, Arrival};
-pub use client::{Buffers, Client, Look, Turn};
+pub use client::{Buffers, Carried, Client, Look, Turn};
 pub(crate) use context::NoService;
 pub use context::WorkerContext;
 pub use deadlines::Deadlines;
