@@ -48,6 +48,7 @@ fn router() -> Router {
         .route("/pid", get(|| async { std::process::id().to_string() }))
         .route("/sleep", get(sleeps))
         .route("/hang", get(|| async { std::thread::sleep(Duration::MAX) }))
+        .route("/panic", get(|| async { panic!("asked to") as () }))
 }
 
 /// Serves what the function makes, once in each worker.

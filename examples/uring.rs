@@ -1,5 +1,5 @@
-//! A worker class on io_uring: a ring a worker, and no system call a request but the one in which it
-//! sleeps.
+//! A worker class on io_uring: a ring a worker, and one system call for all that is sent and received in
+//! a turn of its loop.
 //!
 //! ```text
 //! cargo run --example uring -- --worker-class uring --workers 2
@@ -15,7 +15,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -33,6 +33,11 @@ use ostler::worker::{
 };
 use slab::Slab;
 
+/// The signals; and what takes a poll back. The nth listener has `FIRST_LISTENER` + n, and the client
+/// with the token n twice n for what it receives and one more for what it sends.
+const SIGNALS: u64 = u64::MAX;
+const CANCEL: u64 = u64::MAX - 1;
+const FIRST_LISTENER: u64 = u64::MAX / 2;
 const ENTRIES: u32 = 1024;
 const INPUT_BYTES: usize = 4 << 10;
 /// `IORING_RECVSEND_POLL_FIRST` of linux/io_uring.h: nothing is there yet in nearly all cases, so it is
@@ -59,7 +64,18 @@ impl WorkerClass for Uring {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        Worker::new(ctx)?.run()
+        let (life, ring) = (ctx.life(), open_ring(ENTRIES)?);
+        let worker = Worker {
+            ctx,
+            ring,
+            acceptor: ctx.acceptor(),
+            watched: vec![false; ctx.listeners().len()],
+            guests: Slab::new(),
+            deadlines: Deadlines::new(life.now()),
+            buffers: Buffers::default(),
+            desk: life.desk(0).beating(),
+        };
+        worker.run()
     }
 }
 
@@ -70,79 +86,48 @@ fn open_ring(entries: u32) -> io::Result<IoUring> {
     one_thread.or_else(|_| IoUring::builder().setup_coop_taskrun().build(entries))
 }
 
-/// What the ring works on; the token is in the upper bits of its user data.
-#[derive(Clone, Copy)]
-enum Work {
-    Receive,
-    Send,
-    Listener,
-    Signals,
-    Cancel,
-}
-
-const WORKS: [Work; 5] = [Work::Receive, Work::Send, Work::Listener, Work::Signals, Work::Cancel];
-
-fn user_data(token: usize, work: Work) -> u64 {
-    (token as u64) << 3 | work as u64
-}
-
 struct Worker<'a> {
     ctx: &'a WorkerContext<'a>,
     ring: IoUring,
     acceptor: Acceptor<'a>,
-    /// Which listeners the ring watches.
+    /// Which listeners the ring polls.
     watched: Vec<bool>,
     guests: Slab<Carried<'a>>,
     deadlines: Deadlines,
     buffers: Buffers,
     desk: Desk<'a>,
-    draining: bool,
 }
 
-impl<'a> Worker<'a> {
-    fn new(ctx: &'a WorkerContext<'a>) -> io::Result<Self> {
-        Ok(Self {
-            ctx,
-            ring: open_ring(ENTRIES)?,
-            acceptor: ctx.acceptor(),
-            watched: vec![false; ctx.listeners().len()],
-            guests: Slab::new(),
-            deadlines: Deadlines::new(ctx.life().now()),
-            buffers: Buffers::default(),
-            desk: ctx.life().desk(0).beating(),
-            draining: false,
-        })
-    }
-
-    fn run(&mut self) -> Result<(), WorkerError> {
-        let mut done = Vec::new();
-        self.watch_for_signals()?;
-        self.ctx.life().ready();
+impl Worker<'_> {
+    fn run(mut self) -> Result<(), WorkerError> {
+        let (life, mut done) = (self.ctx.life(), Vec::new());
+        self.poll(life.wake_fd(), libc::EPOLLIN, SIGNALS)?;
+        life.ready();
         loop {
             let until = match self.acceptor.poll(self.guests.len()) {
                 Arrival::Client(stream, address) => {
                     let client = self.ctx.open(stream, address, true);
                     let token = self.guests.insert(client.carried(INPUT_BYTES));
-                    if self.draining {
-                        self.drain(token)?
-                    } else {
-                        self.attend(token)?
-                    }
+                    self.attend(token)?;
                     Some(Stamp::default()) // others may wait: no sleep
                 }
                 Arrival::Nobody { until } => until,
                 Arrival::Over if !self.watched.contains(&true) => return Ok(()),
                 Arrival::Over => None, // until the ring has let go of the listeners
             };
-            self.watch_listeners()?;
+            self.watch()?;
             self.sleep(until)?;
             let results = self.ring.completion();
             done.extend(results.map(|entry| (entry.user_data(), entry.result())));
             for (data, result) in done.drain(..) {
-                self.ctx.life().notify();
-                self.take((data >> 3) as usize, WORKS[(data & 7) as usize], result)?;
+                life.notify();
+                self.take(data, result)?;
             }
-            self.expire()?;
+            let now = life.now();
+            while let Some(token) = self.deadlines.pop(now) {
+                self.guests[token].expire(now, &mut self.buffers, &mut self.desk);
+                self.attend(token)?;
+            }
         }
     }
 
@@ -164,8 +149,8 @@ impl<'a> Worker<'a> {
     ///
     /// # Safety
     /// What the entry points to stays where it is until its result has been taken.
-    unsafe fn push(&mut self, entry: Entry, token: usize, work: Work) -> io::Result<()> {
-        let entry = entry.user_data(user_data(token, work));
+    unsafe fn push(&mut self, entry: Entry, data: u64) -> io::Result<()> {
+        let entry = entry.user_data(data);
         // SAFETY: the caller's promise.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.ring.submit()?; // it is full
@@ -173,83 +158,69 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn watch_for_signals(&mut self) -> io::Result<()> {
-        let pipe = Fd(self.ctx.life().wake_fd().as_raw_fd());
-        let poll = opcode::PollAdd::new(pipe, libc::POLLIN as u32).build();
+    fn poll(&mut self, fd: BorrowedFd<'_>, wish: i32, data: u64) -> io::Result<()> {
+        let poll = opcode::PollAdd::new(Fd(fd.as_raw_fd()), wish as u32).build();
         // SAFETY: it points to nothing.
-        unsafe { self.push(poll, 0, Work::Signals) }
+        unsafe { self.push(poll, data) }
     }
 
-    /// One worker is woken for one client. Not for good: the next time another one is.
-    fn watch_listeners(&mut self) -> io::Result<()> {
-        for (token, listener) in self.ctx.listeners().iter().enumerate() {
-            match (self.watched[token], self.acceptor.awaits(token)) {
+    /// Has the ring poll the listeners that are awaited. One worker is woken for one client; and not for
+    /// good: the next time another one is.
+    fn watch(&mut self) -> io::Result<()> {
+        for (index, listener) in self.ctx.listeners().iter().enumerate() {
+            let data = FIRST_LISTENER + index as u64;
+            match (self.watched[index], self.acceptor.awaits(index)) {
                 (false, true) => {
-                    let wish = (libc::EPOLLIN | libc::EPOLLEXCLUSIVE) as u32;
-                    let poll = opcode::PollAdd::new(Fd(listener.as_raw_fd()), wish).build();
-                    // SAFETY: it points to nothing, and the context keeps the listener open.
-                    unsafe { self.push(poll, token, Work::Listener)? };
-                    self.watched[token] = true;
+                    self.watched[index] = true;
+                    self.poll(listener.as_fd(), libc::EPOLLIN | libc::EPOLLEXCLUSIVE, data)?;
                 }
-                (true, false) => self.cancel(token, Work::Listener)?,
+                (true, false) => {
+                    let cancel = opcode::AsyncCancel::new(data).build();
+                    // SAFETY: it points to nothing.
+                    unsafe { self.push(cancel, CANCEL)? };
+                }
                 (true, true) | (false, false) => (),
             }
         }
         Ok(())
     }
 
-    fn cancel(&mut self, token: usize, work: Work) -> io::Result<()> {
-        let cancel = opcode::AsyncCancel::new(user_data(token, work)).build();
-        // SAFETY: it points to nothing.
-        unsafe { self.push(cancel, 0, Work::Cancel) }
-    }
-
     /// Takes the result of some work: a number of bytes, what a poll has found, or a negative error.
-    fn take(&mut self, token: usize, work: Work, result: i32) -> io::Result<()> {
-        let (count, buffers, desk) =
-            (usize::try_from(result).ok(), &mut self.buffers, &mut self.desk);
-        match work {
-            Work::Receive => self.guests[token].received(count, buffers, desk),
-            Work::Send => self.guests[token].sent(count, buffers, desk),
-            Work::Signals => return self.heed_signals(),
-            Work::Listener => {
-                self.watched[token] = false;
-                if result > 0 {
-                    self.acceptor.knock(token);
-                }
-                return Ok(());
+    fn take(&mut self, data: u64, result: i32) -> io::Result<()> {
+        match data {
+            SIGNALS => {
+                self.poll(self.ctx.life().wake_fd(), libc::EPOLLIN, SIGNALS)?;
+                self.ctx.life().stop();
+                let everybody: Vec<_> = self.guests.iter().map(|(token, _)| token).collect();
+                everybody.into_iter().try_for_each(|token| self.attend(token))
             }
-            Work::Cancel => return Ok(()),
+            CANCEL => Ok(()),
+            FIRST_LISTENER.. => {
+                let index = (data - FIRST_LISTENER) as usize;
+                self.watched[index] = false;
+                if result > 0 {
+                    self.acceptor.knock(index);
+                }
+                Ok(())
+            }
+            _ => {
+                let (token, count) = ((data >> 1) as usize, usize::try_from(result).ok());
+                let (guest, buffers) = (&mut self.guests[token], &mut self.buffers);
+                match data & 1 {
+                    0 => guest.received(count, buffers, &mut self.desk),
+                    _ => guest.sent(count, buffers, &mut self.desk),
+                }
+                self.attend(token)
+            }
         }
-        self.attend(token)
-    }
-
-    fn heed_signals(&mut self) -> io::Result<()> {
-        if self.ctx.life().stop() == Stop::Graceful && !self.draining {
-            self.draining = true;
-            let tokens: Vec<_> = self.guests.iter().map(|(token, _)| token).collect();
-            tokens.into_iter().try_for_each(|token| self.drain(token))?;
-        }
-        self.watch_for_signals()
-    }
-
-    fn drain(&mut self, token: usize) -> io::Result<()> {
-        self.guests[token].drain(&mut self.buffers, &mut self.desk);
-        self.attend(token)
-    }
-
-    fn expire(&mut self) -> io::Result<()> {
-        let now = self.ctx.life().now();
-        while let Some(token) = self.deadlines.pop(now) {
-            self.guests[token].expire(now, &mut self.buffers, &mut self.desk);
-            self.attend(token)?;
-        }
-        Ok(())
     }
 
     /// Has the ring do what comes next for a client.
     fn attend(&mut self, token: usize) -> io::Result<()> {
         let guest = &mut self.guests[token];
+        if self.ctx.life().stopping() == Stop::Graceful {
+            guest.drain(&mut self.buffers, &mut self.desk);
+        }
         if guest.is_over() {
             self.guests.remove(token);
             self.deadlines.clear(token);
@@ -258,18 +229,18 @@ impl<'a> Worker<'a> {
         if let Some(deadline) = guest.deadline() {
             self.deadlines.set(token, deadline);
         }
-        let fd = Fd(guest.as_raw_fd());
-        let send = guest.send().map(|bytes| {
-            let send = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32);
-            (send.flags(libc::MSG_NOSIGNAL).build(), Work::Send)
-        });
+        let (fd, data) = (Fd(guest.as_raw_fd()), (token as u64) << 1);
         let receive = guest.receive().map(|room| {
             let receive = opcode::Recv::new(fd, room.as_mut_ptr(), room.len() as u32);
-            (receive.ioprio(POLL_FIRST).build(), Work::Receive)
+            (receive.ioprio(POLL_FIRST).build(), data)
         });
-        for (entry, work) in send.into_iter().chain(receive) {
+        let send = guest.send().map(|bytes| {
+            let send = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32);
+            (send.flags(libc::MSG_NOSIGNAL).build(), data | 1)
+        });
+        for (entry, data) in send.into_iter().chain(receive) {
             // SAFETY: what is under way stays where it is, and nobody else touches it.
-            unsafe { self.push(entry, token, work)? };
+            unsafe { self.push(entry, data)? };
         }
         Ok(())
     }

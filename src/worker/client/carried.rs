@@ -64,8 +64,7 @@ impl Carried<'_> {
     /// Where to receive now, if there is room. From now on it is under way, until
     /// [`received`](Self::received).
     pub fn receive(&mut self) -> Option<&mut [u8]> {
-        let is_idle = !self.is_receiving && self.come.is_none();
-        if !is_idle || self.client.session.wants() == Wants::Gone {
+        if self.is_receiving || self.come.is_some() || !self.client.session.is_open() {
             return None;
         }
         self.is_receiving = true;
@@ -110,8 +109,10 @@ impl Carried<'_> {
 
     /// Tells the session, once, that the worker is leaving.
     pub fn drain(&mut self, buffers: &mut Buffers, desk: &mut Desk<'_>) {
-        self.client.drain(buffers, desk);
-        self.go_on(buffers, desk);
+        if !self.client.drained {
+            self.client.drain(buffers, desk);
+            self.go_on(buffers, desk);
+        }
     }
 
     /// Whether it is over, and nothing is under way any more.
