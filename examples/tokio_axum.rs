@@ -16,12 +16,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Query, Request};
+use axum::extract::Query;
 use axum::http::{HeaderValue, header};
-use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use ostler::Runtime;
@@ -35,6 +37,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
+
+/// How long a worker that leaves waits for a request that may be on its way.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// What is served: any axum router. A handler that waits holds up nobody; one that blocks the
 /// thread for longer than `timeout` is found, and named.
@@ -66,8 +71,7 @@ impl WorkerClass for Tokio {
 }
 
 async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerError> {
-    let (life, linger) = (ctx.life(), ctx.place().limits.linger);
-    let router = router.layer(middleware::from_fn(move |request, next| mark(life, request, next)));
+    let (life, router) = (ctx.life(), TowerToHyperService::new(router));
     let (mut acceptor, mut clients) = (ctx.acceptor(), JoinSet::new());
     let (stop, told) = watch::channel(Stop::None);
     let listeners = ctx.listeners().iter().map(|listener| observe(listener.as_fd()));
@@ -77,7 +81,7 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     loop {
         let until = match acceptor.poll(clients.len()) {
             Arrival::Client(stream, _) => {
-                clients.spawn(attend(stream, router.clone(), told.clone(), linger));
+                clients.spawn(attend(life, stream, router.clone(), told.clone()));
                 yield_now().await; // others get some of a burst, and those who are in their turn
                 continue;
             }
@@ -97,16 +101,23 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     }
 }
 
-/// Serves one client, whose faults are nobody's concern. When the worker is to leave, it waits a
-/// moment for a request that may be on its way.
-async fn attend(stream: Stream, router: Router, mut told: watch::Receiver<Stop>, linger: Duration) {
+/// Serves one client, whose faults are nobody's concern.
+async fn attend(
+    life: &'static Lifecycle,
+    stream: Stream,
+    router: TowerToHyperService<Router>,
+    mut told: watch::Receiver<Stop>,
+) {
     let socket = Socket::from(OwnedFd::from(stream)); // or a unix socket: nothing is asked that differs
     let Ok(stream) = TcpStream::from_std(socket) else { return };
-    let service = TowerToHyperService::new(router);
+    let service = service_fn(|request: Request<Incoming>| {
+        let label = format!("{} {}", request.method(), request.uri().path());
+        mark(life, label, router.call(request))
+    });
     let mut client = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     let farewell = async {
         let _ = told.wait_for(|stop| *stop != Stop::None).await;
-        sleep(linger).await;
+        sleep(LINGER).await;
     };
     tokio::select! {
         biased;
@@ -118,21 +129,24 @@ async fn attend(stream: Stream, router: Router, mut told: watch::Receiver<Stop>,
 
 /// Marks a request as a unit of work. Its seat is taken only while its own code runs, of which one
 /// thread runs one at a time: a request that waits is no hang.
-async fn mark(life: &'static Lifecycle, request: Request, next: Next) -> Response {
-    let label = format!("{} {}", request.method(), request.uri().path());
-    let (mut desk, mut answer) = (life.desk(0).beating(), pin!(next.run(request)));
+async fn mark<E>(
+    life: &'static Lifecycle,
+    label: String,
+    answer: impl Future<Output = Result<Response, E>>,
+) -> Result<Response, E> {
+    let (mut desk, mut answer) = (life.desk(0).beating(), pin!(answer));
     let mut response = poll_fn(|cx| {
         desk.begin(label.as_bytes());
         let polled = answer.as_mut().poll(cx);
         desk.leave();
         polled
     })
-    .await;
+    .await?;
     desk.end();
     if life.stopping() != Stop::None {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    Ok(response)
 }
 
 /// Has tokio tell when a descriptor is readable.
