@@ -250,6 +250,21 @@ fn classes_with_a_loop_of_their_own_keep_to_worker_connections() {
 }
 
 #[test]
+fn a_panic_in_an_asynchronous_handler_is_no_hang() {
+    let Some(program) = example("tokio_axum") else { return };
+    let server = Server::start(&program, &["--worker-class", "tokio", "--timeout", "2s"]);
+    let [sleeper, panics] = [(); 2].map(|()| TcpStream::connect(&server.address).unwrap());
+    sleeper.set_read_timeout(Some(DEADLINE)).unwrap();
+    (&sleeper).write_all(b"GET /sleep?ms=3500 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    (&panics).write_all(b"GET /panic HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    let _ = (&panics).read_to_string(&mut answer); // or it is reset
+    assert_eq!(answer, "");
+    await_answer(&sleeper); // its worker is still there
+    server.stop();
+}
+
+#[test]
 fn hooks_are_told_of_everything_and_harm_nobody() {
     let Some(program) = example("hooks") else { return };
     let folder = tempfile::tempdir().unwrap();
