@@ -2,9 +2,9 @@
 //! and what it watches, and how, is its own affair.
 
 use std::io;
-use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use super::WorkerError;
 use super::client::Client;
@@ -13,6 +13,10 @@ use super::lifecycle::Stop;
 use crate::listen::Stream;
 use crate::os::{clock, file, poll};
 use crate::stamp::Stamp;
+
+/// How often a worker that is awake looks for clients of whom nobody has told it: one that was killed may
+/// have been woken for them in place of all others, until the kernel had taken its watches away.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What an [`Acceptor`] has found.
 #[derive(Debug)]
@@ -103,6 +107,8 @@ pub struct Acceptor<'a> {
     paused_until: Option<Stamp>,
     /// The changes among the queues that have been heeded.
     moves: u64,
+    /// When all listeners were looked at last.
+    looked_at: Stamp,
     over: bool,
     /// If another thread keeps the worker's life: where that tells of signals.
     nudges: Option<&'a OwnedFd>,
@@ -125,9 +131,17 @@ pub(super) type Newcomer = (Stream, Option<SocketAddr>);
 impl<'a> Acceptor<'a> {
     pub(super) fn new(ctx: WorkerContext<'a>) -> Self {
         let doors = vec![Entrance::default(); ctx.listeners.len()];
-        let moves = ctx.life.moves();
-        let paused_until = None;
-        Self { ctx, doors, next: 0, has_room: true, paused_until, moves, over: false, nudges: None }
+        Self {
+            doors,
+            next: 0,
+            has_room: true,
+            paused_until: None,
+            moves: ctx.life.moves(),
+            looked_at: clock::coarse(),
+            over: false,
+            nudges: None,
+            ctx,
+        }
     }
 
     /// The same, beside a thread that keeps the worker's life, which puts a byte into this pipe
@@ -223,8 +237,9 @@ impl<'a> Acceptor<'a> {
         // Asked first: who comes between a look at the queues and the end of the time in which
         // somebody may come must be looked for once more.
         let expects = self.ctx.expects_until().is_some();
-        let moves = self.ctx.life.moves();
-        if closing || mem::replace(&mut self.moves, moves) != moves {
+        let (now, moves) = (clock::coarse(), self.ctx.life.moves());
+        if closing || self.moves != moves || now.since(self.looked_at) >= LOOK_EVERY {
+            (self.moves, self.looked_at) = (moves, now);
             self.doors.iter_mut().for_each(|door| door.more = true);
         }
         let newcomer = if stop == Stop::Now { None } else { self.accept() };
