@@ -14,9 +14,10 @@ use crate::listen::Stream;
 use crate::os::{clock, file, poll};
 use crate::stamp::Stamp;
 
-/// How often a worker that is awake looks for clients of whom nobody has told it: one that was killed may
-/// have been woken for them in place of all others, until the kernel had taken its watches away.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often a worker that is awake looks for clients of whom nobody has told it, and when it looks once
+/// more after the master has told it to: one that is killed may still be woken for a client, in place of
+/// all others, until the kernel has taken its watches away.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What an [`Acceptor`] has found.
 #[derive(Debug)]
@@ -26,7 +27,8 @@ pub enum Arrival {
     Client(Stream, Option<SocketAddr>),
     /// Nobody, and the clients who are in are to be served. Ask again at this moment at the latest.
     Nobody {
-        /// When a beat is due, or a pause ends, or nobody is expected any more; `None` is never.
+        /// When a beat or a look is due, or a pause ends, or nobody is expected any more; `None` is
+        /// never.
         until: Option<Stamp>,
     },
     /// It is time to return from [`run`](super::WorkerClass::run).
@@ -109,6 +111,8 @@ pub struct Acceptor<'a> {
     moves: u64,
     /// When all listeners were looked at last.
     looked_at: Stamp,
+    /// Whether that was because the master had said so.
+    looks_again: bool,
     over: bool,
     /// If another thread keeps the worker's life: where that tells of signals.
     nudges: Option<&'a OwnedFd>,
@@ -138,6 +142,7 @@ impl<'a> Acceptor<'a> {
             paused_until: None,
             moves: ctx.life.moves(),
             looked_at: clock::coarse(),
+            looks_again: false,
             over: false,
             nudges: None,
             ctx,
@@ -239,6 +244,7 @@ impl<'a> Acceptor<'a> {
         let expects = self.ctx.expects_until().is_some();
         let (now, moves) = (clock::coarse(), self.ctx.life.moves());
         if closing || self.moves != moves || now.since(self.looked_at) >= LOOK_EVERY {
+            self.looks_again = self.moves != moves;
             (self.moves, self.looked_at) = (moves, now);
             self.doors.iter_mut().for_each(|door| door.more = true);
         }
@@ -250,7 +256,8 @@ impl<'a> Acceptor<'a> {
         if self.over {
             return Arrival::Over;
         }
-        let deadlines = [self.paused_until, self.ctx.expects_until()];
+        let next_look = self.looks_again.then(|| self.looked_at.after(LOOK_EVERY));
+        let deadlines = [self.paused_until, self.ctx.expects_until(), next_look];
         Arrival::Nobody { until: deadlines.into_iter().flatten().min() }
     }
 
