@@ -1,4 +1,5 @@
-//! A worker class on io_uring: a ring a worker, and no system call but the one in which it sleeps.
+//! A worker class on io_uring: a ring a worker, and one system call for all that is sent and received in
+//! a turn of its loop.
 //!
 //! ```text
 //! cargo run --example uring -- --worker-class uring --workers 2
@@ -9,33 +10,36 @@
 //! costs a buffer of 4 KiB. Linux 5.19 or later, where nobody has forbidden it.
 
 // The ring works on memory and descriptors behind the compiler's back: what is handed to it stays
-// where it is until the ring has given it back. That is what `Guest::busy` is for.
+// where it is until the ring has given it back. `Carried` sees to that.
 #![expect(unsafe_code)]
 
 use std::fs;
 use std::io;
-use std::mem::ManuallyDrop;
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::process::ExitCode;
-use std::ptr::null_mut;
 use std::time::Duration;
 
-use io_uring::squeue::{Entry, Flags};
+use io_uring::squeue::Entry;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 use ostler::Runtime;
-use ostler::app::{Peer, Refusal};
+use ostler::app::Refusal;
 use ostler::apps::{Demo, Echo};
-use ostler::session::{Session, Wants};
 use ostler::settings::Settings;
 use ostler::stamp::Stamp;
-use ostler::worker::{Deadlines, Desk, Stop, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{
+    Acceptor, Arrival, Buffers, Carried, Deadlines, Desk, Stop, WorkerClass, WorkerContext,
+    WorkerError,
+};
 use slab::Slab;
 
+/// The signals; and what takes a poll back. The nth listener has `FIRST_LISTENER` + n, and the client
+/// with the token n twice n for what it receives and one more for what it sends.
+const SIGNALS: u64 = u64::MAX;
+const CANCEL: u64 = u64::MAX - 1;
+const FIRST_LISTENER: u64 = u64::MAX / 2;
 const ENTRIES: u32 = 1024;
 const INPUT_BYTES: usize = 4 << 10;
-const OUTPUT_BYTES: usize = 64 << 10;
 /// `IORING_RECVSEND_POLL_FIRST` of linux/io_uring.h: nothing is there yet in nearly all cases, so it is
 /// not tried before it has come. That alone takes a tenth off what a request costs.
 const POLL_FIRST: u16 = 1;
@@ -60,7 +64,18 @@ impl WorkerClass for Uring {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        Worker::new(ctx)?.run()
+        let (life, ring) = (ctx.life(), open_ring(ENTRIES)?);
+        let worker = Worker {
+            ctx,
+            ring,
+            acceptor: ctx.acceptor(),
+            watched: vec![false; ctx.listeners().len()],
+            guests: Slab::new(),
+            deadlines: Deadlines::new(life.now()),
+            buffers: Buffers::default(),
+            desk: life.desk(0).beating(),
+        };
+        worker.run()
     }
 }
 
@@ -71,109 +86,55 @@ fn open_ring(entries: u32) -> io::Result<IoUring> {
     one_thread.or_else(|_| IoUring::builder().setup_coop_taskrun().build(entries))
 }
 
-/// What the ring works on; the token is in the upper bits of its user data.
-#[derive(Clone, Copy)]
-enum Work {
-    Receive,
-    Send,
-    /// To wait for somebody at a listener, which tells nothing: the accepting that follows does.
-    Knock,
-    Accept,
-    Wake,
-    /// To take back a knock or an accepting.
-    Cancel,
-}
-
-const WORKS: [Work; 6] =
-    [Work::Receive, Work::Send, Work::Knock, Work::Accept, Work::Wake, Work::Cancel];
-
-fn user_data(token: usize, work: Work) -> u64 {
-    (token as u64) << 3 | work as u64
-}
-
-struct Guest<'a> {
-    socket: TcpStream,
-    session: Session<'a>,
-    input: Box<[u8]>,
-    /// How many bytes of `input` have come and wait for their turn; 0 is the end.
-    come: Option<usize>,
-    output: Vec<u8>,
-    receiving: bool,
-    sending: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Door {
-    Idle,
-    /// Somebody is waited for.
-    Watched,
-    /// It has ended listening.
-    Ended,
-}
-
 struct Worker<'a> {
     ctx: &'a WorkerContext<'a>,
     ring: IoUring,
-    doors: Vec<Door>,
-    paused_until: Option<Stamp>,
-    /// Never freed as a whole, also if this unwinds: the ring may be working on their buffers.
-    guests: ManuallyDrop<Slab<Guest<'a>>>,
+    acceptor: Acceptor<'a>,
+    /// Which listeners the ring polls.
+    watched: Vec<bool>,
+    guests: Slab<Carried<'a>>,
     deadlines: Deadlines,
+    buffers: Buffers,
     desk: Desk<'a>,
-    spare: Vec<u8>,
-    draining: bool,
 }
 
-impl<'a> Worker<'a> {
-    fn new(ctx: &'a WorkerContext<'a>) -> io::Result<Self> {
-        Ok(Self {
-            ctx,
-            ring: open_ring(ENTRIES)?,
-            doors: vec![Door::Idle; ctx.listeners().len()],
-            paused_until: None,
-            guests: ManuallyDrop::new(Slab::new()),
-            deadlines: Deadlines::new(ctx.life().now()),
-            desk: ctx.life().desk(0).beating(),
-            spare: Vec::new(),
-            draining: false,
-        })
-    }
-
-    fn run(&mut self) -> Result<(), WorkerError> {
-        let life = self.ctx.life();
-        let mut done = Vec::new();
-        self.watch_for_signals()?;
+impl Worker<'_> {
+    fn run(mut self) -> Result<(), WorkerError> {
+        let (life, mut done) = (self.ctx.life(), Vec::new());
+        self.poll(life.wake_fd(), libc::EPOLLIN, SIGNALS)?;
         life.ready();
         loop {
-            life.notify();
-            // Asked first: who comes while the queues are looked at must be looked for once more.
-            let expects = self.ctx.expects_until().is_some();
-            let idle = self.draining && self.guests.is_empty();
-            let over = idle && !self.let_in_the_last()? && !expects;
-            self.watch_doors(over)?;
-            if over && !self.doors.contains(&Door::Watched) {
-                return Ok(()); // and nothing that was begun may still let somebody in
-            }
-            self.sleep()?;
+            let until = match self.acceptor.poll(self.guests.len()) {
+                Arrival::Client(stream, address) => {
+                    let client = self.ctx.open(stream, address, true);
+                    let token = self.guests.insert(client.carried(INPUT_BYTES));
+                    self.attend(token)?;
+                    Some(Stamp::default()) // others may wait: no sleep
+                }
+                Arrival::Nobody { until } => until,
+                Arrival::Over if !self.watched.contains(&true) => return Ok(()),
+                Arrival::Over => None, // until the ring has let go of the listeners
+            };
+            self.watch()?;
+            self.sleep(until)?;
             let results = self.ring.completion();
             done.extend(results.map(|entry| (entry.user_data(), entry.result())));
             for (data, result) in done.drain(..) {
                 life.notify();
-                self.take(data >> 3, WORKS[(data & 7) as usize], result)?;
+                self.take(data, result)?;
             }
-            self.expire()?;
-            if life.stopping() == Stop::Now {
-                return Ok(());
+            let now = life.now();
+            while let Some(token) = self.deadlines.pop(now) {
+                self.guests[token].expire(now, &mut self.buffers, &mut self.desk);
+                self.attend(token)?;
             }
         }
     }
 
-    /// Until something is done, or a deadline or a beat is due.
-    fn sleep(&mut self) -> io::Result<()> {
-        let (life, now) = (self.ctx.life(), self.ctx.life().now());
-        let stamps = [self.deadlines.next(), self.paused_until, self.ctx.expects_until()];
-        let wait = stamps.into_iter().flatten().min().map(|at| at.since(now));
-        let wait = [wait, life.pulse()].into_iter().flatten().min();
+    /// Until something is done, or a deadline has come.
+    fn sleep(&mut self, until: Option<Stamp>) -> io::Result<()> {
+        let deadline = [self.deadlines.next(), until].into_iter().flatten().min();
+        let wait = deadline.map(|at| at.since(self.ctx.life().now()));
         let time = Timespec::from(wait.unwrap_or(Duration::from_secs(3600)));
         let args = SubmitArgs::new().timespec(&time);
         match self.ring.submitter().submit_with_args(1, &args).map_err(|e| (e.raw_os_error(), e)) {
@@ -184,224 +145,102 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Hands work to the ring: all of it, or nothing.
+    /// Hands work to the ring.
     ///
     /// # Safety
-    /// What the entries point to stays where it is until their results have been taken.
-    unsafe fn push(&mut self, entries: &[Entry]) -> io::Result<()> {
+    /// What the entry points to stays where it is until its result has been taken.
+    unsafe fn push(&mut self, entry: Entry, data: u64) -> io::Result<()> {
+        let entry = entry.user_data(data);
         // SAFETY: the caller's promise.
-        while unsafe { self.ring.submission().push_multiple(entries) }.is_err() {
+        while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.ring.submit()?; // it is full
         }
         Ok(())
     }
 
-    fn watch_for_signals(&mut self) -> io::Result<()> {
-        let pipe = Fd(self.ctx.life().wake_fd().as_raw_fd());
-        let poll = opcode::PollAdd::new(pipe, libc::POLLIN as u32).build();
+    fn poll(&mut self, fd: BorrowedFd<'_>, wish: i32, data: u64) -> io::Result<()> {
+        let poll = opcode::PollAdd::new(Fd(fd.as_raw_fd()), wish as u32).build();
         // SAFETY: it points to nothing.
-        unsafe { self.push(&[poll.user_data(user_data(0, Work::Wake))]) }
+        unsafe { self.push(poll, data) }
     }
 
-    /// Waits for clients at the listeners that are this worker's concern, as long as there is room,
-    /// until all is `over`.
-    fn watch_doors(&mut self, over: bool) -> io::Result<()> {
-        let full = self.guests.len() >= self.ctx.settings().worker_connections;
-        let paused = self.paused_until.is_some_and(|until| self.ctx.life().now() < until);
-        if !paused {
-            self.paused_until = None;
-        }
-        for (token, listener) in self.ctx.listeners().iter().enumerate() {
-            let is_ours = if self.draining {
-                self.ctx.must_empty(listener) && !over
-            } else {
-                self.ctx.attends(listener) && !full && !paused
-            };
-            if is_ours && self.doors[token] == Door::Idle {
-                self.doors[token] = Door::Watched;
-                let fd = Fd(listener.as_raw_fd());
-                // One worker is woken for one client. Not for good: the next time another one is.
-                let wish = (libc::EPOLLIN | libc::EPOLLEXCLUSIVE) as u32;
-                let knock = opcode::PollAdd::new(fd, wish).build().flags(Flags::IO_LINK);
-                let accept = opcode::Accept::new(fd, null_mut(), null_mut());
-                let accept = accept.flags(libc::SOCK_CLOEXEC).build();
-                let knock = knock.user_data(user_data(token, Work::Knock));
-                let accept = accept.user_data(user_data(token, Work::Accept));
-                // SAFETY: they point to nothing, and the context keeps the listener open.
-                unsafe { self.push(&[knock, accept])? };
-            } else if !is_ours && self.doors[token] == Door::Watched {
-                // The knocking may be over, and the accepting wait for whom another took. Between
-                // the two neither is found, so it is tried until one is.
-                for work in [Work::Knock, Work::Accept] {
-                    let cancel = opcode::AsyncCancel::new(user_data(token, work)).build();
-                    let cancel = cancel.user_data(user_data(token, Work::Cancel));
-                    // SAFETY: it points to nothing.
-                    unsafe { self.push(&[cancel])? };
+    /// Has the ring poll the listeners that are awaited. One worker is woken for one client; and not for
+    /// good: the next time another one is.
+    fn watch(&mut self) -> io::Result<()> {
+        for (index, listener) in self.ctx.listeners().iter().enumerate() {
+            let data = FIRST_LISTENER + index as u64;
+            match (self.watched[index], self.acceptor.awaits(index)) {
+                (false, true) => {
+                    self.watched[index] = true;
+                    self.poll(listener.as_fd(), libc::EPOLLIN | libc::EPOLLEXCLUSIVE, data)?;
                 }
+                (true, false) => {
+                    let cancel = opcode::AsyncCancel::new(data).build();
+                    // SAFETY: it points to nothing.
+                    unsafe { self.push(cancel, CANCEL)? };
+                }
+                (true, true) | (false, false) => (),
             }
         }
         Ok(())
     }
 
-    /// Takes the result of some work: a number of bytes, a descriptor, or a negative error.
-    fn take(&mut self, token: u64, work: Work, result: i32) -> io::Result<()> {
-        let token = token as usize;
-        match work {
-            Work::Knock | Work::Cancel => Ok(()),
-            Work::Wake => self.heed_signals(),
-            Work::Accept => self.welcome(token, result),
-            Work::Receive => {
-                let guest = &mut self.guests[token];
-                guest.receiving = false;
-                match usize::try_from(result) {
-                    Ok(count) => guest.come = Some(count),
-                    Err(_) => guest.session.broken(),
+    /// Takes the result of some work: a number of bytes, what a poll has found, or a negative error.
+    fn take(&mut self, data: u64, result: i32) -> io::Result<()> {
+        match data {
+            SIGNALS => {
+                self.poll(self.ctx.life().wake_fd(), libc::EPOLLIN, SIGNALS)?;
+                self.ctx.life().stop();
+                let everybody: Vec<_> = self.guests.iter().map(|(token, _)| token).collect();
+                everybody.into_iter().try_for_each(|token| self.attend(token))
+            }
+            CANCEL => Ok(()),
+            FIRST_LISTENER.. => {
+                let index = (data - FIRST_LISTENER) as usize;
+                self.watched[index] = false;
+                if result > 0 {
+                    self.acceptor.knock(index);
+                }
+                Ok(())
+            }
+            _ => {
+                let (token, count) = ((data >> 1) as usize, usize::try_from(result).ok());
+                let (guest, buffers) = (&mut self.guests[token], &mut self.buffers);
+                match data & 1 {
+                    0 => guest.received(count, buffers, &mut self.desk),
+                    _ => guest.sent(count, buffers, &mut self.desk),
                 }
                 self.attend(token)
             }
-            Work::Send => {
-                let guest = &mut self.guests[token];
-                guest.sending = false;
-                if guest.output.capacity() > INPUT_BYTES {
-                    guest.output = Vec::new(); // a client who waits does not keep that much
-                }
-                let now = self.ctx.life().now();
-                match usize::try_from(result) {
-                    Ok(count) => guest.session.sent(count, &mut self.spare, &mut self.desk, now),
-                    Err(_) => guest.session.broken(),
-                }
-                self.attend(token)
-            }
         }
     }
 
-    fn heed_signals(&mut self) -> io::Result<()> {
-        if self.ctx.life().stop() == Stop::Graceful && !self.draining {
-            self.draining = true;
-            let tokens: Vec<_> = self.guests.iter().map(|(token, _)| token).collect();
-            tokens.into_iter().try_for_each(|token| self.drain(token))?;
-        }
-        self.watch_for_signals()
-    }
-
-    fn drain(&mut self, token: usize) -> io::Result<()> {
-        let (guest, now) = (&mut self.guests[token], self.ctx.life().now());
-        guest.session.drain(&mut self.spare, &mut self.desk, now);
-        self.attend(token)
-    }
-
-    fn welcome(&mut self, door: usize, result: i32) -> io::Result<()> {
-        self.doors[door] = Door::Idle;
-        match -result {
-            // Somebody else was quicker; or it was taken back.
-            libc::EAGAIN | libc::ECANCELED | libc::EINTR | libc::ECONNABORTED => Ok(()),
-            libc::EINVAL => {
-                self.doors[door] = Door::Ended;
-                Ok(())
-            }
-            error if error > 0 => {
-                self.ctx.warn_of_pause(&io::Error::from_raw_os_error(error));
-                self.paused_until = Some(self.ctx.end_of_pause());
-                Ok(())
-            }
-            // SAFETY: the kernel has just made this descriptor, and nobody else has seen it.
-            _ => self.admit(unsafe { OwnedFd::from_raw_fd(result) }),
-        }
-    }
-
-    fn admit(&mut self, socket: OwnedFd) -> io::Result<()> {
-        let socket = TcpStream::from(socket); // or a unix socket: nothing is asked that differs
-        let peer = Peer { address: socket.peer_addr().ok(), reusable: true };
-        let connection = self.ctx.service().connect(&peer);
-        let (limit, now) = (self.ctx.settings().write_timeout, self.ctx.life().now());
-        let token = self.guests.insert(Guest {
-            socket,
-            session: Session::new(connection, limit, now),
-            input: vec![0; INPUT_BYTES].into(),
-            come: None,
-            output: Vec::new(),
-            receiving: false,
-            sending: false,
-        });
-        self.attend(token)?;
-        if self.draining && self.guests.contains(token) { self.drain(token) } else { Ok(()) }
-    }
-
-    /// Who waits at a listener when all others have left. Returns whether somebody did.
-    fn let_in_the_last(&mut self) -> io::Result<bool> {
-        for listener in self.ctx.listeners() {
-            if self.ctx.must_empty(listener)
-                && let Ok(Some((stream, _))) = listener.accept()
-            {
-                let socket = TcpStream::from(OwnedFd::from(stream));
-                socket.set_nonblocking(false)?; // the ring waits, the socket does not refuse
-                self.admit(socket.into())?;
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Lets a client go as far as it can, and has the ring do what comes next.
+    /// Has the ring do what comes next for a client.
     fn attend(&mut self, token: usize) -> io::Result<()> {
-        let (guest, now) = (&mut self.guests[token], self.ctx.life().now());
-        while matches!(guest.session.wants(), Wants::Read | Wants::Linger)
-            && let Some(count) = guest.come.take()
-        {
-            let input = &guest.input[..count];
-            guest.session.received(input, &mut self.spare, &mut self.desk, now);
+        let guest = &mut self.guests[token];
+        if self.ctx.life().stopping() == Stop::Graceful {
+            guest.drain(&mut self.buffers, &mut self.desk);
         }
-        match guest.session.wants() {
-            Wants::Gone if guest.receiving || guest.sending => {
-                // What the ring is still at comes to its end then.
-                let _ = guest.socket.shutdown(Shutdown::Both);
-                return Ok(());
-            }
-            Wants::Gone => {
-                self.guests.remove(token);
-                self.deadlines.clear(token);
-                return Ok(());
-            }
-            Wants::Linger => drop(guest.socket.shutdown(Shutdown::Write)),
-            Wants::Read | Wants::Write => (),
+        if guest.is_over() {
+            self.guests.remove(token);
+            self.deadlines.clear(token);
+            return Ok(());
         }
-        if let Some(deadline) = guest.session.deadline() {
+        if let Some(deadline) = guest.deadline() {
             self.deadlines.set(token, deadline);
         }
-        let fd = Fd(guest.socket.as_raw_fd());
-        let mut next = [None, None];
-        if guest.session.wants() == Wants::Write && !guest.sending {
-            guest.sending = true;
-            let unsent = guest.session.unsent();
-            // The session may change its own while the ring is at it.
-            guest.output.clear();
-            guest.output.extend_from_slice(&unsent[..unsent.len().min(OUTPUT_BYTES)]);
-            let (bytes, count) = (guest.output.as_ptr(), guest.output.len() as u32);
-            let send = opcode::Send::new(fd, bytes, count).flags(libc::MSG_NOSIGNAL).build();
-            next[0] = Some(send.user_data(user_data(token, Work::Send)));
-        }
-        if guest.come.is_none() && !guest.receiving {
-            guest.receiving = true;
-            let receive = opcode::Recv::new(fd, guest.input.as_mut_ptr(), INPUT_BYTES as u32);
-            let receive = receive.ioprio(POLL_FIRST);
-            next[1] = Some(receive.build().user_data(user_data(token, Work::Receive)));
-        }
-        for entry in next.into_iter().flatten() {
-            // SAFETY: the buffers belong to the guest, who is neither removed while `receiving` or
-            // `sending`, nor freed with the worker; and until then nobody touches them.
-            unsafe { self.push(&[entry])? };
-        }
-        Ok(())
-    }
-
-    fn expire(&mut self) -> io::Result<()> {
-        let now = self.ctx.life().now();
-        while let Some(token) = self.deadlines.pop(now) {
-            let Some(guest) = self.guests.get_mut(token) else { continue };
-            if guest.session.deadline().is_some_and(|deadline| deadline <= now) {
-                guest.session.expired(&mut self.spare, &mut self.desk, now);
-            }
-            self.attend(token)?;
+        let (fd, data) = (Fd(guest.as_raw_fd()), (token as u64) << 1);
+        let receive = guest.receive().map(|room| {
+            let receive = opcode::Recv::new(fd, room.as_mut_ptr(), room.len() as u32);
+            (receive.ioprio(POLL_FIRST).build(), data)
+        });
+        let send = guest.send().map(|bytes| {
+            let send = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32);
+            (send.flags(libc::MSG_NOSIGNAL).build(), data | 1)
+        });
+        for (entry, data) in send.into_iter().chain(receive) {
+            // SAFETY: what is under way stays where it is, and nobody else touches it.
+            unsafe { self.push(entry, data)? };
         }
         Ok(())
     }

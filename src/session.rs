@@ -90,6 +90,11 @@ impl<'s> Session<'s> {
         &self.out[self.sent..]
     }
 
+    /// Whether it may still want bytes, then or later: it does not end with the output that waits.
+    pub fn is_open(&self) -> bool {
+        self.course != Course::Gone && self.next != Next::Close
+    }
+
     /// When [`expired`](Self::expired) is due, if nothing happens before.
     pub fn deadline(&self) -> Option<Stamp> {
         self.deadline

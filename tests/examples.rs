@@ -199,6 +199,71 @@ fn custom_class_serves_batches_beside_the_built_in_ones() {
     });
 }
 
+/// Asks over a connection that is kept.
+#[track_caller]
+fn ask_again(stream: &TcpStream) {
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    (&*stream).write_all(b"GET /pid HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    await_answer(stream);
+}
+
+#[track_caller]
+fn await_answer(stream: &TcpStream) {
+    let (mut reader, mut length) = (BufReader::new(stream), 0);
+    loop {
+        let mut line = String::new();
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0, "the connection has ended");
+        match line.to_lowercase().split_once(": ") {
+            Some(("content-length", number)) => length = number.trim().parse().unwrap(),
+            Some(_) => (),
+            None if line == "\r\n" => break,
+            None => assert_eq!(line, "HTTP/1.1 200 OK\r\n"),
+        }
+    }
+    reader.read_exact(&mut vec![0; length]).unwrap();
+}
+
+#[test]
+fn classes_with_a_loop_of_their_own_keep_to_worker_connections() {
+    for (name, class) in [("uring", "uring"), ("tokio_axum", "tokio")] {
+        let Some(program) = example(name) else { continue };
+        let args = ["--worker-class", class, "--worker-connections", "1"];
+        let check = Command::new(&program).args(args).arg("--check-config").output().unwrap();
+        if !check.status.success() {
+            eprintln!("skipped: {}", String::from_utf8_lossy(&check.stderr));
+            continue;
+        }
+        let server = Server::start(&program, &args);
+        let first = TcpStream::connect(&server.address).unwrap();
+        ask_again(&first);
+        let second = TcpStream::connect(&server.address).unwrap();
+        second.set_read_timeout(Some(DEADLINE)).unwrap();
+        (&second).write_all(b"GET /pid HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        (0..100).for_each(|_| ask_again(&first)); // the loop goes round meanwhile
+        second.set_nonblocking(true).unwrap();
+        assert!(second.peek(&mut [0]).is_err(), "{class}: more are in than may be");
+        second.set_nonblocking(false).unwrap();
+        drop(first);
+        await_answer(&second);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_panic_in_an_asynchronous_handler_is_no_hang() {
+    let Some(program) = example("tokio_axum") else { return };
+    let server = Server::start(&program, &["--worker-class", "tokio", "--timeout", "2s"]);
+    let [sleeper, panics] = [(); 2].map(|()| TcpStream::connect(&server.address).unwrap());
+    sleeper.set_read_timeout(Some(DEADLINE)).unwrap();
+    (&sleeper).write_all(b"GET /sleep?ms=3500 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    (&panics).write_all(b"GET /panic HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    let _ = (&panics).read_to_string(&mut answer); // or it is reset
+    assert_eq!(answer, "");
+    await_answer(&sleeper); // its worker is still there
+    server.stop();
+}
+
 #[test]
 fn hooks_are_told_of_everything_and_harm_nobody() {
     let Some(program) = example("hooks") else { return };

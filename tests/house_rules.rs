@@ -82,7 +82,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
 
 /// The examples that may do what the compiler cannot check, each with the fact that makes it sound:
 /// a ring of the kernel's works on memory behind its back, and tokio watches descriptors by number.
-const UNSAFE_EXAMPLES: [&str; 2] = ["examples/tokio_axum/porter.rs", "examples/uring.rs"];
+const UNSAFE_EXAMPLES: [&str; 2] = ["examples/tokio_axum.rs", "examples/uring.rs"];
 
 /// One file of the library or of the classes.
 struct Source {

@@ -514,6 +514,11 @@ impl Stream {
     pub fn end_output(&self) {
         socket::end_output(self.fd.as_fd());
     }
+
+    /// Ends both ways: whoever still waits for bytes, or for room, is told that it is over.
+    pub fn end(&self) {
+        socket::end(self.fd.as_fd());
+    }
 }
 
 impl AsFd for Stream {

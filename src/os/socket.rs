@@ -254,6 +254,12 @@ pub(crate) fn end_output(fd: BorrowedFd<'_>) {
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
 }
 
+/// Ends a connection for whoever receives or sends there.
+pub(crate) fn end(fd: BorrowedFd<'_>) {
+    // ENOTCONN: the peer is gone already, and has ended it.
+    let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
+}
+
 /// Makes a TCP listener deaf to new connections: those whose handshake has begun still come in,
 /// later ones are not answered and find nobody once the socket is closed (Linux). So a queue can
 /// be emptied to its end. Does nothing to other sockets; returns whether it did anything.

@@ -271,6 +271,18 @@ fn a_close_without_output_is_immediate() {
 }
 
 #[test]
+fn a_session_that_ends_with_its_output_wants_no_more_bytes() {
+    let mut client = Client::answering(&[("a", Next::Read), ("b", Next::Close)]);
+    client.receives("x");
+    assert!(client.session.is_open());
+    client.sends(1);
+    client.receives("y");
+    assert!(!client.session.is_open());
+    client.sends(1);
+    assert!(!client.session.is_open());
+}
+
+#[test]
 fn a_half_closed_client_is_answered_in_full() {
     let mut client = Client::answering(&[("a", Next::Proceed), ("b", Next::Read)]);
     client.ends_its_side();

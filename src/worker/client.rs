@@ -1,5 +1,7 @@
 //! A client's socket and session together, and how far a turn gets them.
 
+mod carried;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
@@ -11,6 +13,7 @@ use crate::os::clock;
 use crate::os::poll::{self, Interest};
 use crate::session::{Session, Wants};
 use crate::stamp::Stamp;
+pub use carried::Carried;
 
 /// How many bytes are received in one piece.
 const INPUT_BYTES: usize = 64 << 10;

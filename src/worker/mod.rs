@@ -1,5 +1,6 @@
 //! The contract between the runtime and a worker class. It must never know any class.
 
+mod acceptor;
 mod client;
 mod context;
 mod deadlines;
@@ -12,9 +13,10 @@ pub(crate) mod program;
 mod registry;
 mod seat;
 
-pub use client::{Buffers, Client, Look, Turn};
+pub use acceptor::{Acceptor, Arrival};
+pub use client::{Buffers, Carried, Client, Look, Turn};
 pub(crate) use context::NoService;
-pub use context::{Acceptor, WorkerContext};
+pub use context::WorkerContext;
 pub use deadlines::Deadlines;
 pub use gate::Gate;
 pub(crate) use guard::Guard;

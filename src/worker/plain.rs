@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::context::{Acceptor, Newcomer, WorkerContext};
+use super::acceptor::{Acceptor, Newcomer};
+use super::context::WorkerContext;
 use super::lifecycle::Stop;
 use super::seat::Work;
 use super::{WorkerClass, WorkerError};
@@ -221,7 +222,7 @@ pub struct Visitors<'a> {
 
 impl<'a> Visitors<'a> {
     fn of(house: &'a House<'a>) -> Self {
-        let acceptor = house.ctx.nudged_acceptor(&house.nudges.0);
+        let acceptor = house.ctx.acceptor().nudged_by(&house.nudges.0);
         Self { house, acceptor, asked: false, ended: false }
     }
 

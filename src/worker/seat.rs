@@ -77,6 +77,13 @@ impl app::Desk for Desk<'_> {
     }
 }
 
+impl Drop for Desk<'_> {
+    /// Whoever leaves for good, be it by a panic, is at nothing any more.
+    fn drop(&mut self) {
+        self.seat.set_idle();
+    }
+}
+
 /// A unit of work in progress; it is done, and counted, when this is dropped. Made by
 /// [`Lifecycle::begin`].
 #[must_use = "a unit of work lasts until this is dropped"]

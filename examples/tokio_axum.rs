@@ -1,0 +1,177 @@
+//! A worker class on tokio: each worker has a runtime of one thread, which serves an axum router.
+//!
+//! ```text
+//! cargo run --example tokio_axum -- --worker-class tokio --workers 2
+//! curl 'http://127.0.0.1:8000/sleep?ms=500'
+//! ```
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::TcpStream as Socket;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Query;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use axum::routing::get;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use ostler::Runtime;
+use ostler::app::Desk;
+use ostler::apps::Demo;
+use ostler::listen::Stream;
+use ostler::worker::{Acceptor, Arrival, Lifecycle, Stop, WorkerClass, WorkerContext, WorkerError};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::sleep;
+
+/// How long a worker that leaves waits for a request that may be on its way.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// What is served: any axum router. A handler that waits holds up nobody; one that blocks the
+/// thread for longer than `timeout` is found, and named.
+fn router() -> Router {
+    let sleeps = |Query(query): Query<HashMap<String, u64>>| async move {
+        sleep(Duration::from_millis(query.get("ms").copied().unwrap_or(0))).await;
+        "slept\n"
+    };
+    Router::new()
+        .route("/", get(|| async { "Hello, world!\n" }))
+        .route("/pid", get(|| async { std::process::id().to_string() }))
+        .route("/sleep", get(sleeps))
+        .route("/hang", get(|| async { std::thread::sleep(Duration::MAX) }))
+        .route("/panic", get(|| async { panic!("asked to") as () }))
+}
+
+/// Serves what the function makes, once in each worker.
+struct Tokio(fn() -> Router);
+
+impl WorkerClass for Tokio {
+    fn name(&self) -> &'static str {
+        "tokio"
+    }
+
+    fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(serve(ctx, (self.0)()))
+    }
+}
+
+async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerError> {
+    let (life, router) = (ctx.life(), TowerToHyperService::new(router));
+    let (mut acceptor, mut clients) = (ctx.acceptor(), JoinSet::new());
+    let (stop, told) = watch::channel(Stop::None);
+    let listeners = ctx.listeners().iter().map(|listener| observe(listener.as_fd()));
+    let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
+    let signals = observe(life.wake_fd())?;
+    life.ready();
+    loop {
+        let until = match acceptor.poll(clients.len()) {
+            Arrival::Client(stream, _) => {
+                clients.spawn(attend(life, stream, router.clone(), told.clone()));
+                yield_now().await; // others get some of a burst, and those who are in their turn
+                continue;
+            }
+            Arrival::Nobody { until } => until,
+            Arrival::Over => return Ok(()),
+        };
+        let wait = until.map_or(Duration::from_secs(3600), |at| at.since(life.now()));
+        tokio::select! {
+            listener = somebody_at(&listeners, &acceptor) => acceptor.knock(listener?),
+            Some(_) = clients.join_next() => while clients.try_join_next().is_some() {},
+            guard = signals.readable() => {
+                guard?.clear_ready(); // first: a later signal makes it ready again
+                stop.send_replace(life.stop());
+            }
+            () = sleep(wait) => (),
+        }
+    }
+}
+
+/// Serves one client, whose faults are nobody's concern.
+async fn attend(
+    life: &'static Lifecycle,
+    stream: Stream,
+    router: TowerToHyperService<Router>,
+    mut told: watch::Receiver<Stop>,
+) {
+    let socket = Socket::from(OwnedFd::from(stream)); // or a unix socket: nothing is asked that differs
+    let Ok(stream) = TcpStream::from_std(socket) else { return };
+    let service = service_fn(|request: Request<Incoming>| {
+        let label = format!("{} {}", request.method(), request.uri().path());
+        mark(life, label, router.call(request))
+    });
+    let mut client = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    let farewell = async {
+        let _ = told.wait_for(|stop| *stop != Stop::None).await;
+        sleep(LINGER).await;
+    };
+    tokio::select! {
+        biased;
+        _ = &mut client => return,
+        () = farewell => client.as_mut().graceful_shutdown(),
+    }
+    let _ = client.await;
+}
+
+/// Marks a request as a unit of work. Its seat is taken only while its own code runs, of which one
+/// thread runs one at a time: a request that waits is no hang.
+async fn mark<E>(
+    life: &'static Lifecycle,
+    label: String,
+    answer: impl Future<Output = Result<Response, E>>,
+) -> Result<Response, E> {
+    let (mut desk, mut answer) = (life.desk(0).beating(), pin!(answer));
+    let mut response = poll_fn(|cx| {
+        desk.begin(label.as_bytes());
+        let polled = answer.as_mut().poll(cx);
+        desk.leave();
+        polled
+    })
+    .await?;
+    desk.end();
+    if life.stopping() != Stop::None {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+/// Has tokio tell when a descriptor is readable.
+#[expect(unsafe_code)]
+fn observe(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    // SAFETY: it is borrowed for as long as it is observed, so it stays open and the same.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// Waits until somebody comes to a listener that is awaited: tokio tells it once.
+async fn somebody_at(
+    listeners: &[AsyncFd<BorrowedFd<'_>>],
+    acceptor: &Acceptor<'_>,
+) -> io::Result<usize> {
+    poll_fn(|cx| {
+        for index in (0..listeners.len()).filter(|index| acceptor.awaits(*index)) {
+            if let Poll::Ready(guard) = listeners[index].poll_read_ready(cx) {
+                return Poll::Ready(guard.map(|mut guard| guard.clear_ready()).map(|()| index));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+fn main() -> ExitCode {
+    Runtime::new().app(Demo).class(Tokio(router)).main()
+}
