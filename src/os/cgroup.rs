@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::process::Pid;
 
@@ -42,9 +43,15 @@ impl Cgroups {
     /// How often a process's groups have been denied the CPU; `None` if that is not counted.
     pub(crate) fn throttled(&self, pid: Pid) -> Option<u64> {
         let group = self.group(pid, "cpu").or_else(|| self.group(pid, ""))?;
-        let own = group.path.ancestors().take_while(|path| path.starts_with(group.top));
-        let times = own.filter_map(|path| number(&path.join("cpu.stat"), "nr_throttled"));
+        let times = group.line().filter_map(|path| number(&path.join("cpu.stat"), "nr_throttled"));
         times.reduce(u64::saturating_add)
+    }
+
+    /// The longest of the periods for which a process's groups are given a share of CPU; `None` if
+    /// none of them is bounded.
+    pub(crate) fn cpu_period(&self, pid: Pid) -> Option<Duration> {
+        let group = self.group(pid, "cpu").or_else(|| self.group(pid, ""))?;
+        group.line().filter_map(cpu_period).max()
     }
 
     /// The file that counts how often the kernel has killed somebody in a process's group for lack
@@ -71,6 +78,32 @@ impl Cgroups {
 struct Group<'a> {
     path: PathBuf,
     top: &'a Path,
+}
+
+impl Group<'_> {
+    /// It and those that it lies in, as far as they can be seen.
+    fn line(&self) -> impl Iterator<Item = &Path> {
+        self.path.ancestors().take_while(|path| path.starts_with(self.top))
+    }
+}
+
+/// The longest that the kernel takes.
+const CPU_PERIOD_MAX: Duration = Duration::from_secs(1);
+
+/// The period of a group whose CPU is bounded.
+fn cpu_period(group: &Path) -> Option<Duration> {
+    let read = |name| fs::read_to_string(group.join(name)).ok();
+    let both = read("cpu.max")
+        .or_else(|| Some(format!("{} {}", read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?)));
+    bounded_period(&both?)
+}
+
+/// Of a quota and a period in microseconds. The quota is `max` or -1 if there is no bound.
+fn bounded_period(text: &str) -> Option<Duration> {
+    let mut words = text.split_whitespace();
+    let _quota: u64 = words.next()?.parse().ok()?;
+    let period = Duration::from_micros(words.next()?.parse().ok()?);
+    Some(period.min(CPU_PERIOD_MAX))
 }
 
 /// How often the kernel has killed for lack of memory, by a file of [`Cgroups::memory_events`].
@@ -126,6 +159,17 @@ mod tests {
         assert_eq!((second.controllers.len(), second.root.as_str()), (0, "/"));
         assert_eq!(mount("22 1 8:1 / / rw - ext4 /dev/sda1 rw"), None);
         assert_eq!(mount("nonsense"), None);
+    }
+
+    #[test]
+    fn only_a_bounded_group_has_a_period() {
+        for unbounded in ["max 100000\n", "-1\n 100000\n", "max", "", "1000"] {
+            assert_eq!(bounded_period(unbounded), None);
+        }
+        for bounded in ["1000 100000\n", "1000\n 100000\n"] {
+            assert_eq!(bounded_period(bounded), Some(Duration::from_millis(100)));
+        }
+        assert_eq!(bounded_period("1000 9000000"), Some(CPU_PERIOD_MAX));
     }
 
     #[test]

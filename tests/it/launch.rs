@@ -104,6 +104,12 @@ impl Launch {
         self
     }
 
+    /// Lets the server dump core, if its settings do, as far as this process may.
+    pub fn with_cores(mut self) -> Self {
+        self.inheritance.cores = true;
+        self
+    }
+
     /// Starts the server with signals in a certain state.
     pub fn signals(mut self, signals: Signals) -> Self {
         self.inheritance.signals = signals;
