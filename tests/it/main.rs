@@ -82,6 +82,7 @@ mod managers;
 mod naive;
 mod os;
 mod pools;
+mod pools_whole;
 mod privileges;
 mod proc;
 mod recycling;

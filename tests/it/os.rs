@@ -14,10 +14,10 @@ use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocma
 use nix::unistd::{Pid, setsid};
 
 /// What a server finds when it starts.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub struct Inheritance {
-    /// A descriptor of ours that stays open in it, under the same number.
-    pub fd: Option<RawFd>,
+    /// Descriptors of ours that stay open in it, under the same numbers.
+    pub fds: Vec<RawFd>,
     /// The state of its signals.
     pub signals: Signals,
     /// Whether it may dump core as far as we may.
@@ -42,9 +42,9 @@ pub fn prepare(command: &mut Command, inheritance: Inheritance) {
         if !inheritance.cores {
             setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         }
-        if let Some(fd) = inheritance.fd {
+        for fd in &inheritance.fds {
             // SAFETY: the test that asked for `fd` keeps it open until the server has started.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
             fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
         // A shell that starts the tests in the background has INT and QUIT ignored.

@@ -22,7 +22,7 @@ on_every_class!(
 );
 
 /// How many sockets listen at an address.
-fn sockets_at(address: SocketAddr) -> usize {
+pub fn sockets_at(address: SocketAddr) -> usize {
     let port = format!(":{:04X} ", address.port());
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
     let listens = |line: &&str| line.contains(&port) && line.contains(" 00000000:0000 0A ");
