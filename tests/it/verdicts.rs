@@ -258,15 +258,16 @@ fn a_worker_beyond_signals_is_killed_once_and_replaced_at_once(class: &str) {
 
 fn a_throttled_worker_is_left_alone(class: &str) {
     let Some(group) = Group::new("cpu") else { return };
-    let scene = Scene::new(class, &[]);
+    let scene = Scene::patient(class, "2s", &[]);
     let (server, worker) = (&scene.server, scene.worker());
     group.take(worker.pid);
-    // As long a period as there may be, so that few looks see how one ends.
+    // As long a period as there may be, so that few looks see how one ends; and work that takes many
+    // of them, and is soon done without a limit, whoever else is busy.
     group.limit_cpu(1000, 1_000_000);
-    let mut client = scene.ask("/leak?mb=64");
+    let mut client = scene.ask("/leak?mb=16");
     let excused = server.wait_for("its excuse", |r| r.says("worker cannot run", worker.pid));
     assert_eq!(excused.text("verdict"), Some("throttled"), "{excused:?}");
-    server.hears(Duration::from_secs(3), |record| record.message() == "worker hung");
+    server.hears(Duration::from_secs(5), |record| record.message() == "worker hung");
     group.unlimit_cpu();
     assert_eq!(client.answer().status(), 200);
     for disturbance in ["worker hung", "worker exited"] {
