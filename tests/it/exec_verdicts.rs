@@ -207,7 +207,7 @@ fn a_program_that_dumps_its_core_is_not_killed() {
         return;
     }
     for (deed, reason) in [("crash", "crashed"), ("spin", "hung")] {
-        let scene = Scene::new(deed, "500ms");
+        let scene = Scene::new(deed, "2s");
         let folder = scene.server.path("folder");
         let Some(held) = scene.go(|| hold_cores(&folder)) else { return };
         let said = scene.wait_for("worker has crashed");

@@ -37,7 +37,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// Its worker may be silent, or at something, for a second.
+    /// Its worker may be silent, or at something, for a second. It has time for its last words, of
+    /// which there are many in a build for debugging.
     #[track_caller]
     fn new(class: &str, flags: &[&str]) -> Self {
         Self::patient(class, "1s", flags)
@@ -49,7 +50,7 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let (path, log) = (folder.path().to_str().unwrap(), folder.path().join("log"));
         symlink("/proc/self/fd/2", &log).unwrap();
-        let common = ["-k", class, "-t", timeout, "--abort-grace", "500ms", "--chdir", path];
+        let common = ["-k", class, "-t", timeout, "--abort-grace", "2s", "--chdir", path];
         let launch = flags.iter().fold(Launch::new(&common), |launch, flag| launch.arg(flag));
         let launch = if may_dump_cores() {
             launch.with_cores().arg("--core").arg("unlimited")
@@ -174,7 +175,7 @@ fn dumps_in_peace(scene: &Scene, worker: Worker, held: Held, reason: &str) {
     let said = server.wait_for("the dump", |r| r.says("worker has crashed", worker.pid));
     assert_eq!(said.text("verdict"), Some("dumping core"));
     server.wait_replaced(worker);
-    server.serve_for(Duration::from_secs(2));
+    server.serve_for(Duration::from_millis(2500));
     assert_eq!(status(worker.pid, "CoreDumping"), ["1"], "it is still at it");
     for (message, count) in
         [("worker has crashed", 1), ("worker exited", 0), ("worker is killed", 0)]
