@@ -17,7 +17,7 @@ use crate::managers::{Manager, kill_outright};
 use crate::pools::{House, free_address, get, info, pids, two};
 use crate::proc::{children, wait_until};
 use crate::reuse_port::sockets_at;
-use crate::support::Exit;
+use crate::support::{Exit, Server};
 
 /// How long a pool takes to boot that is to be the last.
 const SLOW: Duration = Duration::from_millis(1500);
@@ -188,11 +188,22 @@ fn a_killed_master_comes_back_on_the_sockets_of_all_pools() {
     next.finish();
 }
 
+/// Waits until there are so many workers of the pools `web` and `api`, and nobody old; and until that
+/// has been heard.
+#[track_caller]
+fn wait_alone(server: &Server, counts: [usize; 2]) {
+    wait_until("these workers alone", || {
+        children(server.pid).len() == counts[0] + counts[1]
+            && ["web", "api"].map(|pool| pids(server, pool).len()) == counts
+    });
+}
+
 #[test]
 fn one_pool_has_a_socket_for_each_worker_and_the_other_one_for_all() {
     let (server, mut house, [web, api]) = two("mio");
     house.set("web", "workers", 3).set("web", "reuse_port", "true").set("api", "workers", 2);
     house.reload(&server);
+    wait_alone(&server, [3, 2]);
     wait_until("their sockets", || (sockets_at(web), sockets_at(api)) == (3, 1));
     for pool in ["web", "api"] {
         let old = pids(&server, pool);
@@ -218,7 +229,7 @@ fn one_pool_has_a_socket_for_each_worker_and_the_other_one_for_all() {
 fn memory_is_bounded_in_one_pool_only() {
     let (server, mut house, [web, api]) = two("mio");
     house.set("web", "workers", 1).set("web", "max_memory", "100M").reload(&server);
-    wait_until("two workers", || children(server.pid).len() == 2);
+    wait_alone(&server, [1, 1]);
     let [small, free] = ["web", "api"].map(|pool| *pids(&server, pool).first().unwrap());
     for address in [api, web] {
         assert_eq!(get(address, "/leak?mb=150").status(), 200);
