@@ -10,10 +10,9 @@ const BUSY_SHARE: u32 = 25;
 /// Who gets less of it, although its group is being throttled, is short of CPU.
 const STARVED_SHARE: u32 = 50;
 
-/// From the first look to the second.
+/// From the first look to the second; longer by a period in a group whose CPU is bounded, since it
+/// is counted once a period whether it was denied any.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
-/// The same in a group that has been throttled before: its periods are a tenth of a second.
-const BETWEEN_LOOKS_THROTTLED: Duration = Duration::from_millis(120);
 
 /// A process at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +23,11 @@ pub(crate) struct Look {
     pub(crate) dumping: bool,
     /// Its control group is frozen.
     pub(crate) frozen: bool,
-    /// How often its control group has been denied the CPU; `None` if there is no limit.
+    /// How often its control groups have been denied the CPU; `None` if that is not counted.
     pub(crate) throttled: Option<u64>,
+    /// The longest period for which a group of its is given a share of CPU; `None` if all may have
+    /// as much as they like.
+    pub(crate) period: Option<Duration>,
     /// The thread that is overdue; `None` if it could not be seen.
     pub(crate) thread: Option<Thread>,
 }
@@ -58,7 +60,7 @@ pub(crate) enum Verdict {
     Stopped,
     /// Its control group is frozen.
     Frozen,
-    /// Its control group gets too little CPU.
+    /// It has something to do, and its control group gets too little CPU.
     Throttled,
     /// It is in the kernel, where signals do not reach it.
     Unkillable,
@@ -97,8 +99,7 @@ pub(crate) struct Diagnosis {
 impl Look {
     /// When the second look is due, if this is the first.
     pub(crate) fn again_at(&self) -> Stamp {
-        let limited = self.throttled.is_some_and(|times| times > 0);
-        self.at.after(if limited { BETWEEN_LOOKS_THROTTLED } else { BETWEEN_LOOKS })
+        self.at.after(BETWEEN_LOOKS + self.period.unwrap_or_default())
     }
 }
 
@@ -116,7 +117,10 @@ pub(crate) fn diagnose(first: &Look, second: Look) -> Diagnosis {
         let seen = [before, after];
         after.is_some() && seen.into_iter().flatten().all(|t| states.contains(&t.state))
     };
-    let starved = first.throttled < second.throttled && cpu.is_none_or(|cpu| cpu < STARVED_SHARE);
+    // Who sleeps wants no CPU, whatever others of its group do with theirs.
+    let is_ready = before.into_iter().chain(after).any(|thread| thread.state == 'R');
+    let denied = is_ready && first.throttled < second.throttled;
+    let starved = denied && cpu.is_none_or(|cpu| cpu < STARVED_SHARE);
     let verdict = if second.dumping {
         Verdict::DumpingCore
     } else if first.frozen || second.frozen {
@@ -146,7 +150,8 @@ mod tests {
     fn look(state: char) -> Look {
         let thread = Thread { number: 7, state, ..Thread::default() };
         let at = AT;
-        Look { at, dumping: false, frozen: false, throttled: None, thread: Some(thread) }
+        let (dumping, frozen, throttled, period) = (false, false, None, None);
+        Look { at, dumping, frozen, throttled, period, thread: Some(thread) }
     }
 
     /// A second look, at which the thread has run for so many milliseconds of twenty.
@@ -203,9 +208,18 @@ mod tests {
         assert_eq!(verdict(first(3), second(4, 0)).0, Verdict::Throttled);
         assert_eq!(verdict(first(3), second(3, 0)).0, Verdict::Busy);
         assert_eq!(verdict(first(3), second(4, 15)).0, Verdict::Busy);
-        let unlimited = Look { throttled: Some(0), ..look('R') };
-        assert_eq!(unlimited.again_at(), AT.after(BETWEEN_LOOKS));
-        assert_eq!(first(3).again_at(), AT.after(BETWEEN_LOOKS_THROTTLED));
+        let second = Look { throttled: Some(4), ..later('S', 0) };
+        assert_eq!(verdict(first(3), second.clone()).0, Verdict::Throttled);
+        let asleep = Look { throttled: Some(3), ..look('S') };
+        assert_eq!(verdict(asleep, second).0, Verdict::Blocked, "others of its group were denied");
+    }
+
+    #[test]
+    fn between_two_looks_at_a_bounded_group_lies_a_whole_period() {
+        assert_eq!(look('R').again_at(), AT.after(BETWEEN_LOOKS));
+        let period = Some(Duration::from_secs(1));
+        let bounded = Look { period, ..look('R') };
+        assert!(bounded.again_at() > AT.after(Duration::from_secs(1)));
     }
 
     #[test]

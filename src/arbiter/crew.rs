@@ -518,6 +518,17 @@ impl<'a> Crew<'a> {
         row.oldest_unit(clock::now(), member.timeout)
     }
 
+    /// The process, and the thread of it, by which to see why a worker does not get on; thread 0 is
+    /// its first.
+    pub(super) fn suspect(&self, id: WorkerId) -> (Pid, u64) {
+        let (pid, _) = self.who(id);
+        let member = self.members.get(&id);
+        if member.is_some_and(|member| member.has_program) {
+            return (inspect::who_matters(pid, self.cgroups()), 0);
+        }
+        (pid, self.unit(id).map_or(0, |unit| unit.thread))
+    }
+
     /// A worker's process and slot.
     pub(super) fn who(&self, id: WorkerId) -> (Pid, usize) {
         let member = self.members.get(&id);

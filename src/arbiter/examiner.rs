@@ -12,7 +12,7 @@ use crate::os::process::Pid;
 use crate::stamp::Stamp;
 
 /// A first look that is older says nothing any more.
-const STALE: Duration = Duration::from_secs(1);
+const STALE: Duration = Duration::from_secs(3);
 
 /// The examinations.
 #[derive(Default)]
@@ -21,6 +21,38 @@ pub(super) struct Examiner {
     diagnoses: HashMap<WorkerId, Diagnosis>,
     /// When it was last said that a worker cannot run.
     excused: HashMap<WorkerId, Stamp>,
+    /// Who is short of CPU, and has to get by on little.
+    starving: HashMap<WorkerId, Hunger>,
+}
+
+/// A worker that is overdue.
+#[derive(Clone, Copy)]
+pub(super) struct Case {
+    pub(super) id: WorkerId,
+    /// The process, and the thread of it, that do not get on.
+    pub(super) pid: Pid,
+    pub(super) thread: u64,
+    /// Since when: the beginning of its work, or its last beat.
+    pub(super) since: Stamp,
+    /// How long it may take.
+    pub(super) limit: Duration,
+}
+
+/// A thread that was seen to get too little CPU.
+struct Hunger {
+    /// What it is at.
+    since: Stamp,
+    thread: u64,
+    /// For how long it had run when that was first seen.
+    ran: Duration,
+    /// How it was when it was last excused.
+    excused: Look,
+}
+
+impl Hunger {
+    fn is_of(&self, case: Case, thread: u64) -> bool {
+        (self.since, self.thread) == (case.since, thread)
+    }
 }
 
 /// What an examination has led to.
@@ -33,20 +65,15 @@ pub(super) enum Finding {
 
 impl Examiner {
     /// Looks at a worker and at the thread that is overdue.
-    pub(super) fn examine(
-        &mut self,
-        id: WorkerId,
-        pid: Pid,
-        thread: u64,
-        cgroups: &Cgroups,
-    ) -> Finding {
-        let look = inspect::look(pid, thread, cgroups);
+    pub(super) fn examine(&mut self, case: Case, cgroups: &Cgroups) -> Finding {
+        let id = case.id;
+        let look = inspect::look(case.pid, case.thread, cgroups);
         let first = self.begun.remove(&id).filter(|first| look.at.since(first.at) < STALE);
         match first {
             Some(first) if first.again_at() <= look.at => {
-                let diagnosis = diagnose(&first, look);
-                let verdict = diagnosis.verdict;
-                self.diagnoses.insert(id, diagnosis);
+                let diagnosis = diagnose(&first, look.clone());
+                let verdict = self.allow_for_hunger(case, diagnosis.verdict, look);
+                self.diagnoses.insert(id, Diagnosis { verdict, ..diagnosis });
                 Finding::Verdict(verdict)
             }
             first => {
@@ -56,6 +83,38 @@ impl Examiner {
                 Finding::LookAgain(again)
             }
         }
+    }
+
+    /// What a verdict becomes of a thread that gets too little CPU, or has got too little since it was
+    /// last excused. Once it has run for as long as it may take, that is no excuse: an endless loop is
+    /// short of any CPU.
+    fn allow_for_hunger(&mut self, case: Case, verdict: Verdict, look: Look) -> Verdict {
+        let Some(thread) = &look.thread else { return verdict };
+        let (number, ran) = (thread.number, thread.ran);
+        let known = self.starving.get(&case.id).filter(|hunger| hunger.is_of(case, number));
+        let first = known.map_or(ran, |hunger| hunger.ran);
+        let has_had_enough = !case.limit.is_zero() && ran.saturating_sub(first) >= case.limit;
+        let was_short = || {
+            known.is_some_and(|hunger| {
+                diagnose(&hunger.excused, look.clone()).verdict == Verdict::Throttled
+            })
+        };
+        let is_short = match verdict {
+            Verdict::Throttled => true,
+            Verdict::Busy => was_short(),
+            Verdict::Blocked
+            | Verdict::Stopped
+            | Verdict::Frozen
+            | Verdict::Unkillable
+            | Verdict::DumpingCore
+            | Verdict::Unknown => return verdict,
+        };
+        if !is_short || has_had_enough {
+            return Verdict::Busy;
+        }
+        let hunger = Hunger { since: case.since, thread: number, ran: first, excused: look };
+        self.starving.insert(case.id, hunger);
+        Verdict::Throttled
     }
 
     /// What was found last.
@@ -73,5 +132,77 @@ impl Examiner {
         self.begun.remove(&id);
         self.diagnoses.remove(&id);
         self.excused.remove(&id);
+        self.starving.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnosis::Thread;
+
+    const LIMIT: Duration = Duration::from_secs(1);
+
+    /// A look at a thread that has had so much of so much time, and so many periods without CPU.
+    fn look(secs: u64, ran: Duration, throttled: u64) -> Look {
+        let at = Stamp::from_nanos(1_000_000_000).after(Duration::from_secs(secs));
+        let thread = Thread { number: 7, state: 'R', ran, ..Thread::default() };
+        let throttled = Some(throttled);
+        let (dumping, frozen, period) = (false, false, Some(Duration::from_millis(100)));
+        Look { at, dumping, frozen, throttled, period, thread: Some(thread) }
+    }
+
+    fn case(since: u64) -> Case {
+        let (id, pid, since) = (WorkerId(1), Pid::this(), Stamp::from_nanos(since));
+        Case { id, pid, thread: 7, since, limit: LIMIT }
+    }
+
+    #[test]
+    fn who_has_run_for_its_time_is_busy_however_little_that_was_a_second() {
+        let mut examiner = Examiner::default();
+        let mut judge = |secs, ran| {
+            let look = look(secs, Duration::from_millis(ran), secs);
+            examiner.allow_for_hunger(case(1), Verdict::Throttled, look)
+        };
+        assert_eq!(judge(1, 100), Verdict::Throttled, "the first time it may be news");
+        assert_eq!(judge(2, 500), Verdict::Throttled);
+        assert_eq!(judge(3, 1099), Verdict::Throttled);
+        assert_eq!(judge(4, 1100), Verdict::Busy);
+    }
+
+    #[test]
+    fn other_work_begins_with_nothing() {
+        let mut examiner = Examiner::default();
+        let mut judge = |since, ran| {
+            let look = look(1, Duration::from_millis(ran), 1);
+            examiner.allow_for_hunger(case(since), Verdict::Throttled, look)
+        };
+        assert_eq!(judge(1, 100), Verdict::Throttled);
+        assert_eq!(judge(2, 1200), Verdict::Throttled);
+        assert_eq!(judge(2, 2100), Verdict::Throttled);
+        assert_eq!(judge(2, 2200), Verdict::Busy);
+    }
+
+    #[test]
+    fn who_was_short_until_just_now_is_excused_and_who_never_was_is_not() {
+        let mut examiner = Examiner::default();
+        let look = |secs, ran, throttled| look(secs, Duration::from_millis(ran), throttled);
+        let mut judge = |verdict, look| examiner.allow_for_hunger(case(1), verdict, look);
+        assert_eq!(judge(Verdict::Busy, look(1, 0, 5)), Verdict::Busy);
+        assert_eq!(judge(Verdict::Throttled, look(2, 0, 6)), Verdict::Throttled);
+        // The bound was lifted at the end of that second.
+        assert_eq!(judge(Verdict::Busy, look(3, 100, 15)), Verdict::Throttled);
+        assert_eq!(judge(Verdict::Busy, look(4, 900, 15)), Verdict::Busy);
+    }
+
+    #[test]
+    fn what_has_nothing_to_do_with_the_cpu_stays_what_it_is() {
+        let mut examiner = Examiner::default();
+        let mut judge =
+            |verdict| examiner.allow_for_hunger(case(1), verdict, look(1, Duration::ZERO, 1));
+        assert_eq!(judge(Verdict::Throttled), Verdict::Throttled);
+        for verdict in [Verdict::Blocked, Verdict::Stopped, Verdict::Frozen, Verdict::Unkillable] {
+            assert_eq!(judge(verdict), verdict);
+        }
     }
 }

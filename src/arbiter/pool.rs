@@ -172,6 +172,8 @@ impl<'a> Pool<'a> {
             Action::Abort(id, hang) => {
                 self.describe_hang(id, hang, "aborted");
                 self.crew.abort(id);
+                // To describe it has taken time, and so may a hook.
+                self.roster.aborted(id, clock::now());
             }
             Action::End(id, hang) => {
                 self.describe_hang(id, hang, "killed");

@@ -3,7 +3,7 @@
 use slog::{info, warn};
 
 use super::BETWEEN_WEIGHINGS;
-use super::examiner::Finding;
+use super::examiner::{Case, Finding};
 use super::pool::Pool;
 use super::roster::WorkerId;
 use crate::diagnosis::Verdict;
@@ -47,9 +47,8 @@ impl Pool<'_> {
     /// Before anybody who is overdue is judged, it is found out why it does not get on.
     fn examine_the_overdue(&mut self, now: Stamp) {
         for id in self.roster.overdue(now) {
-            let (pid, _) = self.crew.who(id);
-            let thread = self.crew.unit(id).map_or(0, |unit| unit.thread);
-            let verdict = match self.examiner.examine(id, pid, thread, self.crew.cgroups()) {
+            let case = self.case(id);
+            let verdict = match self.examiner.examine(case, self.crew.cgroups()) {
                 Finding::LookAgain(at) => {
                     self.roster.examines(id, at);
                     continue;
@@ -65,10 +64,17 @@ impl Pool<'_> {
             }
         }
         for id in self.roster.undead(now) {
-            if inspect::is_dumping_core(self.crew.who(id).0) {
+            if inspect::is_dumping_core(self.crew.suspect(id).0) {
                 self.let_dump(id, now);
             }
         }
+    }
+
+    fn case(&self, id: WorkerId) -> Case {
+        let (pid, thread) = self.crew.suspect(id);
+        let beat = || self.crew.measure(id).map(|(beat, _)| beat);
+        let since = self.crew.unit(id).map(|unit| unit.since).or_else(beat).unwrap_or_default();
+        Case { id, pid, thread, since, limit: self.roster.patience(id) }
     }
 
     fn excuse(&mut self, id: WorkerId, verdict: Verdict) {

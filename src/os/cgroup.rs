@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
@@ -48,8 +49,15 @@ impl Cgroups {
     /// How often a process's groups have been denied the CPU; `None` if that is not counted.
     pub(crate) fn throttled(&self, pid: Pid) -> Option<u64> {
         let group = self.group(pid, "cpu").or_else(|| self.group(pid, ""))?;
-        let files = group.upwards("cpu.stat");
-        files.filter_map(|file| number(&file, "nr_throttled")).reduce(u64::saturating_add)
+        let counts = group.line().filter_map(|at| number(&at.join("cpu.stat"), "nr_throttled"));
+        counts.reduce(u64::saturating_add)
+    }
+
+    /// The longest of the periods for which a process's groups are given a share of CPU; `None` if
+    /// none of them is bounded.
+    pub(crate) fn cpu_period(&self, pid: Pid) -> Option<Duration> {
+        let group = self.group(pid, "cpu").or_else(|| self.group(pid, ""))?;
+        group.line().filter_map(cpu_period).max()
     }
 
     /// The file that counts how often the kernel has killed somebody in a process's group for lack
@@ -89,16 +97,15 @@ struct Group<'a> {
 }
 
 impl Group<'_> {
-    /// Where a file of that name would be in the group, and in each that it lies in.
-    fn upwards(&self, name: &str) -> impl Iterator<Item = PathBuf> {
-        let own = self.path.ancestors().take_while(|path| path.starts_with(self.top));
-        own.map(move |path| path.join(name))
+    /// It and those that it lies in, as far as they can be seen.
+    fn line(&self) -> impl Iterator<Item = &Path> {
+        self.path.ancestors().take_while(|path| path.starts_with(self.top))
     }
 
     /// The file of that name that speaks for the group: a group without the controller has none, and
     /// is a part of the one above.
     fn nearest(&self, name: &str) -> Option<PathBuf> {
-        self.upwards(name).find(|file| file.exists())
+        self.line().map(|at| at.join(name)).find(|file| file.exists())
     }
 }
 
@@ -121,6 +128,25 @@ fn is_writable(group: &Path) -> bool {
     let can =
         |path: &Path| faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok();
     can(group) && can(&group.join("cgroup.procs"))
+}
+
+/// The longest that the kernel takes.
+const CPU_PERIOD_MAX: Duration = Duration::from_secs(1);
+
+/// The period of a group whose CPU is bounded.
+fn cpu_period(group: &Path) -> Option<Duration> {
+    let read = |name| fs::read_to_string(group.join(name)).ok();
+    let both = read("cpu.max")
+        .or_else(|| Some(format!("{} {}", read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?)));
+    bounded_period(&both?)
+}
+
+/// Of a quota and a period in microseconds. The quota is `max` or -1 if there is no bound.
+fn bounded_period(text: &str) -> Option<Duration> {
+    let mut words = text.split_whitespace();
+    let _quota: u64 = words.next()?.parse().ok()?;
+    let period = Duration::from_micros(words.next()?.parse().ok()?);
+    Some(period.min(CPU_PERIOD_MAX))
 }
 
 /// How often the kernel has killed for lack of memory, by a file of [`Cgroups::memory_events`].
@@ -176,6 +202,17 @@ mod tests {
         assert_eq!((second.controllers.len(), second.root.as_str()), (0, "/"));
         assert_eq!(mount("22 1 8:1 / / rw - ext4 /dev/sda1 rw"), None);
         assert_eq!(mount("nonsense"), None);
+    }
+
+    #[test]
+    fn only_a_bounded_group_has_a_period() {
+        for unbounded in ["max 100000\n", "-1\n 100000\n", "max", "", "1000"] {
+            assert_eq!(bounded_period(unbounded), None);
+        }
+        for bounded in ["1000 100000\n", "1000\n 100000\n"] {
+            assert_eq!(bounded_period(bounded), Some(Duration::from_millis(100)));
+        }
+        assert_eq!(bounded_period("1000 9000000"), Some(CPU_PERIOD_MAX));
     }
 
     #[test]

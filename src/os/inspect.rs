@@ -25,6 +25,7 @@ pub(crate) fn look(pid: Pid, thread: u64, cgroups: &Cgroups) -> Look {
         dumping: is_dumping_core(pid),
         frozen: cgroups.is_frozen(pid),
         throttled: cgroups.throttled(pid),
+        period: cgroups.cpu_period(pid),
         thread,
     }
 }
@@ -58,15 +59,33 @@ const FAMILY_MAX: usize = 1024;
 fn family(pid: Pid) -> Vec<Pid> {
     let (mut family, mut next) = (vec![pid], 0);
     while let Some(parent) = family.get(next).filter(|_| family.len() < FAMILY_MAX) {
-        let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten();
-        for thread in threads.flatten() {
-            let text = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-            let children = text.split_whitespace().filter_map(|number| number.parse().ok());
-            family.extend(children.map(Pid::from_raw));
-        }
+        family.extend(children(*parent));
         next += 1;
     }
     family
+}
+
+/// The children of a process, those of one thread in the order of their birth (where the kernel
+/// lists them).
+fn children(parent: Pid) -> Vec<Pid> {
+    let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten();
+    let lists = threads.flatten().filter_map(|thread| {
+        let text = fs::read_to_string(thread.path().join("children")).ok()?;
+        let numbers = text.split_whitespace().filter_map(|number| number.parse().ok());
+        Some(numbers.map(Pid::from_raw).collect::<Vec<_>>())
+    });
+    lists.flatten().collect()
+}
+
+/// Of a process that does nothing but watch over another: the one of the two that explains why it
+/// does not get on. That is the other, unless the first itself cannot run.
+pub(crate) fn who_matters(watch: Pid, cgroups: &Cgroups) -> Pid {
+    let state = u64::try_from(watch.as_raw()).ok().and_then(|main| look_at_thread(watch, main));
+    let is_stopped = state.is_some_and(|thread| matches!(thread.state, 'T' | 't'));
+    if is_stopped || is_dumping_core(watch) || cgroups.is_frozen(watch) {
+        return watch;
+    }
+    children(watch).first().copied().unwrap_or(watch)
 }
 
 /// The bytes in a line such as `VmRSS:      1234 kB`.

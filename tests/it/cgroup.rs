@@ -36,9 +36,14 @@ impl Group {
         let second_version = !first.join("cgroup.procs").exists();
         let home = if second_version { PathBuf::from(TOP) } else { first };
         let group = Self::new_in(home, second_version)?;
-        let lacks = controller == "memory" && !group.path.join(group.memory_limit()).exists();
+        let needed = match controller {
+            "memory" => Some(group.memory_limit()),
+            "cpu" => Some(group.cpu_limit()),
+            _ => None,
+        };
+        let lacks = needed.is_some_and(|file| !group.path.join(file).exists());
         if lacks {
-            eprintln!("skipped: no memory controller for a control group of our own");
+            eprintln!("skipped: no {controller} controller for a control group of our own");
         }
         (!lacks).then_some(group)
     }
@@ -126,6 +131,28 @@ impl Group {
     #[track_caller]
     pub fn limit_memory(&self, bytes: u64) {
         fs::write(self.path.join(self.memory_limit()), bytes.to_string()).unwrap();
+    }
+
+    /// Lets all in it together run for so many microseconds of each period, as long as that is.
+    #[track_caller]
+    pub fn limit_cpu(&self, quota: u32, period: u32) {
+        if self.second_version {
+            fs::write(self.path.join("cpu.max"), format!("{quota} {period}")).unwrap();
+        } else {
+            fs::write(self.path.join("cpu.cfs_period_us"), period.to_string()).unwrap();
+            fs::write(self.path.join("cpu.cfs_quota_us"), quota.to_string()).unwrap();
+        }
+    }
+
+    /// Lets all in it run as they like.
+    #[track_caller]
+    pub fn unlimit_cpu(&self) {
+        let none = if self.second_version { "max" } else { "-1" };
+        fs::write(self.path.join(self.cpu_limit()), none).unwrap();
+    }
+
+    fn cpu_limit(&self) -> &'static str {
+        if self.second_version { "cpu.max" } else { "cpu.cfs_quota_us" }
     }
 
     fn memory_limit(&self) -> &'static str {

@@ -17,14 +17,14 @@ use crate::support::{Exit, Server};
 on_every_class!(a_daemon_serves_until_it_is_asked_to_stop, a_daemon_is_upgraded_under_load);
 
 /// A daemon, found by the name in its titles. Dropping it kills every process of that name.
-struct Daemon {
+pub struct Daemon {
     /// The process that launched it, which has ended, and the folder.
-    launcher: Server,
-    name: Name,
+    pub launcher: Server,
+    pub name: Name,
 }
 
 /// A name that no other server has.
-struct Name(String);
+pub struct Name(String);
 
 impl Name {
     fn of(launch: &Launch) -> Self {
@@ -32,7 +32,7 @@ impl Name {
     }
 
     /// All processes of this name.
-    fn bearers(&self) -> Vec<Pid> {
+    pub fn bearers(&self) -> Vec<Pid> {
         let mark = self.0.as_bytes();
         fs::read_dir("/proc")
             .unwrap()
@@ -58,7 +58,7 @@ impl Drop for Name {
 }
 
 /// A daemon to be, with relative paths for everything.
-fn launch(flags: &[&str], settings: &str) -> (Launch, Name) {
+pub fn launch(flags: &[&str], settings: &str) -> (Launch, Name) {
     let launch = Launch::new(&["-D", "-w", "2", "-p", "pid", "--log-file", "log", "-c", "conf"]);
     fs::write(launch.path("conf"), settings).unwrap();
     let name = Name::of(&launch);
@@ -68,33 +68,33 @@ fn launch(flags: &[&str], settings: &str) -> (Launch, Name) {
 
 impl Daemon {
     #[track_caller]
-    fn start(flags: &[&str], settings: &str) -> Self {
+    pub fn start(flags: &[&str], settings: &str) -> Self {
         let (launch, name) = launch(flags, settings);
         let daemon = Self { launcher: launch.spawn(), name };
         assert_eq!(daemon.launcher.wait_exit(), Exit::Code(0), "{:?}", daemon.launcher.lines());
         daemon
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.launcher.path(name)
     }
 
     #[track_caller]
-    fn master(&self) -> Pid {
+    pub fn master(&self) -> Pid {
         pid_in(&self.path("pid")).unwrap()
     }
 
-    fn records(&self) -> Vec<Value> {
+    pub fn records(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path("log")).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// How often something has been said.
-    fn count(&self, message: &str) -> usize {
+    pub fn count(&self, message: &str) -> usize {
         self.records().iter().filter(|record| record["msg"] == message).count()
     }
 
-    fn workers(&self) -> Vec<Pid> {
+    pub fn workers(&self) -> Vec<Pid> {
         let alive = children(self.master()).into_iter().filter(|child| child.state != 'Z');
         let mut pids: Vec<_> = alive.map(|child| child.pid).collect();
         pids.sort();
@@ -102,12 +102,12 @@ impl Daemon {
     }
 
     #[track_caller]
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill(self.master(), signal).unwrap();
     }
 
     #[track_caller]
-    fn finish(self) {
+    pub fn finish(self) {
         self.signal(Signal::SIGTERM);
         wait_until("nobody is left", || self.name.bearers().is_empty());
         for name in ["pid", "pid.2", "sock"] {
@@ -226,7 +226,7 @@ fn a_daemons_workers_go_and_come_back() {
 
 /// A daemon that cannot be: an exit code, a reason on the terminal, and nothing left behind.
 #[track_caller]
-fn expect_stillbirth(launch: Launch, name: &Name, code: i32, words: &[&str]) {
+pub fn expect_stillbirth(launch: Launch, name: &Name, code: i32, words: &[&str]) {
     let server = launch.spawn();
     assert_eq!(server.wait_exit(), Exit::Code(code), "{:?}", server.lines());
     server.wait_silence();

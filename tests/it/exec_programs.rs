@@ -136,7 +136,7 @@ fn is_there(words: &[&str]) -> bool {
     is_there
 }
 
-fn python_is_there() -> bool {
+pub fn python_is_there() -> bool {
     is_there(&["python3", "-c", "import faulthandler, selectors"])
 }
 

@@ -100,7 +100,13 @@ impl Launch {
 
     /// Leaves a descriptor of ours open in the server.
     pub fn keep(mut self, fd: i32) -> Self {
-        self.inheritance.fd = Some(fd);
+        self.inheritance.fds.push(fd);
+        self
+    }
+
+    /// Lets the server dump core, if its settings do, as far as this process may.
+    pub fn with_cores(mut self) -> Self {
+        self.inheritance.cores = true;
         self
     }
 
@@ -144,7 +150,7 @@ impl Launch {
         }
         // The app comes after all flags.
         self.command.args(&self.args).args(&self.words);
-        prepare(&mut self.command, self.inheritance);
+        prepare(&mut self.command, self.inheritance.clone());
         let stdout = tempfile::tempfile().unwrap();
         self.command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap());
         let stderr = self.stderr.take().map_or_else(Stdio::piped, Stdio::from);

@@ -35,32 +35,32 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
 
 /// One thing that a server has said.
 #[derive(Clone, Debug)]
-struct Word {
-    seen: Instant,
+pub struct Word {
+    pub seen: Instant,
     text: String,
-    fds: Vec<Arc<OwnedFd>>,
+    pub fds: Vec<Arc<OwnedFd>>,
 }
 
 impl Word {
-    fn has(&self, line: &str) -> bool {
+    pub fn has(&self, line: &str) -> bool {
         self.text.lines().any(|said| said == line)
     }
 
-    fn value(&self, key: &str) -> Option<&str> {
+    pub fn value(&self, key: &str) -> Option<&str> {
         self.text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
     }
 }
 
 /// Listens as a service manager does.
-struct Manager {
-    name: String,
+pub struct Manager {
+    pub name: String,
     words: Arc<Watched<Vec<Word>>>,
     _dir: TempDir,
 }
 
 impl Manager {
     /// Under a path.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -87,22 +87,22 @@ impl Manager {
         Self { name, words, _dir: dir }
     }
 
-    fn mark(&self) -> usize {
+    pub fn mark(&self) -> usize {
         self.words.lock().len()
     }
 
-    fn words(&self) -> Vec<Word> {
+    pub fn words(&self) -> Vec<Word> {
         self.words.lock().clone()
     }
 
     /// Waits for a word behind a mark that has this line.
     #[track_caller]
-    fn wait_for(&self, mark: usize, line: &str) -> Word {
+    pub fn wait_for(&self, mark: usize, line: &str) -> Word {
         self.wait(mark, line, |word| word.has(line))
     }
 
     #[track_caller]
-    fn wait(&self, mark: usize, what: &str, wanted: impl Fn(&Word) -> bool) -> Word {
+    pub fn wait(&self, mark: usize, what: &str, wanted: impl Fn(&Word) -> bool) -> Word {
         let found =
             self.words.wait(DEADLINE, |words| words[mark..].iter().find(|w| wanted(w)).cloned());
         found.unwrap_or_else(|| panic!("never {what}: {:#?}", self.words()))
@@ -448,7 +448,7 @@ fn nonsense_from_a_manager_is_told() {
 
 /// Kills a master outright, and waits until all of it has gone.
 #[track_caller]
-fn kill_outright(server: &Server) {
+pub fn kill_outright(server: &Server) {
     server.signal(Signal::SIGKILL);
     server.wait_exit();
 }

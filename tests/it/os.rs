@@ -1,8 +1,9 @@
 //! What safe Rust cannot ask of the kernel: a child's first steps, and another process's limits.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -13,12 +14,14 @@ use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocma
 use nix::unistd::{Pid, setsid};
 
 /// What a server finds when it starts.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub struct Inheritance {
-    /// A descriptor of ours that stays open in it, under the same number.
-    pub fd: Option<RawFd>,
+    /// Descriptors of ours that stay open in it, under the same numbers.
+    pub fds: Vec<RawFd>,
     /// The state of its signals.
     pub signals: Signals,
+    /// Whether it may dump core as far as we may.
+    pub cores: bool,
 }
 
 /// The state of signals that a parent leaves behind.
@@ -31,15 +34,17 @@ pub enum Signals {
     Careless,
 }
 
-/// Makes the child a session of its own that dies with the thread that starts it and dumps no core.
+/// Makes the child a session of its own that dies with the thread that starts it.
 pub fn prepare(command: &mut Command, inheritance: Inheritance) {
     let first_steps = move || {
         setsid()?;
         set_pdeathsig(Signal::SIGKILL)?;
-        setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-        if let Some(fd) = inheritance.fd {
+        if !inheritance.cores {
+            setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+        }
+        for fd in &inheritance.fds {
             // SAFETY: the test that asked for `fd` keeps it open until the server has started.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
             fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
         }
         // A shell that starts the tests in the background has INT and QUIT ignored.
@@ -78,4 +83,65 @@ pub fn limit_descriptors(pid: Pid, soft: u64) {
         libc::prlimit(pid.as_raw(), libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut())
     };
     assert_eq!(set, 0, "cannot limit {pid}: {}", io::Error::last_os_error());
+}
+
+/// A page of memory that nobody provides: who touches it waits.
+pub struct Void {
+    page: usize,
+    faults: OwnedFd,
+}
+
+const PAGE_BYTES: usize = 4096;
+
+impl Void {
+    /// A page of our own.
+    ///
+    /// # Errors
+    /// The kernel leaves it to others, as to root, to be served so: see userfaultfd(2).
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: it takes flags, and makes a descriptor.
+        let number = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+        let number = i32::try_from(number).ok().filter(|number| *number >= 0);
+        let faults = own(number.ok_or_else(io::Error::last_os_error)?);
+        let (access, kind) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: nothing is mapped at a place that is in use.
+        let page = unsafe { libc::mmap(std::ptr::null_mut(), PAGE_BYTES, access, kind, -1, 0) };
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let void = Self { page: page as usize, faults };
+        void.tell(libc::_IOWR::<[u64; 3]>(0xaa, 0x3f), &mut [0xaa, 0, 0])?;
+        let missing_pages = [void.page as u64, PAGE_BYTES as u64, 1, 0];
+        void.tell(libc::_IOWR::<[u64; 4]>(0xaa, 0x00), &mut missing_pages.clone())?;
+        Ok(void)
+    }
+
+    fn tell<const N: usize>(&self, what: libc::Ioctl, words: &mut [u64; N]) -> io::Result<()> {
+        // SAFETY: `what` holds the size of `words`, which the kernel reads and writes.
+        let done = unsafe { libc::ioctl(self.faults.as_raw_fd(), what, words.as_mut_ptr()) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// The number of the page.
+    pub fn page(&self) -> usize {
+        self.page
+    }
+
+    /// Waits until somebody touches it.
+    pub fn wait_touched(&self) {
+        let mut message = [0; 32];
+        while nix::unistd::read(&self.faults, &mut message).is_err() {}
+    }
+}
+
+/// Reads the names in a directory into the page of a [`Void`], and gives that back.
+pub fn read_names_into(directory: &File, page: usize) {
+    let start = page as *mut libc::c_void;
+    // SAFETY: the page is mapped, and nobody else uses it.
+    unsafe {
+        libc::syscall(libc::SYS_getdents64, directory.as_raw_fd(), start, PAGE_BYTES);
+    }
+    // SAFETY: the same; and nobody uses it from now on.
+    unsafe { libc::munmap(start, PAGE_BYTES) };
 }

@@ -22,15 +22,15 @@ on_every_class!(a_reload_that_fails_in_one_pool_fails_in_all, pools_come_and_go_
 
 /// A file of pools, which a test changes key by key.
 #[derive(Clone, Default)]
-struct House {
-    path: String,
+pub struct House {
+    pub path: String,
     top: Vec<(String, String)>,
     pools: Vec<(String, Vec<(String, String)>)>,
 }
 
 impl House {
     /// A server whose settings come from a file, not yet written.
-    fn launch() -> (Launch, Self) {
+    pub fn launch() -> (Launch, Self) {
         let launch = Launch::new(&[]).unbound();
         let path = launch.path("pools.yaml");
         let house = Self { path, ..Self::default() };
@@ -38,7 +38,7 @@ impl House {
     }
 
     /// Sets a key of a pool, in YAML; the pool is added if it is not there.
-    fn set(&mut self, pool: &str, key: &str, value: impl ToString) -> &mut Self {
+    pub fn set(&mut self, pool: &str, key: &str, value: impl ToString) -> &mut Self {
         self.unset(pool, key);
         let known = self.pools.iter().position(|(name, _)| name == pool);
         let index = known.unwrap_or_else(|| {
@@ -49,33 +49,33 @@ impl House {
         self
     }
 
-    fn unset(&mut self, pool: &str, key: &str) -> &mut Self {
+    pub fn unset(&mut self, pool: &str, key: &str) -> &mut Self {
         let own = self.pools.iter_mut().filter(|(name, _)| name == pool);
         own.for_each(|(_, keys)| keys.retain(|(known, _)| known != key));
         self
     }
 
-    fn bind(&mut self, pool: &str, address: SocketAddr) -> &mut Self {
+    pub fn bind(&mut self, pool: &str, address: SocketAddr) -> &mut Self {
         self.set(pool, "bind", format!("[\"{address}\"]"))
     }
 
-    fn remove(&mut self, pool: &str) -> &mut Self {
+    pub fn remove(&mut self, pool: &str) -> &mut Self {
         self.pools.retain(|(name, _)| name != pool);
         self
     }
 
-    fn rename(&mut self, pool: &str, to: &str) -> &mut Self {
+    pub fn rename(&mut self, pool: &str, to: &str) -> &mut Self {
         let named = self.pools.iter_mut().filter(|(name, _)| name == pool);
         named.for_each(|(name, _)| to.clone_into(name));
         self
     }
 
-    fn top(&mut self, key: &str, value: impl ToString) -> &mut Self {
+    pub fn top(&mut self, key: &str, value: impl ToString) -> &mut Self {
         self.top.push((key.to_owned(), value.to_string()));
         self
     }
 
-    fn write(&self) {
+    pub fn write(&self) {
         let lines = |keys: &[(String, String)], indent: &str| -> String {
             keys.iter().map(|(key, value)| format!("{indent}{key}: {value}\n")).collect()
         };
@@ -91,7 +91,7 @@ impl House {
 
     /// Writes the file, and reloads it.
     #[track_caller]
-    fn reload(&self, server: &Server) -> Record {
+    pub fn reload(&self, server: &Server) -> Record {
         self.write();
         reload(server)
     }
@@ -121,7 +121,7 @@ fn is_error(record: &Record) -> bool {
 
 /// Two pools, each with an address of its own.
 #[track_caller]
-fn two(class: &str) -> (Server, House, [SocketAddr; 2]) {
+pub fn two(class: &str) -> (Server, House, [SocketAddr; 2]) {
     let (launch, mut house) = House::launch();
     let addresses = [free_address(), free_address()];
     house.top("worker_class", class);
@@ -130,22 +130,22 @@ fn two(class: &str) -> (Server, House, [SocketAddr; 2]) {
     (launch.start(), house, addresses)
 }
 
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, Launch::new(&[]).port()))
 }
 
 #[track_caller]
-fn get(address: SocketAddr, path: &str) -> Answer {
+pub fn get(address: SocketAddr, path: &str) -> Answer {
     Client::tcp(address).unwrap().try_get_last(path).unwrap()
 }
 
 #[track_caller]
-fn info(address: SocketAddr) -> Value {
+pub fn info(address: SocketAddr) -> Value {
     get(address, "/info").json()
 }
 
 /// The workers of a pool that are ready.
-fn pids(server: &Server, pool: &str) -> BTreeSet<Pid> {
+pub fn pids(server: &Server, pool: &str) -> BTreeSet<Pid> {
     let mut ready = BTreeSet::new();
     for record in server.records() {
         match (record.message(), record.pid()) {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use nix::sys::signal::{Signal, kill};
 
 use crate::client::Client;
+use crate::heard::Record;
 use crate::launch::Launch;
 use crate::load::Load;
 use crate::proc::wait_until;
@@ -22,7 +23,7 @@ on_every_class!(
 );
 
 /// How many sockets listen at an address.
-fn sockets_at(address: SocketAddr) -> usize {
+pub fn sockets_at(address: SocketAddr) -> usize {
     let port = format!(":{:04X} ", address.port());
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
     let listens = |line: &&str| line.contains(&port) && line.contains(" 00000000:0000 0A ");
@@ -81,17 +82,18 @@ fn fewer_workers_serve_all_queues(class: &str) {
     let server = Server::start(&["-k", class, "-w", "4", "--reuse-port"]);
     wait_sockets(&server, 4);
     let load = Load::on(server.address());
-    for _ in 0..3 {
-        server.signal(Signal::SIGTTOU);
-        server.wait_for("one fewer", |record| record.message() == "number of workers changes");
+    // Two that come at once are one.
+    let signal = |signal| {
+        let mark = server.mark();
+        server.signal(signal);
+        let is_heard = |record: &Record| record.message() == "number of workers changes";
+        server.wait_for_news(mark, "another number", is_heard);
         load.wait_answers(20);
-    }
+    };
+    (0..3).for_each(|_| signal(Signal::SIGTTOU));
     server.wait_workers(1);
     expect_answers(ask_all(&server, 40));
-    for _ in 0..3 {
-        server.signal(Signal::SIGTTIN);
-        load.wait_answers(20);
-    }
+    (0..3).for_each(|_| signal(Signal::SIGTTIN));
     server.wait_workers(4);
     load.finish();
     wait_sockets(&server, 4);

@@ -216,6 +216,24 @@ impl Roster {
         }
     }
 
+    /// How long a worker may take for what it is at: to get ready, or a unit of work; zero is for ever.
+    pub(crate) fn patience(&self, id: WorkerId) -> Duration {
+        self.workers().find(|worker| worker.id == id).map_or(Duration::ZERO, |worker| {
+            let policy = worker.policy;
+            if worker.state == State::Booting { policy.boot_timeout } else { policy.timeout }
+        })
+    }
+
+    /// A worker has been aborted at `now`, which may be later than that was decided: it has its time
+    /// to die from then on.
+    pub(crate) fn aborted(&mut self, id: WorkerId, now: Stamp) {
+        if let Some(worker) = self.worker(id)
+            && let State::Aborted { reason, .. } = worker.state
+        {
+            worker.state = State::Aborted { reason, kill_at: now.after(worker.policy.abort_grace) };
+        }
+    }
+
     /// A worker that is overdue could not run until now: its time begins anew.
     pub(crate) fn excuse(&mut self, id: WorkerId, now: Stamp) {
         if let Some(worker) = self.worker(id) {
@@ -230,7 +248,7 @@ impl Roster {
         }
     }
 
-    /// A worker that is overdue, or that was aborted, is dead already, but for a core that is being
+    /// A worker that is overdue, or has been told to go, is dead already, but for a core that is being
     /// dumped: it gets time for that, once, and its slot a successor. Returns whether it does.
     pub(crate) fn dumps(&mut self, id: WorkerId, now: Stamp) -> bool {
         let Some(worker) = self.worker(id) else { return false };
@@ -238,6 +256,7 @@ impl Roster {
             State::Booting => Reason::BootFailure,
             State::Ready => Reason::Crashed,
             State::Aborted { reason, .. } => reason,
+            State::Leaving { reason, how: Stop::Graceful, .. } => reason,
             State::Leaving { .. } | State::Condemned { .. } | State::Killed { .. } => return false,
         };
         let kill_at = now.after(DUMP_MAX);
@@ -440,10 +459,19 @@ impl Roster {
         overdue.map(|worker| worker.id).collect()
     }
 
-    /// The workers that were aborted and are to be killed now.
+    /// The workers that were aborted, or asked to leave while the others stay, and are to be killed
+    /// now.
     pub(crate) fn undead(&self, now: Stamp) -> Vec<WorkerId> {
-        let is_due =
-            |w: &&Worker| matches!(w.state, State::Aborted { kill_at, .. } if kill_at <= now);
+        let serves = self.phase == Phase::Serving;
+        let is_due = |worker: &&Worker| match worker.state {
+            State::Aborted { kill_at, .. } => kill_at <= now,
+            State::Leaving { kill_at, how: Stop::Graceful, .. } => serves && kill_at <= now,
+            State::Booting
+            | State::Ready
+            | State::Leaving { .. }
+            | State::Condemned { .. }
+            | State::Killed { .. } => false,
+        };
         self.workers().filter(is_due).map(|worker| worker.id).collect()
     }
 

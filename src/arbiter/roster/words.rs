@@ -29,7 +29,7 @@ pub(crate) struct Policy {
 
 /// A worker, by the order of its hiring. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct WorkerId(pub(super) u64);
+pub(crate) struct WorkerId(pub(in crate::arbiter) u64);
 
 /// A generation of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

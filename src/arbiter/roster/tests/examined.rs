@@ -78,6 +78,53 @@ fn who_dumps_a_core_when_aborted_gets_time_for_it_too() {
 }
 
 #[test]
+fn who_dumps_a_core_while_it_drains_gets_time_for_it_once() {
+    let mut pool = Pool::serving(POLICY, 2);
+    pool.roster.spent(WorkerId(1));
+    assert_eq!(pool.step(), [spawn(3, 0)]);
+    pool.ready(3);
+    assert_eq!(pool.step(), [drain(1, Reason::Recycled)]);
+    assert_eq!(pool.roster.undead(pool.now), []);
+    pool.now = pool.now.after(POLICY.graceful);
+    assert_eq!(pool.roster.undead(pool.now), [WorkerId(1)]);
+    assert!(pool.roster.dumps(WorkerId(1), pool.now));
+    assert_eq!(pool.pass(DUMP_MAX - NANO), []);
+    pool.now = pool.now.after(NANO);
+    assert_eq!(pool.roster.undead(pool.now), []);
+    assert!(!pool.roster.dumps(WorkerId(1), pool.now), "once");
+    assert_eq!(pool.step(), [kill(1, Reason::Recycled)]);
+}
+
+#[test]
+fn who_stops_with_all_others_gets_no_time_for_a_core() {
+    let mut pool = Pool::serving(POLICY, 1);
+    pool.roster.stop(Stop::Graceful);
+    assert_eq!(pool.step(), [drain(1, Reason::Asked)]);
+    pool.now = pool.now.after(POLICY.graceful);
+    assert_eq!(pool.roster.undead(pool.now), []);
+    assert_eq!(pool.step(), [kill(1, Reason::Asked)]);
+}
+
+#[test]
+fn the_time_to_die_begins_when_the_abort_was_sent() {
+    let mut pool = examined();
+    assert!(matches!(pool.step()[..], [Action::Abort(..)]));
+    pool.now = pool.now.after(SECOND); // for so long a hook has taken
+    pool.roster.aborted(WorkerId(1), pool.now);
+    assert_eq!(pool.pass(POLICY.abort_grace - NANO), []);
+    assert_eq!(pool.pass(NANO), [kill(1, Reason::Hung), spawn(2, 0)]);
+}
+
+#[test]
+fn a_worker_has_the_patience_of_what_it_is_at() {
+    let mut pool = Pool::new(POLICY, 1);
+    pool.step();
+    assert_eq!(pool.roster.patience(WorkerId(1)), POLICY.boot_timeout);
+    pool.ready(1);
+    assert_eq!(pool.roster.patience(WorkerId(1)), POLICY.timeout);
+}
+
+#[test]
 fn a_boot_that_takes_too_long_is_looked_at_too() {
     let mut pool = Pool::new(POLICY, 1);
     pool.step();

@@ -1,0 +1,48 @@
+//! Cores of whom a test lets crash, in a folder of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
+use crate::held::Held;
+
+/// Whether nothing bounds the cores of whom this process starts.
+pub fn may_dump_cores() -> bool {
+    getrlimit(Resource::RLIMIT_CORE).is_ok_and(|(_, most)| most == RLIM_INFINITY)
+}
+
+/// Has the core of whoever crashes in this folder wait, until what is returned is dropped; nothing,
+/// and a line that says why, if the machine does not allow it.
+pub fn hold_cores(folder: &Path) -> Option<Held> {
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    if !may_dump_cores() || pattern.contains(['|', '/', '@']) {
+        eprintln!("skipped: no core of our own, by the limit or the pattern {pattern:?}");
+        return None;
+    }
+    Held::new(folder)
+}
+
+/// There is one core in a folder, and all memory of which its head tells is in it.
+#[track_caller]
+pub fn expect_whole_core(folder: &Path) {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let is_core = |path: &PathBuf| path.is_file() && !path.ends_with("log");
+    let cores: Vec<_> = paths.filter(is_core).collect();
+    assert_eq!(cores.len(), 1, "{cores:?}");
+    let bytes = fs::read(&cores[0]).unwrap();
+    let number = |at: usize, size: usize| {
+        let mut word = [0; 8];
+        word[..size].copy_from_slice(&bytes[at..at + size]);
+        u64::from_le_bytes(word)
+    };
+    assert_eq!((&bytes[..5], number(16, 2)), (&b"\x7fELF\x02"[..], 4), "not a core of 64 bits");
+    let (table, size, count) = (number(32, 8), number(54, 2), number(56, 2));
+    let ends = (0..count).map(|index| {
+        let entry = usize::try_from(table + index * size).unwrap();
+        number(entry + 8, 8) + number(entry + 32, 8)
+    });
+    let end = ends.max().unwrap_or_default();
+    assert!(count > 3 && end > 100_000, "{count} parts up to {end}");
+    assert_eq!(bytes.len() as u64, end, "it was cut short");
+}

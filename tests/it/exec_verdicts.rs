@@ -1,0 +1,288 @@
+//! A program that does not get on is judged by what it does itself, and not by what its watch does.
+
+use std::any::Any;
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+
+use crate::cgroup::Group;
+use crate::cores::{expect_whole_core, hold_cores, may_dump_cores};
+use crate::exec::{program_of, wait_line};
+use crate::exec_programs::python_is_there;
+use crate::heard::{Record, Worker};
+use crate::held::Held;
+use crate::launch::Launch;
+use crate::proc::{stat, status, wait_until};
+use crate::support::Server;
+
+/// Says that it lives until there is a file `go`, then until there is a file `now`; then it does what
+/// it was told to. Its successor finds no `go`.
+const PROGRAM: &str = r#"
+import os, signal, socket, sys, time
+
+def notify(text):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        line.sendto(text.encode(), "\0" + os.environ["NOTIFY_SOCKET"][1:])
+
+def live(path="never"):
+    while not os.path.exists("../" + path):
+        notify("WATCHDOG=1")
+        time.sleep(0.05)
+
+def spin():
+    while True:
+        pass
+
+def sleep():
+    time.sleep(1000)
+
+def stop():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+def spawn():
+    # A child on the way to its program holds its parent in state D.
+    os.posix_spawn("/bin/true", ["true"], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, "fifo", 0, 0)])
+
+def make():
+    open("new", "w")
+
+def crash():
+    os.abort()
+
+def deaf():
+    signal.signal(signal.SIGABRT, signal.SIG_IGN)
+    time.sleep(1000)
+
+notify("READY=1")
+live("go")
+os.rename("../go", "../gone")
+live("now")
+globals()[sys.argv[1]]()
+live()
+"#;
+
+/// A server of one such program, in a folder of its own.
+struct Scene {
+    server: Server,
+    worker: Worker,
+    program: Pid,
+}
+
+impl Scene {
+    #[track_caller]
+    fn new(deed: &str, grace: &str) -> Self {
+        let flags = ["-k", "exec", "--ready-after", "1h", "-t", "1s", "--bind", "none"];
+        let mut launch = Launch::new(&flags).unbound().arg("--abort-grace").arg(grace);
+        fs::write(launch.path("app.py"), PROGRAM).unwrap();
+        fs::create_dir(launch.path("folder")).unwrap();
+        let folder = launch.path("folder");
+        mkfifo(&launch.dir().join("folder/fifo"), Mode::S_IRWXU).unwrap();
+        if may_dump_cores() {
+            launch = launch.with_cores().arg("--core").arg("unlimited");
+        }
+        let launch = launch.arg("--chdir").arg(folder);
+        let server = launch.program(&["python3", "../app.py", deed]).start();
+        let worker = server.wait_workers(1)[0];
+        let program = program_of(worker.pid);
+        Self { server, worker, program }
+    }
+
+    /// The program does what it was told to, under whatever is done to it besides; nothing if that
+    /// cannot be done.
+    #[track_caller]
+    fn go<R>(&self, help: impl FnOnce() -> Option<R>) -> Option<R> {
+        fs::write(self.server.path("go"), "").unwrap();
+        let gone = self.server.path("gone");
+        wait_until("it has seen the file", || gone.exists());
+        let kept = help()?;
+        fs::write(self.server.path("now"), "").unwrap();
+        Some(kept)
+    }
+
+    /// The record with this message about the worker.
+    #[track_caller]
+    fn wait_for(&self, message: &str) -> Record {
+        self.server.wait_for(message, |record| record.says(message, self.worker.pid))
+    }
+}
+
+/// What is done to a program besides, for as long as what is returned is kept; nothing if the machine
+/// does not allow it.
+type Help = fn(&Scene) -> Option<Box<dyn Any>>;
+
+const NONE: Help = |_| Some(Box::new(()));
+const HOLD: Help = |scene| Some(Box::new(Held::new(&scene.server.path("folder"))?));
+
+/// What a program does, and what is then said of it.
+const CAUSES: [(&str, &str, Help); 8] = [
+    ("spin", "busy", NONE),
+    ("sleep", "blocked", NONE),
+    ("stop", "stopped", NONE),
+    ("spawn", "unkillable", NONE),
+    ("make", "unkillable", HOLD),
+    ("live", "frozen", |scene| {
+        let group = Group::new("freezer")?;
+        group.take(scene.program);
+        group.freeze();
+        Some(Box::new(group))
+    }),
+    ("spin", "throttled", |scene| {
+        let group = Group::new("cpu")?;
+        group.take(scene.program);
+        group.limit_cpu(1000, 1_000_000);
+        Some(Box::new(group))
+    }),
+    ("live", "frozen", |scene| {
+        let group = Group::new("freezer")?;
+        group.take(scene.worker.pid);
+        group.freeze();
+        Some(Box::new(group))
+    }),
+];
+
+#[test]
+fn each_cause_has_a_verdict_of_its_own() {
+    if !python_is_there() {
+        return;
+    }
+    for (deed, verdict, help) in CAUSES {
+        let scene = Scene::new(deed, "500ms");
+        let Some(kept) = scene.go(|| help(&scene)) else { continue };
+        let is_told = |r: &Record| r.pid() == Some(scene.worker.pid) && r.text("verdict").is_some();
+        let told = scene.server.wait_for("a verdict", is_told);
+        assert_eq!(told.text("verdict"), Some(verdict), "{deed}: {told:?}");
+        let action = match verdict {
+            "frozen" | "throttled" => None,
+            "stopped" | "unkillable" => Some("killed"),
+            _ => Some("aborted"),
+        };
+        assert_eq!(told.text("action"), action, "{told:?}");
+        if action.is_none() {
+            assert_eq!(told.message(), "worker cannot run");
+            drop(kept);
+        } else {
+            let thread = told.number("thread");
+            assert_eq!(thread, Some(i64::from(scene.program.as_raw())), "{told:?}");
+            let exited = scene.server.wait_exited(scene.worker.pid);
+            assert_eq!(exited.text("reason"), Some("hung"), "{exited:?}");
+            scene.server.wait_replaced(scene.worker);
+            // One word, one kill, one successor: whatever becomes of the old one.
+            let hangs = scene.server.records_of("worker hung").len();
+            let started = scene.server.records_of("program started").len();
+            assert_eq!((hangs, started), (1, 2), "{deed}");
+            drop(kept);
+        }
+        wait_until("it goes, or gets on", || {
+            let state = stat(scene.program).map(|stat| stat.state);
+            if action.is_none() { state.is_some() } else { matches!(state, None | Some('Z')) }
+        });
+    }
+}
+
+#[test]
+fn a_frozen_program_is_left_alone() {
+    if !python_is_there() {
+        return;
+    }
+    let scene = Scene::new("live", "500ms");
+    let Some(group) = Group::new("freezer") else { return };
+    group.take(scene.program);
+    group.freeze();
+    assert_eq!(scene.wait_for("worker cannot run").text("verdict"), Some("frozen"));
+    let is_hung = |record: &Record| record.message() == "worker hung";
+    assert!(!scene.server.hears(Duration::from_secs(3), is_hung));
+    group.thaw();
+    assert!(!scene.server.hears(Duration::from_secs(2), is_hung));
+    assert_eq!(program_of(scene.worker.pid), scene.program);
+    assert_eq!(scene.server.records_of("worker exited").len(), 0);
+    drop(group);
+    scene.server.finish();
+}
+
+#[test]
+fn a_program_that_dumps_its_core_is_not_killed() {
+    if !python_is_there() {
+        return;
+    }
+    for (deed, reason) in [("crash", "crashed"), ("spin", "hung")] {
+        let scene = Scene::new(deed, "2s");
+        let folder = scene.server.path("folder");
+        let Some(held) = scene.go(|| hold_cores(&folder)) else { return };
+        let said = scene.wait_for("worker has crashed");
+        assert_eq!(said.text("verdict"), Some("dumping core"), "{said:?}");
+        scene.server.wait_replaced(scene.worker);
+        assert_eq!(status(scene.program, "CoreDumping"), ["1"], "it is still at it");
+        drop(held);
+        let exited = scene.server.wait_exited(scene.worker.pid);
+        let end = (exited.text("reason"), exited.text("signal"));
+        assert_eq!(end, (Some(reason), Some("SIGABRT")), "{exited:?}");
+        expect_whole_core(&scene.server.path("folder"));
+        scene.server.finish();
+    }
+}
+
+/// How long after the record of its hang a worker is killed.
+#[track_caller]
+fn from_hang_to_kill(server: &Server, worker: Pid, error: &str) -> Duration {
+    let at = |message: &str| {
+        let record = server.wait_for(message, |record| record.says(message, worker));
+        let stamp = humantime::parse_rfc3339(record.text("ts").unwrap()).unwrap();
+        (record, stamp)
+    };
+    let (hung, aborted): (Record, SystemTime) = at("worker hung");
+    let told = (hung.text("error"), hung.text("action"));
+    assert_eq!(told, (Some(error), Some("aborted")), "{hung:?}");
+    let (_, killed) = at("worker is killed");
+    let exited = server.wait_exited(worker);
+    assert_eq!(exited.text("signal"), Some("SIGKILL"), "{exited:?}");
+    killed.duration_since(aborted).unwrap()
+}
+
+/// Of two settings, and the times that have been measured under them.
+#[track_caller]
+fn expect_graces(graces: [Duration; 2], measured: [Duration; 2]) {
+    let early = graces.iter().zip(measured).any(|(grace, time)| time < *grace);
+    // Each is rounded to a millisecond by the log.
+    assert!(!early, "{measured:?} for {graces:?}");
+    assert!(measured[0] < graces[1], "{measured:?} for {graces:?}");
+}
+
+const GRACES: [(&str, Duration); 2] =
+    [("500ms", Duration::from_millis(500)), ("4s", Duration::from_secs(4))];
+
+#[test]
+fn one_that_ignores_its_abort_is_killed_after_its_grace() {
+    if !python_is_there() {
+        return;
+    }
+    let measured = GRACES.map(|(grace, _)| {
+        let scene = Scene::new("deaf", grace);
+        scene.go(|| Some(()));
+        let time = from_hang_to_kill(&scene.server, scene.worker.pid, "no heartbeat");
+        let exited = scene.server.wait_exited(scene.worker.pid);
+        assert_eq!(exited.text("reason"), Some("hung"));
+        scene.server.wait_replaced(scene.worker);
+        scene.server.finish();
+        time
+    });
+    expect_graces(GRACES.map(|(_, grace)| grace), measured);
+}
+
+#[test]
+fn one_that_is_late_and_ignores_its_abort_is_killed_after_its_grace() {
+    let measured = GRACES.map(|(grace, _)| {
+        let flags = ["-k", "exec", "--ready-after", "1h", "--boot-timeout", "2s", "--bind", "none"];
+        let launch = Launch::new(&flags).unbound().arg("--abort-grace").arg(grace);
+        let script = "trap '' ABRT; echo deaf; while :; do sleep 0.05; done";
+        let server = launch.program(&["sh", "-c", script]).spawn();
+        let worker = wait_line(&server, "it hears nothing", |said| said == "deaf").pid().unwrap();
+        let time = from_hang_to_kill(&server, worker, "not ready in time");
+        assert_eq!(server.wait_exited(worker).text("reason"), Some("boot failure"));
+        let is_next = |r: &Record| r.message() == "worker started" && r.pid() != Some(worker);
+        server.wait_for("its successor", is_next);
+        time
+    });
+    expect_graces(GRACES.map(|(_, grace)| grace), measured);
+}

@@ -1,0 +1,246 @@
+//! With several pools: what is said of the whole is said of all of them, what is asked of the whole
+//! reaches all of them, and what one of them is set to is nothing to the others.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::client::Client;
+use crate::daemons::{self, Daemon, expect_stillbirth};
+use crate::heard::Record;
+use crate::launch::Launch;
+use crate::load::Load;
+use crate::managers::{Manager, kill_outright};
+use crate::pools::{House, free_address, get, info, pids, two};
+use crate::proc::{children, wait_until};
+use crate::reuse_port::sockets_at;
+use crate::support::{Exit, Server};
+
+/// How long a pool takes to boot that is to be the last.
+const SLOW: Duration = Duration::from_millis(1500);
+
+fn slowly() -> String {
+    format!("[DEMO_BOOT_SLEEP_MS={}]", SLOW.as_millis())
+}
+
+#[test]
+fn the_manager_is_told_of_the_whole() {
+    let manager = Manager::new();
+    let (launch, mut house) = House::launch();
+    let [web, api] = [free_address(), free_address()];
+    house.bind("web", web).set("web", "workers", 2).bind("api", api).set("api", "env", slowly());
+    house.write();
+    let begun = Instant::now();
+    let mut server = launch.env("NOTIFY_SOCKET", &manager.name).spawn();
+    server.wait_for("the first pool", |record| record.text("pool") == Some("web"));
+    let ready = manager.wait_for(0, "READY=1");
+    assert!(ready.seen - begun >= SLOW, "said before all were ready: {ready:?}");
+    assert_eq!(ready.value("STATUS"), Some("3/3 ready, generation 1"));
+    assert_eq!((&info(web)["pool"], &info(api)["pool"]), (&"web".into(), &"api".into()));
+    // A reload is over when it is in all.
+    let mark = manager.mark();
+    server.signal(Signal::SIGHUP);
+    let reloading = manager.wait_for(mark, "RELOADING=1");
+    let ready = manager.wait_for(mark, "READY=1");
+    // Either may have been heard a little later than it was said.
+    assert!(ready.seen - reloading.seen >= SLOW / 2, "{ready:?}");
+    let mark = manager.mark();
+    server.signal(Signal::SIGTERM);
+    manager.wait_for(mark, "STOPPING=1");
+    server.expect_clean_end();
+    assert_eq!(manager.words().iter().filter(|word| word.has("READY=1")).count(), 2);
+}
+
+#[test]
+fn the_manager_hears_of_no_success_while_one_pool_fails() {
+    let manager = Manager::new();
+    let (launch, mut house) = House::launch();
+    house.bind("web", free_address()).bind("api", free_address());
+    house.set("api", "env", "[DEMO_FAIL_BOOT=1]").set("api", "boot_retries", 2).write();
+    let server = launch.env("NOTIFY_SOCKET", &manager.name).spawn();
+    assert_eq!(server.wait_exit(), Exit::Code(3));
+    assert_eq!(server.records_of("worker ready").len(), 1, "that of the other pool");
+    let words = manager.words();
+    assert!(!words.iter().any(|word| word.has("READY=1")), "{words:#?}");
+}
+
+/// The settings of two pools of a daemon.
+fn of_daemon(web: SocketAddr, api: SocketAddr, env: &str) -> String {
+    format!(
+        "boot_retries: 1\npools:\n  web:\n    bind: \"{web}\"\n  api:\n    bind: \"{api}\"\n    \
+         env: {env}\n"
+    )
+}
+
+/// A daemon of two pools of two workers each.
+#[track_caller]
+fn daemon(env: &str) -> (Daemon, [SocketAddr; 2]) {
+    let addresses = [free_address(), free_address()];
+    let (launch, name) = daemons::launch(&[], &of_daemon(addresses[0], addresses[1], env));
+    let daemon = Daemon { launcher: launch.unbound().spawn(), name };
+    assert_eq!(daemon.launcher.wait_exit(), Exit::Code(0), "{:?}", daemon.launcher.lines());
+    (daemon, addresses)
+}
+
+#[test]
+fn the_command_waits_until_all_pools_of_the_daemon_serve() {
+    let (daemon, addresses) = daemon(&slowly());
+    assert_eq!((daemon.count("worker ready"), daemon.count("ready")), (4, 1));
+    for (address, pool) in addresses.into_iter().zip(["web", "api"]) {
+        assert_eq!(info(address)["pool"], pool);
+    }
+    daemon.finish();
+}
+
+#[test]
+fn one_pool_that_cannot_boot_is_the_verdict_on_the_daemon() {
+    let settings = of_daemon(free_address(), free_address(), "[DEMO_FAIL_BOOT=1]");
+    let (launch, name) = daemons::launch(&[], &settings);
+    expect_stillbirth(launch.unbound(), &name, 3, &["api", "DEMO_FAIL_BOOT"]);
+}
+
+#[test]
+fn the_workers_of_all_pools_go_and_come_back() {
+    let (daemon, addresses) = daemon("[]");
+    let (old, master) = (daemon.workers(), daemon.master());
+    assert_eq!(old.len(), 4);
+    daemon.signal(Signal::SIGWINCH);
+    wait_until("the workers go", || daemon.workers().is_empty());
+    assert_eq!(daemon.master(), master);
+    // Who connects meanwhile waits, at each address.
+    let mut clients = addresses.map(|address| Client::tcp(address).unwrap());
+    clients.iter_mut().for_each(|client| client.ask("/info"));
+    daemon.signal(Signal::SIGHUP);
+    for (mut client, pool) in clients.into_iter().zip(["web", "api"]) {
+        assert_eq!(client.answer().json()["pool"], pool);
+    }
+    wait_until("they are back", || daemon.count("worker ready") == 8);
+    wait_until("four of them", || daemon.workers().len() == 4);
+    assert!(daemon.workers().iter().all(|pid| !old.contains(pid)));
+    daemon.finish();
+}
+
+#[test]
+fn the_log_is_reopened_by_the_workers_of_all_pools() {
+    let (daemon, addresses) = daemon("[]");
+    fs::rename(daemon.path("log"), daemon.path("log.1")).unwrap();
+    daemon.signal(Signal::SIGUSR1);
+    // The master is the first to open the new one.
+    wait_until("the master", || daemon.count("logs reopened") == 1);
+    for (address, pool) in addresses.into_iter().zip(["web", "api"]) {
+        let says_so = || {
+            assert_eq!(get(address, "/panic").status(), 500);
+            let records = daemon.records();
+            let said = records.iter().filter(|r| r["msg"] == "panic" && r["pool"] == pool);
+            said.map(|record| &record["pid"]).collect::<std::collections::HashSet<_>>().len() == 2
+        };
+        wait_until("both workers of a pool", says_so);
+    }
+    let text = fs::read_to_string(daemon.path("log.1")).unwrap();
+    daemon.signal(Signal::SIGTERM);
+    wait_until("nobody is left", || daemon.name.bearers().is_empty());
+    assert_eq!(fs::read_to_string(daemon.path("log.1")).unwrap(), text, "nobody writes there");
+}
+
+#[test]
+fn a_killed_master_comes_back_on_the_sockets_of_all_pools() {
+    let manager = Manager::new();
+    let (launch, mut house) = House::launch();
+    let addresses = [free_address(), free_address()];
+    house.top("fd_store", "true").bind("web", addresses[0]).bind("api", addresses[1]).write();
+    let server = launch.env("NOTIFY_SOCKET", &manager.name).start();
+    let stored = || {
+        let words = manager.words().into_iter();
+        words.filter(|word| word.has("FDSTORE=1")).collect::<Vec<_>>()
+    };
+    wait_until("both are kept", || stored().len() == 2);
+    let load = addresses.map(Load::connecting);
+    kill_outright(&server);
+    // In the other order, as a manager may: the names tell which is which.
+    let kept: Vec<_> = stored().into_iter().rev().collect();
+    let (mut moves, mut names) = (String::new(), Vec::new());
+    for (index, word) in kept.iter().enumerate() {
+        moves += &format!("exec {}<&{fd} {fd}<&-; ", 200 + index, fd = word.fds[0].as_raw_fd());
+        names.push(word.value("FDNAME").unwrap().to_owned());
+    }
+    let script = format!(
+        "{moves} exec 3<&200 200<&- 4<&201 201<&-; export LISTEN_PID=$$ LISTEN_FDS=2 \
+         LISTEN_FDNAMES='{}'; exec \"$0\" \"$@\"",
+        names.join(":")
+    );
+    let words = ["bash", "-c", &script, env!("CARGO_BIN_EXE_ostler")];
+    let mut next = Launch::by(&words, &["--config", &house.path]).unbound();
+    for word in &kept {
+        next = next.keep(word.fds[0].as_raw_fd());
+    }
+    let next = next.start();
+    assert_eq!(next.records_of("listening").len(), 2);
+    for (address, pool) in addresses.into_iter().zip(["web", "api"]) {
+        assert_eq!(info(address)["pool"], pool);
+    }
+    for load in load {
+        load.wait_answers(10);
+        load.finish();
+    }
+    next.finish();
+}
+
+/// Waits until there are so many workers of the pools `web` and `api`, and nobody old; and until that
+/// has been heard.
+#[track_caller]
+fn wait_alone(server: &Server, counts: [usize; 2]) {
+    wait_until("these workers alone", || {
+        children(server.pid).len() == counts[0] + counts[1]
+            && ["web", "api"].map(|pool| pids(server, pool).len()) == counts
+    });
+}
+
+#[test]
+fn one_pool_has_a_socket_for_each_worker_and_the_other_one_for_all() {
+    let (server, mut house, [web, api]) = two("mio");
+    house.set("web", "workers", 3).set("web", "reuse_port", "true").set("api", "workers", 2);
+    house.reload(&server);
+    wait_alone(&server, [3, 2]);
+    wait_until("their sockets", || (sockets_at(web), sockets_at(api)) == (3, 1));
+    for pool in ["web", "api"] {
+        let old = pids(&server, pool);
+        let victim = *old.first().unwrap();
+        kill(victim, Signal::SIGSTOP).unwrap();
+        let address = if pool == "web" { web } else { api };
+        let mut clients: Vec<_> = (0..20).map(|_| Client::tcp(address).unwrap()).collect();
+        clients.iter_mut().for_each(|client| client.ask("/info"));
+        kill(victim, Signal::SIGKILL).unwrap();
+        for mut client in clients {
+            assert_eq!(client.answer().json()["pool"], pool);
+        }
+        wait_until("a successor", || {
+            let now = pids(&server, pool);
+            now.len() == old.len() && !now.contains(&victim)
+        });
+    }
+    assert_eq!((sockets_at(web), sockets_at(api)), (3, 1));
+    server.finish();
+}
+
+#[test]
+fn memory_is_bounded_in_one_pool_only() {
+    let (server, mut house, [web, api]) = two("mio");
+    house.set("web", "workers", 1).set("web", "max_memory", "100M").reload(&server);
+    wait_alone(&server, [1, 1]);
+    let [small, free] = ["web", "api"].map(|pool| *pids(&server, pool).first().unwrap());
+    for address in [api, web] {
+        assert_eq!(get(address, "/leak?mb=150").status(), 200);
+    }
+    let large = server.wait_for("its size", |record| record.message() == "worker is too large");
+    assert_eq!((large.pid(), large.text("pool")), (Some(small), Some("web")), "{large:?}");
+    let is_end = |record: &Record| record.says("worker exited", small);
+    let exited = server.wait_for("its end", is_end);
+    assert_eq!((exited.text("reason"), exited.text("pool")), (Some("recycled"), Some("web")));
+    wait_until("a successor", || pids(&server, "web").len() == 1);
+    assert_eq!(server.records_of("worker is too large").len(), 1);
+    assert!(pids(&server, "api").contains(&free));
+    server.finish();
+}
