@@ -9,21 +9,16 @@
 //! the next ones: a shape for work that is cheapest when it is done for many at a time.
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
 use ostler::Runtime;
 use ostler::apps::Demo;
 use ostler::settings::Settings;
-use ostler::worker::{Buffers, Client, Stop, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{Arrival, Buffers, Client, WorkerClass, WorkerContext, WorkerError};
 use slog::debug;
 
 const BATCH_MAX: usize = 64;
-const WAKE: Token = Token(BATCH_MAX);
 
 struct Batch;
 
@@ -38,45 +33,19 @@ impl WorkerClass for Batch {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        let (life, mut poll) = (ctx.life(), Poll::new()?);
-        let wake = life.wake_fd().as_raw_fd();
-        poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
-        for (token, listener) in ctx.listeners().iter().enumerate() {
-            listener.watch(&poll, token)?;
-        }
-        let mut events = Events::with_capacity(8);
-        life.ready();
-        loop {
-            life.notify();
-            let stop = life.stop();
-            let batch = if stop == Stop::Now { Vec::new() } else { gather(ctx, stop) };
-            if !batch.is_empty() {
-                serve(ctx, batch)?;
-            } else if stop != Stop::None && ctx.expects_until().is_none() {
-                return Ok(());
-            } else if let Err(error) = poll.poll(&mut events, patience(ctx))
-                && error.kind() != io::ErrorKind::Interrupted
+        let mut acceptor = ctx.acceptor();
+        ctx.life().ready();
+        while let Some(first) = acceptor.next_client()? {
+            let mut batch = vec![first];
+            while batch.len() < BATCH_MAX
+                && let Arrival::Client(stream, address) = acceptor.poll(batch.len())
             {
-                return Err(error.into());
+                batch.push(ctx.open(stream, address, false));
             }
+            serve(ctx, batch)?;
         }
+        Ok(())
     }
-}
-
-/// How long it may sleep: until the next beat, or until nobody can come any more.
-fn patience(ctx: &WorkerContext<'_>) -> Option<Duration> {
-    let expectation = ctx.expects_until().map(|until| until.since(ctx.life().now()));
-    [expectation, ctx.life().pulse()].into_iter().flatten().min()
-}
-
-/// Everybody who waits, up to a limit; while draining, only where nobody serves after this worker.
-fn gather<'a>(ctx: &WorkerContext<'a>, stop: Stop) -> Vec<Client<'a>> {
-    let open = ctx.listeners().iter().filter(|door| stop == Stop::None || ctx.must_empty(door));
-    let newcomers = open.flat_map(|listener| {
-        // Out of descriptors: those who are in are served first, and the others go on waiting.
-        std::iter::from_fn(|| listener.accept().inspect_err(|e| ctx.warn_of_pause(e)).ok()?)
-    });
-    newcomers.take(BATCH_MAX).map(|(stream, from)| ctx.open(stream, from, false)).collect()
 }
 
 /// Serves a batch. While the main thread waits for the others, they beat for it.

@@ -30,6 +30,8 @@ pub(crate) struct Look {
     pub(crate) period: Option<Duration>,
     /// The thread that is overdue; `None` if it could not be seen.
     pub(crate) thread: Option<Thread>,
+    /// Its other threads, or some of many.
+    pub(crate) others: Vec<Thread>,
 }
 
 /// A thread at one moment.
@@ -94,6 +96,8 @@ pub(crate) struct Diagnosis {
     pub(crate) cpu: Option<u32>,
     /// The thread, as it was seen last.
     pub(crate) thread: Option<Thread>,
+    /// The other threads, with the same share of each.
+    pub(crate) others: Vec<(Thread, Option<u32>)>,
 }
 
 impl Look {
@@ -108,11 +112,8 @@ pub(crate) fn diagnose(first: &Look, second: Look) -> Diagnosis {
     let (before, after) = (first.thread.as_ref(), second.thread.as_ref());
     // Another thread may have been the one that was overdue: then there is one look at this one.
     let before = before.filter(|before| after.is_some_and(|after| before.number == after.number));
-    let cpu = before.zip(after).and_then(|(before, after)| {
-        let ran = after.ran.saturating_sub(before.ran).as_nanos();
-        let share = (ran * 100).checked_div(second.at.since(first.at).as_nanos())?;
-        Some(u32::try_from(share).unwrap_or(u32::MAX).min(100))
-    });
+    let between = second.at.since(first.at);
+    let cpu = before.zip(after).and_then(|(before, after)| share(before, after, between));
     let was = |states: &[char]| {
         let seen = [before, after];
         after.is_some() && seen.into_iter().flatten().all(|t| states.contains(&t.state))
@@ -138,7 +139,19 @@ pub(crate) fn diagnose(first: &Look, second: Look) -> Diagnosis {
     } else {
         Verdict::Blocked
     };
-    Diagnosis { verdict, cpu, thread: second.thread }
+    let others = second.others.into_iter().map(|after| {
+        let before = first.others.iter().find(|before| before.number == after.number);
+        let cpu = before.and_then(|before| share(before, &after, between));
+        (after, cpu)
+    });
+    Diagnosis { verdict, cpu, thread: second.thread, others: others.collect() }
+}
+
+/// How much of a time a thread has run, in percent.
+fn share(before: &Thread, after: &Thread, time: Duration) -> Option<u32> {
+    let ran = after.ran.saturating_sub(before.ran).as_nanos();
+    let share = (ran * 100).checked_div(time.as_nanos())?;
+    Some(u32::try_from(share).unwrap_or(u32::MAX).min(100))
 }
 
 #[cfg(test)]
@@ -151,7 +164,8 @@ mod tests {
         let thread = Thread { number: 7, state, ..Thread::default() };
         let at = AT;
         let (dumping, frozen, throttled, period) = (false, false, None, None);
-        Look { at, dumping, frozen, throttled, period, thread: Some(thread) }
+        let (thread, others) = (Some(thread), Vec::new());
+        Look { at, dumping, frozen, throttled, period, thread, others }
     }
 
     /// A second look, at which the thread has run for so many milliseconds of twenty.
@@ -226,6 +240,22 @@ mod tests {
     fn a_core_that_is_dumped_explains_everything() {
         let dumping = Look { dumping: true, frozen: true, ..later('D', 0) };
         assert_eq!(verdict(look('D'), dumping).0, Verdict::DumpingCore);
+    }
+
+    #[test]
+    fn the_other_threads_are_told_of_and_not_judged() {
+        let thread = |number, ran| Thread {
+            number,
+            state: 'R',
+            ran: Duration::from_millis(ran),
+            ..Thread::default()
+        };
+        let first = Look { others: vec![thread(8, 100), thread(9, 0)], ..look('S') };
+        let second = Look { others: vec![thread(8, 110), thread(10, 20)], ..later('S', 0) };
+        let diagnosis = diagnose(&first, second);
+        assert_eq!(diagnosis.verdict, Verdict::Blocked);
+        let told = [(thread(8, 110), Some(50)), (thread(10, 20), None)];
+        assert_eq!(diagnosis.others, told);
     }
 
     #[test]

@@ -149,7 +149,7 @@ mod tests {
         let thread = Thread { number: 7, state: 'R', ran, ..Thread::default() };
         let throttled = Some(throttled);
         let (dumping, frozen, period) = (false, false, Some(Duration::from_millis(100)));
-        Look { at, dumping, frozen, throttled, period, thread: Some(thread) }
+        Look { at, dumping, frozen, throttled, period, thread: Some(thread), others: Vec::new() }
     }
 
     fn case(since: u64) -> Case {

@@ -104,7 +104,11 @@ impl Pool<'_> {
                 let facts = facts
                     .text("verdict", diagnosis.verdict.words())
                     .maybe(diagnosis.cpu, |facts, cpu| facts.number("cpu_percent", cpu));
-                facts.maybe(diagnosis.thread.clone(), with_thread)
+                let others: Vec<_> = diagnosis.others.iter().map(in_brief).collect();
+                let others = (!others.is_empty()).then(|| others.join("; "));
+                facts
+                    .maybe(diagnosis.thread.clone(), with_thread)
+                    .maybe(others, |facts, others| facts.text("others", others))
             });
         warn!(self.log(), "worker hung"; facts, "action" => action);
         let (worker, work) = (self.facts_of(id), unit.as_ref().map(|unit| unit.label.as_str()));
@@ -121,4 +125,16 @@ fn with_thread(facts: Facts, thread: Thread) -> Facts {
         .maybe(thread.call, |facts, call| facts.text("call", call))
         .maybe(thread.channel, |facts, channel| facts.text("wchan", channel))
         .maybe(stack, |facts, stack| facts.text("stack", stack))
+}
+
+/// Another thread, such as `4711 S futex` or `4712 R 98%`.
+fn in_brief((thread, cpu): &(Thread, Option<u32>)) -> String {
+    let mut words = format!("{} {}", thread.number, thread.state);
+    if let Some(call) = &thread.call {
+        words = format!("{words} {call}");
+    }
+    if let Some(cpu) = cpu.filter(|cpu| *cpu > 0) {
+        words = format!("{words} {cpu}%");
+    }
+    words
 }

@@ -16,10 +16,16 @@ const TICK: Duration = Duration::from_millis(10);
 /// How many functions of the kernel are told.
 const STACK_MAX: usize = 8;
 
-/// Looks at a process, and at one of its threads; at its first one if that is none of its own.
+/// How many threads are looked at besides the one that matters.
+const OTHERS_MAX: usize = 16;
+
+/// Looks at a process, and at one of its threads; at its first one if that is none of its own; and at
+/// the others in passing.
 pub(crate) fn look(pid: Pid, thread: u64, cgroups: &Cgroups) -> Look {
     let main = || u64::try_from(pid.as_raw()).ok();
     let thread = look_at_thread(pid, thread).or_else(|| look_at_thread(pid, main()?));
+    let number = thread.as_ref().map(|thread| thread.number);
+    let others = threads(pid).into_iter().filter(|other| Some(*other) != number).take(OTHERS_MAX);
     Look {
         at: clock::now(),
         dumping: is_dumping_core(pid),
@@ -27,7 +33,17 @@ pub(crate) fn look(pid: Pid, thread: u64, cgroups: &Cgroups) -> Look {
         throttled: cgroups.throttled(pid),
         period: cgroups.cpu_period(pid),
         thread,
+        others: others.filter_map(|other| look_at_thread(pid, other)).collect(),
     }
+}
+
+/// The numbers of a process's threads, the oldest first as long as numbers have not begun anew.
+fn threads(pid: Pid) -> Vec<u64> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut numbers: Vec<u64> = numbers.collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 /// How much memory a process has, in bytes. To count what it shares by its share is dear, and done
@@ -68,9 +84,8 @@ fn family(pid: Pid) -> Vec<Pid> {
 /// The children of a process, those of one thread in the order of their birth (where the kernel
 /// lists them).
 fn children(parent: Pid) -> Vec<Pid> {
-    let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten();
-    let lists = threads.flatten().filter_map(|thread| {
-        let text = fs::read_to_string(thread.path().join("children")).ok()?;
+    let lists = threads(parent).into_iter().filter_map(|thread| {
+        let text = fs::read_to_string(format!("/proc/{parent}/task/{thread}/children")).ok()?;
         let numbers = text.split_whitespace().filter_map(|number| number.parse().ok());
         Some(numbers.map(Pid::from_raw).collect::<Vec<_>>())
     });

@@ -246,6 +246,17 @@ fn groups_within_the_group_of_a_worker_end_with_it() {
     finish(&group, server);
 }
 
+/// Kills the worker, and expects what it has started to be gone.
+fn expect_no_stray(group: &Group, server: Server) {
+    let victim = server.wait_workers(1)[0];
+    let stray = stray(&server);
+    assert_eq!(group_of(stray), group_of(victim.pid));
+    kill(victim.pid, Signal::SIGKILL).unwrap();
+    wait_gone(group, &server, victim.pid, stray);
+    server.wait_replaced(victim);
+    finish(group, server);
+}
+
 #[test]
 fn workers_of_another_user_are_in_their_groups_too() {
     if !Uid::current().is_root() {
@@ -254,13 +265,7 @@ fn workers_of_another_user_are_in_their_groups_too() {
     }
     let Some(group) = delegated() else { return };
     let server = group.launch(&["--user", "65534", "--group", "65534"]).start();
-    let victim = server.wait_workers(1)[0];
-    let stray = stray(&server);
-    assert_eq!(group_of(stray), group_of(victim.pid));
-    kill(victim.pid, Signal::SIGKILL).unwrap();
-    wait_gone(&group, &server, victim.pid, stray);
-    server.wait_replaced(victim);
-    finish(&group, server);
+    expect_no_stray(&group, server);
 }
 
 /// The words by which somebody without privileges runs a program; none, and a line that says why, if
@@ -290,13 +295,7 @@ fn a_master_without_privileges_can_have_been_given_its_group() {
     let (Some(group), Some(words)) = (delegated(), without_privileges()) else { return };
     give_away(&group);
     let server = group.launch_by(&words, &[]).start();
-    let victim = server.wait_workers(1)[0];
-    let stray = stray(&server);
-    assert_eq!(group_of(stray), group_of(victim.pid));
-    kill(victim.pid, Signal::SIGKILL).unwrap();
-    wait_gone(&group, &server, victim.pid, stray);
-    server.wait_replaced(victim);
-    finish(&group, server);
+    expect_no_stray(&group, server);
 }
 
 #[test]

@@ -122,8 +122,26 @@ fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) -> Record {
     for fact in ["pid", "slot", "thread", "for_ms", "work_ms", "seat"] {
         assert!(hung.number(fact).is_some(), "no {fact}: {hung:?}");
     }
+    expect_the_others_told(&hung);
     server.finish();
     hung
+}
+
+/// The record of a hang tells of each thread: of the one that hangs, and in brief of the others.
+#[track_caller]
+fn expect_the_others_told(hung: &Record) {
+    let numbers = ["pid", "thread"].map(|fact| hung.number(fact).unwrap());
+    let others = hung.text("others").unwrap_or_default();
+    let mut told: Vec<_> = others.split("; ").filter_map(|other| other.split_once(' ')).collect();
+    told.retain(|(number, _)| number.parse() != Ok(numbers[1]));
+    assert_eq!(told.len(), others.split_terminator("; ").count(), "{hung:?}");
+    for (number, words) in &told {
+        assert!(number.parse::<u64>().is_ok(), "{hung:?}");
+        assert!(words.starts_with(['R', 'S', 'D']), "{hung:?}");
+    }
+    let is_first = |number: &&str| number.parse() == Ok(numbers[0]);
+    let first_hangs = numbers[0] == numbers[1];
+    assert!(first_hangs || told.iter().any(|(number, _)| is_first(number)), "{hung:?}");
 }
 
 fn a_crashed_worker_is_replaced(class: &str) {

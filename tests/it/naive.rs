@@ -10,6 +10,7 @@ use crate::example::example;
 use crate::launch::Launch;
 use crate::proc::comes_true;
 use crate::recycling::{expect_never_fewer_than, serve_until_recycled};
+use crate::stopping::expect_the_queue_answered;
 use crate::support::{Exit, Server};
 
 macro_rules! on_naive_classes {
@@ -94,18 +95,8 @@ fn term_lets_the_slow_request_finish(class: &str) {
 }
 
 fn term_answers_what_the_kernel_has_queued(class: &str) {
-    let Some(mut server) = start(class, &[]) else { return };
-    let mut busy = server.begin("/sleep?ms=1000");
-    let mut queued: Vec<_> = (0..8).map(|_| server.connect()).collect();
-    for client in &mut queued {
-        client.ask("/");
-    }
-    server.signal(Signal::SIGTERM);
-    assert_eq!(busy.answer().status(), 200);
-    for client in &mut queued {
-        assert_eq!(client.answer().text(), "Hello, world!\n");
-    }
-    server.expect_clean_end();
+    let Some(server) = start(class, &[]) else { return };
+    expect_the_queue_answered(server);
 }
 
 fn term_gives_up_at_the_graceful_timeout(class: &str) {

@@ -43,7 +43,11 @@ fn term_lets_the_slow_request_finish(class: &str) {
 }
 
 fn term_answers_what_the_kernel_has_queued(class: &str) {
-    let mut server = Server::start(&["-k", class, "--threads", "1"]);
+    expect_the_queue_answered(Server::start(&["-k", class, "--threads", "1"]));
+}
+
+/// Who waits behind a slow request when the server is told to stop is answered.
+pub fn expect_the_queue_answered(mut server: Server) {
     let mut busy = server.begin("/sleep?ms=1000");
     let mut queued: Vec<_> = (0..8).map(|_| server.connect()).collect();
     for client in &mut queued {
