@@ -5,6 +5,7 @@
 //! and is shared by its threads, a [`Connection`] serves one client. Where there are no clients, a
 //! [`Job`] stands in for a service.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
@@ -253,6 +254,27 @@ impl<'a> Exchange<'a> {
     /// The present date in the form of RFC 9110, section 5.6.7.
     pub fn date(&mut self) -> [u8; 29] {
         self.desk.date()
+    }
+
+    /// The output, and the time that the unit of work has, for two who use one of them each.
+    pub(crate) fn split(&mut self) -> (&mut Vec<u8>, Allowance<'_>) {
+        (self.out, Allowance(RefCell::new(self.desk)))
+    }
+}
+
+/// The time that a unit of work has. Who does the work may ask for more of it.
+pub(crate) struct Allowance<'a>(RefCell<&'a mut dyn Desk>);
+
+impl Allowance<'_> {
+    /// As [`Exchange::extend`].
+    pub(crate) fn extend(&self, time: Duration) {
+        self.0.borrow_mut().extend(time);
+    }
+}
+
+impl fmt::Debug for Allowance<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Allowance")
     }
 }
 

@@ -30,6 +30,7 @@ const EXIT_AFTER: i32 = 7;
 /// | `/pid` | the worker's process id |
 /// | `/info` | JSON: pid, pool, slot, class, generation, requests |
 /// | `/sleep?ms=N` | after so many milliseconds |
+/// | `/long?ms=N` | the same, having asked for so much time: it is no hang |
 /// | `/hang`, `/spin` | never; the one sleeps, the other burns |
 /// | `/crash`, `/exit?code=N` | none: the worker aborts, or exits with the code (0 unless given) |
 /// | `/panic` | 500; the worker lives |
@@ -82,6 +83,10 @@ impl Handler for DemoHandler {
             "/pid" => Ok(Response::text(format!("{}\n", process::id()))),
             "/info" => Ok(self.info(requests)),
             "/sleep" => required(request, "ms").map(sleep),
+            "/long" => required(request, "ms").map(|ms: u64| {
+                request.extend(Duration::from_millis(ms.saturating_add(1000)));
+                sleep(ms)
+            }),
             "/hang" => loop {
                 thread::sleep(Duration::from_secs(3600));
             },

@@ -3,8 +3,10 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::head::Head;
+use crate::app::Allowance;
 
 /// The version a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +23,17 @@ pub struct Request<'a> {
     head: &'a Head<'a>,
     body: &'a [u8],
     client: Option<SocketAddr>,
+    allowance: Allowance<'a>,
 }
 
 impl<'a> Request<'a> {
-    pub(super) fn new(head: &'a Head<'a>, body: &'a [u8], client: Option<SocketAddr>) -> Self {
-        Self { head, body, client }
+    pub(super) fn new(
+        head: &'a Head<'a>,
+        body: &'a [u8],
+        client: Option<SocketAddr>,
+        allowance: Allowance<'a>,
+    ) -> Self {
+        Self { head, body, client, allowance }
     }
 
     /// The method, in the case in which it came.
@@ -82,6 +90,13 @@ impl<'a> Request<'a> {
     /// The address at the other end of the connection; none for a unix socket.
     pub fn client(&self) -> Option<SocketAddr> {
         self.client
+    }
+
+    /// Asks for more time: the answer needs until so long from now, at least. At most an hour, but
+    /// the handler may ask again, as often as there is progress. Until then the worker is not taken
+    /// for hung on its account.
+    pub fn extend(&self, time: Duration) {
+        self.allowance.extend(time);
     }
 }
 

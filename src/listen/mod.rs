@@ -298,18 +298,22 @@ impl Listener {
         &self.name
     }
 
-    /// Accepts one client; `None` if nobody waits.
+    /// Accepts one client; `None` if nobody waits, or can wait yet.
     ///
     /// # Errors
     /// No resources for another connection now, such as `EMFILE`: pause, do not spin. `EINVAL`
     /// (`InvalidInput`): the socket has ended listening, and nobody will ever come.
     pub fn accept(&self) -> io::Result<Option<(Stream, Option<SocketAddr>)>> {
+        if self.door() == Door::Unopened {
+            return Ok(None);
+        }
         let client = socket::accept(self.fd.as_fd())?;
         Ok(client.map(|(fd, address)| (Stream { fd }, address)))
     }
 
     /// Joins an epoll instance such that one waiting process is woken for a new connection, and
-    /// not all (Linux). Level-triggered; its events carry `token`.
+    /// not all (Linux). Level-triggered; its events carry `token`. With `reuse_port`, watch only those
+    /// that the worker attends: one that does not listen yet is always ready.
     ///
     /// # Errors
     /// From epoll_ctl(2).

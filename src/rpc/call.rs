@@ -1,12 +1,13 @@
 //! What a method is told, and how it reads its arguments and writes its result.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::arguments::{NO_ARRAY, Params};
 use super::error::Error;
-use crate::app::Place;
+use crate::app::{Allowance, Place};
 
 /// One call: its parameters, who makes it, and where it is answered.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +15,7 @@ pub struct Call<'a> {
     pub(super) params: Params<'a>,
     pub(super) peer: &'a Option<SocketAddr>,
     pub(super) place: &'a Place,
+    pub(super) allowance: &'a Allowance<'a>,
 }
 
 impl<'a> Call<'a> {
@@ -25,6 +27,13 @@ impl<'a> Call<'a> {
     /// The caller's address, for TCP; a unix socket's client has none.
     pub fn peer(&self) -> Option<SocketAddr> {
         *self.peer
+    }
+
+    /// Asks for more time: the method needs until so long from now, at least. At most an hour, but it
+    /// may ask again, as often as there is progress. Until then the worker is not taken for hung on
+    /// its account.
+    pub fn extend(&self, time: Duration) {
+        self.allowance.extend(time);
     }
 
     /// The arguments, which may borrow from the message: a tuple such as `(&str, u64)`, `()` if

@@ -240,7 +240,7 @@ impl<'s> RpcConnection<'s> {
         if let Some(id) = message.id {
             begin_result(exchange.out, id);
         }
-        let result = self.call(message, exchange.out);
+        let result = self.call(message, exchange);
         match (message.id, result) {
             (Some(_), Ok(())) => (),
             (Some(id), Err(error)) => {
@@ -259,13 +259,14 @@ impl<'s> RpcConnection<'s> {
     }
 
     /// Calls the method, which appends its result.
-    fn call(&mut self, message: &Message<'_>, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn call(&mut self, message: &Message<'_>, exchange: &mut Exchange<'_>) -> Result<(), Error> {
         let Rpc { service, place, .. } = self.rpc;
         let Some((found, method)) = service.find(message.method, self.last_method) else {
             return Err(Error::unknown(message.method));
         };
         self.last_method = found;
-        let call = Call { params: message.params, peer: &self.peer, place };
+        let (out, allowance) = exchange.split();
+        let call = Call { params: message.params, peer: &self.peer, place, allowance: &allowance };
         // The method is shared by all clients anyway: what a panic leaves behind in it is seen by
         // other threads whether it is caught here or not.
         catch_unwind(AssertUnwindSafe(|| method(&call, &mut Answer { out })))

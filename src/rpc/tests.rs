@@ -22,9 +22,14 @@ use crate::app::{Desk, Exchange, Next, Options, Patience};
 struct Recorder {
     units: Vec<String>,
     ended: usize,
+    asked: Duration,
 }
 
 impl Desk for Recorder {
+    fn extend(&mut self, time: Duration) {
+        self.asked += time;
+    }
+
     fn begin(&mut self, label: &[u8]) {
         assert_eq!(self.ended, self.units.len(), "one unit at a time");
         self.units.push(label.escape_ascii().to_string());
@@ -326,7 +331,14 @@ fn arguments_of_any_shape_are_read() {
     }
 
     let place = place();
-    let call = |bytes| Call { params: Params { bytes, flat: false }, peer: &None, place: &place };
+    let mut recorder = Recorder::default();
+    let mut out = Vec::new();
+    let mut exchange = Exchange::new(&mut out, &mut recorder);
+    let (_, allowance) = exchange.split();
+    let call = |bytes| {
+        let params = Params { bytes, flat: false };
+        Call { params, peer: &None, place: &place, allowance: &allowance }
+    };
     assert_eq!(call(b"\x92\x01\x02").arguments(), Ok((1, 2)));
     assert_eq!(call(b"\x92\x01\x02").arguments(), Ok(vec![1, 2]));
     assert_eq!(call(b"\x92\x01\x02").arguments(), Ok([1, 2]));
@@ -336,6 +348,21 @@ fn arguments_of_any_shape_are_read() {
     assert_eq!(call(b"\x90").arguments(), Ok(Vec::<u8>::new()));
     assert!(call(b"\x91\x01").arguments::<()>().is_err());
     assert!(call(b"\x81\xa1a\x01").arguments::<(u8,)>().is_err());
+}
+
+#[test]
+fn a_method_asks_for_more_time() {
+    let hour = Duration::from_secs(3600);
+    let service = Service::new().method_with("report", move |call, ()| {
+        call.extend(hour);
+        call.extend(hour);
+        Ok::<_, Error>(())
+    });
+    let rpc = Rpc::new(service, &place());
+    let mut client = Client::new(&rpc);
+    client.send(request(1, "report", [0; 0]));
+    client.expect(1, ());
+    assert_eq!(client.recorder.asked, 2 * hour);
 }
 
 #[test]

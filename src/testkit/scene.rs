@@ -205,8 +205,7 @@ impl<'k> Scene<'k> {
         expected: &str,
         patience: Duration,
     ) -> Result<ExitStatus, Breach> {
-        self.exit_within(patience)
-            .ok_or_else(|| self.breach(expected, format!("it is there after {patience:?}")))
+        self.exit_within(patience).ok_or_else(|| self.breach(expected, self.who_is_left(patience)))
     }
 
     fn exit_within(&mut self, patience: Duration) -> Option<ExitStatus> {
@@ -232,9 +231,13 @@ impl<'k> Scene<'k> {
         if comes_true(patience, || self.survivors().is_empty()) {
             return Ok(());
         }
-        let left: Vec<_> = self.survivors().iter().map(|stat| stat.pid.to_string()).collect();
-        let seen = format!("there are, after {patience:?}: {}", left.join(", "));
-        Err(self.breach("no process is left", seen))
+        Err(self.breach("no process is left", self.who_is_left(patience)))
+    }
+
+    /// Who should have gone, and whether it sleeps or computes.
+    fn who_is_left(&self, patience: Duration) -> String {
+        let left: Vec<_> = self.survivors().iter().map(describe).collect();
+        format!("there are, after {patience:?}: {}", left.join("; "))
     }
 
     fn survivors(&self) -> Vec<Stat> {
@@ -322,4 +325,19 @@ pub(super) fn under_load(
 /// When something was begun, to say how long it took.
 pub(super) fn since(begun: Instant) -> String {
     format!("after {:.1} s", begun.elapsed().as_secs_f32())
+}
+
+/// A process in a few words: `4711 (R, 11.9 s of processor)`.
+fn describe(stat: &Stat) -> String {
+    let Stat { pid, state, ticks, .. } = stat;
+    let seconds = *ticks as f64 / 100.0;
+    format!("{pid} ({state}, {seconds:.1} s of processor)")
+}
+
+/// What the log says of a worker's end: `reason: asked, code: 1`.
+pub(super) fn ending(exited: &Record) -> String {
+    let text = |name: &str| Some(format!("{name}: {}", exited.text(name)?));
+    let code = exited.number("code").map(|code| format!("code: {code}"));
+    let told: Vec<_> = [text("reason"), code, text("signal")].into_iter().flatten().collect();
+    told.join(", ")
 }

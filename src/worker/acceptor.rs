@@ -43,62 +43,7 @@ pub enum Arrival {
 /// its own [polls](Self::poll), watches the listeners that the acceptor [awaits](Self::awaits), and
 /// says who [knocks](Self::knock):
 ///
-/// ```
-/// use std::os::fd::AsRawFd;
-/// use std::time::Duration;
-///
-/// use mio::unix::SourceFd;
-/// use mio::{Events, Interest, Poll, Token};
-/// use ostler::worker::{Arrival, WorkerClass, WorkerContext, WorkerError};
-///
-/// /// Serves one client after another, from a poll of its own.
-/// struct Patient;
-///
-/// const WAKE: Token = Token(usize::MAX);
-///
-/// impl WorkerClass for Patient {
-///     fn name(&self) -> &'static str {
-///         "patient"
-///     }
-///
-///     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-///         let (life, mut acceptor) = (ctx.life(), ctx.acceptor());
-///         let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(8));
-///         let wake = life.wake_fd().as_raw_fd();
-///         poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
-///         let mut watched = vec![false; ctx.listeners().len()];
-///         life.ready();
-///         loop {
-///             let until = match acceptor.poll(0) {
-///                 Arrival::Client(stream, address) => {
-///                     ctx.open(stream, address, false).serve(ctx);
-///                     continue;
-///                 }
-///                 Arrival::Nobody { until } => until,
-///                 Arrival::Over => return Ok(()),
-///             };
-///             for (index, listener) in ctx.listeners().iter().enumerate() {
-///                 let (registry, fd) = (poll.registry(), listener.as_raw_fd());
-///                 match (watched[index], acceptor.awaits(index)) {
-///                     (false, true) => {
-///                         registry.register(&mut SourceFd(&fd), Token(index), Interest::READABLE)?;
-///                     }
-///                     (true, false) => registry.deregister(&mut SourceFd(&fd))?,
-///                     (true, true) | (false, false) => continue,
-///                 }
-///                 watched[index] = !watched[index];
-///             }
-///             poll.poll(&mut events, until.map(|at| at.since(life.now())))?;
-///             for event in &events {
-///                 match event.token() {
-///                     WAKE => _ = life.stop(),
-///                     Token(index) => acceptor.knock(index),
-///                 }
-///             }
-///         }
-///     }
-/// }
-/// ```
+#[doc = concat!("```no_run\n", include_str!("../../examples/own_loop.rs"), "```")]
 pub struct Acceptor<'a> {
     ctx: WorkerContext<'a>,
     doors: Vec<Entrance>,

@@ -27,6 +27,7 @@ on_every_class!(
     an_idle_worker_is_left_alone,
     a_busy_worker_is_left_alone,
     a_slow_request_within_its_time_is_left_alone,
+    a_request_that_asks_for_more_time_is_left_alone,
     a_queue_of_slow_requests_is_no_hang,
     a_master_that_was_stopped_kills_nobody,
 );
@@ -312,6 +313,18 @@ fn a_slow_request_within_its_time_is_left_alone(class: &str) {
     let server = Server::start(&["-k", class, "-t", "5s"]);
     assert_eq!(server.get("/sleep?ms=1500").status(), 200);
     expect_peace(&server);
+    server.finish();
+}
+
+fn a_request_that_asks_for_more_time_is_left_alone(class: &str) {
+    let server = Server::start(&["-k", class, "-t", "1s", "--abort-grace", "500ms"]);
+    assert_eq!(server.get("/long?ms=3000").status(), 200);
+    expect_peace(&server);
+    // The next one has asked for nothing.
+    let mut client = server.begin("/sleep?ms=60000");
+    let is_hung = |record: &Record| record.message() == "worker hung";
+    assert_eq!(server.wait_for("a hang", is_hung).text("work"), Some("GET /sleep"));
+    client.expect_end();
     server.finish();
 }
 

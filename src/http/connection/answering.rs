@@ -24,7 +24,8 @@ impl<H: Handler> HttpConnection<'_, H> {
         exchange: &mut Exchange<'_>,
     ) {
         begin_unit(head, bytes, exchange);
-        let request = Request::new(head, body, self.client);
+        let (_, allowance) = exchange.split();
+        let request = Request::new(head, body, self.client, allowance);
         let handler = &self.service.handler;
         // The handler is shared by all clients anyway: what a panic leaves behind in it is seen by
         // other threads whether it is caught here or not.

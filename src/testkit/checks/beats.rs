@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::os::command;
 use crate::testkit::heard::Record;
 use crate::testkit::proc::{stat, times_asleep};
-use crate::testkit::scene::{Scene, Verdict, since, under_load};
+use crate::testkit::scene::{Scene, Verdict, ending, since, under_load};
 use crate::testkit::{Kit, Task};
 
 /// So long a silence is a hang in these checks.
@@ -108,6 +108,5 @@ fn expect_end_by_hang(scene: &Scene<'_>, exited: &Record) -> Verdict {
     if exited.text("reason") == Some("hung") && matches!(signal, Some("SIGABRT" | "SIGKILL")) {
         return Ok(());
     }
-    let seen = format!("reason {:?}, signal {signal:?}", exited.text("reason"));
-    Err(scene.breach("a hung worker ends by SIGABRT or SIGKILL", seen))
+    Err(scene.breach("a hung worker ends by SIGABRT or SIGKILL", ending(exited)))
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::os::command;
 use crate::os::signal::Signal;
 use crate::testkit::feed::Task;
-use crate::testkit::scene::{Scene, Verdict, since};
+use crate::testkit::scene::{Scene, Verdict, ending, since};
 use crate::testkit::{DEADLINE, Kit};
 
 /// Far from `graceful_timeout`, which is 30 seconds, and generous on a busy machine.
@@ -25,9 +25,8 @@ pub(super) fn drain(kit: &Kit) -> Verdict {
 fn expect_good_ends(scene: &Scene<'_>, reason: &str) -> Verdict {
     for exited in scene.records().iter().filter(|record| record.message() == "worker exited") {
         if exited.text("reason") != Some(reason) || exited.number("code") != Some(0) {
-            let (reason, code) = (exited.text("reason"), exited.number("code"));
-            let seen = format!("reason {reason:?}, code {code:?}, {:?}", exited.text("signal"));
-            return Err(scene.breach("a worker that is asked to leave ends with 0", seen));
+            let expected = "a worker that is asked to leave ends with 0";
+            return Err(scene.breach(expected, ending(exited)));
         }
     }
     Ok(())
@@ -86,8 +85,7 @@ pub(super) fn leave_alone(kit: &Kit) -> Verdict {
     for worker in workers {
         let exited = scene.wait_exited(worker.pid)?;
         if exited.number("code") != Some(0) {
-            let seen = format!("code {:?}, {:?}", exited.number("code"), exited.text("signal"));
-            return Err(scene.breach("a worker that gets a TERM ends with 0", seen));
+            return Err(scene.breach("a worker that gets a TERM ends with 0", ending(&exited)));
         }
         scene.wait_replaced(worker)?;
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::os::signal::Signal;
 use crate::testkit::heard::Record;
-use crate::testkit::scene::{Scene, Verdict, breach, under_load};
+use crate::testkit::scene::{Scene, Verdict, breach, ending, under_load};
 use crate::testkit::{DEADLINE, Kit};
 
 pub(super) fn by_units(kit: &Kit) -> Verdict {
@@ -30,9 +30,8 @@ fn recycle(kit: &Kit, flags: &[&str], count: usize) -> Verdict {
             let is_it = |record: &Record| record.pid() == exited.pid() && is_end(record);
             mark = scene.records().iter().position(is_it).map_or(mark, |at| at + 1);
             if exited.text("reason") != Some("recycled") || exited.number("code") != Some(0) {
-                let (reason, signal) = (exited.text("reason"), exited.text("signal"));
-                let seen = format!("reason {reason:?}, signal {signal:?}");
-                return Err(scene.breach("a worker is recycled, and leaves with 0", seen));
+                let expected = "a worker is recycled, and leaves with 0";
+                return Err(scene.breach(expected, ending(&exited)));
             }
             if Instant::now() > end {
                 return Err(scene.breach(expected, "it takes too long"));
@@ -74,8 +73,7 @@ pub(super) fn reload(kit: &Kit) -> Verdict {
         for worker in &old {
             let exited = scene.wait_exited(worker.pid)?;
             if exited.number("code") != Some(0) {
-                let seen = format!("code {:?}, {:?}", exited.number("code"), exited.text("signal"));
-                return Err(scene.breach("an old worker leaves with 0", seen));
+                return Err(scene.breach("an old worker leaves with 0", ending(&exited)));
             }
         }
         scene.work(5)

@@ -1,0 +1,84 @@
+//! A worker class with a loop of its own: it serves one client after another, and sleeps in a poll
+//! into which other things can be put.
+//!
+//! ```text
+//! cargo run --example own_loop -- --worker-class patient --workers 2
+//! curl http://127.0.0.1:8000/info
+//! ```
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::process::ExitCode;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use ostler::Runtime;
+use ostler::apps::Demo;
+use ostler::worker::{Acceptor, Arrival, WorkerClass, WorkerContext, WorkerError};
+
+const WAKE: Token = Token(usize::MAX);
+
+struct Patient;
+
+impl WorkerClass for Patient {
+    fn name(&self) -> &'static str {
+        "patient"
+    }
+
+    fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+        let (life, mut acceptor) = (ctx.life(), ctx.acceptor());
+        let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(8));
+        let wake = life.wake_fd().as_raw_fd();
+        poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
+        let mut watched = vec![false; ctx.listeners().len()];
+        life.ready();
+        loop {
+            let until = match acceptor.poll(0) {
+                Arrival::Client(stream, address) => {
+                    ctx.open(stream, address, false).serve(ctx);
+                    continue;
+                }
+                Arrival::Nobody { until } => until,
+                Arrival::Over => return Ok(()),
+            };
+            watch(ctx, &acceptor, &poll, &mut watched)?;
+            let wait = until.map(|at| at.since(life.now()));
+            match poll.poll(&mut events, wait) {
+                // A signal came; the worker is woken for those that concern it.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                result => result?,
+            }
+            for event in &events {
+                match event.token() {
+                    WAKE => _ = life.stop(),
+                    Token(listener) => acceptor.knock(listener),
+                }
+            }
+        }
+    }
+}
+
+/// Has the poll watch the listeners that are awaited now, and no others.
+fn watch(
+    ctx: &WorkerContext<'_>,
+    acceptor: &Acceptor<'_>,
+    poll: &Poll,
+    watched: &mut [bool],
+) -> io::Result<()> {
+    for (index, listener) in ctx.listeners().iter().enumerate() {
+        let (registry, fd) = (poll.registry(), listener.as_raw_fd());
+        match (watched[index], acceptor.awaits(index)) {
+            (false, true) => {
+                registry.register(&mut SourceFd(&fd), Token(index), Interest::READABLE)?;
+            }
+            (true, false) => registry.deregister(&mut SourceFd(&fd))?,
+            (true, true) | (false, false) => continue,
+        }
+        watched[index] = !watched[index];
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    Runtime::new().app(Demo).class(Patient).main()
+}
