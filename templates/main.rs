@@ -9,7 +9,10 @@ use ostler::Runtime;
 use ostler::apps::Demo;
 
 fn main() -> ExitCode {
-    // The first app is served unless another is named. `demo` is there for tests/kit.rs.
-    let runtime = Runtime::new().app(app::Hello).app(Demo);
-    runtime.class(class::Solo).main()
+    // The first app is served, unless another is named: `demo` is there for tests/kit.rs.
+    Runtime::new()
+        .app(app::Hello)
+        .app(Demo)
+        .class(class::Solo)
+        .main()
 }
