@@ -82,12 +82,13 @@ pub trait App {
     /// Whatever keeps the app from serving; the worker then ends with exit code 3.
     fn boot(&self, place: &Place) -> Result<Box<dyn Service>, BootError> {
         let _ = place;
-        Err(format!("app {:?} makes no service: it must implement App::boot", self.name()).into())
+        let what = "it must implement App::boot, or say by App::is_job that it is a job";
+        Err(format!("app {:?} makes no service: {what}", self.name()).into())
     }
 
     /// Whether the app is a job, which has no clients and listens nowhere, rather than a service.
     /// Asked in the master, before any fork: a worker class that runs no jobs is refused then, and
-    /// so is an address.
+    /// so is an address. It is not one unless overridden.
     fn is_job(&self) -> bool {
         false
     }
@@ -108,9 +109,10 @@ pub trait App {
 pub struct Place {
     /// The pool's name.
     pub pool: String,
-    /// The worker's stable place in its pool, 0 to N-1. Reused only after its holder has left.
+    /// The worker's stable place in its pool, 0 to N-1: whoever replaces a worker has the same one.
+    /// While one worker replaces another, both have it.
     pub slot: usize,
-    /// How many reloads came before this worker; the first generation is 1.
+    /// 1 for the first workers, one more for each reload that has begun, also if it failed.
     pub generation: u32,
     /// The name of the worker class that serves.
     pub class: &'static str,
@@ -295,4 +297,36 @@ pub trait Desk {
     fn enter(&mut self) {}
     /// The connection's code has returned.
     fn leave(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An app that says nothing but its name.
+    struct Mute;
+
+    impl App for Mute {
+        fn name(&self) -> &str {
+            "mute"
+        }
+    }
+
+    #[test]
+    fn an_app_that_makes_nothing_is_told_what_it_may_have_forgotten() {
+        let place = Place {
+            pool: "main".to_owned(),
+            slot: 0,
+            generation: 1,
+            class: "sync",
+            options: Options::new(),
+            limits: Limits::default(),
+        };
+        let service = Mute.boot(&place).err().map(|error| error.to_string());
+        let expected = "app \"mute\" makes no service: it must implement App::boot, or say by \
+            App::is_job that it is a job";
+        assert_eq!(service.as_deref(), Some(expected));
+        let job = Mute.job(&place, 0).err().map(|error| error.to_string());
+        assert_eq!(job.as_deref(), Some("app \"mute\" makes no job: it must implement App::job"));
+    }
 }

@@ -9,12 +9,12 @@ use std::process::ExitCode;
 
 /// What `--help` of the whole program says about it.
 pub(crate) const NOTE: &str = "\
-ostler new NAME makes a crate to begin with: an app, a worker class, settings and a test. As the first
+ostler new NAME makes a crate to begin with: an app, a worker class, settings and tests. As the first
 word, new is never an app. See ostler new --help.";
 
 const HELP: &str = "\
 Makes a crate to begin with, in a new folder of that name: an app, a worker class of its own, settings
-and a test that starts it.
+and tests that start it.
 
 Usage: ostler new NAME [--path PATH]
 
@@ -29,7 +29,7 @@ Options:
 
 /// Each file, below the folder of the crate, and what it is made from. `@NAME@` and `@OSTLER@` stand
 /// for the crate's name and its dependency.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 9] = [
     ("Cargo.toml", include_str!("../templates/manifest.toml")),
     (".gitignore", include_str!("../templates/gitignore")),
     ("README.md", include_str!("../templates/readme.md")),
@@ -38,6 +38,7 @@ const FILES: [(&str, &str); 8] = [
     ("src/app.rs", include_str!("../templates/app.rs")),
     ("src/class.rs", include_str!("../templates/class.rs")),
     ("tests/starts.rs", include_str!("../templates/starts.rs")),
+    ("tests/kit.rs", include_str!("../templates/kit.rs")),
 ];
 
 const FOLDERS: [&str; 3] = ["config", "src", "tests"];
@@ -173,7 +174,7 @@ fn make(below: &Path, name: &str, path: Option<&Path>) -> Result<String, Failure
     }
     made.keep();
     Ok(format!(
-        "made {name}: an app, a worker class of its own, settings and a test. Next:\n\n    \
+        "made {name}: an app, a worker class of its own, settings and tests. Next:\n\n    \
         cd {name}\n    cargo test\n    cargo run -- --config config/{name}.yaml\n"
     ))
 }

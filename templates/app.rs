@@ -16,8 +16,9 @@ impl App for Hello {
         match options.keys().find(|key| *key != "greeting") {
             None => Ok(()),
             Some(key) => {
-                let reason = format!("there is no option {key:?}; known is: greeting");
-                Err(Refusal::new(reason))
+                // Told with the file and the line where the option stands.
+                let reason = "there is no such option; known is: greeting";
+                Err(Refusal::of_option(key, reason))
             }
         }
     }

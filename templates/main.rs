@@ -6,7 +6,13 @@ mod class;
 use std::process::ExitCode;
 
 use ostler::Runtime;
+use ostler::apps::Demo;
 
 fn main() -> ExitCode {
-    Runtime::new().app(app::Hello).class(class::Solo).main()
+    // The first app is served, unless another is named: `demo` is there for tests/kit.rs.
+    Runtime::new()
+        .app(app::Hello)
+        .app(Demo)
+        .class(class::Solo)
+        .main()
 }

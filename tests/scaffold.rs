@@ -66,7 +66,9 @@ fn a_new_crate_passes_its_own_tests_and_every_check() {
         return;
     }
     let said = must_succeed(&home, &["test", "--offline"]);
-    assert!(said.contains("test it_starts_answers_and_leaves_under_every_class ... ok"), "{said}");
+    for test in ["it_starts_answers_and_leaves_under_every_class", "solo_keeps_its_contract"] {
+        assert!(said.contains(&format!("test {test} ... ok")), "{said}");
+    }
     must_succeed(
         &home,
         &["run", "--offline", "--", "-c", "config/first-steps.yaml", "--check-config"],
@@ -92,7 +94,7 @@ fn without_a_path_it_depends_on_this_version() {
     let mut left = Vec::new();
     collect(&home, &mut left);
     assert!(left.iter().all(|text| !text.contains('@')), "{left:#?}");
-    assert_eq!(left.len(), 8);
+    assert_eq!(left.len(), 9);
     let again = ostler(folder.path(), &["new", NAME]);
     assert_eq!(again.status.code(), Some(1));
     let expected =

@@ -211,7 +211,7 @@ const REQUESTS_MAX: u64 = 1_000_000_000_000;
 
 settings! {
     "Workers" {
-        /// The worker class: how connections are served. See --list-classes.
+        /// The worker class: how connections are served. See `--list-classes`.
         worker_class: String = "sync".into(), One(Name), "NAME", short 'k';
 
         /// Worker processes to keep alive, 1 to 4096; auto means one for each usable CPU.
@@ -263,7 +263,7 @@ settings! {
     }
     "Program" {
         /// The program that each worker of the exec class runs, and its arguments, word by word.
-        /// The words after -- are the same.
+        /// The words after `--` are the same.
         command: Vec<String> = Vec::new(), Many { form: Word, none: false }, "WORD";
 
         /// Signal by which the program is asked to finish and leave: TERM, INT, QUIT, HUP, USR1,

@@ -62,8 +62,8 @@ pub type WorkerError = Box<dyn Error + Send + Sync>;
 ///     }
 ///
 ///     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-///         ctx.life().ready();
 ///         let mut acceptor = ctx.acceptor();
+///         ctx.life().ready();
 ///         while let Some(mut client) = acceptor.next_client()? {
 ///             client.serve(ctx);
 ///         }
@@ -75,7 +75,8 @@ pub trait WorkerClass {
     /// The name by which settings choose it.
     fn name(&self) -> &'static str;
 
-    /// Judges the settings in the master, before any fork, while a person is watching.
+    /// Judges the settings in the master, before any fork, while a person is watching, and at each
+    /// reload. Unless overridden, there are no objections.
     ///
     /// # Errors
     /// The reason for which this class cannot work under these settings.
@@ -85,25 +86,27 @@ pub trait WorkerClass {
     }
 
     /// Whether its workers run the `command` of the settings, in place of an app. Such a class may do
-    /// without listeners.
+    /// without listeners. They do not unless overridden.
     fn runs_command(&self) -> bool {
         false
     }
 
     /// How many threads of one worker serve clients, or run jobs: each has a seat on the scoreboard.
+    /// One, unless overridden.
     fn seats(&self, settings: &Settings) -> usize {
         let _ = settings;
         1
     }
 
     /// Whether this class runs jobs besides serving clients: it asks for them by
-    /// [`WorkerContext::take_jobs`]. An app that is a job is refused under a class that does not.
+    /// [`WorkerContext::take_jobs`]. An app that is a job is refused under a class that does not. It
+    /// does not unless overridden.
     fn runs_jobs(&self) -> bool {
         false
     }
 
     /// Whether its workers take clients from listening sockets. Otherwise the master binds nothing,
-    /// and refuses a `bind` that somebody has chosen.
+    /// and refuses a `bind` that somebody has chosen. They do unless overridden.
     fn listens(&self) -> bool {
         true
     }
