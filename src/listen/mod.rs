@@ -313,7 +313,8 @@ impl Listener {
 
     /// Joins an epoll instance such that one waiting process is woken for a new connection, and
     /// not all (Linux). Level-triggered; its events carry `token`. With `reuse_port`, watch only those
-    /// that the worker attends: one that does not listen yet is always ready.
+    /// that the worker attends: one that does not listen yet is always ready. Neither let go of it nor
+    /// return without finding out who has just come: nobody else may have been woken for them.
     ///
     /// # Errors
     /// From epoll_ctl(2).
