@@ -107,8 +107,20 @@ impl Look {
     }
 }
 
-/// Judges by a first and a second look.
-pub(crate) fn diagnose(first: &Look, second: Look) -> Diagnosis {
+/// Judges by a first and a second look, and tells what there was to be seen.
+pub(crate) fn diagnose(first: &Look, second: &Look) -> Diagnosis {
+    let (verdict, cpu) = judge(first, second);
+    let between = second.at.since(first.at);
+    let others = second.others.iter().map(|after| {
+        let before = first.others.iter().find(|before| before.number == after.number);
+        (after.clone(), before.and_then(|before| share(before, after, between)))
+    });
+    Diagnosis { verdict, cpu, thread: second.thread.clone(), others: others.collect() }
+}
+
+/// The verdict by a first and a second look, and how much of the time between them the thread ran, in
+/// percent.
+pub(crate) fn judge(first: &Look, second: &Look) -> (Verdict, Option<u32>) {
     let (before, after) = (first.thread.as_ref(), second.thread.as_ref());
     // Another thread may have been the one that was overdue: then there is one look at this one.
     let before = before.filter(|before| after.is_some_and(|after| before.number == after.number));
@@ -139,12 +151,7 @@ pub(crate) fn diagnose(first: &Look, second: Look) -> Diagnosis {
     } else {
         Verdict::Blocked
     };
-    let others = second.others.into_iter().map(|after| {
-        let before = first.others.iter().find(|before| before.number == after.number);
-        let cpu = before.and_then(|before| share(before, &after, between));
-        (after, cpu)
-    });
-    Diagnosis { verdict, cpu, thread: second.thread, others: others.collect() }
+    (verdict, cpu)
 }
 
 /// How much of a time a thread has run, in percent.
@@ -176,7 +183,7 @@ mod tests {
     }
 
     fn verdict(first: Look, second: Look) -> (Verdict, Option<u32>) {
-        let diagnosis = diagnose(&first, second);
+        let diagnosis = diagnose(&first, &second);
         (diagnosis.verdict, diagnosis.cpu)
     }
 
@@ -252,7 +259,7 @@ mod tests {
         };
         let first = Look { others: vec![thread(8, 100), thread(9, 0)], ..look('S') };
         let second = Look { others: vec![thread(8, 110), thread(10, 20)], ..later('S', 0) };
-        let diagnosis = diagnose(&first, second);
+        let diagnosis = diagnose(&first, &second);
         assert_eq!(diagnosis.verdict, Verdict::Blocked);
         let told = [(thread(8, 110), Some(50)), (thread(10, 20), None)];
         assert_eq!(diagnosis.others, told);

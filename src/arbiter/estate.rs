@@ -29,15 +29,14 @@ impl Owner {
     }
 }
 
-/// The groups, by their names, whose master is no more: neither among those who live beside them nor
-/// the one that asks, which has none yet but those of an earlier process of its number.
+/// The groups, by their names, whose master is no more: it is not among those who live beside them, or
+/// it is the one of whom it is known that it has gone.
 pub(super) fn orphans<'a>(
     names: impl IntoIterator<Item = &'a str>,
-    masters: &[i32],
-    is_new: bool,
-    this: i32,
+    beside: &[i32],
+    gone: i32,
 ) -> Vec<Owner> {
-    let lives = |master: i32| masters.contains(&master) && !(is_new && master == this);
+    let lives = |master: i32| beside.contains(&master) && master != gone;
     names.into_iter().filter_map(Owner::of).filter(|owner| !lives(owner.master)).collect()
 }
 
@@ -90,15 +89,15 @@ mod tests {
     #[test]
     fn only_those_are_orphans_whose_master_is_no_more() {
         let names = ["ostler-worker-7-12", "other", "ostler-worker-8-13"];
-        assert_eq!(orphans(names, &[8, 9], true, 9), [OWNER]);
-        assert_eq!(orphans(names, &[7, 8, 9], true, 9), []);
+        assert_eq!(orphans(names, &[8, 9], 9), [OWNER]);
+        assert_eq!(orphans(names, &[7, 8, 9], 9), []);
     }
 
     #[test]
     fn a_master_that_begins_is_not_the_one_that_had_its_number() {
         let names = ["ostler-worker-7-12"];
-        assert_eq!(orphans(names, &[7], true, 7), [OWNER]);
-        assert_eq!(orphans(names, &[7], false, 7), []);
+        assert_eq!(orphans(names, &[7], 7), [OWNER]);
+        assert_eq!(orphans(names, &[7], 8), []);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::roster::WorkerId;
-use crate::diagnosis::{Diagnosis, Look, Verdict, diagnose};
+use crate::diagnosis::{Diagnosis, Look, Verdict, diagnose, judge};
 use crate::os::cgroup::Cgroups;
 use crate::os::inspect;
 use crate::os::process::Pid;
@@ -71,7 +71,7 @@ impl Examiner {
         let first = self.begun.remove(&id).filter(|first| look.at.since(first.at) < STALE);
         match first {
             Some(first) if first.again_at() <= look.at => {
-                let diagnosis = diagnose(&first, look.clone());
+                let diagnosis = diagnose(&first, &look);
                 let verdict = self.allow_for_hunger(case, diagnosis.verdict, look);
                 self.diagnoses.insert(id, Diagnosis { verdict, ..diagnosis });
                 Finding::Verdict(verdict)
@@ -94,11 +94,8 @@ impl Examiner {
         let known = self.starving.get(&case.id).filter(|hunger| hunger.is_of(case, number));
         let first = known.map_or(ran, |hunger| hunger.ran);
         let has_had_enough = !case.limit.is_zero() && ran.saturating_sub(first) >= case.limit;
-        let was_short = || {
-            known.is_some_and(|hunger| {
-                diagnose(&hunger.excused, look.clone()).verdict == Verdict::Throttled
-            })
-        };
+        let was_short =
+            || known.is_some_and(|hunger| judge(&hunger.excused, &look).0 == Verdict::Throttled);
         let is_short = match verdict {
             Verdict::Throttled => true,
             Verdict::Busy => was_short(),

@@ -53,7 +53,8 @@ impl Leaves {
             doomed: RefCell::default(),
             stays_until: Cell::default(),
         });
-        leaves.look_for_orphans(true, None);
+        // Those under its own number are of an earlier process: it has none yet.
+        leaves.look_for_orphans(leaves.master);
         leaves
     }
 
@@ -79,14 +80,8 @@ impl Leaves {
         self.doomed.borrow_mut().retain(|doomed| doomed.owner != owner);
     }
 
-    /// A worker has died: kills what it has left behind in its leaf.
-    pub(super) fn end(&self, worker: Pid) {
-        if let Some(path) = self.path(self.owner(worker)) {
-            leaf::kill(&path);
-        }
-    }
-
-    /// Removes the leaf of a worker that has died, now or as soon as it is empty.
+    /// A worker has died: kills what it has left behind in its leaf, and removes that, now or as soon
+    /// as it is empty.
     pub(super) fn remove(&self, worker: Pid, log: &Logger) {
         if self.home.is_some() {
             self.doom(self.owner(worker), false);
@@ -94,15 +89,13 @@ impl Leaves {
         }
     }
 
-    /// Looks for the leaves of masters that have died. One that begins has none yet; of `dead` it is
-    /// known that it has died.
-    pub(super) fn look_for_orphans(&self, is_new: bool, dead: Option<Pid>) {
+    /// Looks for the leaves of masters that have died, such as that of this number.
+    pub(super) fn look_for_orphans(&self, gone: Pid) {
         let Some(home) = &self.home else { return };
-        let (names, this) = (leaf::names_in(home), self.master.as_raw());
-        let beside = leaf::direct_members(home).into_iter().filter(|pid| Some(*pid) != dead);
-        let masters: Vec<i32> = beside.map(Pid::as_raw).collect();
+        let names = leaf::names_in(home);
+        let beside: Vec<i32> = leaf::direct_members(home).into_iter().map(Pid::as_raw).collect();
         let names = names.iter().map(String::as_str);
-        for owner in estate::orphans(names, &masters, is_new, this) {
+        for owner in estate::orphans(names, &beside, gone.as_raw()) {
             self.doom(owner, true);
         }
     }

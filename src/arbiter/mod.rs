@@ -452,7 +452,6 @@ impl<'a> Arbiter<'a> {
             let pool = self.pools.iter().position(|pool| pool.crew.is_member(pid));
             if pool.is_some() {
                 process::end_group(pid);
-                self.leaves.end(pid);
             } else {
                 self.hear_the_kin();
             }

@@ -48,7 +48,7 @@ impl Cgroups {
 
     /// How often a process's groups have been denied the CPU; `None` if that is not counted.
     pub(crate) fn throttled(&self, pid: Pid) -> Option<u64> {
-        let group = self.group(pid, "cpu").or_else(|| self.group(pid, ""))?;
+        let group = self.cpu_group(pid)?;
         let counts = group.line().filter_map(|at| number(&at.join("cpu.stat"), "nr_throttled"));
         counts.reduce(u64::saturating_add)
     }
@@ -56,8 +56,12 @@ impl Cgroups {
     /// The longest of the periods for which a process's groups are given a share of CPU; `None` if
     /// none of them is bounded.
     pub(crate) fn cpu_period(&self, pid: Pid) -> Option<Duration> {
-        let group = self.group(pid, "cpu").or_else(|| self.group(pid, ""))?;
-        group.line().filter_map(cpu_period).max()
+        self.cpu_group(pid)?.line().filter_map(cpu_period).max()
+    }
+
+    /// The group that says how much CPU a process may have.
+    fn cpu_group(&self, pid: Pid) -> Option<Group<'_>> {
+        self.group(pid, "cpu").or_else(|| self.group(pid, ""))
     }
 
     /// The file that counts how often the kernel has killed somebody in a process's group for lack

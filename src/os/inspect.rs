@@ -22,8 +22,7 @@ const OTHERS_MAX: usize = 16;
 /// Looks at a process, and at one of its threads; at its first one if that is none of its own; and at
 /// the others in passing.
 pub(crate) fn look(pid: Pid, thread: u64, cgroups: &Cgroups) -> Look {
-    let main = || u64::try_from(pid.as_raw()).ok();
-    let thread = look_at_thread(pid, thread).or_else(|| look_at_thread(pid, main()?));
+    let thread = look_at_thread(pid, thread).or_else(|| look_at_thread(pid, first_thread(pid)?));
     let number = thread.as_ref().map(|thread| thread.number);
     let others = threads(pid).into_iter().filter(|other| Some(*other) != number).take(OTHERS_MAX);
     Look {
@@ -33,7 +32,7 @@ pub(crate) fn look(pid: Pid, thread: u64, cgroups: &Cgroups) -> Look {
         throttled: cgroups.throttled(pid),
         period: cgroups.cpu_period(pid),
         thread,
-        others: others.filter_map(|other| look_at_thread(pid, other)).collect(),
+        others: others.filter_map(|other| glance_at_thread(pid, other)).collect(),
     }
 }
 
@@ -95,7 +94,7 @@ fn children(parent: Pid) -> Vec<Pid> {
 /// Of a process that does nothing but watch over another: the one of the two that explains why it
 /// does not get on. That is the other, unless the first itself cannot run.
 pub(crate) fn who_matters(watch: Pid, cgroups: &Cgroups) -> Pid {
-    let state = u64::try_from(watch.as_raw()).ok().and_then(|main| look_at_thread(watch, main));
+    let state = first_thread(watch).and_then(|first| glance_at_thread(watch, first));
     let is_stopped = state.is_some_and(|thread| matches!(thread.state, 'T' | 't'));
     if is_stopped || is_dumping_core(watch) || cgroups.is_frozen(watch) {
         return watch;
@@ -116,9 +115,24 @@ pub(crate) fn is_dumping_core(pid: Pid) -> bool {
     told.is_some_and(|told| told.trim() == "1")
 }
 
+/// The number of a process's first thread, which is its own.
+fn first_thread(pid: Pid) -> Option<u64> {
+    u64::try_from(pid.as_raw()).ok()
+}
+
 fn look_at_thread(pid: Pid, number: u64) -> Option<Thread> {
-    let folder = PathBuf::from(format!("/proc/{pid}/task/{number}"));
-    let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
+    let thread = glance_at_thread(pid, number)?;
+    let read = |name: &str| fs::read_to_string(folder_of(pid, number).join(name)).ok();
+    Some(Thread {
+        channel: read("wchan").filter(|name| name != "0" && !name.is_empty()),
+        stack: read("stack").map(|text| stack_in(&text)).unwrap_or_default(),
+        ..thread
+    })
+}
+
+/// Without where in the kernel it is, which is dear to find out.
+fn glance_at_thread(pid: Pid, number: u64) -> Option<Thread> {
+    let read = |name: &str| fs::read_to_string(folder_of(pid, number).join(name)).ok();
     let (state, ticks) = state_and_ticks(&read("stat")?)?;
     // Exact to the nanosecond, where the kernel counts that.
     let exact = read("schedstat").and_then(|text| text.split(' ').next()?.parse().ok());
@@ -127,9 +141,12 @@ fn look_at_thread(pid: Pid, number: u64) -> Option<Thread> {
         state,
         ran: exact.map_or_else(|| TICK.saturating_mul(ticks), Duration::from_nanos),
         call: read("syscall").and_then(|text| call_in(&text)),
-        channel: read("wchan").filter(|name| name != "0" && !name.is_empty()),
-        stack: read("stack").map(|text| stack_in(&text)).unwrap_or_default(),
+        ..Thread::default()
     })
+}
+
+fn folder_of(pid: Pid, thread: u64) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/task/{thread}"))
 }
 
 /// Of /proc/PID/stat. The name is in brackets and may hold anything.

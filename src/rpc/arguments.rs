@@ -7,12 +7,11 @@ use rmp_serde::decode::Error;
 use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
+use super::error::NIL;
 use super::scan;
 
 /// Why parameters cannot be arguments.
 pub(super) const NO_ARRAY: &str = "they are no array";
-
-const NIL: u8 = 0xc0;
 
 /// The parameters of a call: one encoded value, to be read as an array of arguments by any type; by
 /// `()` if there are none.
