@@ -2,6 +2,7 @@
 
 use std::io::PipeWriter;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio, id};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 
 use nix::errno::Errno;
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -183,10 +185,18 @@ fn free_port() -> u16 {
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = FIRST + begin.wrapping_add(step) % COUNT;
-        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
+            unlisten(listener);
             return port;
         }
     }
+}
+
+/// Frees the address of a listener at once, even if a process that a thread starts in this moment
+/// has a copy of it until it becomes another program.
+pub fn unlisten(listener: TcpListener) {
+    // What is shut down no longer listens, whoever has it.
+    shutdown(listener.as_raw_fd(), Shutdown::Both).unwrap();
 }
 
 /// Waits for the master in a thread, and frees its number only under the lock.

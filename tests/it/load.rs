@@ -14,6 +14,10 @@ use crate::proc::wait_until;
 /// find its idle connection closed, and asks again.
 const HELD_UP: Duration = Duration::from_millis(50);
 
+/// Between an answer and the next request of a client, so that a few clients leave room for the
+/// servers that they ask, and for other tests.
+const BREATH: Duration = Duration::from_millis(1);
+
 /// Clients in threads, each with one request at a time.
 pub struct Load {
     shared: Arc<Shared>,
@@ -142,6 +146,7 @@ impl Shared {
             return Err(io::Error::other(format!("{answer:?}")));
         }
         self.answers.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(BREATH);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 
 use crate::example::example;
-use crate::launch::Launch;
+use crate::launch::{Launch, unlisten};
 use crate::proc::comes_true;
 use crate::recycling::{expect_never_fewer_than, serve_until_recycled};
 use crate::stopping::expect_the_queue_answered;
@@ -57,7 +57,7 @@ fn idle_workers_follow_a_killed_master_and_another_can_start(class: &str) {
     // Far from the thirty seconds of the graceful timeout.
     let gone = comes_true(Duration::from_secs(5), || server.survivors().is_empty());
     assert!(gone, "{:?}", server.survivors());
-    drop(TcpListener::bind(server.address()).unwrap());
+    unlisten(TcpListener::bind(server.address()).unwrap());
     let address = server.address().to_string();
     let second = launch(class, &["-b", &address]).unwrap().unbound().start();
     assert_eq!(server.get("/").text(), "Hello, world!\n");

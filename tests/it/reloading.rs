@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::client::Client;
 use crate::heard::Record;
-use crate::launch::Launch;
+use crate::launch::{Launch, unlisten};
 use crate::load::Load;
 use crate::os::limit_descriptors;
 use crate::proc::{children, descriptors, next_descriptor, title, wait_until};
@@ -421,7 +421,7 @@ fn a_reload_that_cannot_be_changes_nothing(class: &str) {
     fs::remove_file(&settings.path).unwrap();
     expect_failure(&server, &["settings.yaml"]);
     settings.reload(&server);
-    drop(taken);
+    unlisten(taken);
     settings.set("bind", both).reload(&server);
     let text = Client::tcp(taken_address.parse().unwrap()).unwrap().get("/").text();
     assert_eq!(text, "Hello, world!\n", "what was refused once is not refused for ever");

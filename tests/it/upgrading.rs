@@ -537,8 +537,10 @@ fn nobody_waits_for_two_masters_that_leave() {
     server.signal(Signal::SIGTERM);
     server.wait_for_news(mark, "stopping", |record| record.message() == "stopping");
     kill(new, Signal::SIGKILL).unwrap();
-    wait_until("the successor leaves", || is_gone(new));
-    // The old one cannot take its promise back; but it can say that it is over.
+    // The old one cannot take its promise back; but it can say that it is over. Whoever asks before
+    // it knows waits for the busy worker.
+    let is_mourning = |record: &Record| record.message() == "successor has ended";
+    server.wait_for_news(mark, "the end of the successor", is_mourning);
     wait_until("nobody listens", || is_refused(&server.address().to_string()));
     assert_eq!(server.exit(), None, "it was told before it left");
     assert_eq!(busy.answer().status(), 200);
