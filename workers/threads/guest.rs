@@ -30,9 +30,9 @@ enum Whereabouts<'a> {
 }
 
 impl<'a> Guest<'a> {
-    /// A newcomer, parked until something is heard of it.
+    /// A newcomer, in the queue.
     pub(super) fn new(client: Client<'a>) -> Self {
-        let whereabouts = Whereabouts::Parked(client, Turn::Read);
+        let whereabouts = Whereabouts::Queued(client);
         Self { place: Mutex::new(Place { whereabouts, stirred: false, ended: false }) }
     }
 

@@ -1,8 +1,8 @@
-//! `threads`: a main thread that accepts and watches, and a pool that serves; or a pool that runs
-//! jobs, a job a thread.
+//! `threads`: a main thread that watches over a pool that serves; or a pool that runs jobs, a job a
+//! thread.
 //!
-//! A client is in one of three places: parked, which is watched by the pool thread that has nothing
-//! else to do, and whose deadline the main thread keeps; in the queue; or out with a pool thread,
+//! A client is in one of three places: parked, where the pool thread that has nothing else to do
+//! looks out for it, and the main thread keeps its deadline; in the queue; or out with a pool thread,
 //! which goes as far as it can without waiting and parks it again. So an idle or slow client never
 //! holds a thread, and a quick request wakes one thread at most.
 
@@ -13,30 +13,28 @@ use std::time::Duration;
 
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Token, Waker};
+use crossbeam_channel::bounded;
 use ostler::settings::Settings;
 use ostler::stamp::Stamp;
 use ostler::worker::{
-    Buffers, Client, Deadlines, Desk, Gate, Look, Stop, Turn, WorkerClass, WorkerContext,
-    WorkerError,
+    Buffers, Client, Deadlines, Desk, Look, Stop, Turn, WorkerClass, WorkerContext, WorkerError,
 };
 
-use self::guest::Guest;
-use self::office::{ClosingTime, Office, Task};
+use self::office::{ClosingTime, News, Office, Task};
 
 mod guest;
 mod jobs;
+mod lookout;
 mod office;
 
 /// A pool of threads a worker, for handlers that block. Slow and idle clients hold no thread. Of
 /// an app that is a job, each thread runs one.
 pub struct ThreadsClass;
 
-/// The signals. Listeners have the tokens from 0 on.
-const WAKE: Token = Token(usize::MAX);
+/// The signals.
+const WAKE: Token = Token(0);
 /// The pool has something to say.
-const POOL: Token = Token(usize::MAX - 1);
-/// Events that are looked at in one turn of the loop.
-const EVENTS_MAX: usize = 64;
+const BELL: Token = Token(1);
 /// How long nobody may take a task before sleeping threads are woken: who is awake may be blocked.
 const STALL: Duration = Duration::from_millis(1);
 
@@ -61,130 +59,88 @@ impl WorkerClass for ThreadsClass {
         let poll = Poll::new()?;
         let wake = ctx.life().wake_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
-        let bell = Waker::new(poll.registry(), POOL)?;
-        let office = Office::new(ctx.settings().threads, bell)?;
+        let office = Office::open(ctx, Waker::new(poll.registry(), BELL)?)?;
         thread::scope(|scope| {
+            // Nobody begins before all are there. Dropped after the office has closed, if it must.
+            let (start, started) = bounded::<()>(0);
             let _closing_time = ClosingTime(&office);
             for seat in 0..ctx.settings().threads {
-                let office = &office;
-                thread::Builder::new()
-                    .name(format!("ostler-{seat}"))
-                    .spawn_scoped(scope, move || serve(ctx, seat, office))?;
+                let (office, started) = (&office, started.clone());
+                let work = move || {
+                    let _ = started.recv();
+                    serve(ctx, seat, office);
+                };
+                thread::Builder::new().name(format!("ostler-{seat}")).spawn_scoped(scope, work)?;
             }
-            let gate = Gate::open(ctx, &poll, 0)?;
             ctx.life().ready();
-            let reception = Reception {
-                ctx,
-                poll,
-                gate,
-                present: 0,
-                deadlines: Deadlines::new(ctx.life().now()),
-                office: &office,
-                stalled: None,
-                draining: false,
-            };
-            reception.run()
+            drop(start);
+            let deadlines = Deadlines::new(ctx.life().now());
+            Steward { ctx, poll, office: &office, deadlines, stalled: None, draining: false }.run()
         })
     }
 }
 
-/// The main thread.
-struct Reception<'o, 'a> {
+/// The main thread: beats, heeds the signals, keeps the deadlines, and minds the pool.
+struct Steward<'o, 'a> {
     ctx: &'a WorkerContext<'a>,
     poll: Poll,
-    gate: Gate<'a>,
     office: &'o Office<'a>,
-    /// How many clients there are, as far as is known.
-    present: usize,
     deadlines: Deadlines,
     /// Since when nobody has taken a task, and how many had been taken.
     stalled: Option<(Stamp, usize)>,
     draining: bool,
 }
 
-impl<'a> Reception<'_, 'a> {
+impl Steward<'_, '_> {
     fn run(mut self) -> Result<(), WorkerError> {
-        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut events = Events::with_capacity(2);
         loop {
             self.ctx.life().notify();
             self.sleep(&mut events)?;
-            for event in &events {
-                match event.token() {
-                    WAKE => self.heed_signals()?,
-                    POOL => (),
-                    Token(listener) => self.accept(listener)?,
-                }
+            if events.iter().any(|event| event.token() == WAKE) {
+                self.heed_signals();
             }
-            if let Some(error) = self.office.trouble() {
-                return Err(error.into());
-            }
+            self.hear_the_news();
             self.expire();
             self.mind_the_pool();
-            self.see_off();
-            self.gate.reconsider(self.present, &self.poll)?;
             if self.ctx.life().stopping() == Stop::Now {
                 self.ctx.life().leave(); // without waiting for threads that may be stuck
             }
-            if self.is_done()? {
+            if self.office.has_closed()? {
                 return Ok(());
             }
         }
     }
 
     fn sleep(&mut self, events: &mut Events) -> io::Result<()> {
-        let deadline = [self.deadlines.next(), self.gate.deadline()].into_iter().flatten().min();
-        let wait = deadline.map(|at| at.since(self.ctx.life().now()));
+        let wait = self.deadlines.next().map(|at| at.since(self.ctx.life().now()));
         let stall = self.office.is_vigilant().then_some(STALL);
         let timeout = [wait, stall, self.ctx.life().pulse()].into_iter().flatten().min();
-        if self.office.await_departures(self.draining || self.gate.holds_back()) {
-            events.clear(); // those of the last turn
-            return Ok(()); // somebody went before the office knew that it matters
-        }
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
         }
     }
 
-    fn heed_signals(&mut self) -> io::Result<()> {
+    fn heed_signals(&mut self) {
         if self.ctx.life().stop() == Stop::Graceful && !self.draining {
-            self.draining = true;
-            self.gate.drain(&self.poll)?;
-            for index in self.office.indices() {
-                self.deadlines.set(index, self.next_look()); // patience is short from now on
-                self.office.dispatch(index);
+            self.draining = true; // patience is short from now on
+            self.hear_the_news();
+            let next_look = self.next_look();
+            for index in self.office.drain() {
+                self.deadlines.set(index, next_look);
             }
         }
-        Ok(())
+        self.office.call_the_lookout(); // others may have come or gone
     }
 
-    fn is_done(&mut self) -> io::Result<bool> {
-        if !self.draining || self.present > 0 {
-            return Ok(false);
-        }
-        // Asked first: who comes between a look at the queues and the end of the time in which
-        // somebody may come must be looked for once more.
-        let expects = self.gate.expects();
-        for listener in 0..self.gate.listeners() {
-            self.accept(listener)?;
-        }
-        Ok(self.present == 0 && !expects && !self.gate.expects())
-    }
-
-    /// Lets in one client, before the others have their turn.
-    fn accept(&mut self, listener: usize) -> io::Result<()> {
-        if let Some(client) = self.gate.admit(listener, self.present, &self.poll)? {
-            let fd = client.as_raw_fd();
-            // If there is no memory to watch it, this client is given up.
-            if let Ok(index) = self.office.let_in(client, fd) {
-                self.present += 1;
-                self.deadlines.set(index, self.next_look());
-                if self.draining {
-                    self.office.dispatch(index);
-                }
+    fn hear_the_news(&mut self) {
+        for news in self.office.news() {
+            match news {
+                News::Came(index) => self.deadlines.set(index, self.next_look()),
+                News::Went(index) => self.deadlines.clear(index),
             }
         }
-        Ok(())
     }
 
     /// Has sleeping threads woken if those that are awake take no tasks.
@@ -235,24 +191,16 @@ impl<'a> Reception<'_, 'a> {
         let shortest = shortest.unwrap_or(Duration::MAX).min(Duration::from_secs(60));
         self.ctx.life().now().after(shortest)
     }
-
-    /// Forgets the clients that are gone.
-    fn see_off(&mut self) {
-        for index in self.office.see_off() {
-            self.present -= 1;
-            self.deadlines.clear(index);
-        }
-    }
 }
 
 /// A pool thread: serves until it is sent home.
 fn serve<'a>(ctx: &'a WorkerContext<'a>, seat: usize, office: &Office<'a>) {
     let (mut buffers, mut desk) = (Buffers::default(), ctx.life().desk(seat));
-    while let Some(Task { index, guest }) = office.next_task() {
-        if let Some(client) = guest.take()
-            && attend(ctx, client, &guest, &mut buffers, &mut desk) == Turn::Gone
+    while let Some(task) = office.next_task() {
+        if let Some(client) = task.guest.take()
+            && attend(ctx, client, &task, office, &mut buffers, &mut desk) == Turn::Gone
         {
-            office.sign_off(index);
+            office.sign_off(task.index);
         }
     }
 }
@@ -261,26 +209,31 @@ fn serve<'a>(ctx: &'a WorkerContext<'a>, seat: usize, office: &Office<'a>) {
 fn attend<'a>(
     ctx: &WorkerContext<'a>,
     mut client: Client<'a>,
-    guest: &Guest<'a>,
+    task: &Task<'a>,
+    office: &Office<'a>,
     buffers: &mut Buffers,
     desk: &mut Desk<'_>,
 ) -> Turn {
+    let Task { index, guest, is_newcomer } = task;
+    let mut is_watched = !is_newcomer;
     client.expire(ctx.life().now(), buffers, desk);
     loop {
         if ctx.life().stopping() == Stop::Graceful {
             client.drain(buffers, desk);
         }
         let look = if guest.has_ended() { Look::ToTheEnd } else { Look::ToAShortRead };
-        match client.turn(look, buffers, desk) {
-            Turn::Again => (),
-            Turn::Gone => {
-                guest.leave(client);
-                return Turn::Gone;
-            }
-            turn @ (Turn::Read | Turn::Write) => match guest.park(client, turn) {
+        let turn = client.turn(look, buffers, desk);
+        let waits = matches!(turn, Turn::Read | Turn::Write);
+        if turn == Turn::Gone || waits && !is_watched && office.watch(&client, *index).is_err() {
+            guest.leave(client);
+            return Turn::Gone;
+        }
+        if waits {
+            is_watched = true;
+            match guest.park(client, turn) {
                 Some(stirred) => client = stirred,
                 None => return turn,
-            },
+            }
         }
     }
 }

@@ -2,74 +2,81 @@
 //! is woken for what.
 //!
 //! A pool thread that finds the queue empty becomes the *lookout*, if there is none: it waits for
-//! what happens to the sockets, puts into the queue whoever can go on, and serves the first itself,
-//! without another thread's being woken. Meanwhile nobody looks out. So the main thread is
-//! *vigilant* from then on: if no task is taken for a moment, whoever is awake may be blocked, and
-//! it wakes another, who looks out in turn.
+//! clients, new ones and those that are parked, puts into the queue whoever can go on, and serves
+//! the first itself, without another thread's being woken. Meanwhile nobody looks out. So the main
+//! thread is *vigilant* from then on: if no task is taken for a moment, whoever is awake may be
+//! blocked, and it wakes another, who looks out in turn. While all are blocked nobody is let in, and
+//! the kernel offers newcomers to other workers.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 
-use ::mio::unix::SourceFd;
-use ::mio::{Events, Interest, Poll, Registry, Token, Waker};
+use ::mio::Waker;
+use ::mio::event::Event;
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use ostler::worker::Client;
+use ostler::worker::{Client, WorkerContext};
 use slab::Slab;
 
 use super::guest::Guest;
+use super::lookout::{Line, Lookout};
 
 /// Tasks that one thread that is awake may find waiting before another is woken. To wake a thread
 /// costs more than a quick task, and most are.
 const TASKS_PER_THREAD: usize = 4;
-/// Events that the lookout takes at once.
-const EVENTS_MAX: usize = 512;
-/// The lookout is called. Clients have the tokens from 0 on.
-const CALL: Token = Token(usize::MAX);
 
 /// A client that waits for a thread.
 pub(super) struct Task<'a> {
     pub(super) index: usize,
     pub(super) guest: Arc<Guest<'a>>,
+    /// Whether its socket is not watched yet.
+    pub(super) is_newcomer: bool,
+}
+
+/// What the main thread, which keeps the deadlines, is told of a client.
+pub(super) enum News {
+    Came(usize),
+    Went(usize),
 }
 
 /// The shared state.
 pub(super) struct Office<'a> {
-    guests: Mutex<Slab<Arc<Guest<'a>>>>,
+    roll: Mutex<Roll<'a>>,
     /// Each client is in it at most once.
     queue: (Sender<Task<'a>>, Receiver<Task<'a>>),
     /// How many tasks have been taken out of the queue.
     taken: AtomicUsize,
-    /// The sockets of the clients. Whoever holds it is the lookout.
-    watch: Mutex<Watch>,
-    registry: Registry,
-    /// Calls the lookout.
-    caller: Waker,
+    lookout: Mutex<Lookout<'a>>,
+    line: Line,
     /// Whether there is a lookout.
     looking: AtomicBool,
+    /// Whether the lookout waits for somebody to go.
+    awaits_departures: AtomicBool,
+    /// How many had gone when it asked last.
+    departures: AtomicUsize,
     /// Pool threads that sleep, the last to fall asleep last.
     idle: Mutex<Vec<Thread>>,
     /// How many pool threads there are.
     threads: usize,
     /// Whether the main thread looks now and then whether tasks are taken.
     vigilant: AtomicBool,
-    /// Clients that are gone, whose numbers the main thread may give to others.
-    departed: Mutex<Vec<usize>>,
-    /// Whether the main thread waits for somebody to go.
-    awaits_departures: AtomicBool,
-    /// Why no lookout can go on.
-    trouble: Mutex<Option<io::Error>>,
+    /// The worker is to leave when all clients have gone.
+    draining: AtomicBool,
     /// The threads go home.
     closed: AtomicBool,
+    /// Why nobody can look out any more.
+    trouble: Mutex<Option<io::Error>>,
     /// Wakes the main thread.
     bell: Waker,
 }
 
-struct Watch {
-    poll: Poll,
-    events: Events,
+#[derive(Default)]
+struct Roll<'a> {
+    guests: Slab<Arc<Guest<'a>>>,
+    news: Vec<News>,
+    departures: usize,
 }
 
 /// Sends all pool threads home at the end, however that comes about.
@@ -82,81 +89,65 @@ impl Drop for ClosingTime<'_, '_> {
 }
 
 impl<'a> Office<'a> {
-    /// The office of so many threads. The bell is the main thread's.
+    /// An office whose listeners are open. The bell is the main thread's.
     ///
     /// # Errors
-    /// From epoll_create(2) and eventfd(2).
-    pub(super) fn new(threads: usize, bell: Waker) -> io::Result<Self> {
-        let poll = Poll::new()?;
+    /// The kernel has no resources to watch anything.
+    pub(super) fn open(ctx: &'a WorkerContext<'a>, bell: Waker) -> io::Result<Self> {
+        let (lookout, line) = Lookout::new(ctx)?;
         Ok(Self {
-            guests: Mutex::default(),
+            roll: Mutex::default(),
             queue: unbounded(),
             taken: AtomicUsize::new(0),
-            registry: poll.registry().try_clone()?,
-            caller: Waker::new(poll.registry(), CALL)?,
-            watch: Mutex::new(Watch { poll, events: Events::with_capacity(EVENTS_MAX) }),
+            lookout: Mutex::new(lookout),
+            line,
             looking: AtomicBool::new(false),
-            idle: Mutex::default(),
-            threads,
-            vigilant: AtomicBool::new(false),
-            departed: Mutex::default(),
             awaits_departures: AtomicBool::new(false),
-            trouble: Mutex::default(),
+            departures: AtomicUsize::new(0),
+            idle: Mutex::default(),
+            threads: ctx.settings().threads,
+            vigilant: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            trouble: Mutex::default(),
             bell,
         })
     }
 
     // What the main thread does.
 
-    /// Lets a client in, and watches its socket. Returns its number.
-    ///
-    /// # Errors
-    /// From epoll_ctl(2): then this client is given up.
-    pub(super) fn let_in(&self, client: Client<'a>, fd: RawFd) -> io::Result<usize> {
-        let index = lock(&self.guests).insert(Arc::new(Guest::new(client)));
-        // Both at once and for good: an event that is of no use costs less than a system call.
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let watched = self.registry.register(&mut SourceFd(&fd), Token(index), both);
-        watched.inspect_err(|_| drop(lock(&self.guests).remove(index)))?;
-        Ok(index)
+    /// The clients that have come and gone since this was asked last, in that order.
+    pub(super) fn news(&self) -> Vec<News> {
+        mem::take(&mut lock(&self.roll).news)
     }
 
-    /// A client, unless its number is nobody's.
+    /// A client, unless the number is nobody's.
     pub(super) fn guest(&self, index: usize) -> Option<Arc<Guest<'a>>> {
-        lock(&self.guests).get(index).cloned()
-    }
-
-    /// The numbers of all clients.
-    pub(super) fn indices(&self) -> Vec<usize> {
-        lock(&self.guests).iter().map(|(index, _)| index).collect()
+        lock(&self.roll).guests.get(index).cloned()
     }
 
     /// Has a thread look at a client.
     pub(super) fn dispatch(&self, index: usize) {
         let Some(guest) = self.guest(index) else { return };
         if guest.queue() {
-            self.enqueue(Task { index, guest });
+            self.enqueue(Task { index, guest, is_newcomer: false });
             self.vigilant.store(true, Ordering::SeqCst);
             self.call_if_needed();
         }
     }
 
-    /// The clients that have gone since this was asked last. Their numbers are free.
-    pub(super) fn see_off(&self) -> Vec<usize> {
-        let gone = std::mem::take(&mut *lock(&self.departed));
-        if !gone.is_empty() {
-            let mut guests = lock(&self.guests);
-            gone.iter().for_each(|&index| drop(guests.remove(index)));
-        }
-        gone
+    /// Lets no more in than must be, and closes once all have gone. All clients are told; returns
+    /// their numbers.
+    pub(super) fn drain(&self) -> Vec<usize> {
+        self.draining.store(true, Ordering::SeqCst);
+        let everybody: Vec<_> = lock(&self.roll).guests.iter().map(|(index, _)| index).collect();
+        everybody.iter().for_each(|&index| self.dispatch(index));
+        everybody
     }
 
-    /// Says whether the main thread is to be woken when somebody goes. Returns whether somebody has
-    /// gone already.
-    pub(super) fn await_departures(&self, awaits: bool) -> bool {
-        self.awaits_departures.store(awaits, Ordering::SeqCst);
-        awaits && !lock(&self.departed).is_empty()
+    /// Has the gate reconsidered.
+    pub(super) fn call_the_lookout(&self) {
+        self.line.call();
     }
 
     /// Whether the main thread must look now and then whether tasks are taken.
@@ -183,15 +174,69 @@ impl<'a> Office<'a> {
         }
     }
 
-    /// Why the pool cannot go on, if it cannot.
-    pub(super) fn trouble(&self) -> Option<io::Error> {
-        lock(&self.trouble).take()
+    /// Whether the threads go home; why, if that is because nobody can look out any more.
+    ///
+    /// # Errors
+    /// What the last lookout met.
+    pub(super) fn has_closed(&self) -> io::Result<bool> {
+        lock(&self.trouble).take().map_or(Ok(self.is_closed()), Err)
     }
 
-    fn close(&self) {
+    // What the lookout does.
+
+    /// How many clients there are.
+    pub(super) fn present(&self) -> usize {
+        lock(&self.roll).guests.len()
+    }
+
+    /// Whether the worker drains.
+    pub(super) fn drains(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Takes a newcomer in, and puts it into the queue.
+    pub(super) fn welcome(&self, client: Client<'a>) {
+        let guest = Arc::new(Guest::new(client));
+        let index = {
+            let mut roll = lock(&self.roll);
+            let index = roll.guests.insert(Arc::clone(&guest));
+            roll.news.push(News::Came(index));
+            index
+        };
+        self.enqueue(Task { index, guest, is_newcomer: true });
+    }
+
+    /// Something happened to a client's socket. Returns whether it went into the queue.
+    pub(super) fn stir(&self, index: usize, event: &Event) -> bool {
+        // What happened to somebody who has gone meanwhile may be told of another, who is then looked
+        // at for nothing.
+        let Some(guest) = self.guest(index) else { return false };
+        let goes_on = guest.stir(event);
+        if goes_on {
+            self.enqueue(Task { index, guest, is_newcomer: false });
+        }
+        goes_on
+    }
+
+    /// Says whether the lookout is to be called when somebody goes. Returns whether somebody has gone
+    /// since it asked last.
+    pub(super) fn await_departures(&self, awaits: bool) -> bool {
+        self.awaits_departures.store(awaits, Ordering::SeqCst);
+        let departures = lock(&self.roll).departures;
+        self.departures.swap(departures, Ordering::Relaxed) != departures && awaits
+    }
+
+    /// Sends the threads home.
+    pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.call(usize::MAX);
-        self.call_the_lookout(); // also one that is about to be
+        self.line.call(); // also whoever is about to look out
+        self.ring();
+    }
+
+    /// Whether the threads go home.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     // What the pool threads do.
@@ -199,58 +244,42 @@ impl<'a> Office<'a> {
     /// The next task; `None` at the end. The channel's own way to wait would spin first, at the cost of
     /// the threads that have work.
     pub(super) fn next_task(&self) -> Option<Task<'a>> {
-        while !self.closed.load(Ordering::SeqCst) {
+        while !self.is_closed() {
             if let Ok(task) = self.queue.1.try_recv() {
                 self.taken.fetch_add(1, Ordering::Relaxed);
                 return Some(task);
             }
-            match self.watch.try_lock() {
-                Ok(watch) => self.look_out(watch),
-                Err(TryLockError::Poisoned(watch)) => self.look_out(watch.into_inner()),
+            match self.lookout.try_lock() {
+                Ok(lookout) => self.look_out(lookout),
+                Err(TryLockError::Poisoned(lookout)) => self.look_out(lookout.into_inner()),
                 Err(TryLockError::WouldBlock) => self.sleep(),
             }
         }
         None
     }
 
-    /// Waits until something happens to the clients, and puts those that can go on into the queue.
-    fn look_out(&self, mut watch: MutexGuard<'_, Watch>) {
+    fn look_out(&self, mut lookout: MutexGuard<'_, Lookout<'a>>) {
         self.looking.store(true, Ordering::SeqCst);
-        // Once more: a call that came before is over.
-        let mut news = 0;
-        if self.queue.1.is_empty() && !self.closed.load(Ordering::SeqCst) {
-            let Watch { poll, events } = &mut *watch;
-            match poll.poll(events, None) {
-                Ok(()) => news = self.enqueue_the_stirred(events),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-                Err(error) => self.give_up(error),
-            }
-        }
+        // Once more: whoever has put something there before may not have known of a lookout to call.
+        let queued = match self.queue.1.is_empty() {
+            true => lookout.look(self),
+            false => Ok(0),
+        };
         self.looking.store(false, Ordering::SeqCst);
-        drop(watch);
-        if news > 0 {
-            if !self.vigilant.swap(true, Ordering::SeqCst) {
-                self.ring();
+        drop(lookout);
+        match queued {
+            Ok(0) => (),
+            Ok(_) => {
+                if !self.vigilant.swap(true, Ordering::SeqCst) {
+                    self.ring();
+                }
+                self.call_if_needed();
             }
-            self.call_if_needed();
-        }
-    }
-
-    fn enqueue_the_stirred(&self, events: &Events) -> usize {
-        let guests = lock(&self.guests);
-        let mut queued = 0;
-        for event in events {
-            let Token(index) = event.token();
-            // That of somebody who has gone meanwhile may be another's by now, who is then looked at
-            // for nothing.
-            if let Some(guest) = guests.get(index)
-                && guest.stir(event)
-            {
-                self.enqueue(Task { index, guest: Arc::clone(guest) });
-                queued += 1;
+            Err(error) => {
+                *lock(&self.trouble) = Some(error);
+                self.close();
             }
         }
-        queued
     }
 
     /// Sleeps until somebody calls, if there is a lookout and nothing to do.
@@ -259,31 +288,38 @@ impl<'a> Office<'a> {
         let is_me = |thread: &Thread| thread.id() == me.id();
         lock(&self.idle).push(me.clone());
         // Once more: a task may have come before the name was on the list.
-        let is_needed = !self.is_looking() || !self.queue.1.is_empty();
-        if is_needed || self.closed.load(Ordering::SeqCst) {
+        if !self.is_looking() || !self.queue.1.is_empty() || self.is_closed() {
             lock(&self.idle).retain(|thread| !is_me(thread));
-            return thread::yield_now(); // the lookout that was is about to let the watch go
+            return thread::yield_now(); // the lookout that was is about to be none
         }
         while lock(&self.idle).iter().any(is_me) {
             thread::park();
         }
     }
 
-    /// A client is gone.
+    /// Watches a newcomer's socket.
+    ///
+    /// # Errors
+    /// The kernel has no memory for it: this client is given up.
+    pub(super) fn watch(&self, client: &Client<'a>, index: usize) -> io::Result<()> {
+        self.line.watch(client, index)
+    }
+
+    /// A client is gone: its number is free.
     pub(super) fn sign_off(&self, index: usize) {
-        lock(&self.departed).push(index);
-        if self.awaits_departures.load(Ordering::SeqCst) {
-            self.ring();
+        let gone = {
+            let mut roll = lock(&self.roll);
+            roll.news.push(News::Went(index));
+            roll.departures += 1;
+            roll.guests.remove(index)
+        };
+        drop(gone);
+        if self.awaits_departures.load(Ordering::SeqCst) && self.is_looking() {
+            self.line.call();
         }
     }
 
-    fn give_up(&self, error: io::Error) {
-        *lock(&self.trouble) = Some(error);
-        self.closed.store(true, Ordering::SeqCst);
-        self.ring();
-    }
-
-    // What both do.
+    // What several do.
 
     fn enqueue(&self, task: Task<'a>) {
         let unsent = self.queue.0.send(task);
@@ -306,7 +342,7 @@ impl<'a> Office<'a> {
         if let Some(thread) = idle.pop() {
             thread.unpark();
         } else if is_looking {
-            self.call_the_lookout();
+            self.line.call();
         }
     }
 
@@ -315,20 +351,15 @@ impl<'a> Office<'a> {
         let mut idle = lock(&self.idle);
         let rest = idle.len().saturating_sub(threads);
         let woken = idle.drain(rest..).map(|thread| thread.unpark()).count();
-        let lookout = woken < threads && self.is_looking();
-        if lookout {
-            self.call_the_lookout();
+        let calls_the_lookout = woken < threads && self.is_looking();
+        if calls_the_lookout {
+            self.line.call();
         }
-        woken > 0 || lookout
-    }
-
-    /// Like every call here, it can fail for want of memory in the kernel. Then the next beat of the
-    /// main thread, or the next event of a client, brings what it was for.
-    fn call_the_lookout(&self) {
-        let _ = self.caller.wake();
+        woken > 0 || calls_the_lookout
     }
 
     fn ring(&self) {
+        // It can fail for want of memory in the kernel. Then the main thread's next beat brings it.
         let _ = self.bell.wake();
     }
 }
