@@ -60,15 +60,21 @@ impl<'a> Lookout<'a> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(0),
             other => other?,
         }
+        let is_listener = |token: Token| token != CALL && token.0 >= FIRST_LISTENER;
         let mut queued = 0;
-        for event in &self.events {
-            queued += usize::from(match event.token() {
-                CALL => false,
-                Token(listener) if listener >= FIRST_LISTENER => {
-                    admit(&mut self.gate, listener - FIRST_LISTENER, &self.poll, office)?
+        for event in self.events.iter().filter(|event| event.token().0 < FIRST_LISTENER) {
+            queued += usize::from(office.stir(event.token().0, event));
+        }
+        // Those who are in already are not served before as many newcomers.
+        let newcomers_max = queued.max(1);
+        for event in self.events.iter().filter(|event| is_listener(event.token())) {
+            let listener = event.token().0 - FIRST_LISTENER;
+            for _ in 0..newcomers_max {
+                if !admit(&mut self.gate, listener, &self.poll, office)? {
+                    break;
                 }
-                Token(index) => office.stir(index, event),
-            });
+                queued += 1;
+            }
         }
         Ok(queued)
     }
@@ -113,8 +119,8 @@ impl<'a> Lookout<'a> {
     }
 }
 
-/// Lets in one client, before the others have their turn. It goes into the queue at once: most have
-/// said already what they want.
+/// Lets in one client, if one waits. It goes into the queue at once: most have said already what they
+/// want.
 fn admit<'a>(
     gate: &mut Gate<'a>,
     listener: usize,
