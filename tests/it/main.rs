@@ -59,6 +59,7 @@ use nix::unistd::Pid;
 use support::DEADLINE;
 
 mod booting;
+mod busy;
 mod cgroup;
 mod client;
 mod clients;

@@ -188,27 +188,8 @@ fn a_connection_of_sync_serves_one_request() {
     server.finish();
 }
 
-#[test]
-fn load_spreads_over_the_workers_of_mio() {
-    let server = Server::start(&["-k", "mio", "-w", "2"]);
-    let workers = server.wait_workers(2);
-    // Connections that stay, one by one: whoever took one keeps it.
-    let mut clients = Vec::new();
-    let mut pids = Vec::new();
-    for _ in 0..200 {
-        let mut client = server.connect();
-        pids.push(client.get("/pid").text().trim().to_owned());
-        clients.push(client);
-    }
-    for worker in workers {
-        let share = pids.iter().filter(|pid| **pid == worker.pid.to_string()).count();
-        assert!(share >= 20, "{worker:?} has {share} of 200 clients");
-    }
-    drop(clients);
-    server.finish();
-}
-
 on_concurrent_classes!(
+    load_spreads_over_the_workers,
     a_connection_serves_again_and_again,
     pipelined_requests_are_answered_in_order,
 );
@@ -240,5 +221,24 @@ fn pipelined_requests_are_answered_in_order(class: &str) {
         assert_eq!(client.answer().body.len(), n);
         assert_eq!(client.answer().text(), "abc");
     }
+    server.finish();
+}
+
+fn load_spreads_over_the_workers(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2"]);
+    let workers = server.wait_workers(2);
+    // Connections that stay, one by one: whoever took one keeps it.
+    let mut clients = Vec::new();
+    let mut pids = Vec::new();
+    for _ in 0..200 {
+        let mut client = server.connect();
+        pids.push(client.get("/pid").text().trim().to_owned());
+        clients.push(client);
+    }
+    for worker in workers {
+        let share = pids.iter().filter(|pid| **pid == worker.pid.to_string()).count();
+        assert!(share >= 20, "{worker:?} has {share} of 200 clients");
+    }
+    drop(clients);
     server.finish();
 }

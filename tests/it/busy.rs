@@ -1,0 +1,57 @@
+//! Who serves while others are in a handler.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Exit, Server};
+
+on_class!(sync: a_busy_worker_leaves_newcomers_to_another);
+on_class!(threads: a_busy_worker_leaves_newcomers_to_another);
+
+/// Whoever is in a handler cannot let anybody in; a worker that did would keep them waiting.
+fn a_busy_worker_leaves_newcomers_to_another(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2", "--threads", "1"]);
+    server.wait_workers(2);
+    let _busy = server.begin("/sleep?ms=60000");
+    for _ in 0..50 {
+        assert_eq!(server.get("/").text(), "Hello, world!\n");
+    }
+    server.signal(Signal::SIGINT);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+}
+
+#[test]
+fn a_free_thread_serves_while_the_others_are_blocked() {
+    let server = Server::start(&["-k", "threads", "--threads", "4"]);
+    let _blocked: Vec<_> = (0..3).map(|_| server.begin("/sleep?ms=60000")).collect();
+    let mut kept = server.connect();
+    for _ in 0..50 {
+        assert_eq!(kept.get("/").text(), "Hello, world!\n");
+        assert_eq!(server.get("/").text(), "Hello, world!\n");
+    }
+    server.signal(Signal::SIGINT);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+}
+
+#[test]
+fn newcomers_have_their_turn_while_others_keep_all_threads_busy() {
+    let server = Server::start(&["-k", "threads", "--threads", "2"]);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for mut client in (0..8).map(|_| server.connect()).collect::<Vec<_>>() {
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    assert_eq!(client.get("/sleep?ms=2").status(), 200);
+                }
+            });
+        }
+        let newcomers = (0..30).map(|_| server.try_get("/").is_ok()).filter(|answered| *answered);
+        let answered = newcomers.count();
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(answered, 30);
+    });
+    server.finish();
+}
