@@ -69,7 +69,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("nix::", &["src/os/"]),
     ("serde_yaml::", &["src/settings/"]),
     ("clap::", &["src/cli.rs"]),
-    ("slog_term::", &["src/log/mod.rs"]),
+    ("slog_term::", &["src/log/"]),
     ("mio::", &["workers/"]),
     ("crossbeam_channel::", &["workers/"]),
     ("httparse::", &["src/http/"]),

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ostler::testkit::{Done, Errand, Feed, Http, Kit, Report, Rule, Stage, Task};
+use ostler::testkit::{Done, Errand, Feed, Http, Kit, Outcome, Report, Rule, Stage, Task};
 
 /// The executable of an example; none if it was not built, as under `cargo test --test kit`.
 fn example(name: &str) -> Option<PathBuf> {
@@ -148,6 +148,79 @@ fn queue_keeps_its_contract() {
     let kit = Kit::new(program).class("queue").feed(Folder);
     let kit = kit.without(Rule::Queue, "what is in the folder can wait for the next start");
     expect_kept(&kit.without(Rule::IdleClients, "it has no clients"));
+}
+
+fn untried(report: &Report) -> Vec<Rule> {
+    let is_untried = |outcome: &Outcome| matches!(outcome, Outcome::Untried(_));
+    let findings = report.findings().iter().filter(|finding| is_untried(&finding.outcome));
+    findings.map(|finding| finding.rule).collect()
+}
+
+#[test]
+fn a_program_with_another_app_is_one_cause_and_not_many_broken_rules() {
+    let Some(program) = example("hello_http") else { return };
+    let kit = Kit::new(program).without(Rule::Queue, "a test says so");
+    let report = kit.without(Rule::Quiet, "a busy machine").run();
+    eprintln!("{report}");
+    assert_eq!(report.broken().count(), 0, "{report}");
+    assert!(!report.passed());
+    let [obstacle] = report.obstacles() else { panic!("one is enough: {report}") };
+    assert_eq!(obstacle.task, Task::Quick);
+    assert!(obstacle.asked.contains("GET /pid") && obstacle.seen.contains("404"), "{report}");
+    assert!(obstacle.advice.contains("Http::quick") && obstacle.advice.contains("demo"));
+    // What needs no work is tried, and what does not apply stays so.
+    let others = [Rule::Ready, Rule::IdleBeat, Rule::Quiet, Rule::Queue, Rule::Replacements];
+    let hindered = Rule::ALL.into_iter().filter(|rule| !others.contains(rule));
+    assert_eq!(untried(&report), hindered.collect::<Vec<_>>());
+    assert_eq!(untried(&report), obstacle.rules);
+    assert!(report.findings().is_sorted_by_key(|finding| finding.rule));
+    assert_eq!(report.to_string().matches("CAUSE").count(), 1, "{report}");
+}
+
+#[test]
+fn only_the_rules_that_need_slow_work_hang_on_it() {
+    let kit = Kit::new(env!("CARGO_BIN_EXE_ostler")).feed(Http::new().slow("/nothing?ms={ms}"));
+    let report = kit.only([Rule::Work, Rule::Drain, Rule::LeaveAlone, Rule::DrainLimit]).run();
+    assert_eq!(untried(&report), [Rule::Drain, Rule::LeaveAlone], "{report}");
+    assert_eq!(report.broken().count(), 0, "{report}");
+    let obstacle = &report.obstacles()[0];
+    assert!(obstacle.asked.contains("GET /nothing?ms=700"), "{report}");
+    assert!(obstacle.advice.contains("Http::slow"), "{report}");
+}
+
+#[test]
+fn work_that_no_rule_needs_is_not_asked_for() {
+    let nonsense = Http::new().quick("/nothing").slow("/nothing").hang("/nothing");
+    let kit = Kit::new(env!("CARGO_BIN_EXE_ostler")).feed(nonsense);
+    let report = kit.without(Rule::Drain, "a test says so").only([Rule::IdleBeat, Rule::Drain]);
+    let report = report.run();
+    assert!(report.passed() && report.obstacles().is_empty(), "{report}");
+}
+
+/// Work over HTTP, of which none hangs.
+struct Hasty(Http);
+
+impl Feed for Hasty {
+    fn arguments(&self, folder: &Path) -> Vec<String> {
+        self.0.arguments(folder)
+    }
+
+    fn begin(&self, stage: &Stage, task: Task) -> Result<Box<dyn Errand>, String> {
+        match task {
+            Task::Hang => Ok(Box::new(Item(stage.folder().join("none")))), // which is done
+            other => self.0.begin(stage, other),
+        }
+    }
+}
+
+#[test]
+fn work_that_should_hang_and_does_not_is_a_cause_too() {
+    let kit = Kit::new(env!("CARGO_BIN_EXE_ostler")).feed(Hasty(Http::new()));
+    let report = kit.only([Rule::Work, Rule::Hang, Rule::OrphanHung]).run();
+    assert_eq!(untried(&report), [Rule::Hang, Rule::OrphanHung], "{report}");
+    assert_eq!(report.obstacles()[0].task, Task::Hang);
+    assert!(report.obstacles()[0].seen.contains("it is done"), "{report}");
+    assert!(!report.passed() && report.broken().count() == 0, "{report}");
 }
 
 /// Tries these rules on a class of the example that is full of faults.

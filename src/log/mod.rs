@@ -3,6 +3,7 @@
 //! A log must never stop the service: a full disk, or a reader of stderr that has gone or stopped
 //! reading, costs records and nothing else.
 
+mod compact;
 mod flight;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use std::time::SystemTime;
 use slog::{Drain, KV, Key, Level, Logger, Never, OwnedKVList, Record, Serializer, o};
 
 use crate::os::{file, identity, poll};
+use compact::Compact;
 use flight::FlightRecorder;
 
 /// Longest record, in bytes: what a pipe takes in one piece (pipe(7), `PIPE_BUF`).
@@ -189,10 +191,7 @@ fn logger(wish: &Wish, sink: Sink, recorder: Option<FlightRecorder>) -> Logger {
             root(drain, level, recorder)
         }
         Format::Compact => {
-            let decorator = slog_term::PlainSyncDecorator::new(sink);
-            let drain =
-                slog_term::CompactFormat::new(decorator).use_custom_timestamp(timestamp).build();
-            root(Mutex::new(drain), level, recorder)
+            root(Compact::new(slog_term::PlainSyncDecorator::new(sink)), level, recorder)
         }
         Format::Json => root(Json { sink: Mutex::new(sink) }, level, recorder),
     }
@@ -452,10 +451,14 @@ mod tests {
     use slog::info;
 
     fn lines(level: Level, say: impl FnOnce(&Logger)) -> Vec<String> {
+        lines_as(Format::Json, level, |log| say(log.logger()))
+    }
+
+    fn lines_as(format: Format, level: Level, say: impl FnOnce(&Log)) -> Vec<String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let target = Target::File(file.path().to_path_buf());
-        let wish = Wish { target, level, format: Format::Json, events: None };
-        say(Log::open(&wish, (None, None)).unwrap().logger());
+        let wish = Wish { target, level, format, events: None };
+        say(&Log::open(&wish, (None, None)).unwrap());
         std::fs::read_to_string(file.path()).unwrap().lines().map(str::to_owned).collect()
     }
 
@@ -469,6 +472,51 @@ mod tests {
         assert_eq!(value["level"], "INFO");
         assert_eq!((&value["pid"], &value["slot"]), (&7.into(), &0.into()));
         assert_eq!(value["name"], "a\"b");
+    }
+
+    /// The keys among these, in the order in which a line has them.
+    fn order<'k>(line: &str, keys: &[&'k str]) -> Vec<&'k str> {
+        let at = |key: &str| line.find(&format!("{key}:")).or(line.find(&format!("{key}\":")));
+        let mut found: Vec<_> = keys.iter().filter_map(|key| Some((at(key)?, *key))).collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, key)| key).collect()
+    }
+
+    #[test]
+    fn facts_come_in_the_order_in_which_they_were_given_in_every_format() {
+        let keys = ["pid", "slot", "apples", "zebras", "code"];
+        for format in [Format::Full, Format::Compact, Format::Json] {
+            let lines = lines_as(format, Level::Info, |log| {
+                let more = Facts::new().number("apples", 3).text("zebras", "four");
+                info!(log.logger(), "said"; "pid" => 1, "slot" => 2, more, "code" => 5);
+            });
+            assert_eq!(order(&lines[0], &keys), keys, "{format:?}: {lines:?}");
+        }
+    }
+
+    #[test]
+    fn compact_records_stand_below_what_they_have_in_common() {
+        let lines = lines_as(Format::Compact, Level::Info, |log| {
+            let (web, jobs) = (log.of_pool("web"), log.of_pool("jobs"));
+            info!(web.logger(), "one"; "pid" => 1);
+            info!(web.logger(), "two"; "pid" => 2, "slot" => 0);
+            info!(jobs.logger(), "three");
+            info!(log.logger(), "four");
+        });
+        let shown: Vec<_> = lines.iter().map(|line| without_time(line)).collect();
+        let below = [" INFO one, pid: 1", " INFO two, pid: 2, slot: 0"];
+        let last = ["pool: jobs", " INFO three", "INFO four"];
+        assert_eq!(shown, [&["pool: web"], &below[..], &last[..]].concat());
+    }
+
+    /// A line without the time at its beginning, but with the spaces before that.
+    fn without_time(line: &str) -> String {
+        let words = line.trim_start();
+        let spaces = &line[..line.len() - words.len()];
+        match words.split_once(' ') {
+            Some((time, rest)) if time.ends_with('Z') => format!("{spaces}{rest}"),
+            _ => line.to_owned(),
+        }
     }
 
     #[test]

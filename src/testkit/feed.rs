@@ -77,6 +77,24 @@ pub trait Feed: Send + Sync {
     /// Why it cannot be begun, in words for a person.
     fn begin(&self, stage: &Stage, task: Task) -> Result<Box<dyn Errand>, String>;
 
+    /// How `begin` asks for this work, and what should come of it: for the report, if it does not.
+    fn asks(&self, task: Task) -> String {
+        match task {
+            Task::Quick => "a unit of work that is done at once".into(),
+            Task::Slow(time) => {
+                format!("a unit of work that is done after {} ms", time.as_millis())
+            }
+            Task::Hang => "a unit of work that is never done".into(),
+        }
+    }
+
+    /// What a person can do if the program does not do this work as it should: for the report.
+    fn advice(&self, task: Task) -> String {
+        let _ = task;
+        "see that the feed brings work that the program knows; if it does, the class does not do it"
+            .into()
+    }
+
     /// Somebody who is connected and asks for nothing, until dropped. None: there is no such thing.
     ///
     /// # Errors

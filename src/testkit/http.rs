@@ -58,6 +58,14 @@ impl Http {
         self.hang = path.into();
         self
     }
+
+    fn path(&self, task: Task) -> String {
+        match task {
+            Task::Quick => self.quick.clone(),
+            Task::Slow(time) => self.slow.replace("{ms}", &time.as_millis().to_string()),
+            Task::Hang => self.hang.clone(),
+        }
+    }
 }
 
 impl Feed for Http {
@@ -66,11 +74,7 @@ impl Feed for Http {
     }
 
     fn begin(&self, stage: &Stage, task: Task) -> Result<Box<dyn Errand>, String> {
-        let path = match task {
-            Task::Quick => self.quick.clone(),
-            Task::Slow(time) => self.slow.replace("{ms}", &time.as_millis().to_string()),
-            Task::Hang => self.hang.clone(),
-        };
+        let path = self.path(task);
         let begin = || {
             let mut client = Client::tcp(address(stage)?)?;
             client.try_ask_last(&path)?;
@@ -81,6 +85,30 @@ impl Feed for Http {
             thread::sleep(TAKEN_AFTER);
         }
         Ok(Box::new(Request { client, path }))
+    }
+
+    fn asks(&self, task: Task) -> String {
+        let path = self.path(task);
+        match task {
+            Task::Quick => format!("GET {path}, to be answered with 200 at once"),
+            Task::Slow(time) => {
+                format!("GET {path}, to be answered with 200 after {} ms", time.as_millis())
+            }
+            Task::Hang => format!("GET {path}, to hold its thread and never be answered"),
+        }
+    }
+
+    fn advice(&self, task: Task) -> String {
+        let method = match task {
+            Task::Quick => "quick",
+            Task::Slow(_) => "slow",
+            Task::Hang => "hang",
+        };
+        format!(
+            "name a path of the program that does so, with `Http::{method}`, or serve the app \
+             `demo`, which has the usual ones: `Kit::argument(\"demo\")`;\nif it does so under \
+             another class, it is the class that does not do the work"
+        )
     }
 
     fn idler(&self, stage: &Stage) -> Result<Option<Box<dyn Any + Send>>, String> {
@@ -141,9 +169,10 @@ fn address(stage: &Stage) -> io::Result<SocketAddr> {
 }
 
 fn judge(path: &str, answer: &Answer) -> Result<Done, String> {
-    if answer.status() != 200 {
-        return Err(format!("GET {path} is answered with {}", answer.status()));
-    }
     let text = String::from_utf8_lossy(&answer.body);
+    if answer.status() != 200 {
+        let words: String = text.lines().next().unwrap_or_default().chars().take(80).collect();
+        return Err(format!("GET {path} is answered with {} {words:?}", answer.status()));
+    }
     Ok(Done { worker: text.trim().parse().ok() })
 }

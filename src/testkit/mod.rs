@@ -24,8 +24,13 @@
 //! for classes that serve HTTP, or one of your own. Work must be of three kinds: quick, slow, and such
 //! that hangs for good.
 //!
+//! Before the rules that need work, one unit of each kind is tried out. If work cannot be had as the
+//! kit asks for it, say because the program does not know the paths of [`Http`], the report begins
+//! with that [`Obstacle`], and the rules that need such work are not tried: they could tell nothing
+//! about the class.
+//!
 //! A rule that does not apply to a class is named together with the reason, which goes into the
-//! report: [`Kit::without`]. Linux only; a run takes some five seconds if all is kept, and up to a
+//! report: [`Kit::without`]. Linux only; a run takes some seven seconds if all is kept, and up to a
 //! minute if not.
 
 mod checks;
@@ -33,6 +38,7 @@ mod client;
 mod feed;
 mod heard;
 mod http;
+mod probe;
 mod proc;
 mod report;
 mod rule;
@@ -48,6 +54,7 @@ use std::time::{Duration, Instant};
 
 pub use feed::{Done, Errand, Feed, Regular, Stage, Task};
 pub use http::Http;
+pub use probe::Obstacle;
 pub use report::{Finding, Outcome, Report};
 pub use rule::Rule;
 
@@ -151,7 +158,8 @@ impl Kit {
         self
     }
 
-    /// Tries the rules. If the class never gets ready, none but that one is tried.
+    /// Tries the rules. If the class never gets ready, none but that one is tried; if work of a kind
+    /// cannot be had, none that needs it.
     pub fn run(&self) -> Report {
         let mut findings = Vec::new();
         let mut rules = self.rules.clone();
@@ -159,19 +167,27 @@ impl Kit {
             rules.remove(0);
             findings.push(self.find(Rule::Ready));
         }
+        let mut obstacles = Vec::new();
         if findings.iter().any(|finding| matches!(finding.outcome, Outcome::Broken { .. })) {
-            let reason = "the class never gets ready".to_owned();
-            let took = Duration::ZERO;
-            let untried = |rule| Finding { rule, outcome: Outcome::Untried(reason.clone()), took };
-            findings.extend(rules.into_iter().map(untried));
+            let reason = "the class never gets ready";
+            findings.extend(rules.into_iter().map(|rule| untried(rule, reason)));
         } else {
+            let to_try: Vec<_> =
+                rules.iter().filter(|rule| !self.exempt.contains_key(rule)).copied().collect();
+            obstacles = probe::find_obstacles(self, &to_try);
+            for obstacle in &obstacles {
+                rules.retain(|rule| !obstacle.rules.contains(rule));
+                let reason = obstacle.reason();
+                findings.extend(obstacle.rules.iter().map(|rule| untried(*rule, &reason)));
+            }
             findings.extend(self.find_all(&rules));
+            findings.sort_by_key(|finding| finding.rule);
         }
         let program = self.program.display().to_string();
-        Report { class: self.class.clone(), program, findings }
+        Report { class: self.class.clone(), program, obstacles, findings }
     }
 
-    /// Tries several rules at once; the findings are in the order of the rules.
+    /// Tries several rules at once; the findings are in the order in which they are made.
     fn find_all(&self, rules: &[Rule]) -> Vec<Finding> {
         let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         thread::scope(|scope| {
@@ -184,9 +200,7 @@ impl Kit {
                 });
             }
         });
-        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        found.sort_by_key(|finding| finding.rule);
-        found
+        found.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn find(&self, rule: Rule) -> Finding {
@@ -200,4 +214,8 @@ impl Kit {
         };
         Finding { rule, outcome, took: begun.elapsed() }
     }
+}
+
+fn untried(rule: Rule, reason: &str) -> Finding {
+    Finding { rule, outcome: Outcome::Untried(reason.to_owned()), took: Duration::ZERO }
 }

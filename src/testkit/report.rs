@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::rule::Rule;
+use super::probe::Obstacle;
+use super::rule::{Rule, Sort};
 
 /// What was found about one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,7 @@ pub struct Finding {
 pub struct Report {
     pub(super) class: String,
     pub(super) program: String,
+    pub(super) obstacles: Vec<Obstacle>,
     pub(super) findings: Vec<Finding>,
 }
 
@@ -48,6 +50,12 @@ impl Report {
     /// The findings, in the order of [`Rule::ALL`].
     pub fn findings(&self) -> &[Finding] {
         &self.findings
+    }
+
+    /// What has kept rules from being tried, if anything: work that cannot be had as the kit asks
+    /// for it.
+    pub fn obstacles(&self) -> &[Obstacle] {
+        &self.obstacles
     }
 
     /// The rules that the class breaks.
@@ -68,13 +76,29 @@ impl Report {
     /// With the whole table, unless it has [passed](Self::passed).
     #[track_caller]
     pub fn assert_passed(&self) {
-        assert!(self.passed(), "the class breaks its contract\n{self}");
+        let is_broken = self.broken().next().is_some();
+        let complaint = match self.obstacles.is_empty() || is_broken {
+            true => "the class breaks its contract",
+            false => "the class cannot be tried as it should be",
+        };
+        assert!(self.passed(), "{complaint}\n{self}");
+    }
+
+    fn show_obstacles(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Obstacle { task, asked, seen, advice, rules } in &self.obstacles {
+            let name = Sort::of(*task).name();
+            let count = rules.len();
+            writeln!(f, "  CAUSE: {name} work cannot be had, so {count} rules are not tried")?;
+            show_block(f, &[("asked", asked), ("seen", seen), ("to do", advice)])?;
+        }
+        Ok(())
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "worker class {:?} of {}", self.class, self.program)?;
+        self.show_obstacles(f)?;
         for Finding { rule, outcome, took } in &self.findings {
             let (word, reason) = match outcome {
                 Outcome::Kept => ("kept", ""),
@@ -86,12 +110,8 @@ impl fmt::Display for Report {
                 format!("  {:<18}{word:<16}{:>6.1} s  {reason}", rule.name(), took.as_secs_f32());
             writeln!(f, "{}", line.trim_end())?;
             if let Outcome::Broken { expected, seen } = outcome {
-                for (title, text) in
-                    [("rule", rule.contract()), ("expected", expected), ("seen", seen)]
-                {
-                    let text = text.replace('\n', "\n                ");
-                    writeln!(f, "      {title:<10}{text}")?;
-                }
+                let rule = rule.contract();
+                show_block(f, &[("rule", rule), ("expected", expected), ("seen", seen)])?;
             }
         }
         let count = |wanted: fn(&Outcome) -> bool| {
@@ -108,6 +128,15 @@ impl fmt::Display for Report {
     }
 }
 
+/// Some titles with their texts, indented.
+fn show_block(f: &mut fmt::Formatter<'_>, parts: &[(&str, &str)]) -> fmt::Result {
+    for (title, text) in parts {
+        let text = text.replace('\n', "\n                ");
+        writeln!(f, "      {title:<10}{text}")?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,7 +147,51 @@ mod tests {
             outcome,
             took: Duration::from_millis(1250),
         });
-        Report { class: "x".into(), program: "/bin/y".into(), findings: findings.collect() }
+        Report {
+            class: "x".into(),
+            program: "/bin/y".into(),
+            obstacles: Vec::new(),
+            findings: findings.collect(),
+        }
+    }
+
+    fn no_slow_work(rules: Vec<Rule>) -> Obstacle {
+        Obstacle {
+            task: crate::testkit::Task::Slow(Duration::from_millis(700)),
+            asked: "GET /slow".into(),
+            seen: "404\n  the log".into(),
+            advice: "name a path".into(),
+            rules,
+        }
+    }
+
+    #[test]
+    fn a_cause_is_told_once_and_before_all_else() {
+        let obstacle = no_slow_work(vec![Rule::Drain, Rule::Queue]);
+        let untried = Outcome::Untried(obstacle.reason());
+        let mut report = report(&[(Rule::Drain, untried.clone()), (Rule::Queue, untried)]);
+        report.obstacles.push(obstacle);
+        assert_eq!(
+            report.to_string(),
+            "worker class \"x\" of /bin/y\n\
+             \u{20} CAUSE: slow work cannot be had, so 2 rules are not tried\n\
+             \u{20}     asked     GET /slow\n\
+             \u{20}     seen      404\n                  the log\n\
+             \u{20}     to do     name a path\n\
+             \u{20} drain             not tried          1.2 s  slow work cannot be had: 404\n\
+             \u{20} queue             not tried          1.2 s  slow work cannot be had: 404\n\
+             0 kept, 0 broken, 0 do not apply, 2 not tried"
+        );
+        assert!(!report.passed());
+    }
+
+    #[test]
+    #[should_panic(expected = "the class cannot be tried as it should be")]
+    fn a_class_that_cannot_be_tried_is_not_said_to_break_its_contract() {
+        let obstacle = no_slow_work(vec![Rule::Drain]);
+        let mut report = report(&[(Rule::Drain, Outcome::Untried(obstacle.reason()))]);
+        report.obstacles.push(obstacle);
+        report.assert_passed();
     }
 
     #[test]

@@ -1,5 +1,33 @@
 //! The rules of the contract between the runtime and a class, each with the sentence that it is.
 
+use super::feed::Task;
+
+/// The sorts of work that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sort {
+    Quick,
+    Slow,
+    Hang,
+}
+
+impl Sort {
+    pub(super) fn of(task: Task) -> Self {
+        match task {
+            Task::Quick => Self::Quick,
+            Task::Slow(_) => Self::Slow,
+            Task::Hang => Self::Hang,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Slow => "slow",
+            Self::Hang => "hanging",
+        }
+    }
+}
+
 /// A rule of the contract that the kit checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -85,6 +113,28 @@ impl Rule {
     /// The rule in a sentence.
     pub fn contract(self) -> &'static str {
         self.words().1
+    }
+
+    /// The work without which it cannot be tried.
+    pub(super) fn needs(self) -> &'static [Sort] {
+        match self {
+            Rule::Ready | Rule::IdleBeat | Rule::Replacements => &[],
+            Rule::Work
+            | Rule::BusyBeat
+            | Rule::Quiet
+            | Rule::Stopped
+            | Rule::Killed
+            | Rule::IdleClients
+            | Rule::RecycleByUnits
+            | Rule::RecycleByAge
+            | Rule::Reload
+            | Rule::OrphanIdle
+            | Rule::Descriptors => &[Sort::Quick],
+            Rule::Drain | Rule::QuickEnd | Rule::OrphanBusy => &[Sort::Slow],
+            Rule::Queue | Rule::LeaveAlone => &[Sort::Quick, Sort::Slow],
+            Rule::Hang => &[Sort::Quick, Sort::Hang],
+            Rule::DrainLimit | Rule::OrphanHung => &[Sort::Hang],
+        }
     }
 
     fn words(self) -> (&'static str, &'static str) {

@@ -90,10 +90,15 @@ impl<'k> Scene<'k> {
         listening.text("address")?.parse().ok()
     }
 
+    /// Begins a unit of work, or says why it cannot be begun.
+    pub(super) fn begin_plain(&self, task: Task) -> Result<Box<dyn Errand>, String> {
+        self.kit.feed.begin(&self.stage, task)
+    }
+
     /// Begins a unit of work.
     pub(super) fn begin(&self, task: Task) -> Result<Box<dyn Errand>, Breach> {
-        let begun = self.kit.feed.begin(&self.stage, task);
-        begun.map_err(|error| self.breach(format!("work can be brought: {task:?}"), error))
+        self.begin_plain(task)
+            .map_err(|error| self.breach(format!("work can be brought: {task:?}"), error))
     }
 
     /// Has units of work done, one after the other.

@@ -151,6 +151,31 @@ fn people_can_read_the_other_formats() {
 }
 
 #[test]
+fn facts_have_one_order_in_every_format() {
+    let mut orders = Vec::new();
+    for format in ["json", "full", "compact"] {
+        let server = Launch::new(&["--log-format", format]).plain().spawn();
+        wait_until("it is ready", || server.lines().iter().any(|l| l.contains("worker ready")));
+        server.signal(Signal::SIGTERM);
+        server.wait_exit();
+        server.wait_silence();
+        let lines = server.lines();
+        let line = lines.iter().find(|line| line.contains("worker exited")).unwrap();
+        orders.push(order_of(line, &["generation", "pid", "units", "slot", "reason", "age_ms"]));
+    }
+    assert_eq!(orders[0].len(), 6, "{orders:?}");
+    assert!(orders.iter().all(|order| *order == orders[0]), "{orders:?}");
+}
+
+/// The keys among these, in the order in which a line has them.
+fn order_of<'k>(line: &str, keys: &[&'k str]) -> Vec<&'k str> {
+    let at = |key: &str| line.find(&format!(" {key}: ")).or(line.find(&format!("\"{key}\":")));
+    let mut found: Vec<_> = keys.iter().filter_map(|key| Some((at(key)?, *key))).collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, key)| key).collect()
+}
+
+#[test]
 fn events_outlive_a_killed_master() {
     let launch = Launch::new(&["-k", "mio", "--log-level", "error"]);
     let path = launch.path("events");

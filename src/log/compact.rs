@@ -1,0 +1,61 @@
+//! Records as lines, below what several of them have in common: slog-term's compact format, made of
+//! its parts, since the whole shows the facts of a record last first, and cannot be told otherwise.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use slog::{Drain, KV, OwnedKVList, Record};
+use slog_term::{CompactFormatSerializer, Decorator, RecordDecorator, Serializer};
+
+use super::timestamp;
+
+/// What has been shown above the last record, in the order of the lines: keys and values.
+type Context = Vec<(Vec<u8>, Vec<u8>)>;
+
+pub(super) struct Compact<D> {
+    decorator: D,
+    context: Mutex<Context>,
+}
+
+impl<D> Compact<D> {
+    pub(super) fn new(decorator: D) -> Self {
+        Self { decorator, context: Mutex::default() }
+    }
+}
+
+impl<D: Decorator> Drain for Compact<D> {
+    type Ok = ();
+    type Err = io::Error;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> io::Result<()> {
+        let mut context = self.context.lock().unwrap_or_else(PoisonError::into_inner);
+        self.decorator.with_record(record, values, |out| {
+            let depth = show_context(out, &mut context, record, values)?;
+            show_record(out, depth, record)
+        })
+    }
+}
+
+/// Shows the facts of the logger that are new, a line each, and says how many it has in all.
+fn show_context(
+    out: &mut dyn RecordDecorator,
+    context: &mut Context,
+    record: &Record<'_>,
+    values: &OwnedKVList,
+) -> io::Result<usize> {
+    let mut lines = CompactFormatSerializer::new(out, context);
+    values.serialize(record, &mut lines)?;
+    lines.finish()
+}
+
+fn show_record(out: &mut dyn RecordDecorator, depth: usize, record: &Record<'_>) -> io::Result<()> {
+    out.start_whitespace()?;
+    write!(out, "{:depth$}", "")?;
+    let needs_comma = slog_term::print_msg_header(&timestamp, out, record, false)?;
+    let mut facts = Serializer::new(out, needs_comma, true); // slog hands them over last first
+    record.kv().serialize(record, &mut facts)?;
+    facts.finish()?;
+    out.start_whitespace()?;
+    writeln!(out)?;
+    out.flush()
+}
