@@ -24,7 +24,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use ostler::Runtime;
 use ostler::app::Desk;
@@ -65,8 +65,11 @@ impl WorkerClass for Tokio {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+        // Here, in the worker: no thread of a runtime lives through a fork.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(serve(ctx, (self.0)()))
+        let end = runtime.block_on(serve(ctx, (self.0)()));
+        runtime.shutdown_background(); // whatever blocks a thread of its pool ends with the process
+        end
     }
 }
 
@@ -77,11 +80,12 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     let listeners = ctx.listeners().iter().map(|listener| observe(listener.as_fd()));
     let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
     let signals = observe(life.wake_fd())?;
+    let patience = Some(ctx.place().limits.header_timeout).filter(|limit| !limit.is_zero());
     life.ready();
     loop {
         let until = match acceptor.poll(clients.len()) {
             Arrival::Client(stream, _) => {
-                clients.spawn(attend(life, stream, router.clone(), told.clone()));
+                clients.spawn(attend(life, patience, stream, router.clone(), told.clone()));
                 yield_now().await; // others get some of a burst, and those who are in their turn
                 continue;
             }
@@ -101,9 +105,10 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     }
 }
 
-/// Serves one client, whose faults are nobody's concern.
+/// Serves one client, whose faults are nobody's concern. It has so long for the head of a request.
 async fn attend(
     life: &'static Lifecycle,
+    patience: Option<Duration>,
     stream: Stream,
     router: TowerToHyperService<Router>,
     mut told: watch::Receiver<Stop>,
@@ -114,7 +119,9 @@ async fn attend(
         let label = format!("{} {}", request.method(), request.uri().path());
         mark(life, label, router.call(request))
     });
-    let mut client = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(patience);
+    let mut client = pin!(http.serve_connection(TokioIo::new(stream), service));
     let farewell = async {
         let _ = told.wait_for(|stop| *stop != Stop::None).await;
         sleep(LINGER).await;
@@ -173,5 +180,6 @@ async fn somebody_at(
 }
 
 fn main() -> ExitCode {
+    // An app there must be; this class has its router instead.
     Runtime::new().app(Demo).class(Tokio(router)).main()
 }

@@ -223,17 +223,33 @@ fn await_answer(stream: &TcpStream) {
     reader.read_exact(&mut vec![0; length]).unwrap();
 }
 
-#[test]
-fn classes_with_a_loop_of_their_own_keep_to_worker_connections() {
-    for (name, class) in [("uring", "uring"), ("tokio_axum", "tokio")] {
-        let Some(program) = example(name) else { continue };
-        let args = ["--worker-class", class, "--worker-connections", "1"];
-        let check = Command::new(&program).args(args).arg("--check-config").output().unwrap();
+/// The classes with a loop of their own that this machine lets run, each with a server.
+fn loops<'a>(args: &'a [&'a str]) -> impl Iterator<Item = (&'static str, Server)> + 'a {
+    [("uring", "uring"), ("tokio_axum", "tokio")].into_iter().filter_map(move |(name, class)| {
+        let program = example(name)?;
+        let args = [&["--worker-class", class], args].concat();
+        let check = Command::new(&program).args(&args).arg("--check-config").output().unwrap();
         if !check.status.success() {
             eprintln!("skipped: {}", String::from_utf8_lossy(&check.stderr));
-            continue;
+            return None;
         }
-        let server = Server::start(&program, &args);
+        Some((class, Server::start(&program, &args)))
+    })
+}
+
+#[test]
+fn classes_with_a_loop_of_their_own_wait_for_half_a_head_no_longer_than_its_time() {
+    for (_, server) in loops(&["--header-timeout", "1s"]) {
+        let half = TcpStream::connect(&server.address).unwrap();
+        half.set_read_timeout(Some(DEADLINE)).unwrap();
+        (&half).write_all(b"GET / HTTP/1.1\r\nHost").unwrap();
+        server.stop(); // long before the end of the graceful timeout
+    }
+}
+
+#[test]
+fn classes_with_a_loop_of_their_own_keep_to_worker_connections() {
+    for (class, server) in loops(&["--worker-connections", "1"]) {
         let first = TcpStream::connect(&server.address).unwrap();
         ask_again(&first);
         let second = TcpStream::connect(&server.address).unwrap();
