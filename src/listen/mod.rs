@@ -1,20 +1,24 @@
 //! Listening sockets: bound once by the master, shared by the workers, removed by whom they belong
 //! to. It must never know what is served over them.
 
+mod claim;
+mod error;
 pub(crate) mod inherit;
 mod shared;
+mod stream;
 
-use std::fmt;
-use std::fs;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::address::Address;
 use crate::os::{epoll, file, socket};
+use claim::{Claim, FileId, make_way};
+pub use error::ListenError;
+pub(crate) use shared::Share;
 use shared::Shared;
+pub use stream::Stream;
 
 /// A socket that listens. It never blocks, and it is shared with other processes: nobody may
 /// change its flags.
@@ -34,8 +38,8 @@ enum Origin {
     Inherited,
     /// Bound by us to something without a file.
     Bound,
-    /// Bound by us to a path, which is ours as long as it leads to this file.
-    Path { path: PathBuf, file: FileId },
+    /// Bound by us to a path.
+    Path(Claim),
 }
 
 /// Who can still come to a listener.
@@ -49,17 +53,6 @@ pub enum Door {
     Sealed,
     /// Nobody should, but some may still come: the queue may have no end.
     Ajar,
-}
-
-pub(crate) use shared::Share;
-
-/// Which file a path leads to: device and inode.
-type FileId = (u64, u64);
-
-/// A client's socket. It never blocks.
-#[derive(Debug)]
-pub struct Stream {
-    fd: OwnedFd,
 }
 
 /// Who may connect to a unix socket by its path.
@@ -77,79 +70,6 @@ impl Default for Access {
     /// Owner and group may connect, strangers may not.
     fn default() -> Self {
         Self { mode: 0o660, user: None, group: None }
-    }
-}
-
-/// Why there is no listener.
-#[derive(Debug)]
-pub enum ListenError {
-    /// The host's name has no address.
-    Resolve {
-        /// What was to be bound.
-        address: Address,
-        /// What the resolver said.
-        source: io::Error,
-    },
-    /// The kernel refused.
-    Bind {
-        /// What was to be bound.
-        address: Address,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The path cannot get the mode or the owner that it is to have.
-    Access {
-        /// What was to be bound.
-        address: Address,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The path leads to something that is not a socket.
-    NotASocket(PathBuf),
-    /// Somebody is serving at the path.
-    Alive(PathBuf),
-    /// The descriptor that was to be inherited is not a listening stream socket.
-    NotAListener(RawFd),
-}
-
-impl fmt::Display for ListenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Resolve { address, .. } => write!(f, "cannot find the host of {address}"),
-            Self::Bind { address, .. } => write!(f, "cannot listen on {address}"),
-            Self::Access { address, .. } => {
-                write!(
-                    f,
-                    "cannot set socket_mode, socket_user and socket_group of {address}, which only \
-                     root can give away"
-                )
-            }
-            Self::NotASocket(path) => write!(
-                f,
-                "cannot listen on unix:{}: the path holds something that is not a socket; \
-                 choose another path or move it away",
-                path.display()
-            ),
-            Self::Alive(path) => write!(
-                f,
-                "cannot listen on unix:{}: another program is serving there",
-                path.display()
-            ),
-            Self::NotAListener(number) => {
-                write!(f, "cannot listen on fd://{number}: it is not a listening stream socket")
-            }
-        }
-    }
-}
-
-impl std::error::Error for ListenError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Resolve { source, .. }
-            | Self::Bind { source, .. }
-            | Self::Access { source, .. } => Some(source),
-            Self::NotASocket(_) | Self::Alive(_) | Self::NotAListener(_) => None,
-        }
     }
 }
 
@@ -173,15 +93,14 @@ pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener,
             (socket::listen_on(&name, backlog).map_err(refused)?, Origin::Bound)
         }
         Address::Unix(path) => {
-            clear_stale(path, address)?;
+            make_way(path, address)?;
             let fd = socket::bind_to(&socket::Name::Path(path.clone())).map_err(refused)?;
-            let file = file_id(path).map_err(refused)?;
-            let origin = Origin::Path { path: path.clone(), file };
+            let claim = Claim::stake(path).map_err(refused)?;
             if let Err(error) = open_path(&fd, path, address, backlog, access) {
-                remove_if_same(path, file);
+                claim.remove();
                 return Err(error);
             }
-            (fd, origin)
+            (fd, Origin::Path(claim))
         }
         Address::Fd(number) => match socket::adopt(*number).map_err(refused)? {
             Some(fd) => (fd, Origin::Inherited),
@@ -192,8 +111,8 @@ pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener,
     let shared = match Shared::new(Door::Open) {
         Ok(shared) => shared,
         Err(error) => {
-            if let Origin::Path { path, file } = &origin {
-                remove_if_same(path, *file);
+            if let Origin::Path(claim) = &origin {
+                claim.remove();
             }
             return Err(refused(error));
         }
@@ -233,7 +152,9 @@ fn inherit_socket(
     let name = socket::local_name(fd.as_fd());
     let origin = match &ours {
         None | Some((Address::Fd(_), _)) => Origin::Inherited,
-        Some((Address::Unix(path), Some(file))) => Origin::Path { path: path.clone(), file: *file },
+        Some((Address::Unix(path), Some(file))) => {
+            Origin::Path(Claim::inherit(path.clone(), *file))
+        }
         // An earlier master had lost its path already: there is nothing to remove later.
         Some((Address::Unix(_), None)) => Origin::Bound,
         Some((Address::Tcp { .. } | Address::Abstract(_), _)) => Origin::Bound,
@@ -258,40 +179,6 @@ fn resolve(address: &Address, host: &str, port: u16) -> Result<SocketAddr, Liste
     found.next().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
 }
 
-/// Makes way at a unix socket's path if what is there is the socket of a server that has gone.
-fn clear_stale(path: &Path, address: &Address) -> Result<(), ListenError> {
-    let refused = |source| ListenError::Bind { address: address.clone(), source };
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(refused(error)),
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(ListenError::NotASocket(path.to_path_buf()));
-    }
-    if socket::is_alive(&socket::Name::Path(path.to_path_buf())).map_err(refused)? {
-        return Err(ListenError::Alive(path.to_path_buf()));
-    }
-    let looked_at = (metadata.dev(), metadata.ino());
-    if file_id(path).is_ok_and(|present| present == looked_at) {
-        fs::remove_file(path).map_err(refused)?;
-    }
-    Ok(())
-}
-
-fn file_id(path: &Path) -> io::Result<FileId> {
-    let metadata = fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
-}
-
-/// Removes a path if it still leads to this file.
-fn remove_if_same(path: &Path, file: FileId) {
-    if file_id(path).is_ok_and(|present| present == file) {
-        // Gone already is as good.
-        let _ = fs::remove_file(path);
-    }
-}
-
 impl Listener {
     /// The address to which it is bound, such as `127.0.0.1:8000` or `unix:/run/x.sock`.
     pub fn name(&self) -> &str {
@@ -308,7 +195,7 @@ impl Listener {
             return Ok(None);
         }
         let client = socket::accept(self.fd.as_fd())?;
-        Ok(client.map(|(fd, address)| (Stream { fd }, address)))
+        Ok(client.map(|(fd, address)| (Stream::new(fd), address)))
     }
 
     /// Joins an epoll instance such that one waiting process is woken for a new connection, and
@@ -345,8 +232,8 @@ impl Listener {
 
     /// The file to which its path leads as long as that is ours.
     fn file(&self) -> Option<FileId> {
-        match self.origin {
-            Origin::Path { file, .. } => Some(file),
+        match &self.origin {
+            Origin::Path(claim) => Some(claim.file()),
             Origin::Bound | Origin::Inherited => None,
         }
     }
@@ -445,7 +332,7 @@ impl Listener {
         let sealed = match &self.origin {
             Origin::Inherited => Ok(false),
             Origin::Bound => socket::turn_newcomers_away(self.fd.as_fd()),
-            Origin::Path { .. } => {
+            Origin::Path(_) => {
                 self.remove_path();
                 Ok(true)
             }
@@ -471,7 +358,7 @@ impl Listener {
     /// Whether somebody has removed its path, or put something else there: nobody new can come.
     pub(crate) fn is_lost(&self) -> bool {
         match &self.origin {
-            Origin::Path { path, file } => !file_id(path).is_ok_and(|present| present == *file),
+            Origin::Path(claim) => claim.is_lost(),
             // It was gone already when this master got the socket.
             Origin::Bound => matches!(self.address, Address::Unix(_)),
             Origin::Inherited => false,
@@ -480,8 +367,8 @@ impl Listener {
 
     /// Removes the path, if it has one that still leads to this socket.
     pub(crate) fn remove_path(&self) {
-        if let Origin::Path { path, file } = &self.origin {
-            remove_if_same(path, *file);
+        if let Origin::Path(claim) = &self.origin {
+            claim.remove();
         }
     }
 }
@@ -495,51 +382,5 @@ impl AsFd for Listener {
 impl AsRawFd for Listener {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
-    }
-}
-
-impl Stream {
-    /// Receives what is there. 0 is the end of the stream.
-    ///
-    /// # Errors
-    /// `WouldBlock` if nothing is there yet; otherwise the connection is broken.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        socket::receive(self.fd.as_fd(), buffer)
-    }
-
-    /// Sends as much as there is room for.
-    ///
-    /// # Errors
-    /// `WouldBlock` if there is no room; otherwise the connection is broken.
-    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        socket::transmit(self.fd.as_fd(), bytes)
-    }
-
-    /// Tells the peer that nothing more will come.
-    pub fn end_output(&self) {
-        socket::end_output(self.fd.as_fd());
-    }
-
-    /// Ends both ways: whoever still waits for bytes, or for room, is told that it is over.
-    pub fn end(&self) {
-        socket::end(self.fd.as_fd());
-    }
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl AsRawFd for Stream {
-    fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
-    }
-}
-
-impl From<Stream> for OwnedFd {
-    fn from(stream: Stream) -> Self {
-        stream.fd
     }
 }

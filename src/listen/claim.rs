@@ -1,0 +1,78 @@
+//! Whose a unix socket's path is.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::error::ListenError;
+use crate::address::Address;
+use crate::os::socket;
+
+/// Which file a path leads to: device and inode.
+pub(super) type FileId = (u64, u64);
+
+/// A path that is ours as long as it leads to this file.
+#[derive(Debug)]
+pub(super) struct Claim {
+    path: PathBuf,
+    file: FileId,
+}
+
+impl Claim {
+    /// Claims what the path leads to now.
+    ///
+    /// # Errors
+    /// From lstat(2).
+    pub(super) fn stake(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_path_buf(), file: file_id(path)? })
+    }
+
+    /// The claim of an earlier master.
+    pub(super) fn inherit(path: PathBuf, file: FileId) -> Self {
+        Self { path, file }
+    }
+
+    pub(super) fn file(&self) -> FileId {
+        self.file
+    }
+
+    /// Whether somebody has removed the path, or put something else there.
+    pub(super) fn is_lost(&self) -> bool {
+        !file_id(&self.path).is_ok_and(|present| present == self.file)
+    }
+
+    /// Removes the path, if it is still ours.
+    pub(super) fn remove(&self) {
+        if !self.is_lost() {
+            // Gone already is as good.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Makes way at a unix socket's path if what is there is the socket of a server that has gone.
+pub(super) fn make_way(path: &Path, address: &Address) -> Result<(), ListenError> {
+    let refused = |source| ListenError::Bind { address: address.clone(), source };
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(refused(error)),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(ListenError::NotASocket(path.to_path_buf()));
+    }
+    if socket::is_alive(&socket::Name::Path(path.to_path_buf())).map_err(refused)? {
+        return Err(ListenError::Alive(path.to_path_buf()));
+    }
+    let looked_at = (metadata.dev(), metadata.ino());
+    if file_id(path).is_ok_and(|present| present == looked_at) {
+        fs::remove_file(path).map_err(refused)?;
+    }
+    Ok(())
+}
+
+fn file_id(path: &Path) -> io::Result<FileId> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}

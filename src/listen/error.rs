@@ -1,0 +1,81 @@
+//! Why an address cannot be listened on.
+
+use std::fmt;
+use std::io;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use crate::address::Address;
+
+/// Why there is no listener.
+#[derive(Debug)]
+pub enum ListenError {
+    /// The host's name has no address.
+    Resolve {
+        /// What was to be bound.
+        address: Address,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// The kernel refused.
+    Bind {
+        /// What was to be bound.
+        address: Address,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The path cannot get the mode or the owner that it is to have.
+    Access {
+        /// What was to be bound.
+        address: Address,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The path leads to something that is not a socket.
+    NotASocket(PathBuf),
+    /// Somebody is serving at the path.
+    Alive(PathBuf),
+    /// The descriptor that was to be inherited is not a listening stream socket.
+    NotAListener(RawFd),
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve { address, .. } => write!(f, "cannot find the host of {address}"),
+            Self::Bind { address, .. } => write!(f, "cannot listen on {address}"),
+            Self::Access { address, .. } => {
+                write!(
+                    f,
+                    "cannot set socket_mode, socket_user and socket_group of {address}, which only \
+                     root can give away"
+                )
+            }
+            Self::NotASocket(path) => write!(
+                f,
+                "cannot listen on unix:{}: the path holds something that is not a socket; \
+                 choose another path or move it away",
+                path.display()
+            ),
+            Self::Alive(path) => write!(
+                f,
+                "cannot listen on unix:{}: another program is serving there",
+                path.display()
+            ),
+            Self::NotAListener(number) => {
+                write!(f, "cannot listen on fd://{number}: it is not a listening stream socket")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ListenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Resolve { source, .. }
+            | Self::Bind { source, .. }
+            | Self::Access { source, .. } => Some(source),
+            Self::NotASocket(_) | Self::Alive(_) | Self::NotAListener(_) => None,
+        }
+    }
+}
