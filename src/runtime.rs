@@ -1,36 +1,35 @@
 //! The builder: apps, classes and settings become a running master.
 
+mod catalogue;
+mod error;
+
 use std::env;
-use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use slog::{Level, crit, info, warn};
 
-use crate::app::{App, Refusal};
-use crate::apps::Nothing;
+use crate::app::App;
 use crate::arbiter::{
-    self, Arbiter, Blueprint, Company, CompanyError, Crew, House, Kin, Launch, Leaves, Means,
-    MemoryWatch, Outcome, Plan, Planner,
+    self, Arbiter, Blueprint, Company, Crew, House, Kin, Launch, Leaves, Means, MemoryWatch,
+    Outcome, Plan, Planner,
 };
 use crate::heartbeat;
 use crate::hooks::{Hooks, NoHooks};
+use crate::listen;
 use crate::listen::inherit::Inheritance;
-use crate::listen::{self, Access, ListenError};
-use crate::log::{self, Facts, LogError};
+use crate::log::{self, Facts};
 use crate::os::daemon::Verdict;
-use crate::os::identity::{self, Identity};
+use crate::os::identity;
 use crate::os::process::Pid;
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::title::TitleArea;
-use crate::pidfile::{PidFile, PidFileError};
-use crate::settings::{
-    Configuration, LogLevel, LogTarget, Pool, Settings, SettingsError, Source, check_addresses,
-};
+use crate::pidfile::PidFile;
+use crate::settings::{Configuration, LogLevel, LogTarget, Pool, Settings, check_addresses};
 use crate::systemd::Manager;
-use crate::worker::{self, DuplicateClass, Registry, WorkerClass};
-use crate::workers;
+use crate::worker::WorkerClass;
+use catalogue::{Catalogue, Choice, place};
+pub use error::RuntimeError;
 
 /// A program in the making: the apps and classes that settings can choose from.
 ///
@@ -42,11 +41,9 @@ use crate::workers;
 /// }
 /// ```
 pub struct Runtime {
-    apps: Vec<Box<dyn App>>,
-    registry: Registry,
+    catalogue: Catalogue,
     hooks: Box<dyn Hooks>,
     note: &'static str,
-    fault: Option<DuplicateClass>,
 }
 
 impl Default for Runtime {
@@ -58,24 +55,20 @@ impl Default for Runtime {
 impl Runtime {
     /// A runtime with the built-in classes and no app.
     pub fn new() -> Self {
-        let mut registry = Registry::default();
-        let fault = workers::install(&mut registry).err();
-        Self { apps: Vec::new(), registry, hooks: Box::new(NoHooks), note: "", fault }
+        Self { catalogue: Catalogue::new(), hooks: Box::new(NoHooks), note: "" }
     }
 
     /// Adds an app. The first is the one that is served if nobody chooses.
     #[must_use]
     pub fn app(mut self, app: impl App + 'static) -> Self {
-        self.apps.push(Box::new(app));
+        self.catalogue.add_app(app);
         self
     }
 
     /// Adds a worker class. A name that is taken is reported when the program runs.
     #[must_use]
     pub fn class(mut self, class: impl WorkerClass + 'static) -> Self {
-        if let Err(duplicate) = self.registry.register(class) {
-            self.fault.get_or_insert(duplicate);
-        }
+        self.catalogue.add_class(class);
         self
     }
 
@@ -100,12 +93,12 @@ impl Runtime {
 
     /// The name of the app that is served if nobody chooses.
     pub(crate) fn default_app(&self) -> Option<&str> {
-        self.apps.first().map(|app| app.name())
+        self.catalogue.default_app()
     }
 
     /// The names of the classes, in alphabetical order.
     pub fn class_names(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.registry.names()
+        self.catalogue.class_names()
     }
 
     /// Finds what the settings name, and asks it whether the settings suit it. Changes nothing.
@@ -214,8 +207,8 @@ impl Runtime {
         let log = log_wish(&master);
         let mut choices = Vec::new();
         for pool in &mut pools {
-            let choice = self.choose(&pool.settings)?;
-            settle(&choice, &mut pool.settings);
+            let choice = self.catalogue.choose(&pool.settings)?;
+            choice.settle(&mut pool.settings);
             choices.push(choice);
         }
         check_addresses(pools.iter()).map_err(RuntimeError::Settings)?;
@@ -223,68 +216,6 @@ impl Runtime {
             pools.into_iter().zip(choices).map(|(pool, choice)| plan_pool(pool, choice)).collect();
         check_log_owner(&master, &plans)?;
         Ok(Blueprint { master, is_divided, log, plans })
-    }
-
-    fn choose(&self, settings: &Settings) -> Result<Choice<'_>, RuntimeError> {
-        if let Some(fault) = &self.fault {
-            return Err(RuntimeError::Duplicate(fault.clone()));
-        }
-        let wrong = |key: &'static str| {
-            let place = place(settings, key);
-            move |reason: String| RuntimeError::Setting { place, reason }
-        };
-        let class = self.registry.get(&settings.worker_class);
-        let class = class.map_err(|error| wrong("worker_class")(error.to_string()))?;
-        check_command(class, settings).map_err(|(key, reason)| wrong(key)(reason))?;
-        let app = if class.runs_command() {
-            &Nothing
-        } else {
-            self.find_app(&settings.app).map_err(wrong("app"))?
-        };
-        app.check(&settings.app_options).map_err(|refusal| of_app(settings, &refusal))?;
-        self.check_kind(app, class).map_err(|(key, reason)| wrong(key)(reason))?;
-        check_bind(app, class, settings).map_err(wrong("bind"))?;
-        class.check(settings).map_err(|refusal| wrong("worker_class")(refusal.to_string()))?;
-        let (user, group) = (settings.user.as_deref(), settings.group.as_deref());
-        let key = if user.is_some() { "user" } else { "group" };
-        Identity::find(None, group).map_err(wrong("group"))?;
-        let identity = Identity::find(user, group).map_err(wrong(key))?;
-        if !identity.is_within_reach() {
-            let reason = "only a master that runs as root can run workers as somebody else";
-            return Err(wrong(key)(reason.to_owned()));
-        }
-        let user = settings.socket_user.as_deref().map(identity::user_number).transpose();
-        let group = settings.socket_group.as_deref().map(identity::group_number).transpose();
-        let socket_access = Access {
-            mode: settings.socket_mode,
-            user: user.map_err(wrong("socket_user"))?,
-            group: group.map_err(wrong("socket_group"))?,
-        };
-        Ok(Choice { app, class, identity, socket_access })
-    }
-
-    /// Whether the class can do what the app is there for. Else which key is wrong, and why.
-    fn check_kind(
-        &self,
-        app: &dyn App,
-        class: &dyn WorkerClass,
-    ) -> Result<(), (&'static str, String)> {
-        if app.is_job() && !class.runs_jobs() {
-            let able: Vec<_> = self.registry.names_of(|class| class.runs_jobs()).collect();
-            let (class, app, able) = (class.name(), app.name(), able.join(", "));
-            let why =
-                format!("{class:?} runs no jobs, and app {app:?} is one; those that do are: ");
-            return Err(("worker_class", why + &able));
-        }
-        Ok(())
-    }
-
-    fn find_app(&self, name: &str) -> Result<&dyn App, String> {
-        let found = self.apps.iter().find(|app| app.name() == name);
-        found.map(AsRef::as_ref).ok_or_else(|| {
-            let known: Vec<_> = self.apps.iter().map(|app| app.name()).collect();
-            format!("there is no app {name:?}; known are: {}", known.join(", "))
-        })
     }
 }
 
@@ -294,86 +225,6 @@ fn plan_pool<'a>(pool: Pool, choice: Choice<'a>) -> Plan<'a> {
     let folder = settings.worker_tmp_dir.clone();
     let heartbeat_folder = folder.unwrap_or_else(heartbeat::default_folder);
     Plan { pool: name, settings, app, class, identity, socket_access, heartbeat_folder }
-}
-
-/// Whether a command, an app and addresses are given where they are of use; otherwise the key, and
-/// why not.
-fn check_command(
-    class: &dyn WorkerClass,
-    settings: &Settings,
-) -> Result<(), (&'static str, String)> {
-    let name = class.name();
-    if class.runs_command() {
-        if !matches!(settings.source("app"), Source::Default) {
-            let why = format!(
-                "class {name} runs a COMMAND and serves no app: leave out {:?}",
-                settings.app
-            );
-            return Err(("app", why));
-        }
-        if settings.command.is_empty() {
-            let why =
-                format!("class {name} runs a COMMAND: give one, with its arguments, after --");
-            return Err(("command", why));
-        }
-        return worker::program::find(settings).map_err(|refusal| ("command", refusal.to_string()));
-    }
-    if let Some(word) = settings.command.first() {
-        let why = format!("class {name} runs no command: leave out {word:?}, or take class exec");
-        return Err(("command", why));
-    }
-    Ok(())
-}
-
-/// Whether there is an address for who needs one, and none that somebody chose for who does not.
-fn check_bind(app: &dyn App, class: &dyn WorkerClass, settings: &Settings) -> Result<(), String> {
-    let (is_empty, name) = (settings.bind.is_empty(), class.name());
-    match listens_nowhere(app, class) {
-        Some(who) if !is_empty && *settings.source("bind") != Source::Default => {
-            Err(format!("{who} listens nowhere: leave bind out"))
-        }
-        None if is_empty && !class.runs_command() => {
-            Err(format!("is empty, but class {name} serves clients: give an address"))
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
-/// Who sees to it that nothing is bound, if anybody does: an app that is a job, or a class that takes
-/// no clients.
-fn listens_nowhere(app: &dyn App, class: &dyn WorkerClass) -> Option<String> {
-    if app.is_job() {
-        return Some(format!("app {:?} is a job, which", app.name()));
-    }
-    (!class.listens()).then(|| format!("class {:?}", class.name()))
-}
-
-/// The settings as they hold: the default address only for who listens.
-fn settle(choice: &Choice<'_>, settings: &mut Settings) {
-    if listens_nowhere(choice.app, choice.class).is_some() {
-        settings.bind.clear();
-    }
-}
-
-/// What an app refuses, with the place of the option that is to blame.
-fn of_app(settings: &Settings, refusal: &Refusal) -> RuntimeError {
-    let place = match refusal.option() {
-        None => place(settings, "app"),
-        Some(option) => match settings.option_source(option) {
-            source @ Source::File { .. } => format!("{source}: app.{option}"),
-            source => format!("{source}: {option}"),
-        },
-    };
-    RuntimeError::Setting { place, reason: refusal.to_string() }
-}
-
-/// Where a person set this key, in words that a message can begin with.
-fn place(settings: &Settings, key: &str) -> String {
-    match settings.source(key) {
-        Source::Default => key.to_owned(),
-        source @ Source::File { .. } => format!("{source}: {key}"),
-        source @ (Source::Env { .. } | Source::Flag { .. }) => source.to_string(),
-    }
 }
 
 /// How a program was started.
@@ -468,14 +319,6 @@ fn serve(mut arbiter: Arbiter<'_>) -> Result<(), RuntimeError> {
     }
 }
 
-/// What the settings have chosen.
-struct Choice<'a> {
-    app: &'a dyn App,
-    class: &'a dyn WorkerClass,
-    identity: Identity,
-    socket_access: Access,
-}
-
 /// What the master heeds.
 const MASTER_SIGNALS: [Signal; 11] = [
     Signal::Hangup,
@@ -503,73 +346,3 @@ fn log_wish(settings: &Settings) -> log::Wish {
     let (target, events) = (settings.log_file.clone(), settings.events_file.clone());
     log::Wish { target, level, format: settings.log_format, events }
 }
-
-impl From<CompanyError> for RuntimeError {
-    fn from(error: CompanyError) -> Self {
-        match error {
-            CompanyError::Listen(error) => Self::Listen(error),
-            CompanyError::Log(error) => Self::Log(error),
-            CompanyError::Board(error) => Self::Kernel(error),
-        }
-    }
-}
-
-/// Why the master did not start, or ended.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum RuntimeError {
-    /// Two worker classes have the same name.
-    Duplicate(DuplicateClass),
-    /// A setting names what does not exist, or what the app or the class refuses.
-    Setting {
-        /// Where it was set.
-        place: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Pools that cannot be in one master.
-    Settings(SettingsError),
-    /// An address cannot be listened on.
-    Listen(ListenError),
-    /// The log cannot be opened.
-    Log(LogError),
-    /// The pid file cannot be had.
-    #[allow(private_interfaces)]
-    PidFile(PidFileError),
-    /// The kernel refuses the little that a master needs.
-    Kernel(io::Error),
-    /// No worker was ever ready; with what the last one had to say.
-    NeverReady(String),
-}
-
-impl RuntimeError {
-    /// The exit code by which the program tells of it.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::NeverReady(_) => 3,
-            Self::Duplicate(_) => 70,
-            Self::Settings(error) => error.exit_code(),
-            _ => 1,
-        }
-    }
-}
-
-impl fmt::Display for RuntimeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Duplicate(error) => error.fmt(f),
-            Self::Setting { place, reason } => write!(f, "{place}: {reason}"),
-            Self::Settings(error) => error.fmt(f),
-            Self::Listen(error) => f.write_str(&log::chain(error)),
-            Self::Log(error) => f.write_str(&log::chain(error)),
-            Self::PidFile(error) => f.write_str(&log::chain(error)),
-            Self::Kernel(error) => write!(f, "the kernel refuses what a master needs: {error}"),
-            Self::NeverReady(words) if words.is_empty() => {
-                f.write_str("giving up: no worker was ever ready")
-            }
-            Self::NeverReady(words) => write!(f, "giving up: no worker was ever ready: {words}"),
-        }
-    }
-}
-
-impl std::error::Error for RuntimeError {}

@@ -1,0 +1,205 @@
+//! What settings can choose from, and whether they suit what they have chosen.
+
+use crate::app::{App, Refusal};
+use crate::apps::Nothing;
+use crate::listen::Access;
+use crate::os::identity::{self, Identity};
+use crate::settings::{Settings, Source};
+use crate::worker::{self, DuplicateClass, Registry, WorkerClass};
+use crate::workers;
+
+use super::error::RuntimeError;
+
+/// The apps and the worker classes of a program.
+pub(super) struct Catalogue {
+    apps: Vec<Box<dyn App>>,
+    registry: Registry,
+    /// The first class whose name was taken.
+    fault: Option<DuplicateClass>,
+}
+
+/// What the settings have chosen.
+pub(super) struct Choice<'a> {
+    pub(super) app: &'a dyn App,
+    pub(super) class: &'a dyn WorkerClass,
+    pub(super) identity: Identity,
+    pub(super) socket_access: Access,
+}
+
+impl Choice<'_> {
+    /// The settings as they hold: the default address only for who listens.
+    pub(super) fn settle(&self, settings: &mut Settings) {
+        if listens_nowhere(self.app, self.class).is_some() {
+            settings.bind.clear();
+        }
+    }
+}
+
+impl Catalogue {
+    /// The built-in classes, and no app.
+    pub(super) fn new() -> Self {
+        let mut registry = Registry::default();
+        let fault = workers::install(&mut registry).err();
+        Self { apps: Vec::new(), registry, fault }
+    }
+
+    pub(super) fn add_app(&mut self, app: impl App + 'static) {
+        self.apps.push(Box::new(app));
+    }
+
+    /// Adds a class. That its name is taken comes to light when something is chosen.
+    pub(super) fn add_class(&mut self, class: impl WorkerClass + 'static) {
+        if let Err(duplicate) = self.registry.register(class) {
+            self.fault.get_or_insert(duplicate);
+        }
+    }
+
+    /// The name of the first app.
+    pub(super) fn default_app(&self) -> Option<&str> {
+        self.apps.first().map(|app| app.name())
+    }
+
+    /// The names of the classes, in alphabetical order.
+    pub(super) fn class_names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.registry.names()
+    }
+
+    /// Finds what these settings name, and asks it whether they suit it.
+    ///
+    /// # Errors
+    /// An unknown class, app, user or group; a refusal of the class or the app.
+    pub(super) fn choose(&self, settings: &Settings) -> Result<Choice<'_>, RuntimeError> {
+        if let Some(fault) = &self.fault {
+            return Err(RuntimeError::Duplicate(fault.clone()));
+        }
+        let wrong = |key: &'static str| {
+            let place = place(settings, key);
+            move |reason: String| RuntimeError::Setting { place, reason }
+        };
+        let class = self.registry.get(&settings.worker_class);
+        let class = class.map_err(|error| wrong("worker_class")(error.to_string()))?;
+        check_command(class, settings).map_err(|(key, reason)| wrong(key)(reason))?;
+        let app = if class.runs_command() {
+            &Nothing
+        } else {
+            self.find_app(&settings.app).map_err(wrong("app"))?
+        };
+        app.check(&settings.app_options).map_err(|refusal| of_app(settings, &refusal))?;
+        self.check_kind(app, class).map_err(|(key, reason)| wrong(key)(reason))?;
+        check_bind(app, class, settings).map_err(wrong("bind"))?;
+        class.check(settings).map_err(|refusal| wrong("worker_class")(refusal.to_string()))?;
+        let (user, group) = (settings.user.as_deref(), settings.group.as_deref());
+        let key = if user.is_some() { "user" } else { "group" };
+        Identity::find(None, group).map_err(wrong("group"))?;
+        let identity = Identity::find(user, group).map_err(wrong(key))?;
+        if !identity.is_within_reach() {
+            let reason = "only a master that runs as root can run workers as somebody else";
+            return Err(wrong(key)(reason.to_owned()));
+        }
+        let user = settings.socket_user.as_deref().map(identity::user_number).transpose();
+        let group = settings.socket_group.as_deref().map(identity::group_number).transpose();
+        let socket_access = Access {
+            mode: settings.socket_mode,
+            user: user.map_err(wrong("socket_user"))?,
+            group: group.map_err(wrong("socket_group"))?,
+        };
+        Ok(Choice { app, class, identity, socket_access })
+    }
+
+    /// Whether the class can do what the app is there for. Else which key is wrong, and why.
+    fn check_kind(
+        &self,
+        app: &dyn App,
+        class: &dyn WorkerClass,
+    ) -> Result<(), (&'static str, String)> {
+        if app.is_job() && !class.runs_jobs() {
+            let able: Vec<_> = self.registry.names_of(|class| class.runs_jobs()).collect();
+            let (class, app, able) = (class.name(), app.name(), able.join(", "));
+            let why =
+                format!("{class:?} runs no jobs, and app {app:?} is one; those that do are: ");
+            return Err(("worker_class", why + &able));
+        }
+        Ok(())
+    }
+
+    fn find_app(&self, name: &str) -> Result<&dyn App, String> {
+        let found = self.apps.iter().find(|app| app.name() == name);
+        found.map(AsRef::as_ref).ok_or_else(|| {
+            let known: Vec<_> = self.apps.iter().map(|app| app.name()).collect();
+            format!("there is no app {name:?}; known are: {}", known.join(", "))
+        })
+    }
+}
+
+/// Whether a command, an app and addresses are given where they are of use; otherwise the key, and
+/// why not.
+fn check_command(
+    class: &dyn WorkerClass,
+    settings: &Settings,
+) -> Result<(), (&'static str, String)> {
+    let name = class.name();
+    if class.runs_command() {
+        if !matches!(settings.source("app"), Source::Default) {
+            let why = format!(
+                "class {name} runs a COMMAND and serves no app: leave out {:?}",
+                settings.app
+            );
+            return Err(("app", why));
+        }
+        if settings.command.is_empty() {
+            let why =
+                format!("class {name} runs a COMMAND: give one, with its arguments, after --");
+            return Err(("command", why));
+        }
+        return worker::program::find(settings).map_err(|refusal| ("command", refusal.to_string()));
+    }
+    if let Some(word) = settings.command.first() {
+        let why = format!("class {name} runs no command: leave out {word:?}, or take class exec");
+        return Err(("command", why));
+    }
+    Ok(())
+}
+
+/// Whether there is an address for who needs one, and none that somebody chose for who does not.
+fn check_bind(app: &dyn App, class: &dyn WorkerClass, settings: &Settings) -> Result<(), String> {
+    let (is_empty, name) = (settings.bind.is_empty(), class.name());
+    match listens_nowhere(app, class) {
+        Some(who) if !is_empty && *settings.source("bind") != Source::Default => {
+            Err(format!("{who} listens nowhere: leave bind out"))
+        }
+        None if is_empty && !class.runs_command() => {
+            Err(format!("is empty, but class {name} serves clients: give an address"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Who sees to it that nothing is bound, if anybody does: an app that is a job, or a class that takes
+/// no clients.
+fn listens_nowhere(app: &dyn App, class: &dyn WorkerClass) -> Option<String> {
+    if app.is_job() {
+        return Some(format!("app {:?} is a job, which", app.name()));
+    }
+    (!class.listens()).then(|| format!("class {:?}", class.name()))
+}
+
+/// What an app refuses, with the place of the option that is to blame.
+fn of_app(settings: &Settings, refusal: &Refusal) -> RuntimeError {
+    let place = match refusal.option() {
+        None => place(settings, "app"),
+        Some(option) => match settings.option_source(option) {
+            source @ Source::File { .. } => format!("{source}: app.{option}"),
+            source => format!("{source}: {option}"),
+        },
+    };
+    RuntimeError::Setting { place, reason: refusal.to_string() }
+}
+
+/// Where a person set this key, in words that a message can begin with.
+pub(super) fn place(settings: &Settings, key: &str) -> String {
+    match settings.source(key) {
+        Source::Default => key.to_owned(),
+        source @ Source::File { .. } => format!("{source}: {key}"),
+        source @ (Source::Env { .. } | Source::Flag { .. }) => source.to_string(),
+    }
+}

@@ -1,0 +1,81 @@
+//! Why a master did not start, or ended.
+
+use std::fmt;
+use std::io;
+
+use crate::arbiter::CompanyError;
+use crate::listen::ListenError;
+use crate::log::{self, LogError};
+use crate::pidfile::PidFileError;
+use crate::settings::SettingsError;
+use crate::worker::DuplicateClass;
+
+/// Why the master did not start, or ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// Two worker classes have the same name.
+    Duplicate(DuplicateClass),
+    /// A setting names what does not exist, or what the app or the class refuses.
+    Setting {
+        /// Where it was set.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Pools that cannot be in one master.
+    Settings(SettingsError),
+    /// An address cannot be listened on.
+    Listen(ListenError),
+    /// The log cannot be opened.
+    Log(LogError),
+    /// The pid file cannot be had.
+    #[allow(private_interfaces)]
+    PidFile(PidFileError),
+    /// The kernel refuses the little that a master needs.
+    Kernel(io::Error),
+    /// No worker was ever ready; with what the last one had to say.
+    NeverReady(String),
+}
+
+impl RuntimeError {
+    /// The exit code by which the program tells of it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NeverReady(_) => 3,
+            Self::Duplicate(_) => 70,
+            Self::Settings(error) => error.exit_code(),
+            _ => 1,
+        }
+    }
+}
+
+impl fmt::Display for RuntimeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Duplicate(error) => error.fmt(f),
+            Self::Setting { place, reason } => write!(f, "{place}: {reason}"),
+            Self::Settings(error) => error.fmt(f),
+            Self::Listen(error) => f.write_str(&log::chain(error)),
+            Self::Log(error) => f.write_str(&log::chain(error)),
+            Self::PidFile(error) => f.write_str(&log::chain(error)),
+            Self::Kernel(error) => write!(f, "the kernel refuses what a master needs: {error}"),
+            Self::NeverReady(words) if words.is_empty() => {
+                f.write_str("giving up: no worker was ever ready")
+            }
+            Self::NeverReady(words) => write!(f, "giving up: no worker was ever ready: {words}"),
+        }
+    }
+}
+
+impl std::error::Error for RuntimeError {}
+
+impl From<CompanyError> for RuntimeError {
+    fn from(error: CompanyError) -> Self {
+        match error {
+            CompanyError::Listen(error) => Self::Listen(error),
+            CompanyError::Log(error) => Self::Log(error),
+            CompanyError::Board(error) => Self::Kernel(error),
+        }
+    }
+}
