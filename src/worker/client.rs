@@ -112,17 +112,24 @@ impl<'s> Client<'s> {
     }
 
     /// Tells the session that its deadline has passed, if it has. If so, a turn must follow. What has
-    /// arrived by now has arrived in time: whoever looks late must not blame the peer for it.
+    /// arrived by now has arrived in time, and so has room for output: whoever looks late must not
+    /// blame the peer for it.
     pub fn expire(&mut self, now: Stamp, buffers: &mut Buffers, desk: &mut Desk<'_>) -> bool {
         if !self.is_due(now) {
             return false;
         }
-        if self.session.wants() == Wants::Read {
-            match self.stream.receive(&mut buffers.input) {
-                Ok(n) => self.session.received(&buffers.input[..n], &mut buffers.spare, desk, now),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
-                Err(_) => self.session.broken(),
-            }
+        let Buffers { input, spare } = buffers;
+        let moved = match self.session.wants() {
+            Wants::Read => self.stream.receive(input).map(|n| {
+                self.session.received(&input[..n], spare, desk, now);
+            }),
+            Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
+                self.session.sent(n, spare, desk, now);
+            }),
+            Wants::Linger | Wants::Gone => Ok(()),
+        };
+        if moved.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
+            self.session.broken();
         }
         if self.is_due(now) {
             self.session.expired(&mut buffers.spare, desk, now);

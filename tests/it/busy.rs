@@ -1,5 +1,7 @@
 //! Who serves while others are in a handler.
 
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -9,6 +11,7 @@ use crate::support::{Exit, Server};
 
 on_class!(sync: a_busy_worker_leaves_newcomers_to_another);
 on_class!(threads: a_busy_worker_leaves_newcomers_to_another);
+on_concurrent_classes!(newcomers_have_their_turn_beside_the_greedy);
 
 /// Whoever is in a handler cannot let anybody in; a worker that did would keep them waiting.
 fn a_busy_worker_leaves_newcomers_to_another(class: &str) {
@@ -51,6 +54,26 @@ fn newcomers_have_their_turn_while_others_keep_all_threads_busy() {
         let newcomers = (0..30).map(|_| server.try_get("/").is_ok()).filter(|answered| *answered);
         let answered = newcomers.count();
         over.store(true, Ordering::Relaxed);
+        assert_eq!(answered, 30);
+    });
+    server.finish();
+}
+
+/// Some ask for more before they have read what they asked for, and never stop.
+fn newcomers_have_their_turn_beside_the_greedy(class: &str) {
+    let server = Server::start(&["-k", class, "--threads", "2"]);
+    let requests = "GET / HTTP/1.1\r\nHost: test\r\n\r\n".repeat(500);
+    let greedy: Vec<_> =
+        (0..4).map(|_| TcpStream::connect(server.address()).expect("it listens")).collect();
+    thread::scope(|scope| {
+        for stream in &greedy {
+            scope.spawn(|| while (&*stream).write_all(requests.as_bytes()).is_ok() {});
+            scope.spawn(|| io::copy(&mut &*stream, &mut io::sink()));
+        }
+        let answered = (0..30).filter(|_| server.try_get("/").is_ok()).count();
+        for stream in &greedy {
+            stream.shutdown(Shutdown::Both).expect("it is connected");
+        }
         assert_eq!(answered, 30);
     });
     server.finish();

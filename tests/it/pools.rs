@@ -95,6 +95,17 @@ impl House {
         self.write();
         reload(server)
     }
+
+    /// The same, and waits until those who served before have left: until each has heard that it is to
+    /// leave, it lets clients in.
+    #[track_caller]
+    fn replace(&self, server: &Server) {
+        let old = server.workers();
+        self.reload(server);
+        for worker in old {
+            server.wait_exited(worker.pid);
+        }
+    }
 }
 
 /// Reloads, and waits until that is done.
@@ -321,21 +332,21 @@ fn pools_come_and_go_under_load(class: &str) {
     let third = free_address();
     for _ in 0..3 {
         // They exchange their addresses.
-        house.bind("web", second).bind("api", first).reload(&server);
+        house.bind("web", second).bind("api", first).replace(&server);
         assert_eq!((&info(first)["pool"], &info(second)["pool"]), (&"api".into(), &"web".into()));
         // Another comes, and goes.
-        house.bind("extra", third).reload(&server);
+        house.bind("extra", third).replace(&server);
         assert_eq!(info(third)["pool"], "extra");
         let leaving = Load::until_refused(third);
         leaving.wait_answers(5);
-        house.remove("extra").reload(&server);
+        house.remove("extra").replace(&server);
         leaving.wait_refused();
         assert!(is_refused(third));
         // One gets another name, and one another class.
-        house.rename("api", "rpc").set("web", "worker_class", "threads").reload(&server);
+        house.rename("api", "rpc").set("web", "worker_class", "threads").replace(&server);
         assert_eq!((&info(first)["pool"], &info(second)["pool"]), (&"rpc".into(), &"web".into()));
         house.rename("rpc", "api").unset("web", "worker_class");
-        house.bind("web", first).bind("api", second).reload(&server);
+        house.bind("web", first).bind("api", second).replace(&server);
         assert_eq!((&info(first)["pool"], &info(second)["pool"]), (&"web".into(), &"api".into()));
         load.iter().for_each(|load| load.wait_answers(10));
     }

@@ -62,6 +62,15 @@ pub fn working_directory(pid: Pid) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/cwd")).expect("the process lives")
 }
 
+/// Whether all threads of a process have been stopped by a signal.
+pub fn threads_stand_still(pid: Pid) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
+}
+
 /// Waits until something is so that nobody announces. Panics at the deadline.
 #[track_caller]
 pub fn wait_until(what: &str, is_so: impl FnMut() -> bool) {

@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::heard::Record;
 use crate::launch::Launch;
 use crate::load::Load;
-use crate::proc::wait_until;
+use crate::proc::{threads_stand_still, wait_until};
 use crate::support::{Exit, Server};
 
 on_every_class!(
@@ -69,6 +69,8 @@ fn a_killed_workers_queue_is_served(class: &str) {
     wait_sockets(&server, 2);
     for victim in server.wait_workers(2) {
         kill(victim.pid, Signal::SIGSTOP).unwrap();
+        // One thread after the other: whoever still runs would take a client with it.
+        wait_until("all its threads stop", || threads_stand_still(victim.pid));
         // The kernel gives about half of them to who sleeps.
         let clients = ask_all(&server, 30);
         kill(victim.pid, Signal::SIGKILL).unwrap();

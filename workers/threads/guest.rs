@@ -20,6 +20,8 @@ struct Place<'a> {
     stirred: bool,
     /// Its peer has ended the stream, which is told of once.
     ended: bool,
+    /// When the main thread looks at it next, once that knows of it.
+    next_look: Option<Stamp>,
 }
 
 enum Whereabouts<'a> {
@@ -29,11 +31,21 @@ enum Whereabouts<'a> {
     Gone,
 }
 
+/// What came of parking a client.
+pub(super) enum Parking<'a> {
+    Patient,
+    /// Its deadline is earlier than the next look at it.
+    Impatient,
+    /// It is to go on.
+    Stirred(Client<'a>),
+}
+
 impl<'a> Guest<'a> {
     /// A newcomer, in the queue.
     pub(super) fn new(client: Client<'a>) -> Self {
         let whereabouts = Whereabouts::Queued(client);
-        Self { place: Mutex::new(Place { whereabouts, stirred: false, ended: false }) }
+        let place = Place { whereabouts, stirred: false, ended: false, next_look: None };
+        Self { place: Mutex::new(place) }
     }
 
     /// Something happened to its socket. Returns whether it leaves its parking place for the queue,
@@ -67,15 +79,22 @@ impl<'a> Guest<'a> {
         }
     }
 
+    /// Puts one that could go on back into the queue, behind others.
+    pub(super) fn requeue(&self, client: Client<'a>) {
+        lock(&self.place).whereabouts = Whereabouts::Queued(client);
+    }
+
     /// Parks it until what it waits for happens, unless something has happened since it was taken:
     /// then it is given back.
-    pub(super) fn park(&self, client: Client<'a>, turn: Turn) -> Option<Client<'a>> {
+    pub(super) fn park(&self, client: Client<'a>, turn: Turn) -> Parking<'a> {
         let mut place = lock(&self.place);
         if mem::take(&mut place.stirred) {
-            return Some(client);
+            return Parking::Stirred(client);
         }
+        let is_before = |look: Stamp| client.deadline().is_some_and(|deadline| deadline < look);
+        let is_impatient = place.next_look.is_some_and(is_before);
         place.whereabouts = Whereabouts::Parked(client, turn);
-        None
+        if is_impatient { Parking::Impatient } else { Parking::Patient }
     }
 
     /// It has gone. Its number may be given to others afterwards, so its socket is closed before: no
@@ -90,16 +109,30 @@ impl<'a> Guest<'a> {
         lock(&self.place).ended
     }
 
-    /// When it has waited long enough; `None` if it waits for nothing.
-    pub(super) fn deadline(&self) -> Option<Stamp> {
-        match &lock(&self.place).whereabouts {
-            Whereabouts::Parked(client, _) => client.deadline(),
-            Whereabouts::Queued(_) | Whereabouts::Out | Whereabouts::Gone => None,
-        }
+    /// Whether it has waited long enough.
+    pub(super) fn is_due(&self, now: Stamp) -> bool {
+        lock(&self.place).deadline().is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Says when the main thread looks at it next: at its deadline, at `latest` otherwise. Returns
+    /// when that is.
+    pub(super) fn plan_look(&self, latest: Stamp) -> Stamp {
+        let mut place = lock(&self.place);
+        let look = place.deadline().map_or(latest, |deadline| deadline.min(latest));
+        place.next_look = Some(look);
+        look
     }
 }
 
 impl Place<'_> {
+    /// The deadline of one that is parked: nobody else waits.
+    fn deadline(&self) -> Option<Stamp> {
+        match &self.whereabouts {
+            Whereabouts::Parked(client, _) => client.deadline(),
+            Whereabouts::Queued(_) | Whereabouts::Out | Whereabouts::Gone => None,
+        }
+    }
+
     fn queue(&mut self) -> bool {
         match mem::replace(&mut self.whereabouts, Whereabouts::Gone) {
             Whereabouts::Parked(client, _) => {

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Registry, Token, Waker};
-use ostler::worker::{Gate, WorkerContext};
+use ostler::worker::{Gate, Stop, WorkerContext};
 
 use super::office::Office;
 
 /// The lookout is called. Clients have the tokens from 0 on, listeners those from `FIRST_LISTENER` on.
 const CALL: Token = Token(usize::MAX);
+/// The signals, which the main thread hears too: whoever is told to leave must let nobody in by
+/// mistake in the time that it takes one thread to tell another.
+const WAKE: Token = Token(usize::MAX - 1);
 const FIRST_LISTENER: usize = usize::MAX / 2;
 /// Events that are looked at in one turn.
 const EVENTS_MAX: usize = 512;
@@ -23,6 +26,15 @@ pub(super) struct Lookout<'a> {
     events: Events,
     gate: Gate<'a>,
     draining: bool,
+}
+
+/// How long a look may take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// Until something happens.
+    None,
+    /// No time at all: there is something else to do.
+    InPassing,
 }
 
 /// What reaches a lookout from outside: more sockets, and calls.
@@ -40,28 +52,40 @@ impl<'a> Lookout<'a> {
         let poll = Poll::new()?;
         let gate = Gate::open(ctx, &poll, FIRST_LISTENER)?;
         let waker = Waker::new(poll.registry(), CALL)?;
+        let wake = ctx.life().wake_fd().as_raw_fd();
+        poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
         let line = Line { registry: poll.registry().try_clone()?, waker };
         let events = Events::with_capacity(EVENTS_MAX);
         Ok((Self { ctx, poll, events, gate, draining: false }, line))
     }
 
-    /// Waits until something happens, and puts the clients that can go on into the queue. Returns
-    /// how many those are: there are none if it was called.
+    /// Waits until something happens, unless it is in haste, and puts the clients that can go on into
+    /// the queue. Returns how many those are: there may be none, say if it was called.
     ///
     /// # Errors
     /// From epoll_wait(2) and epoll_ctl(2).
-    pub(super) fn look(&mut self, office: &Office<'a>) -> io::Result<usize> {
+    pub(super) fn look(&mut self, office: &Office<'a>, haste: Haste) -> io::Result<usize> {
+        if office.is_closed() {
+            return Ok(0); // whoever comes now is another worker's
+        }
         let newcomers = self.reconsider(office)?;
         if newcomers > 0 || office.is_closed() {
             return Ok(newcomers);
         }
-        let patience = self.patience(office);
+        let patience = match haste {
+            Haste::None => self.patience(office),
+            Haste::InPassing => Some(Duration::ZERO),
+        };
         match self.poll.poll(&mut self.events, patience) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(0),
             other => other?,
         }
-        let is_listener = |token: Token| token != CALL && token.0 >= FIRST_LISTENER;
-        let mut queued = 0;
+        if self.events.iter().any(|event| event.token() == WAKE) {
+            self.ctx.life().stop();
+            office.ring(); // the main thread may not hear of it any more
+        }
+        let mut queued = self.heed_the_stop(office)?;
+        let is_listener = |token: Token| (FIRST_LISTENER..WAKE.0).contains(&token.0);
         for event in self.events.iter().filter(|event| event.token().0 < FIRST_LISTENER) {
             queued += usize::from(office.stir(event.token().0, event));
         }
@@ -82,12 +106,7 @@ impl<'a> Lookout<'a> {
     /// Opens or shuts the gate, as it is time to. If the worker has drained, this closes the office.
     /// Returns how many clients came in.
     fn reconsider(&mut self, office: &Office<'a>) -> io::Result<usize> {
-        let mut newcomers = 0;
-        if office.drains() && !self.draining {
-            self.draining = true;
-            self.gate.drain(&self.poll)?;
-            newcomers += self.admit_from_all(office)?;
-        }
+        let mut newcomers = self.heed_the_stop(office)?;
         self.gate.reconsider(office.present(), &self.poll)?;
         if self.draining && office.present() == 0 {
             // Asked first: who comes between a look at the queues and the end of the time in which
@@ -99,6 +118,16 @@ impl<'a> Lookout<'a> {
             }
         }
         Ok(newcomers)
+    }
+
+    /// Lets no more in than must be, if the worker is to leave. Returns how many came in last.
+    fn heed_the_stop(&mut self, office: &Office<'a>) -> io::Result<usize> {
+        if self.draining || self.ctx.life().stopping() != Stop::Graceful {
+            return Ok(0);
+        }
+        self.draining = true;
+        self.gate.drain(&self.poll)?;
+        self.admit_from_all(office)
     }
 
     fn admit_from_all(&mut self, office: &Office<'a>) -> io::Result<usize> {

@@ -20,6 +20,7 @@ use ostler::worker::{
     Buffers, Client, Deadlines, Desk, Look, Stop, Turn, WorkerClass, WorkerContext, WorkerError,
 };
 
+use self::guest::Parking;
 use self::office::{ClosingTime, News, Office, Task};
 
 mod guest;
@@ -75,7 +76,7 @@ impl WorkerClass for ThreadsClass {
             ctx.life().ready();
             drop(start);
             let deadlines = Deadlines::new(ctx.life().now());
-            Steward { ctx, poll, office: &office, deadlines, stalled: None, draining: false }.run()
+            Steward { ctx, poll, office: &office, deadlines, progress: None, draining: false }.run()
         })
     }
 }
@@ -86,9 +87,17 @@ struct Steward<'o, 'a> {
     poll: Poll,
     office: &'o Office<'a>,
     deadlines: Deadlines,
-    /// Since when nobody has taken a task, and how many had been taken.
-    stalled: Option<(Stamp, usize)>,
+    /// How the pool got on when it was looked at last.
+    progress: Option<Progress>,
     draining: bool,
+}
+
+struct Progress {
+    at: Stamp,
+    /// Tasks that had been taken.
+    taken: usize,
+    /// The same and those that waited.
+    sent: usize,
 }
 
 impl Steward<'_, '_> {
@@ -98,7 +107,11 @@ impl Steward<'_, '_> {
             self.ctx.life().notify();
             self.sleep(&mut events)?;
             if events.iter().any(|event| event.token() == WAKE) {
-                self.heed_signals();
+                self.ctx.life().stop();
+                self.office.call_the_lookout(); // other workers may have come or gone, too
+            }
+            if self.ctx.life().stopping() == Stop::Graceful && !self.draining {
+                self.drain();
             }
             self.hear_the_news();
             self.expire();
@@ -122,61 +135,64 @@ impl Steward<'_, '_> {
         }
     }
 
-    fn heed_signals(&mut self) {
-        if self.ctx.life().stop() == Stop::Graceful && !self.draining {
-            self.draining = true; // patience is short from now on
-            self.hear_the_news();
-            let next_look = self.next_look();
-            for index in self.office.drain() {
-                self.deadlines.set(index, next_look);
-            }
+    fn drain(&mut self) {
+        self.draining = true; // patience is short from now on
+        self.hear_the_news();
+        for index in self.office.drain() {
+            self.plan_look(index);
         }
-        self.office.call_the_lookout(); // others may have come or gone
     }
 
     fn hear_the_news(&mut self) {
         for news in self.office.news() {
             match news {
-                News::Came(index) => self.deadlines.set(index, self.next_look()),
+                News::Came(index) | News::Impatient(index) => self.plan_look(index),
                 News::Went(index) => self.deadlines.clear(index),
             }
         }
     }
 
-    /// Has sleeping threads woken if those that are awake take no tasks.
+    /// Has sleeping threads woken if those that are awake do not get on with their tasks.
     fn mind_the_pool(&mut self) {
         if !self.office.is_vigilant() {
-            self.stalled = None;
+            self.progress = None;
             return;
         }
         let (now, taken) = (self.ctx.life().now(), self.office.taken());
-        match self.stalled {
-            Some((since, earlier)) if earlier == taken => {
-                if now.since(since) >= STALL {
-                    self.office.relieve();
-                }
-            }
-            Some(_) | None => self.stalled = Some((now, taken)),
+        let news = || Progress { at: now, taken, sent: taken + self.office.waiting() };
+        let earlier = self.progress.get_or_insert_with(news);
+        if now.since(earlier.at) < STALL {
+            return;
         }
+        if taken == earlier.taken {
+            self.office.relieve(self.office.waiting().max(1));
+        } else if taken < earlier.sent {
+            self.office.relieve(1); // who waited then waits still
+        }
+        self.progress = Some(news());
     }
 
-    /// Looks after the clients whose deadline may have come. A client is looked at as often as its
-    /// shortest patience asks for, since its deadline is not known while a thread has it.
+    /// Looks after the clients whose deadline may have come.
     fn expire(&mut self) {
         let now = self.ctx.life().now();
         while let Some(index) = self.deadlines.pop(now) {
             let Some(guest) = self.office.guest(index) else { continue };
-            let next_look = self.next_look();
-            let deadline = guest.deadline();
-            if deadline.is_some_and(|deadline| deadline <= now) {
+            if guest.is_due(now) {
                 self.office.dispatch(index); // the thread will find that it has expired
             }
-            let soon = deadline.filter(|deadline| now < *deadline);
-            self.deadlines.set(index, soon.map_or(next_look, |soon| soon.min(next_look)));
+            self.plan_look(index);
         }
     }
 
-    /// No deadline that a client gets from now on is earlier than this.
+    /// Plans the next look at a client: at its deadline, or, since that is not known while a thread
+    /// has it, when the shortest patience that is usual ends.
+    fn plan_look(&mut self, index: usize) {
+        if let Some(guest) = self.office.guest(index) {
+            self.deadlines.set(index, guest.plan_look(self.next_look()));
+        }
+    }
+
+    /// When a client is looked at that says nothing of a deadline.
     fn next_look(&self) -> Stamp {
         let settings = self.ctx.settings();
         let limits = self.ctx.place().limits;
@@ -197,43 +213,49 @@ impl Steward<'_, '_> {
 fn serve<'a>(ctx: &'a WorkerContext<'a>, seat: usize, office: &Office<'a>) {
     let (mut buffers, mut desk) = (Buffers::default(), ctx.life().desk(seat));
     while let Some(task) = office.next_task() {
-        if let Some(client) = task.guest.take()
-            && attend(ctx, client, &task, office, &mut buffers, &mut desk) == Turn::Gone
-        {
-            office.sign_off(task.index);
+        if let Some(client) = task.guest.take() {
+            attend(ctx, client, task, office, &mut buffers, &mut desk);
         }
     }
 }
 
-/// Takes a client as far as it can go, and parks it. Returns where that was.
+/// Takes a client as far as it can go, and parks it; or back into the queue, if it has had its share.
 fn attend<'a>(
     ctx: &WorkerContext<'a>,
     mut client: Client<'a>,
-    task: &Task<'a>,
+    mut task: Task<'a>,
     office: &Office<'a>,
     buffers: &mut Buffers,
     desk: &mut Desk<'_>,
-) -> Turn {
-    let Task { index, guest, is_newcomer } = task;
-    let mut is_watched = !is_newcomer;
+) {
     client.expire(ctx.life().now(), buffers, desk);
     loop {
-        if ctx.life().stopping() == Stop::Graceful {
-            client.drain(buffers, desk);
-        }
-        let look = if guest.has_ended() { Look::ToTheEnd } else { Look::ToAShortRead };
+        let look = if task.guest.has_ended() { Look::ToTheEnd } else { Look::ToAShortRead };
         let turn = client.turn(look, buffers, desk);
-        let waits = matches!(turn, Turn::Read | Turn::Write);
-        if turn == Turn::Gone || waits && !is_watched && office.watch(&client, *index).is_err() {
-            guest.leave(client);
-            return Turn::Gone;
+        let leaves = ctx.life().stopping() == Stop::Graceful;
+        if leaves && !client.is_drained() && turn != Turn::Gone {
+            client.drain(buffers, desk); // only now: what it had sent already is answered
+            continue;
         }
-        if waits {
-            is_watched = true;
-            match guest.park(client, turn) {
-                Some(stirred) => client = stirred,
-                None => return turn,
+        match turn {
+            Turn::Again => {
+                task.guest.requeue(client);
+                return office.requeue(task);
             }
+            Turn::Read | Turn::Write => {
+                if task.is_newcomer && office.watch(&client, task.index).is_err() {
+                    break;
+                }
+                task.is_newcomer = false;
+                match task.guest.park(client, turn) {
+                    Parking::Patient => return,
+                    Parking::Impatient => return office.hurry(task.index),
+                    Parking::Stirred(stirred) => client = stirred,
+                }
+            }
+            Turn::Gone => break,
         }
     }
+    task.guest.leave(client);
+    office.sign_off(task.index);
 }

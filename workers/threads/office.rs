@@ -21,11 +21,13 @@ use ostler::worker::{Client, WorkerContext};
 use slab::Slab;
 
 use super::guest::Guest;
-use super::lookout::{Line, Lookout};
+use super::lookout::{Haste, Line, Lookout};
 
 /// Tasks that one thread that is awake may find waiting before another is woken. To wake a thread
 /// costs more than a quick task, and most are.
 const TASKS_PER_THREAD: usize = 4;
+/// Tasks that are taken before somebody looks out in passing, although there is more to do.
+const TASKS_BETWEEN_LOOKS: usize = 64;
 
 /// A client that waits for a thread.
 pub(super) struct Task<'a> {
@@ -38,6 +40,8 @@ pub(super) struct Task<'a> {
 /// What the main thread, which keeps the deadlines, is told of a client.
 pub(super) enum News {
     Came(usize),
+    /// It is parked, and its deadline is earlier than the look that was planned.
+    Impatient(usize),
     Went(usize),
 }
 
@@ -48,6 +52,8 @@ pub(super) struct Office<'a> {
     queue: (Sender<Task<'a>>, Receiver<Task<'a>>),
     /// How many tasks have been taken out of the queue.
     taken: AtomicUsize,
+    /// How many had been when somebody looked out last.
+    taken_at_look: AtomicUsize,
     lookout: Mutex<Lookout<'a>>,
     line: Line,
     /// Whether there is a lookout.
@@ -62,8 +68,6 @@ pub(super) struct Office<'a> {
     threads: usize,
     /// Whether the main thread looks now and then whether tasks are taken.
     vigilant: AtomicBool,
-    /// The worker is to leave when all clients have gone.
-    draining: AtomicBool,
     /// The threads go home.
     closed: AtomicBool,
     /// Why nobody can look out any more.
@@ -99,6 +103,7 @@ impl<'a> Office<'a> {
             roll: Mutex::default(),
             queue: unbounded(),
             taken: AtomicUsize::new(0),
+            taken_at_look: AtomicUsize::new(0),
             lookout: Mutex::new(lookout),
             line,
             looking: AtomicBool::new(false),
@@ -107,7 +112,6 @@ impl<'a> Office<'a> {
             idle: Mutex::default(),
             threads: ctx.settings().threads,
             vigilant: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             trouble: Mutex::default(),
             bell,
@@ -116,7 +120,7 @@ impl<'a> Office<'a> {
 
     // What the main thread does.
 
-    /// The clients that have come and gone since this was asked last, in that order.
+    /// What has become of clients since this was asked last, in that order.
     pub(super) fn news(&self) -> Vec<News> {
         mem::take(&mut lock(&self.roll).news)
     }
@@ -136,10 +140,8 @@ impl<'a> Office<'a> {
         }
     }
 
-    /// Lets no more in than must be, and closes once all have gone. All clients are told; returns
-    /// their numbers.
+    /// Has all clients told that the worker leaves. Returns their numbers.
     pub(super) fn drain(&self) -> Vec<usize> {
-        self.draining.store(true, Ordering::SeqCst);
         let everybody: Vec<_> = lock(&self.roll).guests.iter().map(|(index, _)| index).collect();
         everybody.iter().for_each(|&index| self.dispatch(index));
         everybody
@@ -160,17 +162,24 @@ impl<'a> Office<'a> {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// No task has been taken for a while. Either there was none; or whoever is awake may be blocked,
-    /// and others are woken.
-    pub(super) fn relieve(&self) {
-        let is_quiet = || self.is_looking() && self.queue.1.is_empty();
-        if !is_quiet() && self.call(self.queue.1.len().max(1)) {
+    /// How many tasks wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.1.len()
+    }
+
+    /// Tasks have waited for a while, or none has been taken. Whoever is awake may be blocked, or have
+    /// too much to do, and so many others are woken. If there is nothing to do, vigilance ends.
+    pub(super) fn relieve(&self, threads: usize) {
+        let is_quiet = || self.is_looking() && self.waiting() == 0;
+        if !is_quiet() && self.call(threads) {
             return;
         }
         self.vigilant.store(false, Ordering::SeqCst);
         // Once more: the lookout may have gone to serve before it could see that nobody minds.
         if !is_quiet() && !lock(&self.idle).is_empty() {
             self.vigilant.store(true, Ordering::SeqCst);
+        } else if lock(&self.roll).departures != self.departures.load(Ordering::Relaxed) {
+            self.line.call(); // so that the other workers are told how many clients are left
         }
     }
 
@@ -187,11 +196,6 @@ impl<'a> Office<'a> {
     /// How many clients there are.
     pub(super) fn present(&self) -> usize {
         lock(&self.roll).guests.len()
-    }
-
-    /// Whether the worker drains.
-    pub(super) fn drains(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
     }
 
     /// Takes a newcomer in, and puts it into the queue.
@@ -245,26 +249,33 @@ impl<'a> Office<'a> {
     /// the threads that have work.
     pub(super) fn next_task(&self) -> Option<Task<'a>> {
         while !self.is_closed() {
+            let taken = self.taken();
+            if taken.wrapping_sub(self.taken_at_look.load(Ordering::Relaxed)) > TASKS_BETWEEN_LOOKS
+                && let Ok(lookout) = self.lookout.try_lock()
+            {
+                self.look_out(lookout, Haste::InPassing);
+            }
             if let Ok(task) = self.queue.1.try_recv() {
                 self.taken.fetch_add(1, Ordering::Relaxed);
                 return Some(task);
             }
             match self.lookout.try_lock() {
-                Ok(lookout) => self.look_out(lookout),
-                Err(TryLockError::Poisoned(lookout)) => self.look_out(lookout.into_inner()),
+                Ok(lookout) => self.look_out(lookout, Haste::None),
+                Err(TryLockError::Poisoned(lookout)) => {
+                    self.look_out(lookout.into_inner(), Haste::None);
+                }
                 Err(TryLockError::WouldBlock) => self.sleep(),
             }
         }
         None
     }
 
-    fn look_out(&self, mut lookout: MutexGuard<'_, Lookout<'a>>) {
+    fn look_out(&self, mut lookout: MutexGuard<'_, Lookout<'a>>, haste: Haste) {
+        self.taken_at_look.store(self.taken(), Ordering::Relaxed);
         self.looking.store(true, Ordering::SeqCst);
         // Once more: whoever has put something there before may not have known of a lookout to call.
-        let queued = match self.queue.1.is_empty() {
-            true => lookout.look(self),
-            false => Ok(0),
-        };
+        let haste = if self.waiting() == 0 { haste } else { Haste::InPassing };
+        let queued = lookout.look(self, haste);
         self.looking.store(false, Ordering::SeqCst);
         drop(lookout);
         match queued {
@@ -288,7 +299,7 @@ impl<'a> Office<'a> {
         let is_me = |thread: &Thread| thread.id() == me.id();
         lock(&self.idle).push(me.clone());
         // Once more: a task may have come before the name was on the list.
-        if !self.is_looking() || !self.queue.1.is_empty() || self.is_closed() {
+        if !self.is_looking() || self.waiting() > 0 || self.is_closed() {
             lock(&self.idle).retain(|thread| !is_me(thread));
             return thread::yield_now(); // the lookout that was is about to be none
         }
@@ -303,6 +314,17 @@ impl<'a> Office<'a> {
     /// The kernel has no memory for it: this client is given up.
     pub(super) fn watch(&self, client: &Client<'a>, index: usize) -> io::Result<()> {
         self.line.watch(client, index)
+    }
+
+    /// Puts a task back, behind others.
+    pub(super) fn requeue(&self, task: Task<'a>) {
+        self.enqueue(task);
+    }
+
+    /// A parked client must be looked at earlier than was planned.
+    pub(super) fn hurry(&self, index: usize) {
+        lock(&self.roll).news.push(News::Impatient(index));
+        self.ring();
     }
 
     /// A client is gone: its number is free.
@@ -336,7 +358,7 @@ impl<'a> Office<'a> {
         let mut idle = lock(&self.idle);
         let is_looking = self.is_looking();
         let awake = self.threads.saturating_sub(idle.len() + usize::from(is_looking));
-        if self.queue.1.len() <= awake * TASKS_PER_THREAD {
+        if self.waiting() <= awake * TASKS_PER_THREAD {
             return;
         }
         if let Some(thread) = idle.pop() {
@@ -358,7 +380,8 @@ impl<'a> Office<'a> {
         woken > 0 || calls_the_lookout
     }
 
-    fn ring(&self) {
+    /// Wakes the main thread.
+    pub(super) fn ring(&self) {
         // It can fail for want of memory in the kernel. Then the main thread's next beat brings it.
         let _ = self.bell.wake();
     }
