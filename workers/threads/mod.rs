@@ -98,6 +98,8 @@ struct Progress {
     taken: usize,
     /// The same and those that waited.
     sent: usize,
+    /// How often somebody had looked out; `None` if somebody did.
+    looks: Option<usize>,
 }
 
 impl Steward<'_, '_> {
@@ -159,17 +161,21 @@ impl Steward<'_, '_> {
             return;
         }
         let (now, taken) = (self.ctx.life().now(), self.office.taken());
-        let news = || Progress { at: now, taken, sent: taken + self.office.waiting() };
-        let earlier = self.progress.get_or_insert_with(news);
+        let (waiting, looks) = (self.office.waiting(), self.office.looks());
+        let present = Progress { at: now, taken, sent: taken + waiting, looks };
+        let Some(earlier) = &self.progress else {
+            self.progress = Some(present);
+            return;
+        };
         if now.since(earlier.at) < STALL {
             return;
         }
         if taken == earlier.taken {
-            self.office.relieve(self.office.waiting().max(1));
-        } else if taken < earlier.sent {
-            self.office.relieve(1); // who waited then waits still
+            self.office.relieve(waiting.max(1));
+        } else if taken < earlier.sent || looks.is_some() && looks == earlier.looks {
+            self.office.relieve(1); // who waited then waits still, or nobody has looked out since
         }
-        self.progress = Some(news());
+        self.progress = Some(present);
     }
 
     /// Looks after the clients whose deadline may have come.
@@ -240,7 +246,7 @@ fn attend<'a>(
         match turn {
             Turn::Again => {
                 task.guest.requeue(client);
-                return office.requeue(task);
+                return office.enqueue(task);
             }
             Turn::Read | Turn::Write => {
                 if task.is_newcomer && office.watch(&client, task.index).is_err() {

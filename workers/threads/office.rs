@@ -54,6 +54,8 @@ pub(super) struct Office<'a> {
     taken: AtomicUsize,
     /// How many had been when somebody looked out last.
     taken_at_look: AtomicUsize,
+    /// How often somebody has looked out.
+    looks: AtomicUsize,
     lookout: Mutex<Lookout<'a>>,
     line: Line,
     /// Whether there is a lookout.
@@ -104,6 +106,7 @@ impl<'a> Office<'a> {
             queue: unbounded(),
             taken: AtomicUsize::new(0),
             taken_at_look: AtomicUsize::new(0),
+            looks: AtomicUsize::new(0),
             lookout: Mutex::new(lookout),
             line,
             looking: AtomicBool::new(false),
@@ -162,13 +165,19 @@ impl<'a> Office<'a> {
         self.taken.load(Ordering::Relaxed)
     }
 
+    /// How often somebody has looked out so far; `None` if somebody does.
+    pub(super) fn looks(&self) -> Option<usize> {
+        (!self.is_looking()).then(|| self.looks.load(Ordering::Relaxed))
+    }
+
     /// How many tasks wait.
     pub(super) fn waiting(&self) -> usize {
         self.queue.1.len()
     }
 
-    /// Tasks have waited for a while, or none has been taken. Whoever is awake may be blocked, or have
-    /// too much to do, and so many others are woken. If there is nothing to do, vigilance ends.
+    /// For a while, no task has been taken, one has waited, or nobody has looked out. Whoever is awake
+    /// may be blocked, or have too much to do, and so many others are woken. If there is nothing to do,
+    /// vigilance ends.
     pub(super) fn relieve(&self, threads: usize) {
         let is_quiet = || self.is_looking() && self.waiting() == 0;
         if !is_quiet() && self.call(threads) {
@@ -272,6 +281,7 @@ impl<'a> Office<'a> {
 
     fn look_out(&self, mut lookout: MutexGuard<'_, Lookout<'a>>, haste: Haste) {
         self.taken_at_look.store(self.taken(), Ordering::Relaxed);
+        self.looks.fetch_add(1, Ordering::Relaxed);
         self.looking.store(true, Ordering::SeqCst);
         // Once more: whoever has put something there before may not have known of a lookout to call.
         let haste = if self.waiting() == 0 { haste } else { Haste::InPassing };
@@ -316,11 +326,6 @@ impl<'a> Office<'a> {
         self.line.watch(client, index)
     }
 
-    /// Puts a task back, behind others.
-    pub(super) fn requeue(&self, task: Task<'a>) {
-        self.enqueue(task);
-    }
-
     /// A parked client must be looked at earlier than was planned.
     pub(super) fn hurry(&self, index: usize) {
         lock(&self.roll).news.push(News::Impatient(index));
@@ -343,7 +348,8 @@ impl<'a> Office<'a> {
 
     // What several do.
 
-    fn enqueue(&self, task: Task<'a>) {
+    /// Puts a task behind the others.
+    pub(super) fn enqueue(&self, task: Task<'a>) {
         let unsent = self.queue.0.send(task);
         debug_assert!(unsent.is_ok(), "the office keeps both ends of its queue");
     }
