@@ -12,9 +12,6 @@ use super::office::Office;
 
 /// The lookout is called. Clients have the tokens from 0 on, listeners those from `FIRST_LISTENER` on.
 const CALL: Token = Token(usize::MAX);
-/// The signals, which the main thread hears too: whoever is told to leave must let nobody in by
-/// mistake in the time that it takes one thread to tell another.
-const WAKE: Token = Token(usize::MAX - 1);
 const FIRST_LISTENER: usize = usize::MAX / 2;
 /// Events that are looked at in one turn.
 const EVENTS_MAX: usize = 512;
@@ -52,8 +49,6 @@ impl<'a> Lookout<'a> {
         let poll = Poll::new()?;
         let gate = Gate::open(ctx, &poll, FIRST_LISTENER)?;
         let waker = Waker::new(poll.registry(), CALL)?;
-        let wake = ctx.life().wake_fd().as_raw_fd();
-        poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
         let line = Line { registry: poll.registry().try_clone()?, waker };
         let events = Events::with_capacity(EVENTS_MAX);
         Ok((Self { ctx, poll, events, gate, draining: false }, line))
@@ -80,12 +75,9 @@ impl<'a> Lookout<'a> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(0),
             other => other?,
         }
-        if self.events.iter().any(|event| event.token() == WAKE) {
-            self.ctx.life().stop();
-            office.ring(); // the main thread may not hear of it any more
-        }
+        // The call may have been to leave: who comes now is another worker's.
         let mut queued = self.heed_the_stop(office)?;
-        let is_listener = |token: Token| (FIRST_LISTENER..WAKE.0).contains(&token.0);
+        let is_listener = |token: Token| (FIRST_LISTENER..CALL.0).contains(&token.0);
         for event in self.events.iter().filter(|event| event.token().0 < FIRST_LISTENER) {
             queued += usize::from(office.stir(event.token().0, event));
         }

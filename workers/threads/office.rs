@@ -386,8 +386,7 @@ impl<'a> Office<'a> {
         woken > 0 || calls_the_lookout
     }
 
-    /// Wakes the main thread.
-    pub(super) fn ring(&self) {
+    fn ring(&self) {
         // It can fail for want of memory in the kernel. Then the main thread's next beat brings it.
         let _ = self.bell.wake();
     }
