@@ -64,10 +64,10 @@ pub fn working_directory(pid: Pid) -> PathBuf {
 
 /// Whether all threads of a process have been stopped by a signal.
 pub fn threads_stand_still(pid: Pid) -> bool {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
     threads.flatten().all(|thread| {
-        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        let number = thread.file_name().to_str().and_then(|name| name.parse().ok());
+        number.and_then(|number| stat(Pid::from_raw(number))).is_some_and(|stat| stat.state == 'T')
     })
 }
 
