@@ -1,6 +1,6 @@
 //! Whose a unix socket's path is.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ impl Claim {
         Ok(Self { path: path.to_path_buf(), file: file_id(path)? })
     }
 
-    /// The claim of an earlier master.
+    /// A claim to what the path led to earlier, such as that of an earlier master.
     pub(super) fn inherit(path: PathBuf, file: FileId) -> Self {
         Self { path, file }
     }
@@ -65,14 +65,17 @@ pub(super) fn make_way(path: &Path, address: &Address) -> Result<(), ListenError
     if socket::is_alive(&socket::Name::Path(path.to_path_buf())).map_err(refused)? {
         return Err(ListenError::Alive(path.to_path_buf()));
     }
-    let looked_at = (metadata.dev(), metadata.ino());
-    if file_id(path).is_ok_and(|present| present == looked_at) {
+    let looked_at = Claim::inherit(path.to_path_buf(), id_of(&metadata));
+    if !looked_at.is_lost() {
         fs::remove_file(path).map_err(refused)?;
     }
     Ok(())
 }
 
 fn file_id(path: &Path) -> io::Result<FileId> {
-    let metadata = fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
+    fs::symlink_metadata(path).map(|metadata| id_of(&metadata))
+}
+
+fn id_of(metadata: &Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
 }
