@@ -13,7 +13,7 @@ use ostler::app::{App, Desk, Limits, Options, Peer, Place, Service};
 use ostler::apps::{Echo, Rpc};
 use ostler::http::{Http, Request, Response};
 use ostler::session::{Session, Wants};
-use ostler::stamp::Stamp;
+use ostler::time::MonotonicTime;
 
 const SMALL: &str = "GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n";
 const PEER: Peer = Peer { address: None, reusable: true };
@@ -45,13 +45,13 @@ struct Client<'s> {
 impl<'s> Client<'s> {
     fn new(service: &'s dyn Service) -> Self {
         let session =
-            Session::new(service.connect(&PEER), Duration::from_secs(30), Stamp::default());
+            Session::new(service.connect(&PEER), Duration::from_secs(30), MonotonicTime::default());
         Self { session, spare: Vec::new() }
     }
 
     /// Hands in a piece and takes all output. Returns how many bytes came out.
     fn exchange(&mut self, input: &[u8]) -> usize {
-        let now = black_box(Stamp::from_nanos(1));
+        let now = black_box(MonotonicTime::from_nanos(1));
         self.session.received(input, &mut self.spare, &mut Quiet, now);
         let mut total = 0;
         while self.session.wants() == Wants::Write {

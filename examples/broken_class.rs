@@ -116,7 +116,7 @@ impl WorkerClass for Broken {
 }
 
 fn patience(ctx: &WorkerContext<'_>, breach: Breach) -> Option<Duration> {
-    let expectation = ctx.expects_until().map(|until| until.since(ctx.life().now()));
+    let expectation = ctx.expects_until().map(|until| until.duration_since(ctx.life().now()));
     let beat = ctx.life().pulse().filter(|_| breach != Breach::NeverBeats);
     [expectation, beat].into_iter().flatten().min()
 }

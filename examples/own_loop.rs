@@ -42,7 +42,7 @@ impl WorkerClass for Patient {
                 Arrival::Over => return Ok(()),
             };
             watch(ctx, &acceptor, &poll, &mut watched)?;
-            let wait = until.map(|at| at.since(life.now()));
+            let wait = until.map(|at| at.duration_since(life.now()));
             match poll.poll(&mut events, wait) {
                 // A signal came; the worker is woken for those that concern it.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),

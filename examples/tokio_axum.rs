@@ -92,7 +92,7 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
             Arrival::Nobody { until } => until,
             Arrival::Over => return Ok(()),
         };
-        let wait = until.map_or(Duration::from_secs(3600), |at| at.since(life.now()));
+        let wait = until.map_or(Duration::from_secs(3600), |at| at.duration_since(life.now()));
         tokio::select! {
             listener = somebody_at(&listeners, &acceptor) => acceptor.knock(listener?),
             Some(_) = clients.join_next() => while clients.try_join_next().is_some() {},

@@ -26,7 +26,7 @@ use ostler::Runtime;
 use ostler::app::Refusal;
 use ostler::apps::{Demo, Echo};
 use ostler::settings::Settings;
-use ostler::stamp::Stamp;
+use ostler::time::MonotonicTime;
 use ostler::worker::{
     Acceptor, Arrival, Buffers, Carried, Deadlines, Desk, Stop, WorkerClass, WorkerContext,
     WorkerError,
@@ -109,7 +109,7 @@ impl Worker<'_> {
                     let client = self.ctx.open(stream, address, true);
                     let token = self.guests.insert(client.carried(INPUT_BYTES));
                     self.attend(token)?;
-                    Some(Stamp::default()) // others may wait: no sleep
+                    Some(MonotonicTime::default()) // others may wait: no sleep
                 }
                 Arrival::Nobody { until } => until,
                 Arrival::Over if !self.watched.contains(&true) => return Ok(()),
@@ -132,9 +132,9 @@ impl Worker<'_> {
     }
 
     /// Until something is done, or a deadline has come.
-    fn sleep(&mut self, until: Option<Stamp>) -> io::Result<()> {
+    fn sleep(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
         let deadline = [self.deadlines.next(), until].into_iter().flatten().min();
-        let wait = deadline.map(|at| at.since(self.ctx.life().now()));
+        let wait = deadline.map(|at| at.duration_since(self.ctx.life().now()));
         let time = Timespec::from(wait.unwrap_or(Duration::from_secs(3600)));
         let args = SubmitArgs::new().timespec(&time);
         match self.ring.submitter().submit_with_args(1, &args).map_err(|e| (e.raw_os_error(), e)) {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// Of the time between two looks: who runs for less of it is not busy.
 const BUSY_SHARE: u32 = 25;
@@ -18,7 +18,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Look {
     /// When.
-    pub(crate) at: Stamp,
+    pub(crate) at: MonotonicTime,
     /// Its core is being dumped.
     pub(crate) dumping: bool,
     /// Its control group is frozen.
@@ -102,15 +102,15 @@ pub(crate) struct Diagnosis {
 
 impl Look {
     /// When the second look is due, if this is the first.
-    pub(crate) fn again_at(&self) -> Stamp {
-        self.at.after(BETWEEN_LOOKS + self.period.unwrap_or_default())
+    pub(crate) fn again_at(&self) -> MonotonicTime {
+        self.at.saturating_add(BETWEEN_LOOKS + self.period.unwrap_or_default())
     }
 }
 
 /// Judges by a first and a second look, and tells what there was to be seen.
 pub(crate) fn diagnose(first: &Look, second: &Look) -> Diagnosis {
     let (verdict, cpu) = judge(first, second);
-    let between = second.at.since(first.at);
+    let between = second.at.duration_since(first.at);
     let others = second.others.iter().map(|after| {
         let before = first.others.iter().find(|before| before.number == after.number);
         (after.clone(), before.and_then(|before| share(before, after, between)))
@@ -124,7 +124,7 @@ pub(crate) fn judge(first: &Look, second: &Look) -> (Verdict, Option<u32>) {
     let (before, after) = (first.thread.as_ref(), second.thread.as_ref());
     // Another thread may have been the one that was overdue: then there is one look at this one.
     let before = before.filter(|before| after.is_some_and(|after| before.number == after.number));
-    let between = second.at.since(first.at);
+    let between = second.at.duration_since(first.at);
     let cpu = before.zip(after).and_then(|(before, after)| share(before, after, between));
     let was = |states: &[char]| {
         let seen = [before, after];
@@ -165,7 +165,7 @@ fn share(before: &Thread, after: &Thread, time: Duration) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const AT: Stamp = Stamp::from_nanos(1_000_000_000);
+    const AT: MonotonicTime = MonotonicTime::from_nanos(1_000_000_000);
 
     fn look(state: char) -> Look {
         let thread = Thread { number: 7, state, ..Thread::default() };
@@ -177,7 +177,7 @@ mod tests {
 
     /// A second look, at which the thread has run for so many milliseconds of twenty.
     fn later(state: char, ran: u64) -> Look {
-        let mut look = Look { at: AT.after(Duration::from_millis(20)), ..look(state) };
+        let mut look = Look { at: AT.saturating_add(Duration::from_millis(20)), ..look(state) };
         look.thread.as_mut().unwrap().ran = Duration::from_millis(ran);
         look
     }
@@ -237,10 +237,10 @@ mod tests {
 
     #[test]
     fn between_two_looks_at_a_bounded_group_lies_a_whole_period() {
-        assert_eq!(look('R').again_at(), AT.after(BETWEEN_LOOKS));
+        assert_eq!(look('R').again_at(), AT.saturating_add(BETWEEN_LOOKS));
         let period = Some(Duration::from_secs(1));
         let bounded = Look { period, ..look('R') };
-        assert!(bounded.again_at() > AT.after(Duration::from_secs(1)));
+        assert!(bounded.again_at() > AT.saturating_add(Duration::from_secs(1)));
     }
 
     #[test]

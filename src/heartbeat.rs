@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use crate::os::{clock, file};
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// One worker's file. The master's copy reads, the worker's copy, inherited by the fork, writes.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Heartbeat {
     ///
     /// # Errors
     /// `EPERM` if the file belongs to another user.
-    pub(crate) fn beat(&self, now: Stamp) -> io::Result<()> {
+    pub(crate) fn beat(&self, now: MonotonicTime) -> io::Result<()> {
         file::set_modified(self.file.as_fd(), now)
     }
 
@@ -47,7 +47,7 @@ impl Heartbeat {
     ///
     /// # Errors
     /// From fstat(2).
-    pub(crate) fn last(&self) -> io::Result<Stamp> {
+    pub(crate) fn last(&self) -> io::Result<MonotonicTime> {
         file::modified(self.file.as_fd())
     }
 
@@ -80,8 +80,8 @@ mod tests {
         let heartbeat = Heartbeat::new(&std::env::temp_dir()).unwrap();
         assert!(heartbeat.last().unwrap() <= clock::now());
         for nanos in [0, 1, 999_999_999, 1_000_000_000, 86_400_000_000_007] {
-            heartbeat.beat(Stamp::from_nanos(nanos)).unwrap();
-            assert_eq!(heartbeat.last().unwrap(), Stamp::from_nanos(nanos));
+            heartbeat.beat(MonotonicTime::from_nanos(nanos)).unwrap();
+            assert_eq!(heartbeat.last().unwrap(), MonotonicTime::from_nanos(nanos));
         }
     }
 

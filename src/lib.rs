@@ -12,8 +12,8 @@ pub mod app;
 mod diagnosis;
 #[allow(unsafe_code)]
 mod os;
-mod span;
-pub mod stamp;
+mod duration;
+pub mod time;
 
 // 1: pieces that know nothing of each other.
 mod heartbeat;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::os::memory::SharedWords;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// The master's: how many rows have ever been in use.
 const BOARD_HEAD_WORDS: usize = 16;
@@ -55,7 +55,7 @@ pub(crate) enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unit {
     /// When it began.
-    pub(crate) since: Stamp,
+    pub(crate) since: MonotonicTime,
     /// What it is called; empty if its protocol names nothing.
     pub(crate) label: String,
     /// The thread's place in its worker.
@@ -189,7 +189,7 @@ impl<'a> Row<'a> {
     }
 
     /// The unit of work whose time is up first, if each has `timeout` and what it has asked for.
-    pub(crate) fn oldest_unit(self, now: Stamp, timeout: Duration) -> Option<Unit> {
+    pub(crate) fn oldest_unit(self, now: MonotonicTime, timeout: Duration) -> Option<Unit> {
         let busy = self
             .seats()
             .enumerate()
@@ -201,7 +201,7 @@ impl<'a> Row<'a> {
 
     /// From when on `timeout` counts for the oldest and for the youngest unit of work: from its
     /// beginning, or so much later that its time is up when it has asked for.
-    pub(crate) fn busy_times(self, now: Stamp, timeout: Duration) -> Option<(Stamp, Stamp)> {
+    pub(crate) fn busy_times(self, now: MonotonicTime, timeout: Duration) -> Option<(MonotonicTime, MonotonicTime)> {
         let times = || self.seats().filter_map(|seat| seat.counts_from(now, timeout));
         Some((times().min()?, times().max()?))
     }
@@ -233,7 +233,7 @@ pub(crate) struct Seat<'a> {
 
 impl Seat<'_> {
     /// The thread has been at one piece of work since then.
-    pub(crate) fn set_busy(self, since: Stamp) {
+    pub(crate) fn set_busy(self, since: MonotonicTime) {
         self.words[EXTENDED].store(0, Ordering::Relaxed);
         self.words[0].store(since.as_nanos().max(1), Ordering::Release);
     }
@@ -245,7 +245,7 @@ impl Seat<'_> {
 
     /// The work asks for time until then, at most [`EXTENSION_MAX`] from now. Its time only ever
     /// becomes more.
-    pub(crate) fn extend(self, until: Stamp) {
+    pub(crate) fn extend(self, until: MonotonicTime) {
         self.words[EXTENDED].fetch_max(until.as_nanos(), Ordering::Release);
     }
 
@@ -285,20 +285,20 @@ impl Seat<'_> {
         self.words[1].load(Ordering::Relaxed)
     }
 
-    fn busy_since(self) -> Option<Stamp> {
+    fn busy_since(self) -> Option<MonotonicTime> {
         match self.words[0].load(Ordering::Acquire) {
             0 => None,
-            nanos => Some(Stamp::from_nanos(nanos)),
+            nanos => Some(MonotonicTime::from_nanos(nanos)),
         }
     }
 
     /// From when on `timeout` counts. A stamp that no honest worker could have written now is
     /// nonsense, which is passed over.
-    fn counts_from(self, now: Stamp, timeout: Duration) -> Option<Stamp> {
+    fn counts_from(self, now: MonotonicTime, timeout: Duration) -> Option<MonotonicTime> {
         let since = self.busy_since().filter(|since| *since <= now)?;
-        let until = Stamp::from_nanos(self.words[EXTENDED].load(Ordering::Acquire));
-        let believed = until <= now.after(EXTENSION_MAX);
-        Some(if believed { since.max(until.before(timeout)) } else { since })
+        let until = MonotonicTime::from_nanos(self.words[EXTENDED].load(Ordering::Acquire));
+        let believed = until <= now.saturating_add(EXTENSION_MAX);
+        Some(if believed { since.max(until.saturating_sub(timeout)) } else { since })
     }
 
     fn label(self) -> String {
@@ -347,7 +347,7 @@ fn read_text(length: &AtomicU64, words: &[AtomicU64]) -> String {
 mod tests {
     use super::*;
 
-    const NOW: Stamp = Stamp::from_nanos(1_000_000_000_000_000);
+    const NOW: MonotonicTime = MonotonicTime::from_nanos(1_000_000_000_000_000);
     const TIMEOUT: Duration = Duration::from_secs(30);
 
     #[test]
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn rows_and_seats_do_not_touch_each_other() {
         let board = Scoreboard::new(3, 2).unwrap();
-        board.row(1).seat(1).set_busy(Stamp::from_nanos(9));
+        board.row(1).seat(1).set_busy(MonotonicTime::from_nanos(9));
         board.row(1).seat(1).set_label(b"GET /hang");
         board.row(1).set_stage(Stage::Ready);
         board.row(1).set_note("a note");
@@ -372,7 +372,7 @@ mod tests {
         assert_eq!(board.row(2).oldest_unit(NOW, TIMEOUT), None);
         assert_eq!(board.row(0).stage(), Stage::Booting);
         let unit =
-            Unit { since: Stamp::from_nanos(9), label: "GET /hang".into(), seat: 1, thread: 0 };
+            Unit { since: MonotonicTime::from_nanos(9), label: "GET /hang".into(), seat: 1, thread: 0 };
         assert_eq!(board.row(1).oldest_unit(NOW, TIMEOUT), Some(unit));
         assert_eq!(board.row(1).note(), "a note");
     }
@@ -381,8 +381,8 @@ mod tests {
     fn the_oldest_of_several_units_is_found_and_units_are_summed() {
         let board = Scoreboard::new(1, 3).unwrap();
         let row = board.row(0);
-        row.seat(0).set_busy(Stamp::from_nanos(30));
-        row.seat(2).set_busy(Stamp::from_nanos(20));
+        row.seat(0).set_busy(MonotonicTime::from_nanos(30));
+        row.seat(2).set_busy(MonotonicTime::from_nanos(20));
         row.seat(0).count_unit();
         row.seat(2).count_unit();
         assert_eq!(row.oldest_unit(NOW, TIMEOUT).map(|unit| unit.seat), Some(2));
@@ -395,15 +395,15 @@ mod tests {
     fn time_that_was_asked_for_moves_the_end_of_one_unit_and_ends_with_it() {
         let board = Scoreboard::new(1, 2).unwrap();
         let (row, second) = (board.row(0), Duration::from_secs(1));
-        let (old, young) = (NOW.before(40 * second), NOW.before(10 * second));
+        let (old, young) = (NOW.saturating_sub(40 * second), NOW.saturating_sub(10 * second));
         row.seat(0).set_busy(old);
         row.seat(1).set_busy(young);
         assert_eq!(row.busy_times(NOW, TIMEOUT), Some((old, young)));
-        row.seat(0).extend(NOW.after(5 * second));
-        assert_eq!(row.busy_times(NOW, TIMEOUT), Some((NOW.before(25 * second), young)));
-        row.seat(0).extend(NOW.after(second)); // less than it has
-        assert_eq!(row.busy_times(NOW, TIMEOUT), Some((NOW.before(25 * second), young)));
-        row.seat(0).extend(NOW.after(EXTENSION_MAX));
+        row.seat(0).extend(NOW.saturating_add(5 * second));
+        assert_eq!(row.busy_times(NOW, TIMEOUT), Some((NOW.saturating_sub(25 * second), young)));
+        row.seat(0).extend(NOW.saturating_add(second)); // less than it has
+        assert_eq!(row.busy_times(NOW, TIMEOUT), Some((NOW.saturating_sub(25 * second), young)));
+        row.seat(0).extend(NOW.saturating_add(EXTENSION_MAX));
         let unit = row.oldest_unit(NOW, TIMEOUT).unwrap();
         assert_eq!((unit.seat, unit.since), (1, young));
         row.seat(0).set_busy(old);
@@ -413,11 +413,11 @@ mod tests {
     #[test]
     fn more_time_than_anybody_may_ask_for_is_nonsense() {
         let board = Scoreboard::new(1, 1).unwrap();
-        let since = NOW.before(TIMEOUT);
+        let since = NOW.saturating_sub(TIMEOUT);
         board.row(0).seat(0).set_busy(since);
-        board.row(0).seat(0).extend(NOW.after(EXTENSION_MAX + Duration::from_nanos(1)));
+        board.row(0).seat(0).extend(NOW.saturating_add(EXTENSION_MAX + Duration::from_nanos(1)));
         assert_eq!(board.row(0).busy_times(NOW, TIMEOUT), Some((since, since)));
-        board.row(0).seat(0).set_busy(NOW.after(TIMEOUT));
+        board.row(0).seat(0).set_busy(NOW.saturating_add(TIMEOUT));
         assert_eq!(board.row(0).busy_times(NOW, TIMEOUT), None);
     }
 

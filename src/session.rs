@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::app::{Connection, Desk, Exchange, Next, Patience};
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// How long a refused client may go on sending before it is cut off.
 const REFUSAL_LINGER: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ pub struct Session<'s> {
     next: Next,
     course: Course,
     phase: Option<Phase>,
-    deadline: Option<Stamp>,
+    deadline: Option<MonotonicTime>,
     write_timeout: Duration,
 }
 
@@ -43,7 +43,7 @@ pub struct Session<'s> {
 #[derive(Clone, Copy)]
 struct Phase {
     number: u32,
-    end: Option<Stamp>,
+    end: Option<MonotonicTime>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ enum Course {
 impl<'s> Session<'s> {
     /// A session for a client that came at `now`. A peer that takes no output for `write_timeout`
     /// is given up; zero is for ever.
-    pub fn new(connection: Box<dyn Connection + 's>, write_timeout: Duration, now: Stamp) -> Self {
+    pub fn new(connection: Box<dyn Connection + 's>, write_timeout: Duration, now: MonotonicTime) -> Self {
         let mut session = Self {
             connection,
             out: Vec::new(),
@@ -96,13 +96,13 @@ impl<'s> Session<'s> {
     }
 
     /// When [`expired`](Self::expired) is due, if nothing happens before.
-    pub fn deadline(&self) -> Option<Stamp> {
+    pub fn deadline(&self) -> Option<MonotonicTime> {
         self.deadline
     }
 
     /// Bytes came, or, if `input` is empty, the end of the stream. Not to be called while output
     /// waits. `spare` is an empty buffer that the session may keep while it has output.
-    pub fn received(&mut self, input: &[u8], spare: &mut Vec<u8>, desk: &mut dyn Desk, now: Stamp) {
+    pub fn received(&mut self, input: &[u8], spare: &mut Vec<u8>, desk: &mut dyn Desk, now: MonotonicTime) {
         debug_assert!(self.wants() != Wants::Write, "backpressure: the output goes first");
         match self.course {
             Course::Gone => return,
@@ -123,13 +123,13 @@ impl<'s> Session<'s> {
     }
 
     /// The first `n` unsent bytes have been sent.
-    pub fn sent(&mut self, n: usize, spare: &mut Vec<u8>, desk: &mut dyn Desk, now: Stamp) {
+    pub fn sent(&mut self, n: usize, spare: &mut Vec<u8>, desk: &mut dyn Desk, now: MonotonicTime) {
         self.sent = (self.sent + n).min(self.out.len());
         self.advance(spare, desk, now, if n > 0 { Progress::Made } else { Progress::None });
     }
 
     /// The deadline has passed. A peer that takes no output, or has been refused, is given up.
-    pub fn expired(&mut self, spare: &mut Vec<u8>, desk: &mut dyn Desk, now: Stamp) {
+    pub fn expired(&mut self, spare: &mut Vec<u8>, desk: &mut dyn Desk, now: MonotonicTime) {
         if matches!(self.course, Course::Refusing(_)) || self.wants() == Wants::Write {
             self.course = Course::Gone;
         } else if self.course != Course::Gone {
@@ -142,7 +142,7 @@ impl<'s> Session<'s> {
     }
 
     /// The worker is leaving: what is begun is finished, nothing new is begun.
-    pub fn drain(&mut self, spare: &mut Vec<u8>, desk: &mut dyn Desk, now: Stamp) {
+    pub fn drain(&mut self, spare: &mut Vec<u8>, desk: &mut dyn Desk, now: MonotonicTime) {
         if !matches!(self.course, Course::Open | Course::HalfClosed) {
             return;
         }
@@ -195,7 +195,7 @@ impl<'s> Session<'s> {
         &mut self,
         spare: &mut Vec<u8>,
         desk: &mut dyn Desk,
-        now: Stamp,
+        now: MonotonicTime,
         progress: Progress,
     ) {
         while self.course != Course::Gone && self.sent == self.out.len() {
@@ -210,7 +210,7 @@ impl<'s> Session<'s> {
                 Next::Refuse if self.course == Course::HalfClosed => self.course = Course::Gone,
                 Next::Refuse => {
                     self.course = Course::Refusing(0);
-                    self.deadline = Some(now.after(REFUSAL_LINGER));
+                    self.deadline = Some(now.saturating_add(REFUSAL_LINGER));
                     break;
                 }
                 Next::Read => break,
@@ -226,7 +226,7 @@ impl<'s> Session<'s> {
             (_, Wants::Write) => {
                 let waits = self.write_timeout > Duration::ZERO;
                 if progress == Progress::Made {
-                    self.deadline = waits.then(|| now.after(self.write_timeout));
+                    self.deadline = waits.then(|| now.saturating_add(self.write_timeout));
                 }
             }
             (Course::Open | Course::HalfClosed, _) => self.arm(now),
@@ -235,8 +235,8 @@ impl<'s> Session<'s> {
     }
 
     /// Sets the deadline from the connection's patience; a limit of zero is no limit.
-    fn arm(&mut self, now: Stamp) {
-        let from_now = |limit: Duration| (limit > Duration::ZERO).then(|| now.after(limit));
+    fn arm(&mut self, now: MonotonicTime) {
+        let from_now = |limit: Duration| (limit > Duration::ZERO).then(|| now.saturating_add(limit));
         let connection = self.connection.as_ref();
         let Ok(patience) = catch_unwind(AssertUnwindSafe(|| connection.patience())) else {
             return self.broken();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::os::process::Pid;
 use crate::os::socket;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// The variable that names the manager's socket.
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
@@ -64,7 +64,7 @@ impl Manager {
     }
 
     /// A reload begins at `now`.
-    pub(crate) fn reloading(&self, now: Stamp) {
+    pub(crate) fn reloading(&self, now: MonotonicTime) {
         let micros = now.as_nanos() / 1000;
         self.say(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading"));
     }

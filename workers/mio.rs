@@ -114,7 +114,7 @@ impl<'a> EventLoop<'a> {
     /// Until the next deadline or beat.
     fn patience(&self) -> Option<Duration> {
         let deadline = [self.deadlines.next(), self.gate.deadline()].into_iter().flatten().min();
-        let wait = deadline.map(|at| at.since(self.ctx.life().now()));
+        let wait = deadline.map(|at| at.duration_since(self.ctx.life().now()));
         [wait, self.ctx.life().pulse()].into_iter().flatten().min()
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ostler::app::Desk;
 use ostler::session::{Session, Wants};
-use ostler::stamp::Stamp;
+use ostler::time::MonotonicTime;
 
 use super::*;
 
@@ -28,7 +28,7 @@ impl Desk for Recorder {
 /// What a client reads after it has sent these pieces, how many units were marked, and what the
 /// session wants in the end.
 fn converse(reusable: bool, pieces: &[&[u8]]) -> (String, usize, Wants) {
-    let (now, mut spare, mut desk) = (Stamp::default(), Vec::new(), Recorder::default());
+    let (now, mut spare, mut desk) = (MonotonicTime::default(), Vec::new(), Recorder::default());
     let hall = Hall(Limits::default());
     let client = hall.connect(&Peer { address: None, reusable });
     let mut session = Session::new(client, Duration::ZERO, now);

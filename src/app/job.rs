@@ -5,7 +5,7 @@ use std::time::Duration;
 use slog::Logger;
 
 use super::Place;
-use crate::stamp::{Moment, WallTime};
+use crate::time::{ClockReading, WallTime};
 
 /// Work that nobody asks for over a socket: a queue that is drained, a table that is swept, a
 /// report at three o'clock. Each thread of a worker that runs jobs has one of its own.
@@ -42,7 +42,7 @@ pub trait Job: Send {
     /// When a run is due, if no run has said so: asked before the first, after one that panicked,
     /// and when somebody has set the clock while the job slept up to a date. At once, unless
     /// overridden.
-    fn due(&mut self, now: Moment) -> Then {
+    fn due(&mut self, now: ClockReading) -> Then {
         let _ = now;
         Then::Again
     }
@@ -72,7 +72,7 @@ pub trait JobContext {
     fn log(&self) -> &Logger;
 
     /// This moment.
-    fn now(&self) -> Moment;
+    fn now(&self) -> ClockReading;
 
     /// Whether the worker is to leave. It leaves after this run, which may take up to
     /// `graceful_timeout`; a long one that can stop half-way does well to ask.

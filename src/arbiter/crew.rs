@@ -30,7 +30,7 @@ use crate::os::process::{self, Exit, Pid};
 use crate::os::title::TitleArea;
 use crate::scoreboard::{Stage, Unit};
 use crate::settings::Settings;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 use crate::systemd;
 
 /// The living workers.
@@ -462,10 +462,10 @@ impl<'a> Crew<'a> {
 
     /// A worker's last beat and what it works on. `None` if it has none to
     /// tell, for which it is not to blame.
-    pub(super) fn measure(&self, id: WorkerId) -> Option<(Stamp, Option<Busy>)> {
+    pub(super) fn measure(&self, id: WorkerId) -> Option<(MonotonicTime, Option<Busy>)> {
         let member = self.members.get(&id)?;
         // Both were stamped by a coarse clock: it may be a little later than they say.
-        let late = |stamp: Stamp| stamp.after(clock::COARSE_LAG);
+        let late = |stamp: MonotonicTime| stamp.saturating_add(clock::COARSE_LAG);
         match member.heartbeat.last() {
             Ok(beat) => {
                 let row = member.board.scores().row(member.row);

@@ -9,7 +9,7 @@ use crate::diagnosis::{Diagnosis, Look, Verdict, diagnose, judge};
 use crate::os::cgroup::Cgroups;
 use crate::os::inspect;
 use crate::os::process::Pid;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// A first look that is older says nothing any more.
 const STALE: Duration = Duration::from_secs(3);
@@ -20,7 +20,7 @@ pub(super) struct Examiner {
     begun: HashMap<WorkerId, Look>,
     diagnoses: HashMap<WorkerId, Diagnosis>,
     /// When it was last said that a worker cannot run.
-    excused: HashMap<WorkerId, Stamp>,
+    excused: HashMap<WorkerId, MonotonicTime>,
     /// Who is short of CPU, and has to get by on little.
     starving: HashMap<WorkerId, Hunger>,
 }
@@ -33,7 +33,7 @@ pub(super) struct Case {
     pub(super) pid: Pid,
     pub(super) thread: u64,
     /// Since when: the beginning of its work, or its last beat.
-    pub(super) since: Stamp,
+    pub(super) since: MonotonicTime,
     /// How long it may take.
     pub(super) limit: Duration,
 }
@@ -41,7 +41,7 @@ pub(super) struct Case {
 /// A thread that was seen to get too little CPU.
 struct Hunger {
     /// What it is at.
-    since: Stamp,
+    since: MonotonicTime,
     thread: u64,
     /// For how long it had run when that was first seen.
     ran: Duration,
@@ -58,7 +58,7 @@ impl Hunger {
 /// What an examination has led to.
 pub(super) enum Finding {
     /// It wants to look again then.
-    LookAgain(Stamp),
+    LookAgain(MonotonicTime),
     /// This.
     Verdict(Verdict),
 }
@@ -68,7 +68,7 @@ impl Examiner {
     pub(super) fn examine(&mut self, case: Case, cgroups: &Cgroups) -> Finding {
         let id = case.id;
         let look = inspect::look(case.pid, case.thread, cgroups);
-        let first = self.begun.remove(&id).filter(|first| look.at.since(first.at) < STALE);
+        let first = self.begun.remove(&id).filter(|first| look.at.duration_since(first.at) < STALE);
         match first {
             Some(first) if first.again_at() <= look.at => {
                 let diagnosis = diagnose(&first, &look);
@@ -120,7 +120,7 @@ impl Examiner {
     }
 
     /// A worker cannot run. Returns whether that is news: it has beaten since it was last said.
-    pub(super) fn excuse(&mut self, id: WorkerId, beat: Stamp, now: Stamp) -> bool {
+    pub(super) fn excuse(&mut self, id: WorkerId, beat: MonotonicTime, now: MonotonicTime) -> bool {
         self.excused.insert(id, now).is_none_or(|said| said < beat)
     }
 
@@ -142,7 +142,7 @@ mod tests {
 
     /// A look at a thread that has had so much of so much time, and so many periods without CPU.
     fn look(secs: u64, ran: Duration, throttled: u64) -> Look {
-        let at = Stamp::from_nanos(1_000_000_000).after(Duration::from_secs(secs));
+        let at = MonotonicTime::from_nanos(1_000_000_000).saturating_add(Duration::from_secs(secs));
         let thread = Thread { number: 7, state: 'R', ran, ..Thread::default() };
         let throttled = Some(throttled);
         let (dumping, frozen, period) = (false, false, Some(Duration::from_millis(100)));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn case(since: u64) -> Case {
-        let (id, pid, since) = (WorkerId(1), Pid::this(), Stamp::from_nanos(since));
+        let (id, pid, since) = (WorkerId(1), Pid::this(), MonotonicTime::from_nanos(since));
         Case { id, pid, thread: 7, since, limit: LIMIT }
     }
 

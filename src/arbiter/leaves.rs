@@ -14,7 +14,7 @@ use crate::os::cgroup::Cgroups;
 use crate::os::clock;
 use crate::os::leaf;
 use crate::os::process::Pid;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// How long a master stays for the last of them to go, once it has no worker any more.
 const STAYS_FOR: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ pub(crate) struct Leaves {
     master: Pid,
     doomed: RefCell<Vec<Doomed>>,
     /// Until when the master stays for them, if it would end.
-    stays_until: Cell<Option<Stamp>>,
+    stays_until: Cell<Option<MonotonicTime>>,
 }
 
 /// One that is to go.
@@ -36,7 +36,7 @@ struct Doomed {
     is_orphan: bool,
     /// How often it could not be removed.
     tries: u32,
-    at: Stamp,
+    at: MonotonicTime,
 }
 
 impl Leaves {
@@ -103,19 +103,19 @@ impl Leaves {
     fn doom(&self, owner: Owner, is_orphan: bool) {
         let mut doomed = self.doomed.borrow_mut();
         if doomed.iter().all(|other| other.owner != owner) {
-            doomed.push(Doomed { owner, is_orphan, tries: 0, at: Stamp::default() });
+            doomed.push(Doomed { owner, is_orphan, tries: 0, at: MonotonicTime::default() });
         }
     }
 
     /// Removes those whose time has come.
-    pub(super) fn tend(&self, now: Stamp, log: &Logger) {
+    pub(super) fn tend(&self, now: MonotonicTime, log: &Logger) {
         self.doomed
             .borrow_mut()
             .retain_mut(|doomed| now < doomed.at || !self.try_to_remove(doomed, now, log));
     }
 
     /// Returns whether nothing more is to be done about it.
-    fn try_to_remove(&self, doomed: &mut Doomed, now: Stamp, log: &Logger) -> bool {
+    fn try_to_remove(&self, doomed: &mut Doomed, now: MonotonicTime, log: &Logger) -> bool {
         let Some(path) = self.path(doomed.owner) else { return true };
         let result = match fate(doomed, &path) {
             Fate::Ends => {
@@ -126,7 +126,7 @@ impl Leaves {
         };
         let Err(error) = result else { return true };
         doomed.tries = doomed.tries.saturating_add(1);
-        doomed.at = now.after(estate::patience(doomed.tries));
+        doomed.at = now.saturating_add(estate::patience(doomed.tries));
         let may_pass = leaf::may_pass(&error);
         if !may_pass || (doomed.tries == estate::TRIES_TOLD && !doomed.is_orphan) {
             warn!(log, "control group cannot be removed"; "path" => %path.display(),
@@ -136,19 +136,19 @@ impl Leaves {
     }
 
     /// When one is to be looked at again.
-    pub(super) fn next_deadline(&self) -> Option<Stamp> {
+    pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
         let doomed = self.doomed.borrow();
         doomed.iter().map(|doomed| doomed.at).chain(self.stays_until.get()).min()
     }
 
     /// Whether a master that would end may: its own leaves have all gone, or have had enough time.
-    pub(super) fn let_go(&self, would_end: bool, now: Stamp) -> bool {
+    pub(super) fn let_go(&self, would_end: bool, now: MonotonicTime) -> bool {
         let have_gone = || self.doomed.borrow().iter().all(|doomed| doomed.is_orphan);
         if !would_end || have_gone() {
             self.stays_until.set(None);
             return would_end;
         }
-        let until = self.stays_until.get().unwrap_or_else(|| now.after(STAYS_FOR));
+        let until = self.stays_until.get().unwrap_or_else(|| now.saturating_add(STAYS_FOR));
         self.stays_until.set(Some(until));
         until <= now
     }

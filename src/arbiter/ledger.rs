@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// Who dies later than this after the counter has moved died of something else.
 const CLAIMED_WITHIN: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ struct Account {
     /// Deaths that it accounts for and that nobody has claimed yet.
     unclaimed: u64,
     /// When it was seen to have moved.
-    moved_at: Stamp,
+    moved_at: MonotonicTime,
     /// How many workers have it.
     workers: usize,
 }
@@ -31,9 +31,9 @@ struct Account {
 impl Ledger {
     /// Another worker has this counter, which stands so now: before any death of it that may be
     /// claimed.
-    pub(super) fn join(&mut self, counter: &Path, kills: u64, now: Stamp) {
+    pub(super) fn join(&mut self, counter: &Path, kills: u64, now: MonotonicTime) {
         self.observe(counter, kills, now);
-        let fresh = Account { seen: kills, unclaimed: 0, moved_at: Stamp::default(), workers: 0 };
+        let fresh = Account { seen: kills, unclaimed: 0, moved_at: MonotonicTime::default(), workers: 0 };
         self.accounts.entry(counter.to_owned()).or_insert(fresh).workers += 1;
     }
 
@@ -50,9 +50,9 @@ impl Ledger {
 
     /// The counter stands so now. To be told as often as there is an occasion: what it counted before
     /// one accounts for no death after it.
-    pub(super) fn observe(&mut self, counter: &Path, kills: u64, now: Stamp) {
+    pub(super) fn observe(&mut self, counter: &Path, kills: u64, now: MonotonicTime) {
         let Some(account) = self.accounts.get_mut(counter) else { return };
-        if now.since(account.moved_at) > CLAIMED_WITHIN {
+        if now.duration_since(account.moved_at) > CLAIMED_WITHIN {
             account.unclaimed = 0;
         }
         let moved = kills.saturating_sub(account.seen);
@@ -79,8 +79,8 @@ mod tests {
 
     const COUNTER: &str = "/group/memory.events";
 
-    fn at(millis: u64) -> Stamp {
-        Stamp::from_nanos(1_000_000_000_000).after(Duration::from_millis(millis))
+    fn at(millis: u64) -> MonotonicTime {
+        MonotonicTime::from_nanos(1_000_000_000_000).saturating_add(Duration::from_millis(millis))
     }
 
     /// A ledger whose counter stood at 5.

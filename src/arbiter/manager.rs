@@ -9,7 +9,7 @@ use super::pool::Pool;
 use super::upgrade::{Kin, Progress};
 use crate::listen::inherit::name_of;
 use crate::os::clock;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// What the service manager grants beyond the limits of boot and drain.
 const MANAGER_ALLOWANCE: Duration = Duration::from_secs(5);
@@ -42,12 +42,12 @@ impl Arbiter<'_> {
     }
 
     /// Signs of life from this loop, and the status when it changes.
-    pub(super) fn tell_the_manager(&mut self, now: Stamp) {
+    pub(super) fn tell_the_manager(&mut self, now: MonotonicTime) {
         if let Some(every) = self.manager.watchdog()
             && self.alive_at.is_none_or(|at| at <= now)
         {
             self.manager.alive();
-            self.alive_at = Some(now.after(every));
+            self.alive_at = Some(now.saturating_add(every));
         }
         let status = self.status_line();
         if self.announced && self.stopping().is_none() && status != self.status {

@@ -47,7 +47,7 @@ use crate::os::process::{self, Pid};
 use crate::os::signal::{Signal, SignalPipe};
 use crate::os::title::TitleArea;
 use crate::pidfile::PidFile;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 use crate::systemd::Manager;
 use pact::End;
 use pool::Pool;
@@ -80,12 +80,12 @@ pub(crate) struct Arbiter<'a> {
     verdict: Option<Rc<Verdict>>,
     hooks: &'a dyn Hooks,
     /// When this master woke, and when it did so before, after which it may have been stopped.
-    woke_at: Stamp,
-    ran_at: Stamp,
+    woke_at: MonotonicTime,
+    ran_at: MonotonicTime,
     /// When the manager wants the next sign of life.
-    alive_at: Option<Stamp>,
+    alive_at: Option<MonotonicTime>,
     /// When newcomers are refused, if a stop is under way.
-    refuse_at: Option<Stamp>,
+    refuse_at: Option<MonotonicTime>,
     /// What the manager was told last.
     status: String,
     /// Whether all of the first workers have been ready at once, which is said once.
@@ -202,7 +202,7 @@ impl<'a> Arbiter<'a> {
     }
 
     /// Ends who is to be ended, in all pools, before it is decided what that means for a reload.
-    fn judge(&mut self, now: Stamp) {
+    fn judge(&mut self, now: MonotonicTime) {
         self.give_up_together();
         for index in 0..self.pools.len() {
             let actions = self.pools[index].roster.judge(now);
@@ -211,7 +211,7 @@ impl<'a> Arbiter<'a> {
     }
 
     /// Has workers come and go. A reload ends in all pools at once, before anybody goes for it.
-    fn proceed(&mut self, now: Stamp) {
+    fn proceed(&mut self, now: MonotonicTime) {
         let signatories = self.pools.iter_mut().map(Pool::signatory);
         let pact::Turn { end, actions } = pact::proceed(signatories.collect(), now);
         match end {
@@ -287,7 +287,7 @@ impl<'a> Arbiter<'a> {
         self.reload_if_wished();
         self.upgrade_if_wished();
         let after = clock::now();
-        if after.since(before) > OVERSLEPT {
+        if after.duration_since(before) > OVERSLEPT {
             self.pools.iter_mut().for_each(|pool| pool.roster.overslept(before, after));
             self.hear_the_workers();
         }
@@ -321,7 +321,7 @@ impl<'a> Arbiter<'a> {
         }
     }
 
-    fn sleep(&mut self, decided: Stamp) -> io::Result<()> {
+    fn sleep(&mut self, decided: MonotonicTime) -> io::Result<()> {
         let leaves = self.leaves.next_deadline();
         let own = [self.kin.deadline(), self.alive_at, self.refuse_at, leaves];
         let own = own.into_iter().flatten();
@@ -331,7 +331,7 @@ impl<'a> Arbiter<'a> {
         let fds = bells.chain([self.signals.as_fd()]).chain(self.kin.line());
         poll::wait_readable(&fds.collect::<Vec<_>>(), deadline)?;
         let now = clock::now();
-        let late = deadline.map_or(Duration::ZERO, |deadline| now.since(deadline));
+        let late = deadline.map_or(Duration::ZERO, |deadline| now.duration_since(deadline));
         if late > OVERSLEPT {
             warn!(self.log(), "master was held up"; "for_ms" => millis(late));
             self.pardon_silence(now);
@@ -343,13 +343,13 @@ impl<'a> Arbiter<'a> {
     /// This process goes on: it may have been stopped, for less time than it would have slept.
     fn go_on(&mut self) {
         let now = clock::now();
-        if now.since(self.ran_at) > OVERSLEPT {
+        if now.duration_since(self.ran_at) > OVERSLEPT {
             self.pardon_silence(now);
         }
     }
 
     /// Nobody is to blame for what the master has not seen since it last ran.
-    fn pardon_silence(&mut self, now: Stamp) {
+    fn pardon_silence(&mut self, now: MonotonicTime) {
         self.pools.iter_mut().for_each(|pool| pool.roster.overslept(self.ran_at, now));
         self.ran_at = now;
     }
@@ -394,18 +394,18 @@ impl<'a> Arbiter<'a> {
         self.farewell_to_the_manager();
         if self.kin.is_alone() {
             self.pools.iter().for_each(|pool| pool.crew.close_the_house());
-            self.refuse_at = Some(clock::now().after(HANDSHAKE_MAX));
+            self.refuse_at = Some(clock::now().saturating_add(HANDSHAKE_MAX));
         }
     }
 
     /// Once those have come in whose handshake was under way, others need not wait for an answer.
-    fn refuse_newcomers(&mut self, now: Stamp) {
+    fn refuse_newcomers(&mut self, now: MonotonicTime) {
         if self.refuse_at.is_some_and(|at| at <= now) {
             let mut done = true;
             for pool in &self.pools {
                 done &= pool.crew.refuse_newcomers();
             }
-            self.refuse_at = (!done).then(|| now.after(HANDSHAKE_MAX));
+            self.refuse_at = (!done).then(|| now.saturating_add(HANDSHAKE_MAX));
         }
     }
 

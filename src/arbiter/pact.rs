@@ -3,7 +3,7 @@
 //! if one fails, all go back, in the same turn. Pure.
 
 use super::roster::{Action, Progress, Roster};
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// A pool in what all do together.
 pub(super) struct Signatory<'r> {
@@ -32,7 +32,7 @@ pub(super) enum End {
 
 /// Decides who comes and who goes at `now`, in all pools. Who hangs, or fails, must have been judged
 /// before in each of them: a reload that one commits is committed by all.
-pub(super) fn proceed(pools: Vec<Signatory<'_>>, now: Stamp) -> Turn {
+pub(super) fn proceed(pools: Vec<Signatory<'_>>, now: MonotonicTime) -> Turn {
     let progress: Vec<Option<Progress>> =
         pools.iter().map(|pool| pool.roster.progress(now)).collect();
     // All do what the one may that has come least far.

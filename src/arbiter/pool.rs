@@ -16,7 +16,7 @@ use crate::log::Facts;
 use crate::os::clock;
 use crate::os::process::{Exit, Pid};
 use crate::settings::Settings;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// One pool.
 pub(super) struct Pool<'a> {
@@ -26,7 +26,7 @@ pub(super) struct Pool<'a> {
     pub(super) examiner: Examiner,
     pub(super) hooks: &'a dyn Hooks,
     /// When workers are weighed next, if anybody's memory is bounded.
-    pub(super) weigh_at: Option<Stamp>,
+    pub(super) weigh_at: Option<MonotonicTime>,
     /// Why the last worker that could not boot could not.
     pub(super) last_words: String,
 }
@@ -111,7 +111,7 @@ impl<'a> Pool<'a> {
     }
 
     /// When there may be something to do, if nobody has news before.
-    pub(super) fn next_deadline(&self, decided: Stamp) -> Option<Stamp> {
+    pub(super) fn next_deadline(&self, decided: MonotonicTime) -> Option<MonotonicTime> {
         [self.roster.next_deadline(decided), self.weigh_at].into_iter().flatten().min()
     }
 
@@ -197,7 +197,7 @@ impl<'a> Pool<'a> {
             Ok(pid) => {
                 self.roster.spawned(id, slot, now);
                 if self.settings().max_memory > 0 {
-                    self.weigh_at.get_or_insert(now.after(BETWEEN_WEIGHINGS));
+                    self.weigh_at.get_or_insert(now.saturating_add(BETWEEN_WEIGHINGS));
                 }
                 info!(self.log(), "worker started"; "pid" => pid.as_raw(), "slot" => slot,
                     "generation" => generation.number);

@@ -94,7 +94,7 @@ impl Pool<'_> {
             .text("error", what)
             .number("for_ms", millis(age))
             .maybe(unit.as_ref(), |facts, unit| {
-                let age = clock::now().since(unit.since);
+                let age = clock::now().duration_since(unit.since);
                 facts
                     .text("work", &unit.label)
                     .number("work_ms", millis(age))

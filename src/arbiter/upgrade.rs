@@ -12,7 +12,7 @@ use super::Arbiter;
 use crate::listen::inherit::{self, Line, Word};
 use crate::os::clock;
 use crate::os::process::{self, Exit, Pid};
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 use crate::systemd::WATCHDOG_PID;
 
 /// What a successor may need beyond the time that its workers have to boot.
@@ -35,7 +35,7 @@ pub(crate) enum Kin {
     /// The one that this one is to succeed.
     Predecessor { pid: Pid, line: Line },
     /// The one that is to succeed this one.
-    Successor { pid: Pid, line: Option<Line>, state: Progress, give_up_at: Stamp },
+    Successor { pid: Pid, line: Option<Line>, state: Progress, give_up_at: MonotonicTime },
 }
 
 /// How far a successor has come.
@@ -66,7 +66,7 @@ impl Kin {
     }
 
     /// When a successor that is not ready is given up.
-    pub(super) fn deadline(&self) -> Option<Stamp> {
+    pub(super) fn deadline(&self) -> Option<MonotonicTime> {
         match self {
             Kin::Successor { give_up_at, state: Progress::Starting, .. } => Some(*give_up_at),
             Kin::Alone | Kin::Predecessor { .. } | Kin::Successor { .. } => None,
@@ -128,7 +128,7 @@ impl Arbiter<'_> {
             1
         });
         let pid = forked.map_err(|error| format!("cannot fork: {error}"))?;
-        let give_up_at = clock::now().after(self.longest_boot() + START_ALLOWANCE);
+        let give_up_at = clock::now().saturating_add(self.longest_boot() + START_ALLOWANCE);
         let (line, state) = (Some(line), Progress::Starting);
         Ok((pid, Kin::Successor { pid, line, state, give_up_at }))
     }
@@ -225,7 +225,7 @@ impl Arbiter<'_> {
     }
 
     /// Ends a successor that has not got ready in time.
-    pub(super) fn give_up_the_late(&mut self, now: Stamp) {
+    pub(super) fn give_up_the_late(&mut self, now: MonotonicTime) {
         if self.kin.deadline().is_none_or(|deadline| now < deadline) {
             return;
         }

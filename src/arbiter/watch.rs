@@ -8,18 +8,18 @@ use super::pool::Pool;
 use super::roster::WorkerId;
 use crate::diagnosis::Verdict;
 use crate::os::{clock, inspect};
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 impl Pool<'_> {
     /// Looks who is too large, or overdue.
-    pub(super) fn look_after_the_workers(&mut self, now: Stamp) {
+    pub(super) fn look_after_the_workers(&mut self, now: MonotonicTime) {
         self.weigh_workers(now);
         self.measure_suspects(now);
         self.examine_the_overdue(now);
     }
 
     /// Who has too much memory is replaced like anybody who has served its time.
-    fn weigh_workers(&mut self, now: Stamp) {
+    fn weigh_workers(&mut self, now: MonotonicTime) {
         if self.weigh_at.is_none_or(|at| now < at) {
             return;
         }
@@ -29,10 +29,10 @@ impl Pool<'_> {
                 "bytes" => bytes);
             self.roster.spent(id);
         }
-        self.weigh_at = self.crew.any_bounded().then(|| now.after(BETWEEN_WEIGHINGS));
+        self.weigh_at = self.crew.any_bounded().then(|| now.saturating_add(BETWEEN_WEIGHINGS));
     }
 
-    fn measure_suspects(&mut self, now: Stamp) {
+    fn measure_suspects(&mut self, now: MonotonicTime) {
         for id in self.roster.to_measure(now) {
             self.measure(id);
         }
@@ -45,7 +45,7 @@ impl Pool<'_> {
     }
 
     /// Before anybody who is overdue is judged, it is found out why it does not get on.
-    fn examine_the_overdue(&mut self, now: Stamp) {
+    fn examine_the_overdue(&mut self, now: MonotonicTime) {
         for id in self.roster.overdue(now) {
             let case = self.case(id);
             let verdict = match self.examiner.examine(case, self.crew.cgroups()) {
@@ -88,7 +88,7 @@ impl Pool<'_> {
         }
     }
 
-    fn let_dump(&mut self, id: WorkerId, now: Stamp) {
+    fn let_dump(&mut self, id: WorkerId, now: MonotonicTime) {
         if self.roster.dumps(id, now) {
             let (pid, slot) = self.crew.who(id);
             warn!(self.log(), "worker has crashed"; "pid" => pid.as_raw(), "slot" => slot,

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Local, TimeZone, Utc};
 use croner::parser::{CronParser, Seconds};
 
-use crate::stamp::WallTime;
+use crate::time::WallTime;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 

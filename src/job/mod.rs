@@ -17,7 +17,7 @@ use std::time::Duration;
 
 pub use self::schedule::Schedule;
 pub use crate::app::{Job, JobContext, Then};
-pub use crate::stamp::{Moment, Stamp, WallTime};
+pub use crate::time::{ClockReading, MonotonicTime, WallTime};
 
 use crate::app::{App, BootError, Place, Refusal};
 
@@ -128,7 +128,7 @@ where
         self.due(ctx.now())
     }
 
-    fn due(&mut self, now: Moment) -> Then {
+    fn due(&mut self, now: ClockReading) -> Then {
         self.schedule.as_mut().map_or(Then::Done, |schedule| schedule.next(now))
     }
 }

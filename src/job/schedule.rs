@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::cron::Cron;
 use crate::app::{Options, Refusal, Then};
-use crate::span;
-use crate::stamp::{Moment, Stamp, WallTime};
+use crate::duration;
+use crate::time::{ClockReading, MonotonicTime, WallTime};
 
 /// The shortest period that an option may ask for.
 const PERIOD_MIN: Duration = Duration::from_millis(1);
@@ -23,7 +23,7 @@ enum Kind {
     Every {
         period: Duration,
         /// When the first run was due.
-        first: Option<Stamp>,
+        first: Option<MonotonicTime>,
     },
     Cron {
         cron: Box<Cron>,
@@ -78,7 +78,7 @@ impl Schedule {
             (None, None) => Ok(None),
             (Some(text), None) => {
                 let bad = |why| Refusal::of_option("every", format!("{text:?} {why}"));
-                Ok(Some(Self::every(span::parse(text, PERIOD_MIN).map_err(bad)?)))
+                Ok(Some(Self::every(duration::parse_duration(text, PERIOD_MIN).map_err(bad)?)))
             }
             (None, Some(text)) => {
                 let bad = |refusal: Refusal| Refusal::of_option("cron", refusal.to_string());
@@ -101,15 +101,15 @@ impl Schedule {
     }
 
     /// When the next run is due.
-    pub fn next(&mut self, now: Moment) -> Then {
+    pub fn next(&mut self, now: ClockReading) -> Then {
         match &mut self.0 {
             Kind::Every { period, first } => match *first {
                 None => {
-                    *first = Some(now.stamp);
+                    *first = Some(now.monotonic);
                     Then::Again
                 }
                 Some(first) => {
-                    let past = now.stamp.since(first).as_nanos();
+                    let past = now.monotonic.duration_since(first).as_nanos();
                     let left = period.as_nanos() - past % period.as_nanos();
                     // Not more than a period.
                     Then::After(Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX)))
@@ -117,7 +117,7 @@ impl Schedule {
             },
             Kind::Cron { cron, next, begun } => {
                 let set_back =
-                    |date: &WallTime| now.wall < *date && date.since(now.wall) <= SET_BACK_MAX;
+                    |date: &WallTime| now.wall < *date && date.duration_since(now.wall) <= SET_BACK_MAX;
                 *next = cron.next_after(begun.filter(set_back).unwrap_or(now.wall));
                 next.map_or(Then::Done, Then::At)
             }

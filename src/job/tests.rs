@@ -11,9 +11,9 @@ const SECOND: u64 = 1_000_000_000;
 /// The first second of 2030, a Tuesday.
 const NEW_YEAR: u64 = 1_893_456_000 * SECOND;
 
-fn at(millis: u64) -> Moment {
+fn at(millis: u64) -> ClockReading {
     let nanos = millis * 1_000_000;
-    Moment { stamp: Stamp::from_nanos(7 + nanos), wall: WallTime::from_nanos(NEW_YEAR + nanos) }
+    ClockReading { monotonic: MonotonicTime::from_nanos(7 + nanos), wall: WallTime::from_nanos(NEW_YEAR + nanos) }
 }
 
 fn on(seconds: u64) -> Then {
@@ -43,7 +43,7 @@ fn a_period_does_not_drift_and_what_was_missed_is_skipped() {
 fn the_wall_clock_does_not_move_a_period() {
     let mut schedule = Schedule::every(Duration::from_millis(100));
     schedule.next(at(0));
-    let set = Moment { stamp: at(30).stamp, wall: WallTime::default() };
+    let set = ClockReading { monotonic: at(30).monotonic, wall: WallTime::default() };
     assert_eq!(schedule.next(set), after(70));
 }
 

@@ -5,23 +5,23 @@ use std::time::Duration;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::stamp::{Moment, Stamp, WallTime};
+use crate::time::{ClockReading, MonotonicTime, WallTime};
 
 /// This moment, to the nanosecond. Costs a vDSO call.
-pub(crate) fn now() -> Stamp {
+pub(crate) fn now() -> MonotonicTime {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
 /// This moment as of the kernel's last tick, at most some milliseconds ago; a few times cheaper
 /// than [`now`] (Linux).
-pub(crate) fn coarse() -> Stamp {
+pub(crate) fn now_coarse() -> MonotonicTime {
     read(ClockId::CLOCK_MONOTONIC_COARSE)
 }
 
 /// This moment, on the monotonic clock and on the wall clock.
-pub(crate) fn moment() -> Moment {
+pub(crate) fn read_clocks() -> ClockReading {
     let wall = clock_gettime(ClockId::CLOCK_REALTIME).expect("every Linux has this clock");
-    Moment { stamp: now(), wall: WallTime::from_nanos(stamp(wall).as_nanos()) }
+    ClockReading { monotonic: now(), wall: WallTime::from_nanos(from_time_spec(wall).as_nanos()) }
 }
 
 /// By how much [`coarse`] may lag behind: a tick of the slowest kernels.
@@ -34,20 +34,20 @@ pub(crate) fn unix_seconds() -> u64 {
     u64::try_from(time.tv_sec()).unwrap_or(0)
 }
 
-fn read(clock: ClockId) -> Stamp {
-    stamp(clock_gettime(clock).expect("the clock's number is valid and the target is ours"))
+fn read(clock: ClockId) -> MonotonicTime {
+    from_time_spec(clock_gettime(clock).expect("the clock's number is valid and the target is ours"))
 }
 
 /// A stamp out of a time specification; a time before the clock's start counts as the start.
-pub(super) fn stamp(time: TimeSpec) -> Stamp {
+pub(super) fn from_time_spec(time: TimeSpec) -> MonotonicTime {
     let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
     let nanos = u64::try_from(time.tv_nsec()).unwrap_or(0);
-    Stamp::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+    MonotonicTime::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
 /// A time specification out of a stamp.
-pub(super) fn time_spec(stamp: Stamp) -> TimeSpec {
-    let nanos = stamp.as_nanos();
+pub(super) fn to_time_spec(time: MonotonicTime) -> TimeSpec {
+    let nanos = time.as_nanos();
     // Both parts fit: u64::MAX nanoseconds are 585 years.
     TimeSpec::new((nanos / 1_000_000_000) as i64, (nanos % 1_000_000_000) as i64)
 }

@@ -143,7 +143,7 @@ pub(crate) fn put_out(number: RawFd) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::os::poll::{self, Interest};
-    use crate::stamp::Stamp;
+    use crate::time::MonotonicTime;
     use std::fs::File;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
@@ -200,7 +200,7 @@ mod tests {
         assert!(!is_listening(listener.as_raw_fd()));
         let error = listener.accept().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-        let ready = poll::wait([(listener.as_fd(), Interest::Readable)], Some(Stamp::default()));
+        let ready = poll::wait([(listener.as_fd(), Interest::Readable)], Some(MonotonicTime::default()));
         assert_eq!(ready.unwrap(), [false]);
     }
 }

@@ -11,7 +11,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, mkstemp, pipe2, unlink};
 
 use super::clock;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// The flags for open(2) that keep it from waiting, for a path that may be a pipe.
 pub(crate) const NONBLOCK: i32 = libc::O_NONBLOCK;
@@ -84,8 +84,8 @@ pub(crate) fn set_access(
 ///
 /// # Errors
 /// `EPERM` if the file belongs to another user, from futimens(3).
-pub(crate) fn set_modified(fd: BorrowedFd<'_>, stamp: Stamp) -> io::Result<()> {
-    let time: TimeSpec = clock::time_spec(stamp);
+pub(crate) fn set_modified(fd: BorrowedFd<'_>, time: MonotonicTime) -> io::Result<()> {
+    let time: TimeSpec = clock::to_time_spec(time);
     Ok(futimens(fd, &time, &time)?)
 }
 
@@ -93,9 +93,9 @@ pub(crate) fn set_modified(fd: BorrowedFd<'_>, stamp: Stamp) -> io::Result<()> {
 ///
 /// # Errors
 /// From fstat(2).
-pub(crate) fn modified(fd: BorrowedFd<'_>) -> io::Result<Stamp> {
+pub(crate) fn modified(fd: BorrowedFd<'_>) -> io::Result<MonotonicTime> {
     let status = fstat(fd)?;
-    Ok(clock::stamp(TimeSpec::new(status.st_mtime, status.st_mtime_nsec)))
+    Ok(clock::from_time_spec(TimeSpec::new(status.st_mtime, status.st_mtime_nsec)))
 }
 
 /// A pipe whose ends never block and are closed across exec(2): (read end, write end).

@@ -3,7 +3,7 @@
 //! It knows descriptors, processes and clocks; it must never know what a worker, a setting or a
 //! protocol is. Linux is assumed where a doc comment says so; the rest is plain POSIX.
 
-pub(crate) mod alarm;
+pub(crate) mod wall_timer;
 pub(crate) mod cgroup;
 pub(crate) mod clock;
 pub(crate) mod command;

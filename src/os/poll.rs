@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::clock;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// What to wait for on a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(crate) enum Interest {
 /// `ENOMEM`, from ppoll(2).
 pub(crate) fn wait<const N: usize>(
     fds: [(BorrowedFd<'_>, Interest); N],
-    deadline: Option<Stamp>,
+    deadline: Option<MonotonicTime>,
 ) -> io::Result<[bool; N]> {
     let mut polled = fds.map(|(fd, interest)| PollFd::new(fd, flags(interest)));
     wait_on(&mut polled, deadline)?;
@@ -40,7 +40,7 @@ pub(crate) fn wait<const N: usize>(
 /// `ENOMEM` or `EINVAL` (more descriptors than the process may have), from ppoll(2).
 pub(crate) fn wait_readable(
     fds: &[BorrowedFd<'_>],
-    deadline: Option<Stamp>,
+    deadline: Option<MonotonicTime>,
 ) -> io::Result<Vec<bool>> {
     let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     wait_on(&mut polled, deadline)?;
@@ -49,12 +49,12 @@ pub(crate) fn wait_readable(
 
 /// Whether `fd` would take a write without blocking, at this moment.
 pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> bool {
-    let ready = wait([(fd, Interest::Writable)], Some(Stamp::default()));
+    let ready = wait([(fd, Interest::Writable)], Some(MonotonicTime::default()));
     matches!(ready, Ok([true]))
 }
 
-fn wait_on(polled: &mut [PollFd<'_>], deadline: Option<Stamp>) -> io::Result<()> {
-    let timeout = deadline.map(|at| TimeSpec::from_duration(at.since(clock::now())));
+fn wait_on(polled: &mut [PollFd<'_>], deadline: Option<MonotonicTime>) -> io::Result<()> {
+    let timeout = deadline.map(|at| TimeSpec::from_duration(at.duration_since(clock::now())));
     match ppoll(polled, timeout, None) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno.into()),

@@ -115,7 +115,7 @@ struct Client {
     script: Arc<Mutex<Script>>,
     spare: Vec<u8>,
     desk: Recorder,
-    now: Stamp,
+    now: MonotonicTime,
 }
 
 impl Client {
@@ -126,7 +126,7 @@ impl Client {
     fn new(patience: Patience, write_timeout: Duration) -> Self {
         let script = Script { asked: Vec::new(), answers: VecDeque::new(), patience };
         let script = Arc::new(Mutex::new(script));
-        let now = Stamp::from_nanos(1_000_000_000_000);
+        let now = MonotonicTime::from_nanos(1_000_000_000_000);
         let session = Session::new(Box::new(Actor(Arc::clone(&script))), write_timeout, now);
         Self { session, script, spare: Vec::new(), desk: Recorder::default(), now }
     }
@@ -183,7 +183,7 @@ impl Client {
     }
 
     fn passes(&mut self, time: Duration) {
-        self.now = self.now.after(time);
+        self.now = self.now.saturating_add(time);
     }
 
     fn wants(&self) -> Wants {
@@ -200,7 +200,7 @@ impl Client {
 
     /// How long until the deadline.
     fn left(&self) -> Option<Duration> {
-        self.session.deadline().map(|deadline| deadline.since(self.now))
+        self.session.deadline().map(|deadline| deadline.duration_since(self.now))
     }
 }
 

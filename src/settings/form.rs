@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::types::{CoreSize, Workers};
 use crate::address::Address;
 use crate::log::Target as LogTarget;
-use crate::span::{self, digits};
+use crate::duration::{self, digits};
 
 /// One text to one value and back.
 pub(super) trait Form {
@@ -120,11 +120,11 @@ impl Form for Span {
     type Out = Duration;
 
     fn parse(&self, text: &str) -> Result<Duration, String> {
-        span::parse(text, self.least)
+        duration::parse_duration(text, self.least)
     }
 
     fn show(&self, value: &Duration) -> String {
-        span::show(*value)
+        duration::format_duration(*value)
     }
 }
 

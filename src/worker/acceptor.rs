@@ -12,7 +12,7 @@ use super::context::WorkerContext;
 use super::lifecycle::Stop;
 use crate::listen::Stream;
 use crate::os::{clock, file, poll};
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// How often a worker that is awake looks for clients of whom nobody has told it, and when it looks once
 /// more after the master has told it to: one that is killed may still be woken for a client, in place of
@@ -29,7 +29,7 @@ pub enum Arrival {
     Nobody {
         /// When a beat or a look is due, or a pause ends, or nobody is expected any more; `None` is
         /// never.
-        until: Option<Stamp>,
+        until: Option<MonotonicTime>,
     },
     /// It is time to return from [`run`](super::WorkerClass::run).
     Over,
@@ -51,11 +51,11 @@ pub struct Acceptor<'a> {
     next: usize,
     /// Whether there are fewer clients than the settings allow.
     has_room: bool,
-    paused_until: Option<Stamp>,
+    paused_until: Option<MonotonicTime>,
     /// The changes among the queues that have been heeded.
     moves: u64,
     /// When all listeners were looked at last.
-    looked_at: Stamp,
+    looked_at: MonotonicTime,
     /// Whether that was because the master had said so.
     looks_again: bool,
     over: bool,
@@ -86,7 +86,7 @@ impl<'a> Acceptor<'a> {
             has_room: true,
             paused_until: None,
             moves: ctx.life.moves(),
-            looked_at: clock::coarse(),
+            looked_at: clock::now_coarse(),
             looks_again: false,
             over: false,
             nudges: None,
@@ -187,8 +187,8 @@ impl<'a> Acceptor<'a> {
         // Asked first: who comes between a look at the queues and the end of the time in which
         // somebody may come must be looked for once more.
         let expects = self.ctx.expects_until().is_some();
-        let (now, moves) = (clock::coarse(), self.ctx.life.moves());
-        if closing || self.moves != moves || now.since(self.looked_at) >= LOOK_EVERY {
+        let (now, moves) = (clock::now_coarse(), self.ctx.life.moves());
+        if closing || self.moves != moves || now.duration_since(self.looked_at) >= LOOK_EVERY {
             self.looks_again = self.moves != moves;
             (self.moves, self.looked_at) = (moves, now);
             self.doors.iter_mut().for_each(|door| door.more = true);
@@ -201,7 +201,7 @@ impl<'a> Acceptor<'a> {
         if self.over {
             return Arrival::Over;
         }
-        let next_look = self.looks_again.then(|| self.looked_at.after(LOOK_EVERY));
+        let next_look = self.looks_again.then(|| self.looked_at.saturating_add(LOOK_EVERY));
         let deadlines = [self.paused_until, self.ctx.expects_until(), next_look];
         Arrival::Nobody { until: deadlines.into_iter().flatten().min() }
     }
@@ -246,7 +246,7 @@ impl<'a> Acceptor<'a> {
         wanted && self.has_room && self.paused_until.is_none() && !self.doors[index].ended
     }
 
-    fn sleep(&mut self, until: Option<Stamp>) -> io::Result<()> {
+    fn sleep(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
         let (wake, beat) = match self.nudges {
             None => (self.ctx.life.wake_fd(), self.ctx.life.next_beat()),
             Some(nudges) => (nudges.as_fd(), None),

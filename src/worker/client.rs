@@ -12,7 +12,7 @@ use crate::listen::Stream;
 use crate::os::clock;
 use crate::os::poll::{self, Interest};
 use crate::session::{Session, Wants};
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 pub use carried::Carried;
 
 /// How many bytes are received in one piece.
@@ -68,7 +68,7 @@ impl<'s> Client<'s> {
     }
 
     /// When [`expire`](Self::expire) is due, if nothing happens before.
-    pub fn deadline(&self) -> Option<Stamp> {
+    pub fn deadline(&self) -> Option<MonotonicTime> {
         self.session.deadline()
     }
 
@@ -80,7 +80,7 @@ impl<'s> Client<'s> {
             let moved = match self.session.wants() {
                 Wants::Gone => return Turn::Gone,
                 Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
-                    self.session.sent(n, spare, desk, clock::coarse());
+                    self.session.sent(n, spare, desk, clock::now_coarse());
                 }),
                 Wants::Read if drained_input => return Turn::Read,
                 wants @ (Wants::Read | Wants::Linger) => {
@@ -89,7 +89,7 @@ impl<'s> Client<'s> {
                     }
                     self.stream.receive(input).map(|n| {
                         drained_input = look == Look::ToAShortRead && 0 < n && n < input.len();
-                        self.session.received(&input[..n], spare, desk, clock::coarse());
+                        self.session.received(&input[..n], spare, desk, clock::now_coarse());
                     })
                 }
             };
@@ -114,7 +114,7 @@ impl<'s> Client<'s> {
     /// Tells the session that its deadline has passed, if it has. If so, a turn must follow. What has
     /// arrived by now has arrived in time, and so has room for output: whoever looks late must not
     /// blame the peer for it.
-    pub fn expire(&mut self, now: Stamp, buffers: &mut Buffers, desk: &mut Desk<'_>) -> bool {
+    pub fn expire(&mut self, now: MonotonicTime, buffers: &mut Buffers, desk: &mut Desk<'_>) -> bool {
         if !self.is_due(now) {
             return false;
         }
@@ -137,7 +137,7 @@ impl<'s> Client<'s> {
         true
     }
 
-    fn is_due(&self, now: Stamp) -> bool {
+    fn is_due(&self, now: MonotonicTime) -> bool {
         self.session.deadline().is_some_and(|deadline| deadline <= now)
     }
 

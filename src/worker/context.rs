@@ -17,7 +17,7 @@ use crate::listen::{Door, Listener, Stream};
 use crate::os::clock;
 use crate::session::Session;
 use crate::settings::Settings;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// How long accepting pauses when the kernel has no resources for another connection.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
@@ -68,11 +68,11 @@ impl<'a> WorkerContext<'a> {
 
     /// Until when somebody may still come to a listener that this worker must empty although its
     /// door is closed. `None` if nobody can, or not any more: then an empty queue stays empty.
-    pub fn expects_until(&self) -> Option<Stamp> {
+    pub fn expects_until(&self) -> Option<MonotonicTime> {
         if self.life.stopping() != Stop::Graceful {
             return None;
         }
-        let end = self.life.stopping_since()?.after(HANDSHAKE_MAX);
+        let end = self.life.stopping_since()?.saturating_add(HANDSHAKE_MAX);
         let sealed = self.listeners.iter().any(|listener| listener.door() == Door::Sealed);
         (sealed && clock::now() < end).then_some(end)
     }
@@ -134,8 +134,8 @@ impl<'a> WorkerContext<'a> {
     }
 
     /// When accepting that pauses from now on may go on.
-    pub fn end_of_pause(&self) -> Stamp {
-        clock::now().after(ACCEPT_PAUSE)
+    pub fn end_of_pause(&self) -> MonotonicTime {
+        clock::now().saturating_add(ACCEPT_PAUSE)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 const TICK: Duration = Duration::from_millis(10);
 const TICK_NANOS: u64 = TICK.as_nanos() as u64;
@@ -38,7 +38,7 @@ const ABSENT: Entry = Entry { tick: u64::MAX, previous: NOBODY, next: NOBODY };
 
 impl Deadlines {
     /// An empty wheel that begins at `now`.
-    pub fn new(now: Stamp) -> Self {
+    pub fn new(now: MonotonicTime) -> Self {
         Self {
             entries: Vec::new(),
             buckets: Box::new([NOBODY; BUCKETS]),
@@ -53,7 +53,7 @@ impl Deadlines {
     ///
     /// # Panics
     /// If the client's number does not fit into 32 bits.
-    pub fn set(&mut self, client: usize, deadline: Stamp) {
+    pub fn set(&mut self, client: usize, deadline: MonotonicTime) {
         let horizon = self.present + BUCKETS as u64 - 1;
         let tick = tick_of(deadline).clamp(self.present, horizon);
         if self.entries.len() <= client {
@@ -95,12 +95,12 @@ impl Deadlines {
     }
 
     /// When the next client comes up.
-    pub fn next(&self) -> Option<Stamp> {
-        Some(Stamp::from_nanos((self.first_tick()? + 1).saturating_mul(TICK_NANOS)))
+    pub fn next(&self) -> Option<MonotonicTime> {
+        Some(MonotonicTime::from_nanos((self.first_tick()? + 1).saturating_mul(TICK_NANOS)))
     }
 
     /// Takes out a client that has come up by `now`.
-    pub fn pop(&mut self, now: Stamp) -> Option<usize> {
+    pub fn pop(&mut self, now: MonotonicTime) -> Option<usize> {
         let present = tick_of(now);
         let Some(tick) = self.first_tick().filter(|tick| *tick < present) else {
             self.present = self.present.max(present);
@@ -134,7 +134,7 @@ impl Deadlines {
     }
 }
 
-fn tick_of(stamp: Stamp) -> u64 {
+fn tick_of(stamp: MonotonicTime) -> u64 {
     stamp.as_nanos() / TICK_NANOS
 }
 
@@ -150,8 +150,8 @@ mod tests {
 
     use super::*;
 
-    fn at(millis: u64) -> Stamp {
-        Stamp::from_nanos(millis * 1_000_000)
+    fn at(millis: u64) -> MonotonicTime {
+        MonotonicTime::from_nanos(millis * 1_000_000)
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::client::Client;
 use super::context::WorkerContext;
 use crate::os::clock;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// How many clients more than its share a worker may have, besides an eighth of the share. A
 /// worker that is awake is quicker than one that is being woken, and would take all of a burst.
@@ -35,7 +35,7 @@ pub struct Gate<'a> {
     /// The number of clients that the others were told of last.
     told: usize,
     /// When all listeners were looked at last.
-    looked_at: Stamp,
+    looked_at: MonotonicTime,
     /// Whether other workers take clients from a queue of this one's as well.
     shares: bool,
     /// The changes among the queues that have been heeded.
@@ -50,9 +50,9 @@ enum State {
     /// There are as many clients as the settings allow.
     Full,
     /// The kernel has no resources for another one; tried again at this moment.
-    Paused(Stamp),
+    Paused(MonotonicTime),
     /// Others have fewer clients: they go first, until this moment at the latest.
-    Yielding(Stamp),
+    Yielding(MonotonicTime),
 }
 
 impl<'a> Gate<'a> {
@@ -151,7 +151,7 @@ impl<'a> Gate<'a> {
             State::Full | State::Paused(_) => false,
         };
         let now = clock::now();
-        if now.since(self.looked_at) >= REJOIN_EVERY {
+        if now.duration_since(self.looked_at) >= REJOIN_EVERY {
             self.looked_at = now;
             self.rejoin_all(epoll)?;
         }
@@ -161,7 +161,7 @@ impl<'a> Gate<'a> {
             }
             State::Paused(until) if until <= now => self.turn_to(State::Open, epoll),
             State::Yielding(until) if !crowded || until <= now => self.turn_to(State::Open, epoll),
-            State::Open if crowded => self.turn_to(State::Yielding(now.after(YIELD_MAX)), epoll),
+            State::Open if crowded => self.turn_to(State::Yielding(now.saturating_add(YIELD_MAX)), epoll),
             State::Open | State::Full | State::Paused(_) | State::Yielding(_) => Ok(()),
         }
     }
@@ -189,7 +189,7 @@ impl<'a> Gate<'a> {
 
     /// When [`reconsider`](Self::reconsider) is due, or [`expects`](Self::expects) has another
     /// answer.
-    pub fn deadline(&self) -> Option<Stamp> {
+    pub fn deadline(&self) -> Option<MonotonicTime> {
         match self.state {
             State::Paused(until) | State::Yielding(until) => Some(until),
             State::Open | State::Full => self.ctx.expects_until(),

@@ -15,7 +15,7 @@ use crate::os::poll::{self, Interest};
 use crate::os::signal::{Guardian, Signal};
 use crate::os::{clock, file};
 use crate::scoreboard::{Scoreboard, Stage};
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// At how many looks in a row there must be nothing to do: a thread of the class may just have let
 /// somebody in who is not to be seen yet.
@@ -79,8 +79,8 @@ impl Guard {
         Self { limit, ..self }
     }
 
-    fn told_at(&self) -> Stamp {
-        Stamp::from_nanos(self.told_at.load(Ordering::Relaxed))
+    fn told_at(&self) -> MonotonicTime {
+        MonotonicTime::from_nanos(self.told_at.load(Ordering::Relaxed))
     }
 
     /// Whether somebody waits at a listener, or may be about to come, for whom nobody else would be
@@ -126,7 +126,7 @@ impl Guard {
 /// Whether somebody waits at a listener.
 fn is_awaited(entry: &Entry) -> bool {
     let ready =
-        || poll::wait([(entry.listener.as_fd(), Interest::Readable)], Some(Stamp::default()));
+        || poll::wait([(entry.listener.as_fd(), Interest::Readable)], Some(MonotonicTime::default()));
     descriptors::is_listening(entry.number) && matches!(ready(), Ok([true]))
 }
 
@@ -137,7 +137,7 @@ impl Guardian for Guard {
             Signal::Interrupt | Signal::Quit => self.hurries.store(true, Ordering::Relaxed),
             _ => (),
         }
-        if self.told_at() == Stamp::default() {
+        if self.told_at() == MonotonicTime::default() {
             self.told_at.store(clock::now().as_nanos(), Ordering::Relaxed);
         }
         self.board.row(self.row).set_stage(Stage::Leaving);
@@ -145,7 +145,7 @@ impl Guardian for Guard {
     }
 
     fn may_end(&self) -> bool {
-        let leaving_for = clock::now().since(self.told_at());
+        let leaving_for = clock::now().duration_since(self.told_at());
         let late = self.orphaned.load(Ordering::Relaxed) && leaving_for >= self.limit;
         if late || self.hurries.load(Ordering::Relaxed) {
             return true;

@@ -14,9 +14,9 @@ use super::context::WorkerContext;
 use super::lifecycle::{Lifecycle, Stop};
 use super::seat::Desk;
 use crate::app::{App, BootError, Desk as _, Job, JobContext, Place, Service, Then};
-use crate::os::alarm::{Alarm, Ring};
+use crate::os::wall_timer::{WallTimer, TimerEvent};
 use crate::os::{clock, poll};
-use crate::stamp::{Moment, Stamp, WallTime};
+use crate::time::{ClockReading, MonotonicTime, WallTime};
 
 /// The pause after a panic, and the longest after several in a row.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -89,9 +89,9 @@ impl<'a> SeatedJob<'a> {
 #[derive(Clone, Copy)]
 enum Wait {
     /// To be asked when it is due.
-    ToBeAsked(Stamp),
+    ToBeAsked(MonotonicTime),
     /// To run at a moment.
-    Moment(Stamp),
+    Moment(MonotonicTime),
     /// To run on a date.
     Date(WallTime),
     /// For nothing but the end.
@@ -113,7 +113,7 @@ struct Runner<'a> {
     seat: usize,
     desk: Desk<'a>,
     alone: bool,
-    alarm: Option<Alarm>,
+    alarm: Option<WallTimer>,
     /// Whether it has been said that there is no alarm to be had.
     lack_is_told: bool,
     /// How many runs in a row have panicked.
@@ -151,7 +151,7 @@ impl<'a> Runner<'a> {
 
     /// Asks the job when it is due.
     fn ask(&mut self) -> Wait {
-        let (job, now) = (&mut self.job, clock::moment());
+        let (job, now) = (&mut self.job, clock::read_clocks());
         let asked = catch_unwind(AssertUnwindSafe(|| job.due(now)));
         if let Ok(then) = asked {
             return self.wait_for(then);
@@ -169,13 +169,13 @@ impl<'a> Runner<'a> {
         self.panics += 1;
         warn!(self.ctx.log, "job pauses after a panic"; "slot" => self.ctx.place.slot,
             "seat" => self.seat, "in_a_row" => self.panics, "pause_ms" => pause.as_millis() as u64);
-        Wait::ToBeAsked(clock::now().after(pause))
+        Wait::ToBeAsked(clock::now().saturating_add(pause))
     }
 
     fn wait_for(&self, then: Then) -> Wait {
         match then {
-            Then::Again => Wait::Moment(Stamp::default()),
-            Then::After(delay) => Wait::Moment(clock::now().after(delay)),
+            Then::Again => Wait::Moment(MonotonicTime::default()),
+            Then::After(delay) => Wait::Moment(clock::now().saturating_add(delay)),
             Then::At(date) => Wait::Date(date),
             Then::Done => {
                 info!(self.ctx.log, "job is done"; "slot" => self.ctx.place.slot,
@@ -208,18 +208,18 @@ impl<'a> Runner<'a> {
             let mut fds = vec![if self.alone { life.wake_fd() } else { life.stop_fd() }];
             fds.extend(alarm.map(|alarm| alarm.as_fd()));
             poll::wait_readable(&fds, [due, beat].into_iter().flatten().min())?;
-            match alarm.map_or(Ok(Ring::Silent), Alarm::ring)? {
-                Ring::OnDate => return Ok(Woken::InTime),
-                Ring::ClockSet if !date.is_some_and(is_past) => return Ok(Woken::ClockSet),
-                Ring::ClockSet | Ring::Silent => (),
+            match alarm.map_or(Ok(TimerEvent::Pending), WallTimer::read_event)? {
+                TimerEvent::Expired => return Ok(Woken::InTime),
+                TimerEvent::ClockSet if !date.is_some_and(is_past) => return Ok(Woken::ClockSet),
+                TimerEvent::ClockSet | TimerEvent::Pending => (),
             }
         }
     }
 
     /// Sets the alarm to a date. If there is none to be had, returns when that date will be unless
     /// somebody sets the clock.
-    fn set_alarm(&mut self, date: WallTime) -> Option<Stamp> {
-        let alarm = match self.alarm.take().map_or_else(Alarm::new, Ok) {
+    fn set_alarm(&mut self, date: WallTime) -> Option<MonotonicTime> {
+        let alarm = match self.alarm.take().map_or_else(WallTimer::new, Ok) {
             Ok(alarm) => self.alarm.insert(alarm),
             Err(error) => return Some(self.do_without_alarm(date, &error)),
         };
@@ -229,19 +229,19 @@ impl<'a> Runner<'a> {
         }
     }
 
-    fn do_without_alarm(&mut self, date: WallTime, error: &io::Error) -> Stamp {
+    fn do_without_alarm(&mut self, date: WallTime, error: &io::Error) -> MonotonicTime {
         self.alarm = None;
         if !std::mem::replace(&mut self.lack_is_told, true) {
             warn!(self.ctx.log, "job would not notice if the clock were set";
                 "slot" => self.ctx.place.slot, "seat" => self.seat, "error" => %error);
         }
-        let now = clock::moment();
-        now.stamp.after(date.since(now.wall))
+        let now = clock::read_clocks();
+        now.monotonic.saturating_add(date.duration_since(now.wall))
     }
 }
 
 fn is_past(date: WallTime) -> bool {
-    date <= clock::moment().wall
+    date <= clock::read_clocks().wall
 }
 
 /// Whoever is alone must look for signals; among several, another does.
@@ -266,8 +266,8 @@ impl JobContext for Run<'_, '_> {
         self.ctx.log
     }
 
-    fn now(&self) -> Moment {
-        clock::moment()
+    fn now(&self) -> ClockReading {
+        clock::read_clocks()
     }
 
     fn is_stopping(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::log::{Log, chain};
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::{clock, file, process};
 use crate::scoreboard::{Row, Scoreboard, Stage};
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// Whether, and how, a worker is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,29 +109,29 @@ impl Lifecycle {
     /// system call at most once in a tenth of `timeout` or 100 ms, and a comparison otherwise.
     pub fn notify(&self) {
         if !self.timeout.is_zero() {
-            self.notify_at(clock::coarse());
+            self.notify_at(clock::now_coarse());
         }
     }
 
     /// As [`notify`](Self::notify), for who has just looked at the clock.
     #[inline]
-    pub(super) fn notify_at(&self, now: Stamp) {
-        if now >= Stamp::from_nanos(self.beat_due.load(Ordering::Relaxed)) {
+    pub(super) fn notify_at(&self, now: MonotonicTime) {
+        if now >= MonotonicTime::from_nanos(self.beat_due.load(Ordering::Relaxed)) {
             self.beat(now);
         }
     }
 
     #[cold] // as seen from a loop that turns a million times a second
-    fn beat(&self, now: Stamp) {
-        self.beat_due.store(now.after(self.beat_every).as_nanos(), Ordering::Relaxed);
+    fn beat(&self, now: MonotonicTime) {
+        self.beat_due.store(now.saturating_add(self.beat_every).as_nanos(), Ordering::Relaxed);
         // It can fail only if the file was given away, which would show as silence: as it should.
         let _ = self.heartbeat.beat(now);
     }
 
     /// The moment up to which a class may sleep before the next [`notify`](Self::notify): a third
     /// of `timeout` from now; `None` if nobody listens for a beat.
-    pub fn next_beat(&self) -> Option<Stamp> {
-        self.pulse().map(|pulse| clock::now().after(pulse))
+    pub fn next_beat(&self) -> Option<MonotonicTime> {
+        self.pulse().map(|pulse| clock::now().saturating_add(pulse))
     }
 
     /// How long a class may sleep before the next [`notify`](Self::notify): a third of `timeout`;
@@ -141,7 +141,7 @@ impl Lifecycle {
     }
 
     /// The present moment.
-    pub fn now(&self) -> Stamp {
+    pub fn now(&self) -> MonotonicTime {
         clock::now()
     }
 
@@ -217,14 +217,14 @@ impl Lifecycle {
 
     /// For how long the worker has been stopping; zero if it is not.
     pub fn stopping_for(&self) -> Duration {
-        self.stopping_since().map_or(Duration::ZERO, |since| clock::now().since(since))
+        self.stopping_since().map_or(Duration::ZERO, |since| clock::now().duration_since(since))
     }
 
     /// Since when the worker has been stopping; `None` if it is not.
-    pub fn stopping_since(&self) -> Option<Stamp> {
+    pub fn stopping_since(&self) -> Option<MonotonicTime> {
         match self.stopped_at.load(Ordering::Relaxed) {
             0 => None,
-            nanos => Some(Stamp::from_nanos(nanos)),
+            nanos => Some(MonotonicTime::from_nanos(nanos)),
         }
     }
 

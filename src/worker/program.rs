@@ -14,7 +14,7 @@ use crate::os::process::{self, Exit, Pid};
 use crate::os::program::{self, Ask, Child, Launch};
 use crate::os::{identity, poll};
 use crate::settings::{Settings, StopSignal};
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// A program that runs beneath a worker: the `command` of the settings. It leads no process group:
 /// whatever it starts ends with the worker. When the worker ends, so does the program; when the
@@ -129,7 +129,7 @@ impl Program {
     ///
     /// # Errors
     /// `ENOMEM`, from ppoll(2).
-    pub fn wait(&self, life: &Lifecycle, deadline: Option<Stamp>) -> io::Result<()> {
+    pub fn wait(&self, life: &Lifecycle, deadline: Option<MonotonicTime>) -> io::Result<()> {
         let mut fds = vec![life.wake_fd(), self.mailbox.as_fd()];
         let outputs = self.child.outputs().iter().zip(self.open);
         fds.extend(outputs.filter(|(_, open)| *open).map(|(output, _)| output.as_fd()));

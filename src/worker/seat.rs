@@ -34,7 +34,7 @@ impl<'a> Desk<'a> {
 
 impl app::Desk for Desk<'_> {
     fn begin(&mut self, label: &[u8]) {
-        let now = clock::coarse();
+        let now = clock::now_coarse();
         self.seat.set_label(label);
         self.seat.set_busy(now);
         if self.beats {
@@ -69,7 +69,7 @@ impl app::Desk for Desk<'_> {
     }
 
     fn enter(&mut self) {
-        self.seat.set_busy(clock::coarse());
+        self.seat.set_busy(clock::now_coarse());
     }
 
     fn leave(&mut self) {
@@ -96,7 +96,7 @@ impl<'a> Work<'a> {
     pub(super) fn begin(seat: Seat<'a>, life: &'a Lifecycle, label: &str) -> Self {
         seat.set_thread(process::thread());
         seat.set_label(label.as_bytes());
-        seat.set_busy(clock::coarse());
+        seat.set_busy(clock::now_coarse());
         Self { seat, life }
     }
 
@@ -114,7 +114,7 @@ impl<'a> Work<'a> {
 }
 
 fn extend(seat: Seat<'_>, time: Duration) {
-    seat.extend(clock::coarse().after(time.min(EXTENSION_MAX)));
+    seat.extend(clock::now_coarse().saturating_add(time.min(EXTENSION_MAX)));
 }
 
 impl Drop for Work<'_> {

@@ -10,7 +10,7 @@ use slog::{Logger, debug, info, warn};
 
 use ostler::app::Refusal;
 use ostler::settings::Settings;
-use ostler::stamp::Stamp;
+use ostler::time::MonotonicTime;
 use ostler::worker::{End, Lifecycle, Output, Program, WorkerClass, WorkerContext, WorkerError};
 
 use self::lines::Lines;
@@ -228,7 +228,7 @@ fn say(log: &Logger, pid: u32, slot: usize, output: Output, line: String, last: 
 struct Losses {
     told: u64,
     /// When it may be told again.
-    next: Stamp,
+    next: MonotonicTime,
 }
 
 impl Losses {
@@ -239,7 +239,7 @@ impl Losses {
         if dropped == self.told || now < self.next {
             return;
         }
-        self.next = now.after(Self::BETWEEN);
+        self.next = now.saturating_add(Self::BETWEEN);
         warn!(voice.log, "records dropped"; "pid" => voice.pid, "slot" => voice.slot,
             "records" => dropped - self.told);
         if life.records_dropped() == dropped {

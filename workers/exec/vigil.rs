@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ostler::stamp::Stamp;
+use ostler::time::MonotonicTime;
 use ostler::worker::Stop;
 
 use self::Deed::{Abort, Accuse, Acquit, Ask, Beat, Interrupt, Kill, Ready, Retire};
@@ -47,9 +47,9 @@ pub(super) struct Vigil {
     terms: Terms,
     is_ready: bool,
     /// When its age makes it ready.
-    ready_at: Stamp,
+    ready_at: MonotonicTime,
     /// When it last said that it lives; none before it has begun to.
-    said: Option<Stamp>,
+    said: Option<MonotonicTime>,
     /// Its silence has been told.
     accused: bool,
     /// It leaves by itself.
@@ -57,16 +57,16 @@ pub(super) struct Vigil {
     /// How it has been asked to leave.
     asked: Stop,
     /// When it has had its time.
-    kill_at: Option<Stamp>,
+    kill_at: Option<MonotonicTime>,
 }
 
 impl Vigil {
     /// A program that was started at `now`.
-    pub(super) fn new(terms: Terms, now: Stamp) -> Self {
+    pub(super) fn new(terms: Terms, now: MonotonicTime) -> Self {
         Self {
             terms,
             is_ready: false,
-            ready_at: now.after(terms.ready_after),
+            ready_at: now.saturating_add(terms.ready_after),
             said: None,
             accused: false,
             leaves: false,
@@ -86,14 +86,14 @@ impl Vigil {
     }
 
     /// It has said that it lives: from now on that is what counts.
-    pub(super) fn alive(&mut self, now: Stamp) -> Option<Deed> {
+    pub(super) fn alive(&mut self, now: MonotonicTime) -> Option<Deed> {
         self.said = Some(now);
         Some(if std::mem::take(&mut self.accused) { Acquit } else { Beat })
     }
 
     /// It has said that it needs so much more time to get ready.
-    pub(super) fn extend(&mut self, time: Duration, now: Stamp) {
-        self.ready_at = self.ready_at.max(now.after(time));
+    pub(super) fn extend(&mut self, time: Duration, now: MonotonicTime) {
+        self.ready_at = self.ready_at.max(now.saturating_add(time));
     }
 
     /// It has said that it leaves. One that was never ready has nothing to hand over.
@@ -103,13 +103,13 @@ impl Vigil {
     }
 
     /// It is to be aborted.
-    pub(super) fn abort(&mut self, now: Stamp) -> Option<Deed> {
-        self.kill_by(now.after(self.terms.abort_grace));
+    pub(super) fn abort(&mut self, now: MonotonicTime) -> Option<Deed> {
+        self.kill_by(now.saturating_add(self.terms.abort_grace));
         Some(Abort)
     }
 
     /// The worker is to stop so. How long a drain may take is not decided here.
-    pub(super) fn stop(&mut self, stop: Stop, now: Stamp) -> Option<Deed> {
+    pub(super) fn stop(&mut self, stop: Stop, now: MonotonicTime) -> Option<Deed> {
         if stop <= self.asked {
             return None;
         }
@@ -118,14 +118,14 @@ impl Vigil {
             Stop::None => None,
             Stop::Graceful => (!self.leaves).then_some(Ask),
             Stop::Now => {
-                self.kill_by(now.after(self.terms.abort_grace));
+                self.kill_by(now.saturating_add(self.terms.abort_grace));
                 Some(Interrupt)
             }
         }
     }
 
     /// What is due at `now`.
-    pub(super) fn due(&mut self, now: Stamp) -> Vec<Deed> {
+    pub(super) fn due(&mut self, now: MonotonicTime) -> Vec<Deed> {
         let mut deeds = Vec::new();
         if !self.is_ready && self.asked == Stop::None && self.ready_at <= now {
             deeds.extend(self.ready());
@@ -145,7 +145,7 @@ impl Vigil {
     }
 
     /// When something will be due, besides the worker's own beat.
-    pub(super) fn deadline(&self) -> Option<Stamp> {
+    pub(super) fn deadline(&self) -> Option<MonotonicTime> {
         let ready_at = (!self.is_ready && self.asked == Stop::None).then_some(self.ready_at);
         [ready_at, self.accuse_at(), self.kill_at].into_iter().flatten().min()
     }
@@ -156,12 +156,12 @@ impl Vigil {
     }
 
     /// In time for the master, for whom the last beat may be a little older than the last word.
-    fn accuse_at(&self) -> Option<Stamp> {
+    fn accuse_at(&self) -> Option<MonotonicTime> {
         let judged = !self.accused && !self.terms.timeout.is_zero();
-        self.said.filter(|_| judged).map(|said| said.after(self.terms.timeout * 3 / 4))
+        self.said.filter(|_| judged).map(|said| said.saturating_add(self.terms.timeout * 3 / 4))
     }
 
-    fn kill_by(&mut self, at: Stamp) {
+    fn kill_by(&mut self, at: MonotonicTime) {
         self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
     }
 }
@@ -170,8 +170,8 @@ impl Vigil {
 mod tests {
     use super::*;
 
-    fn at(millis: u64) -> Stamp {
-        Stamp::from_nanos(1_000_000_000).after(Duration::from_millis(millis))
+    fn at(millis: u64) -> MonotonicTime {
+        MonotonicTime::from_nanos(1_000_000_000).saturating_add(Duration::from_millis(millis))
     }
 
     fn vigil() -> Vigil {

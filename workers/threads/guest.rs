@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::Mutex;
 
 use ::mio::event::Event;
-use ostler::stamp::Stamp;
+use ostler::time::MonotonicTime;
 use ostler::worker::{Client, Turn};
 
 use super::office::lock;
@@ -21,7 +21,7 @@ struct Place<'a> {
     /// Its peer has ended the stream, which is told of once.
     ended: bool,
     /// When the main thread looks at it next, once that knows of it.
-    next_look: Option<Stamp>,
+    next_look: Option<MonotonicTime>,
 }
 
 enum Whereabouts<'a> {
@@ -91,7 +91,7 @@ impl<'a> Guest<'a> {
         if mem::take(&mut place.stirred) {
             return Parking::Stirred(client);
         }
-        let is_before = |look: Stamp| client.deadline().is_some_and(|deadline| deadline < look);
+        let is_before = |look: MonotonicTime| client.deadline().is_some_and(|deadline| deadline < look);
         let is_impatient = place.next_look.is_some_and(is_before);
         place.whereabouts = Whereabouts::Parked(client, turn);
         if is_impatient { Parking::Impatient } else { Parking::Patient }
@@ -110,13 +110,13 @@ impl<'a> Guest<'a> {
     }
 
     /// Whether it has waited long enough.
-    pub(super) fn is_due(&self, now: Stamp) -> bool {
+    pub(super) fn is_due(&self, now: MonotonicTime) -> bool {
         lock(&self.place).deadline().is_some_and(|deadline| deadline <= now)
     }
 
     /// Says when the main thread looks at it next: at its deadline, at `latest` otherwise. Returns
     /// when that is.
-    pub(super) fn plan_look(&self, latest: Stamp) -> Stamp {
+    pub(super) fn plan_look(&self, latest: MonotonicTime) -> MonotonicTime {
         let mut place = lock(&self.place);
         let look = place.deadline().map_or(latest, |deadline| deadline.min(latest));
         place.next_look = Some(look);
@@ -126,7 +126,7 @@ impl<'a> Guest<'a> {
 
 impl Place<'_> {
     /// The deadline of one that is parked: nobody else waits.
-    fn deadline(&self) -> Option<Stamp> {
+    fn deadline(&self) -> Option<MonotonicTime> {
         match &self.whereabouts {
             Whereabouts::Parked(client, _) => client.deadline(),
             Whereabouts::Queued(_) | Whereabouts::Out | Whereabouts::Gone => None,

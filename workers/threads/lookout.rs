@@ -136,7 +136,7 @@ impl<'a> Lookout<'a> {
         if office.await_departures(awaits_departures) {
             return Some(Duration::ZERO); // somebody went before it was known that it matters
         }
-        self.gate.deadline().map(|at| at.since(self.ctx.life().now()))
+        self.gate.deadline().map(|at| at.duration_since(self.ctx.life().now()))
     }
 }
 

@@ -15,7 +15,7 @@ use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Token, Waker};
 use crossbeam_channel::bounded;
 use ostler::settings::Settings;
-use ostler::stamp::Stamp;
+use ostler::time::MonotonicTime;
 use ostler::worker::{
     Buffers, Client, Deadlines, Desk, Look, Stop, Turn, WorkerClass, WorkerContext, WorkerError,
 };
@@ -93,7 +93,7 @@ struct Steward<'o, 'a> {
 }
 
 struct Progress {
-    at: Stamp,
+    at: MonotonicTime,
     /// Tasks that had been taken.
     taken: usize,
     /// The same and those that waited.
@@ -128,7 +128,7 @@ impl Steward<'_, '_> {
     }
 
     fn sleep(&mut self, events: &mut Events) -> io::Result<()> {
-        let wait = self.deadlines.next().map(|at| at.since(self.ctx.life().now()));
+        let wait = self.deadlines.next().map(|at| at.duration_since(self.ctx.life().now()));
         let stall = self.office.is_vigilant().then_some(STALL);
         let timeout = [wait, stall, self.ctx.life().pulse()].into_iter().flatten().min();
         match self.poll.poll(events, timeout) {
@@ -167,7 +167,7 @@ impl Steward<'_, '_> {
             self.progress = Some(present);
             return;
         };
-        if now.since(earlier.at) < STALL {
+        if now.duration_since(earlier.at) < STALL {
             return;
         }
         if taken == earlier.taken {
@@ -199,7 +199,7 @@ impl Steward<'_, '_> {
     }
 
     /// When a client is looked at that says nothing of a deadline.
-    fn next_look(&self) -> Stamp {
+    fn next_look(&self) -> MonotonicTime {
         let settings = self.ctx.settings();
         let limits = self.ctx.place().limits;
         let shortest = [
@@ -211,7 +211,7 @@ impl Steward<'_, '_> {
         ];
         let shortest = shortest.into_iter().filter(|limit| !limit.is_zero()).min();
         let shortest = shortest.unwrap_or(Duration::MAX).min(Duration::from_secs(60));
-        self.ctx.life().now().after(shortest)
+        self.ctx.life().now().saturating_add(shortest)
     }
 }
 

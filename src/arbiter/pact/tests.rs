@@ -32,8 +32,8 @@ struct Process {
     is_ready: bool,
     /// It was asked to leave.
     leaves: bool,
-    ready_at: Option<Stamp>,
-    ends: Option<(Stamp, Ending)>,
+    ready_at: Option<MonotonicTime>,
+    ends: Option<(MonotonicTime, Ending)>,
 }
 
 impl Process {
@@ -74,7 +74,7 @@ impl House {
 
 struct World {
     houses: Vec<House>,
-    now: Stamp,
+    now: MonotonicTime,
     chance: u64,
     generations: u32,
     /// The generation before, while a reload is under way.
@@ -90,7 +90,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut world = Self {
             houses: Vec::new(),
-            now: Stamp::default().after(1000 * SECOND),
+            now: MonotonicTime::default().saturating_add(1000 * SECOND),
             chance: seed,
             generations: 1,
             earlier: None,
@@ -191,7 +191,7 @@ impl World {
         });
         let now = self.now;
         let deadlines = self.houses.iter().filter_map(|house| house.roster.next_deadline(now));
-        let next = events.chain(deadlines).chain([now.after(SECOND)]).min().expect("a second");
+        let next = events.chain(deadlines).chain([now.saturating_add(SECOND)]).min().expect("a second");
         self.now = now.max(next);
         if !self.calm {
             self.mischief();
@@ -302,8 +302,8 @@ impl World {
             let now = self.now;
             match *action {
                 Action::Spawn { id, slot } => {
-                    let (at, fate) = (now.after(self.within(SECOND)), self.below(16));
-                    let later = now.after(self.within(3 * SECOND));
+                    let (at, fate) = (now.saturating_add(self.within(SECOND)), self.below(16));
+                    let later = now.saturating_add(self.within(3 * SECOND));
                     let house = &mut self.houses[index];
                     house.roster.spawned(id, slot, now);
                     let mut process = Process {
@@ -325,7 +325,7 @@ impl World {
                 | Action::Quit(id)
                 | Action::Abort(id, _)
                 | Action::Kill(id, _) => {
-                    let at = now.after(self.within(SECOND));
+                    let at = now.saturating_add(self.within(SECOND));
                     let process = self.houses[index].processes.get_mut(&id).expect("it lives");
                     process.leaves = true;
                     let how = if matches!(action, Action::Drain(..) | Action::Quit(_)) {
@@ -362,14 +362,14 @@ impl World {
             }
         }
         world.calm = true;
-        let limit = world.now.after(300 * SECOND);
+        let limit = world.now.saturating_add(300 * SECOND);
         while !world.is_whole() {
             assert!(world.now < limit, "the pools never become whole");
             world.turn();
         }
         world.houses.iter_mut().for_each(|house| house.roster.stop(Stop::Graceful));
         while world.houses.iter().any(|house| house.roster.outcome().is_none()) {
-            assert!(world.now < limit.after(60 * SECOND), "the pools never end");
+            assert!(world.now < limit.saturating_add(60 * SECOND), "the pools never end");
             world.turn();
         }
         (world.commits, world.failures)
@@ -396,8 +396,8 @@ fn reloads_of_both_ends_are_played() {
 }
 
 /// Two pools that serve, each with so many workers, and a reload of both.
-fn two(counts: [usize; 2]) -> (Vec<Roster>, Stamp) {
-    let now = Stamp::default().after(1000 * SECOND);
+fn two(counts: [usize; 2]) -> (Vec<Roster>, MonotonicTime) {
+    let now = MonotonicTime::default().saturating_add(1000 * SECOND);
     let rosters = counts.map(|count| {
         let mut roster = Roster::new(POLICY, count, 7);
         for action in roster.proceed(now, None) {
@@ -411,7 +411,7 @@ fn two(counts: [usize; 2]) -> (Vec<Roster>, Stamp) {
     (rosters.into(), now)
 }
 
-fn step(rosters: &mut [Roster], now: Stamp) -> Turn {
+fn step(rosters: &mut [Roster], now: MonotonicTime) -> Turn {
     let pools = rosters.iter_mut().map(|roster| Signatory { roster, goes: false });
     let turn = proceed(pools.collect(), now);
     for (roster, actions) in rosters.iter_mut().zip(&turn.actions) {

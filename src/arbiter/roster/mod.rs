@@ -18,7 +18,7 @@ pub(crate) use words::{
 };
 
 use super::chance::Chance;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 use slot::{Slot, State, Worker};
 
 /// The shortest and the longest wait before a slot is filled again.
@@ -53,7 +53,7 @@ pub(crate) struct Roster {
     let_go: bool,
     ever_ready: bool,
     /// Nobody is blamed for silence before: the master itself did not run.
-    amnesty: Stamp,
+    amnesty: MonotonicTime,
     chance: Chance,
 }
 
@@ -77,7 +77,7 @@ struct Rolling {
     /// How far all pools have come that reload together.
     all: Progress,
     /// How many forks in a row have failed, and since when.
-    unforked: Option<(u32, Stamp)>,
+    unforked: Option<(u32, MonotonicTime)>,
 }
 
 /// The facts.
@@ -103,13 +103,13 @@ impl Roster {
             rolling: None,
             let_go: false,
             ever_ready: false,
-            amnesty: Stamp::default(),
+            amnesty: MonotonicTime::default(),
             chance: Chance::new(seed),
         }
     }
 
     /// The worker for which a spawn was handed out was forked at `now`.
-    pub(crate) fn spawned(&mut self, id: WorkerId, slot: usize, now: Stamp) {
+    pub(crate) fn spawned(&mut self, id: WorkerId, slot: usize, now: MonotonicTime) {
         self.homes.insert(id, slot);
         if let Some(rolling) = &mut self.rolling {
             rolling.unforked = None;
@@ -128,15 +128,15 @@ impl Roster {
             beat: now,
             busy: None,
             spent: false,
-            judge_from: Stamp::default(),
-            excused: Stamp::default(),
+            judge_from: MonotonicTime::default(),
+            excused: MonotonicTime::default(),
             is_deaf: false,
         });
     }
 
     /// The worker for which a spawn was handed out could not be forked. Returns when it is tried
     /// again; a reload does so for as long as a worker may take to boot, and then it has failed.
-    pub(crate) fn spawn_failed(&mut self, slot: usize, now: Stamp) -> Duration {
+    pub(crate) fn spawn_failed(&mut self, slot: usize, now: MonotonicTime) -> Duration {
         let tries = match &mut self.rolling {
             Some(rolling) => {
                 let (earlier, since) = rolling.unforked.unwrap_or((0, now));
@@ -148,17 +148,17 @@ impl Roster {
         let delay = self.backoff(tries);
         let slot = &mut self.slots[slot];
         slot.spawning = false;
-        slot.not_before = now.after(delay);
+        slot.not_before = now.saturating_add(delay);
         delay
     }
 
     /// A worker has said that it is ready. Returns its age, or `None` if that is no news.
-    pub(crate) fn ready(&mut self, id: WorkerId, now: Stamp) -> Option<Duration> {
+    pub(crate) fn ready(&mut self, id: WorkerId, now: MonotonicTime) -> Option<Duration> {
         let worker = self.worker(id).filter(|worker| worker.state == State::Booting)?;
         worker.state = State::Ready;
         worker.ready_at = Some(now);
         worker.beat = now;
-        let (generation, age) = (worker.generation, now.since(worker.started));
+        let (generation, age) = (worker.generation, now.duration_since(worker.started));
         self.ever_ready = true;
         if self.phase == Phase::GivingUp {
             self.phase = Phase::Serving; // nobody has been killed for it yet: there is hope
@@ -178,7 +178,7 @@ impl Roster {
 
     /// A worker has begun to drain. Returns whether that is news: somebody else than the master
     /// asked it to, and the master holds it to the limit of a drain all the same.
-    pub(crate) fn leaves(&mut self, id: WorkerId, now: Stamp) -> bool {
+    pub(crate) fn leaves(&mut self, id: WorkerId, now: MonotonicTime) -> bool {
         let worker = self.worker(id).filter(|worker| worker.state == State::Ready);
         let is_news = worker.is_some();
         if let Some(worker) = worker {
@@ -188,7 +188,7 @@ impl Roster {
     }
 
     /// What a worker's heartbeat and scoreboard say.
-    pub(crate) fn heard(&mut self, id: WorkerId, beat: Stamp, busy: Option<Busy>) {
+    pub(crate) fn heard(&mut self, id: WorkerId, beat: MonotonicTime, busy: Option<Busy>) {
         if let Some(worker) = self.worker(id) {
             (worker.beat, worker.busy) = (beat, busy);
         }
@@ -196,21 +196,21 @@ impl Roster {
 
     /// The master did not run, at some time between `since` and `now`: nobody is to blame for
     /// silence before, and whoever leaves has so much more time to.
-    pub(crate) fn overslept(&mut self, since: Stamp, now: Stamp) {
+    pub(crate) fn overslept(&mut self, since: MonotonicTime, now: MonotonicTime) {
         self.amnesty = now;
-        let lost = now.since(since);
+        let lost = now.duration_since(since);
         for worker in self.slots.iter_mut().flat_map(|slot| &mut slot.workers) {
             match &mut worker.state {
                 State::Leaving { kill_at, .. }
                 | State::Condemned { kill_at }
-                | State::Aborted { kill_at, .. } => *kill_at = kill_at.after(lost),
+                | State::Aborted { kill_at, .. } => *kill_at = kill_at.saturating_add(lost),
                 State::Booting | State::Ready | State::Killed { .. } => (),
             }
         }
     }
 
     /// A worker that is overdue is being looked at, and not judged before then.
-    pub(crate) fn examines(&mut self, id: WorkerId, until: Stamp) {
+    pub(crate) fn examines(&mut self, id: WorkerId, until: MonotonicTime) {
         if let Some(worker) = self.worker(id) {
             worker.judge_from = until;
         }
@@ -226,16 +226,16 @@ impl Roster {
 
     /// A worker has been aborted at `now`, which may be later than that was decided: it has its time
     /// to die from then on.
-    pub(crate) fn aborted(&mut self, id: WorkerId, now: Stamp) {
+    pub(crate) fn aborted(&mut self, id: WorkerId, now: MonotonicTime) {
         if let Some(worker) = self.worker(id)
             && let State::Aborted { reason, .. } = worker.state
         {
-            worker.state = State::Aborted { reason, kill_at: now.after(worker.policy.abort_grace) };
+            worker.state = State::Aborted { reason, kill_at: now.saturating_add(worker.policy.abort_grace) };
         }
     }
 
     /// A worker that is overdue could not run until now: its time begins anew.
-    pub(crate) fn excuse(&mut self, id: WorkerId, now: Stamp) {
+    pub(crate) fn excuse(&mut self, id: WorkerId, now: MonotonicTime) {
         if let Some(worker) = self.worker(id) {
             worker.excused = now;
         }
@@ -250,7 +250,7 @@ impl Roster {
 
     /// A worker that is overdue, or has been told to go, is dead already, but for a core that is being
     /// dumped: it gets time for that, once, and its slot a successor. Returns whether it does.
-    pub(crate) fn dumps(&mut self, id: WorkerId, now: Stamp) -> bool {
+    pub(crate) fn dumps(&mut self, id: WorkerId, now: MonotonicTime) -> bool {
         let Some(worker) = self.worker(id) else { return false };
         let reason = match worker.state {
             State::Booting => Reason::BootFailure,
@@ -259,13 +259,13 @@ impl Roster {
             State::Leaving { reason, how: Stop::Graceful, .. } => reason,
             State::Leaving { .. } | State::Condemned { .. } | State::Killed { .. } => return false,
         };
-        let kill_at = now.after(DUMP_MAX);
+        let kill_at = now.saturating_add(DUMP_MAX);
         worker.state = State::Leaving { reason, kill_at, how: Stop::Quick };
         true
     }
 
     /// A worker has ended. `None` if it was none of ours.
-    pub(crate) fn ended(&mut self, id: WorkerId, how: Ending, now: Stamp) -> Option<Farewell> {
+    pub(crate) fn ended(&mut self, id: WorkerId, how: Ending, now: MonotonicTime) -> Option<Farewell> {
         let home = self.homes.remove(&id)?;
         let slot = &mut self.slots[home];
         let index = slot.workers.iter().position(|worker| worker.id == id)?;
@@ -276,7 +276,7 @@ impl Roster {
         let strikes = if is_present { slot.strike(&worker, reason, how, now) } else { 0 };
         let delay = if strikes == 0 { Duration::ZERO } else { self.backoff(strikes) };
         let slot = &mut self.slots[home];
-        slot.not_before = slot.not_before.max(now.after(delay));
+        slot.not_before = slot.not_before.max(now.saturating_add(delay));
         let broken = match reason {
             Reason::BootFailure | Reason::Hung | Reason::OutOfMemory => true,
             Reason::Crashed => how == Ending::Own,
@@ -292,8 +292,8 @@ impl Roster {
             slot: home,
             generation: worker.generation,
             reason,
-            age: now.since(worker.started),
-            retry_in: refilled.then(|| slot.not_before.since(now)),
+            age: now.duration_since(worker.started),
+            retry_in: refilled.then(|| slot.not_before.duration_since(now)),
         })
     }
 
@@ -387,7 +387,7 @@ impl Roster {
     }
 
     /// How far a reload has come at `now`, if one is under way.
-    pub(crate) fn progress(&self, now: Stamp) -> Option<Progress> {
+    pub(crate) fn progress(&self, now: MonotonicTime) -> Option<Progress> {
         let rolling = self.rolling?;
         let unforked = self.fork_deadline().is_some_and(|at| at <= now);
         let mut slots = self.slots.iter().take(self.target);
@@ -430,7 +430,7 @@ impl Roster {
     }
 
     /// The workers whose signs of life must be looked at before [`judge`](Self::judge) does.
-    pub(crate) fn to_measure(&self, now: Stamp) -> Vec<WorkerId> {
+    pub(crate) fn to_measure(&self, now: MonotonicTime) -> Vec<WorkerId> {
         let suspects = self.workers().filter(|worker| match worker.state {
             State::Ready => worker.hang_deadline(self.amnesty).is_some_and(|at| at <= now),
             State::Condemned { .. } => true,
@@ -444,7 +444,7 @@ impl Roster {
 
     /// The workers that [`judge`](Self::judge) will find overdue, now that they have been measured: they
     /// may be examined before.
-    pub(crate) fn overdue(&self, now: Stamp) -> Vec<WorkerId> {
+    pub(crate) fn overdue(&self, now: MonotonicTime) -> Vec<WorkerId> {
         let overdue = self.workers().filter(|worker| {
             let deadline = match worker.state {
                 State::Ready => worker.hang_deadline(self.amnesty),
@@ -461,7 +461,7 @@ impl Roster {
 
     /// The workers that were aborted, or asked to leave while the others stay, and are to be killed
     /// now.
-    pub(crate) fn undead(&self, now: Stamp) -> Vec<WorkerId> {
+    pub(crate) fn undead(&self, now: MonotonicTime) -> Vec<WorkerId> {
         let serves = self.phase == Phase::Serving;
         let is_due = |worker: &&Worker| match worker.state {
             State::Aborted { kill_at, .. } => kill_at <= now,
@@ -477,7 +477,7 @@ impl Roster {
 
     /// The next moment at which there may be something to do, if no fact comes before. To be asked
     /// after [`proceed`](Self::proceed), of the same moment.
-    pub(crate) fn next_deadline(&self, now: Stamp) -> Option<Stamp> {
+    pub(crate) fn next_deadline(&self, now: MonotonicTime) -> Option<MonotonicTime> {
         let workers = self.workers().flat_map(|worker| match worker.state {
             State::Booting => [worker.boot_deadline(self.amnesty), None],
             State::Ready => [
@@ -486,7 +486,7 @@ impl Roster {
                 worker.retire_deadline().filter(|at| now < *at),
             ],
             // Nobody tells when the others are done: look.
-            State::Condemned { kill_at } => [Some(kill_at), Some(now.after(CONDEMNED_LOOK))],
+            State::Condemned { kill_at } => [Some(kill_at), Some(now.saturating_add(CONDEMNED_LOOK))],
             State::Leaving { kill_at, .. } | State::Aborted { kill_at, .. } => {
                 [Some(kill_at), None]
             }
@@ -497,10 +497,10 @@ impl Roster {
     }
 
     /// When a reload fails for want of a process.
-    fn fork_deadline(&self) -> Option<Stamp> {
+    fn fork_deadline(&self) -> Option<MonotonicTime> {
         let (_, since) = self.rolling?.unforked?;
         let limit = self.policy.boot_timeout;
-        (!limit.is_zero()).then(|| since.max(self.amnesty).after(limit))
+        (!limit.is_zero()).then(|| since.max(self.amnesty).saturating_add(limit))
     }
 
     fn workers(&self) -> impl Iterator<Item = &Worker> {

@@ -3,12 +3,12 @@
 use super::slot::{Slot, State, Worker};
 use super::words::{Action, Ending, Hang, Progress, Reason, Stop, WorkerId};
 use super::{Phase, Roster};
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 impl Roster {
     /// Who is to be ended at `now`, because the whole stops, because of what it does, or because it
     /// has not obeyed. To be asked before [`proceed`](Self::proceed).
-    pub(crate) fn judge(&mut self, now: Stamp) -> Vec<Action> {
+    pub(crate) fn judge(&mut self, now: MonotonicTime) -> Vec<Action> {
         let mut actions = Vec::new();
         self.stop_them(now, &mut actions);
         self.end_the_overdue(now, &mut actions);
@@ -17,7 +17,7 @@ impl Roster {
 
     /// Who is to come and go at `now`. `all` is how far all pools have come that reload together,
     /// each asked at this moment for its own [`progress`](Self::progress).
-    pub(crate) fn proceed(&mut self, now: Stamp, all: Option<Progress>) -> Vec<Action> {
+    pub(crate) fn proceed(&mut self, now: MonotonicTime, all: Option<Progress>) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.phase != Phase::Serving {
             return actions;
@@ -35,14 +35,14 @@ impl Roster {
         actions
     }
 
-    fn stop_them(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+    fn stop_them(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
         let stop = match self.phase {
             Phase::Serving => return,
             Phase::Stopping(stop) => stop,
             Phase::GivingUp => Stop::Kill,
         };
         for worker in self.slots.iter_mut().flat_map(|slot| &mut slot.workers) {
-            let (id, quick) = (worker.id, now.after(worker.policy.abort_grace));
+            let (id, quick) = (worker.id, now.saturating_add(worker.policy.abort_grace));
             let reason = worker.reason(Ending::Obedient);
             match (stop, worker.state) {
                 (Stop::Graceful, State::Booting | State::Ready) => {
@@ -87,22 +87,22 @@ impl Roster {
     }
 
     /// Aborts what hangs, kills what has not obeyed.
-    fn end_the_overdue(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+    fn end_the_overdue(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
         let (amnesty, generation) = (self.amnesty, self.generation);
         let mut late = false;
         for worker in self.slots.iter_mut().flat_map(|slot| &mut slot.workers) {
-            let has_come = |deadline: Option<Stamp>| deadline.is_some_and(|at| at <= now);
-            let grace = now.after(worker.policy.abort_grace);
+            let has_come = |deadline: Option<MonotonicTime>| deadline.is_some_and(|at| at <= now);
+            let grace = now.saturating_add(worker.policy.abort_grace);
             match worker.state {
                 State::Booting if has_come(worker.boot_deadline(amnesty)) => {
-                    let hang = Hang::Boot(now.since(worker.started));
+                    let hang = Hang::Boot(now.duration_since(worker.started));
                     actions.push(end(worker, hang, Reason::BootFailure, grace));
                     late |= worker.generation == generation;
                 }
                 State::Ready if has_come(worker.hang_deadline(amnesty)) => {
                     let hang = describe_hang(worker, amnesty, now);
                     if !worker.is_deaf && has_unharmed_work(worker, amnesty, now) {
-                        let kill_at = now.after(worker.policy.graceful);
+                        let kill_at = now.saturating_add(worker.policy.graceful);
                         worker.state = State::Condemned { kill_at };
                         actions.push(Action::Condemn(worker.id, hang));
                     } else {
@@ -167,7 +167,7 @@ impl Roster {
 
     /// Lets those go who sit in a slot that is not wished for, or who boot for a generation that
     /// failed. While a reload is not proven everywhere, nobody of the old generation goes.
-    fn let_surplus_go(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+    fn let_surplus_go(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
         let (target, generation) = (self.target, self.generation);
         let held = self.is_held();
         let boots_in_vain =
@@ -182,7 +182,7 @@ impl Roster {
         &mut self,
         reason: Reason,
         who: impl Fn(usize, &Worker) -> bool,
-        now: Stamp,
+        now: MonotonicTime,
         actions: &mut Vec<Action>,
     ) {
         for (index, slot) in self.slots.iter_mut().enumerate() {
@@ -196,7 +196,7 @@ impl Roster {
         }
     }
 
-    fn fill_vacancies(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+    fn fill_vacancies(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
         // Others may have to wait for long, so whoever is missing is replaced; nobody is added.
         let waits_for_others = self.is_held() && !self.is_unproven();
         let before = self.rolling.filter(|_| waits_for_others).map(|rolling| rolling.target);
@@ -211,7 +211,7 @@ impl Roster {
     /// New before old: whoever serves is asked to go once a younger one, or one of the generation
     /// that is wished for, is ready in the slot. The last of an old generation stays until the
     /// new one is complete: it may be the only one to serve at an old address.
-    fn retire_the_replaced(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+    fn retire_the_replaced(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
         let generation = self.generation;
         let mut old = self.count_old();
         let (rolling, held) = (self.rolling.is_some(), self.is_held());
@@ -240,7 +240,7 @@ impl Roster {
     /// Old before new, as far as workers may be missing: asks those to go who are due to be
     /// replaced and have no successor yet. Never before a reload is proven, and never the last of
     /// an old generation.
-    fn retire_in_advance(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+    fn retire_in_advance(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
         let most = self.policy.max_unavailable;
         if most == 0 || self.is_held() {
             return;
@@ -294,7 +294,7 @@ impl Roster {
     }
 
     /// Hires a successor for whoever has served its time, a few at a time.
-    fn hire_successors(&mut self, now: Stamp, actions: &mut Vec<Action>) {
+    fn hire_successors(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
         if self.is_held() && !self.is_unproven() {
             return; // the canary is there, and that of another pool is not
         }
@@ -312,7 +312,7 @@ impl Roster {
     }
 
     /// Whether whoever serves in a slot needs a successor.
-    fn retires(&self, slot: usize, now: Stamp) -> bool {
+    fn retires(&self, slot: usize, now: MonotonicTime) -> bool {
         let slot = &self.slots[slot];
         let heir = slot.heir(self.generation);
         slot.workers.iter().filter(|worker| worker.state == State::Ready).any(|worker| {
@@ -354,7 +354,7 @@ impl Roster {
 }
 
 /// Ends a worker that hangs, by what it can still hear.
-fn end(worker: &mut Worker, hang: Hang, reason: Reason, kill_at: Stamp) -> Action {
+fn end(worker: &mut Worker, hang: Hang, reason: Reason, kill_at: MonotonicTime) -> Action {
     if worker.is_deaf {
         worker.state = State::Killed { reason };
         return Action::End(worker.id, hang);
@@ -364,15 +364,15 @@ fn end(worker: &mut Worker, hang: Hang, reason: Reason, kill_at: Stamp) -> Actio
 }
 
 /// Whether a worker has work that has not taken too long.
-fn has_unharmed_work(worker: &Worker, amnesty: Stamp, now: Stamp) -> bool {
+fn has_unharmed_work(worker: &Worker, amnesty: MonotonicTime, now: MonotonicTime) -> bool {
     let in_time = |since| worker.limit(since, amnesty).is_none_or(|limit| now < limit);
     worker.busy.is_some_and(|busy| in_time(busy.newest))
 }
 
-fn describe_hang(worker: &Worker, amnesty: Stamp, now: Stamp) -> Hang {
+fn describe_hang(worker: &Worker, amnesty: MonotonicTime, now: MonotonicTime) -> Hang {
     let overdue = |since| worker.limit(since, amnesty).is_some_and(|limit| limit <= now);
     match worker.busy.filter(|busy| overdue(busy.oldest)) {
-        Some(busy) => Hang::Overdue(now.since(busy.oldest)),
-        None => Hang::Silent(now.since(worker.beat)),
+        Some(busy) => Hang::Overdue(now.duration_since(busy.oldest)),
+        None => Hang::Silent(now.duration_since(worker.beat)),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::words::{Busy, Ending, Policy, Reason, Stop, WorkerId};
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// A worker that has served for so long is no crash loop.
 const STABLE: Duration = Duration::from_secs(60);
@@ -12,7 +12,7 @@ const STABLE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Slot {
     pub(super) workers: Vec<Worker>,
-    pub(super) not_before: Stamp,
+    pub(super) not_before: MonotonicTime,
     pub(super) boot_failures: u32,
     pub(super) crashes: u32,
     /// A spawn has been handed out, and its fate is not known.
@@ -25,21 +25,21 @@ pub(super) struct Worker {
     pub(super) generation: u32,
     /// The rules of its generation.
     pub(super) policy: Policy,
-    pub(super) started: Stamp,
-    pub(super) ready_at: Option<Stamp>,
+    pub(super) started: MonotonicTime,
+    pub(super) ready_at: Option<MonotonicTime>,
     /// For how long it serves; zero is for ever.
     pub(super) lifetime: Duration,
     pub(super) state: State,
     /// The last sign of life that is known.
-    pub(super) beat: Stamp,
+    pub(super) beat: MonotonicTime,
     /// What its threads are known to work on.
     pub(super) busy: Option<Busy>,
     /// It has asked for a successor.
     pub(super) spent: bool,
     /// It is not judged before: it is being examined.
-    pub(super) judge_from: Stamp,
+    pub(super) judge_from: MonotonicTime,
     /// Nobody blames it for time before: it could not run.
-    pub(super) excused: Stamp,
+    pub(super) excused: MonotonicTime,
     /// No signal but KILL reaches it.
     pub(super) is_deaf: bool,
 }
@@ -50,16 +50,16 @@ pub(super) enum State {
     Ready,
     Leaving {
         reason: Reason,
-        kill_at: Stamp,
+        kill_at: MonotonicTime,
         how: Stop,
     },
     /// One of its threads hangs: it leaves, and is aborted as soon as the others are done.
     Condemned {
-        kill_at: Stamp,
+        kill_at: MonotonicTime,
     },
     Aborted {
         reason: Reason,
-        kill_at: Stamp,
+        kill_at: MonotonicTime,
     },
     Killed {
         reason: Reason,
@@ -70,7 +70,7 @@ impl Slot {
     /// New rules, new chances.
     pub(super) fn forgive(&mut self) {
         (self.boot_failures, self.crashes) = (0, 0);
-        self.not_before = Stamp::default();
+        self.not_before = MonotonicTime::default();
     }
 
     /// Whether nobody serves here, and nobody is on the way. One who drains makes room for a
@@ -118,9 +118,9 @@ impl Slot {
         ended: &Worker,
         reason: Reason,
         how: Ending,
-        now: Stamp,
+        now: MonotonicTime,
     ) -> u32 {
-        if ended.ready_at.is_some_and(|at| now.since(at) >= STABLE) {
+        if ended.ready_at.is_some_and(|at| now.duration_since(at) >= STABLE) {
             (self.crashes, self.boot_failures) = (0, 0);
         }
         match reason {
@@ -181,34 +181,34 @@ impl Worker {
     }
 
     /// Begins to drain at `now`.
-    pub(super) fn leave(&mut self, reason: Reason, now: Stamp) {
-        let kill_at = now.after(self.policy.graceful);
+    pub(super) fn leave(&mut self, reason: Reason, now: MonotonicTime) {
+        let kill_at = now.saturating_add(self.policy.graceful);
         self.state = State::Leaving { reason, kill_at, how: Stop::Graceful };
     }
 
     /// When it must be ready. Nobody is blamed for time before `amnesty`.
-    pub(super) fn boot_deadline(&self, amnesty: Stamp) -> Option<Stamp> {
+    pub(super) fn boot_deadline(&self, amnesty: MonotonicTime) -> Option<MonotonicTime> {
         let limit = self.policy.boot_timeout;
         let since = self.started.max(amnesty).max(self.excused);
-        (!limit.is_zero()).then(|| since.after(limit).max(self.judge_from))
+        (!limit.is_zero()).then(|| since.saturating_add(limit).max(self.judge_from))
     }
 
     /// When it is taken for hung, unless there is a new sign of life. To begin a unit of work is
     /// one, so while there is work its age alone counts.
-    pub(super) fn hang_deadline(&self, amnesty: Stamp) -> Option<Stamp> {
+    pub(super) fn hang_deadline(&self, amnesty: MonotonicTime) -> Option<MonotonicTime> {
         let limit = self.limit(self.busy.map_or(self.beat, |busy| busy.oldest), amnesty);
         limit.map(|at| at.max(self.judge_from))
     }
 
     /// When work, or silence, that began then has taken too long.
-    pub(super) fn limit(&self, since: Stamp, amnesty: Stamp) -> Option<Stamp> {
+    pub(super) fn limit(&self, since: MonotonicTime, amnesty: MonotonicTime) -> Option<MonotonicTime> {
         let limit = self.policy.timeout;
-        (!limit.is_zero()).then(|| since.max(amnesty).max(self.excused).after(limit))
+        (!limit.is_zero()).then(|| since.max(amnesty).max(self.excused).saturating_add(limit))
     }
 
     /// When it has served its time.
-    pub(super) fn retire_deadline(&self) -> Option<Stamp> {
+    pub(super) fn retire_deadline(&self) -> Option<MonotonicTime> {
         let ready_at = self.ready_at?;
-        (!self.lifetime.is_zero()).then(|| ready_at.after(self.lifetime))
+        (!self.lifetime.is_zero()).then(|| ready_at.saturating_add(self.lifetime))
     }
 }

@@ -37,7 +37,7 @@ const POLICY: Policy = Policy {
 /// A pool alone.
 impl Roster {
     /// What is to be done at `now`.
-    fn due(&mut self, now: Stamp) -> Vec<Action> {
+    fn due(&mut self, now: MonotonicTime) -> Vec<Action> {
         let mut actions = self.judge(now);
         let all = self.progress(now);
         actions.extend(self.proceed(now, all));
@@ -52,14 +52,14 @@ impl Roster {
 }
 
 /// One unit of work, and no other thread at work.
-fn alone(since: Stamp) -> Busy {
+fn alone(since: MonotonicTime) -> Busy {
     Busy { oldest: since, newest: since }
 }
 
 /// A roster whose forks always succeed and whose workers beat, but for those that are mute.
 struct Pool {
     roster: Roster,
-    now: Stamp,
+    now: MonotonicTime,
     mute: BTreeSet<WorkerId>,
     /// What those work on that beat, if anything.
     busy: BTreeMap<WorkerId, Busy>,
@@ -68,7 +68,7 @@ struct Pool {
 impl Pool {
     /// A pool at the moment of its start: nothing has been asked of the roster.
     fn new(policy: Policy, target: usize) -> Self {
-        let now = Stamp::default().after(YEAR);
+        let now = MonotonicTime::default().saturating_add(YEAR);
         let roster = Roster::new(policy, target, 7);
         Self { roster, now, mute: BTreeSet::new(), busy: BTreeMap::new() }
     }
@@ -105,20 +105,20 @@ impl Pool {
 
     /// Time passes, and then the master wakes.
     fn pass(&mut self, time: Duration) -> Vec<Action> {
-        self.now = self.now.after(time);
+        self.now = self.now.saturating_add(time);
         self.step()
     }
 
     /// Time passes in which the master does not run.
     fn oversleep(&mut self, time: Duration) {
         let since = self.now;
-        self.now = since.after(time);
+        self.now = since.saturating_add(time);
         self.roster.overslept(since, self.now);
     }
 
     /// The master sleeps from deadline to deadline until so much time has passed.
     fn run(&mut self, time: Duration) -> Vec<Action> {
-        let end = self.now.after(time);
+        let end = self.now.saturating_add(time);
         let mut actions = self.step();
         while let Some(at) = self.roster.next_deadline(self.now).filter(|at| *at < end) {
             self.now = at;

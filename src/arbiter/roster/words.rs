@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 
 /// The rules of a pool. In every duration, zero is "never", but for `graceful` and `abort_grace`.
 #[derive(Clone, Copy, Debug)]
@@ -129,8 +129,8 @@ pub(crate) enum Action {
 /// What the threads of a worker are working on: when the oldest and the youngest unit began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Busy {
-    pub(crate) oldest: Stamp,
-    pub(crate) newest: Stamp,
+    pub(crate) oldest: MonotonicTime,
+    pub(crate) newest: MonotonicTime,
 }
 
 /// What a worker that hangs has failed to do.

@@ -78,6 +78,6 @@ impl Connection for Nervous {
 
 #[test]
 fn a_panic_about_its_patience_ends_its_own_session() {
-    let session = Session::new(Box::new(Nervous), SECOND, Stamp::default());
+    let session = Session::new(Box::new(Nervous), SECOND, MonotonicTime::default());
     assert_eq!((session.wants(), session.deadline()), (Wants::Gone, None));
 }

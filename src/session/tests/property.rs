@@ -104,7 +104,7 @@ fn play(plans: Vec<Plan>, patience: Patience, write_timeout: Duration, events: V
         said: Arc::clone(&said),
         input: Arc::clone(&heard),
     };
-    let mut now = Stamp::from_nanos(1_000_000_000_000);
+    let mut now = MonotonicTime::from_nanos(1_000_000_000_000);
     let mut session = Session::new(Box::new(connection), write_timeout, now);
     let (mut spare, mut desk) = (Vec::new(), Recorder::default());
     let (mut got, mut given) = (Vec::<u8>::new(), Vec::new());
@@ -127,7 +127,7 @@ fn play(plans: Vec<Plan>, patience: Patience, write_timeout: Duration, events: V
                 session.sent(n, &mut spare, &mut desk, now);
             }
             Event::Time(time) => {
-                now = now.after(time);
+                now = now.saturating_add(time);
                 if session.deadline().is_some_and(|deadline| deadline <= now) {
                     session.expired(&mut spare, &mut desk, now);
                     assert!(session.deadline().is_none_or(|deadline| deadline > now), "a spin");

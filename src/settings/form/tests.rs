@@ -1,5 +1,5 @@
 use super::*;
-use crate::span::SPAN_MAX;
+use crate::duration::DURATION_MAX;
 use proptest::prelude::{any, proptest};
 
 const SPAN: Span = Span { least: Duration::ZERO };
@@ -35,7 +35,7 @@ fn durations_have_units() {
     good(&SPAN, "2m", Duration::from_secs(120), "120s");
     good(&SPAN, "1.5h", Duration::from_secs(5400), "5400s");
     good(&SPAN, "0", Duration::ZERO, "0s");
-    good(&SPAN, "87600h", SPAN_MAX, "315360000s");
+    good(&SPAN, "87600h", DURATION_MAX, "315360000s");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn processors_are_numbers() {
 
 proptest! {
     #[test]
-    fn a_shown_duration_is_the_same_duration(nanos in 0..=SPAN_MAX.as_nanos() as u64) {
+    fn a_shown_duration_is_the_same_duration(nanos in 0..=DURATION_MAX.as_nanos() as u64) {
         let span = Duration::from_nanos(nanos);
         assert_eq!(SPAN.parse(&SPAN.show(&span)), Ok(span));
     }

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use super::{Buffers, Client};
 use crate::os::clock;
 use crate::session::Wants;
-use crate::stamp::Stamp;
+use crate::time::MonotonicTime;
 use crate::worker::seat::Desk;
 
 /// How many bytes are sent in one piece.
@@ -77,7 +77,7 @@ impl Carried<'_> {
         self.output.clear();
         self.output.shrink_to(KEPT_BYTES);
         match count {
-            Some(n) => self.client.session.sent(n, &mut buffers.spare, desk, clock::coarse()),
+            Some(n) => self.client.session.sent(n, &mut buffers.spare, desk, clock::now_coarse()),
             None => self.client.session.broken(),
         }
         self.go_on(buffers, desk);
@@ -95,12 +95,12 @@ impl Carried<'_> {
     }
 
     /// When [`expire`](Self::expire) is due, if nothing happens before.
-    pub fn deadline(&self) -> Option<Stamp> {
+    pub fn deadline(&self) -> Option<MonotonicTime> {
         self.client.deadline()
     }
 
     /// Tells the session that its deadline has passed, if it has.
-    pub fn expire(&mut self, now: Stamp, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+    pub fn expire(&mut self, now: MonotonicTime, buffers: &mut Buffers, desk: &mut Desk<'_>) {
         if self.client.is_due(now) {
             self.client.session.expired(&mut buffers.spare, desk, now);
             self.go_on(buffers, desk);
@@ -126,7 +126,7 @@ impl Carried<'_> {
         while matches!(session.wants(), Wants::Read | Wants::Linger)
             && let Some(count) = self.come.take()
         {
-            session.received(&self.input[..count], &mut buffers.spare, desk, clock::coarse());
+            session.received(&self.input[..count], &mut buffers.spare, desk, clock::now_coarse());
         }
         match session.wants() {
             Wants::Linger => stream.end_output(),

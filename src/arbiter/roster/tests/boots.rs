@@ -25,9 +25,9 @@ fn the_first_step_spawns_a_worker_for_each_slot() {
 #[test]
 fn a_spawn_is_handed_out_once_while_its_fate_is_unknown() {
     let mut roster = Roster::new(POLICY, 1, 7);
-    let now = Stamp::from_nanos(1);
+    let now = MonotonicTime::from_nanos(1);
     assert_eq!(roster.due(now), [spawn(1, 0)]);
-    assert_eq!(roster.due(now.after(YEAR)), []);
+    assert_eq!(roster.due(now.saturating_add(YEAR)), []);
     assert_eq!(roster.next_deadline(now), None);
 }
 
@@ -52,22 +52,22 @@ fn ready_is_news_once_and_tells_the_age() {
 #[test]
 fn a_fork_that_fails_is_tried_again_after_a_moment() {
     let mut roster = Roster::new(POLICY, 1, 7);
-    let now = Stamp::from_nanos(1);
+    let now = MonotonicTime::from_nanos(1);
     assert_eq!(roster.due(now), [spawn(1, 0)]);
     let delay = roster.spawn_failed(0, now);
     assert!((600 * MILLI..=800 * MILLI).contains(&delay), "{delay:?}");
-    assert_eq!(roster.next_deadline(now), Some(now.after(delay)));
-    assert_eq!(roster.due(now.after(delay - NANO)), []);
-    assert_eq!(roster.due(now.after(delay)), [spawn(2, 0)]);
+    assert_eq!(roster.next_deadline(now), Some(now.saturating_add(delay)));
+    assert_eq!(roster.due(now.saturating_add(delay - NANO)), []);
+    assert_eq!(roster.due(now.saturating_add(delay)), [spawn(2, 0)]);
 }
 
 #[test]
 fn forks_that_fail_never_end_the_whole() {
     let mut roster = Roster::new(Policy { boot_retries: 0, ..POLICY }, 1, 7);
-    let mut now = Stamp::from_nanos(1);
+    let mut now = MonotonicTime::from_nanos(1);
     for id in 1..100 {
         assert_eq!(roster.due(now), [spawn(id, 0)]);
-        now = now.after(roster.spawn_failed(0, now));
+        now = now.saturating_add(roster.spawn_failed(0, now));
     }
     assert_eq!(roster.outcome(), None);
 }
@@ -76,7 +76,7 @@ fn forks_that_fail_never_end_the_whole() {
 fn a_worker_that_is_not_ready_in_time_is_aborted_then_killed() {
     let mut pool = Pool::new(POLICY, 1);
     pool.step();
-    assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.after(POLICY.boot_timeout)));
+    assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.saturating_add(POLICY.boot_timeout)));
     assert_eq!(pool.pass(POLICY.boot_timeout - NANO), []);
     assert_eq!(pool.pass(NANO), [abort(1, Hang::Boot(POLICY.boot_timeout))]);
     assert_eq!(pool.pass(SECOND - NANO), []);

@@ -6,7 +6,7 @@ use super::*;
 const HANGS_FROM: Duration = SECOND;
 const WORKS_FROM: Duration = Duration::from_secs(15);
 
-fn busy(pool: &mut Pool, id: u64, oldest: Stamp, newest: Stamp) {
+fn busy(pool: &mut Pool, id: u64, oldest: MonotonicTime, newest: MonotonicTime) {
     pool.busy.insert(WorkerId(id), Busy { oldest, newest });
 }
 
@@ -14,8 +14,8 @@ fn busy(pool: &mut Pool, id: u64, oldest: Stamp, newest: Stamp) {
 fn about_to_hang(policy: Policy, target: usize) -> Pool {
     let mut pool = Pool::serving(policy, target);
     let start = pool.now;
-    busy(&mut pool, 1, start.after(HANGS_FROM), start.after(WORKS_FROM));
-    pool.now = start.after(HANGS_FROM + POLICY.timeout - NANO);
+    busy(&mut pool, 1, start.saturating_add(HANGS_FROM), start.saturating_add(WORKS_FROM));
+    pool.now = start.saturating_add(HANGS_FROM + POLICY.timeout - NANO);
     assert_eq!(pool.step(), []);
     pool
 }
@@ -64,7 +64,7 @@ fn a_condemned_worker_is_looked_at_often() {
     assert_eq!(pool.roster.to_measure(pool.now), [WorkerId(1)]);
     for _ in 0..10 {
         let next = pool.roster.next_deadline(pool.now);
-        assert_eq!(next, Some(pool.now.after(CONDEMNED_LOOK)));
+        assert_eq!(next, Some(pool.now.saturating_add(CONDEMNED_LOOK)));
         assert_eq!(pool.pass(CONDEMNED_LOOK), []);
     }
 }
@@ -72,9 +72,9 @@ fn a_condemned_worker_is_looked_at_often() {
 #[test]
 fn a_condemned_worker_is_aborted_when_the_others_are_done_and_killed_after_the_grace() {
     let mut pool = condemned();
-    let hung = pool.now.since(Stamp::default()) - POLICY.timeout;
+    let hung = pool.now.duration_since(MonotonicTime::default()) - POLICY.timeout;
     assert_eq!(pool.pass(SECOND), []);
-    pool.busy.insert(WorkerId(1), alone(Stamp::default().after(hung)));
+    pool.busy.insert(WorkerId(1), alone(MonotonicTime::default().saturating_add(hung)));
     assert_eq!(pool.pass(SECOND), [abort(1, Hang::Overdue(POLICY.timeout + 2 * SECOND))]);
     assert_eq!(pool.pass(POLICY.abort_grace - NANO), []);
     assert_eq!(pool.pass(NANO), [kill(1, Reason::Hung)]);
@@ -165,7 +165,7 @@ fn a_canary_that_is_condemned_fails_the_reload() {
     pool.ready(2);
     assert_eq!(pool.step(), [spawn(3, 0)]);
     let begun = pool.now;
-    busy(&mut pool, 2, begun, begun.after(SECOND));
+    busy(&mut pool, 2, begun, begun.saturating_add(SECOND));
     let actions = pool.pass(POLICY.timeout);
     assert_eq!(actions[..2], [condemn(2, Hang::Overdue(POLICY.timeout)), Action::RollBack]);
     assert_eq!(pool.serving_ids(), [1]);

@@ -8,13 +8,13 @@ const LOOK: Duration = Duration::from_millis(20);
 fn examined() -> Pool {
     let mut pool = Pool::serving(POLICY, 1);
     pool.mute.insert(WorkerId(1));
-    pool.now = pool.now.after(POLICY.timeout);
+    pool.now = pool.now.saturating_add(POLICY.timeout);
     assert_eq!(pool.roster.to_measure(pool.now), [WorkerId(1)]);
     assert_eq!(pool.roster.overdue(pool.now), [WorkerId(1)]);
-    pool.roster.examines(WorkerId(1), pool.now.after(LOOK));
+    pool.roster.examines(WorkerId(1), pool.now.saturating_add(LOOK));
     assert_eq!(pool.step(), []);
-    assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.after(LOOK)));
-    pool.now = pool.now.after(LOOK);
+    assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.saturating_add(LOOK)));
+    pool.now = pool.now.saturating_add(LOOK);
     assert_eq!(pool.roster.overdue(pool.now), [WorkerId(1)]);
     pool
 }
@@ -38,7 +38,7 @@ fn who_could_not_run_begins_anew() {
     pool.roster.excuse(WorkerId(1), pool.now);
     assert_eq!(pool.pass(POLICY.timeout - NANO), []);
     assert_eq!(pool.roster.overdue(pool.now), []);
-    pool.now = pool.now.after(NANO);
+    pool.now = pool.now.saturating_add(NANO);
     assert_eq!(pool.roster.overdue(pool.now), [WorkerId(1)]);
     assert!(matches!(pool.step()[..], [Action::Abort(..)]));
 }
@@ -69,7 +69,7 @@ fn who_dumps_a_core_gets_time_for_it_and_a_successor() {
 fn who_dumps_a_core_when_aborted_gets_time_for_it_too() {
     let mut pool = examined();
     assert!(matches!(pool.step()[..], [Action::Abort(..)]));
-    pool.now = pool.now.after(POLICY.abort_grace);
+    pool.now = pool.now.saturating_add(POLICY.abort_grace);
     assert_eq!(pool.roster.undead(pool.now), [WorkerId(1)]);
     assert!(pool.roster.dumps(WorkerId(1), pool.now));
     assert_eq!(pool.step(), [spawn(2, 0)]);
@@ -85,11 +85,11 @@ fn who_dumps_a_core_while_it_drains_gets_time_for_it_once() {
     pool.ready(3);
     assert_eq!(pool.step(), [drain(1, Reason::Recycled)]);
     assert_eq!(pool.roster.undead(pool.now), []);
-    pool.now = pool.now.after(POLICY.graceful);
+    pool.now = pool.now.saturating_add(POLICY.graceful);
     assert_eq!(pool.roster.undead(pool.now), [WorkerId(1)]);
     assert!(pool.roster.dumps(WorkerId(1), pool.now));
     assert_eq!(pool.pass(DUMP_MAX - NANO), []);
-    pool.now = pool.now.after(NANO);
+    pool.now = pool.now.saturating_add(NANO);
     assert_eq!(pool.roster.undead(pool.now), []);
     assert!(!pool.roster.dumps(WorkerId(1), pool.now), "once");
     assert_eq!(pool.step(), [kill(1, Reason::Recycled)]);
@@ -100,7 +100,7 @@ fn who_stops_with_all_others_gets_no_time_for_a_core() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.roster.stop(Stop::Graceful);
     assert_eq!(pool.step(), [drain(1, Reason::Asked)]);
-    pool.now = pool.now.after(POLICY.graceful);
+    pool.now = pool.now.saturating_add(POLICY.graceful);
     assert_eq!(pool.roster.undead(pool.now), []);
     assert_eq!(pool.step(), [kill(1, Reason::Asked)]);
 }
@@ -109,7 +109,7 @@ fn who_stops_with_all_others_gets_no_time_for_a_core() {
 fn the_time_to_die_begins_when_the_abort_was_sent() {
     let mut pool = examined();
     assert!(matches!(pool.step()[..], [Action::Abort(..)]));
-    pool.now = pool.now.after(SECOND); // for so long a hook has taken
+    pool.now = pool.now.saturating_add(SECOND); // for so long a hook has taken
     pool.roster.aborted(WorkerId(1), pool.now);
     assert_eq!(pool.pass(POLICY.abort_grace - NANO), []);
     assert_eq!(pool.pass(NANO), [kill(1, Reason::Hung), spawn(2, 0)]);
@@ -128,11 +128,11 @@ fn a_worker_has_the_patience_of_what_it_is_at() {
 fn a_boot_that_takes_too_long_is_looked_at_too() {
     let mut pool = Pool::new(POLICY, 1);
     pool.step();
-    pool.now = pool.now.after(POLICY.boot_timeout);
+    pool.now = pool.now.saturating_add(POLICY.boot_timeout);
     assert_eq!(pool.roster.overdue(pool.now), [WorkerId(1)]);
     pool.roster.excuse(WorkerId(1), pool.now);
     assert_eq!(pool.step(), []);
-    pool.now = pool.now.after(POLICY.boot_timeout);
+    pool.now = pool.now.saturating_add(POLICY.boot_timeout);
     pool.roster.deaf(WorkerId(1));
     let end = Action::End(WorkerId(1), Hang::Boot(2 * POLICY.boot_timeout));
     assert_eq!(pool.step(), [end, spawn(2, 0)]);

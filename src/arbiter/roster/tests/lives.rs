@@ -22,7 +22,7 @@ fn crash_after(pool: &mut Pool, served: Duration) -> Duration {
 #[test]
 fn an_idle_master_wakes_for_the_heartbeat_alone() {
     let pool = Pool::serving(POLICY, 4);
-    assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.after(POLICY.timeout)));
+    assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.saturating_add(POLICY.timeout)));
 }
 
 #[test]
@@ -49,30 +49,30 @@ fn a_worker_that_obeys_the_abort_is_replaced_at_once() {
 #[test]
 fn a_fresh_heartbeat_saves_a_suspect() {
     let mut pool = mute();
-    pool.now = pool.now.after(POLICY.timeout);
+    pool.now = pool.now.saturating_add(POLICY.timeout);
     assert_eq!(pool.roster.to_measure(pool.now), [WorkerId(1)]);
     let beat = pool.now;
     pool.roster.heard(WorkerId(1), beat, None);
     assert_eq!(pool.roster.to_measure(pool.now), []);
     assert_eq!(pool.step(), []);
-    assert_eq!(pool.roster.next_deadline(pool.now), Some(beat.after(POLICY.timeout)));
+    assert_eq!(pool.roster.next_deadline(pool.now), Some(beat.saturating_add(POLICY.timeout)));
 }
 
 #[test]
 fn nobody_is_measured_before_there_is_a_suspicion() {
     let mut pool = Pool::serving(POLICY, 2);
-    pool.now = pool.now.after(POLICY.timeout - NANO);
+    pool.now = pool.now.saturating_add(POLICY.timeout - NANO);
     assert_eq!(pool.roster.to_measure(pool.now), []);
 }
 
 #[test]
 fn a_worker_that_beats_but_is_too_long_at_one_unit_is_told_apart() {
     let mut pool = mute();
-    let begun = pool.now.after(SECOND);
-    pool.now = begun.after(POLICY.timeout - NANO);
+    let begun = pool.now.saturating_add(SECOND);
+    pool.now = begun.saturating_add(POLICY.timeout - NANO);
     pool.roster.heard(WorkerId(1), pool.now, Some(alone(begun)));
     assert_eq!(pool.step(), []);
-    pool.now = begun.after(POLICY.timeout);
+    pool.now = begun.saturating_add(POLICY.timeout);
     pool.roster.heard(WorkerId(1), pool.now, Some(alone(begun)));
     assert_eq!(pool.step(), [abort(1, Hang::Overdue(POLICY.timeout))]);
 }
@@ -82,7 +82,7 @@ fn a_unit_that_has_ended_saves_the_worker() {
     let mut pool = mute();
     let begun = pool.now;
     pool.roster.heard(WorkerId(1), begun, Some(alone(begun)));
-    pool.now = begun.after(POLICY.timeout);
+    pool.now = begun.saturating_add(POLICY.timeout);
     assert_eq!(pool.roster.to_measure(pool.now), [WorkerId(1)]);
     pool.roster.heard(WorkerId(1), pool.now, None);
     assert_eq!(pool.step(), []);
@@ -92,9 +92,9 @@ fn a_unit_that_has_ended_saves_the_worker() {
 fn a_silent_worker_at_work_is_judged_by_its_work_alone() {
     let mut pool = mute();
     let beat = pool.now;
-    let begun = beat.after(SECOND);
+    let begun = beat.saturating_add(SECOND);
     pool.roster.heard(WorkerId(1), beat, Some(alone(begun)));
-    assert_eq!(pool.roster.next_deadline(begun), Some(begun.after(POLICY.timeout)));
+    assert_eq!(pool.roster.next_deadline(begun), Some(begun.saturating_add(POLICY.timeout)));
     assert_eq!(pool.pass(SECOND + POLICY.timeout - NANO), []);
     assert_eq!(pool.pass(NANO), [abort(1, Hang::Overdue(POLICY.timeout))]);
 }
@@ -122,7 +122,7 @@ fn a_timeout_of_zero_is_never() {
 #[test]
 fn a_grace_of_zero_kills_on_the_next_turn_of_the_same_moment() {
     let mut pool = Pool::serving(Policy { abort_grace: Duration::ZERO, ..POLICY }, 1);
-    let now = pool.now.after(POLICY.timeout);
+    let now = pool.now.saturating_add(POLICY.timeout);
     assert_eq!(pool.roster.due(now), [abort(1, Hang::Silent(POLICY.timeout))]);
     assert_eq!(pool.roster.next_deadline(now), Some(now));
     assert_eq!(pool.roster.due(now), [kill(1, Reason::Hung), spawn(2, 0)]);
@@ -223,7 +223,7 @@ fn a_successor_that_cannot_boot_leaves_the_spent_worker_serving() {
     assert_eq!(pool.ends(2, Ending::Own).retry_in, None, "the slot is not empty");
     assert_eq!(pool.step(), []);
     let next = pool.roster.next_deadline(pool.now).expect("it is tried again");
-    let delay = next.since(pool.now);
+    let delay = next.duration_since(pool.now);
     assert!((75 * MILLI..=100 * MILLI).contains(&delay), "{delay:?}");
     assert_eq!(pool.pass(delay - NANO), []);
     assert_eq!(pool.pass(NANO), [spawn(3, 0)]);
@@ -275,7 +275,7 @@ fn spent_workers_may_be_replaced_in_place() {
 #[test]
 fn a_worker_that_has_lived_long_enough_is_recycled() {
     let mut pool = Pool::serving(Policy { max_lifetime: 20 * SECOND, ..POLICY }, 1);
-    assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.after(20 * SECOND)));
+    assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.saturating_add(20 * SECOND)));
     assert_eq!(pool.pass(20 * SECOND - NANO), []);
     assert_eq!(pool.pass(NANO), [spawn(2, 0)]);
     pool.pass(SECOND);
@@ -289,7 +289,7 @@ fn a_worker_that_has_lived_long_enough_is_recycled() {
 fn a_lifetime_that_waits_for_room_does_not_wake_the_master() {
     let mut pool = Pool::serving(Policy { max_lifetime: 20 * SECOND, ..POLICY }, 3);
     assert_eq!(pool.pass(20 * SECOND), [spawn(4, 0)]);
-    assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.after(10 * SECOND)));
+    assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.saturating_add(10 * SECOND)));
 }
 
 #[test]

@@ -40,18 +40,18 @@ struct Process {
     generation: u32,
     /// The rules by which it is judged, for good.
     policy: Policy,
-    since: Stamp,
+    since: MonotonicTime,
     is_ready: bool,
     asked: Asked,
     /// Before, no rule allows to kill it.
-    kill_from: Stamp,
+    kill_from: MonotonicTime,
     /// Before, no rule allows to abort it if it is condemned and has unharmed work.
-    abort_from: Stamp,
-    ready_at: Option<Stamp>,
-    ends: Option<(Stamp, Ending)>,
-    silent_since: Option<Stamp>,
+    abort_from: MonotonicTime,
+    ready_at: Option<MonotonicTime>,
+    ends: Option<(MonotonicTime, Ending)>,
+    silent_since: Option<MonotonicTime>,
     /// What its two threads work on.
-    units: [Option<Stamp>; 2],
+    units: [Option<MonotonicTime>; 2],
 }
 
 impl Process {
@@ -59,7 +59,7 @@ impl Process {
         self.is_ready && self.asked == Asked::Nothing
     }
 
-    fn beat(&self, now: Stamp) -> Stamp {
+    fn beat(&self, now: MonotonicTime) -> MonotonicTime {
         self.silent_since.unwrap_or(now)
     }
 
@@ -69,14 +69,14 @@ impl Process {
         Some(Busy { oldest, newest })
     }
 
-    fn end_by(&mut self, at: Stamp, how: Ending) {
+    fn end_by(&mut self, at: MonotonicTime, how: Ending) {
         if self.ends.is_none_or(|(earlier, _)| at < earlier) {
             self.ends = Some((at, how));
         }
     }
 
     /// When it does something of its own accord.
-    fn next_event(&self) -> Option<Stamp> {
+    fn next_event(&self) -> Option<MonotonicTime> {
         let events = [self.ready_at.filter(|_| !self.is_ready), self.ends.map(|(at, _)| at)];
         events.into_iter().flatten().min()
     }
@@ -101,7 +101,7 @@ struct Previous {
 /// The kernel, the clock, and what is known of the past.
 struct World {
     roster: Roster,
-    now: Stamp,
+    now: MonotonicTime,
     chance: u64,
     mood: Mood,
     processes: BTreeMap<WorkerId, Process>,
@@ -114,7 +114,7 @@ struct World {
     unavailable: usize,
     /// The generation whose workers mostly fail.
     bad: Option<u32>,
-    amnesty: Stamp,
+    amnesty: MonotonicTime,
     ever_ready: bool,
     /// Something has happened that excuses a missing worker, since all were there.
     disturbed: bool,
@@ -132,7 +132,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut world = Self {
             roster: Roster::new(POLICY, 1, 1),
-            now: Stamp::default().after(YEAR),
+            now: MonotonicTime::default().saturating_add(YEAR),
             chance: seed,
             mood: Mood::Wild,
             processes: BTreeMap::new(),
@@ -141,7 +141,7 @@ impl World {
             surge: 0,
             unavailable: 0,
             bad: None,
-            amnesty: Stamp::default(),
+            amnesty: MonotonicTime::default(),
             ever_ready: false,
             disturbed: true,
             smooth: false,
@@ -197,10 +197,10 @@ impl World {
     fn turn(&mut self) {
         let (before, deadline) = (self.now, self.roster.next_deadline(self.now));
         let event = self.processes.values().filter_map(Process::next_event).min();
-        let idle = self.now.after(10 * SECOND);
+        let idle = self.now.saturating_add(10 * SECOND);
         let mut next = [deadline, event, Some(idle)].into_iter().flatten().min().unwrap_or(idle);
         if self.mood == Mood::Wild && self.below(3) == 0 {
-            next = next.min(self.now.after(self.within(SECOND)));
+            next = next.min(self.now.saturating_add(self.within(SECOND)));
         }
         self.now = self.now.max(next);
         if self.mood == Mood::Wild {
@@ -217,7 +217,7 @@ impl World {
 
     /// Without a limit, only the process itself can end its boot.
     fn end_endless_boots(&mut self) {
-        let at = self.now.after(SECOND);
+        let at = self.now.saturating_add(SECOND);
         let is_endless = |p: &&mut Process| !p.is_ready && p.policy.boot_timeout.is_zero();
         for process in self.processes.values_mut().filter(is_endless) {
             process.ready_at.get_or_insert(at);
@@ -236,7 +236,7 @@ impl World {
             if !process.is_ready && process.ready_at.is_some_and(|at| at <= now) {
                 process.is_ready = true;
                 let age = self.roster.ready(*id, now);
-                let expected = now.since(process.since);
+                let expected = now.duration_since(process.since);
                 assert_eq!(age, (process.asked == Asked::Nothing).then_some(expected));
                 assert_eq!(self.roster.ready(*id, now), None);
                 self.ever_ready |= age.is_some();
@@ -318,16 +318,16 @@ impl World {
             since: self.now,
             is_ready: false,
             asked: Asked::Nothing,
-            kill_from: Stamp::from_nanos(u64::MAX),
+            kill_from: MonotonicTime::from_nanos(u64::MAX),
             abort_from: self.now,
-            ready_at: Some(self.now.after(self.within(SECOND))),
+            ready_at: Some(self.now.saturating_add(self.within(SECOND))),
             ends: None,
             silent_since: None,
             units: [None; 2],
         };
         if self.mood == Mood::Wild {
             let is_bad = self.bad == Some(process.generation);
-            let at = self.now.after(self.within(3 * SECOND));
+            let at = self.now.saturating_add(self.within(3 * SECOND));
             match self.below(if is_bad { 5 } else { 30 }) {
                 0 | 1 => process.ends = Some((at, self.pick(&ENDS))),
                 2 => process.ready_at = None,
@@ -349,20 +349,20 @@ impl World {
             Asked::Abort => (grace, Ending::Own),
             Asked::Kill | Asked::Nothing => (DYING, Ending::Murdered),
         };
-        let ends = self.now.after(self.within(limit));
+        let ends = self.now.saturating_add(self.within(limit));
         let process = self.processes.get_mut(&id).expect("checked before");
         if process.asked == Asked::Condemn && asked == Asked::Quit {
             process.kill_from = process.abort_from; // a stop never gives more time
         }
         process.asked = asked;
         if asked == Asked::Condemn {
-            process.abort_from = self.now.after(limit);
+            process.abort_from = self.now.saturating_add(limit);
             return; // the thread that hangs does not let it end
         }
         if manners > 0 || asked == Asked::Kill {
             process.end_by(ends, how);
         }
-        let kill_from = self.now.after(limit);
+        let kill_from = self.now.saturating_add(limit);
         process.kill_from = process.kill_from.min(kill_from);
     }
 
@@ -370,7 +370,7 @@ impl World {
     fn calm_down(&mut self) {
         self.mood = Mood::Calm;
         self.roster.resume();
-        let limit = self.now.after(5 * MINUTE);
+        let limit = self.now.saturating_add(5 * MINUTE);
         while !self.is_whole() {
             assert!(self.now < limit, "no convergence: {:?} {:?}", self.roster, self.processes);
             self.turn();
@@ -387,7 +387,7 @@ impl World {
         self.previous = None;
         self.decide();
         let (graceful, grace) = self.longest;
-        let mut limit = self.now.after(graceful + grace + 2 * DYING);
+        let mut limit = self.now.saturating_add(graceful + grace + 2 * DYING);
         while self.roster.outcome().is_none() {
             assert!(self.now <= limit, "no end: {:?} {:?}", self.roster, self.processes);
             self.turn();
@@ -396,7 +396,7 @@ impl World {
                 self.roster.stop(stop);
                 self.decide();
                 let wait = if stop == Stop::Kill { DYING } else { grace + 2 * DYING };
-                limit = limit.min(self.now.after(wait));
+                limit = limit.min(self.now.saturating_add(wait));
             }
         }
         let hopeless = self.roster.phase == Phase::GivingUp;

@@ -5,7 +5,7 @@ use super::*;
 impl World {
     pub(super) fn check_farewell(&self, process: &Process, farewell: &Farewell) {
         assert_eq!((farewell.slot, farewell.generation), (process.slot, process.generation));
-        assert_eq!(farewell.age, self.now.since(process.since));
+        assert_eq!(farewell.age, self.now.duration_since(process.since));
         if self.roster.phase != Phase::Serving || process.slot >= self.roster.target() {
             assert_eq!(farewell.retry_in, None);
         }
@@ -28,7 +28,7 @@ impl World {
                 let process = &self.processes[&id];
                 assert_eq!(process.asked, Asked::Nothing);
                 assert!(self.hangs(process) && self.is_of_use(process));
-                let oldest = process.busy().map(|busy| self.now.since(busy.oldest));
+                let oldest = process.busy().map(|busy| self.now.duration_since(busy.oldest));
                 assert_eq!(Some(hang), oldest.map(Hang::Overdue));
             }
             Action::Abort(id, hang) => self.check_abort(&self.processes[&id], hang),
@@ -120,16 +120,16 @@ impl World {
         match hang {
             Hang::Boot(age) => {
                 assert!(!process.is_ready);
-                assert_eq!(age, self.now.since(process.since));
+                assert_eq!(age, self.now.duration_since(process.since));
                 assert!(!process.policy.boot_timeout.is_zero());
-                let deadline = process.since.max(self.amnesty).after(process.policy.boot_timeout);
+                let deadline = process.since.max(self.amnesty).saturating_add(process.policy.boot_timeout);
                 assert!(deadline <= self.now);
                 return;
             }
-            Hang::Silent(age) => assert_eq!(age, self.now.since(process.beat(self.now))),
+            Hang::Silent(age) => assert_eq!(age, self.now.duration_since(process.beat(self.now))),
             Hang::Overdue(age) => {
                 let oldest = process.busy().map(|busy| busy.oldest);
-                assert_eq!(Some(age), oldest.map(|oldest| self.now.since(oldest)));
+                assert_eq!(Some(age), oldest.map(|oldest| self.now.duration_since(oldest)));
             }
         }
         assert!(self.hangs(process), "it does not hang: {process:?}");
@@ -137,9 +137,9 @@ impl World {
         assert!(!may_finish || (is_condemned && process.abort_from <= self.now), "too early");
     }
 
-    fn is_overdue(&self, process: &Process, since: Stamp) -> bool {
+    fn is_overdue(&self, process: &Process, since: MonotonicTime) -> bool {
         let limit = process.policy.timeout;
-        !limit.is_zero() && since.max(self.amnesty).after(limit) <= self.now
+        !limit.is_zero() && since.max(self.amnesty).saturating_add(limit) <= self.now
     }
 
     /// Whether it has been at a unit of work for too long, or has none and is silent.

@@ -3,15 +3,15 @@
 use super::*;
 
 impl World {
-    pub(super) fn oversleep(&mut self, before: Stamp, deadline: Option<Stamp>) {
-        self.now = self.now.after(self.within(2 * MINUTE));
-        if deadline.is_some_and(|deadline| self.now.since(deadline) > SECOND) {
+    pub(super) fn oversleep(&mut self, before: MonotonicTime, deadline: Option<MonotonicTime>) {
+        self.now = self.now.saturating_add(self.within(2 * MINUTE));
+        if deadline.is_some_and(|deadline| self.now.duration_since(deadline) > SECOND) {
             self.amnesty = self.now;
             self.roster.overslept(before, self.now);
-            let lost = self.now.since(before);
+            let lost = self.now.duration_since(before);
             for process in self.processes.values_mut() {
-                process.kill_from = process.kill_from.after(lost);
-                process.abort_from = process.abort_from.after(lost);
+                process.kill_from = process.kill_from.saturating_add(lost);
+                process.abort_from = process.abort_from.saturating_add(lost);
             }
         }
     }
@@ -75,10 +75,10 @@ impl World {
     }
 
     fn harm(&mut self, id: WorkerId) {
-        let (now, later) = (self.now, self.now.after(self.within(SECOND)));
+        let (now, later) = (self.now, self.now.saturating_add(self.within(SECOND)));
         let (what, thread) = (self.below(9), self.below(2) as usize);
         let process = self.processes.get_mut(&id).expect("it was picked from these");
-        let drained = now.after(process.policy.graceful);
+        let drained = now.saturating_add(process.policy.graceful);
         match what {
             0 => process.end_by(now, Ending::Own),
             1 => process.end_by(now, Ending::Murdered),

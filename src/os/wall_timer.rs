@@ -7,23 +7,23 @@ use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use crate::stamp::WallTime;
+use crate::time::WallTime;
 
 /// A timer on the wall clock.
-pub(crate) struct Alarm(TimerFd);
+pub(crate) struct WallTimer(TimerFd);
 
 /// What an alarm has to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ring {
+pub(crate) enum TimerEvent {
     /// Nothing yet.
-    Silent,
+    Pending,
     /// The date has come.
-    OnDate,
+    Expired,
     /// The clock has been set since the alarm was.
     ClockSet,
 }
 
-impl Alarm {
+impl WallTimer {
     /// An alarm that is not set.
     ///
     /// # Errors
@@ -49,17 +49,17 @@ impl Alarm {
     ///
     /// # Errors
     /// From read(2).
-    pub(crate) fn ring(&self) -> io::Result<Ring> {
+    pub(crate) fn read_event(&self) -> io::Result<TimerEvent> {
         match self.0.wait() {
-            Ok(()) => Ok(Ring::OnDate),
-            Err(Errno::ECANCELED) => Ok(Ring::ClockSet),
-            Err(Errno::EAGAIN) => Ok(Ring::Silent),
+            Ok(()) => Ok(TimerEvent::Expired),
+            Err(Errno::ECANCELED) => Ok(TimerEvent::ClockSet),
+            Err(Errno::EAGAIN) => Ok(TimerEvent::Pending),
             Err(errno) => Err(errno.into()),
         }
     }
 }
 
-impl AsFd for Alarm {
+impl AsFd for WallTimer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -71,25 +71,25 @@ mod tests {
 
     use super::*;
     use crate::os::{clock, poll};
-    use crate::stamp::Stamp;
+    use crate::time::MonotonicTime;
 
-    fn is_heard(alarm: &Alarm, by: Option<Stamp>) -> bool {
-        poll::wait_readable(&[alarm.as_fd()], by).unwrap() == [true]
+    fn is_readable(timer: &WallTimer, by: Option<MonotonicTime>) -> bool {
+        poll::wait_readable(&[timer.as_fd()], by).unwrap() == [true]
     }
 
     #[test]
-    fn an_alarm_rings_on_its_date_and_not_before() {
-        let alarm = Alarm::new().unwrap();
-        let soon = clock::moment().wall.as_nanos() + 50_000_000;
+    fn wall_timer_set_to_date_expires_then() {
+        let timer = WallTimer::new().unwrap();
+        let soon = clock::read_clocks().wall.as_nanos() + 50_000_000;
         for date in [0, 1, soon] {
-            alarm.set(WallTime::from_nanos(date)).unwrap();
-            assert!(is_heard(&alarm, None));
-            assert_eq!(alarm.ring().unwrap(), Ring::OnDate);
-            assert_eq!(alarm.ring().unwrap(), Ring::Silent, "it has rung");
+            timer.set(WallTime::from_nanos(date)).unwrap();
+            assert!(is_readable(&timer, None));
+            assert_eq!(timer.read_event().unwrap(), TimerEvent::Expired);
+            assert_eq!(timer.read_event().unwrap(), TimerEvent::Pending, "it has rung");
         }
-        assert!(clock::moment().wall.as_nanos() >= soon);
-        alarm.set(WallTime::from_nanos(soon + 3_600_000_000_000)).unwrap();
-        assert!(!is_heard(&alarm, Some(clock::now().after(Duration::from_millis(20)))));
-        assert_eq!(alarm.ring().unwrap(), Ring::Silent);
+        assert!(clock::read_clocks().wall.as_nanos() >= soon);
+        timer.set(WallTime::from_nanos(soon + 3_600_000_000_000)).unwrap();
+        assert!(!is_readable(&timer, Some(clock::now().saturating_add(Duration::from_millis(20)))));
+        assert_eq!(timer.read_event().unwrap(), TimerEvent::Pending);
     }
 }

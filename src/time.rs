@@ -5,9 +5,9 @@ use std::time::Duration;
 /// A moment on the machine's monotonic clock, in nanoseconds since an arbitrary start that all
 /// processes of one boot share. Wall-clock steps do not move it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Stamp(u64);
+pub struct MonotonicTime(u64);
 
-impl Stamp {
+impl MonotonicTime {
     /// The moment `nanos` nanoseconds after the clock's start.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
@@ -19,12 +19,12 @@ impl Stamp {
     }
 
     /// The time from `earlier` to this moment; zero if `earlier` is the later one.
-    pub const fn since(self, earlier: Stamp) -> Duration {
+    pub const fn duration_since(self, earlier: MonotonicTime) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
     /// This moment moved later by `delay`; the end of time if that is further than a stamp can say.
-    pub const fn after(self, delay: Duration) -> Self {
+    pub const fn saturating_add(self, delay: Duration) -> Self {
         let nanos = delay.as_nanos();
         if nanos > u64::MAX as u128 {
             return Self(u64::MAX);
@@ -34,7 +34,7 @@ impl Stamp {
 
     /// This moment moved earlier by `time`; the clock's start if that is earlier than a stamp can
     /// say.
-    pub const fn before(self, time: Duration) -> Self {
+    pub const fn saturating_sub(self, time: Duration) -> Self {
         let nanos = time.as_nanos();
         if nanos > u64::MAX as u128 {
             return Self(0);
@@ -60,16 +60,16 @@ impl WallTime {
     }
 
     /// The time from `earlier` to this moment; zero if `earlier` is the later one.
-    pub const fn since(self, earlier: WallTime) -> Duration {
+    pub const fn duration_since(self, earlier: WallTime) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
 /// This moment, on both clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moment {
+pub struct ClockReading {
     /// On the clock that nobody sets.
-    pub stamp: Stamp,
+    pub monotonic: MonotonicTime,
     /// On the clock that tells the date.
     pub wall: WallTime,
 }
@@ -80,13 +80,13 @@ mod tests {
 
     #[test]
     fn arithmetic_saturates_at_both_ends() {
-        let early = Stamp::from_nanos(5);
-        let late = early.after(Duration::from_nanos(10));
-        assert_eq!(late.since(early), Duration::from_nanos(10));
-        assert_eq!(early.since(late), Duration::ZERO);
-        assert_eq!(early.after(Duration::MAX), Stamp::from_nanos(u64::MAX));
-        assert_eq!(late.before(Duration::from_nanos(10)), early);
-        assert_eq!(early.before(Duration::from_nanos(6)), Stamp::default());
-        assert_eq!(early.before(Duration::MAX), Stamp::default());
+        let early = MonotonicTime::from_nanos(5);
+        let late = early.saturating_add(Duration::from_nanos(10));
+        assert_eq!(late.duration_since(early), Duration::from_nanos(10));
+        assert_eq!(early.duration_since(late), Duration::ZERO);
+        assert_eq!(early.saturating_add(Duration::MAX), MonotonicTime::from_nanos(u64::MAX));
+        assert_eq!(late.saturating_sub(Duration::from_nanos(10)), early);
+        assert_eq!(early.saturating_sub(Duration::from_nanos(6)), MonotonicTime::default());
+        assert_eq!(early.saturating_sub(Duration::MAX), MonotonicTime::default());
     }
 }

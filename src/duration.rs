@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 /// Ten years: longer than any process lives, short enough for arithmetic in nanoseconds.
-pub(crate) const SPAN_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-const SPAN_UNITS: [(&str, u128); 4] =
+const DURATION_UNITS: [(&str, u128); 4] =
     [("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000), ("h", 3_600_000_000_000)];
 
 /// A number of seconds, or a number with `ms`, `s`, `m` or `h`: at least `least`, at most ten
@@ -13,36 +13,36 @@ const SPAN_UNITS: [(&str, u128); 4] =
 ///
 /// # Errors
 /// What is wrong, in words that can follow the quoted text.
-pub(crate) fn parse(text: &str, least: Duration) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str, min: Duration) -> Result<Duration, String> {
     let Some(nanos) = parse_nanos(text) else {
         return Err("is not a duration: give a number of seconds, or a number with ms, s, m \
                     or h, such as 30, 1.5, 500ms or 2m"
             .into());
     };
-    let most = SPAN_MAX.as_nanos();
+    let max = DURATION_MAX.as_nanos();
     match u64::try_from(nanos) {
-        Ok(nanos) if u128::from(nanos) <= most => {
-            let span = Duration::from_nanos(nanos);
-            if span < least {
-                return Err(format!("is too short: the least is {}", show(least)));
+        Ok(nanos) if u128::from(nanos) <= max => {
+            let duration = Duration::from_nanos(nanos);
+            if duration < min {
+                return Err(format!("is too short: the least is {}", format_duration(min)));
             }
-            Ok(span)
+            Ok(duration)
         }
         _ => Err("is too long: the most is 10 years (87600h)".into()),
     }
 }
 
 /// The shortest usual text of a span; [`parse`] gives the same span back.
-pub(crate) fn show(span: Duration) -> String {
-    let nanos = span.subsec_nanos();
+pub(crate) fn format_duration(duration: Duration) -> String {
+    let nanos = duration.subsec_nanos();
     if nanos == 0 {
-        return format!("{}s", span.as_secs());
+        return format!("{}s", duration.as_secs());
     }
     if nanos.is_multiple_of(1_000_000) {
-        return format!("{}ms", span.as_millis());
+        return format!("{}ms", duration.as_millis());
     }
     let decimals = format!("{nanos:09}");
-    format!("{}.{}s", span.as_secs(), decimals.trim_end_matches('0'))
+    format!("{}.{}s", duration.as_secs(), decimals.trim_end_matches('0'))
 }
 
 /// Nanoseconds, exactly; `None` for anything that is not a whole number of them.
@@ -50,7 +50,7 @@ fn parse_nanos(text: &str) -> Option<u128> {
     let cut = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(cut);
     let unit = if unit.is_empty() { "s" } else { unit };
-    let nanos_per_unit = SPAN_UNITS.iter().find(|(name, _)| *name == unit)?.1;
+    let nanos_per_unit = DURATION_UNITS.iter().find(|(name, _)| *name == unit)?.1;
     let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
     // Eighteen digits of each are more than ten years need, and cannot overflow the sum below.
     if whole.len() > 18 || decimals.len() > 18 {
