@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use ostler::Runtime;
 use ostler::apps::Demo;
-use ostler::hooks::{Hooks, Outcome, WorkerEnd, WorkerFacts};
+use ostler::hooks::{Hooks, HookResult, WorkerExit, WorkerRef};
 
 /// Writes a line into a file for each thing that happens.
 struct Diary {
@@ -21,7 +21,7 @@ struct Diary {
 }
 
 impl Diary {
-    fn write(&self, line: &str) -> Outcome {
+    fn write(&self, line: &str) -> HookResult {
         let mut file = OpenOptions::new().append(true).create(true).open(&self.path)?;
         file.write_all(format!("{line}\n").as_bytes())?;
         Ok(())
@@ -29,41 +29,41 @@ impl Diary {
 }
 
 impl Hooks for Diary {
-    fn on_starting(&self) -> Outcome {
+    fn on_starting(&self) -> HookResult {
         self.write("starting")
     }
 
-    fn when_ready(&self) -> Outcome {
+    fn when_ready(&self) -> HookResult {
         self.write("ready")
     }
 
-    fn pre_fork(&self, _pool: &str, slot: usize, generation: u32) -> Outcome {
+    fn pre_fork(&self, _pool: &str, slot: usize, generation: u32) -> HookResult {
         self.write(&format!("fork {slot} of generation {generation}"))
     }
 
-    fn post_fork(&self, worker: &WorkerFacts) -> Outcome {
+    fn post_fork(&self, worker: &WorkerRef) -> HookResult {
         self.write(&format!("born {}", worker.pid))
     }
 
-    fn worker_ready(&self, worker: &WorkerFacts) -> Outcome {
+    fn worker_ready(&self, worker: &WorkerRef) -> HookResult {
         self.write(&format!("ready {}", worker.pid))
     }
 
-    fn worker_hung(&self, worker: &WorkerFacts, work: Option<&str>) -> Outcome {
+    fn worker_hung(&self, worker: &WorkerRef, work: Option<&str>) -> HookResult {
         self.write(&format!("hung {} in {}", worker.pid, work.unwrap_or("nothing that is known")))
     }
 
-    fn child_exit(&self, end: &WorkerEnd) -> Outcome {
+    fn child_exit(&self, end: &WorkerExit) -> HookResult {
         let how = end.signal.clone().unwrap_or_else(|| format!("code {:?}", end.code));
         self.write(&format!("end {}: {}, {how}, {} units", end.worker.pid, end.reason, end.units))
     }
 
-    fn on_reload(&self, generation: u32) -> Outcome {
+    fn on_reload(&self, generation: u32) -> HookResult {
         self.write(&format!("reload to generation {generation}"))?;
         Err("this one fails, which costs nothing".into())
     }
 
-    fn on_exit(&self) -> Outcome {
+    fn on_exit(&self) -> HookResult {
         self.write("exit")?;
         panic!("this one panics, which costs nothing");
     }

@@ -21,8 +21,8 @@ impl Heartbeat {
     ///
     /// # Errors
     /// The folder is missing, full or read-only; too many open files.
-    pub(crate) fn new(folder: &Path) -> io::Result<Self> {
-        let heartbeat = Self { file: file::nameless(folder)? };
+    pub(crate) fn new(dir: &Path) -> io::Result<Self> {
+        let heartbeat = Self { file: file::anonymous_file(dir)? };
         heartbeat.beat(clock::now())?;
         Ok(heartbeat)
     }
@@ -31,8 +31,8 @@ impl Heartbeat {
     ///
     /// # Errors
     /// `EPERM` without the privilege.
-    pub(crate) fn give_to(&self, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
-        file::give_to(self.file.as_fd(), user, group)
+    pub(crate) fn chown(&self, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
+        file::chown(self.file.as_fd(), user, group)
     }
 
     /// Says that the worker lives at this moment.
@@ -47,7 +47,7 @@ impl Heartbeat {
     ///
     /// # Errors
     /// From fstat(2).
-    pub(crate) fn last(&self) -> io::Result<MonotonicTime> {
+    pub(crate) fn last_beat(&self) -> io::Result<MonotonicTime> {
         file::modified(self.file.as_fd())
     }
 
@@ -60,15 +60,15 @@ impl Heartbeat {
     }
 
     /// The descriptor's number, for a sibling that must close its copy.
-    pub(crate) fn number(&self) -> RawFd {
+    pub(crate) fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 }
 
 /// Where heartbeat files go if nobody says: memory if it can be written to, since a disk may stall.
-pub(crate) fn default_folder() -> PathBuf {
+pub(crate) fn default_dir() -> PathBuf {
     let memory = Path::new("/dev/shm");
-    if file::nameless(memory).is_ok() { memory.to_path_buf() } else { std::env::temp_dir() }
+    if file::anonymous_file(memory).is_ok() { memory.to_path_buf() } else { std::env::temp_dir() }
 }
 
 #[cfg(test)]
@@ -76,17 +76,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_beat_is_read_back_to_the_nanosecond() {
+    fn last_beat_is_exact_to_the_nanosecond() {
         let heartbeat = Heartbeat::new(&std::env::temp_dir()).unwrap();
-        assert!(heartbeat.last().unwrap() <= clock::now());
+        assert!(heartbeat.last_beat().unwrap() <= clock::now());
         for nanos in [0, 1, 999_999_999, 1_000_000_000, 86_400_000_000_007] {
             heartbeat.beat(MonotonicTime::from_nanos(nanos)).unwrap();
-            assert_eq!(heartbeat.last().unwrap(), MonotonicTime::from_nanos(nanos));
+            assert_eq!(heartbeat.last_beat().unwrap(), MonotonicTime::from_nanos(nanos));
         }
     }
 
     #[test]
-    fn a_missing_folder_is_an_error() {
+    fn new_in_missing_dir_fails() {
         assert!(Heartbeat::new(Path::new("/nonexistent/folder")).is_err());
     }
 }

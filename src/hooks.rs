@@ -4,11 +4,11 @@ use std::error::Error;
 use std::time::Duration;
 
 /// How a hook ends. An error is logged, and changes nothing.
-pub type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+pub type HookResult = Result<(), Box<dyn Error + Send + Sync>>;
 
 /// Which worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerFacts {
+pub struct WorkerRef {
     /// Its pool.
     pub pool: String,
     /// Its process.
@@ -21,9 +21,9 @@ pub struct WorkerFacts {
 
 /// How a worker ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerEnd {
+pub struct WorkerExit {
     /// Which worker.
-    pub worker: WorkerFacts,
+    pub worker: WorkerRef,
     /// Why, in the words of the log, such as `asked`, `recycled`, `hung` or `crashed`.
     pub reason: &'static str,
     /// Its exit code, if it ended by itself.
@@ -31,7 +31,7 @@ pub struct WorkerEnd {
     /// The signal that ended it, such as `SIGKILL`.
     pub signal: Option<String>,
     /// How long it lived.
-    pub age: Duration,
+    pub uptime: Duration,
     /// How many units of work it did.
     pub units: u64,
 }
@@ -44,47 +44,47 @@ pub struct WorkerEnd {
 /// costs nothing else.
 pub trait Hooks {
     /// The master has bound its addresses, and forks its first worker next.
-    fn on_starting(&self) -> Outcome {
+    fn on_starting(&self) -> HookResult {
         Ok(())
     }
 
     /// All of the first workers are ready, in all pools.
-    fn when_ready(&self) -> Outcome {
+    fn when_ready(&self) -> HookResult {
         Ok(())
     }
 
     /// A worker is about to be forked; its process has no number yet.
-    fn pre_fork(&self, _pool: &str, _slot: usize, _generation: u32) -> Outcome {
+    fn pre_fork(&self, _pool: &str, _slot: usize, _generation: u32) -> HookResult {
         Ok(())
     }
 
     /// In the worker, before its app boots, with the worker's own user, folder and environment.
-    fn post_fork(&self, _worker: &WorkerFacts) -> Outcome {
+    fn post_fork(&self, _worker: &WorkerRef) -> HookResult {
         Ok(())
     }
 
     /// A worker can serve.
-    fn worker_ready(&self, _worker: &WorkerFacts) -> Outcome {
+    fn worker_ready(&self, _worker: &WorkerRef) -> HookResult {
         Ok(())
     }
 
     /// A worker hangs and is about to be ended. `work` is what it was at, as far as that is known.
-    fn worker_hung(&self, _worker: &WorkerFacts, _work: Option<&str>) -> Outcome {
+    fn worker_hung(&self, _worker: &WorkerRef, _work: Option<&str>) -> HookResult {
         Ok(())
     }
 
     /// A worker has ended.
-    fn child_exit(&self, _end: &WorkerEnd) -> Outcome {
+    fn child_exit(&self, _exit: &WorkerExit) -> HookResult {
         Ok(())
     }
 
     /// A reload begins, of which this is the new generation.
-    fn on_reload(&self, _generation: u32) -> Outcome {
+    fn on_reload(&self, _generation: u32) -> HookResult {
         Ok(())
     }
 
     /// All workers have left, and the master is about to.
-    fn on_exit(&self) -> Outcome {
+    fn on_exit(&self) -> HookResult {
         Ok(())
     }
 }

@@ -223,7 +223,7 @@ fn plan_pool<'a>(pool: Pool, choice: Choice<'a>) -> Plan<'a> {
     let Pool { name, settings, .. } = pool;
     let Choice { app, class, identity, socket_access } = choice;
     let folder = settings.worker_tmp_dir.clone();
-    let heartbeat_folder = folder.unwrap_or_else(heartbeat::default_folder);
+    let heartbeat_folder = folder.unwrap_or_else(heartbeat::default_dir);
     Plan { pool: name, settings, app, class, identity, socket_access, heartbeat_folder }
 }
 

@@ -340,7 +340,7 @@ impl<'a> Crew<'a> {
         let Plan { identity, heartbeat_folder, .. } = &self.company.plan;
         let heartbeat = Heartbeat::new(heartbeat_folder)?;
         if identity.user().is_some() {
-            heartbeat.give_to(identity.user(), identity.group())?;
+            heartbeat.chown(identity.user(), identity.group())?;
         }
         Ok(heartbeat)
     }
@@ -392,7 +392,7 @@ impl<'a> Crew<'a> {
     /// that outlives its generation in some worker would keep its queue open, and nobody would look
     /// at it.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        let heartbeats = self.members.values().map(|member| member.heartbeat.number());
+        let heartbeats = self.members.values().map(|member| member.heartbeat.raw_fd());
         let sockets = self.companies().flat_map(Company::sockets);
         heartbeats.chain(sockets).chain([self.bell.as_raw_fd(), self.rope.as_raw_fd()])
     }
@@ -466,7 +466,7 @@ impl<'a> Crew<'a> {
         let member = self.members.get(&id)?;
         // Both were stamped by a coarse clock: it may be a little later than they say.
         let late = |stamp: MonotonicTime| stamp.saturating_add(clock::COARSE_LAG);
-        match member.heartbeat.last() {
+        match member.heartbeat.last_beat() {
             Ok(beat) => {
                 let row = member.board.scores().row(member.row);
                 let busy = row.busy_times(clock::now(), member.timeout);

@@ -8,32 +8,32 @@ use slog::{Logger, error};
 use super::Arbiter;
 use super::pool::Pool;
 use super::roster::WorkerId;
-use crate::hooks::{Hooks, Outcome, WorkerFacts};
+use crate::hooks::{Hooks, HookResult, WorkerRef};
 use crate::log::chain;
 use crate::os::process::Pid;
 
 impl Arbiter<'_> {
     /// What happens to the whole.
-    pub(super) fn hook(&self, name: &str, call: impl FnOnce(&dyn Hooks) -> Outcome) {
+    pub(super) fn hook(&self, name: &str, call: impl FnOnce(&dyn Hooks) -> HookResult) {
         run(name, self.log(), self.hooks, call);
     }
 }
 
 impl Pool<'_> {
     /// What happens to a worker.
-    pub(super) fn hook(&self, name: &str, call: impl FnOnce(&dyn Hooks) -> Outcome) {
+    pub(super) fn hook(&self, name: &str, call: impl FnOnce(&dyn Hooks) -> HookResult) {
         run(name, self.log(), self.hooks, call);
     }
 
     /// What hooks are told of a worker that lives.
-    pub(super) fn facts_of(&self, id: WorkerId) -> WorkerFacts {
+    pub(super) fn facts_of(&self, id: WorkerId) -> WorkerRef {
         let (pid, slot) = self.crew.who(id);
         worker(self.name(), pid, slot, self.crew.generation(id).unwrap_or(0))
     }
 }
 
-pub(super) fn worker(pool: &str, pid: Pid, slot: usize, generation: u32) -> WorkerFacts {
-    WorkerFacts { pool: pool.to_owned(), pid: pid.as_raw(), slot, generation }
+pub(super) fn worker(pool: &str, pid: Pid, slot: usize, generation: u32) -> WorkerRef {
+    WorkerRef { pool: pool.to_owned(), pid: pid.as_raw(), slot, generation }
 }
 
 /// Calls a hook, and says so if it fails.
@@ -41,7 +41,7 @@ pub(super) fn run(
     name: &str,
     log: &Logger,
     hooks: &dyn Hooks,
-    call: impl FnOnce(&dyn Hooks) -> Outcome,
+    call: impl FnOnce(&dyn Hooks) -> HookResult,
 ) {
     let failure = match catch_unwind(AssertUnwindSafe(|| call(hooks))) {
         Ok(Ok(())) => return,

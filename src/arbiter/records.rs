@@ -9,7 +9,7 @@ use super::millis;
 use super::pool::Pool;
 use super::roster::{Farewell, Hang, Reason, WorkerId};
 use crate::diagnosis::Thread;
-use crate::hooks::WorkerEnd;
+use crate::hooks::WorkerExit;
 use crate::log::Facts;
 use crate::os::clock;
 use crate::os::process::{Exit, Pid};
@@ -70,7 +70,7 @@ impl Pool<'_> {
         };
         let Farewell { slot, generation, age, reason, .. } = *farewell;
         let (worker, reason) = (hooking::worker(self.name(), pid, slot, generation), reason.word());
-        let end = WorkerEnd { worker, reason, code, signal, age, units };
+        let end = WorkerExit { worker, reason, code, signal, uptime: age, units };
         self.hook("child_exit", |hooks| hooks.child_exit(&end));
     }
 

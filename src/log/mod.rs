@@ -167,7 +167,7 @@ impl Outlet {
         let failed = |source| LogError { what: "log file", path: path.clone(), source };
         let file = open_file(path).map_err(failed)?;
         if self.owner != (None, None) && identity::is_root() {
-            file::give_to(file.as_fd(), self.owner.0, self.owner.1).map_err(failed)?;
+            file::chown(file.as_fd(), self.owner.0, self.owner.1).map_err(failed)?;
         }
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
         Ok(())

@@ -24,8 +24,8 @@ pub(crate) const NO_LINK: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 ///
 /// # Errors
 /// Whatever mkstemp(3) and unlink(2) say: no such folder, no permission, no space, too many files.
-pub(crate) fn nameless(folder: &Path) -> io::Result<OwnedFd> {
-    let (fd, path) = mkstemp(&folder.join("ostler-XXXXXX"))?;
+pub(crate) fn anonymous_file(dir: &Path) -> io::Result<OwnedFd> {
+    let (fd, path) = mkstemp(&dir.join("ostler-XXXXXX"))?;
     unlink(&path)?;
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     Ok(fd)
@@ -48,7 +48,7 @@ pub(crate) fn id(number: RawFd) -> io::Result<Id> {
 ///
 /// # Errors
 /// `EPERM` without the privilege, from fchown(2).
-pub(crate) fn give_to(fd: BorrowedFd<'_>, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
+pub(crate) fn chown(fd: BorrowedFd<'_>, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
     Ok(fchown(fd, user.map(Uid::from_raw), group.map(Gid::from_raw))?)
 }
 
