@@ -12,7 +12,7 @@ use crate::os::file::{self, Lock};
 use crate::os::process::Pid;
 
 /// What stands behind the name while another master has the first.
-const SECOND: &str = ".2";
+const UPGRADE_SUFFIX: &str = ".2";
 
 /// A pid file that is ours: the lock ends with this process, the name with [`PidFile::remove`].
 #[derive(Debug)]
@@ -69,15 +69,15 @@ impl PidFile {
         let failed = |source| PidFileError::Io { path: path.to_path_buf(), source };
         loop {
             // Held until the end of the turn: its lock keeps others from taking over as well.
-            let stale = match open_stale(path)? {
-                Present::Nothing => None,
-                Present::Stale(file) => Some(file),
-                Present::Replaced => continue,
+            let stale = match open_existing(path)? {
+                Existing::Absent => None,
+                Existing::Stale(file) => Some(file),
+                Existing::Replaced => continue,
             };
-            let (temporary, file) = write_beside(path).map_err(failed)?;
+            let (temporary, file) = write_temp(path).map_err(failed)?;
             let renamed = match stale {
                 Some(_) => fs::rename(&temporary, path),
-                None => file::rename_to_free_name(&temporary, path),
+                None => file::rename_noreplace(&temporary, path),
             };
             match renamed {
                 Ok(()) => return Ok(Self { path: path.to_path_buf(), file }),
@@ -96,10 +96,10 @@ impl PidFile {
     ///
     /// # Errors
     /// As for [`create`](Self::create).
-    pub(crate) fn create_second(path: &Path) -> Result<Self, PidFileError> {
-        let mut second = path.as_os_str().to_owned();
-        second.push(SECOND);
-        Self::create(Path::new(&second))
+    pub(crate) fn create_for_upgrade(path: &Path) -> Result<Self, PidFileError> {
+        let mut upgrade_path = path.as_os_str().to_owned();
+        upgrade_path.push(UPGRADE_SUFFIX);
+        Self::create(Path::new(&upgrade_path))
     }
 
     /// Gives a second file the first's name, whose owner has gone. Does nothing to a first one.
@@ -108,7 +108,7 @@ impl PidFile {
     /// From rename(2).
     pub(crate) fn promote(&mut self) -> io::Result<()> {
         let name = self.path.as_os_str().as_encoded_bytes();
-        let Some(first) = name.strip_suffix(SECOND.as_bytes()) else { return Ok(()) };
+        let Some(first) = name.strip_suffix(UPGRADE_SUFFIX.as_bytes()) else { return Ok(()) };
         let first = PathBuf::from(OsStr::from_bytes(first));
         fs::rename(&self.path, &first)?;
         self.path = first;
@@ -118,8 +118,8 @@ impl PidFile {
     /// Removes the name, if it still leads to this file.
     pub(crate) fn remove(self) {
         let ours = self.file.metadata().map(|m| (m.dev(), m.ino()));
-        let present = fs::symlink_metadata(&self.path).map(|m| (m.dev(), m.ino()));
-        if let (Ok(ours), Ok(present)) = (ours, present)
+        let current = fs::symlink_metadata(&self.path).map(|m| (m.dev(), m.ino()));
+        if let (Ok(ours), Ok(present)) = (ours, current)
             && ours == present
         {
             let _ = fs::remove_file(&self.path);
@@ -127,26 +127,26 @@ impl PidFile {
     }
 }
 
-enum Present {
-    Nothing,
+enum Existing {
+    Absent,
     /// Left by a process that has gone; we hold its lock now.
     Stale(File),
     /// Another process has just put its own file there.
     Replaced,
 }
 
-fn open_stale(path: &Path) -> Result<Present, PidFileError> {
+fn open_existing(path: &Path) -> Result<Existing, PidFileError> {
     let failed = |source| PidFileError::Io { path: path.to_path_buf(), source };
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Present::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Existing::Absent),
         Err(error) => return Err(failed(error)),
         Ok(found) if !found.is_file() => return Err(PidFileError::NotAFile(path.to_path_buf())),
         Ok(_) => (),
     }
-    let opened = OpenOptions::new().read(true).write(true).custom_flags(file::NO_LINK).open(path);
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(file::NOFOLLOW).open(path);
     let mut found = match opened {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Present::Replaced),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Existing::Replaced),
         Err(error) => return Err(failed(error)),
     };
     if let Lock::HeldBy(owner) = file::lock(&found).map_err(failed)? {
@@ -157,13 +157,13 @@ fn open_stale(path: &Path) -> Result<Present, PidFileError> {
     }
     let ours = found.metadata().map_err(failed)?;
     match fs::symlink_metadata(path) {
-        Ok(now) if (now.dev(), now.ino()) == (ours.dev(), ours.ino()) => Ok(Present::Stale(found)),
-        _ => Ok(Present::Replaced),
+        Ok(now) if (now.dev(), now.ino()) == (ours.dev(), ours.ino()) => Ok(Existing::Stale(found)),
+        _ => Ok(Existing::Replaced),
     }
 }
 
 /// Writes and locks a complete pid file under a name of its own.
-fn write_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+fn write_temp(path: &Path) -> io::Result<(PathBuf, File)> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.tmp", Pid::this()));
     let temporary = path.with_file_name(name);
@@ -174,7 +174,7 @@ fn write_beside(path: &Path) -> io::Result<(PathBuf, File)> {
             .write(true)
             .create_new(true)
             .mode(0o644)
-            .custom_flags(file::NO_LINK)
+            .custom_flags(file::NOFOLLOW)
             .open(&temporary)?;
         writeln!(file, "{}", Pid::this())?;
         file::lock(&file)?;
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stale_file_is_taken_over_and_removed_at_the_end() {
+    fn stale_pid_file_is_replaced_and_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.pid");
         for stale in [None, Some(""), Some("garbage"), Some("1\n"), Some("999999999\n")] {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_folders_are_refused() {
+    fn create_over_symlink_or_dir_fails() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("precious");
         fs::write(&target, "precious").unwrap();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_replaced_meanwhile_is_not_ours_to_remove() {
+    fn replaced_pid_file_is_not_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.pid");
         let file = PidFile::create(&path).unwrap();

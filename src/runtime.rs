@@ -239,7 +239,7 @@ pub(crate) struct Start {
 }
 
 fn create_pidfile(settings: &Settings, second: bool) -> Result<Option<PidFile>, RuntimeError> {
-    let create = if second { PidFile::create_second } else { PidFile::create };
+    let create = if second { PidFile::create_for_upgrade } else { PidFile::create };
     let lone = settings.single_instance.then(|| {
         let folder = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_else(|| {
             if identity::is_root() { PathBuf::from("/run") } else { env::temp_dir() }

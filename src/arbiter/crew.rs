@@ -399,7 +399,7 @@ impl<'a> Crew<'a> {
 
     /// What the workers have to say since the last call.
     pub(super) fn news(&mut self) -> Vec<(WorkerId, News)> {
-        file::empty(&self.bell);
+        file::drain_pipe(&self.bell);
         let mut news = Vec::new();
         for (id, member) in &mut self.members {
             let row = member.board.scores().row(member.row);

@@ -162,7 +162,7 @@ impl Line {
     /// Says that the workers are ready.
     pub(crate) fn say_ready(&self) {
         // If nobody hears it, nobody needs it.
-        let _ = file::ring(&self.end);
+        let _ = file::wake_pipe(&self.end);
     }
 
     /// Says why this successor gives up.

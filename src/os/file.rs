@@ -17,7 +17,7 @@ use crate::time::MonotonicTime;
 pub(crate) const NONBLOCK: i32 = libc::O_NONBLOCK;
 
 /// The flags for open(2) that refuse a symbolic link and never wait.
-pub(crate) const NO_LINK: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+pub(crate) const NOFOLLOW: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 /// Makes a file in `folder`, takes its name away, and returns its only descriptor, which is closed
 /// across exec(2).
@@ -110,12 +110,12 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 ///
 /// # Errors
 /// `EAGAIN` if it is full, `EPIPE` if nobody reads it.
-pub(crate) fn ring(pipe: &OwnedFd) -> io::Result<usize> {
+pub(crate) fn wake_pipe(pipe: &OwnedFd) -> io::Result<usize> {
     Ok(nix::unistd::write(pipe, &[1])?)
 }
 
 /// Takes out whatever is in a pipe.
-pub(crate) fn empty(pipe: &OwnedFd) {
+pub(crate) fn drain_pipe(pipe: &OwnedFd) {
     let mut bytes = [0; 512];
     while nix::unistd::read(pipe, &mut bytes).is_ok_and(|n| n == bytes.len()) {}
 }
@@ -135,14 +135,14 @@ pub(crate) enum Lock {
 /// # Errors
 /// `ENOLCK`, or a file system that knows no locks.
 pub(crate) fn lock(fd: &impl AsFd) -> io::Result<Lock> {
-    let wish = whole_file_write_lock();
-    match fcntl(fd, FcntlArg::F_SETLK(&wish)) {
+    let request = whole_file_write_lock();
+    match fcntl(fd, FcntlArg::F_SETLK(&request)) {
         Ok(_) => Ok(Lock::Taken),
         Err(nix::errno::Errno::EACCES | nix::errno::Errno::EAGAIN) => {
-            let mut found = whole_file_write_lock();
-            fcntl(fd, FcntlArg::F_GETLK(&mut found))?;
-            let known = found.l_type != libc::F_UNLCK as libc::c_short && found.l_pid > 0;
-            Ok(Lock::HeldBy(known.then_some(found.l_pid)))
+            let mut holder = whole_file_write_lock();
+            fcntl(fd, FcntlArg::F_GETLK(&mut holder))?;
+            let is_visible = holder.l_type != libc::F_UNLCK as libc::c_short && holder.l_pid > 0;
+            Ok(Lock::HeldBy(is_visible.then_some(holder.l_pid)))
         }
         Err(errno) => Err(errno.into()),
     }
@@ -162,7 +162,7 @@ fn whole_file_write_lock() -> libc::flock {
 ///
 /// # Errors
 /// `EEXIST` if `to` exists; whatever else renameat2(2) says.
-pub(crate) fn rename_to_free_name(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (c_path(from)?, c_path(to)?);
     // SAFETY: both are C strings, so they end in NUL, and they outlive the call.
     super::check(unsafe {

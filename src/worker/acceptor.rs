@@ -172,7 +172,7 @@ impl<'a> Acceptor<'a> {
                 self.ctx.life.notify();
                 self.ctx.life.stop();
             }
-            Some(nudges) => file::empty(nudges),
+            Some(nudges) => file::drain_pipe(nudges),
         }
     }
 

@@ -141,7 +141,7 @@ impl Guardian for Guard {
             self.told_at.store(clock::now().as_nanos(), Ordering::Relaxed);
         }
         self.board.row(self.row).set_stage(Stage::Leaving);
-        let _ = file::ring(&self.doorbell);
+        let _ = file::wake_pipe(&self.doorbell);
     }
 
     fn may_end(&self) -> bool {

@@ -197,7 +197,7 @@ impl Lifecycle {
             }
             self.stop.fetch_max(wish as u8, Ordering::AcqRel);
             // It is empty, so it has room; and a beat wakes whoever misses it.
-            let _ = file::ring(&self.stop_sign.1);
+            let _ = file::wake_pipe(&self.stop_sign.1);
             if !signal::is_aborting() {
                 self.tell(Stage::Leaving); // else it does not leave, it dies
             }
@@ -328,7 +328,7 @@ impl Lifecycle {
     fn tell(&self, stage: Stage) {
         self.board_row().set_stage(stage);
         // A full pipe is as good: the master has not looked yet. A broken one: there is no master.
-        let _: Result<usize, io::Error> = file::ring(&self.doorbell);
+        let _: Result<usize, io::Error> = file::wake_pipe(&self.doorbell);
     }
 }
 

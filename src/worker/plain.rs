@@ -147,7 +147,7 @@ impl<'a> House<'a> {
             // A signal ends a sleep with nothing ready, so any turn may have heard one.
             ring(&self.nudges.1);
             poll::wait_readable(&[life.wake_fd(), self.news.0.as_fd()], life.next_beat())?;
-            file::empty(&self.news.0);
+            file::drain_pipe(&self.news.0);
         }
         Ok(())
     }
@@ -163,7 +163,7 @@ impl<'a> House<'a> {
                 return Ok(seat);
             }
             poll::wait_readable(&[self.nudges.0.as_fd()], None)?;
-            file::empty(&self.nudges.0);
+            file::drain_pipe(&self.nudges.0);
         }
     }
 
@@ -196,7 +196,7 @@ impl<'a> House<'a> {
 
 /// A full pipe is as good: whoever is meant has not looked yet.
 fn ring(pipe: &OwnedFd) {
-    let _ = file::ring(pipe);
+    let _ = file::wake_pipe(pipe);
 }
 
 /// Tells the first thread that the function has returned, however that came about.
