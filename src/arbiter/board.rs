@@ -36,14 +36,14 @@ impl Board {
 
     /// How many threads a row has room for.
     pub(super) fn seats(&self) -> usize {
-        self.scores.seats()
+        self.scores.threads_per_row()
     }
 
     /// Takes a row, cleared; `None` if there is none left.
     pub(super) fn take_row(&self) -> Option<usize> {
         let row = self.free.borrow_mut().pop()?;
         self.scores.row(row).reset();
-        self.scores.note_use(row);
+        self.scores.mark_row_used(row);
         Some(row)
     }
 

@@ -21,7 +21,7 @@ use crate::os;
 use crate::os::process::{self, EXIT_PANICKED, Pid};
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::title::TitleArea;
-use crate::scoreboard::{Scoreboard, Stage};
+use crate::scoreboard::{Scoreboard, WorkerStatus};
 use crate::worker::{Booted, Guard, Lifecycle, Terms, WorkerContext};
 
 /// The worker could not boot.
@@ -60,7 +60,7 @@ struct Confession<'a> {
 impl Confession<'_> {
     /// Tells the operator, and the master, why this worker could not boot.
     fn boot_failed(&self, reason: &str) -> u8 {
-        self.board.row(self.row).set_note(reason);
+        self.board.row(self.row).set_exit_note(reason);
         self.say("worker cannot boot", Facts::new().text("error", reason));
         EXIT_BOOT
     }
@@ -68,7 +68,7 @@ impl Confession<'_> {
     /// One record: an error, unless the worker boots on trial.
     fn say(&self, what: &str, facts: Facts) {
         let pid = Pid::this().as_raw();
-        if self.on_trial && self.board.row(self.row).stage() == Stage::Booting {
+        if self.on_trial && self.board.row(self.row).status() == WorkerStatus::Booting {
             warn!(self.log, "{}", what; "pid" => pid, "slot" => self.slot, facts);
         } else {
             error!(self.log, "{}", what; "pid" => pid, "slot" => self.slot, facts);
@@ -101,7 +101,7 @@ pub(super) fn live(birth: Birth<'_>) -> u8 {
     let Place { pool, generation, .. } = &birth.place;
     let facts = hooking::worker(pool, Pid::this(), slot, *generation);
     hooking::run("post_fork", log, birth.hooks, |hooks| hooks.post_fork(&facts));
-    let threads = board.row(row).seat_count();
+    let threads = board.row(row).thread_count();
     let boot = || Booted::boot(company.plan.app, &birth.place, threads);
     let program = match catch_unwind(AssertUnwindSafe(boot)) {
         Ok(Ok(program)) => program,
@@ -221,7 +221,7 @@ fn serve(
     match class.run(&ctx) {
         Ok(()) => 0,
         // It was told so by nothing but the loss of its listeners.
-        Err(reason) if board.row(birth.row).stage() == Stage::Leaving && !signal::is_heeded() => {
+        Err(reason) if board.row(birth.row).status() == WorkerStatus::Draining && !signal::is_heeded() => {
             debug!(log, "worker class ended"; "pid" => Pid::this().as_raw(), "slot" => place.slot,
                 "error" => chain(reason.as_ref()));
             0

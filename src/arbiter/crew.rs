@@ -28,7 +28,7 @@ use crate::os::file;
 use crate::os::inspect;
 use crate::os::process::{self, Exit, Pid};
 use crate::os::title::TitleArea;
-use crate::scoreboard::{Stage, Unit};
+use crate::scoreboard::{WorkerStatus, WorkUnit};
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
 use crate::systemd;
@@ -100,7 +100,7 @@ pub(super) struct Member {
     /// The longest unit of work that it was promised.
     timeout: Duration,
     /// What the arbiter has been told of its stage.
-    told: Stage,
+    told: WorkerStatus,
     /// It was killed by us.
     killed: bool,
     /// Where its group counts who is killed for lack of memory.
@@ -116,7 +116,7 @@ pub(super) struct Member {
 impl Member {
     /// Whether it lets clients in, for all that is known.
     pub(super) fn accepts(&self) -> bool {
-        matches!(self.told, Stage::Ready | Stage::Spent)
+        matches!(self.told, WorkerStatus::Ready | WorkerStatus::ReplacementRequested)
     }
 }
 
@@ -251,7 +251,7 @@ impl<'a> Crew<'a> {
     /// Whether a worker of an older generation may still let clients in: it has not said that it
     /// leaves.
     pub(super) fn any_older_accepts(&self, generation: u32) -> bool {
-        let accepts = |m: &Member| m.generation < generation && m.told != Stage::Leaving;
+        let accepts = |m: &Member| m.generation < generation && m.told != WorkerStatus::Draining;
         self.members.values().any(accepts)
     }
 
@@ -318,7 +318,7 @@ impl<'a> Crew<'a> {
                     row,
                     heartbeat,
                     timeout: self.company.plan.settings.timeout,
-                    told: Stage::Booting,
+                    told: WorkerStatus::Booting,
                     killed: false,
                     memory_events: self.memory.begin(pid),
                     memory_max: self.company.plan.settings.max_memory,
@@ -403,22 +403,22 @@ impl<'a> Crew<'a> {
         let mut news = Vec::new();
         for (id, member) in &mut self.members {
             let row = member.board.scores().row(member.row);
-            let stage = row.stage();
+            let stage = row.status();
             if stage == member.told {
                 continue;
             }
             match stage {
-                Stage::Ready => news.push((*id, News::Ready)),
-                Stage::Spent if member.told == Stage::Booting => {
+                WorkerStatus::Ready => news.push((*id, News::Ready)),
+                WorkerStatus::ReplacementRequested if member.told == WorkerStatus::Booting => {
                     news.extend([(*id, News::Ready), (*id, News::Spent)]);
                 }
-                Stage::Spent => news.push((*id, News::Spent)),
+                WorkerStatus::ReplacementRequested => news.push((*id, News::Spent)),
                 // One that was asked to leave before it could serve has never been ready.
-                Stage::Leaving if member.told == Stage::Booting && row.was_ready() => {
+                WorkerStatus::Draining if member.told == WorkerStatus::Booting && row.was_ready() => {
                     news.extend([(*id, News::Ready), (*id, News::Leaving)]);
                 }
-                Stage::Leaving => news.push((*id, News::Leaving)),
-                Stage::Booting => (),
+                WorkerStatus::Draining => news.push((*id, News::Leaving)),
+                WorkerStatus::Booting => (),
             }
             member.told = stage;
             self.moved = true;
@@ -447,11 +447,11 @@ impl<'a> Crew<'a> {
         let row = member.board.scores().row(member.row);
         let ending = match exit {
             _ if out_of_memory => Ending::OutOfMemory,
-            Exit::Code(0) if row.stage() == Stage::Leaving => Ending::Obedient,
+            Exit::Code(0) if row.status() == WorkerStatus::Draining => Ending::Obedient,
             Exit::Signal { number, .. } if process::is_killing(number) => Ending::Murdered,
             Exit::Code(_) | Exit::Signal { .. } => Ending::Own,
         };
-        let mut note = row.note();
+        let mut note = row.exit_note();
         if out_of_memory && note.is_empty() {
             "the kernel has killed it for lack of memory".clone_into(&mut note);
         }
@@ -469,7 +469,7 @@ impl<'a> Crew<'a> {
         match member.heartbeat.last_beat() {
             Ok(beat) => {
                 let row = member.board.scores().row(member.row);
-                let busy = row.busy_times(clock::now(), member.timeout);
+                let busy = row.busy_interval(clock::now(), member.timeout);
                 let busy = busy
                     .map(|(oldest, newest)| Busy { oldest: late(oldest), newest: late(newest) });
                 Some((late(beat), busy))
@@ -512,10 +512,10 @@ impl<'a> Crew<'a> {
     }
 
     /// The unit of work of a worker whose time is up first.
-    pub(super) fn unit(&self, id: WorkerId) -> Option<Unit> {
+    pub(super) fn unit(&self, id: WorkerId) -> Option<WorkUnit> {
         let member = self.members.get(&id)?;
         let row = member.board.scores().row(member.row);
-        row.oldest_unit(clock::now(), member.timeout)
+        row.most_overdue_unit(clock::now(), member.timeout)
     }
 
     /// The process, and the thread of it, by which to see why a worker does not get on; thread 0 is
@@ -526,7 +526,7 @@ impl<'a> Crew<'a> {
         if member.is_some_and(|member| member.has_program) {
             return (inspect::who_matters(pid, self.cgroups()), 0);
         }
-        (pid, self.unit(id).map_or(0, |unit| unit.thread))
+        (pid, self.unit(id).map_or(0, |unit| unit.thread_id))
     }
 
     /// A worker's process and slot.
@@ -552,7 +552,7 @@ impl<'a> Crew<'a> {
 
     /// Aborts a worker in the thread that is overdue: what that was at is what it then tells.
     pub(super) fn abort(&self, id: WorkerId) {
-        let thread = self.unit(id).map_or(0, |unit| unit.thread);
+        let thread = self.unit(id).map_or(0, |unit| unit.thread_id);
         self.signal(id, |pid| process::abort_in(pid, thread));
     }
 

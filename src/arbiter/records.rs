@@ -94,11 +94,11 @@ impl Pool<'_> {
             .text("error", what)
             .number("for_ms", millis(age))
             .maybe(unit.as_ref(), |facts, unit| {
-                let age = clock::now().duration_since(unit.since);
+                let age = clock::now().duration_since(unit.started_at);
                 facts
                     .text("work", &unit.label)
                     .number("work_ms", millis(age))
-                    .number("seat", unit.seat)
+                    .number("seat", unit.thread_index)
             })
             .maybe(self.examiner.diagnosis(id), |facts, diagnosis| {
                 let facts = facts

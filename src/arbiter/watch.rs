@@ -73,7 +73,7 @@ impl Pool<'_> {
     fn case(&self, id: WorkerId) -> Case {
         let (pid, thread) = self.crew.suspect(id);
         let beat = || self.crew.measure(id).map(|(beat, _)| beat);
-        let since = self.crew.unit(id).map(|unit| unit.since).or_else(beat).unwrap_or_default();
+        let since = self.crew.unit(id).map(|unit| unit.started_at).or_else(beat).unwrap_or_default();
         Case { id, pid, thread, since, limit: self.roster.patience(id) }
     }
 

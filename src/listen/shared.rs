@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Door;
-use crate::os::memory::SharedWords;
+use crate::os::memory::SharedMemory;
 
 /// One socket of several at an address: the nth of so many. It belongs to the workers in every slot
 /// that leaves the remainder n.
@@ -31,7 +31,7 @@ const SINCE: usize = 3;
 
 /// The shared words of a listener. The master alone writes them.
 #[derive(Debug)]
-pub(super) struct Shared(SharedWords);
+pub(super) struct Shared(SharedMemory);
 
 impl Shared {
     /// Words for everybody's queue.
@@ -39,7 +39,7 @@ impl Shared {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new(door: Door) -> io::Result<Self> {
-        let shared = Self(SharedWords::new(4)?);
+        let shared = Self(SharedMemory::new(4)?);
         shared.turn(door);
         Ok(shared)
     }

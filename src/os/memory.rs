@@ -10,17 +10,17 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// A shared mapping of 64-bit words, zero at first. Pages that nobody touches cost nothing.
 #[derive(Debug)]
-pub(crate) struct SharedWords {
+pub(crate) struct SharedMemory {
     start: NonNull<AtomicU64>,
     words: usize,
 }
 
 // SAFETY: the memory is only ever handed out as `&[AtomicU64]`, which any thread may use.
-unsafe impl Send for SharedWords {}
+unsafe impl Send for SharedMemory {}
 // SAFETY: as above.
-unsafe impl Sync for SharedWords {}
+unsafe impl Sync for SharedMemory {}
 
-impl SharedWords {
+impl SharedMemory {
     /// Maps at least one word.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl SharedWords {
     }
 }
 
-impl Drop for SharedWords {
+impl Drop for SharedMemory {
     fn drop(&mut self) {
         let bytes = self.words * size_of::<AtomicU64>();
         // SAFETY: `new` mapped exactly this range, and no borrow of it is left.

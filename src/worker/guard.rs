@@ -14,7 +14,7 @@ use crate::os::descriptors::{self, Berth, Look};
 use crate::os::poll::{self, Interest};
 use crate::os::signal::{Guardian, Signal};
 use crate::os::{clock, file};
-use crate::scoreboard::{Scoreboard, Stage};
+use crate::scoreboard::{Scoreboard, WorkerStatus};
 use crate::time::MonotonicTime;
 
 /// At how many looks in a row there must be nothing to do: a thread of the class may just have let
@@ -140,7 +140,7 @@ impl Guardian for Guard {
         if self.told_at() == MonotonicTime::default() {
             self.told_at.store(clock::now().as_nanos(), Ordering::Relaxed);
         }
-        self.board.row(self.row).set_stage(Stage::Leaving);
+        self.board.row(self.row).set_status(WorkerStatus::Draining);
         let _ = file::wake_pipe(&self.doorbell);
     }
 

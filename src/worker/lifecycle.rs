@@ -13,7 +13,7 @@ use crate::heartbeat::Heartbeat;
 use crate::log::{Log, chain};
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::{clock, file, process};
-use crate::scoreboard::{Row, Scoreboard, Stage};
+use crate::scoreboard::{Row, Scoreboard, WorkerStatus};
 use crate::time::MonotonicTime;
 
 /// Whether, and how, a worker is to stop.
@@ -102,7 +102,7 @@ impl Lifecycle {
     /// Says that the worker can serve. To be called once the class can take clients.
     pub fn ready(&self) {
         self.notify();
-        self.tell(Stage::Ready);
+        self.tell(WorkerStatus::Ready);
     }
 
     /// Says that the worker lives. To be called on every turn of the class's loop: it costs a
@@ -199,7 +199,7 @@ impl Lifecycle {
             // It is empty, so it has room; and a beat wakes whoever misses it.
             let _ = file::wake_pipe(&self.stop_sign.1);
             if !signal::is_aborting() {
-                self.tell(Stage::Leaving); // else it does not leave, it dies
+                self.tell(WorkerStatus::Draining); // else it does not leave, it dies
             }
         }
         wish.max(before)
@@ -265,7 +265,7 @@ impl Lifecycle {
 
     /// Begins a unit of work on this seat.
     pub(super) fn begin_at(&self, seat: usize, label: &str) -> Work<'_> {
-        Work::begin(self.board_row().seat(seat), self, label)
+        Work::begin(self.board_row().thread(seat), self, label)
     }
 
     /// The desk of the thread with this number, 0 to [`WorkerClass::seats`] - 1, for driving
@@ -276,14 +276,14 @@ impl Lifecycle {
     ///
     /// [`WorkerClass::seats`]: super::WorkerClass::seats
     pub fn desk(&self, seat: usize) -> Desk<'_> {
-        Desk::new(self.board_row().seat(seat), self)
+        Desk::new(self.board_row().thread(seat), self)
     }
 
     /// Says how many clients are connected, and tells how many that would be if all workers had as
     /// many.
     pub(super) fn fair_share(&self, clients: usize) -> usize {
         self.board_row().set_clients(clients);
-        self.board.fair_share()
+        self.board.fair_client_share()
     }
 
     /// Ends the worker at once, with code 0 and without waiting for its other threads. For a class
@@ -295,7 +295,7 @@ impl Lifecycle {
     /// Leaves a word for the master's record of this worker's end: why it hung, crashed or could not
     /// boot. Cut to 192 bytes; the last word counts.
     pub fn note(&self, why: &str) {
-        self.board_row().set_note(why);
+        self.board_row().set_exit_note(why);
     }
 
     /// How many records of this process the log has dropped, since it never waits.
@@ -310,7 +310,7 @@ impl Lifecycle {
         }
         let units = self.units.fetch_add(1, Ordering::Relaxed) + 1;
         if units == self.units_max && self.stopping() == Stop::None {
-            self.tell(Stage::Spent);
+            self.tell(WorkerStatus::ReplacementRequested);
         }
     }
 
@@ -325,8 +325,8 @@ impl Lifecycle {
     }
 
     /// Puts a stage on the board and rings the master's bell.
-    fn tell(&self, stage: Stage) {
-        self.board_row().set_stage(stage);
+    fn tell(&self, stage: WorkerStatus) {
+        self.board_row().set_status(stage);
         // A full pipe is as good: the master has not looked yet. A broken one: there is no master.
         let _: Result<usize, io::Error> = file::wake_pipe(&self.doorbell);
     }

@@ -5,12 +5,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::lifecycle::Lifecycle;
 use crate::app;
 use crate::os::{clock, process};
-use crate::scoreboard::{EXTENSION_MAX, Seat};
+use crate::scoreboard::{EXTENSION_MAX, ThreadEntry};
 
 /// Where one thread of a worker says what it is working on. For a class whose threads drive
 /// clients themselves: one desk a thread, see [`Lifecycle::desk`].
 pub struct Desk<'a> {
-    seat: Seat<'a>,
+    seat: ThreadEntry<'a>,
     life: &'a Lifecycle,
     beats: bool,
     date: [u8; 29],
@@ -18,8 +18,8 @@ pub struct Desk<'a> {
 }
 
 impl<'a> Desk<'a> {
-    pub(super) fn new(seat: Seat<'a>, life: &'a Lifecycle) -> Self {
-        seat.set_thread(process::thread());
+    pub(super) fn new(seat: ThreadEntry<'a>, life: &'a Lifecycle) -> Self {
+        seat.set_thread_id(process::thread());
         Self { seat, life, beats: false, date: [b' '; 29], date_second: u64::MAX }
     }
 
@@ -88,13 +88,13 @@ impl Drop for Desk<'_> {
 /// [`Lifecycle::begin`].
 #[must_use = "a unit of work lasts until this is dropped"]
 pub struct Work<'a> {
-    seat: Seat<'a>,
+    seat: ThreadEntry<'a>,
     life: &'a Lifecycle,
 }
 
 impl<'a> Work<'a> {
-    pub(super) fn begin(seat: Seat<'a>, life: &'a Lifecycle, label: &str) -> Self {
-        seat.set_thread(process::thread());
+    pub(super) fn begin(seat: ThreadEntry<'a>, life: &'a Lifecycle, label: &str) -> Self {
+        seat.set_thread_id(process::thread());
         seat.set_label(label.as_bytes());
         seat.set_busy(clock::now_coarse());
         Self { seat, life }
@@ -102,7 +102,7 @@ impl<'a> Work<'a> {
 
     /// This thread is at it now.
     pub(super) fn passes_to_this_thread(&self) {
-        self.seat.set_thread(process::thread());
+        self.seat.set_thread_id(process::thread());
     }
 
     /// Asks for more time: the unit needs until so long from now, at least. At most an hour, but
@@ -113,8 +113,8 @@ impl<'a> Work<'a> {
     }
 }
 
-fn extend(seat: Seat<'_>, time: Duration) {
-    seat.extend(clock::now_coarse().saturating_add(time.min(EXTENSION_MAX)));
+fn extend(seat: ThreadEntry<'_>, time: Duration) {
+    seat.extend_deadline(clock::now_coarse().saturating_add(time.min(EXTENSION_MAX)));
 }
 
 impl Drop for Work<'_> {
