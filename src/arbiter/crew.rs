@@ -25,7 +25,7 @@ use crate::hooks::Hooks;
 use crate::os::cgroup::{self, Cgroups};
 use crate::os::clock;
 use crate::os::file;
-use crate::os::inspect;
+use crate::os::procfs;
 use crate::os::process::{self, Exit, Pid};
 use crate::os::title::TitleArea;
 use crate::scoreboard::{WorkerStatus, WorkUnit};
@@ -492,7 +492,7 @@ impl<'a> Crew<'a> {
                 continue;
             }
             let weigh =
-                if member.has_program { inspect::memory_of_family } else { inspect::memory };
+                if member.has_program { procfs::memory_of_tree } else { procfs::memory };
             match weigh(member.pid, limit).filter(|bytes| *bytes > limit) {
                 Some(bytes) => {
                     member.overweight += 1;
@@ -524,7 +524,7 @@ impl<'a> Crew<'a> {
         let (pid, _) = self.who(id);
         let member = self.members.get(&id);
         if member.is_some_and(|member| member.has_program) {
-            return (inspect::who_matters(pid, self.cgroups()), 0);
+            return (procfs::process_to_diagnose(pid, self.cgroups()), 0);
         }
         (pid, self.unit(id).map_or(0, |unit| unit.thread_id))
     }

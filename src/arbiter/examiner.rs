@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::roster::WorkerId;
-use crate::diagnosis::{Diagnosis, Look, Verdict, diagnose, judge};
+use crate::diagnosis::{Diagnosis, ProcessSample, HangCause, diagnose, classify};
 use crate::os::cgroup::Cgroups;
-use crate::os::inspect;
+use crate::os::procfs;
 use crate::os::process::Pid;
 use crate::time::MonotonicTime;
 
@@ -17,7 +17,7 @@ const STALE: Duration = Duration::from_secs(3);
 /// The examinations.
 #[derive(Default)]
 pub(super) struct Examiner {
-    begun: HashMap<WorkerId, Look>,
+    begun: HashMap<WorkerId, ProcessSample>,
     diagnoses: HashMap<WorkerId, Diagnosis>,
     /// When it was last said that a worker cannot run.
     excused: HashMap<WorkerId, MonotonicTime>,
@@ -46,7 +46,7 @@ struct Hunger {
     /// For how long it had run when that was first seen.
     ran: Duration,
     /// How it was when it was last excused.
-    excused: Look,
+    excused: ProcessSample,
 }
 
 impl Hunger {
@@ -60,25 +60,25 @@ pub(super) enum Finding {
     /// It wants to look again then.
     LookAgain(MonotonicTime),
     /// This.
-    Verdict(Verdict),
+    Verdict(HangCause),
 }
 
 impl Examiner {
     /// Looks at a worker and at the thread that is overdue.
     pub(super) fn examine(&mut self, case: Case, cgroups: &Cgroups) -> Finding {
         let id = case.id;
-        let look = inspect::look(case.pid, case.thread, cgroups);
-        let first = self.begun.remove(&id).filter(|first| look.at.duration_since(first.at) < STALE);
+        let look = procfs::sample(case.pid, case.thread, cgroups);
+        let first = self.begun.remove(&id).filter(|first| look.taken_at.duration_since(first.taken_at) < STALE);
         match first {
-            Some(first) if first.again_at() <= look.at => {
+            Some(first) if first.next_sample_at() <= look.taken_at => {
                 let diagnosis = diagnose(&first, &look);
-                let verdict = self.allow_for_hunger(case, diagnosis.verdict, look);
-                self.diagnoses.insert(id, Diagnosis { verdict, ..diagnosis });
+                let verdict = self.allow_for_hunger(case, diagnosis.cause, look);
+                self.diagnoses.insert(id, Diagnosis { cause: verdict, ..diagnosis });
                 Finding::Verdict(verdict)
             }
             first => {
                 let first = first.unwrap_or(look);
-                let again = first.again_at();
+                let again = first.next_sample_at();
                 self.begun.insert(id, first);
                 Finding::LookAgain(again)
             }
@@ -88,30 +88,30 @@ impl Examiner {
     /// What a verdict becomes of a thread that gets too little CPU, or has got too little since it was
     /// last excused. Once it has run for as long as it may take, that is no excuse: an endless loop is
     /// short of any CPU.
-    fn allow_for_hunger(&mut self, case: Case, verdict: Verdict, look: Look) -> Verdict {
+    fn allow_for_hunger(&mut self, case: Case, verdict: HangCause, look: ProcessSample) -> HangCause {
         let Some(thread) = &look.thread else { return verdict };
-        let (number, ran) = (thread.number, thread.ran);
+        let (number, ran) = (thread.thread_id, thread.cpu_time);
         let known = self.starving.get(&case.id).filter(|hunger| hunger.is_of(case, number));
         let first = known.map_or(ran, |hunger| hunger.ran);
         let has_had_enough = !case.limit.is_zero() && ran.saturating_sub(first) >= case.limit;
         let was_short =
-            || known.is_some_and(|hunger| judge(&hunger.excused, &look).0 == Verdict::Throttled);
+            || known.is_some_and(|hunger| classify(&hunger.excused, &look).0 == HangCause::Throttled);
         let is_short = match verdict {
-            Verdict::Throttled => true,
-            Verdict::Busy => was_short(),
-            Verdict::Blocked
-            | Verdict::Stopped
-            | Verdict::Frozen
-            | Verdict::Unkillable
-            | Verdict::DumpingCore
-            | Verdict::Unknown => return verdict,
+            HangCause::Throttled => true,
+            HangCause::Busy => was_short(),
+            HangCause::Blocked
+            | HangCause::Stopped
+            | HangCause::Frozen
+            | HangCause::Unkillable
+            | HangCause::DumpingCore
+            | HangCause::Unknown => return verdict,
         };
         if !is_short || has_had_enough {
-            return Verdict::Busy;
+            return HangCause::Busy;
         }
         let hunger = Hunger { since: case.since, thread: number, ran: first, excused: look };
         self.starving.insert(case.id, hunger);
-        Verdict::Throttled
+        HangCause::Throttled
     }
 
     /// What was found last.
@@ -136,17 +136,17 @@ impl Examiner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::Thread;
+    use crate::diagnosis::ThreadSample;
 
     const LIMIT: Duration = Duration::from_secs(1);
 
     /// A look at a thread that has had so much of so much time, and so many periods without CPU.
-    fn look(secs: u64, ran: Duration, throttled: u64) -> Look {
+    fn look(secs: u64, ran: Duration, throttled: u64) -> ProcessSample {
         let at = MonotonicTime::from_nanos(1_000_000_000).saturating_add(Duration::from_secs(secs));
-        let thread = Thread { number: 7, state: 'R', ran, ..Thread::default() };
+        let thread = ThreadSample { thread_id: 7, state: 'R', cpu_time: ran, ..ThreadSample::default() };
         let throttled = Some(throttled);
         let (dumping, frozen, period) = (false, false, Some(Duration::from_millis(100)));
-        Look { at, dumping, frozen, throttled, period, thread: Some(thread), others: Vec::new() }
+        ProcessSample { taken_at: at, is_dumping_core: dumping, is_frozen: frozen, throttled_count: throttled, cpu_period: period, thread: Some(thread), other_threads: Vec::new() }
     }
 
     fn case(since: u64) -> Case {
@@ -159,12 +159,12 @@ mod tests {
         let mut examiner = Examiner::default();
         let mut judge = |secs, ran| {
             let look = look(secs, Duration::from_millis(ran), secs);
-            examiner.allow_for_hunger(case(1), Verdict::Throttled, look)
+            examiner.allow_for_hunger(case(1), HangCause::Throttled, look)
         };
-        assert_eq!(judge(1, 100), Verdict::Throttled, "the first time it may be news");
-        assert_eq!(judge(2, 500), Verdict::Throttled);
-        assert_eq!(judge(3, 1099), Verdict::Throttled);
-        assert_eq!(judge(4, 1100), Verdict::Busy);
+        assert_eq!(judge(1, 100), HangCause::Throttled, "the first time it may be news");
+        assert_eq!(judge(2, 500), HangCause::Throttled);
+        assert_eq!(judge(3, 1099), HangCause::Throttled);
+        assert_eq!(judge(4, 1100), HangCause::Busy);
     }
 
     #[test]
@@ -172,12 +172,12 @@ mod tests {
         let mut examiner = Examiner::default();
         let mut judge = |since, ran| {
             let look = look(1, Duration::from_millis(ran), 1);
-            examiner.allow_for_hunger(case(since), Verdict::Throttled, look)
+            examiner.allow_for_hunger(case(since), HangCause::Throttled, look)
         };
-        assert_eq!(judge(1, 100), Verdict::Throttled);
-        assert_eq!(judge(2, 1200), Verdict::Throttled);
-        assert_eq!(judge(2, 2100), Verdict::Throttled);
-        assert_eq!(judge(2, 2200), Verdict::Busy);
+        assert_eq!(judge(1, 100), HangCause::Throttled);
+        assert_eq!(judge(2, 1200), HangCause::Throttled);
+        assert_eq!(judge(2, 2100), HangCause::Throttled);
+        assert_eq!(judge(2, 2200), HangCause::Busy);
     }
 
     #[test]
@@ -185,11 +185,11 @@ mod tests {
         let mut examiner = Examiner::default();
         let look = |secs, ran, throttled| look(secs, Duration::from_millis(ran), throttled);
         let mut judge = |verdict, look| examiner.allow_for_hunger(case(1), verdict, look);
-        assert_eq!(judge(Verdict::Busy, look(1, 0, 5)), Verdict::Busy);
-        assert_eq!(judge(Verdict::Throttled, look(2, 0, 6)), Verdict::Throttled);
+        assert_eq!(judge(HangCause::Busy, look(1, 0, 5)), HangCause::Busy);
+        assert_eq!(judge(HangCause::Throttled, look(2, 0, 6)), HangCause::Throttled);
         // The bound was lifted at the end of that second.
-        assert_eq!(judge(Verdict::Busy, look(3, 100, 15)), Verdict::Throttled);
-        assert_eq!(judge(Verdict::Busy, look(4, 900, 15)), Verdict::Busy);
+        assert_eq!(judge(HangCause::Busy, look(3, 100, 15)), HangCause::Throttled);
+        assert_eq!(judge(HangCause::Busy, look(4, 900, 15)), HangCause::Busy);
     }
 
     #[test]
@@ -197,8 +197,8 @@ mod tests {
         let mut examiner = Examiner::default();
         let mut judge =
             |verdict| examiner.allow_for_hunger(case(1), verdict, look(1, Duration::ZERO, 1));
-        assert_eq!(judge(Verdict::Throttled), Verdict::Throttled);
-        for verdict in [Verdict::Blocked, Verdict::Stopped, Verdict::Frozen, Verdict::Unkillable] {
+        assert_eq!(judge(HangCause::Throttled), HangCause::Throttled);
+        for verdict in [HangCause::Blocked, HangCause::Stopped, HangCause::Frozen, HangCause::Unkillable] {
             assert_eq!(judge(verdict), verdict);
         }
     }

@@ -8,7 +8,7 @@ use super::hooking;
 use super::millis;
 use super::pool::Pool;
 use super::roster::{Farewell, Hang, Reason, WorkerId};
-use crate::diagnosis::Thread;
+use crate::diagnosis::ThreadSample;
 use crate::hooks::WorkerExit;
 use crate::log::Facts;
 use crate::os::clock;
@@ -102,9 +102,9 @@ impl Pool<'_> {
             })
             .maybe(self.examiner.diagnosis(id), |facts, diagnosis| {
                 let facts = facts
-                    .text("verdict", diagnosis.verdict.words())
-                    .maybe(diagnosis.cpu, |facts, cpu| facts.number("cpu_percent", cpu));
-                let others: Vec<_> = diagnosis.others.iter().map(in_brief).collect();
+                    .text("verdict", diagnosis.cause.as_str())
+                    .maybe(diagnosis.cpu_percent, |facts, cpu| facts.number("cpu_percent", cpu));
+                let others: Vec<_> = diagnosis.other_threads.iter().map(in_brief).collect();
                 let others = (!others.is_empty()).then(|| others.join("; "));
                 facts
                     .maybe(diagnosis.thread.clone(), with_thread)
@@ -117,20 +117,20 @@ impl Pool<'_> {
 }
 
 /// What is known of the thread that hangs.
-fn with_thread(facts: Facts, thread: Thread) -> Facts {
+fn with_thread(facts: Facts, thread: ThreadSample) -> Facts {
     let stack = (!thread.stack.is_empty()).then(|| thread.stack.join(" < "));
     facts
-        .number("thread", thread.number)
+        .number("thread", thread.thread_id)
         .text("state", thread.state)
-        .maybe(thread.call, |facts, call| facts.text("call", call))
-        .maybe(thread.channel, |facts, channel| facts.text("wchan", channel))
+        .maybe(thread.syscall, |facts, call| facts.text("call", call))
+        .maybe(thread.wchan, |facts, channel| facts.text("wchan", channel))
         .maybe(stack, |facts, stack| facts.text("stack", stack))
 }
 
 /// Another thread, such as `4711 S futex` or `4712 R 98%`.
-fn in_brief((thread, cpu): &(Thread, Option<u32>)) -> String {
-    let mut words = format!("{} {}", thread.number, thread.state);
-    if let Some(call) = &thread.call {
+fn in_brief((thread, cpu): &(ThreadSample, Option<u32>)) -> String {
+    let mut words = format!("{} {}", thread.thread_id, thread.state);
+    if let Some(call) = &thread.syscall {
         words = format!("{words} {call}");
     }
     if let Some(cpu) = cpu.filter(|cpu| *cpu > 0) {

@@ -6,8 +6,8 @@ use super::BETWEEN_WEIGHINGS;
 use super::examiner::{Case, Finding};
 use super::pool::Pool;
 use super::roster::WorkerId;
-use crate::diagnosis::Verdict;
-use crate::os::{clock, inspect};
+use crate::diagnosis::HangCause;
+use crate::os::{clock, procfs};
 use crate::time::MonotonicTime;
 
 impl Pool<'_> {
@@ -57,14 +57,14 @@ impl Pool<'_> {
             };
             match verdict {
                 // A look takes a moment, in which a thread of it may have taken somebody in.
-                Verdict::Busy | Verdict::Blocked | Verdict::Unknown => self.measure(id),
-                Verdict::Stopped | Verdict::Unkillable => self.roster.deaf(id),
-                Verdict::Frozen | Verdict::Throttled => self.excuse(id, verdict),
-                Verdict::DumpingCore => self.let_dump(id, now),
+                HangCause::Busy | HangCause::Blocked | HangCause::Unknown => self.measure(id),
+                HangCause::Stopped | HangCause::Unkillable => self.roster.deaf(id),
+                HangCause::Frozen | HangCause::Throttled => self.excuse(id, verdict),
+                HangCause::DumpingCore => self.let_dump(id, now),
             }
         }
         for id in self.roster.undead(now) {
-            if inspect::is_dumping_core(self.crew.suspect(id).0) {
+            if procfs::is_dumping_core(self.crew.suspect(id).0) {
                 self.let_dump(id, now);
             }
         }
@@ -77,14 +77,14 @@ impl Pool<'_> {
         Case { id, pid, thread, since, limit: self.roster.patience(id) }
     }
 
-    fn excuse(&mut self, id: WorkerId, verdict: Verdict) {
+    fn excuse(&mut self, id: WorkerId, verdict: HangCause) {
         let now = clock::now();
         self.roster.excuse(id, now);
         let beat = self.crew.measure(id).map_or(now, |(beat, _)| beat);
         if self.examiner.excuse(id, beat, now) {
             let (pid, slot) = self.crew.who(id);
             warn!(self.log(), "worker cannot run"; "pid" => pid.as_raw(), "slot" => slot,
-                "verdict" => verdict.words());
+                "verdict" => verdict.as_str());
         }
     }
 
@@ -92,7 +92,7 @@ impl Pool<'_> {
         if self.roster.dumps(id, now) {
             let (pid, slot) = self.crew.who(id);
             warn!(self.log(), "worker has crashed"; "pid" => pid.as_raw(), "slot" => slot,
-                "verdict" => Verdict::DumpingCore.words());
+                "verdict" => HangCause::DumpingCore.as_str());
         }
     }
 }

@@ -12,7 +12,7 @@ pub(crate) mod descriptors;
 pub(crate) mod epoll;
 pub(crate) mod file;
 pub(crate) mod identity;
-pub(crate) mod inspect;
+pub(crate) mod procfs;
 pub(crate) mod leaf;
 pub(crate) mod limits;
 pub(crate) mod mailbox;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::cgroup::Cgroups;
 use super::clock;
 use super::process::Pid;
-use crate::diagnosis::{Look, Thread};
+use crate::diagnosis::{ProcessSample, ThreadSample};
 
 /// A tick of the times in /proc/PID/stat, wherever Linux runs today.
 const TICK: Duration = Duration::from_millis(10);
@@ -17,27 +17,27 @@ const TICK: Duration = Duration::from_millis(10);
 const STACK_MAX: usize = 8;
 
 /// How many threads are looked at besides the one that matters.
-const OTHERS_MAX: usize = 16;
+const OTHER_THREADS_MAX: usize = 16;
 
 /// Looks at a process, and at one of its threads; at its first one if that is none of its own; and at
 /// the others in passing.
-pub(crate) fn look(pid: Pid, thread: u64, cgroups: &Cgroups) -> Look {
-    let thread = look_at_thread(pid, thread).or_else(|| look_at_thread(pid, first_thread(pid)?));
-    let number = thread.as_ref().map(|thread| thread.number);
-    let others = threads(pid).into_iter().filter(|other| Some(*other) != number).take(OTHERS_MAX);
-    Look {
-        at: clock::now(),
-        dumping: is_dumping_core(pid),
-        frozen: cgroups.is_frozen(pid),
-        throttled: cgroups.throttled(pid),
-        period: cgroups.cpu_period(pid),
+pub(crate) fn sample(pid: Pid, thread: u64, cgroups: &Cgroups) -> ProcessSample {
+    let thread = sample_thread(pid, thread).or_else(|| sample_thread(pid, main_thread_id(pid)?));
+    let number = thread.as_ref().map(|thread| thread.thread_id);
+    let others = thread_ids(pid).into_iter().filter(|other| Some(*other) != number).take(OTHER_THREADS_MAX);
+    ProcessSample {
+        taken_at: clock::now(),
+        is_dumping_core: is_dumping_core(pid),
+        is_frozen: cgroups.is_frozen(pid),
+        throttled_count: cgroups.throttled(pid),
+        cpu_period: cgroups.cpu_period(pid),
         thread,
-        others: others.filter_map(|other| glance_at_thread(pid, other)).collect(),
+        other_threads: others.filter_map(|other| sample_thread_brief(pid, other)).collect(),
     }
 }
 
 /// The numbers of a process's threads, the oldest first as long as numbers have not begun anew.
-fn threads(pid: Pid) -> Vec<u64> {
+fn thread_ids(pid: Pid) -> Vec<u64> {
     let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let mut numbers: Vec<u64> = numbers.collect();
@@ -47,43 +47,43 @@ fn threads(pid: Pid) -> Vec<u64> {
 
 /// How much memory a process has, in bytes. To count what it shares by its share is dear, and done
 /// only if without that it is more than `enough`; where the kernel does not tell, all of it counts.
-pub(crate) fn memory(pid: Pid, enough: u64) -> Option<u64> {
+pub(crate) fn memory(pid: Pid, threshold: u64) -> Option<u64> {
     let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
-    let whole = kibibytes_in(&read("status")?, "VmRSS:")?;
-    if whole <= enough {
+    let whole = parse_kib_line(&read("status")?, "VmRSS:")?;
+    if whole <= threshold {
         return Some(whole);
     }
-    Some(read("smaps_rollup").and_then(|text| kibibytes_in(&text, "Pss:")).unwrap_or(whole))
+    Some(read("smaps_rollup").and_then(|text| parse_kib_line(&text, "Pss:")).unwrap_or(whole))
 }
 
 /// How much memory a process and all that it has started have together, as [`memory`] counts it.
-pub(crate) fn memory_of_family(pid: Pid, enough: u64) -> Option<u64> {
-    let family = family(pid);
+pub(crate) fn memory_of_tree(pid: Pid, threshold: u64) -> Option<u64> {
+    let tree = process_tree(pid);
     let sum = |enough: u64| {
-        let each = family.iter().filter_map(|member| memory(*member, enough));
+        let each = tree.iter().filter_map(|member| memory(*member, enough));
         each.fold(0, u64::saturating_add)
     };
     let whole = sum(u64::MAX);
-    Some(if whole <= enough { whole } else { sum(0) })
+    Some(if whole <= threshold { whole } else { sum(0) })
 }
 
 /// The most processes of one family that are looked at.
-const FAMILY_MAX: usize = 1024;
+const TREE_MAX: usize = 1024;
 
 /// A process, its children, theirs, and so on (where the kernel lists them).
-fn family(pid: Pid) -> Vec<Pid> {
-    let (mut family, mut next) = (vec![pid], 0);
-    while let Some(parent) = family.get(next).filter(|_| family.len() < FAMILY_MAX) {
-        family.extend(children(*parent));
+fn process_tree(pid: Pid) -> Vec<Pid> {
+    let (mut tree, mut next) = (vec![pid], 0);
+    while let Some(parent) = tree.get(next).filter(|_| tree.len() < TREE_MAX) {
+        tree.extend(children(*parent));
         next += 1;
     }
-    family
+    tree
 }
 
 /// The children of a process, those of one thread in the order of their birth (where the kernel
 /// lists them).
 fn children(parent: Pid) -> Vec<Pid> {
-    let lists = threads(parent).into_iter().filter_map(|thread| {
+    let lists = thread_ids(parent).into_iter().filter_map(|thread| {
         let text = fs::read_to_string(format!("/proc/{parent}/task/{thread}/children")).ok()?;
         let numbers = text.split_whitespace().filter_map(|number| number.parse().ok());
         Some(numbers.map(Pid::from_raw).collect::<Vec<_>>())
@@ -93,17 +93,17 @@ fn children(parent: Pid) -> Vec<Pid> {
 
 /// Of a process that does nothing but watch over another: the one of the two that explains why it
 /// does not get on. That is the other, unless the first itself cannot run.
-pub(crate) fn who_matters(watch: Pid, cgroups: &Cgroups) -> Pid {
-    let state = first_thread(watch).and_then(|first| glance_at_thread(watch, first));
+pub(crate) fn process_to_diagnose(monitor: Pid, cgroups: &Cgroups) -> Pid {
+    let state = main_thread_id(monitor).and_then(|first| sample_thread_brief(monitor, first));
     let is_stopped = state.is_some_and(|thread| matches!(thread.state, 'T' | 't'));
-    if is_stopped || is_dumping_core(watch) || cgroups.is_frozen(watch) {
-        return watch;
+    if is_stopped || is_dumping_core(monitor) || cgroups.is_frozen(monitor) {
+        return monitor;
     }
-    children(watch).first().copied().unwrap_or(watch)
+    children(monitor).first().copied().unwrap_or(monitor)
 }
 
 /// The bytes in a line such as `VmRSS:      1234 kB`.
-fn kibibytes_in(text: &str, word: &str) -> Option<u64> {
+fn parse_kib_line(text: &str, word: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(word))?;
     rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
@@ -111,46 +111,46 @@ fn kibibytes_in(text: &str, word: &str) -> Option<u64> {
 /// Whether the kernel is writing a process's core.
 pub(crate) fn is_dumping_core(pid: Pid) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let told = status.lines().find_map(|line| line.strip_prefix("CoreDumping:"));
-    told.is_some_and(|told| told.trim() == "1")
+    let value = status.lines().find_map(|line| line.strip_prefix("CoreDumping:"));
+    value.is_some_and(|told| told.trim() == "1")
 }
 
 /// The number of a process's first thread, which is its own.
-fn first_thread(pid: Pid) -> Option<u64> {
+fn main_thread_id(pid: Pid) -> Option<u64> {
     u64::try_from(pid.as_raw()).ok()
 }
 
-fn look_at_thread(pid: Pid, number: u64) -> Option<Thread> {
-    let thread = glance_at_thread(pid, number)?;
-    let read = |name: &str| fs::read_to_string(folder_of(pid, number).join(name)).ok();
-    Some(Thread {
-        channel: read("wchan").filter(|name| name != "0" && !name.is_empty()),
-        stack: read("stack").map(|text| stack_in(&text)).unwrap_or_default(),
+fn sample_thread(pid: Pid, thread_id: u64) -> Option<ThreadSample> {
+    let thread = sample_thread_brief(pid, thread_id)?;
+    let read = |name: &str| fs::read_to_string(thread_dir(pid, thread_id).join(name)).ok();
+    Some(ThreadSample {
+        wchan: read("wchan").filter(|name| name != "0" && !name.is_empty()),
+        stack: read("stack").map(|text| parse_stack(&text)).unwrap_or_default(),
         ..thread
     })
 }
 
 /// Without where in the kernel it is, which is dear to find out.
-fn glance_at_thread(pid: Pid, number: u64) -> Option<Thread> {
-    let read = |name: &str| fs::read_to_string(folder_of(pid, number).join(name)).ok();
-    let (state, ticks) = state_and_ticks(&read("stat")?)?;
+fn sample_thread_brief(pid: Pid, thread_id: u64) -> Option<ThreadSample> {
+    let read = |name: &str| fs::read_to_string(thread_dir(pid, thread_id).join(name)).ok();
+    let (state, ticks) = parse_state_and_ticks(&read("stat")?)?;
     // Exact to the nanosecond, where the kernel counts that.
     let exact = read("schedstat").and_then(|text| text.split(' ').next()?.parse().ok());
-    Some(Thread {
-        number,
+    Some(ThreadSample {
+        thread_id,
         state,
-        ran: exact.map_or_else(|| TICK.saturating_mul(ticks), Duration::from_nanos),
-        call: read("syscall").and_then(|text| call_in(&text)),
-        ..Thread::default()
+        cpu_time: exact.map_or_else(|| TICK.saturating_mul(ticks), Duration::from_nanos),
+        syscall: read("syscall").and_then(|text| parse_syscall(&text)),
+        ..ThreadSample::default()
     })
 }
 
-fn folder_of(pid: Pid, thread: u64) -> PathBuf {
+fn thread_dir(pid: Pid, thread: u64) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/task/{thread}"))
 }
 
 /// Of /proc/PID/stat. The name is in brackets and may hold anything.
-fn state_and_ticks(stat: &str) -> Option<(char, u32)> {
+fn parse_state_and_ticks(stat: &str) -> Option<(char, u32)> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
     let state = fields.next()?.chars().next()?;
@@ -159,21 +159,21 @@ fn state_and_ticks(stat: &str) -> Option<(char, u32)> {
 }
 
 /// The call in /proc/PID/syscall, which is the word `running` if there is none that waits.
-fn call_in(text: &str) -> Option<String> {
+fn parse_syscall(text: &str) -> Option<String> {
     let number: i64 = text.split_whitespace().next()?.parse().ok()?;
-    let known = CALLS.iter().find(|(known, _)| *known == number);
+    let known = SYSCALL_NAMES.iter().find(|(known, _)| *known == number);
     // -1: it waits outside of any call, as in a page fault.
     (number >= 0).then(|| known.map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned()))
 }
 
 /// The functions in /proc/PID/stack: `[<0>] do_epoll_wait+0x5a/0x90`.
-fn stack_in(text: &str) -> Vec<String> {
+fn parse_stack(text: &str) -> Vec<String> {
     let names = text.lines().filter_map(|line| line.split_whitespace().nth(1)?.split('+').next());
     names.take(STACK_MAX).map(str::to_owned).collect()
 }
 
 /// The calls in which processes usually wait. Their numbers differ from machine to machine.
-const CALLS: [(i64, &str); 40] = [
+const SYSCALL_NAMES: [(i64, &str); 40] = [
     (libc::SYS_read, "read"),
     (libc::SYS_write, "write"),
     (libc::SYS_readv, "readv"),
@@ -224,40 +224,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_brackets_hides_nothing() {
+    fn stat_with_brackets_in_name_is_parsed() {
         let stat = "12 (a) S (b) R 1 2 3 4 5 6 7 8 9 10 30 12 0 0 20 0";
-        assert_eq!(state_and_ticks(stat), Some(('R', 42)));
-        assert_eq!(state_and_ticks("12 (a) R 1 2"), None);
+        assert_eq!(parse_state_and_ticks(stat), Some(('R', 42)));
+        assert_eq!(parse_state_and_ticks("12 (a) R 1 2"), None);
     }
 
     #[test]
-    fn calls_have_names_where_they_are_common() {
+    fn common_syscalls_are_named() {
         let futex = libc::SYS_futex;
-        assert_eq!(call_in(&format!("{futex} 0x7f 0x0 0x1")), Some("futex".to_owned()));
-        assert_eq!(call_in("9999 0x0"), Some("9999".to_owned()));
-        assert_eq!(call_in("running\n"), None);
-        assert_eq!(call_in("-1 0x7f 0x80"), None);
+        assert_eq!(parse_syscall(&format!("{futex} 0x7f 0x0 0x1")), Some("futex".to_owned()));
+        assert_eq!(parse_syscall("9999 0x0"), Some("9999".to_owned()));
+        assert_eq!(parse_syscall("running\n"), None);
+        assert_eq!(parse_syscall("-1 0x7f 0x80"), None);
     }
 
     #[test]
-    fn a_stack_is_a_list_of_names() {
+    fn stack_is_parsed_to_function_names() {
         let text = "[<0>] hrtimer_nanosleep+0x9a/0x120\n[<0>] do_syscall_64+0x5b/0x80\n";
-        assert_eq!(stack_in(text), ["hrtimer_nanosleep", "do_syscall_64"]);
+        assert_eq!(parse_stack(text), ["hrtimer_nanosleep", "do_syscall_64"]);
     }
 
     #[test]
-    fn memory_is_told_in_bytes() {
-        assert_eq!(kibibytes_in("VmHWM:\t 9 kB\nVmRSS:\t    12 kB\n", "VmRSS:"), Some(12 << 10));
-        assert_eq!(kibibytes_in("VmRSS: 12\n", "VmRSS:"), None);
+    fn memory_is_in_bytes() {
+        assert_eq!(parse_kib_line("VmHWM:\t 9 kB\nVmRSS:\t    12 kB\n", "VmRSS:"), Some(12 << 10));
+        assert_eq!(parse_kib_line("VmRSS: 12\n", "VmRSS:"), None);
         let whole = memory(Pid::this(), u64::MAX).expect("/proc is mounted");
         assert!(0 < whole && memory(Pid::this(), 0).is_some_and(|share| share <= 2 * whole));
     }
 
     #[test]
-    fn this_process_runs_and_dumps_no_core() {
-        let look = look(Pid::this(), 0, &Cgroups::find());
-        assert!(!look.dumping && !look.frozen);
-        let thread = look.thread.expect("/proc is mounted");
-        assert_eq!(thread.number, u64::try_from(Pid::this().as_raw()).unwrap());
+    fn sample_of_this_process_has_no_core_dump() {
+        let sample = sample(Pid::this(), 0, &Cgroups::find());
+        assert!(!sample.is_dumping_core && !sample.is_frozen);
+        let thread = sample.thread.expect("/proc is mounted");
+        assert_eq!(thread.thread_id, u64::try_from(Pid::this().as_raw()).unwrap());
     }
 }
