@@ -71,7 +71,7 @@ impl MemoryWatch {
     /// goes elsewhere later is not followed.
     fn begin(&self, pid: Pid) -> Option<PathBuf> {
         let counter = self.cgroups.memory_events(pid)?;
-        let kills = cgroup::kills_for_memory(&counter)?;
+        let kills = cgroup::oom_kill_count(&counter)?;
         self.ledger.borrow_mut().join(&counter, kills, clock::now());
         Some(counter)
     }
@@ -81,7 +81,7 @@ impl MemoryWatch {
     /// on in any case.
     fn end(&self, counter: &Path, was_killed: bool) -> bool {
         let mut ledger = self.ledger.borrow_mut();
-        if let Some(kills) = cgroup::kills_for_memory(counter) {
+        if let Some(kills) = cgroup::oom_kill_count(counter) {
             ledger.observe(counter, kills, clock::now());
         }
         let claimed = was_killed && ledger.claim(counter);

@@ -12,7 +12,7 @@ use slog::{Logger, info, warn};
 use super::estate::{self, Fate, Owner};
 use crate::os::cgroup::Cgroups;
 use crate::os::clock;
-use crate::os::leaf;
+use crate::os::cgroup_manage;
 use crate::os::process::Pid;
 use crate::time::MonotonicTime;
 
@@ -43,7 +43,7 @@ impl Leaves {
     /// Looks where this process's workers can have some, and for those that a master before it has
     /// left there.
     pub(crate) fn find(log: &Logger) -> Rc<Self> {
-        let home = Cgroups::find().delegated();
+        let home = Cgroups::find().delegated_group();
         if let Some(home) = &home {
             info!(log, "control group delegated"; "path" => %home.display());
         }
@@ -71,7 +71,7 @@ impl Leaves {
     /// # Errors
     /// What [`leaf::enter`] says.
     pub(super) fn enter(&self) -> io::Result<()> {
-        self.path(self.owner(Pid::this())).map_or(Ok(()), |path| leaf::enter(&path))
+        self.path(self.owner(Pid::this())).map_or(Ok(()), |path| cgroup_manage::enter(&path))
     }
 
     /// A worker has been born: a leaf that one before it has left under its name is its own now.
@@ -92,8 +92,8 @@ impl Leaves {
     /// Looks for the leaves of masters that have died, such as that of this number.
     pub(super) fn look_for_orphans(&self, gone: Pid) {
         let Some(home) = &self.home else { return };
-        let names = leaf::names_in(home);
-        let beside: Vec<i32> = leaf::direct_members(home).into_iter().map(Pid::as_raw).collect();
+        let names = cgroup_manage::child_names(home);
+        let beside: Vec<i32> = cgroup_manage::direct_members(home).into_iter().map(Pid::as_raw).collect();
         let names = names.iter().map(String::as_str);
         for owner in estate::orphans(names, &beside, gone.as_raw()) {
             self.doom(owner, true);
@@ -119,15 +119,15 @@ impl Leaves {
         let Some(path) = self.path(doomed.owner) else { return true };
         let result = match fate(doomed, &path) {
             Fate::Ends => {
-                leaf::kill(&path);
-                leaf::remove(&path)
+                cgroup_manage::kill(&path);
+                cgroup_manage::remove(&path)
             }
-            Fate::Stays => Err(leaf::busy()),
+            Fate::Stays => Err(cgroup_manage::busy_error()),
         };
         let Err(error) = result else { return true };
         doomed.tries = doomed.tries.saturating_add(1);
         doomed.at = now.saturating_add(estate::patience(doomed.tries));
-        let may_pass = leaf::may_pass(&error);
+        let may_pass = cgroup_manage::is_transient(&error);
         if !may_pass || (doomed.tries == estate::TRIES_TOLD && !doomed.is_orphan) {
             warn!(log, "control group cannot be removed"; "path" => %path.display(),
                 "error" => error.to_string());
@@ -158,6 +158,6 @@ fn fate(doomed: &Doomed, path: &Path) -> Fate {
     if !doomed.is_orphan {
         return Fate::Ends;
     }
-    let members: Vec<i32> = leaf::members(path).into_iter().map(Pid::as_raw).collect();
+    let members: Vec<i32> = cgroup_manage::members(path).into_iter().map(Pid::as_raw).collect();
     estate::fate_of_orphan(doomed.owner, &members)
 }

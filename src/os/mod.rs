@@ -13,7 +13,7 @@ pub(crate) mod epoll;
 pub(crate) mod file;
 pub(crate) mod identity;
 pub(crate) mod procfs;
-pub(crate) mod leaf;
+pub(crate) mod cgroup_manage;
 pub(crate) mod limits;
 pub(crate) mod mailbox;
 pub(crate) mod memory;

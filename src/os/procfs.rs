@@ -29,7 +29,7 @@ pub(crate) fn sample(pid: Pid, thread: u64, cgroups: &Cgroups) -> ProcessSample 
         taken_at: clock::now(),
         is_dumping_core: is_dumping_core(pid),
         is_frozen: cgroups.is_frozen(pid),
-        throttled_count: cgroups.throttled(pid),
+        throttled_count: cgroups.throttled_count(pid),
         cpu_period: cgroups.cpu_period(pid),
         thread,
         other_threads: others.filter_map(|other| sample_thread_brief(pid, other)).collect(),

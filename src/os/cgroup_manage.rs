@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use super::process::{self, Pid};
 
 /// How often it is tried to enter a group that goes in the same moment.
-const ENTRIES_MAX: usize = 5;
+const ENTER_ATTEMPTS_MAX: usize = 5;
 
 /// So many groups, one inside another, are gone through at once: no path can name one that lies
 /// deeper.
 const GROUPS_MAX: usize = 2048;
 
 /// How often those are looked for who have come while the others were killed.
-const ROUNDS_MAX: usize = 100;
+const KILL_ROUNDS_MAX: usize = 100;
 
 /// Makes a group, unless it is there, and moves this process into it.
 ///
@@ -24,10 +24,10 @@ const ROUNDS_MAX: usize = 100;
 /// No right to make it, no right to move, no room (`cgroup.max.descendants`), and whatever else
 /// mkdir(2) and the kernel say.
 pub(crate) fn enter(group: &Path) -> io::Result<()> {
-    for _ in 1..ENTRIES_MAX {
+    for _ in 1..ENTER_ATTEMPTS_MAX {
         match try_to_enter(group) {
             // Between the two steps it is empty, and may be taken for one that was left behind.
-            Err(error) if has_gone(&error) => (),
+            Err(error) if is_missing(&error) => (),
             result => return result,
         }
     }
@@ -42,22 +42,22 @@ fn try_to_enter(group: &Path) -> io::Result<()> {
 }
 
 /// Whether an error says that the group is there no more.
-fn has_gone(error: &io::Error) -> bool {
+fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
 /// Kills whoever is in a group, and in groups inside it. It does not wait for them to die.
 pub(crate) fn kill(group: &Path) {
     if write(group, "cgroup.kill", "1").is_err() {
-        kill_each(group);
+        kill_members(group);
     }
 }
 
 /// The same for a kernel that cannot do it at once (before 5.14). Who has left by itself meanwhile
 /// may have passed on its number.
-fn kill_each(group: &Path) {
+fn kill_members(group: &Path) {
     let mut killed = HashSet::new();
-    for _ in 0..ROUNDS_MAX {
+    for _ in 0..KILL_ROUNDS_MAX {
         let mut fresh = members(group);
         fresh.retain(|pid| pid.as_raw() > 0 && killed.insert(*pid));
         if fresh.is_empty() {
@@ -73,9 +73,9 @@ fn kill_each(group: &Path) {
 /// `EBUSY` while somebody is in it; `EACCES` or `EPERM` for somebody else's.
 pub(crate) fn remove(group: &Path) -> io::Result<()> {
     let mut result = Ok(());
-    for each in family(group).iter().rev() {
+    for each in subtree(group).iter().rev() {
         result = match fs::remove_dir(each) {
-            Err(error) if has_gone(&error) => Ok(()),
+            Err(error) if is_missing(&error) => Ok(()),
             other => other,
         };
     }
@@ -83,18 +83,18 @@ pub(crate) fn remove(group: &Path) -> io::Result<()> {
 }
 
 /// Why a group cannot be removed now.
-pub(crate) fn busy() -> io::Error {
+pub(crate) fn busy_error() -> io::Error {
     io::Error::from_raw_os_error(libc::EBUSY)
 }
 
 /// Whether an error of [`remove`] may pass.
-pub(crate) fn may_pass(error: &io::Error) -> bool {
+pub(crate) fn is_transient(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBUSY)
 }
 
 /// Who is in a group, and in groups inside it; 0 for each who cannot be named from here.
 pub(crate) fn members(group: &Path) -> Vec<Pid> {
-    family(group).iter().flat_map(|group| direct_members(group)).collect()
+    subtree(group).iter().flat_map(|group| direct_members(group)).collect()
 }
 
 /// Who is in this very group, and not in one inside it. Who is a zombie has left.
@@ -104,7 +104,7 @@ pub(crate) fn direct_members(group: &Path) -> Vec<Pid> {
 }
 
 /// The names of the groups in a group.
-pub(crate) fn names_in(group: &Path) -> Vec<String> {
+pub(crate) fn child_names(group: &Path) -> Vec<String> {
     let entries = fs::read_dir(group).into_iter().flatten().flatten();
     let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     groups.filter_map(|entry| entry.file_name().into_string().ok()).take(GROUPS_MAX).collect()
@@ -112,13 +112,13 @@ pub(crate) fn names_in(group: &Path) -> Vec<String> {
 
 /// A group and those inside it, each before those that it holds. If there are too many it begins with
 /// some that hold none.
-fn family(group: &Path) -> Vec<PathBuf> {
-    let (mut family, mut waiting) = (Vec::new(), vec![group.to_owned()]);
-    while let Some(next) = waiting.pop().filter(|_| family.len() < GROUPS_MAX) {
-        waiting.extend(names_in(&next).into_iter().map(|name| next.join(name)));
-        family.push(next);
+fn subtree(group: &Path) -> Vec<PathBuf> {
+    let (mut groups, mut pending) = (Vec::new(), vec![group.to_owned()]);
+    while let Some(next) = pending.pop().filter(|_| groups.len() < GROUPS_MAX) {
+        pending.extend(child_names(&next).into_iter().map(|name| next.join(name)));
+        groups.push(next);
     }
-    family
+    groups
 }
 
 /// Writes a word into a file of a group. Never makes one, which the kernel refuses in its own way.
@@ -135,14 +135,14 @@ mod tests {
 
     /// A group in which there is a process, and another inside it in which there is one. None where
     /// the machine allows none.
-    struct Scene {
+    struct TestCgroup {
         group: PathBuf,
         sleepers: Vec<Child>,
     }
 
-    impl Scene {
+    impl TestCgroup {
         fn new(name: &str) -> Option<Self> {
-            let scene = Self::make(name);
+            let scene = Self::try_new(name);
             if scene.is_none() {
                 let _ =
                     writeln!(io::stderr(), "skipped: no control groups of version 2 of our own");
@@ -150,7 +150,7 @@ mod tests {
             scene
         }
 
-        fn make(name: &str) -> Option<Self> {
+        fn try_new(name: &str) -> Option<Self> {
             let tops = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
             let top = tops.into_iter().find(|top| top.join("cgroup.controllers").exists())?;
             let group = top.join(format!("ostler-unit-{name}-{}", std::process::id()));
@@ -176,14 +176,14 @@ mod tests {
             }
             let end = Instant::now() + Duration::from_secs(20);
             while let Err(error) = remove(&self.group) {
-                assert!(may_pass(&error) && Instant::now() < end, "{error}");
+                assert!(is_transient(&error) && Instant::now() < end, "{error}");
                 thread::sleep(Duration::from_millis(5));
             }
             assert!(!self.group.exists());
         }
     }
 
-    impl Drop for Scene {
+    impl Drop for TestCgroup {
         fn drop(&mut self) {
             for child in &mut self.sleepers {
                 let _ = child.kill();
@@ -194,32 +194,32 @@ mod tests {
     }
 
     #[test]
-    fn who_is_in_a_group_or_inside_it_is_found() {
-        let Some(scene) = Scene::new("members") else { return };
+    fn members_include_nested_groups() {
+        let Some(scene) = TestCgroup::new("members") else { return };
         assert_eq!(members(&scene.group).into_iter().collect::<HashSet<_>>(), scene.pids());
         assert_eq!(direct_members(&scene.group).len(), 1);
-        assert_eq!(names_in(&scene.group), ["inner"]);
+        assert_eq!(child_names(&scene.group), ["inner"]);
         let error = remove(&scene.group).unwrap_err();
-        assert!(may_pass(&error), "{error}");
+        assert!(is_transient(&error), "{error}");
         assert!(members(&scene.group).len() == 2, "nobody was disturbed");
     }
 
     #[test]
-    fn a_group_is_killed_and_removed_with_all_inside_it() {
-        let Some(mut scene) = Scene::new("kill") else { return };
+    fn kill_and_remove_include_nested_groups() {
+        let Some(mut scene) = TestCgroup::new("kill") else { return };
         kill(&scene.group);
         scene.expect_all_killed();
     }
 
     #[test]
-    fn an_older_kernel_does_the_same() {
-        let Some(mut scene) = Scene::new("kill-each") else { return };
-        kill_each(&scene.group);
+    fn kill_without_cgroup_kill_file_kills_all() {
+        let Some(mut scene) = TestCgroup::new("kill-each") else { return };
+        kill_members(&scene.group);
         scene.expect_all_killed();
     }
 
     #[test]
-    fn a_group_that_is_not_there_has_been_removed() {
+    fn remove_of_missing_group_succeeds() {
         let nowhere = Path::new("/sys/fs/cgroup/ostler-unit-nowhere");
         kill(nowhere);
         assert!(remove(nowhere).is_ok() && members(nowhere).is_empty());
