@@ -321,17 +321,17 @@ fn serve(mut arbiter: Arbiter<'_>) -> Result<(), RuntimeError> {
 
 /// What the master heeds.
 const MASTER_SIGNALS: [Signal; 11] = [
-    Signal::Hangup,
-    Signal::Interrupt,
+    Signal::Hup,
+    Signal::Int,
     Signal::Quit,
-    Signal::Terminate,
-    Signal::Child,
-    Signal::ReopenLogs,
-    Signal::Upgrade,
-    Signal::OneMore,
-    Signal::OneFewer,
-    Signal::LetGo,
-    Signal::Continued,
+    Signal::Term,
+    Signal::Chld,
+    Signal::Usr1,
+    Signal::Usr2,
+    Signal::Ttin,
+    Signal::Ttou,
+    Signal::Winch,
+    Signal::Cont,
 ];
 
 fn log_wish(settings: &Settings) -> log::Wish {

@@ -119,24 +119,24 @@ pub(super) fn live(birth: Birth<'_>) -> u8 {
 /// comes before they are dropped, and the folder is entered by whoever is to work there. A signal that ends the worker may do so until its class runs: it has no client yet.
 fn become_worker(birth: &Birth<'_>) -> Result<(), String> {
     signal::restore_default(&[
-        Signal::Terminate,
-        Signal::Interrupt,
+        Signal::Term,
+        Signal::Int,
         Signal::Quit,
-        Signal::Child,
-        Signal::Continued,
-        Signal::Orphaned,
+        Signal::Chld,
+        Signal::Cont,
+        Signal::ParentDeath,
     ]);
-    signal::restore_last_resorts();
+    signal::restore_abrt_and_alrm();
     tell_where_aborted(birth.company.log.logger(), birth.place.slot);
     // They wait in the pipe for a loop that heeds them.
-    signal::catch(&[Signal::ReopenLogs, Signal::Queues]);
+    signal::catch(&[Signal::Usr1, Signal::Urg]);
     // An operator's signal to all processes of this name concerns the master alone.
     signal::ignore(&[
-        Signal::Hangup,
-        Signal::Upgrade,
-        Signal::OneMore,
-        Signal::OneFewer,
-        Signal::LetGo,
+        Signal::Hup,
+        Signal::Usr2,
+        Signal::Ttin,
+        Signal::Ttou,
+        Signal::Winch,
     ]);
     watch_the_master(birth.master)?;
     signal::unblock_all();
@@ -170,7 +170,7 @@ fn enter(folder: &Path) -> Result<(), String> {
 }
 
 fn watch_the_master(master: Pid) -> Result<(), String> {
-    signal::die_with_parent().map_err(|error| format!("cannot watch the master: {error}"))?;
+    signal::request_parent_death_signal().map_err(|error| format!("cannot watch the master: {error}"))?;
     if Pid::parent() == master { Ok(()) } else { Err("the master has died".to_owned()) }
 }
 
@@ -185,7 +185,7 @@ fn serve(
     let board = company.board.scores();
     let guard = Guard::new(Arc::clone(board), birth.row, &birth.doorbell, &company.listeners);
     match guard {
-        Ok(guard) => signal::catch_farewells(guard.limited_to(settings.graceful_timeout)),
+        Ok(guard) => signal::catch_stop_signals(guard.limited_to(settings.graceful_timeout)),
         Err(error) => {
             return confession.boot_failed(&format!("cannot share the doorbell: {error}"));
         }
@@ -221,7 +221,7 @@ fn serve(
     match class.run(&ctx) {
         Ok(()) => 0,
         // It was told so by nothing but the loss of its listeners.
-        Err(reason) if board.row(birth.row).status() == WorkerStatus::Draining && !signal::is_heeded() => {
+        Err(reason) if board.row(birth.row).status() == WorkerStatus::Draining && !signal::is_polled() => {
             debug!(log, "worker class ended"; "pid" => Pid::this().as_raw(), "slot" => place.slot,
                 "error" => chain(reason.as_ref()));
             0
@@ -248,7 +248,7 @@ fn log_panics(board: Arc<Scoreboard>, log: Logger, confession: &Confession<'_>) 
 /// The last words of a worker that is aborted, by itself or by the master: what it was at.
 fn tell_where_aborted(log: &Logger, slot: usize) {
     let log = log.clone();
-    signal::catch_abort(move || {
+    signal::install_abort_hook(move || {
         let trace = Backtrace::force_capture().to_string();
         warn!(log, "worker aborted"; "pid" => Pid::this().as_raw(), "slot" => slot,
             "thread" => process::thread(), "backtrace" => calls(&trace));

@@ -234,7 +234,7 @@ impl<'a> Arbiter<'a> {
             // Until it is known whether new settings are good, there is an earlier log, too.
             let houses = self.earlier.iter().chain([&self.house]);
             let theirs = theirs.chain(houses.flat_map(|house| house.log.numbers()));
-            theirs.chain(self.signals.numbers()).chain(self.kin.line_number()).collect()
+            theirs.chain(self.signals.raw_fds()).chain(self.kin.line_number()).collect()
         };
         pool.act(action, strangers);
     }
@@ -356,20 +356,20 @@ impl<'a> Arbiter<'a> {
 
     fn obey(&mut self, signal: Signal) {
         match signal {
-            Signal::Child => (), // the dead are buried on every turn
-            Signal::Terminate => self.stop(signal, Stop::Graceful),
-            Signal::Interrupt | Signal::Quit => {
+            Signal::Chld => (), // the dead are buried on every turn
+            Signal::Term => self.stop(signal, Stop::Graceful),
+            Signal::Int | Signal::Quit => {
                 let again = self.stopping().is_some_and(|stop| stop >= Stop::Quick);
                 self.stop(signal, if again { Stop::Kill } else { Stop::Quick });
             }
-            Signal::Hangup => self.reload_wished = true,
-            Signal::OneMore => self.resize_by(1, signal),
-            Signal::OneFewer => self.resize_by(-1, signal),
-            Signal::ReopenLogs => self.reopen_logs(),
-            Signal::Upgrade => self.upgrade_wished = true,
-            Signal::LetGo => self.let_workers_go(),
-            Signal::Continued => self.go_on(),
-            Signal::Queues | Signal::Orphaned => (), // the master minds no queue and no parent
+            Signal::Hup => self.reload_wished = true,
+            Signal::Ttin => self.resize_by(1, signal),
+            Signal::Ttou => self.resize_by(-1, signal),
+            Signal::Usr1 => self.reopen_logs(),
+            Signal::Usr2 => self.upgrade_wished = true,
+            Signal::Winch => self.let_workers_go(),
+            Signal::Cont => self.go_on(),
+            Signal::Urg | Signal::ParentDeath => (), // the master minds no queue and no parent
         }
     }
 

@@ -168,7 +168,7 @@ pub(crate) fn become_program(
         return confess(line, &error);
     }
     // In this order: a handler of the parent's would write into the parent's pipe.
-    signal::restore_all_defaults();
+    signal::reset_caught_signals();
     signal::unblock_all();
     // Not execvp, which hands what is no program to a shell.
     confess(line, &execute(&program, words));

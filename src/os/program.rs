@@ -84,7 +84,7 @@ impl Child {
         let input = File::open("/dev/null")?;
         let [(out, out_end), (err, err_end)] = [program_pipe()?, program_pipe()?];
         let (verdict, verdict_end) = file::pipe()?;
-        signal::catch(&[signal::Signal::Child]);
+        signal::catch(&[signal::Signal::Chld]);
         let parent = Pid::this();
         let pid = process::fork(|| {
             let ends = [input.as_raw_fd(), out_end.as_raw_fd(), err_end.as_raw_fd()];
@@ -96,7 +96,7 @@ impl Child {
         // Only the child's copies are left, so the pipes end with whoever has them.
         drop((out_end, err_end, verdict_end));
         let child = Self { pid, reaped: false, outputs: [out, err] };
-        signal::pass_abort_on(Some(pid));
+        signal::forward_aborts_to(Some(pid));
         match read_verdict(&verdict) {
             None => Ok(child),
             Some(error) => {
@@ -127,7 +127,7 @@ impl Child {
     pub(crate) fn end(&mut self) -> Option<Exit> {
         while let Some((pid, exit)) = process::dead() {
             if pid == self.pid {
-                signal::pass_abort_on(None);
+                signal::forward_aborts_to(None);
                 self.reaped = true;
             }
             process::reap(pid);
@@ -142,7 +142,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if !self.reaped {
-            signal::pass_abort_on(None);
+            signal::forward_aborts_to(None);
         }
     }
 }
@@ -191,7 +191,7 @@ fn become_it<'a>(
         return (error, line);
     }
     // In this order: a handler of the parent's would write into the parent's pipe.
-    signal::restore_every_default();
+    signal::reset_all_signals();
     signal::unblock_all();
     (process::execute(&program, launch.words), line)
 }
@@ -233,7 +233,7 @@ pub(crate) fn end_like(exit: Exit) -> ! {
         Exit::Signal { number, .. } => {
             let _ = super::limits::set_core(Some(0));
             if let Ok(number) = Number::try_from(number) {
-                signal::die_of(number);
+                signal::raise_with_default_action(number);
             }
             process::leave(process::EXIT_PANICKED) // a signal without a name, or without effect
         }

@@ -15,48 +15,48 @@ use super::{file, process};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
     /// HUP: reload.
-    Hangup,
+    Hup,
     /// INT: stop at once.
-    Interrupt,
+    Int,
     /// QUIT: stop at once.
     Quit,
     /// TERM: drain, then stop.
-    Terminate,
+    Term,
     /// CHLD: a child has ended.
-    Child,
+    Chld,
     /// USR1: reopen the logs.
-    ReopenLogs,
+    Usr1,
     /// USR2: upgrade.
-    Upgrade,
+    Usr2,
     /// TTIN: one worker more.
-    OneMore,
+    Ttin,
     /// TTOU: one worker fewer.
-    OneFewer,
+    Ttou,
     /// WINCH: let the workers go.
-    LetGo,
+    Winch,
     /// URG: look again which queues are this worker's.
-    Queues,
+    Urg,
     /// CONT: this process may have been stopped, and goes on.
-    Continued,
+    Cont,
     /// The parent has died (PWR, by which a worker asks to be told).
-    Orphaned,
+    ParentDeath,
 }
 
 impl Signal {
     const ALL: [(Signal, Number); 13] = [
-        (Signal::Hangup, Number::SIGHUP),
-        (Signal::Interrupt, Number::SIGINT),
+        (Signal::Hup, Number::SIGHUP),
+        (Signal::Int, Number::SIGINT),
         (Signal::Quit, Number::SIGQUIT),
-        (Signal::Terminate, Number::SIGTERM),
-        (Signal::Child, Number::SIGCHLD),
-        (Signal::ReopenLogs, Number::SIGUSR1),
-        (Signal::Upgrade, Number::SIGUSR2),
-        (Signal::OneMore, Number::SIGTTIN),
-        (Signal::OneFewer, Number::SIGTTOU),
-        (Signal::LetGo, Number::SIGWINCH),
-        (Signal::Queues, Number::SIGURG),
-        (Signal::Continued, Number::SIGCONT),
-        (Signal::Orphaned, Number::SIGPWR),
+        (Signal::Term, Number::SIGTERM),
+        (Signal::Chld, Number::SIGCHLD),
+        (Signal::Usr1, Number::SIGUSR1),
+        (Signal::Usr2, Number::SIGUSR2),
+        (Signal::Ttin, Number::SIGTTIN),
+        (Signal::Ttou, Number::SIGTTOU),
+        (Signal::Winch, Number::SIGWINCH),
+        (Signal::Urg, Number::SIGURG),
+        (Signal::Cont, Number::SIGCONT),
+        (Signal::ParentDeath, Number::SIGPWR),
     ];
 
     /// The kernel's number for it.
@@ -85,10 +85,10 @@ pub(crate) fn name_of(number: i32) -> String {
 }
 
 /// The write end of this process's signal pipe; -1 while there is none.
-static PIPE: AtomicI32 = AtomicI32::new(-1);
+static PIPE_WRITE_FD: AtomicI32 = AtomicI32::new(-1);
 
 /// How long an orphan may live, in whole seconds.
-static ORPHAN_SECONDS: AtomicU32 = AtomicU32::new(0);
+static ORPHAN_TIMEOUT_SECONDS: AtomicU32 = AtomicU32::new(0);
 
 /// The caught signals of a process, in the order of their arrival.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl SignalPipe {
     /// `EMFILE` or `ENFILE`, from pipe2(2).
     pub(crate) fn open() -> io::Result<Self> {
         let (read, write) = file::pipe()?;
-        PIPE.store(write.as_raw_fd(), Ordering::Relaxed);
+        PIPE_WRITE_FD.store(write.as_raw_fd(), Ordering::Relaxed);
         Ok(Self { read, write })
     }
 
@@ -126,7 +126,7 @@ impl SignalPipe {
 
 impl SignalPipe {
     /// The numbers of both ends, for a child that must close its copies.
-    pub(crate) fn numbers(&self) -> [RawFd; 2] {
+    pub(crate) fn raw_fds(&self) -> [RawFd; 2] {
         [self.read.as_raw_fd(), self.write.as_raw_fd()]
     }
 }
@@ -139,7 +139,7 @@ impl AsFd for SignalPipe {
 
 impl Drop for SignalPipe {
     fn drop(&mut self) {
-        PIPE.store(-1, Ordering::Relaxed);
+        PIPE_WRITE_FD.store(-1, Ordering::Relaxed);
     }
 }
 
@@ -149,56 +149,56 @@ extern "C" fn on_signal(number: libc::c_int) {
     let byte = number as u8; // the numbers caught here stay below 128
     // SAFETY: `byte` is one readable byte, and PIPE is -1 or an open, nonblocking pipe end:
     // `SignalPipe` clears it before it closes. A full pipe is harmless: a wake-up is queued.
-    unsafe { libc::write(PIPE.load(Ordering::Relaxed), (&raw const byte).cast(), 1) };
+    unsafe { libc::write(PIPE_WRITE_FD.load(Ordering::Relaxed), (&raw const byte).cast(), 1) };
     errno.set();
 }
 
 /// As [`on_signal`], and winds the alarm that bounds the life of an orphan: nobody is left to end
 /// it from outside, and its loop may be stuck.
-extern "C" fn on_orphaned(number: libc::c_int) {
-    ORPHANED.store(true, Ordering::Relaxed);
-    wind_alarm(ORPHAN_SECONDS.load(Ordering::Relaxed));
-    on_leave(number);
+extern "C" fn on_parent_death(number: libc::c_int) {
+    PARENT_DIED.store(true, Ordering::Relaxed);
+    arm_alarm(ORPHAN_TIMEOUT_SECONDS.load(Ordering::Relaxed));
+    on_stop_signal(number);
 }
 
-fn wind_alarm(seconds: u32) {
+fn arm_alarm(seconds: u32) {
     // SAFETY: alarm(2) is async-signal-safe and touches no memory.
     unsafe { libc::alarm(seconds) };
 }
 
 /// As [`on_signal`], and if nobody asks for signals here, the guardian begins to look.
-extern "C" fn on_leave(number: libc::c_int) {
+extern "C" fn on_stop_signal(number: libc::c_int) {
     on_signal(number);
-    let (Some(guardian), false) = (GUARDIAN.get(), is_heeded() || is_aborting()) else { return };
+    let (Some(drain), false) = (SIGNAL_DRAIN.get(), is_polled() || is_aborting()) else { return };
     let errno = Errno::last();
     if let Some(signal) = Signal::from_byte(number as u8) {
-        guardian.told(signal);
+        drain.on_stop_requested(signal);
     }
-    set_action(Number::SIGALRM, SigHandler::Handler(on_look));
-    look_every(BETWEEN_LOOKS_MICROS);
+    set_action(Number::SIGALRM, SigHandler::Handler(on_drain_tick));
+    set_drain_tick(DRAIN_TICK_MICROS);
     errno.set();
 }
 
 /// The guardian looks again, unless somebody has begun to ask for signals.
-extern "C" fn on_look(_: libc::c_int) {
+extern "C" fn on_drain_tick(_: libc::c_int) {
     let errno = Errno::last();
     if is_aborting() {
         return;
     }
-    if is_heeded() {
-        look_every(0);
+    if is_polled() {
+        set_drain_tick(0);
         set_action(Number::SIGALRM, SigHandler::SigDfl);
-        if ORPHANED.load(Ordering::Relaxed) {
-            wind_alarm(ORPHAN_SECONDS.load(Ordering::Relaxed));
+        if PARENT_DIED.load(Ordering::Relaxed) {
+            arm_alarm(ORPHAN_TIMEOUT_SECONDS.load(Ordering::Relaxed));
         }
-    } else if GUARDIAN.get().is_some_and(|guardian| guardian.may_end()) {
+    } else if SIGNAL_DRAIN.get().is_some_and(|drain| drain.may_exit()) {
         process::leave(0);
     }
     errno.set();
 }
 
 /// Sends ALRM every so often; 0 is never. It takes the place of an alarm.
-fn look_every(micros: libc::suseconds_t) {
+fn set_drain_tick(micros: libc::suseconds_t) {
     let span = libc::timeval { tv_sec: 0, tv_usec: micros };
     let timer = libc::itimerval { it_interval: span, it_value: span };
     // SAFETY: a plain system call on Linux; `timer` outlives it, and nothing is written back.
@@ -206,63 +206,63 @@ fn look_every(micros: libc::suseconds_t) {
 }
 
 /// How often the guardian looks, in microseconds.
-const BETWEEN_LOOKS_MICROS: libc::suseconds_t = 20_000;
+const DRAIN_TICK_MICROS: libc::suseconds_t = 20_000;
 
 /// Looks after the end of a process in which nobody asks for signals. All that it does is done in a
 /// handler, between any two instructions: it must take no lock and no memory.
-pub(crate) trait Guardian: Send + Sync {
+pub(crate) trait SignalDrain: Send + Sync {
     /// The process has been told to leave, in this way.
-    fn told(&self, signal: Signal);
+    fn on_stop_requested(&self, signal: Signal);
 
     /// Whether the process may end now.
-    fn may_end(&self) -> bool;
+    fn may_exit(&self) -> bool;
 }
 
-static GUARDIAN: OnceLock<Box<dyn Guardian>> = OnceLock::new();
+static SIGNAL_DRAIN: OnceLock<Box<dyn SignalDrain>> = OnceLock::new();
 
 /// Whether somebody in this process asks for its signals.
-static HEEDED: AtomicBool = AtomicBool::new(false);
+static SIGNALS_POLLED: AtomicBool = AtomicBool::new(false);
 
 /// Whether the parent has died.
-static ORPHANED: AtomicBool = AtomicBool::new(false);
+static PARENT_DIED: AtomicBool = AtomicBool::new(false);
 
 /// Somebody in this process asks for its signals.
-pub(crate) fn heed() {
-    if !is_heeded() {
-        HEEDED.store(true, Ordering::Relaxed);
+pub(crate) fn mark_polled() {
+    if !is_polled() {
+        SIGNALS_POLLED.store(true, Ordering::Relaxed);
     }
 }
 
 /// Whether somebody in this process has ever asked for its signals.
-pub(crate) fn is_heeded() -> bool {
-    HEEDED.load(Ordering::Relaxed)
+pub(crate) fn is_polled() -> bool {
+    SIGNALS_POLLED.load(Ordering::Relaxed)
 }
 
 /// Sends TERM, INT and QUIT to this process's [`SignalPipe`] from now on; and as long as nobody asks
 /// for signals, they and the parent's death are the guardian's. Only the first call in a process's
 /// life chooses it.
-pub(crate) fn catch_farewells(guardian: impl Guardian + 'static) {
-    let _ = GUARDIAN.set(Box::new(guardian));
-    for signal in [Signal::Terminate, Signal::Interrupt, Signal::Quit] {
-        set_action(signal.number(), SigHandler::Handler(on_leave));
+pub(crate) fn catch_stop_signals(drain: impl SignalDrain + 'static) {
+    let _ = SIGNAL_DRAIN.set(Box::new(drain));
+    for signal in [Signal::Term, Signal::Int, Signal::Quit] {
+        set_action(signal.number(), SigHandler::Handler(on_stop_signal));
     }
 }
 
 /// An orphan has had its time: it ends with all that it has started, of which it leads the group.
 /// Nobody is left to see to that.
-extern "C" fn on_time_up(_: libc::c_int) {
+extern "C" fn on_orphan_timeout(_: libc::c_int) {
     // SAFETY: kill(2) is async-signal-safe; 0 is the group of this process, which a worker leads.
     unsafe { libc::kill(0, libc::SIGKILL) };
 }
 
 /// What a process does when it is aborted.
-static LAST_WORDS: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+static ABORT_HOOK: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
 /// Whether they are being said.
 static ABORTING: AtomicBool = AtomicBool::new(false);
 
 /// What a process that is aborted may take for its last words, in whole seconds.
-const LAST_WORDS_SECONDS: u32 = 1;
+const ABORT_HOOK_SECONDS: u32 = 1;
 
 /// Lets the process say its last words, and dies. This is more than a handler may do: the words may
 /// wait for a lock that the interrupted code holds, and crash. The process is lost anyway, and
@@ -270,13 +270,13 @@ const LAST_WORDS_SECONDS: u32 = 1;
 /// default action already, and so does the one that the alarm brings.
 extern "C" fn on_abort(_: libc::c_int) {
     ABORTING.store(true, Ordering::Relaxed);
-    wind_alarm(LAST_WORDS_SECONDS); // first: an earlier one is not meant for what follows
-    set_action(Number::SIGALRM, SigHandler::Handler(on_speechless));
+    arm_alarm(ABORT_HOOK_SECONDS); // first: an earlier one is not meant for what follows
+    set_action(Number::SIGALRM, SigHandler::Handler(on_abort_hook_timeout));
     on_signal(libc::SIGTERM); // the other threads take nobody in any more
     let alarm_only = SigSet::from(Number::SIGALRM);
     let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&alarm_only), None);
-    if let Some(last_words) = LAST_WORDS.get() {
-        last_words();
+    if let Some(hook) = ABORT_HOOK.get() {
+        hook();
     }
     let _ = raise(Number::SIGABRT);
 }
@@ -287,15 +287,15 @@ pub(crate) fn is_aborting() -> bool {
 }
 
 /// The last words have taken too long.
-extern "C" fn on_speechless(_: libc::c_int) {
+extern "C" fn on_abort_hook_timeout(_: libc::c_int) {
     // To the process: whichever thread runs this may have blocked it, the one that was aborted not.
     let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), Number::SIGABRT);
 }
 
 /// Lets this process say its last words when it is aborted; then, or a second later, it dies of that.
 /// Only the first call in a process's life chooses the words.
-pub(crate) fn catch_abort(last_words: impl Fn() + Send + Sync + 'static) {
-    let _ = LAST_WORDS.set(Box::new(last_words));
+pub(crate) fn install_abort_hook(hook: impl Fn() + Send + Sync + 'static) {
+    let _ = ABORT_HOOK.set(Box::new(hook));
     // RESETHAND: the second one kills. NODEFER: and need not wait for the first to be done.
     let flags = SaFlags::SA_RESETHAND | SaFlags::SA_NODEFER;
     let action = SigAction::new(SigHandler::Handler(on_abort), flags, SigSet::empty());
@@ -306,25 +306,25 @@ pub(crate) fn catch_abort(last_words: impl Fn() + Send + Sync + 'static) {
 }
 
 /// Who is aborted in place of this process; 0 if nobody is.
-static STAND_IN: AtomicI32 = AtomicI32::new(0);
+static ABORT_TARGET: AtomicI32 = AtomicI32::new(0);
 
 /// Passes it on. May run between any two instructions of this process.
-extern "C" fn on_abort_of_another(number: libc::c_int) {
+extern "C" fn forward_abort(number: libc::c_int) {
     let errno = Errno::last();
-    let stand_in = STAND_IN.load(Ordering::Relaxed);
-    if stand_in > 0 {
+    let target = ABORT_TARGET.load(Ordering::Relaxed);
+    if target > 0 {
         // SAFETY: kill(2) is async-signal-safe and takes any numbers.
-        unsafe { libc::kill(stand_in, number) };
+        unsafe { libc::kill(target, number) };
     }
     errno.set();
 }
 
 /// From now on this process is not aborted, but a child of it is that has not been reaped: the
 /// child is what hangs, and has something to say. `None` ends that, before the child is reaped.
-pub(crate) fn pass_abort_on(child: Option<super::process::Pid>) {
-    STAND_IN.store(child.map_or(0, |pid| pid.as_raw()), Ordering::Relaxed);
+pub(crate) fn forward_aborts_to(child: Option<super::process::Pid>) {
+    ABORT_TARGET.store(child.map_or(0, |pid| pid.as_raw()), Ordering::Relaxed);
     if child.is_some() {
-        set_action(Number::SIGABRT, SigHandler::Handler(on_abort_of_another));
+        set_action(Number::SIGABRT, SigHandler::Handler(forward_abort));
     }
 }
 
@@ -343,10 +343,10 @@ pub(crate) fn catch(signals: &[Signal]) {
 /// From prctl(2).
 pub(crate) fn catch_parent_death(limit: std::time::Duration) -> io::Result<()> {
     let seconds = limit.as_secs_f64().ceil().clamp(1.0, 1e9) as u32;
-    ORPHAN_SECONDS.store(seconds, Ordering::Relaxed);
-    set_action(Number::SIGALRM, SigHandler::Handler(on_time_up));
-    set_action(Signal::Orphaned.number(), SigHandler::Handler(on_orphaned));
-    die_with_parent()
+    ORPHAN_TIMEOUT_SECONDS.store(seconds, Ordering::Relaxed);
+    set_action(Number::SIGALRM, SigHandler::Handler(on_orphan_timeout));
+    set_action(Signal::ParentDeath.number(), SigHandler::Handler(on_parent_death));
+    request_parent_death_signal()
 }
 
 /// Asks the kernel for [`Signal::Orphaned`] when the parent dies (Linux). Its default action ends
@@ -354,8 +354,8 @@ pub(crate) fn catch_parent_death(limit: std::time::Duration) -> io::Result<()> {
 ///
 /// # Errors
 /// From prctl(2).
-pub(crate) fn die_with_parent() -> io::Result<()> {
-    Ok(nix::sys::prctl::set_pdeathsig(Signal::Orphaned.number())?)
+pub(crate) fn request_parent_death_signal() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_pdeathsig(Signal::ParentDeath.number())?)
 }
 
 /// Ignores these signals from now on.
@@ -373,14 +373,14 @@ pub(crate) fn restore_default(signals: &[Signal]) {
 }
 
 /// Gives every signal that may have been caught its default action.
-pub(crate) fn restore_all_defaults() {
+pub(crate) fn reset_caught_signals() {
     for (_, number) in Signal::ALL {
         set_action(number, SigHandler::SigDfl);
     }
 }
 
 /// Gives every signal there is its default action, for a program that is to know nothing of ours.
-pub(super) fn restore_every_default() {
+pub(super) fn reset_all_signals() {
     let refused = [Number::SIGKILL, Number::SIGSTOP];
     for number in Number::iterator().filter(|number| !refused.contains(number)) {
         set_action(number, SigHandler::SigDfl);
@@ -388,7 +388,7 @@ pub(super) fn restore_every_default() {
 }
 
 /// Has this process die of a signal, if its default action is to end a process.
-pub(super) fn die_of(number: Number) {
+pub(super) fn raise_with_default_action(number: Number) {
     if ![Number::SIGKILL, Number::SIGSTOP].contains(&number) {
         set_action(number, SigHandler::SigDfl);
     }
@@ -397,7 +397,7 @@ pub(super) fn die_of(number: Number) {
 }
 
 /// Gives ABRT and ALRM, by which stuck processes are ended, their default action.
-pub(crate) fn restore_last_resorts() {
+pub(crate) fn restore_abrt_and_alrm() {
     set_action(Number::SIGABRT, SigHandler::SigDfl);
     set_action(Number::SIGALRM, SigHandler::SigDfl);
 }

@@ -55,7 +55,7 @@ fn ready(kit: &Kit) -> Verdict {
     if workers[0].slot == workers[1].slot {
         return Err(breach("two workers have two slots", format!("{workers:?}")));
     }
-    scene.tell(Signal::Terminate)?;
+    scene.tell(Signal::Term)?;
     scene.expect_clean_end(DEADLINE)
 }
 

@@ -12,7 +12,7 @@ use super::context::{EMPTYING_MAX, HANDSHAKE_MAX};
 use crate::listen::{Door, Listener};
 use crate::os::descriptors::{self, Berth, Look};
 use crate::os::poll::{self, Interest};
-use crate::os::signal::{Guardian, Signal};
+use crate::os::signal::{SignalDrain, Signal};
 use crate::os::{clock, file};
 use crate::scoreboard::{Scoreboard, WorkerStatus};
 use crate::time::MonotonicTime;
@@ -130,11 +130,11 @@ fn is_awaited(entry: &Entry) -> bool {
     descriptors::is_listening(entry.number) && matches!(ready(), Ok([true]))
 }
 
-impl Guardian for Guard {
-    fn told(&self, signal: Signal) {
+impl SignalDrain for Guard {
+    fn on_stop_requested(&self, signal: Signal) {
         match signal {
-            Signal::Orphaned => self.orphaned.store(true, Ordering::Relaxed),
-            Signal::Interrupt | Signal::Quit => self.hurries.store(true, Ordering::Relaxed),
+            Signal::ParentDeath => self.orphaned.store(true, Ordering::Relaxed),
+            Signal::Int | Signal::Quit => self.hurries.store(true, Ordering::Relaxed),
             _ => (),
         }
         if self.told_at() == MonotonicTime::default() {
@@ -144,7 +144,7 @@ impl Guardian for Guard {
         let _ = file::wake_pipe(&self.doorbell);
     }
 
-    fn may_end(&self) -> bool {
+    fn may_exit(&self) -> bool {
         let leaving_for = clock::now().duration_since(self.told_at());
         let late = self.orphaned.load(Ordering::Relaxed) && leaving_for >= self.limit;
         if late || self.hurries.load(Ordering::Relaxed) {

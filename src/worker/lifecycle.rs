@@ -148,7 +148,7 @@ impl Lifecycle {
     /// Whether the worker is to stop, as of this moment. It reads the signals, so call it when
     /// [`wake_fd`](Self::wake_fd) is readable, or now and then. The answer never softens.
     pub fn stop(&self) -> Stop {
-        signal::heed();
+        signal::mark_polled();
         self.hear()
     }
 
@@ -157,27 +157,27 @@ impl Lifecycle {
         let mut wish = Stop::None;
         for signal in self.signals.take() {
             wish = wish.max(match signal {
-                Signal::Interrupt | Signal::Quit => Stop::Now,
-                Signal::Terminate => Stop::Graceful,
-                Signal::Orphaned => {
+                Signal::Int | Signal::Quit => Stop::Now,
+                Signal::Term => Stop::Graceful,
+                Signal::ParentDeath => {
                     self.orphaned.store(true, Ordering::Relaxed);
                     Stop::Graceful
                 }
-                Signal::ReopenLogs => {
+                Signal::Usr1 => {
                     self.reopen_log();
                     Stop::None
                 }
-                Signal::Queues => {
+                Signal::Urg => {
                     self.moves.fetch_add(1, Ordering::Relaxed);
                     Stop::None
                 }
-                Signal::Hangup
-                | Signal::Child
-                | Signal::Upgrade
-                | Signal::OneMore
-                | Signal::OneFewer
-                | Signal::LetGo
-                | Signal::Continued => Stop::None,
+                Signal::Hup
+                | Signal::Chld
+                | Signal::Usr2
+                | Signal::Ttin
+                | Signal::Ttou
+                | Signal::Winch
+                | Signal::Cont => Stop::None,
             });
         }
         self.begin_stop(wish)
@@ -241,7 +241,7 @@ impl Lifecycle {
 
     /// Readable when [`stop`](Self::stop) may have something new to say.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
-        signal::heed();
+        signal::mark_polled();
         self.signals.as_fd()
     }
 

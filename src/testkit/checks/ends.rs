@@ -15,7 +15,7 @@ pub(super) fn drain(kit: &Kit) -> Verdict {
     let mut scene = Scene::start(kit, &[])?;
     scene.wait_workers(2)?;
     let slow = scene.begin(Task::Slow(Duration::from_millis(1200)))?;
-    scene.tell(Signal::Terminate)?;
+    scene.tell(Signal::Term)?;
     scene.finish(slow, "work that was begun before a TERM is done")?;
     scene.expect_clean_end(SOON)?;
     expect_good_ends(&scene, "asked")
@@ -36,7 +36,7 @@ pub(super) fn queue(kit: &Kit) -> Verdict {
     let mut scene = Scene::start(kit, &["--workers", "1", "--threads", "1"])?;
     let slow = scene.begin(Task::Slow(Duration::from_millis(800)))?;
     let queued = (0..8).map(|_| scene.begin(Task::Quick)).collect::<Result<Vec<_>, _>>()?;
-    scene.tell(Signal::Terminate)?;
+    scene.tell(Signal::Term)?;
     scene.finish(slow, "work that was begun before a TERM is done")?;
     for errand in queued {
         scene.finish(errand, "work that waits in a queue before a TERM is done")?;
@@ -53,7 +53,7 @@ pub(super) fn idle_clients(kit: &Kit) -> Verdict {
         regular().map_err(|error| scene.breach("a client who stays is served", error))?;
     }
     let begun = Instant::now();
-    scene.tell(Signal::Terminate)?;
+    scene.tell(Signal::Term)?;
     scene.expect_clean_end(SOON).map_err(|mut breach| {
         let idle = "with idle clients connected, the program ends soon after a TERM";
         breach.expected = format!("{idle} ({})", breach.expected);
@@ -67,7 +67,7 @@ pub(super) fn idle_clients(kit: &Kit) -> Verdict {
 pub(super) fn drain_limit(kit: &Kit) -> Verdict {
     let mut scene = Scene::start(kit, &["--timeout", "0", "--graceful-timeout", "1s"])?;
     let hanging = scene.begin(Task::Hang)?;
-    scene.tell(Signal::Terminate)?;
+    scene.tell(Signal::Term)?;
     scene.expect_clean_end(SOON)?;
     drop(hanging);
     Ok(())
@@ -79,7 +79,7 @@ pub(super) fn leave_alone(kit: &Kit) -> Verdict {
     let slow = scene.begin(Task::Slow(Duration::from_millis(700)))?;
     // Whoever has the work is among them.
     for worker in &workers {
-        command::tell(worker.pid, Signal::Terminate);
+        command::tell(worker.pid, Signal::Term);
     }
     scene.finish(slow, "work that was begun before its worker got a TERM is done")?;
     for worker in workers {
@@ -97,7 +97,7 @@ pub(super) fn quick_end(kit: &Kit) -> Verdict {
     scene.wait_workers(2)?;
     let slow = scene.begin(Task::Slow(Duration::from_secs(3600)))?;
     drop(scene.idler()?);
-    scene.tell(Signal::Interrupt)?;
+    scene.tell(Signal::Int)?;
     let idle = |record: &crate::testkit::heard::Record| {
         record.message() == "worker exited" && record.number("code") == Some(0)
     };
@@ -107,7 +107,7 @@ pub(super) fn quick_end(kit: &Kit) -> Verdict {
     drop(scene);
     let mut scene = Scene::start(kit, &["--abort-grace", "1s"])?;
     let slow = scene.begin(Task::Slow(Duration::from_secs(3600)))?;
-    scene.tell(Signal::Interrupt)?;
+    scene.tell(Signal::Int)?;
     scene.expect_clean_end(DEADLINE.min(SOON))?;
     drop(slow);
     Ok(())

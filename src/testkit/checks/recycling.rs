@@ -67,7 +67,7 @@ pub(super) fn reload(kit: &Kit) -> Verdict {
     let old = scene.wait_workers(2)?;
     under_load(&mut scene, |scene| {
         scene.work(5)?;
-        scene.tell(Signal::Hangup)?;
+        scene.tell(Signal::Hup)?;
         let expected = "a reload comes to its end";
         scene.wait_for(0, expected, |record| record.message() == "reload done")?;
         for worker in &old {
@@ -79,6 +79,6 @@ pub(super) fn reload(kit: &Kit) -> Verdict {
         scene.work(5)
     })?;
     expect_never_fewer_than(&scene, 2)?;
-    scene.tell(Signal::Terminate)?;
+    scene.tell(Signal::Term)?;
     scene.expect_clean_end(DEADLINE)
 }

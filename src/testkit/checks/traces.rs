@@ -90,6 +90,6 @@ pub(super) fn replacements(kit: &Kit) -> Verdict {
         let seen = format!("{:?}", children(master));
         return Err(scene.breach("the master has two children, and no zombie", seen));
     }
-    scene.tell(Signal::Terminate)?;
+    scene.tell(Signal::Term)?;
     scene.expect_clean_end(DEADLINE)
 }
