@@ -15,7 +15,7 @@ use crate::app::App;
 use crate::arbiter::Launch;
 use crate::cli::{self, Action, Invocation, Stream};
 use crate::listen::inherit;
-use crate::os::title::TitleArea;
+use crate::os::title::ProcTitle;
 use crate::os::{daemon, process};
 use crate::runtime::{Runtime, RuntimeError, Start};
 use crate::settings::{Configuration, LogTarget, Settings};
@@ -44,7 +44,7 @@ impl Runtime {
             verdict: None,
             launch: launch(&args),
             // Without /proc there is no title, and everything else works.
-            title: TitleArea::claim().ok(),
+            title: ProcTitle::init().ok(),
         };
         let mut identity = cli::Identity { note: self.last_note(), ..cli::Identity::default() };
         if let Some(app) = self.default_app() {
@@ -114,14 +114,14 @@ impl Runtime {
         configuration: Configuration,
         start: Start,
     ) -> u8 {
-        let outcome = daemon::detach(|verdict| {
+        let outcome = daemon::daemonize(|verdict| {
             let verdict = Rc::new(verdict);
             let start = Start { verdict: Some(Rc::clone(&verdict)), ..start };
             let result = self.serve_from_root(invocation, configuration, start);
             match result {
                 Ok(()) => 0,
                 Err(error) => {
-                    verdict.say(error.exit_code(), &error.to_string());
+                    verdict.notify(error.exit_code(), &error.to_string());
                     error.exit_code()
                 }
             }
@@ -150,7 +150,7 @@ impl Runtime {
         let folder = File::open(&home).map_err(RuntimeError::Kernel)?;
         env::set_current_dir("/").map_err(RuntimeError::Kernel)?;
         self.run_as(anchored(configuration, &home), start, || {
-            process::enter(folder.as_fd()).map_err(|error| error.to_string())?;
+            process::change_dir(folder.as_fd()).map_err(|error| error.to_string())?;
             let configuration = reread(invocation);
             let _ = env::set_current_dir("/");
             configuration.map(|configuration| anchored(configuration, &home))

@@ -19,11 +19,11 @@ use crate::hooks::{Hooks, NoHooks};
 use crate::listen;
 use crate::listen::inherit::Inheritance;
 use crate::log::{self, Facts};
-use crate::os::daemon::Verdict;
-use crate::os::identity;
+use crate::os::daemon::StartupNotifier;
+use crate::os::credentials;
 use crate::os::process::Pid;
 use crate::os::signal::{self, Signal, SignalPipe};
-use crate::os::title::TitleArea;
+use crate::os::title::ProcTitle;
 use crate::pidfile::PidFile;
 use crate::settings::{Configuration, LogLevel, LogTarget, Pool, Settings, check_addresses};
 use crate::systemd::Manager;
@@ -231,18 +231,18 @@ fn plan_pool<'a>(pool: Pool, choice: Choice<'a>) -> Plan<'a> {
 #[derive(Default)]
 pub(crate) struct Start {
     /// Where the title goes that `ps` shows.
-    pub(crate) title: Option<TitleArea>,
+    pub(crate) title: Option<ProcTitle>,
     /// How to start it again.
     pub(crate) launch: Option<Launch>,
     /// Whom to tell when the workers are ready, if this is a daemon.
-    pub(crate) verdict: Option<Rc<Verdict>>,
+    pub(crate) verdict: Option<Rc<StartupNotifier>>,
 }
 
 fn create_pidfile(settings: &Settings, second: bool) -> Result<Option<PidFile>, RuntimeError> {
     let create = if second { PidFile::create_for_upgrade } else { PidFile::create };
     let lone = settings.single_instance.then(|| {
         let folder = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_else(|| {
-            if identity::is_root() { PathBuf::from("/run") } else { env::temp_dir() }
+            if credentials::is_root() { PathBuf::from("/run") } else { env::temp_dir() }
         });
         folder.join(format!("ostler-{}.pid", settings.proc_name.replace('/', "_")))
     });

@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::io;
 
-use crate::os::limits;
+use crate::os::resources;
 use crate::settings::{CoreSize, CpuAffinity, Settings};
 
 /// What is said where more privileges would have helped.
@@ -16,8 +16,8 @@ const HINT: &str = "run the master as root or drop the setting";
 /// What cannot be set and what to do about it, in words for an operator.
 pub(super) fn set(settings: &Settings, slot: usize) -> Result<(), String> {
     if let Some(most) = settings.nofile {
-        limits::set_open_files(most).map_err(|error| {
-            let hint = limit_hint(limits::open_files_max(), Some(most));
+        resources::set_nofile_limit(most).map_err(|error| {
+            let hint = limit_hint(resources::nofile_hard_limit(), Some(most));
             refused("nofile", &most, &error, &hint)
         })?;
     }
@@ -27,12 +27,12 @@ pub(super) fn set(settings: &Settings, slot: usize) -> Result<(), String> {
             CoreSize::Unlimited => None,
         };
         let shown = most.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
-        limits::set_core(most).map_err(|error| {
-            refused("core", &shown, &error, &limit_hint(limits::core_max(), most))
+        resources::set_core_limit(most).map_err(|error| {
+            refused("core", &shown, &error, &limit_hint(resources::core_hard_limit(), most))
         })?;
     }
     if let Some(nice) = settings.nice {
-        limits::set_nice(nice).map_err(|error| refused("nice", &nice, &error, HINT))?;
+        resources::set_nice(nice).map_err(|error| refused("nice", &nice, &error, HINT))?;
     }
     if let Some(affinity) = &settings.cpu_affinity {
         run_on_own_cpu(affinity, slot)?;
@@ -40,7 +40,7 @@ pub(super) fn set(settings: &Settings, slot: usize) -> Result<(), String> {
     if let Some(score) = settings.oom_score_adj {
         let hint = "only a master with CAP_SYS_RESOURCE can go below its own; raise the score or \
                     drop the setting";
-        limits::set_oom_score_adj(score)
+        resources::set_oom_score_adj(score)
             .map_err(|error| refused("oom_score_adj", &score, &error, hint))?;
     }
     Ok(())
@@ -52,20 +52,20 @@ pub(super) fn set(settings: &Settings, slot: usize) -> Result<(), String> {
 /// As [`set`].
 pub(super) fn seal(settings: &Settings) -> Result<(), String> {
     if settings.core.is_some_and(|size| size != CoreSize::Bytes(0)) {
-        limits::allow_core_dumps().map_err(|error| format!("cannot allow core dumps: {error}"))?;
+        resources::allow_core_dumps().map_err(|error| format!("cannot allow core dumps: {error}"))?;
     }
     if settings.no_new_privs {
-        limits::renounce_new_privileges()
+        resources::set_no_new_privs()
             .map_err(|error| refused("no_new_privs", &true, &error, "drop the setting"))?;
     }
     Ok(())
 }
 
 fn run_on_own_cpu(affinity: &CpuAffinity, slot: usize) -> Result<(), String> {
-    let usable = limits::usable_cpus()
+    let usable = resources::usable_cpus()
         .map_err(|error| format!("cannot tell the processors for cpu_affinity: {error}"))?;
     let Some(cpu) = affinity.of_slot(slot, &usable) else { return Ok(()) };
-    limits::run_on(cpu).map_err(|error| {
+    resources::bind_to_cpu(cpu).map_err(|error| {
         let usable: Vec<String> = usable.iter().map(ToString::to_string).collect();
         format!(
             "cannot run on processor {cpu} of cpu_affinity: {error}; the master may use {}",

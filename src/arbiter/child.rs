@@ -18,9 +18,9 @@ use crate::hooks::Hooks;
 use crate::listen::Listener;
 use crate::log::{Facts, chain};
 use crate::os;
-use crate::os::process::{self, EXIT_PANICKED, Pid};
+use crate::os::process::{self, EX_SOFTWARE, Pid};
 use crate::os::signal::{self, Signal, SignalPipe};
-use crate::os::title::TitleArea;
+use crate::os::title::ProcTitle;
 use crate::scoreboard::{Scoreboard, WorkerStatus};
 use crate::worker::{Booted, Guard, Lifecycle, Terms, WorkerContext};
 
@@ -33,7 +33,7 @@ const EXIT_CLASS: u8 = 1;
 /// gave it a copy of them, and its own.
 pub(super) struct Birth<'a> {
     pub(super) company: &'a Company<'a>,
-    pub(super) title: Option<TitleArea>,
+    pub(super) title: Option<ProcTitle>,
     pub(super) master: Pid,
     /// The master's and the siblings' descriptors, to be closed.
     pub(super) strangers: Vec<RawFd>,
@@ -82,7 +82,7 @@ pub(super) fn live(birth: Birth<'_>) -> u8 {
     let (company, row, slot) = (birth.company, birth.row, birth.place.slot);
     let (board, log) = (company.board.scores(), company.log.logger());
     let pid = Pid::this().as_raw();
-    process::close_all(&birth.strangers);
+    process::close_fds(&birth.strangers);
     if let Err(error) = birth.leaves.enter() {
         warn!(log, "worker has no control group of its own"; "pid" => pid, "slot" => slot,
             "error" => error.to_string());
@@ -111,7 +111,7 @@ pub(super) fn live(birth: Birth<'_>) -> u8 {
     debug!(log, "app booted"; "pid" => pid, "slot" => slot);
     match catch_unwind(AssertUnwindSafe(|| serve(birth, signals, &program, &confession))) {
         Ok(code) => code,
-        Err(_) => EXIT_PANICKED,
+        Err(_) => EX_SOFTWARE,
     }
 }
 
@@ -149,10 +149,10 @@ fn become_worker(birth: &Birth<'_>) -> Result<(), String> {
         process::set_env(name, value);
     }
     if let Some(mask) = settings.umask {
-        os::identity::set_umask(mask);
+        os::credentials::set_umask(mask);
     }
     bounds::set(settings, birth.place.slot)?;
-    identity.assume().map_err(|error| {
+    identity.apply().map_err(|error| {
         let user = settings.user.as_deref().unwrap_or("-");
         let group = settings.group.as_deref().unwrap_or("-");
         format!("cannot become user {user}, group {group}: {error}")
@@ -251,7 +251,7 @@ fn tell_where_aborted(log: &Logger, slot: usize) {
     signal::install_abort_hook(move || {
         let trace = Backtrace::force_capture().to_string();
         warn!(log, "worker aborted"; "pid" => Pid::this().as_raw(), "slot" => slot,
-            "thread" => process::thread(), "backtrace" => calls(&trace));
+            "thread" => process::thread_id(), "backtrace" => calls(&trace));
     });
 }
 

@@ -13,7 +13,7 @@ use crate::address::Address;
 use crate::app::App;
 use crate::listen::{self, Access, Door, ListenError, Listener, Share};
 use crate::log::{self, Log, LogError};
-use crate::os::identity::Identity;
+use crate::os::credentials::Credentials;
 use crate::settings::{Settings, Source};
 use crate::worker::WorkerClass;
 
@@ -35,7 +35,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) settings: Settings,
     pub(crate) app: &'a dyn App,
     pub(crate) class: &'a dyn WorkerClass,
-    pub(crate) identity: Identity,
+    pub(crate) identity: Credentials,
     /// For paths that are bound anew.
     pub(crate) socket_access: Access,
     pub(crate) heartbeat_folder: PathBuf,
@@ -118,7 +118,7 @@ pub(super) fn take_back<'c, 'a: 'c>(
     all.filter(|listener| !is_kept(listener)).for_each(|listener| listener.remove_path());
 }
 
-fn owner_of(identity: &Identity) -> (Option<u32>, Option<u32>) {
+fn owner_of(identity: &Credentials) -> (Option<u32>, Option<u32>) {
     (identity.user(), identity.group())
 }
 

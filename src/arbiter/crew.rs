@@ -27,7 +27,7 @@ use crate::os::clock;
 use crate::os::file;
 use crate::os::procfs;
 use crate::os::process::{self, Exit, Pid};
-use crate::os::title::TitleArea;
+use crate::os::title::ProcTitle;
 use crate::scoreboard::{WorkerStatus, WorkUnit};
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
@@ -38,7 +38,7 @@ pub(crate) struct Crew<'a> {
     pub(super) company: Company<'a>,
     /// During a reload: what to return to if it fails.
     pub(super) previous: Option<Company<'a>>,
-    title: Option<TitleArea>,
+    title: Option<ProcTitle>,
     bell: OwnedFd,
     rope: OwnedFd,
     pub(super) members: HashMap<WorkerId, Member>,
@@ -170,7 +170,7 @@ impl<'a> Crew<'a> {
     /// No descriptor for the doorbell.
     pub(crate) fn new(
         company: Company<'a>,
-        title: Option<TitleArea>,
+        title: Option<ProcTitle>,
         memory: &Rc<MemoryWatch>,
         leaves: &Rc<Leaves>,
     ) -> io::Result<Self> {
@@ -380,12 +380,12 @@ impl<'a> Crew<'a> {
             on_trial: generation.on_trial,
         };
         let forked = process::fork(move || {
-            process::lead_a_group(Pid::this());
+            process::set_process_group(Pid::this());
             systemd::VARIABLES.iter().for_each(|name| process::unset_env(name));
             child::live(birth)
         });
         // Whichever of the two comes first.
-        forked.inspect(|child| process::lead_a_group(*child)).map_err(SpawnError::Fork)
+        forked.inspect(|child| process::set_process_group(*child)).map_err(SpawnError::Fork)
     }
 
     /// What this master holds for the pool. A worker must not keep any of it but its listeners: one
@@ -438,7 +438,7 @@ impl<'a> Crew<'a> {
         self.moved = true;
         self.bereaved |= matches!(exit, Exit::Signal { .. });
         let killed_by_others = match exit {
-            Exit::Signal { number, .. } => process::is_kill(number) && !member.killed,
+            Exit::Signal { number, .. } => process::is_sigkill(number) && !member.killed,
             Exit::Code(_) => false,
         };
         let counter = member.memory_events.as_deref();
@@ -448,7 +448,7 @@ impl<'a> Crew<'a> {
         let ending = match exit {
             _ if out_of_memory => Ending::OutOfMemory,
             Exit::Code(0) if row.status() == WorkerStatus::Draining => Ending::Obedient,
-            Exit::Signal { number, .. } if process::is_killing(number) => Ending::Murdered,
+            Exit::Signal { number, .. } if process::is_termination_signal(number) => Ending::Murdered,
             Exit::Code(_) | Exit::Signal { .. } => Ending::Own,
         };
         let mut note = row.exit_note();
@@ -542,28 +542,28 @@ impl<'a> Crew<'a> {
 
     /// Asks a worker to drain and leave.
     pub(super) fn drain(&self, id: WorkerId) {
-        self.signal(id, process::terminate);
+        self.signal(id, process::send_sigterm);
     }
 
     /// Asks a worker to leave at once.
     pub(super) fn quit(&self, id: WorkerId) {
-        self.signal(id, process::quit);
+        self.signal(id, process::send_sigquit);
     }
 
     /// Aborts a worker in the thread that is overdue: what that was at is what it then tells.
     pub(super) fn abort(&self, id: WorkerId) {
         let thread = self.unit(id).map_or(0, |unit| unit.thread_id);
-        self.signal(id, |pid| process::abort_in(pid, thread));
+        self.signal(id, |pid| process::send_sigabrt_to_thread(pid, thread));
     }
 
     /// Tells all workers that the logs have been moved.
     pub(super) fn reopen_logs(&self) {
-        self.members.values().for_each(|member| process::reopen_logs(member.pid));
+        self.members.values().for_each(|member| process::send_sigusr1(member.pid));
     }
 
     /// Kills a worker.
     pub(super) fn kill(&mut self, id: WorkerId) {
-        self.signal(id, process::kill_now);
+        self.signal(id, process::send_sigkill);
         if let Some(member) = self.members.get_mut(&id) {
             member.killed = true;
         }

@@ -41,11 +41,11 @@ pub(crate) use upgrade::{Kin, Launch};
 use crate::hooks::Hooks;
 use crate::log::chain;
 use crate::os::clock;
-use crate::os::daemon::Verdict;
+use crate::os::daemon::StartupNotifier;
 use crate::os::poll;
 use crate::os::process::{self, Pid};
 use crate::os::signal::{Signal, SignalPipe};
-use crate::os::title::TitleArea;
+use crate::os::title::ProcTitle;
 use crate::pidfile::PidFile;
 use crate::time::MonotonicTime;
 use crate::systemd::Manager;
@@ -72,12 +72,12 @@ pub(crate) struct Arbiter<'a> {
     memory: Rc<MemoryWatch>,
     leaves: Rc<Leaves>,
     planner: Planner<'a>,
-    title: Option<TitleArea>,
+    title: Option<ProcTitle>,
     launch: Option<Launch>,
     pidfile: Option<PidFile>,
     manager: Manager,
     kin: Kin,
-    verdict: Option<Rc<Verdict>>,
+    verdict: Option<Rc<StartupNotifier>>,
     hooks: &'a dyn Hooks,
     /// When this master woke, and when it did so before, after which it may have been stopped.
     woke_at: MonotonicTime,
@@ -113,7 +113,7 @@ pub(crate) struct Means<'a> {
     /// How it reads its settings anew.
     pub(crate) planner: Planner<'a>,
     /// Where its title goes, if there is room for one.
-    pub(crate) title: Option<TitleArea>,
+    pub(crate) title: Option<ProcTitle>,
     /// How it is started anew, if that is known.
     pub(crate) launch: Option<Launch>,
     /// Its pid file, if one is wished for.
@@ -123,7 +123,7 @@ pub(crate) struct Means<'a> {
     /// The other master, if there is one.
     pub(crate) kin: Kin,
     /// Whom to tell when the workers are ready, if this is a daemon.
-    pub(crate) verdict: Option<Rc<Verdict>>,
+    pub(crate) verdict: Option<Rc<StartupNotifier>>,
     /// What else is to be done when something happens.
     pub(crate) hooks: &'a dyn Hooks,
 }
@@ -446,12 +446,12 @@ impl<'a> Arbiter<'a> {
     }
 
     fn bury_the_dead(&mut self) {
-        while let Some((pid, exit)) = process::dead() {
+        while let Some((pid, exit)) = process::next_exited_child() {
             // A number is its owner's until it is reaped. What a worker has started ends with it;
             // a successor's last words are heard, for which it may be killed.
             let pool = self.pools.iter().position(|pool| pool.crew.is_member(pid));
             if pool.is_some() {
-                process::end_group(pid);
+                process::kill_process_group(pid);
             } else {
                 self.hear_the_kin();
             }
@@ -476,7 +476,7 @@ impl<'a> Arbiter<'a> {
             }
             self.manager.ready(&self.status_line());
             if let Some(verdict) = self.verdict.take() {
-                verdict.say(0, "");
+                verdict.notify(0, "");
             }
             self.hook("when_ready", |hooks| hooks.when_ready());
         }

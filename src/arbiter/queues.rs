@@ -37,7 +37,7 @@ impl Crew<'_> {
     pub(super) fn share_out(&mut self) {
         self.unopened = self.company.has_unopened();
         if self.company.share_out() {
-            self.members.values().for_each(|member| process::show_queues(member.pid));
+            self.members.values().for_each(|member| process::send_sigurg(member.pid));
         }
         self.moved = true;
     }
@@ -55,7 +55,7 @@ impl Crew<'_> {
                     "address" => listener.name(), "error" => %error);
             }
         }
-        self.members.values().for_each(|member| process::show_queues(member.pid));
+        self.members.values().for_each(|member| process::send_sigurg(member.pid));
         self.moved = true;
         true
     }
@@ -65,7 +65,7 @@ impl Crew<'_> {
         if std::mem::take(&mut self.bereaved) {
             // One who looks is enough, but not everybody is free to.
             let others = self.members.values().filter(|member| member.accepts());
-            others.take(LOOKING).for_each(|member| process::show_queues(member.pid));
+            others.take(LOOKING).for_each(|member| process::send_sigurg(member.pid));
         }
         if !std::mem::take(&mut self.moved) {
             return;
@@ -86,7 +86,7 @@ impl Crew<'_> {
             }
         }
         let told = accepting().filter(|member| borrowers.contains(&member.slot));
-        told.for_each(|member| process::show_queues(member.pid));
+        told.for_each(|member| process::send_sigurg(member.pid));
     }
 }
 

@@ -117,8 +117,8 @@ impl Arbiter<'_> {
             if std::env::var_os(WATCHDOG_PID).is_some() {
                 process::set_env(WATCHDOG_PID, Pid::this().to_string());
             }
-            match process::enter(launch.folder.as_fd()) {
-                Ok(()) => process::become_program(
+            match process::change_dir(launch.folder.as_fd()) {
+                Ok(()) => process::exec_with_fds(
                     &launch.words,
                     &descriptors,
                     inherit::confess_exec_failure,
@@ -161,7 +161,7 @@ impl Arbiter<'_> {
             // never learn that it is alone.
             (Kin::Successor { pid, line, .. }, Some(Word::Gone)) => {
                 *line = None;
-                process::kill_now(*pid);
+                process::send_sigkill(*pid);
             }
             (Kin::Alone | Kin::Predecessor { .. } | Kin::Successor { .. }, _) => (),
         }
@@ -234,7 +234,7 @@ impl Arbiter<'_> {
             let pid = *pid;
             error!(self.log(), "upgrade failed: the successor is not ready in time";
                 "pid" => pid.as_raw());
-            process::kill_now(pid); // its workers follow it
+            process::send_sigkill(pid); // its workers follow it
         }
     }
 

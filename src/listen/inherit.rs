@@ -12,7 +12,7 @@ use crate::os::process::{self, Pid};
 use crate::os::{file, socket};
 
 /// The number of the first socket.
-const FIRST_SOCKET: RawFd = process::FIRST_HANDED_ON;
+const FIRST_SOCKET: RawFd = process::LISTEN_FDS_START;
 /// Names the descriptor of the line and the pid of the other master: `7:1234`.
 const UPGRADE: &str = "OSTLER_UPGRADE";
 /// What the names of sockets begin with that were bound by a master of this program.

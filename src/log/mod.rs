@@ -18,7 +18,7 @@ use std::time::SystemTime;
 
 use slog::{Drain, KV, Key, Level, Logger, Never, OwnedKVList, Record, Serializer, o};
 
-use crate::os::{file, identity, poll};
+use crate::os::{file, credentials, poll};
 use compact::Compact;
 use flight::FlightRecorder;
 
@@ -166,7 +166,7 @@ impl Outlet {
         let Target::File(path) = &self.target else { return Ok(()) };
         let failed = |source| LogError { what: "log file", path: path.clone(), source };
         let file = open_file(path).map_err(failed)?;
-        if self.owner != (None, None) && identity::is_root() {
+        if self.owner != (None, None) && credentials::is_root() {
             file::chown(file.as_fd(), self.owner.0, self.owner.1).map_err(failed)?;
         }
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);

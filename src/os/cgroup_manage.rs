@@ -63,7 +63,7 @@ fn kill_members(group: &Path) {
         if fresh.is_empty() {
             return;
         }
-        fresh.into_iter().for_each(process::kill_now);
+        fresh.into_iter().for_each(process::send_sigkill);
     }
 }
 

@@ -10,18 +10,18 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid as RawPid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use super::poll::{self, Interest};
-use super::{file, identity, process};
+use super::{file, credentials, process};
 
 /// What the daemon tells the process that launched it, once.
 #[derive(Debug)]
-pub(crate) struct Verdict {
+pub(crate) struct StartupNotifier {
     pipe: RefCell<Option<OwnedFd>>,
 }
 
-impl Verdict {
+impl StartupNotifier {
     /// Says how the launching process is to exit, and what it is to print. Only the first word
     /// counts.
-    pub(crate) fn say(&self, code: u8, text: &str) {
+    pub(crate) fn notify(&self, code: u8, text: &str) {
         if let Some(pipe) = self.pipe.borrow_mut().take() {
             let mut message = vec![code];
             message.extend_from_slice(text.as_bytes());
@@ -37,38 +37,38 @@ impl Verdict {
 ///
 /// # Errors
 /// From pipe2(2) and fork(2).
-pub(crate) fn detach(body: impl FnOnce(Verdict) -> u8) -> io::Result<(u8, String)> {
+pub(crate) fn daemonize(body: impl FnOnce(StartupNotifier) -> u8) -> io::Result<(u8, String)> {
     let (read, write) = file::pipe()?;
-    let go_between = process::fork(|| {
+    let intermediate = process::fork(|| {
         if setsid().is_err() {
             return 1;
         }
         // Not a session's leader, so that it can never get a terminal again.
         let daemon = process::fork(|| {
-            let verdict = Verdict { pipe: RefCell::new(Some(write)) };
-            if let Err(error) = leave_the_terminal() {
-                verdict.say(1, &format!("cannot leave the terminal: {error}"));
+            let notifier = StartupNotifier { pipe: RefCell::new(Some(write)) };
+            if let Err(error) = detach_from_terminal() {
+                notifier.notify(1, &format!("cannot leave the terminal: {error}"));
                 return 1;
             }
-            body(verdict)
+            body(notifier)
         });
         u8::from(daemon.is_err())
     })?;
     // This process's own copy of the write end went into the closure, and closes with it.
-    let _ = waitpid(RawPid::from_raw(go_between.as_raw()), None);
-    hear(&read)
+    let _ = waitpid(RawPid::from_raw(intermediate.as_raw()), None);
+    read_startup_result(&read)
 }
 
-fn leave_the_terminal() -> io::Result<()> {
+fn detach_from_terminal() -> io::Result<()> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
     dup2_stderr(&null)?;
-    identity::set_umask(0o022);
+    credentials::set_umask(0o022);
     Ok(())
 }
 
-fn hear(pipe: &OwnedFd) -> io::Result<(u8, String)> {
+fn read_startup_result(pipe: &OwnedFd) -> io::Result<(u8, String)> {
     let mut message = [0; 4096];
     loop {
         match nix::unistd::read(pipe, &mut message) {

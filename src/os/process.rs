@@ -18,7 +18,7 @@ use nix::unistd::{ForkResult, Pid as RawPid, setpgid};
 use super::signal;
 
 /// The exit code of a process that panicked.
-pub(crate) const EXIT_PANICKED: u8 = 70;
+pub(crate) const EX_SOFTWARE: u8 = 70;
 
 /// A process, by number. Only a name: it says nothing about whether the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,13 +62,13 @@ impl fmt::Display for Pid {
 /// # Panics
 /// If this process has more than one thread.
 pub(crate) fn fork(body: impl FnOnce() -> u8) -> io::Result<Pid> {
-    assert!(threads().is_none_or(|n| n == 1), "only a single-threaded process may fork");
+    assert!(thread_count().is_none_or(|n| n == 1), "only a single-threaded process may fork");
     let mask = signal::block_all();
     // SAFETY: there is one thread only (asserted above), so the child inherits no lock that a
     // vanished thread holds, and may run any code.
     let side = unsafe { nix::unistd::fork() };
     if let Ok(ForkResult::Child) = side {
-        leave(catch_unwind(AssertUnwindSafe(body)).unwrap_or(EXIT_PANICKED));
+        exit_immediately(catch_unwind(AssertUnwindSafe(body)).unwrap_or(EX_SOFTWARE));
     }
     signal::set_mask(&mask);
     match side {
@@ -80,7 +80,7 @@ pub(crate) fn fork(body: impl FnOnce() -> u8) -> io::Result<Pid> {
 
 /// Ends this process at once: no destructor and no exit hook runs, so nothing that a child has
 /// inherited from its parent is undone or flushed twice.
-pub(crate) fn leave(code: u8) -> ! {
+pub(crate) fn exit_immediately(code: u8) -> ! {
     while signal::is_aborting() {
         nix::unistd::pause(); // it is to die of that, within a second
     }
@@ -89,24 +89,24 @@ pub(crate) fn leave(code: u8) -> ! {
 }
 
 thread_local! {
-    static THREAD: u64 = u64::try_from(nix::unistd::gettid().as_raw()).unwrap_or(0);
+    static THREAD_ID: u64 = u64::try_from(nix::unistd::gettid().as_raw()).unwrap_or(0);
 }
 
 /// This thread's number in the kernel (Linux). Not to be asked in a process that then forks: the
 /// child would remember the parent's.
-pub(crate) fn thread() -> u64 {
-    THREAD.with(|number| *number)
+pub(crate) fn thread_id() -> u64 {
+    THREAD_ID.with(|number| *number)
 }
 
 /// How many threads this process has; `None` where /proc does not tell.
-pub(crate) fn threads() -> Option<u64> {
+pub(crate) fn thread_count() -> Option<u64> {
     // A folder has one link of its own, one in its parent, and one a subfolder.
     fs::metadata("/proc/self/task").ok().map(|folder| folder.nlink().saturating_sub(2))
 }
 
 /// Closes descriptors that a child has inherited and must not keep.
-pub(crate) fn close_all(numbers: &[RawFd]) {
-    for number in numbers {
+pub(crate) fn close_fds(fds: &[RawFd]) {
+    for number in fds {
         // SAFETY: the caller is a child that will never use, nor drop, what owns these in its copy
         // of the parent's memory: it leaves by `leave`.
         unsafe { libc::close(*number) };
@@ -129,55 +129,55 @@ pub(crate) fn unset_env(name: &str) {
 ///
 /// # Errors
 /// From fchdir(2).
-pub(crate) fn enter(folder: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(nix::unistd::fchdir(folder)?)
+pub(crate) fn change_dir(dir: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(nix::unistd::fchdir(dir)?)
 }
 
 /// The number of the first descriptor that is handed on, as sd_listen_fds(3) has it.
-pub(crate) const FIRST_HANDED_ON: RawFd = 3;
+pub(crate) const LISTEN_FDS_START: RawFd = 3;
 
 /// Becomes another program, found by its name as a shell would find it, with these descriptors
 /// from [`FIRST_HANDED_ON`] on, with default actions and with all signals unblocked. Returns only if that fails,
 /// after it has said so through the last of the descriptors.
-pub(crate) fn become_program(
-    words: &[CString],
-    descriptors: &[RawFd],
-    confess: impl FnOnce(BorrowedFd<'_>, &io::Error),
+pub(crate) fn exec_with_fds(
+    args: &[CString],
+    fds: &[RawFd],
+    report_failure: impl FnOnce(BorrowedFd<'_>, &io::Error),
 ) {
-    let Some(last) = descriptors.last() else { return };
-    let beyond = FIRST_HANDED_ON + descriptors.len() as RawFd;
+    let Some(last) = fds.last() else { return };
+    let beyond = LISTEN_FDS_START + fds.len() as RawFd;
     // SAFETY: the caller's descriptors are open, and this process has one thread to close them.
     let before = unsafe { BorrowedFd::borrow_raw(*last) };
-    let Some(word) = words.first() else {
-        return confess(before, &io::Error::from_raw_os_error(libc::ENOENT));
+    let Some(word) = args.first() else {
+        return report_failure(before, &io::Error::from_raw_os_error(libc::ENOENT));
     };
     let path = std::env::var_os("PATH");
     let program = find_program(OsStr::from_bytes(word.to_bytes()), path.as_deref(), None);
     let program = match program {
         Ok(program) => program,
-        Err(error) => return confess(before, &error),
+        Err(error) => return report_failure(before, &error),
     };
-    let moved = match lift(descriptors, beyond) {
+    let moved = match dup_fds_above(fds, beyond) {
         Ok(moved) => moved,
-        Err(error) => return confess(before, &error),
+        Err(error) => return report_failure(before, &error),
     };
-    let line = moved[moved.len() - 1];
+    let error_channel = moved[moved.len() - 1];
     // SAFETY: the copy was made just above, beyond whatever is overwritten below.
-    let line = unsafe { BorrowedFd::borrow_raw(line) };
-    if let Err(error) = put_down(&moved, FIRST_HANDED_ON) {
-        return confess(line, &error);
+    let error_channel = unsafe { BorrowedFd::borrow_raw(error_channel) };
+    if let Err(error) = dup_fds_to(&moved, LISTEN_FDS_START) {
+        return report_failure(error_channel, &error);
     }
     // In this order: a handler of the parent's would write into the parent's pipe.
     signal::reset_caught_signals();
     signal::unblock_all();
     // Not execvp, which hands what is no program to a shell.
-    confess(line, &execute(&program, words));
+    report_failure(error_channel, &exec(&program, args));
 }
 
 /// Becomes another program; returns only the reason why not.
-pub(super) fn execute(program: &Path, words: &[CString]) -> io::Error {
+pub(super) fn exec(program: &Path, args: &[CString]) -> io::Error {
     match CString::new(program.as_os_str().as_bytes()) {
-        Ok(program) => match nix::unistd::execv(&program, words) {
+        Ok(program) => match nix::unistd::execv(&program, args) {
             Ok(never) => match never {},
             Err(errno) => errno.into(),
         },
@@ -190,8 +190,8 @@ pub(super) fn execute(program: &Path, words: &[CString]) -> io::Error {
 ///
 /// # Errors
 /// `EBADF` or `EMFILE`, from fcntl(2).
-pub(super) fn lift(descriptors: &[RawFd], beyond: RawFd) -> io::Result<Vec<RawFd>> {
-    let copies = descriptors
+pub(super) fn dup_fds_above(fds: &[RawFd], beyond: RawFd) -> io::Result<Vec<RawFd>> {
+    let copies = fds
         .iter()
         // SAFETY: asks for a copy beyond the places that are to be filled; a bad number is EBADF.
         .map(|fd| super::check(unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, beyond) }));
@@ -203,8 +203,8 @@ pub(super) fn lift(descriptors: &[RawFd], beyond: RawFd) -> io::Result<Vec<RawFd
 ///
 /// # Errors
 /// From dup2(2).
-pub(super) fn put_down(lifted: &[RawFd], first: RawFd) -> io::Result<()> {
-    for (fd, place) in lifted.iter().zip(first..) {
+pub(super) fn dup_fds_to(fds: &[RawFd], first: RawFd) -> io::Result<()> {
+    for (fd, place) in fds.iter().zip(first..) {
         // SAFETY: whatever had this number belongs to a process image that is about to go.
         super::check(unsafe { libc::dup2(*fd, place) })?;
     }
@@ -212,7 +212,7 @@ pub(super) fn put_down(lifted: &[RawFd], first: RawFd) -> io::Result<()> {
 }
 
 /// Where a program is looked for if there is no PATH, as execvp(3) has it.
-const USUAL_PATH: &str = "/bin:/usr/bin";
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// Where a shell in `folder` (this process's own, if none) would find a program.
 ///
@@ -221,21 +221,21 @@ const USUAL_PATH: &str = "/bin:/usr/bin";
 pub(crate) fn find_program(
     word: &OsStr,
     path: Option<&OsStr>,
-    folder: Option<&Path>,
+    dir: Option<&Path>,
 ) -> io::Result<PathBuf> {
     let in_folder =
-        |name: PathBuf| folder.map_or_else(|| name.clone(), |folder| folder.join(&name));
+        |name: PathBuf| dir.map_or_else(|| name.clone(), |folder| folder.join(&name));
     if word.is_empty() || word.as_bytes().contains(&b'/') {
         let place = in_folder(word.into());
-        return judge_program(&place).map(|()| place);
+        return check_executable(&place).map(|()| place);
     }
     let mut why = io::Error::from_raw_os_error(libc::ENOENT);
-    for place in std::env::split_paths(path.unwrap_or(OsStr::new(USUAL_PATH))) {
+    for place in std::env::split_paths(path.unwrap_or(OsStr::new(DEFAULT_PATH))) {
         // An empty item is the present folder.
         let name =
             if place.as_os_str().is_empty() { Path::new(".").join(word) } else { place.join(word) };
         let place = in_folder(name);
-        match judge_program(&place) {
+        match check_executable(&place) {
             Ok(()) => return Ok(place),
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => why = error,
             Err(_) => (),
@@ -245,11 +245,11 @@ pub(crate) fn find_program(
 }
 
 /// Whether a path leads to something that can be executed.
-fn judge_program(place: &Path) -> io::Result<()> {
-    if !fs::metadata(place)?.is_file() {
+fn check_executable(path: &Path) -> io::Result<()> {
+    if !fs::metadata(path)?.is_file() {
         return Err(io::Error::from_raw_os_error(libc::EACCES));
     }
-    Ok(nix::unistd::access(place, nix::unistd::AccessFlags::X_OK)?)
+    Ok(nix::unistd::access(path, nix::unistd::AccessFlags::X_OK)?)
 }
 
 /// How a process ended.
@@ -277,7 +277,7 @@ impl fmt::Display for Exit {
 
 /// A child that has ended and has not been reaped, so that its number is still its own; `None` if
 /// there is none.
-pub(crate) fn dead() -> Option<(Pid, Exit)> {
+pub(crate) fn next_exited_child() -> Option<(Pid, Exit)> {
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     loop {
         // SAFETY: zeros are a valid siginfo_t, which is plain data.
@@ -317,79 +317,79 @@ pub(super) fn wait_for(child: Pid) {
 }
 
 /// The group of a process; `None` if there is no such process.
-pub(crate) fn group_of(pid: Pid) -> Option<Pid> {
+pub(crate) fn process_group_of(pid: Pid) -> Option<Pid> {
     nix::unistd::getpgid(Some(RawPid::from_raw(pid.0))).ok().map(|group| Pid(group.as_raw()))
 }
 
 /// Makes a process, this one or a child of it, the leader of a group of its own: what it starts is
 /// in that group too, unless it takes care not to be.
-pub(crate) fn lead_a_group(pid: Pid) {
+pub(crate) fn set_process_group(pid: Pid) {
     // It can only fail for a child that has died, or leads a group already.
     let _ = setpgid(RawPid::from_raw(pid.0), RawPid::from_raw(pid.0));
 }
 
 /// Kills whoever is in the group that a child leads, or led: the child must not have been reaped, so
 /// that the number of its group is still its own.
-pub(crate) fn end_group(leader: Pid) {
+pub(crate) fn kill_process_group(leader: Pid) {
     debug_assert!(leader.0 > 1, "0 and 1 name other groups");
     let _ = killpg(RawPid::from_raw(leader.0), Number::SIGKILL); // ESRCH: it leads none
 }
 
 /// Whether a signal is the one that nobody can refuse.
-pub(crate) fn is_kill(number: i32) -> bool {
+pub(crate) fn is_sigkill(number: i32) -> bool {
     number == libc::SIGKILL
 }
 
 /// Whether a signal is one by which people end processes, rather than a fault of the process.
-pub(crate) fn is_killing(number: i32) -> bool {
+pub(crate) fn is_termination_signal(number: i32) -> bool {
     [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP].contains(&number)
 }
 
 /// Asks a process to drain and leave.
-pub(crate) fn terminate(pid: Pid) {
-    send(pid, Number::SIGTERM);
+pub(crate) fn send_sigterm(pid: Pid) {
+    send_signal(pid, Number::SIGTERM);
 }
 
 /// Has a worker look again which queues are its own. It means nothing to a process that does not
 /// catch it.
-pub(crate) fn show_queues(pid: Pid) {
-    send(pid, Number::SIGURG);
+pub(crate) fn send_sigurg(pid: Pid) {
+    send_signal(pid, Number::SIGURG);
 }
 
 /// Asks a process to leave at once.
-pub(crate) fn quit(pid: Pid) {
-    send(pid, Number::SIGQUIT);
+pub(crate) fn send_sigquit(pid: Pid) {
+    send_signal(pid, Number::SIGQUIT);
 }
 
 /// Tells a process that its logs have been moved.
-pub(crate) fn reopen_logs(pid: Pid) {
-    send(pid, Number::SIGUSR1);
+pub(crate) fn send_sigusr1(pid: Pid) {
+    send_signal(pid, Number::SIGUSR1);
 }
 
 /// Aborts a process; it may dump core.
-fn abort(pid: Pid) {
-    send(pid, Number::SIGABRT);
+fn send_sigabrt(pid: Pid) {
+    send_signal(pid, Number::SIGABRT);
 }
 
 /// As [`abort`], by way of one of its threads, whose state is what is of interest; by any if it has
 /// no such thread (Linux).
-pub(crate) fn abort_in(pid: Pid, thread: u64) {
+pub(crate) fn send_sigabrt_to_thread(pid: Pid, thread: u64) {
     let number = libc::pid_t::try_from(thread).unwrap_or(0);
     // SAFETY: tgkill(2) takes any numbers, and signals only a thread of that very process.
     let sent = unsafe { libc::syscall(libc::SYS_tgkill, pid.0, number, libc::SIGABRT) };
     if sent != 0 {
-        abort(pid);
+        send_sigabrt(pid);
     }
 }
 
 /// Kills a process.
-pub(crate) fn kill_now(pid: Pid) {
-    send(pid, Number::SIGKILL);
+pub(crate) fn send_sigkill(pid: Pid) {
+    send_signal(pid, Number::SIGKILL);
 }
 
 /// Signals a child that has not been reaped: the kernel keeps its number until then, so the signal
 /// cannot hit a stranger, and an error can only mean that it has just died or changed its user.
-pub(super) fn send(pid: Pid, number: Number) {
+pub(super) fn send_signal(pid: Pid, number: Number) {
     debug_assert!(pid.0 > 0, "0 and below name groups");
     let _ = kill(RawPid::from_raw(pid.0), number);
 }

@@ -192,7 +192,7 @@ extern "C" fn on_drain_tick(_: libc::c_int) {
             arm_alarm(ORPHAN_TIMEOUT_SECONDS.load(Ordering::Relaxed));
         }
     } else if SIGNAL_DRAIN.get().is_some_and(|drain| drain.may_exit()) {
-        process::leave(0);
+        process::exit_immediately(0);
     }
     errno.set();
 }

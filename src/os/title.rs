@@ -7,19 +7,19 @@ use std::ptr;
 
 /// The memory in which the kernel put the arguments and the environment: `ps` reads it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TitleArea {
+pub(crate) struct ProcTitle {
     start: usize,
     length: usize,
 }
 
-impl TitleArea {
+impl ProcTitle {
     /// Finds the area, and moves the environment out of it. To be called once, at the start of the
     /// program, before there are threads, and after the arguments have been copied: from here on
     /// `std::env::args` shows titles.
     ///
     /// # Errors
     /// /proc is not mounted, or does not read as proc(5) says.
-    pub(crate) fn claim() -> io::Result<Self> {
+    pub(crate) fn init() -> io::Result<Self> {
         let unreadable =
             || io::Error::new(io::ErrorKind::InvalidData, "cannot read /proc/self/stat");
         let stat = fs::read_to_string("/proc/self/stat")?;

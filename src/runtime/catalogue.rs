@@ -3,7 +3,7 @@
 use crate::app::{App, Refusal};
 use crate::apps::Nothing;
 use crate::listen::Access;
-use crate::os::identity::{self, Identity};
+use crate::os::credentials::{self, Credentials};
 use crate::settings::{Settings, Source};
 use crate::worker::{self, DuplicateClass, Registry, WorkerClass};
 use crate::workers;
@@ -22,7 +22,7 @@ pub(super) struct Catalogue {
 pub(super) struct Choice<'a> {
     pub(super) app: &'a dyn App,
     pub(super) class: &'a dyn WorkerClass,
-    pub(super) identity: Identity,
+    pub(super) identity: Credentials,
     pub(super) socket_access: Access,
 }
 
@@ -90,14 +90,14 @@ impl Catalogue {
         class.check(settings).map_err(|refusal| wrong("worker_class")(refusal.to_string()))?;
         let (user, group) = (settings.user.as_deref(), settings.group.as_deref());
         let key = if user.is_some() { "user" } else { "group" };
-        Identity::find(None, group).map_err(wrong("group"))?;
-        let identity = Identity::find(user, group).map_err(wrong(key))?;
-        if !identity.is_within_reach() {
+        Credentials::lookup(None, group).map_err(wrong("group"))?;
+        let identity = Credentials::lookup(user, group).map_err(wrong(key))?;
+        if !identity.can_apply() {
             let reason = "only a master that runs as root can run workers as somebody else";
             return Err(wrong(key)(reason.to_owned()));
         }
-        let user = settings.socket_user.as_deref().map(identity::user_number).transpose();
-        let group = settings.socket_group.as_deref().map(identity::group_number).transpose();
+        let user = settings.socket_user.as_deref().map(credentials::lookup_uid).transpose();
+        let group = settings.socket_group.as_deref().map(credentials::lookup_gid).transpose();
         let socket_access = Access {
             mode: settings.socket_mode,
             user: user.map_err(wrong("socket_user"))?,

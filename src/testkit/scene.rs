@@ -12,7 +12,7 @@ use super::feed::{Errand, Regular, Stage, Task};
 use super::heard::{Heard, Record, Watched, Worker, listen};
 use super::proc::{Stat, comes_true, session_members};
 use super::{DEADLINE, Kit, Pid};
-use crate::os::command::{self, keep_below};
+use crate::os::testing::{self, bind_to_parent};
 use crate::os::signal::Signal;
 
 /// How a class breaks a rule.
@@ -73,7 +73,7 @@ impl<'k> Scene<'k> {
         command.args(kit.feed.arguments(&folder)).args(flags).args(&kit.arguments);
         command.envs(kit.feed.variables(&folder)).envs(kit.variables.iter().cloned());
         command.current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::null());
-        keep_below(&mut command);
+        bind_to_parent(&mut command);
         let child = command.stderr(Stdio::piped()).spawn();
         let mut child = child.map_err(|error| failed("it cannot be executed", error))?;
         let heard = Arc::default();
@@ -130,7 +130,7 @@ impl<'k> Scene<'k> {
         if let Some(status) = self.exit_within(Duration::ZERO) {
             return Err(self.breach("the master stays", format!("it has left: {status}")));
         }
-        command::tell(self.pid, signal); // it has not been reaped, so the number is its own
+        testing::send_signal(self.pid, signal); // it has not been reaped, so the number is its own
         Ok(())
     }
 
@@ -270,7 +270,7 @@ impl Drop for Scene<'_> {
         // Whoever the master left behind is found by its session, which no stranger can join.
         comes_true(DEADLINE, || {
             let survivors = self.survivors();
-            survivors.iter().for_each(|survivor| command::kill_off(survivor.pid));
+            survivors.iter().for_each(|survivor| testing::send_sigkill(survivor.pid));
             survivors.is_empty()
         });
         let _ = fs::remove_dir_all(&self.stage.folder);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::context::{EMPTYING_MAX, HANDSHAKE_MAX};
 use crate::listen::{Door, Listener};
-use crate::os::descriptors::{self, Berth, Look};
+use crate::os::fd_table::{self, LocalAddress, Visit};
 use crate::os::poll::{self, Interest};
 use crate::os::signal::{SignalDrain, Signal};
 use crate::os::{clock, file};
@@ -42,7 +42,7 @@ struct Entry {
     listener: Arc<Listener>,
     number: RawFd,
     socket: file::Id,
-    berth: Option<Berth>,
+    berth: Option<LocalAddress>,
 }
 
 impl Guard {
@@ -59,7 +59,7 @@ impl Guard {
         let entries = listeners.iter().map(|listener| {
             let number = listener.as_raw_fd();
             let (listener, socket) = (Arc::clone(listener), file::id(number)?);
-            Ok(Entry { listener, number, socket, berth: descriptors::berth(number) })
+            Ok(Entry { listener, number, socket, berth: fd_table::local_address(number) })
         });
         Ok(Self {
             board,
@@ -98,26 +98,26 @@ impl Guard {
     /// Takes a listener out of the class's hands, under whatever number it has it.
     fn close(&self, entry: &Entry) {
         let is_it = |number| file::id(number).is_ok_and(|socket| socket == entry.socket);
-        descriptors::each(|number| {
+        fd_table::for_each_fd(|number| {
             if is_it(number) {
-                let _ = descriptors::put_out(number); // no descriptors: tried again at the next look
+                let _ = fd_table::replace_with_dead_socket(number); // no descriptors: tried again at the next look
             }
-            Look::On
+            Visit::Continue
         });
     }
 
     /// Whether a client is connected, as far as can be seen.
     fn has_clients(&self) -> bool {
         let is_client = |number| {
-            let berth = descriptors::berth(number);
+            let berth = fd_table::local_address(number);
             berth.is_some()
                 && self.entries.iter().any(|entry| entry.berth == berth)
-                && descriptors::is_connected(number)
+                && fd_table::is_connected(number)
         };
         let mut found = false;
-        let seen = descriptors::each(|number| {
+        let seen = fd_table::for_each_fd(|number| {
             found = is_client(number);
-            if found { Look::Enough } else { Look::On }
+            if found { Visit::Stop } else { Visit::Continue }
         });
         found || !seen
     }
@@ -127,7 +127,7 @@ impl Guard {
 fn is_awaited(entry: &Entry) -> bool {
     let ready =
         || poll::wait([(entry.listener.as_fd(), Interest::Readable)], Some(MonotonicTime::default()));
-    descriptors::is_listening(entry.number) && matches!(ready(), Ok([true]))
+    fd_table::is_listening(entry.number) && matches!(ready(), Ok([true]))
 }
 
 impl SignalDrain for Guard {
@@ -154,7 +154,7 @@ impl SignalDrain for Guard {
         for entry in &self.entries {
             if self.must_empty(entry, leaving_for) {
                 awaited = true;
-            } else if descriptors::is_listening(entry.number) {
+            } else if fd_table::is_listening(entry.number) {
                 self.close(entry);
             }
         }

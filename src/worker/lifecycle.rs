@@ -289,7 +289,7 @@ impl Lifecycle {
     /// Ends the worker at once, with code 0 and without waiting for its other threads. For a class
     /// that was told [`Stop::Now`] and whose threads may be stuck.
     pub fn leave(&self) -> ! {
-        process::leave(0)
+        process::exit_immediately(0)
     }
 
     /// Leaves a word for the master's record of this worker's end: why it hung, crashed or could not

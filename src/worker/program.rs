@@ -11,8 +11,8 @@ use crate::app::Refusal;
 use crate::listen::Listener;
 use crate::os::mailbox::{Letter, Mailbox};
 use crate::os::process::{self, Exit, Pid};
-use crate::os::program::{self, Ask, Child, Launch};
-use crate::os::{identity, poll};
+use crate::os::child_program::{self, ProgramSignal, ChildProgram, ProgramSpec};
+use crate::os::{credentials, poll};
 use crate::settings::{Settings, StopSignal};
 use crate::time::MonotonicTime;
 
@@ -21,7 +21,7 @@ use crate::time::MonotonicTime;
 /// worker is aborted, the program is, in its place.
 #[derive(Debug)]
 pub struct Program {
-    child: Child,
+    child: ChildProgram,
     mailbox: Mailbox,
     /// Which of its outputs have not ended.
     open: [bool; 2],
@@ -110,13 +110,13 @@ impl Program {
             tell("WATCHDOG_USEC", timeout.as_micros().to_string());
             pid_variables.push("WATCHDOG_PID");
         }
-        let launch = Launch {
-            words: &words,
+        let launch = ProgramSpec {
+            args: &words,
             sockets: &sockets,
-            variables: &variables,
-            pid_variables: &pid_variables,
+            env: &variables,
+            pid_env_names: &pid_variables,
         };
-        Ok(Self { child: Child::start(&launch)?, mailbox, open: [true; 2] })
+        Ok(Self { child: ChildProgram::start(&launch)?, mailbox, open: [true; 2] })
     }
 
     /// Its process number.
@@ -142,7 +142,7 @@ impl Program {
         if !self.open[index] {
             return None;
         }
-        let length = program::read(&self.child.outputs()[index], buffer)?;
+        let length = child_program::read(&self.child.outputs()[index], buffer)?;
         self.open[index] = length > 0;
         (length > 0).then_some(length)
     }
@@ -161,43 +161,43 @@ impl Program {
 
     /// Who has left already can only be known by its user: somebody who could do worse.
     fn is_own(&self, letter: &Letter) -> bool {
-        match process::group_of(letter.sender) {
+        match process::process_group_of(letter.sender) {
             Some(group) => letter.sender == self.child.pid() || Some(group) == own_group(),
-            None => letter.user == identity::user(),
+            None => letter.user == credentials::effective_uid(),
         }
     }
 
     /// Asks it to finish and leave, by this signal.
     pub fn ask(&self, signal: StopSignal) {
         self.child.send(match signal {
-            StopSignal::Term => Ask::Term,
-            StopSignal::Int => Ask::Int,
-            StopSignal::Quit => Ask::Quit,
-            StopSignal::Hup => Ask::Hup,
-            StopSignal::Usr1 => Ask::Usr1,
-            StopSignal::Usr2 => Ask::Usr2,
-            StopSignal::Winch => Ask::Winch,
+            StopSignal::Term => ProgramSignal::Term,
+            StopSignal::Int => ProgramSignal::Int,
+            StopSignal::Quit => ProgramSignal::Quit,
+            StopSignal::Hup => ProgramSignal::Hup,
+            StopSignal::Usr1 => ProgramSignal::Usr1,
+            StopSignal::Usr2 => ProgramSignal::Usr2,
+            StopSignal::Winch => ProgramSignal::Winch,
         });
     }
 
     /// Has it leave at once, as by Ctrl-C (INT).
     pub fn interrupt(&self) {
-        self.child.send(Ask::Int);
+        self.child.send(ProgramSignal::Int);
     }
 
     /// Aborts it: it may say where it was, and dump core.
     pub fn abort(&self) {
-        self.child.send(Ask::Abort);
+        self.child.send(ProgramSignal::Abrt);
     }
 
     /// Kills it.
     pub fn kill(&self) {
-        self.child.send(Ask::Kill);
+        self.child.send(ProgramSignal::Kill);
     }
 
     /// How it ended, if it has.
     pub fn end(&mut self) -> Option<End> {
-        self.child.end().map(End)
+        self.child.try_reap().map(End)
     }
 }
 
@@ -207,14 +207,14 @@ impl Lifecycle {
     /// killed, which is the master's duty otherwise.
     pub fn end_like(&self, end: End) -> ! {
         if self.is_orphaned() {
-            process::end_group(Pid::this());
+            process::kill_process_group(Pid::this());
         }
-        program::end_like(end.0)
+        child_program::exit_like(end.0)
     }
 }
 
 fn own_group() -> Option<Pid> {
-    process::group_of(Pid::this())
+    process::process_group_of(Pid::this())
 }
 
 /// What a listener is called in `LISTEN_FDNAMES`, where colons separate names.

@@ -19,7 +19,7 @@ pub struct Desk<'a> {
 
 impl<'a> Desk<'a> {
     pub(super) fn new(seat: ThreadEntry<'a>, life: &'a Lifecycle) -> Self {
-        seat.set_thread_id(process::thread());
+        seat.set_thread_id(process::thread_id());
         Self { seat, life, beats: false, date: [b' '; 29], date_second: u64::MAX }
     }
 
@@ -94,7 +94,7 @@ pub struct Work<'a> {
 
 impl<'a> Work<'a> {
     pub(super) fn begin(seat: ThreadEntry<'a>, life: &'a Lifecycle, label: &str) -> Self {
-        seat.set_thread_id(process::thread());
+        seat.set_thread_id(process::thread_id());
         seat.set_label(label.as_bytes());
         seat.set_busy(clock::now_coarse());
         Self { seat, life }
@@ -102,7 +102,7 @@ impl<'a> Work<'a> {
 
     /// This thread is at it now.
     pub(super) fn passes_to_this_thread(&self) {
-        self.seat.set_thread_id(process::thread());
+        self.seat.set_thread_id(process::thread_id());
     }
 
     /// Asks for more time: the unit needs until so long from now, at least. At most an hour, but

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::os::command;
+use crate::os::testing;
 use crate::testkit::heard::Record;
 use crate::testkit::proc::{stat, times_asleep};
 use crate::testkit::scene::{Scene, Verdict, ending, since, under_load};
@@ -95,7 +95,7 @@ pub(super) fn hang(kit: &Kit) -> Verdict {
 pub(super) fn stopped(kit: &Kit) -> Verdict {
     let scene = Scene::start(kit, &TIMEOUT)?;
     let victim = scene.wait_workers(2)?[0];
-    command::halt(victim.pid);
+    testing::send_sigstop(victim.pid);
     let expected = "a worker that is stopped (SIGSTOP) is found hung";
     scene.wait_for(0, expected, |record| record.says("worker hung", victim.pid))?;
     expect_end_by_hang(&scene, &scene.wait_exited(victim.pid)?)?;

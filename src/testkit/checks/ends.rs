@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::os::command;
+use crate::os::testing;
 use crate::os::signal::Signal;
 use crate::testkit::feed::Task;
 use crate::testkit::scene::{Scene, Verdict, ending, since};
@@ -79,7 +79,7 @@ pub(super) fn leave_alone(kit: &Kit) -> Verdict {
     let slow = scene.begin(Task::Slow(Duration::from_millis(700)))?;
     // Whoever has the work is among them.
     for worker in &workers {
-        command::tell(worker.pid, Signal::Term);
+        testing::send_signal(worker.pid, Signal::Term);
     }
     scene.finish(slow, "work that was begun before its worker got a TERM is done")?;
     for worker in workers {

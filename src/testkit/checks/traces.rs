@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::os::command;
+use crate::os::testing;
 use crate::os::signal::Signal;
 use crate::testkit::feed::Task;
 use crate::testkit::proc::{children, comes_true};
@@ -14,7 +14,7 @@ use crate::testkit::{DEADLINE, Kit, Pid};
 pub(super) fn killed(kit: &Kit) -> Verdict {
     let scene = Scene::start(kit, &[])?;
     for victim in scene.wait_workers(2)? {
-        command::kill_off(victim.pid);
+        testing::send_sigkill(victim.pid);
         scene.wait_exited(victim.pid)?;
         scene.work(2)?;
         scene.wait_replaced(victim)?;
@@ -66,7 +66,7 @@ pub(super) fn replacements(kit: &Kit) -> Verdict {
     let mut before = (0, 0);
     for round in 0..ROUNDS {
         let victim = workers[round % 2];
-        command::kill_off(victim.pid);
+        testing::send_sigkill(victim.pid);
         workers[round % 2] = scene.wait_replaced(victim)?;
         if round == 1 {
             // Whatever is made once has been made after one of each.

@@ -11,35 +11,35 @@ use nix::unistd::{
 /// Whom to become. All names are looked up once, by whoever finds it, so that a process that
 /// becomes somebody asks nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct Credentials {
     user: Option<u32>,
     group: Option<u32>,
     /// The supplementary groups; empty if no identity is to be taken on.
     groups: Vec<u32>,
 }
 
-impl Identity {
+impl Credentials {
     /// Looks up a user and a group by name or number. The supplementary groups are those of the
     /// user in the group database and the group itself; for a user without an entry, and for no
     /// user, the group alone.
     ///
     /// # Errors
     /// A text that says which name is unknown, or that a group must be named too.
-    pub(crate) fn find(user: Option<&str>, group: Option<&str>) -> Result<Self, String> {
+    pub(crate) fn lookup(user: Option<&str>, group: Option<&str>) -> Result<Self, String> {
         let account = user.map(find_user).transpose()?;
         let group = group.map(find_group).transpose()?;
         let group = match &account {
-            Some(Account { id, entry: None }) if group.is_none() => {
+            Some(UserAccount { id, passwd: None }) if group.is_none() => {
                 return Err(format!(
                     "user {id} has no entry in the user database that would name its group: give \
                      the group too"
                 ));
             }
-            Some(Account { entry: Some(entry), .. }) => group.or(Some(entry.group)),
-            Some(Account { entry: None, .. }) | None => group,
+            Some(UserAccount { passwd: Some(entry), .. }) => group.or(Some(entry.gid)),
+            Some(UserAccount { passwd: None, .. }) | None => group,
         };
         let groups = match (&account, group) {
-            (Some(Account { entry: Some(entry), .. }), Some(group)) => groups_of(entry, group)?,
+            (Some(UserAccount { passwd: Some(entry), .. }), Some(group)) => groups_of(entry, group)?,
             (_, Some(group)) => vec![group],
             (_, None) => Vec::new(),
         };
@@ -57,7 +57,7 @@ impl Identity {
     }
 
     /// Whether this process is that already, or may become it.
-    pub(crate) fn is_within_reach(&self) -> bool {
+    pub(crate) fn can_apply(&self) -> bool {
         let is_user = self.user.is_none_or(|user| Uid::effective().as_raw() == user);
         let is_group = self.group.is_none_or(|group| Gid::effective().as_raw() == group);
         Uid::effective().is_root() || (is_user && is_group)
@@ -69,10 +69,10 @@ impl Identity {
     ///
     /// # Errors
     /// `EPERM` without the privilege; or a text that says what did not change.
-    pub(crate) fn assume(&self) -> io::Result<()> {
+    pub(crate) fn apply(&self) -> io::Result<()> {
         if let Some(group) = self.group.map(Gid::from_raw) {
             if Uid::effective().is_root() {
-                self.assume_groups()?;
+                self.apply_groups()?;
             }
             setgid(group)?;
             let now = getresgid()?;
@@ -93,11 +93,11 @@ impl Identity {
         Ok(())
     }
 
-    fn assume_groups(&self) -> io::Result<()> {
+    fn apply_groups(&self) -> io::Result<()> {
         let wanted: Vec<Gid> = self.groups.iter().copied().map(Gid::from_raw).collect();
         setgroups(&wanted)?;
         let now: Vec<u32> = getgroups()?.into_iter().map(Gid::as_raw).collect();
-        if in_order(now) == in_order(self.groups.clone()) {
+        if sorted_unique(now) == sorted_unique(self.groups.clone()) {
             Ok(())
         } else {
             Err(io::Error::other("the supplementary groups did not become those of the user"))
@@ -105,7 +105,7 @@ impl Identity {
     }
 }
 
-fn in_order(mut groups: Vec<u32>) -> Vec<u32> {
+fn sorted_unique(mut groups: Vec<u32>) -> Vec<u32> {
     groups.sort_unstable();
     groups.dedup();
     groups
@@ -115,7 +115,7 @@ fn in_order(mut groups: Vec<u32>) -> Vec<u32> {
 ///
 /// # Errors
 /// A text that says that there is no such user.
-pub(crate) fn user_number(text: &str) -> Result<u32, String> {
+pub(crate) fn lookup_uid(text: &str) -> Result<u32, String> {
     find_user(text).map(|account| account.id)
 }
 
@@ -123,25 +123,25 @@ pub(crate) fn user_number(text: &str) -> Result<u32, String> {
 ///
 /// # Errors
 /// A text that says that there is no such group.
-pub(crate) fn group_number(text: &str) -> Result<u32, String> {
+pub(crate) fn lookup_gid(text: &str) -> Result<u32, String> {
     find_group(text)
 }
 
-struct Account {
+struct UserAccount {
     id: u32,
     /// Missing for a bare number without an entry in the user database.
-    entry: Option<Entry>,
+    passwd: Option<PasswdEntry>,
 }
 
-struct Entry {
+struct PasswdEntry {
     name: String,
-    group: u32,
+    gid: u32,
 }
 
 /// The largest number means "unchanged" to the kernel, and is nobody's.
-const NOBODYS: u32 = u32::MAX;
+const UNCHANGED_ID: u32 = u32::MAX;
 
-fn find_user(text: &str) -> Result<Account, String> {
+fn find_user(text: &str) -> Result<UserAccount, String> {
     let number = text.parse::<u32>().ok();
     let found = match number {
         Some(id) => User::from_uid(Uid::from_raw(id)),
@@ -149,17 +149,17 @@ fn find_user(text: &str) -> Result<Account, String> {
     };
     match (found, number) {
         (Ok(Some(user)), _) => {
-            let entry = Entry { name: user.name, group: user.gid.as_raw() };
-            Ok(Account { id: user.uid.as_raw(), entry: Some(entry) })
+            let entry = PasswdEntry { name: user.name, gid: user.gid.as_raw() };
+            Ok(UserAccount { id: user.uid.as_raw(), passwd: Some(entry) })
         }
-        (Ok(None), Some(id)) if id != NOBODYS => Ok(Account { id, entry: None }),
+        (Ok(None), Some(id)) if id != UNCHANGED_ID => Ok(UserAccount { id, passwd: None }),
         (Ok(None), _) => Err(format!("there is no user {text:?} on this machine")),
         (Err(errno), _) => Err(format!("cannot look up user {text:?}: {errno}")),
     }
 }
 
 fn find_group(text: &str) -> Result<u32, String> {
-    if let Some(id) = text.parse().ok().filter(|id| *id != NOBODYS) {
+    if let Some(id) = text.parse().ok().filter(|id| *id != UNCHANGED_ID) {
         return Ok(id);
     }
     match Group::from_name(text) {
@@ -170,7 +170,7 @@ fn find_group(text: &str) -> Result<u32, String> {
 }
 
 /// All groups of a user, of which `group` is one.
-fn groups_of(entry: &Entry, group: u32) -> Result<Vec<u32>, String> {
+fn groups_of(entry: &PasswdEntry, group: u32) -> Result<Vec<u32>, String> {
     let failed = |why: &dyn std::fmt::Display| {
         format!("cannot look up the groups of user {:?}: {why}", entry.name)
     };
@@ -185,7 +185,7 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// The user as whom this process acts.
-pub(crate) fn user() -> u32 {
+pub(crate) fn effective_uid() -> u32 {
     Uid::effective().as_raw()
 }
 
@@ -199,41 +199,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_and_its_number_are_the_same_identity() {
-        let root = Identity::find(Some("root"), None).unwrap();
+    fn name_and_uid_give_equal_credentials() {
+        let root = Credentials::lookup(Some("root"), None).unwrap();
         assert_eq!((root.user(), root.group()), (Some(0), Some(0)));
-        assert_eq!(Identity::find(Some("0"), None).unwrap(), root);
+        assert_eq!(Credentials::lookup(Some("0"), None).unwrap(), root);
         assert!(root.groups.contains(&0));
-        assert!(Identity::find(None, None).unwrap().is_within_reach());
+        assert!(Credentials::lookup(None, None).unwrap().can_apply());
     }
 
     #[test]
-    fn a_number_without_an_entry_needs_a_group_and_has_no_other() {
-        let stranger = Identity::find(Some("4000000000"), Some("4000000001")).unwrap();
-        assert_eq!((stranger.user(), stranger.group()), (Some(4_000_000_000), Some(4_000_000_001)));
-        assert_eq!(stranger.groups, [4_000_000_001]);
-        let error = Identity::find(Some("4000000000"), None).unwrap_err();
+    fn uid_without_passwd_entry_requires_group() {
+        let credentials = Credentials::lookup(Some("4000000000"), Some("4000000001")).unwrap();
+        assert_eq!((credentials.user(), credentials.group()), (Some(4_000_000_000), Some(4_000_000_001)));
+        assert_eq!(credentials.groups, [4_000_000_001]);
+        let error = Credentials::lookup(Some("4000000000"), None).unwrap_err();
         assert!(error.contains("give the group too"), "{error}");
     }
 
     #[test]
-    fn who_does_not_exist_is_named() {
+    fn unknown_user_or_group_is_named_in_error() {
         for text in ["no-such-name", "-1", "4294967295", "99999999999"] {
             assert_eq!(
-                Identity::find(Some(text), None).unwrap_err(),
+                Credentials::lookup(Some(text), None).unwrap_err(),
                 format!("there is no user {text:?} on this machine")
             );
             assert_eq!(
-                group_number(text).unwrap_err(),
+                lookup_gid(text).unwrap_err(),
                 format!("there is no group {text:?} on this machine")
             );
         }
     }
 
     #[test]
-    fn a_group_alone_is_the_only_group() {
-        let identity = Identity::find(None, Some("7")).unwrap();
-        assert_eq!((identity.user(), identity.group()), (None, Some(7)));
-        assert_eq!(identity.groups, [7]);
+    fn group_without_user_is_only_group() {
+        let credentials = Credentials::lookup(None, Some("7")).unwrap();
+        assert_eq!((credentials.user(), credentials.group()), (None, Some(7)));
+        assert_eq!(credentials.groups, [7]);
     }
 }

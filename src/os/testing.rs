@@ -13,29 +13,29 @@ use super::signal::Signal;
 
 /// Makes the program lead a session of its own, in which whoever it leaves behind is found again;
 /// the kernel kills it when the thread ends that starts it. It dumps no core.
-pub(crate) fn keep_below(command: &mut Command) {
-    let first_steps = || {
+pub(crate) fn bind_to_parent(command: &mut Command) {
+    let before_exec = || {
         setsid()?;
         set_pdeathsig(Number::SIGKILL)?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         Ok(())
     };
     // SAFETY: the closure makes plain system calls only; it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(first_steps) };
+    unsafe { command.pre_exec(before_exec) };
 }
 
 /// Tells a process something. Nothing happens if it is not there any more.
-pub(crate) fn tell(pid: Pid, signal: Signal) {
+pub(crate) fn send_signal(pid: Pid, signal: Signal) {
     send(pid, signal.number());
 }
 
 /// Stops a process, such that only a kill can still reach it.
-pub(crate) fn halt(pid: Pid) {
+pub(crate) fn send_sigstop(pid: Pid) {
     send(pid, Number::SIGSTOP);
 }
 
 /// Kills a process.
-pub(crate) fn kill_off(pid: Pid) {
+pub(crate) fn send_sigkill(pid: Pid) {
     send(pid, Number::SIGKILL);
 }
 

@@ -10,19 +10,19 @@ use nix::sys::stat::Mode;
 
 use super::socket;
 
-const FOLDER: &CStr = c"/proc/self/fd";
+const FD_DIR: &CStr = c"/proc/self/fd";
 /// Where an entry says how long it is, and where its name begins: see getdents64(2).
 const LENGTH_AT: usize = 16;
 const NAME_AT: usize = 19;
 
 /// Shows each descriptor of this process until `look` has seen enough. Returns whether it could show
 /// them. Async-signal-safe, if `look` is.
-pub(crate) fn each(mut look: impl FnMut(RawFd) -> Look) -> bool {
+pub(crate) fn for_each_fd(mut visit: impl FnMut(RawFd) -> Visit) -> bool {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let Ok(folder) = open(FOLDER, flags, Mode::empty()) else { return false };
+    let Ok(dir) = open(FD_DIR, flags, Mode::empty()) else { return false };
     let mut buffer = [0_u8; 2048];
     loop {
-        let (number, length) = (folder.as_raw_fd(), buffer.len());
+        let (number, length) = (dir.as_raw_fd(), buffer.len());
         // SAFETY: `buffer` has room for `length` bytes.
         let read =
             unsafe { libc::syscall(libc::SYS_getdents64, number, buffer.as_mut_ptr(), length) };
@@ -33,7 +33,7 @@ pub(crate) fn each(mut look: impl FnMut(RawFd) -> Look) -> bool {
         let mut entries = buffer.get(..read).unwrap_or_default();
         while let Some((entry, rest)) = first_entry(entries) {
             entries = rest;
-            if number_in(entry).filter(|fd| *fd != number).map(&mut look) == Some(Look::Enough) {
+            if fd_in_entry(entry).filter(|fd| *fd != number).map(&mut visit) == Some(Visit::Stop) {
                 return true;
             }
         }
@@ -42,9 +42,9 @@ pub(crate) fn each(mut look: impl FnMut(RawFd) -> Look) -> bool {
 
 /// Whether to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
-    On,
-    Enough,
+pub(crate) enum Visit {
+    Continue,
+    Stop,
 }
 
 fn first_entry(entries: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -54,7 +54,7 @@ fn first_entry(entries: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// The number that an entry is named by; none for `.` and `..`.
-fn number_in(entry: &[u8]) -> Option<RawFd> {
+fn fd_in_entry(entry: &[u8]) -> Option<RawFd> {
     let name = entry.get(NAME_AT..)?.split(|byte| *byte == 0).next()?;
     let digits = |byte: &u8| byte.is_ascii_digit().then(|| i32::from(byte - b'0'));
     if name.is_empty() {
@@ -66,19 +66,19 @@ fn number_in(entry: &[u8]) -> Option<RawFd> {
 /// Where a socket is bound, as far as it is the same for a listener and for those whom it has let in:
 /// a TCP port, or a unix socket's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Berth {
+pub(crate) struct LocalAddress {
     family: libc::sa_family_t,
     name: [u8; 108],
 }
 
 /// Where a socket is bound. Async-signal-safe.
-pub(crate) fn berth(number: RawFd) -> Option<Berth> {
+pub(crate) fn local_address(number: RawFd) -> Option<LocalAddress> {
     let mut storage = socket::zeroed_storage();
     let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     let target = (&raw mut storage).cast();
     // SAFETY: `storage` has room for any address, `length` says so, and both outlive the call.
     super::check(unsafe { libc::getsockname(number, target, &raw mut length) }).ok()?;
-    let mut berth = Berth { family: storage.ss_family, name: [0; 108] };
+    let mut address = LocalAddress { family: storage.ss_family, name: [0; 108] };
     // A port, and a unix name, begin right behind the family; the rest of a TCP address does not
     // count.
     let counted = match i32::from(storage.ss_family) {
@@ -87,11 +87,11 @@ pub(crate) fn berth(number: RawFd) -> Option<Berth> {
         _ => return None,
     };
     let source = (&raw const storage).cast::<u8>().wrapping_add(size_of::<libc::sa_family_t>());
-    for (offset, byte) in berth.name.iter_mut().enumerate().take(counted) {
+    for (offset, byte) in address.name.iter_mut().enumerate().take(counted) {
         // SAFETY: a sockaddr_storage has 128 bytes, all of them initialised, and 110 are read.
         *byte = unsafe { source.wrapping_add(offset).read() };
     }
-    Some(berth)
+    Some(address)
 }
 
 /// Whether a socket is connected to somebody. Async-signal-safe.
@@ -126,7 +126,7 @@ pub(crate) fn is_listening(number: RawFd) -> bool {
 ///
 /// # Errors
 /// `EMFILE` and the like.
-pub(crate) fn put_out(number: RawFd) -> io::Result<()> {
+pub(crate) fn replace_with_dead_socket(number: RawFd) -> io::Result<()> {
     let mut ends: [RawFd; 2] = [-1; 2];
     let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: `ends` has room for two descriptors.
@@ -150,35 +150,35 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]
-    fn every_descriptor_is_shown_once_until_it_is_enough() {
+    fn for_each_fd_visits_once_until_stopped() {
         let files: Vec<File> = (0..300).map(|_| File::open("/dev/null").unwrap()).collect();
         let mut seen = Vec::new();
-        assert!(each(|fd| {
+        assert!(for_each_fd(|fd| {
             seen.push(fd);
-            Look::On
+            Visit::Continue
         }));
         for file in &files {
             assert_eq!(seen.iter().filter(|fd| **fd == file.as_raw_fd()).count(), 1);
         }
-        let mut looks = 0;
-        assert!(each(|_| {
-            looks += 1;
-            if looks == 5 { Look::Enough } else { Look::On }
+        let mut visits = 0;
+        assert!(for_each_fd(|_| {
+            visits += 1;
+            if visits == 5 { Visit::Stop } else { Visit::Continue }
         }));
-        assert_eq!(looks, 5);
+        assert_eq!(visits, 5);
     }
 
     #[test]
-    fn a_client_is_bound_where_its_listener_is() {
+    fn client_has_local_address_of_its_listener() {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let there = ("127.0.0.1", listener.local_addr().unwrap().port());
         let caller = TcpStream::connect(there).unwrap();
         let (client, _) = listener.accept().unwrap();
-        let here = berth(listener.as_raw_fd());
-        assert!(here.is_some() && here == berth(client.as_raw_fd()));
-        assert_ne!(here, berth(caller.as_raw_fd()));
-        assert_ne!(here, berth(other.as_raw_fd()));
+        let here = local_address(listener.as_raw_fd());
+        assert!(here.is_some() && here == local_address(client.as_raw_fd()));
+        assert_ne!(here, local_address(caller.as_raw_fd()));
+        assert_ne!(here, local_address(other.as_raw_fd()));
         assert!(is_connected(client.as_raw_fd()) && !is_connected(listener.as_raw_fd()));
         assert!(is_listening(listener.as_raw_fd()) && !is_listening(client.as_raw_fd()));
         let folder = tempfile::tempdir().unwrap();
@@ -186,17 +186,17 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let caller = UnixStream::connect(&path).unwrap();
         let (client, _) = listener.accept().unwrap();
-        assert_eq!(berth(listener.as_raw_fd()), berth(client.as_raw_fd()));
-        assert_ne!(berth(listener.as_raw_fd()), berth(caller.as_raw_fd()));
+        assert_eq!(local_address(listener.as_raw_fd()), local_address(client.as_raw_fd()));
+        assert_ne!(local_address(listener.as_raw_fd()), local_address(caller.as_raw_fd()));
         assert!(is_connected(client.as_raw_fd()) && is_listening(listener.as_raw_fd()));
-        assert_eq!(berth(File::open("/dev/null").unwrap().as_raw_fd()), None);
+        assert_eq!(local_address(File::open("/dev/null").unwrap().as_raw_fd()), None);
     }
 
     #[test]
-    fn a_listener_that_is_put_out_lets_nobody_in_and_wakes_nobody() {
+    fn replaced_listener_accepts_nothing_and_stays_idle() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let _caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        put_out(listener.as_raw_fd()).unwrap();
+        replace_with_dead_socket(listener.as_raw_fd()).unwrap();
         assert!(!is_listening(listener.as_raw_fd()));
         let error = listener.accept().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);

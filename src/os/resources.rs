@@ -14,12 +14,12 @@ use nix::unistd::Pid;
 ///
 /// # Errors
 /// `EPERM`: the number is beyond the hard limit or the kernel's fs.nr_open.
-pub(crate) fn set_open_files(most: u64) -> io::Result<()> {
-    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
+pub(crate) fn set_nofile_limit(limit: u64) -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?)
 }
 
 /// The hard limit of descriptors that this process may have open; `None` is without limit.
-pub(crate) fn open_files_max() -> Option<u64> {
+pub(crate) fn nofile_hard_limit() -> Option<u64> {
     hard_limit(Resource::RLIMIT_NOFILE)
 }
 
@@ -28,13 +28,13 @@ pub(crate) fn open_files_max() -> Option<u64> {
 ///
 /// # Errors
 /// `EPERM`: the number is beyond the hard limit.
-pub(crate) fn set_core(most: Option<u64>) -> io::Result<()> {
-    let most = most.unwrap_or(RLIM_INFINITY);
+pub(crate) fn set_core_limit(limit: Option<u64>) -> io::Result<()> {
+    let most = limit.unwrap_or(RLIM_INFINITY);
     Ok(setrlimit(Resource::RLIMIT_CORE, most, most)?)
 }
 
 /// The hard limit of the bytes of a core that this process may dump; `None` is without limit.
-pub(crate) fn core_max() -> Option<u64> {
+pub(crate) fn core_hard_limit() -> Option<u64> {
     hard_limit(Resource::RLIMIT_CORE)
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn usable_cpus() -> io::Result<Vec<u16>> {
 ///
 /// # Errors
 /// `EINVAL`: there is no such processor, or this process may not use it.
-pub(crate) fn run_on(cpu: u16) -> io::Result<()> {
+pub(crate) fn bind_to_cpu(cpu: u16) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(usize::from(cpu))?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
@@ -94,7 +94,7 @@ pub(crate) fn set_oom_score_adj(value: i32) -> io::Result<()> {
 ///
 /// # Errors
 /// From prctl(2); or the kernel knows nothing of it.
-pub(crate) fn renounce_new_privileges() -> io::Result<()> {
+pub(crate) fn set_no_new_privs() -> io::Result<()> {
     prctl::set_no_new_privs()?;
     if prctl::get_no_new_privs()? { Ok(()) } else { Err(Errno::ENOTSUP.into()) }
 }
@@ -105,22 +105,22 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn a_thread_runs_on_the_processor_that_it_is_bound_to() {
+    fn bind_to_cpu_restricts_usable_cpus() {
         let usable = usable_cpus().unwrap();
         assert!(!usable.is_empty());
         let last = usable[usable.len() - 1];
-        let bound = move || run_on(last).and_then(|()| usable_cpus());
+        let bound = move || bind_to_cpu(last).and_then(|()| usable_cpus());
         assert_eq!(thread::spawn(bound).join().unwrap().unwrap(), [last]);
         assert_eq!(usable_cpus().unwrap(), usable);
-        let beyond = thread::spawn(|| run_on(1023)).join().unwrap();
+        let beyond = thread::spawn(|| bind_to_cpu(1023)).join().unwrap();
         assert!(usable.contains(&1023) || beyond.is_err());
-        assert!(run_on(u16::MAX).is_err());
+        assert!(bind_to_cpu(u16::MAX).is_err());
     }
 
     #[test]
-    fn hard_limits_are_known() {
-        let most = open_files_max();
-        assert!(most.is_none_or(|most| most > 0));
-        assert_eq!(most, getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard));
+    fn nofile_hard_limit_matches_getrlimit() {
+        let limit = nofile_hard_limit();
+        assert!(limit.is_none_or(|most| most > 0));
+        assert_eq!(limit, getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard));
     }
 }
