@@ -95,7 +95,7 @@ impl Manager {
     pub(crate) fn keep(&self, name: &str, fd: BorrowedFd<'_>) {
         if let Some(line) = &self.socket {
             let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}");
-            let _ = socket::transmit_with(line.as_fd(), text.as_bytes(), fd);
+            let _ = socket::send_with_fd(line.as_fd(), text.as_bytes(), fd);
         }
     }
 

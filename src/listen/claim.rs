@@ -62,7 +62,7 @@ pub(super) fn make_way(path: &Path, address: &Address) -> Result<(), ListenError
     if !metadata.file_type().is_socket() {
         return Err(ListenError::NotASocket(path.to_path_buf()));
     }
-    if socket::is_alive(&socket::Name::Path(path.to_path_buf())).map_err(refused)? {
+    if socket::is_accepting(&socket::SocketAddress::Path(path.to_path_buf())).map_err(refused)? {
         return Err(ListenError::Alive(path.to_path_buf()));
     }
     let looked_at = Claim::inherit(path.to_path_buf(), id_of(&metadata));

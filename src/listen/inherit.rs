@@ -149,13 +149,13 @@ impl Line {
     /// # Errors
     /// `EMFILE` or `ENFILE`.
     pub(crate) fn new() -> io::Result<(Self, OwnedFd)> {
-        let (end, other) = socket::pair()?;
+        let (end, other) = socket::seqpacket_pair()?;
         Ok((Self { end }, other))
     }
 
     fn take_over(text: &str) -> Option<(Pid, Self)> {
         let (number, pid) = text.split_once(':')?;
-        let end = socket::adopt_line(number.parse().ok()?)?;
+        let end = socket::seqpacket_from_inherited_fd(number.parse().ok()?)?;
         Some((Pid::from_raw(pid.parse().ok()?), Self { end }))
     }
 
@@ -170,7 +170,7 @@ impl Line {
         let mut word = vec![REASON];
         word.extend_from_slice(reason.as_bytes());
         word.resize(word.len().clamp(8, 4096), b' '); // longer than any other word
-        let _ = socket::transmit(self.end.as_fd(), &word);
+        let _ = socket::send(self.end.as_fd(), &word);
     }
 
     /// What has come, if anything has.
@@ -196,7 +196,7 @@ impl Line {
 /// Says over the successor's end that its program could not be started.
 pub(crate) fn confess_exec_failure(end: BorrowedFd<'_>, error: &io::Error) {
     let errno = error.raw_os_error().unwrap_or(0).to_ne_bytes();
-    let _ = socket::transmit(end, &errno);
+    let _ = socket::send(end, &errno);
 }
 
 impl AsFd for Line {

@@ -85,16 +85,16 @@ pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener,
     let (fd, origin) = match address {
         Address::Tcp { host, port } => {
             let name = resolve(address, host, *port)?;
-            let fd = socket::listen_on(&socket::Name::Inet(name), backlog).map_err(refused)?;
+            let fd = socket::listen_on(&socket::SocketAddress::Tcp(name), backlog).map_err(refused)?;
             (fd, Origin::Bound)
         }
         Address::Abstract(bytes) => {
-            let name = socket::Name::Abstract(bytes.clone());
+            let name = socket::SocketAddress::Abstract(bytes.clone());
             (socket::listen_on(&name, backlog).map_err(refused)?, Origin::Bound)
         }
         Address::Unix(path) => {
             make_way(path, address)?;
-            let fd = socket::bind_to(&socket::Name::Path(path.clone())).map_err(refused)?;
+            let fd = socket::bind_to(&socket::SocketAddress::Path(path.clone())).map_err(refused)?;
             let claim = Claim::stake(path).map_err(refused)?;
             if let Err(error) = open_path(&fd, path, address, backlog, access) {
                 claim.remove();
@@ -102,12 +102,12 @@ pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener,
             }
             (fd, Origin::Path(claim))
         }
-        Address::Fd(number) => match socket::adopt(*number).map_err(refused)? {
+        Address::Fd(number) => match socket::from_inherited_fd(*number).map_err(refused)? {
             Some(fd) => (fd, Origin::Inherited),
             None => return Err(ListenError::NotAListener(*number)),
         },
     };
-    let name = socket::local_name(fd.as_fd());
+    let name = socket::local_address(fd.as_fd());
     let shared = match Shared::new(Door::Open) {
         Ok(shared) => shared,
         Err(error) => {
@@ -147,9 +147,9 @@ fn inherit_socket(
 ) -> Result<Listener, ListenError> {
     let as_given = Address::Fd(number);
     let refused = |source| ListenError::Bind { address: as_given.clone(), source };
-    let fd = socket::adopt(number).map_err(refused)?.ok_or(ListenError::NotAListener(number))?;
+    let fd = socket::from_inherited_fd(number).map_err(refused)?.ok_or(ListenError::NotAListener(number))?;
     let shared = Shared::new(Door::Open).map_err(refused)?;
-    let name = socket::local_name(fd.as_fd());
+    let name = socket::local_address(fd.as_fd());
     let origin = match &ours {
         None | Some((Address::Fd(_), _)) => Origin::Inherited,
         Some((Address::Unix(path), Some(file))) => {
@@ -222,7 +222,7 @@ impl Listener {
     /// # Errors
     /// From fcntl(2).
     pub(crate) fn never_block(&self) -> io::Result<()> {
-        socket::never_block(self.fd.as_fd())
+        socket::set_nonblocking(self.fd.as_fd())
     }
 
     /// Whether it was given by a service manager, rather than asked for by address or number.
@@ -261,7 +261,7 @@ impl Listener {
     /// As [`bind`].
     pub(crate) fn beside(&self) -> Result<Self, ListenError> {
         let refused = |source| ListenError::Bind { address: self.address.clone(), source };
-        let fd = socket::bind_beside(self.fd.as_fd()).map_err(refused)?;
+        let fd = socket::bind_reuseport(self.fd.as_fd()).map_err(refused)?;
         let shared = Shared::new(Door::Unopened).map_err(refused)?;
         let (address, name) = (self.address.clone(), self.name.clone());
         Ok(Self { fd, address, name, origin: Origin::Bound, shared })
@@ -331,7 +331,7 @@ impl Listener {
         }
         let sealed = match &self.origin {
             Origin::Inherited => Ok(false),
-            Origin::Bound => socket::turn_newcomers_away(self.fd.as_fd()),
+            Origin::Bound => socket::drop_new_syns(self.fd.as_fd()),
             Origin::Path(_) => {
                 self.remove_path();
                 Ok(true)
@@ -348,9 +348,9 @@ impl Listener {
         if self.door() != Door::Sealed || !matches!(self.origin, Origin::Bound) {
             return true;
         }
-        let empty = socket::queue_length(self.fd.as_fd()).is_ok_and(|length| length == 0);
+        let empty = socket::accept_queue_length(self.fd.as_fd()).is_ok_and(|length| length == 0);
         if empty {
-            socket::end_listening(self.fd.as_fd());
+            socket::shutdown_listener(self.fd.as_fd());
         }
         empty
     }

@@ -29,17 +29,17 @@ impl Stream {
     /// # Errors
     /// `WouldBlock` if there is no room; otherwise the connection is broken.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        socket::transmit(self.fd.as_fd(), bytes)
+        socket::send(self.fd.as_fd(), bytes)
     }
 
     /// Tells the peer that nothing more will come.
-    pub fn end_output(&self) {
-        socket::end_output(self.fd.as_fd());
+    pub fn shutdown_write(&self) {
+        socket::shutdown_write(self.fd.as_fd());
     }
 
     /// Ends both ways: whoever still waits for bytes, or for room, is told that it is over.
-    pub fn end(&self) {
-        socket::end(self.fd.as_fd());
+    pub fn shutdown(&self) {
+        socket::shutdown_both(self.fd.as_fd());
     }
 }
 

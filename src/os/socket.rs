@@ -9,16 +9,16 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike,
-    SockaddrStorage, UnixAddr, bind, connect, getsockname, getsockopt, listen, recv, send, sendmsg,
+    SockaddrStorage, UnixAddr, bind, connect, getsockname, getsockopt, listen, recv, send as nix_send, sendmsg,
     setsockopt, shutdown, socket, socketpair, sockopt,
 };
 use nix::sys::stat::{Mode, umask};
 
 /// An address that can be bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Name {
+pub(crate) enum SocketAddress {
     /// TCP.
-    Inet(SocketAddr),
+    Tcp(SocketAddr),
     /// A unix socket's path.
     Path(std::path::PathBuf),
     /// A name in Linux's abstract namespace.
@@ -29,7 +29,7 @@ pub(crate) enum Name {
 ///
 /// # Errors
 /// As [`bind_to`], and from listen(2).
-pub(crate) fn listen_on(name: &Name, backlog: u32) -> io::Result<OwnedFd> {
+pub(crate) fn listen_on(name: &SocketAddress, backlog: u32) -> io::Result<OwnedFd> {
     let fd = bind_to(name)?;
     set_backlog(fd.as_fd(), backlog)?;
     Ok(fd)
@@ -40,14 +40,14 @@ pub(crate) fn listen_on(name: &Name, backlog: u32) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL` and the like, from socket(2), bind(2).
-pub(crate) fn bind_to(name: &Name) -> io::Result<OwnedFd> {
+pub(crate) fn bind_to(name: &SocketAddress) -> io::Result<OwnedFd> {
     let fd = match name {
-        Name::Inet(address) => {
+        SocketAddress::Tcp(address) => {
             let fd = inet_socket(*address)?;
             bind(fd.as_raw_fd(), &SockaddrStorage::from(*address))?;
             fd
         }
-        Name::Path(_) | Name::Abstract(_) => {
+        SocketAddress::Path(_) | SocketAddress::Abstract(_) => {
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
             let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
             let earlier = umask(Mode::from_bits_truncate(0o177));
@@ -65,7 +65,7 @@ pub(crate) fn bind_to(name: &Name) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// `EINVAL` if it is no TCP socket; otherwise as [`bind_to`].
-pub(crate) fn bind_beside(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn bind_reuseport(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let name = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
     let address = match (name.as_sockaddr_in(), name.as_sockaddr_in6()) {
         (Some(v4), _) => SocketAddrV4::from(*v4).into(),
@@ -74,10 +74,10 @@ pub(crate) fn bind_beside(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     };
     // Only now: the first of them is bound without it, so that no other server can be there.
     setsockopt(&fd, sockopt::ReusePort, &true)?;
-    let beside = inet_socket(address)?;
-    setsockopt(&beside, sockopt::ReusePort, &true)?;
-    bind(beside.as_raw_fd(), &SockaddrStorage::from(address))?;
-    Ok(beside)
+    let sibling = inet_socket(address)?;
+    setsockopt(&sibling, sockopt::ReusePort, &true)?;
+    bind(sibling.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(sibling)
 }
 
 fn inet_socket(address: SocketAddr) -> io::Result<OwnedFd> {
@@ -107,7 +107,7 @@ pub(crate) fn set_backlog(fd: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// `EACCES` and the like, from connect(2): it cannot be told.
-pub(crate) fn is_alive(name: &Name) -> io::Result<bool> {
+pub(crate) fn is_accepting(name: &SocketAddress) -> io::Result<bool> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     match connect(fd.as_raw_fd(), &unix_address(name)?) {
@@ -117,11 +117,11 @@ pub(crate) fn is_alive(name: &Name) -> io::Result<bool> {
     }
 }
 
-fn unix_address(name: &Name) -> io::Result<UnixAddr> {
+fn unix_address(name: &SocketAddress) -> io::Result<UnixAddr> {
     match name {
-        Name::Path(path) => Ok(UnixAddr::new(path)?),
-        Name::Abstract(bytes) => Ok(UnixAddr::new_abstract(bytes)?),
-        Name::Inet(_) => Err(io::ErrorKind::InvalidInput.into()),
+        SocketAddress::Path(path) => Ok(UnixAddr::new(path)?),
+        SocketAddress::Abstract(bytes) => Ok(UnixAddr::new_abstract(bytes)?),
+        SocketAddress::Tcp(_) => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 
@@ -130,7 +130,7 @@ fn unix_address(name: &Name) -> io::Result<UnixAddr> {
 ///
 /// # Errors
 /// `EBADF` if there is no such descriptor.
-pub(crate) fn adopt(number: RawFd) -> io::Result<Option<OwnedFd>> {
+pub(crate) fn from_inherited_fd(number: RawFd) -> io::Result<Option<OwnedFd>> {
     // SAFETY: only asks about a number; a closed one is EBADF.
     super::check(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
     // SAFETY: the descriptor is open (just asked), and this process has one thread to close it.
@@ -141,7 +141,7 @@ pub(crate) fn adopt(number: RawFd) -> io::Result<Option<OwnedFd>> {
         return Ok(None);
     }
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    never_block(fd)?;
+    set_nonblocking(fd)?;
     // SAFETY: the descriptor is open, and the settings give it to the caller alone.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(number) }))
 }
@@ -150,7 +150,7 @@ pub(crate) fn adopt(number: RawFd) -> io::Result<Option<OwnedFd>> {
 ///
 /// # Errors
 /// From fcntl(2).
-pub(crate) fn never_block(fd: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     if !flags.contains(OFlag::O_NONBLOCK) {
         fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
@@ -159,7 +159,7 @@ pub(crate) fn never_block(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// The address to which a socket is bound, in words such as `127.0.0.1:8000` or `unix:/run/x`.
-pub(crate) fn local_name(fd: BorrowedFd<'_>) -> String {
+pub(crate) fn local_address(fd: BorrowedFd<'_>) -> String {
     let Ok(address) = getsockname::<SockaddrStorage>(fd.as_raw_fd()) else {
         return format!("fd://{}", fd.as_raw_fd());
     };
@@ -236,26 +236,26 @@ fn inet_address(storage: &libc::sockaddr_storage, length: libc::socklen_t) -> Op
 /// # Errors
 /// `WouldBlock` if nothing is there yet; whatever recv(2) says of a broken connection.
 pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    retry(|| recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT))
+    retry_on_eintr(|| recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT))
 }
 
 /// Sends as much as there is room for.
 ///
 /// # Errors
 /// `WouldBlock` if there is no room; whatever send(2) says of a broken connection. No SIGPIPE.
-pub(crate) fn transmit(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    retry(|| send(fd.as_raw_fd(), bytes, flags))
+    retry_on_eintr(|| nix_send(fd.as_raw_fd(), bytes, flags))
 }
 
 /// Tells the peer that nothing more will come.
-pub(crate) fn end_output(fd: BorrowedFd<'_>) {
+pub(crate) fn shutdown_write(fd: BorrowedFd<'_>) {
     // ENOTCONN: the peer is gone already, and need not be told.
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
 }
 
 /// Ends a connection for whoever receives or sends there.
-pub(crate) fn end(fd: BorrowedFd<'_>) {
+pub(crate) fn shutdown_both(fd: BorrowedFd<'_>) {
     // ENOTCONN: the peer is gone already, and has ended it.
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
 }
@@ -266,7 +266,7 @@ pub(crate) fn end(fd: BorrowedFd<'_>) {
 ///
 /// # Errors
 /// From setsockopt(2).
-pub(crate) fn turn_newcomers_away(fd: BorrowedFd<'_>) -> io::Result<bool> {
+pub(crate) fn drop_new_syns(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let inet = getsockname::<SockaddrStorage>(fd.as_raw_fd())
         .is_ok_and(|name| name.as_sockaddr_in().is_some() || name.as_sockaddr_in6().is_some());
     if !inet {
@@ -275,10 +275,10 @@ pub(crate) fn turn_newcomers_away(fd: BorrowedFd<'_>) -> io::Result<bool> {
     // A packet filter over the TCP header: byte 13 holds the flags. Drop what has SYN set (bit 1),
     // keep the rest.
     let mut program = [
-        filter(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
-        filter(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, 0x02),
-        filter(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-        filter(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        bpf_instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
+        bpf_instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, 0x02),
+        bpf_instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        bpf_instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
     ];
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: `program` points at `len` instructions, and both outlive the call, which copies them.
@@ -298,7 +298,7 @@ pub(crate) fn turn_newcomers_away(fd: BorrowedFd<'_>) -> io::Result<bool> {
 ///
 /// # Errors
 /// From getsockopt(2).
-pub(crate) fn queue_length(fd: BorrowedFd<'_>) -> io::Result<u32> {
+pub(crate) fn accept_queue_length(fd: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: tcp_info is plain numbers, for which zero is a value.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -317,16 +317,16 @@ pub(crate) fn queue_length(fd: BorrowedFd<'_>) -> io::Result<u32> {
 
 /// Ends listening for all processes that share the socket: newcomers are refused from now on, and
 /// accept(2) says `EINVAL` (Linux).
-pub(crate) fn end_listening(fd: BorrowedFd<'_>) {
+pub(crate) fn shutdown_listener(fd: BorrowedFd<'_>) {
     // ENOTCONN: somebody has ended it already.
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Read);
 }
 
-fn filter(code: u32, jump_true: u8, jump_false: u8, k: u32) -> libc::sock_filter {
+fn bpf_instruction(code: u32, jump_true: u8, jump_false: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt: jump_true, jf: jump_false, k }
 }
 
-fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
+fn retry_on_eintr(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {
             Ok(n) => return Ok(n),
@@ -340,14 +340,14 @@ fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
 ///
 /// # Errors
 /// `EMFILE` or `ENFILE`, from socketpair(2).
-pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     // SEQPACKET: each word arrives by itself.
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
 /// Takes over an inherited end of a [`pair`], if that is what this descriptor is.
-pub(crate) fn adopt_line(number: RawFd) -> Option<OwnedFd> {
+pub(crate) fn seqpacket_from_inherited_fd(number: RawFd) -> Option<OwnedFd> {
     // SAFETY: only asks about a number; a closed one is an error.
     super::check(unsafe { libc::fcntl(number, libc::F_GETFD) }).ok()?;
     // SAFETY: the descriptor is open (just asked), and this process has one thread to close it.
@@ -362,7 +362,7 @@ pub(crate) fn adopt_line(number: RawFd) -> Option<OwnedFd> {
 ///
 /// # Errors
 /// From sendmsg(2).
-pub(crate) fn transmit_with(
+pub(crate) fn send_with_fd(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
     fd: BorrowedFd<'_>,

@@ -85,7 +85,7 @@ impl<'s> Client<'s> {
                 Wants::Read if drained_input => return Turn::Read,
                 wants @ (Wants::Read | Wants::Linger) => {
                     if wants == Wants::Linger {
-                        self.stream.end_output();
+                        self.stream.shutdown_write();
                     }
                     self.stream.receive(input).map(|n| {
                         drained_input = look == Look::ToAShortRead && 0 < n && n < input.len();

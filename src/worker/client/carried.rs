@@ -129,8 +129,8 @@ impl Carried<'_> {
             session.received(&self.input[..count], &mut buffers.spare, desk, clock::now_coarse());
         }
         match session.wants() {
-            Wants::Linger => stream.end_output(),
-            Wants::Gone if self.is_receiving || self.is_sending => stream.end(),
+            Wants::Linger => stream.shutdown_write(),
+            Wants::Gone if self.is_receiving || self.is_sending => stream.shutdown(),
             Wants::Read | Wants::Write | Wants::Gone => (),
         }
     }
