@@ -291,7 +291,7 @@ fn introduce(house: &House, companies: &[Company<'_>], warnings: &[String]) {
         warn!(log, "ignored"; "error" => warning);
     }
     for company in companies {
-        for listener in listen::one_an_address(company.listeners.iter().map(AsRef::as_ref)) {
+        for listener in listen::one_per_address(company.listeners.iter().map(AsRef::as_ref)) {
             info!(company.log.logger(), "listening"; "address" => listener.name());
         }
     }

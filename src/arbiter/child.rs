@@ -211,7 +211,7 @@ fn serve(
         }
     };
     let class = company.plan.class;
-    let unruly = |listener: &Arc<Listener>| listener.never_block().err();
+    let unruly = |listener: &Arc<Listener>| listener.set_nonblocking().err();
     if !class.runs_command()
         && let Some(error) = company.listeners.iter().find_map(unruly)
     {

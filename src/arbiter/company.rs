@@ -11,7 +11,7 @@ use slog::warn;
 use super::board::Board;
 use crate::address::Address;
 use crate::app::App;
-use crate::listen::{self, Access, Door, ListenError, Listener, Share};
+use crate::listen::{self, Access, ListenerState, ListenError, Listener, Share};
 use crate::log::{self, Log, LogError};
 use crate::os::credentials::Credentials;
 use crate::settings::{Settings, Source};
@@ -157,7 +157,7 @@ impl<'a> Company<'a> {
     pub(super) fn close(&self, kept: &[RawFd]) {
         let is_kept = |l: &&Arc<Listener>| kept.contains(&l.as_raw_fd());
         for listener in self.listeners.iter().filter(|listener| !is_kept(listener)) {
-            if let Err(error) = listener.close_the_door() {
+            if let Err(error) = listener.stop_accepting() {
                 warn!(self.log.logger(), "listener cannot be closed to newcomers";
                     "address" => listener.name(), "error" => %error);
             }
@@ -169,7 +169,7 @@ impl<'a> Company<'a> {
     pub(super) fn refuse_newcomers(&self) -> bool {
         let mut done = true;
         for listener in &self.listeners {
-            done &= listener.refuse_newcomers();
+            done &= listener.reject_new_connections();
         }
         done
     }
@@ -191,12 +191,12 @@ impl<'a> Company<'a> {
 
     /// Whether there are sockets that do not listen yet.
     pub(super) fn has_unopened(&self) -> bool {
-        self.listeners.iter().any(|listener| listener.door() == Door::Unopened)
+        self.listeners.iter().any(|listener| listener.state() == ListenerState::NotListening)
     }
 
     /// The sockets that listen.
     pub(super) fn open_listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
-        self.listeners.iter().filter(|listener| listener.door() != Door::Unopened)
+        self.listeners.iter().filter(|listener| listener.state() != ListenerState::NotListening)
     }
 
     /// The numbers of the sockets.
@@ -222,14 +222,14 @@ fn bind_all(
     if settings.bind.is_empty() {
         return Ok(Vec::new()); // a job, or a class that takes no clients
     }
-    let given = || kept.iter().filter(|listener| listener.is_given());
+    let given = || kept.iter().filter(|listener| listener.is_socket_activated());
     if matches!(settings.source("bind"), Source::Default) && given().next().is_some() {
         return Ok(given().map(Arc::clone).collect());
     }
     let mut fresh: Vec<Arc<Listener>> = Vec::new();
     let mut listeners = Vec::new();
     for address in &settings.bind {
-        let is_usable = |l: &&Arc<Listener>| is_meant(l, address) && !l.is_lost();
+        let is_usable = |l: &&Arc<Listener>| is_meant(l, address) && !l.path_was_replaced();
         let present = kept.iter().chain(&fresh).filter(is_usable);
         let mut present: Vec<Arc<Listener>> = present.map(Arc::clone).collect();
         let is_served = !present.is_empty();

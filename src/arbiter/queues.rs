@@ -50,7 +50,7 @@ impl Crew<'_> {
         }
         let backlog = self.company.plan.settings.backlog;
         for listener in &self.company.listeners {
-            if let Err(error) = listener.open(backlog) {
+            if let Err(error) = listener.start_listening(backlog) {
                 warn!(self.company.log.logger(), "socket of reuse_port cannot listen";
                     "address" => listener.name(), "error" => %error);
             }

@@ -11,7 +11,7 @@ use super::company::{self, Blueprint, Company, CompanyError, House};
 use super::crew::Crew;
 use super::pool::{Part, Pool};
 use crate::listen::inherit::name_of;
-use crate::listen::{Door, Listener, one_an_address};
+use crate::listen::{ListenerState, Listener, one_per_address};
 use crate::log::chain;
 use crate::os::clock;
 
@@ -112,8 +112,8 @@ impl<'a> Arbiter<'a> {
         let mut opened = Vec::new();
         for company in change.companies() {
             let fresh = company.listeners.iter().map(AsRef::as_ref);
-            let fresh = fresh.filter(|l| !known(l) && l.door() != Door::Unopened);
-            for listener in one_an_address(fresh) {
+            let fresh = fresh.filter(|l| !known(l) && l.state() != ListenerState::NotListening);
+            for listener in one_per_address(fresh) {
                 opened.push((company.plan.pool.clone(), listener.name().to_owned()));
             }
         }
@@ -146,7 +146,7 @@ impl<'a> Arbiter<'a> {
             let old = pool.commit(alone, generation, &kept);
             closed.extend(old.into_iter().map(|listener| (pool.name().to_owned(), listener)));
         }
-        for listener in one_an_address(closed.iter().map(|(_, listener)| listener.as_ref())) {
+        for listener in one_per_address(closed.iter().map(|(_, listener)| listener.as_ref())) {
             self.manager.forget(&name_of(listener));
             let of = |(_, known): &&(String, Arc<Listener>)| std::ptr::eq(known.as_ref(), listener);
             let pool = closed.iter().find(of).map_or("", |(pool, _)| pool);

@@ -34,7 +34,7 @@ pub enum ListenError {
     /// The path leads to something that is not a socket.
     NotASocket(PathBuf),
     /// Somebody is serving at the path.
-    Alive(PathBuf),
+    InUse(PathBuf),
     /// The descriptor that was to be inherited is not a listening stream socket.
     NotAListener(RawFd),
 }
@@ -57,7 +57,7 @@ impl fmt::Display for ListenError {
                  choose another path or move it away",
                 path.display()
             ),
-            Self::Alive(path) => write!(
+            Self::InUse(path) => write!(
                 f,
                 "cannot listen on unix:{}: another program is serving there",
                 path.display()
@@ -75,7 +75,7 @@ impl std::error::Error for ListenError {
             Self::Resolve { source, .. }
             | Self::Bind { source, .. }
             | Self::Access { source, .. } => Some(source),
-            Self::NotASocket(_) | Self::Alive(_) | Self::NotAListener(_) => None,
+            Self::NotASocket(_) | Self::InUse(_) | Self::NotAListener(_) => None,
         }
     }
 }

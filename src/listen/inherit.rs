@@ -57,7 +57,7 @@ impl Inheritance {
         for offset in 0..RawFd::from(count.min(4096)) {
             let name = names.get(offset as usize).copied();
             let ours = name.and_then(meaning_of);
-            let listener = super::inherit_socket(FIRST_SOCKET + offset, ours)?;
+            let listener = super::adopt_inherited(FIRST_SOCKET + offset, ours)?;
             inheritance.listeners.push(Arc::new(listener));
         }
         Ok(inheritance)
@@ -89,7 +89,7 @@ pub(crate) fn announce(
 /// The name under which a socket of ours is handed on. If it has a path, the name also tells to which
 /// file that leads as long as it is ours: `ostler@DEVICE.INODE@ADDRESS`.
 pub(crate) fn name_of(listener: &Listener) -> String {
-    encode(listener.address(), listener.file())
+    encode(listener.address(), listener.file_id())
 }
 
 /// A name may not hold the colon that separates names.

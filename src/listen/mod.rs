@@ -1,7 +1,7 @@
 //! Listening sockets: bound once by the master, shared by the workers, removed by whom they belong
 //! to. It must never know what is served over them.
 
-mod claim;
+mod socket_path;
 mod error;
 pub(crate) mod inherit;
 mod shared;
@@ -14,10 +14,10 @@ use std::path::Path;
 
 use crate::address::Address;
 use crate::os::{epoll, file, socket};
-use claim::{Claim, FileId, make_way};
+use socket_path::{SocketPath, FileId, remove_stale_socket};
 pub use error::ListenError;
 pub(crate) use shared::Share;
-use shared::Shared;
+use shared::SharedState;
 pub use stream::Stream;
 
 /// A socket that listens. It never blocks, and it is shared with other processes: nobody may
@@ -29,7 +29,7 @@ pub struct Listener {
     name: String,
     origin: Origin,
     /// What the workers must know at once.
-    shared: Shared,
+    shared_state: SharedState,
 }
 
 #[derive(Debug)]
@@ -39,20 +39,20 @@ enum Origin {
     /// Bound by us to something without a file.
     Bound,
     /// Bound by us to a path.
-    Path(Claim),
+    Path(SocketPath),
 }
 
 /// Who can still come to a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
+pub enum ListenerState {
     /// Nobody yet: it does not listen.
-    Unopened,
+    NotListening,
     /// Anybody, and somebody will serve them.
     Open,
     /// Nobody: the queue has an end.
-    Sealed,
+    DrainBounded,
     /// Nobody should, but some may still come: the queue may have no end.
-    Ajar,
+    DrainUnbounded,
 }
 
 /// Who may connect to a unix socket by its path.
@@ -93,14 +93,14 @@ pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener,
             (socket::listen_on(&name, backlog).map_err(refused)?, Origin::Bound)
         }
         Address::Unix(path) => {
-            make_way(path, address)?;
+            remove_stale_socket(path, address)?;
             let fd = socket::bind_to(&socket::SocketAddress::Path(path.clone())).map_err(refused)?;
-            let claim = Claim::stake(path).map_err(refused)?;
+            let bound_path = SocketPath::claim_current(path).map_err(refused)?;
             if let Err(error) = open_path(&fd, path, address, backlog, access) {
-                claim.remove();
+                bound_path.remove();
                 return Err(error);
             }
-            (fd, Origin::Path(claim))
+            (fd, Origin::Path(bound_path))
         }
         Address::Fd(number) => match socket::from_inherited_fd(*number).map_err(refused)? {
             Some(fd) => (fd, Origin::Inherited),
@@ -108,16 +108,16 @@ pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener,
         },
     };
     let name = socket::local_address(fd.as_fd());
-    let shared = match Shared::new(Door::Open) {
+    let shared = match SharedState::new(ListenerState::Open) {
         Ok(shared) => shared,
         Err(error) => {
-            if let Origin::Path(claim) = &origin {
-                claim.remove();
+            if let Origin::Path(path) = &origin {
+                path.remove();
             }
             return Err(refused(error));
         }
     };
-    Ok(Listener { fd, address: address.clone(), name, origin, shared })
+    Ok(Listener { fd, address: address.clone(), name, origin, shared_state: shared })
 }
 
 /// Lets those who may connect to a path that has just been bound.
@@ -141,19 +141,19 @@ fn open_path(
 ///
 /// # Errors
 /// The descriptor is not a listening stream socket.
-fn inherit_socket(
+fn adopt_inherited(
     number: RawFd,
     ours: Option<(Address, Option<FileId>)>,
 ) -> Result<Listener, ListenError> {
     let as_given = Address::Fd(number);
     let refused = |source| ListenError::Bind { address: as_given.clone(), source };
     let fd = socket::from_inherited_fd(number).map_err(refused)?.ok_or(ListenError::NotAListener(number))?;
-    let shared = Shared::new(Door::Open).map_err(refused)?;
+    let shared = SharedState::new(ListenerState::Open).map_err(refused)?;
     let name = socket::local_address(fd.as_fd());
     let origin = match &ours {
         None | Some((Address::Fd(_), _)) => Origin::Inherited,
         Some((Address::Unix(path), Some(file))) => {
-            Origin::Path(Claim::inherit(path.clone(), *file))
+            Origin::Path(SocketPath::from_recorded(path.clone(), *file))
         }
         // An earlier master had lost its path already: there is nothing to remove later.
         Some((Address::Unix(_), None)) => Origin::Bound,
@@ -161,11 +161,11 @@ fn inherit_socket(
     };
     let address =
         ours.map(|(address, _)| address).or_else(|| name.parse().ok()).unwrap_or(as_given);
-    Ok(Listener { fd, address, name, origin, shared })
+    Ok(Listener { fd, address, name, origin, shared_state: shared })
 }
 
 /// The first of the listeners at each address: with `reuse_port` there are several in a row.
-pub(crate) fn one_an_address<'l>(
+pub(crate) fn one_per_address<'l>(
     listeners: impl Iterator<Item = &'l Listener>,
 ) -> Vec<&'l Listener> {
     let mut listeners: Vec<&Listener> = listeners.collect();
@@ -191,7 +191,7 @@ impl Listener {
     /// No resources for another connection now, such as `EMFILE`: pause, do not spin. `EINVAL`
     /// (`InvalidInput`): the socket has ended listening, and nobody will ever come.
     pub fn accept(&self) -> io::Result<Option<(Stream, Option<SocketAddr>)>> {
-        if self.door() == Door::Unopened {
+        if self.state() == ListenerState::NotListening {
             return Ok(None);
         }
         let client = socket::accept(self.fd.as_fd())?;
@@ -221,19 +221,19 @@ impl Listener {
     ///
     /// # Errors
     /// From fcntl(2).
-    pub(crate) fn never_block(&self) -> io::Result<()> {
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
         socket::set_nonblocking(self.fd.as_fd())
     }
 
     /// Whether it was given by a service manager, rather than asked for by address or number.
-    pub(crate) fn is_given(&self) -> bool {
+    pub(crate) fn is_socket_activated(&self) -> bool {
         matches!(self.origin, Origin::Inherited) && !matches!(self.address, Address::Fd(_))
     }
 
     /// The file to which its path leads as long as that is ours.
-    fn file(&self) -> Option<FileId> {
+    fn file_id(&self) -> Option<FileId> {
         match &self.origin {
-            Origin::Path(claim) => Some(claim.file()),
+            Origin::Path(path) => Some(path.file_id()),
             Origin::Bound | Origin::Inherited => None,
         }
     }
@@ -248,9 +248,9 @@ impl Listener {
     /// # Errors
     /// From listen(2).
     pub(crate) fn set_backlog(&self, backlog: u32) -> io::Result<()> {
-        match self.door() {
-            Door::Unopened => Ok(()), // it would begin to listen
-            Door::Open | Door::Sealed | Door::Ajar => socket::set_backlog(self.fd.as_fd(), backlog),
+        match self.state() {
+            ListenerState::NotListening => Ok(()), // it would begin to listen
+            ListenerState::Open | ListenerState::DrainBounded | ListenerState::DrainUnbounded => socket::set_backlog(self.fd.as_fd(), backlog),
         }
     }
 
@@ -262,47 +262,47 @@ impl Listener {
     pub(crate) fn beside(&self) -> Result<Self, ListenError> {
         let refused = |source| ListenError::Bind { address: self.address.clone(), source };
         let fd = socket::bind_reuseport(self.fd.as_fd()).map_err(refused)?;
-        let shared = Shared::new(Door::Unopened).map_err(refused)?;
+        let shared = SharedState::new(ListenerState::NotListening).map_err(refused)?;
         let (address, name) = (self.address.clone(), self.name.clone());
-        Ok(Self { fd, address, name, origin: Origin::Bound, shared })
+        Ok(Self { fd, address, name, origin: Origin::Bound, shared_state: shared })
     }
 
     /// Begins to listen, if it does not yet.
     ///
     /// # Errors
     /// From listen(2).
-    pub(crate) fn open(&self, backlog: u32) -> io::Result<()> {
-        if self.door() == Door::Unopened {
+    pub(crate) fn start_listening(&self, backlog: u32) -> io::Result<()> {
+        if self.state() == ListenerState::NotListening {
             socket::set_backlog(self.fd.as_fd(), backlog)?;
-            self.shared.turn(Door::Open);
+            self.shared_state.set_state(ListenerState::Open);
         }
         Ok(())
     }
 
     /// Whose the queue is; see [`Share`].
     pub(crate) fn share(&self) -> Option<Share> {
-        self.shared.share()
+        self.shared_state.share()
     }
 
     /// Changes whose the queue is; none makes it everybody's. Returns whether that is news.
     pub(crate) fn set_share(&self, share: Option<Share>) -> bool {
-        self.shared.set_share(share)
+        self.shared_state.set_share(share)
     }
 
     /// The first generation whose workers have it; 0 if all have.
     pub(crate) fn since(&self) -> u32 {
-        self.shared.since()
+        self.shared_state.since()
     }
 
     /// Remembers the first generation whose workers have it.
     pub(crate) fn set_since(&self, generation: u32) {
-        self.shared.set_since(generation);
+        self.shared_state.set_since(generation);
     }
 
     /// Lends the queue to the worker in a slot, in addition to those whose it is. Returns whether
     /// that is news.
     pub(crate) fn lend(&self, slot: Option<usize>) -> bool {
-        self.shared.lend(slot)
+        self.shared_state.lend(slot)
     }
 
     /// Whether it is one of several sockets at its address, each with workers of its own.
@@ -313,23 +313,23 @@ impl Listener {
     /// Whether the worker in this slot takes clients from here.
     pub(crate) fn concerns(&self, slot: usize) -> bool {
         let own = self.share().is_none_or(|share| share.belongs_to(slot));
-        self.door() != Door::Unopened && (own || self.shared.borrower() == Some(slot))
+        self.state() != ListenerState::NotListening && (own || self.shared_state.borrower() == Some(slot))
     }
 
     /// Whether somebody will serve here after the present workers. If not, whoever of them leaves
     /// empties the queue first.
-    pub fn door(&self) -> Door {
-        self.shared.door()
+    pub fn state(&self) -> ListenerState {
+        self.shared_state.state()
     }
 
     /// Lets nobody new in, so that the queue can be emptied to its end: packets of new TCP
     /// connections are not answered any more, and a path that is ours is removed. An inherited
     /// socket may have other users, and is left as it is.
-    pub(crate) fn close_the_door(&self) -> io::Result<()> {
-        if self.door() == Door::Unopened {
+    pub(crate) fn stop_accepting(&self) -> io::Result<()> {
+        if self.state() == ListenerState::NotListening {
             return Ok(());
         }
-        let sealed = match &self.origin {
+        let bounded = match &self.origin {
             Origin::Inherited => Ok(false),
             Origin::Bound => socket::drop_new_syns(self.fd.as_fd()),
             Origin::Path(_) => {
@@ -337,15 +337,15 @@ impl Listener {
                 Ok(true)
             }
         };
-        self.shared.turn(if matches!(sealed, Ok(true)) { Door::Sealed } else { Door::Ajar });
-        sealed.map(|_| ())
+        self.shared_state.set_state(if matches!(bounded, Ok(true)) { ListenerState::DrainBounded } else { ListenerState::DrainUnbounded });
+        bounded.map(|_| ())
     }
 
     /// Refuses newcomers at a sealed TCP listener, whose queue is empty: who has knocked since the
     /// door was closed learns at last that nobody will open. Returns whether that is done, or not
     /// to be done.
-    pub(crate) fn refuse_newcomers(&self) -> bool {
-        if self.door() != Door::Sealed || !matches!(self.origin, Origin::Bound) {
+    pub(crate) fn reject_new_connections(&self) -> bool {
+        if self.state() != ListenerState::DrainBounded || !matches!(self.origin, Origin::Bound) {
             return true;
         }
         let empty = socket::accept_queue_length(self.fd.as_fd()).is_ok_and(|length| length == 0);
@@ -356,9 +356,9 @@ impl Listener {
     }
 
     /// Whether somebody has removed its path, or put something else there: nobody new can come.
-    pub(crate) fn is_lost(&self) -> bool {
+    pub(crate) fn path_was_replaced(&self) -> bool {
         match &self.origin {
-            Origin::Path(claim) => claim.is_lost(),
+            Origin::Path(path) => path.was_replaced(),
             // It was gone already when this master got the socket.
             Origin::Bound => matches!(self.address, Address::Unix(_)),
             Origin::Inherited => false,
@@ -367,8 +367,8 @@ impl Listener {
 
     /// Removes the path, if it has one that still leads to this socket.
     pub(crate) fn remove_path(&self) {
-        if let Origin::Path(claim) = &self.origin {
-            claim.remove();
+        if let Origin::Path(path) = &self.origin {
+            path.remove();
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Door;
+use super::ListenerState;
 use crate::os::memory::SharedMemory;
 
 /// One socket of several at an address: the nth of so many. It belongs to the workers in every slot
@@ -24,43 +24,43 @@ impl Share {
     }
 }
 
-const DOOR: usize = 0;
+const STATE: usize = 0;
 const SHARE: usize = 1;
 const BORROWER: usize = 2;
 const SINCE: usize = 3;
 
 /// The shared words of a listener. The master alone writes them.
 #[derive(Debug)]
-pub(super) struct Shared(SharedMemory);
+pub(super) struct SharedState(SharedMemory);
 
-impl Shared {
+impl SharedState {
     /// Words for everybody's queue.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub(super) fn new(door: Door) -> io::Result<Self> {
+    pub(super) fn new(state: ListenerState) -> io::Result<Self> {
         let shared = Self(SharedMemory::new(4)?);
-        shared.turn(door);
+        shared.set_state(state);
         Ok(shared)
     }
 
-    pub(super) fn door(&self) -> Door {
-        match self.word(DOOR).load(Ordering::Acquire) {
-            0 => Door::Open,
-            1 => Door::Sealed,
-            2 => Door::Ajar,
-            _ => Door::Unopened,
+    pub(super) fn state(&self) -> ListenerState {
+        match self.word(STATE).load(Ordering::Acquire) {
+            0 => ListenerState::Open,
+            1 => ListenerState::DrainBounded,
+            2 => ListenerState::DrainUnbounded,
+            _ => ListenerState::NotListening,
         }
     }
 
-    pub(super) fn turn(&self, door: Door) {
-        let word = match door {
-            Door::Open => 0,
-            Door::Sealed => 1,
-            Door::Ajar => 2,
-            Door::Unopened => 3,
+    pub(super) fn set_state(&self, state: ListenerState) {
+        let word = match state {
+            ListenerState::Open => 0,
+            ListenerState::DrainBounded => 1,
+            ListenerState::DrainUnbounded => 2,
+            ListenerState::NotListening => 3,
         };
-        self.word(DOOR).store(word, Ordering::Release);
+        self.word(STATE).store(word, Ordering::Release);
     }
 
     pub(super) fn share(&self) -> Option<Share> {
@@ -101,12 +101,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_is_heard() {
-        let shared = Shared::new(Door::Unopened).unwrap();
-        assert_eq!(shared.door(), Door::Unopened);
-        for door in [Door::Open, Door::Sealed, Door::Ajar] {
-            shared.turn(door);
-            assert_eq!(shared.door(), door);
+    fn stored_values_are_read_back() {
+        let shared = SharedState::new(ListenerState::NotListening).unwrap();
+        assert_eq!(shared.state(), ListenerState::NotListening);
+        for state in [ListenerState::Open, ListenerState::DrainBounded, ListenerState::DrainUnbounded] {
+            shared.set_state(state);
+            assert_eq!(shared.state(), state);
         }
         assert_eq!((shared.share(), shared.borrower()), (None, None));
         let share = Some(Share { index: 3, count: 4 });

@@ -13,7 +13,7 @@ use super::client::Client;
 use super::jobs::{Booted, SeatedJob};
 use super::lifecycle::{Lifecycle, Stop};
 use crate::app::{Connection, Exchange, Next, Patience, Peer, Place, Service};
-use crate::listen::{Door, Listener, Stream};
+use crate::listen::{ListenerState, Listener, Stream};
 use crate::os::clock;
 use crate::session::Session;
 use crate::settings::Settings;
@@ -58,11 +58,11 @@ impl<'a> WorkerContext<'a> {
     /// Whether nobody serves at a listener after this worker, so that a graceful stop includes the
     /// connections that wait there. Otherwise other workers take those.
     pub fn must_empty(&self, listener: &Listener) -> bool {
-        match listener.door() {
-            Door::Unopened => false,
-            Door::Sealed => true,
-            Door::Ajar => self.life.stopping_for() < EMPTYING_MAX,
-            Door::Open => self.life.is_orphaned() && self.life.stopping_for() < EMPTYING_MAX,
+        match listener.state() {
+            ListenerState::NotListening => false,
+            ListenerState::DrainBounded => true,
+            ListenerState::DrainUnbounded => self.life.stopping_for() < EMPTYING_MAX,
+            ListenerState::Open => self.life.is_orphaned() && self.life.stopping_for() < EMPTYING_MAX,
         }
     }
 
@@ -73,7 +73,7 @@ impl<'a> WorkerContext<'a> {
             return None;
         }
         let end = self.life.stopping_since()?.saturating_add(HANDSHAKE_MAX);
-        let sealed = self.listeners.iter().any(|listener| listener.door() == Door::Sealed);
+        let sealed = self.listeners.iter().any(|listener| listener.state() == ListenerState::DrainBounded);
         (sealed && clock::now() < end).then_some(end)
     }
 

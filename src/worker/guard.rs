@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::context::{EMPTYING_MAX, HANDSHAKE_MAX};
-use crate::listen::{Door, Listener};
+use crate::listen::{ListenerState, Listener};
 use crate::os::fd_table::{self, LocalAddress, Visit};
 use crate::os::poll::{self, Interest};
 use crate::os::signal::{SignalDrain, Signal};
@@ -87,11 +87,11 @@ impl Guard {
     /// there: see `WorkerContext::must_empty`.
     fn must_empty(&self, entry: &Entry, leaving_for: Duration) -> bool {
         let orphaned = self.orphaned.load(Ordering::Relaxed);
-        match entry.listener.door() {
-            Door::Unopened => false,
-            Door::Sealed => leaving_for < HANDSHAKE_MAX || is_awaited(entry),
-            Door::Ajar => leaving_for < EMPTYING_MAX && is_awaited(entry),
-            Door::Open => orphaned && leaving_for < EMPTYING_MAX && is_awaited(entry),
+        match entry.listener.state() {
+            ListenerState::NotListening => false,
+            ListenerState::DrainBounded => leaving_for < HANDSHAKE_MAX || is_awaited(entry),
+            ListenerState::DrainUnbounded => leaving_for < EMPTYING_MAX && is_awaited(entry),
+            ListenerState::Open => orphaned && leaving_for < EMPTYING_MAX && is_awaited(entry),
         }
     }
 

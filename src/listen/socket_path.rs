@@ -14,37 +14,37 @@ pub(super) type FileId = (u64, u64);
 
 /// A path that is ours as long as it leads to this file.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(super) struct SocketPath {
     path: PathBuf,
     file: FileId,
 }
 
-impl Claim {
+impl SocketPath {
     /// Claims what the path leads to now.
     ///
     /// # Errors
     /// From lstat(2).
-    pub(super) fn stake(path: &Path) -> io::Result<Self> {
+    pub(super) fn claim_current(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_path_buf(), file: file_id(path)? })
     }
 
     /// A claim to what the path led to earlier, such as that of an earlier master.
-    pub(super) fn inherit(path: PathBuf, file: FileId) -> Self {
+    pub(super) fn from_recorded(path: PathBuf, file: FileId) -> Self {
         Self { path, file }
     }
 
-    pub(super) fn file(&self) -> FileId {
+    pub(super) fn file_id(&self) -> FileId {
         self.file
     }
 
     /// Whether somebody has removed the path, or put something else there.
-    pub(super) fn is_lost(&self) -> bool {
-        !file_id(&self.path).is_ok_and(|present| present == self.file)
+    pub(super) fn was_replaced(&self) -> bool {
+        !file_id(&self.path).is_ok_and(|current| current == self.file)
     }
 
     /// Removes the path, if it is still ours.
     pub(super) fn remove(&self) {
-        if !self.is_lost() {
+        if !self.was_replaced() {
             // Gone already is as good.
             let _ = fs::remove_file(&self.path);
         }
@@ -52,7 +52,7 @@ impl Claim {
 }
 
 /// Makes way at a unix socket's path if what is there is the socket of a server that has gone.
-pub(super) fn make_way(path: &Path, address: &Address) -> Result<(), ListenError> {
+pub(super) fn remove_stale_socket(path: &Path, address: &Address) -> Result<(), ListenError> {
     let refused = |source| ListenError::Bind { address: address.clone(), source };
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -63,10 +63,10 @@ pub(super) fn make_way(path: &Path, address: &Address) -> Result<(), ListenError
         return Err(ListenError::NotASocket(path.to_path_buf()));
     }
     if socket::is_accepting(&socket::SocketAddress::Path(path.to_path_buf())).map_err(refused)? {
-        return Err(ListenError::Alive(path.to_path_buf()));
+        return Err(ListenError::InUse(path.to_path_buf()));
     }
-    let looked_at = Claim::inherit(path.to_path_buf(), id_of(&metadata));
-    if !looked_at.is_lost() {
+    let stale = SocketPath::from_recorded(path.to_path_buf(), id_of(&metadata));
+    if !stale.was_replaced() {
         fs::remove_file(path).map_err(refused)?;
     }
     Ok(())
