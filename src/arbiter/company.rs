@@ -11,7 +11,7 @@ use slog::warn;
 use super::board::Board;
 use crate::address::Address;
 use crate::app::App;
-use crate::listen::{self, Access, ListenerState, ListenError, Listener, Share};
+use crate::listen::{self, Access, ListenerState, ListenError, Listener, ReusePortShard};
 use crate::log::{self, Log, LogError};
 use crate::os::credentials::Credentials;
 use crate::settings::{Settings, Source};
@@ -183,7 +183,7 @@ impl<'a> Company<'a> {
             let count = here().count() as u32;
             let several = self.plan.settings.reuse_port && count > 1;
             for (index, listener) in (0..).zip(here()) {
-                news |= listener.set_share(several.then_some(Share { index, count }));
+                news |= listener.set_shard(several.then_some(ReusePortShard { index, count }));
             }
         }
         news
@@ -237,7 +237,7 @@ fn bind_all(
         let wanted = if several && (alone || !is_served) { settings.workers.count() } else { 1 };
         while present.len() < wanted {
             let bound = match present.first() {
-                Some(first) => first.beside(),
+                Some(first) => first.bind_sibling(),
                 None => listen::bind(address, settings.backlog, plan.socket_access),
             };
             match bound {

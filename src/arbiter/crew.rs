@@ -224,7 +224,7 @@ impl<'a> Crew<'a> {
         let previous = self.previous.take();
         if let Some(previous) = &previous {
             for listener in self.company.listeners_unlike(previous) {
-                listener.set_since(generation);
+                listener.set_first_generation(generation);
             }
         }
         self.share_out();

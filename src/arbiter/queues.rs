@@ -74,14 +74,14 @@ impl Crew<'_> {
         let mut attendances: HashMap<(u32, u32), Attendance> = HashMap::new();
         let mut borrowers = HashSet::new();
         for listener in self.company.open_listeners() {
-            let Some(share) = listener.share() else { continue };
-            let since = listener.since();
+            let Some(share) = listener.shard() else { continue };
+            let since = listener.first_generation();
             let attendance = attendances.entry((since, share.count)).or_insert_with(|| {
                 let here = accepting().filter(|member| member.generation >= since);
                 Attendance::new(share.count, here.map(|member| member.slot))
             });
             let borrower = attendance.borrower(share.index);
-            if listener.lend(borrower) {
+            if listener.assign_to(borrower) {
                 borrowers.extend(borrower);
             }
         }

@@ -16,7 +16,7 @@ use crate::address::Address;
 use crate::os::{epoll, file, socket};
 use socket_path::{SocketPath, FileId, remove_stale_socket};
 pub use error::ListenError;
-pub(crate) use shared::Share;
+pub(crate) use shared::ReusePortShard;
 use shared::SharedState;
 pub use stream::Stream;
 
@@ -259,7 +259,7 @@ impl Listener {
     ///
     /// # Errors
     /// As [`bind`].
-    pub(crate) fn beside(&self) -> Result<Self, ListenError> {
+    pub(crate) fn bind_sibling(&self) -> Result<Self, ListenError> {
         let refused = |source| ListenError::Bind { address: self.address.clone(), source };
         let fd = socket::bind_reuseport(self.fd.as_fd()).map_err(refused)?;
         let shared = SharedState::new(ListenerState::NotListening).map_err(refused)?;
@@ -280,40 +280,40 @@ impl Listener {
     }
 
     /// Whose the queue is; see [`Share`].
-    pub(crate) fn share(&self) -> Option<Share> {
-        self.shared_state.share()
+    pub(crate) fn shard(&self) -> Option<ReusePortShard> {
+        self.shared_state.shard()
     }
 
     /// Changes whose the queue is; none makes it everybody's. Returns whether that is news.
-    pub(crate) fn set_share(&self, share: Option<Share>) -> bool {
-        self.shared_state.set_share(share)
+    pub(crate) fn set_shard(&self, shard: Option<ReusePortShard>) -> bool {
+        self.shared_state.set_shard(shard)
     }
 
     /// The first generation whose workers have it; 0 if all have.
-    pub(crate) fn since(&self) -> u32 {
-        self.shared_state.since()
+    pub(crate) fn first_generation(&self) -> u32 {
+        self.shared_state.first_generation()
     }
 
     /// Remembers the first generation whose workers have it.
-    pub(crate) fn set_since(&self, generation: u32) {
-        self.shared_state.set_since(generation);
+    pub(crate) fn set_first_generation(&self, generation: u32) {
+        self.shared_state.set_first_generation(generation);
     }
 
     /// Lends the queue to the worker in a slot, in addition to those whose it is. Returns whether
     /// that is news.
-    pub(crate) fn lend(&self, slot: Option<usize>) -> bool {
-        self.shared_state.lend(slot)
+    pub(crate) fn assign_to(&self, slot: Option<usize>) -> bool {
+        self.shared_state.assign_to(slot)
     }
 
     /// Whether it is one of several sockets at its address, each with workers of its own.
-    pub fn is_one_of_several(&self) -> bool {
-        self.share().is_some()
+    pub fn is_sharded(&self) -> bool {
+        self.shard().is_some()
     }
 
     /// Whether the worker in this slot takes clients from here.
-    pub(crate) fn concerns(&self, slot: usize) -> bool {
-        let own = self.share().is_none_or(|share| share.belongs_to(slot));
-        self.state() != ListenerState::NotListening && (own || self.shared_state.borrower() == Some(slot))
+    pub(crate) fn is_assigned_to(&self, slot: usize) -> bool {
+        let own = self.shard().is_none_or(|share| share.is_assigned_to(slot));
+        self.state() != ListenerState::NotListening && (own || self.shared_state.assignee() == Some(slot))
     }
 
     /// Whether somebody will serve here after the present workers. If not, whoever of them leaves

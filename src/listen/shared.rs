@@ -10,24 +10,24 @@ use crate::os::memory::SharedMemory;
 /// One socket of several at an address: the nth of so many. It belongs to the workers in every slot
 /// that leaves the remainder n.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Share {
+pub(crate) struct ReusePortShard {
     /// Which one, from 0.
     pub(crate) index: u32,
     /// Of how many, at least 1.
     pub(crate) count: u32,
 }
 
-impl Share {
+impl ReusePortShard {
     /// Whether the worker in this slot has it.
-    pub(crate) fn belongs_to(self, slot: usize) -> bool {
+    pub(crate) fn is_assigned_to(self, slot: usize) -> bool {
         slot % self.count as usize == self.index as usize
     }
 }
 
 const STATE: usize = 0;
-const SHARE: usize = 1;
-const BORROWER: usize = 2;
-const SINCE: usize = 3;
+const SHARD: usize = 1;
+const ASSIGNEE: usize = 2;
+const FIRST_GENERATION: usize = 3;
 
 /// The shared words of a listener. The master alone writes them.
 #[derive(Debug)]
@@ -63,32 +63,32 @@ impl SharedState {
         self.word(STATE).store(word, Ordering::Release);
     }
 
-    pub(super) fn share(&self) -> Option<Share> {
-        let word = self.word(SHARE).load(Ordering::Acquire);
+    pub(super) fn shard(&self) -> Option<ReusePortShard> {
+        let word = self.word(SHARD).load(Ordering::Acquire);
         let (index, count) = ((word >> 32) as u32, word as u32);
-        (count > 0).then_some(Share { index, count })
+        (count > 0).then_some(ReusePortShard { index, count })
     }
 
-    pub(super) fn set_share(&self, share: Option<Share>) -> bool {
-        let word = share.map_or(0, |share| u64::from(share.index) << 32 | u64::from(share.count));
-        self.word(SHARE).swap(word, Ordering::AcqRel) != word
+    pub(super) fn set_shard(&self, shard: Option<ReusePortShard>) -> bool {
+        let word = shard.map_or(0, |share| u64::from(share.index) << 32 | u64::from(share.count));
+        self.word(SHARD).swap(word, Ordering::AcqRel) != word
     }
 
-    pub(super) fn borrower(&self) -> Option<usize> {
-        self.word(BORROWER).load(Ordering::Acquire).checked_sub(1).map(|slot| slot as usize)
+    pub(super) fn assignee(&self) -> Option<usize> {
+        self.word(ASSIGNEE).load(Ordering::Acquire).checked_sub(1).map(|slot| slot as usize)
     }
 
-    pub(super) fn lend(&self, slot: Option<usize>) -> bool {
+    pub(super) fn assign_to(&self, slot: Option<usize>) -> bool {
         let word = slot.map_or(0, |slot| slot as u64 + 1);
-        self.word(BORROWER).swap(word, Ordering::AcqRel) != word
+        self.word(ASSIGNEE).swap(word, Ordering::AcqRel) != word
     }
 
-    pub(super) fn since(&self) -> u32 {
-        self.word(SINCE).load(Ordering::Acquire) as u32
+    pub(super) fn first_generation(&self) -> u32 {
+        self.word(FIRST_GENERATION).load(Ordering::Acquire) as u32
     }
 
-    pub(super) fn set_since(&self, generation: u32) {
-        self.word(SINCE).store(u64::from(generation), Ordering::Release);
+    pub(super) fn set_first_generation(&self, generation: u32) {
+        self.word(FIRST_GENERATION).store(u64::from(generation), Ordering::Release);
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {
@@ -108,19 +108,19 @@ mod tests {
             shared.set_state(state);
             assert_eq!(shared.state(), state);
         }
-        assert_eq!((shared.share(), shared.borrower()), (None, None));
-        let share = Some(Share { index: 3, count: 4 });
-        assert!(shared.set_share(share) && !shared.set_share(share));
-        assert_eq!(shared.share(), share);
-        assert!(shared.lend(Some(0)) && !shared.lend(Some(0)));
-        assert_eq!(shared.borrower(), Some(0));
-        assert!(shared.lend(None) && shared.set_share(None));
-        assert_eq!((shared.share(), shared.borrower()), (None, None));
+        assert_eq!((shared.shard(), shared.assignee()), (None, None));
+        let shard = Some(ReusePortShard { index: 3, count: 4 });
+        assert!(shared.set_shard(shard) && !shared.set_shard(shard));
+        assert_eq!(shared.shard(), shard);
+        assert!(shared.assign_to(Some(0)) && !shared.assign_to(Some(0)));
+        assert_eq!(shared.assignee(), Some(0));
+        assert!(shared.assign_to(None) && shared.set_shard(None));
+        assert_eq!((shared.shard(), shared.assignee()), (None, None));
     }
 
     #[test]
-    fn slots_beyond_the_sockets_share_them() {
-        let share = Share { index: 1, count: 3 };
-        assert_eq!((0..7).filter(|slot| share.belongs_to(*slot)).collect::<Vec<_>>(), [1, 4]);
+    fn slots_beyond_shard_count_wrap_around() {
+        let shard = ReusePortShard { index: 1, count: 3 };
+        assert_eq!((0..7).filter(|slot| shard.is_assigned_to(*slot)).collect::<Vec<_>>(), [1, 4]);
     }
 }

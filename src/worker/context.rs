@@ -52,7 +52,7 @@ impl<'a> WorkerContext<'a> {
     /// has the workers contend for each client. The answer may change when
     /// [`wake_fd`](Lifecycle::wake_fd) has been readable.
     pub fn attends(&self, listener: &Listener) -> bool {
-        listener.concerns(self.place.slot)
+        listener.is_assigned_to(self.place.slot)
     }
 
     /// Whether nobody serves at a listener after this worker, so that a graceful stop includes the

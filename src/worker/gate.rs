@@ -213,7 +213,7 @@ impl<'a> Gate<'a> {
     fn rejoin(&mut self, listener: usize, epoll: &impl AsRawFd) -> io::Result<()> {
         let socket = &self.ctx.listeners()[listener];
         if std::mem::replace(&mut self.watched[listener], true) {
-            if socket.is_one_of_several() {
+            if socket.is_sharded() {
                 return Ok(());
             }
             socket.unwatch(epoll)?;
@@ -241,7 +241,7 @@ impl<'a> Gate<'a> {
     fn turn_to(&mut self, state: State, epoll: &impl AsRawFd) -> io::Result<()> {
         self.state = state;
         self.moves = self.ctx.life().moves();
-        self.shares = self.ctx.listeners().iter().any(|listener| !listener.is_one_of_several());
+        self.shares = self.ctx.listeners().iter().any(|listener| !listener.is_sharded());
         for (index, listener) in self.ctx.listeners().iter().enumerate() {
             let wish = state == State::Open && self.takes_from(index);
             match (self.watched[index], wish) {
