@@ -14,7 +14,7 @@ use crate::address::Address;
 use crate::app::App;
 use crate::arbiter::Launch;
 use crate::cli::{self, Action, Invocation, Stream};
-use crate::listen::inherit;
+use crate::listen::activation;
 use crate::os::title::ProcTitle;
 use crate::os::{daemon, process};
 use crate::runtime::{Runtime, RuntimeError, Start};
@@ -69,7 +69,7 @@ impl Runtime {
             say(Stream::Stderr, &format!("{}: {problem}\n", invocation.program()));
         };
         let complain = |problem: &dyn std::fmt::Display| {
-            inherit::confess(&problem.to_string());
+            activation::report_failure(&problem.to_string());
             say(Stream::Stderr, &format!("{}: {problem}\n", invocation.program()));
         };
         let (configuration, warnings) = match invocation.load() {
@@ -81,7 +81,7 @@ impl Runtime {
         };
         warnings.iter().for_each(|warning| warn(warning));
         let result = match invocation.action {
-            Action::Run if configuration.master.daemon && !inherit::is_successor() => {
+            Action::Run if configuration.master.daemon && !activation::is_new_master() => {
                 return self.run_daemon(invocation, configuration, start);
             }
             Action::Run if configuration.master.daemon => {

@@ -17,7 +17,7 @@ use crate::arbiter::{
 use crate::heartbeat;
 use crate::hooks::{Hooks, NoHooks};
 use crate::listen;
-use crate::listen::inherit::Inheritance;
+use crate::listen::activation::InheritedFds;
 use crate::log::{self, Facts};
 use crate::os::daemon::StartupNotifier;
 use crate::os::credentials;
@@ -148,8 +148,8 @@ impl Runtime {
         let signals = SignalPipe::open().map_err(RuntimeError::Kernel)?;
         signal::catch(&MASTER_SIGNALS);
         signal::unblock_all();
-        let Inheritance { listeners, predecessor, mut warnings } =
-            Inheritance::take().map_err(RuntimeError::Listen)?;
+        let InheritedFds { listeners, old_master: predecessor, mut warnings } =
+            InheritedFds::take_from_env().map_err(RuntimeError::Listen)?;
         let is_second = predecessor.is_some();
         let kin = match predecessor {
             Some((pid, line)) => Kin::Predecessor { pid, line },
@@ -158,7 +158,7 @@ impl Runtime {
         let alone = matches!(kin, Kin::Alone);
         let confessed = |error: RuntimeError| {
             if let Kin::Predecessor { line, .. } = &kin {
-                line.say_failed(&error.to_string());
+                line.send_failure(&error.to_string());
             }
             error
         };

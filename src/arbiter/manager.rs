@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Arbiter;
 use super::pool::Pool;
 use super::upgrade::{Kin, Progress};
-use crate::listen::inherit::name_of;
+use crate::listen::activation::fd_name;
 use crate::os::clock;
 use crate::time::MonotonicTime;
 
@@ -36,7 +36,7 @@ impl Arbiter<'_> {
     pub(super) fn store_sockets(&self) {
         if self.house.settings.fd_store {
             for listener in self.pools.iter().flat_map(|pool| pool.company().open_listeners()) {
-                self.manager.keep(&name_of(listener), listener.as_fd());
+                self.manager.keep(&fd_name(listener), listener.as_fd());
             }
         }
     }

@@ -472,7 +472,7 @@ impl<'a> Arbiter<'a> {
             self.announced = true;
             info!(self.log(), "ready"; "workers" => self.target(), "pid" => Pid::this().as_raw());
             if let Kin::Predecessor { line, .. } = &self.kin {
-                line.say_ready();
+                line.send_ready();
             }
             self.manager.ready(&self.status_line());
             if let Some(verdict) = self.verdict.take() {

@@ -10,7 +10,7 @@ use super::Arbiter;
 use super::company::{self, Blueprint, Company, CompanyError, House};
 use super::crew::Crew;
 use super::pool::{Part, Pool};
-use crate::listen::inherit::name_of;
+use crate::listen::activation::fd_name;
 use crate::listen::{ListenerState, Listener, one_per_address};
 use crate::log::chain;
 use crate::os::clock;
@@ -147,7 +147,7 @@ impl<'a> Arbiter<'a> {
             closed.extend(old.into_iter().map(|listener| (pool.name().to_owned(), listener)));
         }
         for listener in one_per_address(closed.iter().map(|(_, listener)| listener.as_ref())) {
-            self.manager.forget(&name_of(listener));
+            self.manager.forget(&fd_name(listener));
             let of = |(_, known): &&(String, Arc<Listener>)| std::ptr::eq(known.as_ref(), listener);
             let pool = closed.iter().find(of).map_or("", |(pool, _)| pool);
             info!(self.house.log_of(pool).logger(), "no longer listening";

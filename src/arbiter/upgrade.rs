@@ -9,7 +9,7 @@ use std::time::Duration;
 use slog::{error, info, warn};
 
 use super::Arbiter;
-use crate::listen::inherit::{self, Line, Word};
+use crate::listen::activation::{self, UpgradeChannel, UpgradeMessage};
 use crate::os::clock;
 use crate::os::process::{self, Exit, Pid};
 use crate::time::MonotonicTime;
@@ -33,9 +33,9 @@ pub(crate) enum Kin {
     /// None.
     Alone,
     /// The one that this one is to succeed.
-    Predecessor { pid: Pid, line: Line },
+    Predecessor { pid: Pid, line: UpgradeChannel },
     /// The one that is to succeed this one.
-    Successor { pid: Pid, line: Option<Line>, state: Progress, give_up_at: MonotonicTime },
+    Successor { pid: Pid, line: Option<UpgradeChannel>, state: Progress, give_up_at: MonotonicTime },
 }
 
 /// How far a successor has come.
@@ -104,14 +104,14 @@ impl Arbiter<'_> {
             }
         }
         let launch = self.launch.as_ref().ok_or("how this program was started is not known")?;
-        let (line, other) = Line::new().map_err(|error| format!("cannot make a line: {error}"))?;
+        let (line, other) = UpgradeChannel::new().map_err(|error| format!("cannot make a line: {error}"))?;
         let listeners = self.pools.iter().flat_map(|pool| pool.company().open_listeners());
         let listeners: Vec<_> = listeners.collect();
         let sockets = listeners.iter().map(|listener| listener.as_raw_fd());
         let descriptors: Vec<RawFd> = sockets.chain([other.as_raw_fd()]).collect();
         let predecessor = Pid::this();
         let forked = process::fork(|| {
-            for (name, value) in inherit::announce(&listeners, predecessor) {
+            for (name, value) in activation::listen_env_vars(&listeners, predecessor) {
                 process::set_env(&name, &value);
             }
             if std::env::var_os(WATCHDOG_PID).is_some() {
@@ -121,9 +121,9 @@ impl Arbiter<'_> {
                 Ok(()) => process::exec_with_fds(
                     &launch.words,
                     &descriptors,
-                    inherit::confess_exec_failure,
+                    activation::report_exec_failure,
                 ),
-                Err(error) => inherit::confess_exec_failure(other.as_fd(), &error),
+                Err(error) => activation::report_exec_failure(other.as_fd(), &error),
             }
             1
         });
@@ -137,29 +137,29 @@ impl Arbiter<'_> {
     pub(super) fn hear_the_kin(&mut self) {
         let word = match &self.kin {
             Kin::Alone => None,
-            Kin::Predecessor { line, .. } => line.hear(),
-            Kin::Successor { line, .. } => line.as_ref().and_then(Line::hear),
+            Kin::Predecessor { line, .. } => line.try_receive(),
+            Kin::Successor { line, .. } => line.as_ref().and_then(UpgradeChannel::try_receive),
         };
         match (&mut self.kin, word) {
-            (Kin::Predecessor { .. }, Some(Word::Gone)) => self.take_over(),
-            (Kin::Successor { pid, state, .. }, Some(Word::Ready)) => {
+            (Kin::Predecessor { .. }, Some(UpgradeMessage::PeerExited)) => self.take_over(),
+            (Kin::Successor { pid, state, .. }, Some(UpgradeMessage::Ready)) => {
                 *state = Progress::Ready;
                 let pid = pid.as_raw();
                 info!(self.log(), "successor is ready"; "pid" => pid);
             }
-            (Kin::Successor { state, .. }, Some(Word::ExecFailed(errno))) => {
+            (Kin::Successor { state, .. }, Some(UpgradeMessage::ExecFailed(errno))) => {
                 *state = Progress::Failed;
                 let error = io::Error::from_raw_os_error(errno).to_string();
                 error!(self.log(), "upgrade failed: the program cannot be started";
                     "error" => error);
             }
-            (Kin::Successor { state, .. }, Some(Word::Failed(reason))) => {
+            (Kin::Successor { state, .. }, Some(UpgradeMessage::Failed(reason))) => {
                 *state = Progress::Failed;
                 error!(self.log(), "upgrade failed"; "error" => reason);
             }
             // One that has gone is mourned when it is reaped. One that has hung up and lives would
             // never learn that it is alone.
-            (Kin::Successor { pid, line, .. }, Some(Word::Gone)) => {
+            (Kin::Successor { pid, line, .. }, Some(UpgradeMessage::PeerExited)) => {
                 *line = None;
                 process::send_sigkill(*pid);
             }

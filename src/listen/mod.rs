@@ -3,7 +3,7 @@
 
 mod socket_path;
 mod error;
-pub(crate) mod inherit;
+pub(crate) mod activation;
 mod shared;
 mod stream;
 
