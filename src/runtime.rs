@@ -26,7 +26,7 @@ use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::title::ProcTitle;
 use crate::pidfile::PidFile;
 use crate::settings::{Configuration, LogLevel, LogTarget, Pool, Settings, check_addresses};
-use crate::systemd::Manager;
+use crate::systemd::ServiceManager;
 use crate::worker::WorkerClass;
 use catalogue::{Catalogue, Choice, place};
 pub use error::RuntimeError;
@@ -174,7 +174,7 @@ impl Runtime {
         };
         // What is not wished for is not kept open: nobody would look at its queue.
         drop(listeners);
-        let (manager, warning) = Manager::find();
+        let (manager, warning) = ServiceManager::from_env();
         warnings.extend(warning);
         introduce(&house, &companies, &warnings);
         let Start { title, launch, verdict } = start;
@@ -193,9 +193,9 @@ impl Runtime {
             title,
             launch,
             pidfile,
-            manager,
+            service_manager: manager,
             kin,
-            verdict,
+            startup_notifier: verdict,
             hooks: self.hooks.as_ref(),
         };
         serve(Arbiter::new(crews, means))

@@ -20,27 +20,27 @@ const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 /// Says for whom the watchdog is.
 pub(crate) const WATCHDOG_PID: &str = "WATCHDOG_PID";
 /// What a worker must not inherit: it is for the master to speak to the manager.
-pub(crate) const VARIABLES: [&str; 3] = [NOTIFY_SOCKET, WATCHDOG_PID, "WATCHDOG_USEC"];
+pub(crate) const ENV_VARS: [&str; 3] = [NOTIFY_SOCKET, WATCHDOG_PID, "WATCHDOG_USEC"];
 
 /// The line to the manager, if there is one.
 #[derive(Debug, Default)]
-pub(crate) struct Manager {
+pub(crate) struct ServiceManager {
     socket: Option<UnixDatagram>,
     /// How often the manager wants a sign of life.
-    watchdog: Option<Duration>,
+    watchdog_interval: Option<Duration>,
 }
 
-impl Manager {
+impl ServiceManager {
     /// Finds the manager that the environment names.
     ///
     /// # Errors
     /// A text for the log: the environment names one that cannot be reached.
-    pub(crate) fn find() -> (Self, Option<String>) {
+    pub(crate) fn from_env() -> (Self, Option<String>) {
         let Some(name) = env::var_os(NOTIFY_SOCKET).filter(|name| !name.is_empty()) else {
             return (Self::default(), None);
         };
-        match open(&name) {
-            Ok(socket) => (Self { socket: Some(socket), watchdog: watchdog() }, None),
+        match connect(&name) {
+            Ok(socket) => (Self { socket: Some(socket), watchdog_interval: watchdog_interval_from_env() }, None),
             Err(error) => {
                 let text = format!("NOTIFY_SOCKET={} cannot be reached: {error}", name.display());
                 (Self::default(), Some(text))
@@ -49,63 +49,63 @@ impl Manager {
     }
 
     /// How often the manager wants to hear [`alive`](Self::alive): half of its patience.
-    pub(crate) fn watchdog(&self) -> Option<Duration> {
-        self.watchdog
+    pub(crate) fn watchdog_interval(&self) -> Option<Duration> {
+        self.watchdog_interval
     }
 
     /// All pools are ready.
     pub(crate) fn ready(&self, status: &str) {
-        self.say(&format!("READY=1\nSTATUS={status}"));
+        self.send(&format!("READY=1\nSTATUS={status}"));
     }
 
     /// What there is to say in a line.
     pub(crate) fn status(&self, status: &str) {
-        self.say(&format!("STATUS={status}"));
+        self.send(&format!("STATUS={status}"));
     }
 
     /// A reload begins at `now`.
     pub(crate) fn reloading(&self, now: MonotonicTime) {
         let micros = now.as_nanos() / 1000;
-        self.say(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading"));
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading"));
     }
 
     /// The service is stopping, which may take this long.
     pub(crate) fn stopping(&self, at_most: Duration) {
         let micros = at_most.as_micros();
-        self.say(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}\nSTATUS=stopping"));
+        self.send(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}\nSTATUS=stopping"));
     }
 
     /// Getting ready may take this long.
-    pub(crate) fn booting(&self, at_most: Duration) {
+    pub(crate) fn extend_startup_timeout(&self, at_most: Duration) {
         let micros = at_most.as_micros();
-        self.say(&format!("EXTEND_TIMEOUT_USEC={micros}\nSTATUS=booting"));
+        self.send(&format!("EXTEND_TIMEOUT_USEC={micros}\nSTATUS=booting"));
     }
 
     /// The loop runs.
-    pub(crate) fn alive(&self) {
-        self.say("WATCHDOG=1");
+    pub(crate) fn ping_watchdog(&self) {
+        self.send("WATCHDOG=1");
     }
 
     /// From now on this process is the service.
     pub(crate) fn main_pid(&self, pid: Pid) {
-        self.say(&format!("MAINPID={pid}"));
+        self.send(&format!("MAINPID={pid}"));
     }
 
     /// Asks the manager to keep a descriptor, and to hand it to the next process under this name.
-    pub(crate) fn keep(&self, name: &str, fd: BorrowedFd<'_>) {
-        if let Some(line) = &self.socket {
+    pub(crate) fn store_fd(&self, name: &str, fd: BorrowedFd<'_>) {
+        if let Some(socket) = &self.socket {
             let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}");
-            let _ = socket::send_with_fd(line.as_fd(), text.as_bytes(), fd);
+            let _ = socket::send_with_fd(socket.as_fd(), text.as_bytes(), fd);
         }
     }
 
     /// Asks the manager to forget the descriptors of this name.
-    pub(crate) fn forget(&self, name: &str) {
-        self.say(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+    pub(crate) fn remove_stored_fd(&self, name: &str) {
+        self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
     }
 
     /// A datagram that cannot be sent at once is not worth waiting for.
-    fn say(&self, text: &str) {
+    fn send(&self, text: &str) {
         if let Some(socket) = &self.socket {
             let mut line = String::with_capacity(text.len() + 1);
             let _ = writeln!(line, "{text}");
@@ -114,7 +114,7 @@ impl Manager {
     }
 }
 
-fn open(name: &OsStr) -> io::Result<UnixDatagram> {
+fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     let address = match name.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         [b'/', ..] => SocketAddr::from_pathname(name)?,
@@ -127,7 +127,7 @@ fn open(name: &OsStr) -> io::Result<UnixDatagram> {
 }
 
 /// Half of the patience that the environment tells of, if it is meant for this process.
-fn watchdog() -> Option<Duration> {
+fn watchdog_interval_from_env() -> Option<Duration> {
     let number = |name| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let ours = number(WATCHDOG_PID).is_none_or(|pid| pid == Pid::this().as_raw() as u64);
     let micros = number("WATCHDOG_USEC").filter(|micros| *micros > 0 && ours)?;

@@ -381,7 +381,7 @@ impl<'a> Crew<'a> {
         };
         let forked = process::fork(move || {
             process::set_process_group(Pid::this());
-            systemd::VARIABLES.iter().for_each(|name| process::unset_env(name));
+            systemd::ENV_VARS.iter().for_each(|name| process::unset_env(name));
             child::live(birth)
         });
         // Whichever of the two comes first.

@@ -12,7 +12,7 @@ use crate::os::clock;
 use crate::time::MonotonicTime;
 
 /// What the service manager grants beyond the limits of boot and drain.
-const MANAGER_ALLOWANCE: Duration = Duration::from_secs(5);
+const SERVICE_MANAGER_MARGIN: Duration = Duration::from_secs(5);
 
 impl Arbiter<'_> {
     /// Such as `4/4 ready, generation 3`, over all pools.
@@ -21,52 +21,52 @@ impl Arbiter<'_> {
         format!("{ready}/{} ready, generation {}", self.target(), self.generation())
     }
 
-    pub(super) fn greet_the_manager(&mut self) {
-        self.manager.booting(self.longest_boot().saturating_add(MANAGER_ALLOWANCE));
-        self.alive_at = self.manager.watchdog().map(|_| clock::now());
-        self.store_sockets();
+    pub(super) fn notify_starting(&mut self) {
+        self.service_manager.extend_startup_timeout(self.max_boot_timeout().saturating_add(SERVICE_MANAGER_MARGIN));
+        self.watchdog_due = self.service_manager.watchdog_interval().map(|_| clock::now());
+        self.push_fd_store();
     }
 
     /// The longest time that a worker of any pool may take to boot.
-    pub(super) fn longest_boot(&self) -> Duration {
+    pub(super) fn max_boot_timeout(&self) -> Duration {
         self.pools.iter().map(|pool| pool.settings().boot_timeout).max().unwrap_or_default()
     }
 
     /// Has the manager keep the sockets for a master after this one, if that is wished for.
-    pub(super) fn store_sockets(&self) {
+    pub(super) fn push_fd_store(&self) {
         if self.house.settings.fd_store {
             for listener in self.pools.iter().flat_map(|pool| pool.company().open_listeners()) {
-                self.manager.keep(&fd_name(listener), listener.as_fd());
+                self.service_manager.store_fd(&fd_name(listener), listener.as_fd());
             }
         }
     }
 
     /// Signs of life from this loop, and the status when it changes.
-    pub(super) fn tell_the_manager(&mut self, now: MonotonicTime) {
-        if let Some(every) = self.manager.watchdog()
-            && self.alive_at.is_none_or(|at| at <= now)
+    pub(super) fn update_service_manager(&mut self, now: MonotonicTime) {
+        if let Some(every) = self.service_manager.watchdog_interval()
+            && self.watchdog_due.is_none_or(|at| at <= now)
         {
-            self.manager.alive();
-            self.alive_at = Some(now.saturating_add(every));
+            self.service_manager.ping_watchdog();
+            self.watchdog_due = Some(now.saturating_add(every));
         }
         let status = self.status_line();
-        if self.announced && self.stopping().is_none() && status != self.status {
-            self.manager.status(&status);
+        if self.reported_ready && self.stopping().is_none() && status != self.status {
+            self.service_manager.status(&status);
             self.status = status;
         }
     }
 
     /// The service stops; or another master is the service from now on.
-    pub(super) fn farewell_to_the_manager(&self) {
+    pub(super) fn notify_stopping(&self) {
         match &self.kin {
-            Kin::Successor { pid, state: Progress::Ready, .. } => self.manager.main_pid(*pid),
+            Kin::Successor { pid, state: Progress::Ready, .. } => self.service_manager.main_pid(*pid),
             Kin::Alone | Kin::Successor { .. } => {
                 let drains =
                     self.pools.iter().map(Pool::settings).map(|settings| {
                         settings.graceful_timeout.saturating_add(settings.abort_grace)
                     });
                 let drain = drains.max().unwrap_or_default();
-                self.manager.stopping(drain.saturating_add(MANAGER_ALLOWANCE));
+                self.service_manager.stopping(drain.saturating_add(SERVICE_MANAGER_MARGIN));
             }
             Kin::Predecessor { .. } => (), // the other is the service still
         }

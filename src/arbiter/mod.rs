@@ -48,7 +48,7 @@ use crate::os::signal::{Signal, SignalPipe};
 use crate::os::title::ProcTitle;
 use crate::pidfile::PidFile;
 use crate::time::MonotonicTime;
-use crate::systemd::Manager;
+use crate::systemd::ServiceManager;
 use pact::End;
 use pool::Pool;
 use roster::{Action, Stop, WORKERS_MAX};
@@ -75,21 +75,21 @@ pub(crate) struct Arbiter<'a> {
     title: Option<ProcTitle>,
     launch: Option<Launch>,
     pidfile: Option<PidFile>,
-    manager: Manager,
+    service_manager: ServiceManager,
     kin: Kin,
-    verdict: Option<Rc<StartupNotifier>>,
+    startup_notifier: Option<Rc<StartupNotifier>>,
     hooks: &'a dyn Hooks,
     /// When this master woke, and when it did so before, after which it may have been stopped.
     woke_at: MonotonicTime,
     ran_at: MonotonicTime,
     /// When the manager wants the next sign of life.
-    alive_at: Option<MonotonicTime>,
+    watchdog_due: Option<MonotonicTime>,
     /// When newcomers are refused, if a stop is under way.
     refuse_at: Option<MonotonicTime>,
     /// What the manager was told last.
     status: String,
     /// Whether all of the first workers have been ready at once, which is said once.
-    announced: bool,
+    reported_ready: bool,
     /// How many generations there have been.
     generations: u32,
     /// Somebody has asked for a reload that has not begun.
@@ -119,11 +119,11 @@ pub(crate) struct Means<'a> {
     /// Its pid file, if one is wished for.
     pub(crate) pidfile: Option<PidFile>,
     /// The service manager.
-    pub(crate) manager: Manager,
+    pub(crate) service_manager: ServiceManager,
     /// The other master, if there is one.
     pub(crate) kin: Kin,
     /// Whom to tell when the workers are ready, if this is a daemon.
-    pub(crate) verdict: Option<Rc<StartupNotifier>>,
+    pub(crate) startup_notifier: Option<Rc<StartupNotifier>>,
     /// What else is to be done when something happens.
     pub(crate) hooks: &'a dyn Hooks,
 }
@@ -132,7 +132,7 @@ impl<'a> Arbiter<'a> {
     /// An arbiter without a worker. There is at least one crew.
     pub(crate) fn new(crews: Vec<Crew<'a>>, means: Means<'a>) -> Self {
         let Means { signals, house, memory, leaves, planner, title, launch, .. } = means;
-        let Means { pidfile, manager, kin, verdict, hooks, .. } = means;
+        let Means { pidfile, service_manager, kin, startup_notifier, hooks, .. } = means;
         let mut arbiter = Self {
             signals,
             pools: crews.into_iter().map(|crew| Pool::first(crew, hooks)).collect(),
@@ -144,23 +144,23 @@ impl<'a> Arbiter<'a> {
             title,
             launch,
             pidfile,
-            manager,
+            service_manager,
             kin,
-            verdict,
+            startup_notifier,
             hooks,
             woke_at: clock::now(),
             ran_at: clock::now(),
-            alive_at: None,
+            watchdog_due: None,
             refuse_at: None,
             status: String::new(),
-            announced: false,
+            reported_ready: false,
             generations: 1,
             reload_wished: false,
             settling: false,
             upgrade_wished: false,
         };
         arbiter.show_title();
-        arbiter.greet_the_manager();
+        arbiter.notify_starting();
         arbiter
     }
 
@@ -187,9 +187,9 @@ impl<'a> Arbiter<'a> {
             self.judge(now);
             self.proceed(now);
             self.tend_the_queues();
-            self.announce();
+            self.report_ready();
             self.conclude_reload();
-            self.tell_the_manager(now);
+            self.update_service_manager(now);
             self.leaves.tend(now, self.house.log.logger());
             let outcome = self.outcome();
             if self.leaves.let_go(outcome.is_some(), now)
@@ -323,7 +323,7 @@ impl<'a> Arbiter<'a> {
 
     fn sleep(&mut self, decided: MonotonicTime) -> io::Result<()> {
         let leaves = self.leaves.next_deadline();
-        let own = [self.kin.deadline(), self.alive_at, self.refuse_at, leaves];
+        let own = [self.kin.deadline(), self.watchdog_due, self.refuse_at, leaves];
         let own = own.into_iter().flatten();
         let theirs = self.pools.iter().filter_map(|pool| pool.next_deadline(decided));
         let deadline = own.chain(theirs).min();
@@ -391,7 +391,7 @@ impl<'a> Arbiter<'a> {
     /// Tells the workers that nobody serves after them, and the manager that the service stops;
     /// unless another master goes on serving.
     pub(super) fn close_the_house(&mut self) {
-        self.farewell_to_the_manager();
+        self.notify_stopping();
         if self.kin.is_alone() {
             self.pools.iter().for_each(|pool| pool.crew.close_the_house());
             self.refuse_at = Some(clock::now().saturating_add(HANDSHAKE_MAX));
@@ -467,16 +467,16 @@ impl<'a> Arbiter<'a> {
         }
     }
 
-    fn announce(&mut self) {
-        if !self.announced && self.pools.iter().all(Pool::is_ready) {
-            self.announced = true;
+    fn report_ready(&mut self) {
+        if !self.reported_ready && self.pools.iter().all(Pool::is_ready) {
+            self.reported_ready = true;
             info!(self.log(), "ready"; "workers" => self.target(), "pid" => Pid::this().as_raw());
             if let Kin::Predecessor { line, .. } = &self.kin {
                 line.send_ready();
             }
-            self.manager.ready(&self.status_line());
-            if let Some(verdict) = self.verdict.take() {
-                verdict.notify(0, "");
+            self.service_manager.ready(&self.status_line());
+            if let Some(notifier) = self.startup_notifier.take() {
+                notifier.notify(0, "");
             }
             self.hook("when_ready", |hooks| hooks.when_ready());
         }

@@ -25,7 +25,7 @@ impl Arbiter<'_> {
             opened |= may_open && pool.roster.ready_count() > 0 && pool.crew.open_queues();
         }
         if opened {
-            self.store_sockets();
+            self.push_fd_store();
         }
         self.pools.iter_mut().for_each(|pool| pool.crew.lend_queues());
     }

@@ -38,14 +38,14 @@ impl<'a> Arbiter<'a> {
         if self.stopping().is_some() {
             return;
         }
-        self.manager.reloading(clock::now());
+        self.service_manager.reloading(clock::now());
         match self.prepare() {
             Ok(change) => self.begin(change),
             Err(reason) => {
                 error!(self.log(), "reload refused"; "error" => reason);
                 self.resume();
                 let status = format!("{}; the last reload was refused", self.status_line());
-                self.manager.ready(&status);
+                self.service_manager.ready(&status);
             }
         }
     }
@@ -147,13 +147,13 @@ impl<'a> Arbiter<'a> {
             closed.extend(old.into_iter().map(|listener| (pool.name().to_owned(), listener)));
         }
         for listener in one_per_address(closed.iter().map(|(_, listener)| listener.as_ref())) {
-            self.manager.forget(&fd_name(listener));
+            self.service_manager.remove_stored_fd(&fd_name(listener));
             let of = |(_, known): &&(String, Arc<Listener>)| std::ptr::eq(known.as_ref(), listener);
             let pool = closed.iter().find(of).map_or("", |(pool, _)| pool);
             info!(self.house.log_of(pool).logger(), "no longer listening";
                 "address" => listener.name());
         }
-        self.store_sockets();
+        self.push_fd_store();
         self.pools.iter().for_each(Pool::set_backlogs);
         self.show_title();
         self.settling = true;
@@ -173,7 +173,7 @@ impl<'a> Arbiter<'a> {
     fn say_done(&mut self) {
         if std::mem::take(&mut self.settling) {
             info!(self.log(), "reload done"; "generation" => self.generation());
-            self.manager.ready(&self.status_line());
+            self.service_manager.ready(&self.status_line());
         }
     }
 
@@ -193,7 +193,7 @@ impl<'a> Arbiter<'a> {
         error!(log.logger(), "reload failed: back to the earlier settings";
             "generation" => self.generation(), "error" => &pool.last_words);
         let status = format!("{}; the last reload failed", self.status_line());
-        self.manager.ready(&status);
+        self.service_manager.ready(&status);
     }
 }
 

@@ -128,7 +128,7 @@ impl Arbiter<'_> {
             1
         });
         let pid = forked.map_err(|error| format!("cannot fork: {error}"))?;
-        let give_up_at = clock::now().saturating_add(self.longest_boot() + START_ALLOWANCE);
+        let give_up_at = clock::now().saturating_add(self.max_boot_timeout() + START_ALLOWANCE);
         let (line, state) = (Some(line), Progress::Starting);
         Ok((pid, Kin::Successor { pid, line, state, give_up_at }))
     }
@@ -179,7 +179,7 @@ impl Arbiter<'_> {
                 "error" => error.to_string());
         }
         self.leaves.look_for_orphans(pid);
-        self.manager.main_pid(Pid::this());
+        self.service_manager.main_pid(Pid::this());
         if self.stopping().is_some() {
             self.close_the_house(); // the stop came when there was still another master
         }

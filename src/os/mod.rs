@@ -15,7 +15,7 @@ pub(crate) mod credentials;
 pub(crate) mod procfs;
 pub(crate) mod cgroup_manage;
 pub(crate) mod resources;
-pub(crate) mod mailbox;
+pub(crate) mod notify_socket;
 pub(crate) mod memory;
 pub(crate) mod poll;
 pub(crate) mod process;

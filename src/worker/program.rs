@@ -9,7 +9,7 @@ use super::context::WorkerContext;
 use super::lifecycle::Lifecycle;
 use crate::app::Refusal;
 use crate::listen::Listener;
-use crate::os::mailbox::{Letter, Mailbox};
+use crate::os::notify_socket::{Notification, NotifySocket};
 use crate::os::process::{self, Exit, Pid};
 use crate::os::child_program::{self, ProgramSignal, ChildProgram, ProgramSpec};
 use crate::os::{credentials, poll};
@@ -22,7 +22,7 @@ use crate::time::MonotonicTime;
 #[derive(Debug)]
 pub struct Program {
     child: ChildProgram,
-    mailbox: Mailbox,
+    mailbox: NotifySocket,
     /// Which of its outputs have not ended.
     open: [bool; 2],
 }
@@ -88,7 +88,7 @@ impl Program {
     /// # Panics
     /// If this process has more than one thread.
     pub fn start(ctx: &WorkerContext<'_>) -> io::Result<Self> {
-        let mailbox = Mailbox::open()?;
+        let mailbox = NotifySocket::open()?;
         let words = ctx.settings.command.iter().map(|word| CString::new(word.as_str()));
         let words = words.collect::<Result<Vec<_>, _>>()?;
         let sockets: Vec<BorrowedFd<'_>> = ctx.listeners.iter().map(|open| open.as_fd()).collect();
@@ -151,7 +151,7 @@ impl Program {
     /// lines of `NAME=VALUE`. What strangers say is passed over. Never waits.
     pub fn hear(&mut self) -> Option<String> {
         for _ in 0..LETTERS_AT_ONCE {
-            let letter = self.mailbox.take()?;
+            let letter = self.mailbox.try_receive()?;
             if self.is_own(&letter) {
                 return Some(String::from_utf8_lossy(&letter.text).into_owned());
             }
@@ -160,10 +160,10 @@ impl Program {
     }
 
     /// Who has left already can only be known by its user: somebody who could do worse.
-    fn is_own(&self, letter: &Letter) -> bool {
+    fn is_own(&self, letter: &Notification) -> bool {
         match process::process_group_of(letter.sender) {
             Some(group) => letter.sender == self.child.pid() || Some(group) == own_group(),
-            None => letter.user == credentials::effective_uid(),
+            None => letter.uid == credentials::effective_uid(),
         }
     }
 

@@ -12,25 +12,25 @@ use nix::sys::socket::{
 use super::process::Pid;
 
 /// The longest word, in bytes; what is longer is cut.
-const WORD_BYTES_MAX: usize = 4096;
+const NOTIFICATION_BYTES_MAX: usize = 4096;
 
 /// A datagram socket in Linux's abstract namespace, under a name that the kernel chooses.
 #[derive(Debug)]
-pub(crate) struct Mailbox {
+pub(crate) struct NotifySocket {
     fd: OwnedFd,
     name: String,
 }
 
 /// One word, and who sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Letter {
+pub(crate) struct Notification {
     pub(crate) text: Vec<u8>,
     pub(crate) sender: Pid,
     /// The sender's user.
-    pub(crate) user: u32,
+    pub(crate) uid: u32,
 }
 
-impl Mailbox {
+impl NotifySocket {
     /// Opens one. Reading never blocks.
     ///
     /// # Errors
@@ -53,13 +53,13 @@ impl Mailbox {
 
     /// The next word, if there is one. Descriptors that come with it are closed, which is all that
     /// who waits for its words to be read asks for (sd_notify_barrier(3)).
-    pub(crate) fn take(&self) -> Option<Letter> {
-        let mut text = vec![0; WORD_BYTES_MAX];
+    pub(crate) fn try_receive(&self) -> Option<Notification> {
+        let mut text = vec![0; NOTIFICATION_BYTES_MAX];
         loop {
-            match self.receive(&mut text) {
+            match self.receive_datagram(&mut text) {
                 Ok((length, Some((sender, user)))) => {
                     text.truncate(length);
-                    return Some(Letter { text, sender, user });
+                    return Some(Notification { text, sender, uid: user });
                 }
                 Ok((_, None)) | Err(Errno::EINTR) => (),
                 Err(_) => return None, // EAGAIN: empty
@@ -67,7 +67,7 @@ impl Mailbox {
         }
     }
 
-    fn receive(&self, text: &mut [u8]) -> nix::Result<(usize, Option<(Pid, u32)>)> {
+    fn receive_datagram(&self, text: &mut [u8]) -> nix::Result<(usize, Option<(Pid, u32)>)> {
         let mut control = nix::cmsg_space!(libc::ucred, [RawFd; 4]);
         let mut pieces = [IoSliceMut::new(text)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
@@ -92,7 +92,7 @@ fn close(number: RawFd) {
     drop(unsafe { OwnedFd::from_raw_fd(number) });
 }
 
-impl AsFd for Mailbox {
+impl AsFd for NotifySocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -105,17 +105,17 @@ mod tests {
     use std::os::unix::net::{SocketAddr, UnixDatagram};
 
     #[test]
-    fn a_word_comes_with_its_sender() {
-        let mailbox = Mailbox::open().unwrap();
-        assert_eq!(mailbox.take(), None);
-        let name = mailbox.name().strip_prefix('@').unwrap();
+    fn notification_carries_its_sender() {
+        let notify_socket = NotifySocket::open().unwrap();
+        assert_eq!(notify_socket.try_receive(), None);
+        let name = notify_socket.name().strip_prefix('@').unwrap();
         let address = SocketAddr::from_abstract_name(name).unwrap();
         let client = UnixDatagram::unbound().unwrap();
         client.send_to_addr(b"READY=1", &address).unwrap();
         client.send_to_addr(&[b'x'; 5000], &address).unwrap();
-        let letter = mailbox.take().unwrap();
-        assert_eq!((letter.text.as_slice(), letter.sender), (b"READY=1".as_slice(), Pid::this()));
-        assert_eq!(mailbox.take().unwrap().text.len(), WORD_BYTES_MAX);
-        assert_eq!(mailbox.take(), None);
+        let notification = notify_socket.try_receive().unwrap();
+        assert_eq!((notification.text.as_slice(), notification.sender), (b"READY=1".as_slice(), Pid::this()));
+        assert_eq!(notify_socket.try_receive().unwrap().text.len(), NOTIFICATION_BYTES_MAX);
+        assert_eq!(notify_socket.try_receive(), None);
     }
 }
