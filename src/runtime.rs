@@ -18,7 +18,7 @@ use crate::heartbeat;
 use crate::hooks::{Hooks, NoHooks};
 use crate::listen;
 use crate::listen::activation::InheritedFds;
-use crate::log::{self, Facts};
+use crate::log::{self, Fields};
 use crate::os::daemon::StartupNotifier;
 use crate::os::credentials;
 use crate::os::process::Pid;
@@ -297,9 +297,9 @@ fn introduce(house: &House, companies: &[Company<'_>], warnings: &[String]) {
     }
 }
 
-fn command_of(plan: &Plan<'_>) -> Facts {
+fn command_of(plan: &Plan<'_>) -> Fields {
     let command = plan.class.runs_command().then(|| plan.settings.command.join(" "));
-    Facts::new().maybe(command, |facts, command| facts.text("command", command))
+    Fields::new().optional(command, |facts, command| facts.text("command", command))
 }
 
 /// Serves to the end, and cleans up.
@@ -334,7 +334,7 @@ const MASTER_SIGNALS: [Signal; 11] = [
     Signal::Cont,
 ];
 
-fn log_wish(settings: &Settings) -> log::Wish {
+fn log_wish(settings: &Settings) -> log::LogConfig {
     let level = match settings.log_level {
         LogLevel::Trace => Level::Trace,
         LogLevel::Debug => Level::Debug,
@@ -344,5 +344,5 @@ fn log_wish(settings: &Settings) -> log::Wish {
         LogLevel::Critical => Level::Critical,
     };
     let (target, events) = (settings.log_file.clone(), settings.events_file.clone());
-    log::Wish { target, level, format: settings.log_format, events }
+    log::LogConfig { target, level, format: settings.log_format, flight_recorder: events }
 }

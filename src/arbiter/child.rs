@@ -16,7 +16,7 @@ use crate::app::Place;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
 use crate::listen::Listener;
-use crate::log::{Facts, chain};
+use crate::log::{Fields, error_chain};
 use crate::os;
 use crate::os::process::{self, EX_SOFTWARE, Pid};
 use crate::os::signal::{self, Signal, SignalPipe};
@@ -61,12 +61,12 @@ impl Confession<'_> {
     /// Tells the operator, and the master, why this worker could not boot.
     fn boot_failed(&self, reason: &str) -> u8 {
         self.board.row(self.row).set_exit_note(reason);
-        self.say("worker cannot boot", Facts::new().text("error", reason));
+        self.say("worker cannot boot", Fields::new().text("error", reason));
         EXIT_BOOT
     }
 
     /// One record: an error, unless the worker boots on trial.
-    fn say(&self, what: &str, facts: Facts) {
+    fn say(&self, what: &str, facts: Fields) {
         let pid = Pid::this().as_raw();
         if self.on_trial && self.board.row(self.row).status() == WorkerStatus::Booting {
             warn!(self.log, "{}", what; "pid" => pid, "slot" => self.slot, facts);
@@ -105,7 +105,7 @@ pub(super) fn live(birth: Birth<'_>) -> u8 {
     let boot = || Booted::boot(company.plan.app, &birth.place, threads);
     let program = match catch_unwind(AssertUnwindSafe(boot)) {
         Ok(Ok(program)) => program,
-        Ok(Err(reason)) => return confession.boot_failed(&chain(reason.as_ref())),
+        Ok(Err(reason)) => return confession.boot_failed(&error_chain(reason.as_ref())),
         Err(_) => return confession.boot_failed("the app panicked while it booted"),
     };
     debug!(log, "app booted"; "pid" => pid, "slot" => slot);
@@ -223,12 +223,12 @@ fn serve(
         // It was told so by nothing but the loss of its listeners.
         Err(reason) if board.row(birth.row).status() == WorkerStatus::Draining && !signal::is_polled() => {
             debug!(log, "worker class ended"; "pid" => Pid::this().as_raw(), "slot" => place.slot,
-                "error" => chain(reason.as_ref()));
+                "error" => error_chain(reason.as_ref()));
             0
         }
         Err(reason) => {
-            let facts = Facts::new().text("class", place.class);
-            confession.say("worker class failed", facts.text("error", chain(reason.as_ref())));
+            let facts = Fields::new().text("class", place.class);
+            confession.say("worker class failed", facts.text("error", error_chain(reason.as_ref())));
             EXIT_CLASS
         }
     }
@@ -241,7 +241,7 @@ fn log_panics(board: Arc<Scoreboard>, log: Logger, confession: &Confession<'_>) 
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = panic.payload_as_str().unwrap_or("(no message)").to_owned();
         let confession = Confession { board: &board, row, log: &log, slot, on_trial };
-        confession.say("panic", Facts::new().text("error", text).text("at", place));
+        confession.say("panic", Fields::new().text("error", text).text("at", place));
     }));
 }
 

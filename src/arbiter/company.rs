@@ -23,7 +23,7 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) master: Settings,
     /// Whether the log names the pools.
     pub(crate) is_divided: bool,
-    pub(crate) log: log::Wish,
+    pub(crate) log: log::LogConfig,
     /// One for each pool, at least one.
     pub(crate) plans: Vec<Plan<'a>>,
 }
@@ -51,7 +51,7 @@ pub(crate) struct House {
 impl House {
     /// The log of a pool. Its records name the pool, if there may be others.
     pub(super) fn log_of(&self, pool: &str) -> Log {
-        if self.is_divided { self.log.of_pool(pool) } else { self.log.clone() }
+        if self.is_divided { self.log.for_pool(pool) } else { self.log.clone() }
     }
 }
 

@@ -303,7 +303,7 @@ impl<'a> Crew<'a> {
             .map_err(|source| SpawnError::Heartbeat { folder: folder.clone(), source })?;
         let board = Rc::clone(&self.company.board);
         let row = board.take_row().ok_or(SpawnError::Crowded)?;
-        let own = self.company.sockets().chain(self.company.log.numbers());
+        let own = self.company.sockets().chain(self.company.log.raw_fds());
         let given: HashSet<RawFd> = own.collect();
         let strangers = self.descriptors().chain(strangers).filter(|fd| !given.contains(fd));
         let strangers = strangers.collect();

@@ -9,7 +9,7 @@ use super::Arbiter;
 use super::pool::Pool;
 use super::roster::WorkerId;
 use crate::hooks::{Hooks, HookResult, WorkerRef};
-use crate::log::chain;
+use crate::log::error_chain;
 use crate::os::process::Pid;
 
 impl Arbiter<'_> {
@@ -45,7 +45,7 @@ pub(super) fn run(
 ) {
     let failure = match catch_unwind(AssertUnwindSafe(|| call(hooks))) {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => chain(error.as_ref()),
+        Ok(Err(error)) => error_chain(error.as_ref()),
         Err(panic) => format!("it panicked: {}", words(panic.as_ref())),
     };
     error!(log, "hook failed"; "hook" => name, "error" => failure);

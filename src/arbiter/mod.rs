@@ -39,7 +39,7 @@ pub(crate) use roster::Outcome;
 pub(crate) use upgrade::{Kin, Launch};
 
 use crate::hooks::Hooks;
-use crate::log::chain;
+use crate::log::error_chain;
 use crate::os::clock;
 use crate::os::daemon::StartupNotifier;
 use crate::os::poll;
@@ -233,7 +233,7 @@ impl<'a> Arbiter<'a> {
             let theirs = others.flat_map(|pool| pool.crew.descriptors());
             // Until it is known whether new settings are good, there is an earlier log, too.
             let houses = self.earlier.iter().chain([&self.house]);
-            let theirs = theirs.chain(houses.flat_map(|house| house.log.numbers()));
+            let theirs = theirs.chain(houses.flat_map(|house| house.log.raw_fds()));
             theirs.chain(self.signals.raw_fds()).chain(self.kin.line_number()).collect()
         };
         pool.act(action, strangers);
@@ -431,12 +431,12 @@ impl<'a> Arbiter<'a> {
         match self.house.log.reopen() {
             Ok(()) => info!(self.log(), "logs reopened"),
             Err(error) => {
-                error!(self.log(), "log cannot be reopened"; "error" => chain(&error));
+                error!(self.log(), "log cannot be reopened"; "error" => error_chain(&error));
             }
         }
         if let Some(Err(error)) = self.earlier.as_ref().map(|earlier| earlier.log.reopen()) {
             warn!(self.log(), "log of the earlier settings cannot be reopened";
-                "error" => chain(&error));
+                "error" => error_chain(&error));
         }
         self.pools.iter().for_each(|pool| pool.crew.reopen_logs());
     }

@@ -12,7 +12,7 @@ use super::pact::Signatory;
 use super::roster::{Action, Policy, Reason, Roster, WorkerId};
 use super::{BETWEEN_WEIGHINGS, millis};
 use crate::hooks::Hooks;
-use crate::log::Facts;
+use crate::log::Fields;
 use crate::os::clock;
 use crate::os::process::{Exit, Pid};
 use crate::settings::Settings;
@@ -204,7 +204,7 @@ impl<'a> Pool<'a> {
             }
             Err(reason) => {
                 let retry = self.roster.spawn_failed(slot, now);
-                let facts = Facts::new().number("slot", slot).text("error", reason.to_string());
+                let facts = Fields::new().number("slot", slot).text("error", reason.to_string());
                 let facts = facts.number("retry_ms", millis(retry));
                 if generation.on_trial {
                     self.last_words = format!("a worker cannot be started: {reason}");

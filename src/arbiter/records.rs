@@ -10,7 +10,7 @@ use super::pool::Pool;
 use super::roster::{Farewell, Hang, Reason, WorkerId};
 use crate::diagnosis::ThreadSample;
 use crate::hooks::WorkerExit;
-use crate::log::Facts;
+use crate::log::Fields;
 use crate::os::clock;
 use crate::os::process::{Exit, Pid};
 
@@ -36,7 +36,7 @@ impl Pool<'_> {
             let said = if note.is_empty() { "it said nothing" } else { &note };
             self.last_words = format!("the last one ended with {exit}: {said}");
         }
-        let facts = Facts::new()
+        let facts = Fields::new()
             .number("pid", pid.as_raw())
             .number("slot", farewell.slot)
             .number("generation", farewell.generation)
@@ -51,8 +51,8 @@ impl Pool<'_> {
         let facts = facts
             .number("age_ms", millis(farewell.age))
             .number("units", units)
-            .maybe(farewell.retry_in, |facts, delay| facts.number("retry_ms", millis(delay)))
-            .maybe((!note.is_empty()).then_some(note), |facts, note| facts.text("error", note));
+            .optional(farewell.retry_in, |facts, delay| facts.number("retry_ms", millis(delay)))
+            .optional((!note.is_empty()).then_some(note), |facts, note| facts.text("error", note));
         match farewell.reason {
             Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => {
                 info!(self.log(), "worker exited"; facts);
@@ -88,27 +88,27 @@ impl Pool<'_> {
             self.last_words = format!("the last one hung: {what}, for {age:?}");
         }
         let unit = self.crew.unit(id);
-        let facts = Facts::new()
+        let facts = Fields::new()
             .number("pid", pid.as_raw())
             .number("slot", slot)
             .text("error", what)
             .number("for_ms", millis(age))
-            .maybe(unit.as_ref(), |facts, unit| {
+            .optional(unit.as_ref(), |facts, unit| {
                 let age = clock::now().duration_since(unit.started_at);
                 facts
                     .text("work", &unit.label)
                     .number("work_ms", millis(age))
                     .number("seat", unit.thread_index)
             })
-            .maybe(self.examiner.diagnosis(id), |facts, diagnosis| {
+            .optional(self.examiner.diagnosis(id), |facts, diagnosis| {
                 let facts = facts
                     .text("verdict", diagnosis.cause.as_str())
-                    .maybe(diagnosis.cpu_percent, |facts, cpu| facts.number("cpu_percent", cpu));
+                    .optional(diagnosis.cpu_percent, |facts, cpu| facts.number("cpu_percent", cpu));
                 let others: Vec<_> = diagnosis.other_threads.iter().map(in_brief).collect();
                 let others = (!others.is_empty()).then(|| others.join("; "));
                 facts
-                    .maybe(diagnosis.thread.clone(), with_thread)
-                    .maybe(others, |facts, others| facts.text("others", others))
+                    .optional(diagnosis.thread.clone(), with_thread)
+                    .optional(others, |facts, others| facts.text("others", others))
             });
         warn!(self.log(), "worker hung"; facts, "action" => action);
         let (worker, work) = (self.facts_of(id), unit.as_ref().map(|unit| unit.label.as_str()));
@@ -117,14 +117,14 @@ impl Pool<'_> {
 }
 
 /// What is known of the thread that hangs.
-fn with_thread(facts: Facts, thread: ThreadSample) -> Facts {
+fn with_thread(facts: Fields, thread: ThreadSample) -> Fields {
     let stack = (!thread.stack.is_empty()).then(|| thread.stack.join(" < "));
     facts
         .number("thread", thread.thread_id)
         .text("state", thread.state)
-        .maybe(thread.syscall, |facts, call| facts.text("call", call))
-        .maybe(thread.wchan, |facts, channel| facts.text("wchan", channel))
-        .maybe(stack, |facts, stack| facts.text("stack", stack))
+        .optional(thread.syscall, |facts, call| facts.text("call", call))
+        .optional(thread.wchan, |facts, channel| facts.text("wchan", channel))
+        .optional(stack, |facts, stack| facts.text("stack", stack))
 }
 
 /// Another thread, such as `4711 S futex` or `4712 R 98%`.

@@ -12,7 +12,7 @@ use super::crew::Crew;
 use super::pool::{Part, Pool};
 use crate::listen::activation::fd_name;
 use crate::listen::{ListenerState, Listener, one_per_address};
-use crate::log::chain;
+use crate::log::error_chain;
 use crate::os::clock;
 
 /// Reads the settings anew and makes a blueprint of them; or says, for an operator, why not.
@@ -189,7 +189,7 @@ impl<'a> Arbiter<'a> {
             self.pools.iter().filter(stays).flat_map(|pool| pool.earlier_sockets()).collect();
         self.pools.iter_mut().for_each(|pool| pool.roll_back(alone, &kept));
         let (pool, log) = (&self.pools[culprit], &self.house.log);
-        let log = if is_named { log.of_pool(pool.name()) } else { log.clone() };
+        let log = if is_named { log.for_pool(pool.name()) } else { log.clone() };
         error!(log.logger(), "reload failed: back to the earlier settings";
             "generation" => self.generation(), "error" => &pool.last_words);
         let status = format!("{}; the last reload failed", self.status_line());
@@ -276,8 +276,8 @@ impl<'a> Pool<'a> {
 
 fn in_words(error: CompanyError) -> String {
     match error {
-        CompanyError::Listen(error) => chain(&error),
-        CompanyError::Log(error) => chain(&error),
+        CompanyError::Listen(error) => error_chain(&error),
+        CompanyError::Log(error) => error_chain(&error),
         CompanyError::Board(error) => format!("cannot make a scoreboard: {error}"),
     }
 }

@@ -52,9 +52,9 @@ fn show_record(out: &mut dyn RecordDecorator, depth: usize, record: &Record<'_>)
     out.start_whitespace()?;
     write!(out, "{:depth$}", "")?;
     let needs_comma = slog_term::print_msg_header(&timestamp, out, record, false)?;
-    let mut facts = Serializer::new(out, needs_comma, true); // slog hands them over last first
-    record.kv().serialize(record, &mut facts)?;
-    facts.finish()?;
+    let mut fields = Serializer::new(out, needs_comma, true); // slog hands them over last first
+    record.kv().serialize(record, &mut fields)?;
+    fields.finish()?;
     out.start_whitespace()?;
     writeln!(out)?;
     out.flush()

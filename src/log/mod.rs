@@ -4,7 +4,7 @@
 //! reading, costs records and nothing else.
 
 mod compact;
-mod flight;
+mod flight_recorder;
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -20,7 +20,7 @@ use slog::{Drain, KV, Key, Level, Logger, Never, OwnedKVList, Record, Serializer
 
 use crate::os::{file, credentials, poll};
 use compact::Compact;
-use flight::FlightRecorder;
+use flight_recorder::FlightRecorder;
 
 /// Longest record, in bytes: what a pipe takes in one piece (pipe(7), `PIPE_BUF`).
 const RECORD_BYTES_MAX: usize = 4096;
@@ -67,7 +67,7 @@ impl std::error::Error for LogError {
 
 /// What log a person wishes for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct LogConfig {
     /// Where records go.
     pub target: Target,
     /// The least severe level that is still written.
@@ -75,17 +75,17 @@ pub struct Wish {
     /// How records look.
     pub format: Format,
     /// The file that keeps the last records of the master, from INFO on, whatever becomes of it.
-    pub events: Option<PathBuf>,
+    pub flight_recorder: Option<PathBuf>,
 }
 
 /// A user and a group, where they differ from the process's own.
-pub type Owner = (Option<u32>, Option<u32>);
+pub type FileOwner = (Option<u32>, Option<u32>);
 
 /// An open log.
 #[derive(Clone, Debug)]
 pub struct Log {
     logger: Logger,
-    outlet: Arc<Outlet>,
+    target_file: Arc<LogTargetFile>,
     /// The descriptor of the file of events.
     recorder: Option<RawFd>,
 }
@@ -96,24 +96,24 @@ impl Log {
     /// # Errors
     /// The file cannot be opened for appending, or cannot be given away. The file of events holds
     /// something else.
-    pub fn open(wish: &Wish, owner: Owner) -> Result<Self, LogError> {
-        let outlet = Arc::new(Outlet::open(&wish.target, owner)?);
-        let recorder = wish.events.as_deref().map(open_recorder).transpose()?;
-        let number = recorder.as_ref().map(FlightRecorder::number);
-        let logger = logger(wish, Sink(Arc::clone(&outlet)), recorder);
-        Ok(Self { logger, outlet, recorder: number })
+    pub fn open(config: &LogConfig, owner: FileOwner) -> Result<Self, LogError> {
+        let target_file = Arc::new(LogTargetFile::open(&config.target, owner)?);
+        let recorder = config.flight_recorder.as_deref().map(open_recorder).transpose()?;
+        let number = recorder.as_ref().map(FlightRecorder::raw_fd);
+        let logger = build_logger(config, RecordWriter(Arc::clone(&target_file)), recorder);
+        Ok(Self { logger, target_file, recorder: number })
     }
 
     /// The numbers of its descriptors, for a child that must close its copies.
-    pub(crate) fn numbers(&self) -> impl Iterator<Item = RawFd> {
-        let file = self.outlet.file.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn raw_fds(&self) -> impl Iterator<Item = RawFd> {
+        let file = self.target_file.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.as_ref().map(AsRawFd::as_raw_fd).into_iter().chain(self.recorder)
     }
 
     /// The same log, in which each record names a pool.
-    pub(crate) fn of_pool(&self, name: &str) -> Self {
+    pub(crate) fn for_pool(&self, name: &str) -> Self {
         let logger = self.logger.new(o!("pool" => name.to_owned()));
-        Self { logger, outlet: Arc::clone(&self.outlet), recorder: self.recorder }
+        Self { logger, target_file: Arc::clone(&self.target_file), recorder: self.recorder }
     }
 
     /// The handle through which records are written.
@@ -126,29 +126,29 @@ impl Log {
     /// # Errors
     /// It cannot be opened; the old one goes on being written to.
     pub fn reopen(&self) -> Result<(), LogError> {
-        self.outlet.reopen()
+        self.target_file.reopen()
     }
 
     /// How many records this process has dropped, since they would have had to wait or could not be
     /// written.
     pub fn dropped(&self) -> u64 {
-        self.outlet.dropped.load(Ordering::Relaxed)
+        self.target_file.dropped.load(Ordering::Relaxed)
     }
 }
 
 /// Where the bytes go, for all who write: it can be exchanged under them.
 #[derive(Debug)]
-struct Outlet {
+struct LogTargetFile {
     target: Target,
-    owner: Owner,
+    owner: FileOwner,
     /// None for stderr.
     file: Mutex<Option<File>>,
     /// How many records this process has dropped.
     dropped: AtomicU64,
 }
 
-impl Outlet {
-    fn open(target: &Target, owner: Owner) -> Result<Self, LogError> {
+impl LogTargetFile {
+    fn open(target: &Target, owner: FileOwner) -> Result<Self, LogError> {
         let target = match target {
             // A worker may run in another folder when it reopens the file.
             Target::File(path) => {
@@ -157,9 +157,9 @@ impl Outlet {
             Target::Stderr => Target::Stderr,
         };
         let (file, dropped) = (Mutex::new(None), AtomicU64::new(0));
-        let outlet = Self { target, owner, file, dropped };
-        outlet.reopen()?;
-        Ok(outlet)
+        let target_file = Self { target, owner, file, dropped };
+        target_file.reopen()?;
+        Ok(target_file)
     }
 
     fn reopen(&self) -> Result<(), LogError> {
@@ -179,25 +179,25 @@ fn open_recorder(path: &Path) -> Result<FlightRecorder, LogError> {
     FlightRecorder::open(path).map_err(failed)
 }
 
-fn logger(wish: &Wish, sink: Sink, recorder: Option<FlightRecorder>) -> Logger {
-    let level = wish.level;
-    match wish.format {
+fn build_logger(config: &LogConfig, writer: RecordWriter, recorder: Option<FlightRecorder>) -> Logger {
+    let level = config.level;
+    match config.format {
         Format::Full => {
-            let decorator = slog_term::PlainSyncDecorator::new(sink);
+            let decorator = slog_term::PlainSyncDecorator::new(writer);
             let drain = slog_term::FullFormat::new(decorator)
                 .use_custom_timestamp(timestamp)
                 .use_original_order()
                 .build();
-            root(drain, level, recorder)
+            root_logger(drain, level, recorder)
         }
         Format::Compact => {
-            root(Compact::new(slog_term::PlainSyncDecorator::new(sink)), level, recorder)
+            root_logger(Compact::new(slog_term::PlainSyncDecorator::new(writer)), level, recorder)
         }
-        Format::Json => root(Json { sink: Mutex::new(sink) }, level, recorder),
+        Format::Json => root_logger(Json { writer: Mutex::new(writer) }, level, recorder),
     }
 }
 
-fn root<D>(drain: D, level: Level, recorder: Option<FlightRecorder>) -> Logger
+fn root_logger<D>(drain: D, level: Level, recorder: Option<FlightRecorder>) -> Logger
 where
     D: Drain + Send + Sync + std::panic::UnwindSafe + std::panic::RefUnwindSafe + 'static,
 {
@@ -221,17 +221,17 @@ fn timestamp(out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// The end of the road: each `write` is one record.
-struct Sink(Arc<Outlet>);
+struct RecordWriter(Arc<LogTargetFile>);
 
-impl Write for Sink {
+impl Write for RecordWriter {
     /// Writes the record, or drops it if that would block or cannot be done. Cuts what a pipe
     /// cannot take whole.
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        let shown = &record[..record.len().min(RECORD_BYTES_MAX)];
+        let bounded = &record[..record.len().min(RECORD_BYTES_MAX)];
         let mut file = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
         let written = match file.as_mut() {
-            Some(file) if poll::is_writable(file.as_fd()) => file.write(shown),
-            None if poll::is_writable(io::stderr().as_fd()) => io::stderr().write(shown),
+            Some(file) if poll::is_writable(file.as_fd()) => file.write(bounded),
+            None if poll::is_writable(io::stderr().as_fd()) => io::stderr().write(bounded),
             Some(_) | None => Ok(0),
         };
         if !matches!(written, Ok(1..)) {
@@ -247,7 +247,7 @@ impl Write for Sink {
 
 /// A JSON object a line: `ts`, `level`, `msg`, then the record's own facts.
 struct Json {
-    sink: Mutex<Sink>,
+    writer: Mutex<RecordWriter>,
 }
 
 impl Drain for Json {
@@ -256,13 +256,13 @@ impl Drain for Json {
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         let mut object = Object::default();
-        object.put("ts", humantime::format_rfc3339_millis(SystemTime::now()).to_string());
-        object.put("level", record.level().as_str());
-        object.put("msg", record.msg().to_string());
-        Object::facts_of(record, values).for_each(|(key, value)| object.put(&key, value));
+        object.insert_if_absent("ts", humantime::format_rfc3339_millis(SystemTime::now()).to_string());
+        object.insert_if_absent("level", record.level().as_str());
+        object.insert_if_absent("msg", record.msg().to_string());
+        Object::fields_of(record, values).for_each(|(key, value)| object.insert_if_absent(&key, value));
         let line = object.line();
-        if let Ok(mut sink) = self.sink.lock() {
-            let _ = sink.write(&line);
+        if let Ok(mut writer) = self.writer.lock() {
+            let _ = writer.write(&line);
         }
         Ok(())
     }
@@ -275,19 +275,19 @@ struct Object {
 
 impl Object {
     /// The facts of a record and of its logger, in the order in which they were given.
-    fn facts_of(
+    fn fields_of(
         record: &Record<'_>,
         values: &OwnedKVList,
     ) -> impl Iterator<Item = (String, serde_json::Value)> + use<> {
-        let mut facts = Self::default();
+        let mut object = Self::default();
         // A fact that cannot be written down is left out; the record still says that it happened.
-        let _ = record.kv().serialize(record, &mut facts);
-        let _ = values.serialize(record, &mut facts);
-        facts.fields.into_iter().rev() // slog hands them over last first
+        let _ = record.kv().serialize(record, &mut object);
+        let _ = values.serialize(record, &mut object);
+        object.fields.into_iter().rev() // slog hands them over last first
     }
 
     /// Adds a field, unless there is one of that name.
-    fn put(&mut self, key: &str, value: impl Into<serde_json::Value>) {
+    fn insert_if_absent(&mut self, key: &str, value: impl Into<serde_json::Value>) {
         if self.fields.iter().all(|(known, _)| known != key) {
             self.fields.push((key.to_owned(), value.into()));
         }
@@ -330,47 +330,47 @@ impl Object {
 
 impl Serializer for Object {
     fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
-        self.put(key.as_ref(), value.to_string());
+        self.insert_if_absent(key.as_ref(), value.to_string());
         Ok(())
     }
 
     fn emit_bool(&mut self, key: Key, value: bool) -> slog::Result {
-        self.put(key.as_ref(), value);
+        self.insert_if_absent(key.as_ref(), value);
         Ok(())
     }
 
     fn emit_f64(&mut self, key: Key, value: f64) -> slog::Result {
-        self.put(key.as_ref(), value);
+        self.insert_if_absent(key.as_ref(), value);
         Ok(())
     }
 
     fn emit_i64(&mut self, key: Key, value: i64) -> slog::Result {
-        self.put(key.as_ref(), value);
+        self.insert_if_absent(key.as_ref(), value);
         Ok(())
     }
 
     fn emit_u64(&mut self, key: Key, value: u64) -> slog::Result {
-        self.put(key.as_ref(), value);
+        self.insert_if_absent(key.as_ref(), value);
         Ok(())
     }
 
     fn emit_i32(&mut self, key: Key, value: i32) -> slog::Result {
-        self.put(key.as_ref(), value);
+        self.insert_if_absent(key.as_ref(), value);
         Ok(())
     }
 
     fn emit_u32(&mut self, key: Key, value: u32) -> slog::Result {
-        self.put(key.as_ref(), value);
+        self.insert_if_absent(key.as_ref(), value);
         Ok(())
     }
 
     fn emit_usize(&mut self, key: Key, value: usize) -> slog::Result {
-        self.put(key.as_ref(), value);
+        self.insert_if_absent(key.as_ref(), value);
         Ok(())
     }
 
     fn emit_str(&mut self, key: Key, value: &str) -> slog::Result {
-        self.put(key.as_ref(), value);
+        self.insert_if_absent(key.as_ref(), value);
         Ok(())
     }
 
@@ -382,15 +382,15 @@ impl Serializer for Object {
 /// Facts for one record, of which some may be missing. They follow the message:
 /// `info!(log, "worker exited"; facts)`.
 #[derive(Debug, Default)]
-pub struct Facts(Vec<(&'static str, Fact)>);
+pub struct Fields(Vec<(&'static str, FieldValue)>);
 
 #[derive(Debug)]
-enum Fact {
+enum FieldValue {
     Number(i64),
     Text(String),
 }
 
-impl Facts {
+impl Fields {
     /// No facts yet.
     pub fn new() -> Self {
         Self::default()
@@ -399,20 +399,20 @@ impl Facts {
     /// Adds a number; one beyond 63 bits is shown as the largest.
     #[must_use]
     pub fn number(mut self, key: &'static str, value: impl TryInto<i64>) -> Self {
-        self.0.push((key, Fact::Number(value.try_into().unwrap_or(i64::MAX))));
+        self.0.push((key, FieldValue::Number(value.try_into().unwrap_or(i64::MAX))));
         self
     }
 
     /// Adds a text.
     #[must_use]
     pub fn text(mut self, key: &'static str, value: impl Into<String>) -> Self {
-        self.0.push((key, Fact::Text(value.into())));
+        self.0.push((key, FieldValue::Text(value.into())));
         self
     }
 
     /// Adds what there is to add, if anything.
     #[must_use]
-    pub fn maybe<T>(self, value: Option<T>, add: impl FnOnce(Self, T) -> Self) -> Self {
+    pub fn optional<T>(self, value: Option<T>, add: impl FnOnce(Self, T) -> Self) -> Self {
         match value {
             Some(value) => add(self, value),
             None => self,
@@ -420,13 +420,13 @@ impl Facts {
     }
 }
 
-impl KV for Facts {
+impl KV for Fields {
     fn serialize(&self, _: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
-        for (key, fact) in self.0.iter().rev() {
+        for (key, value) in self.0.iter().rev() {
             // The last first, as slog does it everywhere.
-            match fact {
-                Fact::Number(number) => serializer.emit_i64(key, *number)?,
-                Fact::Text(text) => serializer.emit_str(key, text)?,
+            match value {
+                FieldValue::Number(number) => serializer.emit_i64(key, *number)?,
+                FieldValue::Text(text) => serializer.emit_str(key, text)?,
             }
         }
         Ok(())
@@ -434,7 +434,7 @@ impl KV for Facts {
 }
 
 /// An error and its causes, joined by colons.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -450,20 +450,20 @@ mod tests {
     use super::*;
     use slog::info;
 
-    fn lines(level: Level, say: impl FnOnce(&Logger)) -> Vec<String> {
-        lines_as(Format::Json, level, |log| say(log.logger()))
+    fn lines(level: Level, emit: impl FnOnce(&Logger)) -> Vec<String> {
+        lines_as(Format::Json, level, |log| emit(log.logger()))
     }
 
-    fn lines_as(format: Format, level: Level, say: impl FnOnce(&Log)) -> Vec<String> {
+    fn lines_as(format: Format, level: Level, emit: impl FnOnce(&Log)) -> Vec<String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let target = Target::File(file.path().to_path_buf());
-        let wish = Wish { target, level, format, events: None };
-        say(&Log::open(&wish, (None, None)).unwrap());
+        let config = LogConfig { target, level, format, flight_recorder: None };
+        emit(&Log::open(&config, (None, None)).unwrap());
         std::fs::read_to_string(file.path()).unwrap().lines().map(str::to_owned).collect()
     }
 
     #[test]
-    fn a_json_record_holds_its_facts_with_their_types() {
+    fn json_record_keeps_types_of_fields() {
         let lines = lines(Level::Info, |log| {
             info!(log, "worker ready"; "pid" => 7, "slot" => 0usize, "name" => "a\"b");
         });
@@ -483,11 +483,11 @@ mod tests {
     }
 
     #[test]
-    fn facts_come_in_the_order_in_which_they_were_given_in_every_format() {
+    fn fields_keep_their_order_in_every_format() {
         let keys = ["pid", "slot", "apples", "zebras", "code"];
         for format in [Format::Full, Format::Compact, Format::Json] {
             let lines = lines_as(format, Level::Info, |log| {
-                let more = Facts::new().number("apples", 3).text("zebras", "four");
+                let more = Fields::new().number("apples", 3).text("zebras", "four");
                 info!(log.logger(), "said"; "pid" => 1, "slot" => 2, more, "code" => 5);
             });
             assert_eq!(order(&lines[0], &keys), keys, "{format:?}: {lines:?}");
@@ -495,9 +495,9 @@ mod tests {
     }
 
     #[test]
-    fn compact_records_stand_below_what_they_have_in_common() {
+    fn compact_records_follow_their_common_fields() {
         let lines = lines_as(Format::Compact, Level::Info, |log| {
-            let (web, jobs) = (log.of_pool("web"), log.of_pool("jobs"));
+            let (web, jobs) = (log.for_pool("web"), log.for_pool("jobs"));
             info!(web.logger(), "one"; "pid" => 1);
             info!(web.logger(), "two"; "pid" => 2, "slot" => 0);
             info!(jobs.logger(), "three");

@@ -56,9 +56,9 @@ impl fmt::Display for RuntimeError {
             Self::Duplicate(error) => error.fmt(f),
             Self::Setting { place, reason } => write!(f, "{place}: {reason}"),
             Self::Settings(error) => error.fmt(f),
-            Self::Listen(error) => f.write_str(&log::chain(error)),
-            Self::Log(error) => f.write_str(&log::chain(error)),
-            Self::PidFile(error) => f.write_str(&log::chain(error)),
+            Self::Listen(error) => f.write_str(&log::error_chain(error)),
+            Self::Log(error) => f.write_str(&log::error_chain(error)),
+            Self::PidFile(error) => f.write_str(&log::error_chain(error)),
             Self::Kernel(error) => write!(f, "the kernel refuses what a master needs: {error}"),
             Self::NeverReady(words) if words.is_empty() => {
                 f.write_str("giving up: no worker was ever ready")

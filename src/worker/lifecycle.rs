@@ -10,7 +10,7 @@ use slog::warn;
 
 use super::seat::{Desk, Work};
 use crate::heartbeat::Heartbeat;
-use crate::log::{Log, chain};
+use crate::log::{Log, error_chain};
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::{clock, file, process};
 use crate::scoreboard::{Row, Scoreboard, WorkerStatus};
@@ -316,7 +316,7 @@ impl Lifecycle {
 
     fn reopen_log(&self) {
         if let Err(error) = self.log.reopen() {
-            warn!(self.log.logger(), "log cannot be reopened"; "error" => chain(&error));
+            warn!(self.log.logger(), "log cannot be reopened"; "error" => error_chain(&error));
         }
     }
 

@@ -24,7 +24,7 @@ const RECORD_BYTES: usize = 256;
 /// How many records there are before the oldest is written over: the file has 1 MiB at most.
 const RECORDS: u64 = 4096;
 /// How often a place is looked for that nobody else has taken.
-const TRIES: usize = 8;
+const WRITE_ATTEMPTS_MAX: usize = 8;
 /// No ring has ever come so far.
 const NUMBER_MAX: u64 = 1 << 62;
 /// The digits of the number with which a record begins.
@@ -55,7 +55,7 @@ impl FlightRecorder {
         let mut record = [0; RECORD_BYTES];
         for index in 0..RECORDS {
             match file.read_exact_at(&mut record, index * RECORD_BYTES as u64) {
-                Ok(()) => match number_of(&record) {
+                Ok(()) => match parse_number(&record) {
                     Some(number) => next = next.max(number + 1),
                     // A record that was never written, in a ring that another has begun.
                     None if record == [0; RECORD_BYTES] => (),
@@ -72,7 +72,7 @@ impl FlightRecorder {
     }
 
     /// The descriptor's number.
-    pub(super) fn number(&self) -> RawFd {
+    pub(super) fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
@@ -82,31 +82,31 @@ impl FlightRecorder {
             return;
         }
         let mut record = [0; RECORD_BYTES];
-        for _ in 0..TRIES {
+        for _ in 0..WRITE_ATTEMPTS_MAX {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let place = ((number - 1) % RECORDS) * RECORD_BYTES as u64;
+            let offset = ((number - 1) % RECORDS) * RECORD_BYTES as u64;
             // During an upgrade another master writes here, too: its records are passed over.
-            let present = self.file.read_exact_at(&mut record, place).ok();
-            let present = present.and_then(|()| number_of(&record));
+            let present = self.file.read_exact_at(&mut record, offset).ok();
+            let present = present.and_then(|()| parse_number(&record));
             if let Some(present) = present.filter(|present| *present >= number) {
                 self.next.fetch_max(present + 1, Ordering::Relaxed);
                 continue;
             }
-            let _ = self.file.write_all_at(&record_of(number, text), place);
+            let _ = self.file.write_all_at(&encode_record(number, text), offset);
             return;
         }
     }
 }
 
 /// The number of a record; `None` if it is none.
-fn number_of(record: &[u8; RECORD_BYTES]) -> Option<u64> {
+fn parse_number(record: &[u8; RECORD_BYTES]) -> Option<u64> {
     let digits = std::str::from_utf8(&record[..DIGITS]).ok()?;
     let number: u64 = digits.parse().ok().filter(|number| (1..NUMBER_MAX).contains(number))?;
     (record[DIGITS] == b' ' && record[RECORD_BYTES - 1] == b'\n').then_some(number)
 }
 
 /// A record, cut or filled up to its length.
-fn record_of(number: u64, text: &str) -> [u8; RECORD_BYTES] {
+fn encode_record(number: u64, text: &str) -> [u8; RECORD_BYTES] {
     let text = format!("{number:0DIGITS$} {text}");
     let mut record = [b' '; RECORD_BYTES];
     let room = RECORD_BYTES - 1;
@@ -123,7 +123,7 @@ impl Drain for FlightRecorder {
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         let now = humantime::format_rfc3339_millis(SystemTime::now());
         let mut text = format!("{now} {} {}", record.level().as_short_str(), record.msg());
-        for (key, value) in Object::facts_of(record, values) {
+        for (key, value) in Object::fields_of(record, values) {
             text.push_str(&format!(" {key}={value}"));
         }
         self.write(&text);
@@ -139,13 +139,13 @@ mod tests {
         let bytes = std::fs::read(path).unwrap();
         assert_eq!(bytes.len() % RECORD_BYTES, 0);
         let records = bytes.chunks(RECORD_BYTES).map(|record| record.try_into().unwrap());
-        let mut numbers: Vec<u64> = records.filter_map(number_of).collect();
+        let mut numbers: Vec<u64> = records.filter_map(parse_number).collect();
         numbers.sort_unstable();
         numbers
     }
 
     #[test]
-    fn the_oldest_is_written_over_and_another_writer_goes_on() {
+    fn full_ring_overwrites_oldest_across_writers() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events");
         let recorder = FlightRecorder::open(&path).unwrap();
@@ -160,14 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_record_is_cut_between_characters() {
-        let record = record_of(1, &"é".repeat(300));
+    fn long_record_is_cut_between_characters() {
+        let record = encode_record(1, &"é".repeat(300));
         assert!(std::str::from_utf8(&record).unwrap().ends_with("é\n") || record[254] == b' ');
-        assert_eq!(number_of(&record), Some(1));
+        assert_eq!(parse_number(&record), Some(1));
     }
 
     #[test]
-    fn what_is_not_a_ring_is_left_alone() {
+    fn open_of_a_foreign_file_fails() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events");
         std::fs::write(&path, "precious\n").unwrap();
