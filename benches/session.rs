@@ -52,11 +52,11 @@ impl<'s> Client<'s> {
     /// Hands in a piece and takes all output. Returns how many bytes came out.
     fn exchange(&mut self, input: &[u8]) -> usize {
         let now = black_box(MonotonicTime::from_nanos(1));
-        self.session.received(input, &mut self.spare, &mut Quiet, now);
+        self.session.on_received(input, &mut self.spare, &mut Quiet, now);
         let mut total = 0;
         while self.session.wants() == Wants::Write {
             let sent = black_box(self.session.unsent()).len();
-            self.session.sent(sent, &mut self.spare, &mut Quiet, now);
+            self.session.on_sent(sent, &mut self.spare, &mut Quiet, now);
             total += sent;
         }
         total

@@ -10,9 +10,9 @@ use crate::app::{Connection, Desk, Exchange, Next, Patience};
 use crate::time::MonotonicTime;
 
 /// How long a refused client may go on sending before it is cut off.
-const REFUSAL_LINGER: Duration = Duration::from_secs(2);
+const LINGERING_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many bytes of a refused client are thrown away before it is cut off.
-const REFUSAL_BYTES_MAX: usize = 1 << 20;
+const LINGERING_CLOSE_BYTES_MAX: usize = 1 << 20;
 
 /// What a session waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum Wants {
     /// The end of the peer's bytes: end the output, then read as for [`Wants::Read`].
     Linger,
     /// Nothing: it is over; close the socket.
-    Gone,
+    Closed,
 }
 
 /// One client's course. Its buffers are lent by the caller, so an idle session owns none.
@@ -33,7 +33,7 @@ pub struct Session<'s> {
     out: Vec<u8>,
     sent: usize,
     next: Next,
-    course: Course,
+    state: SessionState,
     phase: Option<Phase>,
     deadline: Option<MonotonicTime>,
     write_timeout: Duration,
@@ -43,18 +43,18 @@ pub struct Session<'s> {
 #[derive(Clone, Copy)]
 struct Phase {
     number: u32,
-    end: Option<MonotonicTime>,
+    deadline: Option<MonotonicTime>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Course {
+enum SessionState {
     /// Both sides may talk.
     Open,
     /// The peer has ended its side.
     HalfClosed,
     /// The last word has been said; the peer's bytes are thrown away, so many until now.
-    Refusing(usize),
-    Gone,
+    LingeringClose(usize),
+    Closed,
 }
 
 impl<'s> Session<'s> {
@@ -66,22 +66,22 @@ impl<'s> Session<'s> {
             out: Vec::new(),
             sent: 0,
             next: Next::Read,
-            course: Course::Open,
+            state: SessionState::Open,
             phase: None,
             deadline: None,
             write_timeout,
         };
-        session.arm(now);
+        session.rearm_deadline(now);
         session
     }
 
     /// What it waits for now.
     pub fn wants(&self) -> Wants {
-        match self.course {
-            Course::Gone => Wants::Gone,
+        match self.state {
+            SessionState::Closed => Wants::Closed,
             _ if self.sent < self.out.len() => Wants::Write,
-            Course::Refusing(_) => Wants::Linger,
-            Course::Open | Course::HalfClosed => Wants::Read,
+            SessionState::LingeringClose(_) => Wants::Linger,
+            SessionState::Open | SessionState::HalfClosed => Wants::Read,
         }
     }
 
@@ -92,7 +92,7 @@ impl<'s> Session<'s> {
 
     /// Whether it may still want bytes, then or later: it does not end with the output that waits.
     pub fn is_open(&self) -> bool {
-        self.course != Course::Gone && self.next != Next::Close
+        self.state != SessionState::Closed && self.next != Next::Close
     }
 
     /// When [`expired`](Self::expired) is due, if nothing happens before.
@@ -102,86 +102,86 @@ impl<'s> Session<'s> {
 
     /// Bytes came, or, if `input` is empty, the end of the stream. Not to be called while output
     /// waits. `spare` is an empty buffer that the session may keep while it has output.
-    pub fn received(&mut self, input: &[u8], spare: &mut Vec<u8>, desk: &mut dyn Desk, now: MonotonicTime) {
+    pub fn on_received(&mut self, input: &[u8], spare: &mut Vec<u8>, reporter: &mut dyn Desk, now: MonotonicTime) {
         debug_assert!(self.wants() != Wants::Write, "backpressure: the output goes first");
-        match self.course {
-            Course::Gone => return,
-            Course::Refusing(so_far) => {
+        match self.state {
+            SessionState::Closed => return,
+            SessionState::LingeringClose(so_far) => {
                 let total = so_far + input.len();
-                let enough = input.is_empty() || total > REFUSAL_BYTES_MAX;
-                self.course = Course::Refusing(total);
+                let enough = input.is_empty() || total > LINGERING_CLOSE_BYTES_MAX;
+                self.state = SessionState::LingeringClose(total);
                 if enough {
-                    self.broken();
+                    self.abort();
                 }
                 return;
             }
-            Course::Open if input.is_empty() => self.course = Course::HalfClosed,
-            Course::Open | Course::HalfClosed => (),
+            SessionState::Open if input.is_empty() => self.state = SessionState::HalfClosed,
+            SessionState::Open | SessionState::HalfClosed => (),
         }
-        self.call(spare, desk, |connection, exchange| connection.receive(input, exchange));
-        self.advance(spare, desk, now, Progress::Made);
+        self.call_connection(spare, reporter, |connection, exchange| connection.receive(input, exchange));
+        self.pump(spare, reporter, now, IoProgress::Made);
     }
 
     /// The first `n` unsent bytes have been sent.
-    pub fn sent(&mut self, n: usize, spare: &mut Vec<u8>, desk: &mut dyn Desk, now: MonotonicTime) {
+    pub fn on_sent(&mut self, n: usize, spare: &mut Vec<u8>, reporter: &mut dyn Desk, now: MonotonicTime) {
         self.sent = (self.sent + n).min(self.out.len());
-        self.advance(spare, desk, now, if n > 0 { Progress::Made } else { Progress::None });
+        self.pump(spare, reporter, now, if n > 0 { IoProgress::Made } else { IoProgress::None });
     }
 
     /// The deadline has passed. A peer that takes no output, or has been refused, is given up.
-    pub fn expired(&mut self, spare: &mut Vec<u8>, desk: &mut dyn Desk, now: MonotonicTime) {
-        if matches!(self.course, Course::Refusing(_)) || self.wants() == Wants::Write {
-            self.course = Course::Gone;
-        } else if self.course != Course::Gone {
-            self.call(spare, desk, |connection, exchange| connection.expire(exchange));
+    pub fn on_timeout(&mut self, spare: &mut Vec<u8>, reporter: &mut dyn Desk, now: MonotonicTime) {
+        if matches!(self.state, SessionState::LingeringClose(_)) || self.wants() == Wants::Write {
+            self.state = SessionState::Closed;
+        } else if self.state != SessionState::Closed {
+            self.call_connection(spare, reporter, |connection, exchange| connection.expire(exchange));
         }
-        self.advance(spare, desk, now, Progress::Made);
+        self.pump(spare, reporter, now, IoProgress::Made);
         if self.deadline.is_some_and(|deadline| deadline <= now) {
-            self.broken(); // it asks for time that has passed: there is no end to that
+            self.abort(); // it asks for time that has passed: there is no end to that
         }
     }
 
     /// The worker is leaving: what is begun is finished, nothing new is begun.
-    pub fn drain(&mut self, spare: &mut Vec<u8>, desk: &mut dyn Desk, now: MonotonicTime) {
-        if !matches!(self.course, Course::Open | Course::HalfClosed) {
+    pub fn drain(&mut self, spare: &mut Vec<u8>, reporter: &mut dyn Desk, now: MonotonicTime) {
+        if !matches!(self.state, SessionState::Open | SessionState::HalfClosed) {
             return;
         }
         let (decided, waiting) = (self.next, self.wants() == Wants::Write);
-        self.call(spare, desk, |connection, exchange| connection.drain(exchange));
+        self.call_connection(spare, reporter, |connection, exchange| connection.drain(exchange));
         let ending = matches!(decided, Next::Close | Next::Refuse);
         if ending || (decided == Next::Proceed && self.next == Next::Read) {
             self.next = decided; // what was to follow the waiting output still follows it
         }
-        self.advance(spare, desk, now, if waiting { Progress::None } else { Progress::Made });
+        self.pump(spare, reporter, now, if waiting { IoProgress::None } else { IoProgress::Made });
     }
 
     /// The connection is broken: nothing can be sent or received any more.
-    pub fn broken(&mut self) {
-        self.course = Course::Gone;
+    pub fn abort(&mut self) {
+        self.state = SessionState::Closed;
         self.deadline = None;
         self.out.clear();
         self.sent = 0;
     }
 
     /// Asks the connection, with its output going to the session's buffer.
-    fn call(
+    fn call_connection(
         &mut self,
         spare: &mut Vec<u8>,
-        desk: &mut dyn Desk,
-        ask: impl FnOnce(&mut (dyn Connection + 's), &mut Exchange<'_>) -> Next,
+        reporter: &mut dyn Desk,
+        operation: impl FnOnce(&mut (dyn Connection + 's), &mut Exchange<'_>) -> Next,
     ) {
         if self.out.capacity() == 0 {
             std::mem::swap(&mut self.out, spare);
         }
         let waiting = self.out.len();
-        desk.enter();
+        reporter.enter();
         let connection = self.connection.as_mut();
-        let mut exchange = Exchange::new(&mut self.out, desk);
+        let mut context = Exchange::new(&mut self.out, reporter);
         // A panic costs this client its connection, and nobody else anything: what it left half
         // done is dropped with the connection.
-        let answer = catch_unwind(AssertUnwindSafe(|| ask(connection, &mut exchange)));
-        desk.leave();
-        match answer {
+        let result = catch_unwind(AssertUnwindSafe(|| operation(connection, &mut context)));
+        reporter.leave();
+        match result {
             Ok(next) => self.next = next,
             Err(_) => {
                 self.out.truncate(waiting); // what was complete may still go
@@ -191,73 +191,73 @@ impl<'s> Session<'s> {
     }
 
     /// Goes on as far as it can without the peer, and sets the deadline.
-    fn advance(
+    fn pump(
         &mut self,
         spare: &mut Vec<u8>,
-        desk: &mut dyn Desk,
+        reporter: &mut dyn Desk,
         now: MonotonicTime,
-        progress: Progress,
+        progress: IoProgress,
     ) {
-        while self.course != Course::Gone && self.sent == self.out.len() {
+        while self.state != SessionState::Closed && self.sent == self.out.len() {
             self.out.clear();
             self.sent = 0;
             match self.next {
                 Next::Proceed => {
-                    self.call(spare, desk, |connection, exchange| connection.proceed(exchange));
+                    self.call_connection(spare, reporter, |connection, exchange| connection.proceed(exchange));
                 }
-                Next::Read if self.course == Course::HalfClosed => self.course = Course::Gone,
-                Next::Close => self.course = Course::Gone,
-                Next::Refuse if self.course == Course::HalfClosed => self.course = Course::Gone,
+                Next::Read if self.state == SessionState::HalfClosed => self.state = SessionState::Closed,
+                Next::Close => self.state = SessionState::Closed,
+                Next::Refuse if self.state == SessionState::HalfClosed => self.state = SessionState::Closed,
                 Next::Refuse => {
-                    self.course = Course::Refusing(0);
-                    self.deadline = Some(now.saturating_add(REFUSAL_LINGER));
+                    self.state = SessionState::LingeringClose(0);
+                    self.deadline = Some(now.saturating_add(LINGERING_CLOSE_TIMEOUT));
                     break;
                 }
                 Next::Read => break,
             }
         }
-        if self.course == Course::Gone {
-            self.broken();
+        if self.state == SessionState::Closed {
+            self.abort();
         }
         if self.out.is_empty() && self.out.capacity() > 0 {
-            self.give_back(spare);
+            self.return_buffer(spare);
         }
-        match (self.course, self.wants()) {
+        match (self.state, self.wants()) {
             (_, Wants::Write) => {
                 let waits = self.write_timeout > Duration::ZERO;
-                if progress == Progress::Made {
+                if progress == IoProgress::Made {
                     self.deadline = waits.then(|| now.saturating_add(self.write_timeout));
                 }
             }
-            (Course::Open | Course::HalfClosed, _) => self.arm(now),
-            (Course::Refusing(_) | Course::Gone, _) => (),
+            (SessionState::Open | SessionState::HalfClosed, _) => self.rearm_deadline(now),
+            (SessionState::LingeringClose(_) | SessionState::Closed, _) => (),
         }
     }
 
     /// Sets the deadline from the connection's patience; a limit of zero is no limit.
-    fn arm(&mut self, now: MonotonicTime) {
+    fn rearm_deadline(&mut self, now: MonotonicTime) {
         let from_now = |limit: Duration| (limit > Duration::ZERO).then(|| now.saturating_add(limit));
         let connection = self.connection.as_ref();
-        let Ok(patience) = catch_unwind(AssertUnwindSafe(|| connection.patience())) else {
-            return self.broken();
+        let Ok(timeout) = catch_unwind(AssertUnwindSafe(|| connection.patience())) else {
+            return self.abort();
         };
-        if !matches!(patience, Patience::Phase(..)) {
+        if !matches!(timeout, Patience::Phase(..)) {
             self.phase = None;
         }
-        self.deadline = match patience {
+        self.deadline = match timeout {
             Patience::Endless => None,
             Patience::Silence(limit) => from_now(limit),
             Patience::Phase(number, limit) => {
                 let same = self.phase.filter(|phase| phase.number == number);
-                let phase = same.unwrap_or_else(|| Phase { number, end: from_now(limit) });
+                let phase = same.unwrap_or_else(|| Phase { number, deadline: from_now(limit) });
                 self.phase = Some(phase);
-                phase.end
+                phase.deadline
             }
         };
     }
 
     /// Returns the empty buffer to the caller, or frees it if the caller has one already.
-    fn give_back(&mut self, spare: &mut Vec<u8>) {
+    fn return_buffer(&mut self, spare: &mut Vec<u8>) {
         let buffer = std::mem::take(&mut self.out);
         if spare.capacity() == 0 {
             *spare = buffer;
@@ -266,7 +266,7 @@ impl<'s> Session<'s> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Progress {
+enum IoProgress {
     /// Bytes moved.
     Made,
     /// Nothing moved: a peer that is slow stays on its clock.

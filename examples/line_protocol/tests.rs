@@ -37,10 +37,10 @@ fn converse(reusable: bool, pieces: &[&[u8]]) -> (String, usize, Wants) {
         if session.wants() != Wants::Read {
             break;
         }
-        session.received(piece, &mut spare, &mut desk, now);
+        session.on_received(piece, &mut spare, &mut desk, now);
         while session.wants() == Wants::Write {
             read.extend_from_slice(session.unsent());
-            session.sent(session.unsent().len(), &mut spare, &mut desk, now);
+            session.on_sent(session.unsent().len(), &mut spare, &mut desk, now);
         }
     }
     (String::from_utf8(read).unwrap(), desk.0, session.wants())
@@ -65,7 +65,7 @@ fn answers_do_not_depend_on_how_bytes_are_cut() {
     for pieces in cuts(b"one\n\ntwo\nthr") {
         let expected = ("ONE\n\nTWO\n".to_owned(), 3, Wants::Read);
         assert_eq!(converse(true, &pieces), expected, "{pieces:?}");
-        let expected = ("ONE\n".to_owned(), 1, Wants::Gone);
+        let expected = ("ONE\n".to_owned(), 1, Wants::Closed);
         assert_eq!(converse(false, &pieces), expected, "{pieces:?}");
     }
 }
@@ -84,6 +84,6 @@ fn a_line_has_a_limit() {
 
 #[test]
 fn the_end_of_the_stream_ends_it() {
-    let expected = ("ONE\n".to_owned(), 1, Wants::Gone);
+    let expected = ("ONE\n".to_owned(), 1, Wants::Closed);
     assert_eq!(converse(true, &[b"one\ntw", b""]), expected);
 }

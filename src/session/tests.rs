@@ -3,10 +3,10 @@
 
 mod buffers;
 mod deadlines;
-mod drains;
+mod draining;
 mod panics;
 mod property;
-mod refusals;
+mod lingering_close;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -20,81 +20,81 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// What a connection does when it is asked.
 #[derive(Clone, Debug)]
-enum Answer {
-    Say(&'static str, Next),
+enum ScriptedReply {
+    Output(&'static str, Next),
     Panic(&'static str),
 }
 
 /// What a connection has been asked, what it will answer, and how patient it is.
 struct Script {
-    asked: Vec<String>,
-    answers: VecDeque<Answer>,
-    patience: Patience,
+    calls: Vec<String>,
+    replies: VecDeque<ScriptedReply>,
+    timeout: Patience,
 }
 
-struct Actor(Arc<Mutex<Script>>);
+struct ScriptedConnection(Arc<Mutex<Script>>);
 
-impl Actor {
-    fn act(&self, question: String, exchange: &mut Exchange<'_>) -> Next {
+impl ScriptedConnection {
+    fn reply(&self, call: String, context: &mut Exchange<'_>) -> Next {
         let mut script = self.0.lock().unwrap();
-        exchange.begin(question.as_bytes());
-        script.asked.push(question);
-        let answer = script.answers.pop_front();
+        context.begin(call.as_bytes());
+        script.calls.push(call);
+        let reply = script.replies.pop_front();
         drop(script);
-        match answer.unwrap_or(Answer::Say("", Next::Read)) {
-            Answer::Say(text, next) => {
-                exchange.out.extend_from_slice(text.as_bytes());
-                exchange.end();
+        match reply.unwrap_or(ScriptedReply::Output("", Next::Read)) {
+            ScriptedReply::Output(text, next) => {
+                context.out.extend_from_slice(text.as_bytes());
+                context.end();
                 next
             }
-            Answer::Panic(text) => {
-                exchange.out.extend_from_slice(text.as_bytes());
+            ScriptedReply::Panic(text) => {
+                context.out.extend_from_slice(text.as_bytes());
                 panic!("asked for");
             }
         }
     }
 }
 
-impl Connection for Actor {
+impl Connection for ScriptedConnection {
     fn receive(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Next {
         assert!(exchange.out.is_empty(), "output waits");
-        self.act(format!("receive {}", input.escape_ascii()), exchange)
+        self.reply(format!("receive {}", input.escape_ascii()), exchange)
     }
 
     fn proceed(&mut self, exchange: &mut Exchange<'_>) -> Next {
         assert!(exchange.out.is_empty(), "output waits");
-        self.act("proceed".to_owned(), exchange)
+        self.reply("proceed".to_owned(), exchange)
     }
 
     fn expire(&mut self, exchange: &mut Exchange<'_>) -> Next {
-        self.act("expire".to_owned(), exchange)
+        self.reply("expire".to_owned(), exchange)
     }
 
     fn drain(&mut self, exchange: &mut Exchange<'_>) -> Next {
-        self.act("drain".to_owned(), exchange)
+        self.reply("drain".to_owned(), exchange)
     }
 
     fn patience(&self) -> Patience {
-        self.0.lock().unwrap().patience
+        self.0.lock().unwrap().timeout
     }
 }
 
 /// Keeps what it is told, and insists that connections run one at a time.
 #[derive(Default)]
-struct Recorder {
-    told: Vec<String>,
-    inside: usize,
+struct RecordingReporter {
+    recorded: Vec<String>,
+    depth: usize,
 }
 
-impl Desk for Recorder {
+impl Desk for RecordingReporter {
     fn begin(&mut self, label: &[u8]) {
-        assert_eq!(self.inside, 1);
-        self.told.push(label.escape_ascii().to_string());
+        assert_eq!(self.depth, 1);
+        self.recorded.push(label.escape_ascii().to_string());
     }
 
     fn end(&mut self) {
-        assert_eq!(self.inside, 1);
-        self.told.push("end".to_owned());
+        assert_eq!(self.depth, 1);
+        self.recorded.push("end".to_owned());
     }
 
     fn date(&mut self) -> [u8; 29] {
@@ -102,11 +102,11 @@ impl Desk for Recorder {
     }
 
     fn enter(&mut self) {
-        self.inside += 1;
+        self.depth += 1;
     }
 
     fn leave(&mut self) {
-        self.inside -= 1;
+        self.depth -= 1;
     }
 }
 
@@ -114,75 +114,75 @@ struct Client {
     session: Session<'static>,
     script: Arc<Mutex<Script>>,
     spare: Vec<u8>,
-    desk: Recorder,
+    reporter: RecordingReporter,
     now: MonotonicTime,
 }
 
 impl Client {
-    fn patient(patience: Patience) -> Self {
-        Self::new(patience, WRITE_TIMEOUT)
+    fn with_timeout(timeout: Patience) -> Self {
+        Self::new(timeout, WRITE_TIMEOUT)
     }
 
-    fn new(patience: Patience, write_timeout: Duration) -> Self {
-        let script = Script { asked: Vec::new(), answers: VecDeque::new(), patience };
+    fn new(timeout: Patience, write_timeout: Duration) -> Self {
+        let script = Script { calls: Vec::new(), replies: VecDeque::new(), timeout };
         let script = Arc::new(Mutex::new(script));
         let now = MonotonicTime::from_nanos(1_000_000_000_000);
-        let session = Session::new(Box::new(Actor(Arc::clone(&script))), write_timeout, now);
-        Self { session, script, spare: Vec::new(), desk: Recorder::default(), now }
+        let session = Session::new(Box::new(ScriptedConnection(Arc::clone(&script))), write_timeout, now);
+        Self { session, script, spare: Vec::new(), reporter: RecordingReporter::default(), now }
     }
 
-    fn answering(answers: &[(&'static str, Next)]) -> Self {
-        let client = Self::patient(Patience::Endless);
-        client.will_answer(answers);
+    fn with_replies(replies: &[(&'static str, Next)]) -> Self {
+        let client = Self::with_timeout(Patience::Endless);
+        client.add_replies(replies);
         client
     }
 
-    fn will_answer(&self, answers: &[(&'static str, Next)]) {
-        let answers = answers.iter().map(|(text, next)| Answer::Say(text, *next));
-        self.script.lock().unwrap().answers.extend(answers);
+    fn add_replies(&self, replies: &[(&'static str, Next)]) {
+        let answers = replies.iter().map(|(text, next)| ScriptedReply::Output(text, *next));
+        self.script.lock().unwrap().replies.extend(answers);
     }
 
-    fn will_panic(&self, after: &'static str) {
-        self.script.lock().unwrap().answers.push_back(Answer::Panic(after));
+    fn add_panic(&self, after: &'static str) {
+        self.script.lock().unwrap().replies.push_back(ScriptedReply::Panic(after));
     }
 
-    fn will_be(&self, patience: Patience) {
-        self.script.lock().unwrap().patience = patience;
+    fn set_timeout(&self, timeout: Patience) {
+        self.script.lock().unwrap().timeout = timeout;
     }
 
-    fn receives(&mut self, input: &str) {
-        self.session.received(input.as_bytes(), &mut self.spare, &mut self.desk, self.now);
-        self.rests();
+    fn receive(&mut self, input: &str) {
+        self.session.on_received(input.as_bytes(), &mut self.spare, &mut self.reporter, self.now);
+        self.check_invariants();
     }
 
-    fn ends_its_side(&mut self) {
-        self.receives("");
+    fn half_close(&mut self) {
+        self.receive("");
     }
 
-    fn sends(&mut self, n: usize) {
-        self.session.sent(n, &mut self.spare, &mut self.desk, self.now);
-        self.rests();
+    fn send(&mut self, n: usize) {
+        self.session.on_sent(n, &mut self.spare, &mut self.reporter, self.now);
+        self.check_invariants();
     }
 
-    fn expires(&mut self) {
-        self.session.expired(&mut self.spare, &mut self.desk, self.now);
-        self.rests();
+    fn time_out(&mut self) {
+        self.session.on_timeout(&mut self.spare, &mut self.reporter, self.now);
+        self.check_invariants();
     }
 
-    fn drains(&mut self) {
-        self.session.drain(&mut self.spare, &mut self.desk, self.now);
-        self.rests();
+    fn drain(&mut self) {
+        self.session.drain(&mut self.spare, &mut self.reporter, self.now);
+        self.check_invariants();
     }
 
     /// What holds between two calls.
-    fn rests(&self) {
-        assert_eq!(self.desk.inside, 0);
+    fn check_invariants(&self) {
+        assert_eq!(self.reporter.depth, 0);
         assert!(self.spare.is_empty());
         let owns_nothing = self.session.out.capacity() == 0;
         assert!(owns_nothing || self.wants() != Wants::Read, "an idle session keeps a buffer");
     }
 
-    fn passes(&mut self, time: Duration) {
+    fn advance_clock(&mut self, time: Duration) {
         self.now = self.now.saturating_add(time);
     }
 
@@ -194,145 +194,145 @@ impl Client {
         std::str::from_utf8(self.session.unsent()).unwrap()
     }
 
-    fn asked(&self) -> Vec<String> {
-        self.script.lock().unwrap().asked.clone()
+    fn calls(&self) -> Vec<String> {
+        self.script.lock().unwrap().calls.clone()
     }
 
     /// How long until the deadline.
-    fn left(&self) -> Option<Duration> {
+    fn time_left(&self) -> Option<Duration> {
         self.session.deadline().map(|deadline| deadline.duration_since(self.now))
     }
 }
 
 #[test]
-fn a_new_session_waits_for_bytes_and_has_asked_nothing() {
-    let client = Client::answering(&[]);
+fn new_session_wants_read_and_calls_nothing() {
+    let client = Client::with_replies(&[]);
     assert_eq!(client.wants(), Wants::Read);
     assert_eq!(client.unsent(), "");
-    assert!(client.asked().is_empty());
+    assert!(client.calls().is_empty());
 }
 
 #[test]
-fn an_answer_is_sent_in_pieces_before_anything_else_is_asked() {
-    let mut client = Client::answering(&[("hello", Next::Proceed)]);
-    client.receives("hi");
+fn output_is_sent_before_the_next_call() {
+    let mut client = Client::with_replies(&[("hello", Next::Proceed)]);
+    client.receive("hi");
     assert_eq!((client.wants(), client.unsent()), (Wants::Write, "hello"));
-    client.sends(2);
+    client.send(2);
     assert_eq!((client.wants(), client.unsent()), (Wants::Write, "llo"));
-    assert_eq!(client.asked(), ["receive hi"]);
-    client.sends(3);
-    assert_eq!(client.asked(), ["receive hi", "proceed"]);
+    assert_eq!(client.calls(), ["receive hi"]);
+    client.send(3);
+    assert_eq!(client.calls(), ["receive hi", "proceed"]);
     assert_eq!((client.wants(), client.unsent()), (Wants::Read, ""));
 }
 
 #[test]
-fn it_proceeds_until_there_is_output_or_nothing_to_do() {
+fn continue_repeats_until_output_or_read() {
     let more = [("", Next::Proceed), ("", Next::Proceed), ("a", Next::Proceed), ("", Next::Read)];
-    let mut client = Client::answering(&more);
-    client.receives("x");
-    assert_eq!(client.asked(), ["receive x", "proceed", "proceed"]);
+    let mut client = Client::with_replies(&more);
+    client.receive("x");
+    assert_eq!(client.calls(), ["receive x", "proceed", "proceed"]);
     assert_eq!(client.unsent(), "a");
-    client.sends(1);
-    assert_eq!(client.asked().len(), 4);
+    client.send(1);
+    assert_eq!(client.calls().len(), 4);
     assert_eq!(client.wants(), Wants::Read);
 }
 
 #[test]
 #[should_panic(expected = "backpressure")]
 #[cfg(debug_assertions)]
-fn bytes_while_output_waits_are_a_bug_of_the_caller() {
-    let mut client = Client::answering(&[("hello", Next::Read)]);
-    client.receives("hi");
-    client.receives("more");
+fn on_received_while_output_waits_panics() {
+    let mut client = Client::with_replies(&[("hello", Next::Read)]);
+    client.receive("hi");
+    client.receive("more");
 }
 
 #[test]
-fn more_than_waited_cannot_be_sent() {
-    let mut client = Client::answering(&[("abc", Next::Read)]);
-    client.receives("x");
-    client.sends(99);
+fn on_sent_beyond_unsent_is_clamped() {
+    let mut client = Client::with_replies(&[("abc", Next::Read)]);
+    client.receive("x");
+    client.send(99);
     assert_eq!((client.wants(), client.unsent()), (Wants::Read, ""));
 }
 
 #[test]
-fn a_close_waits_for_the_output() {
-    let mut client = Client::answering(&[("bye", Next::Close)]);
-    client.receives("x");
+fn close_with_output_waits_for_it() {
+    let mut client = Client::with_replies(&[("bye", Next::Close)]);
+    client.receive("x");
     assert_eq!(client.wants(), Wants::Write);
-    client.sends(3);
-    assert_eq!(client.wants(), Wants::Gone);
+    client.send(3);
+    assert_eq!(client.wants(), Wants::Closed);
 }
 
 #[test]
-fn a_close_without_output_is_immediate() {
-    let mut client = Client::answering(&[("", Next::Close)]);
-    client.receives("x");
-    assert_eq!(client.wants(), Wants::Gone);
+fn close_without_output_is_immediate() {
+    let mut client = Client::with_replies(&[("", Next::Close)]);
+    client.receive("x");
+    assert_eq!(client.wants(), Wants::Closed);
 }
 
 #[test]
-fn a_session_that_ends_with_its_output_wants_no_more_bytes() {
-    let mut client = Client::answering(&[("a", Next::Read), ("b", Next::Close)]);
-    client.receives("x");
+fn session_closing_after_output_is_not_open() {
+    let mut client = Client::with_replies(&[("a", Next::Read), ("b", Next::Close)]);
+    client.receive("x");
     assert!(client.session.is_open());
-    client.sends(1);
-    client.receives("y");
+    client.send(1);
+    client.receive("y");
     assert!(!client.session.is_open());
-    client.sends(1);
+    client.send(1);
     assert!(!client.session.is_open());
 }
 
 #[test]
-fn a_half_closed_client_is_answered_in_full() {
-    let mut client = Client::answering(&[("a", Next::Proceed), ("b", Next::Read)]);
-    client.ends_its_side();
+fn half_closed_client_receives_all_output() {
+    let mut client = Client::with_replies(&[("a", Next::Proceed), ("b", Next::Read)]);
+    client.half_close();
     assert_eq!(client.unsent(), "a");
-    client.sends(1);
+    client.send(1);
     assert_eq!(client.unsent(), "b");
-    client.sends(1);
-    assert_eq!(client.wants(), Wants::Gone);
-    assert_eq!(client.asked(), ["receive ", "proceed"]);
+    client.send(1);
+    assert_eq!(client.wants(), Wants::Closed);
+    assert_eq!(client.calls(), ["receive ", "proceed"]);
 }
 
 #[test]
-fn a_half_closed_client_with_nothing_to_come_is_gone() {
-    let mut client = Client::answering(&[]);
-    client.ends_its_side();
-    assert_eq!(client.wants(), Wants::Gone);
+fn half_closed_client_without_output_is_closed() {
+    let mut client = Client::with_replies(&[]);
+    client.half_close();
+    assert_eq!(client.wants(), Wants::Closed);
 }
 
 #[test]
-fn nobody_lingers_for_a_client_that_has_ended_its_side() {
-    let mut client = Client::answering(&[("no", Next::Refuse)]);
-    client.ends_its_side();
-    client.sends(2);
-    assert_eq!(client.wants(), Wants::Gone);
+fn half_closed_client_gets_no_lingering_close() {
+    let mut client = Client::with_replies(&[("no", Next::Refuse)]);
+    client.half_close();
+    client.send(2);
+    assert_eq!(client.wants(), Wants::Closed);
 }
 
 #[test]
-fn what_is_gone_is_asked_nothing_more() {
-    let mut client = Client::answering(&[("", Next::Close)]);
-    client.receives("x");
-    client.receives("y");
-    client.ends_its_side();
-    client.sends(1);
-    client.expires();
-    client.drains();
-    assert_eq!(client.asked(), ["receive x"]);
-    assert_eq!(client.wants(), Wants::Gone);
+fn closed_session_makes_no_calls() {
+    let mut client = Client::with_replies(&[("", Next::Close)]);
+    client.receive("x");
+    client.receive("y");
+    client.half_close();
+    client.send(1);
+    client.time_out();
+    client.drain();
+    assert_eq!(client.calls(), ["receive x"]);
+    assert_eq!(client.wants(), Wants::Closed);
 }
 
 #[test]
-fn a_broken_connection_is_gone_though_output_waits() {
-    let mut client = Client::answering(&[("abc", Next::Read)]);
-    client.receives("x");
-    client.session.broken();
-    assert_eq!(client.wants(), Wants::Gone);
+fn abort_with_unsent_output_closes() {
+    let mut client = Client::with_replies(&[("abc", Next::Read)]);
+    client.receive("x");
+    client.session.abort();
+    assert_eq!(client.wants(), Wants::Closed);
 }
 
 #[test]
-fn the_desk_is_told_of_each_unit() {
-    let mut client = Client::answering(&[("a", Next::Read)]);
-    client.receives("x");
-    assert_eq!(client.desk.told, ["receive x", "end"]);
+fn reporter_receives_each_work_unit() {
+    let mut client = Client::with_replies(&[("a", Next::Read)]);
+    client.receive("x");
+    assert_eq!(client.reporter.recorded, ["receive x", "end"]);
 }

@@ -78,9 +78,9 @@ impl<'s> Client<'s> {
         let mut drained_input = false;
         for _ in 0..ROUNDS_MAX {
             let moved = match self.session.wants() {
-                Wants::Gone => return Turn::Gone,
+                Wants::Closed => return Turn::Gone,
                 Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
-                    self.session.sent(n, spare, desk, clock::now_coarse());
+                    self.session.on_sent(n, spare, desk, clock::now_coarse());
                 }),
                 Wants::Read if drained_input => return Turn::Read,
                 wants @ (Wants::Read | Wants::Linger) => {
@@ -89,7 +89,7 @@ impl<'s> Client<'s> {
                     }
                     self.stream.receive(input).map(|n| {
                         drained_input = look == Look::ToAShortRead && 0 < n && n < input.len();
-                        self.session.received(&input[..n], spare, desk, clock::now_coarse());
+                        self.session.on_received(&input[..n], spare, desk, clock::now_coarse());
                     })
                 }
             };
@@ -99,14 +99,14 @@ impl<'s> Client<'s> {
                     return match self.session.wants() {
                         Wants::Write => Turn::Write,
                         Wants::Read | Wants::Linger => Turn::Read,
-                        Wants::Gone => Turn::Gone,
+                        Wants::Closed => Turn::Gone,
                     };
                 }
-                Err(_) => self.session.broken(),
+                Err(_) => self.session.abort(),
             }
         }
         match self.session.wants() {
-            Wants::Gone => Turn::Gone,
+            Wants::Closed => Turn::Gone,
             _ => Turn::Again,
         }
     }
@@ -121,18 +121,18 @@ impl<'s> Client<'s> {
         let Buffers { input, spare } = buffers;
         let moved = match self.session.wants() {
             Wants::Read => self.stream.receive(input).map(|n| {
-                self.session.received(&input[..n], spare, desk, now);
+                self.session.on_received(&input[..n], spare, desk, now);
             }),
             Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
-                self.session.sent(n, spare, desk, now);
+                self.session.on_sent(n, spare, desk, now);
             }),
-            Wants::Linger | Wants::Gone => Ok(()),
+            Wants::Linger | Wants::Closed => Ok(()),
         };
         if moved.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
-            self.session.broken();
+            self.session.abort();
         }
         if self.is_due(now) {
-            self.session.expired(&mut buffers.spare, desk, now);
+            self.session.on_timeout(&mut buffers.spare, desk, now);
         }
         true
     }
@@ -203,7 +203,7 @@ impl<'s> Client<'s> {
                 (stop_fd, Interest::Readable),
             ];
             let Ok([ready, woken, _]) = poll::wait(fds, deadline) else {
-                self.session.broken(); // no memory for a poll: this client is given up
+                self.session.abort(); // no memory for a poll: this client is given up
                 return life.stopping();
             };
             let stop = if woken { life.hear() } else { life.stopping() };

@@ -3,161 +3,161 @@
 use super::*;
 
 #[test]
-fn endless_patience_has_no_deadline() {
-    let mut client = Client::patient(Patience::Endless);
-    assert_eq!(client.left(), None);
-    client.receives("x");
-    assert_eq!(client.left(), None);
+fn no_timeout_has_no_deadline() {
+    let mut client = Client::with_timeout(Patience::Endless);
+    assert_eq!(client.time_left(), None);
+    client.receive("x");
+    assert_eq!(client.time_left(), None);
 }
 
 #[test]
-fn silence_is_counted_anew_from_each_arrival() {
-    let mut client = Client::patient(Patience::Silence(SECOND));
-    assert_eq!(client.left(), Some(SECOND));
-    client.passes(SECOND - NANO);
-    assert_eq!(client.left(), Some(NANO));
-    client.receives("x");
-    assert_eq!(client.left(), Some(SECOND));
+fn idle_timeout_restarts_on_input() {
+    let mut client = Client::with_timeout(Patience::Silence(SECOND));
+    assert_eq!(client.time_left(), Some(SECOND));
+    client.advance_clock(SECOND - NANO);
+    assert_eq!(client.time_left(), Some(NANO));
+    client.receive("x");
+    assert_eq!(client.time_left(), Some(SECOND));
 }
 
 #[test]
-fn a_phase_is_not_lengthened_by_bytes() {
-    let mut client = Client::patient(Patience::Phase(1, SECOND));
-    client.passes(SECOND / 4);
-    client.receives("x");
-    client.passes(SECOND / 4);
-    client.receives("x");
-    assert_eq!(client.left(), Some(SECOND / 2));
+fn total_timeout_ignores_input() {
+    let mut client = Client::with_timeout(Patience::Phase(1, SECOND));
+    client.advance_clock(SECOND / 4);
+    client.receive("x");
+    client.advance_clock(SECOND / 4);
+    client.receive("x");
+    assert_eq!(client.time_left(), Some(SECOND / 2));
 }
 
 #[test]
-fn a_new_number_begins_a_new_phase() {
-    let mut client = Client::patient(Patience::Phase(1, SECOND));
-    client.passes(SECOND / 4);
-    client.will_be(Patience::Phase(2, SECOND));
-    client.receives("x");
-    assert_eq!(client.left(), Some(SECOND));
+fn new_phase_restarts_total_timeout() {
+    let mut client = Client::with_timeout(Patience::Phase(1, SECOND));
+    client.advance_clock(SECOND / 4);
+    client.set_timeout(Patience::Phase(2, SECOND));
+    client.receive("x");
+    assert_eq!(client.time_left(), Some(SECOND));
 }
 
 #[test]
-fn a_phase_goes_on_behind_the_output() {
-    let mut client = Client::patient(Patience::Phase(1, 5 * SECOND));
-    client.will_answer(&[("abc", Next::Read)]);
-    client.receives("x");
-    assert_eq!(client.left(), Some(WRITE_TIMEOUT));
-    client.passes(SECOND);
-    client.sends(3);
-    assert_eq!(client.left(), Some(4 * SECOND));
+fn total_timeout_continues_during_output() {
+    let mut client = Client::with_timeout(Patience::Phase(1, 5 * SECOND));
+    client.add_replies(&[("abc", Next::Read)]);
+    client.receive("x");
+    assert_eq!(client.time_left(), Some(WRITE_TIMEOUT));
+    client.advance_clock(SECOND);
+    client.send(3);
+    assert_eq!(client.time_left(), Some(4 * SECOND));
 }
 
 #[test]
-fn a_limit_of_zero_is_no_limit() {
-    for patience in [Patience::Silence(Duration::ZERO), Patience::Phase(1, Duration::ZERO)] {
-        let mut client = Client::new(patience, Duration::ZERO);
-        assert_eq!(client.left(), None);
-        client.will_answer(&[("abc", Next::Read)]);
-        client.receives("x");
-        assert_eq!((client.wants(), client.left()), (Wants::Write, None));
-        client.sends(3);
-        assert_eq!((client.wants(), client.left()), (Wants::Read, None));
+fn zero_limit_has_no_deadline() {
+    for timeout in [Patience::Silence(Duration::ZERO), Patience::Phase(1, Duration::ZERO)] {
+        let mut client = Client::new(timeout, Duration::ZERO);
+        assert_eq!(client.time_left(), None);
+        client.add_replies(&[("abc", Next::Read)]);
+        client.receive("x");
+        assert_eq!((client.wants(), client.time_left()), (Wants::Write, None));
+        client.send(3);
+        assert_eq!((client.wants(), client.time_left()), (Wants::Read, None));
     }
 }
 
 #[test]
-fn the_write_deadline_moves_with_progress_alone() {
-    let mut client = Client::patient(Patience::Silence(SECOND));
-    client.will_answer(&[("abc", Next::Read), ("d", Next::Read)]);
-    client.receives("x");
-    client.passes(SECOND);
-    assert_eq!(client.left(), Some(WRITE_TIMEOUT - SECOND));
-    client.drains();
+fn write_deadline_moves_on_progress_only() {
+    let mut client = Client::with_timeout(Patience::Silence(SECOND));
+    client.add_replies(&[("abc", Next::Read), ("d", Next::Read)]);
+    client.receive("x");
+    client.advance_clock(SECOND);
+    assert_eq!(client.time_left(), Some(WRITE_TIMEOUT - SECOND));
+    client.drain();
     assert_eq!(client.unsent(), "abcd");
-    assert_eq!(client.left(), Some(WRITE_TIMEOUT - SECOND), "a drain is no progress");
-    client.sends(1);
-    assert_eq!(client.left(), Some(WRITE_TIMEOUT));
-    client.sends(3);
-    assert_eq!(client.left(), Some(SECOND));
+    assert_eq!(client.time_left(), Some(WRITE_TIMEOUT - SECOND), "a drain is no progress");
+    client.send(1);
+    assert_eq!(client.time_left(), Some(WRITE_TIMEOUT));
+    client.send(3);
+    assert_eq!(client.time_left(), Some(SECOND));
 }
 
 #[test]
-fn a_client_that_takes_no_output_is_given_up_without_a_word() {
-    let mut client = Client::answering(&[("abc", Next::Read)]);
-    client.receives("x");
-    client.passes(WRITE_TIMEOUT);
-    assert_eq!(client.left(), Some(Duration::ZERO));
-    client.expires();
-    assert_eq!(client.wants(), Wants::Gone);
-    assert_eq!(client.asked(), ["receive x"]);
+fn write_timeout_closes_without_a_call() {
+    let mut client = Client::with_replies(&[("abc", Next::Read)]);
+    client.receive("x");
+    client.advance_clock(WRITE_TIMEOUT);
+    assert_eq!(client.time_left(), Some(Duration::ZERO));
+    client.time_out();
+    assert_eq!(client.wants(), Wants::Closed);
+    assert_eq!(client.calls(), ["receive x"]);
 }
 
 #[test]
-fn a_silent_client_may_be_told_so() {
-    let mut client = Client::patient(Patience::Silence(SECOND));
-    client.will_answer(&[("too late", Next::Close)]);
-    client.passes(SECOND);
-    client.expires();
+fn idle_timeout_may_send_a_reply() {
+    let mut client = Client::with_timeout(Patience::Silence(SECOND));
+    client.add_replies(&[("too late", Next::Close)]);
+    client.advance_clock(SECOND);
+    client.time_out();
     assert_eq!((client.wants(), client.unsent()), (Wants::Write, "too late"));
-    assert_eq!(client.left(), Some(WRITE_TIMEOUT));
-    client.sends(8);
-    assert_eq!(client.wants(), Wants::Gone);
-    assert_eq!(client.asked(), ["expire"]);
+    assert_eq!(client.time_left(), Some(WRITE_TIMEOUT));
+    client.send(8);
+    assert_eq!(client.wants(), Wants::Closed);
+    assert_eq!(client.calls(), ["expire"]);
 }
 
 #[test]
-fn a_silent_client_may_be_given_more_time() {
-    let mut client = Client::patient(Patience::Silence(SECOND));
-    client.passes(SECOND);
-    client.expires();
-    assert_eq!((client.wants(), client.left()), (Wants::Read, Some(SECOND)));
+fn idle_timeout_may_be_extended() {
+    let mut client = Client::with_timeout(Patience::Silence(SECOND));
+    client.advance_clock(SECOND);
+    client.time_out();
+    assert_eq!((client.wants(), client.time_left()), (Wants::Read, Some(SECOND)));
 }
 
 #[test]
-fn no_bytes_sent_are_no_progress() {
-    let mut client = Client::answering(&[("abc", Next::Read)]);
-    client.receives("x");
-    client.passes(SECOND);
-    client.sends(0);
-    assert_eq!(client.left(), Some(WRITE_TIMEOUT - SECOND));
+fn on_sent_zero_keeps_write_deadline() {
+    let mut client = Client::with_replies(&[("abc", Next::Read)]);
+    client.receive("x");
+    client.advance_clock(SECOND);
+    client.send(0);
+    assert_eq!(client.time_left(), Some(WRITE_TIMEOUT - SECOND));
 }
 
 #[test]
-fn what_is_gone_has_no_deadline() {
-    let mut client = Client::patient(Patience::Silence(SECOND));
-    client.will_answer(&[("", Next::Close)]);
-    client.receives("x");
-    assert_eq!((client.wants(), client.left()), (Wants::Gone, None));
-    let mut client = Client::patient(Patience::Silence(SECOND));
-    client.session.broken();
-    assert_eq!((client.wants(), client.left()), (Wants::Gone, None));
+fn closed_session_has_no_deadline() {
+    let mut client = Client::with_timeout(Patience::Silence(SECOND));
+    client.add_replies(&[("", Next::Close)]);
+    client.receive("x");
+    assert_eq!((client.wants(), client.time_left()), (Wants::Closed, None));
+    let mut client = Client::with_timeout(Patience::Silence(SECOND));
+    client.session.abort();
+    assert_eq!((client.wants(), client.time_left()), (Wants::Closed, None));
 }
 
 #[test]
-fn a_phase_that_has_ended_and_is_not_left_ends_the_session() {
-    let mut client = Client::patient(Patience::Phase(1, SECOND));
-    client.passes(SECOND);
-    client.expires();
-    assert_eq!((client.wants(), client.left()), (Wants::Gone, None));
-    assert_eq!(client.asked(), ["expire"]);
+fn expired_phase_without_change_closes() {
+    let mut client = Client::with_timeout(Patience::Phase(1, SECOND));
+    client.advance_clock(SECOND);
+    client.time_out();
+    assert_eq!((client.wants(), client.time_left()), (Wants::Closed, None));
+    assert_eq!(client.calls(), ["expire"]);
 }
 
 #[test]
-fn a_phase_that_has_ended_may_be_followed_by_another() {
-    let mut client = Client::patient(Patience::Phase(1, SECOND));
-    client.will_be(Patience::Phase(2, SECOND));
-    client.passes(SECOND);
-    client.expires();
-    assert_eq!((client.wants(), client.left()), (Wants::Read, Some(SECOND)));
+fn expired_phase_followed_by_another_stays_open() {
+    let mut client = Client::with_timeout(Patience::Phase(1, SECOND));
+    client.set_timeout(Patience::Phase(2, SECOND));
+    client.advance_clock(SECOND);
+    client.time_out();
+    assert_eq!((client.wants(), client.time_left()), (Wants::Read, Some(SECOND)));
 }
 
 #[test]
-fn a_number_that_comes_back_after_another_patience_begins_a_new_phase() {
+fn phase_after_other_timeout_restarts() {
     for between in [Patience::Endless, Patience::Silence(MINUTE)] {
-        let mut client = Client::patient(Patience::Phase(1, SECOND));
-        client.will_be(between);
-        client.receives("x");
-        client.passes(10 * SECOND);
-        client.will_be(Patience::Phase(1, SECOND));
-        client.receives("x");
-        assert_eq!(client.left(), Some(SECOND));
+        let mut client = Client::with_timeout(Patience::Phase(1, SECOND));
+        client.set_timeout(between);
+        client.receive("x");
+        client.advance_clock(10 * SECOND);
+        client.set_timeout(Patience::Phase(1, SECOND));
+        client.receive("x");
+        assert_eq!(client.time_left(), Some(SECOND));
     }
 }

@@ -3,58 +3,58 @@
 use super::*;
 
 #[test]
-fn a_panic_ends_its_own_session_and_tells_the_desk() {
-    let mut client = Client::answering(&[]);
-    client.will_panic("half an ans");
-    client.receives("x");
-    assert_eq!(client.wants(), Wants::Gone);
-    assert_eq!(client.desk.inside, 0);
-    client.receives("y");
-    assert_eq!(client.asked(), ["receive x"]);
+fn panic_closes_session_and_resets_reporter() {
+    let mut client = Client::with_replies(&[]);
+    client.add_panic("half an ans");
+    client.receive("x");
+    assert_eq!(client.wants(), Wants::Closed);
+    assert_eq!(client.reporter.depth, 0);
+    client.receive("y");
+    assert_eq!(client.calls(), ["receive x"]);
 }
 
 #[test]
-fn a_panic_may_come_in_any_call() {
-    for how in [Client::drains, Client::expires, Client::ends_its_side] {
-        let mut client = Client::answering(&[]);
-        client.will_panic("");
+fn panic_in_any_call_closes_session() {
+    for how in [Client::drain, Client::time_out, Client::half_close] {
+        let mut client = Client::with_replies(&[]);
+        client.add_panic("");
         how(&mut client);
-        assert_eq!(client.wants(), Wants::Gone);
+        assert_eq!(client.wants(), Wants::Closed);
     }
-    let mut client = Client::answering(&[("a", Next::Proceed)]);
-    client.will_panic("");
-    client.receives("x");
-    client.sends(1);
-    assert_eq!(client.wants(), Wants::Gone);
-    assert_eq!(client.asked(), ["receive x", "proceed"]);
+    let mut client = Client::with_replies(&[("a", Next::Proceed)]);
+    client.add_panic("");
+    client.receive("x");
+    client.send(1);
+    assert_eq!(client.wants(), Wants::Closed);
+    assert_eq!(client.calls(), ["receive x", "proceed"]);
 }
 
 #[test]
-fn after_a_panic_nothing_is_left_to_send_and_the_buffer_is_given_back() {
-    let mut client = Client::answering(&[]);
+fn panic_discards_output_and_returns_buffer() {
+    let mut client = Client::with_replies(&[]);
     client.spare = Vec::with_capacity(4096);
-    client.will_panic("half");
-    client.receives("x");
+    client.add_panic("half");
+    client.receive("x");
     assert_eq!(client.unsent(), "");
-    assert_eq!(client.left(), None);
+    assert_eq!(client.time_left(), None);
     assert_eq!(client.spare.capacity(), 4096);
 }
 
 #[test]
-fn a_panic_in_a_drain_keeps_the_output_that_was_complete() {
-    let mut client = Client::answering(&[("abc", Next::Read)]);
-    client.will_panic("half");
-    client.receives("x");
-    client.drains();
+fn panic_in_drain_keeps_complete_output() {
+    let mut client = Client::with_replies(&[("abc", Next::Read)]);
+    client.add_panic("half");
+    client.receive("x");
+    client.drain();
     assert_eq!((client.wants(), client.unsent()), (Wants::Write, "abc"));
-    client.sends(3);
-    assert_eq!(client.wants(), Wants::Gone);
+    client.send(3);
+    assert_eq!(client.wants(), Wants::Closed);
 }
 
 /// Panics whenever it is asked how patient it is.
-struct Nervous;
+struct PanickingTimeout;
 
-impl Connection for Nervous {
+impl Connection for PanickingTimeout {
     fn receive(&mut self, _: &[u8], _: &mut Exchange<'_>) -> Next {
         Next::Read
     }
@@ -77,7 +77,7 @@ impl Connection for Nervous {
 }
 
 #[test]
-fn a_panic_about_its_patience_ends_its_own_session() {
-    let session = Session::new(Box::new(Nervous), SECOND, MonotonicTime::default());
-    assert_eq!((session.wants(), session.deadline()), (Wants::Gone, None));
+fn panic_in_timeout_closes_session() {
+    let session = Session::new(Box::new(PanickingTimeout), SECOND, MonotonicTime::default());
+    assert_eq!((session.wants(), session.deadline()), (Wants::Closed, None));
 }

@@ -10,21 +10,21 @@ use proptest::sample::select;
 use super::*;
 
 /// What the connection answers: how many bytes, and what is next.
-type Plan = (usize, Next);
+type PlannedReply = (usize, Next);
 
 /// Says the numbers of its bytes, so that none can be lost, doubled or moved.
 struct Counter {
-    plans: VecDeque<Plan>,
-    patience: Patience,
-    said: Arc<AtomicU32>,
+    replies: VecDeque<PlannedReply>,
+    timeout: Patience,
+    emitted: Arc<AtomicU32>,
     input: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Counter {
-    fn say(&mut self, exchange: &mut Exchange<'_>) -> Next {
-        let (length, next) = self.plans.pop_front().unwrap_or((0, Next::Read));
+    fn emit(&mut self, exchange: &mut Exchange<'_>) -> Next {
+        let (length, next) = self.replies.pop_front().unwrap_or((0, Next::Read));
         for _ in 0..length {
-            exchange.out.push(self.said.fetch_add(1, Ordering::Relaxed) as u8);
+            exchange.out.push(self.emitted.fetch_add(1, Ordering::Relaxed) as u8);
         }
         next
     }
@@ -34,39 +34,39 @@ impl Connection for Counter {
     fn receive(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Next {
         assert!(exchange.out.is_empty(), "asked while output waits");
         self.input.lock().unwrap().extend_from_slice(input);
-        self.say(exchange)
+        self.emit(exchange)
     }
 
     fn proceed(&mut self, exchange: &mut Exchange<'_>) -> Next {
         assert!(exchange.out.is_empty(), "asked while output waits");
-        self.say(exchange)
+        self.emit(exchange)
     }
 
     fn expire(&mut self, exchange: &mut Exchange<'_>) -> Next {
         assert!(exchange.out.is_empty(), "asked while output waits");
-        self.say(exchange)
+        self.emit(exchange)
     }
 
     fn drain(&mut self, exchange: &mut Exchange<'_>) -> Next {
-        self.say(exchange)
+        self.emit(exchange)
     }
 
     fn patience(&self) -> Patience {
-        self.patience
+        self.timeout
     }
 }
 
 /// What a client, its worker or the time does.
 #[derive(Clone, Debug)]
 enum Event {
-    Arrival(Vec<u8>),
-    End,
-    Room(usize),
-    Time(Duration),
+    Input(Vec<u8>),
+    HalfClose,
+    Writable(usize),
+    Elapsed(Duration),
     Drain,
 }
 
-fn any_plan() -> impl Strategy<Value = Plan> {
+fn any_reply() -> impl Strategy<Value = PlannedReply> {
     let next = prop_oneof![
         8 => Just(Next::Read),
         8 => Just(Next::Proceed),
@@ -78,15 +78,15 @@ fn any_plan() -> impl Strategy<Value = Plan> {
 
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        8 => vec(any::<u8>(), 1..5).prop_map(Event::Arrival),
-        1 => Just(Event::End),
-        16 => (0..200_usize).prop_map(Event::Room),
-        4 => (0..3000_u64).prop_map(|millis| Event::Time(Duration::from_millis(millis))),
+        8 => vec(any::<u8>(), 1..5).prop_map(Event::Input),
+        1 => Just(Event::HalfClose),
+        16 => (0..200_usize).prop_map(Event::Writable),
+        4 => (0..3000_u64).prop_map(|millis| Event::Elapsed(Duration::from_millis(millis))),
         1 => Just(Event::Drain),
     ]
 }
 
-fn any_patience() -> impl Strategy<Value = Patience> {
+fn any_timeout() -> impl Strategy<Value = Patience> {
     let limits = select(vec![Duration::ZERO, SECOND, 5 * SECOND]);
     prop_oneof![
         Just(Patience::Endless),
@@ -96,69 +96,69 @@ fn any_patience() -> impl Strategy<Value = Patience> {
 }
 
 /// Plays those events that the session waits for, as a worker class does.
-fn play(plans: Vec<Plan>, patience: Patience, write_timeout: Duration, events: Vec<Event>) {
-    let (said, heard) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(Vec::new())));
+fn run_events(replies: Vec<PlannedReply>, timeout: Patience, write_timeout: Duration, events: Vec<Event>) {
+    let (emitted, received) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(Vec::new())));
     let connection = Counter {
-        plans: plans.into(),
-        patience,
-        said: Arc::clone(&said),
-        input: Arc::clone(&heard),
+        replies: replies.into(),
+        timeout,
+        emitted: Arc::clone(&emitted),
+        input: Arc::clone(&received),
     };
     let mut now = MonotonicTime::from_nanos(1_000_000_000_000);
     let mut session = Session::new(Box::new(connection), write_timeout, now);
-    let (mut spare, mut desk) = (Vec::new(), Recorder::default());
+    let (mut spare, mut reporter) = (Vec::new(), RecordingReporter::default());
     let (mut got, mut given) = (Vec::<u8>::new(), Vec::new());
     for event in events {
         let wants = session.wants();
         match event {
-            Event::Arrival(bytes) if matches!(wants, Wants::Read | Wants::Linger) => {
+            Event::Input(bytes) if matches!(wants, Wants::Read | Wants::Linger) => {
                 if wants == Wants::Read {
                     given.extend_from_slice(&bytes);
                 }
-                session.received(&bytes, &mut spare, &mut desk, now);
+                session.on_received(&bytes, &mut spare, &mut reporter, now);
             }
-            Event::End if matches!(wants, Wants::Read | Wants::Linger) => {
-                session.received(&[], &mut spare, &mut desk, now);
+            Event::HalfClose if matches!(wants, Wants::Read | Wants::Linger) => {
+                session.on_received(&[], &mut spare, &mut reporter, now);
                 assert_ne!(session.wants(), Wants::Linger);
             }
-            Event::Room(n) if wants == Wants::Write => {
+            Event::Writable(n) if wants == Wants::Write => {
                 let n = (n + 1).min(session.unsent().len());
                 got.extend_from_slice(&session.unsent()[..n]);
-                session.sent(n, &mut spare, &mut desk, now);
+                session.on_sent(n, &mut spare, &mut reporter, now);
             }
-            Event::Time(time) => {
+            Event::Elapsed(time) => {
                 now = now.saturating_add(time);
                 if session.deadline().is_some_and(|deadline| deadline <= now) {
-                    session.expired(&mut spare, &mut desk, now);
+                    session.on_timeout(&mut spare, &mut reporter, now);
                     assert!(session.deadline().is_none_or(|deadline| deadline > now), "a spin");
                 }
             }
-            Event::Drain => session.drain(&mut spare, &mut desk, now),
-            Event::Arrival(_) | Event::End | Event::Room(_) => (),
+            Event::Drain => session.drain(&mut spare, &mut reporter, now),
+            Event::Input(_) | Event::HalfClose | Event::Writable(_) => (),
         }
-        let total = said.load(Ordering::Relaxed) as usize;
-        if wants == Wants::Gone {
-            assert_eq!(session.wants(), Wants::Gone);
+        let total = emitted.load(Ordering::Relaxed) as usize;
+        if wants == Wants::Closed {
+            assert_eq!(session.wants(), Wants::Closed);
         }
-        if session.wants() != Wants::Gone {
+        if session.wants() != Wants::Closed {
             assert_eq!(got.len() + session.unsent().len(), total, "bytes are lost or doubled");
             assert_eq!(session.wants() == Wants::Write, !session.unsent().is_empty());
-            assert!(session.deadline().is_none_or(|deadline| deadline > now) || phased(patience));
+            assert!(session.deadline().is_none_or(|deadline| deadline > now) || is_total_timeout(timeout));
         } else {
             assert_eq!((session.deadline(), session.unsent().len()), (None, 0));
         }
         assert!(spare.is_empty());
         let idle = matches!(session.wants(), Wants::Read | Wants::Linger);
         assert!(!idle || session.out.capacity() == 0, "an idle session keeps a buffer");
-        assert_eq!(*heard.lock().unwrap(), given);
+        assert_eq!(*received.lock().unwrap(), given);
     }
     let all: Vec<u8> = (0..got.len()).map(|number| number as u8).collect();
     assert_eq!(got, all, "bytes are moved");
 }
 
 /// Whether the deadline may lie in the past: the connection has let its phase end, and gone on.
-fn phased(patience: Patience) -> bool {
-    matches!(patience, Patience::Phase(..))
+fn is_total_timeout(timeout: Patience) -> bool {
+    matches!(timeout, Patience::Phase(..))
 }
 
 proptest! {
@@ -169,12 +169,12 @@ proptest! {
     })]
 
     #[test]
-    fn the_client_gets_what_was_said_and_the_connection_is_never_asked_while_output_waits(
-        plans in vec(any_plan(), 0..40),
-        patience in any_patience(),
+    fn client_receives_exactly_the_output_in_order(
+        plans in vec(any_reply(), 0..40),
+        patience in any_timeout(),
         write_timeout in select(vec![Duration::ZERO, SECOND]),
         events in vec(any_event(), 0..80),
     ) {
-        play(plans, patience, write_timeout, events);
+        run_events(plans, patience, write_timeout, events);
     }
 }

@@ -77,8 +77,8 @@ impl Carried<'_> {
         self.output.clear();
         self.output.shrink_to(KEPT_BYTES);
         match count {
-            Some(n) => self.client.session.sent(n, &mut buffers.spare, desk, clock::now_coarse()),
-            None => self.client.session.broken(),
+            Some(n) => self.client.session.on_sent(n, &mut buffers.spare, desk, clock::now_coarse()),
+            None => self.client.session.abort(),
         }
         self.go_on(buffers, desk);
     }
@@ -89,7 +89,7 @@ impl Carried<'_> {
         self.is_receiving = false;
         self.come = count;
         if count.is_none() {
-            self.client.session.broken();
+            self.client.session.abort();
         }
         self.go_on(buffers, desk);
     }
@@ -102,7 +102,7 @@ impl Carried<'_> {
     /// Tells the session that its deadline has passed, if it has.
     pub fn expire(&mut self, now: MonotonicTime, buffers: &mut Buffers, desk: &mut Desk<'_>) {
         if self.client.is_due(now) {
-            self.client.session.expired(&mut buffers.spare, desk, now);
+            self.client.session.on_timeout(&mut buffers.spare, desk, now);
             self.go_on(buffers, desk);
         }
     }
@@ -117,7 +117,7 @@ impl Carried<'_> {
 
     /// Whether it is over, and nothing is under way any more.
     pub fn is_over(&self) -> bool {
-        self.client.session.wants() == Wants::Gone && !self.is_receiving && !self.is_sending
+        self.client.session.wants() == Wants::Closed && !self.is_receiving && !self.is_sending
     }
 
     /// Lets the session have what has come, and does to the socket what it wants done.
@@ -126,12 +126,12 @@ impl Carried<'_> {
         while matches!(session.wants(), Wants::Read | Wants::Linger)
             && let Some(count) = self.come.take()
         {
-            session.received(&self.input[..count], &mut buffers.spare, desk, clock::now_coarse());
+            session.on_received(&self.input[..count], &mut buffers.spare, desk, clock::now_coarse());
         }
         match session.wants() {
             Wants::Linger => stream.shutdown_write(),
-            Wants::Gone if self.is_receiving || self.is_sending => stream.shutdown(),
-            Wants::Read | Wants::Write | Wants::Gone => (),
+            Wants::Closed if self.is_receiving || self.is_sending => stream.shutdown(),
+            Wants::Read | Wants::Write | Wants::Closed => (),
         }
     }
 }
