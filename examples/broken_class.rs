@@ -85,17 +85,17 @@ impl WorkerClass for Broken {
             if stop == Stop::Now || forgets {
                 return Ok(());
             }
-            let expects = ctx.expects_until();
+            let expects = ctx.backlog_deadline();
             let mut doors = ctx.listeners().iter();
             let client = doors.find_map(|door| {
-                let wanted = stop == Stop::None || ctx.must_empty(door);
+                let wanted = stop == Stop::None || ctx.must_drain_backlog(door);
                 if wanted { door.accept().ok().flatten() } else { None }
             });
             if let Some((stream, address)) = client {
                 if breach == Breach::LeaksDescriptors {
                     leaked.push(File::open("/dev/null")?);
                 }
-                let client = ctx.open(stream, address, false);
+                let client = ctx.new_client(stream, address, false);
                 if breach == Breach::DropsWork {
                     drop_at_stop(ctx, client)
                 } else {
@@ -116,7 +116,7 @@ impl WorkerClass for Broken {
 }
 
 fn patience(ctx: &WorkerContext<'_>, breach: Breach) -> Option<Duration> {
-    let expectation = ctx.expects_until().map(|until| until.duration_since(ctx.life().now()));
+    let expectation = ctx.backlog_deadline().map(|until| until.duration_since(ctx.life().now()));
     let beat = ctx.life().pulse().filter(|_| breach != Breach::NeverBeats);
     [expectation, beat].into_iter().flatten().min()
 }

@@ -15,7 +15,7 @@ use std::thread;
 use ostler::Runtime;
 use ostler::apps::Demo;
 use ostler::settings::Settings;
-use ostler::worker::{Arrival, Buffers, Client, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{Accept, Buffers, Client, WorkerClass, WorkerContext, WorkerError};
 use slog::debug;
 
 const BATCH_MAX: usize = 64;
@@ -38,9 +38,9 @@ impl WorkerClass for Batch {
         while let Some(first) = acceptor.next_client()? {
             let mut batch = vec![first];
             while batch.len() < BATCH_MAX
-                && let Arrival::Client(stream, address) = acceptor.poll(batch.len())
+                && let Accept::Client(stream, address) = acceptor.poll(batch.len())
             {
-                batch.push(ctx.open(stream, address, false));
+                batch.push(ctx.new_client(stream, address, false));
             }
             serve(ctx, batch)?;
         }

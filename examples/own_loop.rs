@@ -14,7 +14,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use ostler::Runtime;
 use ostler::apps::Demo;
-use ostler::worker::{Acceptor, Arrival, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{Acceptor, Accept, WorkerClass, WorkerContext, WorkerError};
 
 const WAKE: Token = Token(usize::MAX);
 
@@ -34,12 +34,12 @@ impl WorkerClass for Patient {
         life.ready();
         loop {
             let until = match acceptor.poll(0) {
-                Arrival::Client(stream, address) => {
-                    ctx.open(stream, address, false).serve(ctx);
+                Accept::Client(stream, address) => {
+                    ctx.new_client(stream, address, false).serve(ctx);
                     continue;
                 }
-                Arrival::Nobody { until } => until,
-                Arrival::Over => return Ok(()),
+                Accept::Pending { deadline: until } => until,
+                Accept::Finished => return Ok(()),
             };
             watch(ctx, &acceptor, &poll, &mut watched)?;
             let wait = until.map(|at| at.duration_since(life.now()));
@@ -51,7 +51,7 @@ impl WorkerClass for Patient {
             for event in &events {
                 match event.token() {
                     WAKE => _ = life.stop(),
-                    Token(listener) => acceptor.knock(listener),
+                    Token(listener) => acceptor.mark_readable(listener),
                 }
             }
         }
@@ -67,7 +67,7 @@ fn watch(
 ) -> io::Result<()> {
     for (index, listener) in ctx.listeners().iter().enumerate() {
         let (registry, fd) = (poll.registry(), listener.as_raw_fd());
-        match (watched[index], acceptor.awaits(index)) {
+        match (watched[index], acceptor.is_interested(index)) {
             (false, true) => {
                 registry.register(&mut SourceFd(&fd), Token(index), Interest::READABLE)?;
             }

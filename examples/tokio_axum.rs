@@ -30,7 +30,7 @@ use ostler::Runtime;
 use ostler::app::Desk;
 use ostler::apps::Demo;
 use ostler::listen::Stream;
-use ostler::worker::{Acceptor, Arrival, Lifecycle, Stop, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{Acceptor, Accept, Lifecycle, Stop, WorkerClass, WorkerContext, WorkerError};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
@@ -84,17 +84,17 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     life.ready();
     loop {
         let until = match acceptor.poll(clients.len()) {
-            Arrival::Client(stream, _) => {
+            Accept::Client(stream, _) => {
                 clients.spawn(attend(life, patience, stream, router.clone(), told.clone()));
                 yield_now().await; // others get some of a burst, and those who are in their turn
                 continue;
             }
-            Arrival::Nobody { until } => until,
-            Arrival::Over => return Ok(()),
+            Accept::Pending { deadline: until } => until,
+            Accept::Finished => return Ok(()),
         };
         let wait = until.map_or(Duration::from_secs(3600), |at| at.duration_since(life.now()));
         tokio::select! {
-            listener = somebody_at(&listeners, &acceptor) => acceptor.knock(listener?),
+            listener = somebody_at(&listeners, &acceptor) => acceptor.mark_readable(listener?),
             Some(_) = clients.join_next() => while clients.try_join_next().is_some() {},
             guard = signals.readable() => {
                 guard?.clear_ready(); // first: a later signal makes it ready again
@@ -169,7 +169,7 @@ async fn somebody_at(
     acceptor: &Acceptor<'_>,
 ) -> io::Result<usize> {
     poll_fn(|cx| {
-        for index in (0..listeners.len()).filter(|index| acceptor.awaits(*index)) {
+        for index in (0..listeners.len()).filter(|index| acceptor.is_interested(*index)) {
             if let Poll::Ready(guard) = listeners[index].poll_read_ready(cx) {
                 return Poll::Ready(guard.map(|mut guard| guard.clear_ready()).map(|()| index));
             }

@@ -28,7 +28,7 @@ use ostler::apps::{Demo, Echo};
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
 use ostler::worker::{
-    Acceptor, Arrival, Buffers, Carried, Deadlines, Desk, Stop, WorkerClass, WorkerContext,
+    Acceptor, Accept, Buffers, Carried, Deadlines, Desk, Stop, WorkerClass, WorkerContext,
     WorkerError,
 };
 use slab::Slab;
@@ -105,15 +105,15 @@ impl Worker<'_> {
         life.ready();
         loop {
             let until = match self.acceptor.poll(self.guests.len()) {
-                Arrival::Client(stream, address) => {
-                    let client = self.ctx.open(stream, address, true);
+                Accept::Client(stream, address) => {
+                    let client = self.ctx.new_client(stream, address, true);
                     let token = self.guests.insert(client.carried(INPUT_BYTES));
                     self.attend(token)?;
                     Some(MonotonicTime::default()) // others may wait: no sleep
                 }
-                Arrival::Nobody { until } => until,
-                Arrival::Over if !self.watched.contains(&true) => return Ok(()),
-                Arrival::Over => None, // until the ring has let go of the listeners
+                Accept::Pending { deadline: until } => until,
+                Accept::Finished if !self.watched.contains(&true) => return Ok(()),
+                Accept::Finished => None, // until the ring has let go of the listeners
             };
             self.watch()?;
             self.sleep(until)?;
@@ -169,7 +169,7 @@ impl Worker<'_> {
     fn watch(&mut self) -> io::Result<()> {
         for (index, listener) in self.ctx.listeners().iter().enumerate() {
             let data = FIRST_LISTENER + index as u64;
-            match (self.watched[index], self.acceptor.awaits(index)) {
+            match (self.watched[index], self.acceptor.is_interested(index)) {
                 (false, true) => {
                     self.watched[index] = true;
                     self.poll(listener.as_fd(), libc::EPOLLIN | libc::EPOLLEXCLUSIVE, data)?;
@@ -199,7 +199,7 @@ impl Worker<'_> {
                 let index = (data - FIRST_LISTENER) as usize;
                 self.watched[index] = false;
                 if result > 0 {
-                    self.acceptor.knock(index);
+                    self.acceptor.mark_readable(index);
                 }
                 Ok(())
             }

@@ -9,7 +9,7 @@ use ::mio::event::Event;
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Token};
 use ostler::worker::{
-    Buffers, Client, Deadlines, Desk, Gate, Look, Stop, Turn, WorkerClass, WorkerContext,
+    Buffers, Client, Deadlines, Desk, EpollAcceptor, Look, Stop, Turn, WorkerClass, WorkerContext,
     WorkerError,
 };
 use slab::Slab;
@@ -41,7 +41,7 @@ impl WorkerClass for MioClass {
 struct EventLoop<'a> {
     ctx: &'a WorkerContext<'a>,
     poll: Poll,
-    gate: Gate<'a>,
+    gate: EpollAcceptor<'a>,
     clients: Slab<Guest<'a>>,
     deadlines: Deadlines,
     /// Clients that could go on, but have had their share.
@@ -64,7 +64,7 @@ impl<'a> EventLoop<'a> {
         let poll = Poll::new()?;
         let wake = ctx.life().wake_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
-        let gate = Gate::open(ctx, &poll, FIRST_LISTENER)?;
+        let gate = EpollAcceptor::register(ctx, &poll, FIRST_LISTENER)?;
         Ok(Self {
             ctx,
             poll,
@@ -96,7 +96,7 @@ impl<'a> EventLoop<'a> {
             }
             self.serve_the_eager();
             self.expire();
-            self.gate.reconsider(self.clients.len(), &self.poll)?;
+            self.gate.update(self.clients.len(), &self.poll)?;
             if self.ctx.life().stopping() == Stop::Now || self.is_done()? {
                 return Ok(());
             }
@@ -137,16 +137,16 @@ impl<'a> EventLoop<'a> {
         }
         // Asked first: who comes between a look at the queues and the end of the time in which
         // somebody may come must be looked for once more.
-        let expects = self.gate.expects();
+        let expects = self.gate.may_receive_more();
         for listener in 0..self.gate.listeners() {
             self.accept(listener)?;
         }
-        Ok(self.clients.is_empty() && !expects && !self.gate.expects())
+        Ok(self.clients.is_empty() && !expects && !self.gate.may_receive_more())
     }
 
     fn accept(&mut self, listener: usize) -> io::Result<()> {
         for _ in 0..ACCEPTS_MAX {
-            match self.gate.admit(listener, self.clients.len(), &self.poll)? {
+            match self.gate.accept(listener, self.clients.len(), &self.poll)? {
                 Some(client) => self.welcome(client),
                 None => break,
             }

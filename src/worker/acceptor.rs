@@ -17,22 +17,22 @@ use crate::time::MonotonicTime;
 /// How often a worker that is awake looks for clients of whom nobody has told it, and when it looks once
 /// more after the master has told it to: one that is killed may still be woken for a client, in place of
 /// all others, until the kernel has taken its watches away.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What an [`Acceptor`] has found.
 #[derive(Debug)]
-pub enum Arrival {
+pub enum Accept {
     /// A client, with the address of a TCP peer. Others may wait behind it: ask again before you
     /// sleep.
     Client(Stream, Option<SocketAddr>),
     /// Nobody, and the clients who are in are to be served. Ask again at this moment at the latest.
-    Nobody {
+    Pending {
         /// When a beat or a look is due, or a pause ends, or nobody is expected any more; `None` is
         /// never.
-        until: Option<MonotonicTime>,
+        deadline: Option<MonotonicTime>,
     },
     /// It is time to return from [`run`](super::WorkerClass::run).
-    Over,
+    Finished,
 }
 
 /// Lets clients in, one after the other and from the listeners in turn; keeps to
@@ -46,58 +46,58 @@ pub enum Arrival {
 #[doc = concat!("```no_run\n", include_str!("../../examples/own_loop.rs"), "```")]
 pub struct Acceptor<'a> {
     ctx: WorkerContext<'a>,
-    doors: Vec<Entrance>,
+    readiness: Vec<ListenerReadiness>,
     /// The listener whose turn it is.
     next: usize,
     /// Whether there are fewer clients than the settings allow.
-    has_room: bool,
+    has_capacity: bool,
     paused_until: Option<MonotonicTime>,
     /// The changes among the queues that have been heeded.
-    moves: u64,
+    reuseport_changes: u64,
     /// When all listeners were looked at last.
-    looked_at: MonotonicTime,
+    rechecked_at: MonotonicTime,
     /// Whether that was because the master had said so.
-    looks_again: bool,
-    over: bool,
+    recheck_pending: bool,
+    finished: bool,
     /// If another thread keeps the worker's life: where that tells of signals.
-    nudges: Option<&'a OwnedFd>,
+    wakeup: Option<&'a OwnedFd>,
 }
 
 /// What is known of a listener.
 #[derive(Clone, Copy, Default)]
-struct Entrance {
+struct ListenerReadiness {
     /// Somebody has knocked, and perhaps nobody but this worker has heard it.
-    knocked: bool,
+    readable: bool,
     /// More may wait: it has not been looked to the end.
-    more: bool,
+    may_have_more: bool,
     /// It has ended listening: nobody will ever come.
-    ended: bool,
+    shut_down: bool,
 }
 
 /// Who has just been accepted, with the address of a TCP peer.
-pub(super) type Newcomer = (Stream, Option<SocketAddr>);
+pub(super) type AcceptedStream = (Stream, Option<SocketAddr>);
 
 impl<'a> Acceptor<'a> {
     pub(super) fn new(ctx: WorkerContext<'a>) -> Self {
-        let doors = vec![Entrance::default(); ctx.listeners.len()];
+        let readiness = vec![ListenerReadiness::default(); ctx.listeners.len()];
         Self {
-            doors,
+            readiness,
             next: 0,
-            has_room: true,
+            has_capacity: true,
             paused_until: None,
-            moves: ctx.life.moves(),
-            looked_at: clock::now_coarse(),
-            looks_again: false,
-            over: false,
-            nudges: None,
+            reuseport_changes: ctx.life.moves(),
+            rechecked_at: clock::now_coarse(),
+            recheck_pending: false,
+            finished: false,
+            wakeup: None,
             ctx,
         }
     }
 
     /// The same, beside a thread that keeps the worker's life, which puts a byte into this pipe
     /// whenever it has heard a signal.
-    pub(super) fn nudged_by(self, nudges: &'a OwnedFd) -> Self {
-        Self { nudges: Some(nudges), ..self }
+    pub(super) fn with_wakeup(self, wakeup: &'a OwnedFd) -> Self {
+        Self { wakeup: Some(wakeup), ..self }
     }
 
     /// Beats, and lets in one client if somebody waits. `present` is how many are in already. To be
@@ -107,12 +107,12 @@ impl<'a> Acceptor<'a> {
     /// [`wake_fd`](super::Lifecycle::wake_fd) is readable.
     ///
     /// When the worker is to leave, [`Arrival::Over`] comes once `present` is 0 and nobody can be lost.
-    pub fn poll(&mut self, present: usize) -> Arrival {
+    pub fn poll(&mut self, client_count: usize) -> Accept {
         self.ctx.life.notify();
-        match self.look(present) {
-            Arrival::Nobody { until } => {
+        match self.try_accept(client_count) {
+            Accept::Pending { deadline: until } => {
                 let beat = self.ctx.life.next_beat();
-                Arrival::Nobody { until: [until, beat].into_iter().flatten().min() }
+                Accept::Pending { deadline: [until, beat].into_iter().flatten().min() }
             }
             found => found,
         }
@@ -128,9 +128,9 @@ impl<'a> Acceptor<'a> {
     ///
     /// # Panics
     /// If there are not so many listeners.
-    pub fn awaits(&self, listener: usize) -> bool {
-        let Entrance { knocked, more, .. } = self.doors[listener];
-        !knocked && !more && !self.over && self.takes_from(listener)
+    pub fn is_interested(&self, listener: usize) -> bool {
+        let ListenerReadiness { readable: knocked, may_have_more: more, .. } = self.readiness[listener];
+        !knocked && !more && !self.finished && self.accepts_from(listener)
     }
 
     /// The nth listener was readable. The next [`poll`](Self::poll) looks, also if the worker is full
@@ -138,8 +138,8 @@ impl<'a> Acceptor<'a> {
     ///
     /// # Panics
     /// If there are not so many listeners.
-    pub fn knock(&mut self, listener: usize) {
-        self.doors[listener].knocked = true;
+    pub fn mark_readable(&mut self, listener: usize) {
+        self.readiness[listener].readable = true;
     }
 
     /// The next client, for a class that serves one at a time: sleeps and beats until there is one;
@@ -149,76 +149,76 @@ impl<'a> Acceptor<'a> {
     /// # Errors
     /// A listener is broken.
     pub fn next_client(&mut self) -> Result<Option<Client<'a>>, WorkerError> {
-        let newcomer = self.next_stream()?;
-        Ok(newcomer.map(|(stream, address)| self.ctx.open(stream, address, false)))
+        let accepted = self.next_stream()?;
+        Ok(accepted.map(|(stream, address)| self.ctx.new_client(stream, address, false)))
     }
 
     /// As [`next_client`](Self::next_client), for who wants the bare socket.
-    pub(super) fn next_stream(&mut self) -> Result<Option<Newcomer>, WorkerError> {
+    pub(super) fn next_stream(&mut self) -> Result<Option<AcceptedStream>, WorkerError> {
         loop {
-            self.hear();
-            match self.look(0) {
-                Arrival::Client(stream, address) => return Ok(Some((stream, address))),
-                Arrival::Nobody { until } => self.sleep(until)?,
-                Arrival::Over => return Ok(None),
+            self.poll_lifecycle();
+            match self.try_accept(0) {
+                Accept::Client(stream, address) => return Ok(Some((stream, address))),
+                Accept::Pending { deadline: until } => self.wait(until)?,
+                Accept::Finished => return Ok(None),
             }
         }
     }
 
     /// Beats, and hears whether it is time to stop.
-    fn hear(&self) {
-        match self.nudges {
+    fn poll_lifecycle(&self) {
+        match self.wakeup {
             None => {
                 self.ctx.life.notify();
                 self.ctx.life.stop();
             }
-            Some(nudges) => file::drain_pipe(nudges),
+            Some(wakeup) => file::drain_pipe(wakeup),
         }
     }
 
     /// As [`poll`](Self::poll), without a beat.
-    fn look(&mut self, present: usize) -> Arrival {
+    fn try_accept(&mut self, client_count: usize) -> Accept {
         let stop = self.ctx.life.stopping();
-        self.has_room = present < self.ctx.settings.worker_connections;
+        self.has_capacity = client_count < self.ctx.settings.worker_connections;
         if self.paused_until.is_some_and(|until| until <= clock::now()) {
             self.paused_until = None;
         }
-        let closing = stop == Stop::Graceful && present == 0;
+        let closing = stop == Stop::Graceful && client_count == 0;
         // Asked first: who comes between a look at the queues and the end of the time in which
         // somebody may come must be looked for once more.
-        let expects = self.ctx.expects_until().is_some();
+        let expects = self.ctx.backlog_deadline().is_some();
         let (now, moves) = (clock::now_coarse(), self.ctx.life.moves());
-        if closing || self.moves != moves || now.duration_since(self.looked_at) >= LOOK_EVERY {
-            self.looks_again = self.moves != moves;
-            (self.moves, self.looked_at) = (moves, now);
-            self.doors.iter_mut().for_each(|door| door.more = true);
+        if closing || self.reuseport_changes != moves || now.duration_since(self.rechecked_at) >= RECHECK_INTERVAL {
+            self.recheck_pending = self.reuseport_changes != moves;
+            (self.reuseport_changes, self.rechecked_at) = (moves, now);
+            self.readiness.iter_mut().for_each(|door| door.may_have_more = true);
         }
-        let newcomer = if stop == Stop::Now { None } else { self.accept() };
-        if let Some((stream, address)) = newcomer {
-            return Arrival::Client(stream, address);
+        let accepted = if stop == Stop::Now { None } else { self.accept() };
+        if let Some((stream, address)) = accepted {
+            return Accept::Client(stream, address);
         }
-        self.over = stop == Stop::Now || (closing && !expects && self.paused_until.is_none());
-        if self.over {
-            return Arrival::Over;
+        self.finished = stop == Stop::Now || (closing && !expects && self.paused_until.is_none());
+        if self.finished {
+            return Accept::Finished;
         }
-        let next_look = self.looks_again.then(|| self.looked_at.saturating_add(LOOK_EVERY));
-        let deadlines = [self.paused_until, self.ctx.expects_until(), next_look];
-        Arrival::Nobody { until: deadlines.into_iter().flatten().min() }
+        let next_look = self.recheck_pending.then(|| self.rechecked_at.saturating_add(RECHECK_INTERVAL));
+        let deadlines = [self.paused_until, self.ctx.backlog_deadline(), next_look];
+        Accept::Pending { deadline: deadlines.into_iter().flatten().min() }
     }
 
     /// Accepts from the listeners in turn, so that none starves another.
-    fn accept(&mut self) -> Option<Newcomer> {
-        let count = self.doors.len();
+    fn accept(&mut self) -> Option<AcceptedStream> {
+        let count = self.readiness.len();
         for offset in 0..count {
             let index = (self.next + offset) % count;
-            let Entrance { knocked, more, .. } = self.doors[index];
-            let looks = knocked || (more && self.takes_from(index));
+            let ListenerReadiness { readable: knocked, may_have_more: more, .. } = self.readiness[index];
+            let looks = knocked || (more && self.accepts_from(index));
             if !looks || self.paused_until.is_some() {
                 continue;
             }
             let accepted = self.ctx.listeners[index].accept();
-            let door = &mut self.doors[index];
-            *door = Entrance { knocked: false, more: !matches!(accepted, Ok(None)), ..*door };
+            let door = &mut self.readiness[index];
+            *door = ListenerReadiness { readable: false, may_have_more: !matches!(accepted, Ok(None)), ..*door };
             match accepted {
                 Ok(Some(newcomer)) => {
                     self.next = index + 1;
@@ -226,37 +226,37 @@ impl<'a> Acceptor<'a> {
                 }
                 Ok(None) => (),
                 // It has ended listening, which only happens when the worker is to leave.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => door.ended = true,
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => door.shut_down = true,
                 Err(error) => {
-                    self.ctx.warn_of_pause(&error);
-                    self.paused_until = Some(self.ctx.end_of_pause());
+                    self.ctx.log_accept_pause(&error);
+                    self.paused_until = Some(self.ctx.accept_resume_at());
                 }
             }
         }
         None
     }
 
-    fn takes_from(&self, index: usize) -> bool {
+    fn accepts_from(&self, index: usize) -> bool {
         let listener = &self.ctx.listeners[index];
         let wanted = match self.ctx.life.stopping() {
-            Stop::None => self.ctx.attends(listener),
-            Stop::Graceful => self.ctx.must_empty(listener),
+            Stop::None => self.ctx.is_assigned(listener),
+            Stop::Graceful => self.ctx.must_drain_backlog(listener),
             Stop::Now => false,
         };
-        wanted && self.has_room && self.paused_until.is_none() && !self.doors[index].ended
+        wanted && self.has_capacity && self.paused_until.is_none() && !self.readiness[index].shut_down
     }
 
-    fn sleep(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
-        let (wake, beat) = match self.nudges {
+    fn wait(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
+        let (wake, beat) = match self.wakeup {
             None => (self.ctx.life.wake_fd(), self.ctx.life.next_beat()),
             Some(nudges) => (nudges.as_fd(), None),
         };
-        let awaited: Vec<_> = (0..self.doors.len()).filter(|index| self.awaits(*index)).collect();
+        let interested: Vec<_> = (0..self.readiness.len()).filter(|index| self.is_interested(*index)).collect();
         let mut fds = vec![wake];
-        fds.extend(awaited.iter().map(|index| self.ctx.listeners[*index].as_fd()));
+        fds.extend(interested.iter().map(|index| self.ctx.listeners[*index].as_fd()));
         let ready = poll::wait_readable(&fds, [until, beat].into_iter().flatten().min())?;
-        for (index, _) in awaited.into_iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
-            self.knock(index);
+        for (index, _) in interested.into_iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
+            self.mark_readable(index);
         }
         Ok(())
     }

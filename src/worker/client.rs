@@ -1,19 +1,19 @@
 //! A client's socket and session together, and how far a turn gets them.
 
-mod carried;
+mod completion;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use super::context::WorkerContext;
 use super::lifecycle::{Lifecycle, Stop};
-use super::seat::Desk;
+use super::tracker::Desk;
 use crate::listen::Stream;
 use crate::os::clock;
 use crate::os::poll::{self, Interest};
 use crate::session::{Session, Wants};
 use crate::time::MonotonicTime;
-pub use carried::Carried;
+pub use completion::Carried;
 
 /// How many bytes are received in one piece.
 const INPUT_BYTES: usize = 64 << 10;

@@ -23,7 +23,7 @@ use crate::time::MonotonicTime;
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a queue is emptied to which others may still add.
-pub(super) const EMPTYING_MAX: Duration = Duration::from_secs(1);
+pub(super) const BACKLOG_DRAIN_MAX: Duration = Duration::from_secs(1);
 
 /// How long a handshake may take that had begun when the door was closed: what the client sends
 /// last is on its way, and brings one more into the queue.
@@ -51,30 +51,30 @@ impl<'a> WorkerContext<'a> {
     /// lent to it since nobody else is there. A class that does not ask serves at all of them, and
     /// has the workers contend for each client. The answer may change when
     /// [`wake_fd`](Lifecycle::wake_fd) has been readable.
-    pub fn attends(&self, listener: &Listener) -> bool {
+    pub fn is_assigned(&self, listener: &Listener) -> bool {
         listener.is_assigned_to(self.place.slot)
     }
 
     /// Whether nobody serves at a listener after this worker, so that a graceful stop includes the
     /// connections that wait there. Otherwise other workers take those.
-    pub fn must_empty(&self, listener: &Listener) -> bool {
+    pub fn must_drain_backlog(&self, listener: &Listener) -> bool {
         match listener.state() {
             ListenerState::NotListening => false,
             ListenerState::DrainBounded => true,
-            ListenerState::DrainUnbounded => self.life.stopping_for() < EMPTYING_MAX,
-            ListenerState::Open => self.life.is_orphaned() && self.life.stopping_for() < EMPTYING_MAX,
+            ListenerState::DrainUnbounded => self.life.stopping_for() < BACKLOG_DRAIN_MAX,
+            ListenerState::Open => self.life.is_orphaned() && self.life.stopping_for() < BACKLOG_DRAIN_MAX,
         }
     }
 
     /// Until when somebody may still come to a listener that this worker must empty although its
     /// door is closed. `None` if nobody can, or not any more: then an empty queue stays empty.
-    pub fn expects_until(&self) -> Option<MonotonicTime> {
+    pub fn backlog_deadline(&self) -> Option<MonotonicTime> {
         if self.life.stopping() != Stop::Graceful {
             return None;
         }
         let end = self.life.stopping_since()?.saturating_add(HANDSHAKE_MAX);
-        let sealed = self.listeners.iter().any(|listener| listener.state() == ListenerState::DrainBounded);
-        (sealed && clock::now() < end).then_some(end)
+        let has_bounded_listener = self.listeners.iter().any(|listener| listener.state() == ListenerState::DrainBounded);
+        (has_bounded_listener && clock::now() < end).then_some(end)
     }
 
     /// The service of this worker. If its app is a job, one that serves nobody.
@@ -114,11 +114,11 @@ impl<'a> WorkerContext<'a> {
 
     /// Opens a session of the service for a client that has just been accepted. `reusable` tells
     /// whether the class can serve several units of work over one connection.
-    pub fn open(&self, stream: Stream, address: Option<SocketAddr>, reusable: bool) -> Client<'a> {
-        let (service, peer) = (self.service(), Peer { address, reusable });
+    pub fn new_client(&self, stream: Stream, address: Option<SocketAddr>, allow_keepalive: bool) -> Client<'a> {
+        let (service, peer) = (self.service(), Peer { address, reusable: allow_keepalive });
         // A panic costs this client its connection, and nobody else anything.
-        let connected = catch_unwind(AssertUnwindSafe(|| service.connect(&peer)));
-        let connection = connected.unwrap_or_else(|_| Box::new(Unserved));
+        let accepted = catch_unwind(AssertUnwindSafe(|| service.connect(&peer)));
+        let connection = accepted.unwrap_or_else(|_| Box::new(Unserved));
         Client::new(stream, Session::new(connection, self.settings.write_timeout, clock::now()))
     }
 
@@ -128,13 +128,13 @@ impl<'a> WorkerContext<'a> {
     }
 
     /// Says in the log that accepting pauses, and why.
-    pub fn warn_of_pause(&self, error: &io::Error) {
+    pub fn log_accept_pause(&self, error: &io::Error) {
         warn!(self.log, "accepting pauses"; "slot" => self.place.slot,
             "error" => %error, "pause_ms" => ACCEPT_PAUSE.as_millis() as u64);
     }
 
     /// When accepting that pauses from now on may go on.
-    pub fn end_of_pause(&self) -> MonotonicTime {
+    pub fn accept_resume_at(&self) -> MonotonicTime {
         clock::now().saturating_add(ACCEPT_PAUSE)
     }
 }

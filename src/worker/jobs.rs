@@ -12,7 +12,7 @@ use slog::{Logger, info, warn};
 use super::WorkerError;
 use super::context::WorkerContext;
 use super::lifecycle::{Lifecycle, Stop};
-use super::seat::Desk;
+use super::tracker::Desk;
 use crate::app::{App, BootError, Desk as _, Job, JobContext, Place, Service, Then};
 use crate::os::wall_timer::{WallTimer, TimerEvent};
 use crate::os::{clock, poll};

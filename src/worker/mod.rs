@@ -3,31 +3,31 @@
 mod acceptor;
 mod client;
 mod context;
-mod deadlines;
-mod gate;
-mod guard;
+mod timer_wheel;
+mod epoll_acceptor;
+mod forced_drain;
 mod jobs;
 mod lifecycle;
-mod plain;
+mod fn_class;
 pub(crate) mod program;
 mod registry;
-mod seat;
+mod tracker;
 
-pub use acceptor::{Acceptor, Arrival};
+pub use acceptor::{Acceptor, Accept};
 pub use client::{Buffers, Carried, Client, Look, Turn};
 pub(crate) use context::NoService;
 pub use context::WorkerContext;
-pub use deadlines::Deadlines;
-pub use gate::Gate;
-pub(crate) use guard::Guard;
+pub use timer_wheel::Deadlines;
+pub use epoll_acceptor::EpollAcceptor;
+pub(crate) use forced_drain::Guard;
 pub(crate) use jobs::Booted;
 pub use jobs::SeatedJob;
 pub(crate) use lifecycle::Terms;
 pub use lifecycle::{Lifecycle, Stop};
-pub use plain::{Plain, Visitor, Visitors};
+pub use fn_class::{Plain, Visitor, Visitors};
 pub use program::{End, Output, Program};
 pub use registry::{DuplicateClass, Registry, UnknownClass};
-pub use seat::{Desk, Work};
+pub use tracker::{Desk, Work};
 
 use std::error::Error;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Registry, Token, Waker};
-use ostler::worker::{Gate, Stop, WorkerContext};
+use ostler::worker::{EpollAcceptor, Stop, WorkerContext};
 
 use super::office::Office;
 
@@ -21,7 +21,7 @@ pub(super) struct Lookout<'a> {
     ctx: &'a WorkerContext<'a>,
     poll: Poll,
     events: Events,
-    gate: Gate<'a>,
+    gate: EpollAcceptor<'a>,
     draining: bool,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Lookout<'a> {
     /// From epoll_create(2), epoll_ctl(2) and eventfd(2).
     pub(super) fn new(ctx: &'a WorkerContext<'a>) -> io::Result<(Self, Line)> {
         let poll = Poll::new()?;
-        let gate = Gate::open(ctx, &poll, FIRST_LISTENER)?;
+        let gate = EpollAcceptor::register(ctx, &poll, FIRST_LISTENER)?;
         let waker = Waker::new(poll.registry(), CALL)?;
         let line = Line { registry: poll.registry().try_clone()?, waker };
         let events = Events::with_capacity(EVENTS_MAX);
@@ -99,13 +99,13 @@ impl<'a> Lookout<'a> {
     /// Returns how many clients came in.
     fn reconsider(&mut self, office: &Office<'a>) -> io::Result<usize> {
         let mut newcomers = self.heed_the_stop(office)?;
-        self.gate.reconsider(office.present(), &self.poll)?;
+        self.gate.update(office.present(), &self.poll)?;
         if self.draining && office.present() == 0 {
             // Asked first: who comes between a look at the queues and the end of the time in which
             // somebody may come must be looked for once more.
-            let expects = self.gate.expects();
+            let expects = self.gate.may_receive_more();
             newcomers += self.admit_from_all(office)?;
-            if newcomers == 0 && !expects && !self.gate.expects() {
+            if newcomers == 0 && !expects && !self.gate.may_receive_more() {
                 office.close();
             }
         }
@@ -132,7 +132,7 @@ impl<'a> Lookout<'a> {
 
     /// How long it may wait until the gate must be reconsidered.
     fn patience(&self, office: &Office<'a>) -> Option<Duration> {
-        let awaits_departures = self.draining || self.gate.holds_back();
+        let awaits_departures = self.draining || self.gate.is_paused();
         if office.await_departures(awaits_departures) {
             return Some(Duration::ZERO); // somebody went before it was known that it matters
         }
@@ -143,12 +143,12 @@ impl<'a> Lookout<'a> {
 /// Lets in one client, if one waits. It goes into the queue at once: most have said already what they
 /// want.
 fn admit<'a>(
-    gate: &mut Gate<'a>,
+    gate: &mut EpollAcceptor<'a>,
     listener: usize,
     poll: &Poll,
     office: &Office<'a>,
 ) -> io::Result<bool> {
-    let newcomer = gate.admit(listener, office.present(), poll)?;
+    let newcomer = gate.accept(listener, office.present(), poll)?;
     Ok(newcomer.map(|client| office.welcome(client)).is_some())
 }
 

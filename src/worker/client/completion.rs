@@ -7,7 +7,7 @@ use super::{Buffers, Client};
 use crate::os::clock;
 use crate::session::Wants;
 use crate::time::MonotonicTime;
-use crate::worker::seat::Desk;
+use crate::worker::tracker::Desk;
 
 /// How many bytes are sent in one piece.
 const OUTPUT_BYTES: usize = 64 << 10;

@@ -11,35 +11,35 @@ use crate::time::MonotonicTime;
 
 /// How many clients more than its share a worker may have, besides an eighth of the share. A
 /// worker that is awake is quicker than one that is being woken, and would take all of a burst.
-const SHARE_SLACK: usize = 2;
+const FAIR_SHARE_SLACK: usize = 2;
 /// How often a worker that is awake looks at its listeners anew. One that is killed takes with it that
 /// the kernel has woken it, and nobody else, for a client; its successor looks when it joins, and the
 /// master has others look at once.
-const REJOIN_EVERY: Duration = Duration::from_secs(2);
+const REREGISTER_INTERVAL: Duration = Duration::from_secs(2);
 /// For how long a worker that has its share leaves clients to others, who may be stuck.
 const YIELD_MAX: Duration = Duration::from_millis(20);
 
 /// The listeners as members of an epoll instance. It wakes one worker for one client, lets in no
 /// more than `worker_connections`, and pauses while the kernel has no resources for another one.
-pub struct Gate<'a> {
+pub struct EpollAcceptor<'a> {
     ctx: &'a WorkerContext<'a>,
     first_token: usize,
     state: State,
     /// Which listeners are in the epoll instance.
-    watched: Vec<bool>,
+    registered: Vec<bool>,
     /// Which listeners have left the epoll instance in this turn. The kernel may have woken this
     /// worker, and nobody else, for a client there: one more is let in.
-    owed: Vec<bool>,
+    pending_events: Vec<bool>,
     /// Which listeners have ended listening: nobody will ever come there.
-    ended: Vec<bool>,
+    shut_down: Vec<bool>,
     /// The number of clients that the others were told of last.
-    told: usize,
+    last_client_count: usize,
     /// When all listeners were looked at last.
-    looked_at: MonotonicTime,
+    reregistered_at: MonotonicTime,
     /// Whether other workers take clients from a queue of this one's as well.
-    shares: bool,
+    has_shared_listener: bool,
     /// The changes among the queues that have been heeded.
-    moves: u64,
+    reuseport_changes: u64,
     /// Whether the worker drains: it lets in only who waits at a listener that it must empty.
     draining: bool,
 }
@@ -55,32 +55,32 @@ enum State {
     Yielding(MonotonicTime),
 }
 
-impl<'a> Gate<'a> {
+impl<'a> EpollAcceptor<'a> {
     /// An open gate. The events of the nth listener carry `first_token` + n.
     ///
     /// # Errors
     /// From epoll_ctl(2).
-    pub fn open(
+    pub fn register(
         ctx: &'a WorkerContext<'a>,
         epoll: &impl AsRawFd,
         first_token: usize,
     ) -> io::Result<Self> {
-        let watched = vec![false; ctx.listeners().len()];
-        let mut gate = Self {
+        let registered = vec![false; ctx.listeners().len()];
+        let mut acceptor = Self {
             ctx,
             first_token,
             state: State::Open,
-            owed: watched.clone(),
-            ended: watched.clone(),
-            watched,
-            told: 0,
-            looked_at: clock::now(),
-            shares: true,
-            moves: 0,
+            pending_events: registered.clone(),
+            shut_down: registered.clone(),
+            registered,
+            last_client_count: 0,
+            reregistered_at: clock::now(),
+            has_shared_listener: true,
+            reuseport_changes: 0,
             draining: false,
         };
-        gate.turn_to(State::Open, epoll)?;
-        Ok(gate)
+        acceptor.set_state(State::Open, epoll)?;
+        Ok(acceptor)
     }
 
     /// How many listeners there are.
@@ -94,41 +94,41 @@ impl<'a> Gate<'a> {
     /// # Errors
     /// From epoll_ctl(2). That there are no resources for a client is not one: it is logged, and
     /// the gate is shut for a while.
-    pub fn admit(
+    pub fn accept(
         &mut self,
         listener: usize,
-        present: usize,
+        client_count: usize,
         epoll: &impl AsRawFd,
     ) -> io::Result<Option<Client<'a>>> {
-        let told = std::mem::take(&mut self.owed[listener]) || self.watched[listener];
-        let open = self.state == State::Open && self.takes_from(listener);
-        if !told && !open {
+        let event_pending = std::mem::take(&mut self.pending_events[listener]) || self.registered[listener];
+        let open = self.state == State::Open && self.accepts_from(listener);
+        if !event_pending && !open {
             return Ok(None);
         }
         match self.ctx.listeners()[listener].accept() {
             Ok(Some((stream, address))) => {
-                if present + 1 >= self.ctx.settings().worker_connections {
-                    self.turn_to(State::Full, epoll)?;
+                if client_count + 1 >= self.ctx.settings().worker_connections {
+                    self.set_state(State::Full, epoll)?;
                 } else if open {
-                    self.rejoin(listener, epoll)?;
+                    self.reregister(listener, epoll)?;
                 } else {
-                    self.turn_to(self.state, epoll)?;
+                    self.set_state(self.state, epoll)?;
                 }
-                Ok(Some(self.ctx.open(stream, address, true)))
+                Ok(Some(self.ctx.new_client(stream, address, true)))
             }
             Ok(None) if !open => {
-                self.turn_to(self.state, epoll)?; // or it would be told of again and again
+                self.set_state(self.state, epoll)?; // or it would be told of again and again
                 Ok(None)
             }
             Ok(None) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                self.ended[listener] = true;
-                self.turn_to(self.state, epoll)?;
+                self.shut_down[listener] = true;
+                self.set_state(self.state, epoll)?;
                 Ok(None)
             }
             Err(error) => {
-                self.ctx.warn_of_pause(&error);
-                self.turn_to(State::Paused(self.ctx.end_of_pause()), epoll)?;
+                self.ctx.log_accept_pause(&error);
+                self.set_state(State::Paused(self.ctx.accept_resume_at()), epoll)?;
                 Ok(None)
             }
         }
@@ -139,38 +139,38 @@ impl<'a> Gate<'a> {
     ///
     /// # Errors
     /// From epoll_ctl(2).
-    pub fn reconsider(&mut self, present: usize, epoll: &impl AsRawFd) -> io::Result<()> {
-        self.owed.fill(false);
-        if self.moves != self.ctx.life().moves() {
-            self.turn_to(self.state, epoll)?;
-            self.rejoin_all(epoll)?;
+    pub fn update(&mut self, client_count: usize, epoll: &impl AsRawFd) -> io::Result<()> {
+        self.pending_events.fill(false);
+        if self.reuseport_changes != self.ctx.life().moves() {
+            self.set_state(self.state, epoll)?;
+            self.reregister_all(epoll)?;
         }
-        let crowded = match self.state {
-            State::Yielding(_) => self.has_its_share(present),
-            State::Open => present != self.told && self.has_its_share(present),
+        let over_fair_share = match self.state {
+            State::Yielding(_) => self.exceeds_fair_share(client_count),
+            State::Open => client_count != self.last_client_count && self.exceeds_fair_share(client_count),
             State::Full | State::Paused(_) => false,
         };
         let now = clock::now();
-        if now.duration_since(self.looked_at) >= REJOIN_EVERY {
-            self.looked_at = now;
-            self.rejoin_all(epoll)?;
+        if now.duration_since(self.reregistered_at) >= REREGISTER_INTERVAL {
+            self.reregistered_at = now;
+            self.reregister_all(epoll)?;
         }
         match self.state {
-            State::Full if present < self.ctx.settings().worker_connections => {
-                self.turn_to(State::Open, epoll)
+            State::Full if client_count < self.ctx.settings().worker_connections => {
+                self.set_state(State::Open, epoll)
             }
-            State::Paused(until) if until <= now => self.turn_to(State::Open, epoll),
-            State::Yielding(until) if !crowded || until <= now => self.turn_to(State::Open, epoll),
-            State::Open if crowded => self.turn_to(State::Yielding(now.saturating_add(YIELD_MAX)), epoll),
+            State::Paused(until) if until <= now => self.set_state(State::Open, epoll),
+            State::Yielding(until) if !over_fair_share || until <= now => self.set_state(State::Open, epoll),
+            State::Open if over_fair_share => self.set_state(State::Yielding(now.saturating_add(YIELD_MAX)), epoll),
             State::Open | State::Full | State::Paused(_) | State::Yielding(_) => Ok(()),
         }
     }
 
     /// Whether this worker has more than its share of the clients of all workers.
-    fn has_its_share(&mut self, present: usize) -> bool {
-        self.told = present;
-        let share = self.ctx.life().fair_share(present);
-        present > share + share / 8 + SHARE_SLACK && self.shares && !self.draining
+    fn exceeds_fair_share(&mut self, client_count: usize) -> bool {
+        self.last_client_count = client_count;
+        let share = self.ctx.life().fair_share(client_count);
+        client_count > share + share / 8 + FAIR_SHARE_SLACK && self.has_shared_listener && !self.draining
     }
 
     /// The worker leaves: from now on the gate lets in only who waits at a listener at which nobody
@@ -184,7 +184,7 @@ impl<'a> Gate<'a> {
             State::Yielding(_) => State::Open,
             state => state,
         };
-        self.turn_to(state, epoll)
+        self.set_state(state, epoll)
     }
 
     /// When [`reconsider`](Self::reconsider) is due, or [`expects`](Self::expects) has another
@@ -192,27 +192,27 @@ impl<'a> Gate<'a> {
     pub fn deadline(&self) -> Option<MonotonicTime> {
         match self.state {
             State::Paused(until) | State::Yielding(until) => Some(until),
-            State::Open | State::Full => self.ctx.expects_until(),
+            State::Open | State::Full => self.ctx.backlog_deadline(),
         }
     }
 
     /// Whether somebody may wait behind the gate who will be let in later, or be about to come
     /// although the worker drains.
-    pub fn expects(&self) -> bool {
-        self.holds_back() || self.ctx.expects_until().is_some()
+    pub fn may_receive_more(&self) -> bool {
+        self.is_paused() || self.ctx.backlog_deadline().is_some()
     }
 
     /// Whether somebody may wait behind the gate who will be let in later.
-    pub fn holds_back(&self) -> bool {
+    pub fn is_paused(&self) -> bool {
         matches!(self.state, State::Full | State::Paused(_) | State::Yielding(_))
     }
 
     /// Puts a listener at the end of the kernel's queue of sleepers, so that its next client wakes
     /// another worker. Otherwise the kernel favours the same one. A listener whose door was closed
     /// while the worker drained joins only now.
-    fn rejoin(&mut self, listener: usize, epoll: &impl AsRawFd) -> io::Result<()> {
+    fn reregister(&mut self, listener: usize, epoll: &impl AsRawFd) -> io::Result<()> {
         let socket = &self.ctx.listeners()[listener];
-        if std::mem::replace(&mut self.watched[listener], true) {
+        if std::mem::replace(&mut self.registered[listener], true) {
             if socket.is_sharded() {
                 return Ok(());
             }
@@ -221,9 +221,9 @@ impl<'a> Gate<'a> {
         socket.watch(epoll, self.first_token + listener)
     }
 
-    fn rejoin_all(&self, epoll: &impl AsRawFd) -> io::Result<()> {
+    fn reregister_all(&self, epoll: &impl AsRawFd) -> io::Result<()> {
         for (index, listener) in self.ctx.listeners().iter().enumerate() {
-            if self.watched[index] {
+            if self.registered[index] {
                 listener.unwatch(epoll)?;
                 listener.watch(epoll, self.first_token + index)?;
             }
@@ -231,28 +231,28 @@ impl<'a> Gate<'a> {
         Ok(())
     }
 
-    fn takes_from(&self, listener: usize) -> bool {
+    fn accepts_from(&self, listener: usize) -> bool {
         let socket = &self.ctx.listeners()[listener];
         let wanted =
-            if self.draining { self.ctx.must_empty(socket) } else { self.ctx.attends(socket) };
-        wanted && !self.ended[listener]
+            if self.draining { self.ctx.must_drain_backlog(socket) } else { self.ctx.is_assigned(socket) };
+        wanted && !self.shut_down[listener]
     }
 
-    fn turn_to(&mut self, state: State, epoll: &impl AsRawFd) -> io::Result<()> {
+    fn set_state(&mut self, state: State, epoll: &impl AsRawFd) -> io::Result<()> {
         self.state = state;
-        self.moves = self.ctx.life().moves();
-        self.shares = self.ctx.listeners().iter().any(|listener| !listener.is_sharded());
+        self.reuseport_changes = self.ctx.life().moves();
+        self.has_shared_listener = self.ctx.listeners().iter().any(|listener| !listener.is_sharded());
         for (index, listener) in self.ctx.listeners().iter().enumerate() {
-            let wish = state == State::Open && self.takes_from(index);
-            match (self.watched[index], wish) {
+            let wanted = state == State::Open && self.accepts_from(index);
+            match (self.registered[index], wanted) {
                 (false, true) => listener.watch(epoll, self.first_token + index)?,
                 (true, false) => {
                     listener.unwatch(epoll)?;
-                    self.owed[index] = true;
+                    self.pending_events[index] = true;
                 }
                 (true, true) | (false, false) => (),
             }
-            self.watched[index] = wish;
+            self.registered[index] = wanted;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::context::{EMPTYING_MAX, HANDSHAKE_MAX};
+use super::context::{BACKLOG_DRAIN_MAX, HANDSHAKE_MAX};
 use crate::listen::{ListenerState, Listener};
 use crate::os::fd_table::{self, LocalAddress, Visit};
 use crate::os::poll::{self, Interest};
@@ -90,8 +90,8 @@ impl Guard {
         match entry.listener.state() {
             ListenerState::NotListening => false,
             ListenerState::DrainBounded => leaving_for < HANDSHAKE_MAX || is_awaited(entry),
-            ListenerState::DrainUnbounded => leaving_for < EMPTYING_MAX && is_awaited(entry),
-            ListenerState::Open => orphaned && leaving_for < EMPTYING_MAX && is_awaited(entry),
+            ListenerState::DrainUnbounded => leaving_for < BACKLOG_DRAIN_MAX && is_awaited(entry),
+            ListenerState::Open => orphaned && leaving_for < BACKLOG_DRAIN_MAX && is_awaited(entry),
         }
     }
 

@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::acceptor::{Acceptor, Newcomer};
+use super::acceptor::{Acceptor, AcceptedStream};
 use super::context::WorkerContext;
 use super::lifecycle::Stop;
-use super::seat::Work;
+use super::tracker::Work;
 use super::{WorkerClass, WorkerError};
 use crate::os::{file, poll};
 use crate::settings::Settings;
@@ -222,7 +222,7 @@ pub struct Visitors<'a> {
 
 impl<'a> Visitors<'a> {
     fn of(house: &'a House<'a>) -> Self {
-        let acceptor = house.ctx.acceptor().nudged_by(&house.nudges.0);
+        let acceptor = house.ctx.acceptor().with_wakeup(&house.nudges.0);
         Self { house, acceptor, asked: false, ended: false }
     }
 
@@ -239,7 +239,7 @@ impl<'a> Visitors<'a> {
 }
 
 impl<'a> House<'a> {
-    fn receive(&'a self, seat: usize, newcomer: Newcomer) -> Result<Visitor<'a>, WorkerError> {
+    fn receive(&'a self, seat: usize, newcomer: AcceptedStream) -> Result<Visitor<'a>, WorkerError> {
         let (stream, address) = newcomer;
         let stream = TcpStream::from(OwnedFd::from(stream));
         stream.set_nonblocking(false)?;
