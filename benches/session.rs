@@ -9,14 +9,14 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ostler::app::{App, Desk, Limits, Options, Peer, Place, Service};
+use ostler::app::{App, Desk, Limits, Options, ClientInfo, WorkerInfo, Service};
 use ostler::apps::{Echo, Rpc};
 use ostler::http::{Http, Request, Response};
 use ostler::session::{Session, Wants};
 use ostler::time::MonotonicTime;
 
 const SMALL: &str = "GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n";
-const PEER: Peer = Peer { address: None, reusable: true };
+const PEER: ClientInfo = ClientInfo { address: None, allow_keepalive: true };
 
 criterion_group!(benches, http, rpc, echo);
 criterion_main!(benches);
@@ -45,7 +45,7 @@ struct Client<'s> {
 impl<'s> Client<'s> {
     fn new(service: &'s dyn Service) -> Self {
         let session =
-            Session::new(service.connect(&PEER), Duration::from_secs(30), MonotonicTime::default());
+            Session::new(service.accept(&PEER), Duration::from_secs(30), MonotonicTime::default());
         Self { session, spare: Vec::new() }
     }
 
@@ -116,8 +116,8 @@ fn echo(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn place() -> Place {
-    Place {
+fn place() -> WorkerInfo {
+    WorkerInfo {
         pool: "bench".to_owned(),
         slot: 0,
         generation: 1,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use ostler::Runtime;
-use ostler::app::Refusal;
+use ostler::app::ConfigError;
 use ostler::apps::Demo;
 use ostler::settings::Settings;
 use ostler::worker::{Buffers, Client, Stop, WorkerClass, WorkerContext, WorkerError};
@@ -57,7 +57,7 @@ impl WorkerClass for Broken {
         self.0
     }
 
-    fn check(&self, _: &Settings) -> Result<(), Refusal> {
+    fn check(&self, _: &Settings) -> Result<(), ConfigError> {
         if self.1 == Breach::StartsEarly {
             thread::spawn(|| thread::sleep(Duration::MAX));
         }

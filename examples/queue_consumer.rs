@@ -24,7 +24,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use ostler::Runtime;
-use ostler::app::Refusal;
+use ostler::app::ConfigError;
 use ostler::apps::Demo;
 use ostler::settings::Settings;
 use ostler::worker::{Stop, WorkerClass, WorkerContext, WorkerError};
@@ -37,9 +37,9 @@ impl WorkerClass for Queue {
         "queue"
     }
 
-    fn check(&self, _: &Settings) -> Result<(), Refusal> {
+    fn check(&self, _: &Settings) -> Result<(), ConfigError> {
         let readable = folder().and_then(fs::read_dir);
-        let refused = |error| Refusal::new(format!("QUEUE must name a folder to read: {error}"));
+        let refused = |error| ConfigError::new(format!("QUEUE must name a folder to read: {error}"));
         readable.map(drop).map_err(refused)
     }
 
@@ -66,7 +66,7 @@ impl WorkerClass for Queue {
                 let _work = life.begin(&name);
                 work_on(&fs::read_to_string(&path)?);
                 fs::remove_file(&path)?;
-                info!(ctx.log(), "item done"; "item" => &*name, "slot" => ctx.place().slot);
+                info!(ctx.log(), "item done"; "item" => &*name, "slot" => ctx.worker().slot);
                 continue;
             }
             // Told only once: what has been told is taken out before the next sleep.

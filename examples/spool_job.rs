@@ -22,7 +22,7 @@ use std::process::{self, ExitCode};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ostler::app::{App, BootError, Job, JobContext, Options, Place, Refusal, Then};
+use ostler::app::{App, BootError, Job, JobContext, Options, WorkerInfo, ConfigError, Then};
 use slog::{info, warn};
 
 /// How often an empty spool is looked at.
@@ -42,16 +42,16 @@ impl App for Spool {
         true
     }
 
-    fn check(&self, options: &Options) -> Result<(), Refusal> {
+    fn check(&self, options: &Options) -> Result<(), ConfigError> {
         match (options.get("dir"), options.len()) {
             (Some(dir), 1) if Path::new(dir).join("new").is_dir() => Ok(()),
-            (Some(dir), 1) => Err(Refusal::of_option("dir", format!("{dir:?} has no folder new"))),
-            _ => Err(Refusal::new("spool has one option: give dir=FOLDER")),
+            (Some(dir), 1) => Err(ConfigError::for_option("dir", format!("{dir:?} has no folder new"))),
+            _ => Err(ConfigError::new("spool has one option: give dir=FOLDER")),
         }
     }
 
-    fn job(&self, place: &Place, thread: usize) -> Result<Box<dyn Job>, BootError> {
-        let spool = PathBuf::from(place.options.get("dir").ok_or("dir is missing")?);
+    fn job(&self, worker: &WorkerInfo, thread: usize) -> Result<Box<dyn Job>, BootError> {
+        let spool = PathBuf::from(worker.options.get("dir").ok_or("dir is missing")?);
         Ok(Box::new(Claimer::new(spool, thread)?))
     }
 }

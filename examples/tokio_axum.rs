@@ -80,7 +80,7 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     let listeners = ctx.listeners().iter().map(|listener| observe(listener.as_fd()));
     let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
     let signals = observe(life.wake_fd())?;
-    let patience = Some(ctx.place().limits.header_timeout).filter(|limit| !limit.is_zero());
+    let patience = Some(ctx.worker().limits.header_timeout).filter(|limit| !limit.is_zero());
     life.ready();
     loop {
         let until = match acceptor.poll(clients.len()) {

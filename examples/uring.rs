@@ -23,7 +23,7 @@ use io_uring::squeue::Entry;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode};
 use ostler::Runtime;
-use ostler::app::Refusal;
+use ostler::app::ConfigError;
 use ostler::apps::{Demo, Echo};
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
@@ -52,11 +52,11 @@ impl WorkerClass for Uring {
     }
 
     /// Tries it while a person is watching.
-    fn check(&self, _: &Settings) -> Result<(), Refusal> {
+    fn check(&self, _: &Settings) -> Result<(), ConfigError> {
         let Err(error) = open_ring(8) else { return Ok(()) };
         let told = fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
         let switch = told.map_or("not there".into(), |text| text.trim().to_owned());
-        Err(Refusal::new(format!(
+        Err(ConfigError::new(format!(
             "io_uring cannot be had here: {error} (it needs Linux 5.19; the sysctl \
              kernel.io_uring_disabled is {switch}; a container's seccomp policy may forbid \
              io_uring_setup(2) as well); choose the class \"mio\" instead"

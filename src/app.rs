@@ -24,12 +24,12 @@ pub type BootError = Box<dyn Error + Send + Sync>;
 
 /// Why the options of an app, or the settings of a worker class, make no sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ConfigError {
     reason: String,
     option: Option<String>,
 }
 
-impl Refusal {
+impl ConfigError {
     /// A refusal with its reason: what was found, why it cannot work, what to do instead.
     pub fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), option: None }
@@ -37,7 +37,7 @@ impl Refusal {
 
     /// A refusal of one of the app's options: the message begins with the place where it was set,
     /// and with its name.
-    pub fn of_option(option: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub fn for_option(option: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), option: Some(option.into()) }
     }
 
@@ -47,13 +47,13 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.reason)
     }
 }
 
-impl Error for Refusal {}
+impl Error for ConfigError {}
 
 /// A program. It is made in the master before any fork, so it must hold no thread, socket or lock;
 /// [`App::boot`] is where resources are opened.
@@ -65,12 +65,12 @@ pub trait App {
     ///
     /// # Errors
     /// The reason for which these options cannot work. Unless overridden, any option is refused.
-    fn check(&self, options: &Options) -> Result<(), Refusal> {
+    fn check(&self, options: &Options) -> Result<(), ConfigError> {
         match options.keys().next() {
             None => Ok(()),
             Some(key) => {
                 let why = format!("app {:?} has no such option", self.name());
-                Err(Refusal::of_option(key, why))
+                Err(ConfigError::for_option(key, why))
             }
         }
     }
@@ -80,8 +80,8 @@ pub trait App {
     ///
     /// # Errors
     /// Whatever keeps the app from serving; the worker then ends with exit code 3.
-    fn boot(&self, place: &Place) -> Result<Box<dyn Service>, BootError> {
-        let _ = place;
+    fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn Service>, BootError> {
+        let _ = worker;
         let what = "it must implement App::boot, or say by App::is_job that it is a job";
         Err(format!("app {:?} makes no service: {what}", self.name()).into())
     }
@@ -98,15 +98,15 @@ pub trait App {
     ///
     /// # Errors
     /// Whatever keeps the job from running; the worker then ends with exit code 3.
-    fn job(&self, place: &Place, thread: usize) -> Result<Box<dyn Job>, BootError> {
-        let _ = (place, thread);
+    fn job(&self, worker: &WorkerInfo, thread: usize) -> Result<Box<dyn Job>, BootError> {
+        let _ = (worker, thread);
         Err(format!("app {:?} makes no job: it must implement App::job", self.name()).into())
     }
 }
 
 /// Where a worker sits, and the limits that hold there.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct WorkerInfo {
     /// The pool's name.
     pub pool: String,
     /// The worker's stable place in its pool, 0 to N-1: whoever replaces a worker has the same one.
@@ -126,11 +126,11 @@ pub struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest head of a request, in bytes.
-    pub head: usize,
+    pub max_head_bytes: usize,
     /// Largest number of header fields in a request.
-    pub fields: usize,
+    pub max_header_fields: usize,
     /// Largest body of a request, or largest message, in bytes.
-    pub body: usize,
+    pub max_body_bytes: usize,
     /// From the first byte of a request (or the connect) to the end of its head.
     pub header_timeout: Duration,
     /// Silence between two pieces of a body.
@@ -138,19 +138,19 @@ pub struct Limits {
     /// Idle time between two requests of one connection; zero closes after each answer.
     pub keepalive: Duration,
     /// How long a draining worker waits for a request that may already be on its way.
-    pub linger: Duration,
+    pub drain_idle_timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            head: 16 << 10,
-            fields: 100,
-            body: 8 << 20,
+            max_head_bytes: 16 << 10,
+            max_header_fields: 100,
+            max_body_bytes: 8 << 20,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             keepalive: Duration::from_secs(5),
-            linger: Duration::from_millis(100),
+            drain_idle_timeout: Duration::from_millis(100),
         }
     }
 }
@@ -158,17 +158,17 @@ impl Default for Limits {
 /// One per worker, shared by its threads.
 pub trait Service: Send + Sync {
     /// A client has come.
-    fn connect(&self, peer: &Peer) -> Box<dyn Connection + '_>;
+    fn accept(&self, client: &ClientInfo) -> Box<dyn Connection + '_>;
 }
 
 /// Who is at the other end, and what it may hope for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub struct ClientInfo {
     /// The address, for TCP; a unix socket's client has none.
     pub address: Option<SocketAddr>,
     /// Whether the class can serve other clients while this one keeps its connection. `sync` cannot:
     /// a protocol that can announce an end, such as HTTP, then closes after the first answer.
-    pub reusable: bool,
+    pub allow_keepalive: bool,
 }
 
 /// One client: bytes in, bytes out. It owns no socket, clock or thread, so a test feeds it bytes,
@@ -179,20 +179,20 @@ pub struct Peer {
 pub trait Connection: Send {
     /// Bytes from the peer, never kept back by the caller: what cannot be used yet must be stored
     /// here. An empty slice means that the peer will send no more; it may still be reading.
-    fn receive(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Next;
+    fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next;
 
     /// All output has been sent, and the last answer was [`Next::Proceed`].
-    fn proceed(&mut self, exchange: &mut Exchange<'_>) -> Next;
+    fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next;
 
     /// The peer has used up its [`patience`](Self::patience).
-    fn expire(&mut self, exchange: &mut Exchange<'_>) -> Next;
+    fn on_timeout(&mut self, ctx: &mut ConnectionContext<'_>) -> Next;
 
     /// The worker is leaving: finish what is begun, begin nothing new. Called once, between two
     /// other calls. Output may still be waiting to be sent.
-    fn drain(&mut self, exchange: &mut Exchange<'_>) -> Next;
+    fn drain(&mut self, ctx: &mut ConnectionContext<'_>) -> Next;
 
     /// How long the peer may stay silent in the present state. Asked after each other call.
-    fn patience(&self) -> Patience;
+    fn timeout(&self) -> ReadTimeout;
 }
 
 /// What to do after sending the output.
@@ -201,35 +201,35 @@ pub enum Next {
     /// Wait for bytes.
     Read,
     /// Ask again: there is more to say, or more input to look at.
-    Proceed,
+    Continue,
     /// Close the connection.
     Close,
     /// Close, although the peer may still be sending: its bytes are thrown away for a moment, so
     /// that it can read the output before the connection is reset.
-    Refuse,
+    LingeringClose,
 }
 
 /// How long a peer may stay silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub enum ReadTimeout {
     /// The longest time between two arrivals.
-    Silence(Duration),
+    Idle(Duration),
     /// The longest time in one phase, however many bytes trickle in. A new number begins a new
     /// phase.
-    Phase(u32, Duration),
+    Total(u32, Duration),
     /// For ever.
-    Endless,
+    None,
 }
 
 /// What a connection is handed besides bytes: a place for its output, and a desk at which it says
 /// what it is working on.
-pub struct Exchange<'a> {
+pub struct ConnectionContext<'a> {
     /// The output. Append; never remove.
     pub out: &'a mut Vec<u8>,
     desk: &'a mut dyn Desk,
 }
 
-impl<'a> Exchange<'a> {
+impl<'a> ConnectionContext<'a> {
     /// An exchange over the caller's buffer and desk.
     pub fn new(out: &'a mut Vec<u8>, desk: &'a mut dyn Desk) -> Self {
         Self { out, desk }
@@ -237,44 +237,44 @@ impl<'a> Exchange<'a> {
 
     /// A unit of work begins under this name, such as `GET /index` or `add`. The runtime notes the
     /// time, and calls the worker hung if the unit takes longer than `timeout`.
-    pub fn begin(&mut self, label: &[u8]) {
+    pub fn begin_work(&mut self, label: &[u8]) {
         self.desk.begin(label);
     }
 
     /// The unit of work needs until so long from now, at least; at most an hour, but it may ask
     /// again. Until then, or until this call of the connection returns, the worker is not taken
     /// for hung on its account.
-    pub fn extend(&mut self, time: Duration) {
+    pub fn extend_deadline(&mut self, time: Duration) {
         self.desk.extend(time);
     }
 
     /// The unit of work is done, and counted.
-    pub fn end(&mut self) {
+    pub fn end_work(&mut self) {
         self.desk.end();
     }
 
     /// The present date in the form of RFC 9110, section 5.6.7.
-    pub fn date(&mut self) -> [u8; 29] {
+    pub fn http_date(&mut self) -> [u8; 29] {
         self.desk.date()
     }
 
     /// The output, and the time that the unit of work has, for two who use one of them each.
-    pub(crate) fn split(&mut self) -> (&mut Vec<u8>, Allowance<'_>) {
-        (self.out, Allowance(RefCell::new(self.desk)))
+    pub(crate) fn split(&mut self) -> (&mut Vec<u8>, DeadlineExtender<'_>) {
+        (self.out, DeadlineExtender(RefCell::new(self.desk)))
     }
 }
 
 /// The time that a unit of work has. Who does the work may ask for more of it.
-pub(crate) struct Allowance<'a>(RefCell<&'a mut dyn Desk>);
+pub(crate) struct DeadlineExtender<'a>(RefCell<&'a mut dyn Desk>);
 
-impl Allowance<'_> {
+impl DeadlineExtender<'_> {
     /// As [`Exchange::extend`].
-    pub(crate) fn extend(&self, time: Duration) {
+    pub(crate) fn extend_deadline(&self, time: Duration) {
         self.0.borrow_mut().extend(time);
     }
 }
 
-impl fmt::Debug for Allowance<'_> {
+impl fmt::Debug for DeadlineExtender<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Allowance")
     }
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn an_app_that_makes_nothing_is_told_what_it_may_have_forgotten() {
-        let place = Place {
+        let worker = WorkerInfo {
             pool: "main".to_owned(),
             slot: 0,
             generation: 1,
@@ -322,11 +322,11 @@ mod tests {
             options: Options::new(),
             limits: Limits::default(),
         };
-        let service = Mute.boot(&place).err().map(|error| error.to_string());
+        let service = Mute.boot(&worker).err().map(|error| error.to_string());
         let expected = "app \"mute\" makes no service: it must implement App::boot, or say by \
             App::is_job that it is a job";
         assert_eq!(service.as_deref(), Some(expected));
-        let job = Mute.job(&place, 0).err().map(|error| error.to_string());
+        let job = Mute.job(&worker, 0).err().map(|error| error.to_string());
         assert_eq!(job.as_deref(), Some("app \"mute\" makes no job: it must implement App::job"));
     }
 }

@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use crate::app::{Connection, Desk, Exchange, Next, Patience};
+use crate::app::{Connection, Desk, ConnectionContext, Next, ReadTimeout};
 use crate::time::MonotonicTime;
 
 /// How long a refused client may go on sending before it is cut off.
@@ -133,7 +133,7 @@ impl<'s> Session<'s> {
         if matches!(self.state, SessionState::LingeringClose(_)) || self.wants() == Wants::Write {
             self.state = SessionState::Closed;
         } else if self.state != SessionState::Closed {
-            self.call_connection(spare, reporter, |connection, exchange| connection.expire(exchange));
+            self.call_connection(spare, reporter, |connection, exchange| connection.on_timeout(exchange));
         }
         self.pump(spare, reporter, now, IoProgress::Made);
         if self.deadline.is_some_and(|deadline| deadline <= now) {
@@ -148,8 +148,8 @@ impl<'s> Session<'s> {
         }
         let (decided, waiting) = (self.next, self.wants() == Wants::Write);
         self.call_connection(spare, reporter, |connection, exchange| connection.drain(exchange));
-        let ending = matches!(decided, Next::Close | Next::Refuse);
-        if ending || (decided == Next::Proceed && self.next == Next::Read) {
+        let ending = matches!(decided, Next::Close | Next::LingeringClose);
+        if ending || (decided == Next::Continue && self.next == Next::Read) {
             self.next = decided; // what was to follow the waiting output still follows it
         }
         self.pump(spare, reporter, now, if waiting { IoProgress::None } else { IoProgress::Made });
@@ -168,7 +168,7 @@ impl<'s> Session<'s> {
         &mut self,
         spare: &mut Vec<u8>,
         reporter: &mut dyn Desk,
-        operation: impl FnOnce(&mut (dyn Connection + 's), &mut Exchange<'_>) -> Next,
+        operation: impl FnOnce(&mut (dyn Connection + 's), &mut ConnectionContext<'_>) -> Next,
     ) {
         if self.out.capacity() == 0 {
             std::mem::swap(&mut self.out, spare);
@@ -176,7 +176,7 @@ impl<'s> Session<'s> {
         let waiting = self.out.len();
         reporter.enter();
         let connection = self.connection.as_mut();
-        let mut context = Exchange::new(&mut self.out, reporter);
+        let mut context = ConnectionContext::new(&mut self.out, reporter);
         // A panic costs this client its connection, and nobody else anything: what it left half
         // done is dropped with the connection.
         let result = catch_unwind(AssertUnwindSafe(|| operation(connection, &mut context)));
@@ -202,13 +202,13 @@ impl<'s> Session<'s> {
             self.out.clear();
             self.sent = 0;
             match self.next {
-                Next::Proceed => {
-                    self.call_connection(spare, reporter, |connection, exchange| connection.proceed(exchange));
+                Next::Continue => {
+                    self.call_connection(spare, reporter, |connection, exchange| connection.resume(exchange));
                 }
                 Next::Read if self.state == SessionState::HalfClosed => self.state = SessionState::Closed,
                 Next::Close => self.state = SessionState::Closed,
-                Next::Refuse if self.state == SessionState::HalfClosed => self.state = SessionState::Closed,
-                Next::Refuse => {
+                Next::LingeringClose if self.state == SessionState::HalfClosed => self.state = SessionState::Closed,
+                Next::LingeringClose => {
                     self.state = SessionState::LingeringClose(0);
                     self.deadline = Some(now.saturating_add(LINGERING_CLOSE_TIMEOUT));
                     break;
@@ -238,16 +238,16 @@ impl<'s> Session<'s> {
     fn rearm_deadline(&mut self, now: MonotonicTime) {
         let from_now = |limit: Duration| (limit > Duration::ZERO).then(|| now.saturating_add(limit));
         let connection = self.connection.as_ref();
-        let Ok(timeout) = catch_unwind(AssertUnwindSafe(|| connection.patience())) else {
+        let Ok(timeout) = catch_unwind(AssertUnwindSafe(|| connection.timeout())) else {
             return self.abort();
         };
-        if !matches!(timeout, Patience::Phase(..)) {
+        if !matches!(timeout, ReadTimeout::Total(..)) {
             self.phase = None;
         }
         self.deadline = match timeout {
-            Patience::Endless => None,
-            Patience::Silence(limit) => from_now(limit),
-            Patience::Phase(number, limit) => {
+            ReadTimeout::None => None,
+            ReadTimeout::Idle(limit) => from_now(limit),
+            ReadTimeout::Total(number, limit) => {
                 let same = self.phase.filter(|phase| phase.number == number);
                 let phase = same.unwrap_or_else(|| Phase { number, deadline: from_now(limit) });
                 self.phase = Some(phase);

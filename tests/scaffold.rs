@@ -125,9 +125,9 @@ fn bad_words_and_places_are_refused() {
     );
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     // Nobody, not even root, makes folders there.
-    let place = ostler(Path::new("/proc"), &["new", NAME]);
-    assert_eq!(place.status.code(), Some(1));
-    assert!(text(&place.stderr).starts_with("ostler new: cannot make \"first-steps\": "));
+    let worker = ostler(Path::new("/proc"), &["new", NAME]);
+    assert_eq!(worker.status.code(), Some(1));
+    assert!(text(&worker.stderr).starts_with("ostler new: cannot make \"first-steps\": "));
 }
 
 #[test]

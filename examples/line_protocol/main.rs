@@ -12,8 +12,8 @@ mod tests;
 
 use std::process::ExitCode;
 
-use ostler::app::{App, BootError, Connection, Exchange, Limits, Next, Patience};
-use ostler::app::{Peer, Place, Service};
+use ostler::app::{App, BootError, Connection, ConnectionContext, Limits, Next, ReadTimeout};
+use ostler::app::{ClientInfo, WorkerInfo, Service};
 
 const LINE_BYTES_MAX: usize = 1024;
 
@@ -24,22 +24,22 @@ impl App for Shout {
         "shout"
     }
 
-    fn boot(&self, place: &Place) -> Result<Box<dyn Service>, BootError> {
-        Ok(Box::new(Hall(place.limits)))
+    fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn Service>, BootError> {
+        Ok(Box::new(Hall(worker.limits)))
     }
 }
 
 struct Hall(Limits);
 
 impl Service for Hall {
-    fn connect(&self, peer: &Peer) -> Box<dyn Connection + '_> {
-        Box::new(Client { limits: self.0, peer: *peer, heard: Vec::new(), lines: 0, last: false })
+    fn accept(&self, client: &ClientInfo) -> Box<dyn Connection + '_> {
+        Box::new(Client { limits: self.0, peer: *client, heard: Vec::new(), lines: 0, last: false })
     }
 }
 
 struct Client {
     limits: Limits,
-    peer: Peer,
+    peer: ClientInfo,
     /// What has come and is not answered yet.
     heard: Vec<u8>,
     lines: u32,
@@ -48,50 +48,50 @@ struct Client {
 }
 
 impl Connection for Client {
-    fn receive(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Next {
+    fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
         self.heard.extend_from_slice(input);
-        if input.is_empty() { Next::Close } else { self.proceed(exchange) }
+        if input.is_empty() { Next::Close } else { self.resume(ctx) }
     }
 
     /// Answers one line, and asks to be called again once the answer has been sent: so a client
     /// that does not read its answers makes no more of them.
-    fn proceed(&mut self, exchange: &mut Exchange<'_>) -> Next {
+    fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
         match self.heard.iter().position(|byte| *byte == b'\n') {
             Some(end) if end <= LINE_BYTES_MAX => {
-                exchange.begin(b"shout");
-                exchange.out.extend(self.heard.drain(..=end).map(|byte| byte.to_ascii_uppercase()));
-                exchange.end();
+                ctx.begin_work(b"shout");
+                ctx.out.extend(self.heard.drain(..=end).map(|byte| byte.to_ascii_uppercase()));
+                ctx.end_work();
                 self.lines = self.lines.wrapping_add(1);
-                if self.peer.reusable { Next::Proceed } else { Next::Close }
+                if self.peer.allow_keepalive { Next::Continue } else { Next::Close }
             }
             None if self.heard.len() <= LINE_BYTES_MAX => Next::Read,
-            _ => refuse(b"TOO LONG\n", exchange),
+            _ => refuse(b"TOO LONG\n", ctx),
         }
     }
 
-    fn expire(&mut self, exchange: &mut Exchange<'_>) -> Next {
-        if self.heard.is_empty() { Next::Close } else { refuse(b"TOO SLOW\n", exchange) }
+    fn on_timeout(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        if self.heard.is_empty() { Next::Close } else { refuse(b"TOO SLOW\n", ctx) }
     }
 
     /// Lines that are on their way are still answered: see `patience`.
-    fn drain(&mut self, _: &mut Exchange<'_>) -> Next {
+    fn drain(&mut self, _: &mut ConnectionContext<'_>) -> Next {
         self.last = true;
         Next::Read
     }
 
-    fn patience(&self) -> Patience {
+    fn timeout(&self) -> ReadTimeout {
         match (self.last, self.heard.is_empty()) {
-            (true, _) => Patience::Phase(u32::MAX, self.limits.linger),
-            (false, true) => Patience::Silence(self.limits.keepalive),
+            (true, _) => ReadTimeout::Total(u32::MAX, self.limits.drain_idle_timeout),
+            (false, true) => ReadTimeout::Idle(self.limits.keepalive),
             // However few bytes at a time: a line must be whole in this time.
-            (false, false) => Patience::Phase(self.lines, self.limits.header_timeout),
+            (false, false) => ReadTimeout::Total(self.lines, self.limits.header_timeout),
         }
     }
 }
 
-fn refuse(words: &[u8], exchange: &mut Exchange<'_>) -> Next {
-    exchange.out.extend_from_slice(words);
-    Next::Refuse
+fn refuse(words: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
+    ctx.out.extend_from_slice(words);
+    Next::LingeringClose
 }
 
 fn main() -> ExitCode {

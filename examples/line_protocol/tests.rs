@@ -30,7 +30,7 @@ impl Desk for Recorder {
 fn converse(reusable: bool, pieces: &[&[u8]]) -> (String, usize, Wants) {
     let (now, mut spare, mut desk) = (MonotonicTime::default(), Vec::new(), Recorder::default());
     let hall = Hall(Limits::default());
-    let client = hall.connect(&Peer { address: None, reusable });
+    let client = hall.accept(&ClientInfo { address: None, allow_keepalive: reusable });
     let mut session = Session::new(client, Duration::ZERO, now);
     let mut read = Vec::new();
     for piece in pieces {

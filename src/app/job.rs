@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use slog::Logger;
 
-use super::Place;
+use super::WorkerInfo;
 use crate::time::{ClockReading, WallTime};
 
 /// Work that nobody asks for over a socket: a queue that is drained, a table that is swept, a
@@ -66,7 +66,7 @@ pub enum Then {
 /// What a run is handed. A test of a job makes its own.
 pub trait JobContext {
     /// Where the worker sits, and the app's options.
-    fn place(&self) -> &Place;
+    fn place(&self) -> &WorkerInfo;
 
     /// The log.
     fn log(&self) -> &Logger;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::app::{App, BootError, Place, Service};
+use crate::app::{App, BootError, WorkerInfo, Service};
 use crate::http::{Body, Handler, Http, More, Request, Response, Source};
 
 /// Bytes in a mebibyte, the unit of `/leak`.
@@ -52,7 +52,7 @@ impl App for Demo {
         "demo"
     }
 
-    fn boot(&self, place: &Place) -> Result<Box<dyn Service>, BootError> {
+    fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn Service>, BootError> {
         if let Some(delay) = milliseconds("DEMO_BOOT_SLEEP_MS")? {
             thread::sleep(delay);
         }
@@ -65,13 +65,13 @@ impl App for Demo {
                 process::exit(EXIT_AFTER);
             })?;
         }
-        let handler = DemoHandler { place: place.clone(), requests: AtomicU64::new(0) };
-        Ok(Box::new(Http::new(handler, place.limits)))
+        let handler = DemoHandler { place: worker.clone(), requests: AtomicU64::new(0) };
+        Ok(Box::new(Http::new(handler, worker.limits)))
     }
 }
 
 struct DemoHandler {
-    place: Place,
+    place: WorkerInfo,
     requests: AtomicU64,
 }
 
@@ -225,7 +225,7 @@ fn parse_delay(variable: &str, text: &str) -> Result<Duration, BootError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::{Desk, Exchange, Limits, Next, Options, Peer};
+    use crate::app::{Desk, ConnectionContext, Limits, Next, Options, ClientInfo};
 
     struct Unmarked;
 
@@ -238,7 +238,7 @@ mod tests {
     }
 
     fn boot() -> Box<dyn Service> {
-        let place = Place {
+        let worker = WorkerInfo {
             pool: "web".to_owned(),
             slot: 3,
             generation: 2,
@@ -246,18 +246,18 @@ mod tests {
             options: Options::new(),
             limits: Limits::default(),
         };
-        Demo.boot(&place).unwrap()
+        Demo.boot(&worker).unwrap()
     }
 
     /// Status, head and body of one answer.
     fn ask(service: &dyn Service, request: &str) -> (u16, String, String) {
-        let mut connection = service.connect(&Peer { address: None, reusable: false });
+        let mut connection = service.accept(&ClientInfo { address: None, allow_keepalive: false });
         let (mut all, mut out) = (Vec::new(), Vec::new());
         let mut next =
-            connection.receive(request.as_bytes(), &mut Exchange::new(&mut out, &mut Unmarked));
+            connection.receive(request.as_bytes(), &mut ConnectionContext::new(&mut out, &mut Unmarked));
         all.append(&mut out);
-        while next == Next::Proceed {
-            next = connection.proceed(&mut Exchange::new(&mut out, &mut Unmarked));
+        while next == Next::Continue {
+            next = connection.resume(&mut ConnectionContext::new(&mut out, &mut Unmarked));
             all.append(&mut out);
         }
         let text = String::from_utf8(all).unwrap();

@@ -1,6 +1,6 @@
 //! `echo`: sends back whatever comes.
 
-use crate::app::{App, BootError, Connection, Exchange, Next, Patience, Peer, Place, Service};
+use crate::app::{App, BootError, Connection, ConnectionContext, Next, ReadTimeout, ClientInfo, WorkerInfo, Service};
 use std::time::Duration;
 
 /// The app `echo`: each connection gets its own bytes back, until it ends its side.
@@ -20,44 +20,44 @@ impl App for Echo {
         "echo"
     }
 
-    fn boot(&self, place: &Place) -> Result<Box<dyn Service>, BootError> {
-        Ok(Box::new(Echoes { linger: place.limits.linger }))
+    fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn Service>, BootError> {
+        Ok(Box::new(Echoes { linger: worker.limits.drain_idle_timeout }))
     }
 }
 
 impl Service for Echoes {
-    fn connect(&self, _: &Peer) -> Box<dyn Connection + '_> {
+    fn accept(&self, _: &ClientInfo) -> Box<dyn Connection + '_> {
         Box::new(Client { linger: self.linger, draining: false })
     }
 }
 
 impl Connection for Client {
-    fn receive(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Next {
+    fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
         if input.is_empty() {
             return Next::Close;
         }
-        exchange.begin(b"echo");
-        exchange.out.extend_from_slice(input);
-        exchange.end();
+        ctx.begin_work(b"echo");
+        ctx.out.extend_from_slice(input);
+        ctx.end_work();
         Next::Read
     }
 
-    fn proceed(&mut self, _: &mut Exchange<'_>) -> Next {
+    fn resume(&mut self, _: &mut ConnectionContext<'_>) -> Next {
         Next::Read
     }
 
-    fn expire(&mut self, _: &mut Exchange<'_>) -> Next {
+    fn on_timeout(&mut self, _: &mut ConnectionContext<'_>) -> Next {
         Next::Close
     }
 
-    fn drain(&mut self, _: &mut Exchange<'_>) -> Next {
+    fn drain(&mut self, _: &mut ConnectionContext<'_>) -> Next {
         self.draining = true;
         Next::Read
     }
 
-    fn patience(&self) -> Patience {
+    fn timeout(&self) -> ReadTimeout {
         // Bytes that were on their way when the worker was told to leave are still answered.
-        if self.draining { Patience::Silence(self.linger) } else { Patience::Endless }
+        if self.draining { ReadTimeout::Idle(self.linger) } else { ReadTimeout::None }
     }
 }
 
@@ -80,10 +80,10 @@ mod tests {
     fn bytes_come_back_and_the_end_ends() {
         let mut client = Client { linger: Duration::ZERO, draining: false };
         let (mut out, mut desk) = (Vec::new(), NoDesk);
-        let mut exchange = Exchange::new(&mut out, &mut desk);
-        assert_eq!(client.receive(b"ab", &mut exchange), Next::Read);
-        assert_eq!(client.receive(b"c", &mut exchange), Next::Read);
-        assert_eq!(client.receive(b"", &mut exchange), Next::Close);
+        let mut ctx = ConnectionContext::new(&mut out, &mut desk);
+        assert_eq!(client.receive(b"ab", &mut ctx), Next::Read);
+        assert_eq!(client.receive(b"c", &mut ctx), Next::Read);
+        assert_eq!(client.receive(b"", &mut ctx), Next::Close);
         assert_eq!(out, b"abc");
     }
 }

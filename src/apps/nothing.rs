@@ -1,6 +1,6 @@
 //! What is served by a class that runs a program: nothing of ours.
 
-use crate::app::{App, BootError, Place, Service};
+use crate::app::{App, BootError, WorkerInfo, Service};
 use crate::worker::NoService;
 
 /// The app of a class that has none.
@@ -11,7 +11,7 @@ impl App for Nothing {
         "none"
     }
 
-    fn boot(&self, _: &Place) -> Result<Box<dyn Service>, BootError> {
+    fn boot(&self, _: &WorkerInfo) -> Result<Box<dyn Service>, BootError> {
         Ok(Box::new(NoService))
     }
 }

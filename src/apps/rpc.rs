@@ -4,7 +4,7 @@ use std::process;
 use std::thread;
 use std::time::Duration;
 
-use crate::app::{self, App, BootError, Place};
+use crate::app::{self, App, BootError, WorkerInfo};
 use crate::rpc::{self, Answer, Call, Error};
 
 /// The app `rpc`, over MessagePack-RPC.
@@ -23,7 +23,7 @@ impl App for Rpc {
         "rpc"
     }
 
-    fn boot(&self, place: &Place) -> Result<Box<dyn app::Service>, BootError> {
+    fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn app::Service>, BootError> {
         let service = rpc::Service::new()
             .method("add", |(a, b): (i64, i64)| a.checked_add(b).ok_or("the sum is too large"))
             .raw_method("echo", echo)
@@ -32,7 +32,7 @@ impl App for Rpc {
                 Ok::<_, Error>(())
             })
             .method("pid", |()| Ok::<_, Error>(process::id()));
-        Ok(Box::new(rpc::Rpc::new(service, place)))
+        Ok(Box::new(rpc::Rpc::new(service, worker)))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use slog::info;
 
-use crate::app::{App, BootError, Job, JobContext, Options, Place, Refusal};
+use crate::app::{App, BootError, Job, JobContext, Options, WorkerInfo, ConfigError};
 use crate::job::{self, Schedule};
 
 /// The app `tick`: each job writes a line to the log, again and again. One run is one unit of work;
@@ -38,11 +38,11 @@ struct Wish {
 }
 
 impl Wish {
-    fn read(options: &Options) -> Result<Self, Refusal> {
+    fn read(options: &Options) -> Result<Self, ConfigError> {
         let known = ["every", "cron", "work_ms", "hang_on", "panic_on"];
         if let Some(odd) = options.keys().find(|key| !known.contains(&key.as_str())) {
             let why = format!("app \"tick\" has no such option; it has {}", known.join(", "));
-            return Err(Refusal::of_option(odd, why));
+            return Err(ConfigError::for_option(odd, why));
         }
         let schedule = Schedule::from_options(options)?;
         Ok(Self {
@@ -54,10 +54,10 @@ impl Wish {
     }
 }
 
-fn number(options: &Options, option: &str) -> Result<Option<u64>, Refusal> {
+fn number(options: &Options, option: &str) -> Result<Option<u64>, ConfigError> {
     let Some(text) = options.get(option) else { return Ok(None) };
     let number = text.parse().map(Some);
-    number.map_err(|_| Refusal::of_option(option, format!("{text:?} is not a whole number")))
+    number.map_err(|_| ConfigError::for_option(option, format!("{text:?} is not a whole number")))
 }
 
 impl App for Tick {
@@ -65,7 +65,7 @@ impl App for Tick {
         "tick"
     }
 
-    fn check(&self, options: &Options) -> Result<(), Refusal> {
+    fn check(&self, options: &Options) -> Result<(), ConfigError> {
         Wish::read(options).map(|_| ())
     }
 
@@ -73,9 +73,9 @@ impl App for Tick {
         true
     }
 
-    fn job(&self, place: &Place, thread: usize) -> Result<Box<dyn Job>, BootError> {
-        let Wish { schedule, work, hang_on, panic_on } = Wish::read(&place.options)?;
-        let (pid, slot, runs) = (process::id(), place.slot, Arc::clone(&self.runs));
+    fn job(&self, worker: &WorkerInfo, thread: usize) -> Result<Box<dyn Job>, BootError> {
+        let Wish { schedule, work, hang_on, panic_on } = Wish::read(&worker.options)?;
+        let (pid, slot, runs) = (process::id(), worker.slot, Arc::clone(&self.runs));
         Ok(Box::new(job::scheduled(schedule, move |ctx: &mut dyn JobContext| {
             let run = runs.fetch_add(1, Ordering::Relaxed) + 1;
             ctx.label(&format!("tick {run}"));

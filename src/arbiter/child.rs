@@ -12,7 +12,7 @@ use super::bounds;
 use super::company::{Company, Plan};
 use super::hooking;
 use super::leaves::Leaves;
-use crate::app::Place;
+use crate::app::WorkerInfo;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
 use crate::listen::Listener;
@@ -37,7 +37,7 @@ pub(super) struct Birth<'a> {
     pub(super) master: Pid,
     /// The master's and the siblings' descriptors, to be closed.
     pub(super) strangers: Vec<RawFd>,
-    pub(super) place: Place,
+    pub(super) place: WorkerInfo,
     pub(super) heartbeat: Heartbeat,
     pub(super) row: usize,
     pub(super) doorbell: OwnedFd,
@@ -98,7 +98,7 @@ pub(super) fn live(birth: Birth<'_>) -> u8 {
     if let Err(reason) = become_worker(&birth) {
         return confession.boot_failed(&reason);
     }
-    let Place { pool, generation, .. } = &birth.place;
+    let WorkerInfo { pool, generation, .. } = &birth.place;
     let facts = hooking::worker(pool, Pid::this(), slot, *generation);
     hooking::run("post_fork", log, birth.hooks, |hooks| hooks.post_fork(&facts));
     let threads = board.row(row).thread_count();
@@ -217,7 +217,7 @@ fn serve(
     {
         return confession.boot_failed(&format!("cannot set up a socket: {error}"));
     }
-    let ctx = WorkerContext { listeners: &company.listeners, program, settings, place, log, life };
+    let ctx = WorkerContext { listeners: &company.listeners, program, settings, worker: place, log, life };
     match class.run(&ctx) {
         Ok(()) => 0,
         // It was told so by nothing but the loss of its listeners.

@@ -19,7 +19,7 @@ use super::company::{Company, Plan};
 use super::leaves::Leaves;
 use super::ledger::Ledger;
 use super::roster::{Busy, Ending, Generation, WorkerId};
-use crate::app::Place;
+use crate::app::WorkerInfo;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
 use crate::os::cgroup::{self, Cgroups};
@@ -363,7 +363,7 @@ impl<'a> Crew<'a> {
             title: self.title,
             master: Pid::this(),
             strangers,
-            place: Place {
+            place: WorkerInfo {
                 pool: company.plan.pool.clone(),
                 slot,
                 generation: generation.number,

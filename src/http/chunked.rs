@@ -107,13 +107,13 @@ impl Decoder {
 
     fn after_in_trailer(&mut self, byte: u8, limits: &Limits) -> Result<State, Fault> {
         self.trailer += 1;
-        if self.trailer > limits.head {
+        if self.trailer > limits.max_head_bytes {
             return Err(Fault::HEAD);
         }
         Ok(match (self.state, byte) {
             (State::TrailerStart, _) if is_token_byte(byte) => {
                 self.fields += 1;
-                if self.fields > limits.fields {
+                if self.fields > limits.max_header_fields {
                     return Err(Fault::FIELDS);
                 }
                 State::TrailerName
@@ -129,7 +129,7 @@ impl Decoder {
 
     /// The size of the next chunk, if the body may still grow by so much.
     fn admit(&mut self, size: u64, limits: &Limits) -> Result<usize, Fault> {
-        let room = limits.body.saturating_sub(self.body);
+        let room = limits.max_body_bytes.saturating_sub(self.body);
         let size = usize::try_from(size).ok().filter(|&size| size <= room).ok_or(Fault::BODY)?;
         self.body += size;
         Ok(size)
@@ -140,7 +140,7 @@ impl Decoder {
 mod tests {
     use super::*;
 
-    const LIMITS: fn() -> Limits = || Limits { head: 40, fields: 2, body: 20, ..Limits::default() };
+    const LIMITS: fn() -> Limits = || Limits { max_head_bytes: 40, max_header_fields: 2, max_body_bytes: 20, ..Limits::default() };
 
     /// The body and the bytes after it, or the status of the refusal; and the same byte by byte.
     #[track_caller]

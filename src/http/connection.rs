@@ -6,7 +6,7 @@ mod answering;
 use std::mem;
 use std::net::SocketAddr;
 
-use crate::app::{Connection, Exchange, Limits, Next, Patience, Peer};
+use crate::app::{Connection, ConnectionContext, Limits, Next, ReadTimeout, ClientInfo};
 
 use super::chunked::{Decoded, Decoder};
 use super::fault::Fault;
@@ -87,36 +87,36 @@ enum Step {
 }
 
 impl<H: Handler> Connection for HttpConnection<'_, H> {
-    fn receive(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Next {
+    fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
         if input.is_empty() {
             self.input = Input::Ended;
         }
-        self.work(input, exchange)
+        self.work(input, ctx)
     }
 
-    fn proceed(&mut self, exchange: &mut Exchange<'_>) -> Next {
-        self.work(&[], exchange)
+    fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        self.work(&[], ctx)
     }
 
-    fn expire(&mut self, exchange: &mut Exchange<'_>) -> Next {
+    fn on_timeout(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
         match &self.state {
             State::Over(next) => return *next,
             State::Answering(..) => self.end(Next::Close),
             State::Head(_) if self.buffer.is_empty() => self.end(Next::Close),
             State::Head(_) | State::Sized { .. } | State::Chunked(_) => {
                 let begun = mem::take(self.begun());
-                self.refuse(Fault::TIMEOUT, &begun, exchange);
+                self.refuse(Fault::TIMEOUT, &begun, ctx);
             }
         }
         self.settle(Stop::Starved)
     }
 
-    fn drain(&mut self, _exchange: &mut Exchange<'_>) -> Next {
+    fn drain(&mut self, _exchange: &mut ConnectionContext<'_>) -> Next {
         self.reuse = Reuse::Last;
         match &self.state {
             State::Over(next) => *next,
-            State::Answering(..) => Next::Proceed,
-            State::Head(_) if self.buffer.is_empty() && self.limits().linger.is_zero() => {
+            State::Answering(..) => Next::Continue,
+            State::Head(_) if self.buffer.is_empty() && self.limits().drain_idle_timeout.is_zero() => {
                 self.end(Next::Close);
                 Next::Close
             }
@@ -125,23 +125,23 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
                 Next::Read
             }
             // Requests that wait for their turn while earlier output is sent.
-            State::Head(_) if self.waits == Waits::Another => Next::Proceed,
+            State::Head(_) if self.waits == Waits::Another => Next::Continue,
             State::Head(_) | State::Sized { .. } | State::Chunked(_) => Next::Read,
         }
     }
 
-    fn patience(&self) -> Patience {
+    fn timeout(&self) -> ReadTimeout {
         let limits = self.limits();
         match (&self.state, self.waits) {
             // Now the peer is not waited for: how fast it reads is the caller's concern.
-            (State::Answering(..), _) => Patience::Endless,
-            (State::Sized { .. } | State::Chunked(_), _) => Patience::Silence(limits.body_timeout),
+            (State::Answering(..), _) => ReadTimeout::None,
+            (State::Sized { .. } | State::Chunked(_), _) => ReadTimeout::Idle(limits.body_timeout),
             (State::Head(_), Waits::First | Waits::Rest) => {
-                Patience::Phase(self.phase, limits.header_timeout)
+                ReadTimeout::Total(self.phase, limits.header_timeout)
             }
-            (State::Head(_), Waits::Another) => Patience::Phase(self.phase, limits.keepalive),
+            (State::Head(_), Waits::Another) => ReadTimeout::Total(self.phase, limits.keepalive),
             (State::Head(_), Waits::Lingering) | (State::Over(_), _) => {
-                Patience::Phase(self.phase, limits.linger)
+                ReadTimeout::Total(self.phase, limits.drain_idle_timeout)
             }
         }
     }
@@ -149,8 +149,8 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
 
 impl<'s, H: Handler> HttpConnection<'s, H> {
     /// A connection that has not sent a byte yet.
-    pub(super) fn new(service: &'s Http<H>, peer: &Peer) -> Self {
-        let reusable = peer.reusable && !service.limits.keepalive.is_zero();
+    pub(super) fn new(service: &'s Http<H>, peer: &ClientInfo) -> Self {
+        let reusable = peer.allow_keepalive && !service.limits.keepalive.is_zero();
         Self {
             service,
             client: peer.address,
@@ -168,9 +168,9 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
     }
 
     /// Goes on with what is buffered and `input`, and keeps what cannot be used yet.
-    fn work(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Next {
+    fn work(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
         if self.buffer.is_empty() {
-            let (used, stop) = self.run(input, exchange);
+            let (used, stop) = self.run(input, ctx);
             if used < input.len() {
                 self.store(&input[used..]);
             }
@@ -178,7 +178,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         }
         self.store(input);
         let mut bytes = mem::take(&mut self.buffer);
-        let (used, stop) = self.run(&bytes, exchange);
+        let (used, stop) = self.run(&bytes, ctx);
         if used < bytes.len() {
             bytes.drain(..used);
             if bytes.capacity() - bytes.len() > PIECE && used > 0 {
@@ -190,21 +190,21 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
     }
 
     /// Takes as many steps as the input and the room for output allow.
-    fn run(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> (usize, Stop) {
+    fn run(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> (usize, Stop) {
         let mut used = 0;
         loop {
             let rest = &input[used..];
             let step = match self.state {
                 State::Over(_) => return (input.len(), Stop::Starved),
-                _ if exchange.out.len() >= PIECE => return (used, Stop::Full),
-                State::Head(_) => self.read_head(rest, exchange),
+                _ if ctx.out.len() >= PIECE => return (used, Stop::Full),
+                State::Head(_) => self.read_head(rest, ctx),
                 State::Sized { head, whole } if whole <= rest.len() => {
-                    self.replay(&rest[..whole], head, exchange);
+                    self.replay(&rest[..whole], head, ctx);
                     Step::Used(whole)
                 }
                 State::Sized { .. } => Step::Starved(0),
-                State::Chunked(_) => self.read_chunks(rest, exchange),
-                State::Answering(..) => self.go_on_answering(exchange),
+                State::Chunked(_) => self.read_chunks(rest, ctx),
+                State::Answering(..) => self.go_on_answering(ctx),
             };
             match step {
                 Step::Used(length) => used += length,
@@ -217,7 +217,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
     fn settle(&mut self, stop: Stop) -> Next {
         match (&self.state, stop, self.waits) {
             (State::Over(_), _, _) => (),
-            (_, Stop::Full, _) => return Next::Proceed,
+            (_, Stop::Full, _) => return Next::Continue,
             (_, Stop::Starved, _) if self.input == Input::Ended => self.end(Next::Close),
             (State::Head(_), Stop::Starved, Waits::Rest) => (),
             (State::Head(_), Stop::Starved, _) if !self.buffer.is_empty() => {
@@ -233,14 +233,14 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
     }
 
     /// Looks for a head and, if its body is there as well, answers at once.
-    fn read_head(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Step {
+    fn read_head(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Step {
         let State::Head(scanner) = &mut self.state else {
             return Step::Used(0);
         };
         let blank = match scanner.skip_blank_lines(input) {
             Ok(blank) => blank,
             Err(fault) => {
-                self.refuse(fault, b"", exchange);
+                self.refuse(fault, b"", ctx);
                 return Step::Used(input.len());
             }
         };
@@ -248,45 +248,45 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         if let [] | [b'\r'] = bytes {
             return Step::Starved(blank);
         }
-        match scanner.scan(bytes, self.service.limits.head) {
+        match scanner.scan(bytes, self.service.limits.max_head_bytes) {
             Ok(Scan::Partial) => Step::Starved(blank),
-            Ok(Scan::Whole(length)) => Step::Used(blank + self.take_head(bytes, length, exchange)),
+            Ok(Scan::Whole(length)) => Step::Used(blank + self.take_head(bytes, length, ctx)),
             Err(fault) => {
-                self.refuse(fault, bytes, exchange);
+                self.refuse(fault, bytes, ctx);
                 Step::Used(input.len())
             }
         }
     }
 
     /// Judges the head in the first `length` bytes of `input`, and says how many bytes are used.
-    fn take_head(&mut self, input: &[u8], length: usize, exchange: &mut Exchange<'_>) -> usize {
+    fn take_head(&mut self, input: &[u8], length: usize, ctx: &mut ConnectionContext<'_>) -> usize {
         let (bytes, rest) = input.split_at(length);
         let limits = self.limits();
-        head::judge(bytes, limits.fields, |head| {
+        head::judge(bytes, limits.max_header_fields, |head| {
             let head = match head {
                 Ok(head) => head,
                 Err(fault) => {
-                    self.refuse(fault, bytes, exchange);
+                    self.refuse(fault, bytes, ctx);
                     return input.len();
                 }
             };
             match head.framing {
-                Framing::Length(body) if body > limits.body as u64 => {
-                    self.refuse(Fault::BODY, bytes, exchange);
+                Framing::Length(body) if body > limits.max_body_bytes as u64 => {
+                    self.refuse(Fault::BODY, bytes, ctx);
                     input.len()
                 }
                 // The cast is lossless: a body fits `limits.body`, which is a usize.
                 Framing::Length(body) if body <= rest.len() as u64 => {
-                    self.answer(&head, bytes, &rest[..body as usize], exchange);
+                    self.answer(&head, bytes, &rest[..body as usize], ctx);
                     length + body as usize
                 }
                 Framing::Length(body) => {
-                    invite(&head, rest, exchange);
+                    invite(&head, rest, ctx);
                     self.state = State::Sized { head: length, whole: length + body as usize };
                     0
                 }
                 Framing::Chunked => {
-                    invite(&head, rest, exchange);
+                    invite(&head, rest, ctx);
                     let bytes = bytes.to_vec();
                     let decoder = Decoder::default();
                     self.state =
@@ -297,34 +297,34 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         })
     }
 
-    fn read_chunks(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Step {
+    fn read_chunks(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Step {
         let State::Chunked(gathered) = &mut self.state else {
             return Step::Used(0);
         };
         let Gathered { bytes, head, decoder } = gathered.as_mut();
         let limits = &self.service.limits;
-        make_room(bytes, input.len(), *head + limits.body);
+        make_room(bytes, input.len(), *head + limits.max_body_bytes);
         match decoder.decode(input, bytes, limits) {
             Ok(Decoded::Partial) => Step::Starved(input.len()),
             Ok(Decoded::Whole(length)) => {
                 let (bytes, head) = (mem::take(bytes), *head);
-                self.replay(&bytes, head, exchange);
+                self.replay(&bytes, head, ctx);
                 Step::Used(length)
             }
             Err(fault) => {
                 let bytes = mem::take(bytes);
-                self.refuse(fault, &bytes, exchange);
+                self.refuse(fault, &bytes, ctx);
                 Step::Used(input.len())
             }
         }
     }
 
     /// Answers a request whose head was judged before its body had arrived.
-    fn replay(&mut self, request: &[u8], head: usize, exchange: &mut Exchange<'_>) {
+    fn replay(&mut self, request: &[u8], head: usize, ctx: &mut ConnectionContext<'_>) {
         let (bytes, body) = request.split_at(head);
-        head::judge(bytes, self.limits().fields, |head| match head {
-            Ok(head) => self.answer(&head, bytes, body, exchange),
-            Err(fault) => self.refuse(fault, bytes, exchange),
+        head::judge(bytes, self.limits().max_header_fields, |head| match head {
+            Ok(head) => self.answer(&head, bytes, body, ctx),
+            Err(fault) => self.refuse(fault, bytes, ctx),
         });
     }
 
@@ -358,7 +358,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
     fn store(&mut self, input: &[u8]) {
         let bound = match self.state {
             State::Sized { whole, .. } => whole,
-            _ => self.limits().head,
+            _ => self.limits().max_head_bytes,
         };
         make_room(&mut self.buffer, input.len(), bound);
         self.buffer.extend_from_slice(input);
@@ -367,9 +367,9 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
 
 /// Tells a client that waits for it to send the body, unless some of it is there already (RFC
 /// 9110, section 10.1.1).
-fn invite(head: &Head<'_>, rest: &[u8], exchange: &mut Exchange<'_>) {
+fn invite(head: &Head<'_>, rest: &[u8], ctx: &mut ConnectionContext<'_>) {
     if head.expects == Expects::Continue && rest.is_empty() {
-        exchange.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        ctx.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
     }
 }
 

@@ -15,7 +15,7 @@ mod sending;
 #[cfg(test)]
 mod tests;
 
-use crate::app::{App, BootError, Connection, Limits, Peer, Place, Service};
+use crate::app::{App, BootError, Connection, Limits, ClientInfo, WorkerInfo, Service};
 
 use self::connection::HttpConnection;
 
@@ -66,7 +66,7 @@ where
 /// ```
 pub fn app<F, H>(name: &str, boot: F) -> HttpApp<F>
 where
-    F: Fn(&Place) -> Result<H, BootError>,
+    F: Fn(&WorkerInfo) -> Result<H, BootError>,
     H: Handler + 'static,
 {
     HttpApp { name: name.to_owned(), boot }
@@ -82,15 +82,15 @@ pub struct HttpApp<F> {
 
 impl<F, H> App for HttpApp<F>
 where
-    F: Fn(&Place) -> Result<H, BootError>,
+    F: Fn(&WorkerInfo) -> Result<H, BootError>,
     H: Handler + 'static,
 {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn boot(&self, place: &Place) -> Result<Box<dyn Service>, BootError> {
-        Ok(Box::new(Http::new((self.boot)(place)?, place.limits)))
+    fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn Service>, BootError> {
+        Ok(Box::new(Http::new((self.boot)(worker)?, worker.limits)))
     }
 }
 
@@ -109,7 +109,7 @@ impl<H: Handler> Http<H> {
 }
 
 impl<H: Handler> Service for Http<H> {
-    fn connect(&self, peer: &Peer) -> Box<dyn Connection + '_> {
-        Box::new(HttpConnection::new(self, peer))
+    fn accept(&self, client: &ClientInfo) -> Box<dyn Connection + '_> {
+        Box::new(HttpConnection::new(self, client))
     }
 }

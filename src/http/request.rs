@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::head::Head;
-use crate::app::Allowance;
+use crate::app::DeadlineExtender;
 
 /// The version a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Request<'a> {
     head: &'a Head<'a>,
     body: &'a [u8],
     client: Option<SocketAddr>,
-    allowance: Allowance<'a>,
+    allowance: DeadlineExtender<'a>,
 }
 
 impl<'a> Request<'a> {
@@ -31,7 +31,7 @@ impl<'a> Request<'a> {
         head: &'a Head<'a>,
         body: &'a [u8],
         client: Option<SocketAddr>,
-        allowance: Allowance<'a>,
+        allowance: DeadlineExtender<'a>,
     ) -> Self {
         Self { head, body, client, allowance }
     }
@@ -96,7 +96,7 @@ impl<'a> Request<'a> {
     /// the handler may ask again, as often as there is progress. Until then the worker is not taken
     /// for hung on its account.
     pub fn extend(&self, time: Duration) {
-        self.allowance.extend(time);
+        self.allowance.extend_deadline(time);
     }
 }
 

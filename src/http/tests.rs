@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::sending::PIECE;
 use super::*;
-use crate::app::{Desk, Exchange, Next, Patience};
+use crate::app::{Desk, ConnectionContext, Next, ReadTimeout};
 
 const DATE: &[u8; 29] = b"Mon, 23 Nov 2026 05:54:10 GMT";
 
@@ -125,7 +125,7 @@ impl<'s> Client<'s> {
 
     fn of(service: &'s Http<Probe>, reusable: bool) -> Self {
         Self {
-            connection: service.connect(&Peer { address: None, reusable }),
+            connection: service.accept(&ClientInfo { address: None, allow_keepalive: reusable }),
             recorder: Recorder::default(),
             output: Vec::new(),
             largest: 0,
@@ -134,18 +134,18 @@ impl<'s> Client<'s> {
     }
 
     /// One call, and as many `proceed` as it asks for.
-    fn call(&mut self, act: impl FnOnce(&mut dyn Connection, &mut Exchange<'_>) -> Next) -> Next {
+    fn call(&mut self, act: impl FnOnce(&mut dyn Connection, &mut ConnectionContext<'_>) -> Next) -> Next {
         self.call_once(act);
-        while self.next == Next::Proceed {
-            self.call_once(|connection, exchange| connection.proceed(exchange));
+        while self.next == Next::Continue {
+            self.call_once(|connection, exchange| connection.resume(exchange));
         }
         self.next
     }
 
-    fn call_once(&mut self, act: impl FnOnce(&mut dyn Connection, &mut Exchange<'_>) -> Next) {
+    fn call_once(&mut self, act: impl FnOnce(&mut dyn Connection, &mut ConnectionContext<'_>) -> Next) {
         let mut out = Vec::new();
-        let mut exchange = Exchange::new(&mut out, &mut self.recorder);
-        self.next = act(self.connection.as_mut(), &mut exchange);
+        let mut ctx = ConnectionContext::new(&mut out, &mut self.recorder);
+        self.next = act(self.connection.as_mut(), &mut ctx);
         self.largest = self.largest.max(out.len());
         self.output.append(&mut out);
     }
@@ -159,7 +159,7 @@ impl<'s> Client<'s> {
     }
 
     fn expire(&mut self) -> Next {
-        self.call(|connection, exchange| connection.expire(exchange))
+        self.call(|connection, exchange| connection.on_timeout(exchange))
     }
 
     fn drain(&mut self) -> Next {
@@ -192,24 +192,24 @@ fn a_connection_is_small() {
 
 #[test]
 fn an_idle_connection_owns_no_buffer_and_a_body_no_more_than_its_limit() {
-    let limits = Limits { body: 1_000_000, ..Limits::default() };
+    let limits = Limits { max_body_bytes: 1_000_000, ..Limits::default() };
     let service = Http::new(Probe::default(), limits);
-    let peer = Peer { address: None, reusable: true };
+    let peer = ClientInfo { address: None, allow_keepalive: true };
     let mut connection = HttpConnection::new(&service, &peer);
     let (mut out, mut recorder) = (Vec::new(), Recorder::default());
     for coding in ["Content-Length: 1000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\nF4240\r\n"]
     {
         let head = format!("POST /204 HTTP/1.1\r\nHost: x\r\n{coding}");
-        let mut exchange = Exchange::new(&mut out, &mut recorder);
+        let mut ctx = ConnectionContext::new(&mut out, &mut recorder);
         let (first, rest) = head.as_bytes().split_at(20);
-        assert_eq!(connection.receive(first, &mut exchange), Next::Read);
-        assert_eq!(connection.receive(rest, &mut exchange), Next::Read);
+        assert_eq!(connection.receive(first, &mut ctx), Next::Read);
+        assert_eq!(connection.receive(rest, &mut ctx), Next::Read);
         for _ in 0..1000 {
             assert!(connection.footprint() <= head.len() + 1_000_000);
-            assert_eq!(connection.receive(&[b'x'; 1000], &mut exchange), Next::Read);
+            assert_eq!(connection.receive(&[b'x'; 1000], &mut ctx), Next::Read);
         }
         if coding.contains("chunked") {
-            connection.receive(b"\r\n0\r\n\r\n", &mut exchange);
+            connection.receive(b"\r\n0\r\n\r\n", &mut ctx);
         }
         assert_eq!(connection.footprint(), 0);
     }
@@ -332,7 +332,7 @@ fn expect_100_continue_is_met_only_while_the_body_is_missing() {
     assert_eq!(client.answer().2, "POST / ok");
     client.send(head.replace(": 2", ": 0"));
     assert_eq!(client.answer().2, "POST / ", "there is no body to wait for");
-    assert_eq!(client.send(head.replace(": 2", ": 99999999")), Next::Refuse);
+    assert_eq!(client.send(head.replace(": 2", ": 99999999")), Next::LingeringClose);
     assert_eq!(client.answer().0, 413);
 }
 
@@ -358,7 +358,7 @@ fn large_bodies_go_out_in_pieces() {
         let mut client = Client::new(&service);
         let input = format!("GET {path}?n={N} HTTP/1.1\r\nHost: x\r\n\r\n");
         client.call_once(|connection, exchange| connection.receive(input.as_bytes(), exchange));
-        assert_eq!(client.connection.patience(), Patience::Endless);
+        assert_eq!(client.connection.timeout(), ReadTimeout::None);
         assert_eq!(client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Read, "kept for later");
         assert!(client.largest <= PIECE + 300, "{path}: {}", client.largest);
         let output = client.read();
@@ -394,7 +394,7 @@ fn a_half_closed_client_gets_all_its_answers() {
         "GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(3)
     );
     client.call_once(|connection, exchange| connection.receive(input.as_bytes(), exchange));
-    assert_eq!(client.next, Next::Proceed);
+    assert_eq!(client.next, Next::Continue);
     assert_eq!(client.finish(), Next::Close);
     assert_eq!(client.recorder.units.len(), 4);
     assert!(client.read().ends_with("GET / "));

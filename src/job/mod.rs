@@ -19,7 +19,7 @@ pub use self::schedule::Schedule;
 pub use crate::app::{Job, JobContext, Then};
 pub use crate::time::{ClockReading, MonotonicTime, WallTime};
 
-use crate::app::{App, BootError, Place, Refusal};
+use crate::app::{App, BootError, WorkerInfo, ConfigError};
 
 /// An [`App`] out of a name and a function that makes a job, once for each thread of each worker.
 ///
@@ -38,7 +38,7 @@ use crate::app::{App, BootError, Place, Refusal};
 /// ```
 pub fn app<F, J>(name: &str, make: F) -> JobApp<F>
 where
-    F: Fn(&Place, usize) -> Result<J, BootError>,
+    F: Fn(&WorkerInfo, usize) -> Result<J, BootError>,
     J: Job + 'static,
 {
     JobApp { name: name.to_owned(), make }
@@ -53,7 +53,7 @@ pub struct JobApp<F> {
 
 impl<F, J> App for JobApp<F>
 where
-    F: Fn(&Place, usize) -> Result<J, BootError>,
+    F: Fn(&WorkerInfo, usize) -> Result<J, BootError>,
     J: Job + 'static,
 {
     fn name(&self) -> &str {
@@ -64,8 +64,8 @@ where
         true
     }
 
-    fn job(&self, place: &Place, thread: usize) -> Result<Box<dyn Job>, BootError> {
-        Ok(Box::new((self.make)(place, thread)?))
+    fn job(&self, worker: &WorkerInfo, thread: usize) -> Result<Box<dyn Job>, BootError> {
+        Ok(Box::new((self.make)(worker, thread)?))
     }
 }
 
@@ -85,7 +85,7 @@ where
 ///
 /// # Errors
 /// It is not a cron expression, or no date ever fits it.
-pub fn cron<F>(expression: &str, work: F) -> Result<Scheduled<F>, Refusal>
+pub fn cron<F>(expression: &str, work: F) -> Result<Scheduled<F>, ConfigError>
 where
     F: FnMut(&mut dyn JobContext) + Send,
 {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::cron::Cron;
-use crate::app::{Options, Refusal, Then};
+use crate::app::{Options, ConfigError, Then};
 use crate::duration;
 use crate::time::{ClockReading, MonotonicTime, WallTime};
 
@@ -62,8 +62,8 @@ impl Schedule {
     ///
     /// # Errors
     /// It is not a cron expression, or no date ever fits it.
-    pub fn cron(expression: &str) -> Result<Self, Refusal> {
-        let cron = Box::new(Cron::parse(expression).map_err(Refusal::new)?);
+    pub fn cron(expression: &str) -> Result<Self, ConfigError> {
+        let cron = Box::new(Cron::parse(expression).map_err(ConfigError::new)?);
         Ok(Self(Kind::Cron { cron, next: None, begun: None }))
     }
 
@@ -73,20 +73,20 @@ impl Schedule {
     ///
     /// # Errors
     /// One that makes no sense, or both at once.
-    pub fn from_options(options: &Options) -> Result<Option<Self>, Refusal> {
+    pub fn from_options(options: &Options) -> Result<Option<Self>, ConfigError> {
         match (options.get("every"), options.get("cron")) {
             (None, None) => Ok(None),
             (Some(text), None) => {
-                let bad = |why| Refusal::of_option("every", format!("{text:?} {why}"));
+                let bad = |why| ConfigError::for_option("every", format!("{text:?} {why}"));
                 Ok(Some(Self::every(duration::parse_duration(text, PERIOD_MIN).map_err(bad)?)))
             }
             (None, Some(text)) => {
-                let bad = |refusal: Refusal| Refusal::of_option("cron", refusal.to_string());
+                let bad = |refusal: ConfigError| ConfigError::for_option("cron", refusal.to_string());
                 Self::cron(text).map(Some).map_err(bad)
             }
             (Some(_), Some(_)) => {
                 let why = "a job has one schedule, and every is given too: leave one out";
-                Err(Refusal::of_option("cron", why))
+                Err(ConfigError::for_option("cron", why))
             }
         }
     }

@@ -7,20 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use super::arguments::{NO_ARRAY, Params};
 use super::error::Error;
-use crate::app::{Allowance, Place};
+use crate::app::{DeadlineExtender, WorkerInfo};
 
 /// One call: its parameters, who makes it, and where it is answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
     pub(super) params: Params<'a>,
     pub(super) peer: &'a Option<SocketAddr>,
-    pub(super) place: &'a Place,
-    pub(super) allowance: &'a Allowance<'a>,
+    pub(super) place: &'a WorkerInfo,
+    pub(super) allowance: &'a DeadlineExtender<'a>,
 }
 
 impl<'a> Call<'a> {
     /// The worker that answers.
-    pub fn place(&self) -> &'a Place {
+    pub fn place(&self) -> &'a WorkerInfo {
         self.place
     }
 
@@ -33,7 +33,7 @@ impl<'a> Call<'a> {
     /// may ask again, as often as there is progress. Until then the worker is not taken for hung on
     /// its account.
     pub fn extend(&self, time: Duration) {
-        self.allowance.extend(time);
+        self.allowance.extend_deadline(time);
     }
 
     /// The arguments, which may borrow from the message: a tuple such as `(&str, u64)`, `()` if

@@ -11,7 +11,7 @@ use super::error::{Error, NIL};
 use super::message::Message;
 use super::scan::{Fault, Scan, Scanner};
 use super::{Answer, Call, Limits, Rpc};
-use crate::app::{Connection, Exchange, Next, Patience, Peer};
+use crate::app::{Connection, ConnectionContext, Next, ReadTimeout, ClientInfo};
 
 /// The beginning of an answer: an array of four, of which the first is the type.
 const ANSWER: [u8; 2] = [0x94, 0x01];
@@ -78,30 +78,30 @@ enum Stop {
 }
 
 impl Connection for RpcConnection<'_> {
-    fn receive(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Next {
+    fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
         if input.is_empty() {
             self.input = Input::Ended;
         }
-        self.work(input, exchange)
+        self.work(input, ctx)
     }
 
-    fn proceed(&mut self, exchange: &mut Exchange<'_>) -> Next {
-        self.work(&[], exchange)
+    fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        self.work(&[], ctx)
     }
 
-    fn expire(&mut self, _exchange: &mut Exchange<'_>) -> Next {
+    fn on_timeout(&mut self, _exchange: &mut ConnectionContext<'_>) -> Next {
         match self.course {
             Course::Over(next) => next,
             Course::Serving | Course::Leaving => self.end(Next::Close),
         }
     }
 
-    fn drain(&mut self, _exchange: &mut Exchange<'_>) -> Next {
+    fn drain(&mut self, _exchange: &mut ConnectionContext<'_>) -> Next {
         match (self.course, self.waits) {
             (Course::Over(next), _) => next,
             (_, Waits::Turn) => {
                 self.course = Course::Leaving;
-                Next::Proceed
+                Next::Continue
             }
             _ if self.limits().linger.is_zero() => self.end(Next::Close),
             _ => {
@@ -112,22 +112,22 @@ impl Connection for RpcConnection<'_> {
         }
     }
 
-    fn patience(&self) -> Patience {
+    fn timeout(&self) -> ReadTimeout {
         let limits = self.limits();
         match self.waits {
-            Waits::First => Patience::Phase(self.phase, limits.first_call),
-            Waits::Another => Patience::Phase(self.phase, limits.keepalive),
-            Waits::Lingering => Patience::Phase(self.phase, limits.linger),
-            Waits::Rest => Patience::Silence(limits.silence),
+            Waits::First => ReadTimeout::Total(self.phase, limits.first_call),
+            Waits::Another => ReadTimeout::Total(self.phase, limits.keepalive),
+            Waits::Lingering => ReadTimeout::Total(self.phase, limits.linger),
+            Waits::Rest => ReadTimeout::Idle(limits.silence),
             // Now the peer is not waited for: how fast it reads is the caller's concern.
-            Waits::Turn => Patience::Endless,
+            Waits::Turn => ReadTimeout::None,
         }
     }
 }
 
 impl<'s> RpcConnection<'s> {
     /// A connection that has not made a call yet.
-    pub(super) fn new(rpc: &'s Rpc, peer: &Peer) -> Self {
+    pub(super) fn new(rpc: &'s Rpc, peer: &ClientInfo) -> Self {
         Self {
             rpc,
             peer: peer.address,
@@ -147,15 +147,15 @@ impl<'s> RpcConnection<'s> {
     }
 
     /// Goes on with what is buffered and `input`, and keeps what cannot be used yet.
-    fn work(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Next {
+    fn work(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
         let stop = if self.buffer.is_empty() {
-            let (used, stop) = self.run(input, exchange);
+            let (used, stop) = self.run(input, ctx);
             self.store(&input[used..]);
             stop
         } else {
             self.store(input);
             let (bytes, start) = (mem::take(&mut self.buffer), mem::take(&mut self.used));
-            let (used, stop) = self.run(&bytes[start..], exchange);
+            let (used, stop) = self.run(&bytes[start..], ctx);
             self.keep(bytes, start + used);
             stop
         };
@@ -164,7 +164,7 @@ impl<'s> RpcConnection<'s> {
 
     /// Works on as many messages as the input and the room for output allow. Returns how many
     /// bytes are done with.
-    fn run(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> (usize, Stop) {
+    fn run(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> (usize, Stop) {
         let limits = self.limits();
         let (mut used, mut calls) = (0, 0);
         loop {
@@ -172,19 +172,19 @@ impl<'s> RpcConnection<'s> {
                 return (input.len(), Stop::Starved(calls));
             }
             let rest = &input[used..];
-            if !rest.is_empty() && (calls == limits.calls || exchange.out.len() >= limits.output) {
+            if !rest.is_empty() && (calls == limits.calls || ctx.out.len() >= limits.output) {
                 return (used, Stop::Full);
             }
             let (message, length) = match self.next_message(rest) {
                 Ok(Some(found)) => found,
                 Ok(None) => return (used, Stop::Starved(calls)),
                 Err(_) => {
-                    self.end(Next::Refuse); // nothing that follows could be told from it
+                    self.end(Next::LingeringClose); // nothing that follows could be told from it
                     continue;
                 }
             };
             used += length;
-            self.take(&message, exchange);
+            self.take(&message, ctx);
             calls += 1;
         }
     }
@@ -210,7 +210,7 @@ impl<'s> RpcConnection<'s> {
             (Course::Over(next), _) => return next,
             (_, Stop::Full) => {
                 self.waits = Waits::Turn;
-                return Next::Proceed;
+                return Next::Continue;
             }
             (_, Stop::Starved(calls)) => calls,
         };
@@ -220,7 +220,7 @@ impl<'s> RpcConnection<'s> {
         match (self.course, calls, self.waits) {
             // What is on its way is not begun but thrown away, so that the client reads the rest.
             (Course::Leaving, 1.., _) | (Course::Leaving, _, Waits::Turn) => {
-                return self.end(Next::Refuse);
+                return self.end(Next::LingeringClose);
             }
             (Course::Leaving, ..) => (),
             _ if !self.buffer.is_empty() => self.waits = Waits::Rest,
@@ -234,39 +234,39 @@ impl<'s> RpcConnection<'s> {
     }
 
     /// Works on a call, as one unit of work.
-    fn take(&mut self, message: &Message<'_>, exchange: &mut Exchange<'_>) {
-        exchange.begin(message.method);
-        let begin = exchange.out.len();
+    fn take(&mut self, message: &Message<'_>, ctx: &mut ConnectionContext<'_>) {
+        ctx.begin_work(message.method);
+        let begin = ctx.out.len();
         if let Some(id) = message.id {
-            begin_result(exchange.out, id);
+            begin_result(ctx.out, id);
         }
-        let result = self.call(message, exchange);
+        let result = self.call(message, ctx);
         match (message.id, result) {
             (Some(_), Ok(())) => (),
             (Some(id), Err(error)) => {
-                exchange.out.truncate(begin);
-                begin_answer(exchange.out, id);
-                error.write(exchange.out);
-                exchange.out.push(NIL);
+                ctx.out.truncate(begin);
+                begin_answer(ctx.out, id);
+                error.write(ctx.out);
+                ctx.out.push(NIL);
             }
             // Nobody waits to be told, not even of an error.
-            (None, _) => exchange.out.truncate(begin),
+            (None, _) => ctx.out.truncate(begin),
         }
         if message.id.is_some() && self.limits().keepalive.is_zero() {
             self.end(Next::Close);
         }
-        exchange.end();
+        ctx.end_work();
     }
 
     /// Calls the method, which appends its result.
-    fn call(&mut self, message: &Message<'_>, exchange: &mut Exchange<'_>) -> Result<(), Error> {
-        let Rpc { service, place, .. } = self.rpc;
+    fn call(&mut self, message: &Message<'_>, ctx: &mut ConnectionContext<'_>) -> Result<(), Error> {
+        let Rpc { service, place: worker, .. } = self.rpc;
         let Some((found, method)) = service.find(message.method, self.last_method) else {
             return Err(Error::unknown(message.method));
         };
         self.last_method = found;
-        let (out, allowance) = exchange.split();
-        let call = Call { params: message.params, peer: &self.peer, place, allowance: &allowance };
+        let (out, allowance) = ctx.split();
+        let call = Call { params: message.params, peer: &self.peer, place: worker, allowance: &allowance };
         // The method is shared by all clients anyway: what a panic leaves behind in it is seen by
         // other threads whether it is caught here or not.
         catch_unwind(AssertUnwindSafe(|| method(&call, &mut Answer { out })))

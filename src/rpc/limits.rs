@@ -37,14 +37,14 @@ impl Default for Limits {
 impl From<app::Limits> for Limits {
     fn from(limits: app::Limits) -> Self {
         Self {
-            message: limits.body,
+            message: limits.max_body_bytes,
             depth: 64,
             calls: 64,
             output: 64 << 10,
             first_call: limits.header_timeout,
             silence: limits.body_timeout,
             keepalive: limits.keepalive,
-            linger: limits.linger,
+            linger: limits.drain_idle_timeout,
         }
     }
 }

@@ -31,7 +31,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::app::{self, App, BootError, Connection, Peer, Place};
+use crate::app::{self, App, BootError, Connection, ClientInfo, WorkerInfo};
 
 use self::connection::RpcConnection;
 use self::scan::{Scan, Scanner};
@@ -212,7 +212,7 @@ impl Hasher for Fnv {
 /// ```
 pub fn app<F>(name: &str, boot: F) -> RpcApp<F>
 where
-    F: Fn(&Place) -> Result<Service, BootError>,
+    F: Fn(&WorkerInfo) -> Result<Service, BootError>,
 {
     RpcApp { name: name.to_owned(), boot }
 }
@@ -227,14 +227,14 @@ pub struct RpcApp<F> {
 
 impl<F> App for RpcApp<F>
 where
-    F: Fn(&Place) -> Result<Service, BootError>,
+    F: Fn(&WorkerInfo) -> Result<Service, BootError>,
 {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn boot(&self, place: &Place) -> Result<Box<dyn app::Service>, BootError> {
-        Ok(Box::new(Rpc::new((self.boot)(place)?, place)))
+    fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn app::Service>, BootError> {
+        Ok(Box::new(Rpc::new((self.boot)(worker)?, worker)))
     }
 }
 
@@ -246,14 +246,14 @@ where
 #[derive(Debug)]
 pub struct Rpc {
     service: Service,
-    place: Place,
+    place: WorkerInfo,
     limits: Limits,
 }
 
 impl Rpc {
     /// A service in its place, within the limits that hold there.
-    pub fn new(service: Service, place: &Place) -> Self {
-        Self { service, place: place.clone(), limits: place.limits.into() }
+    pub fn new(service: Service, worker: &WorkerInfo) -> Self {
+        Self { service, place: worker.clone(), limits: worker.limits.into() }
     }
 
     /// The same within other limits.
@@ -264,7 +264,7 @@ impl Rpc {
 }
 
 impl app::Service for Rpc {
-    fn connect(&self, peer: &Peer) -> Box<dyn Connection + '_> {
-        Box::new(RpcConnection::new(self, peer))
+    fn accept(&self, client: &ClientInfo) -> Box<dyn Connection + '_> {
+        Box::new(RpcConnection::new(self, client))
     }
 }

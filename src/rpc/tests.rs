@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::arguments::Params;
 use super::*;
-use crate::app::{Desk, Exchange, Next, Options, Patience};
+use crate::app::{Desk, ConnectionContext, Next, Options, ReadTimeout};
 
 /// Counts units of work and keeps their labels.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -45,8 +45,8 @@ impl Desk for Recorder {
     }
 }
 
-fn place() -> Place {
-    Place {
+fn place() -> WorkerInfo {
+    WorkerInfo {
         pool: "main".to_owned(),
         slot: 3,
         generation: 1,
@@ -112,7 +112,7 @@ struct Client<'s> {
 impl<'s> Client<'s> {
     fn new(rpc: &'s Rpc) -> Self {
         Self {
-            connection: RpcConnection::new(rpc, &Peer { address: None, reusable: false }),
+            connection: RpcConnection::new(rpc, &ClientInfo { address: None, allow_keepalive: false }),
             recorder: Recorder::default(),
             output: Vec::new(),
             largest: 0,
@@ -123,18 +123,18 @@ impl<'s> Client<'s> {
     /// One call, and as many `proceed` as it asks for.
     fn call(
         &mut self,
-        act: impl FnOnce(&mut RpcConnection<'s>, &mut Exchange<'_>) -> Next,
+        act: impl FnOnce(&mut RpcConnection<'s>, &mut ConnectionContext<'_>) -> Next,
     ) -> Next {
         self.call_once(act);
-        while self.next == Next::Proceed {
-            self.call_once(|connection, exchange| connection.proceed(exchange));
+        while self.next == Next::Continue {
+            self.call_once(|connection, exchange| connection.resume(exchange));
         }
         self.next
     }
 
-    fn call_once(&mut self, act: impl FnOnce(&mut RpcConnection<'s>, &mut Exchange<'_>) -> Next) {
+    fn call_once(&mut self, act: impl FnOnce(&mut RpcConnection<'s>, &mut ConnectionContext<'_>) -> Next) {
         let mut out = Vec::new();
-        self.next = act(&mut self.connection, &mut Exchange::new(&mut out, &mut self.recorder));
+        self.next = act(&mut self.connection, &mut ConnectionContext::new(&mut out, &mut self.recorder));
         self.largest = self.largest.max(out.len());
         self.output.append(&mut out);
     }
@@ -152,7 +152,7 @@ impl<'s> Client<'s> {
     }
 
     fn expire(&mut self) -> Next {
-        self.call(|connection, exchange| connection.expire(exchange))
+        self.call(|connection, exchange| connection.on_timeout(exchange))
     }
 
     /// The next answer: its number, its error and its result.
@@ -330,14 +330,14 @@ fn arguments_of_any_shape_are_read() {
         }
     }
 
-    let place = place();
+    let worker = place();
     let mut recorder = Recorder::default();
     let mut out = Vec::new();
-    let mut exchange = Exchange::new(&mut out, &mut recorder);
-    let (_, allowance) = exchange.split();
+    let mut ctx = ConnectionContext::new(&mut out, &mut recorder);
+    let (_, allowance) = ctx.split();
     let call = |bytes| {
         let params = Params { bytes, flat: false };
-        Call { params, peer: &None, place: &place, allowance: &allowance }
+        Call { params, peer: &None, place: &worker, allowance: &allowance }
     };
     assert_eq!(call(b"\x92\x01\x02").arguments(), Ok((1, 2)));
     assert_eq!(call(b"\x92\x01\x02").arguments(), Ok(vec![1, 2]));
@@ -372,14 +372,14 @@ fn an_app_boots_the_service_within_its_limits() {
         Ok(service())
     });
     assert_eq!(app.name(), "sums");
-    let mut place = place();
-    place.limits.body = 20;
-    let service = app.boot(&place).unwrap();
-    let mut connection = service.connect(&Peer { address: None, reusable: true });
+    let mut worker = place();
+    worker.limits.max_body_bytes = 20;
+    let service = app.boot(&worker).unwrap();
+    let mut connection = service.accept(&ClientInfo { address: None, allow_keepalive: true });
     let (mut out, mut recorder) = (Vec::new(), Recorder::default());
-    let mut exchange = Exchange::new(&mut out, &mut recorder);
-    assert_eq!(connection.receive(&request(1, "add", (1, 2)), &mut exchange), Next::Read);
+    let mut ctx = ConnectionContext::new(&mut out, &mut recorder);
+    assert_eq!(connection.receive(&request(1, "add", (1, 2)), &mut ctx), Next::Read);
     let long = request(1, "fail", ("x".repeat(20),));
-    assert_eq!(connection.receive(&long, &mut exchange), Next::Refuse);
+    assert_eq!(connection.receive(&long, &mut ctx), Next::LingeringClose);
     assert_eq!(out, b"\x94\x01\x01\xc0\x03");
 }

@@ -1,6 +1,6 @@
 //! What settings can choose from, and whether they suit what they have chosen.
 
-use crate::app::{App, Refusal};
+use crate::app::{App, ConfigError};
 use crate::apps::Nothing;
 use crate::listen::Access;
 use crate::os::credentials::{self, Credentials};
@@ -184,7 +184,7 @@ fn listens_nowhere(app: &dyn App, class: &dyn WorkerClass) -> Option<String> {
 }
 
 /// What an app refuses, with the place of the option that is to blame.
-fn of_app(settings: &Settings, refusal: &Refusal) -> RuntimeError {
+fn of_app(settings: &Settings, refusal: &ConfigError) -> RuntimeError {
     let place = match refusal.option() {
         None => place(settings, "app"),
         Some(option) => match settings.option_source(option) {

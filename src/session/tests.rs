@@ -29,22 +29,22 @@ enum ScriptedReply {
 struct Script {
     calls: Vec<String>,
     replies: VecDeque<ScriptedReply>,
-    timeout: Patience,
+    timeout: ReadTimeout,
 }
 
 struct ScriptedConnection(Arc<Mutex<Script>>);
 
 impl ScriptedConnection {
-    fn reply(&self, call: String, context: &mut Exchange<'_>) -> Next {
+    fn reply(&self, call: String, context: &mut ConnectionContext<'_>) -> Next {
         let mut script = self.0.lock().unwrap();
-        context.begin(call.as_bytes());
+        context.begin_work(call.as_bytes());
         script.calls.push(call);
         let reply = script.replies.pop_front();
         drop(script);
         match reply.unwrap_or(ScriptedReply::Output("", Next::Read)) {
             ScriptedReply::Output(text, next) => {
                 context.out.extend_from_slice(text.as_bytes());
-                context.end();
+                context.end_work();
                 next
             }
             ScriptedReply::Panic(text) => {
@@ -56,25 +56,25 @@ impl ScriptedConnection {
 }
 
 impl Connection for ScriptedConnection {
-    fn receive(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Next {
+    fn receive(&mut self, input: &[u8], exchange: &mut ConnectionContext<'_>) -> Next {
         assert!(exchange.out.is_empty(), "output waits");
         self.reply(format!("receive {}", input.escape_ascii()), exchange)
     }
 
-    fn proceed(&mut self, exchange: &mut Exchange<'_>) -> Next {
+    fn resume(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
         assert!(exchange.out.is_empty(), "output waits");
         self.reply("proceed".to_owned(), exchange)
     }
 
-    fn expire(&mut self, exchange: &mut Exchange<'_>) -> Next {
+    fn on_timeout(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
         self.reply("expire".to_owned(), exchange)
     }
 
-    fn drain(&mut self, exchange: &mut Exchange<'_>) -> Next {
+    fn drain(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
         self.reply("drain".to_owned(), exchange)
     }
 
-    fn patience(&self) -> Patience {
+    fn timeout(&self) -> ReadTimeout {
         self.0.lock().unwrap().timeout
     }
 }
@@ -119,11 +119,11 @@ struct Client {
 }
 
 impl Client {
-    fn with_timeout(timeout: Patience) -> Self {
+    fn with_timeout(timeout: ReadTimeout) -> Self {
         Self::new(timeout, WRITE_TIMEOUT)
     }
 
-    fn new(timeout: Patience, write_timeout: Duration) -> Self {
+    fn new(timeout: ReadTimeout, write_timeout: Duration) -> Self {
         let script = Script { calls: Vec::new(), replies: VecDeque::new(), timeout };
         let script = Arc::new(Mutex::new(script));
         let now = MonotonicTime::from_nanos(1_000_000_000_000);
@@ -132,7 +132,7 @@ impl Client {
     }
 
     fn with_replies(replies: &[(&'static str, Next)]) -> Self {
-        let client = Self::with_timeout(Patience::Endless);
+        let client = Self::with_timeout(ReadTimeout::None);
         client.add_replies(replies);
         client
     }
@@ -146,7 +146,7 @@ impl Client {
         self.script.lock().unwrap().replies.push_back(ScriptedReply::Panic(after));
     }
 
-    fn set_timeout(&self, timeout: Patience) {
+    fn set_timeout(&self, timeout: ReadTimeout) {
         self.script.lock().unwrap().timeout = timeout;
     }
 
@@ -214,7 +214,7 @@ fn new_session_wants_read_and_calls_nothing() {
 
 #[test]
 fn output_is_sent_before_the_next_call() {
-    let mut client = Client::with_replies(&[("hello", Next::Proceed)]);
+    let mut client = Client::with_replies(&[("hello", Next::Continue)]);
     client.receive("hi");
     assert_eq!((client.wants(), client.unsent()), (Wants::Write, "hello"));
     client.send(2);
@@ -227,7 +227,7 @@ fn output_is_sent_before_the_next_call() {
 
 #[test]
 fn continue_repeats_until_output_or_read() {
-    let more = [("", Next::Proceed), ("", Next::Proceed), ("a", Next::Proceed), ("", Next::Read)];
+    let more = [("", Next::Continue), ("", Next::Continue), ("a", Next::Continue), ("", Next::Read)];
     let mut client = Client::with_replies(&more);
     client.receive("x");
     assert_eq!(client.calls(), ["receive x", "proceed", "proceed"]);
@@ -284,7 +284,7 @@ fn session_closing_after_output_is_not_open() {
 
 #[test]
 fn half_closed_client_receives_all_output() {
-    let mut client = Client::with_replies(&[("a", Next::Proceed), ("b", Next::Read)]);
+    let mut client = Client::with_replies(&[("a", Next::Continue), ("b", Next::Read)]);
     client.half_close();
     assert_eq!(client.unsent(), "a");
     client.send(1);
@@ -303,7 +303,7 @@ fn half_closed_client_without_output_is_closed() {
 
 #[test]
 fn half_closed_client_gets_no_lingering_close() {
-    let mut client = Client::with_replies(&[("no", Next::Refuse)]);
+    let mut client = Client::with_replies(&[("no", Next::LingeringClose)]);
     client.half_close();
     client.send(2);
     assert_eq!(client.wants(), Wants::Closed);

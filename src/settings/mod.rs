@@ -68,13 +68,13 @@ impl Settings {
     pub fn limits(&self) -> Limits {
         let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
         Limits {
-            head: bytes(self.limit_request_head),
-            fields: self.limit_request_fields,
-            body: bytes(self.limit_request_body),
+            max_head_bytes: bytes(self.limit_request_head),
+            max_header_fields: self.limit_request_fields,
+            max_body_bytes: bytes(self.limit_request_body),
             header_timeout: self.header_timeout,
             body_timeout: self.body_timeout,
             keepalive: self.keepalive,
-            linger: LINGER,
+            drain_idle_timeout: LINGER,
         }
     }
 

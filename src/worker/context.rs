@@ -12,7 +12,7 @@ use super::acceptor::Acceptor;
 use super::client::Client;
 use super::jobs::{Booted, SeatedJob};
 use super::lifecycle::{Lifecycle, Stop};
-use crate::app::{Connection, Exchange, Next, Patience, Peer, Place, Service};
+use crate::app::{Connection, ConnectionContext, Next, ReadTimeout, ClientInfo, WorkerInfo, Service};
 use crate::listen::{ListenerState, Listener, Stream};
 use crate::os::clock;
 use crate::session::Session;
@@ -35,7 +35,7 @@ pub struct WorkerContext<'a> {
     pub(crate) listeners: &'a [Arc<Listener>],
     pub(crate) program: &'a Booted,
     pub(crate) settings: &'a Settings,
-    pub(crate) place: &'a Place,
+    pub(crate) worker: &'a WorkerInfo,
     pub(crate) log: &'a Logger,
     pub(crate) life: &'static Lifecycle,
 }
@@ -52,7 +52,7 @@ impl<'a> WorkerContext<'a> {
     /// has the workers contend for each client. The answer may change when
     /// [`wake_fd`](Lifecycle::wake_fd) has been readable.
     pub fn is_assigned(&self, listener: &Listener) -> bool {
-        listener.is_assigned_to(self.place.slot)
+        listener.is_assigned_to(self.worker.slot)
     }
 
     /// Whether nobody serves at a listener after this worker, so that a graceful stop includes the
@@ -98,8 +98,8 @@ impl<'a> WorkerContext<'a> {
     }
 
     /// Where this worker sits.
-    pub fn place(&self) -> &'a Place {
-        self.place
+    pub fn worker(&self) -> &'a WorkerInfo {
+        self.worker
     }
 
     /// The log.
@@ -115,10 +115,10 @@ impl<'a> WorkerContext<'a> {
     /// Opens a session of the service for a client that has just been accepted. `reusable` tells
     /// whether the class can serve several units of work over one connection.
     pub fn new_client(&self, stream: Stream, address: Option<SocketAddr>, allow_keepalive: bool) -> Client<'a> {
-        let (service, peer) = (self.service(), Peer { address, reusable: allow_keepalive });
+        let (service, peer) = (self.service(), ClientInfo { address, allow_keepalive });
         // A panic costs this client its connection, and nobody else anything.
-        let accepted = catch_unwind(AssertUnwindSafe(|| service.connect(&peer)));
-        let connection = accepted.unwrap_or_else(|_| Box::new(Unserved));
+        let accepted = catch_unwind(AssertUnwindSafe(|| service.accept(&peer)));
+        let connection = accepted.unwrap_or_else(|_| Box::new(ClosedConnection));
         Client::new(stream, Session::new(connection, self.settings.write_timeout, clock::now()))
     }
 
@@ -129,7 +129,7 @@ impl<'a> WorkerContext<'a> {
 
     /// Says in the log that accepting pauses, and why.
     pub fn log_accept_pause(&self, error: &io::Error) {
-        warn!(self.log, "accepting pauses"; "slot" => self.place.slot,
+        warn!(self.log, "accepting pauses"; "slot" => self.worker.slot,
             "error" => %error, "pause_ms" => ACCEPT_PAUSE.as_millis() as u64);
     }
 
@@ -143,32 +143,32 @@ impl<'a> WorkerContext<'a> {
 pub(crate) struct NoService;
 
 impl Service for NoService {
-    fn connect(&self, _: &Peer) -> Box<dyn Connection + '_> {
-        Box::new(Unserved)
+    fn accept(&self, _: &ClientInfo) -> Box<dyn Connection + '_> {
+        Box::new(ClosedConnection)
     }
 }
 
 /// The connection of a client for which the service could make none.
-struct Unserved;
+struct ClosedConnection;
 
-impl Connection for Unserved {
-    fn receive(&mut self, _: &[u8], _: &mut Exchange<'_>) -> Next {
+impl Connection for ClosedConnection {
+    fn receive(&mut self, _: &[u8], _: &mut ConnectionContext<'_>) -> Next {
         Next::Close
     }
 
-    fn proceed(&mut self, _: &mut Exchange<'_>) -> Next {
+    fn resume(&mut self, _: &mut ConnectionContext<'_>) -> Next {
         Next::Close
     }
 
-    fn expire(&mut self, _: &mut Exchange<'_>) -> Next {
+    fn on_timeout(&mut self, _: &mut ConnectionContext<'_>) -> Next {
         Next::Close
     }
 
-    fn drain(&mut self, _: &mut Exchange<'_>) -> Next {
+    fn drain(&mut self, _: &mut ConnectionContext<'_>) -> Next {
         Next::Close
     }
 
-    fn patience(&self) -> Patience {
-        Patience::Silence(Duration::from_millis(1))
+    fn timeout(&self) -> ReadTimeout {
+        ReadTimeout::Idle(Duration::from_millis(1))
     }
 }

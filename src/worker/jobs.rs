@@ -13,7 +13,7 @@ use super::WorkerError;
 use super::context::WorkerContext;
 use super::lifecycle::{Lifecycle, Stop};
 use super::tracker::Desk;
-use crate::app::{App, BootError, Desk as _, Job, JobContext, Place, Service, Then};
+use crate::app::{App, BootError, Desk as _, Job, JobContext, WorkerInfo, Service, Then};
 use crate::os::wall_timer::{WallTimer, TimerEvent};
 use crate::os::{clock, poll};
 use crate::time::{ClockReading, MonotonicTime, WallTime};
@@ -35,11 +35,11 @@ impl Booted {
     ///
     /// # Errors
     /// The app's own.
-    pub(crate) fn boot(app: &dyn App, place: &Place, threads: usize) -> Result<Self, BootError> {
+    pub(crate) fn boot(app: &dyn App, worker: &WorkerInfo, threads: usize) -> Result<Self, BootError> {
         if !app.is_job() {
-            return app.boot(place).map(Self::Service);
+            return app.boot(worker).map(Self::Service);
         }
-        let jobs = (0..threads).map(|thread| app.job(place, thread));
+        let jobs = (0..threads).map(|thread| app.job(worker, thread));
         Ok(Self::Jobs(Mutex::new(jobs.collect::<Result<_, _>>()?)))
     }
 
@@ -167,7 +167,7 @@ impl<'a> Runner<'a> {
         }
         let pause = PAUSE_MIN.saturating_mul(1 << self.panics.min(16)).min(PAUSE_MAX);
         self.panics += 1;
-        warn!(self.ctx.log, "job pauses after a panic"; "slot" => self.ctx.place.slot,
+        warn!(self.ctx.log, "job pauses after a panic"; "slot" => self.ctx.worker.slot,
             "seat" => self.seat, "in_a_row" => self.panics, "pause_ms" => pause.as_millis() as u64);
         Wait::ToBeAsked(clock::now().saturating_add(pause))
     }
@@ -178,7 +178,7 @@ impl<'a> Runner<'a> {
             Then::After(delay) => Wait::Moment(clock::now().saturating_add(delay)),
             Then::At(date) => Wait::Date(date),
             Then::Done => {
-                info!(self.ctx.log, "job is done"; "slot" => self.ctx.place.slot,
+                info!(self.ctx.log, "job is done"; "slot" => self.ctx.worker.slot,
                     "seat" => self.seat);
                 Wait::End
             }
@@ -233,7 +233,7 @@ impl<'a> Runner<'a> {
         self.alarm = None;
         if !std::mem::replace(&mut self.lack_is_told, true) {
             warn!(self.ctx.log, "job would not notice if the clock were set";
-                "slot" => self.ctx.place.slot, "seat" => self.seat, "error" => %error);
+                "slot" => self.ctx.worker.slot, "seat" => self.seat, "error" => %error);
         }
         let now = clock::read_clocks();
         now.monotonic.saturating_add(date.duration_since(now.wall))
@@ -258,8 +258,8 @@ struct Run<'r, 'a> {
 }
 
 impl JobContext for Run<'_, '_> {
-    fn place(&self) -> &Place {
-        self.ctx.place
+    fn place(&self) -> &WorkerInfo {
+        self.ctx.worker
     }
 
     fn log(&self) -> &Logger {

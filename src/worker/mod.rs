@@ -31,7 +31,7 @@ pub use tracker::{Desk, Work};
 
 use std::error::Error;
 
-use crate::app::Refusal;
+use crate::app::ConfigError;
 use crate::settings::Settings;
 
 /// Why a class could not go on. The worker then ends with exit code 1 and is replaced.
@@ -80,7 +80,7 @@ pub trait WorkerClass {
     ///
     /// # Errors
     /// The reason for which this class cannot work under these settings.
-    fn check(&self, settings: &Settings) -> Result<(), Refusal> {
+    fn check(&self, settings: &Settings) -> Result<(), ConfigError> {
         let _ = settings;
         Ok(())
     }

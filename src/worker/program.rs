@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::context::WorkerContext;
 use super::lifecycle::Lifecycle;
-use crate::app::Refusal;
+use crate::app::ConfigError;
 use crate::listen::Listener;
 use crate::os::notify_socket::{Notification, NotifySocket};
 use crate::os::process::{self, Exit, Pid};
@@ -61,7 +61,7 @@ pub struct End(Exit);
 ///
 /// # Errors
 /// It does not exist, or cannot be executed.
-pub(crate) fn find(settings: &Settings) -> Result<(), Refusal> {
+pub(crate) fn find(settings: &Settings) -> Result<(), ConfigError> {
     let word = settings.command.first().map_or("", String::as_str);
     let own = settings.env.iter().rev().find(|(name, _)| name == "PATH");
     let path = own.map(|(_, value)| OsString::from(value)).or_else(|| std::env::var_os("PATH"));
@@ -72,7 +72,7 @@ pub(crate) fn find(settings: &Settings) -> Result<(), Refusal> {
         let is_line = settings.command.len() == 1 && word.contains(' ');
         let tip =
             if is_line { "; give the program and its arguments as separate words" } else { "" };
-        Refusal::new(format!("cannot run {word:?}{from}: {error}{tip}"))
+        ConfigError::new(format!("cannot run {word:?}{from}: {error}{tip}"))
     })
 }
 
@@ -95,9 +95,9 @@ impl Program {
         let timeout = ctx.settings.timeout;
         let mut variables: Vec<(OsString, OsString)> = Vec::new();
         let mut tell = |name: &str, value: String| variables.push((name.into(), value.into()));
-        tell("OSTLER_POOL", ctx.place.pool.clone());
-        tell("OSTLER_SLOT", ctx.place.slot.to_string());
-        tell("OSTLER_GENERATION", ctx.place.generation.to_string());
+        tell("OSTLER_POOL", ctx.worker.pool.clone());
+        tell("OSTLER_SLOT", ctx.worker.slot.to_string());
+        tell("OSTLER_GENERATION", ctx.worker.generation.to_string());
         tell("NOTIFY_SOCKET", mailbox.name().to_owned());
         let mut pid_variables = Vec::new();
         if !sockets.is_empty() {

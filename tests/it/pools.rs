@@ -548,8 +548,8 @@ fn pools_that_make_no_sense_are_refused_with_file_and_line() {
         for flags in [&[][..], &["--check-config"]] {
             let outcome = with_yaml(yaml, flags).run();
             assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
-            let place = format!("ostler.yaml:{line}:");
-            let all = words.iter().copied().chain([place.as_str()]);
+            let worker = format!("ostler.yaml:{line}:");
+            let all = words.iter().copied().chain([worker.as_str()]);
             for word in all {
                 assert!(outcome.stderr.contains(word), "no word of {word}: {outcome:?}");
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use slog::{Logger, debug, info, warn};
 
-use ostler::app::Refusal;
+use ostler::app::ConfigError;
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
 use ostler::worker::{End, Lifecycle, Output, Program, WorkerClass, WorkerContext, WorkerError};
@@ -33,15 +33,15 @@ impl WorkerClass for ExecClass {
         true
     }
 
-    fn check(&self, settings: &Settings) -> Result<(), Refusal> {
+    fn check(&self, settings: &Settings) -> Result<(), ConfigError> {
         if settings.max_requests > 0 {
-            return Err(Refusal::new(
+            return Err(ConfigError::new(
                 "exec cannot count the requests of a program, so max_requests must be 0: take \
                  max_lifetime or max_memory",
             ));
         }
         if settings.reuse_port {
-            return Err(Refusal::new(
+            return Err(ConfigError::new(
                 "exec cannot have reuse_port: a program cannot be told to look after the queue of \
                  another that has died; without it, all programs share one socket an address",
             ));
@@ -57,7 +57,7 @@ impl WorkerClass for ExecClass {
             life.note(&why);
             why
         })?;
-        let (pid, slot, log) = (std::process::id(), ctx.place().slot, ctx.log());
+        let (pid, slot, log) = (std::process::id(), ctx.worker().slot, ctx.log());
         info!(log, "program started"; "pid" => pid, "slot" => slot, "program" => program.id());
         let settings = ctx.settings();
         let terms = Terms {

@@ -201,13 +201,13 @@ impl Steward<'_, '_> {
     /// When a client is looked at that says nothing of a deadline.
     fn next_look(&self) -> MonotonicTime {
         let settings = self.ctx.settings();
-        let limits = self.ctx.place().limits;
+        let limits = self.ctx.worker().limits;
         let shortest = [
             limits.keepalive,
             limits.header_timeout,
             limits.body_timeout,
             settings.write_timeout,
-            if self.draining { limits.linger } else { Duration::MAX },
+            if self.draining { limits.drain_idle_timeout } else { Duration::MAX },
         ];
         let shortest = shortest.into_iter().filter(|limit| !limit.is_zero()).min();
         let shortest = shortest.unwrap_or(Duration::MAX).min(Duration::from_secs(60));

@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::app::{Exchange, Next};
+use crate::app::{ConnectionContext, Next};
 use crate::http::Handler;
 use crate::http::fault::Fault;
 use crate::http::head::{Head, Reuse};
@@ -21,10 +21,10 @@ impl<H: Handler> HttpConnection<'_, H> {
         head: &Head<'_>,
         bytes: &[u8],
         body: &[u8],
-        exchange: &mut Exchange<'_>,
+        ctx: &mut ConnectionContext<'_>,
     ) {
-        begin_unit(head, bytes, exchange);
-        let (_, allowance) = exchange.split();
+        begin_unit(head, bytes, ctx);
+        let (_, allowance) = ctx.split();
         let request = Request::new(head, body, self.client, allowance);
         let handler = &self.service.handler;
         // The handler is shared by all clients anyway: what a panic leaves behind in it is seen by
@@ -32,11 +32,11 @@ impl<H: Handler> HttpConnection<'_, H> {
         let response = catch_unwind(AssertUnwindSafe(|| handler.handle(&request)))
             .unwrap_or_else(|_| Response::status(500))
             .validated();
-        self.send(head, response, exchange);
-        exchange.end();
+        self.send(head, response, ctx);
+        ctx.end_work();
     }
 
-    fn send(&mut self, head: &Head<'_>, mut response: Response, exchange: &mut Exchange<'_>) {
+    fn send(&mut self, head: &Head<'_>, mut response: Response, ctx: &mut ConnectionContext<'_>) {
         let mut length = response.measure();
         let mut reuse = match (self.reuse, head.reuse, response.closing) {
             (Reuse::Allowed, Reuse::Allowed, Closing::AsAsked) => Reuse::Allowed,
@@ -50,10 +50,10 @@ impl<H: Handler> HttpConnection<'_, H> {
             (Reuse::Allowed, Version::Http10) => Persistence::KeepAlive,
             (Reuse::Allowed, Version::Http11) => Persistence::Usual,
         };
-        response.write_head(length, persistence, &exchange.date(), exchange.out);
+        response.write_head(length, persistence, &ctx.http_date(), ctx.out);
         let rest = match head.method {
             "HEAD" => None,
-            _ => Sending::begin(response.body, length, exchange.out),
+            _ => Sending::begin(response.body, length, ctx.out),
         };
         match rest {
             Some(sending) => self.state = State::Answering(sending, reuse),
@@ -61,10 +61,10 @@ impl<H: Handler> HttpConnection<'_, H> {
         }
     }
 
-    pub(super) fn go_on_answering(&mut self, exchange: &mut Exchange<'_>) -> Step {
+    pub(super) fn go_on_answering(&mut self, ctx: &mut ConnectionContext<'_>) -> Step {
         if let State::Answering(sending, reuse) = &mut self.state {
             let reuse = *reuse;
-            match sending.pour(exchange.out) {
+            match sending.pour(ctx.out) {
                 Poured::Partly => (),
                 Poured::Whole => self.finish_answer(reuse),
                 Poured::Broken => self.end(Next::Close),
@@ -85,24 +85,24 @@ impl<H: Handler> HttpConnection<'_, H> {
 
     /// Answers a request that cannot be understood or is not wanted, and of which so much has been
     /// `seen`; nothing is said after that.
-    pub(super) fn refuse(&mut self, fault: Fault, seen: &[u8], exchange: &mut Exchange<'_>) {
+    pub(super) fn refuse(&mut self, fault: Fault, seen: &[u8], ctx: &mut ConnectionContext<'_>) {
         let mut response = Response::refusal(fault);
         let length = response.measure();
-        response.write_head(length, Persistence::Close, &exchange.date(), exchange.out);
+        response.write_head(length, Persistence::Close, &ctx.http_date(), ctx.out);
         if !seen.starts_with(b"HEAD ") {
             // A refusal is small, so that nothing is left to send.
-            let _ = Sending::begin(response.body, length, exchange.out);
+            let _ = Sending::begin(response.body, length, ctx.out);
         }
-        self.end(Next::Refuse);
+        self.end(Next::LingeringClose);
     }
 }
 
 /// Begins a unit of work under the method and the path.
-fn begin_unit(head: &Head<'_>, bytes: &[u8], exchange: &mut Exchange<'_>) {
+fn begin_unit(head: &Head<'_>, bytes: &[u8], ctx: &mut ConnectionContext<'_>) {
     if head.target.starts_with(head.path) {
         // As they stand in the request line, one space between them.
-        exchange.begin(&bytes[..head.method.len() + 1 + head.path.len()]);
+        ctx.begin_work(&bytes[..head.method.len() + 1 + head.path.len()]);
     } else {
-        exchange.begin(format!("{} {}", head.method, head.path).as_bytes());
+        ctx.begin_work(format!("{} {}", head.method, head.path).as_bytes());
     }
 }

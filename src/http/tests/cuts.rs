@@ -19,7 +19,7 @@ struct Story {
 
 /// Plays `input` in pieces that end at `cuts`, and then perhaps the end of the input.
 fn play(input: &[u8], cuts: &[usize], end: End) -> Story {
-    let limits = Limits { head: 200, fields: 6, body: 40, ..Limits::default() };
+    let limits = Limits { max_head_bytes: 200, max_header_fields: 6, max_body_bytes: 40, ..Limits::default() };
     let service = Http::new(Probe::default(), limits);
     let mut client = Client::new(&service);
     let mut start = 0;
@@ -174,7 +174,7 @@ fn check_answers(story: &Story) {
         let is_last = place + 1 == story.seen.len();
         assert!(is_last || !rest.is_empty(), "{place} of {story:?}");
     }
-    if story.next == Next::Refuse {
+    if story.next == Next::LingeringClose {
         assert!(rest.starts_with("HTTP/1.1 4") || rest.starts_with("HTTP/1.1 5"), "{rest:?}");
         assert_eq!(rest.matches("HTTP/1.1 ").count(), 1 + rest.matches("and HTTP/1.1 are").count());
     } else {

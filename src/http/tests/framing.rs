@@ -10,7 +10,7 @@ fn get(fields: &str) -> String {
 /// behind a refused one, is never seen.
 #[track_caller]
 fn check(input: &str, expected: u16) {
-    check_with(Limits { head: 300, fields: 10, body: 20, ..Limits::default() }, input, expected);
+    check_with(Limits { max_head_bytes: 300, max_header_fields: 10, max_body_bytes: 20, ..Limits::default() }, input, expected);
 }
 
 #[track_caller]
@@ -24,11 +24,11 @@ fn check_with(limits: Limits, input: &str, expected: u16) {
         let (status, head, _) = client.answer();
         assert_eq!(status, expected, "{input:?} in pieces of {size}");
         if status != 200 {
-            assert_eq!(client.next, Next::Refuse, "{input:?}");
+            assert_eq!(client.next, Next::LingeringClose, "{input:?}");
             assert!(head.contains("\r\nConnection: close"), "{input:?}");
             client.send("GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n");
-            assert_eq!((client.finish(), client.expire()), (Next::Refuse, Next::Refuse));
-            assert_eq!((client.drain(), client.read().as_str()), (Next::Refuse, ""), "{input:?}");
+            assert_eq!((client.finish(), client.expire()), (Next::LingeringClose, Next::LingeringClose));
+            assert_eq!((client.drain(), client.read().as_str()), (Next::LingeringClose, ""), "{input:?}");
             assert!(service.handler.seen.lock().unwrap().is_empty(), "{input:?}");
         }
     }
@@ -229,11 +229,11 @@ fn limits() {
     check(&get(&format!("A: {}\r\n", "a".repeat(spare))), 200);
     check(&get(&format!("A: {}\r\n", "a".repeat(spare + 1))), 431);
     check(&format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(300)), 414);
-    let limits = Limits { fields: 500, ..Limits::default() };
+    let limits = Limits { max_header_fields: 500, ..Limits::default() };
     check_with(limits, &get(&"A: b\r\n".repeat(499)), 200);
     check_with(limits, &get(&"A: b\r\n".repeat(500)), 431);
-    check_with(Limits { fields: 0, ..Limits::default() }, "GET / HTTP/1.0\r\n\r\n", 200);
-    check_with(Limits { fields: 0, ..Limits::default() }, "GET / HTTP/1.0\r\nA: b\r\n\r\n", 431);
+    check_with(Limits { max_header_fields: 0, ..Limits::default() }, "GET / HTTP/1.0\r\n\r\n", 200);
+    check_with(Limits { max_header_fields: 0, ..Limits::default() }, "GET / HTTP/1.0\r\nA: b\r\n\r\n", 431);
 }
 
 #[test]

@@ -8,11 +8,11 @@ fn silence_is_answered_with_408_only_if_something_was_said() {
     for begun in ["G", "GET / HTTP/1.1\r\nHost: x\r\n", POST_HEAD, "HEAD / "] {
         let mut client = Client::new(&service);
         assert_eq!(client.send(begun), Next::Read);
-        assert_eq!(client.expire(), Next::Refuse, "{begun:?}");
+        assert_eq!(client.expire(), Next::LingeringClose, "{begun:?}");
         let (status, head, body) = client.answer();
         assert!(status == 408 && head.contains("\r\nConnection: close"));
         assert_eq!(body.is_empty(), begun == "HEAD / ");
-        assert_eq!((client.send("x"), client.read().as_str()), (Next::Refuse, ""));
+        assert_eq!((client.send("x"), client.read().as_str()), (Next::LingeringClose, ""));
     }
     for quiet in
         ["", "\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n\r\n"]
@@ -34,23 +34,23 @@ fn patience_follows_the_request() {
     let service = service();
     let limits = Limits::default();
     let mut client = Client::new(&service);
-    let head = |phase| Patience::Phase(phase, limits.header_timeout);
-    assert_eq!(client.connection.patience(), head(0));
+    let head = |phase| ReadTimeout::Total(phase, limits.header_timeout);
+    assert_eq!(client.connection.timeout(), head(0));
     client.send("GET");
-    assert_eq!(client.connection.patience(), head(0), "the connect began it");
+    assert_eq!(client.connection.timeout(), head(0), "the connect began it");
     client.send(" / HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(client.connection.patience(), Patience::Phase(1, limits.keepalive));
+    assert_eq!(client.connection.timeout(), ReadTimeout::Total(1, limits.keepalive));
     client.send("\r\n");
-    assert_eq!(client.connection.patience(), Patience::Phase(1, limits.keepalive));
+    assert_eq!(client.connection.timeout(), ReadTimeout::Total(1, limits.keepalive));
     client.send("P");
-    assert_eq!(client.connection.patience(), head(2));
+    assert_eq!(client.connection.timeout(), head(2));
     client.send(&POST_HEAD[1..20]);
-    assert_eq!(client.connection.patience(), head(2), "trickling does not help");
+    assert_eq!(client.connection.timeout(), head(2), "trickling does not help");
     client.send(&POST_HEAD[20..]);
-    assert_eq!(client.connection.patience(), Patience::Silence(limits.body_timeout));
+    assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.body_timeout));
     client.send("ok");
     assert!(
-        matches!(client.connection.patience(), Patience::Phase(3.., limit) if limit == limits.keepalive)
+        matches!(client.connection.timeout(), ReadTimeout::Total(3.., limit) if limit == limits.keepalive)
     );
 }
 
@@ -63,17 +63,17 @@ fn draining_waits_a_moment_for_an_idle_client() {
     used.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     used.read();
     for client in [&mut fresh, &mut used] {
-        let before = client.connection.patience();
+        let before = client.connection.timeout();
         assert_eq!(client.drain(), Next::Read);
-        let after = client.connection.patience();
-        assert!(matches!(after, Patience::Phase(_, limit) if limit == limits.linger));
+        let after = client.connection.timeout();
+        assert!(matches!(after, ReadTimeout::Total(_, limit) if limit == limits.drain_idle_timeout));
         assert_ne!(before, after);
     }
     assert_eq!(fresh.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Close);
     assert!(fresh.answer().1.contains("\r\nConnection: close"));
     assert_eq!(used.expire(), Next::Close);
     assert_eq!(used.read(), "");
-    let hasty = Http::new(Probe::default(), Limits { linger: Duration::ZERO, ..limits });
+    let hasty = Http::new(Probe::default(), Limits { drain_idle_timeout: Duration::ZERO, ..limits });
     assert_eq!(Client::new(&hasty).drain(), Next::Close);
 }
 

@@ -136,6 +136,6 @@ proptest! {
     fn arbitrary_bytes_harm_nobody(input in vec(any::<u8>(), 0..200), cut in any::<Index>()) {
         let whole = play(&input, &[], End::HalfClosed);
         assert_eq!(play(&input, &[cut.index(input.len() + 1)], End::HalfClosed), whole);
-        assert!(matches!(whole.next, Next::Close | Next::Refuse) || input.is_empty());
+        assert!(matches!(whole.next, Next::Close | Next::LingeringClose) || input.is_empty());
     }
 }

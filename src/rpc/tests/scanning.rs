@@ -7,10 +7,10 @@ fn expect_refusal(rpc: &Rpc, input: &[u8]) {
     let mut client = Client::new(rpc);
     client.send(request(1, "add", (1, 2)));
     let shown = &input[..input.len().min(40)].escape_ascii().to_string();
-    assert_eq!(client.send(input), Next::Refuse, "{shown}");
+    assert_eq!(client.send(input), Next::LingeringClose, "{shown}");
     client.expect(1, 3);
     assert_eq!(client.connection.footprint(), 0);
-    assert_eq!(client.send(request(2, "add", (1, 2))), Next::Refuse, "{shown}");
+    assert_eq!(client.send(request(2, "add", (1, 2))), Next::LingeringClose, "{shown}");
     assert!(client.output.is_empty(), "{shown}");
     assert_eq!(client.recorder.units, ["add"]);
 }
@@ -59,7 +59,7 @@ fn what_is_too_long_is_refused_before_it_has_come() {
         expect_refusal(&rpc, input);
     }
     // The last byte that is allowed, and one more.
-    for (size, next) in [(1000 - 12, Next::Read), (1000 - 11, Next::Refuse)] {
+    for (size, next) in [(1000 - 12, Next::Read), (1000 - 11, Next::LingeringClose)] {
         let mut client = Client::new(&rpc);
         let message = request(1, "echo", ("x".repeat(size),));
         assert_eq!(message.len(), size + 12);

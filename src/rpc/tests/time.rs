@@ -8,15 +8,15 @@ fn patience_follows_the_calls() {
     let limits = Limits::default();
     let mut client = Client::new(&rpc);
     let message = request(1, "add", (1, 2));
-    assert_eq!(client.connection.patience(), Patience::Phase(0, limits.first_call));
+    assert_eq!(client.connection.timeout(), ReadTimeout::Total(0, limits.first_call));
     client.send(&message[..3]);
-    assert_eq!(client.connection.patience(), Patience::Silence(limits.silence));
+    assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.silence));
     client.send(&message[3..]);
-    assert_eq!(client.connection.patience(), Patience::Phase(1, limits.keepalive));
+    assert_eq!(client.connection.timeout(), ReadTimeout::Total(1, limits.keepalive));
     client.send(&message);
-    assert_eq!(client.connection.patience(), Patience::Phase(2, limits.keepalive));
+    assert_eq!(client.connection.timeout(), ReadTimeout::Total(2, limits.keepalive));
     client.send(&message[..1]);
-    assert_eq!(client.connection.patience(), Patience::Silence(limits.silence));
+    assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.silence));
     client.output.clear();
     assert_eq!(client.expire(), Next::Close);
     assert!(client.output.is_empty());
@@ -44,11 +44,11 @@ fn draining_waits_a_moment_for_an_idle_client() {
             client.send(before);
         }
         assert_eq!(client.drain(), Next::Read);
-        let Patience::Phase(phase, limit) = client.connection.patience() else { panic!() };
+        let ReadTimeout::Total(phase, limit) = client.connection.timeout() else { panic!() };
         assert_eq!(limit, Limits::default().linger);
         // A part of a message lengthens nothing.
         client.send(if before.len() % 2 == 0 { &message[..1] } else { &message[4..5] });
-        assert_eq!(client.connection.patience(), Patience::Phase(phase, limit));
+        assert_eq!(client.connection.timeout(), ReadTimeout::Total(phase, limit));
         assert_eq!(client.expire(), Next::Close);
     }
     let hasty = rpc.within(Limits { linger: Duration::ZERO, ..Limits::default() });
@@ -63,11 +63,11 @@ fn draining_answers_what_has_come_whole() {
     client.send(&message[..4]);
     client.drain();
     let rest = [&message[4..], &message, &message[..4]].concat();
-    assert_eq!(client.send(rest), Next::Refuse);
+    assert_eq!(client.send(rest), Next::LingeringClose);
     client.expect(1, 3);
     client.expect(1, 3);
     assert!(client.output.is_empty());
-    assert_eq!(client.send(&message), Next::Refuse, "it has said that it is over");
+    assert_eq!(client.send(&message), Next::LingeringClose, "it has said that it is over");
     assert!(client.output.is_empty());
 }
 
@@ -82,7 +82,7 @@ fn draining_answers_what_waits_for_its_turn() {
                 let mut client = Client::new(&rpc);
                 let input = [message.repeat(calls), message[..rest].to_vec()].concat();
                 client.call_once(|connection, exchange| connection.receive(&input, exchange));
-                let waits = client.next == Next::Proceed;
+                let waits = client.next == Next::Continue;
                 assert_eq!(waits, calls > 64 || rest > 0);
                 let next = client.drain();
                 let lingers = !waits && !linger.is_zero();
@@ -90,7 +90,7 @@ fn draining_answers_what_waits_for_its_turn() {
                 let expected = match (lingers, hasty) {
                     (true, _) => Next::Read,
                     (_, true) => Next::Close,
-                    _ => Next::Refuse,
+                    _ => Next::LingeringClose,
                 };
                 assert_eq!(next, expected, "{calls} calls and {rest} bytes, {linger:?}");
                 (0..calls).for_each(|_| client.expect(1, 3));
@@ -106,8 +106,8 @@ fn the_end_of_the_input_waits_for_the_answers() {
     let mut client = Client::new(&rpc);
     let input = request(1, "add", (1, 2)).repeat(100);
     client.call_once(|connection, exchange| connection.receive(&input, exchange));
-    assert_eq!(client.next, Next::Proceed);
-    assert_eq!(client.connection.patience(), Patience::Endless);
+    assert_eq!(client.next, Next::Continue);
+    assert_eq!(client.connection.timeout(), ReadTimeout::None);
     assert_eq!(client.finish(), Next::Close);
     (0..100).for_each(|_| client.expect(1, 3));
 }

@@ -47,7 +47,7 @@ fn second_buffer_is_freed() {
 
 #[test]
 fn lingering_close_owns_no_buffer() {
-    let mut client = Client::with_replies(&[("no", Next::Refuse)]);
+    let mut client = Client::with_replies(&[("no", Next::LingeringClose)]);
     client.receive("x");
     client.send(2);
     assert_eq!((client.wants(), client.session.out.capacity()), (Wants::Linger, 0));

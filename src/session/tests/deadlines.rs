@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn no_timeout_has_no_deadline() {
-    let mut client = Client::with_timeout(Patience::Endless);
+    let mut client = Client::with_timeout(ReadTimeout::None);
     assert_eq!(client.time_left(), None);
     client.receive("x");
     assert_eq!(client.time_left(), None);
@@ -12,7 +12,7 @@ fn no_timeout_has_no_deadline() {
 
 #[test]
 fn idle_timeout_restarts_on_input() {
-    let mut client = Client::with_timeout(Patience::Silence(SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Idle(SECOND));
     assert_eq!(client.time_left(), Some(SECOND));
     client.advance_clock(SECOND - NANO);
     assert_eq!(client.time_left(), Some(NANO));
@@ -22,7 +22,7 @@ fn idle_timeout_restarts_on_input() {
 
 #[test]
 fn total_timeout_ignores_input() {
-    let mut client = Client::with_timeout(Patience::Phase(1, SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Total(1, SECOND));
     client.advance_clock(SECOND / 4);
     client.receive("x");
     client.advance_clock(SECOND / 4);
@@ -32,16 +32,16 @@ fn total_timeout_ignores_input() {
 
 #[test]
 fn new_phase_restarts_total_timeout() {
-    let mut client = Client::with_timeout(Patience::Phase(1, SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Total(1, SECOND));
     client.advance_clock(SECOND / 4);
-    client.set_timeout(Patience::Phase(2, SECOND));
+    client.set_timeout(ReadTimeout::Total(2, SECOND));
     client.receive("x");
     assert_eq!(client.time_left(), Some(SECOND));
 }
 
 #[test]
 fn total_timeout_continues_during_output() {
-    let mut client = Client::with_timeout(Patience::Phase(1, 5 * SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Total(1, 5 * SECOND));
     client.add_replies(&[("abc", Next::Read)]);
     client.receive("x");
     assert_eq!(client.time_left(), Some(WRITE_TIMEOUT));
@@ -52,7 +52,7 @@ fn total_timeout_continues_during_output() {
 
 #[test]
 fn zero_limit_has_no_deadline() {
-    for timeout in [Patience::Silence(Duration::ZERO), Patience::Phase(1, Duration::ZERO)] {
+    for timeout in [ReadTimeout::Idle(Duration::ZERO), ReadTimeout::Total(1, Duration::ZERO)] {
         let mut client = Client::new(timeout, Duration::ZERO);
         assert_eq!(client.time_left(), None);
         client.add_replies(&[("abc", Next::Read)]);
@@ -65,7 +65,7 @@ fn zero_limit_has_no_deadline() {
 
 #[test]
 fn write_deadline_moves_on_progress_only() {
-    let mut client = Client::with_timeout(Patience::Silence(SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Idle(SECOND));
     client.add_replies(&[("abc", Next::Read), ("d", Next::Read)]);
     client.receive("x");
     client.advance_clock(SECOND);
@@ -92,7 +92,7 @@ fn write_timeout_closes_without_a_call() {
 
 #[test]
 fn idle_timeout_may_send_a_reply() {
-    let mut client = Client::with_timeout(Patience::Silence(SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Idle(SECOND));
     client.add_replies(&[("too late", Next::Close)]);
     client.advance_clock(SECOND);
     client.time_out();
@@ -105,7 +105,7 @@ fn idle_timeout_may_send_a_reply() {
 
 #[test]
 fn idle_timeout_may_be_extended() {
-    let mut client = Client::with_timeout(Patience::Silence(SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Idle(SECOND));
     client.advance_clock(SECOND);
     client.time_out();
     assert_eq!((client.wants(), client.time_left()), (Wants::Read, Some(SECOND)));
@@ -122,18 +122,18 @@ fn on_sent_zero_keeps_write_deadline() {
 
 #[test]
 fn closed_session_has_no_deadline() {
-    let mut client = Client::with_timeout(Patience::Silence(SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Idle(SECOND));
     client.add_replies(&[("", Next::Close)]);
     client.receive("x");
     assert_eq!((client.wants(), client.time_left()), (Wants::Closed, None));
-    let mut client = Client::with_timeout(Patience::Silence(SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Idle(SECOND));
     client.session.abort();
     assert_eq!((client.wants(), client.time_left()), (Wants::Closed, None));
 }
 
 #[test]
 fn expired_phase_without_change_closes() {
-    let mut client = Client::with_timeout(Patience::Phase(1, SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Total(1, SECOND));
     client.advance_clock(SECOND);
     client.time_out();
     assert_eq!((client.wants(), client.time_left()), (Wants::Closed, None));
@@ -142,8 +142,8 @@ fn expired_phase_without_change_closes() {
 
 #[test]
 fn expired_phase_followed_by_another_stays_open() {
-    let mut client = Client::with_timeout(Patience::Phase(1, SECOND));
-    client.set_timeout(Patience::Phase(2, SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Total(1, SECOND));
+    client.set_timeout(ReadTimeout::Total(2, SECOND));
     client.advance_clock(SECOND);
     client.time_out();
     assert_eq!((client.wants(), client.time_left()), (Wants::Read, Some(SECOND)));
@@ -151,12 +151,12 @@ fn expired_phase_followed_by_another_stays_open() {
 
 #[test]
 fn phase_after_other_timeout_restarts() {
-    for between in [Patience::Endless, Patience::Silence(MINUTE)] {
-        let mut client = Client::with_timeout(Patience::Phase(1, SECOND));
+    for between in [ReadTimeout::None, ReadTimeout::Idle(MINUTE)] {
+        let mut client = Client::with_timeout(ReadTimeout::Total(1, SECOND));
         client.set_timeout(between);
         client.receive("x");
         client.advance_clock(10 * SECOND);
-        client.set_timeout(Patience::Phase(1, SECOND));
+        client.set_timeout(ReadTimeout::Total(1, SECOND));
         client.receive("x");
         assert_eq!(client.time_left(), Some(SECOND));
     }

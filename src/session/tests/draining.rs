@@ -23,8 +23,8 @@ fn drain_of_busy_client_may_continue() {
 
 #[test]
 fn drain_may_change_timeout() {
-    let mut client = Client::with_timeout(Patience::Silence(5 * SECOND));
-    client.set_timeout(Patience::Silence(SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Idle(5 * SECOND));
+    client.set_timeout(ReadTimeout::Idle(SECOND));
     client.drain();
     assert_eq!(client.time_left(), Some(SECOND));
 }
@@ -42,7 +42,7 @@ fn drain_sends_output_before_close() {
 
 #[test]
 fn drain_keeps_decided_continue() {
-    let answers = [("abc", Next::Proceed), ("", Next::Read), ("def", Next::Close)];
+    let answers = [("abc", Next::Continue), ("", Next::Read), ("def", Next::Close)];
     let mut client = Client::with_replies(&answers);
     client.receive("x");
     client.drain();
@@ -53,8 +53,8 @@ fn drain_keeps_decided_continue() {
 
 #[test]
 fn drain_keeps_decided_close() {
-    for (decided, end) in [(Next::Close, Wants::Closed), (Next::Refuse, Wants::Linger)] {
-        for drained in [Next::Read, Next::Proceed, Next::Close, Next::Refuse] {
+    for (decided, end) in [(Next::Close, Wants::Closed), (Next::LingeringClose, Wants::Linger)] {
+        for drained in [Next::Read, Next::Continue, Next::Close, Next::LingeringClose] {
             let mut client = Client::with_replies(&[("abc", decided), ("", drained)]);
             client.receive("x");
             client.drain();
@@ -76,7 +76,7 @@ fn drain_of_half_closed_client_sends_output() {
 
 #[test]
 fn drain_reply_has_write_deadline() {
-    let mut client = Client::with_timeout(Patience::Silence(SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Idle(SECOND));
     client.add_replies(&[("bye", Next::Close)]);
     client.drain();
     assert_eq!((client.unsent(), client.time_left()), ("bye", Some(WRITE_TIMEOUT)));
@@ -84,7 +84,7 @@ fn drain_reply_has_write_deadline() {
 
 #[test]
 fn drain_output_follows_waiting_output() {
-    let answers = [("abc", Next::Read), ("", Next::Proceed), ("d", Next::Close)];
+    let answers = [("abc", Next::Read), ("", Next::Continue), ("d", Next::Close)];
     let mut client = Client::with_replies(&answers);
     client.receive("x");
     client.drain();
@@ -94,7 +94,7 @@ fn drain_output_follows_waiting_output() {
 
 #[test]
 fn drain_may_linger_after_output() {
-    let mut client = Client::with_replies(&[("abc", Next::Read), ("", Next::Refuse)]);
+    let mut client = Client::with_replies(&[("abc", Next::Read), ("", Next::LingeringClose)]);
     client.receive("x");
     client.drain();
     client.send(3);

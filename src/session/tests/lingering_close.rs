@@ -3,7 +3,7 @@
 use super::*;
 
 fn lingering_client() -> Client {
-    let mut client = Client::with_replies(&[("no", Next::Refuse)]);
+    let mut client = Client::with_replies(&[("no", Next::LingeringClose)]);
     client.receive("x");
     assert_eq!(client.wants(), Wants::Write, "the answer goes first");
     client.send(2);
@@ -48,7 +48,7 @@ fn lingering_close_ends_at_timeout() {
 
 #[test]
 fn lingering_close_without_output_starts_at_once() {
-    let mut client = Client::with_replies(&[("", Next::Refuse)]);
+    let mut client = Client::with_replies(&[("", Next::LingeringClose)]);
     client.receive("x");
     assert_eq!(client.wants(), Wants::Linger);
     assert_eq!(client.time_left(), Some(LINGERING_CLOSE_TIMEOUT));
@@ -56,7 +56,7 @@ fn lingering_close_without_output_starts_at_once() {
 
 #[test]
 fn lingering_close_unread_output_times_out() {
-    let mut client = Client::with_replies(&[("no", Next::Refuse)]);
+    let mut client = Client::with_replies(&[("no", Next::LingeringClose)]);
     client.receive("x");
     assert_eq!(client.time_left(), Some(WRITE_TIMEOUT));
     client.time_out();

@@ -21,7 +21,7 @@ fn panic_in_any_call_closes_session() {
         how(&mut client);
         assert_eq!(client.wants(), Wants::Closed);
     }
-    let mut client = Client::with_replies(&[("a", Next::Proceed)]);
+    let mut client = Client::with_replies(&[("a", Next::Continue)]);
     client.add_panic("");
     client.receive("x");
     client.send(1);
@@ -55,23 +55,23 @@ fn panic_in_drain_keeps_complete_output() {
 struct PanickingTimeout;
 
 impl Connection for PanickingTimeout {
-    fn receive(&mut self, _: &[u8], _: &mut Exchange<'_>) -> Next {
+    fn receive(&mut self, _: &[u8], _: &mut ConnectionContext<'_>) -> Next {
         Next::Read
     }
 
-    fn proceed(&mut self, _: &mut Exchange<'_>) -> Next {
+    fn resume(&mut self, _: &mut ConnectionContext<'_>) -> Next {
         Next::Read
     }
 
-    fn expire(&mut self, _: &mut Exchange<'_>) -> Next {
+    fn on_timeout(&mut self, _: &mut ConnectionContext<'_>) -> Next {
         Next::Read
     }
 
-    fn drain(&mut self, _: &mut Exchange<'_>) -> Next {
+    fn drain(&mut self, _: &mut ConnectionContext<'_>) -> Next {
         Next::Close
     }
 
-    fn patience(&self) -> Patience {
+    fn timeout(&self) -> ReadTimeout {
         panic!("asked for");
     }
 }

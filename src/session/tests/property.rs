@@ -15,13 +15,13 @@ type PlannedReply = (usize, Next);
 /// Says the numbers of its bytes, so that none can be lost, doubled or moved.
 struct Counter {
     replies: VecDeque<PlannedReply>,
-    timeout: Patience,
+    timeout: ReadTimeout,
     emitted: Arc<AtomicU32>,
     input: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Counter {
-    fn emit(&mut self, exchange: &mut Exchange<'_>) -> Next {
+    fn emit(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
         let (length, next) = self.replies.pop_front().unwrap_or((0, Next::Read));
         for _ in 0..length {
             exchange.out.push(self.emitted.fetch_add(1, Ordering::Relaxed) as u8);
@@ -31,27 +31,27 @@ impl Counter {
 }
 
 impl Connection for Counter {
-    fn receive(&mut self, input: &[u8], exchange: &mut Exchange<'_>) -> Next {
+    fn receive(&mut self, input: &[u8], exchange: &mut ConnectionContext<'_>) -> Next {
         assert!(exchange.out.is_empty(), "asked while output waits");
         self.input.lock().unwrap().extend_from_slice(input);
         self.emit(exchange)
     }
 
-    fn proceed(&mut self, exchange: &mut Exchange<'_>) -> Next {
+    fn resume(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
         assert!(exchange.out.is_empty(), "asked while output waits");
         self.emit(exchange)
     }
 
-    fn expire(&mut self, exchange: &mut Exchange<'_>) -> Next {
+    fn on_timeout(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
         assert!(exchange.out.is_empty(), "asked while output waits");
         self.emit(exchange)
     }
 
-    fn drain(&mut self, exchange: &mut Exchange<'_>) -> Next {
+    fn drain(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
         self.emit(exchange)
     }
 
-    fn patience(&self) -> Patience {
+    fn timeout(&self) -> ReadTimeout {
         self.timeout
     }
 }
@@ -69,9 +69,9 @@ enum Event {
 fn any_reply() -> impl Strategy<Value = PlannedReply> {
     let next = prop_oneof![
         8 => Just(Next::Read),
-        8 => Just(Next::Proceed),
+        8 => Just(Next::Continue),
         1 => Just(Next::Close),
-        1 => Just(Next::Refuse),
+        1 => Just(Next::LingeringClose),
     ];
     (select(&[0, 0, 1, 3, 300][..]), next)
 }
@@ -86,17 +86,17 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn any_timeout() -> impl Strategy<Value = Patience> {
+fn any_timeout() -> impl Strategy<Value = ReadTimeout> {
     let limits = select(vec![Duration::ZERO, SECOND, 5 * SECOND]);
     prop_oneof![
-        Just(Patience::Endless),
-        limits.clone().prop_map(Patience::Silence),
-        (0..2_u32, limits).prop_map(|(number, limit)| Patience::Phase(number, limit)),
+        Just(ReadTimeout::None),
+        limits.clone().prop_map(ReadTimeout::Idle),
+        (0..2_u32, limits).prop_map(|(number, limit)| ReadTimeout::Total(number, limit)),
     ]
 }
 
 /// Plays those events that the session waits for, as a worker class does.
-fn run_events(replies: Vec<PlannedReply>, timeout: Patience, write_timeout: Duration, events: Vec<Event>) {
+fn run_events(replies: Vec<PlannedReply>, timeout: ReadTimeout, write_timeout: Duration, events: Vec<Event>) {
     let (emitted, received) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(Vec::new())));
     let connection = Counter {
         replies: replies.into(),
@@ -157,8 +157,8 @@ fn run_events(replies: Vec<PlannedReply>, timeout: Patience, write_timeout: Dura
 }
 
 /// Whether the deadline may lie in the past: the connection has let its phase end, and gone on.
-fn is_total_timeout(timeout: Patience) -> bool {
-    matches!(timeout, Patience::Phase(..))
+fn is_total_timeout(timeout: ReadTimeout) -> bool {
+    matches!(timeout, ReadTimeout::Total(..))
 }
 
 proptest! {
