@@ -28,7 +28,7 @@ use ostler::apps::{Demo, Echo};
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
 use ostler::worker::{
-    Acceptor, Accept, Buffers, Carried, Deadlines, Desk, Stop, WorkerClass, WorkerContext,
+    Acceptor, Accept, Buffers, CompletionClient, TimerWheel, Desk, Stop, WorkerClass, WorkerContext,
     WorkerError,
 };
 use slab::Slab;
@@ -71,7 +71,7 @@ impl WorkerClass for Uring {
             acceptor: ctx.acceptor(),
             watched: vec![false; ctx.listeners().len()],
             guests: Slab::new(),
-            deadlines: Deadlines::new(life.now()),
+            deadlines: TimerWheel::new(life.now()),
             buffers: Buffers::default(),
             desk: life.desk(0).beating(),
         };
@@ -92,8 +92,8 @@ struct Worker<'a> {
     acceptor: Acceptor<'a>,
     /// Which listeners the ring polls.
     watched: Vec<bool>,
-    guests: Slab<Carried<'a>>,
-    deadlines: Deadlines,
+    guests: Slab<CompletionClient<'a>>,
+    deadlines: TimerWheel,
     buffers: Buffers,
     desk: Desk<'a>,
 }
@@ -107,7 +107,7 @@ impl Worker<'_> {
             let until = match self.acceptor.poll(self.guests.len()) {
                 Accept::Client(stream, address) => {
                     let client = self.ctx.new_client(stream, address, true);
-                    let token = self.guests.insert(client.carried(INPUT_BYTES));
+                    let token = self.guests.insert(client.into_completion(INPUT_BYTES));
                     self.attend(token)?;
                     Some(MonotonicTime::default()) // others may wait: no sleep
                 }
@@ -207,8 +207,8 @@ impl Worker<'_> {
                 let (token, count) = ((data >> 1) as usize, usize::try_from(result).ok());
                 let (guest, buffers) = (&mut self.guests[token], &mut self.buffers);
                 match data & 1 {
-                    0 => guest.received(count, buffers, &mut self.desk),
-                    _ => guest.sent(count, buffers, &mut self.desk),
+                    0 => guest.complete_recv(count, buffers, &mut self.desk),
+                    _ => guest.complete_send(count, buffers, &mut self.desk),
                 }
                 self.attend(token)
             }
@@ -221,7 +221,7 @@ impl Worker<'_> {
         if self.ctx.life().stopping() == Stop::Graceful {
             guest.drain(&mut self.buffers, &mut self.desk);
         }
-        if guest.is_over() {
+        if guest.is_finished() {
             self.guests.remove(token);
             self.deadlines.clear(token);
             return Ok(());
@@ -230,11 +230,11 @@ impl Worker<'_> {
             self.deadlines.set(token, deadline);
         }
         let (fd, data) = (Fd(guest.as_raw_fd()), (token as u64) << 1);
-        let receive = guest.receive().map(|room| {
+        let receive = guest.next_recv().map(|room| {
             let receive = opcode::Recv::new(fd, room.as_mut_ptr(), room.len() as u32);
             (receive.ioprio(POLL_FIRST).build(), data)
         });
-        let send = guest.send().map(|bytes| {
+        let send = guest.next_send().map(|bytes| {
             let send = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32);
             (send.flags(libc::MSG_NOSIGNAL).build(), data | 1)
         });

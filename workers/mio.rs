@@ -9,7 +9,7 @@ use ::mio::event::Event;
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Token};
 use ostler::worker::{
-    Buffers, Client, Deadlines, Desk, EpollAcceptor, Look, Stop, Turn, WorkerClass, WorkerContext,
+    Buffers, Client, TimerWheel, Desk, EpollAcceptor, ReadMode, Stop, DriveStatus, WorkerClass, WorkerContext,
     WorkerError,
 };
 use slab::Slab;
@@ -41,22 +41,22 @@ impl WorkerClass for MioClass {
 struct EventLoop<'a> {
     ctx: &'a WorkerContext<'a>,
     poll: Poll,
-    gate: EpollAcceptor<'a>,
-    clients: Slab<Guest<'a>>,
-    deadlines: Deadlines,
+    acceptor: EpollAcceptor<'a>,
+    clients: Slab<ClientEntry<'a>>,
+    timers: TimerWheel,
     /// Clients that could go on, but have had their share.
-    eager: VecDeque<usize>,
+    ready: VecDeque<usize>,
     buffers: Buffers,
-    desk: Desk<'a>,
+    tracker: Desk<'a>,
     draining: bool,
 }
 
-struct Guest<'a> {
+struct ClientEntry<'a> {
     client: Client<'a>,
     /// Whether it is among those that could go on.
-    eager: bool,
+    ready: bool,
     /// Whether the poll tells of room for output as well.
-    tells_of_room: bool,
+    wants_writable: bool,
 }
 
 impl<'a> EventLoop<'a> {
@@ -64,16 +64,16 @@ impl<'a> EventLoop<'a> {
         let poll = Poll::new()?;
         let wake = ctx.life().wake_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
-        let gate = EpollAcceptor::register(ctx, &poll, FIRST_LISTENER)?;
+        let acceptor = EpollAcceptor::register(ctx, &poll, FIRST_LISTENER)?;
         Ok(Self {
             ctx,
             poll,
-            gate,
+            acceptor,
             clients: Slab::new(),
-            deadlines: Deadlines::new(ctx.life().now()),
-            eager: VecDeque::new(),
+            timers: TimerWheel::new(ctx.life().now()),
+            ready: VecDeque::new(),
             buffers: Buffers::default(),
-            desk: ctx.life().desk(0).beating(),
+            tracker: ctx.life().desk(0).beating(),
             draining: false,
         })
     }
@@ -82,29 +82,29 @@ impl<'a> EventLoop<'a> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         loop {
             self.ctx.life().notify();
-            self.sleep(&mut events)?;
+            self.wait(&mut events)?;
             for event in &events {
                 // Many clients, each quick enough, may together take longer than a beat.
                 self.ctx.life().notify();
                 match event.token() {
-                    WAKE => self.heed_signals()?,
+                    WAKE => self.handle_signals()?,
                     Token(listener) if listener >= FIRST_LISTENER => {
                         self.accept(listener - FIRST_LISTENER)?;
                     }
-                    Token(client) => self.attend(client, look(event)),
+                    Token(client) => self.drive(client, read_mode(event)),
                 }
             }
-            self.serve_the_eager();
-            self.expire();
-            self.gate.update(self.clients.len(), &self.poll)?;
+            self.drive_ready();
+            self.expire_clients();
+            self.acceptor.update(self.clients.len(), &self.poll)?;
             if self.ctx.life().stopping() == Stop::Now || self.is_done()? {
                 return Ok(());
             }
         }
     }
 
-    fn sleep(&mut self, events: &mut Events) -> io::Result<()> {
-        let timeout = if self.eager.is_empty() { self.patience() } else { Some(Duration::ZERO) };
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let timeout = if self.ready.is_empty() { self.poll_timeout() } else { Some(Duration::ZERO) };
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
@@ -112,19 +112,19 @@ impl<'a> EventLoop<'a> {
     }
 
     /// Until the next deadline or beat.
-    fn patience(&self) -> Option<Duration> {
-        let deadline = [self.deadlines.next(), self.gate.deadline()].into_iter().flatten().min();
+    fn poll_timeout(&self) -> Option<Duration> {
+        let deadline = [self.timers.next(), self.acceptor.deadline()].into_iter().flatten().min();
         let wait = deadline.map(|at| at.duration_since(self.ctx.life().now()));
         [wait, self.ctx.life().pulse()].into_iter().flatten().min()
     }
 
-    fn heed_signals(&mut self) -> io::Result<()> {
+    fn handle_signals(&mut self) -> io::Result<()> {
         if self.ctx.life().stop() == Stop::Graceful && !self.draining {
             self.draining = true;
-            self.gate.drain(&self.poll)?;
+            self.acceptor.drain(&self.poll)?;
             for index in self.indices() {
-                self.clients[index].client.drain(&mut self.buffers, &mut self.desk);
-                self.attend(index, Look::ToTheEnd);
+                self.clients[index].client.drain(&mut self.buffers, &mut self.tracker);
+                self.drive(index, ReadMode::UntilWouldBlock);
             }
         }
         Ok(())
@@ -137,26 +137,26 @@ impl<'a> EventLoop<'a> {
         }
         // Asked first: who comes between a look at the queues and the end of the time in which
         // somebody may come must be looked for once more.
-        let expects = self.gate.may_receive_more();
-        for listener in 0..self.gate.listeners() {
+        let may_receive_more = self.acceptor.may_receive_more();
+        for listener in 0..self.acceptor.listeners() {
             self.accept(listener)?;
         }
-        Ok(self.clients.is_empty() && !expects && !self.gate.may_receive_more())
+        Ok(self.clients.is_empty() && !may_receive_more && !self.acceptor.may_receive_more())
     }
 
     fn accept(&mut self, listener: usize) -> io::Result<()> {
         for _ in 0..ACCEPTS_MAX {
-            match self.gate.accept(listener, self.clients.len(), &self.poll)? {
-                Some(client) => self.welcome(client),
+            match self.acceptor.accept(listener, self.clients.len(), &self.poll)? {
+                Some(client) => self.add_client(client),
                 None => break,
             }
         }
         Ok(())
     }
 
-    fn welcome(&mut self, client: Client<'a>) {
+    fn add_client(&mut self, client: Client<'a>) {
         let fd = client.as_raw_fd();
-        let index = self.clients.insert(Guest { client, eager: false, tells_of_room: false });
+        let index = self.clients.insert(ClientEntry { client, ready: false, wants_writable: false });
         let registry = self.poll.registry();
         if registry.register(&mut SourceFd(&fd), Token(index), Interest::READABLE).is_err() {
             self.clients.remove(index); // no memory to watch it: this client is given up
@@ -164,68 +164,68 @@ impl<'a> EventLoop<'a> {
         }
         self.schedule(index);
         if self.draining {
-            self.attend(index, Look::ToTheEnd); // what it has sent already is answered
-            if let Some(guest) = self.clients.get_mut(index) {
-                guest.client.drain(&mut self.buffers, &mut self.desk);
-                self.attend(index, Look::ToTheEnd);
+            self.drive(index, ReadMode::UntilWouldBlock); // what it has sent already is answered
+            if let Some(entry) = self.clients.get_mut(index) {
+                entry.client.drain(&mut self.buffers, &mut self.tracker);
+                self.drive(index, ReadMode::UntilWouldBlock);
             }
         }
     }
 
     /// Lets a client go as far as it can.
-    fn attend(&mut self, index: usize, look: Look) {
-        let Some(guest) = self.clients.get_mut(index) else { return };
-        match guest.client.turn(look, &mut self.buffers, &mut self.desk) {
-            Turn::Read => self.schedule(index),
-            Turn::Write => {
-                if !guest.tells_of_room {
-                    guest.tells_of_room = true;
+    fn drive(&mut self, index: usize, mode: ReadMode) {
+        let Some(entry) = self.clients.get_mut(index) else { return };
+        match entry.client.drive(mode, &mut self.buffers, &mut self.tracker) {
+            DriveStatus::WantRead => self.schedule(index),
+            DriveStatus::WantWrite => {
+                if !entry.wants_writable {
+                    entry.wants_writable = true;
                     let both = Interest::READABLE | Interest::WRITABLE;
-                    let fd = guest.client.as_raw_fd();
+                    let fd = entry.client.as_raw_fd();
                     let registry = self.poll.registry();
                     if registry.reregister(&mut SourceFd(&fd), Token(index), both).is_err() {
-                        return self.see_off(index);
+                        return self.remove_client(index);
                     }
                 }
                 self.schedule(index);
             }
-            Turn::Again => {
-                if !std::mem::replace(&mut guest.eager, true) {
-                    self.eager.push_back(index);
+            DriveStatus::Yield => {
+                if !std::mem::replace(&mut entry.ready, true) {
+                    self.ready.push_back(index);
                 }
                 self.schedule(index);
             }
-            Turn::Gone => self.see_off(index),
+            DriveStatus::Closed => self.remove_client(index),
         }
     }
 
-    fn serve_the_eager(&mut self) {
-        for _ in 0..self.eager.len() {
-            if let Some(index) = self.eager.pop_front() {
-                if let Some(guest) = self.clients.get_mut(index) {
-                    guest.eager = false;
+    fn drive_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            if let Some(index) = self.ready.pop_front() {
+                if let Some(entry) = self.clients.get_mut(index) {
+                    entry.ready = false;
                 }
                 self.ctx.life().notify();
-                self.attend(index, Look::ToTheEnd);
+                self.drive(index, ReadMode::UntilWouldBlock);
             }
         }
     }
 
     fn schedule(&mut self, index: usize) {
         if let Some(deadline) = self.clients[index].client.deadline() {
-            self.deadlines.set(index, deadline);
+            self.timers.set(index, deadline);
         }
     }
 
-    fn expire(&mut self) {
-        if self.deadlines.next().is_none() {
+    fn expire_clients(&mut self) {
+        if self.timers.next().is_none() {
             return;
         }
         let now = self.ctx.life().now();
-        while let Some(index) = self.deadlines.pop(now) {
-            let Some(guest) = self.clients.get_mut(index) else { continue };
-            if guest.client.expire(now, &mut self.buffers, &mut self.desk) {
-                self.attend(index, Look::ToTheEnd);
+        while let Some(index) = self.timers.pop(now) {
+            let Some(entry) = self.clients.get_mut(index) else { continue };
+            if entry.client.expire(now, &mut self.buffers, &mut self.tracker) {
+                self.drive(index, ReadMode::UntilWouldBlock);
             } else {
                 self.schedule(index);
             }
@@ -233,9 +233,9 @@ impl<'a> EventLoop<'a> {
     }
 
     /// Closes a client's socket, which takes it out of the poll.
-    fn see_off(&mut self, index: usize) {
+    fn remove_client(&mut self, index: usize) {
         self.clients.remove(index);
-        self.deadlines.clear(index);
+        self.timers.clear(index);
     }
 
     fn indices(&self) -> Vec<usize> {
@@ -244,6 +244,6 @@ impl<'a> EventLoop<'a> {
 }
 
 /// An end of the stream is told of once, so everything before it must be read now.
-fn look(event: &Event) -> Look {
-    if event.is_read_closed() || event.is_error() { Look::ToTheEnd } else { Look::ToAShortRead }
+fn read_mode(event: &Event) -> ReadMode {
+    if event.is_read_closed() || event.is_error() { ReadMode::UntilWouldBlock } else { ReadMode::UntilShortRead }
 }

@@ -13,7 +13,7 @@ use crate::os::clock;
 use crate::os::poll::{self, Interest};
 use crate::session::{Session, Wants};
 use crate::time::MonotonicTime;
-pub use completion::Carried;
+pub use completion::CompletionClient;
 
 /// How many bytes are received in one piece.
 const INPUT_BYTES: usize = 64 << 10;
@@ -29,25 +29,25 @@ pub struct Client<'s> {
 
 /// Where a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum DriveStatus {
     /// It waits for bytes.
-    Read,
+    WantRead,
     /// It waits for room for output.
-    Write,
+    WantWrite,
     /// It could go on at once, but has had its share.
-    Again,
+    Yield,
     /// It is over.
-    Gone,
+    Closed,
 }
 
 /// How much of what has arrived a turn must look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum ReadMode {
     /// Until the kernel says that there is no more. For edge-triggered events that tell of an end
     /// of the stream, which would not be told of twice.
-    ToTheEnd,
+    UntilWouldBlock,
     /// A short read may be taken as the end: whatever comes later wakes anew.
-    ToAShortRead,
+    UntilShortRead,
 }
 
 /// The buffers that the clients of one thread share.
@@ -73,22 +73,22 @@ impl<'s> Client<'s> {
     }
 
     /// Goes as far as it can without waiting: receives, asks the service, sends.
-    pub fn turn(&mut self, look: Look, buffers: &mut Buffers, desk: &mut Desk<'_>) -> Turn {
+    pub fn drive(&mut self, mode: ReadMode, buffers: &mut Buffers, desk: &mut Desk<'_>) -> DriveStatus {
         let Buffers { input, spare } = buffers;
         let mut drained_input = false;
         for _ in 0..ROUNDS_MAX {
             let moved = match self.session.wants() {
-                Wants::Closed => return Turn::Gone,
+                Wants::Closed => return DriveStatus::Closed,
                 Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
                     self.session.on_sent(n, spare, desk, clock::now_coarse());
                 }),
-                Wants::Read if drained_input => return Turn::Read,
+                Wants::Read if drained_input => return DriveStatus::WantRead,
                 wants @ (Wants::Read | Wants::Linger) => {
                     if wants == Wants::Linger {
                         self.stream.shutdown_write();
                     }
                     self.stream.receive(input).map(|n| {
-                        drained_input = look == Look::ToAShortRead && 0 < n && n < input.len();
+                        drained_input = mode == ReadMode::UntilShortRead && 0 < n && n < input.len();
                         self.session.on_received(&input[..n], spare, desk, clock::now_coarse());
                     })
                 }
@@ -97,17 +97,17 @@ impl<'s> Client<'s> {
                 Ok(()) => (),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return match self.session.wants() {
-                        Wants::Write => Turn::Write,
-                        Wants::Read | Wants::Linger => Turn::Read,
-                        Wants::Closed => Turn::Gone,
+                        Wants::Write => DriveStatus::WantWrite,
+                        Wants::Read | Wants::Linger => DriveStatus::WantRead,
+                        Wants::Closed => DriveStatus::Closed,
                     };
                 }
                 Err(_) => self.session.abort(),
             }
         }
         match self.session.wants() {
-            Wants::Closed => Turn::Gone,
-            _ => Turn::Again,
+            Wants::Closed => DriveStatus::Closed,
+            _ => DriveStatus::Yield,
         }
     }
 
@@ -164,9 +164,9 @@ impl<'s> Client<'s> {
     /// As [`serve`](Self::serve), with buffers and a desk that are kept between clients.
     pub fn serve_with(&mut self, life: &Lifecycle, buffers: &mut Buffers, desk: &mut Desk<'_>) {
         loop {
-            let interest = match self.turn(Look::ToAShortRead, buffers, desk) {
-                Turn::Gone => return,
-                Turn::Again => {
+            let interest = match self.drive(ReadMode::UntilShortRead, buffers, desk) {
+                DriveStatus::Closed => return,
+                DriveStatus::Yield => {
                     life.notify();
                     match life.hear() {
                         Stop::None => (),
@@ -175,8 +175,8 @@ impl<'s> Client<'s> {
                     }
                     continue;
                 }
-                Turn::Read => Interest::Readable,
-                Turn::Write => Interest::Writable,
+                DriveStatus::WantRead => Interest::Readable,
+                DriveStatus::WantWrite => Interest::Writable,
             };
             if self.wait(interest, life, buffers, desk) == Stop::Now {
                 return;

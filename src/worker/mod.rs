@@ -14,10 +14,10 @@ mod registry;
 mod tracker;
 
 pub use acceptor::{Acceptor, Accept};
-pub use client::{Buffers, Carried, Client, Look, Turn};
+pub use client::{Buffers, CompletionClient, Client, ReadMode, DriveStatus};
 pub(crate) use context::NoService;
 pub use context::WorkerContext;
-pub use timer_wheel::Deadlines;
+pub use timer_wheel::TimerWheel;
 pub use epoll_acceptor::EpollAcceptor;
 pub(crate) use forced_drain::Guard;
 pub(crate) use jobs::Booted;

@@ -11,11 +11,11 @@ const TICK: Duration = Duration::from_millis(10);
 const TICK_NANOS: u64 = TICK.as_nanos() as u64;
 /// One turn of the wheel is 10.24 s; a later deadline comes up early and is set again.
 const BUCKETS: usize = 1024;
-const NOBODY: u32 = u32::MAX;
+const NO_CLIENT: u32 = u32::MAX;
 
 /// A wheel of deadlines, for clients that are known by small numbers.
 #[derive(Debug)]
-pub struct Deadlines {
+pub struct TimerWheel {
     /// By the client's number.
     entries: Vec<Entry>,
     /// The first client of each bucket.
@@ -23,7 +23,7 @@ pub struct Deadlines {
     /// A bit for each bucket that is not empty.
     occupied: [u64; BUCKETS / 64],
     /// Every earlier tick's bucket is empty.
-    present: u64,
+    current_tick: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -34,16 +34,16 @@ struct Entry {
     next: u32,
 }
 
-const ABSENT: Entry = Entry { tick: u64::MAX, previous: NOBODY, next: NOBODY };
+const UNSCHEDULED: Entry = Entry { tick: u64::MAX, previous: NO_CLIENT, next: NO_CLIENT };
 
-impl Deadlines {
+impl TimerWheel {
     /// An empty wheel that begins at `now`.
     pub fn new(now: MonotonicTime) -> Self {
         Self {
             entries: Vec::new(),
-            buckets: Box::new([NOBODY; BUCKETS]),
+            buckets: Box::new([NO_CLIENT; BUCKETS]),
             occupied: [0; BUCKETS / 64],
-            present: tick_of(now),
+            current_tick: tick_of(now),
         }
     }
 
@@ -54,10 +54,10 @@ impl Deadlines {
     /// # Panics
     /// If the client's number does not fit into 32 bits.
     pub fn set(&mut self, client: usize, deadline: MonotonicTime) {
-        let horizon = self.present + BUCKETS as u64 - 1;
-        let tick = tick_of(deadline).clamp(self.present, horizon);
+        let horizon = self.current_tick + BUCKETS as u64 - 1;
+        let tick = tick_of(deadline).clamp(self.current_tick, horizon);
         if self.entries.len() <= client {
-            self.entries.resize(client + 1, ABSENT);
+            self.entries.resize(client + 1, UNSCHEDULED);
         }
         if self.entries[client].tick <= tick {
             return;
@@ -66,7 +66,7 @@ impl Deadlines {
         let bucket = bucket_of(tick);
         let first = self.buckets[bucket];
         let number = u32::try_from(client).expect("there are fewer than 2^32 descriptors");
-        self.entries[client] = Entry { tick, previous: NOBODY, next: first };
+        self.entries[client] = Entry { tick, previous: NO_CLIENT, next: first };
         if let Some(entry) = self.entries.get_mut(first as usize) {
             entry.previous = number;
         }
@@ -88,10 +88,10 @@ impl Deadlines {
         if let Some(entry) = self.entries.get_mut(next as usize) {
             entry.previous = previous;
         }
-        if self.buckets[bucket] == NOBODY {
+        if self.buckets[bucket] == NO_CLIENT {
             self.occupied[bucket / 64] &= !(1 << (bucket % 64));
         }
-        self.entries[client] = ABSENT;
+        self.entries[client] = UNSCHEDULED;
     }
 
     /// When the next client comes up.
@@ -101,12 +101,12 @@ impl Deadlines {
 
     /// Takes out a client that has come up by `now`.
     pub fn pop(&mut self, now: MonotonicTime) -> Option<usize> {
-        let present = tick_of(now);
-        let Some(tick) = self.first_tick().filter(|tick| *tick < present) else {
-            self.present = self.present.max(present);
+        let current_tick = tick_of(now);
+        let Some(tick) = self.first_tick().filter(|tick| *tick < current_tick) else {
+            self.current_tick = self.current_tick.max(current_tick);
             return None;
         };
-        self.present = tick;
+        self.current_tick = tick;
         let client = self.buckets[bucket_of(tick)] as usize;
         self.clear(client);
         Some(client)
@@ -114,7 +114,7 @@ impl Deadlines {
 
     /// The earliest tick whose bucket is not empty.
     fn first_tick(&self) -> Option<u64> {
-        let start = bucket_of(self.present);
+        let start = bucket_of(self.current_tick);
         let words = self.occupied.len();
         // The word in which the present is comes first, without what lies before the present, and
         // last, with that.
@@ -127,7 +127,7 @@ impl Deadlines {
             if word != 0 {
                 let bucket = index * 64 + word.trailing_zeros() as usize;
                 let distance = (bucket + BUCKETS - start) % BUCKETS;
-                return Some(self.present + distance as u64);
+                return Some(self.current_tick + distance as u64);
             }
         }
         None
@@ -155,27 +155,27 @@ mod tests {
     }
 
     #[test]
-    fn clients_come_up_in_order_and_not_before_their_time() {
-        let mut deadlines = Deadlines::new(at(0));
+    fn clients_expire_in_order_and_not_early() {
+        let mut wheel = TimerWheel::new(at(0));
         for (client, millis) in [(1, 300), (2, 100), (3, 200)] {
-            deadlines.set(client, at(millis));
+            wheel.set(client, at(millis));
         }
-        assert_eq!(deadlines.next(), Some(at(110)));
-        assert_eq!(deadlines.pop(at(100)), None);
-        assert_eq!(deadlines.pop(at(210)), Some(2));
-        assert_eq!(deadlines.pop(at(210)), Some(3));
-        assert_eq!(deadlines.pop(at(210)), None);
-        deadlines.clear(1);
-        assert_eq!(deadlines.next(), None);
+        assert_eq!(wheel.next(), Some(at(110)));
+        assert_eq!(wheel.pop(at(100)), None);
+        assert_eq!(wheel.pop(at(210)), Some(2));
+        assert_eq!(wheel.pop(at(210)), Some(3));
+        assert_eq!(wheel.pop(at(210)), None);
+        wheel.clear(1);
+        assert_eq!(wheel.next(), None);
     }
 
     #[test]
-    fn a_deadline_beyond_the_wheel_comes_up_early_and_one_in_the_past_at_once() {
-        let mut deadlines = Deadlines::new(at(50_000));
-        deadlines.set(0, at(500_000));
-        deadlines.set(1, at(10));
-        assert_eq!(deadlines.pop(at(50_020)), Some(1));
-        let early = deadlines.next().unwrap();
+    fn far_deadline_expires_early_and_past_deadline_at_once() {
+        let mut wheel = TimerWheel::new(at(50_000));
+        wheel.set(0, at(500_000));
+        wheel.set(1, at(10));
+        assert_eq!(wheel.pop(at(50_020)), Some(1));
+        let early = wheel.next().unwrap();
         assert!(at(60_000) < early && early < at(61_000), "{early:?}");
     }
 
@@ -195,27 +195,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_agrees_with_a_plain_map(steps in prop::collection::vec(step(), 1..200)) {
-            let (mut deadlines, mut now) = (Deadlines::new(at(7)), 7);
+        fn wheel_agrees_with_btree_map(steps in prop::collection::vec(step(), 1..200)) {
+            let (mut wheel, mut now) = (TimerWheel::new(at(7)), 7);
             let mut model: BTreeMap<usize, u64> = BTreeMap::new();
             for (kind, client, delay) in steps {
                 let step = [Step::Set(client, now + delay), Step::Clear(client), Step::Sleep(delay)];
                 match &step[kind as usize] {
                     Step::Set(client, deadline) => {
-                        deadlines.set(*client, at(*deadline));
+                        wheel.set(*client, at(*deadline));
                         let known = model.entry(*client).or_insert(*deadline);
                         *known = (*known).min(*deadline);
                     }
                     Step::Clear(client) => {
-                        deadlines.clear(*client);
+                        wheel.clear(*client);
                         model.remove(client);
                     }
                     Step::Sleep(delay) => {
                         now += delay;
-                        while let Some(client) = deadlines.pop(at(now)) {
+                        while let Some(client) = wheel.pop(at(now)) {
                             let deadline = model.remove(&client).expect("only clients come up");
                             if now < deadline {
-                                deadlines.set(client, at(deadline));
+                                wheel.set(client, at(deadline));
                                 model.insert(client, deadline);
                             }
                         }
@@ -223,7 +223,7 @@ mod tests {
                         assert!(model.values().all(|deadline| now < deadline + 10), "{model:?}");
                     }
                 }
-                assert_eq!(deadlines.next().is_none(), model.is_empty());
+                assert_eq!(wheel.next().is_none(), model.is_empty());
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use ::mio::event::Event;
 use ostler::time::MonotonicTime;
-use ostler::worker::{Client, Turn};
+use ostler::worker::{Client, DriveStatus};
 
 use super::office::lock;
 
@@ -25,7 +25,7 @@ struct Place<'a> {
 }
 
 enum Whereabouts<'a> {
-    Parked(Client<'a>, Turn),
+    Parked(Client<'a>, DriveStatus),
     Queued(Client<'a>),
     Out,
     Gone,
@@ -54,7 +54,7 @@ impl<'a> Guest<'a> {
         let mut place = lock(&self.place);
         place.ended |= event.is_read_closed() || event.is_error();
         let of_use = match &place.whereabouts {
-            Whereabouts::Parked(_, Turn::Write) => event.is_writable() || place.ended,
+            Whereabouts::Parked(_, DriveStatus::WantWrite) => event.is_writable() || place.ended,
             Whereabouts::Parked(..) => event.is_readable() || place.ended,
             Whereabouts::Queued(_) | Whereabouts::Out | Whereabouts::Gone => true,
         };
@@ -86,7 +86,7 @@ impl<'a> Guest<'a> {
 
     /// Parks it until what it waits for happens, unless something has happened since it was taken:
     /// then it is given back.
-    pub(super) fn park(&self, client: Client<'a>, turn: Turn) -> Parking<'a> {
+    pub(super) fn park(&self, client: Client<'a>, turn: DriveStatus) -> Parking<'a> {
         let mut place = lock(&self.place);
         if mem::take(&mut place.stirred) {
             return Parking::Stirred(client);

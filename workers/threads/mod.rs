@@ -17,7 +17,7 @@ use crossbeam_channel::bounded;
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
 use ostler::worker::{
-    Buffers, Client, Deadlines, Desk, Look, Stop, Turn, WorkerClass, WorkerContext, WorkerError,
+    Buffers, Client, TimerWheel, Desk, ReadMode, Stop, DriveStatus, WorkerClass, WorkerContext, WorkerError,
 };
 
 use self::guest::Parking;
@@ -75,7 +75,7 @@ impl WorkerClass for ThreadsClass {
             }
             ctx.life().ready();
             drop(start);
-            let deadlines = Deadlines::new(ctx.life().now());
+            let deadlines = TimerWheel::new(ctx.life().now());
             Steward { ctx, poll, office: &office, deadlines, progress: None, draining: false }.run()
         })
     }
@@ -86,7 +86,7 @@ struct Steward<'o, 'a> {
     ctx: &'a WorkerContext<'a>,
     poll: Poll,
     office: &'o Office<'a>,
-    deadlines: Deadlines,
+    deadlines: TimerWheel,
     /// How the pool got on when it was looked at last.
     progress: Option<Progress>,
     draining: bool,
@@ -236,19 +236,19 @@ fn attend<'a>(
 ) {
     client.expire(ctx.life().now(), buffers, desk);
     loop {
-        let look = if task.guest.has_ended() { Look::ToTheEnd } else { Look::ToAShortRead };
-        let turn = client.turn(look, buffers, desk);
+        let look = if task.guest.has_ended() { ReadMode::UntilWouldBlock } else { ReadMode::UntilShortRead };
+        let turn = client.drive(look, buffers, desk);
         let leaves = ctx.life().stopping() == Stop::Graceful;
-        if leaves && !client.is_drained() && turn != Turn::Gone {
+        if leaves && !client.is_drained() && turn != DriveStatus::Closed {
             client.drain(buffers, desk); // only now: what it had sent already is answered
             continue;
         }
         match turn {
-            Turn::Again => {
+            DriveStatus::Yield => {
                 task.guest.requeue(client);
                 return office.enqueue(task);
             }
-            Turn::Read | Turn::Write => {
+            DriveStatus::WantRead | DriveStatus::WantWrite => {
                 if task.is_newcomer && office.watch(&client, task.index).is_err() {
                     break;
                 }
@@ -259,7 +259,7 @@ fn attend<'a>(
                     Parking::Stirred(stirred) => client = stirred,
                 }
             }
-            Turn::Gone => break,
+            DriveStatus::Closed => break,
         }
     }
     task.guest.leave(client);

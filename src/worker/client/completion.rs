@@ -22,11 +22,11 @@ const KEPT_BYTES: usize = 4 << 10;
 /// ask what is to be [sent](Self::send) and [received](Self::receive). Both may be under way at once. What
 /// is under way stays where it is, also if this moves, and is never freed: if this is dropped
 /// meanwhile, it is leaked.
-pub struct Carried<'s> {
+pub struct CompletionClient<'s> {
     client: Client<'s>,
     input: Box<[u8]>,
     /// How many bytes of `input` have come and wait for their turn; 0 is the end.
-    come: Option<usize>,
+    received_len: Option<usize>,
     output: Vec<u8>,
     is_receiving: bool,
     is_sending: bool,
@@ -35,11 +35,11 @@ pub struct Carried<'s> {
 impl<'s> Client<'s> {
     /// The same, for somebody else to carry what it sends and receives, of which so many bytes are
     /// received in one piece. It has that much memory for as long as it is there.
-    pub fn carried(self, input: usize) -> Carried<'s> {
-        Carried {
+    pub fn into_completion(self, input: usize) -> CompletionClient<'s> {
+        CompletionClient {
             client: self,
             input: vec![0; input].into_boxed_slice(),
-            come: None,
+            received_len: None,
             output: Vec::new(),
             is_receiving: false,
             is_sending: false,
@@ -47,10 +47,10 @@ impl<'s> Client<'s> {
     }
 }
 
-impl Carried<'_> {
+impl CompletionClient<'_> {
     /// What is to be sent now, if anything. From now on it is under way, until
     /// [`sent`](Self::sent).
-    pub fn send(&mut self) -> Option<&[u8]> {
+    pub fn next_send(&mut self) -> Option<&[u8]> {
         if self.is_sending || self.client.session.wants() != Wants::Write {
             return None;
         }
@@ -63,8 +63,8 @@ impl Carried<'_> {
 
     /// Where to receive now, if there is room. From now on it is under way, until
     /// [`received`](Self::received).
-    pub fn receive(&mut self) -> Option<&mut [u8]> {
-        if self.is_receiving || self.come.is_some() || !self.client.session.is_open() {
+    pub fn next_recv(&mut self) -> Option<&mut [u8]> {
+        if self.is_receiving || self.received_len.is_some() || !self.client.session.is_open() {
             return None;
         }
         self.is_receiving = true;
@@ -72,7 +72,7 @@ impl Carried<'_> {
     }
 
     /// So many bytes of what was under way have been sent; `None` if the connection is broken.
-    pub fn sent(&mut self, count: Option<usize>, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+    pub fn complete_send(&mut self, count: Option<usize>, buffers: &mut Buffers, desk: &mut Desk<'_>) {
         self.is_sending = false;
         self.output.clear();
         self.output.shrink_to(KEPT_BYTES);
@@ -80,18 +80,18 @@ impl Carried<'_> {
             Some(n) => self.client.session.on_sent(n, &mut buffers.spare, desk, clock::now_coarse()),
             None => self.client.session.abort(),
         }
-        self.go_on(buffers, desk);
+        self.advance(buffers, desk);
     }
 
     /// So many bytes have been received, 0 at the end of the stream; `None` if the connection is
     /// broken.
-    pub fn received(&mut self, count: Option<usize>, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+    pub fn complete_recv(&mut self, count: Option<usize>, buffers: &mut Buffers, desk: &mut Desk<'_>) {
         self.is_receiving = false;
-        self.come = count;
+        self.received_len = count;
         if count.is_none() {
             self.client.session.abort();
         }
-        self.go_on(buffers, desk);
+        self.advance(buffers, desk);
     }
 
     /// When [`expire`](Self::expire) is due, if nothing happens before.
@@ -103,7 +103,7 @@ impl Carried<'_> {
     pub fn expire(&mut self, now: MonotonicTime, buffers: &mut Buffers, desk: &mut Desk<'_>) {
         if self.client.is_due(now) {
             self.client.session.on_timeout(&mut buffers.spare, desk, now);
-            self.go_on(buffers, desk);
+            self.advance(buffers, desk);
         }
     }
 
@@ -111,20 +111,20 @@ impl Carried<'_> {
     pub fn drain(&mut self, buffers: &mut Buffers, desk: &mut Desk<'_>) {
         if !self.client.drained {
             self.client.drain(buffers, desk);
-            self.go_on(buffers, desk);
+            self.advance(buffers, desk);
         }
     }
 
     /// Whether it is over, and nothing is under way any more.
-    pub fn is_over(&self) -> bool {
+    pub fn is_finished(&self) -> bool {
         self.client.session.wants() == Wants::Closed && !self.is_receiving && !self.is_sending
     }
 
     /// Lets the session have what has come, and does to the socket what it wants done.
-    fn go_on(&mut self, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+    fn advance(&mut self, buffers: &mut Buffers, desk: &mut Desk<'_>) {
         let (session, stream) = (&mut self.client.session, &self.client.stream);
         while matches!(session.wants(), Wants::Read | Wants::Linger)
-            && let Some(count) = self.come.take()
+            && let Some(count) = self.received_len.take()
         {
             session.on_received(&self.input[..count], &mut buffers.spare, desk, clock::now_coarse());
         }
@@ -136,13 +136,13 @@ impl Carried<'_> {
     }
 }
 
-impl AsRawFd for Carried<'_> {
+impl AsRawFd for CompletionClient<'_> {
     fn as_raw_fd(&self) -> RawFd {
         self.client.as_raw_fd()
     }
 }
 
-impl Drop for Carried<'_> {
+impl Drop for CompletionClient<'_> {
     fn drop(&mut self) {
         if self.is_receiving {
             mem::forget(mem::take(&mut self.input));
