@@ -27,7 +27,7 @@ mod common;
 /// The first word of the command line tells the server from the bench.
 const SERVER: [&str; 2] = ["--worker-class", "meter"];
 
-const DUTIES: [&str; 4] = ["notify", "stopping", "begin and drop", "desk begin and end"];
+const OPERATIONS: [&str; 4] = ["notify", "stopping", "begin and drop", "desk begin and end"];
 
 fn main() -> ExitCode {
     if env::args().nth(1).as_deref() == Some(SERVER[0]) {
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     };
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("lifecycle");
-    for (duty, name) in DUTIES.iter().enumerate() {
+    for (duty, name) in OPERATIONS.iter().enumerate() {
         group.bench_function(*name, |bencher| bencher.iter_custom(|count| time(duty, count)));
     }
     group.finish();
@@ -83,10 +83,10 @@ impl WorkerClass for Meter {
     }
 }
 
-fn time(ctx: &WorkerContext<'_>, duty: usize, count: u64) -> Duration {
+fn time(ctx: &WorkerContext<'_>, operation: usize, count: u64) -> Duration {
     let (life, mut desk) = (ctx.life(), ctx.life().desk(0));
     let begin = Instant::now();
-    match duty {
+    match operation {
         0 => (0..count).for_each(|_| life.notify()),
         1 => (0..count).for_each(|_| assert_eq!(black_box(life.stopping()), Stop::None)),
         2 => (0..count).for_each(|_| drop(life.begin(black_box("GET /index")))),

@@ -35,7 +35,7 @@ const CALL: &[u8] = b"\x94\x00\x07\xa3add\x92\x01\x02";
 const ANSWER: &[u8] = b"\x94\x01\x07\xc0\x03";
 
 fn main() {
-    let wishes = Wishes::read();
+    let wishes = Options::read();
     println!(
         "{} connections, {} s a turn, {} rounds",
         wishes.connections,
@@ -47,14 +47,14 @@ fn main() {
     }
 }
 
-struct Wishes {
+struct Options {
     connections: usize,
     pipelines: Vec<usize>,
     time: Duration,
     rounds: usize,
 }
 
-impl Wishes {
+impl Options {
     fn read() -> Self {
         let mut wishes = Self {
             connections: 64,
@@ -106,12 +106,12 @@ impl Running for Server {
 }
 
 /// A server that is not ours.
-struct Foreign {
+struct ForeignServer {
     child: Child,
     address: SocketAddr,
 }
 
-impl Running for Foreign {
+impl Running for ForeignServer {
     fn address(&self) -> SocketAddr {
         self.address
     }
@@ -121,19 +121,19 @@ impl Running for Foreign {
     }
 }
 
-impl Drop for Foreign {
+impl Drop for ForeignServer {
     fn drop(&mut self) {
         let _ = self.child.kill(); // its workers die of that
         let _ = self.child.wait();
     }
 }
 
-fn ostler(class: &str, app: &str) -> Option<Box<dyn Running>> {
+fn start_ostler(class: &str, app: &str) -> Option<Box<dyn Running>> {
     let flags = ["--worker-class", class, "--workers", "2", app];
     Some(Box::new(Server::start(env!("CARGO_BIN_EXE_ostler"), &flags)))
 }
 
-fn bare() -> Option<Box<dyn Running>> {
+fn start_bare() -> Option<Box<dyn Running>> {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/bare_epoll.c");
     let program = folder.join("bare_epoll");
@@ -143,20 +143,20 @@ fn bare() -> Option<Box<dyn Running>> {
         return None;
     }
     let sizes = [CALL.len(), ANSWER.len()].map(|size| size.to_string());
-    foreign(&[&program.to_string_lossy()], &sizes)
+    start_foreign(&[&program.to_string_lossy()], &sizes)
 }
 
-fn python() -> Option<Box<dyn Running>> {
+fn start_python() -> Option<Box<dyn Running>> {
     let has_msgpack = Command::new("python3").args(["-c", "import msgpack"]).output();
     if !has_msgpack.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: Python: no python3 with msgpack");
         return None;
     }
-    foreign(&["python3", concat!(env!("CARGO_MANIFEST_DIR"), "/benches/rpc_peer.py")], &[])
+    start_foreign(&["python3", concat!(env!("CARGO_MANIFEST_DIR"), "/benches/rpc_peer.py")], &[])
 }
 
 /// A server that is told its port, the number of its workers and `more`, and dies with this process.
-fn foreign(program: &[&str], more: &[String]) -> Option<Box<dyn Running>> {
+fn start_foreign(program: &[&str], more: &[String]) -> Option<Box<dyn Running>> {
     let address = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).args(program);
@@ -164,10 +164,10 @@ fn foreign(program: &[&str], more: &[String]) -> Option<Box<dyn Running>> {
     while TcpStream::connect(address).is_err() {
         thread::sleep(Duration::from_millis(10));
     }
-    Some(Box::new(Foreign { child, address }))
+    Some(Box::new(ForeignServer { child, address }))
 }
 
-fn compare(wishes: &Wishes, pipeline: usize) {
+fn compare(options: &Options, pipeline: usize) {
     let contestant = |name, answer, start| Contestant {
         name,
         answer,
@@ -176,22 +176,22 @@ fn compare(wishes: &Wishes, pipeline: usize) {
         rates: Vec::new(),
     };
     let mut all = vec![
-        contestant("bare epoll", &[0; ANSWER.len()][..], bare as fn() -> _),
-        contestant("rpc, mio", ANSWER, || ostler("mio", "rpc")),
-        contestant("rpc, threads", ANSWER, || ostler("threads", "rpc")),
-        contestant("echo, mio", CALL, || ostler("mio", "echo")),
-        contestant("Python", ANSWER, python),
+        contestant("bare epoll", &[0; ANSWER.len()][..], start_bare as fn() -> _),
+        contestant("rpc, mio", ANSWER, || start_ostler("mio", "rpc")),
+        contestant("rpc, threads", ANSWER, || start_ostler("threads", "rpc")),
+        contestant("echo, mio", CALL, || start_ostler("mio", "echo")),
+        contestant("Python", ANSWER, start_python),
     ];
-    for _ in 0..wishes.rounds {
+    for _ in 0..options.rounds {
         for one in &mut all {
             let Some(server) = (one.start)() else { continue };
             let load = |time| {
-                load(server.address(), wishes.connections, pipeline, one.answer, time)
+                load(server.address(), options.connections, pipeline, one.answer, time)
                     .expect("the server answers")
             };
-            load(wishes.time / 4); // to warm up
+            load(options.time / 4); // to warm up
             let (before, begin) = (cpu_seconds(server.pid()), Instant::now());
-            let calls = load(wishes.time) as f64;
+            let calls = load(options.time) as f64;
             one.rates.push(calls / begin.elapsed().as_secs_f64());
             one.costs.push((cpu_seconds(server.pid()) - before) * 1e6 / calls);
         }

@@ -10,21 +10,21 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ostler::app::{App, Desk, Limits, Options, ClientInfo, WorkerInfo, Service};
-use ostler::apps::{Echo, Rpc};
+use ostler::apps::{Echo, RpcDemo};
 use ostler::http::{Http, Request, Response};
 use ostler::session::{Session, Wants};
 use ostler::time::MonotonicTime;
 
 const SMALL: &str = "GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n";
-const PEER: ClientInfo = ClientInfo { address: None, allow_keepalive: true };
+const CLIENT: ClientInfo = ClientInfo { address: None, allow_keepalive: true };
 
 criterion_group!(benches, http, rpc, echo);
 criterion_main!(benches);
 
 /// As the runtime's, without a scoreboard.
-struct Quiet;
+struct NoopReporter;
 
-impl Desk for Quiet {
+impl Desk for NoopReporter {
     fn begin(&mut self, label: &[u8]) {
         black_box(label);
     }
@@ -45,18 +45,18 @@ struct Client<'s> {
 impl<'s> Client<'s> {
     fn new(service: &'s dyn Service) -> Self {
         let session =
-            Session::new(service.accept(&PEER), Duration::from_secs(30), MonotonicTime::default());
+            Session::new(service.accept(&CLIENT), Duration::from_secs(30), MonotonicTime::default());
         Self { session, spare: Vec::new() }
     }
 
     /// Hands in a piece and takes all output. Returns how many bytes came out.
     fn exchange(&mut self, input: &[u8]) -> usize {
         let now = black_box(MonotonicTime::from_nanos(1));
-        self.session.on_received(input, &mut self.spare, &mut Quiet, now);
+        self.session.on_received(input, &mut self.spare, &mut NoopReporter, now);
         let mut total = 0;
         while self.session.wants() == Wants::Write {
             let sent = black_box(self.session.unsent()).len();
-            self.session.on_sent(sent, &mut self.spare, &mut Quiet, now);
+            self.session.on_sent(sent, &mut self.spare, &mut NoopReporter, now);
             total += sent;
         }
         total
@@ -93,7 +93,7 @@ fn http(criterion: &mut Criterion) {
 }
 
 fn rpc(criterion: &mut Criterion) {
-    let service = Rpc.boot(&place()).expect("rpc needs nothing");
+    let service = RpcDemo.boot(&worker_info()).expect("rpc needs nothing");
     let mut client = Client::new(service.as_ref());
     let mut group = criterion.benchmark_group("rpc");
     for calls in [1, 64] {
@@ -108,7 +108,7 @@ fn rpc(criterion: &mut Criterion) {
 }
 
 fn echo(criterion: &mut Criterion) {
-    let service = Echo.boot(&place()).expect("echo needs nothing");
+    let service = Echo.boot(&worker_info()).expect("echo needs nothing");
     let mut client = Client::new(service.as_ref());
     let mut group = criterion.benchmark_group("echo");
     group.throughput(Throughput::Elements(1));
@@ -116,7 +116,7 @@ fn echo(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn place() -> WorkerInfo {
+fn worker_info() -> WorkerInfo {
     WorkerInfo {
         pool: "bench".to_owned(),
         slot: 0,

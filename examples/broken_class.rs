@@ -21,7 +21,7 @@ use ostler::settings::Settings;
 use ostler::worker::{Buffers, Client, Stop, WorkerClass, WorkerContext, WorkerError};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Breach {
+enum Violation {
     /// A thread in the master.
     StartsEarly,
     NeverReady,
@@ -37,20 +37,20 @@ enum Breach {
     FailsAtTheEnd,
 }
 
-const BREACHES: [(&str, Breach); 9] = [
-    ("starts-early", Breach::StartsEarly),
-    ("never-ready", Breach::NeverReady),
-    ("never-beats", Breach::NeverBeats),
-    ("never-sleeps", Breach::NeverSleeps),
-    ("ignores-stop", Breach::IgnoresStop),
-    ("drops-work", Breach::DropsWork),
-    ("forgets-the-queue", Breach::ForgetsTheQueue),
-    ("leaks-descriptors", Breach::LeaksDescriptors),
-    ("fails-at-the-end", Breach::FailsAtTheEnd),
+const VIOLATIONS: [(&str, Violation); 9] = [
+    ("starts-early", Violation::StartsEarly),
+    ("never-ready", Violation::NeverReady),
+    ("never-beats", Violation::NeverBeats),
+    ("never-sleeps", Violation::NeverSleeps),
+    ("ignores-stop", Violation::IgnoresStop),
+    ("drops-work", Violation::DropsWork),
+    ("forgets-the-queue", Violation::ForgetsTheQueue),
+    ("leaks-descriptors", Violation::LeaksDescriptors),
+    ("fails-at-the-end", Violation::FailsAtTheEnd),
 ];
 
 /// One client after another, with one breach.
-struct Broken(&'static str, Breach);
+struct Broken(&'static str, Violation);
 
 impl WorkerClass for Broken {
     fn name(&self) -> &'static str {
@@ -58,30 +58,30 @@ impl WorkerClass for Broken {
     }
 
     fn check(&self, _: &Settings) -> Result<(), ConfigError> {
-        if self.1 == Breach::StartsEarly {
+        if self.1 == Violation::StartsEarly {
             thread::spawn(|| thread::sleep(Duration::MAX));
         }
         Ok(())
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        let (life, breach) = (ctx.life(), self.1);
+        let (life, violation) = (ctx.life(), self.1);
         let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(8));
         let wake = life.wake_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&wake), Token(usize::MAX), Interest::READABLE)?;
         for (token, listener) in ctx.listeners().iter().enumerate() {
             listener.watch(&poll, token)?;
         }
-        if breach != Breach::NeverReady {
+        if violation != Violation::NeverReady {
             life.ready();
         }
         let mut leaked = Vec::new();
         loop {
-            if breach != Breach::NeverBeats {
+            if violation != Violation::NeverBeats {
                 life.notify();
             }
-            let stop = if breach == Breach::IgnoresStop { Stop::None } else { life.stop() };
-            let forgets = stop == Stop::Graceful && breach == Breach::ForgetsTheQueue;
+            let stop = if violation == Violation::IgnoresStop { Stop::None } else { life.stop() };
+            let forgets = stop == Stop::Graceful && violation == Violation::ForgetsTheQueue;
             if stop == Stop::Now || forgets {
                 return Ok(());
             }
@@ -92,21 +92,21 @@ impl WorkerClass for Broken {
                 if wanted { door.accept().ok().flatten() } else { None }
             });
             if let Some((stream, address)) = client {
-                if breach == Breach::LeaksDescriptors {
+                if violation == Violation::LeaksDescriptors {
                     leaked.push(File::open("/dev/null")?);
                 }
                 let client = ctx.new_client(stream, address, false);
-                if breach == Breach::DropsWork {
+                if violation == Violation::DropsWork {
                     drop_at_stop(ctx, client)
                 } else {
                     serve(ctx, client)
                 }
             } else if stop == Stop::Graceful && expects.is_none() {
                 let failure =
-                    (breach == Breach::FailsAtTheEnd).then(|| "it was asked to stop".into());
+                    (violation == Violation::FailsAtTheEnd).then(|| "it was asked to stop".into());
                 return failure.map_or(Ok(()), Err);
-            } else if breach != Breach::NeverSleeps
-                && let Err(error) = poll.poll(&mut events, patience(ctx, breach))
+            } else if violation != Violation::NeverSleeps
+                && let Err(error) = poll.poll(&mut events, poll_timeout(ctx, violation))
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 return Err(error.into());
@@ -115,9 +115,9 @@ impl WorkerClass for Broken {
     }
 }
 
-fn patience(ctx: &WorkerContext<'_>, breach: Breach) -> Option<Duration> {
+fn poll_timeout(ctx: &WorkerContext<'_>, violation: Violation) -> Option<Duration> {
     let expectation = ctx.backlog_deadline().map(|until| until.duration_since(ctx.life().now()));
-    let beat = ctx.life().pulse().filter(|_| breach != Breach::NeverBeats);
+    let beat = ctx.life().pulse().filter(|_| violation != Violation::NeverBeats);
     [expectation, beat].into_iter().flatten().min()
 }
 
@@ -143,6 +143,6 @@ fn drop_at_stop(ctx: &WorkerContext<'_>, mut client: Client<'_>) {
 
 fn main() -> ExitCode {
     let runtime = Runtime::new().app(Demo);
-    let classes = BREACHES.into_iter().map(|(name, breach)| Broken(name, breach));
+    let classes = VIOLATIONS.into_iter().map(|(name, breach)| Broken(name, breach));
     classes.fold(runtime, Runtime::class).main()
 }

@@ -52,9 +52,9 @@ impl WorkerClass for Batch {
 fn serve(ctx: &WorkerContext<'_>, batch: Vec<Client<'_>>) -> Result<(), WorkerError> {
     let size = batch.len();
     thread::scope(|scope| {
-        for (mut client, seat) in batch.into_iter().zip(1..) {
+        for (mut client, thread_index) in batch.into_iter().zip(1..) {
             let serve = move || {
-                let mut desk = ctx.life().desk(seat);
+                let mut desk = ctx.life().desk(thread_index);
                 client.serve_with(ctx.life(), &mut Buffers::default(), &mut desk);
             };
             thread::Builder::new().spawn_scoped(scope, serve)?;

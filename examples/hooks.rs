@@ -16,11 +16,11 @@ use ostler::apps::Demo;
 use ostler::hooks::{Hooks, HookResult, WorkerExit, WorkerRef};
 
 /// Writes a line into a file for each thing that happens.
-struct Diary {
+struct HookLog {
     path: PathBuf,
 }
 
-impl Diary {
+impl HookLog {
     fn write(&self, line: &str) -> HookResult {
         let mut file = OpenOptions::new().append(true).create(true).open(&self.path)?;
         file.write_all(format!("{line}\n").as_bytes())?;
@@ -28,7 +28,7 @@ impl Diary {
     }
 }
 
-impl Hooks for Diary {
+impl Hooks for HookLog {
     fn on_starting(&self) -> HookResult {
         self.write("starting")
     }
@@ -71,5 +71,5 @@ impl Hooks for Diary {
 
 fn main() -> ExitCode {
     let path = std::env::var_os("DIARY").unwrap_or_else(|| "hooks.txt".into());
-    Runtime::new().app(Demo).hooks(Diary { path: path.into() }).main()
+    Runtime::new().app(Demo).hooks(HookLog { path: path.into() }).main()
 }

@@ -21,7 +21,7 @@ const PARTS: u32 = 10;
 const PART: Duration = Duration::from_millis(300);
 
 /// A part that takes longer than this is no progress.
-const PATIENCE: Duration = Duration::from_secs(5);
+const EXTENSION: Duration = Duration::from_secs(5);
 
 struct Jobs;
 
@@ -38,7 +38,7 @@ impl WorkerClass for Jobs {
             let work = life.begin("rebuild");
             for _ in 0..PARTS {
                 if !stands_still {
-                    work.extend(PATIENCE);
+                    work.extend(EXTENSION);
                 }
                 thread::sleep(PART);
             }

@@ -22,20 +22,20 @@ use ostler::apps::Echo;
 use ostler::worker::{Plain, Visitors, WorkerClass, WorkerContext, WorkerError};
 
 fn main() -> ExitCode {
-    Runtime::new().app(Echo).class(Plain::new("plain", serve)).class(Deaf).main()
+    Runtime::new().app(Echo).class(Plain::new("plain", serve)).class(UnresponsiveClass).main()
 }
 
 /// One client after another.
-fn serve(visitors: Visitors<'_>) -> Result<(), WorkerError> {
-    for visitor in visitors {
+fn serve(incoming: Visitors<'_>) -> Result<(), WorkerError> {
+    for visitor in incoming {
         let _ = answer(&visitor); // a fault of one client is no fault
     }
     Ok(())
 }
 
-struct Deaf;
+struct UnresponsiveClass;
 
-impl WorkerClass for Deaf {
+impl WorkerClass for UnresponsiveClass {
     fn name(&self) -> &'static str {
         "deaf"
     }

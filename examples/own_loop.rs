@@ -18,9 +18,9 @@ use ostler::worker::{Acceptor, Accept, WorkerClass, WorkerContext, WorkerError};
 
 const WAKE: Token = Token(usize::MAX);
 
-struct Patient;
+struct OwnLoop;
 
-impl WorkerClass for Patient {
+impl WorkerClass for OwnLoop {
     fn name(&self) -> &'static str {
         "patient"
     }
@@ -80,5 +80,5 @@ fn watch(
 }
 
 fn main() -> ExitCode {
-    Runtime::new().app(Demo).class(Patient).main()
+    Runtime::new().app(Demo).class(OwnLoop).main()
 }

@@ -39,7 +39,7 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 
 /// How long a worker that leaves waits for a request that may be on its way.
-const LINGER: Duration = Duration::from_millis(100);
+const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// What is served: any axum router. A handler that waits holds up nobody; one that blocks the
 /// thread for longer than `timeout` is found, and named.
@@ -80,12 +80,12 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     let listeners = ctx.listeners().iter().map(|listener| observe(listener.as_fd()));
     let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
     let signals = observe(life.wake_fd())?;
-    let patience = Some(ctx.worker().limits.header_timeout).filter(|limit| !limit.is_zero());
+    let timeout = Some(ctx.worker().limits.header_timeout).filter(|limit| !limit.is_zero());
     life.ready();
     loop {
         let until = match acceptor.poll(clients.len()) {
             Accept::Client(stream, _) => {
-                clients.spawn(attend(life, patience, stream, router.clone(), told.clone()));
+                clients.spawn(drive(life, timeout, stream, router.clone(), told.clone()));
                 yield_now().await; // others get some of a burst, and those who are in their turn
                 continue;
             }
@@ -94,7 +94,7 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
         };
         let wait = until.map_or(Duration::from_secs(3600), |at| at.duration_since(life.now()));
         tokio::select! {
-            listener = somebody_at(&listeners, &acceptor) => acceptor.mark_readable(listener?),
+            listener = readable_listener(&listeners, &acceptor) => acceptor.mark_readable(listener?),
             Some(_) = clients.join_next() => while clients.try_join_next().is_some() {},
             guard = signals.readable() => {
                 guard?.clear_ready(); // first: a later signal makes it ready again
@@ -106,9 +106,9 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
 }
 
 /// Serves one client, whose faults are nobody's concern. It has so long for the head of a request.
-async fn attend(
+async fn drive(
     life: &'static Lifecycle,
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
     stream: Stream,
     router: TowerToHyperService<Router>,
     mut told: watch::Receiver<Stop>,
@@ -117,14 +117,14 @@ async fn attend(
     let Ok(stream) = TcpStream::from_std(socket) else { return };
     let service = service_fn(|request: Request<Incoming>| {
         let label = format!("{} {}", request.method(), request.uri().path());
-        mark(life, label, router.call(request))
+        track(life, label, router.call(request))
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(patience);
+    http.timer(TokioTimer::new()).header_read_timeout(timeout);
     let mut client = pin!(http.serve_connection(TokioIo::new(stream), service));
     let farewell = async {
         let _ = told.wait_for(|stop| *stop != Stop::None).await;
-        sleep(LINGER).await;
+        sleep(DRAIN_IDLE_TIMEOUT).await;
     };
     tokio::select! {
         biased;
@@ -136,7 +136,7 @@ async fn attend(
 
 /// Marks a request as a unit of work. Its seat is taken only while its own code runs, of which one
 /// thread runs one at a time: a request that waits is no hang.
-async fn mark<E>(
+async fn track<E>(
     life: &'static Lifecycle,
     label: String,
     answer: impl Future<Output = Result<Response, E>>,
@@ -164,7 +164,7 @@ fn observe(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
 }
 
 /// Waits until somebody comes to a listener that is awaited: tokio tells it once.
-async fn somebody_at(
+async fn readable_listener(
     listeners: &[AsyncFd<BorrowedFd<'_>>],
     acceptor: &Acceptor<'_>,
 ) -> io::Result<usize> {

@@ -70,10 +70,10 @@ impl WorkerClass for Uring {
             ring,
             acceptor: ctx.acceptor(),
             watched: vec![false; ctx.listeners().len()],
-            guests: Slab::new(),
-            deadlines: TimerWheel::new(life.now()),
+            clients: Slab::new(),
+            timers: TimerWheel::new(life.now()),
             buffers: Buffers::default(),
-            desk: life.desk(0).beating(),
+            tracker: life.desk(0).beating(),
         };
         worker.run()
     }
@@ -92,10 +92,10 @@ struct Worker<'a> {
     acceptor: Acceptor<'a>,
     /// Which listeners the ring polls.
     watched: Vec<bool>,
-    guests: Slab<CompletionClient<'a>>,
-    deadlines: TimerWheel,
+    clients: Slab<CompletionClient<'a>>,
+    timers: TimerWheel,
     buffers: Buffers,
-    desk: Desk<'a>,
+    tracker: Desk<'a>,
 }
 
 impl Worker<'_> {
@@ -104,11 +104,11 @@ impl Worker<'_> {
         self.poll(life.wake_fd(), libc::EPOLLIN, SIGNALS)?;
         life.ready();
         loop {
-            let until = match self.acceptor.poll(self.guests.len()) {
+            let until = match self.acceptor.poll(self.clients.len()) {
                 Accept::Client(stream, address) => {
                     let client = self.ctx.new_client(stream, address, true);
-                    let token = self.guests.insert(client.into_completion(INPUT_BYTES));
-                    self.attend(token)?;
+                    let token = self.clients.insert(client.into_completion(INPUT_BYTES));
+                    self.drive(token)?;
                     Some(MonotonicTime::default()) // others may wait: no sleep
                 }
                 Accept::Pending { deadline: until } => until,
@@ -116,7 +116,7 @@ impl Worker<'_> {
                 Accept::Finished => None, // until the ring has let go of the listeners
             };
             self.watch()?;
-            self.sleep(until)?;
+            self.wait(until)?;
             let results = self.ring.completion();
             done.extend(results.map(|entry| (entry.user_data(), entry.result())));
             for (data, result) in done.drain(..) {
@@ -124,16 +124,16 @@ impl Worker<'_> {
                 self.take(data, result)?;
             }
             let now = life.now();
-            while let Some(token) = self.deadlines.pop(now) {
-                self.guests[token].expire(now, &mut self.buffers, &mut self.desk);
-                self.attend(token)?;
+            while let Some(token) = self.timers.pop(now) {
+                self.clients[token].expire(now, &mut self.buffers, &mut self.tracker);
+                self.drive(token)?;
             }
         }
     }
 
     /// Until something is done, or a deadline has come.
-    fn sleep(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
-        let deadline = [self.deadlines.next(), until].into_iter().flatten().min();
+    fn wait(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
+        let deadline = [self.timers.next(), until].into_iter().flatten().min();
         let wait = deadline.map(|at| at.duration_since(self.ctx.life().now()));
         let time = Timespec::from(wait.unwrap_or(Duration::from_secs(3600)));
         let args = SubmitArgs::new().timespec(&time);
@@ -158,8 +158,8 @@ impl Worker<'_> {
         Ok(())
     }
 
-    fn poll(&mut self, fd: BorrowedFd<'_>, wish: i32, data: u64) -> io::Result<()> {
-        let poll = opcode::PollAdd::new(Fd(fd.as_raw_fd()), wish as u32).build();
+    fn poll(&mut self, fd: BorrowedFd<'_>, events: i32, data: u64) -> io::Result<()> {
+        let poll = opcode::PollAdd::new(Fd(fd.as_raw_fd()), events as u32).build();
         // SAFETY: it points to nothing.
         unsafe { self.push(poll, data) }
     }
@@ -191,8 +191,8 @@ impl Worker<'_> {
             SIGNALS => {
                 self.poll(self.ctx.life().wake_fd(), libc::EPOLLIN, SIGNALS)?;
                 self.ctx.life().stop();
-                let everybody: Vec<_> = self.guests.iter().map(|(token, _)| token).collect();
-                everybody.into_iter().try_for_each(|token| self.attend(token))
+                let everybody: Vec<_> = self.clients.iter().map(|(token, _)| token).collect();
+                everybody.into_iter().try_for_each(|token| self.drive(token))
             }
             CANCEL => Ok(()),
             FIRST_LISTENER.. => {
@@ -205,36 +205,36 @@ impl Worker<'_> {
             }
             _ => {
                 let (token, count) = ((data >> 1) as usize, usize::try_from(result).ok());
-                let (guest, buffers) = (&mut self.guests[token], &mut self.buffers);
+                let (client, buffers) = (&mut self.clients[token], &mut self.buffers);
                 match data & 1 {
-                    0 => guest.complete_recv(count, buffers, &mut self.desk),
-                    _ => guest.complete_send(count, buffers, &mut self.desk),
+                    0 => client.complete_recv(count, buffers, &mut self.tracker),
+                    _ => client.complete_send(count, buffers, &mut self.tracker),
                 }
-                self.attend(token)
+                self.drive(token)
             }
         }
     }
 
     /// Has the ring do what comes next for a client.
-    fn attend(&mut self, token: usize) -> io::Result<()> {
-        let guest = &mut self.guests[token];
+    fn drive(&mut self, token: usize) -> io::Result<()> {
+        let client = &mut self.clients[token];
         if self.ctx.life().stopping() == Stop::Graceful {
-            guest.drain(&mut self.buffers, &mut self.desk);
+            client.drain(&mut self.buffers, &mut self.tracker);
         }
-        if guest.is_finished() {
-            self.guests.remove(token);
-            self.deadlines.clear(token);
+        if client.is_finished() {
+            self.clients.remove(token);
+            self.timers.clear(token);
             return Ok(());
         }
-        if let Some(deadline) = guest.deadline() {
-            self.deadlines.set(token, deadline);
+        if let Some(deadline) = client.deadline() {
+            self.timers.set(token, deadline);
         }
-        let (fd, data) = (Fd(guest.as_raw_fd()), (token as u64) << 1);
-        let receive = guest.next_recv().map(|room| {
+        let (fd, data) = (Fd(client.as_raw_fd()), (token as u64) << 1);
+        let receive = client.next_recv().map(|room| {
             let receive = opcode::Recv::new(fd, room.as_mut_ptr(), room.len() as u32);
             (receive.ioprio(POLL_FIRST).build(), data)
         });
-        let send = guest.next_send().map(|bytes| {
+        let send = client.next_send().map(|bytes| {
             let send = opcode::Send::new(fd, bytes.as_ptr(), bytes.len() as u32);
             (send.flags(libc::MSG_NOSIGNAL).build(), data | 1)
         });

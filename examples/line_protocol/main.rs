@@ -25,52 +25,52 @@ impl App for Shout {
     }
 
     fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn Service>, BootError> {
-        Ok(Box::new(Hall(worker.limits)))
+        Ok(Box::new(ShoutService(worker.limits)))
     }
 }
 
-struct Hall(Limits);
+struct ShoutService(Limits);
 
-impl Service for Hall {
+impl Service for ShoutService {
     fn accept(&self, client: &ClientInfo) -> Box<dyn Connection + '_> {
-        Box::new(Client { limits: self.0, peer: *client, heard: Vec::new(), lines: 0, last: false })
+        Box::new(ShoutConnection { limits: self.0, client: *client, input: Vec::new(), lines: 0, last: false })
     }
 }
 
-struct Client {
+struct ShoutConnection {
     limits: Limits,
-    peer: ClientInfo,
+    client: ClientInfo,
     /// What has come and is not answered yet.
-    heard: Vec<u8>,
+    input: Vec<u8>,
     lines: u32,
     /// Whether the worker is leaving.
     last: bool,
 }
 
-impl Connection for Client {
+impl Connection for ShoutConnection {
     fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
-        self.heard.extend_from_slice(input);
+        self.input.extend_from_slice(input);
         if input.is_empty() { Next::Close } else { self.resume(ctx) }
     }
 
     /// Answers one line, and asks to be called again once the answer has been sent: so a client
     /// that does not read its answers makes no more of them.
     fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
-        match self.heard.iter().position(|byte| *byte == b'\n') {
+        match self.input.iter().position(|byte| *byte == b'\n') {
             Some(end) if end <= LINE_BYTES_MAX => {
                 ctx.begin_work(b"shout");
-                ctx.out.extend(self.heard.drain(..=end).map(|byte| byte.to_ascii_uppercase()));
+                ctx.out.extend(self.input.drain(..=end).map(|byte| byte.to_ascii_uppercase()));
                 ctx.end_work();
                 self.lines = self.lines.wrapping_add(1);
-                if self.peer.allow_keepalive { Next::Continue } else { Next::Close }
+                if self.client.allow_keepalive { Next::Continue } else { Next::Close }
             }
-            None if self.heard.len() <= LINE_BYTES_MAX => Next::Read,
-            _ => refuse(b"TOO LONG\n", ctx),
+            None if self.input.len() <= LINE_BYTES_MAX => Next::Read,
+            _ => reject(b"TOO LONG\n", ctx),
         }
     }
 
     fn on_timeout(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
-        if self.heard.is_empty() { Next::Close } else { refuse(b"TOO SLOW\n", ctx) }
+        if self.input.is_empty() { Next::Close } else { reject(b"TOO SLOW\n", ctx) }
     }
 
     /// Lines that are on their way are still answered: see `patience`.
@@ -80,7 +80,7 @@ impl Connection for Client {
     }
 
     fn timeout(&self) -> ReadTimeout {
-        match (self.last, self.heard.is_empty()) {
+        match (self.last, self.input.is_empty()) {
             (true, _) => ReadTimeout::Total(u32::MAX, self.limits.drain_idle_timeout),
             (false, true) => ReadTimeout::Idle(self.limits.keepalive),
             // However few bytes at a time: a line must be whole in this time.
@@ -89,8 +89,8 @@ impl Connection for Client {
     }
 }
 
-fn refuse(words: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
-    ctx.out.extend_from_slice(words);
+fn reject(reason: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
+    ctx.out.extend_from_slice(reason);
     Next::LingeringClose
 }
 

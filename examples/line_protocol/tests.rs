@@ -27,10 +27,10 @@ impl Desk for Recorder {
 
 /// What a client reads after it has sent these pieces, how many units were marked, and what the
 /// session wants in the end.
-fn converse(reusable: bool, pieces: &[&[u8]]) -> (String, usize, Wants) {
+fn converse(allow_keepalive: bool, pieces: &[&[u8]]) -> (String, usize, Wants) {
     let (now, mut spare, mut desk) = (MonotonicTime::default(), Vec::new(), Recorder::default());
-    let hall = Hall(Limits::default());
-    let client = hall.accept(&ClientInfo { address: None, allow_keepalive: reusable });
+    let hall = ShoutService(Limits::default());
+    let client = hall.accept(&ClientInfo { address: None, allow_keepalive });
     let mut session = Session::new(client, Duration::ZERO, now);
     let mut read = Vec::new();
     for piece in pieces {

@@ -65,13 +65,13 @@ impl App for Demo {
                 process::exit(EXIT_AFTER);
             })?;
         }
-        let handler = DemoHandler { place: worker.clone(), requests: AtomicU64::new(0) };
+        let handler = DemoHandler { worker: worker.clone(), requests: AtomicU64::new(0) };
         Ok(Box::new(Http::new(handler, worker.limits)))
     }
 }
 
 struct DemoHandler {
-    place: WorkerInfo,
+    worker: WorkerInfo,
     requests: AtomicU64,
 }
 
@@ -112,10 +112,10 @@ impl DemoHandler {
     fn info(&self, requests: u64) -> Response {
         let info = json!({
             "pid": process::id(),
-            "pool": self.place.pool,
-            "slot": self.place.slot,
-            "class": self.place.class,
-            "generation": self.place.generation,
+            "pool": self.worker.pool,
+            "slot": self.worker.slot,
+            "class": self.worker.class,
+            "generation": self.worker.generation,
             "requests": requests,
         });
         Response::json(format!("{info}\n"))
@@ -127,14 +127,14 @@ fn sleep(ms: u64) -> Response {
     Response::text(format!("slept {ms} ms\n"))
 }
 
-fn child(words: &[&str], s: u64) -> Response {
-    let mut command = Command::new(words[0]);
-    command.args(&words[1..]).arg(s.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+fn child(args: &[&str], s: u64) -> Response {
+    let mut command = Command::new(args[0]);
+    command.args(&args[1..]).arg(s.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
     // It is left to itself; what ends it in time is the worker's end.
     match command.spawn() {
         Ok(child) => Response::text(format!("{}\n", child.id())),
         Err(error) => {
-            Response::text(format!("cannot start {}: {error}\n", words[0])).with_status(500)
+            Response::text(format!("cannot start {}: {error}\n", args[0])).with_status(500)
         }
     }
 }
@@ -227,9 +227,9 @@ mod tests {
     use super::*;
     use crate::app::{Desk, ConnectionContext, Limits, Next, Options, ClientInfo};
 
-    struct Unmarked;
+    struct NoopReporter;
 
-    impl Desk for Unmarked {
+    impl Desk for NoopReporter {
         fn begin(&mut self, _label: &[u8]) {}
         fn end(&mut self) {}
         fn date(&mut self) -> [u8; 29] {
@@ -254,10 +254,10 @@ mod tests {
         let mut connection = service.accept(&ClientInfo { address: None, allow_keepalive: false });
         let (mut all, mut out) = (Vec::new(), Vec::new());
         let mut next =
-            connection.receive(request.as_bytes(), &mut ConnectionContext::new(&mut out, &mut Unmarked));
+            connection.receive(request.as_bytes(), &mut ConnectionContext::new(&mut out, &mut NoopReporter));
         all.append(&mut out);
         while next == Next::Continue {
-            next = connection.resume(&mut ConnectionContext::new(&mut out, &mut Unmarked));
+            next = connection.resume(&mut ConnectionContext::new(&mut out, &mut NoopReporter));
             all.append(&mut out);
         }
         let text = String::from_utf8(all).unwrap();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn each_path_answers() {
+    fn each_path_responds() {
         let service = boot();
         let service = service.as_ref();
         assert_eq!(get(service, "/"), (200, "Hello, world!\n".to_owned()));

@@ -6,12 +6,12 @@ use std::time::Duration;
 /// The app `echo`: each connection gets its own bytes back, until it ends its side.
 pub struct Echo;
 
-struct Echoes {
-    linger: Duration,
+struct EchoService {
+    drain_idle_timeout: Duration,
 }
 
-struct Client {
-    linger: Duration,
+struct EchoConnection {
+    drain_idle_timeout: Duration,
     draining: bool,
 }
 
@@ -21,17 +21,17 @@ impl App for Echo {
     }
 
     fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn Service>, BootError> {
-        Ok(Box::new(Echoes { linger: worker.limits.drain_idle_timeout }))
+        Ok(Box::new(EchoService { drain_idle_timeout: worker.limits.drain_idle_timeout }))
     }
 }
 
-impl Service for Echoes {
+impl Service for EchoService {
     fn accept(&self, _: &ClientInfo) -> Box<dyn Connection + '_> {
-        Box::new(Client { linger: self.linger, draining: false })
+        Box::new(EchoConnection { drain_idle_timeout: self.drain_idle_timeout, draining: false })
     }
 }
 
-impl Connection for Client {
+impl Connection for EchoConnection {
     fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
         if input.is_empty() {
             return Next::Close;
@@ -57,7 +57,7 @@ impl Connection for Client {
 
     fn timeout(&self) -> ReadTimeout {
         // Bytes that were on their way when the worker was told to leave are still answered.
-        if self.draining { ReadTimeout::Idle(self.linger) } else { ReadTimeout::None }
+        if self.draining { ReadTimeout::Idle(self.drain_idle_timeout) } else { ReadTimeout::None }
     }
 }
 
@@ -66,9 +66,9 @@ mod tests {
     use super::*;
     use crate::app::Desk;
 
-    struct NoDesk;
+    struct NoopReporter;
 
-    impl Desk for NoDesk {
+    impl Desk for NoopReporter {
         fn begin(&mut self, _: &[u8]) {}
         fn end(&mut self) {}
         fn date(&mut self) -> [u8; 29] {
@@ -77,9 +77,9 @@ mod tests {
     }
 
     #[test]
-    fn bytes_come_back_and_the_end_ends() {
-        let mut client = Client { linger: Duration::ZERO, draining: false };
-        let (mut out, mut desk) = (Vec::new(), NoDesk);
+    fn echo_returns_bytes_and_closes_at_eof() {
+        let mut client = EchoConnection { drain_idle_timeout: Duration::ZERO, draining: false };
+        let (mut out, mut desk) = (Vec::new(), NoopReporter);
         let mut ctx = ConnectionContext::new(&mut out, &mut desk);
         assert_eq!(client.receive(b"ab", &mut ctx), Next::Read);
         assert_eq!(client.receive(b"c", &mut ctx), Next::Read);

@@ -2,12 +2,12 @@
 
 mod demo;
 mod echo;
-mod nothing;
+mod no_app;
 mod rpc;
 mod tick;
 
 pub use demo::Demo;
 pub use echo::Echo;
-pub(crate) use nothing::Nothing;
-pub use rpc::Rpc;
+pub(crate) use no_app::NoApp;
+pub use rpc::RpcDemo;
 pub use tick::Tick;

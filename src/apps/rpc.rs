@@ -16,9 +16,9 @@ use crate::rpc::{self, Answer, Call, Error};
 /// | `sleep(ms)` | nil, after so many milliseconds |
 /// | `pid()` | the worker's process id |
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Rpc;
+pub struct RpcDemo;
 
-impl App for Rpc {
+impl App for RpcDemo {
     fn name(&self) -> &str {
         "rpc"
     }
@@ -36,10 +36,10 @@ impl App for Rpc {
     }
 }
 
-fn echo(call: &Call<'_>, answer: &mut Answer<'_>) -> Result<(), Error> {
+fn echo(call: &Call<'_>, result: &mut Answer<'_>) -> Result<(), Error> {
     match call.encoded_arguments()? {
         (1, argument) => {
-            answer.encoded(argument);
+            result.encoded(argument);
             Ok(())
         }
         (count, _) => Err(Error::arguments(format!("one is wanted, not {count}"))),

@@ -30,14 +30,14 @@ pub struct Tick {
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// What the options say.
-struct Wish {
+struct TickOptions {
     schedule: Schedule,
     work: Duration,
     hang_on: Option<u64>,
     panic_on: Option<u64>,
 }
 
-impl Wish {
+impl TickOptions {
     fn read(options: &Options) -> Result<Self, ConfigError> {
         let known = ["every", "cron", "work_ms", "hang_on", "panic_on"];
         if let Some(odd) = options.keys().find(|key| !known.contains(&key.as_str())) {
@@ -66,7 +66,7 @@ impl App for Tick {
     }
 
     fn check(&self, options: &Options) -> Result<(), ConfigError> {
-        Wish::read(options).map(|_| ())
+        TickOptions::read(options).map(|_| ())
     }
 
     fn is_job(&self) -> bool {
@@ -74,7 +74,7 @@ impl App for Tick {
     }
 
     fn job(&self, worker: &WorkerInfo, thread: usize) -> Result<Box<dyn Job>, BootError> {
-        let Wish { schedule, work, hang_on, panic_on } = Wish::read(&worker.options)?;
+        let TickOptions { schedule, work, hang_on, panic_on } = TickOptions::read(&worker.options)?;
         let (pid, slot, runs) = (process::id(), worker.slot, Arc::clone(&self.runs));
         Ok(Box::new(job::scheduled(schedule, move |ctx: &mut dyn JobContext| {
             let run = runs.fetch_add(1, Ordering::Relaxed) + 1;

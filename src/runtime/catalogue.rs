@@ -1,7 +1,7 @@
 //! What settings can choose from, and whether they suit what they have chosen.
 
 use crate::app::{App, ConfigError};
-use crate::apps::Nothing;
+use crate::apps::NoApp;
 use crate::listen::Access;
 use crate::os::credentials::{self, Credentials};
 use crate::settings::{Settings, Source};
@@ -80,7 +80,7 @@ impl Catalogue {
         let class = class.map_err(|error| wrong("worker_class")(error.to_string()))?;
         check_command(class, settings).map_err(|(key, reason)| wrong(key)(reason))?;
         let app = if class.runs_command() {
-            &Nothing
+            &NoApp
         } else {
             self.find_app(&settings.app).map_err(wrong("app"))?
         };

@@ -4,9 +4,9 @@ use crate::app::{App, BootError, WorkerInfo, Service};
 use crate::worker::NoService;
 
 /// The app of a class that has none.
-pub(crate) struct Nothing;
+pub(crate) struct NoApp;
 
-impl App for Nothing {
+impl App for NoApp {
     fn name(&self) -> &str {
         "none"
     }
