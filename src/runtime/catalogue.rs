@@ -151,7 +151,7 @@ fn check_command(
                 format!("class {name} runs a COMMAND: give one, with its arguments, after --");
             return Err(("command", why));
         }
-        return worker::program::find(settings).map_err(|refusal| ("command", refusal.to_string()));
+        return worker::program::check_command(settings).map_err(|refusal| ("command", refusal.to_string()));
     }
     if let Some(word) = settings.command.first() {
         let why = format!("class {name} runs no command: leave out {word:?}, or take class exec");

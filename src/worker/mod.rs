@@ -25,7 +25,7 @@ pub use jobs::SeatedJob;
 pub(crate) use lifecycle::Terms;
 pub use lifecycle::{Lifecycle, Stop};
 pub use fn_class::{Plain, Visitor, Visitors};
-pub use program::{End, Output, Program};
+pub use program::{ProgramExit, Output, Program};
 pub use registry::{DuplicateClass, Registry, UnknownClass};
 pub use tracker::{Desk, Work};
 

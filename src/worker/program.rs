@@ -22,9 +22,9 @@ use crate::time::MonotonicTime;
 #[derive(Debug)]
 pub struct Program {
     child: ChildProgram,
-    mailbox: NotifySocket,
+    notify_socket: NotifySocket,
     /// Which of its outputs have not ended.
-    open: [bool; 2],
+    output_open: [bool; 2],
 }
 
 /// One of a program's two outputs.
@@ -50,29 +50,29 @@ impl Output {
 }
 
 /// So many words of strangers are passed over at once.
-const LETTERS_AT_ONCE: usize = 64;
+const NOTIFICATIONS_PER_READ: usize = 64;
 
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End(Exit);
+pub struct ProgramExit(Exit);
 
 /// Finds the program of the settings, as a worker will: by the `PATH` that the worker will have,
 /// seen from the folder in which it will run.
 ///
 /// # Errors
 /// It does not exist, or cannot be executed.
-pub(crate) fn find(settings: &Settings) -> Result<(), ConfigError> {
-    let word = settings.command.first().map_or("", String::as_str);
+pub(crate) fn check_command(settings: &Settings) -> Result<(), ConfigError> {
+    let program = settings.command.first().map_or("", String::as_str);
     let own = settings.env.iter().rev().find(|(name, _)| name == "PATH");
     let path = own.map(|(_, value)| OsString::from(value)).or_else(|| std::env::var_os("PATH"));
-    let found = process::find_program(OsStr::new(word), path.as_deref(), settings.chdir.as_deref());
+    let found = process::find_program(OsStr::new(program), path.as_deref(), settings.chdir.as_deref());
     found.map(|_| ()).map_err(|error| {
-        let from = settings.chdir.as_deref().filter(|_| word.contains('/'));
+        let from = settings.chdir.as_deref().filter(|_| program.contains('/'));
         let from = from.map(|folder| format!(" from {}", folder.display())).unwrap_or_default();
-        let is_line = settings.command.len() == 1 && word.contains(' ');
+        let is_line = settings.command.len() == 1 && program.contains(' ');
         let tip =
             if is_line { "; give the program and its arguments as separate words" } else { "" };
-        ConfigError::new(format!("cannot run {word:?}{from}: {error}{tip}"))
+        ConfigError::new(format!("cannot run {program:?}{from}: {error}{tip}"))
     })
 }
 
@@ -88,35 +88,35 @@ impl Program {
     /// # Panics
     /// If this process has more than one thread.
     pub fn start(ctx: &WorkerContext<'_>) -> io::Result<Self> {
-        let mailbox = NotifySocket::open()?;
-        let words = ctx.settings.command.iter().map(|word| CString::new(word.as_str()));
-        let words = words.collect::<Result<Vec<_>, _>>()?;
+        let notify_socket = NotifySocket::open()?;
+        let args = ctx.settings.command.iter().map(|word| CString::new(word.as_str()));
+        let args = args.collect::<Result<Vec<_>, _>>()?;
         let sockets: Vec<BorrowedFd<'_>> = ctx.listeners.iter().map(|open| open.as_fd()).collect();
         let timeout = ctx.settings.timeout;
         let mut variables: Vec<(OsString, OsString)> = Vec::new();
-        let mut tell = |name: &str, value: String| variables.push((name.into(), value.into()));
-        tell("OSTLER_POOL", ctx.worker.pool.clone());
-        tell("OSTLER_SLOT", ctx.worker.slot.to_string());
-        tell("OSTLER_GENERATION", ctx.worker.generation.to_string());
-        tell("NOTIFY_SOCKET", mailbox.name().to_owned());
+        let mut set = |name: &str, value: String| variables.push((name.into(), value.into()));
+        set("OSTLER_POOL", ctx.worker.pool.clone());
+        set("OSTLER_SLOT", ctx.worker.slot.to_string());
+        set("OSTLER_GENERATION", ctx.worker.generation.to_string());
+        set("NOTIFY_SOCKET", notify_socket.name().to_owned());
         let mut pid_variables = Vec::new();
         if !sockets.is_empty() {
             let names: Vec<_> = ctx.listeners.iter().map(|listener| name_of(listener)).collect();
-            tell("LISTEN_FDS", sockets.len().to_string());
-            tell("LISTEN_FDNAMES", names.join(":"));
+            set("LISTEN_FDS", sockets.len().to_string());
+            set("LISTEN_FDNAMES", names.join(":"));
             pid_variables.push("LISTEN_PID");
         }
         if !timeout.is_zero() {
-            tell("WATCHDOG_USEC", timeout.as_micros().to_string());
+            set("WATCHDOG_USEC", timeout.as_micros().to_string());
             pid_variables.push("WATCHDOG_PID");
         }
         let launch = ProgramSpec {
-            args: &words,
+            args: &args,
             sockets: &sockets,
             env: &variables,
             pid_env_names: &pid_variables,
         };
-        Ok(Self { child: ChildProgram::start(&launch)?, mailbox, open: [true; 2] })
+        Ok(Self { child: ChildProgram::start(&launch)?, notify_socket, output_open: [true; 2] })
     }
 
     /// Its process number.
@@ -130,8 +130,8 @@ impl Program {
     /// # Errors
     /// `ENOMEM`, from ppoll(2).
     pub fn wait(&self, life: &Lifecycle, deadline: Option<MonotonicTime>) -> io::Result<()> {
-        let mut fds = vec![life.wake_fd(), self.mailbox.as_fd()];
-        let outputs = self.child.outputs().iter().zip(self.open);
+        let mut fds = vec![life.wake_fd(), self.notify_socket.as_fd()];
+        let outputs = self.child.outputs().iter().zip(self.output_open);
         fds.extend(outputs.filter(|(_, open)| *open).map(|(output, _)| output.as_fd()));
         poll::wait_readable(&fds, deadline).map(|_| ())
     }
@@ -139,36 +139,36 @@ impl Program {
     /// Reads what it has printed; `None` if there is nothing now. Never waits.
     pub fn read(&mut self, output: Output, buffer: &mut [u8]) -> Option<usize> {
         let index = output as usize;
-        if !self.open[index] {
+        if !self.output_open[index] {
             return None;
         }
         let length = child_program::read(&self.child.outputs()[index], buffer)?;
-        self.open[index] = length > 0;
+        self.output_open[index] = length > 0;
         (length > 0).then_some(length)
     }
 
     /// The next thing that it, or something that it has started, has said by its `NOTIFY_SOCKET`:
     /// lines of `NAME=VALUE`. What strangers say is passed over. Never waits.
-    pub fn hear(&mut self) -> Option<String> {
-        for _ in 0..LETTERS_AT_ONCE {
-            let letter = self.mailbox.try_receive()?;
-            if self.is_own(&letter) {
-                return Some(String::from_utf8_lossy(&letter.text).into_owned());
+    pub fn next_notification(&mut self) -> Option<String> {
+        for _ in 0..NOTIFICATIONS_PER_READ {
+            let notification = self.notify_socket.try_receive()?;
+            if self.is_from_program(&notification) {
+                return Some(String::from_utf8_lossy(&notification.text).into_owned());
             }
         }
         None // a crowd of strangers: whoever waits finds the rest
     }
 
     /// Who has left already can only be known by its user: somebody who could do worse.
-    fn is_own(&self, letter: &Notification) -> bool {
-        match process::process_group_of(letter.sender) {
-            Some(group) => letter.sender == self.child.pid() || Some(group) == own_group(),
-            None => letter.uid == credentials::effective_uid(),
+    fn is_from_program(&self, notification: &Notification) -> bool {
+        match process::process_group_of(notification.sender) {
+            Some(group) => notification.sender == self.child.pid() || Some(group) == own_group(),
+            None => notification.uid == credentials::effective_uid(),
         }
     }
 
     /// Asks it to finish and leave, by this signal.
-    pub fn ask(&self, signal: StopSignal) {
+    pub fn send_stop_signal(&self, signal: StopSignal) {
         self.child.send(match signal {
             StopSignal::Term => ProgramSignal::Term,
             StopSignal::Int => ProgramSignal::Int,
@@ -196,8 +196,8 @@ impl Program {
     }
 
     /// How it ended, if it has.
-    pub fn end(&mut self) -> Option<End> {
-        self.child.try_reap().map(End)
+    pub fn try_reap(&mut self) -> Option<ProgramExit> {
+        self.child.try_reap().map(ProgramExit)
     }
 }
 
@@ -205,11 +205,11 @@ impl Lifecycle {
     /// Ends the worker at once, as a program beneath it ended, so that the master sees that end: with
     /// its code, or by its signal. If the master has died, whatever the program has left behind is
     /// killed, which is the master's duty otherwise.
-    pub fn end_like(&self, end: End) -> ! {
+    pub fn exit_like(&self, exit: ProgramExit) -> ! {
         if self.is_orphaned() {
             process::kill_process_group(Pid::this());
         }
-        child_program::exit_like(end.0)
+        child_program::exit_like(exit.0)
     }
 }
 

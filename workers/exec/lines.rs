@@ -6,7 +6,7 @@ pub(super) const LINE_BYTES_MAX: usize = 3 << 10;
 /// What a stream has printed of a line that has not ended.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    begun: Vec<u8>,
+    partial: Vec<u8>,
     /// The line has been shown as far as it goes; its rest is thrown away.
     cut: bool,
 }
@@ -21,22 +21,22 @@ impl Lines {
                 None => (piece, false),
             };
             if !self.cut {
-                let room = LINE_BYTES_MAX - self.begun.len();
-                self.begun.extend_from_slice(&text[..text.len().min(room)]);
+                let room = LINE_BYTES_MAX - self.partial.len();
+                self.partial.extend_from_slice(&text[..text.len().min(room)]);
                 if text.len() > room {
                     self.cut = true;
-                    show(readable(&std::mem::take(&mut self.begun)) + "…");
+                    show(readable(&std::mem::take(&mut self.partial)) + "…");
                 }
             }
             if ended {
-                self.end(&mut show);
+                self.finish(&mut show);
             }
         }
     }
 
     /// Shows a line that nobody will end.
-    pub(super) fn end(&mut self, mut show: impl FnMut(String)) {
-        let line = std::mem::take(&mut self.begun);
+    pub(super) fn finish(&mut self, mut show: impl FnMut(String)) {
+        let line = std::mem::take(&mut self.partial);
         let line = line.strip_suffix(b"\r").unwrap_or(&line);
         if !line.is_empty() {
             show(readable(line));
@@ -68,7 +68,7 @@ mod tests {
         for piece in text.chunks(size) {
             lines.feed(piece, |line| shown.push(line));
         }
-        lines.end(|line| shown.push(line));
+        lines.finish(|line| shown.push(line));
         shown
     }
 
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_the_same_however_they_were_cut() {
+    fn lines_do_not_depend_on_chunk_size() {
         check(b"", &[]);
         check(b"one\ntwo\r\n\n\nthree", &["one", "two", "three"]);
         check("a\tb \u{1b}[1mé\u{0}\n".as_bytes(), &["a\tb \\u{1b}[1mé\\u{0}"]);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_an_end_is_cut_and_takes_no_memory() {
+    fn endless_line_is_cut_and_takes_no_memory() {
         let text = [vec![b'x'; 3 * LINE_BYTES_MAX], b"\nnext\n".to_vec()].concat();
         for size in [1, 1000, LINE_BYTES_MAX, text.len()] {
             let shown = lines(&text, size);
@@ -97,6 +97,6 @@ mod tests {
         assert_eq!(lines(&vec![b'y'; LINE_BYTES_MAX], 7), ["y".repeat(LINE_BYTES_MAX)]);
         let mut endless = Lines::default();
         (0..1000).for_each(|_| endless.feed(&[b'z'; 1000], |_| ()));
-        assert!(endless.begun.capacity() <= 2 * LINE_BYTES_MAX);
+        assert!(endless.partial.capacity() <= 2 * LINE_BYTES_MAX);
     }
 }

@@ -1,8 +1,8 @@
 //! `exec`: any program as a worker. The worker itself only watches over it.
 
 mod lines;
-mod vigil;
-mod words;
+mod monitor;
+mod notify;
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use slog::{Logger, debug, info, warn};
 use ostler::app::ConfigError;
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
-use ostler::worker::{End, Lifecycle, Output, Program, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{ProgramExit, Lifecycle, Output, Program, WorkerClass, WorkerContext, WorkerError};
 
 use self::lines::Lines;
-use self::vigil::{Deed, Terms, Vigil};
-use self::words::{Word, words};
+use self::monitor::{MonitorAction, MonitorLimits, Monitor};
+use self::notify::{NotifyMessage, parse_messages};
 
 /// A program in any language, `command`, which finds the listening sockets from descriptor 3 on.
 ///
@@ -60,92 +60,92 @@ impl WorkerClass for ExecClass {
         let (pid, slot, log) = (std::process::id(), ctx.worker().slot, ctx.log());
         info!(log, "program started"; "pid" => pid, "slot" => slot, "program" => program.id());
         let settings = ctx.settings();
-        let terms = Terms {
+        let limits = MonitorLimits {
             ready_after: settings.ready_after,
             timeout: settings.timeout,
             abort_grace: settings.abort_grace,
         };
-        let vigil = Vigil::new(terms, life.now());
-        let voice = Voice { log, pid, slot, lines: Default::default(), last: String::new() };
-        Watch { settings, life, program, vigil, voice, losses: Losses::default() }.keep()
+        let monitor = Monitor::new(limits, life.now());
+        let output = OutputLogger { log, pid, slot, lines: Default::default(), last: String::new() };
+        ProgramLoop { settings, life, program, monitor, output, drop_reporter: DropReporter::default() }.run()
     }
 }
 
 /// So much of an output is read at a time, and so often in a turn.
 const READ_BYTES: usize = 8 << 10;
-const READS_A_TURN: usize = 8;
+const READS_PER_TURN: usize = 8;
 
 /// So often an output is read after the program's end: something that it has started may go on.
-const READS_AT_THE_END: usize = 128;
+const READS_AT_EXIT: usize = 128;
 
 /// So many messages are heard in a turn.
-const MESSAGES_A_TURN: usize = 64;
+const MESSAGES_PER_TURN: usize = 64;
 
 /// One program, and what watches over it.
-struct Watch<'a> {
+struct ProgramLoop<'a> {
     settings: &'a Settings,
     life: &'a Lifecycle,
     program: Program,
-    vigil: Vigil,
-    voice: Voice<'a>,
-    losses: Losses,
+    monitor: Monitor,
+    output: OutputLogger<'a>,
+    drop_reporter: DropReporter,
 }
 
-impl Watch<'_> {
+impl ProgramLoop<'_> {
     /// Watches until the program ends, and ends as it does.
-    fn keep(mut self) -> Result<(), WorkerError> {
+    fn run(mut self) -> Result<(), WorkerError> {
         loop {
             // In this order: it takes away the sign by which an end wakes this loop.
             let stop = self.life.stop();
-            let end = self.program.end();
-            self.hear();
-            let reads = if end.is_some() { READS_AT_THE_END } else { READS_A_TURN };
+            let exit = self.program.try_reap();
+            self.read_notifications();
+            let reads = if exit.is_some() { READS_AT_EXIT } else { READS_PER_TURN };
             self.read(reads);
-            if let Some(end) = end {
-                self.mourn(end);
+            if let Some(end) = exit {
+                self.exit_like_program(end);
             }
             let now = self.life.now();
-            let deed = self.vigil.stop(stop, now);
-            for deed in deed.into_iter().chain(self.vigil.due(now)) {
-                self.act(deed);
+            let action = self.monitor.request_stop(stop, now);
+            for action in action.into_iter().chain(self.monitor.due_actions(now)) {
+                self.apply(action);
             }
-            let beat = self.life.next_beat().filter(|_| self.vigil.beats());
-            let deadline = [beat, self.vigil.deadline()].into_iter().flatten().min();
+            let beat = self.life.next_beat().filter(|_| self.monitor.sends_heartbeat());
+            let deadline = [beat, self.monitor.deadline()].into_iter().flatten().min();
             self.program.wait(self.life, deadline)?;
         }
     }
 
     /// What the program has to say.
-    fn hear(&mut self) {
-        for _ in 0..MESSAGES_A_TURN {
-            let Some(message) = self.program.hear() else { break };
-            for word in words(&message) {
-                self.heed(word);
+    fn read_notifications(&mut self) {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(message) = self.program.next_notification() else { break };
+            for parsed in parse_messages(&message) {
+                self.on_message(parsed);
             }
         }
     }
 
-    fn heed(&mut self, word: Word<'_>) {
+    fn on_message(&mut self, message: NotifyMessage<'_>) {
         let now = self.life.now();
-        let deed = match word {
-            Word::Ready => self.vigil.ready(),
-            Word::Alive => self.vigil.alive(now),
-            Word::Stopping => self.vigil.leaving(),
-            Word::Trigger => {
+        let action = match message {
+            NotifyMessage::Ready => self.monitor.on_ready(),
+            NotifyMessage::Watchdog => self.monitor.on_watchdog(now),
+            NotifyMessage::Stopping => self.monitor.on_stopping(),
+            NotifyMessage::WatchdogTrigger => {
                 self.life.note("the program has asked to be aborted: WATCHDOG=trigger");
-                self.vigil.abort(now)
+                self.monitor.on_abort(now)
             }
-            Word::Extend(time) => {
-                self.vigil.extend(time, now);
+            NotifyMessage::ExtendTimeout(time) => {
+                self.monitor.extend_startup(time, now);
                 None
             }
-            Word::Status(text) => {
-                self.voice.status(text);
+            NotifyMessage::Status(text) => {
+                self.output.status(text);
                 None
             }
         };
-        if let Some(deed) = deed {
-            self.act(deed);
+        if let Some(deed) = action {
+            self.apply(deed);
         }
     }
 
@@ -155,42 +155,42 @@ impl Watch<'_> {
         for output in Output::ALL {
             for _ in 0..reads {
                 let Some(length) = self.program.read(output, &mut buffer) else { break };
-                self.voice.repeat(output, &buffer[..length]);
+                self.output.log_output(output, &buffer[..length]);
             }
         }
-        self.losses.tell(self.life, &self.voice);
+        self.drop_reporter.report(self.life, &self.output);
     }
 
-    fn act(&mut self, deed: Deed) {
-        match deed {
-            Deed::Ready => self.life.ready(),
-            Deed::Beat => self.life.notify(),
-            Deed::Accuse => self.life.note("the program has stopped saying WATCHDOG=1"),
-            Deed::Acquit => {
+    fn apply(&mut self, action: MonitorAction) {
+        match action {
+            MonitorAction::ReportReady => self.life.ready(),
+            MonitorAction::Heartbeat => self.life.notify(),
+            MonitorAction::ReportSilent => self.life.note("the program has stopped saying WATCHDOG=1"),
+            MonitorAction::ClearSilent => {
                 self.life.note("");
                 self.life.notify();
             }
-            Deed::Retire => self.life.retire(),
-            Deed::Ask => self.program.ask(self.settings.stop_signal),
-            Deed::Interrupt => self.program.interrupt(),
-            Deed::Abort => self.program.abort(),
-            Deed::Kill => self.program.kill(),
+            MonitorAction::BeginStop => self.life.retire(),
+            MonitorAction::SendStopSignal => self.program.send_stop_signal(self.settings.stop_signal),
+            MonitorAction::Interrupt => self.program.interrupt(),
+            MonitorAction::Abort => self.program.abort(),
+            MonitorAction::Kill => self.program.kill(),
         }
     }
 
     /// Ends as the program has ended.
-    fn mourn(&mut self, end: End) -> ! {
-        self.voice.fall_silent();
-        self.losses.tell(self.life, &self.voice);
-        if self.vigil.is_boot_failure() {
-            self.life.note(&self.voice.last);
+    fn exit_like_program(&mut self, exit: ProgramExit) -> ! {
+        self.output.flush();
+        self.drop_reporter.report(self.life, &self.output);
+        if self.monitor.is_boot_failure() {
+            self.life.note(&self.output.last);
         }
-        self.life.end_like(end)
+        self.life.exit_like(exit)
     }
 }
 
 /// Repeats in the log what a program prints.
-struct Voice<'a> {
+struct OutputLogger<'a> {
     log: &'a Logger,
     pid: u32,
     slot: usize,
@@ -199,17 +199,17 @@ struct Voice<'a> {
     last: String,
 }
 
-impl Voice<'_> {
-    fn repeat(&mut self, output: Output, bytes: &[u8]) {
+impl OutputLogger<'_> {
+    fn log_output(&mut self, output: Output, bytes: &[u8]) {
         let Self { log, pid, slot, lines, last } = self;
-        lines[output as usize].feed(bytes, |line| say(log, *pid, *slot, output, line, last));
+        lines[output as usize].feed(bytes, |line| log_line(log, *pid, *slot, output, line, last));
     }
 
     /// Nobody will end the lines that are begun.
-    fn fall_silent(&mut self) {
+    fn flush(&mut self) {
         let Self { log, pid, slot, lines, last } = self;
         for output in Output::ALL {
-            lines[output as usize].end(|line| say(log, *pid, *slot, output, line, last));
+            lines[output as usize].finish(|line| log_line(log, *pid, *slot, output, line, last));
         }
     }
 
@@ -218,32 +218,32 @@ impl Voice<'_> {
     }
 }
 
-fn say(log: &Logger, pid: u32, slot: usize, output: Output, line: String, last: &mut String) {
+fn log_line(log: &Logger, pid: u32, slot: usize, output: Output, line: String, last: &mut String) {
     info!(log, "output"; "pid" => pid, "slot" => slot, "stream" => output.name(), "line" => &line);
     *last = line;
 }
 
 /// The log drops what it cannot write at once; that is said, as soon as it can be.
 #[derive(Debug, Default)]
-struct Losses {
-    told: u64,
+struct DropReporter {
+    reported: u64,
     /// When it may be told again.
-    next: MonotonicTime,
+    next_report: MonotonicTime,
 }
 
-impl Losses {
-    const BETWEEN: Duration = Duration::from_secs(1);
+impl DropReporter {
+    const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-    fn tell(&mut self, life: &Lifecycle, voice: &Voice<'_>) {
+    fn report(&mut self, life: &Lifecycle, output: &OutputLogger<'_>) {
         let (dropped, now) = (life.records_dropped(), life.now());
-        if dropped == self.told || now < self.next {
+        if dropped == self.reported || now < self.next_report {
             return;
         }
-        self.next = now.saturating_add(Self::BETWEEN);
-        warn!(voice.log, "records dropped"; "pid" => voice.pid, "slot" => voice.slot,
-            "records" => dropped - self.told);
+        self.next_report = now.saturating_add(Self::REPORT_INTERVAL);
+        warn!(output.log, "records dropped"; "pid" => output.pid, "slot" => output.slot,
+            "records" => dropped - self.reported);
         if life.records_dropped() == dropped {
-            self.told = dropped; // else this one was dropped too
+            self.reported = dropped; // else this one was dropped too
         }
     }
 }

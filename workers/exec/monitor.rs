@@ -1,0 +1,269 @@
+//! What is to be done about a program, by what it says and as time passes. Pure: time is an argument.
+
+use std::time::Duration;
+
+use ostler::time::MonotonicTime;
+use ostler::worker::Stop;
+
+use self::MonitorAction::{Abort, ReportSilent, ClearSilent, SendStopSignal, Heartbeat, Interrupt, Kill, ReportReady, BeginStop};
+
+/// The bounds that the settings set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MonitorLimits {
+    /// A program that has lived so long is ready.
+    pub(super) ready_after: Duration,
+    /// Its longest silence, once it has said that it lives; zero is for ever.
+    pub(super) timeout: Duration,
+    /// From an abort or an interrupt to the kill.
+    pub(super) abort_grace: Duration,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MonitorAction {
+    /// Say that the worker is ready.
+    ReportReady,
+    /// Say that the worker lives.
+    Heartbeat,
+    /// Leave word that the program is silent, for which the worker will soon be taken for hung.
+    ReportSilent,
+    /// Take that back, and say that the worker lives.
+    ClearSilent,
+    /// Say that the worker leaves.
+    BeginStop,
+    /// Ask the program to finish and leave.
+    SendStopSignal,
+    /// Have it leave at once.
+    Interrupt,
+    /// Have it say where it is, and die.
+    Abort,
+    /// End it.
+    Kill,
+}
+
+/// What is known of a program.
+#[derive(Clone, Debug)]
+pub(super) struct Monitor {
+    limits: MonitorLimits,
+    is_ready: bool,
+    /// When its age makes it ready.
+    ready_at: MonotonicTime,
+    /// When it last said that it lives; none before it has begun to.
+    last_watchdog: Option<MonotonicTime>,
+    /// Its silence has been told.
+    reported_silent: bool,
+    /// It leaves by itself.
+    stopping: bool,
+    /// How it has been asked to leave.
+    stop_request: Stop,
+    /// When it has had its time.
+    kill_at: Option<MonotonicTime>,
+}
+
+impl Monitor {
+    /// A program that was started at `now`.
+    pub(super) fn new(limits: MonitorLimits, now: MonotonicTime) -> Self {
+        Self {
+            limits,
+            is_ready: false,
+            ready_at: now.saturating_add(limits.ready_after),
+            last_watchdog: None,
+            reported_silent: false,
+            stopping: false,
+            stop_request: Stop::None,
+            kill_at: None,
+        }
+    }
+
+    /// Whether the program has failed to become ready, if it has ended.
+    pub(super) fn is_boot_failure(&self) -> bool {
+        !self.is_ready && self.stop_request == Stop::None
+    }
+
+    /// It has said that it is ready.
+    pub(super) fn on_ready(&mut self) -> Option<MonitorAction> {
+        (!std::mem::replace(&mut self.is_ready, true)).then_some(ReportReady)
+    }
+
+    /// It has said that it lives: from now on that is what counts.
+    pub(super) fn on_watchdog(&mut self, now: MonotonicTime) -> Option<MonitorAction> {
+        self.last_watchdog = Some(now);
+        Some(if std::mem::take(&mut self.reported_silent) { ClearSilent } else { Heartbeat })
+    }
+
+    /// It has said that it needs so much more time to get ready.
+    pub(super) fn extend_startup(&mut self, time: Duration, now: MonotonicTime) {
+        self.ready_at = self.ready_at.max(now.saturating_add(time));
+    }
+
+    /// It has said that it leaves. One that was never ready has nothing to hand over.
+    pub(super) fn on_stopping(&mut self) -> Option<MonitorAction> {
+        let is_first = !std::mem::replace(&mut self.stopping, true);
+        (is_first && self.is_ready && self.stop_request == Stop::None).then_some(BeginStop)
+    }
+
+    /// It is to be aborted.
+    pub(super) fn on_abort(&mut self, now: MonotonicTime) -> Option<MonitorAction> {
+        self.kill_by(now.saturating_add(self.limits.abort_grace));
+        Some(Abort)
+    }
+
+    /// The worker is to stop so. How long a drain may take is not decided here.
+    pub(super) fn request_stop(&mut self, stop: Stop, now: MonotonicTime) -> Option<MonitorAction> {
+        if stop <= self.stop_request {
+            return None;
+        }
+        self.stop_request = stop;
+        match stop {
+            Stop::None => None,
+            Stop::Graceful => (!self.stopping).then_some(SendStopSignal),
+            Stop::Now => {
+                self.kill_by(now.saturating_add(self.limits.abort_grace));
+                Some(Interrupt)
+            }
+        }
+    }
+
+    /// What is due at `now`.
+    pub(super) fn due_actions(&mut self, now: MonotonicTime) -> Vec<MonitorAction> {
+        let mut actions = Vec::new();
+        if !self.is_ready && self.stop_request == Stop::None && self.ready_at <= now {
+            actions.extend(self.on_ready());
+        }
+        if self.last_watchdog.is_none() {
+            actions.push(Heartbeat); // to be there is enough
+        }
+        if self.silent_at().is_some_and(|at| at <= now) {
+            self.reported_silent = true;
+            actions.push(ReportSilent);
+        }
+        if self.kill_at.is_some_and(|at| at <= now) {
+            self.kill_at = None;
+            actions.push(Kill);
+        }
+        actions
+    }
+
+    /// When something will be due, besides the worker's own beat.
+    pub(super) fn deadline(&self) -> Option<MonotonicTime> {
+        let ready_at = (!self.is_ready && self.stop_request == Stop::None).then_some(self.ready_at);
+        [ready_at, self.silent_at(), self.kill_at].into_iter().flatten().min()
+    }
+
+    /// Whether the worker is to beat by itself.
+    pub(super) fn sends_heartbeat(&self) -> bool {
+        self.last_watchdog.is_none()
+    }
+
+    /// In time for the master, for whom the last beat may be a little older than the last word.
+    fn silent_at(&self) -> Option<MonotonicTime> {
+        let watched = !self.reported_silent && !self.limits.timeout.is_zero();
+        self.last_watchdog.filter(|_| watched).map(|said| said.saturating_add(self.limits.timeout * 3 / 4))
+    }
+
+    fn kill_by(&mut self, at: MonotonicTime) {
+        self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> MonotonicTime {
+        MonotonicTime::from_nanos(1_000_000_000).saturating_add(Duration::from_millis(millis))
+    }
+
+    fn monitor() -> Monitor {
+        let secs = Duration::from_secs;
+        let (ready_after, timeout) = (secs(1), secs(10));
+        Monitor::new(MonitorLimits { ready_after, timeout, abort_grace: secs(2) }, at(0))
+    }
+
+    #[test]
+    fn program_is_ready_once_after_ready_after() {
+        let mut monitor = monitor();
+        assert_eq!(monitor.due_actions(at(999)), [Heartbeat]);
+        assert_eq!(monitor.deadline(), Some(at(1000)));
+        assert_eq!(monitor.due_actions(at(1000)), [ReportReady, Heartbeat]);
+        assert_eq!((monitor.due_actions(at(2000)), monitor.on_ready()), (vec![Heartbeat], None));
+        assert_eq!(monitor.deadline(), None);
+    }
+
+    #[test]
+    fn ready_message_is_early_and_extend_delays_ready_after() {
+        let mut early = monitor();
+        assert_eq!(early.on_ready(), Some(ReportReady));
+        assert!(!early.is_boot_failure());
+        let mut late = monitor();
+        late.extend_startup(Duration::from_secs(5), at(500));
+        late.extend_startup(Duration::from_secs(1), at(600)); // less than it has
+        assert_eq!(late.due_actions(at(5499)), [Heartbeat]);
+        assert!(late.is_boot_failure());
+        assert_eq!(late.due_actions(at(5500)), [ReportReady, Heartbeat]);
+    }
+
+    #[test]
+    fn silence_counts_after_first_watchdog_message() {
+        let mut monitor = monitor();
+        monitor.on_ready();
+        assert!(monitor.sends_heartbeat());
+        assert_eq!(monitor.on_watchdog(at(0)), Some(Heartbeat));
+        assert!(!monitor.sends_heartbeat());
+        assert_eq!(monitor.due_actions(at(7_499)), []);
+        assert_eq!(monitor.on_watchdog(at(7_499)), Some(Heartbeat));
+        assert_eq!(monitor.deadline(), Some(at(14_999)));
+        assert_eq!(monitor.due_actions(at(14_999)), [ReportSilent]);
+        assert_eq!((monitor.due_actions(at(30_000)), monitor.deadline()), (vec![], None));
+        assert_eq!(monitor.on_watchdog(at(30_000)), Some(ClearSilent));
+        assert_eq!(monitor.on_watchdog(at(30_001)), Some(Heartbeat));
+        assert_eq!(monitor.deadline(), Some(at(37_501)));
+    }
+
+    #[test]
+    fn stop_is_sent_once_and_only_escalates() {
+        let mut monitor = monitor();
+        monitor.on_ready();
+        assert_eq!(monitor.request_stop(Stop::None, at(0)), None);
+        assert_eq!(monitor.request_stop(Stop::Graceful, at(0)), Some(SendStopSignal));
+        assert_eq!(monitor.request_stop(Stop::Graceful, at(1)), None);
+        assert_eq!(monitor.deadline(), None, "the master bounds it");
+        assert_eq!(monitor.request_stop(Stop::Now, at(100)), Some(Interrupt));
+        assert_eq!(monitor.request_stop(Stop::Graceful, at(101)), None);
+        assert_eq!(monitor.due_actions(at(2099)), [Heartbeat]);
+        assert_eq!(monitor.due_actions(at(2100)), [Heartbeat, Kill]);
+        assert_eq!(monitor.due_actions(at(9999)), [Heartbeat]);
+    }
+
+    #[test]
+    fn stopping_program_is_never_reported_ready() {
+        let mut monitor = monitor();
+        assert_eq!(monitor.request_stop(Stop::Graceful, at(0)), Some(SendStopSignal));
+        assert_eq!((monitor.due_actions(at(5000)), monitor.deadline()), (vec![Heartbeat], None));
+        assert!(!monitor.is_boot_failure());
+    }
+
+    #[test]
+    fn program_that_stops_by_itself_gets_no_stop_signal() {
+        let mut monitor = monitor();
+        assert_eq!(monitor.on_stopping(), None, "it was never ready");
+        let mut monitor = self::monitor();
+        monitor.on_ready();
+        assert_eq!((monitor.on_stopping(), monitor.on_stopping()), (Some(BeginStop), None));
+        assert_eq!(monitor.request_stop(Stop::Graceful, at(0)), None);
+        assert_eq!(monitor.request_stop(Stop::Now, at(0)), Some(Interrupt));
+        let mut asked = self::monitor();
+        asked.on_ready();
+        asked.request_stop(Stop::Graceful, at(0));
+        assert_eq!(asked.on_stopping(), None, "that is the answer");
+    }
+
+    #[test]
+    fn an_abort_is_followed_by_a_kill() {
+        let mut monitor = monitor();
+        monitor.on_ready();
+        assert_eq!(monitor.on_abort(at(0)), Some(Abort));
+        monitor.request_stop(Stop::Now, at(1000)); // no reprieve
+        assert_eq!(monitor.due_actions(at(2000)), [Heartbeat, Kill]);
+    }
+}
