@@ -19,14 +19,14 @@ use std::time::Duration;
 
 use ostler::Runtime;
 use ostler::apps::Echo;
-use ostler::worker::{Plain, Visitors, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{FnClass, Incoming, WorkerClass, WorkerContext, WorkerError};
 
 fn main() -> ExitCode {
-    Runtime::new().app(Echo).class(Plain::new("plain", serve)).class(UnresponsiveClass).main()
+    Runtime::new().app(Echo).class(FnClass::new("plain", serve)).class(UnresponsiveClass).main()
 }
 
 /// One client after another.
-fn serve(incoming: Visitors<'_>) -> Result<(), WorkerError> {
+fn serve(incoming: Incoming<'_>) -> Result<(), WorkerError> {
     for visitor in incoming {
         let _ = answer(&visitor); // a fault of one client is no fault
     }

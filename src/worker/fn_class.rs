@@ -22,7 +22,7 @@ use crate::os::{file, poll};
 use crate::settings::Settings;
 
 /// The most clients that the function may hold at once.
-const VISITORS_MAX: usize = 64;
+const CLIENTS_MAX: usize = 64;
 
 /// A worker class made of a function that accepts and answers.
 ///
@@ -48,14 +48,14 @@ const VISITORS_MAX: usize = 64;
 ///     ostler::Runtime::new().app(ostler::apps::Echo).class(class).main()
 /// }
 /// ```
-pub struct Plain<F> {
+pub struct FnClass<F> {
     name: &'static str,
     serve: F,
 }
 
-impl<F> Plain<F>
+impl<F> FnClass<F>
 where
-    F: Fn(Visitors<'_>) -> Result<(), WorkerError> + Sync,
+    F: Fn(Incoming<'_>) -> Result<(), WorkerError> + Sync,
 {
     /// A class of this name. The function is called once in each worker, and is to go on until there
     /// are no more visitors; if it returns before, or with an error, the worker ends with exit code
@@ -65,33 +65,33 @@ where
     }
 }
 
-impl<F> WorkerClass for Plain<F>
+impl<F> WorkerClass for FnClass<F>
 where
-    F: Fn(Visitors<'_>) -> Result<(), WorkerError> + Sync,
+    F: Fn(Incoming<'_>) -> Result<(), WorkerError> + Sync,
 {
     fn name(&self) -> &'static str {
         self.name
     }
 
     fn seats(&self, settings: &Settings) -> usize {
-        settings.worker_connections.min(VISITORS_MAX)
+        settings.worker_connections.min(CLIENTS_MAX)
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        let house = House::new(ctx, self.seats(ctx.settings()))?;
+        let shared = Shared::new(ctx, self.seats(ctx.settings()))?;
         thread::scope(|scope| {
             let serve = || {
-                let _bell = ClosingBell(&house);
-                (self.serve)(Visitors::of(&house))
+                let _return_guard = ReturnGuard(&shared);
+                (self.serve)(Incoming::new(&shared))
             };
             let server = thread::Builder::new()
                 .name("ostler-plain".to_owned())
                 .spawn_scoped(scope, serve)?;
-            house.keep()?;
+            shared.run_main_loop()?;
             server.join().unwrap_or_else(|panic| resume_unwind(panic))
         })?;
-        match house.rooms().fault.take() {
-            Some(fault) => Err(fault),
+        match shared.lock_state().error.take() {
+            Some(error) => Err(error),
             None if ctx.life().stopping() == Stop::None => {
                 Err("the class's function has returned, though nobody asked it to".into())
             }
@@ -101,146 +101,146 @@ where
 }
 
 /// What the two threads share.
-struct House<'a> {
+struct Shared<'a> {
     ctx: &'a WorkerContext<'a>,
-    rooms: Mutex<Rooms>,
+    state: Mutex<SharedState>,
     /// A byte in it: the first thread should look at the rooms.
-    news: (OwnedFd, OwnedFd),
+    main_wakeup: (OwnedFd, OwnedFd),
     /// A byte in it: who waits for a client, or for a seat, should look again.
-    nudges: (OwnedFd, OwnedFd),
+    accept_wakeup: (OwnedFd, OwnedFd),
     /// The function has returned.
-    over: AtomicBool,
+    returned: AtomicBool,
 }
 
-struct Rooms {
+struct SharedState {
     /// Seats that nobody has.
     free: Vec<usize>,
-    seats: usize,
+    threads: usize,
     /// Somebody waits for a seat.
-    full: bool,
+    waits_for_thread: bool,
     /// The function goes on asking, though it was told that nobody comes any more.
-    is_deaf: bool,
+    awaits_exit: bool,
     /// Why no client can be had.
-    fault: Option<WorkerError>,
+    error: Option<WorkerError>,
 }
 
-impl<'a> House<'a> {
-    fn new(ctx: &'a WorkerContext<'a>, seats: usize) -> io::Result<Self> {
-        let free = (0..seats).rev().collect();
-        let rooms = Rooms { free, seats, full: false, is_deaf: false, fault: None };
+impl<'a> Shared<'a> {
+    fn new(ctx: &'a WorkerContext<'a>, threads: usize) -> io::Result<Self> {
+        let free = (0..threads).rev().collect();
+        let state = SharedState { free, threads, waits_for_thread: false, awaits_exit: false, error: None };
         let (news, nudges) = (file::pipe()?, file::pipe()?);
-        Ok(Self { ctx, rooms: Mutex::new(rooms), news, nudges, over: AtomicBool::new(false) })
+        Ok(Self { ctx, state: Mutex::new(state), main_wakeup: news, accept_wakeup: nudges, returned: AtomicBool::new(false) })
     }
 
     /// What the first thread does: it lives the worker's life until the function has returned.
-    fn keep(&self) -> io::Result<()> {
+    fn run_main_loop(&self) -> io::Result<()> {
         let life = self.ctx.life();
-        while !self.over.load(Ordering::Acquire) {
+        while !self.returned.load(Ordering::Acquire) {
             life.notify();
             let stop = life.stop();
-            let rooms = self.rooms();
+            let state = self.lock_state();
             // The function may be stuck, or never return.
-            if stop == Stop::Now || (rooms.is_deaf && rooms.free.len() == rooms.seats) {
+            if stop == Stop::Now || (state.awaits_exit && state.free.len() == state.threads) {
                 life.leave();
             }
-            drop(rooms);
+            drop(state);
             // A signal ends a sleep with nothing ready, so any turn may have heard one.
-            ring(&self.nudges.1);
-            poll::wait_readable(&[life.wake_fd(), self.news.0.as_fd()], life.next_beat())?;
-            file::drain_pipe(&self.news.0);
+            wake(&self.accept_wakeup.1);
+            poll::wait_readable(&[life.wake_fd(), self.main_wakeup.0.as_fd()], life.next_beat())?;
+            file::drain_pipe(&self.main_wakeup.0);
         }
         Ok(())
     }
 
     /// A seat, once one is free.
-    fn seat(&self) -> io::Result<usize> {
+    fn acquire_thread(&self) -> io::Result<usize> {
         loop {
-            let mut rooms = self.rooms();
-            let seat = rooms.free.pop();
-            rooms.full = seat.is_none();
-            drop(rooms);
-            if let Some(seat) = seat {
+            let mut state = self.lock_state();
+            let thread = state.free.pop();
+            state.waits_for_thread = thread.is_none();
+            drop(state);
+            if let Some(seat) = thread {
                 return Ok(seat);
             }
-            poll::wait_readable(&[self.nudges.0.as_fd()], None)?;
-            file::drain_pipe(&self.nudges.0);
+            poll::wait_readable(&[self.accept_wakeup.0.as_fd()], None)?;
+            file::drain_pipe(&self.accept_wakeup.0);
         }
     }
 
-    fn give_back(&self, seat: usize) {
-        let mut rooms = self.rooms();
-        rooms.free.push(seat);
-        let (awaited, told) = (rooms.full, rooms.is_deaf);
-        drop(rooms);
+    fn release_thread(&self, seat: usize) {
+        let mut state = self.lock_state();
+        state.free.push(seat);
+        let (awaited, told) = (state.waits_for_thread, state.awaits_exit);
+        drop(state);
         if awaited {
-            ring(&self.nudges.1);
+            wake(&self.accept_wakeup.1);
         }
         if told {
-            ring(&self.news.1);
+            wake(&self.main_wakeup.1);
         }
     }
 
     /// The function asks again, though it was told that nobody comes any more.
-    fn detain(&self) -> ! {
-        self.rooms().is_deaf = true;
-        ring(&self.news.1);
+    fn park_until_exit(&self) -> ! {
+        self.lock_state().awaits_exit = true;
+        wake(&self.main_wakeup.1);
         loop {
             thread::park();
         }
     }
 
-    fn rooms(&self) -> MutexGuard<'_, Rooms> {
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_state(&self) -> MutexGuard<'_, SharedState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A full pipe is as good: whoever is meant has not looked yet.
-fn ring(pipe: &OwnedFd) {
+fn wake(pipe: &OwnedFd) {
     let _ = file::wake_pipe(pipe);
 }
 
 /// Tells the first thread that the function has returned, however that came about.
-struct ClosingBell<'h>(&'h House<'h>);
+struct ReturnGuard<'h>(&'h Shared<'h>);
 
-impl Drop for ClosingBell<'_> {
+impl Drop for ReturnGuard<'_> {
     fn drop(&mut self) {
-        self.0.over.store(true, Ordering::Release);
-        ring(&self.0.news.1);
+        self.0.returned.store(true, Ordering::Release);
+        wake(&self.0.main_wakeup.1);
     }
 }
 
 /// Those who come, one after the other: an iterator that waits, and ends when the worker is to
 /// leave.
-pub struct Visitors<'a> {
-    house: &'a House<'a>,
+pub struct Incoming<'a> {
+    shared: &'a Shared<'a>,
     acceptor: Acceptor<'a>,
     /// It has been asked for somebody.
-    asked: bool,
+    ready_reported: bool,
     /// It has said that nobody comes any more.
-    ended: bool,
+    finished: bool,
 }
 
-impl<'a> Visitors<'a> {
-    fn of(house: &'a House<'a>) -> Self {
-        let acceptor = house.ctx.acceptor().with_wakeup(&house.nudges.0);
-        Self { house, acceptor, asked: false, ended: false }
+impl<'a> Incoming<'a> {
+    fn new(shared: &'a Shared<'a>) -> Self {
+        let acceptor = shared.ctx.acceptor().with_wakeup(&shared.accept_wakeup.0);
+        Self { shared, acceptor, ready_reported: false, finished: false }
     }
 
-    fn admit(&mut self) -> Result<Option<Visitor<'a>>, WorkerError> {
-        let seat = self.house.seat()?;
-        let admitted = self.acceptor.next_stream();
-        let visitor = admitted
-            .and_then(|newcomer| newcomer.map(|who| self.house.receive(seat, who)).transpose());
-        if !matches!(visitor, Ok(Some(_))) {
-            self.house.give_back(seat);
+    fn accept(&mut self) -> Result<Option<ClientStream<'a>>, WorkerError> {
+        let thread = self.shared.acquire_thread()?;
+        let accepted = self.acceptor.next_stream();
+        let client = accepted
+            .and_then(|newcomer| newcomer.map(|who| self.shared.new_client(thread, who)).transpose());
+        if !matches!(client, Ok(Some(_))) {
+            self.shared.release_thread(thread);
         }
-        visitor
+        client
     }
 }
 
-impl<'a> House<'a> {
-    fn receive(&'a self, seat: usize, newcomer: AcceptedStream) -> Result<Visitor<'a>, WorkerError> {
-        let (stream, address) = newcomer;
+impl<'a> Shared<'a> {
+    fn new_client(&'a self, seat: usize, accepted: AcceptedStream) -> Result<ClientStream<'a>, WorkerError> {
+        let (stream, address) = accepted;
         let stream = TcpStream::from(OwnedFd::from(stream));
         stream.set_nonblocking(false)?;
         let settings = self.ctx.settings();
@@ -248,40 +248,40 @@ impl<'a> House<'a> {
         stream.set_write_timeout(Some(settings.write_timeout))?;
         let label = address.map_or_else(|| "client".to_owned(), |peer| format!("client {peer}"));
         let work = Some(self.ctx.life().begin_at(seat, &label));
-        Ok(Visitor { stream, work, seat, house: self })
+        Ok(ClientStream { stream, work, thread: seat, shared: self })
     }
 }
 
-impl<'a> Iterator for Visitors<'a> {
-    type Item = Visitor<'a>;
+impl<'a> Iterator for Incoming<'a> {
+    type Item = ClientStream<'a>;
 
     /// The next client. Waits for one as long as the worker is to serve.
-    fn next(&mut self) -> Option<Visitor<'a>> {
-        if self.ended {
-            self.house.detain();
+    fn next(&mut self) -> Option<ClientStream<'a>> {
+        if self.finished {
+            self.shared.park_until_exit();
         }
-        if !std::mem::replace(&mut self.asked, true) {
-            self.house.ctx.life().ready();
+        if !std::mem::replace(&mut self.ready_reported, true) {
+            self.shared.ctx.life().ready();
         }
-        let visitor = self.admit().unwrap_or_else(|fault| {
-            self.house.rooms().fault = Some(fault);
+        let client = self.accept().unwrap_or_else(|fault| {
+            self.shared.lock_state().error = Some(fault);
             None
         });
-        self.ended = visitor.is_none();
-        visitor
+        self.finished = client.is_none();
+        client
     }
 }
 
 /// A client that has been let in, until this is dropped: a socket that blocks. It may be one of a
 /// unix listener, which is no TCP but reads and writes all the same.
-pub struct Visitor<'a> {
+pub struct ClientStream<'a> {
     stream: TcpStream,
     work: Option<Work<'a>>,
-    seat: usize,
-    house: &'a House<'a>,
+    thread: usize,
+    shared: &'a Shared<'a>,
 }
 
-impl Deref for Visitor<'_> {
+impl Deref for ClientStream<'_> {
     type Target = TcpStream;
 
     fn deref(&self) -> &TcpStream {
@@ -292,13 +292,13 @@ impl Deref for Visitor<'_> {
     }
 }
 
-impl Read for Visitor<'_> {
+impl Read for ClientStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         (&**self).read(buffer)
     }
 }
 
-impl Write for Visitor<'_> {
+impl Write for ClientStream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         (&**self).write(bytes)
     }
@@ -308,9 +308,9 @@ impl Write for Visitor<'_> {
     }
 }
 
-impl Drop for Visitor<'_> {
+impl Drop for ClientStream<'_> {
     fn drop(&mut self) {
         self.work = None; // done and counted before the seat is another's
-        self.house.give_back(self.seat);
+        self.shared.release_thread(self.thread);
     }
 }

@@ -24,7 +24,7 @@ pub(crate) use jobs::Booted;
 pub use jobs::SeatedJob;
 pub(crate) use lifecycle::Terms;
 pub use lifecycle::{Lifecycle, Stop};
-pub use fn_class::{Plain, Visitor, Visitors};
+pub use fn_class::{FnClass, ClientStream, Incoming};
 pub use program::{ProgramExit, Output, Program};
 pub use registry::{DuplicateClass, Registry, UnknownClass};
 pub use tracker::{Desk, Work};
