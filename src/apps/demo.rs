@@ -84,7 +84,7 @@ impl Handler for DemoHandler {
             "/info" => Ok(self.info(requests)),
             "/sleep" => required(request, "ms").map(sleep),
             "/long" => required(request, "ms").map(|ms: u64| {
-                request.extend(Duration::from_millis(ms.saturating_add(1000)));
+                request.extend_deadline(Duration::from_millis(ms.saturating_add(1000)));
                 sleep(ms)
             }),
             "/hang" => loop {

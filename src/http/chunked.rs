@@ -3,7 +3,7 @@
 
 use crate::app::Limits;
 
-use super::fault::Fault;
+use super::error::RequestError;
 use super::request::hex_digit;
 use super::response::is_token_byte;
 
@@ -60,7 +60,7 @@ impl Decoder {
         input: &[u8],
         body: &mut Vec<u8>,
         limits: &Limits,
-    ) -> Result<Decoded, Fault> {
+    ) -> Result<Decoded, RequestError> {
         let mut at = 0;
         while at < input.len() {
             if let State::Data { left } = self.state {
@@ -82,39 +82,39 @@ impl Decoder {
     }
 
     /// The state after one byte outside a chunk's data.
-    fn after(&mut self, byte: u8, limits: &Limits) -> Result<State, Fault> {
+    fn after(&mut self, byte: u8, limits: &Limits) -> Result<State, RequestError> {
         Ok(match (self.state, byte) {
             (State::Size { digits, size }, b'\r') if digits > 0 => {
-                State::SizeLf { size: self.admit(size, limits)? }
+                State::SizeLf { size: self.reserve_body(size, limits)? }
             }
             (State::Size { digits, size }, _) => match hex_digit(byte) {
                 Some(digit) if digits < SIZE_DIGITS_MAX => {
                     State::Size { digits: digits + 1, size: size << 4 | u64::from(digit) }
                 }
-                _ => return Err(Fault::bad("a chunk size is malformed")),
+                _ => return Err(RequestError::bad_request("a chunk size is malformed")),
             },
             (State::SizeLf { size: 0 }, b'\n') => State::TrailerStart,
             (State::SizeLf { size }, b'\n') => State::Data { left: size },
             (State::DataCr, b'\r') => State::DataLf,
             (State::DataLf, b'\n') => State::default(),
             (State::SizeLf { .. } | State::DataCr | State::DataLf, _) => {
-                return Err(Fault::bad("a chunk does not end in CR LF"));
+                return Err(RequestError::bad_request("a chunk does not end in CR LF"));
             }
             (State::TrailerStart, b'\r') => State::EndLf,
             (_, _) => return self.after_in_trailer(byte, limits),
         })
     }
 
-    fn after_in_trailer(&mut self, byte: u8, limits: &Limits) -> Result<State, Fault> {
+    fn after_in_trailer(&mut self, byte: u8, limits: &Limits) -> Result<State, RequestError> {
         self.trailer += 1;
         if self.trailer > limits.max_head_bytes {
-            return Err(Fault::HEAD);
+            return Err(RequestError::HEAD);
         }
         Ok(match (self.state, byte) {
             (State::TrailerStart, _) if is_token_byte(byte) => {
                 self.fields += 1;
                 if self.fields > limits.max_header_fields {
-                    return Err(Fault::FIELDS);
+                    return Err(RequestError::FIELDS);
                 }
                 State::TrailerName
             }
@@ -123,14 +123,14 @@ impl Decoder {
             (State::TrailerValue, b'\r') => State::TrailerLf,
             (State::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => State::TrailerValue,
             (State::TrailerLf, b'\n') => State::TrailerStart,
-            _ => return Err(Fault::bad("a trailer is malformed")),
+            _ => return Err(RequestError::bad_request("a trailer is malformed")),
         })
     }
 
     /// The size of the next chunk, if the body may still grow by so much.
-    fn admit(&mut self, size: u64, limits: &Limits) -> Result<usize, Fault> {
+    fn reserve_body(&mut self, size: u64, limits: &Limits) -> Result<usize, RequestError> {
         let room = limits.max_body_bytes.saturating_sub(self.body);
-        let size = usize::try_from(size).ok().filter(|&size| size <= room).ok_or(Fault::BODY)?;
+        let size = usize::try_from(size).ok().filter(|&size| size <= room).ok_or(RequestError::BODY)?;
         self.body += size;
         Ok(size)
     }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_chunks_are_refused() {
+    fn malformed_chunks_are_rejected() {
         for input in [
             "\r\n",
             " 1\r\n",

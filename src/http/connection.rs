@@ -1,7 +1,7 @@
 //! One client's connection: requests are cut out of the bytes, handed over, and answered in order.
 //! It must never know a socket, a clock or a thread; time comes as `expire`, the end as `drain`.
 
-mod answering;
+mod responding;
 
 use std::mem;
 use std::net::SocketAddr;
@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use crate::app::{Connection, ConnectionContext, Limits, Next, ReadTimeout, ClientInfo};
 
 use super::chunked::{Decoded, Decoder};
-use super::fault::Fault;
-use super::head::{self, Expects, Framing, Head, Reuse};
+use super::error::RequestError;
+use super::head::{self, Expects, Framing, Head, Reusable};
 use super::scan::{Scan, Scanner};
 use super::sending::{PIECE, Sending};
 use super::{Handler, Http};
@@ -22,9 +22,9 @@ pub(super) struct HttpConnection<'s, H> {
     /// Input that could not be used yet: a part of a request, or requests whose turn comes later.
     buffer: Vec<u8>,
     state: State,
-    reuse: Reuse,
+    reusable: Reusable,
     input: Input,
-    waits: Waits,
+    read_state: ReadState,
     phase: u32,
 }
 
@@ -35,15 +35,15 @@ enum State {
     /// A body whose length is known; head and body are buffered together.
     Sized { head: usize, whole: usize },
     /// A chunked body; head and decoded body are gathered apart from the input.
-    Chunked(Box<Gathered>),
+    Chunked(Box<ChunkedBody>),
     /// A later request: an answer is on its way.
-    Answering(Sending, Reuse),
+    Responding(Sending, Reusable),
     /// Nothing: all has been said.
-    Over(Next),
+    Closed(Next),
 }
 
 /// A request with a chunked body, while it arrives.
-struct Gathered {
+struct ChunkedBody {
     bytes: Vec<u8>,
     head: usize,
     decoder: Decoder,
@@ -58,32 +58,32 @@ enum Input {
 
 /// What a connection that reads is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waits {
+enum ReadState {
     /// The first byte of the first request.
     First,
     /// The first byte of another request.
-    Another,
+    KeepAlive,
     /// The same, though no more than a moment: the worker is leaving.
-    Lingering,
+    DrainIdle,
     /// The rest of a request.
-    Rest,
+    Partial,
 }
 
 /// Why the work has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
+enum Pause {
     /// It cannot go on without more input.
-    Starved,
+    NeedsInput,
     /// There is enough output for now.
-    Full,
+    OutputFull,
 }
 
 /// What one step has come to.
 enum Step {
     /// So many bytes of the input are done with.
-    Used(usize),
+    Consumed(usize),
     /// So many too, and the rest is too little to go on.
-    Starved(usize),
+    NeedsInput(usize),
 }
 
 impl<H: Handler> Connection for HttpConnection<'_, H> {
@@ -91,56 +91,56 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
         if input.is_empty() {
             self.input = Input::Ended;
         }
-        self.work(input, ctx)
+        self.process(input, ctx)
     }
 
     fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
-        self.work(&[], ctx)
+        self.process(&[], ctx)
     }
 
     fn on_timeout(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
         match &self.state {
-            State::Over(next) => return *next,
-            State::Answering(..) => self.end(Next::Close),
-            State::Head(_) if self.buffer.is_empty() => self.end(Next::Close),
+            State::Closed(next) => return *next,
+            State::Responding(..) => self.close(Next::Close),
+            State::Head(_) if self.buffer.is_empty() => self.close(Next::Close),
             State::Head(_) | State::Sized { .. } | State::Chunked(_) => {
-                let begun = mem::take(self.begun());
-                self.refuse(Fault::TIMEOUT, &begun, ctx);
+                let begun = mem::take(self.partial_bytes());
+                self.reject(RequestError::TIMEOUT, &begun, ctx);
             }
         }
-        self.settle(Stop::Starved)
+        self.next_action(Pause::NeedsInput)
     }
 
     fn drain(&mut self, _exchange: &mut ConnectionContext<'_>) -> Next {
-        self.reuse = Reuse::Last;
+        self.reusable = Reusable::No;
         match &self.state {
-            State::Over(next) => *next,
-            State::Answering(..) => Next::Continue,
+            State::Closed(next) => *next,
+            State::Responding(..) => Next::Continue,
             State::Head(_) if self.buffer.is_empty() && self.limits().drain_idle_timeout.is_zero() => {
-                self.end(Next::Close);
+                self.close(Next::Close);
                 Next::Close
             }
             State::Head(_) if self.buffer.is_empty() => {
-                self.wait_for(Waits::Lingering);
+                self.set_read_state(ReadState::DrainIdle);
                 Next::Read
             }
             // Requests that wait for their turn while earlier output is sent.
-            State::Head(_) if self.waits == Waits::Another => Next::Continue,
+            State::Head(_) if self.read_state == ReadState::KeepAlive => Next::Continue,
             State::Head(_) | State::Sized { .. } | State::Chunked(_) => Next::Read,
         }
     }
 
     fn timeout(&self) -> ReadTimeout {
         let limits = self.limits();
-        match (&self.state, self.waits) {
+        match (&self.state, self.read_state) {
             // Now the peer is not waited for: how fast it reads is the caller's concern.
-            (State::Answering(..), _) => ReadTimeout::None,
+            (State::Responding(..), _) => ReadTimeout::None,
             (State::Sized { .. } | State::Chunked(_), _) => ReadTimeout::Idle(limits.body_timeout),
-            (State::Head(_), Waits::First | Waits::Rest) => {
+            (State::Head(_), ReadState::First | ReadState::Partial) => {
                 ReadTimeout::Total(self.phase, limits.header_timeout)
             }
-            (State::Head(_), Waits::Another) => ReadTimeout::Total(self.phase, limits.keepalive),
-            (State::Head(_), Waits::Lingering) | (State::Over(_), _) => {
+            (State::Head(_), ReadState::KeepAlive) => ReadTimeout::Total(self.phase, limits.keepalive),
+            (State::Head(_), ReadState::DrainIdle) | (State::Closed(_), _) => {
                 ReadTimeout::Total(self.phase, limits.drain_idle_timeout)
             }
         }
@@ -149,16 +149,16 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
 
 impl<'s, H: Handler> HttpConnection<'s, H> {
     /// A connection that has not sent a byte yet.
-    pub(super) fn new(service: &'s Http<H>, peer: &ClientInfo) -> Self {
-        let reusable = peer.allow_keepalive && !service.limits.keepalive.is_zero();
+    pub(super) fn new(service: &'s Http<H>, client: &ClientInfo) -> Self {
+        let allow_keepalive = client.allow_keepalive && !service.limits.keepalive.is_zero();
         Self {
             service,
-            client: peer.address,
+            client: client.address,
             buffer: Vec::new(),
             state: State::Head(Scanner::default()),
-            reuse: if reusable { Reuse::Allowed } else { Reuse::Last },
+            reusable: if allow_keepalive { Reusable::Yes } else { Reusable::No },
             input: Input::Open,
-            waits: Waits::First,
+            read_state: ReadState::First,
             phase: 0,
         }
     }
@@ -168,17 +168,17 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
     }
 
     /// Goes on with what is buffered and `input`, and keeps what cannot be used yet.
-    fn work(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
+    fn process(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
         if self.buffer.is_empty() {
-            let (used, stop) = self.run(input, ctx);
+            let (used, pause) = self.process_bytes(input, ctx);
             if used < input.len() {
                 self.store(&input[used..]);
             }
-            return self.settle(stop);
+            return self.next_action(pause);
         }
         self.store(input);
         let mut bytes = mem::take(&mut self.buffer);
-        let (used, stop) = self.run(&bytes, ctx);
+        let (used, pause) = self.process_bytes(&bytes, ctx);
         if used < bytes.len() {
             bytes.drain(..used);
             if bytes.capacity() - bytes.len() > PIECE && used > 0 {
@@ -186,74 +186,74 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
             }
             self.buffer = bytes;
         }
-        self.settle(stop)
+        self.next_action(pause)
     }
 
     /// Takes as many steps as the input and the room for output allow.
-    fn run(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> (usize, Stop) {
+    fn process_bytes(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> (usize, Pause) {
         let mut used = 0;
         loop {
             let rest = &input[used..];
             let step = match self.state {
-                State::Over(_) => return (input.len(), Stop::Starved),
-                _ if ctx.out.len() >= PIECE => return (used, Stop::Full),
+                State::Closed(_) => return (input.len(), Pause::NeedsInput),
+                _ if ctx.out.len() >= PIECE => return (used, Pause::OutputFull),
                 State::Head(_) => self.read_head(rest, ctx),
                 State::Sized { head, whole } if whole <= rest.len() => {
-                    self.replay(&rest[..whole], head, ctx);
-                    Step::Used(whole)
+                    self.respond_to(&rest[..whole], head, ctx);
+                    Step::Consumed(whole)
                 }
-                State::Sized { .. } => Step::Starved(0),
+                State::Sized { .. } => Step::NeedsInput(0),
                 State::Chunked(_) => self.read_chunks(rest, ctx),
-                State::Answering(..) => self.go_on_answering(ctx),
+                State::Responding(..) => self.continue_response(ctx),
             };
             match step {
-                Step::Used(length) => used += length,
-                Step::Starved(length) => return (used + length, Stop::Starved),
+                Step::Consumed(length) => used += length,
+                Step::NeedsInput(length) => return (used + length, Pause::NeedsInput),
             }
         }
     }
 
     /// Says what comes next, now that the work has stopped.
-    fn settle(&mut self, stop: Stop) -> Next {
-        match (&self.state, stop, self.waits) {
-            (State::Over(_), _, _) => (),
-            (_, Stop::Full, _) => return Next::Continue,
-            (_, Stop::Starved, _) if self.input == Input::Ended => self.end(Next::Close),
-            (State::Head(_), Stop::Starved, Waits::Rest) => (),
-            (State::Head(_), Stop::Starved, _) if !self.buffer.is_empty() => {
-                self.wait_for(Waits::Rest);
+    fn next_action(&mut self, pause: Pause) -> Next {
+        match (&self.state, pause, self.read_state) {
+            (State::Closed(_), _, _) => (),
+            (_, Pause::OutputFull, _) => return Next::Continue,
+            (_, Pause::NeedsInput, _) if self.input == Input::Ended => self.close(Next::Close),
+            (State::Head(_), Pause::NeedsInput, ReadState::Partial) => (),
+            (State::Head(_), Pause::NeedsInput, _) if !self.buffer.is_empty() => {
+                self.set_read_state(ReadState::Partial);
             }
             // The drain came while the last answer was on its way.
-            (State::Head(_), Stop::Starved, Waits::Another) if self.reuse == Reuse::Last => {
-                self.end(Next::Close);
+            (State::Head(_), Pause::NeedsInput, ReadState::KeepAlive) if self.reusable == Reusable::No => {
+                self.close(Next::Close);
             }
             _ => (),
         }
-        if let State::Over(next) = self.state { next } else { Next::Read }
+        if let State::Closed(next) = self.state { next } else { Next::Read }
     }
 
     /// Looks for a head and, if its body is there as well, answers at once.
     fn read_head(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Step {
         let State::Head(scanner) = &mut self.state else {
-            return Step::Used(0);
+            return Step::Consumed(0);
         };
         let blank = match scanner.skip_blank_lines(input) {
             Ok(blank) => blank,
-            Err(fault) => {
-                self.refuse(fault, b"", ctx);
-                return Step::Used(input.len());
+            Err(error) => {
+                self.reject(error, b"", ctx);
+                return Step::Consumed(input.len());
             }
         };
         let bytes = &input[blank..];
         if let [] | [b'\r'] = bytes {
-            return Step::Starved(blank);
+            return Step::NeedsInput(blank);
         }
         match scanner.scan(bytes, self.service.limits.max_head_bytes) {
-            Ok(Scan::Partial) => Step::Starved(blank),
-            Ok(Scan::Whole(length)) => Step::Used(blank + self.take_head(bytes, length, ctx)),
-            Err(fault) => {
-                self.refuse(fault, bytes, ctx);
-                Step::Used(input.len())
+            Ok(Scan::Partial) => Step::NeedsInput(blank),
+            Ok(Scan::Whole(length)) => Step::Consumed(blank + self.take_head(bytes, length, ctx)),
+            Err(error) => {
+                self.reject(error, bytes, ctx);
+                Step::Consumed(input.len())
             }
         }
     }
@@ -262,35 +262,35 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
     fn take_head(&mut self, input: &[u8], length: usize, ctx: &mut ConnectionContext<'_>) -> usize {
         let (bytes, rest) = input.split_at(length);
         let limits = self.limits();
-        head::judge(bytes, limits.max_header_fields, |head| {
+        head::with_head(bytes, limits.max_header_fields, |head| {
             let head = match head {
                 Ok(head) => head,
-                Err(fault) => {
-                    self.refuse(fault, bytes, ctx);
+                Err(error) => {
+                    self.reject(error, bytes, ctx);
                     return input.len();
                 }
             };
             match head.framing {
                 Framing::Length(body) if body > limits.max_body_bytes as u64 => {
-                    self.refuse(Fault::BODY, bytes, ctx);
+                    self.reject(RequestError::BODY, bytes, ctx);
                     input.len()
                 }
                 // The cast is lossless: a body fits `limits.body`, which is a usize.
                 Framing::Length(body) if body <= rest.len() as u64 => {
-                    self.answer(&head, bytes, &rest[..body as usize], ctx);
+                    self.respond(&head, bytes, &rest[..body as usize], ctx);
                     length + body as usize
                 }
                 Framing::Length(body) => {
-                    invite(&head, rest, ctx);
+                    send_continue(&head, rest, ctx);
                     self.state = State::Sized { head: length, whole: length + body as usize };
                     0
                 }
                 Framing::Chunked => {
-                    invite(&head, rest, ctx);
+                    send_continue(&head, rest, ctx);
                     let bytes = bytes.to_vec();
                     let decoder = Decoder::default();
                     self.state =
-                        State::Chunked(Box::new(Gathered { bytes, head: length, decoder }));
+                        State::Chunked(Box::new(ChunkedBody { bytes, head: length, decoder }));
                     length
                 }
             }
@@ -298,53 +298,53 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
     }
 
     fn read_chunks(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Step {
-        let State::Chunked(gathered) = &mut self.state else {
-            return Step::Used(0);
+        let State::Chunked(chunked) = &mut self.state else {
+            return Step::Consumed(0);
         };
-        let Gathered { bytes, head, decoder } = gathered.as_mut();
+        let ChunkedBody { bytes, head, decoder } = chunked.as_mut();
         let limits = &self.service.limits;
         make_room(bytes, input.len(), *head + limits.max_body_bytes);
         match decoder.decode(input, bytes, limits) {
-            Ok(Decoded::Partial) => Step::Starved(input.len()),
+            Ok(Decoded::Partial) => Step::NeedsInput(input.len()),
             Ok(Decoded::Whole(length)) => {
                 let (bytes, head) = (mem::take(bytes), *head);
-                self.replay(&bytes, head, ctx);
-                Step::Used(length)
+                self.respond_to(&bytes, head, ctx);
+                Step::Consumed(length)
             }
-            Err(fault) => {
+            Err(error) => {
                 let bytes = mem::take(bytes);
-                self.refuse(fault, &bytes, ctx);
-                Step::Used(input.len())
+                self.reject(error, &bytes, ctx);
+                Step::Consumed(input.len())
             }
         }
     }
 
     /// Answers a request whose head was judged before its body had arrived.
-    fn replay(&mut self, request: &[u8], head: usize, ctx: &mut ConnectionContext<'_>) {
+    fn respond_to(&mut self, request: &[u8], head: usize, ctx: &mut ConnectionContext<'_>) {
         let (bytes, body) = request.split_at(head);
-        head::judge(bytes, self.limits().max_header_fields, |head| match head {
-            Ok(head) => self.answer(&head, bytes, body, ctx),
-            Err(fault) => self.refuse(fault, bytes, ctx),
+        head::with_head(bytes, self.limits().max_header_fields, |head| match head {
+            Ok(head) => self.respond(&head, bytes, body, ctx),
+            Err(error) => self.reject(error, bytes, ctx),
         });
     }
 
-    fn end(&mut self, next: Next) {
-        self.state = State::Over(next);
+    fn close(&mut self, next: Next) {
+        self.state = State::Closed(next);
         self.buffer = Vec::new();
     }
 
-    fn wait_for(&mut self, what: Waits) {
+    fn set_read_state(&mut self, state: ReadState) {
         // The first request has one phase, from the connect to the end of its head.
-        if (self.waits, what) != (Waits::First, Waits::Rest) {
+        if (self.read_state, state) != (ReadState::First, ReadState::Partial) {
             self.phase = self.phase.wrapping_add(1);
         }
-        self.waits = what;
+        self.read_state = state;
     }
 
     /// The bytes of the request that has begun to arrive.
-    fn begun(&mut self) -> &mut Vec<u8> {
+    fn partial_bytes(&mut self) -> &mut Vec<u8> {
         match &mut self.state {
-            State::Chunked(gathered) => &mut gathered.bytes,
+            State::Chunked(chunked) => &mut chunked.bytes,
             _ => &mut self.buffer,
         }
     }
@@ -352,7 +352,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
     /// Bytes of memory owned besides its own.
     #[cfg(test)]
     pub(super) fn footprint(&mut self) -> usize {
-        self.begun().capacity()
+        self.partial_bytes().capacity()
     }
 
     fn store(&mut self, input: &[u8]) {
@@ -367,7 +367,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
 
 /// Tells a client that waits for it to send the body, unless some of it is there already (RFC
 /// 9110, section 10.1.1).
-fn invite(head: &Head<'_>, rest: &[u8], ctx: &mut ConnectionContext<'_>) {
+fn send_continue(head: &Head<'_>, rest: &[u8], ctx: &mut ConnectionContext<'_>) {
     if head.expects == Expects::Continue && rest.is_empty() {
         ctx.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
     }

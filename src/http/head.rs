@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use httparse::{Error, Header, Status};
 
-use super::fault::Fault;
+use super::error::RequestError;
 use super::request::Version;
 
 /// A head that has been judged good.
@@ -18,7 +18,7 @@ pub(super) struct Head<'a> {
     pub(super) version: Version,
     pub(super) fields: &'a [Header<'a>],
     pub(super) framing: Framing,
-    pub(super) reuse: Reuse,
+    pub(super) reusable: Reusable,
     pub(super) expects: Expects,
 }
 
@@ -33,11 +33,11 @@ pub(super) enum Framing {
 
 /// Whether another request may follow on this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reuse {
+pub(super) enum Reusable {
     /// It may.
-    Allowed,
+    Yes,
     /// This one is the last.
-    Last,
+    No,
 }
 
 /// Whether the client waits for a word before it sends the body.
@@ -56,10 +56,10 @@ const FIELDS_ON_STACK: usize = 100;
 /// begin with the request line and end with the empty line, and every line feed among them follows
 /// a carriage return (see `scan`). What `act` is handed may be a fault: the request is malformed,
 /// ambiguous or beyond what is spoken here.
-pub(super) fn judge<R>(
+pub(super) fn with_head<R>(
     bytes: &[u8],
     fields: usize,
-    act: impl FnOnce(Result<Head<'_>, Fault>) -> R,
+    act: impl FnOnce(Result<Head<'_>, RequestError>) -> R,
 ) -> R {
     if fields <= FIELDS_ON_STACK {
         let mut slots = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
@@ -74,41 +74,41 @@ pub(super) fn judge<R>(
 ///
 /// # Errors
 /// Those that [`judge`] would give for the same line.
-pub(super) fn check_request_line(line: &[u8]) -> Result<(), Fault> {
+pub(super) fn check_request_line(line: &[u8]) -> Result<(), RequestError> {
     match httparse::Request::new(&mut []).parse(line) {
         Ok(_) => Ok(()),
-        Err(error) => Err(fault_of(error, line)),
+        Err(error) => Err(error_of(error, line)),
     }
 }
 
-fn parse<'a>(bytes: &'a [u8], slots: &'a mut [MaybeUninit<Header<'a>>]) -> Result<Head<'a>, Fault> {
+fn parse<'a>(bytes: &'a [u8], slots: &'a mut [MaybeUninit<Header<'a>>]) -> Result<Head<'a>, RequestError> {
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(bytes, slots) {
         Ok(Status::Complete(length)) if length == bytes.len() => (),
-        Ok(_) => return Err(Fault::bad("the head is malformed")),
-        Err(error) => return Err(fault_of(error, bytes)),
+        Ok(_) => return Err(RequestError::bad_request("the head is malformed")),
+        Err(error) => return Err(error_of(error, bytes)),
     }
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
     else {
-        return Err(Fault::bad("the request line is malformed"));
+        return Err(RequestError::bad_request("the request line is malformed"));
     };
     let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
     let fields: &'a [Header<'a>] = request.headers;
     let (path, query) = split_target(method, target)?;
-    let (framing, reuse, expects) = Survey::of(fields)?.judge(version)?;
+    let (framing, reusable, expects) = FramingHeaders::collect(fields)?.resolve(version)?;
     // What follows a CONNECT is a tunnel to the client, and never a request to us.
-    let reuse = if method == "CONNECT" { Reuse::Last } else { reuse };
-    Ok(Head { method, target, path, query, version, fields, framing, reuse, expects })
+    let reusable = if method == "CONNECT" { Reusable::No } else { reusable };
+    Ok(Head { method, target, path, query, version, fields, framing, reusable, expects })
 }
 
-fn fault_of(error: Error, bytes: &[u8]) -> Fault {
+fn error_of(error: Error, bytes: &[u8]) -> RequestError {
     match error {
-        Error::HeaderName => Fault::bad("a header name is malformed"),
-        Error::HeaderValue => Fault::bad("a header value is malformed"),
-        Error::TooManyHeaders => Fault::FIELDS,
-        Error::Version if names_a_version(bytes) => Fault::VERSION,
+        Error::HeaderName => RequestError::bad_request("a header name is malformed"),
+        Error::HeaderValue => RequestError::bad_request("a header value is malformed"),
+        Error::TooManyHeaders => RequestError::FIELDS,
+        Error::Version if names_a_version(bytes) => RequestError::VERSION,
         Error::Version | Error::NewLine | Error::Token | Error::Status => {
-            Fault::bad("the request line is malformed")
+            RequestError::bad_request("the request line is malformed")
         }
     }
 }
@@ -126,8 +126,8 @@ fn names_a_version(bytes: &[u8]) -> bool {
 }
 
 /// The path and query of a target in one of its four forms (RFC 9112, section 3.2).
-fn split_target<'a>(method: &str, target: &'a str) -> Result<(&'a str, Option<&'a str>), Fault> {
-    const BAD: Fault = Fault::bad("the request target is malformed");
+fn split_target<'a>(method: &str, target: &'a str) -> Result<(&'a str, Option<&'a str>), RequestError> {
+    const BAD: RequestError = RequestError::bad_request("the request target is malformed");
     if target.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#') {
         return Err(BAD);
     }
@@ -166,50 +166,50 @@ fn split_query(target: &str) -> (&str, Option<&str>) {
 
 /// What the fields say that matters for framing, before it is judged as a whole.
 #[derive(Default)]
-struct Survey<'a> {
+struct FramingHeaders<'a> {
     host: Option<&'a [u8]>,
     length: Option<u64>,
     coding: Option<&'a [u8]>,
     codings: usize,
     close: bool,
-    keep: bool,
+    keep_alive: bool,
     expects: bool,
-    odd_expectation: bool,
+    unknown_expectation: bool,
 }
 
-impl<'a> Survey<'a> {
-    fn of(fields: &[Header<'a>]) -> Result<Self, Fault> {
-        let mut survey = Self::default();
+impl<'a> FramingHeaders<'a> {
+    fn collect(fields: &[Header<'a>]) -> Result<Self, RequestError> {
+        let mut headers = Self::default();
         for field in fields {
-            survey.note(field.name, field.value)?;
+            headers.record(field.name, field.value)?;
         }
-        Ok(survey)
+        Ok(headers)
     }
 
-    fn note(&mut self, name: &str, value: &'a [u8]) -> Result<(), Fault> {
+    fn record(&mut self, name: &str, value: &'a [u8]) -> Result<(), RequestError> {
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
                 if self.host.replace(value).is_some() {
-                    return Err(Fault::bad("Host is given twice"));
+                    return Err(RequestError::bad_request("Host is given twice"));
                 }
                 if !is_authority(value) {
-                    return Err(Fault::bad("Host is malformed"));
+                    return Err(RequestError::bad_request("Host is malformed"));
                 }
             }
             6 if name.eq_ignore_ascii_case("expect") => {
                 self.expects = true;
-                self.odd_expectation |= !value.eq_ignore_ascii_case(b"100-continue");
+                self.unknown_expectation |= !value.eq_ignore_ascii_case(b"100-continue");
             }
             10 if name.eq_ignore_ascii_case("connection") => {
                 for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
                     self.close |= option.eq_ignore_ascii_case(b"close");
-                    self.keep |= option.eq_ignore_ascii_case(b"keep-alive");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
-                let length = decimal(value).ok_or(Fault::bad("Content-Length is malformed"))?;
+                let length = decimal(value).ok_or(RequestError::bad_request("Content-Length is malformed"))?;
                 if self.length.replace(length).is_some() {
-                    return Err(Fault::bad("Content-Length is given twice"));
+                    return Err(RequestError::bad_request("Content-Length is given twice"));
                 }
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
@@ -221,38 +221,38 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    fn judge(self, version: Version) -> Result<(Framing, Reuse, Expects), Fault> {
+    fn resolve(self, version: Version) -> Result<(Framing, Reusable, Expects), RequestError> {
         let framing = self.framing(version)?;
-        let (reuse, expects) = match version {
-            Version::Http10 if self.keep && !self.close => (Reuse::Allowed, Expects::Nothing),
+        let (reusable, expects) = match version {
+            Version::Http10 if self.keep_alive && !self.close => (Reusable::Yes, Expects::Nothing),
             // Expectations are newer than 1.0 and ignored there (RFC 9110, section 10.1.1).
-            Version::Http10 => (Reuse::Last, Expects::Nothing),
+            Version::Http10 => (Reusable::No, Expects::Nothing),
             Version::Http11 => {
                 if self.host.is_none() {
-                    return Err(Fault::bad("Host is missing"));
+                    return Err(RequestError::bad_request("Host is missing"));
                 }
-                if self.odd_expectation {
-                    return Err(Fault::EXPECTATION);
+                if self.unknown_expectation {
+                    return Err(RequestError::EXPECTATION);
                 }
-                let reuse = if self.close { Reuse::Last } else { Reuse::Allowed };
-                (reuse, if self.expects { Expects::Continue } else { Expects::Nothing })
+                let reusable = if self.close { Reusable::No } else { Reusable::Yes };
+                (reusable, if self.expects { Expects::Continue } else { Expects::Nothing })
             }
         };
-        Ok((framing, reuse, expects))
+        Ok((framing, reusable, expects))
     }
 
-    fn framing(&self, version: Version) -> Result<Framing, Fault> {
+    fn framing(&self, version: Version) -> Result<Framing, RequestError> {
         let Some(coding) = self.coding else {
             return Ok(Framing::Length(self.length.unwrap_or(0)));
         };
         if self.length.is_some() {
-            return Err(Fault::bad("Content-Length and Transfer-Encoding are both given"));
+            return Err(RequestError::bad_request("Content-Length and Transfer-Encoding are both given"));
         }
         if version == Version::Http10 {
-            return Err(Fault::bad("HTTP/1.0 has no Transfer-Encoding"));
+            return Err(RequestError::bad_request("HTTP/1.0 has no Transfer-Encoding"));
         }
         if self.codings > 1 || !coding.eq_ignore_ascii_case(b"chunked") {
-            return Err(Fault::CODING);
+            return Err(RequestError::CODING);
         }
         Ok(Framing::Chunked)
     }

@@ -6,7 +6,7 @@
 mod body;
 mod chunked;
 mod connection;
-mod fault;
+mod error;
 mod head;
 mod request;
 mod response;

@@ -23,7 +23,7 @@ pub struct Request<'a> {
     head: &'a Head<'a>,
     body: &'a [u8],
     client: Option<SocketAddr>,
-    allowance: DeadlineExtender<'a>,
+    extender: DeadlineExtender<'a>,
 }
 
 impl<'a> Request<'a> {
@@ -31,9 +31,9 @@ impl<'a> Request<'a> {
         head: &'a Head<'a>,
         body: &'a [u8],
         client: Option<SocketAddr>,
-        allowance: DeadlineExtender<'a>,
+        extender: DeadlineExtender<'a>,
     ) -> Self {
-        Self { head, body, client, allowance }
+        Self { head, body, client, extender }
     }
 
     /// The method, in the case in which it came.
@@ -95,8 +95,8 @@ impl<'a> Request<'a> {
     /// Asks for more time: the answer needs until so long from now, at least. At most an hour, but
     /// the handler may ask again, as often as there is progress. Until then the worker is not taken
     /// for hung on its account.
-    pub fn extend(&self, time: Duration) {
-        self.allowance.extend_deadline(time);
+    pub fn extend_deadline(&self, time: Duration) {
+        self.extender.extend_deadline(time);
     }
 }
 

@@ -2,7 +2,7 @@
 //! know to which client it goes.
 
 use super::body::{Body, Content};
-use super::fault::Fault;
+use super::error::RequestError;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -33,7 +33,7 @@ enum Validity {
 /// What a handler wants to happen to the connection after its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closing {
-    AsAsked,
+    AsRequested,
     Close,
 }
 
@@ -45,14 +45,14 @@ pub(super) enum Length {
     /// Chunk by chunk.
     Chunked,
     /// Nothing: there is no body, or it ends with the connection.
-    Unsaid,
+    Unspecified,
 }
 
 /// What is said about the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Persistence {
+pub(super) enum ConnectionHeader {
     /// It goes on, as is usual in HTTP/1.1.
-    Usual,
+    Omitted,
     /// It goes on, as an HTTP/1.0 client has asked.
     KeepAlive,
     /// It ends after this answer.
@@ -72,7 +72,7 @@ impl Response {
             } else {
                 Validity::Invalid
             },
-            closing: Closing::AsAsked,
+            closing: Closing::AsRequested,
             body: body.into(),
         }
     }
@@ -133,9 +133,9 @@ impl Response {
     }
 
     /// What a refused request is answered with.
-    pub(super) fn refusal(fault: Fault) -> Self {
-        let body = format!("{} {}: {}\n", fault.status, reason_phrase(fault.status), fault.reason);
-        Self { content_type: Some(TEXT), ..Self::new(fault.status, body) }.closing()
+    pub(super) fn rejection(error: RequestError) -> Self {
+        let body = format!("{} {}: {}\n", error.status, reason_phrase(error.status), error.reason);
+        Self { content_type: Some(TEXT), ..Self::new(error.status, body) }.closing()
     }
 
     /// Itself, or a 500 if it cannot be sent.
@@ -151,7 +151,7 @@ impl Response {
     pub(super) fn measure(&mut self) -> Length {
         if let 204 | 205 | 304 = self.status {
             self.body = Body::default();
-            return if self.status == 205 { Length::Known(0) } else { Length::Unsaid };
+            return if self.status == 205 { Length::Known(0) } else { Length::Unspecified };
         }
         match &self.body.0 {
             Content::Empty => Length::Known(0),
@@ -165,7 +165,7 @@ impl Response {
     pub(super) fn write_head(
         &self,
         length: Length,
-        persistence: Persistence,
+        connection_header: ConnectionHeader,
         date: &[u8; 29],
         out: &mut Vec<u8>,
     ) {
@@ -192,12 +192,12 @@ impl Response {
                 out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
             }
             Length::Chunked => out.extend_from_slice(b"\r\nTransfer-Encoding: chunked"),
-            Length::Unsaid => (),
+            Length::Unspecified => (),
         }
-        out.extend_from_slice(match persistence {
-            Persistence::Usual => b"\r\n",
-            Persistence::KeepAlive => b"\r\nConnection: keep-alive\r\n",
-            Persistence::Close => b"\r\nConnection: close\r\n",
+        out.extend_from_slice(match connection_header {
+            ConnectionHeader::Omitted => b"\r\n",
+            ConnectionHeader::KeepAlive => b"\r\nConnection: keep-alive\r\n",
+            ConnectionHeader::Close => b"\r\nConnection: close\r\n",
         });
         out.extend_from_slice(&self.fields);
         out.extend_from_slice(b"\r\n");
@@ -315,7 +315,7 @@ mod tests {
     fn a_given_content_type_replaces_the_constructor_s() {
         let mut out = Vec::new();
         let response = Response::text("x").header("content-type", "a/b");
-        response.write_head(Length::Known(1), Persistence::Usual, &[b'd'; 29], &mut out);
+        response.write_head(Length::Known(1), ConnectionHeader::Omitted, &[b'd'; 29], &mut out);
         let expected = format!(
             "HTTP/1.1 200 OK\r\nDate: {}\r\nContent-Length: 1\r\ncontent-type: a/b\r\n\r\n",
             "d".repeat(29)

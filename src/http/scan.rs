@@ -3,7 +3,7 @@
 
 use std::io::BufRead;
 
-use super::fault::Fault;
+use super::error::RequestError;
 use super::head;
 
 /// Empty lines tolerated before a request line (RFC 9112, section 2.2, asks for one at least).
@@ -35,11 +35,11 @@ pub(super) struct Scanner {
 enum FirstLine {
     /// Its end has not been seen.
     #[default]
-    Open,
+    Incomplete,
     /// It is so many bytes long.
-    Ended(usize),
+    Complete(usize),
     /// It has been found to be a request line.
-    Good,
+    Checked,
 }
 
 impl Scanner {
@@ -48,11 +48,11 @@ impl Scanner {
     ///
     /// # Errors
     /// There have been too many.
-    pub(super) fn skip_blank_lines(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+    pub(super) fn skip_blank_lines(&mut self, bytes: &[u8]) -> Result<usize, RequestError> {
         let mut skipped = 0;
         while self.scanned == 0 && bytes[skipped..].starts_with(b"\r\n") {
             if self.blanks == BLANK_LINES_MAX {
-                return Err(Fault::bad("there are empty lines before the request line"));
+                return Err(RequestError::bad_request("there are empty lines before the request line"));
             }
             self.blanks += 1;
             skipped += 2;
@@ -66,29 +66,29 @@ impl Scanner {
     /// # Errors
     /// The head cannot end within `limit` bytes, a line ends in a bare LF, or the first line is
     /// no request line.
-    pub(super) fn scan(&mut self, bytes: &[u8], limit: usize) -> Result<Scan, Fault> {
+    pub(super) fn scan(&mut self, bytes: &[u8], limit: usize) -> Result<Scan, RequestError> {
         let found = self.search(bytes, limit);
         if let Ok(Scan::Whole(_)) = found {
             return found; // whoever parses the head meets the request line first
         }
-        if let FirstLine::Ended(end) = self.first {
+        if let FirstLine::Complete(end) = self.first {
             head::check_request_line(&bytes[..end])?;
-            self.first = FirstLine::Good;
+            self.first = FirstLine::Checked;
         }
         found
     }
 
-    fn search(&mut self, bytes: &[u8], limit: usize) -> Result<Scan, Fault> {
+    fn search(&mut self, bytes: &[u8], limit: usize) -> Result<Scan, RequestError> {
         let seen = &bytes[..bytes.len().min(limit)];
         while let Some(length) = through_line_feed(&seen[self.scanned..]) {
             let end = self.scanned + length;
             match &seen[self.line..end] {
                 b"\r\n" => return Ok(Scan::Whole(end)),
                 [.., b'\r', b'\n'] => (),
-                _ => return Err(Fault::bad("a line of the head ends in a bare LF")),
+                _ => return Err(RequestError::bad_request("a line of the head ends in a bare LF")),
             }
-            if self.first == FirstLine::Open {
-                self.first = FirstLine::Ended(end);
+            if self.first == FirstLine::Incomplete {
+                self.first = FirstLine::Complete(end);
             }
             self.line = end;
             self.scanned = end;
@@ -97,7 +97,7 @@ impl Scanner {
         if bytes.len() < limit {
             return Ok(Scan::Partial);
         }
-        Err(if self.first == FirstLine::Open { Fault::LINE } else { Fault::HEAD })
+        Err(if self.first == FirstLine::Incomplete { RequestError::REQUEST_LINE } else { RequestError::HEAD })
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn bare_line_feeds_are_refused_as_soon_as_they_come() {
+    fn bare_line_feed_is_rejected_at_once() {
         check(b"\n", 100, Err(400));
         check(b"GET / HTTP/1.1\n", 100, Err(400));
         check(b"GET / HTTP/1.1\r\nA: b\n", 100, Err(400));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_request_line_is_refused_before_the_rest_arrives() {
+    fn bad_request_line_is_rejected_before_the_rest_arrives() {
         check(b"GET /\r\n", 100, Err(400));
         check(b"GET / HTTP/2.0\r\nA: b\n", 100, Err(505));
     }

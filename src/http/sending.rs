@@ -32,13 +32,13 @@ pub(super) enum Frame {
 
 /// What pouring has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Poured {
+pub(super) enum WriteProgress {
     /// There is more.
-    Partly,
+    Partial,
     /// The body has been sent.
-    Whole,
+    Complete,
     /// The body is not what was announced: only closing tells the client.
-    Broken,
+    Failed,
 }
 
 impl Sending {
@@ -60,7 +60,7 @@ impl Sending {
                 let frame = match length {
                     Length::Known(left) => Frame::Counted { left },
                     Length::Chunked => Frame::Chunked,
-                    Length::Unsaid => Frame::UntilClose,
+                    Length::Unspecified => Frame::UntilClose,
                 };
                 Some(Self::Stream { source, frame })
             }
@@ -68,61 +68,61 @@ impl Sending {
     }
 
     /// Appends the next piece to `out`, so that it holds about [`PIECE`] bytes at most.
-    pub(super) fn pour(&mut self, out: &mut Vec<u8>) -> Poured {
+    pub(super) fn write_next(&mut self, out: &mut Vec<u8>) -> WriteProgress {
         let room = PIECE.saturating_sub(out.len()).max(SMALL);
         match self {
             Self::Static(rest) => {
                 let (piece, after) = rest.split_at(room.min(rest.len()));
                 out.extend_from_slice(piece);
                 *rest = after;
-                if rest.is_empty() { Poured::Whole } else { Poured::Partly }
+                if rest.is_empty() { WriteProgress::Complete } else { WriteProgress::Partial }
             }
             Self::Owned { bytes, sent } => {
                 let end = bytes.len().min(*sent + room);
                 out.extend_from_slice(&bytes[*sent..end]);
                 *sent = end;
-                if end == bytes.len() { Poured::Whole } else { Poured::Partly }
+                if end == bytes.len() { WriteProgress::Complete } else { WriteProgress::Partial }
             }
             Self::Stream { source, frame: Frame::Counted { left } } => {
-                pour_counted(source.as_mut(), left, room, out)
+                write_counted(source.as_mut(), left, room, out)
             }
             Self::Stream { source, frame: Frame::Chunked } => {
-                pour_chunk(source.as_mut(), room, out)
+                write_chunk(source.as_mut(), room, out)
             }
             Self::Stream { source, frame: Frame::UntilClose } => {
                 match fill(source.as_mut(), room, out) {
-                    Some(More::Yes) => Poured::Partly,
-                    Some(More::No) => Poured::Whole,
-                    None => Poured::Broken,
+                    Some(More::Yes) => WriteProgress::Partial,
+                    Some(More::No) => WriteProgress::Complete,
+                    None => WriteProgress::Failed,
                 }
             }
         }
     }
 }
 
-fn pour_counted(source: &mut dyn Source, left: &mut u64, room: usize, out: &mut Vec<u8>) -> Poured {
+fn write_counted(source: &mut dyn Source, left: &mut u64, room: usize, out: &mut Vec<u8>) -> WriteProgress {
     if *left == 0 {
-        return Poured::Whole;
+        return WriteProgress::Complete;
     }
     let start = out.len();
     let room = usize::try_from(*left).map_or(room, |left| left.min(room));
     let Some(more) = fill(source, room, out) else {
-        return Poured::Broken;
+        return WriteProgress::Failed;
     };
     let piece = (out.len() - start) as u64;
     if piece > *left {
         out.truncate(start + room);
-        return Poured::Broken;
+        return WriteProgress::Failed;
     }
     *left -= piece;
     match (*left, more) {
-        (0, _) => Poured::Whole,
-        (_, More::Yes) => Poured::Partly,
-        (_, More::No) => Poured::Broken,
+        (0, _) => WriteProgress::Complete,
+        (_, More::Yes) => WriteProgress::Partial,
+        (_, More::No) => WriteProgress::Failed,
     }
 }
 
-fn pour_chunk(source: &mut dyn Source, room: usize, out: &mut Vec<u8>) -> Poured {
+fn write_chunk(source: &mut dyn Source, room: usize, out: &mut Vec<u8>) -> WriteProgress {
     // The size is known only when the chunk is there: leave room for it, with leading zeros.
     const SIZE: &[u8] = b"00000000\r\n";
     let start = out.len();
@@ -131,7 +131,7 @@ fn pour_chunk(source: &mut dyn Source, room: usize, out: &mut Vec<u8>) -> Poured
     let more = fill(source, room, out);
     let (Some(more), Ok(size)) = (more, u32::try_from(out.len().saturating_sub(data))) else {
         out.truncate(start);
-        return Poured::Broken;
+        return WriteProgress::Failed;
     };
     if size == 0 {
         out.truncate(start);
@@ -143,10 +143,10 @@ fn pour_chunk(source: &mut dyn Source, room: usize, out: &mut Vec<u8>) -> Poured
         out.extend_from_slice(b"\r\n");
     }
     match more {
-        More::Yes => Poured::Partly,
+        More::Yes => WriteProgress::Partial,
         More::No => {
             out.extend_from_slice(b"0\r\n\r\n");
-            Poured::Whole
+            WriteProgress::Complete
         }
     }
 }

@@ -5,18 +5,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::app::{ConnectionContext, Next};
 use crate::http::Handler;
-use crate::http::fault::Fault;
-use crate::http::head::{Head, Reuse};
+use crate::http::error::RequestError;
+use crate::http::head::{Head, Reusable};
 use crate::http::request::{Request, Version};
-use crate::http::response::{Closing, Length, Persistence, Response};
+use crate::http::response::{Closing, Length, ConnectionHeader, Response};
 use crate::http::scan::Scanner;
-use crate::http::sending::{Poured, Sending};
+use crate::http::sending::{WriteProgress, Sending};
 
-use super::{HttpConnection, State, Step, Waits};
+use super::{HttpConnection, State, Step, ReadState};
 
 impl<H: Handler> HttpConnection<'_, H> {
     /// Runs the handler, as one unit of work, and begins to send what it says.
-    pub(super) fn answer(
+    pub(super) fn respond(
         &mut self,
         head: &Head<'_>,
         bytes: &[u8],
@@ -24,8 +24,8 @@ impl<H: Handler> HttpConnection<'_, H> {
         ctx: &mut ConnectionContext<'_>,
     ) {
         begin_unit(head, bytes, ctx);
-        let (_, allowance) = ctx.split();
-        let request = Request::new(head, body, self.client, allowance);
+        let (_, extender) = ctx.split();
+        let request = Request::new(head, body, self.client, extender);
         let handler = &self.service.handler;
         // The handler is shared by all clients anyway: what a panic leaves behind in it is seen by
         // other threads whether it is caught here or not.
@@ -38,62 +38,62 @@ impl<H: Handler> HttpConnection<'_, H> {
 
     fn send(&mut self, head: &Head<'_>, mut response: Response, ctx: &mut ConnectionContext<'_>) {
         let mut length = response.measure();
-        let mut reuse = match (self.reuse, head.reuse, response.closing) {
-            (Reuse::Allowed, Reuse::Allowed, Closing::AsAsked) => Reuse::Allowed,
-            _ => Reuse::Last,
+        let mut reusable = match (self.reusable, head.reusable, response.closing) {
+            (Reusable::Yes, Reusable::Yes, Closing::AsRequested) => Reusable::Yes,
+            _ => Reusable::No,
         };
         if length == Length::Chunked && head.version == Version::Http10 {
-            (length, reuse) = (Length::Unsaid, Reuse::Last);
+            (length, reusable) = (Length::Unspecified, Reusable::No);
         }
-        let persistence = match (reuse, head.version) {
-            (Reuse::Last, _) => Persistence::Close,
-            (Reuse::Allowed, Version::Http10) => Persistence::KeepAlive,
-            (Reuse::Allowed, Version::Http11) => Persistence::Usual,
+        let connection_header = match (reusable, head.version) {
+            (Reusable::No, _) => ConnectionHeader::Close,
+            (Reusable::Yes, Version::Http10) => ConnectionHeader::KeepAlive,
+            (Reusable::Yes, Version::Http11) => ConnectionHeader::Omitted,
         };
-        response.write_head(length, persistence, &ctx.http_date(), ctx.out);
+        response.write_head(length, connection_header, &ctx.http_date(), ctx.out);
         let rest = match head.method {
             "HEAD" => None,
             _ => Sending::begin(response.body, length, ctx.out),
         };
         match rest {
-            Some(sending) => self.state = State::Answering(sending, reuse),
-            None => self.finish_answer(reuse),
+            Some(sending) => self.state = State::Responding(sending, reusable),
+            None => self.finish_response(reusable),
         }
     }
 
-    pub(super) fn go_on_answering(&mut self, ctx: &mut ConnectionContext<'_>) -> Step {
-        if let State::Answering(sending, reuse) = &mut self.state {
-            let reuse = *reuse;
-            match sending.pour(ctx.out) {
-                Poured::Partly => (),
-                Poured::Whole => self.finish_answer(reuse),
-                Poured::Broken => self.end(Next::Close),
+    pub(super) fn continue_response(&mut self, ctx: &mut ConnectionContext<'_>) -> Step {
+        if let State::Responding(sending, reusable) = &mut self.state {
+            let reusable = *reusable;
+            match sending.write_next(ctx.out) {
+                WriteProgress::Partial => (),
+                WriteProgress::Complete => self.finish_response(reusable),
+                WriteProgress::Failed => self.close(Next::Close),
             }
         }
-        Step::Used(0)
+        Step::Consumed(0)
     }
 
-    fn finish_answer(&mut self, reuse: Reuse) {
-        match reuse {
-            Reuse::Last => self.end(Next::Close),
-            Reuse::Allowed => {
+    fn finish_response(&mut self, reusable: Reusable) {
+        match reusable {
+            Reusable::No => self.close(Next::Close),
+            Reusable::Yes => {
                 self.state = State::Head(Scanner::default());
-                self.wait_for(Waits::Another);
+                self.set_read_state(ReadState::KeepAlive);
             }
         }
     }
 
     /// Answers a request that cannot be understood or is not wanted, and of which so much has been
     /// `seen`; nothing is said after that.
-    pub(super) fn refuse(&mut self, fault: Fault, seen: &[u8], ctx: &mut ConnectionContext<'_>) {
-        let mut response = Response::refusal(fault);
+    pub(super) fn reject(&mut self, error: RequestError, seen: &[u8], ctx: &mut ConnectionContext<'_>) {
+        let mut response = Response::rejection(error);
         let length = response.measure();
-        response.write_head(length, Persistence::Close, &ctx.http_date(), ctx.out);
+        response.write_head(length, ConnectionHeader::Close, &ctx.http_date(), ctx.out);
         if !seen.starts_with(b"HEAD ") {
             // A refusal is small, so that nothing is left to send.
             let _ = Sending::begin(response.body, length, ctx.out);
         }
-        self.end(Next::LingeringClose);
+        self.close(Next::LingeringClose);
     }
 }
 

@@ -3,20 +3,20 @@
 
 /// A reason to refuse a request and to end its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct RequestError {
     /// The status of the answer, 400 to 599.
     pub(super) status: u16,
     /// What was wrong, for the body of the answer; ends without a full stop.
     pub(super) reason: &'static str,
 }
 
-impl Fault {
+impl RequestError {
     /// The request's head or body took too long to arrive (RFC 9110, section 15.5.9).
     pub(super) const TIMEOUT: Self = Self::new(408, "the request did not arrive in time");
     /// More body than allowed (RFC 9110, section 15.5.14).
     pub(super) const BODY: Self = Self::new(413, "the body is larger than allowed");
     /// A request line longer than a whole head may be (RFC 9110, section 15.5.15).
-    pub(super) const LINE: Self = Self::new(414, "the request line is longer than allowed");
+    pub(super) const REQUEST_LINE: Self = Self::new(414, "the request line is longer than allowed");
     /// An expectation other than `100-continue` (RFC 9110, section 15.5.18).
     pub(super) const EXPECTATION: Self =
         Self::new(417, "the only known expectation is 100-continue");
@@ -35,7 +35,7 @@ impl Fault {
     }
 
     /// A malformed request (RFC 9110, section 15.5.1).
-    pub(super) const fn bad(reason: &'static str) -> Self {
+    pub(super) const fn bad_request(reason: &'static str) -> Self {
         Self::new(400, reason)
     }
 }
