@@ -22,7 +22,7 @@ use std::process::{self, ExitCode};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ostler::app::{App, BootError, Job, JobContext, Options, WorkerInfo, ConfigError, Then};
+use ostler::app::{App, BootError, Job, JobContext, Options, WorkerInfo, ConfigError, NextRun};
 use slog::{info, warn};
 
 /// How often an empty spool is looked at.
@@ -122,16 +122,16 @@ impl Claimer {
 }
 
 impl Job for Claimer {
-    fn run(&mut self, ctx: &mut dyn JobContext) -> Then {
+    fn run(&mut self, ctx: &mut dyn JobContext) -> NextRun {
         match self.work(ctx) {
-            Ok(true) => return Then::Again,
+            Ok(true) => return NextRun::Now,
             Ok(false) => (),
             Err(error) => warn!(ctx.log(), "entry not done"; "error" => %error),
         }
         if let Err(error) = self.recover() {
             warn!(ctx.log(), "claims not put back"; "error" => %error);
         }
-        Then::After(PAUSE)
+        NextRun::After(PAUSE)
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 mod job;
 
-pub use job::{Job, JobContext, Then};
+pub use job::{Job, JobContext, NextRun};
 
 /// Options of an app, as given by `KEY=VALUE` words or by the `app` map of a YAML file.
 pub type Options = BTreeMap<String, String>;

@@ -37,22 +37,22 @@ pub trait Job: Send {
     ///
     /// # Panics
     /// A panic is caught: see above.
-    fn run(&mut self, ctx: &mut dyn JobContext) -> Then;
+    fn run(&mut self, ctx: &mut dyn JobContext) -> NextRun;
 
     /// When a run is due, if no run has said so: asked before the first, after one that panicked,
     /// and when somebody has set the clock while the job slept up to a date. At once, unless
     /// overridden.
-    fn due(&mut self, now: ClockReading) -> Then {
+    fn next_run(&mut self, now: ClockReading) -> NextRun {
         let _ = now;
-        Then::Again
+        NextRun::Now
     }
 }
 
 /// When a job is to run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
+pub enum NextRun {
     /// At once.
-    Again,
+    Now,
     /// So long from now, whatever the date is then.
     After(Duration),
     /// When the wall clock says so; at once if it says so already. If the clock is set meanwhile,
@@ -60,13 +60,13 @@ pub enum Then {
     At(WallTime),
     /// Never: the job has nothing more to do. Its thread sleeps until the worker is to leave: a
     /// worker whose jobs are all done is not ended, since it would only be replaced, and begin anew.
-    Done,
+    Never,
 }
 
 /// What a run is handed. A test of a job makes its own.
 pub trait JobContext {
     /// Where the worker sits, and the app's options.
-    fn place(&self) -> &WorkerInfo;
+    fn worker(&self) -> &WorkerInfo;
 
     /// The log.
     fn log(&self) -> &Logger;
@@ -84,14 +84,14 @@ pub trait JobContext {
 
     /// The run needs until so long from now, at least; at most an hour, but it may ask again. Until
     /// then the worker is not taken for hung on its account.
-    fn extend(&mut self, time: Duration);
+    fn extend_deadline(&mut self, time: Duration);
 }
 
 impl<F> Job for F
 where
-    F: FnMut(&mut dyn JobContext) -> Then + Send,
+    F: FnMut(&mut dyn JobContext) -> NextRun + Send,
 {
-    fn run(&mut self, ctx: &mut dyn JobContext) -> Then {
+    fn run(&mut self, ctx: &mut dyn JobContext) -> NextRun {
         self(ctx)
     }
 }

@@ -22,7 +22,7 @@ use crate::os::process::{self, EX_SOFTWARE, Pid};
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::title::ProcTitle;
 use crate::scoreboard::{Scoreboard, WorkerStatus};
-use crate::worker::{Booted, Guard, Lifecycle, Terms, WorkerContext};
+use crate::worker::{BootedApp, Guard, Lifecycle, Terms, WorkerContext};
 
 /// The worker could not boot.
 pub(super) const EXIT_BOOT: u8 = 3;
@@ -102,7 +102,7 @@ pub(super) fn live(birth: Birth<'_>) -> u8 {
     let facts = hooking::worker(pool, Pid::this(), slot, *generation);
     hooking::run("post_fork", log, birth.hooks, |hooks| hooks.post_fork(&facts));
     let threads = board.row(row).thread_count();
-    let boot = || Booted::boot(company.plan.app, &birth.place, threads);
+    let boot = || BootedApp::boot(company.plan.app, &birth.place, threads);
     let program = match catch_unwind(AssertUnwindSafe(boot)) {
         Ok(Ok(program)) => program,
         Ok(Err(reason)) => return confession.boot_failed(&error_chain(reason.as_ref())),
@@ -177,7 +177,7 @@ fn watch_the_master(master: Pid) -> Result<(), String> {
 fn serve(
     birth: Birth<'_>,
     signals: SignalPipe,
-    program: &Booted,
+    program: &BootedApp,
     confession: &Confession<'_>,
 ) -> u8 {
     let (company, place) = (birth.company, &birth.place);

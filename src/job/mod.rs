@@ -16,7 +16,7 @@ mod schedule;
 use std::time::Duration;
 
 pub use self::schedule::Schedule;
-pub use crate::app::{Job, JobContext, Then};
+pub use crate::app::{Job, JobContext, NextRun};
 pub use crate::time::{ClockReading, MonotonicTime, WallTime};
 
 use crate::app::{App, BootError, WorkerInfo, ConfigError};
@@ -111,7 +111,7 @@ pub struct Scheduled<F> {
 impl<F> Scheduled<F> {
     /// The same job if this holds; else one that never has anything to do.
     #[must_use]
-    pub fn only_if(self, holds: bool) -> Self {
+    pub fn enabled_if(self, holds: bool) -> Self {
         Self { schedule: self.schedule.filter(|_| holds), ..self }
     }
 }
@@ -120,16 +120,16 @@ impl<F> Job for Scheduled<F>
 where
     F: FnMut(&mut dyn JobContext) + Send,
 {
-    fn run(&mut self, ctx: &mut dyn JobContext) -> Then {
+    fn run(&mut self, ctx: &mut dyn JobContext) -> NextRun {
         if let Some(schedule) = &mut self.schedule {
             schedule.begin();
         }
         (self.work)(ctx);
-        self.due(ctx.now())
+        self.next_run(ctx.now())
     }
 
-    fn due(&mut self, now: ClockReading) -> Then {
-        self.schedule.as_mut().map_or(Then::Done, |schedule| schedule.next(now))
+    fn next_run(&mut self, now: ClockReading) -> NextRun {
+        self.schedule.as_mut().map_or(NextRun::Never, |schedule| schedule.next(now))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::cron::Cron;
-use crate::app::{Options, ConfigError, Then};
+use crate::app::{Options, ConfigError, NextRun};
 use crate::duration;
 use crate::time::{ClockReading, MonotonicTime, WallTime};
 
@@ -101,25 +101,25 @@ impl Schedule {
     }
 
     /// When the next run is due.
-    pub fn next(&mut self, now: ClockReading) -> Then {
+    pub fn next(&mut self, now: ClockReading) -> NextRun {
         match &mut self.0 {
             Kind::Every { period, first } => match *first {
                 None => {
                     *first = Some(now.monotonic);
-                    Then::Again
+                    NextRun::Now
                 }
                 Some(first) => {
                     let past = now.monotonic.duration_since(first).as_nanos();
                     let left = period.as_nanos() - past % period.as_nanos();
                     // Not more than a period.
-                    Then::After(Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX)))
+                    NextRun::After(Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX)))
                 }
             },
             Kind::Cron { cron, next, begun } => {
                 let set_back =
                     |date: &WallTime| now.wall < *date && date.duration_since(now.wall) <= SET_BACK_MAX;
                 *next = cron.next_after(begun.filter(set_back).unwrap_or(now.wall));
-                next.map_or(Then::Done, Then::At)
+                next.map_or(NextRun::Never, NextRun::At)
             }
         }
     }

@@ -16,12 +16,12 @@ fn at(millis: u64) -> ClockReading {
     ClockReading { monotonic: MonotonicTime::from_nanos(7 + nanos), wall: WallTime::from_nanos(NEW_YEAR + nanos) }
 }
 
-fn on(seconds: u64) -> Then {
-    Then::At(WallTime::from_nanos(NEW_YEAR + seconds * SECOND))
+fn on(seconds: u64) -> NextRun {
+    NextRun::At(WallTime::from_nanos(NEW_YEAR + seconds * SECOND))
 }
 
-fn after(millis: u64) -> Then {
-    Then::After(Duration::from_millis(millis))
+fn after(millis: u64) -> NextRun {
+    NextRun::After(Duration::from_millis(millis))
 }
 
 /// A schedule whose dates are the same in every time zone of whole quarters of an hour.
@@ -32,7 +32,7 @@ fn each_five_seconds() -> Schedule {
 #[test]
 fn a_period_does_not_drift_and_what_was_missed_is_skipped() {
     let mut schedule = Schedule::every(Duration::from_millis(100));
-    assert_eq!(schedule.next(at(0)), Then::Again);
+    assert_eq!(schedule.next(at(0)), NextRun::Now);
     assert_eq!(schedule.next(at(30)), after(70));
     assert_eq!(schedule.next(at(199)), after(1));
     assert_eq!(schedule.next(at(200)), after(100), "the run of this moment has just been");
@@ -54,11 +54,11 @@ proptest! {
         takes in prop::collection::vec(0..2_000u64, 1..50),
     ) {
         let mut schedule = Schedule::every(Duration::from_millis(period));
-        assert_eq!(schedule.next(at(1000)), Then::Again);
+        assert_eq!(schedule.next(at(1000)), NextRun::Now);
         let mut now = 1000;
         for run in takes {
             now += run;
-            let Then::After(wait) = schedule.next(at(now)) else { panic!("it goes on") };
+            let NextRun::After(wait) = schedule.next(at(now)) else { panic!("it goes on") };
             let wait = wait.as_millis() as u64;
             assert!(0 < wait && wait <= period, "{wait}");
             now += wait;
@@ -148,8 +148,8 @@ fn what_makes_no_sense_is_refused_by_the_name_of_its_option() {
 
 #[test]
 fn a_job_for_one_place_has_nothing_to_do_elsewhere() {
-    let mut job = every(Duration::from_secs(1), |_| ()).only_if(true);
-    assert_eq!(job.due(at(0)), Then::Again);
-    let mut job = every(Duration::from_secs(1), |_| ()).only_if(false);
-    assert_eq!(job.due(at(0)), Then::Done);
+    let mut job = every(Duration::from_secs(1), |_| ()).enabled_if(true);
+    assert_eq!(job.next_run(at(0)), NextRun::Now);
+    let mut job = every(Duration::from_secs(1), |_| ()).enabled_if(false);
+    assert_eq!(job.next_run(at(0)), NextRun::Never);
 }

@@ -10,7 +10,7 @@ use slog::{Logger, warn};
 
 use super::acceptor::Acceptor;
 use super::client::Client;
-use super::jobs::{Booted, SeatedJob};
+use super::jobs::{BootedApp, ThreadJob};
 use super::lifecycle::{Lifecycle, Stop};
 use crate::app::{Connection, ConnectionContext, Next, ReadTimeout, ClientInfo, WorkerInfo, Service};
 use crate::listen::{ListenerState, Listener, Stream};
@@ -33,7 +33,7 @@ pub(super) const HANDSHAKE_MAX: Duration = Duration::from_millis(100);
 /// by the worker's threads.
 pub struct WorkerContext<'a> {
     pub(crate) listeners: &'a [Arc<Listener>],
-    pub(crate) program: &'a Booted,
+    pub(crate) program: &'a BootedApp,
     pub(crate) settings: &'a Settings,
     pub(crate) worker: &'a WorkerInfo,
     pub(crate) log: &'a Logger,
@@ -80,16 +80,16 @@ impl<'a> WorkerContext<'a> {
     /// The service of this worker. If its app is a job, one that serves nobody.
     pub fn service(&self) -> &'a dyn Service {
         match self.program {
-            Booted::Service(service) => service.as_ref(),
-            Booted::Jobs(_) => &NoService,
+            BootedApp::Service(service) => service.as_ref(),
+            BootedApp::Jobs(_) => &NoService,
         }
     }
 
     /// The jobs of this worker, one for each of its [seats](super::WorkerClass::seats), to be run
     /// by a thread each. None if its app is a service, or if they have been taken already.
-    pub fn take_jobs(&'a self) -> Vec<SeatedJob<'a>> {
+    pub fn take_jobs(&'a self) -> Vec<ThreadJob<'a>> {
         let jobs = self.program.take_jobs().into_iter().enumerate();
-        jobs.map(|(seat, job)| SeatedJob::new(self, seat, job)).collect()
+        jobs.map(|(seat, job)| ThreadJob::new(self, seat, job)).collect()
     }
 
     /// The settings.

@@ -13,24 +13,24 @@ use super::WorkerError;
 use super::context::WorkerContext;
 use super::lifecycle::{Lifecycle, Stop};
 use super::tracker::Desk;
-use crate::app::{App, BootError, Desk as _, Job, JobContext, WorkerInfo, Service, Then};
+use crate::app::{App, BootError, Desk as _, Job, JobContext, WorkerInfo, Service, NextRun};
 use crate::os::wall_timer::{WallTimer, TimerEvent};
 use crate::os::{clock, poll};
 use crate::time::{ClockReading, MonotonicTime, WallTime};
 
 /// The pause after a panic, and the longest after several in a row.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+const PANIC_BACKOFF_MIN: Duration = Duration::from_millis(100);
+const PANIC_BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// What an app has made for one worker.
-pub(crate) enum Booted {
+pub(crate) enum BootedApp {
     /// Something for clients.
     Service(Box<dyn Service>),
     /// A job for each thread, until a class takes them.
     Jobs(Mutex<Vec<Box<dyn Job>>>),
 }
 
-impl Booted {
+impl BootedApp {
     /// Has the app make what it is to make for a worker with so many threads.
     ///
     /// # Errors
@@ -55,13 +55,13 @@ impl Booted {
 }
 
 /// A job with its seat in a worker. Made by [`WorkerContext::take_jobs`].
-pub struct SeatedJob<'a> {
+pub struct ThreadJob<'a> {
     ctx: &'a WorkerContext<'a>,
     job: Box<dyn Job>,
     seat: usize,
 }
 
-impl<'a> SeatedJob<'a> {
+impl<'a> ThreadJob<'a> {
     pub(super) fn new(ctx: &'a WorkerContext<'a>, seat: usize, job: Box<dyn Job>) -> Self {
         Self { ctx, job, seat }
     }
@@ -89,21 +89,21 @@ impl<'a> SeatedJob<'a> {
 #[derive(Clone, Copy)]
 enum Wait {
     /// To be asked when it is due.
-    ToBeAsked(MonotonicTime),
+    QueryAt(MonotonicTime),
     /// To run at a moment.
-    Moment(MonotonicTime),
+    RunAt(MonotonicTime),
     /// To run on a date.
-    Date(WallTime),
+    RunAtWallTime(WallTime),
     /// For nothing but the end.
-    End,
+    UntilStop,
 }
 
 /// Why a sleep is over.
 #[derive(PartialEq, Eq)]
 enum Woken {
-    InTime,
+    Due,
     ClockSet,
-    ToLeave,
+    Stopping,
 }
 
 /// A job that is being run.
@@ -112,75 +112,75 @@ struct Runner<'a> {
     job: Box<dyn Job>,
     seat: usize,
     desk: Desk<'a>,
-    alone: bool,
+    on_main_thread: bool,
     alarm: Option<WallTimer>,
     /// Whether it has been said that there is no alarm to be had.
-    lack_is_told: bool,
+    timer_failure_logged: bool,
     /// How many runs in a row have panicked.
-    panics: u32,
+    consecutive_panics: u32,
 }
 
 impl<'a> Runner<'a> {
-    fn new(SeatedJob { ctx, job, seat }: SeatedJob<'a>, alone: bool) -> Self {
+    fn new(ThreadJob { ctx, job, seat }: ThreadJob<'a>, on_main_thread: bool) -> Self {
         let desk = ctx.life.desk(seat);
-        let desk = if alone { desk.beating() } else { desk };
-        Self { ctx, job, seat, desk, alone, alarm: None, lack_is_told: false, panics: 0 }
+        let desk = if on_main_thread { desk.beating() } else { desk };
+        Self { ctx, job, seat, desk, on_main_thread, alarm: None, timer_failure_logged: false, consecutive_panics: 0 }
     }
 
     fn run(mut self) -> Result<(), WorkerError> {
-        let mut wait = Wait::ToBeAsked(clock::now());
+        let mut wait = Wait::QueryAt(clock::now());
         loop {
             wait = match (self.sleep(wait)?, wait) {
-                (Woken::ToLeave, _) => return Ok(()),
-                (Woken::InTime, Wait::Moment(_) | Wait::Date(_)) => self.run_once(),
-                (Woken::InTime | Woken::ClockSet, _) => self.ask(),
+                (Woken::Stopping, _) => return Ok(()),
+                (Woken::Due, Wait::RunAt(_) | Wait::RunAtWallTime(_)) => self.run_once(),
+                (Woken::Due | Woken::ClockSet, _) => self.query_next_run(),
             };
         }
     }
 
     /// One run, which is a unit of work.
     fn run_once(&mut self) -> Wait {
-        let Self { ctx, job, desk, alone, .. } = self;
+        let Self { ctx, job, desk, on_main_thread, .. } = self;
         desk.begin(ctx.settings.app.as_bytes());
-        let mut run = Run { ctx, desk, alone: *alone };
+        let mut run = RunContext { ctx, desk, on_main_thread: *on_main_thread };
         let ran = catch_unwind(AssertUnwindSafe(|| job.run(&mut run)));
         desk.leave();
         desk.end();
-        self.heed(ran.ok())
+        self.on_result(ran.ok())
     }
 
     /// Asks the job when it is due.
-    fn ask(&mut self) -> Wait {
+    fn query_next_run(&mut self) -> Wait {
         let (job, now) = (&mut self.job, clock::read_clocks());
-        let asked = catch_unwind(AssertUnwindSafe(|| job.due(now)));
-        if let Ok(then) = asked {
+        let queried = catch_unwind(AssertUnwindSafe(|| job.next_run(now)));
+        if let Ok(then) = queried {
             return self.wait_for(then);
         }
-        self.heed(None)
+        self.on_result(None)
     }
 
     /// What to wait for after a call of the job; it has panicked if it has said nothing.
-    fn heed(&mut self, said: Option<Then>) -> Wait {
-        if let Some(then) = said {
-            self.panics = 0;
+    fn on_result(&mut self, result: Option<NextRun>) -> Wait {
+        if let Some(then) = result {
+            self.consecutive_panics = 0;
             return self.wait_for(then);
         }
-        let pause = PAUSE_MIN.saturating_mul(1 << self.panics.min(16)).min(PAUSE_MAX);
-        self.panics += 1;
+        let pause = PANIC_BACKOFF_MIN.saturating_mul(1 << self.consecutive_panics.min(16)).min(PANIC_BACKOFF_MAX);
+        self.consecutive_panics += 1;
         warn!(self.ctx.log, "job pauses after a panic"; "slot" => self.ctx.worker.slot,
-            "seat" => self.seat, "in_a_row" => self.panics, "pause_ms" => pause.as_millis() as u64);
-        Wait::ToBeAsked(clock::now().saturating_add(pause))
+            "seat" => self.seat, "in_a_row" => self.consecutive_panics, "pause_ms" => pause.as_millis() as u64);
+        Wait::QueryAt(clock::now().saturating_add(pause))
     }
 
-    fn wait_for(&self, then: Then) -> Wait {
+    fn wait_for(&self, then: NextRun) -> Wait {
         match then {
-            Then::Again => Wait::Moment(MonotonicTime::default()),
-            Then::After(delay) => Wait::Moment(clock::now().saturating_add(delay)),
-            Then::At(date) => Wait::Date(date),
-            Then::Done => {
+            NextRun::Now => Wait::RunAt(MonotonicTime::default()),
+            NextRun::After(delay) => Wait::RunAt(clock::now().saturating_add(delay)),
+            NextRun::At(date) => Wait::RunAtWallTime(date),
+            NextRun::Never => {
                 info!(self.ctx.log, "job is done"; "slot" => self.ctx.worker.slot,
                     "seat" => self.seat);
-                Wait::End
+                Wait::UntilStop
             }
         }
     }
@@ -189,27 +189,27 @@ impl<'a> Runner<'a> {
     fn sleep(&mut self, wait: Wait) -> io::Result<Woken> {
         let life = self.ctx.life;
         let (due, date) = match wait {
-            Wait::ToBeAsked(due) | Wait::Moment(due) => (Some(due), None),
-            Wait::End => (None, None),
-            Wait::Date(date) => (self.set_alarm(date), Some(date)),
+            Wait::QueryAt(due) | Wait::RunAt(due) => (Some(due), None),
+            Wait::UntilStop => (None, None),
+            Wait::RunAtWallTime(date) => (self.set_alarm(date), Some(date)),
         };
         let alarm = self.alarm.as_ref().filter(|_| date.is_some());
         loop {
-            if self.alone {
+            if self.on_main_thread {
                 life.notify();
             }
-            if is_stopping(life, self.alone) {
-                return Ok(Woken::ToLeave);
+            if is_stopping(life, self.on_main_thread) {
+                return Ok(Woken::Stopping);
             }
             if due.is_some_and(|due| due <= clock::now()) || date.is_some_and(is_past) {
-                return Ok(Woken::InTime);
+                return Ok(Woken::Due);
             }
-            let beat = life.next_beat().filter(|_| self.alone);
-            let mut fds = vec![if self.alone { life.wake_fd() } else { life.stop_fd() }];
+            let beat = life.next_beat().filter(|_| self.on_main_thread);
+            let mut fds = vec![if self.on_main_thread { life.wake_fd() } else { life.stop_fd() }];
             fds.extend(alarm.map(|alarm| alarm.as_fd()));
             poll::wait_readable(&fds, [due, beat].into_iter().flatten().min())?;
             match alarm.map_or(Ok(TimerEvent::Pending), WallTimer::read_event)? {
-                TimerEvent::Expired => return Ok(Woken::InTime),
+                TimerEvent::Expired => return Ok(Woken::Due),
                 TimerEvent::ClockSet if !date.is_some_and(is_past) => return Ok(Woken::ClockSet),
                 TimerEvent::ClockSet | TimerEvent::Pending => (),
             }
@@ -221,17 +221,17 @@ impl<'a> Runner<'a> {
     fn set_alarm(&mut self, date: WallTime) -> Option<MonotonicTime> {
         let alarm = match self.alarm.take().map_or_else(WallTimer::new, Ok) {
             Ok(alarm) => self.alarm.insert(alarm),
-            Err(error) => return Some(self.do_without_alarm(date, &error)),
+            Err(error) => return Some(self.fall_back_to_deadline(date, &error)),
         };
         match alarm.set(date) {
             Ok(()) => None,
-            Err(error) => Some(self.do_without_alarm(date, &error)),
+            Err(error) => Some(self.fall_back_to_deadline(date, &error)),
         }
     }
 
-    fn do_without_alarm(&mut self, date: WallTime, error: &io::Error) -> MonotonicTime {
+    fn fall_back_to_deadline(&mut self, date: WallTime, error: &io::Error) -> MonotonicTime {
         self.alarm = None;
-        if !std::mem::replace(&mut self.lack_is_told, true) {
+        if !std::mem::replace(&mut self.timer_failure_logged, true) {
             warn!(self.ctx.log, "job would not notice if the clock were set";
                 "slot" => self.ctx.worker.slot, "seat" => self.seat, "error" => %error);
         }
@@ -245,20 +245,20 @@ fn is_past(date: WallTime) -> bool {
 }
 
 /// Whoever is alone must look for signals; among several, another does.
-fn is_stopping(life: &Lifecycle, alone: bool) -> bool {
-    let stop = if alone { life.stop() } else { life.stopping() };
+fn is_stopping(life: &Lifecycle, on_main_thread: bool) -> bool {
+    let stop = if on_main_thread { life.stop() } else { life.stopping() };
     stop != Stop::None
 }
 
 /// What one run is handed.
-struct Run<'r, 'a> {
+struct RunContext<'r, 'a> {
     ctx: &'r WorkerContext<'a>,
     desk: &'r mut Desk<'a>,
-    alone: bool,
+    on_main_thread: bool,
 }
 
-impl JobContext for Run<'_, '_> {
-    fn place(&self) -> &WorkerInfo {
+impl JobContext for RunContext<'_, '_> {
+    fn worker(&self) -> &WorkerInfo {
         self.ctx.worker
     }
 
@@ -271,14 +271,14 @@ impl JobContext for Run<'_, '_> {
     }
 
     fn is_stopping(&self) -> bool {
-        is_stopping(self.ctx.life, self.alone)
+        is_stopping(self.ctx.life, self.on_main_thread)
     }
 
     fn label(&mut self, label: &str) {
         self.desk.rename(label.as_bytes());
     }
 
-    fn extend(&mut self, time: Duration) {
+    fn extend_deadline(&mut self, time: Duration) {
         self.desk.extend(time);
     }
 }

@@ -8,7 +8,7 @@ use std::thread;
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Token};
 use crossbeam_channel::bounded;
-use ostler::worker::{SeatedJob, Stop, WorkerContext, WorkerError};
+use ostler::worker::{ThreadJob, Stop, WorkerContext, WorkerError};
 use slog::error;
 
 const WAKE: Token = Token(0);
@@ -17,7 +17,7 @@ const END: Token = Token(1);
 
 /// Runs each job in a thread of its own, until the worker is to stop and the last has ended its
 /// run.
-pub(super) fn run(ctx: &WorkerContext<'_>, jobs: Vec<SeatedJob<'_>>) -> Result<(), WorkerError> {
+pub(super) fn run(ctx: &WorkerContext<'_>, jobs: Vec<ThreadJob<'_>>) -> Result<(), WorkerError> {
     let mut poll = Poll::new()?;
     // The last thread that ends closes the pipe.
     let (end, alive) = io::pipe()?;
