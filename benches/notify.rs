@@ -18,7 +18,7 @@ use criterion::Criterion;
 use ostler::Runtime;
 use ostler::app::Desk;
 use ostler::apps::Echo;
-use ostler::worker::{Stop, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{StopRequest, WorkerClass, WorkerContext, WorkerError};
 
 use self::common::Server;
 
@@ -62,13 +62,13 @@ impl WorkerClass for Meter {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        ctx.life().ready();
+        ctx.lifecycle().ready();
         let client = loop {
             if let Some((stream, _)) = ctx.listeners()[0].accept()? {
                 break TcpStream::from(OwnedFd::from(stream));
             }
-            ctx.life().notify();
-            if ctx.life().stop() != Stop::None {
+            ctx.lifecycle().notify();
+            if ctx.lifecycle().poll_stop() != StopRequest::None {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(1));
@@ -84,12 +84,12 @@ impl WorkerClass for Meter {
 }
 
 fn time(ctx: &WorkerContext<'_>, operation: usize, count: u64) -> Duration {
-    let (life, mut desk) = (ctx.life(), ctx.life().desk(0));
+    let (lifecycle, mut desk) = (ctx.lifecycle(), ctx.lifecycle().desk(0));
     let begin = Instant::now();
     match operation {
-        0 => (0..count).for_each(|_| life.notify()),
-        1 => (0..count).for_each(|_| assert_eq!(black_box(life.stopping()), Stop::None)),
-        2 => (0..count).for_each(|_| drop(life.begin(black_box("GET /index")))),
+        0 => (0..count).for_each(|_| lifecycle.notify()),
+        1 => (0..count).for_each(|_| assert_eq!(black_box(lifecycle.stop_request()), StopRequest::None)),
+        2 => (0..count).for_each(|_| drop(lifecycle.begin(black_box("GET /index")))),
         _ => (0..count).for_each(|_| {
             desk.begin(black_box(b"GET /index"));
             desk.end();

@@ -18,7 +18,7 @@ use ostler::Runtime;
 use ostler::app::ConfigError;
 use ostler::apps::Demo;
 use ostler::settings::Settings;
-use ostler::worker::{Buffers, Client, Stop, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{Buffers, Client, StopRequest, WorkerClass, WorkerContext, WorkerError};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Violation {
@@ -65,30 +65,30 @@ impl WorkerClass for Broken {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        let (life, violation) = (ctx.life(), self.1);
+        let (lifecycle, violation) = (ctx.lifecycle(), self.1);
         let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(8));
-        let wake = life.wake_fd().as_raw_fd();
+        let wake = lifecycle.wake_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&wake), Token(usize::MAX), Interest::READABLE)?;
         for (token, listener) in ctx.listeners().iter().enumerate() {
             listener.watch(&poll, token)?;
         }
         if violation != Violation::NeverReady {
-            life.ready();
+            lifecycle.ready();
         }
         let mut leaked = Vec::new();
         loop {
             if violation != Violation::NeverBeats {
-                life.notify();
+                lifecycle.notify();
             }
-            let stop = if violation == Violation::IgnoresStop { Stop::None } else { life.stop() };
-            let forgets = stop == Stop::Graceful && violation == Violation::ForgetsTheQueue;
-            if stop == Stop::Now || forgets {
+            let stop = if violation == Violation::IgnoresStop { StopRequest::None } else { lifecycle.poll_stop() };
+            let forgets = stop == StopRequest::Graceful && violation == Violation::ForgetsTheQueue;
+            if stop == StopRequest::Immediate || forgets {
                 return Ok(());
             }
             let expects = ctx.backlog_deadline();
             let mut doors = ctx.listeners().iter();
             let client = doors.find_map(|door| {
-                let wanted = stop == Stop::None || ctx.must_drain_backlog(door);
+                let wanted = stop == StopRequest::None || ctx.must_drain_backlog(door);
                 if wanted { door.accept().ok().flatten() } else { None }
             });
             if let Some((stream, address)) = client {
@@ -101,7 +101,7 @@ impl WorkerClass for Broken {
                 } else {
                     serve(ctx, client)
                 }
-            } else if stop == Stop::Graceful && expects.is_none() {
+            } else if stop == StopRequest::Graceful && expects.is_none() {
                 let failure =
                     (violation == Violation::FailsAtTheEnd).then(|| "it was asked to stop".into());
                 return failure.map_or(Ok(()), Err);
@@ -116,8 +116,8 @@ impl WorkerClass for Broken {
 }
 
 fn poll_timeout(ctx: &WorkerContext<'_>, violation: Violation) -> Option<Duration> {
-    let expectation = ctx.backlog_deadline().map(|until| until.duration_since(ctx.life().now()));
-    let beat = ctx.life().pulse().filter(|_| violation != Violation::NeverBeats);
+    let expectation = ctx.backlog_deadline().map(|until| until.duration_since(ctx.lifecycle().now()));
+    let beat = ctx.lifecycle().heartbeat_interval().filter(|_| violation != Violation::NeverBeats);
     [expectation, beat].into_iter().flatten().min()
 }
 
@@ -126,15 +126,15 @@ fn serve(ctx: &WorkerContext<'_>, mut client: Client<'_>) {
 }
 
 fn drop_at_stop(ctx: &WorkerContext<'_>, mut client: Client<'_>) {
-    let life = ctx.life();
+    let lifecycle = ctx.lifecycle();
     thread::scope(|scope| {
         let serving = scope.spawn(move || {
-            client.serve_with(life, &mut Buffers::default(), &mut life.desk(0));
+            client.serve_with(lifecycle, &mut Buffers::default(), &mut lifecycle.desk(0));
         });
         while !serving.is_finished() {
-            life.notify();
-            if life.stop() != Stop::None {
-                life.leave();
+            lifecycle.notify();
+            if lifecycle.poll_stop() != StopRequest::None {
+                lifecycle.exit_now();
             }
             thread::sleep(Duration::from_millis(1));
         }

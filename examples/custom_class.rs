@@ -34,7 +34,7 @@ impl WorkerClass for Batch {
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
         let mut acceptor = ctx.acceptor();
-        ctx.life().ready();
+        ctx.lifecycle().ready();
         while let Some(first) = acceptor.next_client()? {
             let mut batch = vec![first];
             while batch.len() < BATCH_MAX
@@ -54,8 +54,8 @@ fn serve(ctx: &WorkerContext<'_>, batch: Vec<Client<'_>>) -> Result<(), WorkerEr
     thread::scope(|scope| {
         for (mut client, thread_index) in batch.into_iter().zip(1..) {
             let serve = move || {
-                let mut desk = ctx.life().desk(thread_index);
-                client.serve_with(ctx.life(), &mut Buffers::default(), &mut desk);
+                let mut desk = ctx.lifecycle().desk(thread_index);
+                client.serve_with(ctx.lifecycle(), &mut Buffers::default(), &mut desk);
             };
             thread::Builder::new().spawn_scoped(scope, serve)?;
         }
@@ -63,7 +63,7 @@ fn serve(ctx: &WorkerContext<'_>, batch: Vec<Client<'_>>) -> Result<(), WorkerEr
     })?;
     // A unit of the class's own, beside those that the protocol marks: longer than `timeout` in it
     // would mean that the worker hangs, in this.
-    let _work = ctx.life().begin("bookkeeping");
+    let _work = ctx.lifecycle().begin("bookkeeping");
     debug!(ctx.log(), "batch served"; "clients" => size);
     Ok(())
 }

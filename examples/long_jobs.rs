@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ostler::Runtime;
 use ostler::apps::Demo;
-use ostler::worker::{Stop, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{StopRequest, WorkerClass, WorkerContext, WorkerError};
 use slog::info;
 
 const PARTS: u32 = 10;
@@ -31,11 +31,11 @@ impl WorkerClass for Jobs {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        let (life, stands_still) = (ctx.life(), env::var_os("STANDSTILL").is_some());
-        life.ready();
-        while life.stop() == Stop::None {
-            life.notify();
-            let work = life.begin("rebuild");
+        let (lifecycle, stands_still) = (ctx.lifecycle(), env::var_os("STANDSTILL").is_some());
+        lifecycle.ready();
+        while lifecycle.poll_stop() == StopRequest::None {
+            lifecycle.notify();
+            let work = lifecycle.begin("rebuild");
             for _ in 0..PARTS {
                 if !stands_still {
                     work.extend(EXTENSION);

@@ -41,9 +41,9 @@ impl WorkerClass for UnresponsiveClass {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        ctx.life().ready();
+        ctx.lifecycle().ready();
         for listener in ctx.listeners().iter().cycle() {
-            ctx.life().notify();
+            ctx.lifecycle().notify();
             let Some((stream, _)) = listener.accept()? else {
                 thread::sleep(Duration::from_millis(5));
                 continue;

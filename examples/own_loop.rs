@@ -26,12 +26,12 @@ impl WorkerClass for OwnLoop {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        let (life, mut acceptor) = (ctx.life(), ctx.acceptor());
+        let (lifecycle, mut acceptor) = (ctx.lifecycle(), ctx.acceptor());
         let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(8));
-        let wake = life.wake_fd().as_raw_fd();
+        let wake = lifecycle.wake_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
         let mut watched = vec![false; ctx.listeners().len()];
-        life.ready();
+        lifecycle.ready();
         loop {
             let until = match acceptor.poll(0) {
                 Accept::Client(stream, address) => {
@@ -42,7 +42,7 @@ impl WorkerClass for OwnLoop {
                 Accept::Finished => return Ok(()),
             };
             watch(ctx, &acceptor, &poll, &mut watched)?;
-            let wait = until.map(|at| at.duration_since(life.now()));
+            let wait = until.map(|at| at.duration_since(lifecycle.now()));
             match poll.poll(&mut events, wait) {
                 // A signal came; the worker is woken for those that concern it.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
@@ -50,7 +50,7 @@ impl WorkerClass for OwnLoop {
             }
             for event in &events {
                 match event.token() {
-                    WAKE => _ = life.stop(),
+                    WAKE => _ = lifecycle.poll_stop(),
                     Token(listener) => acceptor.mark_readable(listener),
                 }
             }

@@ -27,7 +27,7 @@ use ostler::Runtime;
 use ostler::app::ConfigError;
 use ostler::apps::Demo;
 use ostler::settings::Settings;
-use ostler::worker::{Stop, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{StopRequest, WorkerClass, WorkerContext, WorkerError};
 use slog::info;
 
 struct Queue;
@@ -48,29 +48,29 @@ impl WorkerClass for Queue {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        let (life, folder) = (ctx.life(), folder()?);
+        let (lifecycle, folder) = (ctx.lifecycle(), folder()?);
         // Watched before it is looked at, so that nothing comes in between.
         let news = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         news.add_watch(&folder, AddWatchFlags::IN_MOVED_TO)?;
         let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(4));
-        for fd in [news.as_fd(), life.wake_fd()] {
+        for fd in [news.as_fd(), lifecycle.wake_fd()] {
             let mut source = SourceFd(&fd.as_raw_fd());
             poll.registry().register(&mut source, Token(0), Interest::READABLE)?;
         }
-        life.ready();
-        while life.stop() == Stop::None {
-            life.notify();
+        lifecycle.ready();
+        while lifecycle.poll_stop() == StopRequest::None {
+            lifecycle.notify();
             if let Some((path, _lock)) = next_item(&folder)? {
                 let name = path.file_stem().unwrap_or_default().to_string_lossy();
                 // From here on it is busy, with this: the item has `timeout`, and counts.
-                let _work = life.begin(&name);
+                let _work = lifecycle.begin(&name);
                 work_on(&fs::read_to_string(&path)?);
                 fs::remove_file(&path)?;
                 info!(ctx.log(), "item done"; "item" => &*name, "slot" => ctx.worker().slot);
                 continue;
             }
             // Told only once: what has been told is taken out before the next sleep.
-            match poll.poll(&mut events, life.pulse()) {
+            match poll.poll(&mut events, lifecycle.heartbeat_interval()) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(error.into());
                 }

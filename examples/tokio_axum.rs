@@ -30,7 +30,7 @@ use ostler::Runtime;
 use ostler::app::Desk;
 use ostler::apps::Demo;
 use ostler::listen::Stream;
-use ostler::worker::{Acceptor, Accept, Lifecycle, Stop, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{Acceptor, Accept, Lifecycle, StopRequest, WorkerClass, WorkerContext, WorkerError};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
@@ -74,31 +74,31 @@ impl WorkerClass for Tokio {
 }
 
 async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerError> {
-    let (life, router) = (ctx.life(), TowerToHyperService::new(router));
+    let (lifecycle, router) = (ctx.lifecycle(), TowerToHyperService::new(router));
     let (mut acceptor, mut clients) = (ctx.acceptor(), JoinSet::new());
-    let (stop, told) = watch::channel(Stop::None);
+    let (stop, told) = watch::channel(StopRequest::None);
     let listeners = ctx.listeners().iter().map(|listener| observe(listener.as_fd()));
     let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
-    let signals = observe(life.wake_fd())?;
+    let signals = observe(lifecycle.wake_fd())?;
     let timeout = Some(ctx.worker().limits.header_timeout).filter(|limit| !limit.is_zero());
-    life.ready();
+    lifecycle.ready();
     loop {
         let until = match acceptor.poll(clients.len()) {
             Accept::Client(stream, _) => {
-                clients.spawn(drive(life, timeout, stream, router.clone(), told.clone()));
+                clients.spawn(drive(lifecycle, timeout, stream, router.clone(), told.clone()));
                 yield_now().await; // others get some of a burst, and those who are in their turn
                 continue;
             }
             Accept::Pending { deadline: until } => until,
             Accept::Finished => return Ok(()),
         };
-        let wait = until.map_or(Duration::from_secs(3600), |at| at.duration_since(life.now()));
+        let wait = until.map_or(Duration::from_secs(3600), |at| at.duration_since(lifecycle.now()));
         tokio::select! {
             listener = readable_listener(&listeners, &acceptor) => acceptor.mark_readable(listener?),
             Some(_) = clients.join_next() => while clients.try_join_next().is_some() {},
             guard = signals.readable() => {
                 guard?.clear_ready(); // first: a later signal makes it ready again
-                stop.send_replace(life.stop());
+                stop.send_replace(lifecycle.poll_stop());
             }
             () = sleep(wait) => (),
         }
@@ -107,23 +107,23 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
 
 /// Serves one client, whose faults are nobody's concern. It has so long for the head of a request.
 async fn drive(
-    life: &'static Lifecycle,
+    lifecycle: &'static Lifecycle,
     timeout: Option<Duration>,
     stream: Stream,
     router: TowerToHyperService<Router>,
-    mut told: watch::Receiver<Stop>,
+    mut told: watch::Receiver<StopRequest>,
 ) {
     let socket = Socket::from(OwnedFd::from(stream)); // or a unix socket: nothing is asked that differs
     let Ok(stream) = TcpStream::from_std(socket) else { return };
     let service = service_fn(|request: Request<Incoming>| {
         let label = format!("{} {}", request.method(), request.uri().path());
-        track(life, label, router.call(request))
+        track(lifecycle, label, router.call(request))
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(timeout);
     let mut client = pin!(http.serve_connection(TokioIo::new(stream), service));
     let farewell = async {
-        let _ = told.wait_for(|stop| *stop != Stop::None).await;
+        let _ = told.wait_for(|stop| *stop != StopRequest::None).await;
         sleep(DRAIN_IDLE_TIMEOUT).await;
     };
     tokio::select! {
@@ -137,11 +137,11 @@ async fn drive(
 /// Marks a request as a unit of work. Its seat is taken only while its own code runs, of which one
 /// thread runs one at a time: a request that waits is no hang.
 async fn track<E>(
-    life: &'static Lifecycle,
+    lifecycle: &'static Lifecycle,
     label: String,
     answer: impl Future<Output = Result<Response, E>>,
 ) -> Result<Response, E> {
-    let (mut desk, mut answer) = (life.desk(0).beating(), pin!(answer));
+    let (mut desk, mut answer) = (lifecycle.desk(0).beating(), pin!(answer));
     let mut response = poll_fn(|cx| {
         desk.begin(label.as_bytes());
         let polled = answer.as_mut().poll(cx);
@@ -150,7 +150,7 @@ async fn track<E>(
     })
     .await?;
     desk.end();
-    if life.stopping() != Stop::None {
+    if lifecycle.stop_request() != StopRequest::None {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)

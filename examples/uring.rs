@@ -28,7 +28,7 @@ use ostler::apps::{Demo, Echo};
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
 use ostler::worker::{
-    Acceptor, Accept, Buffers, CompletionClient, TimerWheel, Desk, Stop, WorkerClass, WorkerContext,
+    Acceptor, Accept, Buffers, CompletionClient, TimerWheel, Desk, StopRequest, WorkerClass, WorkerContext,
     WorkerError,
 };
 use slab::Slab;
@@ -64,16 +64,16 @@ impl WorkerClass for Uring {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        let (life, ring) = (ctx.life(), open_ring(ENTRIES)?);
+        let (lifecycle, ring) = (ctx.lifecycle(), open_ring(ENTRIES)?);
         let worker = Worker {
             ctx,
             ring,
             acceptor: ctx.acceptor(),
             watched: vec![false; ctx.listeners().len()],
             clients: Slab::new(),
-            timers: TimerWheel::new(life.now()),
+            timers: TimerWheel::new(lifecycle.now()),
             buffers: Buffers::default(),
-            tracker: life.desk(0).beating(),
+            tracker: lifecycle.desk(0).beating(),
         };
         worker.run()
     }
@@ -100,9 +100,9 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn run(mut self) -> Result<(), WorkerError> {
-        let (life, mut done) = (self.ctx.life(), Vec::new());
-        self.poll(life.wake_fd(), libc::EPOLLIN, SIGNALS)?;
-        life.ready();
+        let (lifecycle, mut done) = (self.ctx.lifecycle(), Vec::new());
+        self.poll(lifecycle.wake_fd(), libc::EPOLLIN, SIGNALS)?;
+        lifecycle.ready();
         loop {
             let until = match self.acceptor.poll(self.clients.len()) {
                 Accept::Client(stream, address) => {
@@ -120,10 +120,10 @@ impl Worker<'_> {
             let results = self.ring.completion();
             done.extend(results.map(|entry| (entry.user_data(), entry.result())));
             for (data, result) in done.drain(..) {
-                life.notify();
+                lifecycle.notify();
                 self.take(data, result)?;
             }
-            let now = life.now();
+            let now = lifecycle.now();
             while let Some(token) = self.timers.pop(now) {
                 self.clients[token].expire(now, &mut self.buffers, &mut self.tracker);
                 self.drive(token)?;
@@ -134,7 +134,7 @@ impl Worker<'_> {
     /// Until something is done, or a deadline has come.
     fn wait(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
         let deadline = [self.timers.next(), until].into_iter().flatten().min();
-        let wait = deadline.map(|at| at.duration_since(self.ctx.life().now()));
+        let wait = deadline.map(|at| at.duration_since(self.ctx.lifecycle().now()));
         let time = Timespec::from(wait.unwrap_or(Duration::from_secs(3600)));
         let args = SubmitArgs::new().timespec(&time);
         match self.ring.submitter().submit_with_args(1, &args).map_err(|e| (e.raw_os_error(), e)) {
@@ -189,8 +189,8 @@ impl Worker<'_> {
     fn take(&mut self, data: u64, result: i32) -> io::Result<()> {
         match data {
             SIGNALS => {
-                self.poll(self.ctx.life().wake_fd(), libc::EPOLLIN, SIGNALS)?;
-                self.ctx.life().stop();
+                self.poll(self.ctx.lifecycle().wake_fd(), libc::EPOLLIN, SIGNALS)?;
+                self.ctx.lifecycle().poll_stop();
                 let everybody: Vec<_> = self.clients.iter().map(|(token, _)| token).collect();
                 everybody.into_iter().try_for_each(|token| self.drive(token))
             }
@@ -218,7 +218,7 @@ impl Worker<'_> {
     /// Has the ring do what comes next for a client.
     fn drive(&mut self, token: usize) -> io::Result<()> {
         let client = &mut self.clients[token];
-        if self.ctx.life().stopping() == Stop::Graceful {
+        if self.ctx.lifecycle().stop_request() == StopRequest::Graceful {
             client.drain(&mut self.buffers, &mut self.tracker);
         }
         if client.is_finished() {

@@ -9,7 +9,7 @@ use ::mio::event::Event;
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Token};
 use ostler::worker::{
-    Buffers, Client, TimerWheel, Desk, EpollAcceptor, ReadMode, Stop, DriveStatus, WorkerClass, WorkerContext,
+    Buffers, Client, TimerWheel, Desk, EpollAcceptor, ReadMode, StopRequest, DriveStatus, WorkerClass, WorkerContext,
     WorkerError,
 };
 use slab::Slab;
@@ -33,7 +33,7 @@ impl WorkerClass for MioClass {
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
         let mut event_loop = EventLoop::new(ctx)?;
-        ctx.life().ready();
+        ctx.lifecycle().ready();
         event_loop.run()
     }
 }
@@ -62,7 +62,7 @@ struct ClientEntry<'a> {
 impl<'a> EventLoop<'a> {
     fn new(ctx: &'a WorkerContext<'a>) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let wake = ctx.life().wake_fd().as_raw_fd();
+        let wake = ctx.lifecycle().wake_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
         let acceptor = EpollAcceptor::register(ctx, &poll, FIRST_LISTENER)?;
         Ok(Self {
@@ -70,10 +70,10 @@ impl<'a> EventLoop<'a> {
             poll,
             acceptor,
             clients: Slab::new(),
-            timers: TimerWheel::new(ctx.life().now()),
+            timers: TimerWheel::new(ctx.lifecycle().now()),
             ready: VecDeque::new(),
             buffers: Buffers::default(),
-            tracker: ctx.life().desk(0).beating(),
+            tracker: ctx.lifecycle().desk(0).beating(),
             draining: false,
         })
     }
@@ -81,11 +81,11 @@ impl<'a> EventLoop<'a> {
     fn run(&mut self) -> Result<(), WorkerError> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         loop {
-            self.ctx.life().notify();
+            self.ctx.lifecycle().notify();
             self.wait(&mut events)?;
             for event in &events {
                 // Many clients, each quick enough, may together take longer than a beat.
-                self.ctx.life().notify();
+                self.ctx.lifecycle().notify();
                 match event.token() {
                     WAKE => self.handle_signals()?,
                     Token(listener) if listener >= FIRST_LISTENER => {
@@ -97,7 +97,7 @@ impl<'a> EventLoop<'a> {
             self.drive_ready();
             self.expire_clients();
             self.acceptor.update(self.clients.len(), &self.poll)?;
-            if self.ctx.life().stopping() == Stop::Now || self.is_done()? {
+            if self.ctx.lifecycle().stop_request() == StopRequest::Immediate || self.is_done()? {
                 return Ok(());
             }
         }
@@ -114,12 +114,12 @@ impl<'a> EventLoop<'a> {
     /// Until the next deadline or beat.
     fn poll_timeout(&self) -> Option<Duration> {
         let deadline = [self.timers.next(), self.acceptor.deadline()].into_iter().flatten().min();
-        let wait = deadline.map(|at| at.duration_since(self.ctx.life().now()));
-        [wait, self.ctx.life().pulse()].into_iter().flatten().min()
+        let wait = deadline.map(|at| at.duration_since(self.ctx.lifecycle().now()));
+        [wait, self.ctx.lifecycle().heartbeat_interval()].into_iter().flatten().min()
     }
 
     fn handle_signals(&mut self) -> io::Result<()> {
-        if self.ctx.life().stop() == Stop::Graceful && !self.draining {
+        if self.ctx.lifecycle().poll_stop() == StopRequest::Graceful && !self.draining {
             self.draining = true;
             self.acceptor.drain(&self.poll)?;
             for index in self.indices() {
@@ -205,7 +205,7 @@ impl<'a> EventLoop<'a> {
                 if let Some(entry) = self.clients.get_mut(index) {
                     entry.ready = false;
                 }
-                self.ctx.life().notify();
+                self.ctx.lifecycle().notify();
                 self.drive(index, ReadMode::UntilWouldBlock);
             }
         }
@@ -221,7 +221,7 @@ impl<'a> EventLoop<'a> {
         if self.timers.next().is_none() {
             return;
         }
-        let now = self.ctx.life().now();
+        let now = self.ctx.lifecycle().now();
         while let Some(index) = self.timers.pop(now) {
             let Some(entry) = self.clients.get_mut(index) else { continue };
             if entry.client.expire(now, &mut self.buffers, &mut self.tracker) {

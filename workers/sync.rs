@@ -18,14 +18,14 @@ impl WorkerClass for SyncClass {
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
         if let Some(job) = ctx.take_jobs().pop() {
-            ctx.life().ready();
+            ctx.lifecycle().ready();
             return job.run_alone();
         }
-        let (life, mut acceptor) = (ctx.life(), ctx.acceptor());
-        let (mut buffers, mut desk) = (Buffers::default(), life.desk(0).beating());
-        life.ready();
+        let (lifecycle, mut acceptor) = (ctx.lifecycle(), ctx.acceptor());
+        let (mut buffers, mut desk) = (Buffers::default(), lifecycle.desk(0).beating());
+        lifecycle.ready();
         while let Some(mut client) = acceptor.next_client()? {
-            client.serve_with(life, &mut buffers, &mut desk);
+            client.serve_with(lifecycle, &mut buffers, &mut desk);
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use crate::os::process::{self, EX_SOFTWARE, Pid};
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::title::ProcTitle;
 use crate::scoreboard::{Scoreboard, WorkerStatus};
-use crate::worker::{BootedApp, Guard, Lifecycle, Terms, WorkerContext};
+use crate::worker::{BootedApp, ForcedDrain, Lifecycle, LifecycleParts, WorkerContext};
 
 /// The worker could not boot.
 pub(super) const EXIT_BOOT: u8 = 3;
@@ -183,9 +183,9 @@ fn serve(
     let (company, place) = (birth.company, &birth.place);
     let (settings, log) = (&company.plan.settings, company.log.logger());
     let board = company.board.scores();
-    let guard = Guard::new(Arc::clone(board), birth.row, &birth.doorbell, &company.listeners);
+    let guard = ForcedDrain::new(Arc::clone(board), birth.row, &birth.doorbell, &company.listeners);
     match guard {
-        Ok(guard) => signal::catch_stop_signals(guard.limited_to(settings.graceful_timeout)),
+        Ok(guard) => signal::catch_stop_signals(guard.with_limit(settings.graceful_timeout)),
         Err(error) => {
             return confession.boot_failed(&format!("cannot share the doorbell: {error}"));
         }
@@ -193,15 +193,15 @@ fn serve(
     if let Err(error) = signal::catch_parent_death(settings.graceful_timeout) {
         return confession.boot_failed(&format!("cannot watch the master: {error}"));
     }
-    let made = Lifecycle::new(Terms {
+    let made = Lifecycle::new(LifecycleParts {
         heartbeat: birth.heartbeat,
         timeout: settings.timeout,
         signals,
         board: Arc::clone(board),
         log: company.log.clone(),
         row: birth.row,
-        doorbell: birth.doorbell,
-        units_max: birth.units_max,
+        master_wakeup: birth.doorbell,
+        max_units: birth.units_max,
     });
     // Nothing is lost by the leak: a worker leaves by `_exit`.
     let life: &'static Lifecycle = match made {
@@ -217,7 +217,7 @@ fn serve(
     {
         return confession.boot_failed(&format!("cannot set up a socket: {error}"));
     }
-    let ctx = WorkerContext { listeners: &company.listeners, program, settings, worker: place, log, life };
+    let ctx = WorkerContext { listeners: &company.listeners, app: program, settings, worker: place, log, lifecycle: life };
     match class.run(&ctx) {
         Ok(()) => 0,
         // It was told so by nothing but the loss of its listeners.

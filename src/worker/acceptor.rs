@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::WorkerError;
 use super::client::Client;
 use super::context::WorkerContext;
-use super::lifecycle::Stop;
+use super::lifecycle::StopRequest;
 use crate::listen::Stream;
 use crate::os::{clock, file, poll};
 use crate::time::MonotonicTime;
@@ -85,7 +85,7 @@ impl<'a> Acceptor<'a> {
             next: 0,
             has_capacity: true,
             paused_until: None,
-            reuseport_changes: ctx.life.moves(),
+            reuseport_changes: ctx.lifecycle.reuseport_changes(),
             rechecked_at: clock::now_coarse(),
             recheck_pending: false,
             finished: false,
@@ -108,10 +108,10 @@ impl<'a> Acceptor<'a> {
     ///
     /// When the worker is to leave, [`Arrival::Over`] comes once `present` is 0 and nobody can be lost.
     pub fn poll(&mut self, client_count: usize) -> Accept {
-        self.ctx.life.notify();
+        self.ctx.lifecycle.notify();
         match self.try_accept(client_count) {
             Accept::Pending { deadline: until } => {
-                let beat = self.ctx.life.next_beat();
+                let beat = self.ctx.lifecycle.next_heartbeat();
                 Accept::Pending { deadline: [until, beat].into_iter().flatten().min() }
             }
             found => found,
@@ -169,8 +169,8 @@ impl<'a> Acceptor<'a> {
     fn poll_lifecycle(&self) {
         match self.wakeup {
             None => {
-                self.ctx.life.notify();
-                self.ctx.life.stop();
+                self.ctx.lifecycle.notify();
+                self.ctx.lifecycle.poll_stop();
             }
             Some(wakeup) => file::drain_pipe(wakeup),
         }
@@ -178,26 +178,26 @@ impl<'a> Acceptor<'a> {
 
     /// As [`poll`](Self::poll), without a beat.
     fn try_accept(&mut self, client_count: usize) -> Accept {
-        let stop = self.ctx.life.stopping();
+        let stop = self.ctx.lifecycle.stop_request();
         self.has_capacity = client_count < self.ctx.settings.worker_connections;
         if self.paused_until.is_some_and(|until| until <= clock::now()) {
             self.paused_until = None;
         }
-        let closing = stop == Stop::Graceful && client_count == 0;
+        let closing = stop == StopRequest::Graceful && client_count == 0;
         // Asked first: who comes between a look at the queues and the end of the time in which
         // somebody may come must be looked for once more.
         let expects = self.ctx.backlog_deadline().is_some();
-        let (now, moves) = (clock::now_coarse(), self.ctx.life.moves());
+        let (now, moves) = (clock::now_coarse(), self.ctx.lifecycle.reuseport_changes());
         if closing || self.reuseport_changes != moves || now.duration_since(self.rechecked_at) >= RECHECK_INTERVAL {
             self.recheck_pending = self.reuseport_changes != moves;
             (self.reuseport_changes, self.rechecked_at) = (moves, now);
             self.readiness.iter_mut().for_each(|door| door.may_have_more = true);
         }
-        let accepted = if stop == Stop::Now { None } else { self.accept() };
+        let accepted = if stop == StopRequest::Immediate { None } else { self.accept() };
         if let Some((stream, address)) = accepted {
             return Accept::Client(stream, address);
         }
-        self.finished = stop == Stop::Now || (closing && !expects && self.paused_until.is_none());
+        self.finished = stop == StopRequest::Immediate || (closing && !expects && self.paused_until.is_none());
         if self.finished {
             return Accept::Finished;
         }
@@ -238,17 +238,17 @@ impl<'a> Acceptor<'a> {
 
     fn accepts_from(&self, index: usize) -> bool {
         let listener = &self.ctx.listeners[index];
-        let wanted = match self.ctx.life.stopping() {
-            Stop::None => self.ctx.is_assigned(listener),
-            Stop::Graceful => self.ctx.must_drain_backlog(listener),
-            Stop::Now => false,
+        let wanted = match self.ctx.lifecycle.stop_request() {
+            StopRequest::None => self.ctx.is_assigned(listener),
+            StopRequest::Graceful => self.ctx.must_drain_backlog(listener),
+            StopRequest::Immediate => false,
         };
         wanted && self.has_capacity && self.paused_until.is_none() && !self.readiness[index].shut_down
     }
 
     fn wait(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
         let (wake, beat) = match self.wakeup {
-            None => (self.ctx.life.wake_fd(), self.ctx.life.next_beat()),
+            None => (self.ctx.lifecycle.wake_fd(), self.ctx.lifecycle.next_heartbeat()),
             Some(nudges) => (nudges.as_fd(), None),
         };
         let interested: Vec<_> = (0..self.readiness.len()).filter(|index| self.is_interested(*index)).collect();

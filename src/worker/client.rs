@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use super::context::WorkerContext;
-use super::lifecycle::{Lifecycle, Stop};
+use super::lifecycle::{Lifecycle, StopRequest};
 use super::tracker::Desk;
 use crate::listen::Stream;
 use crate::os::clock;
@@ -157,28 +157,28 @@ impl<'s> Client<'s> {
     /// Serves the client to its end, waiting where there is need, while the worker goes on
     /// beating. A graceful stop drains the client; a quick one ends it.
     pub fn serve(&mut self, ctx: &WorkerContext<'_>) {
-        let (life, mut desk) = (ctx.life(), ctx.life().desk(0).beating());
-        self.serve_with(life, &mut Buffers::default(), &mut desk);
+        let (lifecycle, mut desk) = (ctx.lifecycle(), ctx.lifecycle().desk(0).beating());
+        self.serve_with(lifecycle, &mut Buffers::default(), &mut desk);
     }
 
     /// As [`serve`](Self::serve), with buffers and a desk that are kept between clients.
-    pub fn serve_with(&mut self, life: &Lifecycle, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+    pub fn serve_with(&mut self, lifecycle: &Lifecycle, buffers: &mut Buffers, desk: &mut Desk<'_>) {
         loop {
             let interest = match self.drive(ReadMode::UntilShortRead, buffers, desk) {
                 DriveStatus::Closed => return,
                 DriveStatus::Yield => {
-                    life.notify();
-                    match life.hear() {
-                        Stop::None => (),
-                        Stop::Graceful => self.drain(buffers, desk),
-                        Stop::Now => return,
+                    lifecycle.notify();
+                    match lifecycle.read_signals() {
+                        StopRequest::None => (),
+                        StopRequest::Graceful => self.drain(buffers, desk),
+                        StopRequest::Immediate => return,
                     }
                     continue;
                 }
                 DriveStatus::WantRead => Interest::Readable,
                 DriveStatus::WantWrite => Interest::Writable,
             };
-            if self.wait(interest, life, buffers, desk) == Stop::Now {
+            if self.wait(interest, lifecycle, buffers, desk) == StopRequest::Immediate {
                 return;
             }
         }
@@ -188,31 +188,31 @@ impl<'s> Client<'s> {
     fn wait(
         &mut self,
         interest: Interest,
-        life: &Lifecycle,
+        lifecycle: &Lifecycle,
         buffers: &mut Buffers,
         desk: &mut Desk<'_>,
-    ) -> Stop {
+    ) -> StopRequest {
         loop {
-            life.notify();
-            let deadline = [life.next_beat(), self.deadline()].into_iter().flatten().min();
+            lifecycle.notify();
+            let deadline = [lifecycle.next_heartbeat(), self.deadline()].into_iter().flatten().min();
             // Whoever has drained knows of the stop, and only waits for a harder one.
-            let stop_fd = if self.drained { life.signal_fd() } else { life.stop_fd() };
+            let stop_fd = if self.drained { lifecycle.signal_fd() } else { lifecycle.stop_fd() };
             let fds = [
                 (self.stream.as_fd(), interest),
-                (life.signal_fd(), Interest::Readable),
+                (lifecycle.signal_fd(), Interest::Readable),
                 (stop_fd, Interest::Readable),
             ];
             let Ok([ready, woken, _]) = poll::wait(fds, deadline) else {
                 self.session.abort(); // no memory for a poll: this client is given up
-                return life.stopping();
+                return lifecycle.stop_request();
             };
-            let stop = if woken { life.hear() } else { life.stopping() };
-            let drains = stop == Stop::Graceful && !self.drained;
+            let stop = if woken { lifecycle.read_signals() } else { lifecycle.stop_request() };
+            let drains = stop == StopRequest::Graceful && !self.drained;
             if drains {
                 self.drain(buffers, desk);
             }
             let expired = self.expire(clock::now(), buffers, desk);
-            if ready || expired || drains || stop == Stop::Now {
+            if ready || expired || drains || stop == StopRequest::Immediate {
                 return stop;
             }
         }

@@ -11,7 +11,7 @@ use slog::{Logger, warn};
 use super::acceptor::Acceptor;
 use super::client::Client;
 use super::jobs::{BootedApp, ThreadJob};
-use super::lifecycle::{Lifecycle, Stop};
+use super::lifecycle::{Lifecycle, StopRequest};
 use crate::app::{Connection, ConnectionContext, Next, ReadTimeout, ClientInfo, WorkerInfo, Service};
 use crate::listen::{ListenerState, Listener, Stream};
 use crate::os::clock;
@@ -33,11 +33,11 @@ pub(super) const HANDSHAKE_MAX: Duration = Duration::from_millis(100);
 /// by the worker's threads.
 pub struct WorkerContext<'a> {
     pub(crate) listeners: &'a [Arc<Listener>],
-    pub(crate) program: &'a BootedApp,
+    pub(crate) app: &'a BootedApp,
     pub(crate) settings: &'a Settings,
     pub(crate) worker: &'a WorkerInfo,
     pub(crate) log: &'a Logger,
-    pub(crate) life: &'static Lifecycle,
+    pub(crate) lifecycle: &'static Lifecycle,
 }
 
 impl<'a> WorkerContext<'a> {
@@ -61,25 +61,25 @@ impl<'a> WorkerContext<'a> {
         match listener.state() {
             ListenerState::NotListening => false,
             ListenerState::DrainBounded => true,
-            ListenerState::DrainUnbounded => self.life.stopping_for() < BACKLOG_DRAIN_MAX,
-            ListenerState::Open => self.life.is_orphaned() && self.life.stopping_for() < BACKLOG_DRAIN_MAX,
+            ListenerState::DrainUnbounded => self.lifecycle.stopping_for() < BACKLOG_DRAIN_MAX,
+            ListenerState::Open => self.lifecycle.is_orphaned() && self.lifecycle.stopping_for() < BACKLOG_DRAIN_MAX,
         }
     }
 
     /// Until when somebody may still come to a listener that this worker must empty although its
     /// door is closed. `None` if nobody can, or not any more: then an empty queue stays empty.
     pub fn backlog_deadline(&self) -> Option<MonotonicTime> {
-        if self.life.stopping() != Stop::Graceful {
+        if self.lifecycle.stop_request() != StopRequest::Graceful {
             return None;
         }
-        let end = self.life.stopping_since()?.saturating_add(HANDSHAKE_MAX);
+        let end = self.lifecycle.stopping_since()?.saturating_add(HANDSHAKE_MAX);
         let has_bounded_listener = self.listeners.iter().any(|listener| listener.state() == ListenerState::DrainBounded);
         (has_bounded_listener && clock::now() < end).then_some(end)
     }
 
     /// The service of this worker. If its app is a job, one that serves nobody.
     pub fn service(&self) -> &'a dyn Service {
-        match self.program {
+        match self.app {
             BootedApp::Service(service) => service.as_ref(),
             BootedApp::Jobs(_) => &NoService,
         }
@@ -88,7 +88,7 @@ impl<'a> WorkerContext<'a> {
     /// The jobs of this worker, one for each of its [seats](super::WorkerClass::seats), to be run
     /// by a thread each. None if its app is a service, or if they have been taken already.
     pub fn take_jobs(&'a self) -> Vec<ThreadJob<'a>> {
-        let jobs = self.program.take_jobs().into_iter().enumerate();
+        let jobs = self.app.take_jobs().into_iter().enumerate();
         jobs.map(|(seat, job)| ThreadJob::new(self, seat, job)).collect()
     }
 
@@ -108,8 +108,8 @@ impl<'a> WorkerContext<'a> {
     }
 
     /// The worker's life, which lasts as long as the process: tasks and threads may keep it.
-    pub fn life(&self) -> &'static Lifecycle {
-        self.life
+    pub fn lifecycle(&self) -> &'static Lifecycle {
+        self.lifecycle
     }
 
     /// Opens a session of the service for a client that has just been accepted. `reusable` tells

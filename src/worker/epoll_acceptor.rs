@@ -141,7 +141,7 @@ impl<'a> EpollAcceptor<'a> {
     /// From epoll_ctl(2).
     pub fn update(&mut self, client_count: usize, epoll: &impl AsRawFd) -> io::Result<()> {
         self.pending_events.fill(false);
-        if self.reuseport_changes != self.ctx.life().moves() {
+        if self.reuseport_changes != self.ctx.lifecycle().reuseport_changes() {
             self.set_state(self.state, epoll)?;
             self.reregister_all(epoll)?;
         }
@@ -169,7 +169,7 @@ impl<'a> EpollAcceptor<'a> {
     /// Whether this worker has more than its share of the clients of all workers.
     fn exceeds_fair_share(&mut self, client_count: usize) -> bool {
         self.last_client_count = client_count;
-        let share = self.ctx.life().fair_share(client_count);
+        let share = self.ctx.lifecycle().fair_client_share(client_count);
         client_count > share + share / 8 + FAIR_SHARE_SLACK && self.has_shared_listener && !self.draining
     }
 
@@ -240,7 +240,7 @@ impl<'a> EpollAcceptor<'a> {
 
     fn set_state(&mut self, state: State, epoll: &impl AsRawFd) -> io::Result<()> {
         self.state = state;
-        self.reuseport_changes = self.ctx.life().moves();
+        self.reuseport_changes = self.ctx.lifecycle().reuseport_changes();
         self.has_shared_listener = self.ctx.listeners().iter().any(|listener| !listener.is_sharded());
         for (index, listener) in self.ctx.listeners().iter().enumerate() {
             let wanted = state == State::Open && self.accepts_from(index);

@@ -15,7 +15,7 @@ use std::thread;
 
 use super::acceptor::{Acceptor, AcceptedStream};
 use super::context::WorkerContext;
-use super::lifecycle::Stop;
+use super::lifecycle::StopRequest;
 use super::tracker::Work;
 use super::{WorkerClass, WorkerError};
 use crate::os::{file, poll};
@@ -92,7 +92,7 @@ where
         })?;
         match shared.lock_state().error.take() {
             Some(error) => Err(error),
-            None if ctx.life().stopping() == Stop::None => {
+            None if ctx.lifecycle().stop_request() == StopRequest::None => {
                 Err("the class's function has returned, though nobody asked it to".into())
             }
             None => Ok(()),
@@ -134,19 +134,19 @@ impl<'a> Shared<'a> {
 
     /// What the first thread does: it lives the worker's life until the function has returned.
     fn run_main_loop(&self) -> io::Result<()> {
-        let life = self.ctx.life();
+        let lifecycle = self.ctx.lifecycle();
         while !self.returned.load(Ordering::Acquire) {
-            life.notify();
-            let stop = life.stop();
+            lifecycle.notify();
+            let stop = lifecycle.poll_stop();
             let state = self.lock_state();
             // The function may be stuck, or never return.
-            if stop == Stop::Now || (state.awaits_exit && state.free.len() == state.threads) {
-                life.leave();
+            if stop == StopRequest::Immediate || (state.awaits_exit && state.free.len() == state.threads) {
+                lifecycle.exit_now();
             }
             drop(state);
             // A signal ends a sleep with nothing ready, so any turn may have heard one.
             wake(&self.accept_wakeup.1);
-            poll::wait_readable(&[life.wake_fd(), self.main_wakeup.0.as_fd()], life.next_beat())?;
+            poll::wait_readable(&[lifecycle.wake_fd(), self.main_wakeup.0.as_fd()], lifecycle.next_heartbeat())?;
             file::drain_pipe(&self.main_wakeup.0);
         }
         Ok(())
@@ -247,7 +247,7 @@ impl<'a> Shared<'a> {
         stream.set_read_timeout(Some(settings.header_timeout))?;
         stream.set_write_timeout(Some(settings.write_timeout))?;
         let label = address.map_or_else(|| "client".to_owned(), |peer| format!("client {peer}"));
-        let work = Some(self.ctx.life().begin_at(seat, &label));
+        let work = Some(self.ctx.lifecycle().begin_at(seat, &label));
         Ok(ClientStream { stream, work, thread: seat, shared: self })
     }
 }
@@ -261,7 +261,7 @@ impl<'a> Iterator for Incoming<'a> {
             self.shared.park_until_exit();
         }
         if !std::mem::replace(&mut self.ready_reported, true) {
-            self.shared.ctx.life().ready();
+            self.shared.ctx.lifecycle().ready();
         }
         let client = self.accept().unwrap_or_else(|fault| {
             self.shared.lock_state().error = Some(fault);

@@ -19,33 +19,33 @@ use crate::time::MonotonicTime;
 
 /// At how many looks in a row there must be nothing to do: a thread of the class may just have let
 /// somebody in who is not to be seen yet.
-const IDLE_LOOKS: u8 = 2;
+const IDLE_CHECKS: u8 = 2;
 
 /// Looks after the end of a worker.
-pub(crate) struct Guard {
+pub(crate) struct ForcedDrain {
     board: Arc<Scoreboard>,
     row: usize,
-    doorbell: OwnedFd,
+    master_wakeup: OwnedFd,
     entries: Vec<Entry>,
     /// How long an orphan may live.
     limit: Duration,
     /// When the worker was told to leave, in nanoseconds; 0 before.
-    told_at: AtomicU64,
+    signaled_at: AtomicU64,
     orphaned: AtomicBool,
     /// It is to leave at once.
-    hurries: AtomicBool,
-    idle_looks: AtomicU8,
+    quick_stop: AtomicBool,
+    idle_checks: AtomicU8,
 }
 
 /// A listener as it was when the class began.
 struct Entry {
     listener: Arc<Listener>,
-    number: RawFd,
+    fd: RawFd,
     socket: file::Id,
-    berth: Option<LocalAddress>,
+    local_address: Option<LocalAddress>,
 }
 
-impl Guard {
+impl ForcedDrain {
     /// A guard of the worker in this row.
     ///
     /// # Errors
@@ -53,45 +53,45 @@ impl Guard {
     pub(crate) fn new(
         board: Arc<Scoreboard>,
         row: usize,
-        doorbell: &OwnedFd,
+        master_wakeup: &OwnedFd,
         listeners: &[Arc<Listener>],
     ) -> io::Result<Self> {
         let entries = listeners.iter().map(|listener| {
-            let number = listener.as_raw_fd();
-            let (listener, socket) = (Arc::clone(listener), file::id(number)?);
-            Ok(Entry { listener, number, socket, berth: fd_table::local_address(number) })
+            let fd = listener.as_raw_fd();
+            let (listener, socket) = (Arc::clone(listener), file::id(fd)?);
+            Ok(Entry { listener, fd, socket, local_address: fd_table::local_address(fd) })
         });
         Ok(Self {
             board,
             row,
-            doorbell: doorbell.try_clone()?,
+            master_wakeup: master_wakeup.try_clone()?,
             entries: entries.collect::<io::Result<_>>()?,
             limit: Duration::MAX,
-            told_at: AtomicU64::new(0),
+            signaled_at: AtomicU64::new(0),
             orphaned: AtomicBool::new(false),
-            hurries: AtomicBool::new(false),
-            idle_looks: AtomicU8::new(0),
+            quick_stop: AtomicBool::new(false),
+            idle_checks: AtomicU8::new(0),
         })
     }
 
     /// The same, for a worker that may live so long when its master has died.
-    pub(crate) fn limited_to(self, limit: Duration) -> Self {
+    pub(crate) fn with_limit(self, limit: Duration) -> Self {
         Self { limit, ..self }
     }
 
-    fn told_at(&self) -> MonotonicTime {
-        MonotonicTime::from_nanos(self.told_at.load(Ordering::Relaxed))
+    fn signaled_at(&self) -> MonotonicTime {
+        MonotonicTime::from_nanos(self.signaled_at.load(Ordering::Relaxed))
     }
 
     /// Whether somebody waits at a listener, or may be about to come, for whom nobody else would be
     /// there: see `WorkerContext::must_empty`.
-    fn must_empty(&self, entry: &Entry, leaving_for: Duration) -> bool {
+    fn must_drain_backlog(&self, entry: &Entry, draining_for: Duration) -> bool {
         let orphaned = self.orphaned.load(Ordering::Relaxed);
         match entry.listener.state() {
             ListenerState::NotListening => false,
-            ListenerState::DrainBounded => leaving_for < HANDSHAKE_MAX || is_awaited(entry),
-            ListenerState::DrainUnbounded => leaving_for < BACKLOG_DRAIN_MAX && is_awaited(entry),
-            ListenerState::Open => orphaned && leaving_for < BACKLOG_DRAIN_MAX && is_awaited(entry),
+            ListenerState::DrainBounded => draining_for < HANDSHAKE_MAX || has_pending_client(entry),
+            ListenerState::DrainUnbounded => draining_for < BACKLOG_DRAIN_MAX && has_pending_client(entry),
+            ListenerState::Open => orphaned && draining_for < BACKLOG_DRAIN_MAX && has_pending_client(entry),
         }
     }
 
@@ -111,7 +111,7 @@ impl Guard {
         let is_client = |number| {
             let berth = fd_table::local_address(number);
             berth.is_some()
-                && self.entries.iter().any(|entry| entry.berth == berth)
+                && self.entries.iter().any(|entry| entry.local_address == berth)
                 && fd_table::is_connected(number)
         };
         let mut found = false;
@@ -124,44 +124,44 @@ impl Guard {
 }
 
 /// Whether somebody waits at a listener.
-fn is_awaited(entry: &Entry) -> bool {
+fn has_pending_client(entry: &Entry) -> bool {
     let ready =
         || poll::wait([(entry.listener.as_fd(), Interest::Readable)], Some(MonotonicTime::default()));
-    fd_table::is_listening(entry.number) && matches!(ready(), Ok([true]))
+    fd_table::is_listening(entry.fd) && matches!(ready(), Ok([true]))
 }
 
-impl SignalDrain for Guard {
+impl SignalDrain for ForcedDrain {
     fn on_stop_requested(&self, signal: Signal) {
         match signal {
             Signal::ParentDeath => self.orphaned.store(true, Ordering::Relaxed),
-            Signal::Int | Signal::Quit => self.hurries.store(true, Ordering::Relaxed),
+            Signal::Int | Signal::Quit => self.quick_stop.store(true, Ordering::Relaxed),
             _ => (),
         }
-        if self.told_at() == MonotonicTime::default() {
-            self.told_at.store(clock::now().as_nanos(), Ordering::Relaxed);
+        if self.signaled_at() == MonotonicTime::default() {
+            self.signaled_at.store(clock::now().as_nanos(), Ordering::Relaxed);
         }
         self.board.row(self.row).set_status(WorkerStatus::Draining);
-        let _ = file::wake_pipe(&self.doorbell);
+        let _ = file::wake_pipe(&self.master_wakeup);
     }
 
     fn may_exit(&self) -> bool {
-        let leaving_for = clock::now().duration_since(self.told_at());
-        let late = self.orphaned.load(Ordering::Relaxed) && leaving_for >= self.limit;
-        if late || self.hurries.load(Ordering::Relaxed) {
+        let draining_for = clock::now().duration_since(self.signaled_at());
+        let late = self.orphaned.load(Ordering::Relaxed) && draining_for >= self.limit;
+        if late || self.quick_stop.load(Ordering::Relaxed) {
             return true;
         }
-        let mut awaited = false;
+        let mut backlog_pending = false;
         for entry in &self.entries {
-            if self.must_empty(entry, leaving_for) {
-                awaited = true;
-            } else if fd_table::is_listening(entry.number) {
+            if self.must_drain_backlog(entry, draining_for) {
+                backlog_pending = true;
+            } else if fd_table::is_listening(entry.fd) {
                 self.close(entry);
             }
         }
-        if awaited || self.board.row(self.row).is_busy() || self.has_clients() {
-            self.idle_looks.store(0, Ordering::Relaxed);
+        if backlog_pending || self.board.row(self.row).is_busy() || self.has_clients() {
+            self.idle_checks.store(0, Ordering::Relaxed);
             return false;
         }
-        self.idle_looks.fetch_add(1, Ordering::Relaxed) + 1 >= IDLE_LOOKS
+        self.idle_checks.fetch_add(1, Ordering::Relaxed) + 1 >= IDLE_CHECKS
     }
 }

@@ -11,7 +11,7 @@ use slog::{Logger, info, warn};
 
 use super::WorkerError;
 use super::context::WorkerContext;
-use super::lifecycle::{Lifecycle, Stop};
+use super::lifecycle::{Lifecycle, StopRequest};
 use super::tracker::Desk;
 use crate::app::{App, BootError, Desk as _, Job, JobContext, WorkerInfo, Service, NextRun};
 use crate::os::wall_timer::{WallTimer, TimerEvent};
@@ -87,7 +87,7 @@ impl<'a> ThreadJob<'a> {
 
 /// What a job waits for.
 #[derive(Clone, Copy)]
-enum Wait {
+enum JobWait {
     /// To be asked when it is due.
     QueryAt(MonotonicTime),
     /// To run at a moment.
@@ -122,24 +122,24 @@ struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     fn new(ThreadJob { ctx, job, seat }: ThreadJob<'a>, on_main_thread: bool) -> Self {
-        let desk = ctx.life.desk(seat);
+        let desk = ctx.lifecycle.desk(seat);
         let desk = if on_main_thread { desk.beating() } else { desk };
         Self { ctx, job, seat, desk, on_main_thread, alarm: None, timer_failure_logged: false, consecutive_panics: 0 }
     }
 
     fn run(mut self) -> Result<(), WorkerError> {
-        let mut wait = Wait::QueryAt(clock::now());
+        let mut wait = JobWait::QueryAt(clock::now());
         loop {
             wait = match (self.sleep(wait)?, wait) {
                 (Woken::Stopping, _) => return Ok(()),
-                (Woken::Due, Wait::RunAt(_) | Wait::RunAtWallTime(_)) => self.run_once(),
+                (Woken::Due, JobWait::RunAt(_) | JobWait::RunAtWallTime(_)) => self.run_once(),
                 (Woken::Due | Woken::ClockSet, _) => self.query_next_run(),
             };
         }
     }
 
     /// One run, which is a unit of work.
-    fn run_once(&mut self) -> Wait {
+    fn run_once(&mut self) -> JobWait {
         let Self { ctx, job, desk, on_main_thread, .. } = self;
         desk.begin(ctx.settings.app.as_bytes());
         let mut run = RunContext { ctx, desk, on_main_thread: *on_main_thread };
@@ -150,7 +150,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Asks the job when it is due.
-    fn query_next_run(&mut self) -> Wait {
+    fn query_next_run(&mut self) -> JobWait {
         let (job, now) = (&mut self.job, clock::read_clocks());
         let queried = catch_unwind(AssertUnwindSafe(|| job.next_run(now)));
         if let Ok(then) = queried {
@@ -160,7 +160,7 @@ impl<'a> Runner<'a> {
     }
 
     /// What to wait for after a call of the job; it has panicked if it has said nothing.
-    fn on_result(&mut self, result: Option<NextRun>) -> Wait {
+    fn on_result(&mut self, result: Option<NextRun>) -> JobWait {
         if let Some(then) = result {
             self.consecutive_panics = 0;
             return self.wait_for(then);
@@ -169,43 +169,43 @@ impl<'a> Runner<'a> {
         self.consecutive_panics += 1;
         warn!(self.ctx.log, "job pauses after a panic"; "slot" => self.ctx.worker.slot,
             "seat" => self.seat, "in_a_row" => self.consecutive_panics, "pause_ms" => pause.as_millis() as u64);
-        Wait::QueryAt(clock::now().saturating_add(pause))
+        JobWait::QueryAt(clock::now().saturating_add(pause))
     }
 
-    fn wait_for(&self, then: NextRun) -> Wait {
+    fn wait_for(&self, then: NextRun) -> JobWait {
         match then {
-            NextRun::Now => Wait::RunAt(MonotonicTime::default()),
-            NextRun::After(delay) => Wait::RunAt(clock::now().saturating_add(delay)),
-            NextRun::At(date) => Wait::RunAtWallTime(date),
+            NextRun::Now => JobWait::RunAt(MonotonicTime::default()),
+            NextRun::After(delay) => JobWait::RunAt(clock::now().saturating_add(delay)),
+            NextRun::At(date) => JobWait::RunAtWallTime(date),
             NextRun::Never => {
                 info!(self.ctx.log, "job is done"; "slot" => self.ctx.worker.slot,
                     "seat" => self.seat);
-                Wait::UntilStop
+                JobWait::UntilStop
             }
         }
     }
 
     /// Sleeps until what is waited for has come, or the worker is to stop.
-    fn sleep(&mut self, wait: Wait) -> io::Result<Woken> {
-        let life = self.ctx.life;
+    fn sleep(&mut self, wait: JobWait) -> io::Result<Woken> {
+        let lifecycle = self.ctx.lifecycle;
         let (due, date) = match wait {
-            Wait::QueryAt(due) | Wait::RunAt(due) => (Some(due), None),
-            Wait::UntilStop => (None, None),
-            Wait::RunAtWallTime(date) => (self.set_alarm(date), Some(date)),
+            JobWait::QueryAt(due) | JobWait::RunAt(due) => (Some(due), None),
+            JobWait::UntilStop => (None, None),
+            JobWait::RunAtWallTime(date) => (self.set_alarm(date), Some(date)),
         };
         let alarm = self.alarm.as_ref().filter(|_| date.is_some());
         loop {
             if self.on_main_thread {
-                life.notify();
+                lifecycle.notify();
             }
-            if is_stopping(life, self.on_main_thread) {
+            if is_stopping(lifecycle, self.on_main_thread) {
                 return Ok(Woken::Stopping);
             }
             if due.is_some_and(|due| due <= clock::now()) || date.is_some_and(is_past) {
                 return Ok(Woken::Due);
             }
-            let beat = life.next_beat().filter(|_| self.on_main_thread);
-            let mut fds = vec![if self.on_main_thread { life.wake_fd() } else { life.stop_fd() }];
+            let beat = lifecycle.next_heartbeat().filter(|_| self.on_main_thread);
+            let mut fds = vec![if self.on_main_thread { lifecycle.wake_fd() } else { lifecycle.stop_fd() }];
             fds.extend(alarm.map(|alarm| alarm.as_fd()));
             poll::wait_readable(&fds, [due, beat].into_iter().flatten().min())?;
             match alarm.map_or(Ok(TimerEvent::Pending), WallTimer::read_event)? {
@@ -245,9 +245,9 @@ fn is_past(date: WallTime) -> bool {
 }
 
 /// Whoever is alone must look for signals; among several, another does.
-fn is_stopping(life: &Lifecycle, on_main_thread: bool) -> bool {
-    let stop = if on_main_thread { life.stop() } else { life.stopping() };
-    stop != Stop::None
+fn is_stopping(lifecycle: &Lifecycle, on_main_thread: bool) -> bool {
+    let stop = if on_main_thread { lifecycle.poll_stop() } else { lifecycle.stop_request() };
+    stop != StopRequest::None
 }
 
 /// What one run is handed.
@@ -271,7 +271,7 @@ impl JobContext for RunContext<'_, '_> {
     }
 
     fn is_stopping(&self) -> bool {
-        is_stopping(self.ctx.life, self.on_main_thread)
+        is_stopping(self.ctx.lifecycle, self.on_main_thread)
     }
 
     fn label(&mut self, label: &str) {

@@ -18,13 +18,13 @@ use crate::time::MonotonicTime;
 
 /// Whether, and how, a worker is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stop {
+pub enum StopRequest {
     /// Go on.
     None,
     /// Finish what is begun, then leave.
     Graceful,
     /// Leave now; clients see a closed connection.
-    Now,
+    Immediate,
 }
 
 /// A worker's life. Shared by the worker's threads.
@@ -32,28 +32,28 @@ pub enum Stop {
 pub struct Lifecycle {
     heartbeat: Heartbeat,
     timeout: Duration,
-    beat_every: Duration,
+    beat_interval: Duration,
     /// When the next beat is due, in nanoseconds; the end of time if nobody listens.
     beat_due: AtomicU64,
     signals: SignalPipe,
-    stop: AtomicU8,
+    stop_request: AtomicU8,
     /// A pipe into which a byte is put when the worker begins to stop, and never taken out.
-    stop_sign: (OwnedFd, OwnedFd),
+    stop_pipe: (OwnedFd, OwnedFd),
     orphaned: AtomicBool,
     /// How often the master has changed whose the queues are.
-    moves: AtomicU64,
+    reuseport_changes: AtomicU64,
     /// When the worker was told to stop, in nanoseconds; 0 before.
     stopped_at: AtomicU64,
     board: Arc<Scoreboard>,
     row: usize,
-    doorbell: OwnedFd,
+    master_wakeup: OwnedFd,
     units: AtomicU64,
-    units_max: u64,
+    max_units: u64,
     log: Log,
 }
 
 /// What a worker is made with.
-pub(crate) struct Terms {
+pub(crate) struct LifecycleParts {
     /// Its sign of life.
     pub(crate) heartbeat: Heartbeat,
     /// The longest silence and the longest unit of work; zero is for ever.
@@ -65,9 +65,9 @@ pub(crate) struct Terms {
     /// Its row on it.
     pub(crate) row: usize,
     /// A pipe: a byte in it makes the master look at the board.
-    pub(crate) doorbell: OwnedFd,
+    pub(crate) master_wakeup: OwnedFd,
     /// After so many units of work it asks to be replaced; zero is never.
-    pub(crate) units_max: u64,
+    pub(crate) max_units: u64,
     /// Its log, to be reopened on demand.
     pub(crate) log: Log,
 }
@@ -77,32 +77,32 @@ impl Lifecycle {
     ///
     /// # Errors
     /// No descriptors for a pipe.
-    pub(crate) fn new(terms: Terms) -> io::Result<Self> {
-        let beat_every = (terms.timeout / 10).min(Duration::from_millis(100));
+    pub(crate) fn new(parts: LifecycleParts) -> io::Result<Self> {
+        let beat_interval = (parts.timeout / 10).min(Duration::from_millis(100));
         Ok(Self {
-            heartbeat: terms.heartbeat,
-            timeout: terms.timeout,
-            beat_every,
-            beat_due: AtomicU64::new(if terms.timeout.is_zero() { u64::MAX } else { 0 }),
-            signals: terms.signals,
-            stop: AtomicU8::new(0),
-            stop_sign: file::pipe()?,
+            heartbeat: parts.heartbeat,
+            timeout: parts.timeout,
+            beat_interval,
+            beat_due: AtomicU64::new(if parts.timeout.is_zero() { u64::MAX } else { 0 }),
+            signals: parts.signals,
+            stop_request: AtomicU8::new(0),
+            stop_pipe: file::pipe()?,
             orphaned: AtomicBool::new(false),
-            moves: AtomicU64::new(0),
+            reuseport_changes: AtomicU64::new(0),
             stopped_at: AtomicU64::new(0),
-            board: terms.board,
-            row: terms.row,
-            doorbell: terms.doorbell,
+            board: parts.board,
+            row: parts.row,
+            master_wakeup: parts.master_wakeup,
             units: AtomicU64::new(0),
-            units_max: terms.units_max,
-            log: terms.log,
+            max_units: parts.max_units,
+            log: parts.log,
         })
     }
 
     /// Says that the worker can serve. To be called once the class can take clients.
     pub fn ready(&self) {
         self.notify();
-        self.tell(WorkerStatus::Ready);
+        self.set_status(WorkerStatus::Ready);
     }
 
     /// Says that the worker lives. To be called on every turn of the class's loop: it costs a
@@ -123,20 +123,20 @@ impl Lifecycle {
 
     #[cold] // as seen from a loop that turns a million times a second
     fn beat(&self, now: MonotonicTime) {
-        self.beat_due.store(now.saturating_add(self.beat_every).as_nanos(), Ordering::Relaxed);
+        self.beat_due.store(now.saturating_add(self.beat_interval).as_nanos(), Ordering::Relaxed);
         // It can fail only if the file was given away, which would show as silence: as it should.
         let _ = self.heartbeat.beat(now);
     }
 
     /// The moment up to which a class may sleep before the next [`notify`](Self::notify): a third
     /// of `timeout` from now; `None` if nobody listens for a beat.
-    pub fn next_beat(&self) -> Option<MonotonicTime> {
-        self.pulse().map(|pulse| clock::now().saturating_add(pulse))
+    pub fn next_heartbeat(&self) -> Option<MonotonicTime> {
+        self.heartbeat_interval().map(|pulse| clock::now().saturating_add(pulse))
     }
 
     /// How long a class may sleep before the next [`notify`](Self::notify): a third of `timeout`;
     /// `None` if nobody listens for a beat.
-    pub fn pulse(&self) -> Option<Duration> {
+    pub fn heartbeat_interval(&self) -> Option<Duration> {
         (!self.timeout.is_zero()).then(|| self.timeout / 3)
     }
 
@@ -147,29 +147,29 @@ impl Lifecycle {
 
     /// Whether the worker is to stop, as of this moment. It reads the signals, so call it when
     /// [`wake_fd`](Self::wake_fd) is readable, or now and then. The answer never softens.
-    pub fn stop(&self) -> Stop {
+    pub fn poll_stop(&self) -> StopRequest {
         signal::mark_polled();
-        self.hear()
+        self.read_signals()
     }
 
     /// As [`stop`](Self::stop), for who serves on behalf of a class, which may never ask itself.
-    pub(super) fn hear(&self) -> Stop {
-        let mut wish = Stop::None;
+    pub(super) fn read_signals(&self) -> StopRequest {
+        let mut request = StopRequest::None;
         for signal in self.signals.take() {
-            wish = wish.max(match signal {
-                Signal::Int | Signal::Quit => Stop::Now,
-                Signal::Term => Stop::Graceful,
+            request = request.max(match signal {
+                Signal::Int | Signal::Quit => StopRequest::Immediate,
+                Signal::Term => StopRequest::Graceful,
                 Signal::ParentDeath => {
                     self.orphaned.store(true, Ordering::Relaxed);
-                    Stop::Graceful
+                    StopRequest::Graceful
                 }
                 Signal::Usr1 => {
                     self.reopen_log();
-                    Stop::None
+                    StopRequest::None
                 }
                 Signal::Urg => {
-                    self.moves.fetch_add(1, Ordering::Relaxed);
-                    Stop::None
+                    self.reuseport_changes.fetch_add(1, Ordering::Relaxed);
+                    StopRequest::None
                 }
                 Signal::Hup
                 | Signal::Chld
@@ -177,41 +177,41 @@ impl Lifecycle {
                 | Signal::Ttin
                 | Signal::Ttou
                 | Signal::Winch
-                | Signal::Cont => Stop::None,
+                | Signal::Cont => StopRequest::None,
             });
         }
-        self.begin_stop(wish)
+        self.begin_stop(request)
     }
 
     /// Begins a graceful stop of the worker's own accord: the master hires a successor, and holds
     /// it to the limit of a drain as if it had asked.
-    pub fn retire(&self) {
-        self.begin_stop(Stop::Graceful);
+    pub fn begin_graceful_stop(&self) {
+        self.begin_stop(StopRequest::Graceful);
     }
 
-    fn begin_stop(&self, wish: Stop) -> Stop {
-        let before = self.stopping();
-        if wish > before {
-            if before == Stop::None {
+    fn begin_stop(&self, request: StopRequest) -> StopRequest {
+        let before = self.stop_request();
+        if request > before {
+            if before == StopRequest::None {
                 self.stopped_at.store(clock::now().as_nanos(), Ordering::Relaxed);
             }
-            self.stop.fetch_max(wish as u8, Ordering::AcqRel);
+            self.stop_request.fetch_max(request as u8, Ordering::AcqRel);
             // It is empty, so it has room; and a beat wakes whoever misses it.
-            let _ = file::wake_pipe(&self.stop_sign.1);
+            let _ = file::wake_pipe(&self.stop_pipe.1);
             if !signal::is_aborting() {
-                self.tell(WorkerStatus::Draining); // else it does not leave, it dies
+                self.set_status(WorkerStatus::Draining); // else it does not leave, it dies
             }
         }
-        wish.max(before)
+        request.max(before)
     }
 
     /// What [`stop`](Self::stop) last said, without looking for signals: for any thread, for the
     /// price of a load.
-    pub fn stopping(&self) -> Stop {
-        match self.stop.load(Ordering::Acquire) {
-            0 => Stop::None,
-            1 => Stop::Graceful,
-            _ => Stop::Now,
+    pub fn stop_request(&self) -> StopRequest {
+        match self.stop_request.load(Ordering::Acquire) {
+            0 => StopRequest::None,
+            1 => StopRequest::Graceful,
+            _ => StopRequest::Immediate,
         }
     }
 
@@ -235,8 +235,8 @@ impl Lifecycle {
 
     /// How often the master has changed whose the queues are, as far as [`stop`](Self::stop) has
     /// seen.
-    pub(super) fn moves(&self) -> u64 {
-        self.moves.load(Ordering::Relaxed)
+    pub(super) fn reuseport_changes(&self) -> u64 {
+        self.reuseport_changes.load(Ordering::Relaxed)
     }
 
     /// Readable when [`stop`](Self::stop) may have something new to say.
@@ -253,7 +253,7 @@ impl Lifecycle {
     /// Readable for good once the worker is stopping: for threads that wait, when another may have
     /// taken the signal.
     pub fn stop_fd(&self) -> BorrowedFd<'_> {
-        self.stop_sign.0.as_fd()
+        self.stop_pipe.0.as_fd()
     }
 
     /// Begins a unit of work on the first seat. Its start and its label are on the scoreboard
@@ -281,20 +281,20 @@ impl Lifecycle {
 
     /// Says how many clients are connected, and tells how many that would be if all workers had as
     /// many.
-    pub(super) fn fair_share(&self, clients: usize) -> usize {
+    pub(super) fn fair_client_share(&self, clients: usize) -> usize {
         self.board_row().set_clients(clients);
         self.board.fair_client_share()
     }
 
     /// Ends the worker at once, with code 0 and without waiting for its other threads. For a class
     /// that was told [`Stop::Now`] and whose threads may be stuck.
-    pub fn leave(&self) -> ! {
+    pub fn exit_now(&self) -> ! {
         process::exit_immediately(0)
     }
 
     /// Leaves a word for the master's record of this worker's end: why it hung, crashed or could not
     /// boot. Cut to 192 bytes; the last word counts.
-    pub fn note(&self, why: &str) {
+    pub fn set_exit_note(&self, why: &str) {
         self.board_row().set_exit_note(why);
     }
 
@@ -304,13 +304,13 @@ impl Lifecycle {
     }
 
     /// Counts a unit of work, and asks for a successor after the last one.
-    pub(super) fn unit_done(&self) {
-        if self.units_max == 0 {
+    pub(super) fn on_unit_done(&self) {
+        if self.max_units == 0 {
             return;
         }
         let units = self.units.fetch_add(1, Ordering::Relaxed) + 1;
-        if units == self.units_max && self.stopping() == Stop::None {
-            self.tell(WorkerStatus::ReplacementRequested);
+        if units == self.max_units && self.stop_request() == StopRequest::None {
+            self.set_status(WorkerStatus::ReplacementRequested);
         }
     }
 
@@ -325,10 +325,10 @@ impl Lifecycle {
     }
 
     /// Puts a stage on the board and rings the master's bell.
-    fn tell(&self, stage: WorkerStatus) {
-        self.board_row().set_status(stage);
+    fn set_status(&self, status: WorkerStatus) {
+        self.board_row().set_status(status);
         // A full pipe is as good: the master has not looked yet. A broken one: there is no master.
-        let _: Result<usize, io::Error> = file::wake_pipe(&self.doorbell);
+        let _: Result<usize, io::Error> = file::wake_pipe(&self.master_wakeup);
     }
 }
 

@@ -129,8 +129,8 @@ impl Program {
     ///
     /// # Errors
     /// `ENOMEM`, from ppoll(2).
-    pub fn wait(&self, life: &Lifecycle, deadline: Option<MonotonicTime>) -> io::Result<()> {
-        let mut fds = vec![life.wake_fd(), self.notify_socket.as_fd()];
+    pub fn wait(&self, lifecycle: &Lifecycle, deadline: Option<MonotonicTime>) -> io::Result<()> {
+        let mut fds = vec![lifecycle.wake_fd(), self.notify_socket.as_fd()];
         let outputs = self.child.outputs().iter().zip(self.output_open);
         fds.extend(outputs.filter(|(_, open)| *open).map(|(output, _)| output.as_fd()));
         poll::wait_readable(&fds, deadline).map(|_| ())

@@ -11,16 +11,16 @@ use crate::scoreboard::{EXTENSION_MAX, ThreadEntry};
 /// clients themselves: one desk a thread, see [`Lifecycle::desk`].
 pub struct Desk<'a> {
     seat: ThreadEntry<'a>,
-    life: &'a Lifecycle,
+    lifecycle: &'a Lifecycle,
     beats: bool,
     date: [u8; 29],
     date_second: u64,
 }
 
 impl<'a> Desk<'a> {
-    pub(super) fn new(seat: ThreadEntry<'a>, life: &'a Lifecycle) -> Self {
+    pub(super) fn new(seat: ThreadEntry<'a>, lifecycle: &'a Lifecycle) -> Self {
         seat.set_thread_id(process::thread_id());
-        Self { seat, life, beats: false, date: [b' '; 29], date_second: u64::MAX }
+        Self { seat, lifecycle, beats: false, date: [b' '; 29], date_second: u64::MAX }
     }
 
     /// The same, and the beginning of a unit of work is a sign of life. For a class that has but
@@ -38,7 +38,7 @@ impl app::Desk for Desk<'_> {
         self.seat.set_label(label);
         self.seat.set_busy(now);
         if self.beats {
-            self.life.notify_at(now);
+            self.lifecycle.notify_at(now);
         }
     }
 
@@ -53,7 +53,7 @@ impl app::Desk for Desk<'_> {
     fn end(&mut self) {
         self.seat.clear_label();
         self.seat.count_unit();
-        self.life.unit_done();
+        self.lifecycle.on_unit_done();
     }
 
     fn date(&mut self) -> [u8; 29] {
@@ -89,15 +89,15 @@ impl Drop for Desk<'_> {
 #[must_use = "a unit of work lasts until this is dropped"]
 pub struct Work<'a> {
     seat: ThreadEntry<'a>,
-    life: &'a Lifecycle,
+    lifecycle: &'a Lifecycle,
 }
 
 impl<'a> Work<'a> {
-    pub(super) fn begin(seat: ThreadEntry<'a>, life: &'a Lifecycle, label: &str) -> Self {
+    pub(super) fn begin(seat: ThreadEntry<'a>, lifecycle: &'a Lifecycle, label: &str) -> Self {
         seat.set_thread_id(process::thread_id());
         seat.set_label(label.as_bytes());
         seat.set_busy(clock::now_coarse());
-        Self { seat, life }
+        Self { seat, lifecycle }
     }
 
     /// This thread is at it now.
@@ -122,6 +122,6 @@ impl Drop for Work<'_> {
         self.seat.set_idle();
         self.seat.clear_label();
         self.seat.count_unit();
-        self.life.unit_done();
+        self.lifecycle.on_unit_done();
     }
 }

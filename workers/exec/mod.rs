@@ -50,11 +50,11 @@ impl WorkerClass for ExecClass {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        let life = ctx.life();
+        let lifecycle = ctx.lifecycle();
         let program = Program::start(ctx).map_err(|error| {
             let word = ctx.settings().command.first().map_or("", String::as_str);
             let why = format!("cannot run {word:?}: {error}");
-            life.note(&why);
+            lifecycle.set_exit_note(&why);
             why
         })?;
         let (pid, slot, log) = (std::process::id(), ctx.worker().slot, ctx.log());
@@ -65,9 +65,9 @@ impl WorkerClass for ExecClass {
             timeout: settings.timeout,
             abort_grace: settings.abort_grace,
         };
-        let monitor = Monitor::new(limits, life.now());
+        let monitor = Monitor::new(limits, lifecycle.now());
         let output = OutputLogger { log, pid, slot, lines: Default::default(), last: String::new() };
-        ProgramLoop { settings, life, program, monitor, output, drop_reporter: DropReporter::default() }.run()
+        ProgramLoop { settings, life: lifecycle, program, monitor, output, drop_reporter: DropReporter::default() }.run()
     }
 }
 
@@ -96,7 +96,7 @@ impl ProgramLoop<'_> {
     fn run(mut self) -> Result<(), WorkerError> {
         loop {
             // In this order: it takes away the sign by which an end wakes this loop.
-            let stop = self.life.stop();
+            let stop = self.life.poll_stop();
             let exit = self.program.try_reap();
             self.read_notifications();
             let reads = if exit.is_some() { READS_AT_EXIT } else { READS_PER_TURN };
@@ -109,7 +109,7 @@ impl ProgramLoop<'_> {
             for action in action.into_iter().chain(self.monitor.due_actions(now)) {
                 self.apply(action);
             }
-            let beat = self.life.next_beat().filter(|_| self.monitor.sends_heartbeat());
+            let beat = self.life.next_heartbeat().filter(|_| self.monitor.sends_heartbeat());
             let deadline = [beat, self.monitor.deadline()].into_iter().flatten().min();
             self.program.wait(self.life, deadline)?;
         }
@@ -132,7 +132,7 @@ impl ProgramLoop<'_> {
             NotifyMessage::Watchdog => self.monitor.on_watchdog(now),
             NotifyMessage::Stopping => self.monitor.on_stopping(),
             NotifyMessage::WatchdogTrigger => {
-                self.life.note("the program has asked to be aborted: WATCHDOG=trigger");
+                self.life.set_exit_note("the program has asked to be aborted: WATCHDOG=trigger");
                 self.monitor.on_abort(now)
             }
             NotifyMessage::ExtendTimeout(time) => {
@@ -165,12 +165,12 @@ impl ProgramLoop<'_> {
         match action {
             MonitorAction::ReportReady => self.life.ready(),
             MonitorAction::Heartbeat => self.life.notify(),
-            MonitorAction::ReportSilent => self.life.note("the program has stopped saying WATCHDOG=1"),
+            MonitorAction::ReportSilent => self.life.set_exit_note("the program has stopped saying WATCHDOG=1"),
             MonitorAction::ClearSilent => {
-                self.life.note("");
+                self.life.set_exit_note("");
                 self.life.notify();
             }
-            MonitorAction::BeginStop => self.life.retire(),
+            MonitorAction::BeginStop => self.life.begin_graceful_stop(),
             MonitorAction::SendStopSignal => self.program.send_stop_signal(self.settings.stop_signal),
             MonitorAction::Interrupt => self.program.interrupt(),
             MonitorAction::Abort => self.program.abort(),
@@ -183,7 +183,7 @@ impl ProgramLoop<'_> {
         self.output.flush();
         self.drop_reporter.report(self.life, &self.output);
         if self.monitor.is_boot_failure() {
-            self.life.note(&self.output.last);
+            self.life.set_exit_note(&self.output.last);
         }
         self.life.exit_like(exit)
     }
@@ -234,15 +234,15 @@ struct DropReporter {
 impl DropReporter {
     const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-    fn report(&mut self, life: &Lifecycle, output: &OutputLogger<'_>) {
-        let (dropped, now) = (life.records_dropped(), life.now());
+    fn report(&mut self, lifecycle: &Lifecycle, output: &OutputLogger<'_>) {
+        let (dropped, now) = (lifecycle.records_dropped(), lifecycle.now());
         if dropped == self.reported || now < self.next_report {
             return;
         }
         self.next_report = now.saturating_add(Self::REPORT_INTERVAL);
         warn!(output.log, "records dropped"; "pid" => output.pid, "slot" => output.slot,
             "records" => dropped - self.reported);
-        if life.records_dropped() == dropped {
+        if lifecycle.records_dropped() == dropped {
             self.reported = dropped; // else this one was dropped too
         }
     }

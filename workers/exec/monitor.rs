@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ostler::time::MonotonicTime;
-use ostler::worker::Stop;
+use ostler::worker::StopRequest;
 
 use self::MonitorAction::{Abort, ReportSilent, ClearSilent, SendStopSignal, Heartbeat, Interrupt, Kill, ReportReady, BeginStop};
 
@@ -55,7 +55,7 @@ pub(super) struct Monitor {
     /// It leaves by itself.
     stopping: bool,
     /// How it has been asked to leave.
-    stop_request: Stop,
+    stop_request: StopRequest,
     /// When it has had its time.
     kill_at: Option<MonotonicTime>,
 }
@@ -70,14 +70,14 @@ impl Monitor {
             last_watchdog: None,
             reported_silent: false,
             stopping: false,
-            stop_request: Stop::None,
+            stop_request: StopRequest::None,
             kill_at: None,
         }
     }
 
     /// Whether the program has failed to become ready, if it has ended.
     pub(super) fn is_boot_failure(&self) -> bool {
-        !self.is_ready && self.stop_request == Stop::None
+        !self.is_ready && self.stop_request == StopRequest::None
     }
 
     /// It has said that it is ready.
@@ -99,7 +99,7 @@ impl Monitor {
     /// It has said that it leaves. One that was never ready has nothing to hand over.
     pub(super) fn on_stopping(&mut self) -> Option<MonitorAction> {
         let is_first = !std::mem::replace(&mut self.stopping, true);
-        (is_first && self.is_ready && self.stop_request == Stop::None).then_some(BeginStop)
+        (is_first && self.is_ready && self.stop_request == StopRequest::None).then_some(BeginStop)
     }
 
     /// It is to be aborted.
@@ -109,15 +109,15 @@ impl Monitor {
     }
 
     /// The worker is to stop so. How long a drain may take is not decided here.
-    pub(super) fn request_stop(&mut self, stop: Stop, now: MonotonicTime) -> Option<MonitorAction> {
+    pub(super) fn request_stop(&mut self, stop: StopRequest, now: MonotonicTime) -> Option<MonitorAction> {
         if stop <= self.stop_request {
             return None;
         }
         self.stop_request = stop;
         match stop {
-            Stop::None => None,
-            Stop::Graceful => (!self.stopping).then_some(SendStopSignal),
-            Stop::Now => {
+            StopRequest::None => None,
+            StopRequest::Graceful => (!self.stopping).then_some(SendStopSignal),
+            StopRequest::Immediate => {
                 self.kill_by(now.saturating_add(self.limits.abort_grace));
                 Some(Interrupt)
             }
@@ -127,7 +127,7 @@ impl Monitor {
     /// What is due at `now`.
     pub(super) fn due_actions(&mut self, now: MonotonicTime) -> Vec<MonitorAction> {
         let mut actions = Vec::new();
-        if !self.is_ready && self.stop_request == Stop::None && self.ready_at <= now {
+        if !self.is_ready && self.stop_request == StopRequest::None && self.ready_at <= now {
             actions.extend(self.on_ready());
         }
         if self.last_watchdog.is_none() {
@@ -146,7 +146,7 @@ impl Monitor {
 
     /// When something will be due, besides the worker's own beat.
     pub(super) fn deadline(&self) -> Option<MonotonicTime> {
-        let ready_at = (!self.is_ready && self.stop_request == Stop::None).then_some(self.ready_at);
+        let ready_at = (!self.is_ready && self.stop_request == StopRequest::None).then_some(self.ready_at);
         [ready_at, self.silent_at(), self.kill_at].into_iter().flatten().min()
     }
 
@@ -224,12 +224,12 @@ mod tests {
     fn stop_is_sent_once_and_only_escalates() {
         let mut monitor = monitor();
         monitor.on_ready();
-        assert_eq!(monitor.request_stop(Stop::None, at(0)), None);
-        assert_eq!(monitor.request_stop(Stop::Graceful, at(0)), Some(SendStopSignal));
-        assert_eq!(monitor.request_stop(Stop::Graceful, at(1)), None);
+        assert_eq!(monitor.request_stop(StopRequest::None, at(0)), None);
+        assert_eq!(monitor.request_stop(StopRequest::Graceful, at(0)), Some(SendStopSignal));
+        assert_eq!(monitor.request_stop(StopRequest::Graceful, at(1)), None);
         assert_eq!(monitor.deadline(), None, "the master bounds it");
-        assert_eq!(monitor.request_stop(Stop::Now, at(100)), Some(Interrupt));
-        assert_eq!(monitor.request_stop(Stop::Graceful, at(101)), None);
+        assert_eq!(monitor.request_stop(StopRequest::Immediate, at(100)), Some(Interrupt));
+        assert_eq!(monitor.request_stop(StopRequest::Graceful, at(101)), None);
         assert_eq!(monitor.due_actions(at(2099)), [Heartbeat]);
         assert_eq!(monitor.due_actions(at(2100)), [Heartbeat, Kill]);
         assert_eq!(monitor.due_actions(at(9999)), [Heartbeat]);
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn stopping_program_is_never_reported_ready() {
         let mut monitor = monitor();
-        assert_eq!(monitor.request_stop(Stop::Graceful, at(0)), Some(SendStopSignal));
+        assert_eq!(monitor.request_stop(StopRequest::Graceful, at(0)), Some(SendStopSignal));
         assert_eq!((monitor.due_actions(at(5000)), monitor.deadline()), (vec![Heartbeat], None));
         assert!(!monitor.is_boot_failure());
     }
@@ -250,11 +250,11 @@ mod tests {
         let mut monitor = self::monitor();
         monitor.on_ready();
         assert_eq!((monitor.on_stopping(), monitor.on_stopping()), (Some(BeginStop), None));
-        assert_eq!(monitor.request_stop(Stop::Graceful, at(0)), None);
-        assert_eq!(monitor.request_stop(Stop::Now, at(0)), Some(Interrupt));
+        assert_eq!(monitor.request_stop(StopRequest::Graceful, at(0)), None);
+        assert_eq!(monitor.request_stop(StopRequest::Immediate, at(0)), Some(Interrupt));
         let mut asked = self::monitor();
         asked.on_ready();
-        asked.request_stop(Stop::Graceful, at(0));
+        asked.request_stop(StopRequest::Graceful, at(0));
         assert_eq!(asked.on_stopping(), None, "that is the answer");
     }
 
@@ -263,7 +263,7 @@ mod tests {
         let mut monitor = monitor();
         monitor.on_ready();
         assert_eq!(monitor.on_abort(at(0)), Some(Abort));
-        monitor.request_stop(Stop::Now, at(1000)); // no reprieve
+        monitor.request_stop(StopRequest::Immediate, at(1000)); // no reprieve
         assert_eq!(monitor.due_actions(at(2000)), [Heartbeat, Kill]);
     }
 }

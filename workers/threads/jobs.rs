@@ -8,7 +8,7 @@ use std::thread;
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Token};
 use crossbeam_channel::bounded;
-use ostler::worker::{ThreadJob, Stop, WorkerContext, WorkerError};
+use ostler::worker::{ThreadJob, StopRequest, WorkerContext, WorkerError};
 use slog::error;
 
 const WAKE: Token = Token(0);
@@ -21,7 +21,7 @@ pub(super) fn run(ctx: &WorkerContext<'_>, jobs: Vec<ThreadJob<'_>>) -> Result<(
     let mut poll = Poll::new()?;
     // The last thread that ends closes the pipe.
     let (end, alive) = io::pipe()?;
-    for (fd, token) in [(ctx.life().wake_fd().as_raw_fd(), WAKE), (end.as_raw_fd(), END)] {
+    for (fd, token) in [(ctx.lifecycle().wake_fd().as_raw_fd(), WAKE), (end.as_raw_fd(), END)] {
         poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
     }
     thread::scope(|scope| {
@@ -39,10 +39,10 @@ pub(super) fn run(ctx: &WorkerContext<'_>, jobs: Vec<ThreadJob<'_>>) -> Result<(
         }
         drop(alive);
         threads.iter().try_for_each(|_| start.send(()))?;
-        ctx.life().ready();
+        ctx.lifecycle().ready();
         if let Err(error) = watch(ctx, &mut poll) {
             error!(ctx.log(), "jobs cannot be watched"; "error" => %error);
-            ctx.life().leave(); // nobody would beat for them
+            ctx.lifecycle().exit_now(); // nobody would beat for them
         }
         threads.into_iter().try_for_each(|thread| {
             thread.join().unwrap_or_else(|_| Err("a thread panicked between two runs".into()))
@@ -54,11 +54,11 @@ pub(super) fn run(ctx: &WorkerContext<'_>, jobs: Vec<ThreadJob<'_>>) -> Result<(
 fn watch(ctx: &WorkerContext<'_>, poll: &mut Poll) -> io::Result<()> {
     let mut events = Events::with_capacity(2);
     loop {
-        ctx.life().notify();
-        if ctx.life().stop() == Stop::Now {
-            ctx.life().leave(); // without waiting for runs that may be stuck
+        ctx.lifecycle().notify();
+        if ctx.lifecycle().poll_stop() == StopRequest::Immediate {
+            ctx.lifecycle().exit_now(); // without waiting for runs that may be stuck
         }
-        match poll.poll(&mut events, ctx.life().pulse()) {
+        match poll.poll(&mut events, ctx.lifecycle().heartbeat_interval()) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             Err(_) => (),
             Ok(()) if events.iter().any(|event| event.token() == END) => return Ok(()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Registry, Token, Waker};
-use ostler::worker::{EpollAcceptor, Stop, WorkerContext};
+use ostler::worker::{EpollAcceptor, StopRequest, WorkerContext};
 
 use super::office::Office;
 
@@ -114,7 +114,7 @@ impl<'a> Lookout<'a> {
 
     /// Lets no more in than must be, if the worker is to leave. Returns how many came in last.
     fn heed_the_stop(&mut self, office: &Office<'a>) -> io::Result<usize> {
-        if self.draining || self.ctx.life().stopping() != Stop::Graceful {
+        if self.draining || self.ctx.lifecycle().stop_request() != StopRequest::Graceful {
             return Ok(0);
         }
         self.draining = true;
@@ -136,7 +136,7 @@ impl<'a> Lookout<'a> {
         if office.await_departures(awaits_departures) {
             return Some(Duration::ZERO); // somebody went before it was known that it matters
         }
-        self.gate.deadline().map(|at| at.duration_since(self.ctx.life().now()))
+        self.gate.deadline().map(|at| at.duration_since(self.ctx.lifecycle().now()))
     }
 }
 

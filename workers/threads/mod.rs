@@ -17,7 +17,7 @@ use crossbeam_channel::bounded;
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
 use ostler::worker::{
-    Buffers, Client, TimerWheel, Desk, ReadMode, Stop, DriveStatus, WorkerClass, WorkerContext, WorkerError,
+    Buffers, Client, TimerWheel, Desk, ReadMode, StopRequest, DriveStatus, WorkerClass, WorkerContext, WorkerError,
 };
 
 use self::guest::Parking;
@@ -58,7 +58,7 @@ impl WorkerClass for ThreadsClass {
             return jobs::run(ctx, jobs);
         }
         let poll = Poll::new()?;
-        let wake = ctx.life().wake_fd().as_raw_fd();
+        let wake = ctx.lifecycle().wake_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
         let office = Office::open(ctx, Waker::new(poll.registry(), BELL)?)?;
         thread::scope(|scope| {
@@ -73,9 +73,9 @@ impl WorkerClass for ThreadsClass {
                 };
                 thread::Builder::new().name(format!("ostler-{seat}")).spawn_scoped(scope, work)?;
             }
-            ctx.life().ready();
+            ctx.lifecycle().ready();
             drop(start);
-            let deadlines = TimerWheel::new(ctx.life().now());
+            let deadlines = TimerWheel::new(ctx.lifecycle().now());
             Steward { ctx, poll, office: &office, deadlines, progress: None, draining: false }.run()
         })
     }
@@ -106,20 +106,20 @@ impl Steward<'_, '_> {
     fn run(mut self) -> Result<(), WorkerError> {
         let mut events = Events::with_capacity(2);
         loop {
-            self.ctx.life().notify();
+            self.ctx.lifecycle().notify();
             self.sleep(&mut events)?;
             if events.iter().any(|event| event.token() == WAKE) {
-                self.ctx.life().stop();
+                self.ctx.lifecycle().poll_stop();
                 self.office.call_the_lookout(); // other workers may have come or gone, too
             }
-            if self.ctx.life().stopping() == Stop::Graceful && !self.draining {
+            if self.ctx.lifecycle().stop_request() == StopRequest::Graceful && !self.draining {
                 self.drain();
             }
             self.hear_the_news();
             self.expire();
             self.mind_the_pool();
-            if self.ctx.life().stopping() == Stop::Now {
-                self.ctx.life().leave(); // without waiting for threads that may be stuck
+            if self.ctx.lifecycle().stop_request() == StopRequest::Immediate {
+                self.ctx.lifecycle().exit_now(); // without waiting for threads that may be stuck
             }
             if self.office.has_closed()? {
                 return Ok(());
@@ -128,9 +128,9 @@ impl Steward<'_, '_> {
     }
 
     fn sleep(&mut self, events: &mut Events) -> io::Result<()> {
-        let wait = self.deadlines.next().map(|at| at.duration_since(self.ctx.life().now()));
+        let wait = self.deadlines.next().map(|at| at.duration_since(self.ctx.lifecycle().now()));
         let stall = self.office.is_vigilant().then_some(STALL);
-        let timeout = [wait, stall, self.ctx.life().pulse()].into_iter().flatten().min();
+        let timeout = [wait, stall, self.ctx.lifecycle().heartbeat_interval()].into_iter().flatten().min();
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
@@ -160,7 +160,7 @@ impl Steward<'_, '_> {
             self.progress = None;
             return;
         }
-        let (now, taken) = (self.ctx.life().now(), self.office.taken());
+        let (now, taken) = (self.ctx.lifecycle().now(), self.office.taken());
         let (waiting, looks) = (self.office.waiting(), self.office.looks());
         let present = Progress { at: now, taken, sent: taken + waiting, looks };
         let Some(earlier) = &self.progress else {
@@ -180,7 +180,7 @@ impl Steward<'_, '_> {
 
     /// Looks after the clients whose deadline may have come.
     fn expire(&mut self) {
-        let now = self.ctx.life().now();
+        let now = self.ctx.lifecycle().now();
         while let Some(index) = self.deadlines.pop(now) {
             let Some(guest) = self.office.guest(index) else { continue };
             if guest.is_due(now) {
@@ -211,13 +211,13 @@ impl Steward<'_, '_> {
         ];
         let shortest = shortest.into_iter().filter(|limit| !limit.is_zero()).min();
         let shortest = shortest.unwrap_or(Duration::MAX).min(Duration::from_secs(60));
-        self.ctx.life().now().saturating_add(shortest)
+        self.ctx.lifecycle().now().saturating_add(shortest)
     }
 }
 
 /// A pool thread: serves until it is sent home.
 fn serve<'a>(ctx: &'a WorkerContext<'a>, seat: usize, office: &Office<'a>) {
-    let (mut buffers, mut desk) = (Buffers::default(), ctx.life().desk(seat));
+    let (mut buffers, mut desk) = (Buffers::default(), ctx.lifecycle().desk(seat));
     while let Some(task) = office.next_task() {
         if let Some(client) = task.guest.take() {
             attend(ctx, client, task, office, &mut buffers, &mut desk);
@@ -234,11 +234,11 @@ fn attend<'a>(
     buffers: &mut Buffers,
     desk: &mut Desk<'_>,
 ) {
-    client.expire(ctx.life().now(), buffers, desk);
+    client.expire(ctx.lifecycle().now(), buffers, desk);
     loop {
         let look = if task.guest.has_ended() { ReadMode::UntilWouldBlock } else { ReadMode::UntilShortRead };
         let turn = client.drive(look, buffers, desk);
-        let leaves = ctx.life().stopping() == Stop::Graceful;
+        let leaves = ctx.lifecycle().stop_request() == StopRequest::Graceful;
         if leaves && !client.is_drained() && turn != DriveStatus::Closed {
             client.drain(buffers, desk); // only now: what it had sent already is answered
             continue;
