@@ -10,13 +10,13 @@
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ostler::rpc::{self, Error, Service};
+use ostler::rpc::{self, Error, Methods};
 
 /// Makes the methods. Runs once in each worker, after the fork: what they share, here a number, is
 /// a worker's own.
-fn methods() -> Service {
+fn methods() -> Methods {
     let tickets = AtomicU64::new(1);
-    Service::new()
+    Methods::new()
         .method("sum", |numbers: Vec<f64>| Ok::<_, Error>(numbers.iter().sum::<f64>()))
         .method("divide", |(a, b): (i64, i64)| a.checked_div(b).ok_or("there is no such number"))
         // What panics, as this does behind the end of the list, is told to the caller as well.
@@ -24,7 +24,7 @@ fn methods() -> Service {
         .method("ticket", move |()| Ok::<_, Error>(tickets.fetch_add(1, Ordering::Relaxed)))
         .method_with("whoami", |call, ()| {
             let peer = call.peer().map(|address| address.to_string());
-            Ok::<_, Error>((peer, call.place().slot))
+            Ok::<_, Error>((peer, call.worker().slot))
         })
 }
 

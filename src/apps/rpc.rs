@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::app::{self, App, BootError, WorkerInfo};
-use crate::rpc::{self, Answer, Call, Error};
+use crate::rpc::{self, ResultWriter, Call, Error};
 
 /// The app `rpc`, over MessagePack-RPC.
 ///
@@ -24,7 +24,7 @@ impl App for RpcDemo {
     }
 
     fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn app::Service>, BootError> {
-        let service = rpc::Service::new()
+        let service = rpc::Methods::new()
             .method("add", |(a, b): (i64, i64)| a.checked_add(b).ok_or("the sum is too large"))
             .raw_method("echo", echo)
             .method("sleep", |(ms,): (u64,)| {
@@ -36,7 +36,7 @@ impl App for RpcDemo {
     }
 }
 
-fn echo(call: &Call<'_>, result: &mut Answer<'_>) -> Result<(), Error> {
+fn echo(call: &Call<'_>, result: &mut ResultWriter<'_>) -> Result<(), Error> {
     match call.encoded_arguments()? {
         (1, argument) => {
             result.encoded(argument);

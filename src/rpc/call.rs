@@ -14,14 +14,14 @@ use crate::app::{DeadlineExtender, WorkerInfo};
 pub struct Call<'a> {
     pub(super) params: Params<'a>,
     pub(super) peer: &'a Option<SocketAddr>,
-    pub(super) place: &'a WorkerInfo,
-    pub(super) allowance: &'a DeadlineExtender<'a>,
+    pub(super) worker: &'a WorkerInfo,
+    pub(super) extender: &'a DeadlineExtender<'a>,
 }
 
 impl<'a> Call<'a> {
     /// The worker that answers.
-    pub fn place(&self) -> &'a WorkerInfo {
-        self.place
+    pub fn worker(&self) -> &'a WorkerInfo {
+        self.worker
     }
 
     /// The caller's address, for TCP; a unix socket's client has none.
@@ -32,8 +32,8 @@ impl<'a> Call<'a> {
     /// Asks for more time: the method needs until so long from now, at least. At most an hour, but it
     /// may ask again, as often as there is progress. Until then the worker is not taken for hung on
     /// its account.
-    pub fn extend(&self, time: Duration) {
-        self.allowance.extend_deadline(time);
+    pub fn extend_deadline(&self, time: Duration) {
+        self.extender.extend_deadline(time);
     }
 
     /// The arguments, which may borrow from the message: a tuple such as `(&str, u64)`, `()` if
@@ -59,17 +59,17 @@ impl<'a> Call<'a> {
 }
 
 /// Where a method writes its result: exactly one value.
-pub struct Answer<'a> {
+pub struct ResultWriter<'a> {
     pub(super) out: &'a mut Vec<u8>,
 }
 
-impl Answer<'_> {
+impl ResultWriter<'_> {
     /// Writes a value; structs become maps.
     ///
     /// # Errors
     /// It cannot be encoded.
     pub fn value(&mut self, value: &impl Serialize) -> Result<(), Error> {
-        rmp_serde::encode::write_named(self.out, value).map_err(Error::unsendable)
+        rmp_serde::encode::write_named(self.out, value).map_err(Error::unserializable)
     }
 
     /// Writes a value, or a part of one, that is encoded already.

@@ -9,12 +9,12 @@ use rmp::encode::write_uint;
 
 use super::error::{Error, NIL};
 use super::message::Message;
-use super::scan::{Fault, Scan, Scanner};
-use super::{Answer, Call, Limits, Rpc};
+use super::scan::{ScanError, Scan, Scanner};
+use super::{ResultWriter, Call, Limits, Rpc};
 use crate::app::{Connection, ConnectionContext, Next, ReadTimeout, ClientInfo};
 
 /// The beginning of an answer: an array of four, of which the first is the type.
-const ANSWER: [u8; 2] = [0x94, 0x01];
+const RESPONSE: [u8; 2] = [0x94, 0x01];
 
 /// How much memory a connection may have beyond what it keeps.
 const SPARE_MAX: usize = 128 << 10;
@@ -30,20 +30,20 @@ pub(super) struct RpcConnection<'s> {
     scanner: Scanner,
     /// The place of the method that was called last.
     last_method: usize,
-    course: Course,
+    state: ConnectionState,
     input: Input,
-    waits: Waits,
+    read_state: ReadState,
     phase: u32,
 }
 
 /// How far the connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Course {
+enum ConnectionState {
     Serving,
     /// The worker leaves: what is there is answered, and no more.
-    Leaving,
+    Draining,
     /// All has been said.
-    Over(Next),
+    Closed(Next),
 }
 
 /// Whether the peer may send more.
@@ -55,26 +55,26 @@ enum Input {
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waits {
+enum ReadState {
     /// The first byte of the first call.
     First,
     /// The first byte of another call.
-    Another,
+    KeepAlive,
     /// A call that may be on its way to a worker that leaves.
-    Lingering,
+    DrainIdle,
     /// The rest of a message.
-    Rest,
+    Partial,
     /// Nothing: calls are there, and their turn comes once the output has been sent.
-    Turn,
+    Yielded,
 }
 
 /// Why the work has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
+enum Pause {
     /// It cannot go on without more input. So many calls have been worked on.
-    Starved(usize),
+    NeedsInput(usize),
     /// There are answers enough for now.
-    Full,
+    OutputFull,
 }
 
 impl Connection for RpcConnection<'_> {
@@ -82,31 +82,31 @@ impl Connection for RpcConnection<'_> {
         if input.is_empty() {
             self.input = Input::Ended;
         }
-        self.work(input, ctx)
+        self.process(input, ctx)
     }
 
     fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
-        self.work(&[], ctx)
+        self.process(&[], ctx)
     }
 
     fn on_timeout(&mut self, _exchange: &mut ConnectionContext<'_>) -> Next {
-        match self.course {
-            Course::Over(next) => next,
-            Course::Serving | Course::Leaving => self.end(Next::Close),
+        match self.state {
+            ConnectionState::Closed(next) => next,
+            ConnectionState::Serving | ConnectionState::Draining => self.close(Next::Close),
         }
     }
 
     fn drain(&mut self, _exchange: &mut ConnectionContext<'_>) -> Next {
-        match (self.course, self.waits) {
-            (Course::Over(next), _) => next,
-            (_, Waits::Turn) => {
-                self.course = Course::Leaving;
+        match (self.state, self.read_state) {
+            (ConnectionState::Closed(next), _) => next,
+            (_, ReadState::Yielded) => {
+                self.state = ConnectionState::Draining;
                 Next::Continue
             }
-            _ if self.limits().linger.is_zero() => self.end(Next::Close),
+            _ if self.limits().drain_idle_timeout.is_zero() => self.close(Next::Close),
             _ => {
-                self.course = Course::Leaving;
-                self.wait_for(Waits::Lingering);
+                self.state = ConnectionState::Draining;
+                self.set_read_state(ReadState::DrainIdle);
                 Next::Read
             }
         }
@@ -114,30 +114,30 @@ impl Connection for RpcConnection<'_> {
 
     fn timeout(&self) -> ReadTimeout {
         let limits = self.limits();
-        match self.waits {
-            Waits::First => ReadTimeout::Total(self.phase, limits.first_call),
-            Waits::Another => ReadTimeout::Total(self.phase, limits.keepalive),
-            Waits::Lingering => ReadTimeout::Total(self.phase, limits.linger),
-            Waits::Rest => ReadTimeout::Idle(limits.silence),
+        match self.read_state {
+            ReadState::First => ReadTimeout::Total(self.phase, limits.first_call_timeout),
+            ReadState::KeepAlive => ReadTimeout::Total(self.phase, limits.keepalive),
+            ReadState::DrainIdle => ReadTimeout::Total(self.phase, limits.drain_idle_timeout),
+            ReadState::Partial => ReadTimeout::Idle(limits.read_timeout),
             // Now the peer is not waited for: how fast it reads is the caller's concern.
-            Waits::Turn => ReadTimeout::None,
+            ReadState::Yielded => ReadTimeout::None,
         }
     }
 }
 
 impl<'s> RpcConnection<'s> {
     /// A connection that has not made a call yet.
-    pub(super) fn new(rpc: &'s Rpc, peer: &ClientInfo) -> Self {
+    pub(super) fn new(rpc: &'s Rpc, client: &ClientInfo) -> Self {
         Self {
             rpc,
-            peer: peer.address,
+            peer: client.address,
             buffer: Vec::new(),
             used: 0,
             scanner: Scanner::default(),
             last_method: 0,
-            course: Course::Serving,
+            state: ConnectionState::Serving,
             input: Input::Open,
-            waits: Waits::First,
+            read_state: ReadState::First,
             phase: 0,
         }
     }
@@ -147,54 +147,54 @@ impl<'s> RpcConnection<'s> {
     }
 
     /// Goes on with what is buffered and `input`, and keeps what cannot be used yet.
-    fn work(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
-        let stop = if self.buffer.is_empty() {
-            let (used, stop) = self.run(input, ctx);
+    fn process(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
+        let pause = if self.buffer.is_empty() {
+            let (used, pause) = self.process_bytes(input, ctx);
             self.store(&input[used..]);
-            stop
+            pause
         } else {
             self.store(input);
             let (bytes, start) = (mem::take(&mut self.buffer), mem::take(&mut self.used));
-            let (used, stop) = self.run(&bytes[start..], ctx);
-            self.keep(bytes, start + used);
-            stop
+            let (used, pause) = self.process_bytes(&bytes[start..], ctx);
+            self.keep_unread(bytes, start + used);
+            pause
         };
-        self.settle(stop)
+        self.next_action(pause)
     }
 
     /// Works on as many messages as the input and the room for output allow. Returns how many
     /// bytes are done with.
-    fn run(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> (usize, Stop) {
+    fn process_bytes(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> (usize, Pause) {
         let limits = self.limits();
         let (mut used, mut calls) = (0, 0);
         loop {
-            if let Course::Over(_) = self.course {
-                return (input.len(), Stop::Starved(calls));
+            if let ConnectionState::Closed(_) = self.state {
+                return (input.len(), Pause::NeedsInput(calls));
             }
             let rest = &input[used..];
-            if !rest.is_empty() && (calls == limits.calls || ctx.out.len() >= limits.output) {
-                return (used, Stop::Full);
+            if !rest.is_empty() && (calls == limits.max_pipelined || ctx.out.len() >= limits.max_pending_output) {
+                return (used, Pause::OutputFull);
             }
             let (message, length) = match self.next_message(rest) {
                 Ok(Some(found)) => found,
-                Ok(None) => return (used, Stop::Starved(calls)),
+                Ok(None) => return (used, Pause::NeedsInput(calls)),
                 Err(_) => {
-                    self.end(Next::LingeringClose); // nothing that follows could be told from it
+                    self.close(Next::LingeringClose); // nothing that follows could be told from it
                     continue;
                 }
             };
             used += length;
-            self.take(&message, ctx);
+            self.handle_message(&message, ctx);
             calls += 1;
         }
     }
 
     /// The message that `input` begins with, and its length; none if its end is not there yet.
     #[inline(always)] // or each message would go through memory, which costs as much as the rest
-    fn next_message<'i>(&mut self, input: &'i [u8]) -> Result<Option<(Message<'i>, usize)>, Fault> {
+    fn next_message<'i>(&mut self, input: &'i [u8]) -> Result<Option<(Message<'i>, usize)>, ScanError> {
         let limits = self.limits();
-        if self.scanner.is_at_rest()
-            && let Some(found) = Message::at_once(input, limits)
+        if self.scanner.is_idle()
+            && let Some(found) = Message::parse_flat(input, limits)
         {
             return Ok(Some(found));
         }
@@ -205,36 +205,36 @@ impl<'s> RpcConnection<'s> {
     }
 
     /// Says what comes next, now that the work has stopped.
-    fn settle(&mut self, stop: Stop) -> Next {
-        let calls = match (self.course, stop) {
-            (Course::Over(next), _) => return next,
-            (_, Stop::Full) => {
-                self.waits = Waits::Turn;
+    fn next_action(&mut self, pause: Pause) -> Next {
+        let calls = match (self.state, pause) {
+            (ConnectionState::Closed(next), _) => return next,
+            (_, Pause::OutputFull) => {
+                self.read_state = ReadState::Yielded;
                 return Next::Continue;
             }
-            (_, Stop::Starved(calls)) => calls,
+            (_, Pause::NeedsInput(calls)) => calls,
         };
         if self.input == Input::Ended {
-            return self.end(Next::Close);
+            return self.close(Next::Close);
         }
-        match (self.course, calls, self.waits) {
+        match (self.state, calls, self.read_state) {
             // What is on its way is not begun but thrown away, so that the client reads the rest.
-            (Course::Leaving, 1.., _) | (Course::Leaving, _, Waits::Turn) => {
-                return self.end(Next::LingeringClose);
+            (ConnectionState::Draining, 1.., _) | (ConnectionState::Draining, _, ReadState::Yielded) => {
+                return self.close(Next::LingeringClose);
             }
-            (Course::Leaving, ..) => (),
-            _ if !self.buffer.is_empty() => self.waits = Waits::Rest,
-            (_, 1.., _) => self.wait_for(Waits::Another),
+            (ConnectionState::Draining, ..) => (),
+            _ if !self.buffer.is_empty() => self.read_state = ReadState::Partial,
+            (_, 1.., _) => self.set_read_state(ReadState::KeepAlive),
             _ => (),
         }
         if self.buffer.is_empty() {
-            self.scanner.rest();
+            self.scanner.reset();
         }
         Next::Read
     }
 
     /// Works on a call, as one unit of work.
-    fn take(&mut self, message: &Message<'_>, ctx: &mut ConnectionContext<'_>) {
+    fn handle_message(&mut self, message: &Message<'_>, ctx: &mut ConnectionContext<'_>) {
         ctx.begin_work(message.method);
         let begin = ctx.out.len();
         if let Some(id) = message.id {
@@ -245,7 +245,7 @@ impl<'s> RpcConnection<'s> {
             (Some(_), Ok(())) => (),
             (Some(id), Err(error)) => {
                 ctx.out.truncate(begin);
-                begin_answer(ctx.out, id);
+                begin_response(ctx.out, id);
                 error.write(ctx.out);
                 ctx.out.push(NIL);
             }
@@ -253,37 +253,37 @@ impl<'s> RpcConnection<'s> {
             (None, _) => ctx.out.truncate(begin),
         }
         if message.id.is_some() && self.limits().keepalive.is_zero() {
-            self.end(Next::Close);
+            self.close(Next::Close);
         }
         ctx.end_work();
     }
 
     /// Calls the method, which appends its result.
     fn call(&mut self, message: &Message<'_>, ctx: &mut ConnectionContext<'_>) -> Result<(), Error> {
-        let Rpc { service, place: worker, .. } = self.rpc;
+        let Rpc { methods: service, worker, .. } = self.rpc;
         let Some((found, method)) = service.find(message.method, self.last_method) else {
             return Err(Error::unknown(message.method));
         };
         self.last_method = found;
-        let (out, allowance) = ctx.split();
-        let call = Call { params: message.params, peer: &self.peer, place: worker, allowance: &allowance };
+        let (out, extender) = ctx.split();
+        let call = Call { params: message.params, peer: &self.peer, worker, extender: &extender };
         // The method is shared by all clients anyway: what a panic leaves behind in it is seen by
         // other threads whether it is caught here or not.
-        catch_unwind(AssertUnwindSafe(|| method(&call, &mut Answer { out })))
+        catch_unwind(AssertUnwindSafe(|| method(&call, &mut ResultWriter { out })))
             .unwrap_or_else(|_| Err(Error::panicked()))
     }
 
-    fn end(&mut self, next: Next) -> Next {
-        self.course = Course::Over(next);
+    fn close(&mut self, next: Next) -> Next {
+        self.state = ConnectionState::Closed(next);
         self.buffer = Vec::new();
         self.used = 0;
-        self.scanner.rest();
+        self.scanner.reset();
         next
     }
 
-    fn wait_for(&mut self, what: Waits) {
+    fn set_read_state(&mut self, state: ReadState) {
         self.phase = self.phase.wrapping_add(1);
-        self.waits = what;
+        self.read_state = state;
     }
 
     /// Adds input to what is kept.
@@ -302,7 +302,7 @@ impl<'s> RpcConnection<'s> {
     }
 
     /// Keeps the bytes behind the first `used`, in memory of their size.
-    fn keep(&mut self, bytes: Vec<u8>, used: usize) {
+    fn keep_unread(&mut self, bytes: Vec<u8>, used: usize) {
         let rest = bytes.len() - used;
         if rest > 0 && bytes.capacity() > rest + SPARE_MAX {
             self.buffer = bytes[used..].to_vec();
@@ -322,17 +322,17 @@ impl<'s> RpcConnection<'s> {
 #[inline]
 fn begin_result(out: &mut Vec<u8>, id: u32) {
     match u8::try_from(id) {
-        Ok(short @ ..=0x7f) => out.extend_from_slice(&[ANSWER[0], ANSWER[1], short, NIL]),
+        Ok(short @ ..=0x7f) => out.extend_from_slice(&[RESPONSE[0], RESPONSE[1], short, NIL]),
         _ => {
-            begin_answer(out, id);
+            begin_response(out, id);
             out.push(NIL);
         }
     }
 }
 
 #[inline(never)]
-fn begin_answer(out: &mut Vec<u8>, id: u32) {
-    out.extend_from_slice(&ANSWER);
+fn begin_response(out: &mut Vec<u8>, id: u32) {
+    out.extend_from_slice(&RESPONSE);
     // Memory takes any number.
     let _ = write_uint(out, id.into());
 }

@@ -49,7 +49,7 @@ impl Error {
         Self::new("the method panicked")
     }
 
-    pub(super) fn unsendable(why: impl std::fmt::Display) -> Self {
+    pub(super) fn unserializable(why: impl std::fmt::Display) -> Self {
         Self::new(format!("the result cannot be sent: {why}"))
     }
 

@@ -15,17 +15,17 @@ pub struct Limits {
     pub depth: usize,
     /// Most calls that are worked on before their answers are sent: 64. Of a client that sends
     /// more at once, the others wait.
-    pub calls: usize,
+    pub max_pipelined: usize,
     /// Output in bytes after which no call is worked on until the client has taken it: 64 KiB.
-    pub output: usize,
+    pub max_pending_output: usize,
     /// From the connect to the first byte of a call: 10 s (`header_timeout`).
-    pub first_call: Duration,
+    pub first_call_timeout: Duration,
     /// Silence within a message: 10 s (`body_timeout`).
-    pub silence: Duration,
+    pub read_timeout: Duration,
     /// Idle time between two calls: 5 s (`keepalive`). Zero closes after the first answer.
     pub keepalive: Duration,
     /// How long a worker that leaves waits for a call that may already be on its way: 100 ms.
-    pub linger: Duration,
+    pub drain_idle_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -39,12 +39,12 @@ impl From<app::Limits> for Limits {
         Self {
             message: limits.max_body_bytes,
             depth: 64,
-            calls: 64,
-            output: 64 << 10,
-            first_call: limits.header_timeout,
-            silence: limits.body_timeout,
+            max_pipelined: 64,
+            max_pending_output: 64 << 10,
+            first_call_timeout: limits.header_timeout,
+            read_timeout: limits.body_timeout,
             keepalive: limits.keepalive,
-            linger: limits.drain_idle_timeout,
+            drain_idle_timeout: limits.drain_idle_timeout,
         }
     }
 }

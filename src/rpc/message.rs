@@ -4,7 +4,7 @@ use rmp::decode::{read_array_len, read_int, read_str_len};
 
 use super::Limits;
 use super::arguments::Params;
-use super::scan::{self, Fault};
+use super::scan::{self, ScanError};
 
 /// A request, `[0, id, method, params]`, or a notification, `[2, method, params]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,15 +20,15 @@ pub(super) struct Message<'a> {
 impl<'a> Message<'a> {
     /// Understands a whole message.
     #[inline]
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Fault> {
-        Self::read(bytes).ok_or(Fault::Garbage)
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, ScanError> {
+        Self::read(bytes).ok_or(ScanError::Malformed)
     }
 
     /// Understands the message at the beginning of `bytes`, and says how long it is, if that can be
     /// told without a search: its head is as short as it can be, and its parameters are a short
     /// array of numbers and short texts, as in nearly all calls. None says nothing about it.
     #[inline]
-    pub(super) fn at_once(bytes: &'a [u8], limits: &Limits) -> Option<(Self, usize)> {
+    pub(super) fn parse_flat(bytes: &'a [u8], limits: &Limits) -> Option<(Self, usize)> {
         let (id, at) = match *bytes {
             [0x94, 0, id @ ..=0x7f, ..] => (Some(id.into()), 3),
             [0x94, 0, 0xcc, id, ..] => (Some(id.into()), 4),

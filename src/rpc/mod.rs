@@ -36,11 +36,11 @@ use crate::app::{self, App, BootError, Connection, ClientInfo, WorkerInfo};
 use self::connection::RpcConnection;
 use self::scan::{Scan, Scanner};
 
-pub use self::call::{Answer, Call};
+pub use self::call::{ResultWriter, Call};
 pub use self::error::Error;
 pub use self::limits::Limits;
 
-type Method = Box<dyn Fn(&Call<'_>, &mut Answer<'_>) -> Result<(), Error> + Send + Sync>;
+type Method = Box<dyn Fn(&Call<'_>, &mut ResultWriter<'_>) -> Result<(), Error> + Send + Sync>;
 
 /// Methods by their names. One table serves all clients of a worker, from all its threads.
 ///
@@ -54,13 +54,13 @@ type Method = Box<dyn Fn(&Call<'_>, &mut Answer<'_>) -> Result<(), Error> + Send
 /// # let _ = service;
 /// ```
 #[derive(Default)]
-pub struct Service {
+pub struct Methods {
     methods: Vec<(Box<[u8]>, Method)>,
     /// Where each of them stands.
-    places: HashMap<Box<[u8]>, usize, BuildHasherDefault<Fnv>>,
+    indices: HashMap<Box<[u8]>, usize, BuildHasherDefault<Fnv>>,
 }
 
-impl Service {
+impl Methods {
     /// A service without methods.
     pub fn new() -> Self {
         Self::default()
@@ -111,7 +111,7 @@ impl Service {
     pub fn raw_method(
         self,
         name: &str,
-        method: impl Fn(&Call<'_>, &mut Answer<'_>) -> Result<(), Error> + Send + Sync + 'static,
+        method: impl Fn(&Call<'_>, &mut ResultWriter<'_>) -> Result<(), Error> + Send + Sync + 'static,
     ) -> Self {
         self.insert(name, move |call, answer| {
             let begin = answer.out.len();
@@ -120,7 +120,7 @@ impl Service {
             let limits = Limits { message: usize::MAX, ..Limits::default() };
             match Scanner::default().scan(result, &limits) {
                 Ok(Scan::Whole(length)) if length == result.len() => Ok(()),
-                _ => Err(Error::unsendable("it is not one value")),
+                _ => Err(Error::unserializable("it is not one value")),
             }
         })
     }
@@ -128,14 +128,14 @@ impl Service {
     fn insert(
         mut self,
         name: &str,
-        method: impl Fn(&Call<'_>, &mut Answer<'_>) -> Result<(), Error> + Send + Sync + 'static,
+        method: impl Fn(&Call<'_>, &mut ResultWriter<'_>) -> Result<(), Error> + Send + Sync + 'static,
     ) -> Self {
         let name: Box<[u8]> = name.as_bytes().into();
         let entry = (name.clone(), Box::new(method) as Method);
-        match self.places.get(&name) {
-            Some(&place) => self.methods[place] = entry,
+        match self.indices.get(&name) {
+            Some(&index) => self.methods[index] = entry,
             None => {
-                self.places.insert(name, self.methods.len());
+                self.indices.insert(name, self.methods.len());
                 self.methods.push(entry);
             }
         }
@@ -151,8 +151,8 @@ impl Service {
         {
             return Some((guess, method));
         }
-        let place = *self.places.get(name)?;
-        Some((place, &self.methods[place].1))
+        let index = *self.indices.get(name)?;
+        Some((index, &self.methods[index].1))
     }
 }
 
@@ -162,7 +162,7 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).all(|(a, b)| a == b)
 }
 
-impl fmt::Debug for Service {
+impl fmt::Debug for Methods {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.methods.iter().map(|(name, _)| String::from_utf8_lossy(name));
         f.debug_set().entries(names).finish()
@@ -212,7 +212,7 @@ impl Hasher for Fnv {
 /// ```
 pub fn app<F>(name: &str, boot: F) -> RpcApp<F>
 where
-    F: Fn(&WorkerInfo) -> Result<Service, BootError>,
+    F: Fn(&WorkerInfo) -> Result<Methods, BootError>,
 {
     RpcApp { name: name.to_owned(), boot }
 }
@@ -227,7 +227,7 @@ pub struct RpcApp<F> {
 
 impl<F> App for RpcApp<F>
 where
-    F: Fn(&WorkerInfo) -> Result<Service, BootError>,
+    F: Fn(&WorkerInfo) -> Result<Methods, BootError>,
 {
     fn name(&self) -> &str {
         &self.name
@@ -245,20 +245,20 @@ where
 /// no call for the time of `keepalive`.
 #[derive(Debug)]
 pub struct Rpc {
-    service: Service,
-    place: WorkerInfo,
+    methods: Methods,
+    worker: WorkerInfo,
     limits: Limits,
 }
 
 impl Rpc {
     /// A service in its place, within the limits that hold there.
-    pub fn new(service: Service, worker: &WorkerInfo) -> Self {
-        Self { service, place: worker.clone(), limits: worker.limits.into() }
+    pub fn new(methods: Methods, worker: &WorkerInfo) -> Self {
+        Self { methods, worker: worker.clone(), limits: worker.limits.into() }
     }
 
     /// The same within other limits.
     #[must_use]
-    pub fn within(self, limits: Limits) -> Self {
+    pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
     }
 }

@@ -12,12 +12,12 @@ pub(super) struct Scanner {
     /// only one outside all of them.
     missing: usize,
     /// The same for those around it, the innermost last.
-    around: Vec<usize>,
+    outer: Vec<usize>,
 }
 
 impl Default for Scanner {
     fn default() -> Self {
-        Self { at: 0, missing: 1, around: Vec::new() }
+        Self { at: 0, missing: 1, outer: Vec::new() }
     }
 }
 
@@ -32,9 +32,9 @@ pub(super) enum Scan {
 
 /// Why a connection is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum ScanError {
     /// No MessagePack, or none that is a call.
-    Garbage,
+    Malformed,
     /// More bytes than a message may have, or more than it could have.
     TooLong,
     /// More levels than a message may have.
@@ -52,7 +52,7 @@ struct Head {
 impl Scanner {
     /// Goes on with a message, of which `bytes` are all that have come so far. After its end the
     /// next message may begin.
-    pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Scan, Fault> {
+    pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Scan, ScanError> {
         let (mut at, mut missing) = (self.at, self.missing);
         let scan = loop {
             let Some(head) = Head::read(bytes.get(at..).unwrap_or_default())? else {
@@ -61,24 +61,24 @@ impl Scanner {
             let end = at.saturating_add(head.length);
             // A value has at least one byte.
             if end.saturating_add(head.values) > limits.message {
-                return Err(Fault::TooLong);
+                return Err(ScanError::TooLong);
             }
             if end > bytes.len() {
                 break Scan::Partial;
             }
             at = end;
             if head.values > 0 {
-                if self.around.len() >= limits.depth {
-                    return Err(Fault::TooDeep);
+                if self.outer.len() >= limits.depth {
+                    return Err(ScanError::TooDeep);
                 }
-                self.around.push(missing);
+                self.outer.push(missing);
                 missing = head.values;
                 continue;
             }
             missing -= 1;
             // Perhaps those around it are whole now, too.
             while missing == 0
-                && let Some(outer) = self.around.pop()
+                && let Some(outer) = self.outer.pop()
             {
                 missing = outer - 1;
             }
@@ -92,19 +92,19 @@ impl Scanner {
     }
 
     /// Whether it is between two messages.
-    pub(super) fn is_at_rest(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.at == 0
     }
 
     /// Frees its memory, between two messages.
-    pub(super) fn rest(&mut self) {
-        self.around = Vec::new();
+    pub(super) fn reset(&mut self) {
+        self.outer = Vec::new();
     }
 
     /// Bytes of memory owned besides its own.
     #[cfg(test)]
     pub(super) fn footprint(&self) -> usize {
-        self.around.capacity() * size_of::<usize>()
+        self.outer.capacity() * size_of::<usize>()
     }
 }
 
@@ -161,7 +161,7 @@ pub(super) fn short_value(bytes: &[u8]) -> Option<usize> {
 impl Head {
     /// The head that `bytes` begin with; none if it is not all there.
     #[inline(always)]
-    fn read(bytes: &[u8]) -> Result<Option<Self>, Fault> {
+    fn read(bytes: &[u8]) -> Result<Option<Self>, ScanError> {
         let Some(&marker) = bytes.first() else {
             return Ok(None);
         };
@@ -180,7 +180,7 @@ impl Head {
             // Arrays and maps, whose counts have two or four bytes.
             0xdc | 0xdd => Ok(Self::container(bytes, marker - 0xdc + 1, 1)),
             0xde | 0xdf => Ok(Self::container(bytes, marker - 0xde + 1, 2)),
-            _ => Err(Fault::Garbage),
+            _ => Err(ScanError::Malformed),
         }
     }
 

@@ -57,8 +57,8 @@ fn place() -> WorkerInfo {
 }
 
 /// Methods that do all that a method can do.
-fn service() -> Service {
-    Service::new()
+fn service() -> Methods {
+    Methods::new()
         .method("add", |(a, b): (i64, i64)| Ok::<_, Error>(a + b))
         .method("none", |()| Ok::<_, Error>(()))
         .method("fail", |(why,): (String,)| Err::<(), _>(why))
@@ -67,7 +67,7 @@ fn service() -> Service {
         .method("panic", |()| -> Result<(), Error> { panic!("asked for") })
         .method("stuffed", |(size,): (usize,)| Ok::<_, Error>("x".repeat(size)))
         .method("stuck", |()| Ok::<_, Error>(Unsendable))
-        .method_with("slot", |call, ()| Ok::<_, Error>(call.place().slot))
+        .method_with("slot", |call, ()| Ok::<_, Error>(call.worker().slot))
         .method_with("peer", |call, ()| Ok::<_, Error>(call.peer().is_some()))
         .raw_method("length", |call, answer| {
             let (text,): (&str,) = call.arguments()?;
@@ -337,7 +337,7 @@ fn arguments_of_any_shape_are_read() {
     let (_, allowance) = ctx.split();
     let call = |bytes| {
         let params = Params { bytes, flat: false };
-        Call { params, peer: &None, place: &worker, allowance: &allowance }
+        Call { params, peer: &None, worker: &worker, extender: &allowance }
     };
     assert_eq!(call(b"\x92\x01\x02").arguments(), Ok((1, 2)));
     assert_eq!(call(b"\x92\x01\x02").arguments(), Ok(vec![1, 2]));
@@ -353,9 +353,9 @@ fn arguments_of_any_shape_are_read() {
 #[test]
 fn a_method_asks_for_more_time() {
     let hour = Duration::from_secs(3600);
-    let service = Service::new().method_with("report", move |call, ()| {
-        call.extend(hour);
-        call.extend(hour);
+    let service = Methods::new().method_with("report", move |call, ()| {
+        call.extend_deadline(hour);
+        call.extend_deadline(hour);
         Ok::<_, Error>(())
     });
     let rpc = Rpc::new(service, &place());

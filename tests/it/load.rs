@@ -141,9 +141,9 @@ impl Shared {
         }
     }
 
-    fn judge(&self, answer: &Answer) -> io::Result<()> {
-        if answer.status() != 200 || answer.body != b"Hello, world!\n" {
-            return Err(io::Error::other(format!("{answer:?}")));
+    fn judge(&self, result: &Answer) -> io::Result<()> {
+        if result.status() != 200 || result.body != b"Hello, world!\n" {
+            return Err(io::Error::other(format!("{result:?}")));
         }
         self.answers.fetch_add(1, Ordering::Relaxed);
         thread::sleep(BREATH);

@@ -24,8 +24,8 @@ enum End {
 
 /// Plays `input` in pieces that end at `cuts`, and then perhaps the end of the input.
 fn play(input: &[u8], cuts: &[usize], end: End) -> Story {
-    let limits = Limits { message: 60, depth: 4, calls: 3, output: 100, ..Limits::default() };
-    let rpc = rpc().within(limits);
+    let limits = Limits { message: 60, depth: 4, max_pipelined: 3, max_pending_output: 100, ..Limits::default() };
+    let rpc = rpc().with_limits(limits);
     let mut client = Client::new(&rpc);
     let mut start = 0;
     for &cut in cuts.iter().chain([&input.len()]) {

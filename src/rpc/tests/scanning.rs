@@ -44,7 +44,7 @@ fn garbage_is_refused() {
 #[test]
 fn what_is_too_long_is_refused_before_it_has_come() {
     let limits = Limits { message: 1000, ..Limits::default() };
-    let rpc = rpc().within(limits);
+    let rpc = rpc().with_limits(limits);
     let inputs: [&[u8]; 8] = [
         b"\xdb\xff\xff\xff\xff",
         b"\xda\x04\0",
@@ -70,7 +70,7 @@ fn what_is_too_long_is_refused_before_it_has_come() {
 #[test]
 fn what_is_too_deep_is_refused() {
     let limits = Limits { depth: 5, ..Limits::default() };
-    let rpc = rpc().within(limits);
+    let rpc = rpc().with_limits(limits);
     let nested = |depth: usize| [b"\x94\0\x01\xa4echo\x91".to_vec(), vec![0x91; depth]].concat();
     expect_refusal(&rpc, &nested(4));
     expect_refusal(&rpc, &nested(100_000));

@@ -8,15 +8,15 @@ fn patience_follows_the_calls() {
     let limits = Limits::default();
     let mut client = Client::new(&rpc);
     let message = request(1, "add", (1, 2));
-    assert_eq!(client.connection.timeout(), ReadTimeout::Total(0, limits.first_call));
+    assert_eq!(client.connection.timeout(), ReadTimeout::Total(0, limits.first_call_timeout));
     client.send(&message[..3]);
-    assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.silence));
+    assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.read_timeout));
     client.send(&message[3..]);
     assert_eq!(client.connection.timeout(), ReadTimeout::Total(1, limits.keepalive));
     client.send(&message);
     assert_eq!(client.connection.timeout(), ReadTimeout::Total(2, limits.keepalive));
     client.send(&message[..1]);
-    assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.silence));
+    assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.read_timeout));
     client.output.clear();
     assert_eq!(client.expire(), Next::Close);
     assert!(client.output.is_empty());
@@ -25,7 +25,7 @@ fn patience_follows_the_calls() {
 
 #[test]
 fn without_keepalive_the_first_answer_is_the_last() {
-    let rpc = rpc().within(Limits { keepalive: Duration::ZERO, ..Limits::default() });
+    let rpc = rpc().with_limits(Limits { keepalive: Duration::ZERO, ..Limits::default() });
     let mut client = Client::new(&rpc);
     assert_eq!(client.send(notification("add", (1, 2))), Next::Read);
     assert_eq!(client.send(request(1, "add", (1, 2)).repeat(2)), Next::Close);
@@ -45,13 +45,13 @@ fn draining_waits_a_moment_for_an_idle_client() {
         }
         assert_eq!(client.drain(), Next::Read);
         let ReadTimeout::Total(phase, limit) = client.connection.timeout() else { panic!() };
-        assert_eq!(limit, Limits::default().linger);
+        assert_eq!(limit, Limits::default().drain_idle_timeout);
         // A part of a message lengthens nothing.
         client.send(if before.len() % 2 == 0 { &message[..1] } else { &message[4..5] });
         assert_eq!(client.connection.timeout(), ReadTimeout::Total(phase, limit));
         assert_eq!(client.expire(), Next::Close);
     }
-    let hasty = rpc.within(Limits { linger: Duration::ZERO, ..Limits::default() });
+    let hasty = rpc.with_limits(Limits { drain_idle_timeout: Duration::ZERO, ..Limits::default() });
     assert_eq!(Client::new(&hasty).drain(), Next::Close);
 }
 
@@ -77,7 +77,7 @@ fn draining_answers_what_waits_for_its_turn() {
     let message = request(1, "add", (1, 2));
     for rest in [0, 4] {
         for linger in [Duration::ZERO, Duration::from_secs(1)] {
-            let rpc = super::rpc().within(Limits { linger, ..rpc.limits });
+            let rpc = super::rpc().with_limits(Limits { drain_idle_timeout: linger, ..rpc.limits });
             for calls in [64, 65, 128, 200] {
                 let mut client = Client::new(&rpc);
                 let input = [message.repeat(calls), message[..rest].to_vec()].concat();
