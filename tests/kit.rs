@@ -11,7 +11,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ostler::testkit::{Done, Errand, Feed, Http, Kit, Outcome, Report, Rule, Stage, Task};
+use ostler::testkit::{Done, PendingWork, Workload, Http, ContractTest, Outcome, Report, Rule, ServerInfo, Task};
 
 /// The executable of an example; none if it was not built, as under `cargo test --test kit`.
 fn example(name: &str) -> Option<PathBuf> {
@@ -25,7 +25,7 @@ fn example(name: &str) -> Option<PathBuf> {
 }
 
 #[track_caller]
-fn expect_kept(kit: &Kit) {
+fn expect_kept(kit: &ContractTest) {
     let report = kit.run();
     eprintln!("{report}");
     report.assert_passed();
@@ -33,35 +33,35 @@ fn expect_kept(kit: &Kit) {
 
 #[test]
 fn sync_keeps_its_contract() {
-    expect_kept(&Kit::new(env!("CARGO_BIN_EXE_ostler")).class("sync"));
+    expect_kept(&ContractTest::new(env!("CARGO_BIN_EXE_ostler")).class("sync"));
 }
 
 #[test]
 fn threads_keeps_its_contract() {
-    expect_kept(&Kit::new(env!("CARGO_BIN_EXE_ostler")).class("threads"));
+    expect_kept(&ContractTest::new(env!("CARGO_BIN_EXE_ostler")).class("threads"));
 }
 
 #[test]
 fn mio_keeps_its_contract() {
-    expect_kept(&Kit::new(env!("CARGO_BIN_EXE_ostler")).class("mio"));
+    expect_kept(&ContractTest::new(env!("CARGO_BIN_EXE_ostler")).class("mio"));
 }
 
 #[test]
 fn batch_keeps_its_contract() {
     let Some(program) = example("custom_class") else { return };
-    expect_kept(&Kit::new(program).class("batch"));
+    expect_kept(&ContractTest::new(program).class("batch"));
 }
 
 #[test]
 fn patient_keeps_its_contract() {
     let Some(program) = example("own_loop") else { return };
-    expect_kept(&Kit::new(program).class("patient"));
+    expect_kept(&ContractTest::new(program).class("patient"));
 }
 
 #[test]
 fn tokio_keeps_its_contract() {
     let Some(program) = example("tokio_axum") else { return };
-    expect_kept(&Kit::new(program).class("tokio"));
+    expect_kept(&ContractTest::new(program).class("tokio"));
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn uring_keeps_its_contract_where_the_kernel_has_it() {
     let words = ["--worker-class", "uring", "--check-config"];
     let checked = Command::new(&program).args(words).output().unwrap();
     if checked.status.success() {
-        return expect_kept(&Kit::new(program).class("uring"));
+        return expect_kept(&ContractTest::new(program).class("uring"));
     }
     let reason = String::from_utf8_lossy(&checked.stderr);
     eprintln!("skipped: {reason}");
@@ -81,12 +81,12 @@ fn uring_keeps_its_contract_where_the_kernel_has_it() {
 /// Items for the example's queue.
 struct Folder;
 
-impl Feed for Folder {
+impl Workload for Folder {
     fn variables(&self, folder: &Path) -> Vec<(String, String)> {
         vec![("QUEUE".into(), folder.display().to_string())]
     }
 
-    fn begin(&self, stage: &Stage, task: Task) -> Result<Box<dyn Errand>, String> {
+    fn begin(&self, stage: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String> {
         let text = match task {
             Task::Quick => "quick".to_owned(),
             Task::Slow(time) => format!("sleep {}", time.as_millis()),
@@ -118,7 +118,7 @@ impl Item {
     }
 }
 
-impl Errand for Item {
+impl PendingWork for Item {
     fn wait(self: Box<Self>, patience: Duration) -> Result<Done, String> {
         comes_true(patience, || !self.0.exists()).ok_or("it is still there")?;
         Ok(Done::default())
@@ -145,13 +145,13 @@ fn comes_true(patience: Duration, mut is_so: impl FnMut() -> bool) -> Option<()>
 #[test]
 fn queue_keeps_its_contract() {
     let Some(program) = example("queue_consumer") else { return };
-    let kit = Kit::new(program).class("queue").feed(Folder);
-    let kit = kit.without(Rule::Queue, "what is in the folder can wait for the next start");
-    expect_kept(&kit.without(Rule::IdleClients, "it has no clients"));
+    let kit = ContractTest::new(program).class("queue").workload(Folder);
+    let kit = kit.skip(Rule::Queue, "what is in the folder can wait for the next start");
+    expect_kept(&kit.skip(Rule::IdleClients, "it has no clients"));
 }
 
 fn untried(report: &Report) -> Vec<Rule> {
-    let is_untried = |outcome: &Outcome| matches!(outcome, Outcome::Untried(_));
+    let is_untried = |outcome: &Outcome| matches!(outcome, Outcome::NotRun(_));
     let findings = report.findings().iter().filter(|finding| is_untried(&finding.outcome));
     findings.map(|finding| finding.rule).collect()
 }
@@ -159,17 +159,17 @@ fn untried(report: &Report) -> Vec<Rule> {
 #[test]
 fn a_program_with_another_app_is_one_cause_and_not_many_broken_rules() {
     let Some(program) = example("hello_http") else { return };
-    let kit = Kit::new(program).without(Rule::Queue, "a test says so");
-    let report = kit.without(Rule::Quiet, "a busy machine").run();
+    let kit = ContractTest::new(program).skip(Rule::Queue, "a test says so");
+    let report = kit.skip(Rule::Quiet, "a busy machine").run();
     eprintln!("{report}");
-    assert_eq!(report.broken().count(), 0, "{report}");
+    assert_eq!(report.violated().count(), 0, "{report}");
     assert!(!report.passed());
     let [obstacle] = report.obstacles() else { panic!("one is enough: {report}") };
     assert_eq!(obstacle.task, Task::Quick);
     assert!(obstacle.asked.contains("GET /pid") && obstacle.seen.contains("404"), "{report}");
     assert!(obstacle.advice.contains("Http::quick") && obstacle.advice.contains("demo"));
     // What needs no work is tried, and what does not apply stays so.
-    let others = [Rule::Ready, Rule::IdleBeat, Rule::Quiet, Rule::Queue, Rule::Replacements];
+    let others = [Rule::Ready, Rule::IdleHeartbeat, Rule::Quiet, Rule::Queue, Rule::Replacements];
     let hindered = Rule::ALL.into_iter().filter(|rule| !others.contains(rule));
     assert_eq!(untried(&report), hindered.collect::<Vec<_>>());
     assert_eq!(untried(&report), obstacle.rules);
@@ -179,10 +179,10 @@ fn a_program_with_another_app_is_one_cause_and_not_many_broken_rules() {
 
 #[test]
 fn only_the_rules_that_need_slow_work_hang_on_it() {
-    let kit = Kit::new(env!("CARGO_BIN_EXE_ostler")).feed(Http::new().slow("/nothing?ms={ms}"));
-    let report = kit.only([Rule::Work, Rule::Drain, Rule::LeaveAlone, Rule::DrainLimit]).run();
-    assert_eq!(untried(&report), [Rule::Drain, Rule::LeaveAlone], "{report}");
-    assert_eq!(report.broken().count(), 0, "{report}");
+    let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler")).workload(Http::new().slow("/nothing?ms={ms}"));
+    let report = kit.only([Rule::Work, Rule::Drain, Rule::DrainSingleWorker, Rule::DrainLimit]).run();
+    assert_eq!(untried(&report), [Rule::Drain, Rule::DrainSingleWorker], "{report}");
+    assert_eq!(report.violated().count(), 0, "{report}");
     let obstacle = &report.obstacles()[0];
     assert!(obstacle.asked.contains("GET /nothing?ms=700"), "{report}");
     assert!(obstacle.advice.contains("Http::slow"), "{report}");
@@ -191,8 +191,8 @@ fn only_the_rules_that_need_slow_work_hang_on_it() {
 #[test]
 fn work_that_no_rule_needs_is_not_asked_for() {
     let nonsense = Http::new().quick("/nothing").slow("/nothing").hang("/nothing");
-    let kit = Kit::new(env!("CARGO_BIN_EXE_ostler")).feed(nonsense);
-    let report = kit.without(Rule::Drain, "a test says so").only([Rule::IdleBeat, Rule::Drain]);
+    let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler")).workload(nonsense);
+    let report = kit.skip(Rule::Drain, "a test says so").only([Rule::IdleHeartbeat, Rule::Drain]);
     let report = report.run();
     assert!(report.passed() && report.obstacles().is_empty(), "{report}");
 }
@@ -200,12 +200,12 @@ fn work_that_no_rule_needs_is_not_asked_for() {
 /// Work over HTTP, of which none hangs.
 struct Hasty(Http);
 
-impl Feed for Hasty {
+impl Workload for Hasty {
     fn arguments(&self, folder: &Path) -> Vec<String> {
         self.0.arguments(folder)
     }
 
-    fn begin(&self, stage: &Stage, task: Task) -> Result<Box<dyn Errand>, String> {
+    fn begin(&self, stage: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String> {
         match task {
             Task::Hang => Ok(Box::new(Item(stage.folder().join("none")))), // which is done
             other => self.0.begin(stage, other),
@@ -215,17 +215,17 @@ impl Feed for Hasty {
 
 #[test]
 fn work_that_should_hang_and_does_not_is_a_cause_too() {
-    let kit = Kit::new(env!("CARGO_BIN_EXE_ostler")).feed(Hasty(Http::new()));
+    let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler")).workload(Hasty(Http::new()));
     let report = kit.only([Rule::Work, Rule::Hang, Rule::OrphanHung]).run();
     assert_eq!(untried(&report), [Rule::Hang, Rule::OrphanHung], "{report}");
     assert_eq!(report.obstacles()[0].task, Task::Hang);
     assert!(report.obstacles()[0].seen.contains("it is done"), "{report}");
-    assert!(!report.passed() && report.broken().count() == 0, "{report}");
+    assert!(!report.passed() && report.violated().count() == 0, "{report}");
 }
 
 /// Tries these rules on a class of the example that is full of faults.
 fn try_on(class: &str, rules: &[Rule]) -> Option<Report> {
-    let kit = Kit::new(example("broken_class")?).class(class).feed(Http::new());
+    let kit = ContractTest::new(example("broken_class")?).class(class).workload(Http::new());
     let report = kit.only(rules.iter().copied()).run();
     eprintln!("{report}");
     Some(report)
@@ -235,7 +235,7 @@ fn try_on(class: &str, rules: &[Rule]) -> Option<Report> {
 #[track_caller]
 fn expect_breach(class: &str, rules: &[Rule]) {
     let Some(report) = try_on(class, rules) else { return };
-    assert_eq!(report.broken().collect::<Vec<_>>(), rules[..1], "{report}");
+    assert_eq!(report.violated().collect::<Vec<_>>(), rules[..1], "{report}");
     assert!(!report.passed());
     let text = report.to_string();
     assert!(text.contains(rules[0].contract()) && text.contains("expected"), "{text}");
@@ -244,7 +244,7 @@ fn expect_breach(class: &str, rules: &[Rule]) {
 #[test]
 fn a_class_that_is_never_ready_is_not_tried_further() {
     let Some(report) = try_on("never-ready", &[Rule::Ready, Rule::Drain]) else { return };
-    assert_eq!(report.broken().collect::<Vec<_>>(), [Rule::Ready]);
+    assert_eq!(report.violated().collect::<Vec<_>>(), [Rule::Ready]);
     assert!(report.to_string().contains("never gets ready"), "{report}");
 }
 
@@ -255,24 +255,24 @@ fn a_class_that_starts_in_the_master_is_told() {
 
 #[test]
 fn a_class_that_never_beats_is_told() {
-    expect_breach("never-beats", &[Rule::IdleBeat, Rule::Ready, Rule::Work, Rule::Drain]);
+    expect_breach("never-beats", &[Rule::IdleHeartbeat, Rule::Ready, Rule::Work, Rule::Drain]);
 }
 
 #[test]
 fn a_class_that_never_sleeps_is_told() {
-    expect_breach("never-sleeps", &[Rule::Quiet, Rule::IdleBeat, Rule::Drain]);
+    expect_breach("never-sleeps", &[Rule::Quiet, Rule::IdleHeartbeat, Rule::Drain]);
 }
 
 #[test]
 fn a_class_that_ignores_stops_is_told() {
-    let rules = [Rule::IdleBeat, Rule::QuickEnd, Rule::OrphanIdle];
+    let rules = [Rule::IdleHeartbeat, Rule::QuickStop, Rule::OrphanIdle];
     let Some(report) = try_on("ignores-stop", &rules) else { return };
-    assert_eq!(report.broken().collect::<Vec<_>>(), rules[1..], "{report}");
+    assert_eq!(report.violated().collect::<Vec<_>>(), rules[1..], "{report}");
 }
 
 #[test]
 fn a_class_that_drops_work_is_told() {
-    expect_breach("drops-work", &[Rule::Drain, Rule::Ready, Rule::IdleBeat, Rule::QuickEnd]);
+    expect_breach("drops-work", &[Rule::Drain, Rule::Ready, Rule::IdleHeartbeat, Rule::QuickStop]);
 }
 
 #[test]
@@ -287,5 +287,5 @@ fn a_class_that_leaks_descriptors_is_told() {
 
 #[test]
 fn a_class_that_fails_at_the_end_is_told() {
-    expect_breach("fails-at-the-end", &[Rule::Drain, Rule::IdleBeat, Rule::Work]);
+    expect_breach("fails-at-the-end", &[Rule::Drain, Rule::IdleHeartbeat, Rule::Work]);
 }

@@ -8,14 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::{Answer, Client};
-use super::feed::{Done, Errand, Feed, Regular, Stage, Task};
+use super::workload::{Done, PendingWork, Workload, RepeatClient, ServerInfo, Task};
 
 /// How long a slow request is left alone after it has been sent. By then a worker has it nearly
 /// always; if not, it waits in a queue that must be emptied, so that it is answered all the same.
 const TAKEN_AFTER: Duration = Duration::from_millis(250);
 
 /// A client that has been held up for so long may find its idle connection closed, and asks again.
-const HELD_UP: Duration = Duration::from_millis(50);
+const KEEPALIVE_RACE_MIN: Duration = Duration::from_millis(50);
 
 /// GET requests to three paths of the program. They must be answered with 200; if the answer to the
 /// quick one is a number, it is the process that has answered.
@@ -68,15 +68,15 @@ impl Http {
     }
 }
 
-impl Feed for Http {
+impl Workload for Http {
     fn arguments(&self, _: &Path) -> Vec<String> {
         vec!["--bind".into(), "127.0.0.1:0".into()]
     }
 
-    fn begin(&self, stage: &Stage, task: Task) -> Result<Box<dyn Errand>, String> {
+    fn begin(&self, server: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String> {
         let path = self.path(task);
         let begin = || {
-            let mut client = Client::tcp(address(stage)?)?;
+            let mut client = Client::tcp(address(server)?)?;
             client.try_ask_last(&path)?;
             Ok::<_, io::Error>(client)
         };
@@ -87,7 +87,7 @@ impl Feed for Http {
         Ok(Box::new(Request { client, path }))
     }
 
-    fn asks(&self, task: Task) -> String {
+    fn describe(&self, task: Task) -> String {
         let path = self.path(task);
         match task {
             Task::Quick => format!("GET {path}, to be answered with 200 at once"),
@@ -111,14 +111,14 @@ impl Feed for Http {
         )
     }
 
-    fn idler(&self, stage: &Stage) -> Result<Option<Box<dyn Any + Send>>, String> {
-        let connected = address(stage).and_then(Client::tcp);
+    fn idle_client(&self, server: &ServerInfo) -> Result<Option<Box<dyn Any + Send>>, String> {
+        let connected = address(server).and_then(Client::tcp);
         let client = connected.map_err(|error| format!("cannot connect: {error}"))?;
         Ok(Some(Box::new(client)))
     }
 
-    fn regular(&self, stage: &Stage) -> Option<Regular> {
-        let (stage, path) = (stage.clone(), self.quick.clone());
+    fn repeat_client(&self, server: &ServerInfo) -> Option<RepeatClient> {
+        let (stage, path) = (server.clone(), self.quick.clone());
         let mut kept: Option<(Client, Instant)> = None;
         Some(Box::new(move || {
             loop {
@@ -138,9 +138,9 @@ impl Feed for Http {
                             // An answer may have come long before it was read.
                             kept = Some((client, asked));
                         }
-                        return judge(&path, &answer);
+                        return check_answer(&path, &answer);
                     }
-                    Err(_) if idle > HELD_UP => (),
+                    Err(_) if idle > KEEPALIVE_RACE_MIN => (),
                     Err(error) => return Err(format!("a later GET {path} is lost: {error}")),
                 }
             }
@@ -153,22 +153,22 @@ struct Request {
     path: String,
 }
 
-impl Errand for Request {
-    fn wait(mut self: Box<Self>, patience: Duration) -> Result<Done, String> {
-        let limited = self.client.stream.set_read_timeout(Some(patience));
+impl PendingWork for Request {
+    fn wait(mut self: Box<Self>, timeout: Duration) -> Result<Done, String> {
+        let limited = self.client.stream.set_read_timeout(Some(timeout));
         let answer = limited.and_then(|()| self.client.try_answer());
         let answer = answer.map_err(|error| format!("no answer to GET {}: {error}", self.path))?;
-        judge(&self.path, &answer)
+        check_answer(&self.path, &answer)
     }
 }
 
-fn address(stage: &Stage) -> io::Result<SocketAddr> {
-    stage
+fn address(server: &ServerInfo) -> io::Result<SocketAddr> {
+    server
         .address()
         .ok_or_else(|| io::Error::other("the program listens nowhere, as far as it says"))
 }
 
-fn judge(path: &str, answer: &Answer) -> Result<Done, String> {
+fn check_answer(path: &str, answer: &Answer) -> Result<Done, String> {
     let text = String::from_utf8_lossy(&answer.body);
     if answer.status() != 200 {
         let words: String = text.lines().next().unwrap_or_default().chars().take(80).collect();

@@ -35,14 +35,14 @@
 
 mod checks;
 mod client;
-mod feed;
-mod heard;
+mod workload;
+mod log_capture;
 mod http;
 mod probe;
 mod proc;
 mod report;
 mod rule;
-mod scene;
+mod server;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -52,34 +52,34 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use feed::{Done, Errand, Feed, Regular, Stage, Task};
+pub use workload::{Done, PendingWork, Workload, RepeatClient, ServerInfo, Task};
 pub use http::Http;
 pub use probe::Obstacle;
 pub use report::{Finding, Outcome, Report};
 pub use rule::Rule;
 
 use crate::os::process::Pid;
-use scene::Breach;
+use server::Violation;
 
 /// The longest wait for anything that must come. The machine may be slow, and shared.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// How many rules are tried at once, unless the caller says otherwise. They mostly wait.
-const AT_ONCE: usize = 6;
+const PARALLEL_RULES: usize = 6;
 
 /// A test of one worker class of one program.
-pub struct Kit {
+pub struct ContractTest {
     program: PathBuf,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
     class: String,
-    feed: Box<dyn Feed>,
+    workload: Box<dyn Workload>,
     rules: Vec<Rule>,
-    exempt: BTreeMap<Rule, String>,
-    at_once: usize,
+    skipped: BTreeMap<Rule, String>,
+    parallel: usize,
 }
 
-impl fmt::Debug for Kit {
+impl fmt::Debug for ContractTest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { program, class, .. } = self;
         f.debug_struct("Kit")
@@ -89,7 +89,7 @@ impl fmt::Debug for Kit {
     }
 }
 
-impl Kit {
+impl ContractTest {
     /// A test of the program at this path: of its class `sync`, over HTTP, unless told otherwise.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let program = program.into();
@@ -99,10 +99,10 @@ impl Kit {
             arguments: Vec::new(),
             variables: Vec::new(),
             class: "sync".into(),
-            feed: Box::new(Http::new()),
+            workload: Box::new(Http::new()),
             rules: Rule::ALL.into(),
-            exempt: BTreeMap::new(),
-            at_once: AT_ONCE,
+            skipped: BTreeMap::new(),
+            parallel: PARALLEL_RULES,
         }
     }
 
@@ -130,15 +130,15 @@ impl Kit {
 
     /// How work is brought.
     #[must_use]
-    pub fn feed(mut self, feed: impl Feed + 'static) -> Self {
-        self.feed = Box::new(feed);
+    pub fn workload(mut self, feed: impl Workload + 'static) -> Self {
+        self.workload = Box::new(feed);
         self
     }
 
     /// A rule does not apply to the class, for a reason that the report repeats.
     #[must_use]
-    pub fn without(mut self, rule: Rule, reason: impl Into<String>) -> Self {
-        self.exempt.insert(rule, reason.into());
+    pub fn skip(mut self, rule: Rule, reason: impl Into<String>) -> Self {
+        self.skipped.insert(rule, reason.into());
         self
     }
 
@@ -153,8 +153,8 @@ impl Kit {
 
     /// Tries so many rules at once, at least 1. Six, unless told otherwise: they mostly wait.
     #[must_use]
-    pub fn at_once(mut self, rules: usize) -> Self {
-        self.at_once = rules.max(1);
+    pub fn parallel(mut self, rules: usize) -> Self {
+        self.parallel = rules.max(1);
         self
     }
 
@@ -168,17 +168,17 @@ impl Kit {
             findings.push(self.find(Rule::Ready));
         }
         let mut obstacles = Vec::new();
-        if findings.iter().any(|finding| matches!(finding.outcome, Outcome::Broken { .. })) {
+        if findings.iter().any(|finding| matches!(finding.outcome, Outcome::Violated { .. })) {
             let reason = "the class never gets ready";
-            findings.extend(rules.into_iter().map(|rule| untried(rule, reason)));
+            findings.extend(rules.into_iter().map(|rule| not_run(rule, reason)));
         } else {
             let to_try: Vec<_> =
-                rules.iter().filter(|rule| !self.exempt.contains_key(rule)).copied().collect();
+                rules.iter().filter(|rule| !self.skipped.contains_key(rule)).copied().collect();
             obstacles = probe::find_obstacles(self, &to_try);
             for obstacle in &obstacles {
                 rules.retain(|rule| !obstacle.rules.contains(rule));
                 let reason = obstacle.reason();
-                findings.extend(obstacle.rules.iter().map(|rule| untried(*rule, &reason)));
+                findings.extend(obstacle.rules.iter().map(|rule| not_run(*rule, &reason)));
             }
             findings.extend(self.find_all(&rules));
             findings.sort_by_key(|finding| finding.rule);
@@ -191,7 +191,7 @@ impl Kit {
     fn find_all(&self, rules: &[Rule]) -> Vec<Finding> {
         let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         thread::scope(|scope| {
-            for _ in 0..self.at_once.min(rules.len()) {
+            for _ in 0..self.parallel.min(rules.len()) {
                 scope.spawn(|| {
                     while let Some(rule) = rules.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let finding = self.find(*rule);
@@ -205,17 +205,17 @@ impl Kit {
 
     fn find(&self, rule: Rule) -> Finding {
         let begun = Instant::now();
-        let outcome = match self.exempt.get(&rule) {
-            Some(reason) => Outcome::Exempt(reason.clone()),
+        let outcome = match self.skipped.get(&rule) {
+            Some(reason) => Outcome::Skipped(reason.clone()),
             None => match checks::check(rule, self) {
-                Ok(()) => Outcome::Kept,
-                Err(Breach { expected, seen }) => Outcome::Broken { expected, seen },
+                Ok(()) => Outcome::Passed,
+                Err(Violation { expected, seen }) => Outcome::Violated { expected, seen },
             },
         };
         Finding { rule, outcome, took: begun.elapsed() }
     }
 }
 
-fn untried(rule: Rule, reason: &str) -> Finding {
-    Finding { rule, outcome: Outcome::Untried(reason.to_owned()), took: Duration::ZERO }
+fn not_run(rule: Rule, reason: &str) -> Finding {
+    Finding { rule, outcome: Outcome::NotRun(reason.to_owned()), took: Duration::ZERO }
 }

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::feed::Task;
-use super::rule::{Rule, Sort};
-use super::scene::Scene;
-use super::{DEADLINE, Kit};
+use super::workload::Task;
+use super::rule::{Rule, TaskKind};
+use super::server::TestServer;
+use super::{DEADLINE, ContractTest};
 
 /// As short as the shortest that a rule asks for.
 const SLOW: Duration = Duration::from_millis(700);
@@ -34,34 +34,34 @@ impl Obstacle {
     /// Why a rule was not tried, in a line.
     pub(super) fn reason(&self) -> String {
         let seen = self.seen.lines().next().unwrap_or_default();
-        format!("{} work cannot be had: {seen}", Sort::of(self.task).name())
+        format!("{} work cannot be had: {seen}", TaskKind::of(self.task).name())
     }
 }
 
 /// Has one unit of work done of each sort that these rules need, until one tells enough. A program
 /// that does not start is left to the rules, which say so themselves.
-pub(super) fn find_obstacles(kit: &Kit, rules: &[Rule]) -> Vec<Obstacle> {
+pub(super) fn find_obstacles(test: &ContractTest, rules: &[Rule]) -> Vec<Obstacle> {
     let mut left: Vec<_> = rules.iter().filter(|rule| !rule.needs().is_empty()).copied().collect();
     let mut obstacles = Vec::new();
     if left.is_empty() {
         return obstacles;
     }
-    let Ok(scene) = Scene::start(kit, &[]) else { return obstacles };
+    let Ok(server) = TestServer::start(test, &[]) else { return obstacles };
     for task in [Task::Quick, Task::Slow(SLOW), Task::Hang] {
-        let needs_it = |rule: &Rule| rule.needs().contains(&Sort::of(task));
+        let needs_it = |rule: &Rule| rule.needs().contains(&TaskKind::of(task));
         // Where nothing quick is done, nothing else is worth asking for.
         let is_concerned = |rule: &Rule| task == Task::Quick || needs_it(rule);
         if !left.iter().any(is_concerned) {
             continue;
         }
-        let Err(seen) = try_out(&scene, task) else { continue };
+        let Err(seen) = try_task(&server, task) else { continue };
         let (hindered, others) = left.into_iter().partition(is_concerned);
         left = others;
         obstacles.push(Obstacle {
             task,
-            asked: kit.feed.asks(task),
-            seen: scene.breach("", seen).seen,
-            advice: kit.feed.advice(task),
+            asked: test.workload.describe(task),
+            seen: server.violation("", seen).seen,
+            advice: test.workload.advice(task),
             rules: hindered,
         });
     }
@@ -69,18 +69,18 @@ pub(super) fn find_obstacles(kit: &Kit, rules: &[Rule]) -> Vec<Obstacle> {
 }
 
 /// Has one unit of work done, or sees that it hangs.
-fn try_out(scene: &Scene<'_>, task: Task) -> Result<(), String> {
+fn try_task(server: &TestServer<'_>, task: Task) -> Result<(), String> {
     let begun = Instant::now();
-    let errand = scene.begin_plain(task)?;
+    let pending = server.try_begin(task)?;
     match task {
-        Task::Quick => errand.wait(DEADLINE).map(|_| ()),
+        Task::Quick => pending.wait(DEADLINE).map(|_| ()),
         Task::Slow(time) => {
-            errand.wait(DEADLINE)?;
+            pending.wait(DEADLINE)?;
             expect_slow(time, begun.elapsed())
         }
         Task::Hang => {
             let waiting = Instant::now();
-            let end = errand.wait(HANGS_FOR);
+            let end = pending.wait(HANGS_FOR);
             expect_hang(end.map(|_| ()), waiting.elapsed())
         }
     }

@@ -38,14 +38,14 @@ pub(crate) fn stat(pid: Pid) -> Option<Stat> {
 }
 
 /// How often the first thread of a process has gone to sleep.
-pub(crate) fn times_asleep(pid: Pid) -> u64 {
+pub(crate) fn voluntary_switches(pid: Pid) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let told = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     told.and_then(|told| told.trim().parse().ok()).unwrap_or(0)
 }
 
 /// All processes there are.
-fn everybody() -> impl Iterator<Item = Stat> {
+fn all_processes() -> impl Iterator<Item = Stat> {
     fs::read_dir("/proc")
         .expect("/proc is mounted")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -54,19 +54,19 @@ fn everybody() -> impl Iterator<Item = Stat> {
 
 /// The children of a process, zombies included.
 pub(crate) fn children(parent: Pid) -> Vec<Stat> {
-    everybody().filter(|stat| stat.parent == parent).collect()
+    all_processes().filter(|stat| stat.parent == parent).collect()
 }
 
 /// The living members of a session. A process lives as long as one of its threads does, which may
 /// outlast the first one and keep what the process has open.
 pub(crate) fn session_members(session: Pid) -> Vec<Stat> {
     let lives = |stat: &Stat| stat.state != 'Z' || stat.threads > 1;
-    everybody().filter(|stat| stat.session == session && lives(stat)).collect()
+    all_processes().filter(|stat| stat.session == session && lives(stat)).collect()
 }
 
 /// Whether something becomes so within a time.
-pub(crate) fn comes_true(patience: Duration, mut is_so: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + patience;
+pub(crate) fn becomes_true(timeout: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + timeout;
     while !is_so() {
         if Instant::now() >= end {
             return false;

@@ -4,25 +4,25 @@ use std::fmt;
 use std::time::Duration;
 
 use super::probe::Obstacle;
-use super::rule::{Rule, Sort};
+use super::rule::{Rule, TaskKind};
 
 /// What was found about one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
     /// The class keeps it.
-    Kept,
+    Passed,
     /// The class breaks it.
-    Broken {
+    Violated {
         /// What should have happened.
         expected: String,
         /// What happened instead.
         seen: String,
     },
     /// It does not apply to this class, for this reason.
-    Exempt(String),
+    Skipped(String),
     /// It was not tried, for this reason.
-    Untried(String),
+    NotRun(String),
 }
 
 /// One line of a report.
@@ -59,14 +59,14 @@ impl Report {
     }
 
     /// The rules that the class breaks.
-    pub fn broken(&self) -> impl Iterator<Item = Rule> + '_ {
-        let broken = |finding: &&Finding| matches!(finding.outcome, Outcome::Broken { .. });
+    pub fn violated(&self) -> impl Iterator<Item = Rule> + '_ {
+        let broken = |finding: &&Finding| matches!(finding.outcome, Outcome::Violated { .. });
         self.findings.iter().filter(broken).map(|finding| finding.rule)
     }
 
     /// Whether every rule is kept that was tried, and none was left untried.
     pub fn passed(&self) -> bool {
-        let is_good = |f: &Finding| matches!(f.outcome, Outcome::Kept | Outcome::Exempt(_));
+        let is_good = |f: &Finding| matches!(f.outcome, Outcome::Passed | Outcome::Skipped(_));
         self.findings.iter().all(is_good)
     }
 
@@ -76,7 +76,7 @@ impl Report {
     /// With the whole table, unless it has [passed](Self::passed).
     #[track_caller]
     pub fn assert_passed(&self) {
-        let is_broken = self.broken().next().is_some();
+        let is_broken = self.violated().next().is_some();
         let complaint = match self.obstacles.is_empty() || is_broken {
             true => "the class breaks its contract",
             false => "the class cannot be tried as it should be",
@@ -86,7 +86,7 @@ impl Report {
 
     fn show_obstacles(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Obstacle { task, asked, seen, advice, rules } in &self.obstacles {
-            let name = Sort::of(*task).name();
+            let name = TaskKind::of(*task).name();
             let count = rules.len();
             writeln!(f, "  CAUSE: {name} work cannot be had, so {count} rules are not tried")?;
             show_block(f, &[("asked", asked), ("seen", seen), ("to do", advice)])?;
@@ -101,15 +101,15 @@ impl fmt::Display for Report {
         self.show_obstacles(f)?;
         for Finding { rule, outcome, took } in &self.findings {
             let (word, reason) = match outcome {
-                Outcome::Kept => ("kept", ""),
-                Outcome::Broken { .. } => ("BROKEN", ""),
-                Outcome::Exempt(reason) => ("does not apply", reason.as_str()),
-                Outcome::Untried(reason) => ("not tried", reason.as_str()),
+                Outcome::Passed => ("kept", ""),
+                Outcome::Violated { .. } => ("BROKEN", ""),
+                Outcome::Skipped(reason) => ("does not apply", reason.as_str()),
+                Outcome::NotRun(reason) => ("not tried", reason.as_str()),
             };
             let line =
                 format!("  {:<18}{word:<16}{:>6.1} s  {reason}", rule.name(), took.as_secs_f32());
             writeln!(f, "{}", line.trim_end())?;
-            if let Outcome::Broken { expected, seen } = outcome {
+            if let Outcome::Violated { expected, seen } = outcome {
                 let rule = rule.contract();
                 show_block(f, &[("rule", rule), ("expected", expected), ("seen", seen)])?;
             }
@@ -120,10 +120,10 @@ impl fmt::Display for Report {
         write!(
             f,
             "{} kept, {} broken, {} do not apply, {} not tried",
-            count(|outcome| matches!(outcome, Outcome::Kept)),
-            count(|outcome| matches!(outcome, Outcome::Broken { .. })),
-            count(|outcome| matches!(outcome, Outcome::Exempt(_))),
-            count(|outcome| matches!(outcome, Outcome::Untried(_))),
+            count(|outcome| matches!(outcome, Outcome::Passed)),
+            count(|outcome| matches!(outcome, Outcome::Violated { .. })),
+            count(|outcome| matches!(outcome, Outcome::Skipped(_))),
+            count(|outcome| matches!(outcome, Outcome::NotRun(_))),
         )
     }
 }
@@ -166,9 +166,9 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_told_once_and_before_all_else() {
+    fn obstacle_is_printed_once_and_first() {
         let obstacle = no_slow_work(vec![Rule::Drain, Rule::Queue]);
-        let untried = Outcome::Untried(obstacle.reason());
+        let untried = Outcome::NotRun(obstacle.reason());
         let mut report = report(&[(Rule::Drain, untried.clone()), (Rule::Queue, untried)]);
         report.obstacles.push(obstacle);
         assert_eq!(
@@ -187,20 +187,20 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "the class cannot be tried as it should be")]
-    fn a_class_that_cannot_be_tried_is_not_said_to_break_its_contract() {
+    fn class_with_obstacle_is_not_reported_as_violating() {
         let obstacle = no_slow_work(vec![Rule::Drain]);
-        let mut report = report(&[(Rule::Drain, Outcome::Untried(obstacle.reason()))]);
+        let mut report = report(&[(Rule::Drain, Outcome::NotRun(obstacle.reason()))]);
         report.obstacles.push(obstacle);
         report.assert_passed();
     }
 
     #[test]
-    fn a_table_says_what_was_expected_and_which_rule_that_is() {
-        let broken = Outcome::Broken { expected: "an end".into(), seen: "none\nat all".into() };
+    fn table_shows_expectation_and_rule() {
+        let broken = Outcome::Violated { expected: "an end".into(), seen: "none\nat all".into() };
         let report = report(&[
-            (Rule::Ready, Outcome::Kept),
-            (Rule::Queue, Outcome::Exempt("it has none".into())),
-            (Rule::QuickEnd, broken),
+            (Rule::Ready, Outcome::Passed),
+            (Rule::Queue, Outcome::Skipped("it has none".into())),
+            (Rule::QuickStop, broken),
         ]);
         assert_eq!(
             report.to_string(),
@@ -214,14 +214,14 @@ mod tests {
              1 kept, 1 broken, 1 do not apply, 0 not tried"
         );
         assert!(!report.passed());
-        assert_eq!(report.broken().collect::<Vec<_>>(), [Rule::QuickEnd]);
+        assert_eq!(report.violated().collect::<Vec<_>>(), [Rule::QuickStop]);
     }
 
     #[test]
-    fn what_was_not_tried_has_not_passed() {
-        assert!(report(&[(Rule::Ready, Outcome::Kept)]).passed());
-        assert!(report(&[(Rule::Queue, Outcome::Exempt(String::new()))]).passed());
-        assert!(!report(&[(Rule::Queue, Outcome::Untried(String::new()))]).passed());
+    fn rule_not_run_has_not_passed() {
+        assert!(report(&[(Rule::Ready, Outcome::Passed)]).passed());
+        assert!(report(&[(Rule::Queue, Outcome::Skipped(String::new()))]).passed());
+        assert!(!report(&[(Rule::Queue, Outcome::NotRun(String::new()))]).passed());
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! The rules of the contract between the runtime and a class, each with the sentence that it is.
 
-use super::feed::Task;
+use super::workload::Task;
 
 /// The sorts of work that there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sort {
+pub(super) enum TaskKind {
     Quick,
     Slow,
     Hang,
 }
 
-impl Sort {
+impl TaskKind {
     pub(super) fn of(task: Task) -> Self {
         match task {
             Task::Quick => Self::Quick,
@@ -37,9 +37,9 @@ pub enum Rule {
     /// Work is done.
     Work,
     /// An idle worker beats.
-    IdleBeat,
+    IdleHeartbeat,
     /// A worker that works beats.
-    BusyBeat,
+    BusyHeartbeat,
     /// An idle worker sleeps.
     Quiet,
     /// A worker that hangs is found.
@@ -57,9 +57,9 @@ pub enum Rule {
     /// A drain has an end.
     DrainLimit,
     /// One worker can leave alone.
-    LeaveAlone,
+    DrainSingleWorker,
     /// A quick end is quick.
-    QuickEnd,
+    QuickStop,
     /// Recycling by units of work.
     RecycleByUnits,
     /// Recycling by age.
@@ -83,8 +83,8 @@ impl Rule {
     pub const ALL: [Rule; 22] = [
         Rule::Ready,
         Rule::Work,
-        Rule::IdleBeat,
-        Rule::BusyBeat,
+        Rule::IdleHeartbeat,
+        Rule::BusyHeartbeat,
         Rule::Quiet,
         Rule::Hang,
         Rule::Stopped,
@@ -93,8 +93,8 @@ impl Rule {
         Rule::Queue,
         Rule::IdleClients,
         Rule::DrainLimit,
-        Rule::LeaveAlone,
-        Rule::QuickEnd,
+        Rule::DrainSingleWorker,
+        Rule::QuickStop,
         Rule::RecycleByUnits,
         Rule::RecycleByAge,
         Rule::Reload,
@@ -116,11 +116,11 @@ impl Rule {
     }
 
     /// The work without which it cannot be tried.
-    pub(super) fn needs(self) -> &'static [Sort] {
+    pub(super) fn needs(self) -> &'static [TaskKind] {
         match self {
-            Rule::Ready | Rule::IdleBeat | Rule::Replacements => &[],
+            Rule::Ready | Rule::IdleHeartbeat | Rule::Replacements => &[],
             Rule::Work
-            | Rule::BusyBeat
+            | Rule::BusyHeartbeat
             | Rule::Quiet
             | Rule::Stopped
             | Rule::Killed
@@ -129,11 +129,11 @@ impl Rule {
             | Rule::RecycleByAge
             | Rule::Reload
             | Rule::OrphanIdle
-            | Rule::Descriptors => &[Sort::Quick],
-            Rule::Drain | Rule::QuickEnd | Rule::OrphanBusy => &[Sort::Slow],
-            Rule::Queue | Rule::LeaveAlone => &[Sort::Quick, Sort::Slow],
-            Rule::Hang => &[Sort::Quick, Sort::Hang],
-            Rule::DrainLimit | Rule::OrphanHung => &[Sort::Hang],
+            | Rule::Descriptors => &[TaskKind::Quick],
+            Rule::Drain | Rule::QuickStop | Rule::OrphanBusy => &[TaskKind::Slow],
+            Rule::Queue | Rule::DrainSingleWorker => &[TaskKind::Quick, TaskKind::Slow],
+            Rule::Hang => &[TaskKind::Quick, TaskKind::Hang],
+            Rule::DrainLimit | Rule::OrphanHung => &[TaskKind::Hang],
         }
     }
 
@@ -145,12 +145,12 @@ impl Rule {
                  nothing of it runs in the master.",
             ),
             Rule::Work => ("work", "Work is done, by whichever worker takes it."),
-            Rule::IdleBeat => (
+            Rule::IdleHeartbeat => (
                 "idle beat",
                 "A class never sleeps for longer than `pulse()` without calling `notify()`, also if \
                  there is nothing to do.",
             ),
-            Rule::BusyBeat => (
+            Rule::BusyHeartbeat => (
                 "busy beat",
                 "A class calls `notify()` on each turn of its loop, also if there is always \
                  something to do.",
@@ -193,12 +193,12 @@ impl Rule {
                 "Whatever a class does, a drain ends at `graceful_timeout`: it keeps TERM, KILL and \
                  the exit to the runtime.",
             ),
-            Rule::LeaveAlone => (
+            Rule::DrainSingleWorker => (
                 "leave alone",
                 "A single worker that is asked to leave finishes what is begun and leaves with 0, \
                  and others do the work that comes.",
             ),
-            Rule::QuickEnd => {
+            Rule::QuickStop => {
                 ("quick end", "When `stop()` says `Now`, a class returns, or leaves, at once.")
             }
             Rule::RecycleByUnits => (

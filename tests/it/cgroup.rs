@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use rustix::fs::{XattrFlags, setxattr};
 
 use crate::launch::Launch;
-use crate::proc::{comes_true, wait_until};
+use crate::proc::{becomes_true, wait_until};
 use crate::support::DEADLINE;
 
 /// Where the hierarchies are, version 1 and version 2 with that controller.
@@ -210,7 +210,7 @@ impl Drop for Group {
         if self.path.join("freezer.state").exists() || self.second_version {
             self.set_frozen(false);
         }
-        comes_true(DEADLINE, || {
+        becomes_true(DEADLINE, || {
             clear(&self.path);
             for member in self.members() {
                 let _ = fs::write(self.home.join("cgroup.procs"), member);

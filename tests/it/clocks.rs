@@ -69,7 +69,7 @@ fn timeout_is_the_age_of_one_unit_of_work(class: &str) {
     let worker = server.wait_workers(1)[0];
     let begun = Instant::now();
     let mut client = server.begin("/hang");
-    let hung = server.wait_for("its hang", |record| record.says("worker hung", worker.pid));
+    let hung = server.wait_for("its hang", |record| record.is("worker hung", worker.pid));
     expect_time(hung.seen - begun);
     assert_eq!(hung.text("error"), Some("one unit of work for too long"), "{hung:?}");
     assert_eq!(hung.text("work"), Some("GET /hang"));
@@ -82,7 +82,7 @@ fn timeout_is_the_silence_of_a_worker(class: &str) {
     let server = launch(class, "--timeout").start();
     let worker = server.wait_workers(1)[0];
     kill(worker.pid, Signal::SIGSTOP).unwrap();
-    let hung = server.wait_for("its hang", |record| record.says("worker hung", worker.pid));
+    let hung = server.wait_for("its hang", |record| record.is("worker hung", worker.pid));
     assert_eq!(hung.text("error"), Some("no heartbeat"), "{hung:?}");
     // Since its last beat, which only the master knows.
     expect_time(Duration::from_millis(hung.number("for_ms").unwrap().try_into().unwrap()));

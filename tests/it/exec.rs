@@ -344,7 +344,7 @@ fn what_is_too_large_is_the_program() {
                 while :; do sleep 1; done";
     let server = script(&["--max-memory", "30M"], text).start();
     let worker = server.workers()[0];
-    let is_large = |record: &Record| record.says("worker is too large", worker.pid);
+    let is_large = |record: &Record| record.is("worker is too large", worker.pid);
     let large = server.wait_for("its size", is_large);
     assert!(large.number("bytes") > Some(30 << 20), "{large:?}");
     let exited = server.wait_exited(worker.pid);

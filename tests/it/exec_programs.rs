@@ -344,7 +344,7 @@ fn python_that_leaves_by_itself_says_so_and_gets_a_successor() {
     let server = python(&[], &["one"]).start();
     let worker = server.workers()[0];
     server.get("/say?STOPPING=1");
-    server.wait_for("its leave", |record| record.says("worker leaves", worker.pid));
+    server.wait_for("its leave", |record| record.is("worker leaves", worker.pid));
     wait_until("its successor is ready", || {
         server.workers().iter().any(|other| other.slot == worker.slot && other.pid != worker.pid)
     });

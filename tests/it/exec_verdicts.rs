@@ -104,7 +104,7 @@ impl Scene {
     /// The record with this message about the worker.
     #[track_caller]
     fn wait_for(&self, message: &str) -> Record {
-        self.server.wait_for(message, |record| record.says(message, self.worker.pid))
+        self.server.wait_for(message, |record| record.is(message, self.worker.pid))
     }
 }
 
@@ -227,7 +227,7 @@ fn a_program_that_dumps_its_core_is_not_killed() {
 #[track_caller]
 fn from_hang_to_kill(server: &Server, worker: Pid, error: &str) -> Duration {
     let at = |message: &str| {
-        let record = server.wait_for(message, |record| record.says(message, worker));
+        let record = server.wait_for(message, |record| record.is(message, worker));
         let stamp = humantime::parse_rfc3339(record.text("ts").unwrap()).unwrap();
         (record, stamp)
     };

@@ -61,7 +61,7 @@ fn runs_happen_in_each_thread_and_are_counted(class: &str) {
         assert!(descriptors_to(worker.pid, "socket:").is_empty(), "a job listens nowhere");
         for thread in 0..threads_of(class) {
             let is_its =
-                |r: &Record| r.says("tick", worker.pid) && r.number("thread") == Some(thread);
+                |r: &Record| r.is("tick", worker.pid) && r.number("thread") == Some(thread);
             wait_until("a few runs", || server.records().iter().filter(|r| is_its(r)).count() >= 3);
         }
     }
@@ -82,7 +82,7 @@ fn a_run_that_hangs_is_found_by_its_label(class: &str) {
     let flags = ["-t", "1s", "--abort-grace", "300ms", "--graceful-timeout", "5s"];
     let server = start(class, &flags, &["every=100ms", "hang_on=4"]);
     let victim = server.wait_workers(1)[0];
-    let hung = server.wait_for("the hang", |record| record.says("worker hung", victim.pid));
+    let hung = server.wait_for("the hang", |record| record.is("worker hung", victim.pid));
     assert_eq!(hung.text("work"), Some("tick 4"), "{hung:?}");
     let exited = server.wait_exited(victim.pid);
     assert_eq!(exited.text("reason"), Some("hung"), "{exited:?}");
@@ -107,7 +107,7 @@ fn a_job_that_panics_goes_on_after_a_pause(class: &str) {
     let pause = server.wait_for("the pause", is_pause);
     assert_eq!((pause.number("pause_ms"), pause.number("in_a_row")), (Some(100), Some(1)));
     let seat = pause.number("seat");
-    let is_next = |r: &Record| r.says("tick", worker.pid) && r.number("thread") == seat;
+    let is_next = |r: &Record| r.is("tick", worker.pid) && r.number("thread") == seat;
     let next = server.wait_for_news(server.mark(), "the next run", is_next);
     assert!(next.number("run") > Some(1));
     server.signal(Signal::SIGTERM);
@@ -183,7 +183,7 @@ fn a_reload_exchanges_jobs(class: &str) {
     }
     let mark = server.mark();
     for worker in server.wait_workers(2) {
-        server.wait_for_news(mark, "its run", |record| record.says("tick", worker.pid));
+        server.wait_for_news(mark, "its run", |record| record.is("tick", worker.pid));
     }
     expect_never_fewer_than(&server, 2);
     server.finish();
@@ -195,7 +195,7 @@ fn a_killed_worker_runs_its_job_anew(class: &str) {
     ticking(&server, 0);
     kill(victim.pid, Signal::SIGKILL).unwrap();
     let heir = server.wait_replaced(victim);
-    server.wait_for("its run", |record| record.says("tick", heir.pid));
+    server.wait_for("its run", |record| record.is("tick", heir.pid));
     server.finish();
 }
 
@@ -208,7 +208,7 @@ fn a_job_does_not_outlive_its_master(class: &str) {
     let server = start(class, &[], &["every=1h", "work_ms=1500"]);
     let worker = ticking(&server, 0);
     server.signal(Signal::SIGKILL);
-    server.wait_for("its end", |record| record.says("tick worked", worker));
+    server.wait_for("its end", |record| record.is("tick worked", worker));
     server.wait_nobody();
 }
 
@@ -246,11 +246,11 @@ fn one_run_that_hangs_does_not_end_those_of_other_threads() {
     // When one has hung for as long as it may, the other is in the midst of its second run.
     let server = start("threads", &flags, &["every=1ms", "work_ms=2600", "hang_on=1"]);
     let victim = server.wait_workers(1)[0];
-    server.wait_for("the hang", |record| record.says("worker hung", victim.pid));
+    server.wait_for("the hang", |record| record.is("worker hung", victim.pid));
     let exited = server.wait_exited(victim.pid);
     assert_eq!(exited.text("reason"), Some("hung"), "{exited:?}");
     expect_never_fewer_than(&server, 1);
-    let runs = |message| server.records().iter().filter(|r| r.says(message, victim.pid)).count();
+    let runs = |message| server.records().iter().filter(|r| r.is(message, victim.pid)).count();
     assert_eq!(runs("tick worked"), 2);
     assert_eq!(runs("tick"), 3, "the one that hangs has not ended, and no other has begun");
 }

@@ -15,7 +15,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::heard::{Watched, listen};
+use crate::heard::{Watched, capture};
 use crate::os::{Inheritance, Signals, prepare};
 use crate::support::{Exit, Outcome, Server};
 
@@ -161,7 +161,7 @@ impl Launch {
         let heard = Arc::default();
         let end = Arc::default();
         if let Some(stderr) = child.stderr.take() {
-            listen(stderr, Arc::clone(&heard));
+            capture(stderr, Arc::clone(&heard));
         }
         reap(child, pid, Arc::clone(&end));
         Server { pid, port: self.port, heard, end, stdout, dir: self.dir }

@@ -108,7 +108,7 @@ fn a_stray_ends_with_a_worker_that_is_recycled(class: &str) {
     let server = group.launch(&["-k", class, "--max-requests", "5"]).start();
     let victim = server.wait_workers(1)[0];
     let stray = stray(&server);
-    let exited = server.serve_until("its end", |record| record.says("worker exited", victim.pid));
+    let exited = server.serve_until("its end", |record| record.is("worker exited", victim.pid));
     assert_eq!(exited.text("reason"), Some("recycled"));
     wait_gone(&group, &server, victim.pid, stray);
     server.wait_replaced(victim);
@@ -168,7 +168,7 @@ fn a_worker_that_is_frozen_in_its_group_is_left_alone(class: &str) {
     let victim = server.wait_workers(2)[0];
     let switch = leaf(&group, server.pid, victim.pid).join("cgroup.freeze");
     fs::write(&switch, "1").unwrap();
-    let is_excused = |record: &Record| record.says("worker cannot run", victim.pid);
+    let is_excused = |record: &Record| record.is("worker cannot run", victim.pid);
     let excused = server.wait_for("its excuse", is_excused);
     assert_eq!(excused.text("verdict"), Some("frozen"));
     fs::write(&switch, "0").unwrap();
@@ -192,7 +192,7 @@ fn launch_straying(group: &Group, flags: &[&str]) -> Launch {
 #[track_caller]
 fn stray_of(server: &Server, worker: Pid) -> Pid {
     let number = |record: &Record| -> Option<i32> {
-        let own = record.says("output", worker).then(|| record.text("line")).flatten()?;
+        let own = record.is("output", worker).then(|| record.text("line")).flatten()?;
         own.strip_prefix("stray=")?.parse().ok()
     };
     let record = server.wait_for("its stray", |record| number(record).is_some());
@@ -392,7 +392,7 @@ fn two_masters_side_by_side_leave_each_other_alone() {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
     assert!(is_gone(first) && !leaf.exists());
-    server.wait_for("promotion", |record| record.says("promoted", new));
+    server.wait_for("promotion", |record| record.is("promoted", new));
     finish_upgraded(&group, &server, new, second);
 }
 
@@ -403,7 +403,7 @@ fn a_master_ends_what_the_one_beside_it_has_left() {
     let victim = server.wait_workers(1)[0];
     let (new, [first, second]) = upgrade(&group, &server);
     server.signal(Signal::SIGKILL);
-    server.wait_for("promotion", |record| record.says("promoted", new));
+    server.wait_for("promotion", |record| record.is("promoted", new));
     wait_until("what has left its session ends as well", || is_gone(first));
     let leaf = leaf(&group, server.pid, victim.pid);
     wait_until("the group is removed", || !leaf.exists());

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use crate::cgroup::Group;
 use crate::heard::Record;
-use crate::proc::{comes_true, stat, wait_until};
+use crate::proc::{becomes_true, stat, wait_until};
 use crate::support::Server;
 
 on_every_class!(
@@ -37,7 +37,7 @@ fn a_killed_worker_is_replaced(class: &str) {
     for victim in server.wait_workers(2) {
         kill(victim.pid, Signal::SIGKILL).unwrap();
         let exited =
-            server.serve_until("its end", |record| record.says("worker exited", victim.pid));
+            server.serve_until("its end", |record| record.is("worker exited", victim.pid));
         assert_eq!(exited.text("reason"), Some("crashed"));
         assert_eq!(exited.text("signal"), Some("SIGKILL"));
         assert_eq!(exited.number("slot"), Some(victim.slot));
@@ -50,10 +50,10 @@ fn a_stopped_worker_is_replaced(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-grace", "500ms"]);
     let victim = server.wait_workers(2)[0];
     kill(victim.pid, Signal::SIGSTOP).unwrap();
-    let hung = server.serve_until("its hang", |record| record.says("worker hung", victim.pid));
+    let hung = server.serve_until("its hang", |record| record.is("worker hung", victim.pid));
     assert_eq!(hung.number("slot"), Some(victim.slot));
     assert_eq!(hung.text("verdict"), Some("stopped"), "{hung:?}");
-    let exited = server.serve_until("its end", |record| record.says("worker exited", victim.pid));
+    let exited = server.serve_until("its end", |record| record.is("worker exited", victim.pid));
     assert_eq!(exited.text("reason"), Some("hung"));
     // It could not have heard anything else.
     assert_eq!(exited.text("signal"), Some("SIGKILL"));
@@ -67,7 +67,7 @@ fn a_frozen_worker_is_left_alone(class: &str) {
     let victim = server.wait_workers(2)[0];
     group.take(victim.pid);
     group.freeze();
-    let is_excused = |record: &Record| record.says("worker cannot run", victim.pid);
+    let is_excused = |record: &Record| record.is("worker cannot run", victim.pid);
     let excused = server.wait_for("its excuse", is_excused);
     assert_eq!(excused.text("verdict"), Some("frozen"));
     server.hears(Duration::from_millis(2500), |record| record.message() == "worker hung");
@@ -346,7 +346,7 @@ fn a_queue_of_slow_requests_is_no_hang(class: &str) {
 fn a_master_that_was_stopped_kills_nobody(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "-t", "1s"]);
     server.signal(Signal::SIGSTOP);
-    assert!(comes_true(Duration::from_secs(10), || {
+    assert!(becomes_true(Duration::from_secs(10), || {
         stat(server.pid).is_some_and(|stat| stat.state == 'T')
     }));
     server.serve_for(Duration::from_secs(3));

@@ -49,7 +49,7 @@ macro_rules! on_class {
 }
 
 // What the class test kit uses too: these files take `DEADLINE` and `Pid` from here.
-#[path = "../../src/testkit/heard.rs"]
+#[path = "../../src/testkit/log_capture.rs"]
 mod heard;
 #[path = "../../src/testkit/proc.rs"]
 mod processes;

@@ -277,7 +277,7 @@ fn the_manager_follows_an_upgrade() {
         kill(master, Signal::SIGTERM).unwrap();
         manager.wait_for(mark, &format!("MAINPID={new}"));
         wait_until("the old one leaves", || stat(master).is_none_or(|stat| stat.state == 'Z'));
-        server.wait_for("promotion", |record| record.says("promoted", new));
+        server.wait_for("promotion", |record| record.is("promoted", new));
         let words = manager.words();
         let stopping = words[mark..].iter().find(|word| word.has("STOPPING=1"));
         assert!(stopping.is_none(), "the service goes on: {stopping:?}");

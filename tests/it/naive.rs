@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::example::example;
 use crate::launch::{Launch, unlisten};
-use crate::proc::comes_true;
+use crate::proc::becomes_true;
 use crate::recycling::{expect_never_fewer_than, serve_until_recycled};
 use crate::stopping::expect_the_queue_answered;
 use crate::support::{Exit, Server};
@@ -55,7 +55,7 @@ fn idle_workers_follow_a_killed_master_and_another_can_start(class: &str) {
     server.signal(Signal::SIGKILL);
     assert_eq!(server.wait_exit(), Exit::Signal(9));
     // Far from the thirty seconds of the graceful timeout.
-    let gone = comes_true(Duration::from_secs(5), || server.survivors().is_empty());
+    let gone = becomes_true(Duration::from_secs(5), || server.survivors().is_empty());
     assert!(gone, "{:?}", server.survivors());
     unlisten(TcpListener::bind(server.address()).unwrap());
     let address = server.address().to_string();
@@ -69,7 +69,7 @@ fn a_busy_worker_finishes_for_a_killed_master(class: &str) {
     let mut client = server.begin("/sleep?ms=700");
     server.signal(Signal::SIGKILL);
     assert_eq!(client.answer().status(), 200);
-    assert!(comes_true(Duration::from_secs(10), || server.survivors().is_empty()));
+    assert!(becomes_true(Duration::from_secs(10), || server.survivors().is_empty()));
 }
 
 fn a_stuck_worker_follows_a_killed_master_in_the_end(class: &str) {
@@ -177,7 +177,7 @@ fn a_worker_asked_to_leave_finishes_and_is_replaced(class: &str) {
         kill(worker.pid, Signal::SIGTERM).unwrap();
     }
     for worker in workers {
-        let exited = server.serve_until("its end", |r| r.says("worker exited", worker.pid));
+        let exited = server.serve_until("its end", |r| r.is("worker exited", worker.pid));
         assert_eq!(exited.number("code"), Some(0), "{exited:?}");
         assert_eq!(exited.text("reason"), Some("asked"), "{exited:?}");
         server.wait_replaced(worker);

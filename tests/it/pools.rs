@@ -437,11 +437,11 @@ fn an_upgrade_hands_on_the_sockets_of_all_pools() {
     let old = server.pid;
     server.signal(Signal::SIGUSR2);
     let new = server.wait_for("upgrade", |r| r.message() == "upgrade begins").pid().unwrap();
-    server.wait_for("the successor is ready", |r| r.says("successor is ready", new));
+    server.wait_for("the successor is ready", |r| r.is("successor is ready", new));
     assert_eq!(children(new).len(), 3);
     load.iter().for_each(|load| load.wait_answers(20));
     kill(old, Signal::SIGTERM).unwrap();
-    server.wait_for("promotion", |record| record.says("promoted", new));
+    server.wait_for("promotion", |record| record.is("promoted", new));
     assert_eq!(server.wait_exit(), Exit::Code(0));
     for (address, pool) in addresses.into_iter().zip(["web", "api"]) {
         assert_eq!(info(address)["pool"], pool);

@@ -236,7 +236,7 @@ fn memory_is_bounded_in_one_pool_only() {
     }
     let large = server.wait_for("its size", |record| record.message() == "worker is too large");
     assert_eq!((large.pid(), large.text("pool")), (Some(small), Some("web")), "{large:?}");
-    let is_end = |record: &Record| record.says("worker exited", small);
+    let is_end = |record: &Record| record.is("worker exited", small);
     let exited = server.wait_for("its end", is_end);
     assert_eq!((exited.text("reason"), exited.text("pool")), (Some("recycled"), Some("web")));
     wait_until("a successor", || pids(&server, "web").len() == 1);

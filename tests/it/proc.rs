@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use nix::unistd::Pid;
 
 pub(crate) use crate::processes::{
-    Stat, children, comes_true, session_members, stat, times_asleep,
+    Stat, children, becomes_true, session_members, stat, voluntary_switches,
 };
 use crate::support::DEADLINE;
 
@@ -74,5 +74,5 @@ pub fn threads_stand_still(pid: Pid) -> bool {
 /// Waits until something is so that nobody announces. Panics at the deadline.
 #[track_caller]
 pub fn wait_until(what: &str, is_so: impl FnMut() -> bool) {
-    assert!(comes_true(DEADLINE, is_so), "in vain: {what}");
+    assert!(becomes_true(DEADLINE, is_so), "in vain: {what}");
 }

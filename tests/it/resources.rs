@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::launch::Launch;
 use crate::os::limit_descriptors;
-use crate::proc::{children, descriptors, next_descriptor, stat, times_asleep, wait_until};
+use crate::proc::{children, descriptors, next_descriptor, stat, voluntary_switches, wait_until};
 use crate::support::Server;
 
 on_every_class!(
@@ -129,7 +129,7 @@ fn a_worker_keeps_no_descriptor_of_a_client_who_left(class: &str) {
 fn an_idle_server_sleeps(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     let workers = server.wait_workers(2);
-    let wakes = times_asleep;
+    let wakes = voluntary_switches;
     server.get("/");
     // The first second may still be busy with what came before.
     thread::sleep(Duration::from_millis(500));
@@ -151,7 +151,7 @@ fn a_master_without_descriptors_recovers(class: &str) {
     let victim = server.wait_workers(2)[0];
     limit_descriptors(server.pid, next_descriptor(server.pid));
     kill(victim.pid, Signal::SIGKILL).unwrap();
-    server.serve_until("its end", |record| record.says("worker exited", victim.pid));
+    server.serve_until("its end", |record| record.is("worker exited", victim.pid));
     server.serve_for(Duration::from_millis(300));
     limit_descriptors(server.pid, 1024);
     server.wait_replaced(victim);
@@ -168,7 +168,7 @@ fn a_heartbeat_leaves_no_file_and_waits_for_its_directory() {
     fs::remove_dir(&dir).unwrap();
     let victim = server.wait_workers(2)[0];
     kill(victim.pid, Signal::SIGKILL).unwrap();
-    server.serve_until("its end", |record| record.says("worker exited", victim.pid));
+    server.serve_until("its end", |record| record.is("worker exited", victim.pid));
     server.serve_for(Duration::from_millis(300));
     fs::create_dir(&dir).unwrap();
     server.wait_replaced(victim);

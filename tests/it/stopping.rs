@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::launch::Launch;
-use crate::proc::comes_true;
+use crate::proc::becomes_true;
 use crate::support::{Exit, Server};
 
 on_every_class!(
@@ -168,7 +168,7 @@ fn idle_workers_follow_a_killed_master(class: &str) {
     server.get("/");
     server.signal(Signal::SIGKILL);
     assert_eq!(server.wait_exit(), Exit::Signal(9));
-    let gone = comes_true(Duration::from_secs(5), || server.survivors().is_empty());
+    let gone = becomes_true(Duration::from_secs(5), || server.survivors().is_empty());
     assert!(gone, "{:?}", server.survivors());
     TcpListener::bind(server.address()).unwrap();
 }

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::client::{Answer, Client};
 use crate::connection::{Remote, remote};
-use crate::heard::{Heard, Record, Watched, Worker};
+use crate::heard::{LogCapture, Record, Watched, Worker};
 use crate::launch::Launch;
 use crate::proc::{Stat, session_members, wait_until};
 
@@ -41,7 +41,7 @@ pub struct Outcome {
 pub struct Server {
     pub pid: Pid,
     pub(crate) port: u16,
-    pub(crate) heard: Arc<Watched<Heard>>,
+    pub(crate) heard: Arc<Watched<LogCapture>>,
     pub(crate) end: Arc<Watched<Option<Exit>>>,
     pub(crate) stdout: File,
     pub(crate) dir: TempDir,
@@ -144,9 +144,9 @@ impl Server {
         what: &str,
         wanted: impl Fn(&Record) -> bool,
     ) -> Record {
-        let look = |heard: &Heard| {
+        let look = |heard: &LogCapture| {
             let found = heard.records[mark..].iter().find(|record| wanted(record)).cloned();
-            (found.is_some() || heard.ended).then_some(found)
+            (found.is_some() || heard.closed).then_some(found)
         };
         let found = self.heard.wait(DEADLINE, look).flatten();
         found.unwrap_or_else(|| panic!("no record of: {what}"))
@@ -184,14 +184,14 @@ impl Server {
     /// Waits until exactly so many workers are ready.
     #[track_caller]
     pub fn wait_workers(&self, count: usize) -> Vec<Worker> {
-        let look = |heard: &Heard| Some(heard.workers()).filter(|workers| workers.len() == count);
+        let look = |heard: &LogCapture| Some(heard.workers()).filter(|workers| workers.len() == count);
         self.heard.wait(DEADLINE, look).unwrap_or_else(|| panic!("never {count} workers"))
     }
 
     /// Waits until another worker is ready in the place of this one.
     #[track_caller]
     pub fn wait_replaced(&self, old: Worker) -> Worker {
-        let look = |heard: &Heard| {
+        let look = |heard: &LogCapture| {
             let mut workers = heard.workers().into_iter();
             workers.find(|worker| worker.slot == old.slot && worker.pid != old.pid)
         };
@@ -201,7 +201,7 @@ impl Server {
     /// Waits for the record of a worker's end.
     #[track_caller]
     pub fn wait_exited(&self, pid: Pid) -> Record {
-        self.wait_for("worker exited", |record| record.says("worker exited", pid))
+        self.wait_for("worker exited", |record| record.is("worker exited", pid))
     }
 
     /// Asks again and again until a record comes; each time somebody must answer. Only the last may
@@ -249,7 +249,7 @@ impl Server {
     /// Waits until the last process that could write to the log is gone.
     #[track_caller]
     pub fn wait_silence(&self) {
-        let silence = self.heard.wait(DEADLINE, |heard| heard.ended.then_some(()));
+        let silence = self.heard.wait(DEADLINE, |heard| heard.closed.then_some(()));
         assert!(silence.is_some(), "somebody stays: {:?}", self.survivors());
     }
 
@@ -278,7 +278,7 @@ impl Server {
         assert_eq!(self.wait_exit(), Exit::Code(0));
         self.wait_nobody();
         self.wait_silence();
-        let noise = self.heard.lock().noise.clone();
+        let noise = self.heard.lock().unparsed.clone();
         assert!(noise.is_empty(), "not records: {noise:#?}");
         assert_eq!(self.stdout(), "");
     }

@@ -60,7 +60,7 @@ fn upgrade(server: &Server, old: Pid) -> Pid {
     let mark = server.mark();
     kill(old, Signal::SIGUSR2).unwrap();
     let new = begun(server, mark);
-    server.wait_for_news(mark, "the successor is ready", |r| r.says("successor is ready", new));
+    server.wait_for_news(mark, "the successor is ready", |r| r.is("successor is ready", new));
     assert_eq!(pid_in(server.path("pid")), Some(old));
     assert_eq!(pid_in(server.path("pid.2")), Some(new));
     new
@@ -76,7 +76,7 @@ fn begun(server: &Server, mark: usize) -> Pid {
 /// Waits until the new master is alone.
 #[track_caller]
 fn wait_promoted(server: &Server, old: Pid, new: Pid) {
-    server.wait_for("promotion", |record| record.says("promoted", new));
+    server.wait_for("promotion", |record| record.is("promoted", new));
     wait_until("the old master leaves", || is_gone(old));
     wait_until("the pid file is the new master's", || pid_in(server.path("pid")) == Some(new));
     assert!(!server.path("pid.2").exists());
@@ -417,7 +417,7 @@ fn a_successor_that_still_boots_takes_over_without_loss(class: &str) {
     server.wait_for_news(mark, "its workers boot", |record| record.message() == "worker started");
     server.signal(Signal::SIGTERM);
     wait_promoted(&server, server.pid, new);
-    server.wait_for_news(mark, "it is ready", |record| record.says("ready", new));
+    server.wait_for_news(mark, "it is ready", |record| record.is("ready", new));
     load.wait_answers(20);
     load.finish();
     finish(&server, new);
@@ -478,9 +478,9 @@ fn a_lone_instance_can_be_upgraded() {
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
     let new = begun(&server, mark);
-    server.wait_for_news(mark, "it is ready", |record| record.says("successor is ready", new));
+    server.wait_for_news(mark, "it is ready", |record| record.is("successor is ready", new));
     server.signal(Signal::SIGTERM);
-    server.wait_for("promotion", |record| record.says("promoted", new));
+    server.wait_for("promotion", |record| record.is("promoted", new));
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     finish(&server, new);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -172,7 +172,7 @@ fn each_cause_has_a_verdict_of_its_own(class: &str) {
 #[track_caller]
 fn dumps_in_peace(scene: &Scene, worker: Worker, held: Held, reason: &str) {
     let server = &scene.server;
-    let said = server.wait_for("the dump", |r| r.says("worker has crashed", worker.pid));
+    let said = server.wait_for("the dump", |r| r.is("worker has crashed", worker.pid));
     assert_eq!(said.text("verdict"), Some("dumping core"));
     server.wait_replaced(worker);
     server.serve_for(Duration::from_millis(2500));
@@ -207,7 +207,7 @@ fn a_worker_that_dumps_its_core_when_aborted_is_not_killed(class: &str) {
     let worker = scene.worker();
     let Some(held) = scene.hold_cores() else { return };
     let _client = scene.ask("/spin");
-    let hung = scene.server.wait_for("the hang", |r| r.says("worker hung", worker.pid));
+    let hung = scene.server.wait_for("the hang", |r| r.is("worker hung", worker.pid));
     assert_eq!(hung.text("verdict"), Some("busy"), "{hung:?}");
     dumps_in_peace(&scene, worker, held, "hung");
     scene.server.finish();
@@ -236,7 +236,7 @@ fn a_worker_beyond_signals_is_killed_once_and_replaced_at_once(class: &str) {
     fs::remove_file(scene.folder.path().join("log")).unwrap();
     let Some(held) = scene.hold() else { return };
     scene.make_a_file(worker);
-    let hung = server.wait_for("the hang", |r| r.says("worker hung", worker.pid));
+    let hung = server.wait_for("the hang", |r| r.is("worker hung", worker.pid));
     let facts = (hung.text("verdict"), hung.text("state"), hung.text("action"));
     assert_eq!(facts, (Some("unkillable"), Some("D"), Some("killed")), "{hung:?}");
     server.wait_replaced(worker);
@@ -266,7 +266,7 @@ fn a_throttled_worker_is_left_alone(class: &str) {
     // of them, and is soon done without a limit, whoever else is busy.
     group.limit_cpu(1000, 1_000_000);
     let mut client = scene.ask("/leak?mb=16");
-    let excused = server.wait_for("its excuse", |r| r.says("worker cannot run", worker.pid));
+    let excused = server.wait_for("its excuse", |r| r.is("worker cannot run", worker.pid));
     assert_eq!(excused.text("verdict"), Some("throttled"), "{excused:?}");
     server.hears(Duration::from_secs(5), |record| record.message() == "worker hung");
     group.unlimit_cpu();
@@ -288,7 +288,7 @@ fn an_endless_loop_in_a_throttled_group_comes_to_an_end(class: &str) {
     group.limit_cpu(20_000, 100_000);
     let _client = scene.ask("/spin");
     // It is throttled because it is busy: once it has had its time, that is no excuse.
-    let hung = server.wait_for("the hang", |r| r.says("worker hung", worker.pid));
+    let hung = server.wait_for("the hang", |r| r.is("worker hung", worker.pid));
     assert_eq!(hung.text("verdict"), Some("busy"), "{hung:?}");
     // On a machine that gives it even less it is not throttled, and not excused.
     let was_excused = !scene.records("worker cannot run", worker).is_empty();

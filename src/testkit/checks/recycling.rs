@@ -3,24 +3,24 @@
 use std::time::Instant;
 
 use crate::os::signal::Signal;
-use crate::testkit::heard::Record;
-use crate::testkit::scene::{Scene, Verdict, breach, ending, under_load};
-use crate::testkit::{DEADLINE, Kit};
+use crate::testkit::log_capture::Record;
+use crate::testkit::server::{TestServer, CheckResult, violation, describe_exit, under_load};
+use crate::testkit::{DEADLINE, ContractTest};
 
-pub(super) fn by_units(kit: &Kit) -> Verdict {
+pub(super) fn by_units(test: &ContractTest) -> CheckResult {
     let flags = ["--max-requests", "20", "--max-requests-jitter", "10"];
-    recycle(kit, &flags, 4)
+    recycle(test, &flags, 4)
 }
 
-pub(super) fn by_age(kit: &Kit) -> Verdict {
-    recycle(kit, &["--max-lifetime", "1s"], 3)
+pub(super) fn by_age(test: &ContractTest) -> CheckResult {
+    recycle(test, &["--max-lifetime", "1s"], 3)
 }
 
 /// Waits under load until so many workers have been recycled.
-fn recycle(kit: &Kit, flags: &[&str], count: usize) -> Verdict {
-    let mut scene = Scene::start(kit, flags)?;
-    scene.wait_workers(2)?;
-    under_load(&mut scene, |scene| {
+fn recycle(test: &ContractTest, flags: &[&str], count: usize) -> CheckResult {
+    let mut server = TestServer::start(test, flags)?;
+    server.wait_workers(2)?;
+    under_load(&mut server, |scene| {
         let mut mark = 0;
         let end = Instant::now() + DEADLINE;
         for number in 1..=count {
@@ -31,21 +31,21 @@ fn recycle(kit: &Kit, flags: &[&str], count: usize) -> Verdict {
             mark = scene.records().iter().position(is_it).map_or(mark, |at| at + 1);
             if exited.text("reason") != Some("recycled") || exited.number("code") != Some(0) {
                 let expected = "a worker is recycled, and leaves with 0";
-                return Err(scene.breach(expected, ending(&exited)));
+                return Err(scene.violation(expected, describe_exit(&exited)));
             }
             if Instant::now() > end {
-                return Err(scene.breach(expected, "it takes too long"));
+                return Err(scene.violation(expected, "it takes too long"));
             }
         }
         Ok(())
     })?;
-    expect_never_fewer_than(&scene, 2)
+    expect_never_fewer_than(&server, 2)
 }
 
 /// Since all were ready, so many have been ready at any time who had not been asked to leave.
-fn expect_never_fewer_than(scene: &Scene<'_>, count: usize) -> Verdict {
+fn expect_never_fewer_than(server: &TestServer<'_>, count: usize) -> CheckResult {
     let (mut serving, mut complete) = (Vec::new(), false);
-    for record in scene.records() {
+    for record in server.records() {
         match (record.message(), record.pid()) {
             ("worker ready", Some(pid)) => serving.push(pid),
             ("worker is asked to leave" | "worker exited", Some(pid)) => {
@@ -56,29 +56,29 @@ fn expect_never_fewer_than(scene: &Scene<'_>, count: usize) -> Verdict {
         complete |= serving.len() == count;
         if complete && serving.len() < count {
             let seen = format!("{} are left when the log says {record:?}", serving.len());
-            return Err(breach("a worker is asked to leave when its successor is ready", seen));
+            return Err(violation("a worker is asked to leave when its successor is ready", seen));
         }
     }
     Ok(())
 }
 
-pub(super) fn reload(kit: &Kit) -> Verdict {
-    let mut scene = Scene::start(kit, &[])?;
-    let old = scene.wait_workers(2)?;
-    under_load(&mut scene, |scene| {
+pub(super) fn reload(test: &ContractTest) -> CheckResult {
+    let mut server = TestServer::start(test, &[])?;
+    let old = server.wait_workers(2)?;
+    under_load(&mut server, |scene| {
         scene.work(5)?;
-        scene.tell(Signal::Hup)?;
+        scene.signal(Signal::Hup)?;
         let expected = "a reload comes to its end";
         scene.wait_for(0, expected, |record| record.message() == "reload done")?;
         for worker in &old {
             let exited = scene.wait_exited(worker.pid)?;
             if exited.number("code") != Some(0) {
-                return Err(scene.breach("an old worker leaves with 0", ending(&exited)));
+                return Err(scene.violation("an old worker leaves with 0", describe_exit(&exited)));
             }
         }
         scene.work(5)
     })?;
-    expect_never_fewer_than(&scene, 2)?;
-    scene.tell(Signal::Term)?;
-    scene.expect_clean_end(DEADLINE)
+    expect_never_fewer_than(&server, 2)?;
+    server.signal(Signal::Term)?;
+    server.expect_clean_exit(DEADLINE)
 }

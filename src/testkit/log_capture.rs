@@ -32,8 +32,8 @@ impl Record {
 
     /// A fact that is a number.
     pub(crate) fn number(&self, key: &str) -> Option<i64> {
-        let fact = self.fields.get(key)?;
-        fact.as_i64().or_else(|| fact.as_str()?.parse().ok())
+        let value = self.fields.get(key)?;
+        value.as_i64().or_else(|| value.as_str()?.parse().ok())
     }
 
     /// The process that the record is about.
@@ -42,7 +42,7 @@ impl Record {
     }
 
     /// Whether the record says this about that process.
-    pub(crate) fn says(&self, message: &str, pid: Pid) -> bool {
+    pub(crate) fn is(&self, message: &str, pid: Pid) -> bool {
         self.message() == message && self.pid() == Some(pid)
     }
 }
@@ -56,16 +56,16 @@ pub(crate) struct Worker {
 
 /// What a server has said on stderr so far.
 #[derive(Default)]
-pub(crate) struct Heard {
+pub(crate) struct LogCapture {
     pub(crate) records: Vec<Record>,
     pub(crate) lines: Vec<String>,
     /// Lines that are not records.
-    pub(crate) noise: Vec<String>,
+    pub(crate) unparsed: Vec<String>,
     /// Nobody is left who could say more.
-    pub(crate) ended: bool,
+    pub(crate) closed: bool,
 }
 
-impl Heard {
+impl LogCapture {
     /// The workers that are ready, in the order of their slots.
     pub(crate) fn workers(&self) -> Vec<Worker> {
         let mut workers = Vec::new();
@@ -106,10 +106,10 @@ impl<T> Watched<T> {
     /// Waits until `look` finds something, for so long.
     pub(crate) fn wait<R>(
         &self,
-        patience: Duration,
+        timeout: Duration,
         mut look: impl FnMut(&T) -> Option<R>,
     ) -> Option<R> {
-        let end = Instant::now() + patience;
+        let end = Instant::now() + timeout;
         let mut state = self.lock();
         loop {
             if let Some(found) = look(&state) {
@@ -123,21 +123,21 @@ impl<T> Watched<T> {
 }
 
 /// Listens in a thread of its own.
-pub(crate) fn listen(stderr: ChildStderr, heard: Arc<Watched<Heard>>) {
+pub(crate) fn capture(stderr: ChildStderr, log: Arc<Watched<LogCapture>>) {
     thread::spawn(move || {
         for line in BufReader::new(stderr).split(b'\n') {
             let Ok(line) = line else { break };
             let line = String::from_utf8_lossy(&line).into_owned();
-            heard.change(|heard| {
+            log.change(|heard| {
                 match serde_json::from_str(&line) {
                     Ok(fields @ Value::Object(_)) => {
                         heard.records.push(Record { seen: Instant::now(), fields });
                     }
-                    _ => heard.noise.push(line.clone()),
+                    _ => heard.unparsed.push(line.clone()),
                 }
                 heard.lines.push(line);
             });
         }
-        heard.change(|heard| heard.ended = true);
+        log.change(|heard| heard.closed = true);
     });
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 /// A running program, as far as a [`Feed`] must know it.
 #[derive(Clone, Debug)]
-pub struct Stage {
+pub struct ServerInfo {
     pub(super) folder: PathBuf,
     pub(super) address: Option<SocketAddr>,
 }
 
-impl Stage {
+impl ServerInfo {
     /// A folder of this program's own, which was empty when it started, and which goes with it. The
     /// program runs in it.
     pub fn folder(&self) -> &Path {
@@ -44,20 +44,20 @@ pub struct Done {
 }
 
 /// A unit of work that has been begun.
-pub trait Errand: Send {
+pub trait PendingWork: Send {
     /// Waits until it is done.
     ///
     /// # Errors
     /// It is not done within `patience`, or not as it should be, in words for a person.
-    fn wait(self: Box<Self>, patience: Duration) -> Result<Done, String>;
+    fn wait(self: Box<Self>, timeout: Duration) -> Result<Done, String>;
 }
 
 /// A client who stays: each call is one more unit of work, over the same connection as long as there
 /// is no reason to make another.
-pub type Regular = Box<dyn FnMut() -> Result<Done, String> + Send>;
+pub type RepeatClient = Box<dyn FnMut() -> Result<Done, String> + Send>;
 
 /// How the kit brings work to a class. [`Http`](super::Http) is one, for classes that serve HTTP.
-pub trait Feed: Send + Sync {
+pub trait Workload: Send + Sync {
     /// Arguments for the program that will run in `folder`.
     fn arguments(&self, folder: &Path) -> Vec<String> {
         let _ = folder;
@@ -75,10 +75,10 @@ pub trait Feed: Send + Sync {
     ///
     /// # Errors
     /// Why it cannot be begun, in words for a person.
-    fn begin(&self, stage: &Stage, task: Task) -> Result<Box<dyn Errand>, String>;
+    fn begin(&self, server: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String>;
 
     /// How `begin` asks for this work, and what should come of it: for the report, if it does not.
-    fn asks(&self, task: Task) -> String {
+    fn describe(&self, task: Task) -> String {
         match task {
             Task::Quick => "a unit of work that is done at once".into(),
             Task::Slow(time) => {
@@ -99,14 +99,14 @@ pub trait Feed: Send + Sync {
     ///
     /// # Errors
     /// Why it cannot connect, in words for a person.
-    fn idler(&self, stage: &Stage) -> Result<Option<Box<dyn Any + Send>>, String> {
-        let _ = stage;
+    fn idle_client(&self, server: &ServerInfo) -> Result<Option<Box<dyn Any + Send>>, String> {
+        let _ = server;
         Ok(None)
     }
 
     /// A client who comes again and again. None: there is no such thing.
-    fn regular(&self, stage: &Stage) -> Option<Regular> {
-        let _ = stage;
+    fn repeat_client(&self, server: &ServerInfo) -> Option<RepeatClient> {
+        let _ = server;
         None
     }
 }
