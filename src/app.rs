@@ -304,16 +304,16 @@ mod tests {
     use super::*;
 
     /// An app that says nothing but its name.
-    struct Mute;
+    struct EmptyApp;
 
-    impl App for Mute {
+    impl App for EmptyApp {
         fn name(&self) -> &str {
             "mute"
         }
     }
 
     #[test]
-    fn an_app_that_makes_nothing_is_told_what_it_may_have_forgotten() {
+    fn app_without_boot_or_job_reports_missing_method() {
         let worker = WorkerInfo {
             pool: "main".to_owned(),
             slot: 0,
@@ -322,11 +322,11 @@ mod tests {
             options: Options::new(),
             limits: Limits::default(),
         };
-        let service = Mute.boot(&worker).err().map(|error| error.to_string());
+        let service = EmptyApp.boot(&worker).err().map(|error| error.to_string());
         let expected = "app \"mute\" makes no service: it must implement App::boot, or say by \
             App::is_job that it is a job";
         assert_eq!(service.as_deref(), Some(expected));
-        let job = Mute.job(&worker, 0).err().map(|error| error.to_string());
+        let job = EmptyApp.job(&worker, 0).err().map(|error| error.to_string());
         assert_eq!(job.as_deref(), Some("app \"mute\" makes no job: it must implement App::job"));
     }
 }

@@ -34,7 +34,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 struct Server {
     child: Child,
     log: Receiver<String>,
-    heard: Vec<String>,
+    log_seen: Vec<String>,
     address: String,
 }
 
@@ -67,7 +67,7 @@ impl Server {
         command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
         let mut child = command.stderr(Stdio::piped()).spawn().expect("util-linux is installed");
         let log = listen(child.stderr.take().unwrap());
-        Self { child, log, heard: Vec::new(), address: String::new() }
+        Self { child, log, log_seen: Vec::new(), address: String::new() }
     }
 
     /// Waits for a line of the log.
@@ -77,8 +77,8 @@ impl Server {
         loop {
             match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.contains(what) => return line,
-                Ok(line) => self.heard.push(line),
-                Err(error) => panic!("no {what} ({error}) after:\n{}", self.heard.join("\n")),
+                Ok(line) => self.log_seen.push(line),
+                Err(error) => panic!("no {what} ({error}) after:\n{}", self.log_seen.join("\n")),
             }
         }
     }
@@ -281,7 +281,7 @@ fn a_panic_in_an_asynchronous_handler_is_no_hang() {
 }
 
 #[test]
-fn hooks_are_told_of_everything_and_harm_nobody() {
+fn hooks_see_every_event_and_errors_are_harmless() {
     let Some(program) = example("hooks") else { return };
     let folder = tempfile::tempdir().unwrap();
     let diary = folder.path().join("diary");
@@ -338,13 +338,13 @@ fn queue_consumer_listens_nowhere() {
 }
 
 #[test]
-fn long_jobs_that_ask_for_time_are_left_alone_and_others_hang() {
+fn extended_jobs_run_on_and_others_count_as_hung() {
     let Some(program) = example("long_jobs") else { return };
     let flags = ["--worker-class", "jobs", "--timeout", "1s", "--abort-grace", "200ms"];
     let mut server = Server::start(&program, &flags);
     server.wait_for(r#""job done""#);
     let is_hang = |line: &String| line.contains(r#""worker hung""#);
-    assert!(!server.heard.iter().any(is_hang), "{:#?}", server.heard);
+    assert!(!server.log_seen.iter().any(is_hang), "{:#?}", server.log_seen);
     server.stop();
     let mut server = Server::start(&program, &[&flags[..], &["--env", "STANDSTILL=1"]].concat());
     let hung = server.wait_for(r#""worker hung""#);
@@ -361,20 +361,20 @@ struct Spool {
 impl Spool {
     fn new() -> Self {
         let spool = Self { folder: tempfile::tempdir().unwrap(), names: Vec::new() };
-        fs::create_dir(spool.place("new")).unwrap();
-        fs::create_dir(spool.place("written")).unwrap();
+        fs::create_dir(spool.entry_path("new")).unwrap();
+        fs::create_dir(spool.entry_path("written")).unwrap();
         spool
     }
 
-    fn place(&self, name: &str) -> PathBuf {
+    fn entry_path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     fn fill(&mut self, count: usize) {
         for _ in 0..count {
             let name = format!("entry-{}", self.names.len());
-            fs::write(self.place("written").join(&name), &name).unwrap();
-            fs::rename(self.place("written").join(&name), self.place("new").join(&name)).unwrap();
+            fs::write(self.entry_path("written").join(&name), &name).unwrap();
+            fs::rename(self.entry_path("written").join(&name), self.entry_path("new").join(&name)).unwrap();
             self.names.push(name);
         }
     }
@@ -393,9 +393,9 @@ impl Spool {
             while [") S ", ") R ", ") D "].iter().any(|state| stat().contains(state)) {
                 thread::sleep(Duration::from_millis(1));
             }
-            let folders = list(&self.place("claimed")).into_iter();
+            let folders = list(&self.entry_path("claimed")).into_iter();
             let mut its = folders.filter(|folder| folder.starts_with(&format!("{pid}-")));
-            if its.any(|folder| !list(&self.place("claimed").join(folder)).is_empty()) {
+            if its.any(|folder| !list(&self.entry_path("claimed").join(folder)).is_empty()) {
                 server.signal_worker(pid, Signal::SIGKILL);
                 return;
             }
@@ -408,12 +408,12 @@ impl Spool {
     fn expect_all_done(&mut self, class: &str) {
         self.names.sort();
         let end = Instant::now() + DEADLINE;
-        while list(&self.place("done")) != self.names || !list(&self.place("new")).is_empty() {
-            assert!(Instant::now() < end, "{class}: {:?} left", list(&self.place("new")));
+        while list(&self.entry_path("done")) != self.names || !list(&self.entry_path("new")).is_empty() {
+            assert!(Instant::now() < end, "{class}: {:?} left", list(&self.entry_path("new")));
             thread::sleep(Duration::from_millis(20));
         }
         for name in &self.names {
-            let result = fs::read_to_string(self.place("done").join(name)).unwrap();
+            let result = fs::read_to_string(self.entry_path("done").join(name)).unwrap();
             assert_eq!(result, name.to_uppercase(), "{class}");
         }
     }
@@ -437,8 +437,8 @@ fn spool_job_neither_loses_nor_doubles_an_entry_through_kills_and_reloads() {
         }
         spool.expect_all_done(class);
         server.stop();
-        for claimer in list(&spool.place("claimed")) {
-            assert!(list(&spool.place("claimed").join(&claimer)).is_empty(), "{class}: {claimer}");
+        for claimer in list(&spool.entry_path("claimed")) {
+            assert!(list(&spool.entry_path("claimed").join(&claimer)).is_empty(), "{class}: {claimer}");
         }
     }
 }

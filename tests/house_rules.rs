@@ -64,7 +64,7 @@ const IMPURE: [&str; 16] = [
 ];
 
 /// Words that only these files and folders may mention.
-const ROOMS: [(&str, &[&str]); 13] = [
+const DEPENDENCY_MODULES: [(&str, &[&str]); 13] = [
     ("libc::", &["src/os/"]),
     ("nix::", &["src/os/"]),
     ("serde_yaml::", &["src/settings/"]),
@@ -108,8 +108,8 @@ impl Source {
         lines.map(|(number, line)| (*number, line.as_str()))
     }
 
-    fn is_in(&self, rooms: &[&str]) -> bool {
-        rooms.iter().any(|room| self.path.starts_with(room))
+    fn is_in(&self, modules: &[&str]) -> bool {
+        modules.iter().any(|room| self.path.starts_with(room))
     }
 
     /// The module that the file belongs to, right below the crate's root.
@@ -212,10 +212,10 @@ fn names_after(text: &str) -> Vec<String> {
 
 /// The floors, as `src/lib.rs` lists its modules: below `// 3: …` stand those of the third. A file
 /// imports lower floors and its own module.
-struct House(HashMap<String, usize>);
+struct Layers(HashMap<String, usize>);
 
-impl House {
-    fn look_at(map: &str) -> Self {
+impl Layers {
+    fn parse(map: &str) -> Self {
         let (mut floors, mut floor) = (HashMap::new(), None);
         for line in map.lines() {
             if let Some((number, _)) = line.strip_prefix("// ").and_then(|l| l.split_once(": ")) {
@@ -231,20 +231,20 @@ impl House {
         Self(floors)
     }
 
-    fn floor(&self, module: &str) -> Option<usize> {
+    fn layer(&self, module: &str) -> Option<usize> {
         self.0.get(module).copied()
     }
 
     /// What is wrong with a file's imports.
     fn wrong_imports(&self, source: &Source) -> Vec<String> {
-        let Some(floor) = self.floor(source.module()) else {
+        let Some(floor) = self.layer(source.module()) else {
             return vec![format!("{} is on no floor of src/lib.rs", source.path)];
         };
         let mut wrong = Vec::new();
         for (line, name) in source.imports() {
             let item = ROOT_ITEMS.iter().find(|(item, _)| *item == name);
             let module = item.map_or(name.as_str(), |(_, module)| module);
-            match self.floor(module) {
+            match self.layer(module) {
                 Some(_) if module == source.module() => (),
                 Some(other) if other < floor => (),
                 _ if ALLOWED.contains(&(source.module(), module)) => (),
@@ -310,14 +310,14 @@ fn assert_none(wrong: Vec<String>) {
 }
 
 #[test]
-fn a_file_imports_lower_floors_and_its_own() {
-    let house = House::look_at(&map());
-    assert!(house.floor("os") == Some(0) && house.floor("arbiter") == Some(5));
+fn file_imports_own_and_lower_layers() {
+    let house = Layers::parse(&map());
+    assert!(house.layer("os") == Some(0) && house.layer("arbiter") == Some(5));
     assert_none(sources().iter().flat_map(|source| house.wrong_imports(source)).collect());
 }
 
 #[test]
-fn what_decides_is_pure() {
+fn decision_modules_are_pure() {
     let sources = sources();
     for room in PURE {
         assert!(sources.iter().any(|source| source.is_in(&[room])), "there is no {room}");
@@ -333,7 +333,7 @@ fn what_decides_is_pure() {
 }
 
 #[test]
-fn unsafe_is_on_the_lowest_floor_only() {
+fn unsafe_is_in_the_lowest_layer_only() {
     let outside = sources().into_iter().filter(|source| !source.is_in(&["src/os/"]));
     let wrong = outside.flat_map(|source| {
         ["unsafe", "allow(unsafe_code"].map(|word| mentions(&source, word)).concat()
@@ -356,8 +356,8 @@ fn examples_with_unsafe_code_are_known_by_name() {
 }
 
 #[test]
-fn the_test_kit_stands_on_the_top_floor() {
-    assert_eq!(House::look_at(&map()).floor("testkit"), Some(7));
+fn testkit_is_in_the_top_layer() {
+    assert_eq!(Layers::parse(&map()).layer("testkit"), Some(7));
     // What a class is tested by must not know how anything of the runtime is done.
     let kit = sources().into_iter().filter(|source| source.module() == "testkit");
     let imports: Vec<_> = kit.flat_map(|source| source.imports()).map(|(_, name)| name).collect();
@@ -365,10 +365,10 @@ fn the_test_kit_stands_on_the_top_floor() {
 }
 
 #[test]
-fn each_dependency_stays_in_its_room() {
+fn each_dependency_stays_in_its_modules() {
     let mut wrong = Vec::new();
     for source in sources() {
-        for (word, rooms) in ROOMS.iter().filter(|(_, rooms)| !source.is_in(rooms)) {
+        for (word, rooms) in DEPENDENCY_MODULES.iter().filter(|(_, rooms)| !source.is_in(rooms)) {
             let places = mentions(&source, word).into_iter();
             wrong.extend(places.map(|place| format!("{place}: {word} belongs to {rooms:?}")));
         }
@@ -404,7 +404,7 @@ fn the_scanner_sees_what_it_should() {
     let names: Vec<_> = source.imports().into_iter().map(|(line, name)| (name, line)).collect();
     let expected = [("log", 1), ("os", 2), ("app", 2), ("worker", 4)];
     assert_eq!(names, expected.map(|(name, line)| (name.to_owned(), line)));
-    let house = House::look_at(
+    let house = Layers::parse(
         "// 0: a\nmod os;\npub mod app;\n// 1: b\nmod log;\nmod http;\n// 3: c\n#[x]\npub mod worker;\n",
     );
     let wrong = house.wrong_imports(&source);

@@ -25,43 +25,43 @@ fn example(name: &str) -> Option<PathBuf> {
 }
 
 #[track_caller]
-fn expect_kept(kit: &ContractTest) {
-    let report = kit.run();
+fn expect_passed(test: &ContractTest) {
+    let report = test.run();
     eprintln!("{report}");
     report.assert_passed();
 }
 
 #[test]
 fn sync_keeps_its_contract() {
-    expect_kept(&ContractTest::new(env!("CARGO_BIN_EXE_ostler")).class("sync"));
+    expect_passed(&ContractTest::new(env!("CARGO_BIN_EXE_ostler")).class("sync"));
 }
 
 #[test]
 fn threads_keeps_its_contract() {
-    expect_kept(&ContractTest::new(env!("CARGO_BIN_EXE_ostler")).class("threads"));
+    expect_passed(&ContractTest::new(env!("CARGO_BIN_EXE_ostler")).class("threads"));
 }
 
 #[test]
 fn mio_keeps_its_contract() {
-    expect_kept(&ContractTest::new(env!("CARGO_BIN_EXE_ostler")).class("mio"));
+    expect_passed(&ContractTest::new(env!("CARGO_BIN_EXE_ostler")).class("mio"));
 }
 
 #[test]
 fn batch_keeps_its_contract() {
     let Some(program) = example("custom_class") else { return };
-    expect_kept(&ContractTest::new(program).class("batch"));
+    expect_passed(&ContractTest::new(program).class("batch"));
 }
 
 #[test]
 fn patient_keeps_its_contract() {
     let Some(program) = example("own_loop") else { return };
-    expect_kept(&ContractTest::new(program).class("patient"));
+    expect_passed(&ContractTest::new(program).class("patient"));
 }
 
 #[test]
 fn tokio_keeps_its_contract() {
     let Some(program) = example("tokio_axum") else { return };
-    expect_kept(&ContractTest::new(program).class("tokio"));
+    expect_passed(&ContractTest::new(program).class("tokio"));
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn uring_keeps_its_contract_where_the_kernel_has_it() {
     let words = ["--worker-class", "uring", "--check-config"];
     let checked = Command::new(&program).args(words).output().unwrap();
     if checked.status.success() {
-        return expect_kept(&ContractTest::new(program).class("uring"));
+        return expect_passed(&ContractTest::new(program).class("uring"));
     }
     let reason = String::from_utf8_lossy(&checked.stderr);
     eprintln!("skipped: {reason}");
@@ -86,19 +86,19 @@ impl Workload for Folder {
         vec![("QUEUE".into(), folder.display().to_string())]
     }
 
-    fn begin(&self, stage: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String> {
+    fn begin(&self, server: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String> {
         let text = match task {
             Task::Quick => "quick".to_owned(),
             Task::Slow(time) => format!("sleep {}", time.as_millis()),
             Task::Hang => "hang".to_owned(),
         };
-        let unique = tempfile::Builder::new().prefix("item").tempfile_in(stage.folder());
+        let unique = tempfile::Builder::new().prefix("item").tempfile_in(server.folder());
         let (_, written) = unique.and_then(|file| Ok(file.keep()?)).map_err(|e| e.to_string())?;
         fs::write(&written, text).map_err(|error| error.to_string())?;
         let item = Item(written.with_extension("job"));
         fs::rename(&written, &item.0).map_err(|error| error.to_string())?;
         if task != Task::Quick {
-            comes_true(Duration::from_secs(20), || item.is_taken()).ok_or("nobody takes it")?;
+            becomes_true(Duration::from_secs(20), || item.is_taken()).ok_or("nobody takes it")?;
         }
         Ok(Box::new(item))
     }
@@ -119,8 +119,8 @@ impl Item {
 }
 
 impl PendingWork for Item {
-    fn wait(self: Box<Self>, patience: Duration) -> Result<Done, String> {
-        comes_true(patience, || !self.0.exists()).ok_or("it is still there")?;
+    fn wait(self: Box<Self>, timeout: Duration) -> Result<Done, String> {
+        becomes_true(timeout, || !self.0.exists()).ok_or("it is still there")?;
         Ok(Done::default())
     }
 }
@@ -131,8 +131,8 @@ impl Drop for Item {
     }
 }
 
-fn comes_true(patience: Duration, mut is_so: impl FnMut() -> bool) -> Option<()> {
-    let end = Instant::now() + patience;
+fn becomes_true(timeout: Duration, mut is_so: impl FnMut() -> bool) -> Option<()> {
+    let end = Instant::now() + timeout;
     while !is_so() {
         if Instant::now() >= end {
             return None;
@@ -147,10 +147,10 @@ fn queue_keeps_its_contract() {
     let Some(program) = example("queue_consumer") else { return };
     let kit = ContractTest::new(program).class("queue").workload(Folder);
     let kit = kit.skip(Rule::Queue, "what is in the folder can wait for the next start");
-    expect_kept(&kit.skip(Rule::IdleClients, "it has no clients"));
+    expect_passed(&kit.skip(Rule::IdleClients, "it has no clients"));
 }
 
-fn untried(report: &Report) -> Vec<Rule> {
+fn not_run(report: &Report) -> Vec<Rule> {
     let is_untried = |outcome: &Outcome| matches!(outcome, Outcome::NotRun(_));
     let findings = report.findings().iter().filter(|finding| is_untried(&finding.outcome));
     findings.map(|finding| finding.rule).collect()
@@ -171,8 +171,8 @@ fn a_program_with_another_app_is_one_cause_and_not_many_broken_rules() {
     // What needs no work is tried, and what does not apply stays so.
     let others = [Rule::Ready, Rule::IdleHeartbeat, Rule::Quiet, Rule::Queue, Rule::Replacements];
     let hindered = Rule::ALL.into_iter().filter(|rule| !others.contains(rule));
-    assert_eq!(untried(&report), hindered.collect::<Vec<_>>());
-    assert_eq!(untried(&report), obstacle.rules);
+    assert_eq!(not_run(&report), hindered.collect::<Vec<_>>());
+    assert_eq!(not_run(&report), obstacle.rules);
     assert!(report.findings().is_sorted_by_key(|finding| finding.rule));
     assert_eq!(report.to_string().matches("CAUSE").count(), 1, "{report}");
 }
@@ -181,7 +181,7 @@ fn a_program_with_another_app_is_one_cause_and_not_many_broken_rules() {
 fn only_the_rules_that_need_slow_work_hang_on_it() {
     let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler")).workload(Http::new().slow("/nothing?ms={ms}"));
     let report = kit.only([Rule::Work, Rule::Drain, Rule::DrainSingleWorker, Rule::DrainLimit]).run();
-    assert_eq!(untried(&report), [Rule::Drain, Rule::DrainSingleWorker], "{report}");
+    assert_eq!(not_run(&report), [Rule::Drain, Rule::DrainSingleWorker], "{report}");
     assert_eq!(report.violated().count(), 0, "{report}");
     let obstacle = &report.obstacles()[0];
     assert!(obstacle.asked.contains("GET /nothing?ms=700"), "{report}");
@@ -198,33 +198,33 @@ fn work_that_no_rule_needs_is_not_asked_for() {
 }
 
 /// Work over HTTP, of which none hangs.
-struct Hasty(Http);
+struct EarlyAnswer(Http);
 
-impl Workload for Hasty {
+impl Workload for EarlyAnswer {
     fn arguments(&self, folder: &Path) -> Vec<String> {
         self.0.arguments(folder)
     }
 
-    fn begin(&self, stage: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String> {
+    fn begin(&self, server: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String> {
         match task {
-            Task::Hang => Ok(Box::new(Item(stage.folder().join("none")))), // which is done
-            other => self.0.begin(stage, other),
+            Task::Hang => Ok(Box::new(Item(server.folder().join("none")))), // which is done
+            other => self.0.begin(server, other),
         }
     }
 }
 
 #[test]
 fn work_that_should_hang_and_does_not_is_a_cause_too() {
-    let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler")).workload(Hasty(Http::new()));
+    let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler")).workload(EarlyAnswer(Http::new()));
     let report = kit.only([Rule::Work, Rule::Hang, Rule::OrphanHung]).run();
-    assert_eq!(untried(&report), [Rule::Hang, Rule::OrphanHung], "{report}");
+    assert_eq!(not_run(&report), [Rule::Hang, Rule::OrphanHung], "{report}");
     assert_eq!(report.obstacles()[0].task, Task::Hang);
     assert!(report.obstacles()[0].seen.contains("it is done"), "{report}");
     assert!(!report.passed() && report.violated().count() == 0, "{report}");
 }
 
 /// Tries these rules on a class of the example that is full of faults.
-fn try_on(class: &str, rules: &[Rule]) -> Option<Report> {
+fn test_class(class: &str, rules: &[Rule]) -> Option<Report> {
     let kit = ContractTest::new(example("broken_class")?).class(class).workload(Http::new());
     let report = kit.only(rules.iter().copied()).run();
     eprintln!("{report}");
@@ -233,8 +233,8 @@ fn try_on(class: &str, rules: &[Rule]) -> Option<Report> {
 
 /// Of these rules, a class breaks the first one, and keeps the others.
 #[track_caller]
-fn expect_breach(class: &str, rules: &[Rule]) {
-    let Some(report) = try_on(class, rules) else { return };
+fn expect_violation(class: &str, rules: &[Rule]) {
+    let Some(report) = test_class(class, rules) else { return };
     assert_eq!(report.violated().collect::<Vec<_>>(), rules[..1], "{report}");
     assert!(!report.passed());
     let text = report.to_string();
@@ -242,50 +242,50 @@ fn expect_breach(class: &str, rules: &[Rule]) {
 }
 
 #[test]
-fn a_class_that_is_never_ready_is_not_tried_further() {
-    let Some(report) = try_on("never-ready", &[Rule::Ready, Rule::Drain]) else { return };
+fn class_never_ready_is_not_tested_further() {
+    let Some(report) = test_class("never-ready", &[Rule::Ready, Rule::Drain]) else { return };
     assert_eq!(report.violated().collect::<Vec<_>>(), [Rule::Ready]);
     assert!(report.to_string().contains("never gets ready"), "{report}");
 }
 
 #[test]
-fn a_class_that_starts_in_the_master_is_told() {
-    expect_breach("starts-early", &[Rule::Ready]);
+fn class_that_starts_in_the_master_is_reported() {
+    expect_violation("starts-early", &[Rule::Ready]);
 }
 
 #[test]
-fn a_class_that_never_beats_is_told() {
-    expect_breach("never-beats", &[Rule::IdleHeartbeat, Rule::Ready, Rule::Work, Rule::Drain]);
+fn class_without_heartbeat_is_reported() {
+    expect_violation("never-beats", &[Rule::IdleHeartbeat, Rule::Ready, Rule::Work, Rule::Drain]);
 }
 
 #[test]
-fn a_class_that_never_sleeps_is_told() {
-    expect_breach("never-sleeps", &[Rule::Quiet, Rule::IdleHeartbeat, Rule::Drain]);
+fn class_that_never_sleeps_is_reported() {
+    expect_violation("never-sleeps", &[Rule::Quiet, Rule::IdleHeartbeat, Rule::Drain]);
 }
 
 #[test]
-fn a_class_that_ignores_stops_is_told() {
+fn class_that_ignores_stops_is_reported() {
     let rules = [Rule::IdleHeartbeat, Rule::QuickStop, Rule::OrphanIdle];
-    let Some(report) = try_on("ignores-stop", &rules) else { return };
+    let Some(report) = test_class("ignores-stop", &rules) else { return };
     assert_eq!(report.violated().collect::<Vec<_>>(), rules[1..], "{report}");
 }
 
 #[test]
-fn a_class_that_drops_work_is_told() {
-    expect_breach("drops-work", &[Rule::Drain, Rule::Ready, Rule::IdleHeartbeat, Rule::QuickStop]);
+fn class_that_drops_work_is_reported() {
+    expect_violation("drops-work", &[Rule::Drain, Rule::Ready, Rule::IdleHeartbeat, Rule::QuickStop]);
 }
 
 #[test]
-fn a_class_that_forgets_the_queue_is_told() {
-    expect_breach("forgets-the-queue", &[Rule::Queue, Rule::Ready, Rule::Drain]);
+fn class_that_forgets_the_backlog_is_reported() {
+    expect_violation("forgets-the-queue", &[Rule::Queue, Rule::Ready, Rule::Drain]);
 }
 
 #[test]
-fn a_class_that_leaks_descriptors_is_told() {
-    expect_breach("leaks-descriptors", &[Rule::Descriptors, Rule::Replacements, Rule::Drain]);
+fn class_that_leaks_descriptors_is_reported() {
+    expect_violation("leaks-descriptors", &[Rule::Descriptors, Rule::Replacements, Rule::Drain]);
 }
 
 #[test]
-fn a_class_that_fails_at_the_end_is_told() {
-    expect_breach("fails-at-the-end", &[Rule::Drain, Rule::IdleHeartbeat, Rule::Work]);
+fn class_that_fails_at_exit_is_reported() {
+    expect_violation("fails-at-the-end", &[Rule::Drain, Rule::IdleHeartbeat, Rule::Work]);
 }

@@ -5,7 +5,7 @@
 mod workers;
 
 #[test]
-fn every_built_in_class_registers_through_the_public_door() {
+fn built_in_classes_register_through_the_public_api() {
     let mut registry = ostler::worker::Registry::default();
     workers::install(&mut registry).expect("the names differ");
     assert_eq!(registry.names().collect::<Vec<_>>(), ["exec", "mio", "sync", "threads"]);

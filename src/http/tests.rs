@@ -61,8 +61,8 @@ impl Handler for Probe {
             "/counted" => Response::new(200, Body::stream(Letters::new(n), Some(n as u64))),
             "/chunked" => Response::new(200, Body::stream(Letters::new(n), None)),
             "/short" => Response::new(200, Body::stream(Letters::new(n), Some(n as u64 + 1))),
-            "/long" => Response::new(200, Body::stream(Unruly, Some(3))),
-            "/broken" => Response::new(200, Body::stream(Broken, None)),
+            "/long" => Response::new(200, Body::stream(OverlongSource, Some(3))),
+            "/broken" => Response::new(200, Body::stream(FailingSource, None)),
             _ => Response::text(line),
         }
     }
@@ -91,18 +91,18 @@ impl Source for Letters {
 }
 
 /// Gives more than there is room for.
-struct Unruly;
+struct OverlongSource;
 
-impl Source for Unruly {
+impl Source for OverlongSource {
     fn fill(&mut self, out: &mut Vec<u8>, _room: usize) -> io::Result<More> {
         out.extend_from_slice(b"nothing heeded");
         Ok(More::No)
     }
 }
 
-struct Broken;
+struct FailingSource;
 
-impl Source for Broken {
+impl Source for FailingSource {
     fn fill(&mut self, out: &mut Vec<u8>, _room: usize) -> io::Result<More> {
         out.extend_from_slice(b"half of a");
         Err(io::Error::other("no more"))
@@ -120,12 +120,12 @@ struct Client<'s> {
 
 impl<'s> Client<'s> {
     fn new(service: &'s Http<Probe>) -> Self {
-        Self::of(service, true)
+        Self::with_keepalive(service, true)
     }
 
-    fn of(service: &'s Http<Probe>, reusable: bool) -> Self {
+    fn with_keepalive(service: &'s Http<Probe>, allow_keepalive: bool) -> Self {
         Self {
-            connection: service.accept(&ClientInfo { address: None, allow_keepalive: reusable }),
+            connection: service.accept(&ClientInfo { address: None, allow_keepalive }),
             recorder: Recorder::default(),
             output: Vec::new(),
             largest: 0,
@@ -191,7 +191,7 @@ fn a_connection_is_small() {
 }
 
 #[test]
-fn an_idle_connection_owns_no_buffer_and_a_body_no_more_than_its_limit() {
+fn idle_connection_has_no_buffer_and_body_stays_in_limit() {
     let limits = Limits { max_body_bytes: 1_000_000, ..Limits::default() };
     let service = Http::new(Probe::default(), limits);
     let peer = ClientInfo { address: None, allow_keepalive: true };
@@ -217,7 +217,7 @@ fn an_idle_connection_owns_no_buffer_and_a_body_no_more_than_its_limit() {
 }
 
 #[test]
-fn a_request_is_answered_and_the_next_one_too() {
+fn consecutive_requests_are_answered() {
     let service = service();
     let mut client = Client::new(&service);
     for _ in 0..2 {
@@ -277,7 +277,7 @@ fn head_gets_the_same_head_and_no_body() {
 }
 
 #[test]
-fn http_1_0_closes_unless_asked_to_stay() {
+fn http_1_0_closes_without_keep_alive() {
     let service = service();
     let mut client = Client::new(&service);
     assert_eq!(client.send("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"), Next::Read);
@@ -293,14 +293,14 @@ fn http_1_0_closes_unless_asked_to_stay() {
 }
 
 #[test]
-fn the_last_answer_says_so() {
+fn last_response_says_connection_close() {
     let service = service();
     let never =
         Http::new(Probe::default(), Limits { keepalive: Duration::ZERO, ..Limits::default() });
     let get = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
     for (mut client, input) in [
-        (Client::of(&service, false), get),
-        (Client::of(&never, true), get),
+        (Client::with_keepalive(&service, false), get),
+        (Client::with_keepalive(&never, true), get),
         (Client::new(&service), "GET /close HTTP/1.1\r\nHost: x\r\n\r\n"),
         (Client::new(&service), "GET / HTTP/1.1\r\nHost: x\r\nConnection: a, CLOSE\r\n\r\n"),
     ] {
@@ -313,7 +313,7 @@ fn the_last_answer_says_so() {
 }
 
 #[test]
-fn expect_100_continue_is_met_only_while_the_body_is_missing() {
+fn continue_is_sent_only_while_body_is_missing() {
     let service = service();
     let mut client = Client::new(&service);
     let head = "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n";
@@ -375,7 +375,7 @@ fn large_bodies_go_out_in_pieces() {
 }
 
 #[test]
-fn a_stream_that_breaks_its_word_is_cut_short() {
+fn stream_of_wrong_length_is_cut_short() {
     let service = service();
     for (path, body) in [("/short?n=3", "zzz"), ("/long", "not"), ("/broken", "")] {
         let mut client = Client::new(&service);

@@ -119,14 +119,14 @@ fn a_small_step_back_makes_no_run_happen_twice_and_a_large_one_is_believed() {
     assert_eq!(schedule.next(at(90_000_000)), on(90_005));
 }
 
-fn refusal(options: &[(&str, &str)]) -> (Option<String>, String) {
+fn config_error(options: &[(&str, &str)]) -> (Option<String>, String) {
     let options = options.iter().map(|(name, value)| ((*name).into(), (*value).into()));
     let refusal = Schedule::from_options(&options.collect::<Options>()).expect_err("a bad one");
     (refusal.option().map(str::to_owned), refusal.to_string())
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_by_the_name_of_its_option() {
+fn bad_schedule_is_rejected_by_option_name() {
     for (key, value, why) in [
         ("every", "soon", "\"soon\" is not a duration"),
         ("every", "0", "\"0\" is too short: the least is 1ms"),
@@ -135,19 +135,19 @@ fn what_makes_no_sense_is_refused_by_the_name_of_its_option() {
         ("cron", "", "\"\" is not a cron expression ("),
         ("cron", "0 0 31 2 *", "\"0 0 31 2 *\" fits no date"),
     ] {
-        let (option, reason) = refusal(&[(key, value)]);
+        let (option, reason) = config_error(&[(key, value)]);
         assert_eq!(option.as_deref(), Some(key));
         assert!(reason.starts_with(why), "{reason}");
     }
-    let (option, reason) = refusal(&[("cron", "* * * * *"), ("every", "1s")]);
+    let (option, reason) = config_error(&[("cron", "* * * * *"), ("every", "1s")]);
     assert_eq!(option.as_deref(), Some("cron"));
     assert!(reason.contains("every is given too"), "{reason}");
     assert!(Schedule::from_options(&Options::new()).unwrap().is_none());
-    assert!(refusal(&[("cron", &"*".repeat(300))]).1.starts_with("is longer than"));
+    assert!(config_error(&[("cron", &"*".repeat(300))]).1.starts_with("is longer than"));
 }
 
 #[test]
-fn a_job_for_one_place_has_nothing_to_do_elsewhere() {
+fn disabled_job_never_runs() {
     let mut job = every(Duration::from_secs(1), |_| ()).enabled_if(true);
     assert_eq!(job.next_run(at(0)), NextRun::Now);
     let mut job = every(Duration::from_secs(1), |_| ()).enabled_if(false);

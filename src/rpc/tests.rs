@@ -45,7 +45,7 @@ impl Desk for Recorder {
     }
 }
 
-fn place() -> WorkerInfo {
+fn worker_info() -> WorkerInfo {
     WorkerInfo {
         pool: "main".to_owned(),
         slot: 3,
@@ -89,7 +89,7 @@ impl Serialize for Unsendable {
 }
 
 fn rpc() -> Rpc {
-    Rpc::new(service(), &place())
+    Rpc::new(service(), &worker_info())
 }
 
 fn request(id: u32, method: &str, params: impl Serialize) -> Vec<u8> {
@@ -184,7 +184,7 @@ impl<'s> Client<'s> {
 }
 
 #[test]
-fn a_call_is_answered_and_the_next_one_too() {
+fn consecutive_calls_are_answered() {
     let rpc = rpc();
     let mut client = Client::new(&rpc);
     for (id, sum) in [(0, 3), (u32::MAX, -1), (7, i64::MAX)] {
@@ -208,7 +208,7 @@ fn a_call_is_answered_and_the_next_one_too() {
 }
 
 #[test]
-fn what_fails_is_told_and_the_connection_goes_on() {
+fn failed_call_returns_error_and_connection_stays_open() {
     let rpc = rpc();
     let mut client = Client::new(&rpc);
     let mut expect = |call: Vec<u8>, error: &str| {
@@ -330,7 +330,7 @@ fn arguments_of_any_shape_are_read() {
         }
     }
 
-    let worker = place();
+    let worker = worker_info();
     let mut recorder = Recorder::default();
     let mut out = Vec::new();
     let mut ctx = ConnectionContext::new(&mut out, &mut recorder);
@@ -358,7 +358,7 @@ fn a_method_asks_for_more_time() {
         call.extend_deadline(hour);
         Ok::<_, Error>(())
     });
-    let rpc = Rpc::new(service, &place());
+    let rpc = Rpc::new(service, &worker_info());
     let mut client = Client::new(&rpc);
     client.send(request(1, "report", [0; 0]));
     client.expect(1, ());
@@ -366,13 +366,13 @@ fn a_method_asks_for_more_time() {
 }
 
 #[test]
-fn an_app_boots_the_service_within_its_limits() {
+fn app_boots_methods_with_its_limits() {
     let app = app("sums", |place| {
         assert_eq!(place.slot, 3);
         Ok(service())
     });
     assert_eq!(app.name(), "sums");
-    let mut worker = place();
+    let mut worker = worker_info();
     worker.limits.max_body_bytes = 20;
     let service = app.boot(&worker).unwrap();
     let mut connection = service.accept(&ClientInfo { address: None, allow_keepalive: true });

@@ -27,12 +27,12 @@ impl Error for DuplicateClass {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownClass {
     name: String,
-    known: Vec<&'static str>,
+    available: Vec<&'static str>,
 }
 
 impl fmt::Display for UnknownClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = self.known.join(", ");
+        let known = self.available.join(", ");
         write!(f, "there is no worker class {:?}; known are: {known}", self.name)
     }
 }
@@ -61,7 +61,7 @@ impl Registry {
         let found = self.classes.iter().find(|class| class.name() == name);
         found
             .map(AsRef::as_ref)
-            .ok_or_else(|| UnknownClass { name: name.to_owned(), known: self.names().collect() })
+            .ok_or_else(|| UnknownClass { name: name.to_owned(), available: self.names().collect() })
     }
 
     /// The names, in alphabetical order.
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_sorted_and_listed_when_one_is_unknown() {
+    fn names_are_unique_sorted_and_listed_in_unknown_class_error() {
         let mut registry = Registry::default();
         registry.register(Named("b")).unwrap();
         registry.register(Named("a")).unwrap();

@@ -30,7 +30,7 @@ fn nothing_ever_ready_ends_the_server(class: &str) {
     assert!(server.records_of("ready").is_empty());
     assert!(!server.path("pid").exists());
     assert!(!server.path("sock").exists());
-    server.wait_nobody();
+    server.wait_no_survivors();
 }
 
 fn a_worker_that_boots_slowly_enough_is_left_alone(class: &str) {

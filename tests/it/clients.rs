@@ -14,7 +14,7 @@ on_every_class!(
     a_head_may_come_byte_by_byte,
     a_half_closed_client_is_answered,
     a_client_that_only_connects_is_forgotten,
-    clients_that_reset_hurt_nobody,
+    resetting_clients_do_no_harm,
     garbage_ends_its_own_connection,
     a_slow_reader_costs_no_memory,
     a_slow_reader_is_no_hang,
@@ -23,9 +23,9 @@ on_every_class!(
 );
 
 on_concurrent_classes!(
-    a_thousand_idle_connections_stop_nobody,
-    a_slow_reader_stops_nobody,
-    half_heads_stop_nobody,
+    thousand_idle_connections_block_no_client,
+    slow_reader_blocks_no_client,
+    half_heads_block_no_client,
 );
 
 /// Somebody else is served, by a worker that never left.
@@ -77,7 +77,7 @@ fn a_client_that_only_connects_is_forgotten(class: &str) {
     expect_no_harm(server);
 }
 
-fn clients_that_reset_hurt_nobody(class: &str) {
+fn resetting_clients_do_no_harm(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     for round in 0..300 {
         let mut client = server.connect();
@@ -154,7 +154,7 @@ fn a_slow_reader_costs_no_memory(class: &str) {
 fn a_slow_reader_is_no_hang(class: &str) {
     let server = Server::start(&["-k", class, "-t", "1s"]);
     let client = slow_reader(&server);
-    server.hears(Duration::from_millis(2500), |record| record.message() == "worker hung");
+    server.sees_record(Duration::from_millis(2500), |record| record.message() == "worker hung");
     read_on(client);
     expect_no_harm(server);
 }
@@ -163,7 +163,7 @@ fn a_slow_sender_is_no_hang(class: &str) {
     let server = Server::start(&["-k", class, "-t", "1s"]);
     let mut client = server.connect();
     client.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello");
-    server.hears(Duration::from_millis(2500), |record| record.message() == "worker hung");
+    server.sees_record(Duration::from_millis(2500), |record| record.message() == "worker hung");
     client.send("hello");
     assert_eq!(client.answer().text(), "hellohello");
     drop(client);
@@ -199,7 +199,7 @@ fn crowd(server: &Server, count: usize, said: &str) -> Vec<Client> {
     clients
 }
 
-fn a_thousand_idle_connections_stop_nobody(class: &str) {
+fn thousand_idle_connections_block_no_client(class: &str) {
     let flags = ["-k", class, "--header-timeout", "120s", "--keep-alive", "120s"];
     let launch = Launch::new(&flags);
     // The limit must be raised before the server inherits it.
@@ -224,7 +224,7 @@ fn a_thousand_idle_connections_stop_nobody(class: &str) {
     expect_no_harm(server);
 }
 
-fn half_heads_stop_nobody(class: &str) {
+fn half_heads_block_no_client(class: &str) {
     let server = Server::start(&["-k", class, "--header-timeout", "60s"]);
     let clients = crowd(&server, 100, "GET / HTTP/1.1\r\nHost: ");
     server.serve_for(Duration::from_millis(100));
@@ -232,7 +232,7 @@ fn half_heads_stop_nobody(class: &str) {
     expect_no_harm(server);
 }
 
-fn a_slow_reader_stops_nobody(class: &str) {
+fn slow_reader_blocks_no_client(class: &str) {
     let server = Server::start(&["-k", class, "--threads", "2"]);
     let readers: Vec<_> = (0..8).map(|_| slow_reader(&server)).collect();
     server.serve_for(Duration::from_millis(300));

@@ -99,7 +99,7 @@ fn boot_timeout_is_from_the_start_to_ready(class: &str) {
     assert_eq!(exited.text("reason"), Some("boot failure"), "{exited:?}");
     assert!(matches!(exited.text("signal"), Some("SIGABRT" | "SIGKILL")), "{exited:?}");
     assert_eq!(server.wait_exit(), Exit::Code(3));
-    server.wait_nobody();
+    server.wait_no_survivors();
 }
 
 fn graceful_timeout_is_how_long_a_stop_takes(class: &str) {
@@ -109,7 +109,7 @@ fn graceful_timeout_is_how_long_a_stop_takes(class: &str) {
     server.signal(Signal::SIGTERM);
     client.expect_end();
     expect_not_before_its_time(begun);
-    server.expect_clean_end();
+    server.expect_clean_exit();
 }
 
 fn graceful_timeout_is_how_long_one_worker_takes_to_leave(class: &str) {
@@ -133,7 +133,7 @@ fn graceful_timeout_is_how_long_an_orphan_lives(class: &str) {
     server.signal(Signal::SIGKILL);
     client.expect_end();
     expect_not_before_its_time(begun);
-    server.wait_nobody();
+    server.wait_no_survivors();
 }
 
 fn abort_grace_is_how_long_a_quick_stop_takes(class: &str) {
@@ -144,7 +144,7 @@ fn abort_grace_is_how_long_a_quick_stop_takes(class: &str) {
     server.signal(Signal::SIGINT);
     assert_eq!(server.wait_exit(), Exit::Code(0));
     expect_not_before_its_time(begun);
-    server.expect_clean_end();
+    server.expect_clean_exit();
 }
 
 /// Over a protocol that every class keeps a connection for.

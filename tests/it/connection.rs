@@ -34,7 +34,7 @@ pub fn remote(server_port: u16, client_port: u16) -> Remote {
     assert_eq!(sent, Ok(question.len()));
     let mut answer = [0; 1024];
     let size = recv(kernel.as_raw_fd(), &mut answer, MsgFlags::empty()).expect("it answers");
-    judge(&answer[..size])
+    parse_reply(&answer[..size])
 }
 
 /// `SOCK_DIAG_BY_FAMILY` of `linux/sock_diag.h`, in the form of `linux/inet_diag.h`.
@@ -68,7 +68,7 @@ fn question(server_port: u16, client_port: u16) -> Vec<u8> {
 }
 
 /// Reads a `nlmsghdr` and an `inet_diag_msg`.
-fn judge(answer: &[u8]) -> Remote {
+fn parse_reply(answer: &[u8]) -> Remote {
     let word = |at: usize| {
         let bytes = answer.get(at..at + 4).expect("an answer has its full length");
         u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])

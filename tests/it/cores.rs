@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
-use crate::held::Held;
+use crate::stuck_fs::StuckFs;
 
 /// Whether nothing bounds the cores of whom this process starts.
 pub fn may_dump_cores() -> bool {
@@ -14,13 +14,13 @@ pub fn may_dump_cores() -> bool {
 
 /// Has the core of whoever crashes in this folder wait, until what is returned is dropped; nothing,
 /// and a line that says why, if the machine does not allow it.
-pub fn hold_cores(folder: &Path) -> Option<Held> {
+pub fn hold_cores(folder: &Path) -> Option<StuckFs> {
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
     if !may_dump_cores() || pattern.contains(['|', '/', '@']) {
         eprintln!("skipped: no core of our own, by the limit or the pattern {pattern:?}");
         return None;
     }
-    Held::new(folder)
+    StuckFs::new(folder)
 }
 
 /// There is one core in a folder, and all memory of which its head tells is in it.

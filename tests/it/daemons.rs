@@ -20,19 +20,19 @@ on_every_class!(a_daemon_serves_until_it_is_asked_to_stop, a_daemon_is_upgraded_
 pub struct Daemon {
     /// The process that launched it, which has ended, and the folder.
     pub launcher: Server,
-    pub name: Name,
+    pub name: ProcessMarker,
 }
 
 /// A name that no other server has.
-pub struct Name(String);
+pub struct ProcessMarker(String);
 
-impl Name {
+impl ProcessMarker {
     fn of(launch: &Launch) -> Self {
         Self(format!("daemon-{}", launch.port()))
     }
 
     /// All processes of this name.
-    pub fn bearers(&self) -> Vec<Pid> {
+    pub fn processes(&self) -> Vec<Pid> {
         let mark = self.0.as_bytes();
         fs::read_dir("/proc")
             .unwrap()
@@ -46,10 +46,10 @@ impl Name {
     }
 }
 
-impl Drop for Name {
+impl Drop for ProcessMarker {
     fn drop(&mut self) {
         // Masters that die could have more children in the meantime.
-        while let [first, rest @ ..] = &self.bearers()[..] {
+        while let [first, rest @ ..] = &self.processes()[..] {
             for pid in [first].into_iter().chain(rest) {
                 let _ = kill(*pid, Signal::SIGKILL);
             }
@@ -58,10 +58,10 @@ impl Drop for Name {
 }
 
 /// A daemon to be, with relative paths for everything.
-pub fn launch(flags: &[&str], settings: &str) -> (Launch, Name) {
+pub fn launch(flags: &[&str], settings: &str) -> (Launch, ProcessMarker) {
     let launch = Launch::new(&["-D", "-w", "2", "-p", "pid", "--log-file", "log", "-c", "conf"]);
     fs::write(launch.path("conf"), settings).unwrap();
-    let name = Name::of(&launch);
+    let name = ProcessMarker::of(&launch);
     let launch = launch.arg("-n").arg(&name.0);
     (flags.iter().fold(launch, |launch, flag| launch.arg(flag)), name)
 }
@@ -109,7 +109,7 @@ impl Daemon {
     #[track_caller]
     pub fn finish(self) {
         self.signal(Signal::SIGTERM);
-        wait_until("nobody is left", || self.name.bearers().is_empty());
+        wait_until("nobody is left", || self.name.processes().is_empty());
         for name in ["pid", "pid.2", "sock"] {
             assert!(!self.path(name).exists(), "{name} stays");
         }
@@ -199,12 +199,12 @@ fn a_daemon_finds_its_files_where_it_was_started() {
     daemon.signal(Signal::SIGUSR1);
     wait_until("the log is reopened", || daemon.count("logs reopened") == 1);
     daemon.signal(Signal::SIGTERM);
-    wait_until("nobody is left", || daemon.name.bearers().is_empty());
+    wait_until("nobody is left", || daemon.name.processes().is_empty());
     assert!(!daemon.path("pid").exists() && !daemon.path("sock").exists());
 }
 
 #[test]
-fn a_daemons_workers_go_and_come_back() {
+fn daemon_workers_are_suspended_and_resumed() {
     let daemon = Daemon::start(&["-k", "mio"], "");
     let old = daemon.workers();
     let master = daemon.master();
@@ -226,7 +226,7 @@ fn a_daemons_workers_go_and_come_back() {
 
 /// A daemon that cannot be: an exit code, a reason on the terminal, and nothing left behind.
 #[track_caller]
-pub fn expect_stillbirth(launch: Launch, name: &Name, code: i32, words: &[&str]) {
+pub fn expect_startup_failure(launch: Launch, name: &ProcessMarker, code: i32, words: &[&str]) {
     let server = launch.spawn();
     assert_eq!(server.wait_exit(), Exit::Code(code), "{:?}", server.lines());
     server.wait_silence();
@@ -235,7 +235,7 @@ pub fn expect_stillbirth(launch: Launch, name: &Name, code: i32, words: &[&str])
         assert!(said.contains(word), "no word of {word}: {said}");
     }
     assert!(said.lines().count() <= 3, "{said}");
-    wait_until("nobody is left", || name.bearers().is_empty());
+    wait_until("nobody is left", || name.processes().is_empty());
     assert!(!server.path("pid").exists());
 }
 
@@ -244,14 +244,14 @@ fn a_taken_port_is_told_to_the_terminal() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let (launch, name) = launch(&["--bind", &address], "");
-    expect_stillbirth(launch, &name, 1, &[&address]);
+    expect_startup_failure(launch, &name, 1, &[&address]);
 }
 
 #[test]
 fn workers_that_cannot_boot_are_told_to_the_terminal() {
     let (launch, name) = launch(&["--boot-retries", "2"], "");
     let launch = launch.env("DEMO_FAIL_BOOT", "1");
-    expect_stillbirth(launch, &name, 3, &["DEMO_FAIL_BOOT"]);
+    expect_startup_failure(launch, &name, 3, &["DEMO_FAIL_BOOT"]);
 }
 
 #[test]
@@ -260,12 +260,12 @@ fn bad_settings_are_told_to_the_terminal() {
         [("nonsense: 1\n", "nonsense"), ("user: nobody-there\n", "nobody-there")]
     {
         let (launch, name) = launch(&[], settings);
-        expect_stillbirth(launch, &name, 1, &[word]);
+        expect_startup_failure(launch, &name, 1, &[word]);
     }
 }
 
 #[test]
-fn a_launcher_that_is_killed_takes_nobody_along() {
+fn killed_launcher_leaves_the_daemon_running() {
     let (launch, name) = launch(&[], "");
     let launcher = launch.env("DEMO_BOOT_SLEEP_MS", "500").spawn();
     let daemon = Daemon { launcher, name };
@@ -304,7 +304,7 @@ fn there_is_one_instance() {
 }
 
 #[test]
-fn the_successor_of_a_daemon_is_in_nobodys_folder() {
+fn new_master_of_a_daemon_runs_in_the_root_dir() {
     let daemon = Daemon::start(&[], "");
     let old = daemon.master();
     daemon.signal(Signal::SIGUSR2);

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::heard::Record;
+use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::os::Signals;
 use crate::proc::{children, descriptors, stat, status, wait_until};
@@ -68,7 +68,7 @@ fn what_it_prints_is_told_line_by_line() {
     }
     assert!(!server.lines().iter().any(|line| line.contains("unfinished")));
     server.signal(Signal::SIGTERM);
-    server.expect_clean_end();
+    server.expect_clean_exit();
     wait_line(&server, "the line that nobody ended", |said| said == "unfinished");
     assert_eq!(server.records_of("output").len(), 4, "no empty line");
 }
@@ -86,7 +86,7 @@ fn a_long_line_is_cut() {
 }
 
 #[test]
-fn a_flood_that_nobody_reads_blocks_nobody_and_its_losses_are_told() {
+fn unread_output_flood_does_not_block_and_drops_are_logged() {
     let (reader, writer) = pipe().unwrap();
     let text = "i=0; while [ $i -lt 20000 ]; do echo line $i of a flood of many lines; i=$((i+1)); \
                 done; echo >done\nwhile [ ! -e go ]; do sleep 0.05; done\n\
@@ -248,7 +248,7 @@ fn it_is_asked_to_leave_by_the_signal_that_it_expects() {
         let mut server = script(flags, &trapping(signal, 9)).start();
         let worker = server.workers()[0];
         server.signal(Signal::SIGTERM);
-        server.expect_clean_end();
+        server.expect_clean_exit();
         wait_line(&server, signal, |said| said == format!("heard {signal}"));
         let exited = server.wait_exited(worker.pid);
         assert_eq!((exited.text("reason"), exited.number("code")), (Some("asked"), Some(9)));
@@ -260,7 +260,7 @@ fn it_is_interrupted_if_there_is_no_time() {
     for signal in [Signal::SIGINT, Signal::SIGQUIT] {
         let mut server = script(&["--abort-grace", "15s"], &trapping("INT", 3)).start();
         server.signal(signal);
-        server.expect_clean_end();
+        server.expect_clean_exit();
         wait_line(&server, "its word", |said| said == "heard INT");
     }
 }
@@ -275,7 +275,7 @@ fn one_that_does_not_leave_is_killed_with_all_that_it_has_started() {
         let mut server = script(&flags, text).start();
         wait_line(&server, "its child", |said| said == "started");
         server.signal(signal);
-        server.expect_clean_end();
+        server.expect_clean_exit();
     }
 }
 
@@ -294,7 +294,7 @@ fn nothing_is_left_of_it() {
     server.wait_replaced(first);
     assert!(!is_gone(other), "the other stays");
     kill(server.pid, Signal::SIGKILL).unwrap();
-    server.wait_nobody();
+    server.wait_no_survivors();
 }
 
 fn is_gone(pid: Pid) -> bool {
@@ -325,7 +325,7 @@ fn one_that_is_asked_to_leave_before_it_is_ready_has_never_been() {
 }
 
 #[test]
-fn what_strangers_say_is_passed_over() {
+fn notifications_of_other_processes_are_ignored() {
     let text = staying("echo socket=$NOTIFY_SOCKET");
     let server = script(&["--ready-after", "1h"], &text).spawn();
     let line = wait_line(&server, "where to speak", |said| said.starts_with("socket="));
@@ -333,7 +333,7 @@ fn what_strangers_say_is_passed_over() {
     let address = SocketAddr::from_abstract_name(name).unwrap();
     UnixDatagram::unbound().unwrap().send_to_addr(b"READY=1", &address).unwrap();
     let is_ready = |record: &Record| record.message() == "worker ready";
-    assert!(!server.hears(Duration::from_millis(500), is_ready), "a stranger is believed");
+    assert!(!server.sees_record(Duration::from_millis(500), is_ready), "a stranger is believed");
     server.finish();
 }
 
@@ -353,7 +353,7 @@ fn what_is_too_large_is_the_program() {
 }
 
 #[track_caller]
-fn expect_refusal(launch: Launch, words: &[&str]) {
+fn expect_rejection(launch: Launch, words: &[&str]) {
     let outcome: Outcome = launch.plain().run();
     assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
@@ -365,15 +365,15 @@ fn expect_refusal(launch: Launch, words: &[&str]) {
 #[test]
 fn a_command_that_cannot_be_run_is_refused_before_anything_listens() {
     let launch = |words: &[&str]| Launch::new(&["-k", "exec"]).program(words);
-    expect_refusal(launch(&["no-such-program"]), &["COMMAND", "no-such-program", "No such file"]);
-    expect_refusal(launch(&["./missing", "x"]), &["COMMAND", "./missing", "No such file"]);
-    expect_refusal(launch(&[""]), &["COMMAND"]);
-    expect_refusal(launch(&["sleep 1000"]), &["COMMAND", "sleep 1000", "as separate words"]);
-    expect_refusal(launch(&["/"]), &["COMMAND", "Permission denied"]);
+    expect_rejection(launch(&["no-such-program"]), &["COMMAND", "no-such-program", "No such file"]);
+    expect_rejection(launch(&["./missing", "x"]), &["COMMAND", "./missing", "No such file"]);
+    expect_rejection(launch(&[""]), &["COMMAND"]);
+    expect_rejection(launch(&["sleep 1000"]), &["COMMAND", "sleep 1000", "as separate words"]);
+    expect_rejection(launch(&["/"]), &["COMMAND", "Permission denied"]);
     let plain = launch(&["./plain"]);
     fs::write(plain.path("plain"), "#!/bin/sh\n").unwrap();
-    expect_refusal(plain, &["COMMAND", "./plain", "Permission denied"]);
-    expect_refusal(
+    expect_rejection(plain, &["COMMAND", "./plain", "Permission denied"]);
+    expect_rejection(
         launch(&["sh"]).arg("-e").arg("PATH=/nowhere"),
         &["COMMAND", "\"sh\"", "No such file"],
     );
@@ -395,14 +395,14 @@ fn a_command_is_found_from_the_folder_in_which_it_runs() {
 #[test]
 fn odd_mixes_are_refused() {
     let exec = || Launch::new(&["-k", "exec"]);
-    expect_refusal(exec(), &["exec", "--"]);
-    expect_refusal(exec().arg("demo").program(&["sh"]), &["APP", "exec", "demo"]);
-    expect_refusal(Launch::new(&["-k", "sync"]).program(&["sh"]), &["COMMAND", "sync", "sh"]);
+    expect_rejection(exec(), &["exec", "--"]);
+    expect_rejection(exec().arg("demo").program(&["sh"]), &["APP", "exec", "demo"]);
+    expect_rejection(Launch::new(&["-k", "sync"]).program(&["sh"]), &["COMMAND", "sync", "sh"]);
     let counted = exec().arg("--max-requests").arg("9").program(&["sh"]);
-    expect_refusal(counted, &["exec", "max_requests"]);
-    expect_refusal(exec().arg("--reuse-port").program(&["sh"]), &["exec", "reuse_port"]);
+    expect_rejection(counted, &["exec", "max_requests"]);
+    expect_rejection(exec().arg("--reuse-port").program(&["sh"]), &["exec", "reuse_port"]);
     let unbound = Launch::new(&["-k", "mio", "-b", "none"]).unbound();
-    expect_refusal(unbound, &["--bind", "mio"]);
+    expect_rejection(unbound, &["--bind", "mio"]);
 }
 
 /// A server whose settings come from a file.

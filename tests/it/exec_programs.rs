@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use crate::client::Client;
 use crate::exec::{program_of, wait_line};
-use crate::heard::Record;
+use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::load::Load;
 use crate::proc::{children, descriptors, wait_until};
@@ -185,7 +185,7 @@ fn python_finishes_a_slow_request_when_it_is_asked_to_leave() {
     server.signal(Signal::SIGTERM);
     assert_eq!(client.answer().text(), "Hello, world!\n");
     assert!(begun.elapsed() >= Duration::from_secs(1));
-    server.expect_clean_end();
+    server.expect_clean_exit();
     wait_line(&server, "its last words", |said| said == "leaving");
     let exited = &server.records_of("worker exited")[0];
     assert_eq!((exited.text("reason"), exited.number("code")), (Some("asked"), Some(0)));
@@ -213,7 +213,7 @@ fn python_is_reloaded_under_load_and_nothing_is_lost() {
         write(version);
         let mark = server.mark();
         server.signal(Signal::SIGHUP);
-        server.wait_for_news(mark, "the end", |record| record.message() == "reload done");
+        server.wait_for_new_record(mark, "the end", |record| record.message() == "reload done");
         load.wait_answers(20);
         assert_eq!(server.get("/version").text(), format!("v{version}"));
     }
@@ -238,14 +238,14 @@ fn python_is_upgraded_under_load_and_nothing_is_lost() {
     let is_ready = |record: &Record| {
         record.message() == "ready" && record.pid().is_some_and(|pid| pid != server.pid)
     };
-    let ready = server.wait_for_news(mark, "the new master", is_ready);
+    let ready = server.wait_for_new_record(mark, "the new master", is_ready);
     load.wait_answers(20);
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
     load.wait_answers(20);
     load.finish();
     kill(ready.pid().unwrap(), Signal::SIGTERM).unwrap();
-    server.wait_nobody();
+    server.wait_no_survivors();
 }
 
 #[test]
@@ -391,7 +391,7 @@ fn node_serves_and_finishes_what_is_begun() {
     let mut client = server.begin("/sleep?ms=1000");
     server.signal(Signal::SIGTERM);
     assert_eq!(client.answer().text(), "Hello, world!\n");
-    server.expect_clean_end();
+    server.expect_clean_exit();
 }
 
 /// A server that knows nothing of us, on the socket that it finds.
@@ -411,7 +411,7 @@ fn a_foreign_server_serves(file: &str, text: &str, words: &[&str]) {
     server.wait_replaced(workers[0]);
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    server.wait_for_news(mark, "the reload", |record| record.message() == "reload done");
+    server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload done");
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     finish_foreign(server);
 }
@@ -420,7 +420,7 @@ fn a_foreign_server_serves(file: &str, text: &str, words: &[&str]) {
 fn finish_foreign(server: Server) {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
-    server.wait_nobody();
+    server.wait_no_survivors();
     for exited in server.records_of("worker exited") {
         let reason = exited.text("reason").unwrap();
         assert!(["crashed", "reload", "asked"].contains(&reason), "{exited:?}");

@@ -12,9 +12,9 @@ use crate::support::Server;
 on_concurrent_classes!(however_bytes_are_cut_the_answers_are_the_same);
 
 on_every_class!(
-    what_could_be_read_in_two_ways_is_refused,
+    ambiguous_request_is_rejected,
     what_is_too_large_is_refused,
-    refusals_hold_up_nobody,
+    rejections_delay_no_client,
 );
 
 /// The answers that a malformed request may get.
@@ -24,7 +24,7 @@ const UNKNOWN: &[u16] = &[400, 501];
 
 /// Sends a request, with another one behind that must never be seen, and reads the only answer.
 #[track_caller]
-fn refuse(server: &Server, request: &str, expected: &[u16]) -> Client {
+fn expect_rejection(server: &Server, request: &str, expected: &[u16]) -> Client {
     let shown = request.escape_debug();
     let shown: String = shown.take(200).collect();
     let mut client = server.connect();
@@ -39,13 +39,13 @@ fn refuse(server: &Server, request: &str, expected: &[u16]) -> Client {
 
 /// The same, from a client who then says that it is done.
 #[track_caller]
-fn refuse_and_part(server: &Server, request: &str, expected: &[u16]) {
-    let mut client = refuse(server, request, expected);
+fn expect_rejection_and_close(server: &Server, request: &str, expected: &[u16]) {
+    let mut client = expect_rejection(server, request, expected);
     client.finish_sending();
     client.expect_end();
 }
 
-fn what_could_be_read_in_two_ways_is_refused(class: &str) {
+fn ambiguous_request_is_rejected(class: &str) {
     let server = Server::start(&["-k", class]);
     for (fields, body, expected) in [
         // Two lengths.
@@ -109,7 +109,7 @@ fn what_could_be_read_in_two_ways_is_refused(class: &str) {
         ("Transfer-Encoding: chunked\r\n", "0\r\nBad trailer\r\n\r\n", BAD),
     ] {
         let request = format!("POST /echo HTTP/1.1\r\nHost: test\r\n{fields}\r\n{body}");
-        refuse_and_part(&server, &request, expected);
+        expect_rejection_and_close(&server, &request, expected);
     }
     for (request, expected) in [
         (
@@ -140,19 +140,19 @@ fn what_could_be_read_in_two_ways_is_refused(class: &str) {
         ("GET / ICAP/1.0\r\nHost: test\r\n\r\n", &[400, 505]),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[400, 505]),
     ] {
-        refuse_and_part(&server, request, expected);
+        expect_rejection_and_close(&server, request, expected);
     }
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     assert!(server.records_of("worker exited").is_empty());
     server.finish();
 }
 
-fn refusals_hold_up_nobody(class: &str) {
+fn rejections_delay_no_client(class: &str) {
     let server = Server::start(&["-k", class]);
     let begun = Instant::now();
     for _ in 0..10 {
         // It waits for the server to say that it is done, as most clients do.
-        refuse(&server, "GET / HTTP/1.1\r\n\r\n", BAD).expect_end();
+        expect_rejection(&server, "GET / HTTP/1.1\r\n\r\n", BAD).expect_end();
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     server.finish();
@@ -161,20 +161,20 @@ fn refusals_hold_up_nobody(class: &str) {
 fn what_is_too_large_is_refused(class: &str) {
     let server = Server::start(&["-k", class]);
     let long = "x".repeat(100_000);
-    refuse_and_part(&server, &format!("GET /{long} HTTP/1.1\r\nHost: test\r\n\r\n"), &[414, 431]);
-    refuse_and_part(&server, &format!("GET / HTTP/1.1\r\nHost: test\r\nX: {long}\r\n\r\n"), &[431]);
+    expect_rejection_and_close(&server, &format!("GET /{long} HTTP/1.1\r\nHost: test\r\n\r\n"), &[414, 431]);
+    expect_rejection_and_close(&server, &format!("GET / HTTP/1.1\r\nHost: test\r\nX: {long}\r\n\r\n"), &[431]);
     let many = "X: y\r\n".repeat(2000);
-    refuse_and_part(&server, &format!("GET / HTTP/1.1\r\nHost: test\r\n{many}\r\n"), &[431]);
+    expect_rejection_and_close(&server, &format!("GET / HTTP/1.1\r\nHost: test\r\n{many}\r\n"), &[431]);
     let post = "POST /echo HTTP/1.1\r\nHost: test\r\n";
-    refuse_and_part(&server, &format!("{post}Content-Length: 1073741824\r\n\r\n"), &[413]);
-    refuse_and_part(
+    expect_rejection_and_close(&server, &format!("{post}Content-Length: 1073741824\r\n\r\n"), &[413]);
+    expect_rejection_and_close(
         &server,
         &format!("{post}Transfer-Encoding: chunked\r\n\r\n40000000\r\n{long}"),
         &[413],
     );
     // Whoever asks before sending a large body is told at once.
     let expect = "Expect: 100-continue\r\n";
-    refuse_and_part(&server, &format!("{post}{expect}Content-Length: 1073741824\r\n\r\n"), &[413]);
+    expect_rejection_and_close(&server, &format!("{post}{expect}Content-Length: 1073741824\r\n\r\n"), &[413]);
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     server.finish();
 }

@@ -6,9 +6,9 @@ use crate::launch::Launch;
 use crate::proc::{self, status};
 use crate::support::Server;
 
-on_every_class!(titles_say_who_is_who, workers_drop_their_privileges);
+on_every_class!(process_titles_name_role_and_pool, workers_drop_their_privileges);
 
-fn titles_say_who_is_who(class: &str) {
+fn process_titles_name_role_and_pool(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     assert_eq!(proc::title(server.pid), "ostler: master [ostler]");
     for worker in server.wait_workers(2) {

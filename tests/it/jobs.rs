@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::heard::Record;
+use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::proc::{descriptors_to, wait_until};
 use crate::recycling::expect_never_fewer_than;
@@ -27,7 +27,7 @@ on_job_classes!(
     a_killed_worker_runs_its_job_anew,
     a_job_does_not_outlive_its_master,
     dates_are_kept,
-    an_alarm_that_cannot_be_had_is_done_without,
+    missing_wall_timer_falls_back_to_a_deadline,
 );
 
 /// A server of `tick`, whose log is all that it shows.
@@ -48,7 +48,7 @@ fn is_tick(record: &Record) -> bool {
 /// The worker whose run is the first to be heard of behind a mark.
 #[track_caller]
 fn ticking(server: &Server, mark: usize) -> Pid {
-    server.wait_for_news(mark, "a run", is_tick).pid().unwrap()
+    server.wait_for_new_record(mark, "a run", is_tick).pid().unwrap()
 }
 
 fn threads_of(class: &str) -> i64 {
@@ -67,7 +67,7 @@ fn runs_happen_in_each_thread_and_are_counted(class: &str) {
     }
     assert!(server.records_of("listening").is_empty());
     server.signal(Signal::SIGTERM);
-    server.expect_clean_end();
+    server.expect_clean_exit();
     let mut runs = BTreeMap::new();
     for tick in server.records_of("tick") {
         *runs.entry(tick.pid().unwrap().as_raw()).or_insert(0) += 1;
@@ -93,7 +93,7 @@ fn a_run_that_hangs_is_found_by_its_label(class: &str) {
 fn a_job_that_sleeps_is_left_alone(class: &str) {
     let server = start(class, &["-t", "1s"], &["every=1h"]);
     ticking(&server, 0);
-    assert!(!server.hears(Duration::from_secs(3), |r| r.message() == "worker hung"));
+    assert!(!server.sees_record(Duration::from_secs(3), |r| r.message() == "worker hung"));
     assert!(server.records_of("worker exited").is_empty());
     server.finish();
 }
@@ -108,10 +108,10 @@ fn a_job_that_panics_goes_on_after_a_pause(class: &str) {
     assert_eq!((pause.number("pause_ms"), pause.number("in_a_row")), (Some(100), Some(1)));
     let seat = pause.number("seat");
     let is_next = |r: &Record| r.is("tick", worker.pid) && r.number("thread") == seat;
-    let next = server.wait_for_news(server.mark(), "the next run", is_next);
+    let next = server.wait_for_new_record(server.mark(), "the next run", is_next);
     assert!(next.number("run") > Some(1));
     server.signal(Signal::SIGTERM);
-    server.expect_clean_end();
+    server.expect_clean_exit();
     let exited = server.wait_exited(worker.pid);
     assert_eq!(exited.number("units"), Some(server.records_of("tick").len() as i64));
 }
@@ -134,7 +134,7 @@ fn a_worker_that_leaves_ends_its_run(class: &str) {
     let worker = ticking(&server, 0);
     let runs = server.records_of("tick").len();
     server.signal(Signal::SIGTERM);
-    server.expect_clean_end();
+    server.expect_clean_exit();
     let ends = server.records_of("tick worked");
     assert!(ends.len() >= runs, "{runs} runs, {} ends", ends.len());
     assert_eq!(ends[0].pid(), Some(worker));
@@ -160,7 +160,7 @@ fn a_run_that_lasts_too_long_is_cut_off(class: &str) {
     assert_eq!(server.wait_exit(), Exit::Code(0));
     let exited = server.wait_exited(worker);
     assert_eq!(exited.text("signal"), Some("SIGKILL"), "{exited:?}");
-    server.wait_nobody();
+    server.wait_no_survivors();
 }
 
 fn a_job_stops_now_if_told_so(class: &str) {
@@ -169,7 +169,7 @@ fn a_job_stops_now_if_told_so(class: &str) {
     ticking(&server, 0);
     server.signal(Signal::SIGINT);
     assert_eq!(server.wait_exit(), Exit::Code(0));
-    server.wait_nobody();
+    server.wait_no_survivors();
 }
 
 fn a_reload_exchanges_jobs(class: &str) {
@@ -183,7 +183,7 @@ fn a_reload_exchanges_jobs(class: &str) {
     }
     let mark = server.mark();
     for worker in server.wait_workers(2) {
-        server.wait_for_news(mark, "its run", |record| record.is("tick", worker.pid));
+        server.wait_for_new_record(mark, "its run", |record| record.is("tick", worker.pid));
     }
     expect_never_fewer_than(&server, 2);
     server.finish();
@@ -203,13 +203,13 @@ fn a_job_does_not_outlive_its_master(class: &str) {
     let server = start(class, &["--graceful-timeout", "1h"], &["every=1h"]);
     ticking(&server, 0);
     server.signal(Signal::SIGKILL);
-    server.wait_nobody();
+    server.wait_no_survivors();
     // One that is at a run ends it first.
     let server = start(class, &[], &["every=1h", "work_ms=1500"]);
     let worker = ticking(&server, 0);
     server.signal(Signal::SIGKILL);
     server.wait_for("its end", |record| record.is("tick worked", worker));
-    server.wait_nobody();
+    server.wait_no_survivors();
 }
 
 fn dates_are_kept(class: &str) {
@@ -221,7 +221,7 @@ fn dates_are_kept(class: &str) {
     server.finish();
 }
 
-fn an_alarm_that_cannot_be_had_is_done_without(class: &str) {
+fn missing_wall_timer_falls_back_to_a_deadline(class: &str) {
     let server = start(class, &[], &["cron=* * * * * *"]);
     let alarms = descriptors_to(ticking(&server, 0), "timerfd");
     server.finish();
@@ -284,7 +284,7 @@ fn a_reload_to_a_class_that_runs_no_jobs_changes_nothing() {
         fs::write(&path, text).unwrap();
         server.signal(Signal::SIGHUP);
         let is_refusal = |record: &Record| record.message() == "reload refused";
-        let refused = server.wait_for_news(mark, "the refusal", is_refusal);
+        let refused = server.wait_for_new_record(mark, "the refusal", is_refusal);
         assert!(refused.text("error").unwrap_or_default().contains(why), "{refused:?}");
         let mark = server.mark();
         assert_eq!(ticking(&server, mark), worker.pid);
@@ -305,13 +305,13 @@ fn a_reload_leads_from_clients_to_a_job_and_back() {
         let mark = server.mark();
         fs::write(&path, "app: {name: tick, every: 20ms}\n").unwrap();
         server.signal(Signal::SIGHUP);
-        server.wait_for_news(mark, "the reload", |record| record.message() == "reload done");
+        server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload done");
         ticking(&server, mark);
         assert!(server.try_get("/").is_err(), "nobody listens");
         let mark = server.mark();
         fs::write(&path, &clients).unwrap();
         server.signal(Signal::SIGHUP);
-        server.wait_for_news(mark, "the reload", |record| record.message() == "reload done");
+        server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload done");
         assert_eq!(server.get("/").text(), "Hello, world!\n");
     }
     server.finish();

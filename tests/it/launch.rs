@@ -15,8 +15,8 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::heard::{Watched, capture};
-use crate::os::{Inheritance, Signals, prepare};
+use crate::log_capture::{Watched, capture};
+use crate::os::{ChildSetup, Signals, prepare};
 use crate::support::{Exit, Outcome, Server};
 
 /// A server about to be started, with a directory of its own to work in.
@@ -24,7 +24,7 @@ pub struct Launch {
     command: Command,
     args: Vec<String>,
     words: Vec<String>,
-    inheritance: Inheritance,
+    inheritance: ChildSetup,
     port: u16,
     bind: bool,
     json: bool,
@@ -50,7 +50,7 @@ impl Launch {
                 command.env_remove(name);
             }
         }
-        let inheritance = Inheritance::default();
+        let inheritance = ChildSetup::default();
         Self {
             command,
             args,

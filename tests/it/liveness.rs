@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cgroup::Group;
-use crate::heard::Record;
+use crate::log_capture::Record;
 use crate::proc::{becomes_true, stat, wait_until};
 use crate::support::Server;
 
@@ -29,7 +29,7 @@ on_every_class!(
     a_slow_request_within_its_time_is_left_alone,
     a_request_that_asks_for_more_time_is_left_alone,
     a_queue_of_slow_requests_is_no_hang,
-    a_master_that_was_stopped_kills_nobody,
+    stopped_master_kills_no_worker,
 );
 
 fn a_killed_worker_is_replaced(class: &str) {
@@ -70,10 +70,10 @@ fn a_frozen_worker_is_left_alone(class: &str) {
     let is_excused = |record: &Record| record.is("worker cannot run", victim.pid);
     let excused = server.wait_for("its excuse", is_excused);
     assert_eq!(excused.text("verdict"), Some("frozen"));
-    server.hears(Duration::from_millis(2500), |record| record.message() == "worker hung");
+    server.sees_record(Duration::from_millis(2500), |record| record.message() == "worker hung");
     group.thaw();
-    server.hears(Duration::from_millis(1500), |record| record.message() == "worker hung");
-    expect_peace(&server);
+    server.sees_record(Duration::from_millis(1500), |record| record.message() == "worker hung");
+    expect_no_disturbance(&server);
     let excuses = server.records_of("worker cannot run");
     assert_eq!(excuses.len(), 1, "once: {excuses:#?}");
     drop(group);
@@ -123,14 +123,14 @@ fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) -> Record {
     for fact in ["pid", "slot", "thread", "for_ms", "work_ms", "seat"] {
         assert!(hung.number(fact).is_some(), "no {fact}: {hung:?}");
     }
-    expect_the_others_told(&hung);
+    expect_other_threads_logged(&hung);
     server.finish();
     hung
 }
 
 /// The record of a hang tells of each thread: of the one that hangs, and in brief of the others.
 #[track_caller]
-fn expect_the_others_told(hung: &Record) {
+fn expect_other_threads_logged(hung: &Record) {
     let numbers = ["pid", "thread"].map(|fact| hung.number(fact).unwrap());
     let others = hung.text("others").unwrap_or_default();
     let mut told: Vec<_> = others.split("; ").filter_map(|other| other.split_once(' ')).collect();
@@ -165,7 +165,7 @@ fn a_worker_that_exits_is_replaced(class: &str) {
         let mut client = server.connect();
         client.ask(&format!("/exit?code={code}"));
         let is_end = |record: &Record| record.message() == "worker exited";
-        let exited = server.wait_for_news(mark, "an end", is_end);
+        let exited = server.wait_for_new_record(mark, "an end", is_end);
         assert_eq!(exited.text("reason"), Some("crashed"));
         assert_eq!(exited.number("code"), Some(code));
         client.expect_end();
@@ -275,7 +275,7 @@ fn a_worker_leaves_no_process_behind(class: &str) {
 
 /// Nobody was found hung, and nobody left.
 #[track_caller]
-fn expect_peace(server: &Server) {
+fn expect_no_disturbance(server: &Server) {
     for disturbance in ["worker hung", "worker exited"] {
         let records = server.records_of(disturbance);
         assert!(records.is_empty(), "{records:#?}");
@@ -284,8 +284,8 @@ fn expect_peace(server: &Server) {
 
 fn an_idle_worker_is_left_alone(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "-t", "1s"]);
-    server.hears(Duration::from_secs(3), |record| record.message() == "worker hung");
-    expect_peace(&server);
+    server.sees_record(Duration::from_secs(3), |record| record.message() == "worker hung");
+    expect_no_disturbance(&server);
     server.finish();
 }
 
@@ -305,21 +305,21 @@ fn a_busy_worker_is_left_alone(class: &str) {
             }
         });
     });
-    expect_peace(&server);
+    expect_no_disturbance(&server);
     server.finish();
 }
 
 fn a_slow_request_within_its_time_is_left_alone(class: &str) {
     let server = Server::start(&["-k", class, "-t", "5s"]);
     assert_eq!(server.get("/sleep?ms=1500").status(), 200);
-    expect_peace(&server);
+    expect_no_disturbance(&server);
     server.finish();
 }
 
 fn a_request_that_asks_for_more_time_is_left_alone(class: &str) {
     let server = Server::start(&["-k", class, "-t", "1s", "--abort-grace", "500ms"]);
     assert_eq!(server.get("/long?ms=3000").status(), 200);
-    expect_peace(&server);
+    expect_no_disturbance(&server);
     // The next one has asked for nothing.
     let mut client = server.begin("/sleep?ms=60000");
     let is_hung = |record: &Record| record.message() == "worker hung";
@@ -338,12 +338,12 @@ fn a_queue_of_slow_requests_is_no_hang(class: &str) {
     for client in &mut clients {
         assert_eq!(client.answer().status(), 200);
     }
-    expect_peace(&server);
+    expect_no_disturbance(&server);
     drop(clients);
     server.finish();
 }
 
-fn a_master_that_was_stopped_kills_nobody(class: &str) {
+fn stopped_master_kills_no_worker(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "-t", "1s"]);
     server.signal(Signal::SIGSTOP);
     assert!(becomes_true(Duration::from_secs(10), || {
@@ -351,8 +351,8 @@ fn a_master_that_was_stopped_kills_nobody(class: &str) {
     }));
     server.serve_for(Duration::from_secs(3));
     server.signal(Signal::SIGCONT);
-    server.hears(Duration::from_millis(500), |record| record.message() == "worker hung");
-    expect_peace(&server);
+    server.sees_record(Duration::from_millis(500), |record| record.message() == "worker hung");
+    expect_no_disturbance(&server);
     server.finish();
 }
 

@@ -12,11 +12,11 @@ use crate::proc::wait_until;
 
 /// A client that has been held up for so long, before its first request or since an earlier one, may
 /// find its idle connection closed, and asks again.
-const HELD_UP: Duration = Duration::from_millis(50);
+const KEEPALIVE_RACE_MIN: Duration = Duration::from_millis(50);
 
 /// Between an answer and the next request of a client, so that a few clients leave room for the
 /// servers that they ask, and for other tests.
-const BREATH: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Clients in threads, each with one request at a time.
 pub struct Load {
@@ -141,12 +141,12 @@ impl Shared {
         }
     }
 
-    fn judge(&self, result: &Answer) -> io::Result<()> {
+    fn check_answer(&self, result: &Answer) -> io::Result<()> {
         if result.status() != 200 || result.body != b"Hello, world!\n" {
             return Err(io::Error::other(format!("{result:?}")));
         }
         self.answers.fetch_add(1, Ordering::Relaxed);
-        thread::sleep(BREATH);
+        thread::sleep(PAUSE);
         Ok(())
     }
 }
@@ -158,16 +158,16 @@ fn is_refusal(error: &io::Error) -> bool {
 /// A connection for each request.
 fn fresh(shared: &Shared, address: SocketAddr) -> io::Result<()> {
     let begun = Instant::now();
-    let mut client = Client::tcp(address).map_err(|error| told("connect", error))?;
+    let mut client = Client::tcp(address).map_err(|error| with_context("connect", error))?;
     let sent = client.try_send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     let idle = begun.elapsed();
     match sent.and_then(|()| client.try_answer()) {
         Ok(answer) => {
             client.reset();
-            shared.judge(&answer)
+            shared.check_answer(&answer)
         }
-        Err(_) if idle > HELD_UP => Ok(()),
-        Err(error) => Err(told("only request", error)),
+        Err(_) if idle > KEEPALIVE_RACE_MIN => Ok(()),
+        Err(error) => Err(with_context("only request", error)),
     }
 }
 
@@ -175,26 +175,26 @@ fn fresh(shared: &Shared, address: SocketAddr) -> io::Result<()> {
 fn kept(shared: &Shared, address: SocketAddr) -> io::Result<()> {
     // An answer may have come long before its client had time to read it.
     let mut asked = Instant::now();
-    let mut client = Client::tcp(address).map_err(|error| told("connect", error))?;
+    let mut client = Client::tcp(address).map_err(|error| with_context("connect", error))?;
     while !shared.stopped() {
         let before = std::mem::replace(&mut asked, Instant::now());
         let sent = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
         let idle = before.elapsed();
         match sent.and_then(|()| client.try_answer()) {
             Ok(answer) => {
-                shared.judge(&answer)?;
+                shared.check_answer(&answer)?;
                 if answer.head.closes() {
                     break;
                 }
             }
-            Err(_) if idle > HELD_UP => break,
-            Err(error) => return Err(told("later request", error)),
+            Err(_) if idle > KEEPALIVE_RACE_MIN => break,
+            Err(error) => return Err(with_context("later request", error)),
         }
     }
     client.reset();
     Ok(())
 }
 
-fn told(when: &str, error: io::Error) -> io::Error {
+fn with_context(when: &str, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{when}: {error}"))
 }

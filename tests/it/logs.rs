@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::heard::Record;
+use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::proc::{children, wait_until};
 use crate::support::{Exit, Server};
@@ -34,7 +34,7 @@ fn records_never_interleave(class: &str) {
     }
     server.signal(Signal::SIGTERM);
     // Nothing but records, among other things.
-    server.expect_clean_end();
+    server.expect_clean_exit();
     let mut messages = BTreeSet::new();
     for line in server.lines() {
         let record: Value = serde_json::from_str(&line).unwrap();
@@ -68,12 +68,12 @@ fn a_panic_is_a_record(class: &str) {
     assert_eq!(server.get("/panic").status(), 500);
     let told =
         |record: &Record| record.message().contains("panic") || record.text("panic").is_some();
-    assert!(server.hears(Duration::from_secs(10), told), "{:#?}", server.lines());
+    assert!(server.sees_record(Duration::from_secs(10), told), "{:#?}", server.lines());
     server.finish();
 }
 
 #[test]
-fn a_life_is_told_in_records_with_their_facts() {
+fn server_lifetime_is_logged_with_fields() {
     let mut server = Server::start(&["-k", "mio", "-w", "2"]);
     let workers = server.wait_workers(2);
     for worker in &workers {
@@ -93,7 +93,7 @@ fn a_life_is_told_in_records_with_their_facts() {
     assert!(at("worker started") < at("worker ready"));
     assert!(order.iter().rposition(|said| said == "worker ready").unwrap() < at("ready"));
     server.signal(Signal::SIGTERM);
-    server.expect_clean_end();
+    server.expect_clean_exit();
     for worker in workers {
         let exited = server.wait_exited(worker.pid);
         assert_eq!(exited.number("slot"), Some(worker.slot));
@@ -110,7 +110,7 @@ fn the_level_silences() {
         server.try_get("/").is_ok_and(|answer| answer.status() == 200)
     });
     server.signal(Signal::SIGTERM);
-    server.expect_clean_end();
+    server.expect_clean_exit();
     assert!(server.lines().is_empty(), "{:#?}", server.lines());
 }
 
@@ -123,7 +123,7 @@ fn a_file_takes_the_log() {
         server.try_get("/").is_ok_and(|answer| answer.status() == 200)
     });
     server.signal(Signal::SIGTERM);
-    server.expect_clean_end();
+    server.expect_clean_exit();
     assert!(server.lines().is_empty(), "{:#?}", server.lines());
     let text = fs::read_to_string(log).unwrap();
     assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{text}");
@@ -151,7 +151,7 @@ fn people_can_read_the_other_formats() {
 }
 
 #[test]
-fn facts_have_one_order_in_every_format() {
+fn fields_have_one_order_in_every_format() {
     let mut orders = Vec::new();
     for format in ["json", "full", "compact"] {
         let server = Launch::new(&["--log-format", format]).plain().spawn();

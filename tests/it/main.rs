@@ -50,7 +50,7 @@ macro_rules! on_class {
 
 // What the class test kit uses too: these files take `DEADLINE` and `Pid` from here.
 #[path = "../../src/testkit/log_capture.rs"]
-mod heard;
+mod log_capture;
 #[path = "../../src/testkit/proc.rs"]
 mod processes;
 #[path = "../../src/testkit/client.rs"]
@@ -59,7 +59,7 @@ use nix::unistd::Pid;
 use support::DEADLINE;
 
 mod booting;
-mod busy;
+mod saturation;
 mod cgroup;
 mod client;
 mod clients;
@@ -70,18 +70,18 @@ mod daemons;
 mod example;
 mod exec;
 mod exec_programs;
-mod exec_verdicts;
+mod exec_hang_causes;
 mod framing;
-mod held;
+mod stuck_fs;
 mod identity;
 mod jobs;
 mod launch;
-mod leaves;
+mod worker_cgroups;
 mod liveness;
 mod load;
 mod logs;
-mod managers;
-mod naive;
+mod systemd;
+mod fn_class;
 mod os;
 mod pools;
 mod pools_whole;
@@ -100,4 +100,4 @@ mod sockets;
 mod stopping;
 mod support;
 mod upgrading;
-mod verdicts;
+mod hang_causes;

@@ -15,7 +15,7 @@ use nix::unistd::{Pid, setsid};
 
 /// What a server finds when it starts.
 #[derive(Clone, Default)]
-pub struct Inheritance {
+pub struct ChildSetup {
     /// Descriptors of ours that stay open in it, under the same numbers.
     pub fds: Vec<RawFd>,
     /// The state of its signals.
@@ -35,7 +35,7 @@ pub enum Signals {
 }
 
 /// Makes the child a session of its own that dies with the thread that starts it.
-pub fn prepare(command: &mut Command, inheritance: Inheritance) {
+pub fn prepare(command: &mut Command, inheritance: ChildSetup) {
     let first_steps = move || {
         setsid()?;
         set_pdeathsig(Signal::SIGKILL)?;
@@ -86,14 +86,14 @@ pub fn limit_descriptors(pid: Pid, soft: u64) {
 }
 
 /// A page of memory that nobody provides: who touches it waits.
-pub struct Void {
+pub struct TouchTrap {
     page: usize,
     faults: OwnedFd,
 }
 
 const PAGE_BYTES: usize = 4096;
 
-impl Void {
+impl TouchTrap {
     /// A page of our own.
     ///
     /// # Errors

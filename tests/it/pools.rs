@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::client::{Answer, Client};
-use crate::heard::Record;
+use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::load::Load;
 use crate::proc::{children, descriptors, title, wait_until};
@@ -22,13 +22,13 @@ on_every_class!(a_reload_that_fails_in_one_pool_fails_in_all, pools_come_and_go_
 
 /// A file of pools, which a test changes key by key.
 #[derive(Clone, Default)]
-pub struct House {
+pub struct PoolsConfig {
     pub path: String,
     top: Vec<(String, String)>,
     pools: Vec<(String, Vec<(String, String)>)>,
 }
 
-impl House {
+impl PoolsConfig {
     /// A server whose settings come from a file, not yet written.
     pub fn launch() -> (Launch, Self) {
         let launch = Launch::new(&[]).unbound();
@@ -113,7 +113,7 @@ impl House {
 fn reload(server: &Server) -> Record {
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    let done = server.wait_for_news(mark, "the end of a reload", is_end);
+    let done = server.wait_for_new_record(mark, "the end of a reload", is_end);
     assert_eq!(done.message(), "reload done", "{done:?}");
     done
 }
@@ -132,8 +132,8 @@ fn is_error(record: &Record) -> bool {
 
 /// Two pools, each with an address of its own.
 #[track_caller]
-pub fn two(class: &str) -> (Server, House, [SocketAddr; 2]) {
-    let (launch, mut house) = House::launch();
+pub fn two(class: &str) -> (Server, PoolsConfig, [SocketAddr; 2]) {
+    let (launch, mut house) = PoolsConfig::launch();
     let addresses = [free_address(), free_address()];
     house.top("worker_class", class);
     house.bind("web", addresses[0]).set("web", "workers", 2).bind("api", addresses[1]);
@@ -184,7 +184,7 @@ fn wait_alone(server: &Server, expected: &BTreeSet<Pid>) {
 
 #[test]
 fn each_pool_has_a_class_an_app_an_address_and_a_count_of_its_own() {
-    let (launch, mut house) = House::launch();
+    let (launch, mut house) = PoolsConfig::launch();
     let [web, pages, lines] = [(); 3].map(|()| free_address());
     house.top("worker_class", "mio").top("proc_name", "trio");
     house.bind("web", web).set("web", "workers", 2);
@@ -252,7 +252,7 @@ fn a_reload_that_fails_in_one_pool_fails_in_all(class: &str) {
     bad.set("web", "workers", 3).set("api", "env", "[DEMO_FAIL_BOOT=1]").write();
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    let failure = server.wait_for_news(mark, "a failure", is_end);
+    let failure = server.wait_for_new_record(mark, "a failure", is_end);
     assert!(failure.message().starts_with("reload failed"), "{failure:?}");
     assert_eq!(failure.text("pool"), Some("api"));
     assert!(failure.text("error").unwrap().contains("DEMO_FAIL_BOOT"), "{failure:?}");
@@ -261,7 +261,7 @@ fn a_reload_that_fails_in_one_pool_fails_in_all(class: &str) {
     bad.set("api", "worker_class", "gevent").write();
     server.signal(Signal::SIGHUP);
     let refused =
-        server.wait_for_news(mark, "a refusal", |record| record.message() == "reload refused");
+        server.wait_for_new_record(mark, "a refusal", |record| record.message() == "reload refused");
     assert!(refused.text("error").unwrap().contains("gevent"), "{refused:?}");
     wait_alone(&server, &old);
     let news = server.records().split_off(mark);
@@ -287,7 +287,7 @@ fn a_pool_that_has_rolled_goes_back_with_one_that_fails_late() {
     let load = Load::on(web);
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    let failure = server.wait_for_news(mark, "a failure", is_end);
+    let failure = server.wait_for_new_record(mark, "a failure", is_end);
     assert!(failure.message().starts_with("reload failed"), "{failure:?}");
     assert_eq!(failure.text("pool"), Some("api"));
     assert!(failure.text("error").unwrap().contains("code 7"), "{failure:?}");
@@ -307,7 +307,7 @@ fn a_pool_that_has_rolled_goes_back_with_one_that_fails_late() {
 }
 
 #[test]
-fn nobody_old_goes_before_every_pool_has_tried_the_new() {
+fn old_workers_stay_until_every_pool_canary_is_ready() {
     let (server, mut house, _) = two("mio");
     house.set("api", "env", "[DEMO_BOOT_SLEEP_MS=1000]");
     let mark = server.mark();
@@ -358,7 +358,7 @@ fn pools_come_and_go_under_load(class: &str) {
 
 #[test]
 fn an_address_that_moves_keeps_its_socket() {
-    let (launch, mut house) = House::launch();
+    let (launch, mut house) = PoolsConfig::launch();
     let sock = launch.path("sock");
     let [web, api] = [free_address(), free_address()];
     house.set("web", "bind", format!("[\"{web}\", \"unix:{sock}\"]")).bind("api", api).write();
@@ -378,7 +378,7 @@ fn an_address_that_moves_keeps_its_socket() {
     house.set("new", "env", "[DEMO_FAIL_BOOT=1]").write();
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    let failure = server.wait_for_news(mark, "a failure", is_end);
+    let failure = server.wait_for_new_record(mark, "a failure", is_end);
     assert_eq!(failure.text("pool"), Some("new"), "{failure:?}");
     assert_eq!(inode(), before);
     assert_eq!(Client::unix(sock.as_ref()).unwrap().get("/info").json()["pool"], "api");
@@ -387,7 +387,7 @@ fn an_address_that_moves_keeps_its_socket() {
 
 #[test]
 fn a_program_of_one_pool_becomes_one_of_several_and_back() {
-    let (launch, mut house) = House::launch();
+    let (launch, mut house) = PoolsConfig::launch();
     let [first, second] = [free_address(), free_address()];
     house.top("worker_class", "mio").top("bind", format!("\"{first}\"")).write();
     let server = launch.start();
@@ -407,13 +407,13 @@ fn a_program_of_one_pool_becomes_one_of_several_and_back() {
 
 #[test]
 fn only_the_chosen_pools_run_and_flags_win_over_them() {
-    let (_, mut house) = House::launch();
+    let (_, mut house) = PoolsConfig::launch();
     let [web, api] = [free_address(), free_address()];
     house.bind("web", web).set("web", "workers", 3).bind("api", api);
     let start = |flags: &[&str]| {
         let launch = Launch::new(flags).unbound();
         let path = launch.path("pools.yaml");
-        House { path: path.clone(), ..house.clone() }.write();
+        PoolsConfig { path: path.clone(), ..house.clone() }.write();
         launch.arg("-c").arg(path)
     };
     let server = start(&["--pool", "web", "-w", "2"]).start();
@@ -450,9 +450,9 @@ fn an_upgrade_hands_on_the_sockets_of_all_pools() {
     load.into_iter().for_each(Load::finish);
     let mark = server.mark();
     kill(new, Signal::SIGHUP).unwrap();
-    server.wait_for_news(mark, "reload done", |record| record.message() == "reload done");
+    server.wait_for_new_record(mark, "reload done", |record| record.message() == "reload done");
     kill(new, Signal::SIGTERM).unwrap();
-    server.wait_nobody();
+    server.wait_no_survivors();
     assert!(addresses.into_iter().all(is_refused));
 }
 
@@ -460,7 +460,7 @@ fn an_upgrade_hands_on_the_sockets_of_all_pools() {
 fn a_socket_that_was_given_goes_to_the_pool_that_names_it() {
     let given = TcpListener::bind("127.0.0.1:0").unwrap();
     let (first, second) = (given.local_addr().unwrap(), free_address());
-    let (launch, mut house) = House::launch();
+    let (launch, mut house) = PoolsConfig::launch();
     house.set("a", "bind", format!("\"fd://{}\"", given.as_raw_fd())).bind("b", second).write();
     let server = launch.keep(given.as_raw_fd()).start();
     for (address, pool) in [(first, "a"), (second, "b")] {
@@ -470,8 +470,8 @@ fn a_socket_that_was_given_goes_to_the_pool_that_names_it() {
 }
 
 #[test]
-fn a_pool_that_is_never_ready_ends_the_whole() {
-    let (launch, mut house) = House::launch();
+fn pool_never_ready_stops_the_master() {
+    let (launch, mut house) = PoolsConfig::launch();
     let [web, api] = [free_address(), free_address()];
     house.bind("web", web).bind("api", api).set("api", "boot_retries", 0);
     house.set("api", "env", "[DEMO_FAIL_BOOT=1]").write();
@@ -481,7 +481,7 @@ fn a_pool_that_is_never_ready_ends_the_whole() {
     assert_eq!(end.text("pool"), Some("api"));
     let error = end.text("error").unwrap();
     assert!(error.contains("\"api\"") && error.contains("DEMO_FAIL_BOOT"), "{error}");
-    server.wait_nobody();
+    server.wait_no_survivors();
     assert!(is_refused(web) && is_refused(api));
     assert!(server.records_of("ready").is_empty());
 }
@@ -492,7 +492,7 @@ fn a_signal_cannot_say_which_pool_it_means() {
     for signal in [Signal::SIGTTIN, Signal::SIGTTOU] {
         let mark = server.mark();
         server.signal(signal);
-        let told = server.wait_for_news(mark, "a warning", |record| {
+        let told = server.wait_for_new_record(mark, "a warning", |record| {
             record.message() == "signal has no effect on several pools"
         });
         assert!(signal.as_str().ends_with(told.text("signal").unwrap()), "{told:?}");
@@ -508,7 +508,7 @@ fn every_way_to_stop_stops_all() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let (mut server, _house, addresses) = two("mio");
         server.signal(signal);
-        server.expect_clean_end();
+        server.expect_clean_exit();
         assert!(addresses.into_iter().all(is_refused));
     }
 }

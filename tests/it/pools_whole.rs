@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 
 use crate::client::Client;
-use crate::daemons::{self, Daemon, expect_stillbirth};
-use crate::heard::Record;
+use crate::daemons::{self, Daemon, expect_startup_failure};
+use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::load::Load;
-use crate::managers::{Manager, kill_outright};
-use crate::pools::{House, free_address, get, info, pids, two};
+use crate::systemd::{FakeManager, kill_outright};
+use crate::pools::{PoolsConfig, free_address, get, info, pids, two};
 use crate::proc::{children, wait_until};
 use crate::reuse_port::sockets_at;
 use crate::support::{Exit, Server};
@@ -27,9 +27,9 @@ fn slowly() -> String {
 }
 
 #[test]
-fn the_manager_is_told_of_the_whole() {
-    let manager = Manager::new();
-    let (launch, mut house) = House::launch();
+fn service_manager_sees_one_status_for_all_pools() {
+    let manager = FakeManager::new();
+    let (launch, mut house) = PoolsConfig::launch();
     let [web, api] = [free_address(), free_address()];
     house.bind("web", web).set("web", "workers", 2).bind("api", api).set("api", "env", slowly());
     house.write();
@@ -50,20 +50,20 @@ fn the_manager_is_told_of_the_whole() {
     let mark = manager.mark();
     server.signal(Signal::SIGTERM);
     manager.wait_for(mark, "STOPPING=1");
-    server.expect_clean_end();
-    assert_eq!(manager.words().iter().filter(|word| word.has("READY=1")).count(), 2);
+    server.expect_clean_exit();
+    assert_eq!(manager.notifications().iter().filter(|word| word.has("READY=1")).count(), 2);
 }
 
 #[test]
 fn the_manager_hears_of_no_success_while_one_pool_fails() {
-    let manager = Manager::new();
-    let (launch, mut house) = House::launch();
+    let manager = FakeManager::new();
+    let (launch, mut house) = PoolsConfig::launch();
     house.bind("web", free_address()).bind("api", free_address());
     house.set("api", "env", "[DEMO_FAIL_BOOT=1]").set("api", "boot_retries", 2).write();
     let server = launch.env("NOTIFY_SOCKET", &manager.name).spawn();
     assert_eq!(server.wait_exit(), Exit::Code(3));
     assert_eq!(server.records_of("worker ready").len(), 1, "that of the other pool");
-    let words = manager.words();
+    let words = manager.notifications();
     assert!(!words.iter().any(|word| word.has("READY=1")), "{words:#?}");
 }
 
@@ -96,10 +96,10 @@ fn the_command_waits_until_all_pools_of_the_daemon_serve() {
 }
 
 #[test]
-fn one_pool_that_cannot_boot_is_the_verdict_on_the_daemon() {
+fn one_pool_that_cannot_boot_fails_the_daemon() {
     let settings = of_daemon(free_address(), free_address(), "[DEMO_FAIL_BOOT=1]");
     let (launch, name) = daemons::launch(&[], &settings);
-    expect_stillbirth(launch.unbound(), &name, 3, &["api", "DEMO_FAIL_BOOT"]);
+    expect_startup_failure(launch.unbound(), &name, 3, &["api", "DEMO_FAIL_BOOT"]);
 }
 
 #[test]
@@ -141,19 +141,19 @@ fn the_log_is_reopened_by_the_workers_of_all_pools() {
     }
     let text = fs::read_to_string(daemon.path("log.1")).unwrap();
     daemon.signal(Signal::SIGTERM);
-    wait_until("nobody is left", || daemon.name.bearers().is_empty());
+    wait_until("nobody is left", || daemon.name.processes().is_empty());
     assert_eq!(fs::read_to_string(daemon.path("log.1")).unwrap(), text, "nobody writes there");
 }
 
 #[test]
 fn a_killed_master_comes_back_on_the_sockets_of_all_pools() {
-    let manager = Manager::new();
-    let (launch, mut house) = House::launch();
+    let manager = FakeManager::new();
+    let (launch, mut house) = PoolsConfig::launch();
     let addresses = [free_address(), free_address()];
     house.top("fd_store", "true").bind("web", addresses[0]).bind("api", addresses[1]).write();
     let server = launch.env("NOTIFY_SOCKET", &manager.name).start();
     let stored = || {
-        let words = manager.words().into_iter();
+        let words = manager.notifications().into_iter();
         words.filter(|word| word.has("FDSTORE=1")).collect::<Vec<_>>()
     };
     wait_until("both are kept", || stored().len() == 2);

@@ -17,9 +17,9 @@ use crate::proc::{status, wait_until, working_directory};
 use crate::support::{Exit, Server};
 
 on_every_class!(
-    workers_keep_within_their_bounds,
+    workers_run_with_their_resource_limits,
     a_path_has_the_mode_and_owner_that_were_asked_for,
-    strangers_serve_beat_and_reopen_the_log,
+    unprivileged_workers_serve_heartbeat_and_reopen_the_log,
 );
 
 /// The user that workers become in these tests; none without the privilege.
@@ -64,12 +64,12 @@ fn groups(pid: Pid) -> BTreeSet<u32> {
 }
 
 /// What is bounded, of one process.
-fn bounds(pid: Pid) -> (i32, i32, Vec<u16>, [String; 2], Vec<String>) {
+fn limits_of(pid: Pid) -> (i32, i32, Vec<u16>, [String; 2], Vec<String>) {
     let files = limit(pid, "Max open files");
     (nice(pid), oom_score_adj(pid), cpus(pid), files, status(pid, "NoNewPrivs"))
 }
 
-fn workers_keep_within_their_bounds(class: &str) {
+fn workers_run_with_their_resource_limits(class: &str) {
     let mine = cpus(Pid::this());
     let flags = ["--nofile", "512", "--nice", "5", "--oom-score-adj", "300", "--umask", "027"];
     let launch = Launch::new(&["-k", class, "-w", "3", "--cpu-affinity", "auto"]);
@@ -83,13 +83,13 @@ fn workers_keep_within_their_bounds(class: &str) {
         let pid = worker.pid;
         let files = ["512", "512"].map(str::to_owned);
         let cpu = vec![mine[index % mine.len()]];
-        assert_eq!(bounds(pid), (5, 300, cpu, files, vec!["1".to_owned()]));
+        assert_eq!(limits_of(pid), (5, 300, cpu, files, vec!["1".to_owned()]));
         assert_eq!(status(pid, "Umask"), ["0027"]);
         assert_eq!(working_directory(pid).to_str(), Some("/usr"));
     }
     assert_eq!(server.get("/env?name=COLOUR").text().trim(), "blue");
     // The master keeps its own.
-    assert_eq!(bounds(server.pid), bounds(Pid::this()));
+    assert_eq!(limits_of(server.pid), limits_of(Pid::this()));
     server.finish();
 }
 
@@ -104,7 +104,7 @@ fn a_nice_value_below_the_masters_is_set_before_the_privileges_are_dropped() {
 }
 
 #[test]
-fn whoever_may_dump_core_can_do_so_as_another_user() {
+fn rlimit_core_lets_another_user_dump_core() {
     // Not by the harness, whose servers are kept from dumping core by a limit.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sock");
@@ -189,7 +189,7 @@ fn workers_have_the_groups_of_their_user_and_no_others() {
 }
 
 #[test]
-fn a_number_that_nobody_knows_has_just_its_group() {
+fn unknown_uid_has_only_its_group() {
     if stranger().is_none() {
         return;
     }
@@ -219,7 +219,7 @@ fn a_group_alone_can_be_changed() {
 }
 
 #[test]
-fn whoever_does_not_exist_is_refused() {
+fn unknown_user_or_group_is_rejected() {
     let strange: [(&[&str], &str); 4] = [
         (&["--user", "no-such-user"], "there is no user \"no-such-user\""),
         (&["--group", "no-such-group"], "there is no group \"no-such-group\""),
@@ -272,7 +272,7 @@ fn a_path_has_the_mode_and_owner_that_were_asked_for(class: &str) {
         let answer = Client::unix(&path).unwrap().try_get_last("/").unwrap();
         assert_eq!(answer.text(), "Hello, world!\n");
         server.signal(Signal::SIGTERM);
-        server.expect_clean_end();
+        server.expect_clean_exit();
         assert!(!path.exists());
     }
 }
@@ -307,7 +307,7 @@ fn a_reload_changes_bounds_and_the_access_of_new_paths() {
     fs::write(&file, format!("cpu_affinity: 1023\nbind:\n{}", bind(2))).unwrap();
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    let failed = server.wait_for_news(mark, "the reload fails", |record| {
+    let failed = server.wait_for_new_record(mark, "the reload fails", |record| {
         record.message().starts_with("reload failed")
     });
     assert!(failed.text("error").unwrap().contains("processor 1023"), "{failed:?}");
@@ -315,7 +315,7 @@ fn a_reload_changes_bounds_and_the_access_of_new_paths() {
     server.finish();
 }
 
-fn strangers_serve_beat_and_reopen_the_log(class: &str) {
+fn unprivileged_workers_serve_heartbeat_and_reopen_the_log(class: &str) {
     if stranger().is_none() {
         return;
     }

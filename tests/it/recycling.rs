@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::heard::Record;
+use crate::log_capture::Record;
 use crate::support::{DEADLINE, Server};
 
 on_every_class!(

@@ -13,7 +13,7 @@ use nix::unistd::{Pid, Uid};
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::heard::Record;
+use crate::log_capture::Record;
 use crate::launch::{Launch, unlisten};
 use crate::load::Load;
 use crate::os::limit_descriptors;
@@ -86,7 +86,7 @@ fn reload(server: &Server) -> i64 {
     let (mark, old) = (server.mark(), server.workers());
     server.signal(Signal::SIGHUP);
     let is_verdict = |record: &Record| record.message() == "reload done" || is_failure(record);
-    let done = server.wait_for_news(mark, "the end of a reload", is_verdict);
+    let done = server.wait_for_new_record(mark, "the end of a reload", is_verdict);
     assert_eq!(done.message(), "reload done", "{done:?}");
     for worker in old {
         server.wait_exited(worker.pid);
@@ -217,7 +217,7 @@ fn everything_may_change() {
     assert!(!server.records().iter().any(level));
     let mark = server.mark();
     settings.set("log_level", "debug").reload(&server);
-    server.wait_for_news(mark, "a debug record", level);
+    server.wait_for_new_record(mark, "a debug record", level);
     settings.set("proc_name", "renamed").reload(&server);
     wait_until("the master's title", || title(server.pid).contains("renamed"));
 
@@ -226,7 +226,7 @@ fn everything_may_change() {
     let mark = server.mark();
     let mut client = server.connect();
     client.ask("/hang");
-    server.wait_for_news(mark, "worker hung", |record| record.message() == "worker hung");
+    server.wait_for_new_record(mark, "worker hung", |record| record.message() == "worker hung");
     // And the app itself.
     settings.unset("timeout").set("app", "echo").reload(&server);
     let mut client = server.connect();
@@ -285,10 +285,10 @@ fn a_stop_wins_over_a_reload_at_once() {
         settings.set("env", "[\"DEMO_BOOT_SLEEP_MS=60000\"]").set("boot_timeout", 120).write();
         let mark = server.mark();
         server.signal(Signal::SIGHUP);
-        server.wait_for_news(mark, "canary", |record| record.message() == "worker started");
+        server.wait_for_new_record(mark, "canary", |record| record.message() == "worker started");
         let begun = Instant::now();
         server.signal(signal);
-        server.expect_clean_end();
+        server.expect_clean_exit();
         assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     }
 }
@@ -350,7 +350,7 @@ fn expect_failure(server: &Server, words: &[&str]) {
     let (mark, old) = (server.mark(), pids(server));
     let before = server.get("/info").json()["generation"].clone();
     server.signal(Signal::SIGHUP);
-    let verdict = server.wait_for_news(mark, "a refusal", |record| {
+    let verdict = server.wait_for_new_record(mark, "a refusal", |record| {
         record.message() == "reload done" || is_failure(record)
     });
     let reason = verdict.text("error").unwrap_or_default();
@@ -473,7 +473,7 @@ fn a_reload_says_what_went_wrong_this_time() {
 fn expect_late_failure(server: &Server, words: &[&str]) {
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    let verdict = server.wait_for_news(mark, "a failure", is_failure);
+    let verdict = server.wait_for_new_record(mark, "a failure", is_failure);
     let reason = verdict.text("error").unwrap_or_default();
     assert!(words.iter().all(|word| reason.contains(word)), "{verdict:?}");
     wait_until("the old settings", || {

@@ -176,7 +176,7 @@ fn a_heartbeat_leaves_no_file_and_waits_for_its_directory() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_stops_nobody() {
+fn unread_log_blocks_no_worker() {
     let (reader, writer) = std::io::pipe().unwrap();
     let launch = Launch::new(&["-k", "mio", "-w", "2"]).stderr_to(writer);
     let server = launch.spawn();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use nix::sys::signal::{Signal, kill};
 
 use crate::client::Client;
-use crate::heard::Record;
+use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::load::Load;
 use crate::proc::{threads_stand_still, wait_until};
@@ -89,7 +89,7 @@ fn fewer_workers_serve_all_queues(class: &str) {
         let mark = server.mark();
         server.signal(signal);
         let is_heard = |record: &Record| record.message() == "number of workers changes";
-        server.wait_for_news(mark, "another number", is_heard);
+        server.wait_for_new_record(mark, "another number", is_heard);
         load.wait_answers(20);
     };
     (0..3).for_each(|_| signal(Signal::SIGTTOU));

@@ -24,7 +24,7 @@ on_every_class!(
     nonsense_ends_its_own_connection,
     a_message_may_come_byte_by_byte,
     a_half_closed_caller_is_answered,
-    an_idle_caller_is_seen_off,
+    idle_caller_is_disconnected,
     a_caller_who_reads_nothing_costs_no_memory,
     many_slow_calls_at_once_are_no_hang,
     a_slow_call_is_named_when_it_hangs,
@@ -49,7 +49,7 @@ struct Caller {
 
 /// What comes from the server.
 #[derive(Debug, PartialEq)]
-enum Heard {
+enum Reply {
     /// An answer: its number, its error, its result.
     Answer(u32, Value, Value),
     /// The end.
@@ -76,7 +76,7 @@ impl Caller {
 
     /// What comes next. A reset is an end.
     #[track_caller]
-    fn hear(&mut self) -> Heard {
+    fn read_reply(&mut self) -> Reply {
         loop {
             let mut rest = self.input.as_slice();
             let decoded: Result<(u8, u32, Value, Value), _> = rmp_serde::from_read(&mut rest);
@@ -84,7 +84,7 @@ impl Caller {
                 assert_eq!(kind, 1);
                 let used = self.input.len() - rest.len();
                 self.input.drain(..used);
-                return Heard::Answer(id, error, result);
+                return Reply::Answer(id, error, result);
             }
             let mut piece = [0; 16 << 10];
             match self.stream.read(&mut piece) {
@@ -95,18 +95,18 @@ impl Caller {
             }
         }
         assert!(self.input.is_empty(), "half an answer: {:?}", self.input.escape_ascii());
-        Heard::End
+        Reply::End
     }
 
     #[track_caller]
     fn expect(&mut self, id: u32, result: impl Into<Value>) {
-        assert_eq!(self.hear(), Heard::Answer(id, Value::Null, result.into()));
+        assert_eq!(self.read_reply(), Reply::Answer(id, Value::Null, result.into()));
     }
 
     #[track_caller]
     fn expect_error(&mut self, id: u32, words: &str) {
-        let heard = self.hear();
-        let Heard::Answer(found, Value::String(error), Value::Null) = &heard else {
+        let heard = self.read_reply();
+        let Reply::Answer(found, Value::String(error), Value::Null) = &heard else {
             panic!("no error: {heard:?}");
         };
         assert!(*found == id && error.contains(words), "{heard:?}");
@@ -115,8 +115,8 @@ impl Caller {
     #[track_caller]
     fn call(&mut self, method: &str, params: impl Serialize) -> Value {
         self.send(request(1, method, params));
-        match self.hear() {
-            Heard::Answer(1, Value::Null, result) => result,
+        match self.read_reply() {
+            Reply::Answer(1, Value::Null, result) => result,
             other => panic!("{method}: {other:?}"),
         }
     }
@@ -207,13 +207,13 @@ fn nonsense_ends_its_own_connection(class: &str) {
         // It may be thrown out before it has said it all.
         let _ = caller.stream.write_all(input);
         caller.expect(1, 3);
-        assert_eq!(caller.hear(), Heard::End, "{}", input[..10.min(input.len())].escape_ascii());
+        assert_eq!(caller.read_reply(), Reply::End, "{}", input[..10.min(input.len())].escape_ascii());
     }
     // Half a message at the end is none.
     let mut caller = Caller::to(&server);
     caller.send(&request(1, "add", (1, 2))[..5]);
     caller.stream.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(caller.hear(), Heard::End);
+    assert_eq!(caller.read_reply(), Reply::End);
     expect_no_harm(server);
 }
 
@@ -236,11 +236,11 @@ fn a_half_closed_caller_is_answered(class: &str) {
     caller.stream.shutdown(Shutdown::Write).unwrap();
     caller.expect(1, Value::Null);
     caller.expect(2, 3);
-    assert_eq!(caller.hear(), Heard::End);
+    assert_eq!(caller.read_reply(), Reply::End);
     expect_no_harm(server);
 }
 
-fn an_idle_caller_is_seen_off(class: &str) {
+fn idle_caller_is_disconnected(class: &str) {
     let flags = ["--keep-alive", "100ms", "--header-timeout", "200ms", "--body-timeout", "100ms"];
     let server = start(class, &flags);
     for (begun, answers) in [(0, 0), (0, 1), (4, 0), (4, 1)] {
@@ -248,7 +248,7 @@ fn an_idle_caller_is_seen_off(class: &str) {
         let mut caller = Caller::to(&server);
         caller.send([&call.repeat(answers)[..], &call[..begun]].concat());
         (0..answers).for_each(|_| caller.expect(1, 3));
-        assert_eq!(caller.hear(), Heard::End);
+        assert_eq!(caller.read_reply(), Reply::End);
     }
     expect_no_harm(server);
 }
@@ -270,7 +270,7 @@ fn a_caller_who_reads_nothing_costs_no_memory(class: &str) {
     let after = status_number(worker, "VmRSS");
     assert!(after < before + 4096, "{before} KiB have become {after} KiB for {sent} bytes");
     // It is given up at last, or it reads what is its own.
-    assert!(matches!(caller.hear(), Heard::Answer(1, Value::Null, _)));
+    assert!(matches!(caller.read_reply(), Reply::Answer(1, Value::Null, _)));
     drop(caller);
     expect_no_harm(server);
 }
@@ -292,7 +292,7 @@ fn a_slow_call_is_named_when_it_hangs(class: &str) {
     let hung = server.wait_for("worker hung", |record| record.message() == "worker hung");
     assert_eq!(hung.text("work"), Some("sleep"));
     server.wait_replaced(worker);
-    assert_eq!(caller.hear(), Heard::End);
+    assert_eq!(caller.read_reply(), Reply::End);
     assert_eq!(Caller::to(&server).call("add", (1, 2)), 3);
     server.finish();
 }
@@ -306,9 +306,9 @@ fn a_drain_answers_what_has_come(class: &str) {
     server.signal(Signal::SIGTERM);
     caller.expect(1, Value::Null);
     (0..200).for_each(|_| caller.expect(2, 3));
-    assert_eq!(caller.hear(), Heard::End);
+    assert_eq!(caller.read_reply(), Reply::End);
     drop(caller);
-    server.expect_clean_end();
+    server.expect_clean_exit();
 }
 
 /// Callers who make a call again elsewhere if it has no answer at the end of their connection.
@@ -333,7 +333,7 @@ fn a_reload_under_load_loses_no_call(class: &str) {
         for _ in 0..2 {
             let mark = server.mark();
             server.signal(Signal::SIGHUP);
-            server.wait_for_news(mark, "the reload", |record| record.message() == "reload done");
+            server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload done");
             wait(100);
         }
         let worker = server.wait_workers(2)[0];
@@ -353,12 +353,12 @@ fn keep_calling(mut caller: Caller, pipeline: u32, stop: &AtomicBool, answered: 
             return;
         }
         for id in 0..pipeline {
-            match caller.hear() {
-                Heard::Answer(found, Value::Null, sum) => {
+            match caller.read_reply() {
+                Reply::Answer(found, Value::Null, sum) => {
                     assert_eq!((found, sum), (id, Value::from(id + 1)));
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
-                Heard::End => return,
+                Reply::End => return,
                 other => panic!("{other:?}"),
             }
         }

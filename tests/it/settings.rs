@@ -13,7 +13,7 @@ on_every_class!(each_way_to_choose_a_class_works, good_settings_pass_the_check);
 
 /// One clear message, exit code 1 or 2, and nothing made.
 #[track_caller]
-fn expect_refusal(launch: Launch, words: &[&str]) -> Outcome {
+fn expect_rejection(launch: Launch, words: &[&str]) -> Outcome {
     let dir = launch.dir().to_owned();
     let files = || -> Vec<_> {
         let mut names: Vec<_> =
@@ -70,7 +70,7 @@ fn bad_flags_are_refused() {
         (&["no-such-app"], &["no-such-app", "demo", "echo"]),
         (&["demo", "colour=blue"], &["colour"]),
     ] {
-        expect_refusal(would_make_files(flags), words);
+        expect_rejection(would_make_files(flags), words);
     }
 }
 
@@ -102,12 +102,12 @@ fn bad_addresses_are_refused() {
     ] {
         let launch = would_make_files(&["--bind", bind]);
         let word: String = bind.chars().take(60).collect();
-        expect_refusal(launch, &[word.trim_start_matches("unix:")]);
+        expect_rejection(launch, &[word.trim_start_matches("unix:")]);
     }
 }
 
 #[test]
-fn bad_people_and_places_are_refused() {
+fn bad_users_and_paths_are_rejected() {
     for (flags, word) in [
         (["--chdir", "/no/such/directory"], "/no/such/directory"),
         (["--chdir", "/etc/passwd"], "/etc/passwd"),
@@ -120,19 +120,19 @@ fn bad_people_and_places_are_refused() {
         (["--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
         (["--config", "/etc"], "/etc"),
     ] {
-        expect_refusal(would_make_files(&flags), &[word]);
+        expect_rejection(would_make_files(&flags), &[word]);
     }
     let launch = Launch::new(&["--pid", "/no/such/directory/pid"]).plain();
-    expect_refusal(launch, &["/no/such/directory/pid"]);
+    expect_rejection(launch, &["/no/such/directory/pid"]);
 }
 
 #[test]
-fn only_root_may_become_somebody_else() {
+fn only_root_may_change_user() {
     if Uid::effective().is_root() {
         eprintln!("skipped: root may");
         return;
     }
-    expect_refusal(would_make_files(&["--user", "root"]), &["root"]);
+    expect_rejection(would_make_files(&["--user", "root"]), &["root"]);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_port_in_use_is_refused() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let launch = would_make_files(&["--bind", &address]);
-    let outcome = expect_refusal(launch, &[&address]);
+    let outcome = expect_rejection(launch, &[&address]);
     assert_eq!(outcome.exit, Exit::Code(1));
 }
 
@@ -168,7 +168,7 @@ fn bad_files_are_refused_with_file_and_line() {
         ("workers: [\n", 2, &[]),
     ] {
         let launch = with_yaml(yaml, &[]).plain();
-        let outcome = expect_refusal(launch, words);
+        let outcome = expect_rejection(launch, words);
         assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
         let places: Vec<String> =
             [line, 1].iter().map(|line| format!("ostler.yaml:{line}")).collect();
@@ -179,22 +179,22 @@ fn bad_files_are_refused_with_file_and_line() {
 }
 
 #[test]
-fn unknown_names_in_files_are_blamed_on_their_line() {
+fn unknown_names_in_files_are_reported_with_line() {
     for (yaml, words) in [
         ("workers: 2\nworker_class: gevent\n", ["gevent", "sync", "threads", "mio"]),
         ("workers: 2\napp: no-such-app\n", ["no-such-app", "demo", "echo", "app"]),
     ] {
-        expect_refusal(with_yaml(yaml, &[]).plain(), &words);
-        expect_refusal(with_yaml(yaml, &[]).plain(), &["ostler.yaml:2"]);
+        expect_rejection(with_yaml(yaml, &[]).plain(), &words);
+        expect_rejection(with_yaml(yaml, &[]).plain(), &["ostler.yaml:2"]);
     }
 }
 
 #[test]
 fn bad_variables_are_refused_by_their_name() {
     let launch = Launch::new(&[]).plain().env("OSTLER_WORKERS", "many");
-    expect_refusal(launch, &["OSTLER_WORKERS", "many"]);
+    expect_rejection(launch, &["OSTLER_WORKERS", "many"]);
     let launch = Launch::new(&[]).plain().env("OSTLER_TIMEOUT", "soon");
-    expect_refusal(launch, &["OSTLER_TIMEOUT", "soon"]);
+    expect_rejection(launch, &["OSTLER_TIMEOUT", "soon"]);
 }
 
 fn each_way_to_choose_a_class_works(class: &str) {
@@ -293,7 +293,7 @@ fn bad_settings_fail_the_check() {
         &["--check-config", "--chdir", "/no/such/directory"],
         &["--check-config", "--user", "nobody-of-this-name"],
     ] {
-        expect_refusal(
+        expect_rejection(
             would_make_files(flags),
             &[flags[flags.len() - 1].split('=').next().unwrap()],
         );
@@ -328,7 +328,7 @@ fn a_pidfile_has_one_master() {
     let pidfile = launch.path("pid");
     let first = launch.arg("--pid").arg(&pidfile).start();
     let second = Launch::new(&["--pid", &pidfile]).plain();
-    let outcome = expect_refusal(second, &[&pidfile, &first.pid.to_string()]);
+    let outcome = expect_rejection(second, &[&pidfile, &first.pid.to_string()]);
     assert_eq!(outcome.exit, Exit::Code(1));
     assert_eq!(fs::read_to_string(&pidfile).unwrap().trim(), first.pid.to_string());
     first.finish();

@@ -13,14 +13,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Uid;
 
 use crate::client::Client;
-use crate::heard::Record;
+use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::load::Load;
 use crate::proc::{stat, wait_until};
 use crate::support::{Exit, Server};
 
 on_every_class!(
-    a_master_that_was_stopped_kills_nobody,
+    stopped_master_kills_no_worker,
     a_drain_has_the_time_in_which_the_master_was_stopped,
     a_drain_has_the_time_of_a_short_stop_as_well,
 );
@@ -36,7 +36,7 @@ fn is_failed_reload(record: &Record) -> bool {
 fn expect_failed_reload(server: &Server, reason: &str) {
     let (mark, workers) = (server.mark(), server.workers());
     server.signal(Signal::SIGHUP);
-    let verdict = server.wait_for_news(mark, "a verdict", is_failed_reload);
+    let verdict = server.wait_for_new_record(mark, "a verdict", is_failed_reload);
     let error = verdict.text("error").unwrap_or_default();
     assert!(error.contains(reason), "{verdict:?}");
     assert_eq!(server.workers(), workers, "nobody old has gone");
@@ -50,16 +50,16 @@ fn reload(server: &Server) {
     let is_verdict =
         |r: &Record| r.message() == "reload done" || r.message().starts_with("reload ");
     let is_end = |r: &Record| is_verdict(r) && r.message() != "reload begins";
-    let verdict = server.wait_for_news(mark, "the end of a reload", is_end);
+    let verdict = server.wait_for_new_record(mark, "the end of a reload", is_end);
     assert_eq!(verdict.message(), "reload done", "{verdict:?}");
 }
 
 /// TTIN: one worker more, which cannot be had for this reason. The others serve on.
 #[track_caller]
-fn want_in_vain(server: &Server, reason: &str) {
+fn expect_failed_growth(server: &Server, reason: &str) {
     let mark = server.mark();
     server.signal(Signal::SIGTTIN);
-    let told = server.wait_for_news(mark, "that it cannot be had", |record| {
+    let told = server.wait_for_new_record(mark, "that it cannot be had", |record| {
         record.message() == "worker cannot be started"
     });
     assert!(told.text("error").unwrap().contains(reason), "{told:?}");
@@ -68,7 +68,7 @@ fn want_in_vain(server: &Server, reason: &str) {
 
 /// Kills a worker, which is replaced.
 #[track_caller]
-fn lose_a_worker(server: &Server) {
+fn kill_worker(server: &Server) {
     let victim = server.wait_workers(2)[0]; // an earlier one may still be leaving
     kill(victim.pid, Signal::SIGKILL).unwrap();
     server.wait_replaced(victim);
@@ -83,10 +83,10 @@ fn a_master_that_may_not_fork_waits_until_it_may() {
     // Its user has more processes already.
     limit_processes(&server, "1");
     expect_failed_reload(&server, "cannot fork: Resource temporarily unavailable");
-    want_in_vain(&server, "cannot fork: Resource temporarily unavailable");
+    expect_failed_growth(&server, "cannot fork: Resource temporarily unavailable");
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
-    server.wait_for_news(mark, "a refusal", |record| record.message() == "upgrade refused");
+    server.wait_for_new_record(mark, "a refusal", |record| record.message() == "upgrade refused");
     limit_processes(&server, "1000");
     server.wait_workers(3);
     reload(&server);
@@ -176,14 +176,14 @@ fn fill(server: &Server) -> Vec<tempfile::NamedTempFile> {
 }
 
 #[test]
-fn a_full_heartbeat_folder_costs_nobody_but_newcomers() {
+fn full_heartbeat_dir_affects_only_new_workers() {
     let flags = ["-k", "mio", "-w", "2", "--boot-timeout", "1s", "--worker-tmp-dir", "small"];
     let Some(launch) = on_small_disk(&flags) else { return };
     let server = launch.start();
     let load = Load::on(server.address());
     let files = fill(&server);
     expect_failed_reload(&server, "No space left on device");
-    want_in_vain(&server, "No space left on device");
+    expect_failed_growth(&server, "No space left on device");
     drop(files);
     server.wait_workers(3);
     reload(&server);
@@ -205,17 +205,17 @@ fn a_full_pid_file_folder_costs_an_upgrade_and_no_more() {
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
     let failure = server
-        .wait_for_news(mark, "a failure", |record| record.message().starts_with("upgrade failed"));
+        .wait_for_new_record(mark, "a failure", |record| record.message().starts_with("upgrade failed"));
     assert!(failure.text("error").unwrap().contains("No space left on device"), "{failure:?}");
-    server.wait_for_news(mark, "its end", |record| record.message() == "successor has ended");
+    server.wait_for_new_record(mark, "its end", |record| record.message() == "successor has ended");
     assert_eq!(recorded().trim(), server.pid.to_string());
     reload(&server);
     drop(files);
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
-    let ready = server.wait_for_news(mark, "another", |r| r.message() == "successor is ready");
+    let ready = server.wait_for_new_record(mark, "another", |r| r.message() == "successor is ready");
     kill(ready.pid().unwrap(), Signal::SIGTERM).unwrap();
-    server.wait_for_news(mark, "its end", |record| record.message() == "successor has ended");
+    server.wait_for_new_record(mark, "its end", |record| record.message() == "successor has ended");
     // What was there is enough to leave in order.
     let files = fill(&server);
     load.finish();
@@ -223,7 +223,7 @@ fn a_full_pid_file_folder_costs_an_upgrade_and_no_more() {
     // Not `finish`: the successor that failed has said so on stderr as well.
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
-    server.wait_nobody();
+    server.wait_no_survivors();
     assert!(!is_in(&folder, "pid"), "the pid file stays");
     drop(files);
 }
@@ -244,7 +244,7 @@ fn a_master_outlives_the_path_of_its_socket() {
     fs::remove_file(&path).unwrap();
     assert_eq!(early.get("/").text(), "Hello, world!\n");
     drop(early);
-    lose_a_worker(&server);
+    kill_worker(&server);
     reload(&server);
     assert_eq!(Client::unix(&path).unwrap().get("/").text(), "Hello, world!\n", "it is back");
     // What somebody else has put there meanwhile is not ours to remove.
@@ -253,12 +253,12 @@ fn a_master_outlives_the_path_of_its_socket() {
     server.serve_for(Duration::from_millis(100));
     let kept = server.path("sock");
     server.signal(Signal::SIGTERM);
-    server.wait_nobody();
+    server.wait_no_survivors();
     assert_eq!(fs::read_to_string(kept).unwrap(), "precious");
 }
 
 /// A server whose working directory is gone, and whose settings are elsewhere, or gone with it.
-fn homeless(config: impl FnOnce(&Launch) -> PathBuf) -> Server {
+fn without_working_dir(config: impl FnOnce(&Launch) -> PathBuf) -> Server {
     let script = "mkdir home && cp settings.yaml home && cd home && exec \"$@\"";
     let launch = Launch::by(&["sh", "-c", script, "sh", PROGRAM], &["-k", "mio", "-w", "2"]);
     fs::write(launch.path("settings.yaml"), "boot_timeout: 10s\n").unwrap();
@@ -270,26 +270,26 @@ fn homeless(config: impl FnOnce(&Launch) -> PathBuf) -> Server {
 
 #[test]
 fn a_master_whose_folder_is_gone_still_reloads_from_elsewhere() {
-    let server = homeless(|launch| launch.path("settings.yaml").into());
+    let server = without_working_dir(|launch| launch.path("settings.yaml").into());
     let load = Load::on(server.address());
     reload(&server);
     load.finish();
-    lose_a_worker(&server);
+    kill_worker(&server);
     server.finish();
 }
 
 #[test]
 fn a_master_whose_settings_are_gone_with_its_folder_refuses_to_reload() {
-    let server = homeless(|_| "settings.yaml".into());
+    let server = without_working_dir(|_| "settings.yaml".into());
     let load = Load::on(server.address());
     let (mark, workers) = (server.mark(), server.workers());
     server.signal(Signal::SIGHUP);
     let refusal =
-        server.wait_for_news(mark, "a refusal", |record| record.message() == "reload refused");
+        server.wait_for_new_record(mark, "a refusal", |record| record.message() == "reload refused");
     assert!(refusal.text("error").unwrap().contains("settings.yaml"), "{refusal:?}");
     assert_eq!(server.workers(), workers);
     load.finish();
-    lose_a_worker(&server);
+    kill_worker(&server);
     server.finish();
 }
 
@@ -302,13 +302,13 @@ fn stop_for(server: &Server, time: Duration) {
     server.signal(Signal::SIGCONT);
 }
 
-fn a_master_that_was_stopped_kills_nobody(class: &str) {
+fn stopped_master_kills_no_worker(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "--timeout", "1s"]);
     let workers = server.wait_workers(2);
     let load = Load::on(server.address());
     let mark = server.mark();
     stop_for(&server, Duration::from_millis(2500));
-    server.wait_for_news(mark, "that it was held up", |record| {
+    server.wait_for_new_record(mark, "that it was held up", |record| {
         record.message() == "master was held up"
     });
     server.serve_for(Duration::from_millis(1500));
@@ -328,7 +328,7 @@ fn drain_past_a_stop(class: &str, missed: Duration) {
     server.wait_for("stopping", |record| record.message() == "stopping");
     stop_for(&server, missed);
     assert_eq!(client.answer().status(), 200);
-    server.expect_clean_end();
+    server.expect_clean_exit();
     assert!(server.records_of("worker is killed").is_empty());
 }
 
@@ -353,5 +353,5 @@ fn a_drain_still_ends_after_the_master_was_stopped() {
     let killed = server.wait_for("its end", |record| record.message() == "worker is killed");
     let left = Duration::from_secs(2).saturating_sub(drained + Duration::from_millis(100));
     assert!(killed.seen - continued >= left, "{:?}, not {left:?}", killed.seen - continued);
-    server.wait_nobody();
+    server.wait_no_survivors();
 }

@@ -58,7 +58,7 @@ fn ttou_leaves_the_last_worker() {
     let only = server.workers()[0];
     for _ in 0..3 {
         server.signal(Signal::SIGTTOU);
-        assert!(!server.hears(Duration::from_millis(300), |r| r.message() == "worker exited"));
+        assert!(!server.sees_record(Duration::from_millis(300), |r| r.message() == "worker exited"));
     }
     assert_eq!(server.answering_pid(), only.pid);
     // Nor are the signals owed: one more is one more.
@@ -104,7 +104,7 @@ fn a_master_survives_signals_that_ask_for_nothing() {
 }
 
 #[test]
-fn a_careless_parent_is_no_hindrance() {
+fn parent_with_ignored_signals_does_no_harm() {
     let server = Launch::new(&["-k", "mio", "-w", "2"]).signals(Signals::Careless).start();
     let victim = server.wait_workers(2)[0];
     kill(victim.pid, Signal::SIGKILL).unwrap();

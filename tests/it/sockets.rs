@@ -43,7 +43,7 @@ fn a_path_serves_and_is_removed(class: &str) {
             expect_hello(&path);
         }
         server.signal(signal);
-        server.expect_clean_end();
+        server.expect_clean_exit();
         assert!(!path.exists());
     }
 }
@@ -144,7 +144,7 @@ fn a_killed_master_leaves_a_path_that_the_next_one_takes() {
     let path = first.path("sock");
     first.signal(Signal::SIGKILL);
     first.wait_exit();
-    first.wait_nobody();
+    first.wait_no_survivors();
     assert!(path.exists());
     let bind = format!("unix:{}", path.display());
     let second = Launch::new(&["-b", &bind]).unbound().start();
@@ -166,7 +166,7 @@ fn a_file_at_the_path_is_kept() {
 }
 
 #[test]
-fn somebody_elses_socket_at_the_path_is_kept() {
+fn socket_of_another_process_at_the_path_is_kept() {
     let server = at_a_path(&[]).start();
     let path = server.path("sock");
     // A second name keeps the server's inode in use, so that nobody gets its number.
@@ -208,7 +208,7 @@ fn no_path_is_made_if_another_address_cannot_be_had() {
 }
 
 #[test]
-fn a_reload_brings_back_a_path_that_somebody_has_removed() {
+fn reload_recreates_a_removed_path() {
     let server = at_a_path(&["-k", "mio", "-w", "2"]).start();
     let path = server.path("sock");
     let mut begun = Client::unix(&path).unwrap();

@@ -33,7 +33,7 @@ fn term_lets_the_slow_request_finish(class: &str) {
     assert_eq!(client.answer().status(), 200);
     assert!(begun.elapsed() >= Duration::from_millis(1500));
     client.expect_end();
-    server.expect_clean_end();
+    server.expect_clean_exit();
     assert_eq!(server.records_of("stopping").len(), 1);
     assert_eq!(server.records_of("stopped").len(), 1);
     for exited in server.records_of("worker exited") {
@@ -58,7 +58,7 @@ pub fn expect_the_queue_answered(mut server: Server) {
     for client in &mut queued {
         assert_eq!(client.answer().text(), "Hello, world!\n");
     }
-    server.expect_clean_end();
+    server.expect_clean_exit();
 }
 
 fn term_is_not_delayed_by_idle_connections(class: &str) {
@@ -73,7 +73,7 @@ fn term_is_not_delayed_by_idle_connections(class: &str) {
     assert_eq!(server.wait_exit_within(Duration::from_secs(15)), Some(Exit::Code(0)));
     answered.rest();
     silent.rest();
-    server.expect_clean_end();
+    server.expect_clean_exit();
 }
 
 fn term_is_delayed_by_half_a_head_no_longer_than_its_time(class: &str) {
@@ -84,7 +84,7 @@ fn term_is_delayed_by_half_a_head_no_longer_than_its_time(class: &str) {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit_within(Duration::from_secs(15)), Some(Exit::Code(0)));
     half.rest();
-    server.expect_clean_end();
+    server.expect_clean_exit();
 }
 
 fn term_twice_is_term(class: &str) {
@@ -94,7 +94,7 @@ fn term_twice_is_term(class: &str) {
     server.wait_for("the stop", |record| record.message() == "stopping");
     server.signal(Signal::SIGTERM);
     assert_eq!(client.answer().status(), 200);
-    server.expect_clean_end();
+    server.expect_clean_exit();
 }
 
 fn term_to_the_whole_group_is_term(class: &str) {
@@ -102,7 +102,7 @@ fn term_to_the_whole_group_is_term(class: &str) {
     let mut client = server.begin("/sleep?ms=800");
     server.signal_group(Signal::SIGTERM);
     assert_eq!(client.answer().status(), 200);
-    server.expect_clean_end();
+    server.expect_clean_exit();
 }
 
 fn int_ends_a_drain(class: &str) {
@@ -111,7 +111,7 @@ fn int_ends_a_drain(class: &str) {
     server.signal(Signal::SIGTERM);
     server.wait_for("the stop", |record| record.message() == "stopping");
     server.signal(Signal::SIGINT);
-    server.expect_clean_end();
+    server.expect_clean_exit();
     client.expect_end();
 }
 
@@ -120,13 +120,13 @@ fn int_and_quit_are_quick(class: &str) {
         let mut server = Server::start(&["-k", class, "-w", "2"]);
         let mut client = server.begin("/sleep?ms=60000");
         server.signal(signal);
-        server.expect_clean_end();
+        server.expect_clean_exit();
         client.expect_end();
     }
     // A terminal sends INT to everybody.
     let mut server = Server::start(&["-k", class, "-w", "2"]);
     server.signal_group(Signal::SIGINT);
-    server.expect_clean_end();
+    server.expect_clean_exit();
 }
 
 fn nothing_is_left_behind(class: &str) {
@@ -144,7 +144,7 @@ fn nothing_is_left_behind(class: &str) {
         assert!(!server.path("pid").exists());
         let left: Vec<_> = server.path("").read_dir().unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
-        server.expect_clean_end();
+        server.expect_clean_exit();
     }
 }
 
@@ -158,7 +158,7 @@ fn a_signal_right_after_the_start_is_not_lost(class: &str) {
         let exit = server.wait_exit();
         let died = Exit::Signal(signal as i32);
         assert!(exit == Exit::Code(0) || exit == died, "{exit:?} in attempt {attempt}");
-        server.wait_nobody();
+        server.wait_no_survivors();
     }
 }
 
@@ -178,7 +178,7 @@ fn a_busy_worker_finishes_for_a_killed_master(class: &str) {
     let mut client = server.begin("/sleep?ms=700");
     server.signal(Signal::SIGKILL);
     assert_eq!(client.answer().status(), 200);
-    server.wait_nobody();
+    server.wait_no_survivors();
 }
 
 #[test]
@@ -188,6 +188,6 @@ fn a_stop_while_workers_boot_does_not_wait_for_them() {
         let mut server = Launch::new(&flags).env("DEMO_BOOT_SLEEP_MS", "60000").spawn();
         server.wait_for("a start", |record| record.message() == "worker started");
         server.signal(signal);
-        server.expect_clean_end();
+        server.expect_clean_exit();
     }
 }

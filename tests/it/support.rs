@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::client::{Answer, Client};
 use crate::connection::{Remote, remote};
-use crate::heard::{LogCapture, Record, Watched, Worker};
+use crate::log_capture::{LogCapture, Record, Watched, Worker};
 use crate::launch::Launch;
 use crate::proc::{Stat, session_members, wait_until};
 
@@ -133,29 +133,29 @@ impl Server {
     /// Waits for a record.
     #[track_caller]
     pub fn wait_for(&self, what: &str, wanted: impl Fn(&Record) -> bool) -> Record {
-        self.wait_for_news(0, what, wanted)
+        self.wait_for_new_record(0, what, wanted)
     }
 
     /// Waits for a record behind a mark.
     #[track_caller]
-    pub fn wait_for_news(
+    pub fn wait_for_new_record(
         &self,
         mark: usize,
         what: &str,
         wanted: impl Fn(&Record) -> bool,
     ) -> Record {
-        let look = |heard: &LogCapture| {
-            let found = heard.records[mark..].iter().find(|record| wanted(record)).cloned();
-            (found.is_some() || heard.closed).then_some(found)
+        let look = |log: &LogCapture| {
+            let found = log.records[mark..].iter().find(|record| wanted(record)).cloned();
+            (found.is_some() || log.closed).then_some(found)
         };
         let found = self.heard.wait(DEADLINE, look).flatten();
         found.unwrap_or_else(|| panic!("no record of: {what}"))
     }
 
     /// Whether a record comes within a time.
-    pub fn hears(&self, patience: Duration, wanted: impl Fn(&Record) -> bool) -> bool {
+    pub fn sees_record(&self, timeout: Duration, wanted: impl Fn(&Record) -> bool) -> bool {
         self.heard
-            .wait(patience, |heard| heard.records.iter().find_map(|r| wanted(r).then_some(())))
+            .wait(timeout, |heard| heard.records.iter().find_map(|r| wanted(r).then_some(())))
             .is_some()
     }
 
@@ -184,15 +184,15 @@ impl Server {
     /// Waits until exactly so many workers are ready.
     #[track_caller]
     pub fn wait_workers(&self, count: usize) -> Vec<Worker> {
-        let look = |heard: &LogCapture| Some(heard.workers()).filter(|workers| workers.len() == count);
+        let look = |log: &LogCapture| Some(log.workers()).filter(|workers| workers.len() == count);
         self.heard.wait(DEADLINE, look).unwrap_or_else(|| panic!("never {count} workers"))
     }
 
     /// Waits until another worker is ready in the place of this one.
     #[track_caller]
     pub fn wait_replaced(&self, old: Worker) -> Worker {
-        let look = |heard: &LogCapture| {
-            let mut workers = heard.workers().into_iter();
+        let look = |log: &LogCapture| {
+            let mut workers = log.workers().into_iter();
             workers.find(|worker| worker.slot == old.slot && worker.pid != old.pid)
         };
         self.heard.wait(DEADLINE, look).unwrap_or_else(|| panic!("{old:?} is not replaced"))
@@ -209,12 +209,12 @@ impl Server {
     #[track_caller]
     pub fn serve_until(&self, what: &str, wanted: impl Fn(&Record) -> bool) -> Record {
         let end = Instant::now() + DEADLINE;
-        while !self.hears(Duration::from_millis(10), &wanted) {
+        while !self.sees_record(Duration::from_millis(10), &wanted) {
             assert!(Instant::now() < end, "no record of: {what}");
             match self.try_get("/") {
                 Ok(answer) => assert_eq!(answer.text(), "Hello, world!\n"),
                 Err(error) => {
-                    assert!(self.hears(DEADLINE, &wanted), "{error}, without a record of: {what}");
+                    assert!(self.sees_record(DEADLINE, &wanted), "{error}, without a record of: {what}");
                 }
             }
         }
@@ -242,8 +242,8 @@ impl Server {
     }
 
     /// Waits for the end of the master for so long.
-    pub fn wait_exit_within(&self, patience: Duration) -> Option<Exit> {
-        self.end.wait(patience, |end| *end)
+    pub fn wait_exit_within(&self, timeout: Duration) -> Option<Exit> {
+        self.end.wait(timeout, |end| *end)
     }
 
     /// Waits until the last process that could write to the log is gone.
@@ -260,7 +260,7 @@ impl Server {
 
     /// Waits until nobody is left.
     #[track_caller]
-    pub fn wait_nobody(&self) {
+    pub fn wait_no_survivors(&self) {
         wait_until("everybody leaves", || self.survivors().is_empty());
     }
 
@@ -269,14 +269,14 @@ impl Server {
     #[track_caller]
     pub fn finish(mut self) {
         self.signal(Signal::SIGTERM);
-        self.expect_clean_end();
+        self.expect_clean_exit();
     }
 
     /// Waits for the end of a server that was asked to stop, and looks for stains.
     #[track_caller]
-    pub fn expect_clean_end(&mut self) {
+    pub fn expect_clean_exit(&mut self) {
         assert_eq!(self.wait_exit(), Exit::Code(0));
-        self.wait_nobody();
+        self.wait_no_survivors();
         self.wait_silence();
         let noise = self.heard.lock().unparsed.clone();
         assert!(noise.is_empty(), "not records: {noise:#?}");

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::heard::Record;
+use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::load::Load;
 use crate::proc::{children, stat, wait_until};
@@ -21,7 +21,7 @@ use crate::support::{Exit, Server};
 on_every_class!(
     three_upgrades_lose_nothing,
     an_upgrade_can_be_called_off,
-    a_successor_that_still_boots_takes_over_without_loss,
+    booting_new_master_takes_over_without_loss,
     a_stop_that_comes_with_the_promotion_loses_nothing,
 );
 
@@ -60,7 +60,7 @@ fn upgrade(server: &Server, old: Pid) -> Pid {
     let mark = server.mark();
     kill(old, Signal::SIGUSR2).unwrap();
     let new = begun(server, mark);
-    server.wait_for_news(mark, "the successor is ready", |r| r.is("successor is ready", new));
+    server.wait_for_new_record(mark, "the successor is ready", |r| r.is("successor is ready", new));
     assert_eq!(pid_in(server.path("pid")), Some(old));
     assert_eq!(pid_in(server.path("pid.2")), Some(new));
     new
@@ -69,7 +69,7 @@ fn upgrade(server: &Server, old: Pid) -> Pid {
 #[track_caller]
 fn begun(server: &Server, mark: usize) -> Pid {
     let record =
-        server.wait_for_news(mark, "upgrade begins", |record| record.message() == "upgrade begins");
+        server.wait_for_new_record(mark, "upgrade begins", |record| record.message() == "upgrade begins");
     record.pid().unwrap()
 }
 
@@ -86,7 +86,7 @@ fn wait_promoted(server: &Server, old: Pid, new: Pid) {
 #[track_caller]
 fn finish(server: &Server, master: Pid) {
     kill(master, Signal::SIGTERM).unwrap();
-    server.wait_nobody();
+    server.wait_no_survivors();
     server.wait_silence();
     for name in ["pid", "pid.2", "sock"] {
         assert!(!server.path(name).exists(), "{name} stays");
@@ -123,7 +123,7 @@ fn three_upgrades_lose_nothing(class: &str) {
     // What was handed on three times is one's own: it can still be reloaded.
     let mark = server.mark();
     kill(master, Signal::SIGHUP).unwrap();
-    server.wait_for_news(mark, "reload done", |record| record.message() == "reload done");
+    server.wait_for_new_record(mark, "reload done", |record| record.message() == "reload done");
     expect_served(&server);
     finish(&server, master);
 }
@@ -145,9 +145,9 @@ fn an_upgrade_can_be_called_off(class: &str) {
 
 /// Waits until a successor has gone, and looks whether all is as it was before.
 #[track_caller]
-fn wait_untouched(server: &Server, new: Pid, successors: &[Pid], workers: &[Pid]) {
+fn wait_untouched(server: &Server, new: Pid, new_workers: &[Pid], workers: &[Pid]) {
     wait_until("the successor leaves", || is_gone(new));
-    wait_until("and its workers", || successors.iter().all(|&pid| is_gone(pid)));
+    wait_until("and its workers", || new_workers.iter().all(|&pid| is_gone(pid)));
     wait_until("it is buried", || workers_of(server.pid) == workers);
     wait_until("its pid file goes", || !server.path("pid.2").exists());
     assert_eq!(pid_in(server.path("pid")), Some(server.pid));
@@ -163,7 +163,7 @@ fn there_is_one_upgrade_at_a_time() {
         let mark = server.mark();
         kill(master, Signal::SIGUSR2).unwrap();
         let refused = |record: &Record| record.message() == "upgrade refused";
-        let record = server.wait_for_news(mark, "upgrade refused", refused);
+        let record = server.wait_for_new_record(mark, "upgrade refused", refused);
         // It names the other master.
         let other = if master == server.pid { new } else { server.pid };
         assert!(record.text("error").unwrap().contains(&other.to_string()), "{record:?}");
@@ -244,13 +244,13 @@ fn a_broken_program_changes_nothing() {
         let failed = |record: &Record| {
             record.message().starts_with("upgrade failed") || record.message() == "upgrade refused"
         };
-        server.wait_for_news(mark, what, failed);
+        server.wait_for_new_record(mark, what, failed);
         wait_until("it is buried", || children(server.pid).len() == 2);
         wait_untouched(&server, Pid::from_raw(i32::MAX), &[], &workers);
         // Something that comes after all that was said about it.
         let mark_after = server.mark();
         server.signal(Signal::SIGUSR1);
-        server.wait_for_news(mark_after, "an answer", |record| record.message() == "logs reopened");
+        server.wait_for_new_record(mark_after, "an answer", |record| record.message() == "logs reopened");
         let errors: Vec<_> =
             server.records()[mark..].iter().filter(|r| is_error(r)).cloned().collect();
         assert_eq!(errors.len(), 1, "{what}: {errors:#?}");
@@ -263,7 +263,7 @@ fn a_broken_program_changes_nothing() {
 }
 
 #[test]
-fn a_successor_whose_workers_cannot_boot_changes_nothing() {
+fn failed_boot_of_new_master_changes_nothing() {
     let copy = Copy::new();
     let server = launch(&[&copy.word()], "mio").start();
     let workers = workers_of(server.pid);
@@ -272,7 +272,7 @@ fn a_successor_whose_workers_cannot_boot_changes_nothing() {
     let load = Load::on(server.address());
     server.signal(Signal::SIGUSR2);
     let new = begun(&server, mark);
-    server.wait_for_news(mark, "upgrade failed", |record| {
+    server.wait_for_new_record(mark, "upgrade failed", |record| {
         record.message().starts_with("upgrade failed") && record.pid() == Some(new)
     });
     wait_untouched(&server, new, &[], &workers);
@@ -281,7 +281,7 @@ fn a_successor_whose_workers_cannot_boot_changes_nothing() {
 }
 
 #[test]
-fn a_successor_that_is_never_ready_is_killed() {
+fn new_master_never_ready_is_killed() {
     let copy = Copy::new();
     let server = launch(&[&copy.word()], "mio").arg("--boot-timeout").arg("500ms").start();
     let workers = workers_of(server.pid);
@@ -300,7 +300,7 @@ fn a_successor_that_is_never_ready_is_killed() {
 }
 
 #[test]
-fn a_killed_successor_is_not_missed() {
+fn killed_new_master_changes_nothing() {
     let server = launch(&[PROGRAM], "mio").start();
     let workers = workers_of(server.pid);
     for _ in 0..2 {
@@ -314,13 +314,13 @@ fn a_killed_successor_is_not_missed() {
 
 /// As `wait_untouched`; a master that is killed cannot take its pid file along.
 #[track_caller]
-fn wait_gone_but_for_pidfile(server: &Server, new: Pid, successors: &[Pid], workers: &[Pid]) {
+fn wait_gone_but_for_pidfile(server: &Server, new: Pid, new_workers: &[Pid], workers: &[Pid]) {
     let _ = fs::remove_file(server.path("pid.2"));
-    wait_untouched(server, new, successors, workers);
+    wait_untouched(server, new, new_workers, workers);
 }
 
 #[test]
-fn a_killed_predecessor_is_succeeded_at_once() {
+fn new_master_is_promoted_when_the_old_one_is_killed() {
     let server = launch(&[PROGRAM], "mio").start();
     let workers = workers_of(server.pid);
     let new = upgrade(&server, server.pid);
@@ -335,7 +335,7 @@ fn a_killed_predecessor_is_succeeded_at_once() {
 }
 
 #[test]
-fn workers_that_were_let_go_come_back_when_the_successor_dies() {
+fn suspended_workers_resume_when_the_new_master_dies() {
     let server = launch(&[PROGRAM], "mio").start();
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         let load = Load::on(server.address());
@@ -357,12 +357,12 @@ fn workers_that_were_let_go_come_back_when_the_successor_dies() {
 }
 
 #[test]
-fn a_window_that_changes_its_size_is_nobodys_concern() {
+fn window_size_change_is_ignored() {
     let server = launch(&[PROGRAM], "mio").start();
     let workers = workers_of(server.pid);
     let mark = server.mark();
     server.signal(Signal::SIGWINCH);
-    server.wait_for_news(mark, "WINCH", |record| record.text("signal") == Some("WINCH"));
+    server.wait_for_new_record(mark, "WINCH", |record| record.text("signal") == Some("WINCH"));
     expect_served(&server);
     assert_eq!(workers_of(server.pid), workers);
     finish(&server, server.pid);
@@ -402,11 +402,11 @@ fn hang_up(server: &Server, master: Pid) {
     kill(master, Signal::SIGHUP).unwrap();
     let over = |record: &Record| record.message().starts_with("reload ");
     let is_end = |record: &Record| over(record) && record.message() != "reload begins";
-    let end = server.wait_for_news(mark, "the end of a reload", is_end);
+    let end = server.wait_for_new_record(mark, "the end of a reload", is_end);
     assert_eq!(end.message(), "reload done", "{end:?}");
 }
 
-fn a_successor_that_still_boots_takes_over_without_loss(class: &str) {
+fn booting_new_master_takes_over_without_loss(class: &str) {
     let copy = Copy::new();
     let server = launch(&[&copy.word()], class).start();
     copy.replace(&format!("#!/bin/sh\nDEMO_BOOT_SLEEP_MS=500 exec '{PROGRAM}' \"$@\"\n"), "755");
@@ -414,10 +414,10 @@ fn a_successor_that_still_boots_takes_over_without_loss(class: &str) {
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
     let new = begun(&server, mark);
-    server.wait_for_news(mark, "its workers boot", |record| record.message() == "worker started");
+    server.wait_for_new_record(mark, "its workers boot", |record| record.message() == "worker started");
     server.signal(Signal::SIGTERM);
     wait_promoted(&server, server.pid, new);
-    server.wait_for_news(mark, "it is ready", |record| record.is("ready", new));
+    server.wait_for_new_record(mark, "it is ready", |record| record.is("ready", new));
     load.wait_answers(20);
     load.finish();
     finish(&server, new);
@@ -456,7 +456,7 @@ fn an_address_that_the_new_program_does_not_want_is_closed() {
 }
 
 #[test]
-fn what_a_successor_lets_go_is_served_by_the_old_one_still() {
+fn address_dropped_by_new_master_is_served_by_old_one() {
     let addresses = two_addresses();
     let server = launch_from_file(&addresses).start();
     let new = upgrade(&server, server.pid);
@@ -470,7 +470,7 @@ fn what_a_successor_lets_go_is_served_by_the_old_one_still() {
 }
 
 #[test]
-fn a_lone_instance_can_be_upgraded() {
+fn locked_instance_can_be_upgraded() {
     let folder = tempfile::tempdir().unwrap();
     let server = Launch::new(&["--single-instance", "-w", "2"])
         .env("XDG_RUNTIME_DIR", folder.path().to_str().unwrap())
@@ -478,7 +478,7 @@ fn a_lone_instance_can_be_upgraded() {
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
     let new = begun(&server, mark);
-    server.wait_for_news(mark, "it is ready", |record| record.is("successor is ready", new));
+    server.wait_for_new_record(mark, "it is ready", |record| record.is("successor is ready", new));
     server.signal(Signal::SIGTERM);
     server.wait_for("promotion", |record| record.is("promoted", new));
     assert_eq!(server.get("/").text(), "Hello, world!\n");
@@ -487,7 +487,7 @@ fn a_lone_instance_can_be_upgraded() {
 }
 
 #[test]
-fn a_successor_with_bad_settings_says_why() {
+fn new_master_with_bad_settings_reports_reason() {
     let addresses = two_addresses();
     let launch = launch_from_file(&addresses);
     let log = launch.path("log");
@@ -517,30 +517,30 @@ fn a_stop_that_comes_with_the_promotion_loses_nothing(class: &str) {
     let mark = server.mark();
     kill(new, Signal::SIGTERM).unwrap();
     kill(new, Signal::SIGCONT).unwrap();
-    server.wait_for_news(mark, "stopping", |record| record.message() == "stopping");
+    server.wait_for_new_record(mark, "stopping", |record| record.message() == "stopping");
     workers.iter().for_each(|&pid| kill(pid, Signal::SIGCONT).unwrap());
     for client in &mut waiting {
         assert_eq!(client.answer().text(), "Hello, world!\n");
     }
-    server.wait_nobody();
+    server.wait_no_survivors();
     for name in ["pid", "pid.2", "sock"] {
         assert!(!server.path(name).exists(), "{name} stays");
     }
 }
 
 #[test]
-fn nobody_waits_for_two_masters_that_leave() {
+fn two_stopping_masters_do_not_deadlock() {
     let server = launch(&[PROGRAM], "mio").start();
     let mut busy = server.begin("/sleep?ms=10000");
     let new = upgrade(&server, server.pid);
     let mark = server.mark();
     server.signal(Signal::SIGTERM);
-    server.wait_for_news(mark, "stopping", |record| record.message() == "stopping");
+    server.wait_for_new_record(mark, "stopping", |record| record.message() == "stopping");
     kill(new, Signal::SIGKILL).unwrap();
     // The old one cannot take its promise back; but it can say that it is over. Whoever asks before
     // it knows waits for the busy worker.
     let is_mourning = |record: &Record| record.message() == "successor has ended";
-    server.wait_for_news(mark, "the end of the successor", is_mourning);
+    server.wait_for_new_record(mark, "the end of the successor", is_mourning);
     wait_until("nobody listens", || is_refused(&server.address().to_string()));
     assert_eq!(server.exit(), None, "it was told before it left");
     assert_eq!(busy.answer().status(), 200);
@@ -548,7 +548,7 @@ fn nobody_waits_for_two_masters_that_leave() {
 }
 
 #[test]
-fn a_path_that_somebody_else_has_taken_is_not_the_successors() {
+fn path_taken_by_another_process_is_not_inherited() {
     let server = launch(&[PROGRAM], "sync").start();
     let path = server.path("sock");
     // A second name keeps the server's inode in use, so that nobody gets its number.
@@ -557,7 +557,7 @@ fn a_path_that_somebody_else_has_taken_is_not_the_successors() {
     let stranger = UnixListener::bind(&path).unwrap();
     let mark = server.mark();
     kill(server.pid, Signal::SIGUSR2).unwrap();
-    let failed = server.wait_for_news(mark, "a failure", is_error);
+    let failed = server.wait_for_new_record(mark, "a failure", is_error);
     assert!(failed.message().starts_with("upgrade failed"), "{failed:?}");
     let error = failed.text("error").unwrap_or_default().to_owned();
     assert!(error.contains("another program is serving there"), "{failed:?}");

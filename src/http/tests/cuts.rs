@@ -10,7 +10,7 @@ use super::*;
 
 /// All that can be told of a connection from outside.
 #[derive(Debug, PartialEq, Eq)]
-struct Story {
+struct Transcript {
     output: String,
     seen: Vec<String>,
     units: Vec<String>,
@@ -18,7 +18,7 @@ struct Story {
 }
 
 /// Plays `input` in pieces that end at `cuts`, and then perhaps the end of the input.
-fn play(input: &[u8], cuts: &[usize], end: End) -> Story {
+fn play(input: &[u8], cuts: &[usize], end: End) -> Transcript {
     let limits = Limits { max_head_bytes: 200, max_header_fields: 6, max_body_bytes: 40, ..Limits::default() };
     let service = Http::new(Probe::default(), limits);
     let mut client = Client::new(&service);
@@ -36,7 +36,7 @@ fn play(input: &[u8], cuts: &[usize], end: End) -> Story {
     let output = client.output.escape_ascii().to_string();
     let output = output.replace(r"HTTP/1.1 100 Continue\r\n\r\n", "");
     let seen = mem::take(&mut *service.handler.seen.lock().unwrap());
-    Story { output, seen, units: client.recorder.units, next: client.next }
+    Transcript { output, seen, units: client.recorder.units, next: client.next }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +152,7 @@ proptest! {
 
 /// Reads the output as a client would: each request that was seen has one answer, a refusal may
 /// follow, and no byte is left over.
-fn check_answers(story: &Story) {
+fn check_answers(story: &Transcript) {
     let mut rest = story.output.as_str();
     for (place, seen) in story.seen.iter().enumerate() {
         let (head, after) = rest.split_once(r"\r\n\r\n").unwrap_or_else(|| panic!("{rest:?}"));

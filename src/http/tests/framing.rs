@@ -237,7 +237,7 @@ fn limits() {
 }
 
 #[test]
-fn a_refusal_of_head_has_no_body() {
+fn rejected_head_request_has_no_body() {
     let service = service();
     let mut client = Client::new(&service);
     client.send("HEAD / HTTP/1.1\r\n\r\n");

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn silence_is_answered_with_408_only_if_something_was_said() {
+fn timeout_sends_408_only_after_partial_request() {
     let service = service();
     for begun in ["G", "GET / HTTP/1.1\r\nHost: x\r\n", POST_HEAD, "HEAD / "] {
         let mut client = Client::new(&service);
@@ -30,7 +30,7 @@ fn silence_is_answered_with_408_only_if_something_was_said() {
 const POST_HEAD: &str = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n";
 
 #[test]
-fn patience_follows_the_request() {
+fn timeout_follows_the_request() {
     let service = service();
     let limits = Limits::default();
     let mut client = Client::new(&service);
@@ -55,7 +55,7 @@ fn patience_follows_the_request() {
 }
 
 #[test]
-fn draining_waits_a_moment_for_an_idle_client() {
+fn drain_waits_drain_idle_timeout_for_idle_client() {
     let service = service();
     let limits = Limits::default();
     let mut fresh = Client::new(&service);
@@ -78,7 +78,7 @@ fn draining_waits_a_moment_for_an_idle_client() {
 }
 
 #[test]
-fn draining_finishes_what_is_begun() {
+fn drain_finishes_partial_request() {
     let service = service();
     let mut client = Client::new(&service);
     client.send(POST_HEAD);

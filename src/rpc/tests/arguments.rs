@@ -37,11 +37,11 @@ struct Anything(String);
 
 impl<'de> Deserialize<'de> for Anything {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Teller).map(Self)
+        deserializer.deserialize_any(DescribingVisitor).map(Self)
     }
 }
 
-struct Teller;
+struct DescribingVisitor;
 
 macro_rules! told {
     ($($visit:ident: $type:ty),*) => {
@@ -51,7 +51,7 @@ macro_rules! told {
     };
 }
 
-impl<'de> Visitor<'de> for Teller {
+impl<'de> Visitor<'de> for DescribingVisitor {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,7 +10,7 @@ use super::*;
 
 /// All that can be told of a connection from outside.
 #[derive(Debug, PartialEq, Eq)]
-struct Story {
+struct Transcript {
     output: String,
     units: Vec<String>,
     next: Next,
@@ -23,7 +23,7 @@ enum End {
 }
 
 /// Plays `input` in pieces that end at `cuts`, and then perhaps the end of the input.
-fn play(input: &[u8], cuts: &[usize], end: End) -> Story {
+fn play(input: &[u8], cuts: &[usize], end: End) -> Transcript {
     let limits = Limits { message: 60, depth: 4, max_pipelined: 3, max_pending_output: 100, ..Limits::default() };
     let rpc = rpc().with_limits(limits);
     let mut client = Client::new(&rpc);
@@ -39,7 +39,7 @@ fn play(input: &[u8], cuts: &[usize], end: End) -> Story {
     }
     assert_eq!(client.recorder.units.len(), client.recorder.ended);
     let output = client.output.escape_ascii().to_string();
-    Story { output, units: client.recorder.units, next: client.next }
+    Transcript { output, units: client.recorder.units, next: client.next }
 }
 
 /// A change to a byte string: a byte that matters put in, or one taken out.
@@ -133,7 +133,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_harm_nobody(input in vec(any::<u8>(), 0..200), cut in any::<Index>()) {
+    fn arbitrary_bytes_never_panic(input in vec(any::<u8>(), 0..200), cut in any::<Index>()) {
         let whole = play(&input, &[], End::HalfClosed);
         assert_eq!(play(&input, &[cut.index(input.len() + 1)], End::HalfClosed), whole);
         assert!(matches!(whole.next, Next::Close | Next::LingeringClose) || input.is_empty());

@@ -3,7 +3,7 @@
 use super::*;
 
 #[track_caller]
-fn expect_refusal(rpc: &Rpc, input: &[u8]) {
+fn expect_rejection(rpc: &Rpc, input: &[u8]) {
     let mut client = Client::new(rpc);
     client.send(request(1, "add", (1, 2)));
     let shown = &input[..input.len().min(40)].escape_ascii().to_string();
@@ -16,7 +16,7 @@ fn expect_refusal(rpc: &Rpc, input: &[u8]) {
 }
 
 #[test]
-fn garbage_is_refused() {
+fn malformed_message_is_rejected() {
     let rpc = rpc();
     let inputs: [&[u8]; 16] = [
         b"GET / HTTP/1.1\r\n\r\n",
@@ -37,12 +37,12 @@ fn garbage_is_refused() {
         b"\x84\0\x01\xa3add\x90\x01\x02\x03\x04",   // a map
     ];
     for input in inputs {
-        expect_refusal(&rpc, input);
+        expect_rejection(&rpc, input);
     }
 }
 
 #[test]
-fn what_is_too_long_is_refused_before_it_has_come() {
+fn too_long_message_is_rejected_before_it_arrives() {
     let limits = Limits { message: 1000, ..Limits::default() };
     let rpc = rpc().with_limits(limits);
     let inputs: [&[u8]; 8] = [
@@ -56,7 +56,7 @@ fn what_is_too_long_is_refused_before_it_has_come() {
         b"\x94\0\x01\xa4echo\x91\xde\x01\xff",
     ];
     for input in inputs {
-        expect_refusal(&rpc, input);
+        expect_rejection(&rpc, input);
     }
     // The last byte that is allowed, and one more.
     for (size, next) in [(1000 - 12, Next::Read), (1000 - 11, Next::LingeringClose)] {
@@ -68,12 +68,12 @@ fn what_is_too_long_is_refused_before_it_has_come() {
 }
 
 #[test]
-fn what_is_too_deep_is_refused() {
+fn too_deep_message_is_rejected() {
     let limits = Limits { depth: 5, ..Limits::default() };
     let rpc = rpc().with_limits(limits);
     let nested = |depth: usize| [b"\x94\0\x01\xa4echo\x91".to_vec(), vec![0x91; depth]].concat();
-    expect_refusal(&rpc, &nested(4));
-    expect_refusal(&rpc, &nested(100_000));
+    expect_rejection(&rpc, &nested(4));
+    expect_rejection(&rpc, &nested(100_000));
     let mut client = Client::new(&rpc);
     client.send([nested(3), vec![0xc0]].concat());
     assert_eq!(client.output, b"\x94\x01\x01\xc0\x91\x91\x91\xc0");

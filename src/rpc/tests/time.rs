@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn patience_follows_the_calls() {
+fn timeout_follows_the_calls() {
     let rpc = rpc();
     let limits = Limits::default();
     let mut client = Client::new(&rpc);
@@ -35,7 +35,7 @@ fn without_keepalive_the_first_answer_is_the_last() {
 }
 
 #[test]
-fn draining_waits_a_moment_for_an_idle_client() {
+fn drain_waits_drain_idle_timeout_for_idle_client() {
     let rpc = rpc();
     let message = request(1, "add", (1, 2));
     for before in [&[][..], &message, &message[..4], &[&message[..], &message[..4]].concat()] {
@@ -56,7 +56,7 @@ fn draining_waits_a_moment_for_an_idle_client() {
 }
 
 #[test]
-fn draining_answers_what_has_come_whole() {
+fn drain_answers_complete_messages() {
     let rpc = rpc();
     let message = request(1, "add", (1, 2));
     let mut client = Client::new(&rpc);
@@ -72,7 +72,7 @@ fn draining_answers_what_has_come_whole() {
 }
 
 #[test]
-fn draining_answers_what_waits_for_its_turn() {
+fn drain_answers_yielded_calls() {
     let rpc = rpc();
     let message = request(1, "add", (1, 2));
     for rest in [0, 4] {

@@ -13,14 +13,14 @@ use crate::recycling::{expect_never_fewer_than, serve_until_recycled};
 use crate::stopping::expect_the_queue_answered;
 use crate::support::{Exit, Server};
 
-macro_rules! on_naive_classes {
+macro_rules! on_fn_classes {
     ($($behaviour:ident),+ $(,)?) => {
         on_class!(plain: $($behaviour),+);
         on_class!(deaf: $($behaviour),+);
     };
 }
 
-on_naive_classes!(
+on_fn_classes!(
     idle_workers_follow_a_killed_master_and_another_can_start,
     a_busy_worker_finishes_for_a_killed_master,
     a_stuck_worker_follows_a_killed_master_in_the_end,
@@ -79,7 +79,7 @@ fn a_stuck_worker_follows_a_killed_master_in_the_end(class: &str) {
     server.signal(Signal::SIGKILL);
     client.expect_end();
     assert!(killed.elapsed() >= Duration::from_secs(1), "after {:?}", killed.elapsed());
-    server.wait_nobody();
+    server.wait_no_survivors();
 }
 
 fn term_lets_the_slow_request_finish(class: &str) {
@@ -87,7 +87,7 @@ fn term_lets_the_slow_request_finish(class: &str) {
     let mut client = server.begin("/sleep?ms=1000");
     server.signal(Signal::SIGTERM);
     assert_eq!(client.answer().status(), 200);
-    server.expect_clean_end();
+    server.expect_clean_exit();
     for exited in server.records_of("worker exited") {
         assert_eq!(exited.text("reason"), Some("asked"), "{exited:?}");
         assert_eq!(exited.number("code"), Some(0), "{exited:?}");
@@ -104,7 +104,7 @@ fn term_gives_up_at_the_graceful_timeout(class: &str) {
     let mut client = server.begin("/sleep?ms=120000");
     let asked = Instant::now();
     server.signal(Signal::SIGTERM);
-    server.expect_clean_end();
+    server.expect_clean_exit();
     assert!(asked.elapsed() >= Duration::from_secs(1), "gave up after {:?}", asked.elapsed());
     client.expect_end();
 }
@@ -113,7 +113,7 @@ fn int_is_quick(class: &str) {
     let Some(mut server) = start(class, &["-w", "2", "--abort-grace", "60s"]) else { return };
     let mut client = server.begin("/sleep?ms=120000");
     server.signal(Signal::SIGINT);
-    server.expect_clean_end();
+    server.expect_clean_exit();
     client.expect_end();
 }
 
@@ -143,7 +143,7 @@ fn a_worker_that_is_stuck_in_a_request_is_replaced(class: &str) {
 
 fn an_idle_worker_is_left_alone(class: &str) {
     let Some(server) = start(class, &["-w", "2", "-t", "1s"]) else { return };
-    server.hears(Duration::from_secs(3), |record| record.message() == "worker hung");
+    server.sees_record(Duration::from_secs(3), |record| record.message() == "worker hung");
     assert!(server.records_of("worker hung").is_empty());
     assert!(server.records_of("worker exited").is_empty());
     server.finish();
@@ -199,7 +199,7 @@ fn a_reload_loses_none(class: &str) {
 }
 
 #[test]
-fn plain_counts_its_clients() {
+fn fn_class_counts_its_clients() {
     let flags = ["-w", "2", "--max-requests", "20", "--max-requests-jitter", "10"];
     let Some(server) = start("plain", &flags) else { return };
     serve_until_recycled(&server, 6);

@@ -9,24 +9,24 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Exit, Server};
 
-on_class!(sync: a_busy_worker_leaves_newcomers_to_another);
-on_class!(threads: a_busy_worker_leaves_newcomers_to_another);
-on_concurrent_classes!(newcomers_have_their_turn_beside_the_greedy);
+on_class!(sync: busy_worker_leaves_new_clients_to_another);
+on_class!(threads: busy_worker_leaves_new_clients_to_another);
+on_concurrent_classes!(new_clients_are_served_beside_greedy_clients);
 
 /// Whoever is in a handler cannot let anybody in; a worker that did would keep them waiting.
-fn a_busy_worker_leaves_newcomers_to_another(class: &str) {
+fn busy_worker_leaves_new_clients_to_another(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "--threads", "1"]);
     server.wait_workers(2);
     let _busy = server.begin("/sleep?ms=60000");
     for _ in 0..50 {
         assert_eq!(server.get("/").text(), "Hello, world!\n");
     }
-    leave_the_busy(&server);
+    stop_saturated(&server);
 }
 
 /// Ends a server without waiting for those who are in a handler.
 #[track_caller]
-fn leave_the_busy(server: &Server) {
+fn stop_saturated(server: &Server) {
     server.signal(Signal::SIGINT);
     assert_eq!(server.wait_exit(), Exit::Code(0));
 }
@@ -40,11 +40,11 @@ fn a_free_thread_serves_while_the_others_are_blocked() {
         assert_eq!(kept.get("/").text(), "Hello, world!\n");
         assert_eq!(server.get("/").text(), "Hello, world!\n");
     }
-    leave_the_busy(&server);
+    stop_saturated(&server);
 }
 
 #[test]
-fn newcomers_have_their_turn_while_others_keep_all_threads_busy() {
+fn new_clients_are_served_while_all_threads_are_busy() {
     let server = Server::start(&["-k", "threads", "--threads", "2"]);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -64,7 +64,7 @@ fn newcomers_have_their_turn_while_others_keep_all_threads_busy() {
 }
 
 /// Some ask for more before they have read what they asked for, and never stop.
-fn newcomers_have_their_turn_beside_the_greedy(class: &str) {
+fn new_clients_are_served_beside_greedy_clients(class: &str) {
     let server = Server::start(&["-k", class, "--threads", "2"]);
     let requests = "GET / HTTP/1.1\r\nHost: test\r\n\r\n".repeat(500);
     let greedy: Vec<_> =

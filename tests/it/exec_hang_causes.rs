@@ -11,8 +11,8 @@ use crate::cgroup::Group;
 use crate::cores::{expect_whole_core, hold_cores, may_dump_cores};
 use crate::exec::{program_of, wait_line};
 use crate::exec_programs::python_is_there;
-use crate::heard::{Record, Worker};
-use crate::held::Held;
+use crate::log_capture::{Record, Worker};
+use crate::stuck_fs::StuckFs;
 use crate::launch::Launch;
 use crate::proc::{stat, status, wait_until};
 use crate::support::Server;
@@ -64,15 +64,15 @@ live()
 "#;
 
 /// A server of one such program, in a folder of its own.
-struct Scene {
+struct HangCase {
     server: Server,
     worker: Worker,
     program: Pid,
 }
 
-impl Scene {
+impl HangCase {
     #[track_caller]
-    fn new(deed: &str, grace: &str) -> Self {
+    fn new(action: &str, grace: &str) -> Self {
         let flags = ["-k", "exec", "--ready-after", "1h", "-t", "1s", "--bind", "none"];
         let mut launch = Launch::new(&flags).unbound().arg("--abort-grace").arg(grace);
         fs::write(launch.path("app.py"), PROGRAM).unwrap();
@@ -83,7 +83,7 @@ impl Scene {
             launch = launch.with_cores().arg("--core").arg("unlimited");
         }
         let launch = launch.arg("--chdir").arg(folder);
-        let server = launch.program(&["python3", "../app.py", deed]).start();
+        let server = launch.program(&["python3", "../app.py", action]).start();
         let worker = server.wait_workers(1)[0];
         let program = program_of(worker.pid);
         Self { server, worker, program }
@@ -110,10 +110,10 @@ impl Scene {
 
 /// What is done to a program besides, for as long as what is returned is kept; nothing if the machine
 /// does not allow it.
-type Help = fn(&Scene) -> Option<Box<dyn Any>>;
+type Help = fn(&HangCase) -> Option<Box<dyn Any>>;
 
 const NONE: Help = |_| Some(Box::new(()));
-const HOLD: Help = |scene| Some(Box::new(Held::new(&scene.server.path("folder"))?));
+const HOLD: Help = |scene| Some(Box::new(StuckFs::new(&scene.server.path("folder"))?));
 
 /// What a program does, and what is then said of it.
 const CAUSES: [(&str, &str, Help); 8] = [
@@ -143,15 +143,15 @@ const CAUSES: [(&str, &str, Help); 8] = [
 ];
 
 #[test]
-fn each_cause_has_a_verdict_of_its_own() {
+fn each_hang_cause_is_classified() {
     if !python_is_there() {
         return;
     }
     for (deed, verdict, help) in CAUSES {
-        let scene = Scene::new(deed, "500ms");
-        let Some(kept) = scene.go(|| help(&scene)) else { continue };
-        let is_told = |r: &Record| r.pid() == Some(scene.worker.pid) && r.text("verdict").is_some();
-        let told = scene.server.wait_for("a verdict", is_told);
+        let case = HangCase::new(deed, "500ms");
+        let Some(kept) = case.go(|| help(&case)) else { continue };
+        let is_told = |r: &Record| r.pid() == Some(case.worker.pid) && r.text("verdict").is_some();
+        let told = case.server.wait_for("a verdict", is_told);
         assert_eq!(told.text("verdict"), Some(verdict), "{deed}: {told:?}");
         let action = match verdict {
             "frozen" | "throttled" => None,
@@ -164,18 +164,18 @@ fn each_cause_has_a_verdict_of_its_own() {
             drop(kept);
         } else {
             let thread = told.number("thread");
-            assert_eq!(thread, Some(i64::from(scene.program.as_raw())), "{told:?}");
-            let exited = scene.server.wait_exited(scene.worker.pid);
+            assert_eq!(thread, Some(i64::from(case.program.as_raw())), "{told:?}");
+            let exited = case.server.wait_exited(case.worker.pid);
             assert_eq!(exited.text("reason"), Some("hung"), "{exited:?}");
-            scene.server.wait_replaced(scene.worker);
+            case.server.wait_replaced(case.worker);
             // One word, one kill, one successor: whatever becomes of the old one.
-            let hangs = scene.server.records_of("worker hung").len();
-            let started = scene.server.records_of("program started").len();
+            let hangs = case.server.records_of("worker hung").len();
+            let started = case.server.records_of("program started").len();
             assert_eq!((hangs, started), (1, 2), "{deed}");
             drop(kept);
         }
         wait_until("it goes, or gets on", || {
-            let state = stat(scene.program).map(|stat| stat.state);
+            let state = stat(case.program).map(|stat| stat.state);
             if action.is_none() { state.is_some() } else { matches!(state, None | Some('Z')) }
         });
     }
@@ -186,19 +186,19 @@ fn a_frozen_program_is_left_alone() {
     if !python_is_there() {
         return;
     }
-    let scene = Scene::new("live", "500ms");
+    let case = HangCase::new("live", "500ms");
     let Some(group) = Group::new("freezer") else { return };
-    group.take(scene.program);
+    group.take(case.program);
     group.freeze();
-    assert_eq!(scene.wait_for("worker cannot run").text("verdict"), Some("frozen"));
+    assert_eq!(case.wait_for("worker cannot run").text("verdict"), Some("frozen"));
     let is_hung = |record: &Record| record.message() == "worker hung";
-    assert!(!scene.server.hears(Duration::from_secs(3), is_hung));
+    assert!(!case.server.sees_record(Duration::from_secs(3), is_hung));
     group.thaw();
-    assert!(!scene.server.hears(Duration::from_secs(2), is_hung));
-    assert_eq!(program_of(scene.worker.pid), scene.program);
-    assert_eq!(scene.server.records_of("worker exited").len(), 0);
+    assert!(!case.server.sees_record(Duration::from_secs(2), is_hung));
+    assert_eq!(program_of(case.worker.pid), case.program);
+    assert_eq!(case.server.records_of("worker exited").len(), 0);
     drop(group);
-    scene.server.finish();
+    case.server.finish();
 }
 
 #[test]
@@ -207,25 +207,25 @@ fn a_program_that_dumps_its_core_is_not_killed() {
         return;
     }
     for (deed, reason) in [("crash", "crashed"), ("spin", "hung")] {
-        let scene = Scene::new(deed, "2s");
-        let folder = scene.server.path("folder");
-        let Some(held) = scene.go(|| hold_cores(&folder)) else { return };
-        let said = scene.wait_for("worker has crashed");
+        let case = HangCase::new(deed, "2s");
+        let folder = case.server.path("folder");
+        let Some(held) = case.go(|| hold_cores(&folder)) else { return };
+        let said = case.wait_for("worker has crashed");
         assert_eq!(said.text("verdict"), Some("dumping core"), "{said:?}");
-        scene.server.wait_replaced(scene.worker);
-        assert_eq!(status(scene.program, "CoreDumping"), ["1"], "it is still at it");
+        case.server.wait_replaced(case.worker);
+        assert_eq!(status(case.program, "CoreDumping"), ["1"], "it is still at it");
         drop(held);
-        let exited = scene.server.wait_exited(scene.worker.pid);
+        let exited = case.server.wait_exited(case.worker.pid);
         let end = (exited.text("reason"), exited.text("signal"));
         assert_eq!(end, (Some(reason), Some("SIGABRT")), "{exited:?}");
-        expect_whole_core(&scene.server.path("folder"));
-        scene.server.finish();
+        expect_whole_core(&case.server.path("folder"));
+        case.server.finish();
     }
 }
 
 /// How long after the record of its hang a worker is killed.
 #[track_caller]
-fn from_hang_to_kill(server: &Server, worker: Pid, error: &str) -> Duration {
+fn hang_to_kill_time(server: &Server, worker: Pid, error: &str) -> Duration {
     let at = |message: &str| {
         let record = server.wait_for(message, |record| record.is(message, worker));
         let stamp = humantime::parse_rfc3339(record.text("ts").unwrap()).unwrap();
@@ -258,13 +258,13 @@ fn one_that_ignores_its_abort_is_killed_after_its_grace() {
         return;
     }
     let measured = GRACES.map(|(grace, _)| {
-        let scene = Scene::new("deaf", grace);
-        scene.go(|| Some(()));
-        let time = from_hang_to_kill(&scene.server, scene.worker.pid, "no heartbeat");
-        let exited = scene.server.wait_exited(scene.worker.pid);
+        let case = HangCase::new("deaf", grace);
+        case.go(|| Some(()));
+        let time = hang_to_kill_time(&case.server, case.worker.pid, "no heartbeat");
+        let exited = case.server.wait_exited(case.worker.pid);
         assert_eq!(exited.text("reason"), Some("hung"));
-        scene.server.wait_replaced(scene.worker);
-        scene.server.finish();
+        case.server.wait_replaced(case.worker);
+        case.server.finish();
         time
     });
     expect_graces(GRACES.map(|(_, grace)| grace), measured);
@@ -278,7 +278,7 @@ fn one_that_is_late_and_ignores_its_abort_is_killed_after_its_grace() {
         let script = "trap '' ABRT; echo deaf; while :; do sleep 0.05; done";
         let server = launch.program(&["sh", "-c", script]).spawn();
         let worker = wait_line(&server, "it hears nothing", |said| said == "deaf").pid().unwrap();
-        let time = from_hang_to_kill(&server, worker, "not ready in time");
+        let time = hang_to_kill_time(&server, worker, "not ready in time");
         assert_eq!(server.wait_exited(worker).text("reason"), Some("boot failure"));
         let is_next = |r: &Record| r.message() == "worker started" && r.pid() != Some(worker);
         server.wait_for("its successor", is_next);

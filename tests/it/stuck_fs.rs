@@ -4,20 +4,20 @@ use std::fs::File;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 
-use crate::os::{Void, read_names_into};
+use crate::os::{TouchTrap, read_names_into};
 
 /// Keeps a directory locked. Who makes or removes a file in it waits in state D, whatever signals
 /// come, until this is dropped: the kernel holds the lock for somebody who reads the names into
 /// memory that is not there.
-pub struct Held {
-    void: Option<Void>,
+pub struct StuckFs {
+    void: Option<TouchTrap>,
     reader: Option<JoinHandle<()>>,
 }
 
-impl Held {
+impl StuckFs {
     /// Locks a directory; nothing, and a line that says why, if the machine does not allow it.
     pub fn new(directory: &Path) -> Option<Self> {
-        let void = match Void::new() {
+        let void = match TouchTrap::new() {
             Ok(void) => void,
             Err(error) => {
                 eprintln!("skipped: no directory can be held: {error}");
@@ -31,7 +31,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for StuckFs {
     fn drop(&mut self) {
         // Without it the page is like any other.
         drop(self.void.take());

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, chown};
 
 use crate::cgroup::{Group, group_of};
-use crate::heard::{Record, Worker};
+use crate::log_capture::{Record, Worker};
 use crate::launch::Launch;
 use crate::proc::{stat, wait_until};
 use crate::support::{Exit, Server};
@@ -19,18 +19,18 @@ on_every_class!(
     each_worker_has_a_group_of_its_own,
     a_stray_ends_with_its_worker,
     a_stray_ends_with_a_worker_that_is_recycled,
-    a_reload_leaves_nobody_behind,
+    reload_leaves_no_process_behind,
     a_worker_out_of_memory_is_told_in_its_group_too,
     a_worker_that_is_frozen_in_its_group_is_left_alone,
 );
 
 /// The group of a worker.
-fn leaf(group: &Group, master: Pid, worker: Pid) -> PathBuf {
+fn worker_cgroup(group: &Group, master: Pid, worker: Pid) -> PathBuf {
     group.path().join(format!("ostler-worker-{master}-{worker}"))
 }
 
 /// The names of the groups that a master's ready workers should have.
-fn leaves_of(server: &Server, workers: &[Worker]) -> Vec<String> {
+fn worker_cgroups(server: &Server, workers: &[Worker]) -> Vec<String> {
     let name = |worker: &Worker| format!("ostler-worker-{}-{}", server.pid, worker.pid);
     let mut names: Vec<_> = workers.iter().map(name).collect();
     names.sort();
@@ -61,7 +61,7 @@ fn stray(server: &Server) -> Pid {
 #[track_caller]
 fn wait_gone(group: &Group, server: &Server, worker: Pid, stray: Pid) {
     wait_until("what has left its session ends as well", || is_gone(stray));
-    let leaf = leaf(group, server.pid, worker);
+    let leaf = worker_cgroup(group, server.pid, worker);
     wait_until("the group is removed", || !leaf.exists());
 }
 
@@ -76,9 +76,9 @@ fn each_worker_has_a_group_of_its_own(class: &str) {
     let Some(group) = delegated() else { return };
     let server = group.launch(&["-k", class, "-w", "3"]).start();
     let workers = server.wait_workers(3);
-    assert_eq!(group.inner(), leaves_of(&server, &workers));
+    assert_eq!(group.inner(), worker_cgroups(&server, &workers));
     for worker in &workers {
-        let leaf = leaf(&group, server.pid, worker.pid);
+        let leaf = worker_cgroup(&group, server.pid, worker.pid);
         assert_eq!(group_of(worker.pid).file_name(), leaf.file_name());
     }
     assert_eq!(group_of(server.pid).file_name(), group.path().file_name());
@@ -115,7 +115,7 @@ fn a_stray_ends_with_a_worker_that_is_recycled(class: &str) {
     finish(&group, server);
 }
 
-fn a_reload_leaves_nobody_behind(class: &str) {
+fn reload_leaves_no_process_behind(class: &str) {
     let Some(group) = delegated() else { return };
     let server = group.launch(&["-k", class, "-w", "2"]).start();
     let victims = server.wait_workers(2);
@@ -127,7 +127,7 @@ fn a_reload_leaves_nobody_behind(class: &str) {
     wait_until("what has left its session ends as well", || is_gone(stray));
     let workers = server.wait_workers(2);
     wait_until("there are groups for the new workers alone", || {
-        group.inner() == leaves_of(&server, &workers)
+        group.inner() == worker_cgroups(&server, &workers)
     });
     finish(&group, server);
 }
@@ -149,7 +149,7 @@ fn a_worker_out_of_memory_is_told_in_its_group_too(class: &str) {
         victim = server.wait_replaced(victim);
     }
     other.as_ref().unwrap_or(&group).limit_memory(64 << 20);
-    assert!(leaf(&group, server.pid, victim.pid).exists());
+    assert!(worker_cgroup(&group, server.pid, victim.pid).exists());
     server.connect().ask("/leak?mb=200");
     let exited = server.wait_exited(victim.pid);
     assert_eq!(exited.text("reason"), Some("out of memory"), "{exited:?}");
@@ -166,7 +166,7 @@ fn a_worker_that_is_frozen_in_its_group_is_left_alone(class: &str) {
     let flags = ["-k", class, "-w", "2", "-t", "1s", "--abort-grace", "500ms"];
     let server = group.launch(&flags).start();
     let victim = server.wait_workers(2)[0];
-    let switch = leaf(&group, server.pid, victim.pid).join("cgroup.freeze");
+    let switch = worker_cgroup(&group, server.pid, victim.pid).join("cgroup.freeze");
     fs::write(&switch, "1").unwrap();
     let is_excused = |record: &Record| record.is("worker cannot run", victim.pid);
     let excused = server.wait_for("its excuse", is_excused);
@@ -200,7 +200,7 @@ fn stray_of(server: &Server, worker: Pid) -> Pid {
 }
 
 #[test]
-fn a_program_leaves_nobody_behind() {
+fn program_leaves_no_process_behind() {
     let Some(group) = delegated() else { return };
     let server = launch_straying(&group, &[]).start();
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
@@ -220,7 +220,7 @@ fn a_program_leaves_nobody_behind() {
 }
 
 #[test]
-fn a_program_that_is_recycled_leaves_nobody_behind() {
+fn recycled_program_leaves_no_process_behind() {
     let Some(group) = delegated() else { return };
     let server = launch_straying(&group, &["--max-lifetime", "1s"]).start();
     let victim = server.wait_workers(1)[0];
@@ -236,7 +236,7 @@ fn groups_within_the_group_of_a_worker_end_with_it() {
     let server = group.launch(&[]).start();
     let victim = server.wait_workers(1)[0];
     let stray = stray(&server);
-    let leaf = leaf(&group, server.pid, victim.pid);
+    let leaf = worker_cgroup(&group, server.pid, victim.pid);
     fs::create_dir_all(leaf.join("empty/inner")).unwrap();
     fs::create_dir_all(leaf.join("a/b")).unwrap();
     fs::write(leaf.join("a/b/cgroup.procs"), stray.to_string()).unwrap();
@@ -283,7 +283,7 @@ fn without_privileges() -> Option<[&'static str; 6]> {
 }
 
 /// As a service manager does for a service that runs as somebody else.
-fn give_away(group: &Group) {
+fn delegate(group: &Group) {
     for name in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
         let path = group.path().join(name);
         chown(&path, Some(Uid::from_raw(65534)), Some(Gid::from_raw(65534))).unwrap();
@@ -293,7 +293,7 @@ fn give_away(group: &Group) {
 #[test]
 fn a_master_without_privileges_can_have_been_given_its_group() {
     let (Some(group), Some(words)) = (delegated(), without_privileges()) else { return };
-    give_away(&group);
+    delegate(&group);
     let server = group.launch_by(&words, &[]).start();
     expect_no_stray(&group, server);
 }
@@ -312,10 +312,10 @@ fn the_next_master_ends_what_one_that_was_killed_has_left() {
     let Some(group) = delegated() else { return };
     let first = group.launch(&["-w", "2"]).start();
     let stray = stray(&first);
-    let leaves = leaves_of(&first, &first.wait_workers(2));
+    let leaves = worker_cgroups(&first, &first.wait_workers(2));
     first.signal(Signal::SIGKILL);
     first.wait_exit();
-    first.wait_nobody();
+    first.wait_no_survivors();
     assert_eq!(group.inner(), leaves, "nobody could have removed them");
     assert!(!is_gone(stray), "nobody could have known of it");
     // What is not a worker's is none of a master's business.
@@ -341,7 +341,7 @@ fn the_next_master_lets_the_workers_of_one_that_was_killed_finish() {
     first.wait_exit();
     let second = group.launch(&[]).start();
     assert_eq!(client.answer().status(), 200);
-    let leaf = leaf(&group, first.pid, worker.pid);
+    let leaf = worker_cgroup(&group, first.pid, worker.pid);
     wait_until("the group is removed once its worker has left", || !leaf.exists());
     finish(&group, second);
 }
@@ -375,7 +375,7 @@ fn upgrade(group: &Group, server: &Server) -> (Pid, [Pid; 2]) {
 fn finish_upgraded(group: &Group, server: &Server, new: Pid, stray: Pid) {
     assert!(!is_gone(stray), "another master's");
     kill(new, Signal::SIGTERM).unwrap();
-    server.wait_nobody();
+    server.wait_no_survivors();
     assert_eq!(group.inner(), [""; 0]);
     assert!(is_gone(stray), "it has outlived the server");
 }
@@ -387,7 +387,7 @@ fn two_masters_side_by_side_leave_each_other_alone() {
     let victim = server.wait_workers(1)[0];
     let (new, [first, second]) = upgrade(&group, &server);
     assert!(!is_gone(first) && !is_gone(second));
-    let leaf = leaf(&group, server.pid, victim.pid);
+    let leaf = worker_cgroup(&group, server.pid, victim.pid);
     assert!(leaf.exists(), "the new master has removed it");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
@@ -405,7 +405,7 @@ fn a_master_ends_what_the_one_beside_it_has_left() {
     server.signal(Signal::SIGKILL);
     server.wait_for("promotion", |record| record.is("promoted", new));
     wait_until("what has left its session ends as well", || is_gone(first));
-    let leaf = leaf(&group, server.pid, victim.pid);
+    let leaf = worker_cgroup(&group, server.pid, victim.pid);
     wait_until("the group is removed", || !leaf.exists());
     finish_upgraded(&group, &server, new, second);
 }

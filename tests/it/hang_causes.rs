@@ -12,14 +12,14 @@ use tempfile::TempDir;
 use crate::cgroup::Group;
 use crate::client::Client;
 use crate::cores::{expect_whole_core, hold_cores, may_dump_cores};
-use crate::heard::{Record, Worker};
-use crate::held::Held;
+use crate::log_capture::{Record, Worker};
+use crate::stuck_fs::StuckFs;
 use crate::launch::Launch;
 use crate::proc::{stat, status, wait_until};
 use crate::support::Server;
 
 on_every_class!(
-    each_cause_has_a_verdict_of_its_own,
+    each_hang_cause_is_classified,
     a_worker_that_dumps_its_core_is_not_killed,
     a_worker_that_dumps_its_core_when_aborted_is_not_killed,
     a_worker_that_dumps_its_core_while_it_drains_is_not_killed,
@@ -31,22 +31,22 @@ on_every_class!(
 
 /// A server of one worker, which works in a folder of its own where it may dump its core, and whose
 /// log leads through that folder.
-struct Scene {
+struct HangCase {
     server: Server,
     folder: TempDir,
 }
 
-impl Scene {
+impl HangCase {
     /// Its worker may be silent, or at something, for a second. It has time for its last words, of
     /// which there are many in a build for debugging.
     #[track_caller]
     fn new(class: &str, flags: &[&str]) -> Self {
-        Self::patient(class, "1s", flags)
+        Self::with_timeout(class, "1s", flags)
     }
 
     /// The same for so long.
     #[track_caller]
-    fn patient(class: &str, timeout: &str, flags: &[&str]) -> Self {
+    fn with_timeout(class: &str, timeout: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (path, log) = (folder.path().to_str().unwrap(), folder.path().join("log"));
         symlink("/proc/self/fd/2", &log).unwrap();
@@ -62,12 +62,12 @@ impl Scene {
     }
 
     /// Nobody makes or removes a file in the worker's folder until what is returned is dropped.
-    fn hold(&self) -> Option<Held> {
-        Held::new(self.folder.path())
+    fn hold(&self) -> Option<StuckFs> {
+        StuckFs::new(self.folder.path())
     }
 
     /// The same, if its core would be a file in that folder.
-    fn hold_cores(&self) -> Option<Held> {
+    fn hold_cores(&self) -> Option<StuckFs> {
         hold_cores(self.folder.path())
     }
 
@@ -91,7 +91,7 @@ impl Scene {
 
     /// What is found out about a worker.
     #[track_caller]
-    fn verdict_on(&self, worker: Worker) -> Record {
+    fn hang_record(&self, worker: Worker) -> Record {
         let is_it = |r: &Record| r.pid() == Some(worker.pid) && r.text("verdict").is_some();
         self.server.wait_for("a verdict", is_it)
     }
@@ -106,7 +106,7 @@ impl Scene {
 
 /// Has a worker not get on, for as long as what is returned is kept; nothing if the machine does not
 /// allow it.
-type Cause = fn(&Scene, Worker) -> Option<Box<dyn std::any::Any>>;
+type Cause = fn(&HangCase, Worker) -> Option<Box<dyn std::any::Any>>;
 
 /// Whatever can befall a worker, and what is then said of it.
 const CAUSES: [(&str, Cause); 7] = [
@@ -140,14 +140,14 @@ const CAUSES: [(&str, Cause); 7] = [
     }),
 ];
 
-fn each_cause_has_a_verdict_of_its_own(class: &str) {
+fn each_hang_cause_is_classified(class: &str) {
     let mut verdicts = BTreeSet::new();
     let mut tried = 0;
     for (expected, cause) in CAUSES {
-        let scene = Scene::new(class, &[]);
-        let worker = scene.worker();
-        let Some(kept) = cause(&scene, worker) else { continue };
-        let record = scene.verdict_on(worker);
+        let case = HangCase::new(class, &[]);
+        let worker = case.worker();
+        let Some(kept) = cause(&case, worker) else { continue };
+        let record = case.hang_record(worker);
         assert_eq!(record.text("verdict"), Some(expected), "{record:?}");
         // Who cannot be blamed is not ended.
         let (message, action) = match expected {
@@ -161,7 +161,7 @@ fn each_cause_has_a_verdict_of_its_own(class: &str) {
         tried += 1;
         drop(kept);
         if action.is_some() {
-            assert_eq!(scene.server.wait_exited(worker.pid).text("reason"), Some("hung"));
+            assert_eq!(case.server.wait_exited(worker.pid).text("reason"), Some("hung"));
         }
     }
     assert!(verdicts.len() == tried && tried >= 3, "{verdicts:?}");
@@ -170,8 +170,8 @@ fn each_cause_has_a_verdict_of_its_own(class: &str) {
 /// A worker dumps its core for longer than anything else may take, and is not killed: what it leaves
 /// is whole.
 #[track_caller]
-fn dumps_in_peace(scene: &Scene, worker: Worker, held: Held, reason: &str) {
-    let server = &scene.server;
+fn expect_dump_completes(case: &HangCase, worker: Worker, held: StuckFs, reason: &str) {
+    let server = &case.server;
     let said = server.wait_for("the dump", |r| r.is("worker has crashed", worker.pid));
     assert_eq!(said.text("verdict"), Some("dumping core"));
     server.wait_replaced(worker);
@@ -180,7 +180,7 @@ fn dumps_in_peace(scene: &Scene, worker: Worker, held: Held, reason: &str) {
     for (message, count) in
         [("worker has crashed", 1), ("worker exited", 0), ("worker is killed", 0)]
     {
-        let records = scene.records(message, worker);
+        let records = case.records(message, worker);
         assert_eq!(records.len(), count, "{records:#?}");
     }
     drop(held);
@@ -189,40 +189,40 @@ fn dumps_in_peace(scene: &Scene, worker: Worker, held: Held, reason: &str) {
     // A KILL would have cut the dump short.
     let end = (exited.text("signal"), exited.text("core"));
     assert_eq!(end, (Some("SIGABRT"), Some("dumped")), "{exited:?}");
-    expect_whole_core(scene.folder.path());
+    expect_whole_core(case.folder.path());
     assert_eq!(server.get("/").text(), "Hello, world!\n");
 }
 
 fn a_worker_that_dumps_its_core_is_not_killed(class: &str) {
-    let scene = Scene::new(class, &["--graceful-timeout", "1s"]);
-    let worker = scene.worker();
-    let Some(held) = scene.hold_cores() else { return };
-    let _client = scene.ask("/crash");
-    dumps_in_peace(&scene, worker, held, "crashed");
-    scene.server.finish();
+    let case = HangCase::new(class, &["--graceful-timeout", "1s"]);
+    let worker = case.worker();
+    let Some(held) = case.hold_cores() else { return };
+    let _client = case.ask("/crash");
+    expect_dump_completes(&case, worker, held, "crashed");
+    case.server.finish();
 }
 
 fn a_worker_that_dumps_its_core_when_aborted_is_not_killed(class: &str) {
-    let scene = Scene::new(class, &["--graceful-timeout", "1s"]);
-    let worker = scene.worker();
-    let Some(held) = scene.hold_cores() else { return };
-    let _client = scene.ask("/spin");
-    let hung = scene.server.wait_for("the hang", |r| r.is("worker hung", worker.pid));
+    let case = HangCase::new(class, &["--graceful-timeout", "1s"]);
+    let worker = case.worker();
+    let Some(held) = case.hold_cores() else { return };
+    let _client = case.ask("/spin");
+    let hung = case.server.wait_for("the hang", |r| r.is("worker hung", worker.pid));
     assert_eq!(hung.text("verdict"), Some("busy"), "{hung:?}");
-    dumps_in_peace(&scene, worker, held, "hung");
-    scene.server.finish();
+    expect_dump_completes(&case, worker, held, "hung");
+    case.server.finish();
 }
 
 fn a_worker_that_dumps_its_core_while_it_drains_is_not_killed(class: &str) {
-    let scene = Scene::patient(class, "1h", &["--graceful-timeout", "1s"]);
-    let worker = scene.worker();
-    let Some(held) = scene.hold_cores() else { return };
-    let _client = scene.ask("/crash");
+    let case = HangCase::with_timeout(class, "1h", &["--graceful-timeout", "1s"]);
+    let worker = case.worker();
+    let Some(held) = case.hold_cores() else { return };
+    let _client = case.ask("/crash");
     wait_until("it dumps", || status(worker.pid, "CoreDumping") == ["1"]);
-    scene.server.signal(Signal::SIGHUP);
+    case.server.signal(Signal::SIGHUP);
     // Its time to drain is up.
-    dumps_in_peace(&scene, worker, held, "reload");
-    scene.server.finish();
+    expect_dump_completes(&case, worker, held, "reload");
+    case.server.finish();
 }
 
 /// The signals that wait for a process as a whole.
@@ -231,11 +231,11 @@ fn pending(pid: Pid) -> u64 {
 }
 
 fn a_worker_beyond_signals_is_killed_once_and_replaced_at_once(class: &str) {
-    let scene = Scene::new(class, &["--graceful-timeout", "1s"]);
-    let (server, worker) = (&scene.server, scene.worker());
-    fs::remove_file(scene.folder.path().join("log")).unwrap();
-    let Some(held) = scene.hold() else { return };
-    scene.make_a_file(worker);
+    let case = HangCase::new(class, &["--graceful-timeout", "1s"]);
+    let (server, worker) = (&case.server, case.worker());
+    fs::remove_file(case.folder.path().join("log")).unwrap();
+    let Some(held) = case.hold() else { return };
+    case.make_a_file(worker);
     let hung = server.wait_for("the hang", |r| r.is("worker hung", worker.pid));
     let facts = (hung.text("verdict"), hung.text("state"), hung.text("action"));
     assert_eq!(facts, (Some("unkillable"), Some("D"), Some("killed")), "{hung:?}");
@@ -246,7 +246,7 @@ fn a_worker_beyond_signals_is_killed_once_and_replaced_at_once(class: &str) {
     let only_kill = 1 << (Signal::SIGKILL as u64 - 1);
     assert_eq!(pending(worker.pid), only_kill, "nothing but KILL was sent");
     for message in ["worker hung", "worker started"] {
-        assert_eq!(scene.records(message, worker).len(), 1);
+        assert_eq!(case.records(message, worker).len(), 1);
     }
     assert_eq!(server.records_of("worker started").len(), 2);
     assert_eq!(server.records_of("worker exited").len(), 0);
@@ -254,21 +254,21 @@ fn a_worker_beyond_signals_is_killed_once_and_replaced_at_once(class: &str) {
     let exited = server.wait_exited(worker.pid);
     let end = (exited.text("reason"), exited.text("signal"));
     assert_eq!(end, (Some("hung"), Some("SIGKILL")), "{exited:?}");
-    scene.server.finish();
+    case.server.finish();
 }
 
 fn a_throttled_worker_is_left_alone(class: &str) {
     let Some(group) = Group::new("cpu") else { return };
-    let scene = Scene::patient(class, "2s", &[]);
-    let (server, worker) = (&scene.server, scene.worker());
+    let case = HangCase::with_timeout(class, "2s", &[]);
+    let (server, worker) = (&case.server, case.worker());
     group.take(worker.pid);
     // As long a period as there may be, so that few looks see how one ends; and work that takes many
     // of them, and is soon done without a limit, whoever else is busy.
     group.limit_cpu(1000, 1_000_000);
-    let mut client = scene.ask("/leak?mb=16");
+    let mut client = case.ask("/leak?mb=16");
     let excused = server.wait_for("its excuse", |r| r.is("worker cannot run", worker.pid));
     assert_eq!(excused.text("verdict"), Some("throttled"), "{excused:?}");
-    server.hears(Duration::from_secs(5), |record| record.message() == "worker hung");
+    server.sees_record(Duration::from_secs(5), |record| record.message() == "worker hung");
     group.unlimit_cpu();
     assert_eq!(client.answer().status(), 200);
     for disturbance in ["worker hung", "worker exited"] {
@@ -277,44 +277,44 @@ fn a_throttled_worker_is_left_alone(class: &str) {
     }
     assert_eq!(server.answering_pid(), worker.pid);
     drop(group);
-    scene.server.finish();
+    case.server.finish();
 }
 
 fn an_endless_loop_in_a_throttled_group_comes_to_an_end(class: &str) {
     let Some(group) = Group::new("cpu") else { return };
-    let scene = Scene::new(class, &[]);
-    let (server, worker) = (&scene.server, scene.worker());
+    let case = HangCase::new(class, &[]);
+    let (server, worker) = (&case.server, case.worker());
     group.take(worker.pid);
     group.limit_cpu(20_000, 100_000);
-    let _client = scene.ask("/spin");
+    let _client = case.ask("/spin");
     // It is throttled because it is busy: once it has had its time, that is no excuse.
     let hung = server.wait_for("the hang", |r| r.is("worker hung", worker.pid));
     assert_eq!(hung.text("verdict"), Some("busy"), "{hung:?}");
     // On a machine that gives it even less it is not throttled, and not excused.
-    let was_excused = !scene.records("worker cannot run", worker).is_empty();
+    let was_excused = !case.records("worker cannot run", worker).is_empty();
     assert!(!was_excused || hung.number("work_ms") > Some(2000), "it was given time: {hung:?}");
     assert_eq!(server.wait_exited(worker.pid).text("reason"), Some("hung"));
     server.wait_replaced(worker);
     drop(group);
-    scene.server.finish();
+    case.server.finish();
 }
 
 fn a_sleeper_in_a_throttled_group_is_no_victim_of_it(class: &str) {
     let Some(group) = Group::new("cpu") else { return };
-    let scene = Scene::new(class, &["-w", "2"]);
-    let workers = scene.server.wait_workers(2);
+    let case = HangCase::new(class, &["-w", "2"]);
+    let workers = case.server.wait_workers(2);
     // One sleeps, and somebody else uses up what both may have.
-    let _client = scene.server.begin("/hang");
+    let _client = case.server.begin("/hang");
     let mut hog = std::process::Command::new("sh");
     let mut hog = hog.args(["-c", "while :; do :; done"]).spawn().unwrap();
     let members = workers.iter().map(|worker| worker.pid);
     let of_hog = Pid::from_raw(i32::try_from(hog.id()).unwrap());
     members.chain([of_hog]).for_each(|pid| group.take(pid));
     group.limit_cpu(20_000, 100_000);
-    let hung = scene.server.wait_for("the hang", |record| record.message() == "worker hung");
+    let hung = case.server.wait_for("the hang", |record| record.message() == "worker hung");
     hog.kill().unwrap();
     hog.wait().unwrap();
     assert_eq!(hung.text("verdict"), Some("blocked"), "{hung:?}");
     drop(group);
-    scene.server.finish();
+    case.server.finish();
 }

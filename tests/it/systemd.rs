@@ -18,7 +18,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::heard::Watched;
+use crate::log_capture::Watched;
 use crate::launch::Launch;
 use crate::load::Load;
 use crate::os::own;
@@ -35,13 +35,13 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
 
 /// One thing that a server has said.
 #[derive(Clone, Debug)]
-pub struct Word {
+pub struct Notification {
     pub seen: Instant,
     text: String,
     pub fds: Vec<Arc<OwnedFd>>,
 }
 
-impl Word {
+impl Notification {
     pub fn has(&self, line: &str) -> bool {
         self.text.lines().any(|said| said == line)
     }
@@ -52,13 +52,13 @@ impl Word {
 }
 
 /// Listens as a service manager does.
-pub struct Manager {
+pub struct FakeManager {
     pub name: String,
-    words: Arc<Watched<Vec<Word>>>,
+    words: Arc<Watched<Vec<Notification>>>,
     _dir: TempDir,
 }
 
-impl Manager {
+impl FakeManager {
     /// Under a path.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -68,7 +68,7 @@ impl Manager {
     }
 
     /// Under a name in the abstract namespace.
-    fn nameless() -> Self {
+    fn abstract_socket() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let name = format!("ostler-test-{}-{:?}", id(), thread::current().id());
         let address = UnixAddr::from_abstract_name(&name).unwrap();
@@ -76,11 +76,11 @@ impl Manager {
     }
 
     fn listen(name: String, socket: UnixDatagram, dir: TempDir) -> Self {
-        let words: Arc<Watched<Vec<Word>>> = Arc::default();
+        let words: Arc<Watched<Vec<Notification>>> = Arc::default();
         let heard = Arc::clone(&words);
         // It ends with the test.
         thread::spawn(move || {
-            while let Some(word) = hear(&socket) {
+            while let Some(word) = receive(&socket) {
                 heard.change(|words| words.push(word));
             }
         });
@@ -91,25 +91,25 @@ impl Manager {
         self.words.lock().len()
     }
 
-    pub fn words(&self) -> Vec<Word> {
+    pub fn notifications(&self) -> Vec<Notification> {
         self.words.lock().clone()
     }
 
     /// Waits for a word behind a mark that has this line.
     #[track_caller]
-    pub fn wait_for(&self, mark: usize, line: &str) -> Word {
+    pub fn wait_for(&self, mark: usize, line: &str) -> Notification {
         self.wait(mark, line, |word| word.has(line))
     }
 
     #[track_caller]
-    pub fn wait(&self, mark: usize, what: &str, wanted: impl Fn(&Word) -> bool) -> Word {
+    pub fn wait(&self, mark: usize, what: &str, wanted: impl Fn(&Notification) -> bool) -> Notification {
         let found =
             self.words.wait(DEADLINE, |words| words[mark..].iter().find(|w| wanted(w)).cloned());
-        found.unwrap_or_else(|| panic!("never {what}: {:#?}", self.words()))
+        found.unwrap_or_else(|| panic!("never {what}: {:#?}", self.notifications()))
     }
 }
 
-fn hear(socket: &UnixDatagram) -> Option<Word> {
+fn receive(socket: &UnixDatagram) -> Option<Notification> {
     let mut bytes = [0; 4096];
     let mut space = cmsg_space!([RawFd; 4]);
     let mut pieces = [IoSliceMut::new(&mut bytes)];
@@ -126,11 +126,11 @@ fn hear(socket: &UnixDatagram) -> Option<Word> {
         (message.bytes, fds)
     };
     let text = String::from_utf8_lossy(&bytes[..size]).into_owned();
-    Some(Word { seen: Instant::now(), text, fds })
+    Some(Notification { seen: Instant::now(), text, fds })
 }
 
 fn a_life_is_told_to_the_manager(class: &str) {
-    for manager in [Manager::new(), Manager::nameless()] {
+    for manager in [FakeManager::new(), FakeManager::abstract_socket()] {
         let launch = Launch::new(&["-k", class, "-w", "2"]).unbound();
         let (port, settings) = (launch.port(), launch.path("settings.yaml"));
         let good = format!("bind: \"127.0.0.1:{port}\"\n");
@@ -145,7 +145,7 @@ fn a_life_is_told_to_the_manager(class: &str) {
         let ready = manager.wait_for(0, "READY=1");
         assert!(ready.seen - begun >= boot, "{ready:?}");
         assert_eq!(ready.value("STATUS"), Some("2/2 ready, generation 1"));
-        let first = manager.words()[0].clone();
+        let first = manager.notifications()[0].clone();
         assert!(first.value("EXTEND_TIMEOUT_USEC").is_some_and(|us| us.parse::<u64>().is_ok()));
         assert_eq!(server.get("/env?name=NOTIFY_SOCKET").status(), 404);
 
@@ -156,7 +156,7 @@ fn a_life_is_told_to_the_manager(class: &str) {
         assert!(stamp.abs_diff(now_monotonic()) < 60_000_000, "{reloading:?}");
         let ready = manager.wait_for(mark, "READY=1");
         assert!(ready.seen - reloading.seen >= boot, "{ready:?}");
-        let generation_2 = |word: &Word| word.value("STATUS") == Some("2/2 ready, generation 2");
+        let generation_2 = |word: &Notification| word.value("STATUS") == Some("2/2 ready, generation 2");
         manager.wait(mark, "the status of generation 2", generation_2);
 
         // One that is refused is over as well.
@@ -177,8 +177,8 @@ fn a_life_is_told_to_the_manager(class: &str) {
         let mark = manager.mark();
         server.signal(Signal::SIGTERM);
         manager.wait_for(mark, "STOPPING=1");
-        server.expect_clean_end();
-        let words = manager.words();
+        server.expect_clean_exit();
+        let words = manager.notifications();
         assert!(words.iter().all(|word| !word.has("WATCHDOG=1")), "nobody asked for it");
         assert_eq!(words.iter().filter(|word| word.has("READY=1")).count(), 4, "{words:#?}");
     }
@@ -192,7 +192,7 @@ fn now_monotonic() -> u64 {
 
 #[test]
 fn the_manager_hears_a_crash_and_the_recovery() {
-    let manager = Manager::new();
+    let manager = FakeManager::new();
     let server = Launch::new(&["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
     manager.wait_for(0, "READY=1");
     let mark = manager.mark();
@@ -205,21 +205,21 @@ fn the_manager_hears_a_crash_and_the_recovery() {
 
 /// Signs of life between two marks come about so often.
 #[track_caller]
-fn expect_rhythm(manager: &Manager, mark: usize, every: Duration) {
-    let signs = |words: &[Word]| -> Vec<Instant> {
+fn expect_rhythm(manager: &FakeManager, mark: usize, every: Duration) {
+    let signs = |words: &[Notification]| -> Vec<Instant> {
         let behind = words.get(mark..).unwrap_or_default().iter();
         behind.filter(|word| word.has("WATCHDOG=1")).map(|word| word.seen).collect()
     };
     let seen = manager.words.wait(DEADLINE, |words| Some(signs(words)).filter(|s| s.len() >= 5));
-    let seen = seen.unwrap_or_else(|| panic!("no signs of life: {:#?}", manager.words()));
+    let seen = seen.unwrap_or_else(|| panic!("no signs of life: {:#?}", manager.notifications()));
     let whole = seen[4] - seen[0];
     assert!(whole >= every * 4 - every / 2, "too often: {whole:?}");
     assert!(whole <= every * 4 + Duration::from_secs(8), "too rarely: {whole:?}");
 }
 
 #[test]
-fn the_watchdog_is_fed() {
-    let manager = Manager::new();
+fn watchdog_is_pinged() {
+    let manager = FakeManager::new();
     let server = Launch::new(&["-w", "2"])
         .env("NOTIFY_SOCKET", &manager.name)
         .env("WATCHDOG_USEC", "600000")
@@ -230,8 +230,8 @@ fn the_watchdog_is_fed() {
 
 #[test]
 fn workers_inherit_nothing_of_the_manager() {
-    let manager = Manager::new();
-    let words = told("export WATCHDOG_PID=$$ WATCHDOG_USEC=60000000;");
+    let manager = FakeManager::new();
+    let words = watchdog_env("export WATCHDOG_PID=$$ WATCHDOG_USEC=60000000;");
     let server = launch_by(&words, &[]).env("NOTIFY_SOCKET", &manager.name).start();
     for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
         assert_eq!(server.get(&format!("/env?name={name}")).status(), 404, "{name}");
@@ -240,7 +240,7 @@ fn workers_inherit_nothing_of_the_manager() {
 }
 
 /// A program that is told its own pid in variables, as systemd does.
-fn told(script: &str) -> [String; 4] {
+fn watchdog_env(script: &str) -> [String; 4] {
     let script = format!("{script} exec \"$0\" \"$@\"");
     ["bash".to_owned(), "-c".to_owned(), script, PROGRAM.to_owned()]
 }
@@ -250,8 +250,8 @@ fn launch_by(words: &[String], flags: &[&str]) -> Launch {
 }
 
 #[test]
-fn a_watchdog_for_somebody_else_is_not_fed() {
-    let manager = Manager::new();
+fn watchdog_of_another_process_is_not_pinged() {
+    let manager = FakeManager::new();
     let server = Launch::new(&[])
         .env("NOTIFY_SOCKET", &manager.name)
         .env("WATCHDOG_USEC", "20000")
@@ -259,12 +259,12 @@ fn a_watchdog_for_somebody_else_is_not_fed() {
         .start();
     manager.wait_for(0, "READY=1");
     server.finish();
-    assert!(manager.words().iter().all(|word| !word.has("WATCHDOG=1")));
+    assert!(manager.notifications().iter().all(|word| !word.has("WATCHDOG=1")));
 }
 
 #[test]
 fn the_manager_follows_an_upgrade() {
-    let manager = Manager::new();
+    let manager = FakeManager::new();
     let server = Launch::new(&["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
     let mut master = server.pid;
     for _ in 0..2 {
@@ -272,13 +272,13 @@ fn the_manager_follows_an_upgrade() {
         let news = server.mark();
         kill(master, Signal::SIGUSR2).unwrap();
         let ready = server
-            .wait_for_news(news, "successor", |record| record.message() == "successor is ready");
+            .wait_for_new_record(news, "successor", |record| record.message() == "successor is ready");
         let new = ready.pid().unwrap();
         kill(master, Signal::SIGTERM).unwrap();
         manager.wait_for(mark, &format!("MAINPID={new}"));
         wait_until("the old one leaves", || stat(master).is_none_or(|stat| stat.state == 'Z'));
         server.wait_for("promotion", |record| record.is("promoted", new));
-        let words = manager.words();
+        let words = manager.notifications();
         let stopping = words[mark..].iter().find(|word| word.has("STOPPING=1"));
         assert!(stopping.is_none(), "the service goes on: {stopping:?}");
         master = new;
@@ -286,13 +286,13 @@ fn the_manager_follows_an_upgrade() {
     let mark = manager.mark();
     kill(master, Signal::SIGTERM).unwrap();
     manager.wait_for(mark, "STOPPING=1");
-    server.wait_nobody();
+    server.wait_no_survivors();
 }
 
 #[test]
-fn the_watchdog_is_fed_by_whoever_is_the_service() {
-    let manager = Manager::new();
-    let words = told("export WATCHDOG_PID=$$ WATCHDOG_USEC=600000;");
+fn watchdog_is_pinged_by_the_main_process() {
+    let manager = FakeManager::new();
+    let words = watchdog_env("export WATCHDOG_PID=$$ WATCHDOG_USEC=600000;");
     let server = launch_by(&words, &["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
     expect_rhythm(&manager, manager.mark(), Duration::from_millis(300));
     server.signal(Signal::SIGUSR2);
@@ -302,12 +302,12 @@ fn the_watchdog_is_fed_by_whoever_is_the_service() {
     assert_eq!(server.wait_exit(), Exit::Code(0));
     expect_rhythm(&manager, manager.mark(), Duration::from_millis(300));
     kill(new, Signal::SIGTERM).unwrap();
-    server.wait_nobody();
+    server.wait_no_survivors();
 }
 
 #[test]
 fn a_stop_that_comes_with_the_promotion_ends_the_service() {
-    let manager = Manager::new();
+    let manager = FakeManager::new();
     let server = Launch::new(&["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
     server.signal(Signal::SIGUSR2);
     let ready = server.wait_for("successor", |record| record.message() == "successor is ready");
@@ -319,23 +319,23 @@ fn a_stop_that_comes_with_the_promotion_ends_the_service() {
     let mark = manager.mark();
     kill(new, Signal::SIGTERM).unwrap();
     kill(new, Signal::SIGCONT).unwrap();
-    server.wait_nobody();
+    server.wait_no_survivors();
     manager.wait_for(mark, "STOPPING=1");
 }
 
 #[test]
 fn an_upgrade_that_is_called_off_is_no_end_of_the_service() {
-    let manager = Manager::new();
+    let manager = FakeManager::new();
     let server = Launch::new(&["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
     let mark = manager.mark();
     let news = server.mark();
     server.signal(Signal::SIGUSR2);
     let ready =
-        server.wait_for_news(news, "successor", |record| record.message() == "successor is ready");
+        server.wait_for_new_record(news, "successor", |record| record.message() == "successor is ready");
     let new = ready.pid().unwrap();
     kill(new, Signal::SIGTERM).unwrap();
     wait_until("the successor leaves", || children(server.pid).len() == 2);
-    let words = manager.words();
+    let words = manager.notifications();
     for line in ["STOPPING=1".to_owned(), format!("MAINPID={new}")] {
         assert!(!words[mark..].iter().any(|word| word.has(&line)), "{line}: {words:#?}");
     }
@@ -346,7 +346,7 @@ fn an_upgrade_that_is_called_off_is_no_end_of_the_service() {
 fn a_manager_that_cannot_be_reached_is_no_obstacle() {
     for name in ["/no/such/socket", "@no-such-manager-of-ours", "nonsense"] {
         let server = Launch::new(&[]).env("NOTIFY_SOCKET", name).start();
-        let warned = |record: &crate::heard::Record| {
+        let warned = |record: &crate::log_capture::Record| {
             record.message() == "ignored" && record.text("error").unwrap_or("").contains(name)
         };
         server.wait_for("a warning", warned);
@@ -355,7 +355,7 @@ fn a_manager_that_cannot_be_reached_is_no_obstacle() {
 }
 
 #[test]
-fn a_manager_that_does_not_listen_blocks_nobody() {
+fn unread_notify_socket_does_not_block_the_master() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");
     let _deaf = UnixDatagram::bind(&path).unwrap();
@@ -367,15 +367,15 @@ fn a_manager_that_does_not_listen_blocks_nobody() {
     server.serve_for(Duration::from_millis(500));
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    server.wait_for_news(mark, "reload done", |record| record.message() == "reload done");
+    server.wait_for_new_record(mark, "reload done", |record| record.message() == "reload done");
     server.finish();
 }
 
 /// Starts a program with a socket of ours as its third descriptor, and variables that tell of it.
-fn given(socket: &impl AsRawFd, variables: &str, flags: &[&str]) -> Launch {
+fn launch_activated(socket: &impl AsRawFd, variables: &str, flags: &[&str]) -> Launch {
     let fd = socket.as_raw_fd();
     let moved = if fd == 3 { String::new() } else { format!("exec 3<&{fd} {fd}<&-;") };
-    let words = told(&format!("{moved} {variables}"));
+    let words = watchdog_env(&format!("{moved} {variables}"));
     launch_by(&words, flags).keep(fd)
 }
 
@@ -390,7 +390,7 @@ fn a_given_socket_is_served(class: &str) {
     for names in ["", "LISTEN_FDNAMES=web"] {
         let (listener, address) = listener();
         let variables = format!("LISTEN_PID=$$ LISTEN_FDS=1 {names}");
-        let server = given(&listener, &variables, &["-k", class, "-w", "2"]).unbound().start();
+        let server = launch_activated(&listener, &variables, &["-k", class, "-w", "2"]).unbound().start();
         let mut client = Client::tcp(address).unwrap();
         assert_eq!(client.get("/").text(), "Hello, world!\n");
         for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
@@ -404,7 +404,7 @@ fn a_given_socket_is_served(class: &str) {
         let load = Load::on(address);
         let mark = server.mark();
         server.signal(Signal::SIGHUP);
-        server.wait_for_news(mark, "reload done", |record| record.message() == "reload done");
+        server.wait_for_new_record(mark, "reload done", |record| record.message() == "reload done");
         load.wait_answers(10);
         load.finish();
         server.finish();
@@ -413,9 +413,9 @@ fn a_given_socket_is_served(class: &str) {
 }
 
 #[test]
-fn a_socket_for_somebody_else_is_left_alone() {
+fn socket_for_another_pid_is_left_alone() {
     let (listener, _) = listener();
-    let server = given(&listener, "LISTEN_PID=1 LISTEN_FDS=1", &[]).start();
+    let server = launch_activated(&listener, "LISTEN_PID=1 LISTEN_FDS=1", &[]).start();
     server.wait_for("a warning", |record| {
         record.message() == "ignored" && record.text("error").unwrap_or("").contains("LISTEN_PID")
     });
@@ -428,20 +428,20 @@ fn a_socket_for_somebody_else_is_left_alone() {
 #[test]
 fn nonsense_from_a_manager_is_told() {
     let null = fs::File::open("/dev/null").unwrap();
-    let outcome = given(&null, "LISTEN_PID=$$ LISTEN_FDS=1", &[]).plain().run();
+    let outcome = launch_activated(&null, "LISTEN_PID=$$ LISTEN_FDS=1", &[]).plain().run();
     assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
     assert!(outcome.stderr.contains('3'), "{outcome:?}");
     // More than there are.
     let (socket, _) = listener();
-    let outcome = given(&socket, "LISTEN_PID=$$ LISTEN_FDS=40", &[]).plain().run();
+    let outcome = launch_activated(&socket, "LISTEN_PID=$$ LISTEN_FDS=40", &[]).plain().run();
     assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
     // A socket that does not listen.
     let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let outcome = given(&datagrams, "LISTEN_PID=$$ LISTEN_FDS=1", &[]).plain().run();
+    let outcome = launch_activated(&datagrams, "LISTEN_PID=$$ LISTEN_FDS=1", &[]).plain().run();
     assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
     assert!(outcome.stderr.contains('3'), "{outcome:?}");
     // Not numbers at all.
-    let server = given(&socket, "LISTEN_PID=$$ LISTEN_FDS=many", &[]).start();
+    let server = launch_activated(&socket, "LISTEN_PID=$$ LISTEN_FDS=many", &[]).start();
     server.wait_for("a warning", |record| record.message() == "ignored");
     server.finish();
 }
@@ -454,7 +454,7 @@ pub fn kill_outright(server: &Server) {
 }
 
 fn a_killed_master_comes_back_on_the_same_socket(class: &str) {
-    let manager = Manager::new();
+    let manager = FakeManager::new();
     let flags = ["-k", class, "-w", "2", "--fd-store"];
     let launch = Launch::new(&flags);
     let bind = format!("127.0.0.1:{}", launch.port());
@@ -470,7 +470,7 @@ fn a_killed_master_comes_back_on_the_same_socket(class: &str) {
         kill_outright(&server);
         let variables = format!("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES='{name}'");
         // The same flags, so that the socket must be known for what it is.
-        let next = given(&*kept.fds[0], &variables, &flags).unbound().arg("--bind").arg(&bind);
+        let next = launch_activated(&*kept.fds[0], &variables, &flags).unbound().arg("--bind").arg(&bind);
         server = next.env("NOTIFY_SOCKET", &manager.name).start();
         manager.wait_for(mark, "READY=1");
         assert_eq!(server.records_of("listening").len(), 1);
