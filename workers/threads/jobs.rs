@@ -28,13 +28,13 @@ pub(super) fn run(ctx: &WorkerContext<'_>, jobs: Vec<ThreadJob<'_>>) -> Result<(
         // Nobody begins before all are there: if one cannot be had, the others go home.
         let (start, started) = bounded::<()>(jobs.len());
         let (alive, mut threads) = (Arc::new(alive), Vec::new());
-        for (seat, job) in jobs.into_iter().enumerate() {
+        for (index, job) in jobs.into_iter().enumerate() {
             let (alive, started) = (Arc::clone(&alive), started.clone());
             let work = move || {
                 let _alive = alive;
                 started.recv().map_or(Ok(()), |()| job.run_in_pool())
             };
-            let thread = thread::Builder::new().name(format!("ostler-{seat}"));
+            let thread = thread::Builder::new().name(format!("ostler-{index}"));
             threads.push(thread.spawn_scoped(scope, work)?);
         }
         drop(alive);

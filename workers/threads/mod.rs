@@ -20,13 +20,13 @@ use ostler::worker::{
     Buffers, Client, TimerWheel, Desk, ReadMode, StopRequest, DriveStatus, WorkerClass, WorkerContext, WorkerError,
 };
 
-use self::guest::Parking;
-use self::office::{ClosingTime, News, Office, Task};
+use self::client_entry::ParkResult;
+use self::shared::{ShutdownGuard, ClientEvent, Shared, Task};
 
-mod guest;
+mod client_entry;
 mod jobs;
-mod lookout;
-mod office;
+mod poller;
+mod shared;
 
 /// A pool of threads a worker, for handlers that block. Slow and idle clients hold no thread. Of
 /// an app that is a job, each thread runs one.
@@ -35,7 +35,7 @@ pub struct ThreadsClass;
 /// The signals.
 const WAKE: Token = Token(0);
 /// The pool has something to say.
-const BELL: Token = Token(1);
+const MAIN_WAKE: Token = Token(1);
 /// How long nobody may take a task before sleeping threads are woken: who is awake may be blocked.
 const STALL: Duration = Duration::from_millis(1);
 
@@ -60,33 +60,33 @@ impl WorkerClass for ThreadsClass {
         let poll = Poll::new()?;
         let wake = ctx.lifecycle().wake_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
-        let office = Office::open(ctx, Waker::new(poll.registry(), BELL)?)?;
+        let shared = Shared::open(ctx, Waker::new(poll.registry(), MAIN_WAKE)?)?;
         thread::scope(|scope| {
             // Nobody begins before all are there. Dropped after the office has closed, if it must.
             let (start, started) = bounded::<()>(0);
-            let _closing_time = ClosingTime(&office);
-            for seat in 0..ctx.settings().threads {
-                let (office, started) = (&office, started.clone());
+            let _shutdown_guard = ShutdownGuard(&shared);
+            for index in 0..ctx.settings().threads {
+                let (shared, started) = (&shared, started.clone());
                 let work = move || {
                     let _ = started.recv();
-                    serve(ctx, seat, office);
+                    serve(ctx, index, shared);
                 };
-                thread::Builder::new().name(format!("ostler-{seat}")).spawn_scoped(scope, work)?;
+                thread::Builder::new().name(format!("ostler-{index}")).spawn_scoped(scope, work)?;
             }
             ctx.lifecycle().ready();
             drop(start);
-            let deadlines = TimerWheel::new(ctx.lifecycle().now());
-            Steward { ctx, poll, office: &office, deadlines, progress: None, draining: false }.run()
+            let timers = TimerWheel::new(ctx.lifecycle().now());
+            MainThread { ctx, poll, shared: &shared, timers, progress: None, draining: false }.run()
         })
     }
 }
 
 /// The main thread: beats, heeds the signals, keeps the deadlines, and minds the pool.
-struct Steward<'o, 'a> {
+struct MainThread<'o, 'a> {
     ctx: &'a WorkerContext<'a>,
     poll: Poll,
-    office: &'o Office<'a>,
-    deadlines: TimerWheel,
+    shared: &'o Shared<'a>,
+    timers: TimerWheel,
     /// How the pool got on when it was looked at last.
     progress: Option<Progress>,
     draining: bool,
@@ -99,37 +99,37 @@ struct Progress {
     /// The same and those that waited.
     sent: usize,
     /// How often somebody had looked out; `None` if somebody did.
-    looks: Option<usize>,
+    polls: Option<usize>,
 }
 
-impl Steward<'_, '_> {
+impl MainThread<'_, '_> {
     fn run(mut self) -> Result<(), WorkerError> {
         let mut events = Events::with_capacity(2);
         loop {
             self.ctx.lifecycle().notify();
-            self.sleep(&mut events)?;
+            self.wait(&mut events)?;
             if events.iter().any(|event| event.token() == WAKE) {
                 self.ctx.lifecycle().poll_stop();
-                self.office.call_the_lookout(); // other workers may have come or gone, too
+                self.shared.wake_poller(); // other workers may have come or gone, too
             }
             if self.ctx.lifecycle().stop_request() == StopRequest::Graceful && !self.draining {
                 self.drain();
             }
-            self.hear_the_news();
-            self.expire();
-            self.mind_the_pool();
+            self.handle_client_events();
+            self.expire_clients();
+            self.check_progress();
             if self.ctx.lifecycle().stop_request() == StopRequest::Immediate {
                 self.ctx.lifecycle().exit_now(); // without waiting for threads that may be stuck
             }
-            if self.office.has_closed()? {
+            if self.shared.has_closed()? {
                 return Ok(());
             }
         }
     }
 
-    fn sleep(&mut self, events: &mut Events) -> io::Result<()> {
-        let wait = self.deadlines.next().map(|at| at.duration_since(self.ctx.lifecycle().now()));
-        let stall = self.office.is_vigilant().then_some(STALL);
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let wait = self.timers.next().map(|at| at.duration_since(self.ctx.lifecycle().now()));
+        let stall = self.shared.is_monitored().then_some(STALL);
         let timeout = [wait, stall, self.ctx.lifecycle().heartbeat_interval()].into_iter().flatten().min();
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
@@ -139,30 +139,30 @@ impl Steward<'_, '_> {
 
     fn drain(&mut self) {
         self.draining = true; // patience is short from now on
-        self.hear_the_news();
-        for index in self.office.drain() {
-            self.plan_look(index);
+        self.handle_client_events();
+        for index in self.shared.drain() {
+            self.schedule_check(index);
         }
     }
 
-    fn hear_the_news(&mut self) {
-        for news in self.office.news() {
-            match news {
-                News::Came(index) | News::Impatient(index) => self.plan_look(index),
-                News::Went(index) => self.deadlines.clear(index),
+    fn handle_client_events(&mut self) {
+        for event in self.shared.take_events() {
+            match event {
+                ClientEvent::Added(index) | ClientEvent::CheckTooLate(index) => self.schedule_check(index),
+                ClientEvent::Removed(index) => self.timers.clear(index),
             }
         }
     }
 
     /// Has sleeping threads woken if those that are awake do not get on with their tasks.
-    fn mind_the_pool(&mut self) {
-        if !self.office.is_vigilant() {
+    fn check_progress(&mut self) {
+        if !self.shared.is_monitored() {
             self.progress = None;
             return;
         }
-        let (now, taken) = (self.ctx.lifecycle().now(), self.office.taken());
-        let (waiting, looks) = (self.office.waiting(), self.office.looks());
-        let present = Progress { at: now, taken, sent: taken + waiting, looks };
+        let (now, taken) = (self.ctx.lifecycle().now(), self.shared.taken());
+        let (waiting, polls) = (self.shared.waiting(), self.shared.polls());
+        let present = Progress { at: now, taken, sent: taken + waiting, polls };
         let Some(earlier) = &self.progress else {
             self.progress = Some(present);
             return;
@@ -171,35 +171,35 @@ impl Steward<'_, '_> {
             return;
         }
         if taken == earlier.taken {
-            self.office.relieve(waiting.max(1));
-        } else if taken < earlier.sent || looks.is_some() && looks == earlier.looks {
-            self.office.relieve(1); // who waited then waits still, or nobody has looked out since
+            self.shared.wake_threads(waiting.max(1));
+        } else if taken < earlier.sent || polls.is_some() && polls == earlier.polls {
+            self.shared.wake_threads(1); // who waited then waits still, or nobody has looked out since
         }
         self.progress = Some(present);
     }
 
     /// Looks after the clients whose deadline may have come.
-    fn expire(&mut self) {
+    fn expire_clients(&mut self) {
         let now = self.ctx.lifecycle().now();
-        while let Some(index) = self.deadlines.pop(now) {
-            let Some(guest) = self.office.guest(index) else { continue };
-            if guest.is_due(now) {
-                self.office.dispatch(index); // the thread will find that it has expired
+        while let Some(index) = self.timers.pop(now) {
+            let Some(entry) = self.shared.entry(index) else { continue };
+            if entry.is_due(now) {
+                self.shared.dispatch(index); // the thread will find that it has expired
             }
-            self.plan_look(index);
+            self.schedule_check(index);
         }
     }
 
     /// Plans the next look at a client: at its deadline, or, since that is not known while a thread
     /// has it, when the shortest patience that is usual ends.
-    fn plan_look(&mut self, index: usize) {
-        if let Some(guest) = self.office.guest(index) {
-            self.deadlines.set(index, guest.plan_look(self.next_look()));
+    fn schedule_check(&mut self, index: usize) {
+        if let Some(entry) = self.shared.entry(index) {
+            self.timers.set(index, entry.schedule_check(self.next_check()));
         }
     }
 
     /// When a client is looked at that says nothing of a deadline.
-    fn next_look(&self) -> MonotonicTime {
+    fn next_check(&self) -> MonotonicTime {
         let settings = self.ctx.settings();
         let limits = self.ctx.worker().limits;
         let shortest = [
@@ -216,52 +216,52 @@ impl Steward<'_, '_> {
 }
 
 /// A pool thread: serves until it is sent home.
-fn serve<'a>(ctx: &'a WorkerContext<'a>, seat: usize, office: &Office<'a>) {
-    let (mut buffers, mut desk) = (Buffers::default(), ctx.lifecycle().desk(seat));
-    while let Some(task) = office.next_task() {
-        if let Some(client) = task.guest.take() {
-            attend(ctx, client, task, office, &mut buffers, &mut desk);
+fn serve<'a>(ctx: &'a WorkerContext<'a>, thread: usize, shared: &Shared<'a>) {
+    let (mut buffers, mut desk) = (Buffers::default(), ctx.lifecycle().desk(thread));
+    while let Some(task) = shared.next_task() {
+        if let Some(client) = task.entry.take() {
+            drive(ctx, client, task, shared, &mut buffers, &mut desk);
         }
     }
 }
 
 /// Takes a client as far as it can go, and parks it; or back into the queue, if it has had its share.
-fn attend<'a>(
+fn drive<'a>(
     ctx: &WorkerContext<'a>,
     mut client: Client<'a>,
     mut task: Task<'a>,
-    office: &Office<'a>,
+    shared: &Shared<'a>,
     buffers: &mut Buffers,
     desk: &mut Desk<'_>,
 ) {
     client.expire(ctx.lifecycle().now(), buffers, desk);
     loop {
-        let look = if task.guest.has_ended() { ReadMode::UntilWouldBlock } else { ReadMode::UntilShortRead };
-        let turn = client.drive(look, buffers, desk);
-        let leaves = ctx.lifecycle().stop_request() == StopRequest::Graceful;
-        if leaves && !client.is_drained() && turn != DriveStatus::Closed {
+        let mode = if task.entry.is_peer_closed() { ReadMode::UntilWouldBlock } else { ReadMode::UntilShortRead };
+        let status = client.drive(mode, buffers, desk);
+        let draining = ctx.lifecycle().stop_request() == StopRequest::Graceful;
+        if draining && !client.is_drained() && status != DriveStatus::Closed {
             client.drain(buffers, desk); // only now: what it had sent already is answered
             continue;
         }
-        match turn {
+        match status {
             DriveStatus::Yield => {
-                task.guest.requeue(client);
-                return office.enqueue(task);
+                task.entry.requeue(client);
+                return shared.enqueue(task);
             }
             DriveStatus::WantRead | DriveStatus::WantWrite => {
-                if task.is_newcomer && office.watch(&client, task.index).is_err() {
+                if task.is_new && shared.watch(&client, task.index).is_err() {
                     break;
                 }
-                task.is_newcomer = false;
-                match task.guest.park(client, turn) {
-                    Parking::Patient => return,
-                    Parking::Impatient => return office.hurry(task.index),
-                    Parking::Stirred(stirred) => client = stirred,
+                task.is_new = false;
+                match task.entry.park(client, status) {
+                    ParkResult::CheckInTime => return,
+                    ParkResult::CheckTooLate => return shared.report_late_check(task.index),
+                    ParkResult::EventPending(resumed) => client = resumed,
                 }
             }
             DriveStatus::Closed => break,
         }
     }
-    task.guest.leave(client);
-    office.sign_off(task.index);
+    task.entry.close(client);
+    shared.remove_client(task.index);
 }

@@ -20,144 +20,144 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use ostler::worker::{Client, WorkerContext};
 use slab::Slab;
 
-use super::guest::Guest;
-use super::lookout::{Haste, Line, Lookout};
+use super::client_entry::ClientEntry;
+use super::poller::{PollMode, PollerHandle, Poller};
 
 /// Tasks that one thread that is awake may find waiting before another is woken. To wake a thread
 /// costs more than a quick task, and most are.
 const TASKS_PER_THREAD: usize = 4;
 /// Tasks that are taken before somebody looks out in passing, although there is more to do.
-const TASKS_BETWEEN_LOOKS: usize = 64;
+const TASKS_BETWEEN_POLLS: usize = 64;
 
 /// A client that waits for a thread.
 pub(super) struct Task<'a> {
     pub(super) index: usize,
-    pub(super) guest: Arc<Guest<'a>>,
+    pub(super) entry: Arc<ClientEntry<'a>>,
     /// Whether its socket is not watched yet.
-    pub(super) is_newcomer: bool,
+    pub(super) is_new: bool,
 }
 
 /// What the main thread, which keeps the deadlines, is told of a client.
-pub(super) enum News {
-    Came(usize),
+pub(super) enum ClientEvent {
+    Added(usize),
     /// It is parked, and its deadline is earlier than the look that was planned.
-    Impatient(usize),
-    Went(usize),
+    CheckTooLate(usize),
+    Removed(usize),
 }
 
 /// The shared state.
-pub(super) struct Office<'a> {
-    roll: Mutex<Roll<'a>>,
+pub(super) struct Shared<'a> {
+    clients: Mutex<ClientTable<'a>>,
     /// Each client is in it at most once.
     queue: (Sender<Task<'a>>, Receiver<Task<'a>>),
     /// How many tasks have been taken out of the queue.
     taken: AtomicUsize,
     /// How many had been when somebody looked out last.
-    taken_at_look: AtomicUsize,
+    taken_at_poll: AtomicUsize,
     /// How often somebody has looked out.
-    looks: AtomicUsize,
-    lookout: Mutex<Lookout<'a>>,
-    line: Line,
+    polls: AtomicUsize,
+    poller: Mutex<Poller<'a>>,
+    poller_handle: PollerHandle,
     /// Whether there is a lookout.
-    looking: AtomicBool,
+    polling: AtomicBool,
     /// Whether the lookout waits for somebody to go.
-    awaits_departures: AtomicBool,
+    wakes_on_removal: AtomicBool,
     /// How many had gone when it asked last.
-    departures: AtomicUsize,
+    removals_seen: AtomicUsize,
     /// Pool threads that sleep, the last to fall asleep last.
     idle: Mutex<Vec<Thread>>,
     /// How many pool threads there are.
     threads: usize,
     /// Whether the main thread looks now and then whether tasks are taken.
-    vigilant: AtomicBool,
+    monitored: AtomicBool,
     /// The threads go home.
     closed: AtomicBool,
     /// Why nobody can look out any more.
-    trouble: Mutex<Option<io::Error>>,
+    poll_error: Mutex<Option<io::Error>>,
     /// Wakes the main thread.
-    bell: Waker,
+    main_waker: Waker,
 }
 
 #[derive(Default)]
-struct Roll<'a> {
-    guests: Slab<Arc<Guest<'a>>>,
-    news: Vec<News>,
-    departures: usize,
+struct ClientTable<'a> {
+    entries: Slab<Arc<ClientEntry<'a>>>,
+    events: Vec<ClientEvent>,
+    removals: usize,
 }
 
 /// Sends all pool threads home at the end, however that comes about.
-pub(super) struct ClosingTime<'o, 'a>(pub(super) &'o Office<'a>);
+pub(super) struct ShutdownGuard<'o, 'a>(pub(super) &'o Shared<'a>);
 
-impl Drop for ClosingTime<'_, '_> {
+impl Drop for ShutdownGuard<'_, '_> {
     fn drop(&mut self) {
         self.0.close();
     }
 }
 
-impl<'a> Office<'a> {
+impl<'a> Shared<'a> {
     /// An office whose listeners are open. The bell is the main thread's.
     ///
     /// # Errors
     /// The kernel has no resources to watch anything.
-    pub(super) fn open(ctx: &'a WorkerContext<'a>, bell: Waker) -> io::Result<Self> {
-        let (lookout, line) = Lookout::new(ctx)?;
+    pub(super) fn open(ctx: &'a WorkerContext<'a>, main_waker: Waker) -> io::Result<Self> {
+        let (poller, poller_handle) = Poller::new(ctx)?;
         Ok(Self {
-            roll: Mutex::default(),
+            clients: Mutex::default(),
             queue: unbounded(),
             taken: AtomicUsize::new(0),
-            taken_at_look: AtomicUsize::new(0),
-            looks: AtomicUsize::new(0),
-            lookout: Mutex::new(lookout),
-            line,
-            looking: AtomicBool::new(false),
-            awaits_departures: AtomicBool::new(false),
-            departures: AtomicUsize::new(0),
+            taken_at_poll: AtomicUsize::new(0),
+            polls: AtomicUsize::new(0),
+            poller: Mutex::new(poller),
+            poller_handle,
+            polling: AtomicBool::new(false),
+            wakes_on_removal: AtomicBool::new(false),
+            removals_seen: AtomicUsize::new(0),
             idle: Mutex::default(),
             threads: ctx.settings().threads,
-            vigilant: AtomicBool::new(false),
+            monitored: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            trouble: Mutex::default(),
-            bell,
+            poll_error: Mutex::default(),
+            main_waker,
         })
     }
 
     // What the main thread does.
 
     /// What has become of clients since this was asked last, in that order.
-    pub(super) fn news(&self) -> Vec<News> {
-        mem::take(&mut lock(&self.roll).news)
+    pub(super) fn take_events(&self) -> Vec<ClientEvent> {
+        mem::take(&mut lock(&self.clients).events)
     }
 
     /// A client, unless the number is nobody's.
-    pub(super) fn guest(&self, index: usize) -> Option<Arc<Guest<'a>>> {
-        lock(&self.roll).guests.get(index).cloned()
+    pub(super) fn entry(&self, index: usize) -> Option<Arc<ClientEntry<'a>>> {
+        lock(&self.clients).entries.get(index).cloned()
     }
 
     /// Has a thread look at a client.
     pub(super) fn dispatch(&self, index: usize) {
-        let Some(guest) = self.guest(index) else { return };
-        if guest.queue() {
-            self.enqueue(Task { index, guest, is_newcomer: false });
-            self.vigilant.store(true, Ordering::SeqCst);
-            self.call_if_needed();
+        let Some(entry) = self.entry(index) else { return };
+        if entry.enqueue() {
+            self.enqueue(Task { index, entry, is_new: false });
+            self.monitored.store(true, Ordering::SeqCst);
+            self.wake_if_needed();
         }
     }
 
     /// Has all clients told that the worker leaves. Returns their numbers.
     pub(super) fn drain(&self) -> Vec<usize> {
-        let everybody: Vec<_> = lock(&self.roll).guests.iter().map(|(index, _)| index).collect();
-        everybody.iter().for_each(|&index| self.dispatch(index));
-        everybody
+        let indices: Vec<_> = lock(&self.clients).entries.iter().map(|(index, _)| index).collect();
+        indices.iter().for_each(|&index| self.dispatch(index));
+        indices
     }
 
     /// Has the gate reconsidered.
-    pub(super) fn call_the_lookout(&self) {
-        self.line.call();
+    pub(super) fn wake_poller(&self) {
+        self.poller_handle.wake();
     }
 
     /// Whether the main thread must look now and then whether tasks are taken.
-    pub(super) fn is_vigilant(&self) -> bool {
-        self.vigilant.load(Ordering::SeqCst)
+    pub(super) fn is_monitored(&self) -> bool {
+        self.monitored.load(Ordering::SeqCst)
     }
 
     /// How many tasks have been taken so far.
@@ -166,8 +166,8 @@ impl<'a> Office<'a> {
     }
 
     /// How often somebody has looked out so far; `None` if somebody does.
-    pub(super) fn looks(&self) -> Option<usize> {
-        (!self.is_looking()).then(|| self.looks.load(Ordering::Relaxed))
+    pub(super) fn polls(&self) -> Option<usize> {
+        (!self.is_polling()).then(|| self.polls.load(Ordering::Relaxed))
     }
 
     /// How many tasks wait.
@@ -178,17 +178,17 @@ impl<'a> Office<'a> {
     /// For a while, no task has been taken, one has waited, or nobody has looked out. Whoever is awake
     /// may be blocked, or have too much to do, and so many others are woken. If there is nothing to do,
     /// vigilance ends.
-    pub(super) fn relieve(&self, threads: usize) {
-        let is_quiet = || self.is_looking() && self.waiting() == 0;
-        if !is_quiet() && self.call(threads) {
+    pub(super) fn wake_threads(&self, threads: usize) {
+        let is_quiet = || self.is_polling() && self.waiting() == 0;
+        if !is_quiet() && self.wake(threads) {
             return;
         }
-        self.vigilant.store(false, Ordering::SeqCst);
+        self.monitored.store(false, Ordering::SeqCst);
         // Once more: the lookout may have gone to serve before it could see that nobody minds.
         if !is_quiet() && !lock(&self.idle).is_empty() {
-            self.vigilant.store(true, Ordering::SeqCst);
-        } else if lock(&self.roll).departures != self.departures.load(Ordering::Relaxed) {
-            self.line.call(); // so that the other workers are told how many clients are left
+            self.monitored.store(true, Ordering::SeqCst);
+        } else if lock(&self.clients).removals != self.removals_seen.load(Ordering::Relaxed) {
+            self.poller_handle.wake(); // so that the other workers are told how many clients are left
         }
     }
 
@@ -197,54 +197,54 @@ impl<'a> Office<'a> {
     /// # Errors
     /// What the last lookout met.
     pub(super) fn has_closed(&self) -> io::Result<bool> {
-        lock(&self.trouble).take().map_or(Ok(self.is_closed()), Err)
+        lock(&self.poll_error).take().map_or(Ok(self.is_closed()), Err)
     }
 
     // What the lookout does.
 
     /// How many clients there are.
-    pub(super) fn present(&self) -> usize {
-        lock(&self.roll).guests.len()
+    pub(super) fn client_count(&self) -> usize {
+        lock(&self.clients).entries.len()
     }
 
     /// Takes a newcomer in, and puts it into the queue.
-    pub(super) fn welcome(&self, client: Client<'a>) {
-        let guest = Arc::new(Guest::new(client));
+    pub(super) fn add_client(&self, client: Client<'a>) {
+        let entry = Arc::new(ClientEntry::new(client));
         let index = {
-            let mut roll = lock(&self.roll);
-            let index = roll.guests.insert(Arc::clone(&guest));
-            roll.news.push(News::Came(index));
+            let mut clients = lock(&self.clients);
+            let index = clients.entries.insert(Arc::clone(&entry));
+            clients.events.push(ClientEvent::Added(index));
             index
         };
-        self.enqueue(Task { index, guest, is_newcomer: true });
+        self.enqueue(Task { index, entry, is_new: true });
     }
 
     /// Something happened to a client's socket. Returns whether it went into the queue.
-    pub(super) fn stir(&self, index: usize, event: &Event) -> bool {
+    pub(super) fn on_event(&self, index: usize, event: &Event) -> bool {
         // What happened to somebody who has gone meanwhile may be told of another, who is then looked
         // at for nothing.
-        let Some(guest) = self.guest(index) else { return false };
-        let goes_on = guest.stir(event);
-        if goes_on {
-            self.enqueue(Task { index, guest, is_newcomer: false });
+        let Some(entry) = self.entry(index) else { return false };
+        let is_queued = entry.on_event(event);
+        if is_queued {
+            self.enqueue(Task { index, entry, is_new: false });
         }
-        goes_on
+        is_queued
     }
 
     /// Says whether the lookout is to be called when somebody goes. Returns whether somebody has gone
     /// since it asked last.
-    pub(super) fn await_departures(&self, awaits: bool) -> bool {
-        self.awaits_departures.store(awaits, Ordering::SeqCst);
-        let departures = lock(&self.roll).departures;
-        self.departures.swap(departures, Ordering::Relaxed) != departures && awaits
+    pub(super) fn set_wakes_on_removal(&self, wakes: bool) -> bool {
+        self.wakes_on_removal.store(wakes, Ordering::SeqCst);
+        let removals = lock(&self.clients).removals;
+        self.removals_seen.swap(removals, Ordering::Relaxed) != removals && wakes
     }
 
     /// Sends the threads home.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        self.call(usize::MAX);
-        self.line.call(); // also whoever is about to look out
-        self.ring();
+        self.wake(usize::MAX);
+        self.poller_handle.wake(); // also whoever is about to look out
+        self.wake_main();
     }
 
     /// Whether the threads go home.
@@ -259,57 +259,57 @@ impl<'a> Office<'a> {
     pub(super) fn next_task(&self) -> Option<Task<'a>> {
         while !self.is_closed() {
             let taken = self.taken();
-            if taken.wrapping_sub(self.taken_at_look.load(Ordering::Relaxed)) > TASKS_BETWEEN_LOOKS
-                && let Ok(lookout) = self.lookout.try_lock()
+            if taken.wrapping_sub(self.taken_at_poll.load(Ordering::Relaxed)) > TASKS_BETWEEN_POLLS
+                && let Ok(poller) = self.poller.try_lock()
             {
-                self.look_out(lookout, Haste::InPassing);
+                self.run_poller(poller, PollMode::NonBlocking);
             }
             if let Ok(task) = self.queue.1.try_recv() {
                 self.taken.fetch_add(1, Ordering::Relaxed);
                 return Some(task);
             }
-            match self.lookout.try_lock() {
-                Ok(lookout) => self.look_out(lookout, Haste::None),
-                Err(TryLockError::Poisoned(lookout)) => {
-                    self.look_out(lookout.into_inner(), Haste::None);
+            match self.poller.try_lock() {
+                Ok(poller) => self.run_poller(poller, PollMode::Block),
+                Err(TryLockError::Poisoned(poller)) => {
+                    self.run_poller(poller.into_inner(), PollMode::Block);
                 }
-                Err(TryLockError::WouldBlock) => self.sleep(),
+                Err(TryLockError::WouldBlock) => self.park_idle(),
             }
         }
         None
     }
 
-    fn look_out(&self, mut lookout: MutexGuard<'_, Lookout<'a>>, haste: Haste) {
-        self.taken_at_look.store(self.taken(), Ordering::Relaxed);
-        self.looks.fetch_add(1, Ordering::Relaxed);
-        self.looking.store(true, Ordering::SeqCst);
+    fn run_poller(&self, mut poller: MutexGuard<'_, Poller<'a>>, mode: PollMode) {
+        self.taken_at_poll.store(self.taken(), Ordering::Relaxed);
+        self.polls.fetch_add(1, Ordering::Relaxed);
+        self.polling.store(true, Ordering::SeqCst);
         // Once more: whoever has put something there before may not have known of a lookout to call.
-        let haste = if self.waiting() == 0 { haste } else { Haste::InPassing };
-        let queued = lookout.look(self, haste);
-        self.looking.store(false, Ordering::SeqCst);
-        drop(lookout);
+        let mode = if self.waiting() == 0 { mode } else { PollMode::NonBlocking };
+        let queued = poller.poll_events(self, mode);
+        self.polling.store(false, Ordering::SeqCst);
+        drop(poller);
         match queued {
             Ok(0) => (),
             Ok(_) => {
-                if !self.vigilant.swap(true, Ordering::SeqCst) {
-                    self.ring();
+                if !self.monitored.swap(true, Ordering::SeqCst) {
+                    self.wake_main();
                 }
-                self.call_if_needed();
+                self.wake_if_needed();
             }
             Err(error) => {
-                *lock(&self.trouble) = Some(error);
+                *lock(&self.poll_error) = Some(error);
                 self.close();
             }
         }
     }
 
     /// Sleeps until somebody calls, if there is a lookout and nothing to do.
-    fn sleep(&self) {
+    fn park_idle(&self) {
         let me = thread::current();
         let is_me = |thread: &Thread| thread.id() == me.id();
         lock(&self.idle).push(me.clone());
         // Once more: a task may have come before the name was on the list.
-        if !self.is_looking() || self.waiting() > 0 || self.is_closed() {
+        if !self.is_polling() || self.waiting() > 0 || self.is_closed() {
             lock(&self.idle).retain(|thread| !is_me(thread));
             return thread::yield_now(); // the lookout that was is about to be none
         }
@@ -323,26 +323,26 @@ impl<'a> Office<'a> {
     /// # Errors
     /// The kernel has no memory for it: this client is given up.
     pub(super) fn watch(&self, client: &Client<'a>, index: usize) -> io::Result<()> {
-        self.line.watch(client, index)
+        self.poller_handle.watch(client, index)
     }
 
     /// A parked client must be looked at earlier than was planned.
-    pub(super) fn hurry(&self, index: usize) {
-        lock(&self.roll).news.push(News::Impatient(index));
-        self.ring();
+    pub(super) fn report_late_check(&self, index: usize) {
+        lock(&self.clients).events.push(ClientEvent::CheckTooLate(index));
+        self.wake_main();
     }
 
     /// A client is gone: its number is free.
-    pub(super) fn sign_off(&self, index: usize) {
-        let gone = {
-            let mut roll = lock(&self.roll);
-            roll.news.push(News::Went(index));
-            roll.departures += 1;
-            roll.guests.remove(index)
+    pub(super) fn remove_client(&self, index: usize) {
+        let removed = {
+            let mut clients = lock(&self.clients);
+            clients.events.push(ClientEvent::Removed(index));
+            clients.removals += 1;
+            clients.entries.remove(index)
         };
-        drop(gone);
-        if self.awaits_departures.load(Ordering::SeqCst) && self.is_looking() {
-            self.line.call();
+        drop(removed);
+        if self.wakes_on_removal.load(Ordering::SeqCst) && self.is_polling() {
+            self.poller_handle.wake();
         }
     }
 
@@ -354,41 +354,41 @@ impl<'a> Office<'a> {
         debug_assert!(unsent.is_ok(), "the office keeps both ends of its queue");
     }
 
-    fn is_looking(&self) -> bool {
-        self.looking.load(Ordering::SeqCst)
+    fn is_polling(&self) -> bool {
+        self.polling.load(Ordering::SeqCst)
     }
 
     /// Wakes a pool thread, if one waits and those that are awake have enough to do with the tasks
     /// that there are.
-    fn call_if_needed(&self) {
+    fn wake_if_needed(&self) {
         let mut idle = lock(&self.idle);
-        let is_looking = self.is_looking();
-        let awake = self.threads.saturating_sub(idle.len() + usize::from(is_looking));
+        let is_polling = self.is_polling();
+        let awake = self.threads.saturating_sub(idle.len() + usize::from(is_polling));
         if self.waiting() <= awake * TASKS_PER_THREAD {
             return;
         }
         if let Some(thread) = idle.pop() {
             thread.unpark();
-        } else if is_looking {
-            self.line.call();
+        } else if is_polling {
+            self.poller_handle.wake();
         }
     }
 
     /// Wakes so many pool threads that wait, or all. Returns whether there were any.
-    fn call(&self, threads: usize) -> bool {
+    fn wake(&self, threads: usize) -> bool {
         let mut idle = lock(&self.idle);
         let rest = idle.len().saturating_sub(threads);
         let woken = idle.drain(rest..).map(|thread| thread.unpark()).count();
-        let calls_the_lookout = woken < threads && self.is_looking();
-        if calls_the_lookout {
-            self.line.call();
+        let wakes_poller = woken < threads && self.is_polling();
+        if wakes_poller {
+            self.poller_handle.wake();
         }
-        woken > 0 || calls_the_lookout
+        woken > 0 || wakes_poller
     }
 
-    fn ring(&self) {
+    fn wake_main(&self) {
         // It can fail for want of memory in the kernel. Then the main thread's next beat brings it.
-        let _ = self.bell.wake();
+        let _ = self.main_waker.wake();
     }
 }
 
