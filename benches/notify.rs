@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use criterion::Criterion;
 use ostler::Runtime;
-use ostler::app::Desk;
+use ostler::app::WorkReporter;
 use ostler::apps::Echo;
 use ostler::worker::{StopRequest, WorkerClass, WorkerContext, WorkerError};
 
@@ -84,15 +84,15 @@ impl WorkerClass for Meter {
 }
 
 fn time(ctx: &WorkerContext<'_>, operation: usize, count: u64) -> Duration {
-    let (lifecycle, mut desk) = (ctx.lifecycle(), ctx.lifecycle().desk(0));
+    let (lifecycle, mut tracker) = (ctx.lifecycle(), ctx.lifecycle().tracker(0));
     let begin = Instant::now();
     match operation {
         0 => (0..count).for_each(|_| lifecycle.notify()),
         1 => (0..count).for_each(|_| assert_eq!(black_box(lifecycle.stop_request()), StopRequest::None)),
-        2 => (0..count).for_each(|_| drop(lifecycle.begin(black_box("GET /index")))),
+        2 => (0..count).for_each(|_| drop(lifecycle.begin_work(black_box("GET /index")))),
         _ => (0..count).for_each(|_| {
-            desk.begin(black_box(b"GET /index"));
-            desk.end();
+            tracker.begin_work(black_box(b"GET /index"));
+            tracker.end_work();
         }),
     }
     begin.elapsed()

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ostler::app::{App, Desk, Limits, Options, ClientInfo, WorkerInfo, Service};
+use ostler::app::{App, WorkReporter, Limits, Options, ClientInfo, WorkerInfo, Service};
 use ostler::apps::{Echo, RpcDemo};
 use ostler::http::{Http, Request, Response};
 use ostler::session::{Session, Wants};
@@ -24,14 +24,14 @@ criterion_main!(benches);
 /// As the runtime's, without a scoreboard.
 struct NoopReporter;
 
-impl Desk for NoopReporter {
-    fn begin(&mut self, label: &[u8]) {
+impl WorkReporter for NoopReporter {
+    fn begin_work(&mut self, label: &[u8]) {
         black_box(label);
     }
 
-    fn end(&mut self) {}
+    fn end_work(&mut self) {}
 
-    fn date(&mut self) -> [u8; 29] {
+    fn http_date(&mut self) -> [u8; 29] {
         *b"Thu, 01 Jan 1970 00:00:00 GMT"
     }
 }

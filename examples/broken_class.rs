@@ -129,7 +129,7 @@ fn drop_at_stop(ctx: &WorkerContext<'_>, mut client: Client<'_>) {
     let lifecycle = ctx.lifecycle();
     thread::scope(|scope| {
         let serving = scope.spawn(move || {
-            client.serve_with(lifecycle, &mut Buffers::default(), &mut lifecycle.desk(0));
+            client.serve_with(lifecycle, &mut Buffers::default(), &mut lifecycle.tracker(0));
         });
         while !serving.is_finished() {
             lifecycle.notify();

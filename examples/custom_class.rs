@@ -28,7 +28,7 @@ impl WorkerClass for Batch {
     }
 
     /// The main thread has seat 0, for work of its own.
-    fn seats(&self, _: &Settings) -> usize {
+    fn threads(&self, _: &Settings) -> usize {
         1 + BATCH_MAX
     }
 
@@ -54,8 +54,8 @@ fn serve(ctx: &WorkerContext<'_>, batch: Vec<Client<'_>>) -> Result<(), WorkerEr
     thread::scope(|scope| {
         for (mut client, thread_index) in batch.into_iter().zip(1..) {
             let serve = move || {
-                let mut desk = ctx.lifecycle().desk(thread_index);
-                client.serve_with(ctx.lifecycle(), &mut Buffers::default(), &mut desk);
+                let mut tracker = ctx.lifecycle().tracker(thread_index);
+                client.serve_with(ctx.lifecycle(), &mut Buffers::default(), &mut tracker);
             };
             thread::Builder::new().spawn_scoped(scope, serve)?;
         }
@@ -63,7 +63,7 @@ fn serve(ctx: &WorkerContext<'_>, batch: Vec<Client<'_>>) -> Result<(), WorkerEr
     })?;
     // A unit of the class's own, beside those that the protocol marks: longer than `timeout` in it
     // would mean that the worker hangs, in this.
-    let _work = ctx.lifecycle().begin("bookkeeping");
+    let _work = ctx.lifecycle().begin_work("bookkeeping");
     debug!(ctx.log(), "batch served"; "clients" => size);
     Ok(())
 }

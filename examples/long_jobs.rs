@@ -35,10 +35,10 @@ impl WorkerClass for Jobs {
         lifecycle.ready();
         while lifecycle.poll_stop() == StopRequest::None {
             lifecycle.notify();
-            let work = lifecycle.begin("rebuild");
+            let work = lifecycle.begin_work("rebuild");
             for _ in 0..PARTS {
                 if !stands_still {
-                    work.extend(EXTENSION);
+                    work.extend_deadline(EXTENSION);
                 }
                 thread::sleep(PART);
             }

@@ -63,7 +63,7 @@ impl WorkerClass for Queue {
             if let Some((path, _lock)) = next_item(&folder)? {
                 let name = path.file_stem().unwrap_or_default().to_string_lossy();
                 // From here on it is busy, with this: the item has `timeout`, and counts.
-                let _work = lifecycle.begin(&name);
+                let _work = lifecycle.begin_work(&name);
                 work_on(&fs::read_to_string(&path)?);
                 fs::remove_file(&path)?;
                 info!(ctx.log(), "item done"; "item" => &*name, "slot" => ctx.worker().slot);

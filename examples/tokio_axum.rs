@@ -27,7 +27,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use ostler::Runtime;
-use ostler::app::Desk;
+use ostler::app::WorkReporter;
 use ostler::apps::Demo;
 use ostler::listen::Stream;
 use ostler::worker::{Acceptor, Accept, Lifecycle, StopRequest, WorkerClass, WorkerContext, WorkerError};
@@ -141,15 +141,15 @@ async fn track<E>(
     label: String,
     answer: impl Future<Output = Result<Response, E>>,
 ) -> Result<Response, E> {
-    let (mut desk, mut answer) = (lifecycle.desk(0).beating(), pin!(answer));
+    let (mut tracker, mut answer) = (lifecycle.tracker(0).with_heartbeat(), pin!(answer));
     let mut response = poll_fn(|cx| {
-        desk.begin(label.as_bytes());
+        tracker.begin_work(label.as_bytes());
         let polled = answer.as_mut().poll(cx);
-        desk.leave();
+        tracker.set_idle();
         polled
     })
     .await?;
-    desk.end();
+    tracker.end_work();
     if lifecycle.stop_request() != StopRequest::None {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

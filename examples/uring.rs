@@ -28,7 +28,7 @@ use ostler::apps::{Demo, Echo};
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
 use ostler::worker::{
-    Acceptor, Accept, Buffers, CompletionClient, TimerWheel, Desk, StopRequest, WorkerClass, WorkerContext,
+    Acceptor, Accept, Buffers, CompletionClient, TimerWheel, WorkTracker, StopRequest, WorkerClass, WorkerContext,
     WorkerError,
 };
 use slab::Slab;
@@ -73,7 +73,7 @@ impl WorkerClass for Uring {
             clients: Slab::new(),
             timers: TimerWheel::new(lifecycle.now()),
             buffers: Buffers::default(),
-            tracker: lifecycle.desk(0).beating(),
+            tracker: lifecycle.tracker(0).with_heartbeat(),
         };
         worker.run()
     }
@@ -95,7 +95,7 @@ struct Worker<'a> {
     clients: Slab<CompletionClient<'a>>,
     timers: TimerWheel,
     buffers: Buffers,
-    tracker: Desk<'a>,
+    tracker: WorkTracker<'a>,
 }
 
 impl Worker<'_> {

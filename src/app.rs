@@ -226,51 +226,51 @@ pub enum ReadTimeout {
 pub struct ConnectionContext<'a> {
     /// The output. Append; never remove.
     pub out: &'a mut Vec<u8>,
-    desk: &'a mut dyn Desk,
+    reporter: &'a mut dyn WorkReporter,
 }
 
 impl<'a> ConnectionContext<'a> {
     /// An exchange over the caller's buffer and desk.
-    pub fn new(out: &'a mut Vec<u8>, desk: &'a mut dyn Desk) -> Self {
-        Self { out, desk }
+    pub fn new(out: &'a mut Vec<u8>, reporter: &'a mut dyn WorkReporter) -> Self {
+        Self { out, reporter }
     }
 
     /// A unit of work begins under this name, such as `GET /index` or `add`. The runtime notes the
     /// time, and calls the worker hung if the unit takes longer than `timeout`.
     pub fn begin_work(&mut self, label: &[u8]) {
-        self.desk.begin(label);
+        self.reporter.begin_work(label);
     }
 
     /// The unit of work needs until so long from now, at least; at most an hour, but it may ask
     /// again. Until then, or until this call of the connection returns, the worker is not taken
     /// for hung on its account.
     pub fn extend_deadline(&mut self, time: Duration) {
-        self.desk.extend(time);
+        self.reporter.extend_deadline(time);
     }
 
     /// The unit of work is done, and counted.
     pub fn end_work(&mut self) {
-        self.desk.end();
+        self.reporter.end_work();
     }
 
     /// The present date in the form of RFC 9110, section 5.6.7.
     pub fn http_date(&mut self) -> [u8; 29] {
-        self.desk.date()
+        self.reporter.http_date()
     }
 
     /// The output, and the time that the unit of work has, for two who use one of them each.
     pub(crate) fn split(&mut self) -> (&mut Vec<u8>, DeadlineExtender<'_>) {
-        (self.out, DeadlineExtender(RefCell::new(self.desk)))
+        (self.out, DeadlineExtender(RefCell::new(self.reporter)))
     }
 }
 
 /// The time that a unit of work has. Who does the work may ask for more of it.
-pub(crate) struct DeadlineExtender<'a>(RefCell<&'a mut dyn Desk>);
+pub(crate) struct DeadlineExtender<'a>(RefCell<&'a mut dyn WorkReporter>);
 
 impl DeadlineExtender<'_> {
     /// As [`Exchange::extend`].
     pub(crate) fn extend_deadline(&self, time: Duration) {
-        self.0.borrow_mut().extend(time);
+        self.0.borrow_mut().extend_deadline(time);
     }
 }
 
@@ -282,21 +282,21 @@ impl fmt::Debug for DeadlineExtender<'_> {
 
 /// Where a protocol says what it is working on. The runtime's desk writes to the scoreboard; a
 /// test's desk records.
-pub trait Desk {
+pub trait WorkReporter {
     /// A unit of work begins.
-    fn begin(&mut self, label: &[u8]);
+    fn begin_work(&mut self, label: &[u8]);
     /// The unit of work is done, and counted.
-    fn end(&mut self);
+    fn end_work(&mut self);
     /// The present date in the form of RFC 9110, section 5.6.7.
-    fn date(&mut self) -> [u8; 29];
+    fn http_date(&mut self) -> [u8; 29];
     /// The unit of work needs until so long from now.
-    fn extend(&mut self, _time: Duration) {}
+    fn extend_deadline(&mut self, _time: Duration) {}
     /// The unit of work goes on under another name.
-    fn rename(&mut self, _label: &[u8]) {}
+    fn set_label(&mut self, _label: &[u8]) {}
     /// The connection's code is about to run, until [`leave`](Self::leave).
-    fn enter(&mut self) {}
+    fn set_busy(&mut self) {}
     /// The connection's code has returned.
-    fn leave(&mut self) {}
+    fn set_idle(&mut self) {}
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use crate::app::{Connection, Desk, ConnectionContext, Next, ReadTimeout};
+use crate::app::{Connection, WorkReporter, ConnectionContext, Next, ReadTimeout};
 use crate::time::MonotonicTime;
 
 /// How long a refused client may go on sending before it is cut off.
@@ -102,7 +102,7 @@ impl<'s> Session<'s> {
 
     /// Bytes came, or, if `input` is empty, the end of the stream. Not to be called while output
     /// waits. `spare` is an empty buffer that the session may keep while it has output.
-    pub fn on_received(&mut self, input: &[u8], spare: &mut Vec<u8>, reporter: &mut dyn Desk, now: MonotonicTime) {
+    pub fn on_received(&mut self, input: &[u8], spare: &mut Vec<u8>, reporter: &mut dyn WorkReporter, now: MonotonicTime) {
         debug_assert!(self.wants() != Wants::Write, "backpressure: the output goes first");
         match self.state {
             SessionState::Closed => return,
@@ -123,13 +123,13 @@ impl<'s> Session<'s> {
     }
 
     /// The first `n` unsent bytes have been sent.
-    pub fn on_sent(&mut self, n: usize, spare: &mut Vec<u8>, reporter: &mut dyn Desk, now: MonotonicTime) {
+    pub fn on_sent(&mut self, n: usize, spare: &mut Vec<u8>, reporter: &mut dyn WorkReporter, now: MonotonicTime) {
         self.sent = (self.sent + n).min(self.out.len());
         self.pump(spare, reporter, now, if n > 0 { IoProgress::Made } else { IoProgress::None });
     }
 
     /// The deadline has passed. A peer that takes no output, or has been refused, is given up.
-    pub fn on_timeout(&mut self, spare: &mut Vec<u8>, reporter: &mut dyn Desk, now: MonotonicTime) {
+    pub fn on_timeout(&mut self, spare: &mut Vec<u8>, reporter: &mut dyn WorkReporter, now: MonotonicTime) {
         if matches!(self.state, SessionState::LingeringClose(_)) || self.wants() == Wants::Write {
             self.state = SessionState::Closed;
         } else if self.state != SessionState::Closed {
@@ -142,7 +142,7 @@ impl<'s> Session<'s> {
     }
 
     /// The worker is leaving: what is begun is finished, nothing new is begun.
-    pub fn drain(&mut self, spare: &mut Vec<u8>, reporter: &mut dyn Desk, now: MonotonicTime) {
+    pub fn drain(&mut self, spare: &mut Vec<u8>, reporter: &mut dyn WorkReporter, now: MonotonicTime) {
         if !matches!(self.state, SessionState::Open | SessionState::HalfClosed) {
             return;
         }
@@ -167,20 +167,20 @@ impl<'s> Session<'s> {
     fn call_connection(
         &mut self,
         spare: &mut Vec<u8>,
-        reporter: &mut dyn Desk,
+        reporter: &mut dyn WorkReporter,
         operation: impl FnOnce(&mut (dyn Connection + 's), &mut ConnectionContext<'_>) -> Next,
     ) {
         if self.out.capacity() == 0 {
             std::mem::swap(&mut self.out, spare);
         }
         let waiting = self.out.len();
-        reporter.enter();
+        reporter.set_busy();
         let connection = self.connection.as_mut();
         let mut context = ConnectionContext::new(&mut self.out, reporter);
         // A panic costs this client its connection, and nobody else anything: what it left half
         // done is dropped with the connection.
         let result = catch_unwind(AssertUnwindSafe(|| operation(connection, &mut context)));
-        reporter.leave();
+        reporter.set_idle();
         match result {
             Ok(next) => self.next = next,
             Err(_) => {
@@ -194,7 +194,7 @@ impl<'s> Session<'s> {
     fn pump(
         &mut self,
         spare: &mut Vec<u8>,
-        reporter: &mut dyn Desk,
+        reporter: &mut dyn WorkReporter,
         now: MonotonicTime,
         progress: IoProgress,
     ) {

@@ -9,7 +9,7 @@ use ::mio::event::Event;
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Token};
 use ostler::worker::{
-    Buffers, Client, TimerWheel, Desk, EpollAcceptor, ReadMode, StopRequest, DriveStatus, WorkerClass, WorkerContext,
+    Buffers, Client, TimerWheel, WorkTracker, EpollAcceptor, ReadMode, StopRequest, DriveStatus, WorkerClass, WorkerContext,
     WorkerError,
 };
 use slab::Slab;
@@ -47,7 +47,7 @@ struct EventLoop<'a> {
     /// Clients that could go on, but have had their share.
     ready: VecDeque<usize>,
     buffers: Buffers,
-    tracker: Desk<'a>,
+    tracker: WorkTracker<'a>,
     draining: bool,
 }
 
@@ -73,7 +73,7 @@ impl<'a> EventLoop<'a> {
             timers: TimerWheel::new(ctx.lifecycle().now()),
             ready: VecDeque::new(),
             buffers: Buffers::default(),
-            tracker: ctx.lifecycle().desk(0).beating(),
+            tracker: ctx.lifecycle().tracker(0).with_heartbeat(),
             draining: false,
         })
     }

@@ -22,10 +22,10 @@ impl WorkerClass for SyncClass {
             return job.run_alone();
         }
         let (lifecycle, mut acceptor) = (ctx.lifecycle(), ctx.acceptor());
-        let (mut buffers, mut desk) = (Buffers::default(), lifecycle.desk(0).beating());
+        let (mut buffers, mut tracker) = (Buffers::default(), lifecycle.tracker(0).with_heartbeat());
         lifecycle.ready();
         while let Some(mut client) = acceptor.next_client()? {
-            client.serve_with(lifecycle, &mut buffers, &mut desk);
+            client.serve_with(lifecycle, &mut buffers, &mut tracker);
         }
         Ok(())
     }

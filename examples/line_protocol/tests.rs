@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ostler::app::Desk;
+use ostler::app::WorkReporter;
 use ostler::session::{Session, Wants};
 use ostler::time::MonotonicTime;
 
@@ -13,14 +13,14 @@ use super::*;
 #[derive(Default)]
 struct Recorder(usize);
 
-impl Desk for Recorder {
-    fn begin(&mut self, label: &[u8]) {
+impl WorkReporter for Recorder {
+    fn begin_work(&mut self, label: &[u8]) {
         assert_eq!(label, b"shout");
     }
-    fn end(&mut self) {
+    fn end_work(&mut self) {
         self.0 += 1;
     }
-    fn date(&mut self) -> [u8; 29] {
+    fn http_date(&mut self) -> [u8; 29] {
         [b' '; 29]
     }
 }
@@ -28,7 +28,7 @@ impl Desk for Recorder {
 /// What a client reads after it has sent these pieces, how many units were marked, and what the
 /// session wants in the end.
 fn converse(allow_keepalive: bool, pieces: &[&[u8]]) -> (String, usize, Wants) {
-    let (now, mut spare, mut desk) = (MonotonicTime::default(), Vec::new(), Recorder::default());
+    let (now, mut spare, mut tracker) = (MonotonicTime::default(), Vec::new(), Recorder::default());
     let hall = ShoutService(Limits::default());
     let client = hall.accept(&ClientInfo { address: None, allow_keepalive });
     let mut session = Session::new(client, Duration::ZERO, now);
@@ -37,13 +37,13 @@ fn converse(allow_keepalive: bool, pieces: &[&[u8]]) -> (String, usize, Wants) {
         if session.wants() != Wants::Read {
             break;
         }
-        session.on_received(piece, &mut spare, &mut desk, now);
+        session.on_received(piece, &mut spare, &mut tracker, now);
         while session.wants() == Wants::Write {
             read.extend_from_slice(session.unsent());
-            session.on_sent(session.unsent().len(), &mut spare, &mut desk, now);
+            session.on_sent(session.unsent().len(), &mut spare, &mut tracker, now);
         }
     }
-    (String::from_utf8(read).unwrap(), desk.0, session.wants())
+    (String::from_utf8(read).unwrap(), tracker.0, session.wants())
 }
 
 /// All ways to cut the bytes: bit n of the number says whether there is a cut before byte n + 1.

@@ -225,14 +225,14 @@ fn parse_delay(variable: &str, text: &str) -> Result<Duration, BootError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::{Desk, ConnectionContext, Limits, Next, Options, ClientInfo};
+    use crate::app::{WorkReporter, ConnectionContext, Limits, Next, Options, ClientInfo};
 
     struct NoopReporter;
 
-    impl Desk for NoopReporter {
-        fn begin(&mut self, _label: &[u8]) {}
-        fn end(&mut self) {}
-        fn date(&mut self) -> [u8; 29] {
+    impl WorkReporter for NoopReporter {
+        fn begin_work(&mut self, _label: &[u8]) {}
+        fn end_work(&mut self) {}
+        fn http_date(&mut self) -> [u8; 29] {
             [b'd'; 29]
         }
     }

@@ -64,14 +64,14 @@ impl Connection for EchoConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::Desk;
+    use crate::app::WorkReporter;
 
     struct NoopReporter;
 
-    impl Desk for NoopReporter {
-        fn begin(&mut self, _: &[u8]) {}
-        fn end(&mut self) {}
-        fn date(&mut self) -> [u8; 29] {
+    impl WorkReporter for NoopReporter {
+        fn begin_work(&mut self, _: &[u8]) {}
+        fn end_work(&mut self) {}
+        fn http_date(&mut self) -> [u8; 29] {
             [0; 29]
         }
     }
@@ -79,8 +79,8 @@ mod tests {
     #[test]
     fn echo_returns_bytes_and_closes_at_eof() {
         let mut client = EchoConnection { drain_idle_timeout: Duration::ZERO, draining: false };
-        let (mut out, mut desk) = (Vec::new(), NoopReporter);
-        let mut ctx = ConnectionContext::new(&mut out, &mut desk);
+        let (mut out, mut tracker) = (Vec::new(), NoopReporter);
+        let mut ctx = ConnectionContext::new(&mut out, &mut tracker);
         assert_eq!(client.receive(b"ab", &mut ctx), Next::Read);
         assert_eq!(client.receive(b"c", &mut ctx), Next::Read);
         assert_eq!(client.receive(b"", &mut ctx), Next::Close);

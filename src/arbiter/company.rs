@@ -142,7 +142,7 @@ impl<'a> Company<'a> {
         present: Option<&Company<'_>>,
         alone: bool,
     ) -> Result<Self, CompanyError> {
-        let seats = plan.class.seats(&plan.settings);
+        let seats = plan.class.threads(&plan.settings);
         let shared = present.filter(|present| present.board.seats() == seats);
         let board = match shared {
             Some(present) => Rc::clone(&present.board),

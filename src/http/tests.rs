@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::sending::PIECE;
 use super::*;
-use crate::app::{Desk, ConnectionContext, Next, ReadTimeout};
+use crate::app::{WorkReporter, ConnectionContext, Next, ReadTimeout};
 
 const DATE: &[u8; 29] = b"Mon, 23 Nov 2026 05:54:10 GMT";
 
@@ -23,18 +23,18 @@ struct Recorder {
     ended: usize,
 }
 
-impl Desk for Recorder {
-    fn begin(&mut self, label: &[u8]) {
+impl WorkReporter for Recorder {
+    fn begin_work(&mut self, label: &[u8]) {
         assert_eq!(self.ended, self.units.len(), "one unit at a time");
         self.units.push(String::from_utf8(label.to_vec()).unwrap());
     }
 
-    fn end(&mut self) {
+    fn end_work(&mut self) {
         self.ended += 1;
         assert_eq!(self.ended, self.units.len());
     }
 
-    fn date(&mut self) -> [u8; 29] {
+    fn http_date(&mut self) -> [u8; 29] {
         *DATE
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::arguments::Params;
 use super::*;
-use crate::app::{Desk, ConnectionContext, Next, Options, ReadTimeout};
+use crate::app::{WorkReporter, ConnectionContext, Next, Options, ReadTimeout};
 
 /// Counts units of work and keeps their labels.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -25,22 +25,22 @@ struct Recorder {
     asked: Duration,
 }
 
-impl Desk for Recorder {
-    fn extend(&mut self, time: Duration) {
+impl WorkReporter for Recorder {
+    fn extend_deadline(&mut self, time: Duration) {
         self.asked += time;
     }
 
-    fn begin(&mut self, label: &[u8]) {
+    fn begin_work(&mut self, label: &[u8]) {
         assert_eq!(self.ended, self.units.len(), "one unit at a time");
         self.units.push(label.escape_ascii().to_string());
     }
 
-    fn end(&mut self) {
+    fn end_work(&mut self) {
         self.ended += 1;
         assert_eq!(self.ended, self.units.len());
     }
 
-    fn date(&mut self) -> [u8; 29] {
+    fn http_date(&mut self) -> [u8; 29] {
         [b' '; 29]
     }
 }

@@ -86,26 +86,26 @@ struct RecordingReporter {
     depth: usize,
 }
 
-impl Desk for RecordingReporter {
-    fn begin(&mut self, label: &[u8]) {
+impl WorkReporter for RecordingReporter {
+    fn begin_work(&mut self, label: &[u8]) {
         assert_eq!(self.depth, 1);
         self.recorded.push(label.escape_ascii().to_string());
     }
 
-    fn end(&mut self) {
+    fn end_work(&mut self) {
         assert_eq!(self.depth, 1);
         self.recorded.push("end".to_owned());
     }
 
-    fn date(&mut self) -> [u8; 29] {
+    fn http_date(&mut self) -> [u8; 29] {
         *b"Mon, 23 Nov 2026 05:54:10 GMT"
     }
 
-    fn enter(&mut self) {
+    fn set_busy(&mut self) {
         self.depth += 1;
     }
 
-    fn leave(&mut self) {
+    fn set_idle(&mut self) {
         self.depth -= 1;
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use super::context::WorkerContext;
 use super::lifecycle::{Lifecycle, StopRequest};
-use super::tracker::Desk;
+use super::tracker::WorkTracker;
 use crate::listen::Stream;
 use crate::os::clock;
 use crate::os::poll::{self, Interest};
@@ -73,14 +73,14 @@ impl<'s> Client<'s> {
     }
 
     /// Goes as far as it can without waiting: receives, asks the service, sends.
-    pub fn drive(&mut self, mode: ReadMode, buffers: &mut Buffers, desk: &mut Desk<'_>) -> DriveStatus {
+    pub fn drive(&mut self, mode: ReadMode, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) -> DriveStatus {
         let Buffers { input, spare } = buffers;
         let mut drained_input = false;
         for _ in 0..ROUNDS_MAX {
             let moved = match self.session.wants() {
                 Wants::Closed => return DriveStatus::Closed,
                 Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
-                    self.session.on_sent(n, spare, desk, clock::now_coarse());
+                    self.session.on_sent(n, spare, tracker, clock::now_coarse());
                 }),
                 Wants::Read if drained_input => return DriveStatus::WantRead,
                 wants @ (Wants::Read | Wants::Linger) => {
@@ -89,7 +89,7 @@ impl<'s> Client<'s> {
                     }
                     self.stream.receive(input).map(|n| {
                         drained_input = mode == ReadMode::UntilShortRead && 0 < n && n < input.len();
-                        self.session.on_received(&input[..n], spare, desk, clock::now_coarse());
+                        self.session.on_received(&input[..n], spare, tracker, clock::now_coarse());
                     })
                 }
             };
@@ -114,17 +114,17 @@ impl<'s> Client<'s> {
     /// Tells the session that its deadline has passed, if it has. If so, a turn must follow. What has
     /// arrived by now has arrived in time, and so has room for output: whoever looks late must not
     /// blame the peer for it.
-    pub fn expire(&mut self, now: MonotonicTime, buffers: &mut Buffers, desk: &mut Desk<'_>) -> bool {
+    pub fn expire(&mut self, now: MonotonicTime, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) -> bool {
         if !self.is_due(now) {
             return false;
         }
         let Buffers { input, spare } = buffers;
         let moved = match self.session.wants() {
             Wants::Read => self.stream.receive(input).map(|n| {
-                self.session.on_received(&input[..n], spare, desk, now);
+                self.session.on_received(&input[..n], spare, tracker, now);
             }),
             Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
-                self.session.on_sent(n, spare, desk, now);
+                self.session.on_sent(n, spare, tracker, now);
             }),
             Wants::Linger | Wants::Closed => Ok(()),
         };
@@ -132,7 +132,7 @@ impl<'s> Client<'s> {
             self.session.abort();
         }
         if self.is_due(now) {
-            self.session.on_timeout(&mut buffers.spare, desk, now);
+            self.session.on_timeout(&mut buffers.spare, tracker, now);
         }
         true
     }
@@ -142,10 +142,10 @@ impl<'s> Client<'s> {
     }
 
     /// Tells the session, once, that the worker is leaving. A turn must follow.
-    pub fn drain(&mut self, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+    pub fn drain(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         if !self.drained {
             self.drained = true;
-            self.session.drain(&mut buffers.spare, desk, clock::now());
+            self.session.drain(&mut buffers.spare, tracker, clock::now());
         }
     }
 
@@ -157,20 +157,20 @@ impl<'s> Client<'s> {
     /// Serves the client to its end, waiting where there is need, while the worker goes on
     /// beating. A graceful stop drains the client; a quick one ends it.
     pub fn serve(&mut self, ctx: &WorkerContext<'_>) {
-        let (lifecycle, mut desk) = (ctx.lifecycle(), ctx.lifecycle().desk(0).beating());
-        self.serve_with(lifecycle, &mut Buffers::default(), &mut desk);
+        let (lifecycle, mut tracker) = (ctx.lifecycle(), ctx.lifecycle().tracker(0).with_heartbeat());
+        self.serve_with(lifecycle, &mut Buffers::default(), &mut tracker);
     }
 
     /// As [`serve`](Self::serve), with buffers and a desk that are kept between clients.
-    pub fn serve_with(&mut self, lifecycle: &Lifecycle, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+    pub fn serve_with(&mut self, lifecycle: &Lifecycle, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         loop {
-            let interest = match self.drive(ReadMode::UntilShortRead, buffers, desk) {
+            let interest = match self.drive(ReadMode::UntilShortRead, buffers, tracker) {
                 DriveStatus::Closed => return,
                 DriveStatus::Yield => {
                     lifecycle.notify();
                     match lifecycle.read_signals() {
                         StopRequest::None => (),
-                        StopRequest::Graceful => self.drain(buffers, desk),
+                        StopRequest::Graceful => self.drain(buffers, tracker),
                         StopRequest::Immediate => return,
                     }
                     continue;
@@ -178,7 +178,7 @@ impl<'s> Client<'s> {
                 DriveStatus::WantRead => Interest::Readable,
                 DriveStatus::WantWrite => Interest::Writable,
             };
-            if self.wait(interest, lifecycle, buffers, desk) == StopRequest::Immediate {
+            if self.wait(interest, lifecycle, buffers, tracker) == StopRequest::Immediate {
                 return;
             }
         }
@@ -190,7 +190,7 @@ impl<'s> Client<'s> {
         interest: Interest,
         lifecycle: &Lifecycle,
         buffers: &mut Buffers,
-        desk: &mut Desk<'_>,
+        tracker: &mut WorkTracker<'_>,
     ) -> StopRequest {
         loop {
             lifecycle.notify();
@@ -209,9 +209,9 @@ impl<'s> Client<'s> {
             let stop = if woken { lifecycle.read_signals() } else { lifecycle.stop_request() };
             let drains = stop == StopRequest::Graceful && !self.drained;
             if drains {
-                self.drain(buffers, desk);
+                self.drain(buffers, tracker);
             }
-            let expired = self.expire(clock::now(), buffers, desk);
+            let expired = self.expire(clock::now(), buffers, tracker);
             if ready || expired || drains || stop == StopRequest::Immediate {
                 return stop;
             }

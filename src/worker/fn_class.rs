@@ -16,7 +16,7 @@ use std::thread;
 use super::acceptor::{Acceptor, AcceptedStream};
 use super::context::WorkerContext;
 use super::lifecycle::StopRequest;
-use super::tracker::Work;
+use super::tracker::WorkGuard;
 use super::{WorkerClass, WorkerError};
 use crate::os::{file, poll};
 use crate::settings::Settings;
@@ -73,12 +73,12 @@ where
         self.name
     }
 
-    fn seats(&self, settings: &Settings) -> usize {
+    fn threads(&self, settings: &Settings) -> usize {
         settings.worker_connections.min(CLIENTS_MAX)
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        let shared = Shared::new(ctx, self.seats(ctx.settings()))?;
+        let shared = Shared::new(ctx, self.threads(ctx.settings()))?;
         thread::scope(|scope| {
             let serve = || {
                 let _return_guard = ReturnGuard(&shared);
@@ -167,9 +167,9 @@ impl<'a> Shared<'a> {
         }
     }
 
-    fn release_thread(&self, seat: usize) {
+    fn release_thread(&self, thread: usize) {
         let mut state = self.lock_state();
-        state.free.push(seat);
+        state.free.push(thread);
         let (awaited, told) = (state.waits_for_thread, state.awaits_exit);
         drop(state);
         if awaited {
@@ -239,7 +239,7 @@ impl<'a> Incoming<'a> {
 }
 
 impl<'a> Shared<'a> {
-    fn new_client(&'a self, seat: usize, accepted: AcceptedStream) -> Result<ClientStream<'a>, WorkerError> {
+    fn new_client(&'a self, thread: usize, accepted: AcceptedStream) -> Result<ClientStream<'a>, WorkerError> {
         let (stream, address) = accepted;
         let stream = TcpStream::from(OwnedFd::from(stream));
         stream.set_nonblocking(false)?;
@@ -247,8 +247,8 @@ impl<'a> Shared<'a> {
         stream.set_read_timeout(Some(settings.header_timeout))?;
         stream.set_write_timeout(Some(settings.write_timeout))?;
         let label = address.map_or_else(|| "client".to_owned(), |peer| format!("client {peer}"));
-        let work = Some(self.ctx.lifecycle().begin_at(seat, &label));
-        Ok(ClientStream { stream, work, thread: seat, shared: self })
+        let work = Some(self.ctx.lifecycle().begin_work_on(thread, &label));
+        Ok(ClientStream { stream, work, thread, shared: self })
     }
 }
 
@@ -276,7 +276,7 @@ impl<'a> Iterator for Incoming<'a> {
 /// unix listener, which is no TCP but reads and writes all the same.
 pub struct ClientStream<'a> {
     stream: TcpStream,
-    work: Option<Work<'a>>,
+    work: Option<WorkGuard<'a>>,
     thread: usize,
     shared: &'a Shared<'a>,
 }
@@ -286,7 +286,7 @@ impl Deref for ClientStream<'_> {
 
     fn deref(&self) -> &TcpStream {
         if let Some(work) = &self.work {
-            work.passes_to_this_thread();
+            work.move_to_current_thread();
         }
         &self.stream
     }

@@ -12,8 +12,8 @@ use slog::{Logger, info, warn};
 use super::WorkerError;
 use super::context::WorkerContext;
 use super::lifecycle::{Lifecycle, StopRequest};
-use super::tracker::Desk;
-use crate::app::{App, BootError, Desk as _, Job, JobContext, WorkerInfo, Service, NextRun};
+use super::tracker::WorkTracker;
+use crate::app::{App, BootError, WorkReporter as _, Job, JobContext, WorkerInfo, Service, NextRun};
 use crate::os::wall_timer::{WallTimer, TimerEvent};
 use crate::os::{clock, poll};
 use crate::time::{ClockReading, MonotonicTime, WallTime};
@@ -58,12 +58,12 @@ impl BootedApp {
 pub struct ThreadJob<'a> {
     ctx: &'a WorkerContext<'a>,
     job: Box<dyn Job>,
-    seat: usize,
+    thread: usize,
 }
 
 impl<'a> ThreadJob<'a> {
-    pub(super) fn new(ctx: &'a WorkerContext<'a>, seat: usize, job: Box<dyn Job>) -> Self {
-        Self { ctx, job, seat }
+    pub(super) fn new(ctx: &'a WorkerContext<'a>, thread: usize, job: Box<dyn Job>) -> Self {
+        Self { ctx, job, thread }
     }
 
     /// Runs the job, and sleeps between, until the worker is to stop. For the only thread of a
@@ -110,8 +110,8 @@ enum Woken {
 struct Runner<'a> {
     ctx: &'a WorkerContext<'a>,
     job: Box<dyn Job>,
-    seat: usize,
-    desk: Desk<'a>,
+    thread: usize,
+    tracker: WorkTracker<'a>,
     on_main_thread: bool,
     alarm: Option<WallTimer>,
     /// Whether it has been said that there is no alarm to be had.
@@ -121,10 +121,10 @@ struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    fn new(ThreadJob { ctx, job, seat }: ThreadJob<'a>, on_main_thread: bool) -> Self {
-        let desk = ctx.lifecycle.desk(seat);
-        let desk = if on_main_thread { desk.beating() } else { desk };
-        Self { ctx, job, seat, desk, on_main_thread, alarm: None, timer_failure_logged: false, consecutive_panics: 0 }
+    fn new(ThreadJob { ctx, job, thread }: ThreadJob<'a>, on_main_thread: bool) -> Self {
+        let tracker = ctx.lifecycle.tracker(thread);
+        let tracker = if on_main_thread { tracker.with_heartbeat() } else { tracker };
+        Self { ctx, job, thread, tracker, on_main_thread, alarm: None, timer_failure_logged: false, consecutive_panics: 0 }
     }
 
     fn run(mut self) -> Result<(), WorkerError> {
@@ -140,12 +140,12 @@ impl<'a> Runner<'a> {
 
     /// One run, which is a unit of work.
     fn run_once(&mut self) -> JobWait {
-        let Self { ctx, job, desk, on_main_thread, .. } = self;
-        desk.begin(ctx.settings.app.as_bytes());
-        let mut run = RunContext { ctx, desk, on_main_thread: *on_main_thread };
+        let Self { ctx, job, tracker, on_main_thread, .. } = self;
+        tracker.begin_work(ctx.settings.app.as_bytes());
+        let mut run = RunContext { ctx, tracker, on_main_thread: *on_main_thread };
         let ran = catch_unwind(AssertUnwindSafe(|| job.run(&mut run)));
-        desk.leave();
-        desk.end();
+        tracker.set_idle();
+        tracker.end_work();
         self.on_result(ran.ok())
     }
 
@@ -168,7 +168,7 @@ impl<'a> Runner<'a> {
         let pause = PANIC_BACKOFF_MIN.saturating_mul(1 << self.consecutive_panics.min(16)).min(PANIC_BACKOFF_MAX);
         self.consecutive_panics += 1;
         warn!(self.ctx.log, "job pauses after a panic"; "slot" => self.ctx.worker.slot,
-            "seat" => self.seat, "in_a_row" => self.consecutive_panics, "pause_ms" => pause.as_millis() as u64);
+            "seat" => self.thread, "in_a_row" => self.consecutive_panics, "pause_ms" => pause.as_millis() as u64);
         JobWait::QueryAt(clock::now().saturating_add(pause))
     }
 
@@ -179,7 +179,7 @@ impl<'a> Runner<'a> {
             NextRun::At(date) => JobWait::RunAtWallTime(date),
             NextRun::Never => {
                 info!(self.ctx.log, "job is done"; "slot" => self.ctx.worker.slot,
-                    "seat" => self.seat);
+                    "seat" => self.thread);
                 JobWait::UntilStop
             }
         }
@@ -233,7 +233,7 @@ impl<'a> Runner<'a> {
         self.alarm = None;
         if !std::mem::replace(&mut self.timer_failure_logged, true) {
             warn!(self.ctx.log, "job would not notice if the clock were set";
-                "slot" => self.ctx.worker.slot, "seat" => self.seat, "error" => %error);
+                "slot" => self.ctx.worker.slot, "seat" => self.thread, "error" => %error);
         }
         let now = clock::read_clocks();
         now.monotonic.saturating_add(date.duration_since(now.wall))
@@ -253,7 +253,7 @@ fn is_stopping(lifecycle: &Lifecycle, on_main_thread: bool) -> bool {
 /// What one run is handed.
 struct RunContext<'r, 'a> {
     ctx: &'r WorkerContext<'a>,
-    desk: &'r mut Desk<'a>,
+    tracker: &'r mut WorkTracker<'a>,
     on_main_thread: bool,
 }
 
@@ -275,10 +275,10 @@ impl JobContext for RunContext<'_, '_> {
     }
 
     fn label(&mut self, label: &str) {
-        self.desk.rename(label.as_bytes());
+        self.tracker.set_label(label.as_bytes());
     }
 
     fn extend_deadline(&mut self, time: Duration) {
-        self.desk.extend(time);
+        self.tracker.extend_deadline(time);
     }
 }

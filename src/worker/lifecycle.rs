@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use slog::warn;
 
-use super::tracker::{Desk, Work};
+use super::tracker::{WorkTracker, WorkGuard};
 use crate::heartbeat::Heartbeat;
 use crate::log::{Log, error_chain};
 use crate::os::signal::{self, Signal, SignalPipe};
@@ -259,13 +259,13 @@ impl Lifecycle {
     /// Begins a unit of work on the first seat. Its start and its label are on the scoreboard
     /// until the guard is dropped: a unit longer than `timeout` means that the worker hangs, in
     /// this. Labels are cut to 64 bytes.
-    pub fn begin(&self, label: &str) -> Work<'_> {
-        self.begin_at(0, label)
+    pub fn begin_work(&self, label: &str) -> WorkGuard<'_> {
+        self.begin_work_on(0, label)
     }
 
     /// Begins a unit of work on this seat.
-    pub(super) fn begin_at(&self, seat: usize, label: &str) -> Work<'_> {
-        Work::begin(self.board_row().thread(seat), self, label)
+    pub(super) fn begin_work_on(&self, thread: usize, label: &str) -> WorkGuard<'_> {
+        WorkGuard::begin(self.board_row().thread(thread), self, label)
     }
 
     /// The desk of the thread with this number, 0 to [`WorkerClass::seats`] - 1, for driving
@@ -275,8 +275,8 @@ impl Lifecycle {
     /// If there is no such seat.
     ///
     /// [`WorkerClass::seats`]: super::WorkerClass::seats
-    pub fn desk(&self, seat: usize) -> Desk<'_> {
-        Desk::new(self.board_row().thread(seat), self)
+    pub fn tracker(&self, thread: usize) -> WorkTracker<'_> {
+        WorkTracker::new(self.board_row().thread(thread), self)
     }
 
     /// Says how many clients are connected, and tells how many that would be if all workers had as

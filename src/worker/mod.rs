@@ -27,7 +27,7 @@ pub use lifecycle::{Lifecycle, StopRequest};
 pub use fn_class::{FnClass, ClientStream, Incoming};
 pub use program::{ProgramExit, Output, Program};
 pub use registry::{DuplicateClass, Registry, UnknownClass};
-pub use tracker::{Desk, Work};
+pub use tracker::{WorkTracker, WorkGuard};
 
 use std::error::Error;
 
@@ -93,7 +93,7 @@ pub trait WorkerClass {
 
     /// How many threads of one worker serve clients, or run jobs: each has a seat on the scoreboard.
     /// One, unless overridden.
-    fn seats(&self, settings: &Settings) -> usize {
+    fn threads(&self, settings: &Settings) -> usize {
         let _ = settings;
         1
     }

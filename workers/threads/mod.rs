@@ -17,7 +17,7 @@ use crossbeam_channel::bounded;
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
 use ostler::worker::{
-    Buffers, Client, TimerWheel, Desk, ReadMode, StopRequest, DriveStatus, WorkerClass, WorkerContext, WorkerError,
+    Buffers, Client, TimerWheel, WorkTracker, ReadMode, StopRequest, DriveStatus, WorkerClass, WorkerContext, WorkerError,
 };
 
 use self::client_entry::ParkResult;
@@ -44,7 +44,7 @@ impl WorkerClass for ThreadsClass {
         "threads"
     }
 
-    fn seats(&self, settings: &Settings) -> usize {
+    fn threads(&self, settings: &Settings) -> usize {
         settings.threads
     }
 
@@ -217,10 +217,10 @@ impl MainThread<'_, '_> {
 
 /// A pool thread: serves until it is sent home.
 fn serve<'a>(ctx: &'a WorkerContext<'a>, thread: usize, shared: &Shared<'a>) {
-    let (mut buffers, mut desk) = (Buffers::default(), ctx.lifecycle().desk(thread));
+    let (mut buffers, mut tracker) = (Buffers::default(), ctx.lifecycle().tracker(thread));
     while let Some(task) = shared.next_task() {
         if let Some(client) = task.entry.take() {
-            drive(ctx, client, task, shared, &mut buffers, &mut desk);
+            drive(ctx, client, task, shared, &mut buffers, &mut tracker);
         }
     }
 }
@@ -232,15 +232,15 @@ fn drive<'a>(
     mut task: Task<'a>,
     shared: &Shared<'a>,
     buffers: &mut Buffers,
-    desk: &mut Desk<'_>,
+    tracker: &mut WorkTracker<'_>,
 ) {
-    client.expire(ctx.lifecycle().now(), buffers, desk);
+    client.expire(ctx.lifecycle().now(), buffers, tracker);
     loop {
         let mode = if task.entry.is_peer_closed() { ReadMode::UntilWouldBlock } else { ReadMode::UntilShortRead };
-        let status = client.drive(mode, buffers, desk);
+        let status = client.drive(mode, buffers, tracker);
         let draining = ctx.lifecycle().stop_request() == StopRequest::Graceful;
         if draining && !client.is_drained() && status != DriveStatus::Closed {
-            client.drain(buffers, desk); // only now: what it had sent already is answered
+            client.drain(buffers, tracker); // only now: what it had sent already is answered
             continue;
         }
         match status {

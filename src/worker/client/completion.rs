@@ -7,7 +7,7 @@ use super::{Buffers, Client};
 use crate::os::clock;
 use crate::session::Wants;
 use crate::time::MonotonicTime;
-use crate::worker::tracker::Desk;
+use crate::worker::tracker::WorkTracker;
 
 /// How many bytes are sent in one piece.
 const OUTPUT_BYTES: usize = 64 << 10;
@@ -72,26 +72,26 @@ impl CompletionClient<'_> {
     }
 
     /// So many bytes of what was under way have been sent; `None` if the connection is broken.
-    pub fn complete_send(&mut self, count: Option<usize>, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+    pub fn complete_send(&mut self, count: Option<usize>, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         self.is_sending = false;
         self.output.clear();
         self.output.shrink_to(KEPT_BYTES);
         match count {
-            Some(n) => self.client.session.on_sent(n, &mut buffers.spare, desk, clock::now_coarse()),
+            Some(n) => self.client.session.on_sent(n, &mut buffers.spare, tracker, clock::now_coarse()),
             None => self.client.session.abort(),
         }
-        self.advance(buffers, desk);
+        self.advance(buffers, tracker);
     }
 
     /// So many bytes have been received, 0 at the end of the stream; `None` if the connection is
     /// broken.
-    pub fn complete_recv(&mut self, count: Option<usize>, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+    pub fn complete_recv(&mut self, count: Option<usize>, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         self.is_receiving = false;
         self.received_len = count;
         if count.is_none() {
             self.client.session.abort();
         }
-        self.advance(buffers, desk);
+        self.advance(buffers, tracker);
     }
 
     /// When [`expire`](Self::expire) is due, if nothing happens before.
@@ -100,18 +100,18 @@ impl CompletionClient<'_> {
     }
 
     /// Tells the session that its deadline has passed, if it has.
-    pub fn expire(&mut self, now: MonotonicTime, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+    pub fn expire(&mut self, now: MonotonicTime, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         if self.client.is_due(now) {
-            self.client.session.on_timeout(&mut buffers.spare, desk, now);
-            self.advance(buffers, desk);
+            self.client.session.on_timeout(&mut buffers.spare, tracker, now);
+            self.advance(buffers, tracker);
         }
     }
 
     /// Tells the session, once, that the worker is leaving.
-    pub fn drain(&mut self, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+    pub fn drain(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         if !self.client.drained {
-            self.client.drain(buffers, desk);
-            self.advance(buffers, desk);
+            self.client.drain(buffers, tracker);
+            self.advance(buffers, tracker);
         }
     }
 
@@ -121,12 +121,12 @@ impl CompletionClient<'_> {
     }
 
     /// Lets the session have what has come, and does to the socket what it wants done.
-    fn advance(&mut self, buffers: &mut Buffers, desk: &mut Desk<'_>) {
+    fn advance(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         let (session, stream) = (&mut self.client.session, &self.client.stream);
         while matches!(session.wants(), Wants::Read | Wants::Linger)
             && let Some(count) = self.received_len.take()
         {
-            session.on_received(&self.input[..count], &mut buffers.spare, desk, clock::now_coarse());
+            session.on_received(&self.input[..count], &mut buffers.spare, tracker, clock::now_coarse());
         }
         match session.wants() {
             Wants::Linger => stream.shutdown_write(),
