@@ -92,7 +92,7 @@ impl Runtime {
                 say(Stream::Stdout, "the configuration is good\n");
             }),
             Action::PrintConfig => self.settled(configuration).map(|configuration| {
-                say(Stream::Stdout, &configuration.describe());
+                say(Stream::Stdout, &configuration.to_yaml());
             }),
             Action::ListClasses => Ok(()),
         };

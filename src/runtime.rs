@@ -25,7 +25,7 @@ use crate::os::process::Pid;
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::title::ProcTitle;
 use crate::pidfile::PidFile;
-use crate::settings::{Configuration, LogLevel, LogTarget, Pool, Settings, check_addresses};
+use crate::settings::{Configuration, LogLevel, LogTarget, Pool, Settings, check_address_conflicts};
 use crate::systemd::ServiceManager;
 use crate::worker::WorkerClass;
 use catalogue::{Catalogue, Choice, place};
@@ -118,7 +118,7 @@ impl Runtime {
         for (pool, plan) in configuration.pools.iter_mut().zip(plans) {
             pool.settings = plan.settings;
         }
-        if let ([pool], false) = (&configuration.pools[..], configuration.is_divided) {
+        if let ([pool], false) = (&configuration.pools[..], configuration.has_named_pools) {
             configuration.master = pool.settings.clone();
         }
         Ok(configuration)
@@ -203,7 +203,7 @@ impl Runtime {
 
     /// Finds everything that a configuration names.
     fn plan(&self, configuration: Configuration) -> Result<Blueprint<'_>, RuntimeError> {
-        let Configuration { master, mut pools, is_divided } = configuration;
+        let Configuration { master, mut pools, has_named_pools: is_divided } = configuration;
         let log = log_wish(&master);
         let mut choices = Vec::new();
         for pool in &mut pools {
@@ -211,7 +211,7 @@ impl Runtime {
             choice.settle(&mut pool.settings);
             choices.push(choice);
         }
-        check_addresses(pools.iter()).map_err(RuntimeError::Settings)?;
+        check_address_conflicts(pools.iter()).map_err(RuntimeError::Settings)?;
         let plans: Vec<_> =
             pools.into_iter().zip(choices).map(|(pool, choice)| plan_pool(pool, choice)).collect();
         check_log_owner(&master, &plans)?;

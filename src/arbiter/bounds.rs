@@ -64,7 +64,7 @@ pub(super) fn seal(settings: &Settings) -> Result<(), String> {
 fn run_on_own_cpu(affinity: &CpuAffinity, slot: usize) -> Result<(), String> {
     let usable = resources::usable_cpus()
         .map_err(|error| format!("cannot tell the processors for cpu_affinity: {error}"))?;
-    let Some(cpu) = affinity.of_slot(slot, &usable) else { return Ok(()) };
+    let Some(cpu) = affinity.for_slot(slot, &usable) else { return Ok(()) };
     resources::bind_to_cpu(cpu).map_err(|error| {
         let usable: Vec<String> = usable.iter().map(ToString::to_string).collect();
         format!(

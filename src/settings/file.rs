@@ -7,10 +7,10 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::error::{SettingsError, Source, quoted};
-use super::overlay::{APP, Overlay, bad_value, judge, nearest_key};
-use super::shape::{Fault, Kind};
-use super::table::{KEYS, Key, Owner};
-use super::vars::{self, Environment, Vars};
+use super::layer::{APP, Overlay, bad_value, judge, nearest_key};
+use super::arity::{Fault, Kind};
+use super::schema::{KEYS, Key, Owner};
+use super::interpolate::{self, Environment, Vars};
 use super::yaml::{self, Node, Step};
 use crate::app::Options;
 
@@ -141,7 +141,7 @@ impl Document<'_> {
         for (at, pair) in entries.iter().enumerate() {
             let here = [path, &[Step::Key(at)]].concat();
             let (name, _) = entry_of(pair).map_err(|why| self.bad(&here, VARS, None, why))?;
-            if let Some(why) = vars::bad_name(name) {
+            if let Some(why) = interpolate::bad_name(name) {
                 return Err(self.bad(&here, VARS, Some(name), why.into()));
             }
             if names.contains(&name) {

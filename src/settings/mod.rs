@@ -7,35 +7,35 @@ use std::time::Duration;
 
 use crate::app::Limits;
 
-mod check;
-mod configuration;
-mod describe;
+mod validate;
+mod config;
+mod dump;
 mod error;
 mod file;
-mod form;
-mod nearest;
-mod overlay;
-mod shape;
-mod table;
+mod value;
+mod suggest;
+mod layer;
+mod arity;
+mod schema;
 mod types;
-mod vars;
+mod interpolate;
 mod yaml;
 
-pub use self::configuration::{Configuration, Pool};
+pub use self::config::{Configuration, Pool};
 pub use self::error::{SettingsError, Source};
-pub use self::table::Settings;
+pub use self::schema::Settings;
 pub use self::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
 pub use crate::address::Address;
 pub use crate::log::{Format as LogFormat, Target as LogTarget};
 
-pub(crate) use self::configuration::check_addresses;
+pub(crate) use self::config::check_address_conflicts;
 pub(crate) use self::file::Sheet;
-pub(crate) use self::overlay::Overlay;
-pub(crate) use self::shape::Kind;
-pub(crate) use self::table::{KEYS, Key};
+pub(crate) use self::layer::Overlay;
+pub(crate) use self::arity::Kind;
+pub(crate) use self::schema::{KEYS, Key};
 
 /// How long a draining worker waits for a request that may already be on its way.
-const LINGER: Duration = Duration::from_millis(100);
+const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl Settings {
     /// The settings of the only pool of which a text of YAML speaks; otherwise as
@@ -47,8 +47,8 @@ impl Settings {
         let mut configuration = Configuration::from_yaml(text, path)?;
         match (configuration.pools.pop(), configuration.pools.pop()) {
             (Some(only), None) => Ok(only.settings),
-            (_, several) => Err(SettingsError::Malformed {
-                place: several.map_or(Source::Default, |pool| pool.place),
+            (_, second) => Err(SettingsError::Malformed {
+                place: second.map_or(Source::Default, |pool| pool.source),
                 why: "there are several pools: load them as a Configuration".into(),
             }),
         }
@@ -61,12 +61,12 @@ impl Settings {
 
     /// Where an option of the app came from.
     pub fn option_source(&self, option: &str) -> &Source {
-        self.provenance.options.get(option).unwrap_or_else(|| self.source(overlay::APP))
+        self.provenance.options.get(option).unwrap_or_else(|| self.source(layer::APP))
     }
 
     /// What a protocol may spend on one client.
     pub fn limits(&self) -> Limits {
-        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        let bytes = |bytes_u64: u64| usize::try_from(bytes_u64).unwrap_or(usize::MAX);
         Limits {
             max_head_bytes: bytes(self.limit_request_head),
             max_header_fields: self.limit_request_fields,
@@ -74,26 +74,26 @@ impl Settings {
             header_timeout: self.header_timeout,
             body_timeout: self.body_timeout,
             keepalive: self.keepalive,
-            drain_idle_timeout: LINGER,
+            drain_idle_timeout: DRAIN_IDLE_TIMEOUT,
         }
     }
 
     /// The settings as YAML that loads back to equal settings: one line a value, with its source
     /// as a comment.
-    pub fn describe(&self) -> String {
-        describe::describe(self)
+    pub fn to_yaml(&self) -> String {
+        dump::dump_settings(self)
     }
 
     /// Lays overlays over a base, the strongest last.
     ///
     /// # Errors
     /// The first thing that is wrong.
-    fn lay<'o>(
+    fn apply_layers<'o>(
         mut base: Self,
-        overlays: impl Iterator<Item = &'o Overlay>,
+        layers: impl Iterator<Item = &'o Overlay>,
     ) -> Result<Self, SettingsError> {
-        for overlay in overlays {
-            overlay.apply(&mut base)?;
+        for layer in layers {
+            layer.apply(&mut base)?;
         }
         Ok(base)
     }
@@ -108,7 +108,7 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    fn note(&mut self, key: &'static str, source: Source) {
+    fn record(&mut self, key: &'static str, source: Source) {
         self.keys.insert(key, source);
     }
 }

@@ -174,7 +174,7 @@ fn processors_are_given_as_a_list_a_word_or_not_at_all() {
     }
     let (env, _) = Overlay::from_env(&variables(&[("OSTLER_CPU_AFFINITY", "0,2,0")])).unwrap();
     let settings = resolve(&[env]).unwrap();
-    assert_eq!((settings.cpu_affinity.clone(), yaml(&settings.describe())), (list, Ok(settings)));
+    assert_eq!((settings.cpu_affinity.clone(), yaml(&settings.to_yaml())), (list, Ok(settings)));
     for text in ["none", "[]", "''", "[none]"] {
         assert_eq!(yaml(&format!("cpu_affinity: {text}")).unwrap().cpu_affinity, None, "{text}");
     }
@@ -222,7 +222,7 @@ fn null_means_none_where_there_is_a_none() {
 fn a_job_can_be_told_in_writing_that_it_listens_nowhere() {
     let settings = yaml("app: {name: tick,\n  every: 1s}\nbind: []\n").unwrap();
     assert_eq!((settings.bind.len(), settings.source("bind").to_string()), (0, "x.yaml:3".into()));
-    assert_eq!(yaml(&settings.describe()), Ok(settings));
+    assert_eq!(yaml(&settings.to_yaml()), Ok(settings));
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn each_option_of_an_app_has_its_place() {
     let flag = Source::Flag { flag: "APP".into() };
     let mut app = Overlay::default();
     app.give_app("tick".into(), [("cron".into(), "y".into())].into(), flag).unwrap();
-    let settings = Settings::lay(settings, [app].iter()).unwrap();
+    let settings = Settings::apply_layers(settings, [app].iter()).unwrap();
     assert_eq!(settings.option_source("cron").to_string(), "APP", "not where an earlier one stood");
 }
 
@@ -513,7 +513,7 @@ fn settings() -> impl Strategy<Value = Settings> {
 proptest! {
     #[test]
     fn what_is_described_loads_back(settings in settings()) {
-        let described = settings.describe();
+        let described = settings.to_yaml();
         assert_eq!(yaml(&described).as_ref(), Ok(&settings), "{described}");
     }
 
@@ -522,7 +522,7 @@ proptest! {
         text in "([a-z_]{0,9}[:\\[\\]{},&*!\\n\\t #'\"|>?-]{0,3}){0,20}"
     ) {
         if let Ok(settings) = yaml(&text) {
-            assert_eq!(yaml(&settings.describe()), Ok(settings));
+            assert_eq!(yaml(&settings.to_yaml()), Ok(settings));
         }
     }
 }

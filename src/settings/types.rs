@@ -44,7 +44,7 @@ pub enum CpuAffinity {
 impl CpuAffinity {
     /// The processor for the worker of a slot. `usable` are those that this process may use, in
     /// their order; `None` if there is nothing to choose from.
-    pub(crate) fn of_slot(&self, slot: usize, usable: &[u16]) -> Option<u16> {
+    pub(crate) fn for_slot(&self, slot: usize, usable: &[u16]) -> Option<u16> {
         let cpus = match self {
             Self::Auto => usable,
             Self::List(cpus) => cpus,
@@ -103,12 +103,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_take_processors_in_turn() {
+    fn for_slot_assigns_cpus_cyclically() {
         let list = CpuAffinity::List(vec![3, 1, 1]);
-        let cpus: Vec<_> = (0..5).map(|slot| list.of_slot(slot, &[0])).collect();
+        let cpus: Vec<_> = (0..5).map(|slot| list.for_slot(slot, &[0])).collect();
         assert_eq!(cpus, [3, 1, 1, 3, 1].map(Some));
-        let cpus: Vec<_> = (0..4).map(|slot| CpuAffinity::Auto.of_slot(slot, &[2, 5])).collect();
+        let cpus: Vec<_> = (0..4).map(|slot| CpuAffinity::Auto.for_slot(slot, &[2, 5])).collect();
         assert_eq!(cpus, [2, 5, 2, 5].map(Some));
-        assert_eq!(CpuAffinity::Auto.of_slot(0, &[]), None);
+        assert_eq!(CpuAffinity::Auto.for_slot(0, &[]), None);
     }
 }

@@ -37,7 +37,7 @@ fn names(configuration: &Configuration) -> Vec<&str> {
 #[test]
 fn without_pools_there_is_one() {
     let only = all("workers: 3").unwrap();
-    assert_eq!((names(&only), only.is_divided), (vec!["default"], false));
+    assert_eq!((names(&only), only.has_named_pools), (vec!["default"], false));
     assert_eq!(only.pools[0].settings, only.master);
     assert_eq!(load("", &[], &["default"]).unwrap().pools.len(), 1);
 }
@@ -45,7 +45,7 @@ fn without_pools_there_is_one() {
 #[test]
 fn a_pools_own_keys_lie_over_those_at_the_top() {
     let two = all(TWO).unwrap();
-    assert_eq!((names(&two), two.is_divided), (vec!["web", "jobs"], true));
+    assert_eq!((names(&two), two.has_named_pools), (vec!["web", "jobs"], true));
     let [web, jobs] = &two.pools[..] else { panic!("{two:?}") };
     assert_eq!((web.settings.worker_class.as_str(), web.settings.app.as_str()), ("mio", "demo"));
     assert_eq!((jobs.settings.worker_class.as_str(), jobs.settings.app.as_str()), ("sync", "tick"));
@@ -54,7 +54,7 @@ fn a_pools_own_keys_lie_over_those_at_the_top() {
     assert_eq!([web, jobs].map(|pool| pool.settings.timeout.as_secs()), [20, 20]);
     let source = |pool: &Pool, key| pool.settings.source(key).to_string();
     assert_eq!(
-        (web.place.to_string(), jobs.place.to_string()),
+        (web.source.to_string(), jobs.source.to_string()),
         ("x.yaml:4".into(), "x.yaml:7".into())
     );
     assert_eq!(
@@ -70,7 +70,7 @@ fn flags_win_over_what_a_pool_says_of_itself() {
     let two = load(TWO, &[flag("workers", &["4"]).unwrap()], &[]).unwrap();
     assert_eq!(two.pools.iter().map(|pool| pool.settings.workers.count()).sum::<usize>(), 8);
     let one = load(TWO, &[flag("workers", &["4"]).unwrap()], &["jobs"]).unwrap();
-    assert_eq!((names(&one), one.is_divided), (vec!["jobs"], true));
+    assert_eq!((names(&one), one.has_named_pools), (vec!["jobs"], true));
     assert_eq!(one.pools[0].settings.source("workers").to_string(), "--workers");
 }
 
@@ -176,7 +176,7 @@ fn a_mix_is_judged_in_each_pool() {
 fn two_pools_want_two_addresses() {
     let error = |text: &str| {
         let configuration = all(text).unwrap();
-        check_addresses(configuration.pools.iter()).err().map(|error| error.to_string())
+        check_address_conflicts(configuration.pools.iter()).err().map(|error| error.to_string())
     };
     assert_eq!(error(TWO), None);
     assert_eq!(error("pools: {a: {}}"), None);
@@ -291,10 +291,10 @@ proptest! {
                 log_file: top.log_file.clone(),
                 ..settings
             };
-            Pool { name, place: Source::Default, settings }
+            Pool { name, source: Source::Default, settings }
         });
-        let configuration = Configuration { master: top.clone(), pools: pools.collect(), is_divided: true };
-        let described = configuration.describe();
+        let configuration = Configuration { master: top.clone(), pools: pools.collect(), has_named_pools: true };
+        let described = configuration.to_yaml();
         assert_eq!(all(&described).as_ref(), Ok(&configuration), "{described}");
     }
 }

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::ffi::OsString;
 
-use super::nearest::nearest;
+use super::suggest::closest_match;
 
 /// The variables of an environment.
 pub(crate) type Environment = [(OsString, OsString)];
@@ -93,7 +93,7 @@ impl<'e> Vars<'e> {
             ));
         }
         let known = self.known.iter().map(|(known, _)| known.as_str());
-        let hint = hint(nearest(name, known), "");
+        let hint = hint(closest_match(name, known), "");
         Err(format!("uses ${{{}}}, which is not among the vars{hint}", name.escape_debug()))
     }
 
@@ -106,7 +106,7 @@ impl<'e> Vars<'e> {
             },
             None => {
                 let known = self.environment.iter().filter_map(|(known, _)| known.to_str());
-                let hint = hint(nearest(name, known), ENV);
+                let hint = hint(closest_match(name, known), ENV);
                 Err(format!("uses ${{env:{shown}}}, which the environment does not have{hint}"))
             }
         }

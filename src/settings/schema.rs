@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Provenance;
-use super::form::{
+use super::value::{
     Choice, Core, Listen, Name, Number, Octal, Path, Signed, Size, Span, Target, Word, WorkerCount,
 };
-use super::shape::{Affinity, Fault, Kind, Many, Maybe, One, Pairs, Shape, Switch, kind_of};
+use super::arity::{Affinity, Fault, Kind, Many, Maybe, One, Pairs, Shape, Switch, kind_of};
 use super::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
 use crate::address::Address;
 use crate::app::Options;

@@ -1,58 +1,58 @@
 //! Settings as YAML that loads back. It must never know which options there are.
 
-use super::configuration::{Configuration, Pool};
+use super::config::{Configuration, Pool};
 use super::error::Source;
-use super::overlay::APP;
-use super::shape::Kind;
-use super::table::{KEYS, Key, Settings};
-use super::vars::escape;
+use super::layer::APP;
+use super::arity::Kind;
+use super::schema::{KEYS, Key, Settings};
+use super::interpolate::escape;
 
 /// All values of the master, and of each pool those that are its own.
-pub(super) fn describe_all(configuration: &Configuration) -> String {
-    let Configuration { master, pools, is_divided } = configuration;
-    let mut out = describe(master);
+pub(super) fn dump_config(configuration: &Configuration) -> String {
+    let Configuration { master, pools, has_named_pools: is_divided } = configuration;
+    let mut out = dump_settings(master);
     if !is_divided {
         return out;
     }
     out.push_str("pools:\n");
-    for Pool { name, place, settings } in pools {
-        let own = describe_unlike(master, settings);
-        let empty = if own.is_empty() { " {}" } else { "" };
-        out.push_str(&format!("  {}:{empty}{}\n", scalar(name), comment(place)));
-        own.lines().for_each(|line| out.push_str(&format!("    {line}\n")));
+    for Pool { name, source: place, settings } in pools {
+        let overrides = dump_overrides(master, settings);
+        let empty = if overrides.is_empty() { " {}" } else { "" };
+        out.push_str(&format!("  {}:{empty}{}\n", scalar(name), source_comment(place)));
+        overrides.lines().for_each(|line| out.push_str(&format!("    {line}\n")));
     }
     out
 }
 
 /// Every value on its line, with its source as a comment.
-pub(super) fn describe(settings: &Settings) -> String {
-    let mut out = app(settings);
-    KEYS.iter().for_each(|key| out.push_str(&value(settings, key)));
+pub(super) fn dump_settings(settings: &Settings) -> String {
+    let mut out = dump_app(settings);
+    KEYS.iter().for_each(|key| out.push_str(&dump_option(settings, key)));
     out
 }
 
 /// The values that differ, or that come from elsewhere.
-fn describe_unlike(master: &Settings, settings: &Settings) -> String {
+fn dump_overrides(master: &Settings, settings: &Settings) -> String {
     let mut out = String::new();
-    let is_own = |key: &str| settings.source(key) != master.source(key);
+    let is_override = |key: &str| settings.source(key) != master.source(key);
     let options = (&settings.app, &settings.app_options);
-    if is_own(APP) || options != (&master.app, &master.app_options) {
-        out.push_str(&app(settings));
+    if is_override(APP) || options != (&master.app, &master.app_options) {
+        out.push_str(&dump_app(settings));
     }
     for key in KEYS {
-        if is_own(key.name) || key.show(settings) != key.show(master) {
-            out.push_str(&value(settings, key));
+        if is_override(key.name) || key.show(settings) != key.show(master) {
+            out.push_str(&dump_option(settings, key));
         }
     }
     out
 }
 
-fn comment(source: &Source) -> String {
+fn source_comment(source: &Source) -> String {
     format!("  # {}", source.to_string().escape_debug())
 }
 
-fn app(settings: &Settings) -> String {
-    let (name, comment) = (scalar(&escape(&settings.app)), comment(settings.source(APP)));
+fn dump_app(settings: &Settings) -> String {
+    let (name, comment) = (scalar(&escape(&settings.app)), source_comment(settings.source(APP)));
     if settings.app_options.is_empty() {
         return format!("app: {name}{comment}\n");
     }
@@ -63,10 +63,10 @@ fn app(settings: &Settings) -> String {
     out
 }
 
-fn value(settings: &Settings, key: &Key) -> String {
-    let (name, comment) = (key.name, comment(settings.source(key.name)));
-    let texts: Vec<String> = key.show(settings).iter().map(|text| escape(text)).collect();
-    match (key.kind, texts.as_slice()) {
+fn dump_option(settings: &Settings, option: &Key) -> String {
+    let (name, comment) = (option.name, source_comment(settings.source(option.name)));
+    let texts: Vec<String> = option.show(settings).iter().map(|text| escape(text)).collect();
+    match (option.kind, texts.as_slice()) {
         (Kind::Maybe, []) => format!("{name}: null{comment}\n"),
         (_, []) => format!("{name}: []{comment}\n"),
         (Kind::One | Kind::Switch | Kind::Maybe, [text, ..]) => {
@@ -100,9 +100,9 @@ fn scalar(text: &str) -> String {
 
 /// Whether the text, unquoted, can be nothing but itself: no sign of YAML's, no word for null.
 fn is_plain(text: &str) -> bool {
-    let usual = |b: u8| b.is_ascii_alphanumeric() || b"_./".contains(&b);
-    text.bytes().next().is_some_and(usual)
-        && text.bytes().all(|b| usual(b) || b":@=+,-".contains(&b))
+    let is_plain_byte = |b: u8| b.is_ascii_alphanumeric() || b"_./".contains(&b);
+    text.bytes().next().is_some_and(is_plain_byte)
+        && text.bytes().all(|b| is_plain_byte(b) || b":@=+,-".contains(&b))
         && !text.ends_with(':')
         && !text.eq_ignore_ascii_case("null")
 }

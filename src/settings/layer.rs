@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use super::error::{SettingsError, Source};
-use super::form::{Form, Name};
-use super::nearest::nearest;
-use super::shape::{Fault, Kind};
-use super::table::{KEYS, Key, Settings};
+use super::value::{Form, Name};
+use super::suggest::closest_match;
+use super::arity::{Fault, Kind};
+use super::schema::{KEYS, Key, Settings};
 use crate::app::Options;
 
 /// What one source says.
@@ -143,13 +143,13 @@ impl Overlay {
         for Given { key, texts, source } in &self.options {
             key.set(settings, texts)
                 .map_err(|fault| bad_value(key, texts, fault, source.clone()))?;
-            settings.provenance.note(key.name, source.clone());
+            settings.provenance.record(key.name, source.clone());
         }
         if let Some(GivenApp { name, options, source, places }) = &self.app {
             settings.provenance.options.clone_from(places);
             settings.app.clone_from(name);
             settings.app_options.clone_from(options);
-            settings.provenance.note(APP, source.clone());
+            settings.provenance.record(APP, source.clone());
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ pub(super) fn nearest_key(word: &str) -> Option<&'static str> {
         words.push((key.flag().replace('-', "_"), key.name));
         words.extend(key.aliases.iter().map(|alias| (alias.replace('-', "_"), key.name)));
     }
-    let found = nearest(word, words.iter().map(|(word, _)| word.as_str()))?;
+    let found = closest_match(word, words.iter().map(|(word, _)| word.as_str()))?;
     words.iter().find(|(word, _)| word == found).map(|(_, name)| *name)
 }
 

@@ -7,15 +7,15 @@ use std::path::Path;
 
 use super::LogTarget;
 use super::error::SettingsError;
-use super::table::Settings;
+use super::schema::Settings;
 
 /// Checks what no option can check alone.
-pub(super) fn check(settings: &Settings) -> Result<(), SettingsError> {
+pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
     if settings.max_requests_jitter > 0 && settings.max_requests == 0 {
-        return Err(jitter_of_nothing(settings, "max_requests_jitter", "max_requests"));
+        return Err(jitter_without_base(settings, "max_requests_jitter", "max_requests"));
     }
     if !settings.max_lifetime_jitter.is_zero() && settings.max_lifetime.is_zero() {
-        return Err(jitter_of_nothing(settings, "max_lifetime_jitter", "max_lifetime"));
+        return Err(jitter_without_base(settings, "max_lifetime_jitter", "max_lifetime"));
     }
     if settings.max_surge == 0 && settings.max_unavailable == 0 {
         let source = settings.source("max_unavailable");
@@ -38,33 +38,33 @@ pub(super) fn check(settings: &Settings) -> Result<(), SettingsError> {
             why: format!("{pidfile:?} is the log file too ({source}): give two files"),
         });
     }
-    for (key, folder) in [("chdir", &settings.chdir), ("worker_tmp_dir", &settings.worker_tmp_dir)]
+    for (key, dir) in [("chdir", &settings.chdir), ("worker_tmp_dir", &settings.worker_tmp_dir)]
     {
-        if let Some(folder) = folder {
-            check_folder(folder).map_err(|why| unusable(settings, key, folder, &why))?;
+        if let Some(dir) = dir {
+            check_dir(dir).map_err(|why| invalid_path(settings, key, dir, &why))?;
         }
     }
     if let Some(pidfile) = &settings.pidfile {
-        let bad = |why: String| unusable(settings, "pidfile", pidfile, &why);
+        let invalid = |why: String| invalid_path(settings, "pidfile", pidfile, &why);
         if pidfile.is_dir() {
-            return Err(bad("is a directory: give a file".into()));
+            return Err(invalid("is a directory: give a file".into()));
         }
         // A bare name has an empty parent, which stands for the current folder.
-        if let Some(folder) = pidfile.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            check_folder(folder).map_err(|why| bad(format!("has no folder: {folder:?} {why}")))?;
+        if let Some(dir) = pidfile.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            check_dir(dir).map_err(|why| invalid(format!("has no folder: {dir:?} {why}")))?;
         }
     }
     Ok(())
 }
 
-fn jitter_of_nothing(settings: &Settings, key: &'static str, of: &str) -> SettingsError {
-    let source = settings.source(of);
-    let why = format!("a jitter needs {of}, which is 0 ({source}): give both, or neither");
-    SettingsError::BadMix { place: settings.source(key).clone(), key, why }
+fn jitter_without_base(settings: &Settings, key: &'static str, base_key: &str) -> SettingsError {
+    let source = settings.source(base_key);
+    let reason = format!("a jitter needs {base_key}, which is 0 ({source}): give both, or neither");
+    SettingsError::BadMix { place: settings.source(key).clone(), key, why: reason }
 }
 
-fn check_folder(folder: &Path) -> Result<(), String> {
-    match fs::metadata(folder) {
+fn check_dir(dir: &Path) -> Result<(), String> {
+    match fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => Err("is not a directory".into()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err("does not exist".into()),
@@ -73,11 +73,11 @@ fn check_folder(folder: &Path) -> Result<(), String> {
 }
 
 /// The words of the option are fine, the machine is not: never an error of the command line.
-fn unusable(settings: &Settings, key: &'static str, path: &Path, why: &str) -> SettingsError {
+fn invalid_path(settings: &Settings, key: &'static str, path: &Path, reason: &str) -> SettingsError {
     SettingsError::Unusable {
         place: settings.source(key).clone(),
         key,
         path: path.to_owned(),
-        why: why.to_owned(),
+        why: reason.to_owned(),
     }
 }

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use super::error::{SettingsError, Source};
 use super::file::Sheet;
-use super::overlay::Overlay;
-use super::table::Settings;
-use super::{check, describe};
+use super::layer::Overlay;
+use super::schema::Settings;
+use super::{validate, dump};
 
 /// The name of the only pool, where nobody speaks of pools.
-const ONLY_POOL: &str = "default";
+const DEFAULT_POOL: &str = "default";
 
 /// The settings of a whole program. Two are equal if their pools have equal names and settings.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub struct Configuration {
     /// The pools, at least one, each with all its settings.
     pub pools: Vec<Pool>,
     /// Whether somebody speaks of pools. If not, there is one, and it is not named in the log.
-    pub is_divided: bool,
+    pub has_named_pools: bool,
 }
 
 /// The settings of a pool. What belongs to the master is the same in all.
@@ -28,7 +28,7 @@ pub struct Pool {
     /// Its name: 1 to 32 of `a-z`, `0-9`, `_` and `-`.
     pub name: String,
     /// Where it was named.
-    pub place: Source,
+    pub source: Source,
     /// Its settings.
     pub settings: Settings,
 }
@@ -43,8 +43,8 @@ impl From<Settings> for Configuration {
     /// One pool.
     fn from(settings: Settings) -> Self {
         let pool =
-            Pool { name: ONLY_POOL.to_owned(), place: Source::Default, settings: settings.clone() };
-        Self { master: settings, pools: vec![pool], is_divided: false }
+            Pool { name: DEFAULT_POOL.to_owned(), source: Source::Default, settings: settings.clone() };
+        Self { master: settings, pools: vec![pool], has_named_pools: false }
     }
 }
 
@@ -56,14 +56,14 @@ impl Configuration {
     /// The first thing that is wrong, with its line.
     pub fn from_yaml(text: &str, path: &Path) -> Result<Self, SettingsError> {
         let environment: Vec<_> = std::env::vars_os().collect();
-        let sheet = Sheet::parse(text, path, &environment)?;
-        Self::resolve(&Settings::default(), sheet, &[], &[])
+        let file = Sheet::parse(text, path, &environment)?;
+        Self::resolve(&Settings::default(), file, &[], &[])
     }
 
     /// The settings as YAML that loads back to an equal configuration: one line a value, with its
     /// source as a comment.
-    pub fn describe(&self) -> String {
-        describe::describe_all(self)
+    pub fn to_yaml(&self) -> String {
+        dump::dump_config(self)
     }
 
     /// Lays what a file says over a base, a pool's own keys over that, and the overlays over all,
@@ -74,33 +74,33 @@ impl Configuration {
     /// The first thing that is wrong.
     pub(crate) fn resolve(
         base: &Settings,
-        sheet: Sheet,
-        overlays: &[Overlay],
+        file: Sheet,
+        layers: &[Overlay],
         chosen: &[String],
     ) -> Result<Self, SettingsError> {
-        let Sheet { top, pools } = sheet;
-        let lay = |own: Option<&Overlay>| {
-            let all = [Some(&top), own].into_iter().flatten().chain(overlays);
-            Settings::lay(base.clone(), all)
+        let Sheet { top, pools } = file;
+        let resolve_layers = |pool_layer: Option<&Overlay>| {
+            let all_layers = [Some(&top), pool_layer].into_iter().flatten().chain(layers);
+            Settings::apply_layers(base.clone(), all_layers)
         };
-        let mut configuration = Self::from(lay(None)?);
+        let mut configuration = Self::from(resolve_layers(None)?);
         if !pools.is_empty() {
-            configuration.is_divided = true;
+            configuration.has_named_pools = true;
             configuration.pools.clear();
-            for own in pools {
-                let settings = lay(Some(&own.keys))?;
-                configuration.pools.push(Pool { name: own.pool, place: own.place, settings });
+            for section in pools {
+                let settings = resolve_layers(Some(&section.keys))?;
+                configuration.pools.push(Pool { name: section.pool, source: section.place, settings });
             }
         }
-        configuration.choose(chosen)?;
+        configuration.select_pools(chosen)?;
         for pool in &configuration.pools {
-            check::check(&pool.settings).map_err(|error| configuration.told_of(pool, error))?;
+            validate::validate(&pool.settings).map_err(|error| configuration.with_pool_name(pool, error))?;
         }
         Ok(configuration)
     }
 
     /// Keeps these pools alone.
-    fn choose(&mut self, chosen: &[String]) -> Result<(), SettingsError> {
+    fn select_pools(&mut self, chosen: &[String]) -> Result<(), SettingsError> {
         if let Some(unknown) =
             chosen.iter().find(|name| self.pools.iter().all(|p| p.name != **name))
         {
@@ -117,8 +117,8 @@ impl Configuration {
     }
 
     /// An error with the pool in which it is one.
-    pub(crate) fn told_of(&self, pool: &Pool, error: SettingsError) -> SettingsError {
-        if !self.is_divided {
+    pub(crate) fn with_pool_name(&self, pool: &Pool, error: SettingsError) -> SettingsError {
+        if !self.has_named_pools {
             return error;
         }
         SettingsError::InPool { pool: pool.name.clone(), error: Box::new(error) }
@@ -129,31 +129,31 @@ impl Configuration {
 ///
 /// # Errors
 /// The first address that two want, and where each says so.
-pub(crate) fn check_addresses<'p>(
+pub(crate) fn check_address_conflicts<'p>(
     pools: impl Iterator<Item = &'p Pool>,
 ) -> Result<(), SettingsError> {
-    let mut taken: Vec<(&Pool, &super::Address)> = Vec::new();
+    let mut bound: Vec<(&Pool, &super::Address)> = Vec::new();
     for pool in pools {
         for address in &pool.settings.bind {
-            if let Some((other, _)) = taken.iter().find(|(_, known)| *known == address) {
+            if let Some((other, _)) = bound.iter().find(|(_, known)| *known == address) {
                 let why = format!(
                     "pool {:?} wants {address}, which pool {:?} has ({}): give each pool its own",
                     pool.name,
                     other.name,
-                    place_of_bind(other),
+                    bind_source(other),
                 );
-                return Err(SettingsError::BadMix { place: place_of_bind(pool), key: "bind", why });
+                return Err(SettingsError::BadMix { place: bind_source(pool), key: "bind", why });
             }
         }
-        taken.extend(pool.settings.bind.iter().map(|address| (pool, address)));
+        bound.extend(pool.settings.bind.iter().map(|address| (pool, address)));
     }
     Ok(())
 }
 
 /// Where a pool says, or fails to say, where it listens.
-fn place_of_bind(pool: &Pool) -> Source {
+fn bind_source(pool: &Pool) -> Source {
     match pool.settings.source("bind") {
-        Source::Default => pool.place.clone(),
-        given @ (Source::File { .. } | Source::Env { .. } | Source::Flag { .. }) => given.clone(),
+        Source::Default => pool.source.clone(),
+        explicit @ (Source::File { .. } | Source::Env { .. } | Source::Flag { .. }) => explicit.clone(),
     }
 }

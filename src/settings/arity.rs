@@ -1,7 +1,7 @@
 //! How the texts of an option, one or none or several, become its value. It must never know what
 //! kind of value that is: a [`Form`] knows.
 
-use super::form::{Cpus, Form, Pair, YesNo};
+use super::value::{Cpus, Form, Pair, YesNo};
 use super::types::CpuAffinity;
 
 /// How many texts an option takes.
