@@ -194,11 +194,11 @@ fn flags(matches: &ArgMatches) -> Result<Overlay, SettingsError> {
         }
     }
     let source = Source::Flag { flag: "APP".into() };
-    let bad = |value: &str, why: &str| SettingsError::BadValue {
-        place: source.clone(),
+    let bad = |value: &str, why: &str| SettingsError::InvalidValue {
+        source: source.clone(),
         key: "app".into(),
         value: Some(value.to_owned()),
-        why: why.to_owned(),
+        reason: why.to_owned(),
     };
     if let Some(words) = matches.get_many::<String>("words") {
         give_command(&mut overlay, matches, words.cloned().collect())?;
@@ -228,7 +228,7 @@ fn give_command(
     let key = KEYS.iter().find(|key| key.name == "command").expect("the table has it");
     if matches.contains_id(key.name) {
         let why = "is given after -- and by --command: give it once".into();
-        return Err(SettingsError::BadMix { place: source, key: key.name, why });
+        return Err(SettingsError::Conflict { source, key: key.name, reason: why });
     }
     overlay.give(key, words, source)
 }

@@ -28,7 +28,7 @@ pub(super) trait Shape {
     const KIND: Kind;
 
     /// The value, or which text is wrong and why.
-    fn read(&self, texts: &[String]) -> Result<Self::Out, Fault>;
+    fn read(&self, texts: &[String]) -> Result<Self::Out, ValueError>;
 
     /// The texts that give the same value back.
     fn show(&self, value: &Self::Out) -> Vec<String>;
@@ -36,11 +36,11 @@ pub(super) trait Shape {
 
 /// What is wrong with the texts of an option.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub(crate) struct ValueError {
     /// The bad text's place in its list; `None` if no text is to blame.
-    pub(crate) at: Option<usize>,
+    pub(crate) index: Option<usize>,
     /// What is wrong, in words that can follow the quoted text or the option's name.
-    pub(crate) why: String,
+    pub(crate) reason: String,
 }
 
 /// Exactly one value.
@@ -74,11 +74,11 @@ impl<F: Form> Shape for One<F> {
     type Out = F::Out;
     const KIND: Kind = Kind::One;
 
-    fn read(&self, texts: &[String]) -> Result<F::Out, Fault> {
+    fn read(&self, texts: &[String]) -> Result<F::Out, ValueError> {
         match texts {
             [text] => parse_at(&self.0, text, 0),
-            [] => Err(Fault { at: None, why: "has no value".into() }),
-            [_, _, ..] => Err(Fault { at: None, why: "is given more than once".into() }),
+            [] => Err(ValueError { index: None, reason: "has no value".into() }),
+            [_, _, ..] => Err(ValueError { index: None, reason: "is given more than once".into() }),
         }
     }
 
@@ -91,12 +91,12 @@ impl<F: Form> Shape for Maybe<F> {
     type Out = Option<F::Out>;
     const KIND: Kind = Kind::Maybe;
 
-    fn read(&self, texts: &[String]) -> Result<Self::Out, Fault> {
+    fn read(&self, texts: &[String]) -> Result<Self::Out, ValueError> {
         match texts {
             [] => Ok(None),
             [text] if text.is_empty() => Ok(None),
             [text] => parse_at(&self.0, text, 0).map(Some),
-            [_, _, ..] => Err(Fault { at: None, why: "is given more than once".into() }),
+            [_, _, ..] => Err(ValueError { index: None, reason: "is given more than once".into() }),
         }
     }
 
@@ -109,7 +109,7 @@ impl<F: Form> Shape for Many<F> {
     type Out = Vec<F::Out>;
     const KIND: Kind = Kind::Many;
 
-    fn read(&self, texts: &[String]) -> Result<Self::Out, Fault> {
+    fn read(&self, texts: &[String]) -> Result<Self::Out, ValueError> {
         match texts {
             [text] if self.none && text == "none" => Ok(Vec::new()),
             _ => read_list(&self.form, texts),
@@ -125,7 +125,7 @@ impl Shape for Pairs {
     type Out = Vec<(String, String)>;
     const KIND: Kind = Kind::Pairs;
 
-    fn read(&self, texts: &[String]) -> Result<Self::Out, Fault> {
+    fn read(&self, texts: &[String]) -> Result<Self::Out, ValueError> {
         read_list(&Pair, texts)
     }
 
@@ -138,7 +138,7 @@ impl Shape for Switch {
     type Out = bool;
     const KIND: Kind = Kind::Switch;
 
-    fn read(&self, texts: &[String]) -> Result<bool, Fault> {
+    fn read(&self, texts: &[String]) -> Result<bool, ValueError> {
         One(YesNo).read(texts)
     }
 
@@ -151,9 +151,9 @@ impl Shape for Affinity {
     type Out = Option<CpuAffinity>;
     const KIND: Kind = Kind::Many;
 
-    fn read(&self, texts: &[String]) -> Result<Self::Out, Fault> {
+    fn read(&self, texts: &[String]) -> Result<Self::Out, ValueError> {
         if texts.len() > LIST_ITEMS_MAX {
-            return Err(too_many());
+            return Err(too_many_items());
         }
         match texts {
             [] => return Ok(None),
@@ -180,26 +180,26 @@ impl Shape for Affinity {
 /// Far more than anybody writes by hand; clashes are sought pair by pair.
 const LIST_ITEMS_MAX: usize = 1000;
 
-fn read_list<F: Form>(form: &F, texts: &[String]) -> Result<Vec<F::Out>, Fault> {
+fn read_list<F: Form>(form: &F, texts: &[String]) -> Result<Vec<F::Out>, ValueError> {
     if texts.len() > LIST_ITEMS_MAX {
-        return Err(too_many());
+        return Err(too_many_items());
     }
     let mut values = Vec::with_capacity(texts.len());
     for (at, text) in texts.iter().enumerate() {
         let value = parse_at(form, text, at)?;
         if let Some(first) = values.iter().position(|other| form.clash(other, &value)) {
-            let why = format!("repeats {:?}", texts[first]);
-            return Err(Fault { at: Some(at), why });
+            let reason = format!("repeats {:?}", texts[first]);
+            return Err(ValueError { index: Some(at), reason });
         }
         values.push(value);
     }
     Ok(values)
 }
 
-fn too_many() -> Fault {
-    Fault { at: None, why: format!("has more than {LIST_ITEMS_MAX} items") }
+fn too_many_items() -> ValueError {
+    ValueError { index: None, reason: format!("has more than {LIST_ITEMS_MAX} items") }
 }
 
-fn parse_at<F: Form>(form: &F, text: &str, at: usize) -> Result<F::Out, Fault> {
-    form.parse(text).map_err(|why| Fault { at: Some(at), why })
+fn parse_at<F: Form>(form: &F, text: &str, index: usize) -> Result<F::Out, ValueError> {
+    form.parse(text).map_err(|why| ValueError { index: Some(index), reason: why })
 }

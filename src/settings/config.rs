@@ -105,11 +105,11 @@ impl Configuration {
             chosen.iter().find(|name| self.pools.iter().all(|p| p.name != **name))
         {
             let known: Vec<&str> = self.pools.iter().map(|pool| pool.name.as_str()).collect();
-            return Err(SettingsError::BadValue {
-                place: Source::Flag { flag: "--pool".into() },
+            return Err(SettingsError::InvalidValue {
+                source: Source::Flag { flag: "--pool".into() },
                 key: "pool".into(),
                 value: Some(unknown.clone()),
-                why: format!("is not a pool; known are: {}", known.join(", ")),
+                reason: format!("is not a pool; known are: {}", known.join(", ")),
             });
         }
         self.pools.retain(|pool| chosen.is_empty() || chosen.contains(&pool.name));
@@ -142,7 +142,7 @@ pub(crate) fn check_address_conflicts<'p>(
                     other.name,
                     bind_source(other),
                 );
-                return Err(SettingsError::BadMix { place: bind_source(pool), key: "bind", why });
+                return Err(SettingsError::Conflict { source: bind_source(pool), key: "bind", reason: why });
             }
         }
         bound.extend(pool.settings.bind.iter().map(|address| (pool, address)));

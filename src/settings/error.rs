@@ -49,54 +49,54 @@ pub enum SettingsError {
         /// The file, as it was named.
         path: PathBuf,
         /// The reason.
-        why: String,
+        reason: String,
     },
     /// The file is not YAML, or not a map of settings.
     Malformed {
         /// The file and line.
-        place: Source,
+        source: Source,
         /// The reason.
-        why: String,
+        reason: String,
     },
     /// There is no such key.
     UnknownKey {
         /// Where it stands.
-        place: Source,
+        source: Source,
         /// The key.
         key: String,
         /// The known key that was most likely meant.
-        nearest: Option<&'static str>,
+        suggestion: Option<&'static str>,
     },
     /// A value that its key cannot take.
-    BadValue {
+    InvalidValue {
         /// Where it stands.
-        place: Source,
+        source: Source,
         /// The key.
         key: String,
         /// The value; `None` if there is none, or no single one.
         value: Option<String>,
         /// What is wrong, in words that follow the quoted value.
-        why: String,
+        reason: String,
     },
     /// Settings that are fine alone but cannot work together.
-    BadMix {
+    Conflict {
         /// Where the first of them stands.
-        place: Source,
+        source: Source,
         /// The first of them.
         key: &'static str,
         /// The reason.
-        why: String,
+        reason: String,
     },
     /// A path that cannot be used on this machine.
-    Unusable {
+    InvalidPath {
         /// Where it stands.
-        place: Source,
+        source: Source,
         /// The key.
         key: &'static str,
         /// The path.
         path: PathBuf,
         /// What is wrong, in words that follow the quoted path.
-        why: String,
+        reason: String,
     },
     /// What is wrong with the settings of one pool, when all are laid over each other.
     InPool {
@@ -112,7 +112,7 @@ impl SettingsError {
     /// for anything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::BadValue { place, .. } | Self::BadMix { place, .. } => match place {
+            Self::InvalidValue { source: place, .. } | Self::Conflict { source: place, .. } => match place {
                 Source::Flag { .. } => 2,
                 Source::Default | Source::File { .. } | Source::Env { .. } => 1,
             },
@@ -120,7 +120,7 @@ impl SettingsError {
             Self::Unreadable { .. }
             | Self::Malformed { .. }
             | Self::UnknownKey { .. }
-            | Self::Unusable { .. } => 1,
+            | Self::InvalidPath { .. } => 1,
         }
     }
 }
@@ -128,28 +128,28 @@ impl SettingsError {
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable { path, why } => write!(f, "cannot read {}: {why}", path.display()),
-            Self::Malformed { place, why } => write!(f, "{place}: {why}"),
-            Self::UnknownKey { place, key, nearest } => {
+            Self::Unreadable { path, reason: why } => write!(f, "cannot read {}: {why}", path.display()),
+            Self::Malformed { source: place, reason: why } => write!(f, "{place}: {why}"),
+            Self::UnknownKey { source: place, key, suggestion: nearest } => {
                 write!(f, "{place}: unknown key {}", quoted(key))?;
                 match nearest {
                     Some(nearest) => write!(f, " (did you mean {nearest:?}?)"),
                     None => Ok(()),
                 }
             }
-            Self::BadValue { place, key, value, why } => {
-                write_place(f, place, key)?;
+            Self::InvalidValue { source: place, key, value, reason: why } => {
+                write_location(f, place, key)?;
                 match value {
                     Some(value) => write!(f, "{} {why}", quoted(value)),
                     None => f.write_str(why),
                 }
             }
-            Self::BadMix { place, key, why } => {
-                write_place(f, place, key)?;
+            Self::Conflict { source: place, key, reason: why } => {
+                write_location(f, place, key)?;
                 f.write_str(why)
             }
-            Self::Unusable { place, key, path, why } => {
-                write_place(f, place, key)?;
+            Self::InvalidPath { source: place, key, path, reason: why } => {
+                write_location(f, place, key)?;
                 write!(f, "{path:?} {why}")
             }
             Self::InPool { pool, error } => write!(f, "{error}, in pool {pool:?}"),
@@ -160,20 +160,20 @@ impl fmt::Display for SettingsError {
 impl Error for SettingsError {}
 
 /// A variable and a flag name their key; a file and line do not.
-fn write_place(f: &mut fmt::Formatter<'_>, place: &Source, key: &str) -> fmt::Result {
-    match place {
+fn write_location(f: &mut fmt::Formatter<'_>, source: &Source, key: &str) -> fmt::Result {
+    match source {
         Source::Default => write!(f, "{key}: "),
-        Source::File { .. } => write!(f, "{place}: {key}: "),
-        Source::Env { .. } | Source::Flag { .. } => write!(f, "{place}: "),
+        Source::File { .. } => write!(f, "{source}: {key}: "),
+        Source::Env { .. } | Source::Flag { .. } => write!(f, "{source}: "),
     }
 }
 
 /// Longer values are cut: the reader needs to recognise the value, not to read it.
-const QUOTED_CHARS_MAX: usize = 100;
+const QUOTED_CHARS_LIMIT: usize = 100;
 
 /// The value in quotes, with control characters escaped.
 pub(super) fn quoted(value: &str) -> String {
-    match value.char_indices().nth(QUOTED_CHARS_MAX) {
+    match value.char_indices().nth(QUOTED_CHARS_LIMIT) {
         Some((cut, _)) => format!("{:?}…", &value[..cut]),
         None => format!("{value:?}"),
     }

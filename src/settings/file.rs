@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::error::{SettingsError, Source, quoted};
 use super::layer::{APP, Overlay, bad_value, judge, nearest_key};
-use super::arity::{Fault, Kind};
+use super::arity::{ValueError, Kind};
 use super::schema::{KEYS, Key, Owner};
 use super::interpolate::{self, Environment, Vars};
 use super::yaml::{self, Node, Step};
@@ -50,7 +50,7 @@ impl Sheet {
     /// # Errors
     /// Whatever keeps it from being read, or the first thing that is wrong in it.
     pub(crate) fn read(path: &Path, environment: &Environment) -> Result<Self, SettingsError> {
-        let unreadable = |why| SettingsError::Unreadable { path: path.to_owned(), why };
+        let unreadable = |why| SettingsError::Unreadable { path: path.to_owned(), reason: why };
         let bytes = read_bytes(path).map_err(|error| unreadable(error.to_string()))?;
         match String::from_utf8(bytes) {
             Ok(text) => Self::parse(&text, path, environment),
@@ -58,7 +58,7 @@ impl Sheet {
                 let good = error.utf8_error().valid_up_to();
                 let line = 1 + error.as_bytes()[..good].iter().filter(|b| **b == b'\n').count();
                 let place = Source::File { path: path.to_owned(), line };
-                Err(SettingsError::Malformed { place, why: "is not UTF-8".into() })
+                Err(SettingsError::Malformed { source: place, reason: "is not UTF-8".into() })
             }
         }
     }
@@ -69,8 +69,8 @@ impl Sheet {
         path: &Path,
         environment: &Environment,
     ) -> Result<Self, SettingsError> {
-        let root = yaml::read(text).map_err(|yaml::Malformed { line, why }| {
-            SettingsError::Malformed { place: Source::File { path: path.to_owned(), line }, why }
+        let root = yaml::read(text).map_err(|yaml::Malformed { line, reason: why }| {
+            SettingsError::Malformed { source: Source::File { path: path.to_owned(), line }, reason: why }
         })?;
         let mut document = Document { text, path, vars: Vars::new(environment) };
         let entries = match root {
@@ -203,12 +203,12 @@ impl Document<'_> {
     }
 
     fn malformed(&self, path: &[Step], why: &str) -> SettingsError {
-        SettingsError::Malformed { place: self.place(path), why: why.into() }
+        SettingsError::Malformed { source: self.place(path), reason: why.into() }
     }
 
     fn bad(&self, path: &[Step], key: &str, value: Option<&str>, why: String) -> SettingsError {
         let (key, value) = (key.to_owned(), value.map(str::to_owned));
-        SettingsError::BadValue { place: self.place(path), key, value, why }
+        SettingsError::InvalidValue { source: self.place(path), key, value, reason: why }
     }
 }
 
@@ -246,10 +246,10 @@ impl<'a> Map<'a> {
                     "belongs to the master, of which there is one, and not to pool {pool:?}: give \
                      it at the top of the file"
                 );
-                return Err(SettingsError::BadMix {
-                    place: self.place(&[Step::Key(at)]),
+                return Err(SettingsError::Conflict {
+                    source: self.place(&[Step::Key(at)]),
                     key,
-                    why,
+                    reason: why,
                 });
             }
             self.give(&mut overlay, name, at, node)?;
@@ -269,9 +269,9 @@ impl<'a> Map<'a> {
         }
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
             return Err(SettingsError::UnknownKey {
-                place: self.place(&[Step::Key(at)]),
+                source: self.place(&[Step::Key(at)]),
                 key: name.to_owned(),
-                nearest: nearest_key(name),
+                suggestion: nearest_key(name),
             });
         };
         let written = self.texts(key, at, node)?;
@@ -282,15 +282,15 @@ impl<'a> Map<'a> {
         };
         let mut texts = Vec::with_capacity(written.len());
         for (item, text) in written.iter().enumerate() {
-            let fault = |why| Fault { at: Some(item), why };
+            let fault = |why| ValueError { index: Some(item), reason: why };
             let expanded = self.document.vars.expand(text).map_err(fault);
             texts
                 .push(expanded.map_err(|fault| bad_value(key, &written, fault, item_place(item)))?);
         }
         if let Err(mut fault) = judge(key, &texts) {
-            let place = fault.at.map_or_else(|| self.place(&[Step::Key(at)]), item_place);
-            if let Some(item) = fault.at.filter(|item| written[*item] != texts[*item]) {
-                fault.why.push_str(&format!(" (written {})", quoted(&written[item])));
+            let place = fault.index.map_or_else(|| self.place(&[Step::Key(at)]), item_place);
+            if let Some(item) = fault.index.filter(|item| written[*item] != texts[*item]) {
+                fault.reason.push_str(&format!(" (written {})", quoted(&written[item])));
             }
             return Err(bad_value(key, &texts, fault, place));
         }
@@ -299,11 +299,11 @@ impl<'a> Map<'a> {
 
     /// The texts of an option as written: as many as its value has items.
     fn texts(&self, key: &Key, at: usize, node: &Node) -> Result<Vec<String>, SettingsError> {
-        let shape = |step: &[Step], why: String| SettingsError::BadValue {
-            place: self.place(step),
+        let shape = |step: &[Step], why: String| SettingsError::InvalidValue {
+            source: self.place(step),
             key: key.name.into(),
             value: None,
-            why,
+            reason: why,
         };
         match (key.kind, node) {
             (Kind::Maybe, Node::Null) => Ok(Vec::new()),
@@ -348,11 +348,11 @@ impl<'a> Map<'a> {
     }
 
     fn give_app(&self, overlay: &mut Overlay, at: usize, node: &Node) -> Result<(), SettingsError> {
-        let shape = |step: &[Step], why: String| SettingsError::BadValue {
-            place: self.place(step),
+        let shape = |step: &[Step], why: String| SettingsError::InvalidValue {
+            source: self.place(step),
             key: APP.into(),
             value: None,
-            why,
+            reason: why,
         };
         let (mut app, mut options, mut places) = (None, Options::new(), BTreeMap::new());
         match node {

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use super::error::{SettingsError, Source};
 use super::value::{Form, Name};
 use super::suggest::closest_match;
-use super::arity::{Fault, Kind};
+use super::arity::{ValueError, Kind};
 use super::schema::{KEYS, Key, Settings};
 use crate::app::Options;
 
@@ -77,11 +77,11 @@ impl Overlay {
         options: Options,
         source: Source,
     ) -> Result<(), SettingsError> {
-        let bad = |value: &str, why: &str| SettingsError::BadValue {
-            place: source.clone(),
+        let bad = |value: &str, why: &str| SettingsError::InvalidValue {
+            source: source.clone(),
             key: APP.into(),
             value: Some(value.into()),
-            why: why.into(),
+            reason: why.into(),
         };
         if let Err(why) = Name.parse(&name) {
             return Err(bad(&name, &why));
@@ -123,11 +123,11 @@ impl Overlay {
             }
             let source = Source::Env { name: name.into_owned() };
             let Some(value) = value.to_str() else {
-                return Err(SettingsError::BadValue {
-                    place: source,
+                return Err(SettingsError::InvalidValue {
+                    source,
                     key: key.map_or(APP, |key| key.name).into(),
                     value: Some(value.to_string_lossy().into()),
-                    why: "is not UTF-8".into(),
+                    reason: "is not UTF-8".into(),
                 });
             };
             match key {
@@ -156,17 +156,17 @@ impl Overlay {
 }
 
 /// Whether the key can take these texts.
-pub(super) fn judge(key: &Key, texts: &[String]) -> Result<(), Fault> {
+pub(super) fn judge(key: &Key, texts: &[String]) -> Result<(), ValueError> {
     key.set(&mut Settings::default(), texts)
 }
 
 /// The error for a fault in the texts of a key.
-pub(super) fn bad_value(key: &Key, texts: &[String], fault: Fault, place: Source) -> SettingsError {
-    SettingsError::BadValue {
-        place,
+pub(super) fn bad_value(key: &Key, texts: &[String], fault: ValueError, place: Source) -> SettingsError {
+    SettingsError::InvalidValue {
+        source: place,
         key: key.name.into(),
-        value: fault.at.and_then(|at| texts.get(at)).cloned(),
-        why: fault.why,
+        value: fault.index.and_then(|at| texts.get(at)).cloned(),
+        reason: fault.reason,
     }
 }
 

@@ -48,8 +48,8 @@ impl Settings {
         match (configuration.pools.pop(), configuration.pools.pop()) {
             (Some(only), None) => Ok(only.settings),
             (_, second) => Err(SettingsError::Malformed {
-                place: second.map_or(Source::Default, |pool| pool.source),
-                why: "there are several pools: load them as a Configuration".into(),
+                source: second.map_or(Source::Default, |pool| pool.source),
+                reason: "there are several pools: load them as a Configuration".into(),
             }),
         }
     }

@@ -8,7 +8,7 @@ use super::Provenance;
 use super::value::{
     Choice, Core, Listen, Name, Number, Octal, Path, Signed, Size, Span, Target, Word, WorkerCount,
 };
-use super::arity::{Affinity, Fault, Kind, Many, Maybe, One, Pairs, Shape, Switch, kind_of};
+use super::arity::{Affinity, ValueError, Kind, Many, Maybe, One, Pairs, Shape, Switch, kind_of};
 use super::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
 use crate::address::Address;
 use crate::app::Options;
@@ -34,7 +34,7 @@ pub(crate) struct Key {
     pub(super) owner: Owner,
     /// The documentation as written below.
     doc: &'static str,
-    set: fn(&mut Settings, &[String]) -> Result<(), Fault>,
+    set: fn(&mut Settings, &[String]) -> Result<(), ValueError>,
     show: fn(&Settings) -> Vec<String>,
 }
 
@@ -64,7 +64,7 @@ impl Key {
     }
 
     /// Sets the field to what the texts say.
-    pub(super) fn set(&self, settings: &mut Settings, texts: &[String]) -> Result<(), Fault> {
+    pub(super) fn set(&self, settings: &mut Settings, texts: &[String]) -> Result<(), ValueError> {
         (self.set)(settings, texts)
     }
 

@@ -19,10 +19,10 @@ pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
     }
     if settings.max_surge == 0 && settings.max_unavailable == 0 {
         let source = settings.source("max_unavailable");
-        return Err(SettingsError::BadMix {
-            place: settings.source("max_surge").clone(),
+        return Err(SettingsError::Conflict {
+            source: settings.source("max_surge").clone(),
             key: "max_surge",
-            why: format!(
+            reason: format!(
                 "no worker could ever be replaced, since max_unavailable is 0 too ({source}): \
                  raise one of them"
             ),
@@ -32,10 +32,10 @@ pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
         && pidfile == log
     {
         let source = settings.source("log_file");
-        return Err(SettingsError::BadMix {
-            place: settings.source("pidfile").clone(),
+        return Err(SettingsError::Conflict {
+            source: settings.source("pidfile").clone(),
             key: "pidfile",
-            why: format!("{pidfile:?} is the log file too ({source}): give two files"),
+            reason: format!("{pidfile:?} is the log file too ({source}): give two files"),
         });
     }
     for (key, dir) in [("chdir", &settings.chdir), ("worker_tmp_dir", &settings.worker_tmp_dir)]
@@ -60,7 +60,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
 fn jitter_without_base(settings: &Settings, key: &'static str, base_key: &str) -> SettingsError {
     let source = settings.source(base_key);
     let reason = format!("a jitter needs {base_key}, which is 0 ({source}): give both, or neither");
-    SettingsError::BadMix { place: settings.source(key).clone(), key, why: reason }
+    SettingsError::Conflict { source: settings.source(key).clone(), key, reason }
 }
 
 fn check_dir(dir: &Path) -> Result<(), String> {
@@ -74,10 +74,10 @@ fn check_dir(dir: &Path) -> Result<(), String> {
 
 /// The words of the option are fine, the machine is not: never an error of the command line.
 fn invalid_path(settings: &Settings, key: &'static str, path: &Path, reason: &str) -> SettingsError {
-    SettingsError::Unusable {
-        place: settings.source(key).clone(),
+    SettingsError::InvalidPath {
+        source: settings.source(key).clone(),
         key,
         path: path.to_owned(),
-        why: reason.to_owned(),
+        reason: reason.to_owned(),
     }
 }

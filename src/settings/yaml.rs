@@ -57,7 +57,7 @@ pub(super) struct Malformed {
     /// The line, from 1.
     pub(super) line: usize,
     /// The reason.
-    pub(super) why: String,
+    pub(super) reason: String,
 }
 
 /// Reads a text of at most one document; an empty text is [`Node::Null`].
@@ -68,8 +68,8 @@ pub(super) fn read(text: &str) -> Result<Node, Malformed> {
     let budget = Cell::new(EXPANDED_MAX);
     let mut root = Outline { budget: &budget }.deserialize(first).map_err(|e| malformed(&e))?;
     if let Some(second) = documents.next() {
-        let line = Locate { path: &[] }.deserialize(second).map_or_else(|e| line(&e), |()| 1);
-        return Err(Malformed { line, why: "a second document begins here: give only one".into() });
+        let line = Locate { path: &[] }.deserialize(second).map_or_else(|e| error_line(&e), |()| 1);
+        return Err(Malformed { line, reason: "a second document begins here: give only one".into() });
     }
     // The outline says what is a scalar; only then can its text be had as it was written.
     if let Some(again) = serde_yaml::Deserializer::from_str(text).next() {
@@ -90,7 +90,7 @@ fn check_depth(text: &str) -> Result<(), Malformed> {
             _ => (),
         }
         if depth > OPEN_BRACKETS_MAX {
-            return Err(Malformed { line, why: "too many brackets are open".into() });
+            return Err(Malformed { line, reason: "too many brackets are open".into() });
         }
     }
     Ok(())
@@ -101,20 +101,20 @@ fn check_depth(text: &str) -> Result<(), Malformed> {
 pub(super) fn line_of(text: &str, path: &[Step]) -> usize {
     // The parser only tells where it is when something fails, so this fails on purpose.
     match serde_yaml::Deserializer::from_str(text).next() {
-        Some(first) => Locate { path }.deserialize(first).map_or_else(|e| line(&e), |()| 1),
+        Some(first) => Locate { path }.deserialize(first).map_or_else(|e| error_line(&e), |()| 1),
         None => 1,
     }
 }
 
-fn line(error: &serde_yaml::Error) -> usize {
+fn error_line(error: &serde_yaml::Error) -> usize {
     error.location().map_or(1, |place| place.line())
 }
 
 fn malformed(error: &serde_yaml::Error) -> Malformed {
-    let why = error.to_string();
+    let reason = error.to_string();
     // The line is said in the form of all other errors, so the parser's own words for it go.
-    let why = why.split(" at line ").next().unwrap_or_default().to_owned();
-    Malformed { line: line(error), why }
+    let why = reason.split(" at line ").next().unwrap_or_default().to_owned();
+    Malformed { line: error_line(error), reason: why }
 }
 
 /// Reads the structure, with every scalar left empty.
@@ -124,14 +124,14 @@ struct Outline<'b> {
 }
 
 impl Outline<'_> {
-    fn spend<E: Error>(self, bytes: usize) -> Result<(), E> {
-        let left = self.budget.get().checked_sub(NODE_COST + bytes);
-        self.budget.set(left.ok_or_else(|| E::custom("the file is too large once expanded"))?);
+    fn charge<E: Error>(self, bytes: usize) -> Result<(), E> {
+        let remaining = self.budget.get().checked_sub(NODE_COST + bytes);
+        self.budget.set(remaining.ok_or_else(|| E::custom("the file is too large once expanded"))?);
         Ok(())
     }
 
     fn scalar<E: Error>(self, bytes: usize) -> Result<Node, E> {
-        self.spend(bytes)?;
+        self.charge(bytes)?;
         Ok(Node::Scalar(String::new()))
     }
 }
@@ -152,7 +152,7 @@ impl<'de> Visitor<'de> for Outline<'_> {
     }
 
     fn visit_unit<E: Error>(self) -> Result<Node, E> {
-        self.spend(0)?;
+        self.charge(0)?;
         Ok(Node::Null)
     }
 
@@ -190,7 +190,7 @@ impl<'de> Visitor<'de> for Outline<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
-        self.spend(0)?;
+        self.charge(0)?;
         let mut list = Vec::new();
         while let Some(item) = items.next_element_seed(self)? {
             list.push(item);
@@ -199,7 +199,7 @@ impl<'de> Visitor<'de> for Outline<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
-        self.spend(0)?;
+        self.charge(0)?;
         let mut map = Vec::new();
         while let Some(key) = entries.next_key_seed(self)? {
             map.push((key, entries.next_value_seed(self)?));
