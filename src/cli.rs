@@ -10,7 +10,7 @@ use clap::{ArgMatches, Command};
 
 use crate::app::Options;
 use crate::settings::{
-    Configuration, KEYS, Key, Kind, Overlay, Settings, SettingsError, Sheet, Source,
+    Configuration, KEYS, Key, Kind, ConfigLayer, Settings, SettingsError, ConfigFile, Source,
 };
 
 /// What the binary says about itself.
@@ -52,7 +52,7 @@ pub struct Invocation {
     identity: Identity,
     file: Option<PathBuf>,
     variables: Vec<(OsString, OsString)>,
-    flags: Overlay,
+    flags: ConfigLayer,
     /// The pools to run; all if there are none.
     pools: Vec<String>,
 }
@@ -77,10 +77,10 @@ impl Invocation {
     pub fn load(&self) -> Result<(Configuration, Vec<String>), SettingsError> {
         let base = Settings { app: self.identity.app.clone(), ..Settings::default() };
         let sheet = match &self.file {
-            Some(file) => Sheet::read(file, &self.variables)?,
-            None => Sheet::default(),
+            Some(file) => ConfigFile::read(file, &self.variables)?,
+            None => ConfigFile::default(),
         };
-        let (variables, warnings) = Overlay::from_env(&self.variables)?;
+        let (variables, warnings) = ConfigLayer::from_env(&self.variables)?;
         let overlays = [variables, self.flags.clone()];
         let configuration = Configuration::resolve(&base, sheet, &overlays, &self.pools)?;
         Ok((configuration, warnings))
@@ -185,12 +185,12 @@ fn action(matches: &ArgMatches) -> Action {
 }
 
 /// What the flags and words say, each checked, so that a bad one is an error of the command line.
-fn flags(matches: &ArgMatches) -> Result<Overlay, SettingsError> {
-    let mut overlay = Overlay::default();
+fn flags(matches: &ArgMatches) -> Result<ConfigLayer, SettingsError> {
+    let mut overlay = ConfigLayer::default();
     for key in KEYS {
         if let Some(texts) = matches.get_many::<String>(key.name) {
             let source = Source::Flag { flag: format!("--{}", key.flag()) };
-            overlay.give(key, texts.cloned().collect(), source)?;
+            overlay.set_option(key, texts.cloned().collect(), source)?;
         }
     }
     let source = Source::Flag { flag: "APP".into() };
@@ -213,14 +213,14 @@ fn flags(matches: &ArgMatches) -> Result<Overlay, SettingsError> {
                 return Err(bad(word, "gives an option a second time"));
             }
         }
-        overlay.give_app(app.clone(), options, source.clone())?;
+        overlay.set_app(app.clone(), options, source.clone())?;
     }
     Ok(overlay)
 }
 
 /// The words after `--` are the command.
 fn give_command(
-    overlay: &mut Overlay,
+    overlay: &mut ConfigLayer,
     matches: &ArgMatches,
     words: Vec<String>,
 ) -> Result<(), SettingsError> {
@@ -230,7 +230,7 @@ fn give_command(
         let why = "is given after -- and by --command: give it once".into();
         return Err(SettingsError::Conflict { source, key: key.name, reason: why });
     }
-    overlay.give(key, words, source)
+    overlay.set_option(key, words, source)
 }
 
 const ABOUT: &str = "Forks workers, keeps them alive, and serves an app with a worker class.";

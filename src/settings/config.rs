@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::error::{SettingsError, Source};
-use super::file::Sheet;
-use super::layer::Overlay;
+use super::file::ConfigFile;
+use super::layer::ConfigLayer;
 use super::schema::Settings;
 use super::{validate, dump};
 
@@ -56,7 +56,7 @@ impl Configuration {
     /// The first thing that is wrong, with its line.
     pub fn from_yaml(text: &str, path: &Path) -> Result<Self, SettingsError> {
         let environment: Vec<_> = std::env::vars_os().collect();
-        let file = Sheet::parse(text, path, &environment)?;
+        let file = ConfigFile::parse(text, path, &environment)?;
         Self::resolve(&Settings::default(), file, &[], &[])
     }
 
@@ -74,12 +74,12 @@ impl Configuration {
     /// The first thing that is wrong.
     pub(crate) fn resolve(
         base: &Settings,
-        file: Sheet,
-        layers: &[Overlay],
+        file: ConfigFile,
+        layers: &[ConfigLayer],
         chosen: &[String],
     ) -> Result<Self, SettingsError> {
-        let Sheet { top, pools } = file;
-        let resolve_layers = |pool_layer: Option<&Overlay>| {
+        let ConfigFile { top_level: top, pools } = file;
+        let resolve_layers = |pool_layer: Option<&ConfigLayer>| {
             let all_layers = [Some(&top), pool_layer].into_iter().flatten().chain(layers);
             Settings::apply_layers(base.clone(), all_layers)
         };
@@ -88,8 +88,8 @@ impl Configuration {
             configuration.has_named_pools = true;
             configuration.pools.clear();
             for section in pools {
-                let settings = resolve_layers(Some(&section.keys))?;
-                configuration.pools.push(Pool { name: section.pool, source: section.place, settings });
+                let settings = resolve_layers(Some(&section.layer))?;
+                configuration.pools.push(Pool { name: section.pool, source: section.source, settings });
             }
         }
         configuration.select_pools(chosen)?;

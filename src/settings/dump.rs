@@ -2,7 +2,7 @@
 
 use super::config::{Configuration, Pool};
 use super::error::Source;
-use super::layer::APP;
+use super::layer::APP_KEY;
 use super::arity::Kind;
 use super::schema::{KEYS, Key, Settings};
 use super::interpolate::escape;
@@ -36,7 +36,7 @@ fn dump_overrides(master: &Settings, settings: &Settings) -> String {
     let mut out = String::new();
     let is_override = |key: &str| settings.source(key) != master.source(key);
     let options = (&settings.app, &settings.app_options);
-    if is_override(APP) || options != (&master.app, &master.app_options) {
+    if is_override(APP_KEY) || options != (&master.app, &master.app_options) {
         out.push_str(&dump_app(settings));
     }
     for key in KEYS {
@@ -52,7 +52,7 @@ fn source_comment(source: &Source) -> String {
 }
 
 fn dump_app(settings: &Settings) -> String {
-    let (name, comment) = (scalar(&escape(&settings.app)), source_comment(settings.source(APP)));
+    let (name, comment) = (scalar(&escape(&settings.app)), source_comment(settings.source(APP_KEY)));
     if settings.app_options.is_empty() {
         return format!("app: {name}{comment}\n");
     }

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::error::{SettingsError, Source, quoted};
-use super::layer::{APP, Overlay, bad_value, judge, nearest_key};
+use super::layer::{APP_KEY, ConfigLayer, invalid_value, check_values, suggest_key};
 use super::arity::{ValueError, Kind};
 use super::schema::{KEYS, Key, Owner};
 use super::interpolate::{self, Environment, Vars};
@@ -15,36 +15,36 @@ use super::yaml::{self, Node, Step};
 use crate::app::Options;
 
 /// The variables of a file.
-const VARS: &str = "vars";
+const VARS_KEY: &str = "vars";
 
 /// The pools of a file.
-const POOLS: &str = "pools";
+const POOLS_KEY: &str = "pools";
 
-const VARS_MAX: usize = 1000;
-const POOLS_MAX: usize = 64;
-const POOL_NAME_BYTES_MAX: usize = 32;
+const VARS_LIMIT: usize = 1000;
+const POOLS_LIMIT: usize = 64;
+const POOL_NAME_BYTES_LIMIT: usize = 32;
 
 /// Largest file, in bytes.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+const FILE_BYTES_LIMIT: u64 = 1 << 20;
 
 /// What a file says.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sheet {
+pub(crate) struct ConfigFile {
     /// What holds for the master, and for each pool that says nothing else.
-    pub(super) top: Overlay,
+    pub(super) top_level: ConfigLayer,
     /// The pools, in their order; none if the file does not speak of any.
-    pub(super) pools: Vec<OwnKeys>,
+    pub(super) pools: Vec<PoolSection>,
 }
 
 /// What a file says of one pool.
 #[derive(Clone, Debug)]
-pub(super) struct OwnKeys {
+pub(super) struct PoolSection {
     pub(super) pool: String,
-    pub(super) place: Source,
-    pub(super) keys: Overlay,
+    pub(super) source: Source,
+    pub(super) layer: ConfigLayer,
 }
 
-impl Sheet {
+impl ConfigFile {
     /// What a YAML file says: a regular file of at most 1 MiB, in UTF-8.
     ///
     /// # Errors
@@ -55,8 +55,8 @@ impl Sheet {
         match String::from_utf8(bytes) {
             Ok(text) => Self::parse(&text, path, environment),
             Err(error) => {
-                let good = error.utf8_error().valid_up_to();
-                let line = 1 + error.as_bytes()[..good].iter().filter(|b| **b == b'\n').count();
+                let valid_bytes = error.utf8_error().valid_up_to();
+                let line = 1 + error.as_bytes()[..valid_bytes].iter().filter(|b| **b == b'\n').count();
                 let place = Source::File { path: path.to_owned(), line };
                 Err(SettingsError::Malformed { source: place, reason: "is not UTF-8".into() })
             }
@@ -80,19 +80,19 @@ impl Sheet {
                 return Err(document.malformed(&[], "is not a map: give lines of KEY: VALUE"));
             }
         };
-        if let Some(at) = index_of(&entries, VARS) {
+        if let Some(at) = index_of(&entries, VARS_KEY) {
             document.define_vars(&[Step::Value(at)], &entries[at].1)?;
         }
-        let top = Map { document: &document, path: &[], entries: &entries };
-        let mut sheet = Self::default();
-        for (at, name, node) in top.names()? {
+        let top = Mapping { document: &document, path: &[], entries: &entries };
+        let mut file = Self::default();
+        for (at, name, node) in top.entries_by_name()? {
             match name {
-                VARS => (),
-                POOLS => sheet.pools = document.pools(&[Step::Value(at)], node)?,
-                _ => top.give(&mut sheet.top, name, at, node)?,
+                VARS_KEY => (),
+                POOLS_KEY => file.pools = document.pools(&[Step::Value(at)], node)?,
+                _ => top.set_option(&mut file.top_level, name, at, node)?,
             }
         }
-        Ok(sheet)
+        Ok(file)
     }
 }
 
@@ -102,18 +102,18 @@ fn index_of(entries: &[(Node, Node)], wanted: &str) -> Option<usize> {
 
 /// A regular file's bytes. Other kinds are refused before they are opened: a pipe would block.
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    let refuse = |why: &str| Err(io::Error::other(why.to_owned()));
+    let reject = |why: &str| Err(io::Error::other(why.to_owned()));
     let metadata = fs::metadata(path)?;
     if metadata.is_dir() {
-        return refuse("it is a directory");
+        return reject("it is a directory");
     }
     if !metadata.is_file() {
-        return refuse("it is not a regular file");
+        return reject("it is not a regular file");
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return refuse("it is larger than 1 MiB");
+    File::open(path)?.take(FILE_BYTES_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_LIMIT {
+        return reject("it is larger than 1 MiB");
     }
     Ok(bytes)
 }
@@ -131,101 +131,101 @@ impl Document<'_> {
             Node::Map(entries) => entries,
             Node::Null | Node::Scalar(_) | Node::List(_) => {
                 let why = format!("{} is given, not a map of names and values", node.kind());
-                return Err(self.bad(path, VARS, None, why));
+                return Err(self.invalid_value(path, VARS_KEY, None, why));
             }
         };
-        if entries.len() > VARS_MAX {
-            return Err(self.bad(path, VARS, None, format!("has more than {VARS_MAX} items")));
+        if entries.len() > VARS_LIMIT {
+            return Err(self.invalid_value(path, VARS_KEY, None, format!("has more than {VARS_LIMIT} items")));
         }
-        let mut names: Vec<&str> = Vec::new();
+        let mut seen: Vec<&str> = Vec::new();
         for (at, pair) in entries.iter().enumerate() {
-            let here = [path, &[Step::Key(at)]].concat();
-            let (name, _) = entry_of(pair).map_err(|why| self.bad(&here, VARS, None, why))?;
+            let key_path = [path, &[Step::Key(at)]].concat();
+            let (name, _) = scalar_entry(pair).map_err(|why| self.invalid_value(&key_path, VARS_KEY, None, why))?;
             if let Some(why) = interpolate::bad_name(name) {
-                return Err(self.bad(&here, VARS, Some(name), why.into()));
+                return Err(self.invalid_value(&key_path, VARS_KEY, Some(name), why.into()));
             }
-            if names.contains(&name) {
-                return Err(self.bad(&here, VARS, Some(name), "is given twice".into()));
+            if seen.contains(&name) {
+                return Err(self.invalid_value(&key_path, VARS_KEY, Some(name), "is given twice".into()));
             }
-            names.push(name);
+            seen.push(name);
         }
         for (at, (_, value)) in entries.iter().enumerate() {
             let Node::Scalar(value) = value else { continue };
-            let defined = self.vars.define(names[at], value, &names[at..]);
+            let defined = self.vars.define(seen[at], value, &seen[at..]);
             defined.map_err(|why| {
                 let here = [path, &[Step::Key(at)]].concat();
-                self.bad(&here, names[at], Some(value), why)
+                self.invalid_value(&here, seen[at], Some(value), why)
             })?;
         }
         Ok(())
     }
 
-    fn pools(&self, path: &[Step], node: &Node) -> Result<Vec<OwnKeys>, SettingsError> {
-        let bad = |path: &[Step], name, why: String| self.bad(path, POOLS, name, why);
+    fn pools(&self, path: &[Step], node: &Node) -> Result<Vec<PoolSection>, SettingsError> {
+        let invalid = |path: &[Step], name, why: String| self.invalid_value(path, POOLS_KEY, name, why);
         let entries = match node {
             Node::Map(entries) if !entries.is_empty() => entries,
             Node::Map(_) | Node::Null => {
                 let why = "is empty: give at least one pool, or leave out the key";
-                return Err(bad(path, None, why.into()));
+                return Err(invalid(path, None, why.into()));
             }
             Node::Scalar(_) | Node::List(_) => {
                 let why = format!("{} is given, not a map of pools", node.kind());
-                return Err(bad(path, None, why));
+                return Err(invalid(path, None, why));
             }
         };
-        if entries.len() > POOLS_MAX {
-            return Err(bad(path, None, format!("has more than {POOLS_MAX} items")));
+        if entries.len() > POOLS_LIMIT {
+            return Err(invalid(path, None, format!("has more than {POOLS_LIMIT} items")));
         }
         let mut pools = Vec::new();
-        let map = Map { document: self, path, entries };
-        for (at, name, node) in map.names()? {
-            let here = [path, &[Step::Key(at)]].concat();
-            if let Some(why) = bad_pool_name(name) {
-                return Err(bad(&here, Some(name), why.into()));
+        let map = Mapping { document: self, path, entries };
+        for (at, name, node) in map.entries_by_name()? {
+            let pool_key_path = [path, &[Step::Key(at)]].concat();
+            if let Some(why) = pool_name_error(name) {
+                return Err(invalid(&pool_key_path, Some(name), why.into()));
             }
-            let inner = [path, &[Step::Value(at)]].concat();
-            let own = match node {
+            let pool_path = [path, &[Step::Value(at)]].concat();
+            let entries_of_pool = match node {
                 Node::Null => &[][..],
                 Node::Map(entries) => entries,
                 Node::Scalar(_) | Node::List(_) => {
                     let why = format!("has {}: give it a map of its own keys", node.kind());
-                    return Err(bad(&here, Some(name), why));
+                    return Err(invalid(&pool_key_path, Some(name), why));
                 }
             };
-            let keys = Map { document: self, path: &inner, entries: own }.own_keys(name)?;
-            pools.push(OwnKeys { pool: name.to_owned(), place: self.place(&here), keys });
+            let keys = Mapping { document: self, path: &pool_path, entries: entries_of_pool }.pool_layer(name)?;
+            pools.push(PoolSection { pool: name.to_owned(), source: self.source_at(&pool_key_path), layer: keys });
         }
         Ok(pools)
     }
 
-    fn place(&self, path: &[Step]) -> Source {
+    fn source_at(&self, path: &[Step]) -> Source {
         Source::File { path: self.path.to_owned(), line: yaml::line_of(self.text, path) }
     }
 
     fn malformed(&self, path: &[Step], why: &str) -> SettingsError {
-        SettingsError::Malformed { source: self.place(path), reason: why.into() }
+        SettingsError::Malformed { source: self.source_at(path), reason: why.into() }
     }
 
-    fn bad(&self, path: &[Step], key: &str, value: Option<&str>, why: String) -> SettingsError {
+    fn invalid_value(&self, path: &[Step], key: &str, value: Option<&str>, why: String) -> SettingsError {
         let (key, value) = (key.to_owned(), value.map(str::to_owned));
-        SettingsError::InvalidValue { source: self.place(path), key, value, reason: why }
+        SettingsError::InvalidValue { source: self.source_at(path), key, value, reason: why }
     }
 }
 
 /// A map of keys somewhere in a document: the whole, or one pool's own.
-struct Map<'a> {
+struct Mapping<'a> {
     document: &'a Document<'a>,
     /// Where the map stands.
     path: &'a [Step],
     entries: &'a [(Node, Node)],
 }
 
-impl<'a> Map<'a> {
+impl<'a> Mapping<'a> {
     /// The entries with their names, of which no two are the same.
-    fn names(&self) -> Result<Vec<(usize, &'a str, &'a Node)>, SettingsError> {
+    fn entries_by_name(&self) -> Result<Vec<(usize, &'a str, &'a Node)>, SettingsError> {
         let mut names: Vec<(usize, &str, &Node)> = Vec::new();
         for (at, (key, node)) in self.entries.iter().enumerate() {
-            let malformed = |why: &str| self.document.malformed(&self.to(&[Step::Key(at)]), why);
+            let malformed = |why: &str| self.document.malformed(&self.full_path(&[Step::Key(at)]), why);
             let Node::Scalar(name) = key else { return Err(malformed("a key must be a word")) };
             if names.iter().any(|(_, other, _)| other == name) {
                 return Err(malformed(&format!("key {} is given twice", quoted(name))));
@@ -236,78 +236,78 @@ impl<'a> Map<'a> {
     }
 
     /// What a pool says of itself.
-    fn own_keys(&self, pool: &str) -> Result<Overlay, SettingsError> {
-        let mut overlay = Overlay::default();
-        for (at, name, node) in self.names()? {
-            let of_master = KEYS.iter().filter(|key| key.owner == Owner::Master);
-            let mut of_master = of_master.map(|key| key.name).chain([VARS, POOLS]);
+    fn pool_layer(&self, pool: &str) -> Result<ConfigLayer, SettingsError> {
+        let mut layer = ConfigLayer::default();
+        for (at, name, node) in self.entries_by_name()? {
+            let master_options = KEYS.iter().filter(|key| key.owner == Owner::Master);
+            let mut of_master = master_options.map(|key| key.name).chain([VARS_KEY, POOLS_KEY]);
             if let Some(key) = of_master.find(|key| *key == name) {
                 let why = format!(
                     "belongs to the master, of which there is one, and not to pool {pool:?}: give \
                      it at the top of the file"
                 );
                 return Err(SettingsError::Conflict {
-                    source: self.place(&[Step::Key(at)]),
+                    source: self.source_at(&[Step::Key(at)]),
                     key,
                     reason: why,
                 });
             }
-            self.give(&mut overlay, name, at, node)?;
+            self.set_option(&mut layer, name, at, node)?;
         }
-        Ok(overlay)
+        Ok(layer)
     }
 
-    fn give(
+    fn set_option(
         &self,
-        overlay: &mut Overlay,
+        layer: &mut ConfigLayer,
         name: &str,
         at: usize,
         node: &Node,
     ) -> Result<(), SettingsError> {
-        if name == APP {
-            return self.give_app(overlay, at, node);
+        if name == APP_KEY {
+            return self.set_app(layer, at, node);
         }
-        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+        let Some(option) = KEYS.iter().find(|key| key.name == name) else {
             return Err(SettingsError::UnknownKey {
-                source: self.place(&[Step::Key(at)]),
+                source: self.source_at(&[Step::Key(at)]),
                 key: name.to_owned(),
-                suggestion: nearest_key(name),
+                suggestion: suggest_key(name),
             });
         };
-        let written = self.texts(key, at, node)?;
-        let item_place = |item| match node {
-            Node::List(_) => self.place(&[Step::Value(at), Step::Item(item)]),
-            Node::Map(_) => self.place(&[Step::Value(at), Step::Key(item)]),
-            Node::Null | Node::Scalar(_) => self.place(&[Step::Key(at)]),
+        let raw_texts = self.raw_texts(option, at, node)?;
+        let item_source = |item| match node {
+            Node::List(_) => self.source_at(&[Step::Value(at), Step::Item(item)]),
+            Node::Map(_) => self.source_at(&[Step::Value(at), Step::Key(item)]),
+            Node::Null | Node::Scalar(_) => self.source_at(&[Step::Key(at)]),
         };
-        let mut texts = Vec::with_capacity(written.len());
-        for (item, text) in written.iter().enumerate() {
-            let fault = |why| ValueError { index: Some(item), reason: why };
-            let expanded = self.document.vars.expand(text).map_err(fault);
+        let mut texts = Vec::with_capacity(raw_texts.len());
+        for (item, text) in raw_texts.iter().enumerate() {
+            let value_error = |why| ValueError { index: Some(item), reason: why };
+            let expanded = self.document.vars.expand(text).map_err(value_error);
             texts
-                .push(expanded.map_err(|fault| bad_value(key, &written, fault, item_place(item)))?);
+                .push(expanded.map_err(|fault| invalid_value(option, &raw_texts, fault, item_source(item)))?);
         }
-        if let Err(mut fault) = judge(key, &texts) {
-            let place = fault.index.map_or_else(|| self.place(&[Step::Key(at)]), item_place);
-            if let Some(item) = fault.index.filter(|item| written[*item] != texts[*item]) {
-                fault.reason.push_str(&format!(" (written {})", quoted(&written[item])));
+        if let Err(mut error) = check_values(option, &texts) {
+            let source = error.index.map_or_else(|| self.source_at(&[Step::Key(at)]), item_source);
+            if let Some(item) = error.index.filter(|item| raw_texts[*item] != texts[*item]) {
+                error.reason.push_str(&format!(" (written {})", quoted(&raw_texts[item])));
             }
-            return Err(bad_value(key, &texts, fault, place));
+            return Err(invalid_value(option, &texts, error, source));
         }
-        overlay.give(key, texts, self.place(&[Step::Key(at)]))
+        layer.set_option(option, texts, self.source_at(&[Step::Key(at)]))
     }
 
     /// The texts of an option as written: as many as its value has items.
-    fn texts(&self, key: &Key, at: usize, node: &Node) -> Result<Vec<String>, SettingsError> {
-        let shape = |step: &[Step], why: String| SettingsError::InvalidValue {
-            source: self.place(step),
-            key: key.name.into(),
+    fn raw_texts(&self, option: &Key, at: usize, node: &Node) -> Result<Vec<String>, SettingsError> {
+        let shape_error = |step: &[Step], why: String| SettingsError::InvalidValue {
+            source: self.source_at(step),
+            key: option.name.into(),
             value: None,
             reason: why,
         };
-        match (key.kind, node) {
+        match (option.kind, node) {
             (Kind::Maybe, Node::Null) => Ok(Vec::new()),
-            (_, Node::Null) => Err(shape(
+            (_, Node::Null) => Err(shape_error(
                 &[Step::Key(at)],
                 "no value is given: give one, or leave out the key".into(),
             )),
@@ -317,7 +317,7 @@ impl<'a> Map<'a> {
                 for (item, node) in items.iter().enumerate() {
                     let Node::Scalar(text) = node else {
                         let why = format!("{} stands in the list, not a value", node.kind());
-                        return Err(shape(&[Step::Value(at), Step::Item(item)], why));
+                        return Err(shape_error(&[Step::Value(at), Step::Item(item)], why));
                     };
                     texts.push(text.clone());
                 }
@@ -326,89 +326,89 @@ impl<'a> Map<'a> {
             (Kind::Pairs, Node::Map(entries)) => {
                 let mut texts = Vec::new();
                 for (entry, pair) in entries.iter().enumerate() {
-                    let (name, value) = entry_of(pair)
-                        .map_err(|why| shape(&[Step::Value(at), Step::Key(entry)], why))?;
+                    let (name, value) = scalar_entry(pair)
+                        .map_err(|why| shape_error(&[Step::Value(at), Step::Key(entry)], why))?;
                     if name.contains('=') {
                         let why = format!("{} is not a variable: it contains =", quoted(name));
-                        return Err(shape(&[Step::Value(at), Step::Key(entry)], why));
+                        return Err(shape_error(&[Step::Value(at), Step::Key(entry)], why));
                     }
                     texts.push(format!("{name}={value}"));
                 }
                 Ok(texts)
             }
             (kind, Node::List(_) | Node::Map(_)) => {
-                let wanted = match kind {
+                let expected = match kind {
                     Kind::One | Kind::Switch | Kind::Maybe => "one value",
                     Kind::Many => "a list",
                     Kind::Pairs => "a map or a list",
                 };
-                Err(shape(&[Step::Key(at)], format!("{} is given, not {wanted}", node.kind())))
+                Err(shape_error(&[Step::Key(at)], format!("{} is given, not {expected}", node.kind())))
             }
         }
     }
 
-    fn give_app(&self, overlay: &mut Overlay, at: usize, node: &Node) -> Result<(), SettingsError> {
-        let shape = |step: &[Step], why: String| SettingsError::InvalidValue {
-            source: self.place(step),
-            key: APP.into(),
+    fn set_app(&self, layer: &mut ConfigLayer, at: usize, node: &Node) -> Result<(), SettingsError> {
+        let shape_error = |step: &[Step], why: String| SettingsError::InvalidValue {
+            source: self.source_at(step),
+            key: APP_KEY.into(),
             value: None,
             reason: why,
         };
-        let (mut app, mut options, mut places) = (None, Options::new(), BTreeMap::new());
+        let (mut app, mut options, mut option_sources) = (None, Options::new(), BTreeMap::new());
         match node {
-            Node::Scalar(text) => app = Some(self.expand(text, &[Step::Key(at)])?),
+            Node::Scalar(text) => app = Some(self.interpolate(text, &[Step::Key(at)])?),
             Node::Map(entries) => {
                 for (entry, pair) in entries.iter().enumerate() {
-                    let here = [Step::Value(at), Step::Key(entry)];
-                    let (name, value) = entry_of(pair).map_err(|why| shape(&here, why))?;
-                    let value = self.expand(value, &here)?;
-                    let before = if name == "name" {
+                    let entry_path = [Step::Value(at), Step::Key(entry)];
+                    let (name, value) = scalar_entry(pair).map_err(|why| shape_error(&entry_path, why))?;
+                    let value = self.interpolate(value, &entry_path)?;
+                    let previous = if name == "name" {
                         app.replace(value)
                     } else {
-                        places.insert(name.to_owned(), self.place(&here));
+                        option_sources.insert(name.to_owned(), self.source_at(&entry_path));
                         options.insert(name.to_owned(), value)
                     };
-                    if before.is_some() {
-                        return Err(shape(&here, format!("{} is given twice", quoted(name))));
+                    if previous.is_some() {
+                        return Err(shape_error(&entry_path, format!("{} is given twice", quoted(name))));
                     }
                 }
             }
             Node::Null | Node::List(_) => {
                 let why = "give a name, or a map with a name and options";
-                return Err(shape(&[Step::Key(at)], why.into()));
+                return Err(shape_error(&[Step::Key(at)], why.into()));
             }
         }
         let Some(name) = app else {
             let why = "the map needs a name: give name: APP in it";
-            return Err(shape(&[Step::Key(at)], why.into()));
+            return Err(shape_error(&[Step::Key(at)], why.into()));
         };
-        overlay.give_app(name, options, self.place(&[Step::Key(at)]))?;
-        overlay.place_options(places);
+        layer.set_app(name, options, self.source_at(&[Step::Key(at)]))?;
+        layer.set_option_sources(option_sources);
         Ok(())
     }
 
     /// A value of the app with its variables replaced.
-    fn expand(&self, text: &str, path: &[Step]) -> Result<String, SettingsError> {
+    fn interpolate(&self, text: &str, path: &[Step]) -> Result<String, SettingsError> {
         let expanded = self.document.vars.expand(text);
-        expanded.map_err(|why| self.document.bad(&self.to(path), APP, Some(text), why))
+        expanded.map_err(|why| self.document.invalid_value(&self.full_path(path), APP_KEY, Some(text), why))
     }
 
-    fn to(&self, path: &[Step]) -> Vec<Step> {
+    fn full_path(&self, path: &[Step]) -> Vec<Step> {
         [self.path, path].concat()
     }
 
-    fn place(&self, path: &[Step]) -> Source {
-        self.document.place(&self.to(path))
+    fn source_at(&self, path: &[Step]) -> Source {
+        self.document.source_at(&self.full_path(path))
     }
 }
 
 /// Why a name cannot be that of a pool, if it cannot.
-fn bad_pool_name(name: &str) -> Option<&'static str> {
-    let usual = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-    let begins_well = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let is_good = name.len() <= POOL_NAME_BYTES_MAX
-        && name.as_bytes().first().is_some_and(begins_well)
-        && name.bytes().all(usual);
+fn pool_name_error(name: &str) -> Option<&'static str> {
+    let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+    let is_allowed_first = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_good = name.len() <= POOL_NAME_BYTES_LIMIT
+        && name.as_bytes().first().is_some_and(is_allowed_first)
+        && name.bytes().all(is_allowed);
     (!is_good).then_some(
         "is not the name of a pool: give at most 32 of a-z, 0-9, _ and -, and a letter or digit \
          first",
@@ -416,7 +416,7 @@ fn bad_pool_name(name: &str) -> Option<&'static str> {
 }
 
 /// A name and its value, each one scalar.
-fn entry_of((name, value): &(Node, Node)) -> Result<(&str, &str), String> {
+fn scalar_entry((name, value): &(Node, Node)) -> Result<(&str, &str), String> {
     let Node::Scalar(name) = name else { return Err("a key must be a word".into()) };
     match value {
         Node::Scalar(value) => Ok((name, value)),

@@ -13,95 +13,95 @@ use crate::app::Options;
 
 /// What one source says.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Overlay {
-    options: Vec<Given>,
-    app: Option<GivenApp>,
+pub(crate) struct ConfigLayer {
+    options: Vec<LayeredOption>,
+    app: Option<LayeredApp>,
 }
 
 /// One option as a source gave it.
 #[derive(Clone)]
-struct Given {
-    key: &'static Key,
+struct LayeredOption {
+    option: &'static Key,
     texts: Vec<String>,
     source: Source,
 }
 
-impl std::fmt::Debug for Given {
+impl std::fmt::Debug for LayeredOption {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {:?} # {}", self.key.name, self.texts, self.source)
+        write!(f, "{}: {:?} # {}", self.option.name, self.texts, self.source)
     }
 }
 
 /// An app and all its options; a later source replaces them together.
 #[derive(Clone, Debug)]
-struct GivenApp {
+struct LayeredApp {
     name: String,
     options: Options,
     source: Source,
     /// Where each option stands, if that is elsewhere.
-    places: BTreeMap<String, Source>,
+    option_sources: BTreeMap<String, Source>,
 }
 
 /// Variables that the runtime sets or reads for purposes of its own.
-const RESERVED: [&str; 5] =
+const RESERVED_VARIABLES: [&str; 5] =
     ["OSTLER_CONFIG", "OSTLER_SLOT", "OSTLER_POOL", "OSTLER_GENERATION", "OSTLER_UPGRADE"];
 
 /// How the variables of this program begin.
-pub(super) const PREFIX: &str = "OSTLER_";
+pub(super) const VARIABLE_PREFIX: &str = "OSTLER_";
 
 /// The name and the key of an app, in every source.
-pub(super) const APP: &str = "app";
+pub(super) const APP_KEY: &str = "app";
 
 /// Options of an app have short names: they must fit a line of YAML.
 const OPTION_NAME_BYTES_MAX: usize = 128;
 
-impl Overlay {
+impl ConfigLayer {
     /// Adds an option, once its texts have been checked.
-    pub(crate) fn give(
+    pub(crate) fn set_option(
         &mut self,
-        key: &'static Key,
+        option: &'static Key,
         texts: Vec<String>,
         source: Source,
     ) -> Result<(), SettingsError> {
-        if let Err(fault) = judge(key, &texts) {
-            return Err(bad_value(key, &texts, fault, source));
+        if let Err(error) = check_values(option, &texts) {
+            return Err(invalid_value(option, &texts, error, source));
         }
-        self.options.push(Given { key, texts, source });
+        self.options.push(LayeredOption { option, texts, source });
         Ok(())
     }
 
     /// Sets the app and its options, once their names have been checked.
-    pub(crate) fn give_app(
+    pub(crate) fn set_app(
         &mut self,
         name: String,
         options: Options,
         source: Source,
     ) -> Result<(), SettingsError> {
-        let bad = |value: &str, why: &str| SettingsError::InvalidValue {
+        let invalid = |value: &str, why: &str| SettingsError::InvalidValue {
             source: source.clone(),
-            key: APP.into(),
+            key: APP_KEY.into(),
             value: Some(value.into()),
             reason: why.into(),
         };
         if let Err(why) = Name.parse(&name) {
-            return Err(bad(&name, &why));
+            return Err(invalid(&name, &why));
         }
         if name.contains('=') {
-            return Err(bad(&name, "is an option, not an app: give the name of an app before it"));
+            return Err(invalid(&name, "is an option, not an app: give the name of an app before it"));
         }
         if let Some((option, why)) =
-            options.keys().find_map(|option| Some((option, bad_option_name(option)?)))
+            options.keys().find_map(|option| Some((option, option_name_error(option)?)))
         {
-            return Err(bad(option, why));
+            return Err(invalid(option, why));
         }
-        self.app = Some(GivenApp { name, options, source, places: BTreeMap::new() });
+        self.app = Some(LayeredApp { name, options, source, option_sources: BTreeMap::new() });
         Ok(())
     }
 
     /// Says where the options of the app stand, which has been given.
-    pub(super) fn place_options(&mut self, places: BTreeMap<String, Source>) {
+    pub(super) fn set_option_sources(&mut self, option_sources: BTreeMap<String, Source>) {
         if let Some(app) = &mut self.app {
-            app.places = places;
+            app.option_sources = option_sources;
         }
     }
 
@@ -110,97 +110,97 @@ impl Overlay {
     pub(crate) fn from_env(
         variables: &[(OsString, OsString)],
     ) -> Result<(Self, Vec<String>), SettingsError> {
-        let (mut overlay, mut warnings) = (Self::default(), Vec::new());
+        let (mut layer, mut warnings) = (Self::default(), Vec::new());
         for (name, value) in variables {
             let name = name.to_string_lossy();
-            if !name.starts_with(PREFIX) || RESERVED.contains(&name.as_ref()) {
+            if !name.starts_with(VARIABLE_PREFIX) || RESERVED_VARIABLES.contains(&name.as_ref()) {
                 continue;
             }
-            let key = KEYS.iter().find(|key| key.variable() == name);
-            if key.is_none() && name != "OSTLER_APP" {
-                warnings.push(unknown_variable(&name));
+            let option = KEYS.iter().find(|key| key.variable() == name);
+            if option.is_none() && name != "OSTLER_APP" {
+                warnings.push(unknown_variable_warning(&name));
                 continue;
             }
             let source = Source::Env { name: name.into_owned() };
             let Some(value) = value.to_str() else {
                 return Err(SettingsError::InvalidValue {
                     source,
-                    key: key.map_or(APP, |key| key.name).into(),
+                    key: option.map_or(APP_KEY, |key| key.name).into(),
                     value: Some(value.to_string_lossy().into()),
                     reason: "is not UTF-8".into(),
                 });
             };
-            match key {
-                Some(key) => overlay.give(key, split_variable(key.kind, value), source)?,
-                None => overlay.give_app(value.into(), Options::new(), source)?,
+            match option {
+                Some(key) => layer.set_option(key, split_variable(key.kind, value), source)?,
+                None => layer.set_app(value.into(), Options::new(), source)?,
             }
         }
-        Ok((overlay, warnings))
+        Ok((layer, warnings))
     }
 
     /// Lays what this source says over the settings.
     pub(super) fn apply(&self, settings: &mut Settings) -> Result<(), SettingsError> {
-        for Given { key, texts, source } in &self.options {
+        for LayeredOption { option: key, texts, source } in &self.options {
             key.set(settings, texts)
-                .map_err(|fault| bad_value(key, texts, fault, source.clone()))?;
+                .map_err(|error| invalid_value(key, texts, error, source.clone()))?;
             settings.provenance.record(key.name, source.clone());
         }
-        if let Some(GivenApp { name, options, source, places }) = &self.app {
+        if let Some(LayeredApp { name, options, source, option_sources: places }) = &self.app {
             settings.provenance.options.clone_from(places);
             settings.app.clone_from(name);
             settings.app_options.clone_from(options);
-            settings.provenance.record(APP, source.clone());
+            settings.provenance.record(APP_KEY, source.clone());
         }
         Ok(())
     }
 }
 
 /// Whether the key can take these texts.
-pub(super) fn judge(key: &Key, texts: &[String]) -> Result<(), ValueError> {
-    key.set(&mut Settings::default(), texts)
+pub(super) fn check_values(option: &Key, texts: &[String]) -> Result<(), ValueError> {
+    option.set(&mut Settings::default(), texts)
 }
 
 /// The error for a fault in the texts of a key.
-pub(super) fn bad_value(key: &Key, texts: &[String], fault: ValueError, place: Source) -> SettingsError {
+pub(super) fn invalid_value(option: &Key, texts: &[String], error: ValueError, source: Source) -> SettingsError {
     SettingsError::InvalidValue {
-        source: place,
-        key: key.name.into(),
-        value: fault.index.and_then(|at| texts.get(at)).cloned(),
-        reason: fault.reason,
+        source,
+        key: option.name.into(),
+        value: error.index.and_then(|at| texts.get(at)).cloned(),
+        reason: error.reason,
     }
 }
 
 /// The key that an unknown word most likely meant. Flags and their aliases are known words too.
-pub(super) fn nearest_key(word: &str) -> Option<&'static str> {
-    let mut words: Vec<(String, &'static str)> = vec![(APP.into(), APP)];
+pub(super) fn suggest_key(word: &str) -> Option<&'static str> {
+    let mut words: Vec<(String, &'static str)> = vec![(APP_KEY.into(), APP_KEY)];
     for key in KEYS {
         words.push((key.name.into(), key.name));
         words.push((key.flag().replace('-', "_"), key.name));
         words.extend(key.aliases.iter().map(|alias| (alias.replace('-', "_"), key.name)));
     }
-    let found = closest_match(word, words.iter().map(|(word, _)| word.as_str()))?;
-    words.iter().find(|(word, _)| word == found).map(|(_, name)| *name)
+    let closest = closest_match(word, words.iter().map(|(word, _)| word.as_str()))?;
+    words.iter().find(|(word, _)| word == closest).map(|(_, name)| *name)
 }
 
-fn unknown_variable(name: &str) -> String {
-    let word = name.strip_prefix(PREFIX).unwrap_or(name).to_ascii_lowercase();
+fn unknown_variable_warning(name: &str) -> String {
+    let word = name.strip_prefix(VARIABLE_PREFIX).unwrap_or(name).to_ascii_lowercase();
     let mut warning = format!("{} is not a setting, so it is ignored", name.escape_debug());
-    if let Some(nearest) = nearest_key(&word) {
+    if let Some(nearest) = suggest_key(&word) {
         let nearest = nearest.to_ascii_uppercase();
-        warning.push_str(&format!(" (did you mean {PREFIX}{nearest}?)"));
+        warning.push_str(&format!(" (did you mean {VARIABLE_PREFIX}{nearest}?)"));
     }
     warning
 }
 
-fn split_variable(kind: Kind, value: &str) -> Vec<String> {
-    match kind {
+fn split_variable(arity: Kind, value: &str) -> Vec<String> {
+    match arity {
         Kind::One | Kind::Switch | Kind::Maybe => vec![value.to_owned()],
         Kind::Many | Kind::Pairs if value.is_empty() => Vec::new(),
         Kind::Many | Kind::Pairs => value.split(',').map(|item| item.trim().to_owned()).collect(),
     }
 }
 
-fn bad_option_name(name: &str) -> Option<&'static str> {
+fn option_name_error(name: &str) -> Option<&'static str> {
     if name.is_empty() || name.contains('=') || name.chars().any(char::is_control) {
         Some("is not the name of an option: give at least one letter, no = or control character")
     } else if name == "name" {

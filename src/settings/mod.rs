@@ -29,8 +29,8 @@ pub use crate::address::Address;
 pub use crate::log::{Format as LogFormat, Target as LogTarget};
 
 pub(crate) use self::config::check_address_conflicts;
-pub(crate) use self::file::Sheet;
-pub(crate) use self::layer::Overlay;
+pub(crate) use self::file::ConfigFile;
+pub(crate) use self::layer::ConfigLayer;
 pub(crate) use self::arity::Kind;
 pub(crate) use self::schema::{KEYS, Key};
 
@@ -61,7 +61,7 @@ impl Settings {
 
     /// Where an option of the app came from.
     pub fn option_source(&self, option: &str) -> &Source {
-        self.provenance.options.get(option).unwrap_or_else(|| self.source(layer::APP))
+        self.provenance.options.get(option).unwrap_or_else(|| self.source(layer::APP_KEY))
     }
 
     /// What a protocol may spend on one client.
@@ -90,7 +90,7 @@ impl Settings {
     /// The first thing that is wrong.
     fn apply_layers<'o>(
         mut base: Self,
-        layers: impl Iterator<Item = &'o Overlay>,
+        layers: impl Iterator<Item = &'o ConfigLayer>,
     ) -> Result<Self, SettingsError> {
         for layer in layers {
             layer.apply(&mut base)?;

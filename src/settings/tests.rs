@@ -18,13 +18,13 @@ fn yaml(text: &str) -> Result<Settings, SettingsError> {
     Settings::from_yaml(text, Path::new("x.yaml"))
 }
 
-fn sheet(text: &str) -> Sheet {
-    Sheet::parse(text, Path::new("x.yaml"), &[]).expect(text)
+fn sheet(text: &str) -> ConfigFile {
+    ConfigFile::parse(text, Path::new("x.yaml"), &[]).expect(text)
 }
 
 /// The defaults with these overlays over them, the strongest last.
-fn resolve(overlays: &[Overlay]) -> Result<Settings, SettingsError> {
-    let all = Configuration::resolve(&Settings::default(), Sheet::default(), overlays, &[]);
+fn resolve(overlays: &[ConfigLayer]) -> Result<Settings, SettingsError> {
+    let all = Configuration::resolve(&Settings::default(), ConfigFile::default(), overlays, &[]);
     all.map(|all| all.master)
 }
 
@@ -33,11 +33,11 @@ fn variables(list: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
 }
 
 /// The key as a flag.
-fn flag(name: &str, texts: &[&str]) -> Result<Overlay, SettingsError> {
+fn flag(name: &str, texts: &[&str]) -> Result<ConfigLayer, SettingsError> {
     let key = KEYS.iter().find(|key| key.name == name).expect("a known key");
-    let mut overlay = Overlay::default();
+    let mut overlay = ConfigLayer::default();
     let texts = texts.iter().map(|text| (*text).to_owned()).collect();
-    overlay.give(key, texts, Source::Flag { flag: format!("--{}", key.flag()) })?;
+    overlay.set_option(key, texts, Source::Flag { flag: format!("--{}", key.flag()) })?;
     Ok(overlay)
 }
 
@@ -112,7 +112,7 @@ fn every_key_can_be_set_by_every_source() {
     for (key, (name, text, shown)) in KEYS.iter().zip(SAMPLES) {
         let from_file = yaml(&format!("\n{name}: {text}\n")).expect(name);
         let variable = key.variable();
-        let (overlay, warnings) = Overlay::from_env(&variables(&[(&variable, text)])).expect(name);
+        let (overlay, warnings) = ConfigLayer::from_env(&variables(&[(&variable, text)])).expect(name);
         assert_eq!(warnings, Vec::<String>::new());
         let from_env = resolve(&[overlay]).expect(name);
         let overlay = flag(name, &[text]).expect(name);
@@ -145,9 +145,9 @@ fn names_and_flags_are_distinct_and_every_key_is_documented() {
 
 #[test]
 fn a_flag_wins_over_a_variable_and_that_over_the_file() {
-    let file = sheet("workers: 2\nthreads: 2\nbacklog: 2\n").top;
+    let file = sheet("workers: 2\nthreads: 2\nbacklog: 2\n").top_level;
     let list = variables(&[("OSTLER_WORKERS", "3"), ("OSTLER_THREADS", "3")]);
-    let (env, _) = Overlay::from_env(&list).unwrap();
+    let (env, _) = ConfigLayer::from_env(&list).unwrap();
     let flags = flag("workers", &["4"]).unwrap();
     let settings = resolve(&[file, env, flags]).unwrap();
     assert_eq!(settings.workers, Workers::Fixed(4));
@@ -159,7 +159,7 @@ fn a_flag_wins_over_a_variable_and_that_over_the_file() {
 
 #[test]
 fn lists_are_replaced_not_joined() {
-    let file = sheet("bind: [':1', ':2']\nenv: {A: 1}").top;
+    let file = sheet("bind: [':1', ':2']\nenv: {A: 1}").top_level;
     let flags = flag("bind", &[":3"]).unwrap();
     let settings = resolve(&[file, flags]).unwrap();
     assert_eq!(settings.bind, [Address::Tcp { host: "0.0.0.0".into(), port: 3 }]);
@@ -172,7 +172,7 @@ fn processors_are_given_as_a_list_a_word_or_not_at_all() {
     for text in ["[0, 2, 0]", "0,2,0", "\n  - 0\n  - 2, 0"] {
         assert_eq!(yaml(&format!("cpu_affinity: {text}")).unwrap().cpu_affinity, list, "{text}");
     }
-    let (env, _) = Overlay::from_env(&variables(&[("OSTLER_CPU_AFFINITY", "0,2,0")])).unwrap();
+    let (env, _) = ConfigLayer::from_env(&variables(&[("OSTLER_CPU_AFFINITY", "0,2,0")])).unwrap();
     let settings = resolve(&[env]).unwrap();
     assert_eq!((settings.cpu_affinity.clone(), yaml(&settings.to_yaml())), (list, Ok(settings)));
     for text in ["none", "[]", "''", "[none]"] {
@@ -195,8 +195,8 @@ fn an_app_and_its_options_come_from_one_source() {
     let options = [("n", "0x10"), ("on", "true"), ("version", "1.10")];
     let options = options.map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!((settings.app.as_str(), settings.app_options), ("demo", options.into()));
-    let file = sheet("app: {name: demo, a: 1}").top;
-    let (env, _) = Overlay::from_env(&variables(&[("OSTLER_APP", "echo")])).unwrap();
+    let file = sheet("app: {name: demo, a: 1}").top_level;
+    let (env, _) = ConfigLayer::from_env(&variables(&[("OSTLER_APP", "echo")])).unwrap();
     let settings = resolve(&[file, env]).unwrap();
     assert_eq!((settings.app.as_str(), settings.app_options.len()), ("echo", 0));
     assert_eq!(settings.source("app").to_string(), "OSTLER_APP");
@@ -231,8 +231,8 @@ fn each_option_of_an_app_has_its_place() {
     let places = ["every", "cron", "none"].map(|option| settings.option_source(option).to_string());
     assert_eq!(places, ["x.yaml:4", "x.yaml:5", "x.yaml:1"]);
     let flag = Source::Flag { flag: "APP".into() };
-    let mut app = Overlay::default();
-    app.give_app("tick".into(), [("cron".into(), "y".into())].into(), flag).unwrap();
+    let mut app = ConfigLayer::default();
+    app.set_app("tick".into(), [("cron".into(), "y".into())].into(), flag).unwrap();
     let settings = Settings::apply_layers(settings, [app].iter()).unwrap();
     assert_eq!(settings.option_source("cron").to_string(), "APP", "not where an earlier one stood");
 }
@@ -310,21 +310,21 @@ fn a_file_that_explodes_is_refused_at_once() {
 fn only_a_small_regular_file_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.yaml");
-    let error = |path: &Path| Sheet::read(path, &[]).unwrap_err().to_string();
+    let error = |path: &Path| ConfigFile::read(path, &[]).unwrap_err().to_string();
     assert!(error(&path).contains("x.yaml: No such file"));
     assert!(error(folder.path()).contains("it is a directory"));
     assert!(error(Path::new("/dev/zero")).contains("it is not a regular file"));
     fs::write(&path, b"workers: 2\nuser: \xff\n").unwrap();
     assert!(error(&path).ends_with("x.yaml:2: is not UTF-8"));
     fs::write(&path, "#".repeat(1 << 20)).unwrap();
-    assert!(Sheet::read(&path, &[]).is_ok());
+    assert!(ConfigFile::read(&path, &[]).is_ok());
     fs::write(&path, "#".repeat((1 << 20) + 1)).unwrap();
     assert!(error(&path).contains("larger than 1 MiB"));
 }
 
 #[test]
 fn variables_are_judged_and_unknown_ones_named() {
-    let error = |name, value| Overlay::from_env(&variables(&[(name, value)])).unwrap_err();
+    let error = |name, value| ConfigLayer::from_env(&variables(&[(name, value)])).unwrap_err();
     let timeout = error("OSTLER_TIMEOUT", "abc").to_string();
     assert!(timeout.starts_with("OSTLER_TIMEOUT: \"abc\" is not a duration: "), "{timeout}");
     assert_eq!(error("OSTLER_TIMEOUT", "abc").exit_code(), 1);
@@ -337,7 +337,7 @@ fn variables_are_judged_and_unknown_ones_named() {
         ("OSTLER_BIND", ":1, :2"),
         ("HOME", "/"),
     ]);
-    let (overlay, warnings) = Overlay::from_env(&list).unwrap();
+    let (overlay, warnings) = ConfigLayer::from_env(&list).unwrap();
     let warning = "OSTLER_WOKERS is not a setting, so it is ignored (did you mean OSTLER_WORKERS?)";
     assert_eq!(warnings, [warning]);
     assert_eq!(resolve(&[overlay]).unwrap().bind.len(), 2);

@@ -15,7 +15,7 @@ pools:
     workers: 1
 ";
 
-fn load(text: &str, flags: &[Overlay], chosen: &[&str]) -> Result<Configuration, SettingsError> {
+fn load(text: &str, flags: &[ConfigLayer], chosen: &[&str]) -> Result<Configuration, SettingsError> {
     let chosen: Vec<String> = chosen.iter().map(|name| (*name).to_owned()).collect();
     Configuration::resolve(&Settings::default(), sheet(text), flags, &chosen)
 }
@@ -213,7 +213,7 @@ pools:
     env: {A: '${colour}'}
 ";
     let environment = variables(&[("MO", "emo")]);
-    let sheet = Sheet::parse(text, Path::new("x.yaml"), &environment).unwrap();
+    let sheet = ConfigFile::parse(text, Path::new("x.yaml"), &environment).unwrap();
     let all = Configuration::resolve(&Settings::default(), sheet, &[], &[]).unwrap();
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(all.master.workers, Workers::Fixed(3));
