@@ -10,7 +10,7 @@ use clap::{ArgMatches, Command};
 
 use crate::app::Options;
 use crate::settings::{
-    Configuration, KEYS, Key, Kind, ConfigLayer, Settings, SettingsError, ConfigFile, Source,
+    Configuration, OPTIONS, OptionDef, Arity, ConfigLayer, Settings, SettingsError, ConfigFile, Source,
 };
 
 /// What the binary says about itself.
@@ -187,7 +187,7 @@ fn action(matches: &ArgMatches) -> Action {
 /// What the flags and words say, each checked, so that a bad one is an error of the command line.
 fn flags(matches: &ArgMatches) -> Result<ConfigLayer, SettingsError> {
     let mut overlay = ConfigLayer::default();
-    for key in KEYS {
+    for key in OPTIONS {
         if let Some(texts) = matches.get_many::<String>(key.name) {
             let source = Source::Flag { flag: format!("--{}", key.flag()) };
             overlay.set_option(key, texts.cloned().collect(), source)?;
@@ -225,7 +225,7 @@ fn give_command(
     words: Vec<String>,
 ) -> Result<(), SettingsError> {
     let source = Source::Flag { flag: "COMMAND".into() };
-    let key = KEYS.iter().find(|key| key.name == "command").expect("the table has it");
+    let key = OPTIONS.iter().find(|key| key.name == "command").expect("the table has it");
     if matches.contains_id(key.name) {
         let why = "is given after -- and by --command: give it once".into();
         return Err(SettingsError::Conflict { source, key: key.name, reason: why });
@@ -278,19 +278,19 @@ fn command(program: &str, identity: &Identity) -> Command {
                 .num_args(0..)
                 .help("Program for the exec class, and its arguments"),
         )
-        .args(KEYS.iter().map(|key| option(key, &defaults)))
+        .args(OPTIONS.iter().map(|key| option(key, &defaults)))
         .args(actions())
         .group(ArgGroup::new("action").args(["check-config", "print-config", "list-classes"]))
 }
 
 /// One option of the table as clap wants it.
-fn option(key: &Key, defaults: &Settings) -> Arg {
+fn option(key: &OptionDef, defaults: &Settings) -> Arg {
     let flag = key.flag();
     let mut help = key.doc();
     if help.ends_with('.') && !help.contains(". ") {
         help.pop();
     }
-    let shown = key.show(defaults).join(",");
+    let shown = key.format(defaults).join(",");
     help.push_str(&format!(" [default: {}]", if shown.is_empty() { "none" } else { &shown }));
     if flag.replace('-', "_") != key.name {
         help.push_str(&format!(" [key: {}]", key.name));
@@ -301,20 +301,20 @@ fn option(key: &Key, defaults: &Settings) -> Arg {
         .help(help)
         .help_heading(key.group)
         .allow_negative_numbers(true)
-        .action(match key.kind {
-            Kind::One | Kind::Switch | Kind::Maybe => ArgAction::Set,
-            Kind::Many | Kind::Pairs => ArgAction::Append,
+        .action(match key.arity {
+            Arity::Single | Arity::Flag | Arity::Optional => ArgAction::Set,
+            Arity::List | Arity::PairList => ArgAction::Append,
         })
-        .overrides_with_all(match key.kind {
+        .overrides_with_all(match key.arity {
             // The last word counts, so that a script can lay its own over another's.
-            Kind::One | Kind::Switch | Kind::Maybe => Some(key.name),
-            Kind::Many | Kind::Pairs => None,
+            Arity::Single | Arity::Flag | Arity::Optional => Some(key.name),
+            Arity::List | Arity::PairList => None,
         })
         .visible_aliases(key.aliases.iter().copied());
-    let arg = match key.kind {
+    let arg = match key.arity {
         // The word that follows is not its value: that must stand behind =.
-        Kind::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
-        Kind::One | Kind::Maybe | Kind::Many | Kind::Pairs => arg,
+        Arity::Flag => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Arity::Single | Arity::Optional | Arity::List | Arity::PairList => arg,
     };
     match key.short {
         Some(short) => arg.short(short),

@@ -112,11 +112,11 @@ fn words_after_two_dashes_are_the_command() {
 fn help_and_version_are_answers() {
     let help = invoke(&["--help"], &[]).expect_err("the help");
     assert_eq!((help.code, help.stream), (0, Stream::Stdout));
-    for key in KEYS {
+    for key in OPTIONS {
         let (flag, value) = (key.flag(), key.value_name);
-        let shown = match key.kind {
-            Kind::Switch => format!("--{flag}[=<{value}>]"),
-            Kind::One | Kind::Maybe | Kind::Many | Kind::Pairs => format!("--{flag} <{value}>"),
+        let shown = match key.arity {
+            Arity::Flag => format!("--{flag}[=<{value}>]"),
+            Arity::Single | Arity::Optional | Arity::List | Arity::PairList => format!("--{flag} <{value}>"),
         };
         assert!(help.text.contains(&shown), "{shown}");
     }

@@ -6,32 +6,32 @@ use super::types::CpuAffinity;
 
 /// How many texts an option takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum Arity {
     /// One.
-    One,
+    Single,
     /// One that says yes or no; a flag without a text says yes.
-    Switch,
+    Flag,
     /// One, or none at all.
-    Maybe,
+    Optional,
     /// A list.
-    Many,
+    List,
     /// A list of `NAME=VALUE`, or a map.
-    Pairs,
+    PairList,
 }
 
 /// All texts of an option to its value and back.
-pub(super) trait Shape {
+pub(super) trait OptionType {
     /// The type of the option's field.
     type Out;
 
     /// How many texts it takes.
-    const KIND: Kind;
+    const ARITY: Arity;
 
     /// The value, or which text is wrong and why.
-    fn read(&self, texts: &[String]) -> Result<Self::Out, ValueError>;
+    fn parse(&self, texts: &[String]) -> Result<Self::Out, ValueError>;
 
     /// The texts that give the same value back.
-    fn show(&self, value: &Self::Out) -> Vec<String>;
+    fn format(&self, value: &Self::Out) -> Vec<String>;
 }
 
 /// What is wrong with the texts of an option.
@@ -44,37 +44,37 @@ pub(crate) struct ValueError {
 }
 
 /// Exactly one value.
-pub(super) struct One<F>(pub(super) F);
+pub(super) struct Single<F>(pub(super) F);
 
 /// A value or none. The empty text also means none, so that a flag can undo what a file says.
-pub(super) struct Maybe<F>(pub(super) F);
+pub(super) struct OptionalOf<F>(pub(super) F);
 
 /// Any number of values; no two may clash.
-pub(super) struct Many<F> {
-    pub(super) form: F,
+pub(super) struct ListOf<F> {
+    pub(super) item: F,
     /// Whether the word `none` stands for no value at all, so that a flag can say so.
-    pub(super) none: bool,
+    pub(super) accepts_none: bool,
 }
 
 /// Any number of `NAME=VALUE`.
-pub(super) struct Pairs;
+pub(super) struct PairList;
 
 /// Yes or no.
-pub(super) struct Switch;
+pub(super) struct Flag;
 
 /// Nothing or `none`, `auto`, or any number of processors, commas in a text included.
-pub(super) struct Affinity;
+pub(super) struct CpuAffinityList;
 
 /// The [`Shape::KIND`] of a shape that stands in a table.
-pub(super) const fn kind_of<S: Shape>(_: &S) -> Kind {
-    S::KIND
+pub(super) const fn arity_of<S: OptionType>(_: &S) -> Arity {
+    S::ARITY
 }
 
-impl<F: Form> Shape for One<F> {
+impl<F: Form> OptionType for Single<F> {
     type Out = F::Out;
-    const KIND: Kind = Kind::One;
+    const ARITY: Arity = Arity::Single;
 
-    fn read(&self, texts: &[String]) -> Result<F::Out, ValueError> {
+    fn parse(&self, texts: &[String]) -> Result<F::Out, ValueError> {
         match texts {
             [text] => parse_at(&self.0, text, 0),
             [] => Err(ValueError { index: None, reason: "has no value".into() }),
@@ -82,16 +82,16 @@ impl<F: Form> Shape for One<F> {
         }
     }
 
-    fn show(&self, value: &F::Out) -> Vec<String> {
+    fn format(&self, value: &F::Out) -> Vec<String> {
         vec![self.0.show(value)]
     }
 }
 
-impl<F: Form> Shape for Maybe<F> {
+impl<F: Form> OptionType for OptionalOf<F> {
     type Out = Option<F::Out>;
-    const KIND: Kind = Kind::Maybe;
+    const ARITY: Arity = Arity::Optional;
 
-    fn read(&self, texts: &[String]) -> Result<Self::Out, ValueError> {
+    fn parse(&self, texts: &[String]) -> Result<Self::Out, ValueError> {
         match texts {
             [] => Ok(None),
             [text] if text.is_empty() => Ok(None),
@@ -100,59 +100,59 @@ impl<F: Form> Shape for Maybe<F> {
         }
     }
 
-    fn show(&self, value: &Self::Out) -> Vec<String> {
+    fn format(&self, value: &Self::Out) -> Vec<String> {
         value.iter().map(|value| self.0.show(value)).collect()
     }
 }
 
-impl<F: Form> Shape for Many<F> {
+impl<F: Form> OptionType for ListOf<F> {
     type Out = Vec<F::Out>;
-    const KIND: Kind = Kind::Many;
+    const ARITY: Arity = Arity::List;
 
-    fn read(&self, texts: &[String]) -> Result<Self::Out, ValueError> {
+    fn parse(&self, texts: &[String]) -> Result<Self::Out, ValueError> {
         match texts {
-            [text] if self.none && text == "none" => Ok(Vec::new()),
-            _ => read_list(&self.form, texts),
+            [text] if self.accepts_none && text == "none" => Ok(Vec::new()),
+            _ => parse_list(&self.item, texts),
         }
     }
 
-    fn show(&self, value: &Self::Out) -> Vec<String> {
-        value.iter().map(|value| self.form.show(value)).collect()
+    fn format(&self, value: &Self::Out) -> Vec<String> {
+        value.iter().map(|value| self.item.show(value)).collect()
     }
 }
 
-impl Shape for Pairs {
+impl OptionType for PairList {
     type Out = Vec<(String, String)>;
-    const KIND: Kind = Kind::Pairs;
+    const ARITY: Arity = Arity::PairList;
 
-    fn read(&self, texts: &[String]) -> Result<Self::Out, ValueError> {
-        read_list(&Pair, texts)
+    fn parse(&self, texts: &[String]) -> Result<Self::Out, ValueError> {
+        parse_list(&Pair, texts)
     }
 
-    fn show(&self, value: &Self::Out) -> Vec<String> {
+    fn format(&self, value: &Self::Out) -> Vec<String> {
         value.iter().map(|pair| Pair.show(pair)).collect()
     }
 }
 
-impl Shape for Switch {
+impl OptionType for Flag {
     type Out = bool;
-    const KIND: Kind = Kind::Switch;
+    const ARITY: Arity = Arity::Flag;
 
-    fn read(&self, texts: &[String]) -> Result<bool, ValueError> {
-        One(YesNo).read(texts)
+    fn parse(&self, texts: &[String]) -> Result<bool, ValueError> {
+        Single(YesNo).parse(texts)
     }
 
-    fn show(&self, value: &bool) -> Vec<String> {
-        One(YesNo).show(value)
+    fn format(&self, value: &bool) -> Vec<String> {
+        Single(YesNo).format(value)
     }
 }
 
-impl Shape for Affinity {
+impl OptionType for CpuAffinityList {
     type Out = Option<CpuAffinity>;
-    const KIND: Kind = Kind::Many;
+    const ARITY: Arity = Arity::List;
 
-    fn read(&self, texts: &[String]) -> Result<Self::Out, ValueError> {
-        if texts.len() > LIST_ITEMS_MAX {
+    fn parse(&self, texts: &[String]) -> Result<Self::Out, ValueError> {
+        if texts.len() > LIST_ITEMS_LIMIT {
             return Err(too_many_items());
         }
         match texts {
@@ -168,7 +168,7 @@ impl Shape for Affinity {
         Ok(Some(CpuAffinity::List(cpus)))
     }
 
-    fn show(&self, value: &Self::Out) -> Vec<String> {
+    fn format(&self, value: &Self::Out) -> Vec<String> {
         match value {
             None => vec!["none".into()],
             Some(CpuAffinity::Auto) => vec!["auto".into()],
@@ -178,17 +178,17 @@ impl Shape for Affinity {
 }
 
 /// Far more than anybody writes by hand; clashes are sought pair by pair.
-const LIST_ITEMS_MAX: usize = 1000;
+const LIST_ITEMS_LIMIT: usize = 1000;
 
-fn read_list<F: Form>(form: &F, texts: &[String]) -> Result<Vec<F::Out>, ValueError> {
-    if texts.len() > LIST_ITEMS_MAX {
+fn parse_list<F: Form>(parser: &F, texts: &[String]) -> Result<Vec<F::Out>, ValueError> {
+    if texts.len() > LIST_ITEMS_LIMIT {
         return Err(too_many_items());
     }
     let mut values = Vec::with_capacity(texts.len());
     for (at, text) in texts.iter().enumerate() {
-        let value = parse_at(form, text, at)?;
-        if let Some(first) = values.iter().position(|other| form.clash(other, &value)) {
-            let reason = format!("repeats {:?}", texts[first]);
+        let value = parse_at(parser, text, at)?;
+        if let Some(duplicate) = values.iter().position(|other| parser.clash(other, &value)) {
+            let reason = format!("repeats {:?}", texts[duplicate]);
             return Err(ValueError { index: Some(at), reason });
         }
         values.push(value);
@@ -197,9 +197,9 @@ fn read_list<F: Form>(form: &F, texts: &[String]) -> Result<Vec<F::Out>, ValueEr
 }
 
 fn too_many_items() -> ValueError {
-    ValueError { index: None, reason: format!("has more than {LIST_ITEMS_MAX} items") }
+    ValueError { index: None, reason: format!("has more than {LIST_ITEMS_LIMIT} items") }
 }
 
-fn parse_at<F: Form>(form: &F, text: &str, index: usize) -> Result<F::Out, ValueError> {
-    form.parse(text).map_err(|why| ValueError { index: Some(index), reason: why })
+fn parse_at<F: Form>(parser: &F, text: &str, index: usize) -> Result<F::Out, ValueError> {
+    parser.parse(text).map_err(|why| ValueError { index: Some(index), reason: why })
 }

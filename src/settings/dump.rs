@@ -3,8 +3,8 @@
 use super::config::{Configuration, Pool};
 use super::error::Source;
 use super::layer::APP_KEY;
-use super::arity::Kind;
-use super::schema::{KEYS, Key, Settings};
+use super::arity::Arity;
+use super::schema::{OPTIONS, OptionDef, Settings};
 use super::interpolate::escape;
 
 /// All values of the master, and of each pool those that are its own.
@@ -27,7 +27,7 @@ pub(super) fn dump_config(configuration: &Configuration) -> String {
 /// Every value on its line, with its source as a comment.
 pub(super) fn dump_settings(settings: &Settings) -> String {
     let mut out = dump_app(settings);
-    KEYS.iter().for_each(|key| out.push_str(&dump_option(settings, key)));
+    OPTIONS.iter().for_each(|key| out.push_str(&dump_option(settings, key)));
     out
 }
 
@@ -39,8 +39,8 @@ fn dump_overrides(master: &Settings, settings: &Settings) -> String {
     if is_override(APP_KEY) || options != (&master.app, &master.app_options) {
         out.push_str(&dump_app(settings));
     }
-    for key in KEYS {
-        if is_override(key.name) || key.show(settings) != key.show(master) {
+    for key in OPTIONS {
+        if is_override(key.name) || key.format(settings) != key.format(master) {
             out.push_str(&dump_option(settings, key));
         }
     }
@@ -63,16 +63,16 @@ fn dump_app(settings: &Settings) -> String {
     out
 }
 
-fn dump_option(settings: &Settings, option: &Key) -> String {
+fn dump_option(settings: &Settings, option: &OptionDef) -> String {
     let (name, comment) = (option.name, source_comment(settings.source(option.name)));
-    let texts: Vec<String> = option.show(settings).iter().map(|text| escape(text)).collect();
-    match (option.kind, texts.as_slice()) {
-        (Kind::Maybe, []) => format!("{name}: null{comment}\n"),
+    let texts: Vec<String> = option.format(settings).iter().map(|text| escape(text)).collect();
+    match (option.arity, texts.as_slice()) {
+        (Arity::Optional, []) => format!("{name}: null{comment}\n"),
         (_, []) => format!("{name}: []{comment}\n"),
-        (Kind::One | Kind::Switch | Kind::Maybe, [text, ..]) => {
+        (Arity::Single | Arity::Flag | Arity::Optional, [text, ..]) => {
             format!("{name}: {}{comment}\n", scalar(text))
         }
-        (Kind::Many | Kind::Pairs, texts) => {
+        (Arity::List | Arity::PairList, texts) => {
             let mut out = format!("{name}:{comment}\n");
             texts.iter().for_each(|text| out.push_str(&format!("  - {}\n", scalar(text))));
             out

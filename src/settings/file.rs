@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::error::{SettingsError, Source, quoted};
 use super::layer::{APP_KEY, ConfigLayer, invalid_value, check_values, suggest_key};
-use super::arity::{ValueError, Kind};
-use super::schema::{KEYS, Key, Owner};
+use super::arity::{ValueError, Arity};
+use super::schema::{OPTIONS, OptionDef, Scope};
 use super::interpolate::{self, Environment, Vars};
 use super::yaml::{self, Node, Step};
 use crate::app::Options;
@@ -239,7 +239,7 @@ impl<'a> Mapping<'a> {
     fn pool_layer(&self, pool: &str) -> Result<ConfigLayer, SettingsError> {
         let mut layer = ConfigLayer::default();
         for (at, name, node) in self.entries_by_name()? {
-            let master_options = KEYS.iter().filter(|key| key.owner == Owner::Master);
+            let master_options = OPTIONS.iter().filter(|key| key.scope == Scope::Master);
             let mut of_master = master_options.map(|key| key.name).chain([VARS_KEY, POOLS_KEY]);
             if let Some(key) = of_master.find(|key| *key == name) {
                 let why = format!(
@@ -267,7 +267,7 @@ impl<'a> Mapping<'a> {
         if name == APP_KEY {
             return self.set_app(layer, at, node);
         }
-        let Some(option) = KEYS.iter().find(|key| key.name == name) else {
+        let Some(option) = OPTIONS.iter().find(|key| key.name == name) else {
             return Err(SettingsError::UnknownKey {
                 source: self.source_at(&[Step::Key(at)]),
                 key: name.to_owned(),
@@ -298,21 +298,21 @@ impl<'a> Mapping<'a> {
     }
 
     /// The texts of an option as written: as many as its value has items.
-    fn raw_texts(&self, option: &Key, at: usize, node: &Node) -> Result<Vec<String>, SettingsError> {
+    fn raw_texts(&self, option: &OptionDef, at: usize, node: &Node) -> Result<Vec<String>, SettingsError> {
         let shape_error = |step: &[Step], why: String| SettingsError::InvalidValue {
             source: self.source_at(step),
             key: option.name.into(),
             value: None,
             reason: why,
         };
-        match (option.kind, node) {
-            (Kind::Maybe, Node::Null) => Ok(Vec::new()),
+        match (option.arity, node) {
+            (Arity::Optional, Node::Null) => Ok(Vec::new()),
             (_, Node::Null) => Err(shape_error(
                 &[Step::Key(at)],
                 "no value is given: give one, or leave out the key".into(),
             )),
             (_, Node::Scalar(text)) => Ok(vec![text.clone()]),
-            (Kind::Many | Kind::Pairs, Node::List(items)) => {
+            (Arity::List | Arity::PairList, Node::List(items)) => {
                 let mut texts = Vec::new();
                 for (item, node) in items.iter().enumerate() {
                     let Node::Scalar(text) = node else {
@@ -323,7 +323,7 @@ impl<'a> Mapping<'a> {
                 }
                 Ok(texts)
             }
-            (Kind::Pairs, Node::Map(entries)) => {
+            (Arity::PairList, Node::Map(entries)) => {
                 let mut texts = Vec::new();
                 for (entry, pair) in entries.iter().enumerate() {
                     let (name, value) = scalar_entry(pair)
@@ -338,9 +338,9 @@ impl<'a> Mapping<'a> {
             }
             (kind, Node::List(_) | Node::Map(_)) => {
                 let expected = match kind {
-                    Kind::One | Kind::Switch | Kind::Maybe => "one value",
-                    Kind::Many => "a list",
-                    Kind::Pairs => "a map or a list",
+                    Arity::Single | Arity::Flag | Arity::Optional => "one value",
+                    Arity::List => "a list",
+                    Arity::PairList => "a map or a list",
                 };
                 Err(shape_error(&[Step::Key(at)], format!("{} is given, not {expected}", node.kind())))
             }

@@ -7,8 +7,8 @@ use std::ffi::OsString;
 use super::error::{SettingsError, Source};
 use super::value::{Form, Name};
 use super::suggest::closest_match;
-use super::arity::{ValueError, Kind};
-use super::schema::{KEYS, Key, Settings};
+use super::arity::{ValueError, Arity};
+use super::schema::{OPTIONS, OptionDef, Settings};
 use crate::app::Options;
 
 /// What one source says.
@@ -21,7 +21,7 @@ pub(crate) struct ConfigLayer {
 /// One option as a source gave it.
 #[derive(Clone)]
 struct LayeredOption {
-    option: &'static Key,
+    option: &'static OptionDef,
     texts: Vec<String>,
     source: Source,
 }
@@ -59,7 +59,7 @@ impl ConfigLayer {
     /// Adds an option, once its texts have been checked.
     pub(crate) fn set_option(
         &mut self,
-        option: &'static Key,
+        option: &'static OptionDef,
         texts: Vec<String>,
         source: Source,
     ) -> Result<(), SettingsError> {
@@ -116,7 +116,7 @@ impl ConfigLayer {
             if !name.starts_with(VARIABLE_PREFIX) || RESERVED_VARIABLES.contains(&name.as_ref()) {
                 continue;
             }
-            let option = KEYS.iter().find(|key| key.variable() == name);
+            let option = OPTIONS.iter().find(|key| key.variable() == name);
             if option.is_none() && name != "OSTLER_APP" {
                 warnings.push(unknown_variable_warning(&name));
                 continue;
@@ -131,7 +131,7 @@ impl ConfigLayer {
                 });
             };
             match option {
-                Some(key) => layer.set_option(key, split_variable(key.kind, value), source)?,
+                Some(key) => layer.set_option(key, split_variable(key.arity, value), source)?,
                 None => layer.set_app(value.into(), Options::new(), source)?,
             }
         }
@@ -156,12 +156,12 @@ impl ConfigLayer {
 }
 
 /// Whether the key can take these texts.
-pub(super) fn check_values(option: &Key, texts: &[String]) -> Result<(), ValueError> {
+pub(super) fn check_values(option: &OptionDef, texts: &[String]) -> Result<(), ValueError> {
     option.set(&mut Settings::default(), texts)
 }
 
 /// The error for a fault in the texts of a key.
-pub(super) fn invalid_value(option: &Key, texts: &[String], error: ValueError, source: Source) -> SettingsError {
+pub(super) fn invalid_value(option: &OptionDef, texts: &[String], error: ValueError, source: Source) -> SettingsError {
     SettingsError::InvalidValue {
         source,
         key: option.name.into(),
@@ -173,7 +173,7 @@ pub(super) fn invalid_value(option: &Key, texts: &[String], error: ValueError, s
 /// The key that an unknown word most likely meant. Flags and their aliases are known words too.
 pub(super) fn suggest_key(word: &str) -> Option<&'static str> {
     let mut words: Vec<(String, &'static str)> = vec![(APP_KEY.into(), APP_KEY)];
-    for key in KEYS {
+    for key in OPTIONS {
         words.push((key.name.into(), key.name));
         words.push((key.flag().replace('-', "_"), key.name));
         words.extend(key.aliases.iter().map(|alias| (alias.replace('-', "_"), key.name)));
@@ -192,11 +192,11 @@ fn unknown_variable_warning(name: &str) -> String {
     warning
 }
 
-fn split_variable(arity: Kind, value: &str) -> Vec<String> {
+fn split_variable(arity: Arity, value: &str) -> Vec<String> {
     match arity {
-        Kind::One | Kind::Switch | Kind::Maybe => vec![value.to_owned()],
-        Kind::Many | Kind::Pairs if value.is_empty() => Vec::new(),
-        Kind::Many | Kind::Pairs => value.split(',').map(|item| item.trim().to_owned()).collect(),
+        Arity::Single | Arity::Flag | Arity::Optional => vec![value.to_owned()],
+        Arity::List | Arity::PairList if value.is_empty() => Vec::new(),
+        Arity::List | Arity::PairList => value.split(',').map(|item| item.trim().to_owned()).collect(),
     }
 }
 

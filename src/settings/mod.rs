@@ -31,8 +31,8 @@ pub use crate::log::{Format as LogFormat, Target as LogTarget};
 pub(crate) use self::config::check_address_conflicts;
 pub(crate) use self::file::ConfigFile;
 pub(crate) use self::layer::ConfigLayer;
-pub(crate) use self::arity::Kind;
-pub(crate) use self::schema::{KEYS, Key};
+pub(crate) use self::arity::Arity;
+pub(crate) use self::schema::{OPTIONS, OptionDef};
 
 /// How long a draining worker waits for a request that may already be on its way.
 const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);

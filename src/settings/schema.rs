@@ -8,14 +8,14 @@ use super::Provenance;
 use super::value::{
     Choice, Core, Listen, Name, Number, Octal, Path, Signed, Size, Span, Target, Word, WorkerCount,
 };
-use super::arity::{Affinity, ValueError, Kind, Many, Maybe, One, Pairs, Shape, Switch, kind_of};
+use super::arity::{CpuAffinityList, ValueError, Arity, ListOf, OptionalOf, Single, PairList, OptionType, Flag, arity_of};
 use super::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
 use crate::address::Address;
 use crate::app::Options;
 use crate::log::{Format as LogFormat, Target as LogTarget};
 
 /// One option, whichever way it is given.
-pub(crate) struct Key {
+pub(crate) struct OptionDef {
     /// The YAML key and the field's name; the variable is `OSTLER_` and this in capitals.
     pub(crate) name: &'static str,
     /// The heading under which the help shows it.
@@ -29,25 +29,25 @@ pub(crate) struct Key {
     /// What stands for the value in the help.
     pub(crate) value_name: &'static str,
     /// How many texts it takes.
-    pub(crate) kind: Kind,
+    pub(crate) arity: Arity,
     /// Whether each pool has a value of its own.
-    pub(super) owner: Owner,
+    pub(super) scope: Scope,
     /// The documentation as written below.
     doc: &'static str,
     set: fn(&mut Settings, &[String]) -> Result<(), ValueError>,
-    show: fn(&Settings) -> Vec<String>,
+    format: fn(&Settings) -> Vec<String>,
 }
 
 /// Whose an option is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(super) enum Scope {
     /// Each pool's.
     Pool,
     /// The master's, of which there is one.
     Master,
 }
 
-impl Key {
+impl OptionDef {
     /// The long flag, without dashes.
     pub(crate) fn flag(&self) -> String {
         self.flag.map_or_else(|| self.name.replace('_', "-"), str::to_owned)
@@ -69,8 +69,8 @@ impl Key {
     }
 
     /// The texts that say what the field is.
-    pub(crate) fn show(&self, settings: &Settings) -> Vec<String> {
-        (self.show)(settings)
+    pub(crate) fn format(&self, settings: &Settings) -> Vec<String> {
+        (self.format)(settings)
     }
 }
 
@@ -83,12 +83,12 @@ macro_rules! optional {
     };
 }
 
-macro_rules! owner {
+macro_rules! scope {
     () => {
-        Owner::Pool
+        Scope::Pool
     };
     (master) => {
-        Owner::Master
+        Scope::Master
     };
 }
 
@@ -101,7 +101,7 @@ macro_rules! settings {
             $(#[doc = $doc:literal])+
             $name:ident: $type:ty = $default:expr, $shape:expr, $value:literal
             $(, short $short:literal)? $(, flag $flag:literal)? $(, alias $alias:literal)*
-            $(, of $owner:ident)?;
+            $(, of $scope:ident)?;
         )+
     })+) => {
         /// What a person may ask for, in YAML, in the environment or as flags. Whoever loads them
@@ -141,22 +141,22 @@ macro_rules! settings {
         }
 
         /// Every option, in the order of the table.
-        pub(crate) static KEYS: &[Key] = &[$($(
-            Key {
+        pub(crate) static OPTIONS: &[OptionDef] = &[$($(
+            OptionDef {
                 name: stringify!($name),
                 group: $group,
                 short: optional!($($short)?),
                 flag: optional!($($flag)?),
                 aliases: &[$($alias),*],
                 value_name: $value,
-                kind: kind_of(&$shape),
-                owner: owner!($($owner)?),
+                arity: arity_of(&$shape),
+                scope: scope!($($scope)?),
                 doc: concat!($($doc, "\n"),+),
                 set: |settings, texts| {
-                    settings.$name = $shape.read(texts)?;
+                    settings.$name = $shape.parse(texts)?;
                     Ok(())
                 },
-                show: |settings| $shape.show(&settings.$name),
+                format: |settings| $shape.format(&settings.$name),
             },
         )+)+];
     };
@@ -167,12 +167,12 @@ const fn secs(secs: u64) -> Duration {
 }
 
 /// A duration for which zero has a meaning.
-const ANY_SPAN: One<Span> = One(Span { least: Duration::ZERO });
+const DURATION: Single<Span> = Single(Span { least: Duration::ZERO });
 
 /// A duration without which nothing would ever get done.
-const SOME_SPAN: One<Span> = One(Span { least: Duration::from_millis(1) });
+const NONZERO_DURATION: Single<Span> = Single(Span { least: Duration::from_millis(1) });
 
-const LEVELS: One<Choice<LogLevel>> = One(Choice {
+const LOG_LEVELS: Single<Choice<LogLevel>> = Single(Choice {
     what: "a log level",
     words: &[
         (LogLevel::Trace, &["trace"]),
@@ -184,7 +184,7 @@ const LEVELS: One<Choice<LogLevel>> = One(Choice {
     ],
 });
 
-const FORMATS: One<Choice<LogFormat>> = One(Choice {
+const LOG_FORMATS: Single<Choice<LogFormat>> = Single(Choice {
     what: "a log format",
     words: &[
         (LogFormat::Full, &["full"]),
@@ -193,7 +193,7 @@ const FORMATS: One<Choice<LogFormat>> = One(Choice {
     ],
 });
 
-const STOP_SIGNALS: One<Choice<StopSignal>> = One(Choice {
+const STOP_SIGNALS: Single<Choice<StopSignal>> = Single(Choice {
     what: "a signal to stop by",
     words: &[
         (StopSignal::Term, &["TERM", "SIGTERM"]),
@@ -207,64 +207,64 @@ const STOP_SIGNALS: One<Choice<StopSignal>> = One(Choice {
 });
 
 /// Far beyond any use, and still exact in every counter.
-const REQUESTS_MAX: u64 = 1_000_000_000_000;
+const REQUESTS_LIMIT: u64 = 1_000_000_000_000;
 
 settings! {
     "Workers" {
         /// The worker class: how connections are served. See `--list-classes`.
-        worker_class: String = "sync".into(), One(Name), "NAME", short 'k';
+        worker_class: String = "sync".into(), Single(Name), "NAME", short 'k';
 
         /// Worker processes to keep alive, 1 to 4096; auto means one for each usable CPU.
-        workers: Workers = Workers::Fixed(1), One(WorkerCount), "N|auto", short 'w';
+        workers: Workers = Workers::Fixed(1), Single(WorkerCount), "N|auto", short 'w';
 
         /// Pool threads of each worker of the threads class, 1 to 1024.
         threads: usize = 4,
-            One(Number { what: "a number of threads", least: 1, most: 1024 }), "N";
+            Single(Number { what: "a number of threads", least: 1, most: 1024 }), "N";
 
         /// Open connections a worker holds at most (mio and threads classes).
         worker_connections: usize = 10_000,
-            One(Number { what: "a number of connections", least: 1, most: 1_000_000 }), "N";
+            Single(Number { what: "a number of connections", least: 1, most: 1_000_000 }), "N";
 
         /// Replace a worker after this many units of work; 0 means never.
         max_requests: u64 = 0,
-            One(Number { what: "a number of requests", least: 0, most: REQUESTS_MAX }), "N";
+            Single(Number { what: "a number of requests", least: 0, most: REQUESTS_LIMIT }), "N";
 
         /// Add a random number up to this to max_requests, so that workers do not all leave at
         /// once.
         max_requests_jitter: u64 = 0,
-            One(Number { what: "a number of requests", least: 0, most: REQUESTS_MAX }), "N";
+            Single(Number { what: "a number of requests", least: 0, most: REQUESTS_LIMIT }), "N";
 
         /// Replace a worker that has lived this long; 0 means never.
-        max_lifetime: Duration = Duration::ZERO, ANY_SPAN, "DUR";
+        max_lifetime: Duration = Duration::ZERO, DURATION, "DUR";
 
         /// Add a random time up to this to max_lifetime, so that workers do not all leave at once.
-        max_lifetime_jitter: Duration = Duration::ZERO, ANY_SPAN, "DUR";
+        max_lifetime_jitter: Duration = Duration::ZERO, DURATION, "DUR";
 
         /// Replace a worker that has had more memory than this at three looks in a row, a second
         /// apart; what it shares with others counts by its share, where the kernel tells. 0 means
         /// never (Linux).
-        max_memory: u64 = 0, One(Size { least: 0, most: 1 << 50 }), "SIZE";
+        max_memory: u64 = 0, Single(Size { least: 0, most: 1 << 50 }), "SIZE";
 
         /// Workers that a reload or a recycling may run beyond the usual number, not counting those
         /// that drain. 0 needs max_unavailable; the first new worker of a reload, and the one that
         /// replaces its last old one, are extra even then.
         max_surge: usize = 1,
-            One(Number { what: "a number of workers", least: 0, most: 4096 }), "N";
+            Single(Number { what: "a number of workers", least: 0, most: 4096 }), "N";
 
         /// Workers that may be missing while a reload or a recycling rolls: so many old ones are
         /// asked to leave before their successors are ready, though never before the first new
         /// worker of a reload is. 0 means that nobody leaves before its successor is ready.
         max_unavailable: usize = 0,
-            One(Number { what: "a number of workers", least: 0, most: 4096 }), "N";
+            Single(Number { what: "a number of workers", least: 0, most: 4096 }), "N";
 
         /// Failed boots in a row before a worker's place is given up, if none was ever ready.
         boot_retries: u32 = 5,
-            One(Number { what: "a number of retries", least: 0, most: 1000 }), "N";
+            Single(Number { what: "a number of retries", least: 0, most: 1000 }), "N";
     }
     "Program" {
         /// The program that each worker of the exec class runs, and its arguments, word by word.
         /// The words after `--` are the same.
-        command: Vec<String> = Vec::new(), Many { form: Word, none: false }, "WORD";
+        command: Vec<String> = Vec::new(), ListOf { item: Word, accepts_none: false }, "WORD";
 
         /// Signal by which the program is asked to finish and leave: TERM, INT, QUIT, HUP, USR1,
         /// USR2 or WINCH.
@@ -272,154 +272,154 @@ settings! {
 
         /// A program that has lived this long is ready, unless it has said READY=1 before. More
         /// than boot_timeout means that it must say so.
-        ready_after: Duration = secs(1), ANY_SPAN, "DUR";
+        ready_after: Duration = secs(1), DURATION, "DUR";
     }
     "Sockets" {
         /// Where to listen: HOST:PORT, :PORT, `[V6]:PORT`, unix:PATH, unix:@NAME or fd://N. May be
         /// given several times; an app that is a job listens nowhere, and the exec class may do
         /// with none.
         bind: Vec<Address> = vec![Address::Tcp { host: "127.0.0.1".into(), port: 8000 }],
-            Many { form: Listen, none: true }, "ADDR", short 'b';
+            ListOf { item: Listen, accepts_none: true }, "ADDR", short 'b';
 
         /// Connections that the kernel keeps waiting for each address.
         backlog: u32 = 2048,
-            One(Number { what: "a backlog", least: 1, most: 1_000_000 }), "N";
+            Single(Number { what: "a backlog", least: 1, most: 1_000_000 }), "N";
 
         /// A socket for each worker at every TCP address, so that the kernel spreads clients and
         /// workers do not contend for one queue. The master holds them all: no queue is lost with
         /// its worker. A worker that is busy keeps those waiting that the kernel has given it.
-        reuse_port: bool = false, Switch, "BOOL";
+        reuse_port: bool = false, Flag, "BOOL";
 
         /// Mode in octal of the path of a unix socket, whatever the umask is. A path that is bound
         /// already keeps its mode and owner over a reload.
-        socket_mode: u32 = 0o660, One(Octal { what: "a mode", example: "660" }), "MODE";
+        socket_mode: u32 = 0o660, Single(Octal { what: "a mode", example: "660" }), "MODE";
 
         /// User that owns the path of a unix socket, by name or number. None means the master's
         /// own.
-        socket_user: Option<String> = None, Maybe(Name), "USER";
+        socket_user: Option<String> = None, OptionalOf(Name), "USER";
 
         /// Group of the path of a unix socket, by name or number. None means the master's own.
-        socket_group: Option<String> = None, Maybe(Name), "GROUP";
+        socket_group: Option<String> = None, OptionalOf(Name), "GROUP";
     }
     "Timeouts" {
         /// A worker that is silent for longer, or longer at one unit of work, is hung and gets
         /// replaced; 0 means never.
-        timeout: Duration = secs(30), ANY_SPAN, "DUR", short 't';
+        timeout: Duration = secs(30), DURATION, "DUR", short 't';
 
         /// Longest time from a worker's start until it is ready.
-        boot_timeout: Duration = secs(30), SOME_SPAN, "DUR";
+        boot_timeout: Duration = secs(30), NONZERO_DURATION, "DUR";
 
         /// Longest time for a leaving worker to finish what it has begun; 0 does not wait.
-        graceful_timeout: Duration = secs(30), ANY_SPAN, "DUR";
+        graceful_timeout: Duration = secs(30), DURATION, "DUR";
 
         /// Time between the SIGABRT and the SIGKILL that a hung worker gets.
-        abort_grace: Duration = secs(1), ANY_SPAN, "DUR";
+        abort_grace: Duration = secs(1), DURATION, "DUR";
 
         /// Idle time between two requests of a connection; 0 closes after each answer.
-        keepalive: Duration = secs(5), ANY_SPAN, "DUR", flag "keep-alive", alias "keepalive";
+        keepalive: Duration = secs(5), DURATION, "DUR", flag "keep-alive", alias "keepalive";
 
         /// Longest time until the head of a request is complete.
-        header_timeout: Duration = secs(10), SOME_SPAN, "DUR";
+        header_timeout: Duration = secs(10), NONZERO_DURATION, "DUR";
 
         /// Longest silence between two pieces of a request's body.
-        body_timeout: Duration = secs(10), SOME_SPAN, "DUR";
+        body_timeout: Duration = secs(10), NONZERO_DURATION, "DUR";
 
         /// Longest time for which a client may read nothing of an answer.
-        write_timeout: Duration = secs(30), SOME_SPAN, "DUR";
+        write_timeout: Duration = secs(30), NONZERO_DURATION, "DUR";
     }
     "Limits" {
         /// Largest head of a request, 1K to 1M.
         limit_request_head: u64 = 16 << 10,
-            One(Size { least: 1 << 10, most: 1 << 20 }), "SIZE";
+            Single(Size { least: 1 << 10, most: 1 << 20 }), "SIZE";
 
         /// Most header fields in a request, 1 to 100.
         limit_request_fields: usize = 100,
-            One(Number { what: "a number of fields", least: 1, most: 100 }), "N";
+            Single(Number { what: "a number of fields", least: 1, most: 100 }), "N";
 
         /// Largest body of a request, and largest message of a remote call.
         limit_request_body: u64 = 8 << 20,
-            One(Size { least: 0, most: 1 << 40 }), "SIZE";
+            Single(Size { least: 0, most: 1 << 40 }), "SIZE";
     }
     "Process" {
         /// File for the master's process id. Its folder must exist.
-        pidfile: Option<PathBuf> = None, Maybe(Path), "FILE",
+        pidfile: Option<PathBuf> = None, OptionalOf(Path), "FILE",
             short 'p', flag "pid", alias "pidfile", of master;
 
         /// Serve in the background, out of any terminal's reach. The command leaves once it is
         /// known whether that works.
-        daemon: bool = false, Switch, "BOOL", short 'D', of master;
+        daemon: bool = false, Flag, "BOOL", short 'D', of master;
 
         /// Refuse to start if a master of this proc_name runs already.
-        single_instance: bool = false, Switch, "BOOL", of master;
+        single_instance: bool = false, Flag, "BOOL", of master;
 
         /// Have systemd keep the listening sockets, so that a master that is killed outright comes
         /// back on the same ones. Needs FileDescriptorStoreMax in the unit.
-        fd_store: bool = false, Switch, "BOOL", of master;
+        fd_store: bool = false, Flag, "BOOL", of master;
 
         /// User that workers run as, by name or number; the master keeps its own.
-        user: Option<String> = None, Maybe(Name), "USER", short 'u';
+        user: Option<String> = None, OptionalOf(Name), "USER", short 'u';
 
         /// Group that workers run as, by name or number; the master keeps its own.
-        group: Option<String> = None, Maybe(Name), "GROUP", short 'g';
+        group: Option<String> = None, OptionalOf(Name), "GROUP", short 'g';
 
         /// Mode mask of workers in octal, such as 022.
-        umask: Option<u32> = None, Maybe(Octal { what: "a mask", example: "022" }), "MASK",
+        umask: Option<u32> = None, OptionalOf(Octal { what: "a mask", example: "022" }), "MASK",
             short 'm';
 
         /// Keep workers, and whatever they run, from ever gaining privileges, as by a set-user-ID
         /// program (Linux).
-        no_new_privs: bool = false, Switch, "BOOL";
+        no_new_privs: bool = false, Flag, "BOOL";
 
         /// Most descriptors a worker may have open, 64 to 1073741824. None means the master's own
         /// limit.
         nofile: Option<u64> = None,
-            Maybe(Number { what: "a number of descriptors", least: 64, most: 1 << 30 }), "N";
+            OptionalOf(Number { what: "a number of descriptors", least: 64, most: 1 << 30 }), "N";
 
         /// Largest core dump of a worker; 0 means none at all, unlimited any. None means the
         /// master's own limit.
-        core: Option<CoreSize> = None, Maybe(Core), "SIZE";
+        core: Option<CoreSize> = None, OptionalOf(Core), "SIZE";
 
         /// Nice value of workers, -20 to 19; below the master's own it needs root. None means the
         /// master's own.
         nice: Option<i32> = None,
-            Maybe(Signed { what: "a nice value", least: -20, most: 19 }), "N";
+            OptionalOf(Signed { what: "a nice value", least: -20, most: 19 }), "N";
 
         /// Processors that workers run on, by number: the worker of slot k on the k-th, in turn;
         /// auto takes all that the master may use, none lets workers wander (Linux).
-        cpu_affinity: Option<CpuAffinity> = None, Affinity, "none|auto|CPU,...";
+        cpu_affinity: Option<CpuAffinity> = None, CpuAffinityList, "none|auto|CPU,...";
 
         /// How readily the kernel kills workers when memory runs out, -1000 to 1000; below the
         /// master's own it needs root (Linux). None means the master's own.
         oom_score_adj: Option<i32> = None,
-            Maybe(Signed { what: "a score", least: -1000, most: 1000 }), "N";
+            OptionalOf(Signed { what: "a score", least: -1000, most: 1000 }), "N";
 
         /// Folder that workers run in. It must exist.
-        chdir: Option<PathBuf> = None, Maybe(Path), "DIR";
+        chdir: Option<PathBuf> = None, OptionalOf(Path), "DIR";
 
         /// Variable for the environment of workers. May be given several times.
-        env: Vec<(String, String)> = Vec::new(), Pairs, "K=V", short 'e';
+        env: Vec<(String, String)> = Vec::new(), PairList, "K=V", short 'e';
 
         /// Name shown in process titles.
-        proc_name: String = "ostler".into(), One(Name), "NAME",
+        proc_name: String = "ostler".into(), Single(Name), "NAME",
             short 'n', flag "name", alias "proc-name", of master;
 
         /// Folder for heartbeat files, best in memory. None means /dev/shm if usable, else the
         /// system's folder for temporary files.
-        worker_tmp_dir: Option<PathBuf> = None, Maybe(Path), "DIR";
+        worker_tmp_dir: Option<PathBuf> = None, OptionalOf(Path), "DIR";
     }
     "Logging" {
         /// File for log records; - means the standard error stream. A file is given to the user of
         /// the workers, who must be able to enter its folder to reopen it.
-        log_file: LogTarget = LogTarget::Stderr, One(Target), "FILE", alias "error-logfile", of master;
+        log_file: LogTarget = LogTarget::Stderr, Single(Target), "FILE", alias "error-logfile", of master;
 
         /// Least severe record to log: trace, debug, info, warning, error or critical.
-        log_level: LogLevel = LogLevel::Info, LEVELS, "LEVEL", of master;
+        log_level: LogLevel = LogLevel::Info, LOG_LEVELS, "LEVEL", of master;
 
         /// Form of log records: full, compact or json.
-        log_format: LogFormat = LogFormat::Full, FORMATS, "FORMAT", of master;
+        log_format: LogFormat = LogFormat::Full, LOG_FORMATS, "FORMAT", of master;
 
         /// File that keeps the last 4,096 records of the master, of INFO and above, and outlives it
         /// however it ends. 1 MiB at most; `sort` puts it in order.
-        events_file: Option<PathBuf> = None, Maybe(Path), "FILE", of master;
+        events_file: Option<PathBuf> = None, OptionalOf(Path), "FILE", of master;
     }
 }

@@ -34,7 +34,7 @@ fn variables(list: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
 
 /// The key as a flag.
 fn flag(name: &str, texts: &[&str]) -> Result<ConfigLayer, SettingsError> {
-    let key = KEYS.iter().find(|key| key.name == name).expect("a known key");
+    let key = OPTIONS.iter().find(|key| key.name == name).expect("a known key");
     let mut overlay = ConfigLayer::default();
     let texts = texts.iter().map(|text| (*text).to_owned()).collect();
     overlay.set_option(key, texts, Source::Flag { flag: format!("--{}", key.flag()) })?;
@@ -108,8 +108,8 @@ const SAMPLES: &[(&str, &str, &str)] = &[
 #[test]
 fn every_key_can_be_set_by_every_source() {
     let names: Vec<&str> = SAMPLES.iter().map(|(name, ..)| *name).collect();
-    assert_eq!(names, KEYS.iter().map(|key| key.name).collect::<Vec<_>>());
-    for (key, (name, text, shown)) in KEYS.iter().zip(SAMPLES) {
+    assert_eq!(names, OPTIONS.iter().map(|key| key.name).collect::<Vec<_>>());
+    for (key, (name, text, shown)) in OPTIONS.iter().zip(SAMPLES) {
         let from_file = yaml(&format!("\n{name}: {text}\n")).expect(name);
         let variable = key.variable();
         let (overlay, warnings) = ConfigLayer::from_env(&variables(&[(&variable, text)])).expect(name);
@@ -118,7 +118,7 @@ fn every_key_can_be_set_by_every_source() {
         let overlay = flag(name, &[text]).expect(name);
         let from_flag = resolve(&[overlay]).expect(name);
         for settings in [&from_file, &from_env, &from_flag] {
-            assert_eq!(key.show(settings), [*shown], "{name}");
+            assert_eq!(key.format(settings), [*shown], "{name}");
             assert_eq!(*settings, from_file);
         }
         assert_eq!(from_file.source(name).to_string(), "x.yaml:2");
@@ -131,7 +131,7 @@ fn every_key_can_be_set_by_every_source() {
 #[test]
 fn names_and_flags_are_distinct_and_every_key_is_documented() {
     let (mut flags, mut shorts) = (BTreeMap::new(), BTreeMap::new());
-    for key in KEYS {
+    for key in OPTIONS {
         let all = key.aliases.iter().map(|alias| (*alias).to_owned()).chain([key.flag()]);
         for flag in all {
             assert_eq!(flags.insert(flag.clone(), key.name), None, "--{flag}");
@@ -393,11 +393,11 @@ fn the_annotated_file_says_every_default() {
     let text = config("default.yaml");
     let settings = yaml(&text).unwrap();
     assert_eq!(settings, Settings::default());
-    for key in KEYS.iter().map(|key| key.name).chain(["app"]) {
+    for key in OPTIONS.iter().map(|key| key.name).chain(["app"]) {
         assert!(text.lines().any(|line| line.starts_with(&format!("{key}:"))), "{key}");
         assert_ne!(*settings.source(key), Source::Default, "{key}");
     }
-    for key in KEYS {
+    for key in OPTIONS {
         let comment = key.doc();
         let words = text.replace("\n#", "").replace('\n', " ");
         assert!(
@@ -411,7 +411,7 @@ fn the_annotated_file_says_every_default() {
 /// The tables of the guide's page on settings, between its marks.
 fn reference() -> String {
     let (defaults, mut text, mut group) = (Settings::default(), String::new(), "");
-    for key in KEYS {
+    for key in OPTIONS {
         if key.group != group {
             group = key.group;
             text += &format!("\n### {group}\n\n| key | flag | variable | default | meaning |\n");
@@ -419,11 +419,11 @@ fn reference() -> String {
         }
         let short = key.short.map_or(String::new(), |short| format!("`-{short}`, "));
         let aliases: String = key.aliases.iter().map(|alias| format!(", `--{alias}`")).collect();
-        let value = match key.kind {
-            Kind::Switch => format!("[={}]", key.value_name),
-            Kind::One | Kind::Maybe | Kind::Many | Kind::Pairs => format!(" {}", key.value_name),
+        let value = match key.arity {
+            Arity::Flag => format!("[={}]", key.value_name),
+            Arity::Single | Arity::Optional | Arity::List | Arity::PairList => format!(" {}", key.value_name),
         };
-        let shown = key.show(&defaults).join(", ");
+        let shown = key.format(&defaults).join(", ");
         let cells = [
             format!("`{}`", key.name),
             format!("{short}`--{}{value}`{aliases}", key.flag()),

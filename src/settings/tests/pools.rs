@@ -114,7 +114,7 @@ fn what_belongs_to_the_master_is_no_pools() {
             ),
         );
     }
-    for key in KEYS.iter().filter(|key| !of_master.contains(&key.name)) {
+    for key in OPTIONS.iter().filter(|key| !of_master.contains(&key.name)) {
         let (_, sample, _) = SAMPLES.iter().find(|(name, ..)| *name == key.name).unwrap();
         let text = format!("pools: {{a: {{{}: '{sample}'}}}}", key.name);
         assert_eq!(all(&text).err(), None, "{text}");
