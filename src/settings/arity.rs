@@ -1,7 +1,7 @@
 //! How the texts of an option, one or none or several, become its value. It must never know what
 //! kind of value that is: a [`Form`] knows.
 
-use super::value::{Cpus, Form, Pair, YesNo};
+use super::value::{CpuListValue, ValueParser, PairValue, BoolValue};
 use super::types::CpuAffinity;
 
 /// How many texts an option takes.
@@ -70,7 +70,7 @@ pub(super) const fn arity_of<S: OptionType>(_: &S) -> Arity {
     S::ARITY
 }
 
-impl<F: Form> OptionType for Single<F> {
+impl<F: ValueParser> OptionType for Single<F> {
     type Out = F::Out;
     const ARITY: Arity = Arity::Single;
 
@@ -83,11 +83,11 @@ impl<F: Form> OptionType for Single<F> {
     }
 
     fn format(&self, value: &F::Out) -> Vec<String> {
-        vec![self.0.show(value)]
+        vec![self.0.format(value)]
     }
 }
 
-impl<F: Form> OptionType for OptionalOf<F> {
+impl<F: ValueParser> OptionType for OptionalOf<F> {
     type Out = Option<F::Out>;
     const ARITY: Arity = Arity::Optional;
 
@@ -101,11 +101,11 @@ impl<F: Form> OptionType for OptionalOf<F> {
     }
 
     fn format(&self, value: &Self::Out) -> Vec<String> {
-        value.iter().map(|value| self.0.show(value)).collect()
+        value.iter().map(|value| self.0.format(value)).collect()
     }
 }
 
-impl<F: Form> OptionType for ListOf<F> {
+impl<F: ValueParser> OptionType for ListOf<F> {
     type Out = Vec<F::Out>;
     const ARITY: Arity = Arity::List;
 
@@ -117,7 +117,7 @@ impl<F: Form> OptionType for ListOf<F> {
     }
 
     fn format(&self, value: &Self::Out) -> Vec<String> {
-        value.iter().map(|value| self.item.show(value)).collect()
+        value.iter().map(|value| self.item.format(value)).collect()
     }
 }
 
@@ -126,11 +126,11 @@ impl OptionType for PairList {
     const ARITY: Arity = Arity::PairList;
 
     fn parse(&self, texts: &[String]) -> Result<Self::Out, ValueError> {
-        parse_list(&Pair, texts)
+        parse_list(&PairValue, texts)
     }
 
     fn format(&self, value: &Self::Out) -> Vec<String> {
-        value.iter().map(|pair| Pair.show(pair)).collect()
+        value.iter().map(|pair| PairValue.format(pair)).collect()
     }
 }
 
@@ -139,11 +139,11 @@ impl OptionType for Flag {
     const ARITY: Arity = Arity::Flag;
 
     fn parse(&self, texts: &[String]) -> Result<bool, ValueError> {
-        Single(YesNo).parse(texts)
+        Single(BoolValue).parse(texts)
     }
 
     fn format(&self, value: &bool) -> Vec<String> {
-        Single(YesNo).format(value)
+        Single(BoolValue).format(value)
     }
 }
 
@@ -163,7 +163,7 @@ impl OptionType for CpuAffinityList {
         }
         let mut cpus = Vec::new();
         for (at, text) in texts.iter().enumerate() {
-            cpus.extend(parse_at(&Cpus, text, at)?);
+            cpus.extend(parse_at(&CpuListValue, text, at)?);
         }
         Ok(Some(CpuAffinity::List(cpus)))
     }
@@ -180,14 +180,14 @@ impl OptionType for CpuAffinityList {
 /// Far more than anybody writes by hand; clashes are sought pair by pair.
 const LIST_ITEMS_LIMIT: usize = 1000;
 
-fn parse_list<F: Form>(parser: &F, texts: &[String]) -> Result<Vec<F::Out>, ValueError> {
+fn parse_list<F: ValueParser>(parser: &F, texts: &[String]) -> Result<Vec<F::Out>, ValueError> {
     if texts.len() > LIST_ITEMS_LIMIT {
         return Err(too_many_items());
     }
     let mut values = Vec::with_capacity(texts.len());
     for (at, text) in texts.iter().enumerate() {
         let value = parse_at(parser, text, at)?;
-        if let Some(duplicate) = values.iter().position(|other| parser.clash(other, &value)) {
+        if let Some(duplicate) = values.iter().position(|other| parser.conflicts(other, &value)) {
             let reason = format!("repeats {:?}", texts[duplicate]);
             return Err(ValueError { index: Some(at), reason });
         }
@@ -200,6 +200,6 @@ fn too_many_items() -> ValueError {
     ValueError { index: None, reason: format!("has more than {LIST_ITEMS_LIMIT} items") }
 }
 
-fn parse_at<F: Form>(parser: &F, text: &str, index: usize) -> Result<F::Out, ValueError> {
+fn parse_at<F: ValueParser>(parser: &F, text: &str, index: usize) -> Result<F::Out, ValueError> {
     parser.parse(text).map_err(|why| ValueError { index: Some(index), reason: why })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use super::error::{SettingsError, Source};
-use super::value::{Form, Name};
+use super::value::{ValueParser, NameValue};
 use super::suggest::closest_match;
 use super::arity::{ValueError, Arity};
 use super::schema::{OPTIONS, OptionDef, Settings};
@@ -83,7 +83,7 @@ impl ConfigLayer {
             value: Some(value.into()),
             reason: why.into(),
         };
-        if let Err(why) = Name.parse(&name) {
+        if let Err(why) = NameValue.parse(&name) {
             return Err(invalid(&name, &why));
         }
         if name.contains('=') {

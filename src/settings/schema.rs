@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Provenance;
 use super::value::{
-    Choice, Core, Listen, Name, Number, Octal, Path, Signed, Size, Span, Target, Word, WorkerCount,
+    EnumValue, CoreSizeValue, AddressValue, NameValue, IntegerValue, OctalValue, PathValue, SignedIntegerValue, SizeValue, DurationValue, LogTargetValue, WordValue, WorkerCountValue,
 };
 use super::arity::{CpuAffinityList, ValueError, Arity, ListOf, OptionalOf, Single, PairList, OptionType, Flag, arity_of};
 use super::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
@@ -167,14 +167,14 @@ const fn secs(secs: u64) -> Duration {
 }
 
 /// A duration for which zero has a meaning.
-const DURATION: Single<Span> = Single(Span { least: Duration::ZERO });
+const DURATION: Single<DurationValue> = Single(DurationValue { min: Duration::ZERO });
 
 /// A duration without which nothing would ever get done.
-const NONZERO_DURATION: Single<Span> = Single(Span { least: Duration::from_millis(1) });
+const NONZERO_DURATION: Single<DurationValue> = Single(DurationValue { min: Duration::from_millis(1) });
 
-const LOG_LEVELS: Single<Choice<LogLevel>> = Single(Choice {
-    what: "a log level",
-    words: &[
+const LOG_LEVELS: Single<EnumValue<LogLevel>> = Single(EnumValue {
+    noun: "a log level",
+    names: &[
         (LogLevel::Trace, &["trace"]),
         (LogLevel::Debug, &["debug"]),
         (LogLevel::Info, &["info"]),
@@ -184,18 +184,18 @@ const LOG_LEVELS: Single<Choice<LogLevel>> = Single(Choice {
     ],
 });
 
-const LOG_FORMATS: Single<Choice<LogFormat>> = Single(Choice {
-    what: "a log format",
-    words: &[
+const LOG_FORMATS: Single<EnumValue<LogFormat>> = Single(EnumValue {
+    noun: "a log format",
+    names: &[
         (LogFormat::Full, &["full"]),
         (LogFormat::Compact, &["compact"]),
         (LogFormat::Json, &["json"]),
     ],
 });
 
-const STOP_SIGNALS: Single<Choice<StopSignal>> = Single(Choice {
-    what: "a signal to stop by",
-    words: &[
+const STOP_SIGNALS: Single<EnumValue<StopSignal>> = Single(EnumValue {
+    noun: "a signal to stop by",
+    names: &[
         (StopSignal::Term, &["TERM", "SIGTERM"]),
         (StopSignal::Int, &["INT", "SIGINT"]),
         (StopSignal::Quit, &["QUIT", "SIGQUIT"]),
@@ -212,27 +212,27 @@ const REQUESTS_LIMIT: u64 = 1_000_000_000_000;
 settings! {
     "Workers" {
         /// The worker class: how connections are served. See `--list-classes`.
-        worker_class: String = "sync".into(), Single(Name), "NAME", short 'k';
+        worker_class: String = "sync".into(), Single(NameValue), "NAME", short 'k';
 
         /// Worker processes to keep alive, 1 to 4096; auto means one for each usable CPU.
-        workers: Workers = Workers::Fixed(1), Single(WorkerCount), "N|auto", short 'w';
+        workers: Workers = Workers::Fixed(1), Single(WorkerCountValue), "N|auto", short 'w';
 
         /// Pool threads of each worker of the threads class, 1 to 1024.
         threads: usize = 4,
-            Single(Number { what: "a number of threads", least: 1, most: 1024 }), "N";
+            Single(IntegerValue { noun: "a number of threads", min: 1, max: 1024 }), "N";
 
         /// Open connections a worker holds at most (mio and threads classes).
         worker_connections: usize = 10_000,
-            Single(Number { what: "a number of connections", least: 1, most: 1_000_000 }), "N";
+            Single(IntegerValue { noun: "a number of connections", min: 1, max: 1_000_000 }), "N";
 
         /// Replace a worker after this many units of work; 0 means never.
         max_requests: u64 = 0,
-            Single(Number { what: "a number of requests", least: 0, most: REQUESTS_LIMIT }), "N";
+            Single(IntegerValue { noun: "a number of requests", min: 0, max: REQUESTS_LIMIT }), "N";
 
         /// Add a random number up to this to max_requests, so that workers do not all leave at
         /// once.
         max_requests_jitter: u64 = 0,
-            Single(Number { what: "a number of requests", least: 0, most: REQUESTS_LIMIT }), "N";
+            Single(IntegerValue { noun: "a number of requests", min: 0, max: REQUESTS_LIMIT }), "N";
 
         /// Replace a worker that has lived this long; 0 means never.
         max_lifetime: Duration = Duration::ZERO, DURATION, "DUR";
@@ -243,28 +243,28 @@ settings! {
         /// Replace a worker that has had more memory than this at three looks in a row, a second
         /// apart; what it shares with others counts by its share, where the kernel tells. 0 means
         /// never (Linux).
-        max_memory: u64 = 0, Single(Size { least: 0, most: 1 << 50 }), "SIZE";
+        max_memory: u64 = 0, Single(SizeValue { min: 0, max: 1 << 50 }), "SIZE";
 
         /// Workers that a reload or a recycling may run beyond the usual number, not counting those
         /// that drain. 0 needs max_unavailable; the first new worker of a reload, and the one that
         /// replaces its last old one, are extra even then.
         max_surge: usize = 1,
-            Single(Number { what: "a number of workers", least: 0, most: 4096 }), "N";
+            Single(IntegerValue { noun: "a number of workers", min: 0, max: 4096 }), "N";
 
         /// Workers that may be missing while a reload or a recycling rolls: so many old ones are
         /// asked to leave before their successors are ready, though never before the first new
         /// worker of a reload is. 0 means that nobody leaves before its successor is ready.
         max_unavailable: usize = 0,
-            Single(Number { what: "a number of workers", least: 0, most: 4096 }), "N";
+            Single(IntegerValue { noun: "a number of workers", min: 0, max: 4096 }), "N";
 
         /// Failed boots in a row before a worker's place is given up, if none was ever ready.
         boot_retries: u32 = 5,
-            Single(Number { what: "a number of retries", least: 0, most: 1000 }), "N";
+            Single(IntegerValue { noun: "a number of retries", min: 0, max: 1000 }), "N";
     }
     "Program" {
         /// The program that each worker of the exec class runs, and its arguments, word by word.
         /// The words after `--` are the same.
-        command: Vec<String> = Vec::new(), ListOf { item: Word, accepts_none: false }, "WORD";
+        command: Vec<String> = Vec::new(), ListOf { item: WordValue, accepts_none: false }, "WORD";
 
         /// Signal by which the program is asked to finish and leave: TERM, INT, QUIT, HUP, USR1,
         /// USR2 or WINCH.
@@ -279,11 +279,11 @@ settings! {
         /// given several times; an app that is a job listens nowhere, and the exec class may do
         /// with none.
         bind: Vec<Address> = vec![Address::Tcp { host: "127.0.0.1".into(), port: 8000 }],
-            ListOf { item: Listen, accepts_none: true }, "ADDR", short 'b';
+            ListOf { item: AddressValue, accepts_none: true }, "ADDR", short 'b';
 
         /// Connections that the kernel keeps waiting for each address.
         backlog: u32 = 2048,
-            Single(Number { what: "a backlog", least: 1, most: 1_000_000 }), "N";
+            Single(IntegerValue { noun: "a backlog", min: 1, max: 1_000_000 }), "N";
 
         /// A socket for each worker at every TCP address, so that the kernel spreads clients and
         /// workers do not contend for one queue. The master holds them all: no queue is lost with
@@ -292,14 +292,14 @@ settings! {
 
         /// Mode in octal of the path of a unix socket, whatever the umask is. A path that is bound
         /// already keeps its mode and owner over a reload.
-        socket_mode: u32 = 0o660, Single(Octal { what: "a mode", example: "660" }), "MODE";
+        socket_mode: u32 = 0o660, Single(OctalValue { noun: "a mode", example: "660" }), "MODE";
 
         /// User that owns the path of a unix socket, by name or number. None means the master's
         /// own.
-        socket_user: Option<String> = None, OptionalOf(Name), "USER";
+        socket_user: Option<String> = None, OptionalOf(NameValue), "USER";
 
         /// Group of the path of a unix socket, by name or number. None means the master's own.
-        socket_group: Option<String> = None, OptionalOf(Name), "GROUP";
+        socket_group: Option<String> = None, OptionalOf(NameValue), "GROUP";
     }
     "Timeouts" {
         /// A worker that is silent for longer, or longer at one unit of work, is hung and gets
@@ -330,19 +330,19 @@ settings! {
     "Limits" {
         /// Largest head of a request, 1K to 1M.
         limit_request_head: u64 = 16 << 10,
-            Single(Size { least: 1 << 10, most: 1 << 20 }), "SIZE";
+            Single(SizeValue { min: 1 << 10, max: 1 << 20 }), "SIZE";
 
         /// Most header fields in a request, 1 to 100.
         limit_request_fields: usize = 100,
-            Single(Number { what: "a number of fields", least: 1, most: 100 }), "N";
+            Single(IntegerValue { noun: "a number of fields", min: 1, max: 100 }), "N";
 
         /// Largest body of a request, and largest message of a remote call.
         limit_request_body: u64 = 8 << 20,
-            Single(Size { least: 0, most: 1 << 40 }), "SIZE";
+            Single(SizeValue { min: 0, max: 1 << 40 }), "SIZE";
     }
     "Process" {
         /// File for the master's process id. Its folder must exist.
-        pidfile: Option<PathBuf> = None, OptionalOf(Path), "FILE",
+        pidfile: Option<PathBuf> = None, OptionalOf(PathValue), "FILE",
             short 'p', flag "pid", alias "pidfile", of master;
 
         /// Serve in the background, out of any terminal's reach. The command leaves once it is
@@ -357,13 +357,13 @@ settings! {
         fd_store: bool = false, Flag, "BOOL", of master;
 
         /// User that workers run as, by name or number; the master keeps its own.
-        user: Option<String> = None, OptionalOf(Name), "USER", short 'u';
+        user: Option<String> = None, OptionalOf(NameValue), "USER", short 'u';
 
         /// Group that workers run as, by name or number; the master keeps its own.
-        group: Option<String> = None, OptionalOf(Name), "GROUP", short 'g';
+        group: Option<String> = None, OptionalOf(NameValue), "GROUP", short 'g';
 
         /// Mode mask of workers in octal, such as 022.
-        umask: Option<u32> = None, OptionalOf(Octal { what: "a mask", example: "022" }), "MASK",
+        umask: Option<u32> = None, OptionalOf(OctalValue { noun: "a mask", example: "022" }), "MASK",
             short 'm';
 
         /// Keep workers, and whatever they run, from ever gaining privileges, as by a set-user-ID
@@ -373,16 +373,16 @@ settings! {
         /// Most descriptors a worker may have open, 64 to 1073741824. None means the master's own
         /// limit.
         nofile: Option<u64> = None,
-            OptionalOf(Number { what: "a number of descriptors", least: 64, most: 1 << 30 }), "N";
+            OptionalOf(IntegerValue { noun: "a number of descriptors", min: 64, max: 1 << 30 }), "N";
 
         /// Largest core dump of a worker; 0 means none at all, unlimited any. None means the
         /// master's own limit.
-        core: Option<CoreSize> = None, OptionalOf(Core), "SIZE";
+        core: Option<CoreSize> = None, OptionalOf(CoreSizeValue), "SIZE";
 
         /// Nice value of workers, -20 to 19; below the master's own it needs root. None means the
         /// master's own.
         nice: Option<i32> = None,
-            OptionalOf(Signed { what: "a nice value", least: -20, most: 19 }), "N";
+            OptionalOf(SignedIntegerValue { noun: "a nice value", min: -20, max: 19 }), "N";
 
         /// Processors that workers run on, by number: the worker of slot k on the k-th, in turn;
         /// auto takes all that the master may use, none lets workers wander (Linux).
@@ -391,26 +391,26 @@ settings! {
         /// How readily the kernel kills workers when memory runs out, -1000 to 1000; below the
         /// master's own it needs root (Linux). None means the master's own.
         oom_score_adj: Option<i32> = None,
-            OptionalOf(Signed { what: "a score", least: -1000, most: 1000 }), "N";
+            OptionalOf(SignedIntegerValue { noun: "a score", min: -1000, max: 1000 }), "N";
 
         /// Folder that workers run in. It must exist.
-        chdir: Option<PathBuf> = None, OptionalOf(Path), "DIR";
+        chdir: Option<PathBuf> = None, OptionalOf(PathValue), "DIR";
 
         /// Variable for the environment of workers. May be given several times.
         env: Vec<(String, String)> = Vec::new(), PairList, "K=V", short 'e';
 
         /// Name shown in process titles.
-        proc_name: String = "ostler".into(), Single(Name), "NAME",
+        proc_name: String = "ostler".into(), Single(NameValue), "NAME",
             short 'n', flag "name", alias "proc-name", of master;
 
         /// Folder for heartbeat files, best in memory. None means /dev/shm if usable, else the
         /// system's folder for temporary files.
-        worker_tmp_dir: Option<PathBuf> = None, OptionalOf(Path), "DIR";
+        worker_tmp_dir: Option<PathBuf> = None, OptionalOf(PathValue), "DIR";
     }
     "Logging" {
         /// File for log records; - means the standard error stream. A file is given to the user of
         /// the workers, who must be able to enter its folder to reopen it.
-        log_file: LogTarget = LogTarget::Stderr, Single(Target), "FILE", alias "error-logfile", of master;
+        log_file: LogTarget = LogTarget::Stderr, Single(LogTargetValue), "FILE", alias "error-logfile", of master;
 
         /// Least severe record to log: trace, debug, info, warning, error or critical.
         log_level: LogLevel = LogLevel::Info, LOG_LEVELS, "LEVEL", of master;
@@ -420,6 +420,6 @@ settings! {
 
         /// File that keeps the last 4,096 records of the master, of INFO and above, and outlives it
         /// however it ends. 1 MiB at most; `sort` puts it in order.
-        events_file: Option<PathBuf> = None, OptionalOf(Path), "FILE", of master;
+        events_file: Option<PathBuf> = None, OptionalOf(PathValue), "FILE", of master;
     }
 }

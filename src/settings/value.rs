@@ -12,7 +12,7 @@ use crate::log::Target as LogTarget;
 use crate::duration::{self, digits};
 
 /// One text to one value and back.
-pub(super) trait Form {
+pub(super) trait ValueParser {
     /// What the text means.
     type Out: PartialEq;
 
@@ -20,72 +20,72 @@ pub(super) trait Form {
     fn parse(&self, text: &str) -> Result<Self::Out, String>;
 
     /// The shortest usual text; [`Form::parse`] gives the same value back.
-    fn show(&self, value: &Self::Out) -> String;
+    fn format(&self, value: &Self::Out) -> String;
 
     /// Whether two values cannot stand in one list.
-    fn clash(&self, a: &Self::Out, b: &Self::Out) -> bool {
+    fn conflicts(&self, a: &Self::Out, b: &Self::Out) -> bool {
         a == b
     }
 }
 
 /// A whole number within bounds.
-pub(super) struct Number<T> {
-    pub(super) what: &'static str,
-    pub(super) least: T,
-    pub(super) most: T,
+pub(super) struct IntegerValue<T> {
+    pub(super) noun: &'static str,
+    pub(super) min: T,
+    pub(super) max: T,
 }
 
-impl<T: FromStr + PartialOrd + fmt::Display + Copy> Form for Number<T> {
+impl<T: FromStr + PartialOrd + fmt::Display + Copy> ValueParser for IntegerValue<T> {
     type Out = T;
 
     fn parse(&self, text: &str) -> Result<T, String> {
         match digits(text).and_then(|text| text.parse::<T>().ok()) {
-            Some(number) if self.least <= number && number <= self.most => Ok(number),
+            Some(number) if self.min <= number && number <= self.max => Ok(number),
             _ => {
-                let Self { what, least, most } = self;
-                Err(format!("is not {what}: give a number from {least} to {most}"))
+                let Self { noun, min, max } = self;
+                Err(format!("is not {noun}: give a number from {min} to {max}"))
             }
         }
     }
 
-    fn show(&self, value: &T) -> String {
+    fn format(&self, value: &T) -> String {
         value.to_string()
     }
 }
 
 /// A whole number within bounds, of which some may be below zero.
-pub(super) struct Signed {
-    pub(super) what: &'static str,
-    pub(super) least: i32,
-    pub(super) most: i32,
+pub(super) struct SignedIntegerValue {
+    pub(super) noun: &'static str,
+    pub(super) min: i32,
+    pub(super) max: i32,
 }
 
-impl Form for Signed {
+impl ValueParser for SignedIntegerValue {
     type Out = i32;
 
     fn parse(&self, text: &str) -> Result<i32, String> {
         let unsigned = text.strip_prefix('-').unwrap_or(text);
         match digits(unsigned).and_then(|_| text.parse().ok()) {
-            Some(number) if self.least <= number && number <= self.most => Ok(number),
+            Some(number) if self.min <= number && number <= self.max => Ok(number),
             _ => {
-                let Self { what, least, most } = self;
-                Err(format!("is not {what}: give a number from {least} to {most}"))
+                let Self { noun, min, max } = self;
+                Err(format!("is not {noun}: give a number from {min} to {max}"))
             }
         }
     }
 
-    fn show(&self, value: &i32) -> String {
+    fn format(&self, value: &i32) -> String {
         value.to_string()
     }
 }
 
 /// How many workers: a number, or `auto`.
-pub(super) struct WorkerCount;
+pub(super) struct WorkerCountValue;
 
 /// More would not fit the counters that the workers share.
 const WORKERS_MAX: usize = 4096;
 
-impl Form for WorkerCount {
+impl ValueParser for WorkerCountValue {
     type Out = Workers;
 
     fn parse(&self, text: &str) -> Result<Workers, String> {
@@ -106,35 +106,35 @@ impl Form for WorkerCount {
         }
     }
 
-    fn show(&self, value: &Workers) -> String {
+    fn format(&self, value: &Workers) -> String {
         value.to_string()
     }
 }
 
 /// A span of time: a number of seconds, or a number with `ms`, `s`, `m` or `h`.
-pub(super) struct Span {
-    pub(super) least: Duration,
+pub(super) struct DurationValue {
+    pub(super) min: Duration,
 }
 
-impl Form for Span {
+impl ValueParser for DurationValue {
     type Out = Duration;
 
     fn parse(&self, text: &str) -> Result<Duration, String> {
-        duration::parse_duration(text, self.least)
+        duration::parse_duration(text, self.min)
     }
 
-    fn show(&self, value: &Duration) -> String {
+    fn format(&self, value: &Duration) -> String {
         duration::format_duration(*value)
     }
 }
 
 /// A number of bytes: plain, or with `K`, `M` or `G` (powers of 1024, in either case).
-pub(super) struct Size {
-    pub(super) least: u64,
-    pub(super) most: u64,
+pub(super) struct SizeValue {
+    pub(super) min: u64,
+    pub(super) max: u64,
 }
 
-impl Form for Size {
+impl ValueParser for SizeValue {
     type Out = u64;
 
     fn parse(&self, text: &str) -> Result<u64, String> {
@@ -149,15 +149,15 @@ impl Form for Size {
         };
         let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
         match bytes {
-            Some(bytes) if self.least <= bytes && bytes <= self.most => Ok(bytes),
+            Some(bytes) if self.min <= bytes && bytes <= self.max => Ok(bytes),
             _ => {
-                let (least, most) = (self.show(&self.least), self.show(&self.most));
-                Err(format!("is out of bounds: give a size from {least} to {most}"))
+                let (min, max) = (self.format(&self.min), self.format(&self.max));
+                Err(format!("is out of bounds: give a size from {min} to {max}"))
             }
         }
     }
 
-    fn show(&self, value: &u64) -> String {
+    fn format(&self, value: &u64) -> String {
         for (unit, shift) in [("G", 30), ("M", 20), ("K", 10)] {
             if *value > 0 && value.is_multiple_of(1 << shift) {
                 return format!("{}{unit}", value >> shift);
@@ -168,57 +168,57 @@ impl Form for Size {
 }
 
 /// The size of a core dump: a number of bytes as in [`Size`], or `unlimited`.
-pub(super) struct Core;
+pub(super) struct CoreSizeValue;
 
 /// Far beyond any memory, and still below the kernel's word for no limit.
-const CORE_SIZE: Size = Size { least: 0, most: 1 << 60 };
+const CORE_SIZE_BYTES: SizeValue = SizeValue { min: 0, max: 1 << 60 };
 
-impl Form for Core {
+impl ValueParser for CoreSizeValue {
     type Out = CoreSize;
 
     fn parse(&self, text: &str) -> Result<CoreSize, String> {
         if text == "unlimited" {
             return Ok(CoreSize::Unlimited);
         }
-        CORE_SIZE.parse(text).map(CoreSize::Bytes).map_err(|why| format!("{why}, or unlimited"))
+        CORE_SIZE_BYTES.parse(text).map(CoreSize::Bytes).map_err(|why| format!("{why}, or unlimited"))
     }
 
-    fn show(&self, value: &CoreSize) -> String {
+    fn format(&self, value: &CoreSize) -> String {
         match value {
             CoreSize::Unlimited => "unlimited".into(),
-            CoreSize::Bytes(bytes) => CORE_SIZE.show(bytes),
+            CoreSize::Bytes(bytes) => CORE_SIZE_BYTES.format(bytes),
         }
     }
 }
 
 /// Processors by their numbers, separated by commas.
-pub(super) struct Cpus;
+pub(super) struct CpuListValue;
 
 /// What a processor set of sched_setaffinity(2) has room for in glibc (`CPU_SETSIZE`).
-const CPU_MAX: u16 = 1023;
+const CPU_LIMIT: u16 = 1023;
 
-impl Form for Cpus {
+impl ValueParser for CpuListValue {
     type Out = Vec<u16>;
 
     fn parse(&self, text: &str) -> Result<Vec<u16>, String> {
-        let number = |word: &str| {
+        let parse_cpu = |word: &str| {
             let number = digits(word.trim()).and_then(|word| word.parse().ok());
-            number.filter(|number| *number <= CPU_MAX).ok_or_else(|| {
-                format!("is not a processor: give none, auto, or numbers from 0 to {CPU_MAX}")
+            number.filter(|number| *number <= CPU_LIMIT).ok_or_else(|| {
+                format!("is not a processor: give none, auto, or numbers from 0 to {CPU_LIMIT}")
             })
         };
-        text.split(',').map(number).collect()
+        text.split(',').map(parse_cpu).collect()
     }
 
-    fn show(&self, value: &Vec<u16>) -> String {
+    fn format(&self, value: &Vec<u16>) -> String {
         value.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
 }
 
 /// Yes or no, in the words of YAML or as a digit, in either case.
-pub(super) struct YesNo;
+pub(super) struct BoolValue;
 
-impl Form for YesNo {
+impl ValueParser for BoolValue {
     type Out = bool;
 
     fn parse(&self, text: &str) -> Result<bool, String> {
@@ -232,18 +232,18 @@ impl Form for YesNo {
         }
     }
 
-    fn show(&self, value: &bool) -> String {
+    fn format(&self, value: &bool) -> String {
         value.to_string()
     }
 }
 
 /// The bits of a mode in octal, 0 to 0777.
-pub(super) struct Octal {
-    pub(super) what: &'static str,
+pub(super) struct OctalValue {
+    pub(super) noun: &'static str,
     pub(super) example: &'static str,
 }
 
-impl Form for Octal {
+impl ValueParser for OctalValue {
     type Out = u32;
 
     fn parse(&self, text: &str) -> Result<u32, String> {
@@ -251,24 +251,24 @@ impl Form for Octal {
         match digits(number).and_then(|number| u32::from_str_radix(number, 8).ok()) {
             Some(mask @ 0..=0o777) => Ok(mask),
             _ => {
-                let Self { what, example } = self;
-                Err(format!("is not {what}: give octal digits from 0 to 777, such as {example}"))
+                let Self { noun, example } = self;
+                Err(format!("is not {noun}: give octal digits from 0 to 777, such as {example}"))
             }
         }
     }
 
-    fn show(&self, value: &u32) -> String {
+    fn format(&self, value: &u32) -> String {
         format!("{value:03o}")
     }
 }
 
 /// A short name: not empty, on one line.
-pub(super) struct Name;
+pub(super) struct NameValue;
 
 /// Enough for any user, class or title.
 const NAME_BYTES_MAX: usize = 255;
 
-impl Form for Name {
+impl ValueParser for NameValue {
     type Out = String;
 
     fn parse(&self, text: &str) -> Result<String, String> {
@@ -281,15 +281,15 @@ impl Form for Name {
         Ok(text.to_owned())
     }
 
-    fn show(&self, value: &String) -> String {
+    fn format(&self, value: &String) -> String {
         value.clone()
     }
 }
 
 /// A path of a file or folder, which need not exist.
-pub(super) struct Path;
+pub(super) struct PathValue;
 
-impl Form for Path {
+impl ValueParser for PathValue {
     type Out = PathBuf;
 
     fn parse(&self, text: &str) -> Result<PathBuf, String> {
@@ -299,75 +299,75 @@ impl Form for Path {
         Ok(text.into())
     }
 
-    fn show(&self, value: &PathBuf) -> String {
+    fn format(&self, value: &PathBuf) -> String {
         value.display().to_string()
     }
 }
 
 /// `-` for the standard error stream, or a path.
-pub(super) struct Target;
+pub(super) struct LogTargetValue;
 
-impl Form for Target {
+impl ValueParser for LogTargetValue {
     type Out = LogTarget;
 
     fn parse(&self, text: &str) -> Result<LogTarget, String> {
-        if text == "-" { Ok(LogTarget::Stderr) } else { Path.parse(text).map(LogTarget::File) }
+        if text == "-" { Ok(LogTarget::Stderr) } else { PathValue.parse(text).map(LogTarget::File) }
     }
 
-    fn show(&self, value: &LogTarget) -> String {
+    fn format(&self, value: &LogTarget) -> String {
         match value {
             LogTarget::Stderr => "-".into(),
-            LogTarget::File(path) => Path.show(path),
+            LogTarget::File(path) => PathValue.format(path),
         }
     }
 }
 
 /// An address to listen on.
-pub(super) struct Listen;
+pub(super) struct AddressValue;
 
-impl Form for Listen {
+impl ValueParser for AddressValue {
     type Out = Address;
 
     fn parse(&self, text: &str) -> Result<Address, String> {
         text.parse()
     }
 
-    fn show(&self, value: &Address) -> String {
+    fn format(&self, value: &Address) -> String {
         value.to_string()
     }
 }
 
 /// One of a few words; the first word of a row is the one shown, the others are accepted too.
-pub(super) struct Choice<T: 'static> {
-    pub(super) what: &'static str,
-    pub(super) words: &'static [(T, &'static [&'static str])],
+pub(super) struct EnumValue<T: 'static> {
+    pub(super) noun: &'static str,
+    pub(super) names: &'static [(T, &'static [&'static str])],
 }
 
-impl<T: Copy + PartialEq> Form for Choice<T> {
+impl<T: Copy + PartialEq> ValueParser for EnumValue<T> {
     type Out = T;
 
     fn parse(&self, text: &str) -> Result<T, String> {
-        self.words
+        self.names
             .iter()
             .find(|(_, words)| words.contains(&text))
             .map(|(value, _)| *value)
             .ok_or_else(|| {
                 let words: Vec<&str> =
-                    self.words.iter().filter_map(|(_, words)| words.first().copied()).collect();
-                format!("is not {}: give {}", self.what, words.join(", "))
+                    self.names.iter().filter_map(|(_, words)| words.first().copied()).collect();
+                format!("is not {}: give {}", self.noun, words.join(", "))
             })
     }
 
-    fn show(&self, value: &T) -> String {
-        let row = self.words.iter().find(|(known, _)| known == value);
+    fn format(&self, value: &T) -> String {
+        let row = self.names.iter().find(|(known, _)| known == value);
         row.and_then(|(_, words)| words.first()).copied().unwrap_or_default().to_owned()
     }
 }
 
 /// A word of a command. It may be empty, and the same may come twice.
-pub(super) struct Word;
+pub(super) struct WordValue;
 
-impl Form for Word {
+impl ValueParser for WordValue {
     type Out = String;
 
     fn parse(&self, text: &str) -> Result<String, String> {
@@ -377,19 +377,19 @@ impl Form for Word {
         Ok(text.to_owned())
     }
 
-    fn show(&self, value: &String) -> String {
+    fn format(&self, value: &String) -> String {
         value.clone()
     }
 
-    fn clash(&self, _: &String, _: &String) -> bool {
+    fn conflicts(&self, _: &String, _: &String) -> bool {
         false
     }
 }
 
 /// `NAME=VALUE`, as in an environment. The name has at least one byte and no `=`.
-pub(super) struct Pair;
+pub(super) struct PairValue;
 
-impl Form for Pair {
+impl ValueParser for PairValue {
     type Out = (String, String);
 
     fn parse(&self, text: &str) -> Result<Self::Out, String> {
@@ -401,11 +401,11 @@ impl Form for Pair {
         }
     }
 
-    fn show(&self, (name, value): &Self::Out) -> String {
+    fn format(&self, (name, value): &Self::Out) -> String {
         format!("{name}={value}")
     }
 
-    fn clash(&self, a: &Self::Out, b: &Self::Out) -> bool {
+    fn conflicts(&self, a: &Self::Out, b: &Self::Out) -> bool {
         a.0 == b.0
     }
 }
