@@ -10,7 +10,7 @@ use super::error::{SettingsError, Source, quoted};
 use super::layer::{APP_KEY, ConfigLayer, invalid_value, check_values, suggest_key};
 use super::arity::{ValueError, Arity};
 use super::schema::{OPTIONS, OptionDef, Scope};
-use super::interpolate::{self, Environment, Vars};
+use super::interpolate::{self, Environment, Variables};
 use super::yaml::{self, Node, Step};
 use crate::app::Options;
 
@@ -72,7 +72,7 @@ impl ConfigFile {
         let root = yaml::read(text).map_err(|yaml::Malformed { line, reason: why }| {
             SettingsError::Malformed { source: Source::File { path: path.to_owned(), line }, reason: why }
         })?;
-        let mut document = Document { text, path, vars: Vars::new(environment) };
+        let mut document = Document { text, path, vars: Variables::new(environment) };
         let entries = match root {
             Node::Null => return Ok(Self::default()),
             Node::Map(entries) => entries,
@@ -121,7 +121,7 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
 struct Document<'a> {
     text: &'a str,
     path: &'a Path,
-    vars: Vars<'a>,
+    vars: Variables<'a>,
 }
 
 impl Document<'_> {
@@ -141,7 +141,7 @@ impl Document<'_> {
         for (at, pair) in entries.iter().enumerate() {
             let key_path = [path, &[Step::Key(at)]].concat();
             let (name, _) = scalar_entry(pair).map_err(|why| self.invalid_value(&key_path, VARS_KEY, None, why))?;
-            if let Some(why) = interpolate::bad_name(name) {
+            if let Some(why) = interpolate::variable_name_error(name) {
                 return Err(self.invalid_value(&key_path, VARS_KEY, Some(name), why.into()));
             }
             if seen.contains(&name) {
