@@ -2,7 +2,7 @@
 
 use super::*;
 
-const TWO: &str = "\
+const TWO_POOLS: &str = "\
 workers: 2
 timeout: 20
 pools:
@@ -15,37 +15,37 @@ pools:
     workers: 1
 ";
 
-fn load(text: &str, flags: &[ConfigLayer], chosen: &[&str]) -> Result<Configuration, SettingsError> {
-    let chosen: Vec<String> = chosen.iter().map(|name| (*name).to_owned()).collect();
-    Configuration::resolve(&Settings::default(), sheet(text), flags, &chosen)
+fn resolve_file(text: &str, flags: &[ConfigLayer], selected: &[&str]) -> Result<Configuration, SettingsError> {
+    let chosen: Vec<String> = selected.iter().map(|name| (*name).to_owned()).collect();
+    Configuration::resolve(&Settings::default(), parse_file(text), flags, &chosen)
 }
 
-fn all(text: &str) -> Result<Configuration, SettingsError> {
+fn parse_config(text: &str) -> Result<Configuration, SettingsError> {
     Configuration::from_yaml(text, Path::new("x.yaml"))
 }
 
 #[track_caller]
-fn bad_pools(text: &str, expected: &str) {
-    let error = all(text).expect_err(text);
+fn assert_config_rejected(text: &str, expected: &str) {
+    let error = parse_config(text).expect_err(text);
     assert_eq!((error.to_string().as_str(), error.exit_code()), (expected, 1), "{text}");
 }
 
-fn names(configuration: &Configuration) -> Vec<&str> {
+fn pool_names(configuration: &Configuration) -> Vec<&str> {
     configuration.pools.iter().map(|pool| pool.name.as_str()).collect()
 }
 
 #[test]
-fn without_pools_there_is_one() {
-    let only = all("workers: 3").unwrap();
-    assert_eq!((names(&only), only.has_named_pools), (vec!["default"], false));
+fn file_without_pools_yields_one_pool() {
+    let only = parse_config("workers: 3").unwrap();
+    assert_eq!((pool_names(&only), only.has_named_pools), (vec!["default"], false));
     assert_eq!(only.pools[0].settings, only.master);
-    assert_eq!(load("", &[], &["default"]).unwrap().pools.len(), 1);
+    assert_eq!(resolve_file("", &[], &["default"]).unwrap().pools.len(), 1);
 }
 
 #[test]
-fn a_pools_own_keys_lie_over_those_at_the_top() {
-    let two = all(TWO).unwrap();
-    assert_eq!((names(&two), two.has_named_pools), (vec!["web", "jobs"], true));
+fn pool_keys_override_top_level_keys() {
+    let two = parse_config(TWO_POOLS).unwrap();
+    assert_eq!((pool_names(&two), two.has_named_pools), (vec!["web", "jobs"], true));
     let [web, jobs] = &two.pools[..] else { panic!("{two:?}") };
     assert_eq!((web.settings.worker_class.as_str(), web.settings.app.as_str()), ("mio", "demo"));
     assert_eq!((jobs.settings.worker_class.as_str(), jobs.settings.app.as_str()), ("sync", "tick"));
@@ -66,33 +66,33 @@ fn a_pools_own_keys_lie_over_those_at_the_top() {
 }
 
 #[test]
-fn flags_win_over_what_a_pool_says_of_itself() {
-    let two = load(TWO, &[flag("workers", &["4"]).unwrap()], &[]).unwrap();
+fn flags_override_pool_keys() {
+    let two = resolve_file(TWO_POOLS, &[flag_layer("workers", &["4"]).unwrap()], &[]).unwrap();
     assert_eq!(two.pools.iter().map(|pool| pool.settings.workers.count()).sum::<usize>(), 8);
-    let one = load(TWO, &[flag("workers", &["4"]).unwrap()], &["jobs"]).unwrap();
-    assert_eq!((names(&one), one.has_named_pools), (vec!["jobs"], true));
+    let one = resolve_file(TWO_POOLS, &[flag_layer("workers", &["4"]).unwrap()], &["jobs"]).unwrap();
+    assert_eq!((pool_names(&one), one.has_named_pools), (vec!["jobs"], true));
     assert_eq!(one.pools[0].settings.source("workers").to_string(), "--workers");
 }
 
 #[test]
-fn an_unknown_pool_is_told_the_known_ones() {
-    let error = load(TWO, &[], &["web", "wbe"]).unwrap_err();
+fn unknown_pool_is_reported_with_names() {
+    let error = resolve_file(TWO_POOLS, &[], &["web", "wbe"]).unwrap_err();
     assert_eq!(error.to_string(), "--pool: \"wbe\" is not a pool; known are: web, jobs");
     assert_eq!(error.exit_code(), 2);
-    let error = load("", &[], &["web"]).unwrap_err();
+    let error = resolve_file("", &[], &["web"]).unwrap_err();
     assert_eq!(error.to_string(), "--pool: \"web\" is not a pool; known are: default");
 }
 
 #[test]
-fn several_pools_are_not_one() {
-    let error = yaml(TWO).unwrap_err().to_string();
+fn settings_from_yaml_rejects_multiple_pools() {
+    let error = parse_yaml(TWO_POOLS).unwrap_err().to_string();
     assert_eq!(error, "x.yaml:4: there are several pools: load them as a Configuration");
-    assert_eq!(yaml("pools: {a: {workers: 3}}").unwrap().workers, Workers::Fixed(3));
+    assert_eq!(parse_yaml("pools: {a: {workers: 3}}").unwrap().workers, Workers::Fixed(3));
 }
 
 #[test]
-fn what_belongs_to_the_master_is_no_pools() {
-    let of_master = [
+fn master_keys_are_rejected_in_pools() {
+    let master_keys = [
         "pidfile",
         "daemon",
         "single_instance",
@@ -105,8 +105,8 @@ fn what_belongs_to_the_master_is_no_pools() {
         "vars",
         "pools",
     ];
-    for key in of_master {
-        bad_pools(
+    for key in master_keys {
+        assert_config_rejected(
             &format!("pools:\n  web:\n    workers: 1\n    {key}: a\n"),
             &format!(
                 "x.yaml:4: {key}: belongs to the master, of which there is one, and not to pool \
@@ -114,71 +114,71 @@ fn what_belongs_to_the_master_is_no_pools() {
             ),
         );
     }
-    for key in OPTIONS.iter().filter(|key| !of_master.contains(&key.name)) {
+    for key in OPTIONS.iter().filter(|key| !master_keys.contains(&key.name)) {
         let (_, sample, _) = SAMPLES.iter().find(|(name, ..)| *name == key.name).unwrap();
         let text = format!("pools: {{a: {{{}: '{sample}'}}}}", key.name);
-        assert_eq!(all(&text).err(), None, "{text}");
+        assert_eq!(parse_config(&text).err(), None, "{text}");
     }
 }
 
 #[test]
-fn what_makes_no_pool_is_named_with_its_line() {
+fn malformed_pool_is_reported_with_line() {
     let empty = "is empty: give at least one pool, or leave out the key";
-    bad_pools("pools:\n", &format!("x.yaml:1: pools: {empty}"));
-    bad_pools("\npools: {}\n", &format!("x.yaml:2: pools: {empty}"));
-    bad_pools("pools: web", "x.yaml:1: pools: one value is given, not a map of pools");
-    bad_pools("pools: [web]", "x.yaml:1: pools: a list is given, not a map of pools");
-    bad_pools(
+    assert_config_rejected("pools:\n", &format!("x.yaml:1: pools: {empty}"));
+    assert_config_rejected("\npools: {}\n", &format!("x.yaml:2: pools: {empty}"));
+    assert_config_rejected("pools: web", "x.yaml:1: pools: one value is given, not a map of pools");
+    assert_config_rejected("pools: [web]", "x.yaml:1: pools: a list is given, not a map of pools");
+    assert_config_rejected(
         "pools:\n  a: 1",
         "x.yaml:2: pools: \"a\" has one value: give it a map of its own keys",
     );
-    bad_pools("pools:\n  [a]: {}", "x.yaml:2: a key must be a word");
-    bad_pools("pools:\n  a:\n  b:\n  a:\n", "x.yaml:4: key \"a\" is given twice");
-    bad_pools(
+    assert_config_rejected("pools:\n  [a]: {}", "x.yaml:2: a key must be a word");
+    assert_config_rejected("pools:\n  a:\n  b:\n  a:\n", "x.yaml:4: key \"a\" is given twice");
+    assert_config_rejected(
         "pools:\n  a:\n    threads: 1\n    threads: 2\n",
         "x.yaml:4: key \"threads\" is given twice",
     );
     let why = "is not the name of a pool: give at most 32 of a-z, 0-9, _ and -, and a letter or digit first";
     for name in ["Web", "a/b", "_a", "a b", "ä", &"a".repeat(33)] {
-        bad_pools(
+        assert_config_rejected(
             &format!("pools:\n  ok:\n  {name}:\n"),
             &format!("x.yaml:3: pools: {name:?} {why}"),
         );
     }
-    bad_pools(
+    assert_config_rejected(
         "pools:\n  a:\n    wokers: 1\n",
         "x.yaml:3: unknown key \"wokers\" (did you mean \"workers\"?)",
     );
-    bad_pools(
+    assert_config_rejected(
         "pools:\n  a: {bind: ':1'}\n  b:\n    bind:\n      - ':2'\n      - nonsense\n",
         "x.yaml:6: bind: \"nonsense\" lacks a port: give nonsense:PORT, such as nonsense:8000",
     );
     let many: String = (0..65).map(|n| format!("  p{n}:\n")).collect();
-    bad_pools(&format!("pools:\n{many}"), "x.yaml:2: pools: has more than 64 items");
+    assert_config_rejected(&format!("pools:\n{many}"), "x.yaml:2: pools: has more than 64 items");
 }
 
 #[test]
-fn a_mix_is_judged_in_each_pool() {
+fn conflict_is_checked_in_each_pool() {
     let top = "max_requests_jitter: 5\npools:\n";
-    assert_eq!(all(&format!("{top}  a: {{max_requests: 9}}\n")).err(), None);
-    bad_pools(
+    assert_eq!(parse_config(&format!("{top}  a: {{max_requests: 9}}\n")).err(), None);
+    assert_config_rejected(
         &format!("{top}  a: {{max_requests: 9}}\n  b:\n"),
         "x.yaml:1: max_requests_jitter: a jitter needs max_requests, which is 0 (default): give \
          both, or neither, in pool \"b\"",
     );
-    bad_pools(
+    assert_config_rejected(
         "pools:\n  a:\n    chdir: /nowhere\n",
         "x.yaml:3: chdir: \"/nowhere\" does not exist, in pool \"a\"",
     );
 }
 
 #[test]
-fn two_pools_want_two_addresses() {
+fn pools_with_same_address_are_rejected() {
     let error = |text: &str| {
-        let configuration = all(text).unwrap();
+        let configuration = parse_config(text).unwrap();
         check_address_conflicts(configuration.pools.iter()).err().map(|error| error.to_string())
     };
-    assert_eq!(error(TWO), None);
+    assert_eq!(error(TWO_POOLS), None);
     assert_eq!(error("pools: {a: {}}"), None);
     let why = |address, place| {
         format!(
@@ -200,7 +200,7 @@ fn two_pools_want_two_addresses() {
 }
 
 #[test]
-fn variables_stand_for_values_everywhere() {
+fn variables_are_expanded_everywhere() {
     let text = "\
 vars: {n: 3, base: /srv, logs: '${base}/log', colour: blue}
 workers: ${n}
@@ -213,8 +213,8 @@ pools:
     env: {A: '${colour}'}
 ";
     let environment = variables(&[("MO", "emo")]);
-    let sheet = ConfigFile::parse(text, Path::new("x.yaml"), &environment).unwrap();
-    let all = Configuration::resolve(&Settings::default(), sheet, &[], &[]).unwrap();
+    let file = ConfigFile::parse(text, Path::new("x.yaml"), &environment).unwrap();
+    let all = Configuration::resolve(&Settings::default(), file, &[], &[]).unwrap();
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(all.master.workers, Workers::Fixed(3));
     assert_eq!(all.master.log_file, LogTarget::File("/srv/log/a${b}".into()));
@@ -231,57 +231,57 @@ pools:
     assert_eq!(web.env, [pair("A", "blue")]);
     // They may stand below what uses them, and the line is that of the use.
     assert_eq!(
-        yaml("\nworkers: ${n}\nvars: {n: 2}").unwrap().source("workers").to_string(),
+        parse_yaml("\nworkers: ${n}\nvars: {n: 2}").unwrap().source("workers").to_string(),
         "x.yaml:2"
     );
 }
 
 #[test]
-fn bad_variables_are_named_with_the_line_as_written() {
-    let circle = "a variable can only use those above it, so that none goes round in a circle";
-    bad(
+fn invalid_variable_is_reported_with_line() {
+    let below_rule = "a variable can only use those above it, so that none goes round in a circle";
+    assert_rejected(
         "vars:\n  a: 1\n  b: ${b}",
-        &format!("x.yaml:3: b: \"${{b}}\" uses ${{b}}, which is this one itself: {circle}"),
+        &format!("x.yaml:3: b: \"${{b}}\" uses ${{b}}, which is this one itself: {below_rule}"),
     );
-    bad(
+    assert_rejected(
         "vars:\n  a: ${b}\n  b: ${a}",
-        &format!("x.yaml:2: a: \"${{b}}\" uses ${{b}}, which stands below it: {circle}"),
+        &format!("x.yaml:2: a: \"${{b}}\" uses ${{b}}, which stands below it: {below_rule}"),
     );
-    bad(
+    assert_rejected(
         "vars: {base_path: /srv}\nbind:\n  - ':1'\n  - 'unix:${bse_path}/a'\n",
         "x.yaml:4: bind: \"unix:${bse_path}/a\" uses ${bse_path}, which is not among the vars (did \
          you mean ${base_path}?)",
     );
-    bad(
+    assert_rejected(
         "user: ${env:NO_SUCH_VARIABLE_HERE}",
         "x.yaml:1: user: \"${env:NO_SUCH_VARIABLE_HERE}\" uses ${env:NO_SUCH_VARIABLE_HERE}, which \
          the environment does not have",
     );
-    bad(
+    assert_rejected(
         "vars: {n: two}\nworkers: ${n}",
         "x.yaml:2: workers: \"two\" is not a number of workers: give a number from 1 to 4096, or auto (written \"${n}\")",
     );
-    bad(
+    assert_rejected(
         "app:\n  name: a\n  b: ${c}\n",
         "x.yaml:3: app: \"${c}\" uses ${c}, which is not among the vars",
     );
-    bad("user: ${a", "x.yaml:1: user: \"${a\" has a ${ without its }: write $${ if none is meant");
-    bad("vars: [a]", "x.yaml:1: vars: a list is given, not a map of names and values");
-    bad("vars:\n  a: [b]", "x.yaml:2: vars: \"a\" has a list: give it one value");
-    bad("vars:\n  a:\n", "x.yaml:2: vars: \"a\" has nothing: give it one value");
-    bad("vars:\n  a: 1\n  a: 2\n", "x.yaml:3: vars: \"a\" is given twice");
-    bad(
+    assert_rejected("user: ${a", "x.yaml:1: user: \"${a\" has a ${ without its }: write $${ if none is meant");
+    assert_rejected("vars: [a]", "x.yaml:1: vars: a list is given, not a map of names and values");
+    assert_rejected("vars:\n  a: [b]", "x.yaml:2: vars: \"a\" has a list: give it one value");
+    assert_rejected("vars:\n  a:\n", "x.yaml:2: vars: \"a\" has nothing: give it one value");
+    assert_rejected("vars:\n  a: 1\n  a: 2\n", "x.yaml:3: vars: \"a\" is given twice");
+    assert_rejected(
         "vars: {'1': a}",
         "x.yaml:1: vars: \"1\" is not the name of a variable: give at most 64 letters, digits, _ and -, and a letter or _ first",
     );
-    bad("vars: {a: b}\nvars: {c: d}", "x.yaml:2: key \"vars\" is given twice");
+    assert_rejected("vars: {a: b}\nvars: {c: d}", "x.yaml:2: key \"vars\" is given twice");
 }
 
 proptest! {
     #[test]
-    fn pools_that_are_described_load_back(
-        top in settings(),
-        own in btree_map("[a-z0-9][a-z0-9_-]{0,5}", settings(), 1..4),
+    fn pools_to_yaml_round_trip(
+        top in any_settings(),
+        own in btree_map("[a-z0-9][a-z0-9_-]{0,5}", any_settings(), 1..4),
     ) {
         let pools = own.into_iter().map(|(name, settings)| {
             // What belongs to the master is the same in all.
@@ -295,6 +295,6 @@ proptest! {
         });
         let configuration = Configuration { master: top.clone(), pools: pools.collect(), has_named_pools: true };
         let described = configuration.to_yaml();
-        assert_eq!(all(&described).as_ref(), Ok(&configuration), "{described}");
+        assert_eq!(parse_config(&described).as_ref(), Ok(&configuration), "{described}");
     }
 }
