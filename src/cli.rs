@@ -15,18 +15,18 @@ use crate::settings::{
 
 /// What the binary says about itself.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub struct ProgramInfo {
     /// Its version, for `--version`.
     pub version: String,
     /// The app that it serves if nobody names one.
-    pub app: String,
+    pub default_app: String,
     /// A paragraph for the end of `--help`; may be empty.
-    pub note: &'static str,
+    pub after_help: &'static str,
 }
 
-impl Default for Identity {
+impl Default for ProgramInfo {
     fn default() -> Self {
-        Self { version: env!("CARGO_PKG_VERSION").into(), app: Settings::default().app, note: "" }
+        Self { version: env!("CARGO_PKG_VERSION").into(), default_app: Settings::default().app, after_help: "" }
     }
 }
 
@@ -49,12 +49,12 @@ pub struct Invocation {
     /// What to do.
     pub action: Action,
     program: String,
-    identity: Identity,
-    file: Option<PathBuf>,
+    info: ProgramInfo,
+    config_file: Option<PathBuf>,
     variables: Vec<(OsString, OsString)>,
     flags: ConfigLayer,
     /// The pools to run; all if there are none.
-    pools: Vec<String>,
+    selected_pools: Vec<String>,
 }
 
 impl Invocation {
@@ -64,8 +64,8 @@ impl Invocation {
     }
 
     /// The settings file, if one was named by `--config` or `OSTLER_CONFIG`.
-    pub fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
+    pub fn config_file(&self) -> Option<&Path> {
+        self.config_file.as_deref()
     }
 
     /// Reads the file, anew at each call, and lays variables and flags over it, also over what its
@@ -75,14 +75,14 @@ impl Invocation {
     /// # Errors
     /// The first thing that is wrong. [`SettingsError::exit_code`] says how to leave.
     pub fn load(&self) -> Result<(Configuration, Vec<String>), SettingsError> {
-        let base = Settings { app: self.identity.app.clone(), ..Settings::default() };
-        let sheet = match &self.file {
+        let base = Settings { app: self.info.default_app.clone(), ..Settings::default() };
+        let file = match &self.config_file {
             Some(file) => ConfigFile::read(file, &self.variables)?,
             None => ConfigFile::default(),
         };
         let (variables, warnings) = ConfigLayer::from_env(&self.variables)?;
-        let overlays = [variables, self.flags.clone()];
-        let configuration = Configuration::resolve(&base, sheet, &overlays, &self.pools)?;
+        let layers = [variables, self.flags.clone()];
+        let configuration = Configuration::resolve(&base, file, &layers, &self.selected_pools)?;
         Ok((configuration, warnings))
     }
 }
@@ -98,7 +98,7 @@ pub enum Stream {
 
 /// The program should print this and leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exit {
+pub struct EarlyExit {
     /// 0 after `--help` and `--version`, 2 after a bad command line.
     pub code: u8,
     /// Whole lines.
@@ -115,23 +115,23 @@ pub struct Exit {
 pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
-    identity: Identity,
-) -> Result<Invocation, Exit> {
+    info: ProgramInfo,
+) -> Result<Invocation, EarlyExit> {
     let mut args = args.into_iter();
     let program = program_name(args.next());
-    let mut words = vec![program.clone()];
+    let mut arg_texts = vec![program.clone()];
     for (at, arg) in args.enumerate() {
-        let word = arg.into_string().map_err(|arg| {
-            bad_line(&program, &format!("argument {} is not UTF-8: {arg:?}", at + 1))
+        let arg_text = arg.into_string().map_err(|arg| {
+            usage_error(&program, &format!("argument {} is not UTF-8: {arg:?}", at + 1))
         })?;
-        words.push(word);
+        arg_texts.push(arg_text);
     }
-    let matches = command(&program, &identity)
-        .try_get_matches_from(words)
-        .map_err(|error| exit_of(&program, &error))?;
-    let flags = flags(&matches).map_err(|error| Exit {
+    let matches = command(&program, &info)
+        .try_get_matches_from(arg_texts)
+        .map_err(|error| clap_exit(&program, &error))?;
+    let flags = flag_layer(&matches).map_err(|error| EarlyExit {
         code: error.exit_code(),
-        ..bad_line(&program, &error.to_string())
+        ..usage_error(&program, &error.to_string())
     })?;
     let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
     let file = matches.get_one::<String>("config").map(PathBuf::from).or_else(|| {
@@ -140,7 +140,7 @@ pub fn parse(
         variable.map(|(_, value)| value.into())
     });
     let pools = matches.get_many::<String>("pool").into_iter().flatten().cloned().collect();
-    Ok(Invocation { action: action(&matches), program, identity, file, variables, flags, pools })
+    Ok(Invocation { action: selected_action(&matches), program, info, config_file: file, variables, flags, selected_pools: pools })
 }
 
 /// The file name of the path by which the program was called.
@@ -149,15 +149,15 @@ fn program_name(first: Option<OsString>) -> String {
     path.file_name().map_or("ostler".into(), |name| name.to_string_lossy().into_owned())
 }
 
-fn bad_line(program: &str, why: &str) -> Exit {
-    Exit { code: 2, text: format!("{program}: {why}\n"), stream: Stream::Stderr }
+fn usage_error(program: &str, reason: &str) -> EarlyExit {
+    EarlyExit { code: 2, text: format!("{program}: {reason}\n"), stream: Stream::Stderr }
 }
 
-fn exit_of(program: &str, error: &clap::Error) -> Exit {
+fn clap_exit(program: &str, error: &clap::Error) -> EarlyExit {
     let text = error.render().to_string();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            Exit { code: 0, text, stream: Stream::Stdout }
+            EarlyExit { code: 0, text, stream: Stream::Stdout }
         }
         _ => {
             // The usage is long, and a tip to hide a misspelt flag behind -- misleads.
@@ -167,12 +167,12 @@ fn exit_of(program: &str, error: &clap::Error) -> Exit {
                 .filter(|line| !line.is_empty() && !line.starts_with("Usage:"))
                 .filter(|line| !line.starts_with("  tip: to pass"))
                 .collect();
-            bad_line(program, &lines.join("\n"))
+            usage_error(program, &lines.join("\n"))
         }
     }
 }
 
-fn action(matches: &ArgMatches) -> Action {
+fn selected_action(matches: &ArgMatches) -> Action {
     if matches.get_flag("check-config") {
         Action::CheckConfig
     } else if matches.get_flag("print-config") {
@@ -185,57 +185,57 @@ fn action(matches: &ArgMatches) -> Action {
 }
 
 /// What the flags and words say, each checked, so that a bad one is an error of the command line.
-fn flags(matches: &ArgMatches) -> Result<ConfigLayer, SettingsError> {
-    let mut overlay = ConfigLayer::default();
-    for key in OPTIONS {
-        if let Some(texts) = matches.get_many::<String>(key.name) {
-            let source = Source::Flag { flag: format!("--{}", key.flag()) };
-            overlay.set_option(key, texts.cloned().collect(), source)?;
+fn flag_layer(matches: &ArgMatches) -> Result<ConfigLayer, SettingsError> {
+    let mut layer = ConfigLayer::default();
+    for option in OPTIONS {
+        if let Some(texts) = matches.get_many::<String>(option.name) {
+            let source = Source::Flag { flag: format!("--{}", option.flag()) };
+            layer.set_option(option, texts.cloned().collect(), source)?;
         }
     }
     let source = Source::Flag { flag: "APP".into() };
-    let bad = |value: &str, why: &str| SettingsError::InvalidValue {
+    let invalid_app = |value: &str, why: &str| SettingsError::InvalidValue {
         source: source.clone(),
         key: "app".into(),
         value: Some(value.to_owned()),
         reason: why.to_owned(),
     };
-    if let Some(words) = matches.get_many::<String>("words") {
-        give_command(&mut overlay, matches, words.cloned().collect())?;
+    if let Some(command) = matches.get_many::<String>("words") {
+        set_command(&mut layer, matches, command.cloned().collect())?;
     }
     if let Some(app) = matches.get_one::<String>("app") {
         let mut options = Options::new();
-        for word in matches.get_many::<String>("option").into_iter().flatten() {
-            let Some((name, value)) = word.split_once('=') else {
-                return Err(bad(word, "is not an option of the app: give KEY=VALUE"));
+        for pair in matches.get_many::<String>("option").into_iter().flatten() {
+            let Some((name, value)) = pair.split_once('=') else {
+                return Err(invalid_app(pair, "is not an option of the app: give KEY=VALUE"));
             };
             if options.insert(name.to_owned(), value.to_owned()).is_some() {
-                return Err(bad(word, "gives an option a second time"));
+                return Err(invalid_app(pair, "gives an option a second time"));
             }
         }
-        overlay.set_app(app.clone(), options, source.clone())?;
+        layer.set_app(app.clone(), options, source.clone())?;
     }
-    Ok(overlay)
+    Ok(layer)
 }
 
 /// The words after `--` are the command.
-fn give_command(
-    overlay: &mut ConfigLayer,
+fn set_command(
+    layer: &mut ConfigLayer,
     matches: &ArgMatches,
     words: Vec<String>,
 ) -> Result<(), SettingsError> {
     let source = Source::Flag { flag: "COMMAND".into() };
-    let key = OPTIONS.iter().find(|key| key.name == "command").expect("the table has it");
-    if matches.contains_id(key.name) {
+    let option = OPTIONS.iter().find(|key| key.name == "command").expect("the table has it");
+    if matches.contains_id(option.name) {
         let why = "is given after -- and by --command: give it once".into();
-        return Err(SettingsError::Conflict { source, key: key.name, reason: why });
+        return Err(SettingsError::Conflict { source, key: option.name, reason: why });
     }
-    overlay.set_option(key, words, source)
+    layer.set_option(option, words, source)
 }
 
 const ABOUT: &str = "Forks workers, keeps them alive, and serves an app with a worker class.";
 
-const AFTER: &str = "\
+const AFTER_HELP: &str = "\
 A flag wins over its variable, a variable over the file, the file over the default; lists are
 replaced, not joined. A variable is OSTLER_ and the key in capitals, such as OSTLER_WORKER_CLASS;
 in a variable, commas separate the items of a list. A key is the flag with _ for -, unless it is
@@ -247,13 +247,13 @@ DUR: 30, 1.5, 500ms, 30s, 2m, 1h. SIZE: 65536, 64K, 64M, 1G.
 Exit codes: 0 asked to stop; 1 bad settings, address or pidfile; 2 bad command line; 3 workers fail
 to boot; 70 a bug.";
 
-fn command(program: &str, identity: &Identity) -> Command {
+fn command(program: &str, info: &ProgramInfo) -> Command {
     let defaults = Settings::default();
     Command::new(program.to_owned())
         .bin_name(program.to_owned())
-        .version(identity.version.clone())
+        .version(info.version.clone())
         .about(ABOUT)
-        .after_help(format!("{AFTER}\n\n{}", identity.note).trim_end().to_owned())
+        .after_help(format!("{AFTER_HELP}\n\n{}", info.after_help).trim_end().to_owned())
         .override_usage(format!("{program} [OPTIONS] [APP [KEY=VALUE]...] [-- COMMAND...]"))
         .disable_help_flag(true)
         .disable_version_flag(true)
@@ -261,7 +261,7 @@ fn command(program: &str, identity: &Identity) -> Command {
         .arg(
             Arg::new("app")
                 .value_name("APP")
-                .help(format!("App to serve [default: {}]", identity.app)),
+                .help(format!("App to serve [default: {}]", info.default_app)),
         )
         .arg(
             Arg::new("option")
@@ -278,53 +278,53 @@ fn command(program: &str, identity: &Identity) -> Command {
                 .num_args(0..)
                 .help("Program for the exec class, and its arguments"),
         )
-        .args(OPTIONS.iter().map(|key| option(key, &defaults)))
-        .args(actions())
+        .args(OPTIONS.iter().map(|key| option_arg(key, &defaults)))
+        .args(action_args())
         .group(ArgGroup::new("action").args(["check-config", "print-config", "list-classes"]))
 }
 
 /// One option of the table as clap wants it.
-fn option(key: &OptionDef, defaults: &Settings) -> Arg {
-    let flag = key.flag();
-    let mut help = key.doc();
+fn option_arg(option: &OptionDef, defaults: &Settings) -> Arg {
+    let flag = option.flag();
+    let mut help = option.doc();
     if help.ends_with('.') && !help.contains(". ") {
         help.pop();
     }
-    let shown = key.format(defaults).join(",");
-    help.push_str(&format!(" [default: {}]", if shown.is_empty() { "none" } else { &shown }));
-    if flag.replace('-', "_") != key.name {
-        help.push_str(&format!(" [key: {}]", key.name));
+    let default_text = option.format(defaults).join(",");
+    help.push_str(&format!(" [default: {}]", if default_text.is_empty() { "none" } else { &default_text }));
+    if flag.replace('-', "_") != option.name {
+        help.push_str(&format!(" [key: {}]", option.name));
     }
-    let arg = Arg::new(key.name)
+    let arg = Arg::new(option.name)
         .long(flag)
-        .value_name(key.value_name)
+        .value_name(option.value_name)
         .help(help)
-        .help_heading(key.group)
+        .help_heading(option.group)
         .allow_negative_numbers(true)
-        .action(match key.arity {
+        .action(match option.arity {
             Arity::Single | Arity::Flag | Arity::Optional => ArgAction::Set,
             Arity::List | Arity::PairList => ArgAction::Append,
         })
-        .overrides_with_all(match key.arity {
+        .overrides_with_all(match option.arity {
             // The last word counts, so that a script can lay its own over another's.
-            Arity::Single | Arity::Flag | Arity::Optional => Some(key.name),
+            Arity::Single | Arity::Flag | Arity::Optional => Some(option.name),
             Arity::List | Arity::PairList => None,
         })
-        .visible_aliases(key.aliases.iter().copied());
-    let arg = match key.arity {
+        .visible_aliases(option.aliases.iter().copied());
+    let arg = match option.arity {
         // The word that follows is not its value: that must stand behind =.
         Arity::Flag => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
         Arity::Single | Arity::Optional | Arity::List | Arity::PairList => arg,
     };
-    match key.short {
+    match option.short {
         Some(short) => arg.short(short),
         None => arg,
     }
 }
 
 /// The flags that are no settings.
-fn actions() -> [Arg; 7] {
-    let action = |name: &'static str, action: ArgAction, help: &'static str| {
+fn action_args() -> [Arg; 7] {
+    let flag_arg = |name: &'static str, action: ArgAction, help: &'static str| {
         Arg::new(name).long(name).action(action).help(help).help_heading("Actions")
     };
     [
@@ -337,15 +337,15 @@ fn actions() -> [Arg; 7] {
             "Run this pool of the file; may be given several times. Other flags, and \
                  variables, win over what a pool says of itself",
         ),
-        action("check-config", ArgAction::SetTrue, "Say whether the settings are good, and leave"),
-        action(
+        flag_arg("check-config", ArgAction::SetTrue, "Say whether the settings are good, and leave"),
+        flag_arg(
             "print-config",
             ArgAction::SetTrue,
             "Print the settings with their sources, and leave",
         ),
-        action("list-classes", ArgAction::SetTrue, "List the worker classes, and leave"),
-        action("help", ArgAction::Help, "Print this help, and leave").short('h'),
-        action("version", ArgAction::Version, "Print the version, and leave")
+        flag_arg("list-classes", ArgAction::SetTrue, "List the worker classes, and leave"),
+        flag_arg("help", ArgAction::Help, "Print this help, and leave").short('h'),
+        flag_arg("version", ArgAction::Version, "Print the version, and leave")
             .short('V')
             .short_alias('v'),
     ]

@@ -46,9 +46,9 @@ impl Runtime {
             // Without /proc there is no title, and everything else works.
             title: ProcTitle::init().ok(),
         };
-        let mut identity = cli::Identity { note: self.last_note(), ..cli::Identity::default() };
+        let mut identity = cli::ProgramInfo { after_help: self.last_note(), ..cli::ProgramInfo::default() };
         if let Some(app) = self.default_app() {
-            identity.app = app.to_owned();
+            identity.default_app = app.to_owned();
         }
         match cli::parse(args, variables, identity) {
             Ok(invocation) => ExitCode::from(self.obey(&invocation, start)),

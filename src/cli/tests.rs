@@ -3,14 +3,14 @@ use crate::settings::{LogTarget, Workers};
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 
-fn invoke(args: &[&str], variables: &[(&str, &str)]) -> Result<Invocation, Exit> {
+fn invoke(args: &[&str], variables: &[(&str, &str)]) -> Result<Invocation, EarlyExit> {
     let args = std::iter::once("/usr/bin/web").chain(args.iter().copied());
     let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
-    parse(args.map(OsString::from), variables, Identity::default())
+    parse(args.map(OsString::from), variables, ProgramInfo::default())
 }
 
 #[track_caller]
-fn good(args: &[&str]) -> Settings {
+fn parse_settings(args: &[&str]) -> Settings {
     load(&invoke(args, &[]).expect("a good command line"))
 }
 
@@ -19,7 +19,7 @@ fn load(invocation: &Invocation) -> Settings {
 }
 
 #[track_caller]
-fn bad(args: &[&str], expected: &str) {
+fn assert_usage_error(args: &[&str], expected: &str) {
     let exit = invoke(args, &[]).expect_err(expected);
     assert_eq!((exit.code, exit.stream), (2, Stream::Stderr));
     assert!(exit.text.starts_with(&format!("web: {expected}")), "{}", exit.text);
@@ -27,19 +27,19 @@ fn bad(args: &[&str], expected: &str) {
 }
 
 #[test]
-fn clap_has_no_objections() {
-    command("web", &Identity::default()).debug_assert();
+fn clap_command_is_consistent() {
+    command("web", &ProgramInfo::default()).debug_assert();
 }
 
 #[test]
-fn without_words_the_defaults_are_served() {
+fn parse_no_args_yields_defaults() {
     assert_eq!(invoke(&[], &[]).expect("a good command line").action, Action::Run);
-    assert_eq!(good(&[]), Settings::default());
+    assert_eq!(parse_settings(&[]), Settings::default());
 }
 
 #[test]
-fn words_name_an_app_and_its_options() {
-    let settings = good(&["-w", "3", "echo", "a=1", "b=", "-b", ":1", "c=x=y", "-b=:2"]);
+fn parse_positional_args_set_app_and_options() {
+    let settings = parse_settings(&["-w", "3", "echo", "a=1", "b=", "-b", ":1", "c=x=y", "-b=:2"]);
     let options = [("a", "1"), ("b", ""), ("c", "x=y")];
     let options = options.map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!((settings.app.as_str(), settings.app_options.clone()), ("echo", options.into()));
@@ -48,8 +48,8 @@ fn words_name_an_app_and_its_options() {
 }
 
 #[test]
-fn aliases_and_dashes_work() {
-    let settings = good(&["--keepalive", "3", "--pidfile", "a", "--error-logfile", "-"]);
+fn parse_flag_aliases_are_accepted() {
+    let settings = parse_settings(&["--keepalive", "3", "--pidfile", "a", "--error-logfile", "-"]);
     assert_eq!(settings.keepalive.as_secs(), 3);
     assert_eq!(settings.pidfile, Some("a".into()));
     assert_eq!(settings.log_file, LogTarget::Stderr);
@@ -57,59 +57,59 @@ fn aliases_and_dashes_work() {
 }
 
 #[test]
-fn the_last_of_two_words_for_one_value_counts() {
-    assert_eq!(good(&["-w", "1", "--workers", "2"]).workers, Workers::Fixed(2));
+fn parse_repeated_flag_last_one_counts() {
+    assert_eq!(parse_settings(&["-w", "1", "--workers", "2"]).workers, Workers::Fixed(2));
 }
 
 #[test]
-fn a_switch_needs_no_value_and_takes_one_behind_an_equals_sign() {
-    assert!(!good(&[]).daemon);
-    assert!(good(&["-D"]).daemon && good(&["--daemon"]).daemon && good(&["-D=yes"]).daemon);
-    assert!(!good(&["--daemon", "--daemon=false"]).daemon);
-    assert!(good(&["-D=0", "--no-new-privs", "-D"]).daemon);
-    let settings = good(&["-Dw", "3", "--single-instance", "echo"]);
+fn parse_bool_flag_value_needs_equals_sign() {
+    assert!(!parse_settings(&[]).daemon);
+    assert!(parse_settings(&["-D"]).daemon && parse_settings(&["--daemon"]).daemon && parse_settings(&["-D=yes"]).daemon);
+    assert!(!parse_settings(&["--daemon", "--daemon=false"]).daemon);
+    assert!(parse_settings(&["-D=0", "--no-new-privs", "-D"]).daemon);
+    let settings = parse_settings(&["-Dw", "3", "--single-instance", "echo"]);
     assert_eq!((settings.app.as_str(), settings.workers), ("echo", Workers::Fixed(3)));
     assert!(settings.daemon && settings.single_instance);
-    bad(&["--daemon=perhaps"], "--daemon: \"perhaps\" is neither yes nor no: give true or false");
+    assert_usage_error(&["--daemon=perhaps"], "--daemon: \"perhaps\" is neither yes nor no: give true or false");
     let invocation = invoke(&["-D=no"], &[("OSTLER_DAEMON", "1")]).expect("a good line");
     assert!(!load(&invocation).daemon);
 }
 
 #[test]
-fn numbers_below_zero_are_values() {
-    let settings = good(&["--nice", "-5", "--oom-score-adj=-1000"]);
+fn parse_negative_number_is_a_value() {
+    let settings = parse_settings(&["--nice", "-5", "--oom-score-adj=-1000"]);
     assert_eq!((settings.nice, settings.oom_score_adj), (Some(-5), Some(-1000)));
-    bad(&["--nice", "-21"], "--nice: \"-21\" is not a nice value: give a number from -20 to 19");
+    assert_usage_error(&["--nice", "-21"], "--nice: \"-21\" is not a nice value: give a number from -20 to 19");
 }
 
 #[test]
-fn bad_words_are_errors_of_the_command_line() {
-    bad(&["--workers", "x"], "--workers: \"x\" is not a number of workers: ");
-    bad(&["-w", "-1"], "--workers: \"-1\" is not a number of workers: ");
-    bad(&["--wokers", "1"], "unexpected argument '--wokers' found\n  tip: a similar");
-    bad(&["-b", ":1", "-b", ":1"], "--bind: \":1\" repeats \":1\"");
-    bad(&["a=1"], "APP: \"a=1\" is an option, not an app");
-    bad(&["demo", "x"], "APP: \"x\" is not an option of the app: give KEY=VALUE");
-    bad(&["demo", "a=1", "a=2"], "APP: \"a=2\" gives an option a second time");
-    bad(&["demo", "name=x"], "APP: \"name\" cannot be an option");
-    bad(&["--check-config", "--list-classes"], "the argument '--check-config' cannot be used");
+fn parse_invalid_args_exit_with_2() {
+    assert_usage_error(&["--workers", "x"], "--workers: \"x\" is not a number of workers: ");
+    assert_usage_error(&["-w", "-1"], "--workers: \"-1\" is not a number of workers: ");
+    assert_usage_error(&["--wokers", "1"], "unexpected argument '--wokers' found\n  tip: a similar");
+    assert_usage_error(&["-b", ":1", "-b", ":1"], "--bind: \":1\" repeats \":1\"");
+    assert_usage_error(&["a=1"], "APP: \"a=1\" is an option, not an app");
+    assert_usage_error(&["demo", "x"], "APP: \"x\" is not an option of the app: give KEY=VALUE");
+    assert_usage_error(&["demo", "a=1", "a=2"], "APP: \"a=2\" gives an option a second time");
+    assert_usage_error(&["demo", "name=x"], "APP: \"name\" cannot be an option");
+    assert_usage_error(&["--check-config", "--list-classes"], "the argument '--check-config' cannot be used");
     let odd = OsString::from_vec(b"a\xff".to_vec());
-    let exit = parse(["web".into(), odd], [], Identity::default()).expect_err("not UTF-8");
+    let exit = parse(["web".into(), odd], [], ProgramInfo::default()).expect_err("not UTF-8");
     assert_eq!(exit.text, "web: argument 1 is not UTF-8: \"a\\xFF\"\n");
 }
 
 #[test]
-fn words_after_two_dashes_are_the_command() {
-    let settings = good(&["-k", "exec", "--", "python3", "-u", "a b", "-u", "--", ""]);
+fn parse_args_after_dashes_set_command() {
+    let settings = parse_settings(&["-k", "exec", "--", "python3", "-u", "a b", "-u", "--", ""]);
     assert_eq!(settings.command, ["python3", "-u", "a b", "-u", "--", ""]);
     assert_eq!(settings.source("command").to_string(), "COMMAND");
-    assert_eq!(good(&["--command", "a", "--command=-b"]).command, ["a", "-b"]);
-    assert_eq!(good(&["-b", "none"]).bind, []);
-    bad(&["--command", "a", "--", "b"], "COMMAND: is given after -- and by --command");
+    assert_eq!(parse_settings(&["--command", "a", "--command=-b"]).command, ["a", "-b"]);
+    assert_eq!(parse_settings(&["-b", "none"]).bind, []);
+    assert_usage_error(&["--command", "a", "--", "b"], "COMMAND: is given after -- and by --command");
 }
 
 #[test]
-fn help_and_version_are_answers() {
+fn parse_help_and_version_exit_with_0() {
     let help = invoke(&["--help"], &[]).expect_err("the help");
     assert_eq!((help.code, help.stream), (0, Stream::Stdout));
     for key in OPTIONS {
@@ -121,27 +121,27 @@ fn help_and_version_are_answers() {
         assert!(help.text.contains(&shown), "{shown}");
     }
     assert!(help.text.contains("Usage: web [OPTIONS]") && help.text.contains("[default: 16K]"));
-    let identity = Identity { version: "7.1".into(), app: "shop".into(), note: "" };
-    let version = parse(["shop".into(), "-V".into()], [], identity).expect_err("the version");
+    let info = ProgramInfo { version: "7.1".into(), default_app: "shop".into(), after_help: "" };
+    let version = parse(["shop".into(), "-V".into()], [], info).expect_err("the version");
     assert_eq!((version.code, version.text.as_str()), (0, "shop 7.1\n"));
 }
 
 #[test]
-fn a_binary_of_ones_own_serves_its_own_app() {
-    let identity = Identity { app: "shop".into(), ..Identity::default() };
-    let invocation = parse(["shop".into()], [], identity).expect("a good command line");
+fn parse_uses_default_app_of_program() {
+    let info = ProgramInfo { default_app: "shop".into(), ..ProgramInfo::default() };
+    let invocation = parse(["shop".into()], [], info).expect("a good command line");
     assert_eq!(load(&invocation).app, "shop");
 }
 
 #[test]
-fn a_file_is_read_anew_by_each_load_and_flags_are_kept() {
+fn load_rereads_file_and_keeps_flags() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("x.yaml");
     let name = path.to_str().expect("UTF-8");
     for variables in [&[][..], &[("OSTLER_CONFIG", name)]] {
         let args = if variables.is_empty() { vec!["-c", name, "-w", "9"] } else { vec!["-w", "9"] };
         let invocation = invoke(&args, variables).expect("a good command line");
-        assert_eq!(invocation.file(), Some(path.as_path()));
+        assert_eq!(invocation.config_file(), Some(path.as_path()));
         fs::write(&path, "threads: 2\nworkers: 2\n").expect("written");
         assert_eq!(load(&invocation).threads, 2);
         fs::write(&path, "threads: 3\n").expect("written");
@@ -155,7 +155,7 @@ fn a_file_is_read_anew_by_each_load_and_flags_are_kept() {
 }
 
 #[test]
-fn variables_warn_or_fail_when_loaded() {
+fn load_checks_environment_variables() {
     let invocation = invoke(&[], &[("OSTLER_X", "1"), ("X", "1")]).expect("a good command line");
     assert_eq!(invocation.load().expect("good settings").1.len(), 1);
     let invocation = invoke(&[], &[("OSTLER_WORKERS", "x")]).expect("a good command line");
