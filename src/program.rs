@@ -40,66 +40,66 @@ impl Runtime {
     pub fn main(self) -> ExitCode {
         let args: Vec<_> = env::args_os().collect();
         let variables: Vec<_> = env::vars_os().collect();
-        let start = Start {
+        let context = Start {
             verdict: None,
-            launch: launch(&args),
+            launch: exec_args(&args),
             // Without /proc there is no title, and everything else works.
             title: ProcTitle::init().ok(),
         };
-        let mut identity = cli::ProgramInfo { after_help: self.last_note(), ..cli::ProgramInfo::default() };
+        let mut info = cli::ProgramInfo { after_help: self.last_note(), ..cli::ProgramInfo::default() };
         if let Some(app) = self.default_app() {
-            identity.default_app = app.to_owned();
+            info.default_app = app.to_owned();
         }
-        match cli::parse(args, variables, identity) {
-            Ok(invocation) => ExitCode::from(self.obey(&invocation, start)),
+        match cli::parse(args, variables, info) {
+            Ok(invocation) => ExitCode::from(self.dispatch(&invocation, context)),
             Err(exit) => {
-                say(exit.stream, &exit.text);
+                print(exit.stream, &exit.text);
                 ExitCode::from(exit.code)
             }
         }
     }
 
-    fn obey(&self, invocation: &Invocation, start: Start) -> u8 {
+    fn dispatch(&self, invocation: &Invocation, context: Start) -> u8 {
         if invocation.action == Action::ListClasses {
             let names: Vec<_> = self.class_names().collect();
-            say(Stream::Stdout, &format!("{}\n", names.join("\n")));
+            print(Stream::Stdout, &format!("{}\n", names.join("\n")));
             return 0;
         }
-        let warn = |problem: &str| {
-            say(Stream::Stderr, &format!("{}: {problem}\n", invocation.program()));
+        let print_warning = |problem: &str| {
+            print(Stream::Stderr, &format!("{}: {problem}\n", invocation.program()));
         };
-        let complain = |problem: &dyn std::fmt::Display| {
+        let report_error = |problem: &dyn std::fmt::Display| {
             activation::report_failure(&problem.to_string());
-            say(Stream::Stderr, &format!("{}: {problem}\n", invocation.program()));
+            print(Stream::Stderr, &format!("{}: {problem}\n", invocation.program()));
         };
         let (configuration, warnings) = match invocation.load() {
             Ok(loaded) => loaded,
             Err(error) => {
-                complain(&error);
+                report_error(&error);
                 return error.exit_code();
             }
         };
-        warnings.iter().for_each(|warning| warn(warning));
+        warnings.iter().for_each(|warning| print_warning(warning));
         let result = match invocation.action {
             Action::Run if configuration.master.daemon && !activation::is_new_master() => {
-                return self.run_daemon(invocation, configuration, start);
+                return self.run_daemon(invocation, configuration, context);
             }
             Action::Run if configuration.master.daemon => {
-                self.serve_from_root(invocation, configuration, start)
+                self.run_from_root_dir(invocation, configuration, context)
             }
-            Action::Run => self.run_as(configuration, start, || reread(invocation)),
+            Action::Run => self.run_as(configuration, context, || reload_config(invocation)),
             Action::CheckConfig => self.check(&configuration).map(|()| {
-                say(Stream::Stdout, "the configuration is good\n");
+                print(Stream::Stdout, "the configuration is good\n");
             }),
             Action::PrintConfig => self.settled(configuration).map(|configuration| {
-                say(Stream::Stdout, &configuration.to_yaml());
+                print(Stream::Stdout, &configuration.to_yaml());
             }),
             Action::ListClasses => Ok(()),
         };
         match result {
             Ok(()) => 0,
             Err(error) => {
-                complain(&error);
+                report_error(&error);
                 error.exit_code()
             }
         }
@@ -112,26 +112,26 @@ impl Runtime {
         &self,
         invocation: &Invocation,
         configuration: Configuration,
-        start: Start,
+        context: Start,
     ) -> u8 {
-        let outcome = daemon::daemonize(|verdict| {
-            let verdict = Rc::new(verdict);
-            let start = Start { verdict: Some(Rc::clone(&verdict)), ..start };
-            let result = self.serve_from_root(invocation, configuration, start);
+        let result = daemon::daemonize(|notifier| {
+            let notifier = Rc::new(notifier);
+            let context = Start { verdict: Some(Rc::clone(&notifier)), ..context };
+            let result = self.run_from_root_dir(invocation, configuration, context);
             match result {
                 Ok(()) => 0,
                 Err(error) => {
-                    verdict.notify(error.exit_code(), &error.to_string());
+                    notifier.notify(error.exit_code(), &error.to_string());
                     error.exit_code()
                 }
             }
         });
-        let (code, text) = match outcome {
-            Ok(verdict) => verdict,
+        let (code, text) = match result {
+            Ok(startup_result) => startup_result,
             Err(error) => (1, format!("cannot become a daemon: {error}")),
         };
         if !text.is_empty() {
-            say(Stream::Stderr, &format!("{}: {text}\n", invocation.program()));
+            print(Stream::Stderr, &format!("{}: {text}\n", invocation.program()));
         }
         code
     }
@@ -140,65 +140,65 @@ impl Runtime {
 impl Runtime {
     /// Serves as a daemon that has left its terminal: from `/`, while paths mean the folder in
     /// which it was started.
-    fn serve_from_root(
+    fn run_from_root_dir(
         &self,
         invocation: &Invocation,
         configuration: Configuration,
-        start: Start,
+        context: Start,
     ) -> Result<(), RuntimeError> {
-        let home = env::current_dir().map_err(RuntimeError::Kernel)?;
-        let folder = File::open(&home).map_err(RuntimeError::Kernel)?;
+        let start_dir = env::current_dir().map_err(RuntimeError::Kernel)?;
+        let start_dir_fd = File::open(&start_dir).map_err(RuntimeError::Kernel)?;
         env::set_current_dir("/").map_err(RuntimeError::Kernel)?;
-        self.run_as(anchored(configuration, &home), start, || {
-            process::change_dir(folder.as_fd()).map_err(|error| error.to_string())?;
-            let configuration = reread(invocation);
+        self.run_as(with_absolute_paths(configuration, &start_dir), context, || {
+            process::change_dir(start_dir_fd.as_fd()).map_err(|error| error.to_string())?;
+            let configuration = reload_config(invocation);
             let _ = env::set_current_dir("/");
-            configuration.map(|configuration| anchored(configuration, &home))
+            configuration.map(|configuration| with_absolute_paths(configuration, &start_dir))
         })
     }
 }
 
 /// Reads the settings anew. A variable that means nothing was complained of at the start.
-fn reread(invocation: &Invocation) -> Result<Configuration, String> {
+fn reload_config(invocation: &Invocation) -> Result<Configuration, String> {
     invocation.load().map(|(configuration, _)| configuration).map_err(|error| error.to_string())
 }
 
 /// The configuration with all paths seen from `home`, for a process whose folder is another.
-fn anchored(mut configuration: Configuration, home: &Path) -> Configuration {
+fn with_absolute_paths(mut configuration: Configuration, base_dir: &Path) -> Configuration {
     let pools = configuration.pools.iter_mut().map(|pool| &mut pool.settings);
-    [&mut configuration.master].into_iter().chain(pools).for_each(|it| anchor_all(it, home));
+    [&mut configuration.master].into_iter().chain(pools).for_each(|it| absolutize_paths(it, base_dir));
     configuration
 }
 
-fn anchor_all(settings: &mut Settings, home: &Path) {
-    let anchor = |path: &mut PathBuf| *path = home.join(&*path);
+fn absolutize_paths(settings: &mut Settings, base_dir: &Path) {
+    let absolutize = |path: &mut PathBuf| *path = base_dir.join(&*path);
     let Settings { pidfile, chdir, worker_tmp_dir, log_file, events_file, bind, command, .. } =
         settings;
-    [pidfile, &mut *chdir, worker_tmp_dir, events_file].into_iter().flatten().for_each(anchor);
+    [pidfile, &mut *chdir, worker_tmp_dir, events_file].into_iter().flatten().for_each(absolutize);
     if let LogTarget::File(path) = log_file {
-        anchor(path);
+        absolutize(path);
     }
     if !command.is_empty() {
         // Its words may be paths too, which only the program knows.
-        chdir.get_or_insert_with(|| home.to_path_buf());
+        chdir.get_or_insert_with(|| base_dir.to_path_buf());
     }
     for address in bind {
         if let Address::Unix(path) = address {
-            anchor(path);
+            absolutize(path);
         }
     }
 }
 
 /// How to start this program again. Without a folder to do that in there is no way.
-fn launch(args: &[OsString]) -> Option<Launch> {
-    let words = args.iter().map(|arg| CString::new(arg.as_bytes()));
-    let words = words.collect::<Result<Vec<_>, _>>().ok()?;
-    let folder = File::open(".").ok()?.into();
-    Some(Launch { words, folder })
+fn exec_args(args: &[OsString]) -> Option<Launch> {
+    let argv = args.iter().map(|arg| CString::new(arg.as_bytes()));
+    let words = argv.collect::<Result<Vec<_>, _>>().ok()?;
+    let working_dir = File::open(".").ok()?.into();
+    Some(Launch { words, folder: working_dir })
 }
 
 /// Prints; a reader that has gone is no reason to fail.
-fn say(stream: Stream, text: &str) {
+fn print(stream: Stream, text: &str) {
     let _ = match stream {
         Stream::Stdout => io::stdout().write_all(text.as_bytes()),
         Stream::Stderr => io::stderr().write_all(text.as_bytes()),
