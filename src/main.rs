@@ -9,9 +9,9 @@ use ostler::Runtime;
 use ostler::apps::{Demo, Echo, RpcDemo, Tick};
 
 fn main() -> ExitCode {
-    let words: Vec<_> = env::args_os().skip(1).collect();
-    if let Some(code) = scaffold::obey(&words) {
+    let args: Vec<_> = env::args_os().skip(1).collect();
+    if let Some(code) = scaffold::run(&args) {
         return code;
     }
-    Runtime::new().app(Demo).app(Echo).app(RpcDemo).app(Tick::default()).note(scaffold::NOTE).main()
+    Runtime::new().app(Demo).app(Echo).app(RpcDemo).app(Tick::default()).note(scaffold::HELP_NOTE).main()
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// What `--help` of the whole program says about it.
-pub(crate) const NOTE: &str = "\
+pub(crate) const HELP_NOTE: &str = "\
 ostler new NAME makes a crate to begin with: an app, a worker class, settings and tests. As the first
 word, new is never an app. See ostler new --help.";
 
@@ -41,13 +41,13 @@ const FILES: [(&str, &str); 9] = [
     ("tests/kit.rs", include_str!("../templates/kit.rs")),
 ];
 
-const FOLDERS: [&str; 3] = ["config", "src", "tests"];
+const DIRS: [&str; 3] = ["config", "src", "tests"];
 
-const NAME_BYTES_MAX: usize = 64;
+const NAME_BYTES_LIMIT: usize = 64;
 
 /// What a crate with a program cannot be called: words of the language, crates that come with it,
 /// folders that cargo needs for itself, and what the new crate depends on.
-const TAKEN: [&str; 5] = [
+const RESERVED_NAMES: [&str; 5] = [
     "abstract as async await become box break const continue crate do dyn else enum extern false",
     "final fn for gen if impl in let loop macro match mod move mut override priv pub ref return self",
     "static struct super trait true try type typeof unsafe unsized use virtual where while yield",
@@ -57,18 +57,18 @@ const TAKEN: [&str; 5] = [
 
 /// Does what `ostler new …` asks for; `None` if the words of the command line, without the program's
 /// own, ask for something else.
-pub(crate) fn obey(words: &[OsString]) -> Option<ExitCode> {
-    let (first, rest) = words.split_first()?;
+pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
+    let (first, rest) = args.split_first()?;
     if first != "new" {
         return None;
     }
-    let outcome = read(rest).and_then(|wish| match wish {
-        Wish::Help => Ok(HELP.to_owned()),
-        Wish::Crate { name, path } => make(Path::new(""), &name, path.as_deref()),
+    let result = parse_args(rest).and_then(|command| match command {
+        NewCommand::Help => Ok(HELP.to_owned()),
+        NewCommand::Crate { name, path } => create_crate(Path::new(""), &name, path.as_deref()),
     });
-    let (code, result) = match outcome {
+    let (code, result) = match result {
         Ok(text) => (0, io::stdout().write_all(text.as_bytes())),
-        Err(Failure { code, why }) => (code, writeln!(io::stderr(), "ostler new: {why}")),
+        Err(Failure { code, reason: why }) => (code, writeln!(io::stderr(), "ostler new: {why}")),
     };
     // A reader that has gone is no reason to fail.
     let _ = result;
@@ -76,7 +76,7 @@ pub(crate) fn obey(words: &[OsString]) -> Option<ExitCode> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Wish {
+enum NewCommand {
     Help,
     Crate { name: String, path: Option<PathBuf> },
 }
@@ -85,36 +85,36 @@ enum Wish {
 struct Failure {
     /// 2 for a bad command line, 1 for what the system refuses.
     code: u8,
-    why: String,
+    reason: String,
 }
 
-fn bad_line(why: impl Into<String>) -> Failure {
-    Failure { code: 2, why: why.into() }
+fn usage_error(why: impl Into<String>) -> Failure {
+    Failure { code: 2, reason: why.into() }
 }
 
-fn refused(why: impl Into<String>) -> Failure {
-    Failure { code: 1, why: why.into() }
+fn system_error(why: impl Into<String>) -> Failure {
+    Failure { code: 1, reason: why.into() }
 }
 
-fn read(words: &[OsString]) -> Result<Wish, Failure> {
+fn parse_args(args: &[OsString]) -> Result<NewCommand, Failure> {
     let (mut names, mut path) = (Vec::new(), None);
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        let word = word.to_str().ok_or_else(|| bad_line(format!("{word:?} is not UTF-8")))?;
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let word = arg.to_str().ok_or_else(|| usage_error(format!("{arg:?} is not UTF-8")))?;
         if word == "--help" || word == "-h" {
-            return Ok(Wish::Help);
+            return Ok(NewCommand::Help);
         }
         let value = if word == "--path" {
-            let value = words.next().ok_or_else(|| bad_line("--path needs a folder behind it"))?;
+            let value = args.next().ok_or_else(|| usage_error("--path needs a folder behind it"))?;
             Some(PathBuf::from(value))
         } else {
             word.strip_prefix("--path=").map(PathBuf::from)
         };
         match value {
             Some(value) if path.is_none() => path = Some(value),
-            Some(_) => return Err(bad_line("--path is given twice")),
+            Some(_) => return Err(usage_error("--path is given twice")),
             None if word.starts_with('-') => {
-                return Err(bad_line(format!(
+                return Err(usage_error(format!(
                     "there is no option {word:?}; see ostler new --help"
                 )));
             }
@@ -122,57 +122,57 @@ fn read(words: &[OsString]) -> Result<Wish, Failure> {
         }
     }
     match names[..] {
-        [name] => judge(name).map(|()| Wish::Crate { name: name.to_owned(), path }),
-        [] => Err(bad_line("give a name: ostler new NAME")),
-        _ => Err(bad_line(format!("one name is wanted, not {}", names.len()))),
+        [name] => check_crate_name(name).map(|()| NewCommand::Crate { name: name.to_owned(), path }),
+        [] => Err(usage_error("give a name: ostler new NAME")),
+        _ => Err(usage_error(format!("one name is wanted, not {}", names.len()))),
     }
 }
 
 /// Whether a crate with a program can be called so.
-fn judge(name: &str) -> Result<(), Failure> {
-    let usual = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
-    let why = if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
+fn check_crate_name(name: &str) -> Result<(), Failure> {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+    let reason = if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
         "does not begin with a lower-case letter"
-    } else if !name.chars().all(usual) {
+    } else if !name.chars().all(is_allowed) {
         "has other characters than lower-case letters, digits, - and _"
-    } else if name.len() > NAME_BYTES_MAX {
+    } else if name.len() > NAME_BYTES_LIMIT {
         "is longer than 64 characters"
-    } else if is_taken(&name.replace('-', "_")) {
+    } else if is_reserved(&name.replace('-', "_")) {
         "is taken: by the language, by cargo, or by a crate that the new one needs"
     } else {
         return Ok(());
     };
-    Err(bad_line(format!("{name:?} cannot be the name of a crate: it {why}")))
+    Err(usage_error(format!("{name:?} cannot be the name of a crate: it {reason}")))
 }
 
-fn is_taken(name: &str) -> bool {
-    TAKEN.iter().flat_map(|words| words.split(' ')).any(|word| word == name)
+fn is_reserved(name: &str) -> bool {
+    RESERVED_NAMES.iter().flat_map(|words| words.split(' ')).any(|word| word == name)
 }
 
 /// Makes the crate below a folder, and gives the words that say so.
-fn make(below: &Path, name: &str, path: Option<&Path>) -> Result<String, Failure> {
+fn create_crate(parent: &Path, name: &str, path: Option<&Path>) -> Result<String, Failure> {
     let ostler = match path {
-        Some(path) => local(path)?,
+        Some(path) => path_dependency(path)?,
         None => format!("{:?}", env!("CARGO_PKG_VERSION")),
     };
     let fill = |text: &str| text.replace("@NAME@", name).replace("@OSTLER@", &ostler);
-    let root = below.join(name);
-    let mut made = Made::default();
-    let say = |path: &Path, error: &io::Error| match error.kind() {
+    let root = parent.join(name);
+    let mut created = CreatedFiles::default();
+    let creation_error = |path: &Path, error: &io::Error| match error.kind() {
         io::ErrorKind::AlreadyExists if *path == root => {
-            refused(format!("{path:?} exists already, and is left as it is: give another name"))
+            system_error(format!("{path:?} exists already, and is left as it is: give another name"))
         }
-        _ => refused(format!("cannot make {path:?}: {error}; nothing is left of the new crate")),
+        _ => system_error(format!("cannot make {path:?}: {error}; nothing is left of the new crate")),
     };
-    for folder in [""].iter().chain(&FOLDERS) {
-        let path = if folder.is_empty() { root.clone() } else { root.join(folder) };
-        made.folder(&path).map_err(|error| say(&path, &error))?;
+    for dir in [""].iter().chain(&DIRS) {
+        let path = if dir.is_empty() { root.clone() } else { root.join(dir) };
+        created.create_dir(&path).map_err(|error| creation_error(&path, &error))?;
     }
     for (file, text) in FILES {
         let path = root.join(fill(file));
-        made.file(&path, &fill(text)).map_err(|error| say(&path, &error))?;
+        created.create_file(&path, &fill(text)).map_err(|error| creation_error(&path, &error))?;
     }
-    made.keep();
+    created.commit();
     Ok(format!(
         "made {name}: an app, a worker class of its own, settings and tests. Next:\n\n    \
         cd {name}\n    cargo test\n    cargo run -- --config config/{name}.yaml\n"
@@ -180,60 +180,60 @@ fn make(below: &Path, name: &str, path: Option<&Path>) -> Result<String, Failure
 }
 
 /// The dependency on a checkout, as Cargo.toml wants it.
-fn local(path: &Path) -> Result<String, Failure> {
+fn path_dependency(path: &Path) -> Result<String, Failure> {
     let manifest = path.join("Cargo.toml");
     let text = fs::read_to_string(&manifest)
-        .map_err(|error| refused(format!("--path: cannot read {manifest:?}: {error}")))?;
+        .map_err(|error| system_error(format!("--path: cannot read {manifest:?}: {error}")))?;
     if !text.lines().any(|line| line.trim() == r#"name = "ostler""#) {
-        return Err(refused(format!("--path: {manifest:?} is not that of ostler")));
+        return Err(system_error(format!("--path: {manifest:?} is not that of ostler")));
     }
-    let folder = path.canonicalize();
-    let folder = folder.map_err(|error| refused(format!("--path: {path:?}: {error}")))?;
-    match folder.to_str() {
-        Some(folder) if !folder.chars().any(char::is_control) => {
-            let folder = folder.replace('\\', r"\\").replace('"', r#"\""#);
-            Ok(format!(r#"{{ path = "{folder}" }}"#))
+    let canonical = path.canonicalize();
+    let checkout = canonical.map_err(|error| system_error(format!("--path: {path:?}: {error}")))?;
+    match checkout.to_str() {
+        Some(checkout_text) if !checkout_text.chars().any(char::is_control) => {
+            let escaped = checkout_text.replace('\\', r"\\").replace('"', r#"\""#);
+            Ok(format!(r#"{{ path = "{escaped}" }}"#))
         }
         _ => {
-            Err(refused(format!("--path: Cargo.toml cannot name {folder:?}: it is no plain text")))
+            Err(system_error(format!("--path: Cargo.toml cannot name {checkout:?}: it is no plain text")))
         }
     }
 }
 
 /// What has been made, and is taken back when this is dropped, unless it is to be kept.
 #[derive(Default)]
-struct Made {
-    folders: Vec<PathBuf>,
+struct CreatedFiles {
+    dirs: Vec<PathBuf>,
     files: Vec<PathBuf>,
 }
 
-impl Made {
-    fn folder(&mut self, path: &Path) -> io::Result<()> {
+impl CreatedFiles {
+    fn create_dir(&mut self, path: &Path) -> io::Result<()> {
         fs::create_dir(path)?;
-        self.folders.push(path.to_owned());
+        self.dirs.push(path.to_owned());
         Ok(())
     }
 
-    fn file(&mut self, path: &Path, text: &str) -> io::Result<()> {
+    fn create_file(&mut self, path: &Path, text: &str) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
         self.files.push(path.to_owned());
         file.write_all(text.as_bytes())
     }
 
-    fn keep(&mut self) {
-        self.folders.clear();
+    fn commit(&mut self) {
+        self.dirs.clear();
         self.files.clear();
     }
 }
 
-impl Drop for Made {
+impl Drop for CreatedFiles {
     fn drop(&mut self) {
         for file in &self.files {
             let _ = fs::remove_file(file);
         }
         // One into which somebody else has put something stays.
-        for folder in self.folders.iter().rev() {
-            let _ = fs::remove_dir(folder);
+        for dir in self.dirs.iter().rev() {
+            let _ = fs::remove_dir(dir);
         }
     }
 }
@@ -243,75 +243,75 @@ mod tests {
     use super::*;
     use std::os::unix::ffi::OsStringExt;
 
-    fn order(words: &[&str]) -> Result<Wish, Failure> {
-        read(&words.iter().map(OsString::from).collect::<Vec<_>>())
+    fn parse(args: &[&str]) -> Result<NewCommand, Failure> {
+        parse_args(&args.iter().map(OsString::from).collect::<Vec<_>>())
     }
 
     #[track_caller]
-    fn bad(words: &[&str], expected: &str) {
-        let failure = order(words).expect_err(expected);
+    fn assert_usage_error(args: &[&str], expected: &str) {
+        let failure = parse(args).expect_err(expected);
         assert_eq!(failure.code, 2);
-        assert!(failure.why.contains(expected), "{}", failure.why);
+        assert!(failure.reason.contains(expected), "{}", failure.reason);
     }
 
     #[test]
-    fn only_the_first_word_means_it() {
+    fn run_ignores_new_after_first_arg() {
         for words in [&[][..], &["echo", "new"], &["-w", "1", "new"], &["--help"]] {
             let words: Vec<_> = words.iter().map(OsString::from).collect();
-            assert!(obey(&words).is_none(), "{words:?}");
+            assert!(run(&words).is_none(), "{words:?}");
         }
     }
 
     #[test]
-    fn a_name_and_a_path_in_any_order() {
-        let shop = |path: Option<&str>| Wish::Crate {
+    fn parse_args_accepts_any_order() {
+        let shop = |path: Option<&str>| NewCommand::Crate {
             name: "shop".to_owned(),
             path: path.map(PathBuf::from),
         };
-        assert_eq!(order(&["shop"]), Ok(shop(None)));
-        assert_eq!(order(&["--path", "..", "shop"]), Ok(shop(Some(".."))));
-        assert_eq!(order(&["shop", "--path=a b"]), Ok(shop(Some("a b"))));
-        assert_eq!(order(&["shop", "-h"]), Ok(Wish::Help));
+        assert_eq!(parse(&["shop"]), Ok(shop(None)));
+        assert_eq!(parse(&["--path", "..", "shop"]), Ok(shop(Some(".."))));
+        assert_eq!(parse(&["shop", "--path=a b"]), Ok(shop(Some("a b"))));
+        assert_eq!(parse(&["shop", "-h"]), Ok(NewCommand::Help));
     }
 
     #[test]
-    fn bad_words_are_errors_of_the_command_line() {
-        bad(&[], "give a name");
-        bad(&["a", "b"], "one name is wanted, not 2");
-        bad(&["a", "--path"], "--path needs a folder");
-        bad(&["a", "--path=b", "--path", "c"], "given twice");
-        bad(&["a", "--lib"], "no option \"--lib\"");
+    fn parse_args_invalid_args_exit_with_2() {
+        assert_usage_error(&[], "give a name");
+        assert_usage_error(&["a", "b"], "one name is wanted, not 2");
+        assert_usage_error(&["a", "--path"], "--path needs a folder");
+        assert_usage_error(&["a", "--path=b", "--path", "c"], "given twice");
+        assert_usage_error(&["a", "--lib"], "no option \"--lib\"");
         let odd = OsString::from_vec(b"a\xff".to_vec());
-        assert!(read(&[odd]).expect_err("not UTF-8").why.ends_with("is not UTF-8"));
+        assert!(parse_args(&[odd]).expect_err("not UTF-8").reason.ends_with("is not UTF-8"));
     }
 
     #[test]
-    fn names_are_those_that_cargo_takes() {
+    fn check_crate_name_matches_cargo_rules() {
         for good in ["a", "shop", "my-shop_2", "a-", "newer", "null"] {
-            assert_eq!(judge(good), Ok(()), "{good}");
+            assert_eq!(check_crate_name(good), Ok(()), "{good}");
         }
-        bad(&[""], "does not begin with");
-        bad(&["1a"], "does not begin with");
-        bad(&["Shop"], "does not begin with");
-        bad(&["../shop"], "does not begin with");
-        bad(&["a/b"], "other characters");
-        bad(&["aB"], "other characters");
-        bad(&["a.b"], "other characters");
-        bad(&["fn"], "is taken");
-        bad(&["proc-macro"], "is taken");
-        bad(&["ostler"], "is taken");
-        bad(&[&"a".repeat(65)], "longer than 64");
+        assert_usage_error(&[""], "does not begin with");
+        assert_usage_error(&["1a"], "does not begin with");
+        assert_usage_error(&["Shop"], "does not begin with");
+        assert_usage_error(&["../shop"], "does not begin with");
+        assert_usage_error(&["a/b"], "other characters");
+        assert_usage_error(&["aB"], "other characters");
+        assert_usage_error(&["a.b"], "other characters");
+        assert_usage_error(&["fn"], "is taken");
+        assert_usage_error(&["proc-macro"], "is taken");
+        assert_usage_error(&["ostler"], "is taken");
+        assert_usage_error(&[&"a".repeat(65)], "longer than 64");
     }
 
     #[test]
-    fn what_exists_is_left_as_it_is() {
+    fn create_crate_existing_path_is_kept() {
         let folder = tempfile::tempdir().expect("a folder");
-        for prepare in [fs::create_dir as fn(PathBuf) -> io::Result<()>, |p| fs::write(p, "mine")] {
+        for create in [fs::create_dir as fn(PathBuf) -> io::Result<()>, |p| fs::write(p, "mine")] {
             let path = folder.path().join("shop");
-            prepare(path.clone()).expect("prepared");
+            create(path.clone()).expect("prepared");
             let before = fs::metadata(&path).expect("it is there").modified().expect("a time");
-            let failure = make(folder.path(), "shop", None).expect_err("it exists");
-            assert!(failure.why.contains("exists already"), "{}", failure.why);
+            let failure = create_crate(folder.path(), "shop", None).expect_err("it exists");
+            assert!(failure.reason.contains("exists already"), "{}", failure.reason);
             let after = fs::metadata(&path).expect("it is there").modified().expect("a time");
             assert_eq!(after, before);
             let _ = fs::remove_dir(&path).or_else(|_| fs::remove_file(&path));
@@ -319,30 +319,30 @@ mod tests {
     }
 
     #[test]
-    fn a_checkout_is_looked_at() {
+    fn path_dependency_requires_ostler_manifest() {
         let folder = tempfile::tempdir().expect("a folder");
-        let failure = make(folder.path(), "shop", Some(folder.path())).expect_err("no manifest");
-        assert!(failure.why.contains("cannot read") && failure.code == 1, "{}", failure.why);
+        let failure = create_crate(folder.path(), "shop", Some(folder.path())).expect_err("no manifest");
+        assert!(failure.reason.contains("cannot read") && failure.code == 1, "{}", failure.reason);
         fs::write(folder.path().join("Cargo.toml"), "[package]\nname = \"x\"\n").expect("written");
-        let failure = make(folder.path(), "shop", Some(folder.path())).expect_err("not ostler");
-        assert!(failure.why.ends_with("is not that of ostler"), "{}", failure.why);
+        let failure = create_crate(folder.path(), "shop", Some(folder.path())).expect_err("not ostler");
+        assert!(failure.reason.ends_with("is not that of ostler"), "{}", failure.reason);
         assert!(!folder.path().join("shop").exists());
         let odd = folder.path().join("a \"b\" \\c");
         fs::create_dir(&odd).expect("made");
         fs::write(odd.join("Cargo.toml"), "name = \"ostler\"\n").expect("written");
-        let dependency = local(&odd).expect("a checkout");
+        let dependency = path_dependency(&odd).expect("a checkout");
         assert!(dependency.ends_with(r#"/a \"b\" \\c" }"#), "{dependency}");
     }
 
     #[test]
-    fn a_failure_takes_back_what_was_made_and_nothing_else() {
+    fn created_files_drop_removes_only_its_own() {
         let folder = tempfile::tempdir().expect("a folder");
         let (a, b) = (folder.path().join("a"), folder.path().join("b"));
         for inner in [&a, &b] {
-            let mut made = Made::default();
-            made.folder(inner).expect("made");
-            made.file(&inner.join("mine"), "").expect("made");
-            made.file(&inner.join("mine"), "other").expect_err("nothing is overwritten");
+            let mut created = CreatedFiles::default();
+            created.create_dir(inner).expect("made");
+            created.create_file(&inner.join("mine"), "").expect("made");
+            created.create_file(&inner.join("mine"), "other").expect_err("nothing is overwritten");
             if inner == &b {
                 fs::write(inner.join("theirs"), "").expect("written");
             }
