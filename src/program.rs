@@ -17,7 +17,7 @@ use crate::cli::{self, Action, Invocation, Stream};
 use crate::listen::activation;
 use crate::os::title::ProcTitle;
 use crate::os::{daemon, process};
-use crate::runtime::{Runtime, RuntimeError, Start};
+use crate::runtime::{Runtime, RuntimeError, StartupContext};
 use crate::settings::{Configuration, LogTarget, Settings};
 
 /// Runs a program that serves this app: with its command line, YAML files, signals and exit codes.
@@ -40,13 +40,13 @@ impl Runtime {
     pub fn main(self) -> ExitCode {
         let args: Vec<_> = env::args_os().collect();
         let variables: Vec<_> = env::vars_os().collect();
-        let context = Start {
-            verdict: None,
-            launch: exec_args(&args),
+        let context = StartupContext {
+            startup_notifier: None,
+            exec_args: exec_args(&args),
             // Without /proc there is no title, and everything else works.
             title: ProcTitle::init().ok(),
         };
-        let mut info = cli::ProgramInfo { after_help: self.last_note(), ..cli::ProgramInfo::default() };
+        let mut info = cli::ProgramInfo { after_help: self.after_help_text(), ..cli::ProgramInfo::default() };
         if let Some(app) = self.default_app() {
             info.default_app = app.to_owned();
         }
@@ -59,7 +59,7 @@ impl Runtime {
         }
     }
 
-    fn dispatch(&self, invocation: &Invocation, context: Start) -> u8 {
+    fn dispatch(&self, invocation: &Invocation, context: StartupContext) -> u8 {
         if invocation.action == Action::ListClasses {
             let names: Vec<_> = self.class_names().collect();
             print(Stream::Stdout, &format!("{}\n", names.join("\n")));
@@ -91,7 +91,7 @@ impl Runtime {
             Action::CheckConfig => self.check(&configuration).map(|()| {
                 print(Stream::Stdout, "the configuration is good\n");
             }),
-            Action::PrintConfig => self.settled(configuration).map(|configuration| {
+            Action::PrintConfig => self.finalize(configuration).map(|configuration| {
                 print(Stream::Stdout, &configuration.to_yaml());
             }),
             Action::ListClasses => Ok(()),
@@ -112,11 +112,11 @@ impl Runtime {
         &self,
         invocation: &Invocation,
         configuration: Configuration,
-        context: Start,
+        context: StartupContext,
     ) -> u8 {
         let result = daemon::daemonize(|notifier| {
             let notifier = Rc::new(notifier);
-            let context = Start { verdict: Some(Rc::clone(&notifier)), ..context };
+            let context = StartupContext { startup_notifier: Some(Rc::clone(&notifier)), ..context };
             let result = self.run_from_root_dir(invocation, configuration, context);
             match result {
                 Ok(()) => 0,
@@ -144,11 +144,11 @@ impl Runtime {
         &self,
         invocation: &Invocation,
         configuration: Configuration,
-        context: Start,
+        context: StartupContext,
     ) -> Result<(), RuntimeError> {
-        let start_dir = env::current_dir().map_err(RuntimeError::Kernel)?;
-        let start_dir_fd = File::open(&start_dir).map_err(RuntimeError::Kernel)?;
-        env::set_current_dir("/").map_err(RuntimeError::Kernel)?;
+        let start_dir = env::current_dir().map_err(RuntimeError::Os)?;
+        let start_dir_fd = File::open(&start_dir).map_err(RuntimeError::Os)?;
+        env::set_current_dir("/").map_err(RuntimeError::Os)?;
         self.run_as(with_absolute_paths(configuration, &start_dir), context, || {
             process::change_dir(start_dir_fd.as_fd()).map_err(|error| error.to_string())?;
             let configuration = reload_config(invocation);

@@ -1,6 +1,6 @@
 //! The builder: apps, classes and settings become a running master.
 
-mod catalogue;
+mod catalog;
 mod error;
 
 use std::env;
@@ -28,7 +28,7 @@ use crate::pidfile::PidFile;
 use crate::settings::{Configuration, LogLevel, LogTarget, Pool, Settings, check_address_conflicts};
 use crate::systemd::ServiceManager;
 use crate::worker::WorkerClass;
-use catalogue::{Catalogue, Choice, place};
+use catalog::{Catalog, Selection, source_label};
 pub use error::RuntimeError;
 
 /// A program in the making: the apps and classes that settings can choose from.
@@ -41,9 +41,9 @@ pub use error::RuntimeError;
 /// }
 /// ```
 pub struct Runtime {
-    catalogue: Catalogue,
+    catalog: Catalog,
     hooks: Box<dyn Hooks>,
-    note: &'static str,
+    after_help: &'static str,
 }
 
 impl Default for Runtime {
@@ -55,20 +55,20 @@ impl Default for Runtime {
 impl Runtime {
     /// A runtime with the built-in classes and no app.
     pub fn new() -> Self {
-        Self { catalogue: Catalogue::new(), hooks: Box::new(NoHooks), note: "" }
+        Self { catalog: Catalog::new(), hooks: Box::new(NoHooks), after_help: "" }
     }
 
     /// Adds an app. The first is the one that is served if nobody chooses.
     #[must_use]
     pub fn app(mut self, app: impl App + 'static) -> Self {
-        self.catalogue.add_app(app);
+        self.catalog.add_app(app);
         self
     }
 
     /// Adds a worker class. A name that is taken is reported when the program runs.
     #[must_use]
     pub fn class(mut self, class: impl WorkerClass + 'static) -> Self {
-        self.catalogue.add_class(class);
+        self.catalog.add_class(class);
         self
     }
 
@@ -81,24 +81,24 @@ impl Runtime {
 
     /// Has `--help` end with a paragraph of the program's own, in lines of at most 100 characters.
     #[must_use]
-    pub fn note(mut self, text: &'static str) -> Self {
-        self.note = text;
+    pub fn after_help(mut self, text: &'static str) -> Self {
+        self.after_help = text;
         self
     }
 
     /// What `--help` ends with.
-    pub(crate) fn last_note(&self) -> &'static str {
-        self.note
+    pub(crate) fn after_help_text(&self) -> &'static str {
+        self.after_help
     }
 
     /// The name of the app that is served if nobody chooses.
     pub(crate) fn default_app(&self) -> Option<&str> {
-        self.catalogue.default_app()
+        self.catalog.default_app()
     }
 
     /// The names of the classes, in alphabetical order.
     pub fn class_names(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.catalogue.class_names()
+        self.catalog.class_names()
     }
 
     /// Finds what the settings name, and asks it whether the settings suit it. Changes nothing.
@@ -106,15 +106,15 @@ impl Runtime {
     /// # Errors
     /// An unknown class, app, user or group; a refusal of the class or the app.
     pub fn check(&self, configuration: &Configuration) -> Result<(), RuntimeError> {
-        self.plan(configuration.clone()).map(|_| ())
+        self.resolve(configuration.clone()).map(|_| ())
     }
 
     /// The same configuration as it will hold, once it has been checked.
-    pub(crate) fn settled(
+    pub(crate) fn finalize(
         &self,
         mut configuration: Configuration,
     ) -> Result<Configuration, RuntimeError> {
-        let plans = self.plan(configuration.clone())?.plans;
+        let plans = self.resolve(configuration.clone())?.plans;
         for (pool, plan) in configuration.pools.iter_mut().zip(plans) {
             pool.settings = plan.settings;
         }
@@ -130,8 +130,8 @@ impl Runtime {
     /// Whatever keeps the master from starting: nothing that it made is left behind then.
     pub fn run(&self, settings: impl Into<Configuration>) -> Result<(), RuntimeError> {
         let configuration = settings.into();
-        let again = configuration.clone();
-        self.run_as(configuration, Start::default(), move || Ok(again.clone()))
+        let configuration_copy = configuration.clone();
+        self.run_as(configuration, StartupContext::default(), move || Ok(configuration_copy.clone()))
     }
 
     /// As [`run`](Self::run), with what is known of how the program was started, and with a way to
@@ -139,89 +139,89 @@ impl Runtime {
     pub(crate) fn run_as(
         &self,
         configuration: Configuration,
-        start: Start,
-        reread: impl Fn() -> Result<Configuration, String>,
+        context: StartupContext,
+        reload_config: impl Fn() -> Result<Configuration, String>,
     ) -> Result<(), RuntimeError> {
-        let blueprint = self.plan(configuration)?;
+        let resolved = self.resolve(configuration)?;
         // From here on a signal is kept until the loop takes it, so whatever is made below is also
         // cleaned up.
-        let signals = SignalPipe::open().map_err(RuntimeError::Kernel)?;
+        let signals = SignalPipe::open().map_err(RuntimeError::Os)?;
         signal::catch(&MASTER_SIGNALS);
         signal::unblock_all();
         let InheritedFds { listeners, old_master: predecessor, mut warnings } =
             InheritedFds::take_from_env().map_err(RuntimeError::Listen)?;
-        let is_second = predecessor.is_some();
-        let kin = match predecessor {
+        let is_upgrade = predecessor.is_some();
+        let upgrade_peer = match predecessor {
             Some((pid, line)) => Kin::Predecessor { pid, line },
             None => Kin::Alone,
         };
-        let alone = matches!(kin, Kin::Alone);
-        let confessed = |error: RuntimeError| {
-            if let Kin::Predecessor { line, .. } = &kin {
+        let is_sole_master = matches!(upgrade_peer, Kin::Alone);
+        let report_to_old_master = |error: RuntimeError| {
+            if let Kin::Predecessor { line, .. } = &upgrade_peer {
                 line.send_failure(&error.to_string());
             }
             error
         };
-        let pidfile = create_pidfile(&blueprint.master, is_second).map_err(confessed)?;
-        let (house, companies) = match arbiter::found(blueprint, &listeners, &[], alone) {
-            Ok(founded) => founded,
+        let pidfile = create_pidfile(&resolved.master, is_upgrade).map_err(report_to_old_master)?;
+        let (master_context, generations) = match arbiter::found(resolved, &listeners, &[], is_sole_master) {
+            Ok(prepared) => prepared,
             Err(error) => {
                 if let Some(pidfile) = pidfile {
                     pidfile.remove();
                 }
-                return Err(confessed(error.into()));
+                return Err(report_to_old_master(error.into()));
             }
         };
         // What is not wished for is not kept open: nobody would look at its queue.
         drop(listeners);
-        let (manager, warning) = ServiceManager::from_env();
+        let (service_manager, warning) = ServiceManager::from_env();
         warnings.extend(warning);
-        introduce(&house, &companies, &warnings);
-        let Start { title, launch, verdict } = start;
+        log_startup(&master_context, &generations, &warnings);
+        let StartupContext { title, exec_args: launch, startup_notifier: verdict } = context;
         let planner: Planner<'_> =
-            Box::new(move || self.plan(reread()?).map_err(|error| error.to_string()));
-        let (memory, leaves) = (MemoryWatch::find(), Leaves::find(house.log.logger()));
-        let crews =
-            companies.into_iter().map(|company| Crew::new(company, title, &memory, &leaves));
-        let crews = crews.collect::<Result<Vec<_>, _>>().map_err(RuntimeError::Kernel)?;
-        let means = Means {
+            Box::new(move || self.resolve(reload_config()?).map_err(|error| error.to_string()));
+        let (oom, cgroups) = (MemoryWatch::find(), Leaves::find(master_context.log.logger()));
+        let process_tables =
+            generations.into_iter().map(|generation| Crew::new(generation, title, &oom, &cgroups));
+        let crews = process_tables.collect::<Result<Vec<_>, _>>().map_err(RuntimeError::Os)?;
+        let parts = Means {
             signals,
-            house,
-            memory,
-            leaves,
+            house: master_context,
+            memory: oom,
+            leaves: cgroups,
             planner,
             title,
             launch,
             pidfile,
-            service_manager: manager,
-            kin,
+            service_manager,
+            kin: upgrade_peer,
             startup_notifier: verdict,
             hooks: self.hooks.as_ref(),
         };
-        serve(Arbiter::new(crews, means))
+        serve(Arbiter::new(crews, parts))
     }
 
     /// Finds everything that a configuration names.
-    fn plan(&self, configuration: Configuration) -> Result<Blueprint<'_>, RuntimeError> {
+    fn resolve(&self, configuration: Configuration) -> Result<Blueprint<'_>, RuntimeError> {
         let Configuration { master, mut pools, has_named_pools: is_divided } = configuration;
-        let log = log_wish(&master);
-        let mut choices = Vec::new();
+        let log = log_config(&master);
+        let mut selections = Vec::new();
         for pool in &mut pools {
-            let choice = self.catalogue.choose(&pool.settings)?;
-            choice.settle(&mut pool.settings);
-            choices.push(choice);
+            let selection = self.catalog.select(&pool.settings)?;
+            selection.finalize_settings(&mut pool.settings);
+            selections.push(selection);
         }
-        check_address_conflicts(pools.iter()).map_err(RuntimeError::Settings)?;
+        check_address_conflicts(pools.iter()).map_err(RuntimeError::PoolConflict)?;
         let plans: Vec<_> =
-            pools.into_iter().zip(choices).map(|(pool, choice)| plan_pool(pool, choice)).collect();
+            pools.into_iter().zip(selections).map(|(pool, choice)| pool_spec(pool, choice)).collect();
         check_log_owner(&master, &plans)?;
         Ok(Blueprint { master, is_divided, log, plans })
     }
 }
 
-fn plan_pool<'a>(pool: Pool, choice: Choice<'a>) -> Plan<'a> {
+fn pool_spec<'a>(pool: Pool, selection: Selection<'a>) -> Plan<'a> {
     let Pool { name, settings, .. } = pool;
-    let Choice { app, class, identity, socket_access } = choice;
+    let Selection { app, class, identity, socket_access } = selection;
     let folder = settings.worker_tmp_dir.clone();
     let heartbeat_folder = folder.unwrap_or_else(heartbeat::default_dir);
     Plan { pool: name, settings, app, class, identity, socket_access, heartbeat_folder }
@@ -229,24 +229,24 @@ fn plan_pool<'a>(pool: Pool, choice: Choice<'a>) -> Plan<'a> {
 
 /// How a program was started.
 #[derive(Default)]
-pub(crate) struct Start {
+pub(crate) struct StartupContext {
     /// Where the title goes that `ps` shows.
     pub(crate) title: Option<ProcTitle>,
     /// How to start it again.
-    pub(crate) launch: Option<Launch>,
+    pub(crate) exec_args: Option<Launch>,
     /// Whom to tell when the workers are ready, if this is a daemon.
-    pub(crate) verdict: Option<Rc<StartupNotifier>>,
+    pub(crate) startup_notifier: Option<Rc<StartupNotifier>>,
 }
 
-fn create_pidfile(settings: &Settings, second: bool) -> Result<Option<PidFile>, RuntimeError> {
-    let create = if second { PidFile::create_for_upgrade } else { PidFile::create };
-    let lone = settings.single_instance.then(|| {
-        let folder = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_else(|| {
+fn create_pidfile(settings: &Settings, is_upgrade: bool) -> Result<Option<PidFile>, RuntimeError> {
+    let create = if is_upgrade { PidFile::create_for_upgrade } else { PidFile::create };
+    let instance_lock_path = settings.single_instance.then(|| {
+        let dir = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_else(|| {
             if credentials::is_root() { PathBuf::from("/run") } else { env::temp_dir() }
         });
-        folder.join(format!("ostler-{}.pid", settings.proc_name.replace('/', "_")))
+        dir.join(format!("ostler-{}.pid", settings.proc_name.replace('/', "_")))
     });
-    let path = settings.pidfile.clone().or(lone);
+    let path = settings.pidfile.clone().or(instance_lock_path);
     path.as_deref().map(create).transpose().map_err(RuntimeError::PidFile)
 }
 
@@ -261,43 +261,43 @@ fn check_log_owner(master: &Settings, plans: &[Plan<'_>]) -> Result<(), RuntimeE
                  reopen the file: give both the same, or log to -",
                 first.pool, other.pool
             );
-            Err(RuntimeError::Setting { place: place(master, "log_file"), reason })
+            Err(RuntimeError::Setting { source_label: source_label(master, "log_file"), reason })
         }
         Some(_) | None => Ok(()),
     }
 }
 
 /// The first records of the log.
-fn introduce(house: &House, companies: &[Company<'_>], warnings: &[String]) {
-    let log = house.log.logger();
+fn log_startup(context: &House, generations: &[Company<'_>], warnings: &[String]) {
+    let log = context.log.logger();
     let (pid, version) = (Pid::this().as_raw(), env!("CARGO_PKG_VERSION"));
-    match companies {
-        [Company { plan, .. }] if !house.is_divided => {
+    match generations {
+        [Company { plan, .. }] if !context.is_divided => {
             info!(log, "master started"; "pid" => pid, "version" => version,
                 "app" => plan.app.name(), "class" => plan.class.name(),
-                "workers" => plan.settings.workers.count(), command_of(plan));
+                "workers" => plan.settings.workers.count(), command_fields(plan));
         }
-        several => {
+        pools => {
             info!(log, "master started"; "pid" => pid, "version" => version,
-                "pools" => several.len());
-            for Company { plan, log, .. } in several {
+                "pools" => pools.len());
+            for Company { plan, log, .. } in pools {
                 info!(log.logger(), "pool prepared"; "app" => plan.app.name(),
                     "class" => plan.class.name(), "workers" => plan.settings.workers.count(),
-                    command_of(plan));
+                    command_fields(plan));
             }
         }
     }
     for warning in warnings {
         warn!(log, "ignored"; "error" => warning);
     }
-    for company in companies {
-        for listener in listen::one_per_address(company.listeners.iter().map(AsRef::as_ref)) {
-            info!(company.log.logger(), "listening"; "address" => listener.name());
+    for generation in generations {
+        for listener in listen::one_per_address(generation.listeners.iter().map(AsRef::as_ref)) {
+            info!(generation.log.logger(), "listening"; "address" => listener.name());
         }
     }
 }
 
-fn command_of(plan: &Plan<'_>) -> Fields {
+fn command_fields(plan: &Plan<'_>) -> Fields {
     let command = plan.class.runs_command().then(|| plan.settings.command.join(" "));
     Fields::new().optional(command, |facts, command| facts.text("command", command))
 }
@@ -306,7 +306,7 @@ fn command_of(plan: &Plan<'_>) -> Fields {
 fn serve(mut arbiter: Arbiter<'_>) -> Result<(), RuntimeError> {
     let outcome = arbiter.run();
     arbiter.clean_up();
-    match outcome.map_err(RuntimeError::Kernel)? {
+    match outcome.map_err(RuntimeError::Os)? {
         Outcome::Stopped => {
             info!(arbiter.log(), "stopped"; "pid" => Pid::this().as_raw());
             Ok(())
@@ -334,7 +334,7 @@ const MASTER_SIGNALS: [Signal; 11] = [
     Signal::Cont,
 ];
 
-fn log_wish(settings: &Settings) -> log::LogConfig {
+fn log_config(settings: &Settings) -> log::LogConfig {
     let level = match settings.log_level {
         LogLevel::Trace => Level::Trace,
         LogLevel::Debug => Level::Debug,
@@ -343,6 +343,6 @@ fn log_wish(settings: &Settings) -> log::LogConfig {
         LogLevel::Error => Level::Error,
         LogLevel::Critical => Level::Critical,
     };
-    let (target, events) = (settings.log_file.clone(), settings.events_file.clone());
-    log::LogConfig { target, level, format: settings.log_format, flight_recorder: events }
+    let (target, flight_recorder_file) = (settings.log_file.clone(), settings.events_file.clone());
+    log::LogConfig { target, level, format: settings.log_format, flight_recorder: flight_recorder_file }
 }

@@ -15,16 +15,16 @@ use crate::worker::DuplicateClass;
 #[non_exhaustive]
 pub enum RuntimeError {
     /// Two worker classes have the same name.
-    Duplicate(DuplicateClass),
+    DuplicateClass(DuplicateClass),
     /// A setting names what does not exist, or what the app or the class refuses.
     Setting {
         /// Where it was set.
-        place: String,
+        source_label: String,
         /// What is wrong with it.
         reason: String,
     },
     /// Pools that cannot be in one master.
-    Settings(SettingsError),
+    PoolConflict(SettingsError),
     /// An address cannot be listened on.
     Listen(ListenError),
     /// The log cannot be opened.
@@ -33,7 +33,7 @@ pub enum RuntimeError {
     #[allow(private_interfaces)]
     PidFile(PidFileError),
     /// The kernel refuses the little that a master needs.
-    Kernel(io::Error),
+    Os(io::Error),
     /// No worker was ever ready; with what the last one had to say.
     NeverReady(String),
 }
@@ -43,8 +43,8 @@ impl RuntimeError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NeverReady(_) => 3,
-            Self::Duplicate(_) => 70,
-            Self::Settings(error) => error.exit_code(),
+            Self::DuplicateClass(_) => 70,
+            Self::PoolConflict(error) => error.exit_code(),
             _ => 1,
         }
     }
@@ -53,17 +53,17 @@ impl RuntimeError {
 impl fmt::Display for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Duplicate(error) => error.fmt(f),
-            Self::Setting { place, reason } => write!(f, "{place}: {reason}"),
-            Self::Settings(error) => error.fmt(f),
+            Self::DuplicateClass(error) => error.fmt(f),
+            Self::Setting { source_label: place, reason } => write!(f, "{place}: {reason}"),
+            Self::PoolConflict(error) => error.fmt(f),
             Self::Listen(error) => f.write_str(&log::error_chain(error)),
             Self::Log(error) => f.write_str(&log::error_chain(error)),
             Self::PidFile(error) => f.write_str(&log::error_chain(error)),
-            Self::Kernel(error) => write!(f, "the kernel refuses what a master needs: {error}"),
-            Self::NeverReady(words) if words.is_empty() => {
+            Self::Os(error) => write!(f, "the kernel refuses what a master needs: {error}"),
+            Self::NeverReady(reason) if reason.is_empty() => {
                 f.write_str("giving up: no worker was ever ready")
             }
-            Self::NeverReady(words) => write!(f, "giving up: no worker was ever ready: {words}"),
+            Self::NeverReady(reason) => write!(f, "giving up: no worker was ever ready: {reason}"),
         }
     }
 }
@@ -75,7 +75,7 @@ impl From<CompanyError> for RuntimeError {
         match error {
             CompanyError::Listen(error) => Self::Listen(error),
             CompanyError::Log(error) => Self::Log(error),
-            CompanyError::Board(error) => Self::Kernel(error),
+            CompanyError::Board(error) => Self::Os(error),
         }
     }
 }

@@ -11,36 +11,36 @@ use crate::workers;
 use super::error::RuntimeError;
 
 /// The apps and the worker classes of a program.
-pub(super) struct Catalogue {
+pub(super) struct Catalog {
     apps: Vec<Box<dyn App>>,
     registry: Registry,
     /// The first class whose name was taken.
-    fault: Option<DuplicateClass>,
+    duplicate_class: Option<DuplicateClass>,
 }
 
 /// What the settings have chosen.
-pub(super) struct Choice<'a> {
+pub(super) struct Selection<'a> {
     pub(super) app: &'a dyn App,
     pub(super) class: &'a dyn WorkerClass,
     pub(super) identity: Credentials,
     pub(super) socket_access: Access,
 }
 
-impl Choice<'_> {
+impl Selection<'_> {
     /// The settings as they hold: the default address only for who listens.
-    pub(super) fn settle(&self, settings: &mut Settings) {
-        if listens_nowhere(self.app, self.class).is_some() {
+    pub(super) fn finalize_settings(&self, settings: &mut Settings) {
+        if not_listening_reason(self.app, self.class).is_some() {
             settings.bind.clear();
         }
     }
 }
 
-impl Catalogue {
+impl Catalog {
     /// The built-in classes, and no app.
     pub(super) fn new() -> Self {
         let mut registry = Registry::default();
-        let fault = workers::install(&mut registry).err();
-        Self { apps: Vec::new(), registry, fault }
+        let duplicate_class = workers::install(&mut registry).err();
+        Self { apps: Vec::new(), registry, duplicate_class }
     }
 
     pub(super) fn add_app(&mut self, app: impl App + 'static) {
@@ -50,7 +50,7 @@ impl Catalogue {
     /// Adds a class. That its name is taken comes to light when something is chosen.
     pub(super) fn add_class(&mut self, class: impl WorkerClass + 'static) {
         if let Err(duplicate) = self.registry.register(class) {
-            self.fault.get_or_insert(duplicate);
+            self.duplicate_class.get_or_insert(duplicate);
         }
     }
 
@@ -68,56 +68,56 @@ impl Catalogue {
     ///
     /// # Errors
     /// An unknown class, app, user or group; a refusal of the class or the app.
-    pub(super) fn choose(&self, settings: &Settings) -> Result<Choice<'_>, RuntimeError> {
-        if let Some(fault) = &self.fault {
-            return Err(RuntimeError::Duplicate(fault.clone()));
+    pub(super) fn select(&self, settings: &Settings) -> Result<Selection<'_>, RuntimeError> {
+        if let Some(duplicate) = &self.duplicate_class {
+            return Err(RuntimeError::DuplicateClass(duplicate.clone()));
         }
-        let wrong = |key: &'static str| {
-            let place = place(settings, key);
-            move |reason: String| RuntimeError::Setting { place, reason }
+        let setting_error = |key: &'static str| {
+            let label = source_label(settings, key);
+            move |reason: String| RuntimeError::Setting { source_label: label, reason }
         };
         let class = self.registry.get(&settings.worker_class);
-        let class = class.map_err(|error| wrong("worker_class")(error.to_string()))?;
-        check_command(class, settings).map_err(|(key, reason)| wrong(key)(reason))?;
+        let class = class.map_err(|error| setting_error("worker_class")(error.to_string()))?;
+        check_command(class, settings).map_err(|(key, reason)| setting_error(key)(reason))?;
         let app = if class.runs_command() {
             &NoApp
         } else {
-            self.find_app(&settings.app).map_err(wrong("app"))?
+            self.find_app(&settings.app).map_err(setting_error("app"))?
         };
-        app.check(&settings.app_options).map_err(|refusal| of_app(settings, &refusal))?;
-        self.check_kind(app, class).map_err(|(key, reason)| wrong(key)(reason))?;
-        check_bind(app, class, settings).map_err(wrong("bind"))?;
-        class.check(settings).map_err(|refusal| wrong("worker_class")(refusal.to_string()))?;
+        app.check(&settings.app_options).map_err(|error| app_error(settings, &error))?;
+        self.check_runs_jobs(app, class).map_err(|(key, reason)| setting_error(key)(reason))?;
+        check_bind(app, class, settings).map_err(setting_error("bind"))?;
+        class.check(settings).map_err(|error| setting_error("worker_class")(error.to_string()))?;
         let (user, group) = (settings.user.as_deref(), settings.group.as_deref());
         let key = if user.is_some() { "user" } else { "group" };
-        Credentials::lookup(None, group).map_err(wrong("group"))?;
-        let identity = Credentials::lookup(user, group).map_err(wrong(key))?;
+        Credentials::lookup(None, group).map_err(setting_error("group"))?;
+        let identity = Credentials::lookup(user, group).map_err(setting_error(key))?;
         if !identity.can_apply() {
             let reason = "only a master that runs as root can run workers as somebody else";
-            return Err(wrong(key)(reason.to_owned()));
+            return Err(setting_error(key)(reason.to_owned()));
         }
         let user = settings.socket_user.as_deref().map(credentials::lookup_uid).transpose();
         let group = settings.socket_group.as_deref().map(credentials::lookup_gid).transpose();
         let socket_access = Access {
             mode: settings.socket_mode,
-            user: user.map_err(wrong("socket_user"))?,
-            group: group.map_err(wrong("socket_group"))?,
+            user: user.map_err(setting_error("socket_user"))?,
+            group: group.map_err(setting_error("socket_group"))?,
         };
-        Ok(Choice { app, class, identity, socket_access })
+        Ok(Selection { app, class, identity, socket_access })
     }
 
     /// Whether the class can do what the app is there for. Else which key is wrong, and why.
-    fn check_kind(
+    fn check_runs_jobs(
         &self,
         app: &dyn App,
         class: &dyn WorkerClass,
     ) -> Result<(), (&'static str, String)> {
         if app.is_job() && !class.runs_jobs() {
-            let able: Vec<_> = self.registry.names_of(|class| class.runs_jobs()).collect();
-            let (class, app, able) = (class.name(), app.name(), able.join(", "));
-            let why =
+            let job_classes: Vec<_> = self.registry.names_of(|class| class.runs_jobs()).collect();
+            let (class, app, able) = (class.name(), app.name(), job_classes.join(", "));
+            let reason =
                 format!("{class:?} runs no jobs, and app {app:?} is one; those that do are: ");
-            return Err(("worker_class", why + &able));
+            return Err(("worker_class", reason + &able));
         }
         Ok(())
     }
@@ -140,22 +140,22 @@ fn check_command(
     let name = class.name();
     if class.runs_command() {
         if !matches!(settings.source("app"), Source::Default) {
-            let why = format!(
+            let reason = format!(
                 "class {name} runs a COMMAND and serves no app: leave out {:?}",
                 settings.app
             );
-            return Err(("app", why));
+            return Err(("app", reason));
         }
         if settings.command.is_empty() {
-            let why =
+            let reason =
                 format!("class {name} runs a COMMAND: give one, with its arguments, after --");
-            return Err(("command", why));
+            return Err(("command", reason));
         }
-        return worker::program::check_command(settings).map_err(|refusal| ("command", refusal.to_string()));
+        return worker::program::check_command(settings).map_err(|error| ("command", error.to_string()));
     }
     if let Some(word) = settings.command.first() {
-        let why = format!("class {name} runs no command: leave out {word:?}, or take class exec");
-        return Err(("command", why));
+        let reason = format!("class {name} runs no command: leave out {word:?}, or take class exec");
+        return Err(("command", reason));
     }
     Ok(())
 }
@@ -163,9 +163,9 @@ fn check_command(
 /// Whether there is an address for who needs one, and none that somebody chose for who does not.
 fn check_bind(app: &dyn App, class: &dyn WorkerClass, settings: &Settings) -> Result<(), String> {
     let (is_empty, name) = (settings.bind.is_empty(), class.name());
-    match listens_nowhere(app, class) {
-        Some(who) if !is_empty && *settings.source("bind") != Source::Default => {
-            Err(format!("{who} listens nowhere: leave bind out"))
+    match not_listening_reason(app, class) {
+        Some(subject) if !is_empty && *settings.source("bind") != Source::Default => {
+            Err(format!("{subject} listens nowhere: leave bind out"))
         }
         None if is_empty && !class.runs_command() => {
             Err(format!("is empty, but class {name} serves clients: give an address"))
@@ -176,7 +176,7 @@ fn check_bind(app: &dyn App, class: &dyn WorkerClass, settings: &Settings) -> Re
 
 /// Who sees to it that nothing is bound, if anybody does: an app that is a job, or a class that takes
 /// no clients.
-fn listens_nowhere(app: &dyn App, class: &dyn WorkerClass) -> Option<String> {
+fn not_listening_reason(app: &dyn App, class: &dyn WorkerClass) -> Option<String> {
     if app.is_job() {
         return Some(format!("app {:?} is a job, which", app.name()));
     }
@@ -184,19 +184,19 @@ fn listens_nowhere(app: &dyn App, class: &dyn WorkerClass) -> Option<String> {
 }
 
 /// What an app refuses, with the place of the option that is to blame.
-fn of_app(settings: &Settings, refusal: &ConfigError) -> RuntimeError {
-    let place = match refusal.option() {
-        None => place(settings, "app"),
+fn app_error(settings: &Settings, error: &ConfigError) -> RuntimeError {
+    let label = match error.option() {
+        None => source_label(settings, "app"),
         Some(option) => match settings.option_source(option) {
             source @ Source::File { .. } => format!("{source}: app.{option}"),
             source => format!("{source}: {option}"),
         },
     };
-    RuntimeError::Setting { place, reason: refusal.to_string() }
+    RuntimeError::Setting { source_label: label, reason: error.to_string() }
 }
 
 /// Where a person set this key, in words that a message can begin with.
-pub(super) fn place(settings: &Settings, key: &str) -> String {
+pub(super) fn source_label(settings: &Settings, key: &str) -> String {
     match settings.source(key) {
         Source::Default => key.to_owned(),
         source @ Source::File { .. } => format!("{source}: {key}"),
