@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Who may import a neighbour on the same floor: the kernel's face speaks in pure values, and the
 /// doors share a corridor.
-const ALLOWED: [(&str, &str); 8] = [
+const SAME_LAYER_IMPORTS: [(&str, &str); 8] = [
     ("app", "stamp"),
     ("os", "stamp"),
     ("os", "diagnosis"),
@@ -25,7 +25,7 @@ const ROOT_ITEMS: [(&str, &str); 3] =
     [("Runtime", "runtime"), ("RuntimeError", "runtime"), ("main", "program")];
 
 /// Files and folders, by the beginning of their paths, that decide and do nothing else.
-const PURE: [&str; 15] = [
+const PURE_MODULES: [&str; 15] = [
     "src/arbiter/estate.rs",
     "src/arbiter/ledger.rs",
     "src/arbiter/pact.rs",
@@ -44,7 +44,7 @@ const PURE: [&str; 15] = [
 ];
 
 /// What no pure file may mention outside its tests.
-const IMPURE: [&str; 16] = [
+const IMPURE_NAMES: [&str; 16] = [
     "crate::os",
     "TcpListener",
     "TcpStream",
@@ -166,18 +166,18 @@ fn tests_begin(lines: &[(usize, String)]) -> Option<usize> {
 /// A line without its comment and without what is in its string literals. Enough for this code,
 /// which has no block comments; what follows a line break in a literal is read as code.
 fn code_of(line: &str) -> String {
-    let (mut code, mut in_text, mut escaped) = (String::new(), false, false);
+    let (mut code, mut in_string, mut escaped) = (String::new(), false, false);
     let mut characters = line.chars().peekable();
     while let Some(character) = characters.next() {
         match character {
             _ if escaped => escaped = false,
-            '\\' if in_text => escaped = true,
-            '\'' if !in_text && characters.peek() == Some(&'"') => {
+            '\\' if in_string => escaped = true,
+            '\'' if !in_string && characters.peek() == Some(&'"') => {
                 characters.next(); // the character '"'
             }
-            '"' => in_text = !in_text,
-            '/' if !in_text && characters.peek() == Some(&'/') => break,
-            _ if in_text => (),
+            '"' => in_string = !in_string,
+            '/' if !in_string && characters.peek() == Some(&'/') => break,
+            _ if in_string => (),
             _ => code.push(character),
         }
     }
@@ -215,20 +215,20 @@ fn names_after(text: &str) -> Vec<String> {
 struct Layers(HashMap<String, usize>);
 
 impl Layers {
-    fn parse(map: &str) -> Self {
-        let (mut floors, mut floor) = (HashMap::new(), None);
-        for line in map.lines() {
+    fn parse(lib_rs: &str) -> Self {
+        let (mut layers, mut layer) = (HashMap::new(), None);
+        for line in lib_rs.lines() {
             if let Some((number, _)) = line.strip_prefix("// ").and_then(|l| l.split_once(": ")) {
-                floor = number.parse().ok().or(floor);
+                layer = number.parse().ok().or(layer);
             }
             let item = line.trim_start_matches("pub ").strip_prefix("mod ");
             if let Some(name) = item.and_then(|item| item.strip_suffix(';')) {
-                floors.insert(name.to_owned(), floor.expect("a module stands on a floor"));
+                layers.insert(name.to_owned(), layer.expect("a module stands on a floor"));
             }
         }
         // The programs, which are other crates.
-        floors.extend(["main", "bin", "scaffold"].map(|name| (name.to_owned(), 7)));
-        Self(floors)
+        layers.extend(["main", "bin", "scaffold"].map(|name| (name.to_owned(), 7)));
+        Self(layers)
     }
 
     fn layer(&self, module: &str) -> Option<usize> {
@@ -236,30 +236,30 @@ impl Layers {
     }
 
     /// What is wrong with a file's imports.
-    fn wrong_imports(&self, source: &Source) -> Vec<String> {
-        let Some(floor) = self.layer(source.module()) else {
+    fn import_violations(&self, source: &Source) -> Vec<String> {
+        let Some(layer) = self.layer(source.module()) else {
             return vec![format!("{} is on no floor of src/lib.rs", source.path)];
         };
-        let mut wrong = Vec::new();
+        let mut violations = Vec::new();
         for (line, name) in source.imports() {
             let item = ROOT_ITEMS.iter().find(|(item, _)| *item == name);
             let module = item.map_or(name.as_str(), |(_, module)| module);
             match self.layer(module) {
                 Some(_) if module == source.module() => (),
-                Some(other) if other < floor => (),
-                _ if ALLOWED.contains(&(source.module(), module)) => (),
-                Some(other) => wrong.push(format!(
-                    "{}:{line} (floor {floor}) must not import {module} (floor {other})",
+                Some(other) if other < layer => (),
+                _ if SAME_LAYER_IMPORTS.contains(&(source.module(), module)) => (),
+                Some(other) => violations.push(format!(
+                    "{}:{line} (floor {layer}) must not import {module} (floor {other})",
                     source.path
                 )),
-                None => wrong.push(format!("{}:{line} imports {name}, on no floor", source.path)),
+                None => violations.push(format!("{}:{line} imports {name}, on no floor", source.path)),
             }
         }
-        wrong
+        violations
     }
 }
 
-fn map() -> String {
+fn module_list() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap()
 }
 
@@ -297,7 +297,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 }
 
 /// The lines, outside tests, on which a word occurs: `file:line`.
-fn mentions(source: &Source, word: &str) -> Vec<String> {
+fn occurrences(source: &Source, word: &str) -> Vec<String> {
     let lines = source
         .code()
         .filter(|(_, line)| line.match_indices(word).any(|(at, _)| !line[..at].ends_with(is_word)));
@@ -305,27 +305,27 @@ fn mentions(source: &Source, word: &str) -> Vec<String> {
 }
 
 #[track_caller]
-fn assert_none(wrong: Vec<String>) {
-    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+fn assert_none(violations: Vec<String>) {
+    assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
 }
 
 #[test]
 fn file_imports_own_and_lower_layers() {
-    let house = Layers::parse(&map());
-    assert!(house.layer("os") == Some(0) && house.layer("arbiter") == Some(5));
-    assert_none(sources().iter().flat_map(|source| house.wrong_imports(source)).collect());
+    let layers = Layers::parse(&module_list());
+    assert!(layers.layer("os") == Some(0) && layers.layer("arbiter") == Some(5));
+    assert_none(sources().iter().flat_map(|source| layers.import_violations(source)).collect());
 }
 
 #[test]
 fn decision_modules_are_pure() {
     let sources = sources();
-    for room in PURE {
-        assert!(sources.iter().any(|source| source.is_in(&[room])), "there is no {room}");
+    for path_prefix in PURE_MODULES {
+        assert!(sources.iter().any(|source| source.is_in(&[path_prefix])), "there is no {path_prefix}");
     }
-    let pure = sources.iter().filter(|source| source.is_in(&PURE));
+    let pure = sources.iter().filter(|source| source.is_in(&PURE_MODULES));
     let wrong = pure.flat_map(|source| {
-        IMPURE.iter().flat_map(move |word| {
-            let places = mentions(source, word).into_iter();
+        IMPURE_NAMES.iter().flat_map(move |word| {
+            let places = occurrences(source, word).into_iter();
             places.map(move |place| format!("{place} is pure and must not mention {word}"))
         })
     });
@@ -336,19 +336,19 @@ fn decision_modules_are_pure() {
 fn unsafe_is_in_the_lowest_layer_only() {
     let outside = sources().into_iter().filter(|source| !source.is_in(&["src/os/"]));
     let wrong = outside.flat_map(|source| {
-        ["unsafe", "allow(unsafe_code"].map(|word| mentions(&source, word)).concat()
+        ["unsafe", "allow(unsafe_code"].map(|word| occurrences(&source, word)).concat()
     });
     assert_none(wrong.map(|place| format!("{place} has unsafe code outside src/os")).collect());
-    let map = map();
-    assert_eq!(map.matches("unsafe_code").count(), 1, "src/lib.rs allows it for `mod os` alone");
-    assert!(map.contains("#[allow(unsafe_code)]\nmod os;"));
+    let lib_rs = module_list();
+    assert_eq!(lib_rs.matches("unsafe_code").count(), 1, "src/lib.rs allows it for `mod os` alone");
+    assert!(lib_rs.contains("#[allow(unsafe_code)]\nmod os;"));
 }
 
 #[test]
-fn examples_with_unsafe_code_are_known_by_name() {
+fn unsafe_examples_are_listed() {
     let mut found: Vec<String> = sources_in(&["examples"])
         .into_iter()
-        .filter(|source| !mentions(source, "unsafe").is_empty())
+        .filter(|source| !occurrences(source, "unsafe").is_empty())
         .map(|source| source.path)
         .collect();
     found.sort();
@@ -357,7 +357,7 @@ fn examples_with_unsafe_code_are_known_by_name() {
 
 #[test]
 fn testkit_is_in_the_top_layer() {
-    assert_eq!(Layers::parse(&map()).layer("testkit"), Some(7));
+    assert_eq!(Layers::parse(&module_list()).layer("testkit"), Some(7));
     // What a class is tested by must not know how anything of the runtime is done.
     let kit = sources().into_iter().filter(|source| source.module() == "testkit");
     let imports: Vec<_> = kit.flat_map(|source| source.imports()).map(|(_, name)| name).collect();
@@ -368,28 +368,28 @@ fn testkit_is_in_the_top_layer() {
 fn each_dependency_stays_in_its_modules() {
     let mut wrong = Vec::new();
     for source in sources() {
-        for (word, rooms) in DEPENDENCY_MODULES.iter().filter(|(_, rooms)| !source.is_in(rooms)) {
-            let places = mentions(&source, word).into_iter();
-            wrong.extend(places.map(|place| format!("{place}: {word} belongs to {rooms:?}")));
+        for (word, modules) in DEPENDENCY_MODULES.iter().filter(|(_, rooms)| !source.is_in(rooms)) {
+            let places = occurrences(&source, word).into_iter();
+            wrong.extend(places.map(|place| format!("{place}: {word} belongs to {modules:?}")));
         }
     }
     assert_none(wrong);
 }
 
 #[test]
-fn classes_are_written_as_if_from_outside() {
+fn worker_classes_use_the_public_api_only() {
     let classes = sources().into_iter().filter(|source| source.is_in(&["workers/"]));
     let mut wrong = Vec::new();
     for class in classes {
         for word in ["crate::", "super::super", "self::super"] {
-            let places = mentions(&class, word).into_iter();
+            let places = occurrences(&class, word).into_iter();
             wrong.extend(places.map(|place| format!("{place} must not say {word}")));
         }
         // Only the list of classes knows them; what is in the folder of a class may know that class.
-        let is_a_room_of_one =
+        let is_submodule_of_class =
             class.path.matches('/').count() > 1 && !class.path.ends_with("/mod.rs");
-        if class.path != "workers/mod.rs" && !is_a_room_of_one {
-            let places = mentions(&class, "super::").into_iter();
+        if class.path != "workers/mod.rs" && !is_submodule_of_class {
+            let places = occurrences(&class, "super::").into_iter();
             wrong.extend(places.map(|place| format!("{place}: classes do not know each other")));
         }
     }
@@ -397,20 +397,20 @@ fn classes_are_written_as_if_from_outside() {
 }
 
 #[test]
-fn the_scanner_sees_what_it_should() {
+fn scanner_finds_imports_and_occurrences() {
     let text = "use crate::log;\nuse ostler::{os::{a, b}, app::App};\nfn f() { \"crate::x\"; }\n\
         use super::super::worker; // crate::cli\n#[cfg(test)]\nmod tests {\n  crate::arbiter\n}\n";
     let source = Source::new("src/http/head.rs".to_owned(), text);
     let names: Vec<_> = source.imports().into_iter().map(|(line, name)| (name, line)).collect();
     let expected = [("log", 1), ("os", 2), ("app", 2), ("worker", 4)];
     assert_eq!(names, expected.map(|(name, line)| (name.to_owned(), line)));
-    let house = Layers::parse(
+    let layers = Layers::parse(
         "// 0: a\nmod os;\npub mod app;\n// 1: b\nmod log;\nmod http;\n// 3: c\n#[x]\npub mod worker;\n",
     );
-    let wrong = house.wrong_imports(&source);
+    let wrong = layers.import_violations(&source);
     assert_eq!(
         wrong.last().unwrap(),
         "src/http/head.rs:4 (floor 1) must not import worker (floor 3)"
     );
-    assert_eq!(mentions(&source, "worker"), ["src/http/head.rs:4"]);
+    assert_eq!(occurrences(&source, "worker"), ["src/http/head.rs:4"]);
 }
