@@ -20,7 +20,7 @@ const FOLDERS: [&str; 8] =
     ["benches/", "config/", "docs/", "examples/", "src/", "templates/", "tests/", "workers/"];
 
 /// Paths that only a crate made by `ostler new` has.
-const ELSEWHERE: [&str; 6] = [
+const SCAFFOLD_FILES: [&str; 6] = [
     "config/shop.yaml",
     "src/app.rs",
     "src/class.rs",
@@ -100,7 +100,7 @@ impl Page {
     }
 
     /// The texts in code type, outside code blocks.
-    fn words(&self) -> impl Iterator<Item = &str> {
+    fn code_spans(&self) -> impl Iterator<Item = &str> {
         self.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
     }
 
@@ -121,25 +121,25 @@ fn pages() -> BTreeMap<PathBuf, Page> {
 }
 
 /// A path without `.` and `..`.
-fn plain(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
+fn normalize(path: &Path) -> PathBuf {
+    let mut normalized = PathBuf::new();
     for component in path.components() {
         match component {
-            Component::ParentDir => drop(plain.pop()),
+            Component::ParentDir => drop(normalized.pop()),
             Component::CurDir => (),
-            other => plain.push(other),
+            other => normalized.push(other),
         }
     }
-    plain
+    normalized
 }
 
 #[track_caller]
-fn assert_none(wrong: Vec<String>) {
-    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+fn assert_none(problems: Vec<String>) {
+    assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
 
 #[test]
-fn the_summary_lists_every_chapter_once() {
+fn summary_lists_every_chapter_once() {
     let pages = pages();
     let summary = &pages[&Path::new(GUIDE).join("SUMMARY.md")];
     let mut listed: Vec<PathBuf> = summary.links().map(|to| Path::new(GUIDE).join(to)).collect();
@@ -154,7 +154,7 @@ fn the_summary_lists_every_chapter_once() {
 }
 
 #[test]
-fn no_link_leads_nowhere() {
+fn links_have_existing_targets() {
     let pages = pages();
     let mut wrong = Vec::new();
     for (path, page) in &pages {
@@ -162,7 +162,7 @@ fn no_link_leads_nowhere() {
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
             let to = match file {
                 "" => path.clone(),
-                file => plain(&path.parent().unwrap().join(file)),
+                file => normalize(&path.parent().unwrap().join(file)),
             };
             let here = path.display();
             if !root().join(&to).exists() {
@@ -178,14 +178,14 @@ fn no_link_leads_nowhere() {
 }
 
 #[test]
-fn files_that_are_named_are_there() {
+fn named_files_exist() {
     let mut wrong = Vec::new();
     for (path, page) in pages() {
-        for word in page.words() {
+        for word in page.code_spans() {
             let is_path = FOLDERS.iter().any(|folder| word.starts_with(folder));
-            let elsewhere = path.starts_with(GUIDE) && ELSEWHERE.contains(&word);
+            let is_scaffold_file = path.starts_with(GUIDE) && SCAFFOLD_FILES.contains(&word);
             if is_path
-                && !elsewhere
+                && !is_scaffold_file
                 && !word.contains(['*', ' ', '…'])
                 && !root().join(word).exists()
             {
@@ -197,7 +197,7 @@ fn files_that_are_named_are_there() {
 }
 
 #[test]
-fn every_code_block_names_its_language() {
+fn code_blocks_name_their_language() {
     let known = ["rust", "sh", "text", "yaml", "toml", "ini", "nginx", "dockerfile", "python"];
     let mut wrong = Vec::new();
     for (path, page) in pages() {
@@ -214,7 +214,7 @@ fn every_code_block_names_its_language() {
 
 /// Rust code that `src/guide.rs` does not name would not be compiled.
 #[test]
-fn all_rust_code_is_compiled() {
+fn rust_code_blocks_are_compiled() {
     let list = fs::read_to_string(root().join("src/guide.rs")).unwrap();
     for (path, page) in pages() {
         if page.blocks("rust").next().is_some() {
@@ -226,7 +226,7 @@ fn all_rust_code_is_compiled() {
 
 /// Settings in the guide are good ones, but for those that the text says are not.
 #[test]
-fn all_settings_load() {
+fn yaml_code_blocks_load() {
     for (path, page) in pages() {
         for text in page.blocks("yaml") {
             let loaded = ostler::settings::Configuration::from_yaml(text, &path);
@@ -236,7 +236,7 @@ fn all_settings_load() {
 }
 
 #[test]
-fn the_class_in_the_guide_is_the_example() {
+fn guide_class_equals_the_example() {
     let page = Page::read(&Path::new(GUIDE).join("own-class.md"));
     let example = fs::read_to_string(root().join("examples/custom_class.rs")).unwrap();
     let code = example.split_once("\n\n").unwrap().1;

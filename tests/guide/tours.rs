@@ -35,29 +35,29 @@ impl Drop for Shell {
 
 /// Takes the tour in a folder, on a port of its own, and gives all that was said.
 #[track_caller]
-fn take(page: &Page, folder: &Path, prelude: &str) -> String {
+fn run_tour(page: &Page, folder: &Path, prelude: &str) -> String {
     let port = free_port();
-    let typed: Vec<_> = page.blocks("sh").collect();
-    let script = format!("{prelude}\n{}", typed.join("\n")).replace(":8000", &format!(":{port}"));
-    let path = folder.join("said");
-    let said = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+    let commands: Vec<_> = page.blocks("sh").collect();
+    let script = format!("{prelude}\n{}", commands.join("\n")).replace(":8000", &format!(":{port}"));
+    let output_path = folder.join("said");
+    let output_file = OpenOptions::new().create(true).append(true).open(&output_path).unwrap();
     let mut command = Command::new("bash");
     command.args(["-c", &script]).current_dir(folder).process_group(0);
     // Programs that are told no address take this one.
     command.env("OSTLER_BIND", format!("127.0.0.1:{port}"));
-    command.stdin(Stdio::null()).stdout(said.try_clone().unwrap()).stderr(said);
+    command.stdin(Stdio::null()).stdout(output_file.try_clone().unwrap()).stderr(output_file);
     let mut shell = Shell(command.spawn().unwrap());
     let end = Instant::now() + DEADLINE;
     while shell.0.try_wait().unwrap().is_none() {
         assert!(
             Instant::now() < end,
             "the tour does not end: {}",
-            fs::read_to_string(&path).unwrap()
+            fs::read_to_string(&output_path).unwrap()
         );
         thread::sleep(Duration::from_millis(20));
     }
     drop(shell);
-    fs::read_to_string(path).unwrap()
+    fs::read_to_string(output_path).unwrap()
 }
 
 /// A port that nobody uses, and that the kernel gives to no client. No two tours get the same.
@@ -78,23 +78,23 @@ fn free_port() -> u16 {
 /// Checks that these lines were said, each with anything for its `…`: the records of the log in this
 /// order, and everything else in this order.
 #[track_caller]
-fn expect(said: &str, expected: &[&str]) {
+fn assert_output(output: &str, expected: &[&str]) {
     let is_record = |line: &&str| [" INFO ", " WARN ", " ERRO "].iter().any(|l| line.contains(l));
     let (records, others): (Vec<&str>, Vec<&str>) = expected.iter().copied().partition(is_record);
     for wanted in [records, others] {
-        let mut lines = said.lines();
+        let mut lines = output.lines();
         for wanted in wanted {
             let found = lines.any(|line| {
                 let mut pieces = wanted.split('…');
                 pieces.try_fold(line, |rest, piece| Some(rest.split_once(piece)?.1)).is_some()
             });
-            assert!(found, "not said, or too early: {wanted}\nin:\n{said}");
+            assert!(found, "not said, or too early: {wanted}\nin:\n{output}");
         }
     }
 }
 
 /// An empty folder of this name, the same each time, so that cargo's leavings do not pile up.
-fn folder(name: &str) -> PathBuf {
+fn empty_dir(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
@@ -102,13 +102,13 @@ fn folder(name: &str) -> PathBuf {
 }
 
 #[test]
-fn the_tour_of_the_readme_works() {
+fn readme_tour_works() {
     let example = Path::new(env!("CARGO_BIN_EXE_ostler")).with_file_name("examples");
     if !example.join("custom_class").exists() {
         eprintln!("skipped: the example is not there; plain `cargo test` builds it");
         return;
     }
-    let folder = folder("readme");
+    let folder = empty_dir("readme");
     fs::create_dir_all(folder.join("target/release")).unwrap();
     fs::create_dir_all(folder.join("target/debug")).unwrap();
     symlink(env!("CARGO_BIN_EXE_ostler"), folder.join("target/release/ostler")).unwrap();
@@ -121,7 +121,7 @@ fn the_tour_of_the_readme_works() {
     parts.drain(..begin.unwrap());
     let end = parts.iter().skip(1).position(|p| matches!(p, Part::Line(l) if l.starts_with("## ")));
     parts.truncate(1 + end.unwrap());
-    let said = take(&Page { path: page.path, parts }, &folder, "cargo() { :; }");
+    let output = run_tour(&Page { path: page.path, parts }, &folder, "cargo() { :; }");
     let expected = [
         "Hello, world!",
         r#"{…"class":"mio"…}"#,
@@ -144,12 +144,12 @@ fn the_tour_of_the_readme_works() {
         " INFO stopping, …signal: INT",
         " INFO stopped, pid: …",
     ];
-    expect(&said, &expected);
+    assert_output(&output, &expected);
 }
 
 #[test]
-fn the_quick_start_works() {
-    let folder = folder("quick-start");
+fn quick_start_tour_works() {
+    let folder = empty_dir("quick-start");
     let tools = folder.join("tools");
     fs::create_dir(&tools).unwrap();
     symlink(env!("CARGO_BIN_EXE_ostler"), tools.join("ostler")).unwrap();
@@ -165,11 +165,11 @@ fn the_quick_start_works() {
     );
     let page = Page::read(&Path::new(GUIDE).join("quick-start.md"));
     File::create(folder.join("said")).unwrap();
-    let said = take(&page, &folder, &prelude);
-    if said.contains("no matching package") || said.contains("failed to download") {
-        eprintln!("skipped: cargo cannot resolve offline:\n{said}");
+    let output = run_tour(&page, &folder, &prelude);
+    if output.contains("no matching package") || output.contains("failed to download") {
+        eprintln!("skipped: cargo cannot resolve offline:\n{output}");
         return;
     }
     let expected: Vec<_> = page.blocks("text").flat_map(str::lines).collect();
-    expect(&said, &expected);
+    assert_output(&output, &expected);
 }
