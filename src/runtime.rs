@@ -12,7 +12,7 @@ use slog::{Level, crit, info, warn};
 use crate::app::App;
 use crate::arbiter::{
     self, Arbiter, Blueprint, Company, Crew, House, Kin, Launch, Leaves, Means, MemoryWatch,
-    Outcome, Plan, Planner,
+    RunOutcome, Plan, Planner,
 };
 use crate::heartbeat;
 use crate::hooks::{Hooks, NoHooks};
@@ -307,11 +307,11 @@ fn serve(mut arbiter: Arbiter<'_>) -> Result<(), RuntimeError> {
     let outcome = arbiter.run();
     arbiter.clean_up();
     match outcome.map_err(RuntimeError::Os)? {
-        Outcome::Stopped => {
+        RunOutcome::Stopped => {
             info!(arbiter.log(), "stopped"; "pid" => Pid::this().as_raw());
             Ok(())
         }
-        Outcome::NeverReady => {
+        RunOutcome::NeverReady => {
             let (log, reason) = arbiter.last_words();
             crit!(log, "giving up: no worker was ever ready"; "error" => &reason);
             Err(RuntimeError::NeverReady(reason))

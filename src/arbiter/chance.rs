@@ -3,9 +3,9 @@
 
 /// A sequence of numbers that looks random: xorshift64.
 #[derive(Debug)]
-pub(super) struct Chance(u64);
+pub(super) struct Rng(u64);
 
-impl Chance {
+impl Rng {
     /// The sequence that this seed begins.
     pub(super) fn new(seed: u64) -> Self {
         Self(seed | 1) // zero would stay zero

@@ -13,7 +13,7 @@ use std::time::Duration;
 use slog::warn;
 
 use super::board::Board;
-use super::chance::Chance;
+use super::chance::Rng;
 use super::child::{self, Birth};
 use super::company::{Company, Plan};
 use super::leaves::Leaves;
@@ -43,7 +43,7 @@ pub(crate) struct Crew<'a> {
     rope: OwnedFd,
     pub(super) members: HashMap<WorkerId, Member>,
     ids: HashMap<Pid, WorkerId>,
-    chance: Chance,
+    chance: Rng,
     /// Whether somebody has come or gone since the queues were last shared out.
     pub(super) moved: bool,
     /// Whether a worker has been killed, which the kernel may just have woken for a client.
@@ -184,7 +184,7 @@ impl<'a> Crew<'a> {
             rope,
             members: HashMap::new(),
             ids: HashMap::new(),
-            chance: Chance::new(clock::now().as_nanos()),
+            chance: Rng::new(clock::now().as_nanos()),
             moved: false,
             bereaved: false,
             unopened,
@@ -377,7 +377,7 @@ impl<'a> Crew<'a> {
             units_max: units_max(settings, &mut self.chance),
             hooks,
             leaves: &self.leaves,
-            on_trial: generation.on_trial,
+            on_trial: generation.is_canary,
         };
         let forked = process::fork(move || {
             process::set_process_group(Pid::this());
@@ -581,7 +581,7 @@ impl<'a> Crew<'a> {
 const OVERWEIGHT_LOOKS: u8 = 3;
 
 /// After how many units of work a worker asks for a successor; zero is never.
-fn units_max(settings: &Settings, chance: &mut Chance) -> u64 {
+fn units_max(settings: &Settings, chance: &mut Rng) -> u64 {
     if settings.max_requests == 0 {
         return 0;
     }

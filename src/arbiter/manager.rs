@@ -17,7 +17,7 @@ const SERVICE_MANAGER_MARGIN: Duration = Duration::from_secs(5);
 impl Arbiter<'_> {
     /// Such as `4/4 ready, generation 3`, over all pools.
     pub(super) fn status_line(&self) -> String {
-        let ready: usize = self.pools.iter().map(|pool| pool.roster.ready_count()).sum();
+        let ready: usize = self.pools.iter().map(|pool| pool.supervisor.ready_count()).sum();
         format!("{ready}/{} ready, generation {}", self.target(), self.generation())
     }
 

@@ -35,7 +35,7 @@ pub(crate) use company::{Blueprint, Company, CompanyError, House, Plan, found};
 pub(crate) use crew::{Crew, MemoryWatch};
 pub(crate) use leaves::Leaves;
 pub(crate) use reload::Planner;
-pub(crate) use roster::Outcome;
+pub(crate) use roster::RunOutcome;
 pub(crate) use upgrade::{Kin, Launch};
 
 use crate::hooks::Hooks;
@@ -51,7 +51,7 @@ use crate::time::MonotonicTime;
 use crate::systemd::ServiceManager;
 use pact::End;
 use pool::Pool;
-use roster::{Action, Stop, WORKERS_MAX};
+use roster::{Action, ShutdownMode, WORKERS_MAX};
 
 /// A sleep that ends so much after its deadline means that the master itself did not run.
 const OVERSLEPT: Duration = Duration::from_millis(500);
@@ -168,7 +168,7 @@ impl<'a> Arbiter<'a> {
     ///
     /// # Errors
     /// The kernel has no memory to let the master sleep.
-    pub(crate) fn run(&mut self) -> io::Result<Outcome> {
+    pub(crate) fn run(&mut self) -> io::Result<RunOutcome> {
         self.hook("on_starting", |hooks| hooks.on_starting());
         loop {
             // Before the signals: whether this master is alone decides what a stop means.
@@ -205,7 +205,7 @@ impl<'a> Arbiter<'a> {
     fn judge(&mut self, now: MonotonicTime) {
         self.give_up_together();
         for index in 0..self.pools.len() {
-            let actions = self.pools[index].roster.judge(now);
+            let actions = self.pools[index].supervisor.enforce_limits(now);
             actions.into_iter().for_each(|action| self.act(index, action));
         }
     }
@@ -242,42 +242,42 @@ impl<'a> Arbiter<'a> {
     /// A pool that was never ready, and never will be, ends the whole: it was asked for, and to
     /// serve the rest without it is something else.
     fn give_up_together(&mut self) {
-        let hopeless = self.pools.iter().any(|pool| pool.roster.gives_up());
+        let hopeless = self.pools.iter().any(|pool| pool.supervisor.has_failed());
         if hopeless && self.stopping().is_none() && self.pools.len() > 1 {
             self.close_the_house();
-            self.pools.iter_mut().for_each(|pool| pool.roster.stop(Stop::Graceful));
+            self.pools.iter_mut().for_each(|pool| pool.supervisor.stop(ShutdownMode::Graceful));
         }
     }
 
     /// The end, once it has come for all pools.
-    fn outcome(&self) -> Option<Outcome> {
-        let ends: Option<Vec<Outcome>> =
-            self.pools.iter().map(|pool| pool.roster.outcome()).collect();
+    fn outcome(&self) -> Option<RunOutcome> {
+        let ends: Option<Vec<RunOutcome>> =
+            self.pools.iter().map(|pool| pool.supervisor.outcome()).collect();
         let ends = ends?;
-        Some(if ends.contains(&Outcome::NeverReady) {
-            Outcome::NeverReady
+        Some(if ends.contains(&RunOutcome::NeverReady) {
+            RunOutcome::NeverReady
         } else {
-            Outcome::Stopped
+            RunOutcome::Stopped
         })
     }
 
     /// How the whole stops, if it does.
-    fn stopping(&self) -> Option<Stop> {
-        self.pools.iter().filter_map(|pool| pool.roster.stopping()).max()
+    fn stopping(&self) -> Option<ShutdownMode> {
+        self.pools.iter().filter_map(|pool| pool.supervisor.stopping()).max()
     }
 
     fn is_reloading(&self) -> bool {
-        self.pools.iter().any(|pool| pool.roster.is_reloading())
+        self.pools.iter().any(|pool| pool.supervisor.is_reloading())
     }
 
     /// The generation that is wished for.
     fn generation(&self) -> u32 {
-        self.pools.iter().map(|pool| pool.roster.generation()).max().unwrap_or(self.generations)
+        self.pools.iter().map(|pool| pool.supervisor.generation()).max().unwrap_or(self.generations)
     }
 
     /// How many workers are wished for, in all pools.
     fn target(&self) -> usize {
-        self.pools.iter().map(|pool| pool.roster.target()).sum()
+        self.pools.iter().map(|pool| pool.supervisor.target()).sum()
     }
 
     /// Begins what great change is wished for. To look up names may take long, for which no worker
@@ -288,7 +288,7 @@ impl<'a> Arbiter<'a> {
         self.upgrade_if_wished();
         let after = clock::now();
         if after.duration_since(before) > OVERSLEPT {
-            self.pools.iter_mut().for_each(|pool| pool.roster.overslept(before, after));
+            self.pools.iter_mut().for_each(|pool| pool.supervisor.discount_stall(before, after));
             self.hear_the_workers();
         }
     }
@@ -296,7 +296,7 @@ impl<'a> Arbiter<'a> {
     /// After an end without hope: the log of the pool that was never ready, and what its last worker
     /// had to say.
     pub(crate) fn last_words(&self) -> (&Logger, String) {
-        let mut hopeless = self.pools.iter().filter(|pool| pool.roster.gives_up());
+        let mut hopeless = self.pools.iter().filter(|pool| pool.supervisor.has_failed());
         let Some(pool) = hopeless.next() else { return (self.log(), String::new()) };
         let words = pool.last_words.clone();
         (
@@ -350,17 +350,17 @@ impl<'a> Arbiter<'a> {
 
     /// Nobody is to blame for what the master has not seen since it last ran.
     fn pardon_silence(&mut self, now: MonotonicTime) {
-        self.pools.iter_mut().for_each(|pool| pool.roster.overslept(self.ran_at, now));
+        self.pools.iter_mut().for_each(|pool| pool.supervisor.discount_stall(self.ran_at, now));
         self.ran_at = now;
     }
 
     fn obey(&mut self, signal: Signal) {
         match signal {
             Signal::Chld => (), // the dead are buried on every turn
-            Signal::Term => self.stop(signal, Stop::Graceful),
+            Signal::Term => self.stop(signal, ShutdownMode::Graceful),
             Signal::Int | Signal::Quit => {
-                let again = self.stopping().is_some_and(|stop| stop >= Stop::Quick);
-                self.stop(signal, if again { Stop::Kill } else { Stop::Quick });
+                let again = self.stopping().is_some_and(|stop| stop >= ShutdownMode::Quick);
+                self.stop(signal, if again { ShutdownMode::Kill } else { ShutdownMode::Quick });
             }
             Signal::Hup => self.reload_wished = true,
             Signal::Ttin => self.resize_by(1, signal),
@@ -373,7 +373,7 @@ impl<'a> Arbiter<'a> {
         }
     }
 
-    fn stop(&mut self, signal: Signal, stop: Stop) {
+    fn stop(&mut self, signal: Signal, stop: ShutdownMode) {
         if self.stopping().is_none() {
             self.close_the_house();
         }
@@ -381,11 +381,11 @@ impl<'a> Arbiter<'a> {
             return;
         }
         info!(self.log(), "stopping"; "signal" => signal.name(), "how" => match stop {
-            Stop::Graceful => "graceful",
-            Stop::Quick => "quick",
-            Stop::Kill => "kill",
+            ShutdownMode::Graceful => "graceful",
+            ShutdownMode::Quick => "quick",
+            ShutdownMode::Kill => "kill",
         });
-        self.pools.iter_mut().for_each(|pool| pool.roster.stop(stop));
+        self.pools.iter_mut().for_each(|pool| pool.supervisor.stop(stop));
     }
 
     /// Tells the workers that nobody serves after them, and the manager that the service stops;
@@ -416,8 +416,8 @@ impl<'a> Arbiter<'a> {
                 "error" => "change workers in the settings, and send HUP");
             return;
         };
-        let before = pool.roster.target();
-        let after = pool.roster.resize(before.saturating_add_signed(step));
+        let before = pool.supervisor.target();
+        let after = pool.supervisor.scale_to(before.saturating_add_signed(step));
         if before == after {
             warn!(self.log(), "number of workers stays"; "workers" => after,
                 "least" => 1, "most" => WORKERS_MAX);

@@ -2,12 +2,12 @@
 //! tried out its new generation, no pool lets go of the old before the new is complete in each, and
 //! if one fails, all go back, in the same turn. Pure.
 
-use super::roster::{Action, Progress, Roster};
+use super::roster::{Action, ReloadPhase, Supervisor};
 use crate::time::MonotonicTime;
 
 /// A pool in what all do together.
 pub(super) struct Signatory<'r> {
-    pub(super) roster: &'r mut Roster,
+    pub(super) supervisor: &'r mut Supervisor,
     /// It goes for good if the reload that is under way comes to a good end.
     pub(super) goes: bool,
 }
@@ -33,23 +33,23 @@ pub(super) enum End {
 /// Decides who comes and who goes at `now`, in all pools. Who hangs, or fails, must have been judged
 /// before in each of them: a reload that one commits is committed by all.
 pub(super) fn proceed(pools: Vec<Signatory<'_>>, now: MonotonicTime) -> Turn {
-    let progress: Vec<Option<Progress>> =
-        pools.iter().map(|pool| pool.roster.progress(now)).collect();
+    let progress: Vec<Option<ReloadPhase>> =
+        pools.iter().map(|pool| pool.supervisor.reload_phase(now)).collect();
     // All do what the one may that has come least far.
     let all = progress.iter().flatten().min().copied();
     let end = match all {
-        Some(Progress::Complete) => Some(End::Commit),
-        Some(Progress::Failed) => progress
+        Some(ReloadPhase::Complete) => Some(End::Commit),
+        Some(ReloadPhase::Failed) => progress
             .iter()
-            .position(|progress| *progress == Some(Progress::Failed))
+            .position(|progress| *progress == Some(ReloadPhase::Failed))
             .map(|culprit| End::RollBack { culprit }),
-        Some(Progress::TriedOut | Progress::Proven) | None => None,
+        Some(ReloadPhase::Canary | ReloadPhase::Rolling) | None => None,
     };
-    let decide = |Signatory { roster, goes }: Signatory<'_>| {
+    let decide = |Signatory { supervisor, goes }: Signatory<'_>| {
         if goes && end == Some(End::Commit) {
-            roster.dissolve();
+            supervisor.scale_to_zero();
         }
-        roster.proceed(now, all)
+        supervisor.reconcile(now, all)
     };
     Turn { end, actions: pools.into_iter().map(decide).collect() }
 }

@@ -9,7 +9,7 @@ use super::company::Company;
 use super::crew::{Crew, Departure, News};
 use super::examiner::Examiner;
 use super::pact::Signatory;
-use super::roster::{Action, Policy, Reason, Roster, WorkerId};
+use super::roster::{Action, Policy, Reason, Supervisor, WorkerId};
 use super::{BETWEEN_WEIGHINGS, millis};
 use crate::hooks::Hooks;
 use crate::log::Fields;
@@ -21,7 +21,7 @@ use crate::time::MonotonicTime;
 /// One pool.
 pub(super) struct Pool<'a> {
     pub(super) part: Part,
-    pub(super) roster: Roster,
+    pub(super) supervisor: Supervisor,
     pub(super) crew: Crew<'a>,
     pub(super) examiner: Examiner,
     pub(super) hooks: &'a dyn Hooks,
@@ -49,8 +49,8 @@ impl<'a> Pool<'a> {
     pub(super) fn first(crew: Crew<'a>, hooks: &'a dyn Hooks) -> Self {
         let settings = crew.settings();
         let target = settings.workers.count();
-        let roster = Roster::new(Policy::from(settings), target, clock::now().as_nanos());
-        let mut pool = Self::new(Part::Stays, roster, crew, hooks);
+        let supervisor = Supervisor::new(Policy::from(settings), target, clock::now().as_nanos());
+        let mut pool = Self::new(Part::Stays, supervisor, crew, hooks);
         pool.crew.share_out();
         pool
     }
@@ -58,13 +58,13 @@ impl<'a> Pool<'a> {
     /// A pool that a reload adds, whose workers would be of the generation after this.
     pub(super) fn added(crew: Crew<'a>, hooks: &'a dyn Hooks, generation: u32) -> Self {
         let policy = Policy::from(crew.settings());
-        let roster = Roster::absent(policy, generation, clock::now().as_nanos());
-        Self::new(Part::Comes, roster, crew, hooks)
+        let supervisor = Supervisor::empty(policy, generation, clock::now().as_nanos());
+        Self::new(Part::Comes, supervisor, crew, hooks)
     }
 
-    fn new(part: Part, roster: Roster, crew: Crew<'a>, hooks: &'a dyn Hooks) -> Self {
+    fn new(part: Part, supervisor: Supervisor, crew: Crew<'a>, hooks: &'a dyn Hooks) -> Self {
         let (examiner, last_words) = (Examiner::default(), String::new());
-        Self { part, roster, crew, examiner, hooks, weigh_at: None, last_words }
+        Self { part, supervisor, crew, examiner, hooks, weigh_at: None, last_words }
     }
 
     /// Its name.
@@ -83,12 +83,12 @@ impl<'a> Pool<'a> {
 
     /// Its part in what all pools do together.
     pub(super) fn signatory(&mut self) -> Signatory<'_> {
-        Signatory { goes: self.part == Part::Goes, roster: &mut self.roster }
+        Signatory { goes: self.part == Part::Goes, supervisor: &mut self.supervisor }
     }
 
     /// Whether as many workers are ready as are wished for.
     pub(super) fn is_ready(&self) -> bool {
-        self.roster.ready_count() >= self.roster.target()
+        self.supervisor.ready_count() >= self.supervisor.target()
     }
 
     /// Whether it has left for good.
@@ -100,19 +100,19 @@ impl<'a> Pool<'a> {
     pub(super) fn renew(&mut self, target: usize, generation: u32) {
         self.last_words.clear();
         let policy = Policy::from(self.settings());
-        self.roster.renew(policy, target, generation);
+        self.supervisor.begin_reload(policy, target, generation);
     }
 
     /// Its workers are to leave, and its listeners close, but for those that are `kept`.
     pub(super) fn dissolve(&mut self, alone: bool, kept: &[RawFd]) {
         self.part = Part::Gone;
-        self.roster.dissolve();
+        self.supervisor.scale_to_zero();
         self.crew.dissolve(alone, kept);
     }
 
     /// When there may be something to do, if nobody has news before.
     pub(super) fn next_deadline(&self, decided: MonotonicTime) -> Option<MonotonicTime> {
-        [self.roster.next_deadline(decided), self.weigh_at].into_iter().flatten().min()
+        [self.supervisor.next_deadline(decided), self.weigh_at].into_iter().flatten().min()
     }
 
     /// Learns from the scoreboard who has become ready, and who wants a successor.
@@ -121,7 +121,7 @@ impl<'a> Pool<'a> {
         for (id, news) in self.crew.news() {
             match news {
                 News::Ready => {
-                    if let Some(age) = self.roster.ready(id, now) {
+                    if let Some(age) = self.supervisor.on_ready(id, now) {
                         let (pid, slot) = self.crew.who(id);
                         info!(self.log(), "worker ready"; "pid" => pid.as_raw(), "slot" => slot,
                             "age_ms" => millis(age));
@@ -129,9 +129,9 @@ impl<'a> Pool<'a> {
                         self.hook("worker_ready", |hooks| hooks.worker_ready(&worker));
                     }
                 }
-                News::Spent => self.roster.spent(id),
+                News::Spent => self.supervisor.on_replacement_requested(id),
                 News::Leaving => {
-                    if self.roster.leaves(id, now) {
+                    if self.supervisor.on_draining(id, now) {
                         let (pid, slot) = self.crew.who(id);
                         info!(self.log(), "worker leaves"; "pid" => pid.as_raw(), "slot" => slot,
                             "reason" => Reason::Asked.word());
@@ -146,7 +146,7 @@ impl<'a> Pool<'a> {
         let Some(departure) = self.crew.bury(pid, exit) else { return };
         let Departure { id, ending, .. } = departure;
         self.examiner.forget(id);
-        if let Some(farewell) = self.roster.ended(id, ending, clock::now()) {
+        if let Some(farewell) = self.supervisor.on_exit(id, ending, clock::now()) {
             self.record(pid, exit, &farewell, departure);
         }
     }
@@ -164,8 +164,8 @@ impl<'a> Pool<'a> {
                 }
                 self.crew.drain(id);
             }
-            Action::Quit(id) => self.crew.quit(id),
-            Action::Condemn(id, hang) => {
+            Action::QuickStop(id) => self.crew.quit(id),
+            Action::DrainHung(id, hang) => {
                 self.describe_hang(id, hang, "the other threads may finish");
                 self.crew.drain(id);
             }
@@ -173,13 +173,13 @@ impl<'a> Pool<'a> {
                 self.describe_hang(id, hang, "aborted");
                 self.crew.abort(id);
                 // To describe it has taken time, and so may a hook.
-                self.roster.aborted(id, clock::now());
+                self.supervisor.on_aborted(id, clock::now());
             }
-            Action::End(id, hang) => {
+            Action::KillHung(id, hang) => {
                 self.describe_hang(id, hang, "killed");
                 self.crew.kill(id);
             }
-            Action::Kill(id, reason) => {
+            Action::KillOverdue(id, reason) => {
                 let (pid, slot) = self.crew.who(id);
                 warn!(self.log(), "worker is killed"; "pid" => pid.as_raw(), "slot" => slot,
                     "reason" => reason.word());
@@ -190,12 +190,12 @@ impl<'a> Pool<'a> {
     }
 
     fn spawn(&mut self, id: WorkerId, slot: usize, strangers: Vec<RawFd>) {
-        let generation = self.roster.describe(self.roster.generation());
+        let generation = self.supervisor.describe_generation(self.supervisor.generation());
         self.hook("pre_fork", |hooks| hooks.pre_fork(self.name(), slot, generation.number));
         let now = clock::now();
         match self.crew.spawn(id, slot, generation, strangers, self.hooks) {
             Ok(pid) => {
-                self.roster.spawned(id, slot, now);
+                self.supervisor.on_spawned(id, slot, now);
                 if self.settings().max_memory > 0 {
                     self.weigh_at.get_or_insert(now.saturating_add(BETWEEN_WEIGHINGS));
                 }
@@ -203,10 +203,10 @@ impl<'a> Pool<'a> {
                     "generation" => generation.number);
             }
             Err(reason) => {
-                let retry = self.roster.spawn_failed(slot, now);
+                let retry = self.supervisor.on_spawn_failed(slot, now);
                 let facts = Fields::new().number("slot", slot).text("error", reason.to_string());
                 let facts = facts.number("retry_ms", millis(retry));
-                if generation.on_trial {
+                if generation.is_canary {
                     self.last_words = format!("a worker cannot be started: {reason}");
                     warn!(self.log(), "worker cannot be started"; facts);
                 } else {
@@ -227,8 +227,8 @@ impl From<&Settings> for Policy {
         Self {
             timeout: settings.timeout,
             boot_timeout: settings.boot_timeout,
-            graceful: settings.graceful_timeout,
-            abort_grace: settings.abort_grace,
+            graceful_timeout: settings.graceful_timeout,
+            abort_timeout: settings.abort_grace,
             max_lifetime: settings.max_lifetime,
             max_lifetime_jitter: settings.max_lifetime_jitter,
             max_surge: settings.max_surge,

@@ -22,7 +22,7 @@ impl Arbiter<'_> {
         let may_open = self.stopping().is_none() && self.kin.is_alone();
         let mut opened = false;
         for pool in &mut self.pools {
-            opened |= may_open && pool.roster.ready_count() > 0 && pool.crew.open_queues();
+            opened |= may_open && pool.supervisor.ready_count() > 0 && pool.crew.open_queues();
         }
         if opened {
             self.push_fd_store();

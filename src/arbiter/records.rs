@@ -24,7 +24,7 @@ impl Pool<'_> {
         departure: Departure,
     ) {
         let Departure { note, units, .. } = departure;
-        let on_trial = self.roster.describe(farewell.generation).on_trial;
+        let on_trial = self.supervisor.describe_generation(farewell.generation).is_canary;
         let counts = match farewell.reason {
             Reason::BootFailure => true,
             Reason::Hung | Reason::Crashed | Reason::OutOfMemory => on_trial,
@@ -78,13 +78,13 @@ impl Pool<'_> {
     pub(super) fn describe_hang(&mut self, id: WorkerId, hang: Hang, action: &str) {
         let (pid, slot) = self.crew.who(id);
         let (what, age) = match hang {
-            Hang::Boot(age) => ("not ready in time", age),
-            Hang::Silent(age) => ("no heartbeat", age),
-            Hang::Overdue(age) => ("one unit of work for too long", age),
+            Hang::BootTimeout(age) => ("not ready in time", age),
+            Hang::NoHeartbeat(age) => ("no heartbeat", age),
+            Hang::RequestTimeout(age) => ("one unit of work for too long", age),
         };
-        if matches!(hang, Hang::Boot(_)) {
+        if matches!(hang, Hang::BootTimeout(_)) {
             self.last_words = format!("the last one was not ready in time, after {age:?}");
-        } else if self.crew.generation(id).is_some_and(|it| self.roster.describe(it).on_trial) {
+        } else if self.crew.generation(id).is_some_and(|it| self.supervisor.describe_generation(it).is_canary) {
             self.last_words = format!("the last one hung: {what}, for {age:?}");
         }
         let unit = self.crew.unit(id);

@@ -84,7 +84,7 @@ impl<'a> Arbiter<'a> {
         let before = self.generation();
         self.generations += 1;
         let generation = self.generations;
-        self.pools.iter_mut().for_each(|pool| _ = pool.roster.resume());
+        self.pools.iter_mut().for_each(|pool| _ = pool.supervisor.resume());
         for pool in self.pools.iter_mut().filter(|pool| pool.part == Part::Stays) {
             pool.part = Part::Goes;
         }
@@ -121,8 +121,8 @@ impl<'a> Arbiter<'a> {
     }
 
     fn say_begun(&self, generation: u32) {
-        let new = || self.pools.iter().filter(|pool| pool.roster.is_reloading());
-        let workers: usize = new().map(|pool| pool.roster.target()).sum();
+        let new = || self.pools.iter().filter(|pool| pool.supervisor.is_reloading());
+        let workers: usize = new().map(|pool| pool.supervisor.target()).sum();
         if self.house.is_divided {
             let names: Vec<&str> = new().map(Pool::name).collect();
             info!(self.log(), "reload begins"; "generation" => generation,
@@ -218,7 +218,7 @@ impl<'a> Pool<'a> {
         // Workers that were added or taken away by a signal stay so, unless the file says anew
         // how many there are to be.
         let unchanged = settings.workers == present.workers && self.part != Part::Gone;
-        let target = if unchanged { self.roster.target() } else { settings.workers.count() };
+        let target = if unchanged { self.supervisor.target() } else { settings.workers.count() };
         self.part = if self.part == Part::Gone { Part::Comes } else { Part::Stays };
         self.crew.adopt(company);
         self.renew(target, generation);

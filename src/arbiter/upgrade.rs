@@ -218,7 +218,7 @@ impl Arbiter<'_> {
 
     /// Workers that were let go come back.
     pub(super) fn resume(&mut self) {
-        let resumed = self.pools.iter_mut().map(|pool| pool.roster.resume());
+        let resumed = self.pools.iter_mut().map(|pool| pool.supervisor.resume());
         if resumed.fold(false, |any, news| any | news) {
             info!(self.log(), "workers come back");
         }
@@ -247,10 +247,10 @@ impl Arbiter<'_> {
         }
         info!(self.log(), "workers are let go");
         for pool in &mut self.pools {
-            if pool.roster.is_reloading() {
+            if pool.supervisor.is_reloading() {
                 pool.last_words = "the workers were let go".to_owned();
             }
-            pool.roster.let_go();
+            pool.supervisor.suspend();
         }
     }
 }

@@ -27,30 +27,30 @@ impl Pool<'_> {
             let (pid, slot) = self.crew.who(id);
             info!(self.log(), "worker is too large"; "pid" => pid.as_raw(), "slot" => slot,
                 "bytes" => bytes);
-            self.roster.spent(id);
+            self.supervisor.on_replacement_requested(id);
         }
         self.weigh_at = self.crew.any_bounded().then(|| now.saturating_add(BETWEEN_WEIGHINGS));
     }
 
     fn measure_suspects(&mut self, now: MonotonicTime) {
-        for id in self.roster.to_measure(now) {
+        for id in self.supervisor.liveness_check_due(now) {
             self.measure(id);
         }
     }
 
     fn measure(&mut self, id: WorkerId) {
         if let Some((beat, busy)) = self.crew.measure(id) {
-            self.roster.heard(id, beat, busy);
+            self.supervisor.on_liveness(id, beat, busy);
         }
     }
 
     /// Before anybody who is overdue is judged, it is found out why it does not get on.
     fn examine_the_overdue(&mut self, now: MonotonicTime) {
-        for id in self.roster.overdue(now) {
+        for id in self.supervisor.overdue(now) {
             let case = self.case(id);
             let verdict = match self.examiner.examine(case, self.crew.cgroups()) {
                 Finding::LookAgain(at) => {
-                    self.roster.examines(id, at);
+                    self.supervisor.defer_verdict(id, at);
                     continue;
                 }
                 Finding::Verdict(verdict) => verdict,
@@ -58,12 +58,12 @@ impl Pool<'_> {
             match verdict {
                 // A look takes a moment, in which a thread of it may have taken somebody in.
                 HangCause::Busy | HangCause::Blocked | HangCause::Unknown => self.measure(id),
-                HangCause::Stopped | HangCause::Unkillable => self.roster.deaf(id),
+                HangCause::Stopped | HangCause::Unkillable => self.supervisor.mark_unresponsive(id),
                 HangCause::Frozen | HangCause::Throttled => self.excuse(id, verdict),
                 HangCause::DumpingCore => self.let_dump(id, now),
             }
         }
-        for id in self.roster.undead(now) {
+        for id in self.supervisor.kill_candidates(now) {
             if procfs::is_dumping_core(self.crew.suspect(id).0) {
                 self.let_dump(id, now);
             }
@@ -74,12 +74,12 @@ impl Pool<'_> {
         let (pid, thread) = self.crew.suspect(id);
         let beat = || self.crew.measure(id).map(|(beat, _)| beat);
         let since = self.crew.unit(id).map(|unit| unit.started_at).or_else(beat).unwrap_or_default();
-        Case { id, pid, thread, since, limit: self.roster.patience(id) }
+        Case { id, pid, thread, since, limit: self.supervisor.current_timeout(id) }
     }
 
     fn excuse(&mut self, id: WorkerId, verdict: HangCause) {
         let now = clock::now();
-        self.roster.excuse(id, now);
+        self.supervisor.extend_timeout(id, now);
         let beat = self.crew.measure(id).map_or(now, |(beat, _)| beat);
         if self.examiner.excuse(id, beat, now) {
             let (pid, slot) = self.crew.who(id);
@@ -89,7 +89,7 @@ impl Pool<'_> {
     }
 
     fn let_dump(&mut self, id: WorkerId, now: MonotonicTime) {
-        if self.roster.dumps(id, now) {
+        if self.supervisor.on_core_dump(id, now) {
             let (pid, slot) = self.crew.who(id);
             warn!(self.log(), "worker has crashed"; "pid" => pid.as_raw(), "slot" => slot,
                 "verdict" => HangCause::DumpingCore.as_str());

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::{any, proptest};
 
-use super::super::roster::{Ending, Policy, Reason, Stop, WorkerId};
+use super::super::roster::{Ending, Policy, Reason, ShutdownMode, WorkerId};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -16,8 +16,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const POLICY: Policy = Policy {
     timeout: Duration::ZERO,
     boot_timeout: Duration::from_secs(5),
-    graceful: SECOND,
-    abort_grace: SECOND,
+    graceful_timeout: SECOND,
+    abort_timeout: SECOND,
     max_lifetime: Duration::ZERO,
     max_lifetime_jitter: Duration::ZERO,
     max_surge: 1,
@@ -43,7 +43,7 @@ impl Process {
 }
 
 struct House {
-    roster: Roster,
+    roster: Supervisor,
     goes: bool,
     processes: BTreeMap<WorkerId, Process>,
     /// How many workers there are to be if the reload that is under way fails.
@@ -55,7 +55,7 @@ struct House {
 impl House {
     fn absent(generation: u32) -> Self {
         Self {
-            roster: Roster::absent(POLICY, generation, 7),
+            roster: Supervisor::empty(POLICY, generation, 7),
             goes: false,
             processes: BTreeMap::new(),
             before: 0,
@@ -103,7 +103,7 @@ impl World {
             let target = 1 + world.below(3) as usize;
             world
                 .houses
-                .push(House { roster: Roster::new(POLICY, target, seed), ..House::absent(1) });
+                .push(House { roster: Supervisor::new(POLICY, target, seed), ..House::absent(1) });
         }
         world
     }
@@ -135,12 +135,12 @@ impl World {
             // One that has gone may come again.
             house.goes = goes && house.before > 0;
             if !goes {
-                house.roster.renew(POLICY, target, self.generations);
+                house.roster.begin_reload(POLICY, target, self.generations);
             }
         }
         if self.houses.len() < 4 && self.below(2) == 0 {
             let mut house = House::absent(self.present);
-            house.roster.renew(POLICY, 1 + self.below(3) as usize, self.generations);
+            house.roster.begin_reload(POLICY, 1 + self.below(3) as usize, self.generations);
             self.houses.push(house);
         }
         self.present = self.generations;
@@ -169,7 +169,7 @@ impl World {
             for (id, process) in &mut house.processes {
                 if !process.is_ready && process.ready_at.is_some_and(|at| at <= now) {
                     process.is_ready = true;
-                    let is_news = house.roster.ready(*id, now).is_some();
+                    let is_news = house.roster.on_ready(*id, now).is_some();
                     house.proven |= is_news && process.generation == wished;
                 }
             }
@@ -179,7 +179,7 @@ impl World {
                 processes.filter_map(|(id, p)| Some((*id, has_ended(p)?))).collect();
             for (id, how) in ended {
                 house.processes.remove(&id);
-                house.roster.ended(id, how, now).expect("it was forked");
+                house.roster.on_exit(id, how, now).expect("it was forked");
             }
         }
     }
@@ -198,7 +198,7 @@ impl World {
         }
         self.deliver();
         for index in 0..self.houses.len() {
-            let actions = self.houses[index].roster.judge(self.now);
+            let actions = self.houses[index].roster.enforce_limits(self.now);
             self.obey(index, &actions);
         }
         self.decide();
@@ -305,7 +305,7 @@ impl World {
                     let (at, fate) = (now.saturating_add(self.within(SECOND)), self.below(16));
                     let later = now.saturating_add(self.within(3 * SECOND));
                     let house = &mut self.houses[index];
-                    house.roster.spawned(id, slot, now);
+                    house.roster.on_spawned(id, slot, now);
                     let mut process = Process {
                         slot,
                         generation: house.roster.generation(),
@@ -322,13 +322,13 @@ impl World {
                     house.processes.insert(id, process);
                 }
                 Action::Drain(id, _)
-                | Action::Quit(id)
+                | Action::QuickStop(id)
                 | Action::Abort(id, _)
-                | Action::Kill(id, _) => {
+                | Action::KillOverdue(id, _) => {
                     let at = now.saturating_add(self.within(SECOND));
                     let process = self.houses[index].processes.get_mut(&id).expect("it lives");
                     process.leaves = true;
-                    let how = if matches!(action, Action::Drain(..) | Action::Quit(_)) {
+                    let how = if matches!(action, Action::Drain(..) | Action::QuickStop(_)) {
                         Ending::Obedient
                     } else {
                         Ending::Own
@@ -336,7 +336,7 @@ impl World {
                     process.ends.get_or_insert((at, how));
                 }
                 Action::Commit | Action::RollBack => (),
-                Action::Condemn(..) | Action::End(..) => panic!("nobody hangs here: {action:?}"),
+                Action::DrainHung(..) | Action::KillHung(..) => panic!("nobody hangs here: {action:?}"),
             }
         }
     }
@@ -357,7 +357,7 @@ impl World {
         let mut world = Self::new(seed);
         for _ in 0..200 {
             world.turn();
-            if world.houses.iter().any(|house| house.roster.gives_up()) {
+            if world.houses.iter().any(|house| house.roster.has_failed()) {
                 return (world.commits, world.failures); // a bad start: no story
             }
         }
@@ -367,7 +367,7 @@ impl World {
             assert!(world.now < limit, "the pools never become whole");
             world.turn();
         }
-        world.houses.iter_mut().for_each(|house| house.roster.stop(Stop::Graceful));
+        world.houses.iter_mut().for_each(|house| house.roster.stop(ShutdownMode::Graceful));
         while world.houses.iter().any(|house| house.roster.outcome().is_none()) {
             assert!(world.now < limit.saturating_add(60 * SECOND), "the pools never end");
             world.turn();
@@ -378,7 +378,7 @@ impl World {
 
 fn signatories(houses: &mut [House]) -> Vec<Signatory<'_>> {
     let houses = houses.iter_mut();
-    houses.map(|house| Signatory { goes: house.goes, roster: &mut house.roster }).collect()
+    houses.map(|house| Signatory { goes: house.goes, supervisor: &mut house.roster }).collect()
 }
 
 proptest! {
@@ -396,28 +396,28 @@ fn reloads_of_both_ends_are_played() {
 }
 
 /// Two pools that serve, each with so many workers, and a reload of both.
-fn two(counts: [usize; 2]) -> (Vec<Roster>, MonotonicTime) {
+fn two(counts: [usize; 2]) -> (Vec<Supervisor>, MonotonicTime) {
     let now = MonotonicTime::default().saturating_add(1000 * SECOND);
-    let rosters = counts.map(|count| {
-        let mut roster = Roster::new(POLICY, count, 7);
-        for action in roster.proceed(now, None) {
+    let supervisors = counts.map(|count| {
+        let mut supervisor = Supervisor::new(POLICY, count, 7);
+        for action in supervisor.reconcile(now, None) {
             let Action::Spawn { id, slot } = action else { panic!("{action:?}") };
-            roster.spawned(id, slot, now);
-            roster.ready(id, now);
+            supervisor.on_spawned(id, slot, now);
+            supervisor.on_ready(id, now);
         }
-        roster.renew(POLICY, count, 2);
-        roster
+        supervisor.begin_reload(POLICY, count, 2);
+        supervisor
     });
-    (rosters.into(), now)
+    (supervisors.into(), now)
 }
 
-fn step(rosters: &mut [Roster], now: MonotonicTime) -> Turn {
-    let pools = rosters.iter_mut().map(|roster| Signatory { roster, goes: false });
+fn step(supervisors: &mut [Supervisor], now: MonotonicTime) -> Turn {
+    let pools = supervisors.iter_mut().map(|supervisor| Signatory { supervisor, goes: false });
     let turn = proceed(pools.collect(), now);
-    for (roster, actions) in rosters.iter_mut().zip(&turn.actions) {
+    for (supervisor, actions) in supervisors.iter_mut().zip(&turn.actions) {
         for action in actions {
             if let Action::Spawn { id, slot } = *action {
-                roster.spawned(id, slot, now);
+                supervisor.on_spawned(id, slot, now);
             }
         }
     }
@@ -434,15 +434,15 @@ fn spawned(turn: &Turn, pool: usize) -> Vec<WorkerId> {
 
 #[test]
 fn nobody_rolls_before_every_canary_is_ready() {
-    let (mut rosters, now) = two([2, 3]);
-    let trial = step(&mut rosters, now);
+    let (mut supervisors, now) = two([2, 3]);
+    let trial = step(&mut supervisors, now);
     let (first, second) = (spawned(&trial, 0), spawned(&trial, 1));
     assert_eq!((first.len(), second.len()), (1, 1));
-    rosters[0].ready(first[0], now);
-    let waiting = step(&mut rosters, now);
+    supervisors[0].on_ready(first[0], now);
+    let waiting = step(&mut supervisors, now);
     assert_eq!((waiting.end, waiting.actions), (None, vec![vec![], vec![]]));
-    rosters[1].ready(second[0], now);
-    let rolling = step(&mut rosters, now);
+    supervisors[1].on_ready(second[0], now);
+    let rolling = step(&mut supervisors, now);
     for actions in &rolling.actions {
         assert!(matches!(actions[0], Action::Drain(_, Reason::Reload)), "{actions:?}");
         assert!(matches!(actions[1], Action::Spawn { slot: 1, .. }), "{actions:?}");
@@ -451,14 +451,14 @@ fn nobody_rolls_before_every_canary_is_ready() {
 
 #[test]
 fn nobody_commits_before_all_are_complete() {
-    let (mut rosters, now) = two([1, 2]);
-    let trial = step(&mut rosters, now);
-    rosters[0].ready(spawned(&trial, 0)[0], now);
-    rosters[1].ready(spawned(&trial, 1)[0], now);
-    let rolling = step(&mut rosters, now);
+    let (mut supervisors, now) = two([1, 2]);
+    let trial = step(&mut supervisors, now);
+    supervisors[0].on_ready(spawned(&trial, 0)[0], now);
+    supervisors[1].on_ready(spawned(&trial, 1)[0], now);
+    let rolling = step(&mut supervisors, now);
     assert_eq!((rolling.end, &rolling.actions[0]), (None, &vec![]), "it is complete, and waits");
-    rosters[1].ready(spawned(&rolling, 1)[0], now);
-    let done = step(&mut rosters, now);
+    supervisors[1].on_ready(spawned(&rolling, 1)[0], now);
+    let done = step(&mut supervisors, now);
     assert_eq!(done.end, Some(End::Commit));
     for actions in &done.actions {
         assert!(matches!(actions[..], [Action::Commit, Action::Drain(_, Reason::Reload)]));
@@ -467,40 +467,40 @@ fn nobody_commits_before_all_are_complete() {
 
 #[test]
 fn a_pool_that_is_complete_goes_back_with_one_that_fails() {
-    let (mut rosters, now) = two([1, 2]);
-    let trial = step(&mut rosters, now);
-    rosters[0].ready(spawned(&trial, 0)[0], now);
-    step(&mut rosters, now);
-    rosters[1].ended(spawned(&trial, 1)[0], Ending::Own, now);
-    let back = step(&mut rosters, now);
+    let (mut supervisors, now) = two([1, 2]);
+    let trial = step(&mut supervisors, now);
+    supervisors[0].on_ready(spawned(&trial, 0)[0], now);
+    step(&mut supervisors, now);
+    supervisors[1].on_exit(spawned(&trial, 1)[0], Ending::Own, now);
+    let back = step(&mut supervisors, now);
     assert_eq!(back.end, Some(End::RollBack { culprit: 1 }));
     assert_eq!(back.actions[0][0], Action::RollBack);
     assert_eq!(back.actions[1][0], Action::RollBack);
-    assert!(rosters.iter().all(|roster| roster.generation() == 1 && !roster.is_reloading()));
+    assert!(supervisors.iter().all(|supervisor| supervisor.generation() == 1 && !supervisor.is_reloading()));
 }
 
 #[test]
 fn a_pool_that_goes_does_so_with_the_commit_and_not_before() {
-    let (mut rosters, now) = two([1, 1]);
-    let mut leaving = Roster::new(POLICY, 2, 7);
-    for action in leaving.proceed(now, None) {
+    let (mut supervisors, now) = two([1, 1]);
+    let mut leaving = Supervisor::new(POLICY, 2, 7);
+    for action in leaving.reconcile(now, None) {
         let Action::Spawn { id, slot } = action else { panic!("{action:?}") };
-        leaving.spawned(id, slot, now);
-        leaving.ready(id, now);
+        leaving.on_spawned(id, slot, now);
+        leaving.on_ready(id, now);
     }
-    let turn = |rosters: &mut [Roster], leaving: &mut Roster| {
-        let pools = rosters.iter_mut().map(|roster| Signatory { roster, goes: false });
-        let pools = pools.chain([Signatory { roster: leaving, goes: true }]);
+    let turn = |supervisors: &mut [Supervisor], leaving: &mut Supervisor| {
+        let pools = supervisors.iter_mut().map(|supervisor| Signatory { supervisor, goes: false });
+        let pools = pools.chain([Signatory { supervisor: leaving, goes: true }]);
         proceed(pools.collect(), now)
     };
-    let trial = turn(&mut rosters, &mut leaving);
-    for (index, roster) in rosters.iter_mut().enumerate() {
+    let trial = turn(&mut supervisors, &mut leaving);
+    for (index, supervisor) in supervisors.iter_mut().enumerate() {
         let id = spawned(&trial, index)[0];
-        roster.spawned(id, 0, now);
+        supervisor.on_spawned(id, 0, now);
         assert_eq!(leaving.target(), 2);
-        roster.ready(id, now);
+        supervisor.on_ready(id, now);
     }
-    let done = turn(&mut rosters, &mut leaving);
+    let done = turn(&mut supervisors, &mut leaving);
     assert_eq!(done.end, Some(End::Commit));
     let drains = |action: &Action| matches!(action, Action::Drain(_, Reason::Reload));
     assert!(done.actions[2].len() == 2 && done.actions[2].iter().all(drains), "{done:?}");

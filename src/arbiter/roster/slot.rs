@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::words::{Busy, Ending, Policy, Reason, Stop, WorkerId};
+use super::words::{Busy, Ending, Policy, Reason, ShutdownMode, WorkerId};
 use crate::time::MonotonicTime;
 
 /// A worker that has served for so long is no crash loop.
-const STABLE: Duration = Duration::from_secs(60);
+const STABLE_UPTIME: Duration = Duration::from_secs(60);
 
 /// A place for a worker. It outlives the workers that sit in it.
 #[derive(Clone, Debug, Default)]
@@ -31,33 +31,33 @@ pub(super) struct Worker {
     pub(super) lifetime: Duration,
     pub(super) state: State,
     /// The last sign of life that is known.
-    pub(super) beat: MonotonicTime,
+    pub(super) last_beat: MonotonicTime,
     /// What its threads are known to work on.
     pub(super) busy: Option<Busy>,
     /// It has asked for a successor.
-    pub(super) spent: bool,
+    pub(super) replacement_requested: bool,
     /// It is not judged before: it is being examined.
-    pub(super) judge_from: MonotonicTime,
+    pub(super) verdict_deferred_until: MonotonicTime,
     /// Nobody blames it for time before: it could not run.
-    pub(super) excused: MonotonicTime,
+    pub(super) timeout_extended_at: MonotonicTime,
     /// No signal but KILL reaches it.
-    pub(super) is_deaf: bool,
+    pub(super) is_unresponsive: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Booting,
     Ready,
-    Leaving {
+    Stopping {
         reason: Reason,
         kill_at: MonotonicTime,
-        how: Stop,
+        mode: ShutdownMode,
     },
     /// One of its threads hangs: it leaves, and is aborted as soon as the others are done.
-    Condemned {
+    DrainingHung {
         kill_at: MonotonicTime,
     },
-    Aborted {
+    Aborting {
         reason: Reason,
         kill_at: MonotonicTime,
     },
@@ -68,7 +68,7 @@ pub(super) enum State {
 
 impl Slot {
     /// New rules, new chances.
-    pub(super) fn forgive(&mut self) {
+    pub(super) fn reset_backoff(&mut self) {
         (self.boot_failures, self.crashes) = (0, 0);
         self.not_before = MonotonicTime::default();
     }
@@ -77,15 +77,15 @@ impl Slot {
     /// successor; one who is being aborted does so once it is gone.
     pub(super) fn is_vacant(&self) -> bool {
         let holds = |worker: &Worker| match worker.state {
-            State::Booting | State::Ready | State::Aborted { .. } => true,
-            State::Leaving { .. } | State::Condemned { .. } | State::Killed { .. } => false,
+            State::Booting | State::Ready | State::Aborting { .. } => true,
+            State::Stopping { .. } | State::DrainingHung { .. } | State::Killed { .. } => false,
         };
         !self.spawning && !self.workers.iter().any(holds)
     }
 
     /// Whether somebody is on the way, or has just failed to arrive.
     pub(super) fn is_being_filled(&self) -> bool {
-        self.spawning || self.workers.iter().any(Worker::is_arriving)
+        self.spawning || self.workers.iter().any(Worker::is_starting)
     }
 
     /// Whether anybody serves here.
@@ -100,34 +100,34 @@ impl Slot {
     }
 
     /// The youngest worker of this generation that serves here: whoever else does is to go.
-    pub(super) fn heir(&self, generation: u32) -> Option<WorkerId> {
+    pub(super) fn replacement(&self, generation: u32) -> Option<WorkerId> {
         let serves = |w: &&Worker| w.generation == generation && w.state == State::Ready;
         self.workers.iter().filter(serves).map(|worker| worker.id).max()
     }
 
     /// The youngest worker of any generation that serves here.
-    pub(super) fn youngest(&self) -> Option<WorkerId> {
+    pub(super) fn newest_ready(&self) -> Option<WorkerId> {
         let serving = self.workers.iter().filter(|worker| worker.state == State::Ready);
         serving.map(|worker| worker.id).max()
     }
 
     /// How bad this ending is: how many failures in a row that makes, 0 if the slot may be filled
     /// again at once.
-    pub(super) fn strike(
+    pub(super) fn record_failure(
         &mut self,
-        ended: &Worker,
+        worker: &Worker,
         reason: Reason,
-        how: Ending,
+        exit_class: Ending,
         now: MonotonicTime,
     ) -> u32 {
-        if ended.ready_at.is_some_and(|at| now.duration_since(at) >= STABLE) {
+        if worker.ready_at.is_some_and(|at| now.duration_since(at) >= STABLE_UPTIME) {
             (self.crashes, self.boot_failures) = (0, 0);
         }
         match reason {
             Reason::Asked | Reason::Scaled | Reason::Recycled => 0,
             Reason::Reload | Reason::Hung => 0,
             // A kill from outside says nothing about the worker.
-            Reason::Crashed if how == Ending::Murdered => 0,
+            Reason::Crashed if exit_class == Ending::Murdered => 0,
             // The kernel's kill does: it took too much.
             Reason::Crashed | Reason::OutOfMemory => {
                 self.crashes += 1;
@@ -143,29 +143,29 @@ impl Slot {
 
 impl Worker {
     /// Why it is seen to have ended.
-    pub(super) fn reason(&self, how: Ending) -> Reason {
+    pub(super) fn exit_reason(&self, exit_class: Ending) -> Reason {
         match self.state {
             State::Booting => Reason::BootFailure,
-            State::Ready | State::Leaving { .. } if how == Ending::OutOfMemory => {
+            State::Ready | State::Stopping { .. } if exit_class == Ending::OutOfMemory => {
                 Reason::OutOfMemory
             }
-            State::Ready if how == Ending::Obedient => Reason::Asked,
+            State::Ready if exit_class == Ending::Obedient => Reason::Asked,
             State::Ready => Reason::Crashed,
-            State::Condemned { .. } => Reason::Hung,
-            State::Leaving { reason, .. }
-            | State::Aborted { reason, .. }
+            State::DrainingHung { .. } => Reason::Hung,
+            State::Stopping { reason, .. }
+            | State::Aborting { reason, .. }
             | State::Killed { reason } => reason,
         }
     }
 
     /// Whether it boots, or is being aborted because it has not.
-    pub(super) fn is_arriving(&self) -> bool {
+    pub(super) fn is_starting(&self) -> bool {
         match self.state {
-            State::Booting | State::Aborted { reason: Reason::BootFailure, .. } => true,
+            State::Booting | State::Aborting { reason: Reason::BootFailure, .. } => true,
             State::Ready
-            | State::Leaving { .. }
-            | State::Condemned { .. }
-            | State::Aborted { .. }
+            | State::Stopping { .. }
+            | State::DrainingHung { .. }
+            | State::Aborting { .. }
             | State::Killed { .. } => false,
         }
     }
@@ -176,38 +176,38 @@ impl Worker {
     }
 
     /// Why it is replaced, if this generation is wished for.
-    pub(super) fn why_replaced(&self, generation: u32) -> Reason {
+    pub(super) fn replacement_reason(&self, generation: u32) -> Reason {
         if self.generation == generation { Reason::Recycled } else { Reason::Reload }
     }
 
     /// Begins to drain at `now`.
-    pub(super) fn leave(&mut self, reason: Reason, now: MonotonicTime) {
-        let kill_at = now.saturating_add(self.policy.graceful);
-        self.state = State::Leaving { reason, kill_at, how: Stop::Graceful };
+    pub(super) fn begin_drain(&mut self, reason: Reason, now: MonotonicTime) {
+        let kill_at = now.saturating_add(self.policy.graceful_timeout);
+        self.state = State::Stopping { reason, kill_at, mode: ShutdownMode::Graceful };
     }
 
     /// When it must be ready. Nobody is blamed for time before `amnesty`.
-    pub(super) fn boot_deadline(&self, amnesty: MonotonicTime) -> Option<MonotonicTime> {
+    pub(super) fn boot_deadline(&self, timeout_floor: MonotonicTime) -> Option<MonotonicTime> {
         let limit = self.policy.boot_timeout;
-        let since = self.started.max(amnesty).max(self.excused);
-        (!limit.is_zero()).then(|| since.saturating_add(limit).max(self.judge_from))
+        let since = self.started.max(timeout_floor).max(self.timeout_extended_at);
+        (!limit.is_zero()).then(|| since.saturating_add(limit).max(self.verdict_deferred_until))
     }
 
     /// When it is taken for hung, unless there is a new sign of life. To begin a unit of work is
     /// one, so while there is work its age alone counts.
-    pub(super) fn hang_deadline(&self, amnesty: MonotonicTime) -> Option<MonotonicTime> {
-        let limit = self.limit(self.busy.map_or(self.beat, |busy| busy.oldest), amnesty);
-        limit.map(|at| at.max(self.judge_from))
+    pub(super) fn hang_deadline(&self, timeout_floor: MonotonicTime) -> Option<MonotonicTime> {
+        let limit = self.timeout_deadline(self.busy.map_or(self.last_beat, |busy| busy.oldest), timeout_floor);
+        limit.map(|at| at.max(self.verdict_deferred_until))
     }
 
     /// When work, or silence, that began then has taken too long.
-    pub(super) fn limit(&self, since: MonotonicTime, amnesty: MonotonicTime) -> Option<MonotonicTime> {
+    pub(super) fn timeout_deadline(&self, since: MonotonicTime, timeout_floor: MonotonicTime) -> Option<MonotonicTime> {
         let limit = self.policy.timeout;
-        (!limit.is_zero()).then(|| since.max(amnesty).max(self.excused).saturating_add(limit))
+        (!limit.is_zero()).then(|| since.max(timeout_floor).max(self.timeout_extended_at).saturating_add(limit))
     }
 
     /// When it has served its time.
-    pub(super) fn retire_deadline(&self) -> Option<MonotonicTime> {
+    pub(super) fn recycle_deadline(&self) -> Option<MonotonicTime> {
         let ready_at = self.ready_at?;
         (!self.lifetime.is_zero()).then(|| ready_at.saturating_add(self.lifetime))
     }

@@ -25,8 +25,8 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const POLICY: Policy = Policy {
     timeout: Duration::from_secs(30),
     boot_timeout: Duration::from_secs(20),
-    graceful: Duration::from_secs(10),
-    abort_grace: SECOND,
+    graceful_timeout: Duration::from_secs(10),
+    abort_timeout: SECOND,
     max_lifetime: Duration::ZERO,
     max_lifetime_jitter: Duration::ZERO,
     max_surge: 1,
@@ -35,18 +35,18 @@ const POLICY: Policy = Policy {
 };
 
 /// A pool alone.
-impl Roster {
+impl Supervisor {
     /// What is to be done at `now`.
     fn due(&mut self, now: MonotonicTime) -> Vec<Action> {
-        let mut actions = self.judge(now);
-        let all = self.progress(now);
-        actions.extend(self.proceed(now, all));
+        let mut actions = self.enforce_limits(now);
+        let all = self.reload_phase(now);
+        actions.extend(self.reconcile(now, all));
         actions
     }
 
     /// A reload to the next generation, of which this is the number.
     fn reload(&mut self, policy: Policy, target: usize) -> u32 {
-        self.renew(policy, target, self.youngest + 1);
+        self.begin_reload(policy, target, self.newest_generation + 1);
         self.generation
     }
 }
@@ -58,7 +58,7 @@ fn alone(since: MonotonicTime) -> Busy {
 
 /// A roster whose forks always succeed and whose workers beat, but for those that are mute.
 struct Pool {
-    roster: Roster,
+    roster: Supervisor,
     now: MonotonicTime,
     mute: BTreeSet<WorkerId>,
     /// What those work on that beat, if anything.
@@ -69,8 +69,8 @@ impl Pool {
     /// A pool at the moment of its start: nothing has been asked of the roster.
     fn new(policy: Policy, target: usize) -> Self {
         let now = MonotonicTime::default().saturating_add(YEAR);
-        let roster = Roster::new(policy, target, 7);
-        Self { roster, now, mute: BTreeSet::new(), busy: BTreeMap::new() }
+        let supervisor = Supervisor::new(policy, target, 7);
+        Self { roster: supervisor, now, mute: BTreeSet::new(), busy: BTreeMap::new() }
     }
 
     /// A pool whose first workers, 1 to `target`, are ready.
@@ -86,15 +86,15 @@ impl Pool {
     /// One turn of the master: measures, decides, forks. What is decided is decided once, and the
     /// next turn lies in the future, or the master would spin.
     fn step(&mut self) -> Vec<Action> {
-        for id in self.roster.to_measure(self.now) {
+        for id in self.roster.liveness_check_due(self.now) {
             if !self.mute.contains(&id) {
-                self.roster.heard(id, self.now, self.busy.get(&id).copied());
+                self.roster.on_liveness(id, self.now, self.busy.get(&id).copied());
             }
         }
         let actions = self.roster.due(self.now);
         for action in &actions {
             if let Action::Spawn { id, slot } = *action {
-                self.roster.spawned(id, slot, self.now);
+                self.roster.on_spawned(id, slot, self.now);
             }
         }
         let next = self.roster.next_deadline(self.now);
@@ -113,7 +113,7 @@ impl Pool {
     fn oversleep(&mut self, time: Duration) {
         let since = self.now;
         self.now = since.saturating_add(time);
-        self.roster.overslept(since, self.now);
+        self.roster.discount_stall(since, self.now);
     }
 
     /// The master sleeps from deadline to deadline until so much time has passed.
@@ -141,7 +141,7 @@ impl Pool {
     }
 
     fn ready(&mut self, id: u64) {
-        assert!(self.roster.ready(WorkerId(id), self.now).is_some(), "worker {id} was not booting");
+        assert!(self.roster.on_ready(WorkerId(id), self.now).is_some(), "worker {id} was not booting");
     }
 
     /// Whoever boots becomes ready.
@@ -150,7 +150,7 @@ impl Pool {
     }
 
     fn ends(&mut self, id: u64, how: Ending) -> Farewell {
-        self.roster.ended(WorkerId(id), how, self.now).expect("one of ours")
+        self.roster.on_exit(WorkerId(id), how, self.now).expect("one of ours")
     }
 
     /// Goes on until the master is idle: who boots becomes ready, who is asked to leave leaves.
@@ -160,7 +160,7 @@ impl Pool {
             self.all_ready();
             let actions = self.step();
             for action in &actions {
-                if let Action::Drain(id, _) | Action::Quit(id) = *action {
+                if let Action::Drain(id, _) | Action::QuickStop(id) = *action {
                     self.ends(id.0, Ending::Obedient);
                 }
             }
@@ -181,7 +181,7 @@ fn drain(id: u64, reason: Reason) -> Action {
 }
 
 fn kill(id: u64, reason: Reason) -> Action {
-    Action::Kill(WorkerId(id), reason)
+    Action::KillOverdue(WorkerId(id), reason)
 }
 
 fn abort(id: u64, hang: Hang) -> Action {
@@ -189,7 +189,7 @@ fn abort(id: u64, hang: Hang) -> Action {
 }
 
 fn condemn(id: u64, hang: Hang) -> Action {
-    Action::Condemn(WorkerId(id), hang)
+    Action::DrainHung(WorkerId(id), hang)
 }
 
 fn is_spawn(action: &Action) -> bool {

@@ -12,9 +12,9 @@ pub(crate) struct Policy {
     /// From the fork to ready.
     pub(crate) boot_timeout: Duration,
     /// The longest drain.
-    pub(crate) graceful: Duration,
+    pub(crate) graceful_timeout: Duration,
     /// From ABRT to KILL.
-    pub(crate) abort_grace: Duration,
+    pub(crate) abort_timeout: Duration,
     /// The age at which a worker is replaced.
     pub(crate) max_lifetime: Duration,
     /// By how much it is longer at most, which is left to chance.
@@ -36,26 +36,26 @@ pub(crate) struct WorkerId(pub(in crate::arbiter) u64);
 pub(crate) struct Generation {
     pub(crate) number: u32,
     /// A reload tries it out, or has tried it out in vain.
-    pub(crate) on_trial: bool,
+    pub(crate) is_canary: bool,
 }
 
 /// How far a pool has come with a reload. Pools that reload together all do what the one may that
 /// has come least far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Progress {
+pub(crate) enum ReloadPhase {
     /// The new generation cannot serve: back to the old.
     Failed,
     /// Nobody of the new generation has been ready: it has one worker, and nobody old goes.
-    TriedOut,
+    Canary,
     /// Somebody has: worker by worker, the new replace the old.
-    Proven,
+    Rolling,
     /// All have their workers of the new generation: the old can go for good.
     Complete,
 }
 
 /// How the whole is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stop {
+pub(crate) enum ShutdownMode {
     /// Drain, for at most `graceful`.
     Graceful,
     /// At once; what does not obey is killed after `abort_grace`.
@@ -115,15 +115,15 @@ pub(crate) enum Action {
     /// Ask a worker to drain and leave.
     Drain(WorkerId, Reason),
     /// Ask a worker to leave at once.
-    Quit(WorkerId),
+    QuickStop(WorkerId),
     /// Ask a worker to drain of whose threads one hangs: the others may finish.
-    Condemn(WorkerId, Hang),
+    DrainHung(WorkerId, Hang),
     /// Abort a worker that hangs, for so long now.
     Abort(WorkerId, Hang),
     /// Kill a worker that hangs where no other signal reaches it.
-    End(WorkerId, Hang),
+    KillHung(WorkerId, Hang),
     /// Kill a worker that has not obeyed.
-    Kill(WorkerId, Reason),
+    KillOverdue(WorkerId, Reason),
 }
 
 /// What the threads of a worker are working on: when the oldest and the youngest unit began.
@@ -137,16 +137,16 @@ pub(crate) struct Busy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hang {
     /// To get ready.
-    Boot(Duration),
+    BootTimeout(Duration),
     /// To beat.
-    Silent(Duration),
+    NoHeartbeat(Duration),
     /// To finish a unit of work.
-    Overdue(Duration),
+    RequestTimeout(Duration),
 }
 
 /// What is left to do before the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum RunOutcome {
     /// All have left, as asked.
     Stopped,
     /// No worker was ever ready, and the retries are used up.

@@ -24,17 +24,17 @@ fn the_first_step_spawns_a_worker_for_each_slot() {
 
 #[test]
 fn a_spawn_is_handed_out_once_while_its_fate_is_unknown() {
-    let mut roster = Roster::new(POLICY, 1, 7);
+    let mut supervisor = Supervisor::new(POLICY, 1, 7);
     let now = MonotonicTime::from_nanos(1);
-    assert_eq!(roster.due(now), [spawn(1, 0)]);
-    assert_eq!(roster.due(now.saturating_add(YEAR)), []);
-    assert_eq!(roster.next_deadline(now), None);
+    assert_eq!(supervisor.due(now), [spawn(1, 0)]);
+    assert_eq!(supervisor.due(now.saturating_add(YEAR)), []);
+    assert_eq!(supervisor.next_deadline(now), None);
 }
 
 #[test]
 fn the_number_of_workers_is_held_between_one_and_the_most() {
-    assert_eq!(Roster::new(POLICY, 0, 7).target(), 1);
-    assert_eq!(Roster::new(POLICY, usize::MAX, 7).target(), WORKERS_MAX);
+    assert_eq!(Supervisor::new(POLICY, 0, 7).target(), 1);
+    assert_eq!(Supervisor::new(POLICY, usize::MAX, 7).target(), WORKERS_MAX);
 }
 
 #[test]
@@ -43,33 +43,33 @@ fn ready_is_news_once_and_tells_the_age() {
     pool.step();
     pool.pass(SECOND);
     assert_eq!(pool.roster.ready_count(), 0);
-    assert_eq!(pool.roster.ready(WorkerId(1), pool.now), Some(SECOND));
-    assert_eq!(pool.roster.ready(WorkerId(1), pool.now), None);
-    assert_eq!(pool.roster.ready(WorkerId(9), pool.now), None);
+    assert_eq!(pool.roster.on_ready(WorkerId(1), pool.now), Some(SECOND));
+    assert_eq!(pool.roster.on_ready(WorkerId(1), pool.now), None);
+    assert_eq!(pool.roster.on_ready(WorkerId(9), pool.now), None);
     assert_eq!(pool.roster.ready_count(), 1);
 }
 
 #[test]
 fn a_fork_that_fails_is_tried_again_after_a_moment() {
-    let mut roster = Roster::new(POLICY, 1, 7);
+    let mut supervisor = Supervisor::new(POLICY, 1, 7);
     let now = MonotonicTime::from_nanos(1);
-    assert_eq!(roster.due(now), [spawn(1, 0)]);
-    let delay = roster.spawn_failed(0, now);
+    assert_eq!(supervisor.due(now), [spawn(1, 0)]);
+    let delay = supervisor.on_spawn_failed(0, now);
     assert!((600 * MILLI..=800 * MILLI).contains(&delay), "{delay:?}");
-    assert_eq!(roster.next_deadline(now), Some(now.saturating_add(delay)));
-    assert_eq!(roster.due(now.saturating_add(delay - NANO)), []);
-    assert_eq!(roster.due(now.saturating_add(delay)), [spawn(2, 0)]);
+    assert_eq!(supervisor.next_deadline(now), Some(now.saturating_add(delay)));
+    assert_eq!(supervisor.due(now.saturating_add(delay - NANO)), []);
+    assert_eq!(supervisor.due(now.saturating_add(delay)), [spawn(2, 0)]);
 }
 
 #[test]
 fn forks_that_fail_never_end_the_whole() {
-    let mut roster = Roster::new(Policy { boot_retries: 0, ..POLICY }, 1, 7);
+    let mut supervisor = Supervisor::new(Policy { boot_retries: 0, ..POLICY }, 1, 7);
     let mut now = MonotonicTime::from_nanos(1);
     for id in 1..100 {
-        assert_eq!(roster.due(now), [spawn(id, 0)]);
-        now = now.saturating_add(roster.spawn_failed(0, now));
+        assert_eq!(supervisor.due(now), [spawn(id, 0)]);
+        now = now.saturating_add(supervisor.on_spawn_failed(0, now));
     }
-    assert_eq!(roster.outcome(), None);
+    assert_eq!(supervisor.outcome(), None);
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn a_worker_that_is_not_ready_in_time_is_aborted_then_killed() {
     pool.step();
     assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.saturating_add(POLICY.boot_timeout)));
     assert_eq!(pool.pass(POLICY.boot_timeout - NANO), []);
-    assert_eq!(pool.pass(NANO), [abort(1, Hang::Boot(POLICY.boot_timeout))]);
+    assert_eq!(pool.pass(NANO), [abort(1, Hang::BootTimeout(POLICY.boot_timeout))]);
     assert_eq!(pool.pass(SECOND - NANO), []);
     assert_eq!(pool.pass(NANO)[0], kill(1, Reason::BootFailure));
     assert_eq!(pool.ends(1, Ending::Murdered).reason, Reason::BootFailure);
@@ -109,7 +109,7 @@ fn a_boot_is_not_blamed_for_time_in_which_the_master_did_not_run() {
     assert_eq!(pool.step(), []);
     assert_eq!(pool.pass(POLICY.boot_timeout - NANO), []);
     let age = MINUTE + POLICY.boot_timeout;
-    assert_eq!(pool.pass(NANO), [abort(1, Hang::Boot(age))]);
+    assert_eq!(pool.pass(NANO), [abort(1, Hang::BootTimeout(age))]);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn failing_boots_back_off_longer_and_longer_up_to_half_a_minute() {
 fn a_slot_is_tried_once_and_as_often_again_as_the_retries_say() {
     let mut pool = Pool::new(POLICY, 1);
     assert_eq!(delays_of_failing_boots(&mut pool, 99).len(), POLICY.boot_retries as usize);
-    assert_eq!(pool.roster.outcome(), Some(Outcome::NeverReady));
+    assert_eq!(pool.roster.outcome(), Some(RunOutcome::NeverReady));
     assert_eq!(pool.pass(YEAR), []);
 }
 
@@ -135,7 +135,7 @@ fn without_retries_one_failure_ends_it() {
     let mut pool = Pool::new(Policy { boot_retries: 0, ..POLICY }, 1);
     pool.step();
     assert_eq!(pool.ends(1, Ending::Own).retry_in, None);
-    assert_eq!(pool.roster.outcome(), Some(Outcome::NeverReady));
+    assert_eq!(pool.roster.outcome(), Some(RunOutcome::NeverReady));
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn the_whole_gives_up_only_after_every_slot() {
         }
     }
     assert_eq!(spawns, 9);
-    assert_eq!(pool.roster.outcome(), Some(Outcome::NeverReady));
+    assert_eq!(pool.roster.outcome(), Some(RunOutcome::NeverReady));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn one_slot_that_fails_never_ends_the_whole() {
 #[test]
 fn a_stranger_that_ends_is_nobodys_concern() {
     let mut pool = Pool::serving(POLICY, 1);
-    assert_eq!(pool.roster.ended(WorkerId(9), Ending::Own, pool.now), None);
+    assert_eq!(pool.roster.on_exit(WorkerId(9), Ending::Own, pool.now), None);
     assert_eq!(pool.step(), []);
 }
 
@@ -192,8 +192,8 @@ fn fewer_workers_than_slots_that_still_have_a_try_can_mean_giving_up() {
     pool.ends(3, Ending::Own); // the first slot is used up
     pool.ends(2, Ending::Own); // the second waits for its other try
     assert_eq!(pool.roster.outcome(), None);
-    pool.roster.resize(1);
-    assert_eq!(pool.roster.outcome(), Some(Outcome::NeverReady));
+    pool.roster.scale_to(1);
+    assert_eq!(pool.roster.outcome(), Some(RunOutcome::NeverReady));
     assert_eq!(pool.run(MINUTE), []);
 }
 
@@ -201,11 +201,11 @@ fn fewer_workers_than_slots_that_still_have_a_try_can_mean_giving_up() {
 fn fewer_workers_while_a_fork_is_to_be_tried_again_can_mean_giving_up() {
     let mut pool = Pool::new(Policy { boot_retries: 0, ..POLICY }, 2);
     assert_eq!(pool.roster.due(pool.now), [spawn(1, 0), spawn(2, 1)]);
-    pool.roster.spawned(WorkerId(1), 0, pool.now);
-    pool.roster.spawn_failed(1, pool.now);
+    pool.roster.on_spawned(WorkerId(1), 0, pool.now);
+    pool.roster.on_spawn_failed(1, pool.now);
     pool.ends(1, Ending::Own);
-    pool.roster.resize(1);
-    assert_eq!(pool.roster.outcome(), Some(Outcome::NeverReady));
+    pool.roster.scale_to(1);
+    assert_eq!(pool.roster.outcome(), Some(RunOutcome::NeverReady));
 }
 
 #[test]
@@ -213,25 +213,25 @@ fn more_workers_give_a_whole_that_fails_more_tries() {
     let mut pool = Pool::new(Policy { boot_retries: 0, ..POLICY }, 2);
     pool.step();
     pool.ends(1, Ending::Own);
-    pool.roster.resize(3);
+    pool.roster.scale_to(3);
     assert_eq!(pool.step(), [spawn(3, 2)]);
     pool.ends(2, Ending::Own);
     assert_eq!(pool.roster.outcome(), None);
     pool.ends(3, Ending::Own);
-    assert_eq!(pool.roster.outcome(), Some(Outcome::NeverReady));
+    assert_eq!(pool.roster.outcome(), Some(RunOutcome::NeverReady));
 }
 
 #[test]
 fn a_whole_that_gives_up_kills_whoever_is_left() {
     let mut pool = Pool::new(Policy { boot_retries: 0, ..POLICY }, 3);
     pool.step();
-    pool.roster.resize(2);
+    pool.roster.scale_to(2);
     assert_eq!(pool.step(), [drain(3, Reason::Scaled)]);
     pool.ends(1, Ending::Own);
-    pool.roster.resize(1);
+    pool.roster.scale_to(1);
     assert_eq!(pool.step(), [kill(2, Reason::Asked), kill(3, Reason::Scaled)]);
     assert_eq!(pool.roster.outcome(), None, "they are still there");
     pool.ends(2, Ending::Murdered);
     assert_eq!(pool.ends(3, Ending::Murdered).retry_in, None);
-    assert_eq!(pool.roster.outcome(), Some(Outcome::NeverReady));
+    assert_eq!(pool.roster.outcome(), Some(RunOutcome::NeverReady));
 }

@@ -23,7 +23,7 @@ fn about_to_hang(policy: Policy, target: usize) -> Pool {
 /// A pool of one whose worker 1 has just been condemned; its successor 2 boots.
 fn condemned() -> Pool {
     let mut pool = about_to_hang(POLICY, 1);
-    assert_eq!(pool.pass(NANO), [condemn(1, Hang::Overdue(POLICY.timeout)), spawn(2, 0)]);
+    assert_eq!(pool.pass(NANO), [condemn(1, Hang::RequestTimeout(POLICY.timeout)), spawn(2, 0)]);
     pool
 }
 
@@ -41,7 +41,7 @@ fn a_worker_all_of_whose_threads_hang_is_aborted() {
     let mut pool = Pool::serving(POLICY, 1);
     let begun = pool.now;
     busy(&mut pool, 1, begun, begun);
-    assert_eq!(pool.pass(POLICY.timeout), [abort(1, Hang::Overdue(POLICY.timeout))]);
+    assert_eq!(pool.pass(POLICY.timeout), [abort(1, Hang::RequestTimeout(POLICY.timeout))]);
 }
 
 #[test]
@@ -61,11 +61,11 @@ fn nobody_is_condemned_without_a_limit() {
 fn a_condemned_worker_is_looked_at_often() {
     let mut pool = condemned();
     pool.ready(2);
-    assert_eq!(pool.roster.to_measure(pool.now), [WorkerId(1)]);
+    assert_eq!(pool.roster.liveness_check_due(pool.now), [WorkerId(1)]);
     for _ in 0..10 {
         let next = pool.roster.next_deadline(pool.now);
-        assert_eq!(next, Some(pool.now.saturating_add(CONDEMNED_LOOK)));
-        assert_eq!(pool.pass(CONDEMNED_LOOK), []);
+        assert_eq!(next, Some(pool.now.saturating_add(HUNG_DRAIN_CHECK_INTERVAL)));
+        assert_eq!(pool.pass(HUNG_DRAIN_CHECK_INTERVAL), []);
     }
 }
 
@@ -75,30 +75,30 @@ fn a_condemned_worker_is_aborted_when_the_others_are_done_and_killed_after_the_g
     let hung = pool.now.duration_since(MonotonicTime::default()) - POLICY.timeout;
     assert_eq!(pool.pass(SECOND), []);
     pool.busy.insert(WorkerId(1), alone(MonotonicTime::default().saturating_add(hung)));
-    assert_eq!(pool.pass(SECOND), [abort(1, Hang::Overdue(POLICY.timeout + 2 * SECOND))]);
-    assert_eq!(pool.pass(POLICY.abort_grace - NANO), []);
+    assert_eq!(pool.pass(SECOND), [abort(1, Hang::RequestTimeout(POLICY.timeout + 2 * SECOND))]);
+    assert_eq!(pool.pass(POLICY.abort_timeout - NANO), []);
     assert_eq!(pool.pass(NANO), [kill(1, Reason::Hung)]);
     assert_eq!(pool.ends(1, Ending::Murdered).reason, Reason::Hung);
 }
 
 #[test]
 fn a_condemned_worker_is_aborted_when_the_others_hang_too() {
-    let mut pool = about_to_hang(Policy { graceful: YEAR, ..POLICY }, 1);
+    let mut pool = about_to_hang(Policy { graceful_timeout: YEAR, ..POLICY }, 1);
     pool.pass(NANO);
     pool.ready(2);
     let left = WORKS_FROM - HANGS_FROM;
     assert_eq!(pool.pass(left - NANO), []);
-    assert_eq!(pool.pass(NANO), [abort(1, Hang::Overdue(POLICY.timeout + left))]);
+    assert_eq!(pool.pass(NANO), [abort(1, Hang::RequestTimeout(POLICY.timeout + left))]);
 }
 
 #[test]
 fn a_condemned_worker_has_no_longer_than_a_drain() {
     let mut pool = condemned();
     pool.ready(2);
-    assert_eq!(pool.pass(POLICY.graceful - NANO), []);
-    let age = POLICY.timeout + POLICY.graceful;
-    assert_eq!(pool.pass(NANO), [abort(1, Hang::Overdue(age))]);
-    assert_eq!(pool.pass(POLICY.abort_grace), [kill(1, Reason::Hung)]);
+    assert_eq!(pool.pass(POLICY.graceful_timeout - NANO), []);
+    let age = POLICY.timeout + POLICY.graceful_timeout;
+    assert_eq!(pool.pass(NANO), [abort(1, Hang::RequestTimeout(age))]);
+    assert_eq!(pool.pass(POLICY.abort_timeout), [kill(1, Reason::Hung)]);
 }
 
 #[test]
@@ -119,41 +119,41 @@ fn a_condemned_worker_that_ends_by_itself_hung_and_its_slot_does_not_back_off() 
 #[test]
 fn a_condemned_worker_that_is_not_wished_for_is_not_succeeded() {
     let mut pool = about_to_hang(POLICY, 1);
-    pool.roster.let_go();
-    assert_eq!(pool.pass(NANO), [condemn(1, Hang::Overdue(POLICY.timeout))]);
+    pool.roster.suspend();
+    assert_eq!(pool.pass(NANO), [condemn(1, Hang::RequestTimeout(POLICY.timeout))]);
 }
 
 #[test]
 fn that_a_condemned_worker_leaves_is_no_news() {
     let mut pool = condemned();
-    assert!(!pool.roster.leaves(WorkerId(1), pool.now));
-    assert_eq!(pool.roster.ready(WorkerId(1), pool.now), None);
+    assert!(!pool.roster.on_draining(WorkerId(1), pool.now));
+    assert_eq!(pool.roster.on_ready(WorkerId(1), pool.now), None);
 }
 
 #[test]
 fn a_graceful_stop_gives_a_condemned_worker_no_more_time() {
     let mut pool = condemned();
     pool.pass(SECOND);
-    pool.roster.stop(Stop::Graceful);
+    pool.roster.stop(ShutdownMode::Graceful);
     assert_eq!(pool.step(), [drain(2, Reason::Asked)], "it has been asked");
-    let age = POLICY.timeout + POLICY.graceful;
-    assert_eq!(pool.pass(POLICY.graceful - SECOND), [abort(1, Hang::Overdue(age))]);
+    let age = POLICY.timeout + POLICY.graceful_timeout;
+    assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND), [abort(1, Hang::RequestTimeout(age))]);
 }
 
 #[test]
 fn a_quick_stop_asks_a_condemned_worker_like_any_other() {
     let mut pool = condemned();
     pool.ready(2);
-    pool.roster.stop(Stop::Quick);
-    assert_eq!(pool.step(), [Action::Quit(WorkerId(1)), Action::Quit(WorkerId(2))]);
+    pool.roster.stop(ShutdownMode::Quick);
+    assert_eq!(pool.step(), [Action::QuickStop(WorkerId(1)), Action::QuickStop(WorkerId(2))]);
     let killed = [kill(1, Reason::Hung), kill(2, Reason::Asked)];
-    assert_eq!(pool.pass(POLICY.abort_grace), killed);
+    assert_eq!(pool.pass(POLICY.abort_timeout), killed);
 }
 
 #[test]
 fn a_kill_does_not_spare_a_condemned_worker() {
     let mut pool = condemned();
-    pool.roster.stop(Stop::Kill);
+    pool.roster.stop(ShutdownMode::Kill);
     assert_eq!(pool.step(), [kill(1, Reason::Hung), kill(2, Reason::Asked)]);
 }
 
@@ -167,7 +167,7 @@ fn a_canary_that_is_condemned_fails_the_reload() {
     let begun = pool.now;
     busy(&mut pool, 2, begun, begun.saturating_add(SECOND));
     let actions = pool.pass(POLICY.timeout);
-    assert_eq!(actions[..2], [condemn(2, Hang::Overdue(POLICY.timeout)), Action::RollBack]);
+    assert_eq!(actions[..2], [condemn(2, Hang::RequestTimeout(POLICY.timeout)), Action::RollBack]);
     assert_eq!(pool.serving_ids(), [1]);
 }
 
@@ -177,25 +177,25 @@ fn a_condemned_worker_whose_thread_comes_back_may_leave_as_asked() {
     pool.ready(2);
     pool.busy.remove(&WorkerId(1));
     assert_eq!(pool.pass(SECOND), [], "nothing is overdue: what would it be aborted for?");
-    assert_eq!(pool.pass(POLICY.graceful - SECOND), [kill(1, Reason::Hung)]);
+    assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND), [kill(1, Reason::Hung)]);
 }
 
 #[test]
 fn a_condemned_worker_need_not_beat_while_it_works() {
-    let mut pool = about_to_hang(Policy { graceful: YEAR, ..POLICY }, 1);
+    let mut pool = about_to_hang(Policy { graceful_timeout: YEAR, ..POLICY }, 1);
     pool.pass(NANO);
     pool.ready(2);
     pool.mute.insert(WorkerId(1));
     let left = WORKS_FROM - HANGS_FROM;
     assert_eq!(pool.pass(left - NANO), []);
-    assert_eq!(pool.pass(NANO), [abort(1, Hang::Overdue(POLICY.timeout + left))]);
+    assert_eq!(pool.pass(NANO), [abort(1, Hang::RequestTimeout(POLICY.timeout + left))]);
 }
 
 #[test]
 fn a_condemned_worker_whose_thread_comes_back_at_the_last_moment_is_killed_at_once() {
     let mut pool = condemned();
     pool.ready(2);
-    pool.pass(POLICY.graceful - NANO);
+    pool.pass(POLICY.graceful_timeout - NANO);
     pool.busy.remove(&WorkerId(1));
     assert_eq!(pool.pass(NANO), [kill(1, Reason::Hung)]);
 }

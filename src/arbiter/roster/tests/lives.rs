@@ -29,8 +29,8 @@ fn an_idle_master_wakes_for_the_heartbeat_alone() {
 fn a_silent_worker_is_aborted_at_exactly_the_timeout_and_killed_after_the_grace() {
     let mut pool = mute();
     assert_eq!(pool.pass(POLICY.timeout - NANO), []);
-    assert_eq!(pool.pass(NANO), [abort(1, Hang::Silent(POLICY.timeout))]);
-    assert_eq!(pool.pass(POLICY.abort_grace - NANO), []);
+    assert_eq!(pool.pass(NANO), [abort(1, Hang::NoHeartbeat(POLICY.timeout))]);
+    assert_eq!(pool.pass(POLICY.abort_timeout - NANO), []);
     assert_eq!(pool.pass(NANO), [kill(1, Reason::Hung), spawn(2, 0)]);
     assert_eq!(pool.pass(SECOND), [], "a kill is handed out once");
 }
@@ -50,10 +50,10 @@ fn a_worker_that_obeys_the_abort_is_replaced_at_once() {
 fn a_fresh_heartbeat_saves_a_suspect() {
     let mut pool = mute();
     pool.now = pool.now.saturating_add(POLICY.timeout);
-    assert_eq!(pool.roster.to_measure(pool.now), [WorkerId(1)]);
+    assert_eq!(pool.roster.liveness_check_due(pool.now), [WorkerId(1)]);
     let beat = pool.now;
-    pool.roster.heard(WorkerId(1), beat, None);
-    assert_eq!(pool.roster.to_measure(pool.now), []);
+    pool.roster.on_liveness(WorkerId(1), beat, None);
+    assert_eq!(pool.roster.liveness_check_due(pool.now), []);
     assert_eq!(pool.step(), []);
     assert_eq!(pool.roster.next_deadline(pool.now), Some(beat.saturating_add(POLICY.timeout)));
 }
@@ -62,7 +62,7 @@ fn a_fresh_heartbeat_saves_a_suspect() {
 fn nobody_is_measured_before_there_is_a_suspicion() {
     let mut pool = Pool::serving(POLICY, 2);
     pool.now = pool.now.saturating_add(POLICY.timeout - NANO);
-    assert_eq!(pool.roster.to_measure(pool.now), []);
+    assert_eq!(pool.roster.liveness_check_due(pool.now), []);
 }
 
 #[test]
@@ -70,21 +70,21 @@ fn a_worker_that_beats_but_is_too_long_at_one_unit_is_told_apart() {
     let mut pool = mute();
     let begun = pool.now.saturating_add(SECOND);
     pool.now = begun.saturating_add(POLICY.timeout - NANO);
-    pool.roster.heard(WorkerId(1), pool.now, Some(alone(begun)));
+    pool.roster.on_liveness(WorkerId(1), pool.now, Some(alone(begun)));
     assert_eq!(pool.step(), []);
     pool.now = begun.saturating_add(POLICY.timeout);
-    pool.roster.heard(WorkerId(1), pool.now, Some(alone(begun)));
-    assert_eq!(pool.step(), [abort(1, Hang::Overdue(POLICY.timeout))]);
+    pool.roster.on_liveness(WorkerId(1), pool.now, Some(alone(begun)));
+    assert_eq!(pool.step(), [abort(1, Hang::RequestTimeout(POLICY.timeout))]);
 }
 
 #[test]
 fn a_unit_that_has_ended_saves_the_worker() {
     let mut pool = mute();
     let begun = pool.now;
-    pool.roster.heard(WorkerId(1), begun, Some(alone(begun)));
+    pool.roster.on_liveness(WorkerId(1), begun, Some(alone(begun)));
     pool.now = begun.saturating_add(POLICY.timeout);
-    assert_eq!(pool.roster.to_measure(pool.now), [WorkerId(1)]);
-    pool.roster.heard(WorkerId(1), pool.now, None);
+    assert_eq!(pool.roster.liveness_check_due(pool.now), [WorkerId(1)]);
+    pool.roster.on_liveness(WorkerId(1), pool.now, None);
     assert_eq!(pool.step(), []);
 }
 
@@ -93,10 +93,10 @@ fn a_silent_worker_at_work_is_judged_by_its_work_alone() {
     let mut pool = mute();
     let beat = pool.now;
     let begun = beat.saturating_add(SECOND);
-    pool.roster.heard(WorkerId(1), beat, Some(alone(begun)));
+    pool.roster.on_liveness(WorkerId(1), beat, Some(alone(begun)));
     assert_eq!(pool.roster.next_deadline(begun), Some(begun.saturating_add(POLICY.timeout)));
     assert_eq!(pool.pass(SECOND + POLICY.timeout - NANO), []);
-    assert_eq!(pool.pass(NANO), [abort(1, Hang::Overdue(POLICY.timeout))]);
+    assert_eq!(pool.pass(NANO), [abort(1, Hang::RequestTimeout(POLICY.timeout))]);
 }
 
 #[test]
@@ -104,11 +104,11 @@ fn nobody_is_blamed_for_silence_in_which_the_master_did_not_run() {
     let mut pool = mute();
     let begun = pool.now;
     pool.oversleep(MINUTE);
-    pool.roster.heard(WorkerId(1), begun, Some(alone(begun)));
+    pool.roster.on_liveness(WorkerId(1), begun, Some(alone(begun)));
     assert_eq!(pool.step(), []);
     assert_eq!(pool.pass(POLICY.timeout - NANO), []);
     let age = MINUTE + POLICY.timeout;
-    assert_eq!(pool.pass(NANO), [abort(1, Hang::Overdue(age))]);
+    assert_eq!(pool.pass(NANO), [abort(1, Hang::RequestTimeout(age))]);
 }
 
 #[test]
@@ -121,9 +121,9 @@ fn a_timeout_of_zero_is_never() {
 
 #[test]
 fn a_grace_of_zero_kills_on_the_next_turn_of_the_same_moment() {
-    let mut pool = Pool::serving(Policy { abort_grace: Duration::ZERO, ..POLICY }, 1);
+    let mut pool = Pool::serving(Policy { abort_timeout: Duration::ZERO, ..POLICY }, 1);
     let now = pool.now.saturating_add(POLICY.timeout);
-    assert_eq!(pool.roster.due(now), [abort(1, Hang::Silent(POLICY.timeout))]);
+    assert_eq!(pool.roster.due(now), [abort(1, Hang::NoHeartbeat(POLICY.timeout))]);
     assert_eq!(pool.roster.next_deadline(now), Some(now));
     assert_eq!(pool.roster.due(now), [kill(1, Reason::Hung), spawn(2, 0)]);
 }
@@ -184,27 +184,27 @@ fn a_worker_that_leaves_obediently_on_its_own_is_replaced_without_back_off() {
 #[test]
 fn a_worker_that_somebody_else_asked_to_leave_is_replaced_while_it_drains() {
     let mut pool = Pool::serving(POLICY, 1);
-    assert!(pool.roster.leaves(WorkerId(1), pool.now));
-    assert!(!pool.roster.leaves(WorkerId(1), pool.now), "news once");
+    assert!(pool.roster.on_draining(WorkerId(1), pool.now));
+    assert!(!pool.roster.on_draining(WorkerId(1), pool.now), "news once");
     assert_eq!(pool.roster.ready_count(), 0);
     assert_eq!(pool.step(), [spawn(2, 0)]);
     pool.ready(2);
-    assert_eq!(pool.pass(POLICY.graceful - NANO), []);
+    assert_eq!(pool.pass(POLICY.graceful_timeout - NANO), []);
     assert_eq!(pool.pass(NANO), [kill(1, Reason::Asked)]);
 }
 
 #[test]
 fn what_the_master_asked_to_leave_is_no_news() {
     let mut pool = Pool::serving(POLICY, 2);
-    pool.roster.resize(1);
+    pool.roster.scale_to(1);
     assert_eq!(pool.step(), [drain(2, Reason::Scaled)]);
-    assert!(!pool.roster.leaves(WorkerId(2), pool.now));
+    assert!(!pool.roster.on_draining(WorkerId(2), pool.now));
 }
 
 #[test]
 fn a_spent_worker_is_asked_to_go_once_its_successor_is_ready() {
     let mut pool = Pool::serving(POLICY, 2);
-    pool.roster.spent(WorkerId(2));
+    pool.roster.on_replacement_requested(WorkerId(2));
     assert_eq!(pool.step(), [spawn(3, 1)]);
     assert_eq!(pool.pass(SECOND), []);
     assert_eq!(pool.roster.ready_count(), 2);
@@ -218,7 +218,7 @@ fn a_spent_worker_is_asked_to_go_once_its_successor_is_ready() {
 #[test]
 fn a_successor_that_cannot_boot_leaves_the_spent_worker_serving() {
     let mut pool = Pool::serving(POLICY, 1);
-    pool.roster.spent(WorkerId(1));
+    pool.roster.on_replacement_requested(WorkerId(1));
     assert_eq!(pool.step(), [spawn(2, 0)]);
     assert_eq!(pool.ends(2, Ending::Own).retry_in, None, "the slot is not empty");
     assert_eq!(pool.step(), []);
@@ -233,7 +233,7 @@ fn a_successor_that_cannot_boot_leaves_the_spent_worker_serving() {
 #[test]
 fn a_spent_worker_that_crashes_is_replaced_by_the_successor_on_its_way() {
     let mut pool = Pool::serving(POLICY, 1);
-    pool.roster.spent(WorkerId(1));
+    pool.roster.on_replacement_requested(WorkerId(1));
     assert_eq!(pool.step(), [spawn(2, 0)]);
     pool.ends(1, Ending::Own);
     assert_eq!(pool.pass(SECOND), []);
@@ -244,7 +244,7 @@ fn a_spent_worker_that_crashes_is_replaced_by_the_successor_on_its_way() {
 #[test]
 fn workers_that_are_spent_at_once_are_replaced_a_few_at_a_time() {
     let mut pool = Pool::serving(Policy { max_surge: 2, ..POLICY }, 5);
-    (1..=5).for_each(|id| pool.roster.spent(WorkerId(id)));
+    (1..=5).for_each(|id| pool.roster.on_replacement_requested(WorkerId(id)));
     assert_eq!(pool.step(), [spawn(6, 0), spawn(7, 1)]);
     pool.ready(7);
     assert_eq!(pool.step(), [drain(2, Reason::Recycled), spawn(8, 2)]);
@@ -260,7 +260,7 @@ fn workers_that_are_spent_at_once_are_replaced_a_few_at_a_time() {
 fn spent_workers_may_be_replaced_in_place() {
     let policy = Policy { max_surge: 0, max_unavailable: 2, ..POLICY };
     let mut pool = Pool::serving(policy, 5);
-    (1..=5).for_each(|id| pool.roster.spent(WorkerId(id)));
+    (1..=5).for_each(|id| pool.roster.on_replacement_requested(WorkerId(id)));
     let gone = [1, 2].map(|id| drain(id, Reason::Recycled));
     assert_eq!(pool.step(), [&gone[..], &[spawn(6, 0), spawn(7, 1)]].concat());
     assert_eq!(pool.roster.ready_count(), 3);
@@ -314,16 +314,16 @@ fn a_lifetime_of_zero_is_never() {
 #[test]
 fn a_successor_that_is_being_aborted_counts_as_one_on_its_way() {
     let mut pool = Pool::serving(POLICY, 2);
-    pool.roster.spent(WorkerId(1));
-    pool.roster.spent(WorkerId(2));
+    pool.roster.on_replacement_requested(WorkerId(1));
+    pool.roster.on_replacement_requested(WorkerId(2));
     assert_eq!(pool.step(), [spawn(3, 0)]);
-    assert_eq!(pool.pass(POLICY.boot_timeout), [abort(3, Hang::Boot(POLICY.boot_timeout))]);
+    assert_eq!(pool.pass(POLICY.boot_timeout), [abort(3, Hang::BootTimeout(POLICY.boot_timeout))]);
 }
 
 #[test]
 fn nobody_is_promised_where_the_successor_already_serves() {
     let mut pool = Pool::serving(POLICY, 1);
-    pool.roster.spent(WorkerId(1));
+    pool.roster.on_replacement_requested(WorkerId(1));
     pool.step();
     pool.ready(2);
     pool.step();
@@ -333,9 +333,9 @@ fn nobody_is_promised_where_the_successor_already_serves() {
 #[test]
 fn the_wait_that_is_promised_is_kept_though_an_earlier_failure_set_it() {
     let mut pool = Pool::serving(POLICY, 1);
-    pool.roster.spent(WorkerId(1));
+    pool.roster.on_replacement_requested(WorkerId(1));
     assert_eq!(pool.roster.due(pool.now), [spawn(2, 0)]);
-    let wait = pool.roster.spawn_failed(0, pool.now);
+    let wait = pool.roster.on_spawn_failed(0, pool.now);
     assert_eq!(pool.ends(1, Ending::Murdered).retry_in, Some(wait));
     assert_eq!(pool.pass(wait - NANO), []);
     assert_eq!(pool.pass(NANO), [spawn(3, 0)]);

@@ -81,10 +81,10 @@ fn a_canary_that_fails_rolls_back_and_nobody_old_notices() {
 #[test]
 fn a_canary_that_is_silent_in_its_boot_rolls_back() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
-    let aborted = abort(3, Hang::Boot(POLICY.boot_timeout));
+    let aborted = abort(3, Hang::BootTimeout(POLICY.boot_timeout));
     assert_eq!(pool.pass(POLICY.boot_timeout), [aborted, Action::RollBack], "it is not awaited");
-    assert_eq!(pool.roster.ready(WorkerId(3), pool.now), None, "too late");
-    assert_eq!(pool.pass(POLICY.abort_grace), [kill(3, Reason::BootFailure)]);
+    assert_eq!(pool.roster.on_ready(WorkerId(3), pool.now), None, "too late");
+    assert_eq!(pool.pass(POLICY.abort_timeout), [kill(3, Reason::BootFailure)]);
     assert_eq!(pool.serving_ids(), [1, 2]);
 }
 
@@ -96,7 +96,7 @@ fn a_canary_that_hangs_once_it_is_ready_rolls_back() {
     pool.mute.insert(WorkerId(3));
     pool.pass(POLICY.timeout - SECOND);
     let actions = pool.pass(SECOND);
-    assert_eq!(actions[..2], [abort(3, Hang::Silent(POLICY.timeout)), Action::RollBack]);
+    assert_eq!(actions[..2], [abort(3, Hang::NoHeartbeat(POLICY.timeout)), Action::RollBack]);
     assert_eq!(pool.ends(3, Ending::Own).reason, Reason::Hung);
 }
 
@@ -222,7 +222,7 @@ fn a_stop_during_a_reload_asks_both_generations_and_concludes_nothing() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     pool.ready(3);
     assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(4, 1)]);
-    pool.roster.stop(Stop::Graceful);
+    pool.roster.stop(ShutdownMode::Graceful);
     assert!(!pool.roster.is_reloading());
     let mut actions = pool.step();
     actions.sort_by_key(|action| format!("{action:?}"));
@@ -231,14 +231,14 @@ fn a_stop_during_a_reload_asks_both_generations_and_concludes_nothing() {
         pool.ends(id, Ending::Obedient);
     }
     assert_eq!(pool.step(), []);
-    assert_eq!(pool.roster.outcome(), Some(Outcome::Stopped));
+    assert_eq!(pool.roster.outcome(), Some(RunOutcome::Stopped));
 }
 
 #[test]
 fn a_failure_at_the_moment_of_a_stop_rolls_nothing_back() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
     pool.ends(2, Ending::Own);
-    pool.roster.stop(Stop::Graceful);
+    pool.roster.stop(ShutdownMode::Graceful);
     assert_eq!(pool.step(), [drain(1, Reason::Asked)]);
 }
 
@@ -258,7 +258,7 @@ fn new_rules_hold_from_the_reload_and_the_old_ones_after_a_roll_back() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.roster.reload(Policy { boot_timeout: SECOND, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
-    assert_eq!(pool.pass(SECOND)[0], abort(2, Hang::Boot(SECOND)));
+    assert_eq!(pool.pass(SECOND)[0], abort(2, Hang::BootTimeout(SECOND)));
     pool.ends(2, Ending::Own);
     pool.step();
     assert_eq!(pool.roster.policy.boot_timeout, POLICY.boot_timeout);
@@ -279,7 +279,7 @@ fn a_canary_that_cannot_be_forked_is_tried_again_and_fails_nothing() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.roster.reload(POLICY, 1);
     assert_eq!(pool.roster.due(pool.now), [spawn(2, 0)]);
-    let delay = pool.roster.spawn_failed(0, pool.now);
+    let delay = pool.roster.on_spawn_failed(0, pool.now);
     assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.saturating_add(delay)));
     assert_eq!(pool.step(), []);
     assert_eq!(pool.pass(delay), [spawn(3, 0)]);
@@ -296,10 +296,10 @@ fn starve(pool: &mut Pool) -> usize {
         for action in pool.roster.due(pool.now) {
             match action {
                 Action::Spawn { slot, .. } if pool.roster.is_reloading() => {
-                    pool.roster.spawn_failed(slot, pool.now);
+                    pool.roster.on_spawn_failed(slot, pool.now);
                     tries += 1;
                 }
-                Action::Spawn { id, slot } => pool.roster.spawned(id, slot, pool.now),
+                Action::Spawn { id, slot } => pool.roster.on_spawned(id, slot, pool.now),
                 Action::RollBack => (),
                 other => panic!("{other:?}"),
             }
@@ -311,8 +311,8 @@ fn starve(pool: &mut Pool) -> usize {
         assert!(pool.now < next, "the master spins");
         pool.now = next;
         assert!(pool.booting().is_empty());
-        for id in pool.roster.to_measure(pool.now) {
-            pool.roster.heard(id, pool.now, None);
+        for id in pool.roster.liveness_check_due(pool.now) {
+            pool.roster.on_liveness(id, pool.now, None);
         }
     }
 }
@@ -334,11 +334,11 @@ fn a_later_worker_that_can_never_be_forked_fails_the_reload_too() {
     let (mut pool, _) = reloading(POLICY, 3, 3);
     pool.ready(4);
     assert_eq!(pool.roster.due(pool.now), [drain(1, Reason::Reload), spawn(5, 1)]);
-    pool.roster.spawn_failed(1, pool.now);
+    pool.roster.on_spawn_failed(1, pool.now);
     pool.ends(1, Ending::Obedient);
     starve(&mut pool);
     assert_eq!(pool.serving_ids(), [4, 2, 3], "nobody goes before there is room");
-    assert_eq!(pool.booting(), [pool.roster.hired].map(WorkerId), "one of the old generation");
+    assert_eq!(pool.booting(), [pool.roster.last_worker_id].map(WorkerId), "one of the old generation");
     assert!(!pool.settle().is_empty());
     assert_eq!(generations(&pool), [1; 3]);
 }
@@ -348,9 +348,9 @@ fn time_in_which_the_master_did_not_run_is_not_time_in_which_it_could_not_fork()
     let mut pool = Pool::serving(POLICY, 1);
     pool.roster.reload(POLICY, 1);
     pool.roster.due(pool.now);
-    pool.roster.spawn_failed(0, pool.now);
+    pool.roster.on_spawn_failed(0, pool.now);
     pool.oversleep(MINUTE);
-    pool.roster.heard(WorkerId(1), pool.now, None);
+    pool.roster.on_liveness(WorkerId(1), pool.now, None);
     assert_eq!(pool.step(), [spawn(3, 0)]);
     assert!(pool.roster.is_reloading());
 }
@@ -417,7 +417,7 @@ fn the_last_old_worker_stays_while_one_of_the_new_is_replaced() {
 #[test]
 fn a_resize_during_a_reload_outlives_its_failure() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
-    pool.roster.resize(3);
+    pool.roster.scale_to(3);
     pool.ends(3, Ending::Own);
     assert_eq!(pool.step(), [Action::RollBack, spawn(4, 2)]);
     assert_eq!(pool.roster.target(), 3);
@@ -460,12 +460,12 @@ fn after_a_roll_back_the_new_go_at_once_where_the_old_still_serve() {
 fn the_old_generation_is_judged_by_its_own_rules() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.mute.insert(WorkerId(1));
-    pool.roster.reload(Policy { timeout: SECOND, abort_grace: MILLI, ..POLICY }, 1);
+    pool.roster.reload(Policy { timeout: SECOND, abort_timeout: MILLI, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
     assert_eq!(pool.pass(POLICY.boot_timeout - NANO), []);
     pool.ready(2);
     assert_eq!(pool.step(), [Action::Commit, drain(1, Reason::Reload)]);
-    assert_eq!(pool.pass(POLICY.graceful), [kill(1, Reason::Reload)]);
+    assert_eq!(pool.pass(POLICY.graceful_timeout), [kill(1, Reason::Reload)]);
 }
 
 #[test]
@@ -474,8 +474,8 @@ fn longer_limits_of_a_new_generation_save_nobody_of_the_old() {
     pool.mute.insert(WorkerId(1));
     pool.roster.reload(Policy { timeout: YEAR, boot_timeout: YEAR, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
-    assert_eq!(pool.pass(POLICY.timeout), [abort(1, Hang::Silent(POLICY.timeout))]);
-    assert_eq!(pool.pass(POLICY.abort_grace), [kill(1, Reason::Hung)]);
+    assert_eq!(pool.pass(POLICY.timeout), [abort(1, Hang::NoHeartbeat(POLICY.timeout))]);
+    assert_eq!(pool.pass(POLICY.abort_timeout), [kill(1, Reason::Hung)]);
 }
 
 #[test]
@@ -491,18 +491,18 @@ fn nothing_is_overdue_because_old_rules_have_come_back() {
 #[test]
 fn in_a_stop_each_worker_has_the_time_of_its_own_generation() {
     let mut pool = Pool::serving(POLICY, 1);
-    pool.roster.reload(Policy { graceful: SECOND, ..POLICY }, 1);
+    pool.roster.reload(Policy { graceful_timeout: SECOND, ..POLICY }, 1);
     pool.step();
-    pool.roster.stop(Stop::Graceful);
+    pool.roster.stop(ShutdownMode::Graceful);
     assert_eq!(pool.step().len(), 2);
     assert_eq!(pool.pass(SECOND), [kill(2, Reason::Asked)]);
-    assert_eq!(pool.pass(POLICY.graceful - SECOND), [kill(1, Reason::Asked)]);
+    assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND), [kill(1, Reason::Asked)]);
 }
 
 #[test]
 fn a_pool_that_is_let_go_during_a_reload_goes_back_at_once() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
-    pool.roster.let_go();
+    pool.roster.suspend();
     let gone = [drain(1, Reason::Asked), drain(2, Reason::Asked)];
     assert_eq!(pool.step(), [&[Action::RollBack][..], &gone].concat());
     assert!(!pool.roster.is_reloading());
@@ -529,7 +529,7 @@ fn a_canary_that_fails_before_anything_was_ever_ready_gives_the_old_rules_new_tr
 #[test]
 fn of_two_in_a_slot_one_goes_though_neither_is_wished_for_any_more() {
     let mut pool = Pool::serving(POLICY, 2);
-    pool.roster.spent(WorkerId(1));
+    pool.roster.on_replacement_requested(WorkerId(1));
     assert_eq!(pool.step(), [spawn(3, 0)]);
     pool.ready(3);
     pool.roster.reload(POLICY, 2);

@@ -100,7 +100,7 @@ struct Previous {
 
 /// The kernel, the clock, and what is known of the past.
 struct World {
-    roster: Roster,
+    roster: Supervisor,
     now: MonotonicTime,
     chance: u64,
     mood: Mood,
@@ -131,7 +131,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut world = Self {
-            roster: Roster::new(POLICY, 1, 1),
+            roster: Supervisor::new(POLICY, 1, 1),
             now: MonotonicTime::default().saturating_add(YEAR),
             chance: seed,
             mood: Mood::Wild,
@@ -152,7 +152,7 @@ impl World {
         };
         world.policy = world.any_policy();
         let target = world.below(6) as usize;
-        world.roster = Roster::new(world.policy, target, seed);
+        world.roster = Supervisor::new(world.policy, target, seed);
         world.bad = (world.below(8) == 0).then_some(1);
         world
     }
@@ -178,8 +178,8 @@ impl World {
         let policy = Policy {
             timeout: self.pick(&[zero, 3 * SECOND, 30 * SECOND]),
             boot_timeout: self.pick(&[zero, 2 * SECOND, 20 * SECOND]),
-            graceful: self.pick(&[MILLI, SECOND, 10 * SECOND]),
-            abort_grace: self.pick(&[MILLI, SECOND]),
+            graceful_timeout: self.pick(&[MILLI, SECOND, 10 * SECOND]),
+            abort_timeout: self.pick(&[MILLI, SECOND]),
             max_lifetime: self.pick(&[zero, zero, 20 * SECOND, MINUTE]),
             max_lifetime_jitter: self.pick(&[zero, 10 * SECOND]),
             max_surge: self.pick(&[0, 1, 1, 2, 3]),
@@ -189,7 +189,7 @@ impl World {
         let is_stuck = policy.max_surge == 0 && policy.max_unavailable == 0;
         let policy = Policy { max_surge: policy.max_surge.max(usize::from(is_stuck)), ..policy };
         let (graceful, grace) = self.longest;
-        self.longest = (graceful.max(policy.graceful), grace.max(policy.abort_grace));
+        self.longest = (graceful.max(policy.graceful_timeout), grace.max(policy.abort_timeout));
         policy
     }
 
@@ -235,10 +235,10 @@ impl World {
         for (id, process) in &mut self.processes {
             if !process.is_ready && process.ready_at.is_some_and(|at| at <= now) {
                 process.is_ready = true;
-                let age = self.roster.ready(*id, now);
+                let age = self.roster.on_ready(*id, now);
                 let expected = now.duration_since(process.since);
                 assert_eq!(age, (process.asked == Asked::Nothing).then_some(expected));
-                assert_eq!(self.roster.ready(*id, now), None);
+                assert_eq!(self.roster.on_ready(*id, now), None);
                 self.ever_ready |= age.is_some();
                 self.proven |= age.is_some() && process.generation == self.roster.generation();
             }
@@ -248,8 +248,8 @@ impl World {
             self.processes.iter().filter_map(|(id, p)| Some((*id, has_ended(p)?))).collect();
         for (id, how) in ended {
             let process = self.processes.remove(&id).expect("it is one of these");
-            let farewell = self.roster.ended(id, how, now).expect("it was forked");
-            assert_eq!(self.roster.ended(id, how, now), None);
+            let farewell = self.roster.on_exit(id, how, now).expect("it was forked");
+            assert_eq!(self.roster.on_exit(id, how, now), None);
             self.check_farewell(&process, &farewell);
             if process.asked == Asked::Nothing {
                 self.disturb();
@@ -258,9 +258,9 @@ impl World {
     }
 
     fn decide(&mut self) {
-        for id in self.roster.to_measure(self.now) {
+        for id in self.roster.liveness_check_due(self.now) {
             let process = &self.processes[&id];
-            self.roster.heard(id, process.beat(self.now), process.busy());
+            self.roster.on_liveness(id, process.beat(self.now), process.busy());
         }
         self.pardon();
         let before = self.roster.target();
@@ -272,8 +272,8 @@ impl World {
             match *action {
                 Action::Spawn { id, slot } => failed_forks += usize::from(!self.fork(id, slot)),
                 Action::Drain(id, _) => self.ask(id, Asked::Drain),
-                Action::Quit(id) => self.ask(id, Asked::Quit),
-                Action::Condemn(id, _) => {
+                Action::QuickStop(id) => self.ask(id, Asked::Quit),
+                Action::DrainHung(id, _) => {
                     self.ask(id, Asked::Condemn);
                     self.disturb();
                     self.condemned += 1;
@@ -282,7 +282,7 @@ impl World {
                     self.ask(id, Asked::Abort);
                     self.disturb();
                 }
-                Action::Kill(id, _) | Action::End(id, _) => self.ask(id, Asked::Kill),
+                Action::KillOverdue(id, _) | Action::KillHung(id, _) => self.ask(id, Asked::Kill),
                 Action::Commit => self.previous = None,
                 Action::RollBack => {
                     self.policy = self.previous.take().expect("a reload is under way").policy;
@@ -306,11 +306,11 @@ impl World {
     /// Whether the kernel had room.
     fn fork(&mut self, id: WorkerId, slot: usize) -> bool {
         if self.mood == Mood::Wild && self.below(20) == 0 {
-            let delay = self.roster.spawn_failed(slot, self.now);
+            let delay = self.roster.on_spawn_failed(slot, self.now);
             assert!(Duration::ZERO < delay && delay <= BACKOFF_MAX);
             return false;
         }
-        self.roster.spawned(id, slot, self.now);
+        self.roster.on_spawned(id, slot, self.now);
         let mut process = Process {
             slot,
             generation: self.roster.generation(),
@@ -342,7 +342,7 @@ impl World {
     /// A process is sent a signal, and obeys or does not.
     fn ask(&mut self, id: WorkerId, asked: Asked) {
         let manners = self.below(4);
-        let Policy { graceful, abort_grace: grace, .. } = self.processes[&id].policy;
+        let Policy { graceful_timeout: graceful, abort_timeout: grace, .. } = self.processes[&id].policy;
         let (limit, how) = match asked {
             Asked::Drain | Asked::Condemn => (graceful, Ending::Obedient),
             Asked::Quit => (grace, Ending::Obedient),
@@ -382,7 +382,7 @@ impl World {
 
     /// The master is told to stop, perhaps more than once, and does so in time.
     fn stop(&mut self) {
-        let mut stop = self.pick(&[Stop::Graceful, Stop::Graceful, Stop::Quick, Stop::Kill]);
+        let mut stop = self.pick(&[ShutdownMode::Graceful, ShutdownMode::Graceful, ShutdownMode::Quick, ShutdownMode::Kill]);
         self.roster.stop(stop);
         self.previous = None;
         self.decide();
@@ -391,16 +391,16 @@ impl World {
         while self.roster.outcome().is_none() {
             assert!(self.now <= limit, "no end: {:?} {:?}", self.roster, self.processes);
             self.turn();
-            if self.below(8) == 0 && stop < Stop::Kill {
-                stop = if stop == Stop::Graceful { Stop::Quick } else { Stop::Kill };
+            if self.below(8) == 0 && stop < ShutdownMode::Kill {
+                stop = if stop == ShutdownMode::Graceful { ShutdownMode::Quick } else { ShutdownMode::Kill };
                 self.roster.stop(stop);
                 self.decide();
-                let wait = if stop == Stop::Kill { DYING } else { grace + 2 * DYING };
+                let wait = if stop == ShutdownMode::Kill { DYING } else { grace + 2 * DYING };
                 limit = limit.min(self.now.saturating_add(wait));
             }
         }
-        let hopeless = self.roster.phase == Phase::GivingUp;
-        let outcome = if hopeless { Outcome::NeverReady } else { Outcome::Stopped };
+        let hopeless = self.roster.phase == Phase::Failed;
+        let outcome = if hopeless { RunOutcome::NeverReady } else { RunOutcome::Stopped };
         assert_eq!(self.roster.outcome(), Some(outcome));
         assert!(self.processes.is_empty());
     }
@@ -421,7 +421,7 @@ impl Story {
         }
         match world.roster.outcome() {
             Some(outcome) => {
-                assert_eq!(outcome, Outcome::NeverReady);
+                assert_eq!(outcome, RunOutcome::NeverReady);
                 assert!(!world.ever_ready);
             }
             None => world.stop(),

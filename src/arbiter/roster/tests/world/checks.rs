@@ -20,27 +20,27 @@ impl World {
         match action {
             Action::Spawn { id, slot } => self.check_spawn(id, slot),
             Action::Drain(id, reason) => self.check_drain(id, reason),
-            Action::Quit(id) => {
+            Action::QuickStop(id) => {
                 assert!(self.processes[&id].asked < Asked::Quit);
-                assert_eq!(self.roster.stopping(), Some(Stop::Quick));
+                assert_eq!(self.roster.stopping(), Some(ShutdownMode::Quick));
             }
-            Action::Condemn(id, hang) => {
+            Action::DrainHung(id, hang) => {
                 let process = &self.processes[&id];
                 assert_eq!(process.asked, Asked::Nothing);
                 assert!(self.hangs(process) && self.is_of_use(process));
                 let oldest = process.busy().map(|busy| self.now.duration_since(busy.oldest));
-                assert_eq!(Some(hang), oldest.map(Hang::Overdue));
+                assert_eq!(Some(hang), oldest.map(Hang::RequestTimeout));
             }
             Action::Abort(id, hang) => self.check_abort(&self.processes[&id], hang),
-            Action::Kill(id, _) => {
+            Action::KillOverdue(id, _) => {
                 let process = &self.processes[&id];
                 assert!(process.asked < Asked::Kill);
-                let hopeless = self.roster.phase == Phase::GivingUp;
+                let hopeless = self.roster.phase == Phase::Failed;
                 assert!(!hopeless || !self.ever_ready);
-                let ordered = hopeless || self.roster.stopping() == Some(Stop::Kill);
+                let ordered = hopeless || self.roster.stopping() == Some(ShutdownMode::Kill);
                 assert!(ordered || process.kill_from <= self.now, "too early: {process:?}");
             }
-            Action::End(..) => panic!("nobody in this world is deaf"),
+            Action::KillHung(..) => panic!("nobody in this world is deaf"),
             Action::Commit => {
                 assert!(self.previous.is_some() && !self.roster.is_reloading());
                 let generation = self.roster.generation();
@@ -60,7 +60,7 @@ impl World {
 
     fn check_spawn(&self, id: WorkerId, slot: usize) {
         assert!(!self.processes.contains_key(&id));
-        assert!(self.roster.phase == Phase::Serving && !self.roster.let_go);
+        assert!(self.roster.phase == Phase::Serving && !self.roster.is_suspended);
         assert!(slot < self.roster.target());
         let boots = |p: &Process| !p.is_ready && p.asked == Asked::Nothing;
         assert!(!self.processes.values().any(|p| p.slot == slot && boots(p)), "twice: {slot}");
@@ -75,7 +75,7 @@ impl World {
         assert_eq!(process.asked, Asked::Nothing);
         let unproven = self.roster.is_reloading() && !self.proven;
         match reason {
-            Reason::Asked => assert!(self.roster.stopping().is_some() || self.roster.let_go),
+            Reason::Asked => assert!(self.roster.stopping().is_some() || self.roster.is_suspended),
             Reason::Scaled => assert!(process.slot >= self.roster.target() && !unproven),
             Reason::Reload
                 if process.generation > self.roster.generation() && !process.is_ready =>
@@ -118,7 +118,7 @@ impl World {
         let is_condemned = process.asked == Asked::Condemn;
         assert!(is_condemned || process.asked == Asked::Nothing);
         match hang {
-            Hang::Boot(age) => {
+            Hang::BootTimeout(age) => {
                 assert!(!process.is_ready);
                 assert_eq!(age, self.now.duration_since(process.since));
                 assert!(!process.policy.boot_timeout.is_zero());
@@ -126,8 +126,8 @@ impl World {
                 assert!(deadline <= self.now);
                 return;
             }
-            Hang::Silent(age) => assert_eq!(age, self.now.duration_since(process.beat(self.now))),
-            Hang::Overdue(age) => {
+            Hang::NoHeartbeat(age) => assert_eq!(age, self.now.duration_since(process.beat(self.now))),
+            Hang::RequestTimeout(age) => {
                 let oldest = process.busy().map(|busy| busy.oldest);
                 assert_eq!(Some(age), oldest.map(|oldest| self.now.duration_since(oldest)));
             }
@@ -169,9 +169,9 @@ impl World {
         assert!(useless.is_none(), "{useless:?}, after {actions:?}");
         let least = match self.roster.stopping() {
             None => Asked::Nothing,
-            Some(Stop::Graceful) => Asked::Drain,
-            Some(Stop::Quick) => Asked::Quit,
-            Some(Stop::Kill) => Asked::Kill,
+            Some(ShutdownMode::Graceful) => Asked::Drain,
+            Some(ShutdownMode::Quick) => Asked::Quit,
+            Some(ShutdownMode::Kill) => Asked::Kill,
         };
         let deaf = self.processes.values().find(|process| process.asked < least);
         assert!(deaf.is_none(), "{deaf:?}, after {actions:?}");

@@ -7,7 +7,7 @@ impl World {
         self.now = self.now.saturating_add(self.within(2 * MINUTE));
         if deadline.is_some_and(|deadline| self.now.duration_since(deadline) > SECOND) {
             self.amnesty = self.now;
-            self.roster.overslept(before, self.now);
+            self.roster.discount_stall(before, self.now);
             let lost = self.now.duration_since(before);
             for process in self.processes.values_mut() {
                 process.kill_from = process.kill_from.saturating_add(lost);
@@ -39,7 +39,7 @@ impl World {
 
     fn resize(&mut self) {
         let wish = self.below(7) as usize;
-        assert_eq!(self.roster.resize(wish), wish.max(1));
+        assert_eq!(self.roster.scale_to(wish), wish.max(1));
         if let Some(previous) = &mut self.previous {
             previous.target = wish.max(1);
         }
@@ -47,11 +47,11 @@ impl World {
     }
 
     fn let_go_or_resume(&mut self) {
-        let was_gone = self.roster.let_go;
+        let was_gone = self.roster.is_suspended;
         if was_gone || self.below(4) > 0 {
             assert_eq!(self.roster.resume(), was_gone);
         } else {
-            self.roster.let_go();
+            self.roster.suspend();
             self.disturb();
         }
     }
@@ -78,7 +78,7 @@ impl World {
         let (now, later) = (self.now, self.now.saturating_add(self.within(SECOND)));
         let (what, thread) = (self.below(9), self.below(2) as usize);
         let process = self.processes.get_mut(&id).expect("it was picked from these");
-        let drained = now.saturating_add(process.policy.graceful);
+        let drained = now.saturating_add(process.policy.graceful_timeout);
         match what {
             0 => process.end_by(now, Ending::Own),
             1 => process.end_by(now, Ending::Murdered),
@@ -90,10 +90,10 @@ impl World {
                 *unit = if unit.is_none() { Some(now) } else { None };
             }
             3..=5 if process.asked == Asked::Condemn => process.units[thread] = None,
-            6 if process.serves() => self.roster.spent(id),
+            6 if process.serves() => self.roster.on_replacement_requested(id),
             7 if process.is_ready => {
                 let is_news = process.asked == Asked::Nothing;
-                assert_eq!(self.roster.leaves(id, now), is_news);
+                assert_eq!(self.roster.on_draining(id, now), is_news);
                 if is_news {
                     (process.asked, process.kill_from) = (Asked::Drain, drained);
                     process.end_by(later, Ending::Obedient);
