@@ -18,7 +18,7 @@ use super::child::{self, Birth};
 use super::company::{Company, Plan};
 use super::leaves::Leaves;
 use super::ledger::Ledger;
-use super::roster::{Busy, Ending, Generation, WorkerId};
+use super::roster::{Busy, ExitClass, Generation, WorkerId};
 use crate::app::WorkerInfo;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
@@ -132,9 +132,9 @@ pub(super) enum News {
 }
 
 /// A worker that has ended.
-pub(super) struct Departure {
+pub(super) struct ReapedWorker {
     pub(super) id: WorkerId,
-    pub(super) ending: Ending,
+    pub(super) exit_class: ExitClass,
     /// What it left to be said, such as why it could not boot.
     pub(super) note: String,
     /// How many units of work it did.
@@ -432,7 +432,7 @@ impl<'a> Crew<'a> {
     }
 
     /// Forgets a process that has ended. `None` if it was none of ours.
-    pub(super) fn bury(&mut self, pid: Pid, exit: Exit) -> Option<Departure> {
+    pub(super) fn bury(&mut self, pid: Pid, exit: Exit) -> Option<ReapedWorker> {
         let id = self.ids.remove(&pid)?;
         let member = self.members.remove(&id)?;
         self.moved = true;
@@ -445,19 +445,19 @@ impl<'a> Crew<'a> {
         let out_of_memory =
             counter.is_some_and(|counter| self.memory.end(counter, killed_by_others));
         let row = member.board.scores().row(member.row);
-        let ending = match exit {
-            _ if out_of_memory => Ending::OutOfMemory,
-            Exit::Code(0) if row.status() == WorkerStatus::Draining => Ending::Obedient,
-            Exit::Signal { number, .. } if process::is_termination_signal(number) => Ending::Murdered,
-            Exit::Code(_) | Exit::Signal { .. } => Ending::Own,
+        let exit_class = match exit {
+            _ if out_of_memory => ExitClass::OomKilled,
+            Exit::Code(0) if row.status() == WorkerStatus::Draining => ExitClass::Requested,
+            Exit::Signal { number, .. } if process::is_termination_signal(number) => ExitClass::KilledExternally,
+            Exit::Code(_) | Exit::Signal { .. } => ExitClass::Crashed,
         };
         let mut note = row.exit_note();
         if out_of_memory && note.is_empty() {
             "the kernel has killed it for lack of memory".clone_into(&mut note);
         }
-        let departure = Departure { id, ending, note, units: row.units() };
+        let reaped = ReapedWorker { id, exit_class, note, units: row.units() };
         member.board.give_back(member.row);
-        Some(departure)
+        Some(reaped)
     }
 
     /// A worker's last beat and what it works on. `None` if it has none to

@@ -298,7 +298,7 @@ impl<'a> Arbiter<'a> {
     pub(crate) fn last_words(&self) -> (&Logger, String) {
         let mut hopeless = self.pools.iter().filter(|pool| pool.supervisor.has_failed());
         let Some(pool) = hopeless.next() else { return (self.log(), String::new()) };
-        let words = pool.last_words.clone();
+        let words = pool.failure_reason.clone();
         (
             pool.log(),
             if self.house.is_divided { format!("pool {:?}: {words}", pool.name()) } else { words },

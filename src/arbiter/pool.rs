@@ -6,10 +6,10 @@ use std::os::fd::RawFd;
 use slog::{Logger, error, info, warn};
 
 use super::company::Company;
-use super::crew::{Crew, Departure, News};
+use super::crew::{Crew, ReapedWorker, News};
 use super::examiner::Examiner;
 use super::pact::Signatory;
-use super::roster::{Action, Policy, Reason, Supervisor, WorkerId};
+use super::roster::{Action, Policy, ExitReason, Supervisor, WorkerId};
 use super::{BETWEEN_WEIGHINGS, millis};
 use crate::hooks::Hooks;
 use crate::log::Fields;
@@ -28,7 +28,7 @@ pub(super) struct Pool<'a> {
     /// When workers are weighed next, if anybody's memory is bounded.
     pub(super) weigh_at: Option<MonotonicTime>,
     /// Why the last worker that could not boot could not.
-    pub(super) last_words: String,
+    pub(super) failure_reason: String,
 }
 
 /// What becomes of a pool.
@@ -63,8 +63,8 @@ impl<'a> Pool<'a> {
     }
 
     fn new(part: Part, supervisor: Supervisor, crew: Crew<'a>, hooks: &'a dyn Hooks) -> Self {
-        let (examiner, last_words) = (Examiner::default(), String::new());
-        Self { part, supervisor, crew, examiner, hooks, weigh_at: None, last_words }
+        let (examiner, failure_reason) = (Examiner::default(), String::new());
+        Self { part, supervisor, crew, examiner, hooks, weigh_at: None, failure_reason }
     }
 
     /// Its name.
@@ -98,7 +98,7 @@ impl<'a> Pool<'a> {
 
     /// Begins to replace the workers by those of a new generation.
     pub(super) fn renew(&mut self, target: usize, generation: u32) {
-        self.last_words.clear();
+        self.failure_reason.clear();
         let policy = Policy::from(self.settings());
         self.supervisor.begin_reload(policy, target, generation);
     }
@@ -121,10 +121,10 @@ impl<'a> Pool<'a> {
         for (id, news) in self.crew.news() {
             match news {
                 News::Ready => {
-                    if let Some(age) = self.supervisor.on_ready(id, now) {
+                    if let Some(uptime) = self.supervisor.on_ready(id, now) {
                         let (pid, slot) = self.crew.who(id);
                         info!(self.log(), "worker ready"; "pid" => pid.as_raw(), "slot" => slot,
-                            "age_ms" => millis(age));
+                            "age_ms" => millis(uptime));
                         let worker = self.facts_of(id);
                         self.hook("worker_ready", |hooks| hooks.worker_ready(&worker));
                     }
@@ -134,7 +134,7 @@ impl<'a> Pool<'a> {
                     if self.supervisor.on_draining(id, now) {
                         let (pid, slot) = self.crew.who(id);
                         info!(self.log(), "worker leaves"; "pid" => pid.as_raw(), "slot" => slot,
-                            "reason" => Reason::Asked.word());
+                            "reason" => ExitReason::Requested.as_str());
                     }
                 }
             }
@@ -143,11 +143,11 @@ impl<'a> Pool<'a> {
 
     /// One of its workers has ended, and been reaped.
     pub(super) fn bury(&mut self, pid: Pid, exit: Exit) {
-        let Some(departure) = self.crew.bury(pid, exit) else { return };
-        let Departure { id, ending, .. } = departure;
+        let Some(reaped) = self.crew.bury(pid, exit) else { return };
+        let ReapedWorker { id, exit_class, .. } = reaped;
         self.examiner.forget(id);
-        if let Some(farewell) = self.supervisor.on_exit(id, ending, clock::now()) {
-            self.record(pid, exit, &farewell, departure);
+        if let Some(report) = self.supervisor.on_exit(id, exit_class, clock::now()) {
+            self.log_exit(pid, exit, &report, reaped);
         }
     }
 
@@ -158,31 +158,31 @@ impl<'a> Pool<'a> {
             Action::Spawn { id, slot } => self.spawn(id, slot, strangers()),
             Action::Drain(id, reason) => {
                 let (pid, slot) = self.crew.who(id);
-                if reason != Reason::Asked {
+                if reason != ExitReason::Requested {
                     info!(self.log(), "worker is asked to leave"; "pid" => pid.as_raw(),
-                        "slot" => slot, "reason" => reason.word());
+                        "slot" => slot, "reason" => reason.as_str());
                 }
                 self.crew.drain(id);
             }
             Action::QuickStop(id) => self.crew.quit(id),
             Action::DrainHung(id, hang) => {
-                self.describe_hang(id, hang, "the other threads may finish");
+                self.log_hang(id, hang, "the other threads may finish");
                 self.crew.drain(id);
             }
             Action::Abort(id, hang) => {
-                self.describe_hang(id, hang, "aborted");
+                self.log_hang(id, hang, "aborted");
                 self.crew.abort(id);
                 // To describe it has taken time, and so may a hook.
                 self.supervisor.on_aborted(id, clock::now());
             }
             Action::KillHung(id, hang) => {
-                self.describe_hang(id, hang, "killed");
+                self.log_hang(id, hang, "killed");
                 self.crew.kill(id);
             }
             Action::KillOverdue(id, reason) => {
                 let (pid, slot) = self.crew.who(id);
                 warn!(self.log(), "worker is killed"; "pid" => pid.as_raw(), "slot" => slot,
-                    "reason" => reason.word());
+                    "reason" => reason.as_str());
                 self.crew.kill(id);
             }
             Action::Commit | Action::RollBack => (), // that is done for all pools at once
@@ -203,14 +203,14 @@ impl<'a> Pool<'a> {
                     "generation" => generation.number);
             }
             Err(reason) => {
-                let retry = self.supervisor.on_spawn_failed(slot, now);
-                let facts = Fields::new().number("slot", slot).text("error", reason.to_string());
-                let facts = facts.number("retry_ms", millis(retry));
+                let restart_in = self.supervisor.on_spawn_failed(slot, now);
+                let fields = Fields::new().number("slot", slot).text("error", reason.to_string());
+                let fields = fields.number("retry_ms", millis(restart_in));
                 if generation.is_canary {
-                    self.last_words = format!("a worker cannot be started: {reason}");
-                    warn!(self.log(), "worker cannot be started"; facts);
+                    self.failure_reason = format!("a worker cannot be started: {reason}");
+                    warn!(self.log(), "worker cannot be started"; fields);
                 } else {
-                    error!(self.log(), "worker cannot be started"; facts);
+                    error!(self.log(), "worker cannot be started"; fields);
                 }
             }
         }

@@ -3,11 +3,11 @@
 
 use slog::{error, info, warn};
 
-use super::crew::Departure;
+use super::crew::ReapedWorker;
 use super::hooking;
 use super::millis;
 use super::pool::Pool;
-use super::roster::{Farewell, Hang, Reason, WorkerId};
+use super::roster::{ExitReport, Hang, ExitReason, WorkerId};
 use crate::diagnosis::ThreadSample;
 use crate::hooks::WorkerExit;
 use crate::log::Fields;
@@ -16,125 +16,125 @@ use crate::os::process::{Exit, Pid};
 
 impl Pool<'_> {
     /// One record for each end, with all that is known of it.
-    pub(super) fn record(
+    pub(super) fn log_exit(
         &mut self,
         pid: Pid,
         exit: Exit,
-        farewell: &Farewell,
-        departure: Departure,
+        report: &ExitReport,
+        reaped: ReapedWorker,
     ) {
-        let Departure { note, units, .. } = departure;
-        let on_trial = self.supervisor.describe_generation(farewell.generation).is_canary;
-        let counts = match farewell.reason {
-            Reason::BootFailure => true,
-            Reason::Hung | Reason::Crashed | Reason::OutOfMemory => on_trial,
-            Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => false,
+        let ReapedWorker { note, units, .. } = reaped;
+        let on_trial = self.supervisor.describe_generation(report.generation).is_canary;
+        let is_failure = match report.reason {
+            ExitReason::BootFailed => true,
+            ExitReason::Hung | ExitReason::Crashed | ExitReason::OomKilled => on_trial,
+            ExitReason::Requested | ExitReason::ScaledDown | ExitReason::Recycled | ExitReason::Reload => false,
         };
         // What it said goes before what was said of it when it was aborted.
-        let is_news = !note.is_empty() || self.last_words.is_empty();
-        if counts && is_news {
-            let said = if note.is_empty() { "it said nothing" } else { &note };
-            self.last_words = format!("the last one ended with {exit}: {said}");
+        let is_news = !note.is_empty() || self.failure_reason.is_empty();
+        if is_failure && is_news {
+            let detail = if note.is_empty() { "it said nothing" } else { &note };
+            self.failure_reason = format!("the last one ended with {exit}: {detail}");
         }
-        let facts = Fields::new()
+        let fields = Fields::new()
             .number("pid", pid.as_raw())
-            .number("slot", farewell.slot)
-            .number("generation", farewell.generation)
-            .text("reason", farewell.reason.word());
-        let facts = match exit {
-            Exit::Code(code) => facts.number("code", code),
-            Exit::Signal { core: false, .. } => facts.text("signal", exit.to_string()),
+            .number("slot", report.slot)
+            .number("generation", report.generation)
+            .text("reason", report.reason.as_str());
+        let fields = match exit {
+            Exit::Code(code) => fields.number("code", code),
+            Exit::Signal { core: false, .. } => fields.text("signal", exit.to_string()),
             Exit::Signal { core: true, .. } => {
-                facts.text("signal", exit.to_string()).text("core", "dumped")
+                fields.text("signal", exit.to_string()).text("core", "dumped")
             }
         };
-        let facts = facts
-            .number("age_ms", millis(farewell.age))
+        let fields = fields
+            .number("age_ms", millis(report.uptime))
             .number("units", units)
-            .optional(farewell.retry_in, |facts, delay| facts.number("retry_ms", millis(delay)))
-            .optional((!note.is_empty()).then_some(note), |facts, note| facts.text("error", note));
-        match farewell.reason {
-            Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => {
-                info!(self.log(), "worker exited"; facts);
+            .optional(report.restart_in, |fields, delay| fields.number("retry_ms", millis(delay)))
+            .optional((!note.is_empty()).then_some(note), |fields, note| fields.text("error", note));
+        match report.reason {
+            ExitReason::Requested | ExitReason::ScaledDown | ExitReason::Recycled | ExitReason::Reload => {
+                info!(self.log(), "worker exited"; fields);
             }
-            Reason::Hung | Reason::Crashed | Reason::OutOfMemory => {
-                warn!(self.log(), "worker exited"; facts)
+            ExitReason::Hung | ExitReason::Crashed | ExitReason::OomKilled => {
+                warn!(self.log(), "worker exited"; fields)
             }
             // The error is then that the reload failed, which is one record.
-            Reason::BootFailure if on_trial => warn!(self.log(), "worker exited"; facts),
-            Reason::BootFailure => error!(self.log(), "worker exited"; facts),
+            ExitReason::BootFailed if on_trial => warn!(self.log(), "worker exited"; fields),
+            ExitReason::BootFailed => error!(self.log(), "worker exited"; fields),
         }
         let (code, signal) = match exit {
             Exit::Code(code) => (Some(code), None),
             Exit::Signal { .. } => (None, Some(exit.to_string())),
         };
-        let Farewell { slot, generation, age, reason, .. } = *farewell;
-        let (worker, reason) = (hooking::worker(self.name(), pid, slot, generation), reason.word());
-        let end = WorkerExit { worker, reason, code, signal, uptime: age, units };
-        self.hook("child_exit", |hooks| hooks.child_exit(&end));
+        let ExitReport { slot, generation, uptime, reason, .. } = *report;
+        let (worker, reason) = (hooking::worker(self.name(), pid, slot, generation), reason.as_str());
+        let worker_exit = WorkerExit { worker, reason, code, signal, uptime, units };
+        self.hook("child_exit", |hooks| hooks.child_exit(&worker_exit));
     }
 
     /// One record with what an operator can act on.
-    pub(super) fn describe_hang(&mut self, id: WorkerId, hang: Hang, action: &str) {
+    pub(super) fn log_hang(&mut self, id: WorkerId, hang: Hang, action: &str) {
         let (pid, slot) = self.crew.who(id);
-        let (what, age) = match hang {
+        let (error, age) = match hang {
             Hang::BootTimeout(age) => ("not ready in time", age),
             Hang::NoHeartbeat(age) => ("no heartbeat", age),
             Hang::RequestTimeout(age) => ("one unit of work for too long", age),
         };
         if matches!(hang, Hang::BootTimeout(_)) {
-            self.last_words = format!("the last one was not ready in time, after {age:?}");
+            self.failure_reason = format!("the last one was not ready in time, after {age:?}");
         } else if self.crew.generation(id).is_some_and(|it| self.supervisor.describe_generation(it).is_canary) {
-            self.last_words = format!("the last one hung: {what}, for {age:?}");
+            self.failure_reason = format!("the last one hung: {error}, for {age:?}");
         }
         let unit = self.crew.unit(id);
-        let facts = Fields::new()
+        let fields = Fields::new()
             .number("pid", pid.as_raw())
             .number("slot", slot)
-            .text("error", what)
+            .text("error", error)
             .number("for_ms", millis(age))
-            .optional(unit.as_ref(), |facts, unit| {
+            .optional(unit.as_ref(), |fields, unit| {
                 let age = clock::now().duration_since(unit.started_at);
-                facts
+                fields
                     .text("work", &unit.label)
                     .number("work_ms", millis(age))
                     .number("seat", unit.thread_index)
             })
-            .optional(self.examiner.diagnosis(id), |facts, diagnosis| {
-                let facts = facts
+            .optional(self.examiner.diagnosis(id), |fields, diagnosis| {
+                let fields = fields
                     .text("verdict", diagnosis.cause.as_str())
-                    .optional(diagnosis.cpu_percent, |facts, cpu| facts.number("cpu_percent", cpu));
-                let others: Vec<_> = diagnosis.other_threads.iter().map(in_brief).collect();
+                    .optional(diagnosis.cpu_percent, |fields, cpu| fields.number("cpu_percent", cpu));
+                let others: Vec<_> = diagnosis.other_threads.iter().map(thread_summary).collect();
                 let others = (!others.is_empty()).then(|| others.join("; "));
-                facts
-                    .optional(diagnosis.thread.clone(), with_thread)
-                    .optional(others, |facts, others| facts.text("others", others))
+                fields
+                    .optional(diagnosis.thread.clone(), add_thread_fields)
+                    .optional(others, |fields, others| fields.text("others", others))
             });
-        warn!(self.log(), "worker hung"; facts, "action" => action);
+        warn!(self.log(), "worker hung"; fields, "action" => action);
         let (worker, work) = (self.facts_of(id), unit.as_ref().map(|unit| unit.label.as_str()));
         self.hook("worker_hung", |hooks| hooks.worker_hung(&worker, work));
     }
 }
 
 /// What is known of the thread that hangs.
-fn with_thread(facts: Fields, thread: ThreadSample) -> Fields {
+fn add_thread_fields(fields: Fields, thread: ThreadSample) -> Fields {
     let stack = (!thread.stack.is_empty()).then(|| thread.stack.join(" < "));
-    facts
+    fields
         .number("thread", thread.thread_id)
         .text("state", thread.state)
-        .optional(thread.syscall, |facts, call| facts.text("call", call))
-        .optional(thread.wchan, |facts, channel| facts.text("wchan", channel))
-        .optional(stack, |facts, stack| facts.text("stack", stack))
+        .optional(thread.syscall, |fields, call| fields.text("call", call))
+        .optional(thread.wchan, |fields, channel| fields.text("wchan", channel))
+        .optional(stack, |fields, stack| fields.text("stack", stack))
 }
 
 /// Another thread, such as `4711 S futex` or `4712 R 98%`.
-fn in_brief((thread, cpu): &(ThreadSample, Option<u32>)) -> String {
-    let mut words = format!("{} {}", thread.thread_id, thread.state);
+fn thread_summary((thread, cpu): &(ThreadSample, Option<u32>)) -> String {
+    let mut summary = format!("{} {}", thread.thread_id, thread.state);
     if let Some(call) = &thread.syscall {
-        words = format!("{words} {call}");
+        summary = format!("{summary} {call}");
     }
     if let Some(cpu) = cpu.filter(|cpu| *cpu > 0) {
-        words = format!("{words} {cpu}%");
+        summary = format!("{summary} {cpu}%");
     }
-    words
+    summary
 }

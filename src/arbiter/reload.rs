@@ -191,7 +191,7 @@ impl<'a> Arbiter<'a> {
         let (pool, log) = (&self.pools[culprit], &self.house.log);
         let log = if is_named { log.for_pool(pool.name()) } else { log.clone() };
         error!(log.logger(), "reload failed: back to the earlier settings";
-            "generation" => self.generation(), "error" => &pool.last_words);
+            "generation" => self.generation(), "error" => &pool.failure_reason);
         let status = format!("{}; the last reload failed", self.status_line());
         self.service_manager.ready(&status);
     }

@@ -248,7 +248,7 @@ impl Arbiter<'_> {
         info!(self.log(), "workers are let go");
         for pool in &mut self.pools {
             if pool.supervisor.is_reloading() {
-                pool.last_words = "the workers were let go".to_owned();
+                pool.failure_reason = "the workers were let go".to_owned();
             }
             pool.supervisor.suspend();
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::{any, proptest};
 
-use super::super::roster::{Ending, Policy, Reason, ShutdownMode, WorkerId};
+use super::super::roster::{ExitClass, Policy, ExitReason, ShutdownMode, WorkerId};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ struct Process {
     /// It was asked to leave.
     leaves: bool,
     ready_at: Option<MonotonicTime>,
-    ends: Option<(MonotonicTime, Ending)>,
+    ends: Option<(MonotonicTime, ExitClass)>,
 }
 
 impl Process {
@@ -155,7 +155,7 @@ impl World {
         }
         let (index, now) = (self.below(self.houses.len() as u64) as usize, self.now);
         let (nth, murdered) = (self.below(4) as usize, self.below(2) == 0);
-        let how = if murdered { Ending::Murdered } else { Ending::Own };
+        let how = if murdered { ExitClass::KilledExternally } else { ExitClass::Crashed };
         if let Some(process) = self.houses[index].processes.values_mut().nth(nth) {
             process.ends = Some((now, how));
         }
@@ -315,7 +315,7 @@ impl World {
                         ends: None,
                     };
                     match fate {
-                        0 if !self.calm => process.ends = Some((later, Ending::Own)),
+                        0 if !self.calm => process.ends = Some((later, ExitClass::Crashed)),
                         1 if !self.calm => process.ready_at = None,
                         _ => (),
                     }
@@ -329,9 +329,9 @@ impl World {
                     let process = self.houses[index].processes.get_mut(&id).expect("it lives");
                     process.leaves = true;
                     let how = if matches!(action, Action::Drain(..) | Action::QuickStop(_)) {
-                        Ending::Obedient
+                        ExitClass::Requested
                     } else {
-                        Ending::Own
+                        ExitClass::Crashed
                     };
                     process.ends.get_or_insert((at, how));
                 }
@@ -444,7 +444,7 @@ fn nobody_rolls_before_every_canary_is_ready() {
     supervisors[1].on_ready(second[0], now);
     let rolling = step(&mut supervisors, now);
     for actions in &rolling.actions {
-        assert!(matches!(actions[0], Action::Drain(_, Reason::Reload)), "{actions:?}");
+        assert!(matches!(actions[0], Action::Drain(_, ExitReason::Reload)), "{actions:?}");
         assert!(matches!(actions[1], Action::Spawn { slot: 1, .. }), "{actions:?}");
     }
 }
@@ -461,7 +461,7 @@ fn nobody_commits_before_all_are_complete() {
     let done = step(&mut supervisors, now);
     assert_eq!(done.end, Some(End::Commit));
     for actions in &done.actions {
-        assert!(matches!(actions[..], [Action::Commit, Action::Drain(_, Reason::Reload)]));
+        assert!(matches!(actions[..], [Action::Commit, Action::Drain(_, ExitReason::Reload)]));
     }
 }
 
@@ -471,7 +471,7 @@ fn a_pool_that_is_complete_goes_back_with_one_that_fails() {
     let trial = step(&mut supervisors, now);
     supervisors[0].on_ready(spawned(&trial, 0)[0], now);
     step(&mut supervisors, now);
-    supervisors[1].on_exit(spawned(&trial, 1)[0], Ending::Own, now);
+    supervisors[1].on_exit(spawned(&trial, 1)[0], ExitClass::Crashed, now);
     let back = step(&mut supervisors, now);
     assert_eq!(back.end, Some(End::RollBack { culprit: 1 }));
     assert_eq!(back.actions[0][0], Action::RollBack);
@@ -502,6 +502,6 @@ fn a_pool_that_goes_does_so_with_the_commit_and_not_before() {
     }
     let done = turn(&mut supervisors, &mut leaving);
     assert_eq!(done.end, Some(End::Commit));
-    let drains = |action: &Action| matches!(action, Action::Drain(_, Reason::Reload));
+    let drains = |action: &Action| matches!(action, Action::Drain(_, ExitReason::Reload));
     assert!(done.actions[2].len() == 2 && done.actions[2].iter().all(drains), "{done:?}");
 }

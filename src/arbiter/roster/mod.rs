@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 pub(crate) use words::{
-    Action, Busy, Ending, Farewell, Generation, Hang, RunOutcome, Policy, ReloadPhase, Reason, ShutdownMode,
+    Action, Busy, ExitClass, ExitReport, Generation, Hang, RunOutcome, Policy, ReloadPhase, ExitReason, ShutdownMode,
     WorkerId,
 };
 
@@ -182,7 +182,7 @@ impl Supervisor {
         let worker = self.worker(id).filter(|worker| worker.state == State::Ready);
         let is_news = worker.is_some();
         if let Some(worker) = worker {
-            worker.begin_drain(Reason::Asked, now);
+            worker.begin_drain(ExitReason::Requested, now);
         }
         is_news
     }
@@ -253,8 +253,8 @@ impl Supervisor {
     pub(crate) fn on_core_dump(&mut self, id: WorkerId, now: MonotonicTime) -> bool {
         let Some(worker) = self.worker(id) else { return false };
         let reason = match worker.state {
-            State::Booting => Reason::BootFailure,
-            State::Ready => Reason::Crashed,
+            State::Booting => ExitReason::BootFailed,
+            State::Ready => ExitReason::Crashed,
             State::Aborting { reason, .. } => reason,
             State::Stopping { reason, mode: ShutdownMode::Graceful, .. } => reason,
             State::Stopping { .. } | State::DrainingHung { .. } | State::Killed { .. } => return false,
@@ -265,7 +265,7 @@ impl Supervisor {
     }
 
     /// A worker has ended. `None` if it was none of ours.
-    pub(crate) fn on_exit(&mut self, id: WorkerId, exit_class: Ending, now: MonotonicTime) -> Option<Farewell> {
+    pub(crate) fn on_exit(&mut self, id: WorkerId, exit_class: ExitClass, now: MonotonicTime) -> Option<ExitReport> {
         let slot_index = self.slot_of.remove(&id)?;
         let slot = &mut self.slots[slot_index];
         let index = slot.workers.iter().position(|worker| worker.id == id)?;
@@ -278,9 +278,9 @@ impl Supervisor {
         let slot = &mut self.slots[slot_index];
         slot.not_before = slot.not_before.max(now.saturating_add(delay));
         let is_failure = match reason {
-            Reason::BootFailure | Reason::Hung | Reason::OutOfMemory => true,
-            Reason::Crashed => exit_class == Ending::Own,
-            Reason::Asked | Reason::Scaled | Reason::Recycled | Reason::Reload => false,
+            ExitReason::BootFailed | ExitReason::Hung | ExitReason::OomKilled => true,
+            ExitReason::Crashed => exit_class == ExitClass::Crashed,
+            ExitReason::Requested | ExitReason::ScaledDown | ExitReason::Recycled | ExitReason::Reload => false,
         };
         if let Some(rolling) = &mut self.rolling {
             rolling.failed |= is_failure && is_current;
@@ -288,12 +288,12 @@ impl Supervisor {
         self.fail_if_exhausted();
         let slot = &self.slots[slot_index];
         let refilled = slot.is_vacant() && !self.is_suspended && self.needs_worker(slot_index);
-        Some(Farewell {
+        Some(ExitReport {
             slot: slot_index,
             generation: worker.generation,
             reason,
-            age: now.duration_since(worker.started),
-            retry_in: refilled.then(|| slot.not_before.duration_since(now)),
+            uptime: now.duration_since(worker.started),
+            restart_in: refilled.then(|| slot.not_before.duration_since(now)),
         })
     }
 

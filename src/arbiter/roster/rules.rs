@@ -1,7 +1,7 @@
 //! The rules: what is to be done, given the facts and the moment.
 
 use super::slot::{Slot, State, Worker};
-use super::words::{Action, Ending, Hang, ReloadPhase, Reason, ShutdownMode, WorkerId};
+use super::words::{Action, ExitClass, Hang, ReloadPhase, ExitReason, ShutdownMode, WorkerId};
 use super::{Phase, Supervisor};
 use crate::time::MonotonicTime;
 
@@ -24,7 +24,7 @@ impl Supervisor {
         }
         self.finish_reload(overall_phase, &mut actions);
         if self.is_suspended {
-            self.drain_where(Reason::Asked, |_, _| true, now, &mut actions);
+            self.drain_where(ExitReason::Requested, |_, _| true, now, &mut actions);
             return actions;
         }
         self.drain_surplus(now, &mut actions);
@@ -43,14 +43,14 @@ impl Supervisor {
         };
         for worker in self.slots.iter_mut().flat_map(|slot| &mut slot.workers) {
             let (id, quick_kill_at) = (worker.id, now.saturating_add(worker.policy.abort_timeout));
-            let reason = worker.exit_reason(Ending::Obedient);
+            let reason = worker.exit_reason(ExitClass::Requested);
             match (stop, worker.state) {
                 (ShutdownMode::Graceful, State::Booting | State::Ready) => {
-                    worker.begin_drain(Reason::Asked, now);
-                    actions.push(Action::Drain(id, Reason::Asked));
+                    worker.begin_drain(ExitReason::Requested, now);
+                    actions.push(Action::Drain(id, ExitReason::Requested));
                 }
                 (ShutdownMode::Quick, State::Booting | State::Ready) => {
-                    let reason = Reason::Asked;
+                    let reason = ExitReason::Requested;
                     worker.state = State::Stopping { reason, kill_at: quick_kill_at, mode: ShutdownMode::Quick };
                     actions.push(Action::QuickStop(id));
                 }
@@ -65,8 +65,8 @@ impl Supervisor {
                     actions.push(Action::QuickStop(id));
                 }
                 (ShutdownMode::Kill, State::Booting | State::Ready) => {
-                    worker.state = State::Killed { reason: Reason::Asked };
-                    actions.push(Action::KillOverdue(id, Reason::Asked));
+                    worker.state = State::Killed { reason: ExitReason::Requested };
+                    actions.push(Action::KillOverdue(id, ExitReason::Requested));
                 }
                 (
                     ShutdownMode::Kill,
@@ -96,7 +96,7 @@ impl Supervisor {
             match worker.state {
                 State::Booting if has_passed(worker.boot_deadline(timeout_floor)) => {
                     let hang = Hang::BootTimeout(now.duration_since(worker.started));
-                    actions.push(abort_or_kill(worker, hang, Reason::BootFailure, abort_deadline));
+                    actions.push(abort_or_kill(worker, hang, ExitReason::BootFailed, abort_deadline));
                     late |= worker.generation == generation;
                 }
                 State::Ready if has_passed(worker.hang_deadline(timeout_floor)) => {
@@ -106,13 +106,13 @@ impl Supervisor {
                         worker.state = State::DrainingHung { kill_at };
                         actions.push(Action::DrainHung(worker.id, hang));
                     } else {
-                        actions.push(abort_or_kill(worker, hang, Reason::Hung, abort_deadline));
+                        actions.push(abort_or_kill(worker, hang, ExitReason::Hung, abort_deadline));
                     }
                     late |= worker.generation == generation;
                 }
                 State::DrainingHung { kill_at } if !has_passed(worker.hang_deadline(timeout_floor)) => {
                     // The thread has come back: the worker drains like any other.
-                    let (reason, mode) = (Reason::Hung, ShutdownMode::Graceful);
+                    let (reason, mode) = (ExitReason::Hung, ShutdownMode::Graceful);
                     worker.state = State::Stopping { reason, kill_at, mode };
                     if kill_at <= now {
                         actions.push(Action::KillOverdue(worker.id, reason));
@@ -123,7 +123,7 @@ impl Supervisor {
                     if kill_at <= now || !has_work_in_time(worker, timeout_floor, now) =>
                 {
                     actions.push(Action::Abort(worker.id, classify_hang(worker, timeout_floor, now)));
-                    worker.state = State::Aborting { reason: Reason::Hung, kill_at: abort_deadline };
+                    worker.state = State::Aborting { reason: ExitReason::Hung, kill_at: abort_deadline };
                 }
                 State::Stopping { reason, kill_at, .. } | State::Aborting { reason, kill_at }
                     if kill_at <= now =>
@@ -172,15 +172,15 @@ impl Supervisor {
         let awaits_canary = self.awaits_any_canary();
         let boots_for_failed_reload =
             |_, worker: &Worker| worker.generation > generation && worker.state == State::Booting;
-        self.drain_where(Reason::Reload, boots_for_failed_reload, now, actions);
-        let reason = if target == 0 { Reason::Reload } else { Reason::Scaled };
+        self.drain_where(ExitReason::Reload, boots_for_failed_reload, now, actions);
+        let reason = if target == 0 { ExitReason::Reload } else { ExitReason::ScaledDown };
         self.drain_where(reason, |slot, _| slot >= target && !awaits_canary, now, actions);
     }
 
     /// Asks those to drain of whom, and of whose slot, `who` holds.
     fn drain_where(
         &mut self,
-        reason: Reason,
+        reason: ExitReason,
         is_affected: impl Fn(usize, &Worker) -> bool,
         now: MonotonicTime,
         actions: &mut Vec<Action>,
@@ -354,7 +354,7 @@ impl Supervisor {
 }
 
 /// Ends a worker that hangs, by what it can still hear.
-fn abort_or_kill(worker: &mut Worker, hang: Hang, reason: Reason, kill_at: MonotonicTime) -> Action {
+fn abort_or_kill(worker: &mut Worker, hang: Hang, reason: ExitReason, kill_at: MonotonicTime) -> Action {
     if worker.is_unresponsive {
         worker.state = State::Killed { reason };
         return Action::KillHung(worker.id, hang);

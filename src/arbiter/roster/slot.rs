@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::words::{Busy, Ending, Policy, Reason, ShutdownMode, WorkerId};
+use super::words::{Busy, ExitClass, Policy, ExitReason, ShutdownMode, WorkerId};
 use crate::time::MonotonicTime;
 
 /// A worker that has served for so long is no crash loop.
@@ -49,7 +49,7 @@ pub(super) enum State {
     Booting,
     Ready,
     Stopping {
-        reason: Reason,
+        reason: ExitReason,
         kill_at: MonotonicTime,
         mode: ShutdownMode,
     },
@@ -58,11 +58,11 @@ pub(super) enum State {
         kill_at: MonotonicTime,
     },
     Aborting {
-        reason: Reason,
+        reason: ExitReason,
         kill_at: MonotonicTime,
     },
     Killed {
-        reason: Reason,
+        reason: ExitReason,
     },
 }
 
@@ -116,24 +116,24 @@ impl Slot {
     pub(super) fn record_failure(
         &mut self,
         worker: &Worker,
-        reason: Reason,
-        exit_class: Ending,
+        reason: ExitReason,
+        exit_class: ExitClass,
         now: MonotonicTime,
     ) -> u32 {
         if worker.ready_at.is_some_and(|at| now.duration_since(at) >= STABLE_UPTIME) {
             (self.crashes, self.boot_failures) = (0, 0);
         }
         match reason {
-            Reason::Asked | Reason::Scaled | Reason::Recycled => 0,
-            Reason::Reload | Reason::Hung => 0,
+            ExitReason::Requested | ExitReason::ScaledDown | ExitReason::Recycled => 0,
+            ExitReason::Reload | ExitReason::Hung => 0,
             // A kill from outside says nothing about the worker.
-            Reason::Crashed if exit_class == Ending::Murdered => 0,
+            ExitReason::Crashed if exit_class == ExitClass::KilledExternally => 0,
             // The kernel's kill does: it took too much.
-            Reason::Crashed | Reason::OutOfMemory => {
+            ExitReason::Crashed | ExitReason::OomKilled => {
                 self.crashes += 1;
                 self.crashes - 1 // the first is forgiven
             }
-            Reason::BootFailure => {
+            ExitReason::BootFailed => {
                 self.boot_failures += 1;
                 self.boot_failures
             }
@@ -143,15 +143,15 @@ impl Slot {
 
 impl Worker {
     /// Why it is seen to have ended.
-    pub(super) fn exit_reason(&self, exit_class: Ending) -> Reason {
+    pub(super) fn exit_reason(&self, exit_class: ExitClass) -> ExitReason {
         match self.state {
-            State::Booting => Reason::BootFailure,
-            State::Ready | State::Stopping { .. } if exit_class == Ending::OutOfMemory => {
-                Reason::OutOfMemory
+            State::Booting => ExitReason::BootFailed,
+            State::Ready | State::Stopping { .. } if exit_class == ExitClass::OomKilled => {
+                ExitReason::OomKilled
             }
-            State::Ready if exit_class == Ending::Obedient => Reason::Asked,
-            State::Ready => Reason::Crashed,
-            State::DrainingHung { .. } => Reason::Hung,
+            State::Ready if exit_class == ExitClass::Requested => ExitReason::Requested,
+            State::Ready => ExitReason::Crashed,
+            State::DrainingHung { .. } => ExitReason::Hung,
             State::Stopping { reason, .. }
             | State::Aborting { reason, .. }
             | State::Killed { reason } => reason,
@@ -161,7 +161,7 @@ impl Worker {
     /// Whether it boots, or is being aborted because it has not.
     pub(super) fn is_starting(&self) -> bool {
         match self.state {
-            State::Booting | State::Aborting { reason: Reason::BootFailure, .. } => true,
+            State::Booting | State::Aborting { reason: ExitReason::BootFailed, .. } => true,
             State::Ready
             | State::Stopping { .. }
             | State::DrainingHung { .. }
@@ -176,12 +176,12 @@ impl Worker {
     }
 
     /// Why it is replaced, if this generation is wished for.
-    pub(super) fn replacement_reason(&self, generation: u32) -> Reason {
-        if self.generation == generation { Reason::Recycled } else { Reason::Reload }
+    pub(super) fn replacement_reason(&self, generation: u32) -> ExitReason {
+        if self.generation == generation { ExitReason::Recycled } else { ExitReason::Reload }
     }
 
     /// Begins to drain at `now`.
-    pub(super) fn begin_drain(&mut self, reason: Reason, now: MonotonicTime) {
+    pub(super) fn begin_drain(&mut self, reason: ExitReason, now: MonotonicTime) {
         let kill_at = now.saturating_add(self.policy.graceful_timeout);
         self.state = State::Stopping { reason, kill_at, mode: ShutdownMode::Graceful };
     }

@@ -149,7 +149,7 @@ impl Pool {
         self.booting().into_iter().for_each(|id| self.ready(id.0));
     }
 
-    fn ends(&mut self, id: u64, how: Ending) -> Farewell {
+    fn ends(&mut self, id: u64, how: ExitClass) -> ExitReport {
         self.roster.on_exit(WorkerId(id), how, self.now).expect("one of ours")
     }
 
@@ -161,7 +161,7 @@ impl Pool {
             let actions = self.step();
             for action in &actions {
                 if let Action::Drain(id, _) | Action::QuickStop(id) = *action {
-                    self.ends(id.0, Ending::Obedient);
+                    self.ends(id.0, ExitClass::Requested);
                 }
             }
             if actions.is_empty() && self.booting().is_empty() {
@@ -176,11 +176,11 @@ fn spawn(id: u64, slot: usize) -> Action {
     Action::Spawn { id: WorkerId(id), slot }
 }
 
-fn drain(id: u64, reason: Reason) -> Action {
+fn drain(id: u64, reason: ExitReason) -> Action {
     Action::Drain(WorkerId(id), reason)
 }
 
-fn kill(id: u64, reason: Reason) -> Action {
+fn kill(id: u64, reason: ExitReason) -> Action {
     Action::KillOverdue(WorkerId(id), reason)
 }
 

@@ -66,11 +66,11 @@ pub(crate) enum ShutdownMode {
 
 /// Why a worker left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
+pub(crate) enum ExitReason {
     /// Somebody asked it, or the whole, to stop.
-    Asked,
+    Requested,
     /// There were more workers than wished for.
-    Scaled,
+    ScaledDown,
     /// It had served its time.
     Recycled,
     /// A reload has replaced it, or a failed one has taken it back.
@@ -80,23 +80,23 @@ pub(crate) enum Reason {
     /// It ended by itself.
     Crashed,
     /// The kernel has killed it for lack of memory.
-    OutOfMemory,
+    OomKilled,
     /// It ended, or was ended, before it was ready.
-    BootFailure,
+    BootFailed,
 }
 
-impl Reason {
+impl ExitReason {
     /// The word for it in the log.
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Reason::Asked => "asked",
-            Reason::Scaled => "scaled",
-            Reason::Recycled => "recycled",
-            Reason::Reload => "reload",
-            Reason::Hung => "hung",
-            Reason::Crashed => "crashed",
-            Reason::OutOfMemory => "out of memory",
-            Reason::BootFailure => "boot failure",
+            ExitReason::Requested => "asked",
+            ExitReason::ScaledDown => "scaled",
+            ExitReason::Recycled => "recycled",
+            ExitReason::Reload => "reload",
+            ExitReason::Hung => "hung",
+            ExitReason::Crashed => "crashed",
+            ExitReason::OomKilled => "out of memory",
+            ExitReason::BootFailed => "boot failure",
         }
     }
 }
@@ -113,7 +113,7 @@ pub(crate) enum Action {
     /// anything else is forked.
     RollBack,
     /// Ask a worker to drain and leave.
-    Drain(WorkerId, Reason),
+    Drain(WorkerId, ExitReason),
     /// Ask a worker to leave at once.
     QuickStop(WorkerId),
     /// Ask a worker to drain of whose threads one hangs: the others may finish.
@@ -123,7 +123,7 @@ pub(crate) enum Action {
     /// Kill a worker that hangs where no other signal reaches it.
     KillHung(WorkerId, Hang),
     /// Kill a worker that has not obeyed.
-    KillOverdue(WorkerId, Reason),
+    KillOverdue(WorkerId, ExitReason),
 }
 
 /// What the threads of a worker are working on: when the oldest and the youngest unit began.
@@ -155,25 +155,25 @@ pub(crate) enum RunOutcome {
 
 /// How a worker that has ended is to be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum ExitClass {
     /// It left with code 0 after it had begun to drain.
-    Obedient,
+    Requested,
     /// Somebody else killed it.
-    Murdered,
+    KilledExternally,
     /// The kernel has killed it for lack of memory.
-    OutOfMemory,
+    OomKilled,
     /// Anything else: a code, a fault, an abort.
-    Own,
+    Crashed,
 }
 
 /// What is known of a worker that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Farewell {
+pub(crate) struct ExitReport {
     pub(crate) slot: usize,
     pub(crate) generation: u32,
-    pub(crate) reason: Reason,
+    pub(crate) reason: ExitReason,
     /// From the fork to the end.
-    pub(crate) age: Duration,
+    pub(crate) uptime: Duration,
     /// When the slot is filled again, if it is.
-    pub(crate) retry_in: Option<Duration>,
+    pub(crate) restart_in: Option<Duration>,
 }

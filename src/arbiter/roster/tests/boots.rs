@@ -7,7 +7,7 @@ fn delays_of_failing_boots(pool: &mut Pool, tries: u64) -> Vec<Duration> {
     assert_eq!(pool.step(), [spawn(1, 0)]);
     (1..=tries)
         .map_while(|id| {
-            let delay = pool.ends(id, Ending::Own).retry_in?;
+            let delay = pool.ends(id, ExitClass::Crashed).restart_in?;
             assert_eq!(pool.step(), []);
             assert_eq!(pool.pass(delay - NANO), []);
             assert_eq!(pool.pass(NANO), [spawn(id + 1, 0)]);
@@ -80,8 +80,8 @@ fn a_worker_that_is_not_ready_in_time_is_aborted_then_killed() {
     assert_eq!(pool.pass(POLICY.boot_timeout - NANO), []);
     assert_eq!(pool.pass(NANO), [abort(1, Hang::BootTimeout(POLICY.boot_timeout))]);
     assert_eq!(pool.pass(SECOND - NANO), []);
-    assert_eq!(pool.pass(NANO)[0], kill(1, Reason::BootFailure));
-    assert_eq!(pool.ends(1, Ending::Murdered).reason, Reason::BootFailure);
+    assert_eq!(pool.pass(NANO)[0], kill(1, ExitReason::BootFailed));
+    assert_eq!(pool.ends(1, ExitClass::KilledExternally).reason, ExitReason::BootFailed);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_slot_is_tried_once_and_as_often_again_as_the_retries_say() {
 fn without_retries_one_failure_ends_it() {
     let mut pool = Pool::new(Policy { boot_retries: 0, ..POLICY }, 1);
     pool.step();
-    assert_eq!(pool.ends(1, Ending::Own).retry_in, None);
+    assert_eq!(pool.ends(1, ExitClass::Crashed).restart_in, None);
     assert_eq!(pool.roster.outcome(), Some(RunOutcome::NeverReady));
 }
 
@@ -145,7 +145,7 @@ fn the_whole_gives_up_only_after_every_slot() {
     while pool.roster.outcome().is_none() {
         spawns += pool.run(BACKOFF_MAX.min(10 * SECOND)).iter().filter(|a| is_spawn(a)).count();
         for id in pool.booting() {
-            pool.ends(id.0, Ending::Own);
+            pool.ends(id.0, ExitClass::Crashed);
         }
     }
     assert_eq!(spawns, 9);
@@ -157,10 +157,10 @@ fn the_whole_never_gives_up_once_one_was_ready() {
     let mut pool = Pool::new(Policy { boot_retries: 0, ..POLICY }, 1);
     pool.step();
     pool.ready(1);
-    pool.ends(1, Ending::Own);
+    pool.ends(1, ExitClass::Crashed);
     for id in 2..50 {
         assert_eq!(pool.pass(BACKOFF_MAX), [spawn(id, 0)]);
-        assert!(pool.ends(id, Ending::Own).retry_in.is_some());
+        assert!(pool.ends(id, ExitClass::Crashed).restart_in.is_some());
     }
     assert_eq!(pool.roster.outcome(), None);
 }
@@ -169,7 +169,7 @@ fn the_whole_never_gives_up_once_one_was_ready() {
 fn one_slot_that_fails_never_ends_the_whole() {
     let mut pool = Pool::new(Policy { boot_retries: 0, ..POLICY }, 2);
     pool.step();
-    assert_eq!(pool.ends(1, Ending::Own).retry_in, None);
+    assert_eq!(pool.ends(1, ExitClass::Crashed).restart_in, None);
     assert_eq!(pool.pass(SECOND), []);
     assert_eq!(pool.roster.outcome(), None);
     pool.ready(2);
@@ -179,7 +179,7 @@ fn one_slot_that_fails_never_ends_the_whole() {
 #[test]
 fn a_stranger_that_ends_is_nobodys_concern() {
     let mut pool = Pool::serving(POLICY, 1);
-    assert_eq!(pool.roster.on_exit(WorkerId(9), Ending::Own, pool.now), None);
+    assert_eq!(pool.roster.on_exit(WorkerId(9), ExitClass::Crashed, pool.now), None);
     assert_eq!(pool.step(), []);
 }
 
@@ -187,10 +187,10 @@ fn a_stranger_that_ends_is_nobodys_concern() {
 fn fewer_workers_than_slots_that_still_have_a_try_can_mean_giving_up() {
     let mut pool = Pool::new(Policy { boot_retries: 1, ..POLICY }, 2);
     pool.step();
-    pool.ends(1, Ending::Own);
+    pool.ends(1, ExitClass::Crashed);
     assert_eq!(pool.pass(SECOND), [spawn(3, 0)]);
-    pool.ends(3, Ending::Own); // the first slot is used up
-    pool.ends(2, Ending::Own); // the second waits for its other try
+    pool.ends(3, ExitClass::Crashed); // the first slot is used up
+    pool.ends(2, ExitClass::Crashed); // the second waits for its other try
     assert_eq!(pool.roster.outcome(), None);
     pool.roster.scale_to(1);
     assert_eq!(pool.roster.outcome(), Some(RunOutcome::NeverReady));
@@ -203,7 +203,7 @@ fn fewer_workers_while_a_fork_is_to_be_tried_again_can_mean_giving_up() {
     assert_eq!(pool.roster.due(pool.now), [spawn(1, 0), spawn(2, 1)]);
     pool.roster.on_spawned(WorkerId(1), 0, pool.now);
     pool.roster.on_spawn_failed(1, pool.now);
-    pool.ends(1, Ending::Own);
+    pool.ends(1, ExitClass::Crashed);
     pool.roster.scale_to(1);
     assert_eq!(pool.roster.outcome(), Some(RunOutcome::NeverReady));
 }
@@ -212,12 +212,12 @@ fn fewer_workers_while_a_fork_is_to_be_tried_again_can_mean_giving_up() {
 fn more_workers_give_a_whole_that_fails_more_tries() {
     let mut pool = Pool::new(Policy { boot_retries: 0, ..POLICY }, 2);
     pool.step();
-    pool.ends(1, Ending::Own);
+    pool.ends(1, ExitClass::Crashed);
     pool.roster.scale_to(3);
     assert_eq!(pool.step(), [spawn(3, 2)]);
-    pool.ends(2, Ending::Own);
+    pool.ends(2, ExitClass::Crashed);
     assert_eq!(pool.roster.outcome(), None);
-    pool.ends(3, Ending::Own);
+    pool.ends(3, ExitClass::Crashed);
     assert_eq!(pool.roster.outcome(), Some(RunOutcome::NeverReady));
 }
 
@@ -226,12 +226,12 @@ fn a_whole_that_gives_up_kills_whoever_is_left() {
     let mut pool = Pool::new(Policy { boot_retries: 0, ..POLICY }, 3);
     pool.step();
     pool.roster.scale_to(2);
-    assert_eq!(pool.step(), [drain(3, Reason::Scaled)]);
-    pool.ends(1, Ending::Own);
+    assert_eq!(pool.step(), [drain(3, ExitReason::ScaledDown)]);
+    pool.ends(1, ExitClass::Crashed);
     pool.roster.scale_to(1);
-    assert_eq!(pool.step(), [kill(2, Reason::Asked), kill(3, Reason::Scaled)]);
+    assert_eq!(pool.step(), [kill(2, ExitReason::Requested), kill(3, ExitReason::ScaledDown)]);
     assert_eq!(pool.roster.outcome(), None, "they are still there");
-    pool.ends(2, Ending::Murdered);
-    assert_eq!(pool.ends(3, Ending::Murdered).retry_in, None);
+    pool.ends(2, ExitClass::KilledExternally);
+    assert_eq!(pool.ends(3, ExitClass::KilledExternally).restart_in, None);
     assert_eq!(pool.roster.outcome(), Some(RunOutcome::NeverReady));
 }

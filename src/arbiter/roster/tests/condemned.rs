@@ -77,8 +77,8 @@ fn a_condemned_worker_is_aborted_when_the_others_are_done_and_killed_after_the_g
     pool.busy.insert(WorkerId(1), alone(MonotonicTime::default().saturating_add(hung)));
     assert_eq!(pool.pass(SECOND), [abort(1, Hang::RequestTimeout(POLICY.timeout + 2 * SECOND))]);
     assert_eq!(pool.pass(POLICY.abort_timeout - NANO), []);
-    assert_eq!(pool.pass(NANO), [kill(1, Reason::Hung)]);
-    assert_eq!(pool.ends(1, Ending::Murdered).reason, Reason::Hung);
+    assert_eq!(pool.pass(NANO), [kill(1, ExitReason::Hung)]);
+    assert_eq!(pool.ends(1, ExitClass::KilledExternally).reason, ExitReason::Hung);
 }
 
 #[test]
@@ -98,18 +98,18 @@ fn a_condemned_worker_has_no_longer_than_a_drain() {
     assert_eq!(pool.pass(POLICY.graceful_timeout - NANO), []);
     let age = POLICY.timeout + POLICY.graceful_timeout;
     assert_eq!(pool.pass(NANO), [abort(1, Hang::RequestTimeout(age))]);
-    assert_eq!(pool.pass(POLICY.abort_timeout), [kill(1, Reason::Hung)]);
+    assert_eq!(pool.pass(POLICY.abort_timeout), [kill(1, ExitReason::Hung)]);
 }
 
 #[test]
 fn a_condemned_worker_that_ends_by_itself_hung_and_its_slot_does_not_back_off() {
-    for how in [Ending::Own, Ending::Murdered, Ending::Obedient] {
+    for how in [ExitClass::Crashed, ExitClass::KilledExternally, ExitClass::Requested] {
         let mut pool = condemned();
-        pool.ends(2, Ending::Murdered);
+        pool.ends(2, ExitClass::KilledExternally);
         pool.pass(SECOND);
         let strikes = pool.roster.slots[0].crashes;
-        let farewell = pool.ends(1, how);
-        assert_eq!((farewell.reason, farewell.retry_in), (Reason::Hung, None), "{how:?}");
+        let report = pool.ends(1, how);
+        assert_eq!((report.reason, report.restart_in), (ExitReason::Hung, None), "{how:?}");
         assert_eq!(pool.roster.slots[0].crashes, strikes);
         pool.ready(3);
         assert_eq!(pool.step(), []);
@@ -135,7 +135,7 @@ fn a_graceful_stop_gives_a_condemned_worker_no_more_time() {
     let mut pool = condemned();
     pool.pass(SECOND);
     pool.roster.stop(ShutdownMode::Graceful);
-    assert_eq!(pool.step(), [drain(2, Reason::Asked)], "it has been asked");
+    assert_eq!(pool.step(), [drain(2, ExitReason::Requested)], "it has been asked");
     let age = POLICY.timeout + POLICY.graceful_timeout;
     assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND), [abort(1, Hang::RequestTimeout(age))]);
 }
@@ -146,7 +146,7 @@ fn a_quick_stop_asks_a_condemned_worker_like_any_other() {
     pool.ready(2);
     pool.roster.stop(ShutdownMode::Quick);
     assert_eq!(pool.step(), [Action::QuickStop(WorkerId(1)), Action::QuickStop(WorkerId(2))]);
-    let killed = [kill(1, Reason::Hung), kill(2, Reason::Asked)];
+    let killed = [kill(1, ExitReason::Hung), kill(2, ExitReason::Requested)];
     assert_eq!(pool.pass(POLICY.abort_timeout), killed);
 }
 
@@ -154,7 +154,7 @@ fn a_quick_stop_asks_a_condemned_worker_like_any_other() {
 fn a_kill_does_not_spare_a_condemned_worker() {
     let mut pool = condemned();
     pool.roster.stop(ShutdownMode::Kill);
-    assert_eq!(pool.step(), [kill(1, Reason::Hung), kill(2, Reason::Asked)]);
+    assert_eq!(pool.step(), [kill(1, ExitReason::Hung), kill(2, ExitReason::Requested)]);
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn a_condemned_worker_whose_thread_comes_back_may_leave_as_asked() {
     pool.ready(2);
     pool.busy.remove(&WorkerId(1));
     assert_eq!(pool.pass(SECOND), [], "nothing is overdue: what would it be aborted for?");
-    assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND), [kill(1, Reason::Hung)]);
+    assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND), [kill(1, ExitReason::Hung)]);
 }
 
 #[test]
@@ -197,5 +197,5 @@ fn a_condemned_worker_whose_thread_comes_back_at_the_last_moment_is_killed_at_on
     pool.ready(2);
     pool.pass(POLICY.graceful_timeout - NANO);
     pool.busy.remove(&WorkerId(1));
-    assert_eq!(pool.pass(NANO), [kill(1, Reason::Hung)]);
+    assert_eq!(pool.pass(NANO), [kill(1, ExitReason::Hung)]);
 }

@@ -6,12 +6,12 @@ use super::*;
 fn a_graceful_stop_asks_everybody_once_and_ends_when_all_have_left() {
     let mut pool = Pool::serving(POLICY, 2);
     pool.roster.stop(ShutdownMode::Graceful);
-    assert_eq!(pool.step(), [drain(1, Reason::Asked), drain(2, Reason::Asked)]);
-    pool.ends(1, Ending::Obedient);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Requested), drain(2, ExitReason::Requested)]);
+    pool.ends(1, ExitClass::Requested);
     assert_eq!(pool.pass(SECOND), []);
     assert_eq!(pool.roster.outcome(), None);
-    let farewell = pool.ends(2, Ending::Obedient);
-    assert_eq!((farewell.reason, farewell.retry_in), (Reason::Asked, None));
+    let report = pool.ends(2, ExitClass::Requested);
+    assert_eq!((report.reason, report.restart_in), (ExitReason::Requested, None));
     assert_eq!(pool.step(), []);
     assert_eq!(pool.roster.outcome(), Some(RunOutcome::Stopped));
 }
@@ -22,8 +22,8 @@ fn a_worker_that_does_not_drain_is_killed_at_the_limit() {
     pool.roster.stop(ShutdownMode::Graceful);
     pool.step();
     assert_eq!(pool.pass(POLICY.graceful_timeout - NANO), []);
-    assert_eq!(pool.pass(NANO), [kill(1, Reason::Asked)]);
-    assert_eq!(pool.ends(1, Ending::Murdered).reason, Reason::Asked);
+    assert_eq!(pool.pass(NANO), [kill(1, ExitReason::Requested)]);
+    assert_eq!(pool.ends(1, ExitClass::KilledExternally).reason, ExitReason::Requested);
     assert_eq!(pool.roster.outcome(), Some(RunOutcome::Stopped));
 }
 
@@ -33,14 +33,14 @@ fn a_quick_stop_kills_what_does_not_obey_after_the_grace() {
     pool.roster.stop(ShutdownMode::Quick);
     assert_eq!(pool.step(), [Action::QuickStop(WorkerId(1))]);
     assert_eq!(pool.pass(POLICY.abort_timeout - NANO), []);
-    assert_eq!(pool.pass(NANO), [kill(1, Reason::Asked)]);
+    assert_eq!(pool.pass(NANO), [kill(1, ExitReason::Requested)]);
 }
 
 #[test]
 fn a_kill_asks_nobody() {
     let mut pool = Pool::serving(POLICY, 2);
     pool.roster.stop(ShutdownMode::Kill);
-    assert_eq!(pool.step(), [kill(1, Reason::Asked), kill(2, Reason::Asked)]);
+    assert_eq!(pool.step(), [kill(1, ExitReason::Requested), kill(2, ExitReason::Requested)]);
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn a_kill_after_a_quick_stop_waits_for_no_grace() {
     pool.roster.stop(ShutdownMode::Quick);
     pool.step();
     pool.roster.stop(ShutdownMode::Kill);
-    assert_eq!(pool.step(), [kill(1, Reason::Asked)]);
+    assert_eq!(pool.step(), [kill(1, ExitReason::Requested)]);
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_quick_stop_during_a_drain_shortens_it() {
     pool.pass(SECOND);
     pool.roster.stop(ShutdownMode::Quick);
     assert_eq!(pool.step(), [Action::QuickStop(WorkerId(1))]);
-    assert_eq!(pool.pass(POLICY.abort_timeout), [kill(1, Reason::Asked)]);
+    assert_eq!(pool.pass(POLICY.abort_timeout), [kill(1, ExitReason::Requested)]);
 }
 
 #[test]
@@ -77,9 +77,9 @@ fn a_worker_that_boots_is_asked_to_leave_like_any_other() {
     let mut pool = Pool::new(POLICY, 1);
     pool.step();
     pool.roster.stop(ShutdownMode::Graceful);
-    assert_eq!(pool.step(), [drain(1, Reason::Asked)]);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Requested)]);
     assert_eq!(pool.roster.on_ready(WorkerId(1), pool.now), None);
-    assert_eq!(pool.ends(1, Ending::Own).reason, Reason::Asked);
+    assert_eq!(pool.ends(1, ExitClass::Crashed).reason, ExitReason::Requested);
     assert_eq!(pool.roster.outcome(), Some(RunOutcome::Stopped));
 }
 
@@ -98,7 +98,7 @@ fn a_worker_that_is_aborted_during_a_stop_keeps_its_own_deadline() {
     pool.pass(POLICY.timeout);
     pool.roster.stop(ShutdownMode::Graceful);
     assert_eq!(pool.step(), []);
-    assert_eq!(pool.pass(POLICY.abort_timeout), [kill(1, Reason::Hung)]);
+    assert_eq!(pool.pass(POLICY.abort_timeout), [kill(1, ExitReason::Hung)]);
 }
 
 #[test]
@@ -110,14 +110,14 @@ fn time_in_which_the_master_did_not_run_is_no_time_to_leave() {
     pool.oversleep(MINUTE);
     assert_eq!(pool.step(), []);
     assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND - NANO), []);
-    assert_eq!(pool.pass(NANO), [kill(1, Reason::Asked)]);
+    assert_eq!(pool.pass(NANO), [kill(1, ExitReason::Requested)]);
 }
 
 #[test]
 fn a_drain_without_time_kills_at_once() {
     let mut pool = Pool::serving(Policy { graceful_timeout: Duration::ZERO, ..POLICY }, 1);
     pool.roster.stop(ShutdownMode::Graceful);
-    assert_eq!(pool.step(), [drain(1, Reason::Asked), kill(1, Reason::Asked)]);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Requested), kill(1, ExitReason::Requested)]);
 }
 
 #[test]
@@ -126,8 +126,8 @@ fn nobody_is_hired_during_a_stop() {
     pool.roster.on_replacement_requested(WorkerId(1));
     pool.roster.stop(ShutdownMode::Graceful);
     pool.step();
-    pool.ends(2, Ending::Own);
-    assert_eq!(pool.run(POLICY.graceful_timeout), [kill(1, Reason::Asked)]);
+    pool.ends(2, ExitClass::Crashed);
+    assert_eq!(pool.run(POLICY.graceful_timeout), [kill(1, ExitReason::Requested)]);
 }
 
 #[test]
@@ -141,9 +141,9 @@ fn one_worker_more_is_spawned_at_once() {
 fn one_worker_fewer_is_drained_from_the_last_slot_and_not_replaced() {
     let mut pool = Pool::serving(POLICY, 3);
     assert_eq!(pool.roster.scale_to(2), 2);
-    assert_eq!(pool.step(), [drain(3, Reason::Scaled)]);
-    let farewell = pool.ends(3, Ending::Obedient);
-    assert_eq!((farewell.reason, farewell.retry_in), (Reason::Scaled, None));
+    assert_eq!(pool.step(), [drain(3, ExitReason::ScaledDown)]);
+    let report = pool.ends(3, ExitClass::Requested);
+    assert_eq!((report.reason, report.restart_in), (ExitReason::ScaledDown, None));
     assert_eq!(pool.step(), []);
 }
 
@@ -169,7 +169,7 @@ fn a_slot_that_is_wished_for_again_does_not_wait_for_the_one_that_drains() {
 fn a_crash_in_a_slot_that_is_not_wished_for_any_more_is_not_repaired() {
     let mut pool = Pool::serving(POLICY, 2);
     pool.roster.scale_to(1);
-    assert_eq!(pool.ends(2, Ending::Own).retry_in, None);
+    assert_eq!(pool.ends(2, ExitClass::Crashed).restart_in, None);
     assert_eq!(pool.run(MINUTE), []);
 }
 
@@ -177,9 +177,9 @@ fn a_crash_in_a_slot_that_is_not_wished_for_any_more_is_not_repaired() {
 fn workers_that_are_let_go_are_asked_once_and_followed_by_nobody() {
     let mut pool = Pool::serving(POLICY, 2);
     pool.roster.suspend();
-    assert_eq!(pool.step(), [drain(1, Reason::Asked), drain(2, Reason::Asked)]);
-    assert_eq!(pool.ends(1, Ending::Obedient).retry_in, None);
-    assert_eq!(pool.ends(2, Ending::Own).retry_in, None);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Requested), drain(2, ExitReason::Requested)]);
+    assert_eq!(pool.ends(1, ExitClass::Requested).restart_in, None);
+    assert_eq!(pool.ends(2, ExitClass::Crashed).restart_in, None);
     assert_eq!(pool.run(MINUTE), []);
     assert_eq!(pool.roster.outcome(), None, "the master stays");
 }
@@ -199,7 +199,7 @@ fn a_stop_ends_a_pool_that_was_let_go() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.roster.suspend();
     pool.step();
-    pool.ends(1, Ending::Obedient);
+    pool.ends(1, ExitClass::Requested);
     pool.roster.stop(ShutdownMode::Graceful);
     assert_eq!(pool.step(), []);
     assert_eq!(pool.roster.outcome(), Some(RunOutcome::Stopped));
@@ -211,7 +211,7 @@ fn a_worker_that_fails_to_boot_after_it_was_let_go_ends_nothing() {
     pool.step();
     pool.roster.suspend();
     pool.step();
-    pool.ends(1, Ending::Own);
+    pool.ends(1, ExitClass::Crashed);
     assert_eq!(pool.roster.outcome(), None);
 }
 
@@ -224,7 +224,7 @@ fn a_quick_stop_asks_again_however_late_in_the_drain_it_comes() {
         pool.pass(POLICY.graceful_timeout - left);
         pool.roster.stop(ShutdownMode::Quick);
         assert_eq!(pool.step(), [Action::QuickStop(WorkerId(1))]);
-        assert_eq!(pool.pass(left), [kill(1, Reason::Asked)], "a stop never gives more time");
+        assert_eq!(pool.pass(left), [kill(1, ExitReason::Requested)], "a stop never gives more time");
     }
 }
 
@@ -232,7 +232,7 @@ fn a_quick_stop_asks_again_however_late_in_the_drain_it_comes() {
 fn surplus_without_time_to_drain_is_killed_on_the_next_turn_of_the_same_moment() {
     let mut pool = Pool::serving(Policy { graceful_timeout: Duration::ZERO, ..POLICY }, 2);
     pool.roster.scale_to(1);
-    assert_eq!(pool.roster.due(pool.now), [drain(2, Reason::Scaled)]);
+    assert_eq!(pool.roster.due(pool.now), [drain(2, ExitReason::ScaledDown)]);
     assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now));
-    assert_eq!(pool.step(), [kill(2, Reason::Scaled)]);
+    assert_eq!(pool.step(), [kill(2, ExitReason::ScaledDown)]);
 }

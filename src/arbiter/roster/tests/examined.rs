@@ -51,7 +51,7 @@ fn who_hears_nothing_is_killed_once_and_replaced_at_once() {
     assert_eq!(pool.step(), [end, spawn(2, 0)]);
     pool.ready(2);
     assert_eq!(pool.run(MINUTE), [], "no storm, however long it takes to die");
-    assert_eq!(pool.ends(1, Ending::Murdered).reason, Reason::Hung);
+    assert_eq!(pool.ends(1, ExitClass::KilledExternally).reason, ExitReason::Hung);
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn who_dumps_a_core_gets_time_for_it_and_a_successor() {
     assert_eq!(pool.step(), [spawn(2, 0)]);
     pool.ready(2);
     assert_eq!(pool.pass(CORE_DUMP_TIMEOUT - NANO), []);
-    assert_eq!(pool.pass(NANO), [kill(1, Reason::Crashed)]);
+    assert_eq!(pool.pass(NANO), [kill(1, ExitReason::Crashed)]);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn who_dumps_a_core_when_aborted_gets_time_for_it_too() {
     assert!(pool.roster.on_core_dump(WorkerId(1), pool.now));
     assert_eq!(pool.step(), [spawn(2, 0)]);
     pool.ready(2);
-    assert_eq!(pool.pass(CORE_DUMP_TIMEOUT), [kill(1, Reason::Hung)]);
+    assert_eq!(pool.pass(CORE_DUMP_TIMEOUT), [kill(1, ExitReason::Hung)]);
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn who_dumps_a_core_while_it_drains_gets_time_for_it_once() {
     pool.roster.on_replacement_requested(WorkerId(1));
     assert_eq!(pool.step(), [spawn(3, 0)]);
     pool.ready(3);
-    assert_eq!(pool.step(), [drain(1, Reason::Recycled)]);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Recycled)]);
     assert_eq!(pool.roster.kill_candidates(pool.now), []);
     pool.now = pool.now.saturating_add(POLICY.graceful_timeout);
     assert_eq!(pool.roster.kill_candidates(pool.now), [WorkerId(1)]);
@@ -92,17 +92,17 @@ fn who_dumps_a_core_while_it_drains_gets_time_for_it_once() {
     pool.now = pool.now.saturating_add(NANO);
     assert_eq!(pool.roster.kill_candidates(pool.now), []);
     assert!(!pool.roster.on_core_dump(WorkerId(1), pool.now), "once");
-    assert_eq!(pool.step(), [kill(1, Reason::Recycled)]);
+    assert_eq!(pool.step(), [kill(1, ExitReason::Recycled)]);
 }
 
 #[test]
 fn who_stops_with_all_others_gets_no_time_for_a_core() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.roster.stop(ShutdownMode::Graceful);
-    assert_eq!(pool.step(), [drain(1, Reason::Asked)]);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Requested)]);
     pool.now = pool.now.saturating_add(POLICY.graceful_timeout);
     assert_eq!(pool.roster.kill_candidates(pool.now), []);
-    assert_eq!(pool.step(), [kill(1, Reason::Asked)]);
+    assert_eq!(pool.step(), [kill(1, ExitReason::Requested)]);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn the_time_to_die_begins_when_the_abort_was_sent() {
     pool.now = pool.now.saturating_add(SECOND); // for so long a hook has taken
     pool.roster.on_aborted(WorkerId(1), pool.now);
     assert_eq!(pool.pass(POLICY.abort_timeout - NANO), []);
-    assert_eq!(pool.pass(NANO), [kill(1, Reason::Hung), spawn(2, 0)]);
+    assert_eq!(pool.pass(NANO), [kill(1, ExitReason::Hung), spawn(2, 0)]);
 }
 
 #[test]

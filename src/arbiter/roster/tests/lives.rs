@@ -14,7 +14,7 @@ fn crash_after(pool: &mut Pool, served: Duration) -> Duration {
     pool.all_ready();
     pool.pass(served);
     let id = pool.serving_ids()[0];
-    let delay = pool.ends(id, Ending::Own).retry_in.expect("the slot is wished for");
+    let delay = pool.ends(id, ExitClass::Crashed).restart_in.expect("the slot is wished for");
     assert_eq!(pool.pass(delay), [spawn(id + 1, 0)]);
     delay
 }
@@ -31,7 +31,7 @@ fn a_silent_worker_is_aborted_at_exactly_the_timeout_and_killed_after_the_grace(
     assert_eq!(pool.pass(POLICY.timeout - NANO), []);
     assert_eq!(pool.pass(NANO), [abort(1, Hang::NoHeartbeat(POLICY.timeout))]);
     assert_eq!(pool.pass(POLICY.abort_timeout - NANO), []);
-    assert_eq!(pool.pass(NANO), [kill(1, Reason::Hung), spawn(2, 0)]);
+    assert_eq!(pool.pass(NANO), [kill(1, ExitReason::Hung), spawn(2, 0)]);
     assert_eq!(pool.pass(SECOND), [], "a kill is handed out once");
 }
 
@@ -39,10 +39,10 @@ fn a_silent_worker_is_aborted_at_exactly_the_timeout_and_killed_after_the_grace(
 fn a_worker_that_obeys_the_abort_is_replaced_at_once() {
     let mut pool = mute();
     pool.pass(POLICY.timeout);
-    let farewell = pool.ends(1, Ending::Own);
-    assert_eq!(farewell.reason, Reason::Hung);
-    assert_eq!(farewell.age, POLICY.timeout);
-    assert_eq!(farewell.retry_in, Some(Duration::ZERO));
+    let report = pool.ends(1, ExitClass::Crashed);
+    assert_eq!(report.reason, ExitReason::Hung);
+    assert_eq!(report.uptime, POLICY.timeout);
+    assert_eq!(report.restart_in, Some(Duration::ZERO));
     assert_eq!(pool.step(), [spawn(2, 0)]);
 }
 
@@ -125,16 +125,16 @@ fn a_grace_of_zero_kills_on_the_next_turn_of_the_same_moment() {
     let now = pool.now.saturating_add(POLICY.timeout);
     assert_eq!(pool.roster.due(now), [abort(1, Hang::NoHeartbeat(POLICY.timeout))]);
     assert_eq!(pool.roster.next_deadline(now), Some(now));
-    assert_eq!(pool.roster.due(now), [kill(1, Reason::Hung), spawn(2, 0)]);
+    assert_eq!(pool.roster.due(now), [kill(1, ExitReason::Hung), spawn(2, 0)]);
 }
 
 #[test]
 fn a_healthy_worker_that_crashes_is_replaced_at_once() {
     let mut pool = Pool::serving(POLICY, 2);
-    let farewell = pool.ends(2, Ending::Own);
-    assert_eq!(farewell.reason, Reason::Crashed);
-    assert_eq!((farewell.slot, farewell.generation), (1, 1));
-    assert_eq!(farewell.retry_in, Some(Duration::ZERO));
+    let report = pool.ends(2, ExitClass::Crashed);
+    assert_eq!(report.reason, ExitReason::Crashed);
+    assert_eq!((report.slot, report.generation), (1, 1));
+    assert_eq!(report.restart_in, Some(Duration::ZERO));
     assert_eq!(pool.step(), [spawn(3, 1)]);
 }
 
@@ -162,9 +162,9 @@ fn a_stable_minute_resets_the_back_off() {
 fn a_kill_from_outside_never_backs_off() {
     let mut pool = Pool::serving(POLICY, 1);
     for id in 1..50 {
-        let farewell = pool.ends(id, Ending::Murdered);
-        assert_eq!(farewell.reason, Reason::Crashed);
-        assert_eq!(farewell.retry_in, Some(Duration::ZERO));
+        let report = pool.ends(id, ExitClass::KilledExternally);
+        assert_eq!(report.reason, ExitReason::Crashed);
+        assert_eq!(report.restart_in, Some(Duration::ZERO));
         assert_eq!(pool.step(), [spawn(id + 1, 0)]);
         pool.ready(id + 1);
     }
@@ -174,8 +174,8 @@ fn a_kill_from_outside_never_backs_off() {
 fn a_worker_that_leaves_obediently_on_its_own_is_replaced_without_back_off() {
     let mut pool = Pool::serving(POLICY, 1);
     for id in 1..20 {
-        let farewell = pool.ends(id, Ending::Obedient);
-        assert_eq!(farewell.reason, Reason::Asked);
+        let report = pool.ends(id, ExitClass::Requested);
+        assert_eq!(report.reason, ExitReason::Requested);
         assert_eq!(pool.step(), [spawn(id + 1, 0)]);
         pool.ready(id + 1);
     }
@@ -190,14 +190,14 @@ fn a_worker_that_somebody_else_asked_to_leave_is_replaced_while_it_drains() {
     assert_eq!(pool.step(), [spawn(2, 0)]);
     pool.ready(2);
     assert_eq!(pool.pass(POLICY.graceful_timeout - NANO), []);
-    assert_eq!(pool.pass(NANO), [kill(1, Reason::Asked)]);
+    assert_eq!(pool.pass(NANO), [kill(1, ExitReason::Requested)]);
 }
 
 #[test]
 fn what_the_master_asked_to_leave_is_no_news() {
     let mut pool = Pool::serving(POLICY, 2);
     pool.roster.scale_to(1);
-    assert_eq!(pool.step(), [drain(2, Reason::Scaled)]);
+    assert_eq!(pool.step(), [drain(2, ExitReason::ScaledDown)]);
     assert!(!pool.roster.on_draining(WorkerId(2), pool.now));
 }
 
@@ -209,8 +209,8 @@ fn a_spent_worker_is_asked_to_go_once_its_successor_is_ready() {
     assert_eq!(pool.pass(SECOND), []);
     assert_eq!(pool.roster.ready_count(), 2);
     pool.ready(3);
-    assert_eq!(pool.step(), [drain(2, Reason::Recycled)]);
-    assert_eq!(pool.ends(2, Ending::Obedient).reason, Reason::Recycled);
+    assert_eq!(pool.step(), [drain(2, ExitReason::Recycled)]);
+    assert_eq!(pool.ends(2, ExitClass::Requested).reason, ExitReason::Recycled);
     assert_eq!(pool.step(), []);
     assert_eq!(pool.serving_ids(), [1, 3]);
 }
@@ -220,7 +220,7 @@ fn a_successor_that_cannot_boot_leaves_the_spent_worker_serving() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.roster.on_replacement_requested(WorkerId(1));
     assert_eq!(pool.step(), [spawn(2, 0)]);
-    assert_eq!(pool.ends(2, Ending::Own).retry_in, None, "the slot is not empty");
+    assert_eq!(pool.ends(2, ExitClass::Crashed).restart_in, None, "the slot is not empty");
     assert_eq!(pool.step(), []);
     let next = pool.roster.next_deadline(pool.now).expect("it is tried again");
     let delay = next.duration_since(pool.now);
@@ -235,7 +235,7 @@ fn a_spent_worker_that_crashes_is_replaced_by_the_successor_on_its_way() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.roster.on_replacement_requested(WorkerId(1));
     assert_eq!(pool.step(), [spawn(2, 0)]);
-    pool.ends(1, Ending::Own);
+    pool.ends(1, ExitClass::Crashed);
     assert_eq!(pool.pass(SECOND), []);
     pool.ready(2);
     assert_eq!(pool.step(), []);
@@ -247,7 +247,7 @@ fn workers_that_are_spent_at_once_are_replaced_a_few_at_a_time() {
     (1..=5).for_each(|id| pool.roster.on_replacement_requested(WorkerId(id)));
     assert_eq!(pool.step(), [spawn(6, 0), spawn(7, 1)]);
     pool.ready(7);
-    assert_eq!(pool.step(), [drain(2, Reason::Recycled), spawn(8, 2)]);
+    assert_eq!(pool.step(), [drain(2, ExitReason::Recycled), spawn(8, 2)]);
     pool.ready(6);
     pool.ready(8);
     let next = [spawn(9, 3), spawn(10, 4)];
@@ -261,13 +261,13 @@ fn spent_workers_may_be_replaced_in_place() {
     let policy = Policy { max_surge: 0, max_unavailable: 2, ..POLICY };
     let mut pool = Pool::serving(policy, 5);
     (1..=5).for_each(|id| pool.roster.on_replacement_requested(WorkerId(id)));
-    let gone = [1, 2].map(|id| drain(id, Reason::Recycled));
+    let gone = [1, 2].map(|id| drain(id, ExitReason::Recycled));
     assert_eq!(pool.step(), [&gone[..], &[spawn(6, 0), spawn(7, 1)]].concat());
     assert_eq!(pool.roster.ready_count(), 3);
-    pool.ends(6, Ending::Own);
+    pool.ends(6, ExitClass::Crashed);
     assert_eq!(pool.pass(SECOND), [spawn(8, 0)], "nobody else goes while one is missing");
     pool.ready(7);
-    assert_eq!(pool.step(), [drain(3, Reason::Recycled), spawn(9, 2)]);
+    assert_eq!(pool.step(), [drain(3, ExitReason::Recycled), spawn(9, 2)]);
     pool.settle();
     assert_eq!(pool.serving_ids(), [8, 7, 9, 10, 11]);
 }
@@ -280,8 +280,8 @@ fn a_worker_that_has_lived_long_enough_is_recycled() {
     assert_eq!(pool.pass(NANO), [spawn(2, 0)]);
     pool.pass(SECOND);
     pool.ready(2);
-    assert_eq!(pool.step(), [drain(1, Reason::Recycled)]);
-    pool.ends(1, Ending::Obedient);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Recycled)]);
+    pool.ends(1, ExitClass::Requested);
     assert_eq!(pool.pass(20 * SECOND), [spawn(3, 0)]);
 }
 
@@ -327,7 +327,7 @@ fn nobody_is_promised_where_the_successor_already_serves() {
     pool.step();
     pool.ready(2);
     pool.step();
-    assert_eq!(pool.ends(1, Ending::Obedient).retry_in, None);
+    assert_eq!(pool.ends(1, ExitClass::Requested).restart_in, None);
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn the_wait_that_is_promised_is_kept_though_an_earlier_failure_set_it() {
     pool.roster.on_replacement_requested(WorkerId(1));
     assert_eq!(pool.roster.due(pool.now), [spawn(2, 0)]);
     let wait = pool.roster.on_spawn_failed(0, pool.now);
-    assert_eq!(pool.ends(1, Ending::Murdered).retry_in, Some(wait));
+    assert_eq!(pool.ends(1, ExitClass::KilledExternally).restart_in, Some(wait));
     assert_eq!(pool.pass(wait - NANO), []);
     assert_eq!(pool.pass(NANO), [spawn(3, 0)]);
 }
@@ -345,9 +345,9 @@ fn the_wait_that_is_promised_is_kept_though_an_earlier_failure_set_it() {
 fn who_is_killed_for_lack_of_memory_is_no_murder_victim() {
     let mut pool = Pool::serving(POLICY, 1);
     for (id, forgiven) in [(1, true), (2, false)] {
-        let farewell = pool.ends(id, Ending::OutOfMemory);
-        assert_eq!(farewell.reason, Reason::OutOfMemory);
-        assert_eq!(farewell.retry_in.is_some_and(|delay| delay.is_zero()), forgiven);
+        let report = pool.ends(id, ExitClass::OomKilled);
+        assert_eq!(report.reason, ExitReason::OomKilled);
+        assert_eq!(report.restart_in.is_some_and(|delay| delay.is_zero()), forgiven);
         pool.run(SECOND);
         pool.all_ready();
     }
@@ -357,5 +357,5 @@ fn who_is_killed_for_lack_of_memory_is_no_murder_victim() {
 fn a_boot_that_ends_for_lack_of_memory_is_a_failed_boot() {
     let mut pool = Pool::new(POLICY, 1);
     pool.step();
-    assert_eq!(pool.ends(1, Ending::OutOfMemory).reason, Reason::BootFailure);
+    assert_eq!(pool.ends(1, ExitClass::OomKilled).reason, ExitReason::BootFailed);
 }

@@ -28,14 +28,14 @@ fn a_reload_begins_with_one_canary_alone() {
 fn the_others_follow_the_canary_a_few_at_a_time() {
     let (mut pool, _) = reloading(Policy { max_surge: 2, ..POLICY }, 4, 4);
     pool.ready(5);
-    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(6, 1), spawn(7, 2)]);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(6, 1), spawn(7, 2)]);
     assert_eq!(pool.pass(SECOND), []);
     pool.ready(7);
-    assert_eq!(pool.step(), [drain(3, Reason::Reload), spawn(8, 3)]);
+    assert_eq!(pool.step(), [drain(3, ExitReason::Reload), spawn(8, 3)]);
     pool.ready(6);
-    assert_eq!(pool.step(), [drain(2, Reason::Reload)]);
+    assert_eq!(pool.step(), [drain(2, ExitReason::Reload)]);
     pool.ready(8);
-    assert_eq!(pool.step(), [Action::Commit, drain(4, Reason::Reload)]);
+    assert_eq!(pool.step(), [Action::Commit, drain(4, ExitReason::Reload)]);
     assert!(!pool.roster.is_reloading());
     assert_eq!(pool.serving_ids(), [5, 6, 7, 8]);
 }
@@ -60,17 +60,17 @@ fn nobody_old_is_asked_to_go_before_somebody_new_is_ready_in_its_place() {
 fn the_commit_comes_before_the_last_old_worker_is_asked_to_go() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
     pool.ready(2);
-    assert_eq!(pool.step(), [Action::Commit, drain(1, Reason::Reload)]);
-    let farewell = pool.ends(1, Ending::Obedient);
-    assert_eq!((farewell.reason, farewell.generation), (Reason::Reload, 1));
+    assert_eq!(pool.step(), [Action::Commit, drain(1, ExitReason::Reload)]);
+    let report = pool.ends(1, ExitClass::Requested);
+    assert_eq!((report.reason, report.generation), (ExitReason::Reload, 1));
     assert_eq!(pool.step(), []);
 }
 
 #[test]
 fn a_canary_that_fails_rolls_back_and_nobody_old_notices() {
-    for how in [Ending::Own, Ending::Murdered, Ending::Obedient] {
+    for how in [ExitClass::Crashed, ExitClass::KilledExternally, ExitClass::Requested] {
         let (mut pool, _) = reloading(POLICY, 3, 3);
-        assert_eq!(pool.ends(4, how).reason, Reason::BootFailure);
+        assert_eq!(pool.ends(4, how).reason, ExitReason::BootFailed);
         assert_eq!(pool.step(), [Action::RollBack]);
         assert_eq!(pool.roster.generation(), 1);
         assert_eq!(pool.run(MINUTE), []);
@@ -84,7 +84,7 @@ fn a_canary_that_is_silent_in_its_boot_rolls_back() {
     let aborted = abort(3, Hang::BootTimeout(POLICY.boot_timeout));
     assert_eq!(pool.pass(POLICY.boot_timeout), [aborted, Action::RollBack], "it is not awaited");
     assert_eq!(pool.roster.on_ready(WorkerId(3), pool.now), None, "too late");
-    assert_eq!(pool.pass(POLICY.abort_timeout), [kill(3, Reason::BootFailure)]);
+    assert_eq!(pool.pass(POLICY.abort_timeout), [kill(3, ExitReason::BootFailed)]);
     assert_eq!(pool.serving_ids(), [1, 2]);
 }
 
@@ -97,20 +97,20 @@ fn a_canary_that_hangs_once_it_is_ready_rolls_back() {
     pool.pass(POLICY.timeout - SECOND);
     let actions = pool.pass(SECOND);
     assert_eq!(actions[..2], [abort(3, Hang::NoHeartbeat(POLICY.timeout)), Action::RollBack]);
-    assert_eq!(pool.ends(3, Ending::Own).reason, Reason::Hung);
+    assert_eq!(pool.ends(3, ExitClass::Crashed).reason, ExitReason::Hung);
 }
 
 #[test]
 fn a_later_worker_that_fails_takes_all_of_its_generation_back() {
     let (mut pool, _) = reloading(POLICY, 3, 3);
     pool.ready(4);
-    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(5, 1)]);
-    pool.ends(1, Ending::Obedient);
-    pool.ends(5, Ending::Own);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(5, 1)]);
+    pool.ends(1, ExitClass::Requested);
+    pool.ends(5, ExitClass::Crashed);
     let actions = pool.step();
     assert_eq!(actions[0], Action::RollBack);
     assert!(actions.contains(&spawn(6, 0)), "{actions:?}");
-    pool.ends(4, Ending::Obedient);
+    pool.ends(4, ExitClass::Requested);
     pool.settle();
     assert_eq!(pool.serving_ids(), [6, 2, 3]);
     assert_eq!(generations(&pool), [1, 1, 1]);
@@ -122,7 +122,7 @@ fn a_crash_of_the_new_generation_fails_it() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     pool.ready(3);
     pool.step();
-    assert_eq!(pool.ends(3, Ending::Own).reason, Reason::Crashed);
+    assert_eq!(pool.ends(3, ExitClass::Crashed).reason, ExitReason::Crashed);
     assert_eq!(pool.step()[0], Action::RollBack);
 }
 
@@ -131,8 +131,8 @@ fn a_kill_from_outside_says_nothing_about_the_new_generation() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     pool.ready(3);
     pool.step();
-    pool.ends(3, Ending::Murdered);
-    pool.ends(1, Ending::Obedient);
+    pool.ends(3, ExitClass::KilledExternally);
+    pool.ends(1, ExitClass::Requested);
     assert_eq!(pool.step(), [spawn(5, 0)]);
     assert!(pool.settle().contains(&Action::Commit));
 }
@@ -140,8 +140,8 @@ fn a_kill_from_outside_says_nothing_about_the_new_generation() {
 #[test]
 fn an_end_of_the_old_generation_says_nothing_about_the_new() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
-    pool.ends(2, Ending::Own);
-    pool.ends(1, Ending::Own);
+    pool.ends(2, ExitClass::Crashed);
+    pool.ends(1, ExitClass::Crashed);
     assert_eq!(pool.step(), [], "nobody but the canary");
     pool.ready(3);
     assert_eq!(pool.step(), [spawn(4, 1)]);
@@ -152,8 +152,8 @@ fn an_end_of_the_old_generation_says_nothing_about_the_new() {
 #[test]
 fn an_old_worker_that_crashed_during_the_canary_is_replaced_after_the_roll_back() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
-    pool.ends(2, Ending::Own);
-    pool.ends(3, Ending::Own);
+    pool.ends(2, ExitClass::Crashed);
+    pool.ends(3, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack, spawn(4, 1)]);
     pool.ready(4);
     assert_eq!(pool.step(), []);
@@ -170,9 +170,9 @@ fn an_old_worker_that_still_boots_is_replaced_when_it_is_ready() {
     pool.ready(3);
     assert_eq!(pool.step(), [], "the last of the old stays for now");
     pool.ready(2);
-    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(4, 1)]);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(4, 1)]);
     pool.ready(4);
-    assert_eq!(pool.step(), [Action::Commit, drain(2, Reason::Reload)]);
+    assert_eq!(pool.step(), [Action::Commit, drain(2, ExitReason::Reload)]);
 }
 
 #[test]
@@ -190,9 +190,9 @@ fn a_growing_reload_that_fails_shrinks_again() {
     let (mut pool, _) = reloading(POLICY, 1, 3);
     pool.ready(2);
     pool.step();
-    pool.ends(3, Ending::Own);
+    pool.ends(3, ExitClass::Crashed);
     let actions = pool.step();
-    let taken_back = [drain(4, Reason::Reload), drain(2, Reason::Scaled)];
+    let taken_back = [drain(4, ExitReason::Reload), drain(2, ExitReason::ScaledDown)];
     assert_eq!(actions, [&[Action::RollBack][..], &taken_back].concat());
     assert_eq!(pool.roster.target(), 1);
     assert_eq!(pool.serving_ids(), [1]);
@@ -204,14 +204,14 @@ fn a_reload_that_shrinks_lets_nobody_go_before_the_canary_is_ready() {
     assert_eq!(actions, [spawn(4, 0)]);
     assert_eq!(pool.roster.ready_count(), 3);
     pool.ready(4);
-    let gone = [drain(2, Reason::Scaled), drain(3, Reason::Scaled), drain(1, Reason::Reload)];
+    let gone = [drain(2, ExitReason::ScaledDown), drain(3, ExitReason::ScaledDown), drain(1, ExitReason::Reload)];
     assert_eq!(pool.step(), [&[Action::Commit][..], &gone].concat());
 }
 
 #[test]
 fn a_shrinking_reload_whose_canary_fails_keeps_them_all() {
     let (mut pool, _) = reloading(POLICY, 3, 1);
-    pool.ends(4, Ending::Own);
+    pool.ends(4, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack]);
     assert_eq!(pool.roster.target(), 3);
     assert_eq!(pool.serving_ids(), [1, 2, 3]);
@@ -221,14 +221,14 @@ fn a_shrinking_reload_whose_canary_fails_keeps_them_all() {
 fn a_stop_during_a_reload_asks_both_generations_and_concludes_nothing() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     pool.ready(3);
-    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(4, 1)]);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(4, 1)]);
     pool.roster.stop(ShutdownMode::Graceful);
     assert!(!pool.roster.is_reloading());
     let mut actions = pool.step();
     actions.sort_by_key(|action| format!("{action:?}"));
-    assert_eq!(actions, [2, 3, 4].map(|id| drain(id, Reason::Asked)));
+    assert_eq!(actions, [2, 3, 4].map(|id| drain(id, ExitReason::Requested)));
     for id in 1..=4 {
-        pool.ends(id, Ending::Obedient);
+        pool.ends(id, ExitClass::Requested);
     }
     assert_eq!(pool.step(), []);
     assert_eq!(pool.roster.outcome(), Some(RunOutcome::Stopped));
@@ -237,19 +237,19 @@ fn a_stop_during_a_reload_asks_both_generations_and_concludes_nothing() {
 #[test]
 fn a_failure_at_the_moment_of_a_stop_rolls_nothing_back() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
-    pool.ends(2, Ending::Own);
+    pool.ends(2, ExitClass::Crashed);
     pool.roster.stop(ShutdownMode::Graceful);
-    assert_eq!(pool.step(), [drain(1, Reason::Asked)]);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Requested)]);
 }
 
 #[test]
 fn generations_are_never_numbered_twice() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
-    pool.ends(2, Ending::Own);
+    pool.ends(2, ExitClass::Crashed);
     pool.step();
     assert_eq!(pool.roster.generation(), 1);
     assert_eq!(pool.roster.reload(POLICY, 1), 3);
-    assert_eq!(pool.settle(), [spawn(3, 0), Action::Commit, drain(1, Reason::Reload)]);
+    assert_eq!(pool.settle(), [spawn(3, 0), Action::Commit, drain(1, ExitReason::Reload)]);
     assert_eq!(generations(&pool), [3]);
 }
 
@@ -259,7 +259,7 @@ fn new_rules_hold_from_the_reload_and_the_old_ones_after_a_roll_back() {
     pool.roster.reload(Policy { boot_timeout: SECOND, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
     assert_eq!(pool.pass(SECOND)[0], abort(2, Hang::BootTimeout(SECOND)));
-    pool.ends(2, Ending::Own);
+    pool.ends(2, ExitClass::Crashed);
     pool.step();
     assert_eq!(pool.roster.policy.boot_timeout, POLICY.boot_timeout);
 }
@@ -268,7 +268,7 @@ fn new_rules_hold_from_the_reload_and_the_old_ones_after_a_roll_back() {
 fn a_reload_forgives_slots_that_were_given_up() {
     let mut pool = Pool::new(Policy { boot_retries: 0, ..POLICY }, 2);
     pool.step();
-    pool.ends(1, Ending::Own);
+    pool.ends(1, ExitClass::Crashed);
     assert_eq!(pool.pass(MINUTE).iter().filter(|action| is_spawn(action)).count(), 0);
     pool.roster.reload(POLICY, 2);
     assert_eq!(pool.step()[0], spawn(3, 0));
@@ -333,9 +333,9 @@ fn a_canary_that_can_never_be_forked_fails_the_reload_when_it_should_have_been_r
 fn a_later_worker_that_can_never_be_forked_fails_the_reload_too() {
     let (mut pool, _) = reloading(POLICY, 3, 3);
     pool.ready(4);
-    assert_eq!(pool.roster.due(pool.now), [drain(1, Reason::Reload), spawn(5, 1)]);
+    assert_eq!(pool.roster.due(pool.now), [drain(1, ExitReason::Reload), spawn(5, 1)]);
     pool.roster.on_spawn_failed(1, pool.now);
-    pool.ends(1, Ending::Obedient);
+    pool.ends(1, ExitClass::Requested);
     starve(&mut pool);
     assert_eq!(pool.serving_ids(), [4, 2, 3], "nobody goes before there is room");
     assert_eq!(pool.booting(), [pool.roster.last_worker_id].map(WorkerId), "one of the old generation");
@@ -373,9 +373,9 @@ fn four_thousand_workers_go_through_a_whole_reload() {
         for action in pool.step() {
             match action {
                 Action::Spawn { .. } => spawned += 1,
-                Action::Drain(id, Reason::Reload) => {
+                Action::Drain(id, ExitReason::Reload) => {
                     drained += 1;
-                    pool.ends(id.0, Ending::Obedient);
+                    pool.ends(id.0, ExitClass::Requested);
                 }
                 Action::Commit => committed += 1,
                 other => panic!("{other:?}"),
@@ -398,27 +398,27 @@ fn the_last_old_worker_stays_until_a_growing_reload_is_complete() {
     assert_eq!(pool.step(), [], "it may be the only one to serve at an old address");
     assert_eq!(generations(&pool), [1, 2, 2]);
     pool.ready(3);
-    assert_eq!(pool.step(), [Action::Commit, drain(1, Reason::Reload)]);
+    assert_eq!(pool.step(), [Action::Commit, drain(1, ExitReason::Reload)]);
 }
 
 #[test]
 fn the_last_old_worker_stays_while_one_of_the_new_is_replaced() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     pool.ready(3);
-    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(4, 1)]);
-    pool.ends(3, Ending::Murdered);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(4, 1)]);
+    pool.ends(3, ExitClass::KilledExternally);
     assert_eq!(pool.step(), [spawn(5, 0)]);
     pool.ready(4);
     assert_eq!(pool.step(), []);
     pool.ready(5);
-    assert_eq!(pool.step(), [Action::Commit, drain(2, Reason::Reload)]);
+    assert_eq!(pool.step(), [Action::Commit, drain(2, ExitReason::Reload)]);
 }
 
 #[test]
 fn a_resize_during_a_reload_outlives_its_failure() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     pool.roster.scale_to(3);
-    pool.ends(3, Ending::Own);
+    pool.ends(3, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack, spawn(4, 2)]);
     assert_eq!(pool.roster.target(), 3);
 }
@@ -427,19 +427,19 @@ fn a_resize_during_a_reload_outlives_its_failure() {
 fn after_a_roll_back_the_new_serve_until_the_old_are_back() {
     let (mut pool, _) = reloading(POLICY, 3, 3);
     pool.ready(4);
-    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(5, 1)]);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(5, 1)]);
     pool.ready(5);
-    assert_eq!(pool.step(), [drain(2, Reason::Reload), spawn(6, 2)]);
-    pool.ends(1, Ending::Obedient);
-    pool.ends(2, Ending::Obedient);
-    pool.ends(6, Ending::Own);
+    assert_eq!(pool.step(), [drain(2, ExitReason::Reload), spawn(6, 2)]);
+    pool.ends(1, ExitClass::Requested);
+    pool.ends(2, ExitClass::Requested);
+    pool.ends(6, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack, spawn(7, 0)], "one at a time");
     assert_eq!(pool.roster.ready_count(), 3);
     pool.ready(7);
-    assert_eq!(pool.step(), [drain(4, Reason::Reload), spawn(8, 1)]);
+    assert_eq!(pool.step(), [drain(4, ExitReason::Reload), spawn(8, 1)]);
     assert_eq!(pool.roster.ready_count(), 3);
     pool.ready(8);
-    assert_eq!(pool.step(), [drain(5, Reason::Reload)]);
+    assert_eq!(pool.step(), [drain(5, ExitReason::Reload)]);
     assert_eq!(generations(&pool), [1, 1, 1]);
 }
 
@@ -449,10 +449,10 @@ fn after_a_roll_back_the_new_go_at_once_where_the_old_still_serve() {
     pool.ready(3);
     assert_eq!(pool.step(), [spawn(4, 0)]);
     pool.ready(4);
-    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(5, 1)]);
-    pool.ends(5, Ending::Own);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(5, 1)]);
+    pool.ends(5, ExitClass::Crashed);
     let actions = pool.step();
-    assert_eq!(actions, [Action::RollBack, drain(3, Reason::Scaled), spawn(6, 0)]);
+    assert_eq!(actions, [Action::RollBack, drain(3, ExitReason::ScaledDown), spawn(6, 0)]);
     assert_eq!(generations(&pool), [2, 1]);
 }
 
@@ -464,8 +464,8 @@ fn the_old_generation_is_judged_by_its_own_rules() {
     assert_eq!(pool.step(), [spawn(2, 0)]);
     assert_eq!(pool.pass(POLICY.boot_timeout - NANO), []);
     pool.ready(2);
-    assert_eq!(pool.step(), [Action::Commit, drain(1, Reason::Reload)]);
-    assert_eq!(pool.pass(POLICY.graceful_timeout), [kill(1, Reason::Reload)]);
+    assert_eq!(pool.step(), [Action::Commit, drain(1, ExitReason::Reload)]);
+    assert_eq!(pool.pass(POLICY.graceful_timeout), [kill(1, ExitReason::Reload)]);
 }
 
 #[test]
@@ -475,7 +475,7 @@ fn longer_limits_of_a_new_generation_save_nobody_of_the_old() {
     pool.roster.reload(Policy { timeout: YEAR, boot_timeout: YEAR, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
     assert_eq!(pool.pass(POLICY.timeout), [abort(1, Hang::NoHeartbeat(POLICY.timeout))]);
-    assert_eq!(pool.pass(POLICY.abort_timeout), [kill(1, Reason::Hung)]);
+    assert_eq!(pool.pass(POLICY.abort_timeout), [kill(1, ExitReason::Hung)]);
 }
 
 #[test]
@@ -484,7 +484,7 @@ fn nothing_is_overdue_because_old_rules_have_come_back() {
     pool.roster.reload(Policy { timeout: 2 * MINUTE, boot_timeout: 2 * MINUTE, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
     pool.pass(MINUTE);
-    pool.ends(2, Ending::Own);
+    pool.ends(2, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack]);
 }
 
@@ -495,19 +495,19 @@ fn in_a_stop_each_worker_has_the_time_of_its_own_generation() {
     pool.step();
     pool.roster.stop(ShutdownMode::Graceful);
     assert_eq!(pool.step().len(), 2);
-    assert_eq!(pool.pass(SECOND), [kill(2, Reason::Asked)]);
-    assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND), [kill(1, Reason::Asked)]);
+    assert_eq!(pool.pass(SECOND), [kill(2, ExitReason::Requested)]);
+    assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND), [kill(1, ExitReason::Requested)]);
 }
 
 #[test]
 fn a_pool_that_is_let_go_during_a_reload_goes_back_at_once() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
     pool.roster.suspend();
-    let gone = [drain(1, Reason::Asked), drain(2, Reason::Asked)];
+    let gone = [drain(1, ExitReason::Requested), drain(2, ExitReason::Requested)];
     assert_eq!(pool.step(), [&[Action::RollBack][..], &gone].concat());
     assert!(!pool.roster.is_reloading());
-    pool.ends(1, Ending::Obedient);
-    pool.ends(2, Ending::Obedient);
+    pool.ends(1, ExitClass::Requested);
+    pool.ends(2, ExitClass::Requested);
     assert_eq!(pool.run(MINUTE), []);
     assert!(pool.roster.resume());
     assert_eq!(pool.settle(), [spawn(3, 0)]);
@@ -518,10 +518,10 @@ fn a_pool_that_is_let_go_during_a_reload_goes_back_at_once() {
 fn a_canary_that_fails_before_anything_was_ever_ready_gives_the_old_rules_new_tries() {
     let mut pool = Pool::new(POLICY, 1);
     pool.step();
-    pool.ends(1, Ending::Own);
+    pool.ends(1, ExitClass::Crashed);
     pool.roster.reload(Policy { boot_retries: 0, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
-    pool.ends(2, Ending::Own);
+    pool.ends(2, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack, spawn(3, 0)]);
     assert_eq!(pool.roster.outcome(), None);
 }
@@ -534,7 +534,7 @@ fn of_two_in_a_slot_one_goes_though_neither_is_wished_for_any_more() {
     pool.ready(3);
     pool.roster.reload(POLICY, 2);
     let actions = pool.step();
-    assert!(actions.contains(&drain(1, Reason::Reload)), "{actions:?}");
+    assert!(actions.contains(&drain(1, ExitReason::Reload)), "{actions:?}");
     assert_eq!(pool.serving_ids(), [3, 2]);
 }
 
@@ -544,7 +544,7 @@ fn a_boot_that_fails_for_the_earlier_generation_costs_the_canary_nothing() {
     let mut pool = Pool::new(policy, 1);
     assert_eq!(pool.step(), [spawn(1, 0)]);
     pool.roster.reload(policy, 1);
-    pool.ends(1, Ending::Own);
+    pool.ends(1, ExitClass::Crashed);
     assert!(pool.step().iter().any(is_spawn), "the only slot is not given up");
     pool.all_ready();
     pool.step();
@@ -563,14 +563,14 @@ fn old_workers_may_go_before_their_successors_are_ready_but_not_before_the_canar
     assert_eq!(actions, [spawn(5, 0)], "an extra one");
     assert_eq!(pool.pass(SECOND), []);
     pool.ready(5);
-    let gone = [1, 2, 3].map(|id| drain(id, Reason::Reload));
+    let gone = [1, 2, 3].map(|id| drain(id, ExitReason::Reload));
     let come = [spawn(6, 1), spawn(7, 2), spawn(8, 3)];
     assert_eq!(pool.step(), [&gone[..], &come].concat());
     assert_eq!(pool.roster.ready_count(), 2, "5, and the last of the old");
     pool.ready(8);
     assert_eq!(pool.step(), [], "it stays until all are there");
     pool.all_ready();
-    assert_eq!(pool.step(), [Action::Commit, drain(4, Reason::Reload)]);
+    assert_eq!(pool.step(), [Action::Commit, drain(4, ExitReason::Reload)]);
     assert_eq!(generations(&pool), [2; 4]);
 }
 
@@ -579,7 +579,7 @@ fn surge_and_absence_add_up() {
     let (mut pool, _) = reloading(Policy { max_unavailable: 1, ..POLICY }, 4, 4);
     pool.ready(5);
     let actions = pool.step();
-    let gone = [1, 2].map(|id| drain(id, Reason::Reload));
+    let gone = [1, 2].map(|id| drain(id, ExitReason::Reload));
     assert_eq!(actions, [&gone[..], &[spawn(6, 1), spawn(7, 2)]].concat());
     assert_eq!(pool.roster.ready_count(), 3, "5, 3 and 4");
 }
@@ -589,13 +589,13 @@ fn a_pool_of_one_is_reloaded_in_place_without_a_gap() {
     let (mut pool, actions) = reloading(in_place(1), 1, 1);
     assert_eq!(actions, [spawn(2, 0)]);
     pool.ready(2);
-    assert_eq!(pool.step(), [Action::Commit, drain(1, Reason::Reload)]);
+    assert_eq!(pool.step(), [Action::Commit, drain(1, ExitReason::Reload)]);
 }
 
 #[test]
 fn a_canary_that_fails_has_cost_nobody_a_place() {
     let (mut pool, _) = reloading(in_place(3), 3, 3);
-    pool.ends(4, Ending::Own);
+    pool.ends(4, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack]);
     assert_eq!(pool.serving_ids(), [1, 2, 3]);
 }
@@ -603,22 +603,22 @@ fn a_canary_that_fails_has_cost_nobody_a_place() {
 #[test]
 fn who_has_died_counts_as_missing() {
     let (mut pool, _) = reloading(in_place(1), 5, 5);
-    pool.ends(5, Ending::Own);
+    pool.ends(5, ExitClass::Crashed);
     pool.ready(6);
-    assert_eq!(pool.step(), [drain(1, Reason::Reload), spawn(7, 4)]);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(7, 4)]);
     pool.ready(7);
-    assert_eq!(pool.step(), [drain(2, Reason::Reload), spawn(8, 1)]);
+    assert_eq!(pool.step(), [drain(2, ExitReason::Reload), spawn(8, 1)]);
 }
 
 #[test]
 fn a_roll_in_place_that_fails_puts_everything_back_in_place() {
     let (mut pool, _) = reloading(in_place(1), 4, 4);
     pool.ready(5);
-    assert_eq!(pool.step(), [drain(1, Reason::Reload), drain(2, Reason::Reload), spawn(6, 1)]);
-    pool.ends(6, Ending::Own);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), drain(2, ExitReason::Reload), spawn(6, 1)]);
+    pool.ends(6, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack, spawn(7, 1)], "5 still serves");
     pool.ready(7);
-    assert_eq!(pool.step(), [drain(5, Reason::Reload), spawn(8, 0)]);
+    assert_eq!(pool.step(), [drain(5, ExitReason::Reload), spawn(8, 0)]);
     pool.ready(8);
     assert_eq!(pool.step(), []);
     assert_eq!(generations(&pool), [1; 4]);
@@ -633,8 +633,8 @@ fn four_thousand_workers_are_reloaded_in_place() {
     let mut rounds = 0;
     while pool.roster.is_reloading() {
         for action in pool.step() {
-            if let Action::Drain(id, Reason::Reload) = action {
-                pool.ends(id.0, Ending::Obedient);
+            if let Action::Drain(id, ExitReason::Reload) = action {
+                pool.ends(id.0, ExitClass::Requested);
             }
         }
         assert!(pool.roster.ready_count() >= WORKERS - MISSING);

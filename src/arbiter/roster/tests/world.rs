@@ -19,7 +19,7 @@ const STEPS_MIN: u64 = 1_000_000;
 const CONDEMNED_MIN: u64 = 300;
 const STORIES: u32 = 2200;
 /// How processes end whom nobody has asked to.
-const ENDS: [Ending; 3] = [Ending::Own, Ending::Murdered, Ending::OutOfMemory];
+const ENDS: [ExitClass; 3] = [ExitClass::Crashed, ExitClass::KilledExternally, ExitClass::OomKilled];
 /// How long a process that was killed is still there.
 const DYING: Duration = Duration::from_millis(20);
 
@@ -48,7 +48,7 @@ struct Process {
     /// Before, no rule allows to abort it if it is condemned and has unharmed work.
     abort_from: MonotonicTime,
     ready_at: Option<MonotonicTime>,
-    ends: Option<(MonotonicTime, Ending)>,
+    ends: Option<(MonotonicTime, ExitClass)>,
     silent_since: Option<MonotonicTime>,
     /// What its two threads work on.
     units: [Option<MonotonicTime>; 2],
@@ -69,7 +69,7 @@ impl Process {
         Some(Busy { oldest, newest })
     }
 
-    fn end_by(&mut self, at: MonotonicTime, how: Ending) {
+    fn end_by(&mut self, at: MonotonicTime, how: ExitClass) {
         if self.ends.is_none_or(|(earlier, _)| at < earlier) {
             self.ends = Some((at, how));
         }
@@ -344,10 +344,10 @@ impl World {
         let manners = self.below(4);
         let Policy { graceful_timeout: graceful, abort_timeout: grace, .. } = self.processes[&id].policy;
         let (limit, how) = match asked {
-            Asked::Drain | Asked::Condemn => (graceful, Ending::Obedient),
-            Asked::Quit => (grace, Ending::Obedient),
-            Asked::Abort => (grace, Ending::Own),
-            Asked::Kill | Asked::Nothing => (DYING, Ending::Murdered),
+            Asked::Drain | Asked::Condemn => (graceful, ExitClass::Requested),
+            Asked::Quit => (grace, ExitClass::Requested),
+            Asked::Abort => (grace, ExitClass::Crashed),
+            Asked::Kill | Asked::Nothing => (DYING, ExitClass::KilledExternally),
         };
         let ends = self.now.saturating_add(self.within(limit));
         let process = self.processes.get_mut(&id).expect("checked before");

@@ -3,16 +3,16 @@
 use super::*;
 
 impl World {
-    pub(super) fn check_farewell(&self, process: &Process, farewell: &Farewell) {
+    pub(super) fn check_farewell(&self, process: &Process, farewell: &ExitReport) {
         assert_eq!((farewell.slot, farewell.generation), (process.slot, process.generation));
-        assert_eq!(farewell.age, self.now.duration_since(process.since));
+        assert_eq!(farewell.uptime, self.now.duration_since(process.since));
         if self.roster.phase != Phase::Serving || process.slot >= self.roster.target() {
-            assert_eq!(farewell.retry_in, None);
+            assert_eq!(farewell.restart_in, None);
         }
         let others = self.processes.values().any(|p| p.slot == process.slot && p.serves());
-        assert!(farewell.retry_in.is_none() || !others, "somebody serves there");
-        assert!(process.asked != Asked::Condemn || farewell.reason == Reason::Hung);
-        assert!(farewell.retry_in.is_none_or(|delay| delay <= BACKOFF_MAX));
+        assert!(farewell.restart_in.is_none() || !others, "somebody serves there");
+        assert!(process.asked != Asked::Condemn || farewell.reason == ExitReason::Hung);
+        assert!(farewell.restart_in.is_none_or(|delay| delay <= BACKOFF_MAX));
     }
 
     /// An action is legitimate at the moment at which it is handed out.
@@ -70,22 +70,22 @@ impl World {
         }
     }
 
-    fn check_drain(&self, id: WorkerId, reason: Reason) {
+    fn check_drain(&self, id: WorkerId, reason: ExitReason) {
         let process = &self.processes[&id];
         assert_eq!(process.asked, Asked::Nothing);
         let unproven = self.roster.is_reloading() && !self.proven;
         match reason {
-            Reason::Asked => assert!(self.roster.stopping().is_some() || self.roster.is_suspended),
-            Reason::Scaled => assert!(process.slot >= self.roster.target() && !unproven),
-            Reason::Reload
+            ExitReason::Requested => assert!(self.roster.stopping().is_some() || self.roster.is_suspended),
+            ExitReason::ScaledDown => assert!(process.slot >= self.roster.target() && !unproven),
+            ExitReason::Reload
                 if process.generation > self.roster.generation() && !process.is_ready =>
             {
                 assert!(!self.roster.is_reloading());
             }
-            Reason::Reload | Reason::Recycled => {
+            ExitReason::Reload | ExitReason::Recycled => {
                 let generation = self.roster.generation();
                 let is_outdated = process.generation != generation;
-                assert_eq!(is_outdated, reason == Reason::Reload);
+                assert_eq!(is_outdated, reason == ExitReason::Reload);
                 let replaces = |other: WorkerId, p: &Process| {
                     let is_better = id < other || (is_outdated && p.generation == generation);
                     p.slot == process.slot && p.serves() && is_better
@@ -93,7 +93,7 @@ impl World {
                 let is_replaced = self.processes.iter().any(|(other, p)| replaces(*other, p));
                 assert!(is_replaced || self.may_be_missing(process), "too early: {process:?}");
             }
-            Reason::Hung | Reason::Crashed | Reason::OutOfMemory | Reason::BootFailure => {
+            ExitReason::Hung | ExitReason::Crashed | ExitReason::OomKilled | ExitReason::BootFailed => {
                 panic!("{reason:?}")
             }
         }

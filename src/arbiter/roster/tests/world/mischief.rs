@@ -80,8 +80,8 @@ impl World {
         let process = self.processes.get_mut(&id).expect("it was picked from these");
         let drained = now.saturating_add(process.policy.graceful_timeout);
         match what {
-            0 => process.end_by(now, Ending::Own),
-            1 => process.end_by(now, Ending::Murdered),
+            0 => process.end_by(now, ExitClass::Crashed),
+            1 => process.end_by(now, ExitClass::KilledExternally),
             2 if process.serves() => {
                 process.silent_since.get_or_insert(now);
             }
@@ -96,7 +96,7 @@ impl World {
                 assert_eq!(self.roster.on_draining(id, now), is_news);
                 if is_news {
                     (process.asked, process.kill_from) = (Asked::Drain, drained);
-                    process.end_by(later, Ending::Obedient);
+                    process.end_by(later, ExitClass::Requested);
                     self.disturb();
                 }
             }
