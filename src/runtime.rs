@@ -11,7 +11,7 @@ use slog::{Level, crit, info, warn};
 
 use crate::app::App;
 use crate::arbiter::{
-    self, Arbiter, Blueprint, Company, Crew, House, Kin, Launch, Leaves, Means, MemoryWatch,
+    self, Arbiter, Blueprint, Company, ProcessTable, House, Kin, Launch, Leaves, Means, MemoryWatch,
     RunOutcome, Plan, Planner,
 };
 use crate::heartbeat;
@@ -182,7 +182,7 @@ impl Runtime {
             Box::new(move || self.resolve(reload_config()?).map_err(|error| error.to_string()));
         let (oom, cgroups) = (MemoryWatch::find(), Leaves::find(master_context.log.logger()));
         let process_tables =
-            generations.into_iter().map(|generation| Crew::new(generation, title, &oom, &cgroups));
+            generations.into_iter().map(|generation| ProcessTable::new(generation, title, &oom, &cgroups));
         let crews = process_tables.collect::<Result<Vec<_>, _>>().map_err(RuntimeError::Os)?;
         let parts = Means {
             signals,

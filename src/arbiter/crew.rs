@@ -34,22 +34,22 @@ use crate::time::MonotonicTime;
 use crate::systemd;
 
 /// The living workers.
-pub(crate) struct Crew<'a> {
-    pub(super) company: Company<'a>,
+pub(crate) struct ProcessTable<'a> {
+    pub(super) current: Company<'a>,
     /// During a reload: what to return to if it fails.
     pub(super) previous: Option<Company<'a>>,
     title: Option<ProcTitle>,
-    bell: OwnedFd,
-    rope: OwnedFd,
-    pub(super) members: HashMap<WorkerId, Member>,
-    ids: HashMap<Pid, WorkerId>,
-    chance: Rng,
+    wakeup_rx: OwnedFd,
+    wakeup_tx: OwnedFd,
+    pub(super) workers: HashMap<WorkerId, WorkerProcess>,
+    by_pid: HashMap<Pid, WorkerId>,
+    rng: Rng,
     /// Whether somebody has come or gone since the queues were last shared out.
-    pub(super) moved: bool,
+    pub(super) workers_changed: bool,
     /// Whether a worker has been killed, which the kernel may just have woken for a client.
-    pub(super) bereaved: bool,
+    pub(super) worker_killed_recently: bool,
     /// Whether there are sockets that do not listen yet.
-    pub(super) unopened: bool,
+    pub(super) any_not_listening: bool,
     memory: Rc<MemoryWatch>,
     leaves: Rc<Leaves>,
 }
@@ -90,45 +90,45 @@ impl MemoryWatch {
     }
 }
 
-pub(super) struct Member {
+pub(super) struct WorkerProcess {
     pub(super) pid: Pid,
     pub(super) slot: usize,
     pub(super) generation: u32,
-    board: Rc<Board>,
+    rows: Rc<Board>,
     row: usize,
     heartbeat: Heartbeat,
     /// The longest unit of work that it was promised.
     timeout: Duration,
     /// What the arbiter has been told of its stage.
-    told: WorkerStatus,
+    reported_status: WorkerStatus,
     /// It was killed by us.
-    killed: bool,
+    killed_by_master: bool,
     /// Where its group counts who is killed for lack of memory.
     memory_events: Option<PathBuf>,
     /// The most memory that it may have; zero is any.
-    memory_max: u64,
+    max_memory: u64,
     /// Its memory is that of a program which it has started.
     has_program: bool,
     /// At how many looks in a row it had more.
-    overweight: u8,
+    over_limit_samples: u8,
 }
 
-impl Member {
+impl WorkerProcess {
     /// Whether it lets clients in, for all that is known.
     pub(super) fn accepts(&self) -> bool {
-        matches!(self.told, WorkerStatus::Ready | WorkerStatus::ReplacementRequested)
+        matches!(self.reported_status, WorkerStatus::Ready | WorkerStatus::ReplacementRequested)
     }
 }
 
 /// What a worker says by the scoreboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum StatusChange {
     /// It can serve.
     Ready,
     /// It wants a successor.
-    Spent,
+    ReplacementRequested,
     /// It drains, by whomever it was told.
-    Leaving,
+    Draining,
 }
 
 /// A worker that has ended.
@@ -145,8 +145,8 @@ pub(super) struct ReapedWorker {
 #[derive(Debug)]
 pub(super) enum SpawnError {
     Heartbeat { folder: PathBuf, source: io::Error },
-    Crowded,
-    Doorbell(io::Error),
+    NoFreeRow,
+    WakeupFd(io::Error),
     Fork(io::Error),
 }
 
@@ -156,38 +156,38 @@ impl fmt::Display for SpawnError {
             Self::Heartbeat { folder, source } => {
                 write!(f, "cannot make a heartbeat file in {}: {source}", folder.display())
             }
-            Self::Crowded => write!(f, "too many workers are still leaving"),
-            Self::Doorbell(source) => write!(f, "cannot share the doorbell: {source}"),
+            Self::NoFreeRow => write!(f, "too many workers are still leaving"),
+            Self::WakeupFd(source) => write!(f, "cannot share the doorbell: {source}"),
             Self::Fork(source) => write!(f, "cannot fork: {source}"),
         }
     }
 }
 
-impl<'a> Crew<'a> {
+impl<'a> ProcessTable<'a> {
     /// A crew without a worker.
     ///
     /// # Errors
     /// No descriptor for the doorbell.
     pub(crate) fn new(
-        company: Company<'a>,
+        current: Company<'a>,
         title: Option<ProcTitle>,
         memory: &Rc<MemoryWatch>,
         leaves: &Rc<Leaves>,
     ) -> io::Result<Self> {
-        let (bell, rope) = file::pipe()?;
-        let unopened = company.has_unopened();
+        let (wakeup_rx, wakeup_tx) = file::pipe()?;
+        let any_not_listening = current.has_unopened();
         Ok(Self {
-            company,
+            current,
             previous: None,
             title,
-            bell,
-            rope,
-            members: HashMap::new(),
-            ids: HashMap::new(),
-            chance: Rng::new(clock::now().as_nanos()),
-            moved: false,
-            bereaved: false,
-            unopened,
+            wakeup_rx,
+            wakeup_tx,
+            workers: HashMap::new(),
+            by_pid: HashMap::new(),
+            rng: Rng::new(clock::now().as_nanos()),
+            workers_changed: false,
+            worker_killed_recently: false,
+            any_not_listening,
             memory: Rc::clone(memory),
             leaves: Rc::clone(leaves),
         })
@@ -199,31 +199,31 @@ impl<'a> Crew<'a> {
     }
 
     /// What new workers are made from.
-    pub(super) fn company(&self) -> &Company<'a> {
-        &self.company
+    pub(super) fn current(&self) -> &Company<'a> {
+        &self.current
     }
 
     /// The settings of new workers.
     pub(super) fn settings(&self) -> &Settings {
-        &self.company.plan.settings
+        &self.current.plan.settings
     }
 
     /// Whether nobody is left.
     pub(super) fn is_empty(&self) -> bool {
-        self.members.is_empty()
+        self.workers.is_empty()
     }
 
     /// New workers are made from something new. The old is kept until it is known whether that
     /// was a good idea.
-    pub(super) fn adopt(&mut self, company: Company<'a>) {
-        self.previous = Some(std::mem::replace(&mut self.company, company));
+    pub(super) fn stage_generation(&mut self, next: Company<'a>) {
+        self.previous = Some(std::mem::replace(&mut self.current, next));
     }
 
     /// It was. Returns the old, if there was one.
-    pub(super) fn commit(&mut self, generation: u32) -> Option<Company<'a>> {
+    pub(super) fn commit_generation(&mut self, generation: u32) -> Option<Company<'a>> {
         let previous = self.previous.take();
         if let Some(previous) = &previous {
-            for listener in self.company.listeners_unlike(previous) {
+            for listener in self.current.listeners_unlike(previous) {
                 listener.set_first_generation(generation);
             }
         }
@@ -232,39 +232,39 @@ impl<'a> Crew<'a> {
     }
 
     /// It was not: back to the old, if there was one. Returns the new.
-    pub(super) fn roll_back(&mut self) -> Option<Company<'a>> {
-        let failed = std::mem::replace(&mut self.company, self.previous.take()?);
+    pub(super) fn restore_generation(&mut self) -> Option<Company<'a>> {
+        let failed = std::mem::replace(&mut self.current, self.previous.take()?);
         self.share_out();
         Some(failed)
     }
 
     /// Nobody will be made from anything any more. Lets nobody new in, but where somebody else goes
     /// on serving.
-    pub(super) fn dissolve(&mut self, alone: bool, kept: &[RawFd]) {
-        if alone {
-            self.company.close(kept);
+    pub(super) fn retire_pool(&mut self, is_sole_master: bool, keep_open: &[RawFd]) {
+        if is_sole_master {
+            self.current.close(keep_open);
         }
-        self.company.listeners.clear();
-        (self.moved, self.unopened) = (true, false);
+        self.current.listeners.clear();
+        (self.workers_changed, self.any_not_listening) = (true, false);
     }
 
     /// Whether a worker of an older generation may still let clients in: it has not said that it
     /// leaves.
     pub(super) fn any_older_accepts(&self, generation: u32) -> bool {
-        let accepts = |m: &Member| m.generation < generation && m.told != WorkerStatus::Draining;
-        self.members.values().any(accepts)
+        let accepts = |m: &WorkerProcess| m.generation < generation && m.reported_status != WorkerStatus::Draining;
+        self.workers.values().any(accepts)
     }
 
     /// Tells all that nobody will serve after them, and lets nobody new in.
-    pub(super) fn close_the_house(&self) {
-        self.companies().for_each(|company| company.close(&[]));
+    pub(super) fn stop_accepting(&self) {
+        self.generations().for_each(|company| company.close(&[]));
     }
 
     /// Refuses newcomers where the door is closed and nobody waits. Returns whether that is done
     /// everywhere.
-    pub(super) fn refuse_newcomers(&self) -> bool {
+    pub(super) fn reject_new_connections(&self) -> bool {
         let mut done = true;
-        for company in self.companies() {
+        for company in self.generations() {
             done &= company.refuse_newcomers();
         }
         done
@@ -272,17 +272,17 @@ impl<'a> Crew<'a> {
 
     /// Removes the paths of listeners that are ours.
     pub(crate) fn remove_paths(&self) {
-        self.companies().flat_map(|company| &company.listeners).for_each(|l| l.remove_path());
+        self.generations().flat_map(|company| &company.listeners).for_each(|l| l.remove_path());
     }
 
     /// What is, and during a reload also what was.
-    pub(super) fn companies(&self) -> impl Iterator<Item = &Company<'a>> {
-        self.previous.iter().chain([&self.company])
+    pub(super) fn generations(&self) -> impl Iterator<Item = &Company<'a>> {
+        self.previous.iter().chain([&self.current])
     }
 
     /// Readable when a worker has news.
-    pub(super) fn doorbell(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+    pub(super) fn wakeup_fd(&self) -> BorrowedFd<'_> {
+        self.wakeup_rx.as_fd()
     }
 
     /// Forks a worker.
@@ -297,47 +297,47 @@ impl<'a> Crew<'a> {
         strangers: Vec<RawFd>,
         hooks: &dyn Hooks,
     ) -> Result<Pid, SpawnError> {
-        let folder = &self.company.plan.heartbeat_folder;
+        let folder = &self.current.plan.heartbeat_folder;
         let heartbeat = self
             .make_heartbeat()
             .map_err(|source| SpawnError::Heartbeat { folder: folder.clone(), source })?;
-        let board = Rc::clone(&self.company.board);
-        let row = board.take_row().ok_or(SpawnError::Crowded)?;
-        let own = self.company.sockets().chain(self.company.log.raw_fds());
-        let given: HashSet<RawFd> = own.collect();
-        let strangers = self.descriptors().chain(strangers).filter(|fd| !given.contains(fd));
+        let rows = Rc::clone(&self.current.board);
+        let row = rows.take_row().ok_or(SpawnError::NoFreeRow)?;
+        let own_fds = self.current.sockets().chain(self.current.log.raw_fds());
+        let inherited_fds: HashSet<RawFd> = own_fds.collect();
+        let strangers = self.owned_fds().chain(strangers).filter(|fd| !inherited_fds.contains(fd));
         let strangers = strangers.collect();
         match self.fork(slot, generation, row, &heartbeat, strangers, hooks) {
             Ok(pid) => {
                 self.leaves.born(pid);
-                let member = Member {
+                let worker = WorkerProcess {
                     pid,
                     slot,
                     generation: generation.number,
-                    board,
+                    rows,
                     row,
                     heartbeat,
-                    timeout: self.company.plan.settings.timeout,
-                    told: WorkerStatus::Booting,
-                    killed: false,
+                    timeout: self.current.plan.settings.timeout,
+                    reported_status: WorkerStatus::Booting,
+                    killed_by_master: false,
                     memory_events: self.memory.begin(pid),
-                    memory_max: self.company.plan.settings.max_memory,
-                    has_program: self.company.plan.class.runs_command(),
-                    overweight: 0,
+                    max_memory: self.current.plan.settings.max_memory,
+                    has_program: self.current.plan.class.runs_command(),
+                    over_limit_samples: 0,
                 };
-                self.members.insert(id, member);
-                self.ids.insert(pid, id);
+                self.workers.insert(id, worker);
+                self.by_pid.insert(pid, id);
                 Ok(pid)
             }
             Err(error) => {
-                board.give_back(row);
+                rows.give_back(row);
                 Err(error)
             }
         }
     }
 
     fn make_heartbeat(&self) -> io::Result<Heartbeat> {
-        let Plan { identity, heartbeat_folder, .. } = &self.company.plan;
+        let Plan { identity, heartbeat_folder, .. } = &self.current.plan;
         let heartbeat = Heartbeat::new(heartbeat_folder)?;
         if identity.user().is_some() {
             heartbeat.chown(identity.user(), identity.group())?;
@@ -354,27 +354,27 @@ impl<'a> Crew<'a> {
         strangers: Vec<RawFd>,
         hooks: &dyn Hooks,
     ) -> Result<Pid, SpawnError> {
-        let doorbell = self.rope.try_clone().map_err(SpawnError::Doorbell)?;
-        let heartbeat = heartbeat.try_clone().map_err(SpawnError::Doorbell)?;
-        let company = &self.company;
-        let settings = &company.plan.settings;
+        let wakeup_fd = self.wakeup_tx.try_clone().map_err(SpawnError::WakeupFd)?;
+        let heartbeat = heartbeat.try_clone().map_err(SpawnError::WakeupFd)?;
+        let current = &self.current;
+        let settings = &current.plan.settings;
         let birth = Birth {
-            company,
+            company: current,
             title: self.title,
             master: Pid::this(),
             strangers,
             place: WorkerInfo {
-                pool: company.plan.pool.clone(),
+                pool: current.plan.pool.clone(),
                 slot,
                 generation: generation.number,
-                class: company.plan.class.name(),
+                class: current.plan.class.name(),
                 options: settings.app_options.clone(),
                 limits: settings.limits(),
             },
             heartbeat,
             row,
-            doorbell,
-            units_max: units_max(settings, &mut self.chance),
+            doorbell: wakeup_fd,
+            units_max: max_units(settings, &mut self.rng),
             hooks,
             leaves: &self.leaves,
             on_trial: generation.is_canary,
@@ -391,60 +391,60 @@ impl<'a> Crew<'a> {
     /// What this master holds for the pool. A worker must not keep any of it but its listeners: one
     /// that outlives its generation in some worker would keep its queue open, and nobody would look
     /// at it.
-    pub(super) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        let heartbeats = self.members.values().map(|member| member.heartbeat.raw_fd());
-        let sockets = self.companies().flat_map(Company::sockets);
-        heartbeats.chain(sockets).chain([self.bell.as_raw_fd(), self.rope.as_raw_fd()])
+    pub(super) fn owned_fds(&self) -> impl Iterator<Item = RawFd> {
+        let heartbeats = self.workers.values().map(|worker| worker.heartbeat.raw_fd());
+        let sockets = self.generations().flat_map(Company::sockets);
+        heartbeats.chain(sockets).chain([self.wakeup_rx.as_raw_fd(), self.wakeup_tx.as_raw_fd()])
     }
 
     /// What the workers have to say since the last call.
-    pub(super) fn news(&mut self) -> Vec<(WorkerId, News)> {
-        file::drain_pipe(&self.bell);
-        let mut news = Vec::new();
-        for (id, member) in &mut self.members {
-            let row = member.board.scores().row(member.row);
-            let stage = row.status();
-            if stage == member.told {
+    pub(super) fn take_status_changes(&mut self) -> Vec<(WorkerId, StatusChange)> {
+        file::drain_pipe(&self.wakeup_rx);
+        let mut changes = Vec::new();
+        for (id, worker) in &mut self.workers {
+            let row = worker.rows.scores().row(worker.row);
+            let status = row.status();
+            if status == worker.reported_status {
                 continue;
             }
-            match stage {
-                WorkerStatus::Ready => news.push((*id, News::Ready)),
-                WorkerStatus::ReplacementRequested if member.told == WorkerStatus::Booting => {
-                    news.extend([(*id, News::Ready), (*id, News::Spent)]);
+            match status {
+                WorkerStatus::Ready => changes.push((*id, StatusChange::Ready)),
+                WorkerStatus::ReplacementRequested if worker.reported_status == WorkerStatus::Booting => {
+                    changes.extend([(*id, StatusChange::Ready), (*id, StatusChange::ReplacementRequested)]);
                 }
-                WorkerStatus::ReplacementRequested => news.push((*id, News::Spent)),
+                WorkerStatus::ReplacementRequested => changes.push((*id, StatusChange::ReplacementRequested)),
                 // One that was asked to leave before it could serve has never been ready.
-                WorkerStatus::Draining if member.told == WorkerStatus::Booting && row.was_ready() => {
-                    news.extend([(*id, News::Ready), (*id, News::Leaving)]);
+                WorkerStatus::Draining if worker.reported_status == WorkerStatus::Booting && row.was_ready() => {
+                    changes.extend([(*id, StatusChange::Ready), (*id, StatusChange::Draining)]);
                 }
-                WorkerStatus::Draining => news.push((*id, News::Leaving)),
+                WorkerStatus::Draining => changes.push((*id, StatusChange::Draining)),
                 WorkerStatus::Booting => (),
             }
-            member.told = stage;
-            self.moved = true;
+            worker.reported_status = status;
+            self.workers_changed = true;
         }
-        news
+        changes
     }
 
     /// Whether a process is a worker of ours.
-    pub(super) fn is_member(&self, pid: Pid) -> bool {
-        self.ids.contains_key(&pid)
+    pub(super) fn contains(&self, pid: Pid) -> bool {
+        self.by_pid.contains_key(&pid)
     }
 
     /// Forgets a process that has ended. `None` if it was none of ours.
-    pub(super) fn bury(&mut self, pid: Pid, exit: Exit) -> Option<ReapedWorker> {
-        let id = self.ids.remove(&pid)?;
-        let member = self.members.remove(&id)?;
-        self.moved = true;
-        self.bereaved |= matches!(exit, Exit::Signal { .. });
-        let killed_by_others = match exit {
-            Exit::Signal { number, .. } => process::is_sigkill(number) && !member.killed,
+    pub(super) fn on_exit(&mut self, pid: Pid, exit: Exit) -> Option<ReapedWorker> {
+        let id = self.by_pid.remove(&pid)?;
+        let worker = self.workers.remove(&id)?;
+        self.workers_changed = true;
+        self.worker_killed_recently |= matches!(exit, Exit::Signal { .. });
+        let killed_externally = match exit {
+            Exit::Signal { number, .. } => process::is_sigkill(number) && !worker.killed_by_master,
             Exit::Code(_) => false,
         };
-        let counter = member.memory_events.as_deref();
+        let counter = worker.memory_events.as_deref();
         let out_of_memory =
-            counter.is_some_and(|counter| self.memory.end(counter, killed_by_others));
-        let row = member.board.scores().row(member.row);
+            counter.is_some_and(|counter| self.memory.end(counter, killed_externally));
+        let row = worker.rows.scores().row(worker.row);
         let exit_class = match exit {
             _ if out_of_memory => ExitClass::OomKilled,
             Exit::Code(0) if row.status() == WorkerStatus::Draining => ExitClass::Requested,
@@ -456,26 +456,26 @@ impl<'a> Crew<'a> {
             "the kernel has killed it for lack of memory".clone_into(&mut note);
         }
         let reaped = ReapedWorker { id, exit_class, note, units: row.units() };
-        member.board.give_back(member.row);
+        worker.rows.give_back(worker.row);
         Some(reaped)
     }
 
     /// A worker's last beat and what it works on. `None` if it has none to
     /// tell, for which it is not to blame.
-    pub(super) fn measure(&self, id: WorkerId) -> Option<(MonotonicTime, Option<Busy>)> {
-        let member = self.members.get(&id)?;
+    pub(super) fn read_liveness(&self, id: WorkerId) -> Option<(MonotonicTime, Option<Busy>)> {
+        let worker = self.workers.get(&id)?;
         // Both were stamped by a coarse clock: it may be a little later than they say.
         let late = |stamp: MonotonicTime| stamp.saturating_add(clock::COARSE_LAG);
-        match member.heartbeat.last_beat() {
+        match worker.heartbeat.last_beat() {
             Ok(beat) => {
-                let row = member.board.scores().row(member.row);
-                let busy = row.busy_interval(clock::now(), member.timeout);
+                let row = worker.rows.scores().row(worker.row);
+                let busy = row.busy_interval(clock::now(), worker.timeout);
                 let busy = busy
                     .map(|(oldest, newest)| Busy { oldest: late(oldest), newest: late(newest) });
                 Some((late(beat), busy))
             }
             Err(error) => {
-                warn!(self.company.log.logger(), "heartbeat cannot be read"; "pid" => member.pid.as_raw(),
+                warn!(self.current.log.logger(), "heartbeat cannot be read"; "pid" => worker.pid.as_raw(),
                     "error" => %error);
                 Some((clock::now(), None))
             }
@@ -484,60 +484,60 @@ impl<'a> Crew<'a> {
 
     /// The workers that have become too large for good, and how large they are. Each is told of
     /// once.
-    pub(super) fn weigh(&mut self) -> Vec<(WorkerId, u64)> {
+    pub(super) fn over_memory_limit(&mut self) -> Vec<(WorkerId, u64)> {
         let mut found = Vec::new();
-        for (id, member) in &mut self.members {
-            let limit = member.memory_max;
-            if !member.accepts() || limit == 0 || member.overweight == OVERWEIGHT_LOOKS {
+        for (id, worker) in &mut self.workers {
+            let limit = worker.max_memory;
+            if !worker.accepts() || limit == 0 || worker.over_limit_samples == OVER_LIMIT_SAMPLES {
                 continue;
             }
-            let weigh =
-                if member.has_program { procfs::memory_of_tree } else { procfs::memory };
-            match weigh(member.pid, limit).filter(|bytes| *bytes > limit) {
+            let read_memory =
+                if worker.has_program { procfs::memory_of_tree } else { procfs::memory };
+            match read_memory(worker.pid, limit).filter(|bytes| *bytes > limit) {
                 Some(bytes) => {
-                    member.overweight += 1;
-                    if member.overweight == OVERWEIGHT_LOOKS {
+                    worker.over_limit_samples += 1;
+                    if worker.over_limit_samples == OVER_LIMIT_SAMPLES {
                         found.push((*id, bytes));
                     }
                 }
-                None => member.overweight = 0,
+                None => worker.over_limit_samples = 0,
             }
         }
         found
     }
 
     /// Whether anybody's memory is bounded.
-    pub(super) fn any_bounded(&self) -> bool {
-        self.members.values().any(|member| member.memory_max > 0)
+    pub(super) fn any_memory_limited(&self) -> bool {
+        self.workers.values().any(|worker| worker.max_memory > 0)
     }
 
     /// The unit of work of a worker whose time is up first.
-    pub(super) fn unit(&self, id: WorkerId) -> Option<WorkUnit> {
-        let member = self.members.get(&id)?;
-        let row = member.board.scores().row(member.row);
-        row.most_overdue_unit(clock::now(), member.timeout)
+    pub(super) fn most_overdue_unit(&self, id: WorkerId) -> Option<WorkUnit> {
+        let worker = self.workers.get(&id)?;
+        let row = worker.rows.scores().row(worker.row);
+        row.most_overdue_unit(clock::now(), worker.timeout)
     }
 
     /// The process, and the thread of it, by which to see why a worker does not get on; thread 0 is
     /// its first.
-    pub(super) fn suspect(&self, id: WorkerId) -> (Pid, u64) {
-        let (pid, _) = self.who(id);
-        let member = self.members.get(&id);
-        if member.is_some_and(|member| member.has_program) {
+    pub(super) fn hang_target(&self, id: WorkerId) -> (Pid, u64) {
+        let (pid, _) = self.pid_and_slot(id);
+        let worker = self.workers.get(&id);
+        if worker.is_some_and(|member| member.has_program) {
             return (procfs::process_to_diagnose(pid, self.cgroups()), 0);
         }
-        (pid, self.unit(id).map_or(0, |unit| unit.thread_id))
+        (pid, self.most_overdue_unit(id).map_or(0, |unit| unit.thread_id))
     }
 
     /// A worker's process and slot.
-    pub(super) fn who(&self, id: WorkerId) -> (Pid, usize) {
-        let member = self.members.get(&id);
-        member.map_or((Pid::from_raw(0), 0), |member| (member.pid, member.slot))
+    pub(super) fn pid_and_slot(&self, id: WorkerId) -> (Pid, usize) {
+        let worker = self.workers.get(&id);
+        worker.map_or((Pid::from_raw(0), 0), |member| (member.pid, member.slot))
     }
 
     /// A worker's generation.
     pub(super) fn generation(&self, id: WorkerId) -> Option<u32> {
-        self.members.get(&id).map(|member| member.generation)
+        self.workers.get(&id).map(|worker| worker.generation)
     }
 
     /// Asks a worker to drain and leave.
@@ -546,45 +546,45 @@ impl<'a> Crew<'a> {
     }
 
     /// Asks a worker to leave at once.
-    pub(super) fn quit(&self, id: WorkerId) {
+    pub(super) fn quick_stop(&self, id: WorkerId) {
         self.signal(id, process::send_sigquit);
     }
 
     /// Aborts a worker in the thread that is overdue: what that was at is what it then tells.
     pub(super) fn abort(&self, id: WorkerId) {
-        let thread = self.unit(id).map_or(0, |unit| unit.thread_id);
+        let thread = self.most_overdue_unit(id).map_or(0, |unit| unit.thread_id);
         self.signal(id, |pid| process::send_sigabrt_to_thread(pid, thread));
     }
 
     /// Tells all workers that the logs have been moved.
     pub(super) fn reopen_logs(&self) {
-        self.members.values().for_each(|member| process::send_sigusr1(member.pid));
+        self.workers.values().for_each(|worker| process::send_sigusr1(worker.pid));
     }
 
     /// Kills a worker.
     pub(super) fn kill(&mut self, id: WorkerId) {
         self.signal(id, process::send_sigkill);
-        if let Some(member) = self.members.get_mut(&id) {
-            member.killed = true;
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.killed_by_master = true;
         }
     }
 
     /// Only members are signalled, and a member has not been reaped: see `process`.
     fn signal(&self, id: WorkerId, send: impl FnOnce(Pid)) {
-        if let Some(member) = self.members.get(&id) {
-            send(member.pid);
+        if let Some(worker) = self.workers.get(&id) {
+            send(worker.pid);
         }
     }
 }
 
 /// At how many looks in a row a worker must be too large: what comes and goes is no leak.
-const OVERWEIGHT_LOOKS: u8 = 3;
+const OVER_LIMIT_SAMPLES: u8 = 3;
 
 /// After how many units of work a worker asks for a successor; zero is never.
-fn units_max(settings: &Settings, chance: &mut Rng) -> u64 {
+fn max_units(settings: &Settings, rng: &mut Rng) -> u64 {
     if settings.max_requests == 0 {
         return 0;
     }
     let jitter = settings.max_requests_jitter.saturating_add(1);
-    settings.max_requests.saturating_add(chance.below(jitter))
+    settings.max_requests.saturating_add(rng.below(jitter))
 }

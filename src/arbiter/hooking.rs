@@ -27,8 +27,8 @@ impl Pool<'_> {
 
     /// What hooks are told of a worker that lives.
     pub(super) fn facts_of(&self, id: WorkerId) -> WorkerRef {
-        let (pid, slot) = self.crew.who(id);
-        worker(self.name(), pid, slot, self.crew.generation(id).unwrap_or(0))
+        let (pid, slot) = self.processes.pid_and_slot(id);
+        worker(self.name(), pid, slot, self.processes.generation(id).unwrap_or(0))
     }
 }
 

@@ -32,7 +32,7 @@ use std::time::Duration;
 use slog::{Logger, error, info, warn};
 
 pub(crate) use company::{Blueprint, Company, CompanyError, House, Plan, found};
-pub(crate) use crew::{Crew, MemoryWatch};
+pub(crate) use crew::{ProcessTable, MemoryWatch};
 pub(crate) use leaves::Leaves;
 pub(crate) use reload::Planner;
 pub(crate) use roster::RunOutcome;
@@ -130,12 +130,12 @@ pub(crate) struct Means<'a> {
 
 impl<'a> Arbiter<'a> {
     /// An arbiter without a worker. There is at least one crew.
-    pub(crate) fn new(crews: Vec<Crew<'a>>, means: Means<'a>) -> Self {
+    pub(crate) fn new(process_tables: Vec<ProcessTable<'a>>, means: Means<'a>) -> Self {
         let Means { signals, house, memory, leaves, planner, title, launch, .. } = means;
         let Means { pidfile, service_manager, kin, startup_notifier, hooks, .. } = means;
         let mut arbiter = Self {
             signals,
-            pools: crews.into_iter().map(|crew| Pool::first(crew, hooks)).collect(),
+            pools: process_tables.into_iter().map(|processes| Pool::first(processes, hooks)).collect(),
             house,
             earlier: None,
             memory,
@@ -230,7 +230,7 @@ impl<'a> Arbiter<'a> {
         let Some((pool, after)) = rest.split_first_mut() else { return };
         let strangers = || -> Vec<RawFd> {
             let others = before.iter().chain(after.iter());
-            let theirs = others.flat_map(|pool| pool.crew.descriptors());
+            let theirs = others.flat_map(|pool| pool.processes.owned_fds());
             // Until it is known whether new settings are good, there is an earlier log, too.
             let houses = self.earlier.iter().chain([&self.house]);
             let theirs = theirs.chain(houses.flat_map(|house| house.log.raw_fds()));
@@ -314,7 +314,7 @@ impl<'a> Arbiter<'a> {
     pub(crate) fn clean_up(&mut self) {
         self.hook("on_exit", |hooks| hooks.on_exit());
         if self.kin.is_alone() {
-            self.pools.iter().for_each(|pool| pool.crew.remove_paths());
+            self.pools.iter().for_each(|pool| pool.processes.remove_paths());
         }
         if let Some(pidfile) = self.pidfile.take() {
             pidfile.remove();
@@ -327,7 +327,7 @@ impl<'a> Arbiter<'a> {
         let own = own.into_iter().flatten();
         let theirs = self.pools.iter().filter_map(|pool| pool.next_deadline(decided));
         let deadline = own.chain(theirs).min();
-        let bells = self.pools.iter().map(|pool| pool.crew.doorbell());
+        let bells = self.pools.iter().map(|pool| pool.processes.wakeup_fd());
         let fds = bells.chain([self.signals.as_fd()]).chain(self.kin.line());
         poll::wait_readable(&fds.collect::<Vec<_>>(), deadline)?;
         let now = clock::now();
@@ -393,7 +393,7 @@ impl<'a> Arbiter<'a> {
     pub(super) fn close_the_house(&mut self) {
         self.notify_stopping();
         if self.kin.is_alone() {
-            self.pools.iter().for_each(|pool| pool.crew.close_the_house());
+            self.pools.iter().for_each(|pool| pool.processes.stop_accepting());
             self.refuse_at = Some(clock::now().saturating_add(HANDSHAKE_MAX));
         }
     }
@@ -403,7 +403,7 @@ impl<'a> Arbiter<'a> {
         if self.refuse_at.is_some_and(|at| at <= now) {
             let mut done = true;
             for pool in &self.pools {
-                done &= pool.crew.refuse_newcomers();
+                done &= pool.processes.reject_new_connections();
             }
             self.refuse_at = (!done).then(|| now.saturating_add(HANDSHAKE_MAX));
         }
@@ -438,18 +438,18 @@ impl<'a> Arbiter<'a> {
             warn!(self.log(), "log of the earlier settings cannot be reopened";
                 "error" => error_chain(&error));
         }
-        self.pools.iter().for_each(|pool| pool.crew.reopen_logs());
+        self.pools.iter().for_each(|pool| pool.processes.reopen_logs());
     }
 
     fn hear_the_workers(&mut self) {
-        self.pools.iter_mut().for_each(Pool::hear_the_workers);
+        self.pools.iter_mut().for_each(Pool::poll_worker_status);
     }
 
     fn bury_the_dead(&mut self) {
         while let Some((pid, exit)) = process::next_exited_child() {
             // A number is its owner's until it is reaped. What a worker has started ends with it;
             // a successor's last words are heard, for which it may be killed.
-            let pool = self.pools.iter().position(|pool| pool.crew.is_member(pid));
+            let pool = self.pools.iter().position(|pool| pool.processes.contains(pid));
             if pool.is_some() {
                 process::kill_process_group(pid);
             } else {
@@ -458,7 +458,7 @@ impl<'a> Arbiter<'a> {
             process::reap(pid);
             match pool {
                 Some(pool) => {
-                    self.pools[pool].bury(pid, exit);
+                    self.pools[pool].on_worker_exit(pid, exit);
                     self.leaves.remove(pid, self.house.log.logger());
                 }
                 // A stranger's end, as PID 1 sees many, is nobody's concern.

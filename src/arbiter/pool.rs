@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use slog::{Logger, error, info, warn};
 
 use super::company::Company;
-use super::crew::{Crew, ReapedWorker, News};
+use super::crew::{ProcessTable, ReapedWorker, StatusChange};
 use super::examiner::Examiner;
 use super::pact::Signatory;
 use super::roster::{Action, Policy, ExitReason, Supervisor, WorkerId};
@@ -22,7 +22,7 @@ use crate::time::MonotonicTime;
 pub(super) struct Pool<'a> {
     pub(super) part: Part,
     pub(super) supervisor: Supervisor,
-    pub(super) crew: Crew<'a>,
+    pub(super) processes: ProcessTable<'a>,
     pub(super) examiner: Examiner,
     pub(super) hooks: &'a dyn Hooks,
     /// When workers are weighed next, if anybody's memory is bounded.
@@ -46,39 +46,39 @@ pub(super) enum Part {
 
 impl<'a> Pool<'a> {
     /// A pool that is there from the start.
-    pub(super) fn first(crew: Crew<'a>, hooks: &'a dyn Hooks) -> Self {
-        let settings = crew.settings();
+    pub(super) fn first(processes: ProcessTable<'a>, hooks: &'a dyn Hooks) -> Self {
+        let settings = processes.settings();
         let target = settings.workers.count();
         let supervisor = Supervisor::new(Policy::from(settings), target, clock::now().as_nanos());
-        let mut pool = Self::new(Part::Stays, supervisor, crew, hooks);
-        pool.crew.share_out();
+        let mut pool = Self::new(Part::Stays, supervisor, processes, hooks);
+        pool.processes.share_out();
         pool
     }
 
     /// A pool that a reload adds, whose workers would be of the generation after this.
-    pub(super) fn added(crew: Crew<'a>, hooks: &'a dyn Hooks, generation: u32) -> Self {
-        let policy = Policy::from(crew.settings());
+    pub(super) fn added(processes: ProcessTable<'a>, hooks: &'a dyn Hooks, generation: u32) -> Self {
+        let policy = Policy::from(processes.settings());
         let supervisor = Supervisor::empty(policy, generation, clock::now().as_nanos());
-        Self::new(Part::Comes, supervisor, crew, hooks)
+        Self::new(Part::Comes, supervisor, processes, hooks)
     }
 
-    fn new(part: Part, supervisor: Supervisor, crew: Crew<'a>, hooks: &'a dyn Hooks) -> Self {
+    fn new(part: Part, supervisor: Supervisor, processes: ProcessTable<'a>, hooks: &'a dyn Hooks) -> Self {
         let (examiner, failure_reason) = (Examiner::default(), String::new());
-        Self { part, supervisor, crew, examiner, hooks, weigh_at: None, failure_reason }
+        Self { part, supervisor, processes, examiner, hooks, weigh_at: None, failure_reason }
     }
 
     /// Its name.
     pub(super) fn name(&self) -> &str {
-        &self.crew.company().plan.pool
+        &self.processes.current().plan.pool
     }
 
     pub(super) fn settings(&self) -> &Settings {
-        self.crew.settings()
+        self.processes.settings()
     }
 
     /// The log, in which each record names the pool where there are several.
     pub(super) fn log(&self) -> &Logger {
-        self.crew.company().log.logger()
+        self.processes.current().log.logger()
     }
 
     /// Its part in what all pools do together.
@@ -93,7 +93,7 @@ impl<'a> Pool<'a> {
 
     /// Whether it has left for good.
     pub(super) fn has_gone(&self) -> bool {
-        self.part == Part::Gone && self.crew.is_empty()
+        self.part == Part::Gone && self.processes.is_empty()
     }
 
     /// Begins to replace the workers by those of a new generation.
@@ -107,7 +107,7 @@ impl<'a> Pool<'a> {
     pub(super) fn dissolve(&mut self, alone: bool, kept: &[RawFd]) {
         self.part = Part::Gone;
         self.supervisor.scale_to_zero();
-        self.crew.dissolve(alone, kept);
+        self.processes.retire_pool(alone, kept);
     }
 
     /// When there may be something to do, if nobody has news before.
@@ -116,23 +116,23 @@ impl<'a> Pool<'a> {
     }
 
     /// Learns from the scoreboard who has become ready, and who wants a successor.
-    pub(super) fn hear_the_workers(&mut self) {
+    pub(super) fn poll_worker_status(&mut self) {
         let now = clock::now();
-        for (id, news) in self.crew.news() {
-            match news {
-                News::Ready => {
+        for (id, change) in self.processes.take_status_changes() {
+            match change {
+                StatusChange::Ready => {
                     if let Some(uptime) = self.supervisor.on_ready(id, now) {
-                        let (pid, slot) = self.crew.who(id);
+                        let (pid, slot) = self.processes.pid_and_slot(id);
                         info!(self.log(), "worker ready"; "pid" => pid.as_raw(), "slot" => slot,
                             "age_ms" => millis(uptime));
                         let worker = self.facts_of(id);
                         self.hook("worker_ready", |hooks| hooks.worker_ready(&worker));
                     }
                 }
-                News::Spent => self.supervisor.on_replacement_requested(id),
-                News::Leaving => {
+                StatusChange::ReplacementRequested => self.supervisor.on_replacement_requested(id),
+                StatusChange::Draining => {
                     if self.supervisor.on_draining(id, now) {
-                        let (pid, slot) = self.crew.who(id);
+                        let (pid, slot) = self.processes.pid_and_slot(id);
                         info!(self.log(), "worker leaves"; "pid" => pid.as_raw(), "slot" => slot,
                             "reason" => ExitReason::Requested.as_str());
                     }
@@ -142,8 +142,8 @@ impl<'a> Pool<'a> {
     }
 
     /// One of its workers has ended, and been reaped.
-    pub(super) fn bury(&mut self, pid: Pid, exit: Exit) {
-        let Some(reaped) = self.crew.bury(pid, exit) else { return };
+    pub(super) fn on_worker_exit(&mut self, pid: Pid, exit: Exit) {
+        let Some(reaped) = self.processes.on_exit(pid, exit) else { return };
         let ReapedWorker { id, exit_class, .. } = reaped;
         self.examiner.forget(id);
         if let Some(report) = self.supervisor.on_exit(id, exit_class, clock::now()) {
@@ -157,33 +157,33 @@ impl<'a> Pool<'a> {
         match action {
             Action::Spawn { id, slot } => self.spawn(id, slot, strangers()),
             Action::Drain(id, reason) => {
-                let (pid, slot) = self.crew.who(id);
+                let (pid, slot) = self.processes.pid_and_slot(id);
                 if reason != ExitReason::Requested {
                     info!(self.log(), "worker is asked to leave"; "pid" => pid.as_raw(),
                         "slot" => slot, "reason" => reason.as_str());
                 }
-                self.crew.drain(id);
+                self.processes.drain(id);
             }
-            Action::QuickStop(id) => self.crew.quit(id),
+            Action::QuickStop(id) => self.processes.quick_stop(id),
             Action::DrainHung(id, hang) => {
                 self.log_hang(id, hang, "the other threads may finish");
-                self.crew.drain(id);
+                self.processes.drain(id);
             }
             Action::Abort(id, hang) => {
                 self.log_hang(id, hang, "aborted");
-                self.crew.abort(id);
+                self.processes.abort(id);
                 // To describe it has taken time, and so may a hook.
                 self.supervisor.on_aborted(id, clock::now());
             }
             Action::KillHung(id, hang) => {
                 self.log_hang(id, hang, "killed");
-                self.crew.kill(id);
+                self.processes.kill(id);
             }
             Action::KillOverdue(id, reason) => {
-                let (pid, slot) = self.crew.who(id);
+                let (pid, slot) = self.processes.pid_and_slot(id);
                 warn!(self.log(), "worker is killed"; "pid" => pid.as_raw(), "slot" => slot,
                     "reason" => reason.as_str());
-                self.crew.kill(id);
+                self.processes.kill(id);
             }
             Action::Commit | Action::RollBack => (), // that is done for all pools at once
         }
@@ -193,7 +193,7 @@ impl<'a> Pool<'a> {
         let generation = self.supervisor.describe_generation(self.supervisor.generation());
         self.hook("pre_fork", |hooks| hooks.pre_fork(self.name(), slot, generation.number));
         let now = clock::now();
-        match self.crew.spawn(id, slot, generation, strangers, self.hooks) {
+        match self.processes.spawn(id, slot, generation, strangers, self.hooks) {
             Ok(pid) => {
                 self.supervisor.on_spawned(id, slot, now);
                 if self.settings().max_memory > 0 {
@@ -217,8 +217,8 @@ impl<'a> Pool<'a> {
     }
 
     /// What new workers are made from.
-    pub(super) fn company(&self) -> &Company<'a> {
-        self.crew.company()
+    pub(super) fn current_generation(&self) -> &Company<'a> {
+        self.processes.current()
     }
 }
 

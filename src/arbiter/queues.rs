@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use slog::warn;
 
 use super::Arbiter;
-use super::crew::Crew;
+use super::crew::ProcessTable;
 use crate::os::process;
 
 /// How many workers look for clients for whom the kernel had woken one that was killed.
@@ -22,71 +22,71 @@ impl Arbiter<'_> {
         let may_open = self.stopping().is_none() && self.kin.is_alone();
         let mut opened = false;
         for pool in &mut self.pools {
-            opened |= may_open && pool.supervisor.ready_count() > 0 && pool.crew.open_queues();
+            opened |= may_open && pool.supervisor.ready_count() > 0 && pool.processes.open_queues();
         }
         if opened {
             self.push_fd_store();
         }
-        self.pools.iter_mut().for_each(|pool| pool.crew.lend_queues());
+        self.pools.iter_mut().for_each(|pool| pool.processes.lend_queues());
     }
 }
 
-impl Crew<'_> {
+impl ProcessTable<'_> {
     /// Says whose the queues are. Nobody can be told from the queues that a worker has looked at
     /// already, so all are told.
     pub(super) fn share_out(&mut self) {
-        self.unopened = self.company.has_unopened();
-        if self.company.share_out() {
-            self.members.values().for_each(|member| process::send_sigurg(member.pid));
+        self.any_not_listening = self.current.has_unopened();
+        if self.current.share_out() {
+            self.workers.values().for_each(|worker| process::send_sigurg(worker.pid));
         }
-        self.moved = true;
+        self.workers_changed = true;
     }
 
     /// Begins to listen at sockets that were bound beside others, which are of use only once there
     /// is somebody who has them. Returns whether there were any.
     pub(super) fn open_queues(&mut self) -> bool {
-        if self.previous.is_some() || !std::mem::take(&mut self.unopened) {
+        if self.previous.is_some() || !std::mem::take(&mut self.any_not_listening) {
             return false;
         }
-        let backlog = self.company.plan.settings.backlog;
-        for listener in &self.company.listeners {
+        let backlog = self.current.plan.settings.backlog;
+        for listener in &self.current.listeners {
             if let Err(error) = listener.start_listening(backlog) {
-                warn!(self.company.log.logger(), "socket of reuse_port cannot listen";
+                warn!(self.current.log.logger(), "socket of reuse_port cannot listen";
                     "address" => listener.name(), "error" => %error);
             }
         }
-        self.members.values().for_each(|member| process::send_sigurg(member.pid));
-        self.moved = true;
+        self.workers.values().for_each(|worker| process::send_sigurg(worker.pid));
+        self.workers_changed = true;
         true
     }
 
     /// Lends each queue at which nobody of its own is to somebody else, until that changes.
     pub(super) fn lend_queues(&mut self) {
-        if std::mem::take(&mut self.bereaved) {
+        if std::mem::take(&mut self.worker_killed_recently) {
             // One who looks is enough, but not everybody is free to.
-            let others = self.members.values().filter(|member| member.accepts());
-            others.take(LOOKING).for_each(|member| process::send_sigurg(member.pid));
+            let others = self.workers.values().filter(|worker| worker.accepts());
+            others.take(LOOKING).for_each(|worker| process::send_sigurg(worker.pid));
         }
-        if !std::mem::take(&mut self.moved) {
+        if !std::mem::take(&mut self.workers_changed) {
             return;
         }
-        let accepting = || self.members.values().filter(|member| member.accepts());
+        let accepting = || self.workers.values().filter(|member| member.accepts());
         let mut attendances: HashMap<(u32, u32), Attendance> = HashMap::new();
         let mut borrowers = HashSet::new();
-        for listener in self.company.open_listeners() {
+        for listener in self.current.open_listeners() {
             let Some(share) = listener.shard() else { continue };
             let since = listener.first_generation();
             let attendance = attendances.entry((since, share.count)).or_insert_with(|| {
-                let here = accepting().filter(|member| member.generation >= since);
-                Attendance::new(share.count, here.map(|member| member.slot))
+                let here = accepting().filter(|worker| worker.generation >= since);
+                Attendance::new(share.count, here.map(|worker| worker.slot))
             });
             let borrower = attendance.borrower(share.index);
             if listener.assign_to(borrower) {
                 borrowers.extend(borrower);
             }
         }
-        let told = accepting().filter(|member| borrowers.contains(&member.slot));
-        told.for_each(|member| process::send_sigurg(member.pid));
+        let told = accepting().filter(|worker| borrowers.contains(&worker.slot));
+        told.for_each(|worker| process::send_sigurg(worker.pid));
     }
 }
 

@@ -76,7 +76,7 @@ impl Pool<'_> {
 
     /// One record with what an operator can act on.
     pub(super) fn log_hang(&mut self, id: WorkerId, hang: Hang, action: &str) {
-        let (pid, slot) = self.crew.who(id);
+        let (pid, slot) = self.processes.pid_and_slot(id);
         let (error, age) = match hang {
             Hang::BootTimeout(age) => ("not ready in time", age),
             Hang::NoHeartbeat(age) => ("no heartbeat", age),
@@ -84,10 +84,10 @@ impl Pool<'_> {
         };
         if matches!(hang, Hang::BootTimeout(_)) {
             self.failure_reason = format!("the last one was not ready in time, after {age:?}");
-        } else if self.crew.generation(id).is_some_and(|it| self.supervisor.describe_generation(it).is_canary) {
+        } else if self.processes.generation(id).is_some_and(|it| self.supervisor.describe_generation(it).is_canary) {
             self.failure_reason = format!("the last one hung: {error}, for {age:?}");
         }
-        let unit = self.crew.unit(id);
+        let unit = self.processes.most_overdue_unit(id);
         let fields = Fields::new()
             .number("pid", pid.as_raw())
             .number("slot", slot)

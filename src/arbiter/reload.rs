@@ -8,7 +8,7 @@ use slog::{error, info, warn};
 
 use super::Arbiter;
 use super::company::{self, Blueprint, Company, CompanyError, House};
-use super::crew::Crew;
+use super::crew::ProcessTable;
 use super::pool::{Part, Pool};
 use crate::listen::activation::fd_name;
 use crate::listen::{ListenerState, Listener, one_per_address};
@@ -24,7 +24,7 @@ struct Change<'a> {
     /// What pools that are there, by their place, are to be made from.
     renewed: Vec<(usize, Company<'a>)>,
     /// New pools.
-    added: Vec<Crew<'a>>,
+    added: Vec<ProcessTable<'a>>,
 }
 
 impl<'a> Arbiter<'a> {
@@ -54,7 +54,7 @@ impl<'a> Arbiter<'a> {
     fn prepare(&self) -> Result<Change<'a>, String> {
         let blueprint = (self.planner)()?;
         refuse_what_needs_an_upgrade(&self.house, &blueprint)?;
-        let present: Vec<&Company<'a>> = self.pools.iter().map(Pool::company).collect();
+        let present: Vec<&Company<'a>> = self.pools.iter().map(Pool::current_generation).collect();
         let kept = present.iter().flat_map(|company| &company.listeners);
         let kept: Vec<Arc<Listener>> = kept.map(Arc::clone).collect();
         let (house, companies) =
@@ -64,8 +64,8 @@ impl<'a> Arbiter<'a> {
             let name = &company.plan.pool;
             match self.pools.iter().position(|pool| pool.name() == name) {
                 Some(index) => change.renewed.push((index, company)),
-                None => match Crew::new(company, self.title, &self.memory, &self.leaves) {
-                    Ok(crew) => change.added.push(crew),
+                None => match ProcessTable::new(company, self.title, &self.memory, &self.leaves) {
+                    Ok(processes) => change.added.push(processes),
                     Err(error) => {
                         change.take_back(&kept);
                         return Err(format!("cannot make a pipe for a new pool: {error}"));
@@ -91,8 +91,8 @@ impl<'a> Arbiter<'a> {
         for (index, company) in renewed {
             self.pools[index].adopt(company, generation);
         }
-        for crew in added {
-            let mut pool = Pool::added(crew, self.hooks, before);
+        for processes in added {
+            let mut pool = Pool::added(processes, self.hooks, before);
             pool.renew(pool.settings().workers.count(), generation);
             self.pools.push(pool);
         }
@@ -106,7 +106,7 @@ impl<'a> Arbiter<'a> {
     /// The addresses that are new, each with its pool.
     fn opened_by(&self, change: &Change<'a>) -> Vec<(String, String)> {
         let known = |l: &&Listener| {
-            let present = self.pools.iter().flat_map(|pool| &pool.company().listeners);
+            let present = self.pools.iter().flat_map(|pool| &pool.current_generation().listeners);
             present.map(AsRef::as_ref).any(|known| std::ptr::eq(known, *l))
         };
         let mut opened = Vec::new();
@@ -128,7 +128,7 @@ impl<'a> Arbiter<'a> {
             info!(self.log(), "reload begins"; "generation" => generation,
                 "pools" => names.join(", "), "workers" => workers);
         } else {
-            let class = new().next().map_or("", |pool| pool.company().plan.class.name());
+            let class = new().next().map_or("", |pool| pool.current_generation().plan.class.name());
             info!(self.log(), "reload begins"; "generation" => generation, "class" => class,
                 "workers" => workers);
         }
@@ -140,7 +140,7 @@ impl<'a> Arbiter<'a> {
         self.earlier = None;
         let stays = |pool: &&Pool<'a>| pool.part != Part::Goes;
         let kept: Vec<RawFd> =
-            self.pools.iter().filter(stays).flat_map(|pool| pool.company().sockets()).collect();
+            self.pools.iter().filter(stays).flat_map(|pool| pool.current_generation().sockets()).collect();
         let mut closed: Vec<(String, Arc<Listener>)> = Vec::new();
         for pool in &mut self.pools {
             let old = pool.commit(alone, generation, &kept);
@@ -164,7 +164,7 @@ impl<'a> Arbiter<'a> {
         let generation = self.generation();
         if self.settling
             && self.stopping().is_none()
-            && !self.pools.iter().any(|pool| pool.crew.any_older_accepts(generation))
+            && !self.pools.iter().any(|pool| pool.processes.any_older_accepts(generation))
         {
             self.say_done();
         }
@@ -200,7 +200,7 @@ impl<'a> Arbiter<'a> {
 impl<'a> Change<'a> {
     fn companies(&self) -> impl Iterator<Item = &Company<'a>> {
         let renewed = self.renewed.iter().map(|(_, company)| company);
-        renewed.chain(self.added.iter().map(Crew::company))
+        renewed.chain(self.added.iter().map(ProcessTable::current))
     }
 
     /// Nothing comes of it.
@@ -220,7 +220,7 @@ impl<'a> Pool<'a> {
         let unchanged = settings.workers == present.workers && self.part != Part::Gone;
         let target = if unchanged { self.supervisor.target() } else { settings.workers.count() };
         self.part = if self.part == Part::Gone { Part::Comes } else { Part::Stays };
-        self.crew.adopt(company);
+        self.processes.stage_generation(company);
         self.renew(target, generation);
     }
 
@@ -228,14 +228,14 @@ impl<'a> Pool<'a> {
     fn commit(&mut self, alone: bool, generation: u32, kept: &[RawFd]) -> Vec<Arc<Listener>> {
         let old = match self.part {
             Part::Goes => {
-                let listeners = self.company().listeners.clone();
+                let listeners = self.current_generation().listeners.clone();
                 self.dissolve(alone, kept);
                 listeners
             }
             Part::Gone => Vec::new(),
             Part::Stays | Part::Comes => {
                 self.part = Part::Stays;
-                let previous = self.crew.commit(generation);
+                let previous = self.processes.commit_generation(generation);
                 if let Some(previous) = previous.as_ref().filter(|_| alone) {
                     previous.close(kept);
                 }
@@ -248,12 +248,12 @@ impl<'a> Pool<'a> {
 
     /// The sockets that it had before a reload.
     fn earlier_sockets(&self) -> impl Iterator<Item = RawFd> {
-        self.crew.companies().next().into_iter().flat_map(Company::sockets)
+        self.processes.generations().next().into_iter().flat_map(Company::sockets)
     }
 
     /// A reload has failed, here or elsewhere.
     fn roll_back(&mut self, alone: bool, kept: &[RawFd]) {
-        if let Some(failed) = self.crew.roll_back().filter(|_| alone) {
+        if let Some(failed) = self.processes.restore_generation().filter(|_| alone) {
             failed.close(kept);
         }
         match self.part {
@@ -265,7 +265,7 @@ impl<'a> Pool<'a> {
 
     fn set_backlogs(&self) {
         let backlog = self.settings().backlog;
-        for listener in &self.company().listeners {
+        for listener in &self.current_generation().listeners {
             if let Err(error) = listener.set_backlog(backlog) {
                 warn!(self.log(), "backlog cannot be changed"; "address" => listener.name(),
                     "error" => %error);

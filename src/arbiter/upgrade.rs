@@ -105,7 +105,7 @@ impl Arbiter<'_> {
         }
         let launch = self.launch.as_ref().ok_or("how this program was started is not known")?;
         let (line, other) = UpgradeChannel::new().map_err(|error| format!("cannot make a line: {error}"))?;
-        let listeners = self.pools.iter().flat_map(|pool| pool.company().open_listeners());
+        let listeners = self.pools.iter().flat_map(|pool| pool.current_generation().open_listeners());
         let listeners: Vec<_> = listeners.collect();
         let sockets = listeners.iter().map(|listener| listener.as_raw_fd());
         let descriptors: Vec<RawFd> = sockets.chain([other.as_raw_fd()]).collect();

@@ -23,13 +23,13 @@ impl Pool<'_> {
         if self.weigh_at.is_none_or(|at| now < at) {
             return;
         }
-        for (id, bytes) in self.crew.weigh() {
-            let (pid, slot) = self.crew.who(id);
+        for (id, bytes) in self.processes.over_memory_limit() {
+            let (pid, slot) = self.processes.pid_and_slot(id);
             info!(self.log(), "worker is too large"; "pid" => pid.as_raw(), "slot" => slot,
                 "bytes" => bytes);
             self.supervisor.on_replacement_requested(id);
         }
-        self.weigh_at = self.crew.any_bounded().then(|| now.saturating_add(BETWEEN_WEIGHINGS));
+        self.weigh_at = self.processes.any_memory_limited().then(|| now.saturating_add(BETWEEN_WEIGHINGS));
     }
 
     fn measure_suspects(&mut self, now: MonotonicTime) {
@@ -39,7 +39,7 @@ impl Pool<'_> {
     }
 
     fn measure(&mut self, id: WorkerId) {
-        if let Some((beat, busy)) = self.crew.measure(id) {
+        if let Some((beat, busy)) = self.processes.read_liveness(id) {
             self.supervisor.on_liveness(id, beat, busy);
         }
     }
@@ -48,7 +48,7 @@ impl Pool<'_> {
     fn examine_the_overdue(&mut self, now: MonotonicTime) {
         for id in self.supervisor.overdue(now) {
             let case = self.case(id);
-            let verdict = match self.examiner.examine(case, self.crew.cgroups()) {
+            let verdict = match self.examiner.examine(case, self.processes.cgroups()) {
                 Finding::LookAgain(at) => {
                     self.supervisor.defer_verdict(id, at);
                     continue;
@@ -64,25 +64,25 @@ impl Pool<'_> {
             }
         }
         for id in self.supervisor.kill_candidates(now) {
-            if procfs::is_dumping_core(self.crew.suspect(id).0) {
+            if procfs::is_dumping_core(self.processes.hang_target(id).0) {
                 self.let_dump(id, now);
             }
         }
     }
 
     fn case(&self, id: WorkerId) -> Case {
-        let (pid, thread) = self.crew.suspect(id);
-        let beat = || self.crew.measure(id).map(|(beat, _)| beat);
-        let since = self.crew.unit(id).map(|unit| unit.started_at).or_else(beat).unwrap_or_default();
+        let (pid, thread) = self.processes.hang_target(id);
+        let beat = || self.processes.read_liveness(id).map(|(beat, _)| beat);
+        let since = self.processes.most_overdue_unit(id).map(|unit| unit.started_at).or_else(beat).unwrap_or_default();
         Case { id, pid, thread, since, limit: self.supervisor.current_timeout(id) }
     }
 
     fn excuse(&mut self, id: WorkerId, verdict: HangCause) {
         let now = clock::now();
         self.supervisor.extend_timeout(id, now);
-        let beat = self.crew.measure(id).map_or(now, |(beat, _)| beat);
+        let beat = self.processes.read_liveness(id).map_or(now, |(beat, _)| beat);
         if self.examiner.excuse(id, beat, now) {
-            let (pid, slot) = self.crew.who(id);
+            let (pid, slot) = self.processes.pid_and_slot(id);
             warn!(self.log(), "worker cannot run"; "pid" => pid.as_raw(), "slot" => slot,
                 "verdict" => verdict.as_str());
         }
@@ -90,7 +90,7 @@ impl Pool<'_> {
 
     fn let_dump(&mut self, id: WorkerId, now: MonotonicTime) {
         if self.supervisor.on_core_dump(id, now) {
-            let (pid, slot) = self.crew.who(id);
+            let (pid, slot) = self.processes.pid_and_slot(id);
             warn!(self.log(), "worker has crashed"; "pid" => pid.as_raw(), "slot" => slot,
                 "verdict" => HangCause::DumpingCore.as_str());
         }
