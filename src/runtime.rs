@@ -11,8 +11,8 @@ use slog::{Level, crit, info, warn};
 
 use crate::app::App;
 use crate::arbiter::{
-    self, Arbiter, Blueprint, Company, ProcessTable, House, Kin, Launch, Leaves, Means, MemoryWatch,
-    RunOutcome, Plan, Planner,
+    self, Arbiter, ResolvedConfig, PoolGeneration, ProcessTable, MasterContext, Kin, Launch, Leaves, Means, MemoryWatch,
+    RunOutcome, PoolSpec, Planner,
 };
 use crate::heartbeat;
 use crate::hooks::{Hooks, NoHooks};
@@ -114,7 +114,7 @@ impl Runtime {
         &self,
         mut configuration: Configuration,
     ) -> Result<Configuration, RuntimeError> {
-        let plans = self.resolve(configuration.clone())?.plans;
+        let plans = self.resolve(configuration.clone())?.pool_specs;
         for (pool, plan) in configuration.pools.iter_mut().zip(plans) {
             pool.settings = plan.settings;
         }
@@ -163,7 +163,7 @@ impl Runtime {
             error
         };
         let pidfile = create_pidfile(&resolved.master, is_upgrade).map_err(report_to_old_master)?;
-        let (master_context, generations) = match arbiter::found(resolved, &listeners, &[], is_sole_master) {
+        let (master_context, generations) = match arbiter::prepare_generations(resolved, &listeners, &[], is_sole_master) {
             Ok(prepared) => prepared,
             Err(error) => {
                 if let Some(pidfile) = pidfile {
@@ -186,7 +186,7 @@ impl Runtime {
         let crews = process_tables.collect::<Result<Vec<_>, _>>().map_err(RuntimeError::Os)?;
         let parts = Means {
             signals,
-            house: master_context,
+            context: master_context,
             memory: oom,
             leaves: cgroups,
             planner,
@@ -202,7 +202,7 @@ impl Runtime {
     }
 
     /// Finds everything that a configuration names.
-    fn resolve(&self, configuration: Configuration) -> Result<Blueprint<'_>, RuntimeError> {
+    fn resolve(&self, configuration: Configuration) -> Result<ResolvedConfig<'_>, RuntimeError> {
         let Configuration { master, mut pools, has_named_pools: is_divided } = configuration;
         let log = log_config(&master);
         let mut selections = Vec::new();
@@ -215,16 +215,16 @@ impl Runtime {
         let plans: Vec<_> =
             pools.into_iter().zip(selections).map(|(pool, choice)| pool_spec(pool, choice)).collect();
         check_log_owner(&master, &plans)?;
-        Ok(Blueprint { master, is_divided, log, plans })
+        Ok(ResolvedConfig { master, has_named_pools: is_divided, log, pool_specs: plans })
     }
 }
 
-fn pool_spec<'a>(pool: Pool, selection: Selection<'a>) -> Plan<'a> {
+fn pool_spec<'a>(pool: Pool, selection: Selection<'a>) -> PoolSpec<'a> {
     let Pool { name, settings, .. } = pool;
     let Selection { app, class, identity, socket_access } = selection;
     let folder = settings.worker_tmp_dir.clone();
     let heartbeat_folder = folder.unwrap_or_else(heartbeat::default_dir);
-    Plan { pool: name, settings, app, class, identity, socket_access, heartbeat_folder }
+    PoolSpec { name, settings, app, class, credentials: identity, socket_access, heartbeat_dir: heartbeat_folder }
 }
 
 /// How a program was started.
@@ -251,15 +251,15 @@ fn create_pidfile(settings: &Settings, is_upgrade: bool) -> Result<Option<PidFil
 }
 
 /// A log file is given to the workers, so that they can reopen it, and there is one for all pools.
-fn check_log_owner(master: &Settings, plans: &[Plan<'_>]) -> Result<(), RuntimeError> {
-    let owner = |plan: &Plan<'_>| (plan.identity.user(), plan.identity.group());
+fn check_log_owner(master: &Settings, plans: &[PoolSpec<'_>]) -> Result<(), RuntimeError> {
+    let owner = |plan: &PoolSpec<'_>| (plan.credentials.user(), plan.credentials.group());
     let [first, others @ ..] = plans else { return Ok(()) };
     match others.iter().find(|plan| owner(plan) != owner(first)) {
         Some(other) if master.log_file != LogTarget::Stderr => {
             let reason = format!(
                 "the workers of pools {:?} and {:?} run as different users, of which only one could \
                  reopen the file: give both the same, or log to -",
-                first.pool, other.pool
+                first.name, other.name
             );
             Err(RuntimeError::Setting { source_label: source_label(master, "log_file"), reason })
         }
@@ -268,11 +268,11 @@ fn check_log_owner(master: &Settings, plans: &[Plan<'_>]) -> Result<(), RuntimeE
 }
 
 /// The first records of the log.
-fn log_startup(context: &House, generations: &[Company<'_>], warnings: &[String]) {
+fn log_startup(context: &MasterContext, generations: &[PoolGeneration<'_>], warnings: &[String]) {
     let log = context.log.logger();
     let (pid, version) = (Pid::this().as_raw(), env!("CARGO_PKG_VERSION"));
     match generations {
-        [Company { plan, .. }] if !context.is_divided => {
+        [PoolGeneration { spec: plan, .. }] if !context.has_named_pools => {
             info!(log, "master started"; "pid" => pid, "version" => version,
                 "app" => plan.app.name(), "class" => plan.class.name(),
                 "workers" => plan.settings.workers.count(), command_fields(plan));
@@ -280,7 +280,7 @@ fn log_startup(context: &House, generations: &[Company<'_>], warnings: &[String]
         pools => {
             info!(log, "master started"; "pid" => pid, "version" => version,
                 "pools" => pools.len());
-            for Company { plan, log, .. } in pools {
+            for PoolGeneration { spec: plan, log, .. } in pools {
                 info!(log.logger(), "pool prepared"; "app" => plan.app.name(),
                     "class" => plan.class.name(), "workers" => plan.settings.workers.count(),
                     command_fields(plan));
@@ -297,7 +297,7 @@ fn log_startup(context: &House, generations: &[Company<'_>], warnings: &[String]
     }
 }
 
-fn command_fields(plan: &Plan<'_>) -> Fields {
+fn command_fields(plan: &PoolSpec<'_>) -> Fields {
     let command = plan.class.runs_command().then(|| plan.settings.command.join(" "));
     Fields::new().optional(command, |facts, command| facts.text("command", command))
 }

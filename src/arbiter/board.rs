@@ -12,44 +12,44 @@ const SPARE_ROWS: usize = 1024;
 
 /// A scoreboard, and which of its rows are free.
 #[derive(Debug)]
-pub(super) struct Board {
-    scores: Arc<Scoreboard>,
+pub(super) struct RowAllocator {
+    scoreboard: Arc<Scoreboard>,
     /// The lowest last, so that few pages are touched.
     free: RefCell<Vec<usize>>,
 }
 
-impl Board {
+impl RowAllocator {
     /// A board for workers of so many threads.
     ///
     /// # Errors
     /// `ENOMEM`, from mmap(2).
-    pub(super) fn new(seats: usize) -> io::Result<Self> {
-        let scores = Arc::new(Scoreboard::new(WORKERS_MAX + SPARE_ROWS, seats)?);
-        let free = RefCell::new((0..scores.rows()).rev().collect());
-        Ok(Self { scores, free })
+    pub(super) fn new(threads: usize) -> io::Result<Self> {
+        let scoreboard = Arc::new(Scoreboard::new(WORKERS_MAX + SPARE_ROWS, threads)?);
+        let free = RefCell::new((0..scoreboard.rows()).rev().collect());
+        Ok(Self { scoreboard, free })
     }
 
     /// The scores.
-    pub(super) fn scores(&self) -> &Arc<Scoreboard> {
-        &self.scores
+    pub(super) fn scoreboard(&self) -> &Arc<Scoreboard> {
+        &self.scoreboard
     }
 
     /// How many threads a row has room for.
-    pub(super) fn seats(&self) -> usize {
-        self.scores.threads_per_row()
+    pub(super) fn threads(&self) -> usize {
+        self.scoreboard.threads_per_row()
     }
 
     /// Takes a row, cleared; `None` if there is none left.
     pub(super) fn take_row(&self) -> Option<usize> {
         let row = self.free.borrow_mut().pop()?;
-        self.scores.row(row).reset();
-        self.scores.mark_row_used(row);
+        self.scoreboard.row(row).reset();
+        self.scoreboard.mark_row_used(row);
         Some(row)
     }
 
     /// Gives a row back.
-    pub(super) fn give_back(&self, row: usize) {
-        self.scores.row(row).reset(); // the dead have no clients
+    pub(super) fn release_row(&self, row: usize) {
+        self.scoreboard.row(row).reset(); // the dead have no clients
         self.free.borrow_mut().push(row);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use slog::{Logger, debug, error, warn};
 
 use super::bounds;
-use super::company::{Company, Plan};
+use super::company::{PoolGeneration, PoolSpec};
 use super::hooking;
 use super::leaves::Leaves;
 use crate::app::WorkerInfo;
@@ -32,7 +32,7 @@ const EXIT_CLASS: u8 = 1;
 /// What a worker is born with: the master's things that it may use, by reference, since the fork
 /// gave it a copy of them, and its own.
 pub(super) struct Birth<'a> {
-    pub(super) company: &'a Company<'a>,
+    pub(super) company: &'a PoolGeneration<'a>,
     pub(super) title: Option<ProcTitle>,
     pub(super) master: Pid,
     /// The master's and the siblings' descriptors, to be closed.
@@ -79,8 +79,8 @@ impl Confession<'_> {
 /// Lives a worker's whole life. Called in the child with every signal blocked; returns its exit
 /// code.
 pub(super) fn live(birth: Birth<'_>) -> u8 {
-    let (company, row, slot) = (birth.company, birth.row, birth.place.slot);
-    let (board, log) = (company.board.scores(), company.log.logger());
+    let (pool_generation, row, slot) = (birth.company, birth.row, birth.place.slot);
+    let (board, log) = (pool_generation.rows.scoreboard(), pool_generation.log.logger());
     let pid = Pid::this().as_raw();
     process::close_fds(&birth.strangers);
     if let Err(error) = birth.leaves.enter() {
@@ -102,7 +102,7 @@ pub(super) fn live(birth: Birth<'_>) -> u8 {
     let facts = hooking::worker(pool, Pid::this(), slot, *generation);
     hooking::run("post_fork", log, birth.hooks, |hooks| hooks.post_fork(&facts));
     let threads = board.row(row).thread_count();
-    let boot = || BootedApp::boot(company.plan.app, &birth.place, threads);
+    let boot = || BootedApp::boot(pool_generation.spec.app, &birth.place, threads);
     let program = match catch_unwind(AssertUnwindSafe(boot)) {
         Ok(Ok(program)) => program,
         Ok(Err(reason)) => return confession.boot_failed(&error_chain(reason.as_ref())),
@@ -140,7 +140,7 @@ fn become_worker(birth: &Birth<'_>) -> Result<(), String> {
     ]);
     watch_the_master(birth.master)?;
     signal::unblock_all();
-    let Plan { settings, identity, .. } = &birth.company.plan;
+    let PoolSpec { settings, credentials, .. } = &birth.company.spec;
     if let Some(title) = birth.title {
         let (pool, slot) = (&birth.place.pool, birth.place.slot);
         title.set(&format!("ostler: worker [{}] {pool}/{slot}", settings.proc_name));
@@ -152,7 +152,7 @@ fn become_worker(birth: &Birth<'_>) -> Result<(), String> {
         os::credentials::set_umask(mask);
     }
     bounds::set(settings, birth.place.slot)?;
-    identity.apply().map_err(|error| {
+    credentials.apply().map_err(|error| {
         let user = settings.user.as_deref().unwrap_or("-");
         let group = settings.group.as_deref().unwrap_or("-");
         format!("cannot become user {user}, group {group}: {error}")
@@ -180,10 +180,10 @@ fn serve(
     program: &BootedApp,
     confession: &Confession<'_>,
 ) -> u8 {
-    let (company, place) = (birth.company, &birth.place);
-    let (settings, log) = (&company.plan.settings, company.log.logger());
-    let board = company.board.scores();
-    let guard = ForcedDrain::new(Arc::clone(board), birth.row, &birth.doorbell, &company.listeners);
+    let (pool_generation, place) = (birth.company, &birth.place);
+    let (settings, log) = (&pool_generation.spec.settings, pool_generation.log.logger());
+    let board = pool_generation.rows.scoreboard();
+    let guard = ForcedDrain::new(Arc::clone(board), birth.row, &birth.doorbell, &pool_generation.listeners);
     match guard {
         Ok(guard) => signal::catch_stop_signals(guard.with_limit(settings.graceful_timeout)),
         Err(error) => {
@@ -198,7 +198,7 @@ fn serve(
         timeout: settings.timeout,
         signals,
         board: Arc::clone(board),
-        log: company.log.clone(),
+        log: pool_generation.log.clone(),
         row: birth.row,
         master_wakeup: birth.doorbell,
         max_units: birth.units_max,
@@ -210,14 +210,14 @@ fn serve(
             return confession.boot_failed(&format!("cannot open a pipe: {error}"));
         }
     };
-    let class = company.plan.class;
+    let class = pool_generation.spec.class;
     let unruly = |listener: &Arc<Listener>| listener.set_nonblocking().err();
     if !class.runs_command()
-        && let Some(error) = company.listeners.iter().find_map(unruly)
+        && let Some(error) = pool_generation.listeners.iter().find_map(unruly)
     {
         return confession.boot_failed(&format!("cannot set up a socket: {error}"));
     }
-    let ctx = WorkerContext { listeners: &company.listeners, app: program, settings, worker: place, log, lifecycle: life };
+    let ctx = WorkerContext { listeners: &pool_generation.listeners, app: program, settings, worker: place, log, lifecycle: life };
     match class.run(&ctx) {
         Ok(()) => 0,
         // It was told so by nothing but the loss of its listeners.

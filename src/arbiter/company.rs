@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use slog::warn;
 
-use super::board::Board;
+use super::board::RowAllocator;
 use crate::address::Address;
 use crate::app::App;
 use crate::listen::{self, Access, ListenerState, ListenError, Listener, ReusePortShard};
@@ -18,57 +18,57 @@ use crate::settings::{Settings, Source};
 use crate::worker::WorkerClass;
 
 /// What a configuration has chosen, all of it checked.
-pub(crate) struct Blueprint<'a> {
+pub(crate) struct ResolvedConfig<'a> {
     /// What holds for the master.
     pub(crate) master: Settings,
     /// Whether the log names the pools.
-    pub(crate) is_divided: bool,
+    pub(crate) has_named_pools: bool,
     pub(crate) log: log::LogConfig,
     /// One for each pool, at least one.
-    pub(crate) plans: Vec<Plan<'a>>,
+    pub(crate) pool_specs: Vec<PoolSpec<'a>>,
 }
 
 /// What the settings of a pool have chosen.
-pub(crate) struct Plan<'a> {
+pub(crate) struct PoolSpec<'a> {
     /// The pool's name.
-    pub(crate) pool: String,
+    pub(crate) name: String,
     pub(crate) settings: Settings,
     pub(crate) app: &'a dyn App,
     pub(crate) class: &'a dyn WorkerClass,
-    pub(crate) identity: Credentials,
+    pub(crate) credentials: Credentials,
     /// For paths that are bound anew.
     pub(crate) socket_access: Access,
-    pub(crate) heartbeat_folder: PathBuf,
+    pub(crate) heartbeat_dir: PathBuf,
 }
 
 /// What there is one of, however many pools there are.
-pub(crate) struct House {
+pub(crate) struct MasterContext {
     pub(crate) settings: Settings,
-    pub(crate) is_divided: bool,
+    pub(crate) has_named_pools: bool,
     pub(crate) log: Log,
 }
 
-impl House {
+impl MasterContext {
     /// The log of a pool. Its records name the pool, if there may be others.
-    pub(super) fn log_of(&self, pool: &str) -> Log {
-        if self.is_divided { self.log.for_pool(pool) } else { self.log.clone() }
+    pub(super) fn pool_log(&self, pool: &str) -> Log {
+        if self.has_named_pools { self.log.for_pool(pool) } else { self.log.clone() }
     }
 }
 
 /// Everything that the workers of one generation of a pool are made from.
-pub(crate) struct Company<'a> {
-    pub(crate) plan: Plan<'a>,
+pub(crate) struct PoolGeneration<'a> {
+    pub(crate) spec: PoolSpec<'a>,
     pub(crate) listeners: Vec<Arc<Listener>>,
-    pub(super) board: Rc<Board>,
+    pub(super) rows: Rc<RowAllocator>,
     pub(crate) log: Log,
 }
 
 /// Why a blueprint cannot be carried out.
 #[derive(Debug)]
-pub(crate) enum CompanyError {
+pub(crate) enum PrepareError {
     Listen(ListenError),
     Log(LogError),
-    Board(std::io::Error),
+    Scoreboard(std::io::Error),
 }
 
 /// Carries out a blueprint: opens the log, and binds what is not bound, for all pools or for none.
@@ -78,53 +78,53 @@ pub(crate) enum CompanyError {
 ///
 /// # Errors
 /// An address cannot be bound, or the log cannot be opened; what was bound is closed again.
-pub(crate) fn found<'a>(
-    blueprint: Blueprint<'a>,
-    kept: &[Arc<Listener>],
-    present: &[&Company<'_>],
-    alone: bool,
-) -> Result<(House, Vec<Company<'a>>), CompanyError> {
-    let Blueprint { master, is_divided, log, plans } = blueprint;
-    let owner = plans.first().map_or((None, None), |plan| owner_of(&plan.identity));
-    let log = Log::open(&log, owner).map_err(CompanyError::Log)?;
-    let house = House { settings: master, is_divided, log };
-    let asked_for: Vec<_> = plans.iter().map(Plan::asked_for).collect();
-    let mut companies: Vec<Company<'a>> = Vec::new();
-    for (at, plan) in plans.into_iter().enumerate() {
-        let others = asked_for.iter().enumerate().filter(|(other, _)| *other != at);
+pub(crate) fn prepare_generations<'a>(
+    config: ResolvedConfig<'a>,
+    reusable_listeners: &[Arc<Listener>],
+    current: &[&PoolGeneration<'_>],
+    is_sole_master: bool,
+) -> Result<(MasterContext, Vec<PoolGeneration<'a>>), PrepareError> {
+    let ResolvedConfig { master, has_named_pools, log, pool_specs } = config;
+    let owner = pool_specs.first().map_or((None, None), |spec| owner_of(&spec.credentials));
+    let log = Log::open(&log, owner).map_err(PrepareError::Log)?;
+    let context = MasterContext { settings: master, has_named_pools, log };
+    let explicit_addresses: Vec<_> = pool_specs.iter().map(PoolSpec::explicit_addresses).collect();
+    let mut pool_generations: Vec<PoolGeneration<'a>> = Vec::new();
+    for (at, spec) in pool_specs.into_iter().enumerate() {
+        let others = explicit_addresses.iter().enumerate().filter(|(other, _)| *other != at);
         let others: Vec<&Address> = others.flat_map(|(_, addresses)| addresses).collect();
-        let free = kept.iter().filter(|l| !others.iter().any(|address| is_meant(l, address)));
+        let free = reusable_listeners.iter().filter(|l| !others.iter().any(|address| matches_address(l, address)));
         let free: Vec<_> = free.map(Arc::clone).collect();
-        let log = house.log_of(&plan.pool);
-        let present = present.iter().find(|company| company.plan.pool == plan.pool).copied();
-        match Company::found(plan, log, &free, present, alone) {
-            Ok(company) => companies.push(company),
+        let log = context.pool_log(&spec.name);
+        let current = current.iter().find(|pool_generation| pool_generation.spec.name == spec.name).copied();
+        match PoolGeneration::prepare(spec, log, &free, current, is_sole_master) {
+            Ok(pool_generation) => pool_generations.push(pool_generation),
             Err(error) => {
-                take_back(companies.iter(), kept);
+                discard(pool_generations.iter(), reusable_listeners);
                 return Err(error);
             }
         }
     }
-    Ok((house, companies))
+    Ok((context, pool_generations))
 }
 
 /// Nothing comes of these companies: removes the paths that were bound for them.
-pub(super) fn take_back<'c, 'a: 'c>(
-    companies: impl Iterator<Item = &'c Company<'a>>,
-    kept: &[Arc<Listener>],
+pub(super) fn discard<'c, 'a: 'c>(
+    pool_generations: impl Iterator<Item = &'c PoolGeneration<'a>>,
+    reusable_listeners: &[Arc<Listener>],
 ) {
-    let is_kept = |l: &&Arc<Listener>| kept.iter().any(|known| Arc::ptr_eq(known, l));
-    let all = companies.flat_map(|company| &company.listeners);
+    let is_kept = |l: &&Arc<Listener>| reusable_listeners.iter().any(|known| Arc::ptr_eq(known, l));
+    let all = pool_generations.flat_map(|pool_generation| &pool_generation.listeners);
     all.filter(|listener| !is_kept(listener)).for_each(|listener| listener.remove_path());
 }
 
-fn owner_of(identity: &Credentials) -> (Option<u32>, Option<u32>) {
-    (identity.user(), identity.group())
+fn owner_of(credentials: &Credentials) -> (Option<u32>, Option<u32>) {
+    (credentials.user(), credentials.group())
 }
 
-impl Plan<'_> {
+impl PoolSpec<'_> {
     /// The addresses that somebody has chosen for it.
-    fn asked_for(&self) -> Vec<Address> {
+    fn explicit_addresses(&self) -> Vec<Address> {
         match self.settings.source("bind") {
             Source::Default => Vec::new(),
             Source::File { .. } | Source::Env { .. } | Source::Flag { .. } => {
@@ -134,28 +134,28 @@ impl Plan<'_> {
     }
 }
 
-impl<'a> Company<'a> {
-    fn found(
-        plan: Plan<'a>,
+impl<'a> PoolGeneration<'a> {
+    fn prepare(
+        spec: PoolSpec<'a>,
         log: Log,
-        kept: &[Arc<Listener>],
-        present: Option<&Company<'_>>,
-        alone: bool,
-    ) -> Result<Self, CompanyError> {
-        let seats = plan.class.threads(&plan.settings);
-        let shared = present.filter(|present| present.board.seats() == seats);
-        let board = match shared {
-            Some(present) => Rc::clone(&present.board),
-            None => Rc::new(Board::new(seats).map_err(CompanyError::Board)?),
+        reusable_listeners: &[Arc<Listener>],
+        current: Option<&PoolGeneration<'_>>,
+        is_sole_master: bool,
+    ) -> Result<Self, PrepareError> {
+        let threads = spec.class.threads(&spec.settings);
+        let shared = current.filter(|present| present.rows.threads() == threads);
+        let rows = match shared {
+            Some(present) => Rc::clone(&present.rows),
+            None => Rc::new(RowAllocator::new(threads).map_err(PrepareError::Scoreboard)?),
         };
-        let listeners = bind_all(&plan, kept, alone).map_err(CompanyError::Listen)?;
-        Ok(Self { plan, listeners, board, log })
+        let listeners = bind_all(&spec, reusable_listeners, is_sole_master).map_err(PrepareError::Listen)?;
+        Ok(Self { spec, listeners, rows, log })
     }
 
     /// Tells the workers that nobody serves after them, and lets nobody new in; but for the sockets
     /// that are `kept`.
-    pub(super) fn close(&self, kept: &[RawFd]) {
-        let is_kept = |l: &&Arc<Listener>| kept.contains(&l.as_raw_fd());
+    pub(super) fn stop_accepting(&self, keep_open: &[RawFd]) {
+        let is_kept = |l: &&Arc<Listener>| keep_open.contains(&l.as_raw_fd());
         for listener in self.listeners.iter().filter(|listener| !is_kept(listener)) {
             if let Err(error) = listener.stop_accepting() {
                 warn!(self.log.logger(), "listener cannot be closed to newcomers";
@@ -166,7 +166,7 @@ impl<'a> Company<'a> {
 
     /// Refuses newcomers where the door is closed and nobody waits. Returns whether that is done
     /// everywhere.
-    pub(super) fn refuse_newcomers(&self) -> bool {
+    pub(super) fn reject_new_connections(&self) -> bool {
         let mut done = true;
         for listener in &self.listeners {
             done &= listener.reject_new_connections();
@@ -176,21 +176,21 @@ impl<'a> Company<'a> {
 
     /// Says whose the queues are: with `reuse_port`, those of several sockets at one address belong
     /// to different workers. Returns whether that is news.
-    pub(super) fn share_out(&self) -> bool {
-        let mut news = false;
-        for address in &self.plan.settings.bind {
+    pub(super) fn assign_reuseport_shards(&self) -> bool {
+        let mut changed = false;
+        for address in &self.spec.settings.bind {
             let here = || self.listeners.iter().filter(|listener| listener.address() == address);
             let count = here().count() as u32;
-            let several = self.plan.settings.reuse_port && count > 1;
+            let several = self.spec.settings.reuse_port && count > 1;
             for (index, listener) in (0..).zip(here()) {
-                news |= listener.set_shard(several.then_some(ReusePortShard { index, count }));
+                changed |= listener.set_shard(several.then_some(ReusePortShard { index, count }));
             }
         }
-        news
+        changed
     }
 
     /// Whether there are sockets that do not listen yet.
-    pub(super) fn has_unopened(&self) -> bool {
+    pub(super) fn any_not_listening(&self) -> bool {
         self.listeners.iter().any(|listener| listener.state() == ListenerState::NotListening)
     }
 
@@ -200,12 +200,12 @@ impl<'a> Company<'a> {
     }
 
     /// The numbers of the sockets.
-    pub(super) fn sockets(&self) -> impl Iterator<Item = RawFd> {
+    pub(super) fn listener_fds(&self) -> impl Iterator<Item = RawFd> {
         self.listeners.iter().map(|listener| listener.as_raw_fd())
     }
 
     /// The listeners that it has and `other` has not.
-    pub(super) fn listeners_unlike(&self, other: &Company<'_>) -> impl Iterator<Item = &Listener> {
+    pub(super) fn listeners_not_in(&self, other: &PoolGeneration<'_>) -> impl Iterator<Item = &Listener> {
         let differs = |l: &&Arc<Listener>| !other.listeners.iter().any(|o| Arc::ptr_eq(o, l));
         self.listeners.iter().filter(differs).map(AsRef::as_ref)
     }
@@ -214,37 +214,37 @@ impl<'a> Company<'a> {
 /// Binds all addresses or none. What is bound already is kept. Sockets that a service manager has
 /// given take the place of an address that nobody has chosen.
 fn bind_all(
-    plan: &Plan<'_>,
-    kept: &[Arc<Listener>],
-    alone: bool,
+    spec: &PoolSpec<'_>,
+    reusable_listeners: &[Arc<Listener>],
+    is_sole_master: bool,
 ) -> Result<Vec<Arc<Listener>>, ListenError> {
-    let settings = &plan.settings;
+    let settings = &spec.settings;
     if settings.bind.is_empty() {
         return Ok(Vec::new()); // a job, or a class that takes no clients
     }
-    let given = || kept.iter().filter(|listener| listener.is_socket_activated());
-    if matches!(settings.source("bind"), Source::Default) && given().next().is_some() {
-        return Ok(given().map(Arc::clone).collect());
+    let socket_activated = || reusable_listeners.iter().filter(|listener| listener.is_socket_activated());
+    if matches!(settings.source("bind"), Source::Default) && socket_activated().next().is_some() {
+        return Ok(socket_activated().map(Arc::clone).collect());
     }
     let mut fresh: Vec<Arc<Listener>> = Vec::new();
     let mut listeners = Vec::new();
     for address in &settings.bind {
-        let is_usable = |l: &&Arc<Listener>| is_meant(l, address) && !l.path_was_replaced();
-        let present = kept.iter().chain(&fresh).filter(is_usable);
-        let mut present: Vec<Arc<Listener>> = present.map(Arc::clone).collect();
-        let is_served = !present.is_empty();
+        let is_usable = |l: &&Arc<Listener>| matches_address(l, address) && !l.path_was_replaced();
+        let usable = reusable_listeners.iter().chain(&fresh).filter(is_usable);
+        let mut sockets: Vec<Arc<Listener>> = usable.map(Arc::clone).collect();
+        let is_served = !sockets.is_empty();
         let several = settings.reuse_port && matches!(address, Address::Tcp { .. });
-        let wanted = if several && (alone || !is_served) { settings.workers.count() } else { 1 };
-        while present.len() < wanted {
-            let bound = match present.first() {
+        let wanted = if several && (is_sole_master || !is_served) { settings.workers.count() } else { 1 };
+        while sockets.len() < wanted {
+            let bound = match sockets.first() {
                 Some(first) => first.bind_sibling(),
-                None => listen::bind(address, settings.backlog, plan.socket_access),
+                None => listen::bind(address, settings.backlog, spec.socket_access),
             };
             match bound {
                 Ok(listener) => {
                     let listener = Arc::new(listener);
                     fresh.push(Arc::clone(&listener));
-                    present.push(listener);
+                    sockets.push(listener);
                 }
                 Err(error) => {
                     fresh.iter().for_each(|listener| listener.remove_path());
@@ -253,15 +253,15 @@ fn bind_all(
             }
         }
         // One descriptor may have been named twice.
-        present.retain(|listener| !listeners.iter().any(|known| Arc::ptr_eq(known, listener)));
-        listeners.extend(present);
+        sockets.retain(|listener| !listeners.iter().any(|known| Arc::ptr_eq(known, listener)));
+        listeners.extend(sockets);
     }
     Ok(listeners)
 }
 
 /// Whether a listener is what an address asks for. A descriptor that was handed over under another
 /// name is the same descriptor.
-fn is_meant(listener: &Listener, address: &Address) -> bool {
+fn matches_address(listener: &Listener, address: &Address) -> bool {
     match address {
         Address::Fd(number) => listener.as_raw_fd() == *number || listener.address() == address,
         Address::Tcp { .. } | Address::Unix(_) | Address::Abstract(_) => {

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use slog::warn;
 
-use super::board::Board;
+use super::board::RowAllocator;
 use super::chance::Rng;
 use super::child::{self, Birth};
-use super::company::{Company, Plan};
+use super::company::{PoolGeneration, PoolSpec};
 use super::leaves::Leaves;
 use super::ledger::Ledger;
 use super::roster::{Busy, ExitClass, Generation, WorkerId};
@@ -35,9 +35,9 @@ use crate::systemd;
 
 /// The living workers.
 pub(crate) struct ProcessTable<'a> {
-    pub(super) current: Company<'a>,
+    pub(super) current: PoolGeneration<'a>,
     /// During a reload: what to return to if it fails.
-    pub(super) previous: Option<Company<'a>>,
+    pub(super) previous: Option<PoolGeneration<'a>>,
     title: Option<ProcTitle>,
     wakeup_rx: OwnedFd,
     wakeup_tx: OwnedFd,
@@ -94,7 +94,7 @@ pub(super) struct WorkerProcess {
     pub(super) pid: Pid,
     pub(super) slot: usize,
     pub(super) generation: u32,
-    rows: Rc<Board>,
+    rows: Rc<RowAllocator>,
     row: usize,
     heartbeat: Heartbeat,
     /// The longest unit of work that it was promised.
@@ -144,7 +144,7 @@ pub(super) struct ReapedWorker {
 /// Why a worker could not be started.
 #[derive(Debug)]
 pub(super) enum SpawnError {
-    Heartbeat { folder: PathBuf, source: io::Error },
+    Heartbeat { dir: PathBuf, source: io::Error },
     NoFreeRow,
     WakeupFd(io::Error),
     Fork(io::Error),
@@ -153,8 +153,8 @@ pub(super) enum SpawnError {
 impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Heartbeat { folder, source } => {
-                write!(f, "cannot make a heartbeat file in {}: {source}", folder.display())
+            Self::Heartbeat { dir, source } => {
+                write!(f, "cannot make a heartbeat file in {}: {source}", dir.display())
             }
             Self::NoFreeRow => write!(f, "too many workers are still leaving"),
             Self::WakeupFd(source) => write!(f, "cannot share the doorbell: {source}"),
@@ -169,13 +169,13 @@ impl<'a> ProcessTable<'a> {
     /// # Errors
     /// No descriptor for the doorbell.
     pub(crate) fn new(
-        current: Company<'a>,
+        current: PoolGeneration<'a>,
         title: Option<ProcTitle>,
         memory: &Rc<MemoryWatch>,
         leaves: &Rc<Leaves>,
     ) -> io::Result<Self> {
         let (wakeup_rx, wakeup_tx) = file::pipe()?;
-        let any_not_listening = current.has_unopened();
+        let any_not_listening = current.any_not_listening();
         Ok(Self {
             current,
             previous: None,
@@ -199,13 +199,13 @@ impl<'a> ProcessTable<'a> {
     }
 
     /// What new workers are made from.
-    pub(super) fn current(&self) -> &Company<'a> {
+    pub(super) fn current(&self) -> &PoolGeneration<'a> {
         &self.current
     }
 
     /// The settings of new workers.
     pub(super) fn settings(&self) -> &Settings {
-        &self.current.plan.settings
+        &self.current.spec.settings
     }
 
     /// Whether nobody is left.
@@ -215,15 +215,15 @@ impl<'a> ProcessTable<'a> {
 
     /// New workers are made from something new. The old is kept until it is known whether that
     /// was a good idea.
-    pub(super) fn stage_generation(&mut self, next: Company<'a>) {
+    pub(super) fn stage_generation(&mut self, next: PoolGeneration<'a>) {
         self.previous = Some(std::mem::replace(&mut self.current, next));
     }
 
     /// It was. Returns the old, if there was one.
-    pub(super) fn commit_generation(&mut self, generation: u32) -> Option<Company<'a>> {
+    pub(super) fn commit_generation(&mut self, generation: u32) -> Option<PoolGeneration<'a>> {
         let previous = self.previous.take();
         if let Some(previous) = &previous {
-            for listener in self.current.listeners_unlike(previous) {
+            for listener in self.current.listeners_not_in(previous) {
                 listener.set_first_generation(generation);
             }
         }
@@ -232,7 +232,7 @@ impl<'a> ProcessTable<'a> {
     }
 
     /// It was not: back to the old, if there was one. Returns the new.
-    pub(super) fn restore_generation(&mut self) -> Option<Company<'a>> {
+    pub(super) fn restore_generation(&mut self) -> Option<PoolGeneration<'a>> {
         let failed = std::mem::replace(&mut self.current, self.previous.take()?);
         self.share_out();
         Some(failed)
@@ -242,7 +242,7 @@ impl<'a> ProcessTable<'a> {
     /// on serving.
     pub(super) fn retire_pool(&mut self, is_sole_master: bool, keep_open: &[RawFd]) {
         if is_sole_master {
-            self.current.close(keep_open);
+            self.current.stop_accepting(keep_open);
         }
         self.current.listeners.clear();
         (self.workers_changed, self.any_not_listening) = (true, false);
@@ -257,26 +257,26 @@ impl<'a> ProcessTable<'a> {
 
     /// Tells all that nobody will serve after them, and lets nobody new in.
     pub(super) fn stop_accepting(&self) {
-        self.generations().for_each(|company| company.close(&[]));
+        self.generations().for_each(|pool_generation| pool_generation.stop_accepting(&[]));
     }
 
     /// Refuses newcomers where the door is closed and nobody waits. Returns whether that is done
     /// everywhere.
     pub(super) fn reject_new_connections(&self) -> bool {
         let mut done = true;
-        for company in self.generations() {
-            done &= company.refuse_newcomers();
+        for pool_generation in self.generations() {
+            done &= pool_generation.reject_new_connections();
         }
         done
     }
 
     /// Removes the paths of listeners that are ours.
     pub(crate) fn remove_paths(&self) {
-        self.generations().flat_map(|company| &company.listeners).for_each(|l| l.remove_path());
+        self.generations().flat_map(|pool_generation| &pool_generation.listeners).for_each(|l| l.remove_path());
     }
 
     /// What is, and during a reload also what was.
-    pub(super) fn generations(&self) -> impl Iterator<Item = &Company<'a>> {
+    pub(super) fn generations(&self) -> impl Iterator<Item = &PoolGeneration<'a>> {
         self.previous.iter().chain([&self.current])
     }
 
@@ -297,13 +297,13 @@ impl<'a> ProcessTable<'a> {
         strangers: Vec<RawFd>,
         hooks: &dyn Hooks,
     ) -> Result<Pid, SpawnError> {
-        let folder = &self.current.plan.heartbeat_folder;
+        let dir = &self.current.spec.heartbeat_dir;
         let heartbeat = self
             .make_heartbeat()
-            .map_err(|source| SpawnError::Heartbeat { folder: folder.clone(), source })?;
-        let rows = Rc::clone(&self.current.board);
+            .map_err(|source| SpawnError::Heartbeat { dir: dir.clone(), source })?;
+        let rows = Rc::clone(&self.current.rows);
         let row = rows.take_row().ok_or(SpawnError::NoFreeRow)?;
-        let own_fds = self.current.sockets().chain(self.current.log.raw_fds());
+        let own_fds = self.current.listener_fds().chain(self.current.log.raw_fds());
         let inherited_fds: HashSet<RawFd> = own_fds.collect();
         let strangers = self.owned_fds().chain(strangers).filter(|fd| !inherited_fds.contains(fd));
         let strangers = strangers.collect();
@@ -317,12 +317,12 @@ impl<'a> ProcessTable<'a> {
                     rows,
                     row,
                     heartbeat,
-                    timeout: self.current.plan.settings.timeout,
+                    timeout: self.current.spec.settings.timeout,
                     reported_status: WorkerStatus::Booting,
                     killed_by_master: false,
                     memory_events: self.memory.begin(pid),
-                    max_memory: self.current.plan.settings.max_memory,
-                    has_program: self.current.plan.class.runs_command(),
+                    max_memory: self.current.spec.settings.max_memory,
+                    has_program: self.current.spec.class.runs_command(),
                     over_limit_samples: 0,
                 };
                 self.workers.insert(id, worker);
@@ -330,17 +330,17 @@ impl<'a> ProcessTable<'a> {
                 Ok(pid)
             }
             Err(error) => {
-                rows.give_back(row);
+                rows.release_row(row);
                 Err(error)
             }
         }
     }
 
     fn make_heartbeat(&self) -> io::Result<Heartbeat> {
-        let Plan { identity, heartbeat_folder, .. } = &self.current.plan;
-        let heartbeat = Heartbeat::new(heartbeat_folder)?;
-        if identity.user().is_some() {
-            heartbeat.chown(identity.user(), identity.group())?;
+        let PoolSpec { credentials, heartbeat_dir, .. } = &self.current.spec;
+        let heartbeat = Heartbeat::new(heartbeat_dir)?;
+        if credentials.user().is_some() {
+            heartbeat.chown(credentials.user(), credentials.group())?;
         }
         Ok(heartbeat)
     }
@@ -357,17 +357,17 @@ impl<'a> ProcessTable<'a> {
         let wakeup_fd = self.wakeup_tx.try_clone().map_err(SpawnError::WakeupFd)?;
         let heartbeat = heartbeat.try_clone().map_err(SpawnError::WakeupFd)?;
         let current = &self.current;
-        let settings = &current.plan.settings;
+        let settings = &current.spec.settings;
         let birth = Birth {
             company: current,
             title: self.title,
             master: Pid::this(),
             strangers,
             place: WorkerInfo {
-                pool: current.plan.pool.clone(),
+                pool: current.spec.name.clone(),
                 slot,
                 generation: generation.number,
-                class: current.plan.class.name(),
+                class: current.spec.class.name(),
                 options: settings.app_options.clone(),
                 limits: settings.limits(),
             },
@@ -393,7 +393,7 @@ impl<'a> ProcessTable<'a> {
     /// at it.
     pub(super) fn owned_fds(&self) -> impl Iterator<Item = RawFd> {
         let heartbeats = self.workers.values().map(|worker| worker.heartbeat.raw_fd());
-        let sockets = self.generations().flat_map(Company::sockets);
+        let sockets = self.generations().flat_map(PoolGeneration::listener_fds);
         heartbeats.chain(sockets).chain([self.wakeup_rx.as_raw_fd(), self.wakeup_tx.as_raw_fd()])
     }
 
@@ -402,7 +402,7 @@ impl<'a> ProcessTable<'a> {
         file::drain_pipe(&self.wakeup_rx);
         let mut changes = Vec::new();
         for (id, worker) in &mut self.workers {
-            let row = worker.rows.scores().row(worker.row);
+            let row = worker.rows.scoreboard().row(worker.row);
             let status = row.status();
             if status == worker.reported_status {
                 continue;
@@ -444,7 +444,7 @@ impl<'a> ProcessTable<'a> {
         let counter = worker.memory_events.as_deref();
         let out_of_memory =
             counter.is_some_and(|counter| self.memory.end(counter, killed_externally));
-        let row = worker.rows.scores().row(worker.row);
+        let row = worker.rows.scoreboard().row(worker.row);
         let exit_class = match exit {
             _ if out_of_memory => ExitClass::OomKilled,
             Exit::Code(0) if row.status() == WorkerStatus::Draining => ExitClass::Requested,
@@ -456,7 +456,7 @@ impl<'a> ProcessTable<'a> {
             "the kernel has killed it for lack of memory".clone_into(&mut note);
         }
         let reaped = ReapedWorker { id, exit_class, note, units: row.units() };
-        worker.rows.give_back(worker.row);
+        worker.rows.release_row(worker.row);
         Some(reaped)
     }
 
@@ -468,7 +468,7 @@ impl<'a> ProcessTable<'a> {
         let late = |stamp: MonotonicTime| stamp.saturating_add(clock::COARSE_LAG);
         match worker.heartbeat.last_beat() {
             Ok(beat) => {
-                let row = worker.rows.scores().row(worker.row);
+                let row = worker.rows.scoreboard().row(worker.row);
                 let busy = row.busy_interval(clock::now(), worker.timeout);
                 let busy = busy
                     .map(|(oldest, newest)| Busy { oldest: late(oldest), newest: late(newest) });
@@ -514,7 +514,7 @@ impl<'a> ProcessTable<'a> {
     /// The unit of work of a worker whose time is up first.
     pub(super) fn most_overdue_unit(&self, id: WorkerId) -> Option<WorkUnit> {
         let worker = self.workers.get(&id)?;
-        let row = worker.rows.scores().row(worker.row);
+        let row = worker.rows.scoreboard().row(worker.row);
         row.most_overdue_unit(clock::now(), worker.timeout)
     }
 

@@ -34,7 +34,7 @@ impl Arbiter<'_> {
 
     /// Has the manager keep the sockets for a master after this one, if that is wished for.
     pub(super) fn push_fd_store(&self) {
-        if self.house.settings.fd_store {
+        if self.context.settings.fd_store {
             for listener in self.pools.iter().flat_map(|pool| pool.current_generation().open_listeners()) {
                 self.service_manager.store_fd(&fd_name(listener), listener.as_fd());
             }

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use slog::{Logger, error, info, warn};
 
-pub(crate) use company::{Blueprint, Company, CompanyError, House, Plan, found};
+pub(crate) use company::{ResolvedConfig, PoolGeneration, PrepareError, MasterContext, PoolSpec, prepare_generations};
 pub(crate) use crew::{ProcessTable, MemoryWatch};
 pub(crate) use leaves::Leaves;
 pub(crate) use reload::Planner;
@@ -66,9 +66,9 @@ const BETWEEN_WEIGHINGS: Duration = Duration::from_secs(1);
 pub(crate) struct Arbiter<'a> {
     signals: SignalPipe,
     pools: Vec<Pool<'a>>,
-    house: House,
+    context: MasterContext,
     /// During a reload: what to return to if it fails.
-    earlier: Option<House>,
+    previous_context: Option<MasterContext>,
     memory: Rc<MemoryWatch>,
     leaves: Rc<Leaves>,
     planner: Planner<'a>,
@@ -105,7 +105,7 @@ pub(crate) struct Means<'a> {
     /// Its signals, which must have been caught since before anything was created.
     pub(crate) signals: SignalPipe,
     /// What there is one of.
-    pub(crate) house: House,
+    pub(crate) context: MasterContext,
     /// What the crews of its pools share.
     pub(crate) memory: Rc<MemoryWatch>,
     /// The control groups of the workers of its pools.
@@ -131,13 +131,13 @@ pub(crate) struct Means<'a> {
 impl<'a> Arbiter<'a> {
     /// An arbiter without a worker. There is at least one crew.
     pub(crate) fn new(process_tables: Vec<ProcessTable<'a>>, means: Means<'a>) -> Self {
-        let Means { signals, house, memory, leaves, planner, title, launch, .. } = means;
+        let Means { signals, context, memory, leaves, planner, title, launch, .. } = means;
         let Means { pidfile, service_manager, kin, startup_notifier, hooks, .. } = means;
         let mut arbiter = Self {
             signals,
             pools: process_tables.into_iter().map(|processes| Pool::first(processes, hooks)).collect(),
-            house,
-            earlier: None,
+            context,
+            previous_context: None,
             memory,
             leaves,
             planner,
@@ -190,7 +190,7 @@ impl<'a> Arbiter<'a> {
             self.report_ready();
             self.conclude_reload();
             self.update_service_manager(now);
-            self.leaves.tend(now, self.house.log.logger());
+            self.leaves.tend(now, self.context.log.logger());
             let outcome = self.outcome();
             if self.leaves.let_go(outcome.is_some(), now)
                 && let Some(outcome) = outcome
@@ -232,8 +232,8 @@ impl<'a> Arbiter<'a> {
             let others = before.iter().chain(after.iter());
             let theirs = others.flat_map(|pool| pool.processes.owned_fds());
             // Until it is known whether new settings are good, there is an earlier log, too.
-            let houses = self.earlier.iter().chain([&self.house]);
-            let theirs = theirs.chain(houses.flat_map(|house| house.log.raw_fds()));
+            let contexts = self.previous_context.iter().chain([&self.context]);
+            let theirs = theirs.chain(contexts.flat_map(|context| context.log.raw_fds()));
             theirs.chain(self.signals.raw_fds()).chain(self.kin.line_number()).collect()
         };
         pool.act(action, strangers);
@@ -301,13 +301,13 @@ impl<'a> Arbiter<'a> {
         let words = pool.failure_reason.clone();
         (
             pool.log(),
-            if self.house.is_divided { format!("pool {:?}: {words}", pool.name()) } else { words },
+            if self.context.has_named_pools { format!("pool {:?}: {words}", pool.name()) } else { words },
         )
     }
 
     /// The log, as of now.
     pub(crate) fn log(&self) -> &Logger {
-        self.house.log.logger()
+        self.context.log.logger()
     }
 
     /// Removes what the master has put into the file system, but for what another master uses.
@@ -428,13 +428,13 @@ impl<'a> Arbiter<'a> {
 
     /// The master's own first: workers without privileges find a file that is theirs.
     fn reopen_logs(&mut self) {
-        match self.house.log.reopen() {
+        match self.context.log.reopen() {
             Ok(()) => info!(self.log(), "logs reopened"),
             Err(error) => {
                 error!(self.log(), "log cannot be reopened"; "error" => error_chain(&error));
             }
         }
-        if let Some(Err(error)) = self.earlier.as_ref().map(|earlier| earlier.log.reopen()) {
+        if let Some(Err(error)) = self.previous_context.as_ref().map(|earlier| earlier.log.reopen()) {
             warn!(self.log(), "log of the earlier settings cannot be reopened";
                 "error" => error_chain(&error));
         }
@@ -459,7 +459,7 @@ impl<'a> Arbiter<'a> {
             match pool {
                 Some(pool) => {
                     self.pools[pool].on_worker_exit(pid, exit);
-                    self.leaves.remove(pid, self.house.log.logger());
+                    self.leaves.remove(pid, self.context.log.logger());
                 }
                 // A stranger's end, as PID 1 sees many, is nobody's concern.
                 None => self.mourn_successor(pid, exit),
@@ -484,7 +484,7 @@ impl<'a> Arbiter<'a> {
 
     fn show_title(&mut self) {
         if let Some(title) = self.title {
-            title.set(&format!("ostler: master [{}]", self.house.settings.proc_name));
+            title.set(&format!("ostler: master [{}]", self.context.settings.proc_name));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 
 use slog::{Logger, error, info, warn};
 
-use super::company::Company;
+use super::company::PoolGeneration;
 use super::crew::{ProcessTable, ReapedWorker, StatusChange};
 use super::examiner::Examiner;
 use super::pact::Signatory;
@@ -69,7 +69,7 @@ impl<'a> Pool<'a> {
 
     /// Its name.
     pub(super) fn name(&self) -> &str {
-        &self.processes.current().plan.pool
+        &self.processes.current().spec.name
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -217,7 +217,7 @@ impl<'a> Pool<'a> {
     }
 
     /// What new workers are made from.
-    pub(super) fn current_generation(&self) -> &Company<'a> {
+    pub(super) fn current_generation(&self) -> &PoolGeneration<'a> {
         self.processes.current()
     }
 }

@@ -35,8 +35,8 @@ impl ProcessTable<'_> {
     /// Says whose the queues are. Nobody can be told from the queues that a worker has looked at
     /// already, so all are told.
     pub(super) fn share_out(&mut self) {
-        self.any_not_listening = self.current.has_unopened();
-        if self.current.share_out() {
+        self.any_not_listening = self.current.any_not_listening();
+        if self.current.assign_reuseport_shards() {
             self.workers.values().for_each(|worker| process::send_sigurg(worker.pid));
         }
         self.workers_changed = true;
@@ -48,7 +48,7 @@ impl ProcessTable<'_> {
         if self.previous.is_some() || !std::mem::take(&mut self.any_not_listening) {
             return false;
         }
-        let backlog = self.current.plan.settings.backlog;
+        let backlog = self.current.spec.settings.backlog;
         for listener in &self.current.listeners {
             if let Err(error) = listener.start_listening(backlog) {
                 warn!(self.current.log.logger(), "socket of reuse_port cannot listen";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use slog::{error, info, warn};
 
 use super::Arbiter;
-use super::company::{self, Blueprint, Company, CompanyError, House};
+use super::company::{self, ResolvedConfig, PoolGeneration, PrepareError, MasterContext};
 use super::crew::ProcessTable;
 use super::pool::{Part, Pool};
 use crate::listen::activation::fd_name;
@@ -16,13 +16,13 @@ use crate::log::error_chain;
 use crate::os::clock;
 
 /// Reads the settings anew and makes a blueprint of them; or says, for an operator, why not.
-pub(crate) type Planner<'a> = Box<dyn Fn() -> Result<Blueprint<'a>, String> + 'a>;
+pub(crate) type Planner<'a> = Box<dyn Fn() -> Result<ResolvedConfig<'a>, String> + 'a>;
 
 /// What a reload has prepared, before anything old is touched.
 struct Change<'a> {
-    house: House,
+    context: MasterContext,
     /// What pools that are there, by their place, are to be made from.
-    renewed: Vec<(usize, Company<'a>)>,
+    renewed: Vec<(usize, PoolGeneration<'a>)>,
     /// New pools.
     added: Vec<ProcessTable<'a>>,
 }
@@ -52,22 +52,22 @@ impl<'a> Arbiter<'a> {
 
     /// Makes everything that can be made without touching what serves.
     fn prepare(&self) -> Result<Change<'a>, String> {
-        let blueprint = (self.planner)()?;
-        refuse_what_needs_an_upgrade(&self.house, &blueprint)?;
-        let present: Vec<&Company<'a>> = self.pools.iter().map(Pool::current_generation).collect();
-        let kept = present.iter().flat_map(|company| &company.listeners);
-        let kept: Vec<Arc<Listener>> = kept.map(Arc::clone).collect();
-        let (house, companies) =
-            company::found(blueprint, &kept, &present, self.kin.is_alone()).map_err(in_words)?;
-        let mut change = Change { house, renewed: Vec::new(), added: Vec::new() };
-        for company in companies {
-            let name = &company.plan.pool;
+        let config = (self.planner)()?;
+        refuse_what_needs_an_upgrade(&self.context, &config)?;
+        let current: Vec<&PoolGeneration<'a>> = self.pools.iter().map(Pool::current_generation).collect();
+        let reusable_listeners = current.iter().flat_map(|pool_generation| &pool_generation.listeners);
+        let reusable_listeners: Vec<Arc<Listener>> = reusable_listeners.map(Arc::clone).collect();
+        let (context, pool_generations) =
+            company::prepare_generations(config, &reusable_listeners, &current, self.kin.is_alone()).map_err(in_words)?;
+        let mut change = Change { context, renewed: Vec::new(), added: Vec::new() };
+        for pool_generation in pool_generations {
+            let name = &pool_generation.spec.name;
             match self.pools.iter().position(|pool| pool.name() == name) {
-                Some(index) => change.renewed.push((index, company)),
-                None => match ProcessTable::new(company, self.title, &self.memory, &self.leaves) {
+                Some(index) => change.renewed.push((index, pool_generation)),
+                None => match ProcessTable::new(pool_generation, self.title, &self.memory, &self.leaves) {
                     Ok(processes) => change.added.push(processes),
                     Err(error) => {
-                        change.take_back(&kept);
+                        change.take_back(&reusable_listeners);
                         return Err(format!("cannot make a pipe for a new pool: {error}"));
                     }
                 },
@@ -79,8 +79,8 @@ impl<'a> Arbiter<'a> {
     fn begin(&mut self, change: Change<'a>) {
         self.say_done(); // of an earlier one
         let opened = self.opened_by(&change);
-        let Change { house, renewed, added } = change;
-        self.earlier = Some(std::mem::replace(&mut self.house, house));
+        let Change { context, renewed, added } = change;
+        self.previous_context = Some(std::mem::replace(&mut self.context, context));
         let before = self.generation();
         self.generations += 1;
         let generation = self.generations;
@@ -88,8 +88,8 @@ impl<'a> Arbiter<'a> {
         for pool in self.pools.iter_mut().filter(|pool| pool.part == Part::Stays) {
             pool.part = Part::Goes;
         }
-        for (index, company) in renewed {
-            self.pools[index].adopt(company, generation);
+        for (index, pool_generation) in renewed {
+            self.pools[index].adopt(pool_generation, generation);
         }
         for processes in added {
             let mut pool = Pool::added(processes, self.hooks, before);
@@ -99,22 +99,22 @@ impl<'a> Arbiter<'a> {
         self.say_begun(generation);
         self.hook("on_reload", |hooks| hooks.on_reload(generation));
         for (pool, address) in opened {
-            info!(self.house.log_of(&pool).logger(), "listening"; "address" => address);
+            info!(self.context.pool_log(&pool).logger(), "listening"; "address" => address);
         }
     }
 
     /// The addresses that are new, each with its pool.
     fn opened_by(&self, change: &Change<'a>) -> Vec<(String, String)> {
         let known = |l: &&Listener| {
-            let present = self.pools.iter().flat_map(|pool| &pool.current_generation().listeners);
-            present.map(AsRef::as_ref).any(|known| std::ptr::eq(known, *l))
+            let current = self.pools.iter().flat_map(|pool| &pool.current_generation().listeners);
+            current.map(AsRef::as_ref).any(|known| std::ptr::eq(known, *l))
         };
         let mut opened = Vec::new();
-        for company in change.companies() {
-            let fresh = company.listeners.iter().map(AsRef::as_ref);
+        for pool_generation in change.companies() {
+            let fresh = pool_generation.listeners.iter().map(AsRef::as_ref);
             let fresh = fresh.filter(|l| !known(l) && l.state() != ListenerState::NotListening);
             for listener in one_per_address(fresh) {
-                opened.push((company.plan.pool.clone(), listener.name().to_owned()));
+                opened.push((pool_generation.spec.name.clone(), listener.name().to_owned()));
             }
         }
         opened
@@ -123,12 +123,12 @@ impl<'a> Arbiter<'a> {
     fn say_begun(&self, generation: u32) {
         let new = || self.pools.iter().filter(|pool| pool.supervisor.is_reloading());
         let workers: usize = new().map(|pool| pool.supervisor.target()).sum();
-        if self.house.is_divided {
+        if self.context.has_named_pools {
             let names: Vec<&str> = new().map(Pool::name).collect();
             info!(self.log(), "reload begins"; "generation" => generation,
                 "pools" => names.join(", "), "workers" => workers);
         } else {
-            let class = new().next().map_or("", |pool| pool.current_generation().plan.class.name());
+            let class = new().next().map_or("", |pool| pool.current_generation().spec.class.name());
             info!(self.log(), "reload begins"; "generation" => generation, "class" => class,
                 "workers" => workers);
         }
@@ -137,10 +137,10 @@ impl<'a> Arbiter<'a> {
     /// The new generation is complete in all pools: what only the old one had is let go.
     pub(super) fn commit_reload(&mut self) {
         let (alone, generation) = (self.kin.is_alone(), self.generation());
-        self.earlier = None;
+        self.previous_context = None;
         let stays = |pool: &&Pool<'a>| pool.part != Part::Goes;
         let kept: Vec<RawFd> =
-            self.pools.iter().filter(stays).flat_map(|pool| pool.current_generation().sockets()).collect();
+            self.pools.iter().filter(stays).flat_map(|pool| pool.current_generation().listener_fds()).collect();
         let mut closed: Vec<(String, Arc<Listener>)> = Vec::new();
         for pool in &mut self.pools {
             let old = pool.commit(alone, generation, &kept);
@@ -150,7 +150,7 @@ impl<'a> Arbiter<'a> {
             self.service_manager.remove_stored_fd(&fd_name(listener));
             let of = |(_, known): &&(String, Arc<Listener>)| std::ptr::eq(known.as_ref(), listener);
             let pool = closed.iter().find(of).map_or("", |(pool, _)| pool);
-            info!(self.house.log_of(pool).logger(), "no longer listening";
+            info!(self.context.pool_log(pool).logger(), "no longer listening";
                 "address" => listener.name());
         }
         self.push_fd_store();
@@ -180,15 +180,15 @@ impl<'a> Arbiter<'a> {
     /// The new generation has failed in the pool of this index: back to the old in all.
     pub(super) fn roll_back_reload(&mut self, culprit: usize) {
         let alone = self.kin.is_alone();
-        let is_named = self.house.is_divided;
-        if let Some(earlier) = self.earlier.take() {
-            self.house = earlier;
+        let is_named = self.context.has_named_pools;
+        if let Some(earlier) = self.previous_context.take() {
+            self.context = earlier;
         }
         let stays = |pool: &&Pool<'a>| pool.part != Part::Comes;
         let kept: Vec<RawFd> =
             self.pools.iter().filter(stays).flat_map(|pool| pool.earlier_sockets()).collect();
         self.pools.iter_mut().for_each(|pool| pool.roll_back(alone, &kept));
-        let (pool, log) = (&self.pools[culprit], &self.house.log);
+        let (pool, log) = (&self.pools[culprit], &self.context.log);
         let log = if is_named { log.for_pool(pool.name()) } else { log.clone() };
         error!(log.logger(), "reload failed: back to the earlier settings";
             "generation" => self.generation(), "error" => &pool.failure_reason);
@@ -198,29 +198,29 @@ impl<'a> Arbiter<'a> {
 }
 
 impl<'a> Change<'a> {
-    fn companies(&self) -> impl Iterator<Item = &Company<'a>> {
-        let renewed = self.renewed.iter().map(|(_, company)| company);
+    fn companies(&self) -> impl Iterator<Item = &PoolGeneration<'a>> {
+        let renewed = self.renewed.iter().map(|(_, pool_generation)| pool_generation);
         renewed.chain(self.added.iter().map(ProcessTable::current))
     }
 
     /// Nothing comes of it.
-    fn take_back(&self, kept: &[Arc<Listener>]) {
-        company::take_back(self.companies(), kept);
+    fn take_back(&self, reusable_listeners: &[Arc<Listener>]) {
+        company::discard(self.companies(), reusable_listeners);
     }
 }
 
 /// What a reload means for one pool.
 impl<'a> Pool<'a> {
     /// New workers are to be made from this.
-    fn adopt(&mut self, company: Company<'a>, generation: u32) {
-        let present = self.settings();
-        let settings = &company.plan.settings;
+    fn adopt(&mut self, pool_generation: PoolGeneration<'a>, generation: u32) {
+        let current = self.settings();
+        let settings = &pool_generation.spec.settings;
         // Workers that were added or taken away by a signal stay so, unless the file says anew
         // how many there are to be.
-        let unchanged = settings.workers == present.workers && self.part != Part::Gone;
+        let unchanged = settings.workers == current.workers && self.part != Part::Gone;
         let target = if unchanged { self.supervisor.target() } else { settings.workers.count() };
         self.part = if self.part == Part::Gone { Part::Comes } else { Part::Stays };
-        self.processes.stage_generation(company);
+        self.processes.stage_generation(pool_generation);
         self.renew(target, generation);
     }
 
@@ -237,7 +237,7 @@ impl<'a> Pool<'a> {
                 self.part = Part::Stays;
                 let previous = self.processes.commit_generation(generation);
                 if let Some(previous) = previous.as_ref().filter(|_| alone) {
-                    previous.close(kept);
+                    previous.stop_accepting(kept);
                 }
                 previous.map_or(Vec::new(), |previous| previous.listeners)
             }
@@ -248,13 +248,13 @@ impl<'a> Pool<'a> {
 
     /// The sockets that it had before a reload.
     fn earlier_sockets(&self) -> impl Iterator<Item = RawFd> {
-        self.processes.generations().next().into_iter().flat_map(Company::sockets)
+        self.processes.generations().next().into_iter().flat_map(PoolGeneration::listener_fds)
     }
 
     /// A reload has failed, here or elsewhere.
     fn roll_back(&mut self, alone: bool, kept: &[RawFd]) {
         if let Some(failed) = self.processes.restore_generation().filter(|_| alone) {
-            failed.close(kept);
+            failed.stop_accepting(kept);
         }
         match self.part {
             Part::Comes => self.dissolve(alone, kept),
@@ -274,17 +274,17 @@ impl<'a> Pool<'a> {
     }
 }
 
-fn in_words(error: CompanyError) -> String {
+fn in_words(error: PrepareError) -> String {
     match error {
-        CompanyError::Listen(error) => error_chain(&error),
-        CompanyError::Log(error) => error_chain(&error),
-        CompanyError::Board(error) => format!("cannot make a scoreboard: {error}"),
+        PrepareError::Listen(error) => error_chain(&error),
+        PrepareError::Log(error) => error_chain(&error),
+        PrepareError::Scoreboard(error) => format!("cannot make a scoreboard: {error}"),
     }
 }
 
 /// What belongs to the master itself cannot change under it.
-fn refuse_what_needs_an_upgrade(house: &House, blueprint: &Blueprint<'_>) -> Result<(), String> {
-    let (old, new) = (&house.settings, &blueprint.master);
+fn refuse_what_needs_an_upgrade(context: &MasterContext, config: &ResolvedConfig<'_>) -> Result<(), String> {
+    let (old, new) = (&context.settings, &config.master);
     let changed = [
         ("pidfile", old.pidfile != new.pidfile),
         ("daemon", old.daemon != new.daemon),

@@ -175,7 +175,7 @@ impl Arbiter<'_> {
         if let Some(pidfile) = &mut self.pidfile
             && let Err(error) = pidfile.promote()
         {
-            warn!(self.house.log.logger(), "pid file keeps its second name";
+            warn!(self.context.log.logger(), "pid file keeps its second name";
                 "error" => error.to_string());
         }
         self.leaves.look_for_orphans(pid);
@@ -240,7 +240,7 @@ impl Arbiter<'_> {
 
     /// WINCH: the workers go, the master stays.
     pub(super) fn let_workers_go(&mut self) {
-        if !self.house.settings.daemon && self.kin.is_alone() {
+        if !self.context.settings.daemon && self.kin.is_alone() {
             // A terminal that changes its size sends it too.
             warn!(self.log(), "signal has no effect outside a daemon"; "signal" => "WINCH");
             return;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::arbiter::CompanyError;
+use crate::arbiter::PrepareError;
 use crate::listen::ListenError;
 use crate::log::{self, LogError};
 use crate::pidfile::PidFileError;
@@ -70,12 +70,12 @@ impl fmt::Display for RuntimeError {
 
 impl std::error::Error for RuntimeError {}
 
-impl From<CompanyError> for RuntimeError {
-    fn from(error: CompanyError) -> Self {
+impl From<PrepareError> for RuntimeError {
+    fn from(error: PrepareError) -> Self {
         match error {
-            CompanyError::Listen(error) => Self::Listen(error),
-            CompanyError::Log(error) => Self::Log(error),
-            CompanyError::Board(error) => Self::Os(error),
+            PrepareError::Listen(error) => Self::Listen(error),
+            PrepareError::Log(error) => Self::Log(error),
+            PrepareError::Scoreboard(error) => Self::Os(error),
         }
     }
 }
