@@ -14,7 +14,7 @@ const HINT: &str = "run the master as root or drop the setting";
 ///
 /// # Errors
 /// What cannot be set and what to do about it, in words for an operator.
-pub(super) fn set(settings: &Settings, slot: usize) -> Result<(), String> {
+pub(super) fn apply(settings: &Settings, slot: usize) -> Result<(), String> {
     if let Some(most) = settings.nofile {
         resources::set_nofile_limit(most).map_err(|error| {
             let hint = limit_hint(resources::nofile_hard_limit(), Some(most));
@@ -50,7 +50,7 @@ pub(super) fn set(settings: &Settings, slot: usize) -> Result<(), String> {
 ///
 /// # Errors
 /// As [`set`].
-pub(super) fn seal(settings: &Settings) -> Result<(), String> {
+pub(super) fn finalize(settings: &Settings) -> Result<(), String> {
     if settings.core.is_some_and(|size| size != CoreSize::Bytes(0)) {
         resources::allow_core_dumps().map_err(|error| format!("cannot allow core dumps: {error}"))?;
     }
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn no_settings_are_no_bounds() {
         let settings = Settings::default();
-        assert_eq!(set(&settings, 0), Ok(()));
-        assert_eq!(seal(&settings), Ok(()));
+        assert_eq!(apply(&settings, 0), Ok(()));
+        assert_eq!(finalize(&settings), Ok(()));
     }
 }

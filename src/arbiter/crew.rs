@@ -14,7 +14,7 @@ use slog::warn;
 
 use super::board::RowAllocator;
 use super::chance::Rng;
-use super::child::{self, Birth};
+use super::child::{self, WorkerInit};
 use super::company::{PoolGeneration, PoolSpec};
 use super::leaves::Leaves;
 use super::ledger::Ledger;
@@ -294,7 +294,7 @@ impl<'a> ProcessTable<'a> {
         id: WorkerId,
         slot: usize,
         generation: Generation,
-        strangers: Vec<RawFd>,
+        fds_to_close: Vec<RawFd>,
         hooks: &dyn Hooks,
     ) -> Result<Pid, SpawnError> {
         let dir = &self.current.spec.heartbeat_dir;
@@ -305,9 +305,9 @@ impl<'a> ProcessTable<'a> {
         let row = rows.take_row().ok_or(SpawnError::NoFreeRow)?;
         let own_fds = self.current.listener_fds().chain(self.current.log.raw_fds());
         let inherited_fds: HashSet<RawFd> = own_fds.collect();
-        let strangers = self.owned_fds().chain(strangers).filter(|fd| !inherited_fds.contains(fd));
-        let strangers = strangers.collect();
-        match self.fork(slot, generation, row, &heartbeat, strangers, hooks) {
+        let fds_to_close = self.owned_fds().chain(fds_to_close).filter(|fd| !inherited_fds.contains(fd));
+        let fds_to_close = fds_to_close.collect();
+        match self.fork(slot, generation, row, &heartbeat, fds_to_close, hooks) {
             Ok(pid) => {
                 self.leaves.born(pid);
                 let worker = WorkerProcess {
@@ -351,19 +351,19 @@ impl<'a> ProcessTable<'a> {
         generation: Generation,
         row: usize,
         heartbeat: &Heartbeat,
-        strangers: Vec<RawFd>,
+        fds_to_close: Vec<RawFd>,
         hooks: &dyn Hooks,
     ) -> Result<Pid, SpawnError> {
         let wakeup_fd = self.wakeup_tx.try_clone().map_err(SpawnError::WakeupFd)?;
         let heartbeat = heartbeat.try_clone().map_err(SpawnError::WakeupFd)?;
         let current = &self.current;
         let settings = &current.spec.settings;
-        let birth = Birth {
-            company: current,
+        let init = WorkerInit {
+            pool_generation: current,
             title: self.title,
             master: Pid::this(),
-            strangers,
-            place: WorkerInfo {
+            fds_to_close,
+            worker: WorkerInfo {
                 pool: current.spec.name.clone(),
                 slot,
                 generation: generation.number,
@@ -373,16 +373,16 @@ impl<'a> ProcessTable<'a> {
             },
             heartbeat,
             row,
-            doorbell: wakeup_fd,
-            units_max: max_units(settings, &mut self.rng),
+            wakeup_fd,
+            max_units: max_units(settings, &mut self.rng),
             hooks,
-            leaves: &self.leaves,
-            on_trial: generation.is_canary,
+            cgroups: &self.leaves,
+            is_canary: generation.is_canary,
         };
         let forked = process::fork(move || {
             process::set_process_group(Pid::this());
             systemd::ENV_VARS.iter().for_each(|name| process::unset_env(name));
-            child::live(birth)
+            child::run_worker(init)
         });
         // Whichever of the two comes first.
         forked.inspect(|child| process::set_process_group(*child)).map_err(SpawnError::Fork)

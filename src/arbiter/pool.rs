@@ -125,7 +125,7 @@ impl<'a> Pool<'a> {
                         let (pid, slot) = self.processes.pid_and_slot(id);
                         info!(self.log(), "worker ready"; "pid" => pid.as_raw(), "slot" => slot,
                             "age_ms" => millis(uptime));
-                        let worker = self.facts_of(id);
+                        let worker = self.worker_ref(id);
                         self.hook("worker_ready", |hooks| hooks.worker_ready(&worker));
                     }
                 }
@@ -153,9 +153,9 @@ impl<'a> Pool<'a> {
 
     /// Does what its roster has decided. `strangers` are the descriptors of the master, and of other
     /// pools, that no worker may keep.
-    pub(super) fn act(&mut self, action: Action, strangers: impl FnOnce() -> Vec<RawFd>) {
+    pub(super) fn act(&mut self, action: Action, fds_to_close: impl FnOnce() -> Vec<RawFd>) {
         match action {
-            Action::Spawn { id, slot } => self.spawn(id, slot, strangers()),
+            Action::Spawn { id, slot } => self.spawn(id, slot, fds_to_close()),
             Action::Drain(id, reason) => {
                 let (pid, slot) = self.processes.pid_and_slot(id);
                 if reason != ExitReason::Requested {
@@ -189,11 +189,11 @@ impl<'a> Pool<'a> {
         }
     }
 
-    fn spawn(&mut self, id: WorkerId, slot: usize, strangers: Vec<RawFd>) {
+    fn spawn(&mut self, id: WorkerId, slot: usize, fds_to_close: Vec<RawFd>) {
         let generation = self.supervisor.describe_generation(self.supervisor.generation());
         self.hook("pre_fork", |hooks| hooks.pre_fork(self.name(), slot, generation.number));
         let now = clock::now();
-        match self.processes.spawn(id, slot, generation, strangers, self.hooks) {
+        match self.processes.spawn(id, slot, generation, fds_to_close, self.hooks) {
             Ok(pid) => {
                 self.supervisor.on_spawned(id, slot, now);
                 if self.settings().max_memory > 0 {

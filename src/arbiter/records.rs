@@ -24,10 +24,10 @@ impl Pool<'_> {
         reaped: ReapedWorker,
     ) {
         let ReapedWorker { note, units, .. } = reaped;
-        let on_trial = self.supervisor.describe_generation(report.generation).is_canary;
+        let is_canary = self.supervisor.describe_generation(report.generation).is_canary;
         let is_failure = match report.reason {
             ExitReason::BootFailed => true,
-            ExitReason::Hung | ExitReason::Crashed | ExitReason::OomKilled => on_trial,
+            ExitReason::Hung | ExitReason::Crashed | ExitReason::OomKilled => is_canary,
             ExitReason::Requested | ExitReason::ScaledDown | ExitReason::Recycled | ExitReason::Reload => false,
         };
         // What it said goes before what was said of it when it was aborted.
@@ -61,7 +61,7 @@ impl Pool<'_> {
                 warn!(self.log(), "worker exited"; fields)
             }
             // The error is then that the reload failed, which is one record.
-            ExitReason::BootFailed if on_trial => warn!(self.log(), "worker exited"; fields),
+            ExitReason::BootFailed if is_canary => warn!(self.log(), "worker exited"; fields),
             ExitReason::BootFailed => error!(self.log(), "worker exited"; fields),
         }
         let (code, signal) = match exit {
@@ -69,7 +69,7 @@ impl Pool<'_> {
             Exit::Signal { .. } => (None, Some(exit.to_string())),
         };
         let ExitReport { slot, generation, uptime, reason, .. } = *report;
-        let (worker, reason) = (hooking::worker(self.name(), pid, slot, generation), reason.as_str());
+        let (worker, reason) = (hooking::make_worker_ref(self.name(), pid, slot, generation), reason.as_str());
         let worker_exit = WorkerExit { worker, reason, code, signal, uptime, units };
         self.hook("child_exit", |hooks| hooks.child_exit(&worker_exit));
     }
@@ -111,7 +111,7 @@ impl Pool<'_> {
                     .optional(others, |fields, others| fields.text("others", others))
             });
         warn!(self.log(), "worker hung"; fields, "action" => action);
-        let (worker, work) = (self.facts_of(id), unit.as_ref().map(|unit| unit.label.as_str()));
+        let (worker, work) = (self.worker_ref(id), unit.as_ref().map(|unit| unit.label.as_str()));
         self.hook("worker_hung", |hooks| hooks.worker_hung(&worker, work));
     }
 }
