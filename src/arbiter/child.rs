@@ -11,7 +11,7 @@ use slog::{Logger, debug, error, warn};
 use super::bounds;
 use super::company::{PoolGeneration, PoolSpec};
 use super::hooking;
-use super::leaves::Leaves;
+use super::leaves::WorkerCgroups;
 use crate::app::WorkerInfo;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
@@ -43,7 +43,7 @@ pub(super) struct WorkerInit<'a> {
     pub(super) wakeup_fd: OwnedFd,
     pub(super) max_units: u64,
     pub(super) hooks: &'a dyn Hooks,
-    pub(super) cgroups: &'a Leaves,
+    pub(super) cgroups: &'a WorkerCgroups,
     /// Its generation is being tried out: whether that is an error is for the master to say.
     pub(super) is_canary: bool,
 }

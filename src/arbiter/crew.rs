@@ -16,7 +16,7 @@ use super::board::RowAllocator;
 use super::chance::Rng;
 use super::child::{self, WorkerInit};
 use super::company::{PoolGeneration, PoolSpec};
-use super::leaves::Leaves;
+use super::leaves::WorkerCgroups;
 use super::ledger::Ledger;
 use super::roster::{Busy, ExitClass, Generation, WorkerId};
 use crate::app::WorkerInfo;
@@ -51,7 +51,7 @@ pub(crate) struct ProcessTable<'a> {
     /// Whether there are sockets that do not listen yet.
     pub(super) any_not_listening: bool,
     memory: Rc<MemoryWatch>,
-    leaves: Rc<Leaves>,
+    worker_cgroups: Rc<WorkerCgroups>,
 }
 
 /// Where the kernel counts whom it kills for lack of memory: for the workers of all pools, who may
@@ -172,7 +172,7 @@ impl<'a> ProcessTable<'a> {
         current: PoolGeneration<'a>,
         title: Option<ProcTitle>,
         memory: &Rc<MemoryWatch>,
-        leaves: &Rc<Leaves>,
+        worker_cgroups: &Rc<WorkerCgroups>,
     ) -> io::Result<Self> {
         let (wakeup_rx, wakeup_tx) = file::pipe()?;
         let any_not_listening = current.any_not_listening();
@@ -189,7 +189,7 @@ impl<'a> ProcessTable<'a> {
             worker_killed_recently: false,
             any_not_listening,
             memory: Rc::clone(memory),
-            leaves: Rc::clone(leaves),
+            worker_cgroups: Rc::clone(worker_cgroups),
         })
     }
 
@@ -309,7 +309,7 @@ impl<'a> ProcessTable<'a> {
         let fds_to_close = fds_to_close.collect();
         match self.fork(slot, generation, row, &heartbeat, fds_to_close, hooks) {
             Ok(pid) => {
-                self.leaves.born(pid);
+                self.worker_cgroups.on_spawned(pid);
                 let worker = WorkerProcess {
                     pid,
                     slot,
@@ -376,7 +376,7 @@ impl<'a> ProcessTable<'a> {
             wakeup_fd,
             max_units: max_units(settings, &mut self.rng),
             hooks,
-            cgroups: &self.leaves,
+            cgroups: &self.worker_cgroups,
             is_canary: generation.is_canary,
         };
         let forked = process::fork(move || {

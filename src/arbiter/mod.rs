@@ -33,7 +33,7 @@ use slog::{Logger, error, info, warn};
 
 pub(crate) use company::{ResolvedConfig, PoolGeneration, PrepareError, MasterContext, PoolSpec, prepare_generations};
 pub(crate) use crew::{ProcessTable, MemoryWatch};
-pub(crate) use leaves::Leaves;
+pub(crate) use leaves::WorkerCgroups;
 pub(crate) use reload::Planner;
 pub(crate) use roster::RunOutcome;
 pub(crate) use upgrade::{Kin, Launch};
@@ -70,7 +70,7 @@ pub(crate) struct Arbiter<'a> {
     /// During a reload: what to return to if it fails.
     previous_context: Option<MasterContext>,
     memory: Rc<MemoryWatch>,
-    leaves: Rc<Leaves>,
+    cgroups: Rc<WorkerCgroups>,
     planner: Planner<'a>,
     title: Option<ProcTitle>,
     launch: Option<Launch>,
@@ -109,7 +109,7 @@ pub(crate) struct Means<'a> {
     /// What the crews of its pools share.
     pub(crate) memory: Rc<MemoryWatch>,
     /// The control groups of the workers of its pools.
-    pub(crate) leaves: Rc<Leaves>,
+    pub(crate) cgroups: Rc<WorkerCgroups>,
     /// How it reads its settings anew.
     pub(crate) planner: Planner<'a>,
     /// Where its title goes, if there is room for one.
@@ -131,7 +131,7 @@ pub(crate) struct Means<'a> {
 impl<'a> Arbiter<'a> {
     /// An arbiter without a worker. There is at least one crew.
     pub(crate) fn new(process_tables: Vec<ProcessTable<'a>>, means: Means<'a>) -> Self {
-        let Means { signals, context, memory, leaves, planner, title, launch, .. } = means;
+        let Means { signals, context, memory, cgroups, planner, title, launch, .. } = means;
         let Means { pidfile, service_manager, kin, startup_notifier, hooks, .. } = means;
         let mut arbiter = Self {
             signals,
@@ -139,7 +139,7 @@ impl<'a> Arbiter<'a> {
             context,
             previous_context: None,
             memory,
-            leaves,
+            cgroups,
             planner,
             title,
             launch,
@@ -190,9 +190,9 @@ impl<'a> Arbiter<'a> {
             self.report_ready();
             self.conclude_reload();
             self.update_service_manager(now);
-            self.leaves.tend(now, self.context.log.logger());
+            self.cgroups.retry_removals(now, self.context.log.logger());
             let outcome = self.outcome();
-            if self.leaves.let_go(outcome.is_some(), now)
+            if self.cgroups.may_exit(outcome.is_some(), now)
                 && let Some(outcome) = outcome
             {
                 return Ok(outcome);
@@ -322,8 +322,8 @@ impl<'a> Arbiter<'a> {
     }
 
     fn sleep(&mut self, decided: MonotonicTime) -> io::Result<()> {
-        let leaves = self.leaves.next_deadline();
-        let own = [self.kin.deadline(), self.watchdog_due, self.refuse_at, leaves];
+        let cgroup_retry_at = self.cgroups.next_deadline();
+        let own = [self.kin.deadline(), self.watchdog_due, self.refuse_at, cgroup_retry_at];
         let own = own.into_iter().flatten();
         let theirs = self.pools.iter().filter_map(|pool| pool.next_deadline(decided));
         let deadline = own.chain(theirs).min();
@@ -459,7 +459,7 @@ impl<'a> Arbiter<'a> {
             match pool {
                 Some(pool) => {
                     self.pools[pool].on_worker_exit(pid, exit);
-                    self.leaves.remove(pid, self.context.log.logger());
+                    self.cgroups.remove(pid, self.context.log.logger());
                 }
                 // A stranger's end, as PID 1 sees many, is nobody's concern.
                 None => self.mourn_successor(pid, exit),

@@ -178,7 +178,7 @@ impl Arbiter<'_> {
             warn!(self.context.log.logger(), "pid file keeps its second name";
                 "error" => error.to_string());
         }
-        self.leaves.look_for_orphans(pid);
+        self.cgroups.find_orphans(pid);
         self.service_manager.main_pid(Pid::this());
         if self.stopping().is_some() {
             self.close_the_house(); // the stop came when there was still another master
@@ -196,7 +196,7 @@ impl Arbiter<'_> {
         }
         let state = *state;
         self.kin = Kin::Alone;
-        self.leaves.look_for_orphans(ended);
+        self.cgroups.find_orphans(ended);
         if self.stopping().is_some() {
             self.close_the_house();
         }
