@@ -11,7 +11,7 @@ use slog::{Level, crit, info, warn};
 
 use crate::app::App;
 use crate::arbiter::{
-    self, Arbiter, ResolvedConfig, PoolGeneration, ProcessTable, MasterContext, Kin, Launch, WorkerCgroups, Means, MemoryWatch,
+    self, Arbiter, ResolvedConfig, PoolGeneration, ProcessTable, MasterContext, Kin, Launch, WorkerCgroups, Means, OomMonitor,
     RunOutcome, PoolSpec, Planner,
 };
 use crate::heartbeat;
@@ -180,14 +180,14 @@ impl Runtime {
         let StartupContext { title, exec_args: launch, startup_notifier: verdict } = context;
         let planner: Planner<'_> =
             Box::new(move || self.resolve(reload_config()?).map_err(|error| error.to_string()));
-        let (oom, cgroups) = (MemoryWatch::find(), WorkerCgroups::find(master_context.log.logger()));
+        let (oom, cgroups) = (OomMonitor::find(), WorkerCgroups::find(master_context.log.logger()));
         let process_tables =
             generations.into_iter().map(|generation| ProcessTable::new(generation, title, &oom, &cgroups));
         let crews = process_tables.collect::<Result<Vec<_>, _>>().map_err(RuntimeError::Os)?;
         let parts = Means {
             signals,
             context: master_context,
-            memory: oom,
+            oom,
             cgroups,
             planner,
             title,

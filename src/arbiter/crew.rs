@@ -17,7 +17,7 @@ use super::chance::Rng;
 use super::child::{self, WorkerInit};
 use super::company::{PoolGeneration, PoolSpec};
 use super::leaves::WorkerCgroups;
-use super::ledger::Ledger;
+use super::ledger::OomCounters;
 use super::roster::{Busy, ExitClass, Generation, WorkerId};
 use crate::app::WorkerInfo;
 use crate::heartbeat::Heartbeat;
@@ -50,43 +50,43 @@ pub(crate) struct ProcessTable<'a> {
     pub(super) worker_killed_recently: bool,
     /// Whether there are sockets that do not listen yet.
     pub(super) any_not_listening: bool,
-    memory: Rc<MemoryWatch>,
+    oom: Rc<OomMonitor>,
     worker_cgroups: Rc<WorkerCgroups>,
 }
 
 /// Where the kernel counts whom it kills for lack of memory: for the workers of all pools, who may
 /// have one counter.
-pub(crate) struct MemoryWatch {
+pub(crate) struct OomMonitor {
     cgroups: Cgroups,
-    ledger: RefCell<Ledger>,
+    counters: RefCell<OomCounters>,
 }
 
-impl MemoryWatch {
+impl OomMonitor {
     /// Finds the control groups.
     pub(crate) fn find() -> Rc<Self> {
-        Rc::new(Self { cgroups: Cgroups::find(), ledger: RefCell::default() })
+        Rc::new(Self { cgroups: Cgroups::find(), counters: RefCell::default() })
     }
 
     /// Where the group of a process counts, and from now on it is known how it stood. A worker that
     /// goes elsewhere later is not followed.
-    fn begin(&self, pid: Pid) -> Option<PathBuf> {
+    fn watch(&self, pid: Pid) -> Option<PathBuf> {
         let counter = self.cgroups.memory_events(pid)?;
         let kills = cgroup::oom_kill_count(&counter)?;
-        self.ledger.borrow_mut().join(&counter, kills, clock::now());
+        self.counters.borrow_mut().register(&counter, kills, clock::now());
         Some(counter)
     }
 
     /// A worker that counted there has ended. Returns whether the kernel has killed it for lack of
     /// memory, which only one that was killed may have been. What the counter says is known from now
     /// on in any case.
-    fn end(&self, counter: &Path, was_killed: bool) -> bool {
-        let mut ledger = self.ledger.borrow_mut();
+    fn resolve_exit(&self, counter: &Path, was_killed: bool) -> bool {
+        let mut counters = self.counters.borrow_mut();
         if let Some(kills) = cgroup::oom_kill_count(counter) {
-            ledger.observe(counter, kills, clock::now());
+            counters.update(counter, kills, clock::now());
         }
-        let claimed = was_killed && ledger.claim(counter);
-        ledger.leave(counter);
-        claimed
+        let oom_killed = was_killed && counters.attribute_kill(counter);
+        counters.unregister(counter);
+        oom_killed
     }
 }
 
@@ -171,7 +171,7 @@ impl<'a> ProcessTable<'a> {
     pub(crate) fn new(
         current: PoolGeneration<'a>,
         title: Option<ProcTitle>,
-        memory: &Rc<MemoryWatch>,
+        oom: &Rc<OomMonitor>,
         worker_cgroups: &Rc<WorkerCgroups>,
     ) -> io::Result<Self> {
         let (wakeup_rx, wakeup_tx) = file::pipe()?;
@@ -188,14 +188,14 @@ impl<'a> ProcessTable<'a> {
             workers_changed: false,
             worker_killed_recently: false,
             any_not_listening,
-            memory: Rc::clone(memory),
+            oom: Rc::clone(oom),
             worker_cgroups: Rc::clone(worker_cgroups),
         })
     }
 
     /// The control groups.
     pub(super) fn cgroups(&self) -> &Cgroups {
-        &self.memory.cgroups
+        &self.oom.cgroups
     }
 
     /// What new workers are made from.
@@ -320,7 +320,7 @@ impl<'a> ProcessTable<'a> {
                     timeout: self.current.spec.settings.timeout,
                     reported_status: WorkerStatus::Booting,
                     killed_by_master: false,
-                    memory_events: self.memory.begin(pid),
+                    memory_events: self.oom.watch(pid),
                     max_memory: self.current.spec.settings.max_memory,
                     has_program: self.current.spec.class.runs_command(),
                     over_limit_samples: 0,
@@ -442,17 +442,17 @@ impl<'a> ProcessTable<'a> {
             Exit::Code(_) => false,
         };
         let counter = worker.memory_events.as_deref();
-        let out_of_memory =
-            counter.is_some_and(|counter| self.memory.end(counter, killed_externally));
+        let oom_killed =
+            counter.is_some_and(|counter| self.oom.resolve_exit(counter, killed_externally));
         let row = worker.rows.scoreboard().row(worker.row);
         let exit_class = match exit {
-            _ if out_of_memory => ExitClass::OomKilled,
+            _ if oom_killed => ExitClass::OomKilled,
             Exit::Code(0) if row.status() == WorkerStatus::Draining => ExitClass::Requested,
             Exit::Signal { number, .. } if process::is_termination_signal(number) => ExitClass::KilledExternally,
             Exit::Code(_) | Exit::Signal { .. } => ExitClass::Crashed,
         };
         let mut note = row.exit_note();
-        if out_of_memory && note.is_empty() {
+        if oom_killed && note.is_empty() {
             "the kernel has killed it for lack of memory".clone_into(&mut note);
         }
         let reaped = ReapedWorker { id, exit_class, note, units: row.units() };

@@ -8,68 +8,68 @@ use std::time::Duration;
 use crate::time::MonotonicTime;
 
 /// Who dies later than this after the counter has moved died of something else.
-const CLAIMED_WITHIN: Duration = Duration::from_secs(1);
+const ATTRIBUTION_WINDOW: Duration = Duration::from_secs(1);
 
 /// The counters, by the file that shows them.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
-    accounts: HashMap<PathBuf, Account>,
+pub(super) struct OomCounters {
+    counters: HashMap<PathBuf, OomCounter>,
 }
 
 #[derive(Debug)]
-struct Account {
+struct OomCounter {
     /// What the counter said when it was read last.
-    seen: u64,
+    last_count: u64,
     /// Deaths that it accounts for and that nobody has claimed yet.
-    unclaimed: u64,
+    unattributed_kills: u64,
     /// When it was seen to have moved.
-    moved_at: MonotonicTime,
+    increased_at: MonotonicTime,
     /// How many workers have it.
     workers: usize,
 }
 
-impl Ledger {
+impl OomCounters {
     /// Another worker has this counter, which stands so now: before any death of it that may be
     /// claimed.
-    pub(super) fn join(&mut self, counter: &Path, kills: u64, now: MonotonicTime) {
-        self.observe(counter, kills, now);
-        let fresh = Account { seen: kills, unclaimed: 0, moved_at: MonotonicTime::default(), workers: 0 };
-        self.accounts.entry(counter.to_owned()).or_insert(fresh).workers += 1;
+    pub(super) fn register(&mut self, counter: &Path, kills: u64, now: MonotonicTime) {
+        self.update(counter, kills, now);
+        let fresh = OomCounter { last_count: kills, unattributed_kills: 0, increased_at: MonotonicTime::default(), workers: 0 };
+        self.counters.entry(counter.to_owned()).or_insert(fresh).workers += 1;
     }
 
     /// A worker that had this counter has ended, and has claimed what it may claim. The last one
     /// closes the account.
-    pub(super) fn leave(&mut self, counter: &Path) {
-        if let Some(account) = self.accounts.get_mut(counter) {
-            account.workers -= 1;
-            if account.workers == 0 {
-                self.accounts.remove(counter);
+    pub(super) fn unregister(&mut self, counter: &Path) {
+        if let Some(entry) = self.counters.get_mut(counter) {
+            entry.workers -= 1;
+            if entry.workers == 0 {
+                self.counters.remove(counter);
             }
         }
     }
 
     /// The counter stands so now. To be told as often as there is an occasion: what it counted before
     /// one accounts for no death after it.
-    pub(super) fn observe(&mut self, counter: &Path, kills: u64, now: MonotonicTime) {
-        let Some(account) = self.accounts.get_mut(counter) else { return };
-        if now.duration_since(account.moved_at) > CLAIMED_WITHIN {
-            account.unclaimed = 0;
+    pub(super) fn update(&mut self, counter: &Path, kills: u64, now: MonotonicTime) {
+        let Some(entry) = self.counters.get_mut(counter) else { return };
+        if now.duration_since(entry.increased_at) > ATTRIBUTION_WINDOW {
+            entry.unattributed_kills = 0;
         }
-        let moved = kills.saturating_sub(account.seen);
-        if moved > 0 {
-            account.unclaimed = account.unclaimed.saturating_add(moved);
-            account.moved_at = now;
+        let increase = kills.saturating_sub(entry.last_count);
+        if increase > 0 {
+            entry.unattributed_kills = entry.unattributed_kills.saturating_add(increase);
+            entry.increased_at = now;
         }
-        account.seen = kills;
+        entry.last_count = kills;
     }
 
     /// A worker was killed by nobody we know of, and its counter has just been observed. Returns
     /// whether it accounts for that.
-    pub(super) fn claim(&mut self, counter: &Path) -> bool {
-        let Some(account) = self.accounts.get_mut(counter) else { return false };
-        let accounts_for_it = account.unclaimed > 0;
-        account.unclaimed = account.unclaimed.saturating_sub(1);
-        accounts_for_it
+    pub(super) fn attribute_kill(&mut self, counter: &Path) -> bool {
+        let Some(entry) = self.counters.get_mut(counter) else { return false };
+        let is_oom_kill = entry.unattributed_kills > 0;
+        entry.unattributed_kills = entry.unattributed_kills.saturating_sub(1);
+        is_oom_kill
     }
 }
 
@@ -84,68 +84,68 @@ mod tests {
     }
 
     /// A ledger whose counter stood at 5.
-    fn ledger() -> Ledger {
-        let mut ledger = Ledger::default();
-        ledger.join(Path::new(COUNTER), 5, at(0));
-        ledger
+    fn registered_counters() -> OomCounters {
+        let mut counters = OomCounters::default();
+        counters.register(Path::new(COUNTER), 5, at(0));
+        counters
     }
 
-    fn claim(ledger: &mut Ledger, kills: u64, millis: u64) -> bool {
-        observe(ledger, kills, millis);
-        ledger.claim(Path::new(COUNTER))
+    fn attribute_kill_at(counters: &mut OomCounters, kills: u64, millis: u64) -> bool {
+        update_at(counters, kills, millis);
+        counters.attribute_kill(Path::new(COUNTER))
     }
 
-    fn observe(ledger: &mut Ledger, kills: u64, millis: u64) {
-        ledger.observe(Path::new(COUNTER), kills, at(millis));
-    }
-
-    #[test]
-    fn a_counter_that_has_not_moved_accounts_for_nobody() {
-        assert!(!claim(&mut ledger(), 5, 0));
+    fn update_at(counters: &mut OomCounters, kills: u64, millis: u64) {
+        counters.update(Path::new(COUNTER), kills, at(millis));
     }
 
     #[test]
-    fn each_move_accounts_for_one_death() {
-        let mut ledger = ledger();
-        assert!(claim(&mut ledger, 6, 0));
-        assert!(!claim(&mut ledger, 6, 1));
-        assert!(claim(&mut ledger, 8, 2));
-        assert!(claim(&mut ledger, 8, 3), "two at once");
-        assert!(!claim(&mut ledger, 8, 4));
+    fn attribute_kill_counter_unchanged_is_false() {
+        assert!(!attribute_kill_at(&mut registered_counters(), 5, 0));
     }
 
     #[test]
-    fn what_nobody_has_claimed_in_time_accounts_for_no_later_death() {
-        let mut ledger = ledger();
-        assert!(claim(&mut ledger, 9, 0)); // three of them are no workers of ours
-        assert!(!claim(&mut ledger, 9, 1001));
+    fn attribute_kill_each_increase_explains_one_kill() {
+        let mut counters = registered_counters();
+        assert!(attribute_kill_at(&mut counters, 6, 0));
+        assert!(!attribute_kill_at(&mut counters, 6, 1));
+        assert!(attribute_kill_at(&mut counters, 8, 2));
+        assert!(attribute_kill_at(&mut counters, 8, 3), "two at once");
+        assert!(!attribute_kill_at(&mut counters, 8, 4));
     }
 
     #[test]
-    fn what_was_seen_to_move_at_another_occasion_accounts_for_no_later_death() {
-        let mut ledger = ledger();
-        ledger.join(Path::new(COUNTER), 6, at(0)); // a stranger died, and then a worker was born
-        assert!(!claim(&mut ledger, 6, 1001));
-        observe(&mut ledger, 7, 2000);
-        assert!(claim(&mut ledger, 7, 2001), "killed with another, which was buried first");
+    fn attribute_kill_after_the_window_is_false() {
+        let mut counters = registered_counters();
+        assert!(attribute_kill_at(&mut counters, 9, 0)); // three of them are no workers of ours
+        assert!(!attribute_kill_at(&mut counters, 9, 1001));
     }
 
     #[test]
-    fn a_counter_is_forgotten_with_its_last_worker() {
-        let mut ledger = ledger();
-        ledger.join(Path::new(COUNTER), 5, at(0));
-        ledger.leave(Path::new(COUNTER));
-        assert!(claim(&mut ledger, 6, 1), "the other has it still");
-        ledger.leave(Path::new(COUNTER));
-        assert!(!claim(&mut ledger, 7, 2));
-        ledger.join(Path::new(COUNTER), 8, at(3));
-        assert!(!claim(&mut ledger, 8, 3), "it counts from where it was read");
+    fn attribute_kill_increase_seen_before_is_false() {
+        let mut counters = registered_counters();
+        counters.register(Path::new(COUNTER), 6, at(0)); // a stranger died, and then a worker was born
+        assert!(!attribute_kill_at(&mut counters, 6, 1001));
+        update_at(&mut counters, 7, 2000);
+        assert!(attribute_kill_at(&mut counters, 7, 2001), "killed with another, which was buried first");
     }
 
     #[test]
-    fn a_counter_that_begins_anew_accounts_for_what_comes_then() {
-        let mut ledger = ledger();
-        assert!(!claim(&mut ledger, 0, 0));
-        assert!(claim(&mut ledger, 1, 1));
+    fn unregister_last_worker_drops_the_counter() {
+        let mut counters = registered_counters();
+        counters.register(Path::new(COUNTER), 5, at(0));
+        counters.unregister(Path::new(COUNTER));
+        assert!(attribute_kill_at(&mut counters, 6, 1), "the other has it still");
+        counters.unregister(Path::new(COUNTER));
+        assert!(!attribute_kill_at(&mut counters, 7, 2));
+        counters.register(Path::new(COUNTER), 8, at(3));
+        assert!(!attribute_kill_at(&mut counters, 8, 3), "it counts from where it was read");
+    }
+
+    #[test]
+    fn update_counter_restarts_counts_from_zero() {
+        let mut counters = registered_counters();
+        assert!(!attribute_kill_at(&mut counters, 0, 0));
+        assert!(attribute_kill_at(&mut counters, 1, 1));
     }
 }

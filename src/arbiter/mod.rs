@@ -32,7 +32,7 @@ use std::time::Duration;
 use slog::{Logger, error, info, warn};
 
 pub(crate) use company::{ResolvedConfig, PoolGeneration, PrepareError, MasterContext, PoolSpec, prepare_generations};
-pub(crate) use crew::{ProcessTable, MemoryWatch};
+pub(crate) use crew::{ProcessTable, OomMonitor};
 pub(crate) use leaves::WorkerCgroups;
 pub(crate) use reload::Planner;
 pub(crate) use roster::RunOutcome;
@@ -69,7 +69,7 @@ pub(crate) struct Arbiter<'a> {
     context: MasterContext,
     /// During a reload: what to return to if it fails.
     previous_context: Option<MasterContext>,
-    memory: Rc<MemoryWatch>,
+    oom: Rc<OomMonitor>,
     cgroups: Rc<WorkerCgroups>,
     planner: Planner<'a>,
     title: Option<ProcTitle>,
@@ -107,7 +107,7 @@ pub(crate) struct Means<'a> {
     /// What there is one of.
     pub(crate) context: MasterContext,
     /// What the crews of its pools share.
-    pub(crate) memory: Rc<MemoryWatch>,
+    pub(crate) oom: Rc<OomMonitor>,
     /// The control groups of the workers of its pools.
     pub(crate) cgroups: Rc<WorkerCgroups>,
     /// How it reads its settings anew.
@@ -131,14 +131,14 @@ pub(crate) struct Means<'a> {
 impl<'a> Arbiter<'a> {
     /// An arbiter without a worker. There is at least one crew.
     pub(crate) fn new(process_tables: Vec<ProcessTable<'a>>, means: Means<'a>) -> Self {
-        let Means { signals, context, memory, cgroups, planner, title, launch, .. } = means;
+        let Means { signals, context, oom, cgroups, planner, title, launch, .. } = means;
         let Means { pidfile, service_manager, kin, startup_notifier, hooks, .. } = means;
         let mut arbiter = Self {
             signals,
             pools: process_tables.into_iter().map(|processes| Pool::first(processes, hooks)).collect(),
             context,
             previous_context: None,
-            memory,
+            oom,
             cgroups,
             planner,
             title,

@@ -64,7 +64,7 @@ impl<'a> Arbiter<'a> {
             let name = &pool_generation.spec.name;
             match self.pools.iter().position(|pool| pool.name() == name) {
                 Some(index) => change.renewed.push((index, pool_generation)),
-                None => match ProcessTable::new(pool_generation, self.title, &self.memory, &self.cgroups) {
+                None => match ProcessTable::new(pool_generation, self.title, &self.oom, &self.cgroups) {
                     Ok(processes) => change.added.push(processes),
                     Err(error) => {
                         change.take_back(&reusable_listeners);
