@@ -16,18 +16,18 @@ const STALE: Duration = Duration::from_secs(3);
 
 /// The examinations.
 #[derive(Default)]
-pub(super) struct Examiner {
-    begun: HashMap<WorkerId, ProcessSample>,
+pub(super) struct HangDiagnoser {
+    first_samples: HashMap<WorkerId, ProcessSample>,
     diagnoses: HashMap<WorkerId, Diagnosis>,
     /// When it was last said that a worker cannot run.
-    excused: HashMap<WorkerId, MonotonicTime>,
+    extension_logged_at: HashMap<WorkerId, MonotonicTime>,
     /// Who is short of CPU, and has to get by on little.
-    starving: HashMap<WorkerId, Hunger>,
+    cpu_starved: HashMap<WorkerId, CpuStarvation>,
 }
 
 /// A worker that is overdue.
 #[derive(Clone, Copy)]
-pub(super) struct Case {
+pub(super) struct Suspect {
     pub(super) id: WorkerId,
     /// The process, and the thread of it, that do not get on.
     pub(super) pid: Pid,
@@ -39,48 +39,48 @@ pub(super) struct Case {
 }
 
 /// A thread that was seen to get too little CPU.
-struct Hunger {
+struct CpuStarvation {
     /// What it is at.
     since: MonotonicTime,
     thread: u64,
     /// For how long it had run when that was first seen.
-    ran: Duration,
+    initial_cpu_time: Duration,
     /// How it was when it was last excused.
-    excused: ProcessSample,
+    last_extension: ProcessSample,
 }
 
-impl Hunger {
-    fn is_of(&self, case: Case, thread: u64) -> bool {
-        (self.since, self.thread) == (case.since, thread)
+impl CpuStarvation {
+    fn is_about(&self, suspect: Suspect, thread: u64) -> bool {
+        (self.since, self.thread) == (suspect.since, thread)
     }
 }
 
 /// What an examination has led to.
-pub(super) enum Finding {
+pub(super) enum DiagnosisStep {
     /// It wants to look again then.
-    LookAgain(MonotonicTime),
+    SampleAgain(MonotonicTime),
     /// This.
-    Verdict(HangCause),
+    Cause(HangCause),
 }
 
-impl Examiner {
+impl HangDiagnoser {
     /// Looks at a worker and at the thread that is overdue.
-    pub(super) fn examine(&mut self, case: Case, cgroups: &Cgroups) -> Finding {
-        let id = case.id;
-        let look = procfs::sample(case.pid, case.thread, cgroups);
-        let first = self.begun.remove(&id).filter(|first| look.taken_at.duration_since(first.taken_at) < STALE);
+    pub(super) fn diagnose(&mut self, suspect: Suspect, cgroups: &Cgroups) -> DiagnosisStep {
+        let id = suspect.id;
+        let sample = procfs::sample(suspect.pid, suspect.thread, cgroups);
+        let first = self.first_samples.remove(&id).filter(|first| sample.taken_at.duration_since(first.taken_at) < STALE);
         match first {
-            Some(first) if first.next_sample_at() <= look.taken_at => {
-                let diagnosis = diagnose(&first, &look);
-                let verdict = self.allow_for_hunger(case, diagnosis.cause, look);
-                self.diagnoses.insert(id, Diagnosis { cause: verdict, ..diagnosis });
-                Finding::Verdict(verdict)
+            Some(first) if first.next_sample_at() <= sample.taken_at => {
+                let diagnosis = diagnose(&first, &sample);
+                let cause = self.adjust_for_starvation(suspect, diagnosis.cause, sample);
+                self.diagnoses.insert(id, Diagnosis { cause, ..diagnosis });
+                DiagnosisStep::Cause(cause)
             }
             first => {
-                let first = first.unwrap_or(look);
+                let first = first.unwrap_or(sample);
                 let again = first.next_sample_at();
-                self.begun.insert(id, first);
-                Finding::LookAgain(again)
+                self.first_samples.insert(id, first);
+                DiagnosisStep::SampleAgain(again)
             }
         }
     }
@@ -88,29 +88,29 @@ impl Examiner {
     /// What a verdict becomes of a thread that gets too little CPU, or has got too little since it was
     /// last excused. Once it has run for as long as it may take, that is no excuse: an endless loop is
     /// short of any CPU.
-    fn allow_for_hunger(&mut self, case: Case, verdict: HangCause, look: ProcessSample) -> HangCause {
-        let Some(thread) = &look.thread else { return verdict };
-        let (number, ran) = (thread.thread_id, thread.cpu_time);
-        let known = self.starving.get(&case.id).filter(|hunger| hunger.is_of(case, number));
-        let first = known.map_or(ran, |hunger| hunger.ran);
-        let has_had_enough = !case.limit.is_zero() && ran.saturating_sub(first) >= case.limit;
-        let was_short =
-            || known.is_some_and(|hunger| classify(&hunger.excused, &look).0 == HangCause::Throttled);
-        let is_short = match verdict {
+    fn adjust_for_starvation(&mut self, suspect: Suspect, cause: HangCause, sample: ProcessSample) -> HangCause {
+        let Some(thread) = &sample.thread else { return cause };
+        let (number, cpu_time) = (thread.thread_id, thread.cpu_time);
+        let known = self.cpu_starved.get(&suspect.id).filter(|starvation| starvation.is_about(suspect, number));
+        let first = known.map_or(cpu_time, |starvation| starvation.initial_cpu_time);
+        let used_full_limit = !suspect.limit.is_zero() && cpu_time.saturating_sub(first) >= suspect.limit;
+        let was_starved =
+            || known.is_some_and(|starvation| classify(&starvation.last_extension, &sample).0 == HangCause::Throttled);
+        let is_starved = match cause {
             HangCause::Throttled => true,
-            HangCause::Busy => was_short(),
+            HangCause::Busy => was_starved(),
             HangCause::Blocked
             | HangCause::Stopped
             | HangCause::Frozen
             | HangCause::Unkillable
             | HangCause::DumpingCore
-            | HangCause::Unknown => return verdict,
+            | HangCause::Unknown => return cause,
         };
-        if !is_short || has_had_enough {
+        if !is_starved || used_full_limit {
             return HangCause::Busy;
         }
-        let hunger = Hunger { since: case.since, thread: number, ran: first, excused: look };
-        self.starving.insert(case.id, hunger);
+        let starvation = CpuStarvation { since: suspect.since, thread: number, initial_cpu_time: first, last_extension: sample };
+        self.cpu_starved.insert(suspect.id, starvation);
         HangCause::Throttled
     }
 
@@ -120,16 +120,16 @@ impl Examiner {
     }
 
     /// A worker cannot run. Returns whether that is news: it has beaten since it was last said.
-    pub(super) fn excuse(&mut self, id: WorkerId, beat: MonotonicTime, now: MonotonicTime) -> bool {
-        self.excused.insert(id, now).is_none_or(|said| said < beat)
+    pub(super) fn grant_extension(&mut self, id: WorkerId, beat: MonotonicTime, now: MonotonicTime) -> bool {
+        self.extension_logged_at.insert(id, now).is_none_or(|logged_at| logged_at < beat)
     }
 
     /// A worker has ended.
     pub(super) fn forget(&mut self, id: WorkerId) {
-        self.begun.remove(&id);
+        self.first_samples.remove(&id);
         self.diagnoses.remove(&id);
-        self.excused.remove(&id);
-        self.starving.remove(&id);
+        self.extension_logged_at.remove(&id);
+        self.cpu_starved.remove(&id);
     }
 }
 
@@ -141,7 +141,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(1);
 
     /// A look at a thread that has had so much of so much time, and so many periods without CPU.
-    fn look(secs: u64, ran: Duration, throttled: u64) -> ProcessSample {
+    fn sample(secs: u64, ran: Duration, throttled: u64) -> ProcessSample {
         let at = MonotonicTime::from_nanos(1_000_000_000).saturating_add(Duration::from_secs(secs));
         let thread = ThreadSample { thread_id: 7, state: 'R', cpu_time: ran, ..ThreadSample::default() };
         let throttled = Some(throttled);
@@ -149,57 +149,57 @@ mod tests {
         ProcessSample { taken_at: at, is_dumping_core: dumping, is_frozen: frozen, throttled_count: throttled, cpu_period: period, thread: Some(thread), other_threads: Vec::new() }
     }
 
-    fn case(since: u64) -> Case {
+    fn suspect(since: u64) -> Suspect {
         let (id, pid, since) = (WorkerId(1), Pid::this(), MonotonicTime::from_nanos(since));
-        Case { id, pid, thread: 7, since, limit: LIMIT }
+        Suspect { id, pid, thread: 7, since, limit: LIMIT }
     }
 
     #[test]
-    fn who_has_run_for_its_time_is_busy_however_little_that_was_a_second() {
-        let mut examiner = Examiner::default();
-        let mut judge = |secs, ran| {
-            let look = look(secs, Duration::from_millis(ran), secs);
-            examiner.allow_for_hunger(case(1), HangCause::Throttled, look)
+    fn starvation_after_full_cpu_time_is_busy() {
+        let mut diagnoser = HangDiagnoser::default();
+        let mut adjust = |secs, ran| {
+            let sample = sample(secs, Duration::from_millis(ran), secs);
+            diagnoser.adjust_for_starvation(suspect(1), HangCause::Throttled, sample)
         };
-        assert_eq!(judge(1, 100), HangCause::Throttled, "the first time it may be news");
-        assert_eq!(judge(2, 500), HangCause::Throttled);
-        assert_eq!(judge(3, 1099), HangCause::Throttled);
-        assert_eq!(judge(4, 1100), HangCause::Busy);
+        assert_eq!(adjust(1, 100), HangCause::Throttled, "the first time it may be news");
+        assert_eq!(adjust(2, 500), HangCause::Throttled);
+        assert_eq!(adjust(3, 1099), HangCause::Throttled);
+        assert_eq!(adjust(4, 1100), HangCause::Busy);
     }
 
     #[test]
-    fn other_work_begins_with_nothing() {
-        let mut examiner = Examiner::default();
-        let mut judge = |since, ran| {
-            let look = look(1, Duration::from_millis(ran), 1);
-            examiner.allow_for_hunger(case(since), HangCause::Throttled, look)
+    fn starvation_other_work_starts_anew() {
+        let mut diagnoser = HangDiagnoser::default();
+        let mut adjust = |since, ran| {
+            let sample = sample(1, Duration::from_millis(ran), 1);
+            diagnoser.adjust_for_starvation(suspect(since), HangCause::Throttled, sample)
         };
-        assert_eq!(judge(1, 100), HangCause::Throttled);
-        assert_eq!(judge(2, 1200), HangCause::Throttled);
-        assert_eq!(judge(2, 2100), HangCause::Throttled);
-        assert_eq!(judge(2, 2200), HangCause::Busy);
+        assert_eq!(adjust(1, 100), HangCause::Throttled);
+        assert_eq!(adjust(2, 1200), HangCause::Throttled);
+        assert_eq!(adjust(2, 2100), HangCause::Throttled);
+        assert_eq!(adjust(2, 2200), HangCause::Busy);
     }
 
     #[test]
-    fn who_was_short_until_just_now_is_excused_and_who_never_was_is_not() {
-        let mut examiner = Examiner::default();
-        let look = |secs, ran, throttled| look(secs, Duration::from_millis(ran), throttled);
-        let mut judge = |verdict, look| examiner.allow_for_hunger(case(1), verdict, look);
-        assert_eq!(judge(HangCause::Busy, look(1, 0, 5)), HangCause::Busy);
-        assert_eq!(judge(HangCause::Throttled, look(2, 0, 6)), HangCause::Throttled);
+    fn starvation_busy_after_throttled_is_extended_once() {
+        let mut diagnoser = HangDiagnoser::default();
+        let sample = |secs, ran, throttled| sample(secs, Duration::from_millis(ran), throttled);
+        let mut adjust = |cause, sample| diagnoser.adjust_for_starvation(suspect(1), cause, sample);
+        assert_eq!(adjust(HangCause::Busy, sample(1, 0, 5)), HangCause::Busy);
+        assert_eq!(adjust(HangCause::Throttled, sample(2, 0, 6)), HangCause::Throttled);
         // The bound was lifted at the end of that second.
-        assert_eq!(judge(HangCause::Busy, look(3, 100, 15)), HangCause::Throttled);
-        assert_eq!(judge(HangCause::Busy, look(4, 900, 15)), HangCause::Busy);
+        assert_eq!(adjust(HangCause::Busy, sample(3, 100, 15)), HangCause::Throttled);
+        assert_eq!(adjust(HangCause::Busy, sample(4, 900, 15)), HangCause::Busy);
     }
 
     #[test]
-    fn what_has_nothing_to_do_with_the_cpu_stays_what_it_is() {
-        let mut examiner = Examiner::default();
-        let mut judge =
-            |verdict| examiner.allow_for_hunger(case(1), verdict, look(1, Duration::ZERO, 1));
-        assert_eq!(judge(HangCause::Throttled), HangCause::Throttled);
-        for verdict in [HangCause::Blocked, HangCause::Stopped, HangCause::Frozen, HangCause::Unkillable] {
-            assert_eq!(judge(verdict), verdict);
+    fn starvation_other_causes_are_unchanged() {
+        let mut diagnoser = HangDiagnoser::default();
+        let mut adjust =
+            |cause| diagnoser.adjust_for_starvation(suspect(1), cause, sample(1, Duration::ZERO, 1));
+        assert_eq!(adjust(HangCause::Throttled), HangCause::Throttled);
+        for cause in [HangCause::Blocked, HangCause::Stopped, HangCause::Frozen, HangCause::Unkillable] {
+            assert_eq!(adjust(cause), cause);
         }
     }
 }

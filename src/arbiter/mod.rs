@@ -60,7 +60,7 @@ const OVERSLEPT: Duration = Duration::from_millis(500);
 const HANDSHAKE_MAX: Duration = Duration::from_secs(1);
 
 /// How often workers are weighed whose memory is bounded.
-const BETWEEN_WEIGHINGS: Duration = Duration::from_secs(1);
+const MEMORY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The master of one pool, or of several.
 pub(crate) struct Arbiter<'a> {
@@ -183,7 +183,7 @@ impl<'a> Arbiter<'a> {
             let now = clock::now();
             self.give_up_the_late(now);
             self.refuse_newcomers(now);
-            self.pools.iter_mut().for_each(|pool| pool.look_after_the_workers(now));
+            self.pools.iter_mut().for_each(|pool| pool.check_health(now));
             self.judge(now);
             self.proceed(now);
             self.tend_the_queues();

@@ -7,10 +7,10 @@ use slog::{Logger, error, info, warn};
 
 use super::company::PoolGeneration;
 use super::crew::{ProcessTable, ReapedWorker, StatusChange};
-use super::examiner::Examiner;
+use super::examiner::HangDiagnoser;
 use super::pact::Signatory;
 use super::roster::{Action, Policy, ExitReason, Supervisor, WorkerId};
-use super::{BETWEEN_WEIGHINGS, millis};
+use super::{MEMORY_CHECK_INTERVAL, millis};
 use crate::hooks::Hooks;
 use crate::log::Fields;
 use crate::os::clock;
@@ -23,10 +23,10 @@ pub(super) struct Pool<'a> {
     pub(super) part: Part,
     pub(super) supervisor: Supervisor,
     pub(super) processes: ProcessTable<'a>,
-    pub(super) examiner: Examiner,
+    pub(super) diagnoser: HangDiagnoser,
     pub(super) hooks: &'a dyn Hooks,
     /// When workers are weighed next, if anybody's memory is bounded.
-    pub(super) weigh_at: Option<MonotonicTime>,
+    pub(super) memory_check_due: Option<MonotonicTime>,
     /// Why the last worker that could not boot could not.
     pub(super) failure_reason: String,
 }
@@ -63,8 +63,8 @@ impl<'a> Pool<'a> {
     }
 
     fn new(part: Part, supervisor: Supervisor, processes: ProcessTable<'a>, hooks: &'a dyn Hooks) -> Self {
-        let (examiner, failure_reason) = (Examiner::default(), String::new());
-        Self { part, supervisor, processes, examiner, hooks, weigh_at: None, failure_reason }
+        let (diagnoser, failure_reason) = (HangDiagnoser::default(), String::new());
+        Self { part, supervisor, processes, diagnoser, hooks, memory_check_due: None, failure_reason }
     }
 
     /// Its name.
@@ -112,7 +112,7 @@ impl<'a> Pool<'a> {
 
     /// When there may be something to do, if nobody has news before.
     pub(super) fn next_deadline(&self, decided: MonotonicTime) -> Option<MonotonicTime> {
-        [self.supervisor.next_deadline(decided), self.weigh_at].into_iter().flatten().min()
+        [self.supervisor.next_deadline(decided), self.memory_check_due].into_iter().flatten().min()
     }
 
     /// Learns from the scoreboard who has become ready, and who wants a successor.
@@ -145,7 +145,7 @@ impl<'a> Pool<'a> {
     pub(super) fn on_worker_exit(&mut self, pid: Pid, exit: Exit) {
         let Some(reaped) = self.processes.on_exit(pid, exit) else { return };
         let ReapedWorker { id, exit_class, .. } = reaped;
-        self.examiner.forget(id);
+        self.diagnoser.forget(id);
         if let Some(report) = self.supervisor.on_exit(id, exit_class, clock::now()) {
             self.log_exit(pid, exit, &report, reaped);
         }
@@ -197,7 +197,7 @@ impl<'a> Pool<'a> {
             Ok(pid) => {
                 self.supervisor.on_spawned(id, slot, now);
                 if self.settings().max_memory > 0 {
-                    self.weigh_at.get_or_insert(now.saturating_add(BETWEEN_WEIGHINGS));
+                    self.memory_check_due.get_or_insert(now.saturating_add(MEMORY_CHECK_INTERVAL));
                 }
                 info!(self.log(), "worker started"; "pid" => pid.as_raw(), "slot" => slot,
                     "generation" => generation.number);

@@ -100,7 +100,7 @@ impl Pool<'_> {
                     .number("work_ms", millis(age))
                     .number("seat", unit.thread_index)
             })
-            .optional(self.examiner.diagnosis(id), |fields, diagnosis| {
+            .optional(self.diagnoser.diagnosis(id), |fields, diagnosis| {
                 let fields = fields
                     .text("verdict", diagnosis.cause.as_str())
                     .optional(diagnosis.cpu_percent, |fields, cpu| fields.number("cpu_percent", cpu));
