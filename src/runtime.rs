@@ -12,7 +12,7 @@ use slog::{Level, crit, info, warn};
 use crate::app::App;
 use crate::arbiter::{
     self, Arbiter, ResolvedConfig, PoolGeneration, ProcessTable, MasterContext, Kin, Launch, WorkerCgroups, Means, OomMonitor,
-    RunOutcome, PoolSpec, Planner,
+    RunOutcome, PoolSpec, ConfigLoader,
 };
 use crate::heartbeat;
 use crate::hooks::{Hooks, NoHooks};
@@ -178,7 +178,7 @@ impl Runtime {
         warnings.extend(warning);
         log_startup(&master_context, &generations, &warnings);
         let StartupContext { title, exec_args: launch, startup_notifier: verdict } = context;
-        let planner: Planner<'_> =
+        let planner: ConfigLoader<'_> =
             Box::new(move || self.resolve(reload_config()?).map_err(|error| error.to_string()));
         let (oom, cgroups) = (OomMonitor::find(), WorkerCgroups::find(master_context.log.logger()));
         let process_tables =
@@ -189,7 +189,7 @@ impl Runtime {
             context: master_context,
             oom,
             cgroups,
-            planner,
+            config_loader: planner,
             title,
             launch,
             pidfile,

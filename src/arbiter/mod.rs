@@ -34,7 +34,7 @@ use slog::{Logger, error, info, warn};
 pub(crate) use company::{ResolvedConfig, PoolGeneration, PrepareError, MasterContext, PoolSpec, prepare_generations};
 pub(crate) use crew::{ProcessTable, OomMonitor};
 pub(crate) use leaves::WorkerCgroups;
-pub(crate) use reload::Planner;
+pub(crate) use reload::ConfigLoader;
 pub(crate) use roster::RunOutcome;
 pub(crate) use upgrade::{Kin, Launch};
 
@@ -49,7 +49,7 @@ use crate::os::title::ProcTitle;
 use crate::pidfile::PidFile;
 use crate::time::MonotonicTime;
 use crate::systemd::ServiceManager;
-use pact::End;
+use pact::ReloadResult;
 use pool::Pool;
 use roster::{Action, ShutdownMode, WORKERS_MAX};
 
@@ -71,7 +71,7 @@ pub(crate) struct Arbiter<'a> {
     previous_context: Option<MasterContext>,
     oom: Rc<OomMonitor>,
     cgroups: Rc<WorkerCgroups>,
-    planner: Planner<'a>,
+    config_loader: ConfigLoader<'a>,
     title: Option<ProcTitle>,
     launch: Option<Launch>,
     pidfile: Option<PidFile>,
@@ -91,11 +91,11 @@ pub(crate) struct Arbiter<'a> {
     /// Whether all of the first workers have been ready at once, which is said once.
     reported_ready: bool,
     /// How many generations there have been.
-    generations: u32,
+    generation_count: u32,
     /// Somebody has asked for a reload that has not begun.
-    reload_wished: bool,
+    reload_pending: bool,
     /// A reload has been committed, and workers of the old generation may still let clients in.
-    settling: bool,
+    waiting_for_old_workers: bool,
     /// Somebody has asked for an upgrade that has not begun.
     upgrade_wished: bool,
 }
@@ -111,7 +111,7 @@ pub(crate) struct Means<'a> {
     /// The control groups of the workers of its pools.
     pub(crate) cgroups: Rc<WorkerCgroups>,
     /// How it reads its settings anew.
-    pub(crate) planner: Planner<'a>,
+    pub(crate) config_loader: ConfigLoader<'a>,
     /// Where its title goes, if there is room for one.
     pub(crate) title: Option<ProcTitle>,
     /// How it is started anew, if that is known.
@@ -131,16 +131,16 @@ pub(crate) struct Means<'a> {
 impl<'a> Arbiter<'a> {
     /// An arbiter without a worker. There is at least one crew.
     pub(crate) fn new(process_tables: Vec<ProcessTable<'a>>, means: Means<'a>) -> Self {
-        let Means { signals, context, oom, cgroups, planner, title, launch, .. } = means;
+        let Means { signals, context, oom, cgroups, config_loader, title, launch, .. } = means;
         let Means { pidfile, service_manager, kin, startup_notifier, hooks, .. } = means;
         let mut arbiter = Self {
             signals,
-            pools: process_tables.into_iter().map(|processes| Pool::first(processes, hooks)).collect(),
+            pools: process_tables.into_iter().map(|processes| Pool::initial(processes, hooks)).collect(),
             context,
             previous_context: None,
             oom,
             cgroups,
-            planner,
+            config_loader,
             title,
             launch,
             pidfile,
@@ -154,9 +154,9 @@ impl<'a> Arbiter<'a> {
             refuse_at: None,
             status: String::new(),
             reported_ready: false,
-            generations: 1,
-            reload_wished: false,
-            settling: false,
+            generation_count: 1,
+            reload_pending: false,
+            waiting_for_old_workers: false,
             upgrade_wished: false,
         };
         arbiter.show_title();
@@ -188,7 +188,7 @@ impl<'a> Arbiter<'a> {
             self.proceed(now);
             self.tend_the_queues();
             self.report_ready();
-            self.conclude_reload();
+            self.finish_reload();
             self.update_service_manager(now);
             self.cgroups.retry_removals(now, self.context.log.logger());
             let outcome = self.outcome();
@@ -212,17 +212,17 @@ impl<'a> Arbiter<'a> {
 
     /// Has workers come and go. A reload ends in all pools at once, before anybody goes for it.
     fn proceed(&mut self, now: MonotonicTime) {
-        let signatories = self.pools.iter_mut().map(Pool::signatory);
-        let pact::Turn { end, actions } = pact::proceed(signatories.collect(), now);
-        match end {
-            Some(End::Commit) => self.commit_reload(),
-            Some(End::RollBack { culprit }) => self.roll_back_reload(culprit),
+        let participants = self.pools.iter_mut().map(Pool::reload_participant);
+        let pact::ReconcileOutcome { result, actions } = pact::reconcile_all(participants.collect(), now);
+        match result {
+            Some(ReloadResult::Commit) => self.commit_reload(),
+            Some(ReloadResult::RollBack { failed_pool }) => self.roll_back_reload(failed_pool),
             None => (),
         }
         for (index, actions) in actions.into_iter().enumerate() {
             actions.into_iter().for_each(|action| self.act(index, action));
         }
-        self.pools.retain(|pool| !pool.has_gone());
+        self.pools.retain(|pool| !pool.is_removed());
     }
 
     fn act(&mut self, index: usize, action: Action) {
@@ -272,7 +272,7 @@ impl<'a> Arbiter<'a> {
 
     /// The generation that is wished for.
     fn generation(&self) -> u32 {
-        self.pools.iter().map(|pool| pool.supervisor.generation()).max().unwrap_or(self.generations)
+        self.pools.iter().map(|pool| pool.supervisor.generation()).max().unwrap_or(self.generation_count)
     }
 
     /// How many workers are wished for, in all pools.
@@ -284,7 +284,7 @@ impl<'a> Arbiter<'a> {
     /// is to blame.
     fn change_if_wished(&mut self) {
         let before = clock::now();
-        self.reload_if_wished();
+        self.start_pending_reload();
         self.upgrade_if_wished();
         let after = clock::now();
         if after.duration_since(before) > OVERSLEPT {
@@ -362,7 +362,7 @@ impl<'a> Arbiter<'a> {
                 let again = self.stopping().is_some_and(|stop| stop >= ShutdownMode::Quick);
                 self.stop(signal, if again { ShutdownMode::Kill } else { ShutdownMode::Quick });
             }
-            Signal::Hup => self.reload_wished = true,
+            Signal::Hup => self.reload_pending = true,
             Signal::Ttin => self.resize_by(1, signal),
             Signal::Ttou => self.resize_by(-1, signal),
             Signal::Usr1 => self.reopen_logs(),

@@ -6,52 +6,52 @@ use super::roster::{Action, ReloadPhase, Supervisor};
 use crate::time::MonotonicTime;
 
 /// A pool in what all do together.
-pub(super) struct Signatory<'r> {
+pub(super) struct ReloadParticipant<'r> {
     pub(super) supervisor: &'r mut Supervisor,
     /// It goes for good if the reload that is under way comes to a good end.
-    pub(super) goes: bool,
+    pub(super) is_removing: bool,
 }
 
 /// What is decided in one turn.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct ReconcileOutcome {
     /// How the reload that was under way has ended, if it has.
-    pub(super) end: Option<End>,
+    pub(super) result: Option<ReloadResult>,
     /// What is to be done in each pool after that.
     pub(super) actions: Vec<Vec<Action>>,
 }
 
 /// How a reload ends, in all pools at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum ReloadResult {
     /// All have their workers of the new generation.
     Commit,
     /// One has failed, of which this is the place.
-    RollBack { culprit: usize },
+    RollBack { failed_pool: usize },
 }
 
 /// Decides who comes and who goes at `now`, in all pools. Who hangs, or fails, must have been judged
 /// before in each of them: a reload that one commits is committed by all.
-pub(super) fn proceed(pools: Vec<Signatory<'_>>, now: MonotonicTime) -> Turn {
-    let progress: Vec<Option<ReloadPhase>> =
+pub(super) fn reconcile_all(pools: Vec<ReloadParticipant<'_>>, now: MonotonicTime) -> ReconcileOutcome {
+    let phases: Vec<Option<ReloadPhase>> =
         pools.iter().map(|pool| pool.supervisor.reload_phase(now)).collect();
     // All do what the one may that has come least far.
-    let all = progress.iter().flatten().min().copied();
-    let end = match all {
-        Some(ReloadPhase::Complete) => Some(End::Commit),
-        Some(ReloadPhase::Failed) => progress
+    let overall_phase = phases.iter().flatten().min().copied();
+    let result = match overall_phase {
+        Some(ReloadPhase::Complete) => Some(ReloadResult::Commit),
+        Some(ReloadPhase::Failed) => phases
             .iter()
-            .position(|progress| *progress == Some(ReloadPhase::Failed))
-            .map(|culprit| End::RollBack { culprit }),
+            .position(|phase| *phase == Some(ReloadPhase::Failed))
+            .map(|failed_pool| ReloadResult::RollBack { failed_pool }),
         Some(ReloadPhase::Canary | ReloadPhase::Rolling) | None => None,
     };
-    let decide = |Signatory { supervisor, goes }: Signatory<'_>| {
-        if goes && end == Some(End::Commit) {
+    let decide = |ReloadParticipant { supervisor, is_removing }: ReloadParticipant<'_>| {
+        if is_removing && result == Some(ReloadResult::Commit) {
             supervisor.scale_to_zero();
         }
-        supervisor.reconcile(now, all)
+        supervisor.reconcile(now, overall_phase)
     };
-    Turn { end, actions: pools.into_iter().map(decide).collect() }
+    ReconcileOutcome { result, actions: pools.into_iter().map(decide).collect() }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use slog::{Logger, error, info, warn};
 use super::company::PoolGeneration;
 use super::crew::{ProcessTable, ReapedWorker, StatusChange};
 use super::examiner::HangDiagnoser;
-use super::pact::Signatory;
+use super::pact::ReloadParticipant;
 use super::roster::{Action, Policy, ExitReason, Supervisor, WorkerId};
 use super::{MEMORY_CHECK_INTERVAL, millis};
 use crate::hooks::Hooks;
@@ -20,7 +20,7 @@ use crate::time::MonotonicTime;
 
 /// One pool.
 pub(super) struct Pool<'a> {
-    pub(super) part: Part,
+    pub(super) status: PoolStatus,
     pub(super) supervisor: Supervisor,
     pub(super) processes: ProcessTable<'a>,
     pub(super) diagnoser: HangDiagnoser,
@@ -33,38 +33,38 @@ pub(super) struct Pool<'a> {
 
 /// What becomes of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum PoolStatus {
     /// It is there, before a reload and after.
-    Stays,
+    Active,
     /// The reload that is under way adds it.
-    Comes,
+    Adding,
     /// The reload that is under way takes it away, if it comes to a good end.
-    Goes,
+    Removing,
     /// Its workers leave, and then it is forgotten.
-    Gone,
+    Removed,
 }
 
 impl<'a> Pool<'a> {
     /// A pool that is there from the start.
-    pub(super) fn first(processes: ProcessTable<'a>, hooks: &'a dyn Hooks) -> Self {
+    pub(super) fn initial(processes: ProcessTable<'a>, hooks: &'a dyn Hooks) -> Self {
         let settings = processes.settings();
         let target = settings.workers.count();
         let supervisor = Supervisor::new(Policy::from(settings), target, clock::now().as_nanos());
-        let mut pool = Self::new(Part::Stays, supervisor, processes, hooks);
+        let mut pool = Self::new(PoolStatus::Active, supervisor, processes, hooks);
         pool.processes.share_out();
         pool
     }
 
     /// A pool that a reload adds, whose workers would be of the generation after this.
-    pub(super) fn added(processes: ProcessTable<'a>, hooks: &'a dyn Hooks, generation: u32) -> Self {
+    pub(super) fn for_reload(processes: ProcessTable<'a>, hooks: &'a dyn Hooks, generation: u32) -> Self {
         let policy = Policy::from(processes.settings());
         let supervisor = Supervisor::empty(policy, generation, clock::now().as_nanos());
-        Self::new(Part::Comes, supervisor, processes, hooks)
+        Self::new(PoolStatus::Adding, supervisor, processes, hooks)
     }
 
-    fn new(part: Part, supervisor: Supervisor, processes: ProcessTable<'a>, hooks: &'a dyn Hooks) -> Self {
+    fn new(status: PoolStatus, supervisor: Supervisor, processes: ProcessTable<'a>, hooks: &'a dyn Hooks) -> Self {
         let (diagnoser, failure_reason) = (HangDiagnoser::default(), String::new());
-        Self { part, supervisor, processes, diagnoser, hooks, memory_check_due: None, failure_reason }
+        Self { status, supervisor, processes, diagnoser, hooks, memory_check_due: None, failure_reason }
     }
 
     /// Its name.
@@ -82,8 +82,8 @@ impl<'a> Pool<'a> {
     }
 
     /// Its part in what all pools do together.
-    pub(super) fn signatory(&mut self) -> Signatory<'_> {
-        Signatory { goes: self.part == Part::Goes, supervisor: &mut self.supervisor }
+    pub(super) fn reload_participant(&mut self) -> ReloadParticipant<'_> {
+        ReloadParticipant { is_removing: self.status == PoolStatus::Removing, supervisor: &mut self.supervisor }
     }
 
     /// Whether as many workers are ready as are wished for.
@@ -92,22 +92,22 @@ impl<'a> Pool<'a> {
     }
 
     /// Whether it has left for good.
-    pub(super) fn has_gone(&self) -> bool {
-        self.part == Part::Gone && self.processes.is_empty()
+    pub(super) fn is_removed(&self) -> bool {
+        self.status == PoolStatus::Removed && self.processes.is_empty()
     }
 
     /// Begins to replace the workers by those of a new generation.
-    pub(super) fn renew(&mut self, target: usize, generation: u32) {
+    pub(super) fn start_generation(&mut self, target: usize, generation: u32) {
         self.failure_reason.clear();
         let policy = Policy::from(self.settings());
         self.supervisor.begin_reload(policy, target, generation);
     }
 
     /// Its workers are to leave, and its listeners close, but for those that are `kept`.
-    pub(super) fn dissolve(&mut self, alone: bool, kept: &[RawFd]) {
-        self.part = Part::Gone;
+    pub(super) fn retire(&mut self, is_sole_master: bool, keep_open: &[RawFd]) {
+        self.status = PoolStatus::Removed;
         self.supervisor.scale_to_zero();
-        self.processes.retire_pool(alone, kept);
+        self.processes.retire_pool(is_sole_master, keep_open);
     }
 
     /// When there may be something to do, if nobody has news before.

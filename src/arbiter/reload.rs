@@ -9,20 +9,20 @@ use slog::{error, info, warn};
 use super::Arbiter;
 use super::company::{self, ResolvedConfig, PoolGeneration, PrepareError, MasterContext};
 use super::crew::ProcessTable;
-use super::pool::{Part, Pool};
+use super::pool::{PoolStatus, Pool};
 use crate::listen::activation::fd_name;
 use crate::listen::{ListenerState, Listener, one_per_address};
 use crate::log::error_chain;
 use crate::os::clock;
 
 /// Reads the settings anew and makes a blueprint of them; or says, for an operator, why not.
-pub(crate) type Planner<'a> = Box<dyn Fn() -> Result<ResolvedConfig<'a>, String> + 'a>;
+pub(crate) type ConfigLoader<'a> = Box<dyn Fn() -> Result<ResolvedConfig<'a>, String> + 'a>;
 
 /// What a reload has prepared, before anything old is touched.
-struct Change<'a> {
+struct StagedReload<'a> {
     context: MasterContext,
     /// What pools that are there, by their place, are to be made from.
-    renewed: Vec<(usize, PoolGeneration<'a>)>,
+    updated: Vec<(usize, PoolGeneration<'a>)>,
     /// New pools.
     added: Vec<ProcessTable<'a>>,
 }
@@ -30,17 +30,17 @@ struct Change<'a> {
 impl<'a> Arbiter<'a> {
     /// Begins a reload, if one is wished for and none is under way. Wishes that come meanwhile
     /// become one.
-    pub(super) fn reload_if_wished(&mut self) {
-        if !self.reload_wished || self.is_reloading() {
+    pub(super) fn start_pending_reload(&mut self) {
+        if !self.reload_pending || self.is_reloading() {
             return;
         }
-        self.reload_wished = false;
+        self.reload_pending = false;
         if self.stopping().is_some() {
             return;
         }
         self.service_manager.reloading(clock::now());
-        match self.prepare() {
-            Ok(change) => self.begin(change),
+        match self.prepare_reload() {
+            Ok(staged) => self.begin_reload(staged),
             Err(reason) => {
                 error!(self.log(), "reload refused"; "error" => reason);
                 self.resume();
@@ -51,76 +51,76 @@ impl<'a> Arbiter<'a> {
     }
 
     /// Makes everything that can be made without touching what serves.
-    fn prepare(&self) -> Result<Change<'a>, String> {
-        let config = (self.planner)()?;
-        refuse_what_needs_an_upgrade(&self.context, &config)?;
+    fn prepare_reload(&self) -> Result<StagedReload<'a>, String> {
+        let config = (self.config_loader)()?;
+        check_reloadable(&self.context, &config)?;
         let current: Vec<&PoolGeneration<'a>> = self.pools.iter().map(Pool::current_generation).collect();
         let reusable_listeners = current.iter().flat_map(|pool_generation| &pool_generation.listeners);
         let reusable_listeners: Vec<Arc<Listener>> = reusable_listeners.map(Arc::clone).collect();
         let (context, pool_generations) =
-            company::prepare_generations(config, &reusable_listeners, &current, self.kin.is_alone()).map_err(in_words)?;
-        let mut change = Change { context, renewed: Vec::new(), added: Vec::new() };
+            company::prepare_generations(config, &reusable_listeners, &current, self.kin.is_alone()).map_err(prepare_error_text)?;
+        let mut staged = StagedReload { context, updated: Vec::new(), added: Vec::new() };
         for pool_generation in pool_generations {
             let name = &pool_generation.spec.name;
             match self.pools.iter().position(|pool| pool.name() == name) {
-                Some(index) => change.renewed.push((index, pool_generation)),
+                Some(index) => staged.updated.push((index, pool_generation)),
                 None => match ProcessTable::new(pool_generation, self.title, &self.oom, &self.cgroups) {
-                    Ok(processes) => change.added.push(processes),
+                    Ok(processes) => staged.added.push(processes),
                     Err(error) => {
-                        change.take_back(&reusable_listeners);
+                        staged.discard(&reusable_listeners);
                         return Err(format!("cannot make a pipe for a new pool: {error}"));
                     }
                 },
             }
         }
-        Ok(change)
+        Ok(staged)
     }
 
-    fn begin(&mut self, change: Change<'a>) {
-        self.say_done(); // of an earlier one
-        let opened = self.opened_by(&change);
-        let Change { context, renewed, added } = change;
+    fn begin_reload(&mut self, staged: StagedReload<'a>) {
+        self.log_reload_complete(); // of an earlier one
+        let new_addresses = self.newly_opened(&staged);
+        let StagedReload { context, updated, added } = staged;
         self.previous_context = Some(std::mem::replace(&mut self.context, context));
         let before = self.generation();
-        self.generations += 1;
-        let generation = self.generations;
+        self.generation_count += 1;
+        let generation = self.generation_count;
         self.pools.iter_mut().for_each(|pool| _ = pool.supervisor.resume());
-        for pool in self.pools.iter_mut().filter(|pool| pool.part == Part::Stays) {
-            pool.part = Part::Goes;
+        for pool in self.pools.iter_mut().filter(|pool| pool.status == PoolStatus::Active) {
+            pool.status = PoolStatus::Removing;
         }
-        for (index, pool_generation) in renewed {
-            self.pools[index].adopt(pool_generation, generation);
+        for (index, pool_generation) in updated {
+            self.pools[index].stage_reload(pool_generation, generation);
         }
         for processes in added {
-            let mut pool = Pool::added(processes, self.hooks, before);
-            pool.renew(pool.settings().workers.count(), generation);
+            let mut pool = Pool::for_reload(processes, self.hooks, before);
+            pool.start_generation(pool.settings().workers.count(), generation);
             self.pools.push(pool);
         }
-        self.say_begun(generation);
+        self.log_reload_started(generation);
         self.hook("on_reload", |hooks| hooks.on_reload(generation));
-        for (pool, address) in opened {
+        for (pool, address) in new_addresses {
             info!(self.context.pool_log(&pool).logger(), "listening"; "address" => address);
         }
     }
 
     /// The addresses that are new, each with its pool.
-    fn opened_by(&self, change: &Change<'a>) -> Vec<(String, String)> {
+    fn newly_opened(&self, staged: &StagedReload<'a>) -> Vec<(String, String)> {
         let known = |l: &&Listener| {
             let current = self.pools.iter().flat_map(|pool| &pool.current_generation().listeners);
             current.map(AsRef::as_ref).any(|known| std::ptr::eq(known, *l))
         };
-        let mut opened = Vec::new();
-        for pool_generation in change.companies() {
+        let mut new_addresses = Vec::new();
+        for pool_generation in staged.generations() {
             let fresh = pool_generation.listeners.iter().map(AsRef::as_ref);
             let fresh = fresh.filter(|l| !known(l) && l.state() != ListenerState::NotListening);
             for listener in one_per_address(fresh) {
-                opened.push((pool_generation.spec.name.clone(), listener.name().to_owned()));
+                new_addresses.push((pool_generation.spec.name.clone(), listener.name().to_owned()));
             }
         }
-        opened
+        new_addresses
     }
 
-    fn say_begun(&self, generation: u32) {
+    fn log_reload_started(&self, generation: u32) {
         let new = || self.pools.iter().filter(|pool| pool.supervisor.is_reloading());
         let workers: usize = new().map(|pool| pool.supervisor.target()).sum();
         if self.context.has_named_pools {
@@ -136,14 +136,14 @@ impl<'a> Arbiter<'a> {
 
     /// The new generation is complete in all pools: what only the old one had is let go.
     pub(super) fn commit_reload(&mut self) {
-        let (alone, generation) = (self.kin.is_alone(), self.generation());
+        let (is_sole_master, generation) = (self.kin.is_alone(), self.generation());
         self.previous_context = None;
-        let stays = |pool: &&Pool<'a>| pool.part != Part::Goes;
-        let kept: Vec<RawFd> =
+        let stays = |pool: &&Pool<'a>| pool.status != PoolStatus::Removing;
+        let keep_open: Vec<RawFd> =
             self.pools.iter().filter(stays).flat_map(|pool| pool.current_generation().listener_fds()).collect();
         let mut closed: Vec<(String, Arc<Listener>)> = Vec::new();
         for pool in &mut self.pools {
-            let old = pool.commit(alone, generation, &kept);
+            let old = pool.commit(is_sole_master, generation, &keep_open);
             closed.extend(old.into_iter().map(|listener| (pool.name().to_owned(), listener)));
         }
         for listener in one_per_address(closed.iter().map(|(_, listener)| listener.as_ref())) {
@@ -156,39 +156,39 @@ impl<'a> Arbiter<'a> {
         self.push_fd_store();
         self.pools.iter().for_each(Pool::set_backlogs);
         self.show_title();
-        self.settling = true;
+        self.waiting_for_old_workers = true;
     }
 
     /// Says that a reload is done, once nobody of an older generation lets clients in.
-    pub(super) fn conclude_reload(&mut self) {
+    pub(super) fn finish_reload(&mut self) {
         let generation = self.generation();
-        if self.settling
+        if self.waiting_for_old_workers
             && self.stopping().is_none()
             && !self.pools.iter().any(|pool| pool.processes.any_older_accepts(generation))
         {
-            self.say_done();
+            self.log_reload_complete();
         }
     }
 
-    fn say_done(&mut self) {
-        if std::mem::take(&mut self.settling) {
+    fn log_reload_complete(&mut self) {
+        if std::mem::take(&mut self.waiting_for_old_workers) {
             info!(self.log(), "reload done"; "generation" => self.generation());
             self.service_manager.ready(&self.status_line());
         }
     }
 
     /// The new generation has failed in the pool of this index: back to the old in all.
-    pub(super) fn roll_back_reload(&mut self, culprit: usize) {
-        let alone = self.kin.is_alone();
+    pub(super) fn roll_back_reload(&mut self, failed_pool: usize) {
+        let is_sole_master = self.kin.is_alone();
         let is_named = self.context.has_named_pools;
-        if let Some(earlier) = self.previous_context.take() {
-            self.context = earlier;
+        if let Some(previous) = self.previous_context.take() {
+            self.context = previous;
         }
-        let stays = |pool: &&Pool<'a>| pool.part != Part::Comes;
-        let kept: Vec<RawFd> =
-            self.pools.iter().filter(stays).flat_map(|pool| pool.earlier_sockets()).collect();
-        self.pools.iter_mut().for_each(|pool| pool.roll_back(alone, &kept));
-        let (pool, log) = (&self.pools[culprit], &self.context.log);
+        let stays = |pool: &&Pool<'a>| pool.status != PoolStatus::Adding;
+        let keep_open: Vec<RawFd> =
+            self.pools.iter().filter(stays).flat_map(|pool| pool.previous_listener_fds()).collect();
+        self.pools.iter_mut().for_each(|pool| pool.roll_back(is_sole_master, &keep_open));
+        let (pool, log) = (&self.pools[failed_pool], &self.context.log);
         let log = if is_named { log.for_pool(pool.name()) } else { log.clone() };
         error!(log.logger(), "reload failed: back to the earlier settings";
             "generation" => self.generation(), "error" => &pool.failure_reason);
@@ -197,69 +197,69 @@ impl<'a> Arbiter<'a> {
     }
 }
 
-impl<'a> Change<'a> {
-    fn companies(&self) -> impl Iterator<Item = &PoolGeneration<'a>> {
-        let renewed = self.renewed.iter().map(|(_, pool_generation)| pool_generation);
-        renewed.chain(self.added.iter().map(ProcessTable::current))
+impl<'a> StagedReload<'a> {
+    fn generations(&self) -> impl Iterator<Item = &PoolGeneration<'a>> {
+        let updated = self.updated.iter().map(|(_, pool_generation)| pool_generation);
+        updated.chain(self.added.iter().map(ProcessTable::current))
     }
 
     /// Nothing comes of it.
-    fn take_back(&self, reusable_listeners: &[Arc<Listener>]) {
-        company::discard(self.companies(), reusable_listeners);
+    fn discard(&self, reusable_listeners: &[Arc<Listener>]) {
+        company::discard(self.generations(), reusable_listeners);
     }
 }
 
 /// What a reload means for one pool.
 impl<'a> Pool<'a> {
     /// New workers are to be made from this.
-    fn adopt(&mut self, pool_generation: PoolGeneration<'a>, generation: u32) {
+    fn stage_reload(&mut self, pool_generation: PoolGeneration<'a>, generation: u32) {
         let current = self.settings();
         let settings = &pool_generation.spec.settings;
         // Workers that were added or taken away by a signal stay so, unless the file says anew
         // how many there are to be.
-        let unchanged = settings.workers == current.workers && self.part != Part::Gone;
+        let unchanged = settings.workers == current.workers && self.status != PoolStatus::Removed;
         let target = if unchanged { self.supervisor.target() } else { settings.workers.count() };
-        self.part = if self.part == Part::Gone { Part::Comes } else { Part::Stays };
+        self.status = if self.status == PoolStatus::Removed { PoolStatus::Adding } else { PoolStatus::Active };
         self.processes.stage_generation(pool_generation);
-        self.renew(target, generation);
+        self.start_generation(target, generation);
     }
 
     /// A reload has come to its end. Returns the listeners that nobody has any more.
-    fn commit(&mut self, alone: bool, generation: u32, kept: &[RawFd]) -> Vec<Arc<Listener>> {
-        let old = match self.part {
-            Part::Goes => {
+    fn commit(&mut self, is_sole_master: bool, generation: u32, keep_open: &[RawFd]) -> Vec<Arc<Listener>> {
+        let old = match self.status {
+            PoolStatus::Removing => {
                 let listeners = self.current_generation().listeners.clone();
-                self.dissolve(alone, kept);
+                self.retire(is_sole_master, keep_open);
                 listeners
             }
-            Part::Gone => Vec::new(),
-            Part::Stays | Part::Comes => {
-                self.part = Part::Stays;
+            PoolStatus::Removed => Vec::new(),
+            PoolStatus::Active | PoolStatus::Adding => {
+                self.status = PoolStatus::Active;
                 let previous = self.processes.commit_generation(generation);
-                if let Some(previous) = previous.as_ref().filter(|_| alone) {
-                    previous.stop_accepting(kept);
+                if let Some(previous) = previous.as_ref().filter(|_| is_sole_master) {
+                    previous.stop_accepting(keep_open);
                 }
                 previous.map_or(Vec::new(), |previous| previous.listeners)
             }
         };
-        let is_lost = |listener: &Arc<Listener>| !kept.contains(&listener.as_raw_fd());
-        old.into_iter().filter(is_lost).collect()
+        let is_closed = |listener: &Arc<Listener>| !keep_open.contains(&listener.as_raw_fd());
+        old.into_iter().filter(is_closed).collect()
     }
 
     /// The sockets that it had before a reload.
-    fn earlier_sockets(&self) -> impl Iterator<Item = RawFd> {
+    fn previous_listener_fds(&self) -> impl Iterator<Item = RawFd> {
         self.processes.generations().next().into_iter().flat_map(PoolGeneration::listener_fds)
     }
 
     /// A reload has failed, here or elsewhere.
-    fn roll_back(&mut self, alone: bool, kept: &[RawFd]) {
-        if let Some(failed) = self.processes.restore_generation().filter(|_| alone) {
-            failed.stop_accepting(kept);
+    fn roll_back(&mut self, is_sole_master: bool, keep_open: &[RawFd]) {
+        if let Some(failed) = self.processes.restore_generation().filter(|_| is_sole_master) {
+            failed.stop_accepting(keep_open);
         }
-        match self.part {
-            Part::Comes => self.dissolve(alone, kept),
-            Part::Goes => self.part = Part::Stays,
-            Part::Stays | Part::Gone => (),
+        match self.status {
+            PoolStatus::Adding => self.retire(is_sole_master, keep_open),
+            PoolStatus::Removing => self.status = PoolStatus::Active,
+            PoolStatus::Active | PoolStatus::Removed => (),
         }
     }
 
@@ -274,7 +274,7 @@ impl<'a> Pool<'a> {
     }
 }
 
-fn in_words(error: PrepareError) -> String {
+fn prepare_error_text(error: PrepareError) -> String {
     match error {
         PrepareError::Listen(error) => error_chain(&error),
         PrepareError::Log(error) => error_chain(&error),
@@ -283,7 +283,7 @@ fn in_words(error: PrepareError) -> String {
 }
 
 /// What belongs to the master itself cannot change under it.
-fn refuse_what_needs_an_upgrade(context: &MasterContext, config: &ResolvedConfig<'_>) -> Result<(), String> {
+fn check_reloadable(context: &MasterContext, config: &ResolvedConfig<'_>) -> Result<(), String> {
     let (old, new) = (&context.settings, &config.master);
     let changed = [
         ("pidfile", old.pidfile != new.pidfile),
@@ -294,8 +294,8 @@ fn refuse_what_needs_an_upgrade(context: &MasterContext, config: &ResolvedConfig
     match changed.iter().find(|(_, changed)| *changed) {
         None => Ok(()),
         Some((key, _)) => {
-            let place = new.source(key);
-            Err(format!("{key} ({place}) cannot change by a reload: start the program anew"))
+            let source = new.source(key);
+            Err(format!("{key} ({source}) cannot change by a reload: start the program anew"))
         }
     }
 }

@@ -202,8 +202,8 @@ impl World {
             self.obey(index, &actions);
         }
         self.decide();
-        let again = proceed(signatories(&mut self.houses), self.now);
-        assert!(again.end.is_none(), "{again:?}");
+        let again = reconcile_all(signatories(&mut self.houses), self.now);
+        assert!(again.result.is_none(), "{again:?}");
         assert!(again.actions.iter().all(Vec::is_empty), "{again:?}");
         for house in &self.houses {
             let next = house.roster.next_deadline(self.now);
@@ -217,20 +217,20 @@ impl World {
             self.houses.iter().map(|house| house.roster.is_reloading()).collect();
         assert_eq!(was_reloading.contains(&true), self.earlier.is_some());
         let all_proven = self.houses.iter().zip(&was_reloading).all(|(h, is)| !is || h.proven);
-        let turn = proceed(signatories(&mut self.houses), now);
+        let turn = reconcile_all(signatories(&mut self.houses), now);
         for (index, actions) in turn.actions.iter().enumerate() {
             let count = |wanted| actions.iter().filter(|action| **action == wanted).count();
             let (commits, rolls) = (count(Action::Commit), count(Action::RollBack));
-            let expected = match turn.end {
-                Some(End::Commit) => (usize::from(was_reloading[index]), 0),
-                Some(End::RollBack { .. }) => (0, usize::from(was_reloading[index])),
+            let expected = match turn.result {
+                Some(ReloadResult::Commit) => (usize::from(was_reloading[index]), 0),
+                Some(ReloadResult::RollBack { .. }) => (0, usize::from(was_reloading[index])),
                 None => (0, 0),
             };
-            assert_eq!((commits, rolls), expected, "one for all: {:?}", turn.end);
+            assert_eq!((commits, rolls), expected, "one for all: {:?}", turn.result);
         }
-        match turn.end {
-            Some(End::Commit) => self.check_commit(&was_reloading),
-            Some(End::RollBack { culprit }) => {
+        match turn.result {
+            Some(ReloadResult::Commit) => self.check_commit(&was_reloading),
+            Some(ReloadResult::RollBack { failed_pool: culprit }) => {
                 assert!(was_reloading[culprit]);
                 self.check_roll_back();
             }
@@ -270,7 +270,7 @@ impl World {
     }
 
     /// Not all pools have tried out the new generation: nobody old goes, and nobody is added.
-    fn check_trial(&self, turn: &Turn) {
+    fn check_trial(&self, turn: &ReconcileOutcome) {
         for (house, actions) in self.houses.iter().zip(&turn.actions) {
             for action in actions {
                 match action {
@@ -376,9 +376,9 @@ impl World {
     }
 }
 
-fn signatories(houses: &mut [House]) -> Vec<Signatory<'_>> {
+fn signatories(houses: &mut [House]) -> Vec<ReloadParticipant<'_>> {
     let houses = houses.iter_mut();
-    houses.map(|house| Signatory { goes: house.goes, supervisor: &mut house.roster }).collect()
+    houses.map(|house| ReloadParticipant { is_removing: house.goes, supervisor: &mut house.roster }).collect()
 }
 
 proptest! {
@@ -411,9 +411,9 @@ fn two(counts: [usize; 2]) -> (Vec<Supervisor>, MonotonicTime) {
     (supervisors.into(), now)
 }
 
-fn step(supervisors: &mut [Supervisor], now: MonotonicTime) -> Turn {
-    let pools = supervisors.iter_mut().map(|supervisor| Signatory { supervisor, goes: false });
-    let turn = proceed(pools.collect(), now);
+fn step(supervisors: &mut [Supervisor], now: MonotonicTime) -> ReconcileOutcome {
+    let pools = supervisors.iter_mut().map(|supervisor| ReloadParticipant { supervisor, is_removing: false });
+    let turn = reconcile_all(pools.collect(), now);
     for (supervisor, actions) in supervisors.iter_mut().zip(&turn.actions) {
         for action in actions {
             if let Action::Spawn { id, slot } = *action {
@@ -424,7 +424,7 @@ fn step(supervisors: &mut [Supervisor], now: MonotonicTime) -> Turn {
     turn
 }
 
-fn spawned(turn: &Turn, pool: usize) -> Vec<WorkerId> {
+fn spawned(turn: &ReconcileOutcome, pool: usize) -> Vec<WorkerId> {
     let ids = turn.actions[pool].iter().filter_map(|action| match action {
         Action::Spawn { id, .. } => Some(*id),
         _ => None,
@@ -440,7 +440,7 @@ fn nobody_rolls_before_every_canary_is_ready() {
     assert_eq!((first.len(), second.len()), (1, 1));
     supervisors[0].on_ready(first[0], now);
     let waiting = step(&mut supervisors, now);
-    assert_eq!((waiting.end, waiting.actions), (None, vec![vec![], vec![]]));
+    assert_eq!((waiting.result, waiting.actions), (None, vec![vec![], vec![]]));
     supervisors[1].on_ready(second[0], now);
     let rolling = step(&mut supervisors, now);
     for actions in &rolling.actions {
@@ -456,10 +456,10 @@ fn nobody_commits_before_all_are_complete() {
     supervisors[0].on_ready(spawned(&trial, 0)[0], now);
     supervisors[1].on_ready(spawned(&trial, 1)[0], now);
     let rolling = step(&mut supervisors, now);
-    assert_eq!((rolling.end, &rolling.actions[0]), (None, &vec![]), "it is complete, and waits");
+    assert_eq!((rolling.result, &rolling.actions[0]), (None, &vec![]), "it is complete, and waits");
     supervisors[1].on_ready(spawned(&rolling, 1)[0], now);
     let done = step(&mut supervisors, now);
-    assert_eq!(done.end, Some(End::Commit));
+    assert_eq!(done.result, Some(ReloadResult::Commit));
     for actions in &done.actions {
         assert!(matches!(actions[..], [Action::Commit, Action::Drain(_, ExitReason::Reload)]));
     }
@@ -473,7 +473,7 @@ fn a_pool_that_is_complete_goes_back_with_one_that_fails() {
     step(&mut supervisors, now);
     supervisors[1].on_exit(spawned(&trial, 1)[0], ExitClass::Crashed, now);
     let back = step(&mut supervisors, now);
-    assert_eq!(back.end, Some(End::RollBack { culprit: 1 }));
+    assert_eq!(back.result, Some(ReloadResult::RollBack { failed_pool: 1 }));
     assert_eq!(back.actions[0][0], Action::RollBack);
     assert_eq!(back.actions[1][0], Action::RollBack);
     assert!(supervisors.iter().all(|supervisor| supervisor.generation() == 1 && !supervisor.is_reloading()));
@@ -489,9 +489,9 @@ fn a_pool_that_goes_does_so_with_the_commit_and_not_before() {
         leaving.on_ready(id, now);
     }
     let turn = |supervisors: &mut [Supervisor], leaving: &mut Supervisor| {
-        let pools = supervisors.iter_mut().map(|supervisor| Signatory { supervisor, goes: false });
-        let pools = pools.chain([Signatory { supervisor: leaving, goes: true }]);
-        proceed(pools.collect(), now)
+        let pools = supervisors.iter_mut().map(|supervisor| ReloadParticipant { supervisor, is_removing: false });
+        let pools = pools.chain([ReloadParticipant { supervisor: leaving, is_removing: true }]);
+        reconcile_all(pools.collect(), now)
     };
     let trial = turn(&mut supervisors, &mut leaving);
     for (index, supervisor) in supervisors.iter_mut().enumerate() {
@@ -501,7 +501,7 @@ fn a_pool_that_goes_does_so_with_the_commit_and_not_before() {
         supervisor.on_ready(id, now);
     }
     let done = turn(&mut supervisors, &mut leaving);
-    assert_eq!(done.end, Some(End::Commit));
+    assert_eq!(done.result, Some(ReloadResult::Commit));
     let drains = |action: &Action| matches!(action, Action::Drain(_, ExitReason::Reload));
     assert!(done.actions[2].len() == 2 && done.actions[2].iter().all(drains), "{done:?}");
 }
