@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use crate::address::Address;
 use crate::app::App;
-use crate::arbiter::Launch;
+use crate::arbiter::ExecArgs;
 use crate::cli::{self, Action, Invocation, Stream};
 use crate::listen::activation;
 use crate::os::title::ProcTitle;
@@ -190,11 +190,11 @@ fn absolutize_paths(settings: &mut Settings, base_dir: &Path) {
 }
 
 /// How to start this program again. Without a folder to do that in there is no way.
-fn exec_args(args: &[OsString]) -> Option<Launch> {
+fn exec_args(args: &[OsString]) -> Option<ExecArgs> {
     let argv = args.iter().map(|arg| CString::new(arg.as_bytes()));
     let words = argv.collect::<Result<Vec<_>, _>>().ok()?;
     let working_dir = File::open(".").ok()?.into();
-    Some(Launch { words, folder: working_dir })
+    Some(ExecArgs { args: words, dir: working_dir })
 }
 
 /// Prints; a reader that has gone is no reason to fail.

@@ -11,7 +11,7 @@ use slog::{Level, crit, info, warn};
 
 use crate::app::App;
 use crate::arbiter::{
-    self, Arbiter, ResolvedConfig, PoolGeneration, ProcessTable, MasterContext, Kin, Launch, WorkerCgroups, Means, OomMonitor,
+    self, Arbiter, ResolvedConfig, PoolGeneration, ProcessTable, MasterContext, UpgradePeer, ExecArgs, WorkerCgroups, Means, OomMonitor,
     RunOutcome, PoolSpec, ConfigLoader,
 };
 use crate::heartbeat;
@@ -152,12 +152,12 @@ impl Runtime {
             InheritedFds::take_from_env().map_err(RuntimeError::Listen)?;
         let is_upgrade = predecessor.is_some();
         let upgrade_peer = match predecessor {
-            Some((pid, line)) => Kin::Predecessor { pid, line },
-            None => Kin::Alone,
+            Some((pid, line)) => UpgradePeer::OldMaster { pid, channel: line },
+            None => UpgradePeer::None,
         };
-        let is_sole_master = matches!(upgrade_peer, Kin::Alone);
+        let is_sole_master = matches!(upgrade_peer, UpgradePeer::None);
         let report_to_old_master = |error: RuntimeError| {
-            if let Kin::Predecessor { line, .. } = &upgrade_peer {
+            if let UpgradePeer::OldMaster { channel: line, .. } = &upgrade_peer {
                 line.send_failure(&error.to_string());
             }
             error
@@ -191,10 +191,10 @@ impl Runtime {
             cgroups,
             config_loader: planner,
             title,
-            launch,
+            exec_args: launch,
             pidfile,
             service_manager,
-            kin: upgrade_peer,
+            upgrade_peer,
             startup_notifier: verdict,
             hooks: self.hooks.as_ref(),
         };
@@ -233,7 +233,7 @@ pub(crate) struct StartupContext {
     /// Where the title goes that `ps` shows.
     pub(crate) title: Option<ProcTitle>,
     /// How to start it again.
-    pub(crate) exec_args: Option<Launch>,
+    pub(crate) exec_args: Option<ExecArgs>,
     /// Whom to tell when the workers are ready, if this is a daemon.
     pub(crate) startup_notifier: Option<Rc<StartupNotifier>>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Arbiter;
 use super::pool::Pool;
-use super::upgrade::{Kin, Progress};
+use super::upgrade::{UpgradePeer, UpgradePhase};
 use crate::listen::activation::fd_name;
 use crate::os::clock;
 use crate::time::MonotonicTime;
@@ -58,9 +58,9 @@ impl Arbiter<'_> {
 
     /// The service stops; or another master is the service from now on.
     pub(super) fn notify_stopping(&self) {
-        match &self.kin {
-            Kin::Successor { pid, state: Progress::Ready, .. } => self.service_manager.main_pid(*pid),
-            Kin::Alone | Kin::Successor { .. } => {
+        match &self.upgrade_peer {
+            UpgradePeer::NewMaster { pid, state: UpgradePhase::Ready, .. } => self.service_manager.main_pid(*pid),
+            UpgradePeer::None | UpgradePeer::NewMaster { .. } => {
                 let drains =
                     self.pools.iter().map(Pool::settings).map(|settings| {
                         settings.graceful_timeout.saturating_add(settings.abort_grace)
@@ -68,7 +68,7 @@ impl Arbiter<'_> {
                 let drain = drains.max().unwrap_or_default();
                 self.service_manager.stopping(drain.saturating_add(SERVICE_MANAGER_MARGIN));
             }
-            Kin::Predecessor { .. } => (), // the other is the service still
+            UpgradePeer::OldMaster { .. } => (), // the other is the service still
         }
     }
 }

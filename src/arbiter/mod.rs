@@ -36,7 +36,7 @@ pub(crate) use crew::{ProcessTable, OomMonitor};
 pub(crate) use leaves::WorkerCgroups;
 pub(crate) use reload::ConfigLoader;
 pub(crate) use roster::RunOutcome;
-pub(crate) use upgrade::{Kin, Launch};
+pub(crate) use upgrade::{UpgradePeer, ExecArgs};
 
 use crate::hooks::Hooks;
 use crate::log::error_chain;
@@ -73,10 +73,10 @@ pub(crate) struct Arbiter<'a> {
     cgroups: Rc<WorkerCgroups>,
     config_loader: ConfigLoader<'a>,
     title: Option<ProcTitle>,
-    launch: Option<Launch>,
+    exec_args: Option<ExecArgs>,
     pidfile: Option<PidFile>,
     service_manager: ServiceManager,
-    kin: Kin,
+    upgrade_peer: UpgradePeer,
     startup_notifier: Option<Rc<StartupNotifier>>,
     hooks: &'a dyn Hooks,
     /// When this master woke, and when it did so before, after which it may have been stopped.
@@ -97,7 +97,7 @@ pub(crate) struct Arbiter<'a> {
     /// A reload has been committed, and workers of the old generation may still let clients in.
     waiting_for_old_workers: bool,
     /// Somebody has asked for an upgrade that has not begun.
-    upgrade_wished: bool,
+    upgrade_pending: bool,
 }
 
 /// What a master has besides its workers.
@@ -115,13 +115,13 @@ pub(crate) struct Means<'a> {
     /// Where its title goes, if there is room for one.
     pub(crate) title: Option<ProcTitle>,
     /// How it is started anew, if that is known.
-    pub(crate) launch: Option<Launch>,
+    pub(crate) exec_args: Option<ExecArgs>,
     /// Its pid file, if one is wished for.
     pub(crate) pidfile: Option<PidFile>,
     /// The service manager.
     pub(crate) service_manager: ServiceManager,
     /// The other master, if there is one.
-    pub(crate) kin: Kin,
+    pub(crate) upgrade_peer: UpgradePeer,
     /// Whom to tell when the workers are ready, if this is a daemon.
     pub(crate) startup_notifier: Option<Rc<StartupNotifier>>,
     /// What else is to be done when something happens.
@@ -131,8 +131,8 @@ pub(crate) struct Means<'a> {
 impl<'a> Arbiter<'a> {
     /// An arbiter without a worker. There is at least one crew.
     pub(crate) fn new(process_tables: Vec<ProcessTable<'a>>, means: Means<'a>) -> Self {
-        let Means { signals, context, oom, cgroups, config_loader, title, launch, .. } = means;
-        let Means { pidfile, service_manager, kin, startup_notifier, hooks, .. } = means;
+        let Means { signals, context, oom, cgroups, config_loader, title, exec_args, .. } = means;
+        let Means { pidfile, service_manager, upgrade_peer, startup_notifier, hooks, .. } = means;
         let mut arbiter = Self {
             signals,
             pools: process_tables.into_iter().map(|processes| Pool::initial(processes, hooks)).collect(),
@@ -142,10 +142,10 @@ impl<'a> Arbiter<'a> {
             cgroups,
             config_loader,
             title,
-            launch,
+            exec_args,
             pidfile,
             service_manager,
-            kin,
+            upgrade_peer,
             startup_notifier,
             hooks,
             woke_at: clock::now(),
@@ -157,7 +157,7 @@ impl<'a> Arbiter<'a> {
             generation_count: 1,
             reload_pending: false,
             waiting_for_old_workers: false,
-            upgrade_wished: false,
+            upgrade_pending: false,
         };
         arbiter.show_title();
         arbiter.notify_starting();
@@ -172,7 +172,7 @@ impl<'a> Arbiter<'a> {
         self.hook("on_starting", |hooks| hooks.on_starting());
         loop {
             // Before the signals: whether this master is alone decides what a stop means.
-            self.hear_the_kin();
+            self.read_upgrade_channel();
             for signal in self.signals.take() {
                 self.obey(signal);
             }
@@ -181,7 +181,7 @@ impl<'a> Arbiter<'a> {
             self.bury_the_dead();
             self.change_if_wished();
             let now = clock::now();
-            self.give_up_the_late(now);
+            self.enforce_upgrade_timeout(now);
             self.refuse_newcomers(now);
             self.pools.iter_mut().for_each(|pool| pool.check_health(now));
             self.judge(now);
@@ -234,7 +234,7 @@ impl<'a> Arbiter<'a> {
             // Until it is known whether new settings are good, there is an earlier log, too.
             let contexts = self.previous_context.iter().chain([&self.context]);
             let theirs = theirs.chain(contexts.flat_map(|context| context.log.raw_fds()));
-            theirs.chain(self.signals.raw_fds()).chain(self.kin.line_number()).collect()
+            theirs.chain(self.signals.raw_fds()).chain(self.upgrade_peer.channel_fd()).collect()
         };
         pool.act(action, strangers);
     }
@@ -285,7 +285,7 @@ impl<'a> Arbiter<'a> {
     fn change_if_wished(&mut self) {
         let before = clock::now();
         self.start_pending_reload();
-        self.upgrade_if_wished();
+        self.start_pending_upgrade();
         let after = clock::now();
         if after.duration_since(before) > OVERSLEPT {
             self.pools.iter_mut().for_each(|pool| pool.supervisor.discount_stall(before, after));
@@ -313,7 +313,7 @@ impl<'a> Arbiter<'a> {
     /// Removes what the master has put into the file system, but for what another master uses.
     pub(crate) fn clean_up(&mut self) {
         self.hook("on_exit", |hooks| hooks.on_exit());
-        if self.kin.is_alone() {
+        if self.upgrade_peer.is_none() {
             self.pools.iter().for_each(|pool| pool.processes.remove_paths());
         }
         if let Some(pidfile) = self.pidfile.take() {
@@ -323,12 +323,12 @@ impl<'a> Arbiter<'a> {
 
     fn sleep(&mut self, decided: MonotonicTime) -> io::Result<()> {
         let cgroup_retry_at = self.cgroups.next_deadline();
-        let own = [self.kin.deadline(), self.watchdog_due, self.refuse_at, cgroup_retry_at];
+        let own = [self.upgrade_peer.deadline(), self.watchdog_due, self.refuse_at, cgroup_retry_at];
         let own = own.into_iter().flatten();
         let theirs = self.pools.iter().filter_map(|pool| pool.next_deadline(decided));
         let deadline = own.chain(theirs).min();
         let bells = self.pools.iter().map(|pool| pool.processes.wakeup_fd());
-        let fds = bells.chain([self.signals.as_fd()]).chain(self.kin.line());
+        let fds = bells.chain([self.signals.as_fd()]).chain(self.upgrade_peer.channel());
         poll::wait_readable(&fds.collect::<Vec<_>>(), deadline)?;
         let now = clock::now();
         let late = deadline.map_or(Duration::ZERO, |deadline| now.duration_since(deadline));
@@ -366,8 +366,8 @@ impl<'a> Arbiter<'a> {
             Signal::Ttin => self.resize_by(1, signal),
             Signal::Ttou => self.resize_by(-1, signal),
             Signal::Usr1 => self.reopen_logs(),
-            Signal::Usr2 => self.upgrade_wished = true,
-            Signal::Winch => self.let_workers_go(),
+            Signal::Usr2 => self.upgrade_pending = true,
+            Signal::Winch => self.suspend_workers(),
             Signal::Cont => self.go_on(),
             Signal::Urg | Signal::ParentDeath => (), // the master minds no queue and no parent
         }
@@ -392,7 +392,7 @@ impl<'a> Arbiter<'a> {
     /// unless another master goes on serving.
     pub(super) fn close_the_house(&mut self) {
         self.notify_stopping();
-        if self.kin.is_alone() {
+        if self.upgrade_peer.is_none() {
             self.pools.iter().for_each(|pool| pool.processes.stop_accepting());
             self.refuse_at = Some(clock::now().saturating_add(HANDSHAKE_MAX));
         }
@@ -453,7 +453,7 @@ impl<'a> Arbiter<'a> {
             if pool.is_some() {
                 process::kill_process_group(pid);
             } else {
-                self.hear_the_kin();
+                self.read_upgrade_channel();
             }
             process::reap(pid);
             match pool {
@@ -462,7 +462,7 @@ impl<'a> Arbiter<'a> {
                     self.cgroups.remove(pid, self.context.log.logger());
                 }
                 // A stranger's end, as PID 1 sees many, is nobody's concern.
-                None => self.mourn_successor(pid, exit),
+                None => self.on_new_master_exit(pid, exit),
             }
         }
     }
@@ -471,8 +471,8 @@ impl<'a> Arbiter<'a> {
         if !self.reported_ready && self.pools.iter().all(Pool::is_ready) {
             self.reported_ready = true;
             info!(self.log(), "ready"; "workers" => self.target(), "pid" => Pid::this().as_raw());
-            if let Kin::Predecessor { line, .. } = &self.kin {
-                line.send_ready();
+            if let UpgradePeer::OldMaster { channel, .. } = &self.upgrade_peer {
+                channel.send_ready();
             }
             self.service_manager.ready(&self.status_line());
             if let Some(notifier) = self.startup_notifier.take() {

@@ -19,7 +19,7 @@ impl Arbiter<'_> {
     /// Opens new queues once somebody can take from them, unless another master would not know of
     /// them; and lends those that are without a worker.
     pub(super) fn tend_the_queues(&mut self) {
-        let may_open = self.stopping().is_none() && self.kin.is_alone();
+        let may_open = self.stopping().is_none() && self.upgrade_peer.is_none();
         let mut opened = false;
         for pool in &mut self.pools {
             opened |= may_open && pool.supervisor.ready_count() > 0 && pool.processes.open_queues();

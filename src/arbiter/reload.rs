@@ -43,7 +43,7 @@ impl<'a> Arbiter<'a> {
             Ok(staged) => self.begin_reload(staged),
             Err(reason) => {
                 error!(self.log(), "reload refused"; "error" => reason);
-                self.resume();
+                self.resume_workers();
                 let status = format!("{}; the last reload was refused", self.status_line());
                 self.service_manager.ready(&status);
             }
@@ -58,7 +58,7 @@ impl<'a> Arbiter<'a> {
         let reusable_listeners = current.iter().flat_map(|pool_generation| &pool_generation.listeners);
         let reusable_listeners: Vec<Arc<Listener>> = reusable_listeners.map(Arc::clone).collect();
         let (context, pool_generations) =
-            company::prepare_generations(config, &reusable_listeners, &current, self.kin.is_alone()).map_err(prepare_error_text)?;
+            company::prepare_generations(config, &reusable_listeners, &current, self.upgrade_peer.is_none()).map_err(prepare_error_text)?;
         let mut staged = StagedReload { context, updated: Vec::new(), added: Vec::new() };
         for pool_generation in pool_generations {
             let name = &pool_generation.spec.name;
@@ -136,7 +136,7 @@ impl<'a> Arbiter<'a> {
 
     /// The new generation is complete in all pools: what only the old one had is let go.
     pub(super) fn commit_reload(&mut self) {
-        let (is_sole_master, generation) = (self.kin.is_alone(), self.generation());
+        let (is_sole_master, generation) = (self.upgrade_peer.is_none(), self.generation());
         self.previous_context = None;
         let stays = |pool: &&Pool<'a>| pool.status != PoolStatus::Removing;
         let keep_open: Vec<RawFd> =
@@ -179,7 +179,7 @@ impl<'a> Arbiter<'a> {
 
     /// The new generation has failed in the pool of this index: back to the old in all.
     pub(super) fn roll_back_reload(&mut self, failed_pool: usize) {
-        let is_sole_master = self.kin.is_alone();
+        let is_sole_master = self.upgrade_peer.is_none();
         let is_named = self.context.has_named_pools;
         if let Some(previous) = self.previous_context.take() {
             self.context = previous;

@@ -20,156 +20,156 @@ const START_ALLOWANCE: Duration = Duration::from_secs(5);
 
 /// How this program was started, so that it can be started again.
 #[derive(Debug)]
-pub(crate) struct Launch {
+pub(crate) struct ExecArgs {
     /// The words of the command line; the first names the program.
-    pub(crate) words: Vec<CString>,
+    pub(crate) args: Vec<CString>,
     /// The folder in which it was started.
-    pub(crate) folder: OwnedFd,
+    pub(crate) dir: OwnedFd,
 }
 
 /// The other master, if there is one.
 #[derive(Debug)]
-pub(crate) enum Kin {
+pub(crate) enum UpgradePeer {
     /// None.
-    Alone,
+    None,
     /// The one that this one is to succeed.
-    Predecessor { pid: Pid, line: UpgradeChannel },
+    OldMaster { pid: Pid, channel: UpgradeChannel },
     /// The one that is to succeed this one.
-    Successor { pid: Pid, line: Option<UpgradeChannel>, state: Progress, give_up_at: MonotonicTime },
+    NewMaster { pid: Pid, channel: Option<UpgradeChannel>, state: UpgradePhase, ready_deadline: MonotonicTime },
 }
 
 /// How far a successor has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub(crate) enum UpgradePhase {
     Starting,
     Ready,
     /// It has failed, which has been said.
     Failed,
 }
 
-impl Kin {
-    pub(super) fn is_alone(&self) -> bool {
-        matches!(self, Kin::Alone)
+impl UpgradePeer {
+    pub(super) fn is_none(&self) -> bool {
+        matches!(self, UpgradePeer::None)
     }
 
-    pub(super) fn line(&self) -> Option<BorrowedFd<'_>> {
+    pub(super) fn channel(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Kin::Alone => None,
-            Kin::Predecessor { line, .. } => Some(line.as_fd()),
-            Kin::Successor { line, .. } => line.as_ref().map(AsFd::as_fd),
+            UpgradePeer::None => None,
+            UpgradePeer::OldMaster { channel, .. } => Some(channel.as_fd()),
+            UpgradePeer::NewMaster { channel, .. } => channel.as_ref().map(AsFd::as_fd),
         }
     }
 
     /// The number of the line, which no worker may keep: it would hide the end of this master.
-    pub(super) fn line_number(&self) -> Option<RawFd> {
-        self.line().map(|line| line.as_raw_fd())
+    pub(super) fn channel_fd(&self) -> Option<RawFd> {
+        self.channel().map(|line| line.as_raw_fd())
     }
 
     /// When a successor that is not ready is given up.
     pub(super) fn deadline(&self) -> Option<MonotonicTime> {
         match self {
-            Kin::Successor { give_up_at, state: Progress::Starting, .. } => Some(*give_up_at),
-            Kin::Alone | Kin::Predecessor { .. } | Kin::Successor { .. } => None,
+            UpgradePeer::NewMaster { ready_deadline, state: UpgradePhase::Starting, .. } => Some(*ready_deadline),
+            UpgradePeer::None | UpgradePeer::OldMaster { .. } | UpgradePeer::NewMaster { .. } => None,
         }
     }
 }
 
 impl Arbiter<'_> {
     /// Begins an upgrade, if one is wished for and nothing stands against it.
-    pub(super) fn upgrade_if_wished(&mut self) {
-        if !self.upgrade_wished || self.is_reloading() {
+    pub(super) fn start_pending_upgrade(&mut self) {
+        if !self.upgrade_pending || self.is_reloading() {
             return;
         }
-        self.upgrade_wished = false;
-        match self.start_successor() {
+        self.upgrade_pending = false;
+        match self.exec_new_master() {
             Ok((pid, kin)) => {
                 info!(self.log(), "upgrade begins"; "pid" => pid.as_raw());
-                self.kin = kin;
+                self.upgrade_peer = kin;
             }
             Err(reason) => error!(self.log(), "upgrade refused"; "error" => reason),
         }
     }
 
-    fn start_successor(&self) -> Result<(Pid, Kin), String> {
+    fn exec_new_master(&self) -> Result<(Pid, UpgradePeer), String> {
         if self.stopping().is_some() {
             return Err("this master is stopping".to_owned());
         }
-        match &self.kin {
-            Kin::Alone => (),
-            Kin::Successor { pid, .. } => {
+        match &self.upgrade_peer {
+            UpgradePeer::None => (),
+            UpgradePeer::NewMaster { pid, .. } => {
                 return Err(format!("an upgrade is under way, to process {pid}"));
             }
-            Kin::Predecessor { pid, .. } => {
+            UpgradePeer::OldMaster { pid, .. } => {
                 return Err(format!("this master has not taken over from process {pid} yet"));
             }
         }
-        let launch = self.launch.as_ref().ok_or("how this program was started is not known")?;
-        let (line, other) = UpgradeChannel::new().map_err(|error| format!("cannot make a line: {error}"))?;
+        let exec_args = self.exec_args.as_ref().ok_or("how this program was started is not known")?;
+        let (channel, peer_end) = UpgradeChannel::new().map_err(|error| format!("cannot make a line: {error}"))?;
         let listeners = self.pools.iter().flat_map(|pool| pool.current_generation().open_listeners());
         let listeners: Vec<_> = listeners.collect();
         let sockets = listeners.iter().map(|listener| listener.as_raw_fd());
-        let descriptors: Vec<RawFd> = sockets.chain([other.as_raw_fd()]).collect();
-        let predecessor = Pid::this();
+        let inherited_fds: Vec<RawFd> = sockets.chain([peer_end.as_raw_fd()]).collect();
+        let old_master = Pid::this();
         let forked = process::fork(|| {
-            for (name, value) in activation::listen_env_vars(&listeners, predecessor) {
+            for (name, value) in activation::listen_env_vars(&listeners, old_master) {
                 process::set_env(&name, &value);
             }
             if std::env::var_os(WATCHDOG_PID).is_some() {
                 process::set_env(WATCHDOG_PID, Pid::this().to_string());
             }
-            match process::change_dir(launch.folder.as_fd()) {
+            match process::change_dir(exec_args.dir.as_fd()) {
                 Ok(()) => process::exec_with_fds(
-                    &launch.words,
-                    &descriptors,
+                    &exec_args.args,
+                    &inherited_fds,
                     activation::report_exec_failure,
                 ),
-                Err(error) => activation::report_exec_failure(other.as_fd(), &error),
+                Err(error) => activation::report_exec_failure(peer_end.as_fd(), &error),
             }
             1
         });
         let pid = forked.map_err(|error| format!("cannot fork: {error}"))?;
-        let give_up_at = clock::now().saturating_add(self.max_boot_timeout() + START_ALLOWANCE);
-        let (line, state) = (Some(line), Progress::Starting);
-        Ok((pid, Kin::Successor { pid, line, state, give_up_at }))
+        let ready_deadline = clock::now().saturating_add(self.max_boot_timeout() + START_ALLOWANCE);
+        let (channel, state) = (Some(channel), UpgradePhase::Starting);
+        Ok((pid, UpgradePeer::NewMaster { pid, channel, state, ready_deadline }))
     }
 
     /// Hears what the other master has to say, if anything.
-    pub(super) fn hear_the_kin(&mut self) {
-        let word = match &self.kin {
-            Kin::Alone => None,
-            Kin::Predecessor { line, .. } => line.try_receive(),
-            Kin::Successor { line, .. } => line.as_ref().and_then(UpgradeChannel::try_receive),
+    pub(super) fn read_upgrade_channel(&mut self) {
+        let message = match &self.upgrade_peer {
+            UpgradePeer::None => None,
+            UpgradePeer::OldMaster { channel, .. } => channel.try_receive(),
+            UpgradePeer::NewMaster { channel, .. } => channel.as_ref().and_then(UpgradeChannel::try_receive),
         };
-        match (&mut self.kin, word) {
-            (Kin::Predecessor { .. }, Some(UpgradeMessage::PeerExited)) => self.take_over(),
-            (Kin::Successor { pid, state, .. }, Some(UpgradeMessage::Ready)) => {
-                *state = Progress::Ready;
+        match (&mut self.upgrade_peer, message) {
+            (UpgradePeer::OldMaster { .. }, Some(UpgradeMessage::PeerExited)) => self.promote(),
+            (UpgradePeer::NewMaster { pid, state, .. }, Some(UpgradeMessage::Ready)) => {
+                *state = UpgradePhase::Ready;
                 let pid = pid.as_raw();
                 info!(self.log(), "successor is ready"; "pid" => pid);
             }
-            (Kin::Successor { state, .. }, Some(UpgradeMessage::ExecFailed(errno))) => {
-                *state = Progress::Failed;
+            (UpgradePeer::NewMaster { state, .. }, Some(UpgradeMessage::ExecFailed(errno))) => {
+                *state = UpgradePhase::Failed;
                 let error = io::Error::from_raw_os_error(errno).to_string();
                 error!(self.log(), "upgrade failed: the program cannot be started";
                     "error" => error);
             }
-            (Kin::Successor { state, .. }, Some(UpgradeMessage::Failed(reason))) => {
-                *state = Progress::Failed;
+            (UpgradePeer::NewMaster { state, .. }, Some(UpgradeMessage::Failed(reason))) => {
+                *state = UpgradePhase::Failed;
                 error!(self.log(), "upgrade failed"; "error" => reason);
             }
             // One that has gone is mourned when it is reaped. One that has hung up and lives would
             // never learn that it is alone.
-            (Kin::Successor { pid, line, .. }, Some(UpgradeMessage::PeerExited)) => {
+            (UpgradePeer::NewMaster { pid, channel: line, .. }, Some(UpgradeMessage::PeerExited)) => {
                 *line = None;
                 process::send_sigkill(*pid);
             }
-            (Kin::Alone | Kin::Predecessor { .. } | Kin::Successor { .. }, _) => (),
+            (UpgradePeer::None | UpgradePeer::OldMaster { .. } | UpgradePeer::NewMaster { .. }, _) => (),
         }
     }
 
     /// The predecessor has gone: this is the only master now.
-    fn take_over(&mut self) {
-        let Kin::Predecessor { pid, .. } = std::mem::replace(&mut self.kin, Kin::Alone) else {
+    fn promote(&mut self) {
+        let UpgradePeer::OldMaster { pid, .. } = std::mem::replace(&mut self.upgrade_peer, UpgradePeer::None) else {
             return;
         };
         if let Some(pidfile) = &mut self.pidfile
@@ -189,35 +189,35 @@ impl Arbiter<'_> {
 
     /// If a process that has ended was the successor, whose last words have been heard, everything
     /// is as before.
-    pub(super) fn mourn_successor(&mut self, ended: Pid, exit: Exit) {
-        let Kin::Successor { pid, state, .. } = &self.kin else { return };
+    pub(super) fn on_new_master_exit(&mut self, ended: Pid, exit: Exit) {
+        let UpgradePeer::NewMaster { pid, state, .. } = &self.upgrade_peer else { return };
         if *pid != ended {
             return;
         }
         let state = *state;
-        self.kin = Kin::Alone;
+        self.upgrade_peer = UpgradePeer::None;
         self.cgroups.find_orphans(ended);
         if self.stopping().is_some() {
             self.close_the_house();
         }
         let (pid, how) = (ended.as_raw(), exit.to_string());
         match state {
-            Progress::Ready => {
+            UpgradePhase::Ready => {
                 warn!(self.log(), "successor has ended"; "pid" => pid, "exit" => how)
             }
-            Progress::Failed => {
+            UpgradePhase::Failed => {
                 info!(self.log(), "successor has ended"; "pid" => pid, "exit" => how)
             }
-            Progress::Starting => {
+            UpgradePhase::Starting => {
                 error!(self.log(), "upgrade failed: the successor was never ready";
                     "pid" => pid, "exit" => how);
             }
         }
-        self.resume();
+        self.resume_workers();
     }
 
     /// Workers that were let go come back.
-    pub(super) fn resume(&mut self) {
+    pub(super) fn resume_workers(&mut self) {
         let resumed = self.pools.iter_mut().map(|pool| pool.supervisor.resume());
         if resumed.fold(false, |any, news| any | news) {
             info!(self.log(), "workers come back");
@@ -225,12 +225,12 @@ impl Arbiter<'_> {
     }
 
     /// Ends a successor that has not got ready in time.
-    pub(super) fn give_up_the_late(&mut self, now: MonotonicTime) {
-        if self.kin.deadline().is_none_or(|deadline| now < deadline) {
+    pub(super) fn enforce_upgrade_timeout(&mut self, now: MonotonicTime) {
+        if self.upgrade_peer.deadline().is_none_or(|deadline| now < deadline) {
             return;
         }
-        if let Kin::Successor { pid, state, .. } = &mut self.kin {
-            *state = Progress::Failed;
+        if let UpgradePeer::NewMaster { pid, state, .. } = &mut self.upgrade_peer {
+            *state = UpgradePhase::Failed;
             let pid = *pid;
             error!(self.log(), "upgrade failed: the successor is not ready in time";
                 "pid" => pid.as_raw());
@@ -239,8 +239,8 @@ impl Arbiter<'_> {
     }
 
     /// WINCH: the workers go, the master stays.
-    pub(super) fn let_workers_go(&mut self) {
-        if !self.context.settings.daemon && self.kin.is_alone() {
+    pub(super) fn suspend_workers(&mut self) {
+        if !self.context.settings.daemon && self.upgrade_peer.is_none() {
             // A terminal that changes its size sends it too.
             warn!(self.log(), "signal has no effect outside a daemon"; "signal" => "WINCH");
             return;
