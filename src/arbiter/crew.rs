@@ -227,14 +227,14 @@ impl<'a> ProcessTable<'a> {
                 listener.set_first_generation(generation);
             }
         }
-        self.share_out();
+        self.assign_reuseport_shards();
         previous
     }
 
     /// It was not: back to the old, if there was one. Returns the new.
     pub(super) fn restore_generation(&mut self) -> Option<PoolGeneration<'a>> {
         let failed = std::mem::replace(&mut self.current, self.previous.take()?);
-        self.share_out();
+        self.assign_reuseport_shards();
         Some(failed)
     }
 

@@ -186,7 +186,7 @@ impl<'a> Arbiter<'a> {
             self.pools.iter_mut().for_each(|pool| pool.check_health(now));
             self.judge(now);
             self.proceed(now);
-            self.tend_the_queues();
+            self.update_reuseport();
             self.report_ready();
             self.finish_reload();
             self.update_service_manager(now);

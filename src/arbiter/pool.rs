@@ -51,7 +51,7 @@ impl<'a> Pool<'a> {
         let target = settings.workers.count();
         let supervisor = Supervisor::new(Policy::from(settings), target, clock::now().as_nanos());
         let mut pool = Self::new(PoolStatus::Active, supervisor, processes, hooks);
-        pool.processes.share_out();
+        pool.processes.assign_reuseport_shards();
         pool
     }
 

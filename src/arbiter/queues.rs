@@ -13,28 +13,28 @@ use super::crew::ProcessTable;
 use crate::os::process;
 
 /// How many workers look for clients for whom the kernel had woken one that was killed.
-const LOOKING: usize = 3;
+const WORKERS_TO_WAKE: usize = 3;
 
 impl Arbiter<'_> {
     /// Opens new queues once somebody can take from them, unless another master would not know of
     /// them; and lends those that are without a worker.
-    pub(super) fn tend_the_queues(&mut self) {
+    pub(super) fn update_reuseport(&mut self) {
         let may_open = self.stopping().is_none() && self.upgrade_peer.is_none();
         let mut opened = false;
         for pool in &mut self.pools {
-            opened |= may_open && pool.supervisor.ready_count() > 0 && pool.processes.open_queues();
+            opened |= may_open && pool.supervisor.ready_count() > 0 && pool.processes.open_new_sockets();
         }
         if opened {
             self.push_fd_store();
         }
-        self.pools.iter_mut().for_each(|pool| pool.processes.lend_queues());
+        self.pools.iter_mut().for_each(|pool| pool.processes.reassign_uncovered());
     }
 }
 
 impl ProcessTable<'_> {
     /// Says whose the queues are. Nobody can be told from the queues that a worker has looked at
     /// already, so all are told.
-    pub(super) fn share_out(&mut self) {
+    pub(super) fn assign_reuseport_shards(&mut self) {
         self.any_not_listening = self.current.any_not_listening();
         if self.current.assign_reuseport_shards() {
             self.workers.values().for_each(|worker| process::send_sigurg(worker.pid));
@@ -44,7 +44,7 @@ impl ProcessTable<'_> {
 
     /// Begins to listen at sockets that were bound beside others, which are of use only once there
     /// is somebody who has them. Returns whether there were any.
-    pub(super) fn open_queues(&mut self) -> bool {
+    pub(super) fn open_new_sockets(&mut self) -> bool {
         if self.previous.is_some() || !std::mem::take(&mut self.any_not_listening) {
             return false;
         }
@@ -61,58 +61,58 @@ impl ProcessTable<'_> {
     }
 
     /// Lends each queue at which nobody of its own is to somebody else, until that changes.
-    pub(super) fn lend_queues(&mut self) {
+    pub(super) fn reassign_uncovered(&mut self) {
         if std::mem::take(&mut self.worker_killed_recently) {
             // One who looks is enough, but not everybody is free to.
             let others = self.workers.values().filter(|worker| worker.accepts());
-            others.take(LOOKING).for_each(|worker| process::send_sigurg(worker.pid));
+            others.take(WORKERS_TO_WAKE).for_each(|worker| process::send_sigurg(worker.pid));
         }
         if !std::mem::take(&mut self.workers_changed) {
             return;
         }
         let accepting = || self.workers.values().filter(|member| member.accepts());
-        let mut attendances: HashMap<(u32, u32), Attendance> = HashMap::new();
-        let mut borrowers = HashSet::new();
+        let mut coverages: HashMap<(u32, u32), ShardCoverage> = HashMap::new();
+        let mut assignees = HashSet::new();
         for listener in self.current.open_listeners() {
             let Some(share) = listener.shard() else { continue };
             let since = listener.first_generation();
-            let attendance = attendances.entry((since, share.count)).or_insert_with(|| {
+            let coverage = coverages.entry((since, share.count)).or_insert_with(|| {
                 let here = accepting().filter(|worker| worker.generation >= since);
-                Attendance::new(share.count, here.map(|worker| worker.slot))
+                ShardCoverage::new(share.count, here.map(|worker| worker.slot))
             });
-            let borrower = attendance.borrower(share.index);
-            if listener.assign_to(borrower) {
-                borrowers.extend(borrower);
+            let assignee = coverage.assignee(share.index);
+            if listener.assign_to(assignee) {
+                assignees.extend(assignee);
             }
         }
-        let told = accepting().filter(|worker| borrowers.contains(&worker.slot));
+        let told = accepting().filter(|worker| assignees.contains(&worker.slot));
         told.for_each(|worker| process::send_sigurg(worker.pid));
     }
 }
 
 /// Who is there for the sockets at one address.
-pub(super) struct Attendance {
+pub(super) struct ShardCoverage {
     /// Whether somebody is there to whom the nth socket belongs.
-    own: Vec<bool>,
+    covered: Vec<bool>,
     /// The slots in which somebody is, in order.
     slots: Vec<usize>,
 }
 
-impl Attendance {
+impl ShardCoverage {
     /// For so many sockets, with workers in these slots.
     pub(super) fn new(count: u32, slots: impl Iterator<Item = usize>) -> Self {
-        let mut own = vec![false; count as usize];
+        let mut covered = vec![false; count as usize];
         let mut slots: Vec<usize> = slots.collect();
         slots.sort_unstable();
         slots.dedup();
-        slots.iter().for_each(|slot| own[slot % count as usize] = true);
-        Self { own, slots }
+        slots.iter().for_each(|slot| covered[slot % count as usize] = true);
+        Self { covered, slots }
     }
 
     /// The slot whose worker borrows the nth socket; `None` if none needs to, or nobody is there.
-    pub(super) fn borrower(&self, index: u32) -> Option<usize> {
+    pub(super) fn assignee(&self, index: u32) -> Option<usize> {
         let index = index as usize;
-        if self.own[index] || self.slots.is_empty() {
+        if self.covered[index] || self.slots.is_empty() {
             return None;
         }
         Some(self.slots[index % self.slots.len()])
@@ -123,27 +123,27 @@ impl Attendance {
 mod tests {
     use super::*;
 
-    fn borrowers(count: u32, slots: &[usize]) -> Vec<Option<usize>> {
-        let attendance = Attendance::new(count, slots.iter().copied());
-        (0..count).map(|index| attendance.borrower(index)).collect()
+    fn assignees(count: u32, slots: &[usize]) -> Vec<Option<usize>> {
+        let coverage = ShardCoverage::new(count, slots.iter().copied());
+        (0..count).map(|index| coverage.assignee(index)).collect()
     }
 
     #[test]
-    fn who_has_a_worker_needs_no_borrower() {
-        assert_eq!(borrowers(3, &[0, 1, 2]), [None; 3]);
-        assert_eq!(borrowers(2, &[4, 1]), [None; 2]); // one that was added by a signal
+    fn assignee_of_covered_shard_is_none() {
+        assert_eq!(assignees(3, &[0, 1, 2]), [None; 3]);
+        assert_eq!(assignees(2, &[4, 1]), [None; 2]); // one that was added by a signal
     }
 
     #[test]
-    fn each_queue_has_somebody_if_anybody_is_there() {
-        assert_eq!(borrowers(3, &[1, 1]), [Some(1), None, Some(1)]);
-        assert_eq!(borrowers(4, &[0, 2]), [None, Some(2), None, Some(2)]);
-        assert_eq!(borrowers(2, &[]), [None; 2]);
+    fn assignee_of_uncovered_shard_is_a_present_slot() {
+        assert_eq!(assignees(3, &[1, 1]), [Some(1), None, Some(1)]);
+        assert_eq!(assignees(4, &[0, 2]), [None, Some(2), None, Some(2)]);
+        assert_eq!(assignees(2, &[]), [None; 2]);
         for gone in 0..8 {
             let slots: Vec<usize> = (0..8).filter(|slot| *slot != gone).collect();
-            for (slot, borrower) in borrowers(8, &slots).into_iter().enumerate() {
-                assert_eq!(borrower.is_some(), slot == gone);
-                assert_ne!(borrower, Some(gone));
+            for (slot, assignee) in assignees(8, &slots).into_iter().enumerate() {
+                assert_eq!(assignee.is_some(), slot == gone);
+                assert_ne!(assignee, Some(gone));
             }
         }
     }
