@@ -11,7 +11,7 @@ use slog::{Level, crit, info, warn};
 
 use crate::app::App;
 use crate::arbiter::{
-    self, Arbiter, ResolvedConfig, PoolGeneration, ProcessTable, MasterContext, UpgradePeer, ExecArgs, WorkerCgroups, Means, OomMonitor,
+    self, Arbiter, ResolvedConfig, PoolGeneration, ProcessTable, MasterContext, UpgradePeer, ExecArgs, WorkerCgroups, ArbiterParts, OomMonitor,
     RunOutcome, PoolSpec, ConfigLoader,
 };
 use crate::heartbeat;
@@ -184,7 +184,7 @@ impl Runtime {
         let process_tables =
             generations.into_iter().map(|generation| ProcessTable::new(generation, title, &oom, &cgroups));
         let crews = process_tables.collect::<Result<Vec<_>, _>>().map_err(RuntimeError::Os)?;
-        let parts = Means {
+        let parts = ArbiterParts {
             signals,
             context: master_context,
             oom,
@@ -312,7 +312,7 @@ fn serve(mut arbiter: Arbiter<'_>) -> Result<(), RuntimeError> {
             Ok(())
         }
         RunOutcome::NeverReady => {
-            let (log, reason) = arbiter.last_words();
+            let (log, reason) = arbiter.failure_reason();
             crit!(log, "giving up: no worker was ever ready"; "error" => &reason);
             Err(RuntimeError::NeverReady(reason))
         }

@@ -54,7 +54,7 @@ use pool::Pool;
 use roster::{Action, ShutdownMode, WORKERS_MAX};
 
 /// A sleep that ends so much after its deadline means that the master itself did not run.
-const OVERSLEPT: Duration = Duration::from_millis(500);
+const STALL_THRESHOLD: Duration = Duration::from_millis(500);
 
 /// How long a handshake that is under way may take to end.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(1);
@@ -81,11 +81,11 @@ pub(crate) struct Arbiter<'a> {
     hooks: &'a dyn Hooks,
     /// When this master woke, and when it did so before, after which it may have been stopped.
     woke_at: MonotonicTime,
-    ran_at: MonotonicTime,
+    prev_wake_at: MonotonicTime,
     /// When the manager wants the next sign of life.
     watchdog_due: Option<MonotonicTime>,
     /// When newcomers are refused, if a stop is under way.
-    refuse_at: Option<MonotonicTime>,
+    reject_connections_at: Option<MonotonicTime>,
     /// What the manager was told last.
     status: String,
     /// Whether all of the first workers have been ready at once, which is said once.
@@ -101,7 +101,7 @@ pub(crate) struct Arbiter<'a> {
 }
 
 /// What a master has besides its workers.
-pub(crate) struct Means<'a> {
+pub(crate) struct ArbiterParts<'a> {
     /// Its signals, which must have been caught since before anything was created.
     pub(crate) signals: SignalPipe,
     /// What there is one of.
@@ -130,9 +130,9 @@ pub(crate) struct Means<'a> {
 
 impl<'a> Arbiter<'a> {
     /// An arbiter without a worker. There is at least one crew.
-    pub(crate) fn new(process_tables: Vec<ProcessTable<'a>>, means: Means<'a>) -> Self {
-        let Means { signals, context, oom, cgroups, config_loader, title, exec_args, .. } = means;
-        let Means { pidfile, service_manager, upgrade_peer, startup_notifier, hooks, .. } = means;
+    pub(crate) fn new(process_tables: Vec<ProcessTable<'a>>, parts: ArbiterParts<'a>) -> Self {
+        let ArbiterParts { signals, context, oom, cgroups, config_loader, title, exec_args, .. } = parts;
+        let ArbiterParts { pidfile, service_manager, upgrade_peer, startup_notifier, hooks, .. } = parts;
         let mut arbiter = Self {
             signals,
             pools: process_tables.into_iter().map(|processes| Pool::initial(processes, hooks)).collect(),
@@ -149,9 +149,9 @@ impl<'a> Arbiter<'a> {
             startup_notifier,
             hooks,
             woke_at: clock::now(),
-            ran_at: clock::now(),
+            prev_wake_at: clock::now(),
             watchdog_due: None,
-            refuse_at: None,
+            reject_connections_at: None,
             status: String::new(),
             reported_ready: false,
             generation_count: 1,
@@ -159,7 +159,7 @@ impl<'a> Arbiter<'a> {
             waiting_for_old_workers: false,
             upgrade_pending: false,
         };
-        arbiter.show_title();
+        arbiter.set_process_title();
         arbiter.notify_starting();
         arbiter
     }
@@ -174,18 +174,18 @@ impl<'a> Arbiter<'a> {
             // Before the signals: whether this master is alone decides what a stop means.
             self.read_upgrade_channel();
             for signal in self.signals.take() {
-                self.obey(signal);
+                self.handle_signal(signal);
             }
-            self.ran_at = self.woke_at;
-            self.hear_the_workers();
-            self.bury_the_dead();
-            self.change_if_wished();
+            self.prev_wake_at = self.woke_at;
+            self.poll_worker_status();
+            self.reap_children();
+            self.start_pending_transition();
             let now = clock::now();
             self.enforce_upgrade_timeout(now);
-            self.refuse_newcomers(now);
+            self.reject_new_connections(now);
             self.pools.iter_mut().for_each(|pool| pool.check_health(now));
-            self.judge(now);
-            self.proceed(now);
+            self.enforce_limits(now);
+            self.reconcile(now);
             self.update_reuseport();
             self.report_ready();
             self.finish_reload();
@@ -202,16 +202,16 @@ impl<'a> Arbiter<'a> {
     }
 
     /// Ends who is to be ended, in all pools, before it is decided what that means for a reload.
-    fn judge(&mut self, now: MonotonicTime) {
-        self.give_up_together();
+    fn enforce_limits(&mut self, now: MonotonicTime) {
+        self.stop_if_pool_failed();
         for index in 0..self.pools.len() {
             let actions = self.pools[index].supervisor.enforce_limits(now);
-            actions.into_iter().for_each(|action| self.act(index, action));
+            actions.into_iter().for_each(|action| self.apply(index, action));
         }
     }
 
     /// Has workers come and go. A reload ends in all pools at once, before anybody goes for it.
-    fn proceed(&mut self, now: MonotonicTime) {
+    fn reconcile(&mut self, now: MonotonicTime) {
         let participants = self.pools.iter_mut().map(Pool::reload_participant);
         let pact::ReconcileOutcome { result, actions } = pact::reconcile_all(participants.collect(), now);
         match result {
@@ -220,40 +220,40 @@ impl<'a> Arbiter<'a> {
             None => (),
         }
         for (index, actions) in actions.into_iter().enumerate() {
-            actions.into_iter().for_each(|action| self.act(index, action));
+            actions.into_iter().for_each(|action| self.apply(index, action));
         }
         self.pools.retain(|pool| !pool.is_removed());
     }
 
-    fn act(&mut self, index: usize, action: Action) {
+    fn apply(&mut self, index: usize, action: Action) {
         let (before, rest) = self.pools.split_at_mut(index);
         let Some((pool, after)) = rest.split_first_mut() else { return };
-        let strangers = || -> Vec<RawFd> {
+        let fds_to_close = || -> Vec<RawFd> {
             let others = before.iter().chain(after.iter());
-            let theirs = others.flat_map(|pool| pool.processes.owned_fds());
+            let other_fds = others.flat_map(|pool| pool.processes.owned_fds());
             // Until it is known whether new settings are good, there is an earlier log, too.
             let contexts = self.previous_context.iter().chain([&self.context]);
-            let theirs = theirs.chain(contexts.flat_map(|context| context.log.raw_fds()));
-            theirs.chain(self.signals.raw_fds()).chain(self.upgrade_peer.channel_fd()).collect()
+            let other_fds = other_fds.chain(contexts.flat_map(|context| context.log.raw_fds()));
+            other_fds.chain(self.signals.raw_fds()).chain(self.upgrade_peer.channel_fd()).collect()
         };
-        pool.act(action, strangers);
+        pool.apply(action, fds_to_close);
     }
 
     /// A pool that was never ready, and never will be, ends the whole: it was asked for, and to
     /// serve the rest without it is something else.
-    fn give_up_together(&mut self) {
-        let hopeless = self.pools.iter().any(|pool| pool.supervisor.has_failed());
-        if hopeless && self.stopping().is_none() && self.pools.len() > 1 {
-            self.close_the_house();
+    fn stop_if_pool_failed(&mut self) {
+        let any_failed = self.pools.iter().any(|pool| pool.supervisor.has_failed());
+        if any_failed && self.stopping().is_none() && self.pools.len() > 1 {
+            self.begin_shutdown();
             self.pools.iter_mut().for_each(|pool| pool.supervisor.stop(ShutdownMode::Graceful));
         }
     }
 
     /// The end, once it has come for all pools.
     fn outcome(&self) -> Option<RunOutcome> {
-        let ends: Option<Vec<RunOutcome>> =
+        let outcomes: Option<Vec<RunOutcome>> =
             self.pools.iter().map(|pool| pool.supervisor.outcome()).collect();
-        let ends = ends?;
+        let ends = outcomes?;
         Some(if ends.contains(&RunOutcome::NeverReady) {
             RunOutcome::NeverReady
         } else {
@@ -282,26 +282,26 @@ impl<'a> Arbiter<'a> {
 
     /// Begins what great change is wished for. To look up names may take long, for which no worker
     /// is to blame.
-    fn change_if_wished(&mut self) {
+    fn start_pending_transition(&mut self) {
         let before = clock::now();
         self.start_pending_reload();
         self.start_pending_upgrade();
         let after = clock::now();
-        if after.duration_since(before) > OVERSLEPT {
+        if after.duration_since(before) > STALL_THRESHOLD {
             self.pools.iter_mut().for_each(|pool| pool.supervisor.discount_stall(before, after));
-            self.hear_the_workers();
+            self.poll_worker_status();
         }
     }
 
     /// After an end without hope: the log of the pool that was never ready, and what its last worker
     /// had to say.
-    pub(crate) fn last_words(&self) -> (&Logger, String) {
-        let mut hopeless = self.pools.iter().filter(|pool| pool.supervisor.has_failed());
-        let Some(pool) = hopeless.next() else { return (self.log(), String::new()) };
-        let words = pool.failure_reason.clone();
+    pub(crate) fn failure_reason(&self) -> (&Logger, String) {
+        let mut failed_pools = self.pools.iter().filter(|pool| pool.supervisor.has_failed());
+        let Some(pool) = failed_pools.next() else { return (self.log(), String::new()) };
+        let reason = pool.failure_reason.clone();
         (
             pool.log(),
-            if self.context.has_named_pools { format!("pool {:?}: {words}", pool.name()) } else { words },
+            if self.context.has_named_pools { format!("pool {:?}: {reason}", pool.name()) } else { reason },
         )
     }
 
@@ -321,40 +321,40 @@ impl<'a> Arbiter<'a> {
         }
     }
 
-    fn sleep(&mut self, decided: MonotonicTime) -> io::Result<()> {
+    fn sleep(&mut self, decided_at: MonotonicTime) -> io::Result<()> {
         let cgroup_retry_at = self.cgroups.next_deadline();
-        let own = [self.upgrade_peer.deadline(), self.watchdog_due, self.refuse_at, cgroup_retry_at];
+        let own = [self.upgrade_peer.deadline(), self.watchdog_due, self.reject_connections_at, cgroup_retry_at];
         let own = own.into_iter().flatten();
-        let theirs = self.pools.iter().filter_map(|pool| pool.next_deadline(decided));
-        let deadline = own.chain(theirs).min();
-        let bells = self.pools.iter().map(|pool| pool.processes.wakeup_fd());
-        let fds = bells.chain([self.signals.as_fd()]).chain(self.upgrade_peer.channel());
+        let pool_deadlines = self.pools.iter().filter_map(|pool| pool.next_deadline(decided_at));
+        let deadline = own.chain(pool_deadlines).min();
+        let wakeup_fds = self.pools.iter().map(|pool| pool.processes.wakeup_fd());
+        let fds = wakeup_fds.chain([self.signals.as_fd()]).chain(self.upgrade_peer.channel());
         poll::wait_readable(&fds.collect::<Vec<_>>(), deadline)?;
         let now = clock::now();
         let late = deadline.map_or(Duration::ZERO, |deadline| now.duration_since(deadline));
-        if late > OVERSLEPT {
+        if late > STALL_THRESHOLD {
             warn!(self.log(), "master was held up"; "for_ms" => millis(late));
-            self.pardon_silence(now);
+            self.discount_stall(now);
         }
         self.woke_at = now;
         Ok(())
     }
 
     /// This process goes on: it may have been stopped, for less time than it would have slept.
-    fn go_on(&mut self) {
+    fn on_sigcont(&mut self) {
         let now = clock::now();
-        if now.duration_since(self.ran_at) > OVERSLEPT {
-            self.pardon_silence(now);
+        if now.duration_since(self.prev_wake_at) > STALL_THRESHOLD {
+            self.discount_stall(now);
         }
     }
 
     /// Nobody is to blame for what the master has not seen since it last ran.
-    fn pardon_silence(&mut self, now: MonotonicTime) {
-        self.pools.iter_mut().for_each(|pool| pool.supervisor.discount_stall(self.ran_at, now));
-        self.ran_at = now;
+    fn discount_stall(&mut self, now: MonotonicTime) {
+        self.pools.iter_mut().for_each(|pool| pool.supervisor.discount_stall(self.prev_wake_at, now));
+        self.prev_wake_at = now;
     }
 
-    fn obey(&mut self, signal: Signal) {
+    fn handle_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Chld => (), // the dead are buried on every turn
             Signal::Term => self.stop(signal, ShutdownMode::Graceful),
@@ -363,19 +363,19 @@ impl<'a> Arbiter<'a> {
                 self.stop(signal, if again { ShutdownMode::Kill } else { ShutdownMode::Quick });
             }
             Signal::Hup => self.reload_pending = true,
-            Signal::Ttin => self.resize_by(1, signal),
-            Signal::Ttou => self.resize_by(-1, signal),
+            Signal::Ttin => self.scale_by(1, signal),
+            Signal::Ttou => self.scale_by(-1, signal),
             Signal::Usr1 => self.reopen_logs(),
             Signal::Usr2 => self.upgrade_pending = true,
             Signal::Winch => self.suspend_workers(),
-            Signal::Cont => self.go_on(),
+            Signal::Cont => self.on_sigcont(),
             Signal::Urg | Signal::ParentDeath => (), // the master minds no queue and no parent
         }
     }
 
     fn stop(&mut self, signal: Signal, stop: ShutdownMode) {
         if self.stopping().is_none() {
-            self.close_the_house();
+            self.begin_shutdown();
         }
         if self.stopping().is_some_and(|earlier| earlier >= stop) {
             return;
@@ -390,27 +390,27 @@ impl<'a> Arbiter<'a> {
 
     /// Tells the workers that nobody serves after them, and the manager that the service stops;
     /// unless another master goes on serving.
-    pub(super) fn close_the_house(&mut self) {
+    pub(super) fn begin_shutdown(&mut self) {
         self.notify_stopping();
         if self.upgrade_peer.is_none() {
             self.pools.iter().for_each(|pool| pool.processes.stop_accepting());
-            self.refuse_at = Some(clock::now().saturating_add(HANDSHAKE_MAX));
+            self.reject_connections_at = Some(clock::now().saturating_add(HANDSHAKE_MAX));
         }
     }
 
     /// Once those have come in whose handshake was under way, others need not wait for an answer.
-    fn refuse_newcomers(&mut self, now: MonotonicTime) {
-        if self.refuse_at.is_some_and(|at| at <= now) {
+    fn reject_new_connections(&mut self, now: MonotonicTime) {
+        if self.reject_connections_at.is_some_and(|at| at <= now) {
             let mut done = true;
             for pool in &self.pools {
                 done &= pool.processes.reject_new_connections();
             }
-            self.refuse_at = (!done).then(|| now.saturating_add(HANDSHAKE_MAX));
+            self.reject_connections_at = (!done).then(|| now.saturating_add(HANDSHAKE_MAX));
         }
     }
 
     /// Of several pools, a signal cannot say which it means.
-    fn resize_by(&mut self, step: isize, signal: Signal) {
+    fn scale_by(&mut self, step: isize, signal: Signal) {
         let [pool] = &mut self.pools[..] else {
             warn!(self.log(), "signal has no effect on several pools"; "signal" => signal.name(),
                 "error" => "change workers in the settings, and send HUP");
@@ -441,11 +441,11 @@ impl<'a> Arbiter<'a> {
         self.pools.iter().for_each(|pool| pool.processes.reopen_logs());
     }
 
-    fn hear_the_workers(&mut self) {
+    fn poll_worker_status(&mut self) {
         self.pools.iter_mut().for_each(Pool::poll_worker_status);
     }
 
-    fn bury_the_dead(&mut self) {
+    fn reap_children(&mut self) {
         while let Some((pid, exit)) = process::next_exited_child() {
             // A number is its owner's until it is reaped. What a worker has started ends with it;
             // a successor's last words are heard, for which it may be killed.
@@ -482,7 +482,7 @@ impl<'a> Arbiter<'a> {
         }
     }
 
-    fn show_title(&mut self) {
+    fn set_process_title(&mut self) {
         if let Some(title) = self.title {
             title.set(&format!("ostler: master [{}]", self.context.settings.proc_name));
         }

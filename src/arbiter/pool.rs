@@ -111,8 +111,8 @@ impl<'a> Pool<'a> {
     }
 
     /// When there may be something to do, if nobody has news before.
-    pub(super) fn next_deadline(&self, decided: MonotonicTime) -> Option<MonotonicTime> {
-        [self.supervisor.next_deadline(decided), self.memory_check_due].into_iter().flatten().min()
+    pub(super) fn next_deadline(&self, decided_at: MonotonicTime) -> Option<MonotonicTime> {
+        [self.supervisor.next_deadline(decided_at), self.memory_check_due].into_iter().flatten().min()
     }
 
     /// Learns from the scoreboard who has become ready, and who wants a successor.
@@ -153,7 +153,7 @@ impl<'a> Pool<'a> {
 
     /// Does what its roster has decided. `strangers` are the descriptors of the master, and of other
     /// pools, that no worker may keep.
-    pub(super) fn act(&mut self, action: Action, fds_to_close: impl FnOnce() -> Vec<RawFd>) {
+    pub(super) fn apply(&mut self, action: Action, fds_to_close: impl FnOnce() -> Vec<RawFd>) {
         match action {
             Action::Spawn { id, slot } => self.spawn(id, slot, fds_to_close()),
             Action::Drain(id, reason) => {

@@ -155,7 +155,7 @@ impl<'a> Arbiter<'a> {
         }
         self.push_fd_store();
         self.pools.iter().for_each(Pool::set_backlogs);
-        self.show_title();
+        self.set_process_title();
         self.waiting_for_old_workers = true;
     }
 

@@ -181,7 +181,7 @@ impl Arbiter<'_> {
         self.cgroups.find_orphans(pid);
         self.service_manager.main_pid(Pid::this());
         if self.stopping().is_some() {
-            self.close_the_house(); // the stop came when there was still another master
+            self.begin_shutdown(); // the stop came when there was still another master
         }
         info!(self.log(), "promoted"; "pid" => Pid::this().as_raw(),
             "predecessor" => pid.as_raw());
@@ -198,7 +198,7 @@ impl Arbiter<'_> {
         self.upgrade_peer = UpgradePeer::None;
         self.cgroups.find_orphans(ended);
         if self.stopping().is_some() {
-            self.close_the_house();
+            self.begin_shutdown();
         }
         let (pid, how) = (ended.as_raw(), exit.to_string());
         match state {
