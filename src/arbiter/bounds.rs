@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_says_what_to_do() {
+    fn refused_names_key_value_error_and_hint() {
         let error = io::Error::from_raw_os_error(1);
         assert_eq!(
             refused("nice", &-5, &error, HINT),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn no_settings_are_no_bounds() {
+    fn apply_default_settings_changes_nothing() {
         let settings = Settings::default();
         assert_eq!(apply(&settings, 0), Ok(()));
         assert_eq!(finalize(&settings), Ok(()));

@@ -37,7 +37,7 @@ const POLICY: Policy = Policy {
 /// A pool alone.
 impl Supervisor {
     /// What is to be done at `now`.
-    fn due(&mut self, now: MonotonicTime) -> Vec<Action> {
+    fn actions_due(&mut self, now: MonotonicTime) -> Vec<Action> {
         let mut actions = self.enforce_limits(now);
         let all = self.reload_phase(now);
         actions.extend(self.reconcile(now, all));
@@ -52,15 +52,15 @@ impl Supervisor {
 }
 
 /// One unit of work, and no other thread at work.
-fn alone(since: MonotonicTime) -> Busy {
+fn single_unit(since: MonotonicTime) -> Busy {
     Busy { oldest: since, newest: since }
 }
 
 /// A roster whose forks always succeed and whose workers beat, but for those that are mute.
 struct Pool {
-    roster: Supervisor,
+    supervisor: Supervisor,
     now: MonotonicTime,
-    mute: BTreeSet<WorkerId>,
+    silent: BTreeSet<WorkerId>,
     /// What those work on that beat, if anything.
     busy: BTreeMap<WorkerId, Busy>,
 }
@@ -70,36 +70,36 @@ impl Pool {
     fn new(policy: Policy, target: usize) -> Self {
         let now = MonotonicTime::default().saturating_add(YEAR);
         let supervisor = Supervisor::new(policy, target, 7);
-        Self { roster: supervisor, now, mute: BTreeSet::new(), busy: BTreeMap::new() }
+        Self { supervisor, now, silent: BTreeSet::new(), busy: BTreeMap::new() }
     }
 
     /// A pool whose first workers, 1 to `target`, are ready.
     fn serving(policy: Policy, target: usize) -> Self {
         let mut pool = Self::new(policy, target);
         pool.step();
-        pool.all_ready();
+        pool.all_become_ready();
         assert_eq!(pool.step(), []);
-        assert_eq!(pool.roster.ready_count(), pool.roster.target());
+        assert_eq!(pool.supervisor.ready_count(), pool.supervisor.target());
         pool
     }
 
     /// One turn of the master: measures, decides, forks. What is decided is decided once, and the
     /// next turn lies in the future, or the master would spin.
     fn step(&mut self) -> Vec<Action> {
-        for id in self.roster.liveness_check_due(self.now) {
-            if !self.mute.contains(&id) {
-                self.roster.on_liveness(id, self.now, self.busy.get(&id).copied());
+        for id in self.supervisor.liveness_check_due(self.now) {
+            if !self.silent.contains(&id) {
+                self.supervisor.on_liveness(id, self.now, self.busy.get(&id).copied());
             }
         }
-        let actions = self.roster.due(self.now);
+        let actions = self.supervisor.actions_due(self.now);
         for action in &actions {
             if let Action::Spawn { id, slot } = *action {
-                self.roster.on_spawned(id, slot, self.now);
+                self.supervisor.on_spawned(id, slot, self.now);
             }
         }
-        let next = self.roster.next_deadline(self.now);
+        let next = self.supervisor.next_deadline(self.now);
         assert!(next.is_none_or(|at| self.now < at), "{next:?} has come: {actions:?}");
-        assert_eq!(self.roster.due(self.now), [], "again, after {actions:?}");
+        assert_eq!(self.supervisor.actions_due(self.now), [], "again, after {actions:?}");
         actions
     }
 
@@ -110,17 +110,17 @@ impl Pool {
     }
 
     /// Time passes in which the master does not run.
-    fn oversleep(&mut self, time: Duration) {
+    fn stall(&mut self, time: Duration) {
         let since = self.now;
         self.now = since.saturating_add(time);
-        self.roster.discount_stall(since, self.now);
+        self.supervisor.discount_stall(since, self.now);
     }
 
     /// The master sleeps from deadline to deadline until so much time has passed.
     fn run(&mut self, time: Duration) -> Vec<Action> {
         let end = self.now.saturating_add(time);
         let mut actions = self.step();
-        while let Some(at) = self.roster.next_deadline(self.now).filter(|at| *at < end) {
+        while let Some(at) = self.supervisor.next_deadline(self.now).filter(|at| *at < end) {
             self.now = at;
             actions.extend(self.step());
         }
@@ -130,38 +130,38 @@ impl Pool {
     }
 
     fn booting(&self) -> Vec<WorkerId> {
-        let booting = self.roster.workers().filter(|worker| worker.state == State::Booting);
+        let booting = self.supervisor.workers().filter(|worker| worker.state == State::Booting);
         booting.map(|worker| worker.id).collect()
     }
 
     /// The workers that serve, by slot.
     fn serving_ids(&self) -> Vec<u64> {
-        let ready = self.roster.workers().filter(|worker| worker.state == State::Ready);
+        let ready = self.supervisor.workers().filter(|worker| worker.state == State::Ready);
         ready.map(|worker| worker.id.0).collect()
     }
 
-    fn ready(&mut self, id: u64) {
-        assert!(self.roster.on_ready(WorkerId(id), self.now).is_some(), "worker {id} was not booting");
+    fn become_ready(&mut self, id: u64) {
+        assert!(self.supervisor.on_ready(WorkerId(id), self.now).is_some(), "worker {id} was not booting");
     }
 
     /// Whoever boots becomes ready.
-    fn all_ready(&mut self) {
-        self.booting().into_iter().for_each(|id| self.ready(id.0));
+    fn all_become_ready(&mut self) {
+        self.booting().into_iter().for_each(|id| self.become_ready(id.0));
     }
 
-    fn ends(&mut self, id: u64, how: ExitClass) -> ExitReport {
-        self.roster.on_exit(WorkerId(id), how, self.now).expect("one of ours")
+    fn exits(&mut self, id: u64, exit_class: ExitClass) -> ExitReport {
+        self.supervisor.on_exit(WorkerId(id), exit_class, self.now).expect("one of ours")
     }
 
     /// Goes on until the master is idle: who boots becomes ready, who is asked to leave leaves.
-    fn settle(&mut self) -> Vec<Action> {
+    fn run_until_idle(&mut self) -> Vec<Action> {
         let mut all = Vec::new();
         loop {
-            self.all_ready();
+            self.all_become_ready();
             let actions = self.step();
             for action in &actions {
                 if let Action::Drain(id, _) | Action::QuickStop(id) = *action {
-                    self.ends(id.0, ExitClass::Requested);
+                    self.exits(id.0, ExitClass::Requested);
                 }
             }
             if actions.is_empty() && self.booting().is_empty() {
@@ -188,7 +188,7 @@ fn abort(id: u64, hang: Hang) -> Action {
     Action::Abort(WorkerId(id), hang)
 }
 
-fn condemn(id: u64, hang: Hang) -> Action {
+fn drain_hung(id: u64, hang: Hang) -> Action {
     Action::DrainHung(WorkerId(id), hang)
 }
 

@@ -11,7 +11,7 @@ fn busy(pool: &mut Pool, id: u64, oldest: MonotonicTime, newest: MonotonicTime) 
 }
 
 /// A pool one nanosecond before its worker 1 hangs with one of its two threads.
-fn about_to_hang(policy: Policy, target: usize) -> Pool {
+fn almost_hung(policy: Policy, target: usize) -> Pool {
     let mut pool = Pool::serving(policy, target);
     let start = pool.now;
     busy(&mut pool, 1, start.saturating_add(HANGS_FROM), start.saturating_add(WORKS_FROM));
@@ -21,17 +21,17 @@ fn about_to_hang(policy: Policy, target: usize) -> Pool {
 }
 
 /// A pool of one whose worker 1 has just been condemned; its successor 2 boots.
-fn condemned() -> Pool {
-    let mut pool = about_to_hang(POLICY, 1);
-    assert_eq!(pool.pass(NANO), [condemn(1, Hang::RequestTimeout(POLICY.timeout)), spawn(2, 0)]);
+fn draining_hung() -> Pool {
+    let mut pool = almost_hung(POLICY, 1);
+    assert_eq!(pool.pass(NANO), [drain_hung(1, Hang::RequestTimeout(POLICY.timeout)), spawn(2, 0)]);
     pool
 }
 
 #[test]
-fn a_worker_of_whose_threads_one_hangs_is_condemned_and_succeeded_at_once() {
-    let mut pool = condemned();
-    assert_eq!(pool.roster.ready_count(), 0);
-    pool.ready(2);
+fn one_hung_thread_drains_the_worker_and_replaces_it() {
+    let mut pool = draining_hung();
+    assert_eq!(pool.supervisor.ready_count(), 0);
+    pool.become_ready(2);
     assert_eq!(pool.step(), [], "once");
     assert_eq!(pool.serving_ids(), [2]);
 }
@@ -45,56 +45,56 @@ fn a_worker_all_of_whose_threads_hang_is_aborted() {
 }
 
 #[test]
-fn nobody_is_condemned_for_time_in_which_the_master_did_not_run() {
-    let mut pool = about_to_hang(POLICY, 1);
-    pool.oversleep(SECOND);
+fn hang_excludes_a_master_stall() {
+    let mut pool = almost_hung(POLICY, 1);
+    pool.stall(SECOND);
     assert_eq!(pool.step(), []);
 }
 
 #[test]
-fn nobody_is_condemned_without_a_limit() {
-    let mut pool = about_to_hang(Policy { timeout: Duration::ZERO, ..POLICY }, 1);
+fn zero_timeout_never_drains_as_hung() {
+    let mut pool = almost_hung(Policy { timeout: Duration::ZERO, ..POLICY }, 1);
     assert_eq!(pool.pass(YEAR), []);
 }
 
 #[test]
-fn a_condemned_worker_is_looked_at_often() {
-    let mut pool = condemned();
-    pool.ready(2);
-    assert_eq!(pool.roster.liveness_check_due(pool.now), [WorkerId(1)]);
+fn draining_hung_worker_is_checked_often() {
+    let mut pool = draining_hung();
+    pool.become_ready(2);
+    assert_eq!(pool.supervisor.liveness_check_due(pool.now), [WorkerId(1)]);
     for _ in 0..10 {
-        let next = pool.roster.next_deadline(pool.now);
+        let next = pool.supervisor.next_deadline(pool.now);
         assert_eq!(next, Some(pool.now.saturating_add(HUNG_DRAIN_CHECK_INTERVAL)));
         assert_eq!(pool.pass(HUNG_DRAIN_CHECK_INTERVAL), []);
     }
 }
 
 #[test]
-fn a_condemned_worker_is_aborted_when_the_others_are_done_and_killed_after_the_grace() {
-    let mut pool = condemned();
+fn draining_hung_aborted_once_other_threads_finish() {
+    let mut pool = draining_hung();
     let hung = pool.now.duration_since(MonotonicTime::default()) - POLICY.timeout;
     assert_eq!(pool.pass(SECOND), []);
-    pool.busy.insert(WorkerId(1), alone(MonotonicTime::default().saturating_add(hung)));
+    pool.busy.insert(WorkerId(1), single_unit(MonotonicTime::default().saturating_add(hung)));
     assert_eq!(pool.pass(SECOND), [abort(1, Hang::RequestTimeout(POLICY.timeout + 2 * SECOND))]);
     assert_eq!(pool.pass(POLICY.abort_timeout - NANO), []);
     assert_eq!(pool.pass(NANO), [kill(1, ExitReason::Hung)]);
-    assert_eq!(pool.ends(1, ExitClass::KilledExternally).reason, ExitReason::Hung);
+    assert_eq!(pool.exits(1, ExitClass::KilledExternally).reason, ExitReason::Hung);
 }
 
 #[test]
-fn a_condemned_worker_is_aborted_when_the_others_hang_too() {
-    let mut pool = about_to_hang(Policy { graceful_timeout: YEAR, ..POLICY }, 1);
+fn draining_hung_aborted_when_other_threads_hang() {
+    let mut pool = almost_hung(Policy { graceful_timeout: YEAR, ..POLICY }, 1);
     pool.pass(NANO);
-    pool.ready(2);
+    pool.become_ready(2);
     let left = WORKS_FROM - HANGS_FROM;
     assert_eq!(pool.pass(left - NANO), []);
     assert_eq!(pool.pass(NANO), [abort(1, Hang::RequestTimeout(POLICY.timeout + left))]);
 }
 
 #[test]
-fn a_condemned_worker_has_no_longer_than_a_drain() {
-    let mut pool = condemned();
-    pool.ready(2);
+fn draining_hung_is_limited_by_graceful_timeout() {
+    let mut pool = draining_hung();
+    pool.become_ready(2);
     assert_eq!(pool.pass(POLICY.graceful_timeout - NANO), []);
     let age = POLICY.timeout + POLICY.graceful_timeout;
     assert_eq!(pool.pass(NANO), [abort(1, Hang::RequestTimeout(age))]);
@@ -102,99 +102,99 @@ fn a_condemned_worker_has_no_longer_than_a_drain() {
 }
 
 #[test]
-fn a_condemned_worker_that_ends_by_itself_hung_and_its_slot_does_not_back_off() {
-    for how in [ExitClass::Crashed, ExitClass::KilledExternally, ExitClass::Requested] {
-        let mut pool = condemned();
-        pool.ends(2, ExitClass::KilledExternally);
+fn draining_hung_exit_is_hung_without_back_off() {
+    for exit_class in [ExitClass::Crashed, ExitClass::KilledExternally, ExitClass::Requested] {
+        let mut pool = draining_hung();
+        pool.exits(2, ExitClass::KilledExternally);
         pool.pass(SECOND);
-        let strikes = pool.roster.slots[0].crashes;
-        let report = pool.ends(1, how);
-        assert_eq!((report.reason, report.restart_in), (ExitReason::Hung, None), "{how:?}");
-        assert_eq!(pool.roster.slots[0].crashes, strikes);
-        pool.ready(3);
+        let strikes = pool.supervisor.slots[0].crashes;
+        let report = pool.exits(1, exit_class);
+        assert_eq!((report.reason, report.restart_in), (ExitReason::Hung, None), "{exit_class:?}");
+        assert_eq!(pool.supervisor.slots[0].crashes, strikes);
+        pool.become_ready(3);
         assert_eq!(pool.step(), []);
     }
 }
 
 #[test]
-fn a_condemned_worker_that_is_not_wished_for_is_not_succeeded() {
-    let mut pool = about_to_hang(POLICY, 1);
-    pool.roster.suspend();
-    assert_eq!(pool.pass(NANO), [condemn(1, Hang::RequestTimeout(POLICY.timeout))]);
+fn draining_hung_in_surplus_slot_is_not_replaced() {
+    let mut pool = almost_hung(POLICY, 1);
+    pool.supervisor.suspend();
+    assert_eq!(pool.pass(NANO), [drain_hung(1, Hang::RequestTimeout(POLICY.timeout))]);
 }
 
 #[test]
-fn that_a_condemned_worker_leaves_is_no_news() {
-    let mut pool = condemned();
-    assert!(!pool.roster.on_draining(WorkerId(1), pool.now));
-    assert_eq!(pool.roster.on_ready(WorkerId(1), pool.now), None);
+fn on_draining_of_draining_hung_is_false() {
+    let mut pool = draining_hung();
+    assert!(!pool.supervisor.on_draining(WorkerId(1), pool.now));
+    assert_eq!(pool.supervisor.on_ready(WorkerId(1), pool.now), None);
 }
 
 #[test]
-fn a_graceful_stop_gives_a_condemned_worker_no_more_time() {
-    let mut pool = condemned();
+fn graceful_stop_keeps_draining_hung_deadline() {
+    let mut pool = draining_hung();
     pool.pass(SECOND);
-    pool.roster.stop(ShutdownMode::Graceful);
+    pool.supervisor.stop(ShutdownMode::Graceful);
     assert_eq!(pool.step(), [drain(2, ExitReason::Requested)], "it has been asked");
     let age = POLICY.timeout + POLICY.graceful_timeout;
     assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND), [abort(1, Hang::RequestTimeout(age))]);
 }
 
 #[test]
-fn a_quick_stop_asks_a_condemned_worker_like_any_other() {
-    let mut pool = condemned();
-    pool.ready(2);
-    pool.roster.stop(ShutdownMode::Quick);
+fn quick_stop_signals_a_draining_hung_worker() {
+    let mut pool = draining_hung();
+    pool.become_ready(2);
+    pool.supervisor.stop(ShutdownMode::Quick);
     assert_eq!(pool.step(), [Action::QuickStop(WorkerId(1)), Action::QuickStop(WorkerId(2))]);
     let killed = [kill(1, ExitReason::Hung), kill(2, ExitReason::Requested)];
     assert_eq!(pool.pass(POLICY.abort_timeout), killed);
 }
 
 #[test]
-fn a_kill_does_not_spare_a_condemned_worker() {
-    let mut pool = condemned();
-    pool.roster.stop(ShutdownMode::Kill);
+fn kill_mode_kills_a_draining_hung_worker() {
+    let mut pool = draining_hung();
+    pool.supervisor.stop(ShutdownMode::Kill);
     assert_eq!(pool.step(), [kill(1, ExitReason::Hung), kill(2, ExitReason::Requested)]);
 }
 
 #[test]
-fn a_canary_that_is_condemned_fails_the_reload() {
+fn hung_canary_fails_the_reload() {
     let mut pool = Pool::serving(POLICY, 1);
-    pool.roster.reload(Policy { boot_timeout: Duration::ZERO, ..POLICY }, 2);
+    pool.supervisor.reload(Policy { boot_timeout: Duration::ZERO, ..POLICY }, 2);
     assert_eq!(pool.step(), [spawn(2, 1)]);
-    pool.ready(2);
+    pool.become_ready(2);
     assert_eq!(pool.step(), [spawn(3, 0)]);
     let begun = pool.now;
     busy(&mut pool, 2, begun, begun.saturating_add(SECOND));
     let actions = pool.pass(POLICY.timeout);
-    assert_eq!(actions[..2], [condemn(2, Hang::RequestTimeout(POLICY.timeout)), Action::RollBack]);
+    assert_eq!(actions[..2], [drain_hung(2, Hang::RequestTimeout(POLICY.timeout)), Action::RollBack]);
     assert_eq!(pool.serving_ids(), [1]);
 }
 
 #[test]
-fn a_condemned_worker_whose_thread_comes_back_may_leave_as_asked() {
-    let mut pool = condemned();
-    pool.ready(2);
+fn draining_hung_recovered_thread_drains_normally() {
+    let mut pool = draining_hung();
+    pool.become_ready(2);
     pool.busy.remove(&WorkerId(1));
     assert_eq!(pool.pass(SECOND), [], "nothing is overdue: what would it be aborted for?");
     assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND), [kill(1, ExitReason::Hung)]);
 }
 
 #[test]
-fn a_condemned_worker_need_not_beat_while_it_works() {
-    let mut pool = about_to_hang(Policy { graceful_timeout: YEAR, ..POLICY }, 1);
+fn draining_hung_busy_worker_needs_no_heartbeat() {
+    let mut pool = almost_hung(Policy { graceful_timeout: YEAR, ..POLICY }, 1);
     pool.pass(NANO);
-    pool.ready(2);
-    pool.mute.insert(WorkerId(1));
+    pool.become_ready(2);
+    pool.silent.insert(WorkerId(1));
     let left = WORKS_FROM - HANGS_FROM;
     assert_eq!(pool.pass(left - NANO), []);
     assert_eq!(pool.pass(NANO), [abort(1, Hang::RequestTimeout(POLICY.timeout + left))]);
 }
 
 #[test]
-fn a_condemned_worker_whose_thread_comes_back_at_the_last_moment_is_killed_at_once() {
-    let mut pool = condemned();
-    pool.ready(2);
+fn draining_hung_recovered_at_deadline_is_killed() {
+    let mut pool = draining_hung();
+    pool.become_ready(2);
     pool.pass(POLICY.graceful_timeout - NANO);
     pool.busy.remove(&WorkerId(1));
     assert_eq!(pool.pass(NANO), [kill(1, ExitReason::Hung)]);

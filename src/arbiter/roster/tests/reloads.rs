@@ -5,14 +5,14 @@ use super::*;
 /// A pool whose reload to `target` workers has begun, and what its first step was.
 fn reloading(policy: Policy, before: usize, target: usize) -> (Pool, Vec<Action>) {
     let mut pool = Pool::serving(policy, before);
-    assert_eq!(pool.roster.reload(policy, target), 2);
-    assert!(pool.roster.is_reloading());
+    assert_eq!(pool.supervisor.reload(policy, target), 2);
+    assert!(pool.supervisor.is_reloading());
     let actions = pool.step();
     (pool, actions)
 }
 
 fn generations(pool: &Pool) -> Vec<u32> {
-    let ready = pool.roster.workers().filter(|worker| worker.state == State::Ready);
+    let ready = pool.supervisor.workers().filter(|worker| worker.state == State::Ready);
     ready.map(|worker| worker.generation).collect()
 }
 
@@ -21,35 +21,35 @@ fn a_reload_begins_with_one_canary_alone() {
     let (mut pool, actions) = reloading(Policy { max_surge: 3, ..POLICY }, 4, 4);
     assert_eq!(actions, [spawn(5, 0)]);
     assert_eq!(pool.pass(SECOND), []);
-    assert_eq!(pool.roster.ready_count(), 4);
+    assert_eq!(pool.supervisor.ready_count(), 4);
 }
 
 #[test]
-fn the_others_follow_the_canary_a_few_at_a_time() {
+fn reload_after_canary_is_bounded_by_max_surge() {
     let (mut pool, _) = reloading(Policy { max_surge: 2, ..POLICY }, 4, 4);
-    pool.ready(5);
+    pool.become_ready(5);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(6, 1), spawn(7, 2)]);
     assert_eq!(pool.pass(SECOND), []);
-    pool.ready(7);
+    pool.become_ready(7);
     assert_eq!(pool.step(), [drain(3, ExitReason::Reload), spawn(8, 3)]);
-    pool.ready(6);
+    pool.become_ready(6);
     assert_eq!(pool.step(), [drain(2, ExitReason::Reload)]);
-    pool.ready(8);
+    pool.become_ready(8);
     assert_eq!(pool.step(), [Action::Commit, drain(4, ExitReason::Reload)]);
-    assert!(!pool.roster.is_reloading());
+    assert!(!pool.supervisor.is_reloading());
     assert_eq!(pool.serving_ids(), [5, 6, 7, 8]);
 }
 
 #[test]
-fn nobody_old_is_asked_to_go_before_somebody_new_is_ready_in_its_place() {
+fn reload_drains_old_only_after_replacement_is_ready() {
     let (mut pool, _) = reloading(Policy { max_surge: 3, ..POLICY }, 7, 7);
     let mut commits = 0;
-    while pool.roster.is_reloading() {
+    while pool.supervisor.is_reloading() {
         let id = pool.booting()[0];
-        pool.ready(id.0);
+        pool.become_ready(id.0);
         let actions = pool.step();
         commits += actions.iter().filter(|action| **action == Action::Commit).count();
-        assert_eq!(pool.roster.ready_count(), 7);
+        assert_eq!(pool.supervisor.ready_count(), 7);
         assert!(pool.booting().len() <= 3);
     }
     assert_eq!(commits, 1);
@@ -57,22 +57,22 @@ fn nobody_old_is_asked_to_go_before_somebody_new_is_ready_in_its_place() {
 }
 
 #[test]
-fn the_commit_comes_before_the_last_old_worker_is_asked_to_go() {
+fn commit_precedes_drain_of_the_last_old_worker() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
-    pool.ready(2);
+    pool.become_ready(2);
     assert_eq!(pool.step(), [Action::Commit, drain(1, ExitReason::Reload)]);
-    let report = pool.ends(1, ExitClass::Requested);
+    let report = pool.exits(1, ExitClass::Requested);
     assert_eq!((report.reason, report.generation), (ExitReason::Reload, 1));
     assert_eq!(pool.step(), []);
 }
 
 #[test]
-fn a_canary_that_fails_rolls_back_and_nobody_old_notices() {
-    for how in [ExitClass::Crashed, ExitClass::KilledExternally, ExitClass::Requested] {
+fn failed_canary_rolls_back_without_draining_old() {
+    for exit_class in [ExitClass::Crashed, ExitClass::KilledExternally, ExitClass::Requested] {
         let (mut pool, _) = reloading(POLICY, 3, 3);
-        assert_eq!(pool.ends(4, how).reason, ExitReason::BootFailed);
+        assert_eq!(pool.exits(4, exit_class).reason, ExitReason::BootFailed);
         assert_eq!(pool.step(), [Action::RollBack]);
-        assert_eq!(pool.roster.generation(), 1);
+        assert_eq!(pool.supervisor.generation(), 1);
         assert_eq!(pool.run(MINUTE), []);
         assert_eq!(pool.serving_ids(), [1, 2, 3]);
     }
@@ -83,7 +83,7 @@ fn a_canary_that_is_silent_in_its_boot_rolls_back() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     let aborted = abort(3, Hang::BootTimeout(POLICY.boot_timeout));
     assert_eq!(pool.pass(POLICY.boot_timeout), [aborted, Action::RollBack], "it is not awaited");
-    assert_eq!(pool.roster.on_ready(WorkerId(3), pool.now), None, "too late");
+    assert_eq!(pool.supervisor.on_ready(WorkerId(3), pool.now), None, "too late");
     assert_eq!(pool.pass(POLICY.abort_timeout), [kill(3, ExitReason::BootFailed)]);
     assert_eq!(pool.serving_ids(), [1, 2]);
 }
@@ -91,27 +91,27 @@ fn a_canary_that_is_silent_in_its_boot_rolls_back() {
 #[test]
 fn a_canary_that_hangs_once_it_is_ready_rolls_back() {
     let (mut pool, _) = reloading(Policy { boot_timeout: Duration::ZERO, ..POLICY }, 2, 2);
-    pool.ready(3);
+    pool.become_ready(3);
     pool.step();
-    pool.mute.insert(WorkerId(3));
+    pool.silent.insert(WorkerId(3));
     pool.pass(POLICY.timeout - SECOND);
     let actions = pool.pass(SECOND);
     assert_eq!(actions[..2], [abort(3, Hang::NoHeartbeat(POLICY.timeout)), Action::RollBack]);
-    assert_eq!(pool.ends(3, ExitClass::Crashed).reason, ExitReason::Hung);
+    assert_eq!(pool.exits(3, ExitClass::Crashed).reason, ExitReason::Hung);
 }
 
 #[test]
-fn a_later_worker_that_fails_takes_all_of_its_generation_back() {
+fn failure_after_canary_rolls_back_the_generation() {
     let (mut pool, _) = reloading(POLICY, 3, 3);
-    pool.ready(4);
+    pool.become_ready(4);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(5, 1)]);
-    pool.ends(1, ExitClass::Requested);
-    pool.ends(5, ExitClass::Crashed);
+    pool.exits(1, ExitClass::Requested);
+    pool.exits(5, ExitClass::Crashed);
     let actions = pool.step();
     assert_eq!(actions[0], Action::RollBack);
     assert!(actions.contains(&spawn(6, 0)), "{actions:?}");
-    pool.ends(4, ExitClass::Requested);
-    pool.settle();
+    pool.exits(4, ExitClass::Requested);
+    pool.run_until_idle();
     assert_eq!(pool.serving_ids(), [6, 2, 3]);
     assert_eq!(generations(&pool), [1, 1, 1]);
     assert_eq!(pool.run(MINUTE), []);
@@ -120,42 +120,42 @@ fn a_later_worker_that_fails_takes_all_of_its_generation_back() {
 #[test]
 fn a_crash_of_the_new_generation_fails_it() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
-    pool.ready(3);
+    pool.become_ready(3);
     pool.step();
-    assert_eq!(pool.ends(3, ExitClass::Crashed).reason, ExitReason::Crashed);
+    assert_eq!(pool.exits(3, ExitClass::Crashed).reason, ExitReason::Crashed);
     assert_eq!(pool.step()[0], Action::RollBack);
 }
 
 #[test]
-fn a_kill_from_outside_says_nothing_about_the_new_generation() {
+fn external_kill_does_not_fail_the_reload() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
-    pool.ready(3);
+    pool.become_ready(3);
     pool.step();
-    pool.ends(3, ExitClass::KilledExternally);
-    pool.ends(1, ExitClass::Requested);
+    pool.exits(3, ExitClass::KilledExternally);
+    pool.exits(1, ExitClass::Requested);
     assert_eq!(pool.step(), [spawn(5, 0)]);
-    assert!(pool.settle().contains(&Action::Commit));
+    assert!(pool.run_until_idle().contains(&Action::Commit));
 }
 
 #[test]
-fn an_end_of_the_old_generation_says_nothing_about_the_new() {
+fn old_worker_exit_does_not_fail_the_reload() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
-    pool.ends(2, ExitClass::Crashed);
-    pool.ends(1, ExitClass::Crashed);
+    pool.exits(2, ExitClass::Crashed);
+    pool.exits(1, ExitClass::Crashed);
     assert_eq!(pool.step(), [], "nobody but the canary");
-    pool.ready(3);
+    pool.become_ready(3);
     assert_eq!(pool.step(), [spawn(4, 1)]);
-    pool.ready(4);
+    pool.become_ready(4);
     assert_eq!(pool.step(), [Action::Commit]);
 }
 
 #[test]
 fn an_old_worker_that_crashed_during_the_canary_is_replaced_after_the_roll_back() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
-    pool.ends(2, ExitClass::Crashed);
-    pool.ends(3, ExitClass::Crashed);
+    pool.exits(2, ExitClass::Crashed);
+    pool.exits(3, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack, spawn(4, 1)]);
-    pool.ready(4);
+    pool.become_ready(4);
     assert_eq!(pool.step(), []);
     assert_eq!(generations(&pool), [1, 1]);
 }
@@ -164,14 +164,14 @@ fn an_old_worker_that_crashed_during_the_canary_is_replaced_after_the_roll_back(
 fn an_old_worker_that_still_boots_is_replaced_when_it_is_ready() {
     let mut pool = Pool::new(POLICY, 2);
     pool.step();
-    pool.ready(1);
-    pool.roster.reload(POLICY, 2);
+    pool.become_ready(1);
+    pool.supervisor.reload(POLICY, 2);
     assert_eq!(pool.step(), [spawn(3, 0)]);
-    pool.ready(3);
+    pool.become_ready(3);
     assert_eq!(pool.step(), [], "the last of the old stays for now");
-    pool.ready(2);
+    pool.become_ready(2);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(4, 1)]);
-    pool.ready(4);
+    pool.become_ready(4);
     assert_eq!(pool.step(), [Action::Commit, drain(2, ExitReason::Reload)]);
 }
 
@@ -179,187 +179,187 @@ fn an_old_worker_that_still_boots_is_replaced_when_it_is_ready() {
 fn a_reload_that_grows_tries_its_canary_in_a_new_slot() {
     let (mut pool, actions) = reloading(POLICY, 1, 3);
     assert_eq!(actions, [spawn(2, 1)]);
-    pool.ready(2);
+    pool.become_ready(2);
     assert_eq!(pool.step(), [spawn(3, 2), spawn(4, 0)], "a growth is no surge");
-    assert!(pool.settle().contains(&Action::Commit));
+    assert!(pool.run_until_idle().contains(&Action::Commit));
     assert_eq!(generations(&pool), [2; 3]);
 }
 
 #[test]
 fn a_growing_reload_that_fails_shrinks_again() {
     let (mut pool, _) = reloading(POLICY, 1, 3);
-    pool.ready(2);
+    pool.become_ready(2);
     pool.step();
-    pool.ends(3, ExitClass::Crashed);
+    pool.exits(3, ExitClass::Crashed);
     let actions = pool.step();
     let taken_back = [drain(4, ExitReason::Reload), drain(2, ExitReason::ScaledDown)];
     assert_eq!(actions, [&[Action::RollBack][..], &taken_back].concat());
-    assert_eq!(pool.roster.target(), 1);
+    assert_eq!(pool.supervisor.target(), 1);
     assert_eq!(pool.serving_ids(), [1]);
 }
 
 #[test]
-fn a_reload_that_shrinks_lets_nobody_go_before_the_canary_is_ready() {
+fn shrinking_reload_drains_nothing_before_canary_ready() {
     let (mut pool, actions) = reloading(POLICY, 3, 1);
     assert_eq!(actions, [spawn(4, 0)]);
-    assert_eq!(pool.roster.ready_count(), 3);
-    pool.ready(4);
+    assert_eq!(pool.supervisor.ready_count(), 3);
+    pool.become_ready(4);
     let gone = [drain(2, ExitReason::ScaledDown), drain(3, ExitReason::ScaledDown), drain(1, ExitReason::Reload)];
     assert_eq!(pool.step(), [&[Action::Commit][..], &gone].concat());
 }
 
 #[test]
-fn a_shrinking_reload_whose_canary_fails_keeps_them_all() {
+fn shrinking_reload_failed_canary_keeps_all_workers() {
     let (mut pool, _) = reloading(POLICY, 3, 1);
-    pool.ends(4, ExitClass::Crashed);
+    pool.exits(4, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack]);
-    assert_eq!(pool.roster.target(), 3);
+    assert_eq!(pool.supervisor.target(), 3);
     assert_eq!(pool.serving_ids(), [1, 2, 3]);
 }
 
 #[test]
-fn a_stop_during_a_reload_asks_both_generations_and_concludes_nothing() {
+fn stop_during_reload_drains_both_generations() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
-    pool.ready(3);
+    pool.become_ready(3);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(4, 1)]);
-    pool.roster.stop(ShutdownMode::Graceful);
-    assert!(!pool.roster.is_reloading());
+    pool.supervisor.stop(ShutdownMode::Graceful);
+    assert!(!pool.supervisor.is_reloading());
     let mut actions = pool.step();
     actions.sort_by_key(|action| format!("{action:?}"));
     assert_eq!(actions, [2, 3, 4].map(|id| drain(id, ExitReason::Requested)));
     for id in 1..=4 {
-        pool.ends(id, ExitClass::Requested);
+        pool.exits(id, ExitClass::Requested);
     }
     assert_eq!(pool.step(), []);
-    assert_eq!(pool.roster.outcome(), Some(RunOutcome::Stopped));
+    assert_eq!(pool.supervisor.outcome(), Some(RunOutcome::Stopped));
 }
 
 #[test]
-fn a_failure_at_the_moment_of_a_stop_rolls_nothing_back() {
+fn failure_during_stop_does_not_roll_back() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
-    pool.ends(2, ExitClass::Crashed);
-    pool.roster.stop(ShutdownMode::Graceful);
+    pool.exits(2, ExitClass::Crashed);
+    pool.supervisor.stop(ShutdownMode::Graceful);
     assert_eq!(pool.step(), [drain(1, ExitReason::Requested)]);
 }
 
 #[test]
 fn generations_are_never_numbered_twice() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
-    pool.ends(2, ExitClass::Crashed);
+    pool.exits(2, ExitClass::Crashed);
     pool.step();
-    assert_eq!(pool.roster.generation(), 1);
-    assert_eq!(pool.roster.reload(POLICY, 1), 3);
-    assert_eq!(pool.settle(), [spawn(3, 0), Action::Commit, drain(1, ExitReason::Reload)]);
+    assert_eq!(pool.supervisor.generation(), 1);
+    assert_eq!(pool.supervisor.reload(POLICY, 1), 3);
+    assert_eq!(pool.run_until_idle(), [spawn(3, 0), Action::Commit, drain(1, ExitReason::Reload)]);
     assert_eq!(generations(&pool), [3]);
 }
 
 #[test]
-fn new_rules_hold_from_the_reload_and_the_old_ones_after_a_roll_back() {
+fn policy_switches_at_reload_and_back_at_roll_back() {
     let mut pool = Pool::serving(POLICY, 1);
-    pool.roster.reload(Policy { boot_timeout: SECOND, ..POLICY }, 1);
+    pool.supervisor.reload(Policy { boot_timeout: SECOND, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
     assert_eq!(pool.pass(SECOND)[0], abort(2, Hang::BootTimeout(SECOND)));
-    pool.ends(2, ExitClass::Crashed);
+    pool.exits(2, ExitClass::Crashed);
     pool.step();
-    assert_eq!(pool.roster.policy.boot_timeout, POLICY.boot_timeout);
+    assert_eq!(pool.supervisor.policy.boot_timeout, POLICY.boot_timeout);
 }
 
 #[test]
-fn a_reload_forgives_slots_that_were_given_up() {
+fn reload_resets_exhausted_slots() {
     let mut pool = Pool::new(Policy { boot_retries: 0, ..POLICY }, 2);
     pool.step();
-    pool.ends(1, ExitClass::Crashed);
+    pool.exits(1, ExitClass::Crashed);
     assert_eq!(pool.pass(MINUTE).iter().filter(|action| is_spawn(action)).count(), 0);
-    pool.roster.reload(POLICY, 2);
+    pool.supervisor.reload(POLICY, 2);
     assert_eq!(pool.step()[0], spawn(3, 0));
 }
 
 #[test]
 fn a_canary_that_cannot_be_forked_is_tried_again_and_fails_nothing() {
     let mut pool = Pool::serving(POLICY, 1);
-    pool.roster.reload(POLICY, 1);
-    assert_eq!(pool.roster.due(pool.now), [spawn(2, 0)]);
-    let delay = pool.roster.on_spawn_failed(0, pool.now);
-    assert_eq!(pool.roster.next_deadline(pool.now), Some(pool.now.saturating_add(delay)));
+    pool.supervisor.reload(POLICY, 1);
+    assert_eq!(pool.supervisor.actions_due(pool.now), [spawn(2, 0)]);
+    let delay = pool.supervisor.on_spawn_failed(0, pool.now);
+    assert_eq!(pool.supervisor.next_deadline(pool.now), Some(pool.now.saturating_add(delay)));
     assert_eq!(pool.step(), []);
     assert_eq!(pool.pass(delay), [spawn(3, 0)]);
-    assert!(pool.roster.is_reloading());
+    assert!(pool.supervisor.is_reloading());
     pool.pass(POLICY.boot_timeout - NANO);
-    assert!(pool.roster.is_reloading(), "what could not be had once is forgotten");
+    assert!(pool.supervisor.is_reloading(), "what could not be had once is forgotten");
 }
 
 /// The master wakes whenever it is due, and every fork fails, until the reload does, after which
 /// there is room. Returns how often it tried in vain.
-fn starve(pool: &mut Pool) -> usize {
+fn fail_every_fork(pool: &mut Pool) -> usize {
     let mut tries = 0;
     loop {
-        for action in pool.roster.due(pool.now) {
+        for action in pool.supervisor.actions_due(pool.now) {
             match action {
-                Action::Spawn { slot, .. } if pool.roster.is_reloading() => {
-                    pool.roster.on_spawn_failed(slot, pool.now);
+                Action::Spawn { slot, .. } if pool.supervisor.is_reloading() => {
+                    pool.supervisor.on_spawn_failed(slot, pool.now);
                     tries += 1;
                 }
-                Action::Spawn { id, slot } => pool.roster.on_spawned(id, slot, pool.now),
+                Action::Spawn { id, slot } => pool.supervisor.on_spawned(id, slot, pool.now),
                 Action::RollBack => (),
                 other => panic!("{other:?}"),
             }
         }
-        if !pool.roster.is_reloading() {
+        if !pool.supervisor.is_reloading() {
             return tries;
         }
-        let next = pool.roster.next_deadline(pool.now).expect("it is tried again");
+        let next = pool.supervisor.next_deadline(pool.now).expect("it is tried again");
         assert!(pool.now < next, "the master spins");
         pool.now = next;
         assert!(pool.booting().is_empty());
-        for id in pool.roster.liveness_check_due(pool.now) {
-            pool.roster.on_liveness(id, pool.now, None);
+        for id in pool.supervisor.liveness_check_due(pool.now) {
+            pool.supervisor.on_liveness(id, pool.now, None);
         }
     }
 }
 
 #[test]
-fn a_canary_that_can_never_be_forked_fails_the_reload_when_it_should_have_been_ready() {
+fn unforkable_canary_fails_reload_after_boot_timeout() {
     let mut pool = Pool::serving(POLICY, 2);
     let begun = pool.now;
-    pool.roster.reload(POLICY, 2);
-    let tries = starve(&mut pool);
+    pool.supervisor.reload(POLICY, 2);
+    let tries = fail_every_fork(&mut pool);
     assert_eq!(pool.now, begun.saturating_add(POLICY.boot_timeout));
     assert!((6..=12).contains(&tries), "{tries} tries");
     assert_eq!(pool.serving_ids(), [1, 2]);
-    assert_eq!((pool.roster.generation(), pool.run(MINUTE)), (1, vec![]));
+    assert_eq!((pool.supervisor.generation(), pool.run(MINUTE)), (1, vec![]));
 }
 
 #[test]
-fn a_later_worker_that_can_never_be_forked_fails_the_reload_too() {
+fn unforkable_later_worker_fails_the_reload() {
     let (mut pool, _) = reloading(POLICY, 3, 3);
-    pool.ready(4);
-    assert_eq!(pool.roster.due(pool.now), [drain(1, ExitReason::Reload), spawn(5, 1)]);
-    pool.roster.on_spawn_failed(1, pool.now);
-    pool.ends(1, ExitClass::Requested);
-    starve(&mut pool);
+    pool.become_ready(4);
+    assert_eq!(pool.supervisor.actions_due(pool.now), [drain(1, ExitReason::Reload), spawn(5, 1)]);
+    pool.supervisor.on_spawn_failed(1, pool.now);
+    pool.exits(1, ExitClass::Requested);
+    fail_every_fork(&mut pool);
     assert_eq!(pool.serving_ids(), [4, 2, 3], "nobody goes before there is room");
-    assert_eq!(pool.booting(), [pool.roster.last_worker_id].map(WorkerId), "one of the old generation");
-    assert!(!pool.settle().is_empty());
+    assert_eq!(pool.booting(), [pool.supervisor.last_worker_id].map(WorkerId), "one of the old generation");
+    assert!(!pool.run_until_idle().is_empty());
     assert_eq!(generations(&pool), [1; 3]);
 }
 
 #[test]
-fn time_in_which_the_master_did_not_run_is_not_time_in_which_it_could_not_fork() {
+fn fork_deadline_excludes_a_master_stall() {
     let mut pool = Pool::serving(POLICY, 1);
-    pool.roster.reload(POLICY, 1);
-    pool.roster.due(pool.now);
-    pool.roster.on_spawn_failed(0, pool.now);
-    pool.oversleep(MINUTE);
-    pool.roster.on_liveness(WorkerId(1), pool.now, None);
+    pool.supervisor.reload(POLICY, 1);
+    pool.supervisor.actions_due(pool.now);
+    pool.supervisor.on_spawn_failed(0, pool.now);
+    pool.stall(MINUTE);
+    pool.supervisor.on_liveness(WorkerId(1), pool.now, None);
     assert_eq!(pool.step(), [spawn(3, 0)]);
-    assert!(pool.roster.is_reloading());
+    assert!(pool.supervisor.is_reloading());
 }
 
 #[test]
 #[should_panic(expected = "one reload at a time")]
 fn a_second_reload_meanwhile_is_a_bug() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
-    pool.roster.reload(POLICY, 1);
+    pool.supervisor.reload(POLICY, 1);
 }
 
 #[test]
@@ -367,23 +367,23 @@ fn four_thousand_workers_go_through_a_whole_reload() {
     const WORKERS: usize = 4000;
     const SURGE: usize = 100;
     let mut pool = Pool::serving(Policy { max_surge: SURGE, ..POLICY }, WORKERS);
-    pool.roster.reload(pool.roster.policy, WORKERS);
+    pool.supervisor.reload(pool.supervisor.policy, WORKERS);
     let (mut spawned, mut drained, mut committed) = (0, 0, 0);
-    while pool.roster.is_reloading() {
+    while pool.supervisor.is_reloading() {
         for action in pool.step() {
             match action {
                 Action::Spawn { .. } => spawned += 1,
                 Action::Drain(id, ExitReason::Reload) => {
                     drained += 1;
-                    pool.ends(id.0, ExitClass::Requested);
+                    pool.exits(id.0, ExitClass::Requested);
                 }
                 Action::Commit => committed += 1,
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(pool.roster.ready_count(), WORKERS);
+        assert_eq!(pool.supervisor.ready_count(), WORKERS);
         assert!(pool.booting().len() <= SURGE);
-        pool.all_ready();
+        pool.all_become_ready();
     }
     assert_eq!((spawned, drained, committed), (WORKERS, WORKERS, 1));
     assert_eq!(generations(&pool), [2; WORKERS]);
@@ -392,53 +392,53 @@ fn four_thousand_workers_go_through_a_whole_reload() {
 #[test]
 fn the_last_old_worker_stays_until_a_growing_reload_is_complete() {
     let (mut pool, _) = reloading(POLICY, 1, 3);
-    pool.ready(2);
+    pool.become_ready(2);
     assert_eq!(pool.step(), [spawn(3, 2), spawn(4, 0)]);
-    pool.ready(4);
+    pool.become_ready(4);
     assert_eq!(pool.step(), [], "it may be the only one to serve at an old address");
     assert_eq!(generations(&pool), [1, 2, 2]);
-    pool.ready(3);
+    pool.become_ready(3);
     assert_eq!(pool.step(), [Action::Commit, drain(1, ExitReason::Reload)]);
 }
 
 #[test]
 fn the_last_old_worker_stays_while_one_of_the_new_is_replaced() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
-    pool.ready(3);
+    pool.become_ready(3);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(4, 1)]);
-    pool.ends(3, ExitClass::KilledExternally);
+    pool.exits(3, ExitClass::KilledExternally);
     assert_eq!(pool.step(), [spawn(5, 0)]);
-    pool.ready(4);
+    pool.become_ready(4);
     assert_eq!(pool.step(), []);
-    pool.ready(5);
+    pool.become_ready(5);
     assert_eq!(pool.step(), [Action::Commit, drain(2, ExitReason::Reload)]);
 }
 
 #[test]
 fn a_resize_during_a_reload_outlives_its_failure() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
-    pool.roster.scale_to(3);
-    pool.ends(3, ExitClass::Crashed);
+    pool.supervisor.scale_to(3);
+    pool.exits(3, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack, spawn(4, 2)]);
-    assert_eq!(pool.roster.target(), 3);
+    assert_eq!(pool.supervisor.target(), 3);
 }
 
 #[test]
 fn after_a_roll_back_the_new_serve_until_the_old_are_back() {
     let (mut pool, _) = reloading(POLICY, 3, 3);
-    pool.ready(4);
+    pool.become_ready(4);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(5, 1)]);
-    pool.ready(5);
+    pool.become_ready(5);
     assert_eq!(pool.step(), [drain(2, ExitReason::Reload), spawn(6, 2)]);
-    pool.ends(1, ExitClass::Requested);
-    pool.ends(2, ExitClass::Requested);
-    pool.ends(6, ExitClass::Crashed);
+    pool.exits(1, ExitClass::Requested);
+    pool.exits(2, ExitClass::Requested);
+    pool.exits(6, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack, spawn(7, 0)], "one at a time");
-    assert_eq!(pool.roster.ready_count(), 3);
-    pool.ready(7);
+    assert_eq!(pool.supervisor.ready_count(), 3);
+    pool.become_ready(7);
     assert_eq!(pool.step(), [drain(4, ExitReason::Reload), spawn(8, 1)]);
-    assert_eq!(pool.roster.ready_count(), 3);
-    pool.ready(8);
+    assert_eq!(pool.supervisor.ready_count(), 3);
+    pool.become_ready(8);
     assert_eq!(pool.step(), [drain(5, ExitReason::Reload)]);
     assert_eq!(generations(&pool), [1, 1, 1]);
 }
@@ -446,110 +446,110 @@ fn after_a_roll_back_the_new_serve_until_the_old_are_back() {
 #[test]
 fn after_a_roll_back_the_new_go_at_once_where_the_old_still_serve() {
     let (mut pool, _) = reloading(POLICY, 2, 3);
-    pool.ready(3);
+    pool.become_ready(3);
     assert_eq!(pool.step(), [spawn(4, 0)]);
-    pool.ready(4);
+    pool.become_ready(4);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(5, 1)]);
-    pool.ends(5, ExitClass::Crashed);
+    pool.exits(5, ExitClass::Crashed);
     let actions = pool.step();
     assert_eq!(actions, [Action::RollBack, drain(3, ExitReason::ScaledDown), spawn(6, 0)]);
     assert_eq!(generations(&pool), [2, 1]);
 }
 
 #[test]
-fn the_old_generation_is_judged_by_its_own_rules() {
+fn old_workers_keep_their_own_policy() {
     let mut pool = Pool::serving(POLICY, 1);
-    pool.mute.insert(WorkerId(1));
-    pool.roster.reload(Policy { timeout: SECOND, abort_timeout: MILLI, ..POLICY }, 1);
+    pool.silent.insert(WorkerId(1));
+    pool.supervisor.reload(Policy { timeout: SECOND, abort_timeout: MILLI, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
     assert_eq!(pool.pass(POLICY.boot_timeout - NANO), []);
-    pool.ready(2);
+    pool.become_ready(2);
     assert_eq!(pool.step(), [Action::Commit, drain(1, ExitReason::Reload)]);
     assert_eq!(pool.pass(POLICY.graceful_timeout), [kill(1, ExitReason::Reload)]);
 }
 
 #[test]
-fn longer_limits_of_a_new_generation_save_nobody_of_the_old() {
+fn longer_new_timeout_does_not_apply_to_old_workers() {
     let mut pool = Pool::serving(POLICY, 1);
-    pool.mute.insert(WorkerId(1));
-    pool.roster.reload(Policy { timeout: YEAR, boot_timeout: YEAR, ..POLICY }, 1);
+    pool.silent.insert(WorkerId(1));
+    pool.supervisor.reload(Policy { timeout: YEAR, boot_timeout: YEAR, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
     assert_eq!(pool.pass(POLICY.timeout), [abort(1, Hang::NoHeartbeat(POLICY.timeout))]);
     assert_eq!(pool.pass(POLICY.abort_timeout), [kill(1, ExitReason::Hung)]);
 }
 
 #[test]
-fn nothing_is_overdue_because_old_rules_have_come_back() {
+fn roll_back_does_not_make_new_workers_overdue() {
     let mut pool = Pool::serving(POLICY, 1);
-    pool.roster.reload(Policy { timeout: 2 * MINUTE, boot_timeout: 2 * MINUTE, ..POLICY }, 1);
+    pool.supervisor.reload(Policy { timeout: 2 * MINUTE, boot_timeout: 2 * MINUTE, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
     pool.pass(MINUTE);
-    pool.ends(2, ExitClass::Crashed);
+    pool.exits(2, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack]);
 }
 
 #[test]
-fn in_a_stop_each_worker_has_the_time_of_its_own_generation() {
+fn stop_uses_each_workers_own_graceful_timeout() {
     let mut pool = Pool::serving(POLICY, 1);
-    pool.roster.reload(Policy { graceful_timeout: SECOND, ..POLICY }, 1);
+    pool.supervisor.reload(Policy { graceful_timeout: SECOND, ..POLICY }, 1);
     pool.step();
-    pool.roster.stop(ShutdownMode::Graceful);
+    pool.supervisor.stop(ShutdownMode::Graceful);
     assert_eq!(pool.step().len(), 2);
     assert_eq!(pool.pass(SECOND), [kill(2, ExitReason::Requested)]);
     assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND), [kill(1, ExitReason::Requested)]);
 }
 
 #[test]
-fn a_pool_that_is_let_go_during_a_reload_goes_back_at_once() {
+fn suspend_during_reload_rolls_back_at_once() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
-    pool.roster.suspend();
+    pool.supervisor.suspend();
     let gone = [drain(1, ExitReason::Requested), drain(2, ExitReason::Requested)];
     assert_eq!(pool.step(), [&[Action::RollBack][..], &gone].concat());
-    assert!(!pool.roster.is_reloading());
-    pool.ends(1, ExitClass::Requested);
-    pool.ends(2, ExitClass::Requested);
+    assert!(!pool.supervisor.is_reloading());
+    pool.exits(1, ExitClass::Requested);
+    pool.exits(2, ExitClass::Requested);
     assert_eq!(pool.run(MINUTE), []);
-    assert!(pool.roster.resume());
-    assert_eq!(pool.settle(), [spawn(3, 0)]);
+    assert!(pool.supervisor.resume());
+    assert_eq!(pool.run_until_idle(), [spawn(3, 0)]);
     assert_eq!(generations(&pool), [1]);
 }
 
 #[test]
-fn a_canary_that_fails_before_anything_was_ever_ready_gives_the_old_rules_new_tries() {
+fn failed_canary_before_first_ready_resets_attempts() {
     let mut pool = Pool::new(POLICY, 1);
     pool.step();
-    pool.ends(1, ExitClass::Crashed);
-    pool.roster.reload(Policy { boot_retries: 0, ..POLICY }, 1);
+    pool.exits(1, ExitClass::Crashed);
+    pool.supervisor.reload(Policy { boot_retries: 0, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
-    pool.ends(2, ExitClass::Crashed);
+    pool.exits(2, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack, spawn(3, 0)]);
-    assert_eq!(pool.roster.outcome(), None);
+    assert_eq!(pool.supervisor.outcome(), None);
 }
 
 #[test]
-fn of_two_in_a_slot_one_goes_though_neither_is_wished_for_any_more() {
+fn outdated_pair_in_a_slot_drains_the_older() {
     let mut pool = Pool::serving(POLICY, 2);
-    pool.roster.on_replacement_requested(WorkerId(1));
+    pool.supervisor.on_replacement_requested(WorkerId(1));
     assert_eq!(pool.step(), [spawn(3, 0)]);
-    pool.ready(3);
-    pool.roster.reload(POLICY, 2);
+    pool.become_ready(3);
+    pool.supervisor.reload(POLICY, 2);
     let actions = pool.step();
     assert!(actions.contains(&drain(1, ExitReason::Reload)), "{actions:?}");
     assert_eq!(pool.serving_ids(), [3, 2]);
 }
 
 #[test]
-fn a_boot_that_fails_for_the_earlier_generation_costs_the_canary_nothing() {
+fn old_boot_failure_does_not_count_for_the_canary() {
     let policy = Policy { boot_retries: 0, ..POLICY };
     let mut pool = Pool::new(policy, 1);
     assert_eq!(pool.step(), [spawn(1, 0)]);
-    pool.roster.reload(policy, 1);
-    pool.ends(1, ExitClass::Crashed);
+    pool.supervisor.reload(policy, 1);
+    pool.exits(1, ExitClass::Crashed);
     assert!(pool.step().iter().any(is_spawn), "the only slot is not given up");
-    pool.all_ready();
+    pool.all_become_ready();
     pool.step();
-    assert!(!pool.roster.is_reloading());
-    assert_eq!(pool.roster.ready_count(), 1);
+    assert!(!pool.supervisor.is_reloading());
+    assert_eq!(pool.supervisor.ready_count(), 1);
 }
 
 /// Nobody beyond the usual number, and so many missing.
@@ -558,18 +558,18 @@ fn in_place(missing: usize) -> Policy {
 }
 
 #[test]
-fn old_workers_may_go_before_their_successors_are_ready_but_not_before_the_canary_is() {
+fn in_place_reload_drains_only_after_canary_ready() {
     let (mut pool, actions) = reloading(in_place(2), 4, 4);
     assert_eq!(actions, [spawn(5, 0)], "an extra one");
     assert_eq!(pool.pass(SECOND), []);
-    pool.ready(5);
+    pool.become_ready(5);
     let gone = [1, 2, 3].map(|id| drain(id, ExitReason::Reload));
     let come = [spawn(6, 1), spawn(7, 2), spawn(8, 3)];
     assert_eq!(pool.step(), [&gone[..], &come].concat());
-    assert_eq!(pool.roster.ready_count(), 2, "5, and the last of the old");
-    pool.ready(8);
+    assert_eq!(pool.supervisor.ready_count(), 2, "5, and the last of the old");
+    pool.become_ready(8);
     assert_eq!(pool.step(), [], "it stays until all are there");
-    pool.all_ready();
+    pool.all_become_ready();
     assert_eq!(pool.step(), [Action::Commit, drain(4, ExitReason::Reload)]);
     assert_eq!(generations(&pool), [2; 4]);
 }
@@ -577,49 +577,49 @@ fn old_workers_may_go_before_their_successors_are_ready_but_not_before_the_canar
 #[test]
 fn surge_and_absence_add_up() {
     let (mut pool, _) = reloading(Policy { max_unavailable: 1, ..POLICY }, 4, 4);
-    pool.ready(5);
+    pool.become_ready(5);
     let actions = pool.step();
     let gone = [1, 2].map(|id| drain(id, ExitReason::Reload));
     assert_eq!(actions, [&gone[..], &[spawn(6, 1), spawn(7, 2)]].concat());
-    assert_eq!(pool.roster.ready_count(), 3, "5, 3 and 4");
+    assert_eq!(pool.supervisor.ready_count(), 3, "5, 3 and 4");
 }
 
 #[test]
 fn a_pool_of_one_is_reloaded_in_place_without_a_gap() {
     let (mut pool, actions) = reloading(in_place(1), 1, 1);
     assert_eq!(actions, [spawn(2, 0)]);
-    pool.ready(2);
+    pool.become_ready(2);
     assert_eq!(pool.step(), [Action::Commit, drain(1, ExitReason::Reload)]);
 }
 
 #[test]
-fn a_canary_that_fails_has_cost_nobody_a_place() {
+fn failed_canary_in_place_keeps_all_workers() {
     let (mut pool, _) = reloading(in_place(3), 3, 3);
-    pool.ends(4, ExitClass::Crashed);
+    pool.exits(4, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack]);
     assert_eq!(pool.serving_ids(), [1, 2, 3]);
 }
 
 #[test]
-fn who_has_died_counts_as_missing() {
+fn dead_worker_counts_as_unavailable() {
     let (mut pool, _) = reloading(in_place(1), 5, 5);
-    pool.ends(5, ExitClass::Crashed);
-    pool.ready(6);
+    pool.exits(5, ExitClass::Crashed);
+    pool.become_ready(6);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(7, 4)]);
-    pool.ready(7);
+    pool.become_ready(7);
     assert_eq!(pool.step(), [drain(2, ExitReason::Reload), spawn(8, 1)]);
 }
 
 #[test]
 fn a_roll_in_place_that_fails_puts_everything_back_in_place() {
     let (mut pool, _) = reloading(in_place(1), 4, 4);
-    pool.ready(5);
+    pool.become_ready(5);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), drain(2, ExitReason::Reload), spawn(6, 1)]);
-    pool.ends(6, ExitClass::Crashed);
+    pool.exits(6, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack, spawn(7, 1)], "5 still serves");
-    pool.ready(7);
+    pool.become_ready(7);
     assert_eq!(pool.step(), [drain(5, ExitReason::Reload), spawn(8, 0)]);
-    pool.ready(8);
+    pool.become_ready(8);
     assert_eq!(pool.step(), []);
     assert_eq!(generations(&pool), [1; 4]);
 }
@@ -629,17 +629,17 @@ fn four_thousand_workers_are_reloaded_in_place() {
     const WORKERS: usize = 4000;
     const MISSING: usize = 100;
     let mut pool = Pool::serving(in_place(MISSING), WORKERS);
-    pool.roster.reload(in_place(MISSING), WORKERS);
+    pool.supervisor.reload(in_place(MISSING), WORKERS);
     let mut rounds = 0;
-    while pool.roster.is_reloading() {
+    while pool.supervisor.is_reloading() {
         for action in pool.step() {
             if let Action::Drain(id, ExitReason::Reload) = action {
-                pool.ends(id.0, ExitClass::Requested);
+                pool.exits(id.0, ExitClass::Requested);
             }
         }
-        assert!(pool.roster.ready_count() >= WORKERS - MISSING);
-        assert!(pool.roster.workers().count() <= WORKERS + 1);
-        pool.all_ready();
+        assert!(pool.supervisor.ready_count() >= WORKERS - MISSING);
+        assert!(pool.supervisor.workers().count() <= WORKERS + 1);
+        pool.all_become_ready();
         rounds += 1;
     }
     assert!(rounds <= WORKERS / MISSING + 3, "{rounds} rounds");

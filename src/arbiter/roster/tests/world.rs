@@ -16,20 +16,20 @@ use super::*;
 
 /// How much is played, at the least.
 const STEPS_MIN: u64 = 1_000_000;
-const CONDEMNED_MIN: u64 = 300;
-const STORIES: u32 = 2200;
+const HUNG_DRAINS_MIN: u64 = 300;
+const SCENARIOS: u32 = 2200;
 /// How processes end whom nobody has asked to.
-const ENDS: [ExitClass; 3] = [ExitClass::Crashed, ExitClass::KilledExternally, ExitClass::OomKilled];
+const EXIT_CLASSES: [ExitClass; 3] = [ExitClass::Crashed, ExitClass::KilledExternally, ExitClass::OomKilled];
 /// How long a process that was killed is still there.
 const DYING: Duration = Duration::from_millis(20);
 
 /// What a process has been asked, the hardest last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Asked {
+enum Request {
     Nothing,
     Drain,
-    Condemn,
-    Quit,
+    DrainHung,
+    QuickStop,
     Abort,
     Kill,
 }
@@ -42,13 +42,13 @@ struct Process {
     policy: Policy,
     since: MonotonicTime,
     is_ready: bool,
-    asked: Asked,
+    request: Request,
     /// Before, no rule allows to kill it.
     kill_from: MonotonicTime,
     /// Before, no rule allows to abort it if it is condemned and has unharmed work.
     abort_from: MonotonicTime,
     ready_at: Option<MonotonicTime>,
-    ends: Option<(MonotonicTime, ExitClass)>,
+    exits_at: Option<(MonotonicTime, ExitClass)>,
     silent_since: Option<MonotonicTime>,
     /// What its two threads work on.
     units: [Option<MonotonicTime>; 2],
@@ -56,7 +56,7 @@ struct Process {
 
 impl Process {
     fn serves(&self) -> bool {
-        self.is_ready && self.asked == Asked::Nothing
+        self.is_ready && self.request == Request::Nothing
     }
 
     fn beat(&self, now: MonotonicTime) -> MonotonicTime {
@@ -69,24 +69,24 @@ impl Process {
         Some(Busy { oldest, newest })
     }
 
-    fn end_by(&mut self, at: MonotonicTime, how: ExitClass) {
-        if self.ends.is_none_or(|(earlier, _)| at < earlier) {
-            self.ends = Some((at, how));
+    fn exit_no_later_than(&mut self, at: MonotonicTime, exit_class: ExitClass) {
+        if self.exits_at.is_none_or(|(earlier, _)| at < earlier) {
+            self.exits_at = Some((at, exit_class));
         }
     }
 
     /// When it does something of its own accord.
     fn next_event(&self) -> Option<MonotonicTime> {
-        let events = [self.ready_at.filter(|_| !self.is_ready), self.ends.map(|(at, _)| at)];
+        let events = [self.ready_at.filter(|_| !self.is_ready), self.exits_at.map(|(at, _)| at)];
         events.into_iter().flatten().min()
     }
 }
 
 /// What the world does to the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
-    Wild,
-    Calm,
+enum FaultMode {
+    Injecting,
+    Quiet,
 }
 
 /// What held before a reload.
@@ -99,11 +99,11 @@ struct Previous {
 }
 
 /// The kernel, the clock, and what is known of the past.
-struct World {
-    roster: Supervisor,
+struct Simulation {
+    supervisor: Supervisor,
     now: MonotonicTime,
-    chance: u64,
-    mood: Mood,
+    rng_state: u64,
+    fault_mode: FaultMode,
     processes: BTreeMap<WorkerId, Process>,
     policy: Policy,
     /// To what a failed reload returns.
@@ -113,54 +113,54 @@ struct World {
     /// The most workers that were allowed to be missing since none was.
     unavailable: usize,
     /// The generation whose workers mostly fail.
-    bad: Option<u32>,
-    amnesty: MonotonicTime,
+    failing_generation: Option<u32>,
+    timeout_floor: MonotonicTime,
     ever_ready: bool,
     /// Something has happened that excuses a missing worker, since all were there.
-    disturbed: bool,
+    has_disturbance: bool,
     /// The reload that is under way began with all workers there, and none has been missing.
-    smooth: bool,
+    is_undisturbed_reload: bool,
     /// A worker of the new generation has been ready.
-    proven: bool,
+    canary_ready: bool,
     /// The longest drain and grace that any worker may have been promised.
     longest: (Duration, Duration),
     steps: u64,
-    condemned: u64,
+    hung_drains: u64,
 }
 
-impl World {
+impl Simulation {
     fn new(seed: u64) -> Self {
-        let mut world = Self {
-            roster: Supervisor::new(POLICY, 1, 1),
+        let mut simulation = Self {
+            supervisor: Supervisor::new(POLICY, 1, 1),
             now: MonotonicTime::default().saturating_add(YEAR),
-            chance: seed,
-            mood: Mood::Wild,
+            rng_state: seed,
+            fault_mode: FaultMode::Injecting,
             processes: BTreeMap::new(),
             policy: POLICY,
             previous: None,
             surge: 0,
             unavailable: 0,
-            bad: None,
-            amnesty: MonotonicTime::default(),
+            failing_generation: None,
+            timeout_floor: MonotonicTime::default(),
             ever_ready: false,
-            disturbed: true,
-            smooth: false,
-            proven: false,
+            has_disturbance: true,
+            is_undisturbed_reload: false,
+            canary_ready: false,
             longest: (Duration::ZERO, Duration::ZERO),
             steps: 0,
-            condemned: 0,
+            hung_drains: 0,
         };
-        world.policy = world.any_policy();
-        let target = world.below(6) as usize;
-        world.roster = Supervisor::new(world.policy, target, seed);
-        world.bad = (world.below(8) == 0).then_some(1);
-        world
+        simulation.policy = simulation.any_policy();
+        let target = simulation.below(6) as usize;
+        simulation.supervisor = Supervisor::new(simulation.policy, target, seed);
+        simulation.failing_generation = (simulation.below(8) == 0).then_some(1);
+        simulation
     }
 
     /// A number below `n` (splitmix64).
     fn below(&mut self, n: u64) -> u64 {
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.chance ^ (self.chance >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        self.rng_state = self.rng_state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.rng_state ^ (self.rng_state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) % n
     }
@@ -194,29 +194,29 @@ impl World {
     }
 
     /// One turn of the master, at the next moment at which something happens.
-    fn turn(&mut self) {
-        let (before, deadline) = (self.now, self.roster.next_deadline(self.now));
+    fn step(&mut self) {
+        let (before, deadline) = (self.now, self.supervisor.next_deadline(self.now));
         let event = self.processes.values().filter_map(Process::next_event).min();
         let idle = self.now.saturating_add(10 * SECOND);
         let mut next = [deadline, event, Some(idle)].into_iter().flatten().min().unwrap_or(idle);
-        if self.mood == Mood::Wild && self.below(3) == 0 {
+        if self.fault_mode == FaultMode::Injecting && self.below(3) == 0 {
             next = next.min(self.now.saturating_add(self.within(SECOND)));
         }
         self.now = self.now.max(next);
-        if self.mood == Mood::Wild {
-            if self.roster.stopping().is_none() && self.below(64) == 0 {
-                self.oversleep(before, deadline);
+        if self.fault_mode == FaultMode::Injecting {
+            if self.supervisor.stopping().is_none() && self.below(64) == 0 {
+                self.stall(before, deadline);
             }
-            self.mischief();
+            self.inject_faults();
         } else {
-            self.end_endless_boots();
+            self.finish_endless_boots();
         }
         self.deliver();
         self.decide();
     }
 
     /// Without a limit, only the process itself can end its boot.
-    fn end_endless_boots(&mut self) {
+    fn finish_endless_boots(&mut self) {
         let at = self.now.saturating_add(SECOND);
         let is_endless = |p: &&mut Process| !p.is_ready && p.policy.boot_timeout.is_zero();
         for process in self.processes.values_mut().filter(is_endless) {
@@ -224,9 +224,9 @@ impl World {
         }
     }
 
-    fn disturb(&mut self) {
-        self.disturbed = true;
-        self.smooth = false;
+    fn note_disturbance(&mut self) {
+        self.has_disturbance = true;
+        self.is_undisturbed_reload = false;
     }
 
     /// The master learns what has happened by now.
@@ -235,54 +235,54 @@ impl World {
         for (id, process) in &mut self.processes {
             if !process.is_ready && process.ready_at.is_some_and(|at| at <= now) {
                 process.is_ready = true;
-                let age = self.roster.on_ready(*id, now);
+                let age = self.supervisor.on_ready(*id, now);
                 let expected = now.duration_since(process.since);
-                assert_eq!(age, (process.asked == Asked::Nothing).then_some(expected));
-                assert_eq!(self.roster.on_ready(*id, now), None);
+                assert_eq!(age, (process.request == Request::Nothing).then_some(expected));
+                assert_eq!(self.supervisor.on_ready(*id, now), None);
                 self.ever_ready |= age.is_some();
-                self.proven |= age.is_some() && process.generation == self.roster.generation();
+                self.canary_ready |= age.is_some() && process.generation == self.supervisor.generation();
             }
         }
-        let has_ended = |p: &Process| p.ends.filter(|(at, _)| *at <= now).map(|(_, how)| how);
+        let has_ended = |p: &Process| p.exits_at.filter(|(at, _)| *at <= now).map(|(_, exit_class)| exit_class);
         let ended: Vec<_> =
             self.processes.iter().filter_map(|(id, p)| Some((*id, has_ended(p)?))).collect();
-        for (id, how) in ended {
+        for (id, exit_class) in ended {
             let process = self.processes.remove(&id).expect("it is one of these");
-            let farewell = self.roster.on_exit(id, how, now).expect("it was forked");
-            assert_eq!(self.roster.on_exit(id, how, now), None);
-            self.check_farewell(&process, &farewell);
-            if process.asked == Asked::Nothing {
-                self.disturb();
+            let report = self.supervisor.on_exit(id, exit_class, now).expect("it was forked");
+            assert_eq!(self.supervisor.on_exit(id, exit_class, now), None);
+            self.check_exit_report(&process, &report);
+            if process.request == Request::Nothing {
+                self.note_disturbance();
             }
         }
     }
 
     fn decide(&mut self) {
-        for id in self.roster.liveness_check_due(self.now) {
+        for id in self.supervisor.liveness_check_due(self.now) {
             let process = &self.processes[&id];
-            self.roster.on_liveness(id, process.beat(self.now), process.busy());
+            self.supervisor.on_liveness(id, process.beat(self.now), process.busy());
         }
-        self.pardon();
-        let before = self.roster.target();
-        let actions = self.roster.due(self.now);
-        self.disturbed |= before < self.roster.target(); // a reload that would have shrunk failed
+        self.clear_recovered();
+        let before = self.supervisor.target();
+        let actions = self.supervisor.actions_due(self.now);
+        self.has_disturbance |= before < self.supervisor.target(); // a reload that would have shrunk failed
         let mut failed_forks = 0;
         for action in &actions {
             self.check_before(*action);
             match *action {
                 Action::Spawn { id, slot } => failed_forks += usize::from(!self.fork(id, slot)),
-                Action::Drain(id, _) => self.ask(id, Asked::Drain),
-                Action::QuickStop(id) => self.ask(id, Asked::Quit),
+                Action::Drain(id, _) => self.send(id, Request::Drain),
+                Action::QuickStop(id) => self.send(id, Request::QuickStop),
                 Action::DrainHung(id, _) => {
-                    self.ask(id, Asked::Condemn);
-                    self.disturb();
-                    self.condemned += 1;
+                    self.send(id, Request::DrainHung);
+                    self.note_disturbance();
+                    self.hung_drains += 1;
                 }
                 Action::Abort(id, _) => {
-                    self.ask(id, Asked::Abort);
-                    self.disturb();
+                    self.send(id, Request::Abort);
+                    self.note_disturbance();
                 }
-                Action::KillOverdue(id, _) | Action::KillHung(id, _) => self.ask(id, Asked::Kill),
+                Action::KillOverdue(id, _) | Action::KillHung(id, _) => self.send(id, Request::Kill),
                 Action::Commit => self.previous = None,
                 Action::RollBack => {
                     self.policy = self.previous.take().expect("a reload is under way").policy;
@@ -294,42 +294,42 @@ impl World {
     }
 
     /// Who is condemned and does not hang any more leaves like any other.
-    fn pardon(&mut self) {
-        let is_pardoned = |p: &Process| p.asked == Asked::Condemn && !self.hangs(p);
-        let pardoned = self.processes.iter().filter(|(_, process)| is_pardoned(process));
-        for id in pardoned.map(|(id, _)| *id).collect::<Vec<_>>() {
+    fn clear_recovered(&mut self) {
+        let has_recovered = |p: &Process| p.request == Request::DrainHung && !self.hangs(p);
+        let recovered = self.processes.iter().filter(|(_, process)| has_recovered(process));
+        for id in recovered.map(|(id, _)| *id).collect::<Vec<_>>() {
             let process = self.processes.get_mut(&id).expect("it is one of these");
-            (process.asked, process.kill_from) = (Asked::Drain, process.abort_from);
+            (process.request, process.kill_from) = (Request::Drain, process.abort_from);
         }
     }
 
     /// Whether the kernel had room.
     fn fork(&mut self, id: WorkerId, slot: usize) -> bool {
-        if self.mood == Mood::Wild && self.below(20) == 0 {
-            let delay = self.roster.on_spawn_failed(slot, self.now);
+        if self.fault_mode == FaultMode::Injecting && self.below(20) == 0 {
+            let delay = self.supervisor.on_spawn_failed(slot, self.now);
             assert!(Duration::ZERO < delay && delay <= BACKOFF_MAX);
             return false;
         }
-        self.roster.on_spawned(id, slot, self.now);
+        self.supervisor.on_spawned(id, slot, self.now);
         let mut process = Process {
             slot,
-            generation: self.roster.generation(),
+            generation: self.supervisor.generation(),
             policy: self.policy,
             since: self.now,
             is_ready: false,
-            asked: Asked::Nothing,
+            request: Request::Nothing,
             kill_from: MonotonicTime::from_nanos(u64::MAX),
             abort_from: self.now,
             ready_at: Some(self.now.saturating_add(self.within(SECOND))),
-            ends: None,
+            exits_at: None,
             silent_since: None,
             units: [None; 2],
         };
-        if self.mood == Mood::Wild {
-            let is_bad = self.bad == Some(process.generation);
+        if self.fault_mode == FaultMode::Injecting {
+            let is_bad = self.failing_generation == Some(process.generation);
             let at = self.now.saturating_add(self.within(3 * SECOND));
             match self.below(if is_bad { 5 } else { 30 }) {
-                0 | 1 => process.ends = Some((at, self.pick(&ENDS))),
+                0 | 1 => process.exits_at = Some((at, self.pick(&EXIT_CLASSES))),
                 2 => process.ready_at = None,
                 3 => process.ready_at = Some(self.now),
                 _ => (),
@@ -340,41 +340,41 @@ impl World {
     }
 
     /// A process is sent a signal, and obeys or does not.
-    fn ask(&mut self, id: WorkerId, asked: Asked) {
-        let manners = self.below(4);
+    fn send(&mut self, id: WorkerId, request: Request) {
+        let obedience = self.below(4);
         let Policy { graceful_timeout: graceful, abort_timeout: grace, .. } = self.processes[&id].policy;
-        let (limit, how) = match asked {
-            Asked::Drain | Asked::Condemn => (graceful, ExitClass::Requested),
-            Asked::Quit => (grace, ExitClass::Requested),
-            Asked::Abort => (grace, ExitClass::Crashed),
-            Asked::Kill | Asked::Nothing => (DYING, ExitClass::KilledExternally),
+        let (limit, exit_class) = match request {
+            Request::Drain | Request::DrainHung => (graceful, ExitClass::Requested),
+            Request::QuickStop => (grace, ExitClass::Requested),
+            Request::Abort => (grace, ExitClass::Crashed),
+            Request::Kill | Request::Nothing => (DYING, ExitClass::KilledExternally),
         };
         let ends = self.now.saturating_add(self.within(limit));
         let process = self.processes.get_mut(&id).expect("checked before");
-        if process.asked == Asked::Condemn && asked == Asked::Quit {
+        if process.request == Request::DrainHung && request == Request::QuickStop {
             process.kill_from = process.abort_from; // a stop never gives more time
         }
-        process.asked = asked;
-        if asked == Asked::Condemn {
+        process.request = request;
+        if request == Request::DrainHung {
             process.abort_from = self.now.saturating_add(limit);
             return; // the thread that hangs does not let it end
         }
-        if manners > 0 || asked == Asked::Kill {
-            process.end_by(ends, how);
+        if obedience > 0 || request == Request::Kill {
+            process.exit_no_later_than(ends, exit_class);
         }
         let kill_from = self.now.saturating_add(limit);
         process.kill_from = process.kill_from.min(kill_from);
     }
 
     /// Time passes in peace: within minutes every slot has its worker, and nothing else is there.
-    fn calm_down(&mut self) {
-        self.mood = Mood::Calm;
-        self.roster.resume();
+    fn run_quietly(&mut self) {
+        self.fault_mode = FaultMode::Quiet;
+        self.supervisor.resume();
         let limit = self.now.saturating_add(5 * MINUTE);
-        while !self.is_whole() {
-            assert!(self.now < limit, "no convergence: {:?} {:?}", self.roster, self.processes);
-            self.turn();
-            if self.roster.outcome().is_some() {
+        while !self.has_converged() {
+            assert!(self.now < limit, "no convergence: {:?} {:?}", self.supervisor, self.processes);
+            self.step();
+            if self.supervisor.outcome().is_some() {
                 return;
             }
         }
@@ -383,68 +383,68 @@ impl World {
     /// The master is told to stop, perhaps more than once, and does so in time.
     fn stop(&mut self) {
         let mut stop = self.pick(&[ShutdownMode::Graceful, ShutdownMode::Graceful, ShutdownMode::Quick, ShutdownMode::Kill]);
-        self.roster.stop(stop);
+        self.supervisor.stop(stop);
         self.previous = None;
         self.decide();
         let (graceful, grace) = self.longest;
         let mut limit = self.now.saturating_add(graceful + grace + 2 * DYING);
-        while self.roster.outcome().is_none() {
-            assert!(self.now <= limit, "no end: {:?} {:?}", self.roster, self.processes);
-            self.turn();
+        while self.supervisor.outcome().is_none() {
+            assert!(self.now <= limit, "no end: {:?} {:?}", self.supervisor, self.processes);
+            self.step();
             if self.below(8) == 0 && stop < ShutdownMode::Kill {
                 stop = if stop == ShutdownMode::Graceful { ShutdownMode::Quick } else { ShutdownMode::Kill };
-                self.roster.stop(stop);
+                self.supervisor.stop(stop);
                 self.decide();
                 let wait = if stop == ShutdownMode::Kill { DYING } else { grace + 2 * DYING };
                 limit = limit.min(self.now.saturating_add(wait));
             }
         }
-        let hopeless = self.roster.phase == Phase::Failed;
-        let outcome = if hopeless { RunOutcome::NeverReady } else { RunOutcome::Stopped };
-        assert_eq!(self.roster.outcome(), Some(outcome));
+        let has_failed = self.supervisor.phase == Phase::Failed;
+        let outcome = if has_failed { RunOutcome::NeverReady } else { RunOutcome::Stopped };
+        assert_eq!(self.supervisor.outcome(), Some(outcome));
         assert!(self.processes.is_empty());
     }
 }
 
 /// One course of the world, from the start of the master to its end.
-struct Story;
+struct Scenario;
 
-impl Story {
+impl Scenario {
     /// Returns how many steps the roster has made, and how many workers it has condemned.
-    fn play(seed: u64, length: u64) -> (u64, u64) {
-        let mut world = World::new(seed);
-        while world.steps < length && world.roster.outcome().is_none() {
-            world.turn();
+    fn run(seed: u64, length: u64) -> (u64, u64) {
+        let mut simulation = Simulation::new(seed);
+        while simulation.steps < length && simulation.supervisor.outcome().is_none() {
+            simulation.step();
         }
-        if world.below(4) > 0 && world.roster.outcome().is_none() {
-            world.calm_down();
+        if simulation.below(4) > 0 && simulation.supervisor.outcome().is_none() {
+            simulation.run_quietly();
         }
-        match world.roster.outcome() {
+        match simulation.supervisor.outcome() {
             Some(outcome) => {
                 assert_eq!(outcome, RunOutcome::NeverReady);
-                assert!(!world.ever_ready);
+                assert!(!simulation.ever_ready);
             }
-            None => world.stop(),
+            None => simulation.stop(),
         }
-        (world.steps, world.condemned)
+        (simulation.steps, simulation.hung_drains)
     }
 }
 
 #[test]
-fn whatever_happens_every_worker_is_treated_by_the_rules_and_the_pool_becomes_whole() {
+fn random_schedules_obey_the_rules_and_converge() {
     let config =
-        ProptestConfig { cases: STORIES, failure_persistence: None, ..ProptestConfig::default() };
-    let (steps, condemned) = (Cell::new(0), Cell::new(0));
-    let story = (any::<u64>().no_shrink(), 1..1000_u64);
+        ProptestConfig { cases: SCENARIOS, failure_persistence: None, ..ProptestConfig::default() };
+    let (steps, hung_drains) = (Cell::new(0), Cell::new(0));
+    let scenario = (any::<u64>().no_shrink(), 1..1000_u64);
     TestRunner::new(config)
-        .run(&story, |(seed, length)| {
-            let (more_steps, more_condemned) = Story::play(seed, length);
+        .run(&scenario, |(seed, length)| {
+            let (more_steps, more_hung_drains) = Scenario::run(seed, length);
             steps.set(steps.get() + more_steps);
-            condemned.set(condemned.get() + more_condemned);
+            hung_drains.set(hung_drains.get() + more_hung_drains);
             Ok(())
         })
         .unwrap_or_else(|failure| panic!("(seed, length): {failure}"));
-    println!("the roster made {} steps, and condemned {}", steps.get(), condemned.get());
+    println!("the roster made {} steps, and condemned {}", steps.get(), hung_drains.get());
     assert!(STEPS_MIN <= steps.get(), "{} steps only", steps.get());
-    assert!(CONDEMNED_MIN <= condemned.get(), "{} condemned only", condemned.get());
+    assert!(HUNG_DRAINS_MIN <= hung_drains.get(), "{} condemned only", hung_drains.get());
 }

@@ -2,17 +2,17 @@
 
 use super::*;
 
-impl World {
-    pub(super) fn check_farewell(&self, process: &Process, farewell: &ExitReport) {
-        assert_eq!((farewell.slot, farewell.generation), (process.slot, process.generation));
-        assert_eq!(farewell.uptime, self.now.duration_since(process.since));
-        if self.roster.phase != Phase::Serving || process.slot >= self.roster.target() {
-            assert_eq!(farewell.restart_in, None);
+impl Simulation {
+    pub(super) fn check_exit_report(&self, process: &Process, report: &ExitReport) {
+        assert_eq!((report.slot, report.generation), (process.slot, process.generation));
+        assert_eq!(report.uptime, self.now.duration_since(process.since));
+        if self.supervisor.phase != Phase::Serving || process.slot >= self.supervisor.target() {
+            assert_eq!(report.restart_in, None);
         }
         let others = self.processes.values().any(|p| p.slot == process.slot && p.serves());
-        assert!(farewell.restart_in.is_none() || !others, "somebody serves there");
-        assert!(process.asked != Asked::Condemn || farewell.reason == ExitReason::Hung);
-        assert!(farewell.restart_in.is_none_or(|delay| delay <= BACKOFF_MAX));
+        assert!(report.restart_in.is_none() || !others, "somebody serves there");
+        assert!(process.request != Request::DrainHung || report.reason == ExitReason::Hung);
+        assert!(report.restart_in.is_none_or(|delay| delay <= BACKOFF_MAX));
     }
 
     /// An action is legitimate at the moment at which it is handed out.
@@ -21,69 +21,69 @@ impl World {
             Action::Spawn { id, slot } => self.check_spawn(id, slot),
             Action::Drain(id, reason) => self.check_drain(id, reason),
             Action::QuickStop(id) => {
-                assert!(self.processes[&id].asked < Asked::Quit);
-                assert_eq!(self.roster.stopping(), Some(ShutdownMode::Quick));
+                assert!(self.processes[&id].request < Request::QuickStop);
+                assert_eq!(self.supervisor.stopping(), Some(ShutdownMode::Quick));
             }
             Action::DrainHung(id, hang) => {
                 let process = &self.processes[&id];
-                assert_eq!(process.asked, Asked::Nothing);
-                assert!(self.hangs(process) && self.is_of_use(process));
+                assert_eq!(process.request, Request::Nothing);
+                assert!(self.hangs(process) && self.has_work_in_time(process));
                 let oldest = process.busy().map(|busy| self.now.duration_since(busy.oldest));
                 assert_eq!(Some(hang), oldest.map(Hang::RequestTimeout));
             }
             Action::Abort(id, hang) => self.check_abort(&self.processes[&id], hang),
             Action::KillOverdue(id, _) => {
                 let process = &self.processes[&id];
-                assert!(process.asked < Asked::Kill);
-                let hopeless = self.roster.phase == Phase::Failed;
-                assert!(!hopeless || !self.ever_ready);
-                let ordered = hopeless || self.roster.stopping() == Some(ShutdownMode::Kill);
+                assert!(process.request < Request::Kill);
+                let has_failed = self.supervisor.phase == Phase::Failed;
+                assert!(!has_failed || !self.ever_ready);
+                let ordered = has_failed || self.supervisor.stopping() == Some(ShutdownMode::Kill);
                 assert!(ordered || process.kill_from <= self.now, "too early: {process:?}");
             }
             Action::KillHung(..) => panic!("nobody in this world is deaf"),
             Action::Commit => {
-                assert!(self.previous.is_some() && !self.roster.is_reloading());
-                let generation = self.roster.generation();
+                assert!(self.previous.is_some() && !self.supervisor.is_reloading());
+                let generation = self.supervisor.generation();
                 let serves = |p: &Process| p.generation == generation && p.serves();
                 assert!(self.all_slots_have(serves));
                 let is_old = |p: &Process| p.generation < generation && p.serves();
-                assert!(!self.smooth || self.processes.values().any(is_old), "too late");
+                assert!(!self.is_undisturbed_reload || self.processes.values().any(is_old), "too late");
             }
             Action::RollBack => {
                 let previous = self.previous.expect("a reload is under way");
-                assert!(!self.roster.is_reloading());
-                assert_eq!(previous.generation, self.roster.generation());
-                assert_eq!(previous.target, self.roster.target());
+                assert!(!self.supervisor.is_reloading());
+                assert_eq!(previous.generation, self.supervisor.generation());
+                assert_eq!(previous.target, self.supervisor.target());
             }
         }
     }
 
     fn check_spawn(&self, id: WorkerId, slot: usize) {
         assert!(!self.processes.contains_key(&id));
-        assert!(self.roster.phase == Phase::Serving && !self.roster.is_suspended);
-        assert!(slot < self.roster.target());
-        let boots = |p: &Process| !p.is_ready && p.asked == Asked::Nothing;
+        assert!(self.supervisor.phase == Phase::Serving && !self.supervisor.is_suspended);
+        assert!(slot < self.supervisor.target());
+        let boots = |p: &Process| !p.is_ready && p.request == Request::Nothing;
         assert!(!self.processes.values().any(|p| p.slot == slot && boots(p)), "twice: {slot}");
-        if self.roster.is_reloading() && !self.proven {
-            let is_canary = |p: &Process| p.generation == self.roster.generation() && boots(p);
+        if self.supervisor.is_reloading() && !self.canary_ready {
+            let is_canary = |p: &Process| p.generation == self.supervisor.generation() && boots(p);
             assert!(!self.processes.values().any(is_canary), "a second canary");
         }
     }
 
     fn check_drain(&self, id: WorkerId, reason: ExitReason) {
         let process = &self.processes[&id];
-        assert_eq!(process.asked, Asked::Nothing);
-        let unproven = self.roster.is_reloading() && !self.proven;
+        assert_eq!(process.request, Request::Nothing);
+        let awaits_canary = self.supervisor.is_reloading() && !self.canary_ready;
         match reason {
-            ExitReason::Requested => assert!(self.roster.stopping().is_some() || self.roster.is_suspended),
-            ExitReason::ScaledDown => assert!(process.slot >= self.roster.target() && !unproven),
+            ExitReason::Requested => assert!(self.supervisor.stopping().is_some() || self.supervisor.is_suspended),
+            ExitReason::ScaledDown => assert!(process.slot >= self.supervisor.target() && !awaits_canary),
             ExitReason::Reload
-                if process.generation > self.roster.generation() && !process.is_ready =>
+                if process.generation > self.supervisor.generation() && !process.is_ready =>
             {
-                assert!(!self.roster.is_reloading());
+                assert!(!self.supervisor.is_reloading());
             }
             ExitReason::Reload | ExitReason::Recycled => {
-                let generation = self.roster.generation();
+                let generation = self.supervisor.generation();
                 let is_outdated = process.generation != generation;
                 assert_eq!(is_outdated, reason == ExitReason::Reload);
                 let replaces = |other: WorkerId, p: &Process| {
@@ -101,28 +101,28 @@ impl World {
 
     /// Whether there are enough others that a worker may go before its successor is ready.
     fn may_be_missing(&self, process: &Process) -> bool {
-        let is_old = |p: &Process| p.generation < self.roster.generation() && p.serves();
+        let is_old = |p: &Process| p.generation < self.supervisor.generation() && p.serves();
         let old = self.processes.values().filter(|p| is_old(p)).count();
-        let is_last = self.roster.is_reloading() && is_old(process) && old == 1;
-        let unproven = self.roster.is_reloading() && !self.proven;
-        !is_last && !unproven && self.missing() < self.policy.max_unavailable
+        let is_last = self.supervisor.is_reloading() && is_old(process) && old == 1;
+        let awaits_canary = self.supervisor.is_reloading() && !self.canary_ready;
+        !is_last && !awaits_canary && self.missing() < self.policy.max_unavailable
     }
 
     /// In how many places nobody serves.
     pub(super) fn missing(&self) -> usize {
         let serves = |slot: usize| self.processes.values().any(|p| p.slot == slot && p.serves());
-        (0..self.roster.target()).filter(|slot| !serves(*slot)).count()
+        (0..self.supervisor.target()).filter(|slot| !serves(*slot)).count()
     }
 
     fn check_abort(&self, process: &Process, hang: Hang) {
-        let is_condemned = process.asked == Asked::Condemn;
-        assert!(is_condemned || process.asked == Asked::Nothing);
+        let is_draining_hung = process.request == Request::DrainHung;
+        assert!(is_draining_hung || process.request == Request::Nothing);
         match hang {
             Hang::BootTimeout(age) => {
                 assert!(!process.is_ready);
                 assert_eq!(age, self.now.duration_since(process.since));
                 assert!(!process.policy.boot_timeout.is_zero());
-                let deadline = process.since.max(self.amnesty).saturating_add(process.policy.boot_timeout);
+                let deadline = process.since.max(self.timeout_floor).saturating_add(process.policy.boot_timeout);
                 assert!(deadline <= self.now);
                 return;
             }
@@ -133,13 +133,13 @@ impl World {
             }
         }
         assert!(self.hangs(process), "it does not hang: {process:?}");
-        let may_finish = self.is_of_use(process);
-        assert!(!may_finish || (is_condemned && process.abort_from <= self.now), "too early");
+        let may_finish = self.has_work_in_time(process);
+        assert!(!may_finish || (is_draining_hung && process.abort_from <= self.now), "too early");
     }
 
     fn is_overdue(&self, process: &Process, since: MonotonicTime) -> bool {
         let limit = process.policy.timeout;
-        !limit.is_zero() && since.max(self.amnesty).saturating_add(limit) <= self.now
+        !limit.is_zero() && since.max(self.timeout_floor).saturating_add(limit) <= self.now
     }
 
     /// Whether it has been at a unit of work for too long, or has none and is silent.
@@ -149,70 +149,70 @@ impl World {
     }
 
     /// Whether one of its threads is at work that may well come to an end.
-    fn is_of_use(&self, process: &Process) -> bool {
+    fn has_work_in_time(&self, process: &Process) -> bool {
         process.busy().is_some_and(|busy| !self.is_overdue(process, busy.newest))
     }
 
     /// What must hold once everything has been done.
     pub(super) fn check_after(&mut self, actions: &[Action], failed_forks: usize) {
-        let next = self.roster.next_deadline(self.now);
+        let next = self.supervisor.next_deadline(self.now);
         let spins = next.is_some_and(|at| at <= self.now);
         assert!(!spins, "{next:?} has come, after {actions:?}");
         if failed_forks == 0 && self.steps.is_multiple_of(4) {
-            assert_eq!(self.roster.due(self.now), [], "again, after {actions:?}");
+            assert_eq!(self.supervisor.actions_due(self.now), [], "again, after {actions:?}");
         }
-        let active = self.processes.values().filter(|p| p.asked == Asked::Nothing);
-        let overlooked = active.clone().find(|process| self.hangs(process));
-        assert!(overlooked.is_none(), "{overlooked:?}, after {actions:?}");
-        let mut condemned = self.processes.values().filter(|p| p.asked == Asked::Condemn);
-        let useless = condemned.find(|p| !self.is_of_use(p) || p.abort_from <= self.now);
+        let active = self.processes.values().filter(|p| p.request == Request::Nothing);
+        let missed = active.clone().find(|process| self.hangs(process));
+        assert!(missed.is_none(), "{missed:?}, after {actions:?}");
+        let mut draining_hung = self.processes.values().filter(|p| p.request == Request::DrainHung);
+        let useless = draining_hung.find(|p| !self.has_work_in_time(p) || p.abort_from <= self.now);
         assert!(useless.is_none(), "{useless:?}, after {actions:?}");
-        let least = match self.roster.stopping() {
-            None => Asked::Nothing,
-            Some(ShutdownMode::Graceful) => Asked::Drain,
-            Some(ShutdownMode::Quick) => Asked::Quit,
-            Some(ShutdownMode::Kill) => Asked::Kill,
+        let least = match self.supervisor.stopping() {
+            None => Request::Nothing,
+            Some(ShutdownMode::Graceful) => Request::Drain,
+            Some(ShutdownMode::Quick) => Request::QuickStop,
+            Some(ShutdownMode::Kill) => Request::Kill,
         };
-        let deaf = self.processes.values().find(|process| process.asked < least);
-        assert!(deaf.is_none(), "{deaf:?}, after {actions:?}");
+        let missed_stop = self.processes.values().find(|process| process.request < least);
+        assert!(missed_stop.is_none(), "{missed_stop:?}, after {actions:?}");
         let missing = self.missing();
-        self.disturbed &= missing > 0;
+        self.has_disturbance &= missing > 0;
         // Those who went under earlier rules are not called back.
         let earlier = if missing == 0 { 0 } else { self.unavailable };
         self.unavailable = earlier.max(self.policy.max_unavailable);
-        let excused = self.disturbed || self.roster.stopping().is_some();
-        assert!(excused || missing <= self.unavailable, "too few, after {actions:?}");
+        let may_be_short = self.has_disturbance || self.supervisor.stopping().is_some();
+        assert!(may_be_short || missing <= self.unavailable, "too few, after {actions:?}");
         let served = active.filter(|process| process.is_ready).count();
-        assert_eq!(self.roster.ready_count(), served);
-        assert_eq!(self.roster.is_reloading(), self.previous.is_some());
+        assert_eq!(self.supervisor.ready_count(), served);
+        assert_eq!(self.supervisor.is_reloading(), self.previous.is_some());
         self.check_surge();
     }
 
     /// Successors are few: besides one worker for each slot, no more than the surge, and a canary
     /// or the last of the old.
     fn check_surge(&mut self) {
-        let active = self.processes.values().filter(|p| p.asked == Asked::Nothing);
+        let active = self.processes.values().filter(|p| p.request == Request::Nothing);
         let slots: BTreeSet<usize> = active.clone().map(|process| process.slot).collect();
         let successors = active.count() - slots.len();
         // Those who were there when the rules changed are not called back.
         let earlier = if successors == 0 { 0 } else { self.surge };
-        let extra = usize::from(self.roster.is_reloading());
+        let extra = usize::from(self.supervisor.is_reloading());
         let most = earlier.max(self.policy.max_surge) + extra;
         assert!(successors <= most, "{successors} successors");
         self.surge = earlier.max(self.policy.max_surge).max(successors);
     }
 
     pub(super) fn all_slots_have(&self, quality: impl Fn(&Process) -> bool) -> bool {
-        let mut missing = (0..self.roster.target()).filter(|slot| {
+        let mut missing = (0..self.supervisor.target()).filter(|slot| {
             !self.processes.values().any(|process| process.slot == *slot && quality(process))
         });
         missing.next().is_none()
     }
 
     /// Whether every slot has one worker that serves, and nobody else is there.
-    pub(super) fn is_whole(&self) -> bool {
-        !self.roster.is_reloading()
-            && self.processes.len() == self.roster.target()
+    pub(super) fn has_converged(&self) -> bool {
+        !self.supervisor.is_reloading()
+            && self.processes.len() == self.supervisor.target()
             && self.all_slots_have(Process::serves)
     }
 }

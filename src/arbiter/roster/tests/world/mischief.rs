@@ -2,12 +2,12 @@
 
 use super::*;
 
-impl World {
-    pub(super) fn oversleep(&mut self, before: MonotonicTime, deadline: Option<MonotonicTime>) {
+impl Simulation {
+    pub(super) fn stall(&mut self, before: MonotonicTime, deadline: Option<MonotonicTime>) {
         self.now = self.now.saturating_add(self.within(2 * MINUTE));
         if deadline.is_some_and(|deadline| self.now.duration_since(deadline) > SECOND) {
-            self.amnesty = self.now;
-            self.roster.discount_stall(before, self.now);
+            self.timeout_floor = self.now;
+            self.supervisor.discount_stall(before, self.now);
             let lost = self.now.duration_since(before);
             for process in self.processes.values_mut() {
                 process.kill_from = process.kill_from.saturating_add(lost);
@@ -23,65 +23,65 @@ impl World {
     }
 
     /// Something happens to somebody, now and then.
-    pub(super) fn mischief(&mut self) {
+    pub(super) fn inject_faults(&mut self) {
         match self.below(40) {
-            0 => self.resize(),
+            0 => self.scale_randomly(),
             1 => self.reload(),
-            2 => self.let_go_or_resume(),
+            2 => self.suspend_or_resume(),
             3..=9 => {
                 if let Some(id) = self.any_process() {
-                    self.harm(id);
+                    self.inject_fault(id);
                 }
             }
             _ => (),
         }
     }
 
-    fn resize(&mut self) {
-        let wish = self.below(7) as usize;
-        assert_eq!(self.roster.scale_to(wish), wish.max(1));
+    fn scale_randomly(&mut self) {
+        let target = self.below(7) as usize;
+        assert_eq!(self.supervisor.scale_to(target), target.max(1));
         if let Some(previous) = &mut self.previous {
-            previous.target = wish.max(1);
+            previous.target = target.max(1);
         }
-        self.disturb();
+        self.note_disturbance();
     }
 
-    fn let_go_or_resume(&mut self) {
-        let was_gone = self.roster.is_suspended;
-        if was_gone || self.below(4) > 0 {
-            assert_eq!(self.roster.resume(), was_gone);
+    fn suspend_or_resume(&mut self) {
+        let was_suspended = self.supervisor.is_suspended;
+        if was_suspended || self.below(4) > 0 {
+            assert_eq!(self.supervisor.resume(), was_suspended);
         } else {
-            self.roster.suspend();
-            self.disturb();
+            self.supervisor.suspend();
+            self.note_disturbance();
         }
     }
 
     fn reload(&mut self) {
-        if self.roster.is_reloading() || self.roster.phase != Phase::Serving {
+        if self.supervisor.is_reloading() || self.supervisor.phase != Phase::Serving {
             return;
         }
-        self.roster.resume();
-        let (generation, target) = (self.roster.generation(), self.roster.target());
+        self.supervisor.resume();
+        let (generation, target) = (self.supervisor.generation(), self.supervisor.target());
         self.previous = Some(Previous { policy: self.policy, generation, target });
         self.policy = self.any_policy();
         let unchanged = self.below(2) == 0;
-        let wish = if unchanged { target } else { 1 + self.below(6) as usize };
-        self.smooth = !self.disturbed && self.missing() == 0;
-        self.disturbed |= wish != target;
-        let successor = self.roster.reload(self.policy, wish);
-        assert!(generation < successor);
-        self.proven = false;
-        self.bad = if self.below(3) == 0 { Some(successor) } else { None };
+        let new_target = if unchanged { target } else { 1 + self.below(6) as usize };
+        self.is_undisturbed_reload = !self.has_disturbance && self.missing() == 0;
+        self.has_disturbance |= new_target != target;
+        let next_generation = self.supervisor.reload(self.policy, new_target);
+        assert!(generation < next_generation);
+        self.canary_ready = false;
+        self.failing_generation = if self.below(3) == 0 { Some(next_generation) } else { None };
     }
 
-    fn harm(&mut self, id: WorkerId) {
+    fn inject_fault(&mut self, id: WorkerId) {
         let (now, later) = (self.now, self.now.saturating_add(self.within(SECOND)));
         let (what, thread) = (self.below(9), self.below(2) as usize);
         let process = self.processes.get_mut(&id).expect("it was picked from these");
         let drained = now.saturating_add(process.policy.graceful_timeout);
         match what {
-            0 => process.end_by(now, ExitClass::Crashed),
-            1 => process.end_by(now, ExitClass::KilledExternally),
+            0 => process.exit_no_later_than(now, ExitClass::Crashed),
+            1 => process.exit_no_later_than(now, ExitClass::KilledExternally),
             2 if process.serves() => {
                 process.silent_since.get_or_insert(now);
             }
@@ -89,15 +89,15 @@ impl World {
                 let unit = &mut process.units[thread];
                 *unit = if unit.is_none() { Some(now) } else { None };
             }
-            3..=5 if process.asked == Asked::Condemn => process.units[thread] = None,
-            6 if process.serves() => self.roster.on_replacement_requested(id),
+            3..=5 if process.request == Request::DrainHung => process.units[thread] = None,
+            6 if process.serves() => self.supervisor.on_replacement_requested(id),
             7 if process.is_ready => {
-                let is_news = process.asked == Asked::Nothing;
-                assert_eq!(self.roster.on_draining(id, now), is_news);
+                let is_news = process.request == Request::Nothing;
+                assert_eq!(self.supervisor.on_draining(id, now), is_news);
                 if is_news {
-                    (process.asked, process.kill_from) = (Asked::Drain, drained);
-                    process.end_by(later, ExitClass::Requested);
-                    self.disturb();
+                    (process.request, process.kill_from) = (Request::Drain, drained);
+                    process.exit_no_later_than(later, ExitClass::Requested);
+                    self.note_disturbance();
                 }
             }
             _ => (),
