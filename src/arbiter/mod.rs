@@ -3,26 +3,26 @@
 //! What is to be done is decided by the roster; what that means for processes is the crew's
 //! affair. The arbiter never has a second thread, never blocks, and never trusts a worker.
 
-mod board;
-mod bounds;
-mod chance;
-mod child;
-mod company;
-mod crew;
-mod estate;
-mod examiner;
-mod hooking;
-mod leaves;
-mod ledger;
-mod manager;
-mod pact;
+mod row_allocator;
+mod resource_limits;
+mod rng;
+mod worker_main;
+mod generation;
+mod processes;
+mod orphan_cgroups;
+mod diagnoser;
+mod hook_runner;
+mod cgroup;
+mod oom;
+mod service_manager;
+mod reload_barrier;
 mod pool;
-mod queues;
-mod records;
+mod reuseport;
+mod exit_log;
 mod reload;
-mod roster;
+mod supervisor;
 mod upgrade;
-mod watch;
+mod health;
 
 use std::io;
 use std::os::fd::{AsFd, RawFd};
@@ -31,11 +31,11 @@ use std::time::Duration;
 
 use slog::{Logger, error, info, warn};
 
-pub(crate) use company::{ResolvedConfig, PoolGeneration, PrepareError, MasterContext, PoolSpec, prepare_generations};
-pub(crate) use crew::{ProcessTable, OomMonitor};
-pub(crate) use leaves::WorkerCgroups;
+pub(crate) use generation::{ResolvedConfig, PoolGeneration, PrepareError, MasterContext, PoolSpec, prepare_generations};
+pub(crate) use processes::{ProcessTable, OomMonitor};
+pub(crate) use cgroup::WorkerCgroups;
 pub(crate) use reload::ConfigLoader;
-pub(crate) use roster::RunOutcome;
+pub(crate) use supervisor::RunOutcome;
 pub(crate) use upgrade::{UpgradePeer, ExecArgs};
 
 use crate::hooks::Hooks;
@@ -49,9 +49,9 @@ use crate::os::title::ProcTitle;
 use crate::pidfile::PidFile;
 use crate::time::MonotonicTime;
 use crate::systemd::ServiceManager;
-use pact::ReloadResult;
+use reload_barrier::ReloadResult;
 use pool::Pool;
-use roster::{Action, ShutdownMode, WORKERS_MAX};
+use supervisor::{Action, ShutdownMode, WORKERS_MAX};
 
 /// A sleep that ends so much after its deadline means that the master itself did not run.
 const STALL_THRESHOLD: Duration = Duration::from_millis(500);
@@ -213,7 +213,7 @@ impl<'a> Arbiter<'a> {
     /// Has workers come and go. A reload ends in all pools at once, before anybody goes for it.
     fn reconcile(&mut self, now: MonotonicTime) {
         let participants = self.pools.iter_mut().map(Pool::reload_participant);
-        let pact::ReconcileOutcome { result, actions } = pact::reconcile_all(participants.collect(), now);
+        let reload_barrier::ReconcileOutcome { result, actions } = reload_barrier::reconcile_all(participants.collect(), now);
         match result {
             Some(ReloadResult::Commit) => self.commit_reload(),
             Some(ReloadResult::RollBack { failed_pool }) => self.roll_back_reload(failed_pool),

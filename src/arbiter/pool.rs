@@ -5,11 +5,11 @@ use std::os::fd::RawFd;
 
 use slog::{Logger, error, info, warn};
 
-use super::company::PoolGeneration;
-use super::crew::{ProcessTable, ReapedWorker, StatusChange};
-use super::examiner::HangDiagnoser;
-use super::pact::ReloadParticipant;
-use super::roster::{Action, Policy, ExitReason, Supervisor, WorkerId};
+use super::generation::PoolGeneration;
+use super::processes::{ProcessTable, ReapedWorker, StatusChange};
+use super::diagnoser::HangDiagnoser;
+use super::reload_barrier::ReloadParticipant;
+use super::supervisor::{Action, Policy, ExitReason, Supervisor, WorkerId};
 use super::{MEMORY_CHECK_INTERVAL, millis};
 use crate::hooks::Hooks;
 use crate::log::Fields;

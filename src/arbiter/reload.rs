@@ -7,8 +7,8 @@ use std::sync::Arc;
 use slog::{error, info, warn};
 
 use super::Arbiter;
-use super::company::{self, ResolvedConfig, PoolGeneration, PrepareError, MasterContext};
-use super::crew::ProcessTable;
+use super::generation::{self, ResolvedConfig, PoolGeneration, PrepareError, MasterContext};
+use super::processes::ProcessTable;
 use super::pool::{PoolStatus, Pool};
 use crate::listen::activation::fd_name;
 use crate::listen::{ListenerState, Listener, one_per_address};
@@ -58,7 +58,7 @@ impl<'a> Arbiter<'a> {
         let reusable_listeners = current.iter().flat_map(|pool_generation| &pool_generation.listeners);
         let reusable_listeners: Vec<Arc<Listener>> = reusable_listeners.map(Arc::clone).collect();
         let (context, pool_generations) =
-            company::prepare_generations(config, &reusable_listeners, &current, self.upgrade_peer.is_none()).map_err(prepare_error_text)?;
+            generation::prepare_generations(config, &reusable_listeners, &current, self.upgrade_peer.is_none()).map_err(prepare_error_text)?;
         let mut staged = StagedReload { context, updated: Vec::new(), added: Vec::new() };
         for pool_generation in pool_generations {
             let name = &pool_generation.spec.name;
@@ -205,7 +205,7 @@ impl<'a> StagedReload<'a> {
 
     /// Nothing comes of it.
     fn discard(&self, reusable_listeners: &[Arc<Listener>]) {
-        company::discard(self.generations(), reusable_listeners);
+        generation::discard(self.generations(), reusable_listeners);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::roster::WorkerId;
+use super::supervisor::WorkerId;
 use crate::diagnosis::{Diagnosis, ProcessSample, HangCause, diagnose, classify};
 use crate::os::cgroup::Cgroups;
 use crate::os::procfs;

@@ -3,9 +3,9 @@
 use slog::{info, warn};
 
 use super::MEMORY_CHECK_INTERVAL;
-use super::examiner::{Suspect, DiagnosisStep};
+use super::diagnoser::{Suspect, DiagnosisStep};
 use super::pool::Pool;
-use super::roster::WorkerId;
+use super::supervisor::WorkerId;
 use crate::diagnosis::HangCause;
 use crate::os::{clock, procfs};
 use crate::time::MonotonicTime;

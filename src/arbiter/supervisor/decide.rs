@@ -1,7 +1,7 @@
 //! The rules: what is to be done, given the facts and the moment.
 
 use super::slot::{Slot, State, Worker};
-use super::words::{Action, ExitClass, Hang, ReloadPhase, ExitReason, ShutdownMode, WorkerId};
+use super::types::{Action, ExitClass, Hang, ReloadPhase, ExitReason, ShutdownMode, WorkerId};
 use super::{Phase, Supervisor};
 use crate::time::MonotonicTime;
 

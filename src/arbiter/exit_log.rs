@@ -3,11 +3,11 @@
 
 use slog::{error, info, warn};
 
-use super::crew::ReapedWorker;
-use super::hooking;
+use super::processes::ReapedWorker;
+use super::hook_runner;
 use super::millis;
 use super::pool::Pool;
-use super::roster::{ExitReport, Hang, ExitReason, WorkerId};
+use super::supervisor::{ExitReport, Hang, ExitReason, WorkerId};
 use crate::diagnosis::ThreadSample;
 use crate::hooks::WorkerExit;
 use crate::log::Fields;
@@ -69,7 +69,7 @@ impl Pool<'_> {
             Exit::Signal { .. } => (None, Some(exit.to_string())),
         };
         let ExitReport { slot, generation, uptime, reason, .. } = *report;
-        let (worker, reason) = (hooking::make_worker_ref(self.name(), pid, slot, generation), reason.as_str());
+        let (worker, reason) = (hook_runner::make_worker_ref(self.name(), pid, slot, generation), reason.as_str());
         let worker_exit = WorkerExit { worker, reason, code, signal, uptime, units };
         self.hook("child_exit", |hooks| hooks.child_exit(&worker_exit));
     }

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use slog::warn;
 
-use super::board::RowAllocator;
-use super::chance::Rng;
-use super::child::{self, WorkerInit};
-use super::company::{PoolGeneration, PoolSpec};
-use super::leaves::WorkerCgroups;
-use super::ledger::OomCounters;
-use super::roster::{Busy, ExitClass, Generation, WorkerId};
+use super::row_allocator::RowAllocator;
+use super::rng::Rng;
+use super::worker_main::{self, WorkerInit};
+use super::generation::{PoolGeneration, PoolSpec};
+use super::cgroup::WorkerCgroups;
+use super::oom::OomCounters;
+use super::supervisor::{Busy, ExitClass, Generation, WorkerId};
 use crate::app::WorkerInfo;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
@@ -382,7 +382,7 @@ impl<'a> ProcessTable<'a> {
         let forked = process::fork(move || {
             process::set_process_group(Pid::this());
             systemd::ENV_VARS.iter().for_each(|name| process::unset_env(name));
-            child::run_worker(init)
+            worker_main::run_worker(init)
         });
         // Whichever of the two comes first.
         forked.inspect(|child| process::set_process_group(*child)).map_err(SpawnError::Fork)

@@ -7,7 +7,7 @@ use slog::{Logger, error};
 
 use super::Arbiter;
 use super::pool::Pool;
-use super::roster::WorkerId;
+use super::supervisor::WorkerId;
 use crate::hooks::{Hooks, HookResult, WorkerRef};
 use crate::log::error_chain;
 use crate::os::process::Pid;

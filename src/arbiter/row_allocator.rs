@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 
-use super::roster::WORKERS_MAX;
+use super::supervisor::WORKERS_MAX;
 use crate::scoreboard::Scoreboard;
 
 /// Rows beyond the largest number of workers: successors that boot, predecessors that drain.

@@ -5,12 +5,12 @@
 //! properties of it all.
 
 mod boots;
-mod condemned;
-mod ends;
-mod examined;
-mod lives;
+mod draining_hung;
+mod shutdown;
+mod diagnosed;
+mod serving;
 mod reloads;
-mod world;
+mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 

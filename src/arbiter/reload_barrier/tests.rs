@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::{any, proptest};
 
-use super::super::roster::{ExitClass, Policy, ExitReason, ShutdownMode, WorkerId};
+use super::super::supervisor::{ExitClass, Policy, ExitReason, ShutdownMode, WorkerId};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use slog::{Logger, debug, error, warn};
 
-use super::bounds;
-use super::company::{PoolGeneration, PoolSpec};
-use super::hooking;
-use super::leaves::WorkerCgroups;
+use super::resource_limits;
+use super::generation::{PoolGeneration, PoolSpec};
+use super::hook_runner;
+use super::cgroup::WorkerCgroups;
 use crate::app::WorkerInfo;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
@@ -99,8 +99,8 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
         return reporter.boot_failed(&reason);
     }
     let WorkerInfo { pool, generation, .. } = &init.worker;
-    let worker_ref = hooking::make_worker_ref(pool, Pid::this(), slot, *generation);
-    hooking::run_hook("post_fork", log, init.hooks, |hooks| hooks.post_fork(&worker_ref));
+    let worker_ref = hook_runner::make_worker_ref(pool, Pid::this(), slot, *generation);
+    hook_runner::run_hook("post_fork", log, init.hooks, |hooks| hooks.post_fork(&worker_ref));
     let threads = scoreboard.row(row).thread_count();
     let boot = || BootedApp::boot(pool_generation.spec.app, &init.worker, threads);
     let app = match catch_unwind(AssertUnwindSafe(boot)) {
@@ -151,7 +151,7 @@ fn apply_process_settings(init: &WorkerInit<'_>) -> Result<(), String> {
     if let Some(mask) = settings.umask {
         os::credentials::set_umask(mask);
     }
-    bounds::apply(settings, init.worker.slot)?;
+    resource_limits::apply(settings, init.worker.slot)?;
     credentials.apply().map_err(|error| {
         let user = settings.user.as_deref().unwrap_or("-");
         let group = settings.group.as_deref().unwrap_or("-");
@@ -160,7 +160,7 @@ fn apply_process_settings(init: &WorkerInit<'_>) -> Result<(), String> {
     if let Some(dir) = &settings.chdir {
         change_dir(dir)?;
     }
-    bounds::finalize(settings)?;
+    resource_limits::finalize(settings)?;
     watch_parent(init.master) // again: a change of user ends the watch
 }
 

@@ -4,7 +4,7 @@
 //! A failure prints `seed` and `length`; `Story::play(seed, length)` tells the same story again.
 
 mod checks;
-mod mischief;
+mod faults;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use slog::warn;
 
 use super::Arbiter;
-use super::crew::ProcessTable;
+use super::processes::ProcessTable;
 use crate::os::process;
 
 /// How many workers look for clients for whom the kernel had woken one that was killed.

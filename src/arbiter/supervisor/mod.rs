@@ -5,19 +5,19 @@
 //! that outlives the workers that sit in it. Each action is handed out once: handing it out moves
 //! the worker on. This file takes facts and answers questions; `rules` decides.
 
-mod rules;
+mod decide;
 mod slot;
-mod words;
+mod types;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-pub(crate) use words::{
+pub(crate) use types::{
     Action, Busy, ExitClass, ExitReport, Generation, Hang, RunOutcome, Policy, ReloadPhase, ExitReason, ShutdownMode,
     WorkerId,
 };
 
-use super::chance::Rng;
+use super::rng::Rng;
 use crate::time::MonotonicTime;
 use slot::{Slot, State, Worker};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use slog::warn;
 
-use super::board::RowAllocator;
+use super::row_allocator::RowAllocator;
 use crate::address::Address;
 use crate::app::App;
 use crate::listen::{self, Access, ListenerState, ListenError, Listener, ReusePortShard};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::words::{Busy, ExitClass, Policy, ExitReason, ShutdownMode, WorkerId};
+use super::types::{Busy, ExitClass, Policy, ExitReason, ShutdownMode, WorkerId};
 use crate::time::MonotonicTime;
 
 /// A worker that has served for so long is no crash loop.

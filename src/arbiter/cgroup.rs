@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use slog::{Logger, info, warn};
 
-use super::estate::{self, OrphanAction, CgroupName};
+use super::orphan_cgroups::{self, OrphanAction, CgroupName};
 use crate::os::cgroup::Cgroups;
 use crate::os::clock;
 use crate::os::cgroup_manage;
@@ -95,7 +95,7 @@ impl WorkerCgroups {
         let names = cgroup_manage::child_names(parent);
         let live_masters: Vec<i32> = cgroup_manage::direct_members(parent).into_iter().map(Pid::as_raw).collect();
         let names = names.iter().map(String::as_str);
-        for name in estate::orphans(names, &live_masters, exited_master.as_raw()) {
+        for name in orphan_cgroups::orphans(names, &live_masters, exited_master.as_raw()) {
             self.schedule_removal(name, true);
         }
     }
@@ -126,9 +126,9 @@ impl WorkerCgroups {
         };
         let Err(error) = result else { return true };
         removal.tries = removal.tries.saturating_add(1);
-        removal.retry_at = now.saturating_add(estate::retry_delay(removal.tries));
+        removal.retry_at = now.saturating_add(orphan_cgroups::retry_delay(removal.tries));
         let may_pass = cgroup_manage::is_transient(&error);
-        if !may_pass || (removal.tries == estate::TRIES_BEFORE_WARNING && !removal.is_orphan) {
+        if !may_pass || (removal.tries == orphan_cgroups::TRIES_BEFORE_WARNING && !removal.is_orphan) {
             warn!(log, "control group cannot be removed"; "path" => %path.display(),
                 "error" => error.to_string());
         }
@@ -159,5 +159,5 @@ fn removal_action(removal: &PendingRemoval, path: &Path) -> OrphanAction {
         return OrphanAction::Remove;
     }
     let members: Vec<i32> = cgroup_manage::members(path).into_iter().map(Pid::as_raw).collect();
-    estate::orphan_action(removal.name, &members)
+    orphan_cgroups::orphan_action(removal.name, &members)
 }
