@@ -48,7 +48,7 @@ mod runtime;
 // 7: the doors.
 pub mod cli;
 #[cfg(doctest)]
-mod guide;
+mod doctests;
 mod program;
 pub mod testkit;
 
