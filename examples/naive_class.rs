@@ -6,7 +6,7 @@
 //! curl http://127.0.0.1:8000/
 //! ```
 //!
-//! `plain` is a function over blocking sockets of the standard library, and `Plain` lives for it.
+//! `plain` is a function over blocking sockets of the standard library, and `FnClass` lives for it.
 //! `deaf` is a class that says that it is ready and that it lives, and listens to nobody: when it is
 //! to leave, the runtime takes its listeners away and ends it once its clients are gone.
 

@@ -10,7 +10,7 @@
 //! costs a buffer of 4 KiB. Linux 5.19 or later, where nobody has forbidden it.
 
 // The ring works on memory and descriptors behind the compiler's back: what is handed to it stays
-// where it is until the ring has given it back. `Carried` sees to that.
+// where it is until the ring has given it back. `CompletionClient` sees to that.
 #![expect(unsafe_code)]
 
 use std::fs;

@@ -181,7 +181,7 @@ pub trait Connection: Send {
     /// here. An empty slice means that the peer will send no more; it may still be reading.
     fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next;
 
-    /// All output has been sent, and the last answer was [`Next::Proceed`].
+    /// All output has been sent, and the last answer was [`Next::Continue`].
     fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next;
 
     /// The peer has used up its [`patience`](Self::patience).
@@ -268,7 +268,7 @@ impl<'a> ConnectionContext<'a> {
 pub(crate) struct DeadlineExtender<'a>(RefCell<&'a mut dyn WorkReporter>);
 
 impl DeadlineExtender<'_> {
-    /// As [`Exchange::extend`].
+    /// As [`ConnectionContext::extend`].
     pub(crate) fn extend_deadline(&self, time: Duration) {
         self.0.borrow_mut().extend_deadline(time);
     }

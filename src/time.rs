@@ -43,7 +43,7 @@ impl MonotonicTime {
     }
 }
 
-/// A moment on the wall clock, in nanoseconds since 1970 (UTC). Unlike a [`Stamp`] it jumps when
+/// A moment on the wall clock, in nanoseconds since 1970 (UTC). Unlike a [`MonotonicTime`] it jumps when
 /// somebody sets the clock: for dates, never for deadlines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WallTime(u64);

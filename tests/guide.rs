@@ -212,14 +212,14 @@ fn code_blocks_name_their_language() {
     assert_none(wrong);
 }
 
-/// Rust code that `src/guide.rs` does not name would not be compiled.
+/// Rust code that `src/doctests.rs` does not name would not be compiled.
 #[test]
 fn rust_code_blocks_are_compiled() {
-    let list = fs::read_to_string(root().join("src/guide.rs")).unwrap();
+    let list = fs::read_to_string(root().join("src/doctests.rs")).unwrap();
     for (path, page) in pages() {
         if page.blocks("rust").next().is_some() {
             let listed = list.contains(&format!("\"{}\"", path.display()));
-            assert!(listed, "src/guide.rs must name {}", path.display());
+            assert!(listed, "src/doctests.rs must name {}", path.display());
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::time::{ClockReading, WallTime};
 /// A run that panics costs nothing but itself: it is logged, and the job goes on after a pause of
 /// 0.1 s, which is doubled after each further panic in a row, up to 30 s.
 ///
-/// Any closure from `&mut dyn JobContext` to [`Then`] is a job:
+/// Any closure from `&mut dyn JobContext` to [`NextRun`] is a job:
 ///
 /// ```no_run
 /// use std::time::Duration;

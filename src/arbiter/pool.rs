@@ -151,7 +151,7 @@ impl<'a> Pool<'a> {
         }
     }
 
-    /// Does what its roster has decided. `strangers` are the descriptors of the master, and of other
+    /// Does what its roster has decided. `fds_to_close` are the descriptors of the master, and of other
     /// pools, that no worker may keep.
     pub(super) fn apply(&mut self, action: Action, fds_to_close: impl FnOnce() -> Vec<RawFd>) {
         match action {

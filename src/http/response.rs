@@ -8,7 +8,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// An answer: a status, header fields and a body.
 ///
-/// `Date`, `Content-Length`, `Transfer-Encoding` and `Connection` are written by the server. A
+/// `RunAtWallTime`, `Content-Length`, `Transfer-Encoding` and `Connection` are written by the server. A
 /// response with a field that cannot be sent, be it one of these, a name that is no token or a
 /// value with a control character, is not sent at all: the client gets a 500.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 //!
 //! Each thread of each worker has a job and a schedule of its own: three workers of four threads
 //! tick twelve times. Who wants one of them looks at the place, as with
-//! [`only_if`](Scheduled::only_if). While one worker replaces another, both may sit in one slot for
+//! [`enabled_if`](Scheduled::enabled_if). While one worker replaces another, both may sit in one slot for
 //! a moment; what must never happen twice at once needs a lock besides.
 //!
 //! Pure, but that dates are those of the local time zone, whose rules the system keeps.

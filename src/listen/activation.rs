@@ -69,7 +69,7 @@ pub(crate) fn is_new_master() -> bool {
     std::env::var_os(UPGRADE_VAR).is_some()
 }
 
-/// The variables by which a successor is told of `sockets`, which it finds from [`FIRST_SOCKET`]
+/// The variables by which a successor is told of `sockets`, which it finds from [`FIRST_LISTEN_FD`]
 /// on, and of the line that follows them. To be called in the process that becomes the successor.
 pub(crate) fn listen_env_vars(
     listeners: &[&Arc<Listener>],

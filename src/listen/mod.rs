@@ -279,7 +279,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Whose the queue is; see [`Share`].
+    /// Whose the queue is; see [`ReusePortShard`].
     pub(crate) fn shard(&self) -> Option<ReusePortShard> {
         self.shared_state.shard()
     }

@@ -65,7 +65,7 @@ impl Cgroups {
     }
 
     /// The file that counts how often the kernel has killed somebody in a process's group for lack
-    /// of memory. See [`kills_for_memory`].
+    /// of memory. See [`oom_kill_count`].
     pub(crate) fn memory_events(&self, pid: Pid) -> Option<PathBuf> {
         let v1 = self.group_of(pid, "memory").map(|group| group.path.join("memory.oom_control"));
         v1.or_else(|| self.group_of(pid, "")?.nearest_file("memory.events"))

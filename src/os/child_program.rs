@@ -22,7 +22,7 @@ const EXIT_EXEC_FAILED: u8 = 127;
 pub(crate) struct ProgramSpec<'a> {
     /// Its name, which is looked up in `PATH`, and its arguments.
     pub(crate) args: &'a [CString],
-    /// What it finds from [`process::FIRST_HANDED_ON`] on.
+    /// What it finds from [`process::LISTEN_FDS_START`] on.
     pub(crate) sockets: &'a [BorrowedFd<'a>],
     /// What is laid over the environment of this process.
     pub(crate) env: &'a [(OsString, OsString)],

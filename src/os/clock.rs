@@ -24,7 +24,7 @@ pub(crate) fn read_clocks() -> ClockReading {
     ClockReading { monotonic: now(), wall: WallTime::from_nanos(from_time_spec(wall).as_nanos()) }
 }
 
-/// By how much [`coarse`] may lag behind: a tick of the slowest kernels.
+/// By how much [`now_coarse`] may lag behind: a tick of the slowest kernels.
 pub(crate) const COARSE_LAG: Duration = Duration::from_millis(10);
 
 /// Whole seconds since 1970, as of the kernel's last tick (Linux). For people, never for deadlines.

@@ -137,7 +137,7 @@ pub(crate) fn change_dir(dir: BorrowedFd<'_>) -> io::Result<()> {
 pub(crate) const LISTEN_FDS_START: RawFd = 3;
 
 /// Becomes another program, found by its name as a shell would find it, with these descriptors
-/// from [`FIRST_HANDED_ON`] on, with default actions and with all signals unblocked. Returns only if that fails,
+/// from [`LISTEN_FDS_START`] on, with default actions and with all signals unblocked. Returns only if that fails,
 /// after it has said so through the last of the descriptors.
 pub(crate) fn exec_with_fds(
     args: &[CString],
@@ -198,7 +198,7 @@ pub(super) fn dup_fds_above(fds: &[RawFd], beyond: RawFd) -> io::Result<Vec<RawF
     copies.collect()
 }
 
-/// Gives descriptors that were [lifted](lift) the numbers from `first` on, for the program that this
+/// Gives descriptors that were [lifted](dup_fds_above) the numbers from `first` on, for the program that this
 /// process is about to become.
 ///
 /// # Errors
@@ -305,7 +305,7 @@ pub(crate) fn next_exited_child() -> Option<(Pid, Exit)> {
     }
 }
 
-/// Takes note of a child's end, after [`dead`] has told of it: its number is free from now on.
+/// Takes note of a child's end, after [`next_exited_child`] has told of it: its number is free from now on.
 pub(crate) fn reap(child: Pid) {
     let child = RawPid::from_raw(child.0);
     while waitpid(child, Some(WaitPidFlag::WNOHANG)) == Err(Errno::EINTR) {}

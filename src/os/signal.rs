@@ -335,7 +335,7 @@ pub(crate) fn catch(signals: &[Signal]) {
     }
 }
 
-/// Asks the kernel to tell this process when its parent dies (Linux): [`Signal::Orphaned`] goes to
+/// Asks the kernel to tell this process when its parent dies (Linux): [`Signal::ParentDeath`] goes to
 /// the pipe, and `limit` later, rounded up to whole seconds, an alarm ends the process and the
 /// group that it must lead.
 ///
@@ -349,7 +349,7 @@ pub(crate) fn catch_parent_death(limit: std::time::Duration) -> io::Result<()> {
     request_parent_death_signal()
 }
 
-/// Asks the kernel for [`Signal::Orphaned`] when the parent dies (Linux). Its default action ends
+/// Asks the kernel for [`Signal::ParentDeath`] when the parent dies (Linux). Its default action ends
 /// the process. A change of user clears the wish, so it must be repeated after one.
 ///
 /// # Errors

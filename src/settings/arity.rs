@@ -1,5 +1,5 @@
 //! How the texts of an option, one or none or several, become its value. It must never know what
-//! kind of value that is: a [`Form`] knows.
+//! kind of value that is: a [`ValueParser`] knows.
 
 use super::value::{CpuListValue, ValueParser, PairValue, BoolValue};
 use super::types::CpuAffinity;
@@ -65,7 +65,7 @@ pub(super) struct Flag;
 /// Nothing or `none`, `auto`, or any number of processors, commas in a text included.
 pub(super) struct CpuAffinityList;
 
-/// The [`Shape::KIND`] of a shape that stands in a table.
+/// The [`OptionType::ARITY`] of a shape that stands in a table.
 pub(super) const fn arity_of<S: OptionType>(_: &S) -> Arity {
     S::ARITY
 }

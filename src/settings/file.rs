@@ -1,4 +1,4 @@
-//! From a YAML file to a [`Sheet`] of overlays whose errors name their lines. This file must never
+//! From a YAML file to a [`ConfigFile`] of overlays whose errors name their lines. This file must never
 //! know what an option means, nor how YAML is parsed.
 
 use std::collections::BTreeMap;

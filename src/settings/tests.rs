@@ -439,7 +439,7 @@ fn settings_tables() -> String {
 /// `OSTLER_WRITE_DOCS=1 cargo test --lib settings` writes the page.
 #[test]
 fn guide_page_lists_every_setting() {
-    const BEGIN: &str = "<!-- From the table in src/settings/table.rs. -->\n";
+    const BEGIN: &str = "<!-- From the table in src/settings/schema.rs. -->\n";
     const END: &str = "\n<!-- So far. -->\n";
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/src/settings.md");
     let page = fs::read_to_string(&path).expect("the page");

@@ -19,7 +19,7 @@ pub(super) trait ValueParser {
     /// The value, or what is wrong in words that can follow the quoted text.
     fn parse(&self, text: &str) -> Result<Self::Out, String>;
 
-    /// The shortest usual text; [`Form::parse`] gives the same value back.
+    /// The shortest usual text; [`ValueParser::parse`] gives the same value back.
     fn format(&self, value: &Self::Out) -> String;
 
     /// Whether two values cannot stand in one list.

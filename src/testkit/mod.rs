@@ -20,7 +20,7 @@
 //!
 //! (`env!("CARGO_BIN_EXE_NAME")` is the path of a binary target of the crate under test.) The program
 //! must be one of [`Runtime::main`](crate::Runtime::main), since the kit speaks to it by its command
-//! line and reads its log in the JSON format. How work reaches it is what a [`Feed`] knows: [`Http`]
+//! line and reads its log in the JSON format. How work reaches it is what a [`Workload`] knows: [`Http`]
 //! for classes that serve HTTP, or one of your own. Work must be of three kinds: quick, slow, and such
 //! that hangs for good.
 //!

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A running program, as far as a [`Feed`] must know it.
+/// A running program, as far as a [`Workload`] must know it.
 #[derive(Clone, Debug)]
 pub struct ServerInfo {
     pub(super) folder: PathBuf,

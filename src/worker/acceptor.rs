@@ -40,8 +40,8 @@ pub enum Accept {
 /// queues that must be empty when the worker leaves; and knows when all is over.
 ///
 /// A class that serves one client at a time asks for the [next](Self::next_client). One with a loop of
-/// its own [polls](Self::poll), watches the listeners that the acceptor [awaits](Self::awaits), and
-/// says who [knocks](Self::knock):
+/// its own [polls](Self::poll), watches the listeners that the acceptor [awaits](Self::is_interested), and
+/// says who [knocks](Self::mark_readable):
 ///
 #[doc = concat!("```no_run\n", include_str!("../../examples/own_loop.rs"), "```")]
 pub struct Acceptor<'a> {
@@ -102,7 +102,7 @@ impl<'a> Acceptor<'a> {
 
     /// Beats, and lets in one client if somebody waits. `present` is how many are in already. To be
     /// called on each turn of the loop: it asks the kernel only if somebody has
-    /// [knocked](Self::knock), or may still wait. Whether the worker is to leave it knows from
+    /// [knocked](Self::mark_readable), or may still wait. Whether the worker is to leave it knows from
     /// [`Lifecycle::stop`](super::Lifecycle::stop), which the loop asks when
     /// [`wake_fd`](super::Lifecycle::wake_fd) is readable.
     ///
@@ -123,7 +123,7 @@ impl<'a> Acceptor<'a> {
     ///
     /// If it watches exclusively, so that a client wakes one worker only
     /// ([`Listener::watch`](crate::listen::Listener::watch)), it must not let go of a listener without
-    /// finding out whether somebody has just [knocked](Self::knock) there, nor return before it has let
+    /// finding out whether somebody has just [knocked](Self::mark_readable) there, nor return before it has let
     /// go of all: the kernel may have woken nobody else for that client.
     ///
     /// # Panics

@@ -42,7 +42,7 @@ pub struct WorkerContext<'a> {
 
 impl<'a> WorkerContext<'a> {
     /// The listening sockets. They are shared with other processes: never change their flags. With
-    /// `reuse_port` there is one for each worker at an address: see [`attends`](Self::attends).
+    /// `reuse_port` there is one for each worker at an address: see [`is_assigned`](Self::is_assigned).
     pub fn listeners(&self) -> &'a [Arc<Listener>] {
         self.listeners
     }

@@ -187,7 +187,7 @@ impl<'a> EpollAcceptor<'a> {
         self.set_state(state, epoll)
     }
 
-    /// When [`reconsider`](Self::reconsider) is due, or [`expects`](Self::expects) has another
+    /// When [`update`](Self::update) is due, or [`expects`](Self::expects) has another
     /// answer.
     pub fn deadline(&self) -> Option<MonotonicTime> {
         match self.state {

@@ -26,7 +26,7 @@ const CLIENTS_MAX: usize = 64;
 
 /// A worker class made of a function that accepts and answers.
 ///
-/// Each client is a unit of work, from [`Visitors::next`] until its [`Visitor`] is dropped: one that
+/// Each client is a unit of work, from [`Incoming::next`] until its [`Visitor`] is dropped: one that
 /// takes longer than `timeout` means that the worker hangs, in this. When the worker is to leave,
 /// nobody comes any more, and it leaves once the function has returned. What is read and written
 /// has the settings' `header_timeout` and `write_timeout`, unless the function chooses others. The

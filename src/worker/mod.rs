@@ -44,7 +44,7 @@ pub type WorkerError = Box<dyn Error + Send + Sync>;
 /// limit of a drain, and exit codes are no concern of a class. What it should do is [`ready`],
 /// [`notify`] and [`stop`]: see [`Lifecycle`]. One that never asks [`stop`] is ended all the same:
 /// when the worker is to leave, its listeners are taken away, and once its clients are gone so is
-/// it. One that knows of nothing at all is made by [`Plain`].
+/// it. One that knows of nothing at all is made by [`FnClass`].
 ///
 /// [`ready`]: Lifecycle::ready
 /// [`notify`]: Lifecycle::notify

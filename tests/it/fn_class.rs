@@ -1,4 +1,4 @@
-//! Classes that know nothing of the contract: a function behind `Plain`, and a class that never asks
+//! Classes that know nothing of the contract: a function behind `FnClass`, and a class that never asks
 //! whether it is to stop. They end, hang and are recycled like any other.
 
 use std::net::TcpListener;

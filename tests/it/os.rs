@@ -135,7 +135,7 @@ impl TouchTrap {
     }
 }
 
-/// Reads the names in a directory into the page of a [`Void`], and gives that back.
+/// Reads the names in a directory into the page of a [`TouchTrap`], and gives that back.
 pub fn read_names_into(directory: &File, page: usize) {
     let start = page as *mut libc::c_void;
     // SAFETY: the page is mapped, and nobody else uses it.

@@ -1,7 +1,7 @@
 //! Two or three rosters, an invented clock, and processes of bad manners in random schedules: what
 //! the pools do together is held against what the processes really did.
 //!
-//! A failure prints `seed`; `World::play(seed)` tells the same story again.
+//! A failure prints `seed`; `Simulation::play(seed)` tells the same story again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -186,7 +186,7 @@ impl Worker {
         self.state = State::Stopping { reason, kill_at, mode: ShutdownMode::Graceful };
     }
 
-    /// When it must be ready. Nobody is blamed for time before `amnesty`.
+    /// When it must be ready. Nobody is blamed for time before `timeout_floor`.
     pub(super) fn boot_deadline(&self, timeout_floor: MonotonicTime) -> Option<MonotonicTime> {
         let limit = self.policy.boot_timeout;
         let since = self.started.max(timeout_floor).max(self.timeout_extended_at);

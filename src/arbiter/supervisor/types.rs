@@ -104,7 +104,7 @@ impl ExitReason {
 /// What is to be done now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Fork a worker; then say `spawned` or `spawn_failed`.
+    /// Fork a worker; then say `spawned` or `on_spawn_failed`.
     Spawn { id: WorkerId, slot: usize },
     /// All workers of the new generation are ready, here and in all other pools: what only the old
     /// one needed can go, before the last of the old one is asked to.

@@ -18,7 +18,7 @@ const KEPT_BYTES: usize = 4 << 10;
 /// ring of the kernel's. Made by [`Client::carried`].
 ///
 /// After it was made, and after each call of [`received`](Self::received), [`sent`](Self::sent),
-/// [`expire`](Self::expire) and [`drain`](Self::drain): if it [is over](Self::is_over), drop it; otherwise
+/// [`expire`](Self::expire) and [`drain`](Self::drain): if it [is over](Self::is_finished), drop it; otherwise
 /// ask what is to be [sent](Self::send) and [received](Self::receive). Both may be under way at once. What
 /// is under way stays where it is, also if this moves, and is never freed: if this is dropped
 /// meanwhile, it is leaked.
