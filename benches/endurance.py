@@ -206,7 +206,7 @@ class Server:
         )
         self.master = self.session = self.process.pid
         threading.Thread(target=self.listen, daemon=True).start()
-        self.wait("ready", 0)
+        self.wait("all workers ready", 0)
         self.least = len(self.ready)
 
     def write(self):
@@ -228,11 +228,11 @@ class Server:
         message, pid = record.get("msg"), record.get("pid")
         if message == "worker ready":
             self.ready.add(pid)
-        elif message in ("worker is asked to leave", "worker leaves", "worker exited"):
+        elif message in ("worker draining", "worker exited"):
             self.ready.discard(pid)
         self.least = min(self.least, len(self.ready))
         is_bad = record.get("level") not in ("INFO", "DEBUG")
-        if is_bad and message != "master was held up":
+        if is_bad and message != "master event loop stalled":
             self.wrong.append(json.dumps(record))
 
     def mark(self):
@@ -259,18 +259,18 @@ class Server:
         mark = self.mark()
         self.write()
         self.send(signal.SIGHUP)
-        self.wait("reload done", mark)
+        self.wait("reload complete", mark)
 
     def upgrade(self):
         with self.changed:
             mark, earlier = len(self.records), set(self.ready)
         self.send(signal.SIGUSR2)
-        successor = self.wait("successor is ready", mark)["pid"]
+        successor = self.wait("new master ready", mark)["pid"]
         with self.changed:
             self.ready -= earlier  # they are about to be asked to leave
             self.least = min(self.least, len(self.ready))
         self.send(signal.SIGTERM)
-        self.wait("promoted", mark)
+        self.wait("upgrade complete", mark)
         self.expect_exit()
         self.master = successor
 
@@ -355,7 +355,7 @@ def rebinds(server, load, count):
         server.send(signal.SIGHUP)
         server.wait("listening", mark)
         load.port = port
-        server.wait("reload done", mark)
+        server.wait("reload complete", mark)
         load.wait_answers(20)
     del server.settings["env"]
     server.reload()

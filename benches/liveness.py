@@ -106,7 +106,7 @@ def abort(binary, count):
     timeout, late = 1.0, []
     for _ in range(count):
         with Server(binary, "-k", "mio", "-t", f"{timeout}s") as server:
-            server.wait("ready")
+            server.wait("all workers ready")
             with socket.create_connection(("127.0.0.1", server.port)) as client:
                 client.sendall(b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n")
                 sent = time.monotonic()
@@ -117,7 +117,7 @@ def abort(binary, count):
 def replace(binary, count):
     for cls in ("sync", "threads", "mio"):
         with Server(binary, "-k", cls, "-w", "2") as server:
-            server.wait("ready")
+            server.wait("all workers ready")
             took = []
             for _ in range(count):
                 time.sleep(0.05)
@@ -136,7 +136,7 @@ def on_cpu(pid):
 
 def crowd(binary, size, idle):
     with Server(binary, "-k", "sync", "-w", str(size)) as server:
-        ready = server.wait("ready") - server.started
+        ready = server.wait("all workers ready") - server.started
         show(f"crowd: {size} workers ready", [ready], "s")
         show("crowd: of which the master ran", [on_cpu(server.pid)], "s")
         time.sleep(1)

@@ -42,7 +42,7 @@ impl WorkerClass for Jobs {
                 }
                 thread::sleep(PART);
             }
-            info!(ctx.log(), "job done"; "slot" => ctx.worker().slot);
+            info!(ctx.log(), "job run finished"; "slot" => ctx.worker().slot);
         }
         Ok(())
     }

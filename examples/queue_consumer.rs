@@ -66,7 +66,7 @@ impl WorkerClass for Queue {
                 let _work = lifecycle.begin_work(&name);
                 work_on(&fs::read_to_string(&path)?);
                 fs::remove_file(&path)?;
-                info!(ctx.log(), "item done"; "item" => &*name, "slot" => ctx.worker().slot);
+                info!(ctx.log(), "item processed"; "item" => &*name, "slot" => ctx.worker().slot);
                 continue;
             }
             // Told only once: what has been told is taken out before the next sleep.

@@ -92,7 +92,7 @@ impl Claimer {
             fs::write(&result, transform(&fs::read(&claim)?))?;
             fs::rename(&result, self.spool.join("done").join(&name))?;
             fs::remove_file(&claim)?;
-            info!(ctx.log(), "entry done"; "pid" => process::id(), "entry" => %name.display());
+            info!(ctx.log(), "entry processed"; "pid" => process::id(), "entry" => %name.display());
             return Ok(true);
         }
         Ok(false)
@@ -126,10 +126,10 @@ impl Job for Claimer {
         match self.work(ctx) {
             Ok(true) => return NextRun::Now,
             Ok(false) => (),
-            Err(error) => warn!(ctx.log(), "entry not done"; "error" => %error),
+            Err(error) => warn!(ctx.log(), "failed to process entry"; "error" => %error),
         }
         if let Err(error) = self.recover() {
-            warn!(ctx.log(), "claims not put back"; "error" => %error);
+            warn!(ctx.log(), "failed to return claims"; "error" => %error);
         }
         NextRun::After(PAUSE)
     }

@@ -69,7 +69,7 @@ pub trait App {
         match options.keys().next() {
             None => Ok(()),
             Some(key) => {
-                let why = format!("app {:?} has no such option", self.name());
+                let why = format!("app {:?} does not have this option", self.name());
                 Err(ConfigError::for_option(key, why))
             }
         }
@@ -82,8 +82,8 @@ pub trait App {
     /// Whatever keeps the app from serving; the worker then ends with exit code 3.
     fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn Service>, BootError> {
         let _ = worker;
-        let what = "it must implement App::boot, or say by App::is_job that it is a job";
-        Err(format!("app {:?} makes no service: {what}", self.name()).into())
+        let what = "implement App::boot, or return true from App::is_job";
+        Err(format!("app {:?} does not create a service: {what}", self.name()).into())
     }
 
     /// Whether the app is a job, which has no clients and listens nowhere, rather than a service.
@@ -100,7 +100,7 @@ pub trait App {
     /// Whatever keeps the job from running; the worker then ends with exit code 3.
     fn job(&self, worker: &WorkerInfo, thread: usize) -> Result<Box<dyn Job>, BootError> {
         let _ = (worker, thread);
-        Err(format!("app {:?} makes no job: it must implement App::job", self.name()).into())
+        Err(format!("app {:?} does not create a job: implement App::job", self.name()).into())
     }
 }
 
@@ -323,10 +323,9 @@ mod tests {
             limits: Limits::default(),
         };
         let service = EmptyApp.boot(&worker).err().map(|error| error.to_string());
-        let expected = "app \"mute\" makes no service: it must implement App::boot, or say by \
-            App::is_job that it is a job";
+        let expected = "app \"mute\" does not create a service: implement App::boot, or return true from App::is_job";
         assert_eq!(service.as_deref(), Some(expected));
         let job = EmptyApp.job(&worker, 0).err().map(|error| error.to_string());
-        assert_eq!(job.as_deref(), Some("app \"mute\" makes no job: it must implement App::job"));
+        assert_eq!(job.as_deref(), Some("app \"mute\" does not create a job: implement App::job"));
     }
 }

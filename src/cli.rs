@@ -35,9 +35,9 @@ impl Default for ProgramInfo {
 pub enum Action {
     /// Serve.
     Run,
-    /// Say whether the settings are good, and leave.
+    /// Check the configuration and exit.
     CheckConfig,
-    /// Print the settings with their sources, and leave.
+    /// Print every setting with its source and exit.
     PrintConfig,
     /// Print the names of the worker classes, and leave. No file needs to be read for it.
     ListClasses,
@@ -210,7 +210,7 @@ fn flag_layer(matches: &ArgMatches) -> Result<ConfigLayer, SettingsError> {
                 return Err(invalid_app(pair, "is not an option of the app: give KEY=VALUE"));
             };
             if options.insert(name.to_owned(), value.to_owned()).is_some() {
-                return Err(invalid_app(pair, "gives an option a second time"));
+                return Err(invalid_app(pair, "is a duplicate option"));
             }
         }
         layer.set_app(app.clone(), options, source.clone())?;
@@ -227,25 +227,25 @@ fn set_command(
     let source = Source::Flag { flag: "COMMAND".into() };
     let option = OPTIONS.iter().find(|key| key.name == "command").expect("the table has it");
     if matches.contains_id(option.name) {
-        let why = "is given after -- and by --command: give it once".into();
+        let why = "is given both after -- and by --command: give it once".into();
         return Err(SettingsError::Conflict { source, key: option.name, reason: why });
     }
     layer.set_option(option, words, source)
 }
 
-const ABOUT: &str = "Forks workers, keeps them alive, and serves an app with a worker class.";
+const ABOUT: &str = "Runs an app or a program in supervised worker processes.";
 
 const AFTER_HELP: &str = "\
-A flag wins over its variable, a variable over the file, the file over the default; lists are
-replaced, not joined. A variable is OSTLER_ and the key in capitals, such as OSTLER_WORKER_CLASS;
-in a variable, commas separate the items of a list. A key is the flag with _ for -, unless it is
-named in the help above; the file is a YAML map of keys, in which app is a name, or a map with name
-and the app's options; pools is a map of pool names to their own keys; vars is a map of names to
-values, used as ${name} beside ${env:NAME}.
+A flag overrides its environment variable, which overrides the file, which overrides the default. A
+list replaces the earlier list; it is not appended. The variable of an option is OSTLER_ and its key
+in capitals, such as OSTLER_WORKER_CLASS; commas separate the items of a list. The key is the flag
+with _ for -, unless the help above names it. The file is a YAML map of keys: app is a name, or a
+map of name and the app's options; pools maps pool names to their own keys; vars maps names to
+values, used as ${name}. ${env:NAME} expands an environment variable.
 
 DUR: 30, 1.5, 500ms, 30s, 2m, 1h. SIZE: 65536, 64K, 64M, 1G.
-Exit codes: 0 asked to stop; 1 bad settings, address or pidfile; 2 bad command line; 3 workers fail
-to boot; 70 a bug.";
+Exit codes: 0 stopped on request; 1 invalid configuration, address in use or pid file locked; 2
+invalid command line; 3 no worker became ready; 70 internal error.";
 
 fn command(program: &str, info: &ProgramInfo) -> Command {
     let defaults = Settings::default();
@@ -261,7 +261,7 @@ fn command(program: &str, info: &ProgramInfo) -> Command {
         .arg(
             Arg::new("app")
                 .value_name("APP")
-                .help(format!("App to serve [default: {}]", info.default_app)),
+                .help(format!("App to run [default: {}]", info.default_app)),
         )
         .arg(
             Arg::new("option")
@@ -276,7 +276,7 @@ fn command(program: &str, info: &ProgramInfo) -> Command {
                 .value_name("COMMAND")
                 .last(true)
                 .num_args(0..)
-                .help("Program for the exec class, and its arguments"),
+                .help("Program for the exec worker class, and its arguments"),
         )
         .args(OPTIONS.iter().map(|key| option_arg(key, &defaults)))
         .args(action_args())
@@ -332,20 +332,19 @@ fn action_args() -> [Arg; 7] {
             .short('c')
             .long("config")
             .value_name("FILE")
-            .help("YAML file of settings [variable: OSTLER_CONFIG]"),
+            .help("YAML configuration file [env: OSTLER_CONFIG]"),
         Arg::new("pool").long("pool").value_name("NAME").action(ArgAction::Append).help(
-            "Run this pool of the file; may be given several times. Other flags, and \
-                 variables, win over what a pool says of itself",
+            "Run only this pool of the configuration file; may be repeated. Flags and environment variables override the pool's own keys",
         ),
-        flag_arg("check-config", ArgAction::SetTrue, "Say whether the settings are good, and leave"),
+        flag_arg("check-config", ArgAction::SetTrue, "Check the configuration and exit"),
         flag_arg(
             "print-config",
             ArgAction::SetTrue,
-            "Print the settings with their sources, and leave",
+            "Print every setting with its source and exit",
         ),
-        flag_arg("list-classes", ArgAction::SetTrue, "List the worker classes, and leave"),
-        flag_arg("help", ArgAction::Help, "Print this help, and leave").short('h'),
-        flag_arg("version", ArgAction::Version, "Print the version, and leave")
+        flag_arg("list-classes", ArgAction::SetTrue, "List the worker classes and exit"),
+        flag_arg("help", ArgAction::Help, "Print help and exit").short('h'),
+        flag_arg("version", ArgAction::Version, "Print version and exit")
             .short('V')
             .short_alias('v'),
     ]

@@ -82,7 +82,7 @@ impl HangCause {
             HangCause::Frozen => "frozen",
             HangCause::Throttled => "throttled",
             HangCause::Unkillable => "unkillable",
-            HangCause::DumpingCore => "dumping core",
+            HangCause::DumpingCore => "dumping_core",
             HangCause::Unknown => "unknown",
         }
     }

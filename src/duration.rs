@@ -24,11 +24,11 @@ pub(crate) fn parse_duration(text: &str, min: Duration) -> Result<Duration, Stri
         Ok(nanos) if u128::from(nanos) <= max => {
             let duration = Duration::from_nanos(nanos);
             if duration < min {
-                return Err(format!("is too short: the least is {}", format_duration(min)));
+                return Err(format!("is too short: the minimum is {}", format_duration(min)));
             }
             Ok(duration)
         }
-        _ => Err("is too long: the most is 10 years (87600h)".into()),
+        _ => Err("is too long: the maximum is 10 years (87600h)".into()),
     }
 }
 

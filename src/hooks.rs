@@ -24,7 +24,7 @@ pub struct WorkerRef {
 pub struct WorkerExit {
     /// Which worker.
     pub worker: WorkerRef,
-    /// Why, in the words of the log, such as `asked`, `recycled`, `hung` or `crashed`.
+    /// Why, in the words of the log, such as `requested`, `recycled`, `hung` or `crashed`.
     pub reason: &'static str,
     /// Its exit code, if it ended by itself.
     pub code: Option<i32>,

@@ -39,12 +39,12 @@ impl fmt::Display for PidFileError {
                 write!(f, "pid file {}: already running as process {pid}", path.display())
             }
             Self::Held { path, owner: None } => {
-                write!(f, "pid file {}: another process holds it", path.display())
+                write!(f, "pid file {}: locked by another process", path.display())
             }
             Self::NotAFile(path) => {
-                write!(f, "pid file {}: the path is not a plain file", path.display())
+                write!(f, "pid file {}: not a regular file", path.display())
             }
-            Self::Io { path, .. } => write!(f, "cannot write the pid file {}", path.display()),
+            Self::Io { path, .. } => write!(f, "failed to write pid file {}", path.display()),
         }
     }
 }
@@ -63,7 +63,7 @@ impl PidFile {
     /// holds.
     ///
     /// # Errors
-    /// A living process holds the file; the path is not a plain file; the folder is missing, full
+    /// A living process holds the file; not a regular file; the folder is missing, full
     /// or read-only.
     pub(crate) fn create(path: &Path) -> Result<Self, PidFileError> {
         let failed = |source| PidFileError::Io { path: path.to_path_buf(), source };

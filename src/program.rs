@@ -89,7 +89,7 @@ impl Runtime {
             }
             Action::Run => self.run_as(configuration, context, || reload_config(invocation)),
             Action::CheckConfig => self.check(&configuration).map(|()| {
-                print(Stream::Stdout, "the configuration is good\n");
+                print(Stream::Stdout, "configuration OK\n");
             }),
             Action::PrintConfig => self.finalize(configuration).map(|configuration| {
                 print(Stream::Stdout, &configuration.to_yaml());
@@ -128,7 +128,7 @@ impl Runtime {
         });
         let (code, text) = match result {
             Ok(startup_result) => startup_result,
-            Err(error) => (1, format!("cannot become a daemon: {error}")),
+            Err(error) => (1, format!("failed to daemonize: {error}")),
         };
         if !text.is_empty() {
             print(Stream::Stderr, &format!("{}: {text}\n", invocation.program()));
@@ -172,9 +172,9 @@ fn with_absolute_paths(mut configuration: Configuration, base_dir: &Path) -> Con
 
 fn absolutize_paths(settings: &mut Settings, base_dir: &Path) {
     let absolutize = |path: &mut PathBuf| *path = base_dir.join(&*path);
-    let Settings { pidfile, chdir, worker_tmp_dir, log_file, events_file, bind, command, .. } =
+    let Settings { pidfile, chdir, worker_tmp_dir, log_file, flight_recorder_file, bind, command, .. } =
         settings;
-    [pidfile, &mut *chdir, worker_tmp_dir, events_file].into_iter().flatten().for_each(absolutize);
+    [pidfile, &mut *chdir, worker_tmp_dir, flight_recorder_file].into_iter().flatten().for_each(absolutize);
     if let LogTarget::File(path) = log_file {
         absolutize(path);
     }

@@ -257,8 +257,7 @@ fn check_log_owner(master: &Settings, plans: &[PoolSpec<'_>]) -> Result<(), Runt
     match others.iter().find(|plan| owner(plan) != owner(first)) {
         Some(other) if master.log_file != LogTarget::Stderr => {
             let reason = format!(
-                "the workers of pools {:?} and {:?} run as different users, of which only one could \
-                 reopen the file: give both the same, or log to -",
+                "workers of pools {:?} and {:?} run as different users, and only one of them could reopen log_file: use the same user and group, or log to -",
                 first.name, other.name
             );
             Err(RuntimeError::Setting { source_label: source_label(master, "log_file"), reason })
@@ -288,7 +287,7 @@ fn log_startup(context: &MasterContext, generations: &[PoolGeneration<'_>], warn
         }
     }
     for warning in warnings {
-        warn!(log, "ignored"; "error" => warning);
+        warn!(log, "startup warning"; "error" => warning);
     }
     for generation in generations {
         for listener in listen::one_per_address(generation.listeners.iter().map(AsRef::as_ref)) {
@@ -313,7 +312,7 @@ fn serve(mut arbiter: Arbiter<'_>) -> Result<(), RuntimeError> {
         }
         RunOutcome::NeverReady => {
             let (log, reason) = arbiter.failure_reason();
-            crit!(log, "giving up: no worker was ever ready"; "error" => &reason);
+            crit!(log, "giving up: no worker became ready"; "error" => &reason);
             Err(RuntimeError::NeverReady(reason))
         }
     }
@@ -343,6 +342,6 @@ fn log_config(settings: &Settings) -> log::LogConfig {
         LogLevel::Error => Level::Error,
         LogLevel::Critical => Level::Critical,
     };
-    let (target, flight_recorder_file) = (settings.log_file.clone(), settings.events_file.clone());
+    let (target, flight_recorder_file) = (settings.log_file.clone(), settings.flight_recorder_file.clone());
     log::LogConfig { target, level, format: settings.log_format, flight_recorder: flight_recorder_file }
 }

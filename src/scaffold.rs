@@ -9,22 +9,22 @@ use std::process::ExitCode;
 
 /// What `--help` of the whole program says about it.
 pub(crate) const HELP_NOTE: &str = "\
-ostler new NAME makes a crate to begin with: an app, a worker class, settings and tests. As the first
-word, new is never an app. See ostler new --help.";
+ostler new NAME creates a starter crate: an app, a worker class, settings and tests. As the first
+argument, new is never an app. See ostler new --help.";
 
 const HELP: &str = "\
-Makes a crate to begin with, in a new folder of that name: an app, a worker class of its own, settings
+Creates a starter crate in a new directory of that name: an app, a worker class of its own, settings
 and tests that start it.
 
 Usage: ostler new NAME [--path PATH]
 
 Arguments:
-  NAME         Name of the crate and of its folder: lower-case letters, digits, - and _
+  NAME         Name of the crate and its directory: lower-case letters, digits, - and _
 
 Options:
-      --path PATH  Folder of a checkout of ostler that the crate is to depend on [default: the version
+      --path PATH  Directory of an ostler checkout that the crate depends on [default: the version
                    of this program, from the registry]
-  -h, --help       Print this help, and leave
+  -h, --help       Print help and exit
 ";
 
 /// Each file, below the folder of the crate, and what it is made from. `@NAME@` and `@OSTLER@` stand
@@ -105,17 +105,17 @@ fn parse_args(args: &[OsString]) -> Result<NewCommand, Failure> {
             return Ok(NewCommand::Help);
         }
         let value = if word == "--path" {
-            let value = args.next().ok_or_else(|| usage_error("--path needs a folder behind it"))?;
+            let value = args.next().ok_or_else(|| usage_error("--path requires a directory"))?;
             Some(PathBuf::from(value))
         } else {
             word.strip_prefix("--path=").map(PathBuf::from)
         };
         match value {
             Some(value) if path.is_none() => path = Some(value),
-            Some(_) => return Err(usage_error("--path is given twice")),
+            Some(_) => return Err(usage_error("--path is given more than once")),
             None if word.starts_with('-') => {
                 return Err(usage_error(format!(
-                    "there is no option {word:?}; see ostler new --help"
+                    "unknown option {word:?}; see ostler new --help"
                 )));
             }
             None => names.push(word),
@@ -124,7 +124,7 @@ fn parse_args(args: &[OsString]) -> Result<NewCommand, Failure> {
     match names[..] {
         [name] => check_crate_name(name).map(|()| NewCommand::Crate { name: name.to_owned(), path }),
         [] => Err(usage_error("give a name: ostler new NAME")),
-        _ => Err(usage_error(format!("one name is wanted, not {}", names.len()))),
+        _ => Err(usage_error(format!("expected one name, got {}", names.len()))),
     }
 }
 
@@ -132,17 +132,17 @@ fn parse_args(args: &[OsString]) -> Result<NewCommand, Failure> {
 fn check_crate_name(name: &str) -> Result<(), Failure> {
     let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
     let reason = if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
-        "does not begin with a lower-case letter"
+        "does not start with a lower-case letter"
     } else if !name.chars().all(is_allowed) {
-        "has other characters than lower-case letters, digits, - and _"
+        "contains characters other than lower-case letters, digits, - and _"
     } else if name.len() > NAME_BYTES_LIMIT {
         "is longer than 64 characters"
     } else if is_reserved(&name.replace('-', "_")) {
-        "is taken: by the language, by cargo, or by a crate that the new one needs"
+        "is reserved by Rust, by cargo, or by a dependency of the new crate"
     } else {
         return Ok(());
     };
-    Err(usage_error(format!("{name:?} cannot be the name of a crate: it {reason}")))
+    Err(usage_error(format!("{name:?} is not a valid crate name: it {reason}")))
 }
 
 fn is_reserved(name: &str) -> bool {
@@ -160,9 +160,9 @@ fn create_crate(parent: &Path, name: &str, path: Option<&Path>) -> Result<String
     let mut created = CreatedFiles::default();
     let creation_error = |path: &Path, error: &io::Error| match error.kind() {
         io::ErrorKind::AlreadyExists if *path == root => {
-            system_error(format!("{path:?} exists already, and is left as it is: give another name"))
+            system_error(format!("{path:?} already exists: choose another name"))
         }
-        _ => system_error(format!("cannot make {path:?}: {error}; nothing is left of the new crate")),
+        _ => system_error(format!("failed to create {path:?}: {error}; the partly created crate was removed")),
     };
     for dir in [""].iter().chain(&DIRS) {
         let path = if dir.is_empty() { root.clone() } else { root.join(dir) };
@@ -174,7 +174,7 @@ fn create_crate(parent: &Path, name: &str, path: Option<&Path>) -> Result<String
     }
     created.commit();
     Ok(format!(
-        "made {name}: an app, a worker class of its own, settings and tests. Next:\n\n    \
+        "created {name}: an app, a worker class of its own, settings and tests. Next:\n\n    \
         cd {name}\n    cargo test\n    cargo run -- --config config/{name}.yaml\n"
     ))
 }
@@ -183,9 +183,9 @@ fn create_crate(parent: &Path, name: &str, path: Option<&Path>) -> Result<String
 fn path_dependency(path: &Path) -> Result<String, Failure> {
     let manifest = path.join("Cargo.toml");
     let text = fs::read_to_string(&manifest)
-        .map_err(|error| system_error(format!("--path: cannot read {manifest:?}: {error}")))?;
+        .map_err(|error| system_error(format!("--path: failed to read {manifest:?}: {error}")))?;
     if !text.lines().any(|line| line.trim() == r#"name = "ostler""#) {
-        return Err(system_error(format!("--path: {manifest:?} is not that of ostler")));
+        return Err(system_error(format!("--path: {manifest:?} is not the manifest of ostler")));
     }
     let canonical = path.canonicalize();
     let checkout = canonical.map_err(|error| system_error(format!("--path: {path:?}: {error}")))?;
@@ -195,7 +195,7 @@ fn path_dependency(path: &Path) -> Result<String, Failure> {
             Ok(format!(r#"{{ path = "{escaped}" }}"#))
         }
         _ => {
-            Err(system_error(format!("--path: Cargo.toml cannot name {checkout:?}: it is no plain text")))
+            Err(system_error(format!("--path: {checkout:?} cannot be written in Cargo.toml: not UTF-8, or contains control characters")))
         }
     }
 }
@@ -277,10 +277,10 @@ mod tests {
     #[test]
     fn parse_args_invalid_args_exit_with_2() {
         assert_usage_error(&[], "give a name");
-        assert_usage_error(&["a", "b"], "one name is wanted, not 2");
-        assert_usage_error(&["a", "--path"], "--path needs a folder");
-        assert_usage_error(&["a", "--path=b", "--path", "c"], "given twice");
-        assert_usage_error(&["a", "--lib"], "no option \"--lib\"");
+        assert_usage_error(&["a", "b"], "expected one name, got 2");
+        assert_usage_error(&["a", "--path"], "--path requires a directory");
+        assert_usage_error(&["a", "--path=b", "--path", "c"], "more than once");
+        assert_usage_error(&["a", "--lib"], "unknown option \"--lib\"");
         let odd = OsString::from_vec(b"a\xff".to_vec());
         assert!(parse_args(&[odd]).expect_err("not UTF-8").reason.ends_with("is not UTF-8"));
     }
@@ -290,16 +290,16 @@ mod tests {
         for good in ["a", "shop", "my-shop_2", "a-", "newer", "null"] {
             assert_eq!(check_crate_name(good), Ok(()), "{good}");
         }
-        assert_usage_error(&[""], "does not begin with");
-        assert_usage_error(&["1a"], "does not begin with");
-        assert_usage_error(&["Shop"], "does not begin with");
-        assert_usage_error(&["../shop"], "does not begin with");
-        assert_usage_error(&["a/b"], "other characters");
-        assert_usage_error(&["aB"], "other characters");
-        assert_usage_error(&["a.b"], "other characters");
-        assert_usage_error(&["fn"], "is taken");
-        assert_usage_error(&["proc-macro"], "is taken");
-        assert_usage_error(&["ostler"], "is taken");
+        assert_usage_error(&[""], "does not start with");
+        assert_usage_error(&["1a"], "does not start with");
+        assert_usage_error(&["Shop"], "does not start with");
+        assert_usage_error(&["../shop"], "does not start with");
+        assert_usage_error(&["a/b"], "characters other");
+        assert_usage_error(&["aB"], "characters other");
+        assert_usage_error(&["a.b"], "characters other");
+        assert_usage_error(&["fn"], "is reserved");
+        assert_usage_error(&["proc-macro"], "is reserved");
+        assert_usage_error(&["ostler"], "is reserved");
         assert_usage_error(&[&"a".repeat(65)], "longer than 64");
     }
 
@@ -311,7 +311,7 @@ mod tests {
             create(path.clone()).expect("prepared");
             let before = fs::metadata(&path).expect("it is there").modified().expect("a time");
             let failure = create_crate(folder.path(), "shop", None).expect_err("it exists");
-            assert!(failure.reason.contains("exists already"), "{}", failure.reason);
+            assert!(failure.reason.contains("already exists"), "{}", failure.reason);
             let after = fs::metadata(&path).expect("it is there").modified().expect("a time");
             assert_eq!(after, before);
             let _ = fs::remove_dir(&path).or_else(|_| fs::remove_file(&path));
@@ -322,10 +322,10 @@ mod tests {
     fn path_dependency_requires_ostler_manifest() {
         let folder = tempfile::tempdir().expect("a folder");
         let failure = create_crate(folder.path(), "shop", Some(folder.path())).expect_err("no manifest");
-        assert!(failure.reason.contains("cannot read") && failure.code == 1, "{}", failure.reason);
+        assert!(failure.reason.contains("failed to read") && failure.code == 1, "{}", failure.reason);
         fs::write(folder.path().join("Cargo.toml"), "[package]\nname = \"x\"\n").expect("written");
         let failure = create_crate(folder.path(), "shop", Some(folder.path())).expect_err("not ostler");
-        assert!(failure.reason.ends_with("is not that of ostler"), "{}", failure.reason);
+        assert!(failure.reason.ends_with("is not the manifest of ostler"), "{}", failure.reason);
         assert!(!folder.path().join("shop").exists());
         let odd = folder.path().join("a \"b\" \\c");
         fs::create_dir(&odd).expect("made");

@@ -42,7 +42,7 @@ impl ServiceManager {
         match connect(&name) {
             Ok(socket) => (Self { socket: Some(socket), watchdog_interval: watchdog_interval_from_env() }, None),
             Err(error) => {
-                let text = format!("NOTIFY_SOCKET={} cannot be reached: {error}", name.display());
+                let text = format!("failed to connect to NOTIFY_SOCKET={}: {error}", name.display());
                 (Self::default(), Some(text))
             }
         }
@@ -78,7 +78,7 @@ impl ServiceManager {
     /// Getting ready may take this long.
     pub(crate) fn extend_startup_timeout(&self, at_most: Duration) {
         let micros = at_most.as_micros();
-        self.send(&format!("EXTEND_TIMEOUT_USEC={micros}\nSTATUS=booting"));
+        self.send(&format!("EXTEND_TIMEOUT_USEC={micros}\nSTATUS=starting"));
     }
 
     /// The loop runs.

@@ -30,7 +30,7 @@ impl WorkerClass for Solo {
             client.serve_with(life, &mut buffers, &mut desk);
             clients += 1;
         }
-        debug!(ctx.log(), "leaving"; "slot" => ctx.place().slot, "clients" => clients);
+        debug!(ctx.log(), "draining"; "slot" => ctx.place().slot, "clients" => clients);
         Ok(())
     }
 }

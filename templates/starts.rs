@@ -47,7 +47,7 @@ impl Server {
         let listening = server.wait_for(r#""msg":"listening""#);
         let address = listening.split(r#""address":""#).nth(1).unwrap();
         server.address = address.split('"').next().unwrap().to_owned();
-        server.wait_for(r#""msg":"ready""#);
+        server.wait_for(r#""msg":"all workers ready""#);
         server
     }
 

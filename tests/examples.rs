@@ -52,7 +52,7 @@ impl Server {
         let listening = server.wait_for(r#""listening""#);
         let address = listening.split(r#""address":""#).nth(1).unwrap();
         server.address = address.split('"').next().unwrap().to_owned();
-        server.wait_for(r#":"ready""#);
+        server.wait_for(r#":"all workers ready""#);
         server
     }
 
@@ -298,7 +298,7 @@ fn hooks_see_every_event_and_errors_are_harmless() {
     server.wait_for("worker ready");
     server.signal(Signal::SIGHUP);
     server.wait_for("hook failed");
-    server.wait_for("reload done");
+    server.wait_for("reload complete");
     server.stop();
     for wanted in ["starting", "ready", "fork 0 of generation 1", "reload to generation 2", "exit"]
     {
@@ -340,9 +340,9 @@ fn queue_consumer_listens_nowhere() {
 #[test]
 fn extended_jobs_run_on_and_others_count_as_hung() {
     let Some(program) = example("long_jobs") else { return };
-    let flags = ["--worker-class", "jobs", "--timeout", "1s", "--abort-grace", "200ms"];
+    let flags = ["--worker-class", "jobs", "--timeout", "1s", "--abort-timeout", "200ms"];
     let mut server = Server::start(&program, &flags);
-    server.wait_for(r#""job done""#);
+    server.wait_for(r#""job run finished""#);
     let is_hang = |line: &String| line.contains(r#""worker hung""#);
     assert!(!server.log_seen.iter().any(is_hang), "{:#?}", server.log_seen);
     server.stop();
@@ -383,7 +383,7 @@ impl Spool {
     fn kill_a_claimer(&mut self, server: &mut Server) {
         loop {
             self.fill(10);
-            let done = server.wait_for(r#""entry done""#);
+            let done = server.wait_for(r#""entry processed""#);
             let pid = done.split(r#""pid":"#).nth(1).unwrap().split([',', '}']).next().unwrap();
             if !server.signal_worker(pid, Signal::SIGSTOP) {
                 continue;
@@ -433,7 +433,7 @@ fn spool_job_neither_loses_nor_doubles_an_entry_through_kills_and_reloads() {
             spool.kill_a_claimer(&mut server);
             spool.kill_a_claimer(&mut server);
             server.signal(Signal::SIGHUP);
-            server.wait_for("reload done");
+            server.wait_for("reload complete");
         }
         spool.expect_all_done(class);
         server.stop();

@@ -119,7 +119,7 @@ fn bad_words_and_places_are_refused() {
     let bad = ostler(folder.path(), &["new", "1st"]);
     assert_eq!((bad.status.code(), text(&bad.stdout)), (Some(2), String::new()));
     assert!(
-        text(&bad.stderr).starts_with("ostler new: \"1st\" cannot be"),
+        text(&bad.stderr).starts_with("ostler new: \"1st\" is not"),
         "{}",
         text(&bad.stderr)
     );
@@ -127,7 +127,7 @@ fn bad_words_and_places_are_refused() {
     // Nobody, not even root, makes folders there.
     let worker = ostler(Path::new("/proc"), &["new", NAME]);
     assert_eq!(worker.status.code(), Some(1));
-    assert!(text(&worker.stderr).starts_with("ostler new: cannot make \"first-steps\": "));
+    assert!(text(&worker.stderr).starts_with("ostler new: failed to create \"first-steps\": "));
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn only_the_first_word_is_a_command() {
     let folder = tempfile::tempdir().unwrap();
     let app = ostler(folder.path(), &["--check-config", "new"]);
     assert_eq!(app.status.code(), Some(1));
-    assert!(text(&app.stderr).contains("there is no app \"new\""), "{}", text(&app.stderr));
+    assert!(text(&app.stderr).contains("unknown app \"new\""), "{}", text(&app.stderr));
     let help = ostler(folder.path(), &["new", "--help"]);
     assert!(help.status.success() && text(&help.stdout).contains("Usage: ostler new NAME"));
     let help = ostler(folder.path(), &["--help"]);

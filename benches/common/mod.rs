@@ -27,7 +27,7 @@ impl Server {
             let mut after = line.split(r#""address":""#).skip(1);
             if let Some(rest) = after.next() {
                 address = rest.split('"').next().map(str::to_owned);
-            } else if line.contains(r#":"ready""#) {
+            } else if line.contains(r#":"all workers ready""#) {
                 break;
             }
         }

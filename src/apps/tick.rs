@@ -41,7 +41,7 @@ impl TickOptions {
     fn read(options: &Options) -> Result<Self, ConfigError> {
         let known = ["every", "cron", "work_ms", "hang_on", "panic_on"];
         if let Some(odd) = options.keys().find(|key| !known.contains(&key.as_str())) {
-            let why = format!("app \"tick\" has no such option; it has {}", known.join(", "));
+            let why = format!("app \"tick\" does not have this option; available: {}", known.join(", "));
             return Err(ConfigError::for_option(odd, why));
         }
         let schedule = Schedule::from_options(options)?;
@@ -79,14 +79,14 @@ impl App for Tick {
         Ok(Box::new(job::scheduled(schedule, move |ctx: &mut dyn JobContext| {
             let run = runs.fetch_add(1, Ordering::Relaxed) + 1;
             ctx.label(&format!("tick {run}"));
-            info!(ctx.log(), "tick"; "pid" => pid, "slot" => slot, "thread" => thread, "run" => run);
+            info!(ctx.log(), "tick"; "pid" => pid, "slot" => slot, "thread_index" => thread, "run" => run);
             assert!(panic_on != Some(run), "panic_on={run} was asked for");
             while hang_on == Some(run) {
                 thread::sleep(Duration::from_secs(3600));
             }
             if !work.is_zero() {
                 thread::sleep(work);
-                info!(ctx.log(), "tick worked"; "pid" => pid, "slot" => slot, "thread" => thread,
+                info!(ctx.log(), "tick finished"; "pid" => pid, "slot" => slot, "thread_index" => thread,
                     "run" => run);
             }
         })))

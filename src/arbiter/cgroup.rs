@@ -45,7 +45,7 @@ impl WorkerCgroups {
     pub(crate) fn find(log: &Logger) -> Rc<Self> {
         let parent = Cgroups::find().delegated_group();
         if let Some(parent) = &parent {
-            info!(log, "control group delegated"; "path" => %parent.display());
+            info!(log, "cgroup delegated"; "path" => %parent.display());
         }
         let cgroups = Rc::new(Self {
             parent,
@@ -129,7 +129,7 @@ impl WorkerCgroups {
         removal.retry_at = now.saturating_add(orphan_cgroups::retry_delay(removal.tries));
         let may_pass = cgroup_manage::is_transient(&error);
         if !may_pass || (removal.tries == orphan_cgroups::TRIES_BEFORE_WARNING && !removal.is_orphan) {
-            warn!(log, "control group cannot be removed"; "path" => %path.display(),
+            warn!(log, "failed to remove worker cgroup"; "path" => %path.display(),
                 "error" => error.to_string());
         }
         !may_pass

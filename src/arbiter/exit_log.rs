@@ -33,8 +33,8 @@ impl Pool<'_> {
         // What it said goes before what was said of it when it was aborted.
         let is_news = !note.is_empty() || self.failure_reason.is_empty();
         if is_failure && is_news {
-            let detail = if note.is_empty() { "it said nothing" } else { &note };
-            self.failure_reason = format!("the last one ended with {exit}: {detail}");
+            let detail = if note.is_empty() { "no error reported" } else { &note };
+            self.failure_reason = format!("last worker exited with {exit}: {detail}");
         }
         let fields = Fields::new()
             .number("pid", pid.as_raw())
@@ -49,9 +49,9 @@ impl Pool<'_> {
             }
         };
         let fields = fields
-            .number("age_ms", millis(report.uptime))
+            .number("uptime_ms", millis(report.uptime))
             .number("units", units)
-            .optional(report.restart_in, |fields, delay| fields.number("retry_ms", millis(delay)))
+            .optional(report.restart_in, |fields, delay| fields.number("restart_in_ms", millis(delay)))
             .optional((!note.is_empty()).then_some(note), |fields, note| fields.text("error", note));
         match report.reason {
             ExitReason::Requested | ExitReason::ScaledDown | ExitReason::Recycled | ExitReason::Reload => {
@@ -78,37 +78,37 @@ impl Pool<'_> {
     pub(super) fn log_hang(&mut self, id: WorkerId, hang: Hang, action: &str) {
         let (pid, slot) = self.processes.pid_and_slot(id);
         let (error, age) = match hang {
-            Hang::BootTimeout(age) => ("not ready in time", age),
-            Hang::NoHeartbeat(age) => ("no heartbeat", age),
-            Hang::RequestTimeout(age) => ("one unit of work for too long", age),
+            Hang::BootTimeout(age) => ("boot_timeout", age),
+            Hang::NoHeartbeat(age) => ("no_heartbeat", age),
+            Hang::RequestTimeout(age) => ("request_timeout", age),
         };
         if matches!(hang, Hang::BootTimeout(_)) {
-            self.failure_reason = format!("the last one was not ready in time, after {age:?}");
+            self.failure_reason = format!("last worker exceeded boot_timeout after {age:?}");
         } else if self.processes.generation(id).is_some_and(|it| self.supervisor.describe_generation(it).is_canary) {
-            self.failure_reason = format!("the last one hung: {error}, for {age:?}");
+            self.failure_reason = format!("last worker hung: {error} for {age:?}");
         }
         let unit = self.processes.most_overdue_unit(id);
         let fields = Fields::new()
             .number("pid", pid.as_raw())
             .number("slot", slot)
             .text("error", error)
-            .number("for_ms", millis(age))
+            .number("duration_ms", millis(age))
             .optional(unit.as_ref(), |fields, unit| {
                 let age = clock::now().duration_since(unit.started_at);
                 fields
                     .text("work", &unit.label)
                     .number("work_ms", millis(age))
-                    .number("seat", unit.thread_index)
+                    .number("thread_index", unit.thread_index)
             })
             .optional(self.diagnoser.diagnosis(id), |fields, diagnosis| {
                 let fields = fields
-                    .text("verdict", diagnosis.cause.as_str())
+                    .text("cause", diagnosis.cause.as_str())
                     .optional(diagnosis.cpu_percent, |fields, cpu| fields.number("cpu_percent", cpu));
                 let others: Vec<_> = diagnosis.other_threads.iter().map(thread_summary).collect();
                 let others = (!others.is_empty()).then(|| others.join("; "));
                 fields
                     .optional(diagnosis.thread.clone(), add_thread_fields)
-                    .optional(others, |fields, others| fields.text("others", others))
+                    .optional(others, |fields, others| fields.text("other_threads", others))
             });
         warn!(self.log(), "worker hung"; fields, "action" => action);
         let (worker, work) = (self.worker_ref(id), unit.as_ref().map(|unit| unit.label.as_str()));
@@ -120,9 +120,9 @@ impl Pool<'_> {
 fn add_thread_fields(fields: Fields, thread: ThreadSample) -> Fields {
     let stack = (!thread.stack.is_empty()).then(|| thread.stack.join(" < "));
     fields
-        .number("thread", thread.thread_id)
+        .number("tid", thread.thread_id)
         .text("state", thread.state)
-        .optional(thread.syscall, |fields, call| fields.text("call", call))
+        .optional(thread.syscall, |fields, call| fields.text("syscall", call))
         .optional(thread.wchan, |fields, channel| fields.text("wchan", channel))
         .optional(stack, |fields, stack| fields.text("stack", stack))
 }

@@ -158,7 +158,7 @@ impl<'a> PoolGeneration<'a> {
         let is_kept = |l: &&Arc<Listener>| keep_open.contains(&l.as_raw_fd());
         for listener in self.listeners.iter().filter(|listener| !is_kept(listener)) {
             if let Err(error) = listener.stop_accepting() {
-                warn!(self.log.logger(), "listener cannot be closed to newcomers";
+                warn!(self.log.logger(), "failed to stop listening";
                     "address" => listener.name(), "error" => %error);
             }
         }

@@ -25,8 +25,8 @@ impl Pool<'_> {
         }
         for (id, bytes) in self.processes.over_memory_limit() {
             let (pid, slot) = self.processes.pid_and_slot(id);
-            info!(self.log(), "worker is too large"; "pid" => pid.as_raw(), "slot" => slot,
-                "bytes" => bytes);
+            info!(self.log(), "worker exceeds max_memory"; "pid" => pid.as_raw(), "slot" => slot,
+                "memory_bytes" => bytes);
             self.supervisor.on_replacement_requested(id);
         }
         self.memory_check_due = self.processes.any_memory_limited().then(|| now.saturating_add(MEMORY_CHECK_INTERVAL));
@@ -83,16 +83,16 @@ impl Pool<'_> {
         let beat = self.processes.read_liveness(id).map_or(now, |(beat, _)| beat);
         if self.diagnoser.grant_extension(id, beat, now) {
             let (pid, slot) = self.processes.pid_and_slot(id);
-            warn!(self.log(), "worker cannot run"; "pid" => pid.as_raw(), "slot" => slot,
-                "verdict" => cause.as_str());
+            warn!(self.log(), "worker frozen or throttled, timeout extended"; "pid" => pid.as_raw(), "slot" => slot,
+                "cause" => cause.as_str());
         }
     }
 
     fn allow_core_dump(&mut self, id: WorkerId, now: MonotonicTime) {
         if self.supervisor.on_core_dump(id, now) {
             let (pid, slot) = self.processes.pid_and_slot(id);
-            warn!(self.log(), "worker has crashed"; "pid" => pid.as_raw(), "slot" => slot,
-                "verdict" => HangCause::DumpingCore.as_str());
+            warn!(self.log(), "worker dumping core"; "pid" => pid.as_raw(), "slot" => slot,
+                "cause" => HangCause::DumpingCore.as_str());
         }
     }
 }

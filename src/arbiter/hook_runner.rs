@@ -46,7 +46,7 @@ pub(super) fn run_hook(
     let failure = match catch_unwind(AssertUnwindSafe(|| call(hooks))) {
         Ok(Ok(())) => return,
         Ok(Err(error)) => error_chain(error.as_ref()),
-        Err(panic) => format!("it panicked: {}", panic_message(panic.as_ref())),
+        Err(panic) => format!("hook panicked: {}", panic_message(panic.as_ref())),
     };
     error!(log, "hook failed"; "hook" => name, "error" => failure);
 }

@@ -333,7 +333,7 @@ impl<'a> Arbiter<'a> {
         let now = clock::now();
         let late = deadline.map_or(Duration::ZERO, |deadline| now.duration_since(deadline));
         if late > STALL_THRESHOLD {
-            warn!(self.log(), "master was held up"; "for_ms" => millis(late));
+            warn!(self.log(), "master event loop stalled"; "duration_ms" => millis(late));
             self.discount_stall(now);
         }
         self.woke_at = now;
@@ -380,7 +380,7 @@ impl<'a> Arbiter<'a> {
         if self.stopping().is_some_and(|earlier| earlier >= stop) {
             return;
         }
-        info!(self.log(), "stopping"; "signal" => signal.name(), "how" => match stop {
+        info!(self.log(), "stopping"; "signal" => signal.name(), "mode" => match stop {
             ShutdownMode::Graceful => "graceful",
             ShutdownMode::Quick => "quick",
             ShutdownMode::Kill => "kill",
@@ -412,17 +412,17 @@ impl<'a> Arbiter<'a> {
     /// Of several pools, a signal cannot say which it means.
     fn scale_by(&mut self, step: isize, signal: Signal) {
         let [pool] = &mut self.pools[..] else {
-            warn!(self.log(), "signal has no effect on several pools"; "signal" => signal.name(),
-                "error" => "change workers in the settings, and send HUP");
+            warn!(self.log(), "signal ignored: multiple pools configured"; "signal" => signal.name(),
+                "error" => "set workers in the configuration file and send HUP");
             return;
         };
         let before = pool.supervisor.target();
         let after = pool.supervisor.scale_to(before.saturating_add_signed(step));
         if before == after {
-            warn!(self.log(), "number of workers stays"; "workers" => after,
-                "least" => 1, "most" => WORKERS_MAX);
+            warn!(self.log(), "worker count at limit"; "workers" => after,
+                "min" => 1, "max" => WORKERS_MAX);
         } else {
-            info!(self.log(), "number of workers changes"; "from" => before, "to" => after);
+            info!(self.log(), "worker count changed"; "from" => before, "to" => after);
         }
     }
 
@@ -431,11 +431,11 @@ impl<'a> Arbiter<'a> {
         match self.context.log.reopen() {
             Ok(()) => info!(self.log(), "logs reopened"),
             Err(error) => {
-                error!(self.log(), "log cannot be reopened"; "error" => error_chain(&error));
+                error!(self.log(), "failed to reopen log"; "error" => error_chain(&error));
             }
         }
         if let Some(Err(error)) = self.previous_context.as_ref().map(|earlier| earlier.log.reopen()) {
-            warn!(self.log(), "log of the earlier settings cannot be reopened";
+            warn!(self.log(), "failed to reopen log of previous settings";
                 "error" => error_chain(&error));
         }
         self.pools.iter().for_each(|pool| pool.processes.reopen_logs());
@@ -470,7 +470,7 @@ impl<'a> Arbiter<'a> {
     fn report_ready(&mut self) {
         if !self.reported_ready && self.pools.iter().all(Pool::is_ready) {
             self.reported_ready = true;
-            info!(self.log(), "ready"; "workers" => self.target(), "pid" => Pid::this().as_raw());
+            info!(self.log(), "all workers ready"; "workers" => self.target(), "pid" => Pid::this().as_raw());
             if let UpgradePeer::OldMaster { channel, .. } = &self.upgrade_peer {
                 channel.send_ready();
             }

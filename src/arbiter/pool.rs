@@ -124,7 +124,7 @@ impl<'a> Pool<'a> {
                     if let Some(uptime) = self.supervisor.on_ready(id, now) {
                         let (pid, slot) = self.processes.pid_and_slot(id);
                         info!(self.log(), "worker ready"; "pid" => pid.as_raw(), "slot" => slot,
-                            "age_ms" => millis(uptime));
+                            "uptime_ms" => millis(uptime));
                         let worker = self.worker_ref(id);
                         self.hook("worker_ready", |hooks| hooks.worker_ready(&worker));
                     }
@@ -133,7 +133,7 @@ impl<'a> Pool<'a> {
                 StatusChange::Draining => {
                     if self.supervisor.on_draining(id, now) {
                         let (pid, slot) = self.processes.pid_and_slot(id);
-                        info!(self.log(), "worker leaves"; "pid" => pid.as_raw(), "slot" => slot,
+                        info!(self.log(), "worker draining"; "pid" => pid.as_raw(), "slot" => slot,
                             "reason" => ExitReason::Requested.as_str());
                     }
                 }
@@ -159,14 +159,14 @@ impl<'a> Pool<'a> {
             Action::Drain(id, reason) => {
                 let (pid, slot) = self.processes.pid_and_slot(id);
                 if reason != ExitReason::Requested {
-                    info!(self.log(), "worker is asked to leave"; "pid" => pid.as_raw(),
+                    info!(self.log(), "worker draining"; "pid" => pid.as_raw(),
                         "slot" => slot, "reason" => reason.as_str());
                 }
                 self.processes.drain(id);
             }
             Action::QuickStop(id) => self.processes.quick_stop(id),
             Action::DrainHung(id, hang) => {
-                self.log_hang(id, hang, "the other threads may finish");
+                self.log_hang(id, hang, "draining");
                 self.processes.drain(id);
             }
             Action::Abort(id, hang) => {
@@ -181,7 +181,7 @@ impl<'a> Pool<'a> {
             }
             Action::KillOverdue(id, reason) => {
                 let (pid, slot) = self.processes.pid_and_slot(id);
-                warn!(self.log(), "worker is killed"; "pid" => pid.as_raw(), "slot" => slot,
+                warn!(self.log(), "worker killed"; "pid" => pid.as_raw(), "slot" => slot,
                     "reason" => reason.as_str());
                 self.processes.kill(id);
             }
@@ -205,12 +205,12 @@ impl<'a> Pool<'a> {
             Err(reason) => {
                 let restart_in = self.supervisor.on_spawn_failed(slot, now);
                 let fields = Fields::new().number("slot", slot).text("error", reason.to_string());
-                let fields = fields.number("retry_ms", millis(restart_in));
+                let fields = fields.number("restart_in_ms", millis(restart_in));
                 if generation.is_canary {
-                    self.failure_reason = format!("a worker cannot be started: {reason}");
-                    warn!(self.log(), "worker cannot be started"; fields);
+                    self.failure_reason = format!("failed to start worker: {reason}");
+                    warn!(self.log(), "failed to start worker"; fields);
                 } else {
-                    error!(self.log(), "worker cannot be started"; fields);
+                    error!(self.log(), "failed to start worker"; fields);
                 }
             }
         }
@@ -228,7 +228,7 @@ impl From<&Settings> for Policy {
             timeout: settings.timeout,
             boot_timeout: settings.boot_timeout,
             graceful_timeout: settings.graceful_timeout,
-            abort_timeout: settings.abort_grace,
+            abort_timeout: settings.abort_timeout,
             max_lifetime: settings.max_lifetime,
             max_lifetime_jitter: settings.max_lifetime_jitter,
             max_surge: settings.max_surge,

@@ -154,11 +154,11 @@ impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Heartbeat { dir, source } => {
-                write!(f, "cannot make a heartbeat file in {}: {source}", dir.display())
+                write!(f, "failed to create heartbeat file in {}: {source}", dir.display())
             }
-            Self::NoFreeRow => write!(f, "too many workers are still leaving"),
-            Self::WakeupFd(source) => write!(f, "cannot share the doorbell: {source}"),
-            Self::Fork(source) => write!(f, "cannot fork: {source}"),
+            Self::NoFreeRow => write!(f, "too many workers still draining"),
+            Self::WakeupFd(source) => write!(f, "failed to duplicate wakeup pipe: {source}"),
+            Self::Fork(source) => write!(f, "failed to fork: {source}"),
         }
     }
 }
@@ -453,7 +453,7 @@ impl<'a> ProcessTable<'a> {
         };
         let mut note = row.exit_note();
         if oom_killed && note.is_empty() {
-            "the kernel has killed it for lack of memory".clone_into(&mut note);
+            "killed by the kernel OOM killer".clone_into(&mut note);
         }
         let reaped = ReapedWorker { id, exit_class, note, units: row.units() };
         worker.rows.release_row(worker.row);
@@ -475,7 +475,7 @@ impl<'a> ProcessTable<'a> {
                 Some((late(beat), busy))
             }
             Err(error) => {
-                warn!(self.current.log.logger(), "heartbeat cannot be read"; "pid" => worker.pid.as_raw(),
+                warn!(self.current.log.logger(), "failed to read heartbeat"; "pid" => worker.pid.as_raw(),
                     "error" => %error);
                 Some((clock::now(), None))
             }

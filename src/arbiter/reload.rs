@@ -42,9 +42,9 @@ impl<'a> Arbiter<'a> {
         match self.prepare_reload() {
             Ok(staged) => self.begin_reload(staged),
             Err(reason) => {
-                error!(self.log(), "reload refused"; "error" => reason);
+                error!(self.log(), "reload rejected"; "error" => reason);
                 self.resume_workers();
-                let status = format!("{}; the last reload was refused", self.status_line());
+                let status = format!("{}; last reload rejected", self.status_line());
                 self.service_manager.ready(&status);
             }
         }
@@ -68,7 +68,7 @@ impl<'a> Arbiter<'a> {
                     Ok(processes) => staged.added.push(processes),
                     Err(error) => {
                         staged.discard(&reusable_listeners);
-                        return Err(format!("cannot make a pipe for a new pool: {error}"));
+                        return Err(format!("failed to create pipe for new pool: {error}"));
                     }
                 },
             }
@@ -125,11 +125,11 @@ impl<'a> Arbiter<'a> {
         let workers: usize = new().map(|pool| pool.supervisor.target()).sum();
         if self.context.has_named_pools {
             let names: Vec<&str> = new().map(Pool::name).collect();
-            info!(self.log(), "reload begins"; "generation" => generation,
+            info!(self.log(), "reload started"; "generation" => generation,
                 "pools" => names.join(", "), "workers" => workers);
         } else {
             let class = new().next().map_or("", |pool| pool.current_generation().spec.class.name());
-            info!(self.log(), "reload begins"; "generation" => generation, "class" => class,
+            info!(self.log(), "reload started"; "generation" => generation, "class" => class,
                 "workers" => workers);
         }
     }
@@ -150,7 +150,7 @@ impl<'a> Arbiter<'a> {
             self.service_manager.remove_stored_fd(&fd_name(listener));
             let of = |(_, known): &&(String, Arc<Listener>)| std::ptr::eq(known.as_ref(), listener);
             let pool = closed.iter().find(of).map_or("", |(pool, _)| pool);
-            info!(self.context.pool_log(pool).logger(), "no longer listening";
+            info!(self.context.pool_log(pool).logger(), "stopped listening";
                 "address" => listener.name());
         }
         self.push_fd_store();
@@ -172,7 +172,7 @@ impl<'a> Arbiter<'a> {
 
     fn log_reload_complete(&mut self) {
         if std::mem::take(&mut self.waiting_for_old_workers) {
-            info!(self.log(), "reload done"; "generation" => self.generation());
+            info!(self.log(), "reload complete"; "generation" => self.generation());
             self.service_manager.ready(&self.status_line());
         }
     }
@@ -190,9 +190,9 @@ impl<'a> Arbiter<'a> {
         self.pools.iter_mut().for_each(|pool| pool.roll_back(is_sole_master, &keep_open));
         let (pool, log) = (&self.pools[failed_pool], &self.context.log);
         let log = if is_named { log.for_pool(pool.name()) } else { log.clone() };
-        error!(log.logger(), "reload failed: back to the earlier settings";
+        error!(log.logger(), "reload failed, rolled back";
             "generation" => self.generation(), "error" => &pool.failure_reason);
-        let status = format!("{}; the last reload failed", self.status_line());
+        let status = format!("{}; last reload failed", self.status_line());
         self.service_manager.ready(&status);
     }
 }
@@ -267,7 +267,7 @@ impl<'a> Pool<'a> {
         let backlog = self.settings().backlog;
         for listener in &self.current_generation().listeners {
             if let Err(error) = listener.set_backlog(backlog) {
-                warn!(self.log(), "backlog cannot be changed"; "address" => listener.name(),
+                warn!(self.log(), "failed to change backlog"; "address" => listener.name(),
                     "error" => %error);
             }
         }
@@ -278,7 +278,7 @@ fn prepare_error_text(error: PrepareError) -> String {
     match error {
         PrepareError::Listen(error) => error_chain(&error),
         PrepareError::Log(error) => error_chain(&error),
-        PrepareError::Scoreboard(error) => format!("cannot make a scoreboard: {error}"),
+        PrepareError::Scoreboard(error) => format!("failed to create scoreboard: {error}"),
     }
 }
 
@@ -295,7 +295,7 @@ fn check_reloadable(context: &MasterContext, config: &ResolvedConfig<'_>) -> Res
         None => Ok(()),
         Some((key, _)) => {
             let source = new.source(key);
-            Err(format!("{key} ({source}) cannot change by a reload: start the program anew"))
+            Err(format!("{key} ({source}) cannot be changed by reload; restart required"))
         }
     }
 }

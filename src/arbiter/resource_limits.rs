@@ -8,27 +8,27 @@ use crate::os::resources;
 use crate::settings::{CoreSize, CpuAffinity, Settings};
 
 /// What is said where more privileges would have helped.
-const HINT: &str = "run the master as root or drop the setting";
+const HINT: &str = "run the master as root or remove the setting";
 
 /// Sets what may need the privileges that the worker is about to drop.
 ///
 /// # Errors
 /// What cannot be set and what to do about it, in words for an operator.
 pub(super) fn apply(settings: &Settings, slot: usize) -> Result<(), String> {
-    if let Some(most) = settings.nofile {
+    if let Some(most) = settings.rlimit_nofile {
         resources::set_nofile_limit(most).map_err(|error| {
             let hint = limit_hint(resources::nofile_hard_limit(), Some(most));
-            refused("nofile", &most, &error, &hint)
+            refused("rlimit_nofile", &most, &error, &hint)
         })?;
     }
-    if let Some(size) = settings.core {
+    if let Some(size) = settings.rlimit_core {
         let most = match size {
             CoreSize::Bytes(bytes) => Some(bytes),
             CoreSize::Unlimited => None,
         };
         let shown = most.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
         resources::set_core_limit(most).map_err(|error| {
-            refused("core", &shown, &error, &limit_hint(resources::core_hard_limit(), most))
+            refused("rlimit_core", &shown, &error, &limit_hint(resources::core_hard_limit(), most))
         })?;
     }
     if let Some(nice) = settings.nice {
@@ -38,8 +38,7 @@ pub(super) fn apply(settings: &Settings, slot: usize) -> Result<(), String> {
         run_on_own_cpu(affinity, slot)?;
     }
     if let Some(score) = settings.oom_score_adj {
-        let hint = "only a master with CAP_SYS_RESOURCE can go below its own; raise the score or \
-                    drop the setting";
+        let hint = "lowering it below the master's own requires CAP_SYS_RESOURCE; raise the score or remove the setting";
         resources::set_oom_score_adj(score)
             .map_err(|error| refused("oom_score_adj", &score, &error, hint))?;
     }
@@ -51,24 +50,24 @@ pub(super) fn apply(settings: &Settings, slot: usize) -> Result<(), String> {
 /// # Errors
 /// As [`set`].
 pub(super) fn finalize(settings: &Settings) -> Result<(), String> {
-    if settings.core.is_some_and(|size| size != CoreSize::Bytes(0)) {
-        resources::allow_core_dumps().map_err(|error| format!("cannot allow core dumps: {error}"))?;
+    if settings.rlimit_core.is_some_and(|size| size != CoreSize::Bytes(0)) {
+        resources::allow_core_dumps().map_err(|error| format!("failed to allow core dumps: {error}"))?;
     }
     if settings.no_new_privs {
         resources::set_no_new_privs()
-            .map_err(|error| refused("no_new_privs", &true, &error, "drop the setting"))?;
+            .map_err(|error| refused("no_new_privs", &true, &error, "remove the setting"))?;
     }
     Ok(())
 }
 
 fn run_on_own_cpu(affinity: &CpuAffinity, slot: usize) -> Result<(), String> {
     let usable = resources::usable_cpus()
-        .map_err(|error| format!("cannot tell the processors for cpu_affinity: {error}"))?;
+        .map_err(|error| format!("failed to read usable CPUs for cpu_affinity: {error}"))?;
     let Some(cpu) = affinity.for_slot(slot, &usable) else { return Ok(()) };
     resources::bind_to_cpu(cpu).map_err(|error| {
         let usable: Vec<String> = usable.iter().map(ToString::to_string).collect();
         format!(
-            "cannot run on processor {cpu} of cpu_affinity: {error}; the master may use {}",
+            "failed to set cpu_affinity to CPU {cpu}: {error}; the master may use {}",
             usable.join(", ")
         )
     })
@@ -85,7 +84,7 @@ fn limit_hint(hard: Option<u64>, wanted: Option<u64>) -> String {
 }
 
 fn refused(key: &str, value: &impl Display, error: &io::Error, hint: &str) -> String {
-    format!("cannot set {key} to {value}: {error}; {hint}")
+    format!("failed to set {key} to {value}: {error}; {hint}")
 }
 
 #[cfg(test)]
@@ -97,8 +96,7 @@ mod tests {
         let error = io::Error::from_raw_os_error(1);
         assert_eq!(
             refused("nice", &-5, &error, HINT),
-            "cannot set nice to -5: Operation not permitted (os error 1); run the master as root \
-             or drop the setting"
+            "failed to set nice to -5: Operation not permitted (os error 1); run the master as root or remove the setting"
         );
     }
 

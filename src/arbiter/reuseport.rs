@@ -51,7 +51,7 @@ impl ProcessTable<'_> {
         let backlog = self.current.spec.settings.backlog;
         for listener in &self.current.listeners {
             if let Err(error) = listener.start_listening(backlog) {
-                warn!(self.current.log.logger(), "socket of reuse_port cannot listen";
+                warn!(self.current.log.logger(), "failed to listen on reuse_port socket";
                     "address" => listener.name(), "error" => %error);
             }
         }

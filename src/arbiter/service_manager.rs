@@ -15,10 +15,10 @@ use crate::time::MonotonicTime;
 const SERVICE_MANAGER_MARGIN: Duration = Duration::from_secs(5);
 
 impl Arbiter<'_> {
-    /// Such as `4/4 ready, generation 3`, over all pools.
+    /// Such as `4/4 workers ready, generation 3`, over all pools.
     pub(super) fn status_line(&self) -> String {
         let ready: usize = self.pools.iter().map(|pool| pool.supervisor.ready_count()).sum();
-        format!("{ready}/{} ready, generation {}", self.target(), self.generation())
+        format!("{ready}/{} workers ready, generation {}", self.target(), self.generation())
     }
 
     pub(super) fn notify_starting(&mut self) {
@@ -63,7 +63,7 @@ impl Arbiter<'_> {
             UpgradePeer::None | UpgradePeer::NewMaster { .. } => {
                 let drains =
                     self.pools.iter().map(Pool::settings).map(|settings| {
-                        settings.graceful_timeout.saturating_add(settings.abort_grace)
+                        settings.graceful_timeout.saturating_add(settings.abort_timeout)
                     });
                 let drain = drains.max().unwrap_or_default();
                 self.service_manager.stopping(drain.saturating_add(SERVICE_MANAGER_MARGIN));

@@ -83,28 +83,28 @@ impl Arbiter<'_> {
         self.upgrade_pending = false;
         match self.exec_new_master() {
             Ok((pid, kin)) => {
-                info!(self.log(), "upgrade begins"; "pid" => pid.as_raw());
+                info!(self.log(), "upgrade started"; "pid" => pid.as_raw());
                 self.upgrade_peer = kin;
             }
-            Err(reason) => error!(self.log(), "upgrade refused"; "error" => reason),
+            Err(reason) => error!(self.log(), "upgrade rejected"; "error" => reason),
         }
     }
 
     fn exec_new_master(&self) -> Result<(Pid, UpgradePeer), String> {
         if self.stopping().is_some() {
-            return Err("this master is stopping".to_owned());
+            return Err("master is stopping".to_owned());
         }
         match &self.upgrade_peer {
             UpgradePeer::None => (),
             UpgradePeer::NewMaster { pid, .. } => {
-                return Err(format!("an upgrade is under way, to process {pid}"));
+                return Err(format!("upgrade to process {pid} already in progress"));
             }
             UpgradePeer::OldMaster { pid, .. } => {
-                return Err(format!("this master has not taken over from process {pid} yet"));
+                return Err(format!("upgrade from process {pid} not complete"));
             }
         }
-        let exec_args = self.exec_args.as_ref().ok_or("how this program was started is not known")?;
-        let (channel, peer_end) = UpgradeChannel::new().map_err(|error| format!("cannot make a line: {error}"))?;
+        let exec_args = self.exec_args.as_ref().ok_or("command line or working directory of this program unknown")?;
+        let (channel, peer_end) = UpgradeChannel::new().map_err(|error| format!("failed to create upgrade channel: {error}"))?;
         let listeners = self.pools.iter().flat_map(|pool| pool.current_generation().open_listeners());
         let listeners: Vec<_> = listeners.collect();
         let sockets = listeners.iter().map(|listener| listener.as_raw_fd());
@@ -127,7 +127,7 @@ impl Arbiter<'_> {
             }
             1
         });
-        let pid = forked.map_err(|error| format!("cannot fork: {error}"))?;
+        let pid = forked.map_err(|error| format!("failed to fork: {error}"))?;
         let ready_deadline = clock::now().saturating_add(self.max_boot_timeout() + START_ALLOWANCE);
         let (channel, state) = (Some(channel), UpgradePhase::Starting);
         Ok((pid, UpgradePeer::NewMaster { pid, channel, state, ready_deadline }))
@@ -145,12 +145,12 @@ impl Arbiter<'_> {
             (UpgradePeer::NewMaster { pid, state, .. }, Some(UpgradeMessage::Ready)) => {
                 *state = UpgradePhase::Ready;
                 let pid = pid.as_raw();
-                info!(self.log(), "successor is ready"; "pid" => pid);
+                info!(self.log(), "new master ready"; "pid" => pid);
             }
             (UpgradePeer::NewMaster { state, .. }, Some(UpgradeMessage::ExecFailed(errno))) => {
                 *state = UpgradePhase::Failed;
                 let error = io::Error::from_raw_os_error(errno).to_string();
-                error!(self.log(), "upgrade failed: the program cannot be started";
+                error!(self.log(), "upgrade failed: exec failed";
                     "error" => error);
             }
             (UpgradePeer::NewMaster { state, .. }, Some(UpgradeMessage::Failed(reason))) => {
@@ -175,7 +175,7 @@ impl Arbiter<'_> {
         if let Some(pidfile) = &mut self.pidfile
             && let Err(error) = pidfile.promote()
         {
-            warn!(self.context.log.logger(), "pid file keeps its second name";
+            warn!(self.context.log.logger(), "failed to rename pid file";
                 "error" => error.to_string());
         }
         self.cgroups.find_orphans(pid);
@@ -183,8 +183,8 @@ impl Arbiter<'_> {
         if self.stopping().is_some() {
             self.begin_shutdown(); // the stop came when there was still another master
         }
-        info!(self.log(), "promoted"; "pid" => Pid::this().as_raw(),
-            "predecessor" => pid.as_raw());
+        info!(self.log(), "upgrade complete"; "pid" => Pid::this().as_raw(),
+            "old_master_pid" => pid.as_raw());
     }
 
     /// If a process that has ended was the successor, whose last words have been heard, everything
@@ -203,13 +203,13 @@ impl Arbiter<'_> {
         let (pid, how) = (ended.as_raw(), exit.to_string());
         match state {
             UpgradePhase::Ready => {
-                warn!(self.log(), "successor has ended"; "pid" => pid, "exit" => how)
+                warn!(self.log(), "new master exited"; "pid" => pid, "exit" => how)
             }
             UpgradePhase::Failed => {
-                info!(self.log(), "successor has ended"; "pid" => pid, "exit" => how)
+                info!(self.log(), "new master exited"; "pid" => pid, "exit" => how)
             }
             UpgradePhase::Starting => {
-                error!(self.log(), "upgrade failed: the successor was never ready";
+                error!(self.log(), "upgrade failed: new master exited during startup";
                     "pid" => pid, "exit" => how);
             }
         }
@@ -220,7 +220,7 @@ impl Arbiter<'_> {
     pub(super) fn resume_workers(&mut self) {
         let resumed = self.pools.iter_mut().map(|pool| pool.supervisor.resume());
         if resumed.fold(false, |any, news| any | news) {
-            info!(self.log(), "workers come back");
+            info!(self.log(), "resuming workers");
         }
     }
 
@@ -232,7 +232,7 @@ impl Arbiter<'_> {
         if let UpgradePeer::NewMaster { pid, state, .. } = &mut self.upgrade_peer {
             *state = UpgradePhase::Failed;
             let pid = *pid;
-            error!(self.log(), "upgrade failed: the successor is not ready in time";
+            error!(self.log(), "upgrade failed: new master not ready in time";
                 "pid" => pid.as_raw());
             process::send_sigkill(pid); // its workers follow it
         }
@@ -242,13 +242,13 @@ impl Arbiter<'_> {
     pub(super) fn suspend_workers(&mut self) {
         if !self.context.settings.daemon && self.upgrade_peer.is_none() {
             // A terminal that changes its size sends it too.
-            warn!(self.log(), "signal has no effect outside a daemon"; "signal" => "WINCH");
+            warn!(self.log(), "signal ignored: not a daemon"; "signal" => "WINCH");
             return;
         }
-        info!(self.log(), "workers are let go");
+        info!(self.log(), "suspending workers");
         for pool in &mut self.pools {
             if pool.supervisor.is_reloading() {
-                pool.failure_reason = "the workers were let go".to_owned();
+                pool.failure_reason = "workers were suspended".to_owned();
             }
             pool.supervisor.suspend();
         }

@@ -61,7 +61,7 @@ impl BootReporter<'_> {
     /// Tells the operator, and the master, why this worker could not boot.
     fn boot_failed(&self, reason: &str) -> u8 {
         self.scoreboard.row(self.row).set_exit_note(reason);
-        self.log_failure("worker cannot boot", Fields::new().text("error", reason));
+        self.log_failure("worker failed to boot", Fields::new().text("error", reason));
         EXIT_BOOT
     }
 
@@ -84,7 +84,7 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
     let pid = Pid::this().as_raw();
     process::close_fds(&init.fds_to_close);
     if let Err(error) = init.cgroups.enter() {
-        warn!(log, "worker has no control group of its own"; "pid" => pid, "slot" => slot,
+        warn!(log, "failed to create worker cgroup"; "pid" => pid, "slot" => slot,
             "error" => error.to_string());
     }
     let reporter = BootReporter { scoreboard, row, log, slot, is_canary: init.is_canary };
@@ -92,7 +92,7 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
     let signals = match SignalPipe::open() {
         Ok(signals) => signals,
         Err(error) => {
-            return reporter.boot_failed(&format!("cannot open the signal pipe: {error}"));
+            return reporter.boot_failed(&format!("failed to open signal pipe: {error}"));
         }
     };
     if let Err(reason) = apply_process_settings(&init) {
@@ -106,7 +106,7 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
     let app = match catch_unwind(AssertUnwindSafe(boot)) {
         Ok(Ok(app)) => app,
         Ok(Err(reason)) => return reporter.boot_failed(&error_chain(reason.as_ref())),
-        Err(_) => return reporter.boot_failed("the app panicked while it booted"),
+        Err(_) => return reporter.boot_failed("app panicked during boot"),
     };
     debug!(log, "app booted"; "pid" => pid, "slot" => slot);
     match catch_unwind(AssertUnwindSafe(|| serve(init, signals, &app, &reporter))) {
@@ -155,7 +155,7 @@ fn apply_process_settings(init: &WorkerInit<'_>) -> Result<(), String> {
     credentials.apply().map_err(|error| {
         let user = settings.user.as_deref().unwrap_or("-");
         let group = settings.group.as_deref().unwrap_or("-");
-        format!("cannot become user {user}, group {group}: {error}")
+        format!("failed to switch to user {user}, group {group}: {error}")
     })?;
     if let Some(dir) = &settings.chdir {
         change_dir(dir)?;
@@ -166,12 +166,12 @@ fn apply_process_settings(init: &WorkerInit<'_>) -> Result<(), String> {
 
 fn change_dir(dir: &Path) -> Result<(), String> {
     std::env::set_current_dir(dir)
-        .map_err(|error| format!("cannot enter the folder {}: {error}", dir.display()))
+        .map_err(|error| format!("failed to change directory to {}: {error}", dir.display()))
 }
 
 fn watch_parent(master: Pid) -> Result<(), String> {
-    signal::request_parent_death_signal().map_err(|error| format!("cannot watch the master: {error}"))?;
-    if Pid::parent() == master { Ok(()) } else { Err("the master has died".to_owned()) }
+    signal::request_parent_death_signal().map_err(|error| format!("failed to watch master: {error}"))?;
+    if Pid::parent() == master { Ok(()) } else { Err("master exited".to_owned()) }
 }
 
 fn serve(
@@ -187,11 +187,11 @@ fn serve(
     match guard {
         Ok(guard) => signal::catch_stop_signals(guard.with_limit(settings.graceful_timeout)),
         Err(error) => {
-            return reporter.boot_failed(&format!("cannot share the doorbell: {error}"));
+            return reporter.boot_failed(&format!("failed to duplicate wakeup pipe: {error}"));
         }
     }
     if let Err(error) = signal::catch_parent_death(settings.graceful_timeout) {
-        return reporter.boot_failed(&format!("cannot watch the master: {error}"));
+        return reporter.boot_failed(&format!("failed to watch master: {error}"));
     }
     let made = Lifecycle::new(LifecycleParts {
         heartbeat: init.heartbeat,
@@ -207,7 +207,7 @@ fn serve(
     let lifecycle: &'static Lifecycle = match made {
         Ok(lifecycle) => Box::leak(Box::new(lifecycle)),
         Err(error) => {
-            return reporter.boot_failed(&format!("cannot open a pipe: {error}"));
+            return reporter.boot_failed(&format!("failed to open pipe: {error}"));
         }
     };
     let class = pool_generation.spec.class;
@@ -215,14 +215,14 @@ fn serve(
     if !class.runs_command()
         && let Some(error) = pool_generation.listeners.iter().find_map(nonblocking_error)
     {
-        return reporter.boot_failed(&format!("cannot set up a socket: {error}"));
+        return reporter.boot_failed(&format!("failed to set socket non-blocking: {error}"));
     }
     let ctx = WorkerContext { listeners: &pool_generation.listeners, app, settings, worker, log, lifecycle };
     match class.run(&ctx) {
         Ok(()) => 0,
         // It was told so by nothing but the loss of its listeners.
         Err(reason) if scoreboard.row(init.row).status() == WorkerStatus::Draining && !signal::is_polled() => {
-            debug!(log, "worker class ended"; "pid" => Pid::this().as_raw(), "slot" => worker.slot,
+            debug!(log, "worker class returned"; "pid" => Pid::this().as_raw(), "slot" => worker.slot,
                 "error" => error_chain(reason.as_ref()));
             0
         }
@@ -241,7 +241,7 @@ fn install_panic_hook(scoreboard: Arc<Scoreboard>, log: Logger, reporter: &BootR
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = panic.payload_as_str().unwrap_or("(no message)").to_owned();
         let reporter = BootReporter { scoreboard: &scoreboard, row, log: &log, slot, is_canary };
-        reporter.log_failure("panic", Fields::new().text("error", text).text("at", location));
+        reporter.log_failure("worker panicked", Fields::new().text("error", text).text("location", location));
     }));
 }
 
@@ -251,7 +251,7 @@ fn install_abort_backtrace(log: &Logger, slot: usize) {
     signal::install_abort_hook(move || {
         let trace = Backtrace::force_capture().to_string();
         warn!(log, "worker aborted"; "pid" => Pid::this().as_raw(), "slot" => slot,
-            "thread" => process::thread_id(), "backtrace" => format_backtrace(&trace));
+            "tid" => process::thread_id(), "backtrace" => format_backtrace(&trace));
     });
 }
 

@@ -70,7 +70,7 @@ fn parse_bool_flag_value_needs_equals_sign() {
     let settings = parse_settings(&["-Dw", "3", "--single-instance", "echo"]);
     assert_eq!((settings.app.as_str(), settings.workers), ("echo", Workers::Fixed(3)));
     assert!(settings.daemon && settings.single_instance);
-    assert_usage_error(&["--daemon=perhaps"], "--daemon: \"perhaps\" is neither yes nor no: give true or false");
+    assert_usage_error(&["--daemon=perhaps"], "--daemon: \"perhaps\" is not a boolean: give true or false");
     let invocation = invoke(&["-D=no"], &[("OSTLER_DAEMON", "1")]).expect("a good line");
     assert!(!load(&invocation).daemon);
 }
@@ -90,7 +90,7 @@ fn parse_invalid_args_exit_with_2() {
     assert_usage_error(&["-b", ":1", "-b", ":1"], "--bind: \":1\" repeats \":1\"");
     assert_usage_error(&["a=1"], "APP: \"a=1\" is an option, not an app");
     assert_usage_error(&["demo", "x"], "APP: \"x\" is not an option of the app: give KEY=VALUE");
-    assert_usage_error(&["demo", "a=1", "a=2"], "APP: \"a=2\" gives an option a second time");
+    assert_usage_error(&["demo", "a=1", "a=2"], "APP: \"a=2\" is a duplicate option");
     assert_usage_error(&["demo", "name=x"], "APP: \"name\" cannot be an option");
     assert_usage_error(&["--check-config", "--list-classes"], "the argument '--check-config' cannot be used");
     let odd = OsString::from_vec(b"a\xff".to_vec());
@@ -105,7 +105,7 @@ fn parse_args_after_dashes_set_command() {
     assert_eq!(settings.source("command").to_string(), "COMMAND");
     assert_eq!(parse_settings(&["--command", "a", "--command=-b"]).command, ["a", "-b"]);
     assert_eq!(parse_settings(&["-b", "none"]).bind, []);
-    assert_usage_error(&["--command", "a", "--", "b"], "COMMAND: is given after -- and by --command");
+    assert_usage_error(&["--command", "a", "--", "b"], "COMMAND: is given both after -- and by --command");
 }
 
 #[test]

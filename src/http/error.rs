@@ -12,22 +12,22 @@ pub(super) struct RequestError {
 
 impl RequestError {
     /// The request's head or body took too long to arrive (RFC 9110, section 15.5.9).
-    pub(super) const TIMEOUT: Self = Self::new(408, "the request did not arrive in time");
+    pub(super) const TIMEOUT: Self = Self::new(408, "request timed out");
     /// More body than allowed (RFC 9110, section 15.5.14).
-    pub(super) const BODY: Self = Self::new(413, "the body is larger than allowed");
+    pub(super) const BODY: Self = Self::new(413, "request body too large");
     /// A request line longer than a whole head may be (RFC 9110, section 15.5.15).
-    pub(super) const REQUEST_LINE: Self = Self::new(414, "the request line is longer than allowed");
+    pub(super) const REQUEST_LINE: Self = Self::new(414, "request line too long");
     /// An expectation other than `100-continue` (RFC 9110, section 15.5.18).
     pub(super) const EXPECTATION: Self =
-        Self::new(417, "the only known expectation is 100-continue");
+        Self::new(417, "only the expectation 100-continue is supported");
     /// A head larger than allowed (RFC 6585, section 5).
-    pub(super) const HEAD: Self = Self::new(431, "the head is larger than allowed");
+    pub(super) const HEAD: Self = Self::new(431, "request head too large");
     /// More header fields than allowed (RFC 6585, section 5).
-    pub(super) const FIELDS: Self = Self::new(431, "there are more header fields than allowed");
+    pub(super) const FIELDS: Self = Self::new(431, "too many header fields");
     /// A transfer coding other than `chunked` (RFC 9112, section 6.1).
-    pub(super) const CODING: Self = Self::new(501, "the only known transfer coding is chunked");
+    pub(super) const CODING: Self = Self::new(501, "only the transfer coding chunked is supported");
     /// A version other than 1.0 and 1.1 (RFC 9110, section 15.6.6).
-    pub(super) const VERSION: Self = Self::new(505, "only HTTP/1.0 and HTTP/1.1 are spoken here");
+    pub(super) const VERSION: Self = Self::new(505, "only HTTP/1.0 and HTTP/1.1 are supported");
 
     /// A fault with its status and reason.
     pub(super) const fn new(status: u16, reason: &'static str) -> Self {

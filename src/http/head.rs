@@ -190,7 +190,7 @@ impl<'a> FramingHeaders<'a> {
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
                 if self.host.replace(value).is_some() {
-                    return Err(RequestError::bad_request("Host is given twice"));
+                    return Err(RequestError::bad_request("duplicate Host"));
                 }
                 if !is_authority(value) {
                     return Err(RequestError::bad_request("Host is malformed"));
@@ -209,7 +209,7 @@ impl<'a> FramingHeaders<'a> {
             14 if name.eq_ignore_ascii_case("content-length") => {
                 let length = decimal(value).ok_or(RequestError::bad_request("Content-Length is malformed"))?;
                 if self.length.replace(length).is_some() {
-                    return Err(RequestError::bad_request("Content-Length is given twice"));
+                    return Err(RequestError::bad_request("duplicate Content-Length"));
                 }
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
@@ -246,7 +246,7 @@ impl<'a> FramingHeaders<'a> {
             return Ok(Framing::Length(self.length.unwrap_or(0)));
         };
         if self.length.is_some() {
-            return Err(RequestError::bad_request("Content-Length and Transfer-Encoding are both given"));
+            return Err(RequestError::bad_request("both Content-Length and Transfer-Encoding present"));
         }
         if version == Version::Http10 {
             return Err(RequestError::bad_request("HTTP/1.0 has no Transfer-Encoding"));

@@ -52,7 +52,7 @@ impl Scanner {
         let mut skipped = 0;
         while self.scanned == 0 && bytes[skipped..].starts_with(b"\r\n") {
             if self.blanks == BLANK_LINES_MAX {
-                return Err(RequestError::bad_request("there are empty lines before the request line"));
+                return Err(RequestError::bad_request("empty lines before the request line"));
             }
             self.blanks += 1;
             skipped += 2;

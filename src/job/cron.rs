@@ -37,7 +37,7 @@ impl Cron {
         // Some look well and never come true, such as the 31st of February.
         match cron.next_in(&Utc, WallTime::default()) {
             Some(_) => Ok(cron),
-            None => Err(format!("{text:?} fits no date")),
+            None => Err(format!("{text:?} matches no date")),
         }
     }
 

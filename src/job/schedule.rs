@@ -85,7 +85,7 @@ impl Schedule {
                 Self::cron(text).map(Some).map_err(bad)
             }
             (Some(_), Some(_)) => {
-                let why = "a job has one schedule, and every is given too: leave one out";
+                let why = "a job has one schedule: give either every or cron";
                 Err(ConfigError::for_option("cron", why))
             }
         }

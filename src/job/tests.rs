@@ -129,11 +129,11 @@ fn config_error(options: &[(&str, &str)]) -> (Option<String>, String) {
 fn bad_schedule_is_rejected_by_option_name() {
     for (key, value, why) in [
         ("every", "soon", "\"soon\" is not a duration"),
-        ("every", "0", "\"0\" is too short: the least is 1ms"),
+        ("every", "0", "\"0\" is too short: the minimum is 1ms"),
         ("cron", "61 * * * *", "\"61 * * * *\" is not a cron expression ("),
         ("cron", "* * *", "\"* * *\" is not a cron expression ("),
         ("cron", "", "\"\" is not a cron expression ("),
-        ("cron", "0 0 31 2 *", "\"0 0 31 2 *\" fits no date"),
+        ("cron", "0 0 31 2 *", "\"0 0 31 2 *\" matches no date"),
     ] {
         let (option, reason) = config_error(&[(key, value)]);
         assert_eq!(option.as_deref(), Some(key));
@@ -141,7 +141,7 @@ fn bad_schedule_is_rejected_by_option_name() {
     }
     let (option, reason) = config_error(&[("cron", "* * * * *"), ("every", "1s")]);
     assert_eq!(option.as_deref(), Some("cron"));
-    assert!(reason.contains("every is given too"), "{reason}");
+    assert!(reason.contains("give either every or cron"), "{reason}");
     assert!(Schedule::from_options(&Options::new()).unwrap().is_none());
     assert!(config_error(&[("cron", &"*".repeat(300))]).1.starts_with("is longer than"));
 }

@@ -42,28 +42,26 @@ pub enum ListenError {
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resolve { address, .. } => write!(f, "cannot find the host of {address}"),
-            Self::Bind { address, .. } => write!(f, "cannot listen on {address}"),
+            Self::Resolve { address, .. } => write!(f, "failed to resolve the host of {address}"),
+            Self::Bind { address, .. } => write!(f, "failed to listen on {address}"),
             Self::Access { address, .. } => {
                 write!(
                     f,
-                    "cannot set socket_mode, socket_user and socket_group of {address}, which only \
-                     root can give away"
+                    "failed to set socket_mode, socket_user and socket_group of {address}; changing the owner requires root"
                 )
             }
             Self::NotASocket(path) => write!(
                 f,
-                "cannot listen on unix:{}: the path holds something that is not a socket; \
-                 choose another path or move it away",
+                "failed to listen on unix:{}: the path exists and is not a socket; choose another path or remove it",
                 path.display()
             ),
             Self::InUse(path) => write!(
                 f,
-                "cannot listen on unix:{}: another program is serving there",
+                "failed to listen on unix:{}: another process is listening there",
                 path.display()
             ),
             Self::NotAListener(number) => {
-                write!(f, "cannot listen on fd://{number}: it is not a listening stream socket")
+                write!(f, "failed to listen on fd://{number}: it is not a listening stream socket")
             }
         }
     }

@@ -47,7 +47,7 @@ impl FlightRecorder {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o640);
         let file = options.custom_flags(file::NOFOLLOW).open(path)?;
-        let other = || io::Error::other("it is not a file of events; choose another path");
+        let other = || io::Error::other("not a flight recorder file; choose another path");
         if !file.metadata()?.is_file() {
             return Err(other());
         }

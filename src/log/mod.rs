@@ -55,7 +55,7 @@ pub struct LogError {
 
 impl fmt::Display for LogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot open the {} {}", self.what, self.path.display())
+        write!(f, "failed to open {} {}", self.what, self.path.display())
     }
 }
 
@@ -175,7 +175,7 @@ impl LogTargetFile {
 }
 
 fn open_recorder(path: &Path) -> Result<FlightRecorder, LogError> {
-    let failed = |source| LogError { what: "file of events", path: path.to_path_buf(), source };
+    let failed = |source| LogError { what: "flight recorder file", path: path.to_path_buf(), source };
     FlightRecorder::open(path).map_err(failed)
 }
 

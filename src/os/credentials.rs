@@ -77,17 +77,17 @@ impl Credentials {
             setgid(group)?;
             let now = getresgid()?;
             if [now.real, now.effective, now.saved] != [group; 3] {
-                return Err(io::Error::other(format!("the group ids did not all become {group}")));
+                return Err(io::Error::other(format!("failed to set all group IDs to {group}")));
             }
         }
         if let Some(user) = self.user.map(Uid::from_raw) {
             setuid(user)?;
             let now = getresuid()?;
             if [now.real, now.effective, now.saved] != [user; 3] {
-                return Err(io::Error::other(format!("the user ids did not all become {user}")));
+                return Err(io::Error::other(format!("failed to set all user IDs to {user}")));
             }
             if !user.is_root() && setuid(Uid::from_raw(0)).is_ok() {
-                return Err(io::Error::other("the privileges that were dropped can be regained"));
+                return Err(io::Error::other("dropped privileges can be regained"));
             }
         }
         Ok(())
@@ -100,7 +100,7 @@ impl Credentials {
         if sorted_unique(now) == sorted_unique(self.groups.clone()) {
             Ok(())
         } else {
-            Err(io::Error::other("the supplementary groups did not become those of the user"))
+            Err(io::Error::other("failed to set the user's supplementary groups"))
         }
     }
 }
@@ -153,8 +153,8 @@ fn find_user(text: &str) -> Result<UserAccount, String> {
             Ok(UserAccount { id: user.uid.as_raw(), passwd: Some(entry) })
         }
         (Ok(None), Some(id)) if id != UNCHANGED_ID => Ok(UserAccount { id, passwd: None }),
-        (Ok(None), _) => Err(format!("there is no user {text:?} on this machine")),
-        (Err(errno), _) => Err(format!("cannot look up user {text:?}: {errno}")),
+        (Ok(None), _) => Err(format!("unknown user {text:?}")),
+        (Err(errno), _) => Err(format!("failed to look up user {text:?}: {errno}")),
     }
 }
 
@@ -164,15 +164,15 @@ fn find_group(text: &str) -> Result<u32, String> {
     }
     match Group::from_name(text) {
         Ok(Some(group)) => Ok(group.gid.as_raw()),
-        Ok(None) => Err(format!("there is no group {text:?} on this machine")),
-        Err(errno) => Err(format!("cannot look up group {text:?}: {errno}")),
+        Ok(None) => Err(format!("unknown group {text:?}")),
+        Err(errno) => Err(format!("failed to look up group {text:?}: {errno}")),
     }
 }
 
 /// All groups of a user, of which `group` is one.
 fn groups_of(entry: &PasswdEntry, group: u32) -> Result<Vec<u32>, String> {
     let failed = |why: &dyn std::fmt::Display| {
-        format!("cannot look up the groups of user {:?}: {why}", entry.name)
+        format!("failed to look up the groups of user {:?}: {why}", entry.name)
     };
     let name = CString::new(entry.name.as_str()).map_err(|error| failed(&error))?;
     let groups = getgrouplist(&name, Gid::from_raw(group)).map_err(|errno| failed(&errno))?;
@@ -221,11 +221,11 @@ mod tests {
         for text in ["no-such-name", "-1", "4294967295", "99999999999"] {
             assert_eq!(
                 Credentials::lookup(Some(text), None).unwrap_err(),
-                format!("there is no user {text:?} on this machine")
+                format!("unknown user {text:?}")
             );
             assert_eq!(
                 lookup_gid(text).unwrap_err(),
-                format!("there is no group {text:?} on this machine")
+                format!("unknown group {text:?}")
             );
         }
     }

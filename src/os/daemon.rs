@@ -47,7 +47,7 @@ pub(crate) fn daemonize(body: impl FnOnce(StartupNotifier) -> u8) -> io::Result<
         let daemon = process::fork(|| {
             let notifier = StartupNotifier { pipe: RefCell::new(Some(write)) };
             if let Err(error) = detach_from_terminal() {
-                notifier.notify(1, &format!("cannot leave the terminal: {error}"));
+                notifier.notify(1, &format!("failed to detach from terminal: {error}"));
                 return 1;
             }
             body(notifier)
@@ -72,7 +72,7 @@ fn read_startup_result(pipe: &OwnedFd) -> io::Result<(u8, String)> {
     let mut message = [0; 4096];
     loop {
         match nix::unistd::read(pipe, &mut message) {
-            Ok(0) => return Ok((1, "the daemon ended before it was ready".to_owned())),
+            Ok(0) => return Ok((1, "daemon exited before it was ready".to_owned())),
             Ok(n) => {
                 let text = String::from_utf8_lossy(&message[1..n]).into_owned();
                 return Ok((message[0], text));

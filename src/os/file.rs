@@ -65,7 +65,7 @@ pub(crate) fn set_access(
 ) -> io::Result<()> {
     let fd = open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     if SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFSOCK {
-        return Err(io::Error::other("somebody has put something else at the path"));
+        return Err(io::Error::other("path was replaced by another process"));
     }
     if user.is_some() || group.is_some() {
         let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));

@@ -11,7 +11,7 @@ use super::error::NIL;
 use super::scan;
 
 /// Why parameters cannot be arguments.
-pub(super) const NO_ARRAY: &str = "they are no array";
+pub(super) const NO_ARRAY: &str = "not an array";
 
 /// The parameters of a call: one encoded value, to be read as an array of arguments by any type; by
 /// `()` if there are none.

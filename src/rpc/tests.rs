@@ -224,7 +224,7 @@ fn failed_call_returns_error_and_connection_stays_open() {
     expect(request(9, "add", ("1", 2)), "invalid type: string \"1\", expected i64");
     expect(request(9, "add", (1,)), "bad arguments: ");
     expect(request(9, "add", (1, 2, 3)), "bad arguments: ");
-    expect(request(9, "add", 5), "bad arguments: they are no array");
+    expect(request(9, "add", 5), "bad arguments: not an array");
     expect(request(9, "none", (1,)), "bad arguments: ");
     expect(request(9, "fail", ("my reason",)), "my reason");
     expect(request(9, "nil", [0; 0]), "the method failed");

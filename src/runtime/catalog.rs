@@ -93,7 +93,7 @@ impl Catalog {
         Credentials::lookup(None, group).map_err(setting_error("group"))?;
         let identity = Credentials::lookup(user, group).map_err(setting_error(key))?;
         if !identity.can_apply() {
-            let reason = "only a master that runs as root can run workers as somebody else";
+            let reason = "user/group require the master to run as root";
             return Err(setting_error(key)(reason.to_owned()));
         }
         let user = settings.socket_user.as_deref().map(credentials::lookup_uid).transpose();
@@ -116,7 +116,7 @@ impl Catalog {
             let job_classes: Vec<_> = self.registry.names_of(|class| class.runs_jobs()).collect();
             let (class, app, able) = (class.name(), app.name(), job_classes.join(", "));
             let reason =
-                format!("{class:?} runs no jobs, and app {app:?} is one; those that do are: ");
+                format!("{class:?} does not run jobs, and app {app:?} is a job; available: ");
             return Err(("worker_class", reason + &able));
         }
         Ok(())
@@ -126,7 +126,7 @@ impl Catalog {
         let found = self.apps.iter().find(|app| app.name() == name);
         found.map(AsRef::as_ref).ok_or_else(|| {
             let known: Vec<_> = self.apps.iter().map(|app| app.name()).collect();
-            format!("there is no app {name:?}; known are: {}", known.join(", "))
+            format!("unknown app {name:?}; available: {}", known.join(", "))
         })
     }
 }
@@ -141,20 +141,20 @@ fn check_command(
     if class.runs_command() {
         if !matches!(settings.source("app"), Source::Default) {
             let reason = format!(
-                "class {name} runs a COMMAND and serves no app: leave out {:?}",
+                "worker class {name} runs a COMMAND and serves no app: remove {:?}",
                 settings.app
             );
             return Err(("app", reason));
         }
         if settings.command.is_empty() {
             let reason =
-                format!("class {name} runs a COMMAND: give one, with its arguments, after --");
+                format!("worker class {name} requires a COMMAND: give it with its arguments after --");
             return Err(("command", reason));
         }
         return worker::program::check_command(settings).map_err(|error| ("command", error.to_string()));
     }
     if let Some(word) = settings.command.first() {
-        let reason = format!("class {name} runs no command: leave out {word:?}, or take class exec");
+        let reason = format!("worker class {name} does not run a command: remove {word:?}, or use worker class exec");
         return Err(("command", reason));
     }
     Ok(())
@@ -165,10 +165,10 @@ fn check_bind(app: &dyn App, class: &dyn WorkerClass, settings: &Settings) -> Re
     let (is_empty, name) = (settings.bind.is_empty(), class.name());
     match not_listening_reason(app, class) {
         Some(subject) if !is_empty && *settings.source("bind") != Source::Default => {
-            Err(format!("{subject} listens nowhere: leave bind out"))
+            Err(format!("{subject} does not listen: remove bind"))
         }
         None if is_empty && !class.runs_command() => {
-            Err(format!("is empty, but class {name} serves clients: give an address"))
+            Err(format!("is empty, but worker class {name} serves clients: give an address"))
         }
         Some(_) | None => Ok(()),
     }
@@ -178,7 +178,7 @@ fn check_bind(app: &dyn App, class: &dyn WorkerClass, settings: &Settings) -> Re
 /// no clients.
 fn not_listening_reason(app: &dyn App, class: &dyn WorkerClass) -> Option<String> {
     if app.is_job() {
-        return Some(format!("app {:?} is a job, which", app.name()));
+        return Some(format!("app {:?} is a job and", app.name()));
     }
     (!class.listens()).then(|| format!("class {:?}", class.name()))
 }

@@ -59,11 +59,11 @@ impl fmt::Display for RuntimeError {
             Self::Listen(error) => f.write_str(&log::error_chain(error)),
             Self::Log(error) => f.write_str(&log::error_chain(error)),
             Self::PidFile(error) => f.write_str(&log::error_chain(error)),
-            Self::Os(error) => write!(f, "the kernel refuses what a master needs: {error}"),
+            Self::Os(error) => write!(f, "system call failed: {error}"),
             Self::NeverReady(reason) if reason.is_empty() => {
-                f.write_str("giving up: no worker was ever ready")
+                f.write_str("giving up: no worker became ready")
             }
-            Self::NeverReady(reason) => write!(f, "giving up: no worker was ever ready: {reason}"),
+            Self::NeverReady(reason) => write!(f, "giving up: no worker became ready: {reason}"),
         }
     }
 }

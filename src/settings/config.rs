@@ -109,7 +109,7 @@ impl Configuration {
                 source: Source::Flag { flag: "--pool".into() },
                 key: "pool".into(),
                 value: Some(unknown.clone()),
-                reason: format!("is not a pool; known are: {}", known.join(", ")),
+                reason: format!("is not a configured pool; available: {}", known.join(", ")),
             });
         }
         self.pools.retain(|pool| chosen.is_empty() || chosen.contains(&pool.name));
@@ -137,7 +137,7 @@ pub(crate) fn check_address_conflicts<'p>(
         for address in &pool.settings.bind {
             if let Some((other, _)) = bound.iter().find(|(_, known)| *known == address) {
                 let why = format!(
-                    "pool {:?} wants {address}, which pool {:?} has ({}): give each pool its own",
+                    "pool {:?} binds {address}, which pool {:?} already binds ({}): give each pool its own address",
                     pool.name,
                     other.name,
                     bind_source(other),

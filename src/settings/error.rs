@@ -128,7 +128,7 @@ impl SettingsError {
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable { path, reason: why } => write!(f, "cannot read {}: {why}", path.display()),
+            Self::Unreadable { path, reason: why } => write!(f, "failed to read {}: {why}", path.display()),
             Self::Malformed { source: place, reason: why } => write!(f, "{place}: {why}"),
             Self::UnknownKey { source: place, key, suggestion: nearest } => {
                 write!(f, "{place}: unknown key {}", quoted(key))?;

@@ -145,7 +145,7 @@ impl Document<'_> {
                 return Err(self.invalid_value(&key_path, VARS_KEY, Some(name), why.into()));
             }
             if seen.contains(&name) {
-                return Err(self.invalid_value(&key_path, VARS_KEY, Some(name), "is given twice".into()));
+                return Err(self.invalid_value(&key_path, VARS_KEY, Some(name), "is a duplicate".into()));
             }
             seen.push(name);
         }
@@ -226,9 +226,9 @@ impl<'a> Mapping<'a> {
         let mut names: Vec<(usize, &str, &Node)> = Vec::new();
         for (at, (key, node)) in self.entries.iter().enumerate() {
             let malformed = |why: &str| self.document.malformed(&self.full_path(&[Step::Key(at)]), why);
-            let Node::Scalar(name) = key else { return Err(malformed("a key must be a word")) };
+            let Node::Scalar(name) = key else { return Err(malformed("a key must be a string")) };
             if names.iter().any(|(_, other, _)| other == name) {
-                return Err(malformed(&format!("key {} is given twice", quoted(name))));
+                return Err(malformed(&format!("duplicate key {}", quoted(name))));
             }
             names.push((at, name, node));
         }
@@ -243,8 +243,7 @@ impl<'a> Mapping<'a> {
             let mut of_master = master_options.map(|key| key.name).chain([VARS_KEY, POOLS_KEY]);
             if let Some(key) = of_master.find(|key| *key == name) {
                 let why = format!(
-                    "belongs to the master, of which there is one, and not to pool {pool:?}: give \
-                     it at the top of the file"
+                    "is a setting of the master, not of pool {pool:?}: give it at the top level of the file"
                 );
                 return Err(SettingsError::Conflict {
                     source: self.source_at(&[Step::Key(at)]),
@@ -316,7 +315,7 @@ impl<'a> Mapping<'a> {
                 let mut texts = Vec::new();
                 for (item, node) in items.iter().enumerate() {
                     let Node::Scalar(text) = node else {
-                        let why = format!("{} stands in the list, not a value", node.kind());
+                        let why = format!("the list contains {}, not a value", node.kind());
                         return Err(shape_error(&[Step::Value(at), Step::Item(item)], why));
                     };
                     texts.push(text.clone());
@@ -369,7 +368,7 @@ impl<'a> Mapping<'a> {
                         options.insert(name.to_owned(), value)
                     };
                     if previous.is_some() {
-                        return Err(shape_error(&entry_path, format!("{} is given twice", quoted(name))));
+                        return Err(shape_error(&entry_path, format!("duplicate key {}", quoted(name))));
                     }
                 }
             }
@@ -417,7 +416,7 @@ fn pool_name_error(name: &str) -> Option<&'static str> {
 
 /// A name and its value, each one scalar.
 fn scalar_entry((name, value): &(Node, Node)) -> Result<(&str, &str), String> {
-    let Node::Scalar(name) = name else { return Err("a key must be a word".into()) };
+    let Node::Scalar(name) = name else { return Err("a key must be a string".into()) };
     match value {
         Node::Scalar(value) => Ok((name, value)),
         Node::Null | Node::List(_) | Node::Map(_) => {

@@ -61,19 +61,19 @@ impl<'e> Variables<'e> {
                 continue;
             }
             let Some(end) = from.find('}') else {
-                return Err("has a ${ without its }: write $${ if none is meant".into());
+                return Err("has a ${ without its }: write $${ for a literal ${".into());
             };
             out.push_str(before);
             out.push_str(&self.lookup(&from[2..end], not_yet_defined)?);
             rest = &from[end + 1..];
             if out.len() > self.remaining_bytes.get() {
-                return Err("makes the file too large once its variables are replaced".into());
+                return Err("makes the file too large once variables are expanded".into());
             }
         }
         out.push_str(rest);
         if out.len() > text.len() {
             let remaining = self.remaining_bytes.get().checked_sub(out.len());
-            self.remaining_bytes.set(remaining.ok_or("makes the file too large once its variables are replaced")?);
+            self.remaining_bytes.set(remaining.ok_or("makes the file too large once variables are expanded")?);
         }
         Ok(out)
     }
@@ -86,15 +86,14 @@ impl<'e> Variables<'e> {
             return Ok(value.clone());
         }
         if let Some(at) = not_yet_defined.iter().position(|known| *known == name) {
-            let position = if at == 0 { "is this one itself" } else { "stands below it" };
+            let position = if at == 0 { "is the variable itself" } else { "is defined below it" };
             return Err(format!(
-                "uses ${{{name}}}, which {position}: a variable can only use those above it, so \
-                 that none goes round in a circle"
+                "uses ${{{name}}}, which {position}: a variable can only use variables defined above it"
             ));
         }
         let known = self.defined.iter().map(|(known, _)| known.as_str());
         let suggestion = suggestion_text(closest_match(name, known), "");
-        Err(format!("uses ${{{}}}, which is not among the vars{suggestion}", name.escape_debug()))
+        Err(format!("uses ${{{}}}, which is not defined in vars{suggestion}", name.escape_debug()))
     }
 
     fn lookup_env(&self, name: &str) -> Result<String, String> {
@@ -107,7 +106,7 @@ impl<'e> Variables<'e> {
             None => {
                 let known = self.environment.iter().filter_map(|(known, _)| known.to_str());
                 let suggestion = suggestion_text(closest_match(name, known), ENV_PREFIX);
-                Err(format!("uses ${{env:{escaped_name}}}, which the environment does not have{suggestion}"))
+                Err(format!("uses ${{env:{escaped_name}}}, which is not set in the environment{suggestion}"))
             }
         }
     }
@@ -163,12 +162,12 @@ mod tests {
 
     #[test]
     fn expand_unknown_variable_is_named() {
-        assert_expands("${bse}", Err("uses ${bse}, which is not among the vars (did you mean ${base}?)"));
-        assert_expands("${}", Err("uses ${}, which is not among the vars"));
-        assert_expands("x${base", Err("has a ${ without its }: write $${ if none is meant"));
+        assert_expands("${bse}", Err("uses ${bse}, which is not defined in vars (did you mean ${base}?)"));
+        assert_expands("${}", Err("uses ${}, which is not defined in vars"));
+        assert_expands("x${base", Err("has a ${ without its }: write $${ for a literal ${"));
         assert_expands(
             "${env:HOMEE}",
-            Err("uses ${env:HOMEE}, which the environment does not have (did you mean \
+            Err("uses ${env:HOMEE}, which is not set in the environment (did you mean \
                  ${env:HOME}?)"),
         );
     }
@@ -177,9 +176,9 @@ mod tests {
     fn define_circular_reference_is_rejected() {
         let mut vars = Variables::new(&[]);
         let error = vars.define("a", "${a}", &["a", "b"]).expect_err("itself");
-        assert!(error.starts_with("uses ${a}, which is this one itself"), "{error}");
+        assert!(error.starts_with("uses ${a}, which is the variable itself"), "{error}");
         let error = vars.define("a", "${b}", &["a", "b"]).expect_err("a later one");
-        assert!(error.starts_with("uses ${b}, which stands below it"), "{error}");
+        assert!(error.starts_with("uses ${b}, which is defined below it"), "{error}");
     }
 
     #[test]

@@ -184,7 +184,7 @@ pub(super) fn suggest_key(word: &str) -> Option<&'static str> {
 
 fn unknown_variable_warning(name: &str) -> String {
     let word = name.strip_prefix(VARIABLE_PREFIX).unwrap_or(name).to_ascii_lowercase();
-    let mut warning = format!("{} is not a setting, so it is ignored", name.escape_debug());
+    let mut warning = format!("{} is not a setting and is ignored", name.escape_debug());
     if let Some(nearest) = suggest_key(&word) {
         let nearest = nearest.to_ascii_uppercase();
         warning.push_str(&format!(" (did you mean {VARIABLE_PREFIX}{nearest}?)"));

@@ -194,7 +194,7 @@ const LOG_FORMATS: Single<EnumValue<LogFormat>> = Single(EnumValue {
 });
 
 const STOP_SIGNALS: Single<EnumValue<StopSignal>> = Single(EnumValue {
-    noun: "a signal to stop by",
+    noun: "a stop signal",
     names: &[
         (StopSignal::Term, &["TERM", "SIGTERM"]),
         (StopSignal::Int, &["INT", "SIGINT"]),
@@ -211,17 +211,17 @@ const REQUESTS_LIMIT: u64 = 1_000_000_000_000;
 
 settings! {
     "Workers" {
-        /// The worker class: how connections are served. See `--list-classes`.
+        /// Worker class: how connections are served. See --list-classes.
         worker_class: String = "sync".into(), Single(NameValue), "NAME", short 'k';
 
-        /// Worker processes to keep alive, 1 to 4096; auto means one for each usable CPU.
+        /// Number of worker processes, 1 to 4096; auto means one per usable CPU.
         workers: Workers = Workers::Fixed(1), Single(WorkerCountValue), "N|auto", short 'w';
 
-        /// Pool threads of each worker of the threads class, 1 to 1024.
+        /// Threads per worker of the threads class, 1 to 1024.
         threads: usize = 4,
             Single(IntegerValue { noun: "a number of threads", min: 1, max: 1024 }), "N";
 
-        /// Open connections a worker holds at most (mio and threads classes).
+        /// Maximum open connections per worker (mio and threads classes).
         worker_connections: usize = 10_000,
             Single(IntegerValue { noun: "a number of connections", min: 1, max: 1_000_000 }), "N";
 
@@ -229,131 +229,131 @@ settings! {
         max_requests: u64 = 0,
             Single(IntegerValue { noun: "a number of requests", min: 0, max: REQUESTS_LIMIT }), "N";
 
-        /// Add a random number up to this to max_requests, so that workers do not all leave at
+        /// Add a random number up to this to max_requests, so that workers are not all replaced at
         /// once.
         max_requests_jitter: u64 = 0,
             Single(IntegerValue { noun: "a number of requests", min: 0, max: REQUESTS_LIMIT }), "N";
 
-        /// Replace a worker that has lived this long; 0 means never.
+        /// Replace a worker after this uptime; 0 means never.
         max_lifetime: Duration = Duration::ZERO, DURATION, "DUR";
 
-        /// Add a random time up to this to max_lifetime, so that workers do not all leave at once.
+        /// Add a random time up to this to max_lifetime, so that workers are not all replaced at
+        /// once.
         max_lifetime_jitter: Duration = Duration::ZERO, DURATION, "DUR";
 
-        /// Replace a worker that has had more memory than this at three looks in a row, a second
-        /// apart; what it shares with others counts by its share, where the kernel tells. 0 means
-        /// never (Linux).
+        /// Replace a worker that exceeds this memory at three samples in a row, 1 s apart. Measured
+        /// as PSS where the kernel provides it. 0 means never (Linux).
         max_memory: u64 = 0, Single(SizeValue { min: 0, max: 1 << 50 }), "SIZE";
 
-        /// Workers that a reload or a recycling may run beyond the usual number, not counting those
-        /// that drain. 0 needs max_unavailable; the first new worker of a reload, and the one that
-        /// replaces its last old one, are extra even then.
+        /// Maximum workers above the configured number during a reload or a replacement, not
+        /// counting draining ones. If 0, max_unavailable must not be 0. The canary of a reload, and
+        /// the replacement of its last old worker, are extra even then.
         max_surge: usize = 1,
             Single(IntegerValue { noun: "a number of workers", min: 0, max: 4096 }), "N";
 
-        /// Workers that may be missing while a reload or a recycling rolls: so many old ones are
-        /// asked to leave before their successors are ready, though never before the first new
-        /// worker of a reload is. 0 means that nobody leaves before its successor is ready.
+        /// Maximum workers missing during a reload or a replacement: this many old workers drain
+        /// before their replacements are ready, but none before the canary of a reload is ready. 0
+        /// means that no worker drains before its replacement is ready.
         max_unavailable: usize = 0,
             Single(IntegerValue { noun: "a number of workers", min: 0, max: 4096 }), "N";
 
-        /// Failed boots in a row before a worker's place is given up, if none was ever ready.
+        /// Failed boots in a row before a slot gives up, if no worker of the pool has been ready.
         boot_retries: u32 = 5,
             Single(IntegerValue { noun: "a number of retries", min: 0, max: 1000 }), "N";
     }
     "Program" {
-        /// The program that each worker of the exec class runs, and its arguments, word by word.
-        /// The words after `--` are the same.
+        /// Program that each worker of the exec class runs, and its arguments, one word each. Same
+        /// as the words after `--`.
         command: Vec<String> = Vec::new(), ListOf { item: WordValue, accepts_none: false }, "WORD";
 
-        /// Signal by which the program is asked to finish and leave: TERM, INT, QUIT, HUP, USR1,
-        /// USR2 or WINCH.
+        /// Signal that asks the program to finish and exit: TERM, INT, QUIT, HUP, USR1, USR2 or
+        /// WINCH.
         stop_signal: StopSignal = StopSignal::Term, STOP_SIGNALS, "SIGNAL";
 
-        /// A program that has lived this long is ready, unless it has said READY=1 before. More
-        /// than boot_timeout means that it must say so.
+        /// Uptime after which the program counts as ready, unless it has sent READY=1 before. If
+        /// greater than boot_timeout, the program must send READY=1.
         ready_after: Duration = secs(1), DURATION, "DUR";
     }
     "Sockets" {
-        /// Where to listen: HOST:PORT, :PORT, `[V6]:PORT`, unix:PATH, unix:@NAME or fd://N. May be
-        /// given several times; an app that is a job listens nowhere, and the exec class may do
-        /// with none.
+        /// Address to listen on: HOST:PORT, :PORT, `[V6]:PORT`, unix:PATH, unix:@NAME or fd://N.
+        /// May be repeated. A job listens on none, and the exec class accepts none.
         bind: Vec<Address> = vec![Address::Tcp { host: "127.0.0.1".into(), port: 8000 }],
             ListOf { item: AddressValue, accepts_none: true }, "ADDR", short 'b';
 
-        /// Connections that the kernel keeps waiting for each address.
+        /// Maximum connections in the kernel's accept queue of each address.
         backlog: u32 = 2048,
             Single(IntegerValue { noun: "a backlog", min: 1, max: 1_000_000 }), "N";
 
-        /// A socket for each worker at every TCP address, so that the kernel spreads clients and
-        /// workers do not contend for one queue. The master holds them all: no queue is lost with
-        /// its worker. A worker that is busy keeps those waiting that the kernel has given it.
+        /// Bind one socket per worker at every TCP address (SO_REUSEPORT): the kernel distributes
+        /// clients, and workers do not contend for one queue. The master holds all sockets, so no
+        /// queue is lost when a worker exits. Clients in the queue of a busy worker wait for that
+        /// worker.
         reuse_port: bool = false, Flag, "BOOL";
 
-        /// Mode in octal of the path of a unix socket, whatever the umask is. A path that is bound
-        /// already keeps its mode and owner over a reload.
+        /// Octal mode of a unix socket's path, regardless of the umask. A path that is already
+        /// bound keeps its mode and owner over a reload.
         socket_mode: u32 = 0o660, Single(OctalValue { noun: "a mode", example: "660" }), "MODE";
 
-        /// User that owns the path of a unix socket, by name or number. None means the master's
-        /// own.
+        /// Owner of a unix socket's path, by name or number. None means the master's own user.
         socket_user: Option<String> = None, OptionalOf(NameValue), "USER";
 
-        /// Group of the path of a unix socket, by name or number. None means the master's own.
+        /// Group of a unix socket's path, by name or number. None means the master's own group.
         socket_group: Option<String> = None, OptionalOf(NameValue), "GROUP";
     }
     "Timeouts" {
-        /// A worker that is silent for longer, or longer at one unit of work, is hung and gets
-        /// replaced; 0 means never.
+        /// Maximum time without a heartbeat, and maximum time for one unit of work, before a worker
+        /// counts as hung and is replaced; 0 means no limit.
         timeout: Duration = secs(30), DURATION, "DUR", short 't';
 
-        /// Longest time from a worker's start until it is ready.
+        /// Maximum time from the start of a worker until it is ready.
         boot_timeout: Duration = secs(30), NONZERO_DURATION, "DUR";
 
-        /// Longest time for a leaving worker to finish what it has begun; 0 does not wait.
+        /// Maximum time for a draining worker to finish its work; 0 means no wait.
         graceful_timeout: Duration = secs(30), DURATION, "DUR";
 
-        /// Time between the SIGABRT and the SIGKILL that a hung worker gets.
-        abort_grace: Duration = secs(1), DURATION, "DUR";
+        /// Time between the SIGABRT and the SIGKILL that are sent to a hung worker.
+        abort_timeout: Duration = secs(1), DURATION, "DUR";
 
-        /// Idle time between two requests of a connection; 0 closes after each answer.
+        /// Maximum idle time between two requests of a connection; 0 closes the connection after
+        /// each response.
         keepalive: Duration = secs(5), DURATION, "DUR", flag "keep-alive", alias "keepalive";
 
-        /// Longest time until the head of a request is complete.
+        /// Maximum time until the head of a request is complete.
         header_timeout: Duration = secs(10), NONZERO_DURATION, "DUR";
 
-        /// Longest silence between two pieces of a request's body.
+        /// Maximum time between two reads of a request body.
         body_timeout: Duration = secs(10), NONZERO_DURATION, "DUR";
 
-        /// Longest time for which a client may read nothing of an answer.
+        /// Maximum time for which a client may read nothing of a response.
         write_timeout: Duration = secs(30), NONZERO_DURATION, "DUR";
     }
     "Limits" {
-        /// Largest head of a request, 1K to 1M.
+        /// Maximum size of a request head, 1K to 1M.
         limit_request_head: u64 = 16 << 10,
             Single(SizeValue { min: 1 << 10, max: 1 << 20 }), "SIZE";
 
-        /// Most header fields in a request, 1 to 100.
+        /// Maximum number of header fields in a request, 1 to 100.
         limit_request_fields: usize = 100,
             Single(IntegerValue { noun: "a number of fields", min: 1, max: 100 }), "N";
 
-        /// Largest body of a request, and largest message of a remote call.
+        /// Maximum size of a request body, and of an RPC message.
         limit_request_body: u64 = 8 << 20,
             Single(SizeValue { min: 0, max: 1 << 40 }), "SIZE";
     }
     "Process" {
-        /// File for the master's process id. Its folder must exist.
+        /// File for the process ID of the master. Its directory must exist.
         pidfile: Option<PathBuf> = None, OptionalOf(PathValue), "FILE",
             short 'p', flag "pid", alias "pidfile", of master;
 
-        /// Serve in the background, out of any terminal's reach. The command leaves once it is
-        /// known whether that works.
+        /// Run in the background, detached from the terminal. The command exits once the workers
+        /// are ready or have failed.
         daemon: bool = false, Flag, "BOOL", short 'D', of master;
 
-        /// Refuse to start if a master of this proc_name runs already.
+        /// Refuse to start if another master with this proc_name is running.
         single_instance: bool = false, Flag, "BOOL", of master;
 
-        /// Have systemd keep the listening sockets, so that a master that is killed outright comes
-        /// back on the same ones. Needs FileDescriptorStoreMax in the unit.
+        /// Store the listening sockets in systemd, so that a master restarted after SIGKILL keeps
+        /// them. Requires FileDescriptorStoreMax in the unit.
         fd_store: bool = false, Flag, "BOOL", of master;
 
         /// User that workers run as, by name or number; the master keeps its own.
@@ -362,64 +362,64 @@ settings! {
         /// Group that workers run as, by name or number; the master keeps its own.
         group: Option<String> = None, OptionalOf(NameValue), "GROUP", short 'g';
 
-        /// Mode mask of workers in octal, such as 022.
+        /// File mode creation mask of workers in octal, such as 022.
         umask: Option<u32> = None, OptionalOf(OctalValue { noun: "a mask", example: "022" }), "MASK",
             short 'm';
 
-        /// Keep workers, and whatever they run, from ever gaining privileges, as by a set-user-ID
-        /// program (Linux).
+        /// Prevent workers and their child processes from gaining privileges, for example by a
+        /// set-user-ID program (Linux).
         no_new_privs: bool = false, Flag, "BOOL";
 
-        /// Most descriptors a worker may have open, 64 to 1073741824. None means the master's own
-        /// limit.
-        nofile: Option<u64> = None,
+        /// Maximum open file descriptors per worker (RLIMIT_NOFILE), 64 to 1073741824. None means
+        /// the master's own limit.
+        rlimit_nofile: Option<u64> = None,
             OptionalOf(IntegerValue { noun: "a number of descriptors", min: 64, max: 1 << 30 }), "N";
 
-        /// Largest core dump of a worker; 0 means none at all, unlimited any. None means the
-        /// master's own limit.
-        core: Option<CoreSize> = None, OptionalOf(CoreSizeValue), "SIZE";
+        /// Maximum size of a worker's core dump (RLIMIT_CORE); 0 disables core dumps, unlimited
+        /// removes the limit. None means the master's own limit.
+        rlimit_core: Option<CoreSize> = None, OptionalOf(CoreSizeValue), "SIZE";
 
-        /// Nice value of workers, -20 to 19; below the master's own it needs root. None means the
-        /// master's own.
+        /// Nice value of workers, -20 to 19; a value below the master's own requires root. None
+        /// means the master's own.
         nice: Option<i32> = None,
             OptionalOf(SignedIntegerValue { noun: "a nice value", min: -20, max: 19 }), "N";
 
-        /// Processors that workers run on, by number: the worker of slot k on the k-th, in turn;
-        /// auto takes all that the master may use, none lets workers wander (Linux).
+        /// CPUs that workers run on, by number: the worker of slot k runs on CPU k of the list,
+        /// cyclically. auto means all CPUs usable by the master; none means no pinning (Linux).
         cpu_affinity: Option<CpuAffinity> = None, CpuAffinityList, "none|auto|CPU,...";
 
-        /// How readily the kernel kills workers when memory runs out, -1000 to 1000; below the
-        /// master's own it needs root (Linux). None means the master's own.
+        /// OOM score adjustment of workers, -1000 to 1000; a value below the master's own requires
+        /// root (Linux). None means the master's own.
         oom_score_adj: Option<i32> = None,
             OptionalOf(SignedIntegerValue { noun: "a score", min: -1000, max: 1000 }), "N";
 
-        /// Folder that workers run in. It must exist.
+        /// Working directory of workers. It must exist.
         chdir: Option<PathBuf> = None, OptionalOf(PathValue), "DIR";
 
-        /// Variable for the environment of workers. May be given several times.
+        /// Environment variable of workers. May be repeated.
         env: Vec<(String, String)> = Vec::new(), PairList, "K=V", short 'e';
 
         /// Name shown in process titles.
         proc_name: String = "ostler".into(), Single(NameValue), "NAME",
             short 'n', flag "name", alias "proc-name", of master;
 
-        /// Folder for heartbeat files, best in memory. None means /dev/shm if usable, else the
-        /// system's folder for temporary files.
+        /// Directory for heartbeat files, preferably in memory. None means /dev/shm if usable,
+        /// otherwise the system's temporary directory.
         worker_tmp_dir: Option<PathBuf> = None, OptionalOf(PathValue), "DIR";
     }
     "Logging" {
-        /// File for log records; - means the standard error stream. A file is given to the user of
-        /// the workers, who must be able to enter its folder to reopen it.
+        /// Log file; - means standard error. The file is owned by the workers' user, which needs
+        /// access to its directory to reopen it.
         log_file: LogTarget = LogTarget::Stderr, Single(LogTargetValue), "FILE", alias "error-logfile", of master;
 
-        /// Least severe record to log: trace, debug, info, warning, error or critical.
+        /// Minimum severity to log: trace, debug, info, warning, error or critical.
         log_level: LogLevel = LogLevel::Info, LOG_LEVELS, "LEVEL", of master;
 
-        /// Form of log records: full, compact or json.
+        /// Format of log records: full, compact or json.
         log_format: LogFormat = LogFormat::Full, LOG_FORMATS, "FORMAT", of master;
 
-        /// File that keeps the last 4,096 records of the master, of INFO and above, and outlives it
-        /// however it ends. 1 MiB at most; `sort` puts it in order.
-        events_file: Option<PathBuf> = None, OptionalOf(PathValue), "FILE", of master;
+        /// File that keeps the last 4,096 log records of the master, from INFO on, after any kind
+        /// of exit. At most 1 MiB; `sort` puts the records in order.
+        flight_recorder_file: Option<PathBuf> = None, OptionalOf(PathValue), "FILE", of master;
     }
 }

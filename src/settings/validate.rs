@@ -23,7 +23,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
             source: settings.source("max_surge").clone(),
             key: "max_surge",
             reason: format!(
-                "no worker could ever be replaced, since max_unavailable is 0 too ({source}): \
+                "no worker could be replaced, since max_unavailable is also 0 ({source}): \
                  raise one of them"
             ),
         });
@@ -35,7 +35,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
         return Err(SettingsError::Conflict {
             source: settings.source("pidfile").clone(),
             key: "pidfile",
-            reason: format!("{pidfile:?} is the log file too ({source}): give two files"),
+            reason: format!("{pidfile:?} is also the log file ({source}): use two files"),
         });
     }
     for (key, dir) in [("chdir", &settings.chdir), ("worker_tmp_dir", &settings.worker_tmp_dir)]
@@ -51,7 +51,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
         }
         // A bare name has an empty parent, which stands for the current folder.
         if let Some(dir) = pidfile.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            check_dir(dir).map_err(|why| invalid(format!("has no folder: {dir:?} {why}")))?;
+            check_dir(dir).map_err(|why| invalid(format!("has no parent directory: {dir:?} {why}")))?;
         }
     }
     Ok(())
@@ -59,7 +59,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
 
 fn jitter_without_base(settings: &Settings, key: &'static str, base_key: &str) -> SettingsError {
     let source = settings.source(base_key);
-    let reason = format!("a jitter needs {base_key}, which is 0 ({source}): give both, or neither");
+    let reason = format!("a jitter requires {base_key}, which is 0 ({source}): give both, or neither");
     SettingsError::Conflict { source: settings.source(key).clone(), key, reason }
 }
 

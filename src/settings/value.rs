@@ -228,7 +228,7 @@ impl ValueParser for BoolValue {
         } else if is_one_of(&["false", "no", "off", "0"]) {
             Ok(false)
         } else {
-            Err("is neither yes nor no: give true or false".into())
+            Err("is not a boolean: give true or false".into())
         }
     }
 
@@ -372,7 +372,7 @@ impl ValueParser for WordValue {
 
     fn parse(&self, text: &str) -> Result<String, String> {
         if text.contains('\0') {
-            return Err("contains NUL, which no program can be given".into());
+            return Err("contains a NUL byte".into());
         }
         Ok(text.to_owned())
     }

@@ -69,7 +69,7 @@ pub(super) fn read(text: &str) -> Result<Node, Malformed> {
     let mut root = Outline { budget: &budget }.deserialize(first).map_err(|e| malformed(&e))?;
     if let Some(second) = documents.next() {
         let line = Locate { path: &[] }.deserialize(second).map_or_else(|e| error_line(&e), |()| 1);
-        return Err(Malformed { line, reason: "a second document begins here: give only one".into() });
+        return Err(Malformed { line, reason: "a second document starts here: give only one".into() });
     }
     // The outline says what is a scalar; only then can its text be had as it was written.
     if let Some(again) = serde_yaml::Deserializer::from_str(text).next() {
@@ -90,7 +90,7 @@ fn check_depth(text: &str) -> Result<(), Malformed> {
             _ => (),
         }
         if depth > OPEN_BRACKETS_MAX {
-            return Err(Malformed { line, reason: "too many brackets are open".into() });
+            return Err(Malformed { line, reason: "too many nested brackets".into() });
         }
     }
     Ok(())
@@ -208,7 +208,7 @@ impl<'de> Visitor<'de> for Outline<'_> {
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<Node, A::Error> {
-        Err(A::Error::custom("tags such as !name mean nothing here"))
+        Err(A::Error::custom("tags such as !name are not supported"))
     }
 }
 

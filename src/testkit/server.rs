@@ -45,9 +45,9 @@ impl<'k> TestServer<'k> {
         let mut server = Self::spawn(test, flags)?;
         let expected = "the program is ready";
         let has_failed = |record: &Record| {
-            record.message() == "worker exited" && record.text("reason") == Some("boot failure")
+            record.message() == "worker exited" && record.text("reason") == Some("boot_failed")
         };
-        let is_it = |record: &Record| record.message() == "ready" || has_failed(record);
+        let is_it = |record: &Record| record.message() == "all workers ready" || has_failed(record);
         if has_failed(&server.wait_for(0, expected, is_it)?) {
             return Err(server.violation(expected, "a worker does not get ready"));
         }

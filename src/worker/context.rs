@@ -129,7 +129,7 @@ impl<'a> WorkerContext<'a> {
 
     /// Says in the log that accepting pauses, and why.
     pub fn log_accept_pause(&self, error: &io::Error) {
-        warn!(self.log, "accepting pauses"; "slot" => self.worker.slot,
+        warn!(self.log, "accept paused"; "slot" => self.worker.slot,
             "error" => %error, "pause_ms" => ACCEPT_PAUSE.as_millis() as u64);
     }
 

@@ -85,7 +85,7 @@ where
                 (self.serve)(Incoming::new(&shared))
             };
             let server = thread::Builder::new()
-                .name("ostler-plain".to_owned())
+                .name("ostler-fn".to_owned())
                 .spawn_scoped(scope, serve)?;
             shared.run_main_loop()?;
             server.join().unwrap_or_else(|panic| resume_unwind(panic))
@@ -93,7 +93,7 @@ where
         match shared.lock_state().error.take() {
             Some(error) => Err(error),
             None if ctx.lifecycle().stop_request() == StopRequest::None => {
-                Err("the class's function has returned, though nobody asked it to".into())
+                Err("class function returned without a stop request".into())
             }
             None => Ok(()),
         }

@@ -167,8 +167,8 @@ impl<'a> Runner<'a> {
         }
         let pause = PANIC_BACKOFF_MIN.saturating_mul(1 << self.consecutive_panics.min(16)).min(PANIC_BACKOFF_MAX);
         self.consecutive_panics += 1;
-        warn!(self.ctx.log, "job pauses after a panic"; "slot" => self.ctx.worker.slot,
-            "seat" => self.thread, "in_a_row" => self.consecutive_panics, "pause_ms" => pause.as_millis() as u64);
+        warn!(self.ctx.log, "job paused after panic"; "slot" => self.ctx.worker.slot,
+            "thread_index" => self.thread, "consecutive" => self.consecutive_panics, "pause_ms" => pause.as_millis() as u64);
         JobWait::QueryAt(clock::now().saturating_add(pause))
     }
 
@@ -178,8 +178,8 @@ impl<'a> Runner<'a> {
             NextRun::After(delay) => JobWait::RunAt(clock::now().saturating_add(delay)),
             NextRun::At(date) => JobWait::RunAtWallTime(date),
             NextRun::Never => {
-                info!(self.ctx.log, "job is done"; "slot" => self.ctx.worker.slot,
-                    "seat" => self.thread);
+                info!(self.ctx.log, "job finished"; "slot" => self.ctx.worker.slot,
+                    "thread_index" => self.thread);
                 JobWait::UntilStop
             }
         }
@@ -232,8 +232,8 @@ impl<'a> Runner<'a> {
     fn fall_back_to_deadline(&mut self, date: WallTime, error: &io::Error) -> MonotonicTime {
         self.alarm = None;
         if !std::mem::replace(&mut self.timer_failure_logged, true) {
-            warn!(self.ctx.log, "job would not notice if the clock were set";
-                "slot" => self.ctx.worker.slot, "seat" => self.thread, "error" => %error);
+            warn!(self.ctx.log, "failed to set wall-clock timer, clock changes not detected";
+                "slot" => self.ctx.worker.slot, "thread_index" => self.thread, "error" => %error);
         }
         let now = clock::read_clocks();
         now.monotonic.saturating_add(date.duration_since(now.wall))

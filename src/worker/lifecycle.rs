@@ -316,7 +316,7 @@ impl Lifecycle {
 
     fn reopen_log(&self) {
         if let Err(error) = self.log.reopen() {
-            warn!(self.log.logger(), "log cannot be reopened"; "error" => error_chain(&error));
+            warn!(self.log.logger(), "failed to reopen log"; "error" => error_chain(&error));
         }
     }
 

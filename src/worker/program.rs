@@ -72,7 +72,7 @@ pub(crate) fn check_command(settings: &Settings) -> Result<(), ConfigError> {
         let is_line = settings.command.len() == 1 && program.contains(' ');
         let tip =
             if is_line { "; give the program and its arguments as separate words" } else { "" };
-        ConfigError::new(format!("cannot run {program:?}{from}: {error}{tip}"))
+        ConfigError::new(format!("failed to run {program:?}{from}: {error}{tip}"))
     })
 }
 

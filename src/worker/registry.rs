@@ -17,7 +17,7 @@ pub struct DuplicateClass(&'static str);
 
 impl fmt::Display for DuplicateClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a worker class named {:?} is registered already", self.0)
+        write!(f, "worker class {:?} is already registered", self.0)
     }
 }
 
@@ -33,7 +33,7 @@ pub struct UnknownClass {
 impl fmt::Display for UnknownClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let known = self.available.join(", ");
-        write!(f, "there is no worker class {:?}; known are: {known}", self.name)
+        write!(f, "unknown worker class {:?}; available: {known}", self.name)
     }
 }
 
@@ -105,6 +105,6 @@ mod tests {
         assert_eq!(registry.names().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(registry.get("b").unwrap().name(), "b");
         let Err(error) = registry.get("c") else { panic!("there is no c") };
-        assert!(error.to_string().ends_with("known are: a, b"), "{error}");
+        assert!(error.to_string().ends_with("available: a, b"), "{error}");
     }
 }

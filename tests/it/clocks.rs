@@ -33,7 +33,7 @@ const CLOCKS: [&str; 8] = [
     "--timeout",
     "--boot-timeout",
     "--graceful-timeout",
-    "--abort-grace",
+    "--abort-timeout",
     "--keep-alive",
     "--header-timeout",
     "--body-timeout",
@@ -71,7 +71,7 @@ fn timeout_is_the_age_of_one_unit_of_work(class: &str) {
     let mut client = server.begin("/hang");
     let hung = server.wait_for("its hang", |record| record.is("worker hung", worker.pid));
     expect_time(hung.seen - begun);
-    assert_eq!(hung.text("error"), Some("one unit of work for too long"), "{hung:?}");
+    assert_eq!(hung.text("error"), Some("request_timeout"), "{hung:?}");
     assert_eq!(hung.text("work"), Some("GET /hang"));
     client.expect_end();
     server.wait_replaced(worker);
@@ -83,9 +83,9 @@ fn timeout_is_the_silence_of_a_worker(class: &str) {
     let worker = server.wait_workers(1)[0];
     kill(worker.pid, Signal::SIGSTOP).unwrap();
     let hung = server.wait_for("its hang", |record| record.is("worker hung", worker.pid));
-    assert_eq!(hung.text("error"), Some("no heartbeat"), "{hung:?}");
+    assert_eq!(hung.text("error"), Some("no_heartbeat"), "{hung:?}");
     // Since its last beat, which only the master knows.
-    expect_time(Duration::from_millis(hung.number("for_ms").unwrap().try_into().unwrap()));
+    expect_time(Duration::from_millis(hung.number("duration_ms").unwrap().try_into().unwrap()));
     server.wait_replaced(worker);
     server.finish();
 }
@@ -96,7 +96,7 @@ fn boot_timeout_is_from_the_start_to_ready(class: &str) {
     let server = launch.env("DEMO_BOOT_SLEEP_MS", "120000").spawn();
     let exited = server.wait_for("an end", |record| record.message() == "worker exited");
     expect_time(exited.seen - begun);
-    assert_eq!(exited.text("reason"), Some("boot failure"), "{exited:?}");
+    assert_eq!(exited.text("reason"), Some("boot_failed"), "{exited:?}");
     assert!(matches!(exited.text("signal"), Some("SIGABRT" | "SIGKILL")), "{exited:?}");
     assert_eq!(server.wait_exit(), Exit::Code(3));
     server.wait_no_survivors();
@@ -137,7 +137,7 @@ fn graceful_timeout_is_how_long_an_orphan_lives(class: &str) {
 }
 
 fn abort_grace_is_how_long_a_quick_stop_takes(class: &str) {
-    let mut server = launch(class, "--abort-grace").start();
+    let mut server = launch(class, "--abort-timeout").start();
     // It does not even hear of it.
     kill(server.wait_workers(1)[0].pid, Signal::SIGSTOP).unwrap();
     let begun = Instant::now();

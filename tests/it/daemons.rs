@@ -186,13 +186,13 @@ fn a_daemon_finds_its_files_where_it_was_started() {
     assert_eq!(get("/env?name=COLOUR").status(), 404);
     fs::write(daemon.path("conf"), format!("{socket}env: [\"COLOUR=blue\"]\n")).unwrap();
     daemon.signal(Signal::SIGHUP);
-    wait_until("the reload is done", || daemon.count("reload done") == 1);
+    wait_until("the reload is done", || daemon.count("reload complete") == 1);
     wait_until("the old workers leave", || daemon.count("worker exited") == 2);
     assert_eq!(get("/env?name=COLOUR").text(), "blue");
     // A reload that cannot be leaves it where it is as well.
     fs::write(daemon.path("conf"), "nonsense: 1\n").unwrap();
     daemon.signal(Signal::SIGHUP);
-    wait_until("the reload is refused", || daemon.count("reload refused") == 1);
+    wait_until("the reload is refused", || daemon.count("reload rejected") == 1);
     assert_eq!(working_directory(daemon.master()), Path::new("/"));
     assert_eq!(get("/env?name=COLOUR").text(), "blue");
     fs::rename(daemon.path("log"), daemon.path("log.1")).unwrap();
@@ -272,7 +272,7 @@ fn killed_launcher_leaves_the_daemon_running() {
     wait_until("a master", || daemon.path("pid").exists());
     daemon.launcher.signal(Signal::SIGKILL);
     daemon.launcher.wait_exit();
-    wait_until("it serves", || daemon.count("ready") == 1);
+    wait_until("it serves", || daemon.count("all workers ready") == 1);
     assert_eq!(daemon.launcher.get("/").text(), "Hello, world!\n");
     daemon.finish();
 }
@@ -308,9 +308,9 @@ fn new_master_of_a_daemon_runs_in_the_root_dir() {
     let daemon = Daemon::start(&[], "");
     let old = daemon.master();
     daemon.signal(Signal::SIGUSR2);
-    wait_until("both serve", || daemon.count("successor is ready") == 1);
+    wait_until("both serve", || daemon.count("new master ready") == 1);
     kill(old, Signal::SIGTERM).unwrap();
-    wait_until("the new one takes over", || daemon.count("promoted") == 1);
+    wait_until("the new one takes over", || daemon.count("upgrade complete") == 1);
     let new = daemon.master();
     assert_ne!(new, old);
     let folders = [new, daemon.workers()[0]].map(working_directory);
@@ -324,7 +324,7 @@ fn a_daemon_is_upgraded_under_load(class: &str) {
     for round in 1..=2 {
         let old = daemon.master();
         daemon.signal(Signal::SIGUSR2);
-        wait_until("both serve", || daemon.count("successor is ready") == round);
+        wait_until("both serve", || daemon.count("new master ready") == round);
         let new = pid_in(&daemon.path("pid.2")).unwrap();
         kill(old, Signal::SIGTERM).unwrap();
         wait_until("the new one takes over", || pid_in(&daemon.path("pid")) == Some(new));
@@ -334,7 +334,7 @@ fn a_daemon_is_upgraded_under_load(class: &str) {
     // It knows its folder still.
     fs::write(daemon.path("conf"), "workers: 2\nenv: [\"COLOUR=blue\"]\n").unwrap();
     daemon.signal(Signal::SIGHUP);
-    wait_until("the reload is done", || daemon.count("reload done") == 1);
+    wait_until("the reload is done", || daemon.count("reload complete") == 1);
     load.finish();
     wait_until("the new environment", || daemon.launcher.get("/env?name=COLOUR").status() == 200);
     daemon.finish();

@@ -100,7 +100,7 @@ fn unread_output_flood_does_not_block_and_drops_are_logged() {
     for line in BufReader::new(reader).lines() {
         // What was cut off by a full pipe is no record.
         let Ok(record) = serde_json::from_str::<Value>(&line.unwrap()) else { continue };
-        if record["msg"] == "records dropped" {
+        if record["msg"] == "log records dropped" {
             lost += record["records"].as_u64().unwrap();
         }
         if lost > 0 && record["line"] == "after" {
@@ -128,7 +128,7 @@ fn it_finds_its_place_and_its_variables() {
     let lines = server.records_of("output");
     assert!(lines.iter().all(|record| !record.text("line").unwrap().starts_with("LISTEN_")));
     let started = server.records_of("program started");
-    assert_eq!(started[0].number("program"), Some(i64::from(program.as_raw())));
+    assert_eq!(started[0].number("program_pid"), Some(i64::from(program.as_raw())));
     server.finish();
 }
 
@@ -150,7 +150,7 @@ fn it_finds_the_sockets_and_no_descriptor_or_signal_of_ours() {
     let path = folder.path().join("sock").into_os_string().into_string().unwrap();
     let addresses = ["127.0.0.1:0".to_owned(), format!("unix:{path}")];
     let addresses = addresses.each_ref().map(String::as_str);
-    let flags = ["-w", "2", "--events-file", "events"];
+    let flags = ["-w", "2", "--flight-recorder-file", "events"];
     let launch = script_at(&addresses, &flags, &staying("env"));
     let server = launch.signals(Signals::Careless).start();
     let listening = server.records_of("listening")[0].text("address").unwrap().to_owned();
@@ -182,7 +182,7 @@ fn it_finds_the_sockets_and_no_descriptor_or_signal_of_ours() {
 fn it_is_ready_when_it_has_lived_for_so_long() {
     let server = script(&["--ready-after", "700ms"], &staying("")).start();
     let ready = &server.records_of("worker ready")[0];
-    assert!(ready.number("age_ms") >= Some(700), "{ready:?}");
+    assert!(ready.number("uptime_ms") >= Some(700), "{ready:?}");
     server.finish();
 }
 
@@ -191,7 +191,7 @@ fn one_that_must_say_that_it_is_ready_and_does_not_is_late() {
     let flags = ["--ready-after", "1h", "--boot-timeout", "500ms", "--boot-retries", "0"];
     let outcome = script(&flags, &staying("echo going on")).run();
     assert_eq!(outcome.exit, Exit::Code(3), "{outcome:?}");
-    assert!(outcome.stderr.contains("not ready in time"), "{outcome:?}");
+    assert!(outcome.stderr.contains("boot_timeout"), "{outcome:?}");
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn one_that_ends_before_it_is_ready_says_why_by_its_last_line() {
     let text = "echo reading settings; echo no database at 10.0.0.9 >&2; exit 7";
     let server = script(&["--ready-after", "20s", "--boot-retries", "1"], text).spawn();
     let exited = server.wait_for("its end", |record| record.message() == "worker exited");
-    assert_eq!(exited.text("reason"), Some("boot failure"), "{exited:?}");
+    assert_eq!(exited.text("reason"), Some("boot_failed"), "{exited:?}");
     assert_eq!(exited.number("code"), Some(7));
     assert_eq!(exited.text("error"), Some("no database at 10.0.0.9"));
     let (outcome, ()) = server.into_outcome(|| ());
@@ -251,14 +251,14 @@ fn it_is_asked_to_leave_by_the_signal_that_it_expects() {
         server.expect_clean_exit();
         wait_line(&server, signal, |said| said == format!("heard {signal}"));
         let exited = server.wait_exited(worker.pid);
-        assert_eq!((exited.text("reason"), exited.number("code")), (Some("asked"), Some(9)));
+        assert_eq!((exited.text("reason"), exited.number("code")), (Some("requested"), Some(9)));
     }
 }
 
 #[test]
 fn it_is_interrupted_if_there_is_no_time() {
     for signal in [Signal::SIGINT, Signal::SIGQUIT] {
-        let mut server = script(&["--abort-grace", "15s"], &trapping("INT", 3)).start();
+        let mut server = script(&["--abort-timeout", "15s"], &trapping("INT", 3)).start();
         server.signal(signal);
         server.expect_clean_exit();
         wait_line(&server, "its word", |said| said == "heard INT");
@@ -270,7 +270,7 @@ fn one_that_does_not_leave_is_killed_with_all_that_it_has_started() {
     let text = "trap '' TERM INT; sleep 1001 & echo started; wait; wait; exec sleep 1002";
     for (signal, flags) in [
         (Signal::SIGTERM, ["--graceful-timeout", "500ms"]),
-        (Signal::SIGINT, ["--abort-grace", "500ms"]),
+        (Signal::SIGINT, ["--abort-timeout", "500ms"]),
     ] {
         let mut server = script(&flags, text).start();
         wait_line(&server, "its child", |said| said == "started");
@@ -307,7 +307,7 @@ fn a_worker_that_is_asked_by_hand_asks_its_program_and_is_replaced() {
     let worker = server.wait_workers(2)[1];
     kill(worker.pid, Signal::SIGTERM).unwrap();
     let exited = server.wait_exited(worker.pid);
-    assert_eq!((exited.text("reason"), exited.number("code")), (Some("asked"), Some(0)));
+    assert_eq!((exited.text("reason"), exited.number("code")), (Some("requested"), Some(0)));
     server.wait_replaced(worker);
     server.finish();
 }
@@ -319,7 +319,7 @@ fn one_that_is_asked_to_leave_before_it_is_ready_has_never_been() {
     // The trap is set by then, or the signal ends it as well.
     kill(started.pid().unwrap(), Signal::SIGTERM).unwrap();
     let exited = server.wait_exited(started.pid().unwrap());
-    assert_eq!(exited.text("reason"), Some("boot failure"), "{exited:?}");
+    assert_eq!(exited.text("reason"), Some("boot_failed"), "{exited:?}");
     assert_eq!(server.records_of("worker ready").len(), 0);
     drop(server);
 }
@@ -344,9 +344,9 @@ fn what_is_too_large_is_the_program() {
                 while :; do sleep 1; done";
     let server = script(&["--max-memory", "30M"], text).start();
     let worker = server.workers()[0];
-    let is_large = |record: &Record| record.is("worker is too large", worker.pid);
+    let is_large = |record: &Record| record.is("worker exceeds max_memory", worker.pid);
     let large = server.wait_for("its size", is_large);
-    assert!(large.number("bytes") > Some(30 << 20), "{large:?}");
+    assert!(large.number("memory_bytes") > Some(30 << 20), "{large:?}");
     let exited = server.wait_exited(worker.pid);
     assert_eq!(exited.text("reason"), Some("recycled"), "{exited:?}");
     drop(server);
@@ -424,7 +424,7 @@ fn a_reload_changes_the_command_and_refuses_one_that_cannot_be_run() {
     let workers = server.wait_workers(2);
     fs::write(&path, yaml("[no-such-program]")).unwrap();
     server.signal(Signal::SIGHUP);
-    let refused = server.wait_for("the refusal", |record| record.message() == "reload refused");
+    let refused = server.wait_for("the refusal", |record| record.message() == "reload rejected");
     let error = refused.text("error").unwrap();
     assert!(error.contains("settings.yaml:5") && error.contains("no-such-program"), "{error}");
     assert_eq!(server.workers(), workers);
@@ -437,7 +437,7 @@ fn a_reload_changes_the_command_and_refuses_one_that_cannot_be_run() {
     assert_eq!(server.workers(), workers);
     fs::write(&path, yaml("[sleep, '1002']")).unwrap();
     server.signal(Signal::SIGHUP);
-    server.wait_for("the end", |record| record.message() == "reload done");
+    server.wait_for("the end", |record| record.message() == "reload complete");
     let words = |pid: Pid| fs::read(format!("/proc/{pid}/cmdline")).unwrap();
     wait_until("they are new", || {
         let now = server.workers();
@@ -464,7 +464,7 @@ fn a_command_that_goes_missing_is_a_failed_boot_with_its_reason() {
     let back = server.path("back");
     fs::rename(&path, &back).unwrap();
     kill(worker.pid, Signal::SIGKILL).unwrap();
-    let is_failure = |record: &Record| record.text("reason") == Some("boot failure");
+    let is_failure = |record: &Record| record.text("reason") == Some("boot_failed");
     let failed = server.wait_for("the failure", is_failure);
     let error = failed.text("error").unwrap();
     assert!(error.contains("./run") && error.contains("No such file"), "{error}");

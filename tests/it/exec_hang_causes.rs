@@ -74,13 +74,13 @@ impl HangCase {
     #[track_caller]
     fn new(action: &str, grace: &str) -> Self {
         let flags = ["-k", "exec", "--ready-after", "1h", "-t", "1s", "--bind", "none"];
-        let mut launch = Launch::new(&flags).unbound().arg("--abort-grace").arg(grace);
+        let mut launch = Launch::new(&flags).unbound().arg("--abort-timeout").arg(grace);
         fs::write(launch.path("app.py"), PROGRAM).unwrap();
         fs::create_dir(launch.path("folder")).unwrap();
         let folder = launch.path("folder");
         mkfifo(&launch.dir().join("folder/fifo"), Mode::S_IRWXU).unwrap();
         if may_dump_cores() {
-            launch = launch.with_cores().arg("--core").arg("unlimited");
+            launch = launch.with_cores().arg("--rlimit-core").arg("unlimited");
         }
         let launch = launch.arg("--chdir").arg(folder);
         let server = launch.program(&["python3", "../app.py", action]).start();
@@ -150,9 +150,9 @@ fn each_hang_cause_is_classified() {
     for (deed, verdict, help) in CAUSES {
         let case = HangCase::new(deed, "500ms");
         let Some(kept) = case.go(|| help(&case)) else { continue };
-        let is_told = |r: &Record| r.pid() == Some(case.worker.pid) && r.text("verdict").is_some();
+        let is_told = |r: &Record| r.pid() == Some(case.worker.pid) && r.text("cause").is_some();
         let told = case.server.wait_for("a verdict", is_told);
-        assert_eq!(told.text("verdict"), Some(verdict), "{deed}: {told:?}");
+        assert_eq!(told.text("cause"), Some(verdict), "{deed}: {told:?}");
         let action = match verdict {
             "frozen" | "throttled" => None,
             "stopped" | "unkillable" => Some("killed"),
@@ -160,10 +160,10 @@ fn each_hang_cause_is_classified() {
         };
         assert_eq!(told.text("action"), action, "{told:?}");
         if action.is_none() {
-            assert_eq!(told.message(), "worker cannot run");
+            assert_eq!(told.message(), "worker frozen or throttled, timeout extended");
             drop(kept);
         } else {
-            let thread = told.number("thread");
+            let thread = told.number("tid");
             assert_eq!(thread, Some(i64::from(case.program.as_raw())), "{told:?}");
             let exited = case.server.wait_exited(case.worker.pid);
             assert_eq!(exited.text("reason"), Some("hung"), "{exited:?}");
@@ -190,7 +190,7 @@ fn a_frozen_program_is_left_alone() {
     let Some(group) = Group::new("freezer") else { return };
     group.take(case.program);
     group.freeze();
-    assert_eq!(case.wait_for("worker cannot run").text("verdict"), Some("frozen"));
+    assert_eq!(case.wait_for("worker frozen or throttled, timeout extended").text("cause"), Some("frozen"));
     let is_hung = |record: &Record| record.message() == "worker hung";
     assert!(!case.server.sees_record(Duration::from_secs(3), is_hung));
     group.thaw();
@@ -210,8 +210,8 @@ fn a_program_that_dumps_its_core_is_not_killed() {
         let case = HangCase::new(deed, "2s");
         let folder = case.server.path("folder");
         let Some(held) = case.go(|| hold_cores(&folder)) else { return };
-        let said = case.wait_for("worker has crashed");
-        assert_eq!(said.text("verdict"), Some("dumping core"), "{said:?}");
+        let said = case.wait_for("worker dumping core");
+        assert_eq!(said.text("cause"), Some("dumping_core"), "{said:?}");
         case.server.wait_replaced(case.worker);
         assert_eq!(status(case.program, "CoreDumping"), ["1"], "it is still at it");
         drop(held);
@@ -234,7 +234,7 @@ fn hang_to_kill_time(server: &Server, worker: Pid, error: &str) -> Duration {
     let (hung, aborted): (Record, SystemTime) = at("worker hung");
     let told = (hung.text("error"), hung.text("action"));
     assert_eq!(told, (Some(error), Some("aborted")), "{hung:?}");
-    let (_, killed) = at("worker is killed");
+    let (_, killed) = at("worker killed");
     let exited = server.wait_exited(worker);
     assert_eq!(exited.text("signal"), Some("SIGKILL"), "{exited:?}");
     killed.duration_since(aborted).unwrap()
@@ -260,7 +260,7 @@ fn one_that_ignores_its_abort_is_killed_after_its_grace() {
     let measured = GRACES.map(|(grace, _)| {
         let case = HangCase::new("deaf", grace);
         case.go(|| Some(()));
-        let time = hang_to_kill_time(&case.server, case.worker.pid, "no heartbeat");
+        let time = hang_to_kill_time(&case.server, case.worker.pid, "no_heartbeat");
         let exited = case.server.wait_exited(case.worker.pid);
         assert_eq!(exited.text("reason"), Some("hung"));
         case.server.wait_replaced(case.worker);
@@ -274,12 +274,12 @@ fn one_that_ignores_its_abort_is_killed_after_its_grace() {
 fn one_that_is_late_and_ignores_its_abort_is_killed_after_its_grace() {
     let measured = GRACES.map(|(grace, _)| {
         let flags = ["-k", "exec", "--ready-after", "1h", "--boot-timeout", "2s", "--bind", "none"];
-        let launch = Launch::new(&flags).unbound().arg("--abort-grace").arg(grace);
+        let launch = Launch::new(&flags).unbound().arg("--abort-timeout").arg(grace);
         let script = "trap '' ABRT; echo deaf; while :; do sleep 0.05; done";
         let server = launch.program(&["sh", "-c", script]).spawn();
         let worker = wait_line(&server, "it hears nothing", |said| said == "deaf").pid().unwrap();
-        let time = hang_to_kill_time(&server, worker, "not ready in time");
-        assert_eq!(server.wait_exited(worker).text("reason"), Some("boot failure"));
+        let time = hang_to_kill_time(&server, worker, "boot_timeout");
+        assert_eq!(server.wait_exited(worker).text("reason"), Some("boot_failed"));
         let is_next = |r: &Record| r.message() == "worker started" && r.pid() != Some(worker);
         server.wait_for("its successor", is_next);
         time

@@ -188,7 +188,7 @@ fn python_finishes_a_slow_request_when_it_is_asked_to_leave() {
     server.expect_clean_exit();
     wait_line(&server, "its last words", |said| said == "leaving");
     let exited = &server.records_of("worker exited")[0];
-    assert_eq!((exited.text("reason"), exited.number("code")), (Some("asked"), Some(0)));
+    assert_eq!((exited.text("reason"), exited.number("code")), (Some("requested"), Some(0)));
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn python_is_reloaded_under_load_and_nothing_is_lost() {
         write(version);
         let mark = server.mark();
         server.signal(Signal::SIGHUP);
-        server.wait_for_new_record(mark, "the end", |record| record.message() == "reload done");
+        server.wait_for_new_record(mark, "the end", |record| record.message() == "reload complete");
         load.wait_answers(20);
         assert_eq!(server.get("/version").text(), format!("v{version}"));
     }
@@ -236,7 +236,7 @@ fn python_is_upgraded_under_load_and_nothing_is_lost() {
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
     let is_ready = |record: &Record| {
-        record.message() == "ready" && record.pid().is_some_and(|pid| pid != server.pid)
+        record.message() == "all workers ready" && record.pid().is_some_and(|pid| pid != server.pid)
     };
     let ready = server.wait_for_new_record(mark, "the new master", is_ready);
     load.wait_answers(20);
@@ -291,7 +291,7 @@ fn python_that_falls_silent_after_it_has_said_that_it_lives_is_hung() {
     if !python_is_there() {
         return;
     }
-    let flags = ["-t", "2s", "--abort-grace", "10s"];
+    let flags = ["-t", "2s", "--abort-timeout", "10s"];
     let server = python(&flags, &["one", "--watched"]).start();
     let worker = server.workers()[0];
     // As long as it says so it may be at anything.
@@ -299,11 +299,11 @@ fn python_that_falls_silent_after_it_has_said_that_it_lives_is_hung() {
     assert_eq!(server.records_of("worker hung").len(), 0);
     server.get("/silence");
     let hung = server.wait_for("the hang", is_hang);
-    assert_eq!((hung.pid(), hung.text("error")), (Some(worker.pid), Some("no heartbeat")));
+    assert_eq!((hung.pid(), hung.text("error")), (Some(worker.pid), Some("no_heartbeat")));
     let exited = server.wait_exited(worker.pid);
     assert_eq!(exited.text("reason"), Some("hung"), "{exited:?}");
     assert_eq!(exited.text("signal"), Some("SIGABRT"), "the program was aborted: {exited:?}");
-    assert_eq!(exited.text("error"), Some("the program has stopped saying WATCHDOG=1"));
+    assert_eq!(exited.text("error"), Some("program stopped sending WATCHDOG=1"));
     wait_line(&server, "where it was", |said| said.contains("Fatal Python error: Aborted"));
     server.wait_replaced(worker);
     server.finish();
@@ -325,7 +325,7 @@ fn python_may_ask_to_be_aborted() {
     if !python_is_there() {
         return;
     }
-    let server = python(&["--abort-grace", "10s"], &["one"]).start();
+    let server = python(&["--abort-timeout", "10s"], &["one"]).start();
     let worker = server.workers()[0];
     let mut client = server.connect();
     client.send("GET /say?WATCHDOG=trigger HTTP/1.1\r\n\r\n");
@@ -344,7 +344,7 @@ fn python_that_leaves_by_itself_says_so_and_gets_a_successor() {
     let server = python(&[], &["one"]).start();
     let worker = server.workers()[0];
     server.get("/say?STOPPING=1");
-    server.wait_for("its leave", |record| record.is("worker leaves", worker.pid));
+    server.wait_for("its leave", |record| record.is("worker draining", worker.pid));
     wait_until("its successor is ready", || {
         server.workers().iter().any(|other| other.slot == worker.slot && other.pid != worker.pid)
     });
@@ -352,7 +352,7 @@ fn python_that_leaves_by_itself_says_so_and_gets_a_successor() {
     assert!(!server.records_of("worker exited").iter().any(|r| r.pid() == Some(worker.pid)));
     kill(program_of(worker.pid), Signal::SIGTERM).unwrap();
     let exited = server.wait_exited(worker.pid);
-    assert_eq!((exited.text("reason"), exited.number("code")), (Some("asked"), Some(0)));
+    assert_eq!((exited.text("reason"), exited.number("code")), (Some("requested"), Some(0)));
     server.finish();
 }
 
@@ -411,7 +411,7 @@ fn a_foreign_server_serves(file: &str, text: &str, words: &[&str]) {
     server.wait_replaced(workers[0]);
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload done");
+    server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload complete");
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     finish_foreign(server);
 }
@@ -423,7 +423,7 @@ fn finish_foreign(server: Server) {
     server.wait_no_survivors();
     for exited in server.records_of("worker exited") {
         let reason = exited.text("reason").unwrap();
-        assert!(["crashed", "reload", "asked"].contains(&reason), "{exited:?}");
+        assert!(["crashed", "reload", "requested"].contains(&reason), "{exited:?}");
     }
 }
 

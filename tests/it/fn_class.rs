@@ -89,7 +89,7 @@ fn term_lets_the_slow_request_finish(class: &str) {
     assert_eq!(client.answer().status(), 200);
     server.expect_clean_exit();
     for exited in server.records_of("worker exited") {
-        assert_eq!(exited.text("reason"), Some("asked"), "{exited:?}");
+        assert_eq!(exited.text("reason"), Some("requested"), "{exited:?}");
         assert_eq!(exited.number("code"), Some(0), "{exited:?}");
     }
 }
@@ -110,7 +110,7 @@ fn term_gives_up_at_the_graceful_timeout(class: &str) {
 }
 
 fn int_is_quick(class: &str) {
-    let Some(mut server) = start(class, &["-w", "2", "--abort-grace", "60s"]) else { return };
+    let Some(mut server) = start(class, &["-w", "2", "--abort-timeout", "60s"]) else { return };
     let mut client = server.begin("/sleep?ms=120000");
     server.signal(Signal::SIGINT);
     server.expect_clean_exit();
@@ -118,7 +118,7 @@ fn int_is_quick(class: &str) {
 }
 
 fn a_worker_that_is_stuck_in_a_request_is_replaced(class: &str) {
-    let flags = ["-w", "2", "-t", "1s", "--abort-grace", "500ms"];
+    let flags = ["-w", "2", "-t", "1s", "--abort-timeout", "500ms"];
     let Some(server) = start(class, &flags) else { return };
     let workers = server.wait_workers(2);
     let begun = Instant::now();
@@ -126,7 +126,7 @@ fn a_worker_that_is_stuck_in_a_request_is_replaced(class: &str) {
     let hung = server.serve_until("the hang", |record| record.message() == "worker hung");
     // The last beat of the one that does not tell of its clients may be as old as its loop is long.
     assert!(hung.seen - begun >= Duration::from_millis(750), "after {:?}", hung.seen - begun);
-    assert_eq!(hung.text("verdict"), Some("blocked"), "{hung:?}");
+    assert_eq!(hung.text("cause"), Some("blocked"), "{hung:?}");
     if class == "plain" {
         let work = hung.text("work").unwrap_or_default().to_owned();
         assert!(work.ends_with(&format!(":{}", client.port())), "{hung:?}");
@@ -179,7 +179,7 @@ fn a_worker_asked_to_leave_finishes_and_is_replaced(class: &str) {
     for worker in workers {
         let exited = server.serve_until("its end", |r| r.is("worker exited", worker.pid));
         assert_eq!(exited.number("code"), Some(0), "{exited:?}");
-        assert_eq!(exited.text("reason"), Some("asked"), "{exited:?}");
+        assert_eq!(exited.text("reason"), Some("requested"), "{exited:?}");
         server.wait_replaced(worker);
     }
     // The one that was busy has finished what it had begun.
@@ -191,7 +191,7 @@ fn a_reload_loses_none(class: &str) {
     let Some(server) = start(class, &["-w", "2"]) else { return };
     server.wait_workers(2);
     server.signal(Signal::SIGHUP);
-    server.serve_until("the reload", |record| record.message() == "reload done");
+    server.serve_until("the reload", |record| record.message() == "reload complete");
     for exited in server.records_of("worker exited") {
         assert_eq!(exited.text("reason"), Some("reload"), "{exited:?}");
     }

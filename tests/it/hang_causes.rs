@@ -50,10 +50,10 @@ impl HangCase {
         let folder = tempfile::tempdir().unwrap();
         let (path, log) = (folder.path().to_str().unwrap(), folder.path().join("log"));
         symlink("/proc/self/fd/2", &log).unwrap();
-        let common = ["-k", class, "-t", timeout, "--abort-grace", "2s", "--chdir", path];
+        let common = ["-k", class, "-t", timeout, "--abort-timeout", "2s", "--chdir", path];
         let launch = flags.iter().fold(Launch::new(&common), |launch, flag| launch.arg(flag));
         let launch = if may_dump_cores() {
-            launch.with_cores().arg("--core").arg("unlimited")
+            launch.with_cores().arg("--rlimit-core").arg("unlimited")
         } else {
             launch
         };
@@ -92,7 +92,7 @@ impl HangCase {
     /// What is found out about a worker.
     #[track_caller]
     fn hang_record(&self, worker: Worker) -> Record {
-        let is_it = |r: &Record| r.pid() == Some(worker.pid) && r.text("verdict").is_some();
+        let is_it = |r: &Record| r.pid() == Some(worker.pid) && r.text("cause").is_some();
         self.server.wait_for("a verdict", is_it)
     }
 
@@ -134,7 +134,7 @@ const CAUSES: [(&str, Cause); 7] = [
         scene.make_a_file(worker);
         Some(Box::new(held))
     }),
-    ("dumping core", |scene, _| {
+    ("dumping_core", |scene, _| {
         let held = scene.hold_cores()?;
         Some(Box::new((held, scene.ask("/crash"))))
     }),
@@ -148,16 +148,16 @@ fn each_hang_cause_is_classified(class: &str) {
         let worker = case.worker();
         let Some(kept) = cause(&case, worker) else { continue };
         let record = case.hang_record(worker);
-        assert_eq!(record.text("verdict"), Some(expected), "{record:?}");
+        assert_eq!(record.text("cause"), Some(expected), "{record:?}");
         // Who cannot be blamed is not ended.
         let (message, action) = match expected {
-            "frozen" | "throttled" => ("worker cannot run", None),
-            "dumping core" => ("worker has crashed", None),
+            "frozen" | "throttled" => ("worker frozen or throttled, timeout extended", None),
+            "dumping_core" => ("worker dumping core", None),
             "stopped" | "unkillable" => ("worker hung", Some("killed")),
             _ => ("worker hung", Some("aborted")),
         };
         assert_eq!((record.message(), record.text("action")), (message, action), "{record:?}");
-        verdicts.insert(record.text("verdict").unwrap().to_owned());
+        verdicts.insert(record.text("cause").unwrap().to_owned());
         tried += 1;
         drop(kept);
         if action.is_some() {
@@ -172,13 +172,13 @@ fn each_hang_cause_is_classified(class: &str) {
 #[track_caller]
 fn expect_dump_completes(case: &HangCase, worker: Worker, held: StuckFs, reason: &str) {
     let server = &case.server;
-    let said = server.wait_for("the dump", |r| r.is("worker has crashed", worker.pid));
-    assert_eq!(said.text("verdict"), Some("dumping core"));
+    let said = server.wait_for("the dump", |r| r.is("worker dumping core", worker.pid));
+    assert_eq!(said.text("cause"), Some("dumping_core"));
     server.wait_replaced(worker);
     server.serve_for(Duration::from_millis(2500));
     assert_eq!(status(worker.pid, "CoreDumping"), ["1"], "it is still at it");
     for (message, count) in
-        [("worker has crashed", 1), ("worker exited", 0), ("worker is killed", 0)]
+        [("worker dumping core", 1), ("worker exited", 0), ("worker killed", 0)]
     {
         let records = case.records(message, worker);
         assert_eq!(records.len(), count, "{records:#?}");
@@ -208,7 +208,7 @@ fn a_worker_that_dumps_its_core_when_aborted_is_not_killed(class: &str) {
     let Some(held) = case.hold_cores() else { return };
     let _client = case.ask("/spin");
     let hung = case.server.wait_for("the hang", |r| r.is("worker hung", worker.pid));
-    assert_eq!(hung.text("verdict"), Some("busy"), "{hung:?}");
+    assert_eq!(hung.text("cause"), Some("busy"), "{hung:?}");
     expect_dump_completes(&case, worker, held, "hung");
     case.server.finish();
 }
@@ -237,7 +237,7 @@ fn a_worker_beyond_signals_is_killed_once_and_replaced_at_once(class: &str) {
     let Some(held) = case.hold() else { return };
     case.make_a_file(worker);
     let hung = server.wait_for("the hang", |r| r.is("worker hung", worker.pid));
-    let facts = (hung.text("verdict"), hung.text("state"), hung.text("action"));
+    let facts = (hung.text("cause"), hung.text("state"), hung.text("action"));
     assert_eq!(facts, (Some("unkillable"), Some("D"), Some("killed")), "{hung:?}");
     server.wait_replaced(worker);
     // It lives, and has been told. However long it takes, there is no second word, nor another worker.
@@ -266,8 +266,8 @@ fn a_throttled_worker_is_left_alone(class: &str) {
     // of them, and is soon done without a limit, whoever else is busy.
     group.limit_cpu(1000, 1_000_000);
     let mut client = case.ask("/leak?mb=16");
-    let excused = server.wait_for("its excuse", |r| r.is("worker cannot run", worker.pid));
-    assert_eq!(excused.text("verdict"), Some("throttled"), "{excused:?}");
+    let excused = server.wait_for("its excuse", |r| r.is("worker frozen or throttled, timeout extended", worker.pid));
+    assert_eq!(excused.text("cause"), Some("throttled"), "{excused:?}");
     server.sees_record(Duration::from_secs(5), |record| record.message() == "worker hung");
     group.unlimit_cpu();
     assert_eq!(client.answer().status(), 200);
@@ -289,9 +289,9 @@ fn an_endless_loop_in_a_throttled_group_comes_to_an_end(class: &str) {
     let _client = case.ask("/spin");
     // It is throttled because it is busy: once it has had its time, that is no excuse.
     let hung = server.wait_for("the hang", |r| r.is("worker hung", worker.pid));
-    assert_eq!(hung.text("verdict"), Some("busy"), "{hung:?}");
+    assert_eq!(hung.text("cause"), Some("busy"), "{hung:?}");
     // On a machine that gives it even less it is not throttled, and not excused.
-    let was_excused = !case.records("worker cannot run", worker).is_empty();
+    let was_excused = !case.records("worker frozen or throttled, timeout extended", worker).is_empty();
     assert!(!was_excused || hung.number("work_ms") > Some(2000), "it was given time: {hung:?}");
     assert_eq!(server.wait_exited(worker.pid).text("reason"), Some("hung"));
     server.wait_replaced(worker);
@@ -314,7 +314,7 @@ fn a_sleeper_in_a_throttled_group_is_no_victim_of_it(class: &str) {
     let hung = case.server.wait_for("the hang", |record| record.message() == "worker hung");
     hog.kill().unwrap();
     hog.wait().unwrap();
-    assert_eq!(hung.text("verdict"), Some("blocked"), "{hung:?}");
+    assert_eq!(hung.text("cause"), Some("blocked"), "{hung:?}");
     drop(group);
     case.server.finish();
 }

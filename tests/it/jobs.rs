@@ -61,7 +61,7 @@ fn runs_happen_in_each_thread_and_are_counted(class: &str) {
         assert!(descriptors_to(worker.pid, "socket:").is_empty(), "a job listens nowhere");
         for thread in 0..threads_of(class) {
             let is_its =
-                |r: &Record| r.is("tick", worker.pid) && r.number("thread") == Some(thread);
+                |r: &Record| r.is("tick", worker.pid) && r.number("thread_index") == Some(thread);
             wait_until("a few runs", || server.records().iter().filter(|r| is_its(r)).count() >= 3);
         }
     }
@@ -79,7 +79,7 @@ fn runs_happen_in_each_thread_and_are_counted(class: &str) {
 }
 
 fn a_run_that_hangs_is_found_by_its_label(class: &str) {
-    let flags = ["-t", "1s", "--abort-grace", "300ms", "--graceful-timeout", "5s"];
+    let flags = ["-t", "1s", "--abort-timeout", "300ms", "--graceful-timeout", "5s"];
     let server = start(class, &flags, &["every=100ms", "hang_on=4"]);
     let victim = server.wait_workers(1)[0];
     let hung = server.wait_for("the hang", |record| record.is("worker hung", victim.pid));
@@ -101,13 +101,13 @@ fn a_job_that_sleeps_is_left_alone(class: &str) {
 fn a_job_that_panics_goes_on_after_a_pause(class: &str) {
     let mut server = start(class, &[], &["every=10ms", "panic_on=1"]);
     let worker = server.wait_workers(1)[0];
-    let panic = server.wait_for("the panic", |record| record.message() == "panic");
+    let panic = server.wait_for("the panic", |record| record.message() == "worker panicked");
     assert!(panic.text("error").unwrap_or_default().contains("panic_on=1"), "{panic:?}");
-    let is_pause = |record: &Record| record.message() == "job pauses after a panic";
+    let is_pause = |record: &Record| record.message() == "job paused after panic";
     let pause = server.wait_for("the pause", is_pause);
-    assert_eq!((pause.number("pause_ms"), pause.number("in_a_row")), (Some(100), Some(1)));
-    let seat = pause.number("seat");
-    let is_next = |r: &Record| r.is("tick", worker.pid) && r.number("thread") == seat;
+    assert_eq!((pause.number("pause_ms"), pause.number("consecutive")), (Some(100), Some(1)));
+    let seat = pause.number("thread_index");
+    let is_next = |r: &Record| r.is("tick", worker.pid) && r.number("thread_index") == seat;
     let next = server.wait_for_new_record(server.mark(), "the next run", is_next);
     assert!(next.number("run") > Some(1));
     server.signal(Signal::SIGTERM);
@@ -135,10 +135,10 @@ fn a_worker_that_leaves_ends_its_run(class: &str) {
     let runs = server.records_of("tick").len();
     server.signal(Signal::SIGTERM);
     server.expect_clean_exit();
-    let ends = server.records_of("tick worked");
+    let ends = server.records_of("tick finished");
     assert!(ends.len() >= runs, "{runs} runs, {} ends", ends.len());
     assert_eq!(ends[0].pid(), Some(worker));
-    assert_eq!(server.wait_exited(worker).text("reason"), Some("asked"));
+    assert_eq!(server.wait_exited(worker).text("reason"), Some("requested"));
 }
 
 fn a_job_that_sleeps_leaves_at_once(class: &str) {
@@ -164,7 +164,7 @@ fn a_run_that_lasts_too_long_is_cut_off(class: &str) {
 }
 
 fn a_job_stops_now_if_told_so(class: &str) {
-    let flags = ["--graceful-timeout", "1h", "--abort-grace", "300ms"];
+    let flags = ["--graceful-timeout", "1h", "--abort-timeout", "300ms"];
     let server = start(class, &flags, &["hang_on=1"]);
     ticking(&server, 0);
     server.signal(Signal::SIGINT);
@@ -176,7 +176,7 @@ fn a_reload_exchanges_jobs(class: &str) {
     let server = start(class, &["-w", "2"], &["every=20ms"]);
     let old = server.wait_workers(2);
     server.signal(Signal::SIGHUP);
-    server.wait_for("the reload", |record| record.message() == "reload done");
+    server.wait_for("the reload", |record| record.message() == "reload complete");
     for worker in old {
         let exited = server.wait_exited(worker.pid);
         assert_eq!((exited.text("reason"), exited.number("code")), (Some("reload"), Some(0)));
@@ -208,7 +208,7 @@ fn a_job_does_not_outlive_its_master(class: &str) {
     let server = start(class, &[], &["every=1h", "work_ms=1500"]);
     let worker = ticking(&server, 0);
     server.signal(Signal::SIGKILL);
-    server.wait_for("its end", |record| record.is("tick worked", worker));
+    server.wait_for("its end", |record| record.is("tick finished", worker));
     server.wait_no_survivors();
 }
 
@@ -229,9 +229,9 @@ fn missing_wall_timer_falls_back_to_a_deadline(class: &str) {
     let more = 64 - alarms.first().expect("an alarm");
     let script = format!("for i in $(seq {more}); do exec {{fd}}</dev/null; done; exec \"$@\"");
     let program = ["bash", "-c", &script, "bash", env!("CARGO_BIN_EXE_ostler")];
-    let flags = ["-k", class, "--threads", "1", "--nofile", "64", "tick", "cron=* * * * * *"];
+    let flags = ["-k", class, "--threads", "1", "--rlimit-nofile", "64", "tick", "cron=* * * * * *"];
     let server = Launch::by(&program, &flags).unbound().start();
-    let warning = server.wait_for("a warning", |r| r.message().starts_with("job would not notice"));
+    let warning = server.wait_for("a warning", |r| r.message().starts_with("failed to set wall-clock timer"));
     assert!(warning.text("error").unwrap_or_default().contains("Too many open"), "{warning:?}");
     let worker = ticking(&server, 0);
     wait_until("a few dates", || server.records_of("tick").len() >= 4);
@@ -242,7 +242,7 @@ fn missing_wall_timer_falls_back_to_a_deadline(class: &str) {
 
 #[test]
 fn one_run_that_hangs_does_not_end_those_of_other_threads() {
-    let flags = ["-t", "4s", "--abort-grace", "300ms", "--graceful-timeout", "20s"];
+    let flags = ["-t", "4s", "--abort-timeout", "300ms", "--graceful-timeout", "20s"];
     // When one has hung for as long as it may, the other is in the midst of its second run.
     let server = start("threads", &flags, &["every=1ms", "work_ms=2600", "hang_on=1"]);
     let victim = server.wait_workers(1)[0];
@@ -251,7 +251,7 @@ fn one_run_that_hangs_does_not_end_those_of_other_threads() {
     assert_eq!(exited.text("reason"), Some("hung"), "{exited:?}");
     expect_never_fewer_than(&server, 1);
     let runs = |message| server.records().iter().filter(|r| r.is(message, victim.pid)).count();
-    assert_eq!(runs("tick worked"), 2);
+    assert_eq!(runs("tick finished"), 2);
     assert_eq!(runs("tick"), 3, "the one that hangs has not ended, and no other has begun");
 }
 
@@ -283,7 +283,7 @@ fn a_reload_to_a_class_that_runs_no_jobs_changes_nothing() {
         let mark = server.mark();
         fs::write(&path, text).unwrap();
         server.signal(Signal::SIGHUP);
-        let is_refusal = |record: &Record| record.message() == "reload refused";
+        let is_refusal = |record: &Record| record.message() == "reload rejected";
         let refused = server.wait_for_new_record(mark, "the refusal", is_refusal);
         assert!(refused.text("error").unwrap_or_default().contains(why), "{refused:?}");
         let mark = server.mark();
@@ -305,13 +305,13 @@ fn a_reload_leads_from_clients_to_a_job_and_back() {
         let mark = server.mark();
         fs::write(&path, "app: {name: tick, every: 20ms}\n").unwrap();
         server.signal(Signal::SIGHUP);
-        server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload done");
+        server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload complete");
         ticking(&server, mark);
         assert!(server.try_get("/").is_err(), "nobody listens");
         let mark = server.mark();
         fs::write(&path, &clients).unwrap();
         server.signal(Signal::SIGHUP);
-        server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload done");
+        server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload complete");
         assert_eq!(server.get("/").text(), "Hello, world!\n");
     }
     server.finish();
@@ -320,9 +320,9 @@ fn a_reload_leads_from_clients_to_a_job_and_back() {
 #[test]
 fn what_makes_no_sense_for_a_job_is_refused_with_its_place() {
     for (options, why) in [
-        (&["every=0"][..], "APP: every: \"0\" is too short: the least is 1ms"),
+        (&["every=0"][..], "APP: every: \"0\" is too short: the minimum is 1ms"),
         (&["cron=61 * * * *"], "APP: cron: \"61 * * * *\" is not a cron expression ("),
-        (&["cron=@daily", "every=1s"], "APP: cron: a job has one schedule, and every is given too"),
+        (&["cron=@daily", "every=1s"], "APP: cron: a job has one schedule: give either every or cron"),
         (&["work_ms=-1"], "APP: work_ms: \"-1\" is not a whole number"),
         (&["evry=1s"], "APP: evry: app \"tick\" has no such option; it has every, cron, "),
     ] {
@@ -331,7 +331,7 @@ fn what_makes_no_sense_for_a_job_is_refused_with_its_place() {
         assert!(outcome.stderr.starts_with(&format!("ostler: {why}")), "{}", outcome.stderr);
     }
     for (text, why) in [
-        ("app:\n  name: tick\n  cron: '0 0 31 2 *'\n", "3: app.cron: \"0 0 31 2 *\" fits no date"),
+        ("app:\n  name: tick\n  cron: '0 0 31 2 *'\n", "3: app.cron: \"0 0 31 2 *\" matches no date"),
         ("app:\n  name: tick\n\n  every: soon\n", "4: app.every: \"soon\" is not a duration"),
         ("app: tick\nbind: ':1'\n", "2: bind: app \"tick\" is a job, which listens nowhere"),
         ("app: demo\nbind: []\n", "2: bind: is empty, but class sync serves clients"),

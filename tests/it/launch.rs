@@ -137,7 +137,7 @@ impl Launch {
     #[track_caller]
     pub fn start(self) -> Server {
         let server = self.spawn();
-        server.wait_for("ready", |record| record.message() == "ready");
+        server.wait_for("ready", |record| record.message() == "all workers ready");
         server
     }
 

@@ -47,12 +47,12 @@ fn a_killed_worker_is_replaced(class: &str) {
 }
 
 fn a_stopped_worker_is_replaced(class: &str) {
-    let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-grace", "500ms"]);
+    let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-timeout", "500ms"]);
     let victim = server.wait_workers(2)[0];
     kill(victim.pid, Signal::SIGSTOP).unwrap();
     let hung = server.serve_until("its hang", |record| record.is("worker hung", victim.pid));
     assert_eq!(hung.number("slot"), Some(victim.slot));
-    assert_eq!(hung.text("verdict"), Some("stopped"), "{hung:?}");
+    assert_eq!(hung.text("cause"), Some("stopped"), "{hung:?}");
     let exited = server.serve_until("its end", |record| record.is("worker exited", victim.pid));
     assert_eq!(exited.text("reason"), Some("hung"));
     // It could not have heard anything else.
@@ -63,18 +63,18 @@ fn a_stopped_worker_is_replaced(class: &str) {
 
 fn a_frozen_worker_is_left_alone(class: &str) {
     let Some(group) = Group::new("freezer") else { return };
-    let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-grace", "500ms"]);
+    let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-timeout", "500ms"]);
     let victim = server.wait_workers(2)[0];
     group.take(victim.pid);
     group.freeze();
-    let is_excused = |record: &Record| record.is("worker cannot run", victim.pid);
+    let is_excused = |record: &Record| record.is("worker frozen or throttled, timeout extended", victim.pid);
     let excused = server.wait_for("its excuse", is_excused);
-    assert_eq!(excused.text("verdict"), Some("frozen"));
+    assert_eq!(excused.text("cause"), Some("frozen"));
     server.sees_record(Duration::from_millis(2500), |record| record.message() == "worker hung");
     group.thaw();
     server.sees_record(Duration::from_millis(1500), |record| record.message() == "worker hung");
     expect_no_disturbance(&server);
-    let excuses = server.records_of("worker cannot run");
+    let excuses = server.records_of("worker frozen or throttled, timeout extended");
     assert_eq!(excuses.len(), 1, "once: {excuses:#?}");
     drop(group);
     server.serve_for(Duration::from_millis(50));
@@ -83,21 +83,21 @@ fn a_frozen_worker_is_left_alone(class: &str) {
 
 fn a_hanging_worker_is_replaced(class: &str) {
     let hung = a_unit_of_work_that_takes_too_long(class, "/hang");
-    assert_eq!(hung.text("verdict"), Some("blocked"), "{hung:?}");
+    assert_eq!(hung.text("cause"), Some("blocked"), "{hung:?}");
     assert!(hung.number("cpu_percent") < Some(25), "{hung:?}");
     // Without the right to look into it the call is not known.
-    let call = hung.text("call");
+    let call = hung.text("syscall");
     assert!(matches!(call, None | Some("clock_nanosleep" | "nanosleep")), "{hung:?}");
 }
 
 fn a_spinning_worker_is_replaced(class: &str) {
     let hung = a_unit_of_work_that_takes_too_long(class, "/spin");
-    assert_eq!(hung.text("verdict"), Some("busy"), "{hung:?}");
+    assert_eq!(hung.text("cause"), Some("busy"), "{hung:?}");
 }
 
 /// Returns what is said of the hang.
 fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) -> Record {
-    let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-grace", "500ms"]);
+    let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-timeout", "500ms"]);
     let workers = server.wait_workers(2);
     let begun = Instant::now();
     let mut client = server.begin(path);
@@ -116,11 +116,11 @@ fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) -> Record {
     client.expect_end();
     for aborted in server.records_of("worker aborted") {
         // It was aborted in the thread that hung, and that tells where.
-        assert_eq!(aborted.number("thread"), hung.number("thread"), "{aborted:?}");
+        assert_eq!(aborted.number("tid"), hung.number("tid"), "{aborted:?}");
         assert!(aborted.text("backtrace").unwrap_or_default().contains("DemoHandler"));
     }
     assert_eq!(server.records_of("worker hung").len(), 1);
-    for fact in ["pid", "slot", "thread", "for_ms", "work_ms", "seat"] {
+    for fact in ["pid", "slot", "tid", "duration_ms", "work_ms", "thread_index"] {
         assert!(hung.number(fact).is_some(), "no {fact}: {hung:?}");
     }
     expect_other_threads_logged(&hung);
@@ -131,8 +131,8 @@ fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) -> Record {
 /// The record of a hang tells of each thread: of the one that hangs, and in brief of the others.
 #[track_caller]
 fn expect_other_threads_logged(hung: &Record) {
-    let numbers = ["pid", "thread"].map(|fact| hung.number(fact).unwrap());
-    let others = hung.text("others").unwrap_or_default();
+    let numbers = ["pid", "tid"].map(|fact| hung.number(fact).unwrap());
+    let others = hung.text("other_threads").unwrap_or_default();
     let mut told: Vec<_> = others.split("; ").filter_map(|other| other.split_once(' ')).collect();
     told.retain(|(number, _)| number.parse() != Ok(numbers[1]));
     assert_eq!(told.len(), others.split_terminator("; ").count(), "{hung:?}");
@@ -228,7 +228,7 @@ fn a_worker_out_of_memory_is_told_from_one_that_was_killed(class: &str) {
     group.limit_memory(64 << 20);
     server.connect().ask("/leak?mb=200");
     let exited = server.wait_exited(born_in_the_group.pid);
-    assert_eq!(exited.text("reason"), Some("out of memory"), "{exited:?}");
+    assert_eq!(exited.text("reason"), Some("oom_killed"), "{exited:?}");
     assert_eq!(exited.text("signal"), Some("SIGKILL"));
     server.wait_replaced(born_in_the_group);
     kill_one();
@@ -317,7 +317,7 @@ fn a_slow_request_within_its_time_is_left_alone(class: &str) {
 }
 
 fn a_request_that_asks_for_more_time_is_left_alone(class: &str) {
-    let server = Server::start(&["-k", class, "-t", "1s", "--abort-grace", "500ms"]);
+    let server = Server::start(&["-k", class, "-t", "1s", "--abort-timeout", "500ms"]);
     assert_eq!(server.get("/long?ms=3000").status(), 200);
     expect_no_disturbance(&server);
     // The next one has asked for nothing.

@@ -42,7 +42,7 @@ fn records_never_interleave(class: &str) {
             assert!(record.get(key).is_some(), "{line} has no {key}");
         }
         // What is counted is a number.
-        for key in ["pid", "slot", "code", "age_ms", "generation"] {
+        for key in ["pid", "slot", "code", "uptime_ms", "generation"] {
             let fact = record.get(key);
             assert!(fact.is_none_or(Value::is_number), "{key} is no number: {line}");
         }
@@ -55,7 +55,7 @@ fn records_never_interleave(class: &str) {
         "worker started",
         "worker ready",
         "worker exited",
-        "ready",
+        "all workers ready",
         "stopping",
         "stopped",
     ] {
@@ -91,13 +91,13 @@ fn server_lifetime_is_logged_with_fields() {
     let at = |message: &str| order.iter().position(|said| said == message).unwrap();
     assert!(at("listening") < at("worker started"));
     assert!(at("worker started") < at("worker ready"));
-    assert!(order.iter().rposition(|said| said == "worker ready").unwrap() < at("ready"));
+    assert!(order.iter().rposition(|said| said == "worker ready").unwrap() < at("all workers ready"));
     server.signal(Signal::SIGTERM);
     server.expect_clean_exit();
     for worker in workers {
         let exited = server.wait_exited(worker.pid);
         assert_eq!(exited.number("slot"), Some(worker.slot));
-        assert_eq!(exited.text("reason"), Some("asked"));
+        assert_eq!(exited.text("reason"), Some("requested"));
         assert_eq!(exited.number("code"), Some(0));
         assert_eq!(server.records_of("worker exited").len(), 2);
     }
@@ -161,7 +161,7 @@ fn fields_have_one_order_in_every_format() {
         server.wait_silence();
         let lines = server.lines();
         let line = lines.iter().find(|line| line.contains("worker exited")).unwrap();
-        orders.push(order_of(line, &["generation", "pid", "units", "slot", "reason", "age_ms"]));
+        orders.push(order_of(line, &["generation", "pid", "units", "slot", "reason", "uptime_ms"]));
     }
     assert_eq!(orders[0].len(), 6, "{orders:?}");
     assert!(orders.iter().all(|order| *order == orders[0]), "{orders:?}");
@@ -179,7 +179,7 @@ fn order_of<'k>(line: &str, keys: &[&'k str]) -> Vec<&'k str> {
 fn events_outlive_a_killed_master() {
     let launch = Launch::new(&["-k", "mio", "--log-level", "error"]);
     let path = launch.path("events");
-    let server = launch.arg("--events-file").arg(&path).spawn();
+    let server = launch.arg("--flight-recorder-file").arg(&path).spawn();
     let has = |wanted: &str, pid: i32| {
         let text = fs::read_to_string(&path).unwrap_or_default();
         let pid = format!(" pid={pid} ");
@@ -196,7 +196,7 @@ fn events_outlive_a_killed_master() {
     assert!(text.lines().all(|line| line.len() == 255), "all have one length: {text}");
     assert!(text.lines().is_sorted(), "{text}");
     // The next master goes on where this one ended.
-    let next = Launch::new(&["-k", "mio", "--events-file", &path]).start();
+    let next = Launch::new(&["-k", "mio", "--flight-recorder-file", &path]).start();
     next.finish();
     let after = fs::read_to_string(&path).unwrap();
     assert!(after.starts_with(&text) && after.lines().is_sorted(), "{after}");
@@ -208,8 +208,8 @@ fn a_file_of_events_that_is_something_else_is_refused() {
     let path = folder.path().join("precious");
     fs::write(&path, "precious\n").unwrap();
     let outcome =
-        Launch::new(&["-k", "mio"]).arg("--events-file").arg(path.to_str().unwrap()).run();
+        Launch::new(&["-k", "mio"]).arg("--flight-recorder-file").arg(path.to_str().unwrap()).run();
     assert_eq!(outcome.exit, Exit::Code(1));
-    assert!(outcome.stderr.contains("file of events"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("flight recorder file"), "{}", outcome.stderr);
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious\n");
 }

@@ -114,16 +114,16 @@ fn reload(server: &Server) -> Record {
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
     let done = server.wait_for_new_record(mark, "the end of a reload", is_end);
-    assert_eq!(done.message(), "reload done", "{done:?}");
+    assert_eq!(done.message(), "reload complete", "{done:?}");
     done
 }
 
 fn is_end(record: &Record) -> bool {
-    record.message() == "reload done" || is_failure(record)
+    record.message() == "reload complete" || is_failure(record)
 }
 
 fn is_failure(record: &Record) -> bool {
-    record.message() == "reload refused" || record.message().starts_with("reload failed")
+    record.message() == "reload rejected" || record.message().starts_with("reload failed")
 }
 
 fn is_error(record: &Record) -> bool {
@@ -213,7 +213,7 @@ fn each_pool_has_a_class_an_app_an_address_and_a_count_of_its_own() {
         let pool = record.text("pool").unwrap_or_default();
         assert!(["web", "pages", "lines"].contains(&pool), "{record:?}");
     }
-    let ready = records.iter().position(|record| record.message() == "ready").unwrap();
+    let ready = records.iter().position(|record| record.message() == "all workers ready").unwrap();
     assert_eq!(records[ready].number("workers"), Some(4));
     let last = records.iter().rposition(|record| record.message() == "worker ready").unwrap();
     assert!(last < ready, "ready is said when all are");
@@ -261,14 +261,14 @@ fn a_reload_that_fails_in_one_pool_fails_in_all(class: &str) {
     bad.set("api", "worker_class", "gevent").write();
     server.signal(Signal::SIGHUP);
     let refused =
-        server.wait_for_new_record(mark, "a refusal", |record| record.message() == "reload refused");
+        server.wait_for_new_record(mark, "a refusal", |record| record.message() == "reload rejected");
     assert!(refused.text("error").unwrap().contains("gevent"), "{refused:?}");
     wait_alone(&server, &old);
     let news = server.records().split_off(mark);
     let errors: Vec<_> = news.iter().filter(|record| is_error(record)).collect();
     assert_eq!(errors.len(), 2, "{errors:#?}");
     assert!(!news.iter().any(|record| {
-        record.message() == "worker is asked to leave"
+        record.message() == "worker draining"
             && record.pid().is_some_and(|pid| old.contains(&pid))
     }));
     house.reload(&server);
@@ -298,7 +298,7 @@ fn a_pool_that_has_rolled_goes_back_with_one_that_fails_late() {
     });
     let rolled = server.records().split_off(mark);
     assert!(rolled.iter().any(|record| {
-        record.text("pool") == Some("web") && record.message() == "worker is asked to leave"
+        record.text("pool") == Some("web") && record.message() == "worker draining"
     }));
     assert_eq!(rolled.iter().filter(|record| is_error(record)).count(), 1);
     load.finish();
@@ -317,7 +317,7 @@ fn old_workers_stay_until_every_pool_canary_is_ready() {
         let is_it = |r: &Record| r.message() == what && r.text("pool") == Some(pool);
         news.iter().position(is_it).unwrap()
     };
-    let leaves = first("worker is asked to leave", "web");
+    let leaves = first("worker draining", "web");
     assert!(first("worker ready", "web") < first("worker ready", "api"), "api boots slowly");
     assert!(first("worker ready", "api") < leaves, "{news:#?}");
     server.finish();
@@ -371,7 +371,7 @@ fn an_address_that_moves_keeps_its_socket() {
     wait_until("the new pool alone", || {
         Client::unix(sock.as_ref()).unwrap().get("/info").json()["pool"] == "api"
     });
-    let closed = server.records_of("no longer listening");
+    let closed = server.records_of("stopped listening");
     assert!(closed.is_empty(), "{closed:?}");
     // A reload that fails leaves it where it is.
     house.bind("api", api).set("new", "bind", format!("[\"unix:{sock}\"]"));
@@ -427,7 +427,7 @@ fn only_the_chosen_pools_run_and_flags_win_over_them() {
     server.finish();
     let outcome = start(&["--pool", "wbe"]).plain().run();
     assert_eq!(outcome.exit, Exit::Code(2));
-    assert!(outcome.stderr.contains("\"wbe\" is not a pool; known are: web, api"), "{outcome:?}");
+    assert!(outcome.stderr.contains("\"wbe\" is not a configured pool; available: web, api"), "{outcome:?}");
 }
 
 #[test]
@@ -436,12 +436,12 @@ fn an_upgrade_hands_on_the_sockets_of_all_pools() {
     let load = addresses.map(Load::on);
     let old = server.pid;
     server.signal(Signal::SIGUSR2);
-    let new = server.wait_for("upgrade", |r| r.message() == "upgrade begins").pid().unwrap();
-    server.wait_for("the successor is ready", |r| r.is("successor is ready", new));
+    let new = server.wait_for("upgrade", |r| r.message() == "upgrade started").pid().unwrap();
+    server.wait_for("the successor is ready", |r| r.is("new master ready", new));
     assert_eq!(children(new).len(), 3);
     load.iter().for_each(|load| load.wait_answers(20));
     kill(old, Signal::SIGTERM).unwrap();
-    server.wait_for("promotion", |record| record.is("promoted", new));
+    server.wait_for("promotion", |record| record.is("upgrade complete", new));
     assert_eq!(server.wait_exit(), Exit::Code(0));
     for (address, pool) in addresses.into_iter().zip(["web", "api"]) {
         assert_eq!(info(address)["pool"], pool);
@@ -450,7 +450,7 @@ fn an_upgrade_hands_on_the_sockets_of_all_pools() {
     load.into_iter().for_each(Load::finish);
     let mark = server.mark();
     kill(new, Signal::SIGHUP).unwrap();
-    server.wait_for_new_record(mark, "reload done", |record| record.message() == "reload done");
+    server.wait_for_new_record(mark, "reload complete", |record| record.message() == "reload complete");
     kill(new, Signal::SIGTERM).unwrap();
     server.wait_no_survivors();
     assert!(addresses.into_iter().all(is_refused));
@@ -483,7 +483,7 @@ fn pool_never_ready_stops_the_master() {
     assert!(error.contains("\"api\"") && error.contains("DEMO_FAIL_BOOT"), "{error}");
     server.wait_no_survivors();
     assert!(is_refused(web) && is_refused(api));
-    assert!(server.records_of("ready").is_empty());
+    assert!(server.records_of("all workers ready").is_empty());
 }
 
 #[test]
@@ -493,7 +493,7 @@ fn a_signal_cannot_say_which_pool_it_means() {
         let mark = server.mark();
         server.signal(signal);
         let told = server.wait_for_new_record(mark, "a warning", |record| {
-            record.message() == "signal has no effect on several pools"
+            record.message() == "signal ignored: multiple pools configured"
         });
         assert!(signal.as_str().ends_with(told.text("signal").unwrap()), "{told:?}");
     }

@@ -38,7 +38,7 @@ fn service_manager_sees_one_status_for_all_pools() {
     server.wait_for("the first pool", |record| record.text("pool") == Some("web"));
     let ready = manager.wait_for(0, "READY=1");
     assert!(ready.seen - begun >= SLOW, "said before all were ready: {ready:?}");
-    assert_eq!(ready.value("STATUS"), Some("3/3 ready, generation 1"));
+    assert_eq!(ready.value("STATUS"), Some("3/3 workers ready, generation 1"));
     assert_eq!((&info(web)["pool"], &info(api)["pool"]), (&"web".into(), &"api".into()));
     // A reload is over when it is in all.
     let mark = manager.mark();
@@ -88,7 +88,7 @@ fn daemon(env: &str) -> (Daemon, [SocketAddr; 2]) {
 #[test]
 fn the_command_waits_until_all_pools_of_the_daemon_serve() {
     let (daemon, addresses) = daemon(&slowly());
-    assert_eq!((daemon.count("worker ready"), daemon.count("ready")), (4, 1));
+    assert_eq!((daemon.count("worker ready"), daemon.count("all workers ready")), (4, 1));
     for (address, pool) in addresses.into_iter().zip(["web", "api"]) {
         assert_eq!(info(address)["pool"], pool);
     }
@@ -134,7 +134,7 @@ fn the_log_is_reopened_by_the_workers_of_all_pools() {
         let says_so = || {
             assert_eq!(get(address, "/panic").status(), 500);
             let records = daemon.records();
-            let said = records.iter().filter(|r| r["msg"] == "panic" && r["pool"] == pool);
+            let said = records.iter().filter(|r| r["msg"] == "worker panicked" && r["pool"] == pool);
             said.map(|record| &record["pid"]).collect::<std::collections::HashSet<_>>().len() == 2
         };
         wait_until("both workers of a pool", says_so);
@@ -234,13 +234,13 @@ fn memory_is_bounded_in_one_pool_only() {
     for address in [api, web] {
         assert_eq!(get(address, "/leak?mb=150").status(), 200);
     }
-    let large = server.wait_for("its size", |record| record.message() == "worker is too large");
+    let large = server.wait_for("its size", |record| record.message() == "worker exceeds max_memory");
     assert_eq!((large.pid(), large.text("pool")), (Some(small), Some("web")), "{large:?}");
     let is_end = |record: &Record| record.is("worker exited", small);
     let exited = server.wait_for("its end", is_end);
     assert_eq!((exited.text("reason"), exited.text("pool")), (Some("recycled"), Some("web")));
     wait_until("a successor", || pids(&server, "web").len() == 1);
-    assert_eq!(server.records_of("worker is too large").len(), 1);
+    assert_eq!(server.records_of("worker exceeds max_memory").len(), 1);
     assert!(pids(&server, "api").contains(&free));
     server.finish();
 }

@@ -71,7 +71,7 @@ fn limits_of(pid: Pid) -> (i32, i32, Vec<u16>, [String; 2], Vec<String>) {
 
 fn workers_run_with_their_resource_limits(class: &str) {
     let mine = cpus(Pid::this());
-    let flags = ["--nofile", "512", "--nice", "5", "--oom-score-adj", "300", "--umask", "027"];
+    let flags = ["--rlimit-nofile", "512", "--nice", "5", "--oom-score-adj", "300", "--umask", "027"];
     let launch = Launch::new(&["-k", class, "-w", "3", "--cpu-affinity", "auto"]);
     let mut launch = flags.iter().fold(launch, |launch, flag| launch.arg(flag));
     launch = launch.arg("--no-new-privs").arg("--chdir").arg("/usr").arg("-e").arg("COLOUR=blue");
@@ -109,7 +109,7 @@ fn rlimit_core_lets_another_user_dump_core() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sock");
     let mut command = Command::new(env!("CARGO_BIN_EXE_ostler"));
-    command.args(["--core", "1M", "--bind"]).arg(format!("unix:{}", path.display()));
+    command.args(["--rlimit-core", "1M", "--bind"]).arg(format!("unix:{}", path.display()));
     if stranger().is_some() {
         command.args(["--user", "nobody"]);
     }
@@ -149,9 +149,9 @@ fn each_slot_runs_on_its_own_processor() {
 #[test]
 fn bounds_that_cannot_be_had_are_said_with_a_remedy() {
     let impossible: [(&[&str], &str); 3] = [
-        (&["--cpu-affinity", "1023"], "cannot run on processor 1023 of cpu_affinity: "),
-        (&["--nofile", "1073741824"], "cannot set nofile to 1073741824: "),
-        (&["--chdir", "/proc/1/map_files", "--user", "nobody"], "cannot enter the folder "),
+        (&["--cpu-affinity", "1023"], "failed to set cpu_affinity to CPU 1023: "),
+        (&["--rlimit-nofile", "1073741824"], "failed to set rlimit_nofile to 1073741824: "),
+        (&["--chdir", "/proc/1/map_files", "--user", "nobody"], "failed to change directory to "),
     ];
     for (flags, words) in impossible {
         if flags.contains(&"--user") && stranger().is_none() {
@@ -221,10 +221,10 @@ fn a_group_alone_can_be_changed() {
 #[test]
 fn unknown_user_or_group_is_rejected() {
     let strange: [(&[&str], &str); 4] = [
-        (&["--user", "no-such-user"], "there is no user \"no-such-user\""),
-        (&["--group", "no-such-group"], "there is no group \"no-such-group\""),
-        (&["--socket-user", "no-such-user"], "--socket-user: there is no user \"no-such-user\""),
-        (&["--socket-group", "no-such-group"], "--socket-group: there is no group"),
+        (&["--user", "no-such-user"], "unknown user \"no-such-user\""),
+        (&["--group", "no-such-group"], "unknown group \"no-such-group\""),
+        (&["--socket-user", "no-such-user"], "--socket-user: unknown user \"no-such-user\""),
+        (&["--socket-group", "no-such-group"], "--socket-group: unknown group"),
     ];
     for (flags, words) in strange {
         for launch in [Launch::new(flags), Launch::new(flags).arg("--check-config")] {
@@ -290,12 +290,12 @@ fn a_reload_changes_bounds_and_the_access_of_new_paths() {
     let server = launch.arg(&file).start();
     assert_eq!(nice(server.workers()[0].pid), 3);
     let text = format!(
-        "nice: 4\nnofile: 400\noom_score_adj: 7\nno_new_privs: yes\nsocket_mode: 666\nbind:\n{}",
+        "nice: 4\nrlimit_nofile: 400\noom_score_adj: 7\nno_new_privs: yes\nsocket_mode: 666\nbind:\n{}",
         bind(2)
     );
     fs::write(&file, text).unwrap();
     server.signal(Signal::SIGHUP);
-    server.wait_for("the reload is done", |record| record.message() == "reload done");
+    server.wait_for("the reload is done", |record| record.message() == "reload complete");
     let pid = server.workers().last().unwrap().pid;
     assert_eq!((nice(pid), oom_score_adj(pid)), (4, 7));
     assert_eq!(
@@ -310,7 +310,7 @@ fn a_reload_changes_bounds_and_the_access_of_new_paths() {
     let failed = server.wait_for_new_record(mark, "the reload fails", |record| {
         record.message().starts_with("reload failed")
     });
-    assert!(failed.text("error").unwrap().contains("processor 1023"), "{failed:?}");
+    assert!(failed.text("error").unwrap().contains("CPU 1023"), "{failed:?}");
     assert_eq!(nice(server.workers()[0].pid), 4);
     server.finish();
 }
@@ -320,7 +320,7 @@ fn unprivileged_workers_serve_heartbeat_and_reopen_the_log(class: &str) {
         return;
     }
     let launch =
-        Launch::new(&["-k", class, "--user", "nobody", "--timeout", "1", "--abort-grace=100ms"]);
+        Launch::new(&["-k", class, "--user", "nobody", "--timeout", "1", "--abort-timeout=100ms"]);
     open(launch.dir());
     let log = launch.path("log");
     // The worker finds the file even from another folder.

@@ -56,14 +56,14 @@ fn a_worker_recycled_by_memory_loses_none(class: &str) {
     let before = server.wait_workers(2);
     assert_eq!(server.get("/leak?mb=150").status(), 200);
     for exited in serve_until_recycled(&server, 1) {
-        let large = server.wait_for("its size", |r| r.message() == "worker is too large");
+        let large = server.wait_for("its size", |r| r.message() == "worker exceeds max_memory");
         assert_eq!(large.pid(), exited.pid());
-        assert!(large.number("bytes") > Some(150 << 20), "{large:?}");
+        assert!(large.number("memory_bytes") > Some(150 << 20), "{large:?}");
         let victim = before.iter().find(|worker| Some(worker.pid) == exited.pid());
         server.wait_replaced(*victim.expect("it was one of the first"));
     }
     server.wait_workers(2);
-    assert_eq!(server.records_of("worker is too large").len(), 1);
+    assert_eq!(server.records_of("worker exceeds max_memory").len(), 1);
     expect_never_fewer_than(&server, 2);
     server.finish();
 }
@@ -76,7 +76,7 @@ pub fn expect_never_fewer_than(server: &Server, count: usize) {
     for record in server.records() {
         match (record.message(), record.pid()) {
             ("worker ready", Some(pid)) => serving.push(pid),
-            ("worker is asked to leave" | "worker exited", Some(pid)) => {
+            ("worker draining" | "worker exited", Some(pid)) => {
                 serving.retain(|other| *other != pid);
             }
             _ => continue,

@@ -85,9 +85,9 @@ impl Settings {
 fn reload(server: &Server) -> i64 {
     let (mark, old) = (server.mark(), server.workers());
     server.signal(Signal::SIGHUP);
-    let is_verdict = |record: &Record| record.message() == "reload done" || is_failure(record);
+    let is_verdict = |record: &Record| record.message() == "reload complete" || is_failure(record);
     let done = server.wait_for_new_record(mark, "the end of a reload", is_verdict);
-    assert_eq!(done.message(), "reload done", "{done:?}");
+    assert_eq!(done.message(), "reload complete", "{done:?}");
     for worker in old {
         server.wait_exited(worker.pid);
     }
@@ -95,7 +95,7 @@ fn reload(server: &Server) -> i64 {
 }
 
 fn is_failure(record: &Record) -> bool {
-    record.message() == "reload refused" || record.message().starts_with("reload failed")
+    record.message() == "reload rejected" || record.message().starts_with("reload failed")
 }
 
 fn pids(server: &Server) -> BTreeSet<Pid> {
@@ -141,7 +141,7 @@ fn capacities(records: &[Record]) -> Vec<usize> {
         let Some(pid) = record.pid() else { continue };
         match record.message() {
             "worker ready" => _ = ready.insert(pid),
-            "worker exited" | "worker is asked to leave" | "worker leaves" => {
+            "worker exited" | "worker draining" => {
                 _ = ready.remove(&pid);
             }
             _ => continue,
@@ -180,7 +180,7 @@ fn no_more_workers_are_missing_than_may_be() {
             let mark = server.mark();
             reload(&server);
             let is_of_note = |record: &&Record| {
-                ["worker ready", "worker is asked to leave"].contains(&record.message())
+                ["worker ready", "worker draining"].contains(&record.message())
             };
             let records = server.records();
             let first = records[mark..].iter().find(is_of_note).unwrap();
@@ -258,8 +258,8 @@ fn a_thousand_hangups_become_a_few_reloads() {
     for _ in 0..1000 {
         server.signal(Signal::SIGHUP);
     }
-    let begun = || server.records_of("reload begins").len();
-    let done = || server.records_of("reload done").len();
+    let begun = || server.records_of("reload started").len();
+    let done = || server.records_of("reload complete").len();
     let at_the_end = begun();
     let mut quiet_since = Instant::now();
     let mut last = begun();
@@ -351,7 +351,7 @@ fn expect_failure(server: &Server, words: &[&str]) {
     let before = server.get("/info").json()["generation"].clone();
     server.signal(Signal::SIGHUP);
     let verdict = server.wait_for_new_record(mark, "a refusal", |record| {
-        record.message() == "reload done" || is_failure(record)
+        record.message() == "reload complete" || is_failure(record)
     });
     let reason = verdict.text("error").unwrap_or_default();
     assert!(is_failure(&verdict), "{verdict:?}");
@@ -437,9 +437,9 @@ fn a_canary_without_descriptors_fails_its_reload(class: &str) {
     // Enough to read settings, too few for a heartbeat and its copies.
     limit_descriptors(server.pid, next_descriptor(server.pid) + 2);
     let mark = server.mark();
-    expect_failure(&server, &["cannot be started", "Too many open files"]);
+    expect_failure(&server, &["failed to start worker", "Too many open files"]);
     let news = server.records().split_off(mark);
-    let tries = news.iter().filter(|record| record.message() == "worker cannot be started");
+    let tries = news.iter().filter(|record| record.message() == "failed to start worker");
     assert!(tries.count() > 1, "{news:#?}");
     limit_descriptors(server.pid, 1024);
     settings.reload(&server);
@@ -520,7 +520,7 @@ fn the_log_moves(user: Option<&str>) {
     wait_until("the workers do so too", || {
         server.get("/panic");
         let records = records_in(log);
-        let told = records.iter().filter(|record| record["msg"] == "panic");
+        let told = records.iter().filter(|record| record["msg"] == "worker panicked");
         told.map(|record| record["pid"].as_i64().unwrap()).collect::<BTreeSet<_>>() == workers
     });
     let before = fs::metadata(moved).unwrap().len();
@@ -553,13 +553,13 @@ fn the_log_goes_on_in_a_new_file_for_workers_without_privileges() {
 fn the_workers_of_new_settings_keep_nothing_of_an_earlier_log() {
     let (launch, mut settings) = Settings::launch("sync", 2);
     let [old, new, events] = ["old", "new", "events"].map(|name| launch.path(name));
-    settings.set("log_file", &old).set("events_file", &events).write();
+    settings.set("log_file", &old).set("flight_recorder_file", &events).write();
     let server = launch.spawn();
     let says = |log: &str, what: &str| records_in(Path::new(log)).iter().any(|r| r["msg"] == what);
-    wait_until("the first workers are ready", || says(&old, "ready"));
+    wait_until("the first workers are ready", || says(&old, "all workers ready"));
     settings.set("log_file", &new).write();
     server.signal(Signal::SIGHUP);
-    wait_until("the reload", || says(&new, "reload done"));
+    wait_until("the reload", || says(&new, "reload complete"));
     wait_until("the old workers leave", || children(server.pid).len() == 2);
     for worker in children(server.pid) {
         let number_of = |path: &str| {

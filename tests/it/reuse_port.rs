@@ -88,7 +88,7 @@ fn fewer_workers_serve_all_queues(class: &str) {
     let signal = |signal| {
         let mark = server.mark();
         server.signal(signal);
-        let is_heard = |record: &Record| record.message() == "number of workers changes";
+        let is_heard = |record: &Record| record.message() == "worker count changed";
         server.wait_for_new_record(mark, "another number", is_heard);
         load.wait_answers(20);
     };
@@ -130,7 +130,7 @@ fn a_reload_under_load_loses_nothing(class: &str) {
     for ((workers, reuse_port), sockets) in most.into_iter().zip([2, 4, 4, 4, 4]) {
         write(workers, reuse_port);
         server.signal(Signal::SIGHUP);
-        server.wait_for("the reload", |record| record.message() == "reload done");
+        server.wait_for("the reload", |record| record.message() == "reload complete");
         wait_sockets(&server, sockets);
         load.wait_answers(50);
     }
@@ -143,11 +143,11 @@ fn an_upgrade_under_load_loses_nothing(class: &str) {
     wait_sockets(&server, 3);
     let load = Load::on(server.address());
     server.signal(Signal::SIGUSR2);
-    server.wait_for("the successor", |record| record.message() == "successor is ready");
+    server.wait_for("the successor", |record| record.message() == "new master ready");
     load.wait_answers(50);
     wait_sockets(&server, 3);
     server.signal(Signal::SIGTERM);
-    server.wait_for("the promotion", |record| record.message() == "promoted");
+    server.wait_for("the promotion", |record| record.message() == "upgrade complete");
     load.wait_answers(50);
     load.finish();
     assert_eq!(sockets_at(server.address()), 3);

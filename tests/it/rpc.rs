@@ -333,7 +333,7 @@ fn a_reload_under_load_loses_no_call(class: &str) {
         for _ in 0..2 {
             let mark = server.mark();
             server.signal(Signal::SIGHUP);
-            server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload done");
+            server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload complete");
             wait(100);
         }
         let worker = server.wait_workers(2)[0];

@@ -371,7 +371,7 @@ fn of_two_masters_started_together_one_wins() {
     assert_eq!((lost.len(), won.len()), (1, 1));
     assert_eq!(lost[0].exit(), Some(Exit::Code(1)));
     let won = won.into_iter().next().unwrap();
-    won.wait_for("ready", |record| record.message() == "ready");
+    won.wait_for("ready", |record| record.message() == "all workers ready");
     assert_eq!(fs::read_to_string(&pidfile).unwrap().trim(), won.pid.to_string());
     won.finish();
 }

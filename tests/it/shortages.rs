@@ -48,10 +48,10 @@ fn reload(server: &Server) {
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
     let is_verdict =
-        |r: &Record| r.message() == "reload done" || r.message().starts_with("reload ");
-    let is_end = |r: &Record| is_verdict(r) && r.message() != "reload begins";
+        |r: &Record| r.message() == "reload complete" || r.message().starts_with("reload ");
+    let is_end = |r: &Record| is_verdict(r) && r.message() != "reload started";
     let verdict = server.wait_for_new_record(mark, "the end of a reload", is_end);
-    assert_eq!(verdict.message(), "reload done", "{verdict:?}");
+    assert_eq!(verdict.message(), "reload complete", "{verdict:?}");
 }
 
 /// TTIN: one worker more, which cannot be had for this reason. The others serve on.
@@ -60,7 +60,7 @@ fn expect_failed_growth(server: &Server, reason: &str) {
     let mark = server.mark();
     server.signal(Signal::SIGTTIN);
     let told = server.wait_for_new_record(mark, "that it cannot be had", |record| {
-        record.message() == "worker cannot be started"
+        record.message() == "failed to start worker"
     });
     assert!(told.text("error").unwrap().contains(reason), "{told:?}");
     server.serve_for(Duration::from_millis(300));
@@ -82,11 +82,11 @@ fn a_master_that_may_not_fork_waits_until_it_may() {
     let load = Load::on(server.address());
     // Its user has more processes already.
     limit_processes(&server, "1");
-    expect_failed_reload(&server, "cannot fork: Resource temporarily unavailable");
-    expect_failed_growth(&server, "cannot fork: Resource temporarily unavailable");
+    expect_failed_reload(&server, "failed to fork: Resource temporarily unavailable");
+    expect_failed_growth(&server, "failed to fork: Resource temporarily unavailable");
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
-    server.wait_for_new_record(mark, "a refusal", |record| record.message() == "upgrade refused");
+    server.wait_for_new_record(mark, "a refusal", |record| record.message() == "upgrade rejected");
     limit_processes(&server, "1000");
     server.wait_workers(3);
     reload(&server);
@@ -207,15 +207,15 @@ fn a_full_pid_file_folder_costs_an_upgrade_and_no_more() {
     let failure = server
         .wait_for_new_record(mark, "a failure", |record| record.message().starts_with("upgrade failed"));
     assert!(failure.text("error").unwrap().contains("No space left on device"), "{failure:?}");
-    server.wait_for_new_record(mark, "its end", |record| record.message() == "successor has ended");
+    server.wait_for_new_record(mark, "its end", |record| record.message() == "new master exited");
     assert_eq!(recorded().trim(), server.pid.to_string());
     reload(&server);
     drop(files);
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
-    let ready = server.wait_for_new_record(mark, "another", |r| r.message() == "successor is ready");
+    let ready = server.wait_for_new_record(mark, "another", |r| r.message() == "new master ready");
     kill(ready.pid().unwrap(), Signal::SIGTERM).unwrap();
-    server.wait_for_new_record(mark, "its end", |record| record.message() == "successor has ended");
+    server.wait_for_new_record(mark, "its end", |record| record.message() == "new master exited");
     // What was there is enough to leave in order.
     let files = fill(&server);
     load.finish();
@@ -285,7 +285,7 @@ fn a_master_whose_settings_are_gone_with_its_folder_refuses_to_reload() {
     let (mark, workers) = (server.mark(), server.workers());
     server.signal(Signal::SIGHUP);
     let refusal =
-        server.wait_for_new_record(mark, "a refusal", |record| record.message() == "reload refused");
+        server.wait_for_new_record(mark, "a refusal", |record| record.message() == "reload rejected");
     assert!(refusal.text("error").unwrap().contains("settings.yaml"), "{refusal:?}");
     assert_eq!(server.workers(), workers);
     load.finish();
@@ -309,11 +309,11 @@ fn stopped_master_kills_no_worker(class: &str) {
     let mark = server.mark();
     stop_for(&server, Duration::from_millis(2500));
     server.wait_for_new_record(mark, "that it was held up", |record| {
-        record.message() == "master was held up"
+        record.message() == "master event loop stalled"
     });
     server.serve_for(Duration::from_millis(1500));
     assert_eq!(server.workers(), workers);
-    let blamed = ["worker hung", "worker is killed", "worker exited"];
+    let blamed = ["worker hung", "worker killed", "worker exited"];
     let news = server.records().split_off(mark);
     assert!(!news.iter().any(|record| blamed.contains(&record.message())), "{news:#?}");
     load.finish();
@@ -329,7 +329,7 @@ fn drain_past_a_stop(class: &str, missed: Duration) {
     stop_for(&server, missed);
     assert_eq!(client.answer().status(), 200);
     server.expect_clean_exit();
-    assert!(server.records_of("worker is killed").is_empty());
+    assert!(server.records_of("worker killed").is_empty());
 }
 
 fn a_drain_has_the_time_in_which_the_master_was_stopped(class: &str) {
@@ -350,7 +350,7 @@ fn a_drain_still_ends_after_the_master_was_stopped() {
     let drained = asked.elapsed();
     stop_for(&server, Duration::from_secs(3));
     let continued = Instant::now();
-    let killed = server.wait_for("its end", |record| record.message() == "worker is killed");
+    let killed = server.wait_for("its end", |record| record.message() == "worker killed");
     let left = Duration::from_secs(2).saturating_sub(drained + Duration::from_millis(100));
     assert!(killed.seen - continued >= left, "{:?}, not {left:?}", killed.seen - continued);
     server.wait_no_survivors();

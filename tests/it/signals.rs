@@ -44,7 +44,7 @@ fn the_number_of_workers_follows_ttin_and_ttou() {
         server.wait_workers(count);
     }
     for exited in server.records_of("worker exited") {
-        assert_eq!(exited.text("reason"), Some("scaled"));
+        assert_eq!(exited.text("reason"), Some("scaled_down"));
         assert_eq!(exited.number("code"), Some(0));
     }
     assert_eq!(children(server.pid).len(), 1);

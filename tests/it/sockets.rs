@@ -215,7 +215,7 @@ fn reload_recreates_a_removed_path() {
     begun.ask("/sleep?ms=300");
     fs::remove_file(&path).unwrap();
     server.signal(Signal::SIGHUP);
-    server.wait_for("the reload", |record| record.message() == "reload done");
+    server.wait_for("the reload", |record| record.message() == "reload complete");
     expect_hello(&path);
     assert_eq!(begun.answer().status(), 200, "who was in is served");
     server.finish();

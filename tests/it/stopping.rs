@@ -37,7 +37,7 @@ fn term_lets_the_slow_request_finish(class: &str) {
     assert_eq!(server.records_of("stopping").len(), 1);
     assert_eq!(server.records_of("stopped").len(), 1);
     for exited in server.records_of("worker exited") {
-        assert_eq!(exited.text("reason"), Some("asked"), "{exited:?}");
+        assert_eq!(exited.text("reason"), Some("requested"), "{exited:?}");
         assert_eq!(exited.number("code"), Some(0), "{exited:?}");
     }
 }

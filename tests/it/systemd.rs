@@ -144,7 +144,7 @@ fn a_life_is_told_to_the_manager(class: &str) {
             .spawn();
         let ready = manager.wait_for(0, "READY=1");
         assert!(ready.seen - begun >= boot, "{ready:?}");
-        assert_eq!(ready.value("STATUS"), Some("2/2 ready, generation 1"));
+        assert_eq!(ready.value("STATUS"), Some("2/2 workers ready, generation 1"));
         let first = manager.notifications()[0].clone();
         assert!(first.value("EXTEND_TIMEOUT_USEC").is_some_and(|us| us.parse::<u64>().is_ok()));
         assert_eq!(server.get("/env?name=NOTIFY_SOCKET").status(), 404);
@@ -156,7 +156,7 @@ fn a_life_is_told_to_the_manager(class: &str) {
         assert!(stamp.abs_diff(now_monotonic()) < 60_000_000, "{reloading:?}");
         let ready = manager.wait_for(mark, "READY=1");
         assert!(ready.seen - reloading.seen >= boot, "{ready:?}");
-        let generation_2 = |word: &Notification| word.value("STATUS") == Some("2/2 ready, generation 2");
+        let generation_2 = |word: &Notification| word.value("STATUS") == Some("2/2 workers ready, generation 2");
         manager.wait(mark, "the status of generation 2", generation_2);
 
         // One that is refused is over as well.
@@ -198,8 +198,8 @@ fn the_manager_hears_a_crash_and_the_recovery() {
     let mark = manager.mark();
     let victim = server.wait_workers(2)[0];
     kill(victim.pid, Signal::SIGKILL).unwrap();
-    manager.wait_for(mark, "STATUS=1/2 ready, generation 1");
-    manager.wait_for(mark, "STATUS=2/2 ready, generation 1");
+    manager.wait_for(mark, "STATUS=1/2 workers ready, generation 1");
+    manager.wait_for(mark, "STATUS=2/2 workers ready, generation 1");
     server.finish();
 }
 
@@ -272,12 +272,12 @@ fn the_manager_follows_an_upgrade() {
         let news = server.mark();
         kill(master, Signal::SIGUSR2).unwrap();
         let ready = server
-            .wait_for_new_record(news, "successor", |record| record.message() == "successor is ready");
+            .wait_for_new_record(news, "successor", |record| record.message() == "new master ready");
         let new = ready.pid().unwrap();
         kill(master, Signal::SIGTERM).unwrap();
         manager.wait_for(mark, &format!("MAINPID={new}"));
         wait_until("the old one leaves", || stat(master).is_none_or(|stat| stat.state == 'Z'));
-        server.wait_for("promotion", |record| record.is("promoted", new));
+        server.wait_for("promotion", |record| record.is("upgrade complete", new));
         let words = manager.notifications();
         let stopping = words[mark..].iter().find(|word| word.has("STOPPING=1"));
         assert!(stopping.is_none(), "the service goes on: {stopping:?}");
@@ -296,9 +296,9 @@ fn watchdog_is_pinged_by_the_main_process() {
     let server = launch_by(&words, &["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
     expect_rhythm(&manager, manager.mark(), Duration::from_millis(300));
     server.signal(Signal::SIGUSR2);
-    server.wait_for("successor", |record| record.message() == "successor is ready");
+    server.wait_for("successor", |record| record.message() == "new master ready");
     server.signal(Signal::SIGTERM);
-    let new = server.wait_for("promotion", |record| record.message() == "promoted").pid().unwrap();
+    let new = server.wait_for("promotion", |record| record.message() == "upgrade complete").pid().unwrap();
     assert_eq!(server.wait_exit(), Exit::Code(0));
     expect_rhythm(&manager, manager.mark(), Duration::from_millis(300));
     kill(new, Signal::SIGTERM).unwrap();
@@ -310,7 +310,7 @@ fn a_stop_that_comes_with_the_promotion_ends_the_service() {
     let manager = FakeManager::new();
     let server = Launch::new(&["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
     server.signal(Signal::SIGUSR2);
-    let ready = server.wait_for("successor", |record| record.message() == "successor is ready");
+    let ready = server.wait_for("successor", |record| record.message() == "new master ready");
     let new = ready.pid().unwrap();
     // It learns of both at once.
     kill(new, Signal::SIGSTOP).unwrap();
@@ -331,7 +331,7 @@ fn an_upgrade_that_is_called_off_is_no_end_of_the_service() {
     let news = server.mark();
     server.signal(Signal::SIGUSR2);
     let ready =
-        server.wait_for_new_record(news, "successor", |record| record.message() == "successor is ready");
+        server.wait_for_new_record(news, "successor", |record| record.message() == "new master ready");
     let new = ready.pid().unwrap();
     kill(new, Signal::SIGTERM).unwrap();
     wait_until("the successor leaves", || children(server.pid).len() == 2);
@@ -347,7 +347,7 @@ fn a_manager_that_cannot_be_reached_is_no_obstacle() {
     for name in ["/no/such/socket", "@no-such-manager-of-ours", "nonsense"] {
         let server = Launch::new(&[]).env("NOTIFY_SOCKET", name).start();
         let warned = |record: &crate::log_capture::Record| {
-            record.message() == "ignored" && record.text("error").unwrap_or("").contains(name)
+            record.message() == "startup warning" && record.text("error").unwrap_or("").contains(name)
         };
         server.wait_for("a warning", warned);
         server.finish();
@@ -367,7 +367,7 @@ fn unread_notify_socket_does_not_block_the_master() {
     server.serve_for(Duration::from_millis(500));
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    server.wait_for_new_record(mark, "reload done", |record| record.message() == "reload done");
+    server.wait_for_new_record(mark, "reload complete", |record| record.message() == "reload complete");
     server.finish();
 }
 
@@ -404,7 +404,7 @@ fn a_given_socket_is_served(class: &str) {
         let load = Load::on(address);
         let mark = server.mark();
         server.signal(Signal::SIGHUP);
-        server.wait_for_new_record(mark, "reload done", |record| record.message() == "reload done");
+        server.wait_for_new_record(mark, "reload complete", |record| record.message() == "reload complete");
         load.wait_answers(10);
         load.finish();
         server.finish();
@@ -417,7 +417,7 @@ fn socket_for_another_pid_is_left_alone() {
     let (listener, _) = listener();
     let server = launch_activated(&listener, "LISTEN_PID=1 LISTEN_FDS=1", &[]).start();
     server.wait_for("a warning", |record| {
-        record.message() == "ignored" && record.text("error").unwrap_or("").contains("LISTEN_PID")
+        record.message() == "startup warning" && record.text("error").unwrap_or("").contains("LISTEN_PID")
     });
     assert_eq!(server.records_of("listening").len(), 1);
     assert_eq!(server.get("/").text(), "Hello, world!\n");
@@ -442,7 +442,7 @@ fn nonsense_from_a_manager_is_told() {
     assert!(outcome.stderr.contains('3'), "{outcome:?}");
     // Not numbers at all.
     let server = launch_activated(&socket, "LISTEN_PID=$$ LISTEN_FDS=many", &[]).start();
-    server.wait_for("a warning", |record| record.message() == "ignored");
+    server.wait_for("a warning", |record| record.message() == "startup warning");
     server.finish();
 }
 

@@ -60,7 +60,7 @@ fn upgrade(server: &Server, old: Pid) -> Pid {
     let mark = server.mark();
     kill(old, Signal::SIGUSR2).unwrap();
     let new = begun(server, mark);
-    server.wait_for_new_record(mark, "the successor is ready", |r| r.is("successor is ready", new));
+    server.wait_for_new_record(mark, "the successor is ready", |r| r.is("new master ready", new));
     assert_eq!(pid_in(server.path("pid")), Some(old));
     assert_eq!(pid_in(server.path("pid.2")), Some(new));
     new
@@ -69,14 +69,14 @@ fn upgrade(server: &Server, old: Pid) -> Pid {
 #[track_caller]
 fn begun(server: &Server, mark: usize) -> Pid {
     let record =
-        server.wait_for_new_record(mark, "upgrade begins", |record| record.message() == "upgrade begins");
+        server.wait_for_new_record(mark, "upgrade started", |record| record.message() == "upgrade started");
     record.pid().unwrap()
 }
 
 /// Waits until the new master is alone.
 #[track_caller]
 fn wait_promoted(server: &Server, old: Pid, new: Pid) {
-    server.wait_for("promotion", |record| record.is("promoted", new));
+    server.wait_for("promotion", |record| record.is("upgrade complete", new));
     wait_until("the old master leaves", || is_gone(old));
     wait_until("the pid file is the new master's", || pid_in(server.path("pid")) == Some(new));
     assert!(!server.path("pid.2").exists());
@@ -123,7 +123,7 @@ fn three_upgrades_lose_nothing(class: &str) {
     // What was handed on three times is one's own: it can still be reloaded.
     let mark = server.mark();
     kill(master, Signal::SIGHUP).unwrap();
-    server.wait_for_new_record(mark, "reload done", |record| record.message() == "reload done");
+    server.wait_for_new_record(mark, "reload complete", |record| record.message() == "reload complete");
     expect_served(&server);
     finish(&server, master);
 }
@@ -162,13 +162,13 @@ fn there_is_one_upgrade_at_a_time() {
     for master in [server.pid, new] {
         let mark = server.mark();
         kill(master, Signal::SIGUSR2).unwrap();
-        let refused = |record: &Record| record.message() == "upgrade refused";
-        let record = server.wait_for_new_record(mark, "upgrade refused", refused);
+        let refused = |record: &Record| record.message() == "upgrade rejected";
+        let record = server.wait_for_new_record(mark, "upgrade rejected", refused);
         // It names the other master.
         let other = if master == server.pid { new } else { server.pid };
         assert!(record.text("error").unwrap().contains(&other.to_string()), "{record:?}");
     }
-    assert_eq!(server.records_of("upgrade begins").len(), 1);
+    assert_eq!(server.records_of("upgrade started").len(), 1);
     kill(server.pid, Signal::SIGTERM).unwrap();
     wait_promoted(&server, server.pid, new);
     // Now it is that one's turn.
@@ -242,7 +242,7 @@ fn a_broken_program_changes_nothing() {
         let mark = server.mark();
         server.signal(Signal::SIGUSR2);
         let failed = |record: &Record| {
-            record.message().starts_with("upgrade failed") || record.message() == "upgrade refused"
+            record.message().starts_with("upgrade failed") || record.message() == "upgrade rejected"
         };
         server.wait_for_new_record(mark, what, failed);
         wait_until("it is buried", || children(server.pid).len() == 2);
@@ -401,9 +401,9 @@ fn hang_up(server: &Server, master: Pid) {
     let mark = server.mark();
     kill(master, Signal::SIGHUP).unwrap();
     let over = |record: &Record| record.message().starts_with("reload ");
-    let is_end = |record: &Record| over(record) && record.message() != "reload begins";
+    let is_end = |record: &Record| over(record) && record.message() != "reload started";
     let end = server.wait_for_new_record(mark, "the end of a reload", is_end);
-    assert_eq!(end.message(), "reload done", "{end:?}");
+    assert_eq!(end.message(), "reload complete", "{end:?}");
 }
 
 fn booting_new_master_takes_over_without_loss(class: &str) {
@@ -417,7 +417,7 @@ fn booting_new_master_takes_over_without_loss(class: &str) {
     server.wait_for_new_record(mark, "its workers boot", |record| record.message() == "worker started");
     server.signal(Signal::SIGTERM);
     wait_promoted(&server, server.pid, new);
-    server.wait_for_new_record(mark, "it is ready", |record| record.is("ready", new));
+    server.wait_for_new_record(mark, "it is ready", |record| record.is("all workers ready", new));
     load.wait_answers(20);
     load.finish();
     finish(&server, new);
@@ -478,9 +478,9 @@ fn locked_instance_can_be_upgraded() {
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
     let new = begun(&server, mark);
-    server.wait_for_new_record(mark, "it is ready", |record| record.is("successor is ready", new));
+    server.wait_for_new_record(mark, "it is ready", |record| record.is("new master ready", new));
     server.signal(Signal::SIGTERM);
-    server.wait_for("promotion", |record| record.is("promoted", new));
+    server.wait_for("promotion", |record| record.is("upgrade complete", new));
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     finish(&server, new);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -493,7 +493,7 @@ fn new_master_with_bad_settings_reports_reason() {
     let log = launch.path("log");
     let server = launch.arg("--log-file").arg(&log).spawn();
     let records = || fs::read_to_string(&log).unwrap_or_default();
-    wait_until("it is ready", || records().contains("\"ready\""));
+    wait_until("it is ready", || records().contains("\"all workers ready\""));
     fs::write(server.path("settings.yaml"), "nonsense: 1\n").unwrap();
     server.signal(Signal::SIGUSR2);
     wait_until("it fails", || records().contains("upgrade failed"));
@@ -539,7 +539,7 @@ fn two_stopping_masters_do_not_deadlock() {
     kill(new, Signal::SIGKILL).unwrap();
     // The old one cannot take its promise back; but it can say that it is over. Whoever asks before
     // it knows waits for the busy worker.
-    let is_mourning = |record: &Record| record.message() == "successor has ended";
+    let is_mourning = |record: &Record| record.message() == "new master exited";
     server.wait_for_new_record(mark, "the end of the successor", is_mourning);
     wait_until("nobody listens", || is_refused(&server.address().to_string()));
     assert_eq!(server.exit(), None, "it was told before it left");
@@ -560,7 +560,7 @@ fn path_taken_by_another_process_is_not_inherited() {
     let failed = server.wait_for_new_record(mark, "a failure", is_error);
     assert!(failed.message().starts_with("upgrade failed"), "{failed:?}");
     let error = failed.text("error").unwrap_or_default().to_owned();
-    assert!(error.contains("another program is serving there"), "{failed:?}");
+    assert!(error.contains("another process is listening there"), "{failed:?}");
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));

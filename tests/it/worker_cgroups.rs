@@ -82,7 +82,7 @@ fn each_worker_has_a_group_of_its_own(class: &str) {
         assert_eq!(group_of(worker.pid).file_name(), leaf.file_name());
     }
     assert_eq!(group_of(server.pid).file_name(), group.path().file_name());
-    let [told] = &server.records_of("control group delegated")[..] else { panic!("once") };
+    let [told] = &server.records_of("cgroup delegated")[..] else { panic!("once") };
     assert_eq!(told.text("path"), group.path().to_str());
     finish(&group, server);
 }
@@ -152,7 +152,7 @@ fn a_worker_out_of_memory_is_told_in_its_group_too(class: &str) {
     assert!(worker_cgroup(&group, server.pid, victim.pid).exists());
     server.connect().ask("/leak?mb=200");
     let exited = server.wait_exited(victim.pid);
-    assert_eq!(exited.text("reason"), Some("out of memory"), "{exited:?}");
+    assert_eq!(exited.text("reason"), Some("oom_killed"), "{exited:?}");
     victim = server.wait_replaced(victim);
     kill(victim.pid, Signal::SIGKILL).unwrap();
     assert_eq!(server.wait_exited(victim.pid).text("reason"), Some("crashed"));
@@ -163,14 +163,14 @@ fn a_worker_out_of_memory_is_told_in_its_group_too(class: &str) {
 
 fn a_worker_that_is_frozen_in_its_group_is_left_alone(class: &str) {
     let Some(group) = delegated() else { return };
-    let flags = ["-k", class, "-w", "2", "-t", "1s", "--abort-grace", "500ms"];
+    let flags = ["-k", class, "-w", "2", "-t", "1s", "--abort-timeout", "500ms"];
     let server = group.launch(&flags).start();
     let victim = server.wait_workers(2)[0];
     let switch = worker_cgroup(&group, server.pid, victim.pid).join("cgroup.freeze");
     fs::write(&switch, "1").unwrap();
-    let is_excused = |record: &Record| record.is("worker cannot run", victim.pid);
+    let is_excused = |record: &Record| record.is("worker frozen or throttled, timeout extended", victim.pid);
     let excused = server.wait_for("its excuse", is_excused);
-    assert_eq!(excused.text("verdict"), Some("frozen"));
+    assert_eq!(excused.text("cause"), Some("frozen"));
     fs::write(&switch, "0").unwrap();
     server.serve_for(Duration::from_millis(50));
     assert!(server.records_of("worker hung").is_empty());
@@ -302,8 +302,8 @@ fn a_master_without_privileges_can_have_been_given_its_group() {
 fn a_master_that_may_not_write_takes_nothing_for_delegated() {
     let (Some(group), Some(words)) = (delegated(), without_privileges()) else { return };
     let server = group.launch_by(&words, &[]).start();
-    assert!(server.records_of("control group delegated").is_empty());
-    assert!(server.records_of("worker has no control group of its own").is_empty());
+    assert!(server.records_of("cgroup delegated").is_empty());
+    assert!(server.records_of("failed to create worker cgroup").is_empty());
     finish(&group, server);
 }
 
@@ -351,7 +351,7 @@ fn the_next_master_lets_the_workers_of_one_that_was_killed_finish() {
 fn upgrade(group: &Group, server: &Server) -> (Pid, [Pid; 2]) {
     let first = stray(server);
     kill(server.pid, Signal::SIGUSR2).unwrap();
-    let ready = |record: &Record| record.message() == "successor is ready";
+    let ready = |record: &Record| record.message() == "new master ready";
     let new = server.wait_for("the successor is ready", ready).pid().unwrap();
     let prefix = format!("ostler-worker-{new}-");
     let is_of_new = |stray: Pid| {
@@ -392,7 +392,7 @@ fn two_masters_side_by_side_leave_each_other_alone() {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
     assert!(is_gone(first) && !leaf.exists());
-    server.wait_for("promotion", |record| record.is("promoted", new));
+    server.wait_for("promotion", |record| record.is("upgrade complete", new));
     finish_upgraded(&group, &server, new, second);
 }
 
@@ -403,7 +403,7 @@ fn a_master_ends_what_the_one_beside_it_has_left() {
     let victim = server.wait_workers(1)[0];
     let (new, [first, second]) = upgrade(&group, &server);
     server.signal(Signal::SIGKILL);
-    server.wait_for("promotion", |record| record.is("promoted", new));
+    server.wait_for("promotion", |record| record.is("upgrade complete", new));
     wait_until("what has left its session ends as well", || is_gone(first));
     let leaf = worker_cgroup(&group, server.pid, victim.pid);
     wait_until("the group is removed", || !leaf.exists());
@@ -416,7 +416,7 @@ fn a_master_goes_on_where_its_workers_can_have_no_groups() {
     fs::write(group.path().join("cgroup.max.descendants"), "1").unwrap();
     let server = group.launch(&["-w", "2"]).start();
     server.wait_workers(2);
-    let warnings = server.records_of("worker has no control group of its own");
+    let warnings = server.records_of("failed to create worker cgroup");
     let [warning] = &warnings[..] else { panic!("one of two: {warnings:#?}") };
     assert_eq!(warning.text("level"), Some("WARNING"));
     assert!(warning.text("error").is_some_and(|error| !error.is_empty()));
@@ -435,7 +435,7 @@ fn nothing_is_made_where_nothing_is_delegated() {
     kill(victim.pid, Signal::SIGKILL).unwrap();
     server.wait_replaced(victim);
     assert_eq!(group.inner(), [""; 0]);
-    assert!(server.records_of("control group delegated").is_empty());
+    assert!(server.records_of("cgroup delegated").is_empty());
     finish(&group, server);
 }
 

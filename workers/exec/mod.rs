@@ -36,14 +36,12 @@ impl WorkerClass for ExecClass {
     fn check(&self, settings: &Settings) -> Result<(), ConfigError> {
         if settings.max_requests > 0 {
             return Err(ConfigError::new(
-                "exec cannot count the requests of a program, so max_requests must be 0: take \
-                 max_lifetime or max_memory",
+                "exec cannot count the requests of a program, so max_requests must be 0: use max_lifetime or max_memory",
             ));
         }
         if settings.reuse_port {
             return Err(ConfigError::new(
-                "exec cannot have reuse_port: a program cannot be told to look after the queue of \
-                 another that has died; without it, all programs share one socket an address",
+                "exec does not support reuse_port: a program cannot be told to accept from the queue of another that has exited; without reuse_port, all programs share one socket per address",
             ));
         }
         Ok(())
@@ -53,17 +51,17 @@ impl WorkerClass for ExecClass {
         let lifecycle = ctx.lifecycle();
         let program = Program::start(ctx).map_err(|error| {
             let word = ctx.settings().command.first().map_or("", String::as_str);
-            let why = format!("cannot run {word:?}: {error}");
+            let why = format!("failed to run {word:?}: {error}");
             lifecycle.set_exit_note(&why);
             why
         })?;
         let (pid, slot, log) = (std::process::id(), ctx.worker().slot, ctx.log());
-        info!(log, "program started"; "pid" => pid, "slot" => slot, "program" => program.id());
+        info!(log, "program started"; "pid" => pid, "slot" => slot, "program_pid" => program.id());
         let settings = ctx.settings();
         let limits = MonitorLimits {
             ready_after: settings.ready_after,
             timeout: settings.timeout,
-            abort_grace: settings.abort_grace,
+            abort_timeout: settings.abort_timeout,
         };
         let monitor = Monitor::new(limits, lifecycle.now());
         let output = OutputLogger { log, pid, slot, lines: Default::default(), last: String::new() };
@@ -132,7 +130,7 @@ impl ProgramLoop<'_> {
             NotifyMessage::Watchdog => self.monitor.on_watchdog(now),
             NotifyMessage::Stopping => self.monitor.on_stopping(),
             NotifyMessage::WatchdogTrigger => {
-                self.life.set_exit_note("the program has asked to be aborted: WATCHDOG=trigger");
+                self.life.set_exit_note("program requested abort: WATCHDOG=trigger");
                 self.monitor.on_abort(now)
             }
             NotifyMessage::ExtendTimeout(time) => {
@@ -165,7 +163,7 @@ impl ProgramLoop<'_> {
         match action {
             MonitorAction::ReportReady => self.life.ready(),
             MonitorAction::Heartbeat => self.life.notify(),
-            MonitorAction::ReportSilent => self.life.set_exit_note("the program has stopped saying WATCHDOG=1"),
+            MonitorAction::ReportSilent => self.life.set_exit_note("program stopped sending WATCHDOG=1"),
             MonitorAction::ClearSilent => {
                 self.life.set_exit_note("");
                 self.life.notify();
@@ -240,7 +238,7 @@ impl DropReporter {
             return;
         }
         self.next_report = now.saturating_add(Self::REPORT_INTERVAL);
-        warn!(output.log, "records dropped"; "pid" => output.pid, "slot" => output.slot,
+        warn!(output.log, "log records dropped"; "pid" => output.pid, "slot" => output.slot,
             "records" => dropped - self.reported);
         if lifecycle.records_dropped() == dropped {
             self.reported = dropped; // else this one was dropped too

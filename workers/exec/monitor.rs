@@ -15,7 +15,7 @@ pub(super) struct MonitorLimits {
     /// Its longest silence, once it has said that it lives; zero is for ever.
     pub(super) timeout: Duration,
     /// From an abort or an interrupt to the kill.
-    pub(super) abort_grace: Duration,
+    pub(super) abort_timeout: Duration,
 }
 
 /// What is to be done.
@@ -104,7 +104,7 @@ impl Monitor {
 
     /// It is to be aborted.
     pub(super) fn on_abort(&mut self, now: MonotonicTime) -> Option<MonitorAction> {
-        self.kill_by(now.saturating_add(self.limits.abort_grace));
+        self.kill_by(now.saturating_add(self.limits.abort_timeout));
         Some(Abort)
     }
 
@@ -118,7 +118,7 @@ impl Monitor {
             StopRequest::None => None,
             StopRequest::Graceful => (!self.stopping).then_some(SendStopSignal),
             StopRequest::Immediate => {
-                self.kill_by(now.saturating_add(self.limits.abort_grace));
+                self.kill_by(now.saturating_add(self.limits.abort_timeout));
                 Some(Interrupt)
             }
         }
@@ -177,7 +177,7 @@ mod tests {
     fn monitor() -> Monitor {
         let secs = Duration::from_secs;
         let (ready_after, timeout) = (secs(1), secs(10));
-        Monitor::new(MonitorLimits { ready_after, timeout, abort_grace: secs(2) }, at(0))
+        Monitor::new(MonitorLimits { ready_after, timeout, abort_timeout: secs(2) }, at(0))
     }
 
     #[test]

@@ -41,11 +41,11 @@ pub(super) fn run(ctx: &WorkerContext<'_>, jobs: Vec<ThreadJob<'_>>) -> Result<(
         threads.iter().try_for_each(|_| start.send(()))?;
         ctx.lifecycle().ready();
         if let Err(error) = watch(ctx, &mut poll) {
-            error!(ctx.log(), "jobs cannot be watched"; "error" => %error);
+            error!(ctx.log(), "failed to monitor jobs"; "error" => %error);
             ctx.lifecycle().exit_now(); // nobody would beat for them
         }
         threads.into_iter().try_for_each(|thread| {
-            thread.join().unwrap_or_else(|_| Err("a thread panicked between two runs".into()))
+            thread.join().unwrap_or_else(|_| Err("job thread panicked between two runs".into()))
         })
     })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::time::MonotonicTime;
 
-/// The rules of a pool. In every duration, zero is "never", but for `graceful` and `abort_grace`.
+/// The rules of a pool. In every duration, zero is "never", but for `graceful` and `abort_timeout`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
     /// The longest silence, and the longest unit of work.
@@ -58,7 +58,7 @@ pub(crate) enum ReloadPhase {
 pub(crate) enum ShutdownMode {
     /// Drain, for at most `graceful`.
     Graceful,
-    /// At once; what does not obey is killed after `abort_grace`.
+    /// At once; what does not obey is killed after `abort_timeout`.
     Quick,
     /// Kill.
     Kill,
@@ -89,14 +89,14 @@ impl ExitReason {
     /// The word for it in the log.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            ExitReason::Requested => "asked",
-            ExitReason::ScaledDown => "scaled",
+            ExitReason::Requested => "requested",
+            ExitReason::ScaledDown => "scaled_down",
             ExitReason::Recycled => "recycled",
             ExitReason::Reload => "reload",
             ExitReason::Hung => "hung",
             ExitReason::Crashed => "crashed",
-            ExitReason::OomKilled => "out of memory",
-            ExitReason::BootFailed => "boot failure",
+            ExitReason::OomKilled => "oom_killed",
+            ExitReason::BootFailed => "boot_failed",
         }
     }
 }

@@ -77,10 +77,10 @@ fn flags_override_pool_keys() {
 #[test]
 fn unknown_pool_is_reported_with_names() {
     let error = resolve_file(TWO_POOLS, &[], &["web", "wbe"]).unwrap_err();
-    assert_eq!(error.to_string(), "--pool: \"wbe\" is not a pool; known are: web, jobs");
+    assert_eq!(error.to_string(), "--pool: \"wbe\" is not a configured pool; available: web, jobs");
     assert_eq!(error.exit_code(), 2);
     let error = resolve_file("", &[], &["web"]).unwrap_err();
-    assert_eq!(error.to_string(), "--pool: \"web\" is not a pool; known are: default");
+    assert_eq!(error.to_string(), "--pool: \"web\" is not a configured pool; available: default");
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn master_keys_are_rejected_in_pools() {
         "log_file",
         "log_level",
         "log_format",
-        "events_file",
+        "flight_recorder_file",
         "vars",
         "pools",
     ];
@@ -109,8 +109,7 @@ fn master_keys_are_rejected_in_pools() {
         assert_config_rejected(
             &format!("pools:\n  web:\n    workers: 1\n    {key}: a\n"),
             &format!(
-                "x.yaml:4: {key}: belongs to the master, of which there is one, and not to pool \
-                 \"web\": give it at the top of the file"
+                "x.yaml:4: {key}: is a setting of the master, not of pool \"web\": give it at the top level of the file"
             ),
         );
     }
@@ -132,11 +131,11 @@ fn malformed_pool_is_reported_with_line() {
         "pools:\n  a: 1",
         "x.yaml:2: pools: \"a\" has one value: give it a map of its own keys",
     );
-    assert_config_rejected("pools:\n  [a]: {}", "x.yaml:2: a key must be a word");
-    assert_config_rejected("pools:\n  a:\n  b:\n  a:\n", "x.yaml:4: key \"a\" is given twice");
+    assert_config_rejected("pools:\n  [a]: {}", "x.yaml:2: a key must be a string");
+    assert_config_rejected("pools:\n  a:\n  b:\n  a:\n", "x.yaml:4: duplicate key \"a\"");
     assert_config_rejected(
         "pools:\n  a:\n    threads: 1\n    threads: 2\n",
-        "x.yaml:4: key \"threads\" is given twice",
+        "x.yaml:4: duplicate key \"threads\"",
     );
     let why = "is not the name of a pool: give at most 32 of a-z, 0-9, _ and -, and a letter or digit first";
     for name in ["Web", "a/b", "_a", "a b", "ä", &"a".repeat(33)] {
@@ -163,7 +162,7 @@ fn conflict_is_checked_in_each_pool() {
     assert_eq!(parse_config(&format!("{top}  a: {{max_requests: 9}}\n")).err(), None);
     assert_config_rejected(
         &format!("{top}  a: {{max_requests: 9}}\n  b:\n"),
-        "x.yaml:1: max_requests_jitter: a jitter needs max_requests, which is 0 (default): give \
+        "x.yaml:1: max_requests_jitter: a jitter requires max_requests, which is 0 (default): give \
          both, or neither, in pool \"b\"",
     );
     assert_config_rejected(
@@ -182,7 +181,7 @@ fn pools_with_same_address_are_rejected() {
     assert_eq!(error("pools: {a: {}}"), None);
     let why = |address, place| {
         format!(
-            "pool \"b\" wants {address}, which pool \"a\" has ({place}): give each pool its own"
+            "pool \"b\" binds {address}, which pool \"a\" already binds ({place}): give each pool its own address"
         )
     };
     assert_eq!(
@@ -238,24 +237,23 @@ pools:
 
 #[test]
 fn invalid_variable_is_reported_with_line() {
-    let below_rule = "a variable can only use those above it, so that none goes round in a circle";
+    let below_rule = "a variable can only use variables defined above it";
     assert_rejected(
         "vars:\n  a: 1\n  b: ${b}",
-        &format!("x.yaml:3: b: \"${{b}}\" uses ${{b}}, which is this one itself: {below_rule}"),
+        &format!("x.yaml:3: b: \"${{b}}\" uses ${{b}}, which is the variable itself: {below_rule}"),
     );
     assert_rejected(
         "vars:\n  a: ${b}\n  b: ${a}",
-        &format!("x.yaml:2: a: \"${{b}}\" uses ${{b}}, which stands below it: {below_rule}"),
+        &format!("x.yaml:2: a: \"${{b}}\" uses ${{b}}, which is defined below it: {below_rule}"),
     );
     assert_rejected(
         "vars: {base_path: /srv}\nbind:\n  - ':1'\n  - 'unix:${bse_path}/a'\n",
-        "x.yaml:4: bind: \"unix:${bse_path}/a\" uses ${bse_path}, which is not among the vars (did \
+        "x.yaml:4: bind: \"unix:${bse_path}/a\" uses ${bse_path}, which is not defined in vars (did \
          you mean ${base_path}?)",
     );
     assert_rejected(
         "user: ${env:NO_SUCH_VARIABLE_HERE}",
-        "x.yaml:1: user: \"${env:NO_SUCH_VARIABLE_HERE}\" uses ${env:NO_SUCH_VARIABLE_HERE}, which \
-         the environment does not have",
+        "x.yaml:1: user: \"${env:NO_SUCH_VARIABLE_HERE}\" uses ${env:NO_SUCH_VARIABLE_HERE}, which is not set in the environment",
     );
     assert_rejected(
         "vars: {n: two}\nworkers: ${n}",
@@ -263,18 +261,18 @@ fn invalid_variable_is_reported_with_line() {
     );
     assert_rejected(
         "app:\n  name: a\n  b: ${c}\n",
-        "x.yaml:3: app: \"${c}\" uses ${c}, which is not among the vars",
+        "x.yaml:3: app: \"${c}\" uses ${c}, which is not defined in vars",
     );
-    assert_rejected("user: ${a", "x.yaml:1: user: \"${a\" has a ${ without its }: write $${ if none is meant");
+    assert_rejected("user: ${a", "x.yaml:1: user: \"${a\" has a ${ without its }: write $${ for a literal ${");
     assert_rejected("vars: [a]", "x.yaml:1: vars: a list is given, not a map of names and values");
     assert_rejected("vars:\n  a: [b]", "x.yaml:2: vars: \"a\" has a list: give it one value");
     assert_rejected("vars:\n  a:\n", "x.yaml:2: vars: \"a\" has nothing: give it one value");
-    assert_rejected("vars:\n  a: 1\n  a: 2\n", "x.yaml:3: vars: \"a\" is given twice");
+    assert_rejected("vars:\n  a: 1\n  a: 2\n", "x.yaml:3: vars: \"a\" is a duplicate");
     assert_rejected(
         "vars: {'1': a}",
         "x.yaml:1: vars: \"1\" is not the name of a variable: give at most 64 letters, digits, _ and -, and a letter or _ first",
     );
-    assert_rejected("vars: {a: b}\nvars: {c: d}", "x.yaml:2: key \"vars\" is given twice");
+    assert_rejected("vars: {a: b}\nvars: {c: d}", "x.yaml:2: duplicate key \"vars\"");
 }
 
 proptest! {

@@ -47,7 +47,7 @@ fn duration_malformed_is_rejected() {
     assert_rejected(&ANY_DURATION, &"9".repeat(40), "is not a duration");
     assert_rejected(&ANY_DURATION, "999999999999999999h", "too long");
     assert_rejected(&ANY_DURATION, "87600.001h", "too long");
-    assert_rejected(&DurationValue { min: Duration::from_millis(1) }, "0", "the least is 1ms");
+    assert_rejected(&DurationValue { min: Duration::from_millis(1) }, "0", "the minimum is 1ms");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::testkit::server::{TestServer, CheckResult, describe_exit, since, unde
 use crate::testkit::{ContractTest, Task};
 
 /// So long a silence is a hang in these checks.
-const TIMEOUT: [&str; 4] = ["--timeout", "1s", "--abort-grace", "500ms"];
+const TIMEOUT: [&str; 4] = ["--timeout", "1s", "--abort-timeout", "500ms"];
 /// More than twice as long.
 const OBSERVATION_TIME: Duration = Duration::from_millis(2500);
 
@@ -28,7 +28,7 @@ pub(super) fn busy(test: &ContractTest) -> CheckResult {
 /// Nobody is found hung, and nobody leaves, for so long.
 fn expect_no_disturbance(server: &TestServer<'_>, time: Duration) -> CheckResult {
     let is_disturbance = |record: &Record| {
-        ["worker hung", "worker exited", "worker is killed"].contains(&record.message())
+        ["worker hung", "worker exited", "worker killed"].contains(&record.message())
     };
     match server.sees_record(time, is_disturbance) {
         None => Ok(()),

@@ -48,7 +48,7 @@ fn expect_never_fewer_than(server: &TestServer<'_>, count: usize) -> CheckResult
     for record in server.records() {
         match (record.message(), record.pid()) {
             ("worker ready", Some(pid)) => serving.push(pid),
-            ("worker is asked to leave" | "worker exited", Some(pid)) => {
+            ("worker draining" | "worker exited", Some(pid)) => {
                 serving.retain(|other| *other != pid);
             }
             _ => continue,
@@ -69,7 +69,7 @@ pub(super) fn reload(test: &ContractTest) -> CheckResult {
         scene.work(5)?;
         scene.signal(Signal::Hup)?;
         let expected = "a reload comes to its end";
-        scene.wait_for(0, expected, |record| record.message() == "reload done")?;
+        scene.wait_for(0, expected, |record| record.message() == "reload complete")?;
         for worker in &old {
             let exited = scene.wait_exited(worker.pid)?;
             if exited.number("code") != Some(0) {

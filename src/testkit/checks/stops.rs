@@ -18,7 +18,7 @@ pub(super) fn drain(test: &ContractTest) -> CheckResult {
     server.signal(Signal::Term)?;
     server.finish(slow, "work that was begun before a TERM is done")?;
     server.expect_clean_exit(SOON_AFTER_TERM)?;
-    expect_clean_exits(&server, "asked")
+    expect_clean_exits(&server, "requested")
 }
 
 /// Every worker that has ended was asked to, and left with 0.
@@ -93,7 +93,7 @@ pub(super) fn drain_single_worker(test: &ContractTest) -> CheckResult {
 }
 
 pub(super) fn quick_stop(test: &ContractTest) -> CheckResult {
-    let mut server = TestServer::start(test, &["--abort-grace", "20s"])?;
+    let mut server = TestServer::start(test, &["--abort-timeout", "20s"])?;
     server.wait_workers(2)?;
     let slow = server.begin(Task::Slow(Duration::from_secs(3600)))?;
     drop(server.idle_client()?);
@@ -105,7 +105,7 @@ pub(super) fn quick_stop(test: &ContractTest) -> CheckResult {
     server.wait_for(0, "an idle worker leaves with 0 at once", idle)?;
     drop(slow);
     drop(server);
-    let mut server = TestServer::start(test, &["--abort-grace", "1s"])?;
+    let mut server = TestServer::start(test, &["--abort-timeout", "1s"])?;
     let slow = server.begin(Task::Slow(Duration::from_secs(3600)))?;
     server.signal(Signal::Int)?;
     server.expect_clean_exit(DEADLINE.min(SOON_AFTER_TERM))?;
