@@ -88,7 +88,8 @@ fn time(ctx: &WorkerContext<'_>, operation: usize, count: u64) -> Duration {
     let begin = Instant::now();
     match operation {
         0 => (0..count).for_each(|_| lifecycle.notify()),
-        1 => (0..count).for_each(|_| assert_eq!(black_box(lifecycle.stop_request()), StopRequest::None)),
+        1 => (0..count)
+            .for_each(|_| assert_eq!(black_box(lifecycle.stop_request()), StopRequest::None)),
         2 => (0..count).for_each(|_| drop(lifecycle.begin_work(black_box("GET /index")))),
         _ => (0..count).for_each(|_| {
             tracker.begin_work(black_box(b"GET /index"));

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ostler::app::{App, WorkReporter, Limits, Options, ClientInfo, WorkerInfo, Service};
+use ostler::app::{App, ClientInfo, Limits, Options, Service, WorkReporter, WorkerInfo};
 use ostler::apps::{Echo, RpcDemo};
 use ostler::http::{Http, Request, Response};
 use ostler::session::{Session, Wants};
@@ -44,8 +44,11 @@ struct Client<'s> {
 
 impl<'s> Client<'s> {
     fn new(service: &'s dyn Service) -> Self {
-        let session =
-            Session::new(service.accept(&CLIENT), Duration::from_secs(30), MonotonicTime::default());
+        let session = Session::new(
+            service.accept(&CLIENT),
+            Duration::from_secs(30),
+            MonotonicTime::default(),
+        );
         Self { session, spare: Vec::new() }
     }
 

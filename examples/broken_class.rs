@@ -80,7 +80,11 @@ impl WorkerClass for Broken {
             if violation != Violation::NeverBeats {
                 lifecycle.notify();
             }
-            let stop = if violation == Violation::IgnoresStop { StopRequest::None } else { lifecycle.poll_stop() };
+            let stop = if violation == Violation::IgnoresStop {
+                StopRequest::None
+            } else {
+                lifecycle.poll_stop()
+            };
             let forgets = stop == StopRequest::Graceful && violation == Violation::ForgetsTheQueue;
             if stop == StopRequest::Immediate || forgets {
                 return Ok(());
@@ -116,7 +120,8 @@ impl WorkerClass for Broken {
 }
 
 fn poll_timeout(ctx: &WorkerContext<'_>, violation: Violation) -> Option<Duration> {
-    let expectation = ctx.backlog_deadline().map(|until| until.duration_since(ctx.lifecycle().now()));
+    let expectation =
+        ctx.backlog_deadline().map(|until| until.duration_since(ctx.lifecycle().now()));
     let beat = ctx.lifecycle().heartbeat_interval().filter(|_| violation != Violation::NeverBeats);
     [expectation, beat].into_iter().flatten().min()
 }

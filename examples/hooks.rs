@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use ostler::Runtime;
 use ostler::apps::Demo;
-use ostler::hooks::{Hooks, HookResult, WorkerExit, WorkerRef};
+use ostler::hooks::{HookResult, Hooks, WorkerExit, WorkerRef};
 
 /// Writes a line into a file for each thing that happens.
 struct HookLog {

@@ -14,7 +14,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use ostler::Runtime;
 use ostler::apps::Demo;
-use ostler::worker::{Acceptor, Accept, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{Accept, Acceptor, WorkerClass, WorkerContext, WorkerError};
 
 const WAKE: Token = Token(usize::MAX);
 

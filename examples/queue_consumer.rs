@@ -39,7 +39,8 @@ impl WorkerClass for Queue {
 
     fn check(&self, _: &Settings) -> Result<(), ConfigError> {
         let readable = folder().and_then(fs::read_dir);
-        let refused = |error| ConfigError::new(format!("QUEUE must name a folder to read: {error}"));
+        let refused =
+            |error| ConfigError::new(format!("QUEUE must name a folder to read: {error}"));
         readable.map(drop).map_err(refused)
     }
 

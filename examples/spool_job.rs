@@ -22,7 +22,7 @@ use std::process::{self, ExitCode};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ostler::app::{App, BootError, Job, JobContext, Options, WorkerInfo, ConfigError, NextRun};
+use ostler::app::{App, BootError, ConfigError, Job, JobContext, NextRun, Options, WorkerInfo};
 use slog::{info, warn};
 
 /// How often an empty spool is looked at.
@@ -45,7 +45,9 @@ impl App for Spool {
     fn check(&self, options: &Options) -> Result<(), ConfigError> {
         match (options.get("dir"), options.len()) {
             (Some(dir), 1) if Path::new(dir).join("new").is_dir() => Ok(()),
-            (Some(dir), 1) => Err(ConfigError::for_option("dir", format!("{dir:?} has no folder new"))),
+            (Some(dir), 1) => {
+                Err(ConfigError::for_option("dir", format!("{dir:?} has no folder new")))
+            }
             _ => Err(ConfigError::new("spool has one option: give dir=FOLDER")),
         }
     }

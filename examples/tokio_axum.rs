@@ -30,7 +30,9 @@ use ostler::Runtime;
 use ostler::app::WorkReporter;
 use ostler::apps::Demo;
 use ostler::listen::Stream;
-use ostler::worker::{Acceptor, Accept, Lifecycle, StopRequest, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{
+    Accept, Acceptor, Lifecycle, StopRequest, WorkerClass, WorkerContext, WorkerError,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;

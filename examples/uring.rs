@@ -28,8 +28,8 @@ use ostler::apps::{Demo, Echo};
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
 use ostler::worker::{
-    Acceptor, Accept, Buffers, CompletionClient, TimerWheel, WorkTracker, StopRequest, WorkerClass, WorkerContext,
-    WorkerError,
+    Accept, Acceptor, Buffers, CompletionClient, StopRequest, TimerWheel, WorkTracker, WorkerClass,
+    WorkerContext, WorkerError,
 };
 use slab::Slab;
 

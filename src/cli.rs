@@ -10,7 +10,8 @@ use clap::{ArgMatches, Command};
 
 use crate::app::Options;
 use crate::settings::{
-    Configuration, OPTIONS, OptionDef, Arity, ConfigLayer, Settings, SettingsError, ConfigFile, Source,
+    Arity, ConfigFile, ConfigLayer, Configuration, OPTIONS, OptionDef, Settings, SettingsError,
+    Source,
 };
 
 /// What the binary says about itself.
@@ -26,7 +27,11 @@ pub struct ProgramInfo {
 
 impl Default for ProgramInfo {
     fn default() -> Self {
-        Self { version: env!("CARGO_PKG_VERSION").into(), default_app: Settings::default().app, after_help: "" }
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            default_app: Settings::default().app,
+            after_help: "",
+        }
     }
 }
 
@@ -140,7 +145,15 @@ pub fn parse(
         variable.map(|(_, value)| value.into())
     });
     let pools = matches.get_many::<String>("pool").into_iter().flatten().cloned().collect();
-    Ok(Invocation { action: selected_action(&matches), program, info, config_file: file, variables, flags, selected_pools: pools })
+    Ok(Invocation {
+        action: selected_action(&matches),
+        program,
+        info,
+        config_file: file,
+        variables,
+        flags,
+        selected_pools: pools,
+    })
 }
 
 /// The file name of the path by which the program was called.
@@ -291,7 +304,10 @@ fn option_arg(option: &OptionDef, defaults: &Settings) -> Arg {
         help.pop();
     }
     let default_text = option.format(defaults).join(",");
-    help.push_str(&format!(" [default: {}]", if default_text.is_empty() { "none" } else { &default_text }));
+    help.push_str(&format!(
+        " [default: {}]",
+        if default_text.is_empty() { "none" } else { &default_text }
+    ));
     if flag.replace('-', "_") != option.name {
         help.push_str(&format!(" [key: {}]", option.name));
     }

@@ -115,7 +115,12 @@ pub(crate) fn diagnose(first: &ProcessSample, second: &ProcessSample) -> Diagnos
         let before = first.other_threads.iter().find(|before| before.thread_id == after.thread_id);
         (after.clone(), before.and_then(|before| cpu_percent(before, after, between)))
     });
-    Diagnosis { cause, cpu_percent: cpu, thread: second.thread.clone(), other_threads: others.collect() }
+    Diagnosis {
+        cause,
+        cpu_percent: cpu,
+        thread: second.thread.clone(),
+        other_threads: others.collect(),
+    }
 }
 
 /// The verdict by a first and a second look, and how much of the time between them the thread ran, in
@@ -123,7 +128,8 @@ pub(crate) fn diagnose(first: &ProcessSample, second: &ProcessSample) -> Diagnos
 pub(crate) fn classify(first: &ProcessSample, second: &ProcessSample) -> (HangCause, Option<u32>) {
     let (before, after) = (first.thread.as_ref(), second.thread.as_ref());
     // Another thread may have been the one that was overdue: then there is one look at this one.
-    let before = before.filter(|before| after.is_some_and(|after| before.thread_id == after.thread_id));
+    let before =
+        before.filter(|before| after.is_some_and(|after| before.thread_id == after.thread_id));
     let between = second.taken_at.duration_since(first.taken_at);
     let cpu = before.zip(after).and_then(|(before, after)| cpu_percent(before, after, between));
     let was = |states: &[char]| {
@@ -172,12 +178,23 @@ mod tests {
         let at = AT;
         let (dumping, frozen, throttled, period) = (false, false, None, None);
         let (thread, others) = (Some(thread), Vec::new());
-        ProcessSample { taken_at: at, is_dumping_core: dumping, is_frozen: frozen, throttled_count: throttled, cpu_period: period, thread, other_threads: others }
+        ProcessSample {
+            taken_at: at,
+            is_dumping_core: dumping,
+            is_frozen: frozen,
+            throttled_count: throttled,
+            cpu_period: period,
+            thread,
+            other_threads: others,
+        }
     }
 
     /// A second look, at which the thread has run for so many milliseconds of twenty.
     fn later_sample(state: char, ran: u64) -> ProcessSample {
-        let mut sample = ProcessSample { taken_at: AT.saturating_add(Duration::from_millis(20)), ..sample(state) };
+        let mut sample = ProcessSample {
+            taken_at: AT.saturating_add(Duration::from_millis(20)),
+            ..sample(state)
+        };
         sample.thread.as_mut().unwrap().cpu_time = Duration::from_millis(ran);
         sample
     }
@@ -225,14 +242,19 @@ mod tests {
     #[test]
     fn throttled_cgroup_with_little_cpu_is_throttled() {
         let first = |times| ProcessSample { throttled_count: Some(times), ..sample('R') };
-        let second = |times, ran| ProcessSample { throttled_count: Some(times), ..later_sample('R', ran) };
+        let second =
+            |times, ran| ProcessSample { throttled_count: Some(times), ..later_sample('R', ran) };
         assert_eq!(cause_of(first(3), second(4, 0)).0, HangCause::Throttled);
         assert_eq!(cause_of(first(3), second(3, 0)).0, HangCause::Busy);
         assert_eq!(cause_of(first(3), second(4, 15)).0, HangCause::Busy);
         let second = ProcessSample { throttled_count: Some(4), ..later_sample('S', 0) };
         assert_eq!(cause_of(first(3), second.clone()).0, HangCause::Throttled);
         let asleep = ProcessSample { throttled_count: Some(3), ..sample('S') };
-        assert_eq!(cause_of(asleep, second).0, HangCause::Blocked, "others of its group were denied");
+        assert_eq!(
+            cause_of(asleep, second).0,
+            HangCause::Blocked,
+            "others of its group were denied"
+        );
     }
 
     #[test]
@@ -245,7 +267,8 @@ mod tests {
 
     #[test]
     fn core_dump_overrides_every_other_cause() {
-        let dumping = ProcessSample { is_dumping_core: true, is_frozen: true, ..later_sample('D', 0) };
+        let dumping =
+            ProcessSample { is_dumping_core: true, is_frozen: true, ..later_sample('D', 0) };
         assert_eq!(cause_of(sample('D'), dumping).0, HangCause::DumpingCore);
     }
 
@@ -257,8 +280,12 @@ mod tests {
             cpu_time: Duration::from_millis(ran),
             ..ThreadSample::default()
         };
-        let first = ProcessSample { other_threads: vec![thread(8, 100), thread(9, 0)], ..sample('S') };
-        let second = ProcessSample { other_threads: vec![thread(8, 110), thread(10, 20)], ..later_sample('S', 0) };
+        let first =
+            ProcessSample { other_threads: vec![thread(8, 100), thread(9, 0)], ..sample('S') };
+        let second = ProcessSample {
+            other_threads: vec![thread(8, 110), thread(10, 20)],
+            ..later_sample('S', 0)
+        };
         let diagnosis = diagnose(&first, &second);
         assert_eq!(diagnosis.cause, HangCause::Blocked);
         let reported = [(thread(8, 110), Some(50)), (thread(10, 20), None)];

@@ -10,9 +10,9 @@ extern crate self as ostler;
 pub mod address;
 pub mod app;
 mod diagnosis;
+mod duration;
 #[allow(unsafe_code)]
 mod os;
-mod duration;
 pub mod time;
 
 // 1: pieces that know nothing of each other.

@@ -13,5 +13,11 @@ fn main() -> ExitCode {
     if let Some(code) = scaffold::run(&args) {
         return code;
     }
-    Runtime::new().app(Demo).app(Echo).app(RpcDemo).app(Tick::default()).after_help(scaffold::HELP_NOTE).main()
+    Runtime::new()
+        .app(Demo)
+        .app(Echo)
+        .app(RpcDemo)
+        .app(Tick::default())
+        .after_help(scaffold::HELP_NOTE)
+        .main()
 }

@@ -46,7 +46,8 @@ impl Runtime {
             // Without /proc there is no title, and everything else works.
             title: ProcTitle::init().ok(),
         };
-        let mut info = cli::ProgramInfo { after_help: self.after_help_text(), ..cli::ProgramInfo::default() };
+        let mut info =
+            cli::ProgramInfo { after_help: self.after_help_text(), ..cli::ProgramInfo::default() };
         if let Some(app) = self.default_app() {
             info.default_app = app.to_owned();
         }
@@ -116,7 +117,8 @@ impl Runtime {
     ) -> u8 {
         let result = daemon::daemonize(|notifier| {
             let notifier = Rc::new(notifier);
-            let context = StartupContext { startup_notifier: Some(Rc::clone(&notifier)), ..context };
+            let context =
+                StartupContext { startup_notifier: Some(Rc::clone(&notifier)), ..context };
             let result = self.run_from_root_dir(invocation, configuration, context);
             match result {
                 Ok(()) => 0,
@@ -166,15 +168,29 @@ fn reload_config(invocation: &Invocation) -> Result<Configuration, String> {
 /// The configuration with all paths seen from `home`, for a process whose folder is another.
 fn with_absolute_paths(mut configuration: Configuration, base_dir: &Path) -> Configuration {
     let pools = configuration.pools.iter_mut().map(|pool| &mut pool.settings);
-    [&mut configuration.master].into_iter().chain(pools).for_each(|it| absolutize_paths(it, base_dir));
+    [&mut configuration.master]
+        .into_iter()
+        .chain(pools)
+        .for_each(|it| absolutize_paths(it, base_dir));
     configuration
 }
 
 fn absolutize_paths(settings: &mut Settings, base_dir: &Path) {
     let absolutize = |path: &mut PathBuf| *path = base_dir.join(&*path);
-    let Settings { pidfile, chdir, worker_tmp_dir, log_file, flight_recorder_file, bind, command, .. } =
-        settings;
-    [pidfile, &mut *chdir, worker_tmp_dir, flight_recorder_file].into_iter().flatten().for_each(absolutize);
+    let Settings {
+        pidfile,
+        chdir,
+        worker_tmp_dir,
+        log_file,
+        flight_recorder_file,
+        bind,
+        command,
+        ..
+    } = settings;
+    [pidfile, &mut *chdir, worker_tmp_dir, flight_recorder_file]
+        .into_iter()
+        .flatten()
+        .for_each(absolutize);
     if let LogTarget::File(path) = log_file {
         absolutize(path);
     }

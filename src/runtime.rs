@@ -11,21 +11,23 @@ use slog::{Level, crit, info, warn};
 
 use crate::app::App;
 use crate::arbiter::{
-    self, Arbiter, ResolvedConfig, PoolGeneration, ProcessTable, MasterContext, UpgradePeer, ExecArgs, WorkerCgroups, ArbiterParts, OomMonitor,
-    RunOutcome, PoolSpec, ConfigLoader,
+    self, Arbiter, ArbiterParts, ConfigLoader, ExecArgs, MasterContext, OomMonitor, PoolGeneration,
+    PoolSpec, ProcessTable, ResolvedConfig, RunOutcome, UpgradePeer, WorkerCgroups,
 };
 use crate::heartbeat;
 use crate::hooks::{Hooks, NoHooks};
 use crate::listen;
 use crate::listen::activation::InheritedFds;
 use crate::log::{self, Fields};
-use crate::os::daemon::StartupNotifier;
 use crate::os::credentials;
+use crate::os::daemon::StartupNotifier;
 use crate::os::process::Pid;
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::title::ProcTitle;
 use crate::pidfile::PidFile;
-use crate::settings::{Configuration, LogLevel, LogTarget, Pool, Settings, check_address_conflicts};
+use crate::settings::{
+    Configuration, LogLevel, LogTarget, Pool, Settings, check_address_conflicts,
+};
 use crate::systemd::ServiceManager;
 use crate::worker::WorkerClass;
 use catalog::{Catalog, Selection, source_label};
@@ -131,7 +133,11 @@ impl Runtime {
     pub fn run(&self, settings: impl Into<Configuration>) -> Result<(), RuntimeError> {
         let configuration = settings.into();
         let configuration_copy = configuration.clone();
-        self.run_as(configuration, StartupContext::default(), move || Ok(configuration_copy.clone()))
+        self.run_as(
+            configuration,
+            StartupContext::default(),
+            move || Ok(configuration_copy.clone()),
+        )
     }
 
     /// As [`run`](Self::run), with what is known of how the program was started, and with a way to
@@ -163,15 +169,16 @@ impl Runtime {
             error
         };
         let pidfile = create_pidfile(&resolved.master, is_upgrade).map_err(report_to_old_master)?;
-        let (master_context, generations) = match arbiter::prepare_generations(resolved, &listeners, &[], is_sole_master) {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                if let Some(pidfile) = pidfile {
-                    pidfile.remove();
+        let (master_context, generations) =
+            match arbiter::prepare_generations(resolved, &listeners, &[], is_sole_master) {
+                Ok(prepared) => prepared,
+                Err(error) => {
+                    if let Some(pidfile) = pidfile {
+                        pidfile.remove();
+                    }
+                    return Err(report_to_old_master(error.into()));
                 }
-                return Err(report_to_old_master(error.into()));
-            }
-        };
+            };
         // What is not wished for is not kept open: nobody would look at its queue.
         drop(listeners);
         let (service_manager, warning) = ServiceManager::from_env();
@@ -181,8 +188,9 @@ impl Runtime {
         let planner: ConfigLoader<'_> =
             Box::new(move || self.resolve(reload_config()?).map_err(|error| error.to_string()));
         let (oom, cgroups) = (OomMonitor::find(), WorkerCgroups::find(master_context.log.logger()));
-        let process_tables =
-            generations.into_iter().map(|generation| ProcessTable::new(generation, title, &oom, &cgroups));
+        let process_tables = generations
+            .into_iter()
+            .map(|generation| ProcessTable::new(generation, title, &oom, &cgroups));
         let crews = process_tables.collect::<Result<Vec<_>, _>>().map_err(RuntimeError::Os)?;
         let parts = ArbiterParts {
             signals,
@@ -212,8 +220,11 @@ impl Runtime {
             selections.push(selection);
         }
         check_address_conflicts(pools.iter()).map_err(RuntimeError::PoolConflict)?;
-        let plans: Vec<_> =
-            pools.into_iter().zip(selections).map(|(pool, choice)| pool_spec(pool, choice)).collect();
+        let plans: Vec<_> = pools
+            .into_iter()
+            .zip(selections)
+            .map(|(pool, choice)| pool_spec(pool, choice))
+            .collect();
         check_log_owner(&master, &plans)?;
         Ok(ResolvedConfig { master, has_named_pools: is_divided, log, pool_specs: plans })
     }
@@ -224,7 +235,15 @@ fn pool_spec<'a>(pool: Pool, selection: Selection<'a>) -> PoolSpec<'a> {
     let Selection { app, class, identity, socket_access } = selection;
     let folder = settings.worker_tmp_dir.clone();
     let heartbeat_folder = folder.unwrap_or_else(heartbeat::default_dir);
-    PoolSpec { name, settings, app, class, credentials: identity, socket_access, heartbeat_dir: heartbeat_folder }
+    PoolSpec {
+        name,
+        settings,
+        app,
+        class,
+        credentials: identity,
+        socket_access,
+        heartbeat_dir: heartbeat_folder,
+    }
 }
 
 /// How a program was started.
@@ -342,6 +361,12 @@ fn log_config(settings: &Settings) -> log::LogConfig {
         LogLevel::Error => Level::Error,
         LogLevel::Critical => Level::Critical,
     };
-    let (target, flight_recorder_file) = (settings.log_file.clone(), settings.flight_recorder_file.clone());
-    log::LogConfig { target, level, format: settings.log_format, flight_recorder: flight_recorder_file }
+    let (target, flight_recorder_file) =
+        (settings.log_file.clone(), settings.flight_recorder_file.clone());
+    log::LogConfig {
+        target,
+        level,
+        format: settings.log_format,
+        flight_recorder: flight_recorder_file,
+    }
 }

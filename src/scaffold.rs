@@ -114,15 +114,15 @@ fn parse_args(args: &[OsString]) -> Result<NewCommand, Failure> {
             Some(value) if path.is_none() => path = Some(value),
             Some(_) => return Err(usage_error("--path is given more than once")),
             None if word.starts_with('-') => {
-                return Err(usage_error(format!(
-                    "unknown option {word:?}; see ostler new --help"
-                )));
+                return Err(usage_error(format!("unknown option {word:?}; see ostler new --help")));
             }
             None => names.push(word),
         }
     }
     match names[..] {
-        [name] => check_crate_name(name).map(|()| NewCommand::Crate { name: name.to_owned(), path }),
+        [name] => {
+            check_crate_name(name).map(|()| NewCommand::Crate { name: name.to_owned(), path })
+        }
         [] => Err(usage_error("give a name: ostler new NAME")),
         _ => Err(usage_error(format!("expected one name, got {}", names.len()))),
     }
@@ -162,7 +162,9 @@ fn create_crate(parent: &Path, name: &str, path: Option<&Path>) -> Result<String
         io::ErrorKind::AlreadyExists if *path == root => {
             system_error(format!("{path:?} already exists: choose another name"))
         }
-        _ => system_error(format!("failed to create {path:?}: {error}; the partly created crate was removed")),
+        _ => system_error(format!(
+            "failed to create {path:?}: {error}; the partly created crate was removed"
+        )),
     };
     for dir in [""].iter().chain(&DIRS) {
         let path = if dir.is_empty() { root.clone() } else { root.join(dir) };
@@ -194,9 +196,9 @@ fn path_dependency(path: &Path) -> Result<String, Failure> {
             let escaped = checkout_text.replace('\\', r"\\").replace('"', r#"\""#);
             Ok(format!(r#"{{ path = "{escaped}" }}"#))
         }
-        _ => {
-            Err(system_error(format!("--path: {checkout:?} cannot be written in Cargo.toml: not UTF-8, or contains control characters")))
-        }
+        _ => Err(system_error(format!(
+            "--path: {checkout:?} cannot be written in Cargo.toml: not UTF-8, or contains control characters"
+        ))),
     }
 }
 
@@ -321,10 +323,16 @@ mod tests {
     #[test]
     fn path_dependency_requires_ostler_manifest() {
         let folder = tempfile::tempdir().expect("a folder");
-        let failure = create_crate(folder.path(), "shop", Some(folder.path())).expect_err("no manifest");
-        assert!(failure.reason.contains("failed to read") && failure.code == 1, "{}", failure.reason);
+        let failure =
+            create_crate(folder.path(), "shop", Some(folder.path())).expect_err("no manifest");
+        assert!(
+            failure.reason.contains("failed to read") && failure.code == 1,
+            "{}",
+            failure.reason
+        );
         fs::write(folder.path().join("Cargo.toml"), "[package]\nname = \"x\"\n").expect("written");
-        let failure = create_crate(folder.path(), "shop", Some(folder.path())).expect_err("not ostler");
+        let failure =
+            create_crate(folder.path(), "shop", Some(folder.path())).expect_err("not ostler");
         assert!(failure.reason.ends_with("is not the manifest of ostler"), "{}", failure.reason);
         assert!(!folder.path().join("shop").exists());
         let odd = folder.path().join("a \"b\" \\c");

@@ -96,7 +96,8 @@ impl Scoreboard {
     pub(crate) fn fair_client_share(&self) -> usize {
         let used = self.shared.words()[0].load(Ordering::Acquire);
         let rows = usize::try_from(used).unwrap_or(0).min(self.rows).min(FAIR_ROWS_MAX);
-        let serving = (0..rows).map(|row| self.row(row)).filter(|r| r.status() == WorkerStatus::Ready);
+        let serving =
+            (0..rows).map(|row| self.row(row)).filter(|r| r.status() == WorkerStatus::Ready);
         let (mut workers, mut clients) = (0, 0u64);
         for row in serving {
             workers += 1;
@@ -189,19 +190,32 @@ impl<'a> Row<'a> {
     }
 
     /// The unit of work whose time is up first, if each has `timeout` and what it has asked for.
-    pub(crate) fn most_overdue_unit(self, now: MonotonicTime, timeout: Duration) -> Option<WorkUnit> {
+    pub(crate) fn most_overdue_unit(
+        self,
+        now: MonotonicTime,
+        timeout: Duration,
+    ) -> Option<WorkUnit> {
         let busy = self
             .threads()
             .enumerate()
             .filter_map(|(seat, words)| Some((words.timeout_base(now, timeout)?, seat, words)));
         let (_, seat, words) = busy.min_by_key(|(from, ..)| *from)?;
         let since = words.busy_since()?;
-        Some(WorkUnit { started_at: since, label: words.label(), thread_index: seat, thread_id: words.thread_id() })
+        Some(WorkUnit {
+            started_at: since,
+            label: words.label(),
+            thread_index: seat,
+            thread_id: words.thread_id(),
+        })
     }
 
     /// From when on `timeout` counts for the oldest and for the youngest unit of work: from its
     /// beginning, or so much later that its time is up when it has asked for.
-    pub(crate) fn busy_interval(self, now: MonotonicTime, timeout: Duration) -> Option<(MonotonicTime, MonotonicTime)> {
+    pub(crate) fn busy_interval(
+        self,
+        now: MonotonicTime,
+        timeout: Duration,
+    ) -> Option<(MonotonicTime, MonotonicTime)> {
         let bases = || self.threads().filter_map(|seat| seat.timeout_base(now, timeout));
         Some((bases().min()?, bases().max()?))
     }
@@ -371,8 +385,12 @@ mod tests {
         assert_eq!(board.row(0).most_overdue_unit(NOW, TIMEOUT), None);
         assert_eq!(board.row(2).most_overdue_unit(NOW, TIMEOUT), None);
         assert_eq!(board.row(0).status(), WorkerStatus::Booting);
-        let unit =
-            WorkUnit { started_at: MonotonicTime::from_nanos(9), label: "GET /hang".into(), thread_index: 1, thread_id: 0 };
+        let unit = WorkUnit {
+            started_at: MonotonicTime::from_nanos(9),
+            label: "GET /hang".into(),
+            thread_index: 1,
+            thread_id: 0,
+        };
         assert_eq!(board.row(1).most_overdue_unit(NOW, TIMEOUT), Some(unit));
         assert_eq!(board.row(1).exit_note(), "a note");
     }
@@ -415,7 +433,10 @@ mod tests {
         let board = Scoreboard::new(1, 1).unwrap();
         let since = NOW.saturating_sub(TIMEOUT);
         board.row(0).thread(0).set_busy(since);
-        board.row(0).thread(0).extend_deadline(NOW.saturating_add(EXTENSION_MAX + Duration::from_nanos(1)));
+        board
+            .row(0)
+            .thread(0)
+            .extend_deadline(NOW.saturating_add(EXTENSION_MAX + Duration::from_nanos(1)));
         assert_eq!(board.row(0).busy_interval(NOW, TIMEOUT), Some((since, since)));
         board.row(0).thread(0).set_busy(NOW.saturating_add(TIMEOUT));
         assert_eq!(board.row(0).busy_interval(NOW, TIMEOUT), None);

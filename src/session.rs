@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use crate::app::{Connection, WorkReporter, ConnectionContext, Next, ReadTimeout};
+use crate::app::{Connection, ConnectionContext, Next, ReadTimeout, WorkReporter};
 use crate::time::MonotonicTime;
 
 /// How long a refused client may go on sending before it is cut off.
@@ -60,7 +60,11 @@ enum SessionState {
 impl<'s> Session<'s> {
     /// A session for a client that came at `now`. A peer that takes no output for `write_timeout`
     /// is given up; zero is for ever.
-    pub fn new(connection: Box<dyn Connection + 's>, write_timeout: Duration, now: MonotonicTime) -> Self {
+    pub fn new(
+        connection: Box<dyn Connection + 's>,
+        write_timeout: Duration,
+        now: MonotonicTime,
+    ) -> Self {
         let mut session = Self {
             connection,
             out: Vec::new(),
@@ -102,7 +106,13 @@ impl<'s> Session<'s> {
 
     /// Bytes came, or, if `input` is empty, the end of the stream. Not to be called while output
     /// waits. `spare` is an empty buffer that the session may keep while it has output.
-    pub fn on_received(&mut self, input: &[u8], spare: &mut Vec<u8>, reporter: &mut dyn WorkReporter, now: MonotonicTime) {
+    pub fn on_received(
+        &mut self,
+        input: &[u8],
+        spare: &mut Vec<u8>,
+        reporter: &mut dyn WorkReporter,
+        now: MonotonicTime,
+    ) {
         debug_assert!(self.wants() != Wants::Write, "backpressure: the output goes first");
         match self.state {
             SessionState::Closed => return,
@@ -118,22 +128,37 @@ impl<'s> Session<'s> {
             SessionState::Open if input.is_empty() => self.state = SessionState::HalfClosed,
             SessionState::Open | SessionState::HalfClosed => (),
         }
-        self.call_connection(spare, reporter, |connection, exchange| connection.receive(input, exchange));
+        self.call_connection(spare, reporter, |connection, exchange| {
+            connection.receive(input, exchange)
+        });
         self.pump(spare, reporter, now, IoProgress::Made);
     }
 
     /// The first `n` unsent bytes have been sent.
-    pub fn on_sent(&mut self, n: usize, spare: &mut Vec<u8>, reporter: &mut dyn WorkReporter, now: MonotonicTime) {
+    pub fn on_sent(
+        &mut self,
+        n: usize,
+        spare: &mut Vec<u8>,
+        reporter: &mut dyn WorkReporter,
+        now: MonotonicTime,
+    ) {
         self.sent = (self.sent + n).min(self.out.len());
         self.pump(spare, reporter, now, if n > 0 { IoProgress::Made } else { IoProgress::None });
     }
 
     /// The deadline has passed. A peer that takes no output, or has been refused, is given up.
-    pub fn on_timeout(&mut self, spare: &mut Vec<u8>, reporter: &mut dyn WorkReporter, now: MonotonicTime) {
+    pub fn on_timeout(
+        &mut self,
+        spare: &mut Vec<u8>,
+        reporter: &mut dyn WorkReporter,
+        now: MonotonicTime,
+    ) {
         if matches!(self.state, SessionState::LingeringClose(_)) || self.wants() == Wants::Write {
             self.state = SessionState::Closed;
         } else if self.state != SessionState::Closed {
-            self.call_connection(spare, reporter, |connection, exchange| connection.on_timeout(exchange));
+            self.call_connection(spare, reporter, |connection, exchange| {
+                connection.on_timeout(exchange)
+            });
         }
         self.pump(spare, reporter, now, IoProgress::Made);
         if self.deadline.is_some_and(|deadline| deadline <= now) {
@@ -142,7 +167,12 @@ impl<'s> Session<'s> {
     }
 
     /// The worker is leaving: what is begun is finished, nothing new is begun.
-    pub fn drain(&mut self, spare: &mut Vec<u8>, reporter: &mut dyn WorkReporter, now: MonotonicTime) {
+    pub fn drain(
+        &mut self,
+        spare: &mut Vec<u8>,
+        reporter: &mut dyn WorkReporter,
+        now: MonotonicTime,
+    ) {
         if !matches!(self.state, SessionState::Open | SessionState::HalfClosed) {
             return;
         }
@@ -203,11 +233,17 @@ impl<'s> Session<'s> {
             self.sent = 0;
             match self.next {
                 Next::Continue => {
-                    self.call_connection(spare, reporter, |connection, exchange| connection.resume(exchange));
+                    self.call_connection(spare, reporter, |connection, exchange| {
+                        connection.resume(exchange)
+                    });
                 }
-                Next::Read if self.state == SessionState::HalfClosed => self.state = SessionState::Closed,
+                Next::Read if self.state == SessionState::HalfClosed => {
+                    self.state = SessionState::Closed
+                }
                 Next::Close => self.state = SessionState::Closed,
-                Next::LingeringClose if self.state == SessionState::HalfClosed => self.state = SessionState::Closed,
+                Next::LingeringClose if self.state == SessionState::HalfClosed => {
+                    self.state = SessionState::Closed
+                }
                 Next::LingeringClose => {
                     self.state = SessionState::LingeringClose(0);
                     self.deadline = Some(now.saturating_add(LINGERING_CLOSE_TIMEOUT));
@@ -236,7 +272,8 @@ impl<'s> Session<'s> {
 
     /// Sets the deadline from the connection's patience; a limit of zero is no limit.
     fn rearm_deadline(&mut self, now: MonotonicTime) {
-        let from_now = |limit: Duration| (limit > Duration::ZERO).then(|| now.saturating_add(limit));
+        let from_now =
+            |limit: Duration| (limit > Duration::ZERO).then(|| now.saturating_add(limit));
         let connection = self.connection.as_ref();
         let Ok(timeout) = catch_unwind(AssertUnwindSafe(|| connection.timeout())) else {
             return self.abort();

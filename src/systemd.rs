@@ -40,9 +40,13 @@ impl ServiceManager {
             return (Self::default(), None);
         };
         match connect(&name) {
-            Ok(socket) => (Self { socket: Some(socket), watchdog_interval: watchdog_interval_from_env() }, None),
+            Ok(socket) => (
+                Self { socket: Some(socket), watchdog_interval: watchdog_interval_from_env() },
+                None,
+            ),
             Err(error) => {
-                let text = format!("failed to connect to NOTIFY_SOCKET={}: {error}", name.display());
+                let text =
+                    format!("failed to connect to NOTIFY_SOCKET={}: {error}", name.display());
                 (Self::default(), Some(text))
             }
         }

@@ -252,7 +252,9 @@ impl Layers {
                     "{}:{line} (floor {layer}) must not import {module} (floor {other})",
                     source.path
                 )),
-                None => violations.push(format!("{}:{line} imports {name}, on no floor", source.path)),
+                None => {
+                    violations.push(format!("{}:{line} imports {name}, on no floor", source.path))
+                }
             }
         }
         violations
@@ -320,7 +322,10 @@ fn file_imports_own_and_lower_layers() {
 fn decision_modules_are_pure() {
     let sources = sources();
     for path_prefix in PURE_MODULES {
-        assert!(sources.iter().any(|source| source.is_in(&[path_prefix])), "there is no {path_prefix}");
+        assert!(
+            sources.iter().any(|source| source.is_in(&[path_prefix])),
+            "there is no {path_prefix}"
+        );
     }
     let pure = sources.iter().filter(|source| source.is_in(&PURE_MODULES));
     let wrong = pure.flat_map(|source| {

@@ -374,7 +374,8 @@ impl Spool {
         for _ in 0..count {
             let name = format!("entry-{}", self.names.len());
             fs::write(self.entry_path("written").join(&name), &name).unwrap();
-            fs::rename(self.entry_path("written").join(&name), self.entry_path("new").join(&name)).unwrap();
+            fs::rename(self.entry_path("written").join(&name), self.entry_path("new").join(&name))
+                .unwrap();
             self.names.push(name);
         }
     }
@@ -408,7 +409,9 @@ impl Spool {
     fn expect_all_done(&mut self, class: &str) {
         self.names.sort();
         let end = Instant::now() + DEADLINE;
-        while list(&self.entry_path("done")) != self.names || !list(&self.entry_path("new")).is_empty() {
+        while list(&self.entry_path("done")) != self.names
+            || !list(&self.entry_path("new")).is_empty()
+        {
             assert!(Instant::now() < end, "{class}: {:?} left", list(&self.entry_path("new")));
             thread::sleep(Duration::from_millis(20));
         }
@@ -438,7 +441,10 @@ fn spool_job_neither_loses_nor_doubles_an_entry_through_kills_and_reloads() {
         spool.expect_all_done(class);
         server.stop();
         for claimer in list(&spool.entry_path("claimed")) {
-            assert!(list(&spool.entry_path("claimed").join(&claimer)).is_empty(), "{class}: {claimer}");
+            assert!(
+                list(&spool.entry_path("claimed").join(&claimer)).is_empty(),
+                "{class}: {claimer}"
+            );
         }
     }
 }

@@ -11,7 +11,9 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ostler::testkit::{Done, PendingWork, Workload, Http, ContractTest, Outcome, Report, Rule, ServerInfo, Task};
+use ostler::testkit::{
+    ContractTest, Done, Http, Outcome, PendingWork, Report, Rule, ServerInfo, Task, Workload,
+};
 
 /// The executable of an example; none if it was not built, as under `cargo test --test kit`.
 fn example(name: &str) -> Option<PathBuf> {
@@ -179,8 +181,10 @@ fn a_program_with_another_app_is_one_cause_and_not_many_broken_rules() {
 
 #[test]
 fn only_the_rules_that_need_slow_work_hang_on_it() {
-    let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler")).workload(Http::new().slow("/nothing?ms={ms}"));
-    let report = kit.only([Rule::Work, Rule::Drain, Rule::DrainSingleWorker, Rule::DrainLimit]).run();
+    let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler"))
+        .workload(Http::new().slow("/nothing?ms={ms}"));
+    let report =
+        kit.only([Rule::Work, Rule::Drain, Rule::DrainSingleWorker, Rule::DrainLimit]).run();
     assert_eq!(not_run(&report), [Rule::Drain, Rule::DrainSingleWorker], "{report}");
     assert_eq!(report.violated().count(), 0, "{report}");
     let obstacle = &report.obstacles()[0];
@@ -272,7 +276,10 @@ fn class_that_ignores_stops_is_reported() {
 
 #[test]
 fn class_that_drops_work_is_reported() {
-    expect_violation("drops-work", &[Rule::Drain, Rule::Ready, Rule::IdleHeartbeat, Rule::QuickStop]);
+    expect_violation(
+        "drops-work",
+        &[Rule::Drain, Rule::Ready, Rule::IdleHeartbeat, Rule::QuickStop],
+    );
 }
 
 #[test]

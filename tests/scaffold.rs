@@ -118,11 +118,7 @@ fn bad_words_and_places_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let bad = ostler(folder.path(), &["new", "1st"]);
     assert_eq!((bad.status.code(), text(&bad.stdout)), (Some(2), String::new()));
-    assert!(
-        text(&bad.stderr).starts_with("ostler new: \"1st\" is not"),
-        "{}",
-        text(&bad.stderr)
-    );
+    assert!(text(&bad.stderr).starts_with("ostler new: \"1st\" is not"), "{}", text(&bad.stderr));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     // Nobody, not even root, makes folders there.
     let worker = ostler(Path::new("/proc"), &["new", NAME]);

@@ -9,8 +9,8 @@ use ::mio::event::Event;
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Token};
 use ostler::worker::{
-    Buffers, Client, TimerWheel, WorkTracker, EpollAcceptor, ReadMode, StopRequest, DriveStatus, WorkerClass, WorkerContext,
-    WorkerError,
+    Buffers, Client, DriveStatus, EpollAcceptor, ReadMode, StopRequest, TimerWheel, WorkTracker,
+    WorkerClass, WorkerContext, WorkerError,
 };
 use slab::Slab;
 
@@ -104,7 +104,8 @@ impl<'a> EventLoop<'a> {
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let timeout = if self.ready.is_empty() { self.poll_timeout() } else { Some(Duration::ZERO) };
+        let timeout =
+            if self.ready.is_empty() { self.poll_timeout() } else { Some(Duration::ZERO) };
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
@@ -156,7 +157,8 @@ impl<'a> EventLoop<'a> {
 
     fn add_client(&mut self, client: Client<'a>) {
         let fd = client.as_raw_fd();
-        let index = self.clients.insert(ClientEntry { client, ready: false, wants_writable: false });
+        let index =
+            self.clients.insert(ClientEntry { client, ready: false, wants_writable: false });
         let registry = self.poll.registry();
         if registry.register(&mut SourceFd(&fd), Token(index), Interest::READABLE).is_err() {
             self.clients.remove(index); // no memory to watch it: this client is given up
@@ -245,5 +247,9 @@ impl<'a> EventLoop<'a> {
 
 /// An end of the stream is told of once, so everything before it must be read now.
 fn read_mode(event: &Event) -> ReadMode {
-    if event.is_read_closed() || event.is_error() { ReadMode::UntilWouldBlock } else { ReadMode::UntilShortRead }
+    if event.is_read_closed() || event.is_error() {
+        ReadMode::UntilWouldBlock
+    } else {
+        ReadMode::UntilShortRead
+    }
 }

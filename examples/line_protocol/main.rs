@@ -13,7 +13,7 @@ mod tests;
 use std::process::ExitCode;
 
 use ostler::app::{App, BootError, Connection, ConnectionContext, Limits, Next, ReadTimeout};
-use ostler::app::{ClientInfo, WorkerInfo, Service};
+use ostler::app::{ClientInfo, Service, WorkerInfo};
 
 const LINE_BYTES_MAX: usize = 1024;
 
@@ -33,7 +33,13 @@ struct ShoutService(Limits);
 
 impl Service for ShoutService {
     fn accept(&self, client: &ClientInfo) -> Box<dyn Connection + '_> {
-        Box::new(ShoutConnection { limits: self.0, client: *client, input: Vec::new(), lines: 0, last: false })
+        Box::new(ShoutConnection {
+            limits: self.0,
+            client: *client,
+            input: Vec::new(),
+            lines: 0,
+            last: false,
+        })
     }
 }
 

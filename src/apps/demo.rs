@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::app::{App, BootError, WorkerInfo, Service};
+use crate::app::{App, BootError, Service, WorkerInfo};
 use crate::http::{Body, Handler, Http, More, Request, Response, Source};
 
 /// Bytes in a mebibyte, the unit of `/leak`.
@@ -225,7 +225,7 @@ fn parse_delay(variable: &str, text: &str) -> Result<Duration, BootError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::{WorkReporter, ConnectionContext, Limits, Next, Options, ClientInfo};
+    use crate::app::{ClientInfo, ConnectionContext, Limits, Next, Options, WorkReporter};
 
     struct NoopReporter;
 
@@ -253,8 +253,8 @@ mod tests {
     fn ask(service: &dyn Service, request: &str) -> (u16, String, String) {
         let mut connection = service.accept(&ClientInfo { address: None, allow_keepalive: false });
         let (mut all, mut out) = (Vec::new(), Vec::new());
-        let mut next =
-            connection.receive(request.as_bytes(), &mut ConnectionContext::new(&mut out, &mut NoopReporter));
+        let mut next = connection
+            .receive(request.as_bytes(), &mut ConnectionContext::new(&mut out, &mut NoopReporter));
         all.append(&mut out);
         while next == Next::Continue {
             next = connection.resume(&mut ConnectionContext::new(&mut out, &mut NoopReporter));

@@ -1,6 +1,9 @@
 //! `echo`: sends back whatever comes.
 
-use crate::app::{App, BootError, Connection, ConnectionContext, Next, ReadTimeout, ClientInfo, WorkerInfo, Service};
+use crate::app::{
+    App, BootError, ClientInfo, Connection, ConnectionContext, Next, ReadTimeout, Service,
+    WorkerInfo,
+};
 use std::time::Duration;
 
 /// The app `echo`: each connection gets its own bytes back, until it ends its side.

@@ -1,6 +1,6 @@
 //! What is served by a class that runs a program: nothing of ours.
 
-use crate::app::{App, BootError, WorkerInfo, Service};
+use crate::app::{App, BootError, Service, WorkerInfo};
 use crate::worker::NoService;
 
 /// The app of a class that has none.

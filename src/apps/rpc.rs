@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::app::{self, App, BootError, WorkerInfo};
-use crate::rpc::{self, ResultWriter, Call, Error};
+use crate::rpc::{self, Call, Error, ResultWriter};
 
 /// The app `rpc`, over MessagePack-RPC.
 ///

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use slog::info;
 
-use crate::app::{App, BootError, Job, JobContext, Options, WorkerInfo, ConfigError};
+use crate::app::{App, BootError, ConfigError, Job, JobContext, Options, WorkerInfo};
 use crate::job::{self, Schedule};
 
 /// The app `tick`: each job writes a line to the log, again and again. One run is one unit of work;
@@ -41,7 +41,8 @@ impl TickOptions {
     fn read(options: &Options) -> Result<Self, ConfigError> {
         let known = ["every", "cron", "work_ms", "hang_on", "panic_on"];
         if let Some(odd) = options.keys().find(|key| !known.contains(&key.as_str())) {
-            let why = format!("app \"tick\" does not have this option; available: {}", known.join(", "));
+            let why =
+                format!("app \"tick\" does not have this option; available: {}", known.join(", "));
             return Err(ConfigError::for_option(odd, why));
         }
         let schedule = Schedule::from_options(options)?;

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use slog::{Logger, info, warn};
 
-use super::orphan_cgroups::{self, OrphanAction, CgroupName};
+use super::orphan_cgroups::{self, CgroupName, OrphanAction};
 use crate::os::cgroup::Cgroups;
-use crate::os::clock;
 use crate::os::cgroup_manage;
+use crate::os::clock;
 use crate::os::process::Pid;
 use crate::time::MonotonicTime;
 
@@ -93,7 +93,8 @@ impl WorkerCgroups {
     pub(super) fn find_orphans(&self, exited_master: Pid) {
         let Some(parent) = &self.parent else { return };
         let names = cgroup_manage::child_names(parent);
-        let live_masters: Vec<i32> = cgroup_manage::direct_members(parent).into_iter().map(Pid::as_raw).collect();
+        let live_masters: Vec<i32> =
+            cgroup_manage::direct_members(parent).into_iter().map(Pid::as_raw).collect();
         let names = names.iter().map(String::as_str);
         for name in orphan_cgroups::orphans(names, &live_masters, exited_master.as_raw()) {
             self.schedule_removal(name, true);
@@ -103,7 +104,12 @@ impl WorkerCgroups {
     fn schedule_removal(&self, name: CgroupName, is_orphan: bool) {
         let mut pending = self.pending_removals.borrow_mut();
         if pending.iter().all(|other| other.name != name) {
-            pending.push(PendingRemoval { name, is_orphan, tries: 0, retry_at: MonotonicTime::default() });
+            pending.push(PendingRemoval {
+                name,
+                is_orphan,
+                tries: 0,
+                retry_at: MonotonicTime::default(),
+            });
         }
     }
 
@@ -115,7 +121,12 @@ impl WorkerCgroups {
     }
 
     /// Returns whether nothing more is to be done about it.
-    fn try_to_remove(&self, removal: &mut PendingRemoval, now: MonotonicTime, log: &Logger) -> bool {
+    fn try_to_remove(
+        &self,
+        removal: &mut PendingRemoval,
+        now: MonotonicTime,
+        log: &Logger,
+    ) -> bool {
         let Some(path) = self.path(removal.name) else { return true };
         let result = match removal_action(removal, &path) {
             OrphanAction::Remove => {
@@ -128,7 +139,9 @@ impl WorkerCgroups {
         removal.tries = removal.tries.saturating_add(1);
         removal.retry_at = now.saturating_add(orphan_cgroups::retry_delay(removal.tries));
         let may_pass = cgroup_manage::is_transient(&error);
-        if !may_pass || (removal.tries == orphan_cgroups::TRIES_BEFORE_WARNING && !removal.is_orphan) {
+        if !may_pass
+            || (removal.tries == orphan_cgroups::TRIES_BEFORE_WARNING && !removal.is_orphan)
+        {
             warn!(log, "failed to remove worker cgroup"; "path" => %path.display(),
                 "error" => error.to_string());
         }

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::supervisor::WorkerId;
-use crate::diagnosis::{Diagnosis, ProcessSample, HangCause, diagnose, classify};
+use crate::diagnosis::{Diagnosis, HangCause, ProcessSample, classify, diagnose};
 use crate::os::cgroup::Cgroups;
-use crate::os::procfs;
 use crate::os::process::Pid;
+use crate::os::procfs;
 use crate::time::MonotonicTime;
 
 /// A first look that is older says nothing any more.
@@ -68,7 +68,10 @@ impl HangDiagnoser {
     pub(super) fn diagnose(&mut self, suspect: Suspect, cgroups: &Cgroups) -> DiagnosisStep {
         let id = suspect.id;
         let sample = procfs::sample(suspect.pid, suspect.thread, cgroups);
-        let first = self.first_samples.remove(&id).filter(|first| sample.taken_at.duration_since(first.taken_at) < STALE);
+        let first = self
+            .first_samples
+            .remove(&id)
+            .filter(|first| sample.taken_at.duration_since(first.taken_at) < STALE);
         match first {
             Some(first) if first.next_sample_at() <= sample.taken_at => {
                 let diagnosis = diagnose(&first, &sample);
@@ -88,14 +91,26 @@ impl HangDiagnoser {
     /// What a verdict becomes of a thread that gets too little CPU, or has got too little since it was
     /// last excused. Once it has run for as long as it may take, that is no excuse: an endless loop is
     /// short of any CPU.
-    fn adjust_for_starvation(&mut self, suspect: Suspect, cause: HangCause, sample: ProcessSample) -> HangCause {
+    fn adjust_for_starvation(
+        &mut self,
+        suspect: Suspect,
+        cause: HangCause,
+        sample: ProcessSample,
+    ) -> HangCause {
         let Some(thread) = &sample.thread else { return cause };
         let (number, cpu_time) = (thread.thread_id, thread.cpu_time);
-        let known = self.cpu_starved.get(&suspect.id).filter(|starvation| starvation.is_about(suspect, number));
+        let known = self
+            .cpu_starved
+            .get(&suspect.id)
+            .filter(|starvation| starvation.is_about(suspect, number));
         let first = known.map_or(cpu_time, |starvation| starvation.initial_cpu_time);
-        let used_full_limit = !suspect.limit.is_zero() && cpu_time.saturating_sub(first) >= suspect.limit;
-        let was_starved =
-            || known.is_some_and(|starvation| classify(&starvation.last_extension, &sample).0 == HangCause::Throttled);
+        let used_full_limit =
+            !suspect.limit.is_zero() && cpu_time.saturating_sub(first) >= suspect.limit;
+        let was_starved = || {
+            known.is_some_and(|starvation| {
+                classify(&starvation.last_extension, &sample).0 == HangCause::Throttled
+            })
+        };
         let is_starved = match cause {
             HangCause::Throttled => true,
             HangCause::Busy => was_starved(),
@@ -109,7 +124,12 @@ impl HangDiagnoser {
         if !is_starved || used_full_limit {
             return HangCause::Busy;
         }
-        let starvation = CpuStarvation { since: suspect.since, thread: number, initial_cpu_time: first, last_extension: sample };
+        let starvation = CpuStarvation {
+            since: suspect.since,
+            thread: number,
+            initial_cpu_time: first,
+            last_extension: sample,
+        };
         self.cpu_starved.insert(suspect.id, starvation);
         HangCause::Throttled
     }
@@ -120,7 +140,12 @@ impl HangDiagnoser {
     }
 
     /// A worker cannot run. Returns whether that is news: it has beaten since it was last said.
-    pub(super) fn grant_extension(&mut self, id: WorkerId, beat: MonotonicTime, now: MonotonicTime) -> bool {
+    pub(super) fn grant_extension(
+        &mut self,
+        id: WorkerId,
+        beat: MonotonicTime,
+        now: MonotonicTime,
+    ) -> bool {
         self.extension_logged_at.insert(id, now).is_none_or(|logged_at| logged_at < beat)
     }
 
@@ -143,10 +168,19 @@ mod tests {
     /// A look at a thread that has had so much of so much time, and so many periods without CPU.
     fn sample(secs: u64, ran: Duration, throttled: u64) -> ProcessSample {
         let at = MonotonicTime::from_nanos(1_000_000_000).saturating_add(Duration::from_secs(secs));
-        let thread = ThreadSample { thread_id: 7, state: 'R', cpu_time: ran, ..ThreadSample::default() };
+        let thread =
+            ThreadSample { thread_id: 7, state: 'R', cpu_time: ran, ..ThreadSample::default() };
         let throttled = Some(throttled);
         let (dumping, frozen, period) = (false, false, Some(Duration::from_millis(100)));
-        ProcessSample { taken_at: at, is_dumping_core: dumping, is_frozen: frozen, throttled_count: throttled, cpu_period: period, thread: Some(thread), other_threads: Vec::new() }
+        ProcessSample {
+            taken_at: at,
+            is_dumping_core: dumping,
+            is_frozen: frozen,
+            throttled_count: throttled,
+            cpu_period: period,
+            thread: Some(thread),
+            other_threads: Vec::new(),
+        }
     }
 
     fn suspect(since: u64) -> Suspect {
@@ -195,10 +229,13 @@ mod tests {
     #[test]
     fn starvation_other_causes_are_unchanged() {
         let mut diagnoser = HangDiagnoser::default();
-        let mut adjust =
-            |cause| diagnoser.adjust_for_starvation(suspect(1), cause, sample(1, Duration::ZERO, 1));
+        let mut adjust = |cause| {
+            diagnoser.adjust_for_starvation(suspect(1), cause, sample(1, Duration::ZERO, 1))
+        };
         assert_eq!(adjust(HangCause::Throttled), HangCause::Throttled);
-        for cause in [HangCause::Blocked, HangCause::Stopped, HangCause::Frozen, HangCause::Unkillable] {
+        for cause in
+            [HangCause::Blocked, HangCause::Stopped, HangCause::Frozen, HangCause::Unkillable]
+        {
             assert_eq!(adjust(cause), cause);
         }
     }

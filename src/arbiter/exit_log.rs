@@ -3,11 +3,11 @@
 
 use slog::{error, info, warn};
 
-use super::processes::ReapedWorker;
 use super::hook_runner;
 use super::millis;
 use super::pool::Pool;
-use super::supervisor::{ExitReport, Hang, ExitReason, WorkerId};
+use super::processes::ReapedWorker;
+use super::supervisor::{ExitReason, ExitReport, Hang, WorkerId};
 use crate::diagnosis::ThreadSample;
 use crate::hooks::WorkerExit;
 use crate::log::Fields;
@@ -28,7 +28,10 @@ impl Pool<'_> {
         let is_failure = match report.reason {
             ExitReason::BootFailed => true,
             ExitReason::Hung | ExitReason::Crashed | ExitReason::OomKilled => is_canary,
-            ExitReason::Requested | ExitReason::ScaledDown | ExitReason::Recycled | ExitReason::Reload => false,
+            ExitReason::Requested
+            | ExitReason::ScaledDown
+            | ExitReason::Recycled
+            | ExitReason::Reload => false,
         };
         // What it said goes before what was said of it when it was aborted.
         let is_news = !note.is_empty() || self.failure_reason.is_empty();
@@ -51,10 +54,17 @@ impl Pool<'_> {
         let fields = fields
             .number("uptime_ms", millis(report.uptime))
             .number("units", units)
-            .optional(report.restart_in, |fields, delay| fields.number("restart_in_ms", millis(delay)))
-            .optional((!note.is_empty()).then_some(note), |fields, note| fields.text("error", note));
+            .optional(report.restart_in, |fields, delay| {
+                fields.number("restart_in_ms", millis(delay))
+            })
+            .optional((!note.is_empty()).then_some(note), |fields, note| {
+                fields.text("error", note)
+            });
         match report.reason {
-            ExitReason::Requested | ExitReason::ScaledDown | ExitReason::Recycled | ExitReason::Reload => {
+            ExitReason::Requested
+            | ExitReason::ScaledDown
+            | ExitReason::Recycled
+            | ExitReason::Reload => {
                 info!(self.log(), "worker exited"; fields);
             }
             ExitReason::Hung | ExitReason::Crashed | ExitReason::OomKilled => {
@@ -69,7 +79,8 @@ impl Pool<'_> {
             Exit::Signal { .. } => (None, Some(exit.to_string())),
         };
         let ExitReport { slot, generation, uptime, reason, .. } = *report;
-        let (worker, reason) = (hook_runner::make_worker_ref(self.name(), pid, slot, generation), reason.as_str());
+        let (worker, reason) =
+            (hook_runner::make_worker_ref(self.name(), pid, slot, generation), reason.as_str());
         let worker_exit = WorkerExit { worker, reason, code, signal, uptime, units };
         self.hook("child_exit", |hooks| hooks.child_exit(&worker_exit));
     }
@@ -84,7 +95,11 @@ impl Pool<'_> {
         };
         if matches!(hang, Hang::BootTimeout(_)) {
             self.failure_reason = format!("last worker exceeded boot_timeout after {age:?}");
-        } else if self.processes.generation(id).is_some_and(|it| self.supervisor.describe_generation(it).is_canary) {
+        } else if self
+            .processes
+            .generation(id)
+            .is_some_and(|it| self.supervisor.describe_generation(it).is_canary)
+        {
             self.failure_reason = format!("last worker hung: {error} for {age:?}");
         }
         let unit = self.processes.most_overdue_unit(id);
@@ -103,7 +118,9 @@ impl Pool<'_> {
             .optional(self.diagnoser.diagnosis(id), |fields, diagnosis| {
                 let fields = fields
                     .text("cause", diagnosis.cause.as_str())
-                    .optional(diagnosis.cpu_percent, |fields, cpu| fields.number("cpu_percent", cpu));
+                    .optional(diagnosis.cpu_percent, |fields, cpu| {
+                        fields.number("cpu_percent", cpu)
+                    });
                 let others: Vec<_> = diagnosis.other_threads.iter().map(thread_summary).collect();
                 let others = (!others.is_empty()).then(|| others.join("; "));
                 fields

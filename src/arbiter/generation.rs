@@ -11,7 +11,7 @@ use slog::warn;
 use super::row_allocator::RowAllocator;
 use crate::address::Address;
 use crate::app::App;
-use crate::listen::{self, Access, ListenerState, ListenError, Listener, ReusePortShard};
+use crate::listen::{self, Access, ListenError, Listener, ListenerState, ReusePortShard};
 use crate::log::{self, Log, LogError};
 use crate::os::credentials::Credentials;
 use crate::settings::{Settings, Source};
@@ -93,10 +93,13 @@ pub(crate) fn prepare_generations<'a>(
     for (at, spec) in pool_specs.into_iter().enumerate() {
         let others = explicit_addresses.iter().enumerate().filter(|(other, _)| *other != at);
         let others: Vec<&Address> = others.flat_map(|(_, addresses)| addresses).collect();
-        let free = reusable_listeners.iter().filter(|l| !others.iter().any(|address| matches_address(l, address)));
+        let free = reusable_listeners
+            .iter()
+            .filter(|l| !others.iter().any(|address| matches_address(l, address)));
         let free: Vec<_> = free.map(Arc::clone).collect();
         let log = context.pool_log(&spec.name);
-        let current = current.iter().find(|pool_generation| pool_generation.spec.name == spec.name).copied();
+        let current =
+            current.iter().find(|pool_generation| pool_generation.spec.name == spec.name).copied();
         match PoolGeneration::prepare(spec, log, &free, current, is_sole_master) {
             Ok(pool_generation) => pool_generations.push(pool_generation),
             Err(error) => {
@@ -148,7 +151,8 @@ impl<'a> PoolGeneration<'a> {
             Some(present) => Rc::clone(&present.rows),
             None => Rc::new(RowAllocator::new(threads).map_err(PrepareError::Scoreboard)?),
         };
-        let listeners = bind_all(&spec, reusable_listeners, is_sole_master).map_err(PrepareError::Listen)?;
+        let listeners =
+            bind_all(&spec, reusable_listeners, is_sole_master).map_err(PrepareError::Listen)?;
         Ok(Self { spec, listeners, rows, log })
     }
 
@@ -205,7 +209,10 @@ impl<'a> PoolGeneration<'a> {
     }
 
     /// The listeners that it has and `other` has not.
-    pub(super) fn listeners_not_in(&self, other: &PoolGeneration<'_>) -> impl Iterator<Item = &Listener> {
+    pub(super) fn listeners_not_in(
+        &self,
+        other: &PoolGeneration<'_>,
+    ) -> impl Iterator<Item = &Listener> {
         let differs = |l: &&Arc<Listener>| !other.listeners.iter().any(|o| Arc::ptr_eq(o, l));
         self.listeners.iter().filter(differs).map(AsRef::as_ref)
     }
@@ -222,7 +229,8 @@ fn bind_all(
     if settings.bind.is_empty() {
         return Ok(Vec::new()); // a job, or a class that takes no clients
     }
-    let socket_activated = || reusable_listeners.iter().filter(|listener| listener.is_socket_activated());
+    let socket_activated =
+        || reusable_listeners.iter().filter(|listener| listener.is_socket_activated());
     if matches!(settings.source("bind"), Source::Default) && socket_activated().next().is_some() {
         return Ok(socket_activated().map(Arc::clone).collect());
     }
@@ -234,7 +242,8 @@ fn bind_all(
         let mut sockets: Vec<Arc<Listener>> = usable.map(Arc::clone).collect();
         let is_served = !sockets.is_empty();
         let several = settings.reuse_port && matches!(address, Address::Tcp { .. });
-        let wanted = if several && (is_sole_master || !is_served) { settings.workers.count() } else { 1 };
+        let wanted =
+            if several && (is_sole_master || !is_served) { settings.workers.count() } else { 1 };
         while sockets.len() < wanted {
             let bound = match sockets.first() {
                 Some(first) => first.bind_sibling(),

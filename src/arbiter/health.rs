@@ -3,7 +3,7 @@
 use slog::{info, warn};
 
 use super::MEMORY_CHECK_INTERVAL;
-use super::diagnoser::{Suspect, DiagnosisStep};
+use super::diagnoser::{DiagnosisStep, Suspect};
 use super::pool::Pool;
 use super::supervisor::WorkerId;
 use crate::diagnosis::HangCause;
@@ -29,7 +29,8 @@ impl Pool<'_> {
                 "memory_bytes" => bytes);
             self.supervisor.on_replacement_requested(id);
         }
-        self.memory_check_due = self.processes.any_memory_limited().then(|| now.saturating_add(MEMORY_CHECK_INTERVAL));
+        self.memory_check_due =
+            self.processes.any_memory_limited().then(|| now.saturating_add(MEMORY_CHECK_INTERVAL));
     }
 
     fn refresh_liveness(&mut self, now: MonotonicTime) {
@@ -57,7 +58,9 @@ impl Pool<'_> {
             };
             match cause {
                 // A look takes a moment, in which a thread of it may have taken somebody in.
-                HangCause::Busy | HangCause::Blocked | HangCause::Unknown => self.update_liveness(id),
+                HangCause::Busy | HangCause::Blocked | HangCause::Unknown => {
+                    self.update_liveness(id)
+                }
                 HangCause::Stopped | HangCause::Unkillable => self.supervisor.mark_unresponsive(id),
                 HangCause::Frozen | HangCause::Throttled => self.extend_timeout(id, cause),
                 HangCause::DumpingCore => self.allow_core_dump(id, now),
@@ -73,7 +76,12 @@ impl Pool<'_> {
     fn suspect(&self, id: WorkerId) -> Suspect {
         let (pid, thread) = self.processes.hang_target(id);
         let beat = || self.processes.read_liveness(id).map(|(beat, _)| beat);
-        let since = self.processes.most_overdue_unit(id).map(|unit| unit.started_at).or_else(beat).unwrap_or_default();
+        let since = self
+            .processes
+            .most_overdue_unit(id)
+            .map(|unit| unit.started_at)
+            .or_else(beat)
+            .unwrap_or_default();
         Suspect { id, pid, thread, since, limit: self.supervisor.current_timeout(id) }
     }
 

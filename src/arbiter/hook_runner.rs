@@ -8,7 +8,7 @@ use slog::{Logger, error};
 use super::Arbiter;
 use super::pool::Pool;
 use super::supervisor::WorkerId;
-use crate::hooks::{Hooks, HookResult, WorkerRef};
+use crate::hooks::{HookResult, Hooks, WorkerRef};
 use crate::log::error_chain;
 use crate::os::process::Pid;
 

@@ -3,26 +3,26 @@
 //! What is to be done is decided by the roster; what that means for processes is the crew's
 //! affair. The arbiter never has a second thread, never blocks, and never trusts a worker.
 
-mod row_allocator;
-mod resource_limits;
-mod rng;
-mod worker_main;
-mod generation;
-mod processes;
-mod orphan_cgroups;
-mod diagnoser;
-mod hook_runner;
 mod cgroup;
-mod oom;
-mod service_manager;
-mod reload_barrier;
-mod pool;
-mod reuseport;
+mod diagnoser;
 mod exit_log;
+mod generation;
+mod health;
+mod hook_runner;
+mod oom;
+mod orphan_cgroups;
+mod pool;
+mod processes;
 mod reload;
+mod reload_barrier;
+mod resource_limits;
+mod reuseport;
+mod rng;
+mod row_allocator;
+mod service_manager;
 mod supervisor;
 mod upgrade;
-mod health;
+mod worker_main;
 
 use std::io;
 use std::os::fd::{AsFd, RawFd};
@@ -31,12 +31,14 @@ use std::time::Duration;
 
 use slog::{Logger, error, info, warn};
 
-pub(crate) use generation::{ResolvedConfig, PoolGeneration, PrepareError, MasterContext, PoolSpec, prepare_generations};
-pub(crate) use processes::{ProcessTable, OomMonitor};
 pub(crate) use cgroup::WorkerCgroups;
+pub(crate) use generation::{
+    MasterContext, PoolGeneration, PoolSpec, PrepareError, ResolvedConfig, prepare_generations,
+};
+pub(crate) use processes::{OomMonitor, ProcessTable};
 pub(crate) use reload::ConfigLoader;
 pub(crate) use supervisor::RunOutcome;
-pub(crate) use upgrade::{UpgradePeer, ExecArgs};
+pub(crate) use upgrade::{ExecArgs, UpgradePeer};
 
 use crate::hooks::Hooks;
 use crate::log::error_chain;
@@ -47,10 +49,10 @@ use crate::os::process::{self, Pid};
 use crate::os::signal::{Signal, SignalPipe};
 use crate::os::title::ProcTitle;
 use crate::pidfile::PidFile;
-use crate::time::MonotonicTime;
 use crate::systemd::ServiceManager;
-use reload_barrier::ReloadResult;
+use crate::time::MonotonicTime;
 use pool::Pool;
+use reload_barrier::ReloadResult;
 use supervisor::{Action, ShutdownMode, WORKERS_MAX};
 
 /// A sleep that ends so much after its deadline means that the master itself did not run.
@@ -131,11 +133,18 @@ pub(crate) struct ArbiterParts<'a> {
 impl<'a> Arbiter<'a> {
     /// An arbiter without a worker. There is at least one crew.
     pub(crate) fn new(process_tables: Vec<ProcessTable<'a>>, parts: ArbiterParts<'a>) -> Self {
-        let ArbiterParts { signals, context, oom, cgroups, config_loader, title, exec_args, .. } = parts;
-        let ArbiterParts { pidfile, service_manager, upgrade_peer, startup_notifier, hooks, .. } = parts;
+        let ArbiterParts {
+            signals, context, oom, cgroups, config_loader, title, exec_args, ..
+        } = parts;
+        let ArbiterParts {
+            pidfile, service_manager, upgrade_peer, startup_notifier, hooks, ..
+        } = parts;
         let mut arbiter = Self {
             signals,
-            pools: process_tables.into_iter().map(|processes| Pool::initial(processes, hooks)).collect(),
+            pools: process_tables
+                .into_iter()
+                .map(|processes| Pool::initial(processes, hooks))
+                .collect(),
             context,
             previous_context: None,
             oom,
@@ -213,7 +222,8 @@ impl<'a> Arbiter<'a> {
     /// Has workers come and go. A reload ends in all pools at once, before anybody goes for it.
     fn reconcile(&mut self, now: MonotonicTime) {
         let participants = self.pools.iter_mut().map(Pool::reload_participant);
-        let reload_barrier::ReconcileOutcome { result, actions } = reload_barrier::reconcile_all(participants.collect(), now);
+        let reload_barrier::ReconcileOutcome { result, actions } =
+            reload_barrier::reconcile_all(participants.collect(), now);
         match result {
             Some(ReloadResult::Commit) => self.commit_reload(),
             Some(ReloadResult::RollBack { failed_pool }) => self.roll_back_reload(failed_pool),
@@ -272,7 +282,11 @@ impl<'a> Arbiter<'a> {
 
     /// The generation that is wished for.
     fn generation(&self) -> u32 {
-        self.pools.iter().map(|pool| pool.supervisor.generation()).max().unwrap_or(self.generation_count)
+        self.pools
+            .iter()
+            .map(|pool| pool.supervisor.generation())
+            .max()
+            .unwrap_or(self.generation_count)
     }
 
     /// How many workers are wished for, in all pools.
@@ -301,7 +315,11 @@ impl<'a> Arbiter<'a> {
         let reason = pool.failure_reason.clone();
         (
             pool.log(),
-            if self.context.has_named_pools { format!("pool {:?}: {reason}", pool.name()) } else { reason },
+            if self.context.has_named_pools {
+                format!("pool {:?}: {reason}", pool.name())
+            } else {
+                reason
+            },
         )
     }
 
@@ -323,7 +341,12 @@ impl<'a> Arbiter<'a> {
 
     fn sleep(&mut self, decided_at: MonotonicTime) -> io::Result<()> {
         let cgroup_retry_at = self.cgroups.next_deadline();
-        let own = [self.upgrade_peer.deadline(), self.watchdog_due, self.reject_connections_at, cgroup_retry_at];
+        let own = [
+            self.upgrade_peer.deadline(),
+            self.watchdog_due,
+            self.reject_connections_at,
+            cgroup_retry_at,
+        ];
         let own = own.into_iter().flatten();
         let pool_deadlines = self.pools.iter().filter_map(|pool| pool.next_deadline(decided_at));
         let deadline = own.chain(pool_deadlines).min();
@@ -350,7 +373,9 @@ impl<'a> Arbiter<'a> {
 
     /// Nobody is to blame for what the master has not seen since it last ran.
     fn discount_stall(&mut self, now: MonotonicTime) {
-        self.pools.iter_mut().for_each(|pool| pool.supervisor.discount_stall(self.prev_wake_at, now));
+        self.pools
+            .iter_mut()
+            .for_each(|pool| pool.supervisor.discount_stall(self.prev_wake_at, now));
         self.prev_wake_at = now;
     }
 
@@ -434,7 +459,8 @@ impl<'a> Arbiter<'a> {
                 error!(self.log(), "failed to reopen log"; "error" => error_chain(&error));
             }
         }
-        if let Some(Err(error)) = self.previous_context.as_ref().map(|earlier| earlier.log.reopen()) {
+        if let Some(Err(error)) = self.previous_context.as_ref().map(|earlier| earlier.log.reopen())
+        {
             warn!(self.log(), "failed to reopen log of previous settings";
                 "error" => error_chain(&error));
         }

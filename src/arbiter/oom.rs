@@ -33,7 +33,12 @@ impl OomCounters {
     /// claimed.
     pub(super) fn register(&mut self, counter: &Path, kills: u64, now: MonotonicTime) {
         self.update(counter, kills, now);
-        let fresh = OomCounter { last_count: kills, unattributed_kills: 0, increased_at: MonotonicTime::default(), workers: 0 };
+        let fresh = OomCounter {
+            last_count: kills,
+            unattributed_kills: 0,
+            increased_at: MonotonicTime::default(),
+            workers: 0,
+        };
         self.counters.entry(counter.to_owned()).or_insert(fresh).workers += 1;
     }
 
@@ -127,7 +132,10 @@ mod tests {
         counters.register(Path::new(COUNTER), 6, at(0)); // a stranger died, and then a worker was born
         assert!(!attribute_kill_at(&mut counters, 6, 1001));
         update_at(&mut counters, 7, 2000);
-        assert!(attribute_kill_at(&mut counters, 7, 2001), "killed with another, which was buried first");
+        assert!(
+            attribute_kill_at(&mut counters, 7, 2001),
+            "killed with another, which was buried first"
+        );
     }
 
     #[test]

@@ -37,7 +37,11 @@ pub(super) fn orphans<'a>(
     exited_master: i32,
 ) -> Vec<CgroupName> {
     let is_alive = |master: i32| live_masters.contains(&master) && master != exited_master;
-    names.into_iter().filter_map(CgroupName::parse).filter(|cgroup| !is_alive(cgroup.master)).collect()
+    names
+        .into_iter()
+        .filter_map(CgroupName::parse)
+        .filter(|cgroup| !is_alive(cgroup.master))
+        .collect()
 }
 
 /// What becomes of a group.

@@ -5,11 +5,11 @@ use std::os::fd::RawFd;
 
 use slog::{Logger, error, info, warn};
 
+use super::diagnoser::HangDiagnoser;
 use super::generation::PoolGeneration;
 use super::processes::{ProcessTable, ReapedWorker, StatusChange};
-use super::diagnoser::HangDiagnoser;
 use super::reload_barrier::ReloadParticipant;
-use super::supervisor::{Action, Policy, ExitReason, Supervisor, WorkerId};
+use super::supervisor::{Action, ExitReason, Policy, Supervisor, WorkerId};
 use super::{MEMORY_CHECK_INTERVAL, millis};
 use crate::hooks::Hooks;
 use crate::log::Fields;
@@ -56,15 +56,32 @@ impl<'a> Pool<'a> {
     }
 
     /// A pool that a reload adds, whose workers would be of the generation after this.
-    pub(super) fn for_reload(processes: ProcessTable<'a>, hooks: &'a dyn Hooks, generation: u32) -> Self {
+    pub(super) fn for_reload(
+        processes: ProcessTable<'a>,
+        hooks: &'a dyn Hooks,
+        generation: u32,
+    ) -> Self {
         let policy = Policy::from(processes.settings());
         let supervisor = Supervisor::empty(policy, generation, clock::now().as_nanos());
         Self::new(PoolStatus::Adding, supervisor, processes, hooks)
     }
 
-    fn new(status: PoolStatus, supervisor: Supervisor, processes: ProcessTable<'a>, hooks: &'a dyn Hooks) -> Self {
+    fn new(
+        status: PoolStatus,
+        supervisor: Supervisor,
+        processes: ProcessTable<'a>,
+        hooks: &'a dyn Hooks,
+    ) -> Self {
         let (diagnoser, failure_reason) = (HangDiagnoser::default(), String::new());
-        Self { status, supervisor, processes, diagnoser, hooks, memory_check_due: None, failure_reason }
+        Self {
+            status,
+            supervisor,
+            processes,
+            diagnoser,
+            hooks,
+            memory_check_due: None,
+            failure_reason,
+        }
     }
 
     /// Its name.
@@ -83,7 +100,10 @@ impl<'a> Pool<'a> {
 
     /// Its part in what all pools do together.
     pub(super) fn reload_participant(&mut self) -> ReloadParticipant<'_> {
-        ReloadParticipant { is_removing: self.status == PoolStatus::Removing, supervisor: &mut self.supervisor }
+        ReloadParticipant {
+            is_removing: self.status == PoolStatus::Removing,
+            supervisor: &mut self.supervisor,
+        }
     }
 
     /// Whether as many workers are ready as are wished for.
@@ -112,7 +132,10 @@ impl<'a> Pool<'a> {
 
     /// When there may be something to do, if nobody has news before.
     pub(super) fn next_deadline(&self, decided_at: MonotonicTime) -> Option<MonotonicTime> {
-        [self.supervisor.next_deadline(decided_at), self.memory_check_due].into_iter().flatten().min()
+        [self.supervisor.next_deadline(decided_at), self.memory_check_due]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Learns from the scoreboard who has become ready, and who wants a successor.

@@ -12,26 +12,26 @@ use std::time::Duration;
 
 use slog::warn;
 
-use super::row_allocator::RowAllocator;
-use super::rng::Rng;
-use super::worker_main::{self, WorkerInit};
-use super::generation::{PoolGeneration, PoolSpec};
 use super::cgroup::WorkerCgroups;
+use super::generation::{PoolGeneration, PoolSpec};
 use super::oom::OomCounters;
+use super::rng::Rng;
+use super::row_allocator::RowAllocator;
 use super::supervisor::{Busy, ExitClass, Generation, WorkerId};
+use super::worker_main::{self, WorkerInit};
 use crate::app::WorkerInfo;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
 use crate::os::cgroup::{self, Cgroups};
 use crate::os::clock;
 use crate::os::file;
-use crate::os::procfs;
 use crate::os::process::{self, Exit, Pid};
+use crate::os::procfs;
 use crate::os::title::ProcTitle;
-use crate::scoreboard::{WorkerStatus, WorkUnit};
+use crate::scoreboard::{WorkUnit, WorkerStatus};
 use crate::settings::Settings;
-use crate::time::MonotonicTime;
 use crate::systemd;
+use crate::time::MonotonicTime;
 
 /// The living workers.
 pub(crate) struct ProcessTable<'a> {
@@ -251,7 +251,9 @@ impl<'a> ProcessTable<'a> {
     /// Whether a worker of an older generation may still let clients in: it has not said that it
     /// leaves.
     pub(super) fn any_older_accepts(&self, generation: u32) -> bool {
-        let accepts = |m: &WorkerProcess| m.generation < generation && m.reported_status != WorkerStatus::Draining;
+        let accepts = |m: &WorkerProcess| {
+            m.generation < generation && m.reported_status != WorkerStatus::Draining
+        };
         self.workers.values().any(accepts)
     }
 
@@ -272,7 +274,9 @@ impl<'a> ProcessTable<'a> {
 
     /// Removes the paths of listeners that are ours.
     pub(crate) fn remove_paths(&self) {
-        self.generations().flat_map(|pool_generation| &pool_generation.listeners).for_each(|l| l.remove_path());
+        self.generations()
+            .flat_map(|pool_generation| &pool_generation.listeners)
+            .for_each(|l| l.remove_path());
     }
 
     /// What is, and during a reload also what was.
@@ -305,7 +309,8 @@ impl<'a> ProcessTable<'a> {
         let row = rows.take_row().ok_or(SpawnError::NoFreeRow)?;
         let own_fds = self.current.listener_fds().chain(self.current.log.raw_fds());
         let inherited_fds: HashSet<RawFd> = own_fds.collect();
-        let fds_to_close = self.owned_fds().chain(fds_to_close).filter(|fd| !inherited_fds.contains(fd));
+        let fds_to_close =
+            self.owned_fds().chain(fds_to_close).filter(|fd| !inherited_fds.contains(fd));
         let fds_to_close = fds_to_close.collect();
         match self.fork(slot, generation, row, &heartbeat, fds_to_close, hooks) {
             Ok(pid) => {
@@ -409,12 +414,21 @@ impl<'a> ProcessTable<'a> {
             }
             match status {
                 WorkerStatus::Ready => changes.push((*id, StatusChange::Ready)),
-                WorkerStatus::ReplacementRequested if worker.reported_status == WorkerStatus::Booting => {
-                    changes.extend([(*id, StatusChange::Ready), (*id, StatusChange::ReplacementRequested)]);
+                WorkerStatus::ReplacementRequested
+                    if worker.reported_status == WorkerStatus::Booting =>
+                {
+                    changes.extend([
+                        (*id, StatusChange::Ready),
+                        (*id, StatusChange::ReplacementRequested),
+                    ]);
                 }
-                WorkerStatus::ReplacementRequested => changes.push((*id, StatusChange::ReplacementRequested)),
+                WorkerStatus::ReplacementRequested => {
+                    changes.push((*id, StatusChange::ReplacementRequested))
+                }
                 // One that was asked to leave before it could serve has never been ready.
-                WorkerStatus::Draining if worker.reported_status == WorkerStatus::Booting && row.was_ready() => {
+                WorkerStatus::Draining
+                    if worker.reported_status == WorkerStatus::Booting && row.was_ready() =>
+                {
                     changes.extend([(*id, StatusChange::Ready), (*id, StatusChange::Draining)]);
                 }
                 WorkerStatus::Draining => changes.push((*id, StatusChange::Draining)),
@@ -448,7 +462,9 @@ impl<'a> ProcessTable<'a> {
         let exit_class = match exit {
             _ if oom_killed => ExitClass::OomKilled,
             Exit::Code(0) if row.status() == WorkerStatus::Draining => ExitClass::Requested,
-            Exit::Signal { number, .. } if process::is_termination_signal(number) => ExitClass::KilledExternally,
+            Exit::Signal { number, .. } if process::is_termination_signal(number) => {
+                ExitClass::KilledExternally
+            }
             Exit::Code(_) | Exit::Signal { .. } => ExitClass::Crashed,
         };
         let mut note = row.exit_note();

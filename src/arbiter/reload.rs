@@ -7,11 +7,11 @@ use std::sync::Arc;
 use slog::{error, info, warn};
 
 use super::Arbiter;
-use super::generation::{self, ResolvedConfig, PoolGeneration, PrepareError, MasterContext};
+use super::generation::{self, MasterContext, PoolGeneration, PrepareError, ResolvedConfig};
+use super::pool::{Pool, PoolStatus};
 use super::processes::ProcessTable;
-use super::pool::{PoolStatus, Pool};
 use crate::listen::activation::fd_name;
-use crate::listen::{ListenerState, Listener, one_per_address};
+use crate::listen::{Listener, ListenerState, one_per_address};
 use crate::log::error_chain;
 use crate::os::clock;
 
@@ -54,23 +54,32 @@ impl<'a> Arbiter<'a> {
     fn prepare_reload(&self) -> Result<StagedReload<'a>, String> {
         let config = (self.config_loader)()?;
         check_reloadable(&self.context, &config)?;
-        let current: Vec<&PoolGeneration<'a>> = self.pools.iter().map(Pool::current_generation).collect();
-        let reusable_listeners = current.iter().flat_map(|pool_generation| &pool_generation.listeners);
+        let current: Vec<&PoolGeneration<'a>> =
+            self.pools.iter().map(Pool::current_generation).collect();
+        let reusable_listeners =
+            current.iter().flat_map(|pool_generation| &pool_generation.listeners);
         let reusable_listeners: Vec<Arc<Listener>> = reusable_listeners.map(Arc::clone).collect();
-        let (context, pool_generations) =
-            generation::prepare_generations(config, &reusable_listeners, &current, self.upgrade_peer.is_none()).map_err(prepare_error_text)?;
+        let (context, pool_generations) = generation::prepare_generations(
+            config,
+            &reusable_listeners,
+            &current,
+            self.upgrade_peer.is_none(),
+        )
+        .map_err(prepare_error_text)?;
         let mut staged = StagedReload { context, updated: Vec::new(), added: Vec::new() };
         for pool_generation in pool_generations {
             let name = &pool_generation.spec.name;
             match self.pools.iter().position(|pool| pool.name() == name) {
                 Some(index) => staged.updated.push((index, pool_generation)),
-                None => match ProcessTable::new(pool_generation, self.title, &self.oom, &self.cgroups) {
-                    Ok(processes) => staged.added.push(processes),
-                    Err(error) => {
-                        staged.discard(&reusable_listeners);
-                        return Err(format!("failed to create pipe for new pool: {error}"));
+                None => {
+                    match ProcessTable::new(pool_generation, self.title, &self.oom, &self.cgroups) {
+                        Ok(processes) => staged.added.push(processes),
+                        Err(error) => {
+                            staged.discard(&reusable_listeners);
+                            return Err(format!("failed to create pipe for new pool: {error}"));
+                        }
                     }
-                },
+                }
             }
         }
         Ok(staged)
@@ -139,8 +148,12 @@ impl<'a> Arbiter<'a> {
         let (is_sole_master, generation) = (self.upgrade_peer.is_none(), self.generation());
         self.previous_context = None;
         let stays = |pool: &&Pool<'a>| pool.status != PoolStatus::Removing;
-        let keep_open: Vec<RawFd> =
-            self.pools.iter().filter(stays).flat_map(|pool| pool.current_generation().listener_fds()).collect();
+        let keep_open: Vec<RawFd> = self
+            .pools
+            .iter()
+            .filter(stays)
+            .flat_map(|pool| pool.current_generation().listener_fds())
+            .collect();
         let mut closed: Vec<(String, Arc<Listener>)> = Vec::new();
         for pool in &mut self.pools {
             let old = pool.commit(is_sole_master, generation, &keep_open);
@@ -219,13 +232,22 @@ impl<'a> Pool<'a> {
         // how many there are to be.
         let unchanged = settings.workers == current.workers && self.status != PoolStatus::Removed;
         let target = if unchanged { self.supervisor.target() } else { settings.workers.count() };
-        self.status = if self.status == PoolStatus::Removed { PoolStatus::Adding } else { PoolStatus::Active };
+        self.status = if self.status == PoolStatus::Removed {
+            PoolStatus::Adding
+        } else {
+            PoolStatus::Active
+        };
         self.processes.stage_generation(pool_generation);
         self.start_generation(target, generation);
     }
 
     /// A reload has come to its end. Returns the listeners that nobody has any more.
-    fn commit(&mut self, is_sole_master: bool, generation: u32, keep_open: &[RawFd]) -> Vec<Arc<Listener>> {
+    fn commit(
+        &mut self,
+        is_sole_master: bool,
+        generation: u32,
+        keep_open: &[RawFd],
+    ) -> Vec<Arc<Listener>> {
         let old = match self.status {
             PoolStatus::Removing => {
                 let listeners = self.current_generation().listeners.clone();

@@ -32,7 +32,10 @@ pub(super) enum ReloadResult {
 
 /// Decides who comes and who goes at `now`, in all pools. Who hangs, or fails, must have been judged
 /// before in each of them: a reload that one commits is committed by all.
-pub(super) fn reconcile_all(pools: Vec<ReloadParticipant<'_>>, now: MonotonicTime) -> ReconcileOutcome {
+pub(super) fn reconcile_all(
+    pools: Vec<ReloadParticipant<'_>>,
+    now: MonotonicTime,
+) -> ReconcileOutcome {
     let phases: Vec<Option<ReloadPhase>> =
         pools.iter().map(|pool| pool.supervisor.reload_phase(now)).collect();
     // All do what the one may that has come least far.

@@ -51,7 +51,8 @@ pub(super) fn apply(settings: &Settings, slot: usize) -> Result<(), String> {
 /// As [`set`].
 pub(super) fn finalize(settings: &Settings) -> Result<(), String> {
     if settings.rlimit_core.is_some_and(|size| size != CoreSize::Bytes(0)) {
-        resources::allow_core_dumps().map_err(|error| format!("failed to allow core dumps: {error}"))?;
+        resources::allow_core_dumps()
+            .map_err(|error| format!("failed to allow core dumps: {error}"))?;
     }
     if settings.no_new_privs {
         resources::set_no_new_privs()

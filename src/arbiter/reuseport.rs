@@ -22,7 +22,8 @@ impl Arbiter<'_> {
         let may_open = self.stopping().is_none() && self.upgrade_peer.is_none();
         let mut opened = false;
         for pool in &mut self.pools {
-            opened |= may_open && pool.supervisor.ready_count() > 0 && pool.processes.open_new_sockets();
+            opened |=
+                may_open && pool.supervisor.ready_count() > 0 && pool.processes.open_new_sockets();
         }
         if opened {
             self.push_fd_store();

@@ -22,7 +22,8 @@ impl Arbiter<'_> {
     }
 
     pub(super) fn notify_starting(&mut self) {
-        self.service_manager.extend_startup_timeout(self.max_boot_timeout().saturating_add(SERVICE_MANAGER_MARGIN));
+        self.service_manager
+            .extend_startup_timeout(self.max_boot_timeout().saturating_add(SERVICE_MANAGER_MARGIN));
         self.watchdog_due = self.service_manager.watchdog_interval().map(|_| clock::now());
         self.push_fd_store();
     }
@@ -35,7 +36,9 @@ impl Arbiter<'_> {
     /// Has the manager keep the sockets for a master after this one, if that is wished for.
     pub(super) fn push_fd_store(&self) {
         if self.context.settings.fd_store {
-            for listener in self.pools.iter().flat_map(|pool| pool.current_generation().open_listeners()) {
+            for listener in
+                self.pools.iter().flat_map(|pool| pool.current_generation().open_listeners())
+            {
                 self.service_manager.store_fd(&fd_name(listener), listener.as_fd());
             }
         }
@@ -59,12 +62,13 @@ impl Arbiter<'_> {
     /// The service stops; or another master is the service from now on.
     pub(super) fn notify_stopping(&self) {
         match &self.upgrade_peer {
-            UpgradePeer::NewMaster { pid, state: UpgradePhase::Ready, .. } => self.service_manager.main_pid(*pid),
+            UpgradePeer::NewMaster { pid, state: UpgradePhase::Ready, .. } => {
+                self.service_manager.main_pid(*pid)
+            }
             UpgradePeer::None | UpgradePeer::NewMaster { .. } => {
-                let drains =
-                    self.pools.iter().map(Pool::settings).map(|settings| {
-                        settings.graceful_timeout.saturating_add(settings.abort_timeout)
-                    });
+                let drains = self.pools.iter().map(Pool::settings).map(|settings| {
+                    settings.graceful_timeout.saturating_add(settings.abort_timeout)
+                });
                 let drain = drains.max().unwrap_or_default();
                 self.service_manager.stopping(drain.saturating_add(SERVICE_MANAGER_MARGIN));
             }

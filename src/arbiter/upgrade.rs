@@ -12,8 +12,8 @@ use super::Arbiter;
 use crate::listen::activation::{self, UpgradeChannel, UpgradeMessage};
 use crate::os::clock;
 use crate::os::process::{self, Exit, Pid};
-use crate::time::MonotonicTime;
 use crate::systemd::WATCHDOG_PID;
+use crate::time::MonotonicTime;
 
 /// What a successor may need beyond the time that its workers have to boot.
 const START_ALLOWANCE: Duration = Duration::from_secs(5);
@@ -35,7 +35,12 @@ pub(crate) enum UpgradePeer {
     /// The one that this one is to succeed.
     OldMaster { pid: Pid, channel: UpgradeChannel },
     /// The one that is to succeed this one.
-    NewMaster { pid: Pid, channel: Option<UpgradeChannel>, state: UpgradePhase, ready_deadline: MonotonicTime },
+    NewMaster {
+        pid: Pid,
+        channel: Option<UpgradeChannel>,
+        state: UpgradePhase,
+        ready_deadline: MonotonicTime,
+    },
 }
 
 /// How far a successor has come.
@@ -68,8 +73,12 @@ impl UpgradePeer {
     /// When a successor that is not ready is given up.
     pub(super) fn deadline(&self) -> Option<MonotonicTime> {
         match self {
-            UpgradePeer::NewMaster { ready_deadline, state: UpgradePhase::Starting, .. } => Some(*ready_deadline),
-            UpgradePeer::None | UpgradePeer::OldMaster { .. } | UpgradePeer::NewMaster { .. } => None,
+            UpgradePeer::NewMaster { ready_deadline, state: UpgradePhase::Starting, .. } => {
+                Some(*ready_deadline)
+            }
+            UpgradePeer::None | UpgradePeer::OldMaster { .. } | UpgradePeer::NewMaster { .. } => {
+                None
+            }
         }
     }
 }
@@ -103,9 +112,14 @@ impl Arbiter<'_> {
                 return Err(format!("upgrade from process {pid} not complete"));
             }
         }
-        let exec_args = self.exec_args.as_ref().ok_or("command line or working directory of this program unknown")?;
-        let (channel, peer_end) = UpgradeChannel::new().map_err(|error| format!("failed to create upgrade channel: {error}"))?;
-        let listeners = self.pools.iter().flat_map(|pool| pool.current_generation().open_listeners());
+        let exec_args = self
+            .exec_args
+            .as_ref()
+            .ok_or("command line or working directory of this program unknown")?;
+        let (channel, peer_end) = UpgradeChannel::new()
+            .map_err(|error| format!("failed to create upgrade channel: {error}"))?;
+        let listeners =
+            self.pools.iter().flat_map(|pool| pool.current_generation().open_listeners());
         let listeners: Vec<_> = listeners.collect();
         let sockets = listeners.iter().map(|listener| listener.as_raw_fd());
         let inherited_fds: Vec<RawFd> = sockets.chain([peer_end.as_raw_fd()]).collect();
@@ -138,7 +152,9 @@ impl Arbiter<'_> {
         let message = match &self.upgrade_peer {
             UpgradePeer::None => None,
             UpgradePeer::OldMaster { channel, .. } => channel.try_receive(),
-            UpgradePeer::NewMaster { channel, .. } => channel.as_ref().and_then(UpgradeChannel::try_receive),
+            UpgradePeer::NewMaster { channel, .. } => {
+                channel.as_ref().and_then(UpgradeChannel::try_receive)
+            }
         };
         match (&mut self.upgrade_peer, message) {
             (UpgradePeer::OldMaster { .. }, Some(UpgradeMessage::PeerExited)) => self.promote(),
@@ -159,17 +175,25 @@ impl Arbiter<'_> {
             }
             // One that has gone is mourned when it is reaped. One that has hung up and lives would
             // never learn that it is alone.
-            (UpgradePeer::NewMaster { pid, channel: line, .. }, Some(UpgradeMessage::PeerExited)) => {
+            (
+                UpgradePeer::NewMaster { pid, channel: line, .. },
+                Some(UpgradeMessage::PeerExited),
+            ) => {
                 *line = None;
                 process::send_sigkill(*pid);
             }
-            (UpgradePeer::None | UpgradePeer::OldMaster { .. } | UpgradePeer::NewMaster { .. }, _) => (),
+            (
+                UpgradePeer::None | UpgradePeer::OldMaster { .. } | UpgradePeer::NewMaster { .. },
+                _,
+            ) => (),
         }
     }
 
     /// The predecessor has gone: this is the only master now.
     fn promote(&mut self) {
-        let UpgradePeer::OldMaster { pid, .. } = std::mem::replace(&mut self.upgrade_peer, UpgradePeer::None) else {
+        let UpgradePeer::OldMaster { pid, .. } =
+            std::mem::replace(&mut self.upgrade_peer, UpgradePeer::None)
+        else {
             return;
         };
         if let Some(pidfile) = &mut self.pidfile

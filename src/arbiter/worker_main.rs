@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use slog::{Logger, debug, error, warn};
 
-use super::resource_limits;
+use super::cgroup::WorkerCgroups;
 use super::generation::{PoolGeneration, PoolSpec};
 use super::hook_runner;
-use super::cgroup::WorkerCgroups;
+use super::resource_limits;
 use crate::app::WorkerInfo;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
@@ -131,13 +131,7 @@ fn apply_process_settings(init: &WorkerInit<'_>) -> Result<(), String> {
     // They wait in the pipe for a loop that heeds them.
     signal::catch(&[Signal::Usr1, Signal::Urg]);
     // An operator's signal to all processes of this name concerns the master alone.
-    signal::ignore(&[
-        Signal::Hup,
-        Signal::Usr2,
-        Signal::Ttin,
-        Signal::Ttou,
-        Signal::Winch,
-    ]);
+    signal::ignore(&[Signal::Hup, Signal::Usr2, Signal::Ttin, Signal::Ttou, Signal::Winch]);
     watch_parent(init.master)?;
     signal::unblock_all();
     let PoolSpec { settings, credentials, .. } = &init.pool_generation.spec;
@@ -170,7 +164,8 @@ fn change_dir(dir: &Path) -> Result<(), String> {
 }
 
 fn watch_parent(master: Pid) -> Result<(), String> {
-    signal::request_parent_death_signal().map_err(|error| format!("failed to watch master: {error}"))?;
+    signal::request_parent_death_signal()
+        .map_err(|error| format!("failed to watch master: {error}"))?;
     if Pid::parent() == master { Ok(()) } else { Err("master exited".to_owned()) }
 }
 
@@ -183,7 +178,12 @@ fn serve(
     let (pool_generation, worker) = (init.pool_generation, &init.worker);
     let (settings, log) = (&pool_generation.spec.settings, pool_generation.log.logger());
     let scoreboard = pool_generation.rows.scoreboard();
-    let guard = ForcedDrain::new(Arc::clone(scoreboard), init.row, &init.wakeup_fd, &pool_generation.listeners);
+    let guard = ForcedDrain::new(
+        Arc::clone(scoreboard),
+        init.row,
+        &init.wakeup_fd,
+        &pool_generation.listeners,
+    );
     match guard {
         Ok(guard) => signal::catch_stop_signals(guard.with_limit(settings.graceful_timeout)),
         Err(error) => {
@@ -217,18 +217,31 @@ fn serve(
     {
         return reporter.boot_failed(&format!("failed to set socket non-blocking: {error}"));
     }
-    let ctx = WorkerContext { listeners: &pool_generation.listeners, app, settings, worker, log, lifecycle };
+    let ctx = WorkerContext {
+        listeners: &pool_generation.listeners,
+        app,
+        settings,
+        worker,
+        log,
+        lifecycle,
+    };
     match class.run(&ctx) {
         Ok(()) => 0,
         // It was told so by nothing but the loss of its listeners.
-        Err(reason) if scoreboard.row(init.row).status() == WorkerStatus::Draining && !signal::is_polled() => {
+        Err(reason)
+            if scoreboard.row(init.row).status() == WorkerStatus::Draining
+                && !signal::is_polled() =>
+        {
             debug!(log, "worker class returned"; "pid" => Pid::this().as_raw(), "slot" => worker.slot,
                 "error" => error_chain(reason.as_ref()));
             0
         }
         Err(reason) => {
             let fields = Fields::new().text("class", worker.class);
-            reporter.log_failure("worker class failed", fields.text("error", error_chain(reason.as_ref())));
+            reporter.log_failure(
+                "worker class failed",
+                fields.text("error", error_chain(reason.as_ref())),
+            );
             EXIT_CLASS
         }
     }
@@ -241,7 +254,10 @@ fn install_panic_hook(scoreboard: Arc<Scoreboard>, log: Logger, reporter: &BootR
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = panic.payload_as_str().unwrap_or("(no message)").to_owned();
         let reporter = BootReporter { scoreboard: &scoreboard, row, log: &log, slot, is_canary };
-        reporter.log_failure("worker panicked", Fields::new().text("error", text).text("location", location));
+        reporter.log_failure(
+            "worker panicked",
+            Fields::new().text("error", text).text("location", location),
+        );
     }));
 }
 
@@ -265,7 +281,8 @@ fn format_backtrace(trace: &str) -> String {
         let (index, name) = line.split_once(": ").unwrap_or(("", line));
         if !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit()) {
             frames.push(name.to_owned());
-        } else if let (Some(location), Some(frame)) = (line.strip_prefix("at "), frames.last_mut()) {
+        } else if let (Some(location), Some(frame)) = (line.strip_prefix("at "), frames.last_mut())
+        {
             *frame = format!("{frame} ({location})");
         }
     }

@@ -64,13 +64,20 @@ fn parse_repeated_flag_last_one_counts() {
 #[test]
 fn parse_bool_flag_value_needs_equals_sign() {
     assert!(!parse_settings(&[]).daemon);
-    assert!(parse_settings(&["-D"]).daemon && parse_settings(&["--daemon"]).daemon && parse_settings(&["-D=yes"]).daemon);
+    assert!(
+        parse_settings(&["-D"]).daemon
+            && parse_settings(&["--daemon"]).daemon
+            && parse_settings(&["-D=yes"]).daemon
+    );
     assert!(!parse_settings(&["--daemon", "--daemon=false"]).daemon);
     assert!(parse_settings(&["-D=0", "--no-new-privs", "-D"]).daemon);
     let settings = parse_settings(&["-Dw", "3", "--single-instance", "echo"]);
     assert_eq!((settings.app.as_str(), settings.workers), ("echo", Workers::Fixed(3)));
     assert!(settings.daemon && settings.single_instance);
-    assert_usage_error(&["--daemon=perhaps"], "--daemon: \"perhaps\" is not a boolean: give true or false");
+    assert_usage_error(
+        &["--daemon=perhaps"],
+        "--daemon: \"perhaps\" is not a boolean: give true or false",
+    );
     let invocation = invoke(&["-D=no"], &[("OSTLER_DAEMON", "1")]).expect("a good line");
     assert!(!load(&invocation).daemon);
 }
@@ -79,20 +86,29 @@ fn parse_bool_flag_value_needs_equals_sign() {
 fn parse_negative_number_is_a_value() {
     let settings = parse_settings(&["--nice", "-5", "--oom-score-adj=-1000"]);
     assert_eq!((settings.nice, settings.oom_score_adj), (Some(-5), Some(-1000)));
-    assert_usage_error(&["--nice", "-21"], "--nice: \"-21\" is not a nice value: give a number from -20 to 19");
+    assert_usage_error(
+        &["--nice", "-21"],
+        "--nice: \"-21\" is not a nice value: give a number from -20 to 19",
+    );
 }
 
 #[test]
 fn parse_invalid_args_exit_with_2() {
     assert_usage_error(&["--workers", "x"], "--workers: \"x\" is not a number of workers: ");
     assert_usage_error(&["-w", "-1"], "--workers: \"-1\" is not a number of workers: ");
-    assert_usage_error(&["--wokers", "1"], "unexpected argument '--wokers' found\n  tip: a similar");
+    assert_usage_error(
+        &["--wokers", "1"],
+        "unexpected argument '--wokers' found\n  tip: a similar",
+    );
     assert_usage_error(&["-b", ":1", "-b", ":1"], "--bind: \":1\" repeats \":1\"");
     assert_usage_error(&["a=1"], "APP: \"a=1\" is an option, not an app");
     assert_usage_error(&["demo", "x"], "APP: \"x\" is not an option of the app: give KEY=VALUE");
     assert_usage_error(&["demo", "a=1", "a=2"], "APP: \"a=2\" is a duplicate option");
     assert_usage_error(&["demo", "name=x"], "APP: \"name\" cannot be an option");
-    assert_usage_error(&["--check-config", "--list-classes"], "the argument '--check-config' cannot be used");
+    assert_usage_error(
+        &["--check-config", "--list-classes"],
+        "the argument '--check-config' cannot be used",
+    );
     let odd = OsString::from_vec(b"a\xff".to_vec());
     let exit = parse(["web".into(), odd], [], ProgramInfo::default()).expect_err("not UTF-8");
     assert_eq!(exit.text, "web: argument 1 is not UTF-8: \"a\\xFF\"\n");
@@ -105,7 +121,10 @@ fn parse_args_after_dashes_set_command() {
     assert_eq!(settings.source("command").to_string(), "COMMAND");
     assert_eq!(parse_settings(&["--command", "a", "--command=-b"]).command, ["a", "-b"]);
     assert_eq!(parse_settings(&["-b", "none"]).bind, []);
-    assert_usage_error(&["--command", "a", "--", "b"], "COMMAND: is given both after -- and by --command");
+    assert_usage_error(
+        &["--command", "a", "--", "b"],
+        "COMMAND: is given both after -- and by --command",
+    );
 }
 
 #[test]
@@ -116,7 +135,9 @@ fn parse_help_and_version_exit_with_0() {
         let (flag, value) = (key.flag(), key.value_name);
         let shown = match key.arity {
             Arity::Flag => format!("--{flag}[=<{value}>]"),
-            Arity::Single | Arity::Optional | Arity::List | Arity::PairList => format!("--{flag} <{value}>"),
+            Arity::Single | Arity::Optional | Arity::List | Arity::PairList => {
+                format!("--{flag} <{value}>")
+            }
         };
         assert!(help.text.contains(&shown), "{shown}");
     }

@@ -130,7 +130,8 @@ impl Decoder {
     /// The size of the next chunk, if the body may still grow by so much.
     fn reserve_body(&mut self, size: u64, limits: &Limits) -> Result<usize, RequestError> {
         let room = limits.max_body_bytes.saturating_sub(self.body);
-        let size = usize::try_from(size).ok().filter(|&size| size <= room).ok_or(RequestError::BODY)?;
+        let size =
+            usize::try_from(size).ok().filter(|&size| size <= room).ok_or(RequestError::BODY)?;
         self.body += size;
         Ok(size)
     }
@@ -140,7 +141,12 @@ impl Decoder {
 mod tests {
     use super::*;
 
-    const LIMITS: fn() -> Limits = || Limits { max_head_bytes: 40, max_header_fields: 2, max_body_bytes: 20, ..Limits::default() };
+    const LIMITS: fn() -> Limits = || Limits {
+        max_head_bytes: 40,
+        max_header_fields: 2,
+        max_body_bytes: 20,
+        ..Limits::default()
+    };
 
     /// The body and the bytes after it, or the status of the refusal; and the same byte by byte.
     #[track_caller]

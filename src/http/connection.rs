@@ -6,7 +6,7 @@ mod responding;
 use std::mem;
 use std::net::SocketAddr;
 
-use crate::app::{Connection, ConnectionContext, Limits, Next, ReadTimeout, ClientInfo};
+use crate::app::{ClientInfo, Connection, ConnectionContext, Limits, Next, ReadTimeout};
 
 use super::chunked::{Decoded, Decoder};
 use super::error::RequestError;
@@ -116,7 +116,9 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
         match &self.state {
             State::Closed(next) => *next,
             State::Responding(..) => Next::Continue,
-            State::Head(_) if self.buffer.is_empty() && self.limits().drain_idle_timeout.is_zero() => {
+            State::Head(_)
+                if self.buffer.is_empty() && self.limits().drain_idle_timeout.is_zero() =>
+            {
                 self.close(Next::Close);
                 Next::Close
             }
@@ -139,7 +141,9 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
             (State::Head(_), ReadState::First | ReadState::Partial) => {
                 ReadTimeout::Total(self.phase, limits.header_timeout)
             }
-            (State::Head(_), ReadState::KeepAlive) => ReadTimeout::Total(self.phase, limits.keepalive),
+            (State::Head(_), ReadState::KeepAlive) => {
+                ReadTimeout::Total(self.phase, limits.keepalive)
+            }
             (State::Head(_), ReadState::DrainIdle) | (State::Closed(_), _) => {
                 ReadTimeout::Total(self.phase, limits.drain_idle_timeout)
             }
@@ -224,7 +228,9 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
                 self.set_read_state(ReadState::Partial);
             }
             // The drain came while the last answer was on its way.
-            (State::Head(_), Pause::NeedsInput, ReadState::KeepAlive) if self.reusable == Reusable::No => {
+            (State::Head(_), Pause::NeedsInput, ReadState::KeepAlive)
+                if self.reusable == Reusable::No =>
+            {
                 self.close(Next::Close);
             }
             _ => (),

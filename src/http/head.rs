@@ -81,7 +81,10 @@ pub(super) fn check_request_line(line: &[u8]) -> Result<(), RequestError> {
     }
 }
 
-fn parse<'a>(bytes: &'a [u8], slots: &'a mut [MaybeUninit<Header<'a>>]) -> Result<Head<'a>, RequestError> {
+fn parse<'a>(
+    bytes: &'a [u8],
+    slots: &'a mut [MaybeUninit<Header<'a>>],
+) -> Result<Head<'a>, RequestError> {
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(bytes, slots) {
         Ok(Status::Complete(length)) if length == bytes.len() => (),
@@ -126,7 +129,10 @@ fn names_a_version(bytes: &[u8]) -> bool {
 }
 
 /// The path and query of a target in one of its four forms (RFC 9112, section 3.2).
-fn split_target<'a>(method: &str, target: &'a str) -> Result<(&'a str, Option<&'a str>), RequestError> {
+fn split_target<'a>(
+    method: &str,
+    target: &'a str,
+) -> Result<(&'a str, Option<&'a str>), RequestError> {
     const BAD: RequestError = RequestError::bad_request("the request target is malformed");
     if target.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#') {
         return Err(BAD);
@@ -207,7 +213,8 @@ impl<'a> FramingHeaders<'a> {
                 }
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
-                let length = decimal(value).ok_or(RequestError::bad_request("Content-Length is malformed"))?;
+                let length = decimal(value)
+                    .ok_or(RequestError::bad_request("Content-Length is malformed"))?;
                 if self.length.replace(length).is_some() {
                     return Err(RequestError::bad_request("duplicate Content-Length"));
                 }
@@ -246,7 +253,9 @@ impl<'a> FramingHeaders<'a> {
             return Ok(Framing::Length(self.length.unwrap_or(0)));
         };
         if self.length.is_some() {
-            return Err(RequestError::bad_request("both Content-Length and Transfer-Encoding present"));
+            return Err(RequestError::bad_request(
+                "both Content-Length and Transfer-Encoding present",
+            ));
         }
         if version == Version::Http10 {
             return Err(RequestError::bad_request("HTTP/1.0 has no Transfer-Encoding"));

@@ -15,7 +15,7 @@ mod sending;
 #[cfg(test)]
 mod tests;
 
-use crate::app::{App, BootError, Connection, Limits, ClientInfo, WorkerInfo, Service};
+use crate::app::{App, BootError, ClientInfo, Connection, Limits, Service, WorkerInfo};
 
 use self::connection::HttpConnection;
 

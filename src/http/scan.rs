@@ -97,7 +97,11 @@ impl Scanner {
         if bytes.len() < limit {
             return Ok(Scan::Partial);
         }
-        Err(if self.first == FirstLine::Incomplete { RequestError::REQUEST_LINE } else { RequestError::HEAD })
+        Err(if self.first == FirstLine::Incomplete {
+            RequestError::REQUEST_LINE
+        } else {
+            RequestError::HEAD
+        })
     }
 }
 

@@ -100,7 +100,12 @@ impl Sending {
     }
 }
 
-fn write_counted(source: &mut dyn Source, left: &mut u64, room: usize, out: &mut Vec<u8>) -> WriteProgress {
+fn write_counted(
+    source: &mut dyn Source,
+    left: &mut u64,
+    room: usize,
+    out: &mut Vec<u8>,
+) -> WriteProgress {
     if *left == 0 {
         return WriteProgress::Complete;
     }

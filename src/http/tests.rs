@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::sending::PIECE;
 use super::*;
-use crate::app::{WorkReporter, ConnectionContext, Next, ReadTimeout};
+use crate::app::{ConnectionContext, Next, ReadTimeout, WorkReporter};
 
 const DATE: &[u8; 29] = b"Mon, 23 Nov 2026 05:54:10 GMT";
 
@@ -134,7 +134,10 @@ impl<'s> Client<'s> {
     }
 
     /// One call, and as many `proceed` as it asks for.
-    fn call(&mut self, act: impl FnOnce(&mut dyn Connection, &mut ConnectionContext<'_>) -> Next) -> Next {
+    fn call(
+        &mut self,
+        act: impl FnOnce(&mut dyn Connection, &mut ConnectionContext<'_>) -> Next,
+    ) -> Next {
         self.call_once(act);
         while self.next == Next::Continue {
             self.call_once(|connection, exchange| connection.resume(exchange));
@@ -142,7 +145,10 @@ impl<'s> Client<'s> {
         self.next
     }
 
-    fn call_once(&mut self, act: impl FnOnce(&mut dyn Connection, &mut ConnectionContext<'_>) -> Next) {
+    fn call_once(
+        &mut self,
+        act: impl FnOnce(&mut dyn Connection, &mut ConnectionContext<'_>) -> Next,
+    ) {
         let mut out = Vec::new();
         let mut ctx = ConnectionContext::new(&mut out, &mut self.recorder);
         self.next = act(self.connection.as_mut(), &mut ctx);

@@ -19,7 +19,7 @@ pub use self::schedule::Schedule;
 pub use crate::app::{Job, JobContext, NextRun};
 pub use crate::time::{ClockReading, MonotonicTime, WallTime};
 
-use crate::app::{App, BootError, WorkerInfo, ConfigError};
+use crate::app::{App, BootError, ConfigError, WorkerInfo};
 
 /// An [`App`] out of a name and a function that makes a job, once for each thread of each worker.
 ///

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::cron::Cron;
-use crate::app::{Options, ConfigError, NextRun};
+use crate::app::{ConfigError, NextRun, Options};
 use crate::duration;
 use crate::time::{ClockReading, MonotonicTime, WallTime};
 
@@ -81,7 +81,8 @@ impl Schedule {
                 Ok(Some(Self::every(duration::parse_duration(text, PERIOD_MIN).map_err(bad)?)))
             }
             (None, Some(text)) => {
-                let bad = |refusal: ConfigError| ConfigError::for_option("cron", refusal.to_string());
+                let bad =
+                    |refusal: ConfigError| ConfigError::for_option("cron", refusal.to_string());
                 Self::cron(text).map(Some).map_err(bad)
             }
             (Some(_), Some(_)) => {
@@ -116,8 +117,9 @@ impl Schedule {
                 }
             },
             Kind::Cron { cron, next, begun } => {
-                let set_back =
-                    |date: &WallTime| now.wall < *date && date.duration_since(now.wall) <= SET_BACK_MAX;
+                let set_back = |date: &WallTime| {
+                    now.wall < *date && date.duration_since(now.wall) <= SET_BACK_MAX
+                };
                 *next = cron.next_after(begun.filter(set_back).unwrap_or(now.wall));
                 next.map_or(NextRun::Never, NextRun::At)
             }

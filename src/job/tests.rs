@@ -13,7 +13,10 @@ const NEW_YEAR: u64 = 1_893_456_000 * SECOND;
 
 fn at(millis: u64) -> ClockReading {
     let nanos = millis * 1_000_000;
-    ClockReading { monotonic: MonotonicTime::from_nanos(7 + nanos), wall: WallTime::from_nanos(NEW_YEAR + nanos) }
+    ClockReading {
+        monotonic: MonotonicTime::from_nanos(7 + nanos),
+        wall: WallTime::from_nanos(NEW_YEAR + nanos),
+    }
 }
 
 fn on(seconds: u64) -> NextRun {

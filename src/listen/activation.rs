@@ -119,7 +119,9 @@ const FAILURE_TAG: u8 = b'!';
 /// Tells the predecessor, if there is one and nobody has taken up the line to it, why this
 /// successor gives up.
 pub(crate) fn report_failure(reason: &str) {
-    if let Some((_, line)) = std::env::var(UPGRADE_VAR).ok().as_deref().and_then(UpgradeChannel::from_env_value) {
+    if let Some((_, line)) =
+        std::env::var(UPGRADE_VAR).ok().as_deref().and_then(UpgradeChannel::from_env_value)
+    {
         line.send_failure(reason);
     }
 }
@@ -183,9 +185,9 @@ impl UpgradeChannel {
                 let errno = [bytes[0], bytes[1], bytes[2], bytes[3]];
                 Some(UpgradeMessage::ExecFailed(i32::from_ne_bytes(errno)))
             }
-            Ok(n) if bytes[0] == FAILURE_TAG => {
-                Some(UpgradeMessage::Failed(String::from_utf8_lossy(&bytes[1..n]).trim().to_owned()))
-            }
+            Ok(n) if bytes[0] == FAILURE_TAG => Some(UpgradeMessage::Failed(
+                String::from_utf8_lossy(&bytes[1..n]).trim().to_owned(),
+            )),
             Ok(_) => None,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(_) => Some(UpgradeMessage::PeerExited),
@@ -235,6 +237,9 @@ mod tests {
         report_exec_failure(peer.as_fd(), &io::Error::from_raw_os_error(2));
         assert_eq!(channel.try_receive(), Some(UpgradeMessage::ExecFailed(2)));
         UpgradeChannel { fd: peer }.send_ready();
-        assert_eq!((channel.try_receive(), channel.try_receive()), (Some(UpgradeMessage::Ready), Some(UpgradeMessage::PeerExited)));
+        assert_eq!(
+            (channel.try_receive(), channel.try_receive()),
+            (Some(UpgradeMessage::Ready), Some(UpgradeMessage::PeerExited))
+        );
     }
 }

@@ -1,10 +1,10 @@
 //! Listening sockets: bound once by the master, shared by the workers, removed by whom they belong
 //! to. It must never know what is served over them.
 
-mod socket_path;
-mod error;
 pub(crate) mod activation;
+mod error;
 mod shared;
+mod socket_path;
 mod stream;
 
 use std::io;
@@ -14,10 +14,10 @@ use std::path::Path;
 
 use crate::address::Address;
 use crate::os::{epoll, file, socket};
-use socket_path::{SocketPath, FileId, remove_stale_socket};
 pub use error::ListenError;
 pub(crate) use shared::ReusePortShard;
 use shared::SharedState;
+use socket_path::{FileId, SocketPath, remove_stale_socket};
 pub use stream::Stream;
 
 /// A socket that listens. It never blocks, and it is shared with other processes: nobody may
@@ -85,7 +85,8 @@ pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener,
     let (fd, origin) = match address {
         Address::Tcp { host, port } => {
             let name = resolve(address, host, *port)?;
-            let fd = socket::listen_on(&socket::SocketAddress::Tcp(name), backlog).map_err(refused)?;
+            let fd =
+                socket::listen_on(&socket::SocketAddress::Tcp(name), backlog).map_err(refused)?;
             (fd, Origin::Bound)
         }
         Address::Abstract(bytes) => {
@@ -94,7 +95,8 @@ pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener,
         }
         Address::Unix(path) => {
             remove_stale_socket(path, address)?;
-            let fd = socket::bind_to(&socket::SocketAddress::Path(path.clone())).map_err(refused)?;
+            let fd =
+                socket::bind_to(&socket::SocketAddress::Path(path.clone())).map_err(refused)?;
             let bound_path = SocketPath::claim_current(path).map_err(refused)?;
             if let Err(error) = open_path(&fd, path, address, backlog, access) {
                 bound_path.remove();
@@ -147,7 +149,9 @@ fn adopt_inherited(
 ) -> Result<Listener, ListenError> {
     let as_given = Address::Fd(number);
     let refused = |source| ListenError::Bind { address: as_given.clone(), source };
-    let fd = socket::from_inherited_fd(number).map_err(refused)?.ok_or(ListenError::NotAListener(number))?;
+    let fd = socket::from_inherited_fd(number)
+        .map_err(refused)?
+        .ok_or(ListenError::NotAListener(number))?;
     let shared = SharedState::new(ListenerState::Open).map_err(refused)?;
     let name = socket::local_address(fd.as_fd());
     let origin = match &ours {
@@ -250,7 +254,9 @@ impl Listener {
     pub(crate) fn set_backlog(&self, backlog: u32) -> io::Result<()> {
         match self.state() {
             ListenerState::NotListening => Ok(()), // it would begin to listen
-            ListenerState::Open | ListenerState::DrainBounded | ListenerState::DrainUnbounded => socket::set_backlog(self.fd.as_fd(), backlog),
+            ListenerState::Open | ListenerState::DrainBounded | ListenerState::DrainUnbounded => {
+                socket::set_backlog(self.fd.as_fd(), backlog)
+            }
         }
     }
 
@@ -313,7 +319,8 @@ impl Listener {
     /// Whether the worker in this slot takes clients from here.
     pub(crate) fn is_assigned_to(&self, slot: usize) -> bool {
         let own = self.shard().is_none_or(|share| share.is_assigned_to(slot));
-        self.state() != ListenerState::NotListening && (own || self.shared_state.assignee() == Some(slot))
+        self.state() != ListenerState::NotListening
+            && (own || self.shared_state.assignee() == Some(slot))
     }
 
     /// Whether somebody will serve here after the present workers. If not, whoever of them leaves
@@ -337,7 +344,11 @@ impl Listener {
                 Ok(true)
             }
         };
-        self.shared_state.set_state(if matches!(bounded, Ok(true)) { ListenerState::DrainBounded } else { ListenerState::DrainUnbounded });
+        self.shared_state.set_state(if matches!(bounded, Ok(true)) {
+            ListenerState::DrainBounded
+        } else {
+            ListenerState::DrainUnbounded
+        });
         bounded.map(|_| ())
     }
 

@@ -104,7 +104,9 @@ mod tests {
     fn stored_values_are_read_back() {
         let shared = SharedState::new(ListenerState::NotListening).unwrap();
         assert_eq!(shared.state(), ListenerState::NotListening);
-        for state in [ListenerState::Open, ListenerState::DrainBounded, ListenerState::DrainUnbounded] {
+        for state in
+            [ListenerState::Open, ListenerState::DrainBounded, ListenerState::DrainUnbounded]
+        {
             shared.set_state(state);
             assert_eq!(shared.state(), state);
         }

@@ -18,7 +18,7 @@ use std::time::SystemTime;
 
 use slog::{Drain, KV, Key, Level, Logger, Never, OwnedKVList, Record, Serializer, o};
 
-use crate::os::{file, credentials, poll};
+use crate::os::{credentials, file, poll};
 use compact::Compact;
 use flight_recorder::FlightRecorder;
 
@@ -175,11 +175,16 @@ impl LogTargetFile {
 }
 
 fn open_recorder(path: &Path) -> Result<FlightRecorder, LogError> {
-    let failed = |source| LogError { what: "flight recorder file", path: path.to_path_buf(), source };
+    let failed =
+        |source| LogError { what: "flight recorder file", path: path.to_path_buf(), source };
     FlightRecorder::open(path).map_err(failed)
 }
 
-fn build_logger(config: &LogConfig, writer: RecordWriter, recorder: Option<FlightRecorder>) -> Logger {
+fn build_logger(
+    config: &LogConfig,
+    writer: RecordWriter,
+    recorder: Option<FlightRecorder>,
+) -> Logger {
     let level = config.level;
     match config.format {
         Format::Full => {
@@ -256,10 +261,14 @@ impl Drain for Json {
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         let mut object = Object::default();
-        object.insert_if_absent("ts", humantime::format_rfc3339_millis(SystemTime::now()).to_string());
+        object.insert_if_absent(
+            "ts",
+            humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+        );
         object.insert_if_absent("level", record.level().as_str());
         object.insert_if_absent("msg", record.msg().to_string());
-        Object::fields_of(record, values).for_each(|(key, value)| object.insert_if_absent(&key, value));
+        Object::fields_of(record, values)
+            .for_each(|(key, value)| object.insert_if_absent(&key, value));
         let line = object.line();
         if let Ok(mut writer) = self.writer.lock() {
             let _ = writer.write(&line);

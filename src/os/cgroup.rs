@@ -41,15 +41,18 @@ impl Cgroups {
             fs::read_to_string(group.path.join("freezer.state"))
                 .is_ok_and(|state| state.trim() != "THAWED")
         });
-        let v2 =
-            || self.group_of(pid, "").and_then(|g| read_counter(&g.path.join("cgroup.events"), "frozen"));
+        let v2 = || {
+            self.group_of(pid, "")
+                .and_then(|g| read_counter(&g.path.join("cgroup.events"), "frozen"))
+        };
         v1 || v2() == Some(1)
     }
 
     /// How often a process's groups have been denied the CPU; `None` if that is not counted.
     pub(crate) fn throttled_count(&self, pid: Pid) -> Option<u64> {
         let group = self.cpu_group(pid)?;
-        let counts = group.ancestors().filter_map(|at| read_counter(&at.join("cpu.stat"), "nr_throttled"));
+        let counts =
+            group.ancestors().filter_map(|at| read_counter(&at.join("cpu.stat"), "nr_throttled"));
         counts.reduce(u64::saturating_add)
     }
 

@@ -171,8 +171,7 @@ fn exec_in_child<'a>(
     spec.env.iter().for_each(|(name, value)| process::set_env(name, value));
     spec.pid_env_names.iter().for_each(|name| process::set_env(name, &own));
     let path = std::env::var_os("PATH");
-    let word =
-        spec.args.first().map_or(OsStr::new(""), |word| OsStr::from_bytes(word.to_bytes()));
+    let word = spec.args.first().map_or(OsStr::new(""), |word| OsStr::from_bytes(word.to_bytes()));
     let program = match process::find_program(word, path.as_deref(), None) {
         Ok(program) => program,
         Err(error) => return (error, error_tx),
@@ -184,7 +183,8 @@ fn exec_in_child<'a>(
         Ok(lifted) => lifted,
         Err(error) => return (error, error_tx),
     };
-    let (error_fd, handed_on) = copies.split_last().map_or((-1, &[][..]), |(line, rest)| (*line, rest));
+    let (error_fd, handed_on) =
+        copies.split_last().map_or((-1, &[][..]), |(line, rest)| (*line, rest));
     // SAFETY: the copy was made just above, beyond whatever is overwritten below.
     let error_tx = unsafe { BorrowedFd::borrow_raw(error_fd) };
     if let Err(error) = process::dup_fds_to(handed_on, 0) {

@@ -35,7 +35,9 @@ pub(crate) fn unix_seconds() -> u64 {
 }
 
 fn read(clock: ClockId) -> MonotonicTime {
-    from_time_spec(clock_gettime(clock).expect("the clock's number is valid and the target is ours"))
+    from_time_spec(
+        clock_gettime(clock).expect("the clock's number is valid and the target is ours"),
+    )
 }
 
 /// A stamp out of a time specification; a time before the clock's start counts as the start.

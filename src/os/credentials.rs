@@ -39,7 +39,9 @@ impl Credentials {
             Some(UserAccount { passwd: None, .. }) | None => group,
         };
         let groups = match (&account, group) {
-            (Some(UserAccount { passwd: Some(entry), .. }), Some(group)) => groups_of(entry, group)?,
+            (Some(UserAccount { passwd: Some(entry), .. }), Some(group)) => {
+                groups_of(entry, group)?
+            }
             (_, Some(group)) => vec![group],
             (_, None) => Vec::new(),
         };
@@ -210,7 +212,10 @@ mod tests {
     #[test]
     fn uid_without_passwd_entry_requires_group() {
         let credentials = Credentials::lookup(Some("4000000000"), Some("4000000001")).unwrap();
-        assert_eq!((credentials.user(), credentials.group()), (Some(4_000_000_000), Some(4_000_000_001)));
+        assert_eq!(
+            (credentials.user(), credentials.group()),
+            (Some(4_000_000_000), Some(4_000_000_001))
+        );
         assert_eq!(credentials.groups, [4_000_000_001]);
         let error = Credentials::lookup(Some("4000000000"), None).unwrap_err();
         assert!(error.contains("give the group too"), "{error}");
@@ -223,10 +228,7 @@ mod tests {
                 Credentials::lookup(Some(text), None).unwrap_err(),
                 format!("unknown user {text:?}")
             );
-            assert_eq!(
-                lookup_gid(text).unwrap_err(),
-                format!("unknown group {text:?}")
-            );
+            assert_eq!(lookup_gid(text).unwrap_err(), format!("unknown group {text:?}"));
         }
     }
 

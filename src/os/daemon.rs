@@ -10,7 +10,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid as RawPid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use super::poll::{self, Interest};
-use super::{file, credentials, process};
+use super::{credentials, file, process};
 
 /// What the daemon tells the process that launched it, once.
 #[derive(Debug)]

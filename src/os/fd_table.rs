@@ -200,7 +200,8 @@ mod tests {
         assert!(!is_listening(listener.as_raw_fd()));
         let error = listener.accept().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-        let ready = poll::wait([(listener.as_fd(), Interest::Readable)], Some(MonotonicTime::default()));
+        let ready =
+            poll::wait([(listener.as_fd(), Interest::Readable)], Some(MonotonicTime::default()));
         assert_eq!(ready.unwrap(), [false]);
     }
 }

@@ -114,7 +114,10 @@ mod tests {
         client.send_to_addr(b"READY=1", &address).unwrap();
         client.send_to_addr(&[b'x'; 5000], &address).unwrap();
         let notification = notify_socket.try_receive().unwrap();
-        assert_eq!((notification.text.as_slice(), notification.sender), (b"READY=1".as_slice(), Pid::this()));
+        assert_eq!(
+            (notification.text.as_slice(), notification.sender),
+            (b"READY=1".as_slice(), Pid::this())
+        );
         assert_eq!(notify_socket.try_receive().unwrap().text.len(), NOTIFICATION_BYTES_MAX);
         assert_eq!(notify_socket.try_receive(), None);
     }

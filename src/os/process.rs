@@ -223,8 +223,7 @@ pub(crate) fn find_program(
     path: Option<&OsStr>,
     dir: Option<&Path>,
 ) -> io::Result<PathBuf> {
-    let in_folder =
-        |name: PathBuf| dir.map_or_else(|| name.clone(), |folder| folder.join(&name));
+    let in_folder = |name: PathBuf| dir.map_or_else(|| name.clone(), |folder| folder.join(&name));
     if word.is_empty() || word.as_bytes().contains(&b'/') {
         let place = in_folder(word.into());
         return check_executable(&place).map(|()| place);

@@ -24,7 +24,8 @@ const OTHER_THREADS_MAX: usize = 16;
 pub(crate) fn sample(pid: Pid, thread: u64, cgroups: &Cgroups) -> ProcessSample {
     let thread = sample_thread(pid, thread).or_else(|| sample_thread(pid, main_thread_id(pid)?));
     let number = thread.as_ref().map(|thread| thread.thread_id);
-    let others = thread_ids(pid).into_iter().filter(|other| Some(*other) != number).take(OTHER_THREADS_MAX);
+    let others =
+        thread_ids(pid).into_iter().filter(|other| Some(*other) != number).take(OTHER_THREADS_MAX);
     ProcessSample {
         taken_at: clock::now(),
         is_dumping_core: is_dumping_core(pid),

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike,
-    SockaddrStorage, UnixAddr, bind, connect, getsockname, getsockopt, listen, recv, send as nix_send, sendmsg,
-    setsockopt, shutdown, socket, socketpair, sockopt,
+    SockaddrStorage, UnixAddr, bind, connect, getsockname, getsockopt, listen, recv,
+    send as nix_send, sendmsg, setsockopt, shutdown, socket, socketpair, sockopt,
 };
 use nix::sys::stat::{Mode, umask};
 

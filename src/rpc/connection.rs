@@ -9,9 +9,9 @@ use rmp::encode::write_uint;
 
 use super::error::{Error, NIL};
 use super::message::Message;
-use super::scan::{ScanError, Scan, Scanner};
-use super::{ResultWriter, Call, Limits, Rpc};
-use crate::app::{Connection, ConnectionContext, Next, ReadTimeout, ClientInfo};
+use super::scan::{Scan, ScanError, Scanner};
+use super::{Call, Limits, ResultWriter, Rpc};
+use crate::app::{ClientInfo, Connection, ConnectionContext, Next, ReadTimeout};
 
 /// The beginning of an answer: an array of four, of which the first is the type.
 const RESPONSE: [u8; 2] = [0x94, 0x01];
@@ -172,7 +172,9 @@ impl<'s> RpcConnection<'s> {
                 return (input.len(), Pause::NeedsInput(calls));
             }
             let rest = &input[used..];
-            if !rest.is_empty() && (calls == limits.max_pipelined || ctx.out.len() >= limits.max_pending_output) {
+            if !rest.is_empty()
+                && (calls == limits.max_pipelined || ctx.out.len() >= limits.max_pending_output)
+            {
                 return (used, Pause::OutputFull);
             }
             let (message, length) = match self.next_message(rest) {
@@ -191,7 +193,10 @@ impl<'s> RpcConnection<'s> {
 
     /// The message that `input` begins with, and its length; none if its end is not there yet.
     #[inline(always)] // or each message would go through memory, which costs as much as the rest
-    fn next_message<'i>(&mut self, input: &'i [u8]) -> Result<Option<(Message<'i>, usize)>, ScanError> {
+    fn next_message<'i>(
+        &mut self,
+        input: &'i [u8],
+    ) -> Result<Option<(Message<'i>, usize)>, ScanError> {
         let limits = self.limits();
         if self.scanner.is_idle()
             && let Some(found) = Message::parse_flat(input, limits)
@@ -219,7 +224,8 @@ impl<'s> RpcConnection<'s> {
         }
         match (self.state, calls, self.read_state) {
             // What is on its way is not begun but thrown away, so that the client reads the rest.
-            (ConnectionState::Draining, 1.., _) | (ConnectionState::Draining, _, ReadState::Yielded) => {
+            (ConnectionState::Draining, 1.., _)
+            | (ConnectionState::Draining, _, ReadState::Yielded) => {
                 return self.close(Next::LingeringClose);
             }
             (ConnectionState::Draining, ..) => (),
@@ -259,7 +265,11 @@ impl<'s> RpcConnection<'s> {
     }
 
     /// Calls the method, which appends its result.
-    fn call(&mut self, message: &Message<'_>, ctx: &mut ConnectionContext<'_>) -> Result<(), Error> {
+    fn call(
+        &mut self,
+        message: &Message<'_>,
+        ctx: &mut ConnectionContext<'_>,
+    ) -> Result<(), Error> {
         let Rpc { methods: service, worker, .. } = self.rpc;
         let Some((found, method)) = service.find(message.method, self.last_method) else {
             return Err(Error::unknown(message.method));

@@ -31,12 +31,12 @@ use std::hash::{BuildHasherDefault, Hasher};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::app::{self, App, BootError, Connection, ClientInfo, WorkerInfo};
+use crate::app::{self, App, BootError, ClientInfo, Connection, WorkerInfo};
 
 use self::connection::RpcConnection;
 use self::scan::{Scan, Scanner};
 
-pub use self::call::{ResultWriter, Call};
+pub use self::call::{Call, ResultWriter};
 pub use self::error::Error;
 pub use self::limits::Limits;
 

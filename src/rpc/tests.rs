@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::arguments::Params;
 use super::*;
-use crate::app::{WorkReporter, ConnectionContext, Next, Options, ReadTimeout};
+use crate::app::{ConnectionContext, Next, Options, ReadTimeout, WorkReporter};
 
 /// Counts units of work and keeps their labels.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -112,7 +112,10 @@ struct Client<'s> {
 impl<'s> Client<'s> {
     fn new(rpc: &'s Rpc) -> Self {
         Self {
-            connection: RpcConnection::new(rpc, &ClientInfo { address: None, allow_keepalive: false }),
+            connection: RpcConnection::new(
+                rpc,
+                &ClientInfo { address: None, allow_keepalive: false },
+            ),
             recorder: Recorder::default(),
             output: Vec::new(),
             largest: 0,
@@ -132,9 +135,13 @@ impl<'s> Client<'s> {
         self.next
     }
 
-    fn call_once(&mut self, act: impl FnOnce(&mut RpcConnection<'s>, &mut ConnectionContext<'_>) -> Next) {
+    fn call_once(
+        &mut self,
+        act: impl FnOnce(&mut RpcConnection<'s>, &mut ConnectionContext<'_>) -> Next,
+    ) {
         let mut out = Vec::new();
-        self.next = act(&mut self.connection, &mut ConnectionContext::new(&mut out, &mut self.recorder));
+        self.next =
+            act(&mut self.connection, &mut ConnectionContext::new(&mut out, &mut self.recorder));
         self.largest = self.largest.max(out.len());
         self.output.append(&mut out);
     }

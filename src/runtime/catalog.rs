@@ -147,14 +147,18 @@ fn check_command(
             return Err(("app", reason));
         }
         if settings.command.is_empty() {
-            let reason =
-                format!("worker class {name} requires a COMMAND: give it with its arguments after --");
+            let reason = format!(
+                "worker class {name} requires a COMMAND: give it with its arguments after --"
+            );
             return Err(("command", reason));
         }
-        return worker::program::check_command(settings).map_err(|error| ("command", error.to_string()));
+        return worker::program::check_command(settings)
+            .map_err(|error| ("command", error.to_string()));
     }
     if let Some(word) = settings.command.first() {
-        let reason = format!("worker class {name} does not run a command: remove {word:?}, or use worker class exec");
+        let reason = format!(
+            "worker class {name} does not run a command: remove {word:?}, or use worker class exec"
+        );
         return Err(("command", reason));
     }
     Ok(())

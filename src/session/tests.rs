@@ -4,9 +4,9 @@
 mod buffers;
 mod deadlines;
 mod draining;
+mod lingering_close;
 mod panics;
 mod property;
-mod lingering_close;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -127,7 +127,8 @@ impl Client {
         let script = Script { calls: Vec::new(), replies: VecDeque::new(), timeout };
         let script = Arc::new(Mutex::new(script));
         let now = MonotonicTime::from_nanos(1_000_000_000_000);
-        let session = Session::new(Box::new(ScriptedConnection(Arc::clone(&script))), write_timeout, now);
+        let session =
+            Session::new(Box::new(ScriptedConnection(Arc::clone(&script))), write_timeout, now);
         Self { session, script, spare: Vec::new(), reporter: RecordingReporter::default(), now }
     }
 
@@ -227,7 +228,8 @@ fn output_is_sent_before_the_next_call() {
 
 #[test]
 fn continue_repeats_until_output_or_read() {
-    let more = [("", Next::Continue), ("", Next::Continue), ("a", Next::Continue), ("", Next::Read)];
+    let more =
+        [("", Next::Continue), ("", Next::Continue), ("a", Next::Continue), ("", Next::Read)];
     let mut client = Client::with_replies(&more);
     client.receive("x");
     assert_eq!(client.calls(), ["receive x", "proceed", "proceed"]);

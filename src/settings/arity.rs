@@ -1,8 +1,8 @@
 //! How the texts of an option, one or none or several, become its value. It must never know what
 //! kind of value that is: a [`ValueParser`] knows.
 
-use super::value::{CpuListValue, ValueParser, PairValue, BoolValue};
 use super::types::CpuAffinity;
+use super::value::{BoolValue, CpuListValue, PairValue, ValueParser};
 
 /// How many texts an option takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

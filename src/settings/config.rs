@@ -6,7 +6,7 @@ use super::error::{SettingsError, Source};
 use super::file::ConfigFile;
 use super::layer::ConfigLayer;
 use super::schema::Settings;
-use super::{validate, dump};
+use super::{dump, validate};
 
 /// The name of the only pool, where nobody speaks of pools.
 const DEFAULT_POOL: &str = "default";
@@ -42,8 +42,11 @@ impl PartialEq for Pool {
 impl From<Settings> for Configuration {
     /// One pool.
     fn from(settings: Settings) -> Self {
-        let pool =
-            Pool { name: DEFAULT_POOL.to_owned(), source: Source::Default, settings: settings.clone() };
+        let pool = Pool {
+            name: DEFAULT_POOL.to_owned(),
+            source: Source::Default,
+            settings: settings.clone(),
+        };
         Self { master: settings, pools: vec![pool], has_named_pools: false }
     }
 }
@@ -89,12 +92,17 @@ impl Configuration {
             configuration.pools.clear();
             for section in pools {
                 let settings = resolve_layers(Some(&section.layer))?;
-                configuration.pools.push(Pool { name: section.pool, source: section.source, settings });
+                configuration.pools.push(Pool {
+                    name: section.pool,
+                    source: section.source,
+                    settings,
+                });
             }
         }
         configuration.select_pools(chosen)?;
         for pool in &configuration.pools {
-            validate::validate(&pool.settings).map_err(|error| configuration.with_pool_name(pool, error))?;
+            validate::validate(&pool.settings)
+                .map_err(|error| configuration.with_pool_name(pool, error))?;
         }
         Ok(configuration)
     }
@@ -142,7 +150,11 @@ pub(crate) fn check_address_conflicts<'p>(
                     other.name,
                     bind_source(other),
                 );
-                return Err(SettingsError::Conflict { source: bind_source(pool), key: "bind", reason: why });
+                return Err(SettingsError::Conflict {
+                    source: bind_source(pool),
+                    key: "bind",
+                    reason: why,
+                });
             }
         }
         bound.extend(pool.settings.bind.iter().map(|address| (pool, address)));
@@ -154,6 +166,8 @@ pub(crate) fn check_address_conflicts<'p>(
 fn bind_source(pool: &Pool) -> Source {
     match pool.settings.source("bind") {
         Source::Default => pool.source.clone(),
-        explicit @ (Source::File { .. } | Source::Env { .. } | Source::Flag { .. }) => explicit.clone(),
+        explicit @ (Source::File { .. } | Source::Env { .. } | Source::Flag { .. }) => {
+            explicit.clone()
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Settings as YAML that loads back. It must never know which options there are.
 
+use super::arity::Arity;
 use super::config::{Configuration, Pool};
 use super::error::Source;
-use super::layer::APP_KEY;
-use super::arity::Arity;
-use super::schema::{OPTIONS, OptionDef, Settings};
 use super::interpolate::escape;
+use super::layer::APP_KEY;
+use super::schema::{OPTIONS, OptionDef, Settings};
 
 /// All values of the master, and of each pool those that are its own.
 pub(super) fn dump_config(configuration: &Configuration) -> String {
@@ -52,7 +52,8 @@ fn source_comment(source: &Source) -> String {
 }
 
 fn dump_app(settings: &Settings) -> String {
-    let (name, comment) = (scalar(&escape(&settings.app)), source_comment(settings.source(APP_KEY)));
+    let (name, comment) =
+        (scalar(&escape(&settings.app)), source_comment(settings.source(APP_KEY)));
     if settings.app_options.is_empty() {
         return format!("app: {name}{comment}\n");
     }

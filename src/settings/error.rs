@@ -112,10 +112,12 @@ impl SettingsError {
     /// for anything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::InvalidValue { source: place, .. } | Self::Conflict { source: place, .. } => match place {
-                Source::Flag { .. } => 2,
-                Source::Default | Source::File { .. } | Source::Env { .. } => 1,
-            },
+            Self::InvalidValue { source: place, .. } | Self::Conflict { source: place, .. } => {
+                match place {
+                    Source::Flag { .. } => 2,
+                    Source::Default | Source::File { .. } | Source::Env { .. } => 1,
+                }
+            }
             Self::InPool { error, .. } => error.exit_code(),
             Self::Unreadable { .. }
             | Self::Malformed { .. }
@@ -128,7 +130,9 @@ impl SettingsError {
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable { path, reason: why } => write!(f, "failed to read {}: {why}", path.display()),
+            Self::Unreadable { path, reason: why } => {
+                write!(f, "failed to read {}: {why}", path.display())
+            }
             Self::Malformed { source: place, reason: why } => write!(f, "{place}: {why}"),
             Self::UnknownKey { source: place, key, suggestion: nearest } => {
                 write!(f, "{place}: unknown key {}", quoted(key))?;

@@ -6,11 +6,11 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::arity::{Arity, ValueError};
 use super::error::{SettingsError, Source, quoted};
-use super::layer::{APP_KEY, ConfigLayer, invalid_value, check_values, suggest_key};
-use super::arity::{ValueError, Arity};
-use super::schema::{OPTIONS, OptionDef, Scope};
 use super::interpolate::{self, Environment, Variables};
+use super::layer::{APP_KEY, ConfigLayer, check_values, invalid_value, suggest_key};
+use super::schema::{OPTIONS, OptionDef, Scope};
 use super::yaml::{self, Node, Step};
 use crate::app::Options;
 
@@ -56,7 +56,8 @@ impl ConfigFile {
             Ok(text) => Self::parse(&text, path, environment),
             Err(error) => {
                 let valid_bytes = error.utf8_error().valid_up_to();
-                let line = 1 + error.as_bytes()[..valid_bytes].iter().filter(|b| **b == b'\n').count();
+                let line =
+                    1 + error.as_bytes()[..valid_bytes].iter().filter(|b| **b == b'\n').count();
                 let place = Source::File { path: path.to_owned(), line };
                 Err(SettingsError::Malformed { source: place, reason: "is not UTF-8".into() })
             }
@@ -70,7 +71,10 @@ impl ConfigFile {
         environment: &Environment,
     ) -> Result<Self, SettingsError> {
         let root = yaml::read(text).map_err(|yaml::Malformed { line, reason: why }| {
-            SettingsError::Malformed { source: Source::File { path: path.to_owned(), line }, reason: why }
+            SettingsError::Malformed {
+                source: Source::File { path: path.to_owned(), line },
+                reason: why,
+            }
         })?;
         let mut document = Document { text, path, vars: Variables::new(environment) };
         let entries = match root {
@@ -135,17 +139,28 @@ impl Document<'_> {
             }
         };
         if entries.len() > VARS_LIMIT {
-            return Err(self.invalid_value(path, VARS_KEY, None, format!("has more than {VARS_LIMIT} items")));
+            return Err(self.invalid_value(
+                path,
+                VARS_KEY,
+                None,
+                format!("has more than {VARS_LIMIT} items"),
+            ));
         }
         let mut seen: Vec<&str> = Vec::new();
         for (at, pair) in entries.iter().enumerate() {
             let key_path = [path, &[Step::Key(at)]].concat();
-            let (name, _) = scalar_entry(pair).map_err(|why| self.invalid_value(&key_path, VARS_KEY, None, why))?;
+            let (name, _) = scalar_entry(pair)
+                .map_err(|why| self.invalid_value(&key_path, VARS_KEY, None, why))?;
             if let Some(why) = interpolate::variable_name_error(name) {
                 return Err(self.invalid_value(&key_path, VARS_KEY, Some(name), why.into()));
             }
             if seen.contains(&name) {
-                return Err(self.invalid_value(&key_path, VARS_KEY, Some(name), "is a duplicate".into()));
+                return Err(self.invalid_value(
+                    &key_path,
+                    VARS_KEY,
+                    Some(name),
+                    "is a duplicate".into(),
+                ));
             }
             seen.push(name);
         }
@@ -161,7 +176,8 @@ impl Document<'_> {
     }
 
     fn pools(&self, path: &[Step], node: &Node) -> Result<Vec<PoolSection>, SettingsError> {
-        let invalid = |path: &[Step], name, why: String| self.invalid_value(path, POOLS_KEY, name, why);
+        let invalid =
+            |path: &[Step], name, why: String| self.invalid_value(path, POOLS_KEY, name, why);
         let entries = match node {
             Node::Map(entries) if !entries.is_empty() => entries,
             Node::Map(_) | Node::Null => {
@@ -192,8 +208,13 @@ impl Document<'_> {
                     return Err(invalid(&pool_key_path, Some(name), why));
                 }
             };
-            let keys = Mapping { document: self, path: &pool_path, entries: entries_of_pool }.pool_layer(name)?;
-            pools.push(PoolSection { pool: name.to_owned(), source: self.source_at(&pool_key_path), layer: keys });
+            let keys = Mapping { document: self, path: &pool_path, entries: entries_of_pool }
+                .pool_layer(name)?;
+            pools.push(PoolSection {
+                pool: name.to_owned(),
+                source: self.source_at(&pool_key_path),
+                layer: keys,
+            });
         }
         Ok(pools)
     }
@@ -206,7 +227,13 @@ impl Document<'_> {
         SettingsError::Malformed { source: self.source_at(path), reason: why.into() }
     }
 
-    fn invalid_value(&self, path: &[Step], key: &str, value: Option<&str>, why: String) -> SettingsError {
+    fn invalid_value(
+        &self,
+        path: &[Step],
+        key: &str,
+        value: Option<&str>,
+        why: String,
+    ) -> SettingsError {
         let (key, value) = (key.to_owned(), value.map(str::to_owned));
         SettingsError::InvalidValue { source: self.source_at(path), key, value, reason: why }
     }
@@ -225,7 +252,8 @@ impl<'a> Mapping<'a> {
     fn entries_by_name(&self) -> Result<Vec<(usize, &'a str, &'a Node)>, SettingsError> {
         let mut names: Vec<(usize, &str, &Node)> = Vec::new();
         for (at, (key, node)) in self.entries.iter().enumerate() {
-            let malformed = |why: &str| self.document.malformed(&self.full_path(&[Step::Key(at)]), why);
+            let malformed =
+                |why: &str| self.document.malformed(&self.full_path(&[Step::Key(at)]), why);
             let Node::Scalar(name) = key else { return Err(malformed("a key must be a string")) };
             if names.iter().any(|(_, other, _)| other == name) {
                 return Err(malformed(&format!("duplicate key {}", quoted(name))));
@@ -284,7 +312,9 @@ impl<'a> Mapping<'a> {
             let value_error = |why| ValueError { index: Some(item), reason: why };
             let expanded = self.document.vars.expand(text).map_err(value_error);
             texts
-                .push(expanded.map_err(|fault| invalid_value(option, &raw_texts, fault, item_source(item)))?);
+                .push(expanded.map_err(|fault| {
+                    invalid_value(option, &raw_texts, fault, item_source(item))
+                })?);
         }
         if let Err(mut error) = check_values(option, &texts) {
             let source = error.index.map_or_else(|| self.source_at(&[Step::Key(at)]), item_source);
@@ -297,7 +327,12 @@ impl<'a> Mapping<'a> {
     }
 
     /// The texts of an option as written: as many as its value has items.
-    fn raw_texts(&self, option: &OptionDef, at: usize, node: &Node) -> Result<Vec<String>, SettingsError> {
+    fn raw_texts(
+        &self,
+        option: &OptionDef,
+        at: usize,
+        node: &Node,
+    ) -> Result<Vec<String>, SettingsError> {
         let shape_error = |step: &[Step], why: String| SettingsError::InvalidValue {
             source: self.source_at(step),
             key: option.name.into(),
@@ -341,12 +376,20 @@ impl<'a> Mapping<'a> {
                     Arity::List => "a list",
                     Arity::PairList => "a map or a list",
                 };
-                Err(shape_error(&[Step::Key(at)], format!("{} is given, not {expected}", node.kind())))
+                Err(shape_error(
+                    &[Step::Key(at)],
+                    format!("{} is given, not {expected}", node.kind()),
+                ))
             }
         }
     }
 
-    fn set_app(&self, layer: &mut ConfigLayer, at: usize, node: &Node) -> Result<(), SettingsError> {
+    fn set_app(
+        &self,
+        layer: &mut ConfigLayer,
+        at: usize,
+        node: &Node,
+    ) -> Result<(), SettingsError> {
         let shape_error = |step: &[Step], why: String| SettingsError::InvalidValue {
             source: self.source_at(step),
             key: APP_KEY.into(),
@@ -359,7 +402,8 @@ impl<'a> Mapping<'a> {
             Node::Map(entries) => {
                 for (entry, pair) in entries.iter().enumerate() {
                     let entry_path = [Step::Value(at), Step::Key(entry)];
-                    let (name, value) = scalar_entry(pair).map_err(|why| shape_error(&entry_path, why))?;
+                    let (name, value) =
+                        scalar_entry(pair).map_err(|why| shape_error(&entry_path, why))?;
                     let value = self.interpolate(value, &entry_path)?;
                     let previous = if name == "name" {
                         app.replace(value)
@@ -368,7 +412,10 @@ impl<'a> Mapping<'a> {
                         options.insert(name.to_owned(), value)
                     };
                     if previous.is_some() {
-                        return Err(shape_error(&entry_path, format!("duplicate key {}", quoted(name))));
+                        return Err(shape_error(
+                            &entry_path,
+                            format!("duplicate key {}", quoted(name)),
+                        ));
                     }
                 }
             }
@@ -389,7 +436,9 @@ impl<'a> Mapping<'a> {
     /// A value of the app with its variables replaced.
     fn interpolate(&self, text: &str, path: &[Step]) -> Result<String, SettingsError> {
         let expanded = self.document.vars.expand(text);
-        expanded.map_err(|why| self.document.invalid_value(&self.full_path(path), APP_KEY, Some(text), why))
+        expanded.map_err(|why| {
+            self.document.invalid_value(&self.full_path(path), APP_KEY, Some(text), why)
+        })
     }
 
     fn full_path(&self, path: &[Step]) -> Vec<Step> {

@@ -35,7 +35,12 @@ impl<'e> Variables<'e> {
     ///
     /// # Errors
     /// What is wrong with the value, in words that can follow the quoted value.
-    pub(super) fn define(&mut self, name: &str, value: &str, not_yet_defined: &[&str]) -> Result<(), String> {
+    pub(super) fn define(
+        &mut self,
+        name: &str,
+        value: &str,
+        not_yet_defined: &[&str],
+    ) -> Result<(), String> {
         let value = self.expand_before(value, not_yet_defined)?;
         self.defined.push((name.to_owned(), value));
         Ok(())
@@ -73,7 +78,8 @@ impl<'e> Variables<'e> {
         out.push_str(rest);
         if out.len() > text.len() {
             let remaining = self.remaining_bytes.get().checked_sub(out.len());
-            self.remaining_bytes.set(remaining.ok_or("makes the file too large once variables are expanded")?);
+            self.remaining_bytes
+                .set(remaining.ok_or("makes the file too large once variables are expanded")?);
         }
         Ok(out)
     }
@@ -106,7 +112,9 @@ impl<'e> Variables<'e> {
             None => {
                 let known = self.environment.iter().filter_map(|(known, _)| known.to_str());
                 let suggestion = suggestion_text(closest_match(name, known), ENV_PREFIX);
-                Err(format!("uses ${{env:{escaped_name}}}, which is not set in the environment{suggestion}"))
+                Err(format!(
+                    "uses ${{env:{escaped_name}}}, which is not set in the environment{suggestion}"
+                ))
             }
         }
     }
@@ -162,7 +170,10 @@ mod tests {
 
     #[test]
     fn expand_unknown_variable_is_named() {
-        assert_expands("${bse}", Err("uses ${bse}, which is not defined in vars (did you mean ${base}?)"));
+        assert_expands(
+            "${bse}",
+            Err("uses ${bse}, which is not defined in vars (did you mean ${base}?)"),
+        );
         assert_expands("${}", Err("uses ${}, which is not defined in vars"));
         assert_expands("x${base", Err("has a ${ without its }: write $${ for a literal ${"));
         assert_expands(

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
+use super::arity::{Arity, ValueError};
 use super::error::{SettingsError, Source};
-use super::value::{ValueParser, NameValue};
-use super::suggest::closest_match;
-use super::arity::{ValueError, Arity};
 use super::schema::{OPTIONS, OptionDef, Settings};
+use super::suggest::closest_match;
+use super::value::{NameValue, ValueParser};
 use crate::app::Options;
 
 /// What one source says.
@@ -87,7 +87,10 @@ impl ConfigLayer {
             return Err(invalid(&name, &why));
         }
         if name.contains('=') {
-            return Err(invalid(&name, "is an option, not an app: give the name of an app before it"));
+            return Err(invalid(
+                &name,
+                "is an option, not an app: give the name of an app before it",
+            ));
         }
         if let Some((option, why)) =
             options.keys().find_map(|option| Some((option, option_name_error(option)?)))
@@ -161,7 +164,12 @@ pub(super) fn check_values(option: &OptionDef, texts: &[String]) -> Result<(), V
 }
 
 /// The error for a fault in the texts of a key.
-pub(super) fn invalid_value(option: &OptionDef, texts: &[String], error: ValueError, source: Source) -> SettingsError {
+pub(super) fn invalid_value(
+    option: &OptionDef,
+    texts: &[String],
+    error: ValueError,
+    source: Source,
+) -> SettingsError {
     SettingsError::InvalidValue {
         source,
         key: option.name.into(),
@@ -196,7 +204,9 @@ fn split_variable(arity: Arity, value: &str) -> Vec<String> {
     match arity {
         Arity::Single | Arity::Flag | Arity::Optional => vec![value.to_owned()],
         Arity::List | Arity::PairList if value.is_empty() => Vec::new(),
-        Arity::List | Arity::PairList => value.split(',').map(|item| item.trim().to_owned()).collect(),
+        Arity::List | Arity::PairList => {
+            value.split(',').map(|item| item.trim().to_owned()).collect()
+        }
     }
 }
 

@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use crate::app::Limits;
 
-mod validate;
+mod arity;
 mod config;
 mod dump;
 mod error;
 mod file;
-mod value;
-mod suggest;
-mod layer;
-mod arity;
-mod schema;
-mod types;
 mod interpolate;
+mod layer;
+mod schema;
+mod suggest;
+mod types;
+mod validate;
+mod value;
 mod yaml;
 
 pub use self::config::{Configuration, Pool};
@@ -28,10 +28,10 @@ pub use self::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
 pub use crate::address::Address;
 pub use crate::log::{Format as LogFormat, Target as LogTarget};
 
+pub(crate) use self::arity::Arity;
 pub(crate) use self::config::check_address_conflicts;
 pub(crate) use self::file::ConfigFile;
 pub(crate) use self::layer::ConfigLayer;
-pub(crate) use self::arity::Arity;
 pub(crate) use self::schema::{OPTIONS, OptionDef};
 
 /// How long a draining worker waits for a request that may already be on its way.

@@ -5,11 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Provenance;
-use super::value::{
-    EnumValue, CoreSizeValue, AddressValue, NameValue, IntegerValue, OctalValue, PathValue, SignedIntegerValue, SizeValue, DurationValue, LogTargetValue, WordValue, WorkerCountValue,
+use super::arity::{
+    Arity, CpuAffinityList, Flag, ListOf, OptionType, OptionalOf, PairList, Single, ValueError,
+    arity_of,
 };
-use super::arity::{CpuAffinityList, ValueError, Arity, ListOf, OptionalOf, Single, PairList, OptionType, Flag, arity_of};
 use super::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
+use super::value::{
+    AddressValue, CoreSizeValue, DurationValue, EnumValue, IntegerValue, LogTargetValue, NameValue,
+    OctalValue, PathValue, SignedIntegerValue, SizeValue, WordValue, WorkerCountValue,
+};
 use crate::address::Address;
 use crate::app::Options;
 use crate::log::{Format as LogFormat, Target as LogTarget};
@@ -170,7 +174,8 @@ const fn secs(secs: u64) -> Duration {
 const DURATION: Single<DurationValue> = Single(DurationValue { min: Duration::ZERO });
 
 /// A duration without which nothing would ever get done.
-const NONZERO_DURATION: Single<DurationValue> = Single(DurationValue { min: Duration::from_millis(1) });
+const NONZERO_DURATION: Single<DurationValue> =
+    Single(DurationValue { min: Duration::from_millis(1) });
 
 const LOG_LEVELS: Single<EnumValue<LogLevel>> = Single(EnumValue {
     noun: "a log level",

@@ -112,7 +112,8 @@ fn every_option_can_be_set_by_every_source() {
     for (key, (name, text, shown)) in OPTIONS.iter().zip(SAMPLES) {
         let from_file = parse_yaml(&format!("\n{name}: {text}\n")).expect(name);
         let variable = key.variable();
-        let (layer, warnings) = ConfigLayer::from_env(&variables(&[(&variable, text)])).expect(name);
+        let (layer, warnings) =
+            ConfigLayer::from_env(&variables(&[(&variable, text)])).expect(name);
         assert_eq!(warnings, Vec::<String>::new());
         let from_env = resolve_layers(&[layer]).expect(name);
         let layer = flag_layer(name, &[text]).expect(name);
@@ -170,23 +171,40 @@ fn list_from_flag_replaces_list_from_file() {
 fn cpu_affinity_accepts_list_word_or_none() {
     let list = Some(CpuAffinity::List(vec![0, 2, 0]));
     for text in ["[0, 2, 0]", "0,2,0", "\n  - 0\n  - 2, 0"] {
-        assert_eq!(parse_yaml(&format!("cpu_affinity: {text}")).unwrap().cpu_affinity, list, "{text}");
+        assert_eq!(
+            parse_yaml(&format!("cpu_affinity: {text}")).unwrap().cpu_affinity,
+            list,
+            "{text}"
+        );
     }
     let (env, _) = ConfigLayer::from_env(&variables(&[("OSTLER_CPU_AFFINITY", "0,2,0")])).unwrap();
     let settings = resolve_layers(&[env]).unwrap();
-    assert_eq!((settings.cpu_affinity.clone(), parse_yaml(&settings.to_yaml())), (list, Ok(settings)));
+    assert_eq!(
+        (settings.cpu_affinity.clone(), parse_yaml(&settings.to_yaml())),
+        (list, Ok(settings))
+    );
     for text in ["none", "[]", "''", "[none]"] {
-        assert_eq!(parse_yaml(&format!("cpu_affinity: {text}")).unwrap().cpu_affinity, None, "{text}");
+        assert_eq!(
+            parse_yaml(&format!("cpu_affinity: {text}")).unwrap().cpu_affinity,
+            None,
+            "{text}"
+        );
     }
     let why = "is not a processor: give none, auto, or numbers from 0 to 1023";
-    assert_rejected("cpu_affinity:\n- 0\n- auto", &format!("x.yaml:3: cpu_affinity: \"auto\" {why}"));
+    assert_rejected(
+        "cpu_affinity:\n- 0\n- auto",
+        &format!("x.yaml:3: cpu_affinity: \"auto\" {why}"),
+    );
 }
 
 #[test]
 fn flag_option_takes_one_value() {
     assert_rejected("daemon: 2", "x.yaml:1: daemon: \"2\" is not a boolean: give true or false");
     assert_rejected("daemon: [true]", "x.yaml:1: daemon: a list is given, not one value");
-    assert_rejected("daemon:", "x.yaml:1: daemon: no value is given: give one, or leave out the key");
+    assert_rejected(
+        "daemon:",
+        "x.yaml:1: daemon: no value is given: give one, or leave out the key",
+    );
 }
 
 #[test]
@@ -214,8 +232,14 @@ fn null_is_accepted_for_optional_keys_only() {
     let settings = parse_yaml("pidfile: null\nuser: ~\ngroup:\nchdir: ''\n").unwrap();
     assert_eq!(settings, Settings::default());
     assert_eq!(settings.source("group").to_string(), "x.yaml:3");
-    assert_rejected("\nworkers:\n", "x.yaml:2: workers: no value is given: give one, or leave out the key");
-    assert_rejected("bind: null", "x.yaml:1: bind: no value is given: give one, or leave out the key");
+    assert_rejected(
+        "\nworkers:\n",
+        "x.yaml:2: workers: no value is given: give one, or leave out the key",
+    );
+    assert_rejected(
+        "bind: null",
+        "x.yaml:1: bind: no value is given: give one, or leave out the key",
+    );
 }
 
 #[test]
@@ -242,7 +266,10 @@ fn invalid_value_is_reported_with_line() {
     let workers = "is not a number of workers: give a number from 1 to 4096, or auto";
     assert_rejected("\n\nworkers: two\n", &format!("x.yaml:3: workers: \"two\" {workers}"));
     assert_rejected("# c\r\nworkers: 0\r\n", &format!("x.yaml:2: workers: \"0\" {workers}"));
-    assert_rejected("{threads: 1,\n\n  workers: -1}", &format!("x.yaml:3: workers: \"-1\" {workers}"));
+    assert_rejected(
+        "{threads: 1,\n\n  workers: -1}",
+        &format!("x.yaml:3: workers: \"-1\" {workers}"),
+    );
     assert_rejected("bind:\n  - ':1'\n  - ':1'", "x.yaml:3: bind: \":1\" repeats \":1\"");
     assert_rejected("bind: [\n':1',\n[]]", "x.yaml:3: bind: the list contains a list, not a value");
     assert_eq!(parse_yaml("bind: []").expect("none").bind, []);
@@ -251,7 +278,10 @@ fn invalid_value_is_reported_with_line() {
         "bind: [':1', none]",
         "x.yaml:1: bind: \"none\" lacks a port: give none:PORT, such as none:8000",
     );
-    assert_rejected("env:\n  A: 1\n  B: [1]\n", "x.yaml:3: env: \"B\" has a list: give it one value");
+    assert_rejected(
+        "env:\n  A: 1\n  B: [1]\n",
+        "x.yaml:3: env: \"B\" has a list: give it one value",
+    );
     assert_rejected("env: [A=1,\n A=2]", "x.yaml:2: env: \"A=2\" repeats \"A=1\"");
     assert_rejected("env:\n A: 1\n A: 2\n", "x.yaml:3: env: \"A=2\" repeats \"A=1\"");
     assert_rejected("workers: [1]", "x.yaml:1: workers: a list is given, not one value");
@@ -259,7 +289,10 @@ fn invalid_value_is_reported_with_line() {
     assert_rejected("bind: {a: 1}", "x.yaml:1: bind: a map is given, not a list");
     assert_rejected("app: []", "x.yaml:1: app: give a name, or a map with a name and options");
     assert_rejected("app:\n  a: 1", "x.yaml:1: app: the map needs a name: give name: APP in it");
-    assert_rejected("app:\n  name: a\n  b:\n", "x.yaml:3: app: \"b\" has nothing: give it one value");
+    assert_rejected(
+        "app:\n  name: a\n  b:\n",
+        "x.yaml:3: app: \"b\" has nothing: give it one value",
+    );
     assert_rejected("timeout: !x 3", "x.yaml:1: timeout: tags such as !name are not supported");
     let long = parse_yaml(&format!("workers: {}", "9".repeat(5000))).unwrap_err().to_string();
     assert!(long.len() < 300, "{long}");
@@ -267,13 +300,19 @@ fn invalid_value_is_reported_with_line() {
 
 #[test]
 fn unknown_key_is_reported_with_suggestion() {
-    assert_rejected("\nwokers: 2\n", "x.yaml:2: unknown key \"wokers\" (did you mean \"workers\"?)");
+    assert_rejected(
+        "\nwokers: 2\n",
+        "x.yaml:2: unknown key \"wokers\" (did you mean \"workers\"?)",
+    );
     assert_rejected(
         "worker-class: a",
         "x.yaml:1: unknown key \"worker-class\" (did you mean \"worker_class\"?)",
     );
     assert_rejected("pid: a", "x.yaml:1: unknown key \"pid\" (did you mean \"pidfile\"?)");
-    assert_rejected("keep_alive: 3", "x.yaml:1: unknown key \"keep_alive\" (did you mean \"keepalive\"?)");
+    assert_rejected(
+        "keep_alive: 3",
+        "x.yaml:1: unknown key \"keep_alive\" (did you mean \"keepalive\"?)",
+    );
     assert_rejected("ap: 3", "x.yaml:1: unknown key \"ap\" (did you mean \"app\"?)");
     assert_rejected("colour: 3", "x.yaml:1: unknown key \"colour\"");
 }
@@ -283,7 +322,10 @@ fn file_without_one_map_is_rejected() {
     assert_rejected("\n- a\n", "x.yaml:2: is not a map: give lines of KEY: VALUE");
     assert_rejected("workers", "x.yaml:1: is not a map: give lines of KEY: VALUE");
     assert_rejected("workers: 2\nthreads: 2\nworkers: 3\n", "x.yaml:3: duplicate key \"workers\"");
-    assert_rejected("workers: 2\n---\nworkers: 3\n", "x.yaml:3: a second document starts here: give only one");
+    assert_rejected(
+        "workers: 2\n---\nworkers: 3\n",
+        "x.yaml:3: a second document starts here: give only one",
+    );
     assert_rejected("? [a]\n: b\n", "x.yaml:1: a key must be a string");
     assert_rejected("a: b: c", "x.yaml:1: mapping values are not allowed in this context");
     assert_rejected("a: &a [*a]", "x.yaml:1: recursion limit exceeded");
@@ -366,7 +408,10 @@ fn conflicting_options_are_rejected() {
     );
     assert_eq!(parse_yaml("max_surge: 0\nmax_unavailable: 1").unwrap().max_surge, 0);
     assert_rejected("chdir: /nowhere", "x.yaml:1: chdir: \"/nowhere\" does not exist");
-    assert_rejected("worker_tmp_dir: /dev/null", "x.yaml:1: worker_tmp_dir: \"/dev/null\" is not a directory");
+    assert_rejected(
+        "worker_tmp_dir: /dev/null",
+        "x.yaml:1: worker_tmp_dir: \"/dev/null\" is not a directory",
+    );
     assert_rejected("pidfile: /", "x.yaml:1: pidfile: \"/\" is a directory: give a file");
     assert_rejected(
         "pidfile: /nowhere/a",
@@ -421,7 +466,9 @@ fn settings_tables() -> String {
         let aliases: String = key.aliases.iter().map(|alias| format!(", `--{alias}`")).collect();
         let value = match key.arity {
             Arity::Flag => format!("[={}]", key.value_name),
-            Arity::Single | Arity::Optional | Arity::List | Arity::PairList => format!(" {}", key.value_name),
+            Arity::Single | Arity::Optional | Arity::List | Arity::PairList => {
+                format!(" {}", key.value_name)
+            }
         };
         let shown = key.format(&defaults).join(", ");
         let cells = [

@@ -38,8 +38,7 @@ pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
             reason: format!("{pidfile:?} is also the log file ({source}): use two files"),
         });
     }
-    for (key, dir) in [("chdir", &settings.chdir), ("worker_tmp_dir", &settings.worker_tmp_dir)]
-    {
+    for (key, dir) in [("chdir", &settings.chdir), ("worker_tmp_dir", &settings.worker_tmp_dir)] {
         if let Some(dir) = dir {
             check_dir(dir).map_err(|why| invalid_path(settings, key, dir, &why))?;
         }
@@ -51,7 +50,8 @@ pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
         }
         // A bare name has an empty parent, which stands for the current folder.
         if let Some(dir) = pidfile.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            check_dir(dir).map_err(|why| invalid(format!("has no parent directory: {dir:?} {why}")))?;
+            check_dir(dir)
+                .map_err(|why| invalid(format!("has no parent directory: {dir:?} {why}")))?;
         }
     }
     Ok(())
@@ -59,7 +59,8 @@ pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
 
 fn jitter_without_base(settings: &Settings, key: &'static str, base_key: &str) -> SettingsError {
     let source = settings.source(base_key);
-    let reason = format!("a jitter requires {base_key}, which is 0 ({source}): give both, or neither");
+    let reason =
+        format!("a jitter requires {base_key}, which is 0 ({source}): give both, or neither");
     SettingsError::Conflict { source: settings.source(key).clone(), key, reason }
 }
 
@@ -73,7 +74,12 @@ fn check_dir(dir: &Path) -> Result<(), String> {
 }
 
 /// The words of the option are fine, the machine is not: never an error of the command line.
-fn invalid_path(settings: &Settings, key: &'static str, path: &Path, reason: &str) -> SettingsError {
+fn invalid_path(
+    settings: &Settings,
+    key: &'static str,
+    path: &Path,
+    reason: &str,
+) -> SettingsError {
     SettingsError::InvalidPath {
         source: settings.source(key).clone(),
         key,

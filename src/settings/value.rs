@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::types::{CoreSize, Workers};
 use crate::address::Address;
-use crate::log::Target as LogTarget;
 use crate::duration::{self, digits};
+use crate::log::Target as LogTarget;
 
 /// One text to one value and back.
 pub(super) trait ValueParser {
@@ -180,7 +180,10 @@ impl ValueParser for CoreSizeValue {
         if text == "unlimited" {
             return Ok(CoreSize::Unlimited);
         }
-        CORE_SIZE_BYTES.parse(text).map(CoreSize::Bytes).map_err(|why| format!("{why}, or unlimited"))
+        CORE_SIZE_BYTES
+            .parse(text)
+            .map(CoreSize::Bytes)
+            .map_err(|why| format!("{why}, or unlimited"))
     }
 
     fn format(&self, value: &CoreSize) -> String {

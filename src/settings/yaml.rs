@@ -69,7 +69,10 @@ pub(super) fn read(text: &str) -> Result<Node, Malformed> {
     let mut root = Outline { budget: &budget }.deserialize(first).map_err(|e| malformed(&e))?;
     if let Some(second) = documents.next() {
         let line = Locate { path: &[] }.deserialize(second).map_or_else(|e| error_line(&e), |()| 1);
-        return Err(Malformed { line, reason: "a second document starts here: give only one".into() });
+        return Err(Malformed {
+            line,
+            reason: "a second document starts here: give only one".into(),
+        });
     }
     // The outline says what is a scalar; only then can its text be had as it was written.
     if let Some(again) = serde_yaml::Deserializer::from_str(text).next() {

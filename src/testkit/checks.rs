@@ -1,20 +1,20 @@
 //! How each rule is tried.
 
 mod heartbeat;
-mod stops;
+mod leaks;
 mod orphans;
 mod recycling;
-mod leaks;
+mod stops;
 
 use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::workload::Task;
 use super::proc::stat;
 use super::rule::Rule;
-use super::server::{TestServer, CheckResult, violation};
-use super::{DEADLINE, ContractTest};
+use super::server::{CheckResult, TestServer, violation};
+use super::workload::Task;
+use super::{ContractTest, DEADLINE};
 use crate::os::signal::Signal;
 
 /// Tries a rule.

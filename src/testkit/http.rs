@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::{Answer, Client};
-use super::workload::{Done, PendingWork, Workload, RepeatClient, ServerInfo, Task};
+use super::workload::{Done, PendingWork, RepeatClient, ServerInfo, Task, Workload};
 
 /// How long a slow request is left alone after it has been sent. By then a worker has it nearly
 /// always; if not, it waits in a queue that must be emptied, so that it is answered all the same.

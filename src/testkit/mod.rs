@@ -35,14 +35,14 @@
 
 mod checks;
 mod client;
-mod workload;
-mod log_capture;
 mod http;
+mod log_capture;
 mod probe;
 mod proc;
 mod report;
 mod rule;
 mod server;
+mod workload;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -52,11 +52,11 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use workload::{Done, PendingWork, Workload, RepeatClient, ServerInfo, Task};
 pub use http::Http;
 pub use probe::Obstacle;
 pub use report::{Finding, Outcome, Report};
 pub use rule::Rule;
+pub use workload::{Done, PendingWork, RepeatClient, ServerInfo, Task, Workload};
 
 use crate::os::process::Pid;
 use server::Violation;

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::workload::Task;
 use super::rule::{Rule, TaskKind};
 use super::server::TestServer;
-use super::{DEADLINE, ContractTest};
+use super::workload::Task;
+use super::{ContractTest, DEADLINE};
 
 /// As short as the shortest that a rule asks for.
 const SLOW: Duration = Duration::from_millis(700);

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::workload::{PendingWork, RepeatClient, ServerInfo, Task};
 use super::log_capture::{LogCapture, Record, Watched, Worker, capture};
 use super::proc::{Stat, becomes_true, session_members};
-use super::{DEADLINE, ContractTest, Pid};
-use crate::os::testing::{self, bind_to_parent};
+use super::workload::{PendingWork, RepeatClient, ServerInfo, Task};
+use super::{ContractTest, DEADLINE, Pid};
 use crate::os::signal::Signal;
+use crate::os::testing::{self, bind_to_parent};
 
 /// How a class breaks a rule.
 #[derive(Debug)]
@@ -57,7 +57,10 @@ impl<'k> TestServer<'k> {
 
     fn spawn(test: &'k ContractTest, flags: &[&str]) -> Result<Self, Violation> {
         let failed = |what: &str, error: std::io::Error| {
-            violation(format!("{} can be started", test.program.display()), format!("{what}: {error}"))
+            violation(
+                format!("{} can be started", test.program.display()),
+                format!("{what}: {error}"),
+            )
         };
         let folder = new_folder().map_err(|error| failed("no folder for it", error))?;
         let mut command = Command::new(&test.program);
@@ -68,7 +71,14 @@ impl<'k> TestServer<'k> {
             }
         }
         // Of a flag that is given twice, the last holds.
-        command.args(["--worker-class", &test.class, "--workers", "2", "--graceful-timeout", "30s"]);
+        command.args([
+            "--worker-class",
+            &test.class,
+            "--workers",
+            "2",
+            "--graceful-timeout",
+            "30s",
+        ]);
         command.args(["--log-format", "json", "--log-file", "-", "--log-level", "info"]);
         command.args(test.workload.arguments(&folder)).args(flags).args(&test.arguments);
         command.envs(test.workload.variables(&folder)).envs(test.variables.iter().cloned());
@@ -210,7 +220,8 @@ impl<'k> TestServer<'k> {
         expected: &str,
         timeout: Duration,
     ) -> Result<ExitStatus, Violation> {
-        self.exit_status_within(timeout).ok_or_else(|| self.violation(expected, self.describe_survivors(timeout)))
+        self.exit_status_within(timeout)
+            .ok_or_else(|| self.violation(expected, self.describe_survivors(timeout)))
     }
 
     fn exit_status_within(&mut self, timeout: Duration) -> Option<ExitStatus> {
@@ -250,7 +261,11 @@ impl<'k> TestServer<'k> {
     }
 
     /// A breach, with the last words of the log.
-    pub(super) fn violation(&self, expected: impl Into<String>, seen: impl Into<String>) -> Violation {
+    pub(super) fn violation(
+        &self,
+        expected: impl Into<String>,
+        seen: impl Into<String>,
+    ) -> Violation {
         const LINES: usize = 8;
         const LENGTH: usize = 200;
         let log = self.log.lock();

@@ -129,7 +129,8 @@ impl<'a> Acceptor<'a> {
     /// # Panics
     /// If there are not so many listeners.
     pub fn is_interested(&self, listener: usize) -> bool {
-        let ListenerReadiness { readable: knocked, may_have_more: more, .. } = self.readiness[listener];
+        let ListenerReadiness { readable: knocked, may_have_more: more, .. } =
+            self.readiness[listener];
         !knocked && !more && !self.finished && self.accepts_from(listener)
     }
 
@@ -188,7 +189,10 @@ impl<'a> Acceptor<'a> {
         // somebody may come must be looked for once more.
         let expects = self.ctx.backlog_deadline().is_some();
         let (now, moves) = (clock::now_coarse(), self.ctx.lifecycle.reuseport_changes());
-        if closing || self.reuseport_changes != moves || now.duration_since(self.rechecked_at) >= RECHECK_INTERVAL {
+        if closing
+            || self.reuseport_changes != moves
+            || now.duration_since(self.rechecked_at) >= RECHECK_INTERVAL
+        {
             self.recheck_pending = self.reuseport_changes != moves;
             (self.reuseport_changes, self.rechecked_at) = (moves, now);
             self.readiness.iter_mut().for_each(|door| door.may_have_more = true);
@@ -197,11 +201,13 @@ impl<'a> Acceptor<'a> {
         if let Some((stream, address)) = accepted {
             return Accept::Client(stream, address);
         }
-        self.finished = stop == StopRequest::Immediate || (closing && !expects && self.paused_until.is_none());
+        self.finished =
+            stop == StopRequest::Immediate || (closing && !expects && self.paused_until.is_none());
         if self.finished {
             return Accept::Finished;
         }
-        let next_look = self.recheck_pending.then(|| self.rechecked_at.saturating_add(RECHECK_INTERVAL));
+        let next_look =
+            self.recheck_pending.then(|| self.rechecked_at.saturating_add(RECHECK_INTERVAL));
         let deadlines = [self.paused_until, self.ctx.backlog_deadline(), next_look];
         Accept::Pending { deadline: deadlines.into_iter().flatten().min() }
     }
@@ -211,14 +217,19 @@ impl<'a> Acceptor<'a> {
         let count = self.readiness.len();
         for offset in 0..count {
             let index = (self.next + offset) % count;
-            let ListenerReadiness { readable: knocked, may_have_more: more, .. } = self.readiness[index];
+            let ListenerReadiness { readable: knocked, may_have_more: more, .. } =
+                self.readiness[index];
             let looks = knocked || (more && self.accepts_from(index));
             if !looks || self.paused_until.is_some() {
                 continue;
             }
             let accepted = self.ctx.listeners[index].accept();
             let door = &mut self.readiness[index];
-            *door = ListenerReadiness { readable: false, may_have_more: !matches!(accepted, Ok(None)), ..*door };
+            *door = ListenerReadiness {
+                readable: false,
+                may_have_more: !matches!(accepted, Ok(None)),
+                ..*door
+            };
             match accepted {
                 Ok(Some(newcomer)) => {
                     self.next = index + 1;
@@ -243,7 +254,10 @@ impl<'a> Acceptor<'a> {
             StopRequest::Graceful => self.ctx.must_drain_backlog(listener),
             StopRequest::Immediate => false,
         };
-        wanted && self.has_capacity && self.paused_until.is_none() && !self.readiness[index].shut_down
+        wanted
+            && self.has_capacity
+            && self.paused_until.is_none()
+            && !self.readiness[index].shut_down
     }
 
     fn wait(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
@@ -251,7 +265,8 @@ impl<'a> Acceptor<'a> {
             None => (self.ctx.lifecycle.wake_fd(), self.ctx.lifecycle.next_heartbeat()),
             Some(nudges) => (nudges.as_fd(), None),
         };
-        let interested: Vec<_> = (0..self.readiness.len()).filter(|index| self.is_interested(*index)).collect();
+        let interested: Vec<_> =
+            (0..self.readiness.len()).filter(|index| self.is_interested(*index)).collect();
         let mut fds = vec![wake];
         fds.extend(interested.iter().map(|index| self.ctx.listeners[*index].as_fd()));
         let ready = poll::wait_readable(&fds, [until, beat].into_iter().flatten().min())?;

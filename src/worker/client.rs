@@ -73,7 +73,12 @@ impl<'s> Client<'s> {
     }
 
     /// Goes as far as it can without waiting: receives, asks the service, sends.
-    pub fn drive(&mut self, mode: ReadMode, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) -> DriveStatus {
+    pub fn drive(
+        &mut self,
+        mode: ReadMode,
+        buffers: &mut Buffers,
+        tracker: &mut WorkTracker<'_>,
+    ) -> DriveStatus {
         let Buffers { input, spare } = buffers;
         let mut drained_input = false;
         for _ in 0..ROUNDS_MAX {
@@ -88,7 +93,8 @@ impl<'s> Client<'s> {
                         self.stream.shutdown_write();
                     }
                     self.stream.receive(input).map(|n| {
-                        drained_input = mode == ReadMode::UntilShortRead && 0 < n && n < input.len();
+                        drained_input =
+                            mode == ReadMode::UntilShortRead && 0 < n && n < input.len();
                         self.session.on_received(&input[..n], spare, tracker, clock::now_coarse());
                     })
                 }
@@ -114,7 +120,12 @@ impl<'s> Client<'s> {
     /// Tells the session that its deadline has passed, if it has. If so, a turn must follow. What has
     /// arrived by now has arrived in time, and so has room for output: whoever looks late must not
     /// blame the peer for it.
-    pub fn expire(&mut self, now: MonotonicTime, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) -> bool {
+    pub fn expire(
+        &mut self,
+        now: MonotonicTime,
+        buffers: &mut Buffers,
+        tracker: &mut WorkTracker<'_>,
+    ) -> bool {
         if !self.is_due(now) {
             return false;
         }
@@ -157,12 +168,18 @@ impl<'s> Client<'s> {
     /// Serves the client to its end, waiting where there is need, while the worker goes on
     /// beating. A graceful stop drains the client; a quick one ends it.
     pub fn serve(&mut self, ctx: &WorkerContext<'_>) {
-        let (lifecycle, mut tracker) = (ctx.lifecycle(), ctx.lifecycle().tracker(0).with_heartbeat());
+        let (lifecycle, mut tracker) =
+            (ctx.lifecycle(), ctx.lifecycle().tracker(0).with_heartbeat());
         self.serve_with(lifecycle, &mut Buffers::default(), &mut tracker);
     }
 
     /// As [`serve`](Self::serve), with buffers and a desk that are kept between clients.
-    pub fn serve_with(&mut self, lifecycle: &Lifecycle, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
+    pub fn serve_with(
+        &mut self,
+        lifecycle: &Lifecycle,
+        buffers: &mut Buffers,
+        tracker: &mut WorkTracker<'_>,
+    ) {
         loop {
             let interest = match self.drive(ReadMode::UntilShortRead, buffers, tracker) {
                 DriveStatus::Closed => return,
@@ -194,7 +211,8 @@ impl<'s> Client<'s> {
     ) -> StopRequest {
         loop {
             lifecycle.notify();
-            let deadline = [lifecycle.next_heartbeat(), self.deadline()].into_iter().flatten().min();
+            let deadline =
+                [lifecycle.next_heartbeat(), self.deadline()].into_iter().flatten().min();
             // Whoever has drained knows of the stop, and only waits for a harder one.
             let stop_fd = if self.drained { lifecycle.signal_fd() } else { lifecycle.stop_fd() };
             let fds = [

@@ -12,8 +12,10 @@ use super::acceptor::Acceptor;
 use super::client::Client;
 use super::jobs::{BootedApp, ThreadJob};
 use super::lifecycle::{Lifecycle, StopRequest};
-use crate::app::{Connection, ConnectionContext, Next, ReadTimeout, ClientInfo, WorkerInfo, Service};
-use crate::listen::{ListenerState, Listener, Stream};
+use crate::app::{
+    ClientInfo, Connection, ConnectionContext, Next, ReadTimeout, Service, WorkerInfo,
+};
+use crate::listen::{Listener, ListenerState, Stream};
 use crate::os::clock;
 use crate::session::Session;
 use crate::settings::Settings;
@@ -62,7 +64,9 @@ impl<'a> WorkerContext<'a> {
             ListenerState::NotListening => false,
             ListenerState::DrainBounded => true,
             ListenerState::DrainUnbounded => self.lifecycle.stopping_for() < BACKLOG_DRAIN_MAX,
-            ListenerState::Open => self.lifecycle.is_orphaned() && self.lifecycle.stopping_for() < BACKLOG_DRAIN_MAX,
+            ListenerState::Open => {
+                self.lifecycle.is_orphaned() && self.lifecycle.stopping_for() < BACKLOG_DRAIN_MAX
+            }
         }
     }
 
@@ -73,7 +77,8 @@ impl<'a> WorkerContext<'a> {
             return None;
         }
         let end = self.lifecycle.stopping_since()?.saturating_add(HANDSHAKE_MAX);
-        let has_bounded_listener = self.listeners.iter().any(|listener| listener.state() == ListenerState::DrainBounded);
+        let has_bounded_listener =
+            self.listeners.iter().any(|listener| listener.state() == ListenerState::DrainBounded);
         (has_bounded_listener && clock::now() < end).then_some(end)
     }
 
@@ -114,7 +119,12 @@ impl<'a> WorkerContext<'a> {
 
     /// Opens a session of the service for a client that has just been accepted. `reusable` tells
     /// whether the class can serve several units of work over one connection.
-    pub fn new_client(&self, stream: Stream, address: Option<SocketAddr>, allow_keepalive: bool) -> Client<'a> {
+    pub fn new_client(
+        &self,
+        stream: Stream,
+        address: Option<SocketAddr>,
+        allow_keepalive: bool,
+    ) -> Client<'a> {
         let (service, peer) = (self.service(), ClientInfo { address, allow_keepalive });
         // A panic costs this client its connection, and nobody else anything.
         let accepted = catch_unwind(AssertUnwindSafe(|| service.accept(&peer)));

@@ -100,7 +100,8 @@ impl<'a> EpollAcceptor<'a> {
         client_count: usize,
         epoll: &impl AsRawFd,
     ) -> io::Result<Option<Client<'a>>> {
-        let event_pending = std::mem::take(&mut self.pending_events[listener]) || self.registered[listener];
+        let event_pending =
+            std::mem::take(&mut self.pending_events[listener]) || self.registered[listener];
         let open = self.state == State::Open && self.accepts_from(listener);
         if !event_pending && !open {
             return Ok(None);
@@ -147,7 +148,9 @@ impl<'a> EpollAcceptor<'a> {
         }
         let over_fair_share = match self.state {
             State::Yielding(_) => self.exceeds_fair_share(client_count),
-            State::Open => client_count != self.last_client_count && self.exceeds_fair_share(client_count),
+            State::Open => {
+                client_count != self.last_client_count && self.exceeds_fair_share(client_count)
+            }
             State::Full | State::Paused(_) => false,
         };
         let now = clock::now();
@@ -160,8 +163,12 @@ impl<'a> EpollAcceptor<'a> {
                 self.set_state(State::Open, epoll)
             }
             State::Paused(until) if until <= now => self.set_state(State::Open, epoll),
-            State::Yielding(until) if !over_fair_share || until <= now => self.set_state(State::Open, epoll),
-            State::Open if over_fair_share => self.set_state(State::Yielding(now.saturating_add(YIELD_MAX)), epoll),
+            State::Yielding(until) if !over_fair_share || until <= now => {
+                self.set_state(State::Open, epoll)
+            }
+            State::Open if over_fair_share => {
+                self.set_state(State::Yielding(now.saturating_add(YIELD_MAX)), epoll)
+            }
             State::Open | State::Full | State::Paused(_) | State::Yielding(_) => Ok(()),
         }
     }
@@ -170,7 +177,9 @@ impl<'a> EpollAcceptor<'a> {
     fn exceeds_fair_share(&mut self, client_count: usize) -> bool {
         self.last_client_count = client_count;
         let share = self.ctx.lifecycle().fair_client_share(client_count);
-        client_count > share + share / 8 + FAIR_SHARE_SLACK && self.has_shared_listener && !self.draining
+        client_count > share + share / 8 + FAIR_SHARE_SLACK
+            && self.has_shared_listener
+            && !self.draining
     }
 
     /// The worker leaves: from now on the gate lets in only who waits at a listener at which nobody
@@ -233,15 +242,19 @@ impl<'a> EpollAcceptor<'a> {
 
     fn accepts_from(&self, listener: usize) -> bool {
         let socket = &self.ctx.listeners()[listener];
-        let wanted =
-            if self.draining { self.ctx.must_drain_backlog(socket) } else { self.ctx.is_assigned(socket) };
+        let wanted = if self.draining {
+            self.ctx.must_drain_backlog(socket)
+        } else {
+            self.ctx.is_assigned(socket)
+        };
         wanted && !self.shut_down[listener]
     }
 
     fn set_state(&mut self, state: State, epoll: &impl AsRawFd) -> io::Result<()> {
         self.state = state;
         self.reuseport_changes = self.ctx.lifecycle().reuseport_changes();
-        self.has_shared_listener = self.ctx.listeners().iter().any(|listener| !listener.is_sharded());
+        self.has_shared_listener =
+            self.ctx.listeners().iter().any(|listener| !listener.is_sharded());
         for (index, listener) in self.ctx.listeners().iter().enumerate() {
             let wanted = state == State::Open && self.accepts_from(index);
             match (self.registered[index], wanted) {

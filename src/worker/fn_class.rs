@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::acceptor::{Acceptor, AcceptedStream};
+use super::acceptor::{AcceptedStream, Acceptor};
 use super::context::WorkerContext;
 use super::lifecycle::StopRequest;
 use super::tracker::WorkGuard;
@@ -84,9 +84,8 @@ where
                 let _return_guard = ReturnGuard(&shared);
                 (self.serve)(Incoming::new(&shared))
             };
-            let server = thread::Builder::new()
-                .name("ostler-fn".to_owned())
-                .spawn_scoped(scope, serve)?;
+            let server =
+                thread::Builder::new().name("ostler-fn".to_owned()).spawn_scoped(scope, serve)?;
             shared.run_main_loop()?;
             server.join().unwrap_or_else(|panic| resume_unwind(panic))
         })?;
@@ -127,9 +126,16 @@ struct SharedState {
 impl<'a> Shared<'a> {
     fn new(ctx: &'a WorkerContext<'a>, threads: usize) -> io::Result<Self> {
         let free = (0..threads).rev().collect();
-        let state = SharedState { free, threads, waits_for_thread: false, awaits_exit: false, error: None };
+        let state =
+            SharedState { free, threads, waits_for_thread: false, awaits_exit: false, error: None };
         let (news, nudges) = (file::pipe()?, file::pipe()?);
-        Ok(Self { ctx, state: Mutex::new(state), main_wakeup: news, accept_wakeup: nudges, returned: AtomicBool::new(false) })
+        Ok(Self {
+            ctx,
+            state: Mutex::new(state),
+            main_wakeup: news,
+            accept_wakeup: nudges,
+            returned: AtomicBool::new(false),
+        })
     }
 
     /// What the first thread does: it lives the worker's life until the function has returned.
@@ -140,13 +146,18 @@ impl<'a> Shared<'a> {
             let stop = lifecycle.poll_stop();
             let state = self.lock_state();
             // The function may be stuck, or never return.
-            if stop == StopRequest::Immediate || (state.awaits_exit && state.free.len() == state.threads) {
+            if stop == StopRequest::Immediate
+                || (state.awaits_exit && state.free.len() == state.threads)
+            {
                 lifecycle.exit_now();
             }
             drop(state);
             // A signal ends a sleep with nothing ready, so any turn may have heard one.
             wake(&self.accept_wakeup.1);
-            poll::wait_readable(&[lifecycle.wake_fd(), self.main_wakeup.0.as_fd()], lifecycle.next_heartbeat())?;
+            poll::wait_readable(
+                &[lifecycle.wake_fd(), self.main_wakeup.0.as_fd()],
+                lifecycle.next_heartbeat(),
+            )?;
             file::drain_pipe(&self.main_wakeup.0);
         }
         Ok(())
@@ -229,8 +240,9 @@ impl<'a> Incoming<'a> {
     fn accept(&mut self) -> Result<Option<ClientStream<'a>>, WorkerError> {
         let thread = self.shared.acquire_thread()?;
         let accepted = self.acceptor.next_stream();
-        let client = accepted
-            .and_then(|newcomer| newcomer.map(|who| self.shared.new_client(thread, who)).transpose());
+        let client = accepted.and_then(|newcomer| {
+            newcomer.map(|who| self.shared.new_client(thread, who)).transpose()
+        });
         if !matches!(client, Ok(Some(_))) {
             self.shared.release_thread(thread);
         }
@@ -239,7 +251,11 @@ impl<'a> Incoming<'a> {
 }
 
 impl<'a> Shared<'a> {
-    fn new_client(&'a self, thread: usize, accepted: AcceptedStream) -> Result<ClientStream<'a>, WorkerError> {
+    fn new_client(
+        &'a self,
+        thread: usize,
+        accepted: AcceptedStream,
+    ) -> Result<ClientStream<'a>, WorkerError> {
         let (stream, address) = accepted;
         let stream = TcpStream::from(OwnedFd::from(stream));
         stream.set_nonblocking(false)?;

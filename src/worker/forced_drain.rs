@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::context::{BACKLOG_DRAIN_MAX, HANDSHAKE_MAX};
-use crate::listen::{ListenerState, Listener};
+use crate::listen::{Listener, ListenerState};
 use crate::os::fd_table::{self, LocalAddress, Visit};
 use crate::os::poll::{self, Interest};
-use crate::os::signal::{SignalDrain, Signal};
+use crate::os::signal::{Signal, SignalDrain};
 use crate::os::{clock, file};
 use crate::scoreboard::{Scoreboard, WorkerStatus};
 use crate::time::MonotonicTime;
@@ -89,9 +89,15 @@ impl ForcedDrain {
         let orphaned = self.orphaned.load(Ordering::Relaxed);
         match entry.listener.state() {
             ListenerState::NotListening => false,
-            ListenerState::DrainBounded => draining_for < HANDSHAKE_MAX || has_pending_client(entry),
-            ListenerState::DrainUnbounded => draining_for < BACKLOG_DRAIN_MAX && has_pending_client(entry),
-            ListenerState::Open => orphaned && draining_for < BACKLOG_DRAIN_MAX && has_pending_client(entry),
+            ListenerState::DrainBounded => {
+                draining_for < HANDSHAKE_MAX || has_pending_client(entry)
+            }
+            ListenerState::DrainUnbounded => {
+                draining_for < BACKLOG_DRAIN_MAX && has_pending_client(entry)
+            }
+            ListenerState::Open => {
+                orphaned && draining_for < BACKLOG_DRAIN_MAX && has_pending_client(entry)
+            }
         }
     }
 
@@ -125,8 +131,9 @@ impl ForcedDrain {
 
 /// Whether somebody waits at a listener.
 fn has_pending_client(entry: &Entry) -> bool {
-    let ready =
-        || poll::wait([(entry.listener.as_fd(), Interest::Readable)], Some(MonotonicTime::default()));
+    let ready = || {
+        poll::wait([(entry.listener.as_fd(), Interest::Readable)], Some(MonotonicTime::default()))
+    };
     fd_table::is_listening(entry.fd) && matches!(ready(), Ok([true]))
 }
 

@@ -13,8 +13,10 @@ use super::WorkerError;
 use super::context::WorkerContext;
 use super::lifecycle::{Lifecycle, StopRequest};
 use super::tracker::WorkTracker;
-use crate::app::{App, BootError, WorkReporter as _, Job, JobContext, WorkerInfo, Service, NextRun};
-use crate::os::wall_timer::{WallTimer, TimerEvent};
+use crate::app::{
+    App, BootError, Job, JobContext, NextRun, Service, WorkReporter as _, WorkerInfo,
+};
+use crate::os::wall_timer::{TimerEvent, WallTimer};
 use crate::os::{clock, poll};
 use crate::time::{ClockReading, MonotonicTime, WallTime};
 
@@ -35,7 +37,11 @@ impl BootedApp {
     ///
     /// # Errors
     /// The app's own.
-    pub(crate) fn boot(app: &dyn App, worker: &WorkerInfo, threads: usize) -> Result<Self, BootError> {
+    pub(crate) fn boot(
+        app: &dyn App,
+        worker: &WorkerInfo,
+        threads: usize,
+    ) -> Result<Self, BootError> {
         if !app.is_job() {
             return app.boot(worker).map(Self::Service);
         }
@@ -124,7 +130,16 @@ impl<'a> Runner<'a> {
     fn new(ThreadJob { ctx, job, thread }: ThreadJob<'a>, on_main_thread: bool) -> Self {
         let tracker = ctx.lifecycle.tracker(thread);
         let tracker = if on_main_thread { tracker.with_heartbeat() } else { tracker };
-        Self { ctx, job, thread, tracker, on_main_thread, alarm: None, timer_failure_logged: false, consecutive_panics: 0 }
+        Self {
+            ctx,
+            job,
+            thread,
+            tracker,
+            on_main_thread,
+            alarm: None,
+            timer_failure_logged: false,
+            consecutive_panics: 0,
+        }
     }
 
     fn run(mut self) -> Result<(), WorkerError> {
@@ -165,7 +180,9 @@ impl<'a> Runner<'a> {
             self.consecutive_panics = 0;
             return self.wait_for(then);
         }
-        let pause = PANIC_BACKOFF_MIN.saturating_mul(1 << self.consecutive_panics.min(16)).min(PANIC_BACKOFF_MAX);
+        let pause = PANIC_BACKOFF_MIN
+            .saturating_mul(1 << self.consecutive_panics.min(16))
+            .min(PANIC_BACKOFF_MAX);
         self.consecutive_panics += 1;
         warn!(self.ctx.log, "job paused after panic"; "slot" => self.ctx.worker.slot,
             "thread_index" => self.thread, "consecutive" => self.consecutive_panics, "pause_ms" => pause.as_millis() as u64);
@@ -205,7 +222,8 @@ impl<'a> Runner<'a> {
                 return Ok(Woken::Due);
             }
             let beat = lifecycle.next_heartbeat().filter(|_| self.on_main_thread);
-            let mut fds = vec![if self.on_main_thread { lifecycle.wake_fd() } else { lifecycle.stop_fd() }];
+            let mut fds =
+                vec![if self.on_main_thread { lifecycle.wake_fd() } else { lifecycle.stop_fd() }];
             fds.extend(alarm.map(|alarm| alarm.as_fd()));
             poll::wait_readable(&fds, [due, beat].into_iter().flatten().min())?;
             match alarm.map_or(Ok(TimerEvent::Pending), WallTimer::read_event)? {

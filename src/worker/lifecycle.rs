@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use slog::warn;
 
-use super::tracker::{WorkTracker, WorkGuard};
+use super::tracker::{WorkGuard, WorkTracker};
 use crate::heartbeat::Heartbeat;
 use crate::log::{Log, error_chain};
 use crate::os::signal::{self, Signal, SignalPipe};

@@ -3,31 +3,31 @@
 mod acceptor;
 mod client;
 mod context;
-mod timer_wheel;
 mod epoll_acceptor;
+mod fn_class;
 mod forced_drain;
 mod jobs;
 mod lifecycle;
-mod fn_class;
 pub(crate) mod program;
 mod registry;
+mod timer_wheel;
 mod tracker;
 
-pub use acceptor::{Acceptor, Accept};
-pub use client::{Buffers, CompletionClient, Client, ReadMode, DriveStatus};
+pub use acceptor::{Accept, Acceptor};
+pub use client::{Buffers, Client, CompletionClient, DriveStatus, ReadMode};
 pub(crate) use context::NoService;
 pub use context::WorkerContext;
-pub use timer_wheel::TimerWheel;
 pub use epoll_acceptor::EpollAcceptor;
+pub use fn_class::{ClientStream, FnClass, Incoming};
 pub(crate) use forced_drain::ForcedDrain;
 pub(crate) use jobs::BootedApp;
 pub use jobs::ThreadJob;
 pub(crate) use lifecycle::LifecycleParts;
 pub use lifecycle::{Lifecycle, StopRequest};
-pub use fn_class::{FnClass, ClientStream, Incoming};
-pub use program::{ProgramExit, Output, Program};
+pub use program::{Output, Program, ProgramExit};
 pub use registry::{DuplicateClass, Registry, UnknownClass};
-pub use tracker::{WorkTracker, WorkGuard};
+pub use timer_wheel::TimerWheel;
+pub use tracker::{WorkGuard, WorkTracker};
 
 use std::error::Error;
 

@@ -9,9 +9,9 @@ use super::context::WorkerContext;
 use super::lifecycle::Lifecycle;
 use crate::app::ConfigError;
 use crate::listen::Listener;
+use crate::os::child_program::{self, ChildProgram, ProgramSignal, ProgramSpec};
 use crate::os::notify_socket::{Notification, NotifySocket};
 use crate::os::process::{self, Exit, Pid};
-use crate::os::child_program::{self, ProgramSignal, ChildProgram, ProgramSpec};
 use crate::os::{credentials, poll};
 use crate::settings::{Settings, StopSignal};
 use crate::time::MonotonicTime;
@@ -65,7 +65,8 @@ pub(crate) fn check_command(settings: &Settings) -> Result<(), ConfigError> {
     let program = settings.command.first().map_or("", String::as_str);
     let own = settings.env.iter().rev().find(|(name, _)| name == "PATH");
     let path = own.map(|(_, value)| OsString::from(value)).or_else(|| std::env::var_os("PATH"));
-    let found = process::find_program(OsStr::new(program), path.as_deref(), settings.chdir.as_deref());
+    let found =
+        process::find_program(OsStr::new(program), path.as_deref(), settings.chdir.as_deref());
     found.map(|_| ()).map_err(|error| {
         let from = settings.chdir.as_deref().filter(|_| program.contains('/'));
         let from = from.map(|folder| format!(" from {}", folder.display())).unwrap_or_default();

@@ -59,9 +59,10 @@ impl Registry {
     /// No class has that name; the error lists the names that exist.
     pub fn get(&self, name: &str) -> Result<&dyn WorkerClass, UnknownClass> {
         let found = self.classes.iter().find(|class| class.name() == name);
-        found
-            .map(AsRef::as_ref)
-            .ok_or_else(|| UnknownClass { name: name.to_owned(), available: self.names().collect() })
+        found.map(AsRef::as_ref).ok_or_else(|| UnknownClass {
+            name: name.to_owned(),
+            available: self.names().collect(),
+        })
     }
 
     /// The names, in alphabetical order.

@@ -38,7 +38,8 @@ impl Drop for Shell {
 fn run_tour(page: &Page, folder: &Path, prelude: &str) -> String {
     let port = free_port();
     let commands: Vec<_> = page.blocks("sh").collect();
-    let script = format!("{prelude}\n{}", commands.join("\n")).replace(":8000", &format!(":{port}"));
+    let script =
+        format!("{prelude}\n{}", commands.join("\n")).replace(":8000", &format!(":{port}"));
     let output_path = folder.join("said");
     let output_file = OpenOptions::new().create(true).append(true).open(&output_path).unwrap();
     let mut command = Command::new("bash");

@@ -14,8 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::log_capture::Record;
 use crate::launch::Launch;
+use crate::log_capture::Record;
 use crate::os::Signals;
 use crate::proc::{children, descriptors, stat, status, wait_until};
 use crate::support::{Exit, Outcome, Server};

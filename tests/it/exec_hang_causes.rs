@@ -11,10 +11,10 @@ use crate::cgroup::Group;
 use crate::cores::{expect_whole_core, hold_cores, may_dump_cores};
 use crate::exec::{program_of, wait_line};
 use crate::exec_programs::python_is_there;
-use crate::log_capture::{Record, Worker};
-use crate::stuck_fs::StuckFs;
 use crate::launch::Launch;
+use crate::log_capture::{Record, Worker};
 use crate::proc::{stat, status, wait_until};
+use crate::stuck_fs::StuckFs;
 use crate::support::Server;
 
 /// Says that it lives until there is a file `go`, then until there is a file `now`; then it does what
@@ -190,7 +190,10 @@ fn a_frozen_program_is_left_alone() {
     let Some(group) = Group::new("freezer") else { return };
     group.take(case.program);
     group.freeze();
-    assert_eq!(case.wait_for("worker frozen or throttled, timeout extended").text("cause"), Some("frozen"));
+    assert_eq!(
+        case.wait_for("worker frozen or throttled, timeout extended").text("cause"),
+        Some("frozen")
+    );
     let is_hung = |record: &Record| record.message() == "worker hung";
     assert!(!case.server.sees_record(Duration::from_secs(3), is_hung));
     group.thaw();

@@ -10,9 +10,9 @@ use nix::unistd::Pid;
 
 use crate::client::Client;
 use crate::exec::{program_of, wait_line};
-use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::load::Load;
+use crate::log_capture::Record;
 use crate::proc::{children, descriptors, wait_until};
 use crate::support::{Exit, Server};
 

@@ -161,12 +161,28 @@ fn rejections_delay_no_client(class: &str) {
 fn what_is_too_large_is_refused(class: &str) {
     let server = Server::start(&["-k", class]);
     let long = "x".repeat(100_000);
-    expect_rejection_and_close(&server, &format!("GET /{long} HTTP/1.1\r\nHost: test\r\n\r\n"), &[414, 431]);
-    expect_rejection_and_close(&server, &format!("GET / HTTP/1.1\r\nHost: test\r\nX: {long}\r\n\r\n"), &[431]);
+    expect_rejection_and_close(
+        &server,
+        &format!("GET /{long} HTTP/1.1\r\nHost: test\r\n\r\n"),
+        &[414, 431],
+    );
+    expect_rejection_and_close(
+        &server,
+        &format!("GET / HTTP/1.1\r\nHost: test\r\nX: {long}\r\n\r\n"),
+        &[431],
+    );
     let many = "X: y\r\n".repeat(2000);
-    expect_rejection_and_close(&server, &format!("GET / HTTP/1.1\r\nHost: test\r\n{many}\r\n"), &[431]);
+    expect_rejection_and_close(
+        &server,
+        &format!("GET / HTTP/1.1\r\nHost: test\r\n{many}\r\n"),
+        &[431],
+    );
     let post = "POST /echo HTTP/1.1\r\nHost: test\r\n";
-    expect_rejection_and_close(&server, &format!("{post}Content-Length: 1073741824\r\n\r\n"), &[413]);
+    expect_rejection_and_close(
+        &server,
+        &format!("{post}Content-Length: 1073741824\r\n\r\n"),
+        &[413],
+    );
     expect_rejection_and_close(
         &server,
         &format!("{post}Transfer-Encoding: chunked\r\n\r\n40000000\r\n{long}"),
@@ -174,7 +190,11 @@ fn what_is_too_large_is_refused(class: &str) {
     );
     // Whoever asks before sending a large body is told at once.
     let expect = "Expect: 100-continue\r\n";
-    expect_rejection_and_close(&server, &format!("{post}{expect}Content-Length: 1073741824\r\n\r\n"), &[413]);
+    expect_rejection_and_close(
+        &server,
+        &format!("{post}{expect}Content-Length: 1073741824\r\n\r\n"),
+        &[413],
+    );
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     server.finish();
 }

@@ -12,10 +12,10 @@ use tempfile::TempDir;
 use crate::cgroup::Group;
 use crate::client::Client;
 use crate::cores::{expect_whole_core, hold_cores, may_dump_cores};
-use crate::log_capture::{Record, Worker};
-use crate::stuck_fs::StuckFs;
 use crate::launch::Launch;
+use crate::log_capture::{Record, Worker};
 use crate::proc::{stat, status, wait_until};
+use crate::stuck_fs::StuckFs;
 use crate::support::Server;
 
 on_every_class!(
@@ -177,8 +177,7 @@ fn expect_dump_completes(case: &HangCase, worker: Worker, held: StuckFs, reason:
     server.wait_replaced(worker);
     server.serve_for(Duration::from_millis(2500));
     assert_eq!(status(worker.pid, "CoreDumping"), ["1"], "it is still at it");
-    for (message, count) in
-        [("worker dumping core", 1), ("worker exited", 0), ("worker killed", 0)]
+    for (message, count) in [("worker dumping core", 1), ("worker exited", 0), ("worker killed", 0)]
     {
         let records = case.records(message, worker);
         assert_eq!(records.len(), count, "{records:#?}");
@@ -266,7 +265,9 @@ fn a_throttled_worker_is_left_alone(class: &str) {
     // of them, and is soon done without a limit, whoever else is busy.
     group.limit_cpu(1000, 1_000_000);
     let mut client = case.ask("/leak?mb=16");
-    let excused = server.wait_for("its excuse", |r| r.is("worker frozen or throttled, timeout extended", worker.pid));
+    let excused = server.wait_for("its excuse", |r| {
+        r.is("worker frozen or throttled, timeout extended", worker.pid)
+    });
     assert_eq!(excused.text("cause"), Some("throttled"), "{excused:?}");
     server.sees_record(Duration::from_secs(5), |record| record.message() == "worker hung");
     group.unlimit_cpu();
@@ -291,7 +292,8 @@ fn an_endless_loop_in_a_throttled_group_comes_to_an_end(class: &str) {
     let hung = server.wait_for("the hang", |r| r.is("worker hung", worker.pid));
     assert_eq!(hung.text("cause"), Some("busy"), "{hung:?}");
     // On a machine that gives it even less it is not throttled, and not excused.
-    let was_excused = !case.records("worker frozen or throttled, timeout extended", worker).is_empty();
+    let was_excused =
+        !case.records("worker frozen or throttled, timeout extended", worker).is_empty();
     assert!(!was_excused || hung.number("work_ms") > Some(2000), "it was given time: {hung:?}");
     assert_eq!(server.wait_exited(worker.pid).text("reason"), Some("hung"));
     server.wait_replaced(worker);

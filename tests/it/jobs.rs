@@ -7,8 +7,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::log_capture::Record;
 use crate::launch::Launch;
+use crate::log_capture::Record;
 use crate::proc::{descriptors_to, wait_until};
 use crate::recycling::expect_never_fewer_than;
 use crate::support::{Exit, Server};
@@ -229,9 +229,11 @@ fn missing_wall_timer_falls_back_to_a_deadline(class: &str) {
     let more = 64 - alarms.first().expect("an alarm");
     let script = format!("for i in $(seq {more}); do exec {{fd}}</dev/null; done; exec \"$@\"");
     let program = ["bash", "-c", &script, "bash", env!("CARGO_BIN_EXE_ostler")];
-    let flags = ["-k", class, "--threads", "1", "--rlimit-nofile", "64", "tick", "cron=* * * * * *"];
+    let flags =
+        ["-k", class, "--threads", "1", "--rlimit-nofile", "64", "tick", "cron=* * * * * *"];
     let server = Launch::by(&program, &flags).unbound().start();
-    let warning = server.wait_for("a warning", |r| r.message().starts_with("failed to set wall-clock timer"));
+    let warning =
+        server.wait_for("a warning", |r| r.message().starts_with("failed to set wall-clock timer"));
     assert!(warning.text("error").unwrap_or_default().contains("Too many open"), "{warning:?}");
     let worker = ticking(&server, 0);
     wait_until("a few dates", || server.records_of("tick").len() >= 4);
@@ -305,13 +307,17 @@ fn a_reload_leads_from_clients_to_a_job_and_back() {
         let mark = server.mark();
         fs::write(&path, "app: {name: tick, every: 20ms}\n").unwrap();
         server.signal(Signal::SIGHUP);
-        server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload complete");
+        server.wait_for_new_record(mark, "the reload", |record| {
+            record.message() == "reload complete"
+        });
         ticking(&server, mark);
         assert!(server.try_get("/").is_err(), "nobody listens");
         let mark = server.mark();
         fs::write(&path, &clients).unwrap();
         server.signal(Signal::SIGHUP);
-        server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload complete");
+        server.wait_for_new_record(mark, "the reload", |record| {
+            record.message() == "reload complete"
+        });
         assert_eq!(server.get("/").text(), "Hello, world!\n");
     }
     server.finish();
@@ -322,7 +328,10 @@ fn what_makes_no_sense_for_a_job_is_refused_with_its_place() {
     for (options, why) in [
         (&["every=0"][..], "APP: every: \"0\" is too short: the minimum is 1ms"),
         (&["cron=61 * * * *"], "APP: cron: \"61 * * * *\" is not a cron expression ("),
-        (&["cron=@daily", "every=1s"], "APP: cron: a job has one schedule: give either every or cron"),
+        (
+            &["cron=@daily", "every=1s"],
+            "APP: cron: a job has one schedule: give either every or cron",
+        ),
         (&["work_ms=-1"], "APP: work_ms: \"-1\" is not a whole number"),
         (&["evry=1s"], "APP: evry: app \"tick\" has no such option; it has every, cron, "),
     ] {
@@ -331,7 +340,10 @@ fn what_makes_no_sense_for_a_job_is_refused_with_its_place() {
         assert!(outcome.stderr.starts_with(&format!("ostler: {why}")), "{}", outcome.stderr);
     }
     for (text, why) in [
-        ("app:\n  name: tick\n  cron: '0 0 31 2 *'\n", "3: app.cron: \"0 0 31 2 *\" matches no date"),
+        (
+            "app:\n  name: tick\n  cron: '0 0 31 2 *'\n",
+            "3: app.cron: \"0 0 31 2 *\" matches no date",
+        ),
         ("app:\n  name: tick\n\n  every: soon\n", "4: app.every: \"soon\" is not a duration"),
         ("app: tick\nbind: ':1'\n", "2: bind: app \"tick\" is a job, which listens nowhere"),
         ("app: demo\nbind: []\n", "2: bind: is empty, but class sync serves clients"),

@@ -36,8 +36,7 @@ fn a_killed_worker_is_replaced(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     for victim in server.wait_workers(2) {
         kill(victim.pid, Signal::SIGKILL).unwrap();
-        let exited =
-            server.serve_until("its end", |record| record.is("worker exited", victim.pid));
+        let exited = server.serve_until("its end", |record| record.is("worker exited", victim.pid));
         assert_eq!(exited.text("reason"), Some("crashed"));
         assert_eq!(exited.text("signal"), Some("SIGKILL"));
         assert_eq!(exited.number("slot"), Some(victim.slot));
@@ -67,7 +66,8 @@ fn a_frozen_worker_is_left_alone(class: &str) {
     let victim = server.wait_workers(2)[0];
     group.take(victim.pid);
     group.freeze();
-    let is_excused = |record: &Record| record.is("worker frozen or throttled, timeout extended", victim.pid);
+    let is_excused =
+        |record: &Record| record.is("worker frozen or throttled, timeout extended", victim.pid);
     let excused = server.wait_for("its excuse", is_excused);
     assert_eq!(excused.text("cause"), Some("frozen"));
     server.sees_record(Duration::from_millis(2500), |record| record.message() == "worker hung");

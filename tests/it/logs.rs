@@ -8,8 +8,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::log_capture::Record;
 use crate::launch::Launch;
+use crate::log_capture::Record;
 use crate::proc::{children, wait_until};
 use crate::support::{Exit, Server};
 
@@ -91,7 +91,9 @@ fn server_lifetime_is_logged_with_fields() {
     let at = |message: &str| order.iter().position(|said| said == message).unwrap();
     assert!(at("listening") < at("worker started"));
     assert!(at("worker started") < at("worker ready"));
-    assert!(order.iter().rposition(|said| said == "worker ready").unwrap() < at("all workers ready"));
+    assert!(
+        order.iter().rposition(|said| said == "worker ready").unwrap() < at("all workers ready")
+    );
     server.signal(Signal::SIGTERM);
     server.expect_clean_exit();
     for worker in workers {

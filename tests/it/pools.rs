@@ -12,9 +12,9 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::client::{Answer, Client};
-use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::load::Load;
+use crate::log_capture::Record;
 use crate::proc::{children, descriptors, title, wait_until};
 use crate::support::{Exit, Server};
 
@@ -260,16 +260,15 @@ fn a_reload_that_fails_in_one_pool_fails_in_all(class: &str) {
     // A setting that makes no sense changes nothing either.
     bad.set("api", "worker_class", "gevent").write();
     server.signal(Signal::SIGHUP);
-    let refused =
-        server.wait_for_new_record(mark, "a refusal", |record| record.message() == "reload rejected");
+    let refused = server
+        .wait_for_new_record(mark, "a refusal", |record| record.message() == "reload rejected");
     assert!(refused.text("error").unwrap().contains("gevent"), "{refused:?}");
     wait_alone(&server, &old);
     let news = server.records().split_off(mark);
     let errors: Vec<_> = news.iter().filter(|record| is_error(record)).collect();
     assert_eq!(errors.len(), 2, "{errors:#?}");
     assert!(!news.iter().any(|record| {
-        record.message() == "worker draining"
-            && record.pid().is_some_and(|pid| old.contains(&pid))
+        record.message() == "worker draining" && record.pid().is_some_and(|pid| old.contains(&pid))
     }));
     house.reload(&server);
     load.into_iter().for_each(Load::finish);
@@ -427,7 +426,10 @@ fn only_the_chosen_pools_run_and_flags_win_over_them() {
     server.finish();
     let outcome = start(&["--pool", "wbe"]).plain().run();
     assert_eq!(outcome.exit, Exit::Code(2));
-    assert!(outcome.stderr.contains("\"wbe\" is not a configured pool; available: web, api"), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("\"wbe\" is not a configured pool; available: web, api"),
+        "{outcome:?}"
+    );
 }
 
 #[test]
@@ -450,7 +452,9 @@ fn an_upgrade_hands_on_the_sockets_of_all_pools() {
     load.into_iter().for_each(Load::finish);
     let mark = server.mark();
     kill(new, Signal::SIGHUP).unwrap();
-    server.wait_for_new_record(mark, "reload complete", |record| record.message() == "reload complete");
+    server.wait_for_new_record(mark, "reload complete", |record| {
+        record.message() == "reload complete"
+    });
     kill(new, Signal::SIGTERM).unwrap();
     server.wait_no_survivors();
     assert!(addresses.into_iter().all(is_refused));

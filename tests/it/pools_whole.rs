@@ -10,14 +10,14 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::client::Client;
 use crate::daemons::{self, Daemon, expect_startup_failure};
-use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::load::Load;
-use crate::systemd::{FakeManager, kill_outright};
+use crate::log_capture::Record;
 use crate::pools::{PoolsConfig, free_address, get, info, pids, two};
 use crate::proc::{children, wait_until};
 use crate::reuse_port::sockets_at;
 use crate::support::{Exit, Server};
+use crate::systemd::{FakeManager, kill_outright};
 
 /// How long a pool takes to boot that is to be the last.
 const SLOW: Duration = Duration::from_millis(1500);
@@ -134,7 +134,8 @@ fn the_log_is_reopened_by_the_workers_of_all_pools() {
         let says_so = || {
             assert_eq!(get(address, "/panic").status(), 500);
             let records = daemon.records();
-            let said = records.iter().filter(|r| r["msg"] == "worker panicked" && r["pool"] == pool);
+            let said =
+                records.iter().filter(|r| r["msg"] == "worker panicked" && r["pool"] == pool);
             said.map(|record| &record["pid"]).collect::<std::collections::HashSet<_>>().len() == 2
         };
         wait_until("both workers of a pool", says_so);
@@ -234,7 +235,8 @@ fn memory_is_bounded_in_one_pool_only() {
     for address in [api, web] {
         assert_eq!(get(address, "/leak?mb=150").status(), 200);
     }
-    let large = server.wait_for("its size", |record| record.message() == "worker exceeds max_memory");
+    let large =
+        server.wait_for("its size", |record| record.message() == "worker exceeds max_memory");
     assert_eq!((large.pid(), large.text("pool")), (Some(small), Some("web")), "{large:?}");
     let is_end = |record: &Record| record.is("worker exited", small);
     let exited = server.wait_for("its end", is_end);

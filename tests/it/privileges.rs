@@ -71,7 +71,8 @@ fn limits_of(pid: Pid) -> (i32, i32, Vec<u16>, [String; 2], Vec<String>) {
 
 fn workers_run_with_their_resource_limits(class: &str) {
     let mine = cpus(Pid::this());
-    let flags = ["--rlimit-nofile", "512", "--nice", "5", "--oom-score-adj", "300", "--umask", "027"];
+    let flags =
+        ["--rlimit-nofile", "512", "--nice", "5", "--oom-score-adj", "300", "--umask", "027"];
     let launch = Launch::new(&["-k", class, "-w", "3", "--cpu-affinity", "auto"]);
     let mut launch = flags.iter().fold(launch, |launch, flag| launch.arg(flag));
     launch = launch.arg("--no-new-privs").arg("--chdir").arg("/usr").arg("-e").arg("COLOUR=blue");

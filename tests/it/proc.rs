@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use nix::unistd::Pid;
 
 pub(crate) use crate::processes::{
-    Stat, children, becomes_true, session_members, stat, voluntary_switches,
+    Stat, becomes_true, children, session_members, stat, voluntary_switches,
 };
 use crate::support::DEADLINE;
 

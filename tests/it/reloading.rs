@@ -13,9 +13,9 @@ use nix::unistd::{Pid, Uid};
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::log_capture::Record;
 use crate::launch::{Launch, unlisten};
 use crate::load::Load;
+use crate::log_capture::Record;
 use crate::os::limit_descriptors;
 use crate::proc::{children, descriptors, next_descriptor, title, wait_until};
 use crate::support::{Exit, Server};
@@ -179,9 +179,8 @@ fn no_more_workers_are_missing_than_may_be() {
         for _ in 0..2 {
             let mark = server.mark();
             reload(&server);
-            let is_of_note = |record: &&Record| {
-                ["worker ready", "worker draining"].contains(&record.message())
-            };
+            let is_of_note =
+                |record: &&Record| ["worker ready", "worker draining"].contains(&record.message());
             let records = server.records();
             let first = records[mark..].iter().find(is_of_note).unwrap();
             assert_eq!(first.message(), "worker ready", "the canary comes before anybody goes");

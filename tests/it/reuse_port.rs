@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use nix::sys::signal::{Signal, kill};
 
 use crate::client::Client;
-use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::load::Load;
+use crate::log_capture::Record;
 use crate::proc::{threads_stand_still, wait_until};
 use crate::support::{Exit, Server};
 

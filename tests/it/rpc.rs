@@ -207,7 +207,12 @@ fn nonsense_ends_its_own_connection(class: &str) {
         // It may be thrown out before it has said it all.
         let _ = caller.stream.write_all(input);
         caller.expect(1, 3);
-        assert_eq!(caller.read_reply(), Reply::End, "{}", input[..10.min(input.len())].escape_ascii());
+        assert_eq!(
+            caller.read_reply(),
+            Reply::End,
+            "{}",
+            input[..10.min(input.len())].escape_ascii()
+        );
     }
     // Half a message at the end is none.
     let mut caller = Caller::to(&server);
@@ -333,7 +338,9 @@ fn a_reload_under_load_loses_no_call(class: &str) {
         for _ in 0..2 {
             let mark = server.mark();
             server.signal(Signal::SIGHUP);
-            server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload complete");
+            server.wait_for_new_record(mark, "the reload", |record| {
+                record.message() == "reload complete"
+            });
             wait(100);
         }
         let worker = server.wait_workers(2)[0];

@@ -13,9 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Uid;
 
 use crate::client::Client;
-use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::load::Load;
+use crate::log_capture::Record;
 use crate::proc::{stat, wait_until};
 use crate::support::{Exit, Server};
 
@@ -204,8 +204,9 @@ fn a_full_pid_file_folder_costs_an_upgrade_and_no_more() {
     let files = fill(&server);
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
-    let failure = server
-        .wait_for_new_record(mark, "a failure", |record| record.message().starts_with("upgrade failed"));
+    let failure = server.wait_for_new_record(mark, "a failure", |record| {
+        record.message().starts_with("upgrade failed")
+    });
     assert!(failure.text("error").unwrap().contains("No space left on device"), "{failure:?}");
     server.wait_for_new_record(mark, "its end", |record| record.message() == "new master exited");
     assert_eq!(recorded().trim(), server.pid.to_string());
@@ -284,8 +285,8 @@ fn a_master_whose_settings_are_gone_with_its_folder_refuses_to_reload() {
     let load = Load::on(server.address());
     let (mark, workers) = (server.mark(), server.workers());
     server.signal(Signal::SIGHUP);
-    let refusal =
-        server.wait_for_new_record(mark, "a refusal", |record| record.message() == "reload rejected");
+    let refusal = server
+        .wait_for_new_record(mark, "a refusal", |record| record.message() == "reload rejected");
     assert!(refusal.text("error").unwrap().contains("settings.yaml"), "{refusal:?}");
     assert_eq!(server.workers(), workers);
     load.finish();

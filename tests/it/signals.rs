@@ -58,7 +58,9 @@ fn ttou_leaves_the_last_worker() {
     let only = server.workers()[0];
     for _ in 0..3 {
         server.signal(Signal::SIGTTOU);
-        assert!(!server.sees_record(Duration::from_millis(300), |r| r.message() == "worker exited"));
+        assert!(
+            !server.sees_record(Duration::from_millis(300), |r| r.message() == "worker exited")
+        );
     }
     assert_eq!(server.answering_pid(), only.pid);
     // Nor are the signals owed: one more is one more.

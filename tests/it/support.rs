@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 use crate::client::{Answer, Client};
 use crate::connection::{Remote, remote};
-use crate::log_capture::{LogCapture, Record, Watched, Worker};
 use crate::launch::Launch;
+use crate::log_capture::{LogCapture, Record, Watched, Worker};
 use crate::proc::{Stat, session_members, wait_until};
 
 /// The longest wait for anything that must come. The machine may be slow, and shared.
@@ -214,7 +214,10 @@ impl Server {
             match self.try_get("/") {
                 Ok(answer) => assert_eq!(answer.text(), "Hello, world!\n"),
                 Err(error) => {
-                    assert!(self.sees_record(DEADLINE, &wanted), "{error}, without a record of: {what}");
+                    assert!(
+                        self.sees_record(DEADLINE, &wanted),
+                        "{error}, without a record of: {what}"
+                    );
                 }
             }
         }

@@ -18,9 +18,9 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::log_capture::Watched;
 use crate::launch::Launch;
 use crate::load::Load;
+use crate::log_capture::Watched;
 use crate::os::own;
 use crate::proc::{children, stat, wait_until};
 use crate::support::{DEADLINE, Exit, Server};
@@ -102,7 +102,12 @@ impl FakeManager {
     }
 
     #[track_caller]
-    pub fn wait(&self, mark: usize, what: &str, wanted: impl Fn(&Notification) -> bool) -> Notification {
+    pub fn wait(
+        &self,
+        mark: usize,
+        what: &str,
+        wanted: impl Fn(&Notification) -> bool,
+    ) -> Notification {
         let found =
             self.words.wait(DEADLINE, |words| words[mark..].iter().find(|w| wanted(w)).cloned());
         found.unwrap_or_else(|| panic!("never {what}: {:#?}", self.notifications()))
@@ -156,7 +161,8 @@ fn a_life_is_told_to_the_manager(class: &str) {
         assert!(stamp.abs_diff(now_monotonic()) < 60_000_000, "{reloading:?}");
         let ready = manager.wait_for(mark, "READY=1");
         assert!(ready.seen - reloading.seen >= boot, "{ready:?}");
-        let generation_2 = |word: &Notification| word.value("STATUS") == Some("2/2 workers ready, generation 2");
+        let generation_2 =
+            |word: &Notification| word.value("STATUS") == Some("2/2 workers ready, generation 2");
         manager.wait(mark, "the status of generation 2", generation_2);
 
         // One that is refused is over as well.
@@ -271,8 +277,9 @@ fn the_manager_follows_an_upgrade() {
         let mark = manager.mark();
         let news = server.mark();
         kill(master, Signal::SIGUSR2).unwrap();
-        let ready = server
-            .wait_for_new_record(news, "successor", |record| record.message() == "new master ready");
+        let ready = server.wait_for_new_record(news, "successor", |record| {
+            record.message() == "new master ready"
+        });
         let new = ready.pid().unwrap();
         kill(master, Signal::SIGTERM).unwrap();
         manager.wait_for(mark, &format!("MAINPID={new}"));
@@ -298,7 +305,10 @@ fn watchdog_is_pinged_by_the_main_process() {
     server.signal(Signal::SIGUSR2);
     server.wait_for("successor", |record| record.message() == "new master ready");
     server.signal(Signal::SIGTERM);
-    let new = server.wait_for("promotion", |record| record.message() == "upgrade complete").pid().unwrap();
+    let new = server
+        .wait_for("promotion", |record| record.message() == "upgrade complete")
+        .pid()
+        .unwrap();
     assert_eq!(server.wait_exit(), Exit::Code(0));
     expect_rhythm(&manager, manager.mark(), Duration::from_millis(300));
     kill(new, Signal::SIGTERM).unwrap();
@@ -330,8 +340,8 @@ fn an_upgrade_that_is_called_off_is_no_end_of_the_service() {
     let mark = manager.mark();
     let news = server.mark();
     server.signal(Signal::SIGUSR2);
-    let ready =
-        server.wait_for_new_record(news, "successor", |record| record.message() == "new master ready");
+    let ready = server
+        .wait_for_new_record(news, "successor", |record| record.message() == "new master ready");
     let new = ready.pid().unwrap();
     kill(new, Signal::SIGTERM).unwrap();
     wait_until("the successor leaves", || children(server.pid).len() == 2);
@@ -347,7 +357,8 @@ fn a_manager_that_cannot_be_reached_is_no_obstacle() {
     for name in ["/no/such/socket", "@no-such-manager-of-ours", "nonsense"] {
         let server = Launch::new(&[]).env("NOTIFY_SOCKET", name).start();
         let warned = |record: &crate::log_capture::Record| {
-            record.message() == "startup warning" && record.text("error").unwrap_or("").contains(name)
+            record.message() == "startup warning"
+                && record.text("error").unwrap_or("").contains(name)
         };
         server.wait_for("a warning", warned);
         server.finish();
@@ -367,7 +378,9 @@ fn unread_notify_socket_does_not_block_the_master() {
     server.serve_for(Duration::from_millis(500));
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    server.wait_for_new_record(mark, "reload complete", |record| record.message() == "reload complete");
+    server.wait_for_new_record(mark, "reload complete", |record| {
+        record.message() == "reload complete"
+    });
     server.finish();
 }
 
@@ -390,7 +403,8 @@ fn a_given_socket_is_served(class: &str) {
     for names in ["", "LISTEN_FDNAMES=web"] {
         let (listener, address) = listener();
         let variables = format!("LISTEN_PID=$$ LISTEN_FDS=1 {names}");
-        let server = launch_activated(&listener, &variables, &["-k", class, "-w", "2"]).unbound().start();
+        let server =
+            launch_activated(&listener, &variables, &["-k", class, "-w", "2"]).unbound().start();
         let mut client = Client::tcp(address).unwrap();
         assert_eq!(client.get("/").text(), "Hello, world!\n");
         for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
@@ -404,7 +418,9 @@ fn a_given_socket_is_served(class: &str) {
         let load = Load::on(address);
         let mark = server.mark();
         server.signal(Signal::SIGHUP);
-        server.wait_for_new_record(mark, "reload complete", |record| record.message() == "reload complete");
+        server.wait_for_new_record(mark, "reload complete", |record| {
+            record.message() == "reload complete"
+        });
         load.wait_answers(10);
         load.finish();
         server.finish();
@@ -417,7 +433,8 @@ fn socket_for_another_pid_is_left_alone() {
     let (listener, _) = listener();
     let server = launch_activated(&listener, "LISTEN_PID=1 LISTEN_FDS=1", &[]).start();
     server.wait_for("a warning", |record| {
-        record.message() == "startup warning" && record.text("error").unwrap_or("").contains("LISTEN_PID")
+        record.message() == "startup warning"
+            && record.text("error").unwrap_or("").contains("LISTEN_PID")
     });
     assert_eq!(server.records_of("listening").len(), 1);
     assert_eq!(server.get("/").text(), "Hello, world!\n");
@@ -470,7 +487,8 @@ fn a_killed_master_comes_back_on_the_same_socket(class: &str) {
         kill_outright(&server);
         let variables = format!("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES='{name}'");
         // The same flags, so that the socket must be known for what it is.
-        let next = launch_activated(&*kept.fds[0], &variables, &flags).unbound().arg("--bind").arg(&bind);
+        let next =
+            launch_activated(&*kept.fds[0], &variables, &flags).unbound().arg("--bind").arg(&bind);
         server = next.env("NOTIFY_SOCKET", &manager.name).start();
         manager.wait_for(mark, "READY=1");
         assert_eq!(server.records_of("listening").len(), 1);

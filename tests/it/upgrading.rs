@@ -12,9 +12,9 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::log_capture::Record;
 use crate::launch::Launch;
 use crate::load::Load;
+use crate::log_capture::Record;
 use crate::proc::{children, stat, wait_until};
 use crate::support::{Exit, Server};
 
@@ -68,8 +68,9 @@ fn upgrade(server: &Server, old: Pid) -> Pid {
 
 #[track_caller]
 fn begun(server: &Server, mark: usize) -> Pid {
-    let record =
-        server.wait_for_new_record(mark, "upgrade started", |record| record.message() == "upgrade started");
+    let record = server.wait_for_new_record(mark, "upgrade started", |record| {
+        record.message() == "upgrade started"
+    });
     record.pid().unwrap()
 }
 
@@ -123,7 +124,9 @@ fn three_upgrades_lose_nothing(class: &str) {
     // What was handed on three times is one's own: it can still be reloaded.
     let mark = server.mark();
     kill(master, Signal::SIGHUP).unwrap();
-    server.wait_for_new_record(mark, "reload complete", |record| record.message() == "reload complete");
+    server.wait_for_new_record(mark, "reload complete", |record| {
+        record.message() == "reload complete"
+    });
     expect_served(&server);
     finish(&server, master);
 }
@@ -250,7 +253,9 @@ fn a_broken_program_changes_nothing() {
         // Something that comes after all that was said about it.
         let mark_after = server.mark();
         server.signal(Signal::SIGUSR1);
-        server.wait_for_new_record(mark_after, "an answer", |record| record.message() == "logs reopened");
+        server.wait_for_new_record(mark_after, "an answer", |record| {
+            record.message() == "logs reopened"
+        });
         let errors: Vec<_> =
             server.records()[mark..].iter().filter(|r| is_error(r)).cloned().collect();
         assert_eq!(errors.len(), 1, "{what}: {errors:#?}");
@@ -414,7 +419,9 @@ fn booting_new_master_takes_over_without_loss(class: &str) {
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
     let new = begun(&server, mark);
-    server.wait_for_new_record(mark, "its workers boot", |record| record.message() == "worker started");
+    server.wait_for_new_record(mark, "its workers boot", |record| {
+        record.message() == "worker started"
+    });
     server.signal(Signal::SIGTERM);
     wait_promoted(&server, server.pid, new);
     server.wait_for_new_record(mark, "it is ready", |record| record.is("all workers ready", new));

@@ -10,8 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, chown};
 
 use crate::cgroup::{Group, group_of};
-use crate::log_capture::{Record, Worker};
 use crate::launch::Launch;
+use crate::log_capture::{Record, Worker};
 use crate::proc::{stat, wait_until};
 use crate::support::{Exit, Server};
 
@@ -168,7 +168,8 @@ fn a_worker_that_is_frozen_in_its_group_is_left_alone(class: &str) {
     let victim = server.wait_workers(2)[0];
     let switch = worker_cgroup(&group, server.pid, victim.pid).join("cgroup.freeze");
     fs::write(&switch, "1").unwrap();
-    let is_excused = |record: &Record| record.is("worker frozen or throttled, timeout extended", victim.pid);
+    let is_excused =
+        |record: &Record| record.is("worker frozen or throttled, timeout extended", victim.pid);
     let excused = server.wait_for("its excuse", is_excused);
     assert_eq!(excused.text("cause"), Some("frozen"));
     fs::write(&switch, "0").unwrap();

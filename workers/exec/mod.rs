@@ -11,10 +11,12 @@ use slog::{Logger, debug, info, warn};
 use ostler::app::ConfigError;
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
-use ostler::worker::{ProgramExit, Lifecycle, Output, Program, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{
+    Lifecycle, Output, Program, ProgramExit, WorkerClass, WorkerContext, WorkerError,
+};
 
 use self::lines::Lines;
-use self::monitor::{MonitorAction, MonitorLimits, Monitor};
+use self::monitor::{Monitor, MonitorAction, MonitorLimits};
 use self::notify::{NotifyMessage, parse_messages};
 
 /// A program in any language, `command`, which finds the listening sockets from descriptor 3 on.
@@ -64,8 +66,17 @@ impl WorkerClass for ExecClass {
             abort_timeout: settings.abort_timeout,
         };
         let monitor = Monitor::new(limits, lifecycle.now());
-        let output = OutputLogger { log, pid, slot, lines: Default::default(), last: String::new() };
-        ProgramLoop { settings, life: lifecycle, program, monitor, output, drop_reporter: DropReporter::default() }.run()
+        let output =
+            OutputLogger { log, pid, slot, lines: Default::default(), last: String::new() };
+        ProgramLoop {
+            settings,
+            life: lifecycle,
+            program,
+            monitor,
+            output,
+            drop_reporter: DropReporter::default(),
+        }
+        .run()
     }
 }
 
@@ -163,13 +174,17 @@ impl ProgramLoop<'_> {
         match action {
             MonitorAction::ReportReady => self.life.ready(),
             MonitorAction::Heartbeat => self.life.notify(),
-            MonitorAction::ReportSilent => self.life.set_exit_note("program stopped sending WATCHDOG=1"),
+            MonitorAction::ReportSilent => {
+                self.life.set_exit_note("program stopped sending WATCHDOG=1")
+            }
             MonitorAction::ClearSilent => {
                 self.life.set_exit_note("");
                 self.life.notify();
             }
             MonitorAction::BeginStop => self.life.begin_graceful_stop(),
-            MonitorAction::SendStopSignal => self.program.send_stop_signal(self.settings.stop_signal),
+            MonitorAction::SendStopSignal => {
+                self.program.send_stop_signal(self.settings.stop_signal)
+            }
             MonitorAction::Interrupt => self.program.interrupt(),
             MonitorAction::Abort => self.program.abort(),
             MonitorAction::Kill => self.program.kill(),

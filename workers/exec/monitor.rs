@@ -5,7 +5,10 @@ use std::time::Duration;
 use ostler::time::MonotonicTime;
 use ostler::worker::StopRequest;
 
-use self::MonitorAction::{Abort, ReportSilent, ClearSilent, SendStopSignal, Heartbeat, Interrupt, Kill, ReportReady, BeginStop};
+use self::MonitorAction::{
+    Abort, BeginStop, ClearSilent, Heartbeat, Interrupt, Kill, ReportReady, ReportSilent,
+    SendStopSignal,
+};
 
 /// The bounds that the settings set.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +112,11 @@ impl Monitor {
     }
 
     /// The worker is to stop so. How long a drain may take is not decided here.
-    pub(super) fn request_stop(&mut self, stop: StopRequest, now: MonotonicTime) -> Option<MonitorAction> {
+    pub(super) fn request_stop(
+        &mut self,
+        stop: StopRequest,
+        now: MonotonicTime,
+    ) -> Option<MonitorAction> {
         if stop <= self.stop_request {
             return None;
         }
@@ -146,7 +153,8 @@ impl Monitor {
 
     /// When something will be due, besides the worker's own beat.
     pub(super) fn deadline(&self) -> Option<MonotonicTime> {
-        let ready_at = (!self.is_ready && self.stop_request == StopRequest::None).then_some(self.ready_at);
+        let ready_at =
+            (!self.is_ready && self.stop_request == StopRequest::None).then_some(self.ready_at);
         [ready_at, self.silent_at(), self.kill_at].into_iter().flatten().min()
     }
 
@@ -158,7 +166,9 @@ impl Monitor {
     /// In time for the master, for whom the last beat may be a little older than the last word.
     fn silent_at(&self) -> Option<MonotonicTime> {
         let watched = !self.reported_silent && !self.limits.timeout.is_zero();
-        self.last_watchdog.filter(|_| watched).map(|said| said.saturating_add(self.limits.timeout * 3 / 4))
+        self.last_watchdog
+            .filter(|_| watched)
+            .map(|said| said.saturating_add(self.limits.timeout * 3 / 4))
     }
 
     fn kill_by(&mut self, at: MonotonicTime) {

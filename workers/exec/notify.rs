@@ -28,9 +28,10 @@ pub(super) fn parse_messages(message: &str) -> impl Iterator<Item = NotifyMessag
             ("STOPPING", "1") => Some(NotifyMessage::Stopping),
             ("WATCHDOG", "1") => Some(NotifyMessage::Watchdog),
             ("WATCHDOG", "trigger") => Some(NotifyMessage::WatchdogTrigger),
-            ("EXTEND_TIMEOUT_USEC", micros) => {
-                micros.parse().ok().map(|micros| NotifyMessage::ExtendTimeout(Duration::from_micros(micros)))
-            }
+            ("EXTEND_TIMEOUT_USEC", micros) => micros
+                .parse()
+                .ok()
+                .map(|micros| NotifyMessage::ExtendTimeout(Duration::from_micros(micros))),
             ("STATUS", text) => Some(NotifyMessage::Status(text)),
             _ => None,
         }
@@ -46,10 +47,15 @@ mod tests {
         let message =
             "READY=1\nSTATUS=a=b\nMAINPID=7\n\nEXTEND_TIMEOUT_USEC=1500000\nREADY\nREADY=2";
         let second = Duration::from_millis(1500);
-        let expected = [NotifyMessage::Ready, NotifyMessage::Status("a=b"), NotifyMessage::ExtendTimeout(second)];
+        let expected = [
+            NotifyMessage::Ready,
+            NotifyMessage::Status("a=b"),
+            NotifyMessage::ExtendTimeout(second),
+        ];
         assert_eq!(parse_messages(message).collect::<Vec<_>>(), expected);
         let message = "WATCHDOG=1\nWATCHDOG=trigger\nSTOPPING=1\nEXTEND_TIMEOUT_USEC=-1";
-        let expected = [NotifyMessage::Watchdog, NotifyMessage::WatchdogTrigger, NotifyMessage::Stopping];
+        let expected =
+            [NotifyMessage::Watchdog, NotifyMessage::WatchdogTrigger, NotifyMessage::Stopping];
         assert_eq!(parse_messages(message).collect::<Vec<_>>(), expected);
     }
 }

@@ -44,7 +44,8 @@ impl<'a> ClientEntry<'a> {
     /// A newcomer, in the queue.
     pub(super) fn new(client: Client<'a>) -> Self {
         let state = ClientState::Queued(client);
-        let inner = EntryInner { state, event_pending: false, peer_closed: false, next_check: None };
+        let inner =
+            EntryInner { state, event_pending: false, peer_closed: false, next_check: None };
         Self { inner: Mutex::new(inner) }
     }
 
@@ -54,7 +55,9 @@ impl<'a> ClientEntry<'a> {
         let mut inner = lock(&self.inner);
         inner.peer_closed |= event.is_read_closed() || event.is_error();
         let is_relevant = match &inner.state {
-            ClientState::Parked(_, DriveStatus::WantWrite) => event.is_writable() || inner.peer_closed,
+            ClientState::Parked(_, DriveStatus::WantWrite) => {
+                event.is_writable() || inner.peer_closed
+            }
             ClientState::Parked(..) => event.is_readable() || inner.peer_closed,
             ClientState::Queued(_) | ClientState::Running | ClientState::Closed => true,
         };
@@ -91,7 +94,8 @@ impl<'a> ClientEntry<'a> {
         if mem::take(&mut inner.event_pending) {
             return ParkResult::EventPending(client);
         }
-        let is_before = |look: MonotonicTime| client.deadline().is_some_and(|deadline| deadline < look);
+        let is_before =
+            |look: MonotonicTime| client.deadline().is_some_and(|deadline| deadline < look);
         let is_too_late = inner.next_check.is_some_and(is_before);
         inner.state = ClientState::Parked(client, status);
         if is_too_late { ParkResult::CheckTooLate } else { ParkResult::CheckInTime }

@@ -8,7 +8,7 @@ use std::thread;
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Token};
 use crossbeam_channel::bounded;
-use ostler::worker::{ThreadJob, StopRequest, WorkerContext, WorkerError};
+use ostler::worker::{StopRequest, ThreadJob, WorkerContext, WorkerError};
 use slog::error;
 
 const WAKE: Token = Token(0);

@@ -17,11 +17,12 @@ use crossbeam_channel::bounded;
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
 use ostler::worker::{
-    Buffers, Client, TimerWheel, WorkTracker, ReadMode, StopRequest, DriveStatus, WorkerClass, WorkerContext, WorkerError,
+    Buffers, Client, DriveStatus, ReadMode, StopRequest, TimerWheel, WorkTracker, WorkerClass,
+    WorkerContext, WorkerError,
 };
 
 use self::client_entry::ParkResult;
-use self::shared::{ShutdownGuard, ClientEvent, Shared, Task};
+use self::shared::{ClientEvent, Shared, ShutdownGuard, Task};
 
 mod client_entry;
 mod jobs;
@@ -130,7 +131,8 @@ impl MainThread<'_, '_> {
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let wait = self.timers.next().map(|at| at.duration_since(self.ctx.lifecycle().now()));
         let stall = self.shared.is_monitored().then_some(STALL);
-        let timeout = [wait, stall, self.ctx.lifecycle().heartbeat_interval()].into_iter().flatten().min();
+        let timeout =
+            [wait, stall, self.ctx.lifecycle().heartbeat_interval()].into_iter().flatten().min();
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
@@ -148,7 +150,9 @@ impl MainThread<'_, '_> {
     fn handle_client_events(&mut self) {
         for event in self.shared.take_events() {
             match event {
-                ClientEvent::Added(index) | ClientEvent::CheckTooLate(index) => self.schedule_check(index),
+                ClientEvent::Added(index) | ClientEvent::CheckTooLate(index) => {
+                    self.schedule_check(index)
+                }
                 ClientEvent::Removed(index) => self.timers.clear(index),
             }
         }
@@ -236,7 +240,11 @@ fn drive<'a>(
 ) {
     client.expire(ctx.lifecycle().now(), buffers, tracker);
     loop {
-        let mode = if task.entry.is_peer_closed() { ReadMode::UntilWouldBlock } else { ReadMode::UntilShortRead };
+        let mode = if task.entry.is_peer_closed() {
+            ReadMode::UntilWouldBlock
+        } else {
+            ReadMode::UntilShortRead
+        };
         let status = client.drive(mode, buffers, tracker);
         let draining = ctx.lifecycle().stop_request() == StopRequest::Graceful;
         if draining && !client.is_drained() && status != DriveStatus::Closed {

@@ -21,7 +21,7 @@ use ostler::worker::{Client, WorkerContext};
 use slab::Slab;
 
 use super::client_entry::ClientEntry;
-use super::poller::{PollMode, PollerHandle, Poller};
+use super::poller::{PollMode, Poller, PollerHandle};
 
 /// Tasks that one thread that is awake may find waiting before another is woken. To wake a thread
 /// costs more than a quick task, and most are.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::{any, proptest};
 
-use super::super::supervisor::{ExitClass, Policy, ExitReason, ShutdownMode, WorkerId};
+use super::super::supervisor::{ExitClass, ExitReason, Policy, ShutdownMode, WorkerId};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -101,9 +101,10 @@ impl Simulation {
         };
         for _ in 0..2 + simulation.below(2) {
             let target = 1 + simulation.below(3) as usize;
-            simulation
-                .pools
-                .push(TestPool { supervisor: Supervisor::new(POLICY, target, seed), ..TestPool::empty(1) });
+            simulation.pools.push(TestPool {
+                supervisor: Supervisor::new(POLICY, target, seed),
+                ..TestPool::empty(1)
+            });
         }
         simulation
     }
@@ -129,7 +130,8 @@ impl Simulation {
         self.generation_count += 1;
         let kept = self.below(self.pools.len() as u64) as usize;
         for index in 0..self.pools.len() {
-            let (is_removing, target) = (self.below(4) == 0 && index != kept, 1 + self.below(3) as usize);
+            let (is_removing, target) =
+                (self.below(4) == 0 && index != kept, 1 + self.below(3) as usize);
             let pool = &mut self.pools[index];
             (pool.previous_target, pool.canary_ready) = (pool.supervisor.target(), false);
             // One that has gone may come again.
@@ -155,7 +157,8 @@ impl Simulation {
         }
         let (index, now) = (self.below(self.pools.len() as u64) as usize, self.now);
         let (nth, killed_externally) = (self.below(4) as usize, self.below(2) == 0);
-        let exit_class = if killed_externally { ExitClass::KilledExternally } else { ExitClass::Crashed };
+        let exit_class =
+            if killed_externally { ExitClass::KilledExternally } else { ExitClass::Crashed };
         if let Some(process) = self.pools[index].processes.values_mut().nth(nth) {
             process.exits_at = Some((now, exit_class));
         }
@@ -173,7 +176,9 @@ impl Simulation {
                     pool.canary_ready |= is_news && process.generation == current;
                 }
             }
-            let has_ended = |p: &Process| p.exits_at.filter(|(at, _)| *at <= now).map(|(_, exit_class)| exit_class);
+            let has_ended = |p: &Process| {
+                p.exits_at.filter(|(at, _)| *at <= now).map(|(_, exit_class)| exit_class)
+            };
             let processes = pool.processes.iter();
             let ended: Vec<_> =
                 processes.filter_map(|(id, p)| Some((*id, has_ended(p)?))).collect();
@@ -191,7 +196,8 @@ impl Simulation {
         });
         let now = self.now;
         let deadlines = self.pools.iter().filter_map(|pool| pool.supervisor.next_deadline(now));
-        let next = events.chain(deadlines).chain([now.saturating_add(SECOND)]).min().expect("a second");
+        let next =
+            events.chain(deadlines).chain([now.saturating_add(SECOND)]).min().expect("a second");
         self.now = now.max(next);
         if !self.is_calm {
             self.inject_faults();
@@ -216,7 +222,8 @@ impl Simulation {
         let was_reloading: Vec<bool> =
             self.pools.iter().map(|pool| pool.supervisor.is_reloading()).collect();
         assert_eq!(was_reloading.contains(&true), self.previous_generation.is_some());
-        let all_canaries_ready = self.pools.iter().zip(&was_reloading).all(|(h, is)| !is || h.canary_ready);
+        let all_canaries_ready =
+            self.pools.iter().zip(&was_reloading).all(|(h, is)| !is || h.canary_ready);
         let outcome = reconcile_all(participants(&mut self.pools), now);
         for (index, actions) in outcome.actions.iter().enumerate() {
             let count = |wanted| actions.iter().filter(|action| **action == wanted).count();
@@ -249,7 +256,11 @@ impl Simulation {
             let target = pool.supervisor.target();
             if *reloads {
                 assert!(target > 0);
-                assert_eq!(pool.serving_slots(self.current_generation), target, "it is not complete");
+                assert_eq!(
+                    pool.serving_slots(self.current_generation),
+                    target,
+                    "it is not complete"
+                );
             } else {
                 assert_eq!(target, 0, "it goes, or has gone");
             }
@@ -283,7 +294,8 @@ impl Simulation {
                             let is_old = other != id && p.generation < self.current_generation;
                             is_old && p.slot == process.slot && p.serves()
                         });
-                        let is_surplus = pool.supervisor.target() == 0 || !process.is_ready || is_double;
+                        let is_surplus =
+                            pool.supervisor.target() == 0 || !process.is_ready || is_double;
                         assert!(is_surplus && !is_new, "{reason:?} too early: {process:?}");
                     }
                     Action::Spawn { slot, .. } if pool.canary_ready && !pool.is_removing => {
@@ -336,7 +348,9 @@ impl Simulation {
                     process.exits_at.get_or_insert((at, exit_class));
                 }
                 Action::Commit | Action::RollBack => (),
-                Action::DrainHung(..) | Action::KillHung(..) => panic!("nobody hangs here: {action:?}"),
+                Action::DrainHung(..) | Action::KillHung(..) => {
+                    panic!("nobody hangs here: {action:?}")
+                }
             }
         }
     }
@@ -378,7 +392,12 @@ impl Simulation {
 
 fn participants(pools: &mut [TestPool]) -> Vec<ReloadParticipant<'_>> {
     let pools = pools.iter_mut();
-    pools.map(|pool| ReloadParticipant { is_removing: pool.is_removing, supervisor: &mut pool.supervisor }).collect()
+    pools
+        .map(|pool| ReloadParticipant {
+            is_removing: pool.is_removing,
+            supervisor: &mut pool.supervisor,
+        })
+        .collect()
 }
 
 proptest! {
@@ -412,7 +431,9 @@ fn two_reloading(counts: [usize; 2]) -> (Vec<Supervisor>, MonotonicTime) {
 }
 
 fn reconcile_and_spawn(supervisors: &mut [Supervisor], now: MonotonicTime) -> ReconcileOutcome {
-    let pools = supervisors.iter_mut().map(|supervisor| ReloadParticipant { supervisor, is_removing: false });
+    let pools = supervisors
+        .iter_mut()
+        .map(|supervisor| ReloadParticipant { supervisor, is_removing: false });
     let outcome = reconcile_all(pools.collect(), now);
     for (supervisor, actions) in supervisors.iter_mut().zip(&outcome.actions) {
         for action in actions {
@@ -476,7 +497,11 @@ fn reconcile_all_one_pool_fails_rolls_back_complete_pool() {
     assert_eq!(back.result, Some(ReloadResult::RollBack { failed_pool: 1 }));
     assert_eq!(back.actions[0][0], Action::RollBack);
     assert_eq!(back.actions[1][0], Action::RollBack);
-    assert!(supervisors.iter().all(|supervisor| supervisor.generation() == 1 && !supervisor.is_reloading()));
+    assert!(
+        supervisors
+            .iter()
+            .all(|supervisor| supervisor.generation() == 1 && !supervisor.is_reloading())
+    );
 }
 
 #[test]
@@ -489,7 +514,9 @@ fn reconcile_all_removed_pool_drains_only_at_commit() {
         removed.on_ready(id, now);
     }
     let reconcile_three = |supervisors: &mut [Supervisor], leaving: &mut Supervisor| {
-        let pools = supervisors.iter_mut().map(|supervisor| ReloadParticipant { supervisor, is_removing: false });
+        let pools = supervisors
+            .iter_mut()
+            .map(|supervisor| ReloadParticipant { supervisor, is_removing: false });
         let pools = pools.chain([ReloadParticipant { supervisor: leaving, is_removing: true }]);
         reconcile_all(pools.collect(), now)
     };

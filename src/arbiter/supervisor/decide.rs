@@ -1,7 +1,7 @@
 //! The rules: what is to be done, given the facts and the moment.
 
 use super::slot::{Slot, State, Worker};
-use super::types::{Action, ExitClass, Hang, ReloadPhase, ExitReason, ShutdownMode, WorkerId};
+use super::types::{Action, ExitClass, ExitReason, Hang, ReloadPhase, ShutdownMode, WorkerId};
 use super::{Phase, Supervisor};
 use crate::time::MonotonicTime;
 
@@ -17,7 +17,11 @@ impl Supervisor {
 
     /// Who is to come and go at `now`. `all` is how far all pools have come that reload together,
     /// each asked at this moment for its own [`progress`](Self::progress).
-    pub(crate) fn reconcile(&mut self, now: MonotonicTime, overall_phase: Option<ReloadPhase>) -> Vec<Action> {
+    pub(crate) fn reconcile(
+        &mut self,
+        now: MonotonicTime,
+        overall_phase: Option<ReloadPhase>,
+    ) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.phase != Phase::Serving {
             return actions;
@@ -51,10 +55,17 @@ impl Supervisor {
                 }
                 (ShutdownMode::Quick, State::Booting | State::Ready) => {
                     let reason = ExitReason::Requested;
-                    worker.state = State::Stopping { reason, kill_at: quick_kill_at, mode: ShutdownMode::Quick };
+                    worker.state = State::Stopping {
+                        reason,
+                        kill_at: quick_kill_at,
+                        mode: ShutdownMode::Quick,
+                    };
                     actions.push(Action::QuickStop(id));
                 }
-                (ShutdownMode::Quick, State::Stopping { reason, kill_at, mode: ShutdownMode::Graceful }) => {
+                (
+                    ShutdownMode::Quick,
+                    State::Stopping { reason, kill_at, mode: ShutdownMode::Graceful },
+                ) => {
                     let kill_at = kill_at.min(quick_kill_at);
                     worker.state = State::Stopping { reason, kill_at, mode: ShutdownMode::Quick };
                     actions.push(Action::QuickStop(id));
@@ -96,7 +107,12 @@ impl Supervisor {
             match worker.state {
                 State::Booting if has_passed(worker.boot_deadline(timeout_floor)) => {
                     let hang = Hang::BootTimeout(now.duration_since(worker.started));
-                    actions.push(abort_or_kill(worker, hang, ExitReason::BootFailed, abort_deadline));
+                    actions.push(abort_or_kill(
+                        worker,
+                        hang,
+                        ExitReason::BootFailed,
+                        abort_deadline,
+                    ));
                     late |= worker.generation == generation;
                 }
                 State::Ready if has_passed(worker.hang_deadline(timeout_floor)) => {
@@ -110,7 +126,9 @@ impl Supervisor {
                     }
                     late |= worker.generation == generation;
                 }
-                State::DrainingHung { kill_at } if !has_passed(worker.hang_deadline(timeout_floor)) => {
+                State::DrainingHung { kill_at }
+                    if !has_passed(worker.hang_deadline(timeout_floor)) =>
+                {
                     // The thread has come back: the worker drains like any other.
                     let (reason, mode) = (ExitReason::Hung, ShutdownMode::Graceful);
                     worker.state = State::Stopping { reason, kill_at, mode };
@@ -122,8 +140,10 @@ impl Supervisor {
                 State::DrainingHung { kill_at }
                     if kill_at <= now || !has_work_in_time(worker, timeout_floor, now) =>
                 {
-                    actions.push(Action::Abort(worker.id, classify_hang(worker, timeout_floor, now)));
-                    worker.state = State::Aborting { reason: ExitReason::Hung, kill_at: abort_deadline };
+                    actions
+                        .push(Action::Abort(worker.id, classify_hang(worker, timeout_floor, now)));
+                    worker.state =
+                        State::Aborting { reason: ExitReason::Hung, kill_at: abort_deadline };
                 }
                 State::Stopping { reason, kill_at, .. } | State::Aborting { reason, kill_at }
                     if kill_at <= now =>
@@ -199,7 +219,8 @@ impl Supervisor {
     fn fill_vacancies(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
         // Others may have to wait for long, so whoever is missing is replaced; nobody is added.
         let waits_for_others = self.awaits_any_canary() && !self.awaits_own_canary();
-        let before = self.rolling.filter(|_| waits_for_others).map(|rolling| rolling.previous_target);
+        let before =
+            self.rolling.filter(|_| waits_for_others).map(|rolling| rolling.previous_target);
         for slot in 0..before.map_or(self.target, |before| before.min(self.target)) {
             let due = self.slots[slot].not_before <= now && self.slots[slot].is_vacant();
             if due && self.needs_worker(slot) && self.may_start_worker() {
@@ -317,7 +338,8 @@ impl Supervisor {
         let replacement = slot.replacement(self.generation);
         slot.workers.iter().filter(|worker| worker.state == State::Ready).any(|worker| {
             let outdated = worker.generation != self.generation && replacement.is_none();
-            let aged = worker.replacement_requested || worker.recycle_deadline().is_some_and(|at| at <= now);
+            let aged = worker.replacement_requested
+                || worker.recycle_deadline().is_some_and(|at| at <= now);
             outdated || (aged && replacement == Some(worker.id))
         })
     }
@@ -327,7 +349,8 @@ impl Supervisor {
         let awaits_canary = self.awaits_own_canary();
         let is_canary =
             |worker: &Worker| worker.generation == self.generation && worker.is_starting();
-        !awaits_canary || !(self.slots.iter().any(|slot| slot.spawning) || self.workers().any(is_canary))
+        !awaits_canary
+            || !(self.slots.iter().any(|slot| slot.spawning) || self.workers().any(is_canary))
     }
 
     fn start_worker(&mut self, slot: usize) -> Action {
@@ -354,7 +377,12 @@ impl Supervisor {
 }
 
 /// Ends a worker that hangs, by what it can still hear.
-fn abort_or_kill(worker: &mut Worker, hang: Hang, reason: ExitReason, kill_at: MonotonicTime) -> Action {
+fn abort_or_kill(
+    worker: &mut Worker,
+    hang: Hang,
+    reason: ExitReason,
+    kill_at: MonotonicTime,
+) -> Action {
     if worker.is_unresponsive {
         worker.state = State::Killed { reason };
         return Action::KillHung(worker.id, hang);
@@ -365,12 +393,14 @@ fn abort_or_kill(worker: &mut Worker, hang: Hang, reason: ExitReason, kill_at: M
 
 /// Whether a worker has work that has not taken too long.
 fn has_work_in_time(worker: &Worker, timeout_floor: MonotonicTime, now: MonotonicTime) -> bool {
-    let in_time = |since| worker.timeout_deadline(since, timeout_floor).is_none_or(|limit| now < limit);
+    let in_time =
+        |since| worker.timeout_deadline(since, timeout_floor).is_none_or(|limit| now < limit);
     worker.busy.is_some_and(|busy| in_time(busy.newest))
 }
 
 fn classify_hang(worker: &Worker, timeout_floor: MonotonicTime, now: MonotonicTime) -> Hang {
-    let overdue = |since| worker.timeout_deadline(since, timeout_floor).is_some_and(|limit| limit <= now);
+    let overdue =
+        |since| worker.timeout_deadline(since, timeout_floor).is_some_and(|limit| limit <= now);
     match worker.busy.filter(|busy| overdue(busy.oldest)) {
         Some(busy) => Hang::RequestTimeout(now.duration_since(busy.oldest)),
         None => Hang::NoHeartbeat(now.duration_since(worker.last_beat)),

@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 pub(crate) use types::{
-    Action, Busy, ExitClass, ExitReport, Generation, Hang, RunOutcome, Policy, ReloadPhase, ExitReason, ShutdownMode,
-    WorkerId,
+    Action, Busy, ExitClass, ExitReason, ExitReport, Generation, Hang, Policy, ReloadPhase,
+    RunOutcome, ShutdownMode, WorkerId,
 };
 
 use super::rng::Rng;
@@ -230,7 +230,10 @@ impl Supervisor {
         if let Some(worker) = self.worker(id)
             && let State::Aborting { reason, .. } = worker.state
         {
-            worker.state = State::Aborting { reason, kill_at: now.saturating_add(worker.policy.abort_timeout) };
+            worker.state = State::Aborting {
+                reason,
+                kill_at: now.saturating_add(worker.policy.abort_timeout),
+            };
         }
     }
 
@@ -257,7 +260,9 @@ impl Supervisor {
             State::Ready => ExitReason::Crashed,
             State::Aborting { reason, .. } => reason,
             State::Stopping { reason, mode: ShutdownMode::Graceful, .. } => reason,
-            State::Stopping { .. } | State::DrainingHung { .. } | State::Killed { .. } => return false,
+            State::Stopping { .. } | State::DrainingHung { .. } | State::Killed { .. } => {
+                return false;
+            }
         };
         let kill_at = now.saturating_add(CORE_DUMP_TIMEOUT);
         worker.state = State::Stopping { reason, kill_at, mode: ShutdownMode::Quick };
@@ -265,7 +270,12 @@ impl Supervisor {
     }
 
     /// A worker has ended. `None` if it was none of ours.
-    pub(crate) fn on_exit(&mut self, id: WorkerId, exit_class: ExitClass, now: MonotonicTime) -> Option<ExitReport> {
+    pub(crate) fn on_exit(
+        &mut self,
+        id: WorkerId,
+        exit_class: ExitClass,
+        now: MonotonicTime,
+    ) -> Option<ExitReport> {
         let slot_index = self.slot_of.remove(&id)?;
         let slot = &mut self.slots[slot_index];
         let index = slot.workers.iter().position(|worker| worker.id == id)?;
@@ -273,14 +283,18 @@ impl Supervisor {
         let reason = worker.exit_reason(exit_class);
         // What an earlier generation does says nothing about this one, and its own chances.
         let is_current = worker.generation == self.generation;
-        let failures = if is_current { slot.record_failure(&worker, reason, exit_class, now) } else { 0 };
+        let failures =
+            if is_current { slot.record_failure(&worker, reason, exit_class, now) } else { 0 };
         let delay = if failures == 0 { Duration::ZERO } else { self.backoff(failures) };
         let slot = &mut self.slots[slot_index];
         slot.not_before = slot.not_before.max(now.saturating_add(delay));
         let is_failure = match reason {
             ExitReason::BootFailed | ExitReason::Hung | ExitReason::OomKilled => true,
             ExitReason::Crashed => exit_class == ExitClass::Crashed,
-            ExitReason::Requested | ExitReason::ScaledDown | ExitReason::Recycled | ExitReason::Reload => false,
+            ExitReason::Requested
+            | ExitReason::ScaledDown
+            | ExitReason::Recycled
+            | ExitReason::Reload => false,
         };
         if let Some(rolling) = &mut self.rolling {
             rolling.failed |= is_failure && is_current;
@@ -465,7 +479,9 @@ impl Supervisor {
         let serves = self.phase == Phase::Serving;
         let is_due = |worker: &&Worker| match worker.state {
             State::Aborting { kill_at, .. } => kill_at <= now,
-            State::Stopping { kill_at, mode: ShutdownMode::Graceful, .. } => serves && kill_at <= now,
+            State::Stopping { kill_at, mode: ShutdownMode::Graceful, .. } => {
+                serves && kill_at <= now
+            }
             State::Booting
             | State::Ready
             | State::Stopping { .. }
@@ -486,7 +502,9 @@ impl Supervisor {
                 worker.recycle_deadline().filter(|at| now < *at),
             ],
             // Nobody tells when the others are done: look.
-            State::DrainingHung { kill_at } => [Some(kill_at), Some(now.saturating_add(HUNG_DRAIN_CHECK_INTERVAL))],
+            State::DrainingHung { kill_at } => {
+                [Some(kill_at), Some(now.saturating_add(HUNG_DRAIN_CHECK_INTERVAL))]
+            }
             State::Stopping { kill_at, .. } | State::Aborting { kill_at, .. } => {
                 [Some(kill_at), None]
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::types::{Busy, ExitClass, Policy, ExitReason, ShutdownMode, WorkerId};
+use super::types::{Busy, ExitClass, ExitReason, Policy, ShutdownMode, WorkerId};
 use crate::time::MonotonicTime;
 
 /// A worker that has served for so long is no crash loop.
@@ -196,14 +196,20 @@ impl Worker {
     /// When it is taken for hung, unless there is a new sign of life. To begin a unit of work is
     /// one, so while there is work its age alone counts.
     pub(super) fn hang_deadline(&self, timeout_floor: MonotonicTime) -> Option<MonotonicTime> {
-        let limit = self.timeout_deadline(self.busy.map_or(self.last_beat, |busy| busy.oldest), timeout_floor);
+        let limit = self
+            .timeout_deadline(self.busy.map_or(self.last_beat, |busy| busy.oldest), timeout_floor);
         limit.map(|at| at.max(self.verdict_deferred_until))
     }
 
     /// When work, or silence, that began then has taken too long.
-    pub(super) fn timeout_deadline(&self, since: MonotonicTime, timeout_floor: MonotonicTime) -> Option<MonotonicTime> {
+    pub(super) fn timeout_deadline(
+        &self,
+        since: MonotonicTime,
+        timeout_floor: MonotonicTime,
+    ) -> Option<MonotonicTime> {
         let limit = self.policy.timeout;
-        (!limit.is_zero()).then(|| since.max(timeout_floor).max(self.timeout_extended_at).saturating_add(limit))
+        (!limit.is_zero())
+            .then(|| since.max(timeout_floor).max(self.timeout_extended_at).saturating_add(limit))
     }
 
     /// When it has served its time.

@@ -5,11 +5,11 @@
 //! properties of it all.
 
 mod boots;
-mod draining_hung;
-mod shutdown;
 mod diagnosed;
-mod serving;
+mod draining_hung;
 mod reloads;
+mod serving;
+mod shutdown;
 mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -141,7 +141,10 @@ impl Pool {
     }
 
     fn become_ready(&mut self, id: u64) {
-        assert!(self.supervisor.on_ready(WorkerId(id), self.now).is_some(), "worker {id} was not booting");
+        assert!(
+            self.supervisor.on_ready(WorkerId(id), self.now).is_some(),
+            "worker {id} was not booting"
+        );
     }
 
     /// Whoever boots becomes ready.

@@ -8,11 +8,11 @@ use crate::http::Handler;
 use crate::http::error::RequestError;
 use crate::http::head::{Head, Reusable};
 use crate::http::request::{Request, Version};
-use crate::http::response::{Closing, Length, ConnectionHeader, Response};
+use crate::http::response::{Closing, ConnectionHeader, Length, Response};
 use crate::http::scan::Scanner;
-use crate::http::sending::{WriteProgress, Sending};
+use crate::http::sending::{Sending, WriteProgress};
 
-use super::{HttpConnection, State, Step, ReadState};
+use super::{HttpConnection, ReadState, State, Step};
 
 impl<H: Handler> HttpConnection<'_, H> {
     /// Runs the handler, as one unit of work, and begins to send what it says.
@@ -85,7 +85,12 @@ impl<H: Handler> HttpConnection<'_, H> {
 
     /// Answers a request that cannot be understood or is not wanted, and of which so much has been
     /// `seen`; nothing is said after that.
-    pub(super) fn reject(&mut self, error: RequestError, seen: &[u8], ctx: &mut ConnectionContext<'_>) {
+    pub(super) fn reject(
+        &mut self,
+        error: RequestError,
+        seen: &[u8],
+        ctx: &mut ConnectionContext<'_>,
+    ) {
         let mut response = Response::rejection(error);
         let length = response.measure();
         response.write_head(length, ConnectionHeader::Close, &ctx.http_date(), ctx.out);

@@ -19,7 +19,12 @@ struct Transcript {
 
 /// Plays `input` in pieces that end at `cuts`, and then perhaps the end of the input.
 fn play(input: &[u8], cuts: &[usize], end: End) -> Transcript {
-    let limits = Limits { max_head_bytes: 200, max_header_fields: 6, max_body_bytes: 40, ..Limits::default() };
+    let limits = Limits {
+        max_head_bytes: 200,
+        max_header_fields: 6,
+        max_body_bytes: 40,
+        ..Limits::default()
+    };
     let service = Http::new(Probe::default(), limits);
     let mut client = Client::new(&service);
     let mut start = 0;

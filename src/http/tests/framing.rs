@@ -10,7 +10,16 @@ fn get(fields: &str) -> String {
 /// behind a refused one, is never seen.
 #[track_caller]
 fn check(input: &str, expected: u16) {
-    check_with(Limits { max_head_bytes: 300, max_header_fields: 10, max_body_bytes: 20, ..Limits::default() }, input, expected);
+    check_with(
+        Limits {
+            max_head_bytes: 300,
+            max_header_fields: 10,
+            max_body_bytes: 20,
+            ..Limits::default()
+        },
+        input,
+        expected,
+    );
 }
 
 #[track_caller]
@@ -27,8 +36,15 @@ fn check_with(limits: Limits, input: &str, expected: u16) {
             assert_eq!(client.next, Next::LingeringClose, "{input:?}");
             assert!(head.contains("\r\nConnection: close"), "{input:?}");
             client.send("GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n");
-            assert_eq!((client.finish(), client.expire()), (Next::LingeringClose, Next::LingeringClose));
-            assert_eq!((client.drain(), client.read().as_str()), (Next::LingeringClose, ""), "{input:?}");
+            assert_eq!(
+                (client.finish(), client.expire()),
+                (Next::LingeringClose, Next::LingeringClose)
+            );
+            assert_eq!(
+                (client.drain(), client.read().as_str()),
+                (Next::LingeringClose, ""),
+                "{input:?}"
+            );
             assert!(service.handler.seen.lock().unwrap().is_empty(), "{input:?}");
         }
     }
@@ -233,7 +249,11 @@ fn limits() {
     check_with(limits, &get(&"A: b\r\n".repeat(499)), 200);
     check_with(limits, &get(&"A: b\r\n".repeat(500)), 431);
     check_with(Limits { max_header_fields: 0, ..Limits::default() }, "GET / HTTP/1.0\r\n\r\n", 200);
-    check_with(Limits { max_header_fields: 0, ..Limits::default() }, "GET / HTTP/1.0\r\nA: b\r\n\r\n", 431);
+    check_with(
+        Limits { max_header_fields: 0, ..Limits::default() },
+        "GET / HTTP/1.0\r\nA: b\r\n\r\n",
+        431,
+    );
 }
 
 #[test]

@@ -66,14 +66,17 @@ fn drain_waits_drain_idle_timeout_for_idle_client() {
         let before = client.connection.timeout();
         assert_eq!(client.drain(), Next::Read);
         let after = client.connection.timeout();
-        assert!(matches!(after, ReadTimeout::Total(_, limit) if limit == limits.drain_idle_timeout));
+        assert!(
+            matches!(after, ReadTimeout::Total(_, limit) if limit == limits.drain_idle_timeout)
+        );
         assert_ne!(before, after);
     }
     assert_eq!(fresh.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Close);
     assert!(fresh.answer().1.contains("\r\nConnection: close"));
     assert_eq!(used.expire(), Next::Close);
     assert_eq!(used.read(), "");
-    let hasty = Http::new(Probe::default(), Limits { drain_idle_timeout: Duration::ZERO, ..limits });
+    let hasty =
+        Http::new(Probe::default(), Limits { drain_idle_timeout: Duration::ZERO, ..limits });
     assert_eq!(Client::new(&hasty).drain(), Next::Close);
 }
 

@@ -24,7 +24,13 @@ enum End {
 
 /// Plays `input` in pieces that end at `cuts`, and then perhaps the end of the input.
 fn play(input: &[u8], cuts: &[usize], end: End) -> Transcript {
-    let limits = Limits { message: 60, depth: 4, max_pipelined: 3, max_pending_output: 100, ..Limits::default() };
+    let limits = Limits {
+        message: 60,
+        depth: 4,
+        max_pipelined: 3,
+        max_pending_output: 100,
+        ..Limits::default()
+    };
     let rpc = rpc().with_limits(limits);
     let mut client = Client::new(&rpc);
     let mut start = 0;

@@ -12,7 +12,8 @@ fn drain_of_idle_client_may_close() {
 
 #[test]
 fn drain_of_busy_client_may_continue() {
-    let mut client = Client::with_replies(&[("", Next::Read), ("", Next::Read), ("b", Next::Close)]);
+    let mut client =
+        Client::with_replies(&[("", Next::Read), ("", Next::Read), ("b", Next::Close)]);
     client.receive("x");
     client.drain();
     assert_eq!(client.wants(), Wants::Read);

@@ -96,7 +96,12 @@ fn any_timeout() -> impl Strategy<Value = ReadTimeout> {
 }
 
 /// Plays those events that the session waits for, as a worker class does.
-fn run_events(replies: Vec<PlannedReply>, timeout: ReadTimeout, write_timeout: Duration, events: Vec<Event>) {
+fn run_events(
+    replies: Vec<PlannedReply>,
+    timeout: ReadTimeout,
+    write_timeout: Duration,
+    events: Vec<Event>,
+) {
     let (emitted, received) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(Vec::new())));
     let connection = Counter {
         replies: replies.into(),
@@ -143,7 +148,10 @@ fn run_events(replies: Vec<PlannedReply>, timeout: ReadTimeout, write_timeout: D
         if session.wants() != Wants::Closed {
             assert_eq!(got.len() + session.unsent().len(), total, "bytes are lost or doubled");
             assert_eq!(session.wants() == Wants::Write, !session.unsent().is_empty());
-            assert!(session.deadline().is_none_or(|deadline| deadline > now) || is_total_timeout(timeout));
+            assert!(
+                session.deadline().is_none_or(|deadline| deadline > now)
+                    || is_total_timeout(timeout)
+            );
         } else {
             assert_eq!((session.deadline(), session.unsent().len()), (None, 0));
         }

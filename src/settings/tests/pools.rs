@@ -15,7 +15,11 @@ pools:
     workers: 1
 ";
 
-fn resolve_file(text: &str, flags: &[ConfigLayer], selected: &[&str]) -> Result<Configuration, SettingsError> {
+fn resolve_file(
+    text: &str,
+    flags: &[ConfigLayer],
+    selected: &[&str],
+) -> Result<Configuration, SettingsError> {
     let chosen: Vec<String> = selected.iter().map(|name| (*name).to_owned()).collect();
     Configuration::resolve(&Settings::default(), parse_file(text), flags, &chosen)
 }
@@ -69,7 +73,8 @@ fn pool_keys_override_top_level_keys() {
 fn flags_override_pool_keys() {
     let two = resolve_file(TWO_POOLS, &[flag_layer("workers", &["4"]).unwrap()], &[]).unwrap();
     assert_eq!(two.pools.iter().map(|pool| pool.settings.workers.count()).sum::<usize>(), 8);
-    let one = resolve_file(TWO_POOLS, &[flag_layer("workers", &["4"]).unwrap()], &["jobs"]).unwrap();
+    let one =
+        resolve_file(TWO_POOLS, &[flag_layer("workers", &["4"]).unwrap()], &["jobs"]).unwrap();
     assert_eq!((pool_names(&one), one.has_named_pools), (vec!["jobs"], true));
     assert_eq!(one.pools[0].settings.source("workers").to_string(), "--workers");
 }
@@ -263,7 +268,10 @@ fn invalid_variable_is_reported_with_line() {
         "app:\n  name: a\n  b: ${c}\n",
         "x.yaml:3: app: \"${c}\" uses ${c}, which is not defined in vars",
     );
-    assert_rejected("user: ${a", "x.yaml:1: user: \"${a\" has a ${ without its }: write $${ for a literal ${");
+    assert_rejected(
+        "user: ${a",
+        "x.yaml:1: user: \"${a\" has a ${ without its }: write $${ for a literal ${",
+    );
     assert_rejected("vars: [a]", "x.yaml:1: vars: a list is given, not a map of names and values");
     assert_rejected("vars:\n  a: [b]", "x.yaml:2: vars: \"a\" has a list: give it one value");
     assert_rejected("vars:\n  a:\n", "x.yaml:2: vars: \"a\" has nothing: give it one value");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::os::testing;
 use crate::testkit::log_capture::Record;
 use crate::testkit::proc::{stat, voluntary_switches};
-use crate::testkit::server::{TestServer, CheckResult, describe_exit, since, under_load};
+use crate::testkit::server::{CheckResult, TestServer, describe_exit, since, under_load};
 use crate::testkit::{ContractTest, Task};
 
 /// So long a silence is a hang in these checks.

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::os::testing;
 use crate::os::signal::Signal;
+use crate::os::testing;
+use crate::testkit::proc::{becomes_true, children};
+use crate::testkit::server::{CheckResult, TestServer};
 use crate::testkit::workload::Task;
-use crate::testkit::proc::{children, becomes_true};
-use crate::testkit::server::{TestServer, CheckResult};
-use crate::testkit::{DEADLINE, ContractTest, Pid};
+use crate::testkit::{ContractTest, DEADLINE, Pid};
 
 pub(super) fn killed(test: &ContractTest) -> CheckResult {
     let server = TestServer::start(test, &[])?;
@@ -84,7 +84,9 @@ pub(super) fn replacements(test: &ContractTest) -> CheckResult {
         anonymous_files(workers[0].pid).intersection(&anonymous_files(worker)).copied().collect();
     if !shared.is_empty() {
         let seen = format!("they share (device, inode) {shared:?}");
-        return Err(server.violation("two workers share no nameless file, such as a heartbeat", seen));
+        return Err(
+            server.violation("two workers share no nameless file, such as a heartbeat", seen)
+        );
     }
     if !becomes_true(DEADLINE, || children(master).len() == 2) {
         let seen = format!("{:?}", children(master));

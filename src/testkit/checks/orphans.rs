@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::testkit::server::{CheckResult, TestServer};
 use crate::testkit::workload::Task;
-use crate::testkit::server::{TestServer, CheckResult};
-use crate::testkit::{DEADLINE, ContractTest};
+use crate::testkit::{ContractTest, DEADLINE};
 
 pub(super) fn idle(test: &ContractTest) -> CheckResult {
     let mut server = TestServer::start(test, &["--workers", "3"])?;

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use crate::os::signal::Signal;
 use crate::testkit::log_capture::Record;
-use crate::testkit::server::{TestServer, CheckResult, violation, describe_exit, under_load};
-use crate::testkit::{DEADLINE, ContractTest};
+use crate::testkit::server::{CheckResult, TestServer, describe_exit, under_load, violation};
+use crate::testkit::{ContractTest, DEADLINE};
 
 pub(super) fn by_units(test: &ContractTest) -> CheckResult {
     let flags = ["--max-requests", "20", "--max-requests-jitter", "10"];

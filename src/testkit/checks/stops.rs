@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::os::testing;
 use crate::os::signal::Signal;
+use crate::os::testing;
+use crate::testkit::server::{CheckResult, TestServer, describe_exit, since};
 use crate::testkit::workload::Task;
-use crate::testkit::server::{TestServer, CheckResult, describe_exit, since};
-use crate::testkit::{DEADLINE, ContractTest};
+use crate::testkit::{ContractTest, DEADLINE};
 
 /// Far from `graceful_timeout`, which is 30 seconds, and generous on a busy machine.
 const SOON_AFTER_TERM: Duration = Duration::from_secs(12);
@@ -85,7 +85,9 @@ pub(super) fn drain_single_worker(test: &ContractTest) -> CheckResult {
     for worker in workers {
         let exited = server.wait_exited(worker.pid)?;
         if exited.number("code") != Some(0) {
-            return Err(server.violation("a worker that gets a TERM ends with 0", describe_exit(&exited)));
+            return Err(
+                server.violation("a worker that gets a TERM ends with 0", describe_exit(&exited))
+            );
         }
         server.wait_replaced(worker)?;
     }

@@ -72,12 +72,19 @@ impl CompletionClient<'_> {
     }
 
     /// So many bytes of what was under way have been sent; `None` if the connection is broken.
-    pub fn complete_send(&mut self, count: Option<usize>, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
+    pub fn complete_send(
+        &mut self,
+        count: Option<usize>,
+        buffers: &mut Buffers,
+        tracker: &mut WorkTracker<'_>,
+    ) {
         self.is_sending = false;
         self.output.clear();
         self.output.shrink_to(KEPT_BYTES);
         match count {
-            Some(n) => self.client.session.on_sent(n, &mut buffers.spare, tracker, clock::now_coarse()),
+            Some(n) => {
+                self.client.session.on_sent(n, &mut buffers.spare, tracker, clock::now_coarse())
+            }
             None => self.client.session.abort(),
         }
         self.advance(buffers, tracker);
@@ -85,7 +92,12 @@ impl CompletionClient<'_> {
 
     /// So many bytes have been received, 0 at the end of the stream; `None` if the connection is
     /// broken.
-    pub fn complete_recv(&mut self, count: Option<usize>, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
+    pub fn complete_recv(
+        &mut self,
+        count: Option<usize>,
+        buffers: &mut Buffers,
+        tracker: &mut WorkTracker<'_>,
+    ) {
         self.is_receiving = false;
         self.received_len = count;
         if count.is_none() {
@@ -100,7 +112,12 @@ impl CompletionClient<'_> {
     }
 
     /// Tells the session that its deadline has passed, if it has.
-    pub fn expire(&mut self, now: MonotonicTime, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
+    pub fn expire(
+        &mut self,
+        now: MonotonicTime,
+        buffers: &mut Buffers,
+        tracker: &mut WorkTracker<'_>,
+    ) {
         if self.client.is_due(now) {
             self.client.session.on_timeout(&mut buffers.spare, tracker, now);
             self.advance(buffers, tracker);
@@ -126,7 +143,12 @@ impl CompletionClient<'_> {
         while matches!(session.wants(), Wants::Read | Wants::Linger)
             && let Some(count) = self.received_len.take()
         {
-            session.on_received(&self.input[..count], &mut buffers.spare, tracker, clock::now_coarse());
+            session.on_received(
+                &self.input[..count],
+                &mut buffers.spare,
+                tracker,
+                clock::now_coarse(),
+            );
         }
         match session.wants() {
             Wants::Linger => stream.shutdown_write(),

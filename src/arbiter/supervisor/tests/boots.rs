@@ -76,7 +76,10 @@ fn failed_forks_never_fail_the_pool() {
 fn a_worker_that_is_not_ready_in_time_is_aborted_then_killed() {
     let mut pool = Pool::new(POLICY, 1);
     pool.step();
-    assert_eq!(pool.supervisor.next_deadline(pool.now), Some(pool.now.saturating_add(POLICY.boot_timeout)));
+    assert_eq!(
+        pool.supervisor.next_deadline(pool.now),
+        Some(pool.now.saturating_add(POLICY.boot_timeout))
+    );
     assert_eq!(pool.pass(POLICY.boot_timeout - NANO), []);
     assert_eq!(pool.pass(NANO), [abort(1, Hang::BootTimeout(POLICY.boot_timeout))]);
     assert_eq!(pool.pass(SECOND - NANO), []);

@@ -13,7 +13,10 @@ fn under_diagnosis() -> Pool {
     assert_eq!(pool.supervisor.overdue(pool.now), [WorkerId(1)]);
     pool.supervisor.defer_verdict(WorkerId(1), pool.now.saturating_add(SAMPLE_INTERVAL));
     assert_eq!(pool.step(), []);
-    assert_eq!(pool.supervisor.next_deadline(pool.now), Some(pool.now.saturating_add(SAMPLE_INTERVAL)));
+    assert_eq!(
+        pool.supervisor.next_deadline(pool.now),
+        Some(pool.now.saturating_add(SAMPLE_INTERVAL))
+    );
     pool.now = pool.now.saturating_add(SAMPLE_INTERVAL);
     assert_eq!(pool.supervisor.overdue(pool.now), [WorkerId(1)]);
     pool
@@ -21,7 +24,10 @@ fn under_diagnosis() -> Pool {
 
 #[test]
 fn blocked_worker_is_aborted_after_second_sample() {
-    assert_eq!(under_diagnosis().step(), [abort(1, Hang::NoHeartbeat(POLICY.timeout + SAMPLE_INTERVAL))]);
+    assert_eq!(
+        under_diagnosis().step(),
+        [abort(1, Hang::NoHeartbeat(POLICY.timeout + SAMPLE_INTERVAL))]
+    );
 }
 
 #[test]

@@ -167,7 +167,10 @@ fn hung_canary_fails_the_reload() {
     let begun = pool.now;
     busy(&mut pool, 2, begun, begun.saturating_add(SECOND));
     let actions = pool.pass(POLICY.timeout);
-    assert_eq!(actions[..2], [drain_hung(2, Hang::RequestTimeout(POLICY.timeout)), Action::RollBack]);
+    assert_eq!(
+        actions[..2],
+        [drain_hung(2, Hang::RequestTimeout(POLICY.timeout)), Action::RollBack]
+    );
     assert_eq!(pool.serving_ids(), [1]);
 }
 

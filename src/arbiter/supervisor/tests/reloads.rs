@@ -204,7 +204,11 @@ fn shrinking_reload_drains_nothing_before_canary_ready() {
     assert_eq!(actions, [spawn(4, 0)]);
     assert_eq!(pool.supervisor.ready_count(), 3);
     pool.become_ready(4);
-    let gone = [drain(2, ExitReason::ScaledDown), drain(3, ExitReason::ScaledDown), drain(1, ExitReason::Reload)];
+    let gone = [
+        drain(2, ExitReason::ScaledDown),
+        drain(3, ExitReason::ScaledDown),
+        drain(1, ExitReason::Reload),
+    ];
     assert_eq!(pool.step(), [&[Action::Commit][..], &gone].concat());
 }
 
@@ -338,7 +342,11 @@ fn unforkable_later_worker_fails_the_reload() {
     pool.exits(1, ExitClass::Requested);
     fail_every_fork(&mut pool);
     assert_eq!(pool.serving_ids(), [4, 2, 3], "nobody goes before there is room");
-    assert_eq!(pool.booting(), [pool.supervisor.last_worker_id].map(WorkerId), "one of the old generation");
+    assert_eq!(
+        pool.booting(),
+        [pool.supervisor.last_worker_id].map(WorkerId),
+        "one of the old generation"
+    );
     assert!(!pool.run_until_idle().is_empty());
     assert_eq!(generations(&pool), [1; 3]);
 }
@@ -614,7 +622,10 @@ fn dead_worker_counts_as_unavailable() {
 fn a_roll_in_place_that_fails_puts_everything_back_in_place() {
     let (mut pool, _) = reloading(in_place(1), 4, 4);
     pool.become_ready(5);
-    assert_eq!(pool.step(), [drain(1, ExitReason::Reload), drain(2, ExitReason::Reload), spawn(6, 1)]);
+    assert_eq!(
+        pool.step(),
+        [drain(1, ExitReason::Reload), drain(2, ExitReason::Reload), spawn(6, 1)]
+    );
     pool.exits(6, ExitClass::Crashed);
     assert_eq!(pool.step(), [Action::RollBack, spawn(7, 1)], "5 still serves");
     pool.become_ready(7);

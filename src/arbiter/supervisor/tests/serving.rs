@@ -22,7 +22,10 @@ fn crash_after(pool: &mut Pool, served: Duration) -> Duration {
 #[test]
 fn an_idle_master_wakes_for_the_heartbeat_alone() {
     let pool = Pool::serving(POLICY, 4);
-    assert_eq!(pool.supervisor.next_deadline(pool.now), Some(pool.now.saturating_add(POLICY.timeout)));
+    assert_eq!(
+        pool.supervisor.next_deadline(pool.now),
+        Some(pool.now.saturating_add(POLICY.timeout))
+    );
 }
 
 #[test]

@@ -224,7 +224,11 @@ fn quick_stop_signals_workers_already_draining() {
         pool.pass(POLICY.graceful_timeout - left);
         pool.supervisor.stop(ShutdownMode::Quick);
         assert_eq!(pool.step(), [Action::QuickStop(WorkerId(1))]);
-        assert_eq!(pool.pass(left), [kill(1, ExitReason::Requested)], "a stop never gives more time");
+        assert_eq!(
+            pool.pass(left),
+            [kill(1, ExitReason::Requested)],
+            "a stop never gives more time"
+        );
     }
 }
 

@@ -19,7 +19,8 @@ const STEPS_MIN: u64 = 1_000_000;
 const HUNG_DRAINS_MIN: u64 = 300;
 const SCENARIOS: u32 = 2200;
 /// How processes end whom nobody has asked to.
-const EXIT_CLASSES: [ExitClass; 3] = [ExitClass::Crashed, ExitClass::KilledExternally, ExitClass::OomKilled];
+const EXIT_CLASSES: [ExitClass; 3] =
+    [ExitClass::Crashed, ExitClass::KilledExternally, ExitClass::OomKilled];
 /// How long a process that was killed is still there.
 const DYING: Duration = Duration::from_millis(20);
 
@@ -240,10 +241,12 @@ impl Simulation {
                 assert_eq!(age, (process.request == Request::Nothing).then_some(expected));
                 assert_eq!(self.supervisor.on_ready(*id, now), None);
                 self.ever_ready |= age.is_some();
-                self.canary_ready |= age.is_some() && process.generation == self.supervisor.generation();
+                self.canary_ready |=
+                    age.is_some() && process.generation == self.supervisor.generation();
             }
         }
-        let has_ended = |p: &Process| p.exits_at.filter(|(at, _)| *at <= now).map(|(_, exit_class)| exit_class);
+        let has_ended =
+            |p: &Process| p.exits_at.filter(|(at, _)| *at <= now).map(|(_, exit_class)| exit_class);
         let ended: Vec<_> =
             self.processes.iter().filter_map(|(id, p)| Some((*id, has_ended(p)?))).collect();
         for (id, exit_class) in ended {
@@ -282,7 +285,9 @@ impl Simulation {
                     self.send(id, Request::Abort);
                     self.note_disturbance();
                 }
-                Action::KillOverdue(id, _) | Action::KillHung(id, _) => self.send(id, Request::Kill),
+                Action::KillOverdue(id, _) | Action::KillHung(id, _) => {
+                    self.send(id, Request::Kill)
+                }
                 Action::Commit => self.previous = None,
                 Action::RollBack => {
                     self.policy = self.previous.take().expect("a reload is under way").policy;
@@ -342,7 +347,8 @@ impl Simulation {
     /// A process is sent a signal, and obeys or does not.
     fn send(&mut self, id: WorkerId, request: Request) {
         let obedience = self.below(4);
-        let Policy { graceful_timeout: graceful, abort_timeout: grace, .. } = self.processes[&id].policy;
+        let Policy { graceful_timeout: graceful, abort_timeout: grace, .. } =
+            self.processes[&id].policy;
         let (limit, exit_class) = match request {
             Request::Drain | Request::DrainHung => (graceful, ExitClass::Requested),
             Request::QuickStop => (grace, ExitClass::Requested),
@@ -382,7 +388,12 @@ impl Simulation {
 
     /// The master is told to stop, perhaps more than once, and does so in time.
     fn stop(&mut self) {
-        let mut stop = self.pick(&[ShutdownMode::Graceful, ShutdownMode::Graceful, ShutdownMode::Quick, ShutdownMode::Kill]);
+        let mut stop = self.pick(&[
+            ShutdownMode::Graceful,
+            ShutdownMode::Graceful,
+            ShutdownMode::Quick,
+            ShutdownMode::Kill,
+        ]);
         self.supervisor.stop(stop);
         self.previous = None;
         self.decide();
@@ -392,7 +403,11 @@ impl Simulation {
             assert!(self.now <= limit, "no end: {:?} {:?}", self.supervisor, self.processes);
             self.step();
             if self.below(8) == 0 && stop < ShutdownMode::Kill {
-                stop = if stop == ShutdownMode::Graceful { ShutdownMode::Quick } else { ShutdownMode::Kill };
+                stop = if stop == ShutdownMode::Graceful {
+                    ShutdownMode::Quick
+                } else {
+                    ShutdownMode::Kill
+                };
                 self.supervisor.stop(stop);
                 self.decide();
                 let wait = if stop == ShutdownMode::Kill { DYING } else { grace + 2 * DYING };

@@ -47,7 +47,10 @@ impl Simulation {
                 let serves = |p: &Process| p.generation == generation && p.serves();
                 assert!(self.all_slots_have(serves));
                 let is_old = |p: &Process| p.generation < generation && p.serves();
-                assert!(!self.is_undisturbed_reload || self.processes.values().any(is_old), "too late");
+                assert!(
+                    !self.is_undisturbed_reload || self.processes.values().any(is_old),
+                    "too late"
+                );
             }
             Action::RollBack => {
                 let previous = self.previous.expect("a reload is under way");
@@ -75,8 +78,12 @@ impl Simulation {
         assert_eq!(process.request, Request::Nothing);
         let awaits_canary = self.supervisor.is_reloading() && !self.canary_ready;
         match reason {
-            ExitReason::Requested => assert!(self.supervisor.stopping().is_some() || self.supervisor.is_suspended),
-            ExitReason::ScaledDown => assert!(process.slot >= self.supervisor.target() && !awaits_canary),
+            ExitReason::Requested => {
+                assert!(self.supervisor.stopping().is_some() || self.supervisor.is_suspended)
+            }
+            ExitReason::ScaledDown => {
+                assert!(process.slot >= self.supervisor.target() && !awaits_canary)
+            }
             ExitReason::Reload
                 if process.generation > self.supervisor.generation() && !process.is_ready =>
             {
@@ -93,7 +100,10 @@ impl Simulation {
                 let is_replaced = self.processes.iter().any(|(other, p)| replaces(*other, p));
                 assert!(is_replaced || self.may_be_missing(process), "too early: {process:?}");
             }
-            ExitReason::Hung | ExitReason::Crashed | ExitReason::OomKilled | ExitReason::BootFailed => {
+            ExitReason::Hung
+            | ExitReason::Crashed
+            | ExitReason::OomKilled
+            | ExitReason::BootFailed => {
                 panic!("{reason:?}")
             }
         }
@@ -122,11 +132,16 @@ impl Simulation {
                 assert!(!process.is_ready);
                 assert_eq!(age, self.now.duration_since(process.since));
                 assert!(!process.policy.boot_timeout.is_zero());
-                let deadline = process.since.max(self.timeout_floor).saturating_add(process.policy.boot_timeout);
+                let deadline = process
+                    .since
+                    .max(self.timeout_floor)
+                    .saturating_add(process.policy.boot_timeout);
                 assert!(deadline <= self.now);
                 return;
             }
-            Hang::NoHeartbeat(age) => assert_eq!(age, self.now.duration_since(process.beat(self.now))),
+            Hang::NoHeartbeat(age) => {
+                assert_eq!(age, self.now.duration_since(process.beat(self.now)))
+            }
             Hang::RequestTimeout(age) => {
                 let oldest = process.busy().map(|busy| busy.oldest);
                 assert_eq!(Some(age), oldest.map(|oldest| self.now.duration_since(oldest)));
