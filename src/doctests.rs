@@ -19,5 +19,5 @@ pages! {
     Jobs = "docs/src/jobs.md";
     Exec = "docs/src/exec.md";
     TestKit = "docs/src/test-kit.md";
-    FromProcessHandler = "docs/src/from-processhandler.md";
+    FromProcessHandler = "docs/src/migrating-from-processhandler.md";
 }

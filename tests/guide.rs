@@ -13,7 +13,11 @@ mod tours;
 const GUIDE: &str = "docs/src";
 
 /// Pages outside the guide.
-const PAGES: [&str; 4] = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "workers/README.md"];
+const PAGES: [&str; 5] =
+    ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "workers/README.md"];
+
+/// The directory of the design decisions.
+const DESIGN: &str = "docs/design";
 
 /// Folders of this package: a text in code type that begins so is the path of a file.
 const FOLDERS: [&str; 8] =
@@ -114,8 +118,11 @@ impl Page {
 
 /// All pages, of the guide and besides.
 fn pages() -> BTreeMap<PathBuf, Page> {
-    let chapters = fs::read_dir(root().join(GUIDE)).unwrap();
-    let chapters = chapters.map(|entry| Path::new(GUIDE).join(entry.unwrap().file_name()));
+    let in_directory = |directory: &'static str| {
+        let entries = fs::read_dir(root().join(directory)).unwrap();
+        entries.map(move |entry| Path::new(directory).join(entry.unwrap().file_name()))
+    };
+    let chapters = in_directory(GUIDE).chain(in_directory(DESIGN));
     let paths = chapters.chain(PAGES.iter().map(PathBuf::from));
     paths.map(|path| (path.clone(), Page::read(&path))).collect()
 }
@@ -151,6 +158,17 @@ fn summary_lists_every_chapter_once() {
         let heading = pages[path].lines().next().unwrap_or("");
         assert!(heading.starts_with("# "), "{} begins with {heading:?}", path.display());
     }
+}
+
+#[test]
+fn design_index_lists_every_page() {
+    let pages = pages();
+    let index = Path::new(DESIGN).join("README.md");
+    let listed: BTreeSet<PathBuf> =
+        pages[&index].links().map(|to| normalize(&Path::new(DESIGN).join(to))).collect();
+    let pages = pages.keys().filter(|path| path.starts_with(DESIGN) && **path != index);
+    let missing = pages.filter(|path| !listed.contains(*path));
+    assert_none(missing.map(|path| format!("{} is not in the index", path.display())).collect());
 }
 
 #[test]

@@ -104,17 +104,9 @@ fn empty_dir(name: &str) -> PathBuf {
 
 #[test]
 fn readme_tour_works() {
-    let example = Path::new(env!("CARGO_BIN_EXE_ostler")).with_file_name("examples");
-    if !example.join("custom_class").exists() {
-        eprintln!("skipped: the example is not there; plain `cargo test` builds it");
-        return;
-    }
     let folder = empty_dir("readme");
     fs::create_dir_all(folder.join("target/release")).unwrap();
-    fs::create_dir_all(folder.join("target/debug")).unwrap();
     symlink(env!("CARGO_BIN_EXE_ostler"), folder.join("target/release/ostler")).unwrap();
-    symlink(example, folder.join("target/debug/examples")).unwrap();
-    symlink(root().join("examples"), folder.join("examples")).unwrap();
     let page = Page::read(Path::new("README.md"));
     let begin =
         page.parts.iter().position(|part| matches!(part, Part::Line(l) if l == "## A tour"));
@@ -124,25 +116,14 @@ fn readme_tour_works() {
     parts.truncate(1 + end.unwrap());
     let output = run_tour(&Page { path: page.path, parts }, &folder, "cargo() { :; }");
     let expected = [
-        "Hello, world!",
         r#"{…"class":"mio"…}"#,
         "Hello, world!",
-        r#"{…"class":"mio"…}"#,
         "slept 1500 ms",
-        "worker_class: mio",
-        "worker_class: mio  # …",
-        "Good day",
-        "wrong.yaml:1:…worker_class",
-        r#"{…"class":"batch"…}"#,
         " INFO all workers ready, …workers: 2",
         " WARN worker exited, …reason: crashed, signal: SIGKILL",
-        " WARN worker hung, …no_heartbeat…cause: stopped",
         " WARN worker hung, …work: GET /hang",
         " INFO worker count changed, from: 2, to: 3",
-        " INFO worker count changed, from: 3, to: 2",
         " INFO stopping, signal: TERM",
-        " INFO stopping, …signal: INT",
-        " INFO stopping, …signal: INT",
         " INFO stopped, pid: …",
     ];
     assert_output(&output, &expected);

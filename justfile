@@ -1,0 +1,70 @@
+# Daily commands. `just --list` shows them; each is what one would type by hand.
+
+# Show the commands
+default:
+    @just --list
+
+# Compile everything, without tests
+check:
+    cargo check --all-targets
+
+# Format and lint, as CI does
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+    RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps
+
+# Run all tests, or those of the given arguments: `just test --test it reloading::mio::`
+test *args:
+    cargo test {{args}}
+
+# Run one behaviour of one class: `just behaviour reloading mio`
+behaviour name class:
+    cargo test --test it {{name}}::{{class}}::
+
+# Run every behaviour of one class: `just class mio`
+class name:
+    cargo test --test it {{name}}::
+
+# Run the master with an app: `just run --worker-class mio demo`
+run *args:
+    cargo run --release -- {{args}}
+
+# Check the pages: links, file names, settings, tours
+pages:
+    cargo test --test guide
+
+# Build the guide as a book (needs mdbook) in target/book
+guide:
+    mdbook build docs
+
+# Write docs/src/settings.md from the table of options
+docs-settings:
+    OSTLER_WRITE_DOCS=1 cargo test --lib settings
+
+# Repeat the property tests with many more random cases: `just fuzz 100000`
+fuzz cases="20000":
+    PROPTEST_CASES={{cases}} cargo test --lib
+
+# Run the micro-benchmarks, or one: `just bench --bench session`
+bench *args:
+    cargo bench {{args}}
+
+# Compare with nginx, gunicorn and a bare epoll loop (needs wrk): `just compare --only mio`
+compare *args:
+    cargo build --release
+    benches/compare.py {{args}}
+
+# Measure how soon killed and hung workers are replaced
+liveness *args:
+    cargo build --release
+    benches/liveness.py {{args}}
+
+# Reload, upgrade and recycle under load for minutes; fails if a request is lost
+endurance *args:
+    cargo build --release
+    benches/endurance.py {{args}}
+
+# Run everything that must hold before a change is merged
+ci:
+    .ci/run
