@@ -14,7 +14,7 @@ pages! {
     Readme = "README.md";
     WorkersReadme = "workers/README.md";
     Apps = "docs/src/apps.md";
-    OwnClass = "docs/src/own-class.md";
+    WritingAWorkerClass = "docs/src/writing-a-worker-class.md";
     Rpc = "docs/src/rpc.md";
     Jobs = "docs/src/jobs.md";
     Exec = "docs/src/exec.md";

@@ -255,7 +255,7 @@ fn yaml_code_blocks_load() {
 
 #[test]
 fn guide_class_equals_the_example() {
-    let page = Page::read(&Path::new(GUIDE).join("own-class.md"));
+    let page = Page::read(&Path::new(GUIDE).join("writing-a-worker-class.md"));
     let example = fs::read_to_string(root().join("examples/custom_class.rs")).unwrap();
     let code = example.split_once("\n\n").unwrap().1;
     let code = &code[code.find("use std::io;").unwrap()..];
