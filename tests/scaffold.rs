@@ -135,5 +135,5 @@ fn only_the_first_word_is_a_command() {
     let help = ostler(folder.path(), &["new", "--help"]);
     assert!(help.status.success() && text(&help.stdout).contains("Usage: ostler new NAME"));
     let help = ostler(folder.path(), &["--help"]);
-    assert!(text(&help.stdout).contains("\nostler new NAME makes a crate"));
+    assert!(text(&help.stdout).contains("\nostler new NAME creates a starter crate"));
 }

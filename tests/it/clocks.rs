@@ -20,7 +20,7 @@ on_every_class!(
     graceful_timeout_is_how_long_a_stop_takes,
     graceful_timeout_is_how_long_one_worker_takes_to_leave,
     graceful_timeout_is_how_long_an_orphan_lives,
-    abort_grace_is_how_long_a_quick_stop_takes,
+    abort_timeout_bounds_a_quick_stop,
     keepalive_is_the_idle_time_between_two_units,
     header_timeout_is_until_the_head_is_complete,
     body_timeout_is_the_silence_within_a_body,
@@ -136,7 +136,7 @@ fn graceful_timeout_is_how_long_an_orphan_lives(class: &str) {
     server.wait_no_survivors();
 }
 
-fn abort_grace_is_how_long_a_quick_stop_takes(class: &str) {
+fn abort_timeout_bounds_a_quick_stop(class: &str) {
     let mut server = launch(class, "--abort-timeout").start();
     // It does not even hear of it.
     kill(server.wait_workers(1)[0].pid, Signal::SIGSTOP).unwrap();

@@ -257,8 +257,8 @@ fn one_run_that_hangs_does_not_end_those_of_other_threads() {
     assert_eq!(runs("tick"), 3, "the one that hangs has not ended, and no other has begun");
 }
 
-const MIO: &str = "--worker-class: \"mio\" runs no jobs, and app \"tick\" is one; those that do \
-    are: sync, threads";
+const MIO: &str = "--worker-class: \"mio\" does not run jobs, and app \"tick\" is a job; \
+    available: sync, threads";
 
 #[test]
 fn a_class_that_runs_no_jobs_is_refused_by_name() {
@@ -278,7 +278,10 @@ fn a_reload_to_a_class_that_runs_no_jobs_changes_nothing() {
     let server = launch.arg("--config").arg(&path).start();
     let worker = server.wait_workers(1)[0];
     for (text, why) in [
-        ("worker_class: mio\napp: tick\n", "settings.yaml:1: worker_class: \"mio\" runs no jobs"),
+        (
+            "worker_class: mio\napp: tick\n",
+            "settings.yaml:1: worker_class: \"mio\" does not run jobs",
+        ),
         ("app: tick\n\nbind: ':1'\n", "settings.yaml:3: bind: app \"tick\" is a job"),
         ("app:\n  name: tick\n  cron: hourly\n", "settings.yaml:3: app.cron: \"hourly\" is not"),
     ] {
@@ -333,7 +336,10 @@ fn what_makes_no_sense_for_a_job_is_refused_with_its_place() {
             "APP: cron: a job has one schedule: give either every or cron",
         ),
         (&["work_ms=-1"], "APP: work_ms: \"-1\" is not a whole number"),
-        (&["evry=1s"], "APP: evry: app \"tick\" has no such option; it has every, cron, "),
+        (
+            &["evry=1s"],
+            "APP: evry: app \"tick\" does not have this option; available: every, cron, ",
+        ),
     ] {
         let outcome = launch("sync", &[], options).run();
         assert_eq!(outcome.exit, Exit::Code(1), "{options:?}");

@@ -544,8 +544,8 @@ fn pools_that_make_no_sense_are_refused_with_file_and_line() {
             &["api", "web", "0.0.0.0:18000", "ostler.yaml:3"],
         ),
         ("vars: {a: 1}\nuser: ${b}\n", 2, &["user", "${b}", "${a}"]),
-        ("vars: {a: '${a}'}\n", 1, &["${a}", "circle"]),
-        ("vars:\n  a: ${b}\n  b: ${a}\n", 2, &["${b}", "circle"]),
+        ("vars: {a: '${a}'}\n", 1, &["${a}", "above it"]),
+        ("vars:\n  a: ${b}\n  b: ${a}\n", 2, &["${b}", "above it"]),
         ("\nuser: ${env:NO_SUCH_NAME}\n", 2, &["NO_SUCH_NAME", "environment"]),
         ("vars: {n: two}\nworkers: ${n}\n", 2, &["two", "${n}"]),
     ] {

@@ -339,7 +339,7 @@ fn unprivileged_workers_serve_heartbeat_and_reopen_the_log(class: &str) {
     server.signal(Signal::SIGUSR1);
     wait_until("the worker writes to the new file", || {
         assert_eq!(server.get("/panic").status(), 500);
-        count(&log, "\"panic\"") > 0
+        count(&log, "\"worker panicked\"") > 0
     });
     let uid = User::from_name("nobody").unwrap().unwrap().uid;
     assert_eq!(fs::metadata(&log).unwrap().uid(), uid.as_raw());

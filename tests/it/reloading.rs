@@ -454,7 +454,7 @@ fn a_reload_says_what_went_wrong_this_time() {
     expect_failure(&server, &["DEMO_FAIL_BOOT"]);
     settings.lines = good.clone();
     settings.set("env", "[\"DEMO_BOOT_SLEEP_MS=5000\"]").set("boot_timeout", "300ms").write();
-    expect_failure(&server, &["in time"]);
+    expect_failure(&server, &["boot_timeout"]);
     settings.lines = good.clone();
     settings.set("cpu_affinity", "\"1000\"").write();
     expect_failure(&server, &["cpu_affinity"]);

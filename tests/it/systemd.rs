@@ -171,7 +171,7 @@ fn a_life_is_told_to_the_manager(class: &str) {
         server.signal(Signal::SIGHUP);
         manager.wait_for(mark, "RELOADING=1");
         let ready = manager.wait_for(mark, "READY=1");
-        assert!(ready.value("STATUS").unwrap().contains("refused"), "{ready:?}");
+        assert!(ready.value("STATUS").unwrap().contains("rejected"), "{ready:?}");
         // One that fails, too.
         fs::write(&settings, good.clone() + "env: [\"DEMO_FAIL_BOOT=1\"]\n").unwrap();
         let mark = manager.mark();
