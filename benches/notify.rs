@@ -1,5 +1,6 @@
-//! What a worker class pays for its duties: `notify()` on each turn of its loop, and the marks of a
-//! unit of work. A lifecycle exists in a worker only, so a class in a real worker does the timing.
+//! Measures the cost of a worker class's duties: `notify()` on each turn of its loop, and the marks
+//! of a unit of work. A lifecycle exists only in a worker, so a class in a real worker does the
+//! timing.
 //!
 //! ```text
 //! cargo bench --bench notify
@@ -24,7 +25,7 @@ use self::common::Server;
 
 mod common;
 
-/// The first word of the command line tells the server from the bench.
+/// The arguments that tell the server from the bench.
 const SERVER: [&str; 2] = ["--worker-class", "meter"];
 
 const OPERATIONS: [&str; 4] = ["notify", "stopping", "begin and drop", "desk begin and end"];
@@ -53,7 +54,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Does duties as often as its one client says, and answers with the nanoseconds that it took.
+/// Runs an operation as often as its only client asks, and answers with the nanoseconds that it
+/// took.
 struct Meter;
 
 impl WorkerClass for Meter {

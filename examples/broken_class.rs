@@ -1,5 +1,5 @@
-//! Worker classes that break their contract, each in one way: what the class test kit has to find.
-//! For classes that keep it see the other examples.
+//! Worker classes that break the contract, each in one way, as test cases of the contract kit. The
+//! other examples have correct classes.
 //!
 //! ```text
 //! cargo run --example broken_class -- --worker-class never-beats --timeout 2
@@ -22,18 +22,18 @@ use ostler::worker::{Buffers, Client, StopRequest, WorkerClass, WorkerContext, W
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Violation {
-    /// A thread in the master.
+    /// Starts a thread in the master.
     StartsEarly,
     NeverReady,
     NeverBeats,
     NeverSleeps,
     IgnoresStop,
-    /// Leaves while a client is being served.
+    /// Exits while a client is being served.
     DropsWork,
-    /// Leaves while clients wait for whom nobody else is there.
+    /// Exits while clients are queued that no other worker accepts.
     ForgetsTheQueue,
     LeaksDescriptors,
-    /// Ends with an error, which a stop is not.
+    /// Returns an error after a requested stop.
     FailsAtTheEnd,
 }
 
@@ -49,7 +49,7 @@ const VIOLATIONS: [(&str, Violation); 9] = [
     ("fails-at-the-end", Violation::FailsAtTheEnd),
 ];
 
-/// One client after another, with one breach.
+/// Serves one client after another, with one violation.
 struct Broken(&'static str, Violation);
 
 impl WorkerClass for Broken {

@@ -1,4 +1,4 @@
-//! An HTTP service of one's own, under any worker class.
+//! An HTTP service that runs under any worker class.
 //!
 //! ```text
 //! cargo run --example hello_http -- --worker-class mio --workers 2
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ostler::http::{self, Handler, Request, Response};
 
-/// Greets, and counts how often. One is made in each worker, and shared by the worker's threads.
+/// Answers with a greeting and its number. Each worker has one, shared by its threads.
 #[derive(Default)]
 struct Greeter {
     greetings: AtomicU64,

@@ -1,5 +1,5 @@
-//! A worker class with a loop of its own: it serves one client after another, and sleeps in a poll
-//! into which other things can be put.
+//! A worker class with its own event loop: it serves one client after another, and sleeps in a poll
+//! that can watch other descriptors too.
 //!
 //! ```text
 //! cargo run --example own_loop -- --worker-class patient --workers 2
@@ -44,7 +44,7 @@ impl WorkerClass for OwnLoop {
             watch(ctx, &acceptor, &poll, &mut watched)?;
             let wait = until.map(|at| at.duration_since(lifecycle.now()));
             match poll.poll(&mut events, wait) {
-                // A signal came; the worker is woken for those that concern it.
+                // EINTR; signals that concern the worker also make `wake_fd` readable.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
                 result => result?,
             }
@@ -58,7 +58,7 @@ impl WorkerClass for OwnLoop {
     }
 }
 
-/// Has the poll watch the listeners that are awaited now, and no others.
+/// Polls exactly the listeners from which clients may be accepted now.
 fn watch(
     ctx: &WorkerContext<'_>,
     acceptor: &Acceptor<'_>,

@@ -1,4 +1,4 @@
-//! A worker class that is no server: its workers take items from a queue, which is a folder.
+//! A worker class without clients: its workers take items from a queue, which is a directory.
 //!
 //! ```text
 //! mkdir /tmp/queue
@@ -6,9 +6,10 @@
 //! echo 'sleep 500' > /tmp/queue/one && mv /tmp/queue/one /tmp/queue/one.job
 //! ```
 //!
-//! An item is a file `NAME.job`, moved there in one piece. A worker that has an item holds a lock on
-//! the file, and removes it when the item is done; if the worker dies, the kernel takes the lock away,
-//! and the item is somebody else's. So no item is lost, and one whose worker died is begun again.
+//! An item is a file `NAME.job`, moved there with one rename. A worker holds a lock on its item's
+//! file, and removes the file when the item is done. If the worker dies, the kernel releases the
+//! lock, and another worker takes the item. So no item is lost, and an item whose worker died is
+//! started again.
 
 use std::env;
 use std::fs::{self, File};
@@ -50,7 +51,7 @@ impl WorkerClass for Queue {
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
         let (lifecycle, folder) = (ctx.lifecycle(), folder()?);
-        // Watched before it is looked at, so that nothing comes in between.
+        // The watch is set before the directory is read, so that no item is missed in between.
         let news = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         news.add_watch(&folder, AddWatchFlags::IN_MOVED_TO)?;
         let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(4));
@@ -63,14 +64,14 @@ impl WorkerClass for Queue {
             lifecycle.notify();
             if let Some((path, _lock)) = next_item(&folder)? {
                 let name = path.file_stem().unwrap_or_default().to_string_lossy();
-                // From here on it is busy, with this: the item has `timeout`, and counts.
+                // The worker is busy from here: the item is limited by `timeout`, and counted.
                 let _work = lifecycle.begin_work(&name);
                 work_on(&fs::read_to_string(&path)?);
                 fs::remove_file(&path)?;
                 info!(ctx.log(), "item processed"; "item" => &*name, "slot" => ctx.worker().slot);
                 continue;
             }
-            // Told only once: what has been told is taken out before the next sleep.
+            // The events are edge-triggered: the watch is drained before the next sleep.
             match poll.poll(&mut events, lifecycle.heartbeat_interval()) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(error.into());
@@ -87,7 +88,7 @@ fn folder() -> io::Result<PathBuf> {
     Ok(name.into())
 }
 
-/// The first item that nobody has, and the lock that makes it this worker's.
+/// Returns the first item that no worker has locked, and the lock that this worker now holds on it.
 fn next_item(folder: &Path) -> io::Result<Option<(PathBuf, File)>> {
     let paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
     let mut paths = paths.collect::<io::Result<Vec<_>>>()?;
@@ -95,7 +96,7 @@ fn next_item(folder: &Path) -> io::Result<Option<(PathBuf, File)>> {
     paths.sort_unstable();
     for path in paths {
         let Ok(file) = File::open(&path) else { continue }; // done meanwhile
-        // A file without a name was done by whoever had the lock just before.
+        // A file without a link was done by the last holder of the lock.
         if file.try_lock().is_ok() && file.metadata()?.nlink() > 0 {
             return Ok(Some((path, file)));
         }
@@ -103,7 +104,7 @@ fn next_item(folder: &Path) -> io::Result<Option<(PathBuf, File)>> {
     Ok(None)
 }
 
-/// What the work is: here, to sleep.
+/// Does the work: here, sleeps.
 fn work_on(item: &str) {
     match item.trim().split_once(' ') {
         Some(("sleep", ms)) => thread::sleep(Duration::from_millis(ms.parse().unwrap_or(0))),

@@ -1,19 +1,19 @@
-//! A job: several workers drain a folder, and no entry is lost or done twice in effect, whoever is
-//! killed or replaced meanwhile.
+//! A job: several workers process a spool directory. No entry is lost, and each has one result,
+//! although workers are killed or replaced meanwhile.
 //!
 //! ```text
 //! mkdir -p spool/new && cp *.md spool/new/
 //! cargo run --example spool_job -- --workers 3 spool dir=spool
 //! ```
 //!
-//! Whoever fills the spool writes an entry elsewhere and renames it into `new/`. A job claims one
-//! by a rename into a folder of its own, which succeeds for one claimer only; writes the result
-//! beside it; renames the result into `done/`; and removes the claim. A rename is whole or has not
-//! happened, and to do it again does no harm: so an entry can be worked on twice, if somebody was
-//! killed in between, but has one result.
+//! A producer writes an entry elsewhere and renames it into `new/`. A job claims an entry by a
+//! rename into a directory of its own, which succeeds for one claimer only. It writes the result
+//! beside the entry, renames the result into `done/`, and removes the claim. A rename is atomic,
+//! and to repeat it is harmless. So an entry whose worker was killed may be processed twice, but
+//! has one result.
 //!
-//! A claimer holds a lock on its folder, which the kernel releases when it dies: whoever gets the
-//! lock puts the claims back. (A power cut is another matter: it would take an fsync or two.)
+//! A claimer holds a lock on its directory, which the kernel releases when it dies. The next
+//! claimer that gets the lock puts the claims back. (A power failure would need fsync.)
 
 use std::fs::{self, File};
 use std::io;
@@ -25,10 +25,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ostler::app::{App, BootError, ConfigError, Job, JobContext, NextRun, Options, WorkerInfo};
 use slog::{info, warn};
 
-/// How often an empty spool is looked at.
+/// How often an empty spool is read.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A result that is not whole yet, beside the claim.
+/// An incomplete result, beside the claim.
 const RESULT: &str = ".result";
 
 struct Spool;
@@ -60,9 +60,9 @@ impl App for Spool {
 
 struct Claimer {
     spool: PathBuf,
-    /// Where its claims are.
+    /// The directory of its claims.
     own: PathBuf,
-    /// The lock on that folder, held for as long as this process lives.
+    /// The lock on that directory, held for as long as this process lives.
     _lock: File,
 }
 
@@ -72,7 +72,7 @@ impl Claimer {
         fs::create_dir_all(spool.join("done"))?;
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
         let name = format!("{}-{thread}-{nanos}", process::id());
-        // The folder gets its place once it is locked, so that nobody takes it for a dead one's.
+        // The directory is locked before the rename, so that it is not taken for a dead claimer's.
         let (unborn, own) = (spool.join(format!(".{name}")), spool.join("claimed").join(name));
         fs::create_dir(&unborn)?;
         let lock = File::open(&unborn)?;
@@ -81,13 +81,13 @@ impl Claimer {
         Ok(Self { spool, own, _lock: lock })
     }
 
-    /// Does one entry, if there is one that nobody else gets.
+    /// Processes an entry, if there is one that no other worker claims.
     fn work(&self, ctx: &mut dyn JobContext) -> io::Result<bool> {
         for entry in fs::read_dir(self.spool.join("new"))? {
             let (waiting, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
             let (claim, result) = (self.own.join(&name), self.own.join(RESULT));
             match fs::rename(waiting, &claim) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // another was faster
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // another worker claimed it
                 claimed => claimed?,
             }
             ctx.label(&format!("spool {}", name.display()));
@@ -100,11 +100,12 @@ impl Claimer {
         Ok(false)
     }
 
-    /// Puts back what the dead had claimed.
+    /// Puts back the claims of dead workers.
     fn recover(&self) -> io::Result<()> {
         for claimer in fs::read_dir(self.spool.join("claimed"))? {
             let folder = claimer?.path();
-            // What is gone, or locked, is no concern of ours: another is quicker, or its owner lives.
+            // Skips directories that are removed or locked: another worker recovers them, or their
+            // owner lives.
             let Ok(lock) = File::open(&folder) else { continue };
             let (true, Ok(claims)) = (lock.try_lock().is_ok(), fs::read_dir(&folder)) else {
                 continue;
@@ -137,7 +138,7 @@ impl Job for Claimer {
     }
 }
 
-/// The work itself, which takes a moment.
+/// The work itself, which takes some time.
 fn transform(text: &[u8]) -> Vec<u8> {
     thread::sleep(Duration::from_millis(5));
     text.to_ascii_uppercase()

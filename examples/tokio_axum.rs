@@ -1,4 +1,4 @@
-//! A worker class on tokio: each worker has a runtime of one thread, which serves an axum router.
+//! A worker class on tokio: each worker has a single-threaded runtime, which serves an axum router.
 //!
 //! ```text
 //! cargo run --example tokio_axum -- --worker-class tokio --workers 2
@@ -40,11 +40,11 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 
-/// How long a worker that leaves waits for a request that may be on its way.
+/// How long a draining worker waits for a request that may be on its way.
 const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What is served: any axum router. A handler that waits holds up nobody; one that blocks the
-/// thread for longer than `timeout` is found, and named.
+/// Returns the router to serve, here a demo. A handler that awaits delays no other; a handler that
+/// blocks the thread for longer than `timeout` is found hung, and its label logged.
 fn router() -> Router {
     let sleeps = |Query(query): Query<HashMap<String, u64>>| async move {
         sleep(Duration::from_millis(query.get("ms").copied().unwrap_or(0))).await;
@@ -58,7 +58,7 @@ fn router() -> Router {
         .route("/panic", get(|| async { panic!("asked to") as () }))
 }
 
-/// Serves what the function makes, once in each worker.
+/// Serves the router that the function returns, made once in each worker.
 struct Tokio(fn() -> Router);
 
 impl WorkerClass for Tokio {
@@ -67,10 +67,10 @@ impl WorkerClass for Tokio {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        // Here, in the worker: no thread of a runtime lives through a fork.
+        // In the worker: no thread of a runtime survives a fork.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let end = runtime.block_on(serve(ctx, (self.0)()));
-        runtime.shutdown_background(); // whatever blocks a thread of its pool ends with the process
+        runtime.shutdown_background(); // a blocked thread of its pool ends with the process
         end
     }
 }
@@ -88,7 +88,7 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
         let until = match acceptor.poll(clients.len()) {
             Accept::Client(stream, _) => {
                 clients.spawn(drive(lifecycle, timeout, stream, router.clone(), told.clone()));
-                yield_now().await; // others get some of a burst, and those who are in their turn
+                yield_now().await; // other workers get some of a burst, and other tasks their turn
                 continue;
             }
             Accept::Pending { deadline: until } => until,
@@ -99,7 +99,7 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
             listener = readable_listener(&listeners, &acceptor) => acceptor.mark_readable(listener?),
             Some(_) = clients.join_next() => while clients.try_join_next().is_some() {},
             guard = signals.readable() => {
-                guard?.clear_ready(); // first: a later signal makes it ready again
+                guard?.clear_ready(); // first: a later signal sets it again
                 stop.send_replace(lifecycle.poll_stop());
             }
             () = sleep(wait) => (),
@@ -107,7 +107,7 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     }
 }
 
-/// Serves one client, whose faults are nobody's concern. It has so long for the head of a request.
+/// Serves one client, and ignores its errors. The head of a request is limited by `header_timeout`.
 async fn drive(
     lifecycle: &'static Lifecycle,
     timeout: Option<Duration>,
@@ -115,7 +115,7 @@ async fn drive(
     router: TowerToHyperService<Router>,
     mut told: watch::Receiver<StopRequest>,
 ) {
-    let socket = Socket::from(OwnedFd::from(stream)); // or a unix socket: nothing is asked that differs
+    let socket = Socket::from(OwnedFd::from(stream)); // or a unix socket: the calls are the same
     let Ok(stream) = TcpStream::from_std(socket) else { return };
     let service = service_fn(|request: Request<Incoming>| {
         let label = format!("{} {}", request.method(), request.uri().path());
@@ -136,8 +136,8 @@ async fn drive(
     let _ = client.await;
 }
 
-/// Marks a request as a unit of work. Its seat is taken only while its own code runs, of which one
-/// thread runs one at a time: a request that waits is no hang.
+/// Marks a request as a unit of work. Its thread entry is set only while its own code runs, one
+/// request at a time: a request that awaits is not hung.
 async fn track<E>(
     lifecycle: &'static Lifecycle,
     label: String,
@@ -158,14 +158,14 @@ async fn track<E>(
     Ok(response)
 }
 
-/// Has tokio tell when a descriptor is readable.
+/// Makes tokio watch a descriptor for reading.
 #[expect(unsafe_code)]
 fn observe(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
-    // SAFETY: it is borrowed for as long as it is observed, so it stays open and the same.
+    // SAFETY: it is borrowed for as long as it is registered, so it stays open and the same.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
-/// Waits until somebody comes to a listener that is awaited: tokio tells it once.
+/// Waits until a client connects to a listener of interest: tokio's readiness is edge-triggered.
 async fn readable_listener(
     listeners: &[AsyncFd<BorrowedFd<'_>>],
     acceptor: &Acceptor<'_>,
@@ -182,6 +182,6 @@ async fn readable_listener(
 }
 
 fn main() -> ExitCode {
-    // An app there must be; this class has its router instead.
+    // A runtime needs an app, which this class does not use.
     Runtime::new().app(Demo).class(Tokio(router)).main()
 }

@@ -1,16 +1,16 @@
-//! A worker class on io_uring: a ring a worker, and one system call for all that is sent and received in
-//! a turn of its loop.
+//! A worker class on io_uring: a ring a worker, and one system call for all that is sent and
+//! received in a turn of its loop.
 //!
 //! ```text
 //! cargo run --example uring -- --worker-class uring --workers 2
 //! curl http://127.0.0.1:8000/info
 //! ```
 //!
-//! It serves whatever app the runtime has, by the same sessions as the built-in classes. Each client
-//! costs a buffer of 4 KiB. Linux 5.19 or later, where nobody has forbidden it.
+//! It serves any app, through the same sessions as the built-in classes. Each client costs a buffer
+//! of 4 KiB. It needs Linux 5.19 or later with io_uring permitted.
 
-// The ring works on memory and descriptors behind the compiler's back: what is handed to it stays
-// where it is until the ring has given it back. `CompletionClient` sees to that.
+// The ring accesses memory and descriptors without the compiler's knowledge: a buffer handed to it
+// stays in place until the ring has returned it. `CompletionClient` ensures that.
 #![expect(unsafe_code)]
 
 use std::fs;
@@ -33,15 +33,15 @@ use ostler::worker::{
 };
 use slab::Slab;
 
-/// The signals; and what takes a poll back. The nth listener has `FIRST_LISTENER` + n, and the client
-/// with the token n twice n for what it receives and one more for what it sends.
+/// The signals, and the cancellation of a poll. Listener n has `FIRST_LISTENER` + n. The client
+/// with token n has twice n for receiving, and one more for sending.
 const SIGNALS: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - 1;
 const FIRST_LISTENER: u64 = u64::MAX / 2;
 const ENTRIES: u32 = 1024;
 const INPUT_BYTES: usize = 4 << 10;
-/// `IORING_RECVSEND_POLL_FIRST` of linux/io_uring.h: nothing is there yet in nearly all cases, so it is
-/// not tried before it has come. That alone takes a tenth off what a request costs.
+/// `IORING_RECVSEND_POLL_FIRST` of linux/io_uring.h: in nearly all cases no data is there yet, so
+/// the kernel polls before it tries. That alone saves a tenth of a request's cost.
 const POLL_FIRST: u16 = 1;
 
 struct Uring;
@@ -51,7 +51,7 @@ impl WorkerClass for Uring {
         "uring"
     }
 
-    /// Tries it while a person is watching.
+    /// Tries io_uring in the master, so that its absence is an error at start.
     fn check(&self, _: &Settings) -> Result<(), ConfigError> {
         let Err(error) = open_ring(8) else { return Ok(()) };
         let told = fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
@@ -79,8 +79,8 @@ impl WorkerClass for Uring {
     }
 }
 
-/// A ring of one thread, if the kernel can make use of that (6.1). The other kind is as old as the
-/// rest that is needed here (5.19).
+/// Opens a ring for one thread, if the kernel supports that (6.1), or an ordinary one (5.19, as all
+/// else here).
 fn open_ring(entries: u32) -> io::Result<IoUring> {
     let one_thread = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries);
     one_thread.or_else(|_| IoUring::builder().setup_coop_taskrun().build(entries))
@@ -109,11 +109,11 @@ impl Worker<'_> {
                     let client = self.ctx.new_client(stream, address, true);
                     let token = self.clients.insert(client.into_completion(INPUT_BYTES));
                     self.drive(token)?;
-                    Some(MonotonicTime::default()) // others may wait: no sleep
+                    Some(MonotonicTime::default()) // `accept` may have more clients: no sleep
                 }
                 Accept::Pending { deadline: until } => until,
                 Accept::Finished if !self.watched.contains(&true) => return Ok(()),
-                Accept::Finished => None, // until the ring has let go of the listeners
+                Accept::Finished => None, // until the ring has released the listeners
             };
             self.watch()?;
             self.wait(until)?;
@@ -131,7 +131,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Until something is done, or a deadline has come.
+    /// Waits until an operation completes, or a deadline passes.
     fn wait(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
         let deadline = [self.timers.next(), until].into_iter().flatten().min();
         let wait = deadline.map(|at| at.duration_since(self.ctx.lifecycle().now()));
@@ -145,15 +145,16 @@ impl Worker<'_> {
         }
     }
 
-    /// Hands work to the ring.
+    /// Submits an operation to the ring.
     ///
     /// # Safety
-    /// What the entry points to stays where it is until its result has been taken.
+    ///
+    /// The memory that the entry points to must stay in place until its result has been taken.
     unsafe fn push(&mut self, entry: Entry, data: u64) -> io::Result<()> {
         let entry = entry.user_data(data);
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
-            self.ring.submit()?; // it is full
+            self.ring.submit()?; // the queue is full
         }
         Ok(())
     }
@@ -164,8 +165,8 @@ impl Worker<'_> {
         unsafe { self.push(poll, data) }
     }
 
-    /// Has the ring poll the listeners that are awaited. One worker is woken for one client; and not for
-    /// good: the next time another one is.
+    /// Polls the listeners of interest, so that one worker wakes for one client. Each poll fires
+    /// once: the next client wakes another worker.
     fn watch(&mut self) -> io::Result<()> {
         for (index, listener) in self.ctx.listeners().iter().enumerate() {
             let data = FIRST_LISTENER + index as u64;
@@ -185,7 +186,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Takes the result of some work: a number of bytes, what a poll has found, or a negative error.
+    /// Handles an operation's result: a number of bytes, a poll's events, or a negative error.
     fn take(&mut self, data: u64, result: i32) -> io::Result<()> {
         match data {
             SIGNALS => {
@@ -215,7 +216,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Has the ring do what comes next for a client.
+    /// Submits a client's next operation.
     fn drive(&mut self, token: usize) -> io::Result<()> {
         let client = &mut self.clients[token];
         if self.ctx.lifecycle().stop_request() == StopRequest::Graceful {
@@ -239,7 +240,7 @@ impl Worker<'_> {
             (send.flags(libc::MSG_NOSIGNAL).build(), data | 1)
         });
         for (entry, data) in send.into_iter().chain(receive) {
-            // SAFETY: what is under way stays where it is, and nobody else touches it.
+            // SAFETY: the buffer of a pending operation stays in place, and nothing else uses it.
             unsafe { self.push(entry, data)? };
         }
         Ok(())

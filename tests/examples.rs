@@ -1,5 +1,5 @@
-//! The examples, from outside: each starts, serves under every class, and leaves with 0 on TERM.
-//! `cargo test` builds them beside this test.
+//! Black-box tests of the examples: each starts, serves under every class, and exits with 0 on
+//! SIGTERM. `cargo test` builds them beside this test.
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
@@ -19,7 +19,8 @@ use nix::unistd::Pid;
 
 use self::example::example;
 
-/// Its own tests run here, since `cargo test` builds an example as a program and not as a test.
+/// The example's own tests run here, since `cargo test` builds an example as a program and not as a
+/// test.
 #[allow(dead_code)]
 #[path = "../examples/line_protocol/main.rs"]
 mod line_protocol;
@@ -27,7 +28,7 @@ mod line_protocol;
 #[path = "it/example.rs"]
 mod example;
 
-/// The longest wait for anything that must come.
+/// The longest wait for an event.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A running program. Dropping it ends it and its workers.
@@ -45,7 +46,7 @@ impl Server {
         Self::start_as(&[program.to_path_buf()], args)
     }
 
-    /// As `start`, with words before the arguments.
+    /// Starts a program as `start`, with a command before it.
     #[track_caller]
     fn start_as(program: &[PathBuf], args: &[&str]) -> Self {
         let mut server = Self::spawn(program, &["--bind", "127.0.0.1:0"], args);
@@ -59,9 +60,9 @@ impl Server {
     /// Starts a program, and waits for nothing.
     #[track_caller]
     fn spawn(program: &[PathBuf], bind: &[&str], args: &[&str]) -> Self {
-        // The log is read here, so it must not be in a form of the program's own choice.
+        // The log is read here, so its format must not depend on the program.
         let fixed = [bind, &["--log-format", "json", "--log-file", "-"]].concat();
-        // setpriv: if this test is killed, the kernel kills the master, whose workers then leave.
+        // setpriv: if this test is killed, the kernel sends the master SIGTERM.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).args(program).args(fixed).args(args);
         command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
@@ -83,7 +84,7 @@ impl Server {
         }
     }
 
-    /// Asks it to leave, which it must do with 0 and in time.
+    /// Sends SIGTERM, and asserts an exit with 0 in time.
     #[track_caller]
     fn stop(mut self) {
         self.signal(Signal::SIGTERM);
@@ -99,7 +100,7 @@ impl Server {
         panic!("it does not leave");
     }
 
-    /// Sends a signal to a worker, if it is still there.
+    /// Sends a signal to a worker, if it still runs.
     fn signal_worker(&self, pid: &str, signal: Signal) -> bool {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let is_there = status.contains(&format!("\nPPid:\t{}\n", self.child.id()));
@@ -114,7 +115,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // INT ends the workers too; KILL what is left. Both fail if it has left already.
+        // INT ends the workers too; KILL ends the rest. Both fail if the master has exited.
         if let Ok(None) = self.child.try_wait() {
             self.signal(Signal::SIGINT);
             thread::sleep(Duration::from_millis(300));
@@ -124,7 +125,7 @@ impl Drop for Server {
     }
 }
 
-/// Sends bytes, ends its side, and reads to the end.
+/// Sends bytes, shuts down the sending side, and reads to the end.
 #[track_caller]
 fn ask(address: &str, bytes: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
@@ -145,7 +146,8 @@ fn listen(stderr: ChildStderr) -> Receiver<String> {
     let (sender, log) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            // After the server has been dropped nobody hears, and the pipe is drained all the same.
+            // After the server has been dropped nothing receives the lines, and the pipe is drained
+            // all the same.
             let _ = sender.send(line);
         }
     });
@@ -199,7 +201,7 @@ fn custom_class_serves_batches_beside_the_built_in_ones() {
     });
 }
 
-/// Asks over a connection that is kept.
+/// Sends a request over a kept connection.
 #[track_caller]
 fn ask_again(stream: &TcpStream) {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -223,7 +225,7 @@ fn await_answer(stream: &TcpStream) {
     reader.read_exact(&mut vec![0; length]).unwrap();
 }
 
-/// The classes with a loop of their own that this machine lets run, each with a server.
+/// Starts each class with its own event loop that this machine can run.
 fn loops<'a>(args: &'a [&'a str]) -> impl Iterator<Item = (&'static str, Server)> + 'a {
     [("uring", "uring"), ("tokio_axum", "tokio")].into_iter().filter_map(move |(name, class)| {
         let program = example(name)?;
@@ -243,7 +245,7 @@ fn classes_with_a_loop_of_their_own_wait_for_half_a_head_no_longer_than_its_time
         let half = TcpStream::connect(&server.address).unwrap();
         half.set_read_timeout(Some(DEADLINE)).unwrap();
         (&half).write_all(b"GET / HTTP/1.1\r\nHost").unwrap();
-        server.stop(); // long before the end of the graceful timeout
+        server.stop(); // far below `graceful_timeout`
     }
 }
 
@@ -255,7 +257,7 @@ fn classes_with_a_loop_of_their_own_keep_to_worker_connections() {
         let second = TcpStream::connect(&server.address).unwrap();
         second.set_read_timeout(Some(DEADLINE)).unwrap();
         (&second).write_all(b"GET /pid HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-        (0..100).for_each(|_| ask_again(&first)); // the loop goes round meanwhile
+        (0..100).for_each(|_| ask_again(&first)); // the event loop runs several turns meanwhile
         second.set_nonblocking(true).unwrap();
         assert!(second.peek(&mut [0]).is_err(), "{class}: more are in than may be");
         second.set_nonblocking(false).unwrap();
@@ -274,9 +276,9 @@ fn a_panic_in_an_asynchronous_handler_is_no_hang() {
     (&sleeper).write_all(b"GET /sleep?ms=3500 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     (&panics).write_all(b"GET /panic HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let mut answer = String::new();
-    let _ = (&panics).read_to_string(&mut answer); // or it is reset
+    let _ = (&panics).read_to_string(&mut answer); // an end or a reset
     assert_eq!(answer, "");
-    await_answer(&sleeper); // its worker is still there
+    await_answer(&sleeper); // the other request's worker still runs
     server.stop();
 }
 
@@ -352,7 +354,7 @@ fn extended_jobs_run_on_and_others_count_as_hung() {
     server.stop();
 }
 
-/// A spool, as those see it who fill it and look at what has become of it.
+/// A spool, as its producers and consumers see it.
 struct Spool {
     folder: tempfile::TempDir,
     names: Vec<String>,
@@ -380,7 +382,8 @@ impl Spool {
         }
     }
 
-    /// Kills a worker in the midst of its work: it is stopped first, and let go if it has none.
+    /// Kills a worker in the middle of its work. It is stopped first, and continued if it has no
+    /// work.
     fn kill_a_claimer(&mut self, server: &mut Server) {
         loop {
             self.fill(10);
@@ -389,7 +392,7 @@ impl Spool {
             if !server.signal_worker(pid, Signal::SIGSTOP) {
                 continue;
             }
-            // It stops at once, or is about to leave for good.
+            // It stops at once, or is about to exit.
             let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             while [") S ", ") R ", ") D "].iter().any(|state| stat().contains(state)) {
                 thread::sleep(Duration::from_millis(1));
@@ -449,7 +452,7 @@ fn spool_job_neither_loses_nor_doubles_an_entry_through_kills_and_reloads() {
     }
 }
 
-/// The names in a folder, in their order.
+/// Returns the names in a directory, sorted.
 fn list(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
     let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();

@@ -1,5 +1,5 @@
-//! The guide and the other pages: no link leads nowhere, no file is named that is not there, and what
-//! they tell to type works as they say.
+//! The guide and the other pages: links lead to targets, named files exist, and the commands to
+//! type work as shown.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -19,7 +19,7 @@ const PAGES: [&str; 5] =
 /// The directory of the design decisions.
 const DESIGN: &str = "docs/design";
 
-/// Folders of this package: a text in code type that begins so is the path of a file.
+/// Directories of this package: a code span that begins with one of them is the path of a file.
 const FOLDERS: [&str; 8] =
     ["benches/", "config/", "docs/", "examples/", "src/", "templates/", "tests/", "workers/"];
 
@@ -37,7 +37,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A line of a page that is not in a code block, or a code block.
+/// A line of a page outside code blocks, or a code block.
 enum Part {
     Line(String),
     Code { language: String, text: String },
@@ -74,7 +74,7 @@ impl Page {
         })
     }
 
-    /// The code blocks in this language, such as `sh` or `rust`.
+    /// Returns the code blocks in this language, such as `sh` or `rust`.
     fn blocks<'a>(&'a self, language: &'a str) -> impl Iterator<Item = &'a str> {
         self.parts.iter().filter_map(move |part| match part {
             Part::Code { language: its, text } if its.split(',').next() == Some(language) => {
@@ -84,7 +84,7 @@ impl Page {
         })
     }
 
-    /// The anchors to which a link can lead, one for each heading.
+    /// Returns the anchors of the page's headings.
     fn anchors(&self) -> BTreeSet<String> {
         let headings = self.lines().filter(|line| line.starts_with('#'));
         let mut seen = BTreeMap::<String, usize>::new();
@@ -103,12 +103,12 @@ impl Page {
             .collect()
     }
 
-    /// The texts in code type, outside code blocks.
+    /// Returns the code spans outside code blocks.
     fn code_spans(&self) -> impl Iterator<Item = &str> {
         self.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
     }
 
-    /// Where its links lead.
+    /// Returns the targets of the page's links.
     fn links(&self) -> impl Iterator<Item = &str> {
         self.lines().flat_map(|line| {
             line.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(to, _)| to))
@@ -116,7 +116,7 @@ impl Page {
     }
 }
 
-/// All pages, of the guide and besides.
+/// Reads all pages of the guide and outside it.
 fn pages() -> BTreeMap<PathBuf, Page> {
     let in_directory = |directory: &'static str| {
         let entries = fs::read_dir(root().join(directory)).unwrap();
@@ -127,7 +127,7 @@ fn pages() -> BTreeMap<PathBuf, Page> {
     paths.map(|path| (path.clone(), Page::read(&path))).collect()
 }
 
-/// A path without `.` and `..`.
+/// Returns a path without `.` and `..`.
 fn normalize(path: &Path) -> PathBuf {
     let mut normalized = PathBuf::new();
     for component in path.components() {
@@ -230,7 +230,7 @@ fn code_blocks_name_their_language() {
     assert_none(wrong);
 }
 
-/// Rust code that `src/doctests.rs` does not name would not be compiled.
+/// Code in the pages is compiled only if `src/doctests.rs` names the page.
 #[test]
 fn rust_code_blocks_are_compiled() {
     let list = fs::read_to_string(root().join("src/doctests.rs")).unwrap();
@@ -242,7 +242,7 @@ fn rust_code_blocks_are_compiled() {
     }
 }
 
-/// Settings in the guide are good ones, but for those that the text says are not.
+/// The settings in the guide are valid, except those that the text calls invalid.
 #[test]
 fn yaml_code_blocks_load() {
     for (path, page) in pages() {

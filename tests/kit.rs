@@ -1,5 +1,5 @@
-//! The class test kit: the built-in classes and those of the examples keep their contract, and of
-//! classes that do not, the kit says which rule they break.
+//! The contract kit: built-in classes and those of the examples pass, and for faulty classes the
+//! kit reports the rule that they break.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -15,7 +15,8 @@ use ostler::testkit::{
     ContractTest, Done, Http, Outcome, PendingWork, Report, Rule, ServerInfo, Task, Workload,
 };
 
-/// The executable of an example; none if it was not built, as under `cargo test --test kit`.
+/// Returns the executable of an example, or `None` if it was not built, as under `cargo test --test
+/// kit`.
 fn example(name: &str) -> Option<PathBuf> {
     let test = env::current_exe().unwrap(); // target/debug/deps/kit-…
     let path = test.ancestors().nth(2).unwrap().join("examples").join(name);
@@ -80,7 +81,7 @@ fn uring_keeps_its_contract_where_the_kernel_has_it() {
     assert!(reason.contains("io_uring cannot be had here"), "{reason}");
 }
 
-/// Items for the example's queue.
+/// Workload for the example's queue, which is a directory.
 struct Folder;
 
 impl Workload for Folder {
@@ -109,8 +110,8 @@ impl Workload for Folder {
 struct Item(PathBuf);
 
 impl Item {
-    /// Whether a worker has its lock, or has done it. To try the lock would be to hold it for a
-    /// moment, in which a worker might pass on.
+    /// Returns whether a worker holds its lock, or has done it. A test with try_lock would hold the
+    /// lock for a moment, in which a worker might skip the item.
     fn is_taken(&self) -> bool {
         let Ok(file) = fs::metadata(&self.0) else { return true };
         let end = format!(":{}", file.ino());
@@ -129,7 +130,7 @@ impl PendingWork for Item {
 
 impl Drop for Item {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0); // nobody else is to hang in it
+        let _ = fs::remove_file(&self.0); // no later worker should hang on it
     }
 }
 
@@ -170,7 +171,7 @@ fn a_program_with_another_app_is_one_cause_and_not_many_broken_rules() {
     assert_eq!(obstacle.task, Task::Quick);
     assert!(obstacle.asked.contains("GET /pid") && obstacle.seen.contains("404"), "{report}");
     assert!(obstacle.advice.contains("Http::quick") && obstacle.advice.contains("demo"));
-    // What needs no work is tried, and what does not apply stays so.
+    // Rules without work are tried, and rules that do not apply are still skipped.
     let others = [Rule::Ready, Rule::IdleHeartbeat, Rule::Quiet, Rule::Queue, Rule::Replacements];
     let hindered = Rule::ALL.into_iter().filter(|rule| !others.contains(rule));
     assert_eq!(not_run(&report), hindered.collect::<Vec<_>>());
@@ -201,7 +202,7 @@ fn work_that_no_rule_needs_is_not_asked_for() {
     assert!(report.passed() && report.obstacles().is_empty(), "{report}");
 }
 
-/// Work over HTTP, of which none hangs.
+/// Work over HTTP, of which no request hangs.
 struct EarlyAnswer(Http);
 
 impl Workload for EarlyAnswer {
@@ -211,7 +212,7 @@ impl Workload for EarlyAnswer {
 
     fn begin(&self, server: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String> {
         match task {
-            Task::Hang => Ok(Box::new(Item(server.folder().join("none")))), // which is done
+            Task::Hang => Ok(Box::new(Item(server.folder().join("none")))), // reported as done at once
             other => self.0.begin(server, other),
         }
     }
@@ -227,7 +228,7 @@ fn work_that_should_hang_and_does_not_is_a_cause_too() {
     assert!(!report.passed() && report.violated().count() == 0, "{report}");
 }
 
-/// Tries these rules on a class of the example that is full of faults.
+/// Tries these rules on a class of `broken_class`.
 fn test_class(class: &str, rules: &[Rule]) -> Option<Report> {
     let kit = ContractTest::new(example("broken_class")?).class(class).workload(Http::new());
     let report = kit.only(rules.iter().copied()).run();
@@ -235,7 +236,7 @@ fn test_class(class: &str, rules: &[Rule]) -> Option<Report> {
     Some(report)
 }
 
-/// Of these rules, a class breaks the first one, and keeps the others.
+/// Asserts that a class breaks the first of these rules, and keeps the others.
 #[track_caller]
 fn expect_violation(class: &str, rules: &[Rule]) {
     let Some(report) = test_class(class, rules) else { return };

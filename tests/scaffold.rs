@@ -1,5 +1,4 @@
-//! `ostler new`, as a newcomer would use it: the crate that it makes builds, passes its own test, and
-//! reads like the work of a careful hand.
+//! `ostler new`: the crate that it creates builds, passes its own test, and has clean code.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -20,7 +19,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Runs cargo in the new crate, without a network, on what this package's own build has left.
+/// Runs cargo in the new crate, offline, with what this package's build has fetched.
 fn cargo(folder: &Path, words: &[&str]) -> Output {
     let program = env::var_os("CARGO").unwrap_or_else(|| OsStr::new("cargo").to_owned());
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
@@ -30,7 +29,7 @@ fn cargo(folder: &Path, words: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// Whether this part of cargo is installed.
+/// Returns whether this part of cargo is installed.
 fn has(subcommand: &str) -> bool {
     let there = cargo(Path::new("/"), &[subcommand, "--version"]).status.success();
     if !there {
@@ -49,7 +48,7 @@ fn must_succeed(folder: &Path, words: &[&str]) -> String {
 
 #[test]
 fn a_new_crate_passes_its_own_tests_and_every_check() {
-    // The same folder each time, so that what cargo leaves behind does not pile up.
+    // The same directory each time, so that cargo's output does not accumulate.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("scaffold");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
@@ -58,7 +57,7 @@ fn a_new_crate_passes_its_own_tests_and_every_check() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).starts_with("made first-steps: "), "{}", text(&output.stdout));
     let home = folder.join(NAME);
-    // The versions that are here already.
+    // The versions that are already fetched.
     fs::copy(Path::new(root).join("Cargo.lock"), home.join("Cargo.lock")).unwrap();
     let resolved = cargo(&home, &["metadata", "--offline", "--format-version", "1"]);
     if !resolved.status.success() {
@@ -74,7 +73,7 @@ fn a_new_crate_passes_its_own_tests_and_every_check() {
         &["run", "--offline", "--", "-c", "config/first-steps.yaml", "--check-config"],
     );
     if has("fmt") {
-        // As a crate elsewhere is formatted: this package's own rules do not reach there.
+        // Formatted as a crate elsewhere: this package's own rustfmt.toml does not apply there.
         let usual = "max_width=100,use_small_heuristics=Default";
         must_succeed(&home, &["fmt", "--check", "--", "--config", usual]);
     }
@@ -102,7 +101,7 @@ fn without_a_path_it_depends_on_this_version() {
     assert_eq!(text(&again.stderr), expected);
 }
 
-/// The texts of all files below a folder.
+/// Collects the contents of all files below a directory.
 fn collect(folder: &Path, texts: &mut Vec<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -120,7 +119,7 @@ fn bad_words_and_places_are_refused() {
     assert_eq!((bad.status.code(), text(&bad.stdout)), (Some(2), String::new()));
     assert!(text(&bad.stderr).starts_with("ostler new: \"1st\" is not"), "{}", text(&bad.stderr));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    // Nobody, not even root, makes folders there.
+    // In /proc not even root can create a directory.
     let worker = ostler(Path::new("/proc"), &["new", NAME]);
     assert_eq!(worker.status.code(), Some(1));
     assert!(text(&worker.stderr).starts_with("ostler new: failed to create \"first-steps\": "));

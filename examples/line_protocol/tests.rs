@@ -9,7 +9,7 @@ use ostler::time::MonotonicTime;
 
 use super::*;
 
-/// Records what is marked.
+/// Counts the marked units.
 #[derive(Default)]
 struct Recorder(usize);
 
@@ -25,8 +25,8 @@ impl WorkReporter for Recorder {
     }
 }
 
-/// What a client reads after it has sent these pieces, how many units were marked, and what the
-/// session wants in the end.
+/// Returns what a client reads after it has sent these pieces, how many units were marked, and what
+/// the session wants in the end.
 fn converse(allow_keepalive: bool, pieces: &[&[u8]]) -> (String, usize, Wants) {
     let (now, mut spare, mut tracker) = (MonotonicTime::default(), Vec::new(), Recorder::default());
     let hall = ShoutService(Limits::default());
@@ -46,7 +46,8 @@ fn converse(allow_keepalive: bool, pieces: &[&[u8]]) -> (String, usize, Wants) {
     (String::from_utf8(read).unwrap(), tracker.0, session.wants())
 }
 
-/// All ways to cut the bytes: bit n of the number says whether there is a cut before byte n + 1.
+/// Yields all ways to split the bytes: bit n of the number says whether there is a split before
+/// byte n + 1.
 fn cuts(bytes: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
     (0_u32..1 << (bytes.len() - 1)).map(|cuts| {
         let (mut pieces, mut begin) = (Vec::new(), 0);

@@ -1,5 +1,5 @@
-//! The tours of README.md and of the quick start: everything that they tell to type is typed, in one
-//! shell, and what they show is what comes.
+//! The tours of README.md and of the quick start: every command of the page is typed in one shell,
+//! and the shown output is compared with the real one.
 
 use std::env;
 use std::fs::{self, File, OpenOptions};
@@ -17,15 +17,15 @@ use nix::unistd::Pid;
 
 use super::{GUIDE, Page, Part, root};
 
-/// The longest that a tour may take. The machine may be slow, and shared.
+/// The longest time of a tour. The machine may be slow, and shared.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// A shell that takes a tour. Dropping it ends what the tour has started.
+/// A shell that runs a tour. Dropping it ends the processes that the tour has started.
 struct Shell(Child);
 
 impl Drop for Shell {
     fn drop(&mut self) {
-        // The shell and the masters are one process group; the workers leave with their master.
+        // The shell and the masters are one process group; workers exit with their master.
         if let Ok(group) = i32::try_from(self.0.id()) {
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
@@ -33,7 +33,7 @@ impl Drop for Shell {
     }
 }
 
-/// Takes the tour in a folder, on a port of its own, and gives all that was said.
+/// Runs the tour in a directory, on a port of its own, and returns its output.
 #[track_caller]
 fn run_tour(page: &Page, folder: &Path, prelude: &str) -> String {
     let port = free_port();
@@ -44,7 +44,7 @@ fn run_tour(page: &Page, folder: &Path, prelude: &str) -> String {
     let output_file = OpenOptions::new().create(true).append(true).open(&output_path).unwrap();
     let mut command = Command::new("bash");
     command.args(["-c", &script]).current_dir(folder).process_group(0);
-    // Programs that are told no address take this one.
+    // Programs without an explicit address use this one.
     command.env("OSTLER_BIND", format!("127.0.0.1:{port}"));
     command.stdin(Stdio::null()).stdout(output_file.try_clone().unwrap()).stderr(output_file);
     let mut shell = Shell(command.spawn().unwrap());
@@ -61,7 +61,7 @@ fn run_tour(page: &Page, folder: &Path, prelude: &str) -> String {
     fs::read_to_string(output_path).unwrap()
 }
 
-/// A port that nobody uses, and that the kernel gives to no client. No two tours get the same.
+/// Returns a free port outside the kernel's ephemeral range. No two tours get the same.
 fn free_port() -> u16 {
     const FIRST: u16 = 30_000;
     const COUNT: u16 = 2_000;
@@ -76,8 +76,8 @@ fn free_port() -> u16 {
     }
 }
 
-/// Checks that these lines were said, each with anything for its `…`: the records of the log in this
-/// order, and everything else in this order.
+/// Asserts that these lines were printed, where `…` matches anything: log records in this order,
+/// and all other lines in this order.
 #[track_caller]
 fn assert_output(output: &str, expected: &[&str]) {
     let is_record = |line: &&str| [" INFO ", " WARN ", " ERRO "].iter().any(|l| line.contains(l));
@@ -94,7 +94,8 @@ fn assert_output(output: &str, expected: &[&str]) {
     }
 }
 
-/// An empty folder of this name, the same each time, so that cargo's leavings do not pile up.
+/// Returns an empty directory of this name, the same each time, so that cargo's output does not
+/// accumulate.
 fn empty_dir(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = fs::remove_dir_all(&folder);
@@ -136,7 +137,7 @@ fn quick_start_tour_works() {
     fs::create_dir(&tools).unwrap();
     symlink(env!("CARGO_BIN_EXE_ostler"), tools.join("ostler")).unwrap();
     symlink(root(), folder.join("ostler")).unwrap();
-    // The program is there already, and so are the crates that the new one needs, in these versions.
+    // The program is built already, and the new crate's dependencies are fetched in these versions.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let prelude = format!(

@@ -1,4 +1,4 @@
-//! Workers that cannot boot, boot slowly, or die soon after.
+//! Workers that fail to boot, boot slowly, or exit soon after.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Control groups of a test's own, where the machine allows: of version 1 or 2, by root.
+//! Control groups made by a test, version 1 or 2. They need root and a writable hierarchy.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,17 +12,17 @@ use crate::launch::Launch;
 use crate::proc::{becomes_true, wait_until};
 use crate::support::DEADLINE;
 
-/// Where the hierarchies are, version 1 and version 2 with that controller.
+/// The hierarchies: version 1, and version 2 with that controller.
 const TOP: &str = "/sys/fs/cgroup";
 
-/// Where version 2 may be besides: where it has no controllers.
+/// Where systems in hybrid mode mount version 2, without controllers.
 const UNIFIED: &str = "/sys/fs/cgroup/unified";
 
-/// What a service manager puts on a group that it hands over.
+/// The attribute that a service manager sets on a delegated group.
 const MARK: &str = "user.delegate";
 
-/// A control group, which goes when this is dropped: whoever is in it goes back to where the first
-/// of them came from.
+/// A control group. Dropping it moves its members back to the group of its first member and removes
+/// it.
 pub struct Group {
     path: PathBuf,
     home: PathBuf,
@@ -30,7 +30,8 @@ pub struct Group {
 }
 
 impl Group {
-    /// A group under a controller; none, and a line that says why, if the machine allows none.
+    /// Creates a group under a controller. Returns `None` and prints the reason if the machine does
+    /// not allow it.
     pub fn new(controller: &str) -> Option<Self> {
         let first = Path::new(TOP).join(controller);
         let second_version = !first.join("cgroup.procs").exists();
@@ -48,8 +49,8 @@ impl Group {
         (!lacks).then_some(group)
     }
 
-    /// A group of version 2 that a server may be started in, to divide it among its workers if it is
-    /// `delegated`; none, and a line that says why, if the machine allows none.
+    /// Creates a version 2 group to start a server in. If it is `delegated`, the server may divide
+    /// it among its workers. Returns `None` and prints the reason if the machine does not allow it.
     pub fn for_a_server(delegated: bool) -> Option<Self> {
         let homes = [TOP, UNIFIED].map(PathBuf::from);
         let Some(home) = homes.into_iter().find(|home| home.join("cgroup.controllers").exists())
@@ -76,24 +77,24 @@ impl Group {
         Some(Self { path, home, second_version })
     }
 
-    /// A server about to be started in it.
+    /// Prepares a server that starts in this group.
     pub fn launch(&self, flags: &[&str]) -> Launch {
         self.launch_by(&[], flags)
     }
 
-    /// The same by these words.
+    /// Prepares a server that starts in this group, run by these words.
     pub fn launch_by(&self, words: &[&str], flags: &[&str]) -> Launch {
         let script = format!("echo 0 >{}/cgroup.procs && exec \"$@\"", self.path.display());
         let program = env!("CARGO_BIN_EXE_ostler");
         Launch::by(&[&["sh", "-c", &script, "sh"], words, &[program]].concat(), flags)
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The names of the groups in it, in order.
+    /// Returns the names of its child groups, sorted.
     pub fn inner(&self) -> Vec<String> {
         let folders = inner(&self.path).into_iter();
         let mut names: Vec<_> =
@@ -102,38 +103,39 @@ impl Group {
         names
     }
 
-    /// Whether its memory can be bounded.
+    /// Returns whether the memory controller is available here.
     pub fn bounds_memory(&self) -> bool {
         self.path.join(self.memory_limit()).exists()
     }
 
-    /// Puts a process into it, with all its threads.
+    /// Moves a process, with all its threads, into the group.
     #[track_caller]
     pub fn take(&self, pid: Pid) {
         fs::write(self.path.join("cgroup.procs"), pid.to_string()).unwrap();
     }
 
-    /// Freezes everybody in it.
+    /// Freezes all its members.
     #[track_caller]
     pub fn freeze(&self) {
         self.set_frozen(true);
         wait_until("the group is frozen", || self.is_frozen());
     }
 
-    /// Lets everybody in it go on.
+    /// Thaws all its members.
     #[track_caller]
     pub fn thaw(&self) {
         self.set_frozen(false);
         wait_until("the group has thawed", || !self.is_frozen());
     }
 
-    /// Bounds the memory of all in it together.
+    /// Limits the total memory of its members.
     #[track_caller]
     pub fn limit_memory(&self, bytes: u64) {
         fs::write(self.path.join(self.memory_limit()), bytes.to_string()).unwrap();
     }
 
-    /// Lets all in it together run for so many microseconds of each period, as long as that is.
+    /// Limits its members together to `quota` microseconds of CPU time a period of `period`
+    /// microseconds.
     #[track_caller]
     pub fn limit_cpu(&self, quota: u32, period: u32) {
         if self.second_version {
@@ -144,7 +146,7 @@ impl Group {
         }
     }
 
-    /// Lets all in it run as they like.
+    /// Removes the CPU limit.
     #[track_caller]
     pub fn unlimit_cpu(&self) {
         let none = if self.second_version { "max" } else { "-1" };
@@ -183,13 +185,13 @@ impl Group {
     }
 }
 
-/// The groups in a group.
+/// Returns the child groups of a group.
 fn inner(group: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(group).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
-/// Kills whoever is in groups in this one, and removes those.
+/// Kills the members of all child groups, and removes those groups.
 fn clear(group: &Path) {
     for inner in inner(group) {
         let _ = fs::write(inner.join("cgroup.kill"), "1");
@@ -198,7 +200,7 @@ fn clear(group: &Path) {
     }
 }
 
-/// The path of the group of version 2 that a process is in, from the top of the hierarchy.
+/// Returns the path of a process's version 2 group, from the top of the hierarchy.
 #[track_caller]
 pub fn group_of(pid: Pid) -> PathBuf {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("the process lives");

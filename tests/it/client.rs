@@ -1,4 +1,4 @@
-//! What the tests' client can do beyond asking: insist, and misbehave.
+//! What the tests' client can do beyond plain requests: assert, and misbehave.
 
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, TcpStream};
@@ -22,12 +22,12 @@ impl Client {
         Self::over_unix(UnixStream::connect_addr(&UnixAddr::from_abstract_name(name)?)?)
     }
 
-    /// `TcpStream` asks nothing of its descriptor that a unix socket could not do as well.
+    /// Wraps a unix stream in a `TcpStream`, which makes no call that a unix socket would reject.
     fn over_unix(stream: UnixStream) -> io::Result<Self> {
         Self::new(TcpStream::from(OwnedFd::from(stream)))
     }
 
-    /// The port at this end.
+    /// Returns the client's port.
     pub fn port(&self) -> u16 {
         self.stream.local_addr().unwrap().port()
     }
@@ -38,44 +38,44 @@ impl Client {
         self.try_send(bytes).unwrap();
     }
 
-    /// Begins a GET that leaves the connection open.
+    /// Sends a GET that leaves the connection open.
     #[track_caller]
     pub fn ask(&mut self, path: &str) {
         self.try_ask(path).unwrap();
     }
 
-    /// GETs over this connection, and leaves it open.
+    /// Sends a GET, reads the answer, and leaves the connection open.
     #[track_caller]
     pub fn get(&mut self, path: &str) -> Answer {
         self.ask(path);
         self.answer()
     }
 
-    /// GETs and asks the server to close.
+    /// Sends a GET that asks the server to close.
     pub fn try_get_last(&mut self, path: &str) -> io::Result<Answer> {
         self.try_ask_last(path)?;
         self.try_answer()
     }
 
-    /// Says that no more will be sent. The client still reads.
+    /// Shuts down the sending side. The client can still read.
     pub fn finish_sending(&self) {
-        // A server that has reset the connection needs no telling.
+        // Fails if the server has reset the connection already.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Ends the connection with a reset instead of an orderly close.
+    /// Closes the connection with a reset instead of a FIN.
     pub fn reset(self) {
         let now = libc::linger { l_onoff: 1, l_linger: 0 };
         setsockopt(&self.stream, sockopt::Linger, &now).unwrap();
     }
 
-    /// The next answer, body and all.
+    /// Reads the next answer with its body.
     #[track_caller]
     pub fn answer(&mut self) -> Answer {
         self.try_answer().unwrap()
     }
 
-    /// Waits for the server to close, orderly or not, and returns what it said before.
+    /// Waits for the server to close or reset the connection. Returns what it sent before.
     #[track_caller]
     pub fn rest(&mut self) -> Vec<u8> {
         loop {
@@ -99,14 +99,14 @@ impl Client {
 }
 
 impl Answer {
-    /// The body of a successful answer, as text.
+    /// Returns the body of a successful answer as text.
     #[track_caller]
     pub fn text(&self) -> String {
         assert_eq!(self.head.status, 200, "{:?}", String::from_utf8_lossy(&self.body));
         String::from_utf8(self.body.clone()).unwrap()
     }
 
-    /// The body of a successful answer, as JSON.
+    /// Returns the body of a successful answer as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.text()).unwrap()

@@ -1,4 +1,4 @@
-//! Clients who are slow, rude, silent or gone hurt nobody but themselves.
+//! Slow, malformed, silent and disconnecting clients affect no other client.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ on_concurrent_classes!(
     half_heads_block_no_client,
 );
 
-/// Somebody else is served, by a worker that never left.
+/// Asserts that other clients are served and that no worker has exited.
 #[track_caller]
 pub fn expect_no_harm(server: Server) {
     assert_eq!(server.get("/").text(), "Hello, world!\n");
@@ -60,7 +60,7 @@ fn a_half_closed_client_is_answered(class: &str) {
         assert_eq!(client.answer().status(), 200);
         client.expect_end();
     }
-    // Half a request is no request; it may be told so.
+    // An incomplete request may be answered with an error.
     let mut client = server.connect();
     client.send("GET / HTTP/1.1\r\nHos");
     client.finish_sending();
@@ -112,14 +112,14 @@ fn garbage_ends_its_own_connection(class: &str) {
     expect_no_harm(server);
 }
 
-/// A client that has asked for 64 MiB, has read a little, and now sleeps.
+/// Returns a client that has requested 64 MiB, has read a part, and now stops reading.
 pub fn slow_reader(server: &Server) -> Client {
     let mut client = server.connect();
     client.ask("/bytes?n=67108864");
     client
 }
 
-/// The client wakes up and reads everything.
+/// Resumes reading, to the end.
 #[track_caller]
 fn read_on(mut client: Client) {
     let head = client.try_head().unwrap();
@@ -186,7 +186,7 @@ fn a_client_that_leaves_in_the_middle_is_forgotten(class: &str) {
     expect_no_harm(server);
 }
 
-/// Opens so many connections that say nothing, or all say the same.
+/// Opens `count` connections that all send `said`.
 fn crowd(server: &Server, count: usize, said: &str) -> Vec<Client> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if soft < 4096 {
@@ -202,7 +202,7 @@ fn crowd(server: &Server, count: usize, said: &str) -> Vec<Client> {
 fn thousand_idle_connections_block_no_client(class: &str) {
     let flags = ["-k", class, "--header-timeout", "120s", "--keep-alive", "120s"];
     let launch = Launch::new(&flags);
-    // The limit must be raised before the server inherits it.
+    // The server inherits the limit, so it must be raised first.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     if hard < 2500 {
         eprintln!("skipped: this machine allows {hard} descriptors only");
@@ -212,7 +212,7 @@ fn thousand_idle_connections_block_no_client(class: &str) {
     let server = launch.start();
     let mut clients = crowd(&server, 1000, "");
     assert_eq!(server.get("/").text(), "Hello, world!\n");
-    // They are all served, and stay.
+    // Each connection is served, and stays open.
     for client in &mut clients {
         assert_eq!(client.get("/").text(), "Hello, world!\n");
     }

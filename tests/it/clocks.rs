@@ -1,5 +1,5 @@
-//! One meaning a clock: whatever the class, what a clock is for happens when its time is up, and not
-//! before. One row a clock; in each, that clock alone is short.
+//! Each timeout has the same meaning in every class: its effect comes when the time is over, and
+//! not before. In each row, only the tested timeout is short.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,12 +40,12 @@ const CLOCKS: [&str; 8] = [
     "--write-timeout",
 ];
 
-/// The time of the clock that is short.
+/// The duration of the short timeout.
 const SHORT: Duration = Duration::from_secs(1);
-/// The kernel's ticks are no finer everywhere: so much too early may it be.
+/// Kernel ticks are up to 10 ms long, so an event may come that much early.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A server on which one clock has a second, and every other more than any test waits.
+/// Prepares a server with one timeout of 1 s. All others are longer than any test.
 fn launch(class: &str, short: &str) -> Launch {
     let launch = Launch::new(&["-k", class]);
     CLOCKS.iter().fold(launch, |launch, clock| {
@@ -53,7 +53,8 @@ fn launch(class: &str, short: &str) -> Launch {
     })
 }
 
-/// What the clock is for has happened just now. That it has is half of the test.
+/// Asserts that the event just seen came no earlier than the timeout. That it came at all is the
+/// other half of each test.
 #[track_caller]
 fn expect_not_before_its_time(begun: Instant) {
     expect_time(begun.elapsed());
@@ -84,7 +85,7 @@ fn timeout_is_the_silence_of_a_worker(class: &str) {
     kill(worker.pid, Signal::SIGSTOP).unwrap();
     let hung = server.wait_for("its hang", |record| record.is("worker hung", worker.pid));
     assert_eq!(hung.text("error"), Some("no_heartbeat"), "{hung:?}");
-    // Since its last beat, which only the master knows.
+    // Measured from the last heartbeat, which only the master knows.
     expect_time(Duration::from_millis(hung.number("duration_ms").unwrap().try_into().unwrap()));
     server.wait_replaced(worker);
     server.finish();
@@ -138,7 +139,7 @@ fn graceful_timeout_is_how_long_an_orphan_lives(class: &str) {
 
 fn abort_timeout_bounds_a_quick_stop(class: &str) {
     let mut server = launch(class, "--abort-timeout").start();
-    // It does not even hear of it.
+    // A stopped worker does not receive the request to stop.
     kill(server.wait_workers(1)[0].pid, Signal::SIGSTOP).unwrap();
     let begun = Instant::now();
     server.signal(Signal::SIGINT);
@@ -147,7 +148,7 @@ fn abort_timeout_bounds_a_quick_stop(class: &str) {
     server.expect_clean_exit();
 }
 
-/// Over a protocol that every class keeps a connection for.
+/// Uses `echo`, a protocol for which every class keeps the connection open.
 fn keepalive_is_the_idle_time_between_two_units(class: &str) {
     let server = launch(class, "--keep-alive").arg("rpc").start();
     let mut caller = server.connect();
@@ -169,7 +170,7 @@ fn keepalive_is_the_idle_time_between_two_requests(class: &str) {
     expect_no_harm(server);
 }
 
-/// A client has got its time-out: an answer that says so, or just the end.
+/// Asserts that the client was timed out: by an error answer, or by a plain close.
 #[track_caller]
 fn expect_timeout(mut client: Client, begun: Instant) {
     let rest = client.rest();
@@ -211,7 +212,7 @@ fn write_timeout_is_how_long_nothing_is_read(class: &str) {
     let begun = Instant::now();
     let client = slow_reader(&server);
     server.wait_taken(&client);
-    // Under `sync` nobody else is served before that.
+    // Under `sync`, no other client is served before that.
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     let end = || remote(server.address().port(), client.port());
     wait_until("the client is cut off", || end() == Remote::Closed);

@@ -1,4 +1,4 @@
-//! What the kernel knows about the far end of one of our own connections (sock_diag(7)).
+//! What the kernel knows about the server's end of a test's connection (sock_diag(7)).
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,20 +7,20 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
 
-/// The server's end of a TCP connection over 127.0.0.1.
+/// The state of the server's end of a TCP connection over 127.0.0.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remote {
-    /// The kernel keeps it, or bytes that came over it, for somebody to take.
+    /// Not accepted yet, or bytes have arrived that are not read yet.
     Waiting,
-    /// Somebody has accepted it, and has read all that came.
+    /// Accepted, and all that arrived has been read.
     Taken,
-    /// The server has closed it.
+    /// Closed by the server.
     Closed,
 }
 
-/// How the server's end of a connection between two ports fares.
+/// Returns the state of the server's end of a connection between two ports.
 ///
-/// `/proc/net/tcp` says the same, but lists every connection of the last minute.
+/// `/proc/net/tcp` has the same data, but lists every connection of the last minute.
 pub fn remote(server_port: u16, client_port: u16) -> Remote {
     let kernel: OwnedFd = socket(
         AddressFamily::Netlink,
@@ -42,7 +42,7 @@ const BY_FAMILY: u16 = 20;
 /// The size of a `nlmsghdr`.
 const HEADER: usize = 16;
 
-/// A `nlmsghdr` and an `inet_diag_req_v2` about one socket.
+/// Builds a `nlmsghdr` and an `inet_diag_req_v2` about one socket.
 fn question(server_port: u16, client_port: u16) -> Vec<u8> {
     const SIZE: u32 = 72;
     let local = {
@@ -54,20 +54,20 @@ fn question(server_port: u16, client_port: u16) -> Vec<u8> {
     question.extend(SIZE.to_ne_bytes());
     question.extend(BY_FAMILY.to_ne_bytes());
     question.extend((libc::NLM_F_REQUEST as u16).to_ne_bytes());
-    question.extend([0; 8]); // sequence, sender
+    question.extend([0; 8]); // sequence number, sender
     question.extend([libc::AF_INET as u8, libc::IPPROTO_TCP as u8, 0, 0]);
-    question.extend(u32::MAX.to_ne_bytes()); // in any state
+    question.extend(u32::MAX.to_ne_bytes()); // any state
     question.extend(server_port.to_be_bytes());
     question.extend(client_port.to_be_bytes());
     question.extend(local);
     question.extend(local);
-    question.extend([0; 4]); // over any device
-    question.extend([u8::MAX; 8]); // whatever its cookie
+    question.extend([0; 4]); // any device
+    question.extend([u8::MAX; 8]); // no cookie
     assert_eq!(question.len(), SIZE as usize);
     question
 }
 
-/// Reads a `nlmsghdr` and an `inet_diag_msg`.
+/// Parses a `nlmsghdr` and an `inet_diag_msg`.
 fn parse_reply(answer: &[u8]) -> Remote {
     let word = |at: usize| {
         let bytes = answer.get(at..at + 4).expect("an answer has its full length");
@@ -82,10 +82,10 @@ fn parse_reply(answer: &[u8]) -> Remote {
     let (state, unread, inode) = (answer[HEADER + 1], word(HEADER + 56), word(HEADER + 68));
     // The numbers are those of tcp_states.h.
     match state {
-        // Established, or closed by the client alone.
+        // Established, or closed by the client only.
         1 | 8 if inode != 0 && unread == 0 => Remote::Taken,
         1 | 3 | 8 | 12 => Remote::Waiting,
-        // Closed, or forgotten: then the kernel tells about the listener.
+        // Closed or unknown. If it is unknown, the kernel reports the listener.
         _ => Remote::Closed,
     }
 }

@@ -1,4 +1,4 @@
-//! Cores of whom a test lets crash, in a folder of its own.
+//! Core dumps of crashing workers, in a directory of the test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,13 +7,13 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 use crate::stuck_fs::StuckFs;
 
-/// Whether nothing bounds the cores of whom this process starts.
+/// Returns whether no limit applies to core dumps of child processes.
 pub fn may_dump_cores() -> bool {
     getrlimit(Resource::RLIMIT_CORE).is_ok_and(|(_, most)| most == RLIM_INFINITY)
 }
 
-/// Has the core of whoever crashes in this folder wait, until what is returned is dropped; nothing,
-/// and a line that says why, if the machine does not allow it.
+/// Blocks core dumps into this directory until the returned value is dropped. Returns `None` and
+/// prints the reason if the machine does not allow it.
 pub fn hold_cores(folder: &Path) -> Option<StuckFs> {
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
     if !may_dump_cores() || pattern.contains(['|', '/', '@']) {
@@ -23,7 +23,7 @@ pub fn hold_cores(folder: &Path) -> Option<StuckFs> {
     StuckFs::new(folder)
 }
 
-/// There is one core in a folder, and all memory of which its head tells is in it.
+/// Asserts that a directory holds one core file, with all the memory that its header lists.
 #[track_caller]
 pub fn expect_whole_core(folder: &Path) {
     let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

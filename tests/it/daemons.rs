@@ -1,5 +1,4 @@
-//! A server that leaves the terminal: the command tells how that went, and the rest is found by its
-//! pid file.
+//! Daemons: the launching command reports the outcome, and the tests find the rest by the pid file.
 
 use std::fs;
 use std::net::TcpListener;
@@ -16,14 +15,14 @@ use crate::support::{Exit, Server};
 
 on_every_class!(a_daemon_serves_until_it_is_asked_to_stop, a_daemon_is_upgraded_under_load);
 
-/// A daemon, found by the name in its titles. Dropping it kills every process of that name.
+/// A daemon, found by the name in its process titles. Dropping it kills every process of that name.
 pub struct Daemon {
-    /// The process that launched it, which has ended, and the folder.
+    /// The launching process, which has exited, and the directory.
     pub launcher: Server,
     pub name: ProcessMarker,
 }
 
-/// A name that no other server has.
+/// A process name that no other server has.
 pub struct ProcessMarker(String);
 
 impl ProcessMarker {
@@ -31,7 +30,7 @@ impl ProcessMarker {
         Self(format!("daemon-{}", launch.port()))
     }
 
-    /// All processes of this name.
+    /// Returns all processes of this name.
     pub fn processes(&self) -> Vec<Pid> {
         let mark = self.0.as_bytes();
         fs::read_dir("/proc")
@@ -48,7 +47,7 @@ impl ProcessMarker {
 
 impl Drop for ProcessMarker {
     fn drop(&mut self) {
-        // Masters that die could have more children in the meantime.
+        // A dying master may fork once more, so look again.
         while let [first, rest @ ..] = &self.processes()[..] {
             for pid in [first].into_iter().chain(rest) {
                 let _ = kill(*pid, Signal::SIGKILL);
@@ -57,7 +56,7 @@ impl Drop for ProcessMarker {
     }
 }
 
-/// A daemon to be, with relative paths for everything.
+/// Prepares a daemon that has relative paths for everything.
 pub fn launch(flags: &[&str], settings: &str) -> (Launch, ProcessMarker) {
     let launch = Launch::new(&["-D", "-w", "2", "-p", "pid", "--log-file", "log", "-c", "conf"]);
     fs::write(launch.path("conf"), settings).unwrap();
@@ -89,7 +88,7 @@ impl Daemon {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// How often something has been said.
+    /// Returns how often this message was logged.
     pub fn count(&self, message: &str) -> usize {
         self.records().iter().filter(|record| record["msg"] == message).count()
     }
@@ -123,7 +122,7 @@ fn pid_in(path: &Path) -> Option<Pid> {
 
 fn a_daemon_serves_until_it_is_asked_to_stop(class: &str) {
     let daemon = Daemon::start(&["-k", class], "");
-    // The command has ended, so that it serves.
+    // The command has exited, so the daemon serves.
     assert_eq!(daemon.launcher.get("/").text(), "Hello, world!\n");
     assert_eq!(daemon.workers().len(), 2);
     daemon.launcher.wait_silence();
@@ -189,7 +188,7 @@ fn a_daemon_finds_its_files_where_it_was_started() {
     wait_until("the reload is done", || daemon.count("reload complete") == 1);
     wait_until("the old workers leave", || daemon.count("worker exited") == 2);
     assert_eq!(get("/env?name=COLOUR").text(), "blue");
-    // A reload that cannot be leaves it where it is as well.
+    // A rejected reload does not change the directory either.
     fs::write(daemon.path("conf"), "nonsense: 1\n").unwrap();
     daemon.signal(Signal::SIGHUP);
     wait_until("the reload is refused", || daemon.count("reload rejected") == 1);
@@ -212,7 +211,7 @@ fn daemon_workers_are_suspended_and_resumed() {
         daemon.signal(Signal::SIGWINCH);
         wait_until("the workers go", || daemon.workers().is_empty());
         assert_eq!(daemon.master(), master);
-        // Who connects meanwhile waits.
+        // Clients that connect while no worker runs wait in the queue.
         let mut client = daemon.launcher.connect();
         client.ask("/");
         daemon.signal(Signal::SIGHUP);
@@ -224,7 +223,8 @@ fn daemon_workers_are_suspended_and_resumed() {
     daemon.finish();
 }
 
-/// A daemon that cannot be: an exit code, a reason on the terminal, and nothing left behind.
+/// Asserts that the daemon fails to start: an exit code, a reason on the terminal, and no file or
+/// process left.
 #[track_caller]
 pub fn expect_startup_failure(launch: Launch, name: &ProcessMarker, code: i32, words: &[&str]) {
     let server = launch.spawn();
@@ -288,7 +288,7 @@ fn there_is_one_instance() {
     assert!(outcome.stderr.contains(&master), "{outcome:?}");
     assert_eq!(daemon.master().to_string(), master);
     daemon.finish();
-    // Without a pid file the name counts.
+    // Without a pid file, the name makes the instance unique.
     let folder = tempfile::tempdir().unwrap();
     let lone = |name: &str| {
         Launch::new(&["--single-instance", "-n", name])
@@ -331,7 +331,7 @@ fn a_daemon_is_upgraded_under_load(class: &str) {
         wait_until("the old one leaves", || stat(old).is_none_or(|stat| stat.state == 'Z'));
         load.wait_answers(20);
     }
-    // It knows its folder still.
+    // The daemon still resolves paths in its start directory.
     fs::write(daemon.path("conf"), "workers: 2\nenv: [\"COLOUR=blue\"]\n").unwrap();
     daemon.signal(Signal::SIGHUP);
     wait_until("the reload is done", || daemon.count("reload complete") == 1);

@@ -3,7 +3,8 @@
 use std::env;
 use std::path::PathBuf;
 
-/// The executable of an example; none if it was not built, as under `cargo test --test examples`.
+/// Returns the executable of an example, or `None` if it was not built, as under `cargo test --test
+/// examples`.
 pub fn example(name: &str) -> Option<PathBuf> {
     let test = env::current_exe().unwrap(); // target/debug/deps/examples-…
     let path = test.ancestors().nth(2).unwrap().join("examples").join(name);

@@ -1,5 +1,5 @@
-//! Any program as a worker: what it finds, what is heard of it, how it leaves, and what is left of
-//! it. The programs are shell scripts; those of other languages are in `exec_programs`.
+//! Any program as a worker: its environment and descriptors, its output, how it stops, and what it
+//! leaves behind. The programs here are shell scripts; `exec_programs` has other languages.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,12 +20,12 @@ use crate::os::Signals;
 use crate::proc::{children, descriptors, stat, status, wait_until};
 use crate::support::{Exit, Outcome, Server};
 
-/// A shell script as the program of workers that listen nowhere.
+/// Prepares a shell script as the program of workers without a listener.
 fn script(flags: &[&str], text: &str) -> Launch {
     script_at(&[], flags, text)
 }
 
-/// The same, at these addresses.
+/// Prepares a shell script as the program of workers at these addresses.
 fn script_at(addresses: &[&str], flags: &[&str], text: &str) -> Launch {
     let mut launch = Launch::new(&["-k", "exec", "--ready-after", "100ms"]).unbound();
     fs::write(launch.path("script"), text).unwrap();
@@ -35,12 +35,12 @@ fn script_at(addresses: &[&str], flags: &[&str], text: &str) -> Launch {
     flags.iter().fold(launch, |launch, flag| launch.arg(flag)).program(&["sh", "script"])
 }
 
-/// A script that does what is to be done, and then stays.
+/// Returns a script that runs `text` and then keeps running.
 fn staying(text: &str) -> String {
     format!("{text}\nexec sleep 1000\n")
 }
 
-/// The program of a worker.
+/// Returns the program of a worker.
 pub fn program_of(worker: Pid) -> Pid {
     children(worker).first().expect("the worker has a program").pid
 }
@@ -98,7 +98,7 @@ fn unread_output_flood_does_not_block_and_drops_are_logged() {
     fs::write(go, "").unwrap();
     let mut lost = 0;
     for line in BufReader::new(reader).lines() {
-        // What was cut off by a full pipe is no record.
+        // A line that a full pipe has cut is no record.
         let Ok(record) = serde_json::from_str::<Value>(&line.unwrap()) else { continue };
         if record["msg"] == "log records dropped" {
             lost += record["records"].as_u64().unwrap();
@@ -132,7 +132,8 @@ fn it_finds_its_place_and_its_variables() {
     server.finish();
 }
 
-/// The descriptors that this process would leave to a program by accident, and so does the server.
+/// Returns this process's descriptors without CLOEXEC. The server inherits them, and so does its
+/// program.
 fn inheritable() -> BTreeSet<u64> {
     const CLOEXEC: u32 = 0o2000000;
     let flags = |fd: u64| {
@@ -170,7 +171,7 @@ fn it_finds_the_sockets_and_no_descriptor_or_signal_of_ours() {
         let others: BTreeSet<u64> = descriptors(program).difference(&own).copied().collect();
         assert!(others.is_subset(&inheritable()), "{others:?}");
         for signals in ["SigBlk", "SigIgn", "SigCgt"] {
-            // The first thirty-one: the others have no names, and no meaning of their own.
+            // Signals 1 to 31. The real-time signals have no fixed meaning.
             let set = u64::from_str_radix(&status(program, signals)[0], 16).unwrap();
             assert_eq!(set & 0x7fff_ffff, 0, "{signals}");
         }
@@ -212,12 +213,12 @@ fn one_that_ends_before_it_is_ready_says_why_by_its_last_line() {
 fn its_end_is_the_workers_end() {
     for (last, code, signal) in [
         ("exit 5", Some(5), None),
-        ("exit 0", Some(0), None), // nobody has asked it to
+        ("exit 0", Some(0), None), // a requested exit would be no crash
         ("kill -SEGV $$", None, Some("SIGSEGV")),
         ("kill -KILL $$", None, Some("SIGKILL")),
         ("kill -ABRT $$", None, Some("SIGABRT")),
     ] {
-        // The first of them does it; its successor stays.
+        // Only the first program runs this; its replacement keeps running.
         let text = format!(
             "if mkdir first 2>/dev/null; then while [ ! -e go ]; do sleep 0.05; done; {last}; fi\n\
              exec sleep 1000"
@@ -233,7 +234,7 @@ fn its_end_is_the_workers_end() {
     }
 }
 
-/// A script that traps a signal, says so and leaves with a code.
+/// Returns a script that traps a signal, prints its name and exits with a code.
 fn trapping(signal: &str, code: u8) -> String {
     format!("trap 'echo heard {signal}; exit {code}' {signal}\nwhile :; do sleep 0.05; done")
 }
@@ -316,7 +317,7 @@ fn a_worker_that_is_asked_by_hand_asks_its_program_and_is_replaced() {
 fn one_that_is_asked_to_leave_before_it_is_ready_has_never_been() {
     let server = script(&["--ready-after", "10s"], &trapping("TERM", 0)).spawn();
     let started = server.wait_for("it", |record| record.message() == "program started");
-    // The trap is set by then, or the signal ends it as well.
+    // The trap is set by then; without it the signal ends the program as well.
     kill(started.pid().unwrap(), Signal::SIGTERM).unwrap();
     let exited = server.wait_exited(started.pid().unwrap());
     assert_eq!(exited.text("reason"), Some("boot_failed"), "{exited:?}");
@@ -339,7 +340,7 @@ fn notifications_of_other_processes_are_ignored() {
 
 #[test]
 fn what_is_too_large_is_the_program() {
-    // The shell keeps what it has read.
+    // The shell keeps the string in memory.
     let text = "x=$(head -c 40000000 /dev/zero | tr '\\0' x); mkdir first 2>/dev/null || x=\n\
                 while :; do sleep 1; done";
     let server = script(&["--max-memory", "30M"], text).start();
@@ -405,7 +406,7 @@ fn odd_mixes_are_refused() {
     expect_rejection(unbound, &["--bind", "mio"]);
 }
 
-/// A server whose settings come from a file.
+/// Starts a server that is configured by a file.
 fn configured(yaml: &str) -> (Server, std::path::PathBuf) {
     let launch = Launch::new(&["-c", "settings.yaml"]).unbound();
     let path = launch.dir().join("settings.yaml");
@@ -428,7 +429,7 @@ fn a_reload_changes_the_command_and_refuses_one_that_cannot_be_run() {
     let error = refused.text("error").unwrap();
     assert!(error.contains("settings.yaml:5") && error.contains("no-such-program"), "{error}");
     assert_eq!(server.workers(), workers);
-    // One that runs and fails is tried out, and changes nothing.
+    // A command that starts and then fails is tried as a canary, and changes nothing.
     fs::write(&path, yaml("[sh, -c, 'echo broken >&2; exit 4']")).unwrap();
     server.signal(Signal::SIGHUP);
     let is_failure = |record: &Record| record.message().starts_with("reload failed");

@@ -1,4 +1,4 @@
-//! A program that does not get on is judged by what it does itself, and not by what its watch does.
+//! The hang cause of an exec worker is that of its program, not of the monitor process.
 
 use std::any::Any;
 use std::fs;
@@ -17,8 +17,8 @@ use crate::proc::{stat, status, wait_until};
 use crate::stuck_fs::StuckFs;
 use crate::support::Server;
 
-/// Says that it lives until there is a file `go`, then until there is a file `now`; then it does what
-/// it was told to. Its successor finds no `go`.
+/// Sends heartbeats until a file `go` exists, then until a file `now` exists, then does what its
+/// argument names. Its replacement finds no `go`.
 const PROGRAM: &str = r#"
 import os, signal, socket, sys, time
 
@@ -63,7 +63,7 @@ globals()[sys.argv[1]]()
 live()
 "#;
 
-/// A server of one such program, in a folder of its own.
+/// A server with one such program, in a directory of its own.
 struct HangCase {
     server: Server,
     worker: Worker,
@@ -89,8 +89,7 @@ impl HangCase {
         Self { server, worker, program }
     }
 
-    /// The program does what it was told to, under whatever is done to it besides; nothing if that
-    /// cannot be done.
+    /// Makes the program act, while `help` holds its conditions. Returns `None` if `help` fails.
     #[track_caller]
     fn go<R>(&self, help: impl FnOnce() -> Option<R>) -> Option<R> {
         fs::write(self.server.path("go"), "").unwrap();
@@ -101,21 +100,21 @@ impl HangCase {
         Some(kept)
     }
 
-    /// The record with this message about the worker.
+    /// Waits for the record with this message about the worker.
     #[track_caller]
     fn wait_for(&self, message: &str) -> Record {
         self.server.wait_for(message, |record| record.is(message, self.worker.pid))
     }
 }
 
-/// What is done to a program besides, for as long as what is returned is kept; nothing if the machine
-/// does not allow it.
+/// Sets conditions for the program, which hold until the returned value is dropped. Returns `None`
+/// if the machine does not allow them.
 type Help = fn(&HangCase) -> Option<Box<dyn Any>>;
 
 const NONE: Help = |_| Some(Box::new(()));
 const HOLD: Help = |scene| Some(Box::new(StuckFs::new(&scene.server.path("folder"))?));
 
-/// What a program does, and what is then said of it.
+/// The program's action, the expected cause, and the conditions.
 const CAUSES: [(&str, &str, Help); 8] = [
     ("spin", "busy", NONE),
     ("sleep", "blocked", NONE),
@@ -168,7 +167,7 @@ fn each_hang_cause_is_classified() {
             let exited = case.server.wait_exited(case.worker.pid);
             assert_eq!(exited.text("reason"), Some("hung"), "{exited:?}");
             case.server.wait_replaced(case.worker);
-            // One word, one kill, one successor: whatever becomes of the old one.
+            // One record, one kill, one replacement, whatever becomes of the old worker.
             let hangs = case.server.records_of("worker hung").len();
             let started = case.server.records_of("program started").len();
             assert_eq!((hangs, started), (1, 2), "{deed}");
@@ -226,7 +225,7 @@ fn a_program_that_dumps_its_core_is_not_killed() {
     }
 }
 
-/// How long after the record of its hang a worker is killed.
+/// Returns the time from a worker's hang record to its KILL.
 #[track_caller]
 fn hang_to_kill_time(server: &Server, worker: Pid, error: &str) -> Duration {
     let at = |message: &str| {
@@ -243,11 +242,11 @@ fn hang_to_kill_time(server: &Server, worker: Pid, error: &str) -> Duration {
     killed.duration_since(aborted).unwrap()
 }
 
-/// Of two settings, and the times that have been measured under them.
+/// Asserts that the times measured under two settings follow the settings.
 #[track_caller]
 fn expect_graces(graces: [Duration; 2], measured: [Duration; 2]) {
     let early = graces.iter().zip(measured).any(|(grace, time)| time < *grace);
-    // Each is rounded to a millisecond by the log.
+    // The log rounds each to a millisecond.
     assert!(!early, "{measured:?} for {graces:?}");
     assert!(measured[0] < graces[1], "{measured:?} for {graces:?}");
 }

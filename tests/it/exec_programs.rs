@@ -1,5 +1,5 @@
-//! Programs in other languages as workers, each on the sockets that it finds. What is not installed
-//! is skipped, with a word.
+//! Programs in other languages as workers, each on its inherited sockets. Programs that are not
+//! installed are skipped with a message.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -16,8 +16,8 @@ use crate::log_capture::Record;
 use crate::proc::{children, descriptors, wait_until};
 use crate::support::{Exit, Server};
 
-/// Serves HTTP from descriptor 3, a thread a client. It says when it is ready, and when it is asked
-/// to leave it finishes what is begun.
+/// Serves HTTP from descriptor 3, a thread a client. It sends READY=1, and on SIGTERM finishes its
+/// requests.
 const PYTHON: &str = r#"
 import faulthandler, os, selectors, signal, socket, sys, threading, time
 
@@ -86,7 +86,7 @@ for thread in threads:
 print("leaving", flush=True)
 "#;
 
-/// The same in another language, as far as it goes.
+/// Serves HTTP from descriptor 3 in JavaScript.
 const NODE: &str = r#"
 const server = require("http").createServer((request, response) => {
     const url = new URL(request.url, "http://x");
@@ -100,7 +100,7 @@ server.listen({ fd: 3 }, () => console.log("listening"));
 process.on("SIGTERM", () => server.close(() => process.exit(0)));
 "#;
 
-/// Serves by whatever speaks WSGI.
+/// An application for WSGI servers.
 const WSGI: &str = r#"
 import os
 def app(environ, start):
@@ -109,7 +109,7 @@ def app(environ, start):
     return [body.encode()]
 "#;
 
-/// Serves by whatever speaks ASGI.
+/// An application for ASGI servers.
 const ASGI: &str = r#"
 import os
 async def app(scope, receive, send):
@@ -125,7 +125,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body.encode()})
 "#;
 
-/// Whether words can be run here; if not, it is said.
+/// Returns whether a command runs here, and prints a message if not.
 fn is_there(words: &[&str]) -> bool {
     let mut command = Command::new(words[0]);
     let run = command.args(&words[1..]).stdin(Stdio::null()).output();
@@ -140,7 +140,7 @@ pub fn python_is_there() -> bool {
     is_there(&["python3", "-c", "import faulthandler, selectors"])
 }
 
-/// A python program that must say that it is ready.
+/// Prepares a python program that must report readiness.
 fn python(flags: &[&str], words: &[&str]) -> Launch {
     let launch = Launch::new(&["-k", "exec", "--ready-after", "1h"]);
     fs::write(launch.path("app.py"), PYTHON).unwrap();
@@ -164,7 +164,7 @@ fn python_serves_and_is_replaced_when_it_crashes() {
     let programs = [program_of(workers[0].pid), program_of(workers[1].pid)];
     assert!(programs.contains(&server.answering_pid()));
     assert_eq!(server.get("/version").text(), "one");
-    // The one that answers ends.
+    // The process that answers exits.
     assert!(server.try_get("/exit?code=6").is_err());
     let is_end = |record: &Record| record.message() == "worker exited";
     let exited = server.serve_until("its end", is_end);
@@ -217,7 +217,7 @@ fn python_is_reloaded_under_load_and_nothing_is_lost() {
         load.wait_answers(20);
         assert_eq!(server.get("/version").text(), format!("v{version}"));
     }
-    // Whoever is asked by hand goes after its successor has come.
+    // A worker that receives SIGTERM from outside stops after its replacement is ready.
     let old = server.wait_workers(2)[0];
     kill(old.pid, Signal::SIGTERM).unwrap();
     server.wait_replaced(old);
@@ -273,7 +273,7 @@ fn a_socket_that_a_program_has_made_blocking_is_not_for_its_successor_of_another
     server.finish();
 }
 
-/// Whether the first listening socket of a worker blocks.
+/// Returns whether the first listening socket of a worker is in blocking mode.
 fn blocks(worker: Pid) -> bool {
     const NONBLOCK: u32 = 0o4000;
     let is_socket = |fd: &u64| {
@@ -294,7 +294,7 @@ fn python_that_falls_silent_after_it_has_said_that_it_lives_is_hung() {
     let flags = ["-t", "2s", "--abort-timeout", "10s"];
     let server = python(&flags, &["one", "--watched"]).start();
     let worker = server.workers()[0];
-    // As long as it says so it may be at anything.
+    // With heartbeats, a request may take any time.
     assert_eq!(server.get("/sleep?ms=2500").text(), "Hello, world!\n");
     assert_eq!(server.records_of("worker hung").len(), 0);
     server.get("/silence");
@@ -348,7 +348,7 @@ fn python_that_leaves_by_itself_says_so_and_gets_a_successor() {
     wait_until("its successor is ready", || {
         server.workers().iter().any(|other| other.slot == worker.slot && other.pid != worker.pid)
     });
-    // It takes the time that it needs, and no signal reminds it.
+    // The program is waited for, and gets no stop signal.
     assert!(!server.records_of("worker exited").iter().any(|r| r.pid() == Some(worker.pid)));
     kill(program_of(worker.pid), Signal::SIGTERM).unwrap();
     let exited = server.wait_exited(worker.pid);
@@ -394,7 +394,7 @@ fn node_serves_and_finishes_what_is_begun() {
     server.expect_clean_exit();
 }
 
-/// A server that knows nothing of us, on the socket that it finds.
+/// Asserts that a server without support for Ostler serves on the inherited socket.
 fn a_foreign_server_serves(file: &str, text: &str, words: &[&str]) {
     let launch = Launch::new(&["-k", "exec", "-w", "2", "--ready-after", "2s"]);
     fs::write(launch.path(file), text).unwrap();
@@ -416,7 +416,8 @@ fn a_foreign_server_serves(file: &str, text: &str, words: &[&str]) {
     finish_foreign(server);
 }
 
-/// It may leave by a signal or with a code, but at once and with all of it.
+/// Stops the server. Its program may end by a signal or a code, but at once and with all its
+/// processes.
 fn finish_foreign(server: Server) {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
@@ -432,7 +433,7 @@ fn gunicorn_serves_unmodified() {
     if !is_there(&["gunicorn", "--version"]) {
         return;
     }
-    // By LISTEN_FDS, as from systemd; or by number, of which it must be told once only.
+    // By LISTEN_FDS, as from systemd; or by the descriptor's number, which is fixed.
     a_foreign_server_serves("app.py", WSGI, &["gunicorn", "-w", "2", "app:app"]);
     let words = ["env", "-u", "LISTEN_FDS", "gunicorn", "-b", "fd://3", "-w", "2", "app:app"];
     a_foreign_server_serves("app.py", WSGI, &words);

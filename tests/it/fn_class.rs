@@ -1,5 +1,5 @@
-//! Classes that know nothing of the contract: a function behind `FnClass`, and a class that never asks
-//! whether it is to stop. They end, hang and are recycled like any other.
+//! Classes without contract code: a function behind `FnClass`, and a class that never polls for a
+//! stop. They stop, hang and are recycled like any other class.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ on_fn_classes!(
     a_reload_loses_none,
 );
 
-/// A server of the example's; none if that was not built.
+/// Starts the example, or returns `None` if it was not built.
 #[track_caller]
 fn start(class: &str, flags: &[&str]) -> Option<Server> {
     Some(launch(class, flags)?.start())
@@ -54,7 +54,7 @@ fn idle_workers_follow_a_killed_master_and_another_can_start(class: &str) {
     server.get("/");
     server.signal(Signal::SIGKILL);
     assert_eq!(server.wait_exit(), Exit::Signal(9));
-    // Far from the thirty seconds of the graceful timeout.
+    // Far below the 30 s of `graceful_timeout`.
     let gone = becomes_true(Duration::from_secs(5), || server.survivors().is_empty());
     assert!(gone, "{:?}", server.survivors());
     unlisten(TcpListener::bind(server.address()).unwrap());
@@ -124,7 +124,7 @@ fn a_worker_that_is_stuck_in_a_request_is_replaced(class: &str) {
     let begun = Instant::now();
     let mut client = server.begin("/sleep?ms=120000");
     let hung = server.serve_until("the hang", |record| record.message() == "worker hung");
-    // The last beat of the one that does not tell of its clients may be as old as its loop is long.
+    // A class that marks no clients has a last heartbeat as old as its loop takes.
     assert!(hung.seen - begun >= Duration::from_millis(750), "after {:?}", hung.seen - begun);
     assert_eq!(hung.text("cause"), Some("blocked"), "{hung:?}");
     if class == "plain" {
@@ -182,7 +182,7 @@ fn a_worker_asked_to_leave_finishes_and_is_replaced(class: &str) {
         assert_eq!(exited.text("reason"), Some("requested"), "{exited:?}");
         server.wait_replaced(worker);
     }
-    // The one that was busy has finished what it had begun.
+    // The busy worker has finished its request.
     assert_eq!(client.answer().status(), 200);
     server.finish();
 }

@@ -1,4 +1,4 @@
-//! Requests that two servers could read in two ways get one refusal, and the connection ends.
+//! Requests that two servers could parse differently are rejected once, and the connection closes.
 
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,12 @@ on_every_class!(
     rejections_delay_no_client,
 );
 
-/// The answers that a malformed request may get.
+/// The answers allowed for a malformed request.
 const BAD: &[u16] = &[400];
-/// The answers that a transfer coding may get that nobody knows.
+/// The answers allowed for an unknown transfer coding.
 const UNKNOWN: &[u16] = &[400, 501];
 
-/// Sends a request, with another one behind that must never be seen, and reads the only answer.
+/// Sends a request with another behind it that must never be handled, and reads the only answer.
 #[track_caller]
 fn expect_rejection(server: &Server, request: &str, expected: &[u16]) -> Client {
     let shown = request.escape_debug();
@@ -37,7 +37,7 @@ fn expect_rejection(server: &Server, request: &str, expected: &[u16]) -> Client 
     client
 }
 
-/// The same, from a client who then says that it is done.
+/// Does as `expect_rejection`, and then closes the client's side.
 #[track_caller]
 fn expect_rejection_and_close(server: &Server, request: &str, expected: &[u16]) {
     let mut client = expect_rejection(server, request, expected);
@@ -75,7 +75,7 @@ fn ambiguous_request_is_rejected(class: &str) {
         ("Transfer-Encoding: \x0bchunked\r\n", "0\r\n\r\n", UNKNOWN),
         ("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n", UNKNOWN),
         ("Transfer-Encoding: \r\n", "0\r\n\r\n", UNKNOWN),
-        // Fields that are no fields.
+        // Malformed fields.
         ("Transfer-Encoding : chunked\r\n", "0\r\n\r\n", BAD),
         ("Content-Length : 5\r\n", "hello", BAD),
         ("X: a\r\n b\r\n", "", BAD),
@@ -90,7 +90,7 @@ fn ambiguous_request_is_rejected(class: &str) {
         ("No colon\r\n", "", BAD),
         (": no name\r\n", "", BAD),
         ("Host: other\r\n", "", BAD),
-        // Bodies in bad chunks.
+        // Malformed chunks.
         ("Transfer-Encoding: chunked\r\n", "zz\r\nhello\r\n0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\n", "\r\n\r\n0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\n", "-5\r\nhello\r\n0\r\n\r\n", BAD),
@@ -151,7 +151,7 @@ fn rejections_delay_no_client(class: &str) {
     let server = Server::start(&["-k", class]);
     let begun = Instant::now();
     for _ in 0..10 {
-        // It waits for the server to say that it is done, as most clients do.
+        // Waits for the server to close first, as most clients do.
         expect_rejection(&server, "GET / HTTP/1.1\r\n\r\n", BAD).expect_end();
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
@@ -188,7 +188,7 @@ fn what_is_too_large_is_refused(class: &str) {
         &format!("{post}Transfer-Encoding: chunked\r\n\r\n40000000\r\n{long}"),
         &[413],
     );
-    // Whoever asks before sending a large body is told at once.
+    // A client that sends `Expect: 100-continue` gets the rejection before it sends the body.
     let expect = "Expect: 100-continue\r\n";
     expect_rejection_and_close(
         &server,
@@ -199,7 +199,7 @@ fn what_is_too_large_is_refused(class: &str) {
     server.finish();
 }
 
-/// A request, and the body of its answer.
+/// Generates a request with the body of its answer.
 fn a_request() -> impl Strategy<Value = (String, String)> {
     prop_oneof![
         Just(("GET / HTTP/1.1\r\nHost: test\r\n\r\n".into(), "Hello, world!\n".into())),

@@ -1,4 +1,4 @@
-//! Why a worker does not get on, and what is done about it: one cause, one verdict, one deed.
+//! Why a worker makes no progress, and what the master does: each cause with its record and action.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,22 +29,22 @@ on_every_class!(
     a_sleeper_in_a_throttled_group_is_no_victim_of_it,
 );
 
-/// A server of one worker, which works in a folder of its own where it may dump its core, and whose
-/// log leads through that folder.
+/// A server of one worker in a directory of its own. The worker dumps core there, and its log's
+/// path leads through it.
 struct HangCase {
     server: Server,
     folder: TempDir,
 }
 
 impl HangCase {
-    /// Its worker may be silent, or at something, for a second. It has time for its last words, of
-    /// which there are many in a build for debugging.
+    /// Starts it with a `timeout` of 1 s. `abort_timeout` leaves time for the backtrace, which is
+    /// long in a debug build.
     #[track_caller]
     fn new(class: &str, flags: &[&str]) -> Self {
         Self::with_timeout(class, "1s", flags)
     }
 
-    /// The same for so long.
+    /// Starts it with this `timeout`.
     #[track_caller]
     fn with_timeout(class: &str, timeout: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -61,17 +61,18 @@ impl HangCase {
         Self { server, folder }
     }
 
-    /// Nobody makes or removes a file in the worker's folder until what is returned is dropped.
+    /// Blocks creation and removal of files in the worker's directory until the returned value is
+    /// dropped.
     fn hold(&self) -> Option<StuckFs> {
         StuckFs::new(self.folder.path())
     }
 
-    /// The same, if its core would be a file in that folder.
+    /// Blocks core dumps in that directory, if that is where they go.
     fn hold_cores(&self) -> Option<StuckFs> {
         hold_cores(self.folder.path())
     }
 
-    /// The only worker.
+    /// Returns the only worker.
     #[track_caller]
     fn worker(&self) -> Worker {
         self.server.wait_workers(1)[0]
@@ -84,19 +85,19 @@ impl HangCase {
         client
     }
 
-    /// Has a worker make a file in its folder, as if its log had been moved.
+    /// Makes a worker create a file in its directory, as if its log had been moved.
     fn make_a_file(&self, worker: Worker) {
         kill(worker.pid, Signal::SIGUSR1).unwrap();
     }
 
-    /// What is found out about a worker.
+    /// Waits for the record of the hang's cause.
     #[track_caller]
     fn hang_record(&self, worker: Worker) -> Record {
         let is_it = |r: &Record| r.pid() == Some(worker.pid) && r.text("cause").is_some();
         self.server.wait_for("a verdict", is_it)
     }
 
-    /// What has been said of a worker in these words.
+    /// Returns the records with this message about a worker.
     fn records(&self, message: &str, worker: Worker) -> Vec<Record> {
         let mut records = self.server.records_of(message);
         records.retain(|record| record.pid() == Some(worker.pid));
@@ -104,11 +105,11 @@ impl HangCase {
     }
 }
 
-/// Has a worker not get on, for as long as what is returned is kept; nothing if the machine does not
+/// Blocks a worker until the returned value is dropped. Returns `None` if the machine does not
 /// allow it.
 type Cause = fn(&HangCase, Worker) -> Option<Box<dyn std::any::Any>>;
 
-/// Whatever can befall a worker, and what is then said of it.
+/// The ways to block a worker, each with its expected cause.
 const CAUSES: [(&str, Cause); 7] = [
     ("busy", |scene, _| Some(Box::new(scene.ask("/spin")))),
     ("blocked", |scene, _| Some(Box::new(scene.ask("/hang")))),
@@ -149,7 +150,7 @@ fn each_hang_cause_is_classified(class: &str) {
         let Some(kept) = cause(&case, worker) else { continue };
         let record = case.hang_record(worker);
         assert_eq!(record.text("cause"), Some(expected), "{record:?}");
-        // Who cannot be blamed is not ended.
+        // A cause outside the worker extends its timeout instead of ending it.
         let (message, action) = match expected {
             "frozen" | "throttled" => ("worker frozen or throttled, timeout extended", None),
             "dumping_core" => ("worker dumping core", None),
@@ -167,8 +168,8 @@ fn each_hang_cause_is_classified(class: &str) {
     assert!(verdicts.len() == tried && tried >= 3, "{verdicts:?}");
 }
 
-/// A worker dumps its core for longer than anything else may take, and is not killed: what it leaves
-/// is whole.
+/// Asserts that a worker whose core dump takes longer than any timeout is not killed, and that the
+/// core is whole.
 #[track_caller]
 fn expect_dump_completes(case: &HangCase, worker: Worker, held: StuckFs, reason: &str) {
     let server = &case.server;
@@ -219,12 +220,12 @@ fn a_worker_that_dumps_its_core_while_it_drains_is_not_killed(class: &str) {
     let _client = case.ask("/crash");
     wait_until("it dumps", || status(worker.pid, "CoreDumping") == ["1"]);
     case.server.signal(Signal::SIGHUP);
-    // Its time to drain is up.
+    // The drain has reached its limit.
     expect_dump_completes(&case, worker, held, "reload");
     case.server.finish();
 }
 
-/// The signals that wait for a process as a whole.
+/// Returns the signals pending for a process as a whole.
 fn pending(pid: Pid) -> u64 {
     u64::from_str_radix(&status(pid, "ShdPnd")[0], 16).unwrap()
 }
@@ -239,7 +240,8 @@ fn a_worker_beyond_signals_is_killed_once_and_replaced_at_once(class: &str) {
     let facts = (hung.text("cause"), hung.text("state"), hung.text("action"));
     assert_eq!(facts, (Some("unkillable"), Some("D"), Some("killed")), "{hung:?}");
     server.wait_replaced(worker);
-    // It lives, and has been told. However long it takes, there is no second word, nor another worker.
+    // The worker still runs and has a KILL pending. However long it takes, there is no second
+    // record and no further worker.
     server.serve_for(Duration::from_secs(3));
     assert_eq!(stat(worker.pid).map(|stat| stat.state), Some('D'));
     let only_kill = 1 << (Signal::SIGKILL as u64 - 1);
@@ -261,8 +263,8 @@ fn a_throttled_worker_is_left_alone(class: &str) {
     let case = HangCase::with_timeout(class, "2s", &[]);
     let (server, worker) = (&case.server, case.worker());
     group.take(worker.pid);
-    // As long a period as there may be, so that few looks see how one ends; and work that takes many
-    // of them, and is soon done without a limit, whoever else is busy.
+    // The longest period allowed, so that few samples see how one ends. The request takes many
+    // periods, and little time without a limit, on a busy machine too.
     group.limit_cpu(1000, 1_000_000);
     let mut client = case.ask("/leak?mb=16");
     let excused = server.wait_for("its excuse", |r| {
@@ -288,10 +290,11 @@ fn an_endless_loop_in_a_throttled_group_comes_to_an_end(class: &str) {
     group.take(worker.pid);
     group.limit_cpu(20_000, 100_000);
     let _client = case.ask("/spin");
-    // It is throttled because it is busy: once it has had its time, that is no excuse.
+    // The worker is throttled because it spins: after its CPU time is used, the timeout applies.
     let hung = server.wait_for("the hang", |r| r.is("worker hung", worker.pid));
     assert_eq!(hung.text("cause"), Some("busy"), "{hung:?}");
-    // On a machine that gives it even less it is not throttled, and not excused.
+    // On a machine that gives it less than the limit, it is not throttled and its timeout not
+    // extended.
     let was_excused =
         !case.records("worker frozen or throttled, timeout extended", worker).is_empty();
     assert!(!was_excused || hung.number("work_ms") > Some(2000), "it was given time: {hung:?}");
@@ -305,7 +308,7 @@ fn a_sleeper_in_a_throttled_group_is_no_victim_of_it(class: &str) {
     let Some(group) = Group::new("cpu") else { return };
     let case = HangCase::new(class, &["-w", "2"]);
     let workers = case.server.wait_workers(2);
-    // One sleeps, and somebody else uses up what both may have.
+    // One worker sleeps, and another process uses up the CPU time of both.
     let _client = case.server.begin("/hang");
     let mut hog = std::process::Command::new("sh");
     let mut hog = hog.args(["-c", "while :; do :; done"]).spawn().unwrap();

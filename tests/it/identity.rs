@@ -1,4 +1,4 @@
-//! Who a worker is: its title, user, directory and environment.
+//! What workers run as: title, user, directory and environment.
 
 use nix::unistd::{Gid, Group, Uid, User};
 
@@ -40,7 +40,7 @@ fn workers_drop_their_privileges(class: &str) {
     assert_eq!(status(worker.pid, "Gid"), all(user.gid.as_raw()));
     let groups = status(worker.pid, "Groups");
     assert!(!groups.contains(&"0".to_owned()), "still in root's groups: {groups:?}");
-    // The master keeps its own.
+    // The master keeps its own user.
     assert_eq!(status(server.pid, "Uid"), all(Uid::current().as_raw()));
     assert_eq!(status(server.pid, "Gid"), all(Gid::current().as_raw()));
     server.finish();

@@ -1,4 +1,5 @@
-//! Jobs: loops with no socket live the life of any worker, and a class that runs none refuses them.
+//! Jobs: loops without a socket are supervised like any worker, and a class without jobs rejects
+//! them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +31,7 @@ on_job_classes!(
     missing_wall_timer_falls_back_to_a_deadline,
 );
 
-/// A server of `tick`, whose log is all that it shows.
+/// Prepares a server of `tick`, which shows its runs in the log only.
 fn launch(class: &str, flags: &[&str], options: &[&str]) -> Launch {
     let launch = Launch::new(&["-k", class, "--threads", "2"]).unbound();
     let words = flags.iter().chain(&["tick"]).chain(options);
@@ -45,7 +46,7 @@ fn is_tick(record: &Record) -> bool {
     record.message() == "tick"
 }
 
-/// The worker whose run is the first to be heard of behind a mark.
+/// Returns the worker whose run is the first in the log after a mark.
 #[track_caller]
 fn ticking(server: &Server, mark: usize) -> Pid {
     server.wait_for_new_record(mark, "a run", is_tick).pid().unwrap()
@@ -142,7 +143,7 @@ fn a_worker_that_leaves_ends_its_run(class: &str) {
 }
 
 fn a_job_that_sleeps_leaves_at_once(class: &str) {
-    // Whoever slept on would be cut off after an hour, which nobody here waits for.
+    // A worker that slept on would be cut off after an hour, longer than the test waits.
     let server = start(class, &["--graceful-timeout", "1h"], &["every=1h"]);
     let worker = server.wait_workers(1)[0];
     let ticks = threads_of(class) as usize;
@@ -204,7 +205,7 @@ fn a_job_does_not_outlive_its_master(class: &str) {
     ticking(&server, 0);
     server.signal(Signal::SIGKILL);
     server.wait_no_survivors();
-    // One that is at a run ends it first.
+    // A worker finishes its run first.
     let server = start(class, &[], &["every=1h", "work_ms=1500"]);
     let worker = ticking(&server, 0);
     server.signal(Signal::SIGKILL);
@@ -225,7 +226,7 @@ fn missing_wall_timer_falls_back_to_a_deadline(class: &str) {
     let server = start(class, &[], &["cron=* * * * * *"]);
     let alarms = descriptors_to(ticking(&server, 0), "timerfd");
     server.finish();
-    // So many descriptors more, and the alarm would be the first beyond the limit.
+    // With so many more descriptors, the timer would be the first above the limit.
     let more = 64 - alarms.first().expect("an alarm");
     let script = format!("for i in $(seq {more}); do exec {{fd}}</dev/null; done; exec \"$@\"");
     let program = ["bash", "-c", &script, "bash", env!("CARGO_BIN_EXE_ostler")];
@@ -245,7 +246,7 @@ fn missing_wall_timer_falls_back_to_a_deadline(class: &str) {
 #[test]
 fn one_run_that_hangs_does_not_end_those_of_other_threads() {
     let flags = ["-t", "4s", "--abort-timeout", "300ms", "--graceful-timeout", "20s"];
-    // When one has hung for as long as it may, the other is in the midst of its second run.
+    // When one run has hung for `timeout`, the other thread is in the middle of its second run.
     let server = start("threads", &flags, &["every=1ms", "work_ms=2600", "hang_on=1"]);
     let victim = server.wait_workers(1)[0];
     server.wait_for("the hang", |record| record.is("worker hung", victim.pid));

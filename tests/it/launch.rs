@@ -19,7 +19,7 @@ use crate::log_capture::{Watched, capture};
 use crate::os::{ChildSetup, Signals, prepare};
 use crate::support::{Exit, Outcome, Server};
 
-/// A server about to be started, with a directory of its own to work in.
+/// A server that is not started yet, with a working directory of its own.
 pub struct Launch {
     command: Command,
     args: Vec<String>,
@@ -33,12 +33,12 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// A server with these flags, and with a free port of 127.0.0.1 unless told otherwise.
+    /// Prepares a server with these flags, and with a free port of 127.0.0.1 unless told otherwise.
     pub fn new(flags: &[&str]) -> Self {
         Self::by(&[env!("CARGO_BIN_EXE_ostler")], flags)
     }
 
-    /// A server that these words start: a program, and arguments that come before all others.
+    /// Prepares a server that `words` start: a program, and arguments that come before all others.
     pub fn by(words: &[&str], flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new(words[0]);
@@ -64,76 +64,76 @@ impl Launch {
         }
     }
 
-    /// One more argument.
+    /// Adds an argument.
     pub fn arg(mut self, arg: impl AsRef<str>) -> Self {
         self.args.push(arg.as_ref().to_owned());
         self
     }
 
-    /// The program that workers run, word by word.
+    /// Sets the program that workers run, word by word.
     pub fn program(mut self, words: &[&str]) -> Self {
         self.words = ["--"].iter().chain(words).map(|word| (*word).to_owned()).collect();
         self
     }
 
-    /// One more variable in the environment.
+    /// Adds an environment variable.
     pub fn env(mut self, name: &str, value: impl AsRef<str>) -> Self {
         self.command.env(name, value.as_ref());
         self
     }
 
-    /// Does not choose an address: the flags do, or the settings, or nobody.
+    /// Adds no `--bind`: flags, settings or the default decide.
     pub fn unbound(mut self) -> Self {
         self.bind = false;
         self
     }
 
-    /// Does not ask for a log that this harness can read.
+    /// Adds no `--log-format`, so that this harness does not parse the log.
     pub fn plain(mut self) -> Self {
         self.json = false;
         self
     }
 
-    /// Sends the log elsewhere, so that this harness hears nothing.
+    /// Sends the log to a pipe instead of this harness.
     pub fn stderr_to(mut self, pipe: PipeWriter) -> Self {
         self.stderr = Some(pipe);
         self
     }
 
-    /// Leaves a descriptor of ours open in the server.
+    /// Lets the server inherit a descriptor of the test.
     pub fn keep(mut self, fd: i32) -> Self {
         self.inheritance.fds.push(fd);
         self
     }
 
-    /// Lets the server dump core, if its settings do, as far as this process may.
+    /// Raises the server's core limit to the hard limit of this process.
     pub fn with_cores(mut self) -> Self {
         self.inheritance.cores = true;
         self
     }
 
-    /// Starts the server with signals in a certain state.
+    /// Sets the signal state in which the server starts.
     pub fn signals(mut self, signals: Signals) -> Self {
         self.inheritance.signals = signals;
         self
     }
 
-    /// The port that the server will have.
+    /// Returns the port that the server will have.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The server's working directory.
+    /// Returns the server's working directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// A path in the server's working directory.
+    /// Returns a path in the server's working directory.
     pub fn path(&self, name: &str) -> String {
         self.dir().join(name).into_os_string().into_string().unwrap()
     }
 
-    /// Starts, and waits for the first workers.
+    /// Starts the server, and waits for the first workers.
     #[track_caller]
     pub fn start(self) -> Server {
         let server = self.spawn();
@@ -141,7 +141,7 @@ impl Launch {
         server
     }
 
-    /// Starts, and waits for nothing.
+    /// Starts the server, and waits for nothing.
     #[track_caller]
     pub fn spawn(mut self) -> Server {
         if self.bind {
@@ -167,20 +167,19 @@ impl Launch {
         Server { pid, port: self.port, heard, end, stdout, dir: self.dir }
     }
 
-    /// Runs a server that is not expected to stay.
+    /// Runs a server that is expected to exit.
     #[track_caller]
     pub fn run(self) -> Outcome {
         self.spawn().into_outcome(|| ()).0
     }
 }
 
-/// A port that nobody uses. Those that the kernel gives to clients are left alone, and no two tests
-/// get the same.
+/// Returns a free port outside the kernel's ephemeral range. No two tests get the same.
 fn free_port() -> u16 {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Two runs of the suite at the same time begin at different places.
+    // Concurrent runs of the suite begin at different ports.
     let begin = (id().wrapping_mul(977) % u32::from(COUNT)) as u16;
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -192,14 +191,14 @@ fn free_port() -> u16 {
     }
 }
 
-/// Frees the address of a listener at once, even if a process that a thread starts in this moment
-/// has a copy of it until it becomes another program.
+/// Frees a listener's address at once, even if a child that another thread forks at this moment
+/// holds a copy of it until exec.
 pub fn unlisten(listener: TcpListener) {
-    // What is shut down no longer listens, whoever has it.
+    // After shutdown(2) no copy of the socket listens.
     shutdown(listener.as_raw_fd(), Shutdown::Both).unwrap();
 }
 
-/// Waits for the master in a thread, and frees its number only under the lock.
+/// Waits for the master in a thread, and reaps it only under the lock.
 fn reap(mut child: Child, pid: Pid, end: Arc<Watched<Option<Exit>>>) {
     thread::spawn(move || {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;

@@ -1,4 +1,4 @@
-//! Workers that die, stop or hang are replaced while others serve; the healthy are left alone.
+//! Workers that crash, stop or hang are replaced while others serve; healthy ones are left alone.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -54,7 +54,7 @@ fn a_stopped_worker_is_replaced(class: &str) {
     assert_eq!(hung.text("cause"), Some("stopped"), "{hung:?}");
     let exited = server.serve_until("its end", |record| record.is("worker exited", victim.pid));
     assert_eq!(exited.text("reason"), Some("hung"));
-    // It could not have heard anything else.
+    // A stopped process ends by SIGKILL only.
     assert_eq!(exited.text("signal"), Some("SIGKILL"));
     server.wait_replaced(victim);
     server.finish();
@@ -85,7 +85,7 @@ fn a_hanging_worker_is_replaced(class: &str) {
     let hung = a_unit_of_work_that_takes_too_long(class, "/hang");
     assert_eq!(hung.text("cause"), Some("blocked"), "{hung:?}");
     assert!(hung.number("cpu_percent") < Some(25), "{hung:?}");
-    // Without the right to look into it the call is not known.
+    // Without permission to read /proc/PID/syscall, the call is unknown.
     let call = hung.text("syscall");
     assert!(matches!(call, None | Some("clock_nanosleep" | "nanosleep")), "{hung:?}");
 }
@@ -95,7 +95,7 @@ fn a_spinning_worker_is_replaced(class: &str) {
     assert_eq!(hung.text("cause"), Some("busy"), "{hung:?}");
 }
 
-/// Returns what is said of the hang.
+/// Returns the record of the hang.
 fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) -> Record {
     let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-timeout", "500ms"]);
     let workers = server.wait_workers(2);
@@ -103,7 +103,7 @@ fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) -> Record {
     let mut client = server.begin(path);
     let is_hung = |record: &Record| record.message() == "worker hung";
     let hung = server.serve_until("the hang", is_hung);
-    // The kernel's ticks may be as coarse as ten milliseconds.
+    // Kernel ticks are up to 10 ms long.
     let after = hung.seen - begun;
     assert!(after >= Duration::from_millis(990), "called hung after {after:?}");
     assert_eq!(hung.text("work"), Some(format!("GET {path}").as_str()));
@@ -115,7 +115,7 @@ fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) -> Record {
     server.wait_replaced(victim);
     client.expect_end();
     for aborted in server.records_of("worker aborted") {
-        // It was aborted in the thread that hung, and that tells where.
+        // The abort goes to the hung thread, whose backtrace shows the place.
         assert_eq!(aborted.number("tid"), hung.number("tid"), "{aborted:?}");
         assert!(aborted.text("backtrace").unwrap_or_default().contains("DemoHandler"));
     }
@@ -128,7 +128,7 @@ fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) -> Record {
     hung
 }
 
-/// The record of a hang tells of each thread: of the one that hangs, and in brief of the others.
+/// Asserts that the record describes the hung thread, and the others in brief.
 #[track_caller]
 fn expect_other_threads_logged(hung: &Record) {
     let numbers = ["pid", "tid"].map(|fact| hung.number(fact).unwrap());
@@ -182,7 +182,7 @@ fn a_worker_asked_to_leave_is_replaced(class: &str) {
     for worker in &workers {
         kill(worker.pid, Signal::SIGTERM).unwrap();
     }
-    // The one that was busy finishes what it has begun.
+    // The busy worker finishes its request.
     assert_eq!(client.answer().status(), 200);
     for worker in workers {
         let exited = server.wait_exited(worker.pid);
@@ -199,7 +199,7 @@ fn all_workers_killed_at_once_are_replaced(class: &str) {
     for victim in &victims {
         kill(victim.pid, Signal::SIGKILL).unwrap();
     }
-    // Who comes now waits in the kernel's queue.
+    // Clients that connect now wait in the kernel's queue.
     let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
     for client in &mut clients {
         client.ask("/");
@@ -239,7 +239,7 @@ fn a_worker_out_of_memory_is_told_from_one_that_was_killed(class: &str) {
 
 fn a_worker_that_aborts_tells_where(class: &str) {
     let server = Server::start(&["-k", class]);
-    // On a machine that is busy its time may be up before it has found the words.
+    // On a busy machine, `abort_timeout` may pass before the backtrace is written.
     let told = (0..10).find_map(|_| {
         let victim = server.wait_workers(1)[0];
         let mut client = server.connect();
@@ -273,7 +273,7 @@ fn a_worker_leaves_no_process_behind(class: &str) {
     server.finish();
 }
 
-/// Nobody was found hung, and nobody left.
+/// Asserts that no worker was found hung and none exited.
 #[track_caller]
 fn expect_no_disturbance(server: &Server) {
     for disturbance in ["worker hung", "worker exited"] {
@@ -320,7 +320,7 @@ fn a_request_that_asks_for_more_time_is_left_alone(class: &str) {
     let server = Server::start(&["-k", class, "-t", "1s", "--abort-timeout", "500ms"]);
     assert_eq!(server.get("/long?ms=3000").status(), 200);
     expect_no_disturbance(&server);
-    // The next one has asked for nothing.
+    // The next request has asked for no extension.
     let mut client = server.begin("/sleep?ms=60000");
     let is_hung = |record: &Record| record.message() == "worker hung";
     assert_eq!(server.wait_for("a hang", is_hung).text("work"), Some("GET /sleep"));
@@ -329,7 +329,7 @@ fn a_request_that_asks_for_more_time_is_left_alone(class: &str) {
 }
 
 fn a_queue_of_slow_requests_is_no_hang(class: &str) {
-    // Each takes less than the timeout, all of them together more.
+    // Each request takes less than `timeout`, all of them together more.
     let server = Server::start(&["-k", class, "-t", "2s", "--threads", "1"]);
     let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
     for client in &mut clients {
@@ -361,7 +361,7 @@ fn one_hung_thread_does_not_end_the_requests_of_the_others() {
     let server = Server::start(&["-k", "threads", "-t", "2s", "--graceful-timeout", "10s"]);
     let _hung = server.begin("/hang");
     thread::sleep(Duration::from_millis(1200));
-    // Begun before the hang is noticed, done after.
+    // Begins before the hang is noticed, ends after it.
     let mut other = server.begin("/sleep?ms=1500");
     assert_eq!(other.answer().status(), 200);
     server.wait_for("the hang", |record| record.message() == "worker hung");

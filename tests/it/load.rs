@@ -1,4 +1,4 @@
-//! Clients that never stop asking, and what they think of the answers.
+//! Clients that send requests without end, and check the answers.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use crate::client::{Answer, Client};
 use crate::proc::wait_until;
 
-/// A client that has been held up for so long, before its first request or since an earlier one, may
-/// find its idle connection closed, and asks again.
+/// If a client was delayed for longer than this, before its first request or since an earlier one,
+/// the server may have closed its idle connection. The client then connects again.
 const KEEPALIVE_RACE_MIN: Duration = Duration::from_millis(50);
 
-/// Between an answer and the next request of a client, so that a few clients leave room for the
-/// servers that they ask, and for other tests.
+/// The pause between an answer and a client's next request. It leaves CPU time for the servers and
+/// for other tests.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Clients in threads, each with one request at a time.
@@ -32,30 +32,30 @@ struct Shared {
     failures: std::sync::Mutex<Vec<String>>,
 }
 
-/// What is no failure.
+/// Which failures are allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Tolerance {
     #[default]
     Nothing,
-    /// Nobody listens: the client goes home.
+    /// Connection refused: the client ends.
     Refusal,
-    /// Nobody answers any more, if somebody has taken the connection: the client asks again.
+    /// No answer on an accepted connection: the client connects again.
     Silence,
 }
 
 impl Load {
-    /// Clients of which each may ask at any time, and must be answered.
+    /// Starts clients for which every request must be answered.
     pub fn on(address: SocketAddr) -> Self {
         Self::start(address, Tolerance::Nothing)
     }
 
-    /// Clients who go home when nobody listens any more, but who must be answered if they could
-    /// connect.
+    /// Starts clients that end when their connection is refused. Each accepted connection must be
+    /// answered.
     pub fn until_refused(address: SocketAddr) -> Self {
         Self::start(address, Tolerance::Refusal)
     }
 
-    /// Clients who must be let in at any time, but whose request may be lost.
+    /// Starts clients that must always be able to connect, but whose request may be lost.
     pub fn connecting(address: SocketAddr) -> Self {
         Self::start(address, Tolerance::Silence)
     }
@@ -74,7 +74,7 @@ impl Load {
         load
     }
 
-    /// Waits for so many more answers, so that what has happened before has been felt.
+    /// Waits for `more` further answers, so that the effects of earlier events have been seen.
     #[track_caller]
     pub fn wait_answers(&self, more: usize) {
         let goal = self.shared.answers.load(Ordering::Relaxed) + more;
@@ -87,7 +87,7 @@ impl Load {
         self.shared.failures.lock().unwrap().clone()
     }
 
-    /// Sends the clients home. Everybody must have been answered.
+    /// Stops the clients. All requests must have been answered.
     #[track_caller]
     pub fn finish(mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
@@ -155,7 +155,7 @@ fn is_refusal(error: &io::Error) -> bool {
     error.kind() == ErrorKind::ConnectionRefused
 }
 
-/// A connection for each request.
+/// Opens a connection for each request.
 fn fresh(shared: &Shared, address: SocketAddr) -> io::Result<()> {
     let begun = Instant::now();
     let mut client = Client::tcp(address).map_err(|error| with_context("connect", error))?;
@@ -171,9 +171,9 @@ fn fresh(shared: &Shared, address: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// One connection until the server announces its end.
+/// Keeps one connection until the server announces its end.
 fn kept(shared: &Shared, address: SocketAddr) -> io::Result<()> {
-    // An answer may have come long before its client had time to read it.
+    // An answer may have arrived long before its client had time to read it.
     let mut asked = Instant::now();
     let mut client = Client::tcp(address).map_err(|error| with_context("connect", error))?;
     while !shared.stopped() {

@@ -1,4 +1,4 @@
-//! What a server says: whole records, each with its facts.
+//! The log: whole records, each with its fields.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,7 +33,7 @@ fn records_never_interleave(class: &str) {
         server.wait_replaced(worker);
     }
     server.signal(Signal::SIGTERM);
-    // Nothing but records, among other things.
+    // Asserts, among other things, that stderr holds records only.
     server.expect_clean_exit();
     let mut messages = BTreeSet::new();
     for line in server.lines() {
@@ -41,7 +41,7 @@ fn records_never_interleave(class: &str) {
         for key in ["ts", "level", "msg"] {
             assert!(record.get(key).is_some(), "{line} has no {key}");
         }
-        // What is counted is a number.
+        // Counts are numbers.
         for key in ["pid", "slot", "code", "uptime_ms", "generation"] {
             let fact = record.get(key);
             assert!(fact.is_none_or(Value::is_number), "{key} is no number: {line}");
@@ -169,7 +169,7 @@ fn fields_have_one_order_in_every_format() {
     assert!(orders.iter().all(|order| *order == orders[0]), "{orders:?}");
 }
 
-/// The keys among these, in the order in which a line has them.
+/// Returns those of the keys that a line has, in its order.
 fn order_of<'k>(line: &str, keys: &[&'k str]) -> Vec<&'k str> {
     let at = |key: &str| line.find(&format!(" {key}: ")).or(line.find(&format!("\"{key}\":")));
     let mut found: Vec<_> = keys.iter().filter_map(|key| Some((at(key)?, *key))).collect();
@@ -197,7 +197,7 @@ fn events_outlive_a_killed_master() {
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.lines().all(|line| line.len() == 255), "all have one length: {text}");
     assert!(text.lines().is_sorted(), "{text}");
-    // The next master goes on where this one ended.
+    // The next master appends to the same file.
     let next = Launch::new(&["-k", "mio", "--flight-recorder-file", &path]).start();
     next.finish();
     let after = fs::read_to_string(&path).unwrap();

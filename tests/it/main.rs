@@ -1,13 +1,13 @@
-//! The real binary, seen from outside: one table of behaviours, run under every worker class.
+//! Black-box tests of the real binary: a table of behaviours, run under every worker class.
 //!
-//! A test starts a server of its own, asks it things over sockets, sends it signals, reads its log
-//! and `/proc`, and knows nothing else about it.
+//! A test starts its own server, sends it requests and signals, and reads its log and `/proc`. It
+//! has no other source of information.
 
 // A test binary exports nothing, and a failed step is a failed test.
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 /// Makes a `#[test]` of each named behaviour under each built-in class that serves sockets:
-/// `liveness::mio::a_killed_worker_is_replaced`.
+/// `liveness::mio::killed_worker_is_replaced`.
 macro_rules! on_every_class {
     ($($behaviour:ident),+ $(,)?) => {
         on_class!(sync: $($behaviour),+);
@@ -16,7 +16,7 @@ macro_rules! on_every_class {
     };
 }
 
-/// The same for the classes that hold many clients at once.
+/// Makes a `#[test]` of each behaviour under the classes that serve many clients at once.
 macro_rules! on_concurrent_classes {
     ($($behaviour:ident),+ $(,)?) => {
         mod concurrent {
@@ -27,7 +27,7 @@ macro_rules! on_concurrent_classes {
     };
 }
 
-/// The same for the classes that run jobs.
+/// Makes a `#[test]` of each behaviour under the classes that run jobs.
 macro_rules! on_job_classes {
     ($($behaviour:ident),+ $(,)?) => {
         on_class!(sync: $($behaviour),+);
@@ -48,7 +48,7 @@ macro_rules! on_class {
     };
 }
 
-// What the class test kit uses too: these files take `DEADLINE` and `Pid` from here.
+// Shared with the contract kit: these files take `DEADLINE` and `Pid` from here.
 #[path = "../../src/testkit/log_capture.rs"]
 mod log_capture;
 #[path = "../../src/testkit/proc.rs"]

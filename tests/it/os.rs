@@ -1,4 +1,4 @@
-//! What safe Rust cannot ask of the kernel: a child's first steps, and another process's limits.
+//! Kernel calls that safe Rust has no API for: a child's set-up, and another process's limits.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -13,14 +13,14 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::unistd::{Pid, setsid};
 
-/// What a server finds when it starts.
+/// The state in which a server starts.
 #[derive(Clone, Default)]
 pub struct ChildSetup {
-    /// Descriptors of ours that stay open in it, under the same numbers.
+    /// Descriptors of the test that stay open in it, under the same numbers.
     pub fds: Vec<RawFd>,
     /// The state of its signals.
     pub signals: Signals,
-    /// Whether it may dump core as far as we may.
+    /// Whether its core limit is raised to the hard limit.
     pub cores: bool,
 }
 
@@ -30,11 +30,12 @@ pub enum Signals {
     /// All at their defaults.
     #[default]
     Default,
-    /// All blocked, and SIGCHLD ignored: what a careless supervisor hands down.
+    /// All blocked, and SIGCHLD ignored, as a careless supervisor leaves them.
     Careless,
 }
 
-/// Makes the child a session of its own that dies with the thread that starts it.
+/// Makes the child the leader of a new session. The kernel kills it when the thread that starts it
+/// exits.
 pub fn prepare(command: &mut Command, inheritance: ChildSetup) {
     let first_steps = move || {
         setsid()?;
@@ -63,9 +64,9 @@ pub fn prepare(command: &mut Command, inheritance: ChildSetup) {
     unsafe { command.pre_exec(first_steps) };
 }
 
-/// Takes over a descriptor that the kernel has just made for us, and of which nobody else knows.
+/// Takes ownership of a descriptor that the kernel has just returned.
 pub fn own(number: RawFd) -> OwnedFd {
-    // SAFETY: the caller has it from recvmsg(2), and has given its number to nobody.
+    // SAFETY: the caller has it from a system call, and has passed its number to no other owner.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
@@ -85,7 +86,7 @@ pub fn limit_descriptors(pid: Pid, soft: u64) {
     assert_eq!(set, 0, "cannot limit {pid}: {}", io::Error::last_os_error());
 }
 
-/// A page of memory that nobody provides: who touches it waits.
+/// A page of memory without content: a thread that touches it blocks.
 pub struct TouchTrap {
     page: usize,
     faults: OwnedFd,
@@ -94,10 +95,11 @@ pub struct TouchTrap {
 const PAGE_BYTES: usize = 4096;
 
 impl TouchTrap {
-    /// A page of our own.
+    /// Maps such a page.
     ///
     /// # Errors
-    /// The kernel leaves it to others, as to root, to be served so: see userfaultfd(2).
+    ///
+    /// The kernel denies userfaultfd(2) to this user, or for faults in system calls.
     pub fn new() -> io::Result<Self> {
         // SAFETY: it takes flags, and makes a descriptor.
         let number = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
@@ -105,7 +107,7 @@ impl TouchTrap {
         let faults = own(number.ok_or_else(io::Error::last_os_error)?);
         let (access, kind) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: nothing is mapped at a place that is in use.
+        // SAFETY: the kernel chooses an address at which nothing is mapped.
         let page = unsafe { libc::mmap(std::ptr::null_mut(), PAGE_BYTES, access, kind, -1, 0) };
         if page == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -123,25 +125,25 @@ impl TouchTrap {
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// The number of the page.
+    /// Returns the page's address.
     pub fn page(&self) -> usize {
         self.page
     }
 
-    /// Waits until somebody touches it.
+    /// Waits until a thread touches it.
     pub fn wait_touched(&self) {
         let mut message = [0; 32];
         while nix::unistd::read(&self.faults, &mut message).is_err() {}
     }
 }
 
-/// Reads the names in a directory into the page of a [`TouchTrap`], and gives that back.
+/// Reads the names in a directory into the page of a [`TouchTrap`], and unmaps that.
 pub fn read_names_into(directory: &File, page: usize) {
     let start = page as *mut libc::c_void;
-    // SAFETY: the page is mapped, and nobody else uses it.
+    // SAFETY: the page is mapped, and nothing else uses it.
     unsafe {
         libc::syscall(libc::SYS_getdents64, directory.as_raw_fd(), start, PAGE_BYTES);
     }
-    // SAFETY: the same; and nobody uses it from now on.
+    // SAFETY: the page is mapped, and nothing uses it from now on.
     unsafe { libc::munmap(start, PAGE_BYTES) };
 }

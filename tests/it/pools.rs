@@ -1,5 +1,4 @@
-//! Several pools under one master: each serves by itself, and what concerns the whole is one thing
-//! for all.
+//! Several pools under one master: each serves on its own, and master-wide events are one for all.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,7 +19,7 @@ use crate::support::{Exit, Server};
 
 on_every_class!(a_reload_that_fails_in_one_pool_fails_in_all, pools_come_and_go_under_load);
 
-/// A file of pools, which a test changes key by key.
+/// A configuration file of pools, which a test changes key by key.
 #[derive(Clone, Default)]
 pub struct PoolsConfig {
     pub path: String,
@@ -29,7 +28,7 @@ pub struct PoolsConfig {
 }
 
 impl PoolsConfig {
-    /// A server whose settings come from a file, not yet written.
+    /// Prepares a server that is configured by a file, which is not written yet.
     pub fn launch() -> (Launch, Self) {
         let launch = Launch::new(&[]).unbound();
         let path = launch.path("pools.yaml");
@@ -37,7 +36,7 @@ impl PoolsConfig {
         (launch.arg("--config").arg(&house.path), house)
     }
 
-    /// Sets a key of a pool, in YAML; the pool is added if it is not there.
+    /// Sets a key of a pool, in YAML, and adds the pool if it is missing.
     pub fn set(&mut self, pool: &str, key: &str, value: impl ToString) -> &mut Self {
         self.unset(pool, key);
         let known = self.pools.iter().position(|(name, _)| name == pool);
@@ -96,8 +95,8 @@ impl PoolsConfig {
         reload(server)
     }
 
-    /// The same, and waits until those who served before have left: until each has heard that it is to
-    /// leave, it lets clients in.
+    /// Writes and reloads the file, and waits until the old workers have exited. A worker accepts
+    /// clients until it has received its stop request.
     #[track_caller]
     fn replace(&self, server: &Server) {
         let old = server.workers();
@@ -108,7 +107,7 @@ impl PoolsConfig {
     }
 }
 
-/// Reloads, and waits until that is done.
+/// Reloads, and waits until that is complete.
 #[track_caller]
 fn reload(server: &Server) -> Record {
     let mark = server.mark();
@@ -130,7 +129,7 @@ fn is_error(record: &Record) -> bool {
     record.text("level").is_some_and(|level| level.eq_ignore_ascii_case("error"))
 }
 
-/// Two pools, each with an address of its own.
+/// Starts two pools, each with an address of its own.
 #[track_caller]
 pub fn two(class: &str) -> (Server, PoolsConfig, [SocketAddr; 2]) {
     let (launch, mut house) = PoolsConfig::launch();
@@ -155,7 +154,7 @@ pub fn info(address: SocketAddr) -> Value {
     get(address, "/info").json()
 }
 
-/// The workers of a pool that are ready.
+/// Returns the ready workers of a pool.
 pub fn pids(server: &Server, pool: &str) -> BTreeSet<Pid> {
     let mut ready = BTreeSet::new();
     for record in server.records() {
@@ -174,7 +173,7 @@ fn is_refused(address: SocketAddr) -> bool {
     Client::tcp(address).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
-/// Waits until nobody is there but these.
+/// Waits until the master's children are these, and no others.
 #[track_caller]
 fn wait_alone(server: &Server, expected: &BTreeSet<Pid>) {
     wait_until("these workers alone", || {
@@ -257,7 +256,7 @@ fn a_reload_that_fails_in_one_pool_fails_in_all(class: &str) {
     assert_eq!(failure.text("pool"), Some("api"));
     assert!(failure.text("error").unwrap().contains("DEMO_FAIL_BOOT"), "{failure:?}");
     wait_alone(&server, &old);
-    // A setting that makes no sense changes nothing either.
+    // An invalid setting changes nothing either.
     bad.set("api", "worker_class", "gevent").write();
     server.signal(Signal::SIGHUP);
     let refused = server
@@ -280,7 +279,7 @@ fn a_pool_that_has_rolled_goes_back_with_one_that_fails_late() {
     let (server, house, [web, api]) = two("mio");
     let mut bad = house.clone();
     bad.set("web", "env", "[COLOUR=new]");
-    // The first is ready, and has gone before the second is.
+    // The first worker is ready, and exits before the second is ready.
     bad.set("api", "workers", 2);
     bad.set("api", "env", "[DEMO_BOOT_SLEEP_MS=1500, DEMO_EXIT_AFTER_MS=100]").write();
     let load = Load::on(web);
@@ -330,10 +329,10 @@ fn pools_come_and_go_under_load(class: &str) {
     let load = [first, second].map(Load::on);
     let third = free_address();
     for _ in 0..3 {
-        // They exchange their addresses.
+        // The pools exchange their addresses.
         house.bind("web", second).bind("api", first).replace(&server);
         assert_eq!((&info(first)["pool"], &info(second)["pool"]), (&"api".into(), &"web".into()));
-        // Another comes, and goes.
+        // A pool is added, and removed.
         house.bind("extra", third).replace(&server);
         assert_eq!(info(third)["pool"], "extra");
         let leaving = Load::until_refused(third);
@@ -341,7 +340,7 @@ fn pools_come_and_go_under_load(class: &str) {
         house.remove("extra").replace(&server);
         leaving.wait_refused();
         assert!(is_refused(third));
-        // One gets another name, and one another class.
+        // A pool is renamed, and another gets a different class.
         house.rename("api", "rpc").set("web", "worker_class", "threads").replace(&server);
         assert_eq!((&info(first)["pool"], &info(second)["pool"]), (&"rpc".into(), &"web".into()));
         house.rename("rpc", "api").unset("web", "worker_class");
@@ -372,7 +371,7 @@ fn an_address_that_moves_keeps_its_socket() {
     });
     let closed = server.records_of("stopped listening");
     assert!(closed.is_empty(), "{closed:?}");
-    // A reload that fails leaves it where it is.
+    // A failed reload leaves the socket in its pool.
     house.bind("api", api).set("new", "bind", format!("[\"unix:{sock}\"]"));
     house.set("new", "env", "[DEMO_FAIL_BOOT=1]").write();
     let mark = server.mark();
@@ -517,7 +516,7 @@ fn every_way_to_stop_stops_all() {
     }
 }
 
-/// A server with this YAML file.
+/// Prepares a server with this YAML file.
 fn with_yaml(yaml: &str, flags: &[&str]) -> Launch {
     let launch = Launch::new(flags).unbound().plain();
     let path = launch.path("ostler.yaml");

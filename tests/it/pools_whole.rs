@@ -1,5 +1,5 @@
-//! With several pools: what is said of the whole is said of all of them, what is asked of the whole
-//! reaches all of them, and what one of them is set to is nothing to the others.
+//! Several pools: reports of the master cover all pools, requests to it reach all pools, and the
+//! settings of one pool do not affect the others.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::reuse_port::sockets_at;
 use crate::support::{Exit, Server};
 use crate::systemd::{FakeManager, kill_outright};
 
-/// How long a pool takes to boot that is to be the last.
+/// How long the slowest pool takes to boot.
 const SLOW: Duration = Duration::from_millis(1500);
 
 fn slowly() -> String {
@@ -40,12 +40,12 @@ fn service_manager_sees_one_status_for_all_pools() {
     assert!(ready.seen - begun >= SLOW, "said before all were ready: {ready:?}");
     assert_eq!(ready.value("STATUS"), Some("3/3 workers ready, generation 1"));
     assert_eq!((&info(web)["pool"], &info(api)["pool"]), (&"web".into(), &"api".into()));
-    // A reload is over when it is in all.
+    // A reload is complete when it is complete in all pools.
     let mark = manager.mark();
     server.signal(Signal::SIGHUP);
     let reloading = manager.wait_for(mark, "RELOADING=1");
     let ready = manager.wait_for(mark, "READY=1");
-    // Either may have been heard a little later than it was said.
+    // The log is read a little after it is written.
     assert!(ready.seen - reloading.seen >= SLOW / 2, "{ready:?}");
     let mark = manager.mark();
     server.signal(Signal::SIGTERM);
@@ -67,7 +67,7 @@ fn the_manager_hears_of_no_success_while_one_pool_fails() {
     assert!(!words.iter().any(|word| word.has("READY=1")), "{words:#?}");
 }
 
-/// The settings of two pools of a daemon.
+/// Returns the configuration of a daemon with two pools.
 fn of_daemon(web: SocketAddr, api: SocketAddr, env: &str) -> String {
     format!(
         "boot_retries: 1\npools:\n  web:\n    bind: \"{web}\"\n  api:\n    bind: \"{api}\"\n    \
@@ -75,7 +75,7 @@ fn of_daemon(web: SocketAddr, api: SocketAddr, env: &str) -> String {
     )
 }
 
-/// A daemon of two pools of two workers each.
+/// Starts a daemon of two pools with two workers each.
 #[track_caller]
 fn daemon(env: &str) -> (Daemon, [SocketAddr; 2]) {
     let addresses = [free_address(), free_address()];
@@ -110,7 +110,7 @@ fn the_workers_of_all_pools_go_and_come_back() {
     daemon.signal(Signal::SIGWINCH);
     wait_until("the workers go", || daemon.workers().is_empty());
     assert_eq!(daemon.master(), master);
-    // Who connects meanwhile waits, at each address.
+    // Clients that connect while no worker runs wait, at each address.
     let mut clients = addresses.map(|address| Client::tcp(address).unwrap());
     clients.iter_mut().for_each(|client| client.ask("/info"));
     daemon.signal(Signal::SIGHUP);
@@ -128,7 +128,7 @@ fn the_log_is_reopened_by_the_workers_of_all_pools() {
     let (daemon, addresses) = daemon("[]");
     fs::rename(daemon.path("log"), daemon.path("log.1")).unwrap();
     daemon.signal(Signal::SIGUSR1);
-    // The master is the first to open the new one.
+    // The master opens the new file first.
     wait_until("the master", || daemon.count("logs reopened") == 1);
     for (address, pool) in addresses.into_iter().zip(["web", "api"]) {
         let says_so = || {
@@ -160,7 +160,7 @@ fn a_killed_master_comes_back_on_the_sockets_of_all_pools() {
     wait_until("both are kept", || stored().len() == 2);
     let load = addresses.map(Load::connecting);
     kill_outright(&server);
-    // In the other order, as a manager may: the names tell which is which.
+    // In reverse order, as a manager may pass them: the names tell which is which.
     let kept: Vec<_> = stored().into_iter().rev().collect();
     let (mut moves, mut names) = (String::new(), Vec::new());
     for (index, word) in kept.iter().enumerate() {
@@ -189,8 +189,8 @@ fn a_killed_master_comes_back_on_the_sockets_of_all_pools() {
     next.finish();
 }
 
-/// Waits until there are so many workers of the pools `web` and `api`, and nobody old; and until that
-/// has been heard.
+/// Waits until the pools `web` and `api` have so many workers, all old workers have exited, and the
+/// log says so.
 #[track_caller]
 fn wait_alone(server: &Server, counts: [usize; 2]) {
     wait_until("these workers alone", || {

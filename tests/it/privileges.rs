@@ -1,4 +1,5 @@
-//! What workers may do: their bounds, their user and groups, and who may connect to a path.
+//! The privileges and limits of workers: resource limits, user and groups, and the access to socket
+//! paths.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -22,7 +23,7 @@ on_every_class!(
     unprivileged_workers_serve_heartbeat_and_reopen_the_log,
 );
 
-/// The user that workers become in these tests; none without the privilege.
+/// Returns the user that workers run as in these tests, or `None` without root.
 fn stranger() -> Option<User> {
     let user = User::from_name("nobody").ok().flatten().filter(|_| Uid::effective().is_root());
     if user.is_none() {
@@ -31,7 +32,7 @@ fn stranger() -> Option<User> {
     user
 }
 
-/// The soft and the hard limit.
+/// Returns the soft and the hard limit.
 fn limit(pid: Pid, name: &str) -> [String; 2] {
     let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
@@ -49,7 +50,7 @@ fn oom_score_adj(pid: Pid) -> i32 {
     fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()
 }
 
-/// The processors that a process may use, lowest first.
+/// Returns the CPUs that a process may use, lowest first.
 fn cpus(pid: Pid) -> Vec<u16> {
     let list = status(pid, "Cpus_allowed_list").concat();
     let range = |part: &str| {
@@ -63,7 +64,7 @@ fn groups(pid: Pid) -> BTreeSet<u32> {
     status(pid, "Groups").iter().map(|group| group.parse().unwrap()).collect()
 }
 
-/// What is bounded, of one process.
+/// Returns a process's nice value, OOM adjustment, CPUs, limit of open files, and groups.
 fn limits_of(pid: Pid) -> (i32, i32, Vec<u16>, [String; 2], Vec<String>) {
     let files = limit(pid, "Max open files");
     (nice(pid), oom_score_adj(pid), cpus(pid), files, status(pid, "NoNewPrivs"))
@@ -106,7 +107,7 @@ fn a_nice_value_below_the_masters_is_set_before_the_privileges_are_dropped() {
 
 #[test]
 fn rlimit_core_lets_another_user_dump_core() {
-    // Not by the harness, whose servers are kept from dumping core by a limit.
+    // Not started by the harness, which limits its servers' cores to 0.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sock");
     let mut command = Command::new(env!("CARGO_BIN_EXE_ostler"));
@@ -123,7 +124,7 @@ fn rlimit_core_lets_another_user_dump_core() {
     let answer = Client::unix(&path).unwrap().try_get_last("/pid").unwrap();
     let pid = Pid::from_raw(answer.text().trim().parse().unwrap());
     let core = limit(pid, "Max core file size");
-    // What cannot dump core belongs to root in /proc.
+    // In /proc, a process that cannot dump core belongs to root.
     let owner = fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid();
     let uid = status(pid, "Uid");
     kill(Pid::from_raw(master.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
@@ -141,7 +142,7 @@ fn each_slot_runs_on_its_own_processor() {
     let workers = server.wait_workers(4);
     let found: Vec<_> = workers.iter().map(|worker| cpus(worker.pid)).collect();
     assert_eq!(found, [last, first, first, last].map(|cpu| vec![cpu]));
-    // Whoever takes a worker's place takes its processor too.
+    // The replacement runs on the same CPU.
     kill(workers[3].pid, Signal::SIGKILL).unwrap();
     assert_eq!(cpus(server.wait_replaced(workers[3]).pid), [last]);
     server.finish();
@@ -169,7 +170,7 @@ fn workers_have_the_groups_of_their_user_and_no_others() {
     if stranger().is_none() {
         return;
     }
-    // Somebody who has more groups than one, if there is anybody.
+    // A user with more groups than one, if there is one.
     let database = fs::read_to_string("/etc/group").unwrap();
     let members = database.lines().filter_map(|line| line.rsplit(':').next());
     let member = members.flat_map(|list| list.split(',')).find(|name| {
@@ -236,12 +237,12 @@ fn unknown_user_or_group_is_rejected() {
     }
 }
 
-/// Strangers may look into the directory.
+/// Lets other users search the directory.
 fn open(dir: &Path) {
     fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Mode, user and group of a path.
+/// Returns the mode, user and group of a path.
 fn access(path: &Path) -> (u32, u32, u32) {
     let metadata = fs::symlink_metadata(path).unwrap();
     (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
@@ -304,7 +305,7 @@ fn a_reload_changes_bounds_and_the_access_of_new_paths() {
         ("400", "1")
     );
     assert_eq!(paths.each_ref().map(|path| access(path).0), [0o600, 0o666]);
-    // What cannot be had leaves everything as it is.
+    // A setting that fails leaves everything as it is.
     fs::write(&file, format!("cpu_affinity: 1023\nbind:\n{}", bind(2))).unwrap();
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
@@ -324,13 +325,13 @@ fn unprivileged_workers_serve_heartbeat_and_reopen_the_log(class: &str) {
         Launch::new(&["-k", class, "--user", "nobody", "--timeout", "1", "--abort-timeout=100ms"]);
     open(launch.dir());
     let log = launch.path("log");
-    // The worker finds the file even from another folder.
+    // The worker opens the file, although its directory is another.
     let server = launch.arg("--log-file=log").arg("--chdir=/usr").spawn();
     let count = |path: &str, words: &str| {
         fs::read_to_string(path).unwrap_or_default().matches(words).count()
     };
     wait_until("it serves", || server.try_get("/").is_ok_and(|answer| answer.status() == 200));
-    // Whoever could not beat would be taken for hung.
+    // A worker that could not write its heartbeat would be found hung.
     server.serve_for(Duration::from_millis(1500));
     assert_eq!(count(&log, "\"worker exited\""), 0);
     assert_eq!(count(&log, "\"worker ready\""), 1);

@@ -1,4 +1,4 @@
-//! What else `/proc` says about processes, for tests that insist.
+//! What else the tests read from `/proc`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ pub(crate) use crate::processes::{
 };
 use crate::support::DEADLINE;
 
-/// The numbers of the open descriptors of a process.
+/// Returns the numbers of a process's open descriptors.
 pub fn descriptors(pid: Pid) -> BTreeSet<u64> {
     fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("the process lives")
@@ -19,7 +19,7 @@ pub fn descriptors(pid: Pid) -> BTreeSet<u64> {
         .collect()
 }
 
-/// The descriptors of a process that lead to something of this kind, such as `socket:`.
+/// Returns a process's descriptors of this kind, such as `socket:`.
 pub fn descriptors_to(pid: Pid, kind: &str) -> BTreeSet<u64> {
     let leads_there = |number: &u64| {
         let target = fs::read_link(format!("/proc/{pid}/fd/{number}"));
@@ -28,20 +28,20 @@ pub fn descriptors_to(pid: Pid, kind: &str) -> BTreeSet<u64> {
     descriptors(pid).into_iter().filter(leads_there).collect()
 }
 
-/// The number that the next descriptor of a process will get.
+/// Returns the number that the next descriptor of a process will get.
 pub fn next_descriptor(pid: Pid) -> u64 {
     let taken = descriptors(pid);
     (0..).find(|number| !taken.contains(number)).expect("numbers do not end")
 }
 
-/// The title that `ps` shows.
+/// Returns the title that `ps` shows.
 pub fn title(pid: Pid) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// The words after `key:` in `/proc/PID/status`.
+/// Returns the words after `key:` in `/proc/PID/status`.
 pub fn status(pid: Pid, key: &str) -> Vec<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
     text.lines()
@@ -52,17 +52,17 @@ pub fn status(pid: Pid, key: &str) -> Vec<String> {
         .collect()
 }
 
-/// A number in `/proc/PID/status`, such as `VmRSS` (in KiB).
+/// Returns a number in `/proc/PID/status`, such as `VmRSS` (in KiB).
 pub fn status_number(pid: Pid, key: &str) -> u64 {
     status(pid, key)[0].parse().unwrap()
 }
 
-/// The working directory of a process.
+/// Returns the working directory of a process.
 pub fn working_directory(pid: Pid) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/cwd")).expect("the process lives")
 }
 
-/// Whether all threads of a process have been stopped by a signal.
+/// Returns whether a signal has stopped all threads of a process.
 pub fn threads_stand_still(pid: Pid) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");
     threads.flatten().all(|thread| {
@@ -71,7 +71,7 @@ pub fn threads_stand_still(pid: Pid) -> bool {
     })
 }
 
-/// Waits until something is so that nobody announces. Panics at the deadline.
+/// Polls until a condition holds. Panics after `DEADLINE`.
 #[track_caller]
 pub fn wait_until(what: &str, is_so: impl FnMut() -> bool) {
     assert!(becomes_true(DEADLINE, is_so), "in vain: {what}");

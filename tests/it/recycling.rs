@@ -1,4 +1,4 @@
-//! Workers that have done enough are replaced, and no client notices.
+//! Recycled workers are replaced, and no client notices.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ on_every_class!(
     a_worker_recycled_by_memory_loses_none,
 );
 
-/// Asks from two sides until so many workers have been recycled, and must always be answered.
+/// Sends requests from two clients until `count` workers have been recycled. Each must be answered.
 #[track_caller]
 pub fn serve_until_recycled(server: &Server, count: usize) -> Vec<Record> {
     let end = Instant::now() + DEADLINE;
@@ -68,7 +68,8 @@ fn a_worker_recycled_by_memory_loses_none(class: &str) {
     server.finish();
 }
 
-/// Since all were ready, so many have been ready at any time who had not been asked to leave.
+/// Asserts that, since the first `count` were ready, at least so many workers were always ready and
+/// not draining.
 #[track_caller]
 pub fn expect_never_fewer_than(server: &Server, count: usize) {
     let mut serving = Vec::new();

@@ -1,5 +1,5 @@
-//! HUP: everything may change, nothing is lost, and what cannot be had changes nothing. USR1: the
-//! log goes on in a new file.
+//! SIGHUP: every setting can change, no request is lost, and a failed reload changes nothing.
+//! SIGUSR1: the log continues in a new file.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,14 +27,14 @@ on_every_class!(
     a_canary_without_descriptors_fails_its_reload,
 );
 
-/// Settings in a file, which a test changes line by line.
+/// A configuration file, which a test changes line by line.
 struct Settings {
     path: String,
     lines: Vec<(String, String)>,
 }
 
 impl Settings {
-    /// A server whose settings come from a file, not yet written.
+    /// Prepares a server that is configured by a file, which is not written yet.
     fn launch(class: &str, workers: usize) -> (Launch, Self) {
         let launch = Launch::new(&[]).unbound();
         let path = launch.path("settings.yaml");
@@ -47,7 +47,7 @@ impl Settings {
         (launch, settings)
     }
 
-    /// A server that is ready.
+    /// Starts the server, and waits until it is ready.
     #[track_caller]
     fn start(class: &str, workers: usize) -> (Server, Self) {
         let (launch, settings) = Self::launch(class, workers);
@@ -72,7 +72,8 @@ impl Settings {
         fs::write(&self.path, lines.collect::<String>()).unwrap();
     }
 
-    /// Writes the file, reloads it, and waits until that is done and the old workers have left.
+    /// Writes and reloads the file, and waits until that is complete and the old workers have
+    /// exited.
     #[track_caller]
     fn reload(&self, server: &Server) -> i64 {
         self.write();
@@ -80,7 +81,8 @@ impl Settings {
     }
 }
 
-/// Reloads, waits until that is done and the old workers have left, and returns the generation.
+/// Reloads, waits until that is complete and the old workers have exited, and returns the
+/// generation.
 #[track_caller]
 fn reload(server: &Server) -> i64 {
     let (mark, old) = (server.mark(), server.workers());
@@ -102,14 +104,14 @@ fn pids(server: &Server) -> BTreeSet<Pid> {
     server.workers().iter().map(|worker| worker.pid).collect()
 }
 
-/// Nobody listens there any more.
+/// Returns whether connections to the address are refused.
 fn is_refused(address: SocketAddr) -> bool {
     Client::tcp(address).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 fn twenty_reloads_lose_nothing(class: &str) {
     let (server, settings) = Settings::start(class, 2);
-    // Whatever is made once has been made after one reload.
+    // The first reload makes the descriptors that are made only once.
     settings.reload(&server);
     wait_until("nobody but two workers", || children(server.pid).len() == 2);
     let fds = descriptors(server.pid);
@@ -133,7 +135,7 @@ fn twenty_reloads_lose_nothing(class: &str) {
     server.finish();
 }
 
-/// How many workers could serve after each record.
+/// Returns how many workers could serve after each record.
 fn capacities(records: &[Record]) -> Vec<usize> {
     let mut ready = BTreeSet::new();
     let mut capacities = Vec::new();
@@ -220,13 +222,13 @@ fn everything_may_change() {
     settings.set("proc_name", "renamed").reload(&server);
     wait_until("the master's title", || title(server.pid).contains("renamed"));
 
-    // A timeout that shortens is felt by the new workers.
+    // A shorter timeout applies to the new workers.
     settings.set("timeout", "500ms").reload(&server);
     let mark = server.mark();
     let mut client = server.connect();
     client.ask("/hang");
     server.wait_for_new_record(mark, "worker hung", |record| record.message() == "worker hung");
-    // And the app itself.
+    // The app changes too.
     settings.unset("timeout").set("app", "echo").reload(&server);
     let mut client = server.connect();
     client.send("hello\n");
@@ -308,7 +310,7 @@ fn an_address_is_exchanged_under_load(class: &str) {
         coming.wait_answers(10);
         coming.finish();
     }
-    // At once, without a time in which both are served.
+    // The old address is closed at once, without a time in which both are served.
     let leaving = Load::until_refused(first);
     settings.set("bind", format!("[\"{second}\"]")).reload(&server);
     leaving.wait_refused();
@@ -317,7 +319,7 @@ fn an_address_is_exchanged_under_load(class: &str) {
     server.finish();
 }
 
-/// A port that nobody has, and that the kernel gives to nobody who does not ask for it.
+/// Returns a free address with a port outside the kernel's ephemeral range.
 fn free_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], Launch::new(&[]).port()))
 }
@@ -337,13 +339,13 @@ fn a_path_goes_with_its_address() {
         assert_eq!(begun.answer().status(), 200, "it was begun before");
         wait_until("the path goes", || !path.exists());
         assert_eq!(server.get("/").text(), "Hello, world!\n");
-        // What comes next finds that reload done.
+        // Signals that come later find the reload complete.
         reload(&server);
     }
     server.finish();
 }
 
-/// Reloads what must fail, and looks for its one reason and for the same old workers.
+/// Reloads, and asserts that it fails with one error of these words and keeps the old workers.
 #[track_caller]
 fn expect_failure(server: &Server, words: &[&str]) {
     let (mark, old) = (server.mark(), pids(server));
@@ -357,7 +359,7 @@ fn expect_failure(server: &Server, words: &[&str]) {
     for word in words {
         assert!(reason.contains(word), "no word of {word}: {verdict:?}");
     }
-    // The answer comes from the same workers, of the same generation.
+    // The same workers of the same generation answer.
     for _ in 0..4 {
         let info = server.get("/info").json();
         assert_eq!(info["generation"], before, "{words:?}");
@@ -413,7 +415,7 @@ fn a_reload_that_cannot_be_changes_nothing(class: &str) {
         assert_eq!(pids(&server).len(), 2, "after {key}");
     }
     assert!(!Path::new(&elsewhere).exists());
-    // No YAML, and no file.
+    // Invalid YAML, and a missing file.
     fs::write(&settings.path, "workers: [1\n").unwrap();
     expect_failure(&server, &["settings.yaml"]);
     settings.reload(&server);
@@ -433,7 +435,7 @@ fn a_canary_without_descriptors_fails_its_reload(class: &str) {
     settings.set("boot_timeout", "1s").reload(&server);
     wait_until("nobody but two workers", || children(server.pid).len() == 2);
     let load = Load::on(server.address());
-    // Enough to read settings, too few for a heartbeat and its copies.
+    // Enough descriptors to read the settings, too few for a heartbeat and its duplicates.
     limit_descriptors(server.pid, next_descriptor(server.pid) + 2);
     let mark = server.mark();
     expect_failure(&server, &["failed to start worker", "Too many open files"]);
@@ -458,7 +460,8 @@ fn a_reload_says_what_went_wrong_this_time() {
     settings.lines = good.clone();
     settings.set("cpu_affinity", "\"1000\"").write();
     expect_failure(&server, &["cpu_affinity"]);
-    // It is ready, and then it is not: whatever serves by then is taken back as well.
+    // A canary that gets ready and then crashes. New workers that serve by then are rolled back
+    // too.
     settings.lines = good.clone();
     settings.set("env", "[\"DEMO_BOOT_SLEEP_MS=2000\", \"DEMO_EXIT_AFTER_MS=100\"]").write();
     expect_late_failure(&server, &["code 7"]);
@@ -467,7 +470,7 @@ fn a_reload_says_what_went_wrong_this_time() {
     server.finish();
 }
 
-/// Reloads to workers of which the first fails when some are ready, and looks for the one error.
+/// Reloads to workers of which the first crashes when some are ready, and asserts the one error.
 #[track_caller]
 fn expect_late_failure(server: &Server, words: &[&str]) {
     let mark = server.mark();
@@ -484,7 +487,7 @@ fn expect_late_failure(server: &Server, words: &[&str]) {
     assert_eq!(errors.len(), 1, "{errors:#?}");
 }
 
-/// The records of a log file that are whole.
+/// Returns the whole records of a log file.
 fn records_in(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
@@ -494,7 +497,7 @@ fn the_log_moves(user: Option<&str>) {
     let launch = Launch::new(&["-w", "2", "-k", "mio"]);
     let log = launch.path("log");
     let moved = launch.path("log.1");
-    // Whoever the workers are, they reach it.
+    // Lets workers of any user search the directory.
     fs::set_permissions(launch.dir(), fs::Permissions::from_mode(0o777)).unwrap();
     let launch = launch.arg("--log-file").arg(&log);
     let launch = match user {

@@ -1,4 +1,4 @@
-//! What a server uses, and what it does when there is no more: descriptors, processes, time.
+//! What a server uses, and what it does if there is no more: descriptors, processes, CPU time.
 
 use std::fs;
 use std::thread;
@@ -29,7 +29,7 @@ fn fifty_replacements_leave_no_trace(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     let mut workers = server.wait_workers(2);
     let count = |pid: Pid| descriptors(pid).len();
-    // Whatever is made once has been made after one of each.
+    // The first of each makes the descriptors that are made only once.
     let (mut of_master, mut of_worker) = (0, 0);
     for round in 0..52 {
         let victim = workers[round % 2];
@@ -48,7 +48,7 @@ fn fifty_replacements_leave_no_trace(class: &str) {
     server.finish();
 }
 
-/// The share of one processor that a process uses, in percent, measured over a second.
+/// Returns the CPU use of a process, in percent of a CPU, measured over a second.
 fn load(pid: Pid) -> u64 {
     let before = stat(pid).unwrap().ticks;
     thread::sleep(Duration::from_secs(1));
@@ -98,7 +98,7 @@ fn a_full_worker_lets_others_wait(class: &str) {
     }
     let load = load(worker.pid);
     assert!(load < 30, "a worker that does not accept uses {load} % of a processor");
-    // Each that leaves makes room for one.
+    // Each client that disconnects makes room for another.
     for client in waiting {
         clients.pop();
         let mut client = client;
@@ -131,7 +131,7 @@ fn an_idle_server_sleeps(class: &str) {
     let workers = server.wait_workers(2);
     let wakes = voluntary_switches;
     server.get("/");
-    // The first second may still be busy with what came before.
+    // In the first half second, start-up work may still run.
     thread::sleep(Duration::from_millis(500));
     let before: Vec<u64> = workers.iter().map(|worker| wakes(worker.pid)).collect();
     let of_master = wakes(server.pid);
@@ -140,7 +140,7 @@ fn an_idle_server_sleeps(class: &str) {
     assert!(woke <= 5, "the master woke {woke} times in two idle seconds");
     for (worker, before) in workers.iter().zip(before) {
         let woke = wakes(worker.pid) - before;
-        // A heartbeat each tenth of a second is as many as there may be.
+        // At most one heartbeat a 100 ms is written.
         assert!(woke <= 45, "{worker:?} woke {woke} times in two idle seconds");
     }
     server.finish();
@@ -196,7 +196,7 @@ fn unread_log_blocks_no_worker() {
     for victim in &victims {
         kill(*victim, Signal::SIGKILL).unwrap();
     }
-    // Each end and each start is a record that cannot be written.
+    // Each exit and each start is a record that cannot be written.
     wait_until("others take their places", || {
         let now = workers();
         now.len() == 2 && now.iter().all(|pid| !victims.contains(pid))

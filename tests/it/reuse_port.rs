@@ -1,4 +1,4 @@
-//! A socket for each worker: none of their queues is ever lost.
+//! `reuse_port`, a socket for each worker: no queue is ever lost.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ on_every_class!(
     a_stop_answers_all_queues,
 );
 
-/// How many sockets listen at an address.
+/// Returns how many sockets listen at an address.
 pub fn sockets_at(address: SocketAddr) -> usize {
     let port = format!(":{:04X} ", address.port());
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
@@ -69,9 +69,9 @@ fn a_killed_workers_queue_is_served(class: &str) {
     wait_sockets(&server, 2);
     for victim in server.wait_workers(2) {
         kill(victim.pid, Signal::SIGSTOP).unwrap();
-        // One thread after the other: whoever still runs would take a client with it.
+        // SIGSTOP stops one thread after the other; a running one could still accept.
         wait_until("all its threads stop", || threads_stand_still(victim.pid));
-        // The kernel gives about half of them to who sleeps.
+        // The kernel queues about half of them at the stopped worker.
         let clients = ask_all(&server, 30);
         kill(victim.pid, Signal::SIGKILL).unwrap();
         expect_answers(clients);
@@ -84,7 +84,7 @@ fn fewer_workers_serve_all_queues(class: &str) {
     let server = Server::start(&["-k", class, "-w", "4", "--reuse-port"]);
     wait_sockets(&server, 4);
     let load = Load::on(server.address());
-    // Two that come at once are one.
+    // Pending signals of one number merge, so wait for each.
     let signal = |signal| {
         let mark = server.mark();
         server.signal(signal);
@@ -111,7 +111,7 @@ fn a_worker_more_serves_too(class: &str) {
         expect_answers(clients);
         let served: i32 = server.get("/pid").text().trim().parse().unwrap();
         pids.retain(|pid| *pid != served);
-        pids.len() <= 1 // two share a queue: one of them may win every race for it
+        pids.len() <= 1 // two workers share a queue: one of them may win every race for it
     });
     server.finish();
 }

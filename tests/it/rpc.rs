@@ -1,5 +1,5 @@
-//! MessagePack-RPC by the app `rpc`: callers who send much at once, nonsense, or read nothing, and
-//! workers that leave meanwhile.
+//! MessagePack-RPC by the app `rpc`: callers that pipeline, send malformed data, or read nothing,
+//! and workers that drain meanwhile.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -41,7 +41,7 @@ fn request(id: u32, method: &str, params: impl Serialize) -> Vec<u8> {
     rmp_serde::to_vec(&(0, id, method, params)).unwrap()
 }
 
-/// One connection.
+/// A connection to the app.
 struct Caller {
     stream: TcpStream,
     input: Vec<u8>,
@@ -52,7 +52,7 @@ struct Caller {
 enum Reply {
     /// An answer: its number, its error, its result.
     Answer(u32, Value, Value),
-    /// The end.
+    /// The end of the connection.
     End,
 }
 
@@ -74,7 +74,7 @@ impl Caller {
         self.stream.write_all(bytes.as_ref()).unwrap();
     }
 
-    /// What comes next. A reset is an end.
+    /// Reads the next reply. A reset counts as an end.
     #[track_caller]
     fn read_reply(&mut self) -> Reply {
         loop {
@@ -129,7 +129,7 @@ impl Caller {
     }
 }
 
-/// Others are served, by workers that never left, and the end is clean.
+/// Asserts that others are served, that no worker has exited, and that the server stops cleanly.
 #[track_caller]
 fn expect_no_harm(server: Server) {
     assert_eq!(Caller::to(&server).call("add", (1, 2)), 3);
@@ -204,7 +204,7 @@ fn nonsense_ends_its_own_connection(class: &str) {
     for input in inputs {
         let mut caller = Caller::to(&server);
         caller.send(request(1, "add", (1, 2)));
-        // It may be thrown out before it has said it all.
+        // The server may close before it has read everything.
         let _ = caller.stream.write_all(input);
         caller.expect(1, 3);
         assert_eq!(
@@ -214,7 +214,7 @@ fn nonsense_ends_its_own_connection(class: &str) {
             input[..10.min(input.len())].escape_ascii()
         );
     }
-    // Half a message at the end is none.
+    // An incomplete message at the end is ignored.
     let mut caller = Caller::to(&server);
     caller.send(&request(1, "add", (1, 2))[..5]);
     caller.stream.shutdown(Shutdown::Write).unwrap();
@@ -266,7 +266,7 @@ fn a_caller_who_reads_nothing_costs_no_memory(class: &str) {
     let mut caller = Caller::to(&server);
     caller.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
     let calls = request(1, "echo", ("x".repeat(1000),)).repeat(1000);
-    // As long as the server takes something: until all that lies between is full.
+    // Sends for as long as the server reads: until all buffers are full.
     let mut sent = 0;
     while let Ok(size) = caller.stream.write(&calls) {
         sent += size;
@@ -274,7 +274,7 @@ fn a_caller_who_reads_nothing_costs_no_memory(class: &str) {
     }
     let after = status_number(worker, "VmRSS");
     assert!(after < before + 4096, "{before} KiB have become {after} KiB for {sent} bytes");
-    // It is given up at last, or it reads what is its own.
+    // The server gives up at last, or reads on after its answers were read.
     assert!(matches!(caller.read_reply(), Reply::Answer(1, Value::Null, _)));
     drop(caller);
     expect_no_harm(server);
@@ -316,7 +316,7 @@ fn a_drain_answers_what_has_come(class: &str) {
     server.expect_clean_exit();
 }
 
-/// Callers who make a call again elsewhere if it has no answer at the end of their connection.
+/// Callers repeat a call on a new connection if the old one ended without an answer.
 fn a_reload_under_load_loses_no_call(class: &str) {
     let server = start(class, &["--workers", "2"]);
     let (address, stop, answered) = (server.address(), AtomicBool::new(false), AtomicUsize::new(0));
@@ -352,7 +352,7 @@ fn a_reload_under_load_loses_no_call(class: &str) {
     server.finish();
 }
 
-/// Calls until the connection ends, as it may after a whole answer only.
+/// Calls until the connection ends. It may end between whole answers only.
 fn keep_calling(mut caller: Caller, pipeline: u32, stop: &AtomicBool, answered: &AtomicUsize) {
     let calls: Vec<u8> = (0..pipeline).flat_map(|id| request(id, "add", (id, 1))).collect();
     while !stop.load(Ordering::Relaxed) {
@@ -372,7 +372,7 @@ fn keep_calling(mut caller: Caller, pipeline: u32, stop: &AtomicBool, answered: 
     }
 }
 
-/// Python's msgpack knows nothing of ours.
+/// Python's msgpack is an independent implementation.
 fn a_foreign_client_is_understood(class: &str) {
     const SCRIPT: &str = r#"
 import socket, sys, msgpack

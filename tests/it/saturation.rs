@@ -1,4 +1,4 @@
-//! Who serves while others are in a handler.
+//! Which workers serve while others are busy in a handler.
 
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
@@ -13,7 +13,7 @@ on_class!(sync: busy_worker_leaves_new_clients_to_another);
 on_class!(threads: busy_worker_leaves_new_clients_to_another);
 on_concurrent_classes!(new_clients_are_served_beside_greedy_clients);
 
-/// Whoever is in a handler cannot let anybody in; a worker that did would keep them waiting.
+/// A worker whose only thread is in a handler must not accept a client, which would wait for it.
 fn busy_worker_leaves_new_clients_to_another(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "--threads", "1"]);
     server.wait_workers(2);
@@ -24,7 +24,7 @@ fn busy_worker_leaves_new_clients_to_another(class: &str) {
     stop_saturated(&server);
 }
 
-/// Ends a server without waiting for those who are in a handler.
+/// Stops a server with SIGINT, without waiting for running handlers.
 #[track_caller]
 fn stop_saturated(server: &Server) {
     server.signal(Signal::SIGINT);
@@ -63,7 +63,7 @@ fn new_clients_are_served_while_all_threads_are_busy() {
     server.finish();
 }
 
-/// Some ask for more before they have read what they asked for, and never stop.
+/// Greedy clients pipeline without end, and send requests before they have read the answers.
 fn new_clients_are_served_beside_greedy_clients(class: &str) {
     let server = Server::start(&["-k", class, "--threads", "2"]);
     let requests = "GET / HTTP/1.1\r\nHost: test\r\n\r\n".repeat(500);

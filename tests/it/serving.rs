@@ -1,4 +1,4 @@
-//! What a server gives to a client who behaves.
+//! Well-behaved clients get correct answers.
 
 use nix::sys::signal::{Signal, kill};
 
@@ -29,7 +29,7 @@ fn each_worker_serves_in_its_own_place(class: &str) {
     expected.sort();
     assert_eq!(pids, expected);
     for worker in &workers {
-        // With the others stopped, this one must answer.
+        // With the others stopped, this worker must answer.
         let others = workers.iter().filter(|other| other != &worker);
         for other in others.clone() {
             kill(other.pid, Signal::SIGSTOP).unwrap();
@@ -102,7 +102,7 @@ fn a_body_waits_for_its_invitation(class: &str) {
     assert_eq!(client.try_head().unwrap().status, 100);
     client.send("hello");
     assert_eq!(client.answer().text(), "hello");
-    // Who does not wait is answered all the same.
+    // A client that does not wait for `100 Continue` is answered as well.
     let mut client = server.connect();
     client.send(concat!(
         "POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n",
@@ -136,7 +136,7 @@ fn an_old_client_is_answered(class: &str) {
     client.send("GET / HTTP/1.0\r\n\r\n");
     assert_eq!(client.answer().text(), "Hello, world!\n");
     client.expect_end();
-    // It knows no chunks: the end of the answer is its length, or the end of the connection.
+    // HTTP/1.0 has no chunks: the answer has a length, or ends with the connection.
     let mut client = server.connect();
     client.send("GET /bytes?n=300000 HTTP/1.0\r\n\r\n");
     let answer = client.answer();
@@ -227,7 +227,7 @@ fn pipelined_requests_are_answered_in_order(class: &str) {
 fn load_spreads_over_the_workers(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     let workers = server.wait_workers(2);
-    // Connections that stay, one by one: whoever took one keeps it.
+    // The connections stay open, so each stays with the worker that accepted it.
     let mut clients = Vec::new();
     let mut pids = Vec::new();
     for _ in 0..200 {

@@ -1,5 +1,4 @@
-//! What people may ask for on the command line, in the environment and in YAML, and what they are
-//! told when it makes no sense.
+//! Settings on the command line, in the environment and in YAML, and the messages for invalid ones.
 
 use std::fs;
 use std::net::TcpListener;
@@ -11,7 +10,7 @@ use crate::support::{Exit, Outcome, Server};
 
 on_every_class!(each_way_to_choose_a_class_works, good_settings_pass_the_check);
 
-/// One clear message, exit code 1 or 2, and nothing made.
+/// Asserts one clear message, exit code 1 or 2, and no file made.
 #[track_caller]
 fn expect_rejection(launch: Launch, words: &[&str]) -> Outcome {
     let dir = launch.dir().to_owned();
@@ -39,7 +38,7 @@ fn expect_rejection(launch: Launch, words: &[&str]) -> Outcome {
     outcome
 }
 
-/// A server that would make a pidfile and a socket, were it not for something else.
+/// Prepares a server that would make a pidfile and a socket, if its other flags were valid.
 fn would_make_files(flags: &[&str]) -> Launch {
     let launch = Launch::new(&[]).plain();
     let (pidfile, bind) = (launch.path("pid"), format!("unix:{}", launch.path("sock")));
@@ -93,7 +92,7 @@ fn bad_addresses_are_refused() {
         "fd://x",
         "fd://-1",
         "ftp://localhost:21",
-        // Well written, but not to be had: nobody's address, no descriptor, no socket, too long.
+        // Valid addresses that fail to bind: not of this host, no descriptor, no socket, too long.
         "192.0.2.1:8000",
         "fd://987",
         "fd://0",
@@ -144,7 +143,7 @@ fn a_port_in_use_is_refused() {
     assert_eq!(outcome.exit, Exit::Code(1));
 }
 
-/// A server with this YAML file.
+/// Prepares a server with this YAML file.
 fn with_yaml(yaml: &str, flags: &[&str]) -> Launch {
     let launch = Launch::new(flags);
     let path = launch.path("ostler.yaml");
@@ -172,7 +171,7 @@ fn bad_files_are_refused_with_file_and_line() {
         assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
         let places: Vec<String> =
             [line, 1].iter().map(|line| format!("ostler.yaml:{line}")).collect();
-        // A file that is no YAML may be blamed from its beginning.
+        // For a file that is no YAML, the error may name its beginning.
         let allowed = if words.is_empty() { &places[..] } else { &places[..1] };
         assert!(allowed.iter().any(|place| outcome.stderr.contains(place)), "{outcome:?}");
     }
@@ -336,7 +335,7 @@ fn a_pidfile_has_one_master() {
 
 #[test]
 fn an_old_pidfile_is_taken_over() {
-    // Nobody's, garbage, empty, and that of a living stranger: nobody holds its lock.
+    // Pid files without a lock: of no process, garbage, empty, and of a process that is no master.
     for content in ["999999999\n", "garbage\n", "", "1\n"] {
         let launch = Launch::new(&[]);
         let pidfile = launch.path("pid");

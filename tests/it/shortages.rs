@@ -1,5 +1,5 @@
-//! What a master survives: no process, no room on a disk, a path or a folder that is gone, and time
-//! in which it does not run.
+//! What a master survives: no process, no disk space, a missing path or directory, and time in
+//! which it is stopped.
 
 use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
@@ -31,7 +31,7 @@ fn is_failed_reload(record: &Record) -> bool {
     record.message().starts_with("reload failed")
 }
 
-/// HUP, and the one verdict, which must be that it has failed for this reason.
+/// Reloads, and asserts that it fails for this reason and keeps the workers.
 #[track_caller]
 fn expect_failed_reload(server: &Server, reason: &str) {
     let (mark, workers) = (server.mark(), server.workers());
@@ -42,7 +42,7 @@ fn expect_failed_reload(server: &Server, reason: &str) {
     assert_eq!(server.workers(), workers, "nobody old has gone");
 }
 
-/// HUP, which must succeed.
+/// Reloads, and asserts success.
 #[track_caller]
 fn reload(server: &Server) {
     let mark = server.mark();
@@ -54,7 +54,8 @@ fn reload(server: &Server) {
     assert_eq!(verdict.message(), "reload complete", "{verdict:?}");
 }
 
-/// TTIN: one worker more, which cannot be had for this reason. The others serve on.
+/// Sends TTIN, and asserts that the further worker fails to start for this reason, while the others
+/// serve.
 #[track_caller]
 fn expect_failed_growth(server: &Server, reason: &str) {
     let mark = server.mark();
@@ -69,7 +70,7 @@ fn expect_failed_growth(server: &Server, reason: &str) {
 /// Kills a worker, which is replaced.
 #[track_caller]
 fn kill_worker(server: &Server) {
-    let victim = server.wait_workers(2)[0]; // an earlier one may still be leaving
+    let victim = server.wait_workers(2)[0]; // an earlier one may still be exiting
     kill(victim.pid, Signal::SIGKILL).unwrap();
     server.wait_replaced(victim);
 }
@@ -80,7 +81,7 @@ fn a_master_that_may_not_fork_waits_until_it_may() {
     let Some(launch) = as_stranger(&flags) else { return };
     let server = launch.start();
     let load = Load::on(server.address());
-    // Its user has more processes already.
+    // This user has more processes already.
     limit_processes(&server, "1");
     expect_failed_reload(&server, "failed to fork: Resource temporarily unavailable");
     expect_failed_growth(&server, "failed to fork: Resource temporarily unavailable");
@@ -95,7 +96,7 @@ fn a_master_that_may_not_fork_waits_until_it_may() {
     server.finish();
 }
 
-/// Whether a command does nothing successfully here. If not, the test that needs it is skipped.
+/// Returns whether a command can run `true` here. If not, the test that needs it is skipped.
 fn can(words: &[&str]) -> bool {
     let mut probe = Command::new(words[0]);
     let status = probe.args(&words[1..]).arg("true").stderr(Stdio::null()).status();
@@ -106,8 +107,8 @@ fn can(words: &[&str]) -> bool {
     can
 }
 
-/// The words before a command that make it one of a user without privileges. Whose limits these
-/// are may change them, which not every root may.
+/// Returns the command prefix that runs a command as a user without privileges. That user may
+/// change the limits of its processes; root in a container may not.
 fn stranger() -> &'static [&'static str] {
     if Uid::effective().is_root() {
         &["setpriv", "--reuid", "4200000", "--regid", "4200000", "--clear-groups"]
@@ -125,13 +126,13 @@ fn limit_processes(server: &Server, soft: &str) {
     assert!(command.status().unwrap().success());
 }
 
-/// A server of a user without privileges, for whom the kernel counts processes.
+/// Prepares a server of a user without privileges, whose processes the kernel counts.
 fn as_stranger(flags: &[&str]) -> Option<Launch> {
     if !can(&[stranger(), &["prlimit", "--nproc=1000:"]].concat()) {
         return None;
     }
     let launch = Launch::by(&[stranger(), &["./ostler"]].concat(), flags);
-    // Where the program lies may be closed to strangers.
+    // The program's directory may be closed to other users.
     fs::copy(PROGRAM, launch.path("ostler")).unwrap();
     for path in [launch.dir().to_owned(), launch.dir().join("ostler")] {
         fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
@@ -139,7 +140,7 @@ fn as_stranger(flags: &[&str]) -> Option<Launch> {
     Some(launch)
 }
 
-/// A server to which the folder `small` in its directory is a disk of a few files.
+/// Prepares a server in whose working directory `small` is a disk of a few files.
 fn on_small_disk(flags: &[&str]) -> Option<Launch> {
     let unshare: &[&str] = if Uid::effective().is_root() {
         &["unshare", "--mount", "--propagation", "private"]
@@ -159,9 +160,9 @@ fn on_small_disk(flags: &[&str]) -> Option<Launch> {
     Some(launch)
 }
 
-/// Fills the disk `small` of a server. It has room again when the files are dropped.
+/// Fills the disk `small` of a server. Dropping the files frees it.
 fn fill(server: &Server) -> Vec<tempfile::NamedTempFile> {
-    // As the master sees it: its mounts are its own.
+    // The path as the master sees it, which has a mount namespace of its own.
     let own = server.path("small");
     let folder = format!("/proc/{}/root{}", server.pid, own.display());
     let mut files = Vec::new();
@@ -217,11 +218,11 @@ fn a_full_pid_file_folder_costs_an_upgrade_and_no_more() {
     let ready = server.wait_for_new_record(mark, "another", |r| r.message() == "new master ready");
     kill(ready.pid().unwrap(), Signal::SIGTERM).unwrap();
     server.wait_for_new_record(mark, "its end", |record| record.message() == "new master exited");
-    // What was there is enough to leave in order.
+    // A full disk does not keep the master from a clean exit.
     let files = fill(&server);
     load.finish();
     let folder = File::open(pidfile.parent().unwrap()).unwrap();
-    // Not `finish`: the successor that failed has said so on stderr as well.
+    // Not `finish`: the new master that failed has written to stderr as well.
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
     server.wait_no_survivors();
@@ -229,7 +230,7 @@ fn a_full_pid_file_folder_costs_an_upgrade_and_no_more() {
     drop(files);
 }
 
-/// Whether an open folder, whose path may be gone, has a file of this name.
+/// Returns whether an open directory, whose path may be gone, has a file of this name.
 fn is_in(folder: &File, name: &str) -> bool {
     use std::os::fd::AsRawFd;
     Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name).exists()
@@ -248,7 +249,7 @@ fn a_master_outlives_the_path_of_its_socket() {
     kill_worker(&server);
     reload(&server);
     assert_eq!(Client::unix(&path).unwrap().get("/").text(), "Hello, world!\n", "it is back");
-    // What somebody else has put there meanwhile is not ours to remove.
+    // A file that another process has created there must not be removed.
     fs::remove_file(&path).unwrap();
     fs::write(&path, "precious").unwrap();
     server.serve_for(Duration::from_millis(100));
@@ -258,7 +259,8 @@ fn a_master_outlives_the_path_of_its_socket() {
     assert_eq!(fs::read_to_string(kept).unwrap(), "precious");
 }
 
-/// A server whose working directory is gone, and whose settings are elsewhere, or gone with it.
+/// Starts a server whose working directory is removed. The settings are elsewhere, or removed with
+/// it.
 fn without_working_dir(config: impl FnOnce(&Launch) -> PathBuf) -> Server {
     let script = "mkdir home && cp settings.yaml home && cd home && exec \"$@\"";
     let launch = Launch::by(&["sh", "-c", script, "sh", PROGRAM], &["-k", "mio", "-w", "2"]);
@@ -294,7 +296,7 @@ fn a_master_whose_settings_are_gone_with_its_folder_refuses_to_reload() {
     server.finish();
 }
 
-/// Stops the master, and nobody else, for so long.
+/// Stops the master alone for this time.
 #[track_caller]
 fn stop_for(server: &Server, time: Duration) {
     server.signal(Signal::SIGSTOP);
@@ -321,7 +323,8 @@ fn stopped_master_kills_no_worker(class: &str) {
     server.finish();
 }
 
-/// A request that needs four seconds, in a drain of three of which the master misses some.
+/// Sends a request of four seconds, and drains with `graceful_timeout` 3 s, of which the master is
+/// stopped for `missed`.
 fn drain_past_a_stop(class: &str, missed: Duration) {
     let mut server = Server::start(&["-k", class, "--graceful-timeout", "3s"]);
     let mut client = server.begin("/sleep?ms=4000");

@@ -1,4 +1,4 @@
-//! Signals that change the number of workers, and signals that hurt nobody.
+//! Signals that change the number of workers, and signals that change nothing.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ fn ttou_leaves_the_last_worker() {
         );
     }
     assert_eq!(server.answering_pid(), only.pid);
-    // Nor are the signals owed: one more is one more.
+    // Signals at the minimum are not remembered: the next TTIN adds a worker.
     server.signal(Signal::SIGTTIN);
     server.wait_workers(2);
     server.finish();
@@ -99,7 +99,7 @@ fn a_master_survives_signals_that_ask_for_nothing() {
         server.signal(signal);
         assert_eq!(server.get("/").status(), 200, "{signal}");
     }
-    // One more exchange with the master shows that it lives.
+    // One more exchange with the master shows that it runs.
     server.signal(Signal::SIGTTIN);
     server.wait_workers(2);
     server.finish();

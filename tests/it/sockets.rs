@@ -1,4 +1,4 @@
-//! Where a server listens: ports, paths, names and inherited descriptors.
+//! Where a server listens: ports, paths, abstract names and inherited descriptors.
 
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
@@ -21,7 +21,7 @@ on_every_class!(
     an_inherited_descriptor_serves,
 );
 
-/// A server that listens at `sock` in its own directory.
+/// Prepares a server that listens at `sock` in its own directory.
 fn at_a_path(flags: &[&str]) -> Launch {
     let launch = Launch::new(flags).unbound();
     let bind = format!("unix:{}", launch.path("sock"));
@@ -58,7 +58,7 @@ fn a_name_serves(class: &str) {
 }
 
 fn two_addresses_serve(class: &str) {
-    // The harness adds one of its own.
+    // The harness adds a TCP address.
     let server = at_a_path(&["-k", class]);
     let address = SocketAddr::from(([127, 0, 0, 1], server.port()));
     let server = server.arg("--bind").arg(address.to_string()).start();
@@ -99,7 +99,7 @@ fn an_inherited_descriptor_serves(class: &str) {
     let answer = Client::tcp(address).unwrap().try_get_last("/").unwrap();
     assert_eq!(answer.text(), "Hello, world!\n");
     server.finish();
-    // The listener is ours, and outlives the server.
+    // The listener is the test's, and outlives the server.
     Client::tcp(address).unwrap();
 }
 
@@ -169,7 +169,7 @@ fn a_file_at_the_path_is_kept() {
 fn socket_of_another_process_at_the_path_is_kept() {
     let server = at_a_path(&[]).start();
     let path = server.path("sock");
-    // A second name keeps the server's inode in use, so that nobody gets its number.
+    // A hard link keeps the server's inode in use, so that its number is not assigned again.
     fs::hard_link(&path, server.path("kept")).unwrap();
     fs::remove_file(&path).unwrap();
     let other = UnixListener::bind(&path).unwrap();

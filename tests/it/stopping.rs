@@ -1,4 +1,4 @@
-//! How a server ends: gracefully, quickly, early, or with its master killed.
+//! How a server stops: gracefully, quickly, early, or after its master was killed.
 
 use std::net::TcpListener;
 use std::thread;
@@ -46,7 +46,7 @@ fn term_answers_what_the_kernel_has_queued(class: &str) {
     expect_the_queue_answered(Server::start(&["-k", class, "--threads", "1"]));
 }
 
-/// Who waits behind a slow request when the server is told to stop is answered.
+/// Asserts that clients queued behind a slow request are answered when the server stops.
 pub fn expect_the_queue_answered(mut server: Server) {
     let mut busy = server.begin("/sleep?ms=1000");
     let mut queued: Vec<_> = (0..8).map(|_| server.connect()).collect();
@@ -64,12 +64,12 @@ pub fn expect_the_queue_answered(mut server: Server) {
 fn term_is_not_delayed_by_idle_connections(class: &str) {
     let flags = ["-k", class, "--keep-alive", "60s", "--header-timeout", "60s"];
     let mut server = Server::start(&flags);
-    // One was answered, one has sent nothing.
+    // One client was answered, the other has sent nothing.
     let mut answered = server.connect();
     answered.get("/");
     let mut silent = server.connect();
     server.signal(Signal::SIGTERM);
-    // Far from the thirty seconds of the graceful timeout.
+    // Far below the 30 s of `graceful_timeout`.
     assert_eq!(server.wait_exit_within(Duration::from_secs(15)), Some(Exit::Code(0)));
     answered.rest();
     silent.rest();
@@ -123,7 +123,7 @@ fn int_and_quit_are_quick(class: &str) {
         server.expect_clean_exit();
         client.expect_end();
     }
-    // A terminal sends INT to everybody.
+    // A terminal sends INT to the whole process group.
     let mut server = Server::start(&["-k", class, "-w", "2"]);
     server.signal_group(Signal::SIGINT);
     server.expect_clean_exit();
@@ -136,7 +136,7 @@ fn nothing_is_left_behind(class: &str) {
         let mut server = launch.arg("--pid").arg(&pidfile).start();
         let written = std::fs::read_to_string(&pidfile).unwrap();
         assert_eq!(written.trim(), server.pid.to_string());
-        // A connection that the server closes leaves a trace at its port in the kernel.
+        // A connection that the server closes stays at its port in TIME-WAIT.
         server.connect().try_get_last("/").unwrap();
         server.signal(signal);
         assert_eq!(server.wait_exit(), Exit::Code(0));

@@ -1,4 +1,5 @@
-//! A directory in which nobody gets on: a way into the kernel from which no signal leads back.
+//! A directory in which every file operation blocks: the way to a process in state D that no signal
+//! ends.
 
 use std::fs::File;
 use std::path::Path;
@@ -6,16 +7,16 @@ use std::thread::{self, JoinHandle};
 
 use crate::os::{TouchTrap, read_names_into};
 
-/// Keeps a directory locked. Who makes or removes a file in it waits in state D, whatever signals
-/// come, until this is dropped: the kernel holds the lock for somebody who reads the names into
-/// memory that is not there.
+/// Keeps a directory locked. A process that makes or removes a file in it waits in state D,
+/// whatever signals come, until this is dropped. The kernel holds the lock for a thread that reads
+/// the directory's names into memory without content.
 pub struct StuckFs {
     void: Option<TouchTrap>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl StuckFs {
-    /// Locks a directory; nothing, and a line that says why, if the machine does not allow it.
+    /// Locks a directory. Returns `None` and prints the reason if the machine does not allow it.
     pub fn new(directory: &Path) -> Option<Self> {
         let void = match TouchTrap::new() {
             Ok(void) => void,
@@ -33,7 +34,7 @@ impl StuckFs {
 
 impl Drop for StuckFs {
     fn drop(&mut self) {
-        // Without it the page is like any other.
+        // Without userfaultfd, the page becomes an ordinary one.
         drop(self.void.take());
         self.reader.take().map(JoinHandle::join);
     }

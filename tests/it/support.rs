@@ -1,4 +1,4 @@
-//! A running server, as its tests see it: ask, signal, wait, and end it whatever happens.
+//! A running server as its tests see it: request, signal, wait, and clean up in every case.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -19,7 +19,7 @@ use crate::launch::Launch;
 use crate::log_capture::{LogCapture, Record, Watched, Worker};
 use crate::proc::{Stat, session_members, wait_until};
 
-/// The longest wait for anything that must come. The machine may be slow, and shared.
+/// The longest wait for an event. The machine may be slow, and shared.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// How a process ended.
@@ -29,7 +29,7 @@ pub enum Exit {
     Signal(i32),
 }
 
-/// What a run left behind.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     pub exit: Exit,
@@ -37,7 +37,7 @@ pub struct Outcome {
     pub stderr: String,
 }
 
-/// A running server. Dropping it kills every process it ever made.
+/// A running server. Dropping it kills every process of its session.
 pub struct Server {
     pub pid: Pid,
     pub(crate) port: u16,
@@ -54,12 +54,12 @@ impl Server {
         Launch::new(flags).start()
     }
 
-    /// Where it listens, unless it was told otherwise.
+    /// Returns the address at which it listens by default.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    /// A path in the server's working directory.
+    /// Returns a path in the server's working directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -70,29 +70,29 @@ impl Server {
         Client::tcp(self.address()).unwrap()
     }
 
-    /// Asks over a connection of its own, and must be answered.
+    /// Sends a request over a connection of its own. It must be answered.
     #[track_caller]
     pub fn get(&self, path: &str) -> Answer {
         self.try_get(path).unwrap()
     }
 
-    /// Asks over a connection of its own, which the server must close after its answer.
+    /// Sends a request over a connection of its own, which the server must close after its answer.
     pub fn try_get(&self, path: &str) -> io::Result<Answer> {
         let mut client = Client::tcp(self.address())?;
         let answer = client.try_get_last(path)?;
         client.expect_end();
-        // Thousands of ends need not spend their last minute in the kernel.
+        // Thousands of closed connections need not stay in TIME-WAIT for a minute.
         client.reset();
         Ok(answer)
     }
 
-    /// The worker that answers.
+    /// Returns the worker that answers.
     #[track_caller]
     pub fn answering_pid(&self) -> Pid {
         Pid::from_raw(self.get("/pid").text().trim().parse().unwrap())
     }
 
-    /// Begins a request, and waits until a worker has read it.
+    /// Sends a request, and waits until a worker has read it.
     #[track_caller]
     pub fn begin(&self, path: &str) -> Client {
         let mut client = self.connect();
@@ -111,7 +111,7 @@ impl Server {
     /// Sends a signal to the master.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
-        // Under the lock nobody reaps the master, so that its number is still its own.
+        // The master is reaped only under the lock, so its number is still its own.
         let end = self.end.lock();
         assert_eq!(*end, None, "the master has left already: {:?}", self.tail());
         kill(self.pid, signal).unwrap();
@@ -125,7 +125,7 @@ impl Server {
         kill(Pid::from_raw(-self.pid.as_raw()), signal).unwrap();
     }
 
-    /// How many records there are. What comes later is news.
+    /// Returns the number of records. Later records are behind this mark.
     pub fn mark(&self) -> usize {
         self.heard.lock().records.len()
     }
@@ -152,43 +152,43 @@ impl Server {
         found.unwrap_or_else(|| panic!("no record of: {what}"))
     }
 
-    /// Whether a record comes within a time.
+    /// Returns whether a record comes within a time.
     pub fn sees_record(&self, timeout: Duration, wanted: impl Fn(&Record) -> bool) -> bool {
         self.heard
             .wait(timeout, |heard| heard.records.iter().find_map(|r| wanted(r).then_some(())))
             .is_some()
     }
 
-    /// All records so far.
+    /// Returns all records so far.
     pub fn records(&self) -> Vec<Record> {
         self.heard.lock().records.clone()
     }
 
-    /// All records so far with this message.
+    /// Returns all records so far with this message.
     pub fn records_of(&self, message: &str) -> Vec<Record> {
         let mut records = self.records();
         records.retain(|record| record.message() == message);
         records
     }
 
-    /// All lines so far, whatever they are.
+    /// Returns all lines so far, records or not.
     pub fn lines(&self) -> Vec<String> {
         self.heard.lock().lines.clone()
     }
 
-    /// The workers that are ready, in the order of their slots.
+    /// Returns the workers that are ready, in the order of their slots.
     pub fn workers(&self) -> Vec<Worker> {
         self.heard.lock().workers()
     }
 
-    /// Waits until exactly so many workers are ready.
+    /// Waits until exactly `count` workers are ready.
     #[track_caller]
     pub fn wait_workers(&self, count: usize) -> Vec<Worker> {
         let look = |log: &LogCapture| Some(log.workers()).filter(|workers| workers.len() == count);
         self.heard.wait(DEADLINE, look).unwrap_or_else(|| panic!("never {count} workers"))
     }
 
-    /// Waits until another worker is ready in the place of this one.
+    /// Waits until another worker is ready in the slot of this one.
     #[track_caller]
     pub fn wait_replaced(&self, old: Worker) -> Worker {
         let look = |log: &LogCapture| {
@@ -198,14 +198,14 @@ impl Server {
         self.heard.wait(DEADLINE, look).unwrap_or_else(|| panic!("{old:?} is not replaced"))
     }
 
-    /// Waits for the record of a worker's end.
+    /// Waits for the record of a worker's exit.
     #[track_caller]
     pub fn wait_exited(&self, pid: Pid) -> Record {
         self.wait_for("worker exited", |record| record.is("worker exited", pid))
     }
 
-    /// Asks again and again until a record comes; each time somebody must answer. Only the last may
-    /// have met the worker whose end the record tells of.
+    /// Sends requests until a record comes; each must be answered. Only the last may have met the
+    /// worker whose exit the record reports.
     #[track_caller]
     pub fn serve_until(&self, what: &str, wanted: impl Fn(&Record) -> bool) -> Record {
         let end = Instant::now() + DEADLINE;
@@ -224,7 +224,7 @@ impl Server {
         self.wait_for(what, wanted)
     }
 
-    /// Asks again and again for so long; each time somebody must answer.
+    /// Sends requests for this time; each must be answered.
     #[track_caller]
     pub fn serve_for(&self, time: Duration) {
         let end = Instant::now() + time;
@@ -233,7 +233,7 @@ impl Server {
         }
     }
 
-    /// How the master ended, if it has.
+    /// Returns how the master ended, if it has.
     pub fn exit(&self) -> Option<Exit> {
         *self.end.lock()
     }
@@ -244,38 +244,38 @@ impl Server {
         self.wait_exit_within(DEADLINE).expect("the master stays")
     }
 
-    /// Waits for the end of the master for so long.
+    /// Waits at most this long for the end of the master.
     pub fn wait_exit_within(&self, timeout: Duration) -> Option<Exit> {
         self.end.wait(timeout, |end| *end)
     }
 
-    /// Waits until the last process that could write to the log is gone.
+    /// Waits until the last process that could write to the log has exited.
     #[track_caller]
     pub fn wait_silence(&self) {
         let silence = self.heard.wait(DEADLINE, |heard| heard.closed.then_some(()));
         assert!(silence.is_some(), "somebody stays: {:?}", self.survivors());
     }
 
-    /// The members of the server's session that still live.
+    /// Returns the members of the server's session that still run.
     pub fn survivors(&self) -> Vec<Stat> {
         session_members(self.pid)
     }
 
-    /// Waits until nobody is left.
+    /// Waits until no member of the session runs.
     #[track_caller]
     pub fn wait_no_survivors(&self) {
         wait_until("everybody leaves", || self.survivors().is_empty());
     }
 
-    /// Asks the server to stop, and checks that it does so without a stain: exit code 0, nobody
-    /// left, nothing on stderr but records, nothing on stdout.
+    /// Stops the server, and asserts a clean exit: exit code 0, no process left, only records on
+    /// stderr, nothing on stdout.
     #[track_caller]
     pub fn finish(mut self) {
         self.signal(Signal::SIGTERM);
         self.expect_clean_exit();
     }
 
-    /// Waits for the end of a server that was asked to stop, and looks for stains.
+    /// Waits for the end of a server that was asked to stop, and asserts a clean exit.
     #[track_caller]
     pub fn expect_clean_exit(&mut self) {
         assert_eq!(self.wait_exit(), Exit::Code(0));
@@ -286,8 +286,8 @@ impl Server {
         assert_eq!(self.stdout(), "");
     }
 
-    /// What a server that leaves by itself has left behind, and what `look` sees before its
-    /// directory goes.
+    /// Waits for a server that exits by itself. Returns its outcome, and what `look` returns before
+    /// the directory is removed.
     #[track_caller]
     pub fn into_outcome<R>(mut self, look: impl FnOnce() -> R) -> (Outcome, R) {
         let exit = self.wait_exit();
@@ -319,7 +319,8 @@ impl Drop for Server {
             let _ = kill(self.pid, Signal::SIGKILL);
         }
         drop(end);
-        // Whoever the master left behind is found by its session, which no stranger can join.
+        // Processes that the master left behind are found by its session, which no other process
+        // can join.
         for survivor in self.survivors() {
             let _ = kill(survivor.pid, Signal::SIGKILL);
         }

@@ -1,5 +1,5 @@
-//! A service manager that is played by the test: it hears what the server says of itself, hands it
-//! sockets, and keeps them for the next one.
+//! A service manager played by the test: it receives the server's notifications, passes it sockets,
+//! and keeps those of its fd store for the next master.
 
 use std::fs;
 use std::io::IoSliceMut;
@@ -33,7 +33,7 @@ on_every_class!(
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
 
-/// One thing that a server has said.
+/// A notification of a server.
 #[derive(Clone, Debug)]
 pub struct Notification {
     pub seen: Instant,
@@ -59,7 +59,7 @@ pub struct FakeManager {
 }
 
 impl FakeManager {
-    /// Under a path.
+    /// Binds to a path.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
@@ -67,7 +67,7 @@ impl FakeManager {
         Self::listen(path.into_os_string().into_string().unwrap(), socket, dir)
     }
 
-    /// Under a name in the abstract namespace.
+    /// Binds to a name in the abstract namespace.
     fn abstract_socket() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let name = format!("ostler-test-{}-{:?}", id(), thread::current().id());
@@ -78,7 +78,7 @@ impl FakeManager {
     fn listen(name: String, socket: UnixDatagram, dir: TempDir) -> Self {
         let words: Arc<Watched<Vec<Notification>>> = Arc::default();
         let heard = Arc::clone(&words);
-        // It ends with the test.
+        // The thread ends with the test.
         thread::spawn(move || {
             while let Some(word) = receive(&socket) {
                 heard.change(|words| words.push(word));
@@ -95,7 +95,7 @@ impl FakeManager {
         self.words.lock().clone()
     }
 
-    /// Waits for a word behind a mark that has this line.
+    /// Waits for a notification behind a mark that has this line.
     #[track_caller]
     pub fn wait_for(&self, mark: usize, line: &str) -> Notification {
         self.wait(mark, line, |word| word.has(line))
@@ -165,14 +165,14 @@ fn a_life_is_told_to_the_manager(class: &str) {
             |word: &Notification| word.value("STATUS") == Some("2/2 workers ready, generation 2");
         manager.wait(mark, "the status of generation 2", generation_2);
 
-        // One that is refused is over as well.
+        // A rejected reload is over as well.
         fs::write(&settings, "nonsense: 1\n").unwrap();
         let mark = manager.mark();
         server.signal(Signal::SIGHUP);
         manager.wait_for(mark, "RELOADING=1");
         let ready = manager.wait_for(mark, "READY=1");
         assert!(ready.value("STATUS").unwrap().contains("rejected"), "{ready:?}");
-        // One that fails, too.
+        // So is a failed one.
         fs::write(&settings, good.clone() + "env: [\"DEMO_FAIL_BOOT=1\"]\n").unwrap();
         let mark = manager.mark();
         server.signal(Signal::SIGHUP);
@@ -190,7 +190,7 @@ fn a_life_is_told_to_the_manager(class: &str) {
     }
 }
 
-/// Microseconds of the clock that MONOTONIC_USEC means.
+/// Returns microseconds of the clock that MONOTONIC_USEC means.
 fn now_monotonic() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
     u64::try_from(now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000).unwrap()
@@ -209,7 +209,7 @@ fn the_manager_hears_a_crash_and_the_recovery() {
     server.finish();
 }
 
-/// Signs of life between two marks come about so often.
+/// Asserts that WATCHDOG=1 comes behind a mark at about this interval.
 #[track_caller]
 fn expect_rhythm(manager: &FakeManager, mark: usize, every: Duration) {
     let signs = |words: &[Notification]| -> Vec<Instant> {
@@ -245,7 +245,7 @@ fn workers_inherit_nothing_of_the_manager() {
     server.finish();
 }
 
-/// A program that is told its own pid in variables, as systemd does.
+/// Returns the words of a program that gets its own pid in variables, as systemd sets them.
 fn watchdog_env(script: &str) -> [String; 4] {
     let script = format!("{script} exec \"$0\" \"$@\"");
     ["bash".to_owned(), "-c".to_owned(), script, PROGRAM.to_owned()]
@@ -322,7 +322,7 @@ fn a_stop_that_comes_with_the_promotion_ends_the_service() {
     server.signal(Signal::SIGUSR2);
     let ready = server.wait_for("successor", |record| record.message() == "new master ready");
     let new = ready.pid().unwrap();
-    // It learns of both at once.
+    // The stopped process receives both at once.
     kill(new, Signal::SIGSTOP).unwrap();
     server.signal(Signal::SIGKILL);
     server.wait_exit();
@@ -374,7 +374,7 @@ fn unread_notify_socket_does_not_block_the_master() {
         .env("NOTIFY_SOCKET", path.to_str().unwrap())
         .env("WATCHDOG_USEC", "2000")
         .start();
-    // Its queue is full by now, or will be soon.
+    // The manager's queue is full by now, or will be soon.
     server.serve_for(Duration::from_millis(500));
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
@@ -384,7 +384,7 @@ fn unread_notify_socket_does_not_block_the_master() {
     server.finish();
 }
 
-/// Starts a program with a socket of ours as its third descriptor, and variables that tell of it.
+/// Prepares a program that gets a socket of the test as descriptor 3, with variables that say so.
 fn launch_activated(socket: &impl AsRawFd, variables: &str, flags: &[&str]) -> Launch {
     let fd = socket.as_raw_fd();
     let moved = if fd == 3 { String::new() } else { format!("exec 3<&{fd} {fd}<&-;") };
@@ -392,7 +392,7 @@ fn launch_activated(socket: &impl AsRawFd, variables: &str, flags: &[&str]) -> L
     launch_by(&words, flags).keep(fd)
 }
 
-/// A socket, and where clients find it.
+/// Returns a listening socket, and its address.
 fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -411,10 +411,10 @@ fn a_given_socket_is_served(class: &str) {
             let answer = Client::tcp(address).unwrap().get(&format!("/env?name={name}"));
             assert_eq!(answer.status(), 404, "{name}");
         }
-        // In place of the default, not besides.
+        // Instead of the default address, not besides.
         assert_eq!(server.records_of("listening").len(), 1);
         assert!(Client::tcp("127.0.0.1:8000".parse().unwrap()).is_err());
-        // It is kept over a reload.
+        // A reload keeps the socket.
         let load = Load::on(address);
         let mark = server.mark();
         server.signal(Signal::SIGHUP);
@@ -448,7 +448,7 @@ fn nonsense_from_a_manager_is_told() {
     let outcome = launch_activated(&null, "LISTEN_PID=$$ LISTEN_FDS=1", &[]).plain().run();
     assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
     assert!(outcome.stderr.contains('3'), "{outcome:?}");
-    // More than there are.
+    // More descriptors than there are.
     let (socket, _) = listener();
     let outcome = launch_activated(&socket, "LISTEN_PID=$$ LISTEN_FDS=40", &[]).plain().run();
     assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
@@ -457,13 +457,13 @@ fn nonsense_from_a_manager_is_told() {
     let outcome = launch_activated(&datagrams, "LISTEN_PID=$$ LISTEN_FDS=1", &[]).plain().run();
     assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
     assert!(outcome.stderr.contains('3'), "{outcome:?}");
-    // Not numbers at all.
+    // No number.
     let server = launch_activated(&socket, "LISTEN_PID=$$ LISTEN_FDS=many", &[]).start();
     server.wait_for("a warning", |record| record.message() == "startup warning");
     server.finish();
 }
 
-/// Kills a master outright, and waits until all of it has gone.
+/// Kills a master with SIGKILL, and waits until all its processes have exited.
 #[track_caller]
 pub fn kill_outright(server: &Server) {
     server.signal(Signal::SIGKILL);
@@ -486,7 +486,7 @@ fn a_killed_master_comes_back_on_the_same_socket(class: &str) {
         let mark = manager.mark();
         kill_outright(&server);
         let variables = format!("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES='{name}'");
-        // The same flags, so that the socket must be known for what it is.
+        // The flags name the same address, so the server must recognize the socket as its own.
         let next =
             launch_activated(&*kept.fds[0], &variables, &flags).unbound().arg("--bind").arg(&bind);
         server = next.env("NOTIFY_SOCKET", &manager.name).start();

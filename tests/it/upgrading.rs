@@ -1,4 +1,4 @@
-//! USR2: a new program takes over from the old one without losing a request, or nothing changes.
+//! SIGUSR2: a new master takes over from the old one without losing a request, or nothing changes.
 
 use std::fs;
 use std::io::Write;
@@ -27,14 +27,14 @@ on_every_class!(
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
 
-/// A server with a pid file, and a path besides its port.
+/// Prepares a server with a pid file, and a path besides its port.
 fn launch(words: &[&str], class: &str) -> Launch {
     let launch = Launch::by(words, &["-k", class, "-w", "2"]);
     let (pidfile, bind) = (launch.path("pid"), format!("unix:{}", launch.path("sock")));
     launch.arg("--pid").arg(pidfile).arg("--bind").arg(bind)
 }
 
-/// The pid in a pid file.
+/// Returns the pid in a pid file.
 fn pid_in(path: impl AsRef<Path>) -> Option<Pid> {
     let text = fs::read_to_string(path).ok()?;
     Some(Pid::from_raw(text.trim().parse().ok()?))
@@ -74,7 +74,7 @@ fn begun(server: &Server, mark: usize) -> Pid {
     record.pid().unwrap()
 }
 
-/// Waits until the new master is alone.
+/// Waits until the new master is the only one.
 #[track_caller]
 fn wait_promoted(server: &Server, old: Pid, new: Pid) {
     server.wait_for("promotion", |record| record.is("upgrade complete", new));
@@ -83,7 +83,7 @@ fn wait_promoted(server: &Server, old: Pid, new: Pid) {
     assert!(!server.path("pid.2").exists());
 }
 
-/// Ends whoever is the master now, and waits until nobody is left and nothing either.
+/// Stops the current master, and waits until no process and no file is left.
 #[track_caller]
 fn finish(server: &Server, master: Pid) {
     kill(master, Signal::SIGTERM).unwrap();
@@ -121,7 +121,7 @@ fn three_upgrades_lose_nothing(class: &str) {
     }
     load.finish();
     assert_eq!(server.wait_exit(), Exit::Code(0));
-    // What was handed on three times is one's own: it can still be reloaded.
+    // After three upgrades, the master can still reload its inherited sockets.
     let mark = server.mark();
     kill(master, Signal::SIGHUP).unwrap();
     server.wait_for_new_record(mark, "reload complete", |record| {
@@ -146,7 +146,7 @@ fn an_upgrade_can_be_called_off(class: &str) {
     finish(&server, server.pid);
 }
 
-/// Waits until a successor has gone, and looks whether all is as it was before.
+/// Waits until a new master has exited, and asserts that all is as it was before.
 #[track_caller]
 fn wait_untouched(server: &Server, new: Pid, new_workers: &[Pid], workers: &[Pid]) {
     wait_until("the successor leaves", || is_gone(new));
@@ -167,21 +167,21 @@ fn there_is_one_upgrade_at_a_time() {
         kill(master, Signal::SIGUSR2).unwrap();
         let refused = |record: &Record| record.message() == "upgrade rejected";
         let record = server.wait_for_new_record(mark, "upgrade rejected", refused);
-        // It names the other master.
+        // The record names the other master.
         let other = if master == server.pid { new } else { server.pid };
         assert!(record.text("error").unwrap().contains(&other.to_string()), "{record:?}");
     }
     assert_eq!(server.records_of("upgrade started").len(), 1);
     kill(server.pid, Signal::SIGTERM).unwrap();
     wait_promoted(&server, server.pid, new);
-    // Now it is that one's turn.
+    // The new master can be upgraded in turn.
     let newer = upgrade(&server, new);
     kill(new, Signal::SIGTERM).unwrap();
     wait_promoted(&server, new, newer);
     finish(&server, newer);
 }
 
-/// A copy of the program that can be spoiled.
+/// A copy of the program that a test can damage.
 struct Copy {
     dir: TempDir,
 }
@@ -190,8 +190,8 @@ impl Copy {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let copy = Self { dir };
-        // By another process: one that is started by another test must not inherit a descriptor
-        // that writes to a program.
+        // Copied by another process: a child of another test must not inherit a descriptor that is
+        // open for writing to a program, or exec fails with ETXTBSY.
         let copied = Command::new("cp").arg(PROGRAM).arg(copy.path()).status().unwrap();
         assert!(copied.success());
         copy
@@ -205,7 +205,7 @@ impl Copy {
         self.path().into_os_string().into_string().unwrap()
     }
 
-    /// Puts something else in its place.
+    /// Replaces the copy by other content.
     fn replace(&self, content: &str, mode: &str) {
         let script = "cat > \"$0.new\" && chmod \"$1\" \"$0.new\" && mv -f \"$0.new\" \"$0\"";
         let mut shell = Command::new("sh")
@@ -250,7 +250,7 @@ fn a_broken_program_changes_nothing() {
         server.wait_for_new_record(mark, what, failed);
         wait_until("it is buried", || children(server.pid).len() == 2);
         wait_untouched(&server, Pid::from_raw(i32::MAX), &[], &workers);
-        // Something that comes after all that was said about it.
+        // A record that comes after all records of the upgrade.
         let mark_after = server.mark();
         server.signal(Signal::SIGUSR1);
         server.wait_for_new_record(mark_after, "an answer", |record| {
@@ -317,7 +317,7 @@ fn killed_new_master_changes_nothing() {
     finish(&server, server.pid);
 }
 
-/// As `wait_untouched`; a master that is killed cannot take its pid file along.
+/// Waits as `wait_untouched`. A killed master cannot remove its pid file.
 #[track_caller]
 fn wait_gone_but_for_pidfile(server: &Server, new: Pid, new_workers: &[Pid], workers: &[Pid]) {
     let _ = fs::remove_file(server.path("pid.2"));
@@ -373,7 +373,7 @@ fn window_size_change_is_ignored() {
     finish(&server, server.pid);
 }
 
-/// A server that takes its addresses from a file.
+/// Prepares a server that reads its addresses from a file.
 fn launch_from_file(addresses: &[String]) -> Launch {
     let launch = Launch::new(&["-k", "mio", "-w", "2"]).unbound();
     let pidfile = launch.path("pid");
@@ -513,12 +513,12 @@ fn a_stop_that_comes_with_the_promotion_loses_nothing(class: &str) {
     let server = launch(&[PROGRAM], class).start();
     let new = upgrade(&server, server.pid);
     server.signal(Signal::SIGTERM);
-    // It learns of both at once.
+    // The stopped process receives both at once.
     kill(new, Signal::SIGSTOP).unwrap();
     assert_eq!(server.wait_exit(), Exit::Code(0));
     let workers = workers_of(new);
     workers.iter().for_each(|&pid| kill(pid, Signal::SIGSTOP).unwrap());
-    // These wait in the kernel.
+    // These clients wait in the kernel's queue.
     let mut waiting: Vec<_> = (0..8).map(|_| server.connect()).collect();
     waiting.iter_mut().for_each(|client| client.ask("/"));
     let mark = server.mark();
@@ -544,8 +544,8 @@ fn two_stopping_masters_do_not_deadlock() {
     server.signal(Signal::SIGTERM);
     server.wait_for_new_record(mark, "stopping", |record| record.message() == "stopping");
     kill(new, Signal::SIGKILL).unwrap();
-    // The old one cannot take its promise back; but it can say that it is over. Whoever asks before
-    // it knows waits for the busy worker.
+    // The old master cannot resume, but can close its sockets. Clients that connect before it has
+    // noticed wait for the busy worker.
     let is_mourning = |record: &Record| record.message() == "new master exited";
     server.wait_for_new_record(mark, "the end of the successor", is_mourning);
     wait_until("nobody listens", || is_refused(&server.address().to_string()));
@@ -558,7 +558,7 @@ fn two_stopping_masters_do_not_deadlock() {
 fn path_taken_by_another_process_is_not_inherited() {
     let server = launch(&[PROGRAM], "sync").start();
     let path = server.path("sock");
-    // A second name keeps the server's inode in use, so that nobody gets its number.
+    // A hard link keeps the server's inode in use, so that its number is not assigned again.
     fs::hard_link(&path, server.path("kept")).unwrap();
     fs::remove_file(&path).unwrap();
     let stranger = UnixListener::bind(&path).unwrap();

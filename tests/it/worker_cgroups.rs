@@ -1,5 +1,5 @@
-//! A control group for each worker, where one has been delegated to the master: nothing that a worker
-//! has started outlives it, whatever it has done to get away.
+//! A control group for each worker, if one is delegated to the master: no process that a worker has
+//! started outlives it, in whatever session or group it is.
 
 use std::fs;
 use std::path::PathBuf;
@@ -24,12 +24,12 @@ on_every_class!(
     a_worker_that_is_frozen_in_its_group_is_left_alone,
 );
 
-/// The group of a worker.
+/// Returns the path of a worker's group.
 fn worker_cgroup(group: &Group, master: Pid, worker: Pid) -> PathBuf {
     group.path().join(format!("ostler-worker-{master}-{worker}"))
 }
 
-/// The names of the groups that a master's ready workers should have.
+/// Returns the names of the groups that a master's ready workers should have.
 fn worker_cgroups(server: &Server, workers: &[Worker]) -> Vec<String> {
     let name = |worker: &Worker| format!("ostler-worker-{}-{}", server.pid, worker.pid);
     let mut names: Vec<_> = workers.iter().map(name).collect();
@@ -50,7 +50,7 @@ fn delegated() -> Option<Group> {
     Group::for_a_server(true)
 }
 
-/// Has a worker start a process that is in no group or session of the worker's.
+/// Makes a worker start a process that is in no process group or session of the worker.
 #[track_caller]
 fn stray(server: &Server) -> Pid {
     let stray = Pid::from_raw(server.get("/stray?s=1000").text().trim().parse().unwrap());
@@ -65,7 +65,7 @@ fn wait_gone(group: &Group, server: &Server, worker: Pid, stray: Pid) {
     wait_until("the group is removed", || !leaf.exists());
 }
 
-/// Ends a server, after which there is no group.
+/// Stops a server, and asserts that no group is left.
 #[track_caller]
 fn finish(group: &Group, server: Server) {
     server.finish();
@@ -134,7 +134,7 @@ fn reload_leaves_no_process_behind(class: &str) {
 
 fn a_worker_out_of_memory_is_told_in_its_group_too(class: &str) {
     let Some(group) = delegated() else { return };
-    // Version 1 counts memory elsewhere, if it is there.
+    // In hybrid mode, version 1 has the memory controller.
     let other = if group.bounds_memory() {
         None
     } else {
@@ -178,8 +178,7 @@ fn a_worker_that_is_frozen_in_its_group_is_left_alone(class: &str) {
     finish(&group, server);
 }
 
-/// A program that starts a process whose parent has left and which is in a session of its own, and
-/// tells who that is.
+/// A program that starts an orphaned process in a session of its own, and prints its pid.
 const STRAYING: &str =
     "setsid sh -c 'sleep 1000 >/dev/null 2>&1 & echo stray=$!'\nexec sleep 1000\n";
 
@@ -189,7 +188,7 @@ fn launch_straying(group: &Group, flags: &[&str]) -> Launch {
     flags.iter().fold(launch, |launch, flag| launch.arg(flag)).program(&["sh", "script"])
 }
 
-/// The stray of a worker's program.
+/// Returns the stray of a worker's program.
 #[track_caller]
 fn stray_of(server: &Server, worker: Pid) -> Pid {
     let number = |record: &Record| -> Option<i32> {
@@ -247,7 +246,7 @@ fn groups_within_the_group_of_a_worker_end_with_it() {
     finish(&group, server);
 }
 
-/// Kills the worker, and expects what it has started to be gone.
+/// Kills the worker, and asserts that the process it has started ends.
 fn expect_no_stray(group: &Group, server: Server) {
     let victim = server.wait_workers(1)[0];
     let stray = stray(&server);
@@ -269,8 +268,8 @@ fn workers_of_another_user_are_in_their_groups_too() {
     expect_no_stray(&group, server);
 }
 
-/// The words by which somebody without privileges runs a program; none, and a line that says why, if
-/// that cannot be.
+/// Returns the command prefix that runs a program without privileges. Returns `None` and prints the
+/// reason if that fails.
 fn without_privileges() -> Option<[&'static str; 6]> {
     let words = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
     let mut command = Command::new(words[0]);
@@ -283,7 +282,7 @@ fn without_privileges() -> Option<[&'static str; 6]> {
     can.then_some(words)
 }
 
-/// As a service manager does for a service that runs as somebody else.
+/// Changes the owner of the group's files, as a service manager does for a service with `User=`.
 fn delegate(group: &Group) {
     for name in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
         let path = group.path().join(name);
@@ -319,7 +318,7 @@ fn the_next_master_ends_what_one_that_was_killed_has_left() {
     first.wait_no_survivors();
     assert_eq!(group.inner(), leaves, "nobody could have removed them");
     assert!(!is_gone(stray), "nobody could have known of it");
-    // What is not a worker's is none of a master's business.
+    // Groups that are no worker's are left alone.
     let others = ["ostler-worker-7", "other"].map(|name| group.path().join(name));
     others.iter().for_each(|other| fs::create_dir(other).unwrap());
     let second = group.launch(&[]).start();
@@ -347,7 +346,7 @@ fn the_next_master_lets_the_workers_of_one_that_was_killed_finish() {
     finish(&group, second);
 }
 
-/// Two masters: the second is that of an upgrade. Returns it, and a stray of a worker of each.
+/// Upgrades to a second master. Returns it, and a stray of a worker of each.
 #[track_caller]
 fn upgrade(group: &Group, server: &Server) -> (Pid, [Pid; 2]) {
     let first = stray(server);
@@ -371,7 +370,7 @@ fn upgrade(group: &Group, server: &Server) -> (Pid, [Pid; 2]) {
     (new, [first, second])
 }
 
-/// Ends the master that is left, after which there is no group.
+/// Stops the remaining master, and asserts that no group is left.
 #[track_caller]
 fn finish_upgraded(group: &Group, server: &Server, new: Pid, stray: Pid) {
     assert!(!is_gone(stray), "another master's");
