@@ -28,7 +28,7 @@ mod common;
 /// The arguments that tell the server from the bench.
 const SERVER: [&str; 2] = ["--worker-class", "meter"];
 
-const OPERATIONS: [&str; 4] = ["notify", "stopping", "begin and drop", "desk begin and end"];
+const OPERATIONS: [&str; 4] = ["notify", "stopping", "begin and drop", "tracker begin and end"];
 
 fn main() -> ExitCode {
     if env::args().nth(1).as_deref() == Some(SERVER[0]) {
