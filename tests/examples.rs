@@ -92,12 +92,12 @@ impl Server {
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().unwrap() {
                 assert_eq!(status.code(), Some(0), "{status}");
-                assert!(TcpStream::connect(&self.address).is_err(), "somebody still listens");
+                assert!(TcpStream::connect(&self.address).is_err(), "it still listens");
                 return;
             }
             thread::sleep(Duration::from_millis(10));
         }
-        panic!("it does not leave");
+        panic!("it does not exit");
     }
 
     /// Sends a signal to a worker, if it still runs.
@@ -187,7 +187,7 @@ fn line_protocol_answers_in_capitals() {
 }
 
 #[test]
-fn custom_class_serves_batches_beside_the_built_in_ones() {
+fn custom_class_serves_batches() {
     under_each("custom_class", &["batch", "sync"], |address, class| {
         let info = get(address, "/info");
         assert!(info.contains(&format!(r#""class":"{class}""#)), "{info}");
@@ -240,7 +240,7 @@ fn loops<'a>(args: &'a [&'a str]) -> impl Iterator<Item = (&'static str, Server)
 }
 
 #[test]
-fn classes_with_a_loop_of_their_own_wait_for_half_a_head_no_longer_than_its_time() {
+fn own_loops_limit_partial_head_to_its_timeout() {
     for (_, server) in loops(&["--header-timeout", "1s"]) {
         let half = TcpStream::connect(&server.address).unwrap();
         half.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -250,7 +250,7 @@ fn classes_with_a_loop_of_their_own_wait_for_half_a_head_no_longer_than_its_time
 }
 
 #[test]
-fn classes_with_a_loop_of_their_own_keep_to_worker_connections() {
+fn own_loops_keep_worker_connections() {
     for (class, server) in loops(&["--worker-connections", "1"]) {
         let first = TcpStream::connect(&server.address).unwrap();
         ask_again(&first);
@@ -259,7 +259,7 @@ fn classes_with_a_loop_of_their_own_keep_to_worker_connections() {
         (&second).write_all(b"GET /pid HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         (0..100).for_each(|_| ask_again(&first)); // the event loop runs several turns meanwhile
         second.set_nonblocking(true).unwrap();
-        assert!(second.peek(&mut [0]).is_err(), "{class}: more are in than may be");
+        assert!(second.peek(&mut [0]).is_err(), "{class}: more clients are accepted than allowed");
         second.set_nonblocking(false).unwrap();
         drop(first);
         await_answer(&second);
@@ -268,7 +268,7 @@ fn classes_with_a_loop_of_their_own_keep_to_worker_connections() {
 }
 
 #[test]
-fn a_panic_in_an_asynchronous_handler_is_no_hang() {
+fn panic_in_async_handler_is_no_hang() {
     let Some(program) = example("tokio_axum") else { return };
     let server = Server::start(&program, &["--worker-class", "tokio", "--timeout", "2s"]);
     let [sleeper, panics] = [(); 2].map(|()| TcpStream::connect(&server.address).unwrap());
@@ -285,8 +285,8 @@ fn a_panic_in_an_asynchronous_handler_is_no_hang() {
 #[test]
 fn hooks_see_every_event_and_errors_are_harmless() {
     let Some(program) = example("hooks") else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let diary = folder.path().join("diary");
+    let dir = tempfile::tempdir().unwrap();
+    let diary = dir.path().join("diary");
     let has = |wanted: &str| {
         fs::read_to_string(&diary).unwrap().lines().any(|line| line.starts_with(wanted))
     };
@@ -321,13 +321,13 @@ fn custom_class_is_listed() {
 }
 
 #[test]
-fn queue_consumer_listens_nowhere() {
+fn queue_consumer_has_no_listener() {
     let Some(program) = example("queue_consumer") else { return };
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let check = |words: &[&str]| {
         let mut command = Command::new(&program);
         command.args(["--worker-class", "queue", "--check-config"]).args(words);
-        command.env("QUEUE", folder.path()).output().unwrap()
+        command.env("QUEUE", dir.path()).output().unwrap()
     };
     assert_eq!(check(&[]).status.code(), Some(0));
     let output = check(&["--bind", "127.0.0.1:0"]);
@@ -340,7 +340,7 @@ fn queue_consumer_listens_nowhere() {
 }
 
 #[test]
-fn extended_jobs_run_on_and_others_count_as_hung() {
+fn extended_jobs_continue_and_others_are_hung() {
     let Some(program) = example("long_jobs") else { return };
     let flags = ["--worker-class", "jobs", "--timeout", "1s", "--abort-timeout", "200ms"];
     let mut server = Server::start(&program, &flags);
@@ -356,20 +356,20 @@ fn extended_jobs_run_on_and_others_count_as_hung() {
 
 /// A spool, as its producers and consumers see it.
 struct Spool {
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
     names: Vec<String>,
 }
 
 impl Spool {
     fn new() -> Self {
-        let spool = Self { folder: tempfile::tempdir().unwrap(), names: Vec::new() };
+        let spool = Self { dir: tempfile::tempdir().unwrap(), names: Vec::new() };
         fs::create_dir(spool.entry_path("new")).unwrap();
         fs::create_dir(spool.entry_path("written")).unwrap();
         spool
     }
 
     fn entry_path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.dir.path().join(name)
     }
 
     fn fill(&mut self, count: usize) {
@@ -397,9 +397,9 @@ impl Spool {
             while [") S ", ") R ", ") D "].iter().any(|state| stat().contains(state)) {
                 thread::sleep(Duration::from_millis(1));
             }
-            let folders = list(&self.entry_path("claimed")).into_iter();
-            let mut its = folders.filter(|folder| folder.starts_with(&format!("{pid}-")));
-            if its.any(|folder| !list(&self.entry_path("claimed").join(folder)).is_empty()) {
+            let dirs = list(&self.entry_path("claimed")).into_iter();
+            let mut its = dirs.filter(|dir| dir.starts_with(&format!("{pid}-")));
+            if its.any(|dir| !list(&self.entry_path("claimed").join(dir)).is_empty()) {
                 server.signal_worker(pid, Signal::SIGKILL);
                 return;
             }
@@ -426,11 +426,11 @@ impl Spool {
 }
 
 #[test]
-fn spool_job_neither_loses_nor_doubles_an_entry_through_kills_and_reloads() {
+fn spool_job_survives_kills_and_reloads_exactly_once() {
     let Some(program) = example("spool_job") else { return };
     for class in ["sync", "threads"] {
         let mut spool = Spool::new();
-        let option = format!("dir={}", spool.folder.path().display());
+        let option = format!("dir={}", spool.dir.path().display());
         let flags = ["--worker-class", class, "--threads", "2", "--workers", "3"];
         let args = [&flags[..], &["spool", &option]].concat();
         let mut server = Server::spawn(slice::from_ref(&program), &[], &args);
@@ -453,8 +453,8 @@ fn spool_job_neither_loses_nor_doubles_an_entry_through_kills_and_reloads() {
 }
 
 /// Returns the names in a directory, sorted.
-fn list(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+fn list(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
     let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
     names.sort();
     names
@@ -479,7 +479,7 @@ fn rpc_client_calls_rpc_service() {
 }
 
 #[test]
-fn yaml_only_is_set_up_by_its_file() {
+fn yaml_only_is_configured_by_its_file() {
     let ostler = Path::new(env!("CARGO_BIN_EXE_ostler"));
     let server = Server::start(ostler, &["--config", "examples/yaml_only/ostler.yaml"]);
     assert!(get(&server.address, "/env?name=GREETING").ends_with("\r\n\r\nGood day"));

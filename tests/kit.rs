@@ -68,7 +68,7 @@ fn tokio_keeps_its_contract() {
 }
 
 #[test]
-fn uring_keeps_its_contract_where_the_kernel_has_it() {
+fn uring_keeps_its_contract_if_supported() {
     let Some(program) = example("uring") else { return };
     let words = ["--worker-class", "uring", "--check-config"];
     let checked = Command::new(&program).args(words).output().unwrap();
@@ -82,11 +82,11 @@ fn uring_keeps_its_contract_where_the_kernel_has_it() {
 }
 
 /// Workload for the example's queue, which is a directory.
-struct Folder;
+struct QueueDir;
 
-impl Workload for Folder {
-    fn variables(&self, folder: &Path) -> Vec<(String, String)> {
-        vec![("QUEUE".into(), folder.display().to_string())]
+impl Workload for QueueDir {
+    fn variables(&self, dir: &Path) -> Vec<(String, String)> {
+        vec![("QUEUE".into(), dir.display().to_string())]
     }
 
     fn begin(&self, server: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String> {
@@ -101,7 +101,8 @@ impl Workload for Folder {
         let item = Item(written.with_extension("job"));
         fs::rename(&written, &item.0).map_err(|error| error.to_string())?;
         if task != Task::Quick {
-            becomes_true(Duration::from_secs(20), || item.is_taken()).ok_or("nobody takes it")?;
+            becomes_true(Duration::from_secs(20), || item.is_claimed())
+                .ok_or("no worker takes it")?;
         }
         Ok(Box::new(item))
     }
@@ -112,7 +113,7 @@ struct Item(PathBuf);
 impl Item {
     /// Returns whether a worker holds its lock, or has done it. A test with try_lock would hold the
     /// lock for a moment, in which a worker might skip the item.
-    fn is_taken(&self) -> bool {
+    fn is_claimed(&self) -> bool {
         let Ok(file) = fs::metadata(&self.0) else { return true };
         let end = format!(":{}", file.ino());
         let locks = fs::read_to_string("/proc/locks").unwrap();
@@ -148,8 +149,8 @@ fn becomes_true(timeout: Duration, mut is_so: impl FnMut() -> bool) -> Option<()
 #[test]
 fn queue_keeps_its_contract() {
     let Some(program) = example("queue_consumer") else { return };
-    let kit = ContractTest::new(program).class("queue").workload(Folder);
-    let kit = kit.skip(Rule::Queue, "what is in the folder can wait for the next start");
+    let kit = ContractTest::new(program).class("queue").workload(QueueDir);
+    let kit = kit.skip(Rule::Queue, "items can wait for the next start");
     expect_passed(&kit.skip(Rule::IdleClients, "it has no clients"));
 }
 
@@ -160,7 +161,7 @@ fn not_run(report: &Report) -> Vec<Rule> {
 }
 
 #[test]
-fn a_program_with_another_app_is_one_cause_and_not_many_broken_rules() {
+fn wrong_app_is_one_obstacle_and_no_violation() {
     let Some(program) = example("hello_http") else { return };
     let kit = ContractTest::new(program).skip(Rule::Queue, "a test says so");
     let report = kit.skip(Rule::Quiet, "a busy machine").run();
@@ -181,7 +182,7 @@ fn a_program_with_another_app_is_one_cause_and_not_many_broken_rules() {
 }
 
 #[test]
-fn only_the_rules_that_need_slow_work_hang_on_it() {
+fn missing_slow_work_affects_only_rules_that_need_it() {
     let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler"))
         .workload(Http::new().slow("/nothing?ms={ms}"));
     let report =
@@ -194,7 +195,7 @@ fn only_the_rules_that_need_slow_work_hang_on_it() {
 }
 
 #[test]
-fn work_that_no_rule_needs_is_not_asked_for() {
+fn unneeded_work_is_not_requested() {
     let nonsense = Http::new().quick("/nothing").slow("/nothing").hang("/nothing");
     let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler")).workload(nonsense);
     let report = kit.skip(Rule::Drain, "a test says so").only([Rule::IdleHeartbeat, Rule::Drain]);
@@ -206,8 +207,8 @@ fn work_that_no_rule_needs_is_not_asked_for() {
 struct EarlyAnswer(Http);
 
 impl Workload for EarlyAnswer {
-    fn arguments(&self, folder: &Path) -> Vec<String> {
-        self.0.arguments(folder)
+    fn arguments(&self, dir: &Path) -> Vec<String> {
+        self.0.arguments(dir)
     }
 
     fn begin(&self, server: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String> {
@@ -219,7 +220,7 @@ impl Workload for EarlyAnswer {
 }
 
 #[test]
-fn work_that_should_hang_and_does_not_is_a_cause_too() {
+fn hang_task_that_completes_is_an_obstacle() {
     let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler")).workload(EarlyAnswer(Http::new()));
     let report = kit.only([Rule::Work, Rule::Hang, Rule::OrphanHung]).run();
     assert_eq!(not_run(&report), [Rule::Hang, Rule::OrphanHung], "{report}");

@@ -62,7 +62,7 @@ fn cuts(bytes: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
 }
 
 #[test]
-fn answers_do_not_depend_on_how_bytes_are_cut() {
+fn answers_do_not_depend_on_segmentation() {
     for pieces in cuts(b"one\n\ntwo\nthr") {
         let expected = ("ONE\n\nTWO\n".to_owned(), 3, Wants::Read);
         assert_eq!(converse(true, &pieces), expected, "{pieces:?}");
@@ -72,7 +72,7 @@ fn answers_do_not_depend_on_how_bytes_are_cut() {
 }
 
 #[test]
-fn a_line_has_a_limit() {
+fn overlong_line_is_rejected() {
     let longest = [b'x'; LINE_BYTES_MAX];
     let (read, units, wants) = converse(true, &[&longest, b"\n"]);
     assert_eq!((read.len(), units, wants), (LINE_BYTES_MAX + 1, 1, Wants::Read));
@@ -84,7 +84,7 @@ fn a_line_has_a_limit() {
 }
 
 #[test]
-fn the_end_of_the_stream_ends_it() {
+fn end_of_stream_closes_connection() {
     let expected = ("ONE\n".to_owned(), 1, Wants::Closed);
     assert_eq!(converse(true, &[b"one\ntw", b""]), expected);
 }

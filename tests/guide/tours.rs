@@ -35,15 +35,15 @@ impl Drop for Shell {
 
 /// Runs the tour in a directory, on a port of its own, and returns its output.
 #[track_caller]
-fn run_tour(page: &Page, folder: &Path, prelude: &str) -> String {
+fn run_tour(page: &Page, dir: &Path, prelude: &str) -> String {
     let port = free_port();
     let commands: Vec<_> = page.blocks("sh").collect();
     let script =
         format!("{prelude}\n{}", commands.join("\n")).replace(":8000", &format!(":{port}"));
-    let output_path = folder.join("said");
+    let output_path = dir.join("said");
     let output_file = OpenOptions::new().create(true).append(true).open(&output_path).unwrap();
     let mut command = Command::new("bash");
-    command.args(["-c", &script]).current_dir(folder).process_group(0);
+    command.args(["-c", &script]).current_dir(dir).process_group(0);
     // Programs without an explicit address use this one.
     command.env("OSTLER_BIND", format!("127.0.0.1:{port}"));
     command.stdin(Stdio::null()).stdout(output_file.try_clone().unwrap()).stderr(output_file);
@@ -97,17 +97,17 @@ fn assert_output(output: &str, expected: &[&str]) {
 /// Returns an empty directory of this name, the same each time, so that cargo's output does not
 /// accumulate.
 fn empty_dir(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    folder
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    dir
 }
 
 #[test]
 fn readme_tour_works() {
-    let folder = empty_dir("readme");
-    fs::create_dir_all(folder.join("target/release")).unwrap();
-    symlink(env!("CARGO_BIN_EXE_ostler"), folder.join("target/release/ostler")).unwrap();
+    let dir = empty_dir("readme");
+    fs::create_dir_all(dir.join("target/release")).unwrap();
+    symlink(env!("CARGO_BIN_EXE_ostler"), dir.join("target/release/ostler")).unwrap();
     let page = Page::read(Path::new("README.md"));
     let begin =
         page.parts.iter().position(|part| matches!(part, Part::Line(l) if l == "## A tour"));
@@ -115,7 +115,7 @@ fn readme_tour_works() {
     parts.drain(..begin.unwrap());
     let end = parts.iter().skip(1).position(|p| matches!(p, Part::Line(l) if l.starts_with("## ")));
     parts.truncate(1 + end.unwrap());
-    let output = run_tour(&Page { path: page.path, parts }, &folder, "cargo() { :; }");
+    let output = run_tour(&Page { path: page.path, parts }, &dir, "cargo() { :; }");
     let expected = [
         r#"{…"class":"mio"…}"#,
         "Hello, world!",
@@ -132,11 +132,11 @@ fn readme_tour_works() {
 
 #[test]
 fn quick_start_tour_works() {
-    let folder = empty_dir("quick-start");
-    let tools = folder.join("tools");
+    let dir = empty_dir("quick-start");
+    let tools = dir.join("tools");
     fs::create_dir(&tools).unwrap();
     symlink(env!("CARGO_BIN_EXE_ostler"), tools.join("ostler")).unwrap();
-    symlink(root(), folder.join("ostler")).unwrap();
+    symlink(root(), dir.join("ostler")).unwrap();
     // The program is built already, and the new crate's dependencies are fetched in these versions.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
@@ -147,8 +147,8 @@ fn quick_start_tour_works() {
         root().join("Cargo.lock"),
     );
     let page = Page::read(&Path::new(GUIDE).join("quick-start.md"));
-    File::create(folder.join("said")).unwrap();
-    let output = run_tour(&page, &folder, &prelude);
+    File::create(dir.join("said")).unwrap();
+    let output = run_tour(&page, &dir, &prelude);
     if output.contains("no matching package") || output.contains("failed to download") {
         eprintln!("skipped: cargo cannot resolve offline:\n{output}");
         return;

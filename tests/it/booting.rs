@@ -6,12 +6,12 @@ use crate::launch::Launch;
 use crate::support::Exit;
 
 on_every_class!(
-    nothing_ever_ready_ends_the_server,
-    a_worker_that_boots_slowly_enough_is_left_alone,
-    a_crash_loop_is_slowed_down,
+    pool_never_ready_stops_the_master,
+    worker_slow_boot_within_timeout_is_left_alone,
+    crash_loop_backs_off,
 );
 
-fn nothing_ever_ready_ends_the_server(class: &str) {
+fn pool_never_ready_stops_the_master(class: &str) {
     let launch = Launch::new(&["-k", class, "-w", "2"]).env("DEMO_FAIL_BOOT", "1");
     let (pidfile, sock) = (launch.path("pid"), launch.path("sock"));
     let bind = format!("unix:{sock}");
@@ -33,7 +33,7 @@ fn nothing_ever_ready_ends_the_server(class: &str) {
     server.wait_no_survivors();
 }
 
-fn a_worker_that_boots_slowly_enough_is_left_alone(class: &str) {
+fn worker_slow_boot_within_timeout_is_left_alone(class: &str) {
     let flags = ["-k", class, "-t", "1s", "--boot-timeout", "15s"];
     let server = Launch::new(&flags).env("DEMO_BOOT_SLEEP_MS", "2000").start();
     assert_eq!(server.get("/").text(), "Hello, world!\n");
@@ -42,7 +42,7 @@ fn a_worker_that_boots_slowly_enough_is_left_alone(class: &str) {
     server.finish();
 }
 
-fn a_crash_loop_is_slowed_down(class: &str) {
+fn crash_loop_backs_off(class: &str) {
     let server = Launch::new(&["-k", class]).env("DEMO_EXIT_AFTER_MS", "100").start();
     let end = server.wait_exit_within(Duration::from_secs(4));
     assert_eq!(end, None, "a server that was ready once never gives up");

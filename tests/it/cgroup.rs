@@ -96,9 +96,9 @@ impl Group {
 
     /// Returns the names of its child groups, sorted.
     pub fn inner(&self) -> Vec<String> {
-        let folders = inner(&self.path).into_iter();
+        let dirs = inner(&self.path).into_iter();
         let mut names: Vec<_> =
-            folders.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+            dirs.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
         names.sort();
         names
     }

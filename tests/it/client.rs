@@ -1,7 +1,7 @@
 //! What the tests' client can do beyond plain requests: assert, and misbehave.
 
 use std::io::{self, ErrorKind};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
@@ -10,6 +10,11 @@ use std::path::Path;
 use nix::sys::socket::{setsockopt, sockopt};
 
 pub(crate) use crate::wire::{Answer, Client};
+
+/// Returns whether connections to the address are refused.
+pub fn is_refused(address: SocketAddr) -> bool {
+    Client::tcp(address).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
 
 impl Client {
     /// Connects to a path.

@@ -11,15 +11,15 @@ use crate::proc::status_number;
 use crate::support::Server;
 
 on_every_class!(
-    a_head_may_come_byte_by_byte,
-    a_half_closed_client_is_answered,
-    a_client_that_only_connects_is_forgotten,
-    resetting_clients_do_no_harm,
-    garbage_ends_its_own_connection,
-    a_slow_reader_costs_no_memory,
-    a_slow_reader_is_no_hang,
-    a_slow_sender_is_no_hang,
-    a_client_that_leaves_in_the_middle_is_forgotten,
+    head_byte_by_byte_is_answered,
+    half_closed_client_is_answered,
+    silent_client_is_disconnected,
+    client_resets_are_harmless,
+    garbage_closes_only_its_connection,
+    slow_reader_costs_no_memory,
+    slow_reader_is_no_hang,
+    slow_sender_is_no_hang,
+    client_disconnect_mid_request_is_harmless,
 );
 
 on_concurrent_classes!(
@@ -39,7 +39,7 @@ pub fn expect_no_harm(server: Server) {
     server.finish();
 }
 
-fn a_head_may_come_byte_by_byte(class: &str) {
+fn head_byte_by_byte_is_answered(class: &str) {
     let server = Server::start(&["-k", class]);
     let mut client = server.connect();
     for byte in b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n" {
@@ -51,7 +51,7 @@ fn a_head_may_come_byte_by_byte(class: &str) {
     expect_no_harm(server);
 }
 
-fn a_half_closed_client_is_answered(class: &str) {
+fn half_closed_client_is_answered(class: &str) {
     let server = Server::start(&["-k", class]);
     for path in ["/", "/sleep?ms=300"] {
         let mut client = server.connect();
@@ -69,7 +69,7 @@ fn a_half_closed_client_is_answered(class: &str) {
     expect_no_harm(server);
 }
 
-fn a_client_that_only_connects_is_forgotten(class: &str) {
+fn silent_client_is_disconnected(class: &str) {
     let server = Server::start(&["-k", class]);
     for _ in 0..100 {
         server.connect();
@@ -77,7 +77,7 @@ fn a_client_that_only_connects_is_forgotten(class: &str) {
     expect_no_harm(server);
 }
 
-fn resetting_clients_do_no_harm(class: &str) {
+fn client_resets_are_harmless(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     for round in 0..300 {
         let mut client = server.connect();
@@ -92,7 +92,7 @@ fn resetting_clients_do_no_harm(class: &str) {
     expect_no_harm(server);
 }
 
-fn garbage_ends_its_own_connection(class: &str) {
+fn garbage_closes_only_its_connection(class: &str) {
     let server = Server::start(&["-k", class]);
     let tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00\x00\r\n\r\n".as_slice();
     let zeros = [0; 4096].as_slice();
@@ -129,7 +129,7 @@ fn read_on(mut client: Client) {
     assert_eq!(length, 64 << 20);
 }
 
-fn a_slow_reader_costs_no_memory(class: &str) {
+fn slow_reader_costs_no_memory(class: &str) {
     let server = Server::start(&["-k", class]);
     server.get("/bytes?n=100000");
     let worker = server.workers()[0];
@@ -151,7 +151,7 @@ fn a_slow_reader_costs_no_memory(class: &str) {
     expect_no_harm(server);
 }
 
-fn a_slow_reader_is_no_hang(class: &str) {
+fn slow_reader_is_no_hang(class: &str) {
     let server = Server::start(&["-k", class, "-t", "1s"]);
     let client = slow_reader(&server);
     server.sees_record(Duration::from_millis(2500), |record| record.message() == "worker hung");
@@ -159,7 +159,7 @@ fn a_slow_reader_is_no_hang(class: &str) {
     expect_no_harm(server);
 }
 
-fn a_slow_sender_is_no_hang(class: &str) {
+fn slow_sender_is_no_hang(class: &str) {
     let server = Server::start(&["-k", class, "-t", "1s"]);
     let mut client = server.connect();
     client.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello");
@@ -170,7 +170,7 @@ fn a_slow_sender_is_no_hang(class: &str) {
     expect_no_harm(server);
 }
 
-fn a_client_that_leaves_in_the_middle_is_forgotten(class: &str) {
+fn client_disconnect_mid_request_is_harmless(class: &str) {
     let server = Server::start(&["-k", class]);
     let mut reader = slow_reader(&server);
     reader.try_head().unwrap();

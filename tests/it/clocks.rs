@@ -14,20 +14,20 @@ use crate::proc::wait_until;
 use crate::support::Exit;
 
 on_every_class!(
-    timeout_is_the_age_of_one_unit_of_work,
-    timeout_is_the_silence_of_a_worker,
-    boot_timeout_is_from_the_start_to_ready,
-    graceful_timeout_is_how_long_a_stop_takes,
-    graceful_timeout_is_how_long_one_worker_takes_to_leave,
-    graceful_timeout_is_how_long_an_orphan_lives,
-    abort_timeout_bounds_a_quick_stop,
-    keepalive_is_the_idle_time_between_two_units,
-    header_timeout_is_until_the_head_is_complete,
-    body_timeout_is_the_silence_within_a_body,
-    write_timeout_is_how_long_nothing_is_read,
+    timeout_limits_one_unit_of_work,
+    timeout_limits_heartbeat_age,
+    boot_timeout_limits_fork_to_ready,
+    graceful_timeout_limits_master_stop,
+    graceful_timeout_limits_one_worker_drain,
+    graceful_timeout_limits_orphan_lifetime,
+    abort_timeout_limits_quick_stop,
+    keepalive_limits_idle_time_between_units,
+    header_timeout_limits_time_to_complete_head,
+    body_timeout_limits_silence_within_body,
+    write_timeout_limits_time_without_reads,
 );
 
-on_concurrent_classes!(keepalive_is_the_idle_time_between_two_requests);
+on_concurrent_classes!(keepalive_limits_idle_time_between_requests);
 
 const CLOCKS: [&str; 8] = [
     "--timeout",
@@ -56,7 +56,7 @@ fn launch(class: &str, short: &str) -> Launch {
 /// Asserts that the event just seen came no earlier than the timeout. That it came at all is the
 /// other half of each test.
 #[track_caller]
-fn expect_not_before_its_time(begun: Instant) {
+fn expect_not_early(begun: Instant) {
     expect_time(begun.elapsed());
 }
 
@@ -65,7 +65,7 @@ fn expect_time(after: Duration) {
     assert!(after + TICK >= SHORT, "after {after:?}");
 }
 
-fn timeout_is_the_age_of_one_unit_of_work(class: &str) {
+fn timeout_limits_one_unit_of_work(class: &str) {
     let server = launch(class, "--timeout").start();
     let worker = server.wait_workers(1)[0];
     let begun = Instant::now();
@@ -79,7 +79,7 @@ fn timeout_is_the_age_of_one_unit_of_work(class: &str) {
     server.finish();
 }
 
-fn timeout_is_the_silence_of_a_worker(class: &str) {
+fn timeout_limits_heartbeat_age(class: &str) {
     let server = launch(class, "--timeout").start();
     let worker = server.wait_workers(1)[0];
     kill(worker.pid, Signal::SIGSTOP).unwrap();
@@ -91,7 +91,7 @@ fn timeout_is_the_silence_of_a_worker(class: &str) {
     server.finish();
 }
 
-fn boot_timeout_is_from_the_start_to_ready(class: &str) {
+fn boot_timeout_limits_fork_to_ready(class: &str) {
     let launch = launch(class, "--boot-timeout").arg("--boot-retries").arg("0");
     let begun = Instant::now();
     let server = launch.env("DEMO_BOOT_SLEEP_MS", "120000").spawn();
@@ -103,70 +103,70 @@ fn boot_timeout_is_from_the_start_to_ready(class: &str) {
     server.wait_no_survivors();
 }
 
-fn graceful_timeout_is_how_long_a_stop_takes(class: &str) {
+fn graceful_timeout_limits_master_stop(class: &str) {
     let mut server = launch(class, "--graceful-timeout").start();
     let mut client = server.begin("/hang");
     let begun = Instant::now();
     server.signal(Signal::SIGTERM);
     client.expect_end();
-    expect_not_before_its_time(begun);
+    expect_not_early(begun);
     server.expect_clean_exit();
 }
 
-fn graceful_timeout_is_how_long_one_worker_takes_to_leave(class: &str) {
+fn graceful_timeout_limits_one_worker_drain(class: &str) {
     let server = launch(class, "--graceful-timeout").start();
     let worker = server.wait_workers(1)[0];
     let mut client = server.begin("/hang");
     let begun = Instant::now();
     server.signal(Signal::SIGHUP);
     client.expect_end();
-    expect_not_before_its_time(begun);
+    expect_not_early(begun);
     let exited = server.wait_exited(worker.pid);
     assert_eq!(exited.text("reason"), Some("reload"), "{exited:?}");
     server.wait_replaced(worker);
     server.finish();
 }
 
-fn graceful_timeout_is_how_long_an_orphan_lives(class: &str) {
+fn graceful_timeout_limits_orphan_lifetime(class: &str) {
     let server = launch(class, "--graceful-timeout").start();
     let mut client = server.begin("/hang");
     let begun = Instant::now();
     server.signal(Signal::SIGKILL);
     client.expect_end();
-    expect_not_before_its_time(begun);
+    expect_not_early(begun);
     server.wait_no_survivors();
 }
 
-fn abort_timeout_bounds_a_quick_stop(class: &str) {
+fn abort_timeout_limits_quick_stop(class: &str) {
     let mut server = launch(class, "--abort-timeout").start();
     // A stopped worker does not receive the request to stop.
     kill(server.wait_workers(1)[0].pid, Signal::SIGSTOP).unwrap();
     let begun = Instant::now();
     server.signal(Signal::SIGINT);
     assert_eq!(server.wait_exit(), Exit::Code(0));
-    expect_not_before_its_time(begun);
+    expect_not_early(begun);
     server.expect_clean_exit();
 }
 
 /// Uses `echo`, a protocol for which every class keeps the connection open.
-fn keepalive_is_the_idle_time_between_two_units(class: &str) {
+fn keepalive_limits_idle_time_between_units(class: &str) {
     let server = launch(class, "--keep-alive").arg("rpc").start();
     let mut caller = server.connect();
     let begun = Instant::now();
     caller.send(b"\x94\x00\x01\xa3pid\x90");
     let answer = caller.rest();
-    expect_not_before_its_time(begun);
+    expect_not_early(begun);
     assert!(answer.starts_with(b"\x94\x01\x01\xc0"), "{}", answer.escape_ascii());
     server.finish();
 }
 
-fn keepalive_is_the_idle_time_between_two_requests(class: &str) {
+fn keepalive_limits_idle_time_between_requests(class: &str) {
     let server = launch(class, "--keep-alive").start();
     let mut client = server.connect();
     let begun = Instant::now();
     client.get("/");
     client.expect_end();
-    expect_not_before_its_time(begun);
+    expect_not_early(begun);
     expect_no_harm(server);
 }
 
@@ -174,11 +174,11 @@ fn keepalive_is_the_idle_time_between_two_requests(class: &str) {
 #[track_caller]
 fn expect_timeout(mut client: Client, begun: Instant) {
     let rest = client.rest();
-    expect_not_before_its_time(begun);
+    expect_not_early(begun);
     assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408 "), "{:?}", rest.escape_ascii());
 }
 
-fn header_timeout_is_until_the_head_is_complete(class: &str) {
+fn header_timeout_limits_time_to_complete_head(class: &str) {
     let server = launch(class, "--header-timeout").start();
     let begun = Instant::now();
     expect_timeout(server.connect(), begun);
@@ -194,11 +194,11 @@ fn header_timeout_is_until_the_head_is_complete(class: &str) {
         assert!(begun.elapsed() < Duration::from_secs(15), "a head may take for ever");
         thread::sleep(Duration::from_millis(50));
     }
-    expect_not_before_its_time(begun);
+    expect_not_early(begun);
     expect_no_harm(server);
 }
 
-fn body_timeout_is_the_silence_within_a_body(class: &str) {
+fn body_timeout_limits_silence_within_body(class: &str) {
     let server = launch(class, "--body-timeout").start();
     let begun = Instant::now();
     let mut client = server.connect();
@@ -207,7 +207,7 @@ fn body_timeout_is_the_silence_within_a_body(class: &str) {
     expect_no_harm(server);
 }
 
-fn write_timeout_is_how_long_nothing_is_read(class: &str) {
+fn write_timeout_limits_time_without_reads(class: &str) {
     let server = launch(class, "--write-timeout").start();
     let begun = Instant::now();
     let client = slow_reader(&server);
@@ -216,7 +216,7 @@ fn write_timeout_is_how_long_nothing_is_read(class: &str) {
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     let end = || remote(server.address().port(), client.port());
     wait_until("the client is cut off", || end() == Remote::Closed);
-    expect_not_before_its_time(begun);
+    expect_not_early(begun);
     drop(client);
     expect_no_harm(server);
 }

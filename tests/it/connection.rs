@@ -29,7 +29,7 @@ pub fn remote(server_port: u16, client_port: u16) -> Remote {
         SockProtocol::NetlinkSockDiag,
     )
     .expect("the kernel answers questions about sockets");
-    let question = question(server_port, client_port);
+    let question = diag_request(server_port, client_port);
     let sent = send(kernel.as_raw_fd(), &question, MsgFlags::empty());
     assert_eq!(sent, Ok(question.len()));
     let mut answer = [0; 1024];
@@ -43,7 +43,7 @@ const BY_FAMILY: u16 = 20;
 const HEADER: usize = 16;
 
 /// Builds a `nlmsghdr` and an `inet_diag_req_v2` about one socket.
-fn question(server_port: u16, client_port: u16) -> Vec<u8> {
+fn diag_request(server_port: u16, client_port: u16) -> Vec<u8> {
     const SIZE: u32 = 72;
     let local = {
         let mut address = [0; 16];
@@ -98,17 +98,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_tells_what_waits_from_what_is_taken() {
+    fn kernel_distinguishes_waiting_from_taken() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let server = listener.local_addr().unwrap();
         let mut client = TcpStream::connect(server).unwrap();
         let port = client.local_addr().unwrap().port();
         let state = || remote(server.port(), port);
-        assert_eq!(state(), Remote::Waiting, "nobody has accepted it");
+        assert_eq!(state(), Remote::Waiting, "it is not accepted");
         let (mut accepted, _) = listener.accept().unwrap();
         assert_eq!(state(), Remote::Taken);
         client.write_all(b"x").unwrap();
-        assert_eq!(state(), Remote::Waiting, "nobody has read it");
+        assert_eq!(state(), Remote::Waiting, "it is not read");
         accepted.read_exact(&mut [0]).unwrap();
         assert_eq!(state(), Remote::Taken);
         drop(accepted);

@@ -14,19 +14,19 @@ pub fn may_dump_cores() -> bool {
 
 /// Blocks core dumps into this directory until the returned value is dropped. Returns `None` and
 /// prints the reason if the machine does not allow it.
-pub fn hold_cores(folder: &Path) -> Option<StuckFs> {
+pub fn hold_cores(dir: &Path) -> Option<StuckFs> {
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
     if !may_dump_cores() || pattern.contains(['|', '/', '@']) {
         eprintln!("skipped: no core of our own, by the limit or the pattern {pattern:?}");
         return None;
     }
-    StuckFs::new(folder)
+    StuckFs::new(dir)
 }
 
 /// Asserts that a directory holds one core file, with all the memory that its header lists.
 #[track_caller]
-pub fn expect_whole_core(folder: &Path) {
-    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+pub fn expect_whole_core(dir: &Path) {
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let is_core = |path: &PathBuf| path.is_file() && !path.ends_with("log");
     let cores: Vec<_> = paths.filter(is_core).collect();
     assert_eq!(cores.len(), 1, "{cores:?}");

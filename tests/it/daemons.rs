@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use crate::launch::Launch;
 use crate::load::Load;
-use crate::proc::{children, session_members, stat, wait_until, working_directory};
+use crate::proc::{children, is_gone, session_members, stat, wait_until, working_directory};
 use crate::support::{Exit, Server};
 
-on_every_class!(a_daemon_serves_until_it_is_asked_to_stop, a_daemon_is_upgraded_under_load);
+on_every_class!(daemon_serves_until_stopped, daemon_upgrade_under_load_loses_nothing);
 
 /// A daemon, found by the name in its process titles. Dropping it kills every process of that name.
 pub struct Daemon {
@@ -108,7 +108,7 @@ impl Daemon {
     #[track_caller]
     pub fn finish(self) {
         self.signal(Signal::SIGTERM);
-        wait_until("nobody is left", || self.name.processes().is_empty());
+        wait_until("no process is left", || self.name.processes().is_empty());
         for name in ["pid", "pid.2", "sock"] {
             assert!(!self.path(name).exists(), "{name} stays");
         }
@@ -120,7 +120,7 @@ fn pid_in(path: &Path) -> Option<Pid> {
     Some(Pid::from_raw(fs::read_to_string(path).ok()?.trim().parse().ok()?))
 }
 
-fn a_daemon_serves_until_it_is_asked_to_stop(class: &str) {
+fn daemon_serves_until_stopped(class: &str) {
     let daemon = Daemon::start(&["-k", class], "");
     // The command has exited, so the daemon serves.
     assert_eq!(daemon.launcher.get("/").text(), "Hello, world!\n");
@@ -131,7 +131,7 @@ fn a_daemon_serves_until_it_is_asked_to_stop(class: &str) {
 }
 
 #[test]
-fn a_program_runs_in_the_folder_in_which_its_daemon_was_started() {
+fn exec_program_runs_in_daemon_start_dir() {
     let flags = ["-k", "exec", "--ready-after", "100ms"];
     let (launch, name) = launch(&flags, "bind: []\nworkers: 1\n");
     fs::write(launch.path("script"), "pwd >told; exec sleep 1000\n").unwrap();
@@ -145,27 +145,27 @@ fn a_program_runs_in_the_folder_in_which_its_daemon_was_started() {
 }
 
 #[test]
-fn the_command_waits_until_the_daemon_serves() {
+fn command_waits_until_daemon_serves() {
     let (launch, name) = launch(&[], "");
     let launcher = launch.env("DEMO_BOOT_SLEEP_MS", "1000").spawn();
     let daemon = Daemon { launcher, name };
     wait_until("a master", || daemon.path("pid").exists());
-    assert_eq!(daemon.launcher.exit(), None, "nobody serves yet");
+    assert_eq!(daemon.launcher.exit(), None, "no worker serves yet");
     assert_eq!(daemon.launcher.wait_exit(), Exit::Code(0));
     assert_eq!(daemon.launcher.get("/").text(), "Hello, world!\n");
     daemon.finish();
 }
 
 #[test]
-fn a_daemon_has_left_everything_behind() {
+fn daemon_is_detached_from_launcher() {
     let daemon = Daemon::start(&["-k", "mio"], "");
     let (master, launcher) = (daemon.master(), daemon.launcher.pid);
     let state = stat(master).unwrap();
     assert_ne!(state.parent, launcher);
     assert!(![launcher, Pid::this(), master].contains(&state.session), "{state:?}");
     assert!(session_members(launcher).is_empty());
-    let folders = [master, daemon.workers()[0]].map(working_directory);
-    assert_eq!(folders, [Path::new("/"), Path::new("/")]);
+    let dirs = [master, daemon.workers()[0]].map(working_directory);
+    assert_eq!(dirs, [Path::new("/"), Path::new("/")]);
     for process in [master, daemon.workers()[0]] {
         for fd in 0..3 {
             let target = fs::read_link(format!("/proc/{process}/fd/{fd}")).unwrap();
@@ -176,7 +176,7 @@ fn a_daemon_has_left_everything_behind() {
 }
 
 #[test]
-fn a_daemon_finds_its_files_where_it_was_started() {
+fn daemon_resolves_paths_in_start_dir() {
     let socket = "bind: [\"unix:sock\"]\n";
     let (launch, name) = launch(&[], socket);
     let daemon = Daemon { launcher: launch.unbound().spawn(), name };
@@ -186,19 +186,19 @@ fn a_daemon_finds_its_files_where_it_was_started() {
     fs::write(daemon.path("conf"), format!("{socket}env: [\"COLOUR=blue\"]\n")).unwrap();
     daemon.signal(Signal::SIGHUP);
     wait_until("the reload is done", || daemon.count("reload complete") == 1);
-    wait_until("the old workers leave", || daemon.count("worker exited") == 2);
+    wait_until("the old workers exit", || daemon.count("worker exited") == 2);
     assert_eq!(get("/env?name=COLOUR").text(), "blue");
     // A rejected reload does not change the directory either.
     fs::write(daemon.path("conf"), "nonsense: 1\n").unwrap();
     daemon.signal(Signal::SIGHUP);
-    wait_until("the reload is refused", || daemon.count("reload rejected") == 1);
+    wait_until("the reload is rejected", || daemon.count("reload rejected") == 1);
     assert_eq!(working_directory(daemon.master()), Path::new("/"));
     assert_eq!(get("/env?name=COLOUR").text(), "blue");
     fs::rename(daemon.path("log"), daemon.path("log.1")).unwrap();
     daemon.signal(Signal::SIGUSR1);
     wait_until("the log is reopened", || daemon.count("logs reopened") == 1);
     daemon.signal(Signal::SIGTERM);
-    wait_until("nobody is left", || daemon.name.processes().is_empty());
+    wait_until("no process is left", || daemon.name.processes().is_empty());
     assert!(!daemon.path("pid").exists() && !daemon.path("sock").exists());
 }
 
@@ -209,14 +209,14 @@ fn daemon_workers_are_suspended_and_resumed() {
     let master = daemon.master();
     for round in 1..=2 {
         daemon.signal(Signal::SIGWINCH);
-        wait_until("the workers go", || daemon.workers().is_empty());
+        wait_until("the workers exit", || daemon.workers().is_empty());
         assert_eq!(daemon.master(), master);
         // Clients that connect while no worker runs wait in the queue.
         let mut client = daemon.launcher.connect();
         client.ask("/");
         daemon.signal(Signal::SIGHUP);
         assert_eq!(client.answer().text(), "Hello, world!\n");
-        wait_until("they are back", || daemon.count("worker ready") == 2 + 2 * round);
+        wait_until("new workers are ready", || daemon.count("worker ready") == 2 + 2 * round);
         wait_until("two of them", || daemon.workers().len() == 2);
     }
     assert!(daemon.workers().iter().all(|pid| !old.contains(pid)));
@@ -232,15 +232,15 @@ pub fn expect_startup_failure(launch: Launch, name: &ProcessMarker, code: i32, w
     server.wait_silence();
     let said = server.lines().join("\n");
     for word in words {
-        assert!(said.contains(word), "no word of {word}: {said}");
+        assert!(said.contains(word), "{word} is missing: {said}");
     }
     assert!(said.lines().count() <= 3, "{said}");
-    wait_until("nobody is left", || name.processes().is_empty());
+    wait_until("no process is left", || name.processes().is_empty());
     assert!(!server.path("pid").exists());
 }
 
 #[test]
-fn a_taken_port_is_told_to_the_terminal() {
+fn port_in_use_is_reported_to_terminal() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let (launch, name) = launch(&["--bind", &address], "");
@@ -248,14 +248,14 @@ fn a_taken_port_is_told_to_the_terminal() {
 }
 
 #[test]
-fn workers_that_cannot_boot_are_told_to_the_terminal() {
+fn failed_boot_is_reported_to_terminal() {
     let (launch, name) = launch(&["--boot-retries", "2"], "");
     let launch = launch.env("DEMO_FAIL_BOOT", "1");
     expect_startup_failure(launch, &name, 3, &["DEMO_FAIL_BOOT"]);
 }
 
 #[test]
-fn bad_settings_are_told_to_the_terminal() {
+fn bad_settings_are_reported_to_terminal() {
     for (settings, word) in
         [("nonsense: 1\n", "nonsense"), ("user: nobody-there\n", "nobody-there")]
     {
@@ -265,7 +265,7 @@ fn bad_settings_are_told_to_the_terminal() {
 }
 
 #[test]
-fn killed_launcher_leaves_the_daemon_running() {
+fn killed_launcher_leaves_daemon_running() {
     let (launch, name) = launch(&[], "");
     let launcher = launch.env("DEMO_BOOT_SLEEP_MS", "500").spawn();
     let daemon = Daemon { launcher, name };
@@ -278,7 +278,7 @@ fn killed_launcher_leaves_the_daemon_running() {
 }
 
 #[test]
-fn there_is_one_instance() {
+fn second_instance_is_rejected() {
     let daemon = Daemon::start(&["--single-instance"], "");
     let master = daemon.master().to_string();
     let second =
@@ -289,10 +289,10 @@ fn there_is_one_instance() {
     assert_eq!(daemon.master().to_string(), master);
     daemon.finish();
     // Without a pid file, the name makes the instance unique.
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let lone = |name: &str| {
         Launch::new(&["--single-instance", "-n", name])
-            .env("XDG_RUNTIME_DIR", folder.path().to_str().unwrap())
+            .env("XDG_RUNTIME_DIR", dir.path().to_str().unwrap())
     };
     let first = lone("lone").start();
     let outcome = lone("lone").plain().run();
@@ -310,15 +310,15 @@ fn new_master_of_a_daemon_runs_in_the_root_dir() {
     daemon.signal(Signal::SIGUSR2);
     wait_until("both serve", || daemon.count("new master ready") == 1);
     kill(old, Signal::SIGTERM).unwrap();
-    wait_until("the new one takes over", || daemon.count("upgrade complete") == 1);
+    wait_until("the new master takes over", || daemon.count("upgrade complete") == 1);
     let new = daemon.master();
     assert_ne!(new, old);
-    let folders = [new, daemon.workers()[0]].map(working_directory);
-    assert_eq!(folders, [Path::new("/"), Path::new("/")]);
+    let dirs = [new, daemon.workers()[0]].map(working_directory);
+    assert_eq!(dirs, [Path::new("/"), Path::new("/")]);
     daemon.finish();
 }
 
-fn a_daemon_is_upgraded_under_load(class: &str) {
+fn daemon_upgrade_under_load_loses_nothing(class: &str) {
     let daemon = Daemon::start(&["-k", class], "");
     let load = Load::on(daemon.launcher.address());
     for round in 1..=2 {
@@ -327,8 +327,8 @@ fn a_daemon_is_upgraded_under_load(class: &str) {
         wait_until("both serve", || daemon.count("new master ready") == round);
         let new = pid_in(&daemon.path("pid.2")).unwrap();
         kill(old, Signal::SIGTERM).unwrap();
-        wait_until("the new one takes over", || pid_in(&daemon.path("pid")) == Some(new));
-        wait_until("the old one leaves", || stat(old).is_none_or(|stat| stat.state == 'Z'));
+        wait_until("the new master takes over", || pid_in(&daemon.path("pid")) == Some(new));
+        wait_until("the old master exits", || is_gone(old));
         load.wait_answers(20);
     }
     // The daemon still resolves paths in its start directory.

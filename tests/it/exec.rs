@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::launch::Launch;
 use crate::log_capture::Record;
 use crate::os::Signals;
-use crate::proc::{children, descriptors, stat, status, wait_until};
+use crate::proc::{children, descriptors, is_gone, status, wait_until};
 use crate::support::{Exit, Outcome, Server};
 
 /// Prepares a shell script as the program of workers without a listener.
@@ -53,7 +53,7 @@ pub fn wait_line(server: &Server, what: &str, wanted: impl Fn(&str) -> bool) -> 
 }
 
 #[test]
-fn what_it_prints_is_told_line_by_line() {
+fn output_is_logged_line_by_line() {
     let text = "echo one; echo two >&2; printf 'not \\377\\033 text\\n\\n'\nprintf unfinished\n\
                 trap 'exit 0' TERM; while :; do sleep 0.05; done";
     let mut server = script(&[], text).start();
@@ -69,12 +69,12 @@ fn what_it_prints_is_told_line_by_line() {
     assert!(!server.lines().iter().any(|line| line.contains("unfinished")));
     server.signal(Signal::SIGTERM);
     server.expect_clean_exit();
-    wait_line(&server, "the line that nobody ended", |said| said == "unfinished");
+    wait_line(&server, "the unterminated line", |said| said == "unfinished");
     assert_eq!(server.records_of("output").len(), 4, "no empty line");
 }
 
 #[test]
-fn a_long_line_is_cut() {
+fn long_output_line_is_truncated() {
     let text = staying("head -c 1000000 /dev/zero | tr '\\0' x; echo; echo next");
     let server = script(&[], &text).start();
     let long = wait_line(&server, "the long line", |said| said.starts_with("xxx"));
@@ -94,7 +94,7 @@ fn unread_output_flood_does_not_block_and_drops_are_logged() {
     let launch = script(&[], text).stderr_to(writer);
     let (done, go) = (launch.dir().join("done"), launch.dir().join("go"));
     let server = launch.spawn();
-    wait_until("the program gets on", || done.exists());
+    wait_until("the program continues", || done.exists());
     fs::write(go, "").unwrap();
     let mut lost = 0;
     for line in BufReader::new(reader).lines() {
@@ -112,7 +112,7 @@ fn unread_output_flood_does_not_block_and_drops_are_logged() {
 }
 
 #[test]
-fn it_finds_its_place_and_its_variables() {
+fn program_gets_slot_and_environment() {
     let flags = ["-e", "GREETING=hi", "-e", "OSTLER_SLOT=9", "-e", "NOTIFY_SOCKET=x", "-t", "7s"];
     let text = staying("echo pid=$$; env");
     let launch = script(&flags, &text).env("LISTEN_PID", "1").env("LISTEN_FDS", "3");
@@ -122,9 +122,9 @@ fn it_finds_its_place_and_its_variables() {
     for line in ["GREETING=hi", "OSTLER_SLOT=0", "OSTLER_POOL=default", "OSTLER_GENERATION=1"] {
         wait_line(&server, line, |said| said == line);
     }
-    wait_line(&server, "how long it may be silent", |said| said == "WATCHDOG_USEC=7000000");
-    wait_line(&server, "who", |said| said == format!("WATCHDOG_PID={program}"));
-    wait_line(&server, "where to speak", |said| said.starts_with("NOTIFY_SOCKET=@"));
+    wait_line(&server, "its watchdog interval", |said| said == "WATCHDOG_USEC=7000000");
+    wait_line(&server, "its pid", |said| said == format!("WATCHDOG_PID={program}"));
+    wait_line(&server, "its notify socket", |said| said.starts_with("NOTIFY_SOCKET=@"));
     let lines = server.records_of("output");
     assert!(lines.iter().all(|record| !record.text("line").unwrap().starts_with("LISTEN_")));
     let started = server.records_of("program started");
@@ -146,9 +146,9 @@ fn inheritable() -> BTreeSet<u64> {
 }
 
 #[test]
-fn it_finds_the_sockets_and_no_descriptor_or_signal_of_ours() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("sock").into_os_string().into_string().unwrap();
+fn program_inherits_only_its_sockets() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sock").into_os_string().into_string().unwrap();
     let addresses = ["127.0.0.1:0".to_owned(), format!("unix:{path}")];
     let addresses = addresses.each_ref().map(String::as_str);
     let flags = ["-w", "2", "--flight-recorder-file", "events"];
@@ -161,7 +161,7 @@ fn it_finds_the_sockets_and_no_descriptor_or_signal_of_ours() {
         for line in [format!("LISTEN_PID={program}"), names, "LISTEN_FDS=2".to_owned()] {
             wait_line(&server, &line, |said| said == line);
         }
-        wait_until("it has become another", || status(program, "Name") == ["sleep"]);
+        wait_until("the shell has executed sleep", || status(program, "Name") == ["sleep"]);
         let link = |fd: u64| fs::read_link(format!("/proc/{program}/fd/{fd}")).unwrap();
         assert_eq!(link(0), Path::new("/dev/null"));
         for (fd, kind) in [(1, "pipe:"), (2, "pipe:"), (3, "socket:"), (4, "socket:")] {
@@ -180,7 +180,7 @@ fn it_finds_the_sockets_and_no_descriptor_or_signal_of_ours() {
 }
 
 #[test]
-fn it_is_ready_when_it_has_lived_for_so_long() {
+fn program_is_ready_after_ready_after() {
     let server = script(&["--ready-after", "700ms"], &staying("")).start();
     let ready = &server.records_of("worker ready")[0];
     assert!(ready.number("uptime_ms") >= Some(700), "{ready:?}");
@@ -188,7 +188,7 @@ fn it_is_ready_when_it_has_lived_for_so_long() {
 }
 
 #[test]
-fn one_that_must_say_that_it_is_ready_and_does_not_is_late() {
+fn program_without_ready_message_hits_boot_timeout() {
     let flags = ["--ready-after", "1h", "--boot-timeout", "500ms", "--boot-retries", "0"];
     let outcome = script(&flags, &staying("echo going on")).run();
     assert_eq!(outcome.exit, Exit::Code(3), "{outcome:?}");
@@ -196,7 +196,7 @@ fn one_that_must_say_that_it_is_ready_and_does_not_is_late() {
 }
 
 #[test]
-fn one_that_ends_before_it_is_ready_says_why_by_its_last_line() {
+fn boot_failure_reports_last_output_line() {
     let text = "echo reading settings; echo no database at 10.0.0.9 >&2; exit 7";
     let server = script(&["--ready-after", "20s", "--boot-retries", "1"], text).spawn();
     let exited = server.wait_for("its end", |record| record.message() == "worker exited");
@@ -210,7 +210,7 @@ fn one_that_ends_before_it_is_ready_says_why_by_its_last_line() {
 }
 
 #[test]
-fn its_end_is_the_workers_end() {
+fn program_exit_is_the_worker_exit() {
     for (last, code, signal) in [
         ("exit 5", Some(5), None),
         ("exit 0", Some(0), None), // a requested exit would be no crash
@@ -240,7 +240,7 @@ fn trapping(signal: &str, code: u8) -> String {
 }
 
 #[test]
-fn it_is_asked_to_leave_by_the_signal_that_it_expects() {
+fn drain_sends_the_configured_stop_signal() {
     for (flags, signal) in [
         (&[][..], "TERM"),
         (&["--stop-signal", "QUIT"], "QUIT"),
@@ -257,17 +257,17 @@ fn it_is_asked_to_leave_by_the_signal_that_it_expects() {
 }
 
 #[test]
-fn it_is_interrupted_if_there_is_no_time() {
+fn quick_stop_sends_sigint() {
     for signal in [Signal::SIGINT, Signal::SIGQUIT] {
         let mut server = script(&["--abort-timeout", "15s"], &trapping("INT", 3)).start();
         server.signal(signal);
         server.expect_clean_exit();
-        wait_line(&server, "its word", |said| said == "heard INT");
+        wait_line(&server, "its output", |said| said == "heard INT");
     }
 }
 
 #[test]
-fn one_that_does_not_leave_is_killed_with_all_that_it_has_started() {
+fn program_ignoring_stop_is_killed_with_its_children() {
     let text = "trap '' TERM INT; sleep 1001 & echo started; wait; wait; exec sleep 1002";
     for (signal, flags) in [
         (Signal::SIGTERM, ["--graceful-timeout", "500ms"]),
@@ -281,7 +281,7 @@ fn one_that_does_not_leave_is_killed_with_all_that_it_has_started() {
 }
 
 #[test]
-fn nothing_is_left_of_it() {
+fn killed_worker_leaves_no_program_behind() {
     let text = "trap '' TERM; sleep 1001 & echo started; while :; do sleep 1; done";
     let flags = ["--graceful-timeout", "1s", "-w", "2"];
     let server = script(&flags, text).start();
@@ -291,19 +291,15 @@ fn nothing_is_left_of_it() {
     let (program, other) = (program_of(first.pid), program_of(second.pid));
     let child = children(program)[0].pid;
     kill(first.pid, Signal::SIGKILL).unwrap();
-    wait_until("they go", || [program, child].iter().all(|pid| is_gone(*pid)));
+    wait_until("both exit", || [program, child].iter().all(|pid| is_gone(*pid)));
     server.wait_replaced(first);
-    assert!(!is_gone(other), "the other stays");
+    assert!(!is_gone(other), "the other program still runs");
     kill(server.pid, Signal::SIGKILL).unwrap();
     server.wait_no_survivors();
 }
 
-fn is_gone(pid: Pid) -> bool {
-    stat(pid).is_none_or(|stat| stat.state == 'Z')
-}
-
 #[test]
-fn a_worker_that_is_asked_by_hand_asks_its_program_and_is_replaced() {
+fn worker_sigterm_stops_program_and_is_replaced() {
     let server = script(&["-w", "2"], &trapping("TERM", 0)).start();
     let worker = server.wait_workers(2)[1];
     kill(worker.pid, Signal::SIGTERM).unwrap();
@@ -314,7 +310,7 @@ fn a_worker_that_is_asked_by_hand_asks_its_program_and_is_replaced() {
 }
 
 #[test]
-fn one_that_is_asked_to_leave_before_it_is_ready_has_never_been() {
+fn worker_sigterm_before_ready_is_boot_failure() {
     let server = script(&["--ready-after", "10s"], &trapping("TERM", 0)).spawn();
     let started = server.wait_for("it", |record| record.message() == "program started");
     // The trap is set by then; without it the signal ends the program as well.
@@ -329,24 +325,27 @@ fn one_that_is_asked_to_leave_before_it_is_ready_has_never_been() {
 fn notifications_of_other_processes_are_ignored() {
     let text = staying("echo socket=$NOTIFY_SOCKET");
     let server = script(&["--ready-after", "1h"], &text).spawn();
-    let line = wait_line(&server, "where to speak", |said| said.starts_with("socket="));
+    let line = wait_line(&server, "its notify socket", |said| said.starts_with("socket="));
     let name = line.text("line").unwrap().strip_prefix("socket=@").unwrap();
     let address = SocketAddr::from_abstract_name(name).unwrap();
     UnixDatagram::unbound().unwrap().send_to_addr(b"READY=1", &address).unwrap();
     let is_ready = |record: &Record| record.message() == "worker ready";
-    assert!(!server.sees_record(Duration::from_millis(500), is_ready), "a stranger is believed");
+    assert!(
+        !server.sees_record(Duration::from_millis(500), is_ready),
+        "READY=1 of another process counts"
+    );
     server.finish();
 }
 
 #[test]
-fn what_is_too_large_is_the_program() {
+fn max_memory_measures_the_program() {
     // The shell keeps the string in memory.
     let text = "x=$(head -c 40000000 /dev/zero | tr '\\0' x); mkdir first 2>/dev/null || x=\n\
                 while :; do sleep 1; done";
     let server = script(&["--max-memory", "30M"], text).start();
     let worker = server.workers()[0];
     let is_large = |record: &Record| record.is("worker exceeds max_memory", worker.pid);
-    let large = server.wait_for("its size", is_large);
+    let large = server.wait_for("the memory warning", is_large);
     assert!(large.number("memory_bytes") > Some(30 << 20), "{large:?}");
     let exited = server.wait_exited(worker.pid);
     assert_eq!(exited.text("reason"), Some("recycled"), "{exited:?}");
@@ -364,7 +363,7 @@ fn expect_rejection(launch: Launch, words: &[&str]) {
 }
 
 #[test]
-fn a_command_that_cannot_be_run_is_refused_before_anything_listens() {
+fn unusable_command_is_rejected_before_listening() {
     let launch = |words: &[&str]| Launch::new(&["-k", "exec"]).program(words);
     expect_rejection(launch(&["no-such-program"]), &["COMMAND", "no-such-program", "No such file"]);
     expect_rejection(launch(&["./missing", "x"]), &["COMMAND", "./missing", "No such file"]);
@@ -381,7 +380,7 @@ fn a_command_that_cannot_be_run_is_refused_before_anything_listens() {
 }
 
 #[test]
-fn a_command_is_found_from_the_folder_in_which_it_runs() {
+fn command_is_resolved_in_its_working_directory() {
     let launch = Launch::new(&["-k", "exec", "-b", "none", "--ready-after", "100ms"]).unbound();
     let inner = launch.dir().join("inner");
     fs::create_dir(&inner).unwrap();
@@ -389,12 +388,12 @@ fn a_command_is_found_from_the_folder_in_which_it_runs() {
     fs::write(&path, "#!/bin/sh\necho here: $0; exec sleep 1000\n").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     let server = launch.arg("--chdir").arg("inner").program(&["./run"]).start();
-    wait_line(&server, "its word", |said| said == "here: ./run");
+    wait_line(&server, "its output", |said| said == "here: ./run");
     server.finish();
 }
 
 #[test]
-fn odd_mixes_are_refused() {
+fn conflicting_settings_are_rejected() {
     let exec = || Launch::new(&["-k", "exec"]);
     expect_rejection(exec(), &["exec", "--"]);
     expect_rejection(exec().arg("demo").program(&["sh"]), &["APP", "exec", "demo"]);
@@ -415,7 +414,7 @@ fn configured(yaml: &str) -> (Server, std::path::PathBuf) {
 }
 
 #[test]
-fn a_reload_changes_the_command_and_refuses_one_that_cannot_be_run() {
+fn reload_changes_command_and_rejects_unusable_one() {
     let yaml = |command: &str| {
         format!(
             "worker_class: exec\nbind: []\nready_after: 100ms\nworkers: 2\ncommand: {command}\n"
@@ -425,7 +424,7 @@ fn a_reload_changes_the_command_and_refuses_one_that_cannot_be_run() {
     let workers = server.wait_workers(2);
     fs::write(&path, yaml("[no-such-program]")).unwrap();
     server.signal(Signal::SIGHUP);
-    let refused = server.wait_for("the refusal", |record| record.message() == "reload rejected");
+    let refused = server.wait_for("the rejection", |record| record.message() == "reload rejected");
     let error = refused.text("error").unwrap();
     assert!(error.contains("settings.yaml:5") && error.contains("no-such-program"), "{error}");
     assert_eq!(server.workers(), workers);
@@ -440,7 +439,7 @@ fn a_reload_changes_the_command_and_refuses_one_that_cannot_be_run() {
     server.signal(Signal::SIGHUP);
     server.wait_for("the end", |record| record.message() == "reload complete");
     let words = |pid: Pid| fs::read(format!("/proc/{pid}/cmdline")).unwrap();
-    wait_until("they are new", || {
+    wait_until("both workers are new", || {
         let now = server.workers();
         now.len() == 2 && now.iter().all(|worker| !workers.contains(worker))
     });
@@ -455,7 +454,7 @@ fn a_reload_changes_the_command_and_refuses_one_that_cannot_be_run() {
 }
 
 #[test]
-fn a_command_that_goes_missing_is_a_failed_boot_with_its_reason() {
+fn missing_command_is_boot_failure_with_reason() {
     let launch = Launch::new(&["-k", "exec", "-b", "none", "--ready-after", "100ms"]).unbound();
     let path = launch.dir().join("run");
     fs::write(&path, "#!/bin/sh\nexec sleep 1000\n").unwrap();

@@ -10,7 +10,7 @@ use nix::unistd::{Pid, mkfifo};
 use crate::cgroup::Group;
 use crate::cores::{expect_whole_core, hold_cores, may_dump_cores};
 use crate::exec::{program_of, wait_line};
-use crate::exec_programs::python_is_there;
+use crate::exec_programs::python_is_installed;
 use crate::launch::Launch;
 use crate::log_capture::{Record, Worker};
 use crate::proc::{stat, status, wait_until};
@@ -51,7 +51,7 @@ def make():
 def crash():
     os.abort()
 
-def deaf():
+def ignore_abort():
     signal.signal(signal.SIGABRT, signal.SIG_IGN)
     time.sleep(1000)
 
@@ -76,13 +76,13 @@ impl HangCase {
         let flags = ["-k", "exec", "--ready-after", "1h", "-t", "1s", "--bind", "none"];
         let mut launch = Launch::new(&flags).unbound().arg("--abort-timeout").arg(grace);
         fs::write(launch.path("app.py"), PROGRAM).unwrap();
-        fs::create_dir(launch.path("folder")).unwrap();
-        let folder = launch.path("folder");
-        mkfifo(&launch.dir().join("folder/fifo"), Mode::S_IRWXU).unwrap();
+        fs::create_dir(launch.path("dir")).unwrap();
+        let dir = launch.path("dir");
+        mkfifo(&launch.dir().join("dir/fifo"), Mode::S_IRWXU).unwrap();
         if may_dump_cores() {
             launch = launch.with_cores().arg("--rlimit-core").arg("unlimited");
         }
-        let launch = launch.arg("--chdir").arg(folder);
+        let launch = launch.arg("--chdir").arg(dir);
         let server = launch.program(&["python3", "../app.py", action]).start();
         let worker = server.wait_workers(1)[0];
         let program = program_of(worker.pid);
@@ -94,7 +94,7 @@ impl HangCase {
     fn go<R>(&self, help: impl FnOnce() -> Option<R>) -> Option<R> {
         fs::write(self.server.path("go"), "").unwrap();
         let gone = self.server.path("gone");
-        wait_until("it has seen the file", || gone.exists());
+        wait_until("the program has seen the file", || gone.exists());
         let kept = help()?;
         fs::write(self.server.path("now"), "").unwrap();
         Some(kept)
@@ -112,7 +112,7 @@ impl HangCase {
 type Help = fn(&HangCase) -> Option<Box<dyn Any>>;
 
 const NONE: Help = |_| Some(Box::new(()));
-const HOLD: Help = |scene| Some(Box::new(StuckFs::new(&scene.server.path("folder"))?));
+const HOLD: Help = |case| Some(Box::new(StuckFs::new(&case.server.path("dir"))?));
 
 /// The program's action, the expected cause, and the conditions.
 const CAUSES: [(&str, &str, Help); 8] = [
@@ -121,21 +121,21 @@ const CAUSES: [(&str, &str, Help); 8] = [
     ("stop", "stopped", NONE),
     ("spawn", "unkillable", NONE),
     ("make", "unkillable", HOLD),
-    ("live", "frozen", |scene| {
+    ("live", "frozen", |case| {
         let group = Group::new("freezer")?;
-        group.take(scene.program);
+        group.take(case.program);
         group.freeze();
         Some(Box::new(group))
     }),
-    ("spin", "throttled", |scene| {
+    ("spin", "throttled", |case| {
         let group = Group::new("cpu")?;
-        group.take(scene.program);
+        group.take(case.program);
         group.limit_cpu(1000, 1_000_000);
         Some(Box::new(group))
     }),
-    ("live", "frozen", |scene| {
+    ("live", "frozen", |case| {
         let group = Group::new("freezer")?;
-        group.take(scene.worker.pid);
+        group.take(case.worker.pid);
         group.freeze();
         Some(Box::new(group))
     }),
@@ -143,16 +143,16 @@ const CAUSES: [(&str, &str, Help); 8] = [
 
 #[test]
 fn each_hang_cause_is_classified() {
-    if !python_is_there() {
+    if !python_is_installed() {
         return;
     }
-    for (deed, verdict, help) in CAUSES {
-        let case = HangCase::new(deed, "500ms");
+    for (behaviour, cause, help) in CAUSES {
+        let case = HangCase::new(behaviour, "500ms");
         let Some(kept) = case.go(|| help(&case)) else { continue };
         let is_told = |r: &Record| r.pid() == Some(case.worker.pid) && r.text("cause").is_some();
-        let told = case.server.wait_for("a verdict", is_told);
-        assert_eq!(told.text("cause"), Some(verdict), "{deed}: {told:?}");
-        let action = match verdict {
+        let told = case.server.wait_for("a cause", is_told);
+        assert_eq!(told.text("cause"), Some(cause), "{behaviour}: {told:?}");
+        let action = match cause {
             "frozen" | "throttled" => None,
             "stopped" | "unkillable" => Some("killed"),
             _ => Some("aborted"),
@@ -170,10 +170,10 @@ fn each_hang_cause_is_classified() {
             // One record, one kill, one replacement, whatever becomes of the old worker.
             let hangs = case.server.records_of("worker hung").len();
             let started = case.server.records_of("program started").len();
-            assert_eq!((hangs, started), (1, 2), "{deed}");
+            assert_eq!((hangs, started), (1, 2), "{behaviour}");
             drop(kept);
         }
-        wait_until("it goes, or gets on", || {
+        wait_until("it exits, or continues", || {
             let state = stat(case.program).map(|stat| stat.state);
             if action.is_none() { state.is_some() } else { matches!(state, None | Some('Z')) }
         });
@@ -181,8 +181,8 @@ fn each_hang_cause_is_classified() {
 }
 
 #[test]
-fn a_frozen_program_is_left_alone() {
-    if !python_is_there() {
+fn frozen_program_is_left_alone() {
+    if !python_is_installed() {
         return;
     }
     let case = HangCase::new("live", "500ms");
@@ -204,23 +204,23 @@ fn a_frozen_program_is_left_alone() {
 }
 
 #[test]
-fn a_program_that_dumps_its_core_is_not_killed() {
-    if !python_is_there() {
+fn core_dumping_program_is_not_killed() {
+    if !python_is_installed() {
         return;
     }
-    for (deed, reason) in [("crash", "crashed"), ("spin", "hung")] {
-        let case = HangCase::new(deed, "2s");
-        let folder = case.server.path("folder");
-        let Some(held) = case.go(|| hold_cores(&folder)) else { return };
+    for (action, reason) in [("crash", "crashed"), ("spin", "hung")] {
+        let case = HangCase::new(action, "2s");
+        let dir = case.server.path("dir");
+        let Some(held) = case.go(|| hold_cores(&dir)) else { return };
         let said = case.wait_for("worker dumping core");
         assert_eq!(said.text("cause"), Some("dumping_core"), "{said:?}");
         case.server.wait_replaced(case.worker);
-        assert_eq!(status(case.program, "CoreDumping"), ["1"], "it is still at it");
+        assert_eq!(status(case.program, "CoreDumping"), ["1"], "the dump has ended");
         drop(held);
         let exited = case.server.wait_exited(case.worker.pid);
         let end = (exited.text("reason"), exited.text("signal"));
         assert_eq!(end, (Some(reason), Some("SIGABRT")), "{exited:?}");
-        expect_whole_core(&case.server.path("folder"));
+        expect_whole_core(&case.server.path("dir"));
         case.server.finish();
     }
 }
@@ -244,7 +244,7 @@ fn hang_to_kill_time(server: &Server, worker: Pid, error: &str) -> Duration {
 
 /// Asserts that the times measured under two settings follow the settings.
 #[track_caller]
-fn expect_graces(graces: [Duration; 2], measured: [Duration; 2]) {
+fn expect_abort_timeouts(graces: [Duration; 2], measured: [Duration; 2]) {
     let early = graces.iter().zip(measured).any(|(grace, time)| time < *grace);
     // The log rounds each to a millisecond.
     assert!(!early, "{measured:?} for {graces:?}");
@@ -255,12 +255,12 @@ const GRACES: [(&str, Duration); 2] =
     [("500ms", Duration::from_millis(500)), ("4s", Duration::from_secs(4))];
 
 #[test]
-fn one_that_ignores_its_abort_is_killed_after_its_grace() {
-    if !python_is_there() {
+fn program_ignoring_abort_is_killed_after_abort_timeout() {
+    if !python_is_installed() {
         return;
     }
     let measured = GRACES.map(|(grace, _)| {
-        let case = HangCase::new("deaf", grace);
+        let case = HangCase::new("ignore_abort", grace);
         case.go(|| Some(()));
         let time = hang_to_kill_time(&case.server, case.worker.pid, "no_heartbeat");
         let exited = case.server.wait_exited(case.worker.pid);
@@ -269,22 +269,23 @@ fn one_that_ignores_its_abort_is_killed_after_its_grace() {
         case.server.finish();
         time
     });
-    expect_graces(GRACES.map(|(_, grace)| grace), measured);
+    expect_abort_timeouts(GRACES.map(|(_, grace)| grace), measured);
 }
 
 #[test]
-fn one_that_is_late_and_ignores_its_abort_is_killed_after_its_grace() {
+fn late_boot_ignoring_abort_is_killed_after_abort_timeout() {
     let measured = GRACES.map(|(grace, _)| {
         let flags = ["-k", "exec", "--ready-after", "1h", "--boot-timeout", "2s", "--bind", "none"];
         let launch = Launch::new(&flags).unbound().arg("--abort-timeout").arg(grace);
-        let script = "trap '' ABRT; echo deaf; while :; do sleep 0.05; done";
+        let script = "trap '' ABRT; echo ready; while :; do sleep 0.05; done";
         let server = launch.program(&["sh", "-c", script]).spawn();
-        let worker = wait_line(&server, "it hears nothing", |said| said == "deaf").pid().unwrap();
+        let worker =
+            wait_line(&server, "the signal is ignored", |said| said == "ready").pid().unwrap();
         let time = hang_to_kill_time(&server, worker, "boot_timeout");
         assert_eq!(server.wait_exited(worker).text("reason"), Some("boot_failed"));
         let is_next = |r: &Record| r.message() == "worker started" && r.pid() != Some(worker);
-        server.wait_for("its successor", is_next);
+        server.wait_for("its replacement", is_next);
         time
     });
-    expect_graces(GRACES.map(|(_, grace)| grace), measured);
+    expect_abort_timeouts(GRACES.map(|(_, grace)| grace), measured);
 }

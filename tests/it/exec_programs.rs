@@ -126,18 +126,18 @@ async def app(scope, receive, send):
 "#;
 
 /// Returns whether a command runs here, and prints a message if not.
-fn is_there(words: &[&str]) -> bool {
+fn is_installed(words: &[&str]) -> bool {
     let mut command = Command::new(words[0]);
     let run = command.args(&words[1..]).stdin(Stdio::null()).output();
-    let is_there = run.is_ok_and(|output| output.status.success());
-    if !is_there {
+    let is_installed = run.is_ok_and(|output| output.status.success());
+    if !is_installed {
         eprintln!("skipped: `{}` does not run here", words.join(" "));
     }
-    is_there
+    is_installed
 }
 
-pub fn python_is_there() -> bool {
-    is_there(&["python3", "-c", "import faulthandler, selectors"])
+pub fn python_is_installed() -> bool {
+    is_installed(&["python3", "-c", "import faulthandler, selectors"])
 }
 
 /// Prepares a python program that must report readiness.
@@ -153,14 +153,14 @@ fn is_hang(record: &Record) -> bool {
 }
 
 #[test]
-fn python_serves_and_is_replaced_when_it_crashes() {
-    if !python_is_there() {
+fn python_crash_is_replaced() {
+    if !python_is_installed() {
         return;
     }
     let server = python(&["-w", "2", "--log-level", "debug"], &["one"]).start();
     let workers = server.wait_workers(2);
     let is_status = |record: &Record| record.text("status") == Some("serving");
-    server.wait_for("what it is at", is_status);
+    server.wait_for("its status", is_status);
     let programs = [program_of(workers[0].pid), program_of(workers[1].pid)];
     assert!(programs.contains(&server.answering_pid()));
     assert_eq!(server.get("/version").text(), "one");
@@ -175,8 +175,8 @@ fn python_serves_and_is_replaced_when_it_crashes() {
 }
 
 #[test]
-fn python_finishes_a_slow_request_when_it_is_asked_to_leave() {
-    if !python_is_there() {
+fn python_drain_finishes_slow_request() {
+    if !python_is_installed() {
         return;
     }
     let mut server = python(&[], &["one"]).start();
@@ -186,14 +186,14 @@ fn python_finishes_a_slow_request_when_it_is_asked_to_leave() {
     assert_eq!(client.answer().text(), "Hello, world!\n");
     assert!(begun.elapsed() >= Duration::from_secs(1));
     server.expect_clean_exit();
-    wait_line(&server, "its last words", |said| said == "leaving");
+    wait_line(&server, "its last line", |said| said == "leaving");
     let exited = &server.records_of("worker exited")[0];
     assert_eq!((exited.text("reason"), exited.number("code")), (Some("requested"), Some(0)));
 }
 
 #[test]
-fn python_is_reloaded_under_load_and_nothing_is_lost() {
-    if !python_is_there() {
+fn python_reload_under_load_loses_nothing() {
+    if !python_is_installed() {
         return;
     }
     let launch = Launch::new(&["-c", "settings.yaml"]).unbound();
@@ -227,8 +227,8 @@ fn python_is_reloaded_under_load_and_nothing_is_lost() {
 }
 
 #[test]
-fn python_is_upgraded_under_load_and_nothing_is_lost() {
-    if !python_is_there() {
+fn python_upgrade_under_load_loses_nothing() {
+    if !python_is_installed() {
         return;
     }
     let server = python(&["-w", "2", "--pid", "pid"], &["one"]).start();
@@ -249,8 +249,8 @@ fn python_is_upgraded_under_load_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_socket_that_a_program_has_made_blocking_is_not_for_its_successor_of_another_class() {
-    if !python_is_there() {
+fn socket_made_blocking_is_not_passed_to_another_class() {
+    if !python_is_installed() {
         return;
     }
     let launch = Launch::new(&["-c", "settings.yaml"]).unbound();
@@ -262,9 +262,9 @@ fn a_socket_that_a_program_has_made_blocking_is_not_for_its_successor_of_another
     let yaml = format!("{common}worker_class: exec\ncommand: [python3, app.py]\n");
     fs::write(&path, yaml).unwrap();
     let server = launch.start();
-    wait_line(&server, "its word", |said| said == "done");
+    wait_line(&server, "its output", |said| said == "done");
     let old = server.workers()[0];
-    assert!(blocks(old.pid), "it is shared");
+    assert!(blocks(old.pid), "the flag is not shared");
     fs::write(&path, format!("{common}worker_class: mio\n")).unwrap();
     server.signal(Signal::SIGHUP);
     server.wait_exited(old.pid);
@@ -287,8 +287,8 @@ fn blocks(worker: Pid) -> bool {
 }
 
 #[test]
-fn python_that_falls_silent_after_it_has_said_that_it_lives_is_hung() {
-    if !python_is_there() {
+fn python_silent_after_first_heartbeat_is_hung() {
+    if !python_is_installed() {
         return;
     }
     let flags = ["-t", "2s", "--abort-timeout", "10s"];
@@ -310,8 +310,8 @@ fn python_that_falls_silent_after_it_has_said_that_it_lives_is_hung() {
 }
 
 #[test]
-fn python_that_never_says_that_it_lives_is_alive_as_long_as_it_is_there() {
-    if !python_is_there() {
+fn python_without_heartbeats_is_alive_while_running() {
+    if !python_is_installed() {
         return;
     }
     let server = python(&["-t", "600ms"], &["one"]).start();
@@ -321,8 +321,8 @@ fn python_that_never_says_that_it_lives_is_alive_as_long_as_it_is_there() {
 }
 
 #[test]
-fn python_may_ask_to_be_aborted() {
-    if !python_is_there() {
+fn python_watchdog_trigger_aborts_it() {
+    if !python_is_installed() {
         return;
     }
     let server = python(&["--abort-timeout", "10s"], &["one"]).start();
@@ -337,15 +337,15 @@ fn python_may_ask_to_be_aborted() {
 }
 
 #[test]
-fn python_that_leaves_by_itself_says_so_and_gets_a_successor() {
-    if !python_is_there() {
+fn python_stopping_message_gets_replacement() {
+    if !python_is_installed() {
         return;
     }
     let server = python(&[], &["one"]).start();
     let worker = server.workers()[0];
     server.get("/say?STOPPING=1");
-    server.wait_for("its leave", |record| record.is("worker draining", worker.pid));
-    wait_until("its successor is ready", || {
+    server.wait_for("its drain", |record| record.is("worker draining", worker.pid));
+    wait_until("its replacement is ready", || {
         server.workers().iter().any(|other| other.slot == worker.slot && other.pid != worker.pid)
     });
     // The program is waited for, and gets no stop signal.
@@ -357,8 +357,8 @@ fn python_that_leaves_by_itself_says_so_and_gets_a_successor() {
 }
 
 #[test]
-fn what_a_program_has_started_may_speak_for_it() {
-    if !python_is_there() {
+fn child_of_program_may_notify() {
+    if !python_is_installed() {
         return;
     }
     let launch = Launch::new(&["-k", "exec", "--ready-after", "1h"]);
@@ -370,8 +370,8 @@ fn what_a_program_has_started_may_speak_for_it() {
 }
 
 #[test]
-fn node_serves_and_finishes_what_is_begun() {
-    if !is_there(&["node", "--version"]) {
+fn node_drain_finishes_requests() {
+    if !is_installed(&["node", "--version"]) {
         return;
     }
     let launch = Launch::new(&["-k", "exec", "-w", "2", "--ready-after", "200ms"]);
@@ -395,7 +395,7 @@ fn node_serves_and_finishes_what_is_begun() {
 }
 
 /// Asserts that a server without support for Ostler serves on the inherited socket.
-fn a_foreign_server_serves(file: &str, text: &str, words: &[&str]) {
+fn expect_foreign_server_serves(file: &str, text: &str, words: &[&str]) {
     let launch = Launch::new(&["-k", "exec", "-w", "2", "--ready-after", "2s"]);
     fs::write(launch.path(file), text).unwrap();
     let server = launch.program(words).start();
@@ -406,19 +406,19 @@ fn a_foreign_server_serves(file: &str, text: &str, words: &[&str]) {
         let program = program_of(worker.pid);
         children(program).into_iter().map(|child| child.pid).chain([program])
     });
-    assert!(family.any(|pid| pid == answering), "somebody else answers");
+    assert!(family.any(|pid| pid == answering), "another process answers");
     kill(workers[0].pid, Signal::SIGKILL).unwrap();
     server.wait_replaced(workers[0]);
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
     server.wait_for_new_record(mark, "the reload", |record| record.message() == "reload complete");
     assert_eq!(server.get("/").text(), "Hello, world!\n");
-    finish_foreign(server);
+    stop_foreign(server);
 }
 
 /// Stops the server. Its program may end by a signal or a code, but at once and with all its
 /// processes.
-fn finish_foreign(server: Server) {
+fn stop_foreign(server: Server) {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
     server.wait_no_survivors();
@@ -430,25 +430,26 @@ fn finish_foreign(server: Server) {
 
 #[test]
 fn gunicorn_serves_unmodified() {
-    if !is_there(&["gunicorn", "--version"]) {
+    if !is_installed(&["gunicorn", "--version"]) {
         return;
     }
-    // By LISTEN_FDS, as from systemd; or by the descriptor's number, which is fixed.
-    a_foreign_server_serves("app.py", WSGI, &["gunicorn", "-w", "2", "app:app"]);
+    // Through LISTEN_FDS, as from systemd, or through the descriptor's number: gunicorn takes one of
+    // them only.
+    expect_foreign_server_serves("app.py", WSGI, &["gunicorn", "-w", "2", "app:app"]);
     let words = ["env", "-u", "LISTEN_FDS", "gunicorn", "-b", "fd://3", "-w", "2", "app:app"];
-    a_foreign_server_serves("app.py", WSGI, &words);
+    expect_foreign_server_serves("app.py", WSGI, &words);
 }
 
 #[test]
 fn uvicorn_serves_unmodified() {
-    if is_there(&["uvicorn", "--version"]) {
-        a_foreign_server_serves("app.py", ASGI, &["uvicorn", "--fd", "3", "app:app"]);
+    if is_installed(&["uvicorn", "--version"]) {
+        expect_foreign_server_serves("app.py", ASGI, &["uvicorn", "--fd", "3", "app:app"]);
     }
 }
 
 #[test]
-fn a_program_serves_at_a_unix_path_too() {
-    if !python_is_there() {
+fn program_serves_at_unix_path() {
+    if !python_is_installed() {
         return;
     }
     let launch = python(&[], &["one"]).unbound();

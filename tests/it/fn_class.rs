@@ -10,7 +10,7 @@ use crate::example::example;
 use crate::launch::{Launch, unlisten};
 use crate::proc::becomes_true;
 use crate::recycling::{expect_never_fewer_than, serve_until_recycled};
-use crate::stopping::expect_the_queue_answered;
+use crate::stopping::expect_queue_answered;
 use crate::support::{Exit, Server};
 
 macro_rules! on_fn_classes {
@@ -21,19 +21,19 @@ macro_rules! on_fn_classes {
 }
 
 on_fn_classes!(
-    idle_workers_follow_a_killed_master_and_another_can_start,
-    a_busy_worker_finishes_for_a_killed_master,
-    a_stuck_worker_follows_a_killed_master_in_the_end,
-    term_lets_the_slow_request_finish,
-    term_answers_what_the_kernel_has_queued,
-    term_gives_up_at_the_graceful_timeout,
+    killed_master_idle_workers_exit_and_next_can_start,
+    killed_master_busy_worker_finishes,
+    killed_master_stuck_worker_exits_in_the_end,
+    term_finishes_slow_request,
+    term_answers_queued_clients,
+    term_ends_at_graceful_timeout,
     int_is_quick,
-    a_worker_that_is_stuck_in_a_request_is_replaced,
-    an_idle_worker_is_left_alone,
-    workers_recycled_by_age_lose_none,
-    workers_recycled_by_memory_lose_none,
-    a_worker_asked_to_leave_finishes_and_is_replaced,
-    a_reload_loses_none,
+    stuck_worker_is_replaced,
+    idle_worker_is_left_alone,
+    recycling_by_age_loses_nothing,
+    recycling_by_memory_loses_nothing,
+    worker_sigterm_finishes_request_and_is_replaced,
+    reload_loses_nothing,
 );
 
 /// Starts the example, or returns `None` if it was not built.
@@ -48,7 +48,7 @@ fn launch(class: &str, flags: &[&str]) -> Option<Launch> {
     Some(Launch::by(&[program.to_str().unwrap()], &flags))
 }
 
-fn idle_workers_follow_a_killed_master_and_another_can_start(class: &str) {
+fn killed_master_idle_workers_exit_and_next_can_start(class: &str) {
     let Some(server) = start(class, &["-w", "4"]) else { return };
     server.wait_workers(4);
     server.get("/");
@@ -64,7 +64,7 @@ fn idle_workers_follow_a_killed_master_and_another_can_start(class: &str) {
     second.finish();
 }
 
-fn a_busy_worker_finishes_for_a_killed_master(class: &str) {
+fn killed_master_busy_worker_finishes(class: &str) {
     let Some(server) = start(class, &["-w", "2"]) else { return };
     let mut client = server.begin("/sleep?ms=700");
     server.signal(Signal::SIGKILL);
@@ -72,7 +72,7 @@ fn a_busy_worker_finishes_for_a_killed_master(class: &str) {
     assert!(becomes_true(Duration::from_secs(10), || server.survivors().is_empty()));
 }
 
-fn a_stuck_worker_follows_a_killed_master_in_the_end(class: &str) {
+fn killed_master_stuck_worker_exits_in_the_end(class: &str) {
     let Some(server) = start(class, &["-t", "0", "--graceful-timeout", "1s"]) else { return };
     let mut client = server.begin("/sleep?ms=120000");
     let killed = Instant::now();
@@ -82,7 +82,7 @@ fn a_stuck_worker_follows_a_killed_master_in_the_end(class: &str) {
     server.wait_no_survivors();
 }
 
-fn term_lets_the_slow_request_finish(class: &str) {
+fn term_finishes_slow_request(class: &str) {
     let Some(mut server) = start(class, &["-w", "2"]) else { return };
     let mut client = server.begin("/sleep?ms=1000");
     server.signal(Signal::SIGTERM);
@@ -94,12 +94,12 @@ fn term_lets_the_slow_request_finish(class: &str) {
     }
 }
 
-fn term_answers_what_the_kernel_has_queued(class: &str) {
+fn term_answers_queued_clients(class: &str) {
     let Some(server) = start(class, &[]) else { return };
-    expect_the_queue_answered(server);
+    expect_queue_answered(server);
 }
 
-fn term_gives_up_at_the_graceful_timeout(class: &str) {
+fn term_ends_at_graceful_timeout(class: &str) {
     let Some(mut server) = start(class, &["-t", "0", "--graceful-timeout", "1s"]) else { return };
     let mut client = server.begin("/sleep?ms=120000");
     let asked = Instant::now();
@@ -117,7 +117,7 @@ fn int_is_quick(class: &str) {
     client.expect_end();
 }
 
-fn a_worker_that_is_stuck_in_a_request_is_replaced(class: &str) {
+fn stuck_worker_is_replaced(class: &str) {
     let flags = ["-w", "2", "-t", "1s", "--abort-timeout", "500ms"];
     let Some(server) = start(class, &flags) else { return };
     let workers = server.wait_workers(2);
@@ -141,7 +141,7 @@ fn a_worker_that_is_stuck_in_a_request_is_replaced(class: &str) {
     server.finish();
 }
 
-fn an_idle_worker_is_left_alone(class: &str) {
+fn idle_worker_is_left_alone(class: &str) {
     let Some(server) = start(class, &["-w", "2", "-t", "1s"]) else { return };
     server.sees_record(Duration::from_secs(3), |record| record.message() == "worker hung");
     assert!(server.records_of("worker hung").is_empty());
@@ -149,7 +149,7 @@ fn an_idle_worker_is_left_alone(class: &str) {
     server.finish();
 }
 
-fn workers_recycled_by_age_lose_none(class: &str) {
+fn recycling_by_age_loses_nothing(class: &str) {
     let Some(server) = start(class, &["-w", "2", "--max-lifetime", "1s"]) else { return };
     serve_until_recycled(&server, 3);
     server.wait_workers(2);
@@ -157,19 +157,19 @@ fn workers_recycled_by_age_lose_none(class: &str) {
     server.finish();
 }
 
-fn workers_recycled_by_memory_lose_none(class: &str) {
+fn recycling_by_memory_loses_nothing(class: &str) {
     let Some(server) = start(class, &["-w", "2", "--max-memory", "100M"]) else { return };
     let before = server.wait_workers(2);
     assert_eq!(server.get("/leak?mb=150").status(), 200);
     let exited = serve_until_recycled(&server, 1).swap_remove(0);
     let victim = before.iter().find(|worker| Some(worker.pid) == exited.pid());
-    server.wait_replaced(*victim.expect("it was one of the first"));
+    server.wait_replaced(*victim.expect("an initial worker"));
     server.wait_workers(2);
     expect_never_fewer_than(&server, 2);
     server.finish();
 }
 
-fn a_worker_asked_to_leave_finishes_and_is_replaced(class: &str) {
+fn worker_sigterm_finishes_request_and_is_replaced(class: &str) {
     let Some(server) = start(class, &["-w", "2"]) else { return };
     let workers = server.wait_workers(2);
     let mut client = server.begin("/sleep?ms=1000");
@@ -187,7 +187,7 @@ fn a_worker_asked_to_leave_finishes_and_is_replaced(class: &str) {
     server.finish();
 }
 
-fn a_reload_loses_none(class: &str) {
+fn reload_loses_nothing(class: &str) {
     let Some(server) = start(class, &["-w", "2"]) else { return };
     server.wait_workers(2);
     server.signal(Signal::SIGHUP);

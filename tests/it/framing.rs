@@ -9,11 +9,11 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::client::Client;
 use crate::support::Server;
 
-on_concurrent_classes!(however_bytes_are_cut_the_answers_are_the_same);
+on_concurrent_classes!(answers_do_not_depend_on_segmentation);
 
 on_every_class!(
     ambiguous_request_is_rejected,
-    what_is_too_large_is_refused,
+    oversized_request_is_rejected,
     rejections_delay_no_client,
 );
 
@@ -158,7 +158,7 @@ fn rejections_delay_no_client(class: &str) {
     server.finish();
 }
 
-fn what_is_too_large_is_refused(class: &str) {
+fn oversized_request_is_rejected(class: &str) {
     let server = Server::start(&["-k", class]);
     let long = "x".repeat(100_000);
     expect_rejection_and_close(
@@ -200,7 +200,7 @@ fn what_is_too_large_is_refused(class: &str) {
 }
 
 /// Generates a request with the body of its answer.
-fn a_request() -> impl Strategy<Value = (String, String)> {
+fn any_request() -> impl Strategy<Value = (String, String)> {
     prop_oneof![
         Just(("GET / HTTP/1.1\r\nHost: test\r\n\r\n".into(), "Hello, world!\n".into())),
         "[a-z]{0,40}".prop_map(|body| {
@@ -219,10 +219,10 @@ fn a_request() -> impl Strategy<Value = (String, String)> {
     ]
 }
 
-fn however_bytes_are_cut_the_answers_are_the_same(class: &str) {
+fn answers_do_not_depend_on_segmentation(class: &str) {
     let server = Server::start(&["-k", class]);
     let config = Config { cases: 40, failure_persistence: None, ..Config::default() };
-    let requests = (vec(a_request(), 1..5), vec(1_usize..80, 0..8));
+    let requests = (vec(any_request(), 1..5), vec(1_usize..80, 0..8));
     let outcome = TestRunner::new(config).run(&requests, |(requests, cuts)| {
         let text: String = requests.iter().map(|(request, _)| request.as_str()).collect();
         let mut client = server.connect();

@@ -20,20 +20,20 @@ use crate::support::Server;
 
 on_every_class!(
     each_hang_cause_is_classified,
-    a_worker_that_dumps_its_core_is_not_killed,
-    a_worker_that_dumps_its_core_when_aborted_is_not_killed,
-    a_worker_that_dumps_its_core_while_it_drains_is_not_killed,
-    a_worker_beyond_signals_is_killed_once_and_replaced_at_once,
-    a_throttled_worker_is_left_alone,
-    an_endless_loop_in_a_throttled_group_comes_to_an_end,
-    a_sleeper_in_a_throttled_group_is_no_victim_of_it,
+    core_dumping_worker_is_not_killed,
+    worker_dumping_core_on_abort_is_not_killed,
+    worker_dumping_core_in_drain_is_not_killed,
+    unkillable_worker_is_killed_once_and_replaced,
+    throttled_worker_is_left_alone,
+    spinning_worker_in_throttled_group_is_hung,
+    sleeping_worker_in_throttled_group_is_blocked,
 );
 
 /// A server of one worker in a directory of its own. The worker dumps core there, and its log's
 /// path leads through it.
 struct HangCase {
     server: Server,
-    folder: TempDir,
+    dir: TempDir,
 }
 
 impl HangCase {
@@ -47,8 +47,8 @@ impl HangCase {
     /// Starts it with this `timeout`.
     #[track_caller]
     fn with_timeout(class: &str, timeout: &str, flags: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, log) = (folder.path().to_str().unwrap(), folder.path().join("log"));
+        let dir = tempfile::tempdir().unwrap();
+        let (path, log) = (dir.path().to_str().unwrap(), dir.path().join("log"));
         symlink("/proc/self/fd/2", &log).unwrap();
         let common = ["-k", class, "-t", timeout, "--abort-timeout", "2s", "--chdir", path];
         let launch = flags.iter().fold(Launch::new(&common), |launch, flag| launch.arg(flag));
@@ -58,18 +58,18 @@ impl HangCase {
             launch
         };
         let server = launch.arg("--log-file").arg(log.to_str().unwrap()).start();
-        Self { server, folder }
+        Self { server, dir }
     }
 
     /// Blocks creation and removal of files in the worker's directory until the returned value is
     /// dropped.
     fn hold(&self) -> Option<StuckFs> {
-        StuckFs::new(self.folder.path())
+        StuckFs::new(self.dir.path())
     }
 
     /// Blocks core dumps in that directory, if that is where they go.
     fn hold_cores(&self) -> Option<StuckFs> {
-        hold_cores(self.folder.path())
+        hold_cores(self.dir.path())
     }
 
     /// Returns the only worker.
@@ -94,7 +94,7 @@ impl HangCase {
     #[track_caller]
     fn hang_record(&self, worker: Worker) -> Record {
         let is_it = |r: &Record| r.pid() == Some(worker.pid) && r.text("cause").is_some();
-        self.server.wait_for("a verdict", is_it)
+        self.server.wait_for("a cause", is_it)
     }
 
     /// Returns the records with this message about a worker.
@@ -111,8 +111,8 @@ type Cause = fn(&HangCase, Worker) -> Option<Box<dyn std::any::Any>>;
 
 /// The ways to block a worker, each with its expected cause.
 const CAUSES: [(&str, Cause); 7] = [
-    ("busy", |scene, _| Some(Box::new(scene.ask("/spin")))),
-    ("blocked", |scene, _| Some(Box::new(scene.ask("/hang")))),
+    ("busy", |case, _| Some(Box::new(case.ask("/spin")))),
+    ("blocked", |case, _| Some(Box::new(case.ask("/hang")))),
     ("stopped", |_, worker| {
         kill(worker.pid, Signal::SIGSTOP).unwrap();
         Some(Box::new(()))
@@ -123,21 +123,21 @@ const CAUSES: [(&str, Cause); 7] = [
         group.freeze();
         Some(Box::new(group))
     }),
-    ("throttled", |scene, worker| {
+    ("throttled", |case, worker| {
         let group = Group::new("cpu")?;
         group.take(worker.pid);
         group.limit_cpu(1000, 1_000_000);
-        Some(Box::new((scene.ask("/spin"), group)))
+        Some(Box::new((case.ask("/spin"), group)))
     }),
-    ("unkillable", |scene, worker| {
-        fs::remove_file(scene.folder.path().join("log")).unwrap();
-        let held = scene.hold()?;
-        scene.make_a_file(worker);
+    ("unkillable", |case, worker| {
+        fs::remove_file(case.dir.path().join("log")).unwrap();
+        let held = case.hold()?;
+        case.make_a_file(worker);
         Some(Box::new(held))
     }),
-    ("dumping_core", |scene, _| {
-        let held = scene.hold_cores()?;
-        Some(Box::new((held, scene.ask("/crash"))))
+    ("dumping_core", |case, _| {
+        let held = case.hold_cores()?;
+        Some(Box::new((held, case.ask("/crash"))))
     }),
 ];
 
@@ -177,7 +177,7 @@ fn expect_dump_completes(case: &HangCase, worker: Worker, held: StuckFs, reason:
     assert_eq!(said.text("cause"), Some("dumping_core"));
     server.wait_replaced(worker);
     server.serve_for(Duration::from_millis(2500));
-    assert_eq!(status(worker.pid, "CoreDumping"), ["1"], "it is still at it");
+    assert_eq!(status(worker.pid, "CoreDumping"), ["1"], "the dump has ended");
     for (message, count) in [("worker dumping core", 1), ("worker exited", 0), ("worker killed", 0)]
     {
         let records = case.records(message, worker);
@@ -189,11 +189,11 @@ fn expect_dump_completes(case: &HangCase, worker: Worker, held: StuckFs, reason:
     // A KILL would have cut the dump short.
     let end = (exited.text("signal"), exited.text("core"));
     assert_eq!(end, (Some("SIGABRT"), Some("dumped")), "{exited:?}");
-    expect_whole_core(case.folder.path());
+    expect_whole_core(case.dir.path());
     assert_eq!(server.get("/").text(), "Hello, world!\n");
 }
 
-fn a_worker_that_dumps_its_core_is_not_killed(class: &str) {
+fn core_dumping_worker_is_not_killed(class: &str) {
     let case = HangCase::new(class, &["--graceful-timeout", "1s"]);
     let worker = case.worker();
     let Some(held) = case.hold_cores() else { return };
@@ -202,7 +202,7 @@ fn a_worker_that_dumps_its_core_is_not_killed(class: &str) {
     case.server.finish();
 }
 
-fn a_worker_that_dumps_its_core_when_aborted_is_not_killed(class: &str) {
+fn worker_dumping_core_on_abort_is_not_killed(class: &str) {
     let case = HangCase::new(class, &["--graceful-timeout", "1s"]);
     let worker = case.worker();
     let Some(held) = case.hold_cores() else { return };
@@ -213,12 +213,12 @@ fn a_worker_that_dumps_its_core_when_aborted_is_not_killed(class: &str) {
     case.server.finish();
 }
 
-fn a_worker_that_dumps_its_core_while_it_drains_is_not_killed(class: &str) {
+fn worker_dumping_core_in_drain_is_not_killed(class: &str) {
     let case = HangCase::with_timeout(class, "1h", &["--graceful-timeout", "1s"]);
     let worker = case.worker();
     let Some(held) = case.hold_cores() else { return };
     let _client = case.ask("/crash");
-    wait_until("it dumps", || status(worker.pid, "CoreDumping") == ["1"]);
+    wait_until("the worker dumps core", || status(worker.pid, "CoreDumping") == ["1"]);
     case.server.signal(Signal::SIGHUP);
     // The drain has reached its limit.
     expect_dump_completes(&case, worker, held, "reload");
@@ -230,10 +230,10 @@ fn pending(pid: Pid) -> u64 {
     u64::from_str_radix(&status(pid, "ShdPnd")[0], 16).unwrap()
 }
 
-fn a_worker_beyond_signals_is_killed_once_and_replaced_at_once(class: &str) {
+fn unkillable_worker_is_killed_once_and_replaced(class: &str) {
     let case = HangCase::new(class, &["--graceful-timeout", "1s"]);
     let (server, worker) = (&case.server, case.worker());
-    fs::remove_file(case.folder.path().join("log")).unwrap();
+    fs::remove_file(case.dir.path().join("log")).unwrap();
     let Some(held) = case.hold() else { return };
     case.make_a_file(worker);
     let hung = server.wait_for("the hang", |r| r.is("worker hung", worker.pid));
@@ -245,7 +245,7 @@ fn a_worker_beyond_signals_is_killed_once_and_replaced_at_once(class: &str) {
     server.serve_for(Duration::from_secs(3));
     assert_eq!(stat(worker.pid).map(|stat| stat.state), Some('D'));
     let only_kill = 1 << (Signal::SIGKILL as u64 - 1);
-    assert_eq!(pending(worker.pid), only_kill, "nothing but KILL was sent");
+    assert_eq!(pending(worker.pid), only_kill, "only KILL was sent");
     for message in ["worker hung", "worker started"] {
         assert_eq!(case.records(message, worker).len(), 1);
     }
@@ -258,7 +258,7 @@ fn a_worker_beyond_signals_is_killed_once_and_replaced_at_once(class: &str) {
     case.server.finish();
 }
 
-fn a_throttled_worker_is_left_alone(class: &str) {
+fn throttled_worker_is_left_alone(class: &str) {
     let Some(group) = Group::new("cpu") else { return };
     let case = HangCase::with_timeout(class, "2s", &[]);
     let (server, worker) = (&case.server, case.worker());
@@ -267,10 +267,10 @@ fn a_throttled_worker_is_left_alone(class: &str) {
     // periods, and little time without a limit, on a busy machine too.
     group.limit_cpu(1000, 1_000_000);
     let mut client = case.ask("/leak?mb=16");
-    let excused = server.wait_for("its excuse", |r| {
+    let extended = server.wait_for("the extension of its timeout", |r| {
         r.is("worker frozen or throttled, timeout extended", worker.pid)
     });
-    assert_eq!(excused.text("cause"), Some("throttled"), "{excused:?}");
+    assert_eq!(extended.text("cause"), Some("throttled"), "{extended:?}");
     server.sees_record(Duration::from_secs(5), |record| record.message() == "worker hung");
     group.unlimit_cpu();
     assert_eq!(client.answer().status(), 200);
@@ -283,7 +283,7 @@ fn a_throttled_worker_is_left_alone(class: &str) {
     case.server.finish();
 }
 
-fn an_endless_loop_in_a_throttled_group_comes_to_an_end(class: &str) {
+fn spinning_worker_in_throttled_group_is_hung(class: &str) {
     let Some(group) = Group::new("cpu") else { return };
     let case = HangCase::new(class, &[]);
     let (server, worker) = (&case.server, case.worker());
@@ -295,16 +295,19 @@ fn an_endless_loop_in_a_throttled_group_comes_to_an_end(class: &str) {
     assert_eq!(hung.text("cause"), Some("busy"), "{hung:?}");
     // On a machine that gives it less than the limit, it is not throttled and its timeout not
     // extended.
-    let was_excused =
+    let was_extended =
         !case.records("worker frozen or throttled, timeout extended", worker).is_empty();
-    assert!(!was_excused || hung.number("work_ms") > Some(2000), "it was given time: {hung:?}");
+    assert!(
+        !was_extended || hung.number("work_ms") > Some(2000),
+        "its timeout was not extended: {hung:?}"
+    );
     assert_eq!(server.wait_exited(worker.pid).text("reason"), Some("hung"));
     server.wait_replaced(worker);
     drop(group);
     case.server.finish();
 }
 
-fn a_sleeper_in_a_throttled_group_is_no_victim_of_it(class: &str) {
+fn sleeping_worker_in_throttled_group_is_blocked(class: &str) {
     let Some(group) = Group::new("cpu") else { return };
     let case = HangCase::new(class, &["-w", "2"]);
     let workers = case.server.wait_workers(2);

@@ -6,7 +6,7 @@ use crate::launch::Launch;
 use crate::proc::{self, status};
 use crate::support::Server;
 
-on_every_class!(process_titles_name_role_and_pool, workers_drop_their_privileges);
+on_every_class!(process_titles_name_role_and_pool, workers_drop_privileges);
 
 fn process_titles_name_role_and_pool(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
@@ -19,14 +19,14 @@ fn process_titles_name_role_and_pool(class: &str) {
 }
 
 #[test]
-fn titles_carry_the_given_name() {
+fn process_titles_carry_proc_name() {
     let server = Server::start(&["--name", "shop"]);
     assert_eq!(proc::title(server.pid), "ostler: master [shop]");
     assert_eq!(proc::title(server.workers()[0].pid), "ostler: worker [shop] default/0");
     server.finish();
 }
 
-fn workers_drop_their_privileges(class: &str) {
+fn workers_drop_privileges(class: &str) {
     let (Ok(Some(user)), true) = (User::from_name("nobody"), Uid::effective().is_root()) else {
         eprintln!("skipped: needs root, and a user called nobody");
         return;
@@ -47,7 +47,7 @@ fn workers_drop_their_privileges(class: &str) {
 }
 
 #[test]
-fn workers_get_their_directory_mask_and_environment() {
+fn workers_get_directory_umask_and_environment() {
     let launch = Launch::new(&["--chdir", "/usr", "--umask", "027"]);
     let launch = launch.arg("--env").arg("COLOUR=blue").arg("-e").arg("SHAPE=a=b");
     let server = launch.env("COLOUR", "red").start();

@@ -16,18 +16,18 @@ use crate::support::{Exit, Server};
 
 on_job_classes!(
     runs_happen_in_each_thread_and_are_counted,
-    a_run_that_hangs_is_found_by_its_label,
-    a_job_that_sleeps_is_left_alone,
-    a_job_that_panics_goes_on_after_a_pause,
-    workers_are_recycled_by_runs_and_never_fewer,
-    a_worker_that_leaves_ends_its_run,
-    a_job_that_sleeps_leaves_at_once,
-    a_run_that_lasts_too_long_is_cut_off,
-    a_job_stops_now_if_told_so,
-    a_reload_exchanges_jobs,
-    a_killed_worker_runs_its_job_anew,
-    a_job_does_not_outlive_its_master,
-    dates_are_kept,
+    hung_run_is_logged_with_label,
+    sleeping_job_is_left_alone,
+    panicking_job_continues_after_pause,
+    recycling_by_runs_never_lacks_workers,
+    draining_worker_finishes_its_run,
+    sleeping_job_drains_at_once,
+    run_beyond_graceful_timeout_is_killed,
+    quick_stop_ends_job_at_once,
+    reload_replaces_job,
+    killed_worker_job_is_restarted,
+    killed_master_job_exits,
+    cron_schedule_is_kept,
     missing_wall_timer_falls_back_to_a_deadline,
 );
 
@@ -59,7 +59,7 @@ fn threads_of(class: &str) -> i64 {
 fn runs_happen_in_each_thread_and_are_counted(class: &str) {
     let mut server = start(class, &["-w", "2"], &["every=50ms"]);
     for worker in server.wait_workers(2) {
-        assert!(descriptors_to(worker.pid, "socket:").is_empty(), "a job listens nowhere");
+        assert!(descriptors_to(worker.pid, "socket:").is_empty(), "a job has no listener");
         for thread in 0..threads_of(class) {
             let is_its =
                 |r: &Record| r.is("tick", worker.pid) && r.number("thread_index") == Some(thread);
@@ -79,7 +79,7 @@ fn runs_happen_in_each_thread_and_are_counted(class: &str) {
     assert!(runs.is_empty(), "{runs:?}");
 }
 
-fn a_run_that_hangs_is_found_by_its_label(class: &str) {
+fn hung_run_is_logged_with_label(class: &str) {
     let flags = ["-t", "1s", "--abort-timeout", "300ms", "--graceful-timeout", "5s"];
     let server = start(class, &flags, &["every=100ms", "hang_on=4"]);
     let victim = server.wait_workers(1)[0];
@@ -91,7 +91,7 @@ fn a_run_that_hangs_is_found_by_its_label(class: &str) {
     server.wait_replaced(victim);
 }
 
-fn a_job_that_sleeps_is_left_alone(class: &str) {
+fn sleeping_job_is_left_alone(class: &str) {
     let server = start(class, &["-t", "1s"], &["every=1h"]);
     ticking(&server, 0);
     assert!(!server.sees_record(Duration::from_secs(3), |r| r.message() == "worker hung"));
@@ -99,7 +99,7 @@ fn a_job_that_sleeps_is_left_alone(class: &str) {
     server.finish();
 }
 
-fn a_job_that_panics_goes_on_after_a_pause(class: &str) {
+fn panicking_job_continues_after_pause(class: &str) {
     let mut server = start(class, &[], &["every=10ms", "panic_on=1"]);
     let worker = server.wait_workers(1)[0];
     let panic = server.wait_for("the panic", |record| record.message() == "worker panicked");
@@ -107,8 +107,8 @@ fn a_job_that_panics_goes_on_after_a_pause(class: &str) {
     let is_pause = |record: &Record| record.message() == "job paused after panic";
     let pause = server.wait_for("the pause", is_pause);
     assert_eq!((pause.number("pause_ms"), pause.number("consecutive")), (Some(100), Some(1)));
-    let seat = pause.number("thread_index");
-    let is_next = |r: &Record| r.is("tick", worker.pid) && r.number("thread_index") == seat;
+    let thread_index = pause.number("thread_index");
+    let is_next = |r: &Record| r.is("tick", worker.pid) && r.number("thread_index") == thread_index;
     let next = server.wait_for_new_record(server.mark(), "the next run", is_next);
     assert!(next.number("run") > Some(1));
     server.signal(Signal::SIGTERM);
@@ -117,7 +117,7 @@ fn a_job_that_panics_goes_on_after_a_pause(class: &str) {
     assert_eq!(exited.number("units"), Some(server.records_of("tick").len() as i64));
 }
 
-fn workers_are_recycled_by_runs_and_never_fewer(class: &str) {
+fn recycling_by_runs_never_lacks_workers(class: &str) {
     let server = start(class, &["-w", "2", "--max-requests", "5"], &["every=20ms"]);
     let ends = || server.records_of("worker exited");
     wait_until("six workers have been recycled", || ends().len() >= 6);
@@ -130,7 +130,7 @@ fn workers_are_recycled_by_runs_and_never_fewer(class: &str) {
     server.finish();
 }
 
-fn a_worker_that_leaves_ends_its_run(class: &str) {
+fn draining_worker_finishes_its_run(class: &str) {
     let mut server = start(class, &[], &["every=1h", "work_ms=1000"]);
     let worker = ticking(&server, 0);
     let runs = server.records_of("tick").len();
@@ -142,7 +142,7 @@ fn a_worker_that_leaves_ends_its_run(class: &str) {
     assert_eq!(server.wait_exited(worker).text("reason"), Some("requested"));
 }
 
-fn a_job_that_sleeps_leaves_at_once(class: &str) {
+fn sleeping_job_drains_at_once(class: &str) {
     // A worker that slept on would be cut off after an hour, longer than the test waits.
     let server = start(class, &["--graceful-timeout", "1h"], &["every=1h"]);
     let worker = server.wait_workers(1)[0];
@@ -154,7 +154,7 @@ fn a_job_that_sleeps_leaves_at_once(class: &str) {
     server.finish();
 }
 
-fn a_run_that_lasts_too_long_is_cut_off(class: &str) {
+fn run_beyond_graceful_timeout_is_killed(class: &str) {
     let server = start(class, &["--graceful-timeout", "500ms"], &["hang_on=1"]);
     let worker = ticking(&server, 0);
     server.signal(Signal::SIGTERM);
@@ -164,7 +164,7 @@ fn a_run_that_lasts_too_long_is_cut_off(class: &str) {
     server.wait_no_survivors();
 }
 
-fn a_job_stops_now_if_told_so(class: &str) {
+fn quick_stop_ends_job_at_once(class: &str) {
     let flags = ["--graceful-timeout", "1h", "--abort-timeout", "300ms"];
     let server = start(class, &flags, &["hang_on=1"]);
     ticking(&server, 0);
@@ -173,7 +173,7 @@ fn a_job_stops_now_if_told_so(class: &str) {
     server.wait_no_survivors();
 }
 
-fn a_reload_exchanges_jobs(class: &str) {
+fn reload_replaces_job(class: &str) {
     let server = start(class, &["-w", "2"], &["every=20ms"]);
     let old = server.wait_workers(2);
     server.signal(Signal::SIGHUP);
@@ -190,17 +190,17 @@ fn a_reload_exchanges_jobs(class: &str) {
     server.finish();
 }
 
-fn a_killed_worker_runs_its_job_anew(class: &str) {
+fn killed_worker_job_is_restarted(class: &str) {
     let server = start(class, &[], &["every=1h"]);
     let victim = server.wait_workers(1)[0];
     ticking(&server, 0);
     kill(victim.pid, Signal::SIGKILL).unwrap();
-    let heir = server.wait_replaced(victim);
-    server.wait_for("its run", |record| record.is("tick", heir.pid));
+    let replacement = server.wait_replaced(victim);
+    server.wait_for("its run", |record| record.is("tick", replacement.pid));
     server.finish();
 }
 
-fn a_job_does_not_outlive_its_master(class: &str) {
+fn killed_master_job_exits(class: &str) {
     let server = start(class, &["--graceful-timeout", "1h"], &["every=1h"]);
     ticking(&server, 0);
     server.signal(Signal::SIGKILL);
@@ -213,7 +213,7 @@ fn a_job_does_not_outlive_its_master(class: &str) {
     server.wait_no_survivors();
 }
 
-fn dates_are_kept(class: &str) {
+fn cron_schedule_is_kept(class: &str) {
     let server = start(class, &["-t", "1s"], &["cron=* * * * * *"]);
     let worker = ticking(&server, 0);
     let runs = 3 * threads_of(class) as usize;
@@ -244,7 +244,7 @@ fn missing_wall_timer_falls_back_to_a_deadline(class: &str) {
 }
 
 #[test]
-fn one_run_that_hangs_does_not_end_those_of_other_threads() {
+fn hung_run_does_not_end_runs_of_other_threads() {
     let flags = ["-t", "4s", "--abort-timeout", "300ms", "--graceful-timeout", "20s"];
     // When one run has hung for `timeout`, the other thread is in the middle of its second run.
     let server = start("threads", &flags, &["every=1ms", "work_ms=2600", "hang_on=1"]);
@@ -262,7 +262,7 @@ const MIO: &str = "--worker-class: \"mio\" does not run jobs, and app \"tick\" i
     available: sync, threads";
 
 #[test]
-fn a_class_that_runs_no_jobs_is_refused_by_name() {
+fn class_without_jobs_is_rejected() {
     let outcome = launch("mio", &[], &[]).run();
     assert_eq!((outcome.exit, outcome.stdout.as_str()), (Exit::Code(1), ""));
     assert_eq!(outcome.stderr, format!("ostler: {MIO}"));
@@ -272,7 +272,7 @@ fn a_class_that_runs_no_jobs_is_refused_by_name() {
 }
 
 #[test]
-fn a_reload_to_a_class_that_runs_no_jobs_changes_nothing() {
+fn reload_to_class_without_jobs_changes_nothing() {
     let launch = Launch::new(&[]).unbound();
     let path = launch.path("settings.yaml");
     fs::write(&path, "app:\n  name: tick\n  every: 20ms\n").unwrap();
@@ -289,8 +289,8 @@ fn a_reload_to_a_class_that_runs_no_jobs_changes_nothing() {
         let mark = server.mark();
         fs::write(&path, text).unwrap();
         server.signal(Signal::SIGHUP);
-        let is_refusal = |record: &Record| record.message() == "reload rejected";
-        let refused = server.wait_for_new_record(mark, "the refusal", is_refusal);
+        let is_rejection = |record: &Record| record.message() == "reload rejected";
+        let refused = server.wait_for_new_record(mark, "the rejection", is_rejection);
         assert!(refused.text("error").unwrap_or_default().contains(why), "{refused:?}");
         let mark = server.mark();
         assert_eq!(ticking(&server, mark), worker.pid);
@@ -300,7 +300,7 @@ fn a_reload_to_a_class_that_runs_no_jobs_changes_nothing() {
 }
 
 #[test]
-fn a_reload_leads_from_clients_to_a_job_and_back() {
+fn reload_switches_from_clients_to_job_and_back() {
     let launch = Launch::new(&[]).unbound();
     let (path, port) = (launch.path("settings.yaml"), launch.port());
     let clients = format!("bind: 127.0.0.1:{port}\n");
@@ -315,7 +315,7 @@ fn a_reload_leads_from_clients_to_a_job_and_back() {
             record.message() == "reload complete"
         });
         ticking(&server, mark);
-        assert!(server.try_get("/").is_err(), "nobody listens");
+        assert!(server.try_get("/").is_err(), "no listener is left");
         let mark = server.mark();
         fs::write(&path, &clients).unwrap();
         server.signal(Signal::SIGHUP);
@@ -328,7 +328,7 @@ fn a_reload_leads_from_clients_to_a_job_and_back() {
 }
 
 #[test]
-fn what_makes_no_sense_for_a_job_is_refused_with_its_place() {
+fn invalid_job_option_is_rejected_with_source() {
     for (options, why) in [
         (&["every=0"][..], "APP: every: \"0\" is too short: the minimum is 1ms"),
         (&["cron=61 * * * *"], "APP: cron: \"61 * * * *\" is not a cron expression ("),
@@ -352,8 +352,11 @@ fn what_makes_no_sense_for_a_job_is_refused_with_its_place() {
             "3: app.cron: \"0 0 31 2 *\" matches no date",
         ),
         ("app:\n  name: tick\n\n  every: soon\n", "4: app.every: \"soon\" is not a duration"),
-        ("app: tick\nbind: ':1'\n", "2: bind: app \"tick\" is a job, which listens nowhere"),
-        ("app: demo\nbind: []\n", "2: bind: is empty, but class sync serves clients"),
+        (
+            "app: tick\nbind: ':1'\n",
+            "2: bind: app \"tick\" is a job and does not listen: remove bind",
+        ),
+        ("app: demo\nbind: []\n", "2: bind: is empty, but worker class sync serves clients"),
     ] {
         let launch = Launch::new(&["--check-config"]).unbound();
         let path = launch.path("x.yaml");
@@ -365,7 +368,7 @@ fn what_makes_no_sense_for_a_job_is_refused_with_its_place() {
 }
 
 #[test]
-fn a_printed_configuration_of_a_job_says_that_it_listens_nowhere_and_loads_back() {
+fn printed_job_config_has_no_listener_and_loads() {
     let outcome = launch("threads", &["--print-config"], &["cron=*/5 * * * *"]).run();
     assert_eq!(outcome.exit, Exit::Code(0), "{}", outcome.stderr);
     assert!(outcome.stdout.contains("\nbind: []  # default\n"), "{}", outcome.stdout);

@@ -1,7 +1,7 @@
 //! How a server is started: flags, environment, and what it inherits.
 
 use std::io::PipeWriter;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio, id};
@@ -158,13 +158,13 @@ impl Launch {
         let stderr = self.stderr.take().map_or_else(Stdio::piped, Stdio::from);
         let mut child = self.command.stderr(stderr).spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        let heard = Arc::default();
+        let log = Arc::default();
         let end = Arc::default();
         if let Some(stderr) = child.stderr.take() {
-            capture(stderr, Arc::clone(&heard));
+            capture(stderr, Arc::clone(&log));
         }
         reap(child, pid, Arc::clone(&end));
-        Server { pid, port: self.port, heard, end, stdout, dir: self.dir }
+        Server { pid, port: self.port, log, end, stdout, dir: self.dir }
     }
 
     /// Runs a server that is expected to exit.
@@ -172,6 +172,11 @@ impl Launch {
     pub fn run(self) -> Outcome {
         self.spawn().into_outcome(|| ()).0
     }
+}
+
+/// Returns a free address outside the kernel's ephemeral range. No two tests get the same.
+pub fn free_address() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
 }
 
 /// Returns a free port outside the kernel's ephemeral range. No two tests get the same.

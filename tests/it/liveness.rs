@@ -8,31 +8,31 @@ use nix::unistd::Pid;
 
 use crate::cgroup::Group;
 use crate::log_capture::Record;
-use crate::proc::{becomes_true, stat, wait_until};
+use crate::proc::{becomes_true, is_gone, stat, wait_until};
 use crate::support::Server;
 
 on_every_class!(
-    a_killed_worker_is_replaced,
-    a_stopped_worker_is_replaced,
-    a_frozen_worker_is_left_alone,
-    a_hanging_worker_is_replaced,
-    a_spinning_worker_is_replaced,
-    a_crashed_worker_is_replaced,
-    a_worker_that_exits_is_replaced,
-    a_worker_asked_to_leave_is_replaced,
-    a_worker_out_of_memory_is_told_from_one_that_was_killed,
-    a_worker_leaves_no_process_behind,
-    a_worker_that_aborts_tells_where,
+    killed_worker_is_replaced,
+    stopped_worker_is_replaced,
+    frozen_worker_is_left_alone,
+    hanging_worker_is_replaced,
+    spinning_worker_is_replaced,
+    crashed_worker_is_replaced,
+    exited_worker_is_replaced,
+    worker_sigterm_is_replaced,
+    oom_kill_is_distinguished_from_sigkill,
+    killed_worker_leaves_no_process_behind,
+    aborted_worker_logs_backtrace,
     all_workers_killed_at_once_are_replaced,
-    an_idle_worker_is_left_alone,
-    a_busy_worker_is_left_alone,
-    a_slow_request_within_its_time_is_left_alone,
-    a_request_that_asks_for_more_time_is_left_alone,
-    a_queue_of_slow_requests_is_no_hang,
+    idle_worker_is_left_alone,
+    busy_worker_is_left_alone,
+    slow_request_within_timeout_is_left_alone,
+    request_with_extended_deadline_is_left_alone,
+    queued_slow_requests_are_no_hang,
     stopped_master_kills_no_worker,
 );
 
-fn a_killed_worker_is_replaced(class: &str) {
+fn killed_worker_is_replaced(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     for victim in server.wait_workers(2) {
         kill(victim.pid, Signal::SIGKILL).unwrap();
@@ -45,7 +45,7 @@ fn a_killed_worker_is_replaced(class: &str) {
     server.finish();
 }
 
-fn a_stopped_worker_is_replaced(class: &str) {
+fn stopped_worker_is_replaced(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-timeout", "500ms"]);
     let victim = server.wait_workers(2)[0];
     kill(victim.pid, Signal::SIGSTOP).unwrap();
@@ -60,16 +60,16 @@ fn a_stopped_worker_is_replaced(class: &str) {
     server.finish();
 }
 
-fn a_frozen_worker_is_left_alone(class: &str) {
+fn frozen_worker_is_left_alone(class: &str) {
     let Some(group) = Group::new("freezer") else { return };
     let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-timeout", "500ms"]);
     let victim = server.wait_workers(2)[0];
     group.take(victim.pid);
     group.freeze();
-    let is_excused =
+    let is_extended =
         |record: &Record| record.is("worker frozen or throttled, timeout extended", victim.pid);
-    let excused = server.wait_for("its excuse", is_excused);
-    assert_eq!(excused.text("cause"), Some("frozen"));
+    let extended = server.wait_for("the extension of its timeout", is_extended);
+    assert_eq!(extended.text("cause"), Some("frozen"));
     server.sees_record(Duration::from_millis(2500), |record| record.message() == "worker hung");
     group.thaw();
     server.sees_record(Duration::from_millis(1500), |record| record.message() == "worker hung");
@@ -81,8 +81,8 @@ fn a_frozen_worker_is_left_alone(class: &str) {
     server.finish();
 }
 
-fn a_hanging_worker_is_replaced(class: &str) {
-    let hung = a_unit_of_work_that_takes_too_long(class, "/hang");
+fn hanging_worker_is_replaced(class: &str) {
+    let hung = expect_overlong_unit_is_hung(class, "/hang");
     assert_eq!(hung.text("cause"), Some("blocked"), "{hung:?}");
     assert!(hung.number("cpu_percent") < Some(25), "{hung:?}");
     // Without permission to read /proc/PID/syscall, the call is unknown.
@@ -90,13 +90,13 @@ fn a_hanging_worker_is_replaced(class: &str) {
     assert!(matches!(call, None | Some("clock_nanosleep" | "nanosleep")), "{hung:?}");
 }
 
-fn a_spinning_worker_is_replaced(class: &str) {
-    let hung = a_unit_of_work_that_takes_too_long(class, "/spin");
+fn spinning_worker_is_replaced(class: &str) {
+    let hung = expect_overlong_unit_is_hung(class, "/spin");
     assert_eq!(hung.text("cause"), Some("busy"), "{hung:?}");
 }
 
 /// Returns the record of the hang.
-fn a_unit_of_work_that_takes_too_long(class: &str, path: &str) -> Record {
+fn expect_overlong_unit_is_hung(class: &str, path: &str) -> Record {
     let server = Server::start(&["-k", class, "-w", "2", "-t", "1s", "--abort-timeout", "500ms"]);
     let workers = server.wait_workers(2);
     let begun = Instant::now();
@@ -145,7 +145,7 @@ fn expect_other_threads_logged(hung: &Record) {
     assert!(first_hangs || told.iter().any(|(number, _)| is_first(number)), "{hung:?}");
 }
 
-fn a_crashed_worker_is_replaced(class: &str) {
+fn crashed_worker_is_replaced(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     let mut client = server.connect();
     client.ask("/crash");
@@ -158,7 +158,7 @@ fn a_crashed_worker_is_replaced(class: &str) {
     server.finish();
 }
 
-fn a_worker_that_exits_is_replaced(class: &str) {
+fn exited_worker_is_replaced(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     for code in [3, 0] {
         let mark = server.mark();
@@ -175,7 +175,7 @@ fn a_worker_that_exits_is_replaced(class: &str) {
     server.finish();
 }
 
-fn a_worker_asked_to_leave_is_replaced(class: &str) {
+fn worker_sigterm_is_replaced(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     let workers = server.wait_workers(2);
     let mut client = server.begin("/sleep?ms=700");
@@ -214,7 +214,7 @@ fn all_workers_killed_at_once_are_replaced(class: &str) {
     server.finish();
 }
 
-fn a_worker_out_of_memory_is_told_from_one_that_was_killed(class: &str) {
+fn oom_kill_is_distinguished_from_sigkill(class: &str) {
     let Some(group) = Group::new("memory") else { return };
     let server = Server::start(&["-k", class]);
     group.take(server.pid);
@@ -224,20 +224,20 @@ fn a_worker_out_of_memory_is_told_from_one_that_was_killed(class: &str) {
         assert_eq!(server.wait_exited(victim.pid).text("reason"), Some("crashed"));
         server.wait_replaced(victim)
     };
-    let born_in_the_group = kill_one();
+    let started_in_group = kill_one();
     group.limit_memory(64 << 20);
     server.connect().ask("/leak?mb=200");
-    let exited = server.wait_exited(born_in_the_group.pid);
+    let exited = server.wait_exited(started_in_group.pid);
     assert_eq!(exited.text("reason"), Some("oom_killed"), "{exited:?}");
     assert_eq!(exited.text("signal"), Some("SIGKILL"));
-    server.wait_replaced(born_in_the_group);
+    server.wait_replaced(started_in_group);
     kill_one();
     server.serve_for(Duration::from_millis(50));
     drop(group);
     server.finish();
 }
 
-fn a_worker_that_aborts_tells_where(class: &str) {
+fn aborted_worker_logs_backtrace(class: &str) {
     let server = Server::start(&["-k", class]);
     // On a busy machine, `abort_timeout` may pass before the backtrace is written.
     let told = (0..10).find_map(|_| {
@@ -251,12 +251,12 @@ fn a_worker_that_aborts_tells_where(class: &str) {
         let records = server.records_of("worker aborted");
         records.into_iter().find(|record| record.pid() == Some(victim.pid))
     });
-    let trace = told.expect("some last words").text("backtrace").unwrap_or_default().to_owned();
-    assert!(trace.contains("DemoHandler"), "not where it happened: {trace}");
+    let trace = told.expect("a backtrace").text("backtrace").unwrap_or_default().to_owned();
+    assert!(trace.contains("DemoHandler"), "the handler is not in the backtrace: {trace}");
     server.finish();
 }
 
-fn a_worker_leaves_no_process_behind(class: &str) {
+fn killed_worker_leaves_no_process_behind(class: &str) {
     let server = Server::start(&["-k", class]);
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         let victim = server.wait_workers(1)[0];
@@ -265,8 +265,8 @@ fn a_worker_leaves_no_process_behind(class: &str) {
         assert!(stat(child).is_some_and(|stat| stat.parent == victim.pid));
         kill(victim.pid, signal).unwrap();
         server.wait_exited(victim.pid);
-        let is_gone = || stat(child).is_none_or(|stat| stat.state == 'Z');
-        wait_until("what it has started ends with it", is_gone);
+        let has_exited = || is_gone(child);
+        wait_until("the child process ends too", has_exited);
         server.wait_replaced(victim);
     }
     server.serve_for(Duration::from_millis(50));
@@ -282,14 +282,14 @@ fn expect_no_disturbance(server: &Server) {
     }
 }
 
-fn an_idle_worker_is_left_alone(class: &str) {
+fn idle_worker_is_left_alone(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "-t", "1s"]);
     server.sees_record(Duration::from_secs(3), |record| record.message() == "worker hung");
     expect_no_disturbance(&server);
     server.finish();
 }
 
-fn a_busy_worker_is_left_alone(class: &str) {
+fn busy_worker_is_left_alone(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "-t", "1s"]);
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -309,14 +309,14 @@ fn a_busy_worker_is_left_alone(class: &str) {
     server.finish();
 }
 
-fn a_slow_request_within_its_time_is_left_alone(class: &str) {
+fn slow_request_within_timeout_is_left_alone(class: &str) {
     let server = Server::start(&["-k", class, "-t", "5s"]);
     assert_eq!(server.get("/sleep?ms=1500").status(), 200);
     expect_no_disturbance(&server);
     server.finish();
 }
 
-fn a_request_that_asks_for_more_time_is_left_alone(class: &str) {
+fn request_with_extended_deadline_is_left_alone(class: &str) {
     let server = Server::start(&["-k", class, "-t", "1s", "--abort-timeout", "500ms"]);
     assert_eq!(server.get("/long?ms=3000").status(), 200);
     expect_no_disturbance(&server);
@@ -328,7 +328,7 @@ fn a_request_that_asks_for_more_time_is_left_alone(class: &str) {
     server.finish();
 }
 
-fn a_queue_of_slow_requests_is_no_hang(class: &str) {
+fn queued_slow_requests_are_no_hang(class: &str) {
     // Each request takes less than `timeout`, all of them together more.
     let server = Server::start(&["-k", class, "-t", "2s", "--threads", "1"]);
     let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
@@ -357,7 +357,7 @@ fn stopped_master_kills_no_worker(class: &str) {
 }
 
 #[test]
-fn one_hung_thread_does_not_end_the_requests_of_the_others() {
+fn hung_thread_does_not_end_other_requests() {
     let server = Server::start(&["-k", "threads", "-t", "2s", "--graceful-timeout", "10s"]);
     let _hung = server.begin("/hang");
     thread::sleep(Duration::from_millis(1200));

@@ -97,7 +97,7 @@ impl Load {
     /// Waits until the last client has been refused.
     #[track_caller]
     pub fn wait_refused(mut self) {
-        wait_until("nobody listens", || self.threads.iter().all(JoinHandle::is_finished));
+        wait_until("connections are refused", || self.threads.iter().all(JoinHandle::is_finished));
         self.join();
     }
 

@@ -13,7 +13,7 @@ use crate::log_capture::Record;
 use crate::proc::{children, wait_until};
 use crate::support::{Exit, Server};
 
-on_every_class!(records_never_interleave, a_panic_is_a_record);
+on_every_class!(records_never_interleave, panic_is_logged_as_record);
 
 fn records_never_interleave(class: &str) {
     let mut server = Server::start(&["-k", class, "-w", "4", "--log-level", "debug"]);
@@ -59,11 +59,11 @@ fn records_never_interleave(class: &str) {
         "stopping",
         "stopped",
     ] {
-        assert!(messages.contains(message), "nothing about {message} in {messages:?}");
+        assert!(messages.contains(message), "{message} is missing in {messages:?}");
     }
 }
 
-fn a_panic_is_a_record(class: &str) {
+fn panic_is_logged_as_record(class: &str) {
     let server = Server::start(&["-k", class]);
     assert_eq!(server.get("/panic").status(), 500);
     let told =
@@ -106,7 +106,7 @@ fn server_lifetime_is_logged_with_fields() {
 }
 
 #[test]
-fn the_level_silences() {
+fn log_level_filters_records() {
     let mut server = Launch::new(&["--log-level", "error"]).spawn();
     crate::proc::wait_until("it serves", || {
         server.try_get("/").is_ok_and(|answer| answer.status() == 200)
@@ -117,7 +117,7 @@ fn the_level_silences() {
 }
 
 #[test]
-fn a_file_takes_the_log() {
+fn log_file_receives_the_log() {
     let launch = Launch::new(&[]);
     let log = launch.path("log");
     let mut server = launch.arg("--log-file").arg(&log).spawn();
@@ -133,7 +133,7 @@ fn a_file_takes_the_log() {
 }
 
 #[test]
-fn people_can_read_the_other_formats() {
+fn text_formats_are_readable() {
     for format in ["full", "compact"] {
         let server = Launch::new(&["--log-format", format, "-w", "2"]).plain().spawn();
         crate::proc::wait_until("it serves", || {
@@ -178,7 +178,7 @@ fn order_of<'k>(line: &str, keys: &[&'k str]) -> Vec<&'k str> {
 }
 
 #[test]
-fn events_outlive_a_killed_master() {
+fn flight_recorder_survives_killed_master() {
     let launch = Launch::new(&["-k", "mio", "--log-level", "error"]);
     let path = launch.path("events");
     let server = launch.arg("--flight-recorder-file").arg(&path).spawn();
@@ -193,7 +193,7 @@ fn events_outlive_a_killed_master() {
     wait_until("its end", || has("worker exited", worker.as_raw()));
     kill(server.pid, Signal::SIGKILL).unwrap();
     server.wait_exit();
-    assert!(has("worker exited", worker.as_raw()), "it is still there");
+    assert!(has("worker exited", worker.as_raw()), "the exit is not recorded");
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.lines().all(|line| line.len() == 255), "all have one length: {text}");
     assert!(text.lines().is_sorted(), "{text}");
@@ -205,9 +205,9 @@ fn events_outlive_a_killed_master() {
 }
 
 #[test]
-fn a_file_of_events_that_is_something_else_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("precious");
+fn flight_recorder_rejects_other_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("precious");
     fs::write(&path, "precious\n").unwrap();
     let outcome =
         Launch::new(&["-k", "mio"]).arg("--flight-recorder-file").arg(path.to_str().unwrap()).run();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
@@ -10,14 +10,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::client::{Answer, Client};
-use crate::launch::Launch;
+use crate::client::{Answer, Client, is_refused};
+use crate::launch::{Launch, free_address};
 use crate::load::Load;
 use crate::log_capture::Record;
 use crate::proc::{children, descriptors, title, wait_until};
+use crate::reloading::is_reload_failure;
 use crate::support::{Exit, Server};
 
-on_every_class!(a_reload_that_fails_in_one_pool_fails_in_all, pools_come_and_go_under_load);
+on_every_class!(reload_failing_in_one_pool_fails_in_all, pools_change_under_load_without_loss);
 
 /// A configuration file of pools, which a test changes key by key.
 #[derive(Clone, Default)]
@@ -32,8 +33,8 @@ impl PoolsConfig {
     pub fn launch() -> (Launch, Self) {
         let launch = Launch::new(&[]).unbound();
         let path = launch.path("pools.yaml");
-        let house = Self { path, ..Self::default() };
-        (launch.arg("--config").arg(&house.path), house)
+        let config = Self { path, ..Self::default() };
+        (launch.arg("--config").arg(&config.path), config)
     }
 
     /// Sets a key of a pool, in YAML, and adds the pool if it is missing.
@@ -112,17 +113,13 @@ impl PoolsConfig {
 fn reload(server: &Server) -> Record {
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    let done = server.wait_for_new_record(mark, "the end of a reload", is_end);
+    let done = server.wait_for_new_record(mark, "the end of a reload", is_reload_end);
     assert_eq!(done.message(), "reload complete", "{done:?}");
     done
 }
 
-fn is_end(record: &Record) -> bool {
-    record.message() == "reload complete" || is_failure(record)
-}
-
-fn is_failure(record: &Record) -> bool {
-    record.message() == "reload rejected" || record.message().starts_with("reload failed")
+fn is_reload_end(record: &Record) -> bool {
+    record.message() == "reload complete" || is_reload_failure(record)
 }
 
 fn is_error(record: &Record) -> bool {
@@ -132,16 +129,12 @@ fn is_error(record: &Record) -> bool {
 /// Starts two pools, each with an address of its own.
 #[track_caller]
 pub fn two(class: &str) -> (Server, PoolsConfig, [SocketAddr; 2]) {
-    let (launch, mut house) = PoolsConfig::launch();
+    let (launch, mut config) = PoolsConfig::launch();
     let addresses = [free_address(), free_address()];
-    house.top("worker_class", class);
-    house.bind("web", addresses[0]).set("web", "workers", 2).bind("api", addresses[1]);
-    house.write();
-    (launch.start(), house, addresses)
-}
-
-pub fn free_address() -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, Launch::new(&[]).port()))
+    config.top("worker_class", class);
+    config.bind("web", addresses[0]).set("web", "workers", 2).bind("api", addresses[1]);
+    config.write();
+    (launch.start(), config, addresses)
 }
 
 #[track_caller]
@@ -169,10 +162,6 @@ pub fn pids(server: &Server, pool: &str) -> BTreeSet<Pid> {
     ready
 }
 
-fn is_refused(address: SocketAddr) -> bool {
-    Client::tcp(address).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
-}
-
 /// Waits until the master's children are these, and no others.
 #[track_caller]
 fn wait_alone(server: &Server, expected: &BTreeSet<Pid>) {
@@ -182,14 +171,14 @@ fn wait_alone(server: &Server, expected: &BTreeSet<Pid>) {
 }
 
 #[test]
-fn each_pool_has_a_class_an_app_an_address_and_a_count_of_its_own() {
-    let (launch, mut house) = PoolsConfig::launch();
+fn each_pool_has_its_own_settings() {
+    let (launch, mut config) = PoolsConfig::launch();
     let [web, pages, lines] = [(); 3].map(|()| free_address());
-    house.top("worker_class", "mio").top("proc_name", "trio");
-    house.bind("web", web).set("web", "workers", 2);
-    house.bind("pages", pages).set("pages", "worker_class", "threads");
-    house.bind("lines", lines).set("lines", "worker_class", "sync").set("lines", "app", "echo");
-    house.write();
+    config.top("worker_class", "mio").top("proc_name", "trio");
+    config.bind("web", web).set("web", "workers", 2);
+    config.bind("pages", pages).set("pages", "worker_class", "threads");
+    config.bind("lines", lines).set("lines", "worker_class", "sync").set("lines", "app", "echo");
+    config.write();
     let server = launch.start();
     for (address, pool, class) in [(web, "web", "mio"), (pages, "pages", "threads")] {
         let info = info(address);
@@ -220,7 +209,7 @@ fn each_pool_has_a_class_an_app_an_address_and_a_count_of_its_own() {
 }
 
 #[test]
-fn the_only_pool_is_not_named_in_the_log() {
+fn single_pool_is_not_named_in_the_log() {
     let server = Server::start(&["-k", "mio"]);
     assert_eq!(server.get("/info").json()["pool"], "default");
     assert!(server.records().iter().all(|record| record.text("pool").is_none()));
@@ -228,7 +217,7 @@ fn the_only_pool_is_not_named_in_the_log() {
 }
 
 #[test]
-fn a_worker_is_replaced_in_its_own_pool() {
+fn killed_worker_is_replaced_in_its_pool() {
     let (server, _house, [_, api]) = two("mio");
     let (web, old) = (pids(&server, "web"), pids(&server, "api"));
     kill(*old.first().unwrap(), Signal::SIGKILL).unwrap();
@@ -237,21 +226,21 @@ fn a_worker_is_replaced_in_its_own_pool() {
         now.len() == 1 && now != old
     });
     assert_eq!(info(api)["pool"], "api");
-    assert_eq!(pids(&server, "web"), web, "nobody else has noticed");
+    assert_eq!(pids(&server, "web"), web, "the other pool is not affected");
     let ended = server.wait_exited(*old.first().unwrap());
     assert_eq!((ended.text("pool"), ended.text("reason")), (Some("api"), Some("crashed")));
     server.finish();
 }
 
-fn a_reload_that_fails_in_one_pool_fails_in_all(class: &str) {
-    let (server, house, addresses) = two(class);
+fn reload_failing_in_one_pool_fails_in_all(class: &str) {
+    let (server, config, addresses) = two(class);
     let load = addresses.map(Load::on);
     let old: BTreeSet<Pid> = pids(&server, "web").union(&pids(&server, "api")).copied().collect();
-    let mut bad = house.clone();
+    let mut bad = config.clone();
     bad.set("web", "workers", 3).set("api", "env", "[DEMO_FAIL_BOOT=1]").write();
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    let failure = server.wait_for_new_record(mark, "a failure", is_end);
+    let failure = server.wait_for_new_record(mark, "a failure", is_reload_end);
     assert!(failure.message().starts_with("reload failed"), "{failure:?}");
     assert_eq!(failure.text("pool"), Some("api"));
     assert!(failure.text("error").unwrap().contains("DEMO_FAIL_BOOT"), "{failure:?}");
@@ -269,15 +258,15 @@ fn a_reload_that_fails_in_one_pool_fails_in_all(class: &str) {
     assert!(!news.iter().any(|record| {
         record.message() == "worker draining" && record.pid().is_some_and(|pid| old.contains(&pid))
     }));
-    house.reload(&server);
+    config.reload(&server);
     load.into_iter().for_each(Load::finish);
     server.finish();
 }
 
 #[test]
-fn a_pool_that_has_rolled_goes_back_with_one_that_fails_late() {
-    let (server, house, [web, api]) = two("mio");
-    let mut bad = house.clone();
+fn late_failure_rolls_back_the_completed_pool() {
+    let (server, config, [web, api]) = two("mio");
+    let mut bad = config.clone();
     bad.set("web", "env", "[COLOUR=new]");
     // The first worker is ready, and exits before the second is ready.
     bad.set("api", "workers", 2);
@@ -285,7 +274,7 @@ fn a_pool_that_has_rolled_goes_back_with_one_that_fails_late() {
     let load = Load::on(web);
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    let failure = server.wait_for_new_record(mark, "a failure", is_end);
+    let failure = server.wait_for_new_record(mark, "a failure", is_reload_end);
     assert!(failure.message().starts_with("reload failed"), "{failure:?}");
     assert_eq!(failure.text("pool"), Some("api"));
     assert!(failure.text("error").unwrap().contains("code 7"), "{failure:?}");
@@ -300,29 +289,29 @@ fn a_pool_that_has_rolled_goes_back_with_one_that_fails_late() {
     }));
     assert_eq!(rolled.iter().filter(|record| is_error(record)).count(), 1);
     load.finish();
-    house.reload(&server);
+    config.reload(&server);
     server.finish();
 }
 
 #[test]
 fn old_workers_stay_until_every_pool_canary_is_ready() {
-    let (server, mut house, _) = two("mio");
-    house.set("api", "env", "[DEMO_BOOT_SLEEP_MS=1000]");
+    let (server, mut config, _) = two("mio");
+    config.set("api", "env", "[DEMO_BOOT_SLEEP_MS=1000]");
     let mark = server.mark();
-    house.reload(&server);
+    config.reload(&server);
     let news = server.records().split_off(mark);
     let first = |what: &str, pool: &str| {
         let is_it = |r: &Record| r.message() == what && r.text("pool") == Some(pool);
         news.iter().position(is_it).unwrap()
     };
-    let leaves = first("worker draining", "web");
+    let drain_at = first("worker draining", "web");
     assert!(first("worker ready", "web") < first("worker ready", "api"), "api boots slowly");
-    assert!(first("worker ready", "api") < leaves, "{news:#?}");
+    assert!(first("worker ready", "api") < drain_at, "{news:#?}");
     server.finish();
 }
 
-fn pools_come_and_go_under_load(class: &str) {
-    let (server, mut house, [first, second]) = two(class);
+fn pools_change_under_load_without_loss(class: &str) {
+    let (server, mut config, [first, second]) = two(class);
     reload(&server);
     wait_until("three workers", || children(server.pid).len() == 3);
     let fds = descriptors(server.pid).len();
@@ -330,21 +319,21 @@ fn pools_come_and_go_under_load(class: &str) {
     let third = free_address();
     for _ in 0..3 {
         // The pools exchange their addresses.
-        house.bind("web", second).bind("api", first).replace(&server);
+        config.bind("web", second).bind("api", first).replace(&server);
         assert_eq!((&info(first)["pool"], &info(second)["pool"]), (&"api".into(), &"web".into()));
         // A pool is added, and removed.
-        house.bind("extra", third).replace(&server);
+        config.bind("extra", third).replace(&server);
         assert_eq!(info(third)["pool"], "extra");
         let leaving = Load::until_refused(third);
         leaving.wait_answers(5);
-        house.remove("extra").replace(&server);
+        config.remove("extra").replace(&server);
         leaving.wait_refused();
         assert!(is_refused(third));
         // A pool is renamed, and another gets a different class.
-        house.rename("api", "rpc").set("web", "worker_class", "threads").replace(&server);
+        config.rename("api", "rpc").set("web", "worker_class", "threads").replace(&server);
         assert_eq!((&info(first)["pool"], &info(second)["pool"]), (&"rpc".into(), &"web".into()));
-        house.rename("rpc", "api").unset("web", "worker_class");
-        house.bind("web", first).bind("api", second).replace(&server);
+        config.rename("rpc", "api").unset("web", "worker_class");
+        config.bind("web", first).bind("api", second).replace(&server);
         assert_eq!((&info(first)["pool"], &info(second)["pool"]), (&"web".into(), &"api".into()));
         load.iter().for_each(|load| load.wait_answers(10));
     }
@@ -355,16 +344,16 @@ fn pools_come_and_go_under_load(class: &str) {
 }
 
 #[test]
-fn an_address_that_moves_keeps_its_socket() {
-    let (launch, mut house) = PoolsConfig::launch();
+fn address_moved_to_another_pool_keeps_its_socket() {
+    let (launch, mut config) = PoolsConfig::launch();
     let sock = launch.path("sock");
     let [web, api] = [free_address(), free_address()];
-    house.set("web", "bind", format!("[\"{web}\", \"unix:{sock}\"]")).bind("api", api).write();
+    config.set("web", "bind", format!("[\"{web}\", \"unix:{sock}\"]")).bind("api", api).write();
     let server = launch.start();
     let inode = || fs::metadata(&sock).unwrap().ino();
     let before = inode();
-    house.bind("web", web).set("api", "bind", format!("[\"{api}\", \"unix:{sock}\"]"));
-    house.reload(&server);
+    config.bind("web", web).set("api", "bind", format!("[\"{api}\", \"unix:{sock}\"]"));
+    config.reload(&server);
     assert_eq!(inode(), before);
     wait_until("the new pool alone", || {
         Client::unix(sock.as_ref()).unwrap().get("/info").json()["pool"] == "api"
@@ -372,11 +361,11 @@ fn an_address_that_moves_keeps_its_socket() {
     let closed = server.records_of("stopped listening");
     assert!(closed.is_empty(), "{closed:?}");
     // A failed reload leaves the socket in its pool.
-    house.bind("api", api).set("new", "bind", format!("[\"unix:{sock}\"]"));
-    house.set("new", "env", "[DEMO_FAIL_BOOT=1]").write();
+    config.bind("api", api).set("new", "bind", format!("[\"unix:{sock}\"]"));
+    config.set("new", "env", "[DEMO_FAIL_BOOT=1]").write();
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    let failure = server.wait_for_new_record(mark, "a failure", is_end);
+    let failure = server.wait_for_new_record(mark, "a failure", is_reload_end);
     assert_eq!(failure.text("pool"), Some("new"), "{failure:?}");
     assert_eq!(inode(), before);
     assert_eq!(Client::unix(sock.as_ref()).unwrap().get("/info").json()["pool"], "api");
@@ -384,34 +373,34 @@ fn an_address_that_moves_keeps_its_socket() {
 }
 
 #[test]
-fn a_program_of_one_pool_becomes_one_of_several_and_back() {
-    let (launch, mut house) = PoolsConfig::launch();
+fn reload_changes_one_pool_to_several_and_back() {
+    let (launch, mut config) = PoolsConfig::launch();
     let [first, second] = [free_address(), free_address()];
-    house.top("worker_class", "mio").top("bind", format!("\"{first}\"")).write();
+    config.top("worker_class", "mio").top("bind", format!("\"{first}\"")).write();
     let server = launch.start();
     let load = Load::on(first);
-    let (alone, mut several) = (house.clone(), house.clone());
+    let (alone, mut several) = (config.clone(), config.clone());
     several.set("web", "workers", 2).bind("api", second);
     for _ in 0..2 {
         several.reload(&server);
         assert_eq!((&info(first)["pool"], &info(second)["pool"]), (&"web".into(), &"api".into()));
         alone.reload(&server);
         assert_eq!(info(first)["pool"], "default");
-        wait_until("the other address goes", || is_refused(second));
+        wait_until("the other address is refused", || is_refused(second));
     }
     load.finish();
     server.finish();
 }
 
 #[test]
-fn only_the_chosen_pools_run_and_flags_win_over_them() {
-    let (_, mut house) = PoolsConfig::launch();
+fn pool_flag_selects_pools_and_flags_override() {
+    let (_, mut config) = PoolsConfig::launch();
     let [web, api] = [free_address(), free_address()];
-    house.bind("web", web).set("web", "workers", 3).bind("api", api);
+    config.bind("web", web).set("web", "workers", 3).bind("api", api);
     let start = |flags: &[&str]| {
         let launch = Launch::new(flags).unbound();
         let path = launch.path("pools.yaml");
-        PoolsConfig { path: path.clone(), ..house.clone() }.write();
+        PoolsConfig { path: path.clone(), ..config.clone() }.write();
         launch.arg("-c").arg(path)
     };
     let server = start(&["--pool", "web", "-w", "2"]).start();
@@ -432,7 +421,7 @@ fn only_the_chosen_pools_run_and_flags_win_over_them() {
 }
 
 #[test]
-fn an_upgrade_hands_on_the_sockets_of_all_pools() {
+fn upgrade_passes_sockets_of_all_pools() {
     let (server, _house, addresses) = two("mio");
     let load = addresses.map(Load::on);
     let old = server.pid;
@@ -460,11 +449,11 @@ fn an_upgrade_hands_on_the_sockets_of_all_pools() {
 }
 
 #[test]
-fn a_socket_that_was_given_goes_to_the_pool_that_names_it() {
+fn activated_socket_goes_to_pool_with_its_address() {
     let given = TcpListener::bind("127.0.0.1:0").unwrap();
     let (first, second) = (given.local_addr().unwrap(), free_address());
-    let (launch, mut house) = PoolsConfig::launch();
-    house.set("a", "bind", format!("\"fd://{}\"", given.as_raw_fd())).bind("b", second).write();
+    let (launch, mut config) = PoolsConfig::launch();
+    config.set("a", "bind", format!("\"fd://{}\"", given.as_raw_fd())).bind("b", second).write();
     let server = launch.keep(given.as_raw_fd()).start();
     for (address, pool) in [(first, "a"), (second, "b")] {
         assert_eq!(info(address)["pool"], pool);
@@ -474,10 +463,10 @@ fn a_socket_that_was_given_goes_to_the_pool_that_names_it() {
 
 #[test]
 fn pool_never_ready_stops_the_master() {
-    let (launch, mut house) = PoolsConfig::launch();
+    let (launch, mut config) = PoolsConfig::launch();
     let [web, api] = [free_address(), free_address()];
-    house.bind("web", web).bind("api", api).set("api", "boot_retries", 0);
-    house.set("api", "env", "[DEMO_FAIL_BOOT=1]").write();
+    config.bind("web", web).bind("api", api).set("api", "boot_retries", 0);
+    config.set("api", "env", "[DEMO_FAIL_BOOT=1]").write();
     let server = launch.spawn();
     assert_eq!(server.wait_exit(), Exit::Code(3));
     let end = server.wait_for("the reason", |record| record.message().starts_with("giving up"));
@@ -490,8 +479,8 @@ fn pool_never_ready_stops_the_master() {
 }
 
 #[test]
-fn a_signal_cannot_say_which_pool_it_means() {
-    let (server, mut house, _) = two("mio");
+fn scaling_signal_is_ignored_with_several_pools() {
+    let (server, mut config, _) = two("mio");
     for signal in [Signal::SIGTTIN, Signal::SIGTTOU] {
         let mark = server.mark();
         server.signal(signal);
@@ -501,13 +490,13 @@ fn a_signal_cannot_say_which_pool_it_means() {
         assert!(signal.as_str().ends_with(told.text("signal").unwrap()), "{told:?}");
     }
     assert_eq!(children(server.pid).len(), 3);
-    house.set("api", "workers", 2).reload(&server);
+    config.set("api", "workers", 2).reload(&server);
     wait_until("four workers", || children(server.pid).len() == 4);
     server.finish();
 }
 
 #[test]
-fn every_way_to_stop_stops_all() {
+fn every_stop_signal_stops_all_pools() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let (mut server, _house, addresses) = two("mio");
         server.signal(signal);
@@ -525,7 +514,7 @@ fn with_yaml(yaml: &str, flags: &[&str]) -> Launch {
 }
 
 #[test]
-fn pools_that_make_no_sense_are_refused_with_file_and_line() {
+fn invalid_pools_are_rejected_with_file_and_line() {
     for (yaml, line, words) in [
         ("pools:\n", 1, &["pools", "empty"] as &[&str]),
         ("pools: {}\n", 1, &["empty"]),
@@ -554,7 +543,7 @@ fn pools_that_make_no_sense_are_refused_with_file_and_line() {
             let worker = format!("ostler.yaml:{line}:");
             let all = words.iter().copied().chain([worker.as_str()]);
             for word in all {
-                assert!(outcome.stderr.contains(word), "no word of {word}: {outcome:?}");
+                assert!(outcome.stderr.contains(word), "{word} is missing: {outcome:?}");
             }
             assert_eq!(outcome.stderr.trim_end().lines().count(), 1, "{outcome:?}");
         }
@@ -562,7 +551,7 @@ fn pools_that_make_no_sense_are_refused_with_file_and_line() {
 }
 
 #[test]
-fn a_file_uses_variables_and_the_environment() {
+fn file_interpolates_variables_and_environment() {
     let launch = Launch::new(&[]).unbound();
     let (dir, port) = (launch.dir().display().to_string(), launch.port());
     let yaml = format!(
@@ -582,7 +571,7 @@ fn a_file_uses_variables_and_the_environment() {
 }
 
 #[test]
-fn what_is_printed_of_pools_loads_again() {
+fn printed_pools_load_again() {
     let yaml = "vars: {b: /tmp}\nenv: ['A=$${b}${b}']\nworkers: 2\npools:\n  web:\n    bind: ':18000'\n    \
                 env: ['B=1']\n  api:\n    app: echo\n    bind: ':18001'\n";
     let printed = with_yaml(yaml, &["--print-config", "-t", "7"]).run();
@@ -600,7 +589,7 @@ fn what_is_printed_of_pools_loads_again() {
 }
 
 #[test]
-fn the_file_of_jobs_passes_the_check() {
+fn example_file_of_jobs_passes_check() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/jobs.yaml");
     let launch = Launch::new(&["-c", path, "--pool", "ticks", "--check-config"]);
     let outcome = launch.unbound().plain().run();

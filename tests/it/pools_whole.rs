@@ -10,29 +10,33 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::client::Client;
 use crate::daemons::{self, Daemon, expect_startup_failure};
-use crate::launch::Launch;
+use crate::launch::{Launch, free_address};
 use crate::load::Load;
 use crate::log_capture::Record;
-use crate::pools::{PoolsConfig, free_address, get, info, pids, two};
+use crate::pools::{PoolsConfig, get, info, pids, two};
 use crate::proc::{children, wait_until};
 use crate::reuse_port::sockets_at;
 use crate::support::{Exit, Server};
-use crate::systemd::{FakeManager, kill_outright};
+use crate::systemd::{FakeManager, kill_all};
 
 /// How long the slowest pool takes to boot.
 const SLOW: Duration = Duration::from_millis(1500);
 
-fn slowly() -> String {
+fn slow_boot_env() -> String {
     format!("[DEMO_BOOT_SLEEP_MS={}]", SLOW.as_millis())
 }
 
 #[test]
 fn service_manager_sees_one_status_for_all_pools() {
     let manager = FakeManager::new();
-    let (launch, mut house) = PoolsConfig::launch();
+    let (launch, mut config) = PoolsConfig::launch();
     let [web, api] = [free_address(), free_address()];
-    house.bind("web", web).set("web", "workers", 2).bind("api", api).set("api", "env", slowly());
-    house.write();
+    config.bind("web", web).set("web", "workers", 2).bind("api", api).set(
+        "api",
+        "env",
+        slow_boot_env(),
+    );
+    config.write();
     let begun = Instant::now();
     let mut server = launch.env("NOTIFY_SOCKET", &manager.name).spawn();
     server.wait_for("the first pool", |record| record.text("pool") == Some("web"));
@@ -55,11 +59,11 @@ fn service_manager_sees_one_status_for_all_pools() {
 }
 
 #[test]
-fn the_manager_hears_of_no_success_while_one_pool_fails() {
+fn service_manager_gets_no_ready_while_one_pool_fails() {
     let manager = FakeManager::new();
-    let (launch, mut house) = PoolsConfig::launch();
-    house.bind("web", free_address()).bind("api", free_address());
-    house.set("api", "env", "[DEMO_FAIL_BOOT=1]").set("api", "boot_retries", 2).write();
+    let (launch, mut config) = PoolsConfig::launch();
+    config.bind("web", free_address()).bind("api", free_address());
+    config.set("api", "env", "[DEMO_FAIL_BOOT=1]").set("api", "boot_retries", 2).write();
     let server = launch.env("NOTIFY_SOCKET", &manager.name).spawn();
     assert_eq!(server.wait_exit(), Exit::Code(3));
     assert_eq!(server.records_of("worker ready").len(), 1, "that of the other pool");
@@ -68,7 +72,7 @@ fn the_manager_hears_of_no_success_while_one_pool_fails() {
 }
 
 /// Returns the configuration of a daemon with two pools.
-fn of_daemon(web: SocketAddr, api: SocketAddr, env: &str) -> String {
+fn daemon_config(web: SocketAddr, api: SocketAddr, env: &str) -> String {
     format!(
         "boot_retries: 1\npools:\n  web:\n    bind: \"{web}\"\n  api:\n    bind: \"{api}\"\n    \
          env: {env}\n"
@@ -79,15 +83,15 @@ fn of_daemon(web: SocketAddr, api: SocketAddr, env: &str) -> String {
 #[track_caller]
 fn daemon(env: &str) -> (Daemon, [SocketAddr; 2]) {
     let addresses = [free_address(), free_address()];
-    let (launch, name) = daemons::launch(&[], &of_daemon(addresses[0], addresses[1], env));
+    let (launch, name) = daemons::launch(&[], &daemon_config(addresses[0], addresses[1], env));
     let daemon = Daemon { launcher: launch.unbound().spawn(), name };
     assert_eq!(daemon.launcher.wait_exit(), Exit::Code(0), "{:?}", daemon.launcher.lines());
     (daemon, addresses)
 }
 
 #[test]
-fn the_command_waits_until_all_pools_of_the_daemon_serve() {
-    let (daemon, addresses) = daemon(&slowly());
+fn command_waits_until_all_pools_serve() {
+    let (daemon, addresses) = daemon(&slow_boot_env());
     assert_eq!((daemon.count("worker ready"), daemon.count("all workers ready")), (4, 1));
     for (address, pool) in addresses.into_iter().zip(["web", "api"]) {
         assert_eq!(info(address)["pool"], pool);
@@ -96,14 +100,14 @@ fn the_command_waits_until_all_pools_of_the_daemon_serve() {
 }
 
 #[test]
-fn one_pool_that_cannot_boot_fails_the_daemon() {
-    let settings = of_daemon(free_address(), free_address(), "[DEMO_FAIL_BOOT=1]");
+fn pool_failing_to_boot_fails_the_daemon() {
+    let settings = daemon_config(free_address(), free_address(), "[DEMO_FAIL_BOOT=1]");
     let (launch, name) = daemons::launch(&[], &settings);
     expect_startup_failure(launch.unbound(), &name, 3, &["api", "DEMO_FAIL_BOOT"]);
 }
 
 #[test]
-fn the_workers_of_all_pools_go_and_come_back() {
+fn workers_of_all_pools_are_suspended_and_resumed() {
     let (daemon, addresses) = daemon("[]");
     let (old, master) = (daemon.workers(), daemon.master());
     assert_eq!(old.len(), 4);
@@ -117,14 +121,14 @@ fn the_workers_of_all_pools_go_and_come_back() {
     for (mut client, pool) in clients.into_iter().zip(["web", "api"]) {
         assert_eq!(client.answer().json()["pool"], pool);
     }
-    wait_until("they are back", || daemon.count("worker ready") == 8);
+    wait_until("new workers are ready", || daemon.count("worker ready") == 8);
     wait_until("four of them", || daemon.workers().len() == 4);
     assert!(daemon.workers().iter().all(|pid| !old.contains(pid)));
     daemon.finish();
 }
 
 #[test]
-fn the_log_is_reopened_by_the_workers_of_all_pools() {
+fn log_is_reopened_by_workers_of_all_pools() {
     let (daemon, addresses) = daemon("[]");
     fs::rename(daemon.path("log"), daemon.path("log.1")).unwrap();
     daemon.signal(Signal::SIGUSR1);
@@ -142,16 +146,16 @@ fn the_log_is_reopened_by_the_workers_of_all_pools() {
     }
     let text = fs::read_to_string(daemon.path("log.1")).unwrap();
     daemon.signal(Signal::SIGTERM);
-    wait_until("nobody is left", || daemon.name.processes().is_empty());
-    assert_eq!(fs::read_to_string(daemon.path("log.1")).unwrap(), text, "nobody writes there");
+    wait_until("no process is left", || daemon.name.processes().is_empty());
+    assert_eq!(fs::read_to_string(daemon.path("log.1")).unwrap(), text, "no process writes there");
 }
 
 #[test]
-fn a_killed_master_comes_back_on_the_sockets_of_all_pools() {
+fn killed_master_restarts_on_stored_sockets_of_all_pools() {
     let manager = FakeManager::new();
-    let (launch, mut house) = PoolsConfig::launch();
+    let (launch, mut config) = PoolsConfig::launch();
     let addresses = [free_address(), free_address()];
-    house.top("fd_store", "true").bind("web", addresses[0]).bind("api", addresses[1]).write();
+    config.top("fd_store", "true").bind("web", addresses[0]).bind("api", addresses[1]).write();
     let server = launch.env("NOTIFY_SOCKET", &manager.name).start();
     let stored = || {
         let words = manager.notifications().into_iter();
@@ -159,7 +163,7 @@ fn a_killed_master_comes_back_on_the_sockets_of_all_pools() {
     };
     wait_until("both are kept", || stored().len() == 2);
     let load = addresses.map(Load::connecting);
-    kill_outright(&server);
+    kill_all(&server);
     // In reverse order, as a manager may pass them: the names tell which is which.
     let kept: Vec<_> = stored().into_iter().rev().collect();
     let (mut moves, mut names) = (String::new(), Vec::new());
@@ -173,7 +177,7 @@ fn a_killed_master_comes_back_on_the_sockets_of_all_pools() {
         names.join(":")
     );
     let words = ["bash", "-c", &script, env!("CARGO_BIN_EXE_ostler")];
-    let mut next = Launch::by(&words, &["--config", &house.path]).unbound();
+    let mut next = Launch::by(&words, &["--config", &config.path]).unbound();
     for word in &kept {
         next = next.keep(word.fds[0].as_raw_fd());
     }
@@ -200,10 +204,10 @@ fn wait_alone(server: &Server, counts: [usize; 2]) {
 }
 
 #[test]
-fn one_pool_has_a_socket_for_each_worker_and_the_other_one_for_all() {
-    let (server, mut house, [web, api]) = two("mio");
-    house.set("web", "workers", 3).set("web", "reuse_port", "true").set("api", "workers", 2);
-    house.reload(&server);
+fn reuse_port_can_differ_between_pools() {
+    let (server, mut config, [web, api]) = two("mio");
+    config.set("web", "workers", 3).set("web", "reuse_port", "true").set("api", "workers", 2);
+    config.reload(&server);
     wait_alone(&server, [3, 2]);
     wait_until("their sockets", || (sockets_at(web), sockets_at(api)) == (3, 1));
     for pool in ["web", "api"] {
@@ -227,16 +231,16 @@ fn one_pool_has_a_socket_for_each_worker_and_the_other_one_for_all() {
 }
 
 #[test]
-fn memory_is_bounded_in_one_pool_only() {
-    let (server, mut house, [web, api]) = two("mio");
-    house.set("web", "workers", 1).set("web", "max_memory", "100M").reload(&server);
+fn max_memory_can_differ_between_pools() {
+    let (server, mut config, [web, api]) = two("mio");
+    config.set("web", "workers", 1).set("web", "max_memory", "100M").reload(&server);
     wait_alone(&server, [1, 1]);
     let [small, free] = ["web", "api"].map(|pool| *pids(&server, pool).first().unwrap());
     for address in [api, web] {
         assert_eq!(get(address, "/leak?mb=150").status(), 200);
     }
-    let large =
-        server.wait_for("its size", |record| record.message() == "worker exceeds max_memory");
+    let large = server
+        .wait_for("the memory warning", |record| record.message() == "worker exceeds max_memory");
     assert_eq!((large.pid(), large.text("pool")), (Some(small), Some("web")), "{large:?}");
     let is_end = |record: &Record| record.is("worker exited", small);
     let exited = server.wait_for("its end", is_end);

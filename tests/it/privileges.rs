@@ -19,12 +19,12 @@ use crate::support::{Exit, Server};
 
 on_every_class!(
     workers_run_with_their_resource_limits,
-    a_path_has_the_mode_and_owner_that_were_asked_for,
+    socket_path_has_configured_mode_and_owner,
     unprivileged_workers_serve_heartbeat_and_reopen_the_log,
 );
 
 /// Returns the user that workers run as in these tests, or `None` without root.
-fn stranger() -> Option<User> {
+fn unprivileged_user() -> Option<User> {
     let user = User::from_name("nobody").ok().flatten().filter(|_| Uid::effective().is_root());
     if user.is_none() {
         eprintln!("skipped in part: needs root, and a user called nobody");
@@ -64,7 +64,7 @@ fn groups(pid: Pid) -> BTreeSet<u32> {
     status(pid, "Groups").iter().map(|group| group.parse().unwrap()).collect()
 }
 
-/// Returns a process's nice value, OOM adjustment, CPUs, limit of open files, and groups.
+/// Returns a process's nice value, OOM adjustment, CPUs, limit of open files, and no_new_privs.
 fn limits_of(pid: Pid) -> (i32, i32, Vec<u16>, [String; 2], Vec<String>) {
     let files = limit(pid, "Max open files");
     (nice(pid), oom_score_adj(pid), cpus(pid), files, status(pid, "NoNewPrivs"))
@@ -77,7 +77,7 @@ fn workers_run_with_their_resource_limits(class: &str) {
     let launch = Launch::new(&["-k", class, "-w", "3", "--cpu-affinity", "auto"]);
     let mut launch = flags.iter().fold(launch, |launch, flag| launch.arg(flag));
     launch = launch.arg("--no-new-privs").arg("--chdir").arg("/usr").arg("-e").arg("COLOUR=blue");
-    if stranger().is_some() {
+    if unprivileged_user().is_some() {
         launch = launch.arg("--user").arg("nobody");
     }
     let server = launch.start();
@@ -96,8 +96,8 @@ fn workers_run_with_their_resource_limits(class: &str) {
 }
 
 #[test]
-fn a_nice_value_below_the_masters_is_set_before_the_privileges_are_dropped() {
-    if stranger().is_none() {
+fn negative_nice_is_set_before_privileges_drop() {
+    if unprivileged_user().is_none() {
         return;
     }
     let server = Server::start(&["--user", "nobody", "--nice", "-5"]);
@@ -112,7 +112,7 @@ fn rlimit_core_lets_another_user_dump_core() {
     let path = dir.path().join("sock");
     let mut command = Command::new(env!("CARGO_BIN_EXE_ostler"));
     command.args(["--rlimit-core", "1M", "--bind"]).arg(format!("unix:{}", path.display()));
-    if stranger().is_some() {
+    if unprivileged_user().is_some() {
         command.args(["--user", "nobody"]);
     }
     if limit(Pid::this(), "Max core file size")[1] != "unlimited" {
@@ -134,7 +134,7 @@ fn rlimit_core_lets_another_user_dump_core() {
 }
 
 #[test]
-fn each_slot_runs_on_its_own_processor() {
+fn cpu_affinity_pins_each_slot_to_a_cpu() {
     let mine = cpus(Pid::this());
     let (first, last) = (mine[0], mine[mine.len() - 1]);
     let list = format!("{last},{first},{first}");
@@ -149,14 +149,14 @@ fn each_slot_runs_on_its_own_processor() {
 }
 
 #[test]
-fn bounds_that_cannot_be_had_are_said_with_a_remedy() {
+fn failing_limits_are_reported_with_remedy() {
     let impossible: [(&[&str], &str); 3] = [
         (&["--cpu-affinity", "1023"], "failed to set cpu_affinity to CPU 1023: "),
         (&["--rlimit-nofile", "1073741824"], "failed to set rlimit_nofile to 1073741824: "),
         (&["--chdir", "/proc/1/map_files", "--user", "nobody"], "failed to change directory to "),
     ];
     for (flags, words) in impossible {
-        if flags.contains(&"--user") && stranger().is_none() {
+        if flags.contains(&"--user") && unprivileged_user().is_none() {
             continue;
         }
         let outcome = Launch::new(flags).arg("--boot-retries").arg("0").run();
@@ -166,8 +166,8 @@ fn bounds_that_cannot_be_had_are_said_with_a_remedy() {
 }
 
 #[test]
-fn workers_have_the_groups_of_their_user_and_no_others() {
-    if stranger().is_none() {
+fn workers_have_only_their_users_groups() {
+    if unprivileged_user().is_none() {
         return;
     }
     // A user with more groups than one, if there is one.
@@ -192,7 +192,7 @@ fn workers_have_the_groups_of_their_user_and_no_others() {
 
 #[test]
 fn unknown_uid_has_only_its_group() {
-    if stranger().is_none() {
+    if unprivileged_user().is_none() {
         return;
     }
     let server = Server::start(&["--user", "54321", "--group", "54322"]);
@@ -208,8 +208,8 @@ fn unknown_uid_has_only_its_group() {
 }
 
 #[test]
-fn a_group_alone_can_be_changed() {
-    if stranger().is_none() {
+fn group_alone_can_be_changed() {
+    if unprivileged_user().is_none() {
         return;
     }
     let server = Server::start(&["--group", "54322"]);
@@ -248,10 +248,10 @@ fn access(path: &Path) -> (u32, u32, u32) {
     (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
 }
 
-fn a_path_has_the_mode_and_owner_that_were_asked_for(class: &str) {
+fn socket_path_has_configured_mode_and_owner(class: &str) {
     let own = (Uid::effective().as_raw(), Gid::effective().as_raw());
-    let stranger = stranger().map(|user| (user.uid.as_raw(), user.gid.as_raw()));
-    let (user, group) = stranger.unwrap_or(own);
+    let unprivileged_user = unprivileged_user().map(|user| (user.uid.as_raw(), user.gid.as_raw()));
+    let (user, group) = unprivileged_user.unwrap_or(own);
     let cases = [
         (vec![], (0o660, own.0, own.1)),
         (vec!["--socket-mode=666".to_owned()], (0o666, own.0, own.1)),
@@ -280,7 +280,7 @@ fn a_path_has_the_mode_and_owner_that_were_asked_for(class: &str) {
 }
 
 #[test]
-fn a_reload_changes_bounds_and_the_access_of_new_paths() {
+fn reload_changes_limits_and_access_of_new_paths() {
     let launch = Launch::new(&["-c"]).unbound();
     let (file, dir) = (launch.path("x.yaml"), launch.dir().to_owned());
     let paths = ["old", "new"].map(|name| dir.join(name));
@@ -318,7 +318,7 @@ fn a_reload_changes_bounds_and_the_access_of_new_paths() {
 }
 
 fn unprivileged_workers_serve_heartbeat_and_reopen_the_log(class: &str) {
-    if stranger().is_none() {
+    if unprivileged_user().is_none() {
         return;
     }
     let launch =

@@ -62,6 +62,11 @@ pub fn working_directory(pid: Pid) -> PathBuf {
     fs::read_link(format!("/proc/{pid}/cwd")).expect("the process lives")
 }
 
+/// Returns whether a process has exited. A zombie counts as exited.
+pub fn is_gone(pid: Pid) -> bool {
+    stat(pid).is_none_or(|stat| stat.state == 'Z')
+}
+
 /// Returns whether a signal has stopped all threads of a process.
 pub fn threads_stand_still(pid: Pid) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives");

@@ -7,9 +7,9 @@ use crate::log_capture::Record;
 use crate::support::{DEADLINE, Server};
 
 on_every_class!(
-    a_worker_recycled_by_requests_loses_none,
-    a_worker_recycled_by_age_loses_none,
-    a_worker_recycled_by_memory_loses_none,
+    recycling_by_requests_loses_nothing,
+    recycling_by_age_loses_nothing,
+    recycling_by_memory_loses_nothing,
 );
 
 /// Sends requests from two clients until `count` workers have been recycled. Each must be answered.
@@ -34,7 +34,7 @@ pub fn serve_until_recycled(server: &Server, count: usize) -> Vec<Record> {
     recycled()
 }
 
-fn a_worker_recycled_by_requests_loses_none(class: &str) {
+fn recycling_by_requests_loses_nothing(class: &str) {
     let flags = ["-k", class, "-w", "2", "--max-requests", "20", "--max-requests-jitter", "10"];
     let server = Server::start(&flags);
     serve_until_recycled(&server, 8);
@@ -42,7 +42,7 @@ fn a_worker_recycled_by_requests_loses_none(class: &str) {
     server.finish();
 }
 
-fn a_worker_recycled_by_age_loses_none(class: &str) {
+fn recycling_by_age_loses_nothing(class: &str) {
     let begun = Instant::now();
     let server = Server::start(&["-k", class, "-w", "2", "--max-lifetime", "1s"]);
     for exited in serve_until_recycled(&server, 3) {
@@ -51,16 +51,17 @@ fn a_worker_recycled_by_age_loses_none(class: &str) {
     server.finish();
 }
 
-fn a_worker_recycled_by_memory_loses_none(class: &str) {
+fn recycling_by_memory_loses_nothing(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "--max-memory", "100M"]);
     let before = server.wait_workers(2);
     assert_eq!(server.get("/leak?mb=150").status(), 200);
     for exited in serve_until_recycled(&server, 1) {
-        let large = server.wait_for("its size", |r| r.message() == "worker exceeds max_memory");
+        let large =
+            server.wait_for("the memory warning", |r| r.message() == "worker exceeds max_memory");
         assert_eq!(large.pid(), exited.pid());
         assert!(large.number("memory_bytes") > Some(150 << 20), "{large:?}");
         let victim = before.iter().find(|worker| Some(worker.pid) == exited.pid());
-        server.wait_replaced(*victim.expect("it was one of the first"));
+        server.wait_replaced(*victim.expect("an initial worker"));
     }
     server.wait_workers(2);
     assert_eq!(server.records_of("worker exceeds max_memory").len(), 1);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use serde_json::Value;
 
-use crate::client::Client;
-use crate::launch::{Launch, unlisten};
+use crate::client::{Client, is_refused};
+use crate::launch::{Launch, free_address, unlisten};
 use crate::load::Load;
 use crate::log_capture::Record;
 use crate::os::limit_descriptors;
@@ -22,9 +22,9 @@ use crate::support::{Exit, Server};
 
 on_every_class!(
     twenty_reloads_lose_nothing,
-    an_address_is_exchanged_under_load,
-    a_reload_that_cannot_be_changes_nothing,
-    a_canary_without_descriptors_fails_its_reload,
+    address_change_under_load_loses_nothing,
+    failed_reload_changes_nothing,
+    canary_without_descriptors_fails_reload,
 );
 
 /// A configuration file, which a test changes line by line.
@@ -87,8 +87,9 @@ impl Settings {
 fn reload(server: &Server) -> i64 {
     let (mark, old) = (server.mark(), server.workers());
     server.signal(Signal::SIGHUP);
-    let is_verdict = |record: &Record| record.message() == "reload complete" || is_failure(record);
-    let done = server.wait_for_new_record(mark, "the end of a reload", is_verdict);
+    let is_outcome =
+        |record: &Record| record.message() == "reload complete" || is_reload_failure(record);
+    let done = server.wait_for_new_record(mark, "the end of a reload", is_outcome);
     assert_eq!(done.message(), "reload complete", "{done:?}");
     for worker in old {
         server.wait_exited(worker.pid);
@@ -96,7 +97,8 @@ fn reload(server: &Server) -> i64 {
     done.number("generation").unwrap()
 }
 
-fn is_failure(record: &Record) -> bool {
+/// Returns whether a reload was rejected or has failed.
+pub fn is_reload_failure(record: &Record) -> bool {
     record.message() == "reload rejected" || record.message().starts_with("reload failed")
 }
 
@@ -104,16 +106,11 @@ fn pids(server: &Server) -> BTreeSet<Pid> {
     server.workers().iter().map(|worker| worker.pid).collect()
 }
 
-/// Returns whether connections to the address are refused.
-fn is_refused(address: SocketAddr) -> bool {
-    Client::tcp(address).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
-}
-
 fn twenty_reloads_lose_nothing(class: &str) {
     let (server, settings) = Settings::start(class, 2);
     // The first reload makes the descriptors that are made only once.
     settings.reload(&server);
-    wait_until("nobody but two workers", || children(server.pid).len() == 2);
+    wait_until("only two workers are left", || children(server.pid).len() == 2);
     let fds = descriptors(server.pid);
     let load = Load::on(server.address());
     let mut generation = 2;
@@ -130,7 +127,7 @@ fn twenty_reloads_lose_nothing(class: &str) {
     }
     load.finish();
     assert_eq!(server.exit(), None, "the master stays the same");
-    wait_until("nobody but two workers", || children(server.pid).len() == 2);
+    wait_until("only two workers are left", || children(server.pid).len() == 2);
     wait_until("the master's descriptors", || descriptors(server.pid).len() == fds.len());
     server.finish();
 }
@@ -154,7 +151,7 @@ fn capacities(records: &[Record]) -> Vec<usize> {
 }
 
 #[test]
-fn there_are_never_too_few_workers() {
+fn reload_never_lacks_workers() {
     for surge in [1, 2] {
         let (launch, mut settings) = Settings::launch("mio", 2);
         settings.set("max_surge", surge).write();
@@ -172,7 +169,7 @@ fn there_are_never_too_few_workers() {
 }
 
 #[test]
-fn no_more_workers_are_missing_than_may_be() {
+fn reload_keeps_max_unavailable() {
     for (surge, missing) in [(0, 1), (1, 2)] {
         let (launch, mut settings) = Settings::launch("mio", 4);
         settings.set("max_surge", surge).set("max_unavailable", missing).write();
@@ -185,7 +182,11 @@ fn no_more_workers_are_missing_than_may_be() {
                 |record: &&Record| ["worker ready", "worker draining"].contains(&record.message());
             let records = server.records();
             let first = records[mark..].iter().find(is_of_note).unwrap();
-            assert_eq!(first.message(), "worker ready", "the canary comes before anybody goes");
+            assert_eq!(
+                first.message(),
+                "worker ready",
+                "the canary is ready before any worker drains"
+            );
         }
         load.finish();
         let capacities = capacities(&server.records());
@@ -199,7 +200,7 @@ fn no_more_workers_are_missing_than_may_be() {
 }
 
 #[test]
-fn everything_may_change() {
+fn reload_changes_every_setting() {
     let (server, mut settings) = Settings::start("mio", 1);
     for (class, workers) in [("threads", 3), ("sync", 2), ("mio", 1)] {
         settings.set("worker_class", class).set("workers", workers).reload(&server);
@@ -210,7 +211,7 @@ fn everything_may_change() {
     settings.set("env", "[\"COLOUR=blue\"]").reload(&server);
     assert_eq!(server.get("/env?name=COLOUR").text(), "blue");
     settings.unset("env").reload(&server);
-    assert_eq!(server.get("/env?name=COLOUR").status(), 404, "it belonged to the old");
+    assert_eq!(server.get("/env?name=COLOUR").status(), 404, "the variable is still set");
 
     let level = |record: &Record| {
         record.text("level").is_some_and(|level| level.eq_ignore_ascii_case("debug"))
@@ -238,7 +239,7 @@ fn everything_may_change() {
 }
 
 #[test]
-fn a_count_by_signal_survives_a_reload_that_does_not_speak_of_it() {
+fn scaled_count_survives_reload_of_same_workers() {
     let (server, mut settings) = Settings::start("mio", 1);
     server.signal(Signal::SIGTTIN);
     server.wait_workers(2);
@@ -254,7 +255,7 @@ fn a_count_by_signal_survives_a_reload_that_does_not_speak_of_it() {
 }
 
 #[test]
-fn a_thousand_hangups_become_a_few_reloads() {
+fn thousand_sighups_become_few_reloads() {
     let (server, _settings) = Settings::start("mio", 2);
     for _ in 0..1000 {
         server.signal(Signal::SIGHUP);
@@ -273,14 +274,14 @@ fn a_thousand_hangups_become_a_few_reloads() {
     });
     assert!(begun() <= 20, "{} reloads", begun());
     assert!(begun() - at_the_end <= 2, "{at_the_end}, then {}", begun());
-    wait_until("nobody but two workers", || children(server.pid).len() == 2);
+    wait_until("only two workers are left", || children(server.pid).len() == 2);
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     reload(&server);
     server.finish();
 }
 
 #[test]
-fn a_stop_wins_over_a_reload_at_once() {
+fn stop_overrides_simultaneous_reload() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let (mut server, mut settings) = Settings::start("mio", 2);
         settings.set("env", "[\"DEMO_BOOT_SLEEP_MS=60000\"]").set("boot_timeout", 120).write();
@@ -294,10 +295,10 @@ fn a_stop_wins_over_a_reload_at_once() {
     }
 }
 
-fn an_address_is_exchanged_under_load(class: &str) {
+fn address_change_under_load_loses_nothing(class: &str) {
     let (server, mut settings) = Settings::start(class, 2);
     settings.reload(&server);
-    wait_until("nobody but two workers", || children(server.pid).len() == 2);
+    wait_until("only two workers are left", || children(server.pid).len() == 2);
     let fds = descriptors(server.pid).len();
     let (first, second) = (server.address(), free_address());
     for (old, new) in [(first, second), (second, first)].into_iter().cycle().take(10) {
@@ -319,13 +320,8 @@ fn an_address_is_exchanged_under_load(class: &str) {
     server.finish();
 }
 
-/// Returns a free address with a port outside the kernel's ephemeral range.
-fn free_address() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], Launch::new(&[]).port()))
-}
-
 #[test]
-fn a_path_goes_with_its_address() {
+fn removed_unix_address_removes_its_path() {
     let (server, mut settings) = Settings::start("mio", 2);
     let (path, port) = (server.path("sock"), server.address().port());
     for _ in 0..2 {
@@ -336,8 +332,8 @@ fn a_path_goes_with_its_address() {
         begun.ask("/sleep?ms=300");
         settings.set("bind", format!("[\"127.0.0.1:{port}\"]")).write();
         server.signal(Signal::SIGHUP);
-        assert_eq!(begun.answer().status(), 200, "it was begun before");
-        wait_until("the path goes", || !path.exists());
+        assert_eq!(begun.answer().status(), 200, "the request began before the reload");
+        wait_until("the path is removed", || !path.exists());
         assert_eq!(server.get("/").text(), "Hello, world!\n");
         // Signals that come later find the reload complete.
         reload(&server);
@@ -351,13 +347,13 @@ fn expect_failure(server: &Server, words: &[&str]) {
     let (mark, old) = (server.mark(), pids(server));
     let before = server.get("/info").json()["generation"].clone();
     server.signal(Signal::SIGHUP);
-    let verdict = server.wait_for_new_record(mark, "a refusal", |record| {
-        record.message() == "reload complete" || is_failure(record)
+    let outcome = server.wait_for_new_record(mark, "an outcome", |record| {
+        record.message() == "reload complete" || is_reload_failure(record)
     });
-    let reason = verdict.text("error").unwrap_or_default();
-    assert!(is_failure(&verdict), "{verdict:?}");
+    let reason = outcome.text("error").unwrap_or_default();
+    assert!(is_reload_failure(&outcome), "{outcome:?}");
     for word in words {
-        assert!(reason.contains(word), "no word of {word}: {verdict:?}");
+        assert!(reason.contains(word), "no word of {word}: {outcome:?}");
     }
     // The same workers of the same generation answer.
     for _ in 0..4 {
@@ -369,11 +365,12 @@ fn expect_failure(server: &Server, words: &[&str]) {
     wait_until("the old workers alone", || {
         children(server.pid).iter().map(|child| child.pid).collect::<BTreeSet<_>>() == old
     });
-    let verdicts = server.records()[mark..].iter().filter(|record| is_failure(record)).count();
-    assert_eq!(verdicts, 1, "{:#?}", &server.records()[mark..]);
+    let outcomes =
+        server.records()[mark..].iter().filter(|record| is_reload_failure(record)).count();
+    assert_eq!(outcomes, 1, "{:#?}", &server.records()[mark..]);
     let other_errors: Vec<_> = server.records()[mark..]
         .iter()
-        .filter(|record| is_error(record) && !is_failure(record))
+        .filter(|record| is_error(record) && !is_reload_failure(record))
         .cloned()
         .collect();
     assert!(other_errors.is_empty(), "{other_errors:#?}");
@@ -385,7 +382,7 @@ fn is_error(record: &Record) -> bool {
     })
 }
 
-fn a_reload_that_cannot_be_changes_nothing(class: &str) {
+fn failed_reload_changes_nothing(class: &str) {
     let (launch, mut settings) = Settings::launch(class, 2);
     let pidfile = launch.path("pid");
     settings.set("pidfile", &pidfile).set("boot_timeout", "10s").write();
@@ -401,10 +398,10 @@ fn a_reload_that_cannot_be_changes_nothing(class: &str) {
         ("app", "no-such-app", &["no-such-app"]),
         ("bind", &both, &[&taken_address]),
         ("user", "nobody-of-this-name", &["nobody-of-this-name"]),
-        ("chdir", "/no/such/folder", &["/no/such/folder"]),
+        ("chdir", "/no/such/dir", &["/no/such/dir"]),
         ("env", "[\"DEMO_FAIL_BOOT=1\"]", &["DEMO_FAIL_BOOT"]),
         ("pidfile", &elsewhere, &["pidfile"]),
-        ("log_file", "/no/such/folder/log", &["/no/such/folder/log"]),
+        ("log_file", "/no/such/dir/log", &["/no/such/dir/log"]),
     ];
     for (key, value, words) in cases {
         let good = settings.lines.clone();
@@ -430,10 +427,10 @@ fn a_reload_that_cannot_be_changes_nothing(class: &str) {
     server.finish();
 }
 
-fn a_canary_without_descriptors_fails_its_reload(class: &str) {
+fn canary_without_descriptors_fails_reload(class: &str) {
     let (server, mut settings) = Settings::start(class, 2);
     settings.set("boot_timeout", "1s").reload(&server);
-    wait_until("nobody but two workers", || children(server.pid).len() == 2);
+    wait_until("only two workers are left", || children(server.pid).len() == 2);
     let load = Load::on(server.address());
     // Enough descriptors to read the settings, too few for a heartbeat and its duplicates.
     limit_descriptors(server.pid, next_descriptor(server.pid) + 2);
@@ -449,7 +446,7 @@ fn a_canary_without_descriptors_fails_its_reload(class: &str) {
 }
 
 #[test]
-fn a_reload_says_what_went_wrong_this_time() {
+fn reload_failure_names_its_own_error() {
     let (server, mut settings) = Settings::start("mio", 2);
     let good = settings.lines.clone();
     settings.set("env", "[\"DEMO_FAIL_BOOT=1\"]").write();
@@ -475,9 +472,9 @@ fn a_reload_says_what_went_wrong_this_time() {
 fn expect_late_failure(server: &Server, words: &[&str]) {
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    let verdict = server.wait_for_new_record(mark, "a failure", is_failure);
-    let reason = verdict.text("error").unwrap_or_default();
-    assert!(words.iter().all(|word| reason.contains(word)), "{verdict:?}");
+    let outcome = server.wait_for_new_record(mark, "a failure", is_reload_failure);
+    let reason = outcome.text("error").unwrap_or_default();
+    assert!(words.iter().all(|word| reason.contains(word)), "{outcome:?}");
     wait_until("the old settings", || {
         children(server.pid).len() == 2
             && server.get("/env?name=DEMO_EXIT_AFTER_MS").status() == 404
@@ -493,7 +490,7 @@ fn records_in(path: &Path) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-fn the_log_moves(user: Option<&str>) {
+fn expect_log_moves(user: Option<&str>) {
     let launch = Launch::new(&["-w", "2", "-k", "mio"]);
     let log = launch.path("log");
     let moved = launch.path("log.1");
@@ -515,7 +512,7 @@ fn the_log_moves(user: Option<&str>) {
     server.get("/panic");
     fs::rename(log, moved).unwrap();
     server.signal(Signal::SIGUSR1);
-    wait_until("the master goes on in a new file", || {
+    wait_until("the master continues in a new file", || {
         records_in(log).iter().any(|record| record["msg"] == "logs reopened")
     });
     let workers = workers();
@@ -534,25 +531,25 @@ fn the_log_moves(user: Option<&str>) {
         let records = records_in(log);
         records.iter().filter(|record| record["msg"] == "worker ready").count() >= 2
     });
-    assert_eq!(fs::metadata(moved).unwrap().len(), before, "nobody writes to the old file");
+    assert_eq!(fs::metadata(moved).unwrap().len(), before, "no process writes to the old file");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
 }
 
 #[test]
-fn the_log_goes_on_in_a_new_file() {
-    the_log_moves(None);
+fn usr1_continues_log_in_new_file() {
+    expect_log_moves(None);
 }
 
 #[test]
-fn the_log_goes_on_in_a_new_file_for_workers_without_privileges() {
+fn usr1_works_for_unprivileged_workers() {
     if Uid::effective().is_root() {
-        the_log_moves(Some("nobody"));
+        expect_log_moves(Some("nobody"));
     }
 }
 
 #[test]
-fn the_workers_of_new_settings_keep_nothing_of_an_earlier_log() {
+fn new_workers_hold_no_descriptor_of_earlier_log() {
     let (launch, mut settings) = Settings::launch("sync", 2);
     let [old, new, events] = ["old", "new", "events"].map(|name| launch.path(name));
     settings.set("log_file", &old).set("flight_recorder_file", &events).write();
@@ -562,7 +559,7 @@ fn the_workers_of_new_settings_keep_nothing_of_an_earlier_log() {
     settings.set("log_file", &new).write();
     server.signal(Signal::SIGHUP);
     wait_until("the reload", || says(&new, "reload complete"));
-    wait_until("the old workers leave", || children(server.pid).len() == 2);
+    wait_until("the old workers exit", || children(server.pid).len() == 2);
     for worker in children(server.pid) {
         let number_of = |path: &str| {
             let numbers = descriptors(worker.pid).into_iter();

@@ -13,19 +13,19 @@ use crate::proc::{children, descriptors, next_descriptor, stat, voluntary_switch
 use crate::support::Server;
 
 on_every_class!(
-    fifty_replacements_leave_no_trace,
-    a_worker_without_descriptors_waits_for_one,
-    an_idle_server_sleeps,
-    a_worker_keeps_no_descriptor_of_a_client_who_left,
-    a_master_without_descriptors_recovers,
+    fifty_replacements_leak_nothing,
+    accept_pauses_without_descriptors,
+    idle_server_sleeps,
+    disconnected_client_leaks_no_descriptor,
+    master_without_descriptors_recovers,
 );
 
 on_concurrent_classes!(
-    a_worker_out_of_descriptors_recovers_when_clients_leave,
-    a_full_worker_lets_others_wait,
+    accept_resumes_when_clients_disconnect,
+    worker_connections_limits_accepted_clients,
 );
 
-fn fifty_replacements_leave_no_trace(class: &str) {
+fn fifty_replacements_leak_nothing(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     let mut workers = server.wait_workers(2);
     let count = |pid: Pid| descriptors(pid).len();
@@ -49,13 +49,13 @@ fn fifty_replacements_leave_no_trace(class: &str) {
 }
 
 /// Returns the CPU use of a process, in percent of a CPU, measured over a second.
-fn load(pid: Pid) -> u64 {
+fn cpu_percent(pid: Pid) -> u64 {
     let before = stat(pid).unwrap().ticks;
     thread::sleep(Duration::from_secs(1));
     stat(pid).unwrap().ticks - before // a tick is a hundredth of a second
 }
 
-fn a_worker_without_descriptors_waits_for_one(class: &str) {
+fn accept_pauses_without_descriptors(class: &str) {
     let server = Server::start(&["-k", class]);
     let worker = server.workers()[0];
     let before = descriptors(worker.pid);
@@ -64,7 +64,7 @@ fn a_worker_without_descriptors_waits_for_one(class: &str) {
     limit_descriptors(worker.pid, next_descriptor(worker.pid));
     let mut client = server.connect();
     client.ask("/");
-    let load = load(worker.pid);
+    let load = cpu_percent(worker.pid);
     assert!(load < 30, "a worker that cannot accept uses {load} % of a processor");
     limit_descriptors(worker.pid, 1024);
     assert_eq!(client.answer().text(), "Hello, world!\n");
@@ -72,19 +72,19 @@ fn a_worker_without_descriptors_waits_for_one(class: &str) {
     server.finish();
 }
 
-fn a_worker_out_of_descriptors_recovers_when_clients_leave(class: &str) {
+fn accept_resumes_when_clients_disconnect(class: &str) {
     let server = Server::start(&["-k", class, "--header-timeout", "120s"]);
     let worker = server.workers()[0];
     limit_descriptors(worker.pid, next_descriptor(worker.pid) + 8);
     let clients: Vec<_> = (0..40).map(|_| server.connect()).collect();
-    let load = load(worker.pid);
+    let load = cpu_percent(worker.pid);
     assert!(load < 30, "a worker that cannot accept uses {load} % of a processor");
     drop(clients);
     assert_eq!(server.answering_pid(), worker.pid);
     server.finish();
 }
 
-fn a_full_worker_lets_others_wait(class: &str) {
+fn worker_connections_limits_accepted_clients(class: &str) {
     let flags = ["-k", class, "--worker-connections", "5", "--header-timeout", "120s"];
     let server = Server::start(&flags);
     let worker = server.workers()[0];
@@ -96,7 +96,7 @@ fn a_full_worker_lets_others_wait(class: &str) {
     for client in &mut waiting {
         client.ask("/");
     }
-    let load = load(worker.pid);
+    let load = cpu_percent(worker.pid);
     assert!(load < 30, "a worker that does not accept uses {load} % of a processor");
     // Each client that disconnects makes room for another.
     for client in waiting {
@@ -109,7 +109,7 @@ fn a_full_worker_lets_others_wait(class: &str) {
     server.finish();
 }
 
-fn a_worker_keeps_no_descriptor_of_a_client_who_left(class: &str) {
+fn disconnected_client_leaks_no_descriptor(class: &str) {
     let server = Server::start(&["-k", class]);
     let worker = server.workers()[0];
     let before = descriptors(worker.pid).len();
@@ -126,7 +126,7 @@ fn a_worker_keeps_no_descriptor_of_a_client_who_left(class: &str) {
     server.finish();
 }
 
-fn an_idle_server_sleeps(class: &str) {
+fn idle_server_sleeps(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     let workers = server.wait_workers(2);
     let wakes = voluntary_switches;
@@ -146,7 +146,7 @@ fn an_idle_server_sleeps(class: &str) {
     server.finish();
 }
 
-fn a_master_without_descriptors_recovers(class: &str) {
+fn master_without_descriptors_recovers(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     let victim = server.wait_workers(2)[0];
     limit_descriptors(server.pid, next_descriptor(server.pid));
@@ -159,7 +159,7 @@ fn a_master_without_descriptors_recovers(class: &str) {
 }
 
 #[test]
-fn a_heartbeat_leaves_no_file_and_waits_for_its_directory() {
+fn heartbeat_leaves_no_file_and_waits_for_its_dir() {
     let launch = Launch::new(&["-k", "mio", "-w", "2"]);
     let dir = launch.path("beats");
     fs::create_dir(&dir).unwrap();

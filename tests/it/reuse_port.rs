@@ -14,12 +14,12 @@ use crate::support::{Exit, Server};
 
 on_every_class!(
     each_worker_has_a_socket,
-    a_killed_workers_queue_is_served,
+    queue_of_killed_worker_is_served,
     fewer_workers_serve_all_queues,
-    a_worker_more_serves_too,
-    a_reload_under_load_loses_nothing,
-    an_upgrade_under_load_loses_nothing,
-    a_stop_answers_all_queues,
+    added_worker_serves_too,
+    reload_under_load_loses_nothing,
+    upgrade_under_load_loses_nothing,
+    stop_answers_all_queues,
 );
 
 /// Returns how many sockets listen at an address.
@@ -64,7 +64,7 @@ fn each_worker_has_a_socket(class: &str) {
     server.finish();
 }
 
-fn a_killed_workers_queue_is_served(class: &str) {
+fn queue_of_killed_worker_is_served(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "--reuse-port"]);
     wait_sockets(&server, 2);
     for victim in server.wait_workers(2) {
@@ -88,8 +88,8 @@ fn fewer_workers_serve_all_queues(class: &str) {
     let signal = |signal| {
         let mark = server.mark();
         server.signal(signal);
-        let is_heard = |record: &Record| record.message() == "worker count changed";
-        server.wait_for_new_record(mark, "another number", is_heard);
+        let is_change = |record: &Record| record.message() == "worker count changed";
+        server.wait_for_new_record(mark, "the new worker count", is_change);
         load.wait_answers(20);
     };
     (0..3).for_each(|_| signal(Signal::SIGTTOU));
@@ -102,7 +102,7 @@ fn fewer_workers_serve_all_queues(class: &str) {
     server.finish();
 }
 
-fn a_worker_more_serves_too(class: &str) {
+fn added_worker_serves_too(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "--reuse-port"]);
     server.signal(Signal::SIGTTIN);
     let mut pids: Vec<i32> = server.wait_workers(3).iter().map(|w| w.pid.as_raw()).collect();
@@ -116,7 +116,7 @@ fn a_worker_more_serves_too(class: &str) {
     server.finish();
 }
 
-fn a_reload_under_load_loses_nothing(class: &str) {
+fn reload_under_load_loses_nothing(class: &str) {
     let launch = Launch::new(&["-k", class]);
     let path = launch.path("settings.yaml");
     let write = |workers: usize, reuse_port: bool| {
@@ -138,7 +138,7 @@ fn a_reload_under_load_loses_nothing(class: &str) {
     server.finish();
 }
 
-fn an_upgrade_under_load_loses_nothing(class: &str) {
+fn upgrade_under_load_loses_nothing(class: &str) {
     let server = Server::start(&["-k", class, "-w", "3", "--reuse-port"]);
     wait_sockets(&server, 3);
     let load = Load::on(server.address());
@@ -153,7 +153,7 @@ fn an_upgrade_under_load_loses_nothing(class: &str) {
     assert_eq!(sockets_at(server.address()), 3);
 }
 
-fn a_stop_answers_all_queues(class: &str) {
+fn stop_answers_all_queues(class: &str) {
     let server = Server::start(&["-k", class, "-w", "3", "--reuse-port"]);
     wait_sockets(&server, 3);
     let workers = server.wait_workers(3);
@@ -166,7 +166,7 @@ fn a_stop_answers_all_queues(class: &str) {
 }
 
 #[test]
-fn a_second_master_is_refused() {
+fn second_master_is_rejected() {
     let server = Server::start(&["-k", "mio", "--reuse-port"]);
     let bind = server.address().to_string();
     let other = Launch::new(&["-k", "mio", "-w", "2", "--reuse-port", "-b", &bind]).unbound();

@@ -20,17 +20,17 @@ use crate::support::{DEADLINE, Server};
 on_every_class!(
     calls_are_answered_over_one_connection,
     pipelined_calls_are_answered_in_order,
-    what_fails_is_an_error_answer,
-    nonsense_ends_its_own_connection,
-    a_message_may_come_byte_by_byte,
-    a_half_closed_caller_is_answered,
+    failed_call_is_an_error_answer,
+    malformed_message_closes_only_its_connection,
+    message_byte_by_byte_is_answered,
+    half_closed_caller_is_answered,
     idle_caller_is_disconnected,
-    a_caller_who_reads_nothing_costs_no_memory,
+    caller_that_reads_nothing_costs_no_memory,
     many_slow_calls_at_once_are_no_hang,
-    a_slow_call_is_named_when_it_hangs,
-    a_drain_answers_what_has_come,
-    a_reload_under_load_loses_no_call,
-    a_foreign_client_is_understood,
+    hung_call_is_logged_with_method,
+    drain_answers_received_calls,
+    reload_under_load_loses_no_call,
+    python_client_is_understood,
 );
 
 fn start(class: &str, flags: &[&str]) -> Server {
@@ -91,7 +91,7 @@ impl Caller {
                 Ok(0) => break,
                 Ok(size) => self.input.extend_from_slice(&piece[..size]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
-                Err(error) => panic!("nothing comes: {error}"),
+                Err(error) => panic!("no reply: {error}"),
             }
         }
         assert!(self.input.is_empty(), "half an answer: {:?}", self.input.escape_ascii());
@@ -105,11 +105,11 @@ impl Caller {
 
     #[track_caller]
     fn expect_error(&mut self, id: u32, words: &str) {
-        let heard = self.read_reply();
-        let Reply::Answer(found, Value::String(error), Value::Null) = &heard else {
-            panic!("no error: {heard:?}");
+        let reply = self.read_reply();
+        let Reply::Answer(found, Value::String(error), Value::Null) = &reply else {
+            panic!("no error: {reply:?}");
         };
-        assert!(*found == id && error.contains(words), "{heard:?}");
+        assert!(*found == id && error.contains(words), "{reply:?}");
     }
 
     #[track_caller]
@@ -167,7 +167,7 @@ fn pipelined_calls_are_answered_in_order(class: &str) {
     expect_no_harm(server);
 }
 
-fn what_fails_is_an_error_answer(class: &str) {
+fn failed_call_is_an_error_answer(class: &str) {
     let server = start(class, &[]);
     let mut caller = Caller::to(&server);
     let long = "x".repeat(100_000);
@@ -190,7 +190,7 @@ fn what_fails_is_an_error_answer(class: &str) {
     expect_no_harm(server);
 }
 
-fn nonsense_ends_its_own_connection(class: &str) {
+fn malformed_message_closes_only_its_connection(class: &str) {
     let server = start(class, &["--limit-request-body", "1M"]);
     let deep = [b"\x94\0\x02\xa4echo\x91".to_vec(), vec![0x91; 100_000]].concat();
     let inputs: [&[u8]; 6] = [
@@ -222,7 +222,7 @@ fn nonsense_ends_its_own_connection(class: &str) {
     expect_no_harm(server);
 }
 
-fn a_message_may_come_byte_by_byte(class: &str) {
+fn message_byte_by_byte_is_answered(class: &str) {
     let server = start(class, &[]);
     let mut caller = Caller::to(&server);
     for byte in request(70_000, "echo", ("ä",)) {
@@ -234,7 +234,7 @@ fn a_message_may_come_byte_by_byte(class: &str) {
     expect_no_harm(server);
 }
 
-fn a_half_closed_caller_is_answered(class: &str) {
+fn half_closed_caller_is_answered(class: &str) {
     let server = start(class, &[]);
     let mut caller = Caller::to(&server);
     caller.send([request(1, "sleep", (200,)), request(2, "add", (1, 2))].concat());
@@ -258,7 +258,7 @@ fn idle_caller_is_disconnected(class: &str) {
     expect_no_harm(server);
 }
 
-fn a_caller_who_reads_nothing_costs_no_memory(class: &str) {
+fn caller_that_reads_nothing_costs_no_memory(class: &str) {
     let server = start(class, &["--write-timeout", "2s"]);
     let worker = server.wait_workers(1)[0].pid;
     Caller::to(&server).call("add", (1, 2));
@@ -270,11 +270,11 @@ fn a_caller_who_reads_nothing_costs_no_memory(class: &str) {
     let mut sent = 0;
     while let Ok(size) = caller.stream.write(&calls) {
         sent += size;
-        assert!(sent < 1 << 30, "it takes without end");
+        assert!(sent < 1 << 30, "the server reads without limit");
     }
     let after = status_number(worker, "VmRSS");
     assert!(after < before + 4096, "{before} KiB have become {after} KiB for {sent} bytes");
-    // The server gives up at last, or reads on after its answers were read.
+    // Until the write timeout closes the connection, the caller can read its answers.
     assert!(matches!(caller.read_reply(), Reply::Answer(1, Value::Null, _)));
     drop(caller);
     expect_no_harm(server);
@@ -289,7 +289,7 @@ fn many_slow_calls_at_once_are_no_hang(class: &str) {
     expect_no_harm(server);
 }
 
-fn a_slow_call_is_named_when_it_hangs(class: &str) {
+fn hung_call_is_logged_with_method(class: &str) {
     let server = start(class, &["--timeout", "500ms", "--threads", "1"]);
     let worker = server.wait_workers(1)[0];
     let mut caller = Caller::to(&server);
@@ -302,7 +302,7 @@ fn a_slow_call_is_named_when_it_hangs(class: &str) {
     server.finish();
 }
 
-fn a_drain_answers_what_has_come(class: &str) {
+fn drain_answers_received_calls(class: &str) {
     let mut server = start(class, &[]);
     let mut caller = Caller::to(&server);
     let calls = [request(1, "sleep", (300,)), request(2, "add", (1, 2)).repeat(200)].concat();
@@ -317,7 +317,7 @@ fn a_drain_answers_what_has_come(class: &str) {
 }
 
 /// Callers repeat a call on a new connection if the old one ended without an answer.
-fn a_reload_under_load_loses_no_call(class: &str) {
+fn reload_under_load_loses_no_call(class: &str) {
     let server = start(class, &["--workers", "2"]);
     let (address, stop, answered) = (server.address(), AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -325,7 +325,9 @@ fn a_reload_under_load_loses_no_call(class: &str) {
             let (stop, answered) = (&stop, &answered);
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    let Ok(caller) = Caller::try_to(address) else { panic!("nobody listens") };
+                    let Ok(caller) = Caller::try_to(address) else {
+                        panic!("the connection is refused")
+                    };
                     keep_calling(caller, pipeline, stop, answered);
                 }
             });
@@ -373,7 +375,7 @@ fn keep_calling(mut caller: Caller, pipeline: u32, stop: &AtomicBool, answered: 
 }
 
 /// Python's msgpack is an independent implementation.
-fn a_foreign_client_is_understood(class: &str) {
+fn python_client_is_understood(class: &str) {
     const SCRIPT: &str = r#"
 import socket, sys, msgpack
 stream = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20)

@@ -32,7 +32,7 @@ fn stop_saturated(server: &Server) {
 }
 
 #[test]
-fn a_free_thread_serves_while_the_others_are_blocked() {
+fn free_thread_serves_while_others_are_blocked() {
     let server = Server::start(&["-k", "threads", "--threads", "4"]);
     let _blocked: Vec<_> = (0..3).map(|_| server.begin("/sleep?ms=60000")).collect();
     let mut kept = server.connect();

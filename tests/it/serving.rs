@@ -3,23 +3,23 @@
 use nix::sys::signal::{Signal, kill};
 
 use crate::launch::Launch;
-use crate::proc::{children, stat, wait_until};
+use crate::proc::{children, threads_stand_still, wait_until};
 use crate::support::Server;
 
 on_every_class!(
-    each_worker_serves_in_its_own_place,
-    the_demo_answers,
-    a_body_comes_back,
-    a_chunked_body_comes_back,
-    a_body_waits_for_its_invitation,
-    a_head_request_gets_no_body,
-    an_old_client_is_answered,
-    a_large_answer_is_whole,
-    a_panic_costs_one_answer,
+    each_worker_serves_with_its_own_slot,
+    demo_answers_each_path,
+    body_is_echoed,
+    chunked_body_is_echoed,
+    body_waits_for_100_continue,
+    head_request_gets_no_body,
+    http_1_0_client_is_answered,
+    large_answer_is_complete,
+    panic_costs_one_answer,
     echo_returns_every_byte,
 );
 
-fn each_worker_serves_in_its_own_place(class: &str) {
+fn each_worker_serves_with_its_own_slot(class: &str) {
     let server = Server::start(&["-k", class, "-w", "3"]);
     let workers = server.wait_workers(3);
     assert_eq!(workers.iter().map(|worker| worker.slot).collect::<Vec<_>>(), [0, 1, 2]);
@@ -33,7 +33,7 @@ fn each_worker_serves_in_its_own_place(class: &str) {
         let others = workers.iter().filter(|other| other != &worker);
         for other in others.clone() {
             kill(other.pid, Signal::SIGSTOP).unwrap();
-            wait_until("it stops", || stat(other.pid).is_some_and(|stat| stat.state == 'T'));
+            wait_until("all its threads stop", || threads_stand_still(other.pid));
         }
         let info = server.get("/info").json();
         assert_eq!(info["pid"], worker.pid.as_raw(), "{info}");
@@ -48,7 +48,7 @@ fn each_worker_serves_in_its_own_place(class: &str) {
     server.finish();
 }
 
-fn the_demo_answers(class: &str) {
+fn demo_answers_each_path(class: &str) {
     let server = Launch::new(&["-k", class]).env("COLOUR", "blue").start();
     let hello = server.get("/");
     assert_eq!(hello.text(), "Hello, world!\n");
@@ -66,7 +66,7 @@ fn the_demo_answers(class: &str) {
     server.finish();
 }
 
-fn a_body_comes_back(class: &str) {
+fn body_is_echoed(class: &str) {
     let server = Server::start(&["-k", class]);
     let body = vec![b'x'; 1 << 20];
     let mut client = server.connect();
@@ -79,7 +79,7 @@ fn a_body_comes_back(class: &str) {
     server.finish();
 }
 
-fn a_chunked_body_comes_back(class: &str) {
+fn chunked_body_is_echoed(class: &str) {
     let server = Server::start(&["-k", class]);
     let mut client = server.connect();
     client.send("POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -93,7 +93,7 @@ fn a_chunked_body_comes_back(class: &str) {
     server.finish();
 }
 
-fn a_body_waits_for_its_invitation(class: &str) {
+fn body_waits_for_100_continue(class: &str) {
     let server = Server::start(&["-k", class]);
     let mut client = server.connect();
     client.send(
@@ -116,7 +116,7 @@ fn a_body_waits_for_its_invitation(class: &str) {
     server.finish();
 }
 
-fn a_head_request_gets_no_body(class: &str) {
+fn head_request_gets_no_body(class: &str) {
     let server = Server::start(&["-k", class]);
     let mut client = server.connect();
     client.send("HEAD / HTTP/1.1\r\nHost: test\r\n\r\n");
@@ -130,7 +130,7 @@ fn a_head_request_gets_no_body(class: &str) {
     server.finish();
 }
 
-fn an_old_client_is_answered(class: &str) {
+fn http_1_0_client_is_answered(class: &str) {
     let server = Server::start(&["-k", class]);
     let mut client = server.connect();
     client.send("GET / HTTP/1.0\r\n\r\n");
@@ -146,7 +146,7 @@ fn an_old_client_is_answered(class: &str) {
     server.finish();
 }
 
-fn a_large_answer_is_whole(class: &str) {
+fn large_answer_is_complete(class: &str) {
     let server = Server::start(&["-k", class]);
     let mut client = server.connect();
     client.ask("/bytes?n=67108864");
@@ -157,7 +157,7 @@ fn a_large_answer_is_whole(class: &str) {
     server.finish();
 }
 
-fn a_panic_costs_one_answer(class: &str) {
+fn panic_costs_one_answer(class: &str) {
     let server = Server::start(&["-k", class]);
     let pid = server.answering_pid();
     for _ in 0..3 {
@@ -180,7 +180,7 @@ fn echo_returns_every_byte(class: &str) {
 }
 
 #[test]
-fn a_connection_of_sync_serves_one_request() {
+fn sync_connection_serves_one_request() {
     let server = Server::start(&["-k", "sync"]);
     let mut client = server.connect();
     assert!(client.get("/").head.closes());
@@ -189,12 +189,12 @@ fn a_connection_of_sync_serves_one_request() {
 }
 
 on_concurrent_classes!(
-    load_spreads_over_the_workers,
-    a_connection_serves_again_and_again,
+    load_spreads_over_workers,
+    connection_serves_many_requests,
     pipelined_requests_are_answered_in_order,
 );
 
-fn a_connection_serves_again_and_again(class: &str) {
+fn connection_serves_many_requests(class: &str) {
     let server = Server::start(&["-k", class]);
     let mut client = server.connect();
     for _ in 0..500 {
@@ -224,7 +224,7 @@ fn pipelined_requests_are_answered_in_order(class: &str) {
     server.finish();
 }
 
-fn load_spreads_over_the_workers(class: &str) {
+fn load_spreads_over_workers(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     let workers = server.wait_workers(2);
     // The connections stay open, so each stays with the worker that accepted it.

@@ -8,7 +8,7 @@ use nix::unistd::Uid;
 use crate::launch::Launch;
 use crate::support::{Exit, Outcome, Server};
 
-on_every_class!(each_way_to_choose_a_class_works, good_settings_pass_the_check);
+on_every_class!(every_source_can_choose_the_class, good_settings_pass_the_check);
 
 /// Asserts one clear message, exit code 1 or 2, and no file made.
 #[track_caller]
@@ -47,7 +47,7 @@ fn would_make_files(flags: &[&str]) -> Launch {
 }
 
 #[test]
-fn bad_flags_are_refused() {
+fn bad_flags_are_rejected() {
     for (flags, words) in [
         (&["--nonsense"] as &[&str], &["--nonsense"] as &[&str]),
         (&["--worker-clas", "mio"], &["--worker-clas"]),
@@ -74,7 +74,7 @@ fn bad_flags_are_refused() {
 }
 
 #[test]
-fn bad_addresses_are_refused() {
+fn bad_addresses_are_rejected() {
     for bind in [
         "nonsense",
         "127.0.0.1",
@@ -135,7 +135,7 @@ fn only_root_may_change_user() {
 }
 
 #[test]
-fn a_port_in_use_is_refused() {
+fn port_in_use_is_rejected() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let launch = would_make_files(&["--bind", &address]);
@@ -152,7 +152,7 @@ fn with_yaml(yaml: &str, flags: &[&str]) -> Launch {
 }
 
 #[test]
-fn bad_files_are_refused_with_file_and_line() {
+fn bad_files_are_rejected_with_file_and_line() {
     for (yaml, line, words) in [
         ("workers: 2\nworker_clas: mio\n", 2, &["worker_clas", "worker_class"] as &[&str]),
         ("workers: two\n", 1, &["workers", "two"]),
@@ -189,14 +189,14 @@ fn unknown_names_in_files_are_reported_with_line() {
 }
 
 #[test]
-fn bad_variables_are_refused_by_their_name() {
+fn bad_variables_are_rejected_by_name() {
     let launch = Launch::new(&[]).plain().env("OSTLER_WORKERS", "many");
     expect_rejection(launch, &["OSTLER_WORKERS", "many"]);
     let launch = Launch::new(&[]).plain().env("OSTLER_TIMEOUT", "soon");
     expect_rejection(launch, &["OSTLER_TIMEOUT", "soon"]);
 }
 
-fn each_way_to_choose_a_class_works(class: &str) {
+fn every_source_can_choose_the_class(class: &str) {
     let server = Server::start(&["--worker-class", class]);
     assert_eq!(server.get("/info").json()["class"], class);
     server.finish();
@@ -209,7 +209,7 @@ fn each_way_to_choose_a_class_works(class: &str) {
 }
 
 #[test]
-fn flags_win_over_variables_and_those_over_the_file() {
+fn flags_override_variables_override_file() {
     let yaml = "proc_name: file\nworkers: 3\nthreads: 5\n";
     let server = with_yaml(yaml, &["--name", "flag"])
         .env("OSTLER_PROC_NAME", "variable")
@@ -240,7 +240,7 @@ fn flags_win_over_variables_and_those_over_the_file() {
 }
 
 #[test]
-fn a_file_says_everything() {
+fn file_sets_every_option() {
     let launch = Launch::new(&[]).unbound();
     let sock = launch.path("sock");
     let yaml = format!(
@@ -260,7 +260,7 @@ fn a_file_says_everything() {
 }
 
 #[test]
-fn what_is_printed_loads_again() {
+fn printed_config_loads_again() {
     let printed = Launch::new(&["-w", "3", "-e", "COLOUR=blue", "--print-config"]).plain().run();
     assert_eq!(printed.exit, Exit::Code(0), "{printed:?}");
     let again = with_yaml(&printed.stdout, &["--print-config"]).unbound().plain().run();
@@ -310,7 +310,7 @@ fn classes_are_listed() {
 }
 
 #[test]
-fn help_and_version_are_given() {
+fn help_and_version_are_printed() {
     let help = Launch::new(&["--help"]).unbound().plain().run();
     assert_eq!(help.exit, Exit::Code(0), "{help:?}");
     for flag in ["--worker-class", "--bind", "--timeout", "--config", "--check-config"] {
@@ -322,7 +322,7 @@ fn help_and_version_are_given() {
 }
 
 #[test]
-fn a_pidfile_has_one_master() {
+fn locked_pidfile_is_rejected() {
     let launch = Launch::new(&[]);
     let pidfile = launch.path("pid");
     let first = launch.arg("--pid").arg(&pidfile).start();
@@ -334,7 +334,7 @@ fn a_pidfile_has_one_master() {
 }
 
 #[test]
-fn an_old_pidfile_is_taken_over() {
+fn stale_pidfile_is_taken_over() {
     // Pid files without a lock: of no process, garbage, empty, and of a process that is no master.
     for content in ["999999999\n", "garbage\n", "", "1\n"] {
         let launch = Launch::new(&[]);
@@ -348,7 +348,7 @@ fn an_old_pidfile_is_taken_over() {
 }
 
 #[test]
-fn a_killed_masters_pidfile_is_taken_over() {
+fn pidfile_of_killed_master_is_taken_over() {
     let launch = Launch::new(&["-w", "2"]);
     let pidfile = launch.path("pid");
     let first = launch.arg("--pid").arg(&pidfile).start();
@@ -360,7 +360,7 @@ fn a_killed_masters_pidfile_is_taken_over() {
 }
 
 #[test]
-fn of_two_masters_started_together_one_wins() {
+fn simultaneous_masters_only_one_starts() {
     let dir = tempfile::tempdir().unwrap();
     let pidfile = dir.path().join("pid").into_os_string().into_string().unwrap();
     let both = [0, 1].map(|_| Launch::new(&["--pid", &pidfile]).spawn());

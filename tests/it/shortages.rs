@@ -21,8 +21,8 @@ use crate::support::{Exit, Server};
 
 on_every_class!(
     stopped_master_kills_no_worker,
-    a_drain_has_the_time_in_which_the_master_was_stopped,
-    a_drain_has_the_time_of_a_short_stop_as_well,
+    drain_is_extended_by_master_stop,
+    drain_is_extended_by_short_master_stop,
 );
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
@@ -36,10 +36,10 @@ fn is_failed_reload(record: &Record) -> bool {
 fn expect_failed_reload(server: &Server, reason: &str) {
     let (mark, workers) = (server.mark(), server.workers());
     server.signal(Signal::SIGHUP);
-    let verdict = server.wait_for_new_record(mark, "a verdict", is_failed_reload);
-    let error = verdict.text("error").unwrap_or_default();
-    assert!(error.contains(reason), "{verdict:?}");
-    assert_eq!(server.workers(), workers, "nobody old has gone");
+    let outcome = server.wait_for_new_record(mark, "a outcome", is_failed_reload);
+    let error = outcome.text("error").unwrap_or_default();
+    assert!(error.contains(reason), "{outcome:?}");
+    assert_eq!(server.workers(), workers, "no old worker has exited");
 }
 
 /// Reloads, and asserts success.
@@ -47,11 +47,11 @@ fn expect_failed_reload(server: &Server, reason: &str) {
 fn reload(server: &Server) {
     let mark = server.mark();
     server.signal(Signal::SIGHUP);
-    let is_verdict =
+    let is_outcome =
         |r: &Record| r.message() == "reload complete" || r.message().starts_with("reload ");
-    let is_end = |r: &Record| is_verdict(r) && r.message() != "reload started";
-    let verdict = server.wait_for_new_record(mark, "the end of a reload", is_end);
-    assert_eq!(verdict.message(), "reload complete", "{verdict:?}");
+    let is_end = |r: &Record| is_outcome(r) && r.message() != "reload started";
+    let outcome = server.wait_for_new_record(mark, "the end of a reload", is_end);
+    assert_eq!(outcome.message(), "reload complete", "{outcome:?}");
 }
 
 /// Sends TTIN, and asserts that the further worker fails to start for this reason, while the others
@@ -60,7 +60,7 @@ fn reload(server: &Server) {
 fn expect_failed_growth(server: &Server, reason: &str) {
     let mark = server.mark();
     server.signal(Signal::SIGTTIN);
-    let told = server.wait_for_new_record(mark, "that it cannot be had", |record| {
+    let told = server.wait_for_new_record(mark, "the failure", |record| {
         record.message() == "failed to start worker"
     });
     assert!(told.text("error").unwrap().contains(reason), "{told:?}");
@@ -76,9 +76,9 @@ fn kill_worker(server: &Server) {
 }
 
 #[test]
-fn a_master_that_may_not_fork_waits_until_it_may() {
+fn master_retries_while_fork_fails() {
     let flags = ["-k", "mio", "-w", "2", "--boot-timeout", "1s"];
-    let Some(launch) = as_stranger(&flags) else { return };
+    let Some(launch) = as_unprivileged(&flags) else { return };
     let server = launch.start();
     let load = Load::on(server.address());
     // This user has more processes already.
@@ -87,7 +87,8 @@ fn a_master_that_may_not_fork_waits_until_it_may() {
     expect_failed_growth(&server, "failed to fork: Resource temporarily unavailable");
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
-    server.wait_for_new_record(mark, "a refusal", |record| record.message() == "upgrade rejected");
+    server
+        .wait_for_new_record(mark, "a rejection", |record| record.message() == "upgrade rejected");
     limit_processes(&server, "1000");
     server.wait_workers(3);
     reload(&server);
@@ -97,19 +98,19 @@ fn a_master_that_may_not_fork_waits_until_it_may() {
 }
 
 /// Returns whether a command can run `true` here. If not, the test that needs it is skipped.
-fn can(words: &[&str]) -> bool {
+fn is_permitted(words: &[&str]) -> bool {
     let mut probe = Command::new(words[0]);
     let status = probe.args(&words[1..]).arg("true").stderr(Stdio::null()).status();
-    let can = status.is_ok_and(|status| status.success());
-    if !can {
+    let permitted = status.is_ok_and(|status| status.success());
+    if !permitted {
         eprintln!("skipped: this machine does not allow {words:?}");
     }
-    can
+    permitted
 }
 
 /// Returns the command prefix that runs a command as a user without privileges. That user may
 /// change the limits of its processes; root in a container may not.
-fn stranger() -> &'static [&'static str] {
+fn unprivileged_prefix() -> &'static [&'static str] {
     if Uid::effective().is_root() {
         &["setpriv", "--reuid", "4200000", "--regid", "4200000", "--clear-groups"]
     } else {
@@ -120,18 +121,18 @@ fn stranger() -> &'static [&'static str] {
 /// Sets the soft limit of processes that the master's user may have when it forks.
 #[track_caller]
 fn limit_processes(server: &Server, soft: &str) {
-    let words = [stranger(), &["prlimit", "--pid"]].concat();
+    let words = [unprivileged_prefix(), &["prlimit", "--pid"]].concat();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).arg(server.pid.to_string()).arg(format!("--nproc={soft}:"));
     assert!(command.status().unwrap().success());
 }
 
 /// Prepares a server of a user without privileges, whose processes the kernel counts.
-fn as_stranger(flags: &[&str]) -> Option<Launch> {
-    if !can(&[stranger(), &["prlimit", "--nproc=1000:"]].concat()) {
+fn as_unprivileged(flags: &[&str]) -> Option<Launch> {
+    if !is_permitted(&[unprivileged_prefix(), &["prlimit", "--nproc=1000:"]].concat()) {
         return None;
     }
-    let launch = Launch::by(&[stranger(), &["./ostler"]].concat(), flags);
+    let launch = Launch::by(&[unprivileged_prefix(), &["./ostler"]].concat(), flags);
     // The program's directory may be closed to other users.
     fs::copy(PROGRAM, launch.path("ostler")).unwrap();
     for path in [launch.dir().to_owned(), launch.dir().join("ostler")] {
@@ -151,7 +152,7 @@ fn on_small_disk(flags: &[&str]) -> Option<Launch> {
     let probe = format!("mkdir -p $1/small && cd $1 && {MOUNT}; exit $?");
     let scratch = tempfile::tempdir().unwrap();
     let tried = [unshare, &["sh", "-c", &probe, "sh", scratch.path().to_str().unwrap()]].concat();
-    if !can(&tried) {
+    if !is_permitted(&tried) {
         return None;
     }
     let script = format!("{MOUNT} && exec \"$@\"");
@@ -164,15 +165,15 @@ fn on_small_disk(flags: &[&str]) -> Option<Launch> {
 fn fill(server: &Server) -> Vec<tempfile::NamedTempFile> {
     // The path as the master sees it, which has a mount namespace of its own.
     let own = server.path("small");
-    let folder = format!("/proc/{}/root{}", server.pid, own.display());
+    let dir = format!("/proc/{}/root{}", server.pid, own.display());
     let mut files = Vec::new();
     loop {
-        match tempfile::NamedTempFile::new_in(&folder) {
+        match tempfile::NamedTempFile::new_in(&dir) {
             Ok(file) => files.push(file),
             Err(error) if error.kind() == ErrorKind::StorageFull => return files,
-            Err(error) => panic!("{folder}: {error}"),
+            Err(error) => panic!("{dir}: {error}"),
         }
-        assert!(files.len() < 1000, "{folder} is no small disk");
+        assert!(files.len() < 1000, "{dir} is no small disk");
     }
 }
 
@@ -193,7 +194,7 @@ fn full_heartbeat_dir_affects_only_new_workers() {
 }
 
 #[test]
-fn a_full_pid_file_folder_costs_an_upgrade_and_no_more() {
+fn full_pidfile_dir_fails_only_the_upgrade() {
     let Some(launch) = on_small_disk(&["-k", "mio", "-w", "2", "--pid", "small/pid"]) else {
         return;
     };
@@ -221,23 +222,23 @@ fn a_full_pid_file_folder_costs_an_upgrade_and_no_more() {
     // A full disk does not keep the master from a clean exit.
     let files = fill(&server);
     load.finish();
-    let folder = File::open(pidfile.parent().unwrap()).unwrap();
+    let dir = File::open(pidfile.parent().unwrap()).unwrap();
     // Not `finish`: the new master that failed has written to stderr as well.
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
     server.wait_no_survivors();
-    assert!(!is_in(&folder, "pid"), "the pid file stays");
+    assert!(!is_in(&dir, "pid"), "the pid file stays");
     drop(files);
 }
 
 /// Returns whether an open directory, whose path may be gone, has a file of this name.
-fn is_in(folder: &File, name: &str) -> bool {
+fn is_in(dir: &File, name: &str) -> bool {
     use std::os::fd::AsRawFd;
-    Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name).exists()
+    Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name).exists()
 }
 
 #[test]
-fn a_master_outlives_the_path_of_its_socket() {
+fn master_survives_removal_of_its_socket_path() {
     let launch = Launch::new(&["-k", "mio", "-w", "2"]);
     let path = PathBuf::from(launch.path("sock"));
     let server = launch.arg("--bind").arg(format!("unix:{}", path.display())).start();
@@ -248,7 +249,11 @@ fn a_master_outlives_the_path_of_its_socket() {
     drop(early);
     kill_worker(&server);
     reload(&server);
-    assert_eq!(Client::unix(&path).unwrap().get("/").text(), "Hello, world!\n", "it is back");
+    assert_eq!(
+        Client::unix(&path).unwrap().get("/").text(),
+        "Hello, world!\n",
+        "the path is missing"
+    );
     // A file that another process has created there must not be removed.
     fs::remove_file(&path).unwrap();
     fs::write(&path, "precious").unwrap();
@@ -272,7 +277,7 @@ fn without_working_dir(config: impl FnOnce(&Launch) -> PathBuf) -> Server {
 }
 
 #[test]
-fn a_master_whose_folder_is_gone_still_reloads_from_elsewhere() {
+fn removed_working_dir_still_reloads_outside_config() {
     let server = without_working_dir(|launch| launch.path("settings.yaml").into());
     let load = Load::on(server.address());
     reload(&server);
@@ -282,14 +287,14 @@ fn a_master_whose_folder_is_gone_still_reloads_from_elsewhere() {
 }
 
 #[test]
-fn a_master_whose_settings_are_gone_with_its_folder_refuses_to_reload() {
+fn removed_config_rejects_reload() {
     let server = without_working_dir(|_| "settings.yaml".into());
     let load = Load::on(server.address());
     let (mark, workers) = (server.mark(), server.workers());
     server.signal(Signal::SIGHUP);
-    let refusal = server
-        .wait_for_new_record(mark, "a refusal", |record| record.message() == "reload rejected");
-    assert!(refusal.text("error").unwrap().contains("settings.yaml"), "{refusal:?}");
+    let rejected = server
+        .wait_for_new_record(mark, "a rejection", |record| record.message() == "reload rejected");
+    assert!(rejected.text("error").unwrap().contains("settings.yaml"), "{rejected:?}");
     assert_eq!(server.workers(), workers);
     load.finish();
     kill_worker(&server);
@@ -311,14 +316,14 @@ fn stopped_master_kills_no_worker(class: &str) {
     let load = Load::on(server.address());
     let mark = server.mark();
     stop_for(&server, Duration::from_millis(2500));
-    server.wait_for_new_record(mark, "that it was held up", |record| {
+    server.wait_for_new_record(mark, "the stall", |record| {
         record.message() == "master event loop stalled"
     });
     server.serve_for(Duration::from_millis(1500));
     assert_eq!(server.workers(), workers);
-    let blamed = ["worker hung", "worker killed", "worker exited"];
+    let faults = ["worker hung", "worker killed", "worker exited"];
     let news = server.records().split_off(mark);
-    assert!(!news.iter().any(|record| blamed.contains(&record.message())), "{news:#?}");
+    assert!(!news.iter().any(|record| faults.contains(&record.message())), "{news:#?}");
     load.finish();
     server.finish();
 }
@@ -336,16 +341,16 @@ fn drain_past_a_stop(class: &str, missed: Duration) {
     assert!(server.records_of("worker killed").is_empty());
 }
 
-fn a_drain_has_the_time_in_which_the_master_was_stopped(class: &str) {
+fn drain_is_extended_by_master_stop(class: &str) {
     drain_past_a_stop(class, Duration::from_millis(3600));
 }
 
-fn a_drain_has_the_time_of_a_short_stop_as_well(class: &str) {
+fn drain_is_extended_by_short_master_stop(class: &str) {
     drain_past_a_stop(class, Duration::from_millis(2500));
 }
 
 #[test]
-fn a_drain_still_ends_after_the_master_was_stopped() {
+fn drain_ends_after_master_was_stopped() {
     let server = Server::start(&["-k", "mio", "--graceful-timeout", "2s"]);
     let _client = server.begin("/hang");
     let asked = Instant::now();

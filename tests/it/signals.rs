@@ -9,9 +9,9 @@ use crate::os::Signals;
 use crate::proc::children;
 use crate::support::Server;
 
-on_every_class!(workers_ignore_what_is_meant_for_the_master);
+on_every_class!(workers_ignore_master_signals);
 
-fn workers_ignore_what_is_meant_for_the_master(class: &str) {
+fn workers_ignore_master_signals(class: &str) {
     let server = Server::start(&["-k", class]);
     let worker = server.workers()[0];
     for signal in [
@@ -32,7 +32,7 @@ fn workers_ignore_what_is_meant_for_the_master(class: &str) {
 }
 
 #[test]
-fn the_number_of_workers_follows_ttin_and_ttou() {
+fn ttin_and_ttou_change_the_worker_count() {
     let server = Server::start(&["-k", "mio"]);
     for count in [2, 3] {
         server.signal(Signal::SIGTTIN);
@@ -53,7 +53,7 @@ fn the_number_of_workers_follows_ttin_and_ttou() {
 }
 
 #[test]
-fn ttou_leaves_the_last_worker() {
+fn ttou_keeps_the_last_worker() {
     let server = Server::start(&["-k", "mio"]);
     let only = server.workers()[0];
     for _ in 0..3 {
@@ -70,7 +70,7 @@ fn ttou_leaves_the_last_worker() {
 }
 
 #[test]
-fn a_scaled_down_worker_finishes_its_request() {
+fn scaled_down_worker_finishes_its_request() {
     let server = Server::start(&["-k", "sync", "-w", "2"]);
     server.wait_workers(2);
     let mut one = server.begin("/sleep?ms=800");
@@ -83,7 +83,7 @@ fn a_scaled_down_worker_finishes_its_request() {
 }
 
 #[test]
-fn a_killed_worker_above_the_first_count_is_replaced() {
+fn killed_worker_above_initial_count_is_replaced() {
     let server = Server::start(&["-k", "mio"]);
     server.signal(Signal::SIGTTIN);
     let second = server.wait_workers(2)[1];
@@ -93,7 +93,7 @@ fn a_killed_worker_above_the_first_count_is_replaced() {
 }
 
 #[test]
-fn a_master_survives_signals_that_ask_for_nothing() {
+fn master_ignores_meaningless_signals() {
     let server = Server::start(&["-k", "mio"]);
     for signal in [Signal::SIGUSR1, Signal::SIGWINCH, Signal::SIGPIPE, Signal::SIGCHLD] {
         server.signal(signal);
@@ -106,7 +106,7 @@ fn a_master_survives_signals_that_ask_for_nothing() {
 }
 
 #[test]
-fn parent_with_ignored_signals_does_no_harm() {
+fn inherited_signal_state_is_reset() {
     let server = Launch::new(&["-k", "mio", "-w", "2"]).signals(Signals::Careless).start();
     let victim = server.wait_workers(2)[0];
     kill(victim.pid, Signal::SIGKILL).unwrap();

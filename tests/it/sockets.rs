@@ -14,11 +14,11 @@ use crate::launch::Launch;
 use crate::support::{Exit, Server};
 
 on_every_class!(
-    a_path_serves_and_is_removed,
-    a_name_serves,
+    path_serves_and_is_removed,
+    abstract_name_serves,
     two_addresses_serve,
     ipv6_serves,
-    an_inherited_descriptor_serves,
+    inherited_descriptor_serves,
 );
 
 /// Prepares a server that listens at `sock` in its own directory.
@@ -34,7 +34,7 @@ fn expect_hello(path: &Path) {
     assert_eq!(answer.text(), "Hello, world!\n");
 }
 
-fn a_path_serves_and_is_removed(class: &str) {
+fn path_serves_and_is_removed(class: &str) {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut server = at_a_path(&["-k", class, "-w", "2"]).start();
         let path = server.path("sock");
@@ -48,7 +48,7 @@ fn a_path_serves_and_is_removed(class: &str) {
     }
 }
 
-fn a_name_serves(class: &str) {
+fn abstract_name_serves(class: &str) {
     let name = format!("ostler-test-{}-{class}", std::process::id());
     let bind = format!("unix:@{name}");
     let server = Launch::new(&["-k", class, "-b", &bind]).unbound().start();
@@ -91,7 +91,7 @@ fn ipv6_serves(class: &str) {
     server.finish();
 }
 
-fn an_inherited_descriptor_serves(class: &str) {
+fn inherited_descriptor_serves(class: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (fd, address) = (listener.as_raw_fd(), listener.local_addr().unwrap());
     let bind = format!("fd://{fd}");
@@ -113,7 +113,7 @@ fn any_address_serves() {
 }
 
 #[test]
-fn a_live_path_is_refused() {
+fn path_in_use_is_rejected() {
     let first = at_a_path(&[]).start();
     let path = first.path("sock");
     let inode = fs::metadata(&path).unwrap().ino();
@@ -127,7 +127,7 @@ fn a_live_path_is_refused() {
 }
 
 #[test]
-fn a_stale_path_is_replaced() {
+fn stale_path_is_replaced() {
     let launch = at_a_path(&[]);
     let path = launch.dir().join("sock");
     drop(UnixListener::bind(&path).unwrap());
@@ -139,7 +139,7 @@ fn a_stale_path_is_replaced() {
 }
 
 #[test]
-fn a_killed_master_leaves_a_path_that_the_next_one_takes() {
+fn path_of_killed_master_is_taken_over() {
     let first = at_a_path(&["-w", "2"]).start();
     let path = first.path("sock");
     first.signal(Signal::SIGKILL);
@@ -154,7 +154,7 @@ fn a_killed_master_leaves_a_path_that_the_next_one_takes() {
 }
 
 #[test]
-fn a_file_at_the_path_is_kept() {
+fn file_at_the_path_is_kept() {
     let launch = at_a_path(&[]).plain();
     let path = launch.dir().join("sock");
     fs::write(&path, "precious").unwrap();
@@ -180,14 +180,14 @@ fn socket_of_another_process_at_the_path_is_kept() {
 }
 
 #[test]
-fn a_path_that_vanished_is_not_missed() {
+fn vanished_path_is_tolerated_at_stop() {
     let server = at_a_path(&[]).start();
     fs::remove_file(server.path("sock")).unwrap();
     server.finish();
 }
 
 #[test]
-fn a_port_is_taken_once() {
+fn port_cannot_be_bound_twice() {
     let first = Server::start(&[]);
     let bind = first.address().to_string();
     let second = Launch::new(&["-b", &bind]).unbound().plain().run();
@@ -198,7 +198,7 @@ fn a_port_is_taken_once() {
 }
 
 #[test]
-fn no_path_is_made_if_another_address_cannot_be_had() {
+fn failed_bind_creates_no_other_path() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let launch = at_a_path(&[]).plain();
     let dir = launch.dir().to_owned();

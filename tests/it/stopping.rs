@@ -11,21 +11,21 @@ use crate::proc::becomes_true;
 use crate::support::{Exit, Server};
 
 on_every_class!(
-    term_lets_the_slow_request_finish,
-    term_answers_what_the_kernel_has_queued,
+    term_finishes_slow_request,
+    term_answers_queued_clients,
     term_is_not_delayed_by_idle_connections,
-    term_is_delayed_by_half_a_head_no_longer_than_its_time,
-    term_twice_is_term,
-    term_to_the_whole_group_is_term,
+    term_waits_for_partial_head_until_its_timeout,
+    second_term_changes_nothing,
+    term_to_process_group_drains,
     int_ends_a_drain,
     int_and_quit_are_quick,
-    nothing_is_left_behind,
-    a_signal_right_after_the_start_is_not_lost,
-    idle_workers_follow_a_killed_master,
-    a_busy_worker_finishes_for_a_killed_master,
+    stop_leaves_nothing_behind,
+    signal_right_after_start_is_not_lost,
+    killed_master_idle_workers_exit,
+    killed_master_busy_worker_finishes,
 );
 
-fn term_lets_the_slow_request_finish(class: &str) {
+fn term_finishes_slow_request(class: &str) {
     let mut server = Server::start(&["-k", class, "-w", "2"]);
     let begun = Instant::now();
     let mut client = server.begin("/sleep?ms=1500");
@@ -42,12 +42,12 @@ fn term_lets_the_slow_request_finish(class: &str) {
     }
 }
 
-fn term_answers_what_the_kernel_has_queued(class: &str) {
-    expect_the_queue_answered(Server::start(&["-k", class, "--threads", "1"]));
+fn term_answers_queued_clients(class: &str) {
+    expect_queue_answered(Server::start(&["-k", class, "--threads", "1"]));
 }
 
 /// Asserts that clients queued behind a slow request are answered when the server stops.
-pub fn expect_the_queue_answered(mut server: Server) {
+pub fn expect_queue_answered(mut server: Server) {
     let mut busy = server.begin("/sleep?ms=1000");
     let mut queued: Vec<_> = (0..8).map(|_| server.connect()).collect();
     for client in &mut queued {
@@ -76,7 +76,7 @@ fn term_is_not_delayed_by_idle_connections(class: &str) {
     server.expect_clean_exit();
 }
 
-fn term_is_delayed_by_half_a_head_no_longer_than_its_time(class: &str) {
+fn term_waits_for_partial_head_until_its_timeout(class: &str) {
     let mut server = Server::start(&["-k", class, "--header-timeout", "1s"]);
     let mut half = server.connect();
     half.send("GET / HTTP/1.1\r\nHos");
@@ -87,7 +87,7 @@ fn term_is_delayed_by_half_a_head_no_longer_than_its_time(class: &str) {
     server.expect_clean_exit();
 }
 
-fn term_twice_is_term(class: &str) {
+fn second_term_changes_nothing(class: &str) {
     let mut server = Server::start(&["-k", class]);
     let mut client = server.begin("/sleep?ms=2000");
     server.signal(Signal::SIGTERM);
@@ -97,7 +97,7 @@ fn term_twice_is_term(class: &str) {
     server.expect_clean_exit();
 }
 
-fn term_to_the_whole_group_is_term(class: &str) {
+fn term_to_process_group_drains(class: &str) {
     let mut server = Server::start(&["-k", class, "-w", "2"]);
     let mut client = server.begin("/sleep?ms=800");
     server.signal_group(Signal::SIGTERM);
@@ -129,7 +129,7 @@ fn int_and_quit_are_quick(class: &str) {
     server.expect_clean_exit();
 }
 
-fn nothing_is_left_behind(class: &str) {
+fn stop_leaves_nothing_behind(class: &str) {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let launch = Launch::new(&["-k", class, "-w", "2"]);
         let pidfile = launch.path("pid");
@@ -148,7 +148,7 @@ fn nothing_is_left_behind(class: &str) {
     }
 }
 
-fn a_signal_right_after_the_start_is_not_lost(class: &str) {
+fn signal_right_after_start_is_not_lost(class: &str) {
     // With three classes that makes 201 tries, and each delay from 0 to 100 ms three times.
     for attempt in 0..67 {
         let signal = if attempt % 4 == 3 { Signal::SIGINT } else { Signal::SIGTERM };
@@ -162,7 +162,7 @@ fn a_signal_right_after_the_start_is_not_lost(class: &str) {
     }
 }
 
-fn idle_workers_follow_a_killed_master(class: &str) {
+fn killed_master_idle_workers_exit(class: &str) {
     let server = Server::start(&["-k", class, "-w", "4"]);
     server.wait_workers(4);
     server.get("/");
@@ -173,7 +173,7 @@ fn idle_workers_follow_a_killed_master(class: &str) {
     TcpListener::bind(server.address()).unwrap();
 }
 
-fn a_busy_worker_finishes_for_a_killed_master(class: &str) {
+fn killed_master_busy_worker_finishes(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     let mut client = server.begin("/sleep?ms=700");
     server.signal(Signal::SIGKILL);
@@ -182,7 +182,7 @@ fn a_busy_worker_finishes_for_a_killed_master(class: &str) {
 }
 
 #[test]
-fn a_stop_while_workers_boot_does_not_wait_for_them() {
+fn stop_during_boot_does_not_wait() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let flags = ["-w", "2", "--boot-timeout", "120s", "--graceful-timeout", "1s"];
         let mut server = Launch::new(&flags).env("DEMO_BOOT_SLEEP_MS", "60000").spawn();

@@ -41,7 +41,7 @@ pub struct Outcome {
 pub struct Server {
     pub pid: Pid,
     pub(crate) port: u16,
-    pub(crate) heard: Arc<Watched<LogCapture>>,
+    pub(crate) log: Arc<Watched<LogCapture>>,
     pub(crate) end: Arc<Watched<Option<Exit>>>,
     pub(crate) stdout: File,
     pub(crate) dir: TempDir,
@@ -113,7 +113,7 @@ impl Server {
     pub fn signal(&self, signal: Signal) {
         // The master is reaped only under the lock, so its number is still its own.
         let end = self.end.lock();
-        assert_eq!(*end, None, "the master has left already: {:?}", self.tail());
+        assert_eq!(*end, None, "the master has exited already: {:?}", self.tail());
         kill(self.pid, signal).unwrap();
     }
 
@@ -121,13 +121,13 @@ impl Server {
     #[track_caller]
     pub fn signal_group(&self, signal: Signal) {
         let end = self.end.lock();
-        assert_eq!(*end, None, "the master has left already");
+        assert_eq!(*end, None, "the master has exited already");
         kill(Pid::from_raw(-self.pid.as_raw()), signal).unwrap();
     }
 
     /// Returns the number of records. Later records are behind this mark.
     pub fn mark(&self) -> usize {
-        self.heard.lock().records.len()
+        self.log.lock().records.len()
     }
 
     /// Waits for a record.
@@ -148,20 +148,20 @@ impl Server {
             let found = log.records[mark..].iter().find(|record| wanted(record)).cloned();
             (found.is_some() || log.closed).then_some(found)
         };
-        let found = self.heard.wait(DEADLINE, look).flatten();
+        let found = self.log.wait(DEADLINE, look).flatten();
         found.unwrap_or_else(|| panic!("no record of: {what}"))
     }
 
     /// Returns whether a record comes within a time.
     pub fn sees_record(&self, timeout: Duration, wanted: impl Fn(&Record) -> bool) -> bool {
-        self.heard
-            .wait(timeout, |heard| heard.records.iter().find_map(|r| wanted(r).then_some(())))
+        self.log
+            .wait(timeout, |log| log.records.iter().find_map(|r| wanted(r).then_some(())))
             .is_some()
     }
 
     /// Returns all records so far.
     pub fn records(&self) -> Vec<Record> {
-        self.heard.lock().records.clone()
+        self.log.lock().records.clone()
     }
 
     /// Returns all records so far with this message.
@@ -173,19 +173,19 @@ impl Server {
 
     /// Returns all lines so far, records or not.
     pub fn lines(&self) -> Vec<String> {
-        self.heard.lock().lines.clone()
+        self.log.lock().lines.clone()
     }
 
     /// Returns the workers that are ready, in the order of their slots.
     pub fn workers(&self) -> Vec<Worker> {
-        self.heard.lock().workers()
+        self.log.lock().workers()
     }
 
     /// Waits until exactly `count` workers are ready.
     #[track_caller]
     pub fn wait_workers(&self, count: usize) -> Vec<Worker> {
         let look = |log: &LogCapture| Some(log.workers()).filter(|workers| workers.len() == count);
-        self.heard.wait(DEADLINE, look).unwrap_or_else(|| panic!("never {count} workers"))
+        self.log.wait(DEADLINE, look).unwrap_or_else(|| panic!("never {count} workers"))
     }
 
     /// Waits until another worker is ready in the slot of this one.
@@ -195,7 +195,7 @@ impl Server {
             let mut workers = log.workers().into_iter();
             workers.find(|worker| worker.slot == old.slot && worker.pid != old.pid)
         };
-        self.heard.wait(DEADLINE, look).unwrap_or_else(|| panic!("{old:?} is not replaced"))
+        self.log.wait(DEADLINE, look).unwrap_or_else(|| panic!("{old:?} is not replaced"))
     }
 
     /// Waits for the record of a worker's exit.
@@ -241,7 +241,7 @@ impl Server {
     /// Waits for the end of the master.
     #[track_caller]
     pub fn wait_exit(&self) -> Exit {
-        self.wait_exit_within(DEADLINE).expect("the master stays")
+        self.wait_exit_within(DEADLINE).expect("the master does not exit")
     }
 
     /// Waits at most this long for the end of the master.
@@ -252,8 +252,8 @@ impl Server {
     /// Waits until the last process that could write to the log has exited.
     #[track_caller]
     pub fn wait_silence(&self) {
-        let silence = self.heard.wait(DEADLINE, |heard| heard.closed.then_some(()));
-        assert!(silence.is_some(), "somebody stays: {:?}", self.survivors());
+        let silence = self.log.wait(DEADLINE, |log| log.closed.then_some(()));
+        assert!(silence.is_some(), "processes are left: {:?}", self.survivors());
     }
 
     /// Returns the members of the server's session that still run.
@@ -264,7 +264,7 @@ impl Server {
     /// Waits until no member of the session runs.
     #[track_caller]
     pub fn wait_no_survivors(&self) {
-        wait_until("everybody leaves", || self.survivors().is_empty());
+        wait_until("all processes exit", || self.survivors().is_empty());
     }
 
     /// Stops the server, and asserts a clean exit: exit code 0, no process left, only records on
@@ -281,7 +281,7 @@ impl Server {
         assert_eq!(self.wait_exit(), Exit::Code(0));
         self.wait_no_survivors();
         self.wait_silence();
-        let noise = self.heard.lock().unparsed.clone();
+        let noise = self.log.lock().unparsed.clone();
         assert!(noise.is_empty(), "not records: {noise:#?}");
         assert_eq!(self.stdout(), "");
     }
@@ -304,15 +304,15 @@ impl Server {
     }
 
     fn tail(&self) -> Vec<String> {
-        let heard = self.heard.lock();
-        heard.lines[heard.lines.len().saturating_sub(40)..].to_vec()
+        let log = self.log.lock();
+        log.lines[log.lines.len().saturating_sub(40)..].to_vec()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("the last words of {}:\n{}", self.pid, self.tail().join("\n"));
+            eprintln!("the last log lines of {}:\n{}", self.pid, self.tail().join("\n"));
         }
         let end = self.end.lock();
         if end.is_none() {

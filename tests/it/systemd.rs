@@ -22,13 +22,13 @@ use crate::launch::Launch;
 use crate::load::Load;
 use crate::log_capture::Watched;
 use crate::os::own;
-use crate::proc::{children, stat, wait_until};
+use crate::proc::{children, is_gone, wait_until};
 use crate::support::{DEADLINE, Exit, Server};
 
 on_every_class!(
-    a_life_is_told_to_the_manager,
-    a_given_socket_is_served,
-    a_killed_master_comes_back_on_the_same_socket,
+    service_lifecycle_is_notified,
+    activated_socket_is_served,
+    killed_master_restarts_on_stored_socket,
 );
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
@@ -77,11 +77,11 @@ impl FakeManager {
 
     fn listen(name: String, socket: UnixDatagram, dir: TempDir) -> Self {
         let words: Arc<Watched<Vec<Notification>>> = Arc::default();
-        let heard = Arc::clone(&words);
+        let received = Arc::clone(&words);
         // The thread ends with the test.
         thread::spawn(move || {
             while let Some(word) = receive(&socket) {
-                heard.change(|words| words.push(word));
+                received.change(|words| words.push(word));
             }
         });
         Self { name, words, _dir: dir }
@@ -134,7 +134,7 @@ fn receive(socket: &UnixDatagram) -> Option<Notification> {
     Some(Notification { seen: Instant::now(), text, fds })
 }
 
-fn a_life_is_told_to_the_manager(class: &str) {
+fn service_lifecycle_is_notified(class: &str) {
     for manager in [FakeManager::new(), FakeManager::abstract_socket()] {
         let launch = Launch::new(&["-k", class, "-w", "2"]).unbound();
         let (port, settings) = (launch.port(), launch.path("settings.yaml"));
@@ -158,7 +158,7 @@ fn a_life_is_told_to_the_manager(class: &str) {
         server.signal(Signal::SIGHUP);
         let reloading = manager.wait_for(mark, "RELOADING=1");
         let stamp: u64 = reloading.value("MONOTONIC_USEC").unwrap().parse().unwrap();
-        assert!(stamp.abs_diff(now_monotonic()) < 60_000_000, "{reloading:?}");
+        assert!(stamp.abs_diff(monotonic_usec()) < 60_000_000, "{reloading:?}");
         let ready = manager.wait_for(mark, "READY=1");
         assert!(ready.seen - reloading.seen >= boot, "{ready:?}");
         let generation_2 =
@@ -185,19 +185,22 @@ fn a_life_is_told_to_the_manager(class: &str) {
         manager.wait_for(mark, "STOPPING=1");
         server.expect_clean_exit();
         let words = manager.notifications();
-        assert!(words.iter().all(|word| !word.has("WATCHDOG=1")), "nobody asked for it");
+        assert!(
+            words.iter().all(|word| !word.has("WATCHDOG=1")),
+            "WATCHDOG=1 without WATCHDOG_USEC"
+        );
         assert_eq!(words.iter().filter(|word| word.has("READY=1")).count(), 4, "{words:#?}");
     }
 }
 
 /// Returns microseconds of the clock that MONOTONIC_USEC means.
-fn now_monotonic() -> u64 {
+fn monotonic_usec() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
     u64::try_from(now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000).unwrap()
 }
 
 #[test]
-fn the_manager_hears_a_crash_and_the_recovery() {
+fn status_reports_crash_and_recovery() {
     let manager = FakeManager::new();
     let server = Launch::new(&["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
     manager.wait_for(0, "READY=1");
@@ -217,7 +220,7 @@ fn expect_rhythm(manager: &FakeManager, mark: usize, every: Duration) {
         behind.filter(|word| word.has("WATCHDOG=1")).map(|word| word.seen).collect()
     };
     let seen = manager.words.wait(DEADLINE, |words| Some(signs(words)).filter(|s| s.len() >= 5));
-    let seen = seen.unwrap_or_else(|| panic!("no signs of life: {:#?}", manager.notifications()));
+    let seen = seen.unwrap_or_else(|| panic!("no WATCHDOG=1: {:#?}", manager.notifications()));
     let whole = seen[4] - seen[0];
     assert!(whole >= every * 4 - every / 2, "too often: {whole:?}");
     assert!(whole <= every * 4 + Duration::from_secs(8), "too rarely: {whole:?}");
@@ -235,7 +238,7 @@ fn watchdog_is_pinged() {
 }
 
 #[test]
-fn workers_inherit_nothing_of_the_manager() {
+fn workers_inherit_no_service_manager_variables() {
     let manager = FakeManager::new();
     let words = watchdog_env("export WATCHDOG_PID=$$ WATCHDOG_USEC=60000000;");
     let server = launch_by(&words, &[]).env("NOTIFY_SOCKET", &manager.name).start();
@@ -269,7 +272,7 @@ fn watchdog_of_another_process_is_not_pinged() {
 }
 
 #[test]
-fn the_manager_follows_an_upgrade() {
+fn service_manager_follows_upgrade() {
     let manager = FakeManager::new();
     let server = Launch::new(&["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
     let mut master = server.pid;
@@ -283,11 +286,11 @@ fn the_manager_follows_an_upgrade() {
         let new = ready.pid().unwrap();
         kill(master, Signal::SIGTERM).unwrap();
         manager.wait_for(mark, &format!("MAINPID={new}"));
-        wait_until("the old one leaves", || stat(master).is_none_or(|stat| stat.state == 'Z'));
+        wait_until("the old master exits", || is_gone(master));
         server.wait_for("promotion", |record| record.is("upgrade complete", new));
         let words = manager.notifications();
         let stopping = words[mark..].iter().find(|word| word.has("STOPPING=1"));
-        assert!(stopping.is_none(), "the service goes on: {stopping:?}");
+        assert!(stopping.is_none(), "the service keeps running: {stopping:?}");
         master = new;
     }
     let mark = manager.mark();
@@ -316,7 +319,7 @@ fn watchdog_is_pinged_by_the_main_process() {
 }
 
 #[test]
-fn a_stop_that_comes_with_the_promotion_ends_the_service() {
+fn stop_during_promotion_ends_the_service() {
     let manager = FakeManager::new();
     let server = Launch::new(&["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
     server.signal(Signal::SIGUSR2);
@@ -334,7 +337,7 @@ fn a_stop_that_comes_with_the_promotion_ends_the_service() {
 }
 
 #[test]
-fn an_upgrade_that_is_called_off_is_no_end_of_the_service() {
+fn cancelled_upgrade_keeps_the_service_running() {
     let manager = FakeManager::new();
     let server = Launch::new(&["-w", "2"]).env("NOTIFY_SOCKET", &manager.name).start();
     let mark = manager.mark();
@@ -344,7 +347,7 @@ fn an_upgrade_that_is_called_off_is_no_end_of_the_service() {
         .wait_for_new_record(news, "successor", |record| record.message() == "new master ready");
     let new = ready.pid().unwrap();
     kill(new, Signal::SIGTERM).unwrap();
-    wait_until("the successor leaves", || children(server.pid).len() == 2);
+    wait_until("the new master exits", || children(server.pid).len() == 2);
     let words = manager.notifications();
     for line in ["STOPPING=1".to_owned(), format!("MAINPID={new}")] {
         assert!(!words[mark..].iter().any(|word| word.has(&line)), "{line}: {words:#?}");
@@ -353,7 +356,7 @@ fn an_upgrade_that_is_called_off_is_no_end_of_the_service() {
 }
 
 #[test]
-fn a_manager_that_cannot_be_reached_is_no_obstacle() {
+fn unreachable_notify_socket_is_only_a_warning() {
     for name in ["/no/such/socket", "@no-such-manager-of-ours", "nonsense"] {
         let server = Launch::new(&[]).env("NOTIFY_SOCKET", name).start();
         let warned = |record: &crate::log_capture::Record| {
@@ -369,7 +372,7 @@ fn a_manager_that_cannot_be_reached_is_no_obstacle() {
 fn unread_notify_socket_does_not_block_the_master() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");
-    let _deaf = UnixDatagram::bind(&path).unwrap();
+    let _unread = UnixDatagram::bind(&path).unwrap();
     let server = Launch::new(&["-w", "2"])
         .env("NOTIFY_SOCKET", path.to_str().unwrap())
         .env("WATCHDOG_USEC", "2000")
@@ -399,7 +402,7 @@ fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-fn a_given_socket_is_served(class: &str) {
+fn activated_socket_is_served(class: &str) {
     for names in ["", "LISTEN_FDNAMES=web"] {
         let (listener, address) = listener();
         let variables = format!("LISTEN_PID=$$ LISTEN_FDS=1 {names}");
@@ -429,7 +432,7 @@ fn a_given_socket_is_served(class: &str) {
 }
 
 #[test]
-fn socket_for_another_pid_is_left_alone() {
+fn socket_for_another_pid_is_ignored() {
     let (listener, _) = listener();
     let server = launch_activated(&listener, "LISTEN_PID=1 LISTEN_FDS=1", &[]).start();
     server.wait_for("a warning", |record| {
@@ -443,7 +446,7 @@ fn socket_for_another_pid_is_left_alone() {
 }
 
 #[test]
-fn nonsense_from_a_manager_is_told() {
+fn invalid_listen_variables_are_reported() {
     let null = fs::File::open("/dev/null").unwrap();
     let outcome = launch_activated(&null, "LISTEN_PID=$$ LISTEN_FDS=1", &[]).plain().run();
     assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
@@ -465,12 +468,12 @@ fn nonsense_from_a_manager_is_told() {
 
 /// Kills a master with SIGKILL, and waits until all its processes have exited.
 #[track_caller]
-pub fn kill_outright(server: &Server) {
+pub fn kill_all(server: &Server) {
     server.signal(Signal::SIGKILL);
     server.wait_exit();
 }
 
-fn a_killed_master_comes_back_on_the_same_socket(class: &str) {
+fn killed_master_restarts_on_stored_socket(class: &str) {
     let manager = FakeManager::new();
     let flags = ["-k", class, "-w", "2", "--fd-store"];
     let launch = Launch::new(&flags);
@@ -484,7 +487,7 @@ fn a_killed_master_comes_back_on_the_same_socket(class: &str) {
         assert_eq!(kept.fds.len(), 1, "{kept:?}");
         assert!(!name.contains(':') && name.len() <= 255, "{name}");
         let mark = manager.mark();
-        kill_outright(&server);
+        kill_all(&server);
         let variables = format!("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES='{name}'");
         // The flags name the same address, so the server must recognize the socket as its own.
         let next =

@@ -11,18 +11,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::client::Client;
+use crate::client::{Client, is_refused};
 use crate::launch::Launch;
 use crate::load::Load;
 use crate::log_capture::Record;
-use crate::proc::{children, stat, wait_until};
+use crate::proc::{children, is_gone, wait_until};
 use crate::support::{Exit, Server};
 
 on_every_class!(
     three_upgrades_lose_nothing,
-    an_upgrade_can_be_called_off,
+    upgrade_can_be_cancelled,
     booting_new_master_takes_over_without_loss,
-    a_stop_that_comes_with_the_promotion_loses_nothing,
+    stop_during_promotion_loses_nothing,
 );
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
@@ -40,10 +40,6 @@ fn pid_in(path: impl AsRef<Path>) -> Option<Pid> {
     Some(Pid::from_raw(text.trim().parse().ok()?))
 }
 
-fn is_gone(pid: Pid) -> bool {
-    stat(pid).is_none_or(|stat| stat.state == 'Z')
-}
-
 fn workers_of(master: Pid) -> Vec<Pid> {
     let mut workers: Vec<_> = children(master)
         .into_iter()
@@ -59,15 +55,15 @@ fn workers_of(master: Pid) -> Vec<Pid> {
 fn upgrade(server: &Server, old: Pid) -> Pid {
     let mark = server.mark();
     kill(old, Signal::SIGUSR2).unwrap();
-    let new = begun(server, mark);
-    server.wait_for_new_record(mark, "the successor is ready", |r| r.is("new master ready", new));
+    let new = begin_upgrade(server, mark);
+    server.wait_for_new_record(mark, "the new master is ready", |r| r.is("new master ready", new));
     assert_eq!(pid_in(server.path("pid")), Some(old));
     assert_eq!(pid_in(server.path("pid.2")), Some(new));
     new
 }
 
 #[track_caller]
-fn begun(server: &Server, mark: usize) -> Pid {
+fn begin_upgrade(server: &Server, mark: usize) -> Pid {
     let record = server.wait_for_new_record(mark, "upgrade started", |record| {
         record.message() == "upgrade started"
     });
@@ -78,7 +74,7 @@ fn begun(server: &Server, mark: usize) -> Pid {
 #[track_caller]
 fn wait_promoted(server: &Server, old: Pid, new: Pid) {
     server.wait_for("promotion", |record| record.is("upgrade complete", new));
-    wait_until("the old master leaves", || is_gone(old));
+    wait_until("the old master exits", || is_gone(old));
     wait_until("the pid file is the new master's", || pid_in(server.path("pid")) == Some(new));
     assert!(!server.path("pid.2").exists());
 }
@@ -114,7 +110,7 @@ fn three_upgrades_lose_nothing(class: &str) {
         expect_served(&server);
         kill(master, Signal::SIGTERM).unwrap();
         wait_promoted(&server, master, new);
-        wait_until("the old workers leave", || old_workers.iter().all(|&pid| is_gone(pid)));
+        wait_until("the old workers exit", || old_workers.iter().all(|&pid| is_gone(pid)));
         load.wait_answers(20);
         expect_served(&server);
         master = new;
@@ -131,16 +127,16 @@ fn three_upgrades_lose_nothing(class: &str) {
     finish(&server, master);
 }
 
-fn an_upgrade_can_be_called_off(class: &str) {
+fn upgrade_can_be_cancelled(class: &str) {
     let server = launch(&[PROGRAM], class).start();
     let workers = workers_of(server.pid);
     let load = Load::on(server.address());
     for _ in 0..2 {
         let new = upgrade(&server, server.pid);
         load.wait_answers(20);
-        let successors = workers_of(new);
+        let new_workers = workers_of(new);
         kill(new, Signal::SIGTERM).unwrap();
-        wait_untouched(&server, new, &successors, &workers);
+        wait_untouched(&server, new, &new_workers, &workers);
     }
     load.finish();
     finish(&server, server.pid);
@@ -149,17 +145,17 @@ fn an_upgrade_can_be_called_off(class: &str) {
 /// Waits until a new master has exited, and asserts that all is as it was before.
 #[track_caller]
 fn wait_untouched(server: &Server, new: Pid, new_workers: &[Pid], workers: &[Pid]) {
-    wait_until("the successor leaves", || is_gone(new));
-    wait_until("and its workers", || new_workers.iter().all(|&pid| is_gone(pid)));
-    wait_until("it is buried", || workers_of(server.pid) == workers);
-    wait_until("its pid file goes", || !server.path("pid.2").exists());
+    wait_until("the new master exits", || is_gone(new));
+    wait_until("its workers exit", || new_workers.iter().all(|&pid| is_gone(pid)));
+    wait_until("its zombie is reaped", || workers_of(server.pid) == workers);
+    wait_until("its pid file is removed", || !server.path("pid.2").exists());
     assert_eq!(pid_in(server.path("pid")), Some(server.pid));
     assert_eq!(server.exit(), None);
     expect_served(server);
 }
 
 #[test]
-fn there_is_one_upgrade_at_a_time() {
+fn second_upgrade_at_once_is_rejected() {
     let server = launch(&[PROGRAM], "mio").start();
     let new = upgrade(&server, server.pid);
     for master in [server.pid, new] {
@@ -201,7 +197,7 @@ impl Copy {
         self.dir.path().join("server")
     }
 
-    fn word(&self) -> String {
+    fn path_string(&self) -> String {
         self.path().into_os_string().into_string().unwrap()
     }
 
@@ -209,7 +205,7 @@ impl Copy {
     fn replace(&self, content: &str, mode: &str) {
         let script = "cat > \"$0.new\" && chmod \"$1\" \"$0.new\" && mv -f \"$0.new\" \"$0\"";
         let mut shell = Command::new("sh")
-            .args(["-c", script, &self.word(), mode])
+            .args(["-c", script, &self.path_string(), mode])
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
@@ -219,7 +215,7 @@ impl Copy {
 
     fn restore(&self) {
         let script = "cp \"$1\" \"$0.new\" && mv -f \"$0.new\" \"$0\"";
-        let status = Command::new("sh").args(["-c", script, &self.word(), PROGRAM]).status();
+        let status = Command::new("sh").args(["-c", script, &self.path_string(), PROGRAM]).status();
         assert!(status.unwrap().success());
     }
 }
@@ -229,15 +225,15 @@ fn is_error(record: &Record) -> bool {
 }
 
 #[test]
-fn a_broken_program_changes_nothing() {
+fn broken_program_changes_nothing() {
     let copy = Copy::new();
-    let server = launch(&[&copy.word()], "mio").start();
+    let server = launch(&[&copy.path_string()], "mio").start();
     let workers = workers_of(server.pid);
     let spoils: [(&str, &dyn Fn()); 5] = [
         ("no program", &|| copy.replace("this is no program", "755")),
         ("not executable", &|| copy.replace("#!/bin/sh\nexit 0\n", "644")),
         ("crashes", &|| copy.replace("#!/bin/sh\nexit 1\n", "755")),
-        ("leaves", &|| copy.replace("#!/bin/sh\nexit 0\n", "755")),
+        ("exits", &|| copy.replace("#!/bin/sh\nexit 0\n", "755")),
         ("deleted", &|| fs::remove_file(copy.path()).unwrap()),
     ];
     for (what, spoil) in spoils {
@@ -248,7 +244,7 @@ fn a_broken_program_changes_nothing() {
             record.message().starts_with("upgrade failed") || record.message() == "upgrade rejected"
         };
         server.wait_for_new_record(mark, what, failed);
-        wait_until("it is buried", || children(server.pid).len() == 2);
+        wait_until("its zombie is reaped", || children(server.pid).len() == 2);
         wait_untouched(&server, Pid::from_raw(i32::MAX), &[], &workers);
         // A record that comes after all records of the upgrade.
         let mark_after = server.mark();
@@ -270,13 +266,13 @@ fn a_broken_program_changes_nothing() {
 #[test]
 fn failed_boot_of_new_master_changes_nothing() {
     let copy = Copy::new();
-    let server = launch(&[&copy.word()], "mio").start();
+    let server = launch(&[&copy.path_string()], "mio").start();
     let workers = workers_of(server.pid);
     copy.replace(&format!("#!/bin/sh\nDEMO_FAIL_BOOT=1 exec '{PROGRAM}' \"$@\"\n"), "755");
     let mark = server.mark();
     let load = Load::on(server.address());
     server.signal(Signal::SIGUSR2);
-    let new = begun(&server, mark);
+    let new = begin_upgrade(&server, mark);
     server.wait_for_new_record(mark, "upgrade failed", |record| {
         record.message().starts_with("upgrade failed") && record.pid() == Some(new)
     });
@@ -288,13 +284,13 @@ fn failed_boot_of_new_master_changes_nothing() {
 #[test]
 fn new_master_never_ready_is_killed() {
     let copy = Copy::new();
-    let server = launch(&[&copy.word()], "mio").arg("--boot-timeout").arg("500ms").start();
+    let server = launch(&[&copy.path_string()], "mio").arg("--boot-timeout").arg("500ms").start();
     let workers = workers_of(server.pid);
     copy.replace("#!/bin/sh\nexec sleep 600\n", "755");
     let begin = Instant::now();
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
-    let new = begun(&server, mark);
+    let new = begin_upgrade(&server, mark);
     wait_until("it is killed", || is_gone(new));
     assert!(begin.elapsed() >= Duration::from_millis(500));
     wait_untouched(&server, new, &[], &workers);
@@ -310,9 +306,9 @@ fn killed_new_master_changes_nothing() {
     let workers = workers_of(server.pid);
     for _ in 0..2 {
         let new = upgrade(&server, server.pid);
-        let successors = workers_of(new);
+        let new_workers = workers_of(new);
         kill(new, Signal::SIGKILL).unwrap();
-        wait_gone_but_for_pidfile(&server, new, &successors, &workers);
+        wait_gone_but_for_pidfile(&server, new, &new_workers, &workers);
     }
     finish(&server, server.pid);
 }
@@ -325,13 +321,13 @@ fn wait_gone_but_for_pidfile(server: &Server, new: Pid, new_workers: &[Pid], wor
 }
 
 #[test]
-fn new_master_is_promoted_when_the_old_one_is_killed() {
+fn new_master_is_promoted_when_old_one_is_killed() {
     let server = launch(&[PROGRAM], "mio").start();
     let workers = workers_of(server.pid);
     let new = upgrade(&server, server.pid);
     server.signal(Signal::SIGKILL);
     wait_promoted(&server, server.pid, new);
-    wait_until("its workers leave", || workers.iter().all(|&pid| is_gone(pid)));
+    wait_until("its workers exit", || workers.iter().all(|&pid| is_gone(pid)));
     expect_served(&server);
     let newer = upgrade(&server, new);
     kill(new, Signal::SIGTERM).unwrap();
@@ -347,13 +343,13 @@ fn suspended_workers_resume_when_the_new_master_dies() {
         let old = workers_of(server.pid);
         let new = upgrade(&server, server.pid);
         server.signal(Signal::SIGWINCH);
-        wait_until("the old workers leave", || old.iter().all(|&pid| is_gone(pid)));
+        wait_until("the old workers exit", || old.iter().all(|&pid| is_gone(pid)));
         load.wait_answers(20);
         load.finish();
-        let successors = workers_of(new);
+        let new_workers = workers_of(new);
         kill(new, signal).unwrap();
-        wait_until("the successor leaves", || is_gone(new));
-        wait_until("and its workers", || successors.iter().all(|&pid| is_gone(pid)));
+        wait_until("the new master exits", || is_gone(new));
+        wait_until("its workers exit", || new_workers.iter().all(|&pid| is_gone(pid)));
         wait_until("the old one has workers again", || workers_of(server.pid).len() == 2);
         let _ = fs::remove_file(server.path("pid.2"));
         expect_served(&server);
@@ -396,13 +392,8 @@ fn expect_answer(address: &str) {
     assert_eq!(client.get("/").text(), "Hello, world!\n", "{address}");
 }
 
-fn is_refused(address: &str) -> bool {
-    let refused = Client::tcp(address.parse().unwrap());
-    refused.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
-}
-
 #[track_caller]
-fn hang_up(server: &Server, master: Pid) {
+fn send_hup(server: &Server, master: Pid) {
     let mark = server.mark();
     kill(master, Signal::SIGHUP).unwrap();
     let over = |record: &Record| record.message().starts_with("reload ");
@@ -413,12 +404,12 @@ fn hang_up(server: &Server, master: Pid) {
 
 fn booting_new_master_takes_over_without_loss(class: &str) {
     let copy = Copy::new();
-    let server = launch(&[&copy.word()], class).start();
+    let server = launch(&[&copy.path_string()], class).start();
     copy.replace(&format!("#!/bin/sh\nDEMO_BOOT_SLEEP_MS=500 exec '{PROGRAM}' \"$@\"\n"), "755");
     let load = Load::on(server.address());
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
-    let new = begun(&server, mark);
+    let new = begin_upgrade(&server, mark);
     server.wait_for_new_record(mark, "its workers boot", |record| {
         record.message() == "worker started"
     });
@@ -431,7 +422,7 @@ fn booting_new_master_takes_over_without_loss(class: &str) {
 }
 
 #[test]
-fn addresses_that_were_handed_on_can_be_exchanged() {
+fn inherited_addresses_can_be_changed() {
     let addresses = two_addresses();
     let server = launch_from_file(&addresses).start();
     let new = upgrade(&server, server.pid);
@@ -439,17 +430,17 @@ fn addresses_that_were_handed_on_can_be_exchanged() {
     wait_promoted(&server, server.pid, new);
     for _ in 0..2 {
         write_addresses(&server.path("settings.yaml"), &addresses[..1]);
-        hang_up(&server, new);
-        wait_until("the other is closed", || is_refused(&addresses[1]));
+        send_hup(&server, new);
+        wait_until("the other is closed", || is_refused(addresses[1].parse().unwrap()));
         write_addresses(&server.path("settings.yaml"), &addresses);
-        hang_up(&server, new);
+        send_hup(&server, new);
         addresses.iter().for_each(|address| expect_answer(address));
     }
     finish(&server, new);
 }
 
 #[test]
-fn an_address_that_the_new_program_does_not_want_is_closed() {
+fn address_unused_by_new_master_is_closed() {
     let addresses = two_addresses();
     let server = launch_from_file(&addresses).start();
     write_addresses(&server.path("settings.yaml"), &addresses[..1]);
@@ -458,7 +449,7 @@ fn an_address_that_the_new_program_does_not_want_is_closed() {
     server.signal(Signal::SIGTERM);
     wait_promoted(&server, server.pid, new);
     expect_answer(&addresses[0]);
-    assert!(is_refused(&addresses[1]));
+    assert!(is_refused(addresses[1].parse().unwrap()));
     finish(&server, new);
 }
 
@@ -468,29 +459,29 @@ fn address_dropped_by_new_master_is_served_by_old_one() {
     let server = launch_from_file(&addresses).start();
     let new = upgrade(&server, server.pid);
     write_addresses(&server.path("settings.yaml"), &addresses[..1]);
-    hang_up(&server, new);
+    send_hup(&server, new);
     addresses.iter().for_each(|address| expect_answer(address));
     kill(new, Signal::SIGTERM).unwrap();
-    wait_until("the successor leaves", || is_gone(new));
+    wait_until("the new master exits", || is_gone(new));
     addresses.iter().for_each(|address| expect_answer(address));
     finish(&server, server.pid);
 }
 
 #[test]
 fn locked_instance_can_be_upgraded() {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let server = Launch::new(&["--single-instance", "-w", "2"])
-        .env("XDG_RUNTIME_DIR", folder.path().to_str().unwrap())
+        .env("XDG_RUNTIME_DIR", dir.path().to_str().unwrap())
         .start();
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);
-    let new = begun(&server, mark);
+    let new = begin_upgrade(&server, mark);
     server.wait_for_new_record(mark, "it is ready", |record| record.is("new master ready", new));
     server.signal(Signal::SIGTERM);
     server.wait_for("promotion", |record| record.is("upgrade complete", new));
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     finish(&server, new);
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -509,7 +500,7 @@ fn new_master_with_bad_settings_reports_reason() {
     finish(&server, server.pid);
 }
 
-fn a_stop_that_comes_with_the_promotion_loses_nothing(class: &str) {
+fn stop_during_promotion_loses_nothing(class: &str) {
     let server = launch(&[PROGRAM], class).start();
     let new = upgrade(&server, server.pid);
     server.signal(Signal::SIGTERM);
@@ -546,10 +537,10 @@ fn two_stopping_masters_do_not_deadlock() {
     kill(new, Signal::SIGKILL).unwrap();
     // The old master cannot resume, but can close its sockets. Clients that connect before it has
     // noticed wait for the busy worker.
-    let is_mourning = |record: &Record| record.message() == "new master exited";
-    server.wait_for_new_record(mark, "the end of the successor", is_mourning);
-    wait_until("nobody listens", || is_refused(&server.address().to_string()));
-    assert_eq!(server.exit(), None, "it was told before it left");
+    let is_exit = |record: &Record| record.message() == "new master exited";
+    server.wait_for_new_record(mark, "the exit of the new master", is_exit);
+    wait_until("the address is refused", || is_refused(server.address()));
+    assert_eq!(server.exit(), None, "the old master still drains");
     assert_eq!(busy.answer().status(), 200);
     assert_eq!(server.wait_exit(), Exit::Code(0));
 }
@@ -561,7 +552,7 @@ fn path_taken_by_another_process_is_not_inherited() {
     // A hard link keeps the server's inode in use, so that its number is not assigned again.
     fs::hard_link(&path, server.path("kept")).unwrap();
     fs::remove_file(&path).unwrap();
-    let stranger = UnixListener::bind(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
     let mark = server.mark();
     kill(server.pid, Signal::SIGUSR2).unwrap();
     let failed = server.wait_for_new_record(mark, "a failure", is_error);
@@ -571,6 +562,6 @@ fn path_taken_by_another_process_is_not_inherited() {
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
-    UnixStream::connect(&path).expect("it is still the stranger's");
-    drop(stranger);
+    UnixStream::connect(&path).expect("the other process still listens");
+    drop(other);
 }

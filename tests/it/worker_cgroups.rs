@@ -12,16 +12,16 @@ use nix::unistd::{Gid, Pid, Uid, chown};
 use crate::cgroup::{Group, group_of};
 use crate::launch::Launch;
 use crate::log_capture::{Record, Worker};
-use crate::proc::{stat, wait_until};
+use crate::proc::{is_gone, stat, wait_until};
 use crate::support::{Exit, Server};
 
 on_every_class!(
-    each_worker_has_a_group_of_its_own,
-    a_stray_ends_with_its_worker,
-    a_stray_ends_with_a_worker_that_is_recycled,
+    each_worker_has_its_own_group,
+    stray_ends_with_its_worker,
+    stray_ends_with_recycled_worker,
     reload_leaves_no_process_behind,
-    a_worker_out_of_memory_is_told_in_its_group_too,
-    a_worker_that_is_frozen_in_its_group_is_left_alone,
+    oom_kill_is_reported_in_worker_group,
+    worker_frozen_in_its_group_is_left_alone,
 );
 
 /// Returns the path of a worker's group.
@@ -37,10 +37,6 @@ fn worker_cgroups(server: &Server, workers: &[Worker]) -> Vec<String> {
     names
 }
 
-fn is_gone(pid: Pid) -> bool {
-    stat(pid).is_none_or(|stat| stat.state == 'Z')
-}
-
 fn delegated() -> Option<Group> {
     let can_stray = Command::new("setsid").arg("true").stderr(Stdio::null()).status();
     if !can_stray.is_ok_and(|status| status.success()) {
@@ -54,15 +50,17 @@ fn delegated() -> Option<Group> {
 #[track_caller]
 fn stray(server: &Server) -> Pid {
     let stray = Pid::from_raw(server.get("/stray?s=1000").text().trim().parse().unwrap());
-    wait_until("it has left the session", || stat(stray).is_some_and(|stat| stat.session == stray));
+    wait_until("the stray is in its own session", || {
+        stat(stray).is_some_and(|stat| stat.session == stray)
+    });
     stray
 }
 
 #[track_caller]
 fn wait_gone(group: &Group, server: &Server, worker: Pid, stray: Pid) {
-    wait_until("what has left its session ends as well", || is_gone(stray));
-    let leaf = worker_cgroup(group, server.pid, worker);
-    wait_until("the group is removed", || !leaf.exists());
+    wait_until("the stray ends too", || is_gone(stray));
+    let group_path = worker_cgroup(group, server.pid, worker);
+    wait_until("the group is removed", || !group_path.exists());
 }
 
 /// Stops a server, and asserts that no group is left.
@@ -72,14 +70,14 @@ fn finish(group: &Group, server: Server) {
     assert_eq!(group.inner(), [""; 0]);
 }
 
-fn each_worker_has_a_group_of_its_own(class: &str) {
+fn each_worker_has_its_own_group(class: &str) {
     let Some(group) = delegated() else { return };
     let server = group.launch(&["-k", class, "-w", "3"]).start();
     let workers = server.wait_workers(3);
     assert_eq!(group.inner(), worker_cgroups(&server, &workers));
     for worker in &workers {
-        let leaf = worker_cgroup(&group, server.pid, worker.pid);
-        assert_eq!(group_of(worker.pid).file_name(), leaf.file_name());
+        let group_path = worker_cgroup(&group, server.pid, worker.pid);
+        assert_eq!(group_of(worker.pid).file_name(), group_path.file_name());
     }
     assert_eq!(group_of(server.pid).file_name(), group.path().file_name());
     let [told] = &server.records_of("cgroup delegated")[..] else { panic!("once") };
@@ -87,7 +85,7 @@ fn each_worker_has_a_group_of_its_own(class: &str) {
     finish(&group, server);
 }
 
-fn a_stray_ends_with_its_worker(class: &str) {
+fn stray_ends_with_its_worker(class: &str) {
     let Some(group) = delegated() else { return };
     let server = group.launch(&["-k", class]).start();
     for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGABRT] {
@@ -100,10 +98,10 @@ fn a_stray_ends_with_its_worker(class: &str) {
     }
     let last = stray(&server);
     finish(&group, server);
-    assert!(is_gone(last), "it has outlived the server");
+    assert!(is_gone(last), "the stray has outlived the server");
 }
 
-fn a_stray_ends_with_a_worker_that_is_recycled(class: &str) {
+fn stray_ends_with_recycled_worker(class: &str) {
     let Some(group) = delegated() else { return };
     let server = group.launch(&["-k", class, "--max-requests", "5"]).start();
     let victim = server.wait_workers(1)[0];
@@ -124,7 +122,7 @@ fn reload_leaves_no_process_behind(class: &str) {
     for victim in &victims {
         server.wait_exited(victim.pid);
     }
-    wait_until("what has left its session ends as well", || is_gone(stray));
+    wait_until("the stray ends too", || is_gone(stray));
     let workers = server.wait_workers(2);
     wait_until("there are groups for the new workers alone", || {
         group.inner() == worker_cgroups(&server, &workers)
@@ -132,7 +130,7 @@ fn reload_leaves_no_process_behind(class: &str) {
     finish(&group, server);
 }
 
-fn a_worker_out_of_memory_is_told_in_its_group_too(class: &str) {
+fn oom_kill_is_reported_in_worker_group(class: &str) {
     let Some(group) = delegated() else { return };
     // In hybrid mode, version 1 has the memory controller.
     let other = if group.bounds_memory() {
@@ -161,17 +159,17 @@ fn a_worker_out_of_memory_is_told_in_its_group_too(class: &str) {
     finish(&group, server);
 }
 
-fn a_worker_that_is_frozen_in_its_group_is_left_alone(class: &str) {
+fn worker_frozen_in_its_group_is_left_alone(class: &str) {
     let Some(group) = delegated() else { return };
     let flags = ["-k", class, "-w", "2", "-t", "1s", "--abort-timeout", "500ms"];
     let server = group.launch(&flags).start();
     let victim = server.wait_workers(2)[0];
     let switch = worker_cgroup(&group, server.pid, victim.pid).join("cgroup.freeze");
     fs::write(&switch, "1").unwrap();
-    let is_excused =
+    let is_extended =
         |record: &Record| record.is("worker frozen or throttled, timeout extended", victim.pid);
-    let excused = server.wait_for("its excuse", is_excused);
-    assert_eq!(excused.text("cause"), Some("frozen"));
+    let extended = server.wait_for("the extension of its timeout", is_extended);
+    assert_eq!(extended.text("cause"), Some("frozen"));
     fs::write(&switch, "0").unwrap();
     server.serve_for(Duration::from_millis(50));
     assert!(server.records_of("worker hung").is_empty());
@@ -216,7 +214,7 @@ fn program_leaves_no_process_behind() {
     server.signal(Signal::SIGQUIT);
     assert_eq!(server.wait_exit(), Exit::Code(0));
     assert_eq!(group.inner(), [""; 0]);
-    assert!(is_gone(last), "it has outlived the server");
+    assert!(is_gone(last), "the stray has outlived the server");
 }
 
 #[test]
@@ -231,15 +229,15 @@ fn recycled_program_leaves_no_process_behind() {
 }
 
 #[test]
-fn groups_within_the_group_of_a_worker_end_with_it() {
+fn child_groups_of_a_worker_are_removed() {
     let Some(group) = delegated() else { return };
     let server = group.launch(&[]).start();
     let victim = server.wait_workers(1)[0];
     let stray = stray(&server);
-    let leaf = worker_cgroup(&group, server.pid, victim.pid);
-    fs::create_dir_all(leaf.join("empty/inner")).unwrap();
-    fs::create_dir_all(leaf.join("a/b")).unwrap();
-    fs::write(leaf.join("a/b/cgroup.procs"), stray.to_string()).unwrap();
+    let group_path = worker_cgroup(&group, server.pid, victim.pid);
+    fs::create_dir_all(group_path.join("empty/inner")).unwrap();
+    fs::create_dir_all(group_path.join("a/b")).unwrap();
+    fs::write(group_path.join("a/b/cgroup.procs"), stray.to_string()).unwrap();
     kill(victim.pid, Signal::SIGKILL).unwrap();
     wait_gone(&group, &server, victim.pid, stray);
     server.wait_replaced(victim);
@@ -258,9 +256,9 @@ fn expect_no_stray(group: &Group, server: Server) {
 }
 
 #[test]
-fn workers_of_another_user_are_in_their_groups_too() {
+fn workers_of_another_user_get_groups() {
     if !Uid::current().is_root() {
-        eprintln!("skipped: only root can run workers as somebody else");
+        eprintln!("skipped: only root can run workers as another user");
         return;
     }
     let Some(group) = delegated() else { return };
@@ -270,14 +268,14 @@ fn workers_of_another_user_are_in_their_groups_too() {
 
 /// Returns the command prefix that runs a program without privileges. Returns `None` and prints the
 /// reason if that fails.
-fn without_privileges() -> Option<[&'static str; 6]> {
+fn unprivileged_prefix() -> Option<[&'static str; 6]> {
     let words = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).args([env!("CARGO_BIN_EXE_ostler"), "--version"]);
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     let can = status.is_ok_and(|status| status.success());
     if !can {
-        eprintln!("skipped: nobody else can run the program here");
+        eprintln!("skipped: no other user can run the program here");
     }
     can.then_some(words)
 }
@@ -291,16 +289,16 @@ fn delegate(group: &Group) {
 }
 
 #[test]
-fn a_master_without_privileges_can_have_been_given_its_group() {
-    let (Some(group), Some(words)) = (delegated(), without_privileges()) else { return };
+fn unprivileged_master_uses_delegated_group() {
+    let (Some(group), Some(words)) = (delegated(), unprivileged_prefix()) else { return };
     delegate(&group);
     let server = group.launch_by(&words, &[]).start();
     expect_no_stray(&group, server);
 }
 
 #[test]
-fn a_master_that_may_not_write_takes_nothing_for_delegated() {
-    let (Some(group), Some(words)) = (delegated(), without_privileges()) else { return };
+fn unwritable_group_counts_as_not_delegated() {
+    let (Some(group), Some(words)) = (delegated(), unprivileged_prefix()) else { return };
     let server = group.launch_by(&words, &[]).start();
     assert!(server.records_of("cgroup delegated").is_empty());
     assert!(server.records_of("failed to create worker cgroup").is_empty());
@@ -308,23 +306,23 @@ fn a_master_that_may_not_write_takes_nothing_for_delegated() {
 }
 
 #[test]
-fn the_next_master_ends_what_one_that_was_killed_has_left() {
+fn next_master_kills_strays_of_killed_master() {
     let Some(group) = delegated() else { return };
     let first = group.launch(&["-w", "2"]).start();
     let stray = stray(&first);
-    let leaves = worker_cgroups(&first, &first.wait_workers(2));
+    let groups = worker_cgroups(&first, &first.wait_workers(2));
     first.signal(Signal::SIGKILL);
     first.wait_exit();
     first.wait_no_survivors();
-    assert_eq!(group.inner(), leaves, "nobody could have removed them");
-    assert!(!is_gone(stray), "nobody could have known of it");
+    assert_eq!(group.inner(), groups, "no master could have removed them");
+    assert!(!is_gone(stray), "no master could have killed it");
     // Groups that are no worker's are left alone.
     let others = ["ostler-worker-7", "other"].map(|name| group.path().join(name));
     others.iter().for_each(|other| fs::create_dir(other).unwrap());
     let second = group.launch(&[]).start();
-    wait_until("it ends", || is_gone(stray));
-    for leaf in leaves {
-        wait_until("the group is removed", || !group.path().join(&leaf).exists());
+    wait_until("the stray ends", || is_gone(stray));
+    for group_path in groups {
+        wait_until("the group is removed", || !group.path().join(&group_path).exists());
     }
     assert!(others.iter().all(|other| other.exists()));
     others.iter().for_each(|other| fs::remove_dir(other).unwrap());
@@ -332,7 +330,7 @@ fn the_next_master_ends_what_one_that_was_killed_has_left() {
 }
 
 #[test]
-fn the_next_master_lets_the_workers_of_one_that_was_killed_finish() {
+fn next_master_lets_workers_of_killed_master_finish() {
     let Some(group) = delegated() else { return };
     let first = group.launch(&[]).start();
     let worker = first.wait_workers(1)[0];
@@ -341,8 +339,8 @@ fn the_next_master_lets_the_workers_of_one_that_was_killed_finish() {
     first.wait_exit();
     let second = group.launch(&[]).start();
     assert_eq!(client.answer().status(), 200);
-    let leaf = worker_cgroup(&group, first.pid, worker.pid);
-    wait_until("the group is removed once its worker has left", || !leaf.exists());
+    let group_path = worker_cgroup(&group, first.pid, worker.pid);
+    wait_until("the group is removed once its worker has exited", || !group_path.exists());
     finish(&group, second);
 }
 
@@ -352,7 +350,7 @@ fn upgrade(group: &Group, server: &Server) -> (Pid, [Pid; 2]) {
     let first = stray(server);
     kill(server.pid, Signal::SIGUSR2).unwrap();
     let ready = |record: &Record| record.message() == "new master ready";
-    let new = server.wait_for("the successor is ready", ready).pid().unwrap();
+    let new = server.wait_for("the new master is ready", ready).pid().unwrap();
     let prefix = format!("ostler-worker-{new}-");
     let is_of_new = |stray: Pid| {
         let group = group_of(stray);
@@ -373,45 +371,45 @@ fn upgrade(group: &Group, server: &Server) -> (Pid, [Pid; 2]) {
 /// Stops the remaining master, and asserts that no group is left.
 #[track_caller]
 fn finish_upgraded(group: &Group, server: &Server, new: Pid, stray: Pid) {
-    assert!(!is_gone(stray), "another master's");
+    assert!(!is_gone(stray), "the stray of the other master is gone");
     kill(new, Signal::SIGTERM).unwrap();
     server.wait_no_survivors();
     assert_eq!(group.inner(), [""; 0]);
-    assert!(is_gone(stray), "it has outlived the server");
+    assert!(is_gone(stray), "the stray has outlived the server");
 }
 
 #[test]
-fn two_masters_side_by_side_leave_each_other_alone() {
+fn upgrade_masters_leave_each_other_groups_alone() {
     let Some(group) = delegated() else { return };
     let server = group.launch(&[]).start();
     let victim = server.wait_workers(1)[0];
     let (new, [first, second]) = upgrade(&group, &server);
     assert!(!is_gone(first) && !is_gone(second));
-    let leaf = worker_cgroup(&group, server.pid, victim.pid);
-    assert!(leaf.exists(), "the new master has removed it");
+    let group_path = worker_cgroup(&group, server.pid, victim.pid);
+    assert!(group_path.exists(), "the new master has removed it");
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
-    assert!(is_gone(first) && !leaf.exists());
+    assert!(is_gone(first) && !group_path.exists());
     server.wait_for("promotion", |record| record.is("upgrade complete", new));
     finish_upgraded(&group, &server, new, second);
 }
 
 #[test]
-fn a_master_ends_what_the_one_beside_it_has_left() {
+fn master_kills_strays_of_dead_upgrade_peer() {
     let Some(group) = delegated() else { return };
     let server = group.launch(&[]).start();
     let victim = server.wait_workers(1)[0];
     let (new, [first, second]) = upgrade(&group, &server);
     server.signal(Signal::SIGKILL);
     server.wait_for("promotion", |record| record.is("upgrade complete", new));
-    wait_until("what has left its session ends as well", || is_gone(first));
-    let leaf = worker_cgroup(&group, server.pid, victim.pid);
-    wait_until("the group is removed", || !leaf.exists());
+    wait_until("the stray ends too", || is_gone(first));
+    let group_path = worker_cgroup(&group, server.pid, victim.pid);
+    wait_until("the group is removed", || !group_path.exists());
     finish_upgraded(&group, &server, new, second);
 }
 
 #[test]
-fn a_master_goes_on_where_its_workers_can_have_no_groups() {
+fn master_serves_if_groups_cannot_be_created() {
     let Some(group) = delegated() else { return };
     fs::write(group.path().join("cgroup.max.descendants"), "1").unwrap();
     let server = group.launch(&["-w", "2"]).start();
@@ -426,7 +424,7 @@ fn a_master_goes_on_where_its_workers_can_have_no_groups() {
 }
 
 #[test]
-fn nothing_is_made_where_nothing_is_delegated() {
+fn undelegated_group_stays_unchanged() {
     let Some(group) = Group::for_a_server(false) else { return };
     let server = group.launch(&["-w", "2"]).start();
     let victim = server.wait_workers(2)[0];
@@ -440,7 +438,7 @@ fn nothing_is_made_where_nothing_is_delegated() {
 }
 
 #[test]
-fn the_groups_of_several_pools_are_apart() {
+fn groups_of_several_pools_are_distinct() {
     let Some(group) = delegated() else { return };
     let launch = group.launch(&[]).unbound();
     let path = launch.path("settings.yaml");
