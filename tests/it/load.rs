@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::client::{Answer, Client};
 use crate::proc::wait_until;
 
-/// If a client was delayed for longer than this, before its first request or since an earlier one,
-/// the server may have closed its idle connection. The client then connects again.
+/// If a client was delayed for longer than this, the server may have closed its idle connection:
+/// before its first request, or since an earlier one. The client then connects again.
 const KEEPALIVE_RACE_MIN: Duration = Duration::from_millis(50);
 
 /// The pause between an answer and a client's next request. It leaves CPU time for the servers and
