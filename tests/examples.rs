@@ -334,7 +334,7 @@ fn queue_consumer_has_no_listener() {
     assert_eq!(output.status.code(), Some(1));
     let reason = String::from_utf8(output.stderr).unwrap();
     assert!(
-        reason.ends_with("--bind: class \"queue\" listens nowhere: leave bind out\n"),
+        reason.ends_with("--bind: class \"queue\" does not listen: remove bind\n"),
         "{reason}"
     );
 }

@@ -21,8 +21,7 @@ const UNIFIED: &str = "/sys/fs/cgroup/unified";
 /// The attribute that a service manager sets on a delegated group.
 const MARK: &str = "user.delegate";
 
-/// A control group. Dropping it moves its members back to the group of its first member and removes
-/// it.
+/// A control group. Dropping it moves its members to the parent group, and removes it.
 pub struct Group {
     path: PathBuf,
     home: PathBuf,

@@ -106,7 +106,7 @@ impl Launch {
         self
     }
 
-    /// Raises the server's core limit to the hard limit of this process.
+    /// Lets the server inherit this process's core limit. Without this call, its limit is 0.
     pub fn with_cores(mut self) -> Self {
         self.inheritance.cores = true;
         self

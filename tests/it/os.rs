@@ -20,7 +20,7 @@ pub struct ChildSetup {
     pub fds: Vec<RawFd>,
     /// The state of its signals.
     pub signals: Signals,
-    /// Whether its core limit is raised to the hard limit.
+    /// Whether it inherits this process's core limit. If not, its limit is 0.
     pub cores: bool,
 }
 
