@@ -333,10 +333,7 @@ fn queue_consumer_has_no_listener() {
     let output = check(&["--bind", "127.0.0.1:0"]);
     assert_eq!(output.status.code(), Some(1));
     let reason = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        reason.ends_with("--bind: class \"queue\" does not listen: remove bind\n"),
-        "{reason}"
-    );
+    assert!(reason.ends_with("--bind: class \"queue\" does not listen: remove bind\n"), "{reason}");
 }
 
 #[test]

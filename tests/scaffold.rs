@@ -55,7 +55,7 @@ fn new_crate_passes_its_tests_and_all_lints() {
     let root = env!("CARGO_MANIFEST_DIR");
     let output = ostler(&dir, &["new", NAME, "--path", root]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).starts_with("made first-steps: "), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).starts_with("created first-steps: "), "{}", text(&output.stdout));
     let home = dir.join(NAME);
     // The versions that are already fetched.
     fs::copy(Path::new(root).join("Cargo.lock"), home.join("Cargo.lock")).unwrap();
@@ -96,8 +96,7 @@ fn new_crate_without_path_depends_on_this_version() {
     assert_eq!(left.len(), 9);
     let again = ostler(dir.path(), &["new", NAME]);
     assert_eq!(again.status.code(), Some(1));
-    let expected =
-        "ostler new: \"first-steps\" exists already, and is left as it is: give another name\n";
+    let expected = "ostler new: \"first-steps\" already exists: choose another name\n";
     assert_eq!(text(&again.stderr), expected);
 }
 
