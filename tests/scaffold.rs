@@ -10,9 +10,9 @@ use std::process::{Command, Output};
 
 const NAME: &str = "first-steps";
 
-fn ostler(dir: &Path, words: &[&str]) -> Output {
+fn ostler(folder: &Path, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ostler"));
-    command.args(words).current_dir(dir).output().unwrap()
+    command.args(words).current_dir(folder).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -20,11 +20,11 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Runs cargo in the new crate, offline, with what this package's build has fetched.
-fn cargo(dir: &Path, words: &[&str]) -> Output {
+fn cargo(folder: &Path, words: &[&str]) -> Output {
     let program = env::var_os("CARGO").unwrap_or_else(|| OsStr::new("cargo").to_owned());
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let mut command = Command::new(program);
-    command.args(words).current_dir(dir).env("CARGO_TARGET_DIR", target);
+    command.args(words).current_dir(folder).env("CARGO_TARGET_DIR", target);
     command.env("CARGO_NET_OFFLINE", "true");
     command.output().unwrap()
 }
@@ -39,8 +39,8 @@ fn has(subcommand: &str) -> bool {
 }
 
 #[track_caller]
-fn must_succeed(dir: &Path, words: &[&str]) -> String {
-    let output = cargo(dir, words);
+fn must_succeed(folder: &Path, words: &[&str]) -> String {
+    let output = cargo(folder, words);
     let all = text(&output.stdout) + &text(&output.stderr);
     assert!(output.status.success(), "cargo {words:?}:\n{all}");
     all
@@ -49,14 +49,14 @@ fn must_succeed(dir: &Path, words: &[&str]) -> String {
 #[test]
 fn new_crate_passes_its_tests_and_all_lints() {
     // The same directory each time, so that cargo's output does not accumulate.
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("scaffold");
-    let _ = fs::remove_dir_all(&dir);
-    fs::create_dir_all(&dir).unwrap();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("scaffold");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
     let root = env!("CARGO_MANIFEST_DIR");
-    let output = ostler(&dir, &["new", NAME, "--path", root]);
+    let output = ostler(&folder, &["new", NAME, "--path", root]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).starts_with("created first-steps: "), "{}", text(&output.stdout));
-    let home = dir.join(NAME);
+    let home = folder.join(NAME);
     // The versions that are already fetched.
     fs::copy(Path::new(root).join("Cargo.lock"), home.join("Cargo.lock")).unwrap();
     let resolved = cargo(&home, &["metadata", "--offline", "--format-version", "1"]);
@@ -84,9 +84,9 @@ fn new_crate_passes_its_tests_and_all_lints() {
 
 #[test]
 fn new_crate_without_path_depends_on_this_version() {
-    let dir = tempfile::tempdir().unwrap();
-    assert!(ostler(dir.path(), &["new", NAME]).status.success());
-    let home = dir.path().join(NAME);
+    let folder = tempfile::tempdir().unwrap();
+    assert!(ostler(folder.path(), &["new", NAME]).status.success());
+    let home = folder.path().join(NAME);
     let manifest = fs::read_to_string(home.join("Cargo.toml")).unwrap();
     let dependency = format!("\nostler = {:?}\n", env!("CARGO_PKG_VERSION"));
     assert!(manifest.contains(&dependency), "{manifest}");
@@ -94,15 +94,15 @@ fn new_crate_without_path_depends_on_this_version() {
     collect(&home, &mut left);
     assert!(left.iter().all(|text| !text.contains('@')), "{left:#?}");
     assert_eq!(left.len(), 9);
-    let again = ostler(dir.path(), &["new", NAME]);
+    let again = ostler(folder.path(), &["new", NAME]);
     assert_eq!(again.status.code(), Some(1));
     let expected = "ostler new: \"first-steps\" already exists: choose another name\n";
     assert_eq!(text(&again.stderr), expected);
 }
 
 /// Collects the contents of all files below a directory.
-fn collect(dir: &Path, texts: &mut Vec<String>) {
-    for entry in fs::read_dir(dir).unwrap() {
+fn collect(folder: &Path, texts: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         match path.is_dir() {
             true => collect(&path, texts),
@@ -113,11 +113,11 @@ fn collect(dir: &Path, texts: &mut Vec<String>) {
 
 #[test]
 fn bad_names_and_directories_are_rejected() {
-    let dir = tempfile::tempdir().unwrap();
-    let bad = ostler(dir.path(), &["new", "1st"]);
+    let folder = tempfile::tempdir().unwrap();
+    let bad = ostler(folder.path(), &["new", "1st"]);
     assert_eq!((bad.status.code(), text(&bad.stdout)), (Some(2), String::new()));
     assert!(text(&bad.stderr).starts_with("ostler new: \"1st\" is not"), "{}", text(&bad.stderr));
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     // In /proc not even root can create a directory.
     let worker = ostler(Path::new("/proc"), &["new", NAME]);
     assert_eq!(worker.status.code(), Some(1));
@@ -126,12 +126,12 @@ fn bad_names_and_directories_are_rejected() {
 
 #[test]
 fn new_is_a_command_only_as_first_word() {
-    let dir = tempfile::tempdir().unwrap();
-    let app = ostler(dir.path(), &["--check-config", "new"]);
+    let folder = tempfile::tempdir().unwrap();
+    let app = ostler(folder.path(), &["--check-config", "new"]);
     assert_eq!(app.status.code(), Some(1));
     assert!(text(&app.stderr).contains("unknown app \"new\""), "{}", text(&app.stderr));
-    let help = ostler(dir.path(), &["new", "--help"]);
+    let help = ostler(folder.path(), &["new", "--help"]);
     assert!(help.status.success() && text(&help.stdout).contains("Usage: ostler new NAME"));
-    let help = ostler(dir.path(), &["--help"]);
+    let help = ostler(folder.path(), &["--help"]);
     assert!(text(&help.stdout).contains("\nostler new NAME creates a starter crate"));
 }
