@@ -213,7 +213,7 @@ impl Workload for EarlyAnswer {
 
     fn begin(&self, server: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String> {
         match task {
-            Task::Hang => Ok(Box::new(Item(server.folder().join("none")))), // reported as done at once
+            Task::Hang => Ok(Box::new(Item(server.folder().join("none")))), // which is done
             other => self.0.begin(server, other),
         }
     }

@@ -89,7 +89,7 @@ impl Connection for ShoutConnection {
         match (self.last, self.input.is_empty()) {
             (true, _) => ReadTimeout::Total(u32::MAX, self.limits.drain_idle_timeout),
             (false, true) => ReadTimeout::Idle(self.limits.keepalive),
-            // A line must be complete in this time, however its bytes arrive.
+            // However few bytes at a time: a line must be whole in this time.
             (false, false) => ReadTimeout::Total(self.lines, self.limits.header_timeout),
         }
     }
