@@ -6,18 +6,16 @@
 //! [`Job`] stands in for a service.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 mod job;
+mod worker_info;
 
 pub use job::{Job, JobContext, NextRun};
-
-/// Options of an app, as given by `KEY=VALUE` words or by the `app` map of a YAML file.
-pub type Options = BTreeMap<String, String>;
+pub use worker_info::{Limits, Options, WorkerInfo};
 
 /// Why an app could not boot. Logged by the worker, repeated by the master when it gives up.
 pub type BootError = Box<dyn Error + Send + Sync>;
@@ -104,57 +102,6 @@ pub trait App {
     }
 }
 
-/// Where a worker sits, and the limits that hold there.
-#[derive(Clone, Debug)]
-pub struct WorkerInfo {
-    /// The pool's name.
-    pub pool: String,
-    /// The worker's stable place in its pool, 0 to N-1: whoever replaces a worker has the same one.
-    /// While one worker replaces another, both have it.
-    pub slot: usize,
-    /// 1 for the first workers, one more for each reload that has begun, also if it failed.
-    pub generation: u32,
-    /// The name of the worker class that serves.
-    pub class: &'static str,
-    /// The app's own options.
-    pub options: Options,
-    /// What a protocol may spend on one client.
-    pub limits: Limits,
-}
-
-/// What a protocol may spend on one client. The defaults are those of the settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Largest head of a request, in bytes.
-    pub max_head_bytes: usize,
-    /// Largest number of header fields in a request.
-    pub max_header_fields: usize,
-    /// Largest body of a request, or largest message, in bytes.
-    pub max_body_bytes: usize,
-    /// From the first byte of a request (or the connect) to the end of its head.
-    pub header_timeout: Duration,
-    /// Silence between two pieces of a body.
-    pub body_timeout: Duration,
-    /// Idle time between two requests of one connection; zero closes after each answer.
-    pub keepalive: Duration,
-    /// How long a draining worker waits for a request that may already be on its way.
-    pub drain_idle_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_head_bytes: 16 << 10,
-            max_header_fields: 100,
-            max_body_bytes: 8 << 20,
-            header_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(10),
-            keepalive: Duration::from_secs(5),
-            drain_idle_timeout: Duration::from_millis(100),
-        }
-    }
-}
-
 /// One per worker, shared by its threads.
 pub trait Service: Send + Sync {
     /// A client has come.
@@ -214,9 +161,14 @@ pub enum Next {
 pub enum ReadTimeout {
     /// The longest time between two arrivals.
     Idle(Duration),
-    /// The longest time in one phase, however many bytes trickle in. A new number begins a new
-    /// phase.
-    Total(u32, Duration),
+    /// Maximum time of one phase, regardless of how many bytes arrive. The time restarts when
+    /// `phase` changes.
+    Total {
+        /// The number of the phase.
+        phase: u32,
+        /// The maximum time of the phase.
+        limit: Duration,
+    },
     /// For ever.
     None,
 }

@@ -278,15 +278,15 @@ impl<'s> Session<'s> {
         let Ok(timeout) = catch_unwind(AssertUnwindSafe(|| connection.timeout())) else {
             return self.abort();
         };
-        if !matches!(timeout, ReadTimeout::Total(..)) {
+        if !matches!(timeout, ReadTimeout::Total { .. }) {
             self.phase = None;
         }
         self.deadline = match timeout {
             ReadTimeout::None => None,
             ReadTimeout::Idle(limit) => from_now(limit),
-            ReadTimeout::Total(number, limit) => {
-                let same = self.phase.filter(|phase| phase.number == number);
-                let phase = same.unwrap_or_else(|| Phase { number, deadline: from_now(limit) });
+            ReadTimeout::Total { phase: number, limit } => {
+                let current = self.phase.filter(|phase| phase.number == number);
+                let phase = current.unwrap_or_else(|| Phase { number, deadline: from_now(limit) });
                 self.phase = Some(phase);
                 phase.deadline
             }

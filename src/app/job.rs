@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use slog::Logger;
 
-use super::WorkerInfo;
+use super::worker_info::WorkerInfo;
 use crate::time::{ClockReading, WallTime};
 
 /// Work that nobody asks for over a socket: a queue that is drained, a table that is swept, a

@@ -10,10 +10,10 @@ use crate::app::{ClientInfo, Connection, ConnectionContext, Limits, Next, ReadTi
 
 use super::chunked::{Decoded, Decoder};
 use super::error::RequestError;
+use super::handler::{Handler, Http};
 use super::head::{self, Expects, Framing, Head, Reusable};
 use super::scan::{Scan, Scanner};
 use super::sending::{PIECE, Sending};
-use super::{Handler, Http};
 
 /// A connection over a handler. Idle, it owns no memory but its own.
 pub(super) struct HttpConnection<'s, H> {
@@ -139,13 +139,13 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
             (State::Responding(..), _) => ReadTimeout::None,
             (State::Sized { .. } | State::Chunked(_), _) => ReadTimeout::Idle(limits.body_timeout),
             (State::Head(_), ReadState::First | ReadState::Partial) => {
-                ReadTimeout::Total(self.phase, limits.header_timeout)
+                ReadTimeout::Total { phase: self.phase, limit: limits.header_timeout }
             }
             (State::Head(_), ReadState::KeepAlive) => {
-                ReadTimeout::Total(self.phase, limits.keepalive)
+                ReadTimeout::Total { phase: self.phase, limit: limits.keepalive }
             }
             (State::Head(_), ReadState::DrainIdle) | (State::Closed(_), _) => {
-                ReadTimeout::Total(self.phase, limits.drain_idle_timeout)
+                ReadTimeout::Total { phase: self.phase, limit: limits.drain_idle_timeout }
             }
         }
     }

@@ -6,7 +6,6 @@ use std::mem::MaybeUninit;
 use httparse::{Error, Header, Status};
 
 use super::error::RequestError;
-use super::request::Version;
 
 /// A head that has been judged good.
 #[derive(Debug)]
@@ -20,6 +19,15 @@ pub(super) struct Head<'a> {
     pub(super) framing: Framing,
     pub(super) reusable: Reusable,
     pub(super) expects: Expects,
+}
+
+/// The HTTP version of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
 }
 
 /// How the end of a request's body is known.

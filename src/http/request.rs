@@ -5,17 +5,8 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::head::Head;
+use super::head::{Head, Version};
 use crate::app::DeadlineExtender;
-
-/// The version a client speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// HTTP/1.0.
-    Http10,
-    /// HTTP/1.1.
-    Http11,
-}
 
 /// One request, its body whole.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::sending::PIECE;
 use super::*;
-use crate::app::{ConnectionContext, Next, ReadTimeout, WorkReporter};
+use crate::app::{ConnectionContext, Limits, Next, ReadTimeout, WorkReporter};
 
 const DATE: &[u8; 29] = b"Mon, 23 Nov 2026 05:54:10 GMT";
 

@@ -7,10 +7,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rmp::encode::write_uint;
 
+use super::call::{Call, ResultWriter};
 use super::error::{Error, NIL};
+use super::limits::Limits;
 use super::message::Message;
 use super::scan::{Scan, ScanError, Scanner};
-use super::{Call, Limits, ResultWriter, Rpc};
+use super::service::Rpc;
 use crate::app::{ClientInfo, Connection, ConnectionContext, Next, ReadTimeout};
 
 /// The beginning of an answer: an array of four, of which the first is the type.
@@ -115,9 +117,15 @@ impl Connection for RpcConnection<'_> {
     fn timeout(&self) -> ReadTimeout {
         let limits = self.limits();
         match self.read_state {
-            ReadState::First => ReadTimeout::Total(self.phase, limits.first_call_timeout),
-            ReadState::KeepAlive => ReadTimeout::Total(self.phase, limits.keepalive),
-            ReadState::DrainIdle => ReadTimeout::Total(self.phase, limits.drain_idle_timeout),
+            ReadState::First => {
+                ReadTimeout::Total { phase: self.phase, limit: limits.first_call_timeout }
+            }
+            ReadState::KeepAlive => {
+                ReadTimeout::Total { phase: self.phase, limit: limits.keepalive }
+            }
+            ReadState::DrainIdle => {
+                ReadTimeout::Total { phase: self.phase, limit: limits.drain_idle_timeout }
+            }
             ReadState::Partial => ReadTimeout::Idle(limits.read_timeout),
             // Now the peer is not waited for: how fast it reads is the caller's concern.
             ReadState::Yielded => ReadTimeout::None,

@@ -2,8 +2,8 @@
 
 use rmp::decode::{read_array_len, read_int, read_str_len};
 
-use super::Limits;
 use super::arguments::Params;
+use super::limits::Limits;
 use super::scan::{self, ScanError};
 
 /// A request, `[0, id, method, params]`, or a notification, `[2, method, params]`.

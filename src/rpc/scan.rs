@@ -1,7 +1,7 @@
 //! Finds the end of a message in bytes that may stop anywhere. It looks at each byte once, however
 //! often it is called, and must never know what a message means.
 
-use super::Limits;
+use super::limits::Limits;
 
 /// Where the search for a message's end stands.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::fmt::{self, Debug};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::arguments::Params;
 use super::*;

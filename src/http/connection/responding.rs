@@ -4,10 +4,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::app::{ConnectionContext, Next};
-use crate::http::Handler;
 use crate::http::error::RequestError;
-use crate::http::head::{Head, Reusable};
-use crate::http::request::{Request, Version};
+use crate::http::handler::Handler;
+use crate::http::head::{Head, Reusable, Version};
+use crate::http::request::Request;
 use crate::http::response::{Closing, ConnectionHeader, Length, Response};
 use crate::http::scan::Scanner;
 use crate::http::sending::{Sending, WriteProgress};

@@ -34,14 +34,20 @@ fn timeout_follows_the_request() {
     let service = service();
     let limits = Limits::default();
     let mut client = Client::new(&service);
-    let head = |phase| ReadTimeout::Total(phase, limits.header_timeout);
+    let head = |phase| ReadTimeout::Total { phase, limit: limits.header_timeout };
     assert_eq!(client.connection.timeout(), head(0));
     client.send("GET");
     assert_eq!(client.connection.timeout(), head(0), "the connect began it");
     client.send(" / HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(client.connection.timeout(), ReadTimeout::Total(1, limits.keepalive));
+    assert_eq!(
+        client.connection.timeout(),
+        ReadTimeout::Total { phase: 1, limit: limits.keepalive }
+    );
     client.send("\r\n");
-    assert_eq!(client.connection.timeout(), ReadTimeout::Total(1, limits.keepalive));
+    assert_eq!(
+        client.connection.timeout(),
+        ReadTimeout::Total { phase: 1, limit: limits.keepalive }
+    );
     client.send("P");
     assert_eq!(client.connection.timeout(), head(2));
     client.send(&POST_HEAD[1..20]);
@@ -50,7 +56,7 @@ fn timeout_follows_the_request() {
     assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.body_timeout));
     client.send("ok");
     assert!(
-        matches!(client.connection.timeout(), ReadTimeout::Total(3.., limit) if limit == limits.keepalive)
+        matches!(client.connection.timeout(), ReadTimeout::Total { phase: 3.., limit } if limit == limits.keepalive)
     );
 }
 
@@ -67,7 +73,7 @@ fn drain_waits_drain_idle_timeout_for_idle_client() {
         assert_eq!(client.drain(), Next::Read);
         let after = client.connection.timeout();
         assert!(
-            matches!(after, ReadTimeout::Total(_, limit) if limit == limits.drain_idle_timeout)
+            matches!(after, ReadTimeout::Total { phase: _, limit } if limit == limits.drain_idle_timeout)
         );
         assert_ne!(before, after);
     }

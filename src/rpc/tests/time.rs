@@ -8,13 +8,22 @@ fn timeout_follows_the_calls() {
     let limits = Limits::default();
     let mut client = Client::new(&rpc);
     let message = request(1, "add", (1, 2));
-    assert_eq!(client.connection.timeout(), ReadTimeout::Total(0, limits.first_call_timeout));
+    assert_eq!(
+        client.connection.timeout(),
+        ReadTimeout::Total { phase: 0, limit: limits.first_call_timeout }
+    );
     client.send(&message[..3]);
     assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.read_timeout));
     client.send(&message[3..]);
-    assert_eq!(client.connection.timeout(), ReadTimeout::Total(1, limits.keepalive));
+    assert_eq!(
+        client.connection.timeout(),
+        ReadTimeout::Total { phase: 1, limit: limits.keepalive }
+    );
     client.send(&message);
-    assert_eq!(client.connection.timeout(), ReadTimeout::Total(2, limits.keepalive));
+    assert_eq!(
+        client.connection.timeout(),
+        ReadTimeout::Total { phase: 2, limit: limits.keepalive }
+    );
     client.send(&message[..1]);
     assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.read_timeout));
     client.output.clear();
@@ -44,11 +53,11 @@ fn drain_waits_drain_idle_timeout_for_idle_client() {
             client.send(before);
         }
         assert_eq!(client.drain(), Next::Read);
-        let ReadTimeout::Total(phase, limit) = client.connection.timeout() else { panic!() };
+        let ReadTimeout::Total { phase, limit } = client.connection.timeout() else { panic!() };
         assert_eq!(limit, Limits::default().drain_idle_timeout);
         // A part of a message lengthens nothing.
         client.send(if before.len() % 2 == 0 { &message[..1] } else { &message[4..5] });
-        assert_eq!(client.connection.timeout(), ReadTimeout::Total(phase, limit));
+        assert_eq!(client.connection.timeout(), ReadTimeout::Total { phase, limit });
         assert_eq!(client.expire(), Next::Close);
     }
     let hasty = rpc.with_limits(Limits { drain_idle_timeout: Duration::ZERO, ..Limits::default() });

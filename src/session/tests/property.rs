@@ -91,7 +91,7 @@ fn any_timeout() -> impl Strategy<Value = ReadTimeout> {
     prop_oneof![
         Just(ReadTimeout::None),
         limits.clone().prop_map(ReadTimeout::Idle),
-        (0..2_u32, limits).prop_map(|(number, limit)| ReadTimeout::Total(number, limit)),
+        (0..2_u32, limits).prop_map(|(number, limit)| ReadTimeout::Total { phase: number, limit }),
     ]
 }
 
@@ -166,7 +166,7 @@ fn run_events(
 
 /// Whether the deadline may lie in the past: the connection has let its phase end, and gone on.
 fn is_total_timeout(timeout: ReadTimeout) -> bool {
-    matches!(timeout, ReadTimeout::Total(..))
+    matches!(timeout, ReadTimeout::Total { .. })
 }
 
 proptest! {
