@@ -21,10 +21,10 @@ use crate::app::Limits;
 /// }
 /// ```
 pub trait Handler: Send + Sync {
-    /// Answers one request, whose body has arrived whole.
+    /// Answers one request, after its whole body has arrived.
     ///
     /// # Panics
-    /// A panic is caught and answered with 500; the connection and the worker go on.
+    /// A panic is caught and answered with status 500. The connection and the worker continue.
     fn handle(&self, request: &Request<'_>) -> Response;
 }
 
@@ -37,7 +37,7 @@ where
     }
 }
 
-/// A [`Service`] that speaks HTTP and hands each request to its handler.
+/// A [`Service`](crate::app::Service) that speaks HTTP and passes each request to its handler.
 #[derive(Debug)]
 pub struct Http<H> {
     pub(super) handler: H,
@@ -45,7 +45,7 @@ pub struct Http<H> {
 }
 
 impl<H: Handler> Http<H> {
-    /// A service over `handler`, within `limits`.
+    /// Creates a service from a handler and limits.
     pub fn new(handler: H, limits: Limits) -> Self {
         Self { handler, limits }
     }

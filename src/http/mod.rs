@@ -1,7 +1,7 @@
-//! HTTP/1.1 and 1.0 for servers: bytes in, bytes out, and requests for those who prefer them.
+//! HTTP/1.0 and 1.1 for servers: a [`Connection`] that passes whole requests to a [`Handler`].
 //!
-//! Pure: no room here may know of sockets, threads, clocks or the kernel. Framing is strict (RFC
-//! 9112): what two readers could understand in two ways is refused, and the connection ends.
+//! Pure: no file here uses sockets, threads, clocks or the kernel. Framing is strict (RFC 9112): a
+//! request that two parsers could read differently is rejected, and its connection closes.
 
 mod body;
 mod chunked;
@@ -26,7 +26,7 @@ pub use self::head::Version;
 pub use self::request::Request;
 pub use self::response::Response;
 
-/// An [`App`] out of a name and a function that makes the handler, once in each worker.
+/// Creates an [`App`] from a name and a function that creates the handler, once in each worker.
 ///
 /// ```no_run
 /// use ostler::http::{self, Request, Response};
@@ -42,8 +42,8 @@ where
     HttpApp { name: name.to_owned(), boot }
 }
 
-/// What [`app`] makes. It takes no options; an app that does implements [`App`] itself and boots
-/// an [`Http`].
+/// The app that [`app`] creates. It takes no options. For an app with options, implement [`App`] and
+/// return an [`Http`] from [`App::boot`].
 #[derive(Clone, Debug)]
 pub struct HttpApp<F> {
     name: String,

@@ -16,33 +16,33 @@ use super::scan::{Scan, Scanner};
 pub(super) type Method =
     Box<dyn Fn(&Call<'_>, &mut ResultWriter<'_>) -> Result<(), Error> + Send + Sync>;
 
-/// Methods by their names. One table serves all clients of a worker, from all its threads.
+/// A table of methods by name. One table serves all clients of a worker, from all its threads.
 ///
 /// ```
-/// use ostler::rpc::{Error, Service};
+/// use ostler::rpc::{Error, Methods};
 ///
-/// let service = Service::new()
+/// let methods = Methods::new()
 ///     .method("add", |(a, b): (i64, i64)| Ok::<_, Error>(a.wrapping_add(b)))
 ///     .method("root", |(x,): (f64,)| if x < 0.0 { Err("no real root") } else { Ok(x.sqrt()) })
-///     .method_with("slot", |call, ()| Ok::<_, Error>(call.place().slot));
-/// # let _ = service;
+///     .method_with("slot", |call, ()| Ok::<_, Error>(call.worker().slot));
+/// # let _ = methods;
 /// ```
 #[derive(Default)]
 pub struct Methods {
     methods: Vec<(Box<[u8]>, Method)>,
-    /// Where each of them stands.
+    /// The index of each method in `methods`.
     indices: HashMap<Box<[u8]>, usize, BuildHasherDefault<Fnv>>,
 }
 
 impl Methods {
-    /// A service without methods.
+    /// Creates an empty table.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A function of the arguments, which are a tuple; `()` if there are none. A later method of
-    /// the same name takes its place. A panic in it is caught: the caller is told, and both the
-    /// connection and the worker go on.
+    /// Adds a function of the arguments, which are a tuple; `()` if there are none. It replaces an
+    /// earlier method of the same name. A panic in it is caught: the caller gets an error, and the
+    /// connection and the worker continue.
     #[must_use]
     pub fn method<P, R, E>(
         self,
@@ -57,8 +57,8 @@ impl Methods {
         self.method_with(name, move |_, arguments| method(arguments))
     }
 
-    /// As [`method`](Self::method), for a function that is also told of the call: of the worker's
-    /// place and the caller's address.
+    /// Adds a function like [`method`](Self::method) that also gets the call: the worker's slot, the
+    /// caller's address, and so on.
     #[must_use]
     pub fn method_with<P, R, E>(
         self,
@@ -70,31 +70,31 @@ impl Methods {
         R: Serialize,
         E: Into<Error>,
     {
-        self.insert(name, move |call, answer| match call.arguments() {
+        self.insert(name, move |call, writer| match call.arguments() {
             Ok(arguments) => match method(call, arguments) {
-                Ok(result) => answer.value(&result),
+                Ok(result) => writer.value(&result),
                 Err(error) => Err(error.into()),
             },
             Err(error) => Err(error),
         })
     }
 
-    /// A function that reads what it wants of the call, borrowed or encoded, and writes its result
-    /// itself. If that is not exactly one value, the caller is told of an error.
+    /// Adds a function that reads the arguments itself, borrowed or encoded, and writes its result
+    /// itself. If it does not write exactly one value, the caller gets an error.
     #[must_use]
     pub fn raw_method(
         self,
         name: &str,
         method: impl Fn(&Call<'_>, &mut ResultWriter<'_>) -> Result<(), Error> + Send + Sync + 'static,
     ) -> Self {
-        self.insert(name, move |call, answer| {
-            let begin = answer.out.len();
-            method(call, answer)?;
-            let result = &answer.out[begin..];
+        self.insert(name, move |call, writer| {
+            let start = writer.out.len();
+            method(call, writer)?;
+            let result = &writer.out[start..];
             let limits = Limits { message: usize::MAX, ..Limits::default() };
             match Scanner::default().scan(result, &limits) {
                 Ok(Scan::Whole(length)) if length == result.len() => Ok(()),
-                _ => Err(Error::unserializable("it is not one value")),
+                _ => Err(Error::unserializable("it is not exactly one value")),
             }
         })
     }
@@ -116,12 +116,12 @@ impl Methods {
         self
     }
 
-    /// The method of this name, and its place. `guess` is the place to look at first: whoever has
-    /// called a method often calls it again.
+    /// Returns the method of this name, and its index. `guess` is the index to try first, since clients
+    /// often call the same method again.
     #[inline]
     pub(super) fn find(&self, name: &[u8], guess: usize) -> Option<(usize, &Method)> {
         if let Some((known, method)) = self.methods.get(guess)
-            && is_same(known, name)
+            && is_equal(known, name)
         {
             return Some((guess, method));
         }
@@ -130,9 +130,9 @@ impl Methods {
     }
 }
 
-/// Whether two names are the same. They are short: a loop is quicker than a call of the library.
+/// Returns whether two names are equal. Names are short: a loop is faster than a call of memcmp(3).
 #[inline]
-fn is_same(one: &[u8], other: &[u8]) -> bool {
+fn is_equal(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.iter().zip(other).all(|(a, b)| a == b)
 }
 
@@ -143,8 +143,8 @@ impl fmt::Debug for Methods {
     }
 }
 
-/// FNV-1a: fast for short names. A hash that can be foreseen harms nobody here, since only the
-/// program itself puts names into the table.
+/// FNV-1a, which is fast for short names. Predictable hashes are safe here, since only the program
+/// inserts names.
 struct Fnv(u64);
 
 impl Default for Fnv {
@@ -164,7 +164,7 @@ impl Hasher for Fnv {
         bytes.iter().for_each(|&byte| self.mix(byte.into()));
     }
 
-    /// The length, in one step instead of eight.
+    /// Mixes in the length in one step instead of eight.
     fn write_usize(&mut self, length: usize) {
         self.mix(length as u64);
     }

@@ -1,17 +1,16 @@
-//! MessagePack-RPC for servers: methods are functions, their arguments and results whatever serde
-//! knows.
+//! MessagePack-RPC for servers: methods are functions. Their arguments and results are any types that
+//! serde supports.
 //!
-//! Requests are `[0, id, method, params]`, answers `[1, id, error, result]`, notifications
-//! `[2, method, params]`. A client may send many before it reads; they are worked on one after the
-//! other, and answered in that order. What fails in a call is told to its caller, and the
-//! connection goes on: an unknown method, wrong arguments, an error, a panic. What is no message
-//! ends its connection.
+//! Requests are `[0, id, method, params]`, responses `[1, id, error, result]`, notifications
+//! `[2, method, params]`. A client may pipeline calls: they run one after the other, and are answered
+//! in that order. If a call fails (unknown method, bad arguments, an error, a panic), its caller gets
+//! an error and the connection stays open. An invalid message closes its connection.
 //!
-//! A worker that leaves ends its side after whole answers, and has not begun the calls that it has
-//! not answered: a client that makes those again elsewhere does nothing twice. A worker that dies
-//! can promise nothing.
+//! A draining worker half-closes after whole responses, and has not begun the calls that it has not
+//! answered. A client can therefore retry those elsewhere, and no call runs twice. A worker that
+//! crashes gives no such guarantee.
 //!
-//! Pure: no room here may know of sockets, threads, clocks or the kernel.
+//! Pure: no file here uses sockets, threads, clocks or the kernel.
 
 mod arguments;
 mod call;
@@ -36,13 +35,13 @@ pub use self::limits::Limits;
 pub use self::methods::Methods;
 pub use self::service::Rpc;
 
-/// An [`App`] out of a name and a function that makes the service, once in each worker.
+/// Creates an [`App`] from a name and a function that creates the methods, once in each worker.
 ///
 /// ```no_run
-/// use ostler::rpc::{self, Error, Service};
+/// use ostler::rpc::{self, Error, Methods};
 ///
-/// let app = rpc::app("sums", |_place| {
-///     Ok(Service::new().method("double", |(x,): (i64,)| Ok::<_, Error>(x.wrapping_mul(2))))
+/// let app = rpc::app("sums", |_worker| {
+///     Ok(Methods::new().method("double", |(x,): (i64,)| Ok::<_, Error>(x.wrapping_mul(2))))
 /// });
 /// # let _ = ostler::app::App::name(&app);
 /// ```
@@ -53,8 +52,8 @@ where
     RpcApp { name: name.to_owned(), boot }
 }
 
-/// What [`app()`] makes. It takes no options; an app that does implements [`App`] itself and boots
-/// an [`Rpc`].
+/// The app that [`app()`] creates. It takes no options. For an app with options, implement [`App`] and
+/// return an [`Rpc`] from [`App::boot`].
 #[derive(Clone, Debug)]
 pub struct RpcApp<F> {
     name: String,

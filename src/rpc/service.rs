@@ -4,11 +4,11 @@ use super::limits::Limits;
 use super::methods::Methods;
 use crate::app::WorkerInfo;
 
-/// An [`app::Service`] that speaks MessagePack-RPC and hands each call to its method.
+/// An [`app::Service`](crate::app::Service) that speaks MessagePack-RPC and runs the method of each call.
 ///
-/// A connection is kept for further calls under every worker class, as the protocol has no word
-/// for its end. So a worker of the class `sync` serves one client until that has left, or has made
-/// no call for the time of `keepalive`.
+/// The connection stays open for further calls under every worker class, because the protocol cannot
+/// announce a close. A worker of the class `sync` therefore serves one client until it disconnects, or
+/// makes no call for the time of `keepalive`.
 #[derive(Debug)]
 pub struct Rpc {
     pub(super) methods: Methods,
@@ -17,12 +17,12 @@ pub struct Rpc {
 }
 
 impl Rpc {
-    /// A service in its place, within the limits that hold there.
+    /// Creates a service with the limits of the worker.
     pub fn new(methods: Methods, worker: &WorkerInfo) -> Self {
         Self { methods, worker: worker.clone(), limits: worker.limits.into() }
     }
 
-    /// The same within other limits.
+    /// Replaces the limits.
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }

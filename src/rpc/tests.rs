@@ -130,7 +130,7 @@ impl<'s> Client<'s> {
     ) -> Next {
         self.call_once(act);
         while self.next == Next::Continue {
-            self.call_once(|connection, exchange| connection.resume(exchange));
+            self.call_once(|connection, ctx| connection.resume(ctx));
         }
         self.next
     }
@@ -147,7 +147,7 @@ impl<'s> Client<'s> {
     }
 
     fn send(&mut self, input: impl AsRef<[u8]>) -> Next {
-        self.call(|connection, exchange| connection.receive(input.as_ref(), exchange))
+        self.call(|connection, ctx| connection.receive(input.as_ref(), ctx))
     }
 
     fn finish(&mut self) -> Next {
@@ -155,11 +155,11 @@ impl<'s> Client<'s> {
     }
 
     fn drain(&mut self) -> Next {
-        self.call(|connection, exchange| connection.drain(exchange))
+        self.call(|connection, ctx| connection.drain(ctx))
     }
 
     fn expire(&mut self) -> Next {
-        self.call(|connection, exchange| connection.on_timeout(exchange))
+        self.call(|connection, ctx| connection.on_timeout(ctx))
     }
 
     /// The next answer: its number, its error and its result.
@@ -236,9 +236,9 @@ fn failed_call_returns_error_and_connection_stays_open() {
     expect(request(9, "fail", ("my reason",)), "my reason");
     expect(request(9, "nil", [0; 0]), "the method failed");
     expect(request(9, "panic", [0; 0]), "the method panicked");
-    expect(request(9, "stuck", [0; 0]), "the result cannot be sent: no form");
-    expect(request(9, "nothing", [0; 0]), "the result cannot be sent: it is not one value");
-    expect(request(9, "echo", (1, 2)), "the result cannot be sent: it is not one value");
+    expect(request(9, "stuck", [0; 0]), "failed to encode the result: no form");
+    expect(request(9, "nothing", [0; 0]), "failed to encode the result: it is not exactly one value");
+    expect(request(9, "echo", (1, 2)), "failed to encode the result: it is not exactly one value");
     client.send(request(2, "code", (404,)));
     assert_eq!(client.answer(), (2, (404, "broken".to_owned()), ()));
 }

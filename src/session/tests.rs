@@ -56,22 +56,22 @@ impl ScriptedConnection {
 }
 
 impl Connection for ScriptedConnection {
-    fn receive(&mut self, input: &[u8], exchange: &mut ConnectionContext<'_>) -> Next {
-        assert!(exchange.out.is_empty(), "output waits");
-        self.reply(format!("receive {}", input.escape_ascii()), exchange)
+    fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
+        assert!(ctx.out.is_empty(), "output waits");
+        self.reply(format!("receive {}", input.escape_ascii()), ctx)
     }
 
-    fn resume(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
-        assert!(exchange.out.is_empty(), "output waits");
-        self.reply("proceed".to_owned(), exchange)
+    fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        assert!(ctx.out.is_empty(), "output waits");
+        self.reply("proceed".to_owned(), ctx)
     }
 
-    fn on_timeout(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
-        self.reply("expire".to_owned(), exchange)
+    fn on_timeout(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        self.reply("expire".to_owned(), ctx)
     }
 
-    fn drain(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
-        self.reply("drain".to_owned(), exchange)
+    fn drain(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        self.reply("drain".to_owned(), ctx)
     }
 
     fn timeout(&self) -> ReadTimeout {

@@ -48,9 +48,9 @@ fn play(input: &[u8], cuts: &[usize], end: End) -> Transcript {
     Transcript { output, units: client.recorder.units, next: client.next }
 }
 
-/// A change to a byte string: a byte that matters put in, or one taken out.
+/// A change to a byte string: inserts a byte that is part of the grammar, or removes one.
 #[derive(Clone, Debug)]
-enum Fault {
+enum Mutation {
     Insert(Index, u8),
     Remove(Index),
 }
@@ -101,21 +101,21 @@ fn inputs() -> impl Strategy<Value = Bytes> {
     let messages = vec(select(messages()), 0..12);
     let byte =
         select(&b"\0\x01\x02\x91\x94\x81\xa3\xc0\xc1\xc4\xc7\xca\xcf\xd4\xd9\xdc\xde\xff"[..]);
-    let fault = prop_oneof![
-        (any::<Index>(), byte).prop_map(|(place, byte)| Fault::Insert(place, byte)),
-        any::<Index>().prop_map(Fault::Remove),
+    let mutation = prop_oneof![
+        (any::<Index>(), byte).prop_map(|(index, byte)| Mutation::Insert(index, byte)),
+        any::<Index>().prop_map(Mutation::Remove),
     ];
-    let faults = vec(fault, 0..3);
-    (messages, select(last_ones()), faults).prop_map(|(messages, last, faults)| {
+    let mutations = vec(mutation, 0..3);
+    (messages, select(last_ones()), mutations).prop_map(|(messages, last, mutations)| {
         let mut input = messages.concat();
         input.extend_from_slice(&last);
-        for fault in faults {
-            match fault {
-                Fault::Insert(place, byte) => input.insert(place.index(input.len() + 1), byte),
-                Fault::Remove(place) if !input.is_empty() => {
-                    input.remove(place.index(input.len()));
+        for mutation in mutations {
+            match mutation {
+                Mutation::Insert(index, byte) => input.insert(index.index(input.len() + 1), byte),
+                Mutation::Remove(index) if !input.is_empty() => {
+                    input.remove(index.index(input.len()));
                 }
-                Fault::Remove(_) => (),
+                Mutation::Remove(_) => (),
             }
         }
         Bytes(input)

@@ -90,7 +90,7 @@ fn drain_answers_yielded_calls() {
             for calls in [64, 65, 128, 200] {
                 let mut client = Client::new(&rpc);
                 let input = [message.repeat(calls), message[..rest].to_vec()].concat();
-                client.call_once(|connection, exchange| connection.receive(&input, exchange));
+                client.call_once(|connection, ctx| connection.receive(&input, ctx));
                 let waits = client.next == Next::Continue;
                 assert_eq!(waits, calls > 64 || rest > 0);
                 let next = client.drain();
@@ -114,7 +114,7 @@ fn the_end_of_the_input_waits_for_the_answers() {
     let rpc = rpc();
     let mut client = Client::new(&rpc);
     let input = request(1, "add", (1, 2)).repeat(100);
-    client.call_once(|connection, exchange| connection.receive(&input, exchange));
+    client.call_once(|connection, ctx| connection.receive(&input, ctx));
     assert_eq!(client.next, Next::Continue);
     assert_eq!(client.connection.timeout(), ReadTimeout::None);
     assert_eq!(client.finish(), Next::Close);

@@ -21,34 +21,34 @@ struct Counter {
 }
 
 impl Counter {
-    fn emit(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
+    fn emit(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
         let (length, next) = self.replies.pop_front().unwrap_or((0, Next::Read));
         for _ in 0..length {
-            exchange.out.push(self.emitted.fetch_add(1, Ordering::Relaxed) as u8);
+            ctx.out.push(self.emitted.fetch_add(1, Ordering::Relaxed) as u8);
         }
         next
     }
 }
 
 impl Connection for Counter {
-    fn receive(&mut self, input: &[u8], exchange: &mut ConnectionContext<'_>) -> Next {
-        assert!(exchange.out.is_empty(), "asked while output waits");
+    fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
+        assert!(ctx.out.is_empty(), "asked while output waits");
         self.input.lock().unwrap().extend_from_slice(input);
-        self.emit(exchange)
+        self.emit(ctx)
     }
 
-    fn resume(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
-        assert!(exchange.out.is_empty(), "asked while output waits");
-        self.emit(exchange)
+    fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        assert!(ctx.out.is_empty(), "asked while output waits");
+        self.emit(ctx)
     }
 
-    fn on_timeout(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
-        assert!(exchange.out.is_empty(), "asked while output waits");
-        self.emit(exchange)
+    fn on_timeout(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        assert!(ctx.out.is_empty(), "asked while output waits");
+        self.emit(ctx)
     }
 
-    fn drain(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
-        self.emit(exchange)
+    fn drain(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        self.emit(ctx)
     }
 
     fn timeout(&self) -> ReadTimeout {
