@@ -25,7 +25,7 @@ pub(super) enum Content {
 /// Produces a body in pieces while it is sent, so that a large response to a slow reader needs no more
 /// memory than a small one.
 pub trait Source: Send {
-    /// Appends the next piece to `out`, at most `room` bytes. Do not change what `out` already holds.
+    /// Appends the next piece to `out`, at most `max_len` bytes. Do not change what `out` already holds.
     /// It is called again only after the earlier pieces have been sent. It may block, but then all
     /// other clients of the same thread wait.
     ///
@@ -33,7 +33,7 @@ pub trait Source: Send {
     /// Why the body cannot continue. The head has been sent by then, so the connection closes and the
     /// client sees a truncated response. The same happens after a panic, and if the source produces
     /// less or more than its declared length.
-    fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<More>;
+    fn fill(&mut self, out: &mut Vec<u8>, max_len: usize) -> io::Result<More>;
 }
 
 /// Whether a [`Source`] may produce more.
@@ -98,9 +98,9 @@ impl fmt::Debug for Content {
 struct FromReader<R>(R);
 
 impl<R: Read + Send> Source for FromReader<R> {
-    fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<More> {
+    fn fill(&mut self, out: &mut Vec<u8>, max_len: usize) -> io::Result<More> {
         let start = out.len();
-        out.resize(start + room, 0);
+        out.resize(start + max_len, 0);
         let read = loop {
             match self.0.read(&mut out[start..]) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => (),

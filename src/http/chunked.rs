@@ -130,9 +130,11 @@ impl Decoder {
 
     /// Returns the size of the next chunk, if the body stays within its limit.
     fn reserve_body(&mut self, size: u64, limits: &Limits) -> Result<usize, RequestError> {
-        let room = limits.max_body_bytes.saturating_sub(self.body);
-        let size =
-            usize::try_from(size).ok().filter(|&size| size <= room).ok_or(RequestError::BODY)?;
+        let remaining = limits.max_body_bytes.saturating_sub(self.body);
+        let size = usize::try_from(size)
+            .ok()
+            .filter(|&size| size <= remaining)
+            .ok_or(RequestError::BODY)?;
         self.body += size;
         Ok(size)
     }

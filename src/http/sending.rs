@@ -69,28 +69,28 @@ impl Sending {
 
     /// Appends the next piece to `out`, up to about [`PIECE`] bytes in `out`.
     pub(super) fn write_next(&mut self, out: &mut Vec<u8>) -> WriteProgress {
-        let room = PIECE.saturating_sub(out.len()).max(SMALL);
+        let max_len = PIECE.saturating_sub(out.len()).max(SMALL);
         match self {
             Self::Static(rest) => {
-                let (piece, after) = rest.split_at(room.min(rest.len()));
+                let (piece, after) = rest.split_at(max_len.min(rest.len()));
                 out.extend_from_slice(piece);
                 *rest = after;
                 if rest.is_empty() { WriteProgress::Complete } else { WriteProgress::Partial }
             }
             Self::Owned { bytes, sent } => {
-                let end = bytes.len().min(*sent + room);
+                let end = bytes.len().min(*sent + max_len);
                 out.extend_from_slice(&bytes[*sent..end]);
                 *sent = end;
                 if end == bytes.len() { WriteProgress::Complete } else { WriteProgress::Partial }
             }
             Self::Stream { source, frame: Frame::Counted { left } } => {
-                write_counted(source.as_mut(), left, room, out)
+                write_counted(source.as_mut(), left, max_len, out)
             }
             Self::Stream { source, frame: Frame::Chunked } => {
-                write_chunk(source.as_mut(), room, out)
+                write_chunk(source.as_mut(), max_len, out)
             }
             Self::Stream { source, frame: Frame::UntilClose } => {
-                match fill(source.as_mut(), room, out) {
+                match fill(source.as_mut(), max_len, out) {
                     Some(More::Yes) => WriteProgress::Partial,
                     Some(More::No) => WriteProgress::Complete,
                     None => WriteProgress::Failed,
@@ -103,20 +103,20 @@ impl Sending {
 fn write_counted(
     source: &mut dyn Source,
     left: &mut u64,
-    room: usize,
+    max_len: usize,
     out: &mut Vec<u8>,
 ) -> WriteProgress {
     if *left == 0 {
         return WriteProgress::Complete;
     }
     let start = out.len();
-    let room = usize::try_from(*left).map_or(room, |left| left.min(room));
-    let Some(more) = fill(source, room, out) else {
+    let max_len = usize::try_from(*left).map_or(max_len, |left| left.min(max_len));
+    let Some(more) = fill(source, max_len, out) else {
         return WriteProgress::Failed;
     };
     let piece = (out.len() - start) as u64;
     if piece > *left {
-        out.truncate(start + room);
+        out.truncate(start + max_len);
         return WriteProgress::Failed;
     }
     *left -= piece;
@@ -127,13 +127,13 @@ fn write_counted(
     }
 }
 
-fn write_chunk(source: &mut dyn Source, room: usize, out: &mut Vec<u8>) -> WriteProgress {
+fn write_chunk(source: &mut dyn Source, max_len: usize, out: &mut Vec<u8>) -> WriteProgress {
     // The size is known after the chunk is written: reserve space for it, with leading zeros.
     const SIZE: &[u8] = b"00000000\r\n";
     let start = out.len();
     out.extend_from_slice(SIZE);
     let data = out.len();
-    let more = fill(source, room, out);
+    let more = fill(source, max_len, out);
     let (Some(more), Ok(size)) = (more, u32::try_from(out.len().saturating_sub(data))) else {
         out.truncate(start);
         return WriteProgress::Failed;
@@ -157,9 +157,9 @@ fn write_chunk(source: &mut dyn Source, room: usize, out: &mut Vec<u8>) -> Write
 }
 
 /// Appends a piece of the source. Returns none and appends nothing if the source failed or panicked.
-fn fill(source: &mut dyn Source, room: usize, out: &mut Vec<u8>) -> Option<More> {
+fn fill(source: &mut dyn Source, max_len: usize, out: &mut Vec<u8>) -> Option<More> {
     let start = out.len();
-    match catch_unwind(AssertUnwindSafe(|| source.fill(out, room))) {
+    match catch_unwind(AssertUnwindSafe(|| source.fill(out, max_len))) {
         Ok(Ok(more)) if out.len() >= start => Some(more),
         _ => {
             out.truncate(start);

@@ -82,8 +82,8 @@ impl Letters {
 }
 
 impl Source for Letters {
-    fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<More> {
-        let piece = self.left.min(room.max(1));
+    fn fill(&mut self, out: &mut Vec<u8>, max_len: usize) -> io::Result<More> {
+        let piece = self.left.min(max_len.max(1));
         out.resize(out.len() + piece, b'z');
         self.left -= piece;
         Ok(if self.left == 0 { More::No } else { More::Yes })

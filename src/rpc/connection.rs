@@ -312,11 +312,11 @@ impl<'s> RpcConnection<'s> {
         }
         self.buffer.drain(..mem::take(&mut self.used));
         let length = self.buffer.len() + input.len();
-        let room = self.buffer.capacity();
-        if length > room {
+        let capacity = self.buffer.capacity();
+        if length > capacity {
             // Doubles, but not beyond the maximum message size if that is enough.
-            let capacity = length.max((room * 2).min(self.limits().message));
-            self.buffer.reserve_exact(capacity - self.buffer.len());
+            let wanted = length.max((capacity * 2).min(self.limits().message));
+            self.buffer.reserve_exact(wanted - self.buffer.len());
         }
         self.buffer.extend_from_slice(input);
     }

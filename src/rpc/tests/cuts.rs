@@ -1,4 +1,4 @@
-//! However the bytes are cut, the answers are the same, and so are the units of work.
+//! Property: the responses and the units of work do not depend on how the input is split.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use proptest::sample::{Index, select};
 
 use super::*;
 
-/// All that can be told of a connection from outside.
+/// Everything that a connection shows from outside.
 #[derive(Debug, PartialEq, Eq)]
 struct Transcript {
     output: String,
@@ -22,7 +22,7 @@ enum End {
     HalfClosed,
 }
 
-/// Plays `input` in pieces that end at `cuts`, and then perhaps the end of the input.
+/// Sends `input` in pieces that end at `cuts`, and then perhaps the end of the input.
 fn play(input: &[u8], cuts: &[usize], end: End) -> Transcript {
     let limits = Limits {
         message: 60,
@@ -55,7 +55,7 @@ enum Mutation {
     Remove(Index),
 }
 
-/// What a client sends, legible in a report.
+/// The input of a client, with a readable `Debug` output.
 #[derive(Clone)]
 struct Bytes(Vec<u8>);
 
@@ -73,8 +73,8 @@ fn messages() -> Vec<Vec<u8>> {
         request(2, "echo", ("x".repeat(40),)),
         request(2, "fail", ("no",)),
         request(3, "panic", [0; 0]),
-        request(4, "nobody", ((1.5, true, None::<u8>),)),
-        request(5, "stuffed", (150,)),
+        request(4, "missing", ((1.5, true, None::<u8>),)),
+        request(5, "large", (150,)),
         request(6, "none", 7),
         notification("add", (1, 2)),
         notification("panic", [0; 0]),
@@ -83,7 +83,7 @@ fn messages() -> Vec<Vec<u8>> {
     ]
 }
 
-fn last_ones() -> Vec<Vec<u8>> {
+fn last_messages() -> Vec<Vec<u8>> {
     vec![
         Vec::new(),
         b"\xc1".to_vec(),
@@ -106,7 +106,7 @@ fn inputs() -> impl Strategy<Value = Bytes> {
         any::<Index>().prop_map(Mutation::Remove),
     ];
     let mutations = vec(mutation, 0..3);
-    (messages, select(last_ones()), mutations).prop_map(|(messages, last, mutations)| {
+    (messages, select(last_messages()), mutations).prop_map(|(messages, last, mutations)| {
         let mut input = messages.concat();
         input.extend_from_slice(&last);
         for mutation in mutations {
@@ -125,7 +125,7 @@ fn inputs() -> impl Strategy<Value = Bytes> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn however_the_bytes_are_cut_the_answers_are_the_same(
+    fn responses_do_not_depend_on_input_splits(
         Bytes(input) in inputs(),
         cuts in vec(any::<Index>(), 0..8),
         end in select(&[End::Open, End::HalfClosed][..]),

@@ -1,4 +1,4 @@
-//! How long a peer may stay silent, and how long it may take no output.
+//! Deadlines of reading and writing.
 
 use super::*;
 
@@ -102,7 +102,7 @@ fn idle_timeout_may_send_a_reply() {
     assert_eq!(client.time_left(), Some(WRITE_TIMEOUT));
     client.send(8);
     assert_eq!(client.wants(), Wants::Closed);
-    assert_eq!(client.calls(), ["expire"]);
+    assert_eq!(client.calls(), ["on_timeout"]);
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn expired_phase_without_change_closes() {
     client.advance_clock(SECOND);
     client.time_out();
     assert_eq!((client.wants(), client.time_left()), (Wants::Closed, None));
-    assert_eq!(client.calls(), ["expire"]);
+    assert_eq!(client.calls(), ["on_timeout"]);
 }
 
 #[test]
