@@ -1,7 +1,7 @@
 //! Jobs: recurring work without a socket, and its schedules.
 //!
 //! A worker runs a [`Job`], which may be a closure. [`app`] creates an app from a function that creates
-//! jobs. [`every`], [`cron`] and [`scheduled`] create a job from a schedule and a closure.
+//! jobs. [`every`], [`cron()`] and [`scheduled`] create a job from a schedule and a closure.
 //!
 //! Each thread of each worker has a job and a schedule of its own: three workers of four threads run
 //! twelve jobs. To run only one of them, check the slot and the thread with
