@@ -25,7 +25,7 @@ impl App for RpcDemo {
 
     fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn app::Service>, BootError> {
         let methods = rpc::Methods::new()
-            .method("add", |(a, b): (i64, i64)| a.checked_add(b).ok_or("the sum overflows"))
+            .method("add", |(a, b): (i64, i64)| a.checked_add(b).ok_or("the sum is too large"))
             .raw_method("echo", echo)
             .method("sleep", |(ms,): (u64,)| {
                 thread::sleep(Duration::from_millis(ms));
