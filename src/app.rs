@@ -1,28 +1,27 @@
-//! What a person writes: the program, its service in a worker, one client's connection.
+//! The traits that an application implements: the program, its service in a worker, the connection
+//! of a client.
 //!
-//! Pure: nothing here owns a descriptor, reads a clock or calls the kernel. Three nouns for three
-//! lifetimes: an [`App`] is made in the master and stays inert, a [`Service`] lives in one worker
-//! and is shared by its threads, a [`Connection`] serves one client. Where there are no clients, a
-//! [`Job`] stands in for a service.
+//! Pure: nothing here owns a descriptor, reads a clock or calls the kernel. The traits have three
+//! lifetimes: an [`App`] is created in the master and stays inert, a [`Service`] lives in one worker
+//! and is shared by its threads, a [`Connection`] serves one client. If there are no clients, a
+//! [`Job`] replaces the service.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 mod job;
+mod worker_info;
 
 pub use job::{Job, JobContext, NextRun};
+pub use worker_info::{Limits, Options, WorkerInfo};
 
-/// Options of an app, as given by `KEY=VALUE` words or by the `app` map of a YAML file.
-pub type Options = BTreeMap<String, String>;
-
-/// Why an app could not boot. Logged by the worker, repeated by the master when it gives up.
+/// The reason why an app failed to boot. The worker logs it; the master repeats it when it gives up.
 pub type BootError = Box<dyn Error + Send + Sync>;
 
-/// Why the options of an app, or the settings of a worker class, make no sense.
+/// The reason why options of an app, or settings of a worker class, are invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     reason: String,
@@ -30,18 +29,18 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// A refusal with its reason: what was found, why it cannot work, what to do instead.
+    /// Creates an error. State in `reason` what was found, why it cannot work, and what to do instead.
     pub fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), option: None }
     }
 
-    /// A refusal of one of the app's options: the message begins with the place where it was set,
-    /// and with its name.
+    /// Creates an error about one option of the app. The message begins with the place where the
+    /// option was set, and with its name.
     pub fn for_option(option: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), option: Some(option.into()) }
     }
 
-    /// The option of the app that is to blame, if it is one alone.
+    /// Returns the invalid option of the app, if the error is about a single one.
     pub fn option(&self) -> Option<&str> {
         self.option.as_deref()
     }
@@ -55,220 +54,173 @@ impl fmt::Display for ConfigError {
 
 impl Error for ConfigError {}
 
-/// A program. It is made in the master before any fork, so it must hold no thread, socket or lock;
-/// [`App::boot`] is where resources are opened.
+/// A program. It is created in the master before any fork, so it must hold no thread, socket or lock.
+/// Open resources in [`App::boot`].
 pub trait App {
-    /// The name by which the command line and YAML files choose it.
+    /// Returns the name that selects the app on the command line and in YAML files.
     fn name(&self) -> &str;
 
-    /// Judges the options in the master, before any fork, while a person is watching.
+    /// Checks the options in the master, before any fork, so that a mistake is reported at start-up.
     ///
     /// # Errors
-    /// The reason for which these options cannot work. Unless overridden, any option is refused.
+    /// Why these options cannot work. The default implementation rejects every option.
     fn check(&self, options: &Options) -> Result<(), ConfigError> {
         match options.keys().next() {
             None => Ok(()),
             Some(key) => {
-                let why = format!("app {:?} does not have this option", self.name());
-                Err(ConfigError::for_option(key, why))
+                let reason = format!("app {:?} does not have this option", self.name());
+                Err(ConfigError::for_option(key, reason))
             }
         }
     }
 
-    /// Makes the service. Runs once in each worker, after the fork and the privilege drop. To be
-    /// implemented unless the app [is a job](Self::is_job).
+    /// Creates the service. Runs once in each worker, after the fork and the privilege drop. Implement
+    /// it unless the app [is a job](Self::is_job).
     ///
     /// # Errors
-    /// Whatever keeps the app from serving; the worker then ends with exit code 3.
+    /// Why the app cannot serve; the worker then exits with code 3.
     fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn Service>, BootError> {
         let _ = worker;
-        let what = "implement App::boot, or return true from App::is_job";
-        Err(format!("app {:?} does not create a service: {what}", self.name()).into())
+        let advice = "implement App::boot, or return true from App::is_job";
+        Err(format!("app {:?} does not create a service: {advice}", self.name()).into())
     }
 
-    /// Whether the app is a job, which has no clients and listens nowhere, rather than a service.
-    /// Asked in the master, before any fork: a worker class that runs no jobs is refused then, and
-    /// so is an address. It is not one unless overridden.
+    /// Returns whether the app is a job, which has no clients and no addresses, instead of a service.
+    /// Called in the master, before any fork: for a job, an address or a worker class that cannot run
+    /// jobs is an error. The default is false.
     fn is_job(&self) -> bool {
         false
     }
 
-    /// Makes the job of one thread. Runs in each worker as [`boot`](Self::boot) would, once for
-    /// each thread that runs jobs; these are numbered from 0.
+    /// Creates the job of one thread. Runs in each worker in the place of [`boot`](Self::boot), once
+    /// for each thread that runs jobs. Threads are numbered from 0.
     ///
     /// # Errors
-    /// Whatever keeps the job from running; the worker then ends with exit code 3.
+    /// Why the job cannot run; the worker then exits with code 3.
     fn job(&self, worker: &WorkerInfo, thread: usize) -> Result<Box<dyn Job>, BootError> {
         let _ = (worker, thread);
         Err(format!("app {:?} does not create a job: implement App::job", self.name()).into())
     }
 }
 
-/// Where a worker sits, and the limits that hold there.
-#[derive(Clone, Debug)]
-pub struct WorkerInfo {
-    /// The pool's name.
-    pub pool: String,
-    /// The worker's stable place in its pool, 0 to N-1: whoever replaces a worker has the same one.
-    /// While one worker replaces another, both have it.
-    pub slot: usize,
-    /// 1 for the first workers, one more for each reload that has begun, also if it failed.
-    pub generation: u32,
-    /// The name of the worker class that serves.
-    pub class: &'static str,
-    /// The app's own options.
-    pub options: Options,
-    /// What a protocol may spend on one client.
-    pub limits: Limits,
-}
-
-/// What a protocol may spend on one client. The defaults are those of the settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Largest head of a request, in bytes.
-    pub max_head_bytes: usize,
-    /// Largest number of header fields in a request.
-    pub max_header_fields: usize,
-    /// Largest body of a request, or largest message, in bytes.
-    pub max_body_bytes: usize,
-    /// From the first byte of a request (or the connect) to the end of its head.
-    pub header_timeout: Duration,
-    /// Silence between two pieces of a body.
-    pub body_timeout: Duration,
-    /// Idle time between two requests of one connection; zero closes after each answer.
-    pub keepalive: Duration,
-    /// How long a draining worker waits for a request that may already be on its way.
-    pub drain_idle_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_head_bytes: 16 << 10,
-            max_header_fields: 100,
-            max_body_bytes: 8 << 20,
-            header_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(10),
-            keepalive: Duration::from_secs(5),
-            drain_idle_timeout: Duration::from_millis(100),
-        }
-    }
-}
-
-/// One per worker, shared by its threads.
+/// The service of a worker, shared by its threads.
 pub trait Service: Send + Sync {
-    /// A client has come.
+    /// Creates the connection of a new client.
     fn accept(&self, client: &ClientInfo) -> Box<dyn Connection + '_>;
 }
 
-/// Who is at the other end, and what it may hope for.
+/// What a protocol knows about a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientInfo {
-    /// The address, for TCP; a unix socket's client has none.
+    /// The client's address for TCP; none for a unix socket.
     pub address: Option<SocketAddr>,
-    /// Whether the class can serve other clients while this one keeps its connection. `sync` cannot:
-    /// a protocol that can announce an end, such as HTTP, then closes after the first answer.
+    /// Whether the class can serve other clients while this connection is open. `sync` cannot: a
+    /// protocol that can announce a close, such as HTTP, then closes after the first response.
     pub allow_keepalive: bool,
 }
 
-/// One client: bytes in, bytes out. It owns no socket, clock or thread, so a test feeds it bytes,
-/// and it must give the same answers however the bytes were cut.
+/// The protocol of one client: bytes in, bytes out. It owns no socket, clock or thread, so a test can
+/// feed it bytes. Its responses must not depend on how the input is split.
 ///
-/// While output waits to be sent, neither [`receive`](Self::receive) nor
-/// [`proceed`](Self::proceed) is called: a client that does not read is not served further.
+/// While output waits to be sent, neither [`receive`](Self::receive) nor [`resume`](Self::resume) is
+/// called: a client that does not read its responses is not served further (backpressure).
 pub trait Connection: Send {
-    /// Bytes from the peer, never kept back by the caller: what cannot be used yet must be stored
-    /// here. An empty slice means that the peer will send no more; it may still be reading.
+    /// Processes bytes from the client. The caller does not keep them: store what cannot be processed
+    /// yet. An empty slice means that the client has half-closed: it sends no more, but may still read.
     fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next;
 
-    /// All output has been sent, and the last answer was [`Next::Continue`].
+    /// Continues after [`Next::Continue`], once all output has been sent.
     fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next;
 
-    /// The peer has used up its [`patience`](Self::patience).
+    /// Handles the expiry of [`timeout`](Self::timeout).
     fn on_timeout(&mut self, ctx: &mut ConnectionContext<'_>) -> Next;
 
-    /// The worker is leaving: finish what is begun, begin nothing new. Called once, between two
-    /// other calls. Output may still be waiting to be sent.
+    /// Handles the drain of the worker: finish what has begun, begin nothing new. Called once, between
+    /// two other calls. Output may still wait to be sent.
     fn drain(&mut self, ctx: &mut ConnectionContext<'_>) -> Next;
 
-    /// How long the peer may stay silent in the present state. Asked after each other call.
+    /// Returns the time limit of the client in the current state. Called after each other call.
     fn timeout(&self) -> ReadTimeout;
 }
 
-/// What to do after sending the output.
+/// What the caller does after it has sent the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Wait for bytes.
+    /// Waits for bytes.
     Read,
-    /// Ask again: there is more to say, or more input to look at.
+    /// Calls [`Connection::resume`]: there is more output, or more stored input.
     Continue,
-    /// Close the connection.
+    /// Closes the connection.
     Close,
-    /// Close, although the peer may still be sending: its bytes are thrown away for a moment, so
-    /// that it can read the output before the connection is reset.
+    /// Half-closes, reads and discards input for up to 2 s, then closes. The client can so read the
+    /// output before the kernel resets the connection because of unread input.
     LingeringClose,
 }
 
-/// How long a peer may stay silent.
+/// The time limit of a client from which input is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadTimeout {
-    /// The longest time between two arrivals.
+    /// Maximum time between two reads. Each byte restarts it.
     Idle(Duration),
-    /// The longest time in one phase, however many bytes trickle in. A new number begins a new
-    /// phase.
-    Total(u32, Duration),
-    /// For ever.
+    /// Maximum time of one phase, regardless of how many bytes arrive. The time restarts when
+    /// `phase` changes.
+    Total {
+        /// The number of the phase.
+        phase: u32,
+        /// The maximum time of the phase.
+        limit: Duration,
+    },
+    /// No limit.
     None,
 }
 
-/// What a connection is handed besides bytes: a place for its output, and a desk at which it says
-/// what it is working on.
+/// What a connection gets besides bytes: the output buffer, and the reporter of its units of work.
 pub struct ConnectionContext<'a> {
-    /// The output. Append; never remove.
+    /// The output. Only append to it.
     pub out: &'a mut Vec<u8>,
     reporter: &'a mut dyn WorkReporter,
 }
 
 impl<'a> ConnectionContext<'a> {
-    /// An exchange over the caller's buffer and desk.
+    /// Creates a context from the caller's buffer and reporter.
     pub fn new(out: &'a mut Vec<u8>, reporter: &'a mut dyn WorkReporter) -> Self {
         Self { out, reporter }
     }
 
-    /// A unit of work begins under this name, such as `GET /index` or `add`. The runtime notes the
-    /// time, and calls the worker hung if the unit takes longer than `timeout`.
+    /// Begins a unit of work with this label, such as `GET /index` or `add`. If the unit takes longer
+    /// than the setting `timeout`, the runtime considers the worker hung.
     pub fn begin_work(&mut self, label: &[u8]) {
         self.reporter.begin_work(label);
     }
 
-    /// The unit of work needs until so long from now, at least; at most an hour, but it may ask
-    /// again. Until then, or until this call of the connection returns, the worker is not taken
-    /// for hung on its account.
+    /// Extends the deadline of the unit of work to `time` from now, at most one hour. Call it again to
+    /// extend it further. Until then, or until this call of the connection returns, the unit does not
+    /// count as hung.
     pub fn extend_deadline(&mut self, time: Duration) {
         self.reporter.extend_deadline(time);
     }
 
-    /// The unit of work is done, and counted.
+    /// Ends and counts the unit of work.
     pub fn end_work(&mut self) {
         self.reporter.end_work();
     }
 
-    /// The present date in the form of RFC 9110, section 5.6.7.
+    /// Returns the current date in the format of RFC 9110, section 5.6.7.
     pub fn http_date(&mut self) -> [u8; 29] {
         self.reporter.http_date()
     }
 
-    /// The output, and the time that the unit of work has, for two who use one of them each.
+    /// Splits the context into the output and the deadline, for two separate borrowers.
     pub(crate) fn split(&mut self) -> (&mut Vec<u8>, DeadlineExtender<'_>) {
         (self.out, DeadlineExtender(RefCell::new(self.reporter)))
     }
 }
 
-/// The time that a unit of work has. Who does the work may ask for more of it.
+/// Extends the deadline of the current unit of work.
 pub(crate) struct DeadlineExtender<'a>(RefCell<&'a mut dyn WorkReporter>);
 
 impl DeadlineExtender<'_> {
-    /// As [`ConnectionContext::extend`].
+    /// Extends the deadline: see [`ConnectionContext::extend_deadline`].
     pub(crate) fn extend_deadline(&self, time: Duration) {
         self.0.borrow_mut().extend_deadline(time);
     }
@@ -276,26 +228,26 @@ impl DeadlineExtender<'_> {
 
 impl fmt::Debug for DeadlineExtender<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Allowance")
+        f.write_str("DeadlineExtender")
     }
 }
 
-/// Where a protocol says what it is working on. The runtime's desk writes to the scoreboard; a
-/// test's desk records.
+/// Receives the units of work of a protocol. The runtime's implementation writes to the scoreboard; a
+/// test's implementation records them.
 pub trait WorkReporter {
-    /// A unit of work begins.
+    /// Begins a unit of work.
     fn begin_work(&mut self, label: &[u8]);
-    /// The unit of work is done, and counted.
+    /// Ends and counts the unit of work.
     fn end_work(&mut self);
-    /// The present date in the form of RFC 9110, section 5.6.7.
+    /// Returns the current date in the format of RFC 9110, section 5.6.7.
     fn http_date(&mut self) -> [u8; 29];
-    /// The unit of work needs until so long from now.
+    /// Extends the deadline of the unit of work to `time` from now.
     fn extend_deadline(&mut self, _time: Duration) {}
-    /// The unit of work goes on under another name.
+    /// Changes the label of the unit of work.
     fn set_label(&mut self, _label: &[u8]) {}
-    /// The connection's code is about to run, until [`leave`](Self::leave).
+    /// Marks the start of the connection's code, until [`set_idle`](Self::set_idle).
     fn set_busy(&mut self) {}
-    /// The connection's code has returned.
+    /// Marks the return of the connection's code.
     fn set_idle(&mut self) {}
 }
 
@@ -303,12 +255,12 @@ pub trait WorkReporter {
 mod tests {
     use super::*;
 
-    /// An app that says nothing but its name.
+    /// An app that implements only its name.
     struct EmptyApp;
 
     impl App for EmptyApp {
         fn name(&self) -> &str {
-            "mute"
+            "empty"
         }
     }
 
@@ -323,9 +275,9 @@ mod tests {
             limits: Limits::default(),
         };
         let service = EmptyApp.boot(&worker).err().map(|error| error.to_string());
-        let expected = "app \"mute\" does not create a service: implement App::boot, or return true from App::is_job";
+        let expected = "app \"empty\" does not create a service: implement App::boot, or return true from App::is_job";
         assert_eq!(service.as_deref(), Some(expected));
         let job = EmptyApp.job(&worker, 0).err().map(|error| error.to_string());
-        assert_eq!(job.as_deref(), Some("app \"mute\" does not create a job: implement App::job"));
+        assert_eq!(job.as_deref(), Some("app \"empty\" does not create a job: implement App::job"));
     }
 }

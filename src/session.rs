@@ -1,7 +1,7 @@
-//! One client's course: its connection, the output that waits, and the next deadline.
+//! The state of one client: its connection, its unsent output, and its next deadline.
 //!
-//! Pure: it owns no socket and reads no clock. It drives every worker class alike, and it is the
-//! one place where backpressure is decided: while output waits, the connection is not asked.
+//! Pure: it owns no socket and reads no clock. Every worker class uses it, and it alone implements
+//! backpressure: while output waits, the connection is not called.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::app::{Connection, ConnectionContext, Next, ReadTimeout, WorkReporter};
 use crate::time::MonotonicTime;
 
-/// How long a refused client may go on sending before it is cut off.
+/// How long a lingering close discards input before it closes.
 const LINGERING_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many bytes of a refused client are thrown away before it is cut off.
+/// How many bytes a lingering close discards before it closes.
 const LINGERING_CLOSE_BYTES_MAX: usize = 1 << 20;
 
 /// What a session waits for.
@@ -19,15 +19,15 @@ const LINGERING_CLOSE_BYTES_MAX: usize = 1 << 20;
 pub enum Wants {
     /// Bytes from the peer.
     Read,
-    /// Room for [`Session::unsent`].
+    /// Space in the send buffer for [`Session::unsent`].
     Write,
-    /// The end of the peer's bytes: end the output, then read as for [`Wants::Read`].
+    /// The end of the input: half-close the socket, then read as for [`Wants::Read`].
     Linger,
-    /// Nothing: it is over; close the socket.
+    /// Nothing: close the socket.
     Closed,
 }
 
-/// One client's course. Its buffers are lent by the caller, so an idle session owns none.
+/// The state of one client. The caller lends it a buffer, so an idle session owns none.
 pub struct Session<'s> {
     connection: Box<dyn Connection + 's>,
     out: Vec<u8>,
@@ -39,7 +39,7 @@ pub struct Session<'s> {
     write_timeout: Duration,
 }
 
-/// A stretch of time that arriving bytes do not lengthen.
+/// A phase of [`ReadTimeout::Total`], whose deadline does not move when bytes arrive.
 #[derive(Clone, Copy)]
 struct Phase {
     number: u32,
@@ -48,18 +48,21 @@ struct Phase {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SessionState {
-    /// Both sides may talk.
+    /// Both sides may send.
     Open,
-    /// The peer has ended its side.
+    /// The peer has half-closed: it sends no more.
     HalfClosed,
-    /// The last word has been said; the peer's bytes are thrown away, so many until now.
-    LingeringClose(usize),
+    /// All output has been sent; input is discarded.
+    LingeringClose {
+        /// The number of discarded bytes.
+        discarded: usize,
+    },
     Closed,
 }
 
 impl<'s> Session<'s> {
-    /// A session for a client that came at `now`. A peer that takes no output for `write_timeout`
-    /// is given up; zero is for ever.
+    /// Creates the session of a client that connected at `now`. If the peer accepts no output for
+    /// `write_timeout`, the session closes; zero means no limit.
     pub fn new(
         connection: Box<dyn Connection + 's>,
         write_timeout: Duration,
@@ -79,32 +82,32 @@ impl<'s> Session<'s> {
         session
     }
 
-    /// What it waits for now.
+    /// Returns what the session waits for.
     pub fn wants(&self) -> Wants {
         match self.state {
             SessionState::Closed => Wants::Closed,
             _ if self.sent < self.out.len() => Wants::Write,
-            SessionState::LingeringClose(_) => Wants::Linger,
+            SessionState::LingeringClose { .. } => Wants::Linger,
             SessionState::Open | SessionState::HalfClosed => Wants::Read,
         }
     }
 
-    /// The output that waits to be sent.
+    /// Returns the output that is not sent yet.
     pub fn unsent(&self) -> &[u8] {
         &self.out[self.sent..]
     }
 
-    /// Whether it may still want bytes, then or later: it does not end with the output that waits.
+    /// Returns whether the session may still read: it does not close after its unsent output.
     pub fn is_open(&self) -> bool {
         self.state != SessionState::Closed && self.next != Next::Close
     }
 
-    /// When [`expired`](Self::expired) is due, if nothing happens before.
+    /// Returns when to call [`on_timeout`](Self::on_timeout), unless another call comes first.
     pub fn deadline(&self) -> Option<MonotonicTime> {
         self.deadline
     }
 
-    /// Bytes came, or, if `input` is empty, the end of the stream. Not to be called while output
+    /// Processes received bytes; an empty `input` is the end of the stream. Do not call it while output
     /// waits. `spare` is an empty buffer that the session may keep while it has output.
     pub fn on_received(
         &mut self,
@@ -113,14 +116,13 @@ impl<'s> Session<'s> {
         reporter: &mut dyn WorkReporter,
         now: MonotonicTime,
     ) {
-        debug_assert!(self.wants() != Wants::Write, "backpressure: the output goes first");
+        debug_assert!(self.wants() != Wants::Write, "backpressure: send the output first");
         match self.state {
             SessionState::Closed => return,
-            SessionState::LingeringClose(so_far) => {
-                let total = so_far + input.len();
-                let enough = input.is_empty() || total > LINGERING_CLOSE_BYTES_MAX;
-                self.state = SessionState::LingeringClose(total);
-                if enough {
+            SessionState::LingeringClose { discarded } => {
+                let discarded = discarded + input.len();
+                self.state = SessionState::LingeringClose { discarded };
+                if input.is_empty() || discarded > LINGERING_CLOSE_BYTES_MAX {
                     self.abort();
                 }
                 return;
@@ -128,13 +130,11 @@ impl<'s> Session<'s> {
             SessionState::Open if input.is_empty() => self.state = SessionState::HalfClosed,
             SessionState::Open | SessionState::HalfClosed => (),
         }
-        self.call_connection(spare, reporter, |connection, exchange| {
-            connection.receive(input, exchange)
-        });
+        self.call_connection(spare, reporter, |connection, ctx| connection.receive(input, ctx));
         self.pump(spare, reporter, now, IoProgress::Made);
     }
 
-    /// The first `n` unsent bytes have been sent.
+    /// Records that the first `n` unsent bytes were sent.
     pub fn on_sent(
         &mut self,
         n: usize,
@@ -146,27 +146,26 @@ impl<'s> Session<'s> {
         self.pump(spare, reporter, now, if n > 0 { IoProgress::Made } else { IoProgress::None });
     }
 
-    /// The deadline has passed. A peer that takes no output, or has been refused, is given up.
+    /// Handles a passed deadline. If output waits, or in a lingering close, the session closes.
     pub fn on_timeout(
         &mut self,
         spare: &mut Vec<u8>,
         reporter: &mut dyn WorkReporter,
         now: MonotonicTime,
     ) {
-        if matches!(self.state, SessionState::LingeringClose(_)) || self.wants() == Wants::Write {
+        if matches!(self.state, SessionState::LingeringClose { .. }) || self.wants() == Wants::Write
+        {
             self.state = SessionState::Closed;
         } else if self.state != SessionState::Closed {
-            self.call_connection(spare, reporter, |connection, exchange| {
-                connection.on_timeout(exchange)
-            });
+            self.call_connection(spare, reporter, |connection, ctx| connection.on_timeout(ctx));
         }
         self.pump(spare, reporter, now, IoProgress::Made);
         if self.deadline.is_some_and(|deadline| deadline <= now) {
-            self.abort(); // it asks for time that has passed: there is no end to that
+            self.abort(); // the new deadline has passed too: without this, the caller would spin
         }
     }
 
-    /// The worker is leaving: what is begun is finished, nothing new is begun.
+    /// Drains: the connection finishes what has begun, and begins nothing new.
     pub fn drain(
         &mut self,
         spare: &mut Vec<u8>,
@@ -176,16 +175,17 @@ impl<'s> Session<'s> {
         if !matches!(self.state, SessionState::Open | SessionState::HalfClosed) {
             return;
         }
-        let (decided, waiting) = (self.next, self.wants() == Wants::Write);
-        self.call_connection(spare, reporter, |connection, exchange| connection.drain(exchange));
-        let ending = matches!(decided, Next::Close | Next::LingeringClose);
-        if ending || (decided == Next::Continue && self.next == Next::Read) {
-            self.next = decided; // what was to follow the waiting output still follows it
+        let decided = self.next;
+        let waiting = self.wants() == Wants::Write;
+        self.call_connection(spare, reporter, |connection, ctx| connection.drain(ctx));
+        let closes = matches!(decided, Next::Close | Next::LingeringClose);
+        if closes || (decided == Next::Continue && self.next == Next::Read) {
+            self.next = decided; // the step planned after the waiting output stays planned
         }
         self.pump(spare, reporter, now, if waiting { IoProgress::None } else { IoProgress::Made });
     }
 
-    /// The connection is broken: nothing can be sent or received any more.
+    /// Closes at once and discards the output, because the socket failed.
     pub fn abort(&mut self) {
         self.state = SessionState::Closed;
         self.deadline = None;
@@ -193,7 +193,7 @@ impl<'s> Session<'s> {
         self.sent = 0;
     }
 
-    /// Asks the connection, with its output going to the session's buffer.
+    /// Calls the connection, whose output goes to the session's buffer.
     fn call_connection(
         &mut self,
         spare: &mut Vec<u8>,
@@ -207,20 +207,20 @@ impl<'s> Session<'s> {
         reporter.set_busy();
         let connection = self.connection.as_mut();
         let mut context = ConnectionContext::new(&mut self.out, reporter);
-        // A panic costs this client its connection, and nobody else anything: what it left half
-        // done is dropped with the connection.
+        // A panic closes this connection and affects no other: the half-changed state is dropped
+        // with the connection.
         let result = catch_unwind(AssertUnwindSafe(|| operation(connection, &mut context)));
         reporter.set_idle();
         match result {
             Ok(next) => self.next = next,
             Err(_) => {
-                self.out.truncate(waiting); // what was complete may still go
+                self.out.truncate(waiting); // earlier output is complete and still sent
                 self.next = Next::Close;
             }
         }
     }
 
-    /// Goes on as far as it can without the peer, and sets the deadline.
+    /// Advances as far as possible without the peer, and sets the deadline.
     fn pump(
         &mut self,
         spare: &mut Vec<u8>,
@@ -233,9 +233,7 @@ impl<'s> Session<'s> {
             self.sent = 0;
             match self.next {
                 Next::Continue => {
-                    self.call_connection(spare, reporter, |connection, exchange| {
-                        connection.resume(exchange)
-                    });
+                    self.call_connection(spare, reporter, |connection, ctx| connection.resume(ctx));
                 }
                 Next::Read if self.state == SessionState::HalfClosed => {
                     self.state = SessionState::Closed
@@ -245,7 +243,7 @@ impl<'s> Session<'s> {
                     self.state = SessionState::Closed
                 }
                 Next::LingeringClose => {
-                    self.state = SessionState::LingeringClose(0);
+                    self.state = SessionState::LingeringClose { discarded: 0 };
                     self.deadline = Some(now.saturating_add(LINGERING_CLOSE_TIMEOUT));
                     break;
                 }
@@ -260,17 +258,17 @@ impl<'s> Session<'s> {
         }
         match (self.state, self.wants()) {
             (_, Wants::Write) => {
-                let waits = self.write_timeout > Duration::ZERO;
+                let has_limit = self.write_timeout > Duration::ZERO;
                 if progress == IoProgress::Made {
-                    self.deadline = waits.then(|| now.saturating_add(self.write_timeout));
+                    self.deadline = has_limit.then(|| now.saturating_add(self.write_timeout));
                 }
             }
             (SessionState::Open | SessionState::HalfClosed, _) => self.rearm_deadline(now),
-            (SessionState::LingeringClose(_) | SessionState::Closed, _) => (),
+            (SessionState::LingeringClose { .. } | SessionState::Closed, _) => (),
         }
     }
 
-    /// Sets the deadline from the connection's patience; a limit of zero is no limit.
+    /// Sets the deadline from the connection's timeout; zero means no limit.
     fn rearm_deadline(&mut self, now: MonotonicTime) {
         let from_now =
             |limit: Duration| (limit > Duration::ZERO).then(|| now.saturating_add(limit));
@@ -278,15 +276,15 @@ impl<'s> Session<'s> {
         let Ok(timeout) = catch_unwind(AssertUnwindSafe(|| connection.timeout())) else {
             return self.abort();
         };
-        if !matches!(timeout, ReadTimeout::Total(..)) {
+        if !matches!(timeout, ReadTimeout::Total { .. }) {
             self.phase = None;
         }
         self.deadline = match timeout {
             ReadTimeout::None => None,
             ReadTimeout::Idle(limit) => from_now(limit),
-            ReadTimeout::Total(number, limit) => {
-                let same = self.phase.filter(|phase| phase.number == number);
-                let phase = same.unwrap_or_else(|| Phase { number, deadline: from_now(limit) });
+            ReadTimeout::Total { phase: number, limit } => {
+                let current = self.phase.filter(|phase| phase.number == number);
+                let phase = current.unwrap_or_else(|| Phase { number, deadline: from_now(limit) });
                 self.phase = Some(phase);
                 phase.deadline
             }
@@ -306,7 +304,7 @@ impl<'s> Session<'s> {
 enum IoProgress {
     /// Bytes moved.
     Made,
-    /// Nothing moved: a peer that is slow stays on its clock.
+    /// No bytes moved: the write deadline stays.
     None,
 }
 

@@ -95,7 +95,7 @@ impl Workload for QueueDir {
             Task::Slow(time) => format!("sleep {}", time.as_millis()),
             Task::Hang => "hang".to_owned(),
         };
-        let unique = tempfile::Builder::new().prefix("item").tempfile_in(server.folder());
+        let unique = tempfile::Builder::new().prefix("item").tempfile_in(server.dir());
         let (_, written) = unique.and_then(|file| Ok(file.keep()?)).map_err(|e| e.to_string())?;
         fs::write(&written, text).map_err(|error| error.to_string())?;
         let item = Item(written.with_extension("job"));
@@ -213,7 +213,7 @@ impl Workload for EarlyAnswer {
 
     fn begin(&self, server: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String> {
         match task {
-            Task::Hang => Ok(Box::new(Item(server.folder().join("none")))), // which is done
+            Task::Hang => Ok(Box::new(Item(server.dir().join("none")))), // which is done
             other => self.0.begin(server, other),
         }
     }
@@ -225,7 +225,7 @@ fn hang_task_that_completes_is_an_obstacle() {
     let report = kit.only([Rule::Work, Rule::Hang, Rule::OrphanHung]).run();
     assert_eq!(not_run(&report), [Rule::Hang, Rule::OrphanHung], "{report}");
     assert_eq!(report.obstacles()[0].task, Task::Hang);
-    assert!(report.obstacles()[0].seen.contains("it is done"), "{report}");
+    assert!(report.obstacles()[0].seen.contains("completed"), "{report}");
     assert!(!report.passed() && report.violated().count() == 0, "{report}");
 }
 
@@ -251,7 +251,7 @@ fn expect_violation(class: &str, rules: &[Rule]) {
 fn class_never_ready_is_not_tested_further() {
     let Some(report) = test_class("never-ready", &[Rule::Ready, Rule::Drain]) else { return };
     assert_eq!(report.violated().collect::<Vec<_>>(), [Rule::Ready]);
-    assert!(report.to_string().contains("never gets ready"), "{report}");
+    assert!(report.to_string().contains("no worker becomes ready"), "{report}");
 }
 
 #[test]

@@ -87,10 +87,14 @@ impl Connection for ShoutConnection {
 
     fn timeout(&self) -> ReadTimeout {
         match (self.last, self.input.is_empty()) {
-            (true, _) => ReadTimeout::Total(u32::MAX, self.limits.drain_idle_timeout),
+            (true, _) => {
+                ReadTimeout::Total { phase: u32::MAX, limit: self.limits.drain_idle_timeout }
+            }
             (false, true) => ReadTimeout::Idle(self.limits.keepalive),
             // However few bytes at a time: a line must be whole in this time.
-            (false, false) => ReadTimeout::Total(self.lines, self.limits.header_timeout),
+            (false, false) => {
+                ReadTimeout::Total { phase: self.lines, limit: self.limits.header_timeout }
+            }
         }
     }
 }

@@ -1,89 +1,87 @@
-//! A job: a loop with no socket, and what it is handed.
+//! Jobs: recurring work without a socket.
 
 use std::time::Duration;
 
 use slog::Logger;
 
-use super::WorkerInfo;
+use super::worker_info::WorkerInfo;
 use crate::time::{ClockReading, WallTime};
 
-/// Work that nobody asks for over a socket: a queue that is drained, a table that is swept, a
-/// report at three o'clock. Each thread of a worker that runs jobs has one of its own.
+/// Recurring work without a socket: draining a queue, cleaning a table, writing a report at three
+/// o'clock. Each thread of a worker that runs jobs has a job of its own.
 ///
-/// The runtime calls [`run`](Self::run) again and again, and sleeps between. A run is a unit of
-/// work, as a request is: it is counted for `max_requests`, a worker whose run takes longer than
-/// `timeout` is taken for hung and replaced, and a worker that is to leave finishes its run. One
-/// that sleeps leaves at once.
+/// The runtime calls [`run`](Self::run) repeatedly, and sleeps in between. A run is a unit of work,
+/// as a request is: it counts for `max_requests`, and a worker whose run takes longer than `timeout`
+/// is hung and replaced. A draining worker finishes its run; if its jobs sleep, it exits at once.
 ///
-/// A run that panics costs nothing but itself: it is logged, and the job goes on after a pause of
-/// 0.1 s, which is doubled after each further panic in a row, up to 30 s.
+/// A panic ends only its run: it is logged, and the job continues after a pause of 0.1 s. The pause
+/// doubles after each further consecutive panic, up to 30 s.
 ///
 /// Any closure from `&mut dyn JobContext` to [`NextRun`] is a job:
 ///
 /// ```no_run
 /// use std::time::Duration;
-/// use ostler::job::{self, JobContext, Then};
+/// use ostler::job::{self, JobContext, NextRun};
 ///
-/// let sweep = job::app("sweep", |_place, _thread| {
+/// let sweep = job::app("sweep", |_worker, _thread| {
 ///     Ok(|_: &mut dyn JobContext| {
 ///         // … look for something to do, and do it …
-///         Then::After(Duration::from_secs(5))
+///         NextRun::After(Duration::from_secs(5))
 ///     })
 /// });
 /// # let _ = ostler::app::App::name(&sweep);
 /// ```
 pub trait Job: Send {
-    /// Does one piece of work, and says when the next is due.
+    /// Does one piece of work, and returns when the next run is due.
     ///
     /// # Panics
-    /// A panic is caught: see above.
+    /// The runtime catches panics: see above.
     fn run(&mut self, ctx: &mut dyn JobContext) -> NextRun;
 
-    /// When a run is due, if no run has said so: asked before the first, after one that panicked,
-    /// and when somebody has set the clock while the job slept up to a date. At once, unless
-    /// overridden.
+    /// Returns when a run is due, if no run has returned that: before the first run, after a panic,
+    /// and if the clock was set while the job slept until a date. The default is at once.
     fn next_run(&mut self, now: ClockReading) -> NextRun {
         let _ = now;
         NextRun::Now
     }
 }
 
-/// When a job is to run again.
+/// When a job runs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextRun {
     /// At once.
     Now,
-    /// So long from now, whatever the date is then.
+    /// After this time, by the monotonic clock.
     After(Duration),
-    /// When the wall clock says so; at once if it says so already. If the clock is set meanwhile,
-    /// [`Job::due`] is asked anew.
+    /// When the wall clock reaches this date; at once if it has. If the clock is set meanwhile,
+    /// [`Job::next_run`] is called again.
     At(WallTime),
-    /// Never: the job has nothing more to do. Its thread sleeps until the worker is to leave: a
-    /// worker whose jobs are all done is not ended, since it would only be replaced, and begin anew.
+    /// Never. The thread sleeps until the worker drains. A worker whose jobs have all finished does
+    /// not exit, because it would only be replaced, and the replacement would start over.
     Never,
 }
 
-/// What a run is handed. A test of a job makes its own.
+/// The context of a run. A test of a job implements its own.
 pub trait JobContext {
-    /// Where the worker sits, and the app's options.
+    /// Returns the worker's slot, the app's options, and so on.
     fn worker(&self) -> &WorkerInfo;
 
-    /// The log.
+    /// Returns the logger.
     fn log(&self) -> &Logger;
 
-    /// This moment.
+    /// Returns the current time of both clocks.
     fn now(&self) -> ClockReading;
 
-    /// Whether the worker is to leave. It leaves after this run, which may take up to
-    /// `graceful_timeout`; a long one that can stop half-way does well to ask.
+    /// Returns whether the worker drains. It exits after this run, which may take up to
+    /// `graceful_timeout`. Check it in a long run that can stop early.
     fn is_stopping(&self) -> bool;
 
-    /// Says what the run is at, for the log if it hangs. Without it a run is called as the app is.
-    /// Cut to 64 bytes.
+    /// Sets the label of the run, which is logged if the run hangs. The default is the app's name. It
+    /// is truncated to 64 bytes.
     fn label(&mut self, label: &str);
 
-    /// The run needs until so long from now, at least; at most an hour, but it may ask again. Until
-    /// then the worker is not taken for hung on its account.
+    /// Extends the deadline of the run to `time` from now, at most one hour. Call it again to extend it
+    /// further. Until then, the run does not count as hung.
     fn extend_deadline(&mut self, time: Duration);
 }
 

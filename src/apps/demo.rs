@@ -1,5 +1,5 @@
-//! A service to try workers with: it answers, sleeps, hangs, burns, leaks, crashes and leaves, as
-//! asked by the path. It must never be put before strangers.
+//! `demo`: an HTTP service for trying out workers. Its paths answer, sleep, hang, burn CPU time, leak
+//! memory, crash or exit. Never expose it to a public network.
 
 use std::env;
 use std::fmt::Display;
@@ -19,31 +19,31 @@ use crate::http::{Body, Handler, Http, More, Request, Response, Source};
 /// Bytes in a mebibyte, the unit of `/leak`.
 const MIB: usize = 1 << 20;
 
-/// The exit code of a worker that leaves on account of `DEMO_EXIT_AFTER_MS`.
+/// The exit code of a worker that exits because of `DEMO_EXIT_AFTER_MS`.
 const EXIT_AFTER: i32 = 7;
 
 /// The app `demo`, over HTTP.
 ///
-/// | path | answer |
+/// | path | response |
 /// |---|---|
 /// | `/` | `Hello, world!` |
 /// | `/pid` | the worker's process id |
 /// | `/info` | JSON: pid, pool, slot, class, generation, requests |
-/// | `/sleep?ms=N` | after so many milliseconds |
-/// | `/long?ms=N` | the same, having asked for so much time: it is no hang |
-/// | `/hang`, `/spin` | never; the one sleeps, the other burns |
-/// | `/crash`, `/exit?code=N` | none: the worker aborts, or exits with the code (0 unless given) |
-/// | `/panic` | 500; the worker lives |
-/// | `/child?s=N` | the id of a process that the worker has started, which sleeps for N seconds |
-/// | `/stray?s=N` | the same of one that makes a session, and so a process group, of its own |
-/// | `/leak?mb=N` | after so many mebibytes have been touched and lost |
-/// | `/bytes?n=N` | so many bytes, made while they are sent |
-/// | `/echo` | the request's body, with its type |
+/// | `/sleep?ms=N` | after N milliseconds |
+/// | `/long?ms=N` | after N milliseconds, with an extended deadline: not a hang |
+/// | `/hang`, `/spin` | none: the handler sleeps, or burns CPU time, forever |
+/// | `/crash`, `/exit?code=N` | none: the worker aborts, or exits with the code (default 0) |
+/// | `/panic` | 500; the worker survives |
+/// | `/child?s=N` | the process ID of a child that the worker has started, which sleeps for N seconds |
+/// | `/stray?s=N` | the same for a child in a session, and so a process group, of its own |
+/// | `/leak?mb=N` | after N mebibytes have been allocated, written and leaked |
+/// | `/bytes?n=N` | N bytes, produced while they are sent |
+/// | `/echo` | the request's body, with its content type |
 /// | `/env?name=N` | the value of an environment variable, or 404 |
 ///
-/// In the environment, `DEMO_FAIL_BOOT` (not empty, not `0`) makes a worker fail at boot,
-/// `DEMO_BOOT_SLEEP_MS` makes it boot slowly, and `DEMO_EXIT_AFTER_MS` makes it exit with 7 that
-/// long after its boot.
+/// Environment variables: `DEMO_FAIL_BOOT` (not empty, not `0`) makes the boot of a worker fail,
+/// `DEMO_BOOT_SLEEP_MS` delays it, and `DEMO_EXIT_AFTER_MS` makes the worker exit with code 7 that long
+/// after its boot.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Demo;
 
@@ -78,7 +78,7 @@ struct DemoHandler {
 impl Handler for DemoHandler {
     fn handle(&self, request: &Request<'_>) -> Response {
         let requests = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        let answer = match request.path() {
+        let response = match request.path() {
             "/" => Ok(Response::text("Hello, world!\n")),
             "/pid" => Ok(Response::text(format!("{}\n", process::id()))),
             "/info" => Ok(self.info(requests)),
@@ -95,7 +95,7 @@ impl Handler for DemoHandler {
             },
             "/crash" => process::abort(),
             "/exit" => optional(request, "code").map(|code| process::exit(code.unwrap_or(0))),
-            "/panic" => panic!("/panic was asked for"),
+            "/panic" => panic!("requested by /panic"),
             "/child" => required(request, "s").map(|s: u64| child(&["sleep"], s)),
             "/stray" => required(request, "s").map(|s: u64| child(&["setsid", "sleep"], s)),
             "/leak" => required(request, "mb").map(leak),
@@ -104,7 +104,7 @@ impl Handler for DemoHandler {
             "/env" => required(request, "name").map(|name: String| variable(&name)),
             _ => Ok(Response::status(404)),
         };
-        answer.unwrap_or_else(|refusal| refusal)
+        response.unwrap_or_else(|error| error)
     }
 }
 
@@ -130,11 +130,11 @@ fn sleep(ms: u64) -> Response {
 fn child(args: &[&str], s: u64) -> Response {
     let mut command = Command::new(args[0]);
     command.args(&args[1..]).arg(s.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
-    // It is left to itself; what ends it in time is the worker's end.
+    // The child is not awaited; the exit of the worker ends it.
     match command.spawn() {
         Ok(child) => Response::text(format!("{}\n", child.id())),
         Err(error) => {
-            Response::text(format!("cannot start {}: {error}\n", args[0])).with_status(500)
+            Response::text(format!("failed to start {}: {error}\n", args[0])).with_status(500)
         }
     }
 }
@@ -143,10 +143,10 @@ fn leak(mb: u64) -> Response {
     for done in 0..mb {
         let mut bytes = Vec::new();
         if bytes.try_reserve_exact(MIB).is_err() {
-            let text = format!("no memory after {done} MiB\n");
+            let text = format!("out of memory after {done} MiB\n");
             return Response::text(text).with_status(507);
         }
-        bytes.resize(MIB, 0xa5_u8); // not zero: every page is written to
+        bytes.resize(MIB, 0xa5_u8); // not zero, so that every page is written
         hint::black_box(Vec::leak(bytes));
     }
     Response::text(format!("leaked {mb} MiB\n"))
@@ -158,33 +158,33 @@ fn bytes(n: u64) -> Response {
 }
 
 fn echo(request: &Request<'_>) -> Response {
-    let kind = request.header("content-type").unwrap_or(b"application/octet-stream");
-    Response::new(200, request.body().to_vec()).header("Content-Type", kind)
+    let content_type = request.header("content-type").unwrap_or(b"application/octet-stream");
+    Response::new(200, request.body().to_vec()).header("Content-Type", content_type)
 }
 
 fn variable(name: &str) -> Response {
-    // `var_os` tolerates any name: one with `=` or NUL is just not there.
+    // `var_os` accepts any name: one with `=` or NUL is never set.
     match env::var_os(name) {
         Some(value) => Response::text(value.to_string_lossy().into_owned()),
         None => Response::text("no such variable\n").with_status(404),
     }
 }
 
-/// So many bytes, all `0` in ASCII.
+/// A source of `left` bytes, all ASCII `0`.
 struct Zeros {
     left: u64,
 }
 
 impl Source for Zeros {
-    fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<More> {
-        let piece = usize::try_from(self.left).map_or(room, |left| left.min(room));
+    fn fill(&mut self, out: &mut Vec<u8>, max_len: usize) -> io::Result<More> {
+        let piece = usize::try_from(self.left).map_or(max_len, |left| left.min(max_len));
         out.resize(out.len() + piece, b'0');
         self.left -= piece as u64;
         Ok(if self.left == 0 { More::No } else { More::Yes })
     }
 }
 
-/// The parsed value of a query field, if it is there; a 400 if it does not parse.
+/// Returns the parsed value of a query field, if present; a 400 if it is invalid.
 fn optional<T: FromStr<Err: Display>>(
     request: &Request<'_>,
     name: &str,
@@ -193,19 +193,20 @@ fn optional<T: FromStr<Err: Display>>(
         return Ok(None);
     };
     text.parse().map(Some).map_err(|error| {
-        Response::text(format!("bad value {text:?} for {name}: {error}\n")).with_status(400)
+        Response::text(format!("invalid value {text:?} for {name}: {error}\n")).with_status(400)
     })
 }
 
-/// The parsed value of a query field; a 400 if it is missing or does not parse.
+/// Returns the parsed value of a query field; a 400 if it is missing or invalid.
 fn required<T: FromStr<Err: Display>>(request: &Request<'_>, name: &str) -> Result<T, Response> {
     optional(request, name)?.ok_or_else(|| {
         let path = request.path();
-        Response::text(format!("{path} needs {name}, as in {path}?{name}=1\n")).with_status(400)
+        Response::text(format!("{path} requires {name}, such as {path}?{name}=1\n"))
+            .with_status(400)
     })
 }
 
-/// A time in milliseconds from the environment; none if the variable is missing or empty.
+/// Returns a time in milliseconds from the environment; none if the variable is missing or empty.
 fn milliseconds(variable: &str) -> Result<Option<Duration>, BootError> {
     match env::var_os(variable) {
         Some(text) if !text.is_empty() => parse_delay(variable, &text.to_string_lossy()).map(Some),
@@ -249,10 +250,11 @@ mod tests {
         Demo.boot(&worker).unwrap()
     }
 
-    /// Status, head and body of one answer.
-    fn ask(service: &dyn Service, request: &str) -> (u16, String, String) {
+    /// Sends a request, and returns status, head and body of the response.
+    fn send(service: &dyn Service, request: &str) -> (u16, String, String) {
         let mut connection = service.accept(&ClientInfo { address: None, allow_keepalive: false });
-        let (mut all, mut out) = (Vec::new(), Vec::new());
+        let mut all = Vec::new();
+        let mut out = Vec::new();
         let mut next = connection
             .receive(request.as_bytes(), &mut ConnectionContext::new(&mut out, &mut NoopReporter));
         all.append(&mut out);
@@ -267,7 +269,7 @@ mod tests {
 
     fn get(service: &dyn Service, target: &str) -> (u16, String) {
         let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
-        let (status, _, body) = ask(service, &request);
+        let (status, _, body) = send(service, &request);
         (status, body)
     }
 
@@ -285,7 +287,7 @@ mod tests {
         assert_eq!(get(service, "/env?name=CARGO_PKG_NAME"), (200, "ostler".to_owned()));
         assert_eq!(get(service, "/env?name=NO%3DSUCH").0, 404);
         assert_eq!(get(service, "/nowhere").0, 404);
-        for bad in [
+        for invalid in [
             "/sleep",
             "/sleep?ms=x",
             "/bytes?n=-1",
@@ -295,13 +297,13 @@ mod tests {
             "/env",
             "/exit?code=x",
         ] {
-            let (status, body) = get(service, bad);
-            assert!(status == 400 && body.ends_with('\n'), "{bad}: {body:?}");
+            let (status, body) = get(service, invalid);
+            assert!(status == 400 && body.ends_with('\n'), "{invalid}: {body:?}");
         }
     }
 
     #[test]
-    fn info_is_json_and_counts() {
+    fn info_returns_json_and_counts_requests() {
         let service = boot();
         get(service.as_ref(), "/");
         let (_, body) = get(service.as_ref(), "/info");
@@ -314,19 +316,19 @@ mod tests {
     }
 
     #[test]
-    fn delays_are_milliseconds() {
+    fn parse_delay_reads_milliseconds() {
         assert_eq!(parse_delay("A", "1500").unwrap(), Duration::from_millis(1500));
         let error = parse_delay("A", "1s").unwrap_err().to_string();
         assert!(error.starts_with("A=\"1s\" is not"), "{error}");
     }
 
     #[test]
-    fn echo_keeps_the_type() {
+    fn echo_keeps_the_content_type() {
         let service = boot();
         let post = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n";
-        let (_, head, body) = ask(service.as_ref(), &format!("{post}Content-Type: a/b\r\n\r\nhi"));
+        let (_, head, body) = send(service.as_ref(), &format!("{post}Content-Type: a/b\r\n\r\nhi"));
         assert!(head.contains("\r\nContent-Type: a/b") && body == "hi");
-        let (_, head, _) = ask(service.as_ref(), &format!("{post}\r\nhi"));
+        let (_, head, _) = send(service.as_ref(), &format!("{post}\r\nhi"));
         assert!(head.contains("\r\nContent-Type: application/octet-stream"));
     }
 }

@@ -1,4 +1,4 @@
-//! `echo`: sends back whatever comes.
+//! `echo`: sends its input back.
 
 use crate::app::{
     App, BootError, ClientInfo, Connection, ConnectionContext, Next, ReadTimeout, Service,
@@ -6,7 +6,7 @@ use crate::app::{
 };
 use std::time::Duration;
 
-/// The app `echo`: each connection gets its own bytes back, until it ends its side.
+/// The app `echo`: sends each client its own bytes back, until the client half-closes.
 pub struct Echo;
 
 struct EchoService {
@@ -59,7 +59,7 @@ impl Connection for EchoConnection {
     }
 
     fn timeout(&self) -> ReadTimeout {
-        // Bytes that were on their way when the worker was told to leave are still answered.
+        // Bytes in transit at the start of the drain are still answered.
         if self.draining { ReadTimeout::Idle(self.drain_idle_timeout) } else { ReadTimeout::None }
     }
 }
@@ -82,8 +82,9 @@ mod tests {
     #[test]
     fn echo_returns_bytes_and_closes_at_eof() {
         let mut client = EchoConnection { drain_idle_timeout: Duration::ZERO, draining: false };
-        let (mut out, mut tracker) = (Vec::new(), NoopReporter);
-        let mut ctx = ConnectionContext::new(&mut out, &mut tracker);
+        let mut out = Vec::new();
+        let mut reporter = NoopReporter;
+        let mut ctx = ConnectionContext::new(&mut out, &mut reporter);
         assert_eq!(client.receive(b"ab", &mut ctx), Next::Read);
         assert_eq!(client.receive(b"c", &mut ctx), Next::Read);
         assert_eq!(client.receive(b"", &mut ctx), Next::Close);

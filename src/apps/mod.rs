@@ -1,4 +1,4 @@
-//! The built-in apps. Each is written as a user of this crate would write it.
+//! The built-in apps. Each is written like an app of a user of this crate.
 
 mod demo;
 mod echo;

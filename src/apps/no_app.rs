@@ -1,9 +1,9 @@
-//! What is served by a class that runs a program: nothing of ours.
+//! The app of a class that runs an external program, such as `exec`.
 
 use crate::app::{App, BootError, Service, WorkerInfo};
 use crate::worker::NoService;
 
-/// The app of a class that has none.
+/// An empty app, for a class that needs none.
 pub(crate) struct NoApp;
 
 impl App for NoApp {

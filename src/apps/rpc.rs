@@ -1,4 +1,4 @@
-//! `rpc`: a few methods over MessagePack-RPC, to try clients and workers with.
+//! `rpc`: some methods over MessagePack-RPC, for trying out clients and workers.
 
 use std::process;
 use std::thread;
@@ -11,9 +11,9 @@ use crate::rpc::{self, Call, Error, ResultWriter};
 ///
 /// | method | result |
 /// |---|---|
-/// | `add(a, b)` | the sum of two whole numbers |
-/// | `echo(x)` | its argument, whatever that is |
-/// | `sleep(ms)` | nil, after so many milliseconds |
+/// | `add(a, b)` | the sum of two integers |
+/// | `echo(x)` | its argument, of any type |
+/// | `sleep(ms)` | nil, after this many milliseconds |
 /// | `pid()` | the worker's process id |
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RpcDemo;
@@ -24,7 +24,7 @@ impl App for RpcDemo {
     }
 
     fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn app::Service>, BootError> {
-        let service = rpc::Methods::new()
+        let methods = rpc::Methods::new()
             .method("add", |(a, b): (i64, i64)| a.checked_add(b).ok_or("the sum is too large"))
             .raw_method("echo", echo)
             .method("sleep", |(ms,): (u64,)| {
@@ -32,7 +32,7 @@ impl App for RpcDemo {
                 Ok::<_, Error>(())
             })
             .method("pid", |()| Ok::<_, Error>(process::id()));
-        Ok(Box::new(rpc::Rpc::new(service, worker)))
+        Ok(Box::new(rpc::Rpc::new(methods, worker)))
     }
 }
 
@@ -42,6 +42,6 @@ fn echo(call: &Call<'_>, result: &mut ResultWriter<'_>) -> Result<(), Error> {
             result.encoded(argument);
             Ok(())
         }
-        (count, _) => Err(Error::arguments(format!("one is wanted, not {count}"))),
+        (count, _) => Err(Error::arguments(format!("expected 1, got {count}"))),
     }
 }

@@ -1,4 +1,4 @@
-//! `tick`: a job that says that it lives, to try jobs and workers with.
+//! `tick`: a job that logs each run, for trying out jobs and workers.
 
 use std::process;
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use slog::info;
 use crate::app::{App, BootError, ConfigError, Job, JobContext, Options, WorkerInfo};
 use crate::job::{self, Schedule};
 
-/// The app `tick`: each job writes a line to the log, again and again. One run is one unit of work;
-/// runs are numbered from 1 in each worker, whichever of its threads does them.
+/// The app `tick`: each run writes a line to the log. A run is a unit of work. Runs are numbered from 1
+/// in each worker, across its threads.
 ///
 /// | option | meaning |
 /// |---|---|
-/// | `every=DUR` | so much from run to run of a thread; the default is `1s` |
+/// | `every=DUR` | the period of each thread's runs; the default is `1s` |
 /// | `cron=EXPR` | each thread runs at these dates instead, such as `*/5 * * * * *` |
-/// | `work_ms=N` | each run takes so long, and then writes a second line |
-/// | `hang_on=N` | the run of this number sleeps for good |
-/// | `panic_on=N` | the run of this number panics |
+/// | `work_ms=N` | each run takes N milliseconds, and then writes a second line |
+/// | `hang_on=N` | run number N sleeps forever |
+/// | `panic_on=N` | run number N panics |
 #[derive(Clone, Debug, Default)]
 pub struct Tick {
-    /// How many runs this worker has begun.
+    /// The number of runs that this worker has begun.
     runs: Arc<AtomicU64>,
 }
 
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// What the options say.
+/// The parsed options.
 struct TickOptions {
     schedule: Schedule,
     work: Duration,
@@ -40,10 +40,10 @@ struct TickOptions {
 impl TickOptions {
     fn read(options: &Options) -> Result<Self, ConfigError> {
         let known = ["every", "cron", "work_ms", "hang_on", "panic_on"];
-        if let Some(odd) = options.keys().find(|key| !known.contains(&key.as_str())) {
-            let why =
+        if let Some(unknown) = options.keys().find(|key| !known.contains(&key.as_str())) {
+            let reason =
                 format!("app \"tick\" does not have this option; available: {}", known.join(", "));
-            return Err(ConfigError::for_option(odd, why));
+            return Err(ConfigError::for_option(unknown, reason));
         }
         let schedule = Schedule::from_options(options)?;
         Ok(Self {
@@ -76,12 +76,14 @@ impl App for Tick {
 
     fn job(&self, worker: &WorkerInfo, thread: usize) -> Result<Box<dyn Job>, BootError> {
         let TickOptions { schedule, work, hang_on, panic_on } = TickOptions::read(&worker.options)?;
-        let (pid, slot, runs) = (process::id(), worker.slot, Arc::clone(&self.runs));
+        let pid = process::id();
+        let slot = worker.slot;
+        let runs = Arc::clone(&self.runs);
         Ok(Box::new(job::scheduled(schedule, move |ctx: &mut dyn JobContext| {
             let run = runs.fetch_add(1, Ordering::Relaxed) + 1;
             ctx.label(&format!("tick {run}"));
             info!(ctx.log(), "tick"; "pid" => pid, "slot" => slot, "thread_index" => thread, "run" => run);
-            assert!(panic_on != Some(run), "panic_on={run} was asked for");
+            assert!(panic_on != Some(run), "requested by panic_on={run}");
             while hang_on == Some(run) {
                 thread::sleep(Duration::from_secs(3600));
             }

@@ -1,15 +1,15 @@
-//! What an answer carries: nothing, bytes that are at hand, or a stream made while it is sent. It
-//! must never know how the body is framed.
+//! The body of a response: empty, bytes, or a stream that is produced while it is sent. Independent
+//! of its framing.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
 
-/// The body of a [`Response`](super::Response). Made from text or bytes by `into()`, or from a
-/// [`Source`] by [`Body::stream`].
+/// The body of a [`Response`](super::Response). Create it from text or bytes with `into()`, or from a
+/// [`Source`] with [`Body::stream`].
 #[derive(Debug, Default)]
 pub struct Body(pub(super) Content);
 
-/// What a body is made of.
+/// The content of a body.
 #[derive(Default)]
 pub(super) enum Content {
     #[default]
@@ -22,37 +22,38 @@ pub(super) enum Content {
     },
 }
 
-/// Makes a body piece by piece, while it is being sent, so that a large answer to a slow reader
-/// costs no more memory than a small one.
+/// Produces a body in pieces while it is sent, so that a large response to a slow reader needs no more
+/// memory than a small one.
 pub trait Source: Send {
-    /// Appends the next piece to `out`, at most `room` bytes, and leaves what is already there
-    /// alone. It is called again only when the earlier pieces have been sent. It may take its
-    /// time, but every client of the worker that shares its thread waits meanwhile.
+    /// Appends the next piece to `out`, at most `max_len` bytes. Do not change what `out` already holds.
+    /// It is called again only after the earlier pieces have been sent. It may block, but then all
+    /// other clients of the same thread wait.
     ///
     /// # Errors
-    /// Whatever keeps the body from going on. The head has been sent by then, so that the
-    /// connection is closed, and the client sees that the answer was cut short. The same happens
-    /// on a panic, and if the source ends before, or goes on after, the length it was given.
-    fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<More>;
+    /// Why the body cannot continue. The head has been sent by then, so the connection closes and the
+    /// client sees a truncated response. The same happens after a panic, and if the source produces
+    /// less or more than its declared length.
+    fn fill(&mut self, out: &mut Vec<u8>, max_len: usize) -> io::Result<More>;
 }
 
-/// Whether a [`Source`] has more to give.
+/// Whether a [`Source`] may produce more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum More {
-    /// There may be more.
+    /// There may be more pieces.
     Yes,
-    /// That was the last piece.
+    /// This was the last piece.
     No,
 }
 
 impl Body {
-    /// A body made while it is sent. With a `length` in bytes, it is announced and kept to;
-    /// without, the end is marked by the chunked coding, or for HTTP/1.0 by closing.
+    /// Creates a body that is produced while it is sent. A `length` in bytes is sent as
+    /// `Content-Length` and enforced. Without it, the body uses the chunked coding; for HTTP/1.0,
+    /// closing the connection marks its end.
     pub fn stream(source: impl Source + 'static, length: Option<u64>) -> Self {
         Self(Content::Stream { source: Box::new(source), length })
     }
 
-    /// A body read from `reader` while it is sent, such as a file's; `length` as in
+    /// Creates a body that is read from `reader`, such as a file, while it is sent. `length` is as in
     /// [`Body::stream`].
     pub fn reader(reader: impl Read + Send + 'static, length: Option<u64>) -> Self {
         Self::stream(FromReader(reader), length)
@@ -97,9 +98,9 @@ impl fmt::Debug for Content {
 struct FromReader<R>(R);
 
 impl<R: Read + Send> Source for FromReader<R> {
-    fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<More> {
+    fn fill(&mut self, out: &mut Vec<u8>, max_len: usize) -> io::Result<More> {
         let start = out.len();
-        out.resize(start + room, 0);
+        out.resize(start + max_len, 0);
         let read = loop {
             match self.0.read(&mut out[start..]) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => (),

@@ -1,5 +1,5 @@
-//! The chunked coding, read strictly (RFC 9112, section 7.1): no extensions, trailers checked and
-//! dropped. It must never know where the pieces come from or where the body goes.
+//! A strict decoder of the chunked coding (RFC 9112, section 7.1): it rejects chunk extensions, and
+//! checks and drops trailers. Independent of the connection.
 
 use crate::app::Limits;
 
@@ -7,26 +7,27 @@ use super::error::RequestError;
 use super::request::hex_digit;
 use super::response::is_token_byte;
 
-/// Most digits of a chunk size; as many as fit 64 bits.
+/// Maximum number of digits of a chunk size: as many as 64 bits hold.
 const SIZE_DIGITS_MAX: u8 = 16;
 
-/// What a piece of input brought.
+/// The result of decoding a piece of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decoded {
-    /// All of it was used, and the body goes on.
+    /// All of it was used, and the body continues.
     Partial,
-    /// The body ended after so many bytes of the input.
+    /// The body ended after this many bytes of the input.
     Whole(usize),
 }
 
-/// A decoder for one body. It stores nothing but its place in the grammar.
+/// A decoder for one body. It stores only its state in the grammar.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
     state: State,
-    /// Bytes of body announced so far.
+    /// Bytes of the body in all chunk sizes so far.
     body: usize,
-    /// Bytes and fields of the trailer section so far.
+    /// Bytes of the trailer section so far.
     trailer: usize,
+    /// Fields of the trailer section so far.
     fields: usize,
 }
 
@@ -54,7 +55,7 @@ impl Decoder {
     /// Decodes `input`, appending body bytes to `body`.
     ///
     /// # Errors
-    /// Malformed chunks or trailers, or more of either than `limits` allow.
+    /// Malformed chunks or trailers, or larger ones than `limits` allow.
     pub(super) fn decode(
         &mut self,
         input: &[u8],
@@ -76,13 +77,13 @@ impl Decoder {
             if let (State::EndLf, b'\n') = (self.state, byte) {
                 return Ok(Decoded::Whole(at));
             }
-            self.state = self.after(byte, limits)?;
+            self.state = self.next_state(byte, limits)?;
         }
         Ok(Decoded::Partial)
     }
 
-    /// The state after one byte outside a chunk's data.
-    fn after(&mut self, byte: u8, limits: &Limits) -> Result<State, RequestError> {
+    /// Returns the state after one byte outside a chunk's data.
+    fn next_state(&mut self, byte: u8, limits: &Limits) -> Result<State, RequestError> {
         Ok(match (self.state, byte) {
             (State::Size { digits, size }, b'\r') if digits > 0 => {
                 State::SizeLf { size: self.reserve_body(size, limits)? }
@@ -101,11 +102,11 @@ impl Decoder {
                 return Err(RequestError::bad_request("a chunk does not end in CR LF"));
             }
             (State::TrailerStart, b'\r') => State::EndLf,
-            (_, _) => return self.after_in_trailer(byte, limits),
+            (_, _) => return self.next_trailer_state(byte, limits),
         })
     }
 
-    fn after_in_trailer(&mut self, byte: u8, limits: &Limits) -> Result<State, RequestError> {
+    fn next_trailer_state(&mut self, byte: u8, limits: &Limits) -> Result<State, RequestError> {
         self.trailer += 1;
         if self.trailer > limits.max_head_bytes {
             return Err(RequestError::HEAD);
@@ -127,11 +128,13 @@ impl Decoder {
         })
     }
 
-    /// The size of the next chunk, if the body may still grow by so much.
+    /// Returns the size of the next chunk, if the body stays within its limit.
     fn reserve_body(&mut self, size: u64, limits: &Limits) -> Result<usize, RequestError> {
-        let room = limits.max_body_bytes.saturating_sub(self.body);
-        let size =
-            usize::try_from(size).ok().filter(|&size| size <= room).ok_or(RequestError::BODY)?;
+        let remaining = limits.max_body_bytes.saturating_sub(self.body);
+        let size = usize::try_from(size)
+            .ok()
+            .filter(|&size| size <= remaining)
+            .ok_or(RequestError::BODY)?;
         self.body += size;
         Ok(size)
     }
@@ -148,11 +151,13 @@ mod tests {
         ..Limits::default()
     };
 
-    /// The body and the bytes after it, or the status of the refusal; and the same byte by byte.
+    /// Expects this body and number of unused bytes, or this status, for pieces of several sizes.
     #[track_caller]
     fn check(input: &str, expected: Result<(&str, usize), u16>) {
         for size in [input.len(), 1, 2, 3] {
-            let (mut decoder, mut body, mut used) = (Decoder::default(), Vec::new(), 0);
+            let mut decoder = Decoder::default();
+            let mut body = Vec::new();
+            let mut used = 0;
             let mut result = Ok(Decoded::Partial);
             for piece in input.as_bytes().chunks(size) {
                 result = decoder.decode(piece, &mut body, &LIMITS());
@@ -167,12 +172,12 @@ mod tests {
             }
             let text = String::from_utf8(body).unwrap();
             let found = result.map(|_| (text.as_str(), input.len() - used));
-            assert_eq!(found.map_err(|fault| fault.status), expected, "{input:?} by {size}");
+            assert_eq!(found.map_err(|error| error.status), expected, "{input:?} by {size}");
         }
     }
 
     #[test]
-    fn chunks_are_put_together_and_trailers_dropped() {
+    fn chunks_are_joined_and_trailers_dropped() {
         check("0\r\n\r\n", Ok(("", 0)));
         check("5\r\nhello\r\n0\r\n\r\nGET", Ok(("hello", 3)));
         check("1\r\na\r\n00A\r\n0123456789\r\n0\r\nA: b\r\nC:\r\n\r\n", Ok(("a0123456789", 0)));
@@ -212,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_exact() {
+    fn chunked_body_over_limit_is_rejected() {
         check("14\r\n01234567890123456789\r\n0\r\n\r\n", Ok(("01234567890123456789", 0)));
         check("15\r\n", Err(413));
         check("a\r\n0123456789\r\nb\r\n", Err(413));

@@ -1,5 +1,5 @@
-//! One client's connection: requests are cut out of the bytes, handed over, and answered in order.
-//! It must never know a socket, a clock or a thread; time comes as `expire`, the end as `drain`.
+//! The connection of one client: splits the input into requests, and answers them in order. It uses no
+//! socket, clock or thread: the caller reports time by `on_timeout`, and the drain by `drain`.
 
 mod responding;
 
@@ -10,16 +10,16 @@ use crate::app::{ClientInfo, Connection, ConnectionContext, Limits, Next, ReadTi
 
 use super::chunked::{Decoded, Decoder};
 use super::error::RequestError;
+use super::handler::{Handler, Http};
 use super::head::{self, Expects, Framing, Head, Reusable};
 use super::scan::{Scan, Scanner};
 use super::sending::{PIECE, Sending};
-use super::{Handler, Http};
 
-/// A connection over a handler. Idle, it owns no memory but its own.
+/// The HTTP connection of one client. An idle connection owns no heap memory.
 pub(super) struct HttpConnection<'s, H> {
     service: &'s Http<H>,
     client: Option<SocketAddr>,
-    /// Input that could not be used yet: a part of a request, or requests whose turn comes later.
+    /// Input that is not processed yet: a part of a request, or pipelined requests.
     buffer: Vec<u8>,
     state: State,
     reusable: Reusable,
@@ -28,61 +28,63 @@ pub(super) struct HttpConnection<'s, H> {
     phase: u32,
 }
 
-/// What the next byte of input belongs to, or why it does not matter.
+/// What the connection expects in the input.
 enum State {
-    /// A head, or nothing yet.
+    /// A head.
     Head(Scanner),
-    /// A body whose length is known; head and body are buffered together.
+    /// A body of known length. Head and body are buffered together.
     Sized { head: usize, whole: usize },
-    /// A chunked body; head and decoded body are gathered apart from the input.
+    /// A chunked body. Head and decoded body are stored apart from the input.
     Chunked(Box<ChunkedBody>),
-    /// A later request: an answer is on its way.
+    /// A later request, while a response is being sent.
     Responding(Sending, Reusable),
-    /// Nothing: all has been said.
+    /// Nothing: the connection is about to close.
     Closed(Next),
 }
 
-/// A request with a chunked body, while it arrives.
+/// A partial request with a chunked body.
 struct ChunkedBody {
+    /// The head and the decoded body.
     bytes: Vec<u8>,
+    /// The length of the head.
     head: usize,
     decoder: Decoder,
 }
 
-/// Whether the peer may send more.
+/// Whether the client may send more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Input {
     Open,
     Ended,
 }
 
-/// What a connection that reads is waiting for.
+/// What a reading connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReadState {
     /// The first byte of the first request.
     First,
     /// The first byte of another request.
     KeepAlive,
-    /// The same, though no more than a moment: the worker is leaving.
+    /// The first byte of another request, for `drain_idle_timeout`: the worker drains.
     DrainIdle,
     /// The rest of a request.
     Partial,
 }
 
-/// Why the work has stopped.
+/// Why processing has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pause {
-    /// It cannot go on without more input.
+    /// It needs more input.
     NeedsInput,
-    /// There is enough output for now.
+    /// The output has reached its limit.
     OutputFull,
 }
 
-/// What one step has come to.
+/// The result of one step.
 enum Step {
-    /// So many bytes of the input are done with.
+    /// The number of processed bytes.
     Consumed(usize),
-    /// So many too, and the rest is too little to go on.
+    /// The number of processed bytes; the rest is incomplete.
     NeedsInput(usize),
 }
 
@@ -104,14 +106,14 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
             State::Responding(..) => self.close(Next::Close),
             State::Head(_) if self.buffer.is_empty() => self.close(Next::Close),
             State::Head(_) | State::Sized { .. } | State::Chunked(_) => {
-                let begun = mem::take(self.partial_bytes());
-                self.reject(RequestError::TIMEOUT, &begun, ctx);
+                let partial = mem::take(self.partial_bytes());
+                self.reject(RequestError::TIMEOUT, &partial, ctx);
             }
         }
         self.next_action(Pause::NeedsInput)
     }
 
-    fn drain(&mut self, _exchange: &mut ConnectionContext<'_>) -> Next {
+    fn drain(&mut self, _ctx: &mut ConnectionContext<'_>) -> Next {
         self.reusable = Reusable::No;
         match &self.state {
             State::Closed(next) => *next,
@@ -126,7 +128,7 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
                 self.set_read_state(ReadState::DrainIdle);
                 Next::Read
             }
-            // Requests that wait for their turn while earlier output is sent.
+            // Pipelined requests that wait until earlier output is sent.
             State::Head(_) if self.read_state == ReadState::KeepAlive => Next::Continue,
             State::Head(_) | State::Sized { .. } | State::Chunked(_) => Next::Read,
         }
@@ -135,24 +137,24 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
     fn timeout(&self) -> ReadTimeout {
         let limits = self.limits();
         match (&self.state, self.read_state) {
-            // Now the peer is not waited for: how fast it reads is the caller's concern.
+            // No input is expected. The session limits how slowly the client reads.
             (State::Responding(..), _) => ReadTimeout::None,
             (State::Sized { .. } | State::Chunked(_), _) => ReadTimeout::Idle(limits.body_timeout),
             (State::Head(_), ReadState::First | ReadState::Partial) => {
-                ReadTimeout::Total(self.phase, limits.header_timeout)
+                ReadTimeout::Total { phase: self.phase, limit: limits.header_timeout }
             }
             (State::Head(_), ReadState::KeepAlive) => {
-                ReadTimeout::Total(self.phase, limits.keepalive)
+                ReadTimeout::Total { phase: self.phase, limit: limits.keepalive }
             }
             (State::Head(_), ReadState::DrainIdle) | (State::Closed(_), _) => {
-                ReadTimeout::Total(self.phase, limits.drain_idle_timeout)
+                ReadTimeout::Total { phase: self.phase, limit: limits.drain_idle_timeout }
             }
         }
     }
 }
 
 impl<'s, H: Handler> HttpConnection<'s, H> {
-    /// A connection that has not sent a byte yet.
+    /// Creates the connection of a new client.
     pub(super) fn new(service: &'s Http<H>, client: &ClientInfo) -> Self {
         let allow_keepalive = client.allow_keepalive && !service.limits.keepalive.is_zero();
         Self {
@@ -171,7 +173,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         &self.service.limits
     }
 
-    /// Goes on with what is buffered and `input`, and keeps what cannot be used yet.
+    /// Processes the buffer and `input`, and stores the rest.
     fn process(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
         if self.buffer.is_empty() {
             let (used, pause) = self.process_bytes(input, ctx);
@@ -193,7 +195,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         self.next_action(pause)
     }
 
-    /// Takes as many steps as the input and the room for output allow.
+    /// Takes as many steps as the input and the limit of the output allow.
     fn process_bytes(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> (usize, Pause) {
         let mut used = 0;
         loop {
@@ -217,7 +219,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         }
     }
 
-    /// Says what comes next, now that the work has stopped.
+    /// Returns the next action after processing has stopped.
     fn next_action(&mut self, pause: Pause) -> Next {
         match (&self.state, pause, self.read_state) {
             (State::Closed(_), _, _) => (),
@@ -227,7 +229,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
             (State::Head(_), Pause::NeedsInput, _) if !self.buffer.is_empty() => {
                 self.set_read_state(ReadState::Partial);
             }
-            // The drain came while the last answer was on its way.
+            // The drain began while the last response was being sent.
             (State::Head(_), Pause::NeedsInput, ReadState::KeepAlive)
                 if self.reusable == Reusable::No =>
             {
@@ -238,7 +240,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         if let State::Closed(next) = self.state { next } else { Next::Read }
     }
 
-    /// Looks for a head and, if its body is there as well, answers at once.
+    /// Reads a head. If its body has arrived as well, answers at once.
     fn read_head(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Step {
         let State::Head(scanner) = &mut self.state else {
             return Step::Consumed(0);
@@ -264,7 +266,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         }
     }
 
-    /// Judges the head in the first `length` bytes of `input`, and says how many bytes are used.
+    /// Processes the head in the first `length` bytes of `input`, and returns the number of used bytes.
     fn take_head(&mut self, input: &[u8], length: usize, ctx: &mut ConnectionContext<'_>) -> usize {
         let (bytes, rest) = input.split_at(length);
         let limits = self.limits();
@@ -281,7 +283,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
                     self.reject(RequestError::BODY, bytes, ctx);
                     input.len()
                 }
-                // The cast is lossless: a body fits `limits.body`, which is a usize.
+                // The cast is lossless: the body fits `max_body_bytes`, which is a usize.
                 Framing::Length(body) if body <= rest.len() as u64 => {
                     self.respond(&head, bytes, &rest[..body as usize], ctx);
                     length + body as usize
@@ -309,7 +311,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         };
         let ChunkedBody { bytes, head, decoder } = chunked.as_mut();
         let limits = &self.service.limits;
-        make_room(bytes, input.len(), *head + limits.max_body_bytes);
+        reserve_bounded(bytes, input.len(), *head + limits.max_body_bytes);
         match decoder.decode(input, bytes, limits) {
             Ok(Decoded::Partial) => Step::NeedsInput(input.len()),
             Ok(Decoded::Whole(length)) => {
@@ -325,7 +327,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         }
     }
 
-    /// Answers a request whose head was judged before its body had arrived.
+    /// Answers a request whose head was checked before its body had arrived.
     fn respond_to(&mut self, request: &[u8], head: usize, ctx: &mut ConnectionContext<'_>) {
         let (bytes, body) = request.split_at(head);
         head::with_head(bytes, self.limits().max_header_fields, |head| match head {
@@ -340,14 +342,14 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
     }
 
     fn set_read_state(&mut self, state: ReadState) {
-        // The first request has one phase, from the connect to the end of its head.
+        // The first request is one phase, from the connect to the end of its head.
         if (self.read_state, state) != (ReadState::First, ReadState::Partial) {
             self.phase = self.phase.wrapping_add(1);
         }
         self.read_state = state;
     }
 
-    /// The bytes of the request that has begun to arrive.
+    /// Returns the bytes of the partial request.
     fn partial_bytes(&mut self) -> &mut Vec<u8> {
         match &mut self.state {
             State::Chunked(chunked) => &mut chunked.bytes,
@@ -355,7 +357,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         }
     }
 
-    /// Bytes of memory owned besides its own.
+    /// Returns the number of heap bytes it owns.
     #[cfg(test)]
     pub(super) fn footprint(&mut self) -> usize {
         self.partial_bytes().capacity()
@@ -366,24 +368,24 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
             State::Sized { whole, .. } => whole,
             _ => self.limits().max_head_bytes,
         };
-        make_room(&mut self.buffer, input.len(), bound);
+        reserve_bounded(&mut self.buffer, input.len(), bound);
         self.buffer.extend_from_slice(input);
     }
 }
 
-/// Tells a client that waits for it to send the body, unless some of it is there already (RFC
-/// 9110, section 10.1.1).
+/// Sends `100 Continue` to a client that waits for it, unless some of the body has arrived already
+/// (RFC 9110, section 10.1.1).
 fn send_continue(head: &Head<'_>, rest: &[u8], ctx: &mut ConnectionContext<'_>) {
     if head.expects == Expects::Continue && rest.is_empty() {
         ctx.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
     }
 }
 
-/// Grows a vector as usual, by doubling, yet not beyond `bound` bytes if that is enough.
-fn make_room(bytes: &mut Vec<u8>, more: usize, bound: usize) {
+/// Grows a vector by doubling, but not beyond `bound` bytes if that is enough.
+fn reserve_bounded(bytes: &mut Vec<u8>, more: usize, bound: usize) {
     let needed = bytes.len() + more;
     if needed > bytes.capacity() {
-        let wanted = needed.max((bytes.capacity() * 2).min(bound));
-        bytes.reserve_exact(wanted - bytes.len());
+        let capacity = needed.max((bytes.capacity() * 2).min(bound));
+        bytes.reserve_exact(capacity - bytes.len());
     }
 }

@@ -1,21 +1,21 @@
-//! Why a request is refused: a status and a sentence for the person at the other end. It must
-//! never know how far the connection had got.
+//! Errors of requests: the status and the reason that the client receives. Independent of the
+//! connection.
 
-/// A reason to refuse a request and to end its connection.
+/// Why a request is rejected and its connection closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RequestError {
-    /// The status of the answer, 400 to 599.
+    /// The status of the response, 400 to 599.
     pub(super) status: u16,
-    /// What was wrong, for the body of the answer; ends without a full stop.
+    /// The reason in the body of the response, without a full stop.
     pub(super) reason: &'static str,
 }
 
 impl RequestError {
     /// The request's head or body took too long to arrive (RFC 9110, section 15.5.9).
     pub(super) const TIMEOUT: Self = Self::new(408, "request timed out");
-    /// More body than allowed (RFC 9110, section 15.5.14).
+    /// A larger body than allowed (RFC 9110, section 15.5.14).
     pub(super) const BODY: Self = Self::new(413, "request body too large");
-    /// A request line longer than a whole head may be (RFC 9110, section 15.5.15).
+    /// A request line longer than `max_head_bytes` (RFC 9110, section 15.5.15).
     pub(super) const REQUEST_LINE: Self = Self::new(414, "request line too long");
     /// An expectation other than `100-continue` (RFC 9110, section 15.5.18).
     pub(super) const EXPECTATION: Self =
@@ -29,12 +29,12 @@ impl RequestError {
     /// A version other than 1.0 and 1.1 (RFC 9110, section 15.6.6).
     pub(super) const VERSION: Self = Self::new(505, "only HTTP/1.0 and HTTP/1.1 are supported");
 
-    /// A fault with its status and reason.
+    /// Creates an error.
     pub(super) const fn new(status: u16, reason: &'static str) -> Self {
         Self { status, reason }
     }
 
-    /// A malformed request (RFC 9110, section 15.5.1).
+    /// Creates the error of a malformed request (RFC 9110, section 15.5.1).
     pub(super) const fn bad_request(reason: &'static str) -> Self {
         Self::new(400, reason)
     }

@@ -1,14 +1,13 @@
-//! What the head of a request says about its framing and its target (RFC 9112, sections 3 and 6).
-//! It must never know what the connection does about it.
+//! Parses and checks the head of a request: its target and its framing (RFC 9112, sections 3 and 6).
+//! Independent of the connection.
 
 use std::mem::MaybeUninit;
 
 use httparse::{Error, Header, Status};
 
 use super::error::RequestError;
-use super::request::Version;
 
-/// A head that has been judged good.
+/// A valid head.
 #[derive(Debug)]
 pub(super) struct Head<'a> {
     pub(super) method: &'a str,
@@ -22,40 +21,48 @@ pub(super) struct Head<'a> {
     pub(super) expects: Expects,
 }
 
+/// The HTTP version of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
 /// How the end of a request's body is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// So many bytes; without a body, none.
+    /// By `Content-Length`; 0 without a body.
     Length(u64),
-    /// Chunk by chunk.
+    /// By the chunked coding.
     Chunked,
 }
 
-/// Whether another request may follow on this connection.
+/// Whether another request may follow on the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reusable {
-    /// It may.
+    /// Another request may follow.
     Yes,
-    /// This one is the last.
+    /// The connection closes after this request.
     No,
 }
 
-/// Whether the client waits for a word before it sends the body.
+/// Whether the client waits for an interim response before it sends the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expects {
-    /// It does not.
+    /// The client does not wait.
     Nothing,
-    /// It waits for `100 Continue`.
+    /// The client waits for `100 Continue`.
     Continue,
 }
 
-/// Header fields for which there is room on the stack; more are rarely allowed.
+/// Number of header fields that are parsed on the stack. Higher limits are rare.
 const FIELDS_ON_STACK: usize = 100;
 
-/// Parses and judges a whole head of at most so many `fields`, and hands it to `act`. The `bytes`
-/// begin with the request line and end with the empty line, and every line feed among them follows
-/// a carriage return (see `scan`). What `act` is handed may be a fault: the request is malformed,
-/// ambiguous or beyond what is spoken here.
+/// Parses and checks a whole head of at most `fields` fields, and passes it to `act`. `bytes` must
+/// begin with the request line, end with the empty line, and contain no bare line feed (see `scan`).
+/// `act` gets an error if the request is malformed, ambiguous or not supported.
 pub(super) fn with_head<R>(
     bytes: &[u8],
     fields: usize,
@@ -70,10 +77,10 @@ pub(super) fn with_head<R>(
     }
 }
 
-/// Judges a request line, its CR LF included, before the rest of the head has arrived.
+/// Checks a request line, including its CR LF, before the rest of the head has arrived.
 ///
 /// # Errors
-/// Those that [`judge`] would give for the same line.
+/// The same as those of [`with_head`] for the same line.
 pub(super) fn check_request_line(line: &[u8]) -> Result<(), RequestError> {
     match httparse::Request::new(&mut []).parse(line) {
         Ok(_) => Ok(()),
@@ -99,7 +106,7 @@ fn parse<'a>(
     let fields: &'a [Header<'a>] = request.headers;
     let (path, query) = split_target(method, target)?;
     let (framing, reusable, expects) = FramingHeaders::collect(fields)?.resolve(version)?;
-    // What follows a CONNECT is a tunnel to the client, and never a request to us.
+    // After a CONNECT, the client sends tunnel data, never another request.
     let reusable = if method == "CONNECT" { Reusable::No } else { reusable };
     Ok(Head { method, target, path, query, version, fields, framing, reusable, expects })
 }
@@ -109,15 +116,15 @@ fn error_of(error: Error, bytes: &[u8]) -> RequestError {
         Error::HeaderName => RequestError::bad_request("a header name is malformed"),
         Error::HeaderValue => RequestError::bad_request("a header value is malformed"),
         Error::TooManyHeaders => RequestError::FIELDS,
-        Error::Version if names_a_version(bytes) => RequestError::VERSION,
+        Error::Version if has_other_version(bytes) => RequestError::VERSION,
         Error::Version | Error::NewLine | Error::Token | Error::Status => {
             RequestError::bad_request("the request line is malformed")
         }
     }
 }
 
-/// Whether the first line is one, but for naming another version than 1.0 or 1.1.
-fn names_a_version(bytes: &[u8]) -> bool {
+/// Returns whether the first line is a request line with a version other than 1.0 and 1.1.
+fn has_other_version(bytes: &[u8]) -> bool {
     let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
     let mut words = line.split(|&byte| byte == b' ').skip(2);
     match (words.next(), words.next()) {
@@ -128,7 +135,7 @@ fn names_a_version(bytes: &[u8]) -> bool {
     }
 }
 
-/// The path and query of a target in one of its four forms (RFC 9112, section 3.2).
+/// Returns the path and query of a target in any of its four forms (RFC 9112, section 3.2).
 fn split_target<'a>(
     method: &str,
     target: &'a str,
@@ -170,7 +177,7 @@ fn split_query(target: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// What the fields say that matters for framing, before it is judged as a whole.
+/// The header fields that affect framing, before they are checked together.
 #[derive(Default)]
 struct FramingHeaders<'a> {
     host: Option<&'a [u8]>,
@@ -267,7 +274,7 @@ impl<'a> FramingHeaders<'a> {
     }
 }
 
-/// Digits and nothing else.
+/// Parses a number that consists of digits only.
 fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
@@ -278,9 +285,9 @@ fn decimal(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// Whether this is `uri-host [ ":" port ]` (RFC 9110, section 7.2). The host may be empty.
+/// Returns whether this is `uri-host [ ":" port ]` (RFC 9110, section 7.2). The host may be empty.
 fn is_authority(text: &[u8]) -> bool {
-    let (host_is_good, port) = match text.strip_prefix(b"[") {
+    let (is_host_valid, port) = match text.strip_prefix(b"[") {
         Some(rest) => {
             let end = rest.iter().position(|&byte| byte == b']').unwrap_or(rest.len());
             let literal = &rest[..end];
@@ -292,7 +299,7 @@ fn is_authority(text: &[u8]) -> bool {
             (is_registered_name(&text[..end]), &text[end..])
         }
     };
-    host_is_good
+    is_host_valid
         && match port {
             [] => true,
             [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
@@ -300,7 +307,7 @@ fn is_authority(text: &[u8]) -> bool {
         }
 }
 
-/// `reg-name` of RFC 3986, section 3.2.2, which covers IPv4 addresses too.
+/// Returns whether this is a `reg-name` of RFC 3986, section 3.2.2, which covers IPv4 addresses too.
 fn is_registered_name(text: &[u8]) -> bool {
     let mut rest = text;
     loop {
@@ -313,7 +320,7 @@ fn is_registered_name(text: &[u8]) -> bool {
     }
 }
 
-/// `unreserved` or `sub-delims` of RFC 3986.
+/// Returns whether this is an `unreserved` or `sub-delims` character of RFC 3986.
 fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
 }
@@ -323,7 +330,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn authorities() {
+    fn is_authority_follows_the_grammar() {
         for good in ["", "x", "x:80", "x:", "1.2.3.4", "[::1]", "[::1]:80", "a%20b", "a_b", ":80"] {
             assert!(is_authority(good.as_bytes()), "{good:?}");
         }
@@ -337,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn targets() {
+    fn split_target_accepts_the_four_forms() {
         let good = [
             ("GET", "/a?b?c", "/a", Some("b?c")),
             ("GET", "/", "/", None),
@@ -369,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn decimals_are_digits_only() {
+    fn decimal_accepts_digits_only() {
         assert_eq!(decimal(b"0"), Some(0));
         assert_eq!(decimal(b"007"), Some(7));
         assert_eq!(decimal(b"18446744073709551615"), Some(u64::MAX));

@@ -1,23 +1,13 @@
-//! A request as a handler sees it: borrowed from the bytes it came in. It must never know how
-//! those arrived.
+//! The request that a handler gets: borrowed from the input. Independent of the connection.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::head::Head;
+use super::head::{Head, Version};
 use crate::app::DeadlineExtender;
 
-/// The version a client speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// HTTP/1.0.
-    Http10,
-    /// HTTP/1.1.
-    Http11,
-}
-
-/// One request, its body whole.
+/// One request with its whole body.
 #[derive(Debug)]
 pub struct Request<'a> {
     head: &'a Head<'a>,
@@ -36,29 +26,29 @@ impl<'a> Request<'a> {
         Self { head, body, client, extender }
     }
 
-    /// The method, in the case in which it came.
+    /// Returns the method, in the case in which it was sent.
     pub fn method(&self) -> &'a str {
         self.head.method
     }
 
-    /// The request target as it came: ASCII, neither decoded nor normalised.
+    /// Returns the request target as it was sent: ASCII, neither decoded nor normalised.
     pub fn target(&self) -> &'a str {
         self.head.target
     }
 
-    /// The target's path: without scheme and host, and without what follows a `?`; not decoded.
-    /// `*` for `OPTIONS *`; the host and port for `CONNECT`.
+    /// Returns the target's path, without scheme, host and query; not decoded. It is `*` for
+    /// `OPTIONS *`, and the host and port for `CONNECT`.
     pub fn path(&self) -> &'a str {
         self.head.path
     }
 
-    /// What follows the first `?` of the target; not decoded.
+    /// Returns the query, which follows the first `?` of the target; not decoded.
     pub fn query(&self) -> Option<&'a str> {
         self.head.query
     }
 
-    /// The first value of this name in the query, with `%XX` and `+` decoded; bytes that are not
-    /// UTF-8 are replaced. A name without `=` has the empty value.
+    /// Returns the first value of this name in the query, with `%XX` and `+` decoded. Invalid UTF-8 is
+    /// replaced. A name without `=` has an empty value.
     pub fn query_value(&self, name: &str) -> Option<Cow<'a, str>> {
         self.head.query?.split('&').find_map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -66,35 +56,34 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// The version of the protocol.
+    /// Returns the HTTP version.
     pub fn version(&self) -> Version {
         self.head.version
     }
 
-    /// The value of the first field of this name, which is compared without regard to case. The
-    /// value has no white space around it; it may hold bytes beyond ASCII.
+    /// Returns the value of the first field of this name; the comparison ignores case. The value has no
+    /// surrounding white space, and may contain non-ASCII bytes.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         self.headers().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// All fields, in the order in which they came.
+    /// Returns all fields in the order in which they were sent.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
         self.head.fields.iter().map(|field| (field.name, field.value))
     }
 
-    /// The whole body, with chunks put together; empty if there is none.
+    /// Returns the whole body, with its chunks joined; empty if there is none.
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
 
-    /// The address at the other end of the connection; none for a unix socket.
+    /// Returns the client's address; none for a unix socket.
     pub fn client(&self) -> Option<SocketAddr> {
         self.client
     }
 
-    /// Asks for more time: the answer needs until so long from now, at least. At most an hour, but
-    /// the handler may ask again, as often as there is progress. Until then the worker is not taken
-    /// for hung on its account.
+    /// Extends the deadline of the request to `time` from now, at most one hour. Call it again while
+    /// there is progress. Until then, the request does not count as hung.
     pub fn extend_deadline(&self, time: Duration) {
         self.extender.extend_deadline(time);
     }
@@ -132,7 +121,7 @@ fn percent_decoded(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The worth of a hexadecimal digit.
+/// Returns the value of a hexadecimal digit.
 pub(super) fn hex_digit(byte: u8) -> Option<u8> {
     match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -147,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percent_decoding_leaves_what_is_not_an_escape() {
+    fn percent_decoded_keeps_invalid_escapes() {
         for (text, expected) in [
             ("a", "a"),
             ("a+b", "a b"),

@@ -1,22 +1,22 @@
-//! An answer as a handler makes it, and the bytes of its head (RFC 9112, section 4). It must never
-//! know to which client it goes.
+//! The response of a handler, and the bytes of its head (RFC 9112, section 4). Independent of the
+//! connection.
 
 use super::body::{Body, Content};
 use super::error::RequestError;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// An answer: a status, header fields and a body.
+/// A response: a status, header fields and a body.
 ///
-/// `RunAtWallTime`, `Content-Length`, `Transfer-Encoding` and `Connection` are written by the server. A
-/// response with a field that cannot be sent, be it one of these, a name that is no token or a
-/// value with a control character, is not sent at all: the client gets a 500.
+/// The server writes `Date`, `Content-Length`, `Transfer-Encoding` and `Connection`. A field is invalid
+/// if it is one of these, if its name is not a token, or if its value contains a control character. If
+/// a response has an invalid field, the client gets a 500 instead.
 #[derive(Debug)]
 pub struct Response {
     status: u16,
-    /// The type that came with a constructor; a field of that name replaces it.
+    /// The type that a constructor has set. A field of that name replaces it.
     content_type: Option<&'static str>,
-    /// The other fields, as they will be sent.
+    /// The other fields, encoded.
     fields: Vec<u8>,
     validity: Validity,
     pub(super) closing: Closing,
@@ -30,38 +30,38 @@ enum Validity {
     Invalid,
 }
 
-/// What a handler wants to happen to the connection after its answer.
+/// Whether a handler closes the connection after its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closing {
     AsRequested,
     Close,
 }
 
-/// What is said about the length of a body (RFC 9112, section 6).
+/// How the length of a body is announced (RFC 9112, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
-    /// So many bytes.
+    /// By `Content-Length`.
     Known(u64),
-    /// Chunk by chunk.
+    /// By the chunked coding.
     Chunked,
-    /// Nothing: there is no body, or it ends with the connection.
+    /// Not at all: there is no body, or it ends with the connection.
     Unspecified,
 }
 
-/// What is said about the connection.
+/// The `Connection` field of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectionHeader {
-    /// It goes on, as is usual in HTTP/1.1.
+    /// No field: the connection stays open, the default of HTTP/1.1.
     Omitted,
-    /// It goes on, as an HTTP/1.0 client has asked.
+    /// The connection stays open, as an HTTP/1.0 client has requested.
     KeepAlive,
-    /// It ends after this answer.
+    /// The connection closes after this response.
     Close,
 }
 
 impl Response {
-    /// A response of this status, with a body of no declared type. A status outside 200 to 599 is
-    /// answered with 500.
+    /// Creates a response with this status and no content type. For a status outside 200 to 599, the
+    /// client gets a 500.
     pub fn new(status: u16, body: impl Into<Body>) -> Self {
         Self {
             status,
@@ -77,23 +77,23 @@ impl Response {
         }
     }
 
-    /// 200 with plain text in UTF-8.
+    /// Creates a response with status 200 and plain text in UTF-8.
     pub fn text(body: impl Into<Body>) -> Self {
         Self { content_type: Some(TEXT), ..Self::new(200, body) }
     }
 
-    /// 200 with JSON that has been serialised already.
+    /// Creates a response with status 200 and serialised JSON.
     pub fn json(body: impl Into<Body>) -> Self {
         Self { content_type: Some("application/json"), ..Self::new(200, body) }
     }
 
-    /// This status, with its number and name as text, such as `404 Not Found`.
+    /// Creates a response with this status, and its number and name as text, such as `404 Not Found`.
     pub fn status(status: u16) -> Self {
         let body = format!("{status} {}\n", reason_phrase(status));
         Self { content_type: Some(TEXT), ..Self::new(status, body) }
     }
 
-    /// The same with another status.
+    /// Replaces the status.
     #[must_use]
     pub fn with_status(self, status: u16) -> Self {
         let Self { content_type, fields, validity, closing, body, .. } = self;
@@ -102,8 +102,8 @@ impl Response {
         Self { content_type, fields, validity, closing, ..new }
     }
 
-    /// The same with one more field. A `Content-Type` replaces the one that came with a
-    /// constructor. White space around the value is left out.
+    /// Adds a field. A `Content-Type` replaces the one that a constructor has set. White space around
+    /// the value is dropped.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         let value = value.as_ref();
@@ -120,25 +120,25 @@ impl Response {
         self
     }
 
-    /// The same, and the connection is closed after it.
+    /// Closes the connection after this response.
     #[must_use]
     pub fn closing(mut self) -> Self {
         self.closing = Closing::Close;
         self
     }
 
-    /// The status code.
+    /// Returns the status code.
     pub fn code(&self) -> u16 {
         self.status
     }
 
-    /// What a refused request is answered with.
+    /// Creates the response to a rejected request.
     pub(super) fn rejection(error: RequestError) -> Self {
         let body = format!("{} {}: {}\n", error.status, reason_phrase(error.status), error.reason);
         Self { content_type: Some(TEXT), ..Self::new(error.status, body) }.closing()
     }
 
-    /// Itself, or a 500 if it cannot be sent.
+    /// Returns itself, or a 500 if it is invalid.
     pub(super) fn validated(self) -> Self {
         match self.validity {
             Validity::Valid => self,
@@ -146,8 +146,8 @@ impl Response {
         }
     }
 
-    /// The length to announce. Statuses without content drop their body (RFC 9110, sections
-    /// 15.3.5, 15.3.6 and 15.4.5).
+    /// Returns the length to announce. The body of a status without content is dropped (RFC 9110,
+    /// sections 15.3.5, 15.3.6 and 15.4.5).
     pub(super) fn measure(&mut self) -> Length {
         if let 204 | 205 | 304 = self.status {
             self.body = Body::default();
@@ -169,7 +169,7 @@ impl Response {
         date: &[u8; 29],
         out: &mut Vec<u8>,
     ) {
-        // More than all that is written besides the fields; the body is often small, too.
+        // More than everything besides the fields needs; a small body fits as well.
         out.reserve(256 + self.fields.len());
         match self.status {
             200 => out.extend_from_slice(b"HTTP/1.1 200 OK\r\nDate: "),
@@ -204,20 +204,20 @@ impl Response {
     }
 }
 
-/// Whether a byte may stand in a field name (`tchar` of RFC 9110, section 5.6.2).
+/// Returns whether a byte is valid in a field name (`tchar` of RFC 9110, section 5.6.2).
 pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 fn is_sendable(name: &str, value: &[u8]) -> bool {
-    const OURS: [&str; 4] = ["date", "content-length", "transfer-encoding", "connection"];
+    const RESERVED: [&str; 4] = ["date", "content-length", "transfer-encoding", "connection"];
     !name.is_empty()
         && name.bytes().all(is_token_byte)
-        && !OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours))
+        && !RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
         && value.iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
 }
 
-/// The usual reason phrase (RFC 9110, section 15); empty for a status without one.
+/// Returns the standard reason phrase (RFC 9110, section 15); empty for other statuses.
 fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_that_cannot_be_sent_makes_a_500() {
+    fn validated_with_invalid_field_returns_500() {
         let good = Response::text("").header("X-A", "b").header("x", b"\xff\t").validated();
         assert_eq!(good.code(), 200);
         for (name, value) in [
@@ -307,12 +307,12 @@ mod tests {
             assert_eq!(Response::new(status, "").validated().code(), 500, "{status}");
             assert_eq!(Response::text("").with_status(status).validated().code(), 500, "{status}");
         }
-        let repaired = Response::text("").header("", "").with_status(201).validated();
-        assert_eq!(repaired.code(), 500);
+        let still_invalid = Response::text("").header("", "").with_status(201).validated();
+        assert_eq!(still_invalid.code(), 500);
     }
 
     #[test]
-    fn a_given_content_type_replaces_the_constructor_s() {
+    fn header_content_type_replaces_the_constructors() {
         let mut out = Vec::new();
         let response = Response::text("x").header("content-type", "a/b");
         response.write_head(Length::Known(1), ConnectionHeader::Omitted, &[b'd'; 29], &mut out);

@@ -1,53 +1,54 @@
-//! Finds where a head ends, however slowly it trickles in, and refuses lines that do not end in
-//! CR LF. It must never know what the lines say, save that the first has to be a request line.
+//! Finds the end of a head in input that arrives in pieces, and rejects lines that do not end in
+//! CR LF. Only the first line is parsed, because it must be a request line.
 
 use std::io::BufRead;
 
 use super::error::RequestError;
 use super::head;
 
-/// Empty lines tolerated before a request line (RFC 9112, section 2.2, asks for one at least).
+/// Maximum number of empty lines before a request line (RFC 9112, section 2.2, asks for one at least).
 const BLANK_LINES_MAX: u8 = 2;
 
-/// What a search has found.
+/// The result of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scan {
-    /// The head is so many bytes long, its empty line included.
+    /// The length of the head, including the empty line at its end.
     Whole(usize),
     /// The end has not arrived yet.
     Partial,
 }
 
-/// A search for the end of one head. It remembers how far it got, so that a head which comes byte
-/// by byte costs no more than one that comes at once.
+/// Scans for the end of one head. It stores its position, so a head that arrives byte by byte costs no
+/// more than a whole one.
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
-    /// Bytes already looked at.
+    /// Number of bytes already scanned.
     scanned: usize,
-    /// Where the present line begins.
+    /// Start of the current line.
     line: usize,
     first: FirstLine,
+    /// Number of empty lines before the request line.
     blanks: u8,
 }
 
-/// How much is known of the request line.
+/// The state of the request line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum FirstLine {
     /// Its end has not been seen.
     #[default]
     Incomplete,
-    /// It is so many bytes long.
+    /// Its length in bytes is known.
     Complete(usize),
-    /// It has been found to be a request line.
+    /// It is a valid request line.
     Checked,
 }
 
 impl Scanner {
-    /// How many bytes of empty lines to leave out before the request line. An incomplete empty
-    /// line is not counted.
+    /// Returns the length of the empty lines to skip before the request line, without an incomplete
+    /// one.
     ///
     /// # Errors
-    /// There have been too many.
+    /// There are too many.
     pub(super) fn skip_blank_lines(&mut self, bytes: &[u8]) -> Result<usize, RequestError> {
         let mut skipped = 0;
         while self.scanned == 0 && bytes[skipped..].starts_with(b"\r\n") {
@@ -60,16 +61,16 @@ impl Scanner {
         Ok(skipped)
     }
 
-    /// Searches `bytes`, which begin with the head and hold at least what earlier calls were given.
-    /// The result depends on the bytes alone, not on how they were spread over the calls.
+    /// Scans `bytes`, which begin with the head and include the bytes of earlier calls. The result
+    /// depends on the bytes only, not on how they were split over the calls.
     ///
     /// # Errors
-    /// The head cannot end within `limit` bytes, a line ends in a bare LF, or the first line is
-    /// no request line.
+    /// The head does not end within `limit` bytes, a line ends in a bare LF, or the first line is not
+    /// a request line.
     pub(super) fn scan(&mut self, bytes: &[u8], limit: usize) -> Result<Scan, RequestError> {
         let found = self.search(bytes, limit);
         if let Ok(Scan::Whole(_)) = found {
-            return found; // whoever parses the head meets the request line first
+            return found; // the parser of the head checks the request line first
         }
         if let FirstLine::Complete(end) = self.first {
             head::check_request_line(&bytes[..end])?;
@@ -105,10 +106,10 @@ impl Scanner {
     }
 }
 
-/// The number of bytes up to and with the first line feed.
+/// Returns the number of bytes up to and including the first line feed.
 fn through_line_feed(bytes: &[u8]) -> Option<usize> {
     let mut rest = bytes;
-    // For a slice this is a search by the C library's memchr(3), and cannot fail.
+    // For a slice, this calls memchr(3) and cannot fail.
     let length = rest.skip_until(b'\n').unwrap_or(0);
     (length > 0 && bytes[length - 1] == b'\n').then_some(length)
 }
@@ -119,12 +120,12 @@ mod tests {
 
     #[track_caller]
     fn check(bytes: &[u8], limit: usize, expected: Result<Scan, u16>) {
-        let whole = Scanner::default().scan(bytes, limit).map_err(|fault| fault.status);
+        let whole = Scanner::default().scan(bytes, limit).map_err(|error| error.status);
         assert_eq!(whole, expected, "at once");
         let mut scanner = Scanner::default();
         let mut found = Ok(Scan::Partial);
         for end in 1..=bytes.len() {
-            found = scanner.scan(&bytes[..end], limit).map_err(|fault| fault.status);
+            found = scanner.scan(&bytes[..end], limit).map_err(|error| error.status);
             if found != Ok(Scan::Partial) {
                 break;
             }
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_found_and_the_limit_is_exact() {
+    fn scan_finds_the_end_within_the_exact_limit() {
         let head = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
         check(head, 100, Ok(Scan::Whole(head.len())));
         check(head, head.len(), Ok(Scan::Whole(head.len())));
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn bare_line_feed_is_rejected_at_once() {
+    fn scan_bare_line_feed_is_rejected_at_once() {
         check(b"\n", 100, Err(400));
         check(b"GET / HTTP/1.1\n", 100, Err(400));
         check(b"GET / HTTP/1.1\r\nA: b\n", 100, Err(400));
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_request_line_is_rejected_before_the_rest_arrives() {
+    fn scan_bad_request_line_is_rejected_before_the_rest() {
         check(b"GET /\r\n", 100, Err(400));
         check(b"GET / HTTP/2.0\r\nA: b\n", 100, Err(505));
     }

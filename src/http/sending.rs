@@ -1,18 +1,18 @@
-//! The rest of a body that is too large, or not yet known well enough, to be sent in one go. It
-//! must never know what comes after it on the connection.
+//! The unsent rest of a body that is large, or produced while it is sent. Independent of the
+//! connection.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::body::{Body, Content, More, Source};
 use super::response::Length;
 
-/// Bytes of a body sent at a time, and of output after which the client has to read first.
+/// Maximum size of a piece of a body, and the amount of output after which the client must read first.
 pub(super) const PIECE: usize = 64 << 10;
 
-/// Bodies up to this size, in bytes, are sent together with their head.
+/// Maximum size in bytes of a body that is sent together with its head.
 const SMALL: usize = 16 << 10;
 
-/// What is left of one body.
+/// The unsent rest of a body.
 pub(super) enum Sending {
     Static(&'static [u8]),
     Owned { bytes: Vec<u8>, sent: usize },
@@ -22,27 +22,27 @@ pub(super) enum Sending {
 /// How the end of a stream is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Frame {
-    /// So many bytes are left.
+    /// By `Content-Length`, of which `left` bytes are left.
     Counted { left: u64 },
-    /// Each piece is a chunk, and an empty one is the last.
+    /// By the chunked coding: each piece is a chunk, and an empty chunk is the last.
     Chunked,
-    /// By the end of the connection.
+    /// By closing the connection.
     UntilClose,
 }
 
-/// What pouring has come to.
+/// The result of writing a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WriteProgress {
     /// There is more.
     Partial,
-    /// The body has been sent.
+    /// The body is complete.
     Complete,
-    /// The body is not what was announced: only closing tells the client.
+    /// The body has failed or differs from its announced length: closing tells the client.
     Failed,
 }
 
 impl Sending {
-    /// Appends a small body to `out`; of any other, nothing yet.
+    /// Appends a small body to `out`, and returns the rest of any other body.
     pub(super) fn begin(body: Body, length: Length, out: &mut Vec<u8>) -> Option<Self> {
         match body.0 {
             Content::Empty => None,
@@ -67,30 +67,30 @@ impl Sending {
         }
     }
 
-    /// Appends the next piece to `out`, so that it holds about [`PIECE`] bytes at most.
+    /// Appends the next piece to `out`, up to about [`PIECE`] bytes in `out`.
     pub(super) fn write_next(&mut self, out: &mut Vec<u8>) -> WriteProgress {
-        let room = PIECE.saturating_sub(out.len()).max(SMALL);
+        let max_len = PIECE.saturating_sub(out.len()).max(SMALL);
         match self {
             Self::Static(rest) => {
-                let (piece, after) = rest.split_at(room.min(rest.len()));
+                let (piece, after) = rest.split_at(max_len.min(rest.len()));
                 out.extend_from_slice(piece);
                 *rest = after;
                 if rest.is_empty() { WriteProgress::Complete } else { WriteProgress::Partial }
             }
             Self::Owned { bytes, sent } => {
-                let end = bytes.len().min(*sent + room);
+                let end = bytes.len().min(*sent + max_len);
                 out.extend_from_slice(&bytes[*sent..end]);
                 *sent = end;
                 if end == bytes.len() { WriteProgress::Complete } else { WriteProgress::Partial }
             }
             Self::Stream { source, frame: Frame::Counted { left } } => {
-                write_counted(source.as_mut(), left, room, out)
+                write_counted(source.as_mut(), left, max_len, out)
             }
             Self::Stream { source, frame: Frame::Chunked } => {
-                write_chunk(source.as_mut(), room, out)
+                write_chunk(source.as_mut(), max_len, out)
             }
             Self::Stream { source, frame: Frame::UntilClose } => {
-                match fill(source.as_mut(), room, out) {
+                match fill(source.as_mut(), max_len, out) {
                     Some(More::Yes) => WriteProgress::Partial,
                     Some(More::No) => WriteProgress::Complete,
                     None => WriteProgress::Failed,
@@ -103,20 +103,20 @@ impl Sending {
 fn write_counted(
     source: &mut dyn Source,
     left: &mut u64,
-    room: usize,
+    max_len: usize,
     out: &mut Vec<u8>,
 ) -> WriteProgress {
     if *left == 0 {
         return WriteProgress::Complete;
     }
     let start = out.len();
-    let room = usize::try_from(*left).map_or(room, |left| left.min(room));
-    let Some(more) = fill(source, room, out) else {
+    let max_len = usize::try_from(*left).map_or(max_len, |left| left.min(max_len));
+    let Some(more) = fill(source, max_len, out) else {
         return WriteProgress::Failed;
     };
     let piece = (out.len() - start) as u64;
     if piece > *left {
-        out.truncate(start + room);
+        out.truncate(start + max_len);
         return WriteProgress::Failed;
     }
     *left -= piece;
@@ -127,13 +127,13 @@ fn write_counted(
     }
 }
 
-fn write_chunk(source: &mut dyn Source, room: usize, out: &mut Vec<u8>) -> WriteProgress {
-    // The size is known only when the chunk is there: leave room for it, with leading zeros.
+fn write_chunk(source: &mut dyn Source, max_len: usize, out: &mut Vec<u8>) -> WriteProgress {
+    // The size is known after the chunk is written: reserve space for it, with leading zeros.
     const SIZE: &[u8] = b"00000000\r\n";
     let start = out.len();
     out.extend_from_slice(SIZE);
     let data = out.len();
-    let more = fill(source, room, out);
+    let more = fill(source, max_len, out);
     let (Some(more), Ok(size)) = (more, u32::try_from(out.len().saturating_sub(data))) else {
         out.truncate(start);
         return WriteProgress::Failed;
@@ -141,8 +141,8 @@ fn write_chunk(source: &mut dyn Source, room: usize, out: &mut Vec<u8>) -> Write
     if size == 0 {
         out.truncate(start);
     } else {
-        for (place, byte) in out[start..start + 8].iter_mut().enumerate() {
-            let nibble = size >> (28 - 4 * place) & 0xf;
+        for (index, byte) in out[start..start + 8].iter_mut().enumerate() {
+            let nibble = size >> (28 - 4 * index) & 0xf;
             *byte = b"0123456789abcdef"[nibble as usize];
         }
         out.extend_from_slice(b"\r\n");
@@ -156,10 +156,10 @@ fn write_chunk(source: &mut dyn Source, room: usize, out: &mut Vec<u8>) -> Write
     }
 }
 
-/// Asks the source for a piece; none if it failed or panicked, and then nothing is appended.
-fn fill(source: &mut dyn Source, room: usize, out: &mut Vec<u8>) -> Option<More> {
+/// Appends a piece of the source. Returns none and appends nothing if the source failed or panicked.
+fn fill(source: &mut dyn Source, max_len: usize, out: &mut Vec<u8>) -> Option<More> {
     let start = out.len();
-    match catch_unwind(AssertUnwindSafe(|| source.fill(out, room))) {
+    match catch_unwind(AssertUnwindSafe(|| source.fill(out, max_len))) {
         Ok(Ok(more)) if out.len() >= start => Some(more),
         _ => {
             out.truncate(start);

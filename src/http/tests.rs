@@ -1,6 +1,6 @@
-//! A client for tests, which feeds a connection as the runtime would, and the behaviours that
-//! show on one connection. `framing` has the tables, `time` what happens
-//! when a client is slow or the worker leaves, `cuts` the property.
+//! A test client that feeds a connection as the runtime does, and tests of one connection. `framing`
+//! has tables of valid and invalid requests, `time` tests timeouts and drains, `cuts` tests that the
+//! responses do not depend on how the input is split.
 
 mod cuts;
 mod framing;
@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use super::sending::PIECE;
 use super::*;
-use crate::app::{ConnectionContext, Next, ReadTimeout, WorkReporter};
+use crate::app::{ConnectionContext, Limits, Next, ReadTimeout, WorkReporter};
 
 const DATE: &[u8; 29] = b"Mon, 23 Nov 2026 05:54:10 GMT";
 
-/// Counts units of work and keeps their labels.
+/// Counts units of work and stores their labels.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Recorder {
     units: Vec<String>,
@@ -39,7 +39,7 @@ impl WorkReporter for Recorder {
     }
 }
 
-/// A handler that remembers what it saw and does what the path says.
+/// A handler that records the requests, and whose response depends on the path.
 #[derive(Default)]
 struct Probe {
     seen: Mutex<Vec<String>>,
@@ -52,7 +52,7 @@ impl Handler for Probe {
         self.seen.lock().unwrap().push(line.clone());
         let n = request.query_value("n").map_or(0, |n| n.parse().unwrap());
         match request.path() {
-            "/panic" => panic!("asked for"),
+            "/panic" => panic!("requested"),
             "/close" => Response::text("bye").closing(),
             "/bad" => Response::text("x").header("a", "b\r\nc: d"),
             "/204" => Response::new(204, "never sent"),
@@ -70,7 +70,7 @@ impl Handler for Probe {
 
 static LARGE: &[u8] = &[b's'; 200_000];
 
-/// So many letters, in the largest pieces allowed.
+/// A source of `left` letters, in the largest pieces allowed.
 struct Letters {
     left: usize,
 }
@@ -82,20 +82,20 @@ impl Letters {
 }
 
 impl Source for Letters {
-    fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> io::Result<More> {
-        let piece = self.left.min(room.max(1));
+    fn fill(&mut self, out: &mut Vec<u8>, max_len: usize) -> io::Result<More> {
+        let piece = self.left.min(max_len.max(1));
         out.resize(out.len() + piece, b'z');
         self.left -= piece;
         Ok(if self.left == 0 { More::No } else { More::Yes })
     }
 }
 
-/// Gives more than there is room for.
+/// A source that produces more than the declared length.
 struct OverlongSource;
 
 impl Source for OverlongSource {
     fn fill(&mut self, out: &mut Vec<u8>, _room: usize) -> io::Result<More> {
-        out.extend_from_slice(b"nothing heeded");
+        out.extend_from_slice(b"not limited");
         Ok(More::No)
     }
 }
@@ -109,7 +109,7 @@ impl Source for FailingSource {
     }
 }
 
-/// A client of one connection. It reads all output at once, as a fast peer does.
+/// A client of one connection. It reads all output at once, as a fast client does.
 struct Client<'s> {
     connection: Box<dyn Connection + 's>,
     recorder: Recorder,
@@ -133,14 +133,14 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// One call, and as many `proceed` as it asks for.
+    /// Makes a call, and then calls `resume` as often as requested.
     fn call(
         &mut self,
         act: impl FnOnce(&mut dyn Connection, &mut ConnectionContext<'_>) -> Next,
     ) -> Next {
         self.call_once(act);
         while self.next == Next::Continue {
-            self.call_once(|connection, exchange| connection.resume(exchange));
+            self.call_once(|connection, ctx| connection.resume(ctx));
         }
         self.next
     }
@@ -157,29 +157,29 @@ impl<'s> Client<'s> {
     }
 
     fn send(&mut self, input: impl AsRef<[u8]>) -> Next {
-        self.call(|connection, exchange| connection.receive(input.as_ref(), exchange))
+        self.call(|connection, ctx| connection.receive(input.as_ref(), ctx))
     }
 
     fn finish(&mut self) -> Next {
         self.send("")
     }
 
-    fn expire(&mut self) -> Next {
-        self.call(|connection, exchange| connection.on_timeout(exchange))
+    fn time_out(&mut self) -> Next {
+        self.call(|connection, ctx| connection.on_timeout(ctx))
     }
 
     fn drain(&mut self) -> Next {
-        self.call(|connection, exchange| connection.drain(exchange))
+        self.call(|connection, ctx| connection.drain(ctx))
     }
 
-    /// The output since the last look.
+    /// Takes the output since the last call.
     fn read(&mut self) -> String {
         String::from_utf8(std::mem::take(&mut self.output)).unwrap()
     }
 
-    /// The same as status, head and body of one answer.
+    /// Takes the output as status, head and body of one response.
     #[track_caller]
-    fn answer(&mut self) -> (u16, String, String) {
+    fn response(&mut self) -> (u16, String, String) {
         let text = self.read();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?}"));
         let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).unwrap();
@@ -192,7 +192,7 @@ fn service() -> Http<Probe> {
 }
 
 #[test]
-fn a_connection_is_small() {
+fn connection_struct_is_at_most_200_bytes() {
     assert!(size_of::<HttpConnection<'_, Probe>>() <= 200);
 }
 
@@ -238,23 +238,23 @@ fn consecutive_requests_are_answered() {
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_order_and_output_is_bounded() {
+fn pipelined_requests_in_order_with_bounded_output() {
     let service = service();
     let mut client = Client::new(&service);
     let input: String =
         (0..5000).map(|n| format!("GET /p{n} HTTP/1.1\r\nHost: x\r\n\r\n")).collect();
     assert_eq!(client.send(&input), Next::Read);
     let output = client.read();
-    let answers: Vec<_> = output.split("GET /p").skip(1).collect();
-    assert_eq!(answers.len(), 5000);
-    for (n, answer) in answers.iter().enumerate() {
-        assert!(answer.starts_with(&format!("{n} ")), "{n}: {answer:?}");
+    let responses: Vec<_> = output.split("GET /p").skip(1).collect();
+    assert_eq!(responses.len(), 5000);
+    for (n, response) in responses.iter().enumerate() {
+        assert!(response.starts_with(&format!("{n} ")), "{n}: {response:?}");
     }
     assert!(client.largest < PIECE + 300, "{}", client.largest);
 }
 
 #[test]
-fn the_label_of_an_absolute_target_is_its_path() {
+fn absolute_target_is_labelled_with_its_path() {
     let service = service();
     let mut client = Client::new(&service);
     client.send("GET http://x/a/b?c HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -265,16 +265,16 @@ fn the_label_of_an_absolute_target_is_its_path() {
 }
 
 #[test]
-fn head_gets_the_same_head_and_no_body() {
+fn head_request_gets_the_head_of_get_without_body() {
     for path in ["/x", "/chunked?n=9", "/counted?n=9", "/large?n=99999", "/204", "/panic"] {
         for version in ["1.0", "1.1"] {
             let service = service();
             let [get, head] = ["GET", "HEAD"].map(|method| {
                 let mut client = Client::new(&service);
                 client.send(format!("{method} {path} HTTP/{version}\r\nHost: x\r\n\r\n"));
-                (client.answer(), client.next)
+                (client.response(), client.next)
             });
-            // The probe's text holds the method, so that its length differs by one.
+            // The text contains the method, so its length differs by one.
             let get_head = get.0.1.replace("Content-Length: 7", "Content-Length: 8");
             assert_eq!((get_head, get.1), (head.0.1, head.1), "{path} {version}");
             assert_eq!(head.0.2, "", "{path} {version}");
@@ -287,13 +287,13 @@ fn http_1_0_closes_without_keep_alive() {
     let service = service();
     let mut client = Client::new(&service);
     assert_eq!(client.send("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"), Next::Read);
-    assert!(client.answer().1.contains("\r\nConnection: keep-alive"));
+    assert!(client.response().1.contains("\r\nConnection: keep-alive"));
     assert_eq!(client.send("GET / HTTP/1.0\r\n\r\n"), Next::Close);
-    assert!(client.answer().1.contains("\r\nConnection: close"));
+    assert!(client.response().1.contains("\r\nConnection: close"));
     let mut client = Client::new(&service);
     let input = "GET /chunked?n=3 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
-    assert_eq!(client.send(input), Next::Close, "only closing can end this body");
-    let (_, head, body) = client.answer();
+    assert_eq!(client.send(input), Next::Close, "only a close can end this body");
+    let (_, head, body) = client.response();
     assert!(!head.contains("Transfer-Encoding") && head.contains("\r\nConnection: close"));
     assert_eq!(body, "zzz");
 }
@@ -301,17 +301,17 @@ fn http_1_0_closes_without_keep_alive() {
 #[test]
 fn last_response_says_connection_close() {
     let service = service();
-    let never =
+    let no_keepalive =
         Http::new(Probe::default(), Limits { keepalive: Duration::ZERO, ..Limits::default() });
     let get = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
     for (mut client, input) in [
         (Client::with_keepalive(&service, false), get),
-        (Client::with_keepalive(&never, true), get),
+        (Client::with_keepalive(&no_keepalive, true), get),
         (Client::new(&service), "GET /close HTTP/1.1\r\nHost: x\r\n\r\n"),
         (Client::new(&service), "GET / HTTP/1.1\r\nHost: x\r\nConnection: a, CLOSE\r\n\r\n"),
     ] {
         assert_eq!(client.send(input.repeat(2)), Next::Close);
-        assert!(client.answer().1.contains("\r\nConnection: close"));
+        assert!(client.response().1.contains("\r\nConnection: close"));
         assert_eq!(client.send(get), Next::Close);
         assert_eq!(client.read(), "");
         assert_eq!(client.recorder.units.len(), 1);
@@ -328,44 +328,48 @@ fn continue_is_sent_only_while_body_is_missing() {
     client.send("o");
     assert_eq!(client.read(), "");
     client.send("k");
-    assert_eq!(client.answer().2, "POST / ok");
+    assert_eq!(client.response().2, "POST / ok");
     client.send(format!("{head}ok"));
-    assert_eq!(client.answer().2, "POST / ok");
+    assert_eq!(client.response().2, "POST / ok");
     let chunked = head.replace("Content-Length: 2", "Transfer-Encoding: chunked");
     client.send(&chunked);
     assert_eq!(client.read(), "HTTP/1.1 100 Continue\r\n\r\n");
     client.send("2\r\nok\r\n0\r\n\r\n");
-    assert_eq!(client.answer().2, "POST / ok");
+    assert_eq!(client.response().2, "POST / ok");
     client.send(head.replace(": 2", ": 0"));
-    assert_eq!(client.answer().2, "POST / ", "there is no body to wait for");
+    assert_eq!(client.response().2, "POST / ", "there is no body to wait for");
     assert_eq!(client.send(head.replace(": 2", ": 99999999")), Next::LingeringClose);
-    assert_eq!(client.answer().0, 413);
+    assert_eq!(client.response().0, 413);
 }
 
 #[test]
-fn a_panic_costs_one_answer() {
+fn panic_in_handler_fails_only_its_request() {
     let service = service();
     let mut client = Client::new(&service);
     assert_eq!(client.send("GET /panic HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Read);
-    assert_eq!(client.answer().0, 500);
+    assert_eq!(client.response().0, 500);
     assert_eq!(client.recorder.ended, 1);
     assert_eq!(client.send("GET /bad HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Read);
-    let (status, head, _) = client.answer();
+    let (status, head, _) = client.response();
     assert!(status == 500 && !head.contains("c: d"));
     assert_eq!(client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Read);
-    assert_eq!(client.answer().0, 200);
+    assert_eq!(client.response().0, 200);
 }
 
 #[test]
-fn large_bodies_go_out_in_pieces() {
+fn large_body_is_sent_in_pieces() {
     const N: usize = 10_000_000;
     let service = service();
     for path in ["/large", "/counted", "/chunked"] {
         let mut client = Client::new(&service);
         let input = format!("GET {path}?n={N} HTTP/1.1\r\nHost: x\r\n\r\n");
-        client.call_once(|connection, exchange| connection.receive(input.as_bytes(), exchange));
+        client.call_once(|connection, ctx| connection.receive(input.as_bytes(), ctx));
         assert_eq!(client.connection.timeout(), ReadTimeout::None);
-        assert_eq!(client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Read, "kept for later");
+        assert_eq!(
+            client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+            Next::Read,
+            "the request is stored"
+        );
         assert!(client.largest <= PIECE + 300, "{path}: {}", client.largest);
         let output = client.read();
         assert_eq!(
@@ -377,29 +381,29 @@ fn large_bodies_go_out_in_pieces() {
     }
     let mut client = Client::new(&service);
     client.send("GET /static HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(client.answer().2.as_bytes(), LARGE);
+    assert_eq!(client.response().2.as_bytes(), LARGE);
 }
 
 #[test]
-fn stream_of_wrong_length_is_cut_short() {
+fn stream_of_wrong_length_is_truncated() {
     let service = service();
     for (path, body) in [("/short?n=3", "zzz"), ("/long", "not"), ("/broken", "")] {
         let mut client = Client::new(&service);
         let input = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").repeat(2);
         assert_eq!(client.send(input), Next::Close, "{path}");
-        assert_eq!(client.answer().2, body, "{path}");
+        assert_eq!(client.response().2, body, "{path}");
     }
 }
 
 #[test]
-fn a_half_closed_client_gets_all_its_answers() {
+fn half_closed_client_gets_all_responses() {
     let service = service();
     let mut client = Client::new(&service);
     let input = format!(
         "GET /chunked?n=200000 HTTP/1.1\r\nHost: x\r\n\r\n{}POST / HTTP/1.1\r\nHost: x\r\n",
         "GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(3)
     );
-    client.call_once(|connection, exchange| connection.receive(input.as_bytes(), exchange));
+    client.call_once(|connection, ctx| connection.receive(input.as_bytes(), ctx));
     assert_eq!(client.next, Next::Continue);
     assert_eq!(client.finish(), Next::Close);
     assert_eq!(client.recorder.units.len(), 4);

@@ -1,4 +1,4 @@
-//! Cron expressions, behind one file: from a date to the next that fits.
+//! Cron expressions: from a date to the next matching date. Only this file uses the cron parser.
 
 use chrono::{DateTime, Local, TimeZone, Utc};
 use croner::parser::{CronParser, Seconds};
@@ -7,18 +7,18 @@ use crate::time::WallTime;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// Far more than anybody writes by hand.
+/// Far longer than an expression written by hand.
 const EXPRESSION_BYTES_MAX: usize = 256;
 
-/// A cron expression that fits some date.
+/// A cron expression that matches at least one date.
 #[derive(Clone, Debug)]
 pub(super) struct Cron(croner::Cron);
 
 impl Cron {
-    /// Understands an expression.
+    /// Parses an expression.
     ///
     /// # Errors
-    /// What is wrong, beginning with the quoted text.
+    /// Describes the error, beginning with the quoted expression unless that is too long.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if text.len() > EXPRESSION_BYTES_MAX {
             return Err(format!("is longer than {EXPRESSION_BYTES_MAX} bytes"));
@@ -26,27 +26,27 @@ impl Cron {
         let parsed = CronParser::builder().seconds(Seconds::Optional).build().parse(text);
         let cron = Self(parsed.map_err(|error| {
             let error = error.to_string();
-            // Without the name that the crate gives to the kind of error.
-            let why = error.split_once(": ").map_or(error.as_str(), |(_, why)| why);
+            // Drops the name of the error's variant, which the crate puts in front.
+            let reason = error.split_once(": ").map_or(error.as_str(), |(_, reason)| reason);
             format!(
                 "{text:?} is not a cron expression ({}): give minute, hour, day, month and weekday, \
                  such as \"*/5 * * * *\", or six fields that begin with the second",
-                why.trim_end_matches('.').to_lowercase()
+                reason.trim_end_matches('.').to_lowercase()
             )
         })?);
-        // Some look well and never come true, such as the 31st of February.
+        // A valid expression may match no date, such as 31 February.
         match cron.next_in(&Utc, WallTime::default()) {
             Some(_) => Ok(cron),
             None => Err(format!("{text:?} matches no date")),
         }
     }
 
-    /// The first date after this one, by the local time zone.
+    /// Returns the first date after this one, in the local time zone.
     pub(super) fn next_after(&self, date: WallTime) -> Option<WallTime> {
         self.next_in(&Local, date)
     }
 
-    /// The first date after this one, by the time of a zone.
+    /// Returns the first date after this one, in the given time zone.
     pub(super) fn next_in<Z: TimeZone>(&self, zone: &Z, date: WallTime) -> Option<WallTime> {
         let seconds = i64::try_from(date.as_nanos() / NANOS_PER_SECOND).ok()?;
         let date = DateTime::<Utc>::from_timestamp(seconds, 0)?.with_timezone(zone);

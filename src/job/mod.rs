@@ -1,14 +1,14 @@
-//! Jobs: what runs without anybody asking over a socket, and schedules for it.
+//! Jobs: recurring work without a socket, and its schedules.
 //!
-//! [`Job`] is what a worker runs; a closure will do. [`app`] makes an app of a function that makes
-//! jobs, and [`every`], [`cron`] and [`scheduled`] make a job of a schedule and of what is to be done.
+//! A worker runs a [`Job`], which may be a closure. [`app`] creates an app from a function that creates
+//! jobs. [`every`], [`cron()`] and [`scheduled`] create a job from a schedule and a closure.
 //!
-//! Each thread of each worker has a job and a schedule of its own: three workers of four threads
-//! tick twelve times. Who wants one of them looks at the place, as with
-//! [`enabled_if`](Scheduled::enabled_if). While one worker replaces another, both may sit in one slot for
-//! a moment; what must never happen twice at once needs a lock besides.
+//! Each thread of each worker has a job and a schedule of its own: three workers of four threads run
+//! twelve jobs. To run only one of them, check the slot and the thread with
+//! [`enabled_if`](Scheduled::enabled_if). While a worker is replaced, it and its replacement share a
+//! slot for a short time: work that must never overlap also needs a lock.
 //!
-//! Pure, but that dates are those of the local time zone, whose rules the system keeps.
+//! Pure, except that dates are in the local time zone, whose rules come from the system.
 
 mod cron;
 mod schedule;
@@ -21,18 +21,18 @@ pub use crate::time::{ClockReading, MonotonicTime, WallTime};
 
 use crate::app::{App, BootError, ConfigError, WorkerInfo};
 
-/// An [`App`] out of a name and a function that makes a job, once for each thread of each worker.
+/// Creates an [`App`] from a name and a function that creates a job, once for each thread of each worker.
 ///
 /// ```no_run
 /// use std::time::Duration;
 /// use ostler::job::{self, JobContext};
 ///
 /// fn main() -> std::process::ExitCode {
-///     ostler::main(job::app("sweep", |place, thread| {
+///     ostler::main(job::app("sweep", |worker, thread| {
 ///         let sweep = job::every(Duration::from_secs(60), |_: &mut dyn JobContext| {
 ///             // … once a minute …
 ///         });
-///         Ok(sweep.only_if(place.slot == 0 && thread == 0))
+///         Ok(sweep.enabled_if(worker.slot == 0 && thread == 0))
 ///     }))
 /// }
 /// ```
@@ -44,7 +44,7 @@ where
     JobApp { name: name.to_owned(), make }
 }
 
-/// What [`app`] makes. It takes no options; an app that does implements [`App`] itself.
+/// The app that [`app`] creates. It takes no options. For an app with options, implement [`App`].
 #[derive(Clone, Debug)]
 pub struct JobApp<F> {
     name: String,
@@ -69,11 +69,10 @@ where
     }
 }
 
-/// A job that does this at once, and then each time that so much has passed: see
-/// [`Schedule::every`].
+/// Creates a job that runs at once, and then once each period: see [`Schedule::every`].
 ///
 /// # Panics
-/// If the period is zero.
+/// Panics if the period is zero.
 pub fn every<F>(period: Duration, work: F) -> Scheduled<F>
 where
     F: FnMut(&mut dyn JobContext) + Send,
@@ -81,10 +80,10 @@ where
     scheduled(Schedule::every(period), work)
 }
 
-/// A job that does this at the dates of a cron expression: see [`Schedule::cron`].
+/// Creates a job that runs at the dates of a cron expression: see [`Schedule::cron`].
 ///
 /// # Errors
-/// It is not a cron expression, or no date ever fits it.
+/// It is not a cron expression, or it matches no date.
 pub fn cron<F>(expression: &str, work: F) -> Result<Scheduled<F>, ConfigError>
 where
     F: FnMut(&mut dyn JobContext) + Send,
@@ -92,7 +91,7 @@ where
     Ok(scheduled(Schedule::cron(expression)?, work))
 }
 
-/// A job that does this whenever a schedule says so.
+/// Creates a job that runs according to a schedule.
 pub fn scheduled<F>(schedule: Schedule, work: F) -> Scheduled<F>
 where
     F: FnMut(&mut dyn JobContext) + Send,
@@ -100,19 +99,19 @@ where
     Scheduled { schedule: Some(schedule), work }
 }
 
-/// A job whose runs are due by a schedule.
+/// A job that runs according to a schedule.
 #[derive(Clone, Debug)]
 pub struct Scheduled<F> {
-    /// None: never.
+    /// None if it never runs.
     schedule: Option<Schedule>,
     work: F,
 }
 
 impl<F> Scheduled<F> {
-    /// The same job if this holds; else one that never has anything to do.
+    /// Disables the job unless `condition` is true. A disabled job never runs.
     #[must_use]
-    pub fn enabled_if(self, holds: bool) -> Self {
-        Self { schedule: self.schedule.filter(|_| holds), ..self }
+    pub fn enabled_if(self, condition: bool) -> Self {
+        Self { schedule: self.schedule.filter(|_| condition), ..self }
     }
 }
 

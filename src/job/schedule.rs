@@ -1,4 +1,4 @@
-//! When runs are due. Pure: both clocks are arguments.
+//! Schedules of runs. Pure: both clocks are arguments.
 
 use std::time::Duration;
 
@@ -7,19 +7,18 @@ use crate::app::{ConfigError, NextRun, Options};
 use crate::duration;
 use crate::time::{ClockReading, MonotonicTime, WallTime};
 
-/// The shortest period that an option may ask for.
+/// Minimum period of the option `every`.
 const PERIOD_MIN: Duration = Duration::from_millis(1);
 
-/// So far back the clock may be set without a date for which a run has begun already coming
-/// round again.
+/// If the clock is set back by at most this much, no run is repeated.
 const SET_BACK_MAX: Duration = Duration::from_secs(60 * 60);
 
-/// When runs are due. It keeps count, so each job needs one of its own.
+/// When runs are due. It has state, so each job needs a schedule of its own.
 #[derive(Clone, Debug)]
-pub struct Schedule(Kind);
+pub struct Schedule(State);
 
 #[derive(Clone, Debug)]
-enum Kind {
+enum State {
     Every {
         period: Duration,
         /// When the first run was due.
@@ -27,84 +26,86 @@ enum Kind {
     },
     Cron {
         cron: Box<Cron>,
-        /// The date for which it waits.
+        /// The date that it waits for.
         next: Option<WallTime>,
-        /// The latest date for which a run has begun.
+        /// The date of the last run.
         begun: Option<WallTime>,
     },
 }
 
 impl Schedule {
-    /// At once, and then each time that `period` has passed since. It does not drift: the nth run
-    /// is due n periods after the first, however long runs take. Who is late skips what was missed:
-    /// runs never pile up. The clock is the monotonic one, which nobody sets and which stands still
-    /// while the machine is suspended.
+    /// Creates a schedule that is due at once, and then once each `period`. It does not drift: the nth
+    /// run is due n periods after the first, however long runs take. If a run is late, missed runs are
+    /// skipped: they never pile up. The clock is the monotonic one, which cannot be set, and which
+    /// stops while the machine is suspended.
     ///
     /// # Panics
-    /// If the period is zero.
+    /// Panics if the period is zero.
     pub fn every(period: Duration) -> Self {
-        assert!(!period.is_zero(), "a period must be longer than nothing");
-        Self(Kind::Every { period, first: None })
+        assert!(!period.is_zero(), "a period must be longer than zero");
+        Self(State::Every { period, first: None })
     }
 
-    /// At the dates of a cron expression: minute, hour, day of the month, month, day of the week;
-    /// with six fields the first is the second, with seven the last is the year. `*`, `1-5`, `*/5`,
-    /// `1,3`, names such as `mon` and `@daily` are understood, as are `L`, `#` and `W` for days. If
-    /// both kinds of days are given, either is enough.
+    /// Creates a schedule from a cron expression: minute, hour, day of the month, month, day of the
+    /// week. With six fields, the first is the second; with seven, the last is the year. Supported are
+    /// `*`, `1-5`, `*/5`, `1,3`, names such as `mon` and `@daily`, and `L`, `#` and `W` for days. If
+    /// both days are given, either of them is enough.
     ///
-    /// Dates are those of the local time zone: of the variable `TZ`, or of the machine. Where
-    /// summer time begins, a date that the clock skips is due as soon as it has; where it ends, a
-    /// fixed hour that comes twice is due once.
+    /// Dates are in the local time zone: that of the variable `TZ`, or of the machine. When summer time
+    /// begins, a skipped date is due right after the skip. When it ends, a fixed hour that occurs twice
+    /// is due once.
     ///
-    /// It is the wall clock that counts: whoever sets it moves the runs. If it is set forward over
-    /// one date or several, one run is due at once. If it is set back, dates come round again; but
-    /// not by less than an hour, so that a small correction makes no run happen twice.
+    /// Dates follow the wall clock: setting the clock moves the runs. If it is set forward past one or
+    /// more dates, one run is due at once. If it is set back by more than an hour, runs repeat; by less,
+    /// they do not, so that a small correction causes no second run.
     ///
     /// # Errors
-    /// It is not a cron expression, or no date ever fits it.
+    /// It is not a cron expression, or it matches no date.
     pub fn cron(expression: &str) -> Result<Self, ConfigError> {
         let cron = Box::new(Cron::parse(expression).map_err(ConfigError::new)?);
-        Ok(Self(Kind::Cron { cron, next: None, begun: None }))
+        Ok(Self(State::Cron { cron, next: None, begun: None }))
     }
 
-    /// What the options `every` (a duration, at least a millisecond) and `cron` of an app say;
-    /// none if neither is given. For [`App::check`](crate::app::App::check) and for
+    /// Creates the schedule of an app's options `every` (a duration of at least 1 ms) and `cron`; none
+    /// if neither is set. Call it in [`App::check`](crate::app::App::check) and
     /// [`App::job`](crate::app::App::job).
     ///
     /// # Errors
-    /// One that makes no sense, or both at once.
+    /// An option is invalid, or both are set.
     pub fn from_options(options: &Options) -> Result<Option<Self>, ConfigError> {
         match (options.get("every"), options.get("cron")) {
             (None, None) => Ok(None),
             (Some(text), None) => {
-                let bad = |why| ConfigError::for_option("every", format!("{text:?} {why}"));
-                Ok(Some(Self::every(duration::parse_duration(text, PERIOD_MIN).map_err(bad)?)))
+                let invalid =
+                    |reason| ConfigError::for_option("every", format!("{text:?} {reason}"));
+                let period = duration::parse_duration(text, PERIOD_MIN).map_err(invalid)?;
+                Ok(Some(Self::every(period)))
             }
             (None, Some(text)) => {
-                let bad =
-                    |refusal: ConfigError| ConfigError::for_option("cron", refusal.to_string());
-                Self::cron(text).map(Some).map_err(bad)
+                let invalid =
+                    |error: ConfigError| ConfigError::for_option("cron", error.to_string());
+                Self::cron(text).map(Some).map_err(invalid)
             }
             (Some(_), Some(_)) => {
-                let why = "a job has one schedule: give either every or cron";
-                Err(ConfigError::for_option("cron", why))
+                let reason = "a job has one schedule: give either every or cron";
+                Err(ConfigError::for_option("cron", reason))
             }
         }
     }
 
-    /// A run begins, for the date that [`next`](Self::next) has last told.
+    /// Records that the run begins for which [`next`](Self::next) last returned the date.
     pub fn begin(&mut self) {
-        if let Kind::Cron { next, begun, .. } = &mut self.0
+        if let State::Cron { next, begun, .. } = &mut self.0
             && let Some(date) = next.take()
         {
             *begun = Some(date);
         }
     }
 
-    /// When the next run is due.
+    /// Returns when the next run is due.
     pub fn next(&mut self, now: ClockReading) -> NextRun {
         match &mut self.0 {
-            Kind::Every { period, first } => match *first {
+            State::Every { period, first } => match *first {
                 None => {
                     *first = Some(now.monotonic);
                     NextRun::Now
@@ -112,11 +113,11 @@ impl Schedule {
                 Some(first) => {
                     let past = now.monotonic.duration_since(first).as_nanos();
                     let left = period.as_nanos() - past % period.as_nanos();
-                    // Not more than a period.
+                    // Never more than a period, so the conversion cannot fail.
                     NextRun::After(Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX)))
                 }
             },
-            Kind::Cron { cron, next, begun } => {
+            State::Cron { cron, next, begun } => {
                 let set_back = |date: &WallTime| {
                     now.wall < *date && date.duration_since(now.wall) <= SET_BACK_MAX
                 };

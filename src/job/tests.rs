@@ -1,4 +1,4 @@
-//! Schedules over invented clocks.
+//! Schedules with simulated clocks.
 
 use chrono::{FixedOffset, Utc};
 use proptest::prelude::{prop, proptest};
@@ -27,23 +27,23 @@ fn after(millis: u64) -> NextRun {
     NextRun::After(Duration::from_millis(millis))
 }
 
-/// A schedule whose dates are the same in every time zone of whole quarters of an hour.
-fn each_five_seconds() -> Schedule {
+/// A schedule whose dates are the same in every time zone with an offset of whole quarter hours.
+fn every_five_seconds() -> Schedule {
     Schedule::cron("*/5 * * * * *").unwrap()
 }
 
 #[test]
-fn a_period_does_not_drift_and_what_was_missed_is_skipped() {
+fn every_does_not_drift_and_skips_missed_runs() {
     let mut schedule = Schedule::every(Duration::from_millis(100));
     assert_eq!(schedule.next(at(0)), NextRun::Now);
     assert_eq!(schedule.next(at(30)), after(70));
     assert_eq!(schedule.next(at(199)), after(1));
-    assert_eq!(schedule.next(at(200)), after(100), "the run of this moment has just been");
+    assert_eq!(schedule.next(at(200)), after(100), "the run of this time has just ended");
     assert_eq!(schedule.next(at(1234)), after(66));
 }
 
 #[test]
-fn the_wall_clock_does_not_move_a_period() {
+fn every_ignores_the_wall_clock() {
     let mut schedule = Schedule::every(Duration::from_millis(100));
     schedule.next(at(0));
     let set = ClockReading { monotonic: at(30).monotonic, wall: WallTime::default() };
@@ -52,7 +52,7 @@ fn the_wall_clock_does_not_move_a_period() {
 
 proptest! {
     #[test]
-    fn runs_of_a_period_keep_to_its_grid_and_never_pile_up(
+    fn every_stays_on_its_grid_and_never_piles_up(
         period in 1..500u64,
         takes in prop::collection::vec(0..2_000u64, 1..50),
     ) {
@@ -61,7 +61,7 @@ proptest! {
         let mut now = 1000;
         for run in takes {
             now += run;
-            let NextRun::After(wait) = schedule.next(at(now)) else { panic!("it goes on") };
+            let NextRun::After(wait) = schedule.next(at(now)) else { panic!("no next run") };
             let wait = wait.as_millis() as u64;
             assert!(0 < wait && wait <= period, "{wait}");
             now += wait;
@@ -70,7 +70,7 @@ proptest! {
     }
 
     #[test]
-    fn no_expression_is_too_odd(text in "[0-9*/,#LWa-z@? -]{0,20}") {
+    fn cron_arbitrary_text_never_panics(text in "[0-9*/,#LWa-z@? -]{0,20}") {
         if let Ok(cron) = Cron::parse(&text) {
             let next = cron.next_in(&Utc, at(0).wall);
             assert!(next.is_none_or(|next| at(0).wall < next), "{text}");
@@ -79,7 +79,7 @@ proptest! {
 }
 
 #[test]
-fn a_cron_expression_tells_the_next_date() {
+fn cron_next_in_returns_the_next_date() {
     let zone = FixedOffset::east_opt(2 * 3600).unwrap();
     for (text, utc, east) in [
         ("* * * * *", 60, 60),
@@ -99,38 +99,38 @@ fn a_cron_expression_tells_the_next_date() {
 }
 
 #[test]
-fn dates_are_waited_for_one_after_the_other() {
-    let mut schedule = each_five_seconds();
+fn cron_dates_follow_each_other() {
+    let mut schedule = every_five_seconds();
     assert_eq!(schedule.next(at(1000)), on(5));
-    assert_eq!(schedule.next(at(2000)), on(5), "asked anew before a run");
+    assert_eq!(schedule.next(at(2000)), on(5), "called again before a run");
     schedule.begin();
     assert_eq!(schedule.next(at(5010)), on(10));
     schedule.begin();
-    assert_eq!(schedule.next(at(27_000)), on(30), "what was missed is skipped");
+    assert_eq!(schedule.next(at(27_000)), on(30), "missed dates are skipped");
 }
 
 #[test]
-fn a_small_step_back_makes_no_run_happen_twice_and_a_large_one_is_believed() {
+fn cron_repeats_runs_only_after_a_large_step_back() {
     let hour = 3600;
-    let mut schedule = each_five_seconds();
+    let mut schedule = every_five_seconds();
     schedule.next(at(10_000 * 1000));
     schedule.begin(); // for 10,005
     assert_eq!(schedule.next(at(10_004_990)), on(10_010));
     assert_eq!(schedule.next(at((10_005 - hour) * 1000)), on(10_010));
     assert_eq!(schedule.next(at((10_004 - hour) * 1000)), on(10_005 - hour));
-    // Set forward by far: the date of its run is long past, and the next is looked for from here.
+    // Set forward by a day: the date of the last run is long past, and the next one counts from now.
     assert_eq!(schedule.next(at(90_000_000)), on(90_005));
 }
 
 fn config_error(options: &[(&str, &str)]) -> (Option<String>, String) {
     let options = options.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-    let refusal = Schedule::from_options(&options.collect::<Options>()).expect_err("a bad one");
-    (refusal.option().map(str::to_owned), refusal.to_string())
+    let error = Schedule::from_options(&options.collect::<Options>()).expect_err("it is invalid");
+    (error.option().map(str::to_owned), error.to_string())
 }
 
 #[test]
-fn bad_schedule_is_rejected_by_option_name() {
-    for (key, value, why) in [
+fn from_options_invalid_names_the_option() {
+    for (key, value, expected) in [
         ("every", "soon", "\"soon\" is not a duration"),
         ("every", "0", "\"0\" is too short: the minimum is 1ms"),
         ("cron", "61 * * * *", "\"61 * * * *\" is not a cron expression ("),
@@ -140,7 +140,7 @@ fn bad_schedule_is_rejected_by_option_name() {
     ] {
         let (option, reason) = config_error(&[(key, value)]);
         assert_eq!(option.as_deref(), Some(key));
-        assert!(reason.starts_with(why), "{reason}");
+        assert!(reason.starts_with(expected), "{reason}");
     }
     let (option, reason) = config_error(&[("cron", "* * * * *"), ("every", "1s")]);
     assert_eq!(option.as_deref(), Some("cron"));

@@ -1,5 +1,5 @@
-//! How the parameters of a call become values of Rust. rmp-serde reads them, but for the small numbers
-//! among short values: those are most of what is sent, and cost a fraction here.
+//! Deserializes the parameters of a call. rmp-serde reads them, except small numbers among short values:
+//! these are the most frequent parameters, and reading them here costs a fraction of the time.
 
 use rmp::decode::read_array_len;
 use rmp_serde::MSGPACK_EXT_STRUCT_NAME;
@@ -10,21 +10,21 @@ use serde::forward_to_deserialize_any;
 use super::error::NIL;
 use super::scan;
 
-/// Why parameters cannot be arguments.
+/// The error for parameters that are not an array.
 pub(super) const NO_ARRAY: &str = "not an array";
 
-/// The parameters of a call: one encoded value, to be read as an array of arguments by any type; by
-/// `()` if there are none.
+/// The parameters of a call: one encoded value, which any type reads as an array of arguments. `()`
+/// reads an empty one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Params<'a> {
-    /// The value.
+    /// The encoded value.
     pub(super) bytes: &'a [u8],
-    /// Whether it has been found to be what [`scan::flat_array`] measures.
+    /// Whether [`scan::flat_array`] has accepted it.
     pub(super) flat: bool,
 }
 
 impl<'de> Params<'de> {
-    /// The number of arguments, and their encoding; none if the value is no array.
+    /// Returns the number of arguments, and their encoding; none if the value is not an array.
     pub(super) fn elements(self) -> Option<(usize, &'de [u8])> {
         let mut rest = self.bytes;
         let count = read_array_len(&mut rest).ok()?;
@@ -83,18 +83,18 @@ impl Params<'_> {
     }
 }
 
-/// rmp-serde, on one whole value.
+/// Creates rmp-serde's deserializer of one value.
 fn whole(value: &[u8]) -> rmp_serde::Deserializer<rmp_serde::decode::ReadRefReader<'_, [u8]>> {
     rmp_serde::Deserializer::from_read_ref(value)
 }
 
-/// A value that is not small. By itself, so that those that are may be read on the spot.
+/// Deserializes a value that is not small. Not inlined, so that the code for small values can be.
 #[inline(never)]
 fn any<'de, V: Visitor<'de>>(value: &'de [u8], visitor: V) -> Result<V::Value, Error> {
     whole(value).deserialize_any(visitor)
 }
 
-/// Values of a flat array that have not been read yet.
+/// The unread values of a flat array.
 struct ShortValues<'de>(&'de [u8]);
 
 impl<'de> ShortValues<'de> {
@@ -121,7 +121,7 @@ impl<'de> SeqAccess<'de> for ShortValues<'de> {
     }
 }
 
-/// A number, nil, a truth value, a short text or a short extension.
+/// A number, nil, a boolean, a short string or a short extension.
 struct ShortValue<'de>(&'de [u8]);
 
 impl<'de> Deserializer<'de> for ShortValue<'de> {

@@ -1,4 +1,4 @@
-//! What a method is told, and how it reads its arguments and writes its result.
+//! The call that a method gets: its arguments, and the writer of its result.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::arguments::{NO_ARRAY, Params};
 use super::error::Error;
 use crate::app::{DeadlineExtender, WorkerInfo};
 
-/// One call: its parameters, who makes it, and where it is answered.
+/// One call: its parameters, its client and its worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
     pub(super) params: Params<'a>,
@@ -19,29 +19,28 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// The worker that answers.
+    /// Returns the worker that answers.
     pub fn worker(&self) -> &'a WorkerInfo {
         self.worker
     }
 
-    /// The caller's address, for TCP; a unix socket's client has none.
+    /// Returns the client's address for TCP; none for a unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         *self.peer
     }
 
-    /// Asks for more time: the method needs until so long from now, at least. At most an hour, but it
-    /// may ask again, as often as there is progress. Until then the worker is not taken for hung on
-    /// its account.
+    /// Extends the deadline of the call to `time` from now, at most one hour. Call it again while there
+    /// is progress. Until then, the call does not count as hung.
     pub fn extend_deadline(&self, time: Duration) {
         self.extender.extend_deadline(time);
     }
 
-    /// The arguments, which may borrow from the message: a tuple such as `(&str, u64)`, `()` if
-    /// there are none, a struct with as many fields, or a sequence.
+    /// Deserializes the arguments, which may borrow from the message: into a tuple such as
+    /// `(&str, u64)`, `()` if there are none, a struct with as many fields, or a sequence.
     ///
     /// # Errors
-    /// They do not fit the type, and the caller should be told so.
-    #[inline(always)] // or they would go through memory, which costs as much as reading them
+    /// They do not fit the type. Return this error to the caller.
+    #[inline(always)] // otherwise they are copied through memory, which costs as much as reading them
     pub fn arguments<P: Deserialize<'a>>(&self) -> Result<P, Error> {
         match P::deserialize(self.params) {
             Ok(arguments) => Ok(arguments),
@@ -49,16 +48,16 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// How many arguments there are, and their encoding, one after the other.
+    /// Returns the number of arguments, and their concatenated encoding.
     ///
     /// # Errors
-    /// The parameters are no array.
+    /// The parameters are not an array.
     pub fn encoded_arguments(&self) -> Result<(usize, &'a [u8]), Error> {
         self.params.elements().ok_or_else(|| Error::arguments(NO_ARRAY))
     }
 }
 
-/// Where a method writes its result: exactly one value.
+/// Writes the result of a method: exactly one value.
 pub struct ResultWriter<'a> {
     pub(super) out: &'a mut Vec<u8>,
 }
@@ -67,12 +66,12 @@ impl ResultWriter<'_> {
     /// Writes a value; structs become maps.
     ///
     /// # Errors
-    /// It cannot be encoded.
+    /// The value cannot be encoded.
     pub fn value(&mut self, value: &impl Serialize) -> Result<(), Error> {
         rmp_serde::encode::write_named(self.out, value).map_err(Error::unserializable)
     }
 
-    /// Writes a value, or a part of one, that is encoded already.
+    /// Writes an encoded value, or a part of one.
     pub fn encoded(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }

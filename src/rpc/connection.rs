@@ -1,5 +1,5 @@
-//! One client's connection: messages are cut out of the bytes, worked on, and answered in order.
-//! It must never know a socket, a clock or a thread; time comes as `expire`, the end as `drain`.
+//! The connection of one client: splits the input into messages, and answers them in order. It uses no
+//! socket, clock or thread: the caller reports time by `on_timeout`, and the drain by `drain`.
 
 use std::mem;
 use std::net::SocketAddr;
@@ -7,28 +7,30 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rmp::encode::write_uint;
 
+use super::call::{Call, ResultWriter};
 use super::error::{Error, NIL};
+use super::limits::Limits;
 use super::message::Message;
 use super::scan::{Scan, ScanError, Scanner};
-use super::{Call, Limits, ResultWriter, Rpc};
+use super::service::Rpc;
 use crate::app::{ClientInfo, Connection, ConnectionContext, Next, ReadTimeout};
 
-/// The beginning of an answer: an array of four, of which the first is the type.
+/// The start of a response: an array of four values, of which the first is the type.
 const RESPONSE: [u8; 2] = [0x94, 0x01];
 
-/// How much memory a connection may have beyond what it keeps.
+/// Maximum unused capacity of a connection's buffer, in bytes.
 const SPARE_MAX: usize = 128 << 10;
 
-/// A connection over a service. Idle, it owns no memory but its own.
+/// The RPC connection of one client. An idle connection owns no heap memory.
 pub(super) struct RpcConnection<'s> {
     rpc: &'s Rpc,
     peer: Option<SocketAddr>,
-    /// Input that could not be used yet, behind some that has been used: a part of a message, or
-    /// messages whose turn comes later.
+    /// Input that is not processed yet, after `used` processed bytes: a part of a message, or pipelined
+    /// messages.
     buffer: Vec<u8>,
     used: usize,
     scanner: Scanner,
-    /// The place of the method that was called last.
+    /// The index of the method that was called last.
     last_method: usize,
     state: ConnectionState,
     input: Input,
@@ -36,17 +38,17 @@ pub(super) struct RpcConnection<'s> {
     phase: u32,
 }
 
-/// How far the connection has come.
+/// The state of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConnectionState {
     Serving,
-    /// The worker leaves: what is there is answered, and no more.
+    /// The worker drains: messages that have arrived are answered, and no others.
     Draining,
-    /// All has been said.
+    /// The connection is about to close.
     Closed(Next),
 }
 
-/// Whether the peer may send more.
+/// Whether the client may send more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Input {
     Open,
@@ -60,20 +62,20 @@ enum ReadState {
     First,
     /// The first byte of another call.
     KeepAlive,
-    /// A call that may be on its way to a worker that leaves.
+    /// A call that may be in transit to a draining worker.
     DrainIdle,
     /// The rest of a message.
     Partial,
-    /// Nothing: calls are there, and their turn comes once the output has been sent.
+    /// Nothing: calls have arrived, and are processed after the output has been sent.
     Yielded,
 }
 
-/// Why the work has stopped.
+/// Why processing has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pause {
-    /// It cannot go on without more input. So many calls have been worked on.
+    /// It needs more input; with the number of processed calls.
     NeedsInput(usize),
-    /// There are answers enough for now.
+    /// The output or the number of calls has reached its limit.
     OutputFull,
 }
 
@@ -89,14 +91,14 @@ impl Connection for RpcConnection<'_> {
         self.process(&[], ctx)
     }
 
-    fn on_timeout(&mut self, _exchange: &mut ConnectionContext<'_>) -> Next {
+    fn on_timeout(&mut self, _ctx: &mut ConnectionContext<'_>) -> Next {
         match self.state {
             ConnectionState::Closed(next) => next,
             ConnectionState::Serving | ConnectionState::Draining => self.close(Next::Close),
         }
     }
 
-    fn drain(&mut self, _exchange: &mut ConnectionContext<'_>) -> Next {
+    fn drain(&mut self, _ctx: &mut ConnectionContext<'_>) -> Next {
         match (self.state, self.read_state) {
             (ConnectionState::Closed(next), _) => next,
             (_, ReadState::Yielded) => {
@@ -115,18 +117,24 @@ impl Connection for RpcConnection<'_> {
     fn timeout(&self) -> ReadTimeout {
         let limits = self.limits();
         match self.read_state {
-            ReadState::First => ReadTimeout::Total(self.phase, limits.first_call_timeout),
-            ReadState::KeepAlive => ReadTimeout::Total(self.phase, limits.keepalive),
-            ReadState::DrainIdle => ReadTimeout::Total(self.phase, limits.drain_idle_timeout),
+            ReadState::First => {
+                ReadTimeout::Total { phase: self.phase, limit: limits.first_call_timeout }
+            }
+            ReadState::KeepAlive => {
+                ReadTimeout::Total { phase: self.phase, limit: limits.keepalive }
+            }
+            ReadState::DrainIdle => {
+                ReadTimeout::Total { phase: self.phase, limit: limits.drain_idle_timeout }
+            }
             ReadState::Partial => ReadTimeout::Idle(limits.read_timeout),
-            // Now the peer is not waited for: how fast it reads is the caller's concern.
+            // No input is expected. The session limits how slowly the client reads.
             ReadState::Yielded => ReadTimeout::None,
         }
     }
 }
 
 impl<'s> RpcConnection<'s> {
-    /// A connection that has not made a call yet.
+    /// Creates the connection of a new client.
     pub(super) fn new(rpc: &'s Rpc, client: &ClientInfo) -> Self {
         Self {
             rpc,
@@ -146,7 +154,7 @@ impl<'s> RpcConnection<'s> {
         &self.rpc.limits
     }
 
-    /// Goes on with what is buffered and `input`, and keeps what cannot be used yet.
+    /// Processes the buffer and `input`, and stores the rest.
     fn process(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
         let pause = if self.buffer.is_empty() {
             let (used, pause) = self.process_bytes(input, ctx);
@@ -154,7 +162,8 @@ impl<'s> RpcConnection<'s> {
             pause
         } else {
             self.store(input);
-            let (bytes, start) = (mem::take(&mut self.buffer), mem::take(&mut self.used));
+            let bytes = mem::take(&mut self.buffer);
+            let start = mem::take(&mut self.used);
             let (used, pause) = self.process_bytes(&bytes[start..], ctx);
             self.keep_unread(bytes, start + used);
             pause
@@ -162,8 +171,8 @@ impl<'s> RpcConnection<'s> {
         self.next_action(pause)
     }
 
-    /// Works on as many messages as the input and the room for output allow. Returns how many
-    /// bytes are done with.
+    /// Processes as many messages as the input and the limits of the output allow. Returns the number
+    /// of processed bytes.
     fn process_bytes(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> (usize, Pause) {
         let limits = self.limits();
         let (mut used, mut calls) = (0, 0);
@@ -181,7 +190,7 @@ impl<'s> RpcConnection<'s> {
                 Ok(Some(found)) => found,
                 Ok(None) => return (used, Pause::NeedsInput(calls)),
                 Err(_) => {
-                    self.close(Next::LingeringClose); // nothing that follows could be told from it
+                    self.close(Next::LingeringClose); // the start of the next message is unknown
                     continue;
                 }
             };
@@ -191,8 +200,8 @@ impl<'s> RpcConnection<'s> {
         }
     }
 
-    /// The message that `input` begins with, and its length; none if its end is not there yet.
-    #[inline(always)] // or each message would go through memory, which costs as much as the rest
+    /// Returns the message at the start of `input`, and its length; none if it is incomplete.
+    #[inline(always)] // otherwise each message is copied through memory, which costs as much as the rest
     fn next_message<'i>(
         &mut self,
         input: &'i [u8],
@@ -209,7 +218,7 @@ impl<'s> RpcConnection<'s> {
         }
     }
 
-    /// Says what comes next, now that the work has stopped.
+    /// Returns the next action after processing has stopped.
     fn next_action(&mut self, pause: Pause) -> Next {
         let calls = match (self.state, pause) {
             (ConnectionState::Closed(next), _) => return next,
@@ -223,7 +232,7 @@ impl<'s> RpcConnection<'s> {
             return self.close(Next::Close);
         }
         match (self.state, calls, self.read_state) {
-            // What is on its way is not begun but thrown away, so that the client reads the rest.
+            // Calls in transit are not begun but discarded, so that the client can read its responses.
             (ConnectionState::Draining, 1.., _)
             | (ConnectionState::Draining, _, ReadState::Yielded) => {
                 return self.close(Next::LingeringClose);
@@ -239,10 +248,10 @@ impl<'s> RpcConnection<'s> {
         Next::Read
     }
 
-    /// Works on a call, as one unit of work.
+    /// Processes a call as one unit of work.
     fn handle_message(&mut self, message: &Message<'_>, ctx: &mut ConnectionContext<'_>) {
         ctx.begin_work(message.method);
-        let begin = ctx.out.len();
+        let start = ctx.out.len();
         if let Some(id) = message.id {
             begin_result(ctx.out, id);
         }
@@ -250,13 +259,13 @@ impl<'s> RpcConnection<'s> {
         match (message.id, result) {
             (Some(_), Ok(())) => (),
             (Some(id), Err(error)) => {
-                ctx.out.truncate(begin);
+                ctx.out.truncate(start);
                 begin_response(ctx.out, id);
                 error.write(ctx.out);
                 ctx.out.push(NIL);
             }
-            // Nobody waits to be told, not even of an error.
-            (None, _) => ctx.out.truncate(begin),
+            // A notification has no response, not even an error.
+            (None, _) => ctx.out.truncate(start),
         }
         if message.id.is_some() && self.limits().keepalive.is_zero() {
             self.close(Next::Close);
@@ -264,21 +273,21 @@ impl<'s> RpcConnection<'s> {
         ctx.end_work();
     }
 
-    /// Calls the method, which appends its result.
+    /// Runs the method, which appends its result.
     fn call(
         &mut self,
         message: &Message<'_>,
         ctx: &mut ConnectionContext<'_>,
     ) -> Result<(), Error> {
-        let Rpc { methods: service, worker, .. } = self.rpc;
-        let Some((found, method)) = service.find(message.method, self.last_method) else {
+        let Rpc { methods, worker, .. } = self.rpc;
+        let Some((index, method)) = methods.find(message.method, self.last_method) else {
             return Err(Error::unknown(message.method));
         };
-        self.last_method = found;
+        self.last_method = index;
         let (out, extender) = ctx.split();
         let call = Call { params: message.params, peer: &self.peer, worker, extender: &extender };
-        // The method is shared by all clients anyway: what a panic leaves behind in it is seen by
-        // other threads whether it is caught here or not.
+        // All clients share the method: other threads see what a panic leaves behind in it, whether
+        // the panic is caught here or not.
         catch_unwind(AssertUnwindSafe(|| method(&call, &mut ResultWriter { out })))
             .unwrap_or_else(|_| Err(Error::panicked()))
     }
@@ -296,22 +305,23 @@ impl<'s> RpcConnection<'s> {
         self.read_state = state;
     }
 
-    /// Adds input to what is kept.
+    /// Appends input to the buffer.
     fn store(&mut self, input: &[u8]) {
         if input.is_empty() {
             return;
         }
         self.buffer.drain(..mem::take(&mut self.used));
-        let (length, room) = (self.buffer.len() + input.len(), self.buffer.capacity());
-        if length > room {
-            // By doubling, yet not beyond the largest message if that is enough.
-            let wanted = length.max((room * 2).min(self.limits().message));
+        let length = self.buffer.len() + input.len();
+        let capacity = self.buffer.capacity();
+        if length > capacity {
+            // Doubles, but not beyond the maximum message size if that is enough.
+            let wanted = length.max((capacity * 2).min(self.limits().message));
             self.buffer.reserve_exact(wanted - self.buffer.len());
         }
         self.buffer.extend_from_slice(input);
     }
 
-    /// Keeps the bytes behind the first `used`, in memory of their size.
+    /// Stores the bytes after the first `used`, and frees an oversized buffer.
     fn keep_unread(&mut self, bytes: Vec<u8>, used: usize) {
         let rest = bytes.len() - used;
         if rest > 0 && bytes.capacity() > rest + SPARE_MAX {
@@ -321,14 +331,14 @@ impl<'s> RpcConnection<'s> {
         }
     }
 
-    /// Bytes of memory owned besides its own.
+    /// Returns the number of heap bytes it owns.
     #[cfg(test)]
     pub(super) fn footprint(&self) -> usize {
         self.buffer.capacity() + self.scanner.footprint()
     }
 }
 
-/// Begins the answer to a call that has not failed: its result is what comes next.
+/// Begins the response to a successful call. The result follows.
 #[inline]
 fn begin_result(out: &mut Vec<u8>, id: u32) {
     match u8::try_from(id) {
@@ -343,6 +353,6 @@ fn begin_result(out: &mut Vec<u8>, id: u32) {
 #[inline(never)]
 fn begin_response(out: &mut Vec<u8>, id: u32) {
     out.extend_from_slice(&RESPONSE);
-    // Memory takes any number.
+    // A write to a Vec cannot fail.
     let _ = write_uint(out, id.into());
 }

@@ -1,14 +1,14 @@
-//! What a caller is told when its call fails.
+//! Errors that a caller gets for a failed call.
 
 use std::borrow::Cow;
 
 use rmp::encode::write_str;
 use serde::Serialize;
 
-/// How much of a caller's own words it is told.
+/// Maximum number of characters of the method's name in an error.
 const QUOTE_CHARS: usize = 64;
 
-/// The error of an answer: a text, or any other value.
+/// The error of a call: a text, or any other value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error(Kind);
 
@@ -19,13 +19,13 @@ enum Kind {
 }
 
 impl Error {
-    /// An error that says so. The caller reads it, so it must hold no secrets.
+    /// Creates an error from a text. The caller reads it, so it must not contain secrets.
     pub fn new(text: impl Into<Cow<'static, str>>) -> Self {
         Self(Kind::Text(text.into()))
     }
 
-    /// An error that is any value, such as a number or a map. Nil, which means that there is no
-    /// error, and what cannot be encoded become a text.
+    /// Creates an error from any value, such as a number or a map. Nil, which would mean no error, and
+    /// values that cannot be encoded are replaced by a text.
     pub fn value(value: &impl Serialize) -> Self {
         match rmp_serde::to_vec_named(value) {
             Ok(encoded) if encoded != [NIL] => Self(Kind::Encoded(encoded)),
@@ -34,9 +34,9 @@ impl Error {
         }
     }
 
-    /// The caller's arguments do not fit the method.
-    pub fn arguments(why: impl std::fmt::Display) -> Self {
-        Self::new(format!("bad arguments: {why}"))
+    /// Creates the error for arguments that do not fit the method.
+    pub fn arguments(reason: impl std::fmt::Display) -> Self {
+        Self::new(format!("bad arguments: {reason}"))
     }
 
     pub(super) fn unknown(method: &[u8]) -> Self {
@@ -49,20 +49,20 @@ impl Error {
         Self::new("the method panicked")
     }
 
-    pub(super) fn unserializable(why: impl std::fmt::Display) -> Self {
-        Self::new(format!("the result cannot be sent: {why}"))
+    pub(super) fn unserializable(reason: impl std::fmt::Display) -> Self {
+        Self::new(format!("failed to encode the result: {reason}"))
     }
 
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         match &self.0 {
-            // Memory takes any text that it holds already.
+            // A write to a Vec cannot fail.
             Kind::Text(text) => drop(write_str(out, text)),
             Kind::Encoded(value) => out.extend_from_slice(value),
         }
     }
 }
 
-/// The value that stands for nothing.
+/// The encoding of nil.
 pub(super) const NIL: u8 = 0xc0;
 
 impl From<&'static str> for Error {

@@ -1,30 +1,30 @@
-//! What one client of the protocol may cost.
+//! Limits of one client connection.
 
 use std::time::Duration;
 
 use crate::app;
 
-/// What MessagePack-RPC may spend on one client. The defaults are those of the settings, as far as
-/// there is one.
+/// Limits of one MessagePack-RPC connection. If there is a setting, it provides the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest message, in bytes: 8 MiB (`limit_request_body`). A larger one ends its connection.
+    /// Maximum size of a message in bytes: 8 MiB (`limit_request_body`). A larger one closes its
+    /// connection.
     pub message: usize,
-    /// Deepest nesting of arrays and maps, of which the message itself is the first: 64. A deeper
-    /// one ends its connection.
+    /// Maximum nesting of arrays and maps, including the message itself: 64. A deeper message closes its
+    /// connection.
     pub depth: usize,
-    /// Most calls that are worked on before their answers are sent: 64. Of a client that sends
-    /// more at once, the others wait.
+    /// Maximum number of calls that run before their responses are sent: 64. Further pipelined calls
+    /// wait.
     pub max_pipelined: usize,
-    /// Output in bytes after which no call is worked on until the client has taken it: 64 KiB.
+    /// Amount of unsent output in bytes above which no further call runs: 64 KiB.
     pub max_pending_output: usize,
-    /// From the connect to the first byte of a call: 10 s (`header_timeout`).
+    /// Maximum time from the connect to the first byte of a call: 10 s (`header_timeout`).
     pub first_call_timeout: Duration,
-    /// Silence within a message: 10 s (`body_timeout`).
+    /// Maximum time between two reads of a message: 10 s (`body_timeout`).
     pub read_timeout: Duration,
-    /// Idle time between two calls: 5 s (`keepalive`). Zero closes after the first answer.
+    /// Maximum idle time between two calls: 5 s (`keepalive`). Zero closes after the first response.
     pub keepalive: Duration,
-    /// How long a worker that leaves waits for a call that may already be on its way: 100 ms.
+    /// How long a draining worker waits for a call that may already be in transit: 100 ms.
     pub drain_idle_timeout: Duration,
 }
 

@@ -1,32 +1,32 @@
-//! What a whole message means: a call that wants an answer, or one that does not.
+//! Parses a whole message: a request, or a notification.
 
 use rmp::decode::{read_array_len, read_int, read_str_len};
 
-use super::Limits;
 use super::arguments::Params;
+use super::limits::Limits;
 use super::scan::{self, ScanError};
 
 /// A request, `[0, id, method, params]`, or a notification, `[2, method, params]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Message<'a> {
-    /// The number that the answer repeats; none if no answer is wanted.
+    /// The ID that the response repeats; none for a notification.
     pub(super) id: Option<u32>,
-    /// The method's name, as it came.
+    /// The method's name.
     pub(super) method: &'a [u8],
     /// The parameters.
     pub(super) params: Params<'a>,
 }
 
 impl<'a> Message<'a> {
-    /// Understands a whole message.
+    /// Parses a whole message.
     #[inline]
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, ScanError> {
         Self::read(bytes).ok_or(ScanError::Malformed)
     }
 
-    /// Understands the message at the beginning of `bytes`, and says how long it is, if that can be
-    /// told without a search: its head is as short as it can be, and its parameters are a short
-    /// array of numbers and short texts, as in nearly all calls. None says nothing about it.
+    /// Parses the message at the start of `bytes` without a scan, and returns its length. Its head must
+    /// have the shortest encoding, and its parameters must be a short array of numbers and short
+    /// strings, as in nearly all calls. Returns none for any other message, valid or not.
     #[inline]
     pub(super) fn parse_flat(bytes: &'a [u8], limits: &Limits) -> Option<(Self, usize)> {
         let (id, at) = match *bytes {
@@ -52,7 +52,7 @@ impl<'a> Message<'a> {
         let id = match (kind, length) {
             (0, 4) => Some(read_int(&mut bytes).ok()?),
             (2, 3) => None,
-            // A server is not answered, so it reads no response.
+            // A server sends no requests, so a response is invalid.
             _ => return None,
         };
         let name = usize::try_from(read_str_len(&mut bytes).ok()?).ok()?;

@@ -1,17 +1,16 @@
-//! MessagePack-RPC for servers: methods are functions, their arguments and results whatever serde
-//! knows.
+//! MessagePack-RPC for servers: methods are functions. Their arguments and results are any types that
+//! serde supports.
 //!
-//! Requests are `[0, id, method, params]`, answers `[1, id, error, result]`, notifications
-//! `[2, method, params]`. A client may send many before it reads; they are worked on one after the
-//! other, and answered in that order. What fails in a call is told to its caller, and the
-//! connection goes on: an unknown method, wrong arguments, an error, a panic. What is no message
-//! ends its connection.
+//! Requests are `[0, id, method, params]`, responses `[1, id, error, result]`, notifications
+//! `[2, method, params]`. A client may pipeline calls: they run one after the other, and are answered
+//! in that order. If a call fails (unknown method, bad arguments, an error, a panic), its caller gets
+//! an error and the connection stays open. An invalid message closes its connection.
 //!
-//! A worker that leaves ends its side after whole answers, and has not begun the calls that it has
-//! not answered: a client that makes those again elsewhere does nothing twice. A worker that dies
-//! can promise nothing.
+//! A draining worker half-closes after whole responses, and has not begun the calls that it has not
+//! answered. A client can therefore retry those elsewhere, and no call runs twice. A worker that
+//! crashes gives no such guarantee.
 //!
-//! Pure: no room here may know of sockets, threads, clocks or the kernel.
+//! Pure: no file here uses sockets, threads, clocks or the kernel.
 
 mod arguments;
 mod call;
@@ -19,194 +18,30 @@ mod connection;
 mod error;
 mod limits;
 mod message;
+mod methods;
 mod scan;
+mod service;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
-
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use crate::app::{self, App, BootError, ClientInfo, Connection, WorkerInfo};
 
 use self::connection::RpcConnection;
-use self::scan::{Scan, Scanner};
 
 pub use self::call::{Call, ResultWriter};
 pub use self::error::Error;
 pub use self::limits::Limits;
+pub use self::methods::Methods;
+pub use self::service::Rpc;
 
-type Method = Box<dyn Fn(&Call<'_>, &mut ResultWriter<'_>) -> Result<(), Error> + Send + Sync>;
-
-/// Methods by their names. One table serves all clients of a worker, from all its threads.
-///
-/// ```
-/// use ostler::rpc::{Error, Service};
-///
-/// let service = Service::new()
-///     .method("add", |(a, b): (i64, i64)| Ok::<_, Error>(a.wrapping_add(b)))
-///     .method("root", |(x,): (f64,)| if x < 0.0 { Err("no real root") } else { Ok(x.sqrt()) })
-///     .method_with("slot", |call, ()| Ok::<_, Error>(call.place().slot));
-/// # let _ = service;
-/// ```
-#[derive(Default)]
-pub struct Methods {
-    methods: Vec<(Box<[u8]>, Method)>,
-    /// Where each of them stands.
-    indices: HashMap<Box<[u8]>, usize, BuildHasherDefault<Fnv>>,
-}
-
-impl Methods {
-    /// A service without methods.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// A function of the arguments, which are a tuple; `()` if there are none. A later method of
-    /// the same name takes its place. A panic in it is caught: the caller is told, and both the
-    /// connection and the worker go on.
-    #[must_use]
-    pub fn method<P, R, E>(
-        self,
-        name: &str,
-        method: impl Fn(P) -> Result<R, E> + Send + Sync + 'static,
-    ) -> Self
-    where
-        P: DeserializeOwned,
-        R: Serialize,
-        E: Into<Error>,
-    {
-        self.method_with(name, move |_, arguments| method(arguments))
-    }
-
-    /// As [`method`](Self::method), for a function that is also told of the call: of the worker's
-    /// place and the caller's address.
-    #[must_use]
-    pub fn method_with<P, R, E>(
-        self,
-        name: &str,
-        method: impl Fn(&Call<'_>, P) -> Result<R, E> + Send + Sync + 'static,
-    ) -> Self
-    where
-        P: DeserializeOwned,
-        R: Serialize,
-        E: Into<Error>,
-    {
-        self.insert(name, move |call, answer| match call.arguments() {
-            Ok(arguments) => match method(call, arguments) {
-                Ok(result) => answer.value(&result),
-                Err(error) => Err(error.into()),
-            },
-            Err(error) => Err(error),
-        })
-    }
-
-    /// A function that reads what it wants of the call, borrowed or encoded, and writes its result
-    /// itself. If that is not exactly one value, the caller is told of an error.
-    #[must_use]
-    pub fn raw_method(
-        self,
-        name: &str,
-        method: impl Fn(&Call<'_>, &mut ResultWriter<'_>) -> Result<(), Error> + Send + Sync + 'static,
-    ) -> Self {
-        self.insert(name, move |call, answer| {
-            let begin = answer.out.len();
-            method(call, answer)?;
-            let result = &answer.out[begin..];
-            let limits = Limits { message: usize::MAX, ..Limits::default() };
-            match Scanner::default().scan(result, &limits) {
-                Ok(Scan::Whole(length)) if length == result.len() => Ok(()),
-                _ => Err(Error::unserializable("it is not one value")),
-            }
-        })
-    }
-
-    fn insert(
-        mut self,
-        name: &str,
-        method: impl Fn(&Call<'_>, &mut ResultWriter<'_>) -> Result<(), Error> + Send + Sync + 'static,
-    ) -> Self {
-        let name: Box<[u8]> = name.as_bytes().into();
-        let entry = (name.clone(), Box::new(method) as Method);
-        match self.indices.get(&name) {
-            Some(&index) => self.methods[index] = entry,
-            None => {
-                self.indices.insert(name, self.methods.len());
-                self.methods.push(entry);
-            }
-        }
-        self
-    }
-
-    /// The method of this name, and its place. `guess` is the place to look at first: whoever has
-    /// called a method often calls it again.
-    #[inline]
-    fn find(&self, name: &[u8], guess: usize) -> Option<(usize, &Method)> {
-        if let Some((known, method)) = self.methods.get(guess)
-            && is_same(known, name)
-        {
-            return Some((guess, method));
-        }
-        let index = *self.indices.get(name)?;
-        Some((index, &self.methods[index].1))
-    }
-}
-
-/// Whether two names are the same. They are short: a loop is quicker than a call of the library.
-#[inline]
-fn is_same(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| a == b)
-}
-
-impl fmt::Debug for Methods {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.methods.iter().map(|(name, _)| String::from_utf8_lossy(name));
-        f.debug_set().entries(names).finish()
-    }
-}
-
-/// FNV-1a: fast for short names. A hash that can be foreseen harms nobody here, since only the
-/// program itself puts names into the table.
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    fn mix(&mut self, word: u64) {
-        self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3);
-    }
-}
-
-impl Hasher for Fnv {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.mix(byte.into()));
-    }
-
-    /// The length, in one step instead of eight.
-    fn write_usize(&mut self, length: usize) {
-        self.mix(length as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-/// An [`App`] out of a name and a function that makes the service, once in each worker.
+/// Creates an [`App`] from a name and a function that creates the methods, once in each worker.
 ///
 /// ```no_run
-/// use ostler::rpc::{self, Error, Service};
+/// use ostler::rpc::{self, Error, Methods};
 ///
-/// let app = rpc::app("sums", |_place| {
-///     Ok(Service::new().method("double", |(x,): (i64,)| Ok::<_, Error>(x.wrapping_mul(2))))
+/// let app = rpc::app("sums", |_worker| {
+///     Ok(Methods::new().method("double", |(x,): (i64,)| Ok::<_, Error>(x.wrapping_mul(2))))
 /// });
 /// # let _ = ostler::app::App::name(&app);
 /// ```
@@ -217,8 +52,8 @@ where
     RpcApp { name: name.to_owned(), boot }
 }
 
-/// What [`app()`] makes. It takes no options; an app that does implements [`App`] itself and boots
-/// an [`Rpc`].
+/// The app that [`app()`] creates. It takes no options. For an app with options, implement [`App`] and
+/// return an [`Rpc`] from [`App::boot`].
 #[derive(Clone, Debug)]
 pub struct RpcApp<F> {
     name: String,
@@ -235,31 +70,6 @@ where
 
     fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn app::Service>, BootError> {
         Ok(Box::new(Rpc::new((self.boot)(worker)?, worker)))
-    }
-}
-
-/// An [`app::Service`] that speaks MessagePack-RPC and hands each call to its method.
-///
-/// A connection is kept for further calls under every worker class, as the protocol has no word
-/// for its end. So a worker of the class `sync` serves one client until that has left, or has made
-/// no call for the time of `keepalive`.
-#[derive(Debug)]
-pub struct Rpc {
-    methods: Methods,
-    worker: WorkerInfo,
-    limits: Limits,
-}
-
-impl Rpc {
-    /// A service in its place, within the limits that hold there.
-    pub fn new(methods: Methods, worker: &WorkerInfo) -> Self {
-        Self { methods, worker: worker.clone(), limits: worker.limits.into() }
-    }
-
-    /// The same within other limits.
-    #[must_use]
-    pub fn with_limits(self, limits: Limits) -> Self {
-        Self { limits, ..self }
     }
 }
 

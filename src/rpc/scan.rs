@@ -1,17 +1,17 @@
-//! Finds the end of a message in bytes that may stop anywhere. It looks at each byte once, however
-//! often it is called, and must never know what a message means.
+//! Finds the end of a message in incomplete input. It reads each byte once, over any number of calls.
+//! Independent of the message's content.
 
-use super::Limits;
+use super::limits::Limits;
 
-/// Where the search for a message's end stands.
+/// Scans for the end of a message.
 #[derive(Debug)]
 pub(super) struct Scanner {
-    /// Where the next value begins, seen from the beginning of the message.
+    /// Offset of the next value in the message.
     at: usize,
-    /// How many values the innermost open array or map still misses; the message itself is the
-    /// only one outside all of them.
+    /// Number of missing values of the innermost open array or map. Outside all of them, it is 1 for
+    /// the message itself.
     missing: usize,
-    /// The same for those around it, the innermost last.
+    /// The same for the enclosing arrays and maps, the innermost last.
     outer: Vec<usize>,
 }
 
@@ -21,37 +21,37 @@ impl Default for Scanner {
     }
 }
 
-/// What the search has come to.
+/// The result of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scan {
-    /// The message has so many bytes.
+    /// The length of the message.
     Whole(usize),
-    /// Its end is not there yet.
+    /// The end has not arrived yet.
     Partial,
 }
 
-/// Why a connection is given up.
+/// Why a message is rejected and its connection closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScanError {
-    /// No MessagePack, or none that is a call.
+    /// Not MessagePack, or not a call.
     Malformed,
-    /// More bytes than a message may have, or more than it could have.
+    /// Larger than the limit, or certain to become so.
     TooLong,
-    /// More levels than a message may have.
+    /// Nested deeper than the limit.
     TooDeep,
 }
 
 /// The first bytes of a value.
 struct Head {
-    /// Their number, and that of the bytes that follow them and are no values.
+    /// Their number, plus the number of following bytes that are not values.
     length: usize,
-    /// The number of values that follow.
+    /// The number of following values.
     values: usize,
 }
 
 impl Scanner {
-    /// Goes on with a message, of which `bytes` are all that have come so far. After its end the
-    /// next message may begin.
+    /// Continues the scan of a message, of which `bytes` is everything that has arrived. After its end,
+    /// call it for the next message.
     pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Scan, ScanError> {
         let (mut at, mut missing) = (self.at, self.missing);
         let scan = loop {
@@ -76,7 +76,7 @@ impl Scanner {
                 continue;
             }
             missing -= 1;
-            // Perhaps those around it are whole now, too.
+            // The enclosing arrays and maps may be complete now, too.
             while missing == 0
                 && let Some(outer) = self.outer.pop()
             {
@@ -91,24 +91,24 @@ impl Scanner {
         Ok(scan)
     }
 
-    /// Whether it is between two messages.
+    /// Returns whether it is between two messages.
     pub(super) fn is_idle(&self) -> bool {
         self.at == 0
     }
 
-    /// Frees its memory, between two messages.
+    /// Frees its memory. Call it between two messages.
     pub(super) fn reset(&mut self) {
         self.outer = Vec::new();
     }
 
-    /// Bytes of memory owned besides its own.
+    /// Returns the number of heap bytes it owns.
     #[cfg(test)]
     pub(super) fn footprint(&self) -> usize {
         self.outer.capacity() * size_of::<usize>()
     }
 }
 
-/// How long a value is whose marker says all about that; 0 for the others.
+/// The length of each value whose marker determines it; 0 for other markers.
 const FIXED: [u8; 256] = {
     let mut lengths = [0; 256];
     let mut marker = 0;
@@ -120,7 +120,7 @@ const FIXED: [u8; 256] = {
             0xcd | 0xd1 => 3,
             0xca | 0xce | 0xd2 => 5,
             0xcb | 0xcf | 0xd3 => 9,
-            // Short texts.
+            // Short strings.
             0xa0..=0xbf => 1 + (marker & 0x1f) as u8,
             // Extensions of 1, 2, 4, 8 and 16 bytes, with their type.
             0xd4..=0xd8 => 2 + (1 << (marker - 0xd4)),
@@ -131,8 +131,8 @@ const FIXED: [u8; 256] = {
     lengths
 };
 
-/// The length of the short array of short values that `bytes` begin with; none if they begin with
-/// something else, or if it is not all there.
+/// Returns the length of the short array of short values at the start of `bytes`; none for anything
+/// else, or if it is incomplete.
 #[inline]
 pub(super) fn flat_array(bytes: &[u8]) -> Option<usize> {
     let count = bytes.first().filter(|marker| **marker & 0xf0 == 0x90)? & 0x0f;
@@ -143,9 +143,9 @@ pub(super) fn flat_array(bytes: &[u8]) -> Option<usize> {
     (at <= bytes.len()).then_some(at)
 }
 
-/// How long the short value is that `bytes` begin with, all there or not; none if they begin with
-/// something else. A small number is told by a branch, which is foreseen: what follows need not wait
-/// for the table.
+/// Returns the length of the short value at the start of `bytes`, complete or not; none for anything
+/// else. A small number takes a branch, which is predicted, so the next step need not wait for the
+/// table.
 #[inline]
 pub(super) fn short_value(bytes: &[u8]) -> Option<usize> {
     let marker = *bytes.first()?;
@@ -159,7 +159,7 @@ pub(super) fn short_value(bytes: &[u8]) -> Option<usize> {
 }
 
 impl Head {
-    /// The head that `bytes` begin with; none if it is not all there.
+    /// Reads the head at the start of `bytes`; none if it is incomplete.
     #[inline(always)]
     fn read(bytes: &[u8]) -> Result<Option<Self>, ScanError> {
         let Some(&marker) = bytes.first() else {
@@ -173,31 +173,31 @@ impl Head {
         match marker {
             0x80..=0x8f => Ok(Some(Self { length: 1, values: 2 * low })),
             0x90..=0x9f => Ok(Some(Self { length: 1, values: low })),
-            // Lengths in one, two and four bytes: bytes, extensions with their type, text.
+            // Lengths in one, two and four bytes: bytes, extensions with their type, strings.
             0xc4..=0xc6 => Ok(Self::counted(bytes, marker - 0xc4, 0)),
             0xc7..=0xc9 => Ok(Self::counted(bytes, marker - 0xc7, 1)),
             0xd9..=0xdb => Ok(Self::counted(bytes, marker - 0xd9, 0)),
-            // Arrays and maps, whose counts have two or four bytes.
+            // Arrays and maps, with counts of two or four bytes.
             0xdc | 0xdd => Ok(Self::container(bytes, marker - 0xdc + 1, 1)),
             0xde | 0xdf => Ok(Self::container(bytes, marker - 0xde + 1, 2)),
             _ => Err(ScanError::Malformed),
         }
     }
 
-    /// A value with a length in 2^`power` bytes, and `more` bytes than that says.
+    /// Returns the head of a value with a length in 2^`power` bytes, and `more` bytes beyond that length.
     fn counted(bytes: &[u8], power: u8, more: usize) -> Option<Self> {
         let (count, width) = count(bytes, power)?;
         Some(Self { length: (1 + width + more).saturating_add(count), values: 0 })
     }
 
-    /// An array or a map with a count in 2^`power` bytes, and so many values for each.
+    /// Returns the head of an array or map with a count in 2^`power` bytes, and `each` values per entry.
     fn container(bytes: &[u8], power: u8, each: usize) -> Option<Self> {
         let (count, width) = count(bytes, power)?;
         Some(Self { length: 1 + width, values: count.saturating_mul(each) })
     }
 }
 
-/// The number behind the marker, in 2^`power` bytes, and how many bytes that is.
+/// Returns the number after the marker, in 2^`power` bytes, and its width in bytes.
 fn count(bytes: &[u8], power: u8) -> Option<(usize, usize)> {
     let width = 1 << power;
     let digits = bytes.get(1..1 + width)?;

@@ -1,6 +1,6 @@
-//! A client for tests, which feeds a connection as the runtime would, and the behaviours that show
-//! on one connection. `arguments` compares two ways of reading, `scanning` has the tables of what is no message, `time` what happens when a
-//! client is slow or the worker leaves, `cuts` the property.
+//! A test client that feeds a connection as the runtime does, and tests of one connection. `arguments`
+//! compares two deserializers, `scanning` has tables of invalid messages, `time` tests timeouts and
+//! drains, `cuts` tests that the responses do not depend on how the input is split.
 
 mod arguments;
 mod cuts;
@@ -11,23 +11,23 @@ use std::fmt::{self, Debug};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::arguments::Params;
 use super::*;
 use crate::app::{ConnectionContext, Next, Options, ReadTimeout, WorkReporter};
 
-/// Counts units of work and keeps their labels.
+/// Counts units of work, and stores their labels and extensions.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Recorder {
     units: Vec<String>,
     ended: usize,
-    asked: Duration,
+    extended: Duration,
 }
 
 impl WorkReporter for Recorder {
     fn extend_deadline(&mut self, time: Duration) {
-        self.asked += time;
+        self.extended += time;
     }
 
     fn begin_work(&mut self, label: &[u8]) {
@@ -56,40 +56,40 @@ fn worker_info() -> WorkerInfo {
     }
 }
 
-/// Methods that do all that a method can do.
-fn service() -> Methods {
+/// Methods with every kind of result.
+fn methods() -> Methods {
     Methods::new()
         .method("add", |(a, b): (i64, i64)| Ok::<_, Error>(a + b))
         .method("none", |()| Ok::<_, Error>(()))
         .method("fail", |(why,): (String,)| Err::<(), _>(why))
         .method("code", |(code,): (u16,)| Err::<(), _>(Error::value(&(code, "broken"))))
         .method("nil", |()| Err::<(), _>(Error::value(&())))
-        .method("panic", |()| -> Result<(), Error> { panic!("asked for") })
-        .method("stuffed", |(size,): (usize,)| Ok::<_, Error>("x".repeat(size)))
-        .method("stuck", |()| Ok::<_, Error>(Unsendable))
+        .method("panic", |()| -> Result<(), Error> { panic!("requested") })
+        .method("large", |(size,): (usize,)| Ok::<_, Error>("x".repeat(size)))
+        .method("unserializable", |()| Ok::<_, Error>(Unserializable))
         .method_with("slot", |call, ()| Ok::<_, Error>(call.worker().slot))
         .method_with("peer", |call, ()| Ok::<_, Error>(call.peer().is_some()))
-        .raw_method("length", |call, answer| {
+        .raw_method("length", |call, writer| {
             let (text,): (&str,) = call.arguments()?;
-            answer.value(&text.len())
+            writer.value(&text.len())
         })
-        .raw_method("echo", |call, answer| {
-            answer.encoded(call.encoded_arguments()?.1);
+        .raw_method("echo", |call, writer| {
+            writer.encoded(call.encoded_arguments()?.1);
             Ok(())
         })
         .raw_method("nothing", |_, _| Ok(()))
 }
 
-struct Unsendable;
+struct Unserializable;
 
-impl Serialize for Unsendable {
+impl Serialize for Unserializable {
     fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
         Err(serde::ser::Error::custom("no form"))
     }
 }
 
 fn rpc() -> Rpc {
-    Rpc::new(service(), &worker_info())
+    Rpc::new(methods(), &worker_info())
 }
 
 fn request(id: u32, method: &str, params: impl Serialize) -> Vec<u8> {
@@ -100,7 +100,7 @@ fn notification(method: &str, params: impl Serialize) -> Vec<u8> {
     rmp_serde::to_vec(&(2, method, params)).unwrap()
 }
 
-/// A client of one connection. It reads all output at once, as a fast peer does.
+/// A client of one connection. It reads all output at once, as a fast client does.
 struct Client<'s> {
     connection: RpcConnection<'s>,
     recorder: Recorder,
@@ -123,14 +123,14 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// One call, and as many `proceed` as it asks for.
+    /// Makes a call, and then calls `resume` as often as requested.
     fn call(
         &mut self,
         act: impl FnOnce(&mut RpcConnection<'s>, &mut ConnectionContext<'_>) -> Next,
     ) -> Next {
         self.call_once(act);
         while self.next == Next::Continue {
-            self.call_once(|connection, exchange| connection.resume(exchange));
+            self.call_once(|connection, ctx| connection.resume(ctx));
         }
         self.next
     }
@@ -147,7 +147,7 @@ impl<'s> Client<'s> {
     }
 
     fn send(&mut self, input: impl AsRef<[u8]>) -> Next {
-        self.call(|connection, exchange| connection.receive(input.as_ref(), exchange))
+        self.call(|connection, ctx| connection.receive(input.as_ref(), ctx))
     }
 
     fn finish(&mut self) -> Next {
@@ -155,16 +155,16 @@ impl<'s> Client<'s> {
     }
 
     fn drain(&mut self) -> Next {
-        self.call(|connection, exchange| connection.drain(exchange))
+        self.call(|connection, ctx| connection.drain(ctx))
     }
 
-    fn expire(&mut self) -> Next {
-        self.call(|connection, exchange| connection.on_timeout(exchange))
+    fn time_out(&mut self) -> Next {
+        self.call(|connection, ctx| connection.on_timeout(ctx))
     }
 
-    /// The next answer: its number, its error and its result.
+    /// Takes the next response: its ID, its error and its result.
     #[track_caller]
-    fn answer<E: DeserializeOwned, R: DeserializeOwned>(&mut self) -> (u32, E, R) {
+    fn response<E: DeserializeOwned, R: DeserializeOwned>(&mut self) -> (u32, E, R) {
         let mut input = self.output.as_slice();
         let mut decoder = rmp_serde::Deserializer::new(&mut input);
         let (kind, id, error, result): (u8, _, _, _) =
@@ -175,16 +175,16 @@ impl<'s> Client<'s> {
         (id, error, result)
     }
 
-    /// The next answer, which is a good one.
+    /// Expects that the next response is this result.
     #[track_caller]
     fn expect<R: DeserializeOwned + PartialEq + Debug>(&mut self, id: u32, result: R) {
-        assert_eq!(self.answer::<(), R>(), (id, (), result));
+        assert_eq!(self.response::<(), R>(), (id, (), result));
     }
 
-    /// The text of the next answer, which is an error.
+    /// Takes the text of the next response, which must be an error.
     #[track_caller]
     fn error(&mut self, id: u32) -> String {
-        let (found, error, ()) = self.answer();
+        let (found, error, ()) = self.response();
         assert_eq!(found, id);
         error
     }
@@ -198,7 +198,7 @@ fn consecutive_calls_are_answered() {
         assert_eq!(client.send(request(id, "add", (sum - 1, 1))), Next::Read);
         client.expect(id, sum);
     }
-    assert_eq!(client.send(request(1, "none", ())), Next::Read, "nil is no array");
+    assert_eq!(client.send(request(1, "none", ())), Next::Read, "nil is not an array");
     assert!(client.error(1).starts_with("bad arguments: "));
     client.send(request(1, "none", [0; 0]));
     client.expect(1, ());
@@ -225,7 +225,7 @@ fn failed_call_returns_error_and_connection_stays_open() {
         client.send(request(1, "add", (1, 2)));
         client.expect(1, 3);
     };
-    expect(request(9, "nobody", (1,)), "unknown method \"nobody\"");
+    expect(request(9, "missing", (1,)), "unknown method \"missing\"");
     expect(request(9, &"x".repeat(999), (1,)), &format!("unknown method \"{}\"", "x".repeat(64)));
     expect(request(9, "", (1,)), "unknown method \"\"");
     expect(request(9, "add", ("1", 2)), "invalid type: string \"1\", expected i64");
@@ -236,32 +236,35 @@ fn failed_call_returns_error_and_connection_stays_open() {
     expect(request(9, "fail", ("my reason",)), "my reason");
     expect(request(9, "nil", [0; 0]), "the method failed");
     expect(request(9, "panic", [0; 0]), "the method panicked");
-    expect(request(9, "stuck", [0; 0]), "the result cannot be sent: no form");
-    expect(request(9, "nothing", [0; 0]), "the result cannot be sent: it is not one value");
-    expect(request(9, "echo", (1, 2)), "the result cannot be sent: it is not one value");
+    expect(request(9, "unserializable", [0; 0]), "failed to encode the result: no form");
+    expect(
+        request(9, "nothing", [0; 0]),
+        "failed to encode the result: it is not exactly one value",
+    );
+    expect(request(9, "echo", (1, 2)), "failed to encode the result: it is not exactly one value");
     client.send(request(2, "code", (404,)));
-    assert_eq!(client.answer(), (2, (404, "broken".to_owned()), ()));
+    assert_eq!(client.response(), (2, (404, "broken".to_owned()), ()));
 }
 
 #[test]
-fn notifications_are_units_of_work_without_an_answer() {
+fn notification_is_a_unit_of_work_without_response() {
     let rpc = rpc();
     let mut client = Client::new(&rpc);
     for (method, params) in
-        [("add", vec![1, 2]), ("panic", vec![]), ("who", vec![]), ("add", vec![])]
+        [("add", vec![1, 2]), ("panic", vec![]), ("missing", vec![]), ("add", vec![])]
     {
         assert_eq!(client.send(notification(method, params)), Next::Read);
     }
     assert!(client.output.is_empty());
-    assert_eq!(client.recorder.units, ["add", "panic", "who", "add"]);
+    assert_eq!(client.recorder.units, ["add", "panic", "missing", "add"]);
     client.send([notification("add", (1, 2)), request(1, "add", (1, 2))].concat());
     client.expect(1, 3);
 }
 
 #[test]
-fn any_value_is_echoed_as_it_came() {
+fn echo_returns_the_encoding_of_any_value() {
     let rpc = rpc();
-    // Numbers in forms that nobody would choose, extensions, text that is none, maps of maps.
+    // Numbers in unusual encodings, extensions, invalid UTF-8, maps of maps.
     let values: [&[u8]; 8] = [
         b"\xcf\0\0\0\0\0\0\0\x01",
         b"\xd3\xff\xff\xff\xff\xff\xff\xff\xff",
@@ -280,7 +283,7 @@ fn any_value_is_echoed_as_it_came() {
 }
 
 #[test]
-fn numbers_may_come_in_any_form() {
+fn numbers_may_have_any_encoding() {
     let rpc = rpc();
     let mut client = Client::new(&rpc);
     let input = b"\xdd\0\0\0\x04\xd3\0\0\0\0\0\0\0\0\xcf\0\0\0\0\xff\xff\xff\xff\xdb\0\0\0\x03add\
@@ -290,7 +293,7 @@ fn numbers_may_come_in_any_form() {
 }
 
 #[test]
-fn pipelined_calls_are_answered_in_order_and_output_is_bounded() {
+fn pipelined_calls_in_order_with_bounded_output() {
     let rpc = rpc();
     let mut client = Client::new(&rpc);
     let input: Vec<u8> = (0..5000).flat_map(|id| request(id, "add", (id, 1))).collect();
@@ -299,7 +302,7 @@ fn pipelined_calls_are_answered_in_order_and_output_is_bounded() {
     for id in 0..5000 {
         client.expect(id, id + 1);
     }
-    let input: Vec<u8> = (0..64).flat_map(|id| request(id, "stuffed", (30_000,))).collect();
+    let input: Vec<u8> = (0..64).flat_map(|id| request(id, "large", (30_000,))).collect();
     assert_eq!(client.send(&input), Next::Read);
     assert!(client.largest < 3 * 30_050, "{}", client.largest);
     for id in 0..64 {
@@ -309,7 +312,7 @@ fn pipelined_calls_are_answered_in_order_and_output_is_bounded() {
 }
 
 #[test]
-fn a_large_message_costs_about_its_size() {
+fn large_message_needs_memory_of_about_its_size() {
     let rpc = rpc();
     let mut client = Client::new(&rpc);
     let message = request(1, "length", ("x".repeat(1_000_000),));
@@ -319,7 +322,7 @@ fn a_large_message_costs_about_its_size() {
     }
     client.expect(1, 1_000_000);
     assert_eq!(client.connection.footprint(), 0);
-    // What follows it does not keep its memory.
+    // The next message does not keep its buffer.
     client.send(&message[..1000]);
     client.send([&message[1000..], b"\x94"].concat());
     client.expect(1, 1_000_000);
@@ -327,7 +330,7 @@ fn a_large_message_costs_about_its_size() {
 }
 
 #[test]
-fn arguments_of_any_shape_are_read() {
+fn arguments_reads_values_of_any_type() {
     #[derive(Debug, PartialEq)]
     struct Wrapped((u8, u8));
 
@@ -341,10 +344,10 @@ fn arguments_of_any_shape_are_read() {
     let mut recorder = Recorder::default();
     let mut out = Vec::new();
     let mut ctx = ConnectionContext::new(&mut out, &mut recorder);
-    let (_, allowance) = ctx.split();
+    let (_, extender) = ctx.split();
     let call = |bytes| {
         let params = Params { bytes, flat: false };
-        Call { params, peer: &None, worker: &worker, extender: &allowance }
+        Call { params, peer: &None, worker: &worker, extender: &extender }
     };
     assert_eq!(call(b"\x92\x01\x02").arguments(), Ok((1, 2)));
     assert_eq!(call(b"\x92\x01\x02").arguments(), Ok(vec![1, 2]));
@@ -358,25 +361,25 @@ fn arguments_of_any_shape_are_read() {
 }
 
 #[test]
-fn a_method_asks_for_more_time() {
+fn extend_deadline_reaches_the_reporter() {
     let hour = Duration::from_secs(3600);
-    let service = Methods::new().method_with("report", move |call, ()| {
+    let methods = Methods::new().method_with("report", move |call, ()| {
         call.extend_deadline(hour);
         call.extend_deadline(hour);
         Ok::<_, Error>(())
     });
-    let rpc = Rpc::new(service, &worker_info());
+    let rpc = Rpc::new(methods, &worker_info());
     let mut client = Client::new(&rpc);
     client.send(request(1, "report", [0; 0]));
     client.expect(1, ());
-    assert_eq!(client.recorder.asked, 2 * hour);
+    assert_eq!(client.recorder.extended, 2 * hour);
 }
 
 #[test]
 fn app_boots_methods_with_its_limits() {
-    let app = app("sums", |place| {
-        assert_eq!(place.slot, 3);
-        Ok(service())
+    let app = app("sums", |worker| {
+        assert_eq!(worker.slot, 3);
+        Ok(methods())
     });
     assert_eq!(app.name(), "sums");
     let mut worker = worker_info();

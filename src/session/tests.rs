@@ -1,5 +1,5 @@
-//! A connection that answers from a script, and a client made of an invented clock. `property` has
-//! what holds for any connection and any client.
+//! A connection with scripted replies, and a client with a simulated clock. `property` tests any
+//! connection with any client.
 
 mod buffers;
 mod deadlines;
@@ -18,14 +18,14 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(7);
 
-/// What a connection does when it is asked.
+/// The reply of a scripted connection to one call.
 #[derive(Clone, Debug)]
 enum ScriptedReply {
     Output(&'static str, Next),
     Panic(&'static str),
 }
 
-/// What a connection has been asked, what it will answer, and how patient it is.
+/// The calls of a connection so far, its future replies, and its timeout.
 struct Script {
     calls: Vec<String>,
     replies: VecDeque<ScriptedReply>,
@@ -49,29 +49,29 @@ impl ScriptedConnection {
             }
             ScriptedReply::Panic(text) => {
                 context.out.extend_from_slice(text.as_bytes());
-                panic!("asked for");
+                panic!("requested");
             }
         }
     }
 }
 
 impl Connection for ScriptedConnection {
-    fn receive(&mut self, input: &[u8], exchange: &mut ConnectionContext<'_>) -> Next {
-        assert!(exchange.out.is_empty(), "output waits");
-        self.reply(format!("receive {}", input.escape_ascii()), exchange)
+    fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
+        assert!(ctx.out.is_empty(), "output waits");
+        self.reply(format!("receive {}", input.escape_ascii()), ctx)
     }
 
-    fn resume(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
-        assert!(exchange.out.is_empty(), "output waits");
-        self.reply("proceed".to_owned(), exchange)
+    fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        assert!(ctx.out.is_empty(), "output waits");
+        self.reply("resume".to_owned(), ctx)
     }
 
-    fn on_timeout(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
-        self.reply("expire".to_owned(), exchange)
+    fn on_timeout(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        self.reply("on_timeout".to_owned(), ctx)
     }
 
-    fn drain(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
-        self.reply("drain".to_owned(), exchange)
+    fn drain(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        self.reply("drain".to_owned(), ctx)
     }
 
     fn timeout(&self) -> ReadTimeout {
@@ -79,7 +79,7 @@ impl Connection for ScriptedConnection {
     }
 }
 
-/// Keeps what it is told, and insists that connections run one at a time.
+/// Records its calls, and asserts that connections run one at a time.
 #[derive(Default)]
 struct RecordingReporter {
     recorded: Vec<String>,
@@ -139,8 +139,8 @@ impl Client {
     }
 
     fn add_replies(&self, replies: &[(&'static str, Next)]) {
-        let answers = replies.iter().map(|(text, next)| ScriptedReply::Output(text, *next));
-        self.script.lock().unwrap().replies.extend(answers);
+        let replies = replies.iter().map(|(text, next)| ScriptedReply::Output(text, *next));
+        self.script.lock().unwrap().replies.extend(replies);
     }
 
     fn add_panic(&self, after: &'static str) {
@@ -175,7 +175,7 @@ impl Client {
         self.check_invariants();
     }
 
-    /// What holds between two calls.
+    /// Asserts what holds between two calls.
     fn check_invariants(&self) {
         assert_eq!(self.reporter.depth, 0);
         assert!(self.spare.is_empty());
@@ -199,7 +199,7 @@ impl Client {
         self.script.lock().unwrap().calls.clone()
     }
 
-    /// How long until the deadline.
+    /// Returns the time until the deadline.
     fn time_left(&self) -> Option<Duration> {
         self.session.deadline().map(|deadline| deadline.duration_since(self.now))
     }
@@ -222,7 +222,7 @@ fn output_is_sent_before_the_next_call() {
     assert_eq!((client.wants(), client.unsent()), (Wants::Write, "llo"));
     assert_eq!(client.calls(), ["receive hi"]);
     client.send(3);
-    assert_eq!(client.calls(), ["receive hi", "proceed"]);
+    assert_eq!(client.calls(), ["receive hi", "resume"]);
     assert_eq!((client.wants(), client.unsent()), (Wants::Read, ""));
 }
 
@@ -232,7 +232,7 @@ fn continue_repeats_until_output_or_read() {
         [("", Next::Continue), ("", Next::Continue), ("a", Next::Continue), ("", Next::Read)];
     let mut client = Client::with_replies(&more);
     client.receive("x");
-    assert_eq!(client.calls(), ["receive x", "proceed", "proceed"]);
+    assert_eq!(client.calls(), ["receive x", "resume", "resume"]);
     assert_eq!(client.unsent(), "a");
     client.send(1);
     assert_eq!(client.calls().len(), 4);
@@ -293,7 +293,7 @@ fn half_closed_client_receives_all_output() {
     assert_eq!(client.unsent(), "b");
     client.send(1);
     assert_eq!(client.wants(), Wants::Closed);
-    assert_eq!(client.calls(), ["receive ", "proceed"]);
+    assert_eq!(client.calls(), ["receive ", "resume"]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! A client of HTTP/1.1 over a bare socket. The black-box tests of the house use this file too, and
-//! teach it to misbehave.
+//! An HTTP/1.1 client over a plain socket. The black-box tests of the crate use this file too, and
+//! extend it by misbehaviour.
 
 use std::io::{self, Error, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,18 +10,18 @@ use super::DEADLINE;
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(super) stream: TcpStream,
-    /// What has been received and not yet understood.
+    /// Received bytes that are not parsed yet.
     pub(super) input: Vec<u8>,
 }
 
-/// The head of an answer.
+/// The head of a response.
 #[derive(Clone, Debug)]
 pub(crate) struct Head {
     pub(crate) status: u16,
     fields: Vec<(String, String)>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) head: Head,
@@ -42,22 +42,22 @@ impl Client {
         Ok(Self { stream, input: Vec::new() })
     }
 
-    /// Sends bytes to a server that may no longer want them.
+    /// Sends bytes; fails if the server has closed the connection.
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref())
     }
 
-    /// Begins a GET that leaves the connection open.
+    /// Sends a GET request that keeps the connection open.
     pub(crate) fn try_ask(&mut self, path: &str) -> io::Result<()> {
         self.try_send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
     }
 
-    /// Begins a GET, and asks the server to close after its answer.
+    /// Sends a GET request with `Connection: close`.
     pub(crate) fn try_ask_last(&mut self, path: &str) -> io::Result<()> {
         self.try_send(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"))
     }
 
-    /// The next answer, body and all, if it comes.
+    /// Reads the next response with its body.
     pub(crate) fn try_answer(&mut self) -> io::Result<Answer> {
         let head = self.try_head()?;
         let mut body = Vec::new();
@@ -65,7 +65,7 @@ impl Client {
         Ok(Answer { head, body })
     }
 
-    /// The next head, if it comes.
+    /// Reads the next head.
     pub(crate) fn try_head(&mut self) -> io::Result<Head> {
         let end = loop {
             if let Some(at) = find(&self.input, b"\r\n\r\n") {
@@ -78,7 +78,7 @@ impl Client {
         Head::parse(&text).ok_or_else(|| Error::new(ErrorKind::InvalidData, text))
     }
 
-    /// The body that belongs to a head, handed over in pieces as they come.
+    /// Reads the body that belongs to a head, and passes the pieces to `sink` as they arrive.
     pub(crate) fn try_body(&mut self, head: &Head, mut sink: impl FnMut(&[u8])) -> io::Result<()> {
         if head.status / 100 == 1 || head.status == 204 || head.status == 304 {
             return Ok(());
@@ -137,7 +137,7 @@ impl Client {
         Ok(())
     }
 
-    /// Waits for more input; the end of it is an error.
+    /// Reads more input; the end of the input is an error.
     pub(super) fn fill(&mut self) -> io::Result<()> {
         let mut piece = [0; 16 << 10];
         match self.stream.read(&mut piece) {
@@ -166,20 +166,20 @@ impl Head {
         Some(Self { status, fields })
     }
 
-    /// The value of a field, by its name in lower case.
+    /// Returns the value of a field, by its name in lower case.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let field = self.fields.iter().find(|(field, _)| field == name)?;
         Some(&field.1)
     }
 
-    /// Whether the server means to close.
+    /// Returns whether the server announces that it closes the connection.
     pub(crate) fn closes(&self) -> bool {
         self.get("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 }
 
 impl Answer {
-    /// The status code.
+    /// Returns the status code.
     pub(crate) fn status(&self) -> u16 {
         self.head.status
     }

@@ -1,4 +1,4 @@
-//! Work for a class that serves HTTP.
+//! The workload for classes that serve HTTP.
 
 use std::any::Any;
 use std::io;
@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use super::client::{Answer, Client};
 use super::workload::{Done, PendingWork, RepeatClient, ServerInfo, Task, Workload};
 
-/// How long a slow request is left alone after it has been sent. By then a worker has it nearly
-/// always; if not, it waits in a queue that must be emptied, so that it is answered all the same.
-const TAKEN_AFTER: Duration = Duration::from_millis(250);
+/// How long `begin` waits after it has sent a slow request. By then a worker has nearly always
+/// accepted it; if not, it is in an accept queue that the drain must empty, so it is answered too.
+const ACCEPT_WAIT: Duration = Duration::from_millis(250);
 
-/// A client that has been held up for so long may find its idle connection closed, and asks again.
+/// After an idle time of this length, the server may have closed the connection: the client retries.
 const KEEPALIVE_RACE_MIN: Duration = Duration::from_millis(50);
 
-/// GET requests to three paths of the program. They must be answered with 200; if the answer to the
-/// quick one is a number, it is the process that has answered.
+/// GET requests to three paths of the program, with the expected status 200. If the body of the quick
+/// response is a number, it is the ID of the process that answered.
 #[derive(Clone, Debug)]
 pub struct Http {
     quick: String,
@@ -33,26 +33,26 @@ impl Default for Http {
 }
 
 impl Http {
-    /// The paths of the built-in app `demo`: `/pid`, `/sleep?ms={ms}`, `/hang`.
+    /// Uses the paths of the built-in app `demo`: `/pid`, `/sleep?ms={ms}`, `/hang`.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A path that is answered at once.
+    /// Sets a path that is answered at once.
     #[must_use]
     pub fn quick(mut self, path: impl Into<String>) -> Self {
         self.quick = path.into();
         self
     }
 
-    /// A path that is answered after so many milliseconds as are put in the place of `{ms}`.
+    /// Sets a path that is answered after a delay. `{ms}` is replaced by the delay in milliseconds.
     #[must_use]
     pub fn slow(mut self, path: impl Into<String>) -> Self {
         self.slow = path.into();
         self
     }
 
-    /// A path whose handler holds its thread for good.
+    /// Sets a path whose handler blocks its thread forever.
     #[must_use]
     pub fn hang(mut self, path: impl Into<String>) -> Self {
         self.hang = path.into();
@@ -80,9 +80,9 @@ impl Workload for Http {
             client.try_ask_last(&path)?;
             Ok::<_, io::Error>(client)
         };
-        let client = begin().map_err(|error| format!("GET {path} cannot be sent: {error}"))?;
+        let client = begin().map_err(|error| format!("failed to send GET {path}: {error}"))?;
         if task != Task::Quick {
-            thread::sleep(TAKEN_AFTER);
+            thread::sleep(ACCEPT_WAIT);
         }
         Ok(Box::new(Request { client, path }))
     }
@@ -90,11 +90,11 @@ impl Workload for Http {
     fn describe(&self, task: Task) -> String {
         let path = self.path(task);
         match task {
-            Task::Quick => format!("GET {path}, to be answered with 200 at once"),
+            Task::Quick => format!("GET {path}; expected: status 200 at once"),
             Task::Slow(time) => {
-                format!("GET {path}, to be answered with 200 after {} ms", time.as_millis())
+                format!("GET {path}; expected: status 200 after {} ms", time.as_millis())
             }
-            Task::Hang => format!("GET {path}, to hold its thread and never be answered"),
+            Task::Hang => format!("GET {path}; expected: a blocked thread and no response"),
         }
     }
 
@@ -105,20 +105,21 @@ impl Workload for Http {
             Task::Hang => "hang",
         };
         format!(
-            "name a path of the program that does so, with `Http::{method}`, or serve the app \
-             `demo`, which has the usual ones: `Kit::argument(\"demo\")`;\nif it does so under \
-             another class, it is the class that does not do the work"
+            "set a path of the program that does so with `Http::{method}`, or serve the app `demo`, \
+             which has the default paths: `ContractTest::argument(\"demo\")`;\nif the path works \
+             with another class, this class fails to do the work"
         )
     }
 
     fn idle_client(&self, server: &ServerInfo) -> Result<Option<Box<dyn Any + Send>>, String> {
         let connected = address(server).and_then(Client::tcp);
-        let client = connected.map_err(|error| format!("cannot connect: {error}"))?;
+        let client = connected.map_err(|error| format!("failed to connect: {error}"))?;
         Ok(Some(Box::new(client)))
     }
 
     fn repeat_client(&self, server: &ServerInfo) -> Option<RepeatClient> {
-        let (stage, path) = (server.clone(), self.quick.clone());
+        let server = server.clone();
+        let path = self.quick.clone();
         let mut kept: Option<(Client, Instant)> = None;
         Some(Box::new(move || {
             loop {
@@ -126,7 +127,7 @@ impl Workload for Http {
                     Some(kept) => kept,
                     None => {
                         let now = Instant::now();
-                        (address(&stage).and_then(Client::tcp).map_err(|e| e.to_string())?, now)
+                        (address(&server).and_then(Client::tcp).map_err(|e| e.to_string())?, now)
                     }
                 };
                 let asked = Instant::now();
@@ -135,13 +136,13 @@ impl Workload for Http {
                 match sent.and_then(|()| client.try_answer()) {
                     Ok(answer) => {
                         if !answer.head.closes() {
-                            // An answer may have come long before it was read.
+                            // The response may have arrived long before it was read.
                             kept = Some((client, asked));
                         }
                         return check_answer(&path, &answer);
                     }
                     Err(_) if idle > KEEPALIVE_RACE_MIN => (),
-                    Err(error) => return Err(format!("a later GET {path} is lost: {error}")),
+                    Err(error) => return Err(format!("a repeated GET {path} failed: {error}")),
                 }
             }
         }))
@@ -157,22 +158,21 @@ impl PendingWork for Request {
     fn wait(mut self: Box<Self>, timeout: Duration) -> Result<Done, String> {
         let limited = self.client.stream.set_read_timeout(Some(timeout));
         let answer = limited.and_then(|()| self.client.try_answer());
-        let answer = answer.map_err(|error| format!("no answer to GET {}: {error}", self.path))?;
+        let answer =
+            answer.map_err(|error| format!("no response to GET {}: {error}", self.path))?;
         check_answer(&self.path, &answer)
     }
 }
 
 fn address(server: &ServerInfo) -> io::Result<SocketAddr> {
-    server
-        .address()
-        .ok_or_else(|| io::Error::other("the program listens nowhere, as far as it says"))
+    server.address().ok_or_else(|| io::Error::other("the program logged no listening address"))
 }
 
 fn check_answer(path: &str, answer: &Answer) -> Result<Done, String> {
     let text = String::from_utf8_lossy(&answer.body);
     if answer.status() != 200 {
-        let words: String = text.lines().next().unwrap_or_default().chars().take(80).collect();
-        return Err(format!("GET {path} is answered with {} {words:?}", answer.status()));
+        let line: String = text.lines().next().unwrap_or_default().chars().take(80).collect();
+        return Err(format!("GET {path} returned {} {line:?}", answer.status()));
     }
     Ok(Done { worker: text.trim().parse().ok() })
 }

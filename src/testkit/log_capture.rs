@@ -1,5 +1,5 @@
-//! What a program says on stderr, as it comes in: records, and lines that should not be there.
-//! The black-box tests of the house use this file too, with a `Pid` of their own.
+//! Captures the log that a program writes to stderr. The black-box tests of the crate use this file
+//! too, with a `Pid` of their own.
 
 use std::io::{BufRead, BufReader};
 use std::process::ChildStderr;
@@ -14,59 +14,59 @@ use super::Pid;
 /// One record of the log.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
-    /// When it was read here.
+    /// When this process read it.
     pub(crate) seen: Instant,
     fields: Value,
 }
 
 impl Record {
-    /// The message, made of fixed words.
+    /// Returns the message, which is a fixed text.
     pub(crate) fn message(&self) -> &str {
         self.text("msg").unwrap_or_default()
     }
 
-    /// A fact that is text.
+    /// Returns the text of a field.
     pub(crate) fn text(&self, key: &str) -> Option<&str> {
         self.fields.get(key)?.as_str()
     }
 
-    /// A fact that is a number.
+    /// Returns the number of a field.
     pub(crate) fn number(&self, key: &str) -> Option<i64> {
         let value = self.fields.get(key)?;
         value.as_i64().or_else(|| value.as_str()?.parse().ok())
     }
 
-    /// The process that the record is about.
+    /// Returns the process that the record is about.
     pub(crate) fn pid(&self) -> Option<Pid> {
         Some(Pid::from_raw(i32::try_from(self.number("pid")?).ok()?))
     }
 
-    /// Whether the record says this about that process.
+    /// Returns whether the record has this message and is about this process.
     pub(crate) fn is(&self, message: &str, pid: Pid) -> bool {
         self.message() == message && self.pid() == Some(pid)
     }
 }
 
-/// A worker that has said that it is ready, and has not left.
+/// A worker that is ready and has not exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Worker {
     pub(crate) pid: Pid,
     pub(crate) slot: i64,
 }
 
-/// What a server has said on stderr so far.
+/// The captured log of a server.
 #[derive(Default)]
 pub(crate) struct LogCapture {
     pub(crate) records: Vec<Record>,
     pub(crate) lines: Vec<String>,
     /// Lines that are not records.
     pub(crate) unparsed: Vec<String>,
-    /// Nobody is left who could say more.
+    /// Whether every process has closed its stderr.
     pub(crate) closed: bool,
 }
 
 impl LogCapture {
-    /// The workers that are ready, in the order of their slots.
+    /// Returns the workers that are ready, in the order of their slots.
     pub(crate) fn workers(&self) -> Vec<Worker> {
         let mut workers = Vec::new();
         for record in &self.records {
@@ -84,7 +84,7 @@ impl LogCapture {
     }
 }
 
-/// State that a thread of ours changes and tests wait for.
+/// State that one thread changes and others wait for.
 #[derive(Default)]
 pub(crate) struct Watched<T> {
     state: Mutex<T>,
@@ -92,18 +92,18 @@ pub(crate) struct Watched<T> {
 }
 
 impl<T> Watched<T> {
-    /// The state, which must not be changed: nobody would be told.
+    /// Locks the state for reading. Do not change it here: no waiter would be notified.
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Changes the state, and wakes who waits for it.
-    pub(crate) fn change(&self, how: impl FnOnce(&mut T)) {
-        how(&mut self.lock());
+    /// Changes the state, and notifies all waiters.
+    pub(crate) fn change(&self, apply: impl FnOnce(&mut T)) {
+        apply(&mut self.lock());
         self.changed.notify_all();
     }
 
-    /// Waits until `look` finds something, for so long.
+    /// Waits until `look` returns something, at most for `timeout`.
     pub(crate) fn wait<R>(
         &self,
         timeout: Duration,
@@ -122,22 +122,22 @@ impl<T> Watched<T> {
     }
 }
 
-/// Listens in a thread of its own.
-pub(crate) fn capture(stderr: ChildStderr, log: Arc<Watched<LogCapture>>) {
+/// Captures `stderr` in a thread of its own.
+pub(crate) fn capture(stderr: ChildStderr, capture: Arc<Watched<LogCapture>>) {
     thread::spawn(move || {
         for line in BufReader::new(stderr).split(b'\n') {
             let Ok(line) = line else { break };
             let line = String::from_utf8_lossy(&line).into_owned();
-            log.change(|heard| {
+            capture.change(|log| {
                 match serde_json::from_str(&line) {
                     Ok(fields @ Value::Object(_)) => {
-                        heard.records.push(Record { seen: Instant::now(), fields });
+                        log.records.push(Record { seen: Instant::now(), fields });
                     }
-                    _ => heard.unparsed.push(line.clone()),
+                    _ => log.unparsed.push(line.clone()),
                 }
-                heard.lines.push(line);
+                log.lines.push(line);
             });
         }
-        log.change(|heard| heard.closed = true);
+        capture.change(|log| log.closed = true);
     });
 }

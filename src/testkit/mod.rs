@@ -1,37 +1,37 @@
-//! The class test kit: whether a worker class keeps its contract with the runtime, seen from outside.
+//! Tests from outside whether a worker class fulfils its contract with the runtime.
 //!
-//! A kit starts a program, yours, again and again; brings it work; sends it signals, as an operator,
-//! a service manager or the kernel would; kills, stops and hangs its workers; reads its log and
-//! `/proc`; and reports in a table which [rules](Rule) the class keeps. Nothing of the program runs in
-//! the process of the test, so that the test may have threads. To be called from an integration test
-//! of the crate that has the class:
+//! A [`ContractTest`] starts the program repeatedly and sends it work. It sends the signals of an
+//! operator, a service manager or the kernel; it kills, stops and hangs the workers. It reads the log
+//! and `/proc`, and reports in a table which [rules](Rule) the class fulfils. No code of the program
+//! runs in the process of the test, so the test may have threads. Call it from an integration test of
+//! the crate that contains the class:
 //!
 //! ```no_run
-//! use ostler::testkit::{Http, Kit};
+//! use ostler::testkit::{ContractTest, Http};
 //!
 //! #[test]
-//! fn my_class_keeps_its_contract() {
+//! fn my_class_fulfils_its_contract() {
 //!     let http = Http::new().quick("/").slow("/sleep?ms={ms}").hang("/hang");
-//!     let report = Kit::new(env!("CARGO_BIN_EXE_my-server")).class("mine").feed(http).run();
-//!     report.assert_passed();
+//!     let test = ContractTest::new(env!("CARGO_BIN_EXE_my-server")).class("mine").workload(http);
+//!     test.run().assert_passed();
 //! }
 //! # fn main() {}
 //! ```
 //!
 //! (`env!("CARGO_BIN_EXE_NAME")` is the path of a binary target of the crate under test.) The program
-//! must be one of [`Runtime::main`](crate::Runtime::main), since the kit speaks to it by its command
-//! line and reads its log in the JSON format. How work reaches it is what a [`Workload`] knows: [`Http`]
-//! for classes that serve HTTP, or one of your own. Work must be of three kinds: quick, slow, and such
-//! that hangs for good.
+//! must use [`Runtime::main`](crate::Runtime::main), because the test uses its command line and reads
+//! its log in the JSON format. A [`Workload`] sends work to the program: [`Http`] for classes that
+//! serve HTTP, or one of your own. It must provide three kinds of work: quick, slow, and work that
+//! hangs forever.
 //!
-//! Before the rules that need work, one unit of each kind is tried out. If work cannot be had as the
-//! kit asks for it, say because the program does not know the paths of [`Http`], the report begins
-//! with that [`Obstacle`], and the rules that need such work are not tried: they could tell nothing
+//! Before the rules that need work, the test tries one unit of each kind. If a kind of work fails,
+//! for example because the program does not know the paths of [`Http`], the report begins with an
+//! [`Obstacle`]. The rules that need this kind of work are not run, because they would say nothing
 //! about the class.
 //!
-//! A rule that does not apply to a class is named together with the reason, which goes into the
-//! report: [`Kit::without`]. Linux only; a run takes some seven seconds if all is kept, and up to a
-//! minute if not.
+//! If a rule does not apply to a class, skip it with a reason, which the report repeats:
+//! [`ContractTest::skip`]. Linux only. A run takes about seven seconds if all rules are fulfilled,
+//! and up to a minute if not.
 
 mod checks;
 mod client;
@@ -42,10 +42,10 @@ mod proc;
 mod report;
 mod rule;
 mod server;
+mod target;
 mod workload;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -60,89 +60,68 @@ pub use workload::{Done, PendingWork, RepeatClient, ServerInfo, Task, Workload};
 
 use crate::os::process::Pid;
 use server::Violation;
+use target::{DEADLINE, TestTarget};
 
-/// The longest wait for anything that must come. The machine may be slow, and shared.
-const DEADLINE: Duration = Duration::from_secs(20);
-
-/// How many rules are tried at once, unless the caller says otherwise. They mostly wait.
+/// The default number of rules that run at the same time. They mostly wait.
 const PARALLEL_RULES: usize = 6;
 
 /// A test of one worker class of one program.
+#[derive(Debug)]
 pub struct ContractTest {
-    program: PathBuf,
-    arguments: Vec<String>,
-    variables: Vec<(String, String)>,
-    class: String,
-    workload: Box<dyn Workload>,
+    target: TestTarget,
     rules: Vec<Rule>,
     skipped: BTreeMap<Rule, String>,
     parallel: usize,
 }
 
-impl fmt::Debug for ContractTest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { program, class, .. } = self;
-        f.debug_struct("Kit")
-            .field("program", program)
-            .field("class", class)
-            .finish_non_exhaustive()
-    }
-}
-
 impl ContractTest {
-    /// A test of the program at this path: of its class `sync`, over HTTP, unless told otherwise.
+    /// Creates a test of the program at this path. The defaults are the class `sync` and [`Http`].
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        let program = program.into();
         Self {
-            // It is started in a folder of its own.
-            program: std::path::absolute(&program).unwrap_or(program),
-            arguments: Vec::new(),
-            variables: Vec::new(),
-            class: "sync".into(),
-            workload: Box::new(Http::new()),
+            target: TestTarget::new(program.into()),
             rules: Rule::ALL.into(),
             skipped: BTreeMap::new(),
             parallel: PARALLEL_RULES,
         }
     }
 
-    /// The name of the class.
+    /// Sets the name of the class.
     #[must_use]
     pub fn class(mut self, name: impl Into<String>) -> Self {
-        self.class = name.into();
+        self.target.class = name.into();
         self
     }
 
-    /// One more argument for the program, behind those of the kit: a flag that overrides one of the
-    /// kit's may spoil a check.
+    /// Adds an argument for the program, after those of the test. A flag that overrides one of the
+    /// test may spoil a check.
     #[must_use]
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
-        self.arguments.push(argument.into());
+        self.target.arguments.push(argument.into());
         self
     }
 
-    /// One more variable in the program's environment.
+    /// Adds a variable to the program's environment.
     #[must_use]
     pub fn variable(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.variables.push((name.into(), value.into()));
+        self.target.variables.push((name.into(), value.into()));
         self
     }
 
-    /// How work is brought.
+    /// Sets how work is sent to the program.
     #[must_use]
-    pub fn workload(mut self, feed: impl Workload + 'static) -> Self {
-        self.workload = Box::new(feed);
+    pub fn workload(mut self, workload: impl Workload + 'static) -> Self {
+        self.target.workload = Box::new(workload);
         self
     }
 
-    /// A rule does not apply to the class, for a reason that the report repeats.
+    /// Skips a rule that does not apply to the class. The report repeats the reason.
     #[must_use]
     pub fn skip(mut self, rule: Rule, reason: impl Into<String>) -> Self {
         self.skipped.insert(rule, reason.into());
         self
     }
 
-    /// Tries these rules only.
+    /// Runs these rules only.
     #[must_use]
     pub fn only(mut self, rules: impl IntoIterator<Item = Rule>) -> Self {
         self.rules = rules.into_iter().collect();
@@ -151,15 +130,15 @@ impl ContractTest {
         self
     }
 
-    /// Tries so many rules at once, at least 1. Six, unless told otherwise: they mostly wait.
+    /// Sets how many rules run at the same time, at least 1. The default is 6, since rules mostly wait.
     #[must_use]
     pub fn parallel(mut self, rules: usize) -> Self {
         self.parallel = rules.max(1);
         self
     }
 
-    /// Tries the rules. If the class never gets ready, none but that one is tried; if work of a kind
-    /// cannot be had, none that needs it.
+    /// Runs the rules. If no worker becomes ready, the other rules are not run. If a kind of work
+    /// fails, the rules that need it are not run.
     pub fn run(&self) -> Report {
         let mut findings = Vec::new();
         let mut rules = self.rules.clone();
@@ -169,12 +148,12 @@ impl ContractTest {
         }
         let mut obstacles = Vec::new();
         if findings.iter().any(|finding| matches!(finding.outcome, Outcome::Violated { .. })) {
-            let reason = "the class never gets ready";
+            let reason = "no worker becomes ready";
             findings.extend(rules.into_iter().map(|rule| not_run(rule, reason)));
         } else {
-            let to_try: Vec<_> =
+            let to_run: Vec<_> =
                 rules.iter().filter(|rule| !self.skipped.contains_key(rule)).copied().collect();
-            obstacles = probe::find_obstacles(self, &to_try);
+            obstacles = probe::find_obstacles(&self.target, &to_run);
             for obstacle in &obstacles {
                 rules.retain(|rule| !obstacle.rules.contains(rule));
                 let reason = obstacle.reason();
@@ -183,11 +162,11 @@ impl ContractTest {
             findings.extend(self.find_all(&rules));
             findings.sort_by_key(|finding| finding.rule);
         }
-        let program = self.program.display().to_string();
-        Report { class: self.class.clone(), program, obstacles, findings }
+        let program = self.target.program.display().to_string();
+        Report { class: self.target.class.clone(), program, obstacles, findings }
     }
 
-    /// Tries several rules at once; the findings are in the order in which they are made.
+    /// Runs several rules at the same time, and returns the findings in order of completion.
     fn find_all(&self, rules: &[Rule]) -> Vec<Finding> {
         let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         thread::scope(|scope| {
@@ -207,7 +186,7 @@ impl ContractTest {
         let begun = Instant::now();
         let outcome = match self.skipped.get(&rule) {
             Some(reason) => Outcome::Skipped(reason.clone()),
-            None => match checks::check(rule, self) {
+            None => match checks::check(rule, &self.target) {
                 Ok(()) => Outcome::Passed,
                 Err(Violation { expected, seen }) => Outcome::Violated { expected, seen },
             },

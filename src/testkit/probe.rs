@@ -1,74 +1,75 @@
-//! Whether work can be had at all in the way in which the kit asks for it. If not, that is one fact
-//! about the program and its feed, and says nothing about the rules that need such work.
+//! Tries each kind of work before the rules that need it. A failure is a fact about the program and
+//! its workload, and says nothing about these rules.
 
 use std::time::{Duration, Instant};
 
 use super::rule::{Rule, TaskKind};
 use super::server::TestServer;
+use super::target::{DEADLINE, TestTarget};
 use super::workload::Task;
-use super::{ContractTest, DEADLINE};
 
-/// As short as the shortest that a rule asks for.
+/// The duration of slow work: the shortest that a rule needs.
 const SLOW: Duration = Duration::from_millis(700);
 
-/// What hangs must not have been done by then, nor have failed.
-const HANGS_FOR: Duration = Duration::from_millis(750);
+/// How long hanging work must neither complete nor fail.
+const HANG_MIN: Duration = Duration::from_millis(750);
 
-/// Why some rules cannot be tried: work of a sort that they need is not done as it should be.
+/// A kind of work that failed, and the rules that were not run because of that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Obstacle {
-    /// The work that was asked for.
+    /// The work that failed.
     pub task: Task,
-    /// How it was asked for, and what should have come of it.
+    /// The request, and the expected result.
     pub asked: String,
-    /// What came of it, and the last words of the program's log.
+    /// The observed result, and the last lines of the program's log.
     pub seen: String,
-    /// What to do about it.
+    /// How to fix it.
     pub advice: String,
-    /// The rules that need such work. None of them has been tried.
+    /// The rules that need this kind of work. None of them was run.
     pub rules: Vec<Rule>,
 }
 
 impl Obstacle {
-    /// Why a rule was not tried, in a line.
+    /// Returns in one line why its rules were not run.
     pub(super) fn reason(&self) -> String {
         let seen = self.seen.lines().next().unwrap_or_default();
-        format!("{} work cannot be had: {seen}", TaskKind::of(self.task).name())
+        format!("{} work fails: {seen}", TaskKind::of(self.task).name())
     }
 }
 
-/// Has one unit of work done of each sort that these rules need, until one tells enough. A program
-/// that does not start is left to the rules, which say so themselves.
-pub(super) fn find_obstacles(test: &ContractTest, rules: &[Rule]) -> Vec<Obstacle> {
-    let mut left: Vec<_> = rules.iter().filter(|rule| !rule.needs().is_empty()).copied().collect();
+/// Tries one unit of each kind of work that these rules need. If the program does not start, returns
+/// no obstacles: the rules report that themselves.
+pub(super) fn find_obstacles(target: &TestTarget, rules: &[Rule]) -> Vec<Obstacle> {
+    let mut remaining: Vec<_> =
+        rules.iter().filter(|rule| !rule.needs().is_empty()).copied().collect();
     let mut obstacles = Vec::new();
-    if left.is_empty() {
+    if remaining.is_empty() {
         return obstacles;
     }
-    let Ok(server) = TestServer::start(test, &[]) else { return obstacles };
+    let Ok(server) = TestServer::start(target, &[]) else { return obstacles };
     for task in [Task::Quick, Task::Slow(SLOW), Task::Hang] {
         let needs_it = |rule: &Rule| rule.needs().contains(&TaskKind::of(task));
-        // Where nothing quick is done, nothing else is worth asking for.
-        let is_concerned = |rule: &Rule| task == Task::Quick || needs_it(rule);
-        if !left.iter().any(is_concerned) {
+        // If quick work fails, no rule that needs any work can pass.
+        let is_affected = |rule: &Rule| task == Task::Quick || needs_it(rule);
+        if !remaining.iter().any(is_affected) {
             continue;
         }
         let Err(seen) = try_task(&server, task) else { continue };
-        let (hindered, others) = left.into_iter().partition(is_concerned);
-        left = others;
+        let (affected, others) = remaining.into_iter().partition(is_affected);
+        remaining = others;
         obstacles.push(Obstacle {
             task,
-            asked: test.workload.describe(task),
+            asked: target.workload.describe(task),
             seen: server.violation("", seen).seen,
-            advice: test.workload.advice(task),
-            rules: hindered,
+            advice: target.workload.advice(task),
+            rules: affected,
         });
     }
     obstacles
 }
 
-/// Has one unit of work done, or sees that it hangs.
+/// Runs one unit of work, and checks its duration.
 fn try_task(server: &TestServer<'_>, task: Task) -> Result<(), String> {
     let begun = Instant::now();
     let pending = server.try_begin(task)?;
@@ -80,25 +81,25 @@ fn try_task(server: &TestServer<'_>, task: Task) -> Result<(), String> {
         }
         Task::Hang => {
             let waiting = Instant::now();
-            let end = pending.wait(HANGS_FOR);
+            let end = pending.wait(HANG_MIN);
             expect_hang(end.map(|_| ()), waiting.elapsed())
         }
     }
 }
 
 fn expect_slow(time: Duration, took: Duration) -> Result<(), String> {
-    // Some are slow in units of their own.
+    // The program may measure the time in coarser units.
     if took >= time * 3 / 4 {
         return Ok(());
     }
-    Err(format!("it is done after {} ms", took.as_millis()))
+    Err(format!("completed after {} ms", took.as_millis()))
 }
 
 fn expect_hang(end: Result<(), String>, waited: Duration) -> Result<(), String> {
     match end {
-        Ok(()) => Err("it is done".into()),
-        // The clocks of sockets are coarse.
-        Err(_) if waited >= HANGS_FOR * 9 / 10 => Ok(()),
+        Ok(()) => Err("completed".into()),
+        // Socket timeouts have a coarse resolution.
+        Err(_) if waited >= HANG_MIN * 9 / 10 => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -108,18 +109,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_done_too_soon_was_not_slow() {
+    fn expect_slow_completed_too_early_fails() {
         assert_eq!(expect_slow(SLOW, SLOW), Ok(()));
         assert_eq!(expect_slow(SLOW, DEADLINE), Ok(()));
-        let soon = expect_slow(SLOW, Duration::from_millis(260));
-        assert_eq!(soon, Err("it is done after 260 ms".into()));
+        let early = expect_slow(SLOW, Duration::from_millis(260));
+        assert_eq!(early, Err("completed after 260 ms".into()));
     }
 
     #[test]
-    fn only_what_is_waited_for_in_vain_hangs() {
+    fn expect_hang_accepts_only_a_full_wait() {
         let refused = || Err("404".to_owned());
-        assert_eq!(expect_hang(refused(), HANGS_FOR), Ok(()));
+        assert_eq!(expect_hang(refused(), HANG_MIN), Ok(()));
         assert_eq!(expect_hang(refused(), Duration::from_millis(3)), refused());
-        assert!(expect_hang(Ok(()), HANGS_FOR).is_err());
+        assert!(expect_hang(Ok(()), HANG_MIN).is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! What `/proc` says about processes. Nothing here knows what a server is. The black-box tests of the
-//! house use this file too, with a `Pid` of their own.
+//! Reads `/proc`. Independent of the server under test. The black-box tests of the crate use this file
+//! too, with a `Pid` of their own.
 
 use std::fs;
 use std::thread;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Pid;
 
-/// A few fields of `/proc/PID/stat`.
+/// Some fields of `/proc/PID/stat`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stat {
     pub(crate) pid: Pid,
@@ -20,10 +20,10 @@ pub(crate) struct Stat {
     pub(crate) threads: usize,
 }
 
-/// The state of a process, or nothing if there is no such process.
+/// Returns the state of a process; none if it does not exist.
 pub(crate) fn stat(pid: Pid) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in brackets and may hold anything, so count from the last bracket.
+    // The name in brackets may contain any byte, so count the fields from the last bracket.
     let fields: Vec<&str> = text.get(text.rfind(')')? + 2..)?.split(' ').collect();
     let number = |at: usize| fields.get(at)?.parse::<i64>().ok();
     let pid_at = |at: usize| Some(Pid::from_raw(i32::try_from(number(at)?).ok()?));
@@ -37,14 +37,14 @@ pub(crate) fn stat(pid: Pid) -> Option<Stat> {
     })
 }
 
-/// How often the first thread of a process has gone to sleep.
+/// Returns how often the first thread of a process went to sleep (`voluntary_ctxt_switches`).
 pub(crate) fn voluntary_switches(pid: Pid) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let told = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-    told.and_then(|told| told.trim().parse().ok()).unwrap_or(0)
+    let value = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }
 
-/// All processes there are.
+/// Returns all processes of the machine.
 fn all_processes() -> impl Iterator<Item = Stat> {
     fs::read_dir("/proc")
         .expect("/proc is mounted")
@@ -52,22 +52,22 @@ fn all_processes() -> impl Iterator<Item = Stat> {
         .filter_map(|pid| stat(Pid::from_raw(pid)))
 }
 
-/// The children of a process, zombies included.
+/// Returns the children of a process, zombies included.
 pub(crate) fn children(parent: Pid) -> Vec<Stat> {
     all_processes().filter(|stat| stat.parent == parent).collect()
 }
 
-/// The living members of a session. A process lives as long as one of its threads does, which may
-/// outlast the first one and keep what the process has open.
+/// Returns the living members of a session. A process lives as long as any of its threads: such a
+/// thread may outlive the first one, and keeps the descriptors of the process open.
 pub(crate) fn session_members(session: Pid) -> Vec<Stat> {
     let lives = |stat: &Stat| stat.state != 'Z' || stat.threads > 1;
     all_processes().filter(|stat| stat.session == session && lives(stat)).collect()
 }
 
-/// Whether something becomes so within a time.
-pub(crate) fn becomes_true(timeout: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+/// Returns whether a condition becomes true within `timeout`.
+pub(crate) fn becomes_true(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + timeout;
-    while !is_so() {
+    while !condition() {
         if Instant::now() >= end {
             return false;
         }

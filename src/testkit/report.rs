@@ -1,4 +1,4 @@
-//! What a run of the kit has found, as a table.
+//! The result of a run, as a table.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,22 +6,22 @@ use std::time::Duration;
 use super::probe::Obstacle;
 use super::rule::{Rule, TaskKind};
 
-/// What was found about one rule.
+/// The result of one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The class keeps it.
+    /// The class fulfils the rule.
     Passed,
-    /// The class breaks it.
+    /// The class violates the rule.
     Violated {
-        /// What should have happened.
+        /// The expected behaviour.
         expected: String,
-        /// What happened instead.
+        /// The observed behaviour.
         seen: String,
     },
-    /// It does not apply to this class, for this reason.
+    /// The rule does not apply to this class, for this reason.
     Skipped(String),
-    /// It was not tried, for this reason.
+    /// The rule was not run, for this reason.
     NotRun(String),
 }
 
@@ -30,15 +30,15 @@ pub enum Outcome {
 pub struct Finding {
     /// The rule.
     pub rule: Rule,
-    /// What was found.
+    /// Its result.
     pub outcome: Outcome,
-    /// How long that took.
+    /// How long it took.
     pub took: Duration,
 }
 
-/// What a run of the kit has found. It is shown as a table.
+/// The result of a run. `Display` formats it as a table.
 #[derive(Clone, Debug)]
-#[must_use = "a report may say that the class is broken"]
+#[must_use = "a report may contain violated rules"]
 pub struct Report {
     pub(super) class: String,
     pub(super) program: String,
@@ -47,48 +47,47 @@ pub struct Report {
 }
 
 impl Report {
-    /// The findings, in the order of [`Rule::ALL`].
+    /// Returns the findings, in the order of [`Rule::ALL`].
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// What has kept rules from being tried, if anything: work that cannot be had as the kit asks
-    /// for it.
+    /// Returns the kinds of work that failed, and the rules that were not run because of that.
     pub fn obstacles(&self) -> &[Obstacle] {
         &self.obstacles
     }
 
-    /// The rules that the class breaks.
+    /// Returns the rules that the class violates.
     pub fn violated(&self) -> impl Iterator<Item = Rule> + '_ {
-        let broken = |finding: &&Finding| matches!(finding.outcome, Outcome::Violated { .. });
-        self.findings.iter().filter(broken).map(|finding| finding.rule)
+        let is_violated = |finding: &&Finding| matches!(finding.outcome, Outcome::Violated { .. });
+        self.findings.iter().filter(is_violated).map(|finding| finding.rule)
     }
 
-    /// Whether every rule is kept that was tried, and none was left untried.
+    /// Returns whether every rule passed or was skipped.
     pub fn passed(&self) -> bool {
         let is_good = |f: &Finding| matches!(f.outcome, Outcome::Passed | Outcome::Skipped(_));
         self.findings.iter().all(is_good)
     }
 
-    /// For the end of a test.
+    /// Asserts that the report has [passed](Self::passed).
     ///
     /// # Panics
-    /// With the whole table, unless it has [passed](Self::passed).
+    /// Panics with the table if it has not.
     #[track_caller]
     pub fn assert_passed(&self) {
-        let is_broken = self.violated().next().is_some();
-        let complaint = match self.obstacles.is_empty() || is_broken {
-            true => "the class breaks its contract",
-            false => "the class cannot be tried as it should be",
+        let has_violations = self.violated().next().is_some();
+        let summary = match self.obstacles.is_empty() || has_violations {
+            true => "the class violates its contract",
+            false => "the class cannot be tested: work fails",
         };
-        assert!(self.passed(), "{complaint}\n{self}");
+        assert!(self.passed(), "{summary}\n{self}");
     }
 
     fn show_obstacles(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Obstacle { task, asked, seen, advice, rules } in &self.obstacles {
             let name = TaskKind::of(*task).name();
             let count = rules.len();
-            writeln!(f, "  CAUSE: {name} work cannot be had, so {count} rules are not tried")?;
+            writeln!(f, "  CAUSE: {name} work fails, so {count} rules are not run")?;
             show_block(f, &[("asked", asked), ("seen", seen), ("to do", advice)])?;
         }
         Ok(())
@@ -100,14 +99,14 @@ impl fmt::Display for Report {
         writeln!(f, "worker class {:?} of {}", self.class, self.program)?;
         self.show_obstacles(f)?;
         for Finding { rule, outcome, took } in &self.findings {
-            let (word, reason) = match outcome {
-                Outcome::Passed => ("kept", ""),
-                Outcome::Violated { .. } => ("BROKEN", ""),
-                Outcome::Skipped(reason) => ("does not apply", reason.as_str()),
-                Outcome::NotRun(reason) => ("not tried", reason.as_str()),
+            let (result, reason) = match outcome {
+                Outcome::Passed => ("passed", ""),
+                Outcome::Violated { .. } => ("VIOLATED", ""),
+                Outcome::Skipped(reason) => ("skipped", reason.as_str()),
+                Outcome::NotRun(reason) => ("not run", reason.as_str()),
             };
             let line =
-                format!("  {:<18}{word:<16}{:>6.1} s  {reason}", rule.name(), took.as_secs_f32());
+                format!("  {:<21}{result:<9}{:>6.1} s  {reason}", rule.name(), took.as_secs_f32());
             writeln!(f, "{}", line.trim_end())?;
             if let Outcome::Violated { expected, seen } = outcome {
                 let rule = rule.contract();
@@ -119,7 +118,7 @@ impl fmt::Display for Report {
         };
         write!(
             f,
-            "{} kept, {} broken, {} do not apply, {} not tried",
+            "{} passed, {} violated, {} skipped, {} not run",
             count(|outcome| matches!(outcome, Outcome::Passed)),
             count(|outcome| matches!(outcome, Outcome::Violated { .. })),
             count(|outcome| matches!(outcome, Outcome::Skipped(_))),
@@ -128,7 +127,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Some titles with their texts, indented.
+/// Writes titles with their texts, indented.
 fn show_block(f: &mut fmt::Formatter<'_>, parts: &[(&str, &str)]) -> fmt::Result {
     for (title, text) in parts {
         let text = text.replace('\n', "\n                ");
@@ -155,7 +154,7 @@ mod tests {
         }
     }
 
-    fn no_slow_work(rules: Vec<Rule>) -> Obstacle {
+    fn slow_work_obstacle(rules: Vec<Rule>) -> Obstacle {
         Obstacle {
             task: crate::testkit::Task::Slow(Duration::from_millis(700)),
             asked: "GET /slow".into(),
@@ -167,28 +166,28 @@ mod tests {
 
     #[test]
     fn obstacle_is_printed_once_and_first() {
-        let obstacle = no_slow_work(vec![Rule::Drain, Rule::Queue]);
-        let untried = Outcome::NotRun(obstacle.reason());
-        let mut report = report(&[(Rule::Drain, untried.clone()), (Rule::Queue, untried)]);
+        let obstacle = slow_work_obstacle(vec![Rule::Drain, Rule::Queue]);
+        let not_run = Outcome::NotRun(obstacle.reason());
+        let mut report = report(&[(Rule::Drain, not_run.clone()), (Rule::Queue, not_run)]);
         report.obstacles.push(obstacle);
         assert_eq!(
             report.to_string(),
             "worker class \"x\" of /bin/y\n\
-             \u{20} CAUSE: slow work cannot be had, so 2 rules are not tried\n\
+             \u{20} CAUSE: slow work fails, so 2 rules are not run\n\
              \u{20}     asked     GET /slow\n\
              \u{20}     seen      404\n                  the log\n\
              \u{20}     to do     name a path\n\
-             \u{20} drain             not tried          1.2 s  slow work cannot be had: 404\n\
-             \u{20} queue             not tried          1.2 s  slow work cannot be had: 404\n\
-             0 kept, 0 broken, 0 do not apply, 2 not tried"
+             \u{20} drain                not run     1.2 s  slow work fails: 404\n\
+             \u{20} queue                not run     1.2 s  slow work fails: 404\n\
+             0 passed, 0 violated, 0 skipped, 2 not run"
         );
         assert!(!report.passed());
     }
 
     #[test]
-    #[should_panic(expected = "the class cannot be tried as it should be")]
+    #[should_panic(expected = "the class cannot be tested: work fails")]
     fn class_with_obstacle_is_not_reported_as_violating() {
-        let obstacle = no_slow_work(vec![Rule::Drain]);
+        let obstacle = slow_work_obstacle(vec![Rule::Drain]);
         let mut report = report(&[(Rule::Drain, Outcome::NotRun(obstacle.reason()))]);
         report.obstacles.push(obstacle);
         report.assert_passed();
@@ -196,22 +195,22 @@ mod tests {
 
     #[test]
     fn table_shows_expectation_and_rule() {
-        let broken = Outcome::Violated { expected: "an end".into(), seen: "none\nat all".into() };
+        let violated = Outcome::Violated { expected: "an end".into(), seen: "none\nat all".into() };
         let report = report(&[
             (Rule::Ready, Outcome::Passed),
             (Rule::Queue, Outcome::Skipped("it has none".into())),
-            (Rule::QuickStop, broken),
+            (Rule::QuickStop, violated),
         ]);
         assert_eq!(
             report.to_string(),
             "worker class \"x\" of /bin/y\n\
-             \u{20} ready             kept               1.2 s\n\
-             \u{20} queue             does not apply     1.2 s  it has none\n\
-             \u{20} quick end         BROKEN             1.2 s\n\
-             \u{20}     rule      When `stop()` says `Now`, a class returns, or leaves, at once.\n\
+             \u{20} ready                passed      1.2 s\n\
+             \u{20} queue                skipped     1.2 s  it has none\n\
+             \u{20} quick stop           VIOLATED    1.2 s\n\
+             \u{20}     rule      On `StopRequest::Immediate`, return or exit at once.\n\
              \u{20}     expected  an end\n\
              \u{20}     seen      none\n                at all\n\
-             1 kept, 1 broken, 1 do not apply, 0 not tried"
+             1 passed, 1 violated, 1 skipped, 0 not run"
         );
         assert!(!report.passed());
         assert_eq!(report.violated().collect::<Vec<_>>(), [Rule::QuickStop]);
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_rules_have_a_name_in_common() {
+    fn rule_names_are_unique() {
         let mut names: Vec<_> = Rule::ALL.iter().map(|rule| rule.name()).collect();
         names.sort_unstable();
         names.dedup();

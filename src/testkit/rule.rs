@@ -1,8 +1,8 @@
-//! The rules of the contract between the runtime and a class, each with the sentence that it is.
+//! The rules of the contract between the runtime and a worker class.
 
 use super::workload::Task;
 
-/// The sorts of work that there are.
+/// A kind of work, without its duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TaskKind {
     Quick,
@@ -28,53 +28,53 @@ impl TaskKind {
     }
 }
 
-/// A rule of the contract that the kit checks.
+/// A rule of the contract between the runtime and a worker class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Rule {
-    /// All workers get ready.
+    /// All workers become ready.
     Ready,
-    /// Work is done.
+    /// Workers complete work.
     Work,
-    /// An idle worker beats.
+    /// An idle worker sends its heartbeat.
     IdleHeartbeat,
-    /// A worker that works beats.
+    /// A busy worker sends its heartbeat.
     BusyHeartbeat,
     /// An idle worker sleeps.
     Quiet,
-    /// A worker that hangs is found.
+    /// A hung worker is detected.
     Hang,
     /// A stopped worker is replaced.
     Stopped,
     /// A killed worker is replaced.
     Killed,
-    /// A drain finishes what is begun.
+    /// A drain finishes the units of work in progress.
     Drain,
-    /// A drain empties the queue.
+    /// A drain empties the accept queue.
     Queue,
     /// A drain does not wait for idle clients.
     IdleClients,
-    /// A drain has an end.
+    /// A drain ends at `graceful_timeout`.
     DrainLimit,
-    /// One worker can leave alone.
+    /// A single worker drains while the others serve.
     DrainSingleWorker,
-    /// A quick end is quick.
+    /// An immediate stop is immediate.
     QuickStop,
-    /// Recycling by units of work.
+    /// `max_requests` recycles workers without losing work.
     RecycleByUnits,
-    /// Recycling by age.
+    /// `max_lifetime` recycles workers without losing work.
     RecycleByAge,
-    /// A reload loses nothing.
+    /// A reload loses no work.
     Reload,
-    /// Idle workers follow a master that is dead.
+    /// Idle workers exit after the death of the master.
     OrphanIdle,
-    /// Busy workers finish for a master that is dead.
+    /// Busy workers finish their work after the death of the master, and exit.
     OrphanBusy,
-    /// Hung workers follow a master that is dead.
+    /// Hung workers are terminated after the death of the master.
     OrphanHung,
-    /// Clients leave no descriptor behind.
+    /// Clients leak no descriptor.
     Descriptors,
-    /// Replacements leave nothing behind.
+    /// Replacements leak no descriptor and no process.
     Replacements,
 }
 
@@ -105,17 +105,17 @@ impl Rule {
         Rule::Replacements,
     ];
 
-    /// Its name in a report.
+    /// Returns its name in a report.
     pub fn name(self) -> &'static str {
-        self.words().0
+        self.texts().0
     }
 
-    /// The rule in a sentence.
+    /// Returns the duty of a class, as an imperative sentence.
     pub fn contract(self) -> &'static str {
-        self.words().1
+        self.texts().1
     }
 
-    /// The work without which it cannot be tried.
+    /// Returns the kinds of work that the rule needs.
     pub(super) fn needs(self) -> &'static [TaskKind] {
         match self {
             Rule::Ready | Rule::IdleHeartbeat | Rule::Replacements => &[],
@@ -137,103 +137,103 @@ impl Rule {
         }
     }
 
-    fn words(self) -> (&'static str, &'static str) {
+    /// The name and the duty.
+    fn texts(self) -> (&'static str, &'static str) {
         match self {
             Rule::Ready => (
                 "ready",
-                "A class calls `ready()` as soon as it can take work, within `boot_timeout`, and \
-                 nothing of it runs in the master.",
+                "Call `ready()` as soon as the worker can take work, within `boot_timeout`. Start \
+                 nothing in the master.",
             ),
-            Rule::Work => ("work", "Work is done, by whichever worker takes it."),
+            Rule::Work => ("work", "Complete work in any worker that takes it."),
             Rule::IdleHeartbeat => (
-                "idle beat",
-                "A class never sleeps for longer than `pulse()` without calling `notify()`, also if \
-                 there is nothing to do.",
+                "idle heartbeat",
+                "Never sleep longer than `heartbeat_interval()` without a call of `notify()`, \
+                 even with nothing to do.",
             ),
             Rule::BusyHeartbeat => (
-                "busy beat",
-                "A class calls `notify()` on each turn of its loop, also if there is always \
-                 something to do.",
+                "busy heartbeat",
+                "Call `notify()` in each iteration of the loop, even under constant load.",
             ),
             Rule::Quiet => (
                 "quiet",
-                "A class with nothing to do sleeps, until `wake_fd()` or a descriptor of its own is \
-                 readable or a beat is due.",
+                "With nothing to do, sleep until `wake_fd()` or a descriptor of the class is \
+                 readable, or a heartbeat is due.",
             ),
             Rule::Hang => (
                 "hang",
-                "A unit of work that holds its thread for longer than `timeout` ends its worker: \
-                 the class marks units of work, or beats in the thread that does them.",
+                "Mark units of work, or send the heartbeat from the thread that does the work, so \
+                 that a unit that holds its thread longer than `timeout` ends its worker.",
             ),
             Rule::Stopped => (
                 "stopped",
-                "Only a worker that runs beats: a beat comes from the worker itself, and from \
-                 nothing that outlives or replaces it.",
+                "Send the heartbeat from the worker itself, and from nothing that outlives or \
+                 replaces it.",
             ),
             Rule::Killed => (
                 "killed",
-                "A class leaves nothing behind, whenever it ends, that keeps a successor from \
-                 working.",
+                "Leave nothing behind that prevents the replacement from working, however the \
+                 worker exits.",
             ),
             Rule::Drain => (
                 "drain",
-                "When `stop()` says `Graceful`, a class finishes what is begun and returns.",
+                "On `StopRequest::Graceful`, finish the units of work in progress and return.",
             ),
             Rule::Queue => (
                 "queue",
-                "A class that leaves also serves who waits at a listener for which \
-                 `must_empty()` is true.",
+                "While draining, also serve the clients in the accept queue of each listener for \
+                 which `must_drain_backlog()` is true.",
             ),
-            Rule::IdleClients => (
-                "idle clients",
-                "A class that leaves does not wait for clients who have asked for nothing.",
-            ),
+            Rule::IdleClients => {
+                ("idle clients", "While draining, do not wait for clients without a request.")
+            }
             Rule::DrainLimit => (
                 "drain limit",
-                "Whatever a class does, a drain ends at `graceful_timeout`: it keeps TERM, KILL and \
-                 the exit to the runtime.",
+                "Leave SIGTERM, SIGKILL and the exit to the runtime, so that a drain ends at \
+                 `graceful_timeout`, whatever the class does.",
             ),
             Rule::DrainSingleWorker => (
-                "leave alone",
-                "A single worker that is asked to leave finishes what is begun and leaves with 0, \
-                 and others do the work that comes.",
+                "drain single worker",
+                "If a single worker gets SIGTERM, finish its units of work and exit with code 0, \
+                 while the other workers take the new work.",
             ),
             Rule::QuickStop => {
-                ("quick end", "When `stop()` says `Now`, a class returns, or leaves, at once.")
+                ("quick stop", "On `StopRequest::Immediate`, return or exit at once.")
             }
             Rule::RecycleByUnits => (
                 "recycle by units",
-                "A class counts its units of work, so that `max_requests` replaces a worker, new \
-                 before old, and nothing is lost.",
+                "Count units of work, so that `max_requests` replaces a worker, new before old, \
+                 without losing work.",
             ),
             Rule::RecycleByAge => (
                 "recycle by age",
-                "`max_lifetime` replaces a worker, new before old, and nothing is lost.",
+                "Let `max_lifetime` replace a worker, new before old, without losing work.",
             ),
             Rule::Reload => {
-                ("reload", "A reload under load replaces every worker, and nothing is lost.")
+                ("reload", "Let a reload under load replace every worker without losing work.")
             }
             Rule::OrphanIdle => (
                 "orphan, idle",
-                "When the master has died, `stop()` says `Graceful`, and a class with nothing to do \
-                 returns at once.",
+                "After the death of the master, `poll_stop()` returns `StopRequest::Graceful`: \
+                 with nothing to do, return at once.",
             ),
             Rule::OrphanBusy => (
                 "orphan, busy",
-                "When the master has died, a class finishes what is begun and returns.",
+                "After the death of the master, finish the units of work in progress and return.",
             ),
             Rule::OrphanHung => (
                 "orphan, hung",
-                "When the master has died, a worker that hangs is gone at `graceful_timeout`: a \
-                 class keeps ALRM and PWR to the runtime.",
+                "Leave SIGALRM and SIGPWR to the runtime, so that a hung worker is terminated \
+                 `graceful_timeout` after the death of the master.",
             ),
             Rule::Descriptors => {
-                ("descriptors", "A unit of work that is done leaves no descriptor open.")
+                ("descriptors", "Close every descriptor of a completed unit of work.")
             }
             Rule::Replacements => (
                 "replacements",
-                "A worker has descriptors of its own and shared listeners, and none of a sibling; \
-                 its successors have no more than it had, and nobody is left when all is over.",
+                "Share the listeners with other workers, and no other descriptor. Give a \
+                 replacement no more descriptors than its predecessor had, and leave no process \
+                 behind at the end.",
             ),
         }
     }

@@ -1,4 +1,4 @@
-//! One program that is being looked at: started, told things, heard, and ended whatever happens.
+//! A running program under test: starts it, signals it, reads its log, and kills all of it at the end.
 
 use std::env;
 use std::fs;
@@ -10,88 +10,87 @@ use std::time::{Duration, Instant};
 
 use super::log_capture::{LogCapture, Record, Watched, Worker, capture};
 use super::proc::{Stat, becomes_true, session_members};
+use super::target::{DEADLINE, TestTarget};
 use super::workload::{PendingWork, RepeatClient, ServerInfo, Task};
-use super::{ContractTest, DEADLINE, Pid};
+use crate::os::process::Pid;
 use crate::os::signal::Signal;
 use crate::os::testing::{self, bind_to_parent};
 
-/// How a class breaks a rule.
+/// How a class violates a rule.
 #[derive(Debug)]
 pub(super) struct Violation {
     pub(super) expected: String,
     pub(super) seen: String,
 }
 
-/// What a check comes to.
+/// The result of a check.
 pub(super) type CheckResult = Result<(), Violation>;
 
-/// A breach, in two sentences.
+/// Creates a violation.
 pub(super) fn violation(expected: impl Into<String>, seen: impl Into<String>) -> Violation {
     Violation { expected: expected.into(), seen: seen.into() }
 }
 
-/// A running program. Dropping it kills every process that it ever made.
-pub(super) struct TestServer<'k> {
-    test: &'k ContractTest,
+/// A running program. Dropping it kills every process of its session.
+pub(super) struct TestServer<'t> {
+    target: &'t TestTarget,
     pub(super) pid: Pid,
     child: Child,
     log: Arc<Watched<LogCapture>>,
     pub(super) info: ServerInfo,
 }
 
-impl<'k> TestServer<'k> {
-    /// Starts the program with these flags beside the usual ones, and waits until it is ready.
-    pub(super) fn start(test: &'k ContractTest, flags: &[&str]) -> Result<Self, Violation> {
-        let mut server = Self::spawn(test, flags)?;
-        let expected = "the program is ready";
+impl<'t> TestServer<'t> {
+    /// Starts the program with these flags after the standard ones, and waits until it is ready.
+    pub(super) fn start(target: &'t TestTarget, flags: &[&str]) -> Result<Self, Violation> {
+        let mut server = Self::spawn(target, flags)?;
+        let expected = "the program becomes ready";
         let has_failed = |record: &Record| {
             record.message() == "worker exited" && record.text("reason") == Some("boot_failed")
         };
-        let is_it = |record: &Record| record.message() == "all workers ready" || has_failed(record);
-        if has_failed(&server.wait_for(0, expected, is_it)?) {
-            return Err(server.violation(expected, "a worker does not get ready"));
+        let is_result =
+            |record: &Record| record.message() == "all workers ready" || has_failed(record);
+        if has_failed(&server.wait_for(0, expected, is_result)?) {
+            return Err(server.violation(expected, "a worker failed to boot"));
         }
         server.info.address = server.address();
         Ok(server)
     }
 
-    fn spawn(test: &'k ContractTest, flags: &[&str]) -> Result<Self, Violation> {
+    fn spawn(target: &'t TestTarget, flags: &[&str]) -> Result<Self, Violation> {
         let failed = |what: &str, error: std::io::Error| {
-            violation(
-                format!("{} can be started", test.program.display()),
-                format!("{what}: {error}"),
-            )
+            violation(format!("{} starts", target.program.display()), format!("{what}: {error}"))
         };
-        let folder = new_folder().map_err(|error| failed("no folder for it", error))?;
-        let mut command = Command::new(&test.program);
+        let dir = new_dir().map_err(|error| failed("failed to create its directory", error))?;
+        let mut command = Command::new(&target.program);
         for (name, _) in env::vars_os() {
             let text = name.to_string_lossy();
             if ["OSTLER_", "LISTEN_", "NOTIFY_"].iter().any(|mark| text.starts_with(mark)) {
                 command.env_remove(&name);
             }
         }
-        // Of a flag that is given twice, the last holds.
+        // If a flag is given twice, the last one wins.
         command.args([
             "--worker-class",
-            &test.class,
+            &target.class,
             "--workers",
             "2",
             "--graceful-timeout",
             "30s",
         ]);
         command.args(["--log-format", "json", "--log-file", "-", "--log-level", "info"]);
-        command.args(test.workload.arguments(&folder)).args(flags).args(&test.arguments);
-        command.envs(test.workload.variables(&folder)).envs(test.variables.iter().cloned());
-        command.current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(target.workload.arguments(&dir)).args(flags).args(&target.arguments);
+        command.envs(target.workload.variables(&dir)).envs(target.variables.iter().cloned());
+        command.current_dir(&dir).stdin(Stdio::null()).stdout(Stdio::null());
         bind_to_parent(&mut command);
         let child = command.stderr(Stdio::piped()).spawn();
-        let mut child = child.map_err(|error| failed("it cannot be executed", error))?;
+        let mut child = child.map_err(|error| failed("failed to execute it", error))?;
         let log = Arc::default();
         if let Some(stderr) = child.stderr.take() {
             capture(stderr, Arc::clone(&log));
         }
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
-        Ok(Self { test, pid, child, log, info: ServerInfo { folder, address: None } })
+        Ok(Self { target, pid, child, log, info: ServerInfo { dir, address: None } })
     }
 
     fn address(&self) -> Option<std::net::SocketAddr> {
@@ -100,73 +99,73 @@ impl<'k> TestServer<'k> {
         listening.text("address")?.parse().ok()
     }
 
-    /// Begins a unit of work, or says why it cannot be begun.
+    /// Begins a unit of work. The error describes why it cannot begin.
     pub(super) fn try_begin(&self, task: Task) -> Result<Box<dyn PendingWork>, String> {
-        self.test.workload.begin(&self.info, task)
+        self.target.workload.begin(&self.info, task)
     }
 
-    /// Begins a unit of work.
+    /// Begins a unit of work. A failure is a violation.
     pub(super) fn begin(&self, task: Task) -> Result<Box<dyn PendingWork>, Violation> {
         self.try_begin(task)
-            .map_err(|error| self.violation(format!("work can be brought: {task:?}"), error))
+            .map_err(|error| self.violation(format!("work begins: {task:?}"), error))
     }
 
-    /// Has units of work done, one after the other.
+    /// Runs quick units of work, one after the other.
     pub(super) fn work(&self, times: usize) -> CheckResult {
         for _ in 0..times {
-            self.finish(self.begin(Task::Quick)?, "work that is brought is done")?;
+            self.finish(self.begin(Task::Quick)?, "work that has begun completes")?;
         }
         Ok(())
     }
 
-    /// Waits until a unit of work is done.
+    /// Waits until a unit of work is complete.
     pub(super) fn finish(&self, pending: Box<dyn PendingWork>, expected: &str) -> CheckResult {
         pending.wait(DEADLINE).map(|_| ()).map_err(|error| self.violation(expected, error))
     }
 
-    /// Somebody who asks for nothing.
+    /// Connects a client that sends no request.
     pub(super) fn idle_client(&self) -> Result<Option<Box<dyn std::any::Any + Send>>, Violation> {
-        let idler = self.test.workload.idle_client(&self.info);
-        idler.map_err(|error| self.violation("an idle client can connect", error))
+        let client = self.target.workload.idle_client(&self.info);
+        client.map_err(|error| self.violation("an idle client connects", error))
     }
 
-    /// A client who comes again and again.
+    /// Returns a client that stays connected.
     pub(super) fn repeat_client(&self) -> Option<RepeatClient> {
-        self.test.workload.repeat_client(&self.info)
+        self.target.workload.repeat_client(&self.info)
     }
 
-    /// Tells the master something.
+    /// Sends a signal to the master.
     pub(super) fn signal(&mut self, signal: Signal) -> CheckResult {
         if let Some(status) = self.exit_status_within(Duration::ZERO) {
-            return Err(self.violation("the master stays", format!("it has left: {status}")));
+            return Err(self.violation("the master runs", format!("it has exited: {status}")));
         }
-        testing::send_signal(self.pid, signal); // it has not been reaped, so the number is its own
+        testing::send_signal(self.pid, signal); // not reaped yet, so the PID is not reused
         Ok(())
     }
 
     /// Kills the master.
     pub(super) fn kill_master(&mut self) -> CheckResult {
-        // It has not been reaped by anybody else, and `Child` knows whether it has been by us.
+        // Only this `Child` reaps it, and knows whether it has: the PID is not reused.
         let killed = self.child.kill();
-        killed.map_err(|error| self.violation("the master can be killed", error.to_string()))?;
+        killed.map_err(|error| self.violation("SIGKILL reaches the master", error.to_string()))?;
         self.expect_exit("the master dies", DEADLINE).map(|_| ())
     }
 
-    /// The workers that are ready, in the order of their slots.
+    /// Returns the workers that are ready, in the order of their slots.
     pub(super) fn workers(&self) -> Vec<Worker> {
         self.log.lock().workers()
     }
 
-    /// Waits until exactly so many workers are ready.
+    /// Waits until exactly `count` workers are ready.
     pub(super) fn wait_workers(&self, count: usize) -> Result<Vec<Worker>, Violation> {
         let look = |log: &LogCapture| Some(log.workers()).filter(|workers| workers.len() == count);
         self.log.wait(DEADLINE, look).ok_or_else(|| {
-            let there = self.workers().len();
-            self.violation(format!("{count} workers are ready"), format!("{there} are, in the end"))
+            let ready = self.workers().len();
+            self.violation(format!("{count} workers are ready"), format!("{ready} are ready"))
         })
     }
 
-    /// Waits until another worker is ready in the place of this one.
+    /// Waits until another worker is ready in the slot of this one.
     pub(super) fn wait_replaced(&self, old: Worker) -> Result<Worker, Violation> {
         let look = |log: &LogCapture| {
             let mut workers = log.workers().into_iter();
@@ -174,17 +173,17 @@ impl<'k> TestServer<'k> {
         };
         self.log.wait(DEADLINE, look).ok_or_else(|| {
             let expected = format!("worker {} in slot {} is replaced", old.pid, old.slot);
-            self.violation(expected, "nobody gets ready in its place")
+            self.violation(expected, "no other worker becomes ready in this slot")
         })
     }
 
-    /// Waits for the record of a worker's end.
+    /// Waits for the log record of a worker's exit.
     pub(super) fn wait_exited(&self, pid: Pid) -> Result<Record, Violation> {
-        let expected = format!("worker {pid} ends");
+        let expected = format!("worker {pid} exits");
         self.wait_for(0, &expected, |record| record.is("worker exited", pid))
     }
 
-    /// Waits for a record that so many others come before, or more.
+    /// Waits for a log record with index `mark` or higher.
     pub(super) fn wait_for(
         &self,
         mark: usize,
@@ -196,10 +195,10 @@ impl<'k> TestServer<'k> {
             (found.is_some() || log.closed).then_some(found)
         };
         let found = self.log.wait(DEADLINE, look).flatten();
-        found.ok_or_else(|| self.violation(expected, "nothing of the kind is in the log"))
+        found.ok_or_else(|| self.violation(expected, "the log has no such record"))
     }
 
-    /// A record that comes within a time, if one does.
+    /// Returns the first matching record that is logged before the timeout.
     pub(super) fn sees_record(
         &self,
         timeout: Duration,
@@ -209,12 +208,12 @@ impl<'k> TestServer<'k> {
         self.log.wait(timeout, look)
     }
 
-    /// All records so far.
+    /// Returns all records so far.
     pub(super) fn records(&self) -> Vec<Record> {
         self.log.lock().records.clone()
     }
 
-    /// Waits for the end of the master.
+    /// Waits for the exit of the master.
     pub(super) fn expect_exit(
         &mut self,
         expected: &str,
@@ -233,11 +232,11 @@ impl<'k> TestServer<'k> {
         status
     }
 
-    /// Waits for the end of a program that was told to stop: with 0, and nobody left.
+    /// Waits for the exit of a program that was told to stop: with code 0, and no process left.
     pub(super) fn expect_clean_exit(&mut self, timeout: Duration) -> CheckResult {
-        let status = self.expect_exit("the program ends when it is told to", timeout)?;
+        let status = self.expect_exit("the program exits when it is told to stop", timeout)?;
         if status.code() != Some(0) {
-            return Err(self.violation("the program ends with 0", status.to_string()));
+            return Err(self.violation("the program exits with code 0", status.to_string()));
         }
         self.expect_no_survivors(timeout)
     }
@@ -250,17 +249,17 @@ impl<'k> TestServer<'k> {
         Err(self.violation("no process is left", self.describe_survivors(timeout)))
     }
 
-    /// Who should have gone, and whether it sleeps or computes.
+    /// Describes the processes that should have exited, with their states and CPU times.
     fn describe_survivors(&self, timeout: Duration) -> String {
         let left: Vec<_> = self.survivors().iter().map(describe).collect();
-        format!("there are, after {timeout:?}: {}", left.join("; "))
+        format!("after {timeout:?}, these are left: {}", left.join("; "))
     }
 
     fn survivors(&self) -> Vec<Stat> {
         session_members(self.pid)
     }
 
-    /// A breach, with the last words of the log.
+    /// Creates a violation with the last lines of the log.
     pub(super) fn violation(
         &self,
         expected: impl Into<String>,
@@ -280,43 +279,44 @@ impl<'k> TestServer<'k> {
 
 impl Drop for TestServer<'_> {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended already
+        let _ = self.child.kill(); // it may have exited already
         let _ = self.child.wait();
-        // Whoever the master left behind is found by its session, which no stranger can join.
+        // Processes that outlive the master are found by its session, which no other process can join.
         becomes_true(DEADLINE, || {
             let survivors = self.survivors();
             survivors.iter().for_each(|survivor| testing::send_sigkill(survivor.pid));
             survivors.is_empty()
         });
-        let _ = fs::remove_dir_all(&self.info.folder);
+        let _ = fs::remove_dir_all(&self.info.dir);
     }
 }
 
-fn new_folder() -> std::io::Result<std::path::PathBuf> {
+fn new_dir() -> std::io::Result<std::path::PathBuf> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let name = format!("ostler-testkit-{}-{number}", std::process::id());
-    let folder = env::temp_dir().join(name);
-    fs::create_dir(&folder)?;
-    Ok(folder)
+    let dir = env::temp_dir().join(name);
+    fs::create_dir(&dir)?;
+    Ok(dir)
 }
 
-/// Clients who never stop bringing work, one unit each at a time, and what they have to complain of.
+/// Runs `body` while clients send units of work one after the other, and reports their first failure.
 pub(super) fn under_load(
     server: &mut TestServer<'_>,
     body: impl FnOnce(&mut TestServer<'_>) -> CheckResult,
 ) -> CheckResult {
-    let (kit, stage) = (server.test, server.info.clone());
+    let target = server.target;
+    let info = server.info.clone();
     let repeat_client = server.repeat_client();
     let (stop, failures) = (Watched::<bool>::default(), Watched::<Vec<String>>::default());
     let fresh = || {
-        let pending = kit.workload.begin(&stage, Task::Quick)?;
+        let pending = target.workload.begin(&info, Task::Quick)?;
         pending.wait(DEADLINE).map(|_| ())
     };
-    let repeat = |mut custom: Box<dyn FnMut() -> Result<(), String> + Send + '_>| {
+    let repeat = |mut run_unit: Box<dyn FnMut() -> Result<(), String> + Send + '_>| {
         while !*stop.lock() {
-            if let Err(complaint) = custom() {
-                return failures.change(|all| all.push(complaint));
+            if let Err(error) = run_unit() {
+                return failures.change(|all| all.push(error));
             }
         }
     };
@@ -324,9 +324,9 @@ pub(super) fn under_load(
         for _ in 0..2 {
             scope.spawn(|| repeat(Box::new(fresh)));
         }
-        if let Some(mut regular) = repeat_client {
+        if let Some(mut run_unit) = repeat_client {
             let repeat = &repeat;
-            scope.spawn(move || repeat(Box::new(move || regular().map(|_| ()))));
+            scope.spawn(move || repeat(Box::new(move || run_unit().map(|_| ()))));
         }
         let result = body(server);
         stop.change(|stop| *stop = true);
@@ -336,25 +336,23 @@ pub(super) fn under_load(
     let failures = failures.lock();
     match failures.first() {
         None => Ok(()),
-        Some(complaint) => {
-            Err(server.violation("everything that is begun meanwhile is done", complaint))
-        }
+        Some(error) => Err(server.violation("all work that begins meanwhile completes", error)),
     }
 }
 
-/// When something was begun, to say how long it took.
+/// Formats the time since `begun`: `after 1.5 s`.
 pub(super) fn since(begun: Instant) -> String {
     format!("after {:.1} s", begun.elapsed().as_secs_f32())
 }
 
-/// A process in a few words: `4711 (R, 11.9 s of processor)`.
+/// Formats a process: `4711 (R, 11.9 s of CPU time)`.
 fn describe(stat: &Stat) -> String {
     let Stat { pid, state, ticks, .. } = stat;
     let seconds = *ticks as f64 / 100.0;
-    format!("{pid} ({state}, {seconds:.1} s of processor)")
+    format!("{pid} ({state}, {seconds:.1} s of CPU time)")
 }
 
-/// What the log says of a worker's end: `reason: asked, code: 1`.
+/// Formats the log record of a worker's exit: `reason: requested, code: 1`.
 pub(super) fn describe_exit(exited: &Record) -> String {
     let text = |name: &str| Some(format!("{name}: {}", exited.text(name)?));
     let code = exited.number("code").map(|code| format!("code: {code}"));

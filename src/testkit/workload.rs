@@ -1,110 +1,111 @@
-//! How the kit brings work to a class: the part of a test that only its author can know.
+//! How work is sent to the program: the part of a test that depends on the program.
 
 use std::any::Any;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A running program, as far as a [`Workload`] must know it.
+/// What a [`Workload`] knows about the running program.
 #[derive(Clone, Debug)]
 pub struct ServerInfo {
-    pub(super) folder: PathBuf,
+    pub(super) dir: PathBuf,
     pub(super) address: Option<SocketAddr>,
 }
 
 impl ServerInfo {
-    /// A folder of this program's own, which was empty when it started, and which goes with it. The
-    /// program runs in it.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    /// Returns the program's working directory. It is empty at the start, and removed at the end.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
-    /// Where it listens: the first address in its log. None if it listens nowhere.
+    /// Returns the first listening address in the program's log; none if it does not listen.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 }
 
-/// What a unit of work is to be like.
+/// A unit of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Done at once.
+    /// Completes at once.
     Quick,
-    /// Done after this time, most of which may be spent asleep.
+    /// Completes after this time, most of which may be spent asleep.
     Slow(Duration),
-    /// Never done: it holds the thread that works on it for good.
+    /// Never completes: it blocks its thread forever.
     Hang,
 }
 
-/// What came of a unit of work.
+/// The result of a completed unit of work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {
-    /// The process that did it, if it tells.
+    /// The ID of the process that did it, if known.
     pub worker: Option<u32>,
 }
 
-/// A unit of work that has been begun.
+/// A unit of work in progress.
 pub trait PendingWork: Send {
-    /// Waits until it is done.
+    /// Waits until it is complete.
     ///
     /// # Errors
-    /// It is not done within `patience`, or not as it should be, in words for a person.
+    /// Describes a failure, or that it is not complete within `timeout`.
     fn wait(self: Box<Self>, timeout: Duration) -> Result<Done, String>;
 }
 
-/// A client who stays: each call is one more unit of work, over the same connection as long as there
-/// is no reason to make another.
+/// A client that stays connected: each call is one more unit of work. It reuses its connection unless
+/// the server closes it.
 pub type RepeatClient = Box<dyn FnMut() -> Result<Done, String> + Send>;
 
-/// How the kit brings work to a class. [`Http`](super::Http) is one, for classes that serve HTTP.
+/// Sends work to the program. [`Http`](super::Http) is the workload for classes that serve HTTP.
 pub trait Workload: Send + Sync {
-    /// Arguments for the program that will run in `folder`.
-    fn arguments(&self, folder: &Path) -> Vec<String> {
-        let _ = folder;
+    /// Returns arguments for the program that will run in the directory `dir`.
+    fn arguments(&self, dir: &Path) -> Vec<String> {
+        let _ = dir;
         Vec::new()
     }
 
-    /// Variables for its environment.
-    fn variables(&self, folder: &Path) -> Vec<(String, String)> {
-        let _ = folder;
+    /// Returns variables for the program's environment.
+    fn variables(&self, dir: &Path) -> Vec<(String, String)> {
+        let _ = dir;
         Vec::new()
     }
 
-    /// Begins a unit of work. It should be in the hands of a worker when this returns, or where the
-    /// class must not lose it: what was begun has to be done although the program is told to stop.
+    /// Begins a unit of work. Return when a worker has taken it, or when it waits where the class must
+    /// not lose it: it must complete even if the program is stopped afterwards.
     ///
     /// # Errors
-    /// Why it cannot be begun, in words for a person.
+    /// Describes why it cannot begin.
     fn begin(&self, server: &ServerInfo, task: Task) -> Result<Box<dyn PendingWork>, String>;
 
-    /// How `begin` asks for this work, and what should come of it: for the report, if it does not.
+    /// Describes the request and the expected result, for the report of an [`Obstacle`](super::Obstacle).
     fn describe(&self, task: Task) -> String {
         match task {
-            Task::Quick => "a unit of work that is done at once".into(),
+            Task::Quick => "a unit of work that completes at once".into(),
             Task::Slow(time) => {
-                format!("a unit of work that is done after {} ms", time.as_millis())
+                format!("a unit of work that completes after {} ms", time.as_millis())
             }
-            Task::Hang => "a unit of work that is never done".into(),
+            Task::Hang => "a unit of work that never completes".into(),
         }
     }
 
-    /// What a person can do if the program does not do this work as it should: for the report.
+    /// Returns how to fix failing work, for the report of an [`Obstacle`](super::Obstacle).
     fn advice(&self, task: Task) -> String {
         let _ = task;
-        "see that the feed brings work that the program knows; if it does, the class does not do it"
+        "check that the workload sends work that the program supports; if it does, the class fails \
+         to complete it"
             .into()
     }
 
-    /// Somebody who is connected and asks for nothing, until dropped. None: there is no such thing.
+    /// Connects a client that sends no request until it is dropped. Returns none if the workload has
+    /// no clients.
     ///
     /// # Errors
-    /// Why it cannot connect, in words for a person.
+    /// Describes why it cannot connect.
     fn idle_client(&self, server: &ServerInfo) -> Result<Option<Box<dyn Any + Send>>, String> {
         let _ = server;
         Ok(None)
     }
 
-    /// A client who comes again and again. None: there is no such thing.
+    /// Returns a client that stays connected; none if the workload has no clients.
     fn repeat_client(&self, server: &ServerInfo) -> Option<RepeatClient> {
         let _ = server;
         None

@@ -1,13 +1,13 @@
-//! The answering half of a connection: from a judged request, or a fault, to bytes. It must never
-//! know the input.
+//! The responding half of a connection: from a checked request, or an error, to output. Independent of
+//! the input.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::app::{ConnectionContext, Next};
-use crate::http::Handler;
 use crate::http::error::RequestError;
-use crate::http::head::{Head, Reusable};
-use crate::http::request::{Request, Version};
+use crate::http::handler::Handler;
+use crate::http::head::{Head, Reusable, Version};
+use crate::http::request::Request;
 use crate::http::response::{Closing, ConnectionHeader, Length, Response};
 use crate::http::scan::Scanner;
 use crate::http::sending::{Sending, WriteProgress};
@@ -15,7 +15,7 @@ use crate::http::sending::{Sending, WriteProgress};
 use super::{HttpConnection, ReadState, State, Step};
 
 impl<H: Handler> HttpConnection<'_, H> {
-    /// Runs the handler, as one unit of work, and begins to send what it says.
+    /// Runs the handler as one unit of work, and begins to send its response.
     pub(super) fn respond(
         &mut self,
         head: &Head<'_>,
@@ -23,12 +23,12 @@ impl<H: Handler> HttpConnection<'_, H> {
         body: &[u8],
         ctx: &mut ConnectionContext<'_>,
     ) {
-        begin_unit(head, bytes, ctx);
+        begin_work(head, bytes, ctx);
         let (_, extender) = ctx.split();
         let request = Request::new(head, body, self.client, extender);
         let handler = &self.service.handler;
-        // The handler is shared by all clients anyway: what a panic leaves behind in it is seen by
-        // other threads whether it is caught here or not.
+        // All clients share the handler: other threads see what a panic leaves behind in it, whether
+        // the panic is caught here or not.
         let response = catch_unwind(AssertUnwindSafe(|| handler.handle(&request)))
             .unwrap_or_else(|_| Response::status(500))
             .validated();
@@ -83,8 +83,8 @@ impl<H: Handler> HttpConnection<'_, H> {
         }
     }
 
-    /// Answers a request that cannot be understood or is not wanted, and of which so much has been
-    /// `seen`; nothing is said after that.
+    /// Answers an invalid request, of which `seen` has arrived, with an error. Nothing is sent after
+    /// that.
     pub(super) fn reject(
         &mut self,
         error: RequestError,
@@ -95,17 +95,17 @@ impl<H: Handler> HttpConnection<'_, H> {
         let length = response.measure();
         response.write_head(length, ConnectionHeader::Close, &ctx.http_date(), ctx.out);
         if !seen.starts_with(b"HEAD ") {
-            // A refusal is small, so that nothing is left to send.
+            // The response is small, so nothing is left to send.
             let _ = Sending::begin(response.body, length, ctx.out);
         }
         self.close(Next::LingeringClose);
     }
 }
 
-/// Begins a unit of work under the method and the path.
-fn begin_unit(head: &Head<'_>, bytes: &[u8], ctx: &mut ConnectionContext<'_>) {
+/// Begins a unit of work, labelled with the method and the path.
+fn begin_work(head: &Head<'_>, bytes: &[u8], ctx: &mut ConnectionContext<'_>) {
     if head.target.starts_with(head.path) {
-        // As they stand in the request line, one space between them.
+        // The request line begins with them, separated by one space.
         ctx.begin_work(&bytes[..head.method.len() + 1 + head.path.len()]);
     } else {
         ctx.begin_work(format!("{} {}", head.method, head.path).as_bytes());

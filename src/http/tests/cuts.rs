@@ -1,4 +1,5 @@
-//! However the bytes are cut, the answers are the same, and so is what the handler saw.
+//! Property: the responses, and the requests that the handler gets, do not depend on how the input is
+//! split.
 
 use std::{fmt, mem};
 
@@ -8,7 +9,7 @@ use proptest::sample::{Index, select};
 
 use super::*;
 
-/// All that can be told of a connection from outside.
+/// Everything that a connection shows from outside.
 #[derive(Debug, PartialEq, Eq)]
 struct Transcript {
     output: String,
@@ -17,7 +18,7 @@ struct Transcript {
     next: Next,
 }
 
-/// Plays `input` in pieces that end at `cuts`, and then perhaps the end of the input.
+/// Sends `input` in pieces that end at `cuts`, and then perhaps the end of the input.
 fn play(input: &[u8], cuts: &[usize], end: End) -> Transcript {
     let limits = Limits {
         max_head_bytes: 200,
@@ -37,7 +38,7 @@ fn play(input: &[u8], cuts: &[usize], end: End) -> Transcript {
     if end == End::HalfClosed {
         client.finish();
     }
-    // Whether the client is told to go on depends on whether it has gone on already.
+    // Whether `100 Continue` is sent depends on whether some of the body has arrived.
     let output = client.output.escape_ascii().to_string();
     let output = output.replace(r"HTTP/1.1 100 Continue\r\n\r\n", "");
     let seen = mem::take(&mut *service.handler.seen.lock().unwrap());
@@ -94,14 +95,14 @@ const LAST: &[&str] = &[
      aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
 ];
 
-/// A change to a byte string: a byte that matters to the grammar put in, or one taken out.
+/// A change to a byte string: inserts a byte that is part of the grammar, or removes one.
 #[derive(Clone, Debug)]
-enum Fault {
+enum Mutation {
     Insert(Index, u8),
     Remove(Index),
 }
 
-/// What a client sends, legible in a report.
+/// The input of a client, with a readable `Debug` output.
 #[derive(Clone)]
 struct Bytes(Vec<u8>);
 
@@ -115,21 +116,21 @@ fn inputs() -> impl Strategy<Value = Bytes> {
     let requests = vec(prop_oneof![9 => select(GOOD), 1 => select(LAST)], 0..6);
     let last = prop_oneof![1 => select(LAST), 1 => Just("")];
     let byte = select(&b"\r\n\0 \t:;,0a/\x80"[..]);
-    let fault = prop_oneof![
-        (any::<Index>(), byte).prop_map(|(place, byte)| Fault::Insert(place, byte)),
-        any::<Index>().prop_map(Fault::Remove),
+    let mutation = prop_oneof![
+        (any::<Index>(), byte).prop_map(|(index, byte)| Mutation::Insert(index, byte)),
+        any::<Index>().prop_map(Mutation::Remove),
     ];
-    let faults = prop_oneof![3 => Just(Vec::new()), 2 => vec(fault, 1..3)];
-    (requests, last, faults).prop_map(|(requests, last, faults)| {
+    let mutations = prop_oneof![3 => Just(Vec::new()), 2 => vec(mutation, 1..3)];
+    (requests, last, mutations).prop_map(|(requests, last, mutations)| {
         let mut input = requests.concat().into_bytes();
         input.extend_from_slice(last.as_bytes());
-        for fault in faults {
-            match fault {
-                Fault::Insert(place, byte) => input.insert(place.index(input.len() + 1), byte),
-                Fault::Remove(place) if !input.is_empty() => {
-                    input.remove(place.index(input.len()));
+        for mutation in mutations {
+            match mutation {
+                Mutation::Insert(index, byte) => input.insert(index.index(input.len() + 1), byte),
+                Mutation::Remove(index) if !input.is_empty() => {
+                    input.remove(index.index(input.len()));
                 }
-                Fault::Remove(_) => (),
+                Mutation::Remove(_) => (),
             }
         }
         Bytes(input)
@@ -139,7 +140,7 @@ fn inputs() -> impl Strategy<Value = Bytes> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn however_the_bytes_are_cut_the_answers_are_the_same(
+    fn responses_do_not_depend_on_input_splits(
         Bytes(input) in inputs(),
         cuts in vec(any::<Index>(), 0..8),
         end in select(&[End::Open, End::HalfClosed][..]),
@@ -151,35 +152,35 @@ proptest! {
         let everywhere: Vec<_> = (0..input.len()).collect();
         assert_eq!(play(&input, &everywhere, end), whole, "byte by byte");
         assert_eq!(whole.seen.len(), whole.units.len());
-        check_answers(&whole);
+        check_responses(&whole);
     }
 }
 
-/// Reads the output as a client would: each request that was seen has one answer, a refusal may
+/// Parses the output as a client does: each request that the handler got has one response, an error may
 /// follow, and no byte is left over.
-fn check_answers(story: &Transcript) {
-    let mut rest = story.output.as_str();
-    for (place, seen) in story.seen.iter().enumerate() {
+fn check_responses(transcript: &Transcript) {
+    let mut rest = transcript.output.as_str();
+    for (index, seen) in transcript.seen.iter().enumerate() {
         let (head, after) = rest.split_once(r"\r\n\r\n").unwrap_or_else(|| panic!("{rest:?}"));
         assert!(head.starts_with("HTTP/1.1 "), "{head:?}");
         let field = |name| head.split(r"\r\n").find_map(|line| line.strip_prefix(name));
         if seen.starts_with("HEAD ") || head.contains(" 204 ") {
             rest = after;
         } else if field("Transfer-Encoding: ").is_some() {
-            // No body in these tests holds what ends one.
+            // No body in these tests contains the last chunk's bytes.
             rest = after.split_once(r"0\r\n\r\n").map_or("", |(_, after)| after);
         } else if let Some(length) = field("Content-Length: ") {
-            // Lengths count what escapes stand for: no body in these tests holds an escape, save
-            // those of the probe's echo, which it has escaped itself.
+            // `Content-Length` counts unescaped bytes. No body in these tests contains an escape,
+            // except the text of the probe, which has escaped it itself.
             let length: usize = length.parse().unwrap();
             rest = unescaped_tail(after, length);
         } else {
             rest = "";
         }
-        let is_last = place + 1 == story.seen.len();
-        assert!(is_last || !rest.is_empty(), "{place} of {story:?}");
+        let is_last = index + 1 == transcript.seen.len();
+        assert!(is_last || !rest.is_empty(), "{index} of {transcript:?}");
     }
-    if story.next == Next::LingeringClose {
+    if transcript.next == Next::LingeringClose {
         assert!(rest.starts_with("HTTP/1.1 4") || rest.starts_with("HTTP/1.1 5"), "{rest:?}");
         assert_eq!(rest.matches("HTTP/1.1 ").count(), 1 + rest.matches("and HTTP/1.1 are").count());
     } else {
@@ -187,11 +188,11 @@ fn check_answers(story: &Transcript) {
     }
 }
 
-/// What follows so many bytes in an escaped text.
+/// Returns the rest of an escaped text after `length` unescaped bytes.
 fn unescaped_tail(mut text: &str, length: usize) -> &str {
     for _ in 0..length {
         text = match text.as_bytes() {
-            [] => return "", // cut short
+            [] => return "", // truncated
             [b'\\', b'x', ..] => &text[4..],
             [b'\\', ..] => &text[2..],
             _ => &text[1..],

@@ -1,4 +1,4 @@
-//! What is accepted and what is refused, as tables; and that nothing follows a refusal.
+//! Tables of accepted and rejected requests. Nothing follows a rejection.
 
 use super::*;
 
@@ -6,8 +6,8 @@ fn get(fields: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n")
 }
 
-/// The status that `input` gets, at once and byte by byte, and that a second request, which hides
-/// behind a refused one, is never seen.
+/// Expects this status for `input`, sent at once and byte by byte. After a rejected request, the handler
+/// must never get a smuggled second one.
 #[track_caller]
 fn check(input: &str, expected: u16) {
     check_with(
@@ -30,14 +30,14 @@ fn check_with(limits: Limits, input: &str, expected: u16) {
         for piece in input.as_bytes().chunks(size) {
             client.send(piece);
         }
-        let (status, head, _) = client.answer();
+        let (status, head, _) = client.response();
         assert_eq!(status, expected, "{input:?} in pieces of {size}");
         if status != 200 {
             assert_eq!(client.next, Next::LingeringClose, "{input:?}");
             assert!(head.contains("\r\nConnection: close"), "{input:?}");
             client.send("GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n");
             assert_eq!(
-                (client.finish(), client.expire()),
+                (client.finish(), client.time_out()),
                 (Next::LingeringClose, Next::LingeringClose)
             );
             assert_eq!(
@@ -51,7 +51,7 @@ fn check_with(limits: Limits, input: &str, expected: u16) {
 }
 
 #[test]
-fn good_heads() {
+fn valid_heads_are_accepted() {
     for fields in [
         "",
         "A:b\r\n",
@@ -84,7 +84,7 @@ fn good_heads() {
 }
 
 #[test]
-fn bad_request_lines() {
+fn malformed_request_lines_are_rejected() {
     for line in [
         "",
         " ",
@@ -137,7 +137,7 @@ fn bad_request_lines() {
 }
 
 #[test]
-fn other_versions() {
+fn other_versions_are_rejected() {
     for version in ["0.9", "1.2", "2.0", "3.0", "9.9"] {
         check(&format!("GET / HTTP/{version}\r\nHost: x\r\n\r\n"), 505);
     }
@@ -145,7 +145,7 @@ fn other_versions() {
 }
 
 #[test]
-fn bad_fields() {
+fn malformed_fields_are_rejected() {
     for fields in [
         "A : b\r\n",
         "A\t: b\r\n",
@@ -177,7 +177,7 @@ fn bad_fields() {
 }
 
 #[test]
-fn hosts() {
+fn missing_or_malformed_host_is_rejected() {
     check("GET / HTTP/1.1\r\n\r\n", 400);
     check("GET http://x/ HTTP/1.1\r\n\r\n", 400);
     for host in ["a b", "a/b", "a@b", "a:b", "[::1", "a,b", "http://x", "x\u{e9}", "a:80:80"] {
@@ -190,7 +190,7 @@ fn hosts() {
 }
 
 #[test]
-fn lengths_and_codings() {
+fn ambiguous_lengths_and_codings_are_rejected() {
     for fields in [
         "Content-Length: 5\r\nContent-Length: 5\r\n",
         "Content-Length: 5\r\nContent-Length: 6\r\n",
@@ -234,7 +234,7 @@ fn lengths_and_codings() {
 }
 
 #[test]
-fn limits() {
+fn request_over_a_limit_is_rejected() {
     check(&get("Content-Length: 20\r\n\r\n012345678901234567").replace("67\r\n", "6789"), 200);
     check(&get("Content-Length: 21\r\n"), 413);
     check(&get("Content-Length: 18446744073709551615\r\n"), 413);
@@ -261,13 +261,13 @@ fn rejected_head_request_has_no_body() {
     let service = service();
     let mut client = Client::new(&service);
     client.send("HEAD / HTTP/1.1\r\n\r\n");
-    let (status, head, body) = client.answer();
+    let (status, head, body) = client.response();
     assert_eq!((status, body.as_str()), (400, ""));
     assert!(head.contains("Content-Length: "));
 }
 
 #[test]
-fn bodies_reach_the_handler_whole() {
+fn handler_gets_whole_bodies() {
     let service = service();
     let mut client = Client::new(&service);
     client.send(

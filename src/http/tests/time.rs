@@ -1,28 +1,28 @@
-//! Clients that keep silent, and workers that leave.
+//! Timeouts and drains.
 
 use super::*;
 
 #[test]
 fn timeout_sends_408_only_after_partial_request() {
     let service = service();
-    for begun in ["G", "GET / HTTP/1.1\r\nHost: x\r\n", POST_HEAD, "HEAD / "] {
+    for partial in ["G", "GET / HTTP/1.1\r\nHost: x\r\n", POST_HEAD, "HEAD / "] {
         let mut client = Client::new(&service);
-        assert_eq!(client.send(begun), Next::Read);
-        assert_eq!(client.expire(), Next::LingeringClose, "{begun:?}");
-        let (status, head, body) = client.answer();
+        assert_eq!(client.send(partial), Next::Read);
+        assert_eq!(client.time_out(), Next::LingeringClose, "{partial:?}");
+        let (status, head, body) = client.response();
         assert!(status == 408 && head.contains("\r\nConnection: close"));
-        assert_eq!(body.is_empty(), begun == "HEAD / ");
+        assert_eq!(body.is_empty(), partial == "HEAD / ");
         assert_eq!((client.send("x"), client.read().as_str()), (Next::LingeringClose, ""));
     }
-    for quiet in
+    for idle in
         ["", "\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n\r\n"]
     {
         let mut client = Client::new(&service);
-        if !quiet.is_empty() {
-            client.send(quiet);
+        if !idle.is_empty() {
+            client.send(idle);
         }
         client.read();
-        assert_eq!(client.expire(), Next::Close, "{quiet:?}");
+        assert_eq!(client.time_out(), Next::Close, "{idle:?}");
         assert_eq!(client.read(), "");
     }
 }
@@ -30,27 +30,33 @@ fn timeout_sends_408_only_after_partial_request() {
 const POST_HEAD: &str = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n";
 
 #[test]
-fn timeout_follows_the_request() {
+fn timeout_follows_the_request_state() {
     let service = service();
     let limits = Limits::default();
     let mut client = Client::new(&service);
-    let head = |phase| ReadTimeout::Total(phase, limits.header_timeout);
+    let head = |phase| ReadTimeout::Total { phase, limit: limits.header_timeout };
     assert_eq!(client.connection.timeout(), head(0));
     client.send("GET");
-    assert_eq!(client.connection.timeout(), head(0), "the connect began it");
+    assert_eq!(client.connection.timeout(), head(0), "the phase began at the connect");
     client.send(" / HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(client.connection.timeout(), ReadTimeout::Total(1, limits.keepalive));
+    assert_eq!(
+        client.connection.timeout(),
+        ReadTimeout::Total { phase: 1, limit: limits.keepalive }
+    );
     client.send("\r\n");
-    assert_eq!(client.connection.timeout(), ReadTimeout::Total(1, limits.keepalive));
+    assert_eq!(
+        client.connection.timeout(),
+        ReadTimeout::Total { phase: 1, limit: limits.keepalive }
+    );
     client.send("P");
     assert_eq!(client.connection.timeout(), head(2));
     client.send(&POST_HEAD[1..20]);
-    assert_eq!(client.connection.timeout(), head(2), "trickling does not help");
+    assert_eq!(client.connection.timeout(), head(2), "more bytes do not restart the phase");
     client.send(&POST_HEAD[20..]);
     assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.body_timeout));
     client.send("ok");
     assert!(
-        matches!(client.connection.timeout(), ReadTimeout::Total(3.., limit) if limit == limits.keepalive)
+        matches!(client.connection.timeout(), ReadTimeout::Total { phase: 3.., limit } if limit == limits.keepalive)
     );
 }
 
@@ -67,17 +73,17 @@ fn drain_waits_drain_idle_timeout_for_idle_client() {
         assert_eq!(client.drain(), Next::Read);
         let after = client.connection.timeout();
         assert!(
-            matches!(after, ReadTimeout::Total(_, limit) if limit == limits.drain_idle_timeout)
+            matches!(after, ReadTimeout::Total { limit, .. } if limit == limits.drain_idle_timeout)
         );
         assert_ne!(before, after);
     }
     assert_eq!(fresh.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Close);
-    assert!(fresh.answer().1.contains("\r\nConnection: close"));
-    assert_eq!(used.expire(), Next::Close);
+    assert!(fresh.response().1.contains("\r\nConnection: close"));
+    assert_eq!(used.time_out(), Next::Close);
     assert_eq!(used.read(), "");
-    let hasty =
+    let without_wait =
         Http::new(Probe::default(), Limits { drain_idle_timeout: Duration::ZERO, ..limits });
-    assert_eq!(Client::new(&hasty).drain(), Next::Close);
+    assert_eq!(Client::new(&without_wait).drain(), Next::Close);
 }
 
 #[test]
@@ -87,13 +93,13 @@ fn drain_finishes_partial_request() {
     client.send(POST_HEAD);
     assert_eq!(client.drain(), Next::Read);
     assert_eq!(client.send("okGET / HTTP/1.1\r\nHost: x\r\n\r\n"), Next::Close);
-    let (_, head, body) = client.answer();
+    let (_, head, body) = client.response();
     assert!(head.contains("\r\nConnection: close"));
     assert_eq!(body, "POST / ok");
 
     let mut client = Client::new(&service);
     let input = "GET /counted?n=300000 HTTP/1.1\r\nHost: x\r\n\r\n";
-    client.call_once(|connection, exchange| connection.receive(input.as_bytes(), exchange));
+    client.call_once(|connection, ctx| connection.receive(input.as_bytes(), ctx));
     assert_eq!(client.drain(), Next::Close);
-    assert_eq!(client.answer().2.len(), 300_000);
+    assert_eq!(client.response().2.len(), 300_000);
 }

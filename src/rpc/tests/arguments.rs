@@ -1,4 +1,4 @@
-//! Arguments are the same values whoever reads them, or are none.
+//! Property: our deserializer and rmp-serde read the same values, or both fail.
 
 use std::any::type_name;
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ struct Pair {
 struct Meters(f64);
 
 #[derive(Debug, PartialEq, Deserialize)]
-struct Nothing;
+struct Unit;
 
 #[derive(Debug, PartialEq, Deserialize)]
 enum Colour {
@@ -31,7 +31,7 @@ enum Colour {
     Mixed(u8),
 }
 
-/// Takes whatever comes, and says what that was.
+/// Accepts any value, and describes it.
 #[derive(Debug, PartialEq)]
 struct Anything(String);
 
@@ -43,7 +43,7 @@ impl<'de> Deserialize<'de> for Anything {
 
 struct DescribingVisitor;
 
-macro_rules! told {
+macro_rules! describe {
     ($($visit:ident: $type:ty),*) => {
         $(fn $visit<E: de::Error>(self, value: $type) -> Result<String, E> {
             Ok(format!("{} {value:?}", stringify!($visit)))
@@ -58,7 +58,7 @@ impl<'de> Visitor<'de> for DescribingVisitor {
         f.write_str("anything")
     }
 
-    told!(visit_bool: bool, visit_u8: u8, visit_u16: u16, visit_u32: u32, visit_u64: u64,
+    describe!(visit_bool: bool, visit_u8: u8, visit_u16: u16, visit_u32: u32, visit_u64: u64,
         visit_i8: i8, visit_i16: i16, visit_i32: i32, visit_i64: i64, visit_f32: f32,
         visit_f64: f64, visit_borrowed_str: &'de str, visit_borrowed_bytes: &'de [u8]);
 
@@ -71,7 +71,7 @@ impl<'de> Visitor<'de> for DescribingVisitor {
     }
 }
 
-/// A value that a flat array may hold.
+/// A value that a flat array may contain.
 fn short_value() -> impl Strategy<Value = Vec<u8>> {
     let special = select(vec![&[0xc0][..], &[0xc2], &[0xc3], b"\xa3Red", b"\xa5Green", b"\xa1a"]);
     let extension =
@@ -87,19 +87,19 @@ fn short_value() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Reads parameters as known to be flat, as not known to be, and by the library alone.
+/// Expects the same value with the flag `flat`, without it, and from rmp-serde.
 fn expect_same<'p, P: Deserialize<'p> + Debug>(bytes: &'p [u8]) {
-    let by_us = |flat| P::deserialize(Params { bytes, flat }).map(|value| format!("{value:?}"));
+    let ours = |flat| P::deserialize(Params { bytes, flat }).map(|value| format!("{value:?}"));
     let library = rmp_serde::from_slice::<P>(bytes).map(|value| format!("{value:?}"));
     for flat in [false, true] {
-        assert_eq!(by_us(flat).ok(), library.as_ref().ok().cloned(), "{}", type_name::<P>());
+        assert_eq!(ours(flat).ok(), library.as_ref().ok().cloned(), "{}", type_name::<P>());
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn flat_arguments_are_what_the_library_makes_of_them(values in vec(short_value(), 0..5)) {
+    fn flat_arguments_equal_those_of_rmp_serde(values in vec(short_value(), 0..5)) {
         let head = 0x90 | u8::try_from(values.len()).unwrap();
         let bytes = [vec![head], values.concat()].concat();
         expect_same::<(i64, i64)>(&bytes);
@@ -110,7 +110,7 @@ proptest! {
         expect_same::<(bool, char)>(&bytes);
         expect_same::<(&str, String)>(&bytes);
         expect_same::<(Option<i64>, Option<Option<u8>>)>(&bytes);
-        expect_same::<((), Nothing)>(&bytes);
+        expect_same::<((), Unit)>(&bytes);
         expect_same::<(Meters, Colour)>(&bytes);
         expect_same::<(Vec<u8>, BTreeMap<u8, u8>)>(&bytes);
         expect_same::<Vec<i64>>(&bytes);

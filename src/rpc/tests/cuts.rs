@@ -1,4 +1,4 @@
-//! However the bytes are cut, the answers are the same, and so are the units of work.
+//! Property: the responses and the units of work do not depend on how the input is split.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use proptest::sample::{Index, select};
 
 use super::*;
 
-/// All that can be told of a connection from outside.
+/// Everything that a connection shows from outside.
 #[derive(Debug, PartialEq, Eq)]
 struct Transcript {
     output: String,
@@ -22,7 +22,7 @@ enum End {
     HalfClosed,
 }
 
-/// Plays `input` in pieces that end at `cuts`, and then perhaps the end of the input.
+/// Sends `input` in pieces that end at `cuts`, and then perhaps the end of the input.
 fn play(input: &[u8], cuts: &[usize], end: End) -> Transcript {
     let limits = Limits {
         message: 60,
@@ -48,14 +48,14 @@ fn play(input: &[u8], cuts: &[usize], end: End) -> Transcript {
     Transcript { output, units: client.recorder.units, next: client.next }
 }
 
-/// A change to a byte string: a byte that matters put in, or one taken out.
+/// A change to a byte string: inserts a byte that is part of the grammar, or removes one.
 #[derive(Clone, Debug)]
-enum Fault {
+enum Mutation {
     Insert(Index, u8),
     Remove(Index),
 }
 
-/// What a client sends, legible in a report.
+/// The input of a client, with a readable `Debug` output.
 #[derive(Clone)]
 struct Bytes(Vec<u8>);
 
@@ -73,8 +73,8 @@ fn messages() -> Vec<Vec<u8>> {
         request(2, "echo", ("x".repeat(40),)),
         request(2, "fail", ("no",)),
         request(3, "panic", [0; 0]),
-        request(4, "nobody", ((1.5, true, None::<u8>),)),
-        request(5, "stuffed", (150,)),
+        request(4, "missing", ((1.5, true, None::<u8>),)),
+        request(5, "large", (150,)),
         request(6, "none", 7),
         notification("add", (1, 2)),
         notification("panic", [0; 0]),
@@ -83,7 +83,7 @@ fn messages() -> Vec<Vec<u8>> {
     ]
 }
 
-fn last_ones() -> Vec<Vec<u8>> {
+fn last_messages() -> Vec<Vec<u8>> {
     vec![
         Vec::new(),
         b"\xc1".to_vec(),
@@ -101,21 +101,21 @@ fn inputs() -> impl Strategy<Value = Bytes> {
     let messages = vec(select(messages()), 0..12);
     let byte =
         select(&b"\0\x01\x02\x91\x94\x81\xa3\xc0\xc1\xc4\xc7\xca\xcf\xd4\xd9\xdc\xde\xff"[..]);
-    let fault = prop_oneof![
-        (any::<Index>(), byte).prop_map(|(place, byte)| Fault::Insert(place, byte)),
-        any::<Index>().prop_map(Fault::Remove),
+    let mutation = prop_oneof![
+        (any::<Index>(), byte).prop_map(|(index, byte)| Mutation::Insert(index, byte)),
+        any::<Index>().prop_map(Mutation::Remove),
     ];
-    let faults = vec(fault, 0..3);
-    (messages, select(last_ones()), faults).prop_map(|(messages, last, faults)| {
+    let mutations = vec(mutation, 0..3);
+    (messages, select(last_messages()), mutations).prop_map(|(messages, last, mutations)| {
         let mut input = messages.concat();
         input.extend_from_slice(&last);
-        for fault in faults {
-            match fault {
-                Fault::Insert(place, byte) => input.insert(place.index(input.len() + 1), byte),
-                Fault::Remove(place) if !input.is_empty() => {
-                    input.remove(place.index(input.len()));
+        for mutation in mutations {
+            match mutation {
+                Mutation::Insert(index, byte) => input.insert(index.index(input.len() + 1), byte),
+                Mutation::Remove(index) if !input.is_empty() => {
+                    input.remove(index.index(input.len()));
                 }
-                Fault::Remove(_) => (),
+                Mutation::Remove(_) => (),
             }
         }
         Bytes(input)
@@ -125,7 +125,7 @@ fn inputs() -> impl Strategy<Value = Bytes> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn however_the_bytes_are_cut_the_answers_are_the_same(
+    fn responses_do_not_depend_on_input_splits(
         Bytes(input) in inputs(),
         cuts in vec(any::<Index>(), 0..8),
         end in select(&[End::Open, End::HalfClosed][..]),

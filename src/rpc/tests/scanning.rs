@@ -1,4 +1,4 @@
-//! What is no message ends its connection, and nothing more is said.
+//! Invalid messages close their connection, and nothing is sent after that.
 
 use super::*;
 
@@ -23,16 +23,16 @@ fn malformed_message_is_rejected() {
         b"\xc1",
         b"\xc0",
         b"\x90",
-        b"\x94\0\x01\xa3add\xc1",                   // a marker that is none
-        b"\x94\x01\x01\xc0\xc0",                    // an answer
+        b"\x94\0\x01\xa3add\xc1",                   // an invalid marker
+        b"\x94\x01\x01\xc0\xc0",                    // a response
         b"\x94\x02\xa3add\x90\xc0",                 // a notification of four parts
-        b"\x93\0\xa3add\x90",                       // a request of three
-        b"\x95\0\x01\xa3add\x90\xc0",               // and one of five
-        b"\x94\x03\x01\xa3add\x90",                 // a type that there is not
-        b"\x94\xa1\0\x01\xa3add\x90",               // a type that is a text
-        b"\x94\0\xff\xa3add\x90",                   // a negative number
-        b"\x94\0\xcf\0\0\0\x01\0\0\0\0\xa3add\x90", // a number that is too large
-        b"\x94\0\xa1\x01\xa3add\x90",               // a number that is a text
+        b"\x93\0\xa3add\x90",                       // a request of three parts
+        b"\x95\0\x01\xa3add\x90\xc0",               // a request of five parts
+        b"\x94\x03\x01\xa3add\x90",                 // an unknown type
+        b"\x94\xa1\0\x01\xa3add\x90",               // a type that is a string
+        b"\x94\0\xff\xa3add\x90",                   // a negative ID
+        b"\x94\0\xcf\0\0\0\x01\0\0\0\0\xa3add\x90", // an ID over 32 bits
+        b"\x94\0\xa1\x01\xa3add\x90",               // an ID that is a string
         b"\x94\0\x01\x01\x90",                      // a method that is a number
         b"\x84\0\x01\xa3add\x90\x01\x02\x03\x04",   // a map
     ];
@@ -58,7 +58,7 @@ fn too_long_message_is_rejected_before_it_arrives() {
     for input in inputs {
         expect_rejection(&rpc, input);
     }
-    // The last byte that is allowed, and one more.
+    // The largest allowed message, and one more byte.
     for (size, next) in [(1000 - 12, Next::Read), (1000 - 11, Next::LingeringClose)] {
         let mut client = Client::new(&rpc);
         let message = request(1, "echo", ("x".repeat(size),));
@@ -80,7 +80,7 @@ fn too_deep_message_is_rejected() {
 }
 
 #[test]
-fn half_a_message_at_the_end_is_no_message() {
+fn partial_message_at_the_end_is_ignored() {
     let rpc = rpc();
     let message = request(1, "add", (1, 1000));
     for length in 0..message.len() {

@@ -1,4 +1,4 @@
-//! Whose the output buffer is: an idle session has none.
+//! Ownership of the output buffer: an idle session has none.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn idle_session_owns_no_buffer() {
     client.receive("x");
     client.send(3);
     assert_eq!(client.session.out.capacity(), 0);
-    assert_ne!(client.spare.capacity(), 0, "it becomes the spare one");
+    assert_ne!(client.spare.capacity(), 0, "it becomes the spare buffer");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How long a peer may stay silent, and how long it may take no output.
+//! Deadlines of reading and writing.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn idle_timeout_restarts_on_input() {
 
 #[test]
 fn total_timeout_ignores_input() {
-    let mut client = Client::with_timeout(ReadTimeout::Total(1, SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Total { phase: 1, limit: SECOND });
     client.advance_clock(SECOND / 4);
     client.receive("x");
     client.advance_clock(SECOND / 4);
@@ -32,16 +32,16 @@ fn total_timeout_ignores_input() {
 
 #[test]
 fn new_phase_restarts_total_timeout() {
-    let mut client = Client::with_timeout(ReadTimeout::Total(1, SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Total { phase: 1, limit: SECOND });
     client.advance_clock(SECOND / 4);
-    client.set_timeout(ReadTimeout::Total(2, SECOND));
+    client.set_timeout(ReadTimeout::Total { phase: 2, limit: SECOND });
     client.receive("x");
     assert_eq!(client.time_left(), Some(SECOND));
 }
 
 #[test]
 fn total_timeout_continues_during_output() {
-    let mut client = Client::with_timeout(ReadTimeout::Total(1, 5 * SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Total { phase: 1, limit: 5 * SECOND });
     client.add_replies(&[("abc", Next::Read)]);
     client.receive("x");
     assert_eq!(client.time_left(), Some(WRITE_TIMEOUT));
@@ -52,7 +52,9 @@ fn total_timeout_continues_during_output() {
 
 #[test]
 fn zero_limit_has_no_deadline() {
-    for timeout in [ReadTimeout::Idle(Duration::ZERO), ReadTimeout::Total(1, Duration::ZERO)] {
+    for timeout in
+        [ReadTimeout::Idle(Duration::ZERO), ReadTimeout::Total { phase: 1, limit: Duration::ZERO }]
+    {
         let mut client = Client::new(timeout, Duration::ZERO);
         assert_eq!(client.time_left(), None);
         client.add_replies(&[("abc", Next::Read)]);
@@ -100,7 +102,7 @@ fn idle_timeout_may_send_a_reply() {
     assert_eq!(client.time_left(), Some(WRITE_TIMEOUT));
     client.send(8);
     assert_eq!(client.wants(), Wants::Closed);
-    assert_eq!(client.calls(), ["expire"]);
+    assert_eq!(client.calls(), ["on_timeout"]);
 }
 
 #[test]
@@ -133,17 +135,17 @@ fn closed_session_has_no_deadline() {
 
 #[test]
 fn expired_phase_without_change_closes() {
-    let mut client = Client::with_timeout(ReadTimeout::Total(1, SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Total { phase: 1, limit: SECOND });
     client.advance_clock(SECOND);
     client.time_out();
     assert_eq!((client.wants(), client.time_left()), (Wants::Closed, None));
-    assert_eq!(client.calls(), ["expire"]);
+    assert_eq!(client.calls(), ["on_timeout"]);
 }
 
 #[test]
 fn expired_phase_followed_by_another_stays_open() {
-    let mut client = Client::with_timeout(ReadTimeout::Total(1, SECOND));
-    client.set_timeout(ReadTimeout::Total(2, SECOND));
+    let mut client = Client::with_timeout(ReadTimeout::Total { phase: 1, limit: SECOND });
+    client.set_timeout(ReadTimeout::Total { phase: 2, limit: SECOND });
     client.advance_clock(SECOND);
     client.time_out();
     assert_eq!((client.wants(), client.time_left()), (Wants::Read, Some(SECOND)));
@@ -152,11 +154,11 @@ fn expired_phase_followed_by_another_stays_open() {
 #[test]
 fn phase_after_other_timeout_restarts() {
     for between in [ReadTimeout::None, ReadTimeout::Idle(MINUTE)] {
-        let mut client = Client::with_timeout(ReadTimeout::Total(1, SECOND));
+        let mut client = Client::with_timeout(ReadTimeout::Total { phase: 1, limit: SECOND });
         client.set_timeout(between);
         client.receive("x");
         client.advance_clock(10 * SECOND);
-        client.set_timeout(ReadTimeout::Total(1, SECOND));
+        client.set_timeout(ReadTimeout::Total { phase: 1, limit: SECOND });
         client.receive("x");
         assert_eq!(client.time_left(), Some(SECOND));
     }

@@ -1,4 +1,4 @@
-//! The worker leaves: what is begun is finished.
+//! A drain finishes what has begun.
 
 use super::*;
 
@@ -43,13 +43,13 @@ fn drain_sends_output_before_close() {
 
 #[test]
 fn drain_keeps_decided_continue() {
-    let answers = [("abc", Next::Continue), ("", Next::Read), ("def", Next::Close)];
-    let mut client = Client::with_replies(&answers);
+    let replies = [("abc", Next::Continue), ("", Next::Read), ("def", Next::Close)];
+    let mut client = Client::with_replies(&replies);
     client.receive("x");
     client.drain();
     client.send(3);
     assert_eq!(client.unsent(), "def");
-    assert_eq!(client.calls(), ["receive x", "drain", "proceed"]);
+    assert_eq!(client.calls(), ["receive x", "drain", "resume"]);
 }
 
 #[test]
@@ -85,8 +85,8 @@ fn drain_reply_has_write_deadline() {
 
 #[test]
 fn drain_output_follows_waiting_output() {
-    let answers = [("abc", Next::Read), ("", Next::Continue), ("d", Next::Close)];
-    let mut client = Client::with_replies(&answers);
+    let replies = [("abc", Next::Read), ("", Next::Continue), ("d", Next::Close)];
+    let mut client = Client::with_replies(&replies);
     client.receive("x");
     client.drain();
     client.send(3);

@@ -1,11 +1,11 @@
-//! A client that is refused: its bytes are thrown away for a moment.
+//! A lingering close discards input for a limited time.
 
 use super::*;
 
 fn lingering_client() -> Client {
     let mut client = Client::with_replies(&[("no", Next::LingeringClose)]);
     client.receive("x");
-    assert_eq!(client.wants(), Wants::Write, "the answer goes first");
+    assert_eq!(client.wants(), Wants::Write, "the output is sent first");
     client.send(2);
     assert_eq!(client.wants(), Wants::Linger);
     client

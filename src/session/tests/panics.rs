@@ -1,11 +1,11 @@
-//! A connection that panics ends its own session.
+//! A panic in a connection closes its session only.
 
 use super::*;
 
 #[test]
 fn panic_closes_session_and_resets_reporter() {
     let mut client = Client::with_replies(&[]);
-    client.add_panic("half an ans");
+    client.add_panic("half a resp");
     client.receive("x");
     assert_eq!(client.wants(), Wants::Closed);
     assert_eq!(client.reporter.depth, 0);
@@ -15,10 +15,10 @@ fn panic_closes_session_and_resets_reporter() {
 
 #[test]
 fn panic_in_any_call_closes_session() {
-    for how in [Client::drain, Client::time_out, Client::half_close] {
+    for call in [Client::drain, Client::time_out, Client::half_close] {
         let mut client = Client::with_replies(&[]);
         client.add_panic("");
-        how(&mut client);
+        call(&mut client);
         assert_eq!(client.wants(), Wants::Closed);
     }
     let mut client = Client::with_replies(&[("a", Next::Continue)]);
@@ -26,7 +26,7 @@ fn panic_in_any_call_closes_session() {
     client.receive("x");
     client.send(1);
     assert_eq!(client.wants(), Wants::Closed);
-    assert_eq!(client.calls(), ["receive x", "proceed"]);
+    assert_eq!(client.calls(), ["receive x", "resume"]);
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn panic_in_drain_keeps_complete_output() {
     assert_eq!(client.wants(), Wants::Closed);
 }
 
-/// Panics whenever it is asked how patient it is.
+/// A connection whose `timeout` panics.
 struct PanickingTimeout;
 
 impl Connection for PanickingTimeout {
@@ -72,7 +72,7 @@ impl Connection for PanickingTimeout {
     }
 
     fn timeout(&self) -> ReadTimeout {
-        panic!("asked for");
+        panic!("requested");
     }
 }
 

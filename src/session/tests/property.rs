@@ -1,5 +1,5 @@
-//! Any connection and any client: what comes out is what the connection said, whole and in order,
-//! and it is never asked while output waits.
+//! Property: for any connection and any client, the client gets exactly the output of the connection, in
+//! order, and the connection is never called while output waits.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,10 +9,10 @@ use proptest::sample::select;
 
 use super::*;
 
-/// What the connection answers: how many bytes, and what is next.
+/// The length of a reply's output, and the next action.
 type PlannedReply = (usize, Next);
 
-/// Says the numbers of its bytes, so that none can be lost, doubled or moved.
+/// Numbers its output bytes, so that lost, duplicated and reordered bytes are detected.
 struct Counter {
     replies: VecDeque<PlannedReply>,
     timeout: ReadTimeout,
@@ -21,34 +21,34 @@ struct Counter {
 }
 
 impl Counter {
-    fn emit(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
+    fn emit(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
         let (length, next) = self.replies.pop_front().unwrap_or((0, Next::Read));
         for _ in 0..length {
-            exchange.out.push(self.emitted.fetch_add(1, Ordering::Relaxed) as u8);
+            ctx.out.push(self.emitted.fetch_add(1, Ordering::Relaxed) as u8);
         }
         next
     }
 }
 
 impl Connection for Counter {
-    fn receive(&mut self, input: &[u8], exchange: &mut ConnectionContext<'_>) -> Next {
-        assert!(exchange.out.is_empty(), "asked while output waits");
+    fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
+        assert!(ctx.out.is_empty(), "called while output waits");
         self.input.lock().unwrap().extend_from_slice(input);
-        self.emit(exchange)
+        self.emit(ctx)
     }
 
-    fn resume(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
-        assert!(exchange.out.is_empty(), "asked while output waits");
-        self.emit(exchange)
+    fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        assert!(ctx.out.is_empty(), "called while output waits");
+        self.emit(ctx)
     }
 
-    fn on_timeout(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
-        assert!(exchange.out.is_empty(), "asked while output waits");
-        self.emit(exchange)
+    fn on_timeout(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        assert!(ctx.out.is_empty(), "called while output waits");
+        self.emit(ctx)
     }
 
-    fn drain(&mut self, exchange: &mut ConnectionContext<'_>) -> Next {
-        self.emit(exchange)
+    fn drain(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        self.emit(ctx)
     }
 
     fn timeout(&self) -> ReadTimeout {
@@ -56,7 +56,7 @@ impl Connection for Counter {
     }
 }
 
-/// What a client, its worker or the time does.
+/// An event of the client, the worker or the clock.
 #[derive(Clone, Debug)]
 enum Event {
     Input(Vec<u8>),
@@ -91,11 +91,11 @@ fn any_timeout() -> impl Strategy<Value = ReadTimeout> {
     prop_oneof![
         Just(ReadTimeout::None),
         limits.clone().prop_map(ReadTimeout::Idle),
-        (0..2_u32, limits).prop_map(|(number, limit)| ReadTimeout::Total(number, limit)),
+        (0..2_u32, limits).prop_map(|(number, limit)| ReadTimeout::Total { phase: number, limit }),
     ]
 }
 
-/// Plays those events that the session waits for, as a worker class does.
+/// Applies the events that the session waits for, as a worker class does.
 fn run_events(
     replies: Vec<PlannedReply>,
     timeout: ReadTimeout,
@@ -112,7 +112,8 @@ fn run_events(
     let mut now = MonotonicTime::from_nanos(1_000_000_000_000);
     let mut session = Session::new(Box::new(connection), write_timeout, now);
     let (mut spare, mut reporter) = (Vec::new(), RecordingReporter::default());
-    let (mut got, mut given) = (Vec::<u8>::new(), Vec::new());
+    let mut got = Vec::<u8>::new();
+    let mut given = Vec::new();
     for event in events {
         let wants = session.wants();
         match event {
@@ -135,7 +136,10 @@ fn run_events(
                 now = now.saturating_add(time);
                 if session.deadline().is_some_and(|deadline| deadline <= now) {
                     session.on_timeout(&mut spare, &mut reporter, now);
-                    assert!(session.deadline().is_none_or(|deadline| deadline > now), "a spin");
+                    assert!(
+                        session.deadline().is_none_or(|deadline| deadline > now),
+                        "the caller would spin"
+                    );
                 }
             }
             Event::Drain => session.drain(&mut spare, &mut reporter, now),
@@ -146,7 +150,7 @@ fn run_events(
             assert_eq!(session.wants(), Wants::Closed);
         }
         if session.wants() != Wants::Closed {
-            assert_eq!(got.len() + session.unsent().len(), total, "bytes are lost or doubled");
+            assert_eq!(got.len() + session.unsent().len(), total, "bytes are lost or duplicated");
             assert_eq!(session.wants() == Wants::Write, !session.unsent().is_empty());
             assert!(
                 session.deadline().is_none_or(|deadline| deadline > now)
@@ -161,12 +165,12 @@ fn run_events(
         assert_eq!(*received.lock().unwrap(), given);
     }
     let all: Vec<u8> = (0..got.len()).map(|number| number as u8).collect();
-    assert_eq!(got, all, "bytes are moved");
+    assert_eq!(got, all, "bytes are reordered");
 }
 
-/// Whether the deadline may lie in the past: the connection has let its phase end, and gone on.
+/// Returns whether the deadline may be in the past: the phase may end while other calls continue it.
 fn is_total_timeout(timeout: ReadTimeout) -> bool {
-    matches!(timeout, ReadTimeout::Total(..))
+    matches!(timeout, ReadTimeout::Total { .. })
 }
 
 proptest! {
@@ -178,11 +182,11 @@ proptest! {
 
     #[test]
     fn client_receives_exactly_the_output_in_order(
-        plans in vec(any_reply(), 0..40),
-        patience in any_timeout(),
+        replies in vec(any_reply(), 0..40),
+        timeout in any_timeout(),
         write_timeout in select(vec![Duration::ZERO, SECOND]),
         events in vec(any_event(), 0..80),
     ) {
-        run_events(plans, patience, write_timeout, events);
+        run_events(replies, timeout, write_timeout, events);
     }
 }

@@ -1,18 +1,19 @@
-//! What workers, their clients and their replacements leave behind.
+//! Descriptors and processes that workers, clients and replacements leak.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use crate::os::process::Pid;
 use crate::os::signal::Signal;
 use crate::os::testing;
 use crate::testkit::proc::{becomes_true, children};
 use crate::testkit::server::{CheckResult, TestServer};
+use crate::testkit::target::{DEADLINE, TestTarget};
 use crate::testkit::workload::Task;
-use crate::testkit::{ContractTest, DEADLINE, Pid};
 
-pub(super) fn killed(test: &ContractTest) -> CheckResult {
-    let server = TestServer::start(test, &[])?;
+pub(super) fn killed(target: &TestTarget) -> CheckResult {
+    let server = TestServer::start(target, &[])?;
     for victim in server.wait_workers(2)? {
         testing::send_sigkill(victim.pid);
         server.wait_exited(victim.pid)?;
@@ -23,45 +24,45 @@ pub(super) fn killed(test: &ContractTest) -> CheckResult {
     Ok(())
 }
 
-pub(super) fn descriptors(test: &ContractTest) -> CheckResult {
+pub(super) fn descriptors(target: &TestTarget) -> CheckResult {
     const UNITS: usize = 60;
-    let server = TestServer::start(test, &["--workers", "1"])?;
+    let server = TestServer::start(target, &["--workers", "1"])?;
     let worker = server.wait_workers(1)?[0];
-    // Whatever is made once has been made after a few.
+    // A few units first, so that what is opened once is open.
     server.work(5)?;
-    let mut before = count(worker.pid);
+    let mut before = count_fds(worker.pid);
     becomes_true(DEADLINE / 20, || {
-        before = before.min(count(worker.pid));
+        before = before.min(count_fds(worker.pid));
         false
     });
     for _ in 0..UNITS / 3 {
         server.work(2)?;
         drop(server.idle_client()?);
-        drop(server.begin(Task::Quick)?); // and does not wait for it
+        drop(server.begin(Task::Quick)?); // disconnects without waiting
     }
-    if becomes_true(DEADLINE, || count(worker.pid) <= before) {
+    if becomes_true(DEADLINE, || count_fds(worker.pid) <= before) {
         return Ok(());
     }
-    let after = count(worker.pid);
+    let after = count_fds(worker.pid);
     let expected = format!("a worker has no more descriptors after {UNITS} units of work");
-    Err(server.violation(expected, format!("it had {before}, and has {after}")))
+    Err(server.violation(expected, format!("it had {before} before, and has {after} now")))
 }
 
-fn count(pid: Pid) -> usize {
+fn count_fds(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// The files without a name that a process has open, such as a heartbeat.
+/// Returns (device, inode) of the unlinked files that a process has open, such as a heartbeat file.
 fn anonymous_files(pid: Pid) -> BTreeSet<(u64, u64)> {
-    let Ok(folder) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
-    let files = folder.filter_map(|entry| fs::metadata(entry.ok()?.path()).ok());
+    let Ok(dir) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
+    let files = dir.filter_map(|entry| fs::metadata(entry.ok()?.path()).ok());
     let files = files.filter(|file| file.is_file() && file.nlink() == 0);
     files.map(|file| (file.dev(), file.ino())).collect()
 }
 
-pub(super) fn replacements(test: &ContractTest) -> CheckResult {
+pub(super) fn replacements(target: &TestTarget) -> CheckResult {
     const ROUNDS: usize = 10;
-    let mut server = TestServer::start(test, &[])?;
+    let mut server = TestServer::start(target, &[])?;
     let mut workers = server.wait_workers(2)?;
     let mut before = (0, 0);
     for round in 0..ROUNDS {
@@ -69,15 +70,16 @@ pub(super) fn replacements(test: &ContractTest) -> CheckResult {
         testing::send_sigkill(victim.pid);
         workers[round % 2] = server.wait_replaced(victim)?;
         if round == 1 {
-            // Whatever is made once has been made after one of each.
-            before = (count(server.pid), count(workers[1].pid));
+            // One replacement in each slot first, so that what is opened once is open.
+            before = (count_fds(server.pid), count_fds(workers[1].pid));
         }
     }
-    let (master, worker) = (server.pid, workers[1].pid);
-    if !becomes_true(DEADLINE, || count(master) <= before.0 && count(worker) <= before.1) {
-        let now = (count(master), count(worker));
-        let expected = format!("after {ROUNDS} replacements there are no more descriptors");
-        let seen = format!("master and worker had {before:?}, and have {now:?}");
+    let master = server.pid;
+    let worker = workers[1].pid;
+    if !becomes_true(DEADLINE, || count_fds(master) <= before.0 && count_fds(worker) <= before.1) {
+        let now = (count_fds(master), count_fds(worker));
+        let expected = format!("{ROUNDS} replacements leak no descriptor");
+        let seen = format!("master and worker had {before:?} before, and have {now:?} now");
         return Err(server.violation(expected, seen));
     }
     let shared: Vec<_> =
@@ -85,7 +87,7 @@ pub(super) fn replacements(test: &ContractTest) -> CheckResult {
     if !shared.is_empty() {
         let seen = format!("they share (device, inode) {shared:?}");
         return Err(
-            server.violation("two workers share no nameless file, such as a heartbeat", seen)
+            server.violation("two workers share no unlinked file, such as a heartbeat file", seen)
         );
     }
     if !becomes_true(DEADLINE, || children(master).len() == 2) {

@@ -1,40 +1,40 @@
-//! New before old, and nothing is lost.
+//! Recycling and reloads: new before old, and no work is lost.
 
 use std::time::Instant;
 
 use crate::os::signal::Signal;
 use crate::testkit::log_capture::Record;
 use crate::testkit::server::{CheckResult, TestServer, describe_exit, under_load, violation};
-use crate::testkit::{ContractTest, DEADLINE};
+use crate::testkit::target::{DEADLINE, TestTarget};
 
-pub(super) fn by_units(test: &ContractTest) -> CheckResult {
+pub(super) fn by_units(target: &TestTarget) -> CheckResult {
     let flags = ["--max-requests", "20", "--max-requests-jitter", "10"];
-    recycle(test, &flags, 4)
+    recycle(target, &flags, 4)
 }
 
-pub(super) fn by_age(test: &ContractTest) -> CheckResult {
-    recycle(test, &["--max-lifetime", "1s"], 3)
+pub(super) fn by_age(target: &TestTarget) -> CheckResult {
+    recycle(target, &["--max-lifetime", "1s"], 3)
 }
 
-/// Waits under load until so many workers have been recycled.
-fn recycle(test: &ContractTest, flags: &[&str], count: usize) -> CheckResult {
-    let mut server = TestServer::start(test, flags)?;
+/// Waits under load until `count` workers are recycled.
+fn recycle(target: &TestTarget, flags: &[&str], count: usize) -> CheckResult {
+    let mut server = TestServer::start(target, flags)?;
     server.wait_workers(2)?;
-    under_load(&mut server, |scene| {
+    under_load(&mut server, |server| {
         let mut mark = 0;
         let end = Instant::now() + DEADLINE;
         for number in 1..=count {
             let expected = format!("{count} workers are recycled; this is number {number}");
-            let is_end = |record: &Record| record.message() == "worker exited";
-            let exited = scene.wait_for(mark, &expected, is_end)?;
-            let is_it = |record: &Record| record.pid() == exited.pid() && is_end(record);
-            mark = scene.records().iter().position(is_it).map_or(mark, |at| at + 1);
+            let is_exit = |record: &Record| record.message() == "worker exited";
+            let exited = server.wait_for(mark, &expected, is_exit)?;
+            let is_same = |record: &Record| record.pid() == exited.pid() && is_exit(record);
+            mark = server.records().iter().position(is_same).map_or(mark, |at| at + 1);
             if exited.text("reason") != Some("recycled") || exited.number("code") != Some(0) {
-                let expected = "a worker is recycled, and leaves with 0";
-                return Err(scene.violation(expected, describe_exit(&exited)));
+                let expected = "a worker is recycled, and exits with code 0";
+                return Err(server.violation(expected, describe_exit(&exited)));
             }
             if Instant::now() > end {
-                return Err(scene.violation(expected, "it takes too long"));
+                return Err(server.violation(expected, "it takes too long"));
             }
         }
         Ok(())
@@ -42,7 +42,7 @@ fn recycle(test: &ContractTest, flags: &[&str], count: usize) -> CheckResult {
     expect_never_fewer_than(&server, 2)
 }
 
-/// Since all were ready, so many have been ready at any time who had not been asked to leave.
+/// Expects that at least `count` workers were ready and not draining, at all times since all were ready.
 fn expect_never_fewer_than(server: &TestServer<'_>, count: usize) -> CheckResult {
     let (mut serving, mut complete) = (Vec::new(), false);
     for record in server.records() {
@@ -55,28 +55,30 @@ fn expect_never_fewer_than(server: &TestServer<'_>, count: usize) -> CheckResult
         }
         complete |= serving.len() == count;
         if complete && serving.len() < count {
-            let seen = format!("{} are left when the log says {record:?}", serving.len());
-            return Err(violation("a worker is asked to leave when its successor is ready", seen));
+            let seen = format!("{} serve at the log record {record:?}", serving.len());
+            return Err(violation("a worker drains only after its replacement is ready", seen));
         }
     }
     Ok(())
 }
 
-pub(super) fn reload(test: &ContractTest) -> CheckResult {
-    let mut server = TestServer::start(test, &[])?;
+pub(super) fn reload(target: &TestTarget) -> CheckResult {
+    let mut server = TestServer::start(target, &[])?;
     let old = server.wait_workers(2)?;
-    under_load(&mut server, |scene| {
-        scene.work(5)?;
-        scene.signal(Signal::Hup)?;
-        let expected = "a reload comes to its end";
-        scene.wait_for(0, expected, |record| record.message() == "reload complete")?;
+    under_load(&mut server, |server| {
+        server.work(5)?;
+        server.signal(Signal::Hup)?;
+        let expected = "a reload completes";
+        server.wait_for(0, expected, |record| record.message() == "reload complete")?;
         for worker in &old {
-            let exited = scene.wait_exited(worker.pid)?;
+            let exited = server.wait_exited(worker.pid)?;
             if exited.number("code") != Some(0) {
-                return Err(scene.violation("an old worker leaves with 0", describe_exit(&exited)));
+                return Err(
+                    server.violation("an old worker exits with code 0", describe_exit(&exited))
+                );
             }
         }
-        scene.work(5)
+        server.work(5)
     })?;
     expect_never_fewer_than(&server, 2)?;
     server.signal(Signal::Term)?;
