@@ -22,7 +22,7 @@ use crate::log::{self, Fields};
 use crate::os::credentials;
 use crate::os::daemon::StartupNotifier;
 use crate::os::process::Pid;
-use crate::os::signal::{self, Signal, SignalPipe};
+use crate::os::signal::{self, MasterDisposition, Signal, SignalPipe};
 use crate::os::title::ProcTitle;
 use crate::pidfile::PidFile;
 use crate::settings::{
@@ -152,7 +152,7 @@ impl Runtime {
         // From here on a signal is kept until the loop takes it, so whatever is made below is also
         // cleaned up.
         let signals = SignalPipe::open().map_err(RuntimeError::Os)?;
-        signal::catch(&MASTER_SIGNALS);
+        signal::catch(Signal::in_master(MasterDisposition::Caught));
         signal::unblock_all();
         let InheritedFds { listeners, old_master: predecessor, mut warnings } =
             InheritedFds::take_from_env().map_err(RuntimeError::Listen)?;
@@ -336,21 +336,6 @@ fn serve(mut arbiter: Arbiter<'_>) -> Result<(), RuntimeError> {
         }
     }
 }
-
-/// What the master heeds.
-const MASTER_SIGNALS: [Signal; 11] = [
-    Signal::Hup,
-    Signal::Int,
-    Signal::Quit,
-    Signal::Term,
-    Signal::Chld,
-    Signal::Usr1,
-    Signal::Usr2,
-    Signal::Ttin,
-    Signal::Ttou,
-    Signal::Winch,
-    Signal::Cont,
-];
 
 fn log_config(settings: &Settings) -> log::LogConfig {
     let level = match settings.log_level {

@@ -19,7 +19,7 @@ use crate::listen::Listener;
 use crate::log::{Fields, error_chain};
 use crate::os;
 use crate::os::process::{self, EX_SOFTWARE, Pid};
-use crate::os::signal::{self, Signal, SignalPipe};
+use crate::os::signal::{self, Signal, SignalPipe, WorkerDisposition};
 use crate::os::title::ProcTitle;
 use crate::scoreboard::{Scoreboard, WorkerStatus};
 use crate::worker::{BootedApp, ForcedDrain, Lifecycle, LifecycleParts, WorkerContext};
@@ -118,20 +118,13 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
 /// Signals, title, environment, bounds, identity, folder: in this order, since what needs privileges
 /// comes before they are dropped, and the folder is entered by whoever is to work there. A signal that ends the worker may do so until its class runs: it has no client yet.
 fn apply_process_settings(init: &WorkerInit<'_>) -> Result<(), String> {
-    signal::restore_default(&[
-        Signal::Term,
-        Signal::Int,
-        Signal::Quit,
-        Signal::Chld,
-        Signal::Cont,
-        Signal::ParentDeath,
-    ]);
+    signal::restore_default(Signal::in_worker(WorkerDisposition::Default));
     signal::restore_abrt_and_alrm();
     install_abort_backtrace(init.pool_generation.log.logger(), init.worker.slot);
     // They wait in the pipe for a loop that heeds them.
-    signal::catch(&[Signal::Usr1, Signal::Urg]);
+    signal::catch(Signal::in_worker(WorkerDisposition::Caught));
     // An operator's signal to all processes of this name concerns the master alone.
-    signal::ignore(&[Signal::Hup, Signal::Usr2, Signal::Ttin, Signal::Ttou, Signal::Winch]);
+    signal::ignore(Signal::in_worker(WorkerDisposition::Ignored));
     watch_parent(init.master)?;
     signal::unblock_all();
     let PoolSpec { settings, credentials, .. } = &init.pool_generation.spec;
@@ -306,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_backtrace_becomes_one_line_without_its_handler() {
-        let trace = "   0: ostler::os::signal::on_abort\n             at ./src/os/signal.rs:9:5\n   \
+        let trace = "   0: ostler::os::signal::abort::on_abort\n             at ./src/os/signal/abort.rs:9:5\n   \
                      1: <unknown>\n   2: clock_nanosleep\n   3: demo::handle\n             at \
                      ./src/demo.rs:80:17\n";
         assert_eq!(

@@ -84,7 +84,7 @@ impl ChildProgram {
         let input = File::open("/dev/null")?;
         let [(out, out_end), (err, err_end)] = [output_pipe()?, output_pipe()?];
         let (error_rx, error_tx) = file::pipe()?;
-        signal::catch(&[signal::Signal::Chld]);
+        signal::catch([signal::Signal::Chld]);
         let parent = Pid::this();
         let pid = process::fork(|| {
             let ends = [input.as_raw_fd(), out_end.as_raw_fd(), err_end.as_raw_fd()];

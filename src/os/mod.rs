@@ -14,6 +14,7 @@ pub(crate) mod fd_table;
 pub(crate) mod file;
 pub(crate) mod memory;
 pub(crate) mod notify_socket;
+mod pid;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod procfs;
