@@ -31,14 +31,14 @@ pub(crate) fn anonymous_file(dir: &Path) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Which file a descriptor leads to: device and inode.
-pub(crate) type Id = (u64, u64);
+/// The identity of a file: device and inode.
+pub(crate) type FileId = (u64, u64);
 
 /// Which file a descriptor leads to. Async-signal-safe.
 ///
 /// # Errors
 /// `EBADF`, from fstat(2).
-pub(crate) fn id(number: RawFd) -> io::Result<Id> {
+pub(crate) fn id(number: RawFd) -> io::Result<FileId> {
     // SAFETY: only asks about a number; a closed one is EBADF.
     let status = fstat(unsafe { BorrowedFd::borrow_raw(number) })?;
     Ok((status.st_dev, status.st_ino))

@@ -4,7 +4,6 @@
 //! protocol is. Linux is assumed where a doc comment says so; the rest is plain POSIX.
 
 pub(crate) mod cgroup;
-pub(crate) mod cgroup_manage;
 pub(crate) mod child_program;
 pub(crate) mod clock;
 pub(crate) mod credentials;

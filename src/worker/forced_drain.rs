@@ -41,7 +41,7 @@ pub(crate) struct ForcedDrain {
 struct Entry {
     listener: Arc<Listener>,
     fd: RawFd,
-    socket: file::Id,
+    socket: file::FileId,
     local_address: Option<LocalAddress>,
 }
 
