@@ -1,7 +1,7 @@
-//! The operating system, behind safe faces. The only floor with `unsafe`, `libc` and `nix`.
+//! Safe functions over the operating system. The only module with `unsafe`, `libc` and `nix`.
 //!
-//! It knows descriptors, processes and clocks; it must never know what a worker, a setting or a
-//! protocol is. Linux is assumed where a doc comment says so; the rest is plain POSIX.
+//! It handles descriptors, processes and clocks, and must not depend on workers, settings or
+//! protocols. Linux is assumed where a doc comment says so; the rest is plain POSIX.
 
 pub(crate) mod cgroup;
 pub(crate) mod child_program;
@@ -26,7 +26,7 @@ pub(crate) mod wall_timer;
 
 use std::io;
 
-/// Turns the -1 of a C call into the error that `errno` names.
+/// Converts the -1 of a C call into the error in `errno`.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
