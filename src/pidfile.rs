@@ -192,8 +192,8 @@ mod tests {
 
     #[test]
     fn stale_pid_file_is_replaced_and_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.pid");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.pid");
         for stale in [None, Some(""), Some("garbage"), Some("1\n"), Some("999999999\n")] {
             if let Some(text) = stale {
                 fs::write(&path, text).unwrap();
@@ -201,26 +201,26 @@ mod tests {
             let file = PidFile::create(&path).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", Pid::this()));
             file.remove();
-            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{stale:?}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{stale:?}");
         }
     }
 
     #[test]
     fn create_over_symlink_or_dir_fails() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("precious");
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("precious");
         fs::write(&target, "precious").unwrap();
-        let link = folder.path().join("link");
+        let link = dir.path().join("link");
         std::os::unix::fs::symlink(&target, &link).unwrap();
         assert!(matches!(PidFile::create(&link), Err(PidFileError::NotAFile(_))));
-        assert!(matches!(PidFile::create(folder.path()), Err(PidFileError::NotAFile(_))));
+        assert!(matches!(PidFile::create(dir.path()), Err(PidFileError::NotAFile(_))));
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
     }
 
     #[test]
     fn replaced_pid_file_is_not_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.pid");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.pid");
         let file = PidFile::create(&path).unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "7\n").unwrap();

@@ -131,7 +131,7 @@ fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
 /// Returns half of WATCHDOG_USEC, if the watchdog expects this process.
 fn watchdog_interval_from_env() -> Option<Duration> {
     let number = |name| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let ours = number(WATCHDOG_PID).is_none_or(|pid| pid == Pid::this().as_raw() as u64);
-    let micros = number("WATCHDOG_USEC").filter(|micros| *micros > 0 && ours)?;
+    let is_for_this = number(WATCHDOG_PID).is_none_or(|pid| pid == Pid::this().as_raw() as u64);
+    let micros = number("WATCHDOG_USEC").filter(|micros| *micros > 0 && is_for_this)?;
     Some(Duration::from_micros(micros / 2))
 }

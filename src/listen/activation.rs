@@ -1,45 +1,46 @@
-//! What a program inherits from its parent: listening sockets, by systemd's protocol
-//! (sd_listen_fds(3)), and the channel to the old master during an upgrade.
+//! What a program is handed by whoever started it: listening sockets, by the protocol of systemd
+//! (sd_listen_fds(3)), and a line to the master that it is to succeed.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::{ListenError, Listener};
+use super::{FileId, ListenError, Listener};
 use crate::address::Address;
-use crate::os::file::FileId;
-use crate::os::process::{self, LISTEN_FDS_START, Pid};
+use crate::os::process::{self, Pid};
 use crate::os::{file, socket};
 
-/// Holds the channel's descriptor and the other master's pid: `7:1234`.
+/// The number of the first socket.
+const FIRST_LISTEN_FD: RawFd = process::LISTEN_FDS_START;
+/// Names the descriptor of the line and the pid of the other master: `7:1234`.
 const UPGRADE_VAR: &str = "OSTLER_UPGRADE";
-/// The prefix of the names of sockets that a master of this program has bound.
+/// What the names of sockets begin with that were bound by a master of this program.
 const FD_NAME_PREFIX: &str = "ostler@";
 const ENV_VARS: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", UPGRADE_VAR];
 
-/// The inherited descriptors.
+/// What was handed over.
 #[derive(Debug, Default)]
 pub(crate) struct InheritedFds {
     /// The sockets.
     pub(crate) listeners: Vec<Arc<Listener>>,
-    /// The old master that this one replaces, with the channel to it.
+    /// The master that this one is to succeed, with the line to it.
     pub(crate) old_master: Option<(Pid, UpgradeChannel)>,
-    /// Inherited values that are invalid and ignored.
+    /// What was handed over and makes no sense.
     pub(crate) warnings: Vec<String>,
 }
 
 impl InheritedFds {
-    /// Takes over the descriptors that are passed to this process, and removes their variables, so that
-    /// no child takes them for its own.
+    /// Takes over what is meant for this process, and forgets the variables that tell of it, so
+    /// that no child believes in them.
     ///
     /// # Errors
-    /// A passed descriptor is not a listening stream socket.
+    /// A descriptor that was announced is not a listening stream socket.
     pub(crate) fn take_from_env() -> Result<Self, ListenError> {
         let [pid, count, names, upgrade] = ENV_VARS.map(|name| std::env::var(name).ok());
         ENV_VARS.iter().for_each(|name| process::unset_env(name));
-        let old_master = upgrade.as_deref().and_then(UpgradeChannel::from_env_value);
-        let mut inherited = Self { old_master, ..Self::default() };
+        let predecessor = upgrade.as_deref().and_then(UpgradeChannel::from_env_value);
+        let mut inherited = Self { old_master: predecessor, ..Self::default() };
         let (Some(pid), Some(count)) = (pid, count) else { return Ok(inherited) };
         let (Ok(pid), Ok(count)) = (pid.parse::<i32>(), count.parse::<u16>()) else {
             let warning = format!("LISTEN_PID={pid} LISTEN_FDS={count}: not numbers; ignored");
@@ -56,26 +57,26 @@ impl InheritedFds {
         for offset in 0..RawFd::from(count.min(4096)) {
             let name = names.get(offset as usize).copied();
             let ours = name.and_then(parse_fd_name);
-            let listener = super::adopt_inherited(LISTEN_FDS_START + offset, ours)?;
+            let listener = super::adopt_inherited(FIRST_LISTEN_FD + offset, ours)?;
             inherited.listeners.push(Arc::new(listener));
         }
         Ok(inherited)
     }
 }
 
-/// Whether an old master has started this process to replace it.
+/// Whether this process was started by a master that it is to succeed.
 pub(crate) fn is_new_master() -> bool {
     std::env::var_os(UPGRADE_VAR).is_some()
 }
 
-/// Returns the variables that pass `listeners` to a new master, from [`LISTEN_FDS_START`] on, and
-/// the channel that follows them. Call it in the process that becomes the new master.
+/// The variables by which a successor is told of `sockets`, which it finds from [`FIRST_LISTEN_FD`]
+/// on, and of the line that follows them. To be called in the process that becomes the successor.
 pub(crate) fn listen_env_vars(
     listeners: &[&Arc<Listener>],
     old_master: Pid,
 ) -> Vec<(OsString, OsString)> {
     let names: Vec<String> = listeners.iter().map(|listener| fd_name(listener)).collect();
-    let channel_fd = LISTEN_FDS_START + listeners.len() as RawFd;
+    let channel_fd = FIRST_LISTEN_FD + listeners.len() as RawFd;
     let values = [
         Pid::this().to_string(),
         listeners.len().to_string(),
@@ -85,20 +86,20 @@ pub(crate) fn listen_env_vars(
     ENV_VARS.iter().map(OsString::from).zip(values.map(OsString::from)).collect()
 }
 
-/// Returns the name under which a socket is passed on. If this program owns the socket's path, the
-/// name also tells the file to which the path leads: `ostler@DEVICE.INODE@ADDRESS`.
+/// The name under which a socket of ours is handed on. If it has a path, the name also tells to which
+/// file that leads as long as it is ours: `ostler@DEVICE.INODE@ADDRESS`.
 pub(crate) fn fd_name(listener: &Listener) -> String {
     encode_fd_name(listener.address(), listener.file_id())
 }
 
-/// Escapes the colons of an address: a colon separates names.
+/// A name may not hold the colon that separates names.
 fn encode_fd_name(address: &Address, file: Option<FileId>) -> String {
     let file = file.map(|(device, inode)| format!("{device}.{inode}@")).unwrap_or_default();
     format!("{FD_NAME_PREFIX}{file}{}", address.to_string().replace('%', "%25").replace(':', "%3A"))
 }
 
-/// Returns the address in a socket's name, and the file of its path; `None` if no master of this
-/// program has made the name.
+/// The address of a socket that was handed on under such a name, and the file of its path; `None` if
+/// it is not one of ours.
 fn parse_fd_name(name: &str) -> Option<(Address, Option<FileId>)> {
     let name = name.strip_prefix(FD_NAME_PREFIX)?;
     let file_in = |text: &str| {
@@ -217,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fd_name_with_colon_round_trips() {
+    fn fd_names_with_colons_round_trip() {
         for text in ["127.0.0.1:80", "unix:/a%b:c%3A", "[::1]:1", "unix:@x", "fd://7"] {
             let address: Address = text.parse().unwrap();
             for file in [None, Some((0, 7)), Some((u64::MAX, u64::MAX))] {

@@ -125,9 +125,9 @@ fn open_path(
         .map_err(|source| ListenError::Bind { address: address.clone(), source })
 }
 
-/// Takes over a listening socket from the parent process. If it is `ours`, from an earlier master,
-/// this program owns it, and owns its path while the path leads to this file. Otherwise other
-/// processes may use it too.
+/// Takes over a listening socket from the parent process. `ours` is given if an earlier master has bound
+/// it: then this program owns the socket, and its path while that leads to this file. Otherwise other
+/// processes may use the socket too.
 ///
 /// # Errors
 /// The descriptor is not a listening stream socket.

@@ -3,8 +3,8 @@
 //! An edge leads to the file in which the item is DEFINED. So a `mod.rs` that only passes on the
 //! items of its children (`pub use`) depends on none of them, and a child that names a sibling's item
 //! by way of `super::` depends on the sibling and not on `mod.rs`.
-//! The methods of a type count too: if its inherent `impl` blocks stand in several files, a file that
-//! calls a method of another's block depends on that file.
+//! Methods count too: if the inherent `impl` blocks of a type are in several files, a file with one of
+//! them that calls a method of another depends on the other's file. Calls are matched by name.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -35,13 +35,13 @@ struct File {
     imports: Vec<Import>,
     /// The paths of two and more segments in the code, beside `use`.
     paths: Vec<(Vec<String>, usize)>,
-    /// The single names in the code, and the names after a dot, with a line of each.
+    /// The first line of each name in the code, and of each name after a dot or `::`.
     words: HashMap<String, usize>,
     members: HashMap<String, usize>,
     impls: Vec<ImplBlock>,
 }
 
-/// Where a path leads.
+/// The target of a path.
 enum Target {
     Module,
     Item(usize),
@@ -51,7 +51,7 @@ enum Target {
 pub(crate) struct Graph {
     files: Vec<File>,
     by_module: HashMap<Vec<String>, usize>,
-    /// From a file to the files it depends on, each with the first reason: a line and a name.
+    /// For each file, the files that it depends on, with the line and the name of the first use.
     edges: Vec<BTreeMap<usize, (usize, String)>>,
 }
 
@@ -133,7 +133,7 @@ impl Graph {
         edges
     }
 
-    /// Follows a path from a file to the file that defines the item. `None` for another crate's.
+    /// Follows a path from a file to the file that defines the item. `None` for other crates.
     fn resolve(&self, from: usize, path: &[String], depth: usize) -> Option<Target> {
         if depth > 8 {
             return None;
@@ -163,7 +163,7 @@ impl Graph {
             if file.items.contains(name) {
                 return Some(Target::Item(index));
             }
-            // A glob of an outer module brings in what that module names, so look there too.
+            // A glob import may bring in the name, too.
             let is_named = |import: &&Import| import.name == *name || import.name == "*";
             for import in file.imports.iter().filter(is_named) {
                 let mut onward = import.path.clone();
@@ -177,7 +177,7 @@ impl Graph {
                     return Some(target);
                 }
             }
-            // Made by a macro, perhaps: then the module's file stands for it.
+            // A macro may define it: then it counts for the module's file.
             return (is_ours && index != from && depth == 0 && !self.is_foreign(index, name))
                 .then_some(Target::Item(index));
         }
@@ -222,7 +222,7 @@ impl Graph {
     }
 }
 
-/// The path of the module that a file is.
+/// Returns the path of a file's module.
 fn module_of(path: &str) -> Vec<String> {
     let inner = path.strip_prefix("src/").unwrap_or(path);
     let inner = inner.trim_end_matches(".rs").trim_end_matches("/mod");
@@ -266,7 +266,7 @@ impl File {
         self.items.extend(types.map(|pair| pair[1].text.clone()).filter(|name| name != "$"));
     }
 
-    /// Reads the word or path that begins here. Returns the place after it.
+    /// Reads the word or path that begins here. Returns the index after it.
     fn read_path(&mut self, tokens: &[Token], at: usize) -> usize {
         let is_member = at > 0 && (tokens[at - 1].is(".") || tokens[at - 1].is("::"));
         if !tokens[at].is_word() {
@@ -294,7 +294,7 @@ impl File {
         end
     }
 
-    /// Reads a `use`. Returns the place after its semicolon.
+    /// Reads a `use`. Returns the index after its semicolon.
     fn read_use(&mut self, tokens: &[Token], at: usize) -> usize {
         let is_reexport = at > 0 && (tokens[at - 1].is("pub") || tokens[at - 1].is(")"));
         let mut next = at + 1;

@@ -1,6 +1,6 @@
-//! A reader of Rust's words and signs, as far as the checks of the architecture need one.
+//! A tokenizer for Rust, as far as the checks of the architecture need one.
 
-/// A word, or one sign (`::` counts as one), and the line on which it stands.
+/// A word or a punctuation character (`::` is one token), with its line number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Token {
     pub(crate) text: String,
@@ -21,8 +21,8 @@ pub(crate) fn is_word_char(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
 }
 
-/// Returns the text with comments and the contents of literals replaced by spaces. Line breaks stay,
-/// so that line numbers do.
+/// Returns the text with comments and literals replaced by spaces. Line breaks stay, so line numbers
+/// stay the same.
 pub(crate) fn strip_comments_and_literals(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut code = String::with_capacity(text.len());
@@ -40,7 +40,7 @@ pub(crate) fn strip_comments_and_literals(text: &str) -> String {
     code
 }
 
-/// Returns where the comment or the literal that begins here ends; `at` if none does.
+/// Returns the end of the comment or literal that begins at `at`; `at` if none begins there.
 fn literal_or_comment_end(chars: &[char], at: usize) -> usize {
     let get = |index: usize| chars.get(index).copied().unwrap_or('\0');
     let in_word = at > 0 && is_word_char(chars[at - 1]);
@@ -72,7 +72,7 @@ fn string_end(chars: &[char], mut at: usize) -> usize {
     (at + 1).min(chars.len())
 }
 
-/// Returns the place after the next occurrence of `closing`, or the end.
+/// Returns the index after the next occurrence of `closing`, or the end.
 fn find(chars: &[char], from: usize, closing: &[char]) -> usize {
     let from = from.min(chars.len());
     let found = chars[from..].windows(closing.len()).position(|window| window == closing);

@@ -25,6 +25,7 @@ pub(crate) trait SignalDrain: Send + Sync {
     fn may_exit(&self) -> bool;
 }
 
+/// The drain of this process; empty before [`catch_stop_signals`].
 static SIGNAL_DRAIN: OnceLock<Box<dyn SignalDrain>> = OnceLock::new();
 
 /// Whether this process has polled its signals.

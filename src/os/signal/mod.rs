@@ -24,7 +24,7 @@ pub(crate) use pipe::{SignalPipe, catch};
 pub(crate) enum MasterDisposition {
     /// It passes the signal to its loop.
     Caught,
-    /// It leaves the signal as its own parent did.
+    /// It keeps the disposition that it has inherited.
     Unchanged,
 }
 
@@ -39,8 +39,8 @@ pub(crate) enum WorkerDisposition {
     Ignored,
 }
 
-/// Defines [`Signal`] and its table, a row a signal: adding one takes a row here, and an arm in the
-/// `match` of the master's and of the worker's loop, which the compiler asks for.
+/// Defines [`Signal`] and its table, a row a signal. To add a signal, add a row, and an arm to the
+/// `match` in the master's loop and to that in the worker's, which the compiler demands.
 macro_rules! signals {
     ($($(#[$doc:meta])* $variant:ident $number:ident $master:ident $worker:ident;)*) => {
         /// The signals that a master or a worker handles.
