@@ -1,5 +1,5 @@
-//! The addresses on which a pool listens, as text. Pure: this file must not open, resolve or look up
-//! anything.
+//! The addresses on which a pool listens, as text. Pure: this file must not open, resolve or look
+//! up anything.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -129,8 +129,8 @@ fn parse_tcp(text: &str) -> Result<Address, String> {
     }
 }
 
-/// Whether a text may be an IPv4 address or a host name. No resolver knows a name of only digits and
-/// dots, which is most likely a misspelt address.
+/// Whether a text may be an IPv4 address or a host name. No resolver knows a name of only digits
+/// and dots, which is most likely a misspelt address.
 fn is_host(text: &str) -> bool {
     if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return text.parse::<Ipv4Addr>().is_ok();

@@ -10,8 +10,8 @@ const BUSY_CPU_PERCENT: u32 = 25;
 /// A ready thread that runs for less of that time while its group is throttled is short of CPU.
 const STARVED_CPU_PERCENT: u32 = 50;
 
-/// The time between the two samples. It is longer by the CPU period in a group with a CPU quota, whose
-/// throttling the kernel counts once a period.
+/// The time between the two samples. It is longer by the CPU period in a group with a CPU quota,
+/// whose throttling the kernel counts once a period.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The state of a process at one time.
@@ -122,7 +122,8 @@ pub(crate) fn diagnose(first: &ProcessSample, second: &ProcessSample) -> Diagnos
     }
 }
 
-/// Returns the cause by two samples, and how much of the time between them the thread ran, in percent.
+/// Returns the cause by two samples, and how much of the time between them the thread ran, in
+/// percent.
 pub(crate) fn classify(first: &ProcessSample, second: &ProcessSample) -> (HangCause, Option<u32>) {
     let (before, after) = (first.thread.as_ref(), second.thread.as_ref());
     // If another thread was overdue in the first sample, only the second one is about this thread.

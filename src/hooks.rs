@@ -24,8 +24,8 @@ pub struct WorkerRef {
 pub struct WorkerExit {
     /// The worker.
     pub worker: WorkerRef,
-    /// The reason, as in the log: `requested`, `scaled_down`, `recycled`, `reload`, `hung`, `crashed`,
-    /// `oom_killed` or `boot_failed`.
+    /// The reason, as in the log: `requested`, `scaled_down`, `recycled`, `reload`, `hung`,
+    /// `crashed`, `oom_killed` or `boot_failed`.
     pub reason: &'static str,
     /// Its exit code, unless a signal ended it.
     pub code: Option<i32>,
@@ -37,10 +37,11 @@ pub struct WorkerExit {
     pub units: u64,
 }
 
-/// Callbacks that run in the master, except [`post_fork`](Self::post_fork). By default each does nothing.
+/// Callbacks that run in the master, except [`post_fork`](Self::post_fork). By default each does
+/// nothing.
 ///
-/// The master runs a hook in its loop and supervises no worker meanwhile. Keep hooks quick: start no
-/// threads and wait for nothing. A hook's error or panic is logged, and has no other effect.
+/// The master runs a hook in its loop and supervises no worker meanwhile. Keep hooks quick: start
+/// no threads and wait for nothing. A hook's error or panic is logged, and has no other effect.
 pub trait Hooks {
     /// Runs after the master has bound its addresses, before it forks the first worker.
     fn on_starting(&self) -> HookResult {
@@ -57,7 +58,8 @@ pub trait Hooks {
         Ok(())
     }
 
-    /// Runs in the worker before its app boots, with the worker's own user, directory and environment.
+    /// Runs in the worker before its app boots, with the worker's own user, directory and
+    /// environment.
     fn post_fork(&self, _worker: &WorkerRef) -> HookResult {
         Ok(())
     }
@@ -67,8 +69,8 @@ pub trait Hooks {
         Ok(())
     }
 
-    /// Runs before the master ends a hung worker. `work` is the label of its overdue unit of work, if
-    /// that is known.
+    /// Runs before the master ends a hung worker. `work` is the label of its overdue unit of work,
+    /// if that is known.
     fn worker_hung(&self, _worker: &WorkerRef, _work: Option<&str>) -> HookResult {
         Ok(())
     }

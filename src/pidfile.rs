@@ -14,7 +14,8 @@ use crate::os::process::Pid;
 /// The suffix of the path while another master has the pid file itself.
 const UPGRADE_SUFFIX: &str = ".2";
 
-/// A pid file of this process. The lock ends with the process; [`PidFile::remove`] removes the file.
+/// A pid file of this process. The lock ends with the process; [`PidFile::remove`] removes the
+/// file.
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
@@ -63,12 +64,13 @@ impl PidFile {
     /// contents.
     ///
     /// # Errors
-    /// Another process has locked the file; it is not a regular file; the directory is missing, full or
-    /// read-only.
+    /// Another process has locked the file; it is not a regular file; the directory is missing,
+    /// full or read-only.
     pub(crate) fn create(path: &Path) -> Result<Self, PidFileError> {
         let failed = |source| PidFileError::Io { path: path.to_path_buf(), source };
         loop {
-            // Held until the end of this iteration: its lock keeps other processes from taking over too.
+            // Held until the end of this iteration: its lock keeps other processes from taking over
+            // too.
             let stale = match open_existing(path)? {
                 Existing::Absent => None,
                 Existing::Stale(file) => Some(file),
@@ -101,8 +103,8 @@ impl PidFile {
         Self::create(Path::new(&upgrade_path))
     }
 
-    /// Renames the file to the path without `.2`, whose owner has exited. Does nothing if the path has no
-    /// such suffix.
+    /// Renames the file to the path without `.2`, whose owner has exited. Does nothing if the path
+    /// has no such suffix.
     ///
     /// # Errors
     /// From rename(2).

@@ -1,7 +1,7 @@
 //! The scoreboard: what the workers are doing, in memory that they share with the master.
 //!
-//! Workers write it, and the master does not trust what it reads: every value is a plain word, and an
-//! implausible one counts as unknown.
+//! Workers write it, and the master does not trust what it reads: every value is a plain word, and
+//! an implausible one counts as unknown.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +27,8 @@ const EXTENDED_UNTIL: usize = 11;
 /// The word of a thread's entry with the thread's number in the kernel.
 const THREAD_ID: usize = 12;
 
-/// The longest extension that a unit of work may ask for at once: 1 h. The master ignores a longer one.
+/// The longest extension that a unit of work may ask for at once: 1 h. The master ignores a longer
+/// one.
 pub(crate) const EXTENSION_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// The scoreboard: one row a worker process, one entry a thread.
@@ -65,8 +66,8 @@ pub(crate) struct WorkUnit {
 }
 
 impl Scoreboard {
-    /// Maps a board for at most `rows` processes of `threads_per_row` threads each. Only rows in use cost
-    /// memory.
+    /// Maps a board for at most `rows` processes of `threads_per_row` threads each. Only rows in
+    /// use cost memory.
     ///
     /// # Errors
     /// `ENOMEM`, from mmap(2).
@@ -92,8 +93,8 @@ impl Scoreboard {
         word.store(word.load(Ordering::Relaxed).max(row as u64 + 1), Ordering::Release);
     }
 
-    /// Returns how many clients a worker would have if all connected clients were spread evenly over the
-    /// workers that serve.
+    /// Returns how many clients a worker would have if all connected clients were spread evenly
+    /// over the workers that serve.
     pub(crate) fn fair_client_share(&self) -> usize {
         let used = self.shared.words()[0].load(Ordering::Acquire);
         let rows = usize::try_from(used).unwrap_or(0).min(self.rows).min(FAIR_ROWS_MAX);
@@ -205,8 +206,9 @@ impl<'a> Row<'a> {
         Some(WorkUnit { started_at, label, thread_index, thread_id })
     }
 
-    /// Returns the times from which `timeout` counts for the units of work that time out first and last:
-    /// the unit's start, or later, so that it times out at the deadline that it has asked for.
+    /// Returns the times from which `timeout` counts for the units of work that time out first and
+    /// last: the unit's start, or later, so that it times out at the deadline that it has asked
+    /// for.
     pub(crate) fn busy_interval(
         self,
         now: MonotonicTime,
@@ -253,8 +255,8 @@ impl ThreadEntry<'_> {
         self.words[0].store(0, Ordering::Release);
     }
 
-    /// Extends the deadline of the unit of work to `until`, at most [`EXTENSION_MAX`] from now. An earlier
-    /// deadline than the present one has no effect.
+    /// Extends the deadline of the unit of work to `until`, at most [`EXTENSION_MAX`] from now. An
+    /// earlier deadline than the present one has no effect.
     pub(crate) fn extend_deadline(self, until: MonotonicTime) {
         self.words[EXTENDED_UNTIL].fetch_max(until.as_nanos(), Ordering::Release);
     }
@@ -302,8 +304,8 @@ impl ThreadEntry<'_> {
         }
     }
 
-    /// Returns the time from which `timeout` counts. Ignores a start in the future, and an extension above
-    /// [`EXTENSION_MAX`]: no correct worker writes them.
+    /// Returns the time from which `timeout` counts. Ignores a start in the future, and an
+    /// extension above [`EXTENSION_MAX`]: no correct worker writes them.
     fn timeout_base(self, now: MonotonicTime, timeout: Duration) -> Option<MonotonicTime> {
         let since = self.busy_since().filter(|since| *since <= now)?;
         let until = MonotonicTime::from_nanos(self.words[EXTENDED_UNTIL].load(Ordering::Acquire));
@@ -325,8 +327,8 @@ fn write_text(length: &AtomicU64, words: &[AtomicU64], text: &[u8]) {
     length.store(stored.len() as u64, Ordering::Release);
 }
 
-/// Returns up to eight bytes as a number, the first byte lowest. Two loads that may overlap are cheaper
-/// than a copy of so few bytes.
+/// Returns up to eight bytes as a number, the first byte lowest. Two loads that may overlap are
+/// cheaper than a copy of so few bytes.
 #[inline]
 fn little_endian(bytes: &[u8]) -> u64 {
     let last = |width: usize| 8 * (bytes.len() - width);

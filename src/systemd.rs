@@ -31,8 +31,8 @@ pub(crate) struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// Connects to the manager that the environment names. Returns a message for the log as well if that
-    /// fails.
+    /// Connects to the manager that the environment names. Returns a message for the log as well if
+    /// that fails.
     pub(crate) fn from_env() -> (Self, Option<String>) {
         let Some(name) = env::var_os(NOTIFY_SOCKET).filter(|name| !name.is_empty()) else {
             return (Self::default(), None);
@@ -50,7 +50,8 @@ impl ServiceManager {
         }
     }
 
-    /// Returns how often to call [`ping_watchdog`](Self::ping_watchdog): every half of WATCHDOG_USEC.
+    /// Returns how often to call [`ping_watchdog`](Self::ping_watchdog): every half of
+    /// WATCHDOG_USEC.
     pub(crate) fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog_interval
     }

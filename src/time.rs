@@ -68,8 +68,8 @@ impl Sub<Duration> for MonotonicTime {
     }
 }
 
-/// An instant on the wall clock, in nanoseconds since 1970 (UTC). Unlike a [`MonotonicTime`] it jumps
-/// when the clock is set: use it for dates, never for deadlines.
+/// An instant on the wall clock, in nanoseconds since 1970 (UTC). Unlike a [`MonotonicTime`] it
+/// jumps when the clock is set: use it for dates, never for deadlines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WallTime(u64);
 

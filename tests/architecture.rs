@@ -1,6 +1,6 @@
 //! The rules of the architecture that the compiler does not check: which module may import which,
-//! which modules are pure, where each dependency is used, and how large a file may be. The tests read
-//! the source text.
+//! which modules are pure, where each dependency is used, and how large a file may be. The tests
+//! read the source text.
 //!
 //! To see which file depends on which:
 //! `cargo test --test architecture -- --ignored --nocapture diagram`.
@@ -101,8 +101,8 @@ const DEPENDENCY_MODULES: [(&str, &[&str]); 13] = [
     ("chrono::", &["src/job/"]),
 ];
 
-/// The examples that may use `unsafe`: an io_uring accesses memory without the compiler's knowledge,
-/// and tokio watches descriptors by number.
+/// The examples that may use `unsafe`: an io_uring accesses memory without the compiler's
+/// knowledge, and tokio watches descriptors by number.
 const UNSAFE_EXAMPLES: [&str; 2] = ["examples/tokio_axum.rs", "examples/uring.rs"];
 
 /// One file of the library or of the built-in classes.
@@ -208,8 +208,8 @@ fn names_after(text: &str) -> Vec<String> {
     names
 }
 
-/// The layers, as `src/lib.rs` lists its modules: those of layer 3 follow the line `// 3: …`. A file
-/// imports lower layers and its own module.
+/// The layers, as `src/lib.rs` lists its modules: those of layer 3 follow the line `// 3: …`. A
+/// file imports lower layers and its own module.
 struct Layers(HashMap<String, usize>);
 
 impl Layers {
@@ -262,7 +262,8 @@ fn module_list() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap()
 }
 
-/// Returns all files of the library and of the built-in classes; not `src/lib.rs`, which lists them.
+/// Returns all files of the library and of the built-in classes; not `src/lib.rs`, which lists
+/// them.
 fn sources() -> Vec<Source> {
     let mut sources = sources_in(&["src", "workers"]);
     sources.retain(|source| source.path != "src/lib.rs");
@@ -389,7 +390,8 @@ fn worker_classes_use_the_public_api_only() {
             let places = occurrences(&class, word).into_iter();
             wrong.extend(places.map(|place| format!("{place} must not mention {word}")));
         }
-        // Only workers/mod.rs names the classes; a file in the directory of a class may name that class.
+        // Only workers/mod.rs names the classes; a file in the directory of a class may name that
+        // class.
         let is_submodule_of_class =
             class.path.matches('/').count() > 1 && !class.path.ends_with("/mod.rs");
         if class.path != "workers/mod.rs" && !is_submodule_of_class {

@@ -125,9 +125,9 @@ fn open_path(
         .map_err(|source| ListenError::Bind { address: address.clone(), source })
 }
 
-/// Takes over a listening socket from the parent process. `ours` is given if an earlier master has bound
-/// it: then this program owns the socket, and its path while that leads to this file. Otherwise other
-/// processes may use the socket too.
+/// Takes over a listening socket from the parent process. `ours` is given if an earlier master has
+/// bound it: then this program owns the socket, and its path while that leads to this file.
+/// Otherwise other processes may use the socket too.
 ///
 /// # Errors
 /// The descriptor is not a listening stream socket.
@@ -193,9 +193,10 @@ impl Listener {
     /// Adds it to an epoll instance with EPOLLEXCLUSIVE (Linux): a new connection wakes one waiting
     /// process, and not all. Level-triggered; its events carry `token`.
     ///
-    /// With `reuse_port`, watch only the listeners assigned to the worker: one that does not listen yet
-    /// is always ready. Before [`unwatch`](Self::unwatch) or the end of the worker's loop, accept once
-    /// more: the kernel may have woken no other process for a client that has just connected.
+    /// With `reuse_port`, watch only the listeners assigned to the worker: one that does not listen
+    /// yet is always ready. Before [`unwatch`](Self::unwatch) or the end of the worker's loop,
+    /// accept once more: the kernel may have woken no other process for a client that has just
+    /// connected.
     ///
     /// # Errors
     /// From epoll_ctl(2).
@@ -280,8 +281,8 @@ impl Listener {
         self.shared_state.shard()
     }
 
-    /// Changes which workers the accept queue belongs to; `None` for all of them. Returns whether that
-    /// is a change.
+    /// Changes which workers the accept queue belongs to; `None` for all of them. Returns whether
+    /// that is a change.
     pub(crate) fn set_shard(&self, shard: Option<ReusePortShard>) -> bool {
         self.shared_state.set_shard(shard)
     }
@@ -314,15 +315,15 @@ impl Listener {
             && (own || self.shared_state.assignee() == Some(slot))
     }
 
-    /// Returns which clients can still connect. Unless it is [`Open`](ListenerState::Open), no later
-    /// worker serves here, and a worker that exits empties the accept queue first.
+    /// Returns which clients can still connect. Unless it is [`Open`](ListenerState::Open), no
+    /// later worker serves here, and a worker that exits empties the accept queue first.
     pub fn state(&self) -> ListenerState {
         self.shared_state.state()
     }
 
     /// Stops new connections, so that the accept queue comes to an end. SYN packets of new TCP
-    /// connections are dropped, and a path that this program owns is removed. An inherited socket may
-    /// have other users, and stays as it is.
+    /// connections are dropped, and a path that this program owns is removed. An inherited socket
+    /// may have other users, and stays as it is.
     ///
     /// # Errors
     /// From setsockopt(2).
@@ -347,8 +348,8 @@ impl Listener {
     }
 
     /// Shuts down a TCP listener in [`ListenerState::DrainBounded`] once its accept queue is empty.
-    /// Clients whose SYN packets were dropped then get a refusal. Returns whether that is done, or not
-    /// needed.
+    /// Clients whose SYN packets were dropped then get a refusal. Returns whether that is done, or
+    /// not needed.
     pub(crate) fn reject_new_connections(&self) -> bool {
         if self.state() != ListenerState::DrainBounded || !matches!(self.origin, Origin::Bound) {
             return true;

@@ -1,5 +1,5 @@
-//! What the master tells the workers about a listener, in shared memory: its state, and which workers
-//! its accept queue belongs to.
+//! What the master tells the workers about a listener, in shared memory: its state, and which
+//! workers its accept queue belongs to.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,13 +15,13 @@ pub enum ListenerState {
     Open,
     /// No new ones: the accept queue comes to an end.
     DrainBounded,
-    /// New ones may still connect, although the listener is being drained: the accept queue may never
-    /// come to an end.
+    /// New ones may still connect, although the listener is being drained: the accept queue may
+    /// never come to an end.
     DrainUnbounded,
 }
 
-/// One of several sockets that are bound to an address with SO_REUSEPORT. It belongs to the workers in
-/// every slot for which slot modulo `count` is `index`.
+/// One of several sockets that are bound to an address with SO_REUSEPORT. It belongs to the workers
+/// in every slot for which slot modulo `count` is `index`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReusePortShard {
     /// Its number, from 0.

@@ -1,5 +1,6 @@
-//! Records as lines, below the fields that several of them have in common. It is slog-term's compact
-//! format, built from its parts: slog-term's own drain always shows a record's fields last first.
+//! Records as lines, below the fields that several of them have in common. It is slog-term's
+//! compact format, built from its parts: slog-term's own drain always shows a record's fields last
+//! first.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};

@@ -1,9 +1,9 @@
 //! The flight recorder: the master's last log records, in a file of fixed size that outlives the
 //! master, however it ends.
 //!
-//! Records have one length and end in a line feed, so the file is text: `sort FILE` puts the ring in
-//! order. It is written and not mapped: if a mapped file is truncated, SIGBUS kills its writer. Bytes
-//! passed to write(2) survive a SIGKILL just as well.
+//! Records have one length and end in a line feed, so the file is text: `sort FILE` puts the ring
+//! in order. It is written and not mapped: if a mapped file is truncated, SIGBUS kills its writer.
+//! Bytes passed to write(2) survive a SIGKILL just as well.
 
 use std::fs::{File, OpenOptions};
 use std::io;

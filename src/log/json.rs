@@ -43,8 +43,8 @@ impl Drain for Json {
     }
 }
 
-/// Returns an object and a line feed. If it is too long for one record, its longest texts are cut, so
-/// that it stays valid JSON.
+/// Returns an object and a line feed. If it is too long for one record, its longest texts are cut,
+/// so that it stays valid JSON.
 fn encode_line(mut fields: Vec<(String, Value)>) -> Vec<u8> {
     loop {
         let mut line = b"{".to_vec();

@@ -59,8 +59,8 @@ impl Log {
     /// Opens the log. A log file is given to `owner`, who can then reopen it.
     ///
     /// # Errors
-    /// The file cannot be opened for appending, or its owner cannot be changed. The flight recorder's
-    /// file has other contents.
+    /// The file cannot be opened for appending, or its owner cannot be changed. The flight
+    /// recorder's file has other contents.
     pub fn open(config: &LogConfig, owner: FileOwner) -> Result<Self, LogError> {
         let target_file = Arc::new(LogTargetFile::open(&config.target, owner)?);
         let recorder = config.flight_recorder.as_deref().map(open_recorder).transpose()?;

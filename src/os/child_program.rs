@@ -15,8 +15,8 @@ use nix::sys::signal::Signal as NixSignal;
 use super::process::{self, Exit, Pid};
 use super::{file, poll, signal};
 
-/// The exit code of a child that could not execute the program. The parent reads the error from a pipe
-/// instead.
+/// The exit code of a child that could not execute the program. The parent reads the error from a
+/// pipe instead.
 const EXIT_EXEC_FAILED: u8 = 127;
 
 /// What to start, and how.
@@ -72,9 +72,9 @@ pub(crate) struct ChildProgram {
 }
 
 impl ChildProgram {
-    /// Starts a program with default signal actions, no blocked signals, and an empty standard input.
-    /// The kernel kills it when this process exits. From now on this process catches SIGCHLD, and
-    /// forwards SIGABRT to the program until it is reaped.
+    /// Starts a program with default signal actions, no blocked signals, and an empty standard
+    /// input. The kernel kills it when this process exits. From now on this process catches
+    /// SIGCHLD, and forwards SIGABRT to the program until it is reaped.
     ///
     /// # Errors
     /// The program cannot be found or executed; `EMFILE`, `ENFILE`, or `EAGAIN` from fork(2).
@@ -95,7 +95,8 @@ impl ChildProgram {
             let _ = nix::unistd::write(error_tx, &errno);
             EXIT_EXEC_FAILED
         })?;
-        // Only the child's copies are left, so the pipes end when the last process with a copy exits.
+        // Only the child's copies are left, so the pipes end when the last process with a copy
+        // exits.
         drop((stdout_tx, stderr_tx, error_tx));
         let child = Self { pid, reaped: false, outputs: [stdout_rx, stderr_rx] };
         signal::forward_aborts_to(Some(pid));
@@ -125,8 +126,8 @@ impl ChildProgram {
         }
     }
 
-    /// Reaps the exited children of this process until the program is among them. Returns how it exited,
-    /// if it has. SIGABRT is then no longer forwarded to it.
+    /// Reaps the exited children of this process until the program is among them. Returns how it
+    /// exited, if it has. SIGABRT is then no longer forwarded to it.
     pub(crate) fn try_reap(&mut self) -> Option<Exit> {
         while let Some((pid, exit)) = process::next_exited_child() {
             if pid == self.pid {
@@ -157,8 +158,8 @@ fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((rx, tx))
 }
 
-/// Executes the program, in the child. Returns only on failure: the error, and the descriptor to report
-/// it on.
+/// Executes the program, in the child. Returns only on failure: the error, and the descriptor to
+/// report it on.
 fn exec_in_child<'a>(
     spec: &ProgramSpec<'_>,
     parent: Pid,
@@ -216,7 +217,8 @@ fn read_exec_error(error_rx: &OwnedFd) -> Option<io::Error> {
     }
 }
 
-/// Reads the available bytes, at most the buffer's length; `None` if there are none now, 0 at the end.
+/// Reads the available bytes, at most the buffer's length; `None` if there are none now, 0 at the
+/// end.
 pub(crate) fn read(output: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
     loop {
         match nix::unistd::read(output, buffer) {

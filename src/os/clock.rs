@@ -27,8 +27,8 @@ pub(crate) fn read_clocks() -> ClockReading {
 /// The longest lag of [`now_coarse`]: a tick of 10 ms, as kernels with `HZ=100` have it.
 pub(crate) const COARSE_LAG: Duration = Duration::from_millis(10);
 
-/// Returns whole seconds since 1970, as of the kernel's last tick (Linux). Use it for dates, never for
-/// deadlines.
+/// Returns whole seconds since 1970, as of the kernel's last tick (Linux). Use it for dates, never
+/// for deadlines.
 pub(crate) fn unix_seconds() -> u64 {
     let time = clock_gettime(ClockId::CLOCK_REALTIME_COARSE)
         .expect("Linux has had this clock since 2.6.32");

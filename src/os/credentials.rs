@@ -8,8 +8,8 @@ use nix::unistd::{
     Gid, Group, Uid, User, getgrouplist, getgroups, getresgid, getresuid, setgid, setgroups, setuid,
 };
 
-/// The user and groups for a process to take on. [`lookup`](Self::lookup) resolves all names, so that
-/// [`apply`](Self::apply) reads no user database.
+/// The user and groups for a process to take on. [`lookup`](Self::lookup) resolves all names, so
+/// that [`apply`](Self::apply) reads no user database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Credentials {
     user: Option<u32>,
@@ -19,9 +19,9 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// Looks up a user and a group by name or number. The supplementary groups are the group itself and
-    /// those of the user in the group database. Without a user, or for a user without an entry, they
-    /// are the group alone.
+    /// Looks up a user and a group by name or number. The supplementary groups are the group itself
+    /// and those of the user in the group database. Without a user, or for a user without an entry,
+    /// they are the group alone.
     ///
     /// # Errors
     /// A message: a name is unknown, or the user has no entry and needs a group.
@@ -65,9 +65,9 @@ impl Credentials {
         Uid::effective().is_root() || (is_user && is_group)
     }
 
-    /// Takes on the identity for good: supplementary groups, then group, then user. Verifies that every
-    /// real, effective and saved ID has changed, that the groups are exactly those, and that the
-    /// dropped privileges cannot be regained.
+    /// Takes on the identity for good: supplementary groups, then group, then user. Verifies that
+    /// every real, effective and saved ID has changed, that the groups are exactly those, and that
+    /// the dropped privileges cannot be regained.
     ///
     /// # Errors
     /// `EPERM` without the privilege; otherwise a message that names what did not change.

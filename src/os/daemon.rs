@@ -18,8 +18,8 @@ pub(crate) struct StartupNotifier {
 }
 
 impl StartupNotifier {
-    /// Sends the exit code of the launching process and the text that it prints. Only the first call
-    /// has an effect.
+    /// Sends the exit code of the launching process and the text that it prints. Only the first
+    /// call has an effect.
     pub(crate) fn notify(&self, code: u8, text: &str) {
         if let Some(pipe) = self.pipe.borrow_mut().take() {
             let mut message = vec![code];

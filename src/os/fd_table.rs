@@ -1,5 +1,5 @@
-//! All descriptors of this process, as /proc lists them (Linux), whichever code owns them: which are
-//! listeners, and which are their clients. Every function here is async-signal-safe.
+//! All descriptors of this process, as /proc lists them (Linux), whichever code owns them: which
+//! are listeners, and which are their clients. Every function here is async-signal-safe.
 
 use std::ffi::CStr;
 use std::io;
@@ -15,8 +15,8 @@ const FD_DIR: &CStr = c"/proc/self/fd";
 const LENGTH_AT: usize = 16;
 const NAME_AT: usize = 19;
 
-/// Calls `visit` for each descriptor of this process, until it returns [`Visit::Stop`]. Returns false
-/// if they cannot be listed. Async-signal-safe if `visit` is.
+/// Calls `visit` for each descriptor of this process, until it returns [`Visit::Stop`]. Returns
+/// false if they cannot be listed. Async-signal-safe if `visit` is.
 pub(crate) fn for_each_fd(mut visit: impl FnMut(RawFd) -> Visit) -> bool {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let Ok(dir) = open(FD_DIR, flags, Mode::empty()) else { return false };
@@ -63,8 +63,8 @@ fn fd_in_entry(entry: &[u8]) -> Option<RawFd> {
     name.iter().try_fold(0_i32, |number, byte| number.checked_mul(10)?.checked_add(digits(byte)?))
 }
 
-/// The part of a socket's local address that a listener shares with its clients' sockets: a TCP port,
-/// or a unix socket's name.
+/// The part of a socket's local address that a listener shares with its clients' sockets: a TCP
+/// port, or a unix socket's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LocalAddress {
     family: libc::sa_family_t,
@@ -120,8 +120,8 @@ pub(crate) fn is_listening(number: RawFd) -> bool {
     asked.is_ok() && value != 0
 }
 
-/// Replaces a socket by one that is never readable, and on which accept(2) fails with `EINVAL`. Code
-/// that uses the number gets no more clients. Async-signal-safe.
+/// Replaces a socket by one that is never readable, and on which accept(2) fails with `EINVAL`.
+/// Code that uses the number gets no more clients. Async-signal-safe.
 ///
 /// # Errors
 /// `EMFILE` or `ENFILE`, from socketpair(2).

@@ -122,15 +122,15 @@ pub(crate) fn drain_pipe(pipe: &OwnedFd) {
 /// Which process holds the write lock of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lock {
-    /// This process, from now on. The lock ends when the process exits or closes any descriptor of the
-    /// file.
+    /// This process, from now on. The lock ends when the process exits or closes any descriptor of
+    /// the file.
     Taken,
     /// Another process, with its pid if that is visible in this PID namespace.
     HeldBy(Option<i32>),
 }
 
-/// Takes the process's write lock (fcntl(2), `F_SETLK`) on a whole file, or returns its holder. Children
-/// do not inherit the lock.
+/// Takes the process's write lock (fcntl(2), `F_SETLK`) on a whole file, or returns its holder.
+/// Children do not inherit the lock.
 ///
 /// # Errors
 /// `ENOLCK`; `EOPNOTSUPP` and others from a file system without locks.

@@ -1,4 +1,5 @@
-//! A socket to which programs send sd_notify(3) messages, each with its sender's credentials (Linux).
+//! A socket to which programs send sd_notify(3) messages, each with its sender's credentials
+//! (Linux).
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -51,8 +52,8 @@ impl NotifySocket {
         &self.name
     }
 
-    /// Returns the next message, if there is one. Closes the descriptors that come with it, which tells
-    /// sd_notify_barrier(3) that the sender's messages were read.
+    /// Returns the next message, if there is one. Closes the descriptors that come with it, which
+    /// tells sd_notify_barrier(3) that the sender's messages were read.
     pub(crate) fn try_receive(&self) -> Option<Notification> {
         let mut text = vec![0; NOTIFICATION_BYTES_MAX];
         loop {

@@ -19,8 +19,8 @@ pub(crate) enum Interest {
     Writable,
 }
 
-/// Waits until one of `fds` is ready or `deadline` has passed (`None`: no deadline). Returns which are
-/// ready; errors and hang-ups count as ready. A signal ends the wait early, with none ready.
+/// Waits until one of `fds` is ready or `deadline` has passed (`None`: no deadline). Returns which
+/// are ready; errors and hang-ups count as ready. A signal ends the wait early, with none ready.
 ///
 /// # Errors
 /// `ENOMEM`, from ppoll(2).

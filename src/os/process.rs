@@ -21,9 +21,9 @@ use super::signal::{self, is_aborting};
 /// The exit code of a process that panicked.
 pub(crate) const EX_SOFTWARE: u8 = 70;
 
-/// Forks, and returns in the parent only. The child runs `body` with every signal blocked, and exits
-/// with the code that it returns, or with 70 if it panics. None of the parent's destructors run in
-/// it.
+/// Forks, and returns in the parent only. The child runs `body` with every signal blocked, and
+/// exits with the code that it returns, or with 70 if it panics. None of the parent's destructors
+/// run in it.
 ///
 /// # Errors
 /// `EAGAIN` (process limit) or `ENOMEM`, from fork(2).
@@ -62,8 +62,8 @@ thread_local! {
     static THREAD_ID: u64 = u64::try_from(nix::unistd::gettid().as_raw()).unwrap_or(0);
 }
 
-/// Returns this thread's number in the kernel (Linux). Do not call it in a process that forks later:
-/// the child would keep the parent's number.
+/// Returns this thread's number in the kernel (Linux). Do not call it in a process that forks
+/// later: the child would keep the parent's number.
 pub(crate) fn thread_id() -> u64 {
     THREAD_ID.with(|number| *number)
 }
@@ -153,8 +153,8 @@ pub(super) fn exec(program: &Path, args: &[CString]) -> io::Error {
     }
 }
 
-/// Duplicates descriptors to numbers from `beyond` on, out of the way of those that are filled later.
-/// The copies are close-on-exec.
+/// Duplicates descriptors to numbers from `beyond` on, out of the way of those that are filled
+/// later. The copies are close-on-exec.
 ///
 /// # Errors
 /// `EBADF` or `EMFILE`, from fcntl(2).
@@ -166,8 +166,8 @@ pub(super) fn dup_fds_above(fds: &[RawFd], beyond: RawFd) -> io::Result<Vec<RawF
     copies.collect()
 }
 
-/// Duplicates descriptors from [`dup_fds_above`] to the numbers from `first` on, for the program that
-/// is about to replace this process.
+/// Duplicates descriptors from [`dup_fds_above`] to the numbers from `first` on, for the program
+/// that is about to replace this process.
 ///
 /// # Errors
 /// From dup2(2).
@@ -271,7 +271,8 @@ pub(crate) fn next_exited_child() -> Option<(Pid, Exit)> {
     }
 }
 
-/// Reaps a child that [`next_exited_child`] has returned. The kernel may reuse its number from now on.
+/// Reaps a child that [`next_exited_child`] has returned. The kernel may reuse its number from now
+/// on.
 pub(crate) fn reap(child: Pid) {
     let child = raw(child);
     while waitpid(child, Some(WaitPidFlag::WNOHANG)) == Err(Errno::EINTR) {}
@@ -294,8 +295,8 @@ pub(crate) fn set_process_group(pid: Pid) {
     let _ = setpgid(raw(pid), raw(pid));
 }
 
-/// Kills all processes of the group that a child leads, or led. The child must not have been reaped,
-/// so that the number of its group is still its own.
+/// Kills all processes of the group that a child leads, or led. The child must not have been
+/// reaped, so that the number of its group is still its own.
 pub(crate) fn kill_process_group(leader: Pid) {
     debug_assert!(leader.as_raw() > 1, "0 and 1 name other groups");
     let _ = killpg(raw(leader), NixSignal::SIGKILL); // ESRCH: it leads none
@@ -316,8 +317,8 @@ pub(crate) fn send_sigterm(pid: Pid) {
     send_signal(pid, NixSignal::SIGTERM);
 }
 
-/// Sends SIGURG: a worker reads again which `SO_REUSEPORT` shards are its own. A process that does not
-/// catch SIGURG ignores it.
+/// Sends SIGURG: a worker reads again which `SO_REUSEPORT` shards are its own. A process that does
+/// not catch SIGURG ignores it.
 pub(crate) fn send_sigurg(pid: Pid) {
     send_signal(pid, NixSignal::SIGURG);
 }
@@ -332,8 +333,8 @@ pub(crate) fn send_sigusr1(pid: Pid) {
     send_signal(pid, NixSignal::SIGUSR1);
 }
 
-/// Sends SIGABRT to a thread of a process, so that the backtrace is that thread's; to the process if
-/// it has no such thread (Linux). The process may dump core.
+/// Sends SIGABRT to a thread of a process, so that the backtrace is that thread's; to the process
+/// if it has no such thread (Linux). The process may dump core.
 pub(crate) fn send_sigabrt_to_thread(pid: Pid, thread: u64) {
     let number = libc::pid_t::try_from(thread).unwrap_or(0);
     // SAFETY: tgkill(2) takes any numbers, and signals only a thread of that very process.

@@ -37,8 +37,8 @@ pub(crate) fn sample(pid: Pid, thread: u64, cgroups: &Cgroups) -> ProcessSample 
     }
 }
 
-/// Returns the numbers of a process's threads, in ascending order. That is the oldest first, until the
-/// kernel's numbers wrap around.
+/// Returns the numbers of a process's threads, in ascending order. That is the oldest first, until
+/// the kernel's numbers wrap around.
 fn thread_ids(pid: Pid) -> Vec<u64> {
     let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -93,8 +93,8 @@ fn children(parent: Pid) -> Vec<Pid> {
     lists.flatten().collect()
 }
 
-/// Returns which process explains a hang of a monitor that only supervises a child: the child, unless
-/// the monitor itself is stopped, frozen or dumping core.
+/// Returns which process explains a hang of a monitor that only supervises a child: the child,
+/// unless the monitor itself is stopped, frozen or dumping core.
 pub(crate) fn process_to_diagnose(monitor: Pid, cgroups: &Cgroups) -> Pid {
     let state = main_thread_id(monitor).and_then(|first| sample_thread_brief(monitor, first));
     let is_stopped = state.is_some_and(|thread| matches!(thread.state, 'T' | 't'));

@@ -1,5 +1,5 @@
-//! The resources of this process: limits, nice value, CPUs, OOM score, and `no_new_privs`, which cannot
-//! be undone. This module must not depend on which process calls it.
+//! The resources of this process: limits, nice value, CPUs, OOM score, and `no_new_privs`, which
+//! cannot be undone. This module must not depend on which process calls it.
 
 use std::fs;
 use std::io;
@@ -50,8 +50,8 @@ pub(crate) fn allow_core_dumps() -> io::Result<()> {
     Ok(prctl::set_dumpable(true)?)
 }
 
-/// Sets the nice value of this process. On Linux that is the calling thread's: call it before another
-/// thread starts.
+/// Sets the nice value of this process. On Linux that is the calling thread's: call it before
+/// another thread starts.
 ///
 /// # Errors
 /// `EACCES`: the value is below the present one, and RLIMIT_NICE does not allow it.

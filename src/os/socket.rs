@@ -35,8 +35,8 @@ pub(crate) fn listen_on(name: &SocketAddress, backlog: u32) -> io::Result<OwnedF
     Ok(fd)
 }
 
-/// Opens a bound socket, nonblocking and close-on-exec. No client can connect until it listens. A path
-/// has mode 0600 at first.
+/// Opens a bound socket, nonblocking and close-on-exec. No client can connect until it listens. A
+/// path has mode 0600 at first.
 ///
 /// # Errors
 /// `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL` and others, from socket(2) and bind(2).
@@ -60,8 +60,9 @@ pub(crate) fn bind_to(name: &SocketAddress) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Binds another socket to the address of a TCP socket with SO_REUSEPORT: the kernel spreads clients
-/// over all sockets of the same user that listen there. No client can connect to it until it listens.
+/// Binds another socket to the address of a TCP socket with SO_REUSEPORT: the kernel spreads
+/// clients over all sockets of the same user that listen there. No client can connect to it until
+/// it listens.
 ///
 /// # Errors
 /// `EINVAL` if it is no TCP socket; otherwise those of [`bind_to`].
@@ -93,8 +94,8 @@ fn inet_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Makes a bound socket listen, or changes how many connections may wait: at most 65,535, and at most
-/// net.core.somaxconn.
+/// Makes a bound socket listen, or changes how many connections may wait: at most 65,535, and at
+/// most net.core.somaxconn.
 ///
 /// # Errors
 /// From listen(2).
@@ -125,8 +126,8 @@ fn unix_address(name: &SocketAddress) -> io::Result<UnixAddr> {
     }
 }
 
-/// Takes over an inherited descriptor if it is a listening stream socket, and makes it nonblocking and
-/// close-on-exec. Returns `None` for any other, which stays unchanged.
+/// Takes over an inherited descriptor if it is a listening stream socket, and makes it nonblocking
+/// and close-on-exec. Returns `None` for any other, which stays unchanged.
 ///
 /// # Errors
 /// `EBADF` if there is no such descriptor.
@@ -179,12 +180,12 @@ pub(crate) fn local_address(fd: BorrowedFd<'_>) -> String {
     }
 }
 
-/// Accepts one connection, nonblocking and close-on-exec, with the peer's address if it is TCP. Returns
-/// `None` if the accept queue is empty.
+/// Accepts one connection, nonblocking and close-on-exec, with the peer's address if it is TCP.
+/// Returns `None` if the accept queue is empty.
 ///
 /// # Errors
-/// `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`: no resources for it now. Errors of the connection itself,
-/// such as `ECONNABORTED`, are skipped as accept(2) advises.
+/// `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`: no resources for it now. Errors of the connection
+/// itself, such as `ECONNABORTED`, are skipped as accept(2) advises.
 pub(crate) fn accept(
     listener: BorrowedFd<'_>,
 ) -> io::Result<Option<(OwnedFd, Option<SocketAddr>)>> {
@@ -196,7 +197,8 @@ pub(crate) fn accept(
         // SAFETY: `storage` has room for any address, `length` says so, and both outlive the call.
         let result = unsafe { libc::accept4(listener.as_raw_fd(), target, &raw mut length, flags) };
         if result >= 0 {
-            // SAFETY: accept4(2) has just created this descriptor, and no other code has its number.
+            // SAFETY: accept4(2) has just created this descriptor, and no other code has its
+            // number.
             let fd = unsafe { OwnedFd::from_raw_fd(result) };
             return Ok(Some((fd, inet_address(&storage, length))));
         }
@@ -260,9 +262,10 @@ pub(crate) fn shutdown_both(fd: BorrowedFd<'_>) {
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
 }
 
-/// Drops the SYN packets that reach a TCP listener (Linux), so that its accept queue comes to an end.
-/// Connections whose handshake has begun still arrive. Later ones get no answer, and are refused once
-/// the socket is closed. Does nothing to other sockets; returns whether it did anything.
+/// Drops the SYN packets that reach a TCP listener (Linux), so that its accept queue comes to an
+/// end. Connections whose handshake has begun still arrive. Later ones get no answer, and are
+/// refused once the socket is closed. Does nothing to other sockets; returns whether it did
+/// anything.
 ///
 /// # Errors
 /// From setsockopt(2).
@@ -272,8 +275,8 @@ pub(crate) fn drop_new_syns(fd: BorrowedFd<'_>) -> io::Result<bool> {
     if !inet {
         return Ok(false);
     }
-    // A packet filter over the TCP header: byte 13 holds the flags. Drop packets with SYN (bit 1), keep
-    // the others.
+    // A packet filter over the TCP header: byte 13 holds the flags. Drop packets with SYN (bit 1),
+    // keep the others.
     let mut program = [
         bpf_instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
         bpf_instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, 0x02),

@@ -11,8 +11,8 @@ use nix::unistd::{Pid as RawPid, setsid};
 use super::pid::Pid;
 use super::signal::Signal;
 
-/// Makes the program the leader of its own session, by which a test finds the processes that it leaves
-/// behind. The kernel kills it when the thread that starts it exits. It dumps no core.
+/// Makes the program the leader of its own session, by which a test finds the processes that it
+/// leaves behind. The kernel kills it when the thread that starts it exits. It dumps no core.
 pub(crate) fn bind_to_parent(command: &mut Command) {
     let before_exec = || {
         setsid()?;

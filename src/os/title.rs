@@ -13,9 +13,9 @@ pub(crate) struct ProcTitle {
 }
 
 impl ProcTitle {
-    /// Finds that memory, and moves the environment out of it. Call it once, at the start of the program,
-    /// before a second thread starts, and after the arguments have been copied: from now on
-    /// `std::env::args` returns titles.
+    /// Finds that memory, and moves the environment out of it. Call it once, at the start of the
+    /// program, before a second thread starts, and after the arguments have been copied: from now
+    /// on `std::env::args` returns titles.
     ///
     /// # Errors
     /// /proc is not mounted, or its format is not that of proc(5).

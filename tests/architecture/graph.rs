@@ -1,10 +1,10 @@
 //! The graph of the crate's files: which file uses an item that another file defines.
 //!
 //! An edge leads to the file in which the item is DEFINED. So a `mod.rs` that only passes on the
-//! items of its children (`pub use`) depends on none of them, and a child that names a sibling's item
-//! by way of `super::` depends on the sibling and not on `mod.rs`.
-//! Methods count too: if the inherent `impl` blocks of a type are in several files, a file with one of
-//! them that calls a method of another depends on the other's file. Calls are matched by name.
+//! items of its children (`pub use`) depends on none of them, and a child that names a sibling's
+//! item by way of `super::` depends on the sibling and not on `mod.rs`.
+//! Methods count too: if the inherent `impl` blocks of a type are in several files, a file with one
+//! of them that calls a method of another depends on the other's file. Calls are matched by name.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 

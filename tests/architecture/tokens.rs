@@ -21,8 +21,8 @@ pub(crate) fn is_word_char(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
 }
 
-/// Returns the text with comments and literals replaced by spaces. Line breaks stay, so line numbers
-/// stay the same.
+/// Returns the text with comments and literals replaced by spaces. Line breaks stay, so line
+/// numbers stay the same.
 pub(crate) fn strip_comments_and_literals(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut code = String::with_capacity(text.len());

@@ -1,5 +1,5 @@
-//! Control groups of version 2 that this program creates, enters, kills and removes (Linux). Without
-//! control groups, every function fails or does nothing.
+//! Control groups of version 2 that this program creates, enters, kills and removes (Linux).
+//! Without control groups, every function fails or does nothing.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -11,7 +11,8 @@ use crate::os::process::{self, Pid};
 /// How often to try to enter a group that is removed at the same time.
 const ENTER_ATTEMPTS_MAX: usize = 5;
 
-/// How many groups of a subtree are visited at once. No path can name a group that is nested deeper.
+/// How many groups of a subtree are visited at once. No path can name a group that is nested
+/// deeper.
 const GROUPS_MAX: usize = 2048;
 
 /// How often to look for processes that have joined while others were killed.
@@ -25,7 +26,8 @@ const KILL_ROUNDS_MAX: usize = 100;
 pub(crate) fn enter(group: &Path) -> io::Result<()> {
     for _ in 1..ENTER_ATTEMPTS_MAX {
         match try_to_enter(group) {
-            // Between the two steps the group is empty, and another process may remove it as an orphan.
+            // Between the two steps the group is empty, and another process may remove it as an
+            // orphan.
             Err(error) if is_missing(&error) => (),
             result => return result,
         }
@@ -52,8 +54,8 @@ pub(crate) fn kill(group: &Path) {
     }
 }
 
-/// Kills the members one by one, for kernels without cgroup.kill (before 5.14). The number of a member
-/// that has exited meanwhile may have been reused.
+/// Kills the members one by one, for kernels without cgroup.kill (before 5.14). The number of a
+/// member that has exited meanwhile may have been reused.
 fn kill_members(group: &Path) {
     let mut killed = HashSet::new();
     for _ in 0..KILL_ROUNDS_MAX {
@@ -110,8 +112,9 @@ pub(crate) fn child_names(group: &Path) -> Vec<String> {
     groups.filter_map(|entry| entry.file_name().into_string().ok()).take(GROUPS_MAX).collect()
 }
 
-/// Returns a group and its subgroups, each before its own subgroups. The walk is depth first: even if
-/// there are more than [`GROUPS_MAX`], the list has groups without subgroups, which can be removed.
+/// Returns a group and its subgroups, each before its own subgroups. The walk is depth first: even
+/// if there are more than [`GROUPS_MAX`], the list has groups without subgroups, which can be
+/// removed.
 fn subtree(group: &Path) -> Vec<PathBuf> {
     let (mut groups, mut pending) = (Vec::new(), vec![group.to_owned()]);
     while let Some(next) = pending.pop().filter(|_| groups.len() < GROUPS_MAX) {
@@ -121,8 +124,8 @@ fn subtree(group: &Path) -> Vec<PathBuf> {
     groups
 }
 
-/// Writes a value into a file of a group. Never creates the file, which the kernel refuses with another
-/// error.
+/// Writes a value into a file of a group. Never creates the file, which the kernel refuses with
+/// another error.
 fn write(group: &Path, name: &str, value: &str) -> io::Result<()> {
     File::options().write(true).open(group.join(name))?.write_all(value.as_bytes())
 }

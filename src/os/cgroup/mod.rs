@@ -22,7 +22,8 @@ pub(crate) struct Cgroups {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Mount {
-    /// The controllers of a hierarchy of version 1; empty for version 2, which has one hierarchy for all.
+    /// The controllers of a hierarchy of version 1; empty for version 2, which has one hierarchy
+    /// for all.
     controllers: Vec<String>,
     /// The group that is visible at the mount point.
     root: String,
@@ -57,7 +58,8 @@ impl Cgroups {
         counts.reduce(u64::saturating_add)
     }
 
-    /// Returns the longest CPU period of a process's groups that have a CPU quota; `None` if none has.
+    /// Returns the longest CPU period of a process's groups that have a CPU quota; `None` if none
+    /// has.
     pub(crate) fn cpu_period(&self, pid: Pid) -> Option<Duration> {
         self.cpu_group(pid)?.ancestors().filter_map(cpu_period).max()
     }
@@ -110,8 +112,8 @@ impl Group<'_> {
         self.path.ancestors().take_while(|path| path.starts_with(self.mount_point))
     }
 
-    /// Returns the file of that name that covers the group. A group without the controller has no such
-    /// file, and its nearest ancestor with one counts for it.
+    /// Returns the file of that name that covers the group. A group without the controller has no
+    /// such file, and its nearest ancestor with one counts for it.
     fn nearest_file(&self, name: &str) -> Option<PathBuf> {
         self.ancestors().map(|at| at.join(name)).find(|file| file.exists())
     }

@@ -42,8 +42,8 @@ pub(crate) fn is_aborting() -> bool {
     ABORTING.load(Ordering::Relaxed)
 }
 
-/// Forwards SIGABRT to a child that has not been reaped, instead of aborting this process: the child
-/// is what hangs, and may report or dump core. Pass `None` before the child is reaped.
+/// Forwards SIGABRT to a child that has not been reaped, instead of aborting this process: the
+/// child is what hangs, and may report or dump core. Pass `None` before the child is reaped.
 pub(crate) fn forward_aborts_to(child: Option<Pid>) {
     ABORT_TARGET.store(child.map_or(0, Pid::as_raw), Ordering::Relaxed);
     if child.is_some() {
@@ -51,10 +51,10 @@ pub(crate) fn forward_aborts_to(child: Option<Pid>) {
     }
 }
 
-/// Runs the hook, and dies. This is more than a handler may do: the hook may wait for a lock that the
-/// interrupted code holds, and crash. The process is lost anyway. Whatever the hook does, SIGABRT
-/// ends the process: another one, such as that of a crash in here, finds the default action already,
-/// and so does the one that the alarm sends.
+/// Runs the hook, and dies. This is more than a handler may do: the hook may wait for a lock that
+/// the interrupted code holds, and crash. The process is lost anyway. Whatever the hook does,
+/// SIGABRT ends the process: another one, such as that of a crash in here, finds the default action
+/// already, and so does the one that the alarm sends.
 extern "C" fn on_abort(_: libc::c_int) {
     ABORTING.store(true, Ordering::Relaxed);
     arm_alarm(ABORT_HOOK_SECONDS); // first: an earlier one is not meant for what follows

@@ -46,9 +46,9 @@ pub(crate) fn is_polled() -> bool {
     SIGNALS_POLLED.load(Ordering::Relaxed)
 }
 
-/// Sends SIGTERM, SIGINT and SIGQUIT to this process's [`SignalPipe`](super::SignalPipe) from now on.
-/// Until the process polls its signals, `drain` handles these and the parent's death. Only the first
-/// call in a process's life sets `drain`.
+/// Sends SIGTERM, SIGINT and SIGQUIT to this process's [`SignalPipe`](super::SignalPipe) from now
+/// on. Until the process polls its signals, `drain` handles these and the parent's death. Only the
+/// first call in a process's life sets `drain`.
 pub(crate) fn catch_stop_signals(drain: impl SignalDrain + 'static) {
     let _ = SIGNAL_DRAIN.set(Box::new(drain));
     for signal in [Signal::Term, Signal::Int, Signal::Quit] {
@@ -62,7 +62,8 @@ pub(super) fn arm_alarm_across_ticks(seconds: u32) {
     arm_alarm(seconds);
 }
 
-/// Passes the signal to the pipe, and starts the ticks of the drain if the process polls no signals.
+/// Passes the signal to the pipe, and starts the ticks of the drain if the process polls no
+/// signals.
 pub(super) extern "C" fn on_stop_signal(number: libc::c_int) {
     on_signal(number);
     let (Some(drain), false) = (SIGNAL_DRAIN.get(), is_polled() || is_aborting()) else { return };

@@ -1,9 +1,9 @@
 //! Signals: the table of those that Ostler handles, their dispositions and masks. A handler writes
 //! one byte into a pipe; a loop does everything else.
 //!
-//! [`pipe`] passes caught signals to a loop, [`parent_death`] bounds a worker's life after its master
-//! has died, [`abort`] runs a hook before SIGABRT ends the process, and [`forced_drain`] drains a
-//! worker whose class polls no signals. Each has its own statics.
+//! [`pipe`] passes caught signals to a loop, [`parent_death`] bounds a worker's life after its
+//! master has died, [`abort`] runs a hook before SIGABRT ends the process, and [`forced_drain`]
+//! drains a worker whose class polls no signals. Each has its own statics.
 
 mod abort;
 mod alarm;

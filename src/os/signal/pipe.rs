@@ -75,8 +75,8 @@ pub(crate) fn catch(signals: impl IntoIterator<Item = Signal>) {
 pub(super) extern "C" fn on_signal(number: libc::c_int) {
     let errno = Errno::last();
     let byte = number as u8; // the numbers caught here stay below 128
-    // SAFETY: `byte` is one readable byte, and PIPE_WRITE_FD is -1 or an open, nonblocking pipe end:
-    // `SignalPipe` clears it before it closes. A full pipe is harmless: a wake-up is queued.
+    // SAFETY: `byte` is one readable byte, and PIPE_WRITE_FD is -1 or an open, nonblocking pipe
+    // end: `SignalPipe` clears it before it closes. A full pipe is harmless: a wake-up is queued.
     unsafe { libc::write(PIPE_WRITE_FD.load(Ordering::Relaxed), (&raw const byte).cast(), 1) };
     errno.set();
 }
