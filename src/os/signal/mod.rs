@@ -205,3 +205,26 @@ pub(super) fn set_mask(mask: &SigSet) {
 pub(crate) fn unblock_all() {
     set_mask(&SigSet::empty());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signal_from_byte_of_its_number_round_trips() {
+        for signal in Signal::ALL.iter().copied() {
+            assert_eq!(Signal::from_byte(signal.number() as u8), Some(signal));
+        }
+        assert_eq!(Signal::from_byte(NixSignal::SIGSEGV as u8), None);
+        assert_eq!((Signal::Usr2.name(), name_of(9).as_str()), ("USR2", "SIGKILL"));
+    }
+
+    #[test]
+    fn worker_ignores_the_commands_of_the_master() {
+        let ignored: Vec<Signal> = Signal::in_worker(WorkerDisposition::Ignored).collect();
+        let commands = [Signal::Hup, Signal::Usr2, Signal::Ttin, Signal::Ttou, Signal::Winch];
+        assert_eq!(ignored, commands);
+        let unchanged: Vec<Signal> = Signal::in_master(MasterDisposition::Unchanged).collect();
+        assert_eq!(unchanged, [Signal::Urg, Signal::ParentDeath]);
+    }
+}
