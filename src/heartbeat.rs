@@ -66,7 +66,7 @@ impl Heartbeat {
 }
 
 /// Returns the default directory of heartbeat files: /dev/shm if it is writable, since a disk may
-/// stall; otherwise the system's temporary directory.
+/// stall; otherwise the system's temporary directory. To find out, it creates an unlinked file.
 pub(crate) fn default_dir() -> PathBuf {
     let shm = Path::new("/dev/shm");
     if file::anonymous_file(shm).is_ok() { shm.to_path_buf() } else { std::env::temp_dir() }
