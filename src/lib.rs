@@ -19,10 +19,12 @@ pub mod time;
 mod heartbeat;
 pub mod hooks;
 pub mod http;
+#[cfg(feature = "jobs")]
 pub mod job;
 pub mod listen;
 pub mod log;
 mod pidfile;
+#[cfg(feature = "rpc")]
 pub mod rpc;
 mod scoreboard;
 pub mod session;
@@ -50,6 +52,7 @@ pub mod cli;
 #[cfg(doctest)]
 mod doctests;
 mod program;
+#[cfg(feature = "testkit")]
 pub mod testkit;
 
 pub use program::main;

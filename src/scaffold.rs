@@ -153,7 +153,7 @@ fn is_reserved(name: &str) -> bool {
 fn create_crate(parent: &Path, name: &str, path: Option<&Path>) -> Result<String, Failure> {
     let ostler = match path {
         Some(path) => path_dependency(path)?,
-        None => format!("{:?}", env!("CARGO_PKG_VERSION")),
+        None => format!("version = {:?}", env!("CARGO_PKG_VERSION")),
     };
     let fill = |text: &str| text.replace("@NAME@", name).replace("@OSTLER@", &ostler);
     let root = parent.join(name);
@@ -194,7 +194,7 @@ fn path_dependency(path: &Path) -> Result<String, Failure> {
     match checkout.to_str() {
         Some(checkout_text) if !checkout_text.chars().any(char::is_control) => {
             let escaped = checkout_text.replace('\\', r"\\").replace('"', r#"\""#);
-            Ok(format!(r#"{{ path = "{escaped}" }}"#))
+            Ok(format!(r#"path = "{escaped}""#))
         }
         _ => Err(system_error(format!(
             "--path: {checkout:?} cannot be written in Cargo.toml: not UTF-8, or contains control characters"
@@ -339,7 +339,7 @@ mod tests {
         fs::create_dir(&odd).expect("made");
         fs::write(odd.join("Cargo.toml"), "name = \"ostler\"\n").expect("written");
         let dependency = path_dependency(&odd).expect("a checkout");
-        assert!(dependency.ends_with(r#"/a \"b\" \\c" }"#), "{dependency}");
+        assert!(dependency.ends_with(r#"/a \"b\" \\c""#), "{dependency}");
     }
 
     #[test]

@@ -10,6 +10,10 @@ use crate::workers;
 
 use super::error::RuntimeError;
 
+/// The built-in apps that need a Cargo feature: the app, the feature, and whether that is on.
+const FEATURE_APPS: [(&str, &str, bool); 2] =
+    [("rpc", "rpc", cfg!(feature = "rpc")), ("tick", "jobs", cfg!(feature = "jobs"))];
+
 /// The apps and the worker classes of a program.
 pub(super) struct Catalog {
     apps: Vec<Box<dyn App>>,
@@ -126,7 +130,13 @@ impl Catalog {
         let found = self.apps.iter().find(|app| app.name() == name);
         found.map(AsRef::as_ref).ok_or_else(|| {
             let known: Vec<_> = self.apps.iter().map(|app| app.name()).collect();
-            format!("unknown app {name:?}; available: {}", known.join(", "))
+            let known = known.join(", ");
+            match FEATURE_APPS.iter().find(|(app, _, enabled)| *app == name && !enabled) {
+                Some((_, feature, _)) => {
+                    format!("app {name:?} needs the Cargo feature {feature:?}; available: {known}")
+                }
+                None => format!("unknown app {name:?}; available: {known}"),
+            }
         })
     }
 }
