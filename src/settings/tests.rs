@@ -1,5 +1,5 @@
-//! The settings as a whole: every source, every key, every kind of mistake. `pools` has what a file
-//! says of several pools, and its variables.
+//! Tests of the settings: every source, every option, every type of error. `pools` tests files with
+//! several pools and with variables.
 
 mod pools;
 
@@ -22,22 +22,23 @@ fn parse_file(text: &str) -> ConfigFile {
     ConfigFile::parse(text, Path::new("x.yaml"), &[]).expect(text)
 }
 
-/// The defaults with these overlays over them, the strongest last.
+/// Merges the layers over the defaults, in ascending precedence.
 fn resolve_layers(layers: &[ConfigLayer]) -> Result<Settings, SettingsError> {
-    let all = Configuration::resolve(&Settings::default(), ConfigFile::default(), layers, &[]);
-    all.map(|all| all.master)
+    let resolved =
+        Configuration::resolve(&Settings::default(), &ConfigFile::default(), layers, &[]);
+    resolved.map(|configuration| configuration.master)
 }
 
 fn variables(list: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     list.iter().map(|(name, value)| (name.into(), value.into())).collect()
 }
 
-/// The key as a flag.
+/// Returns a layer with one flag.
 fn flag_layer(name: &str, texts: &[&str]) -> Result<ConfigLayer, SettingsError> {
-    let key = OPTIONS.iter().find(|key| key.name == name).expect("a known key");
+    let option = OPTIONS.iter().find(|option| option.name == name).expect("a known key");
     let mut layer = ConfigLayer::default();
-    let texts = texts.iter().map(|text| (*text).to_owned()).collect();
-    layer.set_option(key, texts, Source::Flag { flag: format!("--{}", key.flag()) })?;
+    let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
+    layer.set_option(option, &texts, Source::Flag { flag: format!("--{}", option.flag()) })?;
     Ok(layer)
 }
 
@@ -48,7 +49,7 @@ fn assert_rejected(text: &str, expected: &str) {
     assert_eq!(error.exit_code(), 1);
 }
 
-/// A text for each key that is not its default, and the text that shows it.
+/// For each key, a text other than its default, and the text that `format` returns.
 const SAMPLES: &[(&str, &str, &str)] = &[
     ("worker_class", "mio", "mio"),
     ("workers", "auto", "auto"),
@@ -190,7 +191,7 @@ fn cpu_affinity_accepts_list_word_or_none() {
             "{text}"
         );
     }
-    let why = "is not a processor: give none, auto, or numbers from 0 to 1023";
+    let why = "is not a CPU number: give none, auto, or numbers from 0 to 1023";
     assert_rejected(
         "cpu_affinity:\n- 0\n- auto",
         &format!("x.yaml:3: cpu_affinity: \"auto\" {why}"),
@@ -251,14 +252,18 @@ fn bind_accepts_an_empty_list() {
 
 #[test]
 fn app_option_source_has_its_line() {
-    let settings = parse_yaml("app:\n  name: tick\n\n  every: 1s\n  cron: x\n").unwrap();
+    let mut settings = parse_yaml("app:\n  name: tick\n\n  every: 1s\n  cron: x\n").unwrap();
     let places = ["every", "cron", "none"].map(|option| settings.option_source(option).to_string());
     assert_eq!(places, ["x.yaml:4", "x.yaml:5", "x.yaml:1"]);
     let flag = Source::Flag { flag: "APP".into() };
     let mut app = ConfigLayer::default();
     app.set_app("tick".into(), [("cron".into(), "y".into())].into(), flag).unwrap();
-    let settings = Settings::apply_layers(settings, [app].iter()).unwrap();
-    assert_eq!(settings.option_source("cron").to_string(), "APP", "not where an earlier one stood");
+    app.apply(&mut settings);
+    assert_eq!(
+        settings.option_source("cron").to_string(),
+        "APP",
+        "the source of the earlier layer is gone"
+    );
 }
 
 #[test]
@@ -419,8 +424,42 @@ fn conflicting_options_are_rejected() {
     );
     let conflict = flag_layer("max_requests_jitter", &["5"]).unwrap();
     assert_eq!(resolve_layers(&[conflict]).unwrap_err().exit_code(), 2);
-    let folder = flag_layer("chdir", &["/nowhere"]).unwrap();
-    assert_eq!(resolve_layers(&[folder]).unwrap_err().exit_code(), 1);
+    let chdir = flag_layer("chdir", &["/nowhere"]).unwrap();
+    assert_eq!(resolve_layers(&[chdir]).unwrap_err().exit_code(), 1);
+}
+
+#[test]
+fn make_paths_absolute_changes_every_path() {
+    let text = "pidfile: a/p\nchdir: c\nworker_tmp_dir: w\nlog_file: l\nflight_recorder_file: f\n\
+                bind: [unix:b, 'unix:@b', ':80', unix:/b]";
+    let mut settings = Settings::default();
+    parse_file(text).top_level.apply(&mut settings);
+    settings.make_paths_absolute(Path::new("/base"));
+    let format = |name: &str| {
+        let option = OPTIONS.iter().find(|option| option.name == name).expect("a known key");
+        option.format(&settings).join(" ")
+    };
+    assert_eq!(format("pidfile"), "/base/a/p");
+    assert_eq!(format("chdir"), "/base/c");
+    assert_eq!(format("worker_tmp_dir"), "/base/w");
+    assert_eq!(format("log_file"), "/base/l");
+    assert_eq!(format("flight_recorder_file"), "/base/f");
+    assert_eq!(format("bind"), "unix:/base/b unix:@b 0.0.0.0:80 unix:/b");
+}
+
+#[test]
+fn find_unreloadable_names_the_changed_option() {
+    let find = |old: &str, new: &str| {
+        parse_yaml(old).unwrap().find_unreloadable(&parse_yaml(new).unwrap())
+    };
+    assert_eq!(find("workers: 1", "workers: 2\nlog_level: debug"), None);
+    assert_eq!(find("pidfile: a", "pidfile: a"), None);
+    assert_eq!(find("pidfile: a", "pidfile: b"), Some("pidfile"));
+    assert_eq!(find("daemon: true", ""), Some("daemon"));
+    assert_eq!(find("", "single_instance: true"), Some("single_instance"));
+    assert_eq!(find("proc_name: a", "proc_name: b"), None);
+    let single = "single_instance: true\nproc_name: ";
+    assert_eq!(find(&format!("{single}a"), &format!("{single}b")), Some("proc_name"));
 }
 
 #[test]
@@ -453,7 +492,7 @@ fn default_yaml_documents_every_option() {
     }
 }
 
-/// The tables of the guide's page on settings, between its marks.
+/// Returns the tables of the page on settings in the guide.
 fn settings_tables() -> String {
     let (defaults, mut text, mut group) = (Settings::default(), String::new(), "");
     for key in OPTIONS {

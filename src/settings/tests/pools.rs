@@ -1,4 +1,4 @@
-//! Several pools in one file, what they share, and the variables of a file.
+//! Tests of files with several pools, and with variables.
 
 use super::*;
 
@@ -20,8 +20,8 @@ fn resolve_file(
     flags: &[ConfigLayer],
     selected: &[&str],
 ) -> Result<Configuration, SettingsError> {
-    let chosen: Vec<String> = selected.iter().map(|name| (*name).to_owned()).collect();
-    Configuration::resolve(&Settings::default(), parse_file(text), flags, &chosen)
+    let selected: Vec<String> = selected.iter().map(|name| (*name).to_owned()).collect();
+    Configuration::resolve(&Settings::default(), &parse_file(text), flags, &selected)
 }
 
 fn parse_config(text: &str) -> Result<Configuration, SettingsError> {
@@ -218,7 +218,7 @@ pools:
 ";
     let environment = variables(&[("MO", "emo")]);
     let file = ConfigFile::parse(text, Path::new("x.yaml"), &environment).unwrap();
-    let all = Configuration::resolve(&Settings::default(), file, &[], &[]).unwrap();
+    let all = Configuration::resolve(&Settings::default(), &file, &[], &[]).unwrap();
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(all.master.workers, Workers::Fixed(3));
     assert_eq!(all.master.log_file, LogTarget::File("/srv/log/a${b}".into()));
@@ -233,7 +233,7 @@ pools:
         ["unix:/srv/a", "0.0.0.0:803"]
     );
     assert_eq!(web.env, [pair("A", "blue")]);
-    // They may stand below what uses them, and the line is that of the use.
+    // vars may follow the keys that use them. The error has the line of the use.
     assert_eq!(
         parse_yaml("\nworkers: ${n}\nvars: {n: 2}").unwrap().source("workers").to_string(),
         "x.yaml:2"
@@ -290,7 +290,7 @@ proptest! {
         own in btree_map("[a-z0-9][a-z0-9_-]{0,5}", any_settings(), 1..4),
     ) {
         let pools = own.into_iter().map(|(name, settings)| {
-            // What belongs to the master is the same in all.
+            // Options of the master are the same in all pools.
             let settings = Settings {
                 daemon: top.daemon,
                 proc_name: top.proc_name.clone(),

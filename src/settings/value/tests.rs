@@ -121,7 +121,7 @@ fn core_size_accepts_unlimited() {
 fn cpu_list_accepts_numbers_only() {
     assert_parses(&CpuListValue, "0, 2,2", vec![0, 2, 2], "0,2,2");
     for text in ["", ",", "0,", "-1", "1024", "0-3", "auto"] {
-        assert_rejected(&CpuListValue, text, "is not a processor");
+        assert_rejected(&CpuListValue, text, "is not a CPU number");
     }
 }
 
