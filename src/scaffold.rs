@@ -13,17 +13,19 @@ ostler new NAME creates a starter crate: an app, a worker class, settings and te
 argument, new is never an app. See ostler new --help.";
 
 const HELP: &str = "\
-Creates a starter crate in a new directory of that name: an app, a worker class of its own, settings
-and tests that start it.
+Creates a starter crate in a new directory of that name: an app, a worker class,
+settings and tests that start the program.
 
 Usage: ostler new NAME [--path PATH]
 
 Arguments:
-  NAME         Name of the crate and its directory: lower-case letters, digits, - and _
+  NAME             Name of the crate and its directory: lower-case letters,
+                   digits, - and _
 
 Options:
-      --path PATH  Directory of an ostler checkout that the crate depends on [default: the version
-                   of this program, from the registry]
+      --path PATH  Directory of the ostler checkout to depend on [default: none;
+                   the crate depends on the version of this program, from the
+                   registry]
   -h, --help       Print help and exit
 ";
 

@@ -142,11 +142,11 @@ fn malformed_pool_is_reported_with_line() {
         "pools:\n  a:\n    threads: 1\n    threads: 2\n",
         "x.yaml:4: duplicate key \"threads\"",
     );
-    let why = "is not the name of a pool: give at most 32 of a-z, 0-9, _ and -, and a letter or digit first";
+    let reason = "is not the name of a pool: give at most 32 of a-z, 0-9, _ and -, and a letter or digit first";
     for name in ["Web", "a/b", "_a", "a b", "ä", &"a".repeat(33)] {
         assert_config_rejected(
             &format!("pools:\n  ok:\n  {name}:\n"),
-            &format!("x.yaml:3: pools: {name:?} {why}"),
+            &format!("x.yaml:3: pools: {name:?} {reason}"),
         );
     }
     assert_config_rejected(
@@ -184,22 +184,22 @@ fn pools_with_same_address_are_rejected() {
     };
     assert_eq!(error(TWO_POOLS), None);
     assert_eq!(error("pools: {a: {}}"), None);
-    let why = |address, place| {
+    let reason = |address, source| {
         format!(
-            "pool \"b\" binds {address}, which pool \"a\" already binds ({place}): give each pool its own address"
+            "pool \"b\" binds {address}, which pool \"a\" already binds ({source}): give each pool its own address"
         )
     };
     assert_eq!(
         error("pools:\n  a:\n    bind: [':1', ':2']\n  b:\n    bind: ':2'\n").unwrap(),
-        format!("x.yaml:5: bind: {}", why("0.0.0.0:2", "x.yaml:3"))
+        format!("x.yaml:5: bind: {}", reason("0.0.0.0:2", "x.yaml:3"))
     );
     assert_eq!(
         error("pools:\n  a:\n  b:\n").unwrap(),
-        format!("x.yaml:3: bind: {}", why("127.0.0.1:8000", "x.yaml:2"))
+        format!("x.yaml:3: bind: {}", reason("127.0.0.1:8000", "x.yaml:2"))
     );
     assert_eq!(
         error("bind: 'unix:/a'\npools:\n  a:\n  b:\n").unwrap(),
-        format!("x.yaml:1: bind: {}", why("unix:/a", "x.yaml:1"))
+        format!("x.yaml:1: bind: {}", reason("unix:/a", "x.yaml:1"))
     );
 }
 

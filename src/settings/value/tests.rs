@@ -17,12 +17,12 @@ where
 }
 
 #[track_caller]
-fn assert_rejected<F: ValueParser>(parser: &F, text: &str, why: &str)
+fn assert_rejected<F: ValueParser>(parser: &F, text: &str, reason: &str)
 where
     F::Out: fmt::Debug,
 {
     let error = parser.parse(text).expect_err(text);
-    assert!(error.contains(why), "{text:?}: {error}");
+    assert!(error.contains(reason), "{text:?}: {error}");
 }
 
 #[test]
