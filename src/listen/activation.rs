@@ -14,7 +14,7 @@ use crate::os::{file, socket};
 /// The number of the first socket.
 const FIRST_LISTEN_FD: RawFd = process::LISTEN_FDS_START;
 /// Names the descriptor of the line and the pid of the other master: `7:1234`.
-const UPGRADE_VAR: &str = "OSTLER_UPGRADE";
+pub(crate) const UPGRADE_VAR: &str = "OSTLER_UPGRADE";
 /// What the names of sockets begin with that were bound by a master of this program.
 const FD_NAME_PREFIX: &str = "ostler@";
 const ENV_VARS: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", UPGRADE_VAR];

@@ -20,6 +20,7 @@ pub(crate) mod procfs;
 pub(crate) mod resources;
 pub(crate) mod signal;
 pub(crate) mod socket;
+#[cfg(feature = "testkit")]
 pub(crate) mod testing;
 pub(crate) mod title;
 pub(crate) mod wall_timer;

@@ -13,7 +13,7 @@ use crate::os::child_program::{self, ChildProgram, ProgramSignal, ProgramSpec};
 use crate::os::notify_socket::{Notification, NotifySocket};
 use crate::os::process::{self, Exit, Pid};
 use crate::os::{credentials, poll};
-use crate::settings::{Settings, StopSignal};
+use crate::settings::{self, Settings, StopSignal};
 use crate::time::MonotonicTime;
 
 /// A program that runs beneath a worker: the `command` of the settings. It leads no process group:
@@ -96,9 +96,9 @@ impl Program {
         let timeout = ctx.settings.timeout;
         let mut variables: Vec<(OsString, OsString)> = Vec::new();
         let mut set = |name: &str, value: String| variables.push((name.into(), value.into()));
-        set("OSTLER_POOL", ctx.worker.pool.clone());
-        set("OSTLER_SLOT", ctx.worker.slot.to_string());
-        set("OSTLER_GENERATION", ctx.worker.generation.to_string());
+        set(settings::POOL_VARIABLE, ctx.worker.pool.clone());
+        set(settings::SLOT_VARIABLE, ctx.worker.slot.to_string());
+        set(settings::GENERATION_VARIABLE, ctx.worker.generation.to_string());
         set("NOTIFY_SOCKET", notify_socket.name().to_owned());
         let mut pid_variables = Vec::new();
         if !sockets.is_empty() {
