@@ -25,7 +25,7 @@ const ROOT_ITEMS: [(&str, &str); 3] =
     [("Runtime", "runtime"), ("RuntimeError", "runtime"), ("main", "program")];
 
 /// Files and folders, by the beginning of their paths, that decide and do nothing else.
-const PURE_MODULES: [&str; 15] = [
+const PURE_MODULES: [&str; 16] = [
     "src/arbiter/orphan_cgroups.rs",
     "src/arbiter/oom.rs",
     "src/arbiter/reload_barrier.rs",
@@ -40,6 +40,7 @@ const PURE_MODULES: [&str; 15] = [
     "src/http/",
     "src/rpc/",
     "src/arbiter/supervisor",
+    "src/worker/accept_policy",
     "src/worker/timer_wheel.rs",
 ];
 

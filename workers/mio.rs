@@ -97,7 +97,7 @@ impl<'a> EventLoop<'a> {
             self.drive_ready();
             self.expire_clients();
             self.acceptor.update(self.clients.len(), &self.poll)?;
-            if self.ctx.lifecycle().stop_request() == StopRequest::Immediate || self.is_done()? {
+            if self.ctx.lifecycle().stop_request() == StopRequest::Immediate || self.is_done() {
                 return Ok(());
             }
         }
@@ -131,18 +131,9 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
-    /// Whether the worker has drained. If nobody serves after it, the queues must be empty too.
-    fn is_done(&mut self) -> io::Result<bool> {
-        if !self.draining || !self.clients.is_empty() {
-            return Ok(false);
-        }
-        // Asked first: who comes between a look at the queues and the end of the time in which
-        // somebody may come must be looked for once more.
-        let may_receive_more = self.acceptor.may_receive_more();
-        for listener in 0..self.acceptor.listeners() {
-            self.accept(listener)?;
-        }
-        Ok(self.clients.is_empty() && !may_receive_more && !self.acceptor.may_receive_more())
+    /// Returns whether the worker has drained: it has no client, and none can be lost.
+    fn is_done(&self) -> bool {
+        self.draining && self.clients.is_empty() && !self.acceptor.may_receive_more()
     }
 
     fn accept(&mut self, listener: usize) -> io::Result<()> {

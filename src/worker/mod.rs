@@ -1,5 +1,6 @@
 //! The contract between the runtime and a worker class. It must never know any class.
 
+mod accept_policy;
 mod acceptor;
 mod client;
 mod context;

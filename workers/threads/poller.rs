@@ -98,16 +98,11 @@ impl<'a> Poller<'a> {
     /// Opens or shuts the gate, as it is time to. If the worker has drained, this closes the office.
     /// Returns how many clients came in.
     fn update(&mut self, shared: &Shared<'a>) -> io::Result<usize> {
-        let mut accepted = self.begin_drain_if_stopping(shared)?;
+        let accepted = self.begin_drain_if_stopping(shared)?;
         self.acceptor.update(shared.client_count(), &self.poll)?;
-        if self.draining && shared.client_count() == 0 {
-            // Asked first: who comes between a look at the queues and the end of the time in which
-            // somebody may come must be looked for once more.
-            let may_receive_more = self.acceptor.may_receive_more();
-            accepted += self.accept_from_all(shared)?;
-            if accepted == 0 && !may_receive_more && !self.acceptor.may_receive_more() {
-                shared.close();
-            }
+        let is_done = self.draining && accepted == 0 && shared.client_count() == 0;
+        if is_done && !self.acceptor.may_receive_more() {
+            shared.close();
         }
         Ok(accepted)
     }
