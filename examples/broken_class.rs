@@ -1,5 +1,5 @@
-//! Worker classes that break their contract, each in one way: what the class test kit has to find.
-//! For classes that keep it see the other examples.
+//! Worker classes that violate the contract, each in one way: the class test kit must find it. For classes
+//! that keep the contract see the other examples.
 //!
 //! ```text
 //! cargo run --example broken_class -- --worker-class never-beats --timeout 2
@@ -22,18 +22,18 @@ use ostler::worker::{Buffers, Client, StopRequest, WorkerClass, WorkerContext, W
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Violation {
-    /// A thread in the master.
+    /// Starts a thread in the master.
     StartsEarly,
     NeverReady,
     NeverBeats,
     NeverSleeps,
     IgnoresStop,
-    /// Leaves while a client is being served.
+    /// Exits while it serves a client.
     DropsWork,
-    /// Leaves while clients wait for whom nobody else is there.
+    /// Exits while clients wait that no other worker serves.
     ForgetsTheQueue,
     LeaksDescriptors,
-    /// Ends with an error, which a stop is not.
+    /// Returns an error after a stop.
     FailsAtTheEnd,
 }
 
@@ -49,7 +49,7 @@ const VIOLATIONS: [(&str, Violation); 9] = [
     ("fails-at-the-end", Violation::FailsAtTheEnd),
 ];
 
-/// One client after another, with one breach.
+/// Serves one client after another, with one violation.
 struct Broken(&'static str, Violation);
 
 impl WorkerClass for Broken {
@@ -80,20 +80,19 @@ impl WorkerClass for Broken {
             if violation != Violation::NeverBeats {
                 lifecycle.notify();
             }
-            let stop = if violation == Violation::IgnoresStop {
-                StopRequest::None
-            } else {
-                lifecycle.poll_stop()
+            let stop = match lifecycle.poll_stop() {
+                _ if violation == Violation::IgnoresStop => StopRequest::None,
+                stop => stop,
             };
             let forgets = stop == StopRequest::Graceful && violation == Violation::ForgetsTheQueue;
             if stop == StopRequest::Immediate || forgets {
                 return Ok(());
             }
-            let expects = ctx.backlog_deadline();
-            let mut doors = ctx.listeners().iter();
-            let client = doors.find_map(|door| {
-                let wanted = stop == StopRequest::None || ctx.must_drain_backlog(door);
-                if wanted { door.accept().ok().flatten() } else { None }
+            let deadline = ctx.backlog_deadline();
+            let mut listeners = ctx.listeners().iter();
+            let client = listeners.find_map(|listener| {
+                let wanted = stop == StopRequest::None || ctx.must_drain_backlog(listener);
+                if wanted { listener.accept().ok().flatten() } else { None }
             });
             if let Some((stream, address)) = client {
                 if violation == Violation::LeaksDescriptors {
@@ -105,7 +104,7 @@ impl WorkerClass for Broken {
                 } else {
                     serve(ctx, client)
                 }
-            } else if stop == StopRequest::Graceful && expects.is_none() {
+            } else if stop == StopRequest::Graceful && deadline.is_none() {
                 let failure =
                     (violation == Violation::FailsAtTheEnd).then(|| "it was asked to stop".into());
                 return failure.map_or(Ok(()), Err);
@@ -120,10 +119,10 @@ impl WorkerClass for Broken {
 }
 
 fn poll_timeout(ctx: &WorkerContext<'_>, violation: Violation) -> Option<Duration> {
-    let expectation =
-        ctx.backlog_deadline().map(|until| until.duration_since(ctx.lifecycle().now()));
-    let beat = ctx.lifecycle().heartbeat_interval().filter(|_| violation != Violation::NeverBeats);
-    [expectation, beat].into_iter().flatten().min()
+    let backlog = ctx.backlog_deadline().map(|until| until.duration_since(ctx.lifecycle().now()));
+    let heartbeat =
+        ctx.lifecycle().heartbeat_interval().filter(|_| violation != Violation::NeverBeats);
+    [backlog, heartbeat].into_iter().flatten().min()
 }
 
 fn serve(ctx: &WorkerContext<'_>, mut client: Client<'_>) {
@@ -148,6 +147,6 @@ fn drop_at_stop(ctx: &WorkerContext<'_>, mut client: Client<'_>) {
 
 fn main() -> ExitCode {
     let runtime = Runtime::new().app(Demo);
-    let classes = VIOLATIONS.into_iter().map(|(name, breach)| Broken(name, breach));
+    let classes = VIOLATIONS.into_iter().map(|(name, violation)| Broken(name, violation));
     classes.fold(runtime, Runtime::class).main()
 }

@@ -1,4 +1,4 @@
-//! An HTTP service of one's own, under any worker class.
+//! An HTTP service of your own, under any worker class.
 //!
 //! ```text
 //! cargo run --example hello_http -- --worker-class mio --workers 2
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ostler::http::{self, Handler, Request, Response};
 
-/// Greets, and counts how often. One is made in each worker, and shared by the worker's threads.
+/// Greets, and counts greetings. Each worker has one, and its threads share it.
 #[derive(Default)]
 struct Greeter {
     greetings: AtomicU64,
@@ -34,5 +34,5 @@ impl Handler for Greeter {
 }
 
 fn main() -> ExitCode {
-    ostler::main(http::app("hello", |_place| Ok(Greeter::default())))
+    ostler::main(http::app("hello", |_worker| Ok(Greeter::default())))
 }

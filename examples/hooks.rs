@@ -1,4 +1,4 @@
-//! Hooks: a program that counts in a file what happens to its workers.
+//! Hooks: a program that writes to a file what happens to its workers.
 //!
 //! ```text
 //! cargo run --example hooks -- --workers 2 &
@@ -15,7 +15,7 @@ use ostler::Runtime;
 use ostler::apps::Demo;
 use ostler::hooks::{HookResult, Hooks, WorkerExit, WorkerRef};
 
-/// Writes a line into a file for each thing that happens.
+/// Writes a line to a file for each event.
 struct HookLog {
     path: PathBuf,
 }

@@ -1,14 +1,14 @@
-//! Two worker classes that a stranger might write: a loop that accepts and answers, and knows nothing
-//! of a worker's life. Stop, kill, recycle or hang them: they behave like any other.
+//! Two worker classes that implement next to nothing of the contract: loops that accept and answer. Stop,
+//! kill, recycle or hang them: they behave like any other.
 //!
 //! ```text
 //! cargo run --example naive_class -- --worker-class plain --workers 2
 //! curl http://127.0.0.1:8000/
 //! ```
 //!
-//! `plain` is a function over blocking sockets of the standard library, and `FnClass` lives for it.
-//! `deaf` is a class that says that it is ready and that it lives, and listens to nobody: when it is
-//! to leave, the runtime takes its listeners away and ends it once its clients are gone.
+//! `plain` is a function over blocking sockets of the standard library, and `FnClass` keeps the lifecycle
+//! for it. `deaf` is a class that calls `ready` and `notify`, but never polls for a stop: the runtime
+//! takes its listeners away, and ends it once its clients have gone.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -25,10 +25,10 @@ fn main() -> ExitCode {
     Runtime::new().app(Echo).class(FnClass::new("plain", serve)).class(UnresponsiveClass).main()
 }
 
-/// One client after another.
+/// Serves one client after another.
 fn serve(incoming: Incoming<'_>) -> Result<(), WorkerError> {
-    for visitor in incoming {
-        let _ = answer(&visitor); // a fault of one client is no fault
+    for client in incoming {
+        let _ = answer(&client); // an error of one client is none of the class
     }
     Ok(())
 }
@@ -56,7 +56,7 @@ impl WorkerClass for UnresponsiveClass {
     }
 }
 
-/// Reads one request, and answers what its path asks for.
+/// Reads one request, and does what its path asks for.
 fn answer(mut stream: &TcpStream) -> io::Result<()> {
     let mut lines = BufReader::new(stream).lines();
     let request = lines.next().unwrap_or_else(|| Ok(String::new()))?;

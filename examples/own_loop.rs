@@ -1,5 +1,5 @@
-//! A worker class with a loop of its own: it serves one client after another, and sleeps in a poll
-//! into which other things can be put.
+//! A worker class with a loop of its own: it serves one client after another, and sleeps in a poll that
+//! can watch other descriptors too.
 //!
 //! ```text
 //! cargo run --example own_loop -- --worker-class patient --workers 2
@@ -31,20 +31,21 @@ impl WorkerClass for OwnLoop {
         let wake = lifecycle.wake_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
         let mut watched = vec![false; ctx.listeners().len()];
+        lifecycle.poll_stop(); // from now on this class polls for a stop
         lifecycle.ready();
         loop {
-            let until = match acceptor.poll(0) {
+            let deadline = match acceptor.poll(0) {
                 Accept::Client(stream, address) => {
                     ctx.new_client(stream, address, false).serve(ctx);
                     continue;
                 }
-                Accept::Pending { deadline: until } => until,
+                Accept::Pending { deadline } => deadline,
                 Accept::Finished => return Ok(()),
             };
             watch(ctx, &acceptor, &poll, &mut watched)?;
-            let wait = until.map(|at| at.duration_since(lifecycle.now()));
-            match poll.poll(&mut events, wait) {
-                // A signal came; the worker is woken for those that concern it.
+            let timeout = deadline.map(|at| at.duration_since(lifecycle.now()));
+            match poll.poll(&mut events, timeout) {
+                // A signal. If it concerns the worker, `wake_fd` is readable.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
                 result => result?,
             }
@@ -58,7 +59,7 @@ impl WorkerClass for OwnLoop {
     }
 }
 
-/// Has the poll watch the listeners that are awaited now, and no others.
+/// Makes the poll watch the listeners in which the acceptor is interested, and no others.
 fn watch(
     ctx: &WorkerContext<'_>,
     acceptor: &Acceptor<'_>,

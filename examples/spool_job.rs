@@ -1,19 +1,18 @@
-//! A job: several workers drain a folder, and no entry is lost or done twice in effect, whoever is
-//! killed or replaced meanwhile.
+//! A job: several workers process the files of a directory. No entry is lost or has two results, also if
+//! workers are killed or replaced meanwhile.
 //!
 //! ```text
 //! mkdir -p spool/new && cp *.md spool/new/
 //! cargo run --example spool_job -- --workers 3 spool dir=spool
 //! ```
 //!
-//! Whoever fills the spool writes an entry elsewhere and renames it into `new/`. A job claims one
-//! by a rename into a folder of its own, which succeeds for one claimer only; writes the result
-//! beside it; renames the result into `done/`; and removes the claim. A rename is whole or has not
-//! happened, and to do it again does no harm: so an entry can be worked on twice, if somebody was
-//! killed in between, but has one result.
+//! A producer writes an entry elsewhere and renames it into `new/`. A job claims an entry by a rename into
+//! a directory of its own, which succeeds for one job only. It writes the result beside it, renames the
+//! result into `done/`, and removes the claim. A rename is atomic and can be repeated: if a worker is
+//! killed in between, an entry is processed twice, but has one result.
 //!
-//! A claimer holds a lock on its folder, which the kernel releases when it dies: whoever gets the
-//! lock puts the claims back. (A power cut is another matter: it would take an fsync or two.)
+//! A job holds a lock on its directory, which the kernel releases when the worker dies: the job that gets
+//! the lock puts the claims back. (A power cut would take an fsync or two.)
 
 use std::fs::{self, File};
 use std::io;
@@ -25,10 +24,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ostler::app::{App, BootError, ConfigError, Job, JobContext, NextRun, Options, WorkerInfo};
 use slog::{info, warn};
 
-/// How often an empty spool is looked at.
+/// How often an empty spool is read.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A result that is not whole yet, beside the claim.
+/// The name of an incomplete result, beside the claim.
 const RESULT: &str = ".result";
 
 struct Spool;
@@ -46,9 +45,9 @@ impl App for Spool {
         match (options.get("dir"), options.len()) {
             (Some(dir), 1) if Path::new(dir).join("new").is_dir() => Ok(()),
             (Some(dir), 1) => {
-                Err(ConfigError::for_option("dir", format!("{dir:?} has no folder new")))
+                Err(ConfigError::for_option("dir", format!("{dir:?} has no directory new")))
             }
-            _ => Err(ConfigError::new("spool has one option: give dir=FOLDER")),
+            _ => Err(ConfigError::new("spool has one option: give dir=DIRECTORY")),
         }
     }
 
@@ -60,9 +59,9 @@ impl App for Spool {
 
 struct Claimer {
     spool: PathBuf,
-    /// Where its claims are.
+    /// The directory of its claims.
     own: PathBuf,
-    /// The lock on that folder, held for as long as this process lives.
+    /// The lock on that directory, held for as long as this process lives.
     _lock: File,
 }
 
@@ -72,16 +71,16 @@ impl Claimer {
         fs::create_dir_all(spool.join("done"))?;
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
         let name = format!("{}-{thread}-{nanos}", process::id());
-        // The folder gets its place once it is locked, so that nobody takes it for a dead one's.
-        let (unborn, own) = (spool.join(format!(".{name}")), spool.join("claimed").join(name));
-        fs::create_dir(&unborn)?;
-        let lock = File::open(&unborn)?;
+        // Renamed once it is locked, so that no other job takes it for that of a dead worker.
+        let (unlocked, own) = (spool.join(format!(".{name}")), spool.join("claimed").join(name));
+        fs::create_dir(&unlocked)?;
+        let lock = File::open(&unlocked)?;
         lock.lock()?;
-        fs::rename(&unborn, &own)?;
+        fs::rename(&unlocked, &own)?;
         Ok(Self { spool, own, _lock: lock })
     }
 
-    /// Does one entry, if there is one that nobody else gets.
+    /// Processes one entry, if this job can claim one. Returns whether it did.
     fn work(&self, ctx: &mut dyn JobContext) -> io::Result<bool> {
         for entry in fs::read_dir(self.spool.join("new"))? {
             let (waiting, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
@@ -100,13 +99,13 @@ impl Claimer {
         Ok(false)
     }
 
-    /// Puts back what the dead had claimed.
+    /// Puts back the claims of dead workers.
     fn recover(&self) -> io::Result<()> {
         for claimer in fs::read_dir(self.spool.join("claimed"))? {
-            let folder = claimer?.path();
-            // What is gone, or locked, is no concern of ours: another is quicker, or its owner lives.
-            let Ok(lock) = File::open(&folder) else { continue };
-            let (true, Ok(claims)) = (lock.try_lock().is_ok(), fs::read_dir(&folder)) else {
+            let dir = claimer?.path();
+            // A directory that is gone was another job's, and one that is locked has a living owner.
+            let Ok(lock) = File::open(&dir) else { continue };
+            let (true, Ok(claims)) = (lock.try_lock().is_ok(), fs::read_dir(&dir)) else {
                 continue;
             };
             for claim in claims {
@@ -117,7 +116,7 @@ impl Claimer {
                     fs::rename(claimed, self.spool.join("new").join(name))?;
                 }
             }
-            fs::remove_dir(&folder)?;
+            fs::remove_dir(&dir)?;
         }
         Ok(())
     }
@@ -137,7 +136,7 @@ impl Job for Claimer {
     }
 }
 
-/// The work itself, which takes a moment.
+/// Does the work, which takes 5 ms.
 fn transform(text: &[u8]) -> Vec<u8> {
     thread::sleep(Duration::from_millis(5));
     text.to_ascii_uppercase()

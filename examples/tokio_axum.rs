@@ -1,4 +1,4 @@
-//! A worker class on tokio: each worker has a runtime of one thread, which serves an axum router.
+//! A worker class on tokio: each worker has a runtime with one thread, which serves an axum router.
 //!
 //! ```text
 //! cargo run --example tokio_axum -- --worker-class tokio --workers 2
@@ -40,11 +40,11 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 
-/// How long a worker that leaves waits for a request that may be on its way.
+/// How long a worker that drains waits for a request that may be on its way.
 const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What is served: any axum router. A handler that waits holds up nobody; one that blocks the
-/// thread for longer than `timeout` is found, and named.
+/// The service: any axum router. A handler that awaits delays no other. If a handler blocks the thread
+/// for longer than `timeout`, its worker is replaced, and the log names the request.
 fn router() -> Router {
     let sleeps = |Query(query): Query<HashMap<String, u64>>| async move {
         sleep(Duration::from_millis(query.get("ms").copied().unwrap_or(0))).await;
@@ -58,7 +58,7 @@ fn router() -> Router {
         .route("/panic", get(|| async { panic!("asked to") as () }))
 }
 
-/// Serves what the function makes, once in each worker.
+/// Serves the router that the function creates, once in each worker.
 struct Tokio(fn() -> Router);
 
 impl WorkerClass for Tokio {
@@ -67,10 +67,10 @@ impl WorkerClass for Tokio {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        // Here, in the worker: no thread of a runtime lives through a fork.
+        // Here, in the worker: no thread survives a fork.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let end = runtime.block_on(serve(ctx, (self.0)()));
-        runtime.shutdown_background(); // whatever blocks a thread of its pool ends with the process
+        runtime.shutdown_background(); // threads of its pool that block end with the process
         end
     }
 }
@@ -78,23 +78,31 @@ impl WorkerClass for Tokio {
 async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerError> {
     let (lifecycle, router) = (ctx.lifecycle(), TowerToHyperService::new(router));
     let (mut acceptor, mut clients) = (ctx.acceptor(), JoinSet::new());
-    let (stop, told) = watch::channel(StopRequest::None);
+    let (stop, stop_receiver) = watch::channel(StopRequest::None);
     let listeners = ctx.listeners().iter().map(|listener| observe(listener.as_fd()));
     let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
     let signals = observe(lifecycle.wake_fd())?;
     let timeout = Some(ctx.worker().limits.header_timeout).filter(|limit| !limit.is_zero());
+    stop.send_replace(lifecycle.poll_stop()); // from now on this class polls for a stop
     lifecycle.ready();
     loop {
-        let until = match acceptor.poll(clients.len()) {
+        let deadline = match acceptor.poll(clients.len()) {
             Accept::Client(stream, _) => {
-                clients.spawn(drive(lifecycle, timeout, stream, router.clone(), told.clone()));
-                yield_now().await; // others get some of a burst, and those who are in their turn
+                clients.spawn(drive(
+                    lifecycle,
+                    timeout,
+                    stream,
+                    router.clone(),
+                    stop_receiver.clone(),
+                ));
+                yield_now().await; // other workers get some of a burst, and present clients their turn
                 continue;
             }
-            Accept::Pending { deadline: until } => until,
+            Accept::Pending { deadline } => deadline,
             Accept::Finished => return Ok(()),
         };
-        let wait = until.map_or(Duration::from_secs(3600), |at| at.duration_since(lifecycle.now()));
+        let wait =
+            deadline.map_or(Duration::from_secs(3600), |at| at.duration_since(lifecycle.now()));
         tokio::select! {
             listener = readable_listener(&listeners, &acceptor) => acceptor.mark_readable(listener?),
             Some(_) = clients.join_next() => while clients.try_join_next().is_some() {},
@@ -107,15 +115,15 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     }
 }
 
-/// Serves one client, whose faults are nobody's concern. It has so long for the head of a request.
+/// Serves one client, whose errors are ignored. `timeout` is how long it has for the head of a request.
 async fn drive(
     lifecycle: &'static Lifecycle,
     timeout: Option<Duration>,
     stream: Stream,
     router: TowerToHyperService<Router>,
-    mut told: watch::Receiver<StopRequest>,
+    mut stop: watch::Receiver<StopRequest>,
 ) {
-    let socket = Socket::from(OwnedFd::from(stream)); // or a unix socket: nothing is asked that differs
+    let socket = Socket::from(OwnedFd::from(stream)); // or a unix socket: no call here differs
     let Ok(stream) = TcpStream::from_std(socket) else { return };
     let service = service_fn(|request: Request<Incoming>| {
         let label = format!("{} {}", request.method(), request.uri().path());
@@ -124,20 +132,20 @@ async fn drive(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(timeout);
     let mut client = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let farewell = async {
-        let _ = told.wait_for(|stop| *stop != StopRequest::None).await;
+    let drain = async {
+        let _ = stop.wait_for(|stop| *stop != StopRequest::None).await;
         sleep(DRAIN_IDLE_TIMEOUT).await;
     };
     tokio::select! {
         biased;
         _ = &mut client => return,
-        () = farewell => client.as_mut().graceful_shutdown(),
+        () = drain => client.as_mut().graceful_shutdown(),
     }
     let _ = client.await;
 }
 
-/// Marks a request as a unit of work. Its seat is taken only while its own code runs, of which one
-/// thread runs one at a time: a request that waits is no hang.
+/// Marks a request as a unit of work. It is on the thread entry only while its own code runs, since the
+/// thread runs one request at a time: a request that awaits is no hang.
 async fn track<E>(
     lifecycle: &'static Lifecycle,
     label: String,
@@ -158,14 +166,14 @@ async fn track<E>(
     Ok(response)
 }
 
-/// Has tokio tell when a descriptor is readable.
+/// Makes tokio report when a descriptor is readable.
 #[expect(unsafe_code)]
 fn observe(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
-    // SAFETY: it is borrowed for as long as it is observed, so it stays open and the same.
+    // SAFETY: the descriptor is borrowed for as long as it is observed, so it stays open.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
-/// Waits until somebody comes to a listener that is awaited: tokio tells it once.
+/// Waits until a listener is readable in which the acceptor is interested. Tokio reports it once.
 async fn readable_listener(
     listeners: &[AsyncFd<BorrowedFd<'_>>],
     acceptor: &Acceptor<'_>,
@@ -182,6 +190,6 @@ async fn readable_listener(
 }
 
 fn main() -> ExitCode {
-    // An app there must be; this class has its router instead.
+    // The runtime needs an app; this class serves its router instead.
     Runtime::new().app(Demo).class(Tokio(router)).main()
 }

@@ -140,7 +140,7 @@ impl<'a> Acceptor<'a> {
     fn try_accept(&mut self, client_count: usize) -> Accept {
         let Self { ctx, policy, .. } = self;
         let facts = |index| ctx.listener_facts(index);
-        let publish_clients = |count| ctx.lifecycle.fair_client_share(count);
+        let publish_clients = |count| ctx.lifecycle.publish_clients(count);
         policy.begin_turn(ctx.turn(client_count), facts, publish_clients);
         while let Some(index) = policy.next_look(facts) {
             let (found, accepted) = ctx.accept_from(index);
@@ -157,7 +157,7 @@ impl<'a> Acceptor<'a> {
 
     fn wait(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
         let (wake, heartbeat) = match self.wakeup {
-            None => (self.ctx.lifecycle.signal_fd(), self.ctx.lifecycle.next_heartbeat()),
+            None => (self.ctx.lifecycle.wake_fd(), self.ctx.lifecycle.next_heartbeat()),
             Some(wakeup) => (wakeup.as_fd(), None),
         };
         let interested: Vec<_> =

@@ -105,7 +105,7 @@ impl<'a> EpollAcceptor<'a> {
         self.policy.begin_turn(
             ctx.turn(client_count),
             |index| ctx.listener_facts(index),
-            |count| ctx.lifecycle().fair_client_share(count),
+            |count| ctx.lifecycle().publish_clients(count),
         )
     }
 

@@ -1,4 +1,4 @@
-//! A thread's desk: it tells the scoreboard what the thread is working on.
+//! Work trackers: they write to the scoreboard what a thread is working on.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -7,8 +7,8 @@ use crate::app;
 use crate::os::{clock, process};
 use crate::scoreboard::{EXTENSION_MAX, ThreadEntry};
 
-/// Where one thread of a worker says what it is working on. For a class whose threads drive
-/// clients themselves: one desk a thread, see [`Lifecycle::desk`].
+/// Records what one thread of a worker is working on. For a class whose threads drive clients
+/// themselves: one tracker a thread, see [`Lifecycle::tracker`].
 pub struct WorkTracker<'a> {
     thread: ThreadEntry<'a>,
     lifecycle: &'a Lifecycle,
@@ -23,9 +23,9 @@ impl<'a> WorkTracker<'a> {
         Self { thread, lifecycle, sends_heartbeat: false, date: [b' '; 29], date_second: u64::MAX }
     }
 
-    /// The same, and the beginning of a unit of work is a sign of life. For a class that has but
-    /// one thread: of a client that sends many requests at once, which take long together, each
-    /// has the time that one may take.
+    /// Makes the beginning of each unit of work send a heartbeat if one is due. For a class with one
+    /// thread: if a client sends many requests at once, `timeout` then holds for each of them, not for
+    /// all together.
     #[must_use]
     pub fn with_heartbeat(self) -> Self {
         Self { sends_heartbeat: true, ..self }
@@ -78,14 +78,14 @@ impl app::WorkReporter for WorkTracker<'_> {
 }
 
 impl Drop for WorkTracker<'_> {
-    /// Whoever leaves for good, be it by a panic, is at nothing any more.
+    /// A thread that ends, also by a panic, works on nothing.
     fn drop(&mut self) {
         self.thread.set_idle();
     }
 }
 
-/// A unit of work in progress; it is done, and counted, when this is dropped. Made by
-/// [`Lifecycle::begin`].
+/// A unit of work in progress. Dropping it ends and counts the unit. Made by
+/// [`Lifecycle::begin_work`].
 #[must_use = "a unit of work lasts until this is dropped"]
 pub struct WorkGuard<'a> {
     thread: ThreadEntry<'a>,
@@ -100,14 +100,14 @@ impl<'a> WorkGuard<'a> {
         Self { thread, lifecycle }
     }
 
-    /// This thread is at it now.
+    /// Records that the calling thread works on it now.
     pub(super) fn move_to_current_thread(&self) {
         self.thread.set_thread_id(process::thread_id());
     }
 
-    /// Asks for more time: the unit needs until so long from now, at least. At most an hour, but
-    /// it may ask again, as often as there is progress; to ask for less than it has changes
-    /// nothing. Until then the worker is not taken for hung on its account.
+    /// Extends the unit's deadline to at least `time` from now, by an hour at most. Call it as often as
+    /// there is progress; a shorter time than the unit has left changes nothing. Until then the unit
+    /// does not make the worker count as hung.
     pub fn extend_deadline(&self, time: Duration) {
         extend_deadline(self.thread, time);
     }

@@ -1,4 +1,4 @@
-//! Looking out for clients: what the one pool thread does that has nothing else to do.
+//! The poll of the leader: it waits for the listeners and for parked clients.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -10,13 +10,13 @@ use ostler::worker::{EpollAcceptor, StopRequest, WorkerContext};
 
 use super::shared::Shared;
 
-/// The lookout is called. Clients have the tokens from 0 on, listeners those from `FIRST_LISTENER` on.
+/// The token of a wake-up. Clients have the tokens from 0, listeners those from `FIRST_LISTENER`.
 const WAKE: Token = Token(usize::MAX);
 const FIRST_LISTENER: usize = usize::MAX / 2;
-/// Events that are looked at in one turn.
+/// How many events one poll handles.
 const EVENTS_MAX: usize = 512;
 
-/// The sockets of the listeners and of the clients. Whoever has it is the lookout.
+/// The sockets of the listeners and of the clients. The thread that has locked it is the leader.
 pub(super) struct Poller<'a> {
     ctx: &'a WorkerContext<'a>,
     poll: Poll,
@@ -25,23 +25,23 @@ pub(super) struct Poller<'a> {
     draining: bool,
 }
 
-/// How long a look may take.
+/// How long a poll may wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum PollMode {
-    /// Until something happens.
+    /// Until an event.
     Block,
-    /// No time at all: there is something else to do.
+    /// Not at all: there are tasks.
     NonBlocking,
 }
 
-/// What reaches a lookout from outside: more sockets, and calls.
+/// The means of other threads to add sockets to the poll and to wake the leader.
 pub(super) struct PollerHandle {
     registry: Registry,
     waker: Waker,
 }
 
 impl<'a> Poller<'a> {
-    /// The lookout at the listeners, and the line to it.
+    /// Creates the poll with the listeners in it, and its handle.
     ///
     /// # Errors
     /// From epoll_create(2), epoll_ctl(2) and eventfd(2).
@@ -54,14 +54,14 @@ impl<'a> Poller<'a> {
         Ok((Self { ctx, poll, events, acceptor, draining: false }, handle))
     }
 
-    /// Waits until something happens, unless it is in haste, and puts the clients that can go on into
-    /// the queue. Returns how many those are: there may be none, say if it was called.
+    /// Polls, and queues the clients that can continue. Returns how many those are: there may be none,
+    /// for instance after a wake-up.
     ///
     /// # Errors
     /// From epoll_wait(2) and epoll_ctl(2).
     pub(super) fn poll_events(&mut self, shared: &Shared<'a>, mode: PollMode) -> io::Result<usize> {
         if shared.is_closed() {
-            return Ok(0); // whoever comes now is another worker's
+            return Ok(0); // clients that come now are for other workers
         }
         let accepted = self.update(shared)?;
         if accepted > 0 || shared.is_closed() {
@@ -75,13 +75,13 @@ impl<'a> Poller<'a> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(0),
             other => other?,
         }
-        // The call may have been to leave: who comes now is another worker's.
+        // The wake-up may be for a stop: clients that come now are for other workers.
         let mut queued = self.begin_drain_if_stopping(shared)?;
         let is_listener = |token: Token| (FIRST_LISTENER..WAKE.0).contains(&token.0);
         for event in self.events.iter().filter(|event| event.token().0 < FIRST_LISTENER) {
             queued += usize::from(shared.on_event(event.token().0, event));
         }
-        // Those who are in already are not served before as many newcomers.
+        // As many new clients as there are present ones: neither starves the other.
         let accepts_max = queued.max(1);
         for event in self.events.iter().filter(|event| is_listener(event.token())) {
             let listener = event.token().0 - FIRST_LISTENER;
@@ -95,8 +95,8 @@ impl<'a> Poller<'a> {
         Ok(queued)
     }
 
-    /// Opens or shuts the gate, as it is time to. If the worker has drained, this closes the office.
-    /// Returns how many clients came in.
+    /// Updates the acceptor, and closes the pool if the worker has drained. Returns how many clients were
+    /// accepted.
     fn update(&mut self, shared: &Shared<'a>) -> io::Result<usize> {
         let accepted = self.begin_drain_if_stopping(shared)?;
         self.acceptor.update(shared.client_count(), &self.poll)?;
@@ -107,7 +107,8 @@ impl<'a> Poller<'a> {
         Ok(accepted)
     }
 
-    /// Lets no more in than must be, if the worker is to leave. Returns how many came in last.
+    /// Begins to drain if a graceful stop was requested. Returns how many clients were accepted, for which
+    /// the kernel may have woken this worker alone.
     fn begin_drain_if_stopping(&mut self, shared: &Shared<'a>) -> io::Result<usize> {
         if self.draining || self.ctx.lifecycle().stop_request() != StopRequest::Graceful {
             return Ok(0);
@@ -125,18 +126,17 @@ impl<'a> Poller<'a> {
         Ok(accepted)
     }
 
-    /// How long it may wait until the gate must be reconsidered.
+    /// Returns how long a poll may wait until the acceptor must be updated.
     fn poll_timeout(&self, shared: &Shared<'a>) -> Option<Duration> {
         let wakes_on_removal = self.draining || self.acceptor.is_paused();
         if shared.set_wakes_on_removal(wakes_on_removal) {
-            return Some(Duration::ZERO); // somebody went before it was known that it matters
+            return Some(Duration::ZERO); // a client was removed before this was set
         }
         self.acceptor.deadline().map(|at| at.duration_since(self.ctx.lifecycle().now()))
     }
 }
 
-/// Lets in one client, if one waits. It goes into the queue at once: most have said already what they
-/// want.
+/// Accepts a client, if one waits, and queues it at once: most have already sent a request.
 fn accept<'a>(
     acceptor: &mut EpollAcceptor<'a>,
     listener: usize,
@@ -153,14 +153,14 @@ impl PollerHandle {
     /// # Errors
     /// From epoll_ctl(2): there is no memory to watch it.
     pub(super) fn watch(&self, socket: &impl AsRawFd, index: usize) -> io::Result<()> {
-        // Both at once and for good: an event that is of no use costs less than a system call.
+        // Both for good: a useless event costs less than a system call.
         let both = Interest::READABLE | Interest::WRITABLE;
         self.registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(index), both)
     }
 
-    /// Ends the lookout's present look, or the next.
+    /// Ends the leader's present poll, or the next.
     pub(super) fn wake(&self) {
-        // It can fail for want of memory in the kernel. Then the next event brings what it was for.
+        // It fails only if the kernel has no memory. Then the next event does instead.
         let _ = self.waker.wake();
     }
 }
