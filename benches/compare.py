@@ -150,7 +150,7 @@ def process_tree(root):
 
 
 def cpu_seconds(root):
-    """User and system time of the tree, and of the children that it has buried."""
+    """User and system time of the tree, and of the children that it has reaped."""
     total = 0
     for pid in process_tree(root):
         with contextlib.suppress(OSError):
@@ -292,7 +292,7 @@ def main():
     }
     with tempfile.TemporaryDirectory(prefix="ostler-compare-") as folder:
         folder = pathlib.Path(folder)
-        folder.chmod(0o755)  # nginx's workers are somebody else
+        folder.chmod(0o755)  # nginx's workers run as another user
         script = folder / "report.lua"
         script.write_text(LUA)
         contestants = []

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Changes a server under load, again and again, and tells what was lost: nothing may be.
+"""Changes a server under load, again and again, and reports lost requests: there must be none.
 
     cargo build --release && benches/endurance.py
 
-For each worker class, while clients never stop asking, each over a connection of its own or over
-one that is kept: HUP reloads, full USR2 upgrades, reloads that exchange the only address, recycled
-workers, and a TERM. One line a phase says how many requests failed, how few workers were ever
-ready, and whether the master's descriptors, processes and memory have come back.
+For each worker class, under constant load over new and over kept connections: HUP reloads, full USR2
+upgrades, reloads that exchange the only address, recycled workers, and a TERM. One line per phase says
+how many requests failed, the lowest number of ready workers, and whether the master's descriptors,
+processes and memory are as before.
 
-A request fails unless it is answered in full. Two things are no failure. A connection that was idle
-for more than 50 ms may be closed before any byte of the next answer, as anybody's may; the kernel
-tells for how long, since a client that is held up does not know when its answer came. Nobody has to
-be let in at an address that has been given up. Leaves with 1 if anything was wrong.
+A request fails unless it is answered in full, with two exceptions. A connection that was idle for more
+than 50 ms may be closed before the first byte of the next answer (column closed_idle); the kernel
+reports for how long, since a delayed client does not know when its answer came. An address that was
+removed need not accept clients. Exits with 1 if anything failed.
 
 Needs Python 3.8 and Linux.
 """
@@ -35,7 +35,7 @@ import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-PATIENCE = 60.0
+TIMEOUT = 60.0
 IDLE = 0.05
 # What a heap may grow by that is not used up, in KiB.
 SLACK = 256
@@ -64,7 +64,7 @@ class Load:
     def __init__(self, port):
         self.port, self.ending, self.stop = port, False, False
         self.lock = threading.Lock()
-        self.answers, self.excused, self.failures = 0, 0, []
+        self.answers, self.closed_idle, self.failures = 0, 0, []
         customs = [self.fresh] * 3 + [lambda: self.kept(0)] * 3 + [lambda: self.kept(0.15)] * 2
         self.threads = [threading.Thread(target=self.repeat, args=(c,)) for c in customs]
         for thread in self.threads:
@@ -87,7 +87,7 @@ class Load:
         port, since = self.port, time.monotonic()
         while True:
             try:
-                client = socket.create_connection(("127.0.0.1", port), PATIENCE)
+                client = socket.create_connection(("127.0.0.1", port), TIMEOUT)
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 # Ends are resets: thousands need not spend their last minute in the kernel.
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -127,7 +127,7 @@ class Load:
                     idle = idle if first else idle or silence(client)
                     if getattr(error, "size", 0) == 0 and idle > IDLE:
                         with self.lock:
-                            self.excused += 1
+                            self.closed_idle += 1
                         return
                     raise Wrong(f"later request, idle for {idle:.3f} s: {error}") from None
                 self.judge(head, body)
@@ -145,7 +145,7 @@ class Load:
 
     def wait_answers(self, more):
         """So many more answers, so that what has happened before has been felt."""
-        goal, end = self.answers + more, time.monotonic() + PATIENCE
+        goal, end = self.answers + more, time.monotonic() + TIMEOUT
         while self.answers < goal:
             if time.monotonic() > end:
                 raise Wrong("clients are not answered")
@@ -241,7 +241,7 @@ class Server:
 
     def wait(self, message, mark):
         """Waits for a record behind a mark."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         with self.changed:
             while True:
                 for record in self.records[mark:]:
@@ -275,7 +275,7 @@ class Server:
         self.master = successor
 
     def expect_exit(self):
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while True:
             pid, status = os.waitpid(self.master, os.WNOHANG)
             if pid:
@@ -291,14 +291,14 @@ class Server:
         return [pid for pid, stat in everybody() if stat[3] == self.session and stat[0] != "Z"]
 
     def wait_members(self, count):
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while len(self.members()) != count:
             if time.monotonic() > end:
                 raise Wrong(f"{len(self.members())} processes, not {count}")
             time.sleep(0.01)
 
     def footprint(self):
-        """Descriptors, processes, and PSS and RSS in KiB, once nobody is leaving any more."""
+        """Descriptors, processes, and PSS and RSS in KiB, once no worker drains any more."""
         self.wait_members(1 + self.workers)
         descriptors = len(os.listdir(f"/proc/{self.master}/fd"))
         text = pathlib.Path(f"/proc/{self.master}/smaps_rollup").read_text()
@@ -365,7 +365,7 @@ def recycles(server, _load, count):
     mark = server.mark()
     server.settings.update(max_requests=200, max_requests_jitter=50)
     server.reload()
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while True:
         with server.changed:
             done = [r for r in server.records[mark:] if r.get("reason") == "recycled"]
@@ -384,7 +384,7 @@ def stop(server, load, _count):
     server.expect_exit()
     server.wait_members(0)
     for thread in load.threads:
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
 
 
 PHASES = [
@@ -406,7 +406,7 @@ def endure(server, load, cls, scale):
     for name, phase, count in PHASES:
         count = max(1, count // scale)
         server.least = len(server.ready)
-        answers, excused, failed = load.answers, load.excused, len(load.failures)
+        answers, closed_idle, failed = load.answers, load.closed_idle, len(load.failures)
         wrong, begun, after = len(server.wrong), time.monotonic(), None
         try:
             phase(server, load, count)
@@ -421,7 +421,7 @@ def endure(server, load, cls, scale):
                 faults.append(f"only {server.least} workers were ready")
             faults += differences(before, after)
         show(cls, name, count, time.monotonic() - begun, load.answers - answers,
-             len(load.failures) - failed, load.excused - excused,
+             len(load.failures) - failed, load.closed_idle - closed_idle,
              "-" if phase is stop else server.least, *compare(before, after))
         for fault in faults[:10]:
             print(f"        {fault}", flush=True)
@@ -469,7 +469,7 @@ def main():
         sys.exit(f"{args.program} does not exist: cargo build --release")
     # Masters whose predecessor has left become children of this process.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    show("class", "phase", "times", "seconds", "answers", "failed", "excused", "ready", "fds",
+    show("class", "phase", "times", "seconds", "answers", "failed", "closed_idle", "ready", "fds",
          "processes", "PSS KiB", "RSS KiB")
     fine = True
     for cls in args.classes or ["sync", "threads", "mio"]:

@@ -33,12 +33,12 @@ import time
 import compare
 
 HERE = pathlib.Path(__file__).resolve().parent
-PATIENCE = 60.0
+TIMEOUT = 60.0
 F_SETPIPE_SZ = 1031
 
 
 class Server:
-    """A server whose log is read as it comes, so that each record has a moment."""
+    """A server whose log is read as it comes, so that each record has a time of arrival."""
 
     def __init__(self, binary, *flags):
         self.port = compare.free_port()
@@ -59,7 +59,7 @@ class Server:
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            # Its log is read to the end, or it could not say that it leaves.
+            # Read its log to the end, or a full pipe would delay its exit.
             self.process.communicate(timeout=20)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -67,7 +67,7 @@ class Server:
 
     def next(self):
         """The next record, and when it was read."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while not self.records:
             if not select.select([self.process.stderr], [], [], max(0, end - time.monotonic()))[0]:
                 sys.exit("liveness.py: the server says nothing more")
@@ -150,7 +150,7 @@ def crowd(binary, size, idle):
             os.kill(victim, signal.SIGKILL)
         for victim in victims:
             server.workers.pop(victim)
-        # What is said of their ends comes first, and forgets nobody any more.
+        # The records of their exits come first, and remove no worker any more.
         while len(server.workers) < size:
             now = server.next()[1]
         show(f"crowd: {size // 2} killed at once are replaced", [now - killed], "s")

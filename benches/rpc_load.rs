@@ -9,7 +9,7 @@
 //! The figure to trust is CPU time a call, user and system, of the server's whole process tree:
 //! this load generator shares the processors, so calls a second say as much about it. The servers
 //! take turns, round after round. Each has two workers. Needs cc for the bare loop, and python3 with
-//! the package msgpack for its server; who is missing is left out.
+//! the package msgpack for its server; a server that is missing is left out.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -30,20 +30,20 @@ use self::common::Server;
 
 mod common;
 
-/// `add(1, 2)` as a request, and its answer. All calls have the number 7, as nobody looks.
+/// `add(1, 2)` as a request, and its answer. All calls have the same number, 7.
 const CALL: &[u8] = b"\x94\x00\x07\xa3add\x92\x01\x02";
 const ANSWER: &[u8] = b"\x94\x01\x07\xc0\x03";
 
 fn main() {
-    let wishes = Options::read();
+    let options = Options::read();
     println!(
         "{} connections, {} s a turn, {} rounds",
-        wishes.connections,
-        wishes.time.as_secs(),
-        wishes.rounds
+        options.connections,
+        options.time.as_secs(),
+        options.rounds
     );
-    for pipeline in wishes.pipelines.clone() {
-        compare(&wishes, pipeline);
+    for pipeline in options.pipelines.clone() {
+        compare(&options, pipeline);
     }
 }
 
@@ -56,7 +56,7 @@ struct Options {
 
 impl Options {
     fn read() -> Self {
-        let mut wishes = Self {
+        let mut options = Self {
             connections: 64,
             pipelines: vec![64, 1],
             time: Duration::from_secs(3),
@@ -69,14 +69,14 @@ impl Options {
             }
             let number = words.next().and_then(|text| text.parse().ok());
             match (word.as_str(), number) {
-                ("--connections", Some(number)) => wishes.connections = number,
-                ("--pipeline", Some(number)) => wishes.pipelines = vec![number],
-                ("--seconds", Some(number)) => wishes.time = Duration::from_secs(number as u64),
-                ("--rounds", Some(number)) => wishes.rounds = number,
+                ("--connections", Some(number)) => options.connections = number,
+                ("--pipeline", Some(number)) => options.pipelines = vec![number],
+                ("--seconds", Some(number)) => options.time = Duration::from_secs(number as u64),
+                ("--rounds", Some(number)) => options.rounds = number,
                 _ => panic!("{word}? there are --connections, --pipeline, --seconds and --rounds"),
             }
         }
-        wishes
+        options
     }
 }
 

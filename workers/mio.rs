@@ -82,6 +82,10 @@ impl<'a> EventLoop<'a> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         self.handle_signals()?; // from now on this class polls for a stop
         loop {
+            self.acceptor.update(self.clients.len(), &self.poll)?;
+            if self.ctx.lifecycle().stop_request() == StopRequest::Immediate || self.is_done() {
+                return Ok(());
+            }
             self.ctx.lifecycle().notify();
             self.wait(&mut events)?;
             for event in &events {
@@ -97,10 +101,6 @@ impl<'a> EventLoop<'a> {
             }
             self.drive_ready();
             self.expire_clients();
-            self.acceptor.update(self.clients.len(), &self.poll)?;
-            if self.ctx.lifecycle().stop_request() == StopRequest::Immediate || self.is_done() {
-                return Ok(());
-            }
         }
     }
 

@@ -1,11 +1,11 @@
-//! A protocol written by hand: each line that a client sends comes back in capitals.
+//! A hand-written protocol: the server returns each line in capitals.
 //!
 //! ```text
 //! cargo run --example line_protocol -- --worker-class mio
 //! printf 'hello\nostler\n' | nc -q1 127.0.0.1 8000      # HELLO, OSTLER
 //! ```
 //!
-//! Under `sync`, which takes a new connection for each unit of work, a client gets one answer.
+//! Under `sync`, which closes a connection after one unit of work, a client gets one answer.
 
 #[cfg(test)]
 mod tests;
@@ -46,10 +46,10 @@ impl Service for ShoutService {
 struct ShoutConnection {
     limits: Limits,
     client: ClientInfo,
-    /// What has come and is not answered yet.
+    /// Input that is not answered yet.
     input: Vec<u8>,
     lines: u32,
-    /// Whether the worker is leaving.
+    /// Whether the worker drains.
     last: bool,
 }
 
@@ -59,8 +59,8 @@ impl Connection for ShoutConnection {
         if input.is_empty() { Next::Close } else { self.resume(ctx) }
     }
 
-    /// Answers one line, and asks to be called again once the answer has been sent: so a client
-    /// that does not read its answers makes no more of them.
+    /// Answers one line. `Next::Continue` means: call again once the answer has been sent. So a client that
+    /// reads no answers causes no further ones.
     fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
         match self.input.iter().position(|byte| *byte == b'\n') {
             Some(end) if end <= LINE_BYTES_MAX => {
@@ -79,7 +79,7 @@ impl Connection for ShoutConnection {
         if self.input.is_empty() { Next::Close } else { reject(b"TOO SLOW\n", ctx) }
     }
 
-    /// Lines that are on their way are still answered: see `patience`.
+    /// Lines that are on their way are still answered: see `timeout`.
     fn drain(&mut self, _: &mut ConnectionContext<'_>) -> Next {
         self.last = true;
         Next::Read
@@ -89,7 +89,7 @@ impl Connection for ShoutConnection {
         match (self.last, self.input.is_empty()) {
             (true, _) => ReadTimeout::Total(u32::MAX, self.limits.drain_idle_timeout),
             (false, true) => ReadTimeout::Idle(self.limits.keepalive),
-            // However few bytes at a time: a line must be whole in this time.
+            // A line must be complete in this time, however few bytes come at a time.
             (false, false) => ReadTimeout::Total(self.lines, self.limits.header_timeout),
         }
     }

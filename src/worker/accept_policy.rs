@@ -356,7 +356,7 @@ impl AcceptPolicy {
         }
     }
 
-    /// Returns whether clients are accepted from a listener now, of whom none has been reported.
+    /// Returns whether clients are accepted from a listener now, without a reported one.
     pub(super) fn accepts_from(&self, index: usize, facts: ListenerFacts) -> bool {
         let Queue { is_shut_down, is_done, .. } = self.queues[index];
         let is_wanted = match self.turn.stop {
@@ -386,7 +386,7 @@ impl AcceptPolicy {
         self.turn.drain().map_or(BacklogDuty::None, |drain| drain.duty(facts.state))
     }
 
-    /// Returns whether a client may still come whom this worker must serve: not before each queue to
+    /// Returns whether a client may still come that this worker must serve: not before each queue to
     /// which it owes anything was seen empty after its last client was served.
     pub(super) fn may_receive_more(&self, facts: impl Fn(usize) -> ListenerFacts) -> bool {
         let is_met = |(index, queue): (usize, &Queue)| {

@@ -126,7 +126,7 @@ impl<'a> EpollAcceptor<'a> {
         self.policy.deadline(|index| self.ctx.listener_facts(index))
     }
 
-    /// Returns whether a client may still come whom this worker must serve although it drains. Return
+    /// Returns whether a client may still come that this worker must serve although it drains. Return
     /// from [`run`](super::WorkerClass::run) only if this is false after an
     /// [`update`](Self::update) without clients.
     pub fn may_receive_more(&self) -> bool {

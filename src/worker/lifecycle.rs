@@ -252,8 +252,8 @@ impl Lifecycle {
     }
 
     /// Returns the descriptor that is readable when [`poll_stop`](Self::poll_stop) has signals to
-    /// process. It has no effect: a class counts as polling from its first `poll_stop` on, so call that
-    /// once before the first sleep.
+    /// process. It has no effect: a class counts as polling from its first `poll_stop` on. So call that
+    /// once before the first sleep, and act on it as you do when this is readable.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.signals.as_fd()
     }

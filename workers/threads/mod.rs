@@ -107,7 +107,7 @@ struct Progress {
 impl MainThread<'_, '_> {
     fn run(mut self) -> Result<(), WorkerError> {
         let mut events = Events::with_capacity(2);
-        self.ctx.lifecycle().poll_stop(); // from now on this class polls for a stop
+        self.poll_stop(); // from now on this class polls for a stop
         loop {
             self.ctx.lifecycle().notify();
             if self.ctx.lifecycle().stop_request() == StopRequest::Graceful && !self.draining {
@@ -124,10 +124,14 @@ impl MainThread<'_, '_> {
             }
             self.wait(&mut events)?;
             if events.iter().any(|event| event.token() == WAKE) {
-                self.ctx.lifecycle().poll_stop();
-                self.shared.wake_poller(); // the master may have assigned queues anew, too
+                self.poll_stop();
             }
         }
+    }
+
+    fn poll_stop(&self) {
+        self.ctx.lifecycle().poll_stop();
+        self.shared.wake_poller(); // the master may have assigned queues anew, too
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
