@@ -1,12 +1,12 @@
-/* The floor of any server on epoll: it hardly looks at what comes, and sends a fixed answer.
+/* The lower bound of any server on epoll: it hardly parses its input, and sends a fixed answer.
  *
  *     cc -O2 -o bare_epoll bare_epoll.c && ./bare_epoll PORT PROCESSES [REQUEST ANSWER]
  *
- * With sizes in bytes it answers so many for so many, whatever they are, instead of HTTP.
+ * With sizes in bytes it answers REQUEST bytes of any content with ANSWER bytes, instead of HTTP.
  *
- * Each process has a listening socket of its own (SO_REUSEPORT), so nobody wakes in vain. A request
- * must arrive in one piece, and is kept alive unless it says `Connection: close`. Nothing else is
- * looked at: it is a yardstick, no server. */
+ * Each process has a listening socket of its own (SO_REUSEPORT), so no process wakes in vain. A
+ * request must arrive in one piece, and its connection is kept unless it has `Connection: close`.
+ * Nothing else is parsed: it is a baseline for measurements, no server. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -59,7 +59,7 @@ static void join(int epoll, int fd)
 
 static size_t request_size, answer_size;
 
-/* The same for requests of a fixed size, of which any number may come at once. */
+/* Answers requests of a fixed size, of which one read may return several. */
 static void answer_all(int client)
 {
     static char requests[1 << 16], answers[1 << 16];
@@ -73,7 +73,7 @@ static void answer_all(int client)
     }
 }
 
-/* One read, one write, and perhaps a close: what no server can do without. */
+/* One read, one write, and perhaps a close: the minimum of any server. */
 static void answer(int client)
 {
     if (request_size > 0) {

@@ -1,5 +1,5 @@
-//! One request from end to end under each worker class: from the registry's name to the answer,
-//! through the kernel, one client at a time.
+//! Measures a request from end to end under each worker class, from the registry's name to the
+//! answer, through the kernel, one client at a time.
 //!
 //! ```text
 //! cargo bench --bench classes
@@ -25,7 +25,7 @@ fn start(class: &str) -> Server {
     Server::start(env!("CARGO_BIN_EXE_ostler"), &flags)
 }
 
-/// `sync` is not here: it closes after each answer.
+/// Without `sync`, which closes after each answer.
 fn keep_alive(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("keep-alive round trip");
     for class in ["mio", "threads"] {

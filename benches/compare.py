@@ -3,12 +3,13 @@
 
     cargo build --release && benches/compare.py
 
-Every server answers `Hello, world!` with two workers. They take turns, round after round, so that
-whatever else the machine does falls on all alike. The figure to trust is CPU time a request, user
-and system, of the server's whole process tree: the load generator shares the cores, so requests a
-second say as much about wrk as about the server. PSS is measured at the end of the last round.
+Every server answers `Hello, world!` with two workers. The servers run in turn, round after round,
+so that other load on the machine affects all alike. The figure to compare is CPU time a request,
+user and system, of the server's whole process tree. The load generator shares the cores, so
+requests a second depend on wrk as much as on the server. PSS is measured at the end of the last
+round.
 
-Needs Python 3.8, Linux and wrk. nginx, gunicorn and cc are used where they are installed.
+Needs Python 3.8, Linux and wrk. nginx, gunicorn and cc are used if they are installed.
 """
 
 import argparse
@@ -30,12 +31,12 @@ WORKERS = 2
 TICKS = os.sysconf("SC_CLK_TCK")
 
 NGINX = """
-worker_processes {workers}; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
+worker_processes {workers}; daemon off; pid {directory}/nginx.pid; error_log {directory}/nginx.log;
 events {{ worker_connections 4096; }}
 http {{
     access_log off; keepalive_requests 1000000000;
-    client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
-    uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
+    client_body_temp_path {directory}/a; proxy_temp_path {directory}/b; fastcgi_temp_path {directory}/c;
+    uwsgi_temp_path {directory}/d; scgi_temp_path {directory}/e;
     server {{
         listen 127.0.0.1:{port} reuseport;
         location / {{ default_type text/plain; return 200 "Hello, world!\\n"; }}
@@ -49,7 +50,7 @@ def application(environ, start_response):
     return [b"Hello, world!\\n"]
 """
 
-# Sums up what wrk counts as errors, in a form that a program reads.
+# Prints the sum of wrk's error counts in a form that this script parses.
 LUA = """
 done = function(summary, latency)
     local e = summary.errors
@@ -64,7 +65,7 @@ class Skipped(Exception):
 
 
 class Contestant:
-    """A server: how it is called, how it is started, and what it did."""
+    """A server: its name, its command, and its results."""
 
     def __init__(self, name, command, modes=("keep-alive", "close")):
         self.name, self.command, self.modes = name, command, modes
@@ -87,29 +88,29 @@ def tool(name):
     return path
 
 
-def nginx(folder):
+def nginx(directory):
     path = tool("nginx")
 
     def command(port):
-        config = folder / "nginx.conf"
-        config.write_text(NGINX.format(folder=folder, port=port, workers=WORKERS))
-        return [path, "-p", str(folder), "-c", str(config)]
+        config = directory / "nginx.conf"
+        config.write_text(NGINX.format(directory=directory, port=port, workers=WORKERS))
+        return [path, "-p", str(directory), "-c", str(config)]
 
     return Contestant("nginx", command)
 
 
-def bare_epoll(folder):
-    program = folder / "bare_epoll"
+def bare_epoll(directory):
+    program = directory / "bare_epoll"
     source = HERE / "bare_epoll.c"
     subprocess.run([tool("cc"), "-O2", "-o", str(program), str(source)], check=True)
     return Contestant("bare epoll", lambda port: [str(program), str(port), str(WORKERS)])
 
 
 def gunicorn(kind, modes):
-    def make(folder):
+    def make(directory):
         path = tool("gunicorn")
-        (folder / "hello.py").write_text(WSGI)
-        flags = ["--chdir", str(folder), "--workers", str(WORKERS), "--log-level", "error"]
+        (directory / "hello.py").write_text(WSGI)
+        flags = ["--chdir", str(directory), "--workers", str(WORKERS), "--log-level", "error"]
         flags += ["--worker-class", kind] + (["--threads", "4"] if kind == "gthread" else [])
 
         def command(port):
@@ -135,7 +136,7 @@ def ostler(binary, kind, modes):
 
 
 def process_tree(root):
-    """The process and everything below it."""
+    """Returns the process and all its descendants."""
     children = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -150,7 +151,7 @@ def process_tree(root):
 
 
 def cpu_seconds(root):
-    """User and system time of the tree, and of the children that it has reaped."""
+    """Returns the user and system time of the tree, with that of its reaped children."""
     total = 0
     for pid in process_tree(root):
         with contextlib.suppress(OSError):
@@ -179,10 +180,10 @@ def ask(port):
 
 @contextlib.contextmanager
 def running(contestant):
-    """Starts a server, waits until it answers, and ends its whole session whatever happens."""
+    """Starts a server, waits until it answers, and ends its whole session in every case."""
     port = free_port()
     with tempfile.TemporaryFile() as errors:
-        # setpriv: should this script be killed, the kernel ends the server.
+        # setpriv: if this script is killed, the kernel ends the server.
         guard = [shutil.which("setpriv"), "--pdeathsig", "TERM", "--"]
         server = subprocess.Popen(
             (guard if guard[0] else []) + contestant.command(port),
@@ -223,12 +224,12 @@ def load(port, mode, seconds, connections, script):
 
 
 def play(contestant, arguments, script):
-    """One round of one server."""
+    """Runs one round of one server."""
     with running(contestant) as (pid, port):
         for mode in contestant.modes:
             if mode not in arguments.modes:
                 continue
-            load(port, mode, 1, arguments.connections, script)  # to warm up
+            load(port, mode, 1, arguments.connections, script)  # warm-up
             before = cpu_seconds(pid)
             requests, seconds, failed = load(
                 port, mode, arguments.seconds, arguments.connections, script
@@ -285,22 +286,22 @@ def main():
         "bare epoll": bare_epoll,
         "ostler mio": ostler(binary, "mio", both),
         "ostler threads": ostler(binary, "threads", both),
-        # These two close after each answer whatever they are asked.
+        # These two close after each answer, with or without `Connection: close`.
         "ostler sync": ostler(binary, "sync", ("close",)),
         "gunicorn sync": gunicorn("sync", ("close",)),
         "gunicorn gthread": gunicorn("gthread", both),
     }
-    with tempfile.TemporaryDirectory(prefix="ostler-compare-") as folder:
-        folder = pathlib.Path(folder)
-        folder.chmod(0o755)  # nginx's workers run as another user
-        script = folder / "report.lua"
+    with tempfile.TemporaryDirectory(prefix="ostler-compare-") as directory:
+        directory = pathlib.Path(directory)
+        directory.chmod(0o755)  # nginx's workers run as another user
+        script = directory / "report.lua"
         script.write_text(LUA)
         contestants = []
         for name, make in makers.items():
             if not re.search(arguments.only or "", name):
                 continue
             try:
-                contestants.append(make(folder))
+                contestants.append(make(directory))
             except (Skipped, subprocess.CalledProcessError) as reason:
                 print(f"skipped: {name}: {reason}", file=sys.stderr)
         for number in range(arguments.rounds):

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""Changes a server under load, again and again, and reports lost requests: there must be none.
+"""Changes a server under load repeatedly, and reports lost requests. None may be lost.
 
     cargo build --release && benches/endurance.py
 
-For each worker class, under constant load over new and over kept connections: HUP reloads, full USR2
-upgrades, reloads that exchange the only address, recycled workers, and a TERM. One line per phase says
-how many requests failed, the lowest number of ready workers, and whether the master's descriptors,
-processes and memory are as before.
+For each worker class there are HUP reloads, full USR2 upgrades, reloads that change the only
+address, recycled workers, and a TERM. Meanwhile clients send requests without a pause, each over a
+connection of its own or over one that is kept. One line a phase reports how many requests failed,
+the least number of ready workers, and whether the master's descriptors, processes and memory have
+returned to their level.
 
-A request fails unless it is answered in full, with two exceptions. A connection that was idle for more
-than 50 ms may be closed before the first byte of the next answer (column closed_idle); the kernel
-reports for how long, since a delayed client does not know when its answer came. An address that was
-removed need not accept clients. Exits with 1 if anything failed.
+A request fails unless it is answered in full. Two cases are tolerated. A connection that was idle
+for more than 50 ms may be closed before any byte of the next answer. The kernel reports the idle
+time, since a delayed client does not know when its answer arrived. Connections to an address that
+is no longer configured may be refused. Exits with 1 if anything failed.
 
 Needs Python 3.8 and Linux.
 """
@@ -37,18 +38,18 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 TIMEOUT = 60.0
 IDLE = 0.05
-# What a heap may grow by that is not used up, in KiB.
+# How much a heap that is not full may grow, in KiB.
 SLACK = 256
 BODY = b"Hello, world!\n"
 PR_SET_CHILD_SUBREAPER = 36
 
 
 class Wrong(Exception):
-    """The server has not done what it must."""
+    """The server has failed a requirement."""
 
 
 class Closed(Exception):
-    """A connection has ended, with so many bytes of an answer."""
+    """A connection has ended after `size` bytes of an answer."""
 
     def __init__(self, size, why):
         super().__init__(f"{why}, after {size} bytes")
@@ -64,7 +65,7 @@ class Load:
     def __init__(self, port):
         self.port, self.ending, self.stop = port, False, False
         self.lock = threading.Lock()
-        self.answers, self.closed_idle, self.failures = 0, 0, []
+        self.answers, self.tolerated, self.failures = 0, 0, []
         customs = [self.fresh] * 3 + [lambda: self.kept(0)] * 3 + [lambda: self.kept(0.15)] * 2
         self.threads = [threading.Thread(target=self.repeat, args=(c,)) for c in customs]
         for thread in self.threads:
@@ -83,19 +84,19 @@ class Load:
                 return  # at the end
 
     def connect(self):
-        """A connection, unless the server is ending: then a refusal is passed on."""
+        """Returns a connection. If the server is stopping, a refusal is raised instead."""
         port, since = self.port, time.monotonic()
         while True:
             try:
                 client = socket.create_connection(("127.0.0.1", port), TIMEOUT)
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                # Ends are resets: thousands need not spend their last minute in the kernel.
+                # Closed with a reset: thousands of connections need not stay in TIME-WAIT.
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 return client
             except ConnectionRefusedError:
                 if self.ending:
                     raise
-                # The address may have been given up, which this end learns a little later.
+                # The address may have changed; `self.port` is updated a little later.
                 while self.port == port:
                     if time.monotonic() > since + 2:
                         raise Wrong(f"refused at {port}, which is served") from None
@@ -127,7 +128,7 @@ class Load:
                     idle = idle if first else idle or silence(client)
                     if getattr(error, "size", 0) == 0 and idle > IDLE:
                         with self.lock:
-                            self.closed_idle += 1
+                            self.tolerated += 1
                         return
                     raise Wrong(f"later request, idle for {idle:.3f} s: {error}") from None
                 self.judge(head, body)
@@ -144,7 +145,7 @@ class Load:
             self.answers += 1
 
     def wait_answers(self, more):
-        """So many more answers, so that what has happened before has been felt."""
+        """Waits for more answers, so that the effects of earlier events have been seen."""
         goal, end = self.answers + more, time.monotonic() + TIMEOUT
         while self.answers < goal:
             if time.monotonic() > end:
@@ -162,13 +163,13 @@ def ask(client, fields):
 
 
 def silence(client):
-    """Seconds since data came last, as the kernel knows it (tcpi_last_data_recv)."""
+    """Returns the seconds since data arrived last, from the kernel (tcpi_last_data_recv)."""
     info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     return struct.unpack_from("I", info, 52)[0] / 1000
 
 
 def answer(client):
-    """The next answer: its head and its body."""
+    """Reads the next answer: its head and its body."""
     data = b""
     while True:
         head, found, body = data.partition(b"\r\n\r\n")
@@ -188,17 +189,17 @@ def answer(client):
 
 
 class Server:
-    """A server and its successors, as their log tells."""
+    """A server and its upgraded masters, as seen in their log."""
 
-    def __init__(self, program, cls, workers, folder):
-        self.folder, self.workers = folder, workers
+    def __init__(self, program, cls, workers, directory):
+        self.directory, self.workers = directory, workers
         self.settings = {"worker_class": cls, "workers": workers, "log_format": "json"}
         self.settings["bind"] = [f"127.0.0.1:{free_port()}"]
         self.write()
         self.changed = threading.Condition()
         self.records, self.wrong = [], []
         self.ready, self.least = set(), 0
-        command = [str(program), "--config", str(folder / "settings.yaml")]
+        command = [str(program), "--config", str(directory / "settings.yaml")]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("DEMO_", "OSTLER_"))}
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment,
@@ -212,7 +213,7 @@ class Server:
     def write(self):
         # JSON is YAML.
         lines = [f"{key}: {json.dumps(value)}\n" for key, value in self.settings.items()]
-        (self.folder / "settings.yaml").write_text("".join(lines))
+        (self.directory / "settings.yaml").write_text("".join(lines))
 
     def listen(self):
         for line in self.process.stderr:
@@ -267,7 +268,7 @@ class Server:
         self.send(signal.SIGUSR2)
         successor = self.wait("new master ready", mark)["pid"]
         with self.changed:
-            self.ready -= earlier  # they are about to be asked to leave
+            self.ready -= earlier  # they are about to drain
             self.least = min(self.least, len(self.ready))
         self.send(signal.SIGTERM)
         self.wait("upgrade complete", mark)
@@ -287,7 +288,7 @@ class Server:
             self.wrong.append(f"master {self.master} has ended with status {status}")
 
     def members(self):
-        """Who lives in the server's session."""
+        """Returns the processes of the server's session."""
         return [pid for pid, stat in everybody() if stat[3] == self.session and stat[0] != "Z"]
 
     def wait_members(self, count):
@@ -298,7 +299,7 @@ class Server:
             time.sleep(0.01)
 
     def footprint(self):
-        """Descriptors, processes, and PSS and RSS in KiB, once no worker drains any more."""
+        """Returns descriptors, processes, and PSS and RSS in KiB, after all drains have ended."""
         self.wait_members(1 + self.workers)
         descriptors = len(os.listdir(f"/proc/{self.master}/fd"))
         text = pathlib.Path(f"/proc/{self.master}/smaps_rollup").read_text()
@@ -315,7 +316,7 @@ Footprint = collections.namedtuple("Footprint", "descriptors processes pss rss")
 
 
 def everybody():
-    """All processes: number, and the fields of stat(5) from the state on."""
+    """Returns all processes: pid, and the fields of /proc/PID/stat from the state on."""
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError):
@@ -345,7 +346,7 @@ def upgrades(server, load, count):
 
 
 def rebinds(server, load, count):
-    """The only address is exchanged for another, while workers take a second to boot."""
+    """Changes the only address by reloads, while workers take a second to boot."""
     server.settings["env"] = ["DEMO_BOOT_SLEEP_MS=1000"]
     for _ in range(count):
         port = free_port()
@@ -397,8 +398,8 @@ PHASES = [
 
 
 def endure(server, load, cls, scale):
-    """Goes through all phases. Returns whether all was well."""
-    # Whatever is made once has been made after one of each.
+    """Runs all phases. Returns whether all passed."""
+    # The first of each phase makes what is made only once.
     for phase, count in ((hangups, 10), (upgrades, 1), (hangups, 10)):
         phase(server, load, count)
     load.wait_answers(100)
@@ -406,7 +407,7 @@ def endure(server, load, cls, scale):
     for name, phase, count in PHASES:
         count = max(1, count // scale)
         server.least = len(server.ready)
-        answers, closed_idle, failed = load.answers, load.closed_idle, len(load.failures)
+        answers, tolerated, failed = load.answers, load.tolerated, len(load.failures)
         wrong, begun, after = len(server.wrong), time.monotonic(), None
         try:
             phase(server, load, count)
@@ -421,7 +422,7 @@ def endure(server, load, cls, scale):
                 faults.append(f"only {server.least} workers were ready")
             faults += differences(before, after)
         show(cls, name, count, time.monotonic() - begun, load.answers - answers,
-             len(load.failures) - failed, load.closed_idle - closed_idle,
+             len(load.failures) - failed, load.tolerated - tolerated,
              "-" if phase is stop else server.least, *compare(before, after))
         for fault in faults[:10]:
             print(f"        {fault}", flush=True)
@@ -432,7 +433,7 @@ def endure(server, load, cls, scale):
 
 
 def differences(before, after):
-    """What has not come back."""
+    """Returns what has not returned to its level."""
     if after is None:
         return []
     faults = []
@@ -467,14 +468,14 @@ def main():
     args = parser.parse_args()
     if not args.program.exists():
         sys.exit(f"{args.program} does not exist: cargo build --release")
-    # Masters whose predecessor has left become children of this process.
+    # Masters whose old master has exited become children of this process.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    show("class", "phase", "times", "seconds", "answers", "failed", "closed_idle", "ready", "fds",
+    show("class", "phase", "times", "seconds", "answers", "failed", "tolerated", "ready", "fds",
          "processes", "PSS KiB", "RSS KiB")
     fine = True
     for cls in args.classes or ["sync", "threads", "mio"]:
-        with tempfile.TemporaryDirectory() as folder:
-            server = Server(args.program, cls, args.workers, pathlib.Path(folder))
+        with tempfile.TemporaryDirectory() as directory:
+            server = Server(args.program, cls, args.workers, pathlib.Path(directory))
             port = int(server.settings["bind"][0].rsplit(":", 1)[1])
             load = Load(port)
             try:

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Measures how soon the master knows and acts, and what that costs.
+"""Measures how soon the master detects failures and acts, and what that costs.
 
     cargo build --release && benches/liveness.py
 
 * abort: from the deadline of a hung worker to the record that it is aborted.
-* replace: from the SIGKILL of a worker to the record that its successor is ready.
-* crowd: a thousand workers: until all are ready, what the master costs while they are idle, and how
-  long it takes until 500 that were killed at once are replaced.
-* share: what a request costs under `mio` with and without a `timeout`, in turns that alternate; CPU
+* replace: from the SIGKILL of a worker to the record that its replacement is ready.
+* crowd: 1,000 workers: the time until all are ready, the master's CPU use while they are idle, and
+  the time until 500 that were killed at once are replaced.
+* share: the cost of a request under `mio` with and without a `timeout`, in alternating rounds: CPU
   time of the whole process tree over requests served. wrk makes the load.
 
-Medians; in brackets the least and the most. A machine that is busy with other things tells little.
+Prints medians, with the minimum and maximum in brackets. Results from a busy machine mean little.
 
 Needs Python 3.8 and Linux; and wrk, for the share.
 """
@@ -38,7 +38,7 @@ F_SETPIPE_SZ = 1031
 
 
 class Server:
-    """A server whose log is read as it comes, so that each record has a time of arrival."""
+    """A server whose log is read as it comes, so that each record has a time."""
 
     def __init__(self, binary, *flags):
         self.port = compare.free_port()
@@ -48,7 +48,7 @@ class Server:
             ["setpriv", "--pdeathsig", "TERM", "--", *command],
             stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
         )
-        # The server drops what a full pipe does not take, and a crowd has much to say at once.
+        # The server drops records if the pipe is full, and a crowd logs many at once.
         fcntl.fcntl(self.process.stderr, F_SETPIPE_SZ, 1 << 20)
         self.pid, self.rest, self.records = self.process.pid, b"", []
         self.workers = {}
@@ -59,14 +59,14 @@ class Server:
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            # Read its log to the end, or a full pipe would delay its exit.
+            # The log is read to the end, so that the pipe does not fill up.
             self.process.communicate(timeout=20)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
 
     def next(self):
-        """The next record, and when it was read."""
+        """Returns the next record, and when it was read."""
         end = time.monotonic() + TIMEOUT
         while not self.records:
             if not select.select([self.process.stderr], [], [], max(0, end - time.monotonic()))[0]:
@@ -90,7 +90,7 @@ class Server:
                 return now
 
     def wait_workers(self, count):
-        """Waits until so many workers are ready; a record is at hand then."""
+        """Waits until so many workers are ready. Returns when the last record was read."""
         while True:
             now = self.next()[1]
             if len(self.workers) == count:
@@ -130,7 +130,7 @@ def replace(binary, count):
 
 
 def on_cpu(pid):
-    """For how long a process has run, in seconds."""
+    """Returns the CPU time of a process in seconds."""
     return int(pathlib.Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
@@ -150,7 +150,7 @@ def crowd(binary, size, idle):
             os.kill(victim, signal.SIGKILL)
         for victim in victims:
             server.workers.pop(victim)
-        # The records of their exits come first, and remove no worker any more.
+        # The records of their exits come first, and find no worker to remove.
         while len(server.workers) < size:
             now = server.next()[1]
         show(f"crowd: {size // 2} killed at once are replaced", [now - killed], "s")
@@ -159,8 +159,8 @@ def crowd(binary, size, idle):
 def share(binary, rounds, seconds):
     flags = ["-k", "mio", "-w", "1", "--log-level", "warning"]
     costs = {"30s": [], "0": []}
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        script = pathlib.Path(folder, "report.lua")
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        script = pathlib.Path(directory, "report.lua")
         script.write_text(compare.LUA)
         servers = {
             timeout: stack.enter_context(Server(binary, *flags, "-t", timeout)) for timeout in costs
@@ -198,7 +198,7 @@ def main():
     if "replace" in chosen:
         replace(binary, arguments.count)
     if "crowd" in chosen:
-        crowd(binary, arguments.workers, 40)  # longer than a timeout: all are looked at
+        crowd(binary, arguments.workers, 40)  # longer than a timeout: all are checked
     if "share" in chosen:
         share(binary, arguments.rounds, 2)
 

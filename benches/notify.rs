@@ -1,5 +1,6 @@
-//! The cost of the contract for a worker class: `notify()` on each turn of its loop, and units of work. A
-//! lifecycle exists only in a worker, so a class in a real worker does the timing.
+//! Measures the cost of a worker class's duties: `notify()` on each turn of its loop, and the marks
+//! of a unit of work. A lifecycle exists only in a worker, so a class in a real worker does the
+//! timing.
 //!
 //! ```text
 //! cargo bench --bench notify
@@ -24,10 +25,10 @@ use self::common::Server;
 
 mod common;
 
-/// The first word of the command line tells the server from the bench.
+/// The arguments that tell the server from the bench.
 const SERVER: [&str; 2] = ["--worker-class", "meter"];
 
-const OPERATIONS: [&str; 4] = ["notify", "stop_request", "begin and drop", "tracker begin and end"];
+const OPERATIONS: [&str; 4] = ["notify", "stopping", "begin and drop", "tracker begin and end"];
 
 fn main() -> ExitCode {
     if env::args().nth(1).as_deref() == Some(SERVER[0]) {
@@ -37,23 +38,24 @@ fn main() -> ExitCode {
     let server = Server::start(this.to_str().expect("the path is UTF-8"), &SERVER);
     let meter = TcpStream::connect(&server.address).expect("the server listens");
     let mut answers = BufReader::new(&meter);
-    let mut time = |operation: usize, count: u64| {
-        writeln!(&meter, "{operation} {count}").expect("the worker is there");
+    let mut time = |duty: usize, count: u64| {
+        writeln!(&meter, "{duty} {count}").expect("the worker is there");
         let mut nanos = String::new();
         answers.read_line(&mut nanos).expect("the worker is there");
         Duration::from_nanos(nanos.trim().parse().expect("the worker answers with a number"))
     };
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("lifecycle");
-    for (operation, name) in OPERATIONS.iter().enumerate() {
-        group.bench_function(*name, |bencher| bencher.iter_custom(|count| time(operation, count)));
+    for (duty, name) in OPERATIONS.iter().enumerate() {
+        group.bench_function(*name, |bencher| bencher.iter_custom(|count| time(duty, count)));
     }
     group.finish();
     criterion.final_summary();
     ExitCode::SUCCESS
 }
 
-/// Runs operations as often as its one client asks, and answers with the nanoseconds that they took.
+/// Runs an operation as often as its only client asks, and answers with the nanoseconds that it
+/// took.
 struct Meter;
 
 impl WorkerClass for Meter {
@@ -76,8 +78,8 @@ impl WorkerClass for Meter {
         client.set_nonblocking(false)?;
         for line in BufReader::new(&client).lines() {
             let line = line?;
-            let (operation, count) = line.split_once(' ').ok_or("expected: OPERATION COUNT")?;
-            writeln!(&client, "{}", time(ctx, operation.parse()?, count.parse()?).as_nanos())?;
+            let (duty, count) = line.split_once(' ').ok_or("a duty and a count, please")?;
+            writeln!(&client, "{}", time(ctx, duty.parse()?, count.parse()?).as_nanos())?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@
 //! The figure to trust is CPU time a call, user and system, of the server's whole process tree:
 //! this load generator shares the processors, so calls a second say as much about it. The servers
 //! take turns, round after round. Each has two workers. Needs cc for the bare loop, and python3 with
-//! the package msgpack for its server; a server that is missing is left out.
+//! the package msgpack for its server; who is missing is left out.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -30,20 +30,20 @@ use self::common::Server;
 
 mod common;
 
-/// `add(1, 2)` as a request, and its answer. All calls have the same number, 7.
+/// `add(1, 2)` as a request, and its answer. All calls have the message id 7, which is not checked.
 const CALL: &[u8] = b"\x94\x00\x07\xa3add\x92\x01\x02";
 const ANSWER: &[u8] = b"\x94\x01\x07\xc0\x03";
 
 fn main() {
-    let options = Options::read();
+    let wishes = Options::read();
     println!(
         "{} connections, {} s a turn, {} rounds",
-        options.connections,
-        options.time.as_secs(),
-        options.rounds
+        wishes.connections,
+        wishes.time.as_secs(),
+        wishes.rounds
     );
-    for pipeline in options.pipelines.clone() {
-        compare(&options, pipeline);
+    for pipeline in wishes.pipelines.clone() {
+        compare(&wishes, pipeline);
     }
 }
 
@@ -56,7 +56,7 @@ struct Options {
 
 impl Options {
     fn read() -> Self {
-        let mut options = Self {
+        let mut wishes = Self {
             connections: 64,
             pipelines: vec![64, 1],
             time: Duration::from_secs(3),
@@ -65,22 +65,22 @@ impl Options {
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             if word == "--bench" {
-                continue; // said by cargo
+                continue; // passed by cargo
             }
             let number = words.next().and_then(|text| text.parse().ok());
             match (word.as_str(), number) {
-                ("--connections", Some(number)) => options.connections = number,
-                ("--pipeline", Some(number)) => options.pipelines = vec![number],
-                ("--seconds", Some(number)) => options.time = Duration::from_secs(number as u64),
-                ("--rounds", Some(number)) => options.rounds = number,
+                ("--connections", Some(number)) => wishes.connections = number,
+                ("--pipeline", Some(number)) => wishes.pipelines = vec![number],
+                ("--seconds", Some(number)) => wishes.time = Duration::from_secs(number as u64),
+                ("--rounds", Some(number)) => wishes.rounds = number,
                 _ => panic!("{word}? there are --connections, --pipeline, --seconds and --rounds"),
             }
         }
-        options
+        wishes
     }
 }
 
-/// A server that takes part, and what it did.
+/// A server to compare, and its results.
 struct Contestant {
     name: &'static str,
     answer: &'static [u8],
@@ -89,7 +89,7 @@ struct Contestant {
     rates: Vec<f64>,
 }
 
-/// A server that runs. Dropping it ends it.
+/// A running server. Dropping it ends it.
 trait Running {
     fn address(&self) -> SocketAddr;
     fn pid(&self) -> u32;
@@ -105,7 +105,7 @@ impl Running for Server {
     }
 }
 
-/// A server that is not ours.
+/// A server that is not Ostler.
 struct ForeignServer {
     child: Child,
     address: SocketAddr,
@@ -123,7 +123,7 @@ impl Running for ForeignServer {
 
 impl Drop for ForeignServer {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // its workers die of that
+        let _ = self.child.kill(); // its workers exit with it
         let _ = self.child.wait();
     }
 }
@@ -155,7 +155,8 @@ fn start_python() -> Option<Box<dyn Running>> {
     start_foreign(&["python3", concat!(env!("CARGO_MANIFEST_DIR"), "/benches/rpc_peer.py")], &[])
 }
 
-/// A server that is told its port, the number of its workers and `more`, and dies with this process.
+/// Starts a server with its port, the number of its workers and `more` as arguments. The kernel
+/// ends it with this process.
 fn start_foreign(program: &[&str], more: &[String]) -> Option<Box<dyn Running>> {
     let address = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
     let mut command = Command::new("setpriv");
@@ -189,7 +190,7 @@ fn compare(options: &Options, pipeline: usize) {
                 load(server.address(), options.connections, pipeline, one.answer, time)
                     .expect("the server answers")
             };
-            load(options.time / 4); // to warm up
+            load(options.time / 4); // warm-up
             let (before, begin) = (cpu_seconds(server.pid()), Instant::now());
             let calls = load(options.time) as f64;
             one.rates.push(calls / begin.elapsed().as_secs_f64());
@@ -211,14 +212,14 @@ fn median(numbers: &mut [f64]) -> f64 {
     numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// One connection: so much of the answers to its last calls has come.
+/// A connection, and how many bytes of the answers to its last calls have arrived.
 struct Caller {
     stream: TcpStream,
     answered: usize,
 }
 
-/// Calls over so many connections, so many calls at once, for a time, and once more until all are
-/// answered. Returns the number of calls.
+/// Calls over `connections` connections, `pipeline` calls at once, for a time, and then until all
+/// are answered. Returns the number of calls.
 fn load(
     address: SocketAddr,
     connections: usize,
@@ -272,7 +273,7 @@ fn load(
     Ok(done)
 }
 
-/// User and system time of a process and its children so far.
+/// Returns the user and system time of a process and its children so far.
 fn cpu_seconds(pid: u32) -> f64 {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let children = children.unwrap_or_default();
@@ -285,7 +286,8 @@ fn cpu_seconds(pid: u32) -> f64 {
 
 fn ticks(pid: u32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name is in brackets and may hold anything, so count from the last bracket.
+    // The name is in parentheses and may contain any character, so fields are counted from the last
+    // one.
     let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
     fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum()
 }

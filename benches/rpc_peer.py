@@ -1,8 +1,8 @@
-"""A plain MessagePack-RPC server in Python, to be measured beside the others by rpc_load.
+"""A plain MessagePack-RPC server in Python, which rpc_load compares with the others.
 
     rpc_peer.py PORT PROCESSES
 
-Processes share a listener; each has a thread for every client, as gunicorn's gthread would. Needs the
+Processes share a listener. Each has a thread for every client, as gunicorn's gthread has. Needs the
 package msgpack.
 """
 
@@ -26,7 +26,7 @@ def serve(client):
         for _, number, method, params in unpacker:
             try:
                 answers.append(pack([1, number, None, METHODS[method](*params)]))
-            except Exception as error:  # whatever it is, the caller is told
+            except Exception as error:  # any error is an error answer
                 answers.append(pack([1, number, str(error), None]))
         client.sendall(b"".join(answers))
     client.close()
@@ -34,7 +34,7 @@ def serve(client):
 
 def main():
     listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=1024)
-    alive, keep = os.pipe()  # ends with the first process, however that ends
+    alive, keep = os.pipe()  # closed when the first process exits, for any reason
     for _ in range(int(sys.argv[2]) - 1):
         if os.fork() == 0:
             os.close(keep)

@@ -1,4 +1,4 @@
-//! What a request costs between two system calls: bytes in, bytes out, through a session.
+//! Measures the cost of a request between two system calls: bytes in, bytes out, through a session.
 //!
 //! ```text
 //! cargo bench --bench session
@@ -21,7 +21,7 @@ const CLIENT: ClientInfo = ClientInfo { address: None, allow_keepalive: true };
 criterion_group!(benches, http, rpc, echo);
 criterion_main!(benches);
 
-/// As the runtime's, without a scoreboard.
+/// Does as the runtime's reporter, without a scoreboard.
 struct NoopReporter;
 
 impl WorkReporter for NoopReporter {
@@ -36,7 +36,7 @@ impl WorkReporter for NoopReporter {
     }
 }
 
-/// One client, and the buffer that its thread would lend it.
+/// A client, and the buffers that its thread lends it.
 struct Client<'s> {
     session: Session<'s>,
     spare: Vec<u8>,
@@ -52,7 +52,7 @@ impl<'s> Client<'s> {
         Self { session, spare: Vec::new() }
     }
 
-    /// Hands in a piece and takes all output. Returns how many bytes came out.
+    /// Passes input to the session and takes all output. Returns the number of bytes of output.
     fn exchange(&mut self, input: &[u8]) -> usize {
         let now = black_box(MonotonicTime::from_nanos(1));
         self.session.on_received(input, &mut self.spare, &mut NoopReporter, now);
@@ -130,7 +130,7 @@ fn worker_info() -> WorkerInfo {
     }
 }
 
-/// A request with as many fields as a browser sends.
+/// Returns a request with as many fields as a browser sends.
 fn browser_request() -> String {
     let mut request =
         String::from("GET /some/page?with=a&query=yes HTTP/1.1\r\nHost: example.com\r\n");

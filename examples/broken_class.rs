@@ -1,5 +1,5 @@
-//! Worker classes that violate the contract, each in one way: the class test kit must find it. For classes
-//! that keep the contract see the other examples.
+//! Worker classes that break the contract, each in one way, as test cases of the contract kit. The
+//! other examples have correct classes.
 //!
 //! ```text
 //! cargo run --example broken_class -- --worker-class never-beats --timeout 2
@@ -28,12 +28,12 @@ enum Violation {
     NeverBeats,
     NeverSleeps,
     IgnoresStop,
-    /// Exits while it serves a client.
+    /// Exits while a client is being served.
     DropsWork,
-    /// Exits while clients wait that no other worker serves.
+    /// Exits while clients are queued that no other worker accepts.
     ForgetsTheQueue,
     LeaksDescriptors,
-    /// Returns an error after a stop.
+    /// Returns an error after a requested stop.
     FailsAtTheEnd,
 }
 
@@ -88,11 +88,11 @@ impl WorkerClass for Broken {
             if stop == StopRequest::Immediate || forgets {
                 return Ok(());
             }
-            let deadline = ctx.backlog_deadline();
-            let mut listeners = ctx.listeners().iter();
-            let client = listeners.find_map(|listener| {
-                let wanted = stop == StopRequest::None || ctx.must_drain_backlog(listener);
-                if wanted { listener.accept().ok().flatten() } else { None }
+            let expects = ctx.backlog_deadline();
+            let mut doors = ctx.listeners().iter();
+            let client = doors.find_map(|door| {
+                let wanted = stop == StopRequest::None || ctx.must_drain_backlog(door);
+                if wanted { door.accept().ok().flatten() } else { None }
             });
             if let Some((stream, address)) = client {
                 if violation == Violation::LeaksDescriptors {
@@ -104,7 +104,7 @@ impl WorkerClass for Broken {
                 } else {
                     serve(ctx, client)
                 }
-            } else if stop == StopRequest::Graceful && deadline.is_none() {
+            } else if stop == StopRequest::Graceful && expects.is_none() {
                 let failure =
                     (violation == Violation::FailsAtTheEnd).then(|| "it was asked to stop".into());
                 return failure.map_or(Ok(()), Err);
@@ -119,10 +119,10 @@ impl WorkerClass for Broken {
 }
 
 fn poll_timeout(ctx: &WorkerContext<'_>, violation: Violation) -> Option<Duration> {
-    let backlog = ctx.backlog_deadline().map(|until| until.duration_since(ctx.lifecycle().now()));
-    let heartbeat =
-        ctx.lifecycle().heartbeat_interval().filter(|_| violation != Violation::NeverBeats);
-    [backlog, heartbeat].into_iter().flatten().min()
+    let expectation =
+        ctx.backlog_deadline().map(|until| until.duration_since(ctx.lifecycle().now()));
+    let beat = ctx.lifecycle().heartbeat_interval().filter(|_| violation != Violation::NeverBeats);
+    [expectation, beat].into_iter().flatten().min()
 }
 
 fn serve(ctx: &WorkerContext<'_>, mut client: Client<'_>) {
@@ -147,6 +147,6 @@ fn drop_at_stop(ctx: &WorkerContext<'_>, mut client: Client<'_>) {
 
 fn main() -> ExitCode {
     let runtime = Runtime::new().app(Demo);
-    let classes = VIOLATIONS.into_iter().map(|(name, violation)| Broken(name, violation));
+    let classes = VIOLATIONS.into_iter().map(|(name, breach)| Broken(name, breach));
     classes.fold(runtime, Runtime::class).main()
 }

@@ -1,12 +1,12 @@
-//! A worker class of your own, registered in code and chosen by name.
+//! A worker class of one's own, registered in code and chosen by name.
 //!
 //! ```text
 //! cargo run --example custom_class -- --worker-class batch --workers 2
 //! curl http://127.0.0.1:8000/info
 //! ```
 //!
-//! `batch` accepts all clients that wait, serves them at once, a thread each, and then accepts the next
-//! batch: a shape for work that is cheapest when it is done for many at a time.
+//! `batch` accepts every client that waits, serves them side by side in one thread each, and then
+//! accepts the next batch. This suits work that is cheapest for many clients at a time.
 
 use std::io;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ impl WorkerClass for Batch {
         "batch"
     }
 
-    /// The main thread has thread entry 0, for work of its own.
+    /// Entry 0 belongs to the main thread, for work of its own.
     fn threads(&self, _: &Settings) -> usize {
         1 + BATCH_MAX
     }
@@ -48,7 +48,7 @@ impl WorkerClass for Batch {
     }
 }
 
-/// Serves a batch. While the main thread waits for the other threads, they send its heartbeats.
+/// Serves a batch, in one thread for each client. They send the heartbeats meanwhile.
 fn serve(ctx: &WorkerContext<'_>, batch: Vec<Client<'_>>) -> Result<(), WorkerError> {
     let size = batch.len();
     thread::scope(|scope| {
@@ -61,8 +61,8 @@ fn serve(ctx: &WorkerContext<'_>, batch: Vec<Client<'_>>) -> Result<(), WorkerEr
         }
         Ok::<(), io::Error>(())
     })?;
-    // A unit of work of the class's own, beside those of the protocol. If it took longer than `timeout`,
-    // the worker would count as hung in it.
+    // Work of the class itself, besides the units that the protocol marks. If it takes longer than
+    // `timeout`, the worker counts as hung, and the log names this label.
     let _work = ctx.lifecycle().begin_work("bookkeeping");
     debug!(ctx.log(), "batch served"; "clients" => size);
     Ok(())

@@ -1,4 +1,4 @@
-//! An HTTP service of your own, under any worker class.
+//! An HTTP service that runs under any worker class.
 //!
 //! ```text
 //! cargo run --example hello_http -- --worker-class mio --workers 2
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ostler::http::{self, Handler, Request, Response};
 
-/// Greets, and counts greetings. Each worker has one, and its threads share it.
+/// Answers with a greeting and its number. Each worker has one, shared by its threads.
 #[derive(Default)]
 struct Greeter {
     greetings: AtomicU64,
@@ -34,5 +34,5 @@ impl Handler for Greeter {
 }
 
 fn main() -> ExitCode {
-    ostler::main(http::app("hello", |_worker| Ok(Greeter::default())))
+    ostler::main(http::app("hello", |_place| Ok(Greeter::default())))
 }

@@ -1,4 +1,4 @@
-//! Hooks: a program that writes to a file what happens to its workers.
+//! Hooks: a program that writes the events of its workers to a file.
 //!
 //! ```text
 //! cargo run --example hooks -- --workers 2 &

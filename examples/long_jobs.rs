@@ -1,11 +1,11 @@
-//! A worker class without clients: its jobs take longer than `timeout`, and extend their deadline.
+//! A worker class without clients: jobs that take longer than `timeout`, and extend their deadline.
 //!
 //! ```text
 //! cargo run --example long_jobs -- --worker-class jobs --timeout 1
 //! ```
 //!
-//! A job extends its deadline as it makes progress. A job that makes none does not, and its worker counts
-//! as hung after `timeout`: try it with `--env STANDSTILL=1`.
+//! A job extends its deadline as it makes progress. A job that makes none is found hung after
+//! `timeout`: try it with `--env STANDSTILL=1`.
 
 use std::env;
 use std::process::ExitCode;
@@ -20,7 +20,7 @@ use slog::info;
 const PARTS: u32 = 10;
 const PART: Duration = Duration::from_millis(300);
 
-/// The most that one part may take.
+/// A step that takes longer than this is no progress.
 const EXTENSION: Duration = Duration::from_secs(5);
 
 struct Jobs;

@@ -1,14 +1,14 @@
-//! Two worker classes that implement next to nothing of the contract: loops that accept and answer. Stop,
-//! kill, recycle or hang them: they behave like any other.
+//! Two worker classes without contract code: loops that accept and answer. Stop, kill, recycle or
+//! hang them: they behave like any other class.
 //!
 //! ```text
 //! cargo run --example naive_class -- --worker-class plain --workers 2
 //! curl http://127.0.0.1:8000/
 //! ```
 //!
-//! `plain` is a function over blocking sockets of the standard library, and `FnClass` keeps the lifecycle
-//! for it. `deaf` is a class that calls `ready` and `notify`, but never polls for a stop: the runtime
-//! takes its listeners away, and ends it once its clients have gone.
+//! `plain` is a function over blocking sockets of the standard library, run by `FnClass`. `deaf`
+//! calls `ready` and `notify`, and never polls for a stop: on a stop, the runtime drains its
+//! listeners and ends the worker after its last client.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -27,8 +27,8 @@ fn main() -> ExitCode {
 
 /// Serves one client after another.
 fn serve(incoming: Incoming<'_>) -> Result<(), WorkerError> {
-    for client in incoming {
-        let _ = answer(&client); // an error of one client is none of the class
+    for visitor in incoming {
+        let _ = answer(&visitor); // a client's error does not concern the worker
     }
     Ok(())
 }
@@ -56,7 +56,7 @@ impl WorkerClass for UnresponsiveClass {
     }
 }
 
-/// Reads one request, and does what its path asks for.
+/// Reads one request, and does what its path names.
 fn answer(mut stream: &TcpStream) -> io::Result<()> {
     let mut lines = BufReader::new(stream).lines();
     let request = lines.next().unwrap_or_else(|| Ok(String::new()))?;

@@ -1,5 +1,5 @@
-//! A worker class with a loop of its own: it serves one client after another, and sleeps in a poll that
-//! can watch other descriptors too.
+//! A worker class with its own event loop: it serves one client after another, and sleeps in a poll
+//! that can watch other descriptors too.
 //!
 //! ```text
 //! cargo run --example own_loop -- --worker-class patient --workers 2
@@ -34,18 +34,18 @@ impl WorkerClass for OwnLoop {
         lifecycle.poll_stop(); // from now on this class polls for a stop
         lifecycle.ready();
         loop {
-            let deadline = match acceptor.poll(0) {
+            let until = match acceptor.poll(0) {
                 Accept::Client(stream, address) => {
                     ctx.new_client(stream, address, false).serve(ctx);
                     continue;
                 }
-                Accept::Pending { deadline } => deadline,
+                Accept::Pending { deadline: until } => until,
                 Accept::Finished => return Ok(()),
             };
             watch(ctx, &acceptor, &poll, &mut watched)?;
-            let timeout = deadline.map(|at| at.duration_since(lifecycle.now()));
-            match poll.poll(&mut events, timeout) {
-                // A signal. If it concerns the worker, `wake_fd` is readable.
+            let wait = until.map(|at| at.duration_since(lifecycle.now()));
+            match poll.poll(&mut events, wait) {
+                // EINTR; signals that concern the worker also make `wake_fd` readable.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
                 result => result?,
             }
@@ -59,7 +59,7 @@ impl WorkerClass for OwnLoop {
     }
 }
 
-/// Makes the poll watch the listeners in which the acceptor is interested, and no others.
+/// Polls exactly the listeners from which clients may be accepted now.
 fn watch(
     ctx: &WorkerContext<'_>,
     acceptor: &Acceptor<'_>,

@@ -1,4 +1,4 @@
-//! A small blocking MessagePack-RPC client: one call at a time, or many at once.
+//! A small blocking client of MessagePack-RPC: one call at a time, or many at once.
 //!
 //! ```text
 //! cargo run --example rpc_service &
@@ -38,8 +38,8 @@ impl Client {
         results.pop().ok_or("no answer")?
     }
 
-    /// Calls a method with each of these parameters before it reads an answer. A server that drains may
-    /// close its side before it has answered all; it has not begun the others then.
+    /// Calls a method with each of these parameters before it reads an answer. A draining server
+    /// may close before all calls are answered; the unanswered calls were not started.
     fn call_all<R: DeserializeOwned>(
         &mut self,
         method: &str,
@@ -51,7 +51,7 @@ impl Client {
             self.next_id = self.next_id.wrapping_add(1);
         }
         let mut output = self.output.try_clone()?;
-        // In a thread: a client that only writes and does not read stops the server from reading too.
+        // If a client writes without reading, the server stops reading too.
         let sending = std::thread::spawn(move || output.write_all(&calls));
         let mut results: Vec<_> = all.iter().map(|_| None).collect();
         for _ in all {
@@ -63,12 +63,12 @@ impl Client {
         results.into_iter().map(|result| result.ok_or("a call without an answer".into())).collect()
     }
 
-    /// Calls a method that must not be answered.
+    /// Calls a method without an answer.
     fn notify(&mut self, method: &str, params: impl Serialize) -> Result<()> {
         Ok(self.output.write_all(&rmp_serde::to_vec(&(2, method, params))?)?)
     }
 
-    /// Reads the next answer, to any call: its number and its result.
+    /// Reads the next answer to any call: its number and its result.
     fn read_answer<R: DeserializeOwned>(&mut self) -> Result<(u32, Result<R>)> {
         let mut decoder = rmp_serde::Deserializer::new(&mut self.input);
         let answer: (u8, u32, Value, Value) = Deserialize::deserialize(&mut decoder)?;

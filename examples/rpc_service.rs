@@ -1,4 +1,4 @@
-//! A MessagePack-RPC service of your own, under any worker class.
+//! A MessagePack-RPC service that runs under any worker class.
 //!
 //! ```text
 //! cargo run --example rpc_service -- --worker-class mio --workers 2
@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ostler::rpc::{self, Error, Methods};
 
-/// Creates the methods, once in each worker, after the fork: what they share, here a number, belongs to
-/// one worker.
+/// Returns the methods. Runs once in each worker, after the fork: state that they share, here a
+/// number, is per worker.
 fn methods() -> Methods {
     let tickets = AtomicU64::new(1);
     Methods::new()
         .method("sum", |numbers: Vec<f64>| Ok::<_, Error>(numbers.iter().sum::<f64>()))
         .method("divide", |(a, b): (i64, i64)| a.checked_div(b).ok_or("there is no such number"))
-        // A panic, as here behind the end of the list, becomes an error answer.
+        // A panic, as here past the end of the list, is an error answer to the caller.
         .method("nth", |(list, n): (Vec<String>, usize)| Ok::<_, Error>(list[n].clone()))
         .method("ticket", move |()| Ok::<_, Error>(tickets.fetch_add(1, Ordering::Relaxed)))
         .method_with("whoami", |call, ()| {
@@ -29,5 +29,5 @@ fn methods() -> Methods {
 }
 
 fn main() -> ExitCode {
-    ostler::main(rpc::app("calculator", |_worker| Ok(methods())))
+    ostler::main(rpc::app("calculator", |_place| Ok(methods())))
 }

@@ -1,18 +1,19 @@
-//! A job: several workers process the files of a directory. No entry is lost or has two results, also if
-//! workers are killed or replaced meanwhile.
+//! A job: several workers process a spool directory. No entry is lost, and each has one result,
+//! although workers are killed or replaced meanwhile.
 //!
 //! ```text
 //! mkdir -p spool/new && cp *.md spool/new/
 //! cargo run --example spool_job -- --workers 3 spool dir=spool
 //! ```
 //!
-//! A producer writes an entry elsewhere and renames it into `new/`. A job claims an entry by a rename into
-//! a directory of its own, which succeeds for one job only. It writes the result beside it, renames the
-//! result into `done/`, and removes the claim. A rename is atomic and can be repeated: if a worker is
-//! killed in between, an entry is processed twice, but has one result.
+//! A producer writes an entry elsewhere and renames it into `new/`. A job claims an entry by a
+//! rename into a directory of its own, which succeeds for one claimer only. It writes the result
+//! beside the entry, renames the result into `done/`, and removes the claim. A rename is atomic,
+//! and to repeat it is harmless. So an entry whose worker was killed may be processed twice, but
+//! has one result.
 //!
-//! A job holds a lock on its directory, which the kernel releases when the worker dies: the job that gets
-//! the lock puts the claims back. (A power cut would take an fsync or two.)
+//! A claimer holds a lock on its directory, which the kernel releases when it dies. The next
+//! claimer that gets the lock puts the claims back. (A power failure would need fsync.)
 
 use std::fs::{self, File};
 use std::io;
@@ -27,7 +28,7 @@ use slog::{info, warn};
 /// How often an empty spool is read.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The name of an incomplete result, beside the claim.
+/// An incomplete result, beside the claim.
 const RESULT: &str = ".result";
 
 struct Spool;
@@ -45,9 +46,9 @@ impl App for Spool {
         match (options.get("dir"), options.len()) {
             (Some(dir), 1) if Path::new(dir).join("new").is_dir() => Ok(()),
             (Some(dir), 1) => {
-                Err(ConfigError::for_option("dir", format!("{dir:?} has no directory new")))
+                Err(ConfigError::for_option("dir", format!("{dir:?} has no folder new")))
             }
-            _ => Err(ConfigError::new("spool has one option: give dir=DIRECTORY")),
+            _ => Err(ConfigError::new("spool has one option: give dir=FOLDER")),
         }
     }
 
@@ -71,22 +72,22 @@ impl Claimer {
         fs::create_dir_all(spool.join("done"))?;
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
         let name = format!("{}-{thread}-{nanos}", process::id());
-        // Renamed once it is locked, so that no other job takes it for that of a dead worker.
-        let (unlocked, own) = (spool.join(format!(".{name}")), spool.join("claimed").join(name));
-        fs::create_dir(&unlocked)?;
-        let lock = File::open(&unlocked)?;
+        // The directory is locked before the rename, so that it is not taken for a dead claimer's.
+        let (unborn, own) = (spool.join(format!(".{name}")), spool.join("claimed").join(name));
+        fs::create_dir(&unborn)?;
+        let lock = File::open(&unborn)?;
         lock.lock()?;
-        fs::rename(&unlocked, &own)?;
+        fs::rename(&unborn, &own)?;
         Ok(Self { spool, own, _lock: lock })
     }
 
-    /// Processes one entry, if this job can claim one. Returns whether it did.
+    /// Processes an entry, if there is one that no other worker claims.
     fn work(&self, ctx: &mut dyn JobContext) -> io::Result<bool> {
         for entry in fs::read_dir(self.spool.join("new"))? {
             let (waiting, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
             let (claim, result) = (self.own.join(&name), self.own.join(RESULT));
             match fs::rename(waiting, &claim) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // another was faster
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // another worker claimed it
                 claimed => claimed?,
             }
             ctx.label(&format!("spool {}", name.display()));
@@ -102,10 +103,11 @@ impl Claimer {
     /// Puts back the claims of dead workers.
     fn recover(&self) -> io::Result<()> {
         for claimer in fs::read_dir(self.spool.join("claimed"))? {
-            let dir = claimer?.path();
-            // A directory that is gone was another job's, and one that is locked has a living owner.
-            let Ok(lock) = File::open(&dir) else { continue };
-            let (true, Ok(claims)) = (lock.try_lock().is_ok(), fs::read_dir(&dir)) else {
+            let folder = claimer?.path();
+            // Skips directories that are removed or locked: another worker recovers them, or their
+            // owner lives.
+            let Ok(lock) = File::open(&folder) else { continue };
+            let (true, Ok(claims)) = (lock.try_lock().is_ok(), fs::read_dir(&folder)) else {
                 continue;
             };
             for claim in claims {
@@ -116,7 +118,7 @@ impl Claimer {
                     fs::rename(claimed, self.spool.join("new").join(name))?;
                 }
             }
-            fs::remove_dir(&dir)?;
+            fs::remove_dir(&folder)?;
         }
         Ok(())
     }
@@ -136,7 +138,7 @@ impl Job for Claimer {
     }
 }
 
-/// Does the work, which takes 5 ms.
+/// The work itself, which takes some time.
 fn transform(text: &[u8]) -> Vec<u8> {
     thread::sleep(Duration::from_millis(5));
     text.to_ascii_uppercase()

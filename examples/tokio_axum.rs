@@ -1,4 +1,4 @@
-//! A worker class on tokio: each worker has a runtime with one thread, which serves an axum router.
+//! A worker class on tokio: each worker has a single-threaded runtime, which serves an axum router.
 //!
 //! ```text
 //! cargo run --example tokio_axum -- --worker-class tokio --workers 2
@@ -40,11 +40,11 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 
-/// How long a worker that drains waits for a request that may be on its way.
+/// How long a draining worker waits for a request that may be on its way.
 const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// The service: any axum router. A handler that awaits delays no other. If a handler blocks the thread
-/// for longer than `timeout`, its worker is replaced, and the log names the request.
+/// Returns the router to serve, here a demo. A handler that awaits delays no other; a handler that
+/// blocks the thread for longer than `timeout` is found hung, and its label logged.
 fn router() -> Router {
     let sleeps = |Query(query): Query<HashMap<String, u64>>| async move {
         sleep(Duration::from_millis(query.get("ms").copied().unwrap_or(0))).await;
@@ -58,7 +58,7 @@ fn router() -> Router {
         .route("/panic", get(|| async { panic!("asked to") as () }))
 }
 
-/// Serves the router that the function creates, once in each worker.
+/// Serves the router that the function returns, made once in each worker.
 struct Tokio(fn() -> Router);
 
 impl WorkerClass for Tokio {
@@ -67,10 +67,10 @@ impl WorkerClass for Tokio {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        // Here, in the worker: no thread survives a fork.
+        // In the worker: no thread of a runtime survives a fork.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let end = runtime.block_on(serve(ctx, (self.0)()));
-        runtime.shutdown_background(); // threads of its pool that block end with the process
+        runtime.shutdown_background(); // a blocked thread of its pool ends with the process
         end
     }
 }
@@ -78,7 +78,7 @@ impl WorkerClass for Tokio {
 async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerError> {
     let (lifecycle, router) = (ctx.lifecycle(), TowerToHyperService::new(router));
     let (mut acceptor, mut clients) = (ctx.acceptor(), JoinSet::new());
-    let (stop, stop_receiver) = watch::channel(StopRequest::None);
+    let (stop, told) = watch::channel(StopRequest::None);
     let listeners = ctx.listeners().iter().map(|listener| observe(listener.as_fd()));
     let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
     let signals = observe(lifecycle.wake_fd())?;
@@ -86,28 +86,21 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     stop.send_replace(lifecycle.poll_stop()); // from now on this class polls for a stop
     lifecycle.ready();
     loop {
-        let deadline = match acceptor.poll(clients.len()) {
+        let until = match acceptor.poll(clients.len()) {
             Accept::Client(stream, _) => {
-                clients.spawn(drive(
-                    lifecycle,
-                    timeout,
-                    stream,
-                    router.clone(),
-                    stop_receiver.clone(),
-                ));
-                yield_now().await; // other workers get some of a burst, and present clients their turn
+                clients.spawn(drive(lifecycle, timeout, stream, router.clone(), told.clone()));
+                yield_now().await; // other workers get some of a burst, and other tasks their turn
                 continue;
             }
-            Accept::Pending { deadline } => deadline,
+            Accept::Pending { deadline: until } => until,
             Accept::Finished => return Ok(()),
         };
-        let wait =
-            deadline.map_or(Duration::from_secs(3600), |at| at.duration_since(lifecycle.now()));
+        let wait = until.map_or(Duration::from_secs(3600), |at| at.duration_since(lifecycle.now()));
         tokio::select! {
             listener = readable_listener(&listeners, &acceptor) => acceptor.mark_readable(listener?),
             Some(_) = clients.join_next() => while clients.try_join_next().is_some() {},
             guard = signals.readable() => {
-                guard?.clear_ready(); // first: a later signal makes it ready again
+                guard?.clear_ready(); // first: a later signal sets it again
                 stop.send_replace(lifecycle.poll_stop());
             }
             () = sleep(wait) => (),
@@ -115,15 +108,15 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     }
 }
 
-/// Serves one client, whose errors are ignored. `timeout` is how long it has for the head of a request.
+/// Serves one client, and ignores its errors. The head of a request is limited by `header_timeout`.
 async fn drive(
     lifecycle: &'static Lifecycle,
     timeout: Option<Duration>,
     stream: Stream,
     router: TowerToHyperService<Router>,
-    mut stop: watch::Receiver<StopRequest>,
+    mut told: watch::Receiver<StopRequest>,
 ) {
-    let socket = Socket::from(OwnedFd::from(stream)); // or a unix socket: no call here differs
+    let socket = Socket::from(OwnedFd::from(stream)); // or a unix socket: the calls are the same
     let Ok(stream) = TcpStream::from_std(socket) else { return };
     let service = service_fn(|request: Request<Incoming>| {
         let label = format!("{} {}", request.method(), request.uri().path());
@@ -132,20 +125,20 @@ async fn drive(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(timeout);
     let mut client = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let drain = async {
-        let _ = stop.wait_for(|stop| *stop != StopRequest::None).await;
+    let farewell = async {
+        let _ = told.wait_for(|stop| *stop != StopRequest::None).await;
         sleep(DRAIN_IDLE_TIMEOUT).await;
     };
     tokio::select! {
         biased;
         _ = &mut client => return,
-        () = drain => client.as_mut().graceful_shutdown(),
+        () = farewell => client.as_mut().graceful_shutdown(),
     }
     let _ = client.await;
 }
 
-/// Marks a request as a unit of work. It is on the thread entry only while its own code runs, since the
-/// thread runs one request at a time: a request that awaits is no hang.
+/// Marks a request as a unit of work. Its thread entry is set only while its own code runs, one
+/// request at a time: a request that awaits is not hung.
 async fn track<E>(
     lifecycle: &'static Lifecycle,
     label: String,
@@ -166,14 +159,14 @@ async fn track<E>(
     Ok(response)
 }
 
-/// Makes tokio report when a descriptor is readable.
+/// Makes tokio watch a descriptor for reading.
 #[expect(unsafe_code)]
 fn observe(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
-    // SAFETY: the descriptor is borrowed for as long as it is observed, so it stays open.
+    // SAFETY: it is borrowed for as long as it is registered, so it stays open and the same.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
-/// Waits until a listener is readable in which the acceptor is interested. Tokio reports it once.
+/// Waits until a client connects to a listener of interest: tokio's readiness is edge-triggered.
 async fn readable_listener(
     listeners: &[AsyncFd<BorrowedFd<'_>>],
     acceptor: &Acceptor<'_>,
@@ -190,6 +183,6 @@ async fn readable_listener(
 }
 
 fn main() -> ExitCode {
-    // The runtime needs an app; this class serves its router instead.
+    // A runtime needs an app, which this class does not use.
     Runtime::new().app(Demo).class(Tokio(router)).main()
 }

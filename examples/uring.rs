@@ -1,16 +1,16 @@
-//! A worker class on io_uring: one ring per worker, and one system call for all that a turn of its loop
-//! sends and receives.
+//! A worker class on io_uring: a ring a worker, and one system call for all that is sent and
+//! received in a turn of its loop.
 //!
 //! ```text
 //! cargo run --example uring -- --worker-class uring --workers 2
 //! curl http://127.0.0.1:8000/info
 //! ```
 //!
-//! It serves any app, by the same sessions as the built-in classes. Each client costs a buffer of 4 KiB. It
-//! needs Linux 5.19 or later, and permission to use io_uring.
+//! It serves any app, through the same sessions as the built-in classes. Each client costs a buffer
+//! of 4 KiB. It needs Linux 5.19 or later with io_uring permitted.
 
-// The ring works on memory and descriptors behind the compiler's back: a buffer keeps its address until
-// the ring has completed the operation. `CompletionClient` ensures that.
+// The ring accesses memory and descriptors without the compiler's knowledge: a buffer handed to it
+// stays in place until the ring has returned it. `CompletionClient` ensures that.
 #![expect(unsafe_code)]
 
 use std::fs;
@@ -33,15 +33,15 @@ use ostler::worker::{
 };
 use slab::Slab;
 
-/// The user data of the signals, and of an operation that cancels a poll. The nth listener has
-/// `FIRST_LISTENER` + n, the client with index n has 2 n for receiving and 2 n + 1 for sending.
+/// The signals, and the cancellation of a poll. Listener n has `FIRST_LISTENER` + n. The client
+/// with token n has twice n for receiving, and one more for sending.
 const SIGNALS: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - 1;
 const FIRST_LISTENER: u64 = u64::MAX / 2;
 const ENTRIES: u32 = 1024;
 const INPUT_BYTES: usize = 4 << 10;
-/// `IORING_RECVSEND_POLL_FIRST` of linux/io_uring.h: in nearly all cases no input is there yet, so do not
-/// try to receive before it is. That alone takes a tenth off the cost of a request.
+/// `IORING_RECVSEND_POLL_FIRST` of linux/io_uring.h: in nearly all cases no data is there yet, so
+/// the kernel polls before it tries. That alone saves a tenth of a request's cost.
 const POLL_FIRST: u16 = 1;
 
 struct Uring;
@@ -51,14 +51,14 @@ impl WorkerClass for Uring {
         "uring"
     }
 
-    /// Tries io_uring in the master, before any fork.
+    /// Tries io_uring in the master, so that its absence is an error at start.
     fn check(&self, _: &Settings) -> Result<(), ConfigError> {
         let Err(error) = open_ring(8) else { return Ok(()) };
-        let sysctl = fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
-        let value = sysctl.map_or("not there".into(), |text| text.trim().to_owned());
+        let told = fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+        let switch = told.map_or("not there".into(), |text| text.trim().to_owned());
         Err(ConfigError::new(format!(
-            "io_uring is not available: {error} (it needs Linux 5.19; the sysctl \
-             kernel.io_uring_disabled is {value}; a container's seccomp policy may forbid \
+            "io_uring cannot be had here: {error} (it needs Linux 5.19; the sysctl \
+             kernel.io_uring_disabled is {switch}; a container's seccomp policy may forbid \
              io_uring_setup(2) as well); choose the class \"mio\" instead"
         )))
     }
@@ -79,8 +79,8 @@ impl WorkerClass for Uring {
     }
 }
 
-/// Opens a ring for one thread if the kernel supports that (6.1), or else one that Linux 5.19 supports, as
-/// all other operations here.
+/// Opens a ring for one thread, if the kernel supports that (6.1), or an ordinary one (5.19, as all
+/// else here).
 fn open_ring(entries: u32) -> io::Result<IoUring> {
     let one_thread = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries);
     one_thread.or_else(|_| IoUring::builder().setup_coop_taskrun().build(entries))
@@ -105,19 +105,19 @@ impl Worker<'_> {
         lifecycle.poll_stop(); // from now on this class polls for a stop
         lifecycle.ready();
         loop {
-            let deadline = match self.acceptor.poll(self.clients.len()) {
+            let until = match self.acceptor.poll(self.clients.len()) {
                 Accept::Client(stream, address) => {
                     let client = self.ctx.new_client(stream, address, true);
                     let token = self.clients.insert(client.into_completion(INPUT_BYTES));
                     self.drive(token)?;
-                    Some(MonotonicTime::default()) // others may wait: no sleep
+                    Some(MonotonicTime::default()) // `accept` may have more clients: no sleep
                 }
-                Accept::Pending { deadline } => deadline,
+                Accept::Pending { deadline: until } => until,
                 Accept::Finished if !self.watched.contains(&true) => return Ok(()),
-                Accept::Finished => None, // until the ring has cancelled all polls of listeners
+                Accept::Finished => None, // until the ring has released the listeners
             };
             self.watch()?;
-            self.wait(deadline)?;
+            self.wait(until)?;
             let results = self.ring.completion();
             done.extend(results.map(|entry| (entry.user_data(), entry.result())));
             for (data, result) in done.drain(..) {
@@ -132,9 +132,9 @@ impl Worker<'_> {
         }
     }
 
-    /// Waits until an operation completes or a deadline has come.
-    fn wait(&mut self, deadline: Option<MonotonicTime>) -> io::Result<()> {
-        let deadline = [self.timers.next(), deadline].into_iter().flatten().min();
+    /// Waits until an operation completes, or a deadline passes.
+    fn wait(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
+        let deadline = [self.timers.next(), until].into_iter().flatten().min();
         let wait = deadline.map(|at| at.duration_since(self.ctx.lifecycle().now()));
         let time = Timespec::from(wait.unwrap_or(Duration::from_secs(3600)));
         let args = SubmitArgs::new().timespec(&time);
@@ -149,10 +149,11 @@ impl Worker<'_> {
     /// Submits an operation to the ring.
     ///
     /// # Safety
-    /// The memory that the entry points to must stay valid until its result has been taken.
+    ///
+    /// The memory that the entry points to must stay in place until its result has been taken.
     unsafe fn push(&mut self, entry: Entry, data: u64) -> io::Result<()> {
         let entry = entry.user_data(data);
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.ring.submit()?; // the queue is full
         }
@@ -165,8 +166,8 @@ impl Worker<'_> {
         unsafe { self.push(poll, data) }
     }
 
-    /// Makes the ring poll the listeners in which the acceptor is interested. Each poll is exclusive and for
-    /// one event: the kernel wakes one worker for one client, and another for the next.
+    /// Polls the listeners of interest, so that one worker wakes for one client. Each poll fires
+    /// once: the next client wakes another worker.
     fn watch(&mut self) -> io::Result<()> {
         for (index, listener) in self.ctx.listeners().iter().enumerate() {
             let data = FIRST_LISTENER + index as u64;
@@ -186,14 +187,14 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Handles the result of an operation: a number of bytes, the events of a poll, or a negative error.
+    /// Handles an operation's result: a number of bytes, a poll's events, or a negative error.
     fn take(&mut self, data: u64, result: i32) -> io::Result<()> {
         match data {
             SIGNALS => {
                 self.poll(self.ctx.lifecycle().wake_fd(), libc::EPOLLIN, SIGNALS)?;
                 self.ctx.lifecycle().poll_stop();
-                let all: Vec<_> = self.clients.iter().map(|(token, _)| token).collect();
-                all.into_iter().try_for_each(|token| self.drive(token))
+                let everybody: Vec<_> = self.clients.iter().map(|(token, _)| token).collect();
+                everybody.into_iter().try_for_each(|token| self.drive(token))
             }
             CANCEL => Ok(()),
             FIRST_LISTENER.. => {
@@ -216,7 +217,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Starts the next operations of a client.
+    /// Submits a client's next operation.
     fn drive(&mut self, token: usize) -> io::Result<()> {
         let client = &mut self.clients[token];
         if self.ctx.lifecycle().stop_request() == StopRequest::Graceful {
@@ -231,8 +232,8 @@ impl Worker<'_> {
             self.timers.set(token, deadline);
         }
         let (fd, data) = (Fd(client.as_raw_fd()), (token as u64) << 1);
-        let receive = client.next_recv().map(|buffer| {
-            let receive = opcode::Recv::new(fd, buffer.as_mut_ptr(), buffer.len() as u32);
+        let receive = client.next_recv().map(|room| {
+            let receive = opcode::Recv::new(fd, room.as_mut_ptr(), room.len() as u32);
             (receive.ioprio(POLL_FIRST).build(), data)
         });
         let send = client.next_send().map(|bytes| {
@@ -240,7 +241,7 @@ impl Worker<'_> {
             (send.flags(libc::MSG_NOSIGNAL).build(), data | 1)
         });
         for (entry, data) in send.into_iter().chain(receive) {
-            // SAFETY: a buffer in progress keeps its address, and only the ring uses it.
+            // SAFETY: the buffer of a pending operation stays in place, and nothing else uses it.
             unsafe { self.push(entry, data)? };
         }
         Ok(())

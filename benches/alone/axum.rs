@@ -1,5 +1,4 @@
-//! axum by itself, on tokio's runtime of many threads: what `examples/tokio_axum` is measured
-//! against.
+//! axum on tokio's multi-threaded runtime, without Ostler: the baseline of `examples/tokio_axum`.
 //!
 //! ```text
 //! cargo run --release --example axum_alone -- 127.0.0.1:8000 2

@@ -31,13 +31,13 @@ impl Server {
                 break;
             }
         }
-        // The pipe must not fill up.
+        // The pipe must be drained, or it fills up.
         thread::spawn(move || log.for_each(drop));
         Self { child, address: address.expect("the server says where it listens") }
     }
 
-    /// The master's process id.
-    #[allow(dead_code)] // not every bench asks
+    /// Returns the master's process id.
+    #[allow(dead_code)] // not every bench calls it
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -45,7 +45,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // TERM, so that the workers go too; the child is not reaped yet, so the number is its own.
+        // TERM, so that the workers exit too. The child is not reaped yet, so the number is its
+        // own.
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
     }

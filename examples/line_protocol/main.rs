@@ -1,11 +1,11 @@
-//! A hand-written protocol: the server returns each line in capitals.
+//! A protocol written by hand: each line comes back in capitals.
 //!
 //! ```text
 //! cargo run --example line_protocol -- --worker-class mio
 //! printf 'hello\nostler\n' | nc -q1 127.0.0.1 8000      # HELLO, OSTLER
 //! ```
 //!
-//! Under `sync`, which closes a connection after one unit of work, a client gets one answer.
+//! Under `sync`, which takes a new connection for each unit of work, a client gets one answer.
 
 #[cfg(test)]
 mod tests;
@@ -49,7 +49,7 @@ struct ShoutConnection {
     /// Input that is not answered yet.
     input: Vec<u8>,
     lines: u32,
-    /// Whether the worker drains.
+    /// Whether the worker is draining.
     last: bool,
 }
 
@@ -59,8 +59,8 @@ impl Connection for ShoutConnection {
         if input.is_empty() { Next::Close } else { self.resume(ctx) }
     }
 
-    /// Answers one line. `Next::Continue` means: call again once the answer has been sent. So a client that
-    /// reads no answers causes no further ones.
+    /// Answers one line, and asks to be called again after the answer has been sent. So a client
+    /// that does not read its answers causes no more of them.
     fn resume(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
         match self.input.iter().position(|byte| *byte == b'\n') {
             Some(end) if end <= LINE_BYTES_MAX => {
@@ -89,7 +89,7 @@ impl Connection for ShoutConnection {
         match (self.last, self.input.is_empty()) {
             (true, _) => ReadTimeout::Total(u32::MAX, self.limits.drain_idle_timeout),
             (false, true) => ReadTimeout::Idle(self.limits.keepalive),
-            // A line must be complete in this time, however few bytes come at a time.
+            // However few bytes at a time: a line must be whole in this time.
             (false, false) => ReadTimeout::Total(self.lines, self.limits.header_timeout),
         }
     }

@@ -1,5 +1,5 @@
-//! Bytes in, bytes out: no socket, no clock, no worker. A session drives the connection as in each worker
-//! class.
+//! Bytes in, bytes out: no socket, no clock, no worker. A session drives the client as it does in
+//! each worker class.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use ostler::time::MonotonicTime;
 
 use super::*;
 
-/// Counts the units of work.
+/// Counts the marked units.
 #[derive(Default)]
 struct Recorder(usize);
 
@@ -25,12 +25,12 @@ impl WorkReporter for Recorder {
     }
 }
 
-/// Returns what a client reads after it has sent these pieces, how many units of work there were, and
-/// what the session wants then.
+/// Returns what a client reads after it has sent these pieces, how many units were marked, and what
+/// the session wants in the end.
 fn converse(allow_keepalive: bool, pieces: &[&[u8]]) -> (String, usize, Wants) {
     let (now, mut spare, mut tracker) = (MonotonicTime::default(), Vec::new(), Recorder::default());
-    let service = ShoutService(Limits::default());
-    let client = service.accept(&ClientInfo { address: None, allow_keepalive });
+    let hall = ShoutService(Limits::default());
+    let client = hall.accept(&ClientInfo { address: None, allow_keepalive });
     let mut session = Session::new(client, Duration::ZERO, now);
     let mut read = Vec::new();
     for piece in pieces {
@@ -46,7 +46,8 @@ fn converse(allow_keepalive: bool, pieces: &[&[u8]]) -> (String, usize, Wants) {
     (String::from_utf8(read).unwrap(), tracker.0, session.wants())
 }
 
-/// Returns all ways to cut the bytes: bit n says whether there is a cut before byte n + 1.
+/// Yields all ways to split the bytes: bit n of the number says whether there is a split before
+/// byte n + 1.
 fn cuts(bytes: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
     (0_u32..1 << (bytes.len() - 1)).map(|cuts| {
         let (mut pieces, mut begin) = (Vec::new(), 0);
@@ -61,7 +62,7 @@ fn cuts(bytes: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
 }
 
 #[test]
-fn answers_do_not_depend_on_cuts() {
+fn answers_do_not_depend_on_segmentation() {
     for pieces in cuts(b"one\n\ntwo\nthr") {
         let expected = ("ONE\n\nTWO\n".to_owned(), 3, Wants::Read);
         assert_eq!(converse(true, &pieces), expected, "{pieces:?}");
@@ -71,7 +72,7 @@ fn answers_do_not_depend_on_cuts() {
 }
 
 #[test]
-fn line_that_is_too_long_is_rejected() {
+fn overlong_line_is_rejected() {
     let longest = [b'x'; LINE_BYTES_MAX];
     let (read, units, wants) = converse(true, &[&longest, b"\n"]);
     assert_eq!((read.len(), units, wants), (LINE_BYTES_MAX + 1, 1, Wants::Read));
