@@ -5,10 +5,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::WorkerError;
 use super::accept_policy::AcceptPolicy;
 use super::client::Client;
-use super::context::WorkerContext;
+use super::context::{AcceptedStream, WorkerContext};
+use super::error::WorkerError;
 use crate::listen::Stream;
 use crate::os::{file, poll};
 use crate::time::MonotonicTime;
@@ -46,11 +46,15 @@ pub struct Acceptor<'a> {
     wakeup: Option<&'a OwnedFd>,
 }
 
-/// A client that has just been accepted, with the address of a TCP peer.
-pub(super) type AcceptedStream = (Stream, Option<SocketAddr>);
+impl<'a> WorkerContext<'a> {
+    /// Returns an acceptor, which accepts clients and knows when the worker has drained.
+    pub fn acceptor(&self) -> Acceptor<'a> {
+        Acceptor::new(WorkerContext { ..*self })
+    }
+}
 
 impl<'a> Acceptor<'a> {
-    pub(super) fn new(ctx: WorkerContext<'a>) -> Self {
+    fn new(ctx: WorkerContext<'a>) -> Self {
         Self { policy: ctx.accept_policy(), ctx, wakeup: None }
     }
 

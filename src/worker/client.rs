@@ -3,11 +3,15 @@
 mod completion;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::context::WorkerContext;
 use super::lifecycle::{Lifecycle, StopRequest};
+use super::no_service::ClosedConnection;
 use super::tracker::WorkTracker;
+use crate::app::ClientInfo;
 use crate::listen::Stream;
 use crate::os::clock;
 use crate::os::poll::{self, Interest};
@@ -59,6 +63,24 @@ pub struct Buffers {
 impl Default for Buffers {
     fn default() -> Self {
         Self { input: vec![0; INPUT_BYTES].into_boxed_slice(), spare: Vec::new() }
+    }
+}
+
+impl<'a> WorkerContext<'a> {
+    /// Opens a session of the service for a client that has just been accepted. `allow_keepalive`
+    /// tells the service whether the class can serve several units of work over one connection.
+    pub fn new_client(
+        &self,
+        stream: Stream,
+        address: Option<SocketAddr>,
+        allow_keepalive: bool,
+    ) -> Client<'a> {
+        let service = self.service();
+        let client = ClientInfo { address, allow_keepalive };
+        // A panic costs this client its connection, and no other anything.
+        let accepted = catch_unwind(AssertUnwindSafe(|| service.accept(&client)));
+        let connection = accepted.unwrap_or_else(|_| Box::new(ClosedConnection));
+        Client::new(stream, Session::new(connection, self.settings.write_timeout, clock::now()))
     }
 }
 

@@ -3,26 +3,20 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use slog::{Logger, warn};
 
 use super::accept_policy::{
     self, ACCEPT_PAUSE, AcceptPolicy, BacklogDuty, Drain, Found, ListenerFacts, Turn,
 };
-use super::acceptor::{AcceptedStream, Acceptor};
-use super::client::Client;
-use super::jobs::{BootedApp, ThreadJob};
+use super::booted_app::BootedApp;
 use super::lifecycle::{Lifecycle, StopRequest};
-use crate::app::{
-    ClientInfo, Connection, ConnectionContext, Next, ReadTimeout, Service, WorkerInfo,
-};
+use super::no_service::NoService;
+use crate::app::{Service, WorkerInfo};
 use crate::listen::{Listener, Stream};
 use crate::os::clock;
 use crate::os::poll::{self, Interest};
-use crate::session::Session;
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
 
@@ -88,13 +82,6 @@ impl<'a> WorkerContext<'a> {
         }
     }
 
-    /// Takes the jobs of this worker: one for each of its [threads](super::WorkerClass::threads),
-    /// which must run it. There are none if its app is a service, or if they were taken before.
-    pub fn take_jobs(&'a self) -> Vec<ThreadJob<'a>> {
-        let jobs = self.app.take_jobs().into_iter().enumerate();
-        jobs.map(|(thread, job)| ThreadJob::new(self, thread, job)).collect()
-    }
-
     /// Returns the settings.
     pub fn settings(&self) -> &'a Settings {
         self.settings
@@ -114,27 +101,6 @@ impl<'a> WorkerContext<'a> {
     /// it.
     pub fn lifecycle(&self) -> &'static Lifecycle {
         self.lifecycle
-    }
-
-    /// Opens a session of the service for a client that has just been accepted. `allow_keepalive`
-    /// tells the service whether the class can serve several units of work over one connection.
-    pub fn new_client(
-        &self,
-        stream: Stream,
-        address: Option<SocketAddr>,
-        allow_keepalive: bool,
-    ) -> Client<'a> {
-        let service = self.service();
-        let client = ClientInfo { address, allow_keepalive };
-        // A panic costs this client its connection, and no other anything.
-        let accepted = catch_unwind(AssertUnwindSafe(|| service.accept(&client)));
-        let connection = accepted.unwrap_or_else(|_| Box::new(ClosedConnection));
-        Client::new(stream, Session::new(connection, self.settings.write_timeout, clock::now()))
-    }
-
-    /// Returns an acceptor, which accepts clients and knows when the worker has drained.
-    pub fn acceptor(&self) -> Acceptor<'a> {
-        Acceptor::new(WorkerContext { ..*self })
     }
 
     /// Logs that accepting pauses, and why.
@@ -195,42 +161,11 @@ impl<'a> WorkerContext<'a> {
     }
 }
 
+/// A client that has just been accepted, with the address of a TCP peer.
+pub(super) type AcceptedStream = (Stream, Option<SocketAddr>);
+
 /// Returns whether a client waits at a listener. Async-signal-safe.
 pub(super) fn has_pending_client(listener: &Listener) -> bool {
     let now = Some(MonotonicTime::default());
     matches!(poll::wait([(listener.as_fd(), Interest::Readable)], now), Ok([true]))
-}
-
-/// The service of an app that is a job.
-pub(crate) struct NoService;
-
-impl Service for NoService {
-    fn accept(&self, _: &ClientInfo) -> Box<dyn Connection + '_> {
-        Box::new(ClosedConnection)
-    }
-}
-
-/// The connection of a client for which the service could make none.
-struct ClosedConnection;
-
-impl Connection for ClosedConnection {
-    fn receive(&mut self, _: &[u8], _: &mut ConnectionContext<'_>) -> Next {
-        Next::Close
-    }
-
-    fn resume(&mut self, _: &mut ConnectionContext<'_>) -> Next {
-        Next::Close
-    }
-
-    fn on_timeout(&mut self, _: &mut ConnectionContext<'_>) -> Next {
-        Next::Close
-    }
-
-    fn drain(&mut self, _: &mut ConnectionContext<'_>) -> Next {
-        Next::Close
-    }
-
-    fn timeout(&self) -> ReadTimeout {
-        ReadTimeout::Idle(Duration::from_millis(1))
-    }
 }

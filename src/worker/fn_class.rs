@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::acceptor::{AcceptedStream, Acceptor};
-use super::context::WorkerContext;
+use super::WorkerClass;
+use super::acceptor::Acceptor;
+use super::context::{AcceptedStream, WorkerContext};
+use super::error::WorkerError;
 use super::lifecycle::StopRequest;
 use super::tracker::WorkGuard;
-use super::{WorkerClass, WorkerError};
 use crate::os::{file, poll};
 use crate::settings::Settings;
 

@@ -3,18 +3,15 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use slog::{Logger, info, warn};
 
-use super::WorkerError;
 use super::context::WorkerContext;
+use super::error::WorkerError;
 use super::lifecycle::{Lifecycle, StopRequest};
 use super::tracker::WorkTracker;
-use crate::app::{
-    App, BootError, Job, JobContext, NextRun, Service, WorkReporter as _, WorkerInfo,
-};
+use crate::app::{Job, JobContext, NextRun, WorkReporter as _, WorkerInfo};
 use crate::os::wall_timer::{TimerEvent, WallTimer};
 use crate::os::{clock, poll};
 use crate::time::{ClockReading, MonotonicTime, WallTime};
@@ -23,47 +20,20 @@ use crate::time::{ClockReading, MonotonicTime, WallTime};
 const PANIC_BACKOFF_MIN: Duration = Duration::from_millis(100);
 const PANIC_BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// What an app has created for one worker.
-pub(crate) enum BootedApp {
-    /// A service for clients.
-    Service(Box<dyn Service>),
-    /// A job for each thread, until the class takes them.
-    Jobs(Mutex<Vec<Box<dyn Job>>>),
-}
-
-impl BootedApp {
-    /// Boots the app for a worker with this many threads.
-    ///
-    /// # Errors
-    /// The app's own.
-    pub(crate) fn boot(
-        app: &dyn App,
-        worker: &WorkerInfo,
-        threads: usize,
-    ) -> Result<Self, BootError> {
-        if !app.is_job() {
-            return app.boot(worker).map(Self::Service);
-        }
-        let jobs = (0..threads).map(|thread| app.job(worker, thread));
-        Ok(Self::Jobs(Mutex::new(jobs.collect::<Result<_, _>>()?)))
-    }
-
-    /// Takes the jobs. Later calls return none.
-    pub(super) fn take_jobs(&self) -> Vec<Box<dyn Job>> {
-        match self {
-            Self::Service(_) => Vec::new(),
-            Self::Jobs(jobs) => {
-                std::mem::take(&mut *jobs.lock().unwrap_or_else(PoisonError::into_inner))
-            }
-        }
-    }
-}
-
 /// A job with its thread entry in a worker. Made by [`WorkerContext::take_jobs`].
 pub struct ThreadJob<'a> {
     ctx: &'a WorkerContext<'a>,
     job: Box<dyn Job>,
     thread: usize,
+}
+
+impl<'a> WorkerContext<'a> {
+    /// Takes the jobs of this worker: one for each of its [threads](super::WorkerClass::threads),
+    /// which must run it. There are none if its app is a service, or if they were taken before.
+    pub fn take_jobs(&'a self) -> Vec<ThreadJob<'a>> {
+        let jobs = self.app.take_jobs().into_iter().enumerate();
+        jobs.map(|(thread, job)| ThreadJob::new(self, thread, job)).collect()
+    }
 }
 
 impl<'a> ThreadJob<'a> {

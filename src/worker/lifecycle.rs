@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use slog::warn;
 
-use super::tracker::{WorkGuard, WorkTracker};
 use crate::heartbeat::Heartbeat;
 use crate::log::{Log, error_chain};
 use crate::os::signal::{self, Signal, SignalPipe};
@@ -264,29 +263,6 @@ impl Lifecycle {
         self.stop.pipe.0.as_fd()
     }
 
-    /// Begins a unit of work on the first thread entry. Its start and label are on the scoreboard until
-    /// the guard is dropped: a unit longer than `timeout` means that the worker hangs, in this unit.
-    /// Labels are cut to 64 bytes.
-    pub fn begin_work(&self, label: &str) -> WorkGuard<'_> {
-        self.begin_work_on(0, label)
-    }
-
-    /// Begins a unit of work on the thread entry with this number.
-    pub(super) fn begin_work_on(&self, thread: usize, label: &str) -> WorkGuard<'_> {
-        WorkGuard::begin(self.board_row().thread(thread), self, label)
-    }
-
-    /// Returns the work tracker of the thread with this number, 0 to [`WorkerClass::threads`] - 1, by
-    /// which the thread drives clients.
-    ///
-    /// # Panics
-    /// If there is no such thread entry.
-    ///
-    /// [`WorkerClass::threads`]: super::WorkerClass::threads
-    pub fn tracker(&self, thread: usize) -> WorkTracker<'_> {
-        WorkTracker::new(self.board_row().thread(thread), self)
-    }
-
     /// Publishes how many clients the worker has, and returns how many it would have if all workers had
     /// as many.
     pub(super) fn publish_clients(&self, count: usize) -> usize {
@@ -328,7 +304,7 @@ impl Lifecycle {
         }
     }
 
-    fn board_row(&self) -> Row<'_> {
+    pub(super) fn board_row(&self) -> Row<'_> {
         self.board.row(self.row)
     }
 

@@ -2,41 +2,40 @@
 
 mod accept_policy;
 mod acceptor;
+mod booted_app;
 mod client;
 mod context;
 mod epoll_acceptor;
+mod error;
 mod fn_class;
 mod forced_drain;
 mod jobs;
 mod lifecycle;
+mod no_service;
 pub(crate) mod program;
 mod registry;
 mod timer_wheel;
 mod tracker;
 
 pub use acceptor::{Accept, Acceptor};
+pub(crate) use booted_app::BootedApp;
 pub use client::{Buffers, Client, CompletionClient, DriveStatus, ReadMode};
-pub(crate) use context::NoService;
 pub use context::WorkerContext;
 pub use epoll_acceptor::EpollAcceptor;
+pub use error::WorkerError;
 pub use fn_class::{ClientStream, FnClass, Incoming};
 pub(crate) use forced_drain::ForcedDrain;
-pub(crate) use jobs::BootedApp;
 pub use jobs::ThreadJob;
 pub(crate) use lifecycle::LifecycleParts;
 pub use lifecycle::{Lifecycle, StopRequest};
+pub(crate) use no_service::NoService;
 pub use program::{Output, Program, ProgramExit};
 pub use registry::{DuplicateClass, Registry, UnknownClass};
 pub use timer_wheel::TimerWheel;
 pub use tracker::{WorkGuard, WorkTracker};
 
-use std::error::Error;
-
 use crate::app::ConfigError;
 use crate::settings::Settings;
-
-/// Why a class cannot continue. The worker then exits with code 1 and is replaced.
-pub type WorkerError = Box<dyn Error + Send + Sync>;
 
 /// A way to serve: what a worker does between boot and exit.
 ///

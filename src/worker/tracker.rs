@@ -17,8 +17,33 @@ pub struct WorkTracker<'a> {
     date_second: u64,
 }
 
+impl Lifecycle {
+    /// Begins a unit of work on the first thread entry. Its start and label are on the scoreboard until
+    /// the guard is dropped: a unit longer than `timeout` means that the worker hangs, in this unit.
+    /// Labels are cut to 64 bytes.
+    pub fn begin_work(&self, label: &str) -> WorkGuard<'_> {
+        self.begin_work_on(0, label)
+    }
+
+    /// Begins a unit of work on the thread entry with this number.
+    pub(super) fn begin_work_on(&self, thread: usize, label: &str) -> WorkGuard<'_> {
+        WorkGuard::begin(self.board_row().thread(thread), self, label)
+    }
+
+    /// Returns the work tracker of the thread with this number, 0 to [`WorkerClass::threads`] - 1, by
+    /// which the thread drives clients.
+    ///
+    /// # Panics
+    /// If there is no such thread entry.
+    ///
+    /// [`WorkerClass::threads`]: super::WorkerClass::threads
+    pub fn tracker(&self, thread: usize) -> WorkTracker<'_> {
+        WorkTracker::new(self.board_row().thread(thread), self)
+    }
+}
+
 impl<'a> WorkTracker<'a> {
-    pub(super) fn new(thread: ThreadEntry<'a>, lifecycle: &'a Lifecycle) -> Self {
+    fn new(thread: ThreadEntry<'a>, lifecycle: &'a Lifecycle) -> Self {
         thread.set_thread_id(process::thread_id());
         Self { thread, lifecycle, sends_heartbeat: false, date: [b' '; 29], date_second: u64::MAX }
     }
@@ -93,7 +118,7 @@ pub struct WorkGuard<'a> {
 }
 
 impl<'a> WorkGuard<'a> {
-    pub(super) fn begin(thread: ThreadEntry<'a>, lifecycle: &'a Lifecycle, label: &str) -> Self {
+    fn begin(thread: ThreadEntry<'a>, lifecycle: &'a Lifecycle, label: &str) -> Self {
         thread.set_thread_id(process::thread_id());
         thread.set_label(label.as_bytes());
         thread.set_busy(clock::now_coarse());

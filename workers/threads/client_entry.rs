@@ -7,7 +7,7 @@ use ::mio::event::Event;
 use ostler::time::MonotonicTime;
 use ostler::worker::{Client, DriveStatus};
 
-use super::shared::lock;
+use super::lock::lock;
 
 /// A client that is parked, queued, running in a thread, or closed.
 pub(super) struct ClientEntry<'a> {

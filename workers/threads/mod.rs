@@ -26,6 +26,7 @@ use self::shared::{ClientEvent, Shared, ShutdownGuard, Task};
 
 mod client_entry;
 mod jobs;
+mod lock;
 mod poller;
 mod shared;
 

@@ -4,11 +4,10 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use ::mio::event::Event;
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Registry, Token, Waker};
-use ostler::worker::{EpollAcceptor, StopRequest, WorkerContext};
-
-use super::shared::Shared;
+use ostler::worker::{Client, EpollAcceptor, StopRequest, WorkerContext};
 
 /// The token of a wake-up. Clients have the tokens from 0, listeners those from `FIRST_LISTENER`.
 const WAKE: Token = Token(usize::MAX);
@@ -32,6 +31,28 @@ pub(super) enum PollMode {
     Block,
     /// Not at all: there are tasks.
     NonBlocking,
+}
+
+/// The clients of the pool, as the leader needs them.
+pub(super) trait ClientPool<'a> {
+    /// Returns whether the pool threads must end.
+    fn is_closed(&self) -> bool;
+
+    /// Makes all pool threads end.
+    fn close(&self);
+
+    /// Returns how many clients there are.
+    fn client_count(&self) -> usize;
+
+    /// Adds a new client, and queues it.
+    fn add_client(&self, client: Client<'a>);
+
+    /// Passes on an event of a client's socket. Returns whether the client was queued.
+    fn on_event(&self, index: usize, event: &Event) -> bool;
+
+    /// Sets whether the removal of a client wakes the leader. Returns whether it does, and a client was
+    /// removed since the last call.
+    fn set_wakes_on_removal(&self, wakes: bool) -> bool;
 }
 
 /// The means of other threads to add sockets to the poll and to wake the leader.
@@ -59,16 +80,20 @@ impl<'a> Poller<'a> {
     ///
     /// # Errors
     /// From epoll_wait(2) and epoll_ctl(2).
-    pub(super) fn poll_events(&mut self, shared: &Shared<'a>, mode: PollMode) -> io::Result<usize> {
-        if shared.is_closed() {
+    pub(super) fn poll_events(
+        &mut self,
+        pool: &impl ClientPool<'a>,
+        mode: PollMode,
+    ) -> io::Result<usize> {
+        if pool.is_closed() {
             return Ok(0); // clients that come now are for other workers
         }
-        let accepted = self.update(shared)?;
-        if accepted > 0 || shared.is_closed() {
+        let accepted = self.update(pool)?;
+        if accepted > 0 || pool.is_closed() {
             return Ok(accepted);
         }
         let timeout = match mode {
-            PollMode::Block => self.poll_timeout(shared),
+            PollMode::Block => self.poll_timeout(pool),
             PollMode::NonBlocking => Some(Duration::ZERO),
         };
         match self.poll.poll(&mut self.events, timeout) {
@@ -76,17 +101,17 @@ impl<'a> Poller<'a> {
             other => other?,
         }
         // The wake-up may be for a stop: clients that come now are for other workers.
-        let mut queued = self.begin_drain_if_stopping(shared)?;
+        let mut queued = self.begin_drain_if_stopping(pool)?;
         let is_listener = |token: Token| (FIRST_LISTENER..WAKE.0).contains(&token.0);
         for event in self.events.iter().filter(|event| event.token().0 < FIRST_LISTENER) {
-            queued += usize::from(shared.on_event(event.token().0, event));
+            queued += usize::from(pool.on_event(event.token().0, event));
         }
         // As many new clients as there are present ones: neither starves the other.
         let accepts_max = queued.max(1);
         for event in self.events.iter().filter(|event| is_listener(event.token())) {
             let listener = event.token().0 - FIRST_LISTENER;
             for _ in 0..accepts_max {
-                if !accept(&mut self.acceptor, listener, &self.poll, shared)? {
+                if !accept(&mut self.acceptor, listener, &self.poll, pool)? {
                     break;
                 }
                 queued += 1;
@@ -97,39 +122,39 @@ impl<'a> Poller<'a> {
 
     /// Updates the acceptor, and closes the pool if the worker has drained. Returns how many clients were
     /// accepted.
-    fn update(&mut self, shared: &Shared<'a>) -> io::Result<usize> {
-        let accepted = self.begin_drain_if_stopping(shared)?;
-        self.acceptor.update(shared.client_count(), &self.poll)?;
-        let is_done = self.draining && accepted == 0 && shared.client_count() == 0;
+    fn update(&mut self, pool: &impl ClientPool<'a>) -> io::Result<usize> {
+        let accepted = self.begin_drain_if_stopping(pool)?;
+        self.acceptor.update(pool.client_count(), &self.poll)?;
+        let is_done = self.draining && accepted == 0 && pool.client_count() == 0;
         if is_done && !self.acceptor.may_receive_more() {
-            shared.close();
+            pool.close();
         }
         Ok(accepted)
     }
 
     /// Begins to drain if a graceful stop was requested. Returns how many clients were accepted, for which
     /// the kernel may have woken this worker alone.
-    fn begin_drain_if_stopping(&mut self, shared: &Shared<'a>) -> io::Result<usize> {
+    fn begin_drain_if_stopping(&mut self, pool: &impl ClientPool<'a>) -> io::Result<usize> {
         if self.draining || self.ctx.lifecycle().stop_request() != StopRequest::Graceful {
             return Ok(0);
         }
         self.draining = true;
         self.acceptor.drain(&self.poll)?;
-        self.accept_from_all(shared)
+        self.accept_from_all(pool)
     }
 
-    fn accept_from_all(&mut self, shared: &Shared<'a>) -> io::Result<usize> {
+    fn accept_from_all(&mut self, pool: &impl ClientPool<'a>) -> io::Result<usize> {
         let mut accepted = 0;
         for listener in 0..self.acceptor.listeners() {
-            accepted += usize::from(accept(&mut self.acceptor, listener, &self.poll, shared)?);
+            accepted += usize::from(accept(&mut self.acceptor, listener, &self.poll, pool)?);
         }
         Ok(accepted)
     }
 
     /// Returns how long a poll may wait until the acceptor must be updated.
-    fn poll_timeout(&self, shared: &Shared<'a>) -> Option<Duration> {
+    fn poll_timeout(&self, pool: &impl ClientPool<'a>) -> Option<Duration> {
         let wakes_on_removal = self.draining || self.acceptor.is_paused();
-        if shared.set_wakes_on_removal(wakes_on_removal) {
+        if pool.set_wakes_on_removal(wakes_on_removal) {
             return Some(Duration::ZERO); // a client was removed before this was set
         }
         self.acceptor.deadline().map(|at| at.duration_since(self.ctx.lifecycle().now()))
@@ -141,10 +166,10 @@ fn accept<'a>(
     acceptor: &mut EpollAcceptor<'a>,
     listener: usize,
     poll: &Poll,
-    shared: &Shared<'a>,
+    pool: &impl ClientPool<'a>,
 ) -> io::Result<bool> {
-    let accepted = acceptor.accept(listener, shared.client_count(), poll)?;
-    Ok(accepted.map(|client| shared.add_client(client)).is_some())
+    let accepted = acceptor.accept(listener, pool.client_count(), poll)?;
+    Ok(accepted.map(|client| pool.add_client(client)).is_some())
 }
 
 impl PollerHandle {

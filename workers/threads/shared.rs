@@ -11,7 +11,7 @@
 use std::io;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::{self, Thread};
 
 use ::mio::Waker;
@@ -21,7 +21,8 @@ use ostler::worker::{Client, WorkerContext};
 use slab::Slab;
 
 use super::client_entry::ClientEntry;
-use super::poller::{PollMode, Poller, PollerHandle};
+use super::lock::lock;
+use super::poller::{ClientPool, PollMode, Poller, PollerHandle};
 
 /// How many tasks per thread that is awake may wait before another is woken. A wake-up costs more than
 /// a short task, and most tasks are short.
@@ -200,45 +201,6 @@ impl<'a> Shared<'a> {
         lock(&self.poll_error).take().map_or(Ok(self.is_closed()), Err)
     }
 
-    // Called by the leader.
-
-    /// Returns how many clients there are.
-    pub(super) fn client_count(&self) -> usize {
-        lock(&self.clients).entries.len()
-    }
-
-    /// Adds a new client, and queues it.
-    pub(super) fn add_client(&self, client: Client<'a>) {
-        let entry = Arc::new(ClientEntry::new(client));
-        let index = {
-            let mut clients = lock(&self.clients);
-            let index = clients.entries.insert(Arc::clone(&entry));
-            clients.events.push(ClientEvent::Added(index));
-            index
-        };
-        self.enqueue(Task { index, entry, is_new: true });
-    }
-
-    /// Passes on an event of a client's socket. Returns whether the client was queued.
-    pub(super) fn on_event(&self, index: usize, event: &Event) -> bool {
-        // An event of a client that was removed may reach another with the same index, which then runs
-        // for nothing.
-        let Some(entry) = self.entry(index) else { return false };
-        let is_queued = entry.on_event(event);
-        if is_queued {
-            self.enqueue(Task { index, entry, is_new: false });
-        }
-        is_queued
-    }
-
-    /// Sets whether the removal of a client wakes the leader. Returns whether it does, and a client was
-    /// removed since the last call.
-    pub(super) fn set_wakes_on_removal(&self, wakes: bool) -> bool {
-        self.wakes_on_removal.store(wakes, Ordering::SeqCst);
-        let removals = lock(&self.clients).removals;
-        self.removals_seen.swap(removals, Ordering::Relaxed) != removals && wakes
-    }
-
     /// Makes all pool threads end.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
@@ -391,7 +353,44 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// Locks a mutex, also after a panic: no critical section leaves its data half changed.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl<'a> ClientPool<'a> for Shared<'a> {
+    fn is_closed(&self) -> bool {
+        self.is_closed()
+    }
+
+    fn close(&self) {
+        self.close();
+    }
+
+    fn client_count(&self) -> usize {
+        lock(&self.clients).entries.len()
+    }
+
+    fn add_client(&self, client: Client<'a>) {
+        let entry = Arc::new(ClientEntry::new(client));
+        let index = {
+            let mut clients = lock(&self.clients);
+            let index = clients.entries.insert(Arc::clone(&entry));
+            clients.events.push(ClientEvent::Added(index));
+            index
+        };
+        self.enqueue(Task { index, entry, is_new: true });
+    }
+
+    fn on_event(&self, index: usize, event: &Event) -> bool {
+        // An event of a client that was removed may reach another with the same index, which then runs
+        // for nothing.
+        let Some(entry) = self.entry(index) else { return false };
+        let is_queued = entry.on_event(event);
+        if is_queued {
+            self.enqueue(Task { index, entry, is_new: false });
+        }
+        is_queued
+    }
+
+    fn set_wakes_on_removal(&self, wakes: bool) -> bool {
+        self.wakes_on_removal.store(wakes, Ordering::SeqCst);
+        let removals = lock(&self.clients).removals;
+        self.removals_seen.swap(removals, Ordering::Relaxed) != removals && wakes
+    }
 }
