@@ -272,7 +272,7 @@ impl AcceptPolicy {
         }
         self.published_clients = client_count;
         let share = publish_clients(client_count);
-        let has_too_many = client_count > share + share / 8 + FAIR_SHARE_SLACK
+        let has_too_many = client_count > share.saturating_add(share / 8 + FAIR_SHARE_SLACK)
             && stop == StopRequest::None
             && (0..self.queues.len()).any(|index| !facts(index).is_sharded);
         match self.yields_until {
