@@ -46,7 +46,7 @@ const ROOT_ITEMS: [(&str, &str); 3] =
     [("Runtime", "runtime"), ("RuntimeError", "runtime"), ("main", "program")];
 
 /// Files and directories, by the beginning of their paths, that decide and have no effects.
-const PURE_MODULES: [&str; 15] = [
+const PURE_MODULES: [&str; 16] = [
     "src/arbiter/orphan_cgroups.rs",
     "src/arbiter/oom.rs",
     "src/arbiter/reload_barrier.rs",
@@ -61,6 +61,7 @@ const PURE_MODULES: [&str; 15] = [
     "src/http/",
     "src/rpc/",
     "src/arbiter/supervisor",
+    "src/worker/accept_policy",
     "src/worker/timer_wheel.rs",
 ];
 
