@@ -2,15 +2,15 @@
 //! the meaning of an option, nor how YAML is parsed.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::Path;
 
 use super::arity::{Arity, ValueError};
 use super::error::{SettingsError, Source, quoted};
 use super::interpolate::{self, Environment, Variables};
 use super::layer::{APP_KEY, ConfigLayer, invalid_value, suggest_key};
+use super::pool_name::pool_name_error;
 use super::schema::{OPTIONS, OptionDef, Scope};
+use super::source_file::read_bytes;
 use super::yaml::{self, Node, Step};
 use crate::app::Options;
 
@@ -22,10 +22,6 @@ const POOLS_KEY: &str = "pools";
 
 const VARS_LIMIT: usize = 1000;
 const POOLS_LIMIT: usize = 64;
-const POOL_NAME_BYTES_LIMIT: usize = 32;
-
-/// Maximum size of a file.
-const FILE_BYTES_LIMIT: u64 = 1 << 20;
 
 /// The content of a file.
 #[derive(Clone, Debug, Default)]
@@ -102,24 +98,6 @@ impl ConfigFile {
 
 fn index_of(entries: &[(Node, Node)], wanted: &str) -> Option<usize> {
     entries.iter().position(|(key, _)| matches!(key, Node::Scalar(name) if name == wanted))
-}
-
-/// Reads a regular file. Rejects other files before it opens them, because a pipe would block.
-fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    let reject = |reason: &str| Err(io::Error::other(reason.to_owned()));
-    let metadata = fs::metadata(path)?;
-    if metadata.is_dir() {
-        return reject("it is a directory");
-    }
-    if !metadata.is_file() {
-        return reject("it is not a regular file");
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_LIMIT + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_LIMIT {
-        return reject("it is larger than 1 MiB");
-    }
-    Ok(bytes)
 }
 
 struct Document<'a> {
@@ -454,19 +432,6 @@ impl<'a> Mapping<'a> {
     fn source_at(&self, path: &[Step]) -> Source {
         self.document.source_at(&self.full_path(path))
     }
-}
-
-/// Returns why a name is not a valid pool name; `None` if it is valid.
-fn pool_name_error(name: &str) -> Option<&'static str> {
-    let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-    let is_allowed_first = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let is_good = name.len() <= POOL_NAME_BYTES_LIMIT
-        && name.as_bytes().first().is_some_and(is_allowed_first)
-        && name.bytes().all(is_allowed);
-    (!is_good).then_some(
-        "is not the name of a pool: give at most 32 of a-z, 0-9, _ and -, and a letter or digit \
-         first",
-    )
 }
 
 /// Returns a name and its value, each of which must be one scalar.

@@ -31,6 +31,7 @@ use crate::app::Options;
 use crate::log::{Format as LogFormat, Target as LogTarget};
 
 /// One option, from whatever source.
+// Fields: the columns of the table, each read by its own name.
 pub(crate) struct OptionDef {
     /// The YAML key and the name of the field. The variable is `OSTLER_` and the name in capitals.
     pub(crate) name: &'static str,
