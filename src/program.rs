@@ -12,9 +12,8 @@ use std::rc::Rc;
 
 use crate::address::Address;
 use crate::app::App;
-use crate::arbiter::ExecArgs;
+use crate::arbiter::{ExecArgs, upgrade_channel};
 use crate::cli::{self, Action, Invocation, Stream};
-use crate::listen::activation;
 use crate::os::title::ProcTitle;
 use crate::os::{daemon, process};
 use crate::runtime::{Runtime, RuntimeError, StartupContext};
@@ -70,7 +69,7 @@ impl Runtime {
             print(Stream::Stderr, &format!("{}: {problem}\n", invocation.program()));
         };
         let report_error = |problem: &dyn std::fmt::Display| {
-            activation::report_failure(&problem.to_string());
+            upgrade_channel::report_failure(&problem.to_string());
             print(Stream::Stderr, &format!("{}: {problem}\n", invocation.program()));
         };
         let (configuration, warnings) = match invocation.load() {
@@ -82,7 +81,7 @@ impl Runtime {
         };
         warnings.iter().for_each(|warning| print_warning(warning));
         let result = match invocation.action {
-            Action::Run if configuration.master.daemon && !activation::is_new_master() => {
+            Action::Run if configuration.master.daemon && !upgrade_channel::is_new_master() => {
                 return self.run_daemon(invocation, configuration, context);
             }
             Action::Run if configuration.master.daemon => {

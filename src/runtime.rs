@@ -154,7 +154,8 @@ impl Runtime {
         let signals = SignalPipe::open().map_err(RuntimeError::Os)?;
         signal::catch(&MASTER_SIGNALS);
         signal::unblock_all();
-        let InheritedFds { listeners, old_master: predecessor, mut warnings } =
+        let predecessor = arbiter::upgrade_channel::UpgradeChannel::take_from_env();
+        let InheritedFds { listeners, mut warnings } =
             InheritedFds::take_from_env().map_err(RuntimeError::Listen)?;
         let is_upgrade = predecessor.is_some();
         let upgrade_peer = match predecessor {

@@ -26,8 +26,8 @@ const ROOT_ITEMS: [(&str, &str); 3] =
 
 /// Files and folders, by the beginning of their paths, that decide and do nothing else.
 const PURE_MODULES: [&str; 15] = [
-    "src/arbiter/orphan_cgroups.rs",
-    "src/arbiter/oom.rs",
+    "src/arbiter/cgroup/orphans.rs",
+    "src/arbiter/oom/counters.rs",
     "src/arbiter/reload_barrier.rs",
     "src/app.rs",
     "src/app/",
@@ -39,7 +39,7 @@ const PURE_MODULES: [&str; 15] = [
     "src/session.rs",
     "src/http/",
     "src/rpc/",
-    "src/arbiter/supervisor",
+    "src/arbiter/pool/supervisor/",
     "src/worker/timer_wheel.rs",
 ];
 

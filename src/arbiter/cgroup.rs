@@ -1,6 +1,8 @@
 //! A control group for each worker, a leaf of the master's own, where that has been delegated: a
 //! process that a worker has started may leave its process group, but not this one.
 
+mod orphans;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,12 +11,12 @@ use std::time::Duration;
 
 use slog::{Logger, info, warn};
 
-use super::orphan_cgroups::{self, CgroupName, OrphanAction};
 use crate::os::cgroup::Cgroups;
 use crate::os::cgroup_manage;
 use crate::os::clock;
 use crate::os::process::Pid;
 use crate::time::MonotonicTime;
+use orphans::{CgroupName, OrphanAction};
 
 /// How long a master stays for the last of them to go, once it has no worker any more.
 const EXIT_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -96,7 +98,7 @@ impl WorkerCgroups {
         let live_masters: Vec<i32> =
             cgroup_manage::direct_members(parent).into_iter().map(Pid::as_raw).collect();
         let names = names.iter().map(String::as_str);
-        for name in orphan_cgroups::orphans(names, &live_masters, exited_master.as_raw()) {
+        for name in orphans::orphans(names, &live_masters, exited_master.as_raw()) {
             self.schedule_removal(name, true);
         }
     }
@@ -137,11 +139,9 @@ impl WorkerCgroups {
         };
         let Err(error) = result else { return true };
         removal.tries = removal.tries.saturating_add(1);
-        removal.retry_at = now.saturating_add(orphan_cgroups::retry_delay(removal.tries));
+        removal.retry_at = now.saturating_add(orphans::retry_delay(removal.tries));
         let may_pass = cgroup_manage::is_transient(&error);
-        if !may_pass
-            || (removal.tries == orphan_cgroups::TRIES_BEFORE_WARNING && !removal.is_orphan)
-        {
+        if !may_pass || (removal.tries == orphans::TRIES_BEFORE_WARNING && !removal.is_orphan) {
             warn!(log, "failed to remove worker cgroup"; "path" => %path.display(),
                 "error" => error.to_string());
         }
@@ -172,5 +172,5 @@ fn removal_action(removal: &PendingRemoval, path: &Path) -> OrphanAction {
         return OrphanAction::Remove;
     }
     let members: Vec<i32> = cgroup_manage::members(path).into_iter().map(Pid::as_raw).collect();
-    orphan_cgroups::orphan_action(removal.name, &members)
+    orphans::orphan_action(removal.name, &members)
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use slog::warn;
 
-use super::row_allocator::RowAllocator;
+use super::pool::row_allocator::RowAllocator;
 use crate::address::Address;
 use crate::app::App;
 use crate::listen::{self, Access, ListenError, Listener, ListenerState, ReusePortShard};

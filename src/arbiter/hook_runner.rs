@@ -7,7 +7,7 @@ use slog::{Logger, error};
 
 use super::Arbiter;
 use super::pool::Pool;
-use super::supervisor::WorkerId;
+use super::pool::supervisor::WorkerId;
 use crate::hooks::{HookResult, Hooks, WorkerRef};
 use crate::log::error_chain;
 use crate::os::process::Pid;

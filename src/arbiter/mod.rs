@@ -4,23 +4,13 @@
 //! affair. The arbiter never has a second thread, never blocks, and never trusts a worker.
 
 mod cgroup;
-mod diagnoser;
-mod exit_log;
 mod generation;
-mod health;
 mod hook_runner;
 mod oom;
-mod orphan_cgroups;
 mod pool;
-mod processes;
 mod reload;
 mod reload_barrier;
-mod resource_limits;
-mod reuseport;
-mod rng;
-mod row_allocator;
 mod service_manager;
-mod supervisor;
 mod upgrade;
 mod worker_main;
 
@@ -35,9 +25,11 @@ pub(crate) use cgroup::WorkerCgroups;
 pub(crate) use generation::{
     MasterContext, PoolGeneration, PoolSpec, PrepareError, ResolvedConfig, prepare_generations,
 };
-pub(crate) use processes::{OomMonitor, ProcessTable};
+pub(crate) use oom::OomMonitor;
+pub(crate) use pool::processes::ProcessTable;
+pub(crate) use pool::supervisor::RunOutcome;
 pub(crate) use reload::ConfigLoader;
-pub(crate) use supervisor::RunOutcome;
+pub(crate) use upgrade::channel as upgrade_channel;
 pub(crate) use upgrade::{ExecArgs, UpgradePeer};
 
 use crate::hooks::Hooks;
@@ -52,17 +44,14 @@ use crate::pidfile::PidFile;
 use crate::systemd::ServiceManager;
 use crate::time::MonotonicTime;
 use pool::Pool;
+use pool::supervisor::{Action, ShutdownMode, WORKERS_MAX};
 use reload_barrier::ReloadResult;
-use supervisor::{Action, ShutdownMode, WORKERS_MAX};
 
 /// A sleep that ends so much after its deadline means that the master itself did not run.
 const STALL_THRESHOLD: Duration = Duration::from_millis(500);
 
 /// How long a handshake that is under way may take to end.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(1);
-
-/// How often workers are weighed whose memory is bounded.
-const MEMORY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The master of one pool, or of several.
 pub(crate) struct Arbiter<'a> {

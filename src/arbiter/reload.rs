@@ -8,8 +8,8 @@ use slog::{error, info, warn};
 
 use super::Arbiter;
 use super::generation::{self, MasterContext, PoolGeneration, PrepareError, ResolvedConfig};
+use super::pool::processes::ProcessTable;
 use super::pool::{Pool, PoolStatus};
-use super::processes::ProcessTable;
 use crate::listen::activation::fd_name;
 use crate::listen::{Listener, ListenerState, one_per_address};
 use crate::log::error_chain;

@@ -2,7 +2,7 @@
 //! tried out its new generation, no pool lets go of the old before the new is complete in each, and
 //! if one fails, all go back, in the same turn. Pure.
 
-use super::supervisor::{Action, ReloadPhase, Supervisor};
+use super::pool::supervisor::{Action, ReloadPhase, Supervisor};
 use crate::time::MonotonicTime;
 
 /// A pool in what all do together.

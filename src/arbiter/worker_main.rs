@@ -1,5 +1,7 @@
 //! Everything between the fork and the end of a worker: what the runtime does around its class.
 
+mod resource_limits;
+
 use std::backtrace::Backtrace;
 use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +13,6 @@ use slog::{Logger, debug, error, warn};
 use super::cgroup::WorkerCgroups;
 use super::generation::{PoolGeneration, PoolSpec};
 use super::hook_runner;
-use super::resource_limits;
 use crate::app::WorkerInfo;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;

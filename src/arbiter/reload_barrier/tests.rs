@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::{any, proptest};
 
-use super::super::supervisor::{ExitClass, ExitReason, Policy, ShutdownMode, WorkerId};
+use super::super::pool::supervisor::{ExitClass, ExitReason, Policy, ShutdownMode, WorkerId};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ const SPARE_ROWS: usize = 1024;
 
 /// A scoreboard, and which of its rows are free.
 #[derive(Debug)]
-pub(super) struct RowAllocator {
+pub(in crate::arbiter) struct RowAllocator {
     scoreboard: Arc<Scoreboard>,
     /// The lowest last, so that few pages are touched.
     free: RefCell<Vec<usize>>,
@@ -23,24 +23,24 @@ impl RowAllocator {
     ///
     /// # Errors
     /// `ENOMEM`, from mmap(2).
-    pub(super) fn new(threads: usize) -> io::Result<Self> {
+    pub(in crate::arbiter) fn new(threads: usize) -> io::Result<Self> {
         let scoreboard = Arc::new(Scoreboard::new(WORKERS_MAX + SPARE_ROWS, threads)?);
         let free = RefCell::new((0..scoreboard.rows()).rev().collect());
         Ok(Self { scoreboard, free })
     }
 
     /// The scores.
-    pub(super) fn scoreboard(&self) -> &Arc<Scoreboard> {
+    pub(in crate::arbiter) fn scoreboard(&self) -> &Arc<Scoreboard> {
         &self.scoreboard
     }
 
     /// How many threads a row has room for.
-    pub(super) fn threads(&self) -> usize {
+    pub(in crate::arbiter) fn threads(&self) -> usize {
         self.scoreboard.threads_per_row()
     }
 
     /// Takes a row, cleared; `None` if there is none left.
-    pub(super) fn take_row(&self) -> Option<usize> {
+    pub(in crate::arbiter) fn take_row(&self) -> Option<usize> {
         let row = self.free.borrow_mut().pop()?;
         self.scoreboard.row(row).reset();
         self.scoreboard.mark_row_used(row);
@@ -48,7 +48,7 @@ impl RowAllocator {
     }
 
     /// Gives a row back.
-    pub(super) fn release_row(&self, row: usize) {
+    pub(in crate::arbiter) fn release_row(&self, row: usize) {
         self.scoreboard.row(row).reset(); // the dead have no clients
         self.free.borrow_mut().push(row);
     }

@@ -6,6 +6,7 @@
 //! the worker on. This file takes facts and answers questions; `rules` decides.
 
 mod decide;
+pub(super) mod rng;
 mod slot;
 mod types;
 
@@ -17,8 +18,8 @@ pub(crate) use types::{
     RunOutcome, ShutdownMode, WorkerId,
 };
 
-use super::rng::Rng;
 use crate::time::MonotonicTime;
+use rng::Rng;
 use slot::{Slot, State, Worker};
 
 /// The shortest and the longest wait before a slot is filled again.

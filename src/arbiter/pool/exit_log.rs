@@ -3,11 +3,10 @@
 
 use slog::{error, info, warn};
 
-use super::hook_runner;
-use super::millis;
-use super::pool::Pool;
+use super::Pool;
 use super::processes::ReapedWorker;
 use super::supervisor::{ExitReason, ExitReport, Hang, WorkerId};
+use crate::arbiter::{hook_runner, millis};
 use crate::diagnosis::ThreadSample;
 use crate::hooks::WorkerExit;
 use crate::log::Fields;

@@ -8,8 +8,8 @@ use std::collections::{HashMap, HashSet};
 
 use slog::warn;
 
-use super::Arbiter;
 use super::processes::ProcessTable;
+use crate::arbiter::Arbiter;
 use crate::os::process;
 
 /// How many workers look for clients for whom the kernel had woken one that was killed.
@@ -18,7 +18,7 @@ const WORKERS_TO_WAKE: usize = 3;
 impl Arbiter<'_> {
     /// Opens new queues once somebody can take from them, unless another master would not know of
     /// them; and lends those that are without a worker.
-    pub(super) fn update_reuseport(&mut self) {
+    pub(in crate::arbiter) fn update_reuseport(&mut self) {
         let may_open = self.stopping().is_none() && self.upgrade_peer.is_none();
         let mut opened = false;
         for pool in &mut self.pools {
@@ -35,7 +35,7 @@ impl Arbiter<'_> {
 impl ProcessTable<'_> {
     /// Says whose the queues are. Nobody can be told from the queues that a worker has looked at
     /// already, so all are told.
-    pub(super) fn assign_reuseport_shards(&mut self) {
+    pub(in crate::arbiter) fn assign_reuseport_shards(&mut self) {
         self.any_not_listening = self.current.any_not_listening();
         if self.current.assign_reuseport_shards() {
             self.workers.values().for_each(|worker| process::send_sigurg(worker.pid));
@@ -45,7 +45,7 @@ impl ProcessTable<'_> {
 
     /// Begins to listen at sockets that were bound beside others, which are of use only once there
     /// is somebody who has them. Returns whether there were any.
-    pub(super) fn open_new_sockets(&mut self) -> bool {
+    pub(in crate::arbiter) fn open_new_sockets(&mut self) -> bool {
         if self.previous.is_some() || !std::mem::take(&mut self.any_not_listening) {
             return false;
         }
@@ -62,7 +62,7 @@ impl ProcessTable<'_> {
     }
 
     /// Lends each queue at which nobody of its own is to somebody else, until that changes.
-    pub(super) fn reassign_uncovered(&mut self) {
+    pub(in crate::arbiter) fn reassign_uncovered(&mut self) {
         if std::mem::take(&mut self.worker_killed_recently) {
             // One who looks is enough, but not everybody is free to.
             let others = self.workers.values().filter(|worker| worker.accepts());
@@ -92,7 +92,7 @@ impl ProcessTable<'_> {
 }
 
 /// Who is there for the sockets at one address.
-pub(super) struct ShardCoverage {
+pub(in crate::arbiter) struct ShardCoverage {
     /// Whether somebody is there to whom the nth socket belongs.
     covered: Vec<bool>,
     /// The slots in which somebody is, in order.
@@ -101,7 +101,7 @@ pub(super) struct ShardCoverage {
 
 impl ShardCoverage {
     /// For so many sockets, with workers in these slots.
-    pub(super) fn new(count: u32, slots: impl Iterator<Item = usize>) -> Self {
+    pub(in crate::arbiter) fn new(count: u32, slots: impl Iterator<Item = usize>) -> Self {
         let mut covered = vec![false; count as usize];
         let mut slots: Vec<usize> = slots.collect();
         slots.sort_unstable();
@@ -111,7 +111,7 @@ impl ShardCoverage {
     }
 
     /// The slot whose worker borrows the nth socket; `None` if none needs to, or nobody is there.
-    pub(super) fn assignee(&self, index: u32) -> Option<usize> {
+    pub(in crate::arbiter) fn assignee(&self, index: u32) -> Option<usize> {
         let index = index as usize;
         if self.covered[index] || self.slots.is_empty() {
             return None;

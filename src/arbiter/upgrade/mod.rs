@@ -1,6 +1,8 @@
 //! An upgrade: the program is started anew beside this one, on the same sockets. Both serve until
 //! an operator's TERM to either decides; each learns of the other's end at once, by their line.
 
+pub(crate) mod channel;
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -9,11 +11,12 @@ use std::time::Duration;
 use slog::{error, info, warn};
 
 use super::Arbiter;
-use crate::listen::activation::{self, UpgradeChannel, UpgradeMessage};
+use crate::listen::activation;
 use crate::os::clock;
 use crate::os::process::{self, Exit, Pid};
 use crate::systemd::WATCHDOG_PID;
 use crate::time::MonotonicTime;
+use channel::{UpgradeChannel, UpgradeMessage};
 
 /// What a successor may need beyond the time that its workers have to boot.
 const START_ALLOWANCE: Duration = Duration::from_secs(5);
@@ -125,7 +128,10 @@ impl Arbiter<'_> {
         let inherited_fds: Vec<RawFd> = sockets.chain([peer_end.as_raw_fd()]).collect();
         let old_master = Pid::this();
         let forked = process::fork(|| {
-            for (name, value) in activation::listen_env_vars(&listeners, old_master) {
+            let channel_fd = process::LISTEN_FDS_START + listeners.len() as RawFd;
+            let vars = activation::listen_env_vars(&listeners);
+            for (name, value) in vars.into_iter().chain([channel::env_var(channel_fd, old_master)])
+            {
                 process::set_env(&name, &value);
             }
             if std::env::var_os(WATCHDOG_PID).is_some() {
@@ -135,9 +141,9 @@ impl Arbiter<'_> {
                 Ok(()) => process::exec_with_fds(
                     &exec_args.args,
                     &inherited_fds,
-                    activation::report_exec_failure,
+                    channel::report_exec_failure,
                 ),
-                Err(error) => activation::report_exec_failure(peer_end.as_fd(), &error),
+                Err(error) => channel::report_exec_failure(peer_end.as_fd(), &error),
             }
             1
         });

@@ -1,22 +1,29 @@
 //! A pool as the master sees it: its roster decides, its crew does. Nothing here knows of another
 //! pool; what concerns several is the arbiter's affair.
 
+mod exit_log;
+mod health;
+pub(super) mod processes;
+mod reuseport;
+pub(super) mod row_allocator;
+pub(super) mod supervisor;
+
 use std::os::fd::RawFd;
 
 use slog::{Logger, error, info, warn};
 
-use super::diagnoser::HangDiagnoser;
 use super::generation::PoolGeneration;
-use super::processes::{ProcessTable, ReapedWorker, StatusChange};
+use super::millis;
 use super::reload_barrier::ReloadParticipant;
-use super::supervisor::{Action, ExitReason, Policy, Supervisor, WorkerId};
-use super::{MEMORY_CHECK_INTERVAL, millis};
 use crate::hooks::Hooks;
 use crate::log::Fields;
 use crate::os::clock;
 use crate::os::process::{Exit, Pid};
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
+use health::{HangDiagnoser, MEMORY_CHECK_INTERVAL};
+use processes::{ProcessTable, ReapedWorker, StatusChange};
+use supervisor::{Action, ExitReason, Policy, Supervisor, WorkerId};
 
 /// One pool.
 pub(super) struct Pool<'a> {

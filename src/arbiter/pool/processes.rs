@@ -1,28 +1,27 @@
 //! The processes behind the roster's numbers: forking, signalling, burying, and reading their
 //! signs of life. It decides nothing.
 
-use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use slog::warn;
 
-use super::cgroup::WorkerCgroups;
-use super::generation::{PoolGeneration, PoolSpec};
-use super::oom::OomCounters;
-use super::rng::Rng;
 use super::row_allocator::RowAllocator;
+use super::supervisor::rng::Rng;
 use super::supervisor::{Busy, ExitClass, Generation, WorkerId};
-use super::worker_main::{self, WorkerInit};
 use crate::app::WorkerInfo;
+use crate::arbiter::cgroup::WorkerCgroups;
+use crate::arbiter::generation::{PoolGeneration, PoolSpec};
+use crate::arbiter::oom::OomMonitor;
+use crate::arbiter::worker_main::{self, WorkerInit};
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
-use crate::os::cgroup::{self, Cgroups};
+use crate::os::cgroup::Cgroups;
 use crate::os::clock;
 use crate::os::file;
 use crate::os::process::{self, Exit, Pid};
@@ -35,65 +34,29 @@ use crate::time::MonotonicTime;
 
 /// The living workers.
 pub(crate) struct ProcessTable<'a> {
-    pub(super) current: PoolGeneration<'a>,
+    pub(in crate::arbiter) current: PoolGeneration<'a>,
     /// During a reload: what to return to if it fails.
-    pub(super) previous: Option<PoolGeneration<'a>>,
+    pub(in crate::arbiter) previous: Option<PoolGeneration<'a>>,
     title: Option<ProcTitle>,
     wakeup_rx: OwnedFd,
     wakeup_tx: OwnedFd,
-    pub(super) workers: HashMap<WorkerId, WorkerProcess>,
+    pub(in crate::arbiter) workers: HashMap<WorkerId, WorkerProcess>,
     by_pid: HashMap<Pid, WorkerId>,
     rng: Rng,
     /// Whether somebody has come or gone since the queues were last shared out.
-    pub(super) workers_changed: bool,
+    pub(in crate::arbiter) workers_changed: bool,
     /// Whether a worker has been killed, which the kernel may just have woken for a client.
-    pub(super) worker_killed_recently: bool,
+    pub(in crate::arbiter) worker_killed_recently: bool,
     /// Whether there are sockets that do not listen yet.
-    pub(super) any_not_listening: bool,
+    pub(in crate::arbiter) any_not_listening: bool,
     oom: Rc<OomMonitor>,
     worker_cgroups: Rc<WorkerCgroups>,
 }
 
-/// Where the kernel counts whom it kills for lack of memory: for the workers of all pools, who may
-/// have one counter.
-pub(crate) struct OomMonitor {
-    cgroups: Cgroups,
-    counters: RefCell<OomCounters>,
-}
-
-impl OomMonitor {
-    /// Finds the control groups.
-    pub(crate) fn find() -> Rc<Self> {
-        Rc::new(Self { cgroups: Cgroups::find(), counters: RefCell::default() })
-    }
-
-    /// Where the group of a process counts, and from now on it is known how it stood. A worker that
-    /// goes elsewhere later is not followed.
-    fn watch(&self, pid: Pid) -> Option<PathBuf> {
-        let counter = self.cgroups.memory_events(pid)?;
-        let kills = cgroup::oom_kill_count(&counter)?;
-        self.counters.borrow_mut().register(&counter, kills, clock::now());
-        Some(counter)
-    }
-
-    /// A worker that counted there has ended. Returns whether the kernel has killed it for lack of
-    /// memory, which only one that was killed may have been. What the counter says is known from now
-    /// on in any case.
-    fn resolve_exit(&self, counter: &Path, was_killed: bool) -> bool {
-        let mut counters = self.counters.borrow_mut();
-        if let Some(kills) = cgroup::oom_kill_count(counter) {
-            counters.update(counter, kills, clock::now());
-        }
-        let oom_killed = was_killed && counters.attribute_kill(counter);
-        counters.unregister(counter);
-        oom_killed
-    }
-}
-
-pub(super) struct WorkerProcess {
-    pub(super) pid: Pid,
-    pub(super) slot: usize,
-    pub(super) generation: u32,
+pub(in crate::arbiter) struct WorkerProcess {
+    pub(in crate::arbiter) pid: Pid,
+    pub(in crate::arbiter) slot: usize,
+    pub(in crate::arbiter) generation: u32,
     rows: Rc<RowAllocator>,
     row: usize,
     heartbeat: Heartbeat,
@@ -115,14 +78,14 @@ pub(super) struct WorkerProcess {
 
 impl WorkerProcess {
     /// Whether it lets clients in, for all that is known.
-    pub(super) fn accepts(&self) -> bool {
+    pub(in crate::arbiter) fn accepts(&self) -> bool {
         matches!(self.reported_status, WorkerStatus::Ready | WorkerStatus::ReplacementRequested)
     }
 }
 
 /// What a worker says by the scoreboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StatusChange {
+pub(in crate::arbiter) enum StatusChange {
     /// It can serve.
     Ready,
     /// It wants a successor.
@@ -132,18 +95,18 @@ pub(super) enum StatusChange {
 }
 
 /// A worker that has ended.
-pub(super) struct ReapedWorker {
-    pub(super) id: WorkerId,
-    pub(super) exit_class: ExitClass,
+pub(in crate::arbiter) struct ReapedWorker {
+    pub(in crate::arbiter) id: WorkerId,
+    pub(in crate::arbiter) exit_class: ExitClass,
     /// What it left to be said, such as why it could not boot.
-    pub(super) note: String,
+    pub(in crate::arbiter) note: String,
     /// How many units of work it did.
-    pub(super) units: u64,
+    pub(in crate::arbiter) units: u64,
 }
 
 /// Why a worker could not be started.
 #[derive(Debug)]
-pub(super) enum SpawnError {
+pub(in crate::arbiter) enum SpawnError {
     Heartbeat { dir: PathBuf, source: io::Error },
     NoFreeRow,
     WakeupFd(io::Error),
@@ -194,33 +157,36 @@ impl<'a> ProcessTable<'a> {
     }
 
     /// The control groups.
-    pub(super) fn cgroups(&self) -> &Cgroups {
-        &self.oom.cgroups
+    pub(in crate::arbiter) fn cgroups(&self) -> &Cgroups {
+        self.oom.cgroups()
     }
 
     /// What new workers are made from.
-    pub(super) fn current(&self) -> &PoolGeneration<'a> {
+    pub(in crate::arbiter) fn current(&self) -> &PoolGeneration<'a> {
         &self.current
     }
 
     /// The settings of new workers.
-    pub(super) fn settings(&self) -> &Settings {
+    pub(in crate::arbiter) fn settings(&self) -> &Settings {
         &self.current.spec.settings
     }
 
     /// Whether nobody is left.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::arbiter) fn is_empty(&self) -> bool {
         self.workers.is_empty()
     }
 
     /// New workers are made from something new. The old is kept until it is known whether that
     /// was a good idea.
-    pub(super) fn stage_generation(&mut self, next: PoolGeneration<'a>) {
+    pub(in crate::arbiter) fn stage_generation(&mut self, next: PoolGeneration<'a>) {
         self.previous = Some(std::mem::replace(&mut self.current, next));
     }
 
     /// It was. Returns the old, if there was one.
-    pub(super) fn commit_generation(&mut self, generation: u32) -> Option<PoolGeneration<'a>> {
+    pub(in crate::arbiter) fn commit_generation(
+        &mut self,
+        generation: u32,
+    ) -> Option<PoolGeneration<'a>> {
         let previous = self.previous.take();
         if let Some(previous) = &previous {
             for listener in self.current.listeners_not_in(previous) {
@@ -232,7 +198,7 @@ impl<'a> ProcessTable<'a> {
     }
 
     /// It was not: back to the old, if there was one. Returns the new.
-    pub(super) fn restore_generation(&mut self) -> Option<PoolGeneration<'a>> {
+    pub(in crate::arbiter) fn restore_generation(&mut self) -> Option<PoolGeneration<'a>> {
         let failed = std::mem::replace(&mut self.current, self.previous.take()?);
         self.assign_reuseport_shards();
         Some(failed)
@@ -240,7 +206,7 @@ impl<'a> ProcessTable<'a> {
 
     /// Nobody will be made from anything any more. Lets nobody new in, but where somebody else goes
     /// on serving.
-    pub(super) fn retire_pool(&mut self, is_sole_master: bool, keep_open: &[RawFd]) {
+    pub(in crate::arbiter) fn retire_pool(&mut self, is_sole_master: bool, keep_open: &[RawFd]) {
         if is_sole_master {
             self.current.stop_accepting(keep_open);
         }
@@ -250,7 +216,7 @@ impl<'a> ProcessTable<'a> {
 
     /// Whether a worker of an older generation may still let clients in: it has not said that it
     /// leaves.
-    pub(super) fn any_older_accepts(&self, generation: u32) -> bool {
+    pub(in crate::arbiter) fn any_older_accepts(&self, generation: u32) -> bool {
         let accepts = |m: &WorkerProcess| {
             m.generation < generation && m.reported_status != WorkerStatus::Draining
         };
@@ -258,13 +224,13 @@ impl<'a> ProcessTable<'a> {
     }
 
     /// Tells all that nobody will serve after them, and lets nobody new in.
-    pub(super) fn stop_accepting(&self) {
+    pub(in crate::arbiter) fn stop_accepting(&self) {
         self.generations().for_each(|pool_generation| pool_generation.stop_accepting(&[]));
     }
 
     /// Refuses newcomers where the door is closed and nobody waits. Returns whether that is done
     /// everywhere.
-    pub(super) fn reject_new_connections(&self) -> bool {
+    pub(in crate::arbiter) fn reject_new_connections(&self) -> bool {
         let mut done = true;
         for pool_generation in self.generations() {
             done &= pool_generation.reject_new_connections();
@@ -280,12 +246,12 @@ impl<'a> ProcessTable<'a> {
     }
 
     /// What is, and during a reload also what was.
-    pub(super) fn generations(&self) -> impl Iterator<Item = &PoolGeneration<'a>> {
+    pub(in crate::arbiter) fn generations(&self) -> impl Iterator<Item = &PoolGeneration<'a>> {
         self.previous.iter().chain([&self.current])
     }
 
     /// Readable when a worker has news.
-    pub(super) fn wakeup_fd(&self) -> BorrowedFd<'_> {
+    pub(in crate::arbiter) fn wakeup_fd(&self) -> BorrowedFd<'_> {
         self.wakeup_rx.as_fd()
     }
 
@@ -293,7 +259,7 @@ impl<'a> ProcessTable<'a> {
     ///
     /// # Errors
     /// No file, row, descriptor or process can be had now.
-    pub(super) fn spawn(
+    pub(in crate::arbiter) fn spawn(
         &mut self,
         id: WorkerId,
         slot: usize,
@@ -396,14 +362,14 @@ impl<'a> ProcessTable<'a> {
     /// What this master holds for the pool. A worker must not keep any of it but its listeners: one
     /// that outlives its generation in some worker would keep its queue open, and nobody would look
     /// at it.
-    pub(super) fn owned_fds(&self) -> impl Iterator<Item = RawFd> {
+    pub(in crate::arbiter) fn owned_fds(&self) -> impl Iterator<Item = RawFd> {
         let heartbeats = self.workers.values().map(|worker| worker.heartbeat.raw_fd());
         let sockets = self.generations().flat_map(PoolGeneration::listener_fds);
         heartbeats.chain(sockets).chain([self.wakeup_rx.as_raw_fd(), self.wakeup_tx.as_raw_fd()])
     }
 
     /// What the workers have to say since the last call.
-    pub(super) fn take_status_changes(&mut self) -> Vec<(WorkerId, StatusChange)> {
+    pub(in crate::arbiter) fn take_status_changes(&mut self) -> Vec<(WorkerId, StatusChange)> {
         file::drain_pipe(&self.wakeup_rx);
         let mut changes = Vec::new();
         for (id, worker) in &mut self.workers {
@@ -441,12 +407,12 @@ impl<'a> ProcessTable<'a> {
     }
 
     /// Whether a process is a worker of ours.
-    pub(super) fn contains(&self, pid: Pid) -> bool {
+    pub(in crate::arbiter) fn contains(&self, pid: Pid) -> bool {
         self.by_pid.contains_key(&pid)
     }
 
     /// Forgets a process that has ended. `None` if it was none of ours.
-    pub(super) fn on_exit(&mut self, pid: Pid, exit: Exit) -> Option<ReapedWorker> {
+    pub(in crate::arbiter) fn on_exit(&mut self, pid: Pid, exit: Exit) -> Option<ReapedWorker> {
         let id = self.by_pid.remove(&pid)?;
         let worker = self.workers.remove(&id)?;
         self.workers_changed = true;
@@ -478,7 +444,10 @@ impl<'a> ProcessTable<'a> {
 
     /// A worker's last beat and what it works on. `None` if it has none to
     /// tell, for which it is not to blame.
-    pub(super) fn read_liveness(&self, id: WorkerId) -> Option<(MonotonicTime, Option<Busy>)> {
+    pub(in crate::arbiter) fn read_liveness(
+        &self,
+        id: WorkerId,
+    ) -> Option<(MonotonicTime, Option<Busy>)> {
         let worker = self.workers.get(&id)?;
         // Both were stamped by a coarse clock: it may be a little later than they say.
         let late = |stamp: MonotonicTime| stamp.saturating_add(clock::COARSE_LAG);
@@ -500,7 +469,7 @@ impl<'a> ProcessTable<'a> {
 
     /// The workers that have become too large for good, and how large they are. Each is told of
     /// once.
-    pub(super) fn over_memory_limit(&mut self) -> Vec<(WorkerId, u64)> {
+    pub(in crate::arbiter) fn over_memory_limit(&mut self) -> Vec<(WorkerId, u64)> {
         let mut found = Vec::new();
         for (id, worker) in &mut self.workers {
             let limit = worker.max_memory;
@@ -523,12 +492,12 @@ impl<'a> ProcessTable<'a> {
     }
 
     /// Whether anybody's memory is bounded.
-    pub(super) fn any_memory_limited(&self) -> bool {
+    pub(in crate::arbiter) fn any_memory_limited(&self) -> bool {
         self.workers.values().any(|worker| worker.max_memory > 0)
     }
 
     /// The unit of work of a worker whose time is up first.
-    pub(super) fn most_overdue_unit(&self, id: WorkerId) -> Option<WorkUnit> {
+    pub(in crate::arbiter) fn most_overdue_unit(&self, id: WorkerId) -> Option<WorkUnit> {
         let worker = self.workers.get(&id)?;
         let row = worker.rows.scoreboard().row(worker.row);
         row.most_overdue_unit(clock::now(), worker.timeout)
@@ -536,7 +505,7 @@ impl<'a> ProcessTable<'a> {
 
     /// The process, and the thread of it, by which to see why a worker does not get on; thread 0 is
     /// its first.
-    pub(super) fn hang_target(&self, id: WorkerId) -> (Pid, u64) {
+    pub(in crate::arbiter) fn hang_target(&self, id: WorkerId) -> (Pid, u64) {
         let (pid, _) = self.pid_and_slot(id);
         let worker = self.workers.get(&id);
         if worker.is_some_and(|member| member.has_program) {
@@ -546,39 +515,39 @@ impl<'a> ProcessTable<'a> {
     }
 
     /// A worker's process and slot.
-    pub(super) fn pid_and_slot(&self, id: WorkerId) -> (Pid, usize) {
+    pub(in crate::arbiter) fn pid_and_slot(&self, id: WorkerId) -> (Pid, usize) {
         let worker = self.workers.get(&id);
         worker.map_or((Pid::from_raw(0), 0), |member| (member.pid, member.slot))
     }
 
     /// A worker's generation.
-    pub(super) fn generation(&self, id: WorkerId) -> Option<u32> {
+    pub(in crate::arbiter) fn generation(&self, id: WorkerId) -> Option<u32> {
         self.workers.get(&id).map(|worker| worker.generation)
     }
 
     /// Asks a worker to drain and leave.
-    pub(super) fn drain(&self, id: WorkerId) {
+    pub(in crate::arbiter) fn drain(&self, id: WorkerId) {
         self.signal(id, process::send_sigterm);
     }
 
     /// Asks a worker to leave at once.
-    pub(super) fn quick_stop(&self, id: WorkerId) {
+    pub(in crate::arbiter) fn quick_stop(&self, id: WorkerId) {
         self.signal(id, process::send_sigquit);
     }
 
     /// Aborts a worker in the thread that is overdue: what that was at is what it then tells.
-    pub(super) fn abort(&self, id: WorkerId) {
+    pub(in crate::arbiter) fn abort(&self, id: WorkerId) {
         let thread = self.most_overdue_unit(id).map_or(0, |unit| unit.thread_id);
         self.signal(id, |pid| process::send_sigabrt_to_thread(pid, thread));
     }
 
     /// Tells all workers that the logs have been moved.
-    pub(super) fn reopen_logs(&self) {
+    pub(in crate::arbiter) fn reopen_logs(&self) {
         self.workers.values().for_each(|worker| process::send_sigusr1(worker.pid));
     }
 
     /// Kills a worker.
-    pub(super) fn kill(&mut self, id: WorkerId) {
+    pub(in crate::arbiter) fn kill(&mut self, id: WorkerId) {
         self.signal(id, process::send_sigkill);
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.killed_by_master = true;

@@ -1,22 +1,123 @@
-//! Workers that are overdue are looked at, twice and from outside, before anybody judges them. It
-//! never waits: it says when it wants to look again.
+//! Watches a pool's workers: heartbeats, work in progress, memory; and finds out why an overdue
+//! worker makes no progress, from two samples. It never waits: it says when to sample again.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
+use slog::{info, warn};
+
+use super::Pool;
 use super::supervisor::WorkerId;
 use crate::diagnosis::{Diagnosis, HangCause, ProcessSample, classify, diagnose};
 use crate::os::cgroup::Cgroups;
 use crate::os::process::Pid;
-use crate::os::procfs;
+use crate::os::{clock, procfs};
 use crate::time::MonotonicTime;
+
+/// How often workers are weighed whose memory is bounded.
+pub(in crate::arbiter) const MEMORY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A first look that is older says nothing any more.
 const STALE: Duration = Duration::from_secs(3);
 
+impl Pool<'_> {
+    /// Looks who is too large, or overdue.
+    pub(in crate::arbiter) fn check_health(&mut self, now: MonotonicTime) {
+        self.check_memory(now);
+        self.refresh_liveness(now);
+        self.diagnose_overdue(now);
+    }
+
+    /// Who has too much memory is replaced like anybody who has served its time.
+    fn check_memory(&mut self, now: MonotonicTime) {
+        if self.memory_check_due.is_none_or(|at| now < at) {
+            return;
+        }
+        for (id, bytes) in self.processes.over_memory_limit() {
+            let (pid, slot) = self.processes.pid_and_slot(id);
+            info!(self.log(), "worker exceeds max_memory"; "pid" => pid.as_raw(), "slot" => slot,
+                "memory_bytes" => bytes);
+            self.supervisor.on_replacement_requested(id);
+        }
+        self.memory_check_due =
+            self.processes.any_memory_limited().then(|| now.saturating_add(MEMORY_CHECK_INTERVAL));
+    }
+
+    fn refresh_liveness(&mut self, now: MonotonicTime) {
+        for id in self.supervisor.liveness_check_due(now) {
+            self.update_liveness(id);
+        }
+    }
+
+    fn update_liveness(&mut self, id: WorkerId) {
+        if let Some((beat, busy)) = self.processes.read_liveness(id) {
+            self.supervisor.on_liveness(id, beat, busy);
+        }
+    }
+
+    /// Before anybody who is overdue is judged, it is found out why it does not get on.
+    fn diagnose_overdue(&mut self, now: MonotonicTime) {
+        for id in self.supervisor.overdue(now) {
+            let suspect = self.suspect(id);
+            let cause = match self.diagnoser.diagnose(suspect, self.processes.cgroups()) {
+                DiagnosisStep::SampleAgain(at) => {
+                    self.supervisor.defer_verdict(id, at);
+                    continue;
+                }
+                DiagnosisStep::Cause(cause) => cause,
+            };
+            match cause {
+                // A look takes a moment, in which a thread of it may have taken somebody in.
+                HangCause::Busy | HangCause::Blocked | HangCause::Unknown => {
+                    self.update_liveness(id)
+                }
+                HangCause::Stopped | HangCause::Unkillable => self.supervisor.mark_unresponsive(id),
+                HangCause::Frozen | HangCause::Throttled => self.extend_timeout(id, cause),
+                HangCause::DumpingCore => self.allow_core_dump(id, now),
+            }
+        }
+        for id in self.supervisor.kill_candidates(now) {
+            if procfs::is_dumping_core(self.processes.hang_target(id).0) {
+                self.allow_core_dump(id, now);
+            }
+        }
+    }
+
+    fn suspect(&self, id: WorkerId) -> Suspect {
+        let (pid, thread) = self.processes.hang_target(id);
+        let beat = || self.processes.read_liveness(id).map(|(beat, _)| beat);
+        let since = self
+            .processes
+            .most_overdue_unit(id)
+            .map(|unit| unit.started_at)
+            .or_else(beat)
+            .unwrap_or_default();
+        Suspect { id, pid, thread, since, limit: self.supervisor.current_timeout(id) }
+    }
+
+    fn extend_timeout(&mut self, id: WorkerId, cause: HangCause) {
+        let now = clock::now();
+        self.supervisor.extend_timeout(id, now);
+        let beat = self.processes.read_liveness(id).map_or(now, |(beat, _)| beat);
+        if self.diagnoser.grant_extension(id, beat, now) {
+            let (pid, slot) = self.processes.pid_and_slot(id);
+            warn!(self.log(), "worker frozen or throttled, timeout extended"; "pid" => pid.as_raw(), "slot" => slot,
+                "cause" => cause.as_str());
+        }
+    }
+
+    fn allow_core_dump(&mut self, id: WorkerId, now: MonotonicTime) {
+        if self.supervisor.on_core_dump(id, now) {
+            let (pid, slot) = self.processes.pid_and_slot(id);
+            warn!(self.log(), "worker dumping core"; "pid" => pid.as_raw(), "slot" => slot,
+                "cause" => HangCause::DumpingCore.as_str());
+        }
+    }
+}
+
 /// The examinations.
 #[derive(Default)]
-pub(super) struct HangDiagnoser {
+pub(in crate::arbiter) struct HangDiagnoser {
     first_samples: HashMap<WorkerId, ProcessSample>,
     diagnoses: HashMap<WorkerId, Diagnosis>,
     /// When it was last said that a worker cannot run.
@@ -27,15 +128,15 @@ pub(super) struct HangDiagnoser {
 
 /// A worker that is overdue.
 #[derive(Clone, Copy)]
-pub(super) struct Suspect {
-    pub(super) id: WorkerId,
+pub(in crate::arbiter) struct Suspect {
+    pub(in crate::arbiter) id: WorkerId,
     /// The process, and the thread of it, that do not get on.
-    pub(super) pid: Pid,
-    pub(super) thread: u64,
+    pub(in crate::arbiter) pid: Pid,
+    pub(in crate::arbiter) thread: u64,
     /// Since when: the beginning of its work, or its last beat.
-    pub(super) since: MonotonicTime,
+    pub(in crate::arbiter) since: MonotonicTime,
     /// How long it may take.
-    pub(super) limit: Duration,
+    pub(in crate::arbiter) limit: Duration,
 }
 
 /// A thread that was seen to get too little CPU.
@@ -56,7 +157,7 @@ impl CpuStarvation {
 }
 
 /// What an examination has led to.
-pub(super) enum DiagnosisStep {
+pub(in crate::arbiter) enum DiagnosisStep {
     /// It wants to look again then.
     SampleAgain(MonotonicTime),
     /// This.
@@ -65,7 +166,11 @@ pub(super) enum DiagnosisStep {
 
 impl HangDiagnoser {
     /// Looks at a worker and at the thread that is overdue.
-    pub(super) fn diagnose(&mut self, suspect: Suspect, cgroups: &Cgroups) -> DiagnosisStep {
+    pub(in crate::arbiter) fn diagnose(
+        &mut self,
+        suspect: Suspect,
+        cgroups: &Cgroups,
+    ) -> DiagnosisStep {
         let id = suspect.id;
         let sample = procfs::sample(suspect.pid, suspect.thread, cgroups);
         let first = self
@@ -135,12 +240,12 @@ impl HangDiagnoser {
     }
 
     /// What was found last.
-    pub(super) fn diagnosis(&self, id: WorkerId) -> Option<&Diagnosis> {
+    pub(in crate::arbiter) fn diagnosis(&self, id: WorkerId) -> Option<&Diagnosis> {
         self.diagnoses.get(&id)
     }
 
     /// A worker cannot run. Returns whether that is news: it has beaten since it was last said.
-    pub(super) fn grant_extension(
+    pub(in crate::arbiter) fn grant_extension(
         &mut self,
         id: WorkerId,
         beat: MonotonicTime,
@@ -150,7 +255,7 @@ impl HangDiagnoser {
     }
 
     /// A worker has ended.
-    pub(super) fn forget(&mut self, id: WorkerId) {
+    pub(in crate::arbiter) fn forget(&mut self, id: WorkerId) {
         self.first_samples.remove(&id);
         self.diagnoses.remove(&id);
         self.extension_logged_at.remove(&id);
