@@ -33,14 +33,15 @@ impl Pool<'_> {
         if self.memory_check_due.is_none_or(|at| now < at) {
             return;
         }
-        for (id, bytes) in self.processes.over_memory_limit() {
+        for (id, limit) in self.supervisor.memory_checks() {
+            let bytes = self.processes.memory(id, limit);
+            let Some(bytes) = self.supervisor.on_memory_sample(id, bytes) else { continue };
             let (pid, slot) = self.processes.pid_and_slot(id);
             info!(self.log(), "worker exceeds max_memory"; "pid" => pid.as_raw(), "slot" => slot,
                 "memory_bytes" => bytes);
-            self.supervisor.on_replacement_requested(id);
         }
         self.memory_check_due =
-            self.processes.any_memory_limited().then(|| now.saturating_add(MEMORY_CHECK_INTERVAL));
+            self.supervisor.any_memory_limited().then(|| now.saturating_add(MEMORY_CHECK_INTERVAL));
     }
 
     fn refresh_liveness(&mut self, now: MonotonicTime) {

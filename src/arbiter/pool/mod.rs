@@ -22,7 +22,7 @@ use crate::os::process::{Exit, Pid};
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
 use health::{HangDiagnoser, MEMORY_CHECK_INTERVAL};
-use processes::{ProcessTable, ReapedWorker, StatusChange};
+use processes::{ProcessTable, ReapedWorker, SpawnRequest, StatusChange};
 use supervisor::{Action, ExitReason, Policy, Supervisor, WorkerId};
 
 /// One pool.
@@ -174,9 +174,9 @@ impl<'a> Pool<'a> {
     /// One of its workers has ended, and been reaped.
     pub(super) fn on_worker_exit(&mut self, pid: Pid, exit: Exit) {
         let Some(reaped) = self.processes.on_exit(pid, exit) else { return };
-        let ReapedWorker { id, exit_class, .. } = reaped;
+        let ReapedWorker { id, observation, .. } = reaped;
         self.diagnoser.forget(id);
-        if let Some(report) = self.supervisor.on_exit(id, exit_class, clock::now()) {
+        if let Some(report) = self.supervisor.on_exit(id, observation, clock::now()) {
             self.log_exit(pid, exit, &report, reaped);
         }
     }
@@ -185,7 +185,9 @@ impl<'a> Pool<'a> {
     /// pools, that no worker may keep.
     pub(super) fn apply(&mut self, action: Action, fds_to_close: impl FnOnce() -> Vec<RawFd>) {
         match action {
-            Action::Spawn { id, slot } => self.spawn(id, slot, fds_to_close()),
+            Action::Spawn { id, slot, max_units } => {
+                self.spawn(id, slot, max_units, fds_to_close())
+            }
             Action::Drain(id, reason) => {
                 let (pid, slot) = self.processes.pid_and_slot(id);
                 if reason != ExitReason::Requested {
@@ -215,15 +217,15 @@ impl<'a> Pool<'a> {
                     "reason" => reason.as_str());
                 self.processes.kill(id);
             }
-            Action::Commit | Action::RollBack => (), // that is done for all pools at once
         }
     }
 
-    fn spawn(&mut self, id: WorkerId, slot: usize, fds_to_close: Vec<RawFd>) {
+    fn spawn(&mut self, id: WorkerId, slot: usize, max_units: u64, fds_to_close: Vec<RawFd>) {
         let generation = self.supervisor.describe_generation(self.supervisor.generation());
         self.hook("pre_fork", |hooks| hooks.pre_fork(self.name(), slot, generation.number));
         let now = clock::now();
-        match self.processes.spawn(id, slot, generation, fds_to_close, self.hooks) {
+        let request = SpawnRequest { id, slot, generation, max_units };
+        match self.processes.spawn(request, fds_to_close, self.hooks) {
             Ok(pid) => {
                 self.supervisor.on_spawned(id, slot, now);
                 if self.settings().max_memory > 0 {
@@ -261,6 +263,9 @@ impl From<&Settings> for Policy {
             abort_timeout: settings.abort_timeout,
             max_lifetime: settings.max_lifetime,
             max_lifetime_jitter: settings.max_lifetime_jitter,
+            max_requests: settings.max_requests,
+            max_requests_jitter: settings.max_requests_jitter,
+            max_memory: settings.max_memory,
             max_surge: settings.max_surge,
             max_unavailable: settings.max_unavailable,
             boot_retries: settings.boot_retries,

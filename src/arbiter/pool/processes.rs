@@ -12,8 +12,7 @@ use std::time::Duration;
 use slog::warn;
 
 use super::row_allocator::RowAllocator;
-use super::supervisor::rng::Rng;
-use super::supervisor::{Busy, ExitClass, Generation, WorkerId};
+use super::supervisor::{Busy, ExitObservation, Generation, ProcessExit, WorkerId};
 use crate::app::WorkerInfo;
 use crate::arbiter::cgroup::WorkerCgroups;
 use crate::arbiter::generation::{PoolGeneration, PoolSpec};
@@ -42,7 +41,6 @@ pub(crate) struct ProcessTable<'a> {
     wakeup_tx: OwnedFd,
     pub(in crate::arbiter) workers: HashMap<WorkerId, WorkerProcess>,
     by_pid: HashMap<Pid, WorkerId>,
-    rng: Rng,
     /// Whether somebody has come or gone since the queues were last shared out.
     pub(in crate::arbiter) workers_changed: bool,
     /// Whether a worker has been killed, which the kernel may just have woken for a client.
@@ -68,12 +66,8 @@ pub(in crate::arbiter) struct WorkerProcess {
     killed_by_master: bool,
     /// Where its group counts who is killed for lack of memory.
     memory_events: Option<PathBuf>,
-    /// The most memory that it may have; zero is any.
-    max_memory: u64,
     /// Its memory is that of a program which it has started.
     has_program: bool,
-    /// At how many looks in a row it had more.
-    over_limit_samples: u8,
 }
 
 impl WorkerProcess {
@@ -94,10 +88,19 @@ pub(in crate::arbiter) enum StatusChange {
     Draining,
 }
 
+/// What a spawn action and the generation say of the worker to fork.
+#[derive(Clone, Copy)]
+pub(in crate::arbiter) struct SpawnRequest {
+    pub(in crate::arbiter) id: WorkerId,
+    pub(in crate::arbiter) slot: usize,
+    pub(in crate::arbiter) generation: Generation,
+    pub(in crate::arbiter) max_units: u64,
+}
+
 /// A worker that has ended.
 pub(in crate::arbiter) struct ReapedWorker {
     pub(in crate::arbiter) id: WorkerId,
-    pub(in crate::arbiter) exit_class: ExitClass,
+    pub(in crate::arbiter) observation: ExitObservation,
     /// What it left to be said, such as why it could not boot.
     pub(in crate::arbiter) note: String,
     /// How many units of work it did.
@@ -147,7 +150,6 @@ impl<'a> ProcessTable<'a> {
             wakeup_tx,
             workers: HashMap::new(),
             by_pid: HashMap::new(),
-            rng: Rng::new(clock::now().as_nanos()),
             workers_changed: false,
             worker_killed_recently: false,
             any_not_listening,
@@ -261,12 +263,11 @@ impl<'a> ProcessTable<'a> {
     /// No file, row, descriptor or process can be had now.
     pub(in crate::arbiter) fn spawn(
         &mut self,
-        id: WorkerId,
-        slot: usize,
-        generation: Generation,
+        request: SpawnRequest,
         fds_to_close: Vec<RawFd>,
         hooks: &dyn Hooks,
     ) -> Result<Pid, SpawnError> {
+        let SpawnRequest { id, slot, generation, .. } = request;
         let dir = &self.current.spec.heartbeat_dir;
         let heartbeat = self
             .make_heartbeat()
@@ -278,7 +279,7 @@ impl<'a> ProcessTable<'a> {
         let fds_to_close =
             self.owned_fds().chain(fds_to_close).filter(|fd| !inherited_fds.contains(fd));
         let fds_to_close = fds_to_close.collect();
-        match self.fork(slot, generation, row, &heartbeat, fds_to_close, hooks) {
+        match self.fork(request, row, &heartbeat, fds_to_close, hooks) {
             Ok(pid) => {
                 self.worker_cgroups.on_spawned(pid);
                 let worker = WorkerProcess {
@@ -292,9 +293,7 @@ impl<'a> ProcessTable<'a> {
                     reported_status: WorkerStatus::Booting,
                     killed_by_master: false,
                     memory_events: self.oom.watch(pid),
-                    max_memory: self.current.spec.settings.max_memory,
                     has_program: self.current.spec.class.runs_command(),
-                    over_limit_samples: 0,
                 };
                 self.workers.insert(id, worker);
                 self.by_pid.insert(pid, id);
@@ -317,14 +316,14 @@ impl<'a> ProcessTable<'a> {
     }
 
     fn fork(
-        &mut self,
-        slot: usize,
-        generation: Generation,
+        &self,
+        request: SpawnRequest,
         row: usize,
         heartbeat: &Heartbeat,
         fds_to_close: Vec<RawFd>,
         hooks: &dyn Hooks,
     ) -> Result<Pid, SpawnError> {
+        let SpawnRequest { slot, generation, .. } = request;
         let wakeup_fd = self.wakeup_tx.try_clone().map_err(SpawnError::WakeupFd)?;
         let heartbeat = heartbeat.try_clone().map_err(SpawnError::WakeupFd)?;
         let current = &self.current;
@@ -345,7 +344,7 @@ impl<'a> ProcessTable<'a> {
             heartbeat,
             row,
             wakeup_fd,
-            max_units: max_units(settings, &mut self.rng),
+            max_units: request.max_units,
             hooks,
             cgroups: &self.worker_cgroups,
             is_canary: generation.is_canary,
@@ -422,22 +421,20 @@ impl<'a> ProcessTable<'a> {
             Exit::Code(_) => false,
         };
         let counter = worker.memory_events.as_deref();
-        let oom_killed =
+        let oom_kill =
             counter.is_some_and(|counter| self.oom.resolve_exit(counter, killed_externally));
         let row = worker.rows.scoreboard().row(worker.row);
-        let exit_class = match exit {
-            _ if oom_killed => ExitClass::OomKilled,
-            Exit::Code(0) if row.status() == WorkerStatus::Draining => ExitClass::Requested,
-            Exit::Signal { number, .. } if process::is_termination_signal(number) => {
-                ExitClass::KilledExternally
-            }
-            Exit::Code(_) | Exit::Signal { .. } => ExitClass::Crashed,
+        let observation = ExitObservation {
+            exit: process_exit(exit),
+            was_draining: row.status() == WorkerStatus::Draining,
+            killed_by_master: worker.killed_by_master,
+            oom_kill,
         };
         let mut note = row.exit_note();
-        if oom_killed && note.is_empty() {
+        if oom_kill && note.is_empty() {
             "killed by the kernel OOM killer".clone_into(&mut note);
         }
-        let reaped = ReapedWorker { id, exit_class, note, units: row.units() };
+        let reaped = ReapedWorker { id, observation, note, units: row.units() };
         worker.rows.release_row(worker.row);
         Some(reaped)
     }
@@ -467,33 +464,12 @@ impl<'a> ProcessTable<'a> {
         }
     }
 
-    /// The workers that have become too large for good, and how large they are. Each is told of
-    /// once.
-    pub(in crate::arbiter) fn over_memory_limit(&mut self) -> Vec<(WorkerId, u64)> {
-        let mut found = Vec::new();
-        for (id, worker) in &mut self.workers {
-            let limit = worker.max_memory;
-            if !worker.accepts() || limit == 0 || worker.over_limit_samples == OVER_LIMIT_SAMPLES {
-                continue;
-            }
-            let read_memory =
-                if worker.has_program { procfs::memory_of_tree } else { procfs::memory };
-            match read_memory(worker.pid, limit).filter(|bytes| *bytes > limit) {
-                Some(bytes) => {
-                    worker.over_limit_samples += 1;
-                    if worker.over_limit_samples == OVER_LIMIT_SAMPLES {
-                        found.push((*id, bytes));
-                    }
-                }
-                None => worker.over_limit_samples = 0,
-            }
-        }
-        found
-    }
-
-    /// Whether anybody's memory is bounded.
-    pub(in crate::arbiter) fn any_memory_limited(&self) -> bool {
-        self.workers.values().any(|worker| worker.max_memory > 0)
+    /// Returns a worker's memory in bytes. A program that the worker runs is included. A value up
+    /// to `threshold` may be inexact.
+    pub(in crate::arbiter) fn memory(&self, id: WorkerId, threshold: u64) -> Option<u64> {
+        let worker = self.workers.get(&id)?;
+        let read_memory = if worker.has_program { procfs::memory_of_tree } else { procfs::memory };
+        read_memory(worker.pid, threshold)
     }
 
     /// The unit of work of a worker whose time is up first.
@@ -562,14 +538,12 @@ impl<'a> ProcessTable<'a> {
     }
 }
 
-/// At how many looks in a row a worker must be too large: what comes and goes is no leak.
-const OVER_LIMIT_SAMPLES: u8 = 3;
-
-/// After how many units of work a worker asks for a successor; zero is never.
-fn max_units(settings: &Settings, rng: &mut Rng) -> u64 {
-    if settings.max_requests == 0 {
-        return 0;
+fn process_exit(exit: Exit) -> ProcessExit {
+    match exit {
+        Exit::Code(code) => ProcessExit::Code(code),
+        Exit::Signal { number, .. } if process::is_termination_signal(number) => {
+            ProcessExit::TerminationSignal
+        }
+        Exit::Signal { .. } => ProcessExit::FaultSignal,
     }
-    let jitter = settings.max_requests_jitter.saturating_add(1);
-    settings.max_requests.saturating_add(rng.below(jitter))
 }

@@ -1,18 +1,16 @@
-//! Numbers that spread things out, so that workers do not march in step. Pure, and no secret: never
-//! use it where somebody gains by guessing.
+//! Pseudorandom numbers for jitter. Pure, and predictable: never use them for a secret.
 
-/// A sequence of numbers that looks random: xorshift64.
+/// A xorshift64 generator.
 #[derive(Debug)]
-pub(in crate::arbiter::pool) struct Rng(u64);
+pub(super) struct Rng(u64);
 
 impl Rng {
-    /// The sequence that this seed begins.
-    pub(in crate::arbiter::pool) fn new(seed: u64) -> Self {
-        Self(seed | 1) // zero would stay zero
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed | 1) // a state of zero would never change
     }
 
-    /// The next number below `bound`, which is not zero.
-    pub(in crate::arbiter::pool) fn below(&mut self, bound: u64) -> u64 {
+    /// Returns the next number below `bound`, which must not be zero.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

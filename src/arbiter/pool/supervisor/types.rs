@@ -1,33 +1,39 @@
-//! The words in which the roster is told facts and answers with actions.
+//! The types in which the supervisor receives facts and returns actions.
 
 use std::time::Duration;
 
 use crate::time::MonotonicTime;
 
-/// The rules of a pool. In every duration, zero is "never", but for `graceful` and `abort_timeout`.
+/// The limits of a pool. Zero disables a limit, except in `graceful_timeout` and `abort_timeout`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
-    /// The longest silence, and the longest unit of work.
+    /// The longest time without a heartbeat, and the longest unit of work.
     pub(crate) timeout: Duration,
-    /// From the fork to ready.
+    /// From fork to ready.
     pub(crate) boot_timeout: Duration,
     /// The longest drain.
     pub(crate) graceful_timeout: Duration,
-    /// From ABRT to KILL.
+    /// From SIGABRT to SIGKILL.
     pub(crate) abort_timeout: Duration,
-    /// The age at which a worker is replaced.
+    /// The age at which a worker is recycled.
     pub(crate) max_lifetime: Duration,
-    /// By how much it is longer at most, which is left to chance.
+    /// The longest random extension of `max_lifetime`.
     pub(crate) max_lifetime_jitter: Duration,
-    /// How many replacements may be under way beyond the wished number of workers.
+    /// The units of work after which a worker requests its replacement.
+    pub(crate) max_requests: u64,
+    /// The largest random extension of `max_requests`.
+    pub(crate) max_requests_jitter: u64,
+    /// The memory (PSS) in bytes above which a worker is recycled.
+    pub(crate) max_memory: u64,
+    /// How many replacements may be started beyond the target.
     pub(crate) max_surge: usize,
-    /// How many workers may be missing while others are replaced. Not zero if `max_surge` is.
+    /// How many workers may be missing during replacement. At least 1 if `max_surge` is 0.
     pub(crate) max_unavailable: usize,
-    /// How many times a slot is tried again before anything was ever ready.
+    /// How many times a slot is retried while no worker of the pool has ever been ready.
     pub(crate) boot_retries: u32,
 }
 
-/// A worker, by the order of its hiring. Never used twice.
+/// A worker's number, in the order of starting. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WorkerId(pub(in crate::arbiter) u64);
 
@@ -35,58 +41,57 @@ pub(crate) struct WorkerId(pub(in crate::arbiter) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Generation {
     pub(crate) number: u32,
-    /// A reload tries it out, or has tried it out in vain.
+    /// The generation is not committed: its reload is in progress, or has failed.
     pub(crate) is_canary: bool,
 }
 
-/// How far a pool has come with a reload. Pools that reload together all do what the one may that
-/// has come least far.
+/// How far a pool's reload has come. Pools that reload together act by the smallest phase of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ReloadPhase {
-    /// The new generation cannot serve: back to the old.
+    /// The new generation cannot serve: the old one is restored.
     Failed,
-    /// Nobody of the new generation has been ready: it has one worker, and nobody old goes.
+    /// No worker of the new generation has been ready. One is started; no old worker drains.
     Canary,
-    /// Somebody has: worker by worker, the new replace the old.
+    /// A worker of the new generation has been ready: new workers replace old ones.
     Rolling,
-    /// All have their workers of the new generation: the old can go for good.
+    /// Every slot has a ready worker of the new generation: the old one can be dropped.
     Complete,
 }
 
-/// How the whole is to stop.
+/// How a pool stops, from the gentlest to the hardest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ShutdownMode {
-    /// Drain, for at most `graceful`.
+    /// SIGTERM: workers drain, for at most `graceful_timeout`.
     Graceful,
-    /// At once; what does not obey is killed after `abort_timeout`.
+    /// SIGQUIT: workers exit immediately, or are killed after `abort_timeout`.
     Quick,
-    /// Kill.
+    /// SIGKILL.
     Kill,
 }
 
-/// Why a worker left.
+/// Why a worker exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitReason {
-    /// Somebody asked it, or the whole, to stop.
+    /// A stop of the worker or of its pool was requested.
     Requested,
-    /// There were more workers than wished for.
+    /// The pool had more workers than its target.
     ScaledDown,
-    /// It had served its time.
+    /// The worker reached `max_requests`, `max_memory` or `max_lifetime`.
     Recycled,
-    /// A reload has replaced it, or a failed one has taken it back.
+    /// A reload replaced the worker, or a roll-back withdrew it.
     Reload,
-    /// It was silent, or at one unit of work, for too long.
+    /// The worker's heartbeat or its unit of work exceeded `timeout`.
     Hung,
-    /// It ended by itself.
+    /// The worker exited on its own.
     Crashed,
-    /// The kernel has killed it for lack of memory.
+    /// The kernel's OOM killer killed the worker.
     OomKilled,
-    /// It ended, or was ended, before it was ready.
+    /// The worker exited, or was killed, before it was ready.
     BootFailed,
 }
 
 impl ExitReason {
-    /// The word for it in the log.
+    /// Returns the reason as logs and metrics write it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             ExitReason::Requested => "requested",
@@ -101,79 +106,112 @@ impl ExitReason {
     }
 }
 
-/// What is to be done now.
+/// What the pool must do next. Each action is returned once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Fork a worker; then say `spawned` or `on_spawn_failed`.
-    Spawn { id: WorkerId, slot: usize },
-    /// All workers of the new generation are ready, here and in all other pools: what only the old
-    /// one needed can go, before the last of the old one is asked to.
-    Commit,
-    /// The new generation cannot serve, here or in another pool: back to the old rules, before
-    /// anything else is forked.
-    RollBack,
-    /// Ask a worker to drain and leave.
+    /// Fork a worker, then call `on_spawned` or `on_spawn_failed`. The worker requests its
+    /// replacement after `max_units` units of work; zero is never.
+    Spawn { id: WorkerId, slot: usize, max_units: u64 },
+    /// Send SIGTERM: drain and exit.
     Drain(WorkerId, ExitReason),
-    /// Ask a worker to leave at once.
+    /// Send SIGQUIT: exit immediately.
     QuickStop(WorkerId),
-    /// Ask a worker to drain of whose threads one hangs: the others may finish.
+    /// Send SIGTERM to a worker with one hung thread, so that its other threads can finish.
     DrainHung(WorkerId, Hang),
-    /// Abort a worker that hangs, for so long now.
+    /// Send SIGABRT to a hung worker.
     Abort(WorkerId, Hang),
-    /// Kill a worker that hangs where no other signal reaches it.
+    /// Send SIGKILL to a hung worker that no other signal reaches.
     KillHung(WorkerId, Hang),
-    /// Kill a worker that has not obeyed.
+    /// Send SIGKILL to a worker that has exceeded its drain or abort deadline.
     KillOverdue(WorkerId, ExitReason),
 }
 
-/// What the threads of a worker are working on: when the oldest and the youngest unit began.
+/// When the oldest and the newest unit of work in progress began, over a worker's threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Busy {
     pub(crate) oldest: MonotonicTime,
     pub(crate) newest: MonotonicTime,
 }
 
-/// What a worker that hangs has failed to do.
+/// Which limit a hung worker has exceeded, and the age that was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hang {
-    /// To get ready.
+    /// The worker is not ready; age since the fork.
     BootTimeout(Duration),
-    /// To beat.
+    /// The worker is idle and silent; age of its last heartbeat.
     NoHeartbeat(Duration),
-    /// To finish a unit of work.
+    /// A unit of work is not finished; its age.
     RequestTimeout(Duration),
 }
 
-/// What is left to do before the end.
+/// How a pool's run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunOutcome {
-    /// All have left, as asked.
+    /// All workers have exited after a requested stop.
     Stopped,
-    /// No worker was ever ready, and the retries are used up.
+    /// No worker was ever ready, and `boot_retries` is exhausted in every slot.
     NeverReady,
 }
 
-/// How a worker that has ended is to be seen.
+/// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ExitClass {
-    /// It left with code 0 after it had begun to drain.
+pub(crate) enum ProcessExit {
+    /// With this exit code.
+    Code(i32),
+    /// By SIGKILL, SIGTERM, SIGINT, SIGQUIT or SIGHUP.
+    TerminationSignal,
+    /// By another signal, such as SIGSEGV or SIGABRT.
+    FaultSignal,
+}
+
+/// What the process table observed when it reaped a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ExitObservation {
+    pub(crate) exit: ProcessExit,
+    /// The scoreboard showed that the worker had begun to drain.
+    pub(crate) was_draining: bool,
+    /// The master had sent SIGKILL.
+    pub(crate) killed_by_master: bool,
+    /// The control group counted an OOM kill that no other worker explains.
+    pub(crate) oom_kill: bool,
+}
+
+/// How the supervisor judges an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExitClass {
+    /// Exit code 0 after the worker had begun to drain.
     Requested,
-    /// Somebody else killed it.
+    /// A termination signal that the master did not send.
     KilledExternally,
-    /// The kernel has killed it for lack of memory.
+    /// A SIGKILL of the kernel's OOM killer.
     OomKilled,
-    /// Anything else: a code, a fault, an abort.
+    /// Any other exit code or signal.
     Crashed,
 }
 
-/// What is known of a worker that has ended.
+impl From<ExitObservation> for ExitClass {
+    fn from(observation: ExitObservation) -> Self {
+        match observation.exit {
+            _ if observation.oom_kill => ExitClass::OomKilled,
+            ProcessExit::Code(0) if observation.was_draining => ExitClass::Requested,
+            ProcessExit::TerminationSignal if !observation.killed_by_master => {
+                ExitClass::KilledExternally
+            }
+            ProcessExit::Code(_) | ProcessExit::TerminationSignal | ProcessExit::FaultSignal => {
+                ExitClass::Crashed
+            }
+        }
+    }
+}
+
+/// What the supervisor knows of a worker that has exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ExitReport {
     pub(crate) slot: usize,
     pub(crate) generation: u32,
     pub(crate) reason: ExitReason,
-    /// From the fork to the end.
+    /// From fork to exit.
     pub(crate) uptime: Duration,
-    /// When the slot is filled again, if it is.
+    /// When the slot is refilled, if it is.
     pub(crate) restart_in: Option<Duration>,
 }

@@ -1,5 +1,7 @@
 //! Before a worker is ready: forks, time-outs, back-off, hopelessness.
 
+use proptest::prelude::{ProptestConfig, any, proptest};
+
 use super::*;
 
 /// The delays before each try of the only slot, for as long as it is tried.
@@ -182,7 +184,10 @@ fn one_exhausted_slot_never_fails_the_pool() {
 #[test]
 fn on_exit_of_unknown_worker_is_none() {
     let mut pool = Pool::serving(POLICY, 1);
-    assert_eq!(pool.supervisor.on_exit(WorkerId(9), ExitClass::Crashed, pool.now), None);
+    assert_eq!(
+        pool.supervisor.on_exit(WorkerId(9), observation(ExitClass::Crashed), pool.now),
+        None
+    );
     assert_eq!(pool.step(), []);
 }
 
@@ -237,4 +242,64 @@ fn failed_pool_kills_remaining_workers() {
     pool.exits(2, ExitClass::KilledExternally);
     assert_eq!(pool.exits(3, ExitClass::KilledExternally).restart_in, None);
     assert_eq!(pool.supervisor.outcome(), Some(RunOutcome::NeverReady));
+}
+
+fn spawned_max_units(policy: Policy, count: usize) -> Vec<u64> {
+    let actions = Pool::new(policy, count).step();
+    let max_units = actions.iter().map(|action| match action {
+        Action::Spawn { max_units, .. } => *max_units,
+        other => panic!("{other:?}"),
+    });
+    max_units.collect()
+}
+
+#[test]
+fn max_units_without_max_requests_is_zero() {
+    let policy = Policy { max_requests_jitter: 50, ..POLICY };
+    assert_eq!(spawned_max_units(policy, 9), [0; 9]);
+}
+
+#[test]
+fn max_units_without_jitter_is_max_requests() {
+    let policy = Policy { max_requests: 100, ..POLICY };
+    assert_eq!(spawned_max_units(policy, 9), [100; 9]);
+}
+
+#[test]
+fn max_units_are_spread_over_the_jitter() {
+    let policy = Policy { max_requests: 100, max_requests_jitter: 9, ..POLICY };
+    let drawn: BTreeSet<u64> = spawned_max_units(policy, 1000).into_iter().collect();
+    assert_eq!(drawn, (100..=109).collect());
+}
+
+#[test]
+fn max_units_of_a_retried_fork_are_drawn_again() {
+    let policy = Policy { max_requests: 1, max_requests_jitter: u64::MAX - 2, ..POLICY };
+    let mut supervisor = Supervisor::new(policy, 1, 7);
+    let now = MonotonicTime::from_nanos(1);
+    let first = supervisor.actions_due(now);
+    let delay = supervisor.on_spawn_failed(0, now);
+    let second = supervisor.actions_due(now.saturating_add(delay));
+    let [Action::Spawn { max_units: first, .. }] = first[..] else { panic!("{first:?}") };
+    let [Action::Spawn { max_units: second, .. }] = second[..] else { panic!("{second:?}") };
+    assert_ne!(first, second);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn max_units_random_settings_stay_within_the_jitter(
+        max_requests in any::<u64>(),
+        max_requests_jitter in any::<u64>(),
+    ) {
+        let policy = Policy { max_requests, max_requests_jitter, ..POLICY };
+        let highest = match max_requests {
+            0 => 0,
+            _ => max_requests.saturating_add(max_requests_jitter),
+        };
+        for max_units in spawned_max_units(policy, 5) {
+            assert!((max_requests..=highest).contains(&max_units), "{max_units}");
+        }
+    }
 }

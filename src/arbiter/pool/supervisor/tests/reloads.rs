@@ -35,7 +35,7 @@ fn reload_after_canary_is_bounded_by_max_surge() {
     pool.become_ready(6);
     assert_eq!(pool.step(), [drain(2, ExitReason::Reload)]);
     pool.become_ready(8);
-    assert_eq!(pool.step(), [Action::Commit, drain(4, ExitReason::Reload)]);
+    assert_eq!(pool.step_to_commit(), [drain(4, ExitReason::Reload)]);
     assert!(!pool.supervisor.is_reloading());
     assert_eq!(pool.serving_ids(), [5, 6, 7, 8]);
 }
@@ -43,16 +43,14 @@ fn reload_after_canary_is_bounded_by_max_surge() {
 #[test]
 fn reload_drains_old_only_after_replacement_is_ready() {
     let (mut pool, _) = reloading(Policy { max_surge: 3, ..POLICY }, 7, 7);
-    let mut commits = 0;
     while pool.supervisor.is_reloading() {
         let id = pool.booting()[0];
         pool.become_ready(id.0);
-        let actions = pool.step();
-        commits += actions.iter().filter(|action| **action == Action::Commit).count();
+        pool.turn();
         assert_eq!(pool.supervisor.ready_count(), 7);
         assert!(pool.booting().len() <= 3);
     }
-    assert_eq!(commits, 1);
+    assert_eq!(pool.commits, 1);
     assert_eq!(generations(&pool), [2; 7]);
 }
 
@@ -60,7 +58,7 @@ fn reload_drains_old_only_after_replacement_is_ready() {
 fn commit_precedes_drain_of_the_last_old_worker() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
     pool.become_ready(2);
-    assert_eq!(pool.step(), [Action::Commit, drain(1, ExitReason::Reload)]);
+    assert_eq!(pool.step_to_commit(), [drain(1, ExitReason::Reload)]);
     let report = pool.exits(1, ExitClass::Requested);
     assert_eq!((report.reason, report.generation), (ExitReason::Reload, 1));
     assert_eq!(pool.step(), []);
@@ -71,7 +69,7 @@ fn failed_canary_rolls_back_without_draining_old() {
     for exit_class in [ExitClass::Crashed, ExitClass::KilledExternally, ExitClass::Requested] {
         let (mut pool, _) = reloading(POLICY, 3, 3);
         assert_eq!(pool.exits(4, exit_class).reason, ExitReason::BootFailed);
-        assert_eq!(pool.step(), [Action::RollBack]);
+        assert_eq!(pool.step_to_roll_back(), []);
         assert_eq!(pool.supervisor.generation(), 1);
         assert_eq!(pool.run(MINUTE), []);
         assert_eq!(pool.serving_ids(), [1, 2, 3]);
@@ -82,7 +80,8 @@ fn failed_canary_rolls_back_without_draining_old() {
 fn a_canary_that_is_silent_in_its_boot_rolls_back() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     let aborted = abort(3, Hang::BootTimeout(POLICY.boot_timeout));
-    assert_eq!(pool.pass(POLICY.boot_timeout), [aborted, Action::RollBack], "it is not awaited");
+    pool.advance(POLICY.boot_timeout);
+    assert_eq!(pool.step_to_roll_back(), [aborted], "its exit is not awaited");
     assert_eq!(pool.supervisor.on_ready(WorkerId(3), pool.now), None, "too late");
     assert_eq!(pool.pass(POLICY.abort_timeout), [kill(3, ExitReason::BootFailed)]);
     assert_eq!(pool.serving_ids(), [1, 2]);
@@ -95,8 +94,9 @@ fn a_canary_that_hangs_once_it_is_ready_rolls_back() {
     pool.step();
     pool.silent.insert(WorkerId(3));
     pool.pass(POLICY.timeout - SECOND);
-    let actions = pool.pass(SECOND);
-    assert_eq!(actions[..2], [abort(3, Hang::NoHeartbeat(POLICY.timeout)), Action::RollBack]);
+    pool.advance(SECOND);
+    let actions = pool.step_to_roll_back();
+    assert_eq!(actions[0], abort(3, Hang::NoHeartbeat(POLICY.timeout)));
     assert_eq!(pool.exits(3, ExitClass::Crashed).reason, ExitReason::Hung);
 }
 
@@ -107,8 +107,7 @@ fn failure_after_canary_rolls_back_the_generation() {
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(5, 1)]);
     pool.exits(1, ExitClass::Requested);
     pool.exits(5, ExitClass::Crashed);
-    let actions = pool.step();
-    assert_eq!(actions[0], Action::RollBack);
+    let actions = pool.step_to_roll_back();
     assert!(actions.contains(&spawn(6, 0)), "{actions:?}");
     pool.exits(4, ExitClass::Requested);
     pool.run_until_idle();
@@ -123,7 +122,7 @@ fn a_crash_of_the_new_generation_fails_it() {
     pool.become_ready(3);
     pool.step();
     assert_eq!(pool.exits(3, ExitClass::Crashed).reason, ExitReason::Crashed);
-    assert_eq!(pool.step()[0], Action::RollBack);
+    pool.step_to_roll_back();
 }
 
 #[test]
@@ -134,7 +133,8 @@ fn external_kill_does_not_fail_the_reload() {
     pool.exits(3, ExitClass::KilledExternally);
     pool.exits(1, ExitClass::Requested);
     assert_eq!(pool.step(), [spawn(5, 0)]);
-    assert!(pool.run_until_idle().contains(&Action::Commit));
+    pool.run_until_idle();
+    assert_eq!(pool.commits, 1);
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn old_worker_exit_does_not_fail_the_reload() {
     pool.become_ready(3);
     assert_eq!(pool.step(), [spawn(4, 1)]);
     pool.become_ready(4);
-    assert_eq!(pool.step(), [Action::Commit]);
+    assert_eq!(pool.step_to_commit(), []);
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn an_old_worker_that_crashed_during_the_canary_is_replaced_after_the_roll_back(
     let (mut pool, _) = reloading(POLICY, 2, 2);
     pool.exits(2, ExitClass::Crashed);
     pool.exits(3, ExitClass::Crashed);
-    assert_eq!(pool.step(), [Action::RollBack, spawn(4, 1)]);
+    assert_eq!(pool.step_to_roll_back(), [spawn(4, 1)]);
     pool.become_ready(4);
     assert_eq!(pool.step(), []);
     assert_eq!(generations(&pool), [1, 1]);
@@ -172,7 +172,7 @@ fn an_old_worker_that_still_boots_is_replaced_when_it_is_ready() {
     pool.become_ready(2);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(4, 1)]);
     pool.become_ready(4);
-    assert_eq!(pool.step(), [Action::Commit, drain(2, ExitReason::Reload)]);
+    assert_eq!(pool.step_to_commit(), [drain(2, ExitReason::Reload)]);
 }
 
 #[test]
@@ -181,7 +181,8 @@ fn a_reload_that_grows_tries_its_canary_in_a_new_slot() {
     assert_eq!(actions, [spawn(2, 1)]);
     pool.become_ready(2);
     assert_eq!(pool.step(), [spawn(3, 2), spawn(4, 0)], "a growth is no surge");
-    assert!(pool.run_until_idle().contains(&Action::Commit));
+    pool.run_until_idle();
+    assert_eq!(pool.commits, 1);
     assert_eq!(generations(&pool), [2; 3]);
 }
 
@@ -191,9 +192,8 @@ fn a_growing_reload_that_fails_shrinks_again() {
     pool.become_ready(2);
     pool.step();
     pool.exits(3, ExitClass::Crashed);
-    let actions = pool.step();
-    let taken_back = [drain(4, ExitReason::Reload), drain(2, ExitReason::ScaledDown)];
-    assert_eq!(actions, [&[Action::RollBack][..], &taken_back].concat());
+    let withdrawn = [drain(4, ExitReason::Reload), drain(2, ExitReason::ScaledDown)];
+    assert_eq!(pool.step_to_roll_back(), withdrawn);
     assert_eq!(pool.supervisor.target(), 1);
     assert_eq!(pool.serving_ids(), [1]);
 }
@@ -209,14 +209,14 @@ fn shrinking_reload_drains_nothing_before_canary_ready() {
         drain(3, ExitReason::ScaledDown),
         drain(1, ExitReason::Reload),
     ];
-    assert_eq!(pool.step(), [&[Action::Commit][..], &gone].concat());
+    assert_eq!(pool.step_to_commit(), gone);
 }
 
 #[test]
 fn shrinking_reload_failed_canary_keeps_all_workers() {
     let (mut pool, _) = reloading(POLICY, 3, 1);
     pool.exits(4, ExitClass::Crashed);
-    assert_eq!(pool.step(), [Action::RollBack]);
+    assert_eq!(pool.step_to_roll_back(), []);
     assert_eq!(pool.supervisor.target(), 3);
     assert_eq!(pool.serving_ids(), [1, 2, 3]);
 }
@@ -250,10 +250,11 @@ fn failure_during_stop_does_not_roll_back() {
 fn generations_are_never_numbered_twice() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
     pool.exits(2, ExitClass::Crashed);
-    pool.step();
+    pool.step_to_roll_back();
     assert_eq!(pool.supervisor.generation(), 1);
     assert_eq!(pool.supervisor.reload(POLICY, 1), 3);
-    assert_eq!(pool.run_until_idle(), [spawn(3, 0), Action::Commit, drain(1, ExitReason::Reload)]);
+    assert_eq!(pool.run_until_idle(), [spawn(3, 0), drain(1, ExitReason::Reload)]);
+    assert_eq!(pool.commits, 1);
     assert_eq!(generations(&pool), [3]);
 }
 
@@ -262,10 +263,11 @@ fn policy_switches_at_reload_and_back_at_roll_back() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.supervisor.reload(Policy { boot_timeout: SECOND, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
-    assert_eq!(pool.pass(SECOND)[0], abort(2, Hang::BootTimeout(SECOND)));
+    pool.advance(SECOND);
+    assert_eq!(pool.step_to_roll_back(), [abort(2, Hang::BootTimeout(SECOND))]);
     pool.exits(2, ExitClass::Crashed);
     pool.step();
-    assert_eq!(pool.supervisor.policy.boot_timeout, POLICY.boot_timeout);
+    assert_eq!(pool.supervisor.desired.policy.boot_timeout, POLICY.boot_timeout);
 }
 
 #[test]
@@ -303,8 +305,7 @@ fn fail_every_fork(pool: &mut Pool) -> usize {
                     pool.supervisor.on_spawn_failed(slot, pool.now);
                     tries += 1;
                 }
-                Action::Spawn { id, slot } => pool.supervisor.on_spawned(id, slot, pool.now),
-                Action::RollBack => (),
+                Action::Spawn { id, slot, .. } => pool.supervisor.on_spawned(id, slot, pool.now),
                 other => panic!("{other:?}"),
             }
         }
@@ -375,17 +376,17 @@ fn four_thousand_workers_go_through_a_whole_reload() {
     const WORKERS: usize = 4000;
     const SURGE: usize = 100;
     let mut pool = Pool::serving(Policy { max_surge: SURGE, ..POLICY }, WORKERS);
-    pool.supervisor.reload(pool.supervisor.policy, WORKERS);
-    let (mut spawned, mut drained, mut committed) = (0, 0, 0);
+    pool.supervisor.reload(pool.supervisor.desired.policy, WORKERS);
+    let mut spawned = 0;
+    let mut drained = 0;
     while pool.supervisor.is_reloading() {
-        for action in pool.step() {
+        for action in pool.turn().0 {
             match action {
                 Action::Spawn { .. } => spawned += 1,
                 Action::Drain(id, ExitReason::Reload) => {
                     drained += 1;
                     pool.exits(id.0, ExitClass::Requested);
                 }
-                Action::Commit => committed += 1,
                 other => panic!("{other:?}"),
             }
         }
@@ -393,7 +394,7 @@ fn four_thousand_workers_go_through_a_whole_reload() {
         assert!(pool.booting().len() <= SURGE);
         pool.all_become_ready();
     }
-    assert_eq!((spawned, drained, committed), (WORKERS, WORKERS, 1));
+    assert_eq!((spawned, drained, pool.commits), (WORKERS, WORKERS, 1));
     assert_eq!(generations(&pool), [2; WORKERS]);
 }
 
@@ -406,7 +407,7 @@ fn the_last_old_worker_stays_until_a_growing_reload_is_complete() {
     assert_eq!(pool.step(), [], "it may be the only one to serve at an old address");
     assert_eq!(generations(&pool), [1, 2, 2]);
     pool.become_ready(3);
-    assert_eq!(pool.step(), [Action::Commit, drain(1, ExitReason::Reload)]);
+    assert_eq!(pool.step_to_commit(), [drain(1, ExitReason::Reload)]);
 }
 
 #[test]
@@ -419,7 +420,7 @@ fn the_last_old_worker_stays_while_one_of_the_new_is_replaced() {
     pool.become_ready(4);
     assert_eq!(pool.step(), []);
     pool.become_ready(5);
-    assert_eq!(pool.step(), [Action::Commit, drain(2, ExitReason::Reload)]);
+    assert_eq!(pool.step_to_commit(), [drain(2, ExitReason::Reload)]);
 }
 
 #[test]
@@ -427,7 +428,7 @@ fn a_resize_during_a_reload_outlives_its_failure() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     pool.supervisor.scale_to(3);
     pool.exits(3, ExitClass::Crashed);
-    assert_eq!(pool.step(), [Action::RollBack, spawn(4, 2)]);
+    assert_eq!(pool.step_to_roll_back(), [spawn(4, 2)]);
     assert_eq!(pool.supervisor.target(), 3);
 }
 
@@ -441,7 +442,7 @@ fn after_a_roll_back_the_new_serve_until_the_old_are_back() {
     pool.exits(1, ExitClass::Requested);
     pool.exits(2, ExitClass::Requested);
     pool.exits(6, ExitClass::Crashed);
-    assert_eq!(pool.step(), [Action::RollBack, spawn(7, 0)], "one at a time");
+    assert_eq!(pool.step_to_roll_back(), [spawn(7, 0)], "one at a time");
     assert_eq!(pool.supervisor.ready_count(), 3);
     pool.become_ready(7);
     assert_eq!(pool.step(), [drain(4, ExitReason::Reload), spawn(8, 1)]);
@@ -459,8 +460,7 @@ fn after_a_roll_back_the_new_go_at_once_where_the_old_still_serve() {
     pool.become_ready(4);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(5, 1)]);
     pool.exits(5, ExitClass::Crashed);
-    let actions = pool.step();
-    assert_eq!(actions, [Action::RollBack, drain(3, ExitReason::ScaledDown), spawn(6, 0)]);
+    assert_eq!(pool.step_to_roll_back(), [drain(3, ExitReason::ScaledDown), spawn(6, 0)]);
     assert_eq!(generations(&pool), [2, 1]);
 }
 
@@ -472,7 +472,7 @@ fn old_workers_keep_their_own_policy() {
     assert_eq!(pool.step(), [spawn(2, 0)]);
     assert_eq!(pool.pass(POLICY.boot_timeout - NANO), []);
     pool.become_ready(2);
-    assert_eq!(pool.step(), [Action::Commit, drain(1, ExitReason::Reload)]);
+    assert_eq!(pool.step_to_commit(), [drain(1, ExitReason::Reload)]);
     assert_eq!(pool.pass(POLICY.graceful_timeout), [kill(1, ExitReason::Reload)]);
 }
 
@@ -493,7 +493,7 @@ fn roll_back_does_not_make_new_workers_overdue() {
     assert_eq!(pool.step(), [spawn(2, 0)]);
     pool.pass(MINUTE);
     pool.exits(2, ExitClass::Crashed);
-    assert_eq!(pool.step(), [Action::RollBack]);
+    assert_eq!(pool.step_to_roll_back(), []);
 }
 
 #[test]
@@ -512,7 +512,7 @@ fn suspend_during_reload_rolls_back_at_once() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
     pool.supervisor.suspend();
     let gone = [drain(1, ExitReason::Requested), drain(2, ExitReason::Requested)];
-    assert_eq!(pool.step(), [&[Action::RollBack][..], &gone].concat());
+    assert_eq!(pool.step_to_roll_back(), gone);
     assert!(!pool.supervisor.is_reloading());
     pool.exits(1, ExitClass::Requested);
     pool.exits(2, ExitClass::Requested);
@@ -530,7 +530,7 @@ fn failed_canary_before_first_ready_resets_attempts() {
     pool.supervisor.reload(Policy { boot_retries: 0, ..POLICY }, 1);
     assert_eq!(pool.step(), [spawn(2, 0)]);
     pool.exits(2, ExitClass::Crashed);
-    assert_eq!(pool.step(), [Action::RollBack, spawn(3, 0)]);
+    assert_eq!(pool.step_to_roll_back(), [spawn(3, 0)]);
     assert_eq!(pool.supervisor.outcome(), None);
 }
 
@@ -555,8 +555,7 @@ fn old_boot_failure_does_not_count_for_the_canary() {
     pool.exits(1, ExitClass::Crashed);
     assert!(pool.step().iter().any(is_spawn), "the only slot is not given up");
     pool.all_become_ready();
-    pool.step();
-    assert!(!pool.supervisor.is_reloading());
+    pool.step_to_commit();
     assert_eq!(pool.supervisor.ready_count(), 1);
 }
 
@@ -578,7 +577,7 @@ fn in_place_reload_drains_only_after_canary_ready() {
     pool.become_ready(8);
     assert_eq!(pool.step(), [], "it stays until all are there");
     pool.all_become_ready();
-    assert_eq!(pool.step(), [Action::Commit, drain(4, ExitReason::Reload)]);
+    assert_eq!(pool.step_to_commit(), [drain(4, ExitReason::Reload)]);
     assert_eq!(generations(&pool), [2; 4]);
 }
 
@@ -597,14 +596,14 @@ fn a_pool_of_one_is_reloaded_in_place_without_a_gap() {
     let (mut pool, actions) = reloading(in_place(1), 1, 1);
     assert_eq!(actions, [spawn(2, 0)]);
     pool.become_ready(2);
-    assert_eq!(pool.step(), [Action::Commit, drain(1, ExitReason::Reload)]);
+    assert_eq!(pool.step_to_commit(), [drain(1, ExitReason::Reload)]);
 }
 
 #[test]
 fn failed_canary_in_place_keeps_all_workers() {
     let (mut pool, _) = reloading(in_place(3), 3, 3);
     pool.exits(4, ExitClass::Crashed);
-    assert_eq!(pool.step(), [Action::RollBack]);
+    assert_eq!(pool.step_to_roll_back(), []);
     assert_eq!(pool.serving_ids(), [1, 2, 3]);
 }
 
@@ -627,7 +626,7 @@ fn a_roll_in_place_that_fails_puts_everything_back_in_place() {
         [drain(1, ExitReason::Reload), drain(2, ExitReason::Reload), spawn(6, 1)]
     );
     pool.exits(6, ExitClass::Crashed);
-    assert_eq!(pool.step(), [Action::RollBack, spawn(7, 1)], "5 still serves");
+    assert_eq!(pool.step_to_roll_back(), [spawn(7, 1)], "5 still serves");
     pool.become_ready(7);
     assert_eq!(pool.step(), [drain(5, ExitReason::Reload), spawn(8, 0)]);
     pool.become_ready(8);
@@ -643,7 +642,7 @@ fn four_thousand_workers_are_reloaded_in_place() {
     pool.supervisor.reload(in_place(MISSING), WORKERS);
     let mut rounds = 0;
     while pool.supervisor.is_reloading() {
-        for action in pool.step() {
+        for action in pool.turn().0 {
             if let Action::Drain(id, ExitReason::Reload) = action {
                 pool.exits(id.0, ExitClass::Requested);
             }

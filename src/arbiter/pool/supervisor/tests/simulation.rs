@@ -1,7 +1,7 @@
-//! A small kernel with processes of bad manners drives the roster through random schedules, and
-//! every answer is held against what the processes really did.
+//! A simulated kernel with faulty processes drives the supervisor through random schedules. Every
+//! action is checked against what the processes really did.
 //!
-//! A failure prints `seed` and `length`; `Story::play(seed, length)` tells the same story again.
+//! A failure prints `seed` and `length`; `Scenario::run(seed, length)` repeats it.
 
 mod checks;
 mod faults;
@@ -14,17 +14,27 @@ use proptest::test_runner::TestRunner;
 
 use super::*;
 
-/// How much is played, at the least.
-const STEPS_MIN: u64 = 1_000_000;
-const HUNG_DRAINS_MIN: u64 = 300;
 const SCENARIOS: u32 = 2200;
-/// How processes end whom nobody has asked to.
+
+/// The fewest steps of all scenarios together.
+const STEPS_MIN: u64 = 1_000_000;
+
+/// The fewest workers in all scenarios that drain because one thread hangs.
+const HUNG_DRAINS_MIN: u64 = 300;
+
+/// The fewest workers in all scenarios that are recycled for their memory.
+const OVER_LIMIT_MIN: u64 = 300;
+
+/// The `max_memory` of the policies that limit memory.
+const MAX_MEMORY: u64 = 1 << 20;
+
+/// How a process exits on its own.
 const EXIT_CLASSES: [ExitClass; 3] =
     [ExitClass::Crashed, ExitClass::KilledExternally, ExitClass::OomKilled];
-/// How long a process that was killed is still there.
+/// The longest time from SIGKILL to the exit.
 const DYING: Duration = Duration::from_millis(20);
 
-/// What a process has been asked, the hardest last.
+/// What the master has requested of a process, from the gentlest to the hardest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Request {
     Nothing,
@@ -39,20 +49,24 @@ enum Request {
 struct Process {
     slot: usize,
     generation: u32,
-    /// The rules by which it is judged, for good.
+    /// The policy of the process's generation.
     policy: Policy,
     since: MonotonicTime,
     is_ready: bool,
     request: Request,
-    /// Before, no rule allows to kill it.
+    /// No rule allows SIGKILL before this time.
     kill_from: MonotonicTime,
-    /// Before, no rule allows to abort it if it is condemned and has unharmed work.
+    /// No rule allows SIGABRT before this time while it drains as hung and has work in time.
     abort_from: MonotonicTime,
     ready_at: Option<MonotonicTime>,
     exits_at: Option<(MonotonicTime, ExitClass)>,
     silent_since: Option<MonotonicTime>,
-    /// What its two threads work on.
+    /// When the units of work of its two threads began.
     units: [Option<MonotonicTime>; 2],
+    /// Whether its memory is above [`MAX_MEMORY`].
+    is_large: bool,
+    /// How many memory samples in a row exceeded `max_memory`.
+    large_samples: u32,
 }
 
 impl Process {
@@ -76,30 +90,31 @@ impl Process {
         }
     }
 
-    /// When it does something of its own accord.
+    /// Returns when the process next changes on its own.
     fn next_event(&self) -> Option<MonotonicTime> {
         let events = [self.ready_at.filter(|_| !self.is_ready), self.exits_at.map(|(at, _)| at)];
         events.into_iter().flatten().min()
     }
 }
 
-/// What the world does to the pool.
+/// Whether faults are injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FaultMode {
     Injecting,
     Quiet,
 }
 
-/// What held before a reload.
+/// What held before the reload in progress.
 #[derive(Clone, Copy, Debug)]
 struct Previous {
     policy: Policy,
     generation: u32,
-    /// How many workers are wished for, if it fails.
+    /// The target that a roll-back restores.
     target: usize,
 }
 
-/// The kernel, the clock, and what is known of the past.
+/// The kernel, the clock, and what the checks know of the past. Over a dozen fields: a scenario's
+/// whole state, which the checks read.
 struct Simulation {
     supervisor: Supervisor,
     now: MonotonicTime,
@@ -107,26 +122,27 @@ struct Simulation {
     fault_mode: FaultMode,
     processes: BTreeMap<WorkerId, Process>,
     policy: Policy,
-    /// To what a failed reload returns.
+    /// What a roll-back restores.
     previous: Option<Previous>,
-    /// The largest surge that was allowed since there was none.
+    /// The largest surge allowed since there was none.
     surge: usize,
-    /// The most workers that were allowed to be missing since none was.
+    /// The most workers allowed to be missing since none was.
     unavailable: usize,
     /// The generation whose workers mostly fail.
     failing_generation: Option<u32>,
     timeout_floor: MonotonicTime,
     ever_ready: bool,
-    /// Something has happened that excuses a missing worker, since all were there.
+    /// A fault that explains a missing worker has happened since all were ready.
     has_disturbance: bool,
-    /// The reload that is under way began with all workers there, and none has been missing.
+    /// The reload in progress began with all workers ready, and no fault has happened since.
     is_undisturbed_reload: bool,
     /// A worker of the new generation has been ready.
     canary_ready: bool,
-    /// The longest drain and grace that any worker may have been promised.
+    /// The longest `graceful_timeout` and `abort_timeout` of any policy so far.
     longest: (Duration, Duration),
     steps: u64,
     hung_drains: u64,
+    over_limit: u64,
 }
 
 impl Simulation {
@@ -150,6 +166,7 @@ impl Simulation {
             longest: (Duration::ZERO, Duration::ZERO),
             steps: 0,
             hung_drains: 0,
+            over_limit: 0,
         };
         simulation.policy = simulation.any_policy();
         let target = simulation.below(6) as usize;
@@ -158,7 +175,7 @@ impl Simulation {
         simulation
     }
 
-    /// A number below `n` (splitmix64).
+    /// Returns a random number below `n` (splitmix64).
     fn below(&mut self, n: u64) -> u64 {
         self.rng_state = self.rng_state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.rng_state ^ (self.rng_state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -183,18 +200,24 @@ impl Simulation {
             abort_timeout: self.pick(&[MILLI, SECOND]),
             max_lifetime: self.pick(&[zero, zero, 20 * SECOND, MINUTE]),
             max_lifetime_jitter: self.pick(&[zero, 10 * SECOND]),
+            max_requests: self.pick(&[0, 0, 100]),
+            max_requests_jitter: self.pick(&[0, 50]),
+            max_memory: self.pick(&[0, 0, MAX_MEMORY]),
             max_surge: self.pick(&[0, 1, 1, 2, 3]),
             max_unavailable: self.pick(&[0, 0, 1, 2, 6]),
             boot_retries: self.pick(&[0, 1, 5]),
         };
         let is_stuck = policy.max_surge == 0 && policy.max_unavailable == 0;
         let policy = Policy { max_surge: policy.max_surge.max(usize::from(is_stuck)), ..policy };
-        let (graceful, grace) = self.longest;
-        self.longest = (graceful.max(policy.graceful_timeout), grace.max(policy.abort_timeout));
+        let (graceful_timeout, abort_timeout) = self.longest;
+        self.longest = (
+            graceful_timeout.max(policy.graceful_timeout),
+            abort_timeout.max(policy.abort_timeout),
+        );
         policy
     }
 
-    /// One turn of the master, at the next moment at which something happens.
+    /// Plays one turn of the master, at the time of the next event.
     fn step(&mut self) {
         let (before, deadline) = (self.now, self.supervisor.next_deadline(self.now));
         let event = self.processes.values().filter_map(Process::next_event).min();
@@ -216,7 +239,7 @@ impl Simulation {
         self.decide();
     }
 
-    /// Without a limit, only the process itself can end its boot.
+    /// Makes processes ready that would boot forever without a `boot_timeout`.
     fn finish_endless_boots(&mut self) {
         let at = self.now.saturating_add(SECOND);
         let is_endless = |p: &&mut Process| !p.is_ready && p.policy.boot_timeout.is_zero();
@@ -230,7 +253,7 @@ impl Simulation {
         self.is_undisturbed_reload = false;
     }
 
-    /// The master learns what has happened by now.
+    /// Reports to the supervisor what has happened by now.
     fn deliver(&mut self) {
         let now = self.now;
         for (id, process) in &mut self.processes {
@@ -250,9 +273,10 @@ impl Simulation {
         let ended: Vec<_> =
             self.processes.iter().filter_map(|(id, p)| Some((*id, has_ended(p)?))).collect();
         for (id, exit_class) in ended {
-            let process = self.processes.remove(&id).expect("it is one of these");
-            let report = self.supervisor.on_exit(id, exit_class, now).expect("it was forked");
-            assert_eq!(self.supervisor.on_exit(id, exit_class, now), None);
+            let process = self.processes.remove(&id).expect("a process of the pool");
+            let observation = observation(exit_class);
+            let report = self.supervisor.on_exit(id, observation, now).expect("it was forked");
+            assert_eq!(self.supervisor.on_exit(id, observation, now), None);
             self.check_exit_report(&process, &report);
             if process.request == Request::Nothing {
                 self.note_disturbance();
@@ -265,15 +289,34 @@ impl Simulation {
             let process = &self.processes[&id];
             self.supervisor.on_liveness(id, process.beat(self.now), process.busy());
         }
+        self.sample_memory();
         self.clear_recovered();
-        let before = self.supervisor.target();
-        let actions = self.supervisor.actions_due(self.now);
-        self.has_disturbance |= before < self.supervisor.target(); // a reload that would have shrunk failed
+        let mut actions = self.supervisor.enforce_limits(self.now);
+        self.apply(&actions);
+        let target_before = self.supervisor.target();
+        let (more, end) = self.supervisor.reconcile_alone(self.now);
+        // A roll-back can restore a larger target.
+        self.has_disturbance |= target_before < self.supervisor.target();
+        match end {
+            Some(ReloadEnd::Commit) => self.check_commit(),
+            Some(ReloadEnd::RollBack) => self.check_roll_back(),
+            None => (),
+        }
+        let failed_forks = self.apply(&more);
+        actions.extend(more);
+        self.check_after(&actions, failed_forks);
+        self.steps += 1;
+    }
+
+    /// Checks and applies actions. Returns how many forks failed.
+    fn apply(&mut self, actions: &[Action]) -> usize {
         let mut failed_forks = 0;
-        for action in &actions {
+        for action in actions {
             self.check_before(*action);
             match *action {
-                Action::Spawn { id, slot } => failed_forks += usize::from(!self.fork(id, slot)),
+                Action::Spawn { id, slot, .. } => {
+                    failed_forks += usize::from(!self.fork(id, slot));
+                }
                 Action::Drain(id, _) => self.send(id, Request::Drain),
                 Action::QuickStop(id) => self.send(id, Request::QuickStop),
                 Action::DrainHung(id, _) => {
@@ -288,27 +331,43 @@ impl Simulation {
                 Action::KillOverdue(id, _) | Action::KillHung(id, _) => {
                     self.send(id, Request::Kill)
                 }
-                Action::Commit => self.previous = None,
-                Action::RollBack => {
-                    self.policy = self.previous.take().expect("a reload is under way").policy;
-                }
             }
         }
-        self.check_after(&actions, failed_forks);
-        self.steps += 1;
+        failed_forks
     }
 
-    /// Who is condemned and does not hang any more leaves like any other.
+    /// Samples the memory of the workers that need it, now and then.
+    fn sample_memory(&mut self) {
+        if self.fault_mode == FaultMode::Quiet || self.below(4) > 0 {
+            return;
+        }
+        let due = self.supervisor.memory_checks();
+        for (id, limit) in due {
+            let is_unreadable = self.below(64) == 0;
+            let process = self.processes.get_mut(&id).expect("a process of the pool");
+            assert!(process.serves(), "sampled without need: {process:?}");
+            assert!(limit > 0 && limit == process.policy.max_memory);
+            let bytes = if process.is_large { limit + 1 } else { limit };
+            let sample = (!is_unreadable).then_some(bytes);
+            process.large_samples =
+                if process.is_large && !is_unreadable { process.large_samples + 1 } else { 0 };
+            let expected = (process.large_samples == 3).then_some(bytes);
+            assert_eq!(self.supervisor.on_memory_sample(id, sample), expected);
+            self.over_limit += u64::from(expected.is_some());
+        }
+    }
+
+    /// Treats a hung worker whose thread has recovered as an ordinary draining one.
     fn clear_recovered(&mut self) {
         let has_recovered = |p: &Process| p.request == Request::DrainHung && !self.hangs(p);
         let recovered = self.processes.iter().filter(|(_, process)| has_recovered(process));
         for id in recovered.map(|(id, _)| *id).collect::<Vec<_>>() {
-            let process = self.processes.get_mut(&id).expect("it is one of these");
+            let process = self.processes.get_mut(&id).expect("a process of the pool");
             (process.request, process.kill_from) = (Request::Drain, process.abort_from);
         }
     }
 
-    /// Whether the kernel had room.
+    /// Forks a process. Returns whether the fork succeeded.
     fn fork(&mut self, id: WorkerId, slot: usize) -> bool {
         if self.fault_mode == FaultMode::Injecting && self.below(20) == 0 {
             let delay = self.supervisor.on_spawn_failed(slot, self.now);
@@ -329,6 +388,8 @@ impl Simulation {
             exits_at: None,
             silent_since: None,
             units: [None; 2],
+            is_large: false,
+            large_samples: 0,
         };
         if self.fault_mode == FaultMode::Injecting {
             let is_bad = self.failing_generation == Some(process.generation);
@@ -344,18 +405,17 @@ impl Simulation {
         true
     }
 
-    /// A process is sent a signal, and obeys or does not.
+    /// Sends a process a signal, which it obeys or ignores.
     fn send(&mut self, id: WorkerId, request: Request) {
-        let obedience = self.below(4);
-        let Policy { graceful_timeout: graceful, abort_timeout: grace, .. } =
-            self.processes[&id].policy;
+        let is_ignored = self.below(4) == 0;
+        let Policy { graceful_timeout, abort_timeout, .. } = self.processes[&id].policy;
         let (limit, exit_class) = match request {
-            Request::Drain | Request::DrainHung => (graceful, ExitClass::Requested),
-            Request::QuickStop => (grace, ExitClass::Requested),
-            Request::Abort => (grace, ExitClass::Crashed),
+            Request::Drain | Request::DrainHung => (graceful_timeout, ExitClass::Requested),
+            Request::QuickStop => (abort_timeout, ExitClass::Requested),
+            Request::Abort => (abort_timeout, ExitClass::Crashed),
             Request::Kill | Request::Nothing => (DYING, ExitClass::KilledExternally),
         };
-        let ends = self.now.saturating_add(self.within(limit));
+        let exits_at = self.now.saturating_add(self.within(limit));
         let process = self.processes.get_mut(&id).expect("checked before");
         if process.request == Request::DrainHung && request == Request::QuickStop {
             process.kill_from = process.abort_from; // a stop never gives more time
@@ -363,16 +423,16 @@ impl Simulation {
         process.request = request;
         if request == Request::DrainHung {
             process.abort_from = self.now.saturating_add(limit);
-            return; // the thread that hangs does not let it end
+            return; // the hung thread keeps the process from exiting
         }
-        if obedience > 0 || request == Request::Kill {
-            process.exit_no_later_than(ends, exit_class);
+        if !is_ignored || request == Request::Kill {
+            process.exit_no_later_than(exits_at, exit_class);
         }
         let kill_from = self.now.saturating_add(limit);
         process.kill_from = process.kill_from.min(kill_from);
     }
 
-    /// Time passes in peace: within minutes every slot has its worker, and nothing else is there.
+    /// Runs without faults: within 5 minutes every slot has its worker, and no other is left.
     fn run_quietly(&mut self) {
         self.fault_mode = FaultMode::Quiet;
         self.supervisor.resume();
@@ -386,31 +446,32 @@ impl Simulation {
         }
     }
 
-    /// The master is told to stop, perhaps more than once, and does so in time.
+    /// Stops the pool, perhaps with escalation, and checks that it takes no longer than allowed.
     fn stop(&mut self) {
-        let mut stop = self.pick(&[
+        let mut mode = self.pick(&[
             ShutdownMode::Graceful,
             ShutdownMode::Graceful,
             ShutdownMode::Quick,
             ShutdownMode::Kill,
         ]);
-        self.supervisor.stop(stop);
+        self.supervisor.stop(mode);
         self.previous = None;
         self.decide();
-        let (graceful, grace) = self.longest;
-        let mut limit = self.now.saturating_add(graceful + grace + 2 * DYING);
+        let (graceful_timeout, abort_timeout) = self.longest;
+        let mut limit = self.now.saturating_add(graceful_timeout + abort_timeout + 2 * DYING);
         while self.supervisor.outcome().is_none() {
             assert!(self.now <= limit, "no end: {:?} {:?}", self.supervisor, self.processes);
             self.step();
-            if self.below(8) == 0 && stop < ShutdownMode::Kill {
-                stop = if stop == ShutdownMode::Graceful {
+            if self.below(8) == 0 && mode < ShutdownMode::Kill {
+                mode = if mode == ShutdownMode::Graceful {
                     ShutdownMode::Quick
                 } else {
                     ShutdownMode::Kill
                 };
-                self.supervisor.stop(stop);
+                self.supervisor.stop(mode);
                 self.decide();
-                let wait = if stop == ShutdownMode::Kill { DYING } else { grace + 2 * DYING };
+                let wait =
+                    if mode == ShutdownMode::Kill { DYING } else { abort_timeout + 2 * DYING };
                 limit = limit.min(self.now.saturating_add(wait));
             }
         }
@@ -421,12 +482,13 @@ impl Simulation {
     }
 }
 
-/// One course of the world, from the start of the master to its end.
+/// One random run, from the start of the master to its exit.
 struct Scenario;
 
 impl Scenario {
-    /// Returns how many steps the roster has made, and how many workers it has condemned.
-    fn run(seed: u64, length: u64) -> (u64, u64) {
+    /// Plays a run. Returns the counts of steps, of drains of hung workers, and of workers recycled
+    /// for their memory.
+    fn run(seed: u64, length: u64) -> [u64; 3] {
         let mut simulation = Simulation::new(seed);
         while simulation.steps < length && simulation.supervisor.outcome().is_none() {
             simulation.step();
@@ -441,7 +503,7 @@ impl Scenario {
             }
             None => simulation.stop(),
         }
-        (simulation.steps, simulation.hung_drains)
+        [simulation.steps, simulation.hung_drains, simulation.over_limit]
     }
 }
 
@@ -449,17 +511,19 @@ impl Scenario {
 fn random_schedules_obey_the_rules_and_converge() {
     let config =
         ProptestConfig { cases: SCENARIOS, failure_persistence: None, ..ProptestConfig::default() };
-    let (steps, hung_drains) = (Cell::new(0), Cell::new(0));
+    let totals = Cell::new([0; 3]);
     let scenario = (any::<u64>().no_shrink(), 1..1000_u64);
     TestRunner::new(config)
         .run(&scenario, |(seed, length)| {
-            let (more_steps, more_hung_drains) = Scenario::run(seed, length);
-            steps.set(steps.get() + more_steps);
-            hung_drains.set(hung_drains.get() + more_hung_drains);
+            let counts = Scenario::run(seed, length);
+            let sums = totals.get().into_iter().zip(counts).map(|(total, count)| total + count);
+            totals.set(sums.collect::<Vec<u64>>().try_into().expect("three counts"));
             Ok(())
         })
         .unwrap_or_else(|failure| panic!("(seed, length): {failure}"));
-    println!("the roster made {} steps, and condemned {}", steps.get(), hung_drains.get());
-    assert!(STEPS_MIN <= steps.get(), "{} steps only", steps.get());
-    assert!(HUNG_DRAINS_MIN <= hung_drains.get(), "{} condemned only", hung_drains.get());
+    let [steps, hung_drains, over_limit] = totals.get();
+    println!("{steps} steps, {hung_drains} hung drains, {over_limit} over max_memory");
+    assert!(STEPS_MIN <= steps, "only {steps} steps");
+    assert!(HUNG_DRAINS_MIN <= hung_drains, "only {hung_drains} hung drains");
+    assert!(OVER_LIMIT_MIN <= over_limit, "only {over_limit} over max_memory");
 }

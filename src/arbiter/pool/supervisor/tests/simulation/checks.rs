@@ -10,15 +10,18 @@ impl Simulation {
             assert_eq!(report.restart_in, None);
         }
         let others = self.processes.values().any(|p| p.slot == process.slot && p.serves());
-        assert!(report.restart_in.is_none() || !others, "somebody serves there");
+        assert!(report.restart_in.is_none() || !others, "the slot is served");
         assert!(process.request != Request::DrainHung || report.reason == ExitReason::Hung);
         assert!(report.restart_in.is_none_or(|delay| delay <= BACKOFF_MAX));
     }
 
-    /// An action is legitimate at the moment at which it is handed out.
+    /// Checks that an action is allowed at the time at which it is returned.
     pub(super) fn check_before(&self, action: Action) {
         match action {
-            Action::Spawn { id, slot } => self.check_spawn(id, slot),
+            Action::Spawn { id, slot, max_units } => {
+                self.check_spawn(id, slot);
+                self.check_max_units(max_units);
+            }
             Action::Drain(id, reason) => self.check_drain(id, reason),
             Action::QuickStop(id) => {
                 assert!(self.processes[&id].request < Request::QuickStop);
@@ -40,25 +43,27 @@ impl Simulation {
                 let ordered = has_failed || self.supervisor.stopping() == Some(ShutdownMode::Kill);
                 assert!(ordered || process.kill_from <= self.now, "too early: {process:?}");
             }
-            Action::KillHung(..) => panic!("nobody in this world is deaf"),
-            Action::Commit => {
-                assert!(self.previous.is_some() && !self.supervisor.is_reloading());
-                let generation = self.supervisor.generation();
-                let serves = |p: &Process| p.generation == generation && p.serves();
-                assert!(self.all_slots_have(serves));
-                let is_old = |p: &Process| p.generation < generation && p.serves();
-                assert!(
-                    !self.is_undisturbed_reload || self.processes.values().any(is_old),
-                    "too late"
-                );
-            }
-            Action::RollBack => {
-                let previous = self.previous.expect("a reload is under way");
-                assert!(!self.supervisor.is_reloading());
-                assert_eq!(previous.generation, self.supervisor.generation());
-                assert_eq!(previous.target, self.supervisor.target());
-            }
+            Action::KillHung(..) => panic!("no process here is unresponsive"),
         }
+    }
+
+    /// Checks a commit: the new generation serves everywhere, and an old worker still serves.
+    pub(super) fn check_commit(&mut self) {
+        assert!(self.previous.take().is_some(), "no reload is in progress");
+        let generation = self.supervisor.generation();
+        let is_new = |p: &Process| p.generation == generation && p.serves();
+        assert!(self.all_slots_have(is_new), "too early");
+        let is_old = |p: &Process| p.generation < generation && p.serves();
+        let any_old = self.processes.values().any(is_old);
+        assert!(!self.is_undisturbed_reload || any_old, "too late");
+    }
+
+    /// Checks that a roll-back restores what held before the reload.
+    pub(super) fn check_roll_back(&mut self) {
+        let previous = self.previous.take().expect("a reload is in progress");
+        assert_eq!(previous.generation, self.supervisor.generation());
+        assert_eq!(previous.target, self.supervisor.target());
+        self.policy = previous.policy;
     }
 
     fn check_spawn(&self, id: WorkerId, slot: usize) {
@@ -71,6 +76,12 @@ impl Simulation {
             let is_canary = |p: &Process| p.generation == self.supervisor.generation() && boots(p);
             assert!(!self.processes.values().any(is_canary), "a second canary");
         }
+    }
+
+    fn check_max_units(&self, max_units: u64) {
+        let Policy { max_requests, max_requests_jitter: jitter, .. } = self.policy;
+        let most = if max_requests == 0 { 0 } else { max_requests + jitter };
+        assert!((max_requests..=most).contains(&max_units), "{max_units} units");
     }
 
     fn check_drain(&self, id: WorkerId, reason: ExitReason) {
@@ -109,7 +120,7 @@ impl Simulation {
         }
     }
 
-    /// Whether there are enough others that a worker may go before its successor is ready.
+    /// Returns whether `max_unavailable` allows the worker to drain before its replacement is ready.
     fn may_be_missing(&self, process: &Process) -> bool {
         let is_old = |p: &Process| p.generation < self.supervisor.generation() && p.serves();
         let old = self.processes.values().filter(|p| is_old(p)).count();
@@ -118,7 +129,7 @@ impl Simulation {
         !is_last && !awaits_canary && self.missing() < self.policy.max_unavailable
     }
 
-    /// In how many places nobody serves.
+    /// Returns how many slots have no serving worker.
     pub(super) fn missing(&self) -> usize {
         let serves = |slot: usize| self.processes.values().any(|p| p.slot == slot && p.serves());
         (0..self.supervisor.target()).filter(|slot| !serves(*slot)).count()
@@ -157,22 +168,22 @@ impl Simulation {
         !limit.is_zero() && since.max(self.timeout_floor).saturating_add(limit) <= self.now
     }
 
-    /// Whether it has been at a unit of work for too long, or has none and is silent.
+    /// Returns whether its oldest unit of work, or else its silence, exceeds `timeout`.
     pub(super) fn hangs(&self, process: &Process) -> bool {
         let since = process.busy().map_or(process.beat(self.now), |busy| busy.oldest);
         process.is_ready && self.is_overdue(process, since)
     }
 
-    /// Whether one of its threads is at work that may well come to an end.
+    /// Returns whether its newest unit of work is within `timeout`.
     fn has_work_in_time(&self, process: &Process) -> bool {
         process.busy().is_some_and(|busy| !self.is_overdue(process, busy.newest))
     }
 
-    /// What must hold once everything has been done.
+    /// Checks what must hold after all actions are applied.
     pub(super) fn check_after(&mut self, actions: &[Action], failed_forks: usize) {
         let next = self.supervisor.next_deadline(self.now);
         let spins = next.is_some_and(|at| at <= self.now);
-        assert!(!spins, "{next:?} has come, after {actions:?}");
+        assert!(!spins, "{next:?} has passed, after {actions:?}");
         if failed_forks == 0 && self.steps.is_multiple_of(4) {
             assert_eq!(self.supervisor.actions_due(self.now), [], "again, after {actions:?}");
         }
@@ -182,17 +193,17 @@ impl Simulation {
         let mut draining_hung = self.processes.values().filter(|p| p.request == Request::DrainHung);
         let useless = draining_hung.find(|p| !self.has_work_in_time(p) || p.abort_from <= self.now);
         assert!(useless.is_none(), "{useless:?}, after {actions:?}");
-        let least = match self.supervisor.stopping() {
+        let least_request = match self.supervisor.stopping() {
             None => Request::Nothing,
             Some(ShutdownMode::Graceful) => Request::Drain,
             Some(ShutdownMode::Quick) => Request::QuickStop,
             Some(ShutdownMode::Kill) => Request::Kill,
         };
-        let missed_stop = self.processes.values().find(|process| process.request < least);
+        let missed_stop = self.processes.values().find(|process| process.request < least_request);
         assert!(missed_stop.is_none(), "{missed_stop:?}, after {actions:?}");
         let missing = self.missing();
         self.has_disturbance &= missing > 0;
-        // Those who went under earlier rules are not called back.
+        // Workers that drained under an earlier policy are not restored.
         let earlier = if missing == 0 { 0 } else { self.unavailable };
         self.unavailable = earlier.max(self.policy.max_unavailable);
         let may_be_short = self.has_disturbance || self.supervisor.stopping().is_some();
@@ -203,18 +214,18 @@ impl Simulation {
         self.check_surge();
     }
 
-    /// Successors are few: besides one worker for each slot, no more than the surge, and a canary
-    /// or the last of the old.
+    /// Checks that replacements beyond one worker a slot are no more than `max_surge`, and one more
+    /// for a canary or the last old worker.
     fn check_surge(&mut self) {
         let active = self.processes.values().filter(|p| p.request == Request::Nothing);
         let slots: BTreeSet<usize> = active.clone().map(|process| process.slot).collect();
-        let successors = active.count() - slots.len();
-        // Those who were there when the rules changed are not called back.
-        let earlier = if successors == 0 { 0 } else { self.surge };
+        let replacements = active.count() - slots.len();
+        // Workers started under an earlier policy are not withdrawn.
+        let earlier = if replacements == 0 { 0 } else { self.surge };
         let extra = usize::from(self.supervisor.is_reloading());
         let most = earlier.max(self.policy.max_surge) + extra;
-        assert!(successors <= most, "{successors} successors");
-        self.surge = earlier.max(self.policy.max_surge).max(successors);
+        assert!(replacements <= most, "{replacements} replacements");
+        self.surge = earlier.max(self.policy.max_surge).max(replacements);
     }
 
     pub(super) fn all_slots_have(&self, quality: impl Fn(&Process) -> bool) -> bool {
@@ -224,7 +235,7 @@ impl Simulation {
         missing.next().is_none()
     }
 
-    /// Whether every slot has one worker that serves, and nobody else is there.
+    /// Returns whether every slot has one serving worker and no other process is left.
     pub(super) fn has_converged(&self) -> bool {
         !self.supervisor.is_reloading()
             && self.processes.len() == self.supervisor.target()

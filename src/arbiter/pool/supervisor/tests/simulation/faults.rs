@@ -1,4 +1,4 @@
-//! What happens to a pool on a bad day.
+//! The faults of the simulation.
 
 use super::*;
 
@@ -22,7 +22,7 @@ impl Simulation {
         self.processes.keys().nth(index).copied()
     }
 
-    /// Something happens to somebody, now and then.
+    /// Injects a random fault, now and then.
     pub(super) fn inject_faults(&mut self) {
         match self.below(40) {
             0 => self.scale_randomly(),
@@ -75,11 +75,13 @@ impl Simulation {
     }
 
     fn inject_fault(&mut self, id: WorkerId) {
-        let (now, later) = (self.now, self.now.saturating_add(self.within(SECOND)));
-        let (what, thread) = (self.below(9), self.below(2) as usize);
-        let process = self.processes.get_mut(&id).expect("it was picked from these");
-        let drained = now.saturating_add(process.policy.graceful_timeout);
-        match what {
+        let now = self.now;
+        let later = now.saturating_add(self.within(SECOND));
+        let fault = self.below(12);
+        let thread = self.below(2) as usize;
+        let process = self.processes.get_mut(&id).expect("a process of the pool");
+        let drain_deadline = now.saturating_add(process.policy.graceful_timeout);
+        match fault {
             0 => process.exit_no_later_than(now, ExitClass::Crashed),
             1 => process.exit_no_later_than(now, ExitClass::KilledExternally),
             2 if process.serves() => {
@@ -92,14 +94,16 @@ impl Simulation {
             3..=5 if process.request == Request::DrainHung => process.units[thread] = None,
             6 if process.serves() => self.supervisor.on_replacement_requested(id),
             7 if process.is_ready => {
-                let is_news = process.request == Request::Nothing;
-                assert_eq!(self.supervisor.on_draining(id, now), is_news);
-                if is_news {
-                    (process.request, process.kill_from) = (Request::Drain, drained);
+                let was_serving = process.request == Request::Nothing;
+                assert_eq!(self.supervisor.on_draining(id, now), was_serving);
+                if was_serving {
+                    process.request = Request::Drain;
+                    process.kill_from = drain_deadline;
                     process.exit_no_later_than(later, ExitClass::Requested);
                     self.note_disturbance();
                 }
             }
+            8..=10 => process.is_large = !process.is_large,
             _ => (),
         }
     }
