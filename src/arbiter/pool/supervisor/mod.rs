@@ -292,4 +292,4 @@ impl Supervisor {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::arbiter) mod tests;

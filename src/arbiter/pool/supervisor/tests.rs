@@ -8,6 +8,7 @@
 //! * `diagnosed`: an overdue worker that is diagnosed first
 //! * `shutdown`: stopping, scaling, suspending
 //! * `reloads`: replacing a generation
+//! * `random`: random choices for simulations
 //! * `simulation`: properties of random schedules
 
 mod boots;
@@ -15,6 +16,7 @@ mod diagnosed;
 mod draining_hung;
 mod exits;
 mod memory;
+pub(in crate::arbiter) mod random;
 mod reloads;
 mod serving;
 mod shutdown;

@@ -176,7 +176,7 @@ pub(crate) struct ExitObservation {
     pub(crate) oom_kill: bool,
 }
 
-/// How the supervisor judges an exit.
+/// The class of an exit, which decides its reason and its back-off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExitClass {
     /// Exit code 0 after the worker had begun to drain.

@@ -1,13 +1,13 @@
-//! Before a worker is ready: forks, time-outs, back-off, hopelessness.
+//! Before a worker is ready: forks, timeouts, back-off, exhausted retries.
 
 use proptest::prelude::{ProptestConfig, any, proptest};
 
 use super::*;
 
-/// The delays before each try of the only slot, for as long as it is tried.
-fn delays_of_failing_boots(pool: &mut Pool, tries: u64) -> Vec<Duration> {
+/// Fails every boot of the only slot. Returns the delays, for at most `attempts` attempts.
+fn delays_of_failing_boots(pool: &mut Pool, attempts: u64) -> Vec<Duration> {
     assert_eq!(pool.step(), [spawn(1, 0)]);
-    (1..=tries)
+    (1..=attempts)
         .map_while(|id| {
             let delay = pool.exits(id, ExitClass::Crashed).restart_in?;
             assert_eq!(pool.step(), []);
@@ -19,7 +19,7 @@ fn delays_of_failing_boots(pool: &mut Pool, tries: u64) -> Vec<Duration> {
 }
 
 #[test]
-fn the_first_step_spawns_a_worker_for_each_slot() {
+fn first_step_spawns_a_worker_for_each_slot() {
     let mut pool = Pool::new(POLICY, 3);
     assert_eq!(pool.step(), [spawn(1, 0), spawn(2, 1), spawn(3, 2)]);
 }
@@ -34,7 +34,7 @@ fn spawn_is_issued_once_until_its_result_is_known() {
 }
 
 #[test]
-fn the_number_of_workers_is_held_between_one_and_the_most() {
+fn new_clamps_the_target() {
     assert_eq!(Supervisor::new(POLICY, 0, 7).target(), 1);
     assert_eq!(Supervisor::new(POLICY, usize::MAX, 7).target(), WORKERS_MAX);
 }
@@ -52,7 +52,7 @@ fn on_ready_returns_uptime_only_once() {
 }
 
 #[test]
-fn a_fork_that_fails_is_tried_again_after_a_moment() {
+fn failed_fork_is_retried_after_a_delay() {
     let mut supervisor = Supervisor::new(POLICY, 1, 7);
     let now = MonotonicTime::from_nanos(1);
     assert_eq!(supervisor.actions_due(now), [spawn(1, 0)]);
@@ -75,7 +75,7 @@ fn failed_forks_never_fail_the_pool() {
 }
 
 #[test]
-fn a_worker_that_is_not_ready_in_time_is_aborted_then_killed() {
+fn overdue_boot_is_aborted_then_killed() {
     let mut pool = Pool::new(POLICY, 1);
     pool.step();
     assert_eq!(
@@ -90,7 +90,7 @@ fn a_worker_that_is_not_ready_in_time_is_aborted_then_killed() {
 }
 
 #[test]
-fn a_worker_that_is_ready_in_time_is_left_alone() {
+fn boot_just_in_time_is_not_aborted() {
     let mut pool = Pool::new(POLICY, 1);
     pool.step();
     pool.pass(POLICY.boot_timeout - NANO);
@@ -99,7 +99,7 @@ fn a_worker_that_is_ready_in_time_is_left_alone() {
 }
 
 #[test]
-fn a_boot_timeout_of_zero_is_never() {
+fn zero_boot_timeout_never_aborts() {
     let mut pool = Pool::new(Policy { boot_timeout: Duration::ZERO, ..POLICY }, 1);
     pool.step();
     assert_eq!(pool.supervisor.next_deadline(pool.now), None);
@@ -128,7 +128,7 @@ fn failed_boots_back_off_up_to_30_seconds() {
 }
 
 #[test]
-fn a_slot_is_tried_once_and_as_often_again_as_the_retries_say() {
+fn failing_slot_is_retried_boot_retries_times() {
     let mut pool = Pool::new(POLICY, 1);
     assert_eq!(delays_of_failing_boots(&mut pool, 99).len(), POLICY.boot_retries as usize);
     assert_eq!(pool.supervisor.outcome(), Some(RunOutcome::NeverReady));
@@ -178,7 +178,7 @@ fn one_exhausted_slot_never_fails_the_pool() {
     assert_eq!(pool.pass(SECOND), []);
     assert_eq!(pool.supervisor.outcome(), None);
     pool.become_ready(2);
-    assert_eq!(pool.step(), [spawn(3, 0)], "where one can serve, another can");
+    assert_eq!(pool.step(), [spawn(3, 0)], "a ready worker resets the limit");
 }
 
 #[test]
@@ -197,8 +197,8 @@ fn scaling_down_to_exhausted_slots_fails_the_pool() {
     pool.step();
     pool.exits(1, ExitClass::Crashed);
     assert_eq!(pool.pass(SECOND), [spawn(3, 0)]);
-    pool.exits(3, ExitClass::Crashed); // the first slot is used up
-    pool.exits(2, ExitClass::Crashed); // the second waits for its other try
+    pool.exits(3, ExitClass::Crashed); // the first slot is exhausted
+    pool.exits(2, ExitClass::Crashed); // the second slot has one retry left
     assert_eq!(pool.supervisor.outcome(), None);
     pool.supervisor.scale_to(1);
     assert_eq!(pool.supervisor.outcome(), Some(RunOutcome::NeverReady));
@@ -238,7 +238,7 @@ fn failed_pool_kills_remaining_workers() {
     pool.exits(1, ExitClass::Crashed);
     pool.supervisor.scale_to(1);
     assert_eq!(pool.step(), [kill(2, ExitReason::Requested), kill(3, ExitReason::ScaledDown)]);
-    assert_eq!(pool.supervisor.outcome(), None, "they are still there");
+    assert_eq!(pool.supervisor.outcome(), None, "not all have exited");
     pool.exits(2, ExitClass::KilledExternally);
     assert_eq!(pool.exits(3, ExitClass::KilledExternally).restart_in, None);
     assert_eq!(pool.supervisor.outcome(), Some(RunOutcome::NeverReady));

@@ -1,10 +1,10 @@
-//! Who is overdue is looked at before it is judged, and what is found makes a difference.
+//! An overdue worker is diagnosed before a timeout is enforced, and the cause matters.
 
 use super::*;
 
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A pool whose worker 1 is silent and overdue, and is being looked at.
+/// Returns a pool whose worker 1 is silent, overdue and due for its second sample.
 fn under_diagnosis() -> Pool {
     let mut pool = Pool::serving(POLICY, 1);
     pool.silent.insert(WorkerId(1));
@@ -53,10 +53,10 @@ fn extend_timeout_restarts_the_timeout() {
 fn unresponsive_worker_is_killed_once_and_replaced() {
     let mut pool = under_diagnosis();
     pool.supervisor.mark_unresponsive(WorkerId(1));
-    let end = Action::KillHung(WorkerId(1), Hang::NoHeartbeat(POLICY.timeout + SAMPLE_INTERVAL));
-    assert_eq!(pool.step(), [end, spawn(2, 0)]);
+    let kill = Action::KillHung(WorkerId(1), Hang::NoHeartbeat(POLICY.timeout + SAMPLE_INTERVAL));
+    assert_eq!(pool.step(), [kill, spawn(2, 0)]);
     pool.become_ready(2);
-    assert_eq!(pool.run(MINUTE), [], "no storm, however long it takes to die");
+    assert_eq!(pool.run(MINUTE), [], "one replacement, however long the exit takes");
     assert_eq!(pool.exits(1, ExitClass::KilledExternally).reason, ExitReason::Hung);
 }
 
@@ -115,7 +115,7 @@ fn core_dump_during_quick_stop_gets_no_time() {
 fn abort_timeout_starts_when_the_signal_was_sent() {
     let mut pool = under_diagnosis();
     assert!(matches!(pool.step()[..], [Action::Abort(..)]));
-    pool.now = pool.now.saturating_add(SECOND); // for so long a hook has taken
+    pool.now = pool.now.saturating_add(SECOND); // a hook took that long
     pool.supervisor.on_aborted(WorkerId(1), pool.now);
     assert_eq!(pool.pass(POLICY.abort_timeout - NANO), []);
     assert_eq!(pool.pass(NANO), [kill(1, ExitReason::Hung), spawn(2, 0)]);
@@ -140,6 +140,6 @@ fn overdue_boot_is_diagnosed() {
     assert_eq!(pool.step(), []);
     pool.now = pool.now.saturating_add(POLICY.boot_timeout);
     pool.supervisor.mark_unresponsive(WorkerId(1));
-    let end = Action::KillHung(WorkerId(1), Hang::BootTimeout(2 * POLICY.boot_timeout));
-    assert_eq!(pool.step(), [end, spawn(2, 0)]);
+    let kill = Action::KillHung(WorkerId(1), Hang::BootTimeout(2 * POLICY.boot_timeout));
+    assert_eq!(pool.step(), [kill, spawn(2, 0)]);
 }

@@ -1,16 +1,18 @@
-//! One of a worker's threads hangs: it is replaced, and the others may finish.
+//! One thread of a worker hangs: the worker is replaced, and its other threads may finish.
 
 use super::*;
 
-/// When the hanging thread and the other one took up their work, from the start.
+/// When the hung thread began its unit of work, from the start.
 const HANGS_FROM: Duration = SECOND;
+
+/// When the other thread began its unit of work, from the start.
 const WORKS_FROM: Duration = Duration::from_secs(15);
 
 fn busy(pool: &mut Pool, id: u64, oldest: MonotonicTime, newest: MonotonicTime) {
     pool.busy.insert(WorkerId(id), Busy { oldest, newest });
 }
 
-/// A pool one nanosecond before its worker 1 hangs with one of its two threads.
+/// Returns a pool 1 ns before one of the two threads of worker 1 exceeds `timeout`.
 fn almost_hung(policy: Policy, target: usize) -> Pool {
     let mut pool = Pool::serving(policy, target);
     let start = pool.now;
@@ -20,7 +22,7 @@ fn almost_hung(policy: Policy, target: usize) -> Pool {
     pool
 }
 
-/// A pool of one whose worker 1 has just been condemned; its successor 2 boots.
+/// Returns a pool of one whose worker 1 drains as hung while its replacement 2 boots.
 fn draining_hung() -> Pool {
     let mut pool = almost_hung(POLICY, 1);
     assert_eq!(pool.pass(NANO), [drain_hung(1, Hang::RequestTimeout(POLICY.timeout)), spawn(2, 0)]);
@@ -37,7 +39,7 @@ fn one_hung_thread_drains_the_worker_and_replaces_it() {
 }
 
 #[test]
-fn a_worker_all_of_whose_threads_hang_is_aborted() {
+fn all_threads_hung_aborts_the_worker() {
     let mut pool = Pool::serving(POLICY, 1);
     let begun = pool.now;
     busy(&mut pool, 1, begun, begun);
@@ -107,10 +109,10 @@ fn draining_hung_exit_is_hung_without_back_off() {
         let mut pool = draining_hung();
         pool.exits(2, ExitClass::KilledExternally);
         pool.pass(SECOND);
-        let strikes = pool.supervisor.slots[0].crashes;
+        let crashes = pool.supervisor.slots[0].crashes;
         let report = pool.exits(1, exit_class);
         assert_eq!((report.reason, report.restart_in), (ExitReason::Hung, None), "{exit_class:?}");
-        assert_eq!(pool.supervisor.slots[0].crashes, strikes);
+        assert_eq!(pool.supervisor.slots[0].crashes, crashes);
         pool.become_ready(3);
         assert_eq!(pool.step(), []);
     }
@@ -135,7 +137,7 @@ fn graceful_stop_keeps_draining_hung_deadline() {
     let mut pool = draining_hung();
     pool.pass(SECOND);
     pool.supervisor.stop(ShutdownMode::Graceful);
-    assert_eq!(pool.step(), [drain(2, ExitReason::Requested)], "it has been asked");
+    assert_eq!(pool.step(), [drain(2, ExitReason::Requested)], "worker 1 drains already");
     let age = POLICY.timeout + POLICY.graceful_timeout;
     assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND), [abort(1, Hang::RequestTimeout(age))]);
 }
@@ -177,7 +179,7 @@ fn draining_hung_recovered_thread_drains_normally() {
     let mut pool = draining_hung();
     pool.become_ready(2);
     pool.busy.remove(&WorkerId(1));
-    assert_eq!(pool.pass(SECOND), [], "nothing is overdue: what would it be aborted for?");
+    assert_eq!(pool.pass(SECOND), [], "no unit of work is overdue");
     assert_eq!(pool.pass(POLICY.graceful_timeout - SECOND), [kill(1, ExitReason::Hung)]);
 }
 

@@ -1,8 +1,8 @@
-//! A new generation comes: the canary, the roll, the commit, and the way back.
+//! Reloads: the canary, the rolling replacement, the commit, and the roll-back.
 
 use super::*;
 
-/// A pool whose reload to `target` workers has begun, and what its first step was.
+/// Begins a reload to `target` workers. Returns the pool and the actions of its first turn.
 fn reloading(policy: Policy, before: usize, target: usize) -> (Pool, Vec<Action>) {
     let mut pool = Pool::serving(policy, before);
     assert_eq!(pool.supervisor.reload(policy, target), 2);
@@ -17,7 +17,7 @@ fn generations(pool: &Pool) -> Vec<u32> {
 }
 
 #[test]
-fn a_reload_begins_with_one_canary_alone() {
+fn reload_begins_with_one_canary() {
     let (mut pool, actions) = reloading(Policy { max_surge: 3, ..POLICY }, 4, 4);
     assert_eq!(actions, [spawn(5, 0)]);
     assert_eq!(pool.pass(SECOND), []);
@@ -77,7 +77,7 @@ fn failed_canary_rolls_back_without_draining_old() {
 }
 
 #[test]
-fn a_canary_that_is_silent_in_its_boot_rolls_back() {
+fn canary_boot_timeout_rolls_back() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     let aborted = abort(3, Hang::BootTimeout(POLICY.boot_timeout));
     pool.advance(POLICY.boot_timeout);
@@ -88,7 +88,7 @@ fn a_canary_that_is_silent_in_its_boot_rolls_back() {
 }
 
 #[test]
-fn a_canary_that_hangs_once_it_is_ready_rolls_back() {
+fn hung_ready_canary_rolls_back() {
     let (mut pool, _) = reloading(Policy { boot_timeout: Duration::ZERO, ..POLICY }, 2, 2);
     pool.become_ready(3);
     pool.step();
@@ -117,7 +117,7 @@ fn failure_after_canary_rolls_back_the_generation() {
 }
 
 #[test]
-fn a_crash_of_the_new_generation_fails_it() {
+fn crash_of_new_generation_rolls_back() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     pool.become_ready(3);
     pool.step();
@@ -142,7 +142,7 @@ fn old_worker_exit_does_not_fail_the_reload() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     pool.exits(2, ExitClass::Crashed);
     pool.exits(1, ExitClass::Crashed);
-    assert_eq!(pool.step(), [], "nobody but the canary");
+    assert_eq!(pool.step(), [], "only the canary starts");
     pool.become_ready(3);
     assert_eq!(pool.step(), [spawn(4, 1)]);
     pool.become_ready(4);
@@ -150,7 +150,7 @@ fn old_worker_exit_does_not_fail_the_reload() {
 }
 
 #[test]
-fn an_old_worker_that_crashed_during_the_canary_is_replaced_after_the_roll_back() {
+fn old_worker_lost_during_canary_returns_after_roll_back() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     pool.exits(2, ExitClass::Crashed);
     pool.exits(3, ExitClass::Crashed);
@@ -161,14 +161,14 @@ fn an_old_worker_that_crashed_during_the_canary_is_replaced_after_the_roll_back(
 }
 
 #[test]
-fn an_old_worker_that_still_boots_is_replaced_when_it_is_ready() {
+fn old_worker_booting_during_reload_is_replaced_when_ready() {
     let mut pool = Pool::new(POLICY, 2);
     pool.step();
     pool.become_ready(1);
     pool.supervisor.reload(POLICY, 2);
     assert_eq!(pool.step(), [spawn(3, 0)]);
     pool.become_ready(3);
-    assert_eq!(pool.step(), [], "the last of the old stays for now");
+    assert_eq!(pool.step(), [], "the last old worker stays for now");
     pool.become_ready(2);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(4, 1)]);
     pool.become_ready(4);
@@ -176,18 +176,18 @@ fn an_old_worker_that_still_boots_is_replaced_when_it_is_ready() {
 }
 
 #[test]
-fn a_reload_that_grows_tries_its_canary_in_a_new_slot() {
+fn growing_reload_starts_canary_in_a_new_slot() {
     let (mut pool, actions) = reloading(POLICY, 1, 3);
     assert_eq!(actions, [spawn(2, 1)]);
     pool.become_ready(2);
-    assert_eq!(pool.step(), [spawn(3, 2), spawn(4, 0)], "a growth is no surge");
+    assert_eq!(pool.step(), [spawn(3, 2), spawn(4, 0)], "growth does not count as surge");
     pool.run_until_idle();
     assert_eq!(pool.commits, 1);
     assert_eq!(generations(&pool), [2; 3]);
 }
 
 #[test]
-fn a_growing_reload_that_fails_shrinks_again() {
+fn failed_growing_reload_restores_the_target() {
     let (mut pool, _) = reloading(POLICY, 1, 3);
     pool.become_ready(2);
     pool.step();
@@ -204,12 +204,12 @@ fn shrinking_reload_drains_nothing_before_canary_ready() {
     assert_eq!(actions, [spawn(4, 0)]);
     assert_eq!(pool.supervisor.ready_count(), 3);
     pool.become_ready(4);
-    let gone = [
+    let drained = [
         drain(2, ExitReason::ScaledDown),
         drain(3, ExitReason::ScaledDown),
         drain(1, ExitReason::Reload),
     ];
-    assert_eq!(pool.step_to_commit(), gone);
+    assert_eq!(pool.step_to_commit(), drained);
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn failure_during_stop_does_not_roll_back() {
 }
 
 #[test]
-fn generations_are_never_numbered_twice() {
+fn generation_numbers_are_never_reused() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
     pool.exits(2, ExitClass::Crashed);
     pool.step_to_roll_back();
@@ -281,7 +281,7 @@ fn reload_resets_exhausted_slots() {
 }
 
 #[test]
-fn a_canary_that_cannot_be_forked_is_tried_again_and_fails_nothing() {
+fn failed_canary_fork_is_retried() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.supervisor.reload(POLICY, 1);
     assert_eq!(pool.supervisor.actions_due(pool.now), [spawn(2, 0)]);
@@ -291,28 +291,28 @@ fn a_canary_that_cannot_be_forked_is_tried_again_and_fails_nothing() {
     assert_eq!(pool.pass(delay), [spawn(3, 0)]);
     assert!(pool.supervisor.is_reloading());
     pool.pass(POLICY.boot_timeout - NANO);
-    assert!(pool.supervisor.is_reloading(), "what could not be had once is forgotten");
+    assert!(pool.supervisor.is_reloading(), "a successful fork resets the fork deadline");
 }
 
-/// The master wakes whenever it is due, and every fork fails, until the reload does, after which
-/// there is room. Returns how often it tried in vain.
+/// Fails every fork, at each deadline, until the reload fails; forks succeed after that. Returns how
+/// many forks failed.
 fn fail_every_fork(pool: &mut Pool) -> usize {
-    let mut tries = 0;
+    let mut attempts = 0;
     loop {
         for action in pool.supervisor.actions_due(pool.now) {
             match action {
                 Action::Spawn { slot, .. } if pool.supervisor.is_reloading() => {
                     pool.supervisor.on_spawn_failed(slot, pool.now);
-                    tries += 1;
+                    attempts += 1;
                 }
                 Action::Spawn { id, slot, .. } => pool.supervisor.on_spawned(id, slot, pool.now),
                 other => panic!("{other:?}"),
             }
         }
         if !pool.supervisor.is_reloading() {
-            return tries;
+            return attempts;
         }
-        let next = pool.supervisor.next_deadline(pool.now).expect("it is tried again");
+        let next = pool.supervisor.next_deadline(pool.now).expect("a retry");
         assert!(pool.now < next, "the master spins");
         pool.now = next;
         assert!(pool.booting().is_empty());
@@ -327,9 +327,9 @@ fn unforkable_canary_fails_reload_after_boot_timeout() {
     let mut pool = Pool::serving(POLICY, 2);
     let begun = pool.now;
     pool.supervisor.reload(POLICY, 2);
-    let tries = fail_every_fork(&mut pool);
+    let attempts = fail_every_fork(&mut pool);
     assert_eq!(pool.now, begun.saturating_add(POLICY.boot_timeout));
-    assert!((6..=12).contains(&tries), "{tries} tries");
+    assert!((6..=12).contains(&attempts), "{attempts} attempts");
     assert_eq!(pool.serving_ids(), [1, 2]);
     assert_eq!((pool.supervisor.generation(), pool.run(MINUTE)), (1, vec![]));
 }
@@ -342,7 +342,7 @@ fn unforkable_later_worker_fails_the_reload() {
     pool.supervisor.on_spawn_failed(1, pool.now);
     pool.exits(1, ExitClass::Requested);
     fail_every_fork(&mut pool);
-    assert_eq!(pool.serving_ids(), [4, 2, 3], "nobody goes before there is room");
+    assert_eq!(pool.serving_ids(), [4, 2, 3], "new workers serve until an old one is ready");
     assert_eq!(
         pool.booting(),
         [pool.supervisor.last_worker_id].map(WorkerId),
@@ -366,13 +366,13 @@ fn fork_deadline_excludes_a_master_stall() {
 
 #[test]
 #[should_panic(expected = "one reload at a time")]
-fn a_second_reload_meanwhile_is_a_bug() {
+fn begin_reload_during_a_reload_panics() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
     pool.supervisor.reload(POLICY, 1);
 }
 
 #[test]
-fn four_thousand_workers_go_through_a_whole_reload() {
+fn reload_of_4000_workers_replaces_all() {
     const WORKERS: usize = 4000;
     const SURGE: usize = 100;
     let mut pool = Pool::serving(Policy { max_surge: SURGE, ..POLICY }, WORKERS);
@@ -399,19 +399,19 @@ fn four_thousand_workers_go_through_a_whole_reload() {
 }
 
 #[test]
-fn the_last_old_worker_stays_until_a_growing_reload_is_complete() {
+fn last_old_worker_stays_until_growing_reload_completes() {
     let (mut pool, _) = reloading(POLICY, 1, 3);
     pool.become_ready(2);
     assert_eq!(pool.step(), [spawn(3, 2), spawn(4, 0)]);
     pool.become_ready(4);
-    assert_eq!(pool.step(), [], "it may be the only one to serve at an old address");
+    assert_eq!(pool.step(), [], "it may be the only one that listens on an old address");
     assert_eq!(generations(&pool), [1, 2, 2]);
     pool.become_ready(3);
     assert_eq!(pool.step_to_commit(), [drain(1, ExitReason::Reload)]);
 }
 
 #[test]
-fn the_last_old_worker_stays_while_one_of_the_new_is_replaced() {
+fn last_old_worker_stays_while_a_new_one_is_replaced() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     pool.become_ready(3);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(4, 1)]);
@@ -424,7 +424,7 @@ fn the_last_old_worker_stays_while_one_of_the_new_is_replaced() {
 }
 
 #[test]
-fn a_resize_during_a_reload_outlives_its_failure() {
+fn scaling_during_a_reload_survives_roll_back() {
     let (mut pool, _) = reloading(POLICY, 2, 2);
     pool.supervisor.scale_to(3);
     pool.exits(3, ExitClass::Crashed);
@@ -433,7 +433,7 @@ fn a_resize_during_a_reload_outlives_its_failure() {
 }
 
 #[test]
-fn after_a_roll_back_the_new_serve_until_the_old_are_back() {
+fn roll_back_drains_new_workers_once_old_are_ready() {
     let (mut pool, _) = reloading(POLICY, 3, 3);
     pool.become_ready(4);
     assert_eq!(pool.step(), [drain(1, ExitReason::Reload), spawn(5, 1)]);
@@ -453,7 +453,7 @@ fn after_a_roll_back_the_new_serve_until_the_old_are_back() {
 }
 
 #[test]
-fn after_a_roll_back_the_new_go_at_once_where_the_old_still_serve() {
+fn roll_back_drains_surplus_new_workers_at_once() {
     let (mut pool, _) = reloading(POLICY, 2, 3);
     pool.become_ready(3);
     assert_eq!(pool.step(), [spawn(4, 0)]);
@@ -511,8 +511,8 @@ fn stop_uses_each_workers_own_graceful_timeout() {
 fn suspend_during_reload_rolls_back_at_once() {
     let (mut pool, _) = reloading(POLICY, 1, 1);
     pool.supervisor.suspend();
-    let gone = [drain(1, ExitReason::Requested), drain(2, ExitReason::Requested)];
-    assert_eq!(pool.step_to_roll_back(), gone);
+    let drained = [drain(1, ExitReason::Requested), drain(2, ExitReason::Requested)];
+    assert_eq!(pool.step_to_roll_back(), drained);
     assert!(!pool.supervisor.is_reloading());
     pool.exits(1, ExitClass::Requested);
     pool.exits(2, ExitClass::Requested);
@@ -553,13 +553,13 @@ fn old_boot_failure_does_not_count_for_the_canary() {
     assert_eq!(pool.step(), [spawn(1, 0)]);
     pool.supervisor.reload(policy, 1);
     pool.exits(1, ExitClass::Crashed);
-    assert!(pool.step().iter().any(is_spawn), "the only slot is not given up");
+    assert!(pool.step().iter().any(is_spawn), "the only slot is not exhausted");
     pool.all_become_ready();
     pool.step_to_commit();
     assert_eq!(pool.supervisor.ready_count(), 1);
 }
 
-/// Nobody beyond the usual number, and so many missing.
+/// A policy that replaces workers in place: no surge, and `missing` workers unavailable.
 fn in_place(missing: usize) -> Policy {
     Policy { max_surge: 0, max_unavailable: missing, ..POLICY }
 }
@@ -567,32 +567,32 @@ fn in_place(missing: usize) -> Policy {
 #[test]
 fn in_place_reload_drains_only_after_canary_ready() {
     let (mut pool, actions) = reloading(in_place(2), 4, 4);
-    assert_eq!(actions, [spawn(5, 0)], "an extra one");
+    assert_eq!(actions, [spawn(5, 0)], "the canary is an extra worker");
     assert_eq!(pool.pass(SECOND), []);
     pool.become_ready(5);
-    let gone = [1, 2, 3].map(|id| drain(id, ExitReason::Reload));
-    let come = [spawn(6, 1), spawn(7, 2), spawn(8, 3)];
-    assert_eq!(pool.step(), [&gone[..], &come].concat());
-    assert_eq!(pool.supervisor.ready_count(), 2, "5, and the last of the old");
+    let drained = [1, 2, 3].map(|id| drain(id, ExitReason::Reload));
+    let spawned = [spawn(6, 1), spawn(7, 2), spawn(8, 3)];
+    assert_eq!(pool.step(), [&drained[..], &spawned].concat());
+    assert_eq!(pool.supervisor.ready_count(), 2, "5, and the last old worker");
     pool.become_ready(8);
-    assert_eq!(pool.step(), [], "it stays until all are there");
+    assert_eq!(pool.step(), [], "the last old worker stays until all are ready");
     pool.all_become_ready();
     assert_eq!(pool.step_to_commit(), [drain(4, ExitReason::Reload)]);
     assert_eq!(generations(&pool), [2; 4]);
 }
 
 #[test]
-fn surge_and_absence_add_up() {
+fn max_surge_and_max_unavailable_add_up() {
     let (mut pool, _) = reloading(Policy { max_unavailable: 1, ..POLICY }, 4, 4);
     pool.become_ready(5);
     let actions = pool.step();
-    let gone = [1, 2].map(|id| drain(id, ExitReason::Reload));
-    assert_eq!(actions, [&gone[..], &[spawn(6, 1), spawn(7, 2)]].concat());
+    let drained = [1, 2].map(|id| drain(id, ExitReason::Reload));
+    assert_eq!(actions, [&drained[..], &[spawn(6, 1), spawn(7, 2)]].concat());
     assert_eq!(pool.supervisor.ready_count(), 3, "5, 3 and 4");
 }
 
 #[test]
-fn a_pool_of_one_is_reloaded_in_place_without_a_gap() {
+fn in_place_reload_of_one_worker_has_no_gap() {
     let (mut pool, actions) = reloading(in_place(1), 1, 1);
     assert_eq!(actions, [spawn(2, 0)]);
     pool.become_ready(2);
@@ -618,7 +618,7 @@ fn dead_worker_counts_as_unavailable() {
 }
 
 #[test]
-fn a_roll_in_place_that_fails_puts_everything_back_in_place() {
+fn failed_in_place_reload_restores_all_workers() {
     let (mut pool, _) = reloading(in_place(1), 4, 4);
     pool.become_ready(5);
     assert_eq!(
@@ -635,7 +635,7 @@ fn a_roll_in_place_that_fails_puts_everything_back_in_place() {
 }
 
 #[test]
-fn four_thousand_workers_are_reloaded_in_place() {
+fn in_place_reload_of_4000_workers_replaces_all() {
     const WORKERS: usize = 4000;
     const MISSING: usize = 100;
     let mut pool = Pool::serving(in_place(MISSING), WORKERS);

@@ -1,26 +1,26 @@
-//! A worker that serves: silence, long work, crashes, recycling.
+//! A ready worker: silence, long units of work, crashes, recycling.
 
 use super::*;
 
-/// A pool of one whose worker is silent from now on.
+/// Returns a pool of one whose worker sends no heartbeat from now on.
 fn silent() -> Pool {
     let mut pool = Pool::serving(POLICY, 1);
     pool.silent.insert(WorkerId(1));
     pool
 }
 
-/// The worker that serves in the only slot crashes when it has served for so long.
-fn crash_after(pool: &mut Pool, served: Duration) -> Duration {
+/// Crashes the only worker after it has been ready for `uptime`. Returns the restart delay.
+fn crash_after(pool: &mut Pool, uptime: Duration) -> Duration {
     pool.all_become_ready();
-    pool.pass(served);
+    pool.pass(uptime);
     let id = pool.serving_ids()[0];
-    let delay = pool.exits(id, ExitClass::Crashed).restart_in.expect("the slot is wished for");
+    let delay = pool.exits(id, ExitClass::Crashed).restart_in.expect("the slot is refilled");
     assert_eq!(pool.pass(delay), [spawn(id + 1, 0)]);
     delay
 }
 
 #[test]
-fn an_idle_master_wakes_for_the_heartbeat_alone() {
+fn idle_pool_next_deadline_is_the_heartbeat_timeout() {
     let pool = Pool::serving(POLICY, 4);
     assert_eq!(
         pool.supervisor.next_deadline(pool.now),
@@ -35,7 +35,7 @@ fn silent_worker_is_aborted_at_timeout_then_killed() {
     assert_eq!(pool.pass(NANO), [abort(1, Hang::NoHeartbeat(POLICY.timeout))]);
     assert_eq!(pool.pass(POLICY.abort_timeout - NANO), []);
     assert_eq!(pool.pass(NANO), [kill(1, ExitReason::Hung), spawn(2, 0)]);
-    assert_eq!(pool.pass(SECOND), [], "a kill is handed out once");
+    assert_eq!(pool.pass(SECOND), [], "a kill is returned once");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn silence_during_a_master_stall_does_not_count() {
 }
 
 #[test]
-fn a_timeout_of_zero_is_never() {
+fn zero_timeout_never_aborts() {
     let mut pool = Pool::serving(Policy { timeout: Duration::ZERO, ..POLICY }, 1);
     pool.silent.insert(WorkerId(1));
     assert_eq!(pool.supervisor.next_deadline(pool.now), None);
@@ -152,7 +152,7 @@ fn repeated_crashes_back_off_up_to_30_seconds() {
 }
 
 #[test]
-fn a_stable_minute_resets_the_back_off() {
+fn stable_minute_resets_the_back_off() {
     let mut pool = Pool::serving(POLICY, 1);
     crash_after(&mut pool, SECOND);
     crash_after(&mut pool, SECOND);
@@ -162,7 +162,7 @@ fn a_stable_minute_resets_the_back_off() {
 }
 
 #[test]
-fn a_kill_from_outside_never_backs_off() {
+fn external_kill_never_backs_off() {
     let mut pool = Pool::serving(POLICY, 1);
     for id in 1..50 {
         let report = pool.exits(id, ExitClass::KilledExternally);
@@ -188,7 +188,7 @@ fn unrequested_clean_exit_is_replaced_without_back_off() {
 fn externally_stopped_worker_is_replaced_while_draining() {
     let mut pool = Pool::serving(POLICY, 1);
     assert!(pool.supervisor.on_draining(WorkerId(1), pool.now));
-    assert!(!pool.supervisor.on_draining(WorkerId(1), pool.now), "news once");
+    assert!(!pool.supervisor.on_draining(WorkerId(1), pool.now), "true once");
     assert_eq!(pool.supervisor.ready_count(), 0);
     assert_eq!(pool.step(), [spawn(2, 0)]);
     pool.become_ready(2);
@@ -223,9 +223,9 @@ fn failed_replacement_keeps_the_old_worker_serving() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.supervisor.on_replacement_requested(WorkerId(1));
     assert_eq!(pool.step(), [spawn(2, 0)]);
-    assert_eq!(pool.exits(2, ExitClass::Crashed).restart_in, None, "the slot is not empty");
+    assert_eq!(pool.exits(2, ExitClass::Crashed).restart_in, None, "the slot is served");
     assert_eq!(pool.step(), []);
-    let next = pool.supervisor.next_deadline(pool.now).expect("it is tried again");
+    let next = pool.supervisor.next_deadline(pool.now).expect("a retry");
     let delay = next.duration_since(pool.now);
     assert!((75 * MILLI..=100 * MILLI).contains(&delay), "{delay:?}");
     assert_eq!(pool.pass(delay - NANO), []);
@@ -264,11 +264,11 @@ fn recycling_in_place_is_bounded_by_max_unavailable() {
     let policy = Policy { max_surge: 0, max_unavailable: 2, ..POLICY };
     let mut pool = Pool::serving(policy, 5);
     (1..=5).for_each(|id| pool.supervisor.on_replacement_requested(WorkerId(id)));
-    let gone = [1, 2].map(|id| drain(id, ExitReason::Recycled));
-    assert_eq!(pool.step(), [&gone[..], &[spawn(6, 0), spawn(7, 1)]].concat());
+    let drained = [1, 2].map(|id| drain(id, ExitReason::Recycled));
+    assert_eq!(pool.step(), [&drained[..], &[spawn(6, 0), spawn(7, 1)]].concat());
     assert_eq!(pool.supervisor.ready_count(), 3);
     pool.exits(6, ExitClass::Crashed);
-    assert_eq!(pool.pass(SECOND), [spawn(8, 0)], "nobody else goes while one is missing");
+    assert_eq!(pool.pass(SECOND), [spawn(8, 0)], "no other worker drains while one is missing");
     pool.become_ready(7);
     assert_eq!(pool.step(), [drain(3, ExitReason::Recycled), spawn(9, 2)]);
     pool.run_until_idle();
@@ -289,15 +289,16 @@ fn max_lifetime_reached_recycles_the_worker() {
 }
 
 #[test]
-fn a_lifetime_that_waits_for_room_does_not_wake_the_master() {
+fn expired_lifetime_awaiting_surge_sets_no_deadline() {
     let mut pool = Pool::serving(Policy { max_lifetime: 20 * SECOND, ..POLICY }, 3);
     assert_eq!(pool.pass(20 * SECOND), [spawn(4, 0)]);
     assert_eq!(pool.supervisor.next_deadline(pool.now), Some(pool.now.saturating_add(10 * SECOND)));
 }
 
 #[test]
-fn lifetimes_are_spread_by_their_jitter_and_never_shorter() {
-    let (life, jitter) = (20 * SECOND, 10 * SECOND);
+fn lifetime_jitter_spreads_and_never_shortens() {
+    let life = 20 * SECOND;
+    let jitter = 10 * SECOND;
     let policy =
         Policy { max_lifetime: life, max_lifetime_jitter: jitter, max_surge: 50, ..POLICY };
     let mut pool = Pool::serving(policy, 50);
@@ -309,7 +310,7 @@ fn lifetimes_are_spread_by_their_jitter_and_never_shorter() {
 }
 
 #[test]
-fn a_lifetime_of_zero_is_never() {
+fn zero_lifetime_never_recycles() {
     let mut pool = Pool::serving(POLICY, 1);
     assert_eq!(pool.pass(YEAR), []);
 }
@@ -338,19 +339,19 @@ fn restart_in_includes_earlier_fork_back_off() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.supervisor.on_replacement_requested(WorkerId(1));
     assert_eq!(pool.supervisor.actions_due(pool.now), [spawn(2, 0)]);
-    let wait = pool.supervisor.on_spawn_failed(0, pool.now);
-    assert_eq!(pool.exits(1, ExitClass::KilledExternally).restart_in, Some(wait));
-    assert_eq!(pool.pass(wait - NANO), []);
+    let delay = pool.supervisor.on_spawn_failed(0, pool.now);
+    assert_eq!(pool.exits(1, ExitClass::KilledExternally).restart_in, Some(delay));
+    assert_eq!(pool.pass(delay - NANO), []);
     assert_eq!(pool.pass(NANO), [spawn(3, 0)]);
 }
 
 #[test]
 fn oom_kill_backs_off_unlike_an_external_kill() {
     let mut pool = Pool::serving(POLICY, 1);
-    for (id, forgiven) in [(1, true), (2, false)] {
+    for (id, is_immediate) in [(1, true), (2, false)] {
         let report = pool.exits(id, ExitClass::OomKilled);
         assert_eq!(report.reason, ExitReason::OomKilled);
-        assert_eq!(report.restart_in.is_some_and(|delay| delay.is_zero()), forgiven);
+        assert_eq!(report.restart_in.is_some_and(|delay| delay.is_zero()), is_immediate);
         pool.run(SECOND);
         pool.all_become_ready();
     }

@@ -1,9 +1,9 @@
-//! The whole stops, or changes its size.
+//! Stopping, scaling and suspending a pool.
 
 use super::*;
 
 #[test]
-fn graceful_stop_drains_each_worker_once_then_ends() {
+fn graceful_stop_drains_each_worker_once() {
     let mut pool = Pool::serving(POLICY, 2);
     pool.supervisor.stop(ShutdownMode::Graceful);
     assert_eq!(pool.step(), [drain(1, ExitReason::Requested), drain(2, ExitReason::Requested)]);
@@ -17,7 +17,7 @@ fn graceful_stop_drains_each_worker_once_then_ends() {
 }
 
 #[test]
-fn a_worker_that_does_not_drain_is_killed_at_the_limit() {
+fn graceful_stop_kills_at_graceful_timeout() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.supervisor.stop(ShutdownMode::Graceful);
     pool.step();
@@ -53,7 +53,7 @@ fn kill_mode_after_quick_stop_kills_at_once() {
 }
 
 #[test]
-fn a_quick_stop_during_a_drain_shortens_it() {
+fn quick_stop_during_a_drain_shortens_it() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.supervisor.stop(ShutdownMode::Graceful);
     pool.step();
@@ -84,7 +84,7 @@ fn graceful_stop_drains_a_booting_worker() {
 }
 
 #[test]
-fn a_stop_before_the_first_worker_ends_at_once() {
+fn stop_without_workers_is_complete_at_once() {
     let mut pool = Pool::new(POLICY, 4);
     pool.supervisor.stop(ShutdownMode::Graceful);
     assert_eq!(pool.step(), []);
@@ -131,14 +131,14 @@ fn no_worker_starts_during_a_stop() {
 }
 
 #[test]
-fn one_worker_more_is_spawned_at_once() {
+fn scaling_up_spawns_at_once() {
     let mut pool = Pool::serving(POLICY, 1);
     assert_eq!(pool.supervisor.scale_to(2), 2);
     assert_eq!(pool.step(), [spawn(2, 1)]);
 }
 
 #[test]
-fn one_worker_fewer_is_drained_from_the_last_slot_and_not_replaced() {
+fn scaling_down_drains_the_last_slot() {
     let mut pool = Pool::serving(POLICY, 3);
     assert_eq!(pool.supervisor.scale_to(2), 2);
     assert_eq!(pool.step(), [drain(3, ExitReason::ScaledDown)]);
@@ -148,7 +148,7 @@ fn one_worker_fewer_is_drained_from_the_last_slot_and_not_replaced() {
 }
 
 #[test]
-fn there_is_never_less_than_one_worker_nor_more_than_the_most() {
+fn scaling_a_running_pool_clamps_the_target() {
     let mut pool = Pool::serving(POLICY, 1);
     assert_eq!(pool.supervisor.scale_to(0), 1);
     assert_eq!(pool.step(), []);
@@ -181,7 +181,7 @@ fn suspended_workers_drain_once_without_replacement() {
     assert_eq!(pool.exits(1, ExitClass::Requested).restart_in, None);
     assert_eq!(pool.exits(2, ExitClass::Crashed).restart_in, None);
     assert_eq!(pool.run(MINUTE), []);
-    assert_eq!(pool.supervisor.outcome(), None, "the master stays");
+    assert_eq!(pool.supervisor.outcome(), None, "the master keeps running");
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn resume_after_suspend_starts_workers() {
     pool.supervisor.suspend();
     pool.step();
     assert!(pool.supervisor.resume());
-    assert!(!pool.supervisor.resume(), "news once");
+    assert!(!pool.supervisor.resume(), "true once");
     assert_eq!(pool.step(), [spawn(2, 0)], "the old one may still be draining");
 }
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::{ProptestConfig, Strategy, any};
 use proptest::test_runner::TestRunner;
 
+use super::random::Random;
 use super::*;
 
 const SCENARIOS: u32 = 2200;
@@ -118,7 +119,7 @@ struct Previous {
 struct Simulation {
     supervisor: Supervisor,
     now: MonotonicTime,
-    rng_state: u64,
+    random: Random,
     fault_mode: FaultMode,
     processes: BTreeMap<WorkerId, Process>,
     policy: Policy,
@@ -150,7 +151,7 @@ impl Simulation {
         let mut simulation = Self {
             supervisor: Supervisor::new(POLICY, 1, 1),
             now: MonotonicTime::default().saturating_add(YEAR),
-            rng_state: seed,
+            random: Random::new(seed),
             fault_mode: FaultMode::Injecting,
             processes: BTreeMap::new(),
             policy: POLICY,
@@ -169,43 +170,27 @@ impl Simulation {
             over_limit: 0,
         };
         simulation.policy = simulation.any_policy();
-        let target = simulation.below(6) as usize;
+        let target = simulation.random.below(6) as usize;
         simulation.supervisor = Supervisor::new(simulation.policy, target, seed);
-        simulation.failing_generation = (simulation.below(8) == 0).then_some(1);
+        simulation.failing_generation = (simulation.random.below(8) == 0).then_some(1);
         simulation
-    }
-
-    /// Returns a random number below `n` (splitmix64).
-    fn below(&mut self, n: u64) -> u64 {
-        self.rng_state = self.rng_state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.rng_state ^ (self.rng_state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % n
-    }
-
-    fn within(&mut self, most: Duration) -> Duration {
-        Duration::from_nanos(self.below(most.as_nanos() as u64 + 1))
-    }
-
-    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize]
     }
 
     fn any_policy(&mut self) -> Policy {
         let zero = Duration::ZERO;
         let policy = Policy {
-            timeout: self.pick(&[zero, 3 * SECOND, 30 * SECOND]),
-            boot_timeout: self.pick(&[zero, 2 * SECOND, 20 * SECOND]),
-            graceful_timeout: self.pick(&[MILLI, SECOND, 10 * SECOND]),
-            abort_timeout: self.pick(&[MILLI, SECOND]),
-            max_lifetime: self.pick(&[zero, zero, 20 * SECOND, MINUTE]),
-            max_lifetime_jitter: self.pick(&[zero, 10 * SECOND]),
-            max_requests: self.pick(&[0, 0, 100]),
-            max_requests_jitter: self.pick(&[0, 50]),
-            max_memory: self.pick(&[0, 0, MAX_MEMORY]),
-            max_surge: self.pick(&[0, 1, 1, 2, 3]),
-            max_unavailable: self.pick(&[0, 0, 1, 2, 6]),
-            boot_retries: self.pick(&[0, 1, 5]),
+            timeout: self.random.pick(&[zero, 3 * SECOND, 30 * SECOND]),
+            boot_timeout: self.random.pick(&[zero, 2 * SECOND, 20 * SECOND]),
+            graceful_timeout: self.random.pick(&[MILLI, SECOND, 10 * SECOND]),
+            abort_timeout: self.random.pick(&[MILLI, SECOND]),
+            max_lifetime: self.random.pick(&[zero, zero, 20 * SECOND, MINUTE]),
+            max_lifetime_jitter: self.random.pick(&[zero, 10 * SECOND]),
+            max_requests: self.random.pick(&[0, 0, 100]),
+            max_requests_jitter: self.random.pick(&[0, 50]),
+            max_memory: self.random.pick(&[0, 0, MAX_MEMORY]),
+            max_surge: self.random.pick(&[0, 1, 1, 2, 3]),
+            max_unavailable: self.random.pick(&[0, 0, 1, 2, 6]),
+            boot_retries: self.random.pick(&[0, 1, 5]),
         };
         let is_stuck = policy.max_surge == 0 && policy.max_unavailable == 0;
         let policy = Policy { max_surge: policy.max_surge.max(usize::from(is_stuck)), ..policy };
@@ -223,12 +208,12 @@ impl Simulation {
         let event = self.processes.values().filter_map(Process::next_event).min();
         let idle = self.now.saturating_add(10 * SECOND);
         let mut next = [deadline, event, Some(idle)].into_iter().flatten().min().unwrap_or(idle);
-        if self.fault_mode == FaultMode::Injecting && self.below(3) == 0 {
-            next = next.min(self.now.saturating_add(self.within(SECOND)));
+        if self.fault_mode == FaultMode::Injecting && self.random.below(3) == 0 {
+            next = next.min(self.now.saturating_add(self.random.within(SECOND)));
         }
         self.now = self.now.max(next);
         if self.fault_mode == FaultMode::Injecting {
-            if self.supervisor.stopping().is_none() && self.below(64) == 0 {
+            if self.supervisor.stopping().is_none() && self.random.below(64) == 0 {
                 self.stall(before, deadline);
             }
             self.inject_faults();
@@ -338,12 +323,12 @@ impl Simulation {
 
     /// Samples the memory of the workers that need it, now and then.
     fn sample_memory(&mut self) {
-        if self.fault_mode == FaultMode::Quiet || self.below(4) > 0 {
+        if self.fault_mode == FaultMode::Quiet || self.random.below(4) > 0 {
             return;
         }
         let due = self.supervisor.memory_checks();
         for (id, limit) in due {
-            let is_unreadable = self.below(64) == 0;
+            let is_unreadable = self.random.below(64) == 0;
             let process = self.processes.get_mut(&id).expect("a process of the pool");
             assert!(process.serves(), "sampled without need: {process:?}");
             assert!(limit > 0 && limit == process.policy.max_memory);
@@ -369,7 +354,7 @@ impl Simulation {
 
     /// Forks a process. Returns whether the fork succeeded.
     fn fork(&mut self, id: WorkerId, slot: usize) -> bool {
-        if self.fault_mode == FaultMode::Injecting && self.below(20) == 0 {
+        if self.fault_mode == FaultMode::Injecting && self.random.below(20) == 0 {
             let delay = self.supervisor.on_spawn_failed(slot, self.now);
             assert!(Duration::ZERO < delay && delay <= BACKOFF_MAX);
             return false;
@@ -384,7 +369,7 @@ impl Simulation {
             request: Request::Nothing,
             kill_from: MonotonicTime::from_nanos(u64::MAX),
             abort_from: self.now,
-            ready_at: Some(self.now.saturating_add(self.within(SECOND))),
+            ready_at: Some(self.now.saturating_add(self.random.within(SECOND))),
             exits_at: None,
             silent_since: None,
             units: [None; 2],
@@ -393,9 +378,9 @@ impl Simulation {
         };
         if self.fault_mode == FaultMode::Injecting {
             let is_bad = self.failing_generation == Some(process.generation);
-            let at = self.now.saturating_add(self.within(3 * SECOND));
-            match self.below(if is_bad { 5 } else { 30 }) {
-                0 | 1 => process.exits_at = Some((at, self.pick(&EXIT_CLASSES))),
+            let at = self.now.saturating_add(self.random.within(3 * SECOND));
+            match self.random.below(if is_bad { 5 } else { 30 }) {
+                0 | 1 => process.exits_at = Some((at, self.random.pick(&EXIT_CLASSES))),
                 2 => process.ready_at = None,
                 3 => process.ready_at = Some(self.now),
                 _ => (),
@@ -407,7 +392,7 @@ impl Simulation {
 
     /// Sends a process a signal, which it obeys or ignores.
     fn send(&mut self, id: WorkerId, request: Request) {
-        let is_ignored = self.below(4) == 0;
+        let is_ignored = self.random.below(4) == 0;
         let Policy { graceful_timeout, abort_timeout, .. } = self.processes[&id].policy;
         let (limit, exit_class) = match request {
             Request::Drain | Request::DrainHung => (graceful_timeout, ExitClass::Requested),
@@ -415,7 +400,7 @@ impl Simulation {
             Request::Abort => (abort_timeout, ExitClass::Crashed),
             Request::Kill | Request::Nothing => (DYING, ExitClass::KilledExternally),
         };
-        let exits_at = self.now.saturating_add(self.within(limit));
+        let exits_at = self.now.saturating_add(self.random.within(limit));
         let process = self.processes.get_mut(&id).expect("checked before");
         if process.request == Request::DrainHung && request == Request::QuickStop {
             process.kill_from = process.abort_from; // a stop never gives more time
@@ -448,7 +433,7 @@ impl Simulation {
 
     /// Stops the pool, perhaps with escalation, and checks that it takes no longer than allowed.
     fn stop(&mut self) {
-        let mut mode = self.pick(&[
+        let mut mode = self.random.pick(&[
             ShutdownMode::Graceful,
             ShutdownMode::Graceful,
             ShutdownMode::Quick,
@@ -462,7 +447,7 @@ impl Simulation {
         while self.supervisor.outcome().is_none() {
             assert!(self.now <= limit, "no end: {:?} {:?}", self.supervisor, self.processes);
             self.step();
-            if self.below(8) == 0 && mode < ShutdownMode::Kill {
+            if self.random.below(8) == 0 && mode < ShutdownMode::Kill {
                 mode = if mode == ShutdownMode::Graceful {
                     ShutdownMode::Quick
                 } else {
@@ -493,7 +478,7 @@ impl Scenario {
         while simulation.steps < length && simulation.supervisor.outcome().is_none() {
             simulation.step();
         }
-        if simulation.below(4) > 0 && simulation.supervisor.outcome().is_none() {
+        if simulation.random.below(4) > 0 && simulation.supervisor.outcome().is_none() {
             simulation.run_quietly();
         }
         match simulation.supervisor.outcome() {

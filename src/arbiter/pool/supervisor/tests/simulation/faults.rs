@@ -4,7 +4,7 @@ use super::*;
 
 impl Simulation {
     pub(super) fn stall(&mut self, before: MonotonicTime, deadline: Option<MonotonicTime>) {
-        self.now = self.now.saturating_add(self.within(2 * MINUTE));
+        self.now = self.now.saturating_add(self.random.within(2 * MINUTE));
         if deadline.is_some_and(|deadline| self.now.duration_since(deadline) > SECOND) {
             self.timeout_floor = self.now;
             self.supervisor.discount_stall(before, self.now);
@@ -18,13 +18,13 @@ impl Simulation {
 
     fn any_process(&mut self) -> Option<WorkerId> {
         let count = self.processes.len() as u64;
-        let index = if count == 0 { return None } else { self.below(count) as usize };
+        let index = if count == 0 { return None } else { self.random.below(count) as usize };
         self.processes.keys().nth(index).copied()
     }
 
     /// Injects a random fault, now and then.
     pub(super) fn inject_faults(&mut self) {
-        match self.below(40) {
+        match self.random.below(40) {
             0 => self.scale_randomly(),
             1 => self.reload(),
             2 => self.suspend_or_resume(),
@@ -38,7 +38,7 @@ impl Simulation {
     }
 
     fn scale_randomly(&mut self) {
-        let target = self.below(7) as usize;
+        let target = self.random.below(7) as usize;
         assert_eq!(self.supervisor.scale_to(target), target.max(1));
         if let Some(previous) = &mut self.previous {
             previous.target = target.max(1);
@@ -48,7 +48,7 @@ impl Simulation {
 
     fn suspend_or_resume(&mut self) {
         let was_suspended = self.supervisor.is_suspended;
-        if was_suspended || self.below(4) > 0 {
+        if was_suspended || self.random.below(4) > 0 {
             assert_eq!(self.supervisor.resume(), was_suspended);
         } else {
             self.supervisor.suspend();
@@ -64,21 +64,22 @@ impl Simulation {
         let (generation, target) = (self.supervisor.generation(), self.supervisor.target());
         self.previous = Some(Previous { policy: self.policy, generation, target });
         self.policy = self.any_policy();
-        let unchanged = self.below(2) == 0;
-        let new_target = if unchanged { target } else { 1 + self.below(6) as usize };
+        let unchanged = self.random.below(2) == 0;
+        let new_target = if unchanged { target } else { 1 + self.random.below(6) as usize };
         self.is_undisturbed_reload = !self.has_disturbance && self.missing() == 0;
         self.has_disturbance |= new_target != target;
         let next_generation = self.supervisor.reload(self.policy, new_target);
         assert!(generation < next_generation);
         self.canary_ready = false;
-        self.failing_generation = if self.below(3) == 0 { Some(next_generation) } else { None };
+        self.failing_generation =
+            if self.random.below(3) == 0 { Some(next_generation) } else { None };
     }
 
     fn inject_fault(&mut self, id: WorkerId) {
         let now = self.now;
-        let later = now.saturating_add(self.within(SECOND));
-        let fault = self.below(12);
-        let thread = self.below(2) as usize;
+        let later = now.saturating_add(self.random.within(SECOND));
+        let fault = self.random.below(12);
+        let thread = self.random.below(2) as usize;
         let process = self.processes.get_mut(&id).expect("a process of the pool");
         let drain_deadline = now.saturating_add(process.policy.graceful_timeout);
         match fault {
