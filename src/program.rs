@@ -14,6 +14,7 @@ use crate::address::Address;
 use crate::app::App;
 use crate::arbiter::{ExecArgs, upgrade_channel};
 use crate::cli::{self, Action, Invocation, Stream};
+use crate::os::fd_table::OpenFds;
 use crate::os::title::ProcTitle;
 use crate::os::{daemon, process};
 use crate::runtime::{Runtime, RuntimeError, StartupContext};
@@ -40,6 +41,7 @@ impl Runtime {
         let args: Vec<_> = env::args_os().collect();
         let variables: Vec<_> = env::vars_os().collect();
         let context = StartupContext {
+            program_fds: OpenFds::snapshot(),
             startup_notifier: None,
             exec_args: exec_args(&args),
             // Without /proc there is no title, and everything else works.

@@ -12,7 +12,7 @@ use slog::{Level, crit, info, warn};
 use crate::app::App;
 use crate::arbiter::{
     self, Arbiter, ArbiterParts, ConfigLoader, ExecArgs, MasterContext, OomMonitor, PoolGeneration,
-    PoolSpec, ProcessTable, ResolvedConfig, RunOutcome, UpgradePeer, WorkerCgroups,
+    PoolSpec, ResolvedConfig, RunOutcome, UpgradePeer, WorkerCgroups, WorkerEnvironment,
 };
 use crate::heartbeat;
 use crate::hooks::{Hooks, NoHooks};
@@ -21,6 +21,7 @@ use crate::listen::activation::InheritedFds;
 use crate::log::{self, Fields};
 use crate::os::credentials;
 use crate::os::daemon::StartupNotifier;
+use crate::os::fd_table::OpenFds;
 use crate::os::process::Pid;
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::title::ProcTitle;
@@ -135,7 +136,12 @@ impl Runtime {
         let configuration_copy = configuration.clone();
         self.run_as(
             configuration,
-            StartupContext::default(),
+            StartupContext {
+                program_fds: OpenFds::snapshot(),
+                title: None,
+                exec_args: None,
+                startup_notifier: None,
+            },
             move || Ok(configuration_copy.clone()),
         )
     }
@@ -185,29 +191,26 @@ impl Runtime {
         let (service_manager, warning) = ServiceManager::from_env();
         warnings.extend(warning);
         log_startup(&master_context, &generations, &warnings);
-        let StartupContext { title, exec_args: launch, startup_notifier: verdict } = context;
+        let StartupContext { program_fds, title, exec_args: launch, startup_notifier: verdict } =
+            context;
+        program_fds.exclude(upgrade_peer.channel_fd());
         let planner: ConfigLoader<'_> =
             Box::new(move || self.resolve(reload_config()?).map_err(|error| error.to_string()));
-        let (oom, cgroups) = (OomMonitor::find(), WorkerCgroups::find(master_context.log.logger()));
-        let process_tables = generations
-            .into_iter()
-            .map(|generation| ProcessTable::new(generation, title, &oom, &cgroups));
-        let crews = process_tables.collect::<Result<Vec<_>, _>>().map_err(RuntimeError::Os)?;
+        let cgroups = WorkerCgroups::find(master_context.log.logger());
+        let (hooks, oom) = (self.hooks.as_ref(), OomMonitor::find());
+        let environment = WorkerEnvironment { title, hooks, oom, cgroups, program_fds };
         let parts = ArbiterParts {
             signals,
             context: master_context,
-            oom,
-            cgroups,
+            environment,
             config_loader: planner,
-            title,
             exec_args: launch,
             pidfile,
             service_manager,
             upgrade_peer,
             startup_notifier: verdict,
-            hooks: self.hooks.as_ref(),
         };
-        serve(Arbiter::new(crews, parts))
+        serve(Arbiter::new(generations, parts).map_err(RuntimeError::Os)?)
     }
 
     /// Finds everything that a configuration names.
@@ -248,8 +251,9 @@ fn pool_spec<'a>(pool: Pool, selection: Selection<'a>) -> PoolSpec<'a> {
 }
 
 /// How a program was started.
-#[derive(Default)]
 pub(crate) struct StartupContext {
+    /// The descriptors that it had open then: workers inherit them.
+    pub(crate) program_fds: OpenFds,
     /// Where the title goes that `ps` shows.
     pub(crate) title: Option<ProcTitle>,
     /// How to start it again.

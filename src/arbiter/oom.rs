@@ -1,36 +1,35 @@
-//! Which workers the kernel's OOM killer has killed: reads the counters of their control groups.
+//! Finds out which workers the kernel's OOM killer has killed, from the counters of their cgroups.
 
 mod counters;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use crate::os::cgroup::{self, Cgroups};
 use crate::os::clock;
 use crate::os::process::Pid;
 use counters::OomCounters;
 
-/// Where the kernel counts whom it kills for lack of memory: for the workers of all pools, who may
-/// have one counter.
+/// The out-of-memory kills in the workers' control groups. The workers of all pools share it: several
+/// may be in one group.
 pub(crate) struct OomMonitor {
     cgroups: Cgroups,
     counters: RefCell<OomCounters>,
 }
 
 impl OomMonitor {
-    /// Finds the control groups.
-    pub(crate) fn find() -> Rc<Self> {
-        Rc::new(Self { cgroups: Cgroups::find(), counters: RefCell::default() })
+    /// Finds the mounted control groups.
+    pub(crate) fn find() -> Self {
+        Self { cgroups: Cgroups::find(), counters: RefCell::default() }
     }
 
-    /// The control groups.
+    /// Returns the mounted control groups.
     pub(super) fn cgroups(&self) -> &Cgroups {
         &self.cgroups
     }
 
-    /// Where the group of a process counts, and from now on it is known how it stood. A worker that
-    /// goes elsewhere later is not followed.
+    /// Registers a worker. Returns the `memory.events` file of its group, as of now: a worker that
+    /// moves to another group later is not followed.
     pub(super) fn watch(&self, pid: Pid) -> Option<PathBuf> {
         let counter = self.cgroups.memory_events(pid)?;
         let kills = cgroup::oom_kill_count(&counter)?;
@@ -38,9 +37,8 @@ impl OomMonitor {
         Some(counter)
     }
 
-    /// A worker that counted there has ended. Returns whether the kernel has killed it for lack of
-    /// memory, which only one that was killed may have been. What the counter says is known from now
-    /// on in any case.
+    /// Unregisters a worker that has exited. Returns whether the OOM killer has killed it, which is
+    /// possible only if SIGKILL from outside (`was_killed`) has ended it.
     pub(super) fn resolve_exit(&self, counter: &Path, was_killed: bool) -> bool {
         let mut counters = self.counters.borrow_mut();
         if let Some(kills) = cgroup::oom_kill_count(counter) {

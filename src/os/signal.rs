@@ -1,7 +1,7 @@
 //! Signals as bytes in a pipe. A handler makes one write(2); all thinking happens in a loop.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
@@ -94,7 +94,8 @@ static ORPHAN_TIMEOUT_SECONDS: AtomicU32 = AtomicU32::new(0);
 #[derive(Debug)]
 pub(crate) struct SignalPipe {
     read: OwnedFd,
-    write: OwnedFd,
+    /// Open for the handlers, which write by its number.
+    _write: OwnedFd,
 }
 
 impl SignalPipe {
@@ -106,7 +107,7 @@ impl SignalPipe {
     pub(crate) fn open() -> io::Result<Self> {
         let (read, write) = file::pipe()?;
         PIPE_WRITE_FD.store(write.as_raw_fd(), Ordering::Relaxed);
-        Ok(Self { read, write })
+        Ok(Self { read, _write: write })
     }
 
     /// The signals that have come since the last call. Never blocks.
@@ -121,13 +122,6 @@ impl SignalPipe {
                 Err(_) => return signals, // EAGAIN: empty
             }
         }
-    }
-}
-
-impl SignalPipe {
-    /// The numbers of both ends, for a child that must close its copies.
-    pub(crate) fn raw_fds(&self) -> [RawFd; 2] {
-        [self.read.as_raw_fd(), self.write.as_raw_fd()]
     }
 }
 

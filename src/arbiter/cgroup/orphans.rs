@@ -1,26 +1,26 @@
-//! What becomes of the control group of a worker that has ended, or whose master has: whose it is, by
-//! its name, whether somebody lives in it who has a right to, and when to try again. Pure.
+//! Decides what to do with the cgroup of a worker that has exited, or whose master has: which worker
+//! it belongs to, whether that may still run in it, and when to try again. Pure.
 
 use std::time::Duration;
 
-/// Whose a group is.
+/// Which worker a cgroup belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CgroupName {
-    /// The number of the master's process: two masters may have one group between them.
+    /// The pid of the master: two masters may share the delegated group.
     pub(super) master: i32,
-    /// The number of the worker's process.
+    /// The pid of the worker.
     pub(super) worker: i32,
 }
 
 const PREFIX: &str = "ostler-worker-";
 
 impl CgroupName {
-    /// What its group is called.
+    /// Returns the name of its directory.
     pub(super) fn dir_name(self) -> String {
         format!("{PREFIX}{}-{}", self.master, self.worker)
     }
 
-    /// Whose group has that name; `None` if it is none of a worker's.
+    /// Parses the name of a directory. Returns `None` if it is not a worker's cgroup.
     pub(super) fn parse(name: &str) -> Option<Self> {
         let (master, worker) = name.strip_prefix(PREFIX)?.split_once('-')?;
         let parsed = Self { master: master.parse().ok()?, worker: worker.parse().ok()? };
@@ -29,8 +29,8 @@ impl CgroupName {
     }
 }
 
-/// The groups, by their names, whose master is no more: it is not among those who live beside them, or
-/// it is the one of whom it is known that it has gone.
+/// Returns the cgroups whose master has exited: it is not in `live_masters`, or it is
+/// `exited_master`.
 pub(super) fn orphans<'a>(
     names: impl IntoIterator<Item = &'a str>,
     live_masters: &[i32],
@@ -44,17 +44,17 @@ pub(super) fn orphans<'a>(
         .collect()
 }
 
-/// What becomes of a group.
+/// What to do with a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OrphanAction {
-    /// It goes, with whoever is in it.
+    /// Kill the processes in it, and remove it.
     Remove,
-    /// It is left alone for now.
+    /// Leave it alone for now.
     Keep,
 }
 
-/// What becomes of a group whose master has died, by who is in it, 0 for somebody who cannot be named
-/// from here. Its worker leaves by itself; what it leaves behind is nobody's.
+/// Decides on a cgroup whose master has exited, by the pids in it; 0 is a process outside this pid
+/// namespace. Its worker drains and exits by itself; then the rest is killed.
 pub(super) fn orphan_action(cgroup: CgroupName, members: &[i32]) -> OrphanAction {
     let is_in_use = members.iter().any(|member| *member == cgroup.worker || *member == 0);
     if is_in_use { OrphanAction::Keep } else { OrphanAction::Remove }
@@ -63,11 +63,11 @@ pub(super) fn orphan_action(cgroup: CgroupName, members: &[i32]) -> OrphanAction
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(2);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(10);
 
-/// At how many tries in vain it is worth a word: two seconds after the first.
+/// After how many failed removals a warning is logged: 2 s after the first.
 pub(super) const TRIES_BEFORE_WARNING: u32 = 11;
 
-/// How long to wait after so many tries in vain to remove a group, from 1: who was killed is gone in a
-/// moment, unless the kernel holds it.
+/// Returns how long to wait after the nth failed removal, from 1: doubling, from 2 ms to 10 s. A killed
+/// process usually exits within milliseconds.
 pub(super) fn retry_delay(tries: u32) -> Duration {
     let doubled = 2_u32.saturating_pow(tries.saturating_sub(1));
     RETRY_DELAY_MIN.saturating_mul(doubled).min(RETRY_DELAY_MAX)
@@ -107,7 +107,11 @@ mod tests {
     #[test]
     fn orphan_action_keeps_group_only_while_worker_lives() {
         assert_eq!(orphan_action(CGROUP, &[12, 30]), OrphanAction::Keep);
-        assert_eq!(orphan_action(CGROUP, &[30, 0]), OrphanAction::Keep, "who knows who that is");
+        assert_eq!(
+            orphan_action(CGROUP, &[30, 0]),
+            OrphanAction::Keep,
+            "a process that cannot be named"
+        );
         assert_eq!(orphan_action(CGROUP, &[30]), OrphanAction::Remove);
         assert_eq!(orphan_action(CGROUP, &[]), OrphanAction::Remove);
     }

@@ -1,5 +1,5 @@
-//! Which deaths the kernel has caused for lack of memory: each control group counts how often it
-//! did that, and each time accounts for one worker that was killed by nobody we know of. Pure.
+//! Attributes SIGKILLs of unknown origin to the OOM killer. Pure. Each control group counts its OOM
+//! kills, and each increase explains one worker that was killed from outside.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::time::MonotonicTime;
 
-/// Who dies later than this after the counter has moved died of something else.
+/// An exit later than this after the counter has increased has another cause.
 const ATTRIBUTION_WINDOW: Duration = Duration::from_secs(1);
 
-/// The counters, by the file that shows them.
+/// The counters, by their `memory.events` file.
 #[derive(Debug, Default)]
 pub(super) struct OomCounters {
     counters: HashMap<PathBuf, OomCounter>,
@@ -18,19 +18,18 @@ pub(super) struct OomCounters {
 
 #[derive(Debug)]
 struct OomCounter {
-    /// What the counter said when it was read last.
+    /// The count at the last reading.
     last_count: u64,
-    /// Deaths that it accounts for and that nobody has claimed yet.
+    /// Kills that have not been attributed to a worker.
     unattributed_kills: u64,
-    /// When it was seen to have moved.
+    /// When an increase was last read.
     increased_at: MonotonicTime,
-    /// How many workers have it.
+    /// How many registered workers are in the group.
     workers: usize,
 }
 
 impl OomCounters {
-    /// Another worker has this counter, which stands so now: before any death of it that may be
-    /// claimed.
+    /// Registers a worker whose group has counted `kills` so far: none of them is its own.
     pub(super) fn register(&mut self, counter: &Path, kills: u64, now: MonotonicTime) {
         self.update(counter, kills, now);
         let fresh = OomCounter {
@@ -42,8 +41,8 @@ impl OomCounters {
         self.counters.entry(counter.to_owned()).or_insert(fresh).workers += 1;
     }
 
-    /// A worker that had this counter has ended, and has claimed what it may claim. The last one
-    /// closes the account.
+    /// Unregisters a worker that has exited, after its kill was attributed. The last one drops the
+    /// counter.
     pub(super) fn unregister(&mut self, counter: &Path) {
         if let Some(entry) = self.counters.get_mut(counter) {
             entry.workers -= 1;
@@ -53,8 +52,8 @@ impl OomCounters {
         }
     }
 
-    /// The counter stands so now. To be told as often as there is an occasion: what it counted before
-    /// one accounts for no death after it.
+    /// Records a reading. Call it as often as there is an occasion: kills read before an exit do not
+    /// explain an exit later than the window.
     pub(super) fn update(&mut self, counter: &Path, kills: u64, now: MonotonicTime) {
         let Some(entry) = self.counters.get_mut(counter) else { return };
         if now.duration_since(entry.increased_at) > ATTRIBUTION_WINDOW {
@@ -68,8 +67,8 @@ impl OomCounters {
         entry.last_count = kills;
     }
 
-    /// A worker was killed by nobody we know of, and its counter has just been observed. Returns
-    /// whether it accounts for that.
+    /// Returns whether the counter explains a SIGKILL of unknown origin. Call [`update`](Self::update)
+    /// before.
     pub(super) fn attribute_kill(&mut self, counter: &Path) -> bool {
         let Some(entry) = self.counters.get_mut(counter) else { return false };
         let is_oom_kill = entry.unattributed_kills > 0;
@@ -88,7 +87,7 @@ mod tests {
         MonotonicTime::from_nanos(1_000_000_000_000).saturating_add(Duration::from_millis(millis))
     }
 
-    /// A ledger whose counter stood at 5.
+    /// Returns counters with one worker, whose group had counted 5 kills.
     fn registered_counters() -> OomCounters {
         let mut counters = OomCounters::default();
         counters.register(Path::new(COUNTER), 5, at(0));
@@ -122,19 +121,19 @@ mod tests {
     #[test]
     fn attribute_kill_after_the_window_is_false() {
         let mut counters = registered_counters();
-        assert!(attribute_kill_at(&mut counters, 9, 0)); // three of them are no workers of ours
+        assert!(attribute_kill_at(&mut counters, 9, 0)); // three of them were not workers
         assert!(!attribute_kill_at(&mut counters, 9, 1001));
     }
 
     #[test]
     fn attribute_kill_increase_seen_before_is_false() {
         let mut counters = registered_counters();
-        counters.register(Path::new(COUNTER), 6, at(0)); // a stranger died, and then a worker was born
+        counters.register(Path::new(COUNTER), 6, at(0)); // another process was killed before the worker started
         assert!(!attribute_kill_at(&mut counters, 6, 1001));
         update_at(&mut counters, 7, 2000);
         assert!(
             attribute_kill_at(&mut counters, 7, 2001),
-            "killed with another, which was buried first"
+            "killed with another worker, which was reaped first"
         );
     }
 
@@ -143,11 +142,11 @@ mod tests {
         let mut counters = registered_counters();
         counters.register(Path::new(COUNTER), 5, at(0));
         counters.unregister(Path::new(COUNTER));
-        assert!(attribute_kill_at(&mut counters, 6, 1), "the other has it still");
+        assert!(attribute_kill_at(&mut counters, 6, 1), "another worker still has it");
         counters.unregister(Path::new(COUNTER));
         assert!(!attribute_kill_at(&mut counters, 7, 2));
         counters.register(Path::new(COUNTER), 8, at(3));
-        assert!(!attribute_kill_at(&mut counters, 8, 3), "it counts from where it was read");
+        assert!(!attribute_kill_at(&mut counters, 8, 3), "it counts from the last reading");
     }
 
     #[test]

@@ -1,153 +1,189 @@
-//! Watches a pool's workers: heartbeats, work in progress, memory; and finds out why an overdue
-//! worker makes no progress, from two samples. It never waits: it says when to sample again.
+//! Watches a pool's workers: heartbeats, work in progress and memory. Before the supervisor decides
+//! on an overdue worker, two samples from /proc say why it makes no progress. Never waits: it says
+//! when it wants to sample again.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use slog::{info, warn};
+use slog::{Logger, info, warn};
 
-use super::Pool;
-use super::supervisor::WorkerId;
+use super::processes::ProcessTable;
+use super::supervisor::{Supervisor, WorkerId};
 use crate::diagnosis::{Diagnosis, HangCause, ProcessSample, classify, diagnose};
 use crate::os::cgroup::Cgroups;
 use crate::os::process::Pid;
 use crate::os::{clock, procfs};
 use crate::time::MonotonicTime;
 
-/// How often workers are weighed whose memory is bounded.
-pub(in crate::arbiter) const MEMORY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the memory of workers with a `max_memory` is read.
+const MEMORY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A first look that is older says nothing any more.
-const STALE: Duration = Duration::from_secs(3);
+/// A first sample that is older than this is discarded.
+const SAMPLE_AGE_MAX: Duration = Duration::from_secs(3);
 
-impl Pool<'_> {
-    /// Looks who is too large, or overdue.
-    pub(in crate::arbiter) fn check_health(&mut self, now: MonotonicTime) {
-        self.check_memory(now);
-        self.refresh_liveness(now);
-        self.diagnose_overdue(now);
+/// What is known of the health of a pool's workers.
+#[derive(Default)]
+pub(super) struct HealthMonitor {
+    diagnoser: HangDiagnoser,
+    /// When memory is read next, if any worker has a `max_memory`.
+    memory_check_due: Option<MonotonicTime>,
+}
+
+/// The workers that a [`HealthMonitor`] reports on, and the log that it writes to.
+pub(super) struct Watched<'w, 'a> {
+    pub(super) supervisor: &'w mut Supervisor,
+    pub(super) processes: &'w ProcessTable<'a>,
+    pub(super) log: &'w Logger,
+}
+
+impl HealthMonitor {
+    /// Tells the supervisor which workers exceed `max_memory`, which show signs of life, and why
+    /// those that are overdue make no progress.
+    pub(super) fn check(&mut self, mut workers: Watched<'_, '_>, now: MonotonicTime) {
+        self.check_memory(&mut workers, now);
+        for id in workers.supervisor.liveness_check_due(now) {
+            workers.update_liveness(id);
+        }
+        self.diagnose_overdue(&mut workers, now);
     }
 
-    /// Who has too much memory is replaced like anybody who has served its time.
-    fn check_memory(&mut self, now: MonotonicTime) {
+    /// Begins to read the memory of workers if the worker started at `now` has a `max_memory`.
+    pub(super) fn on_spawned(&mut self, has_memory_limit: bool, now: MonotonicTime) {
+        if has_memory_limit {
+            self.memory_check_due.get_or_insert(now.saturating_add(MEMORY_CHECK_INTERVAL));
+        }
+    }
+
+    /// Forgets a worker that has exited.
+    pub(super) fn on_worker_exit(&mut self, id: WorkerId) {
+        self.diagnoser.forget(id);
+    }
+
+    /// Returns the last diagnosis of a worker.
+    pub(super) fn diagnosis(&self, id: WorkerId) -> Option<&Diagnosis> {
+        self.diagnoser.diagnoses.get(&id)
+    }
+
+    /// Returns when memory is read next.
+    pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
+        self.memory_check_due
+    }
+
+    fn check_memory(&mut self, workers: &mut Watched<'_, '_>, now: MonotonicTime) {
         if self.memory_check_due.is_none_or(|at| now < at) {
             return;
         }
-        for (id, limit) in self.supervisor.memory_checks() {
-            let bytes = self.processes.memory(id, limit);
-            let Some(bytes) = self.supervisor.on_memory_sample(id, bytes) else { continue };
-            let (pid, slot) = self.processes.pid_and_slot(id);
-            info!(self.log(), "worker exceeds max_memory"; "pid" => pid.as_raw(), "slot" => slot,
+        for (id, limit) in workers.supervisor.memory_checks() {
+            let bytes = workers.processes.memory(id, limit);
+            let Some(bytes) = workers.supervisor.on_memory_sample(id, bytes) else { continue };
+            let (pid, slot) = workers.processes.pid_and_slot(id);
+            info!(workers.log, "worker exceeds max_memory"; "pid" => pid.as_raw(), "slot" => slot,
                 "memory_bytes" => bytes);
         }
-        self.memory_check_due =
-            self.supervisor.any_memory_limited().then(|| now.saturating_add(MEMORY_CHECK_INTERVAL));
+        let again = now.saturating_add(MEMORY_CHECK_INTERVAL);
+        self.memory_check_due = workers.supervisor.any_memory_limited().then_some(again);
     }
 
-    fn refresh_liveness(&mut self, now: MonotonicTime) {
-        for id in self.supervisor.liveness_check_due(now) {
-            self.update_liveness(id);
-        }
-    }
-
-    fn update_liveness(&mut self, id: WorkerId) {
-        if let Some((beat, busy)) = self.processes.read_liveness(id) {
-            self.supervisor.on_liveness(id, beat, busy);
-        }
-    }
-
-    /// Before anybody who is overdue is judged, it is found out why it does not get on.
-    fn diagnose_overdue(&mut self, now: MonotonicTime) {
-        for id in self.supervisor.overdue(now) {
-            let suspect = self.suspect(id);
-            let cause = match self.diagnoser.diagnose(suspect, self.processes.cgroups()) {
+    fn diagnose_overdue(&mut self, workers: &mut Watched<'_, '_>, now: MonotonicTime) {
+        for id in workers.supervisor.overdue(now) {
+            let cgroups = workers.processes.environment().oom.cgroups();
+            let cause = match self.diagnoser.diagnose(workers.suspect(id), cgroups) {
                 DiagnosisStep::SampleAgain(at) => {
-                    self.supervisor.defer_verdict(id, at);
+                    workers.supervisor.defer_verdict(id, at);
                     continue;
                 }
                 DiagnosisStep::Cause(cause) => cause,
             };
             match cause {
-                // A look takes a moment, in which a thread of it may have taken somebody in.
+                // Sampling takes time, in which a thread may have accepted a client.
                 HangCause::Busy | HangCause::Blocked | HangCause::Unknown => {
-                    self.update_liveness(id)
+                    workers.update_liveness(id);
                 }
-                HangCause::Stopped | HangCause::Unkillable => self.supervisor.mark_unresponsive(id),
-                HangCause::Frozen | HangCause::Throttled => self.extend_timeout(id, cause),
-                HangCause::DumpingCore => self.allow_core_dump(id, now),
+                HangCause::Stopped | HangCause::Unkillable => {
+                    workers.supervisor.mark_unresponsive(id);
+                }
+                HangCause::Frozen | HangCause::Throttled => {
+                    self.extend_timeout(workers, id, cause);
+                }
+                HangCause::DumpingCore => workers.allow_core_dump(id, now),
             }
         }
-        for id in self.supervisor.kill_candidates(now) {
-            if procfs::is_dumping_core(self.processes.hang_target(id).0) {
-                self.allow_core_dump(id, now);
+        for id in workers.supervisor.kill_candidates(now) {
+            if procfs::is_dumping_core(workers.processes.hang_target(id).0) {
+                workers.allow_core_dump(id, now);
             }
+        }
+    }
+
+    fn extend_timeout(&mut self, workers: &mut Watched<'_, '_>, id: WorkerId, cause: HangCause) {
+        let now = clock::now();
+        workers.supervisor.extend_timeout(id, now);
+        let liveness = workers.processes.read_liveness(id, workers.log);
+        let beat = liveness.map_or(now, |(beat, _)| beat);
+        if self.diagnoser.grant_extension(id, beat, now) {
+            let (pid, slot) = workers.processes.pid_and_slot(id);
+            warn!(workers.log, "worker frozen or throttled, timeout extended";
+                "pid" => pid.as_raw(), "slot" => slot, "cause" => cause.as_str());
+        }
+    }
+}
+
+impl Watched<'_, '_> {
+    fn update_liveness(&mut self, id: WorkerId) {
+        if let Some((beat, busy)) = self.processes.read_liveness(id, self.log) {
+            self.supervisor.on_liveness(id, beat, busy);
         }
     }
 
     fn suspect(&self, id: WorkerId) -> Suspect {
         let (pid, thread) = self.processes.hang_target(id);
-        let beat = || self.processes.read_liveness(id).map(|(beat, _)| beat);
-        let since = self
-            .processes
-            .most_overdue_unit(id)
-            .map(|unit| unit.started_at)
-            .or_else(beat)
-            .unwrap_or_default();
+        let unit = self.processes.most_overdue_unit(id);
+        let beat = || self.processes.read_liveness(id, self.log).map(|(beat, _)| beat);
+        let since = unit.map(|unit| unit.started_at).or_else(beat).unwrap_or_default();
         Suspect { id, pid, thread, since, limit: self.supervisor.current_timeout(id) }
-    }
-
-    fn extend_timeout(&mut self, id: WorkerId, cause: HangCause) {
-        let now = clock::now();
-        self.supervisor.extend_timeout(id, now);
-        let beat = self.processes.read_liveness(id).map_or(now, |(beat, _)| beat);
-        if self.diagnoser.grant_extension(id, beat, now) {
-            let (pid, slot) = self.processes.pid_and_slot(id);
-            warn!(self.log(), "worker frozen or throttled, timeout extended"; "pid" => pid.as_raw(), "slot" => slot,
-                "cause" => cause.as_str());
-        }
     }
 
     fn allow_core_dump(&mut self, id: WorkerId, now: MonotonicTime) {
         if self.supervisor.on_core_dump(id, now) {
             let (pid, slot) = self.processes.pid_and_slot(id);
-            warn!(self.log(), "worker dumping core"; "pid" => pid.as_raw(), "slot" => slot,
+            warn!(self.log, "worker dumping core"; "pid" => pid.as_raw(), "slot" => slot,
                 "cause" => HangCause::DumpingCore.as_str());
         }
     }
 }
 
-/// The examinations.
+/// Finds out why workers hang.
 #[derive(Default)]
-pub(in crate::arbiter) struct HangDiagnoser {
+struct HangDiagnoser {
     first_samples: HashMap<WorkerId, ProcessSample>,
     diagnoses: HashMap<WorkerId, Diagnosis>,
-    /// When it was last said that a worker cannot run.
+    /// When it was last logged that a worker cannot run.
     extension_logged_at: HashMap<WorkerId, MonotonicTime>,
-    /// Who is short of CPU, and has to get by on little.
+    /// Workers that get too little CPU time.
     cpu_starved: HashMap<WorkerId, CpuStarvation>,
 }
 
 /// A worker that is overdue.
 #[derive(Clone, Copy)]
-pub(in crate::arbiter) struct Suspect {
-    pub(in crate::arbiter) id: WorkerId,
-    /// The process, and the thread of it, that do not get on.
-    pub(in crate::arbiter) pid: Pid,
-    pub(in crate::arbiter) thread: u64,
-    /// Since when: the beginning of its work, or its last beat.
-    pub(in crate::arbiter) since: MonotonicTime,
-    /// How long it may take.
-    pub(in crate::arbiter) limit: Duration,
+struct Suspect {
+    id: WorkerId,
+    /// The process and the thread that make no progress.
+    pid: Pid,
+    thread: u64,
+    /// When its work began; if it is idle, its last heartbeat.
+    since: MonotonicTime,
+    /// The limit that it has exceeded.
+    limit: Duration,
 }
 
-/// A thread that was seen to get too little CPU.
+/// A thread that has been seen to get too little CPU time.
 struct CpuStarvation {
-    /// What it is at.
+    /// When its work began: identifies the work.
     since: MonotonicTime,
     thread: u64,
-    /// For how long it had run when that was first seen.
+    /// Its CPU time when that was first seen.
     initial_cpu_time: Duration,
-    /// How it was when it was last excused.
+    /// The sample at which its timeout was last extended.
     last_extension: ProcessSample,
 }
 
@@ -157,27 +193,23 @@ impl CpuStarvation {
     }
 }
 
-/// What an examination has led to.
-pub(in crate::arbiter) enum DiagnosisStep {
-    /// It wants to look again then.
+/// The result of one step of a diagnosis.
+enum DiagnosisStep {
+    /// Another sample is needed at this time.
     SampleAgain(MonotonicTime),
-    /// This.
+    /// The cause is known.
     Cause(HangCause),
 }
 
 impl HangDiagnoser {
-    /// Looks at a worker and at the thread that is overdue.
-    pub(in crate::arbiter) fn diagnose(
-        &mut self,
-        suspect: Suspect,
-        cgroups: &Cgroups,
-    ) -> DiagnosisStep {
+    /// Samples an overdue worker; the second sample gives the cause.
+    fn diagnose(&mut self, suspect: Suspect, cgroups: &Cgroups) -> DiagnosisStep {
         let id = suspect.id;
         let sample = procfs::sample(suspect.pid, suspect.thread, cgroups);
         let first = self
             .first_samples
             .remove(&id)
-            .filter(|first| sample.taken_at.duration_since(first.taken_at) < STALE);
+            .filter(|first| sample.taken_at.duration_since(first.taken_at) < SAMPLE_AGE_MAX);
         match first {
             Some(first) if first.next_sample_at() <= sample.taken_at => {
                 let diagnosis = diagnose(&first, &sample);
@@ -194,9 +226,9 @@ impl HangDiagnoser {
         }
     }
 
-    /// What a verdict becomes of a thread that gets too little CPU, or has got too little since it was
-    /// last excused. Once it has run for as long as it may take, that is no excuse: an endless loop is
-    /// short of any CPU.
+    /// Returns `Throttled` instead of `Busy` if the thread has got too little CPU time since its timeout
+    /// was last extended. Once its CPU time reaches the limit, it is `Busy`: an endless loop uses up
+    /// any CPU time.
     fn adjust_for_starvation(
         &mut self,
         suspect: Suspect,
@@ -240,23 +272,14 @@ impl HangDiagnoser {
         HangCause::Throttled
     }
 
-    /// What was found last.
-    pub(in crate::arbiter) fn diagnosis(&self, id: WorkerId) -> Option<&Diagnosis> {
-        self.diagnoses.get(&id)
-    }
-
-    /// A worker cannot run. Returns whether that is news: it has beaten since it was last said.
-    pub(in crate::arbiter) fn grant_extension(
-        &mut self,
-        id: WorkerId,
-        beat: MonotonicTime,
-        now: MonotonicTime,
-    ) -> bool {
+    /// Records that a worker cannot run. Returns whether to log it: the worker has sent a heartbeat
+    /// since the last record.
+    fn grant_extension(&mut self, id: WorkerId, beat: MonotonicTime, now: MonotonicTime) -> bool {
         self.extension_logged_at.insert(id, now).is_none_or(|logged_at| logged_at < beat)
     }
 
-    /// A worker has ended.
-    pub(in crate::arbiter) fn forget(&mut self, id: WorkerId) {
+    /// Forgets a worker that has exited.
+    fn forget(&mut self, id: WorkerId) {
         self.first_samples.remove(&id);
         self.diagnoses.remove(&id);
         self.extension_logged_at.remove(&id);
@@ -271,7 +294,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(1);
 
-    /// A look at a thread that has had so much of so much time, and so many periods without CPU.
+    /// Returns a sample at `secs` of a thread that ran for `ran`, in a group throttled so many times.
     fn sample(secs: u64, ran: Duration, throttled: u64) -> ProcessSample {
         let at = MonotonicTime::from_nanos(1_000_000_000).saturating_add(Duration::from_secs(secs));
         let thread =
@@ -301,7 +324,7 @@ mod tests {
             let sample = sample(secs, Duration::from_millis(ran), secs);
             diagnoser.adjust_for_starvation(suspect(1), HangCause::Throttled, sample)
         };
-        assert_eq!(adjust(1, 100), HangCause::Throttled, "the first time it may be news");
+        assert_eq!(adjust(1, 100), HangCause::Throttled, "too little CPU time at first");
         assert_eq!(adjust(2, 500), HangCause::Throttled);
         assert_eq!(adjust(3, 1099), HangCause::Throttled);
         assert_eq!(adjust(4, 1100), HangCause::Busy);
@@ -327,7 +350,7 @@ mod tests {
         let mut adjust = |cause, sample| diagnoser.adjust_for_starvation(suspect(1), cause, sample);
         assert_eq!(adjust(HangCause::Busy, sample(1, 0, 5)), HangCause::Busy);
         assert_eq!(adjust(HangCause::Throttled, sample(2, 0, 6)), HangCause::Throttled);
-        // The bound was lifted at the end of that second.
+        // The CPU quota was lifted at the end of that second.
         assert_eq!(adjust(HangCause::Busy, sample(3, 100, 15)), HangCause::Throttled);
         assert_eq!(adjust(HangCause::Busy, sample(4, 900, 15)), HangCause::Busy);
     }

@@ -1,107 +1,123 @@
-//! With `reuse_port`: no queue without somebody who takes clients from it.
+//! With `reuse_port`: no SO_REUSEPORT queue without a worker that accepts from it.
 //!
-//! The sockets at an address belong to slots. While a slot has no worker that lets clients in, since
-//! it has died and may not come back yet, or since there are to be fewer workers, its queue is lent
-//! to a worker in another slot. The sockets themselves stay for as long as the address is served.
+//! The sockets (shards) at an address belong to slots. While a slot has no worker that accepts, since
+//! it has exited or the pool has been scaled down, its shard is assigned to a worker in another slot.
+//! The sockets stay open for as long as the address is served.
 
 use std::collections::{HashMap, HashSet};
 
 use slog::warn;
 
 use super::processes::ProcessTable;
-use crate::arbiter::Arbiter;
+use crate::arbiter::generation::PoolGeneration;
 use crate::os::process;
 
-/// How many workers look for clients for whom the kernel had woken one that was killed.
+/// How many workers look for clients after one was killed that the kernel may just have woken.
 const WORKERS_TO_WAKE: usize = 3;
 
-impl Arbiter<'_> {
-    /// Opens new queues once somebody can take from them, unless another master would not know of
-    /// them; and lends those that are without a worker.
-    pub(in crate::arbiter) fn update_reuseport(&mut self) {
-        let may_open = self.stopping().is_none() && self.upgrade_peer.is_none();
-        let mut opened = false;
-        for pool in &mut self.pools {
-            opened |=
-                may_open && pool.supervisor.ready_count() > 0 && pool.processes.open_new_sockets();
-        }
-        if opened {
-            self.push_fd_store();
-        }
-        self.pools.iter_mut().for_each(|pool| pool.processes.reassign_uncovered());
-    }
+/// Assigns the shards of a pool's listeners to its workers.
+#[derive(Default)]
+pub(super) struct ShardAssigner {
+    /// Workers have come or gone since the shards were assigned.
+    workers_changed: bool,
+    /// A worker was killed, which the kernel may just have woken for a client.
+    worker_killed: bool,
+    /// Some sockets of the generation do not listen yet.
+    any_not_listening: bool,
 }
 
-impl ProcessTable<'_> {
-    /// Says whose the queues are. Nobody can be told from the queues that a worker has looked at
-    /// already, so all are told.
-    pub(in crate::arbiter) fn assign_reuseport_shards(&mut self) {
-        self.any_not_listening = self.current.any_not_listening();
-        if self.current.assign_reuseport_shards() {
-            self.workers.values().for_each(|worker| process::send_sigurg(worker.pid));
+impl ShardAssigner {
+    /// Divides the sockets of a generation among the slots. Which workers have already used a socket
+    /// is not known, so all of them look again.
+    pub(super) fn set_generation(
+        &mut self,
+        generation: &PoolGeneration<'_>,
+        processes: &ProcessTable<'_>,
+    ) {
+        self.any_not_listening = generation.any_not_listening();
+        if generation.assign_reuseport_shards() {
+            processes.recheck_listeners();
         }
         self.workers_changed = true;
     }
 
-    /// Begins to listen at sockets that were bound beside others, which are of use only once there
-    /// is somebody who has them. Returns whether there were any.
-    pub(in crate::arbiter) fn open_new_sockets(&mut self) -> bool {
-        if self.previous.is_some() || !std::mem::take(&mut self.any_not_listening) {
+    /// Records that the status of a worker has changed.
+    pub(super) fn on_workers_changed(&mut self) {
+        self.workers_changed = true;
+    }
+
+    /// Records that a worker has exited.
+    pub(super) fn on_worker_exit(&mut self, by_signal: bool) {
+        self.workers_changed = true;
+        self.worker_killed |= by_signal;
+    }
+
+    /// Begins to listen on sockets that were bound beside others. Call it once a worker is ready that
+    /// has them. Returns whether there were any.
+    pub(super) fn open_listeners(
+        &mut self,
+        generation: &PoolGeneration<'_>,
+        processes: &ProcessTable<'_>,
+    ) -> bool {
+        if !std::mem::take(&mut self.any_not_listening) {
             return false;
         }
-        let backlog = self.current.spec.settings.backlog;
-        for listener in &self.current.listeners {
+        let backlog = generation.spec.settings.backlog;
+        for listener in &generation.listeners {
             if let Err(error) = listener.start_listening(backlog) {
-                warn!(self.current.log.logger(), "failed to listen on reuse_port socket";
+                warn!(generation.log.logger(), "failed to listen on reuse_port socket";
                     "address" => listener.name(), "error" => %error);
             }
         }
-        self.workers.values().for_each(|worker| process::send_sigurg(worker.pid));
+        processes.recheck_listeners();
         self.workers_changed = true;
         true
     }
 
-    /// Lends each queue at which nobody of its own is to somebody else, until that changes.
-    pub(in crate::arbiter) fn reassign_uncovered(&mut self) {
-        if std::mem::take(&mut self.worker_killed_recently) {
-            // One who looks is enough, but not everybody is free to.
-            let others = self.workers.values().filter(|worker| worker.accepts());
-            others.take(WORKERS_TO_WAKE).for_each(|worker| process::send_sigurg(worker.pid));
+    /// Assigns each shard without an accepting worker of its own to another slot.
+    pub(super) fn reassign_uncovered(
+        &mut self,
+        generation: &PoolGeneration<'_>,
+        processes: &ProcessTable<'_>,
+    ) {
+        if std::mem::take(&mut self.worker_killed) {
+            // One worker that looks is enough, but not every worker is free to.
+            let woken = processes.accepting().take(WORKERS_TO_WAKE);
+            woken.for_each(|worker| process::send_sigurg(worker.pid));
         }
         if !std::mem::take(&mut self.workers_changed) {
             return;
         }
-        let accepting = || self.workers.values().filter(|member| member.accepts());
         let mut coverages: HashMap<(u32, u32), ShardCoverage> = HashMap::new();
         let mut assignees = HashSet::new();
-        for listener in self.current.open_listeners() {
-            let Some(share) = listener.shard() else { continue };
+        for listener in generation.open_listeners() {
+            let Some(shard) = listener.shard() else { continue };
             let since = listener.first_generation();
-            let coverage = coverages.entry((since, share.count)).or_insert_with(|| {
-                let here = accepting().filter(|worker| worker.generation >= since);
-                ShardCoverage::new(share.count, here.map(|worker| worker.slot))
+            let coverage = coverages.entry((since, shard.count)).or_insert_with(|| {
+                let have_it = processes.accepting().filter(|worker| worker.generation >= since);
+                ShardCoverage::new(shard.count, have_it.map(|worker| worker.slot))
             });
-            let assignee = coverage.assignee(share.index);
+            let assignee = coverage.assignee(shard.index);
             if listener.assign_to(assignee) {
                 assignees.extend(assignee);
             }
         }
-        let told = accepting().filter(|worker| assignees.contains(&worker.slot));
+        let told = processes.accepting().filter(|worker| assignees.contains(&worker.slot));
         told.for_each(|worker| process::send_sigurg(worker.pid));
     }
 }
 
-/// Who is there for the sockets at one address.
-pub(in crate::arbiter) struct ShardCoverage {
-    /// Whether somebody is there to whom the nth socket belongs.
+/// Which shards of one address have a worker of their own.
+struct ShardCoverage {
+    /// Whether the nth socket's slots have a worker that accepts.
     covered: Vec<bool>,
-    /// The slots in which somebody is, in order.
+    /// The slots with a worker that accepts, in order.
     slots: Vec<usize>,
 }
 
 impl ShardCoverage {
-    /// For so many sockets, with workers in these slots.
-    pub(in crate::arbiter) fn new(count: u32, slots: impl Iterator<Item = usize>) -> Self {
+    /// Computes the coverage of `count` sockets by workers in these slots.
+    fn new(count: u32, slots: impl Iterator<Item = usize>) -> Self {
         let mut covered = vec![false; count as usize];
         let mut slots: Vec<usize> = slots.collect();
         slots.sort_unstable();
@@ -110,8 +126,9 @@ impl ShardCoverage {
         Self { covered, slots }
     }
 
-    /// The slot whose worker borrows the nth socket; `None` if none needs to, or nobody is there.
-    pub(in crate::arbiter) fn assignee(&self, index: u32) -> Option<usize> {
+    /// Returns the slot that the nth socket is assigned to; `None` if it is covered, or no worker
+    /// accepts.
+    fn assignee(&self, index: u32) -> Option<usize> {
         let index = index as usize;
         if self.covered[index] || self.slots.is_empty() {
             return None;
@@ -132,7 +149,7 @@ mod tests {
     #[test]
     fn assignee_of_covered_shard_is_none() {
         assert_eq!(assignees(3, &[0, 1, 2]), [None; 3]);
-        assert_eq!(assignees(2, &[4, 1]), [None; 2]); // one that was added by a signal
+        assert_eq!(assignees(2, &[4, 1]), [None; 2], "a slot that SIGTTIN added");
     }
 
     #[test]

@@ -1,16 +1,17 @@
-//! The scoreboard and its free rows: each worker process has a row for as long as it lives.
+//! The rows of a scoreboard: each worker process has one for as long as it lives.
 
 use std::cell::RefCell;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::supervisor::WORKERS_MAX;
-use crate::scoreboard::Scoreboard;
+use crate::scoreboard::{Row, Scoreboard};
 
-/// Rows beyond the largest number of workers: successors that boot, predecessors that drain.
+/// Rows beyond the largest number of workers: replacements that boot, old workers that drain.
 const SPARE_ROWS: usize = 1024;
 
-/// A scoreboard, and which of its rows are free.
+/// A scoreboard and the list of its free rows.
 #[derive(Debug)]
 pub(in crate::arbiter) struct RowAllocator {
     scoreboard: Arc<Scoreboard>,
@@ -19,7 +20,7 @@ pub(in crate::arbiter) struct RowAllocator {
 }
 
 impl RowAllocator {
-    /// A board for workers of so many threads.
+    /// Maps a scoreboard for workers with this many threads.
     ///
     /// # Errors
     /// `ENOMEM`, from mmap(2).
@@ -29,27 +30,44 @@ impl RowAllocator {
         Ok(Self { scoreboard, free })
     }
 
-    /// The scores.
+    /// Returns the scoreboard.
     pub(in crate::arbiter) fn scoreboard(&self) -> &Arc<Scoreboard> {
         &self.scoreboard
     }
 
-    /// How many threads a row has room for.
+    /// Returns how many threads a row has room for.
     pub(in crate::arbiter) fn threads(&self) -> usize {
         self.scoreboard.threads_per_row()
     }
 
-    /// Takes a row, cleared; `None` if there is none left.
-    pub(in crate::arbiter) fn take_row(&self) -> Option<usize> {
-        let row = self.free.borrow_mut().pop()?;
-        self.scoreboard.row(row).reset();
-        self.scoreboard.mark_row_used(row);
-        Some(row)
+    /// Takes a row and clears it. Returns `None` if no row is free.
+    pub(super) fn take_row(self: &Rc<Self>) -> Option<RowLease> {
+        let index = self.free.borrow_mut().pop()?;
+        self.scoreboard.row(index).reset();
+        self.scoreboard.mark_row_used(index);
+        Some(RowLease { allocator: Rc::clone(self), index })
+    }
+}
+
+/// A row that is in use until this is dropped.
+pub(super) struct RowLease {
+    allocator: Rc<RowAllocator>,
+    index: usize,
+}
+
+impl RowLease {
+    pub(super) fn index(&self) -> usize {
+        self.index
     }
 
-    /// Gives a row back.
-    pub(in crate::arbiter) fn release_row(&self, row: usize) {
-        self.scoreboard.row(row).reset(); // the dead have no clients
-        self.free.borrow_mut().push(row);
+    pub(super) fn row(&self) -> Row<'_> {
+        self.allocator.scoreboard.row(self.index)
+    }
+}
+
+impl Drop for RowLease {
+    fn drop(&mut self) {
+        self.row().reset(); // an exited worker has no clients
+        self.allocator.free.borrow_mut().push(self.index);
     }
 }

@@ -20,38 +20,37 @@ pub(super) fn env_var(fd: RawFd, old_master: Pid) -> (OsString, OsString) {
     (UPGRADE_VAR.into(), format!("{fd}:{old_master}").into())
 }
 
-/// How the word begins that gives a reason.
+/// The first byte of a message that gives a reason.
 const FAILURE_TAG: u8 = b'!';
 
-/// Tells the predecessor, if there is one and nobody has taken up the line to it, why this
-/// successor gives up.
+/// Tells the old master why this new master gives up, if the channel has not been taken yet.
 pub(crate) fn report_failure(reason: &str) {
     if let Some((_, channel)) = UpgradeChannel::from_env() {
         channel.send_failure(reason);
     }
 }
 
-/// A line between two masters. Its end tells each of the other's death at once.
+/// A connection between two masters. Each learns at once of the other's exit: its end is closed.
 #[derive(Debug)]
 pub(crate) struct UpgradeChannel {
     fd: OwnedFd,
 }
 
-/// What comes over a line.
+/// What one master tells the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum UpgradeMessage {
-    /// The successor's workers are ready.
+    /// The workers of the new master are ready.
     Ready,
-    /// The successor's program could not be started, with the kernel's error number.
+    /// The program could not be executed, with the errno.
     ExecFailed(i32),
-    /// The successor has given up, for this reason.
+    /// The new master has given up, for this reason.
     Failed(String),
-    /// The other has gone.
+    /// The other master has exited or closed its end.
     PeerExited,
 }
 
 impl UpgradeChannel {
-    /// A new line: this process's end, and the end for a successor.
+    /// Makes a channel: this process's end, and the end for a new master.
     ///
     /// # Errors
     /// `EMFILE` or `ENFILE`.
@@ -78,21 +77,20 @@ impl UpgradeChannel {
         Some((Pid::from_raw(pid.parse().ok()?), Self { fd: end }))
     }
 
-    /// Says that the workers are ready.
+    /// Reports that the workers are ready. An old master that has exited does not need to know.
     pub(crate) fn send_ready(&self) {
-        // If nobody hears it, nobody needs it.
         let _ = file::wake_pipe(&self.fd);
     }
 
-    /// Says why this successor gives up.
+    /// Reports why this new master gives up.
     pub(crate) fn send_failure(&self, reason: &str) {
         let mut message = vec![FAILURE_TAG];
         message.extend_from_slice(reason.as_bytes());
-        message.resize(message.len().clamp(8, 4096), b' '); // longer than any other word
+        message.resize(message.len().clamp(8, 4096), b' '); // longer than any other message
         let _ = socket::send(self.fd.as_fd(), &message);
     }
 
-    /// What has come, if anything has.
+    /// Receives a message, if there is one.
     pub(crate) fn try_receive(&self) -> Option<UpgradeMessage> {
         let mut bytes = [0; 4096];
         match socket::receive(self.fd.as_fd(), &mut bytes) {
@@ -112,7 +110,7 @@ impl UpgradeChannel {
     }
 }
 
-/// Says over the successor's end that its program could not be started.
+/// Reports over the new master's end that its program could not be executed.
 pub(crate) fn report_exec_failure(end: BorrowedFd<'_>, error: &io::Error) {
     let errno = error.raw_os_error().unwrap_or(0).to_ne_bytes();
     let _ = socket::send(end, &errno);

@@ -1,5 +1,5 @@
-//! The bounds of a worker, set in it before anything of the app or the class runs. It must never
-//! know who the worker becomes.
+//! The resource limits of a worker, applied before the app boots or the class runs. Independent of
+//! the user that the worker switches to.
 
 use std::fmt::Display;
 use std::io;
@@ -7,13 +7,13 @@ use std::io;
 use crate::os::resources;
 use crate::settings::{CoreSize, CpuAffinity, Settings};
 
-/// What is said where more privileges would have helped.
+/// The hint where more privileges would have helped.
 const HINT: &str = "run the master as root or remove the setting";
 
-/// Sets what may need the privileges that the worker is about to drop.
+/// Applies the limits that may need privileges. Call it before the worker drops them.
 ///
 /// # Errors
-/// What cannot be set and what to do about it, in words for an operator.
+/// A text for the operator: which limit cannot be set, and what to do.
 pub(super) fn apply(settings: &Settings, slot: usize) -> Result<(), String> {
     if let Some(most) = settings.rlimit_nofile {
         resources::set_nofile_limit(most).map_err(|error| {
@@ -45,10 +45,10 @@ pub(super) fn apply(settings: &Settings, slot: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Sets what a change of user would undo, and what cannot be undone.
+/// Applies what a change of user would undo, and what cannot be undone.
 ///
 /// # Errors
-/// As [`set`].
+/// A text for the operator, as [`apply`] returns.
 pub(super) fn finalize(settings: &Settings) -> Result<(), String> {
     if settings.rlimit_core.is_some_and(|size| size != CoreSize::Bytes(0)) {
         resources::allow_core_dumps()
@@ -74,7 +74,7 @@ fn run_on_own_cpu(affinity: &CpuAffinity, slot: usize) -> Result<(), String> {
     })
 }
 
-/// What to do about a limit that cannot be set. Without a number it is no limit at all.
+/// Returns what to do about a limit that cannot be set. `None` means unlimited.
 fn limit_hint(hard: Option<u64>, wanted: Option<u64>) -> String {
     match hard {
         Some(hard) if wanted.is_none_or(|wanted| wanted > hard) => {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_beyond_the_hard_one_is_told_apart() {
+    fn limit_hint_beyond_hard_limit_names_it() {
         let hint = limit_hint(Some(20), None);
         assert_eq!(hint, "the master's hard limit is 20: raise it or lower the setting");
         assert_eq!(limit_hint(Some(20), Some(21)), hint);
