@@ -101,3 +101,4 @@ mod support;
 mod systemd;
 mod upgrading;
 mod worker_cgroups;
+mod worker_fds;
