@@ -9,6 +9,7 @@ use std::sync::Arc;
 use slog::warn;
 
 use super::pool::row_allocator::RowAllocator;
+use super::pool::supervisor::Policy;
 use crate::address::Address;
 use crate::app::App;
 use crate::listen::{self, Access, ListenError, Listener, ListenerState, ReusePortShard};
@@ -134,6 +135,25 @@ impl PoolSpec<'_> {
             Source::File { .. } | Source::Env { .. } | Source::Flag { .. } => {
                 self.settings.bind.clone()
             }
+        }
+    }
+}
+
+impl From<&Settings> for Policy {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            timeout: settings.timeout,
+            boot_timeout: settings.boot_timeout,
+            graceful_timeout: settings.graceful_timeout,
+            abort_timeout: settings.abort_timeout,
+            max_lifetime: settings.max_lifetime,
+            max_lifetime_jitter: settings.max_lifetime_jitter,
+            max_requests: settings.max_requests,
+            max_requests_jitter: settings.max_requests_jitter,
+            max_memory: settings.max_memory,
+            max_surge: settings.max_surge,
+            max_unavailable: settings.max_unavailable,
+            boot_retries: settings.boot_retries,
         }
     }
 }

@@ -35,7 +35,6 @@ pub(crate) use reload::ConfigLoader;
 pub(crate) use upgrade::{ExecArgs, UpgradePeer, channel as upgrade_channel};
 
 use crate::duration::as_millis;
-use crate::log::error_chain;
 use crate::os::clock;
 use crate::os::daemon::StartupNotifier;
 use crate::os::poll;
@@ -186,7 +185,10 @@ impl<'a> Arbiter<'a> {
             Signal::Hup => self.reload.request(),
             Signal::Ttin => self.state.scale_by(1, signal),
             Signal::Ttou => self.state.scale_by(-1, signal),
-            Signal::Usr1 => self.reopen_logs(),
+            Signal::Usr1 => {
+                let previous = self.reload.transaction().map(|it| it.previous_context());
+                self.state.reopen_logs(previous);
+            }
             Signal::Usr2 => self.upgrade.is_pending = true,
             Signal::Winch => self.suspend_workers(),
             Signal::Cont => self.on_sigcont(),
@@ -222,22 +224,6 @@ impl<'a> Arbiter<'a> {
                 self.reload.previous_generations().chain(self.state.pools.generations());
             self.shutdown.stop_accepting(generations, clock::now());
         }
-    }
-
-    /// Reopens the logs, the master's first: it gives the file to the workers' user.
-    fn reopen_logs(&mut self) {
-        match self.state.context.log.reopen() {
-            Ok(()) => info!(self.log(), "logs reopened"),
-            Err(error) => {
-                error!(self.log(), "failed to reopen log"; "error" => error_chain(&error));
-            }
-        }
-        let previous = self.reload.transaction().map(|it| it.previous_context().log.reopen());
-        if let Some(Err(error)) = previous {
-            warn!(self.log(), "failed to reopen log of previous settings";
-                "error" => error_chain(&error));
-        }
-        self.state.pools.iter().for_each(Pool::reopen_logs);
     }
 
     /// Drains the workers; the master stays. A terminal sends SIGWINCH when its size changes, so only
@@ -280,8 +266,7 @@ impl<'a> Arbiter<'a> {
         self.state.environment.cgroups.remove(pid, self.log());
     }
 
-    /// Begins a pending reload or upgrade. To resolve names may take long: workers do not time out
-    /// for it.
+    /// Begins a pending reload or upgrade. Names may resolve slowly: workers do not time out for it.
     fn start_pending_transition(&mut self) {
         let before = clock::now();
         self.reload.start_pending(&mut self.state, self.upgrade.is_sole_master());

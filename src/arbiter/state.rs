@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use slog::{Logger, info, warn};
+use slog::{Logger, error, info, warn};
 
 use super::generation::MasterContext;
 use super::hook_runner::run_hook;
@@ -13,6 +13,7 @@ use super::pool::supervisor::WORKERS_MAX;
 use super::pools::Pools;
 use super::service_manager::ServiceNotifier;
 use crate::hooks::{HookResult, Hooks};
+use crate::log::error_chain;
 use crate::os::signal::Signal;
 
 /// The state that reloads, upgrades and stops change.
@@ -71,6 +72,22 @@ impl MasterState<'_> {
         } else {
             info!(self.log(), "worker count changed"; "from" => before, "to" => after);
         }
+    }
+
+    /// Reopens the logs, for SIGUSR1. The master's is the first: it gives the file to the workers' user.
+    /// `previous` is what a reload in progress may return to.
+    pub(super) fn reopen_logs(&self, previous: Option<&MasterContext>) {
+        match self.context.log.reopen() {
+            Ok(()) => info!(self.log(), "logs reopened"),
+            Err(error) => {
+                error!(self.log(), "failed to reopen log"; "error" => error_chain(&error));
+            }
+        }
+        if let Some(Err(error)) = previous.map(|it| it.log.reopen()) {
+            warn!(self.log(), "failed to reopen log of previous settings";
+                "error" => error_chain(&error));
+        }
+        self.pools.iter().for_each(Pool::reopen_logs);
     }
 
     /// Drains the workers, for SIGWINCH; the master stays.

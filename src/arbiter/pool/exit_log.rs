@@ -1,5 +1,7 @@
 //! The log records of a worker's exit and of its hang: one record each, with all that is known.
 
+use std::time::Duration;
+
 use slog::{Logger, error, info, warn};
 
 use super::processes::ReapedWorker;
@@ -54,8 +56,20 @@ pub(super) fn log_exit(
     }
 }
 
+/// Returns whether an exit tells why workers of its generation cannot serve.
+pub(super) fn is_boot_failure(reason: ExitReason, is_canary: bool) -> bool {
+    match reason {
+        ExitReason::BootFailed => true,
+        ExitReason::Hung | ExitReason::Crashed | ExitReason::OomKilled => is_canary,
+        ExitReason::Requested
+        | ExitReason::ScaledDown
+        | ExitReason::Recycled
+        | ExitReason::Reload => false,
+    }
+}
+
 /// Returns which limit was exceeded, as the log has it, and the age that was measured.
-pub(super) fn describe_hang(hang: Hang) -> (&'static str, std::time::Duration) {
+pub(super) fn describe_hang(hang: Hang) -> (&'static str, Duration) {
     match hang {
         Hang::BootTimeout(age) => ("boot_timeout", age),
         Hang::NoHeartbeat(age) => ("no_heartbeat", age),

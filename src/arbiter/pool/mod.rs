@@ -134,7 +134,7 @@ impl Pool<'_> {
             return;
         };
         let is_canary = self.supervisor.describe_generation(report.generation).is_canary;
-        if is_boot_failure(report.reason, is_canary) {
+        if exit_log::is_boot_failure(report.reason, is_canary) {
             if !reaped.note.is_empty() {
                 self.failure_reason = format!("last worker exited with {exit}: {}", reaped.note);
             } else if self.failure_reason.is_empty() {
@@ -444,36 +444,5 @@ impl<'a> Pool<'a> {
     fn worker_ref(&self, id: WorkerId) -> WorkerRef {
         let (pid, slot) = self.processes.pid_and_slot(id);
         make_worker_ref(self.name(), pid, slot, self.processes.generation(id).unwrap_or(0))
-    }
-}
-
-/// Returns whether an exit tells why workers of its generation cannot serve.
-fn is_boot_failure(reason: ExitReason, is_canary: bool) -> bool {
-    match reason {
-        ExitReason::BootFailed => true,
-        ExitReason::Hung | ExitReason::Crashed | ExitReason::OomKilled => is_canary,
-        ExitReason::Requested
-        | ExitReason::ScaledDown
-        | ExitReason::Recycled
-        | ExitReason::Reload => false,
-    }
-}
-
-impl From<&Settings> for Policy {
-    fn from(settings: &Settings) -> Self {
-        Self {
-            timeout: settings.timeout,
-            boot_timeout: settings.boot_timeout,
-            graceful_timeout: settings.graceful_timeout,
-            abort_timeout: settings.abort_timeout,
-            max_lifetime: settings.max_lifetime,
-            max_lifetime_jitter: settings.max_lifetime_jitter,
-            max_requests: settings.max_requests,
-            max_requests_jitter: settings.max_requests_jitter,
-            max_memory: settings.max_memory,
-            max_surge: settings.max_surge,
-            max_unavailable: settings.max_unavailable,
-            boot_retries: settings.boot_retries,
-        }
     }
 }
