@@ -11,8 +11,8 @@ check:
 # Format and lint, as CI does
 lint:
     cargo fmt --check
-    cargo clippy --all-targets -- -D warnings
-    RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps
+    cargo clippy --all-targets --all-features -- -D warnings
+    RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --all-features
 
 # Run all tests, or those of the given arguments: `just test --test it reloading::mio::`
 test *args:

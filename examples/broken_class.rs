@@ -80,10 +80,9 @@ impl WorkerClass for Broken {
             if violation != Violation::NeverBeats {
                 lifecycle.notify();
             }
-            let stop = if violation == Violation::IgnoresStop {
-                StopRequest::None
-            } else {
-                lifecycle.poll_stop()
+            let stop = match lifecycle.poll_stop() {
+                _ if violation == Violation::IgnoresStop => StopRequest::None,
+                stop => stop,
             };
             let forgets = stop == StopRequest::Graceful && violation == Violation::ForgetsTheQueue;
             if stop == StopRequest::Immediate || forgets {

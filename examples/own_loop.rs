@@ -31,6 +31,7 @@ impl WorkerClass for OwnLoop {
         let wake = lifecycle.wake_fd().as_raw_fd();
         poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
         let mut watched = vec![false; ctx.listeners().len()];
+        lifecycle.poll_stop(); // from now on this class polls for a stop
         lifecycle.ready();
         loop {
             let until = match acceptor.poll(0) {

@@ -83,6 +83,7 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
     let signals = observe(lifecycle.wake_fd())?;
     let timeout = Some(ctx.worker().limits.header_timeout).filter(|limit| !limit.is_zero());
+    stop.send_replace(lifecycle.poll_stop()); // from now on this class polls for a stop
     lifecycle.ready();
     loop {
         let until = match acceptor.poll(clients.len()) {

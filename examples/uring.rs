@@ -102,6 +102,7 @@ impl Worker<'_> {
     fn run(mut self) -> Result<(), WorkerError> {
         let (lifecycle, mut done) = (self.ctx.lifecycle(), Vec::new());
         self.poll(lifecycle.wake_fd(), libc::EPOLLIN, SIGNALS)?;
+        lifecycle.poll_stop(); // from now on this class polls for a stop
         lifecycle.ready();
         loop {
             let until = match self.acceptor.poll(self.clients.len()) {

@@ -1,4 +1,5 @@
-//! Where a pool listens, as written. This file must never open, resolve or look for anything.
+//! The addresses on which a pool listens, as text. Pure: this file must not open, resolve or look
+//! up anything.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -24,7 +25,7 @@ pub enum Address {
     Fd(i32),
 }
 
-/// What `sun_path` holds besides its final or leading NUL, in bytes (unix(7)).
+/// The length of `sun_path` without its final or leading NUL, in bytes (unix(7)).
 const UNIX_BYTES_MAX: usize = 107;
 
 impl Address {
@@ -34,7 +35,7 @@ impl Address {
 }
 
 impl FromStr for Address {
-    /// What is wrong, in words that can follow the quoted address.
+    /// A message that can follow the quoted address.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -128,8 +129,8 @@ fn parse_tcp(text: &str) -> Result<Address, String> {
     }
 }
 
-/// Whether a text may be an IPv4 address or a name. A name of digits and dots only would be one
-/// that no resolver knows, most likely a slip in an address.
+/// Whether a text may be an IPv4 address or a host name. No resolver knows a name of only digits
+/// and dots, which is most likely a misspelt address.
 fn is_host(text: &str) -> bool {
     if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return text.parse::<Ipv4Addr>().is_ok();
@@ -152,67 +153,67 @@ mod tests {
     }
 
     #[track_caller]
-    fn good(text: &str, expected: Address, shown: &str) {
+    fn assert_parses(text: &str, expected: Address, shown: &str) {
         assert_eq!(text.parse(), Ok(expected.clone()));
         assert_eq!(expected.to_string(), shown);
         assert_eq!(shown.parse(), Ok(expected));
     }
 
     #[track_caller]
-    fn bad(text: &str, why: &str) {
+    fn assert_refused(text: &str, reason: &str) {
         let error = text.parse::<Address>().expect_err(text);
-        assert!(error.contains(why), "{text}: {error}");
+        assert!(error.contains(reason), "{text}: {error}");
     }
 
     #[test]
-    fn every_form_is_read_and_shown() {
-        good("127.0.0.1:8000", tcp("127.0.0.1", 8000), "127.0.0.1:8000");
-        good("LocalHost:80", tcp("localhost", 80), "localhost:80");
-        good(":8000", tcp("0.0.0.0", 8000), "0.0.0.0:8000");
-        good("[::1]:0", tcp("::1", 0), "[::1]:0");
-        good("[0:0::1]:80", tcp("::1", 80), "[::1]:80");
-        good("unix:a.sock", Address::Unix("a.sock".into()), "unix:a.sock");
-        good("unix:/run/a b", Address::Unix("/run/a b".into()), "unix:/run/a b");
-        good("unix:///run/a", Address::Unix("/run/a".into()), "unix:/run/a");
-        good("unix:@x", Address::Abstract(b"x".to_vec()), "unix:@x");
-        good("fd://3", Address::Fd(3), "fd://3");
+    fn every_form_is_parsed_and_shown() {
+        assert_parses("127.0.0.1:8000", tcp("127.0.0.1", 8000), "127.0.0.1:8000");
+        assert_parses("LocalHost:80", tcp("localhost", 80), "localhost:80");
+        assert_parses(":8000", tcp("0.0.0.0", 8000), "0.0.0.0:8000");
+        assert_parses("[::1]:0", tcp("::1", 0), "[::1]:0");
+        assert_parses("[0:0::1]:80", tcp("::1", 80), "[::1]:80");
+        assert_parses("unix:a.sock", Address::Unix("a.sock".into()), "unix:a.sock");
+        assert_parses("unix:/run/a b", Address::Unix("/run/a b".into()), "unix:/run/a b");
+        assert_parses("unix:///run/a", Address::Unix("/run/a".into()), "unix:/run/a");
+        assert_parses("unix:@x", Address::Abstract(b"x".to_vec()), "unix:@x");
+        assert_parses("fd://3", Address::Fd(3), "fd://3");
         let longest = format!("unix:/{}", "x".repeat(106));
         assert!(longest.parse::<Address>().is_ok());
     }
 
     #[test]
-    fn mistakes_are_named() {
-        bad("", "is not an address");
-        bad("localhost", "give localhost:PORT");
-        bad("127.0.0.1", "lacks a port");
-        bad("8000", "is not an address");
-        bad("300.0.0.1:80", "is not an address");
-        bad("a b:80", "is not an address");
-        bad("http://x:80", "is not an address");
-        bad("localhost:", "no port");
-        bad("localhost:65536", "no port");
-        bad("localhost:+80", "no port");
-        bad("::1:8000", "brackets");
-        bad("::1", "brackets");
-        bad("[::1]", "lacks a port");
-        bad("[x]:80", "no IPv6");
-        bad("unix:", "lacks a path");
-        bad("unix:@", "lacks a path");
-        bad("unix://run/a", "ambiguous");
-        bad("unix:/run/", "directory");
-        bad("unix:///", "directory");
-        bad("unix:a\0b", "NUL");
-        bad(&format!("unix:/{}", "x".repeat(107)), "too long: 108");
-        bad(&format!("unix:@{}", "x".repeat(108)), "too long: 108");
-        bad("fd://", "descriptor");
-        bad("fd://-1", "descriptor");
-        bad("fd://+1", "descriptor");
-        bad("fd://99999999999", "descriptor");
+    fn malformed_address_names_the_mistake() {
+        assert_refused("", "is not an address");
+        assert_refused("localhost", "give localhost:PORT");
+        assert_refused("127.0.0.1", "lacks a port");
+        assert_refused("8000", "is not an address");
+        assert_refused("300.0.0.1:80", "is not an address");
+        assert_refused("a b:80", "is not an address");
+        assert_refused("http://x:80", "is not an address");
+        assert_refused("localhost:", "no port");
+        assert_refused("localhost:65536", "no port");
+        assert_refused("localhost:+80", "no port");
+        assert_refused("::1:8000", "brackets");
+        assert_refused("::1", "brackets");
+        assert_refused("[::1]", "lacks a port");
+        assert_refused("[x]:80", "no IPv6");
+        assert_refused("unix:", "lacks a path");
+        assert_refused("unix:@", "lacks a path");
+        assert_refused("unix://run/a", "ambiguous");
+        assert_refused("unix:/run/", "directory");
+        assert_refused("unix:///", "directory");
+        assert_refused("unix:a\0b", "NUL");
+        assert_refused(&format!("unix:/{}", "x".repeat(107)), "too long: 108");
+        assert_refused(&format!("unix:@{}", "x".repeat(108)), "too long: 108");
+        assert_refused("fd://", "descriptor");
+        assert_refused("fd://-1", "descriptor");
+        assert_refused("fd://+1", "descriptor");
+        assert_refused("fd://99999999999", "descriptor");
     }
 
     proptest! {
         #[test]
-        fn any_text_is_refused_or_survives_being_shown(
+        fn any_text_is_refused_or_round_trips(
             form in "(unix:|unix:@|fd://|\\[|)[a-z0-9:./@\\]]{0,20}", noise in any::<String>()
         ) {
             for text in [form, noise] {

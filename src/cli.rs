@@ -1,5 +1,5 @@
-//! The command line: flags, variables and a file become settings, or a text and an exit code. It
-//! must never print, start anything or know what an option means.
+//! Parses the command line: flags, variables and a file become settings, or a text and an exit code.
+//! It must never print, start anything or know the meaning of an option.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use clap::{ArgMatches, Command};
 
 use crate::app::Options;
 use crate::settings::{
-    Arity, ConfigFile, ConfigLayer, Configuration, OPTIONS, OptionDef, Settings, SettingsError,
-    Source,
+    Arity, CONFIG_VARIABLE, ConfigFile, ConfigLayer, Configuration, OPTIONS, OptionDef, Settings,
+    SettingsError, Source,
 };
 
-/// What the binary says about itself.
+/// Describes the program in `--help` and `--version`.
 #[derive(Clone, Debug)]
 pub struct ProgramInfo {
-    /// Its version, for `--version`.
+    /// The version.
     pub version: String,
-    /// The app that it serves if nobody names one.
+    /// The app that runs if none is named.
     pub default_app: String,
-    /// A paragraph for the end of `--help`; may be empty.
+    /// Text for the end of `--help`; may be empty.
     pub after_help: &'static str,
 }
 
@@ -35,50 +35,49 @@ impl Default for ProgramInfo {
     }
 }
 
-/// What the command line asks for.
+/// What the command line requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Serve.
+    /// Run the app.
     Run,
     /// Check the configuration and exit.
     CheckConfig,
     /// Print every setting with its source and exit.
     PrintConfig,
-    /// Print the names of the worker classes, and leave. No file needs to be read for it.
+    /// List the worker classes and exit. This reads no file.
     ListClasses,
 }
 
-/// A well-formed command line, and the environment in which it was given.
+/// A valid command line, and its environment.
 #[derive(Clone, Debug)]
 pub struct Invocation {
-    /// What to do.
+    /// The requested action.
     pub action: Action,
     program: String,
     info: ProgramInfo,
     config_file: Option<PathBuf>,
     variables: Vec<(OsString, OsString)>,
     flags: ConfigLayer,
-    /// The pools to run; all if there are none.
+    /// The pools to run; if empty, all.
     selected_pools: Vec<String>,
 }
 
 impl Invocation {
-    /// The name under which the program was called, for messages.
+    /// Returns the name by which the program was started, for messages.
     pub fn program(&self) -> &str {
         &self.program
     }
 
-    /// The settings file, if one was named by `--config` or `OSTLER_CONFIG`.
+    /// Returns the settings file, if `--config` or `OSTLER_CONFIG` names one.
     pub fn config_file(&self) -> Option<&Path> {
         self.config_file.as_deref()
     }
 
-    /// Reads the file, anew at each call, and lays variables and flags over it, also over what its
-    /// pools say of themselves. Gives the settings and warnings: one line for each `OSTLER_*`
-    /// variable that means nothing.
+    /// Reads the file again at each call. Variables and flags override it, including the sections of
+    /// its pools. Returns the settings, and one warning for each `OSTLER_*` variable that is no option.
     ///
     /// # Errors
-    /// The first thing that is wrong. [`SettingsError::exit_code`] says how to leave.
+    /// The first error. [`SettingsError::exit_code`] is the exit code.
     pub fn load(&self) -> Result<(Configuration, Vec<String>), SettingsError> {
         let base = Settings { app: self.info.default_app.clone(), ..Settings::default() };
         let file = match &self.config_file {
@@ -87,36 +86,36 @@ impl Invocation {
         };
         let (variables, warnings) = ConfigLayer::from_env(&self.variables)?;
         let layers = [variables, self.flags.clone()];
-        let configuration = Configuration::resolve(&base, file, &layers, &self.selected_pools)?;
+        let configuration = Configuration::resolve(&base, &file, &layers, &self.selected_pools)?;
         Ok((configuration, warnings))
     }
 }
 
-/// To which stream the last words go.
+/// The stream for the text of an [`EarlyExit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
-    /// The standard output: what was asked for.
+    /// Standard output, for requested text.
     Stdout,
-    /// The standard error stream: what went wrong.
+    /// Standard error, for error messages.
     Stderr,
 }
 
-/// The program should print this and leave.
+/// A text to print before the program exits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EarlyExit {
-    /// 0 after `--help` and `--version`, 2 after a bad command line.
+    /// The exit code: 0 after `--help` and `--version`, 2 after an invalid command line.
     pub code: u8,
     /// Whole lines.
     pub text: String,
-    /// Where to print them.
+    /// Where to print it.
     pub stream: Stream,
 }
 
-/// Reads a command line, of which the first word is the program's own name. Of the variables of an
-/// environment `OSTLER_*` are settings, and a file may use any. Reads no file.
+/// Parses a command line, whose first word is the name of the program. `OSTLER_*` variables are
+/// settings; a settings file may use any variable. Reads no file.
 ///
 /// # Errors
-/// The text of `--help` or `--version`, or one message about what is wrong with the words.
+/// The text of `--help` or `--version`, or one message about an invalid argument.
 pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -141,7 +140,7 @@ pub fn parse(
     let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
     let file = matches.get_one::<String>("config").map(PathBuf::from).or_else(|| {
         let variable =
-            variables.iter().find(|(name, value)| name == "OSTLER_CONFIG" && !value.is_empty());
+            variables.iter().find(|(name, value)| name == CONFIG_VARIABLE && !value.is_empty());
         variable.map(|(_, value)| value.into())
     });
     let pools = matches.get_many::<String>("pool").into_iter().flatten().cloned().collect();
@@ -156,7 +155,7 @@ pub fn parse(
     })
 }
 
-/// The file name of the path by which the program was called.
+/// Returns the file name of the path by which the program was started.
 fn program_name(first: Option<OsString>) -> String {
     let path = PathBuf::from(first.unwrap_or_default());
     path.file_name().map_or("ostler".into(), |name| name.to_string_lossy().into_owned())
@@ -173,7 +172,7 @@ fn clap_exit(program: &str, error: &clap::Error) -> EarlyExit {
             EarlyExit { code: 0, text, stream: Stream::Stdout }
         }
         _ => {
-            // The usage is long, and a tip to hide a misspelt flag behind -- misleads.
+            // The usage is long. The tip to put -- before a misspelt flag is misleading.
             let lines: Vec<&str> = text
                 .lines()
                 .map(|line| line.strip_prefix("error: ").unwrap_or(line))
@@ -197,24 +196,24 @@ fn selected_action(matches: &ArgMatches) -> Action {
     }
 }
 
-/// What the flags and words say, each checked, so that a bad one is an error of the command line.
+/// Parses the values of flags and words, so that an invalid one is an error of the command line.
 fn flag_layer(matches: &ArgMatches) -> Result<ConfigLayer, SettingsError> {
     let mut layer = ConfigLayer::default();
     for option in OPTIONS {
         if let Some(texts) = matches.get_many::<String>(option.name) {
             let source = Source::Flag { flag: format!("--{}", option.flag()) };
-            layer.set_option(option, texts.cloned().collect(), source)?;
+            layer.set_option(option, &texts.cloned().collect::<Vec<_>>(), source)?;
         }
     }
     let source = Source::Flag { flag: "APP".into() };
-    let invalid_app = |value: &str, why: &str| SettingsError::InvalidValue {
+    let invalid_app = |value: &str, reason: &str| SettingsError::InvalidValue {
         source: source.clone(),
         key: "app".into(),
         value: Some(value.to_owned()),
-        reason: why.to_owned(),
+        reason: reason.to_owned(),
     };
     if let Some(command) = matches.get_many::<String>("words") {
-        set_command(&mut layer, matches, command.cloned().collect())?;
+        set_command(&mut layer, matches, &command.cloned().collect::<Vec<_>>())?;
     }
     if let Some(app) = matches.get_one::<String>("app") {
         let mut options = Options::new();
@@ -231,33 +230,38 @@ fn flag_layer(matches: &ArgMatches) -> Result<ConfigLayer, SettingsError> {
     Ok(layer)
 }
 
-/// The words after `--` are the command.
+/// Sets the command to the words after `--`.
 fn set_command(
     layer: &mut ConfigLayer,
     matches: &ArgMatches,
-    words: Vec<String>,
+    words: &[String],
 ) -> Result<(), SettingsError> {
     let source = Source::Flag { flag: "COMMAND".into() };
-    let option = OPTIONS.iter().find(|key| key.name == "command").expect("the table has it");
+    let option = OPTIONS.iter().find(|option| option.name == "command").expect("a row of it");
     if matches.contains_id(option.name) {
-        let why = "is given both after -- and by --command: give it once".into();
-        return Err(SettingsError::Conflict { source, key: option.name, reason: why });
+        let reason = "is given both after -- and by --command: give it once".into();
+        return Err(SettingsError::Conflict { source, key: option.name, reason });
     }
     layer.set_option(option, words, source)
 }
 
 const ABOUT: &str = "Runs an app or a program in supervised worker processes.";
 
+/// One line for each paragraph: clap wraps it to the width of the terminal.
 const AFTER_HELP: &str = "\
-A flag overrides its environment variable, which overrides the file, which overrides the default. A
-list replaces the earlier list; it is not appended. The variable of an option is OSTLER_ and its key
-in capitals, such as OSTLER_WORKER_CLASS; commas separate the items of a list. The key is the flag
-with _ for -, unless the help above names it. The file is a YAML map of keys: app is a name, or a
-map of name and the app's options; pools maps pool names to their own keys; vars maps names to
-values, used as ${name}. ${env:NAME} expands an environment variable.
+Precedence, highest first: flag, environment variable, pool's section of the file, top level of the \
+file, default. A list replaces the list of a lower source.
+
+Key: the flag with _ for -, unless the help names the key. Variable: OSTLER_ and the key in \
+capitals, such as OSTLER_WORKER_CLASS; commas separate the items of a list.
+
+File: a YAML map of keys. The key app is a name, or a map of name and the app's options. The key \
+pools maps each pool's name to its own keys. The key vars maps names to values, which ${name} \
+inserts. ${env:NAME} inserts an environment variable.
 
 DUR: 30, 1.5, 500ms, 30s, 2m, 1h. SIZE: 65536, 64K, 64M, 1G.
-Exit codes: 0 stopped on request; 1 invalid configuration, address in use or pid file locked; 2
+
+Exit codes: 0 stopped on request; 1 invalid configuration, address in use or pid file locked; 2 \
 invalid command line; 3 no worker became ready; 70 internal error.";
 
 fn command(program: &str, info: &ProgramInfo) -> Command {
@@ -291,12 +295,12 @@ fn command(program: &str, info: &ProgramInfo) -> Command {
                 .num_args(0..)
                 .help("Program for the exec worker class, and its arguments"),
         )
-        .args(OPTIONS.iter().map(|key| option_arg(key, &defaults)))
+        .args(OPTIONS.iter().map(|option| option_arg(option, &defaults)))
         .args(action_args())
         .group(ArgGroup::new("action").args(["check-config", "print-config", "list-classes"]))
 }
 
-/// One option of the table as clap wants it.
+/// Converts an option to an argument of clap.
 fn option_arg(option: &OptionDef, defaults: &Settings) -> Arg {
     let flag = option.flag();
     let mut help = option.doc();
@@ -322,13 +326,13 @@ fn option_arg(option: &OptionDef, defaults: &Settings) -> Arg {
             Arity::List | Arity::PairList => ArgAction::Append,
         })
         .overrides_with_all(match option.arity {
-            // The last word counts, so that a script can lay its own over another's.
+            // The last one counts, so that a script can override the flags of another.
             Arity::Single | Arity::Flag | Arity::Optional => Some(option.name),
             Arity::List | Arity::PairList => None,
         })
         .visible_aliases(option.aliases.iter().copied());
     let arg = match option.arity {
-        // The word that follows is not its value: that must stand behind =.
+        // The value must follow =, so that the next word is not taken for it.
         Arity::Flag => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
         Arity::Single | Arity::Optional | Arity::List | Arity::PairList => arg,
     };
@@ -338,7 +342,7 @@ fn option_arg(option: &OptionDef, defaults: &Settings) -> Arg {
     }
 }
 
-/// The flags that are no settings.
+/// Returns the flags that are no options of the table.
 fn action_args() -> [Arg; 7] {
     let flag_arg = |name: &'static str, action: ArgAction, help: &'static str| {
         Arg::new(name).long(name).action(action).help(help).help_heading("Actions")
@@ -349,9 +353,11 @@ fn action_args() -> [Arg; 7] {
             .long("config")
             .value_name("FILE")
             .help("YAML configuration file [env: OSTLER_CONFIG]"),
-        Arg::new("pool").long("pool").value_name("NAME").action(ArgAction::Append).help(
-            "Run only this pool of the configuration file; may be repeated. Flags and environment variables override the pool's own keys",
-        ),
+        Arg::new("pool")
+            .long("pool")
+            .value_name("NAME")
+            .action(ArgAction::Append)
+            .help("Run only this pool of the configuration file. May be repeated"),
         flag_arg("check-config", ArgAction::SetTrue, "Check the configuration and exit"),
         flag_arg(
             "print-config",

@@ -1,79 +1,78 @@
-//! What ails a process that is overdue, judged by two looks at it from outside. Pure: `os::inspect`
-//! looks, the arbiter acts.
+//! Classifies why an overdue process makes no progress, from two /proc samples. Pure: `os::procfs`
+//! takes the samples, the arbiter acts.
 
 use std::time::Duration;
 
 use crate::time::MonotonicTime;
 
-/// Of the time between two looks: who runs for less of it is not busy.
+/// A thread that runs for less of the time between two samples is not busy.
 const BUSY_CPU_PERCENT: u32 = 25;
-/// Who gets less of it, although its group is being throttled, is short of CPU.
+/// A ready thread that runs for less of that time while its group is throttled is short of CPU.
 const STARVED_CPU_PERCENT: u32 = 50;
 
-/// From the first look to the second; longer by a period in a group whose CPU is bounded, since it
-/// is counted once a period whether it was denied any.
+/// The time between the two samples. It is longer by the CPU period in a group with a CPU quota,
+/// whose throttling the kernel counts once a period.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A process at one moment.
+/// The state of a process at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessSample {
-    /// When.
+    /// When the sample was taken.
     pub(crate) taken_at: MonotonicTime,
-    /// Its core is being dumped.
+    /// Whether the kernel is writing its core dump.
     pub(crate) is_dumping_core: bool,
-    /// Its control group is frozen.
+    /// Whether its control group is frozen.
     pub(crate) is_frozen: bool,
-    /// How often its control groups have been denied the CPU; `None` if that is not counted.
+    /// How often its control groups were throttled; `None` if the kernel does not count it.
     pub(crate) throttled_count: Option<u64>,
-    /// The longest period for which a group of its is given a share of CPU; `None` if all may have
-    /// as much as they like.
+    /// The longest CPU period of its control groups with a CPU quota; `None` if none has one.
     pub(crate) cpu_period: Option<Duration>,
-    /// The thread that is overdue; `None` if it could not be seen.
+    /// The overdue thread; `None` if it could not be read.
     pub(crate) thread: Option<ThreadSample>,
-    /// Its other threads, or some of many.
+    /// Its other threads, or some of them if there are many.
     pub(crate) other_threads: Vec<ThreadSample>,
 }
 
-/// A thread at one moment.
+/// The state of a thread at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ThreadSample {
     /// Its number in the kernel.
     pub(crate) thread_id: u64,
-    /// `R`, `S`, `D`, `T`, `t`, `Z` and so on.
+    /// `R`, `S`, `D`, `T`, `t`, `Z` and others, see proc_pid_stat(5).
     pub(crate) state: char,
-    /// For how long it has run since its start.
+    /// How much CPU time it has used since its start.
     pub(crate) cpu_time: Duration,
-    /// The system call that it is in, by name or number.
+    /// The system call in which it waits, by name or number.
     pub(crate) syscall: Option<String>,
-    /// The function of the kernel in which it sleeps.
+    /// The kernel function in which it sleeps.
     pub(crate) wchan: Option<String>,
-    /// The functions of the kernel that it is in, the innermost first.
+    /// Its kernel stack, the innermost function first.
     pub(crate) stack: Vec<String>,
 }
 
-/// Why a process does not get on.
+/// Why a process makes no progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HangCause {
     /// It computes.
     Busy,
-    /// It waits for something.
+    /// It sleeps in a system call.
     Blocked,
-    /// It has been stopped by a signal or a debugger.
+    /// A signal or a debugger has stopped it.
     Stopped,
     /// Its control group is frozen.
     Frozen,
-    /// It has something to do, and its control group gets too little CPU.
+    /// It is ready to run, and its control group gets too little CPU.
     Throttled,
-    /// It is in the kernel, where signals do not reach it.
+    /// It sleeps uninterruptibly in the kernel, where no signal reaches it.
     Unkillable,
-    /// It has crashed, and its core is being dumped.
+    /// It has crashed, and the kernel is writing its core dump.
     DumpingCore,
-    /// Nothing could be seen.
+    /// Its state could not be read.
     Unknown,
 }
 
 impl HangCause {
-    /// The words for it in the log.
+    /// Returns the value for the log.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             HangCause::Busy => "busy",
@@ -88,26 +87,26 @@ impl HangCause {
     }
 }
 
-/// What two looks have shown.
+/// The result of two samples.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Diagnosis {
     pub(crate) cause: HangCause,
-    /// How much of the time between the looks the thread ran, in percent.
+    /// How much of the time between the samples the thread ran, in percent.
     pub(crate) cpu_percent: Option<u32>,
-    /// The thread, as it was seen last.
+    /// The thread in the second sample.
     pub(crate) thread: Option<ThreadSample>,
-    /// The other threads, with the same share of each.
+    /// The other threads in the second sample, each with its CPU percentage.
     pub(crate) other_threads: Vec<(ThreadSample, Option<u32>)>,
 }
 
 impl ProcessSample {
-    /// When the second look is due, if this is the first.
+    /// Returns when to take the second sample, if this is the first.
     pub(crate) fn next_sample_at(&self) -> MonotonicTime {
-        self.taken_at.saturating_add(SAMPLE_INTERVAL + self.cpu_period.unwrap_or_default())
+        self.taken_at + SAMPLE_INTERVAL + self.cpu_period.unwrap_or_default()
     }
 }
 
-/// Judges by a first and a second look, and tells what there was to be seen.
+/// Classifies two samples, and reports all threads of the second.
 pub(crate) fn diagnose(first: &ProcessSample, second: &ProcessSample) -> Diagnosis {
     let (cause, cpu) = classify(first, second);
     let between = second.taken_at.duration_since(first.taken_at);
@@ -123,11 +122,11 @@ pub(crate) fn diagnose(first: &ProcessSample, second: &ProcessSample) -> Diagnos
     }
 }
 
-/// The verdict by a first and a second look, and how much of the time between them the thread ran, in
+/// Returns the cause by two samples, and how much of the time between them the thread ran, in
 /// percent.
 pub(crate) fn classify(first: &ProcessSample, second: &ProcessSample) -> (HangCause, Option<u32>) {
     let (before, after) = (first.thread.as_ref(), second.thread.as_ref());
-    // Another thread may have been the one that was overdue: then there is one look at this one.
+    // If another thread was overdue in the first sample, only the second one is about this thread.
     let before =
         before.filter(|before| after.is_some_and(|after| before.thread_id == after.thread_id));
     let between = second.taken_at.duration_since(first.taken_at);
@@ -136,7 +135,7 @@ pub(crate) fn classify(first: &ProcessSample, second: &ProcessSample) -> (HangCa
         let seen = [before, after];
         after.is_some() && seen.into_iter().flatten().all(|t| states.contains(&t.state))
     };
-    // Who sleeps wants no CPU, whatever others of its group do with theirs.
+    // A sleeping thread needs no CPU, even if other processes of its group are throttled.
     let is_ready = before.into_iter().chain(after).any(|thread| thread.state == 'R');
     let denied = is_ready && first.throttled_count < second.throttled_count;
     let starved = denied && cpu.is_none_or(|cpu| cpu < STARVED_CPU_PERCENT);
@@ -160,7 +159,7 @@ pub(crate) fn classify(first: &ProcessSample, second: &ProcessSample) -> (HangCa
     (cause, cpu)
 }
 
-/// How much of a time a thread has run, in percent.
+/// Returns how much of an interval a thread has run, in percent.
 fn cpu_percent(before: &ThreadSample, after: &ThreadSample, interval: Duration) -> Option<u32> {
     let ran = after.cpu_time.saturating_sub(before.cpu_time).as_nanos();
     let percent = (ran * 100).checked_div(interval.as_nanos())?;
@@ -175,26 +174,21 @@ mod tests {
 
     fn sample(state: char) -> ProcessSample {
         let thread = ThreadSample { thread_id: 7, state, ..ThreadSample::default() };
-        let at = AT;
-        let (dumping, frozen, throttled, period) = (false, false, None, None);
-        let (thread, others) = (Some(thread), Vec::new());
         ProcessSample {
-            taken_at: at,
-            is_dumping_core: dumping,
-            is_frozen: frozen,
-            throttled_count: throttled,
-            cpu_period: period,
-            thread,
-            other_threads: others,
+            taken_at: AT,
+            is_dumping_core: false,
+            is_frozen: false,
+            throttled_count: None,
+            cpu_period: None,
+            thread: Some(thread),
+            other_threads: Vec::new(),
         }
     }
 
-    /// A second look, at which the thread has run for so many milliseconds of twenty.
+    /// A second sample, 20 ms after the first, in which the thread has run for `ran` milliseconds.
     fn later_sample(state: char, ran: u64) -> ProcessSample {
-        let mut sample = ProcessSample {
-            taken_at: AT.saturating_add(Duration::from_millis(20)),
-            ..sample(state)
-        };
+        let mut sample =
+            ProcessSample { taken_at: AT + Duration::from_millis(20), ..sample(state) };
         sample.thread.as_mut().unwrap().cpu_time = Duration::from_millis(ran);
         sample
     }
@@ -205,9 +199,9 @@ mod tests {
     }
 
     #[test]
-    fn running_thread_is_busy_sleeping_is_blocked() {
+    fn cause_of_running_is_busy_of_sleeping_is_blocked() {
         assert_eq!(cause_of(sample('R'), later_sample('R', 20)), (HangCause::Busy, Some(100)));
-        // A loaded machine may give it nothing at all.
+        // A loaded machine may give it no CPU at all.
         assert_eq!(cause_of(sample('R'), later_sample('R', 0)), (HangCause::Busy, Some(0)));
         assert_eq!(cause_of(sample('S'), later_sample('R', 10)), (HangCause::Busy, Some(50)));
         assert_eq!(cause_of(sample('S'), later_sample('S', 5)), (HangCause::Busy, Some(25)));
@@ -216,21 +210,21 @@ mod tests {
     }
 
     #[test]
-    fn stop_in_only_one_sample_is_blocked() {
+    fn cause_of_stop_in_one_sample_is_blocked() {
         assert_eq!(cause_of(sample('T'), later_sample('T', 0)).0, HangCause::Stopped);
         assert_eq!(cause_of(sample('T'), later_sample('t', 0)).0, HangCause::Stopped);
         assert_eq!(cause_of(sample('t'), later_sample('S', 0)).0, HangCause::Blocked);
     }
 
     #[test]
-    fn uninterruptible_in_both_samples_is_unkillable() {
+    fn cause_of_uninterruptible_sleep_is_unkillable() {
         assert_eq!(cause_of(sample('D'), later_sample('D', 0)).0, HangCause::Unkillable);
         assert_eq!(cause_of(sample('S'), later_sample('D', 0)).0, HangCause::Blocked);
         assert_eq!(cause_of(sample('D'), later_sample('D', 15)).0, HangCause::Busy);
     }
 
     #[test]
-    fn frozen_cgroup_overrides_thread_state() {
+    fn cause_of_frozen_cgroup_overrides_thread_state() {
         for state in ['S', 'D', 'T', 'R'] {
             let frozen = ProcessSample { is_frozen: true, ..later_sample(state, 0) };
             assert_eq!(cause_of(sample(state), frozen).0, HangCause::Frozen);
@@ -240,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn throttled_cgroup_with_little_cpu_is_throttled() {
+    fn cause_of_throttled_cgroup_with_little_cpu_is_throttled() {
         let first = |times| ProcessSample { throttled_count: Some(times), ..sample('R') };
         let second =
             |times, ran| ProcessSample { throttled_count: Some(times), ..later_sample('R', ran) };
@@ -253,27 +247,27 @@ mod tests {
         assert_eq!(
             cause_of(asleep, second).0,
             HangCause::Blocked,
-            "others of its group were denied"
+            "other processes of its group were throttled"
         );
     }
 
     #[test]
-    fn samples_with_cpu_quota_span_a_whole_period() {
-        assert_eq!(sample('R').next_sample_at(), AT.saturating_add(SAMPLE_INTERVAL));
+    fn sample_with_cpu_quota_spans_a_whole_period() {
+        assert_eq!(sample('R').next_sample_at(), AT + SAMPLE_INTERVAL);
         let period = Some(Duration::from_secs(1));
         let bounded = ProcessSample { cpu_period: period, ..sample('R') };
-        assert!(bounded.next_sample_at() > AT.saturating_add(Duration::from_secs(1)));
+        assert!(bounded.next_sample_at() > AT + Duration::from_secs(1));
     }
 
     #[test]
-    fn core_dump_overrides_every_other_cause() {
+    fn cause_of_core_dump_overrides_every_other() {
         let dumping =
             ProcessSample { is_dumping_core: true, is_frozen: true, ..later_sample('D', 0) };
         assert_eq!(cause_of(sample('D'), dumping).0, HangCause::DumpingCore);
     }
 
     #[test]
-    fn other_threads_are_reported_not_classified() {
+    fn diagnosis_reports_other_threads_without_cause() {
         let thread = |number, ran| ThreadSample {
             thread_id: number,
             state: 'R',
@@ -293,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_thread_is_unknown() {
+    fn cause_of_missing_thread_is_unknown() {
         let unreadable = || ProcessSample { thread: None, ..sample('R') };
         assert_eq!(cause_of(unreadable(), unreadable()), (HangCause::Unknown, None));
         assert_eq!(cause_of(sample('Z'), later_sample('Z', 0)).0, HangCause::Unknown);

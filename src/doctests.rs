@@ -1,9 +1,10 @@
-//! The Rust code in the guide, in README.md and in `workers/README.md`, which `cargo test` compiles as it
-//! stands there. It is no part of the library.
+//! Compiles the Rust code in the guide, README.md and `workers/README.md` as documentation tests.
+//! It exists only while rustdoc runs these tests.
 
 macro_rules! pages {
-    ($($page:ident = $path:literal;)+) => {
+    ($($(#[$attribute:meta])? $page:ident = $path:literal;)+) => {
         $(
+            $(#[$attribute])?
             #[doc = include_str!(concat!("../", $path))]
             struct $page;
         )+
@@ -15,9 +16,13 @@ pages! {
     WorkersReadme = "workers/README.md";
     Apps = "docs/src/apps.md";
     WritingAWorkerClass = "docs/src/writing-a-worker-class.md";
+    #[cfg(feature = "rpc")]
     Rpc = "docs/src/rpc.md";
+    #[cfg(feature = "jobs")]
     Jobs = "docs/src/jobs.md";
     Exec = "docs/src/exec.md";
+    #[cfg(feature = "testkit")]
     TestKit = "docs/src/test-kit.md";
+    #[cfg(feature = "jobs")]
     FromProcessHandler = "docs/src/migrating-from-processhandler.md";
 }

@@ -1,4 +1,4 @@
-//! Spans of time as people write them: `30`, `1.5`, `500ms`, `2m`. Pure.
+//! Durations as text: `30`, `1.5`, `500ms`, `2m`. Pure.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ pub(crate) fn as_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A number of seconds, or a number with `ms`, `s`, `m` or `h`: at least `least`, at most ten
+/// Parses a number of seconds, or a number with `ms`, `s`, `m` or `h`: at least `min`, at most ten
 /// years.
 ///
 /// # Errors
-/// What is wrong, in words that can follow the quoted text.
+/// A message that can follow the quoted text.
 pub(crate) fn parse_duration(text: &str, min: Duration) -> Result<Duration, String> {
     let Some(nanos) = parse_nanos(text) else {
         return Err("is not a duration: give a number of seconds, or a number with ms, s, m \
@@ -37,7 +37,7 @@ pub(crate) fn parse_duration(text: &str, min: Duration) -> Result<Duration, Stri
     }
 }
 
-/// The shortest usual text of a span; [`parse`] gives the same span back.
+/// Formats a duration as its shortest usual text, which [`parse_duration`] reads back.
 pub(crate) fn format_duration(duration: Duration) -> String {
     let nanos = duration.subsec_nanos();
     if nanos == 0 {
@@ -50,14 +50,14 @@ pub(crate) fn format_duration(duration: Duration) -> String {
     format!("{}.{}s", duration.as_secs(), decimals.trim_end_matches('0'))
 }
 
-/// Nanoseconds, exactly; `None` for anything that is not a whole number of them.
+/// Parses exact nanoseconds; `None` for a text that is not a whole number of them.
 fn parse_nanos(text: &str) -> Option<u128> {
     let cut = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(cut);
     let unit = if unit.is_empty() { "s" } else { unit };
     let nanos_per_unit = DURATION_UNITS.iter().find(|(name, _)| *name == unit)?.1;
     let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
-    // Eighteen digits of each are more than ten years need, and cannot overflow the sum below.
+    // Ten years need fewer than 18 digits of each, and 18 digits cannot overflow the sum below.
     if whole.len() > 18 || decimals.len() > 18 {
         return None;
     }
@@ -68,7 +68,7 @@ fn parse_nanos(text: &str) -> Option<u128> {
     nanos.is_multiple_of(scale).then_some(nanos / scale)
 }
 
-/// The text again, if it is digits and nothing else: no sign, blank or underscore.
+/// Returns the text if it consists of digits only: no sign, blank or underscore.
 pub(crate) fn digits(text: &str) -> Option<&str> {
     (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then_some(text)
 }

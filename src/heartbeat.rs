@@ -1,7 +1,7 @@
-//! A worker's sign of life: the modification time of a file without a name.
+//! A worker's heartbeat: the modification time of an unlinked file.
 //!
-//! The master makes the file before the fork and stamps it then, so a worker that hangs before its
-//! first beat is seen too. It must never ask the worker anything.
+//! The master creates the file before the fork and sets its time then, so it also detects a worker
+//! that hangs before its first heartbeat. The master never queries the worker itself.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -10,24 +10,24 @@ use std::path::{Path, PathBuf};
 use crate::os::{clock, file};
 use crate::time::MonotonicTime;
 
-/// One worker's file. The master's copy reads, the worker's copy, inherited by the fork, writes.
+/// One worker's heartbeat file. The master reads its copy; the worker inherits one and writes it.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
     file: OwnedFd,
 }
 
 impl Heartbeat {
-    /// Makes the file in `folder` and stamps it with this moment.
+    /// Creates the file in `dir`, with the current time as its first heartbeat.
     ///
     /// # Errors
-    /// The folder is missing, full or read-only; too many open files.
+    /// The directory is missing, full or read-only; too many open files.
     pub(crate) fn new(dir: &Path) -> io::Result<Self> {
         let heartbeat = Self { file: file::anonymous_file(dir)? };
         heartbeat.beat(clock::now())?;
         Ok(heartbeat)
     }
 
-    /// Lets another user's process beat.
+    /// Gives the file to another user and group, whose processes may then write heartbeats.
     ///
     /// # Errors
     /// `EPERM` without the privilege.
@@ -35,7 +35,7 @@ impl Heartbeat {
         file::chown(self.file.as_fd(), user, group)
     }
 
-    /// Says that the worker lives at this moment.
+    /// Writes a heartbeat at `now`.
     ///
     /// # Errors
     /// `EPERM` if the file belongs to another user.
@@ -43,7 +43,7 @@ impl Heartbeat {
         file::set_modified(self.file.as_fd(), now)
     }
 
-    /// When the worker last said that it lives.
+    /// Returns the time of the last heartbeat.
     ///
     /// # Errors
     /// From fstat(2).
@@ -51,7 +51,7 @@ impl Heartbeat {
         file::modified(self.file.as_fd())
     }
 
-    /// Another descriptor of the same file.
+    /// Duplicates the descriptor.
     ///
     /// # Errors
     /// `EMFILE`.
@@ -59,16 +59,17 @@ impl Heartbeat {
         Ok(Self { file: self.file.try_clone()? })
     }
 
-    /// The descriptor's number, for a sibling that must close its copy.
+    /// Returns the descriptor's number, for a sibling worker that must close its copy.
     pub(crate) fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 }
 
-/// Where heartbeat files go if nobody says: memory if it can be written to, since a disk may stall.
+/// Returns the default directory of heartbeat files: /dev/shm if it is writable, since a disk may
+/// stall; otherwise the system's temporary directory. To find out, it creates an unlinked file.
 pub(crate) fn default_dir() -> PathBuf {
-    let memory = Path::new("/dev/shm");
-    if file::anonymous_file(memory).is_ok() { memory.to_path_buf() } else { std::env::temp_dir() }
+    let shm = Path::new("/dev/shm");
+    if file::anonymous_file(shm).is_ok() { shm.to_path_buf() } else { std::env::temp_dir() }
 }
 
 #[cfg(test)]
@@ -87,6 +88,6 @@ mod tests {
 
     #[test]
     fn new_in_missing_dir_fails() {
-        assert!(Heartbeat::new(Path::new("/nonexistent/folder")).is_err());
+        assert!(Heartbeat::new(Path::new("/nonexistent/dir")).is_err());
     }
 }

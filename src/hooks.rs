@@ -1,89 +1,91 @@
-//! Code of one's own that runs when something happens to the master or to a worker.
+//! Hooks: callbacks for events of the master and of its workers.
 
 use std::error::Error;
 use std::time::Duration;
 
-/// How a hook ends. An error is logged, and changes nothing.
+/// The result of a hook. An error is logged, and has no other effect.
 pub type HookResult = Result<(), Box<dyn Error + Send + Sync>>;
 
-/// Which worker.
+/// Identifies a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerRef {
     /// Its pool.
     pub pool: String,
-    /// Its process.
+    /// Its process number.
     pub pid: i32,
-    /// Its place in the pool, from 0.
+    /// Its slot in the pool, from 0.
     pub slot: usize,
     /// Its generation, from 1.
     pub generation: u32,
 }
 
-/// How a worker ended.
+/// How a worker exited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerExit {
-    /// Which worker.
+    /// The worker.
     pub worker: WorkerRef,
-    /// Why, in the words of the log, such as `requested`, `recycled`, `hung` or `crashed`.
+    /// The reason, as in the log: `requested`, `scaled_down`, `recycled`, `reload`, `hung`,
+    /// `crashed`, `oom_killed` or `boot_failed`.
     pub reason: &'static str,
-    /// Its exit code, if it ended by itself.
+    /// Its exit code, unless a signal ended it.
     pub code: Option<i32>,
     /// The signal that ended it, such as `SIGKILL`.
     pub signal: Option<String>,
-    /// How long it lived.
+    /// How long it ran.
     pub uptime: Duration,
-    /// How many units of work it did.
+    /// How many units of work it completed.
     pub units: u64,
 }
 
-/// Runs in the master when something happens, but for [`post_fork`](Self::post_fork). Every method
-/// does nothing unless it is written.
+/// Callbacks that run in the master, except [`post_fork`](Self::post_fork). By default each does
+/// nothing.
 ///
-/// The master waits for a hook and looks after nobody meanwhile, so hooks must be quick: they may
-/// not start threads, and should not wait for anything. One that fails or panics is logged, and
-/// costs nothing else.
+/// The master runs a hook in its loop and supervises no worker meanwhile. Keep hooks quick: start
+/// no threads and wait for nothing. A hook's error or panic is logged, and has no other effect.
 pub trait Hooks {
-    /// The master has bound its addresses, and forks its first worker next.
+    /// Runs after the master has bound its addresses, before it forks the first worker.
     fn on_starting(&self) -> HookResult {
         Ok(())
     }
 
-    /// All of the first workers are ready, in all pools.
+    /// Runs when all first workers of all pools are ready.
     fn when_ready(&self) -> HookResult {
         Ok(())
     }
 
-    /// A worker is about to be forked; its process has no number yet.
+    /// Runs before a worker is forked. Its process has no number yet.
     fn pre_fork(&self, _pool: &str, _slot: usize, _generation: u32) -> HookResult {
         Ok(())
     }
 
-    /// In the worker, before its app boots, with the worker's own user, folder and environment.
+    /// Runs in the worker before its app boots, with the worker's own user, directory and
+    /// environment.
     fn post_fork(&self, _worker: &WorkerRef) -> HookResult {
         Ok(())
     }
 
-    /// A worker can serve.
+    /// Runs when a worker is ready.
     fn worker_ready(&self, _worker: &WorkerRef) -> HookResult {
         Ok(())
     }
 
-    /// A worker hangs and is about to be ended. `work` is what it was at, as far as that is known.
+    /// Runs before the master ends a hung worker. `work` is the label of its overdue unit of work,
+    /// if that is known.
     fn worker_hung(&self, _worker: &WorkerRef, _work: Option<&str>) -> HookResult {
         Ok(())
     }
 
-    /// A worker has ended.
+    /// Runs after a worker has exited.
     fn child_exit(&self, _exit: &WorkerExit) -> HookResult {
         Ok(())
     }
 
-    /// A reload begins, of which this is the new generation.
+    /// Runs when a reload begins, with the number of the new generation.
     fn on_reload(&self, _generation: u32) -> HookResult {
         Ok(())
     }
 
-    /// All workers have left, and the master is about to.
+    /// Runs after all workers have exited, before the master exits.
     fn on_exit(&self) -> HookResult {
         Ok(())
     }

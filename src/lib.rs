@@ -1,12 +1,16 @@
 //! Ostler: one master keeps workers alive; each worker serves by a class chosen by name.
 //!
-//! The modules stand on floors, lowest first; each imports lower floors and its own only. See
+//! The modules form layers, lowest first. A module imports lower layers and itself only. See
 //! ARCHITECTURE.md.
+//!
+//! Cargo features: `rpc` (MessagePack-RPC) and `jobs` (schedules for jobs) are on by default;
+//! `testkit` (contract tests for worker classes) is not. Without features, the library is HTTP and
+//! the worker classes.
 
 // The built-in classes are written as if from outside: `use ostler::…`.
 extern crate self as ostler;
 
-// 0: the kernel, and what is pure.
+// 0: the operating system, and pure basics.
 pub mod address;
 pub mod app;
 mod diagnosis;
@@ -15,23 +19,25 @@ mod duration;
 mod os;
 pub mod time;
 
-// 1: pieces that know nothing of each other.
+// 1: protocols, and parts that are independent of each other.
 mod heartbeat;
 pub mod hooks;
 pub mod http;
+#[cfg(feature = "jobs")]
 pub mod job;
 pub mod listen;
 pub mod log;
 mod pidfile;
+#[cfg(feature = "rpc")]
 pub mod rpc;
 mod scoreboard;
 pub mod session;
 mod systemd;
 
-// 2: what a person may ask for.
+// 2: the settings.
 pub mod settings;
 
-// 3: the contract of the worker classes.
+// 3: the contract between runtime and worker classes.
 pub mod worker;
 
 // 4: the built-in classes and apps.
@@ -45,11 +51,12 @@ mod arbiter;
 // 6: the builder.
 mod runtime;
 
-// 7: the doors.
+// 7: the entry points.
 pub mod cli;
 #[cfg(doctest)]
 mod doctests;
 mod program;
+#[cfg(feature = "testkit")]
 pub mod testkit;
 
 pub use program::main;

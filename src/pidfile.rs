@@ -1,4 +1,4 @@
-//! The pid file: held by a lock, replaced whole, never written through a link.
+//! The pid file: locked, replaced atomically, never written through a symbolic link.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -11,24 +11,25 @@ use std::path::{Path, PathBuf};
 use crate::os::file::{self, Lock};
 use crate::os::process::Pid;
 
-/// What stands behind the name while another master has the first.
+/// The suffix of the path while another master has the pid file itself.
 const UPGRADE_SUFFIX: &str = ".2";
 
-/// A pid file that is ours: the lock ends with this process, the name with [`PidFile::remove`].
+/// A pid file of this process. The lock ends with the process; [`PidFile::remove`] removes the
+/// file.
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
     file: File,
 }
 
-/// Why there is no pid file.
+/// Why a pid file cannot be created.
 #[derive(Debug)]
 pub(crate) enum PidFileError {
-    /// Its lock is held, by this process if it can be seen.
+    /// Another process holds its lock: `owner`, if its pid is known.
     Held { path: PathBuf, owner: Option<i32> },
-    /// The path is a folder, a link, or anything but a plain file.
+    /// The path leads to a directory, a symbolic link, or another file that is not regular.
     NotAFile(PathBuf),
-    /// It cannot be read, written or locked.
+    /// The file cannot be read, written or locked.
     Io { path: PathBuf, source: io::Error },
 }
 
@@ -59,16 +60,17 @@ impl std::error::Error for PidFileError {
 }
 
 impl PidFile {
-    /// Writes this process's pid at `path`. A file whose owner has gone is taken over, whatever it
-    /// holds.
+    /// Writes this process's pid at `path`. Takes over a file whose owner has exited, whatever its
+    /// contents.
     ///
     /// # Errors
-    /// A living process holds the file; not a regular file; the folder is missing, full
-    /// or read-only.
+    /// Another process has locked the file; it is not a regular file; the directory is missing,
+    /// full or read-only.
     pub(crate) fn create(path: &Path) -> Result<Self, PidFileError> {
         let failed = |source| PidFileError::Io { path: path.to_path_buf(), source };
         loop {
-            // Held until the end of the turn: its lock keeps others from taking over as well.
+            // Held until the end of this iteration: its lock keeps other processes from taking over
+            // too.
             let stale = match open_existing(path)? {
                 Existing::Absent => None,
                 Existing::Stale(file) => Some(file),
@@ -91,18 +93,18 @@ impl PidFile {
         }
     }
 
-    /// Writes this process's pid beside `path`, at `path` with `.2` at its end, until
-    /// [`promote`](Self::promote).
+    /// Writes this process's pid at `path` with the suffix `.2`, until [`promote`](Self::promote).
     ///
     /// # Errors
-    /// As for [`create`](Self::create).
+    /// Those of [`create`](Self::create).
     pub(crate) fn create_for_upgrade(path: &Path) -> Result<Self, PidFileError> {
         let mut upgrade_path = path.as_os_str().to_owned();
         upgrade_path.push(UPGRADE_SUFFIX);
         Self::create(Path::new(&upgrade_path))
     }
 
-    /// Gives a second file the first's name, whose owner has gone. Does nothing to a first one.
+    /// Renames the file to the path without `.2`, whose owner has exited. Does nothing if the path
+    /// has no such suffix.
     ///
     /// # Errors
     /// From rename(2).
@@ -115,12 +117,12 @@ impl PidFile {
         Ok(())
     }
 
-    /// Removes the name, if it still leads to this file.
+    /// Removes the file, if the path still leads to it.
     pub(crate) fn remove(self) {
         let ours = self.file.metadata().map(|m| (m.dev(), m.ino()));
         let current = fs::symlink_metadata(&self.path).map(|m| (m.dev(), m.ino()));
-        if let (Ok(ours), Ok(present)) = (ours, current)
-            && ours == present
+        if let (Ok(ours), Ok(current)) = (ours, current)
+            && ours == current
         {
             let _ = fs::remove_file(&self.path);
         }
@@ -129,9 +131,9 @@ impl PidFile {
 
 enum Existing {
     Absent,
-    /// Left by a process that has gone; we hold its lock now.
+    /// Left by a process that has exited; this process holds its lock now.
     Stale(File),
-    /// Another process has just put its own file there.
+    /// Another process has just replaced it by its own file.
     Replaced,
 }
 
@@ -162,13 +164,13 @@ fn open_existing(path: &Path) -> Result<Existing, PidFileError> {
     }
 }
 
-/// Writes and locks a complete pid file under a name of its own.
+/// Writes and locks a complete pid file under a temporary name.
 fn write_temp(path: &Path) -> io::Result<(PathBuf, File)> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.tmp", Pid::this()));
     let temporary = path.with_file_name(name);
     let written = (|| {
-        let _ = fs::remove_file(&temporary); // ours alone: it bears our pid
+        let _ = fs::remove_file(&temporary); // no other process uses it: its name has this pid
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -192,8 +194,8 @@ mod tests {
 
     #[test]
     fn stale_pid_file_is_replaced_and_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.pid");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.pid");
         for stale in [None, Some(""), Some("garbage"), Some("1\n"), Some("999999999\n")] {
             if let Some(text) = stale {
                 fs::write(&path, text).unwrap();
@@ -201,26 +203,26 @@ mod tests {
             let file = PidFile::create(&path).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", Pid::this()));
             file.remove();
-            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{stale:?}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{stale:?}");
         }
     }
 
     #[test]
     fn create_over_symlink_or_dir_fails() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("precious");
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("precious");
         fs::write(&target, "precious").unwrap();
-        let link = folder.path().join("link");
+        let link = dir.path().join("link");
         std::os::unix::fs::symlink(&target, &link).unwrap();
         assert!(matches!(PidFile::create(&link), Err(PidFileError::NotAFile(_))));
-        assert!(matches!(PidFile::create(folder.path()), Err(PidFileError::NotAFile(_))));
+        assert!(matches!(PidFile::create(dir.path()), Err(PidFileError::NotAFile(_))));
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
     }
 
     #[test]
     fn replaced_pid_file_is_not_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.pid");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.pid");
         let file = PidFile::create(&path).unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "7\n").unwrap();

@@ -1,4 +1,4 @@
-//! The door of a whole program: from the words of a command line to an exit code.
+//! The entry point of a program: takes the command line and returns an exit code.
 
 use std::env;
 use std::ffi::{CString, OsString};
@@ -6,11 +6,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use crate::address::Address;
 use crate::app::App;
 use crate::arbiter::{ExecArgs, upgrade_channel};
 use crate::cli::{self, Action, Invocation, Stream};
@@ -18,9 +17,9 @@ use crate::os::fd_table::OpenFds;
 use crate::os::title::ProcTitle;
 use crate::os::{daemon, process};
 use crate::runtime::{Runtime, RuntimeError, StartupContext};
-use crate::settings::{Configuration, LogTarget, Settings};
+use crate::settings::Configuration;
 
-/// Runs a program that serves this app: with its command line, YAML files, signals and exit codes.
+/// Runs a program with this app: handles command line, YAML files, signals and exit codes.
 ///
 /// ```no_run
 /// use std::process::ExitCode;
@@ -34,9 +33,9 @@ pub fn main(app: impl App + 'static) -> ExitCode {
 }
 
 impl Runtime {
-    /// Runs the program: reads this process's command line and environment, does what they ask
-    /// for, and returns the exit code. 0: asked to stop. 1: bad configuration, address or pid
-    /// file. 2: bad command line. 3: no worker was ever ready. 70: a fault of the program.
+    /// Runs the program as the command line and environment of this process request. Returns the exit
+    /// code: 0 stopped on request, 1 invalid configuration, address in use or pid file locked, 2
+    /// invalid command line, 3 no worker became ready, 70 internal error.
     pub fn main(self) -> ExitCode {
         let args: Vec<_> = env::args_os().collect();
         let variables: Vec<_> = env::vars_os().collect();
@@ -44,7 +43,7 @@ impl Runtime {
             program_fds: OpenFds::snapshot(),
             startup_notifier: None,
             exec_args: exec_args(&args),
-            // Without /proc there is no title, and everything else works.
+            // Without /proc the process title cannot be set, but everything else works.
             title: ProcTitle::init().ok(),
         };
         let mut info =
@@ -67,12 +66,12 @@ impl Runtime {
             print(Stream::Stdout, &format!("{}\n", names.join("\n")));
             return 0;
         }
-        let print_warning = |problem: &str| {
-            print(Stream::Stderr, &format!("{}: {problem}\n", invocation.program()));
+        let print_warning = |warning: &str| {
+            print(Stream::Stderr, &format!("{}: {warning}\n", invocation.program()));
         };
-        let report_error = |problem: &dyn std::fmt::Display| {
-            upgrade_channel::report_failure(&problem.to_string());
-            print(Stream::Stderr, &format!("{}: {problem}\n", invocation.program()));
+        let report_error = |error: &dyn std::fmt::Display| {
+            upgrade_channel::report_failure(&error.to_string());
+            print(Stream::Stderr, &format!("{}: {error}\n", invocation.program()));
         };
         let (configuration, warnings) = match invocation.load() {
             Ok(loaded) => loaded,
@@ -106,10 +105,8 @@ impl Runtime {
             }
         }
     }
-}
 
-impl Runtime {
-    /// Serves as a daemon. This process waits until it is known whether that works.
+    /// Runs as a daemon. This process waits until the daemon is ready or has failed.
     fn run_daemon(
         &self,
         invocation: &Invocation,
@@ -138,11 +135,9 @@ impl Runtime {
         }
         code
     }
-}
 
-impl Runtime {
-    /// Serves as a daemon that has left its terminal: from `/`, while paths mean the folder in
-    /// which it was started.
+    /// Runs as a daemon whose working directory is `/`. Relative paths start from the directory in which
+    /// it was started.
     fn run_from_root_dir(
         &self,
         invocation: &Invocation,
@@ -161,60 +156,34 @@ impl Runtime {
     }
 }
 
-/// Reads the settings anew. A variable that means nothing was complained of at the start.
+/// Loads the settings again. Warnings were printed at the start.
 fn reload_config(invocation: &Invocation) -> Result<Configuration, String> {
     invocation.load().map(|(configuration, _)| configuration).map_err(|error| error.to_string())
 }
 
-/// The configuration with all paths seen from `home`, for a process whose folder is another.
+/// Makes all paths absolute, for a process whose working directory is another.
 fn with_absolute_paths(mut configuration: Configuration, base_dir: &Path) -> Configuration {
     let pools = configuration.pools.iter_mut().map(|pool| &mut pool.settings);
-    [&mut configuration.master]
-        .into_iter()
-        .chain(pools)
-        .for_each(|it| absolutize_paths(it, base_dir));
+    for settings in pools.chain([&mut configuration.master]) {
+        settings.make_paths_absolute(base_dir);
+        if !settings.command.is_empty() {
+            // Its arguments may be relative paths too, but only the program knows which.
+            settings.chdir.get_or_insert_with(|| base_dir.to_path_buf());
+        }
+    }
     configuration
 }
 
-fn absolutize_paths(settings: &mut Settings, base_dir: &Path) {
-    let absolutize = |path: &mut PathBuf| *path = base_dir.join(&*path);
-    let Settings {
-        pidfile,
-        chdir,
-        worker_tmp_dir,
-        log_file,
-        flight_recorder_file,
-        bind,
-        command,
-        ..
-    } = settings;
-    [pidfile, &mut *chdir, worker_tmp_dir, flight_recorder_file]
-        .into_iter()
-        .flatten()
-        .for_each(absolutize);
-    if let LogTarget::File(path) = log_file {
-        absolutize(path);
-    }
-    if !command.is_empty() {
-        // Its words may be paths too, which only the program knows.
-        chdir.get_or_insert_with(|| base_dir.to_path_buf());
-    }
-    for address in bind {
-        if let Address::Unix(path) = address {
-            absolutize(path);
-        }
-    }
-}
-
-/// How to start this program again. Without a folder to do that in there is no way.
+/// Returns the arguments and the directory for starting this program again. Returns `None` if there
+/// is no working directory.
 fn exec_args(args: &[OsString]) -> Option<ExecArgs> {
     let argv = args.iter().map(|arg| CString::new(arg.as_bytes()));
-    let words = argv.collect::<Result<Vec<_>, _>>().ok()?;
-    let working_dir = File::open(".").ok()?.into();
-    Some(ExecArgs { args: words, dir: working_dir })
+    let args = argv.collect::<Result<Vec<_>, _>>().ok()?;
+    let dir = File::open(".").ok()?.into();
+    Some(ExecArgs { args, dir })
 }
 
-/// Prints; a reader that has gone is no reason to fail.
+/// Prints a text. Ignores errors, such as a closed pipe.
 fn print(stream: Stream, text: &str) {
     let _ = match stream {
         Stream::Stdout => io::stdout().write_all(text.as_bytes()),

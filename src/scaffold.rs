@@ -1,5 +1,5 @@
-//! `ostler new NAME`: a crate to begin with, made of the files in `templates/`. A part of the `ostler`
-//! program, not of the library. It must never overwrite anything, nor leave half of a crate behind.
+//! `ostler new NAME`: creates a starter crate from the files in `templates/`. It belongs to the program
+//! `ostler`, not to the library. It must never overwrite a file or leave a partly created crate behind.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -7,28 +7,30 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// What `--help` of the whole program says about it.
+/// The text about it in `--help` of the program. clap wraps it.
 pub(crate) const HELP_NOTE: &str = "\
-ostler new NAME creates a starter crate: an app, a worker class, settings and tests. As the first
+ostler new NAME creates a starter crate: an app, a worker class, settings and tests. As the first \
 argument, new is never an app. See ostler new --help.";
 
 const HELP: &str = "\
-Creates a starter crate in a new directory of that name: an app, a worker class of its own, settings
-and tests that start it.
+Creates a starter crate in a new directory of that name: an app, a worker class,
+settings and tests that start the program.
 
 Usage: ostler new NAME [--path PATH]
 
 Arguments:
-  NAME         Name of the crate and its directory: lower-case letters, digits, - and _
+  NAME             Name of the crate and its directory: lower-case letters,
+                   digits, - and _
 
 Options:
-      --path PATH  Directory of an ostler checkout that the crate depends on [default: the version
-                   of this program, from the registry]
+      --path PATH  Directory of the ostler checkout to depend on [default: none;
+                   the crate depends on the version of this program, from the
+                   registry]
   -h, --help       Print help and exit
 ";
 
-/// Each file, below the folder of the crate, and what it is made from. `@NAME@` and `@OSTLER@` stand
-/// for the crate's name and its dependency.
+/// The path of each file in the crate, and its template. `@NAME@` is replaced by the name of the crate,
+/// `@OSTLER@` by the version or path of its dependency on this crate.
 const FILES: [(&str, &str); 9] = [
     ("Cargo.toml", include_str!("../templates/manifest.toml")),
     (".gitignore", include_str!("../templates/gitignore")),
@@ -45,8 +47,8 @@ const DIRS: [&str; 3] = ["config", "src", "tests"];
 
 const NAME_BYTES_LIMIT: usize = 64;
 
-/// What a crate with a program cannot be called: words of the language, crates that come with it,
-/// folders that cargo needs for itself, and what the new crate depends on.
+/// Names that a crate with a program cannot have: keywords, crates of the toolchain, directories of
+/// cargo, and the dependencies of the new crate.
 const RESERVED_NAMES: [&str; 5] = [
     "abstract as async await become box break const continue crate do dyn else enum extern false",
     "final fn for gen if impl in let loop macro match mod move mut override priv pub ref return self",
@@ -55,8 +57,8 @@ const RESERVED_NAMES: [&str; 5] = [
     "ostler slog",
 ];
 
-/// Does what `ostler new …` asks for; `None` if the words of the command line, without the program's
-/// own, ask for something else.
+/// Runs `ostler new …`. `args` is the command line without the name of the program. Returns `None` if
+/// it is another command.
 pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
     let (first, rest) = args.split_first()?;
     if first != "new" {
@@ -68,9 +70,9 @@ pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
     });
     let (code, result) = match result {
         Ok(text) => (0, io::stdout().write_all(text.as_bytes())),
-        Err(Failure { code, reason: why }) => (code, writeln!(io::stderr(), "ostler new: {why}")),
+        Err(Failure { code, reason }) => (code, writeln!(io::stderr(), "ostler new: {reason}")),
     };
-    // A reader that has gone is no reason to fail.
+    // A closed pipe does not change the exit code.
     let _ = result;
     Some(ExitCode::from(code))
 }
@@ -83,17 +85,17 @@ enum NewCommand {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Failure {
-    /// 2 for a bad command line, 1 for what the system refuses.
+    /// 2 for an invalid command line, 1 for a system error.
     code: u8,
     reason: String,
 }
 
-fn usage_error(why: impl Into<String>) -> Failure {
-    Failure { code: 2, reason: why.into() }
+fn usage_error(reason: impl Into<String>) -> Failure {
+    Failure { code: 2, reason: reason.into() }
 }
 
-fn system_error(why: impl Into<String>) -> Failure {
-    Failure { code: 1, reason: why.into() }
+fn system_error(reason: impl Into<String>) -> Failure {
+    Failure { code: 1, reason: reason.into() }
 }
 
 fn parse_args(args: &[OsString]) -> Result<NewCommand, Failure> {
@@ -128,7 +130,7 @@ fn parse_args(args: &[OsString]) -> Result<NewCommand, Failure> {
     }
 }
 
-/// Whether a crate with a program can be called so.
+/// Checks whether a crate with a program can have this name.
 fn check_crate_name(name: &str) -> Result<(), Failure> {
     let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
     let reason = if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
@@ -149,11 +151,11 @@ fn is_reserved(name: &str) -> bool {
     RESERVED_NAMES.iter().flat_map(|words| words.split(' ')).any(|word| word == name)
 }
 
-/// Makes the crate below a folder, and gives the words that say so.
+/// Creates the crate in the directory `parent`, and returns the text to print.
 fn create_crate(parent: &Path, name: &str, path: Option<&Path>) -> Result<String, Failure> {
     let ostler = match path {
         Some(path) => path_dependency(path)?,
-        None => format!("{:?}", env!("CARGO_PKG_VERSION")),
+        None => format!("version = {:?}", env!("CARGO_PKG_VERSION")),
     };
     let fill = |text: &str| text.replace("@NAME@", name).replace("@OSTLER@", &ostler);
     let root = parent.join(name);
@@ -181,7 +183,7 @@ fn create_crate(parent: &Path, name: &str, path: Option<&Path>) -> Result<String
     ))
 }
 
-/// The dependency on a checkout, as Cargo.toml wants it.
+/// Returns the dependency on a checkout, for Cargo.toml.
 fn path_dependency(path: &Path) -> Result<String, Failure> {
     let manifest = path.join("Cargo.toml");
     let text = fs::read_to_string(&manifest)
@@ -194,7 +196,7 @@ fn path_dependency(path: &Path) -> Result<String, Failure> {
     match checkout.to_str() {
         Some(checkout_text) if !checkout_text.chars().any(char::is_control) => {
             let escaped = checkout_text.replace('\\', r"\\").replace('"', r#"\""#);
-            Ok(format!(r#"{{ path = "{escaped}" }}"#))
+            Ok(format!(r#"path = "{escaped}""#))
         }
         _ => Err(system_error(format!(
             "--path: {checkout:?} cannot be written in Cargo.toml: not UTF-8, or contains control characters"
@@ -202,7 +204,7 @@ fn path_dependency(path: &Path) -> Result<String, Failure> {
     }
 }
 
-/// What has been made, and is taken back when this is dropped, unless it is to be kept.
+/// The files and directories created so far. Removes them when dropped, unless committed.
 #[derive(Default)]
 struct CreatedFiles {
     dirs: Vec<PathBuf>,
@@ -233,7 +235,7 @@ impl Drop for CreatedFiles {
         for file in &self.files {
             let _ = fs::remove_file(file);
         }
-        // One into which somebody else has put something stays.
+        // A directory that contains other files is kept.
         for dir in self.dirs.iter().rev() {
             let _ = fs::remove_dir(dir);
         }
@@ -306,13 +308,23 @@ mod tests {
     }
 
     #[test]
+    fn check_crate_name_rejects_template_dependencies() {
+        let manifest = include_str!("../templates/manifest.toml");
+        let dependencies = manifest.split_once("[dependencies]").expect("a section").1;
+        let names = dependencies.lines().filter_map(|line| line.split_once(" = "));
+        for (name, _) in names.filter(|(name, _)| !name.starts_with('#')) {
+            assert!(is_reserved(name), "{name}");
+        }
+    }
+
+    #[test]
     fn create_crate_existing_path_is_kept() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let parent = tempfile::tempdir().expect("a directory");
         for create in [fs::create_dir as fn(PathBuf) -> io::Result<()>, |p| fs::write(p, "mine")] {
-            let path = folder.path().join("shop");
+            let path = parent.path().join("shop");
             create(path.clone()).expect("prepared");
             let before = fs::metadata(&path).expect("it is there").modified().expect("a time");
-            let failure = create_crate(folder.path(), "shop", None).expect_err("it exists");
+            let failure = create_crate(parent.path(), "shop", None).expect_err("it exists");
             assert!(failure.reason.contains("already exists"), "{}", failure.reason);
             let after = fs::metadata(&path).expect("it is there").modified().expect("a time");
             assert_eq!(after, before);
@@ -322,30 +334,30 @@ mod tests {
 
     #[test]
     fn path_dependency_requires_ostler_manifest() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let parent = tempfile::tempdir().expect("a directory");
         let failure =
-            create_crate(folder.path(), "shop", Some(folder.path())).expect_err("no manifest");
+            create_crate(parent.path(), "shop", Some(parent.path())).expect_err("no manifest");
         assert!(
             failure.reason.contains("failed to read") && failure.code == 1,
             "{}",
             failure.reason
         );
-        fs::write(folder.path().join("Cargo.toml"), "[package]\nname = \"x\"\n").expect("written");
+        fs::write(parent.path().join("Cargo.toml"), "[package]\nname = \"x\"\n").expect("written");
         let failure =
-            create_crate(folder.path(), "shop", Some(folder.path())).expect_err("not ostler");
+            create_crate(parent.path(), "shop", Some(parent.path())).expect_err("not ostler");
         assert!(failure.reason.ends_with("is not the manifest of ostler"), "{}", failure.reason);
-        assert!(!folder.path().join("shop").exists());
-        let odd = folder.path().join("a \"b\" \\c");
+        assert!(!parent.path().join("shop").exists());
+        let odd = parent.path().join("a \"b\" \\c");
         fs::create_dir(&odd).expect("made");
         fs::write(odd.join("Cargo.toml"), "name = \"ostler\"\n").expect("written");
         let dependency = path_dependency(&odd).expect("a checkout");
-        assert!(dependency.ends_with(r#"/a \"b\" \\c" }"#), "{dependency}");
+        assert!(dependency.ends_with(r#"/a \"b\" \\c""#), "{dependency}");
     }
 
     #[test]
     fn created_files_drop_removes_only_its_own() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        let parent = tempfile::tempdir().expect("a directory");
+        let (a, b) = (parent.path().join("a"), parent.path().join("b"));
         for inner in [&a, &b] {
             let mut created = CreatedFiles::default();
             created.create_dir(inner).expect("made");

@@ -1,7 +1,7 @@
-//! What the workers are doing, in memory that they share with the master.
+//! The scoreboard: what the workers are doing, in memory that they share with the master.
 //!
-//! Workers write, the master reads and believes nothing in it that could hurt it: every value is a
-//! plain word, and a nonsensical one is read as "nothing known".
+//! Workers write it, and the master does not trust what it reads: every value is a plain word, and
+//! an implausible one counts as unknown.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,27 +10,28 @@ use std::time::Duration;
 use crate::os::memory::SharedMemory;
 use crate::time::MonotonicTime;
 
-/// The master's: how many rows have ever been in use.
+/// The head of the board. Word 0, which the master writes, is the number of rows ever used.
 const BOARD_HEAD_WORDS: usize = 16;
 const ROW_HEAD_WORDS: usize = 32;
-/// Where a row's head keeps whether the worker has ever been ready.
+/// The word of a row's head that tells whether the worker has ever been ready.
 const EVER_READY: usize = 30;
-/// Where a row's head counts the clients that are connected.
+/// The word of a row's head that counts the connected clients.
 const CLIENTS: usize = 31;
-/// Rows that are looked at for a fair share; with more workers the kernel's turns must do.
+/// How many rows are read for a fair share. With more workers, the kernel's wake-up order decides.
 const FAIR_ROWS_MAX: usize = 128;
 const THREAD_WORDS: usize = 16;
 const LABEL_WORDS: usize = 8;
 const EXIT_NOTE_WORDS: usize = 24;
-/// Where a seat says until when its unit of work has asked for time.
+/// The word of a thread's entry with the deadline that its unit of work has asked for.
 const EXTENDED_UNTIL: usize = 11;
-/// Where a seat says which thread sits there.
+/// The word of a thread's entry with the thread's number in the kernel.
 const THREAD_ID: usize = 12;
 
-/// The longest time for which a unit of work may ask at once. The master believes no more.
+/// The longest extension that a unit of work may ask for at once: 1 h. The master ignores a longer
+/// one.
 pub(crate) const EXTENSION_MAX: Duration = Duration::from_secs(60 * 60);
 
-/// The board: one row a worker process, one seat a thread.
+/// The scoreboard: one row a worker process, one entry a thread.
 #[derive(Debug)]
 pub(crate) struct Scoreboard {
     shared: SharedMemory,
@@ -38,16 +39,16 @@ pub(crate) struct Scoreboard {
     threads_per_row: usize,
 }
 
-/// How far a worker has come.
+/// The status of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WorkerStatus {
-    /// It has not said that it is ready.
+    /// It is not ready yet.
     Booting,
-    /// It serves.
+    /// It serves clients.
     Ready,
-    /// It serves, and wants to be replaced.
+    /// It serves clients, and has asked to be replaced.
     ReplacementRequested,
-    /// It has been told to leave, by whomever.
+    /// It was told to stop, by the master or by another process.
     Draining,
 }
 
@@ -56,16 +57,17 @@ pub(crate) enum WorkerStatus {
 pub(crate) struct WorkUnit {
     /// When it began.
     pub(crate) started_at: MonotonicTime,
-    /// What it is called; empty if its protocol names nothing.
+    /// Its label; empty if its protocol sets none.
     pub(crate) label: String,
-    /// The thread's place in its worker.
+    /// The thread's index in its worker.
     pub(crate) thread_index: usize,
-    /// The thread's number in the kernel; 0 if it has not said.
+    /// The thread's number in the kernel; 0 if unknown.
     pub(crate) thread_id: u64,
 }
 
 impl Scoreboard {
-    /// A board for at most `rows` processes of `seats` threads each. Only rows in use cost memory.
+    /// Maps a board for at most `rows` processes of `threads_per_row` threads each. Only rows in
+    /// use cost memory.
     ///
     /// # Errors
     /// `ENOMEM`, from mmap(2).
@@ -75,24 +77,24 @@ impl Scoreboard {
         Ok(Self { shared: SharedMemory::new(words)?, rows, threads_per_row })
     }
 
-    /// How many threads a row has room for.
+    /// Returns how many threads a row has entries for.
     pub(crate) fn threads_per_row(&self) -> usize {
         self.threads_per_row
     }
 
-    /// How many rows there are.
+    /// Returns how many rows there are.
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Says that rows up to this one have been in use. For the master.
+    /// Marks the rows up to this one as used. Only the master calls it.
     pub(crate) fn mark_row_used(&self, row: usize) {
         let word = &self.shared.words()[0];
         word.store(word.load(Ordering::Relaxed).max(row as u64 + 1), Ordering::Release);
     }
 
-    /// How many clients a worker would have if all who are connected were spread evenly over the
-    /// workers that serve.
+    /// Returns how many clients a worker would have if all connected clients were spread evenly
+    /// over the workers that serve.
     pub(crate) fn fair_client_share(&self) -> usize {
         let used = self.shared.words()[0].load(Ordering::Acquire);
         let rows = usize::try_from(used).unwrap_or(0).min(self.rows).min(FAIR_ROWS_MAX);
@@ -106,7 +108,7 @@ impl Scoreboard {
         usize::try_from(clients.div_ceil(workers.max(1))).unwrap_or(usize::MAX)
     }
 
-    /// A process's row.
+    /// Returns a process's row.
     ///
     /// # Panics
     /// If there is no such row.
@@ -125,12 +127,12 @@ pub(crate) struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// Clears the row for a new process. For the master, before the fork.
+    /// Clears the row for a new process. Only the master calls it, before the fork.
     pub(crate) fn reset(self) {
         self.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 
-    /// How far the worker has come.
+    /// Returns the worker's status.
     pub(crate) fn status(self) -> WorkerStatus {
         match self.words[0].load(Ordering::Acquire) {
             1 => WorkerStatus::Ready,
@@ -140,7 +142,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Says how far the worker has come.
+    /// Sets the worker's status. A status before the present one has no effect.
     pub(crate) fn set_status(self, status: WorkerStatus) {
         let word = match status {
             WorkerStatus::Booting => 0,
@@ -151,85 +153,81 @@ impl<'a> Row<'a> {
         if status == WorkerStatus::Ready {
             self.words[EVER_READY].store(1, Ordering::Relaxed);
         }
-        self.words[0].fetch_max(word, Ordering::AcqRel); // it never goes back
+        self.words[0].fetch_max(word, Ordering::AcqRel);
     }
 
-    /// Whether the worker has ever said that it is ready.
+    /// Whether the worker has ever been ready.
     pub(crate) fn was_ready(self) -> bool {
         self.words[EVER_READY].load(Ordering::Relaxed) != 0
     }
 
-    /// How many clients are connected to the worker.
+    /// Returns how many clients are connected to the worker.
     fn clients(self) -> u64 {
         self.words[CLIENTS].load(Ordering::Relaxed)
     }
 
-    /// Says how many clients are connected to the worker.
+    /// Sets how many clients are connected to the worker.
     pub(crate) fn set_clients(self, clients: usize) {
         self.words[CLIENTS].store(clients as u64, Ordering::Relaxed);
     }
 
-    /// Leaves a word for the master, such as why the worker could not boot. Cut to 192 bytes.
+    /// Sets a note for the master, such as why the worker failed to boot. It is cut to 192 bytes.
     pub(crate) fn set_exit_note(self, exit_note: &str) {
         write_text(&self.words[1], &self.words[2..2 + EXIT_NOTE_WORDS], exit_note.as_bytes());
     }
 
-    /// The word that the worker left; empty if none.
+    /// Returns the worker's note; empty if none.
     pub(crate) fn exit_note(self) -> String {
         read_text(&self.words[1], &self.words[2..2 + EXIT_NOTE_WORDS])
     }
 
-    /// How many units of work the worker has done.
+    /// Returns how many units of work the worker has completed.
     pub(crate) fn units(self) -> u64 {
         self.threads().map(ThreadEntry::units).fold(0, u64::wrapping_add)
     }
 
-    /// Whether any thread is at a unit of work.
+    /// Whether any thread works on a unit of work.
     pub(crate) fn is_busy(self) -> bool {
-        self.threads().any(|seat| seat.busy_since().is_some())
+        self.threads().any(|thread| thread.busy_since().is_some())
     }
 
-    /// The unit of work whose time is up first, if each has `timeout` and what it has asked for.
+    /// Returns the unit of work that times out first, if each has `timeout` and its extension.
     pub(crate) fn most_overdue_unit(
         self,
         now: MonotonicTime,
         timeout: Duration,
     ) -> Option<WorkUnit> {
-        let busy = self
-            .threads()
-            .enumerate()
-            .filter_map(|(seat, words)| Some((words.timeout_base(now, timeout)?, seat, words)));
-        let (_, seat, words) = busy.min_by_key(|(from, ..)| *from)?;
-        let since = words.busy_since()?;
-        Some(WorkUnit {
-            started_at: since,
-            label: words.label(),
-            thread_index: seat,
-            thread_id: words.thread_id(),
-        })
+        let busy = self.threads().enumerate().filter_map(|(index, thread)| {
+            Some((thread.timeout_base(now, timeout)?, index, thread))
+        });
+        let (_, thread_index, thread) = busy.min_by_key(|(base, ..)| *base)?;
+        let started_at = thread.busy_since()?;
+        let (label, thread_id) = (thread.label(), thread.thread_id());
+        Some(WorkUnit { started_at, label, thread_index, thread_id })
     }
 
-    /// From when on `timeout` counts for the oldest and for the youngest unit of work: from its
-    /// beginning, or so much later that its time is up when it has asked for.
+    /// Returns the times from which `timeout` counts for the units of work that time out first and
+    /// last: the unit's start, or later, so that it times out at the deadline that it has asked
+    /// for.
     pub(crate) fn busy_interval(
         self,
         now: MonotonicTime,
         timeout: Duration,
     ) -> Option<(MonotonicTime, MonotonicTime)> {
-        let bases = || self.threads().filter_map(|seat| seat.timeout_base(now, timeout));
+        let bases = || self.threads().filter_map(|thread| thread.timeout_base(now, timeout));
         Some((bases().min()?, bases().max()?))
     }
 
-    /// A thread's seat.
+    /// Returns a thread's entry.
     ///
     /// # Panics
-    /// If the row has no such seat.
+    /// If the row has no such entry.
     pub(crate) fn thread(self, index: usize) -> ThreadEntry<'a> {
         let start = ROW_HEAD_WORDS + index * THREAD_WORDS;
         ThreadEntry { words: &self.words[start..start + THREAD_WORDS] }
     }
 
-    /// How many seats there are.
+    /// Returns how many entries the row has.
     pub(crate) fn thread_count(self) -> usize {
         (self.words.len() - ROW_HEAD_WORDS) / THREAD_WORDS
     }
@@ -239,31 +237,31 @@ impl<'a> Row<'a> {
     }
 }
 
-/// One thread's place. Written by that thread alone, so plain loads and stores suffice to count.
+/// One thread's entry. Only that thread writes it, so plain loads and stores suffice for counting.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ThreadEntry<'a> {
     words: &'a [AtomicU64],
 }
 
 impl ThreadEntry<'_> {
-    /// The thread has been at one piece of work since then.
+    /// Marks the thread as busy with a unit of work since `started_at`.
     pub(crate) fn set_busy(self, started_at: MonotonicTime) {
         self.words[EXTENDED_UNTIL].store(0, Ordering::Relaxed);
         self.words[0].store(started_at.as_nanos().max(1), Ordering::Release);
     }
 
-    /// The thread is idle, or busy with nothing that belongs to a client.
+    /// Marks the thread as idle, or as busy without a client's unit of work.
     pub(crate) fn set_idle(self) {
         self.words[0].store(0, Ordering::Release);
     }
 
-    /// The work asks for time until then, at most [`EXTENSION_MAX`] from now. Its time only ever
-    /// becomes more.
+    /// Extends the deadline of the unit of work to `until`, at most [`EXTENSION_MAX`] from now. An
+    /// earlier deadline than the present one has no effect.
     pub(crate) fn extend_deadline(self, until: MonotonicTime) {
         self.words[EXTENDED_UNTIL].fetch_max(until.as_nanos(), Ordering::Release);
     }
 
-    /// This thread sits here.
+    /// Sets the thread's number in the kernel.
     pub(crate) fn set_thread_id(self, thread_id: u64) {
         self.words[THREAD_ID].store(thread_id, Ordering::Relaxed);
     }
@@ -272,23 +270,23 @@ impl ThreadEntry<'_> {
         self.words[THREAD_ID].load(Ordering::Relaxed)
     }
 
-    /// The work is called so.
+    /// Sets the label of the unit of work.
     #[inline]
     pub(crate) fn set_label(self, label: &[u8]) {
         if label.len() <= 8 {
-            self.words[3].store(little_endian(label), Ordering::Relaxed); // most need no loop
+            self.words[3].store(little_endian(label), Ordering::Relaxed); // most labels need no loop
             self.words[2].store(label.len() as u64, Ordering::Release);
         } else {
             write_text(&self.words[2], &self.words[3..3 + LABEL_WORDS], label);
         }
     }
 
-    /// The work has no name.
+    /// Clears the label of the unit of work.
     pub(crate) fn clear_label(self) {
         self.words[2].store(0, Ordering::Relaxed);
     }
 
-    /// Counts one more unit of work. Returns how many that makes.
+    /// Counts a completed unit of work. Returns the new count.
     pub(crate) fn count_unit(self) -> u64 {
         let units = self.units().wrapping_add(1);
         self.words[1].store(units, Ordering::Relaxed);
@@ -306,13 +304,13 @@ impl ThreadEntry<'_> {
         }
     }
 
-    /// From when on `timeout` counts. A stamp that no honest worker could have written now is
-    /// nonsense, which is passed over.
+    /// Returns the time from which `timeout` counts. Ignores a start in the future, and an
+    /// extension above [`EXTENSION_MAX`]: no correct worker writes them.
     fn timeout_base(self, now: MonotonicTime, timeout: Duration) -> Option<MonotonicTime> {
         let since = self.busy_since().filter(|since| *since <= now)?;
         let until = MonotonicTime::from_nanos(self.words[EXTENDED_UNTIL].load(Ordering::Acquire));
-        let is_plausible = until <= now.saturating_add(EXTENSION_MAX);
-        Some(if is_plausible { since.max(until.saturating_sub(timeout)) } else { since })
+        let is_plausible = until <= now + EXTENSION_MAX;
+        Some(if is_plausible { since.max(until - timeout) } else { since })
     }
 
     fn label(self) -> String {
@@ -320,17 +318,17 @@ impl ThreadEntry<'_> {
     }
 }
 
-/// Stores text in words, cut to their size. A reader at the same moment may see a mixture.
+/// Stores text in words, cut to their size. A concurrent reader may see a mixture of two texts.
 fn write_text(length: &AtomicU64, words: &[AtomicU64], text: &[u8]) {
-    let shown = &text[..text.len().min(words.len() * 8)];
-    for (word, piece) in words.iter().zip(shown.chunks(8)) {
-        word.store(little_endian(piece), Ordering::Relaxed);
+    let stored = &text[..text.len().min(words.len() * 8)];
+    for (word, bytes) in words.iter().zip(stored.chunks(8)) {
+        word.store(little_endian(bytes), Ordering::Relaxed);
     }
-    length.store(shown.len() as u64, Ordering::Release);
+    length.store(stored.len() as u64, Ordering::Release);
 }
 
-/// Up to eight bytes as a number, the first one lowest. Two loads that may overlap are cheaper than
-/// a copy of so few bytes.
+/// Returns up to eight bytes as a number, the first byte lowest. Two loads that may overlap are
+/// cheaper than a copy of so few bytes.
 #[inline]
 fn little_endian(bytes: &[u8]) -> u64 {
     let last = |width: usize| 8 * (bytes.len() - width);
@@ -348,7 +346,7 @@ fn little_endian(bytes: &[u8]) -> u64 {
     bytes.first().copied().map_or(0, u64::from)
 }
 
-/// Reads text from words, whatever they hold: what is not printable is escaped.
+/// Reads text from words with any contents. Control characters are replaced by `?`.
 fn read_text(length: &AtomicU64, words: &[AtomicU64]) -> String {
     let length = usize::try_from(length.load(Ordering::Acquire)).unwrap_or(0);
     let bytes: Vec<u8> =
@@ -365,7 +363,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(30);
 
     #[test]
-    fn little_endian_matches_bytes_at_any_length() {
+    fn little_endian_of_any_length_matches_bytes() {
         let bytes = [1, 0x82, 3, 0x84, 5, 0x86, 7, 0x88];
         for length in 0..=8 {
             let expected = bytes[..length].iter().rev().fold(0, |sum, &b| sum << 8 | u64::from(b));
@@ -396,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn most_overdue_unit_is_found_and_units_are_summed() {
+    fn row_finds_most_overdue_unit_and_sums_units() {
         let board = Scoreboard::new(1, 3).unwrap();
         let row = board.row(0);
         row.thread(0).set_busy(MonotonicTime::from_nanos(30));
@@ -410,18 +408,20 @@ mod tests {
     }
 
     #[test]
-    fn extension_applies_to_one_unit_only() {
+    fn extension_of_deadline_applies_to_one_unit() {
         let board = Scoreboard::new(1, 2).unwrap();
-        let (row, second) = (board.row(0), Duration::from_secs(1));
-        let (old, young) = (NOW.saturating_sub(40 * second), NOW.saturating_sub(10 * second));
+        let row = board.row(0);
+        let second = Duration::from_secs(1);
+        let old = NOW - 40 * second;
+        let young = NOW - 10 * second;
         row.thread(0).set_busy(old);
         row.thread(1).set_busy(young);
         assert_eq!(row.busy_interval(NOW, TIMEOUT), Some((old, young)));
-        row.thread(0).extend_deadline(NOW.saturating_add(5 * second));
-        assert_eq!(row.busy_interval(NOW, TIMEOUT), Some((NOW.saturating_sub(25 * second), young)));
-        row.thread(0).extend_deadline(NOW.saturating_add(second)); // less than it has
-        assert_eq!(row.busy_interval(NOW, TIMEOUT), Some((NOW.saturating_sub(25 * second), young)));
-        row.thread(0).extend_deadline(NOW.saturating_add(EXTENSION_MAX));
+        row.thread(0).extend_deadline(NOW + 5 * second);
+        assert_eq!(row.busy_interval(NOW, TIMEOUT), Some((NOW - 25 * second, young)));
+        row.thread(0).extend_deadline(NOW + second); // earlier than the present one
+        assert_eq!(row.busy_interval(NOW, TIMEOUT), Some((NOW - 25 * second, young)));
+        row.thread(0).extend_deadline(NOW + EXTENSION_MAX);
         let unit = row.most_overdue_unit(NOW, TIMEOUT).unwrap();
         assert_eq!((unit.thread_index, unit.started_at), (1, young));
         row.thread(0).set_busy(old);
@@ -431,14 +431,11 @@ mod tests {
     #[test]
     fn extension_beyond_maximum_is_ignored() {
         let board = Scoreboard::new(1, 1).unwrap();
-        let since = NOW.saturating_sub(TIMEOUT);
+        let since = NOW - TIMEOUT;
         board.row(0).thread(0).set_busy(since);
-        board
-            .row(0)
-            .thread(0)
-            .extend_deadline(NOW.saturating_add(EXTENSION_MAX + Duration::from_nanos(1)));
+        board.row(0).thread(0).extend_deadline(NOW + EXTENSION_MAX + Duration::from_nanos(1));
         assert_eq!(board.row(0).busy_interval(NOW, TIMEOUT), Some((since, since)));
-        board.row(0).thread(0).set_busy(NOW.saturating_add(TIMEOUT));
+        board.row(0).thread(0).set_busy(NOW + TIMEOUT);
         assert_eq!(board.row(0).busy_interval(NOW, TIMEOUT), None);
     }
 

@@ -1,5 +1,5 @@
-//! Talking to the service manager by the protocol of sd_notify(3). A manager that does not listen
-//! costs nothing; it must never be waited for.
+//! Messages to the service manager by the protocol of sd_notify(3). Sending never blocks: without a
+//! manager, or if it does not read, messages are lost.
 
 use std::env;
 use std::ffi::OsStr;
@@ -15,26 +15,24 @@ use crate::os::process::Pid;
 use crate::os::socket;
 use crate::time::MonotonicTime;
 
-/// The variable that names the manager's socket.
+/// The variable with the name of the manager's socket.
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
-/// Says for whom the watchdog is.
+/// The variable with the pid of the process that the watchdog expects.
 pub(crate) const WATCHDOG_PID: &str = "WATCHDOG_PID";
-/// What a worker must not inherit: it is for the master to speak to the manager.
+/// The variables that a worker must not inherit: only the master sends to the manager.
 pub(crate) const ENV_VARS: [&str; 3] = [NOTIFY_SOCKET, WATCHDOG_PID, "WATCHDOG_USEC"];
 
-/// The line to the manager, if there is one.
+/// The connection to the service manager, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceManager {
     socket: Option<UnixDatagram>,
-    /// How often the manager wants a sign of life.
+    /// How often the watchdog must be pinged.
     watchdog_interval: Option<Duration>,
 }
 
 impl ServiceManager {
-    /// Finds the manager that the environment names.
-    ///
-    /// # Errors
-    /// A text for the log: the environment names one that cannot be reached.
+    /// Connects to the manager that the environment names. Returns a message for the log as well if
+    /// that fails.
     pub(crate) fn from_env() -> (Self, Option<String>) {
         let Some(name) = env::var_os(NOTIFY_SOCKET).filter(|name| !name.is_empty()) else {
             return (Self::default(), None);
@@ -52,50 +50,51 @@ impl ServiceManager {
         }
     }
 
-    /// How often the manager wants to hear [`alive`](Self::alive): half of its patience.
+    /// Returns how often to call [`ping_watchdog`](Self::ping_watchdog): every half of
+    /// WATCHDOG_USEC.
     pub(crate) fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog_interval
     }
 
-    /// All pools are ready.
+    /// Reports that all pools are ready.
     pub(crate) fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// What there is to say in a line.
+    /// Sets the status line.
     pub(crate) fn status(&self, status: &str) {
         self.send(&format!("STATUS={status}"));
     }
 
-    /// A reload begins at `now`.
+    /// Reports that a reload begins at `now`.
     pub(crate) fn reloading(&self, now: MonotonicTime) {
         let micros = now.as_nanos() / 1000;
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reloading"));
     }
 
-    /// The service is stopping, which may take this long.
+    /// Reports that the service is stopping, which may take this long.
     pub(crate) fn stopping(&self, at_most: Duration) {
         let micros = at_most.as_micros();
         self.send(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}\nSTATUS=stopping"));
     }
 
-    /// Getting ready may take this long.
+    /// Extends the manager's timeout until the service is ready.
     pub(crate) fn extend_startup_timeout(&self, at_most: Duration) {
         let micros = at_most.as_micros();
         self.send(&format!("EXTEND_TIMEOUT_USEC={micros}\nSTATUS=starting"));
     }
 
-    /// The loop runs.
+    /// Reports to the watchdog that the master's loop runs.
     pub(crate) fn ping_watchdog(&self) {
         self.send("WATCHDOG=1");
     }
 
-    /// From now on this process is the service.
+    /// Reports the main process of the service.
     pub(crate) fn main_pid(&self, pid: Pid) {
         self.send(&format!("MAINPID={pid}"));
     }
 
-    /// Asks the manager to keep a descriptor, and to hand it to the next process under this name.
+    /// Stores a descriptor in the manager, which passes it to the next process under this name.
     pub(crate) fn store_fd(&self, name: &str, fd: BorrowedFd<'_>) {
         if let Some(socket) = &self.socket {
             let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}");
@@ -103,12 +102,12 @@ impl ServiceManager {
         }
     }
 
-    /// Asks the manager to forget the descriptors of this name.
+    /// Removes the stored descriptors of this name from the manager.
     pub(crate) fn remove_stored_fd(&self, name: &str) {
         self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
     }
 
-    /// A datagram that cannot be sent at once is not worth waiting for.
+    /// Sends a message, or drops it if sending would block.
     fn send(&self, text: &str) {
         if let Some(socket) = &self.socket {
             let mut line = String::with_capacity(text.len() + 1);
@@ -130,10 +129,10 @@ fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// Half of the patience that the environment tells of, if it is meant for this process.
+/// Returns half of WATCHDOG_USEC, if the watchdog expects this process.
 fn watchdog_interval_from_env() -> Option<Duration> {
     let number = |name| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let ours = number(WATCHDOG_PID).is_none_or(|pid| pid == Pid::this().as_raw() as u64);
-    let micros = number("WATCHDOG_USEC").filter(|micros| *micros > 0 && ours)?;
+    let is_for_this = number(WATCHDOG_PID).is_none_or(|pid| pid == Pid::this().as_raw() as u64);
+    let micros = number("WATCHDOG_USEC").filter(|micros| *micros > 0 && is_for_this)?;
     Some(Duration::from_micros(micros / 2))
 }

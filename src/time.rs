@@ -1,29 +1,30 @@
-//! Monotonic time as a plain number. Pure: this file must never read a clock (`os::clock` does).
+//! Times as plain numbers. Pure: this file must not read a clock (`os::clock` does).
 
+use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
-/// A moment on the machine's monotonic clock, in nanoseconds since an arbitrary start that all
-/// processes of one boot share. Wall-clock steps do not move it.
+/// An instant on the machine's monotonic clock, in nanoseconds since an arbitrary start that all
+/// processes of one boot share. Setting the wall clock does not change it. `+` and `-` saturate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MonotonicTime(u64);
 
 impl MonotonicTime {
-    /// The moment `nanos` nanoseconds after the clock's start.
+    /// Creates the time `nanos` nanoseconds after the clock's start.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the clock's start.
+    /// Returns the nanoseconds since the clock's start.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// The time from `earlier` to this moment; zero if `earlier` is the later one.
+    /// Returns the time from `earlier` to this one; zero if `earlier` is later.
     pub const fn duration_since(self, earlier: MonotonicTime) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// This moment moved later by `delay`; the end of time if that is further than a stamp can say.
+    /// Returns this time plus `delay`, at most `u64::MAX` nanoseconds after the clock's start.
     pub const fn saturating_add(self, delay: Duration) -> Self {
         let nanos = delay.as_nanos();
         if nanos > u64::MAX as u128 {
@@ -32,10 +33,9 @@ impl MonotonicTime {
         Self(self.0.saturating_add(nanos as u64))
     }
 
-    /// This moment moved earlier by `time`; the clock's start if that is earlier than a stamp can
-    /// say.
-    pub const fn saturating_sub(self, time: Duration) -> Self {
-        let nanos = time.as_nanos();
+    /// Returns this time minus `delay`, at least the clock's start.
+    pub const fn saturating_sub(self, delay: Duration) -> Self {
+        let nanos = delay.as_nanos();
         if nanos > u64::MAX as u128 {
             return Self(0);
         }
@@ -43,34 +43,59 @@ impl MonotonicTime {
     }
 }
 
-/// A moment on the wall clock, in nanoseconds since 1970 (UTC). Unlike a [`MonotonicTime`] it jumps when
-/// somebody sets the clock: for dates, never for deadlines.
+impl Add<Duration> for MonotonicTime {
+    type Output = Self;
+
+    /// Adds as [`saturating_add`](Self::saturating_add) does.
+    fn add(self, delay: Duration) -> Self {
+        self.saturating_add(delay)
+    }
+}
+
+impl AddAssign<Duration> for MonotonicTime {
+    /// Adds as [`saturating_add`](Self::saturating_add) does.
+    fn add_assign(&mut self, delay: Duration) {
+        *self = self.saturating_add(delay);
+    }
+}
+
+impl Sub<Duration> for MonotonicTime {
+    type Output = Self;
+
+    /// Subtracts as [`saturating_sub`](Self::saturating_sub) does.
+    fn sub(self, delay: Duration) -> Self {
+        self.saturating_sub(delay)
+    }
+}
+
+/// An instant on the wall clock, in nanoseconds since 1970 (UTC). Unlike a [`MonotonicTime`] it
+/// jumps when the clock is set: use it for dates, never for deadlines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WallTime(u64);
 
 impl WallTime {
-    /// The moment `nanos` nanoseconds after the beginning of 1970.
+    /// Creates the time `nanos` nanoseconds after the beginning of 1970.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the beginning of 1970.
+    /// Returns the nanoseconds since the beginning of 1970.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// The time from `earlier` to this moment; zero if `earlier` is the later one.
+    /// Returns the time from `earlier` to this one; zero if `earlier` is later.
     pub const fn duration_since(self, earlier: WallTime) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// This moment, on both clocks.
+/// One instant, on both clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClockReading {
-    /// On the clock that nobody sets.
+    /// On the monotonic clock, which cannot be set.
     pub monotonic: MonotonicTime,
-    /// On the clock that tells the date.
+    /// On the wall clock, which tells the date.
     pub wall: WallTime,
 }
 
@@ -79,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arithmetic_saturates_at_both_ends() {
+    fn arithmetic_beyond_both_ends_saturates() {
         let early = MonotonicTime::from_nanos(5);
         let late = early.saturating_add(Duration::from_nanos(10));
         assert_eq!(late.duration_since(early), Duration::from_nanos(10));
@@ -88,5 +113,6 @@ mod tests {
         assert_eq!(late.saturating_sub(Duration::from_nanos(10)), early);
         assert_eq!(early.saturating_sub(Duration::from_nanos(6)), MonotonicTime::default());
         assert_eq!(early.saturating_sub(Duration::MAX), MonotonicTime::default());
+        assert_eq!(early + Duration::MAX - Duration::MAX, MonotonicTime::default());
     }
 }

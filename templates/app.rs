@@ -1,9 +1,9 @@
-//! What is served.
+//! The app: what the workers serve.
 
-use ostler::app::{App, BootError, Options, Place, Refusal, Service};
+use ostler::app::{App, BootError, ConfigError, Options, Service, WorkerInfo};
 use ostler::http::{Handler, Http, Request, Response};
 
-/// The app. It is made in the master, before any fork: it opens nothing and starts nothing.
+/// The app. The master creates it before any fork: it opens nothing and starts nothing.
 pub struct Hello;
 
 impl App for Hello {
@@ -11,27 +11,27 @@ impl App for Hello {
         env!("CARGO_PKG_NAME")
     }
 
-    /// Runs in the master, while a person is watching: say no to what cannot work.
-    fn check(&self, options: &Options) -> Result<(), Refusal> {
+    /// Runs in the master before any fork. Reject options that cannot work.
+    fn check(&self, options: &Options) -> Result<(), ConfigError> {
         match options.keys().find(|key| *key != "greeting") {
             None => Ok(()),
             Some(key) => {
-                // Told with the file and the line where the option stands.
-                let reason = "there is no such option; known is: greeting";
-                Err(Refusal::of_option(key, reason))
+                // The message also names the file and the line of the option.
+                let reason = "unknown option; available: greeting";
+                Err(ConfigError::for_option(key, reason))
             }
         }
     }
 
-    /// Runs once in each worker, after the fork: open databases and start threads here.
-    fn boot(&self, place: &Place) -> Result<Box<dyn Service>, BootError> {
-        let greeting = place.options.get("greeting");
+    /// Runs once in each worker, after the fork. Open databases and start threads here.
+    fn boot(&self, worker: &WorkerInfo) -> Result<Box<dyn Service>, BootError> {
+        let greeting = worker.options.get("greeting");
         let greeting = greeting.map_or("Hello", String::as_str).to_owned();
-        Ok(Box::new(Http::new(Greeter { greeting }, place.limits)))
+        Ok(Box::new(Http::new(Greeter { greeting }, worker.limits)))
     }
 }
 
-/// Answers the requests of one worker, from all of its threads.
+/// Answers the requests of one worker. All threads of the worker share it.
 struct Greeter {
     greeting: String,
 }

@@ -1,12 +1,12 @@
-//! How it is served: a worker class of one's own.
+//! The worker class `solo`: how a worker serves its clients.
 
 use ostler::worker::{Buffers, WorkerClass, WorkerContext, WorkerError};
 use slog::debug;
 
-/// One client after another, each to its end.
+/// Serves one client after another, each until its connection closes.
 ///
-/// The runtime does the rest around it: the fork, privileges, signals, the limit of a drain, exit
-/// codes, the death of the master, and the replacement of a worker that dies or hangs.
+/// The runtime does the rest: fork, privileges, signals, the limit of a drain, exit codes, the
+/// death of the master, and the replacement of a worker that crashes or hangs.
 pub struct Solo;
 
 impl WorkerClass for Solo {
@@ -15,22 +15,23 @@ impl WorkerClass for Solo {
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
-        let life = ctx.life();
+        let lifecycle = ctx.lifecycle();
         let mut acceptor = ctx.acceptor();
         let mut buffers = Buffers::default();
-        // The one thread sits at desk 0. Each request that begins is a sign of life.
-        let mut desk = life.desk(0).beating();
+        // The only thread has index 0. Each request that begins also sends the heartbeat.
+        let mut tracker = lifecycle.tracker(0).with_heartbeat();
         let mut clients: u64 = 0;
-        // From here on clients can come; without it the worker is given up after boot_timeout.
-        life.ready();
-        // Sleeps until somebody comes, and beats meanwhile. It ends when the worker is to leave
-        // and nobody waits any more who would find no other worker.
+        // Clients may connect from here on. A worker that does not call this within boot_timeout
+        // is killed.
+        lifecycle.ready();
+        // Sleeps until a client connects, and sends the heartbeat meanwhile. Returns `None` when
+        // the worker should exit and its queues are empty.
         while let Some(mut client) = acceptor.next_client()? {
-            // Heeds a request to leave, too: what is begun is finished, nothing new begins.
-            client.serve_with(life, &mut buffers, &mut desk);
+            // During a drain, this finishes the current request and starts no other.
+            client.serve_with(lifecycle, &mut buffers, &mut tracker);
             clients += 1;
         }
-        debug!(ctx.log(), "draining"; "slot" => ctx.place().slot, "clients" => clients);
+        debug!(ctx.log(), "draining"; "slot" => ctx.worker().slot, "clients" => clients);
         Ok(())
     }
 }

@@ -1,12 +1,12 @@
-//! The class `solo`, tried against every rule of the contract between the runtime and a class.
+//! Tests whether the class `solo` fulfils every rule of the contract between runtime and class.
 
-use ostler::testkit::Kit;
+use ostler::testkit::ContractTest;
 
 const PROGRAM: &str = env!(concat!("CARGO_BIN_EXE_", env!("CARGO_PKG_NAME")));
 
 #[test]
-fn solo_keeps_its_contract() {
-    // The app `demo` has paths that are quick, slow, or hang for good: what the kit asks for.
-    let report = Kit::new(PROGRAM).class("solo").argument("demo").run();
-    report.assert_passed();
+fn solo_fulfils_its_contract() {
+    // The app `demo` has the paths that the test needs: quick ones, slow ones, one that hangs.
+    let test = ContractTest::new(PROGRAM).class("solo").argument("demo");
+    test.run().assert_passed();
 }

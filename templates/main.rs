@@ -1,4 +1,4 @@
-//! The program: an app and a worker class of its own, beside the built-in classes.
+//! The program: the built-in worker classes, and an app and a class of its own.
 
 mod app;
 mod class;
@@ -9,7 +9,7 @@ use ostler::Runtime;
 use ostler::apps::Demo;
 
 fn main() -> ExitCode {
-    // The first app is served, unless another is named: `demo` is there for tests/kit.rs.
+    // The first app is the default. tests/kit.rs needs `demo`.
     Runtime::new()
         .app(app::Hello)
         .app(Demo)

@@ -1,4 +1,4 @@
-//! The real program, from outside: it starts, answers, and leaves when it is asked to.
+//! Starts the program, sends it requests and stops it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -15,10 +15,10 @@ const SETTINGS: &str = concat!(
     ".yaml"
 );
 
-/// The longest wait for anything that must come.
+/// Maximum wait for an expected event.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A running program. Dropping it ends it and its workers.
+/// A running program. Dropping it kills the master; the workers then exit.
 struct Server {
     master: Child,
     log: Receiver<String>,
@@ -26,7 +26,7 @@ struct Server {
 }
 
 impl Server {
-    /// Starts the program on a port that the kernel chooses, and waits until it is ready.
+    /// Starts the program on a free port and waits until its workers are ready.
     fn start(class: &str) -> Self {
         let mut command = Command::new(PROGRAM);
         command.args(["--config", SETTINGS, "--worker-class", class]);
@@ -51,29 +51,29 @@ impl Server {
         server
     }
 
-    /// Waits for a record of the log.
+    /// Waits for a log record that contains this text.
     fn wait_for(&self, what: &str) -> String {
         let end = Instant::now() + DEADLINE;
-        let mut heard = Vec::new();
+        let mut others = Vec::new();
         loop {
-            let patience = end.saturating_duration_since(Instant::now());
-            match self.log.recv_timeout(patience) {
+            let remaining = end.saturating_duration_since(Instant::now());
+            match self.log.recv_timeout(remaining) {
                 Ok(record) if record.contains(what) => return record,
-                Ok(record) => heard.push(record),
-                Err(_) => panic!("no {what} among:\n{}", heard.join("\n")),
+                Ok(record) => others.push(record),
+                Err(_) => panic!("no {what} in:\n{}", others.join("\n")),
             }
         }
     }
 
-    /// What it answers to this path.
+    /// Requests this path and returns the whole response.
     fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
     }
 
     fn signal(&self, name: &str) {
@@ -82,7 +82,7 @@ impl Server {
         assert!(status.success(), "{kill}: {status}");
     }
 
-    /// Asks it to leave, which it must do in time and with 0.
+    /// Sends SIGTERM. The master must exit with 0 before the deadline.
     fn stop(mut self) {
         self.signal("TERM");
         let end = Instant::now() + DEADLINE;
@@ -91,7 +91,7 @@ impl Server {
                 assert_eq!(status.code(), Some(0), "{status}");
                 return;
             }
-            assert!(Instant::now() < end, "it does not leave");
+            assert!(Instant::now() < end, "the master does not exit");
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -99,24 +99,24 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The workers leave when their master has died.
+        // The workers exit when their master dies.
         let _ = self.master.kill();
         let _ = self.master.wait();
     }
 }
 
 #[test]
-fn it_starts_answers_and_leaves_under_every_class() {
+fn program_every_class_serves_and_stops() {
     for class in ["solo", "sync", "threads", "mio"] {
         let server = Server::start(class);
-        let answer = server.get("/?name=Ada");
+        let response = server.get("/?name=Ada");
         assert!(
-            answer.starts_with("HTTP/1.1 200 OK\r\n"),
-            "{class}: {answer}"
+            response.starts_with("HTTP/1.1 200 OK\r\n"),
+            "{class}: {response}"
         );
         assert!(
-            answer.ends_with("\r\n\r\nHello, Ada!\n"),
-            "{class}: {answer}"
+            response.ends_with("\r\n\r\nHello, Ada!\n"),
+            "{class}: {response}"
         );
         assert!(
             server.get("/nowhere").starts_with("HTTP/1.1 404 "),
@@ -127,7 +127,7 @@ fn it_starts_answers_and_leaves_under_every_class() {
 }
 
 #[test]
-fn its_settings_are_good() {
+fn settings_file_is_valid() {
     let mut command = Command::new(PROGRAM);
     let check = command.args(["--config", SETTINGS, "--check-config"]);
     let output = check.output().unwrap();

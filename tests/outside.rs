@@ -1,4 +1,4 @@
-//! The built-in classes compile from outside, with the public contract alone.
+//! Compiles the built-in classes as a foreign crate, with the public contract alone.
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "../workers/mod.rs"]
@@ -12,7 +12,7 @@ fn built_in_classes_register_through_the_public_api() {
 }
 
 #[test]
-fn a_runtime_knows_the_same_classes() {
+fn runtime_has_the_same_classes() {
     let names: Vec<_> = ostler::Runtime::new().class_names().collect();
     assert_eq!(names, ["exec", "mio", "sync", "threads"]);
 }

@@ -1,4 +1,4 @@
-//! `mio`: one event loop, edge-triggered, for very many clients.
+//! `mio`: one edge-triggered event loop for very many clients.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,16 +14,16 @@ use ostler::worker::{
 };
 use slab::Slab;
 
-/// One thread and one event loop a worker. A handler that blocks stalls every client of its
-/// worker, so it suits handlers that are quick; slow clients and idle ones cost memory only.
+/// Runs one thread and one event loop per worker. A handler that blocks stalls all clients of its
+/// worker, so this class suits fast handlers; slow and idle clients cost only memory.
 pub struct MioClass;
 
-/// The signals. Clients have the tokens from 0 on, listeners those from `FIRST_LISTENER` on.
+/// The token of the signals. Clients have the tokens from 0, listeners those from `FIRST_LISTENER`.
 const WAKE: Token = Token(usize::MAX);
 const FIRST_LISTENER: usize = usize::MAX / 2;
-/// Events that are looked at in one turn of the loop.
+/// How many events one turn of the loop handles.
 const EVENTS_MAX: usize = 512;
-/// Clients that are accepted before the others have their turn.
+/// How many clients are accepted before the others have their turn.
 const ACCEPTS_MAX: usize = 1;
 
 impl WorkerClass for MioClass {
@@ -44,7 +44,7 @@ struct EventLoop<'a> {
     acceptor: EpollAcceptor<'a>,
     clients: Slab<ClientEntry<'a>>,
     timers: TimerWheel,
-    /// Clients that could go on, but have had their share.
+    /// Clients that could continue, but have yielded to others.
     ready: VecDeque<usize>,
     buffers: Buffers,
     tracker: WorkTracker<'a>,
@@ -53,9 +53,9 @@ struct EventLoop<'a> {
 
 struct ClientEntry<'a> {
     client: Client<'a>,
-    /// Whether it is among those that could go on.
+    /// Whether it is in `EventLoop::ready`.
     ready: bool,
-    /// Whether the poll tells of room for output as well.
+    /// Whether the poll reports room for output too.
     wants_writable: bool,
 }
 
@@ -80,11 +80,16 @@ impl<'a> EventLoop<'a> {
 
     fn run(&mut self) -> Result<(), WorkerError> {
         let mut events = Events::with_capacity(EVENTS_MAX);
+        self.handle_signals()?; // from now on this class polls for a stop
         loop {
+            self.acceptor.update(self.clients.len(), &self.poll)?;
+            if self.ctx.lifecycle().stop_request() == StopRequest::Immediate || self.is_done() {
+                return Ok(());
+            }
             self.ctx.lifecycle().notify();
             self.wait(&mut events)?;
             for event in &events {
-                // Many clients, each quick enough, may together take longer than a beat.
+                // Many fast clients together may take longer than `timeout`.
                 self.ctx.lifecycle().notify();
                 match event.token() {
                     WAKE => self.handle_signals()?,
@@ -96,10 +101,6 @@ impl<'a> EventLoop<'a> {
             }
             self.drive_ready();
             self.expire_clients();
-            self.acceptor.update(self.clients.len(), &self.poll)?;
-            if self.ctx.lifecycle().stop_request() == StopRequest::Immediate || self.is_done()? {
-                return Ok(());
-            }
         }
     }
 
@@ -112,7 +113,7 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Until the next deadline or beat.
+    /// Returns the time until the next deadline or heartbeat.
     fn poll_timeout(&self) -> Option<Duration> {
         let deadline = [self.timers.next(), self.acceptor.deadline()].into_iter().flatten().min();
         let wait = deadline.map(|at| at.duration_since(self.ctx.lifecycle().now()));
@@ -131,18 +132,9 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
-    /// Whether the worker has drained. If nobody serves after it, the queues must be empty too.
-    fn is_done(&mut self) -> io::Result<bool> {
-        if !self.draining || !self.clients.is_empty() {
-            return Ok(false);
-        }
-        // Asked first: who comes between a look at the queues and the end of the time in which
-        // somebody may come must be looked for once more.
-        let may_receive_more = self.acceptor.may_receive_more();
-        for listener in 0..self.acceptor.listeners() {
-            self.accept(listener)?;
-        }
-        Ok(self.clients.is_empty() && !may_receive_more && !self.acceptor.may_receive_more())
+    /// Returns whether the worker has drained: it has no client, and none can be lost.
+    fn is_done(&self) -> bool {
+        self.draining && self.clients.is_empty() && !self.acceptor.may_receive_more()
     }
 
     fn accept(&mut self, listener: usize) -> io::Result<()> {
@@ -161,12 +153,12 @@ impl<'a> EventLoop<'a> {
             self.clients.insert(ClientEntry { client, ready: false, wants_writable: false });
         let registry = self.poll.registry();
         if registry.register(&mut SourceFd(&fd), Token(index), Interest::READABLE).is_err() {
-            self.clients.remove(index); // no memory to watch it: this client is given up
+            self.clients.remove(index); // no memory to watch it: close this client
             return;
         }
         self.schedule(index);
         if self.draining {
-            self.drive(index, ReadMode::UntilWouldBlock); // what it has sent already is answered
+            self.drive(index, ReadMode::UntilWouldBlock); // answer what it has already sent
             if let Some(entry) = self.clients.get_mut(index) {
                 entry.client.drain(&mut self.buffers, &mut self.tracker);
                 self.drive(index, ReadMode::UntilWouldBlock);
@@ -174,7 +166,7 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Lets a client go as far as it can.
+    /// Drives a client as far as possible without waiting.
     fn drive(&mut self, index: usize, mode: ReadMode) {
         let Some(entry) = self.clients.get_mut(index) else { return };
         match entry.client.drive(mode, &mut self.buffers, &mut self.tracker) {
@@ -234,7 +226,7 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Closes a client's socket, which takes it out of the poll.
+    /// Closes a client's socket, which removes it from the poll.
     fn remove_client(&mut self, index: usize) {
         self.clients.remove(index);
         self.timers.clear(index);
@@ -245,7 +237,8 @@ impl<'a> EventLoop<'a> {
     }
 }
 
-/// An end of the stream is told of once, so everything before it must be read now.
+/// Returns how to read after an event. The end of the stream is reported once, so everything before it
+/// must be read now.
 fn read_mode(event: &Event) -> ReadMode {
     if event.is_read_closed() || event.is_error() {
         ReadMode::UntilWouldBlock

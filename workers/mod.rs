@@ -1,5 +1,5 @@
-//! The built-in worker classes, written as if from outside: they use nothing but the public
-//! contract, and none knows another.
+//! The built-in worker classes. They use only the public contract, as a foreign crate would, and none
+//! uses another.
 
 mod exec;
 mod mio;

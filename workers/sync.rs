@@ -1,10 +1,10 @@
-//! `sync`: one client at a time, from start to finish; or one job.
+//! `sync`: serves one client at a time, or runs one job.
 
 use ostler::worker::{Buffers, WorkerClass, WorkerContext, WorkerError};
 
-/// One client at a time; a protocol that can say so, such as HTTP, closes after each answer. A
-/// handler may block: the whole worker waits for it, and is replaced if that takes longer than
-/// `timeout`. Of an app that is a job, it runs one.
+/// Serves one client at a time. A protocol that can announce it, such as HTTP, closes the connection
+/// after each answer. A handler may block its worker, which is replaced if that takes longer than
+/// `timeout`. If the app is a job, each worker runs one.
 pub struct SyncClass;
 
 impl WorkerClass for SyncClass {

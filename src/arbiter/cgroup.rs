@@ -11,7 +11,7 @@ use std::time::Duration;
 use slog::{Logger, info, warn};
 
 use crate::os::cgroup::Cgroups;
-use crate::os::cgroup_manage;
+use crate::os::cgroup::manage as cgroup_manage;
 use crate::os::clock;
 use crate::os::process::Pid;
 use crate::time::MonotonicTime;

@@ -13,7 +13,7 @@ use super::pool::supervisor::Policy;
 use crate::address::Address;
 use crate::app::App;
 use crate::listen::{self, Access, ListenError, Listener, ListenerState, ReusePortShard};
-use crate::log::{self, Log, LogError};
+use crate::log::{self, FileOwner, Log, LogError};
 use crate::os::credentials::Credentials;
 use crate::settings::{Settings, Source};
 use crate::worker::WorkerClass;
@@ -86,8 +86,8 @@ pub(crate) fn prepare_generations<'a>(
     is_sole_master: bool,
 ) -> Result<(MasterContext, Vec<PoolGeneration<'a>>), PrepareError> {
     let ResolvedConfig { master, has_named_pools, log, pool_specs } = config;
-    let owner = pool_specs.first().map_or((None, None), |spec| owner_of(&spec.credentials));
-    let log = Log::open(&log, owner).map_err(PrepareError::Log)?;
+    let (user, group) = pool_specs.first().map_or((None, None), |spec| owner_of(&spec.credentials));
+    let log = Log::open(&log, FileOwner { user, group }).map_err(PrepareError::Log)?;
     let context = MasterContext { settings: master, has_named_pools, log };
     let explicit_addresses: Vec<_> = pool_specs.iter().map(PoolSpec::explicit_addresses).collect();
     let mut pool_generations: Vec<PoolGeneration<'a>> = Vec::new();

@@ -21,7 +21,7 @@ use crate::log::{Fields, error_chain};
 use crate::os;
 use crate::os::fd_table;
 use crate::os::process::{self, EX_SOFTWARE, Pid};
-use crate::os::signal::{self, Signal, SignalPipe};
+use crate::os::signal::{self, Signal, SignalPipe, WorkerDisposition};
 use crate::os::title::ProcTitle;
 use crate::scoreboard::{Scoreboard, WorkerStatus};
 use crate::worker::{BootedApp, ForcedDrain, Lifecycle, LifecycleParts, WorkerContext};
@@ -120,20 +120,13 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
 /// privileges comes before they are dropped, and the worker's user enters the directory. Until the
 /// class runs, there is no client, and a stop signal ends the worker by its default action.
 fn apply_process_settings(init: &WorkerInit<'_>) -> Result<(), String> {
-    signal::restore_default(&[
-        Signal::Term,
-        Signal::Int,
-        Signal::Quit,
-        Signal::Chld,
-        Signal::Cont,
-        Signal::ParentDeath,
-    ]);
+    signal::restore_default(Signal::in_worker(WorkerDisposition::Default));
     signal::restore_abrt_and_alrm();
     install_abort_backtrace(init.pool_generation.log.logger(), init.worker.slot);
     // They stay in the signal pipe until the class polls it.
-    signal::catch(&[Signal::Usr1, Signal::Urg]);
+    signal::catch(Signal::in_worker(WorkerDisposition::Caught));
     // A signal that `pkill` sends to all processes of this name is for the master alone.
-    signal::ignore(&[Signal::Hup, Signal::Usr2, Signal::Ttin, Signal::Ttou, Signal::Winch]);
+    signal::ignore(Signal::in_worker(WorkerDisposition::Ignored));
     watch_parent(init.master)?;
     signal::unblock_all();
     let PoolSpec { settings, credentials, .. } = &init.pool_generation.spec;
@@ -308,7 +301,7 @@ mod tests {
 
     #[test]
     fn format_backtrace_is_one_line_without_the_handler() {
-        let trace = "   0: ostler::os::signal::on_abort\n             at ./src/os/signal.rs:9:5\n   \
+        let trace = "   0: ostler::os::signal::abort::on_abort\n             at ./src/os/signal/abort.rs:9:5\n   \
                      1: <unknown>\n   2: clock_nanosleep\n   3: demo::handle\n             at \
                      ./src/demo.rs:80:17\n";
         assert_eq!(

@@ -11,11 +11,11 @@ fn invoke(args: &[&str], variables: &[(&str, &str)]) -> Result<Invocation, Early
 
 #[track_caller]
 fn parse_settings(args: &[&str]) -> Settings {
-    load(&invoke(args, &[]).expect("a good command line"))
+    load(&invoke(args, &[]).expect("a valid command line"))
 }
 
 fn load(invocation: &Invocation) -> Settings {
-    invocation.load().expect("good settings").0.master
+    invocation.load().expect("valid settings").0.master
 }
 
 #[track_caller]
@@ -33,7 +33,7 @@ fn clap_command_is_consistent() {
 
 #[test]
 fn parse_no_args_yields_defaults() {
-    assert_eq!(invoke(&[], &[]).expect("a good command line").action, Action::Run);
+    assert_eq!(invoke(&[], &[]).expect("a valid command line").action, Action::Run);
     assert_eq!(parse_settings(&[]), Settings::default());
 }
 
@@ -78,7 +78,7 @@ fn parse_bool_flag_value_needs_equals_sign() {
         &["--daemon=perhaps"],
         "--daemon: \"perhaps\" is not a boolean: give true or false",
     );
-    let invocation = invoke(&["-D=no"], &[("OSTLER_DAEMON", "1")]).expect("a good line");
+    let invocation = invoke(&["-D=no"], &[("OSTLER_DAEMON", "1")]).expect("a valid command line");
     assert!(!load(&invocation).daemon);
 }
 
@@ -131,9 +131,9 @@ fn parse_args_after_dashes_set_command() {
 fn parse_help_and_version_exit_with_0() {
     let help = invoke(&["--help"], &[]).expect_err("the help");
     assert_eq!((help.code, help.stream), (0, Stream::Stdout));
-    for key in OPTIONS {
-        let (flag, value) = (key.flag(), key.value_name);
-        let shown = match key.arity {
+    for option in OPTIONS {
+        let (flag, value) = (option.flag(), option.value_name);
+        let shown = match option.arity {
             Arity::Flag => format!("--{flag}[=<{value}>]"),
             Arity::Single | Arity::Optional | Arity::List | Arity::PairList => {
                 format!("--{flag} <{value}>")
@@ -150,18 +150,18 @@ fn parse_help_and_version_exit_with_0() {
 #[test]
 fn parse_uses_default_app_of_program() {
     let info = ProgramInfo { default_app: "shop".into(), ..ProgramInfo::default() };
-    let invocation = parse(["shop".into()], [], info).expect("a good command line");
+    let invocation = parse(["shop".into()], [], info).expect("a valid command line");
     assert_eq!(load(&invocation).app, "shop");
 }
 
 #[test]
 fn load_rereads_file_and_keeps_flags() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("x.yaml");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("x.yaml");
     let name = path.to_str().expect("UTF-8");
     for variables in [&[][..], &[("OSTLER_CONFIG", name)]] {
         let args = if variables.is_empty() { vec!["-c", name, "-w", "9"] } else { vec!["-w", "9"] };
-        let invocation = invoke(&args, variables).expect("a good command line");
+        let invocation = invoke(&args, variables).expect("a valid command line");
         assert_eq!(invocation.config_file(), Some(path.as_path()));
         fs::write(&path, "threads: 2\nworkers: 2\n").expect("written");
         assert_eq!(load(&invocation).threads, 2);
@@ -177,8 +177,8 @@ fn load_rereads_file_and_keeps_flags() {
 
 #[test]
 fn load_checks_environment_variables() {
-    let invocation = invoke(&[], &[("OSTLER_X", "1"), ("X", "1")]).expect("a good command line");
-    assert_eq!(invocation.load().expect("good settings").1.len(), 1);
-    let invocation = invoke(&[], &[("OSTLER_WORKERS", "x")]).expect("a good command line");
-    assert_eq!(invocation.load().expect_err("a bad value").exit_code(), 1);
+    let invocation = invoke(&[], &[("OSTLER_X", "1"), ("X", "1")]).expect("a valid command line");
+    assert_eq!(invocation.load().expect("valid settings").1.len(), 1);
+    let invocation = invoke(&[], &[("OSTLER_WORKERS", "x")]).expect("a valid command line");
+    assert_eq!(invocation.load().expect_err("an invalid value").exit_code(), 1);
 }

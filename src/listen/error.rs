@@ -1,4 +1,4 @@
-//! Why an address cannot be listened on.
+//! The reasons why an address cannot be listened on.
 
 use std::fmt;
 use std::io;
@@ -7,35 +7,35 @@ use std::path::PathBuf;
 
 use crate::address::Address;
 
-/// Why there is no listener.
+/// Why an address cannot be listened on.
 #[derive(Debug)]
 pub enum ListenError {
     /// The host's name has no address.
     Resolve {
-        /// What was to be bound.
+        /// The address.
         address: Address,
-        /// What the resolver said.
+        /// The resolver's error.
         source: io::Error,
     },
-    /// The kernel refused.
+    /// The kernel refused to bind the address or to listen there.
     Bind {
-        /// What was to be bound.
+        /// The address.
         address: Address,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The path cannot get the mode or the owner that it is to have.
+    /// The path's mode or owner cannot be set.
     Access {
-        /// What was to be bound.
+        /// The address.
         address: Address,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The path leads to something that is not a socket.
     NotASocket(PathBuf),
-    /// Somebody is serving at the path.
+    /// Another process listens at the path.
     InUse(PathBuf),
-    /// The descriptor that was to be inherited is not a listening stream socket.
+    /// The inherited descriptor is not a listening stream socket.
     NotAListener(RawFd),
 }
 

@@ -1,5 +1,5 @@
-//! Listening sockets: bound once by the master, shared by the workers, removed by whom they belong
-//! to. It must never know what is served over them.
+//! Listening sockets: bound once by the master, shared by the workers, removed by the process that
+//! owns them. This module must not depend on what is served over them.
 
 pub(crate) mod activation;
 mod error;
@@ -13,73 +13,61 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use crate::address::Address;
+use crate::os::file::FileId;
 use crate::os::{epoll, file, socket};
 pub use error::ListenError;
+pub use shared::ListenerState;
 pub(crate) use shared::ReusePortShard;
 use shared::SharedState;
-use socket_path::{FileId, SocketPath, remove_stale_socket};
+use socket_path::{SocketPath, remove_stale_socket};
 pub use stream::Stream;
 
-/// A socket that listens. It never blocks, and it is shared with other processes: nobody may
-/// change its flags.
+/// A listening socket. It is nonblocking and shared with other processes: do not change its flags.
 #[derive(Debug)]
 pub struct Listener {
     fd: OwnedFd,
     address: Address,
     name: String,
     origin: Origin,
-    /// What the workers must know at once.
+    /// What the master tells the workers, in shared memory.
     shared_state: SharedState,
 }
 
 #[derive(Debug)]
 enum Origin {
-    /// Handed to us; others may use it too.
+    /// Inherited; other processes may use it too.
     Inherited,
-    /// Bound by us to something without a file.
+    /// Bound by this program to an address without a path.
     Bound,
-    /// Bound by us to a path.
+    /// Bound by this program to a path.
     Path(SocketPath),
 }
 
-/// Who can still come to a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListenerState {
-    /// Nobody yet: it does not listen.
-    NotListening,
-    /// Anybody, and somebody will serve them.
-    Open,
-    /// Nobody: the queue has an end.
-    DrainBounded,
-    /// Nobody should, but some may still come: the queue may have no end.
-    DrainUnbounded,
-}
-
-/// Who may connect to a unix socket by its path.
+/// The access rights of a unix socket's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// The bits of the path's mode, 0 to 0777, whatever the umask is.
+    /// The bits of the path's mode, 0 to 0777, regardless of the umask.
     pub mode: u32,
-    /// The user who owns the path; none leaves it to this process's own.
+    /// The user that owns the path; `None` for this process's own.
     pub user: Option<u32>,
-    /// The group of the path; none leaves it to this process's own.
+    /// The group of the path; `None` for this process's own.
     pub group: Option<u32>,
 }
 
 impl Default for Access {
-    /// Owner and group may connect, strangers may not.
+    /// Lets the owner and the group connect, and no other users.
     fn default() -> Self {
         Self { mode: 0o660, user: None, group: None }
     }
 }
 
 /// Binds an address, or takes over an inherited descriptor. `backlog` is how many connections may
-/// wait in the kernel. The stale path of a server that is gone is replaced; a new one has mode and
-/// owner as `access` says before anybody can connect to it.
+/// wait in the kernel. The stale path of a server that has exited is replaced. A new path has the
+/// mode and the owner of `access` before any client can connect to it.
 ///
 /// # Errors
-/// The address is taken, forbidden, not of this machine or not found; the path cannot be given
-/// away.
+/// The address is in use, forbidden, not of this machine or not found; the owner of the path cannot
+/// be changed.
 pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener, ListenError> {
     let refused = |source| ListenError::Bind { address: address.clone(), source };
     let (fd, origin) = match address {
@@ -122,7 +110,7 @@ pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener,
     Ok(Listener { fd, address: address.clone(), name, origin, shared_state: shared })
 }
 
-/// Lets those who may connect to a path that has just been bound.
+/// Sets the access rights of a path that has just been bound, and listens there.
 fn open_path(
     fd: &OwnedFd,
     path: &Path,
@@ -137,9 +125,9 @@ fn open_path(
         .map_err(|source| ListenError::Bind { address: address.clone(), source })
 }
 
-/// Takes over a listening socket from whoever started this program. If it is `ours`, from an earlier
-/// master, it belongs to us, and so does its path as long as that leads to this file; otherwise it
-/// may have other users.
+/// Takes over a listening socket from the parent process. `ours` is given if an earlier master has
+/// bound it: then this program owns the socket, and its path while that leads to this file.
+/// Otherwise other processes may use the socket too.
 ///
 /// # Errors
 /// The descriptor is not a listening stream socket.
@@ -159,7 +147,7 @@ fn adopt_inherited(
         Some((Address::Unix(path), Some(file))) => {
             Origin::Path(SocketPath::from_recorded(path.clone(), *file))
         }
-        // An earlier master had lost its path already: there is nothing to remove later.
+        // The path was replaced under an earlier master: there is nothing to remove later.
         Some((Address::Unix(_), None)) => Origin::Bound,
         Some((Address::Tcp { .. } | Address::Abstract(_), _)) => Origin::Bound,
     };
@@ -168,7 +156,7 @@ fn adopt_inherited(
     Ok(Listener { fd, address, name, origin, shared_state: shared })
 }
 
-/// The first of the listeners at each address: with `reuse_port` there are several in a row.
+/// Returns the first listener of each address: with `reuse_port` there are several in a row.
 pub(crate) fn one_per_address<'l>(
     listeners: impl Iterator<Item = &'l Listener>,
 ) -> Vec<&'l Listener> {
@@ -184,16 +172,16 @@ fn resolve(address: &Address, host: &str, port: u16) -> Result<SocketAddr, Liste
 }
 
 impl Listener {
-    /// The address to which it is bound, such as `127.0.0.1:8000` or `unix:/run/x.sock`.
+    /// Returns the address to which it is bound, such as `127.0.0.1:8000` or `unix:/run/x.sock`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Accepts one client; `None` if nobody waits, or can wait yet.
+    /// Accepts one client; `None` if the accept queue is empty, or the socket does not listen yet.
     ///
     /// # Errors
     /// No resources for another connection now, such as `EMFILE`: pause, do not spin. `EINVAL`
-    /// (`InvalidInput`): the socket has ended listening, and nobody will ever come.
+    /// (`InvalidInput`): the socket has stopped listening for good, and no client can connect.
     pub fn accept(&self) -> io::Result<Option<(Stream, Option<SocketAddr>)>> {
         if self.state() == ListenerState::NotListening {
             return Ok(None);
@@ -202,10 +190,13 @@ impl Listener {
         Ok(client.map(|(fd, address)| (Stream::new(fd), address)))
     }
 
-    /// Joins an epoll instance such that one waiting process is woken for a new connection, and
-    /// not all (Linux). Level-triggered; its events carry `token`. With `reuse_port`, watch only those
-    /// that the worker attends: one that does not listen yet is always ready. Neither let go of it nor
-    /// return without finding out who has just come: nobody else may have been woken for them.
+    /// Adds it to an epoll instance with EPOLLEXCLUSIVE (Linux): a new connection wakes one waiting
+    /// process, and not all. Level-triggered; its events carry `token`.
+    ///
+    /// With `reuse_port`, watch only the listeners assigned to the worker: one that does not listen
+    /// yet is always ready. Before [`unwatch`](Self::unwatch) or the end of the worker's loop,
+    /// accept once more: the kernel may have woken no other process for a client that has just
+    /// connected.
     ///
     /// # Errors
     /// From epoll_ctl(2).
@@ -213,7 +204,7 @@ impl Listener {
         epoll::add_exclusive(epoll.as_raw_fd(), self.fd.as_fd(), token as u64)
     }
 
-    /// Leaves an epoll instance that it has joined.
+    /// Removes it from an epoll instance.
     ///
     /// # Errors
     /// From epoll_ctl(2).
@@ -221,7 +212,7 @@ impl Listener {
         epoll::remove(epoll.as_raw_fd(), self.fd.as_fd())
     }
 
-    /// Makes it nonblocking again, which a program that shares it may have changed.
+    /// Makes it nonblocking again, in case a program that shares it has made it blocking.
     ///
     /// # Errors
     /// From fcntl(2).
@@ -229,12 +220,12 @@ impl Listener {
         socket::set_nonblocking(self.fd.as_fd())
     }
 
-    /// Whether it was given by a service manager, rather than asked for by address or number.
+    /// Whether a service manager passed it, without its address or number in the settings.
     pub(crate) fn is_socket_activated(&self) -> bool {
         matches!(self.origin, Origin::Inherited) && !matches!(self.address, Address::Fd(_))
     }
 
-    /// The file to which its path leads as long as that is ours.
+    /// Returns the file to which its path leads while this program owns the path.
     fn file_id(&self) -> Option<FileId> {
         match &self.origin {
             Origin::Path(path) => Some(path.file_id()),
@@ -242,29 +233,29 @@ impl Listener {
         }
     }
 
-    /// What was asked to be bound.
+    /// Returns the configured address.
     pub(crate) fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Changes how many connections may wait in the kernel.
+    /// Changes how many connections may wait in the kernel. Does nothing before it listens.
     ///
     /// # Errors
     /// From listen(2).
     pub(crate) fn set_backlog(&self, backlog: u32) -> io::Result<()> {
         match self.state() {
-            ListenerState::NotListening => Ok(()), // it would begin to listen
+            ListenerState::NotListening => Ok(()), // listen(2) would start it
             ListenerState::Open | ListenerState::DrainBounded | ListenerState::DrainUnbounded => {
                 socket::set_backlog(self.fd.as_fd(), backlog)
             }
         }
     }
 
-    /// Binds another socket to the same TCP address. It does not listen until it is
-    /// [opened](Self::open).
+    /// Binds another socket to this TCP address with SO_REUSEPORT. It listens after
+    /// [`start_listening`](Self::start_listening).
     ///
     /// # Errors
-    /// As [`bind`].
+    /// Those of [`bind`].
     pub(crate) fn bind_sibling(&self) -> Result<Self, ListenError> {
         let refused = |source| ListenError::Bind { address: self.address.clone(), source };
         let fd = socket::bind_reuseport(self.fd.as_fd()).map_err(refused)?;
@@ -273,7 +264,7 @@ impl Listener {
         Ok(Self { fd, address, name, origin: Origin::Bound, shared_state: shared })
     }
 
-    /// Begins to listen, if it does not yet.
+    /// Starts to listen, unless it listens already.
     ///
     /// # Errors
     /// From listen(2).
@@ -285,28 +276,29 @@ impl Listener {
         Ok(())
     }
 
-    /// Whose the queue is; see [`ReusePortShard`].
+    /// Returns which workers the accept queue belongs to; `None` for all of them.
     pub(crate) fn shard(&self) -> Option<ReusePortShard> {
         self.shared_state.shard()
     }
 
-    /// Changes whose the queue is; none makes it everybody's. Returns whether that is news.
+    /// Changes which workers the accept queue belongs to; `None` for all of them. Returns whether
+    /// that is a change.
     pub(crate) fn set_shard(&self, shard: Option<ReusePortShard>) -> bool {
         self.shared_state.set_shard(shard)
     }
 
-    /// The first generation whose workers have it; 0 if all have.
+    /// Returns the first generation whose workers have it; 0 if all have.
     pub(crate) fn first_generation(&self) -> u32 {
         self.shared_state.first_generation()
     }
 
-    /// Remembers the first generation whose workers have it.
+    /// Sets the first generation whose workers have it.
     pub(crate) fn set_first_generation(&self, generation: u32) {
         self.shared_state.set_first_generation(generation);
     }
 
-    /// Lends the queue to the worker in a slot, in addition to those whose it is. Returns whether
-    /// that is news.
+    /// Assigns the accept queue to the worker in a slot, in addition to the workers of its shard.
+    /// Returns whether that is a change.
     pub(crate) fn assign_to(&self, slot: Option<usize>) -> bool {
         self.shared_state.assign_to(slot)
     }
@@ -316,22 +308,25 @@ impl Listener {
         self.shard().is_some()
     }
 
-    /// Whether the worker in this slot takes clients from here.
+    /// Whether the worker in this slot accepts clients from here.
     pub(crate) fn is_assigned_to(&self, slot: usize) -> bool {
-        let own = self.shard().is_none_or(|share| share.is_assigned_to(slot));
+        let own = self.shard().is_none_or(|shard| shard.is_assigned_to(slot));
         self.state() != ListenerState::NotListening
             && (own || self.shared_state.assignee() == Some(slot))
     }
 
-    /// Whether somebody will serve here after the present workers. If not, whoever of them leaves
-    /// empties the queue first.
+    /// Returns which clients can still connect. Unless it is [`Open`](ListenerState::Open), no
+    /// later worker serves here, and a worker that exits empties the accept queue first.
     pub fn state(&self) -> ListenerState {
         self.shared_state.state()
     }
 
-    /// Lets nobody new in, so that the queue can be emptied to its end: packets of new TCP
-    /// connections are not answered any more, and a path that is ours is removed. An inherited
-    /// socket may have other users, and is left as it is.
+    /// Stops new connections, so that the accept queue comes to an end. SYN packets of new TCP
+    /// connections are dropped, and a path that this program owns is removed. An inherited socket
+    /// may have other users, and stays as it is.
+    ///
+    /// # Errors
+    /// From setsockopt(2).
     pub(crate) fn stop_accepting(&self) -> io::Result<()> {
         if self.state() == ListenerState::NotListening {
             return Ok(());
@@ -352,9 +347,9 @@ impl Listener {
         bounded.map(|_| ())
     }
 
-    /// Refuses newcomers at a sealed TCP listener, whose queue is empty: who has knocked since the
-    /// door was closed learns at last that nobody will open. Returns whether that is done, or not
-    /// to be done.
+    /// Shuts down a TCP listener in [`ListenerState::DrainBounded`] once its accept queue is empty.
+    /// Clients whose SYN packets were dropped then get a refusal. Returns whether that is done, or
+    /// not needed.
     pub(crate) fn reject_new_connections(&self) -> bool {
         if self.state() != ListenerState::DrainBounded || !matches!(self.origin, Origin::Bound) {
             return true;
@@ -366,11 +361,11 @@ impl Listener {
         empty
     }
 
-    /// Whether somebody has removed its path, or put something else there: nobody new can come.
+    /// Whether its path was removed or replaced, so that no new client can connect.
     pub(crate) fn path_was_replaced(&self) -> bool {
         match &self.origin {
             Origin::Path(path) => path.was_replaced(),
-            // It was gone already when this master got the socket.
+            // The path was gone already when this master got the socket.
             Origin::Bound => matches!(self.address, Address::Unix(_)),
             Origin::Inherited => false,
         }

@@ -1,24 +1,37 @@
-//! What the master tells the workers of a listener, in memory that they share: whether it is open,
-//! and whose its queue is.
+//! What the master tells the workers about a listener, in shared memory: its state, and which
+//! workers its accept queue belongs to.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::ListenerState;
 use crate::os::memory::SharedMemory;
 
-/// One socket of several at an address: the nth of so many. It belongs to the workers in every slot
-/// that leaves the remainder n.
+/// Which clients can still connect to a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerState {
+    /// None yet: the socket is bound and does not listen.
+    NotListening,
+    /// Any, and workers accept them.
+    Open,
+    /// No new ones: the accept queue comes to an end.
+    DrainBounded,
+    /// New ones may still connect, although the listener is being drained: the accept queue may
+    /// never come to an end.
+    DrainUnbounded,
+}
+
+/// One of several sockets that are bound to an address with SO_REUSEPORT. It belongs to the workers
+/// in every slot for which slot modulo `count` is `index`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReusePortShard {
-    /// Which one, from 0.
+    /// Its number, from 0.
     pub(crate) index: u32,
-    /// Of how many, at least 1.
+    /// How many there are, at least 1.
     pub(crate) count: u32,
 }
 
 impl ReusePortShard {
-    /// Whether the worker in this slot has it.
+    /// Whether it belongs to the worker in this slot.
     pub(crate) fn is_assigned_to(self, slot: usize) -> bool {
         slot % self.count as usize == self.index as usize
     }
@@ -29,12 +42,12 @@ const SHARD: usize = 1;
 const ASSIGNEE: usize = 2;
 const FIRST_GENERATION: usize = 3;
 
-/// The shared words of a listener. The master alone writes them.
+/// The shared words of a listener. Only the master writes them.
 #[derive(Debug)]
 pub(super) struct SharedState(SharedMemory);
 
 impl SharedState {
-    /// Words for everybody's queue.
+    /// Maps the words of a listener whose accept queue belongs to all workers.
     ///
     /// # Errors
     /// `ENOMEM`.
@@ -70,7 +83,7 @@ impl SharedState {
     }
 
     pub(super) fn set_shard(&self, shard: Option<ReusePortShard>) -> bool {
-        let word = shard.map_or(0, |share| u64::from(share.index) << 32 | u64::from(share.count));
+        let word = shard.map_or(0, |shard| u64::from(shard.index) << 32 | u64::from(shard.count));
         self.word(SHARD).swap(word, Ordering::AcqRel) != word
     }
 
@@ -101,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stored_values_are_read_back() {
+    fn shared_state_values_are_read_back() {
         let shared = SharedState::new(ListenerState::NotListening).unwrap();
         assert_eq!(shared.state(), ListenerState::NotListening);
         for state in
@@ -121,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_beyond_shard_count_wrap_around() {
+    fn shard_of_slot_beyond_count_wraps_around() {
         let shard = ReusePortShard { index: 1, count: 3 };
         assert_eq!((0..7).filter(|slot| shard.is_assigned_to(*slot)).collect::<Vec<_>>(), [1, 4]);
     }

@@ -1,4 +1,4 @@
-//! Whose a unix socket's path is.
+//! The ownership of a unix socket's path.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::error::ListenError;
 use crate::address::Address;
+use crate::os::file::FileId;
 use crate::os::socket;
 
-/// Which file a path leads to: device and inode.
-pub(super) type FileId = (u64, u64);
-
-/// A path that is ours as long as it leads to this file.
+/// A path that this program owns while it leads to this file.
 #[derive(Debug)]
 pub(super) struct SocketPath {
     path: PathBuf,
@@ -20,7 +18,7 @@ pub(super) struct SocketPath {
 }
 
 impl SocketPath {
-    /// Claims what the path leads to now.
+    /// Claims the file to which the path leads now.
     ///
     /// # Errors
     /// From lstat(2).
@@ -28,7 +26,7 @@ impl SocketPath {
         Ok(Self { path: path.to_path_buf(), file: file_id(path)? })
     }
 
-    /// A claim to what the path led to earlier, such as that of an earlier master.
+    /// Claims a file to which the path led earlier, such as under an earlier master.
     pub(super) fn from_recorded(path: PathBuf, file: FileId) -> Self {
         Self { path, file }
     }
@@ -37,21 +35,21 @@ impl SocketPath {
         self.file
     }
 
-    /// Whether somebody has removed the path, or put something else there.
+    /// Whether the path was removed, or leads to another file.
     pub(super) fn was_replaced(&self) -> bool {
         !file_id(&self.path).is_ok_and(|current| current == self.file)
     }
 
-    /// Removes the path, if it is still ours.
+    /// Removes the path, if this program still owns it.
     pub(super) fn remove(&self) {
         if !self.was_replaced() {
-            // Gone already is as good.
+            // ENOENT: another process has removed it already.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Makes way at a unix socket's path if what is there is the socket of a server that has gone.
+/// Removes a unix socket's path if no process listens there.
 pub(super) fn remove_stale_socket(path: &Path, address: &Address) -> Result<(), ListenError> {
     let refused = |source| ListenError::Bind { address: address.clone(), source };
     let metadata = match fs::symlink_metadata(path) {

@@ -1,11 +1,11 @@
-//! The other end of a listener: one client.
+//! The connection to one client.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::os::socket;
 
-/// A client's socket. It never blocks.
+/// A client's socket. It is nonblocking.
 #[derive(Debug)]
 pub struct Stream {
     fd: OwnedFd,
@@ -16,28 +16,28 @@ impl Stream {
         Self { fd }
     }
 
-    /// Receives what is there. 0 is the end of the stream.
+    /// Receives the available bytes. 0 is the end of the stream.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing is there yet; otherwise the connection is broken.
+    /// `WouldBlock` if no bytes are available; otherwise the connection is broken.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         socket::receive(self.fd.as_fd(), buffer)
     }
 
-    /// Sends as much as there is room for.
+    /// Sends as many bytes as the socket's buffer takes.
     ///
     /// # Errors
-    /// `WouldBlock` if there is no room; otherwise the connection is broken.
+    /// `WouldBlock` if the buffer is full; otherwise the connection is broken.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         socket::send(self.fd.as_fd(), bytes)
     }
 
-    /// Tells the peer that nothing more will come.
+    /// Shuts down the sending side: the peer reads the end of the stream.
     pub fn shutdown_write(&self) {
         socket::shutdown_write(self.fd.as_fd());
     }
 
-    /// Ends both ways: whoever still waits for bytes, or for room, is told that it is over.
+    /// Shuts down both sides. A thread that waits to receive or to send on it is woken.
     pub fn shutdown(&self) {
         socket::shutdown_both(self.fd.as_fd());
     }

@@ -1,5 +1,6 @@
-//! Records as lines, below what several of them have in common: slog-term's compact format, made of
-//! its parts, since the whole shows the facts of a record last first, and cannot be told otherwise.
+//! Records as lines, below the fields that several of them have in common. It is slog-term's
+//! compact format, built from its parts: slog-term's own drain always shows a record's fields last
+//! first.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -7,9 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use slog::{Drain, KV, OwnedKVList, Record};
 use slog_term::{CompactFormatSerializer, Decorator, RecordDecorator, Serializer};
 
-use super::timestamp;
+use super::target::timestamp;
 
-/// What has been shown above the last record, in the order of the lines: keys and values.
+/// The keys and values shown above the last record, in the order of their lines.
 type Context = Vec<(Vec<u8>, Vec<u8>)>;
 
 pub(super) struct Compact<D> {
@@ -36,7 +37,7 @@ impl<D: Decorator> Drain for Compact<D> {
     }
 }
 
-/// Shows the facts of the logger that are new, a line each, and says how many it has in all.
+/// Shows the logger's fields that are new, a line each. Returns how many fields it has in all.
 fn show_context(
     out: &mut dyn RecordDecorator,
     context: &mut Context,
@@ -52,7 +53,7 @@ fn show_record(out: &mut dyn RecordDecorator, depth: usize, record: &Record<'_>)
     out.start_whitespace()?;
     write!(out, "{:depth$}", "")?;
     let needs_comma = slog_term::print_msg_header(&timestamp, out, record, false)?;
-    let mut fields = Serializer::new(out, needs_comma, true); // slog hands them over last first
+    let mut fields = Serializer::new(out, needs_comma, true); // slog passes the last one first
     record.kv().serialize(record, &mut fields)?;
     fields.finish()?;
     out.start_whitespace()?;

@@ -1,9 +1,9 @@
-//! The flight recorder: the last things that the master said, in a file of fixed size that outlives
-//! the master, however it ends.
+//! The flight recorder: the master's last log records, in a file of fixed size that outlives the
+//! master, however it ends.
 //!
-//! Records have one length and end in a line feed, so the file is text: `sort FILE` puts the ring in
-//! order. It is written and not mapped: whoever cuts a mapped file short kills its writer by SIGBUS,
-//! and what a write(2) has handed to the kernel survives a SIGKILL just as well.
+//! Records have one length and end in a line feed, so the file is text: `sort FILE` puts the ring
+//! in order. It is written and not mapped: if a mapped file is truncated, SIGBUS kills its writer.
+//! Bytes passed to write(2) survive a SIGKILL just as well.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,21 +16,21 @@ use std::time::SystemTime;
 
 use slog::{Drain, Never, OwnedKVList, Record};
 
-use super::Object;
+use super::fields::FieldMap;
 use crate::os::file;
 
 /// The length of a record in bytes, with its line feed.
 const RECORD_BYTES: usize = 256;
-/// How many records there are before the oldest is written over: the file has 1 MiB at most.
+/// How many records the file holds before the oldest is overwritten: 1 MiB at most.
 const RECORDS: u64 = 4096;
-/// How often a place is looked for that nobody else has taken.
+/// How many places are tried if another process takes each first.
 const WRITE_ATTEMPTS_MAX: usize = 8;
-/// No ring has ever come so far.
+/// The upper bound of a record's number: no ring ever reaches it.
 const NUMBER_MAX: u64 = 1 << 62;
-/// The digits of the number with which a record begins.
+/// How many digits the number at the beginning of a record has.
 const DIGITS: usize = 20;
 
-/// A ring of records. Only the process that has opened it writes.
+/// A ring of records. Only the process that has opened it writes to it.
 #[derive(Debug)]
 pub(super) struct FlightRecorder {
     file: File,
@@ -39,10 +39,10 @@ pub(super) struct FlightRecorder {
 }
 
 impl FlightRecorder {
-    /// Opens the ring at a path, and goes on after the last record of whoever wrote there before.
+    /// Opens the ring at a path, to continue after its last record.
     ///
     /// # Errors
-    /// It cannot be opened, is a symbolic link, or holds something else.
+    /// The file cannot be opened, is a symbolic link, or has other contents.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o640);
@@ -57,7 +57,7 @@ impl FlightRecorder {
             match file.read_exact_at(&mut record, index * RECORD_BYTES as u64) {
                 Ok(()) => match parse_number(&record) {
                     Some(number) => next = next.max(number + 1),
-                    // A record that was never written, in a ring that another has begun.
+                    // A record that was never written, in a ring that is not yet full.
                     None if record == [0; RECORD_BYTES] => (),
                     None => return Err(other()),
                 },
@@ -71,12 +71,12 @@ impl FlightRecorder {
         Ok(Self { file, writer: process::id(), next: AtomicU64::new(next) })
     }
 
-    /// The descriptor's number.
+    /// Returns the descriptor's number.
     pub(super) fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
-    /// Writes a record over the oldest one. A full disk costs the record and nothing else.
+    /// Writes a record over the oldest one. If the disk is full, that record is lost.
     fn write(&self, text: &str) {
         if process::id() != self.writer {
             return;
@@ -85,7 +85,7 @@ impl FlightRecorder {
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let offset = ((number - 1) % RECORDS) * RECORD_BYTES as u64;
-            // During an upgrade another master writes here, too: its records are passed over.
+            // During an upgrade another master writes here too: skip its records.
             let present = self.file.read_exact_at(&mut record, offset).ok();
             let present = present.and_then(|()| parse_number(&record));
             if let Some(present) = present.filter(|present| *present >= number) {
@@ -98,19 +98,20 @@ impl FlightRecorder {
     }
 }
 
-/// The number of a record; `None` if it is none.
+/// Returns the number of a record; `None` if these bytes are no record.
 fn parse_number(record: &[u8; RECORD_BYTES]) -> Option<u64> {
     let digits = std::str::from_utf8(&record[..DIGITS]).ok()?;
     let number: u64 = digits.parse().ok().filter(|number| (1..NUMBER_MAX).contains(number))?;
     (record[DIGITS] == b' ' && record[RECORD_BYTES - 1] == b'\n').then_some(number)
 }
 
-/// A record, cut or filled up to its length.
+/// Encodes a record, cut or padded to its fixed length.
 fn encode_record(number: u64, text: &str) -> [u8; RECORD_BYTES] {
     let text = format!("{number:0DIGITS$} {text}");
     let mut record = [b' '; RECORD_BYTES];
-    let room = RECORD_BYTES - 1;
-    let cut = (0..=room.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let text_max = RECORD_BYTES - 1;
+    let cut =
+        (0..=text_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     record[..cut].copy_from_slice(&text.as_bytes()[..cut]);
     record[RECORD_BYTES - 1] = b'\n';
     record
@@ -123,7 +124,7 @@ impl Drain for FlightRecorder {
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         let now = humantime::format_rfc3339_millis(SystemTime::now());
         let mut text = format!("{now} {} {}", record.level().as_short_str(), record.msg());
-        for (key, value) in Object::fields_of(record, values) {
+        for (key, value) in FieldMap::of_record(record, values) {
             text.push_str(&format!(" {key}={value}"));
         }
         self.write(&text);
@@ -135,7 +136,7 @@ impl Drain for FlightRecorder {
 mod tests {
     use super::*;
 
-    fn numbers(path: &Path) -> Vec<u64> {
+    fn record_numbers(path: &Path) -> Vec<u64> {
         let bytes = std::fs::read(path).unwrap();
         assert_eq!(bytes.len() % RECORD_BYTES, 0);
         let records = bytes.chunks(RECORD_BYTES).map(|record| record.try_into().unwrap());
@@ -145,37 +146,37 @@ mod tests {
     }
 
     #[test]
-    fn full_ring_overwrites_oldest_across_writers() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("events");
+    fn write_to_full_ring_overwrites_oldest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events");
         let recorder = FlightRecorder::open(&path).unwrap();
         (0..RECORDS + 10).for_each(|n| recorder.write(&format!("event {n}")));
-        assert_eq!(numbers(&path), (11..=RECORDS + 10).collect::<Vec<_>>());
+        assert_eq!(record_numbers(&path), (11..=RECORDS + 10).collect::<Vec<_>>());
         let other = FlightRecorder::open(&path).unwrap();
         other.write("one");
         recorder.write("two");
         other.write("three");
-        assert_eq!(numbers(&path).last(), Some(&(RECORDS + 13)));
+        assert_eq!(record_numbers(&path).last(), Some(&(RECORDS + 13)));
         assert_eq!(std::fs::metadata(&path).unwrap().len(), RECORDS * RECORD_BYTES as u64);
     }
 
     #[test]
-    fn long_record_is_cut_between_characters() {
+    fn encode_record_too_long_cuts_between_characters() {
         let record = encode_record(1, &"é".repeat(300));
         assert!(std::str::from_utf8(&record).unwrap().ends_with("é\n") || record[254] == b' ');
         assert_eq!(parse_number(&record), Some(1));
     }
 
     #[test]
-    fn open_of_a_foreign_file_fails() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("events");
+    fn open_of_file_with_other_contents_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events");
         std::fs::write(&path, "precious\n").unwrap();
         assert!(FlightRecorder::open(&path).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"precious\n");
-        let link = folder.path().join("link");
-        std::os::unix::fs::symlink(folder.path().join("elsewhere"), &link).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &link).unwrap();
         assert!(FlightRecorder::open(&link).is_err());
-        assert!(FlightRecorder::open(folder.path()).is_err());
+        assert!(FlightRecorder::open(dir.path()).is_err());
     }
 }

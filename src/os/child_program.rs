@@ -1,5 +1,5 @@
-//! A program as a child of this process: started with sockets from descriptor 3 on and nothing else
-//! of ours, heard through two pipes, signalled, reaped.
+//! A program as a child of this process. It inherits sockets from descriptor 3 on and no other
+//! descriptor of this process; its output is read through two pipes; it is signalled and reaped.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -10,27 +10,28 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal as Number;
+use nix::sys::signal::Signal as NixSignal;
 
 use super::process::{self, Exit, Pid};
 use super::{file, poll, signal};
 
-/// What a child is when it could not become the program; nobody sees it.
+/// The exit code of a child that could not execute the program. The parent reads the error from a
+/// pipe instead.
 const EXIT_EXEC_FAILED: u8 = 127;
 
-/// How to start a program.
+/// What to start, and how.
 pub(crate) struct ProgramSpec<'a> {
-    /// Its name, which is looked up in `PATH`, and its arguments.
+    /// The program's name, which is looked up in `PATH`, and its arguments.
     pub(crate) args: &'a [CString],
-    /// What it finds from [`process::LISTEN_FDS_START`] on.
+    /// The sockets that it inherits from [`process::LISTEN_FDS_START`] on.
     pub(crate) sockets: &'a [BorrowedFd<'a>],
-    /// What is laid over the environment of this process.
+    /// The variables that it gets besides the environment of this process.
     pub(crate) env: &'a [(OsString, OsString)],
-    /// The variable that is to hold its process number, if any.
+    /// The variables that hold its process number.
     pub(crate) pid_env_names: &'a [&'a str],
 }
 
-/// What a program can be sent.
+/// The signals that a program can be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProgramSignal {
     Term,
@@ -45,17 +46,17 @@ pub(crate) enum ProgramSignal {
 }
 
 impl ProgramSignal {
-    fn number(self) -> Number {
+    fn number(self) -> NixSignal {
         match self {
-            Self::Term => Number::SIGTERM,
-            Self::Int => Number::SIGINT,
-            Self::Quit => Number::SIGQUIT,
-            Self::Hup => Number::SIGHUP,
-            Self::Usr1 => Number::SIGUSR1,
-            Self::Usr2 => Number::SIGUSR2,
-            Self::Winch => Number::SIGWINCH,
-            Self::Abrt => Number::SIGABRT,
-            Self::Kill => Number::SIGKILL,
+            Self::Term => NixSignal::SIGTERM,
+            Self::Int => NixSignal::SIGINT,
+            Self::Quit => NixSignal::SIGQUIT,
+            Self::Hup => NixSignal::SIGHUP,
+            Self::Usr1 => NixSignal::SIGUSR1,
+            Self::Usr2 => NixSignal::SIGUSR2,
+            Self::Winch => NixSignal::SIGWINCH,
+            Self::Abrt => NixSignal::SIGABRT,
+            Self::Kill => NixSignal::SIGKILL,
         }
     }
 }
@@ -64,38 +65,40 @@ impl ProgramSignal {
 #[derive(Debug)]
 pub(crate) struct ChildProgram {
     pid: Pid,
-    /// Whether its number may be another's by now.
+    /// Whether it is reaped, so that the kernel may have reused its number.
     reaped: bool,
-    /// What it writes to its standard output, and to its standard error stream. Reading never
-    /// blocks.
+    /// The pipes from its standard output and its standard error stream. Reading never blocks.
     outputs: [OwnedFd; 2],
 }
 
 impl ChildProgram {
-    /// Starts a program. Its signals are at their defaults and unblocked, its standard input is
-    /// empty, and it is killed when this process ends. This process is told of its end by CHLD.
+    /// Starts a program with default signal actions, no blocked signals, and an empty standard
+    /// input. The kernel kills it when this process exits. From now on this process catches
+    /// SIGCHLD, and forwards SIGABRT to the program until it is reaped.
     ///
     /// # Errors
-    /// It cannot be found or executed; no descriptors or processes are to be had.
+    /// The program cannot be found or executed; `EMFILE`, `ENFILE`, or `EAGAIN` from fork(2).
     ///
     /// # Panics
     /// If this process has more than one thread.
     pub(crate) fn start(spec: &ProgramSpec<'_>) -> io::Result<Self> {
-        let input = File::open("/dev/null")?;
-        let [(out, out_end), (err, err_end)] = [output_pipe()?, output_pipe()?];
+        let stdin = File::open("/dev/null")?;
+        let (stdout_rx, stdout_tx) = output_pipe()?;
+        let (stderr_rx, stderr_tx) = output_pipe()?;
         let (error_rx, error_tx) = file::pipe()?;
-        signal::catch(&[signal::Signal::Chld]);
+        signal::catch([signal::Signal::Chld]);
         let parent = Pid::this();
         let pid = process::fork(|| {
-            let ends = [input.as_raw_fd(), out_end.as_raw_fd(), err_end.as_raw_fd()];
-            let (error, verdict_end) = exec_in_child(spec, parent, ends, error_tx.as_fd());
+            let stdio = [stdin.as_raw_fd(), stdout_tx.as_raw_fd(), stderr_tx.as_raw_fd()];
+            let (error, error_tx) = exec_in_child(spec, parent, stdio, error_tx.as_fd());
             let errno = error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes();
-            let _ = nix::unistd::write(verdict_end, &errno);
+            let _ = nix::unistd::write(error_tx, &errno);
             EXIT_EXEC_FAILED
         })?;
-        // Only the child's copies are left, so the pipes end with whoever has them.
-        drop((out_end, err_end, error_tx));
-        let child = Self { pid, reaped: false, outputs: [out, err] };
+        // Only the child's copies are left, so the pipes end when the last process with a copy
+        // exits.
+        drop((stdout_tx, stderr_tx, error_tx));
+        let child = Self { pid, reaped: false, outputs: [stdout_rx, stderr_rx] };
         signal::forward_aborts_to(Some(pid));
         match read_exec_error(&error_rx) {
             None => Ok(child),
@@ -106,12 +109,12 @@ impl ChildProgram {
         }
     }
 
-    /// The process.
+    /// Returns the program's process.
     pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// What it writes to its standard output, and to its standard error stream.
+    /// Returns the pipes from its standard output and its standard error stream.
     pub(crate) fn outputs(&self) -> &[OwnedFd; 2] {
         &self.outputs
     }
@@ -123,7 +126,8 @@ impl ChildProgram {
         }
     }
 
-    /// How it ended, if it has: then it is reaped, and so is any other child.
+    /// Reaps the exited children of this process until the program is among them. Returns how it
+    /// exited, if it has. SIGABRT is then no longer forwarded to it.
     pub(crate) fn try_reap(&mut self) -> Option<Exit> {
         while let Some((pid, exit)) = process::next_exited_child() {
             if pid == self.pid {
@@ -147,47 +151,47 @@ impl Drop for ChildProgram {
     }
 }
 
-/// A pipe of which the end that is read never blocks; the program's end does, as it expects.
+/// Opens a pipe whose read end is nonblocking. The program's end blocks, as programs expect.
 fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (read, write) = file::pipe()?;
-    fcntl(&write, FcntlArg::F_SETFL(OFlag::empty()))?;
-    Ok((read, write))
+    let (rx, tx) = file::pipe()?;
+    fcntl(&tx, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok((rx, tx))
 }
 
-/// Becomes the program, in the child. Returns why not, and where to say so.
+/// Executes the program, in the child. Returns only on failure: the error, and the descriptor to
+/// report it on.
 fn exec_in_child<'a>(
     spec: &ProgramSpec<'_>,
     parent: Pid,
     stdio: [RawFd; 3],
     error_tx: BorrowedFd<'a>,
 ) -> (io::Error, BorrowedFd<'a>) {
-    if let Err(errno) = set_pdeathsig(Number::SIGKILL) {
+    if let Err(errno) = set_pdeathsig(NixSignal::SIGKILL) {
         return (errno.into(), error_tx);
     }
     if Pid::parent() != parent {
-        process::exit_immediately(EXIT_EXEC_FAILED); // it has died before it could be watched
+        process::exit_immediately(EXIT_EXEC_FAILED); // it died before the kernel could watch it
     }
-    let own = Pid::this().to_string();
+    let pid = Pid::this().to_string();
     spec.env.iter().for_each(|(name, value)| process::set_env(name, value));
-    spec.pid_env_names.iter().for_each(|name| process::set_env(name, &own));
+    spec.pid_env_names.iter().for_each(|name| process::set_env(name, &pid));
     let path = std::env::var_os("PATH");
-    let word = spec.args.first().map_or(OsStr::new(""), |word| OsStr::from_bytes(word.to_bytes()));
-    let program = match process::find_program(word, path.as_deref(), None) {
+    let name = spec.args.first().map_or(OsStr::new(""), |name| OsStr::from_bytes(name.to_bytes()));
+    let program = match process::find_program(name, path.as_deref(), None) {
         Ok(program) => program,
         Err(error) => return (error, error_tx),
     };
-    let descriptors: Vec<RawFd> =
-        spec.sockets.iter().map(AsRawFd::as_raw_fd).chain([error_tx.as_raw_fd()]).collect();
-    let descriptors = [stdio.as_slice(), &descriptors].concat();
-    let copies = match process::dup_fds_above(&descriptors, descriptors.len() as RawFd) {
-        Ok(lifted) => lifted,
+    let sockets = spec.sockets.iter().map(AsRawFd::as_raw_fd);
+    let fds: Vec<RawFd> = stdio.into_iter().chain(sockets).chain([error_tx.as_raw_fd()]).collect();
+    let copies = match process::dup_fds_above(&fds, fds.len() as RawFd) {
+        Ok(copies) => copies,
         Err(error) => return (error, error_tx),
     };
-    let (error_fd, handed_on) =
-        copies.split_last().map_or((-1, &[][..]), |(line, rest)| (*line, rest));
-    // SAFETY: the copy was made just above, beyond whatever is overwritten below.
+    let (error_fd, inherited) =
+        copies.split_last().map_or((-1, &[][..]), |(last, rest)| (*last, rest));
+    // SAFETY: the copy was made just above, beyond all numbers that are overwritten below.
     let error_tx = unsafe { BorrowedFd::borrow_raw(error_fd) };
-    if let Err(error) = process::dup_fds_to(handed_on, 0) {
+    if let Err(error) = process::dup_fds_to(inherited, 0) {
         return (error, error_tx);
     }
     // In this order: a handler of the parent's would write into the parent's pipe.
@@ -196,7 +200,7 @@ fn exec_in_child<'a>(
     (process::exec(&program, spec.args), error_tx)
 }
 
-/// Waits until the child has become the program, or has said why not.
+/// Waits until the child has executed the program, or has reported the error.
 fn read_exec_error(error_rx: &OwnedFd) -> Option<io::Error> {
     let mut errno = [0; 4];
     loop {
@@ -205,7 +209,7 @@ fn read_exec_error(error_rx: &OwnedFd) -> Option<io::Error> {
             Ok(_) => return None,
             Err(Errno::EINTR) => (),
             Err(Errno::EAGAIN) => {
-                // Cannot fail in a way that trying again would not show.
+                // Any failure shows again on the next read.
                 let _ = poll::wait_readable(&[error_rx.as_fd()], None);
             }
             Err(errno) => return Some(errno.into()),
@@ -213,7 +217,8 @@ fn read_exec_error(error_rx: &OwnedFd) -> Option<io::Error> {
     }
 }
 
-/// Reads what there is, at most the buffer's length; `None` if there is nothing now, 0 at the end.
+/// Reads the available bytes, at most the buffer's length; `None` if there are none now, 0 at the
+/// end.
 pub(crate) fn read(output: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
     loop {
         match nix::unistd::read(output, buffer) {
@@ -225,17 +230,16 @@ pub(crate) fn read(output: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
     }
 }
 
-/// Ends this process as another one ended: with its code, or by its signal, and without a core of
-/// its own.
+/// Exits this process as another one exited: with its code, or by its signal, without a core dump.
 pub(crate) fn exit_like(exit: Exit) -> ! {
     match exit {
         Exit::Code(code) => process::exit_immediately(code.to_ne_bytes()[0]),
         Exit::Signal { number, .. } => {
             let _ = super::resources::set_core_limit(Some(0));
-            if let Ok(number) = Number::try_from(number) {
+            if let Ok(number) = NixSignal::try_from(number) {
                 signal::raise_with_default_action(number);
             }
-            process::exit_immediately(process::EX_SOFTWARE) // a signal without a name, or without effect
+            process::exit_immediately(process::EX_SOFTWARE) // the signal has no name, or no effect
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who a process is: user, groups, file mode mask, and looking names up.
+//! The identity of a process: user, groups, umask; and the lookup of names.
 
 use std::ffi::CString;
 use std::io;
@@ -8,23 +8,23 @@ use nix::unistd::{
     Gid, Group, Uid, User, getgrouplist, getgroups, getresgid, getresuid, setgid, setgroups, setuid,
 };
 
-/// Whom to become. All names are looked up once, by whoever finds it, so that a process that
-/// becomes somebody asks nobody.
+/// The user and groups for a process to take on. [`lookup`](Self::lookup) resolves all names, so
+/// that [`apply`](Self::apply) reads no user database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Credentials {
     user: Option<u32>,
     group: Option<u32>,
-    /// The supplementary groups; empty if no identity is to be taken on.
+    /// The supplementary groups; empty if neither user nor group is set.
     groups: Vec<u32>,
 }
 
 impl Credentials {
-    /// Looks up a user and a group by name or number. The supplementary groups are those of the
-    /// user in the group database and the group itself; for a user without an entry, and for no
-    /// user, the group alone.
+    /// Looks up a user and a group by name or number. The supplementary groups are the group itself
+    /// and those of the user in the group database. Without a user, or for a user without an entry,
+    /// they are the group alone.
     ///
     /// # Errors
-    /// A text that says which name is unknown, or that a group must be named too.
+    /// A message: a name is unknown, or the user has no entry and needs a group.
     pub(crate) fn lookup(user: Option<&str>, group: Option<&str>) -> Result<Self, String> {
         let account = user.map(find_user).transpose()?;
         let group = group.map(find_group).transpose()?;
@@ -48,29 +48,29 @@ impl Credentials {
         Ok(Self { user: account.map(|account| account.id), group, groups })
     }
 
-    /// The user's number, if one is to be taken on.
+    /// Returns the user's number, if a user is set.
     pub(crate) fn user(&self) -> Option<u32> {
         self.user
     }
 
-    /// The group's number, if one is to be taken on: the one asked for, or the user's own.
+    /// Returns the group's number, if one is set: the requested one, or the user's own.
     pub(crate) fn group(&self) -> Option<u32> {
         self.group
     }
 
-    /// Whether this process is that already, or may become it.
+    /// Whether this process has this identity already, or may take it on.
     pub(crate) fn can_apply(&self) -> bool {
         let is_user = self.user.is_none_or(|user| Uid::effective().as_raw() == user);
         let is_group = self.group.is_none_or(|group| Gid::effective().as_raw() == group);
         Uid::effective().is_root() || (is_user && is_group)
     }
 
-    /// Takes the identity on for good: supplementary groups, then group, then user; then verifies
-    /// that every one of the real, effective and saved ids has changed, that the groups are those
-    /// and no others, and that the way back is barred.
+    /// Takes on the identity for good: supplementary groups, then group, then user. Verifies that
+    /// every real, effective and saved ID has changed, that the groups are exactly those, and that
+    /// the dropped privileges cannot be regained.
     ///
     /// # Errors
-    /// `EPERM` without the privilege; or a text that says what did not change.
+    /// `EPERM` without the privilege; otherwise a message that names what did not change.
     pub(crate) fn apply(&self) -> io::Result<()> {
         if let Some(group) = self.group.map(Gid::from_raw) {
             if Uid::effective().is_root() {
@@ -113,25 +113,25 @@ fn sorted_unique(mut groups: Vec<u32>) -> Vec<u32> {
     groups
 }
 
-/// A user's number by name or number. A number need not be in the user database.
+/// Looks up a user by name or number. A number need not be in the user database.
 ///
 /// # Errors
-/// A text that says that there is no such user.
+/// A message: there is no such user.
 pub(crate) fn lookup_uid(text: &str) -> Result<u32, String> {
     find_user(text).map(|account| account.id)
 }
 
-/// A group's number by name or number. A number need not be in the group database.
+/// Looks up a group by name or number. A number need not be in the group database.
 ///
 /// # Errors
-/// A text that says that there is no such group.
+/// A message: there is no such group.
 pub(crate) fn lookup_gid(text: &str) -> Result<u32, String> {
     find_group(text)
 }
 
 struct UserAccount {
     id: u32,
-    /// Missing for a bare number without an entry in the user database.
+    /// `None` for a number without an entry in the user database.
     passwd: Option<PasswdEntry>,
 }
 
@@ -140,7 +140,7 @@ struct PasswdEntry {
     gid: u32,
 }
 
-/// The largest number means "unchanged" to the kernel, and is nobody's.
+/// The number that means "unchanged" to the kernel, and that no user or group has.
 const UNCHANGED_ID: u32 = u32::MAX;
 
 fn find_user(text: &str) -> Result<UserAccount, String> {
@@ -171,7 +171,7 @@ fn find_group(text: &str) -> Result<u32, String> {
     }
 }
 
-/// All groups of a user, of which `group` is one.
+/// Returns all groups of a user, including `group`.
 fn groups_of(entry: &PasswdEntry, group: u32) -> Result<Vec<u32>, String> {
     let failed = |why: &dyn std::fmt::Display| {
         format!("failed to look up the groups of user {:?}: {why}", entry.name)
@@ -181,17 +181,17 @@ fn groups_of(entry: &PasswdEntry, group: u32) -> Result<Vec<u32>, String> {
     Ok(groups.into_iter().map(Gid::as_raw).collect())
 }
 
-/// Whether this process may become others.
+/// Whether this process runs as root, and may take on any identity.
 pub(crate) fn is_root() -> bool {
     Uid::effective().is_root()
 }
 
-/// The user as whom this process acts.
+/// Returns the effective user of this process.
 pub(crate) fn effective_uid() -> u32 {
     Uid::effective().as_raw()
 }
 
-/// Sets the mask of the modes of new files.
+/// Sets the umask.
 pub(crate) fn set_umask(mask: u32) {
     umask(Mode::from_bits_truncate(mask));
 }
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn name_and_uid_give_equal_credentials() {
+    fn lookup_by_name_and_uid_gives_equal_credentials() {
         let root = Credentials::lookup(Some("root"), None).unwrap();
         assert_eq!((root.user(), root.group()), (Some(0), Some(0)));
         assert_eq!(Credentials::lookup(Some("0"), None).unwrap(), root);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn uid_without_passwd_entry_requires_group() {
+    fn lookup_of_uid_without_entry_requires_group() {
         let credentials = Credentials::lookup(Some("4000000000"), Some("4000000001")).unwrap();
         assert_eq!(
             (credentials.user(), credentials.group()),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_user_or_group_is_named_in_error() {
+    fn lookup_of_unknown_name_names_it_in_error() {
         for text in ["no-such-name", "-1", "4294967295", "99999999999"] {
             assert_eq!(
                 Credentials::lookup(Some(text), None).unwrap_err(),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn group_without_user_is_only_group() {
+    fn lookup_of_group_without_user_sets_group_only() {
         let credentials = Credentials::lookup(None, Some("7")).unwrap();
         assert_eq!((credentials.user(), credentials.group()), (None, Some(7)));
         assert_eq!(credentials.groups, [7]);

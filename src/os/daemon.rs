@@ -1,5 +1,4 @@
-//! Leaving the terminal: the launching process waits for the verdict of the daemon, and exits with
-//! it.
+//! Daemons: the launching process waits for the daemon's startup result, and exits with its code.
 
 use std::cell::RefCell;
 use std::fs::OpenOptions;
@@ -12,28 +11,28 @@ use nix::unistd::{Pid as RawPid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use super::poll::{self, Interest};
 use super::{credentials, file, process};
 
-/// What the daemon tells the process that launched it, once.
+/// Reports the daemon's startup result to the launching process, once.
 #[derive(Debug)]
 pub(crate) struct StartupNotifier {
     pipe: RefCell<Option<OwnedFd>>,
 }
 
 impl StartupNotifier {
-    /// Says how the launching process is to exit, and what it is to print. Only the first word
-    /// counts.
+    /// Sends the exit code of the launching process and the text that it prints. Only the first
+    /// call has an effect.
     pub(crate) fn notify(&self, code: u8, text: &str) {
         if let Some(pipe) = self.pipe.borrow_mut().take() {
             let mut message = vec![code];
             message.extend_from_slice(text.as_bytes());
-            // A launcher that has gone does not need it. One write, which a pipe keeps whole.
+            // It fails only if the launcher has exited. A pipe keeps one write of this size whole.
             let _ = nix::unistd::write(&pipe, &message[..message.len().min(4096)]);
         }
     }
 }
 
-/// Runs `body` in a process of its own session, without a terminal, with /dev/null for its
-/// standard streams. Returns in the launching process: the exit code and
-/// the text of the verdict.
+/// Runs `body` in a process with its own session, without a terminal, and with /dev/null as its
+/// standard streams. Returns in the launching process, with the exit code and the text of the
+/// startup result.
 ///
 /// # Errors
 /// From pipe2(2) and fork(2).
@@ -43,7 +42,7 @@ pub(crate) fn daemonize(body: impl FnOnce(StartupNotifier) -> u8) -> io::Result<
         if setsid().is_err() {
             return 1;
         }
-        // Not a session's leader, so that it can never get a terminal again.
+        // Not a session leader, so that it can never get a controlling terminal again.
         let daemon = process::fork(|| {
             let notifier = StartupNotifier { pipe: RefCell::new(Some(write)) };
             if let Err(error) = detach_from_terminal() {
@@ -54,7 +53,7 @@ pub(crate) fn daemonize(body: impl FnOnce(StartupNotifier) -> u8) -> io::Result<
         });
         u8::from(daemon.is_err())
     })?;
-    // This process's own copy of the write end went into the closure, and closes with it.
+    // The closure owned this process's copy of the write end, and has closed it.
     let _ = waitpid(RawPid::from_raw(intermediate.as_raw()), None);
     read_startup_result(&read)
 }

@@ -1,10 +1,10 @@
-//! The one thing that mio does not offer: a listener that wakes one sleeper (Linux).
+//! EPOLLEXCLUSIVE, which mio does not offer: a new connection wakes one waiting process (Linux).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-/// Adds `fd` to the epoll instance `epoll` such that one of all the instances that sleep on the
-/// same file is woken, not all. Level-triggered; the event carries `token`.
+/// Adds `fd` to the epoll instance `epoll` with EPOLLEXCLUSIVE: of all instances that wait for the
+/// same file, the kernel wakes one, and not all. Level-triggered; the event carries `token`.
 ///
 /// # Errors
 /// From epoll_ctl(2).
@@ -18,10 +18,10 @@ pub(crate) fn add_exclusive(epoll: RawFd, fd: BorrowedFd<'_>, token: u64) -> io:
     Ok(())
 }
 
-/// Takes `fd` out of the epoll instance `epoll`.
+/// Removes `fd` from the epoll instance `epoll`.
 ///
 /// # Errors
-/// `ENOENT` if it is not in there; from epoll_ctl(2).
+/// `ENOENT` if it is not in the instance; otherwise from epoll_ctl(2).
 pub(crate) fn remove(epoll: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: EPOLL_CTL_DEL ignores the event pointer, which may be null since Linux 2.6.9.
     super::check(unsafe {

@@ -1,5 +1,5 @@
-//! This process's own descriptors, as /proc lists them (Linux), whoever in it owns them: which are
-//! listeners, which are clients of theirs. Everything here may be asked in a signal's handler.
+//! All descriptors of this process, as /proc lists them (Linux), whichever code owns them: which
+//! are listeners, and which are their clients. Every function here is async-signal-safe.
 
 use std::cell::RefCell;
 use std::ffi::CStr;
@@ -12,12 +12,12 @@ use nix::sys::stat::Mode;
 use super::{file, socket};
 
 const FD_DIR: &CStr = c"/proc/self/fd";
-/// Where an entry says how long it is, and where its name begins: see getdents64(2).
+/// The offsets of an entry's length and of its name: see getdents64(2).
 const LENGTH_AT: usize = 16;
 const NAME_AT: usize = 19;
 
-/// Shows each descriptor of this process until `look` has seen enough. Returns whether it could show
-/// them. Async-signal-safe, if `look` is.
+/// Calls `visit` for each descriptor of this process, until it returns [`Visit::Stop`]. Returns
+/// false if they cannot be listed. Async-signal-safe if `visit` is.
 pub(crate) fn for_each_fd(mut visit: impl FnMut(RawFd) -> Visit) -> bool {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let Ok(dir) = open(FD_DIR, flags, Mode::empty()) else { return false };
@@ -41,7 +41,7 @@ pub(crate) fn for_each_fd(mut visit: impl FnMut(RawFd) -> Visit) -> bool {
     }
 }
 
-/// Whether to go on.
+/// Whether to visit the next descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Visit {
     Continue,
@@ -54,7 +54,7 @@ fn first_entry(entries: &[u8]) -> Option<(&[u8], &[u8])> {
     entries.split_at_checked(length).filter(|(entry, _)| entry.len() > NAME_AT)
 }
 
-/// The number that an entry is named by; none for `.` and `..`.
+/// Parses the number in an entry's name; `None` for `.` and `..`.
 fn fd_in_entry(entry: &[u8]) -> Option<RawFd> {
     let name = entry.get(NAME_AT..)?.split(|byte| *byte == 0).next()?;
     let digits = |byte: &u8| byte.is_ascii_digit().then(|| i32::from(byte - b'0'));
@@ -66,7 +66,7 @@ fn fd_in_entry(entry: &[u8]) -> Option<RawFd> {
 
 /// The descriptors that were open at one time, each with the file that it led to.
 #[derive(Debug)]
-pub(crate) struct OpenFds(RefCell<Vec<(RawFd, file::Id)>>);
+pub(crate) struct OpenFds(RefCell<Vec<(RawFd, file::FileId)>>);
 
 impl OpenFds {
     /// Lists the open descriptors of this process.
@@ -142,15 +142,15 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Where a socket is bound, as far as it is the same for a listener and for those whom it has let in:
-/// a TCP port, or a unix socket's name.
+/// The part of a socket's local address that a listener shares with its clients' sockets: a TCP
+/// port, or a unix socket's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LocalAddress {
     family: libc::sa_family_t,
     name: [u8; 108],
 }
 
-/// Where a socket is bound. Async-signal-safe.
+/// Returns where a socket is bound. Async-signal-safe.
 pub(crate) fn local_address(number: RawFd) -> Option<LocalAddress> {
     let mut storage = socket::zeroed_storage();
     let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -158,27 +158,26 @@ pub(crate) fn local_address(number: RawFd) -> Option<LocalAddress> {
     // SAFETY: `storage` has room for any address, `length` says so, and both outlive the call.
     super::check(unsafe { libc::getsockname(number, target, &raw mut length) }).ok()?;
     let mut address = LocalAddress { family: storage.ss_family, name: [0; 108] };
-    // A port, and a unix name, begin right behind the family; the rest of a TCP address does not
-    // count.
-    let counted = match i32::from(storage.ss_family) {
+    // A port and a unix name begin right after the family. The rest of a TCP address is ignored.
+    let name_bytes = match i32::from(storage.ss_family) {
         libc::AF_INET | libc::AF_INET6 => size_of::<u16>(),
         libc::AF_UNIX => (length as usize).saturating_sub(size_of::<libc::sa_family_t>()),
         _ => return None,
     };
     let source = (&raw const storage).cast::<u8>().wrapping_add(size_of::<libc::sa_family_t>());
-    for (offset, byte) in address.name.iter_mut().enumerate().take(counted) {
+    for (offset, byte) in address.name.iter_mut().enumerate().take(name_bytes) {
         // SAFETY: a sockaddr_storage has 128 bytes, all of them initialised, and 110 are read.
         *byte = unsafe { source.wrapping_add(offset).read() };
     }
     Some(address)
 }
 
-/// Whether a socket is connected to somebody. Async-signal-safe.
+/// Whether a socket has a peer. Async-signal-safe.
 pub(crate) fn is_connected(number: RawFd) -> bool {
     let mut storage = socket::zeroed_storage();
     let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     let target = (&raw mut storage).cast();
-    // SAFETY: as in `berth`.
+    // SAFETY: as in `local_address`.
     super::check(unsafe { libc::getpeername(number, target, &raw mut length) }).is_ok()
 }
 
@@ -200,22 +199,22 @@ pub(crate) fn is_listening(number: RawFd) -> bool {
     asked.is_ok() && value != 0
 }
 
-/// Puts a socket in the place of another that is never readable, and at which accept(2) says
-/// `EINVAL`: whoever uses that number waits in vain from now on. Async-signal-safe.
+/// Replaces a socket by one that is never readable, and on which accept(2) fails with `EINVAL`.
+/// Code that uses the number gets no more clients. Async-signal-safe.
 ///
 /// # Errors
-/// `EMFILE` and the like.
+/// `EMFILE` or `ENFILE`, from socketpair(2).
 pub(crate) fn replace_with_dead_socket(number: RawFd) -> io::Result<()> {
     let mut ends: [RawFd; 2] = [-1; 2];
-    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let flags = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: `ends` has room for two descriptors.
-    super::check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) })?;
-    // The other end stays open for good: its end would be something to read.
-    // SAFETY: both are open. Whoever owns the number goes on owning it, and what it leads to.
-    let put = super::check(unsafe { libc::dup3(ends[0], number, libc::O_CLOEXEC) });
-    // SAFETY: made above, and nobody else has seen it.
+    super::check(unsafe { libc::socketpair(libc::AF_UNIX, flags, 0, ends.as_mut_ptr()) })?;
+    // The other end stays open for good: closing it would make this one readable.
+    // SAFETY: both are open. The owner of the number keeps owning it, with another file.
+    let replaced = super::check(unsafe { libc::dup3(ends[0], number, libc::O_CLOEXEC) });
+    // SAFETY: created above, and no other code has its number.
     unsafe { libc::close(ends[0]) };
-    put.map(|_| ())
+    replaced.map(|_| ())
 }
 
 #[cfg(test)]
@@ -279,17 +278,17 @@ mod tests {
     fn client_has_local_address_of_its_listener() {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        let there = ("127.0.0.1", listener.local_addr().unwrap().port());
-        let caller = TcpStream::connect(there).unwrap();
+        let address = ("127.0.0.1", listener.local_addr().unwrap().port());
+        let caller = TcpStream::connect(address).unwrap();
         let (client, _) = listener.accept().unwrap();
-        let here = local_address(listener.as_raw_fd());
-        assert!(here.is_some() && here == local_address(client.as_raw_fd()));
-        assert_ne!(here, local_address(caller.as_raw_fd()));
-        assert_ne!(here, local_address(other.as_raw_fd()));
+        let shared = local_address(listener.as_raw_fd());
+        assert!(shared.is_some() && shared == local_address(client.as_raw_fd()));
+        assert_ne!(shared, local_address(caller.as_raw_fd()));
+        assert_ne!(shared, local_address(other.as_raw_fd()));
         assert!(is_connected(client.as_raw_fd()) && !is_connected(listener.as_raw_fd()));
         assert!(is_listening(listener.as_raw_fd()) && !is_listening(client.as_raw_fd()));
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         let caller = UnixStream::connect(&path).unwrap();
         let (client, _) = listener.accept().unwrap();

@@ -1,4 +1,4 @@
-//! Temporary files without a name, their times, pipes, and locks.
+//! Files: anonymous files, modification times, owners, pipes, locks, renames.
 
 use std::ffi::CString;
 use std::io;
@@ -13,17 +13,16 @@ use nix::unistd::{Gid, Uid, fchown, fchownat, mkstemp, pipe2, unlink};
 use super::clock;
 use crate::time::MonotonicTime;
 
-/// The flags for open(2) that keep it from waiting, for a path that may be a pipe.
+/// The flag of open(2) that never waits, for a path that may be a named pipe.
 pub(crate) const NONBLOCK: i32 = libc::O_NONBLOCK;
 
-/// The flags for open(2) that refuse a symbolic link and never wait.
+/// The flags of open(2) that refuse a symbolic link and never wait.
 pub(crate) const NOFOLLOW: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
-/// Makes a file in `folder`, takes its name away, and returns its only descriptor, which is closed
-/// across exec(2).
+/// Creates a file in `dir`, unlinks it, and returns its only descriptor, which is close-on-exec.
 ///
 /// # Errors
-/// Whatever mkstemp(3) and unlink(2) say: no such folder, no permission, no space, too many files.
+/// From mkstemp(3) and unlink(2): no such directory, no permission, no space, too many open files.
 pub(crate) fn anonymous_file(dir: &Path) -> io::Result<OwnedFd> {
     let (fd, path) = mkstemp(&dir.join("ostler-XXXXXX"))?;
     unlink(&path)?;
@@ -31,20 +30,20 @@ pub(crate) fn anonymous_file(dir: &Path) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Which file a descriptor leads to: device and inode.
-pub(crate) type Id = (u64, u64);
+/// The identity of a file: device and inode.
+pub(crate) type FileId = (u64, u64);
 
-/// Which file a descriptor leads to. Async-signal-safe.
+/// Returns which file a descriptor leads to. Async-signal-safe.
 ///
 /// # Errors
 /// `EBADF`, from fstat(2).
-pub(crate) fn id(number: RawFd) -> io::Result<Id> {
-    // SAFETY: only asks about a number; a closed one is EBADF.
+pub(crate) fn id(number: RawFd) -> io::Result<FileId> {
+    // SAFETY: fstat(2) takes any number; a closed one is EBADF.
     let status = fstat(unsafe { BorrowedFd::borrow_raw(number) })?;
     Ok((status.st_dev, status.st_ino))
 }
 
-/// Gives the file to another user and group.
+/// Changes the file's user and group, where they are given.
 ///
 /// # Errors
 /// `EPERM` without the privilege, from fchown(2).
@@ -52,11 +51,11 @@ pub(crate) fn chown(fd: BorrowedFd<'_>, user: Option<u32>, group: Option<u32>) -
     Ok(fchown(fd, user.map(Uid::from_raw), group.map(Gid::from_raw))?)
 }
 
-/// Gives the socket at a path to a user and a group, where they are named, and then sets its mode.
-/// Never follows a symbolic link that somebody may have put in its place (Linux, with /proc).
+/// Changes the user and the group of the socket at a path, where they are given, and then its mode.
+/// Never follows a symbolic link that another process may have put there (Linux, with /proc).
 ///
 /// # Errors
-/// `EPERM` without the privilege to give it away; the path leads to something else.
+/// `EPERM` without the privilege to change the owner; the path does not lead to a socket.
 pub(crate) fn set_access(
     path: &Path,
     mode: u32,
@@ -72,15 +71,15 @@ pub(crate) fn set_access(
         fchownat(&fd, "", user, group, AtFlags::AT_EMPTY_PATH)?;
     }
     if fstat(&fd)?.st_mode & 0o7777 != mode {
-        // fchmod(2) takes no descriptor that is a mere name.
-        let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        // fchmod(2) refuses an O_PATH descriptor.
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let mode = Mode::from_bits_truncate(mode);
-        fchmodat(AT_FDCWD, name.as_str(), mode, FchmodatFlags::FollowSymlink)?;
+        fchmodat(AT_FDCWD, path.as_str(), mode, FchmodatFlags::FollowSymlink)?;
     }
     Ok(())
 }
 
-/// Sets the file's modification time to a monotonic stamp.
+/// Sets the file's modification time to a monotonic time.
 ///
 /// # Errors
 /// `EPERM` if the file belongs to another user, from futimens(3).
@@ -89,7 +88,7 @@ pub(crate) fn set_modified(fd: BorrowedFd<'_>, time: MonotonicTime) -> io::Resul
     Ok(futimens(fd, &time, &time)?)
 }
 
-/// The file's modification time, read as a monotonic stamp.
+/// Returns the file's modification time as a monotonic time.
 ///
 /// # Errors
 /// From fstat(2).
@@ -98,7 +97,7 @@ pub(crate) fn modified(fd: BorrowedFd<'_>) -> io::Result<MonotonicTime> {
     Ok(clock::from_time_spec(TimeSpec::new(status.st_mtime, status.st_mtime_nsec)))
 }
 
-/// A pipe whose ends never block and are closed across exec(2): (read end, write end).
+/// Opens a pipe, nonblocking and close-on-exec. Returns its read end and its write end.
 ///
 /// # Errors
 /// `EMFILE` or `ENFILE`, from pipe2(2).
@@ -106,34 +105,35 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?)
 }
 
-/// Puts one byte into a pipe.
+/// Writes one byte into a pipe.
 ///
 /// # Errors
-/// `EAGAIN` if it is full, `EPIPE` if nobody reads it.
+/// `EAGAIN` if it is full, `EPIPE` if no process has its read end.
 pub(crate) fn wake_pipe(pipe: &OwnedFd) -> io::Result<usize> {
     Ok(nix::unistd::write(pipe, &[1])?)
 }
 
-/// Takes out whatever is in a pipe.
+/// Reads and discards all bytes in a pipe.
 pub(crate) fn drain_pipe(pipe: &OwnedFd) {
     let mut bytes = [0; 512];
     while nix::unistd::read(pipe, &mut bytes).is_ok_and(|n| n == bytes.len()) {}
 }
 
-/// Who holds the write lock of a file.
+/// Which process holds the write lock of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lock {
-    /// This process, as of now. Lost when the process ends or closes any descriptor of the file.
+    /// This process, from now on. The lock ends when the process exits or closes any descriptor of
+    /// the file.
     Taken,
-    /// Another process; its pid, if it can be seen from here.
+    /// Another process, with its pid if that is visible in this PID namespace.
     HeldBy(Option<i32>),
 }
 
-/// Takes the process's write lock (fcntl(2), `F_SETLK`) on a whole file, or tells who has it. The
-/// lock does not pass to children.
+/// Takes the process's write lock (fcntl(2), `F_SETLK`) on a whole file, or returns its holder.
+/// Children do not inherit the lock.
 ///
 /// # Errors
-/// `ENOLCK`, or a file system that knows no locks.
+/// `ENOLCK`; `EOPNOTSUPP` and others from a file system without locks.
 pub(crate) fn lock(fd: &impl AsFd) -> io::Result<Lock> {
     let request = whole_file_write_lock();
     match fcntl(fd, FcntlArg::F_SETLK(&request)) {
@@ -161,7 +161,7 @@ fn whole_file_write_lock() -> libc::flock {
 /// Renames `from` to `to`, unless `to` exists (Linux).
 ///
 /// # Errors
-/// `EEXIST` if `to` exists; whatever else renameat2(2) says.
+/// `EEXIST` if `to` exists; otherwise from renameat2(2).
 pub(crate) fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (c_path(from)?, c_path(to)?);
     // SAFETY: both are C strings, so they end in NUL, and they outlive the call.

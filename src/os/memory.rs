@@ -8,14 +8,14 @@ use std::sync::atomic::AtomicU64;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-/// A shared mapping of 64-bit words, zero at first. Pages that nobody touches cost nothing.
+/// A shared mapping of 64-bit words, zero at first. Untouched pages cost no memory.
 #[derive(Debug)]
 pub(crate) struct SharedMemory {
     start: NonNull<AtomicU64>,
     words: usize,
 }
 
-// SAFETY: the memory is only ever handed out as `&[AtomicU64]`, which any thread may use.
+// SAFETY: the memory is only ever lent as `&[AtomicU64]`, which any thread may use.
 unsafe impl Send for SharedMemory {}
 // SAFETY: as above.
 unsafe impl Sync for SharedMemory {}
@@ -32,12 +32,12 @@ impl SharedMemory {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
         let bytes = bytes.ok_or_else(too_large)?;
-        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice overlaps nothing.
+        // SAFETY: a new anonymous mapping at an address that the kernel chooses overlaps nothing.
         let start = unsafe { mmap_anonymous(None, bytes, protection, flags) }?;
         Ok(Self { start: start.cast(), words })
     }
 
-    /// The words.
+    /// Returns the words.
     pub(crate) fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping is page-aligned, holds `words` words that the kernel zeroed (a valid
         // AtomicU64), and lives until `drop`, which the borrow of `self` outlasts.

@@ -1,10 +1,9 @@
-//! The operating system, behind safe faces. The only floor with `unsafe`, `libc` and `nix`.
+//! Safe functions over the operating system. The only module with `unsafe`, `libc` and `nix`.
 //!
-//! It knows descriptors, processes and clocks; it must never know what a worker, a setting or a
-//! protocol is. Linux is assumed where a doc comment says so; the rest is plain POSIX.
+//! It handles descriptors, processes and clocks, and must not depend on workers, settings or
+//! protocols. Linux is assumed where a doc comment says so; the rest is plain POSIX.
 
 pub(crate) mod cgroup;
-pub(crate) mod cgroup_manage;
 pub(crate) mod child_program;
 pub(crate) mod clock;
 pub(crate) mod credentials;
@@ -14,19 +13,21 @@ pub(crate) mod fd_table;
 pub(crate) mod file;
 pub(crate) mod memory;
 pub(crate) mod notify_socket;
+mod pid;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod procfs;
 pub(crate) mod resources;
 pub(crate) mod signal;
 pub(crate) mod socket;
+#[cfg(feature = "testkit")]
 pub(crate) mod testing;
 pub(crate) mod title;
 pub(crate) mod wall_timer;
 
 use std::io;
 
-/// Turns the -1 of a C call into the error that `errno` names.
+/// Converts the -1 of a C call into the error in `errno`.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

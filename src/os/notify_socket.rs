@@ -1,4 +1,5 @@
-//! A socket to which processes may send words, each of which comes with its sender's number (Linux).
+//! A socket to which programs send sd_notify(3) messages, each with its sender's credentials
+//! (Linux).
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -9,19 +10,19 @@ use nix::sys::socket::{
     recvmsg, setsockopt, socket, sockopt,
 };
 
-use super::process::Pid;
+use super::pid::Pid;
 
-/// The longest word, in bytes; what is longer is cut.
+/// The longest message, in bytes; a longer one is cut.
 const NOTIFICATION_BYTES_MAX: usize = 4096;
 
-/// A datagram socket in Linux's abstract namespace, under a name that the kernel chooses.
+/// A datagram socket in Linux's abstract namespace, with a name that the kernel chooses.
 #[derive(Debug)]
 pub(crate) struct NotifySocket {
     fd: OwnedFd,
     name: String,
 }
 
-/// One word, and who sent it.
+/// A message with its sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Notification {
     pub(crate) text: Vec<u8>,
@@ -31,14 +32,14 @@ pub(crate) struct Notification {
 }
 
 impl NotifySocket {
-    /// Opens one. Reading never blocks.
+    /// Opens a socket. Reading never blocks.
     ///
     /// # Errors
     /// From socket(2), setsockopt(2), bind(2).
     pub(crate) fn open() -> io::Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let fd = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
-        // Before it has a name, so that no word comes without its sender.
+        // Before it has a name, so that every message carries its sender.
         setsockopt(&fd, sockopt::PassCred, &true)?;
         bind(fd.as_raw_fd(), &UnixAddr::new_unnamed())?;
         let address: UnixAddr = getsockname(fd.as_raw_fd())?;
@@ -46,20 +47,20 @@ impl NotifySocket {
         Ok(Self { fd, name: format!("@{}", String::from_utf8_lossy(name)) })
     }
 
-    /// Its name as sd_notify(3) wants it.
+    /// Returns its name in the form of sd_notify(3).
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The next word, if there is one. Descriptors that come with it are closed, which is all that
-    /// who waits for its words to be read asks for (sd_notify_barrier(3)).
+    /// Returns the next message, if there is one. Closes the descriptors that come with it, which
+    /// tells sd_notify_barrier(3) that the sender's messages were read.
     pub(crate) fn try_receive(&self) -> Option<Notification> {
         let mut text = vec![0; NOTIFICATION_BYTES_MAX];
         loop {
             match self.receive_datagram(&mut text) {
-                Ok((length, Some((sender, user)))) => {
+                Ok((length, Some((sender, uid)))) => {
                     text.truncate(length);
-                    return Some(Notification { text, sender, uid: user });
+                    return Some(Notification { text, sender, uid });
                 }
                 Ok((_, None)) | Err(Errno::EINTR) => (),
                 Err(_) => return None, // EAGAIN: empty
@@ -76,8 +77,8 @@ impl NotifySocket {
         let mut sender = None;
         for part in message.cmsgs()? {
             match part {
-                ControlMessageOwned::ScmCredentials(who) => {
-                    sender = Some((Pid::from_raw(who.pid()), who.uid()));
+                ControlMessageOwned::ScmCredentials(peer) => {
+                    sender = Some((Pid::from_raw(peer.pid()), peer.uid()));
                 }
                 ControlMessageOwned::ScmRights(numbers) => numbers.into_iter().for_each(close),
                 _ => (),
@@ -88,7 +89,7 @@ impl NotifySocket {
 }
 
 fn close(number: RawFd) {
-    // SAFETY: recvmsg(2) has just made this descriptor, and nobody else has seen it.
+    // SAFETY: recvmsg(2) has just created this descriptor, and no other code has its number.
     drop(unsafe { OwnedFd::from_raw_fd(number) });
 }
 

@@ -1,4 +1,4 @@
-//! Sleeping until a descriptor is ready or a deadline has come.
+//! Waiting until a descriptor is ready or a deadline has passed.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -19,9 +19,8 @@ pub(crate) enum Interest {
     Writable,
 }
 
-/// Sleeps until one of `fds` is ready or `deadline` has passed (`None`: no deadline), and tells
-/// which are ready. Errors and hang-ups count as ready. A signal ends the sleep early, with
-/// nothing ready.
+/// Waits until one of `fds` is ready or `deadline` has passed (`None`: no deadline). Returns which
+/// are ready; errors and hang-ups count as ready. A signal ends the wait early, with none ready.
 ///
 /// # Errors
 /// `ENOMEM`, from ppoll(2).
@@ -34,7 +33,7 @@ pub(crate) fn wait<const N: usize>(
     Ok(polled.map(|fd| fd.any().unwrap_or(true)))
 }
 
-/// As [`wait`], for any number of descriptors that are to be read.
+/// Waits as [`wait`] does, until one of any number of descriptors is readable.
 ///
 /// # Errors
 /// `ENOMEM` or `EINVAL` (more descriptors than the process may have), from ppoll(2).
@@ -47,7 +46,7 @@ pub(crate) fn wait_readable(
     Ok(polled.iter().map(|fd| fd.any().unwrap_or(true)).collect())
 }
 
-/// Whether `fd` would take a write without blocking, at this moment.
+/// Whether a write to `fd` would not block now.
 pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> bool {
     let ready = wait([(fd, Interest::Writable)], Some(MonotonicTime::default()));
     matches!(ready, Ok([true]))

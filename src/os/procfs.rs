@@ -1,5 +1,5 @@
-//! Other processes, seen through /proc (Linux): what a thread does, in which call, since when. What
-//! may not be seen is left out.
+//! Other processes as /proc shows them (Linux): the state of their threads, system calls, CPU time,
+//! memory. What this process may not read is left out.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use super::cgroup::Cgroups;
 use super::clock;
-use super::process::Pid;
+use super::pid::Pid;
 use crate::diagnosis::{ProcessSample, ThreadSample};
 
-/// A tick of the times in /proc/PID/stat, wherever Linux runs today.
+/// A tick of the times in /proc/PID/stat: 10 ms on every current Linux.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How many functions of the kernel are told.
+/// How many functions of a kernel stack are reported.
 const STACK_MAX: usize = 8;
 
-/// How many threads are looked at besides the one that matters.
+/// How many threads are sampled besides the overdue one.
 const OTHER_THREADS_MAX: usize = 16;
 
-/// Looks at a process, and at one of its threads; at its first one if that is none of its own; and at
-/// the others in passing.
+/// Samples a process and one of its threads: the main thread, if `thread` does not belong to the
+/// process. The other threads are sampled without their kernel stacks.
 pub(crate) fn sample(pid: Pid, thread: u64, cgroups: &Cgroups) -> ProcessSample {
     let thread = sample_thread(pid, thread).or_else(|| sample_thread(pid, main_thread_id(pid)?));
     let number = thread.as_ref().map(|thread| thread.thread_id);
@@ -37,7 +37,8 @@ pub(crate) fn sample(pid: Pid, thread: u64, cgroups: &Cgroups) -> ProcessSample 
     }
 }
 
-/// The numbers of a process's threads, the oldest first as long as numbers have not begun anew.
+/// Returns the numbers of a process's threads, in ascending order. That is the oldest first, until
+/// the kernel's numbers wrap around.
 fn thread_ids(pid: Pid) -> Vec<u64> {
     let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -46,8 +47,8 @@ fn thread_ids(pid: Pid) -> Vec<u64> {
     numbers
 }
 
-/// How much memory a process has, in bytes. To count what it shares by its share is dear, and done
-/// only if without that it is more than `enough`; where the kernel does not tell, all of it counts.
+/// Returns the memory of a process in bytes: its RSS up to `threshold`, otherwise its PSS, which is
+/// expensive to read. Where the kernel does not tell the PSS, returns the RSS.
 pub(crate) fn memory(pid: Pid, threshold: u64) -> Option<u64> {
     let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
     let whole = parse_kib_line(&read("status")?, "VmRSS:")?;
@@ -57,21 +58,21 @@ pub(crate) fn memory(pid: Pid, threshold: u64) -> Option<u64> {
     Some(read("smaps_rollup").and_then(|text| parse_kib_line(&text, "Pss:")).unwrap_or(whole))
 }
 
-/// How much memory a process and all that it has started have together, as [`memory`] counts it.
+/// Returns the memory of a process and all its descendants, as [`memory`] counts it.
 pub(crate) fn memory_of_tree(pid: Pid, threshold: u64) -> Option<u64> {
     let tree = process_tree(pid);
-    let sum = |enough: u64| {
-        let each = tree.iter().filter_map(|member| memory(*member, enough));
+    let sum = |threshold: u64| {
+        let each = tree.iter().filter_map(|member| memory(*member, threshold));
         each.fold(0, u64::saturating_add)
     };
     let whole = sum(u64::MAX);
     Some(if whole <= threshold { whole } else { sum(0) })
 }
 
-/// The most processes of one family that are looked at.
+/// How many processes of one tree are read.
 const TREE_MAX: usize = 1024;
 
-/// A process, its children, theirs, and so on (where the kernel lists them).
+/// Returns a process and its descendants, as far as the kernel lists children.
 fn process_tree(pid: Pid) -> Vec<Pid> {
     let (mut tree, mut next) = (vec![pid], 0);
     while let Some(parent) = tree.get(next).filter(|_| tree.len() < TREE_MAX) {
@@ -81,8 +82,8 @@ fn process_tree(pid: Pid) -> Vec<Pid> {
     tree
 }
 
-/// The children of a process, those of one thread in the order of their birth (where the kernel
-/// lists them).
+/// Returns the children of a process, those of one thread in the order of their start (where the
+/// kernel lists them).
 fn children(parent: Pid) -> Vec<Pid> {
     let lists = thread_ids(parent).into_iter().filter_map(|thread| {
         let text = fs::read_to_string(format!("/proc/{parent}/task/{thread}/children")).ok()?;
@@ -92,8 +93,8 @@ fn children(parent: Pid) -> Vec<Pid> {
     lists.flatten().collect()
 }
 
-/// Of a process that does nothing but watch over another: the one of the two that explains why it
-/// does not get on. That is the other, unless the first itself cannot run.
+/// Returns which process explains a hang of a monitor that only supervises a child: the child,
+/// unless the monitor itself is stopped, frozen or dumping core.
 pub(crate) fn process_to_diagnose(monitor: Pid, cgroups: &Cgroups) -> Pid {
     let state = main_thread_id(monitor).and_then(|first| sample_thread_brief(monitor, first));
     let is_stopped = state.is_some_and(|thread| matches!(thread.state, 'T' | 't'));
@@ -103,9 +104,9 @@ pub(crate) fn process_to_diagnose(monitor: Pid, cgroups: &Cgroups) -> Pid {
     children(monitor).first().copied().unwrap_or(monitor)
 }
 
-/// The bytes in a line such as `VmRSS:      1234 kB`.
-fn parse_kib_line(text: &str, word: &str) -> Option<u64> {
-    let rest = text.lines().find_map(|line| line.strip_prefix(word))?;
+/// Parses a line such as `VmRSS:      1234 kB` into bytes.
+fn parse_kib_line(text: &str, key: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(key))?;
     rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -113,10 +114,10 @@ fn parse_kib_line(text: &str, word: &str) -> Option<u64> {
 pub(crate) fn is_dumping_core(pid: Pid) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let value = status.lines().find_map(|line| line.strip_prefix("CoreDumping:"));
-    value.is_some_and(|told| told.trim() == "1")
+    value.is_some_and(|value| value.trim() == "1")
 }
 
-/// The number of a process's first thread, which is its own.
+/// Returns the number of a process's main thread, which is the process's own.
 fn main_thread_id(pid: Pid) -> Option<u64> {
     u64::try_from(pid.as_raw()).ok()
 }
@@ -131,11 +132,11 @@ fn sample_thread(pid: Pid, thread_id: u64) -> Option<ThreadSample> {
     })
 }
 
-/// Without where in the kernel it is, which is dear to find out.
+/// Samples a thread without its kernel stack, which is expensive to read.
 fn sample_thread_brief(pid: Pid, thread_id: u64) -> Option<ThreadSample> {
     let read = |name: &str| fs::read_to_string(thread_dir(pid, thread_id).join(name)).ok();
     let (state, ticks) = parse_state_and_ticks(&read("stat")?)?;
-    // Exact to the nanosecond, where the kernel counts that.
+    // In nanoseconds, where the kernel counts them.
     let exact = read("schedstat").and_then(|text| text.split(' ').next()?.parse().ok());
     Some(ThreadSample {
         thread_id,
@@ -150,7 +151,8 @@ fn thread_dir(pid: Pid, thread: u64) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/task/{thread}"))
 }
 
-/// Of /proc/PID/stat. The name is in brackets and may hold anything.
+/// Parses the state and the CPU time in /proc/PID/stat. The name is in brackets and may hold any
+/// character.
 fn parse_state_and_ticks(stat: &str) -> Option<(char, u32)> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
@@ -159,21 +161,21 @@ fn parse_state_and_ticks(stat: &str) -> Option<(char, u32)> {
     Some((state, times.next()?.saturating_add(times.next()?)))
 }
 
-/// The call in /proc/PID/syscall, which is the word `running` if there is none that waits.
+/// Parses the system call in /proc/PID/syscall, which is `running` if the thread does not wait.
 fn parse_syscall(text: &str) -> Option<String> {
     let number: i64 = text.split_whitespace().next()?.parse().ok()?;
     let known = SYSCALL_NAMES.iter().find(|(known, _)| *known == number);
-    // -1: it waits outside of any call, as in a page fault.
+    // -1: it waits outside of a system call, such as in a page fault.
     (number >= 0).then(|| known.map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned()))
 }
 
-/// The functions in /proc/PID/stack: `[<0>] do_epoll_wait+0x5a/0x90`.
+/// Parses the functions in /proc/PID/stack: `[<0>] do_epoll_wait+0x5a/0x90`.
 fn parse_stack(text: &str) -> Vec<String> {
     let names = text.lines().filter_map(|line| line.split_whitespace().nth(1)?.split('+').next());
     names.take(STACK_MAX).map(str::to_owned).collect()
 }
 
-/// The calls in which processes usually wait. Their numbers differ from machine to machine.
+/// The system calls in which processes usually wait. Their numbers depend on the architecture.
 const SYSCALL_NAMES: [(i64, &str); 40] = [
     (libc::SYS_read, "read"),
     (libc::SYS_write, "write"),
@@ -225,14 +227,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stat_with_brackets_in_name_is_parsed() {
+    fn parse_stat_with_brackets_in_name_finds_state() {
         let stat = "12 (a) S (b) R 1 2 3 4 5 6 7 8 9 10 30 12 0 0 20 0";
         assert_eq!(parse_state_and_ticks(stat), Some(('R', 42)));
         assert_eq!(parse_state_and_ticks("12 (a) R 1 2"), None);
     }
 
     #[test]
-    fn common_syscalls_are_named() {
+    fn parse_syscall_names_common_calls() {
         let futex = libc::SYS_futex;
         assert_eq!(parse_syscall(&format!("{futex} 0x7f 0x0 0x1")), Some("futex".to_owned()));
         assert_eq!(parse_syscall("9999 0x0"), Some("9999".to_owned()));
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn stack_is_parsed_to_function_names() {
+    fn parse_stack_returns_function_names() {
         let text = "[<0>] hrtimer_nanosleep+0x9a/0x120\n[<0>] do_syscall_64+0x5b/0x80\n";
         assert_eq!(parse_stack(text), ["hrtimer_nanosleep", "do_syscall_64"]);
     }

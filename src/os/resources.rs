@@ -1,5 +1,5 @@
-//! What a process may use, and how the kernel treats it: limits, nice value, processors, and what
-//! can never be undone. It must never know which process does it to itself, nor why.
+//! The resources of this process: limits, nice value, CPUs, OOM score, and `no_new_privs`, which
+//! cannot be undone. This module must not depend on which process calls it.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
-/// Sets how many descriptors this process may have open, the hard limit as well as the soft.
+/// Sets the soft and the hard limit of open descriptors.
 ///
 /// # Errors
 /// `EPERM`: the number is beyond the hard limit or the kernel's fs.nr_open.
@@ -18,22 +18,21 @@ pub(crate) fn set_nofile_limit(limit: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?)
 }
 
-/// The hard limit of descriptors that this process may have open; `None` is without limit.
+/// Returns the hard limit of open descriptors; `None` for no limit.
 pub(crate) fn nofile_hard_limit() -> Option<u64> {
     hard_limit(Resource::RLIMIT_NOFILE)
 }
 
-/// Sets how many bytes of a core this process may dump, the hard limit as well as the soft; `None`
-/// is without limit.
+/// Sets the soft and the hard limit of a core dump, in bytes; `None` for no limit.
 ///
 /// # Errors
 /// `EPERM`: the number is beyond the hard limit.
 pub(crate) fn set_core_limit(limit: Option<u64>) -> io::Result<()> {
-    let most = limit.unwrap_or(RLIM_INFINITY);
-    Ok(setrlimit(Resource::RLIMIT_CORE, most, most)?)
+    let limit = limit.unwrap_or(RLIM_INFINITY);
+    Ok(setrlimit(Resource::RLIMIT_CORE, limit, limit)?)
 }
 
-/// The hard limit of the bytes of a core that this process may dump; `None` is without limit.
+/// Returns the hard limit of a core dump in bytes; `None` for no limit.
 pub(crate) fn core_hard_limit() -> Option<u64> {
     hard_limit(Resource::RLIMIT_CORE)
 }
@@ -43,7 +42,7 @@ fn hard_limit(resource: Resource) -> Option<u64> {
     (hard != RLIM_INFINITY).then_some(hard)
 }
 
-/// Lets this process dump core again after a change of user, which keeps it from that (Linux).
+/// Allows core dumps again after a change of user, which disables them (Linux).
 ///
 /// # Errors
 /// From prctl(2).
@@ -51,7 +50,8 @@ pub(crate) fn allow_core_dumps() -> io::Result<()> {
     Ok(prctl::set_dumpable(true)?)
 }
 
-/// Sets the nice value of this process, which is its only thread's on Linux.
+/// Sets the nice value of this process. On Linux that is the calling thread's: call it before
+/// another thread starts.
 ///
 /// # Errors
 /// `EACCES`: the value is below the present one, and RLIMIT_NICE does not allow it.
@@ -61,8 +61,8 @@ pub(crate) fn set_nice(value: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// The processors that this thread may use, lowest first (Linux). Those beyond number 1023 do not
-/// count.
+/// Returns the CPUs that this thread may use, lowest first (Linux). CPUs above number 1023 are left
+/// out.
 ///
 /// # Errors
 /// From sched_getaffinity(2).
@@ -72,28 +72,30 @@ pub(crate) fn usable_cpus() -> io::Result<Vec<u16>> {
     Ok((0..count).filter(|cpu| set.is_set(usize::from(*cpu)).unwrap_or(false)).collect())
 }
 
-/// Binds this thread, and those that it will start, to one processor (Linux).
+/// Binds this thread, and those that it starts later, to one CPU (Linux).
 ///
 /// # Errors
-/// `EINVAL`: there is no such processor, or this process may not use it.
+/// `EINVAL`: there is no such CPU, or this process may not use it.
 pub(crate) fn bind_to_cpu(cpu: u16) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(usize::from(cpu))?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// Sets how readily the kernel kills this process when memory runs out (Linux).
+/// Sets the OOM score adjustment: how likely the kernel kills this process when memory runs out
+/// (Linux).
 ///
 /// # Errors
-/// `EACCES`: the value is below what this process may choose.
+/// `EACCES`: the value is below the lowest that this process may set.
 pub(crate) fn set_oom_score_adj(value: i32) -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", value.to_string())
 }
 
-/// Keeps this process, and whatever it runs, from ever gaining privileges by exec(2) (Linux).
+/// Sets `no_new_privs`: this process and the programs it executes never gain privileges by exec(2)
+/// (Linux).
 ///
 /// # Errors
-/// From prctl(2); or the kernel knows nothing of it.
+/// From prctl(2); `ENOTSUP` if the kernel does not support it.
 pub(crate) fn set_no_new_privs() -> io::Result<()> {
     prctl::set_no_new_privs()?;
     if prctl::get_no_new_privs()? { Ok(()) } else { Err(Errno::ENOTSUP.into()) }
@@ -120,7 +122,7 @@ mod tests {
     #[test]
     fn nofile_hard_limit_matches_getrlimit() {
         let limit = nofile_hard_limit();
-        assert!(limit.is_none_or(|most| most > 0));
+        assert!(limit.is_none_or(|limit| limit > 0));
         assert_eq!(limit, getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard));
     }
 }

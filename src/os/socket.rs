@@ -1,4 +1,4 @@
-//! Sockets: listening, accepting, sending, receiving. Nothing here ever blocks.
+//! Sockets: listening, accepting, sending, receiving. No function here blocks.
 
 use std::io;
 use std::mem;
@@ -17,7 +17,7 @@ use nix::sys::stat::{Mode, umask};
 /// An address that can be bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SocketAddress {
-    /// TCP.
+    /// A TCP address.
     Tcp(SocketAddr),
     /// A unix socket's path.
     Path(std::path::PathBuf),
@@ -25,21 +25,21 @@ pub(crate) enum SocketAddress {
     Abstract(Vec<u8>),
 }
 
-/// Opens a listening socket that never blocks and is closed across exec(2).
+/// Opens a listening socket, nonblocking and close-on-exec.
 ///
 /// # Errors
-/// As [`bind_to`], and from listen(2).
+/// Those of [`bind_to`], and from listen(2).
 pub(crate) fn listen_on(name: &SocketAddress, backlog: u32) -> io::Result<OwnedFd> {
     let fd = bind_to(name)?;
     set_backlog(fd.as_fd(), backlog)?;
     Ok(fd)
 }
 
-/// Opens a bound socket that never blocks and is closed across exec(2). Nobody can connect to it
-/// until it listens. A path has mode 0600 until somebody widens it.
+/// Opens a bound socket, nonblocking and close-on-exec. No client can connect until it listens. A
+/// path has mode 0600 at first.
 ///
 /// # Errors
-/// `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL` and the like, from socket(2), bind(2).
+/// `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL` and others, from socket(2) and bind(2).
 pub(crate) fn bind_to(name: &SocketAddress) -> io::Result<OwnedFd> {
     let fd = match name {
         SocketAddress::Tcp(address) => {
@@ -60,11 +60,12 @@ pub(crate) fn bind_to(name: &SocketAddress) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Binds another socket to the address of a TCP socket: the kernel spreads clients over all that
-/// listen there (`SO_REUSEPORT`, of the same user). Nobody can connect to it until it listens.
+/// Binds another socket to the address of a TCP socket with SO_REUSEPORT: the kernel spreads
+/// clients over all sockets of the same user that listen there. No client can connect to it until
+/// it listens.
 ///
 /// # Errors
-/// `EINVAL` if it is no TCP socket; otherwise as [`bind_to`].
+/// `EINVAL` if it is no TCP socket; otherwise those of [`bind_to`].
 pub(crate) fn bind_reuseport(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let name = getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
     let address = match (name.as_sockaddr_in(), name.as_sockaddr_in6()) {
@@ -72,7 +73,7 @@ pub(crate) fn bind_reuseport(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         (None, Some(v6)) => SocketAddrV6::from(*v6).into(),
         (None, None) => return Err(io::ErrorKind::InvalidInput.into()),
     };
-    // Only now: the first of them is bound without it, so that no other server can be there.
+    // Only now: the first socket is bound without it, so that no other server shares the address.
     setsockopt(&fd, sockopt::ReusePort, &true)?;
     let sibling = inet_socket(address)?;
     setsockopt(&sibling, sockopt::ReusePort, &true)?;
@@ -88,13 +89,13 @@ fn inet_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     if address.is_ipv6() {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
-    // Accepted sockets inherit it (Linux), which saves a call a connection.
+    // Accepted sockets inherit it (Linux), which saves a system call a connection.
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
     Ok(fd)
 }
 
-/// Makes a bound socket listen, or changes how many connections may wait; at most 65,535, and no
-/// more than net.core.somaxconn.
+/// Makes a bound socket listen, or changes how many connections may wait: at most 65,535, and at
+/// most net.core.somaxconn.
 ///
 /// # Errors
 /// From listen(2).
@@ -103,10 +104,10 @@ pub(crate) fn set_backlog(fd: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
     Ok(listen(&fd, backlog)?)
 }
 
-/// Whether somebody accepts connections at a unix socket's path.
+/// Whether a process accepts connections at a unix socket's path.
 ///
 /// # Errors
-/// `EACCES` and the like, from connect(2): it cannot be told.
+/// `EACCES` and others, from connect(2): the answer is unknown.
 pub(crate) fn is_accepting(name: &SocketAddress) -> io::Result<bool> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -125,13 +126,13 @@ fn unix_address(name: &SocketAddress) -> io::Result<UnixAddr> {
     }
 }
 
-/// Takes over an inherited descriptor if it is a listening stream socket: makes it nonblocking and
-/// closed across exec(2). Anything else is left alone: `None`.
+/// Takes over an inherited descriptor if it is a listening stream socket, and makes it nonblocking
+/// and close-on-exec. Returns `None` for any other, which stays unchanged.
 ///
 /// # Errors
 /// `EBADF` if there is no such descriptor.
 pub(crate) fn from_inherited_fd(number: RawFd) -> io::Result<Option<OwnedFd>> {
-    // SAFETY: only asks about a number; a closed one is EBADF.
+    // SAFETY: F_GETFD takes any number; a closed one is EBADF.
     super::check(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
     // SAFETY: the descriptor is open (just asked), and this process has one thread to close it.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
@@ -142,11 +143,11 @@ pub(crate) fn from_inherited_fd(number: RawFd) -> io::Result<Option<OwnedFd>> {
     }
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     set_nonblocking(fd)?;
-    // SAFETY: the descriptor is open, and the settings give it to the caller alone.
+    // SAFETY: the descriptor is open, and by the settings the caller is its only owner.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
-/// Makes a socket nonblocking, for all who share it.
+/// Makes a socket nonblocking, for all processes that share it.
 ///
 /// # Errors
 /// From fcntl(2).
@@ -158,7 +159,7 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The address to which a socket is bound, in words such as `127.0.0.1:8000` or `unix:/run/x`.
+/// Returns the address to which a socket is bound, such as `127.0.0.1:8000` or `unix:/run/x`.
 pub(crate) fn local_address(fd: BorrowedFd<'_>) -> String {
     let Ok(address) = getsockname::<SockaddrStorage>(fd.as_raw_fd()) else {
         return format!("fd://{}", fd.as_raw_fd());
@@ -179,12 +180,12 @@ pub(crate) fn local_address(fd: BorrowedFd<'_>) -> String {
     }
 }
 
-/// Accepts one connection, nonblocking and closed across exec(2), with the peer's address if it is
-/// TCP; `None` if nobody waits.
+/// Accepts one connection, nonblocking and close-on-exec, with the peer's address if it is TCP.
+/// Returns `None` if the accept queue is empty.
 ///
 /// # Errors
-/// `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`: no resources for it now. Faults of the connection
-/// itself, such as `ECONNABORTED`, are passed over as accept(2) advises.
+/// `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`: no resources for it now. Errors of the connection
+/// itself, such as `ECONNABORTED`, are skipped as accept(2) advises.
 pub(crate) fn accept(
     listener: BorrowedFd<'_>,
 ) -> io::Result<Option<(OwnedFd, Option<SocketAddr>)>> {
@@ -196,14 +197,15 @@ pub(crate) fn accept(
         // SAFETY: `storage` has room for any address, `length` says so, and both outlive the call.
         let result = unsafe { libc::accept4(listener.as_raw_fd(), target, &raw mut length, flags) };
         if result >= 0 {
-            // SAFETY: accept4 has just made this descriptor, and nobody else has seen it.
+            // SAFETY: accept4(2) has just created this descriptor, and no other code has its
+            // number.
             let fd = unsafe { OwnedFd::from_raw_fd(result) };
             return Ok(Some((fd, inet_address(&storage, length))));
         }
         match Errno::last() {
             Errno::EAGAIN => return Ok(None),
             Errno::EINTR => (),
-            // The connection died while it waited: the next one, please.
+            // The connection broke while it waited: accept the next one.
             Errno::ECONNABORTED | Errno::EPROTO | Errno::ENOPROTOOPT | Errno::ENETDOWN => (),
             Errno::ENETUNREACH | Errno::EHOSTDOWN | Errno::EHOSTUNREACH | Errno::ENONET => (),
             errno => return Err(errno.into()),
@@ -222,7 +224,7 @@ fn inet_address(storage: &libc::sockaddr_storage, length: libc::socklen_t) -> Op
         return None;
     }
     let pointer = (&raw const *storage).cast();
-    // SAFETY: `pointer` is to a whole sockaddr_storage, of which the kernel wrote `length` bytes.
+    // SAFETY: `pointer` is to a whole sockaddr_storage, and the kernel wrote `length` bytes of it.
     let address = unsafe { SockaddrStorage::from_raw(pointer, Some(length)) }?;
     match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
         (Some(v4), _) => Some(SocketAddrV4::from(*v4).into()),
@@ -231,38 +233,39 @@ fn inet_address(storage: &libc::sockaddr_storage, length: libc::socklen_t) -> Op
     }
 }
 
-/// Receives what is there, at most `buffer`'s length. 0 is the end of the stream.
+/// Receives the available bytes, at most `buffer`'s length. 0 is the end of the stream.
 ///
 /// # Errors
-/// `WouldBlock` if nothing is there yet; whatever recv(2) says of a broken connection.
+/// `WouldBlock` if no bytes are available; otherwise from recv(2): the connection is broken.
 pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     retry_on_eintr(|| recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT))
 }
 
-/// Sends as much as there is room for.
+/// Sends as many bytes as the socket's buffer takes. Never raises SIGPIPE.
 ///
 /// # Errors
-/// `WouldBlock` if there is no room; whatever send(2) says of a broken connection. No SIGPIPE.
+/// `WouldBlock` if the buffer is full; otherwise from send(2): the connection is broken.
 pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     retry_on_eintr(|| nix_send(fd.as_raw_fd(), bytes, flags))
 }
 
-/// Tells the peer that nothing more will come.
+/// Shuts down the sending side: the peer reads the end of the stream.
 pub(crate) fn shutdown_write(fd: BorrowedFd<'_>) {
-    // ENOTCONN: the peer is gone already, and need not be told.
+    // ENOTCONN: the peer has closed the connection already.
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
 }
 
-/// Ends a connection for whoever receives or sends there.
+/// Shuts down both sides of a connection, for all processes and threads that use it.
 pub(crate) fn shutdown_both(fd: BorrowedFd<'_>) {
-    // ENOTCONN: the peer is gone already, and has ended it.
+    // ENOTCONN: the peer has closed the connection already.
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
 }
 
-/// Makes a TCP listener deaf to new connections: those whose handshake has begun still come in,
-/// later ones are not answered and find nobody once the socket is closed (Linux). So a queue can
-/// be emptied to its end. Does nothing to other sockets; returns whether it did anything.
+/// Drops the SYN packets that reach a TCP listener (Linux), so that its accept queue comes to an
+/// end. Connections whose handshake has begun still arrive. Later ones get no answer, and are
+/// refused once the socket is closed. Does nothing to other sockets; returns whether it did
+/// anything.
 ///
 /// # Errors
 /// From setsockopt(2).
@@ -272,8 +275,8 @@ pub(crate) fn drop_new_syns(fd: BorrowedFd<'_>) -> io::Result<bool> {
     if !inet {
         return Ok(false);
     }
-    // A packet filter over the TCP header: byte 13 holds the flags. Drop what has SYN set (bit 1),
-    // keep the rest.
+    // A packet filter over the TCP header: byte 13 holds the flags. Drop packets with SYN (bit 1),
+    // keep the others.
     let mut program = [
         bpf_instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
         bpf_instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, 0x02),
@@ -294,7 +297,7 @@ pub(crate) fn drop_new_syns(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
-/// How many connections wait to be accepted at a TCP listener (Linux, `TCP_INFO`).
+/// Returns how many connections wait to be accepted at a TCP listener (Linux, `TCP_INFO`).
 ///
 /// # Errors
 /// From getsockopt(2).
@@ -315,10 +318,10 @@ pub(crate) fn accept_queue_length(fd: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(info.tcpi_unacked)
 }
 
-/// Ends listening for all processes that share the socket: newcomers are refused from now on, and
-/// accept(2) says `EINVAL` (Linux).
+/// Stops a listener for all processes that share it: new connections are refused from now on, and
+/// accept(2) fails with `EINVAL` (Linux).
 pub(crate) fn shutdown_listener(fd: BorrowedFd<'_>) {
-    // ENOTCONN: somebody has ended it already.
+    // ENOTCONN: it was stopped already.
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Read);
 }
 
@@ -336,25 +339,25 @@ fn retry_on_eintr(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<us
     }
 }
 
-/// Two ends of a line that never block and are closed across exec(2).
+/// Opens a pair of connected SOCK_SEQPACKET sockets, nonblocking and close-on-exec.
 ///
 /// # Errors
 /// `EMFILE` or `ENFILE`, from socketpair(2).
 pub(crate) fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    // SEQPACKET: each word arrives by itself.
+    // SOCK_SEQPACKET keeps the boundaries of messages.
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
-/// Takes over an inherited end of a [`pair`], if that is what this descriptor is.
+/// Takes over an inherited descriptor if it is an end of a [`seqpacket_pair`].
 pub(crate) fn seqpacket_from_inherited_fd(number: RawFd) -> Option<OwnedFd> {
-    // SAFETY: only asks about a number; a closed one is an error.
+    // SAFETY: F_GETFD takes any number; a closed one is an error.
     super::check(unsafe { libc::fcntl(number, libc::F_GETFD) }).ok()?;
     // SAFETY: the descriptor is open (just asked), and this process has one thread to close it.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
     getsockopt(&fd, sockopt::SockType).ok().filter(|kind| *kind == SockType::SeqPacket)?;
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
-    // SAFETY: the descriptor is open, and whoever started this process gives it to the caller alone.
+    // SAFETY: the descriptor is open, and the parent process passed it for the caller alone.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

@@ -1,22 +1,22 @@
-//! Programs that this process starts and ends from outside, as a test of them does.
+//! Starting, signalling and killing programs under test.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{Signal as Number, kill};
+use nix::sys::signal::{Signal as NixSignal, kill};
 use nix::unistd::{Pid as RawPid, setsid};
 
-use super::process::Pid;
+use super::pid::Pid;
 use super::signal::Signal;
 
-/// Makes the program lead a session of its own, in which whoever it leaves behind is found again;
-/// the kernel kills it when the thread ends that starts it. It dumps no core.
+/// Makes the program the leader of its own session, by which a test finds the processes that it
+/// leaves behind. The kernel kills it when the thread that starts it exits. It dumps no core.
 pub(crate) fn bind_to_parent(command: &mut Command) {
     let before_exec = || {
         setsid()?;
-        set_pdeathsig(Number::SIGKILL)?;
+        set_pdeathsig(NixSignal::SIGKILL)?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         Ok(())
     };
@@ -24,22 +24,22 @@ pub(crate) fn bind_to_parent(command: &mut Command) {
     unsafe { command.pre_exec(before_exec) };
 }
 
-/// Tells a process something. Nothing happens if it is not there any more.
+/// Sends a signal. Does nothing if the process does not exist any more.
 pub(crate) fn send_signal(pid: Pid, signal: Signal) {
     send(pid, signal.number());
 }
 
-/// Stops a process, such that only a kill can still reach it.
+/// Sends SIGSTOP: only SIGKILL and SIGCONT still have an effect on the process.
 pub(crate) fn send_sigstop(pid: Pid) {
-    send(pid, Number::SIGSTOP);
+    send(pid, NixSignal::SIGSTOP);
 }
 
-/// Kills a process.
+/// Sends SIGKILL.
 pub(crate) fn send_sigkill(pid: Pid) {
-    send(pid, Number::SIGKILL);
+    send(pid, NixSignal::SIGKILL);
 }
 
-fn send(pid: Pid, number: Number) {
-    assert!(pid.as_raw() > 1, "0 and below name groups, and 1 is everybody's");
+fn send(pid: Pid, number: NixSignal) {
+    assert!(pid.as_raw() > 1, "0 and below name groups, and 1 is init");
     let _ = kill(RawPid::from_raw(pid.as_raw()), number);
 }

@@ -1,11 +1,11 @@
-//! The title under which `ps` shows this process: written over its argument vector (Linux).
+//! The title that `ps` shows for this process, written over its argument vector (Linux).
 
 use std::env;
 use std::fs;
 use std::io;
 use std::ptr;
 
-/// The memory in which the kernel put the arguments and the environment: `ps` reads it.
+/// The memory in which the kernel placed the arguments and the environment: `ps` reads it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProcTitle {
     start: usize,
@@ -13,17 +13,17 @@ pub(crate) struct ProcTitle {
 }
 
 impl ProcTitle {
-    /// Finds the area, and moves the environment out of it. To be called once, at the start of the
-    /// program, before there are threads, and after the arguments have been copied: from here on
-    /// `std::env::args` shows titles.
+    /// Finds that memory, and moves the environment out of it. Call it once, at the start of the
+    /// program, before a second thread starts, and after the arguments have been copied: from now
+    /// on `std::env::args` returns titles.
     ///
     /// # Errors
-    /// /proc is not mounted, or does not read as proc(5) says.
+    /// /proc is not mounted, or its format is not that of proc(5).
     pub(crate) fn init() -> io::Result<Self> {
         let unreadable =
             || io::Error::new(io::ErrorKind::InvalidData, "cannot read /proc/self/stat");
         let stat = fs::read_to_string("/proc/self/stat")?;
-        // The second field is the program's name in parentheses, and may hold anything.
+        // The second field is the program's name in parentheses, and may hold any character.
         let (_, rest) = stat.rsplit_once(") ").ok_or_else(unreadable)?;
         let field = |number: usize| -> io::Result<usize> {
             let text = rest.split(' ').nth(number - 3).ok_or_else(unreadable)?;
@@ -42,22 +42,22 @@ impl ProcTitle {
         Ok(Self { start: arg_start, length: end - arg_start })
     }
 
-    /// Shows `title`, cut to the area's size.
+    /// Shows `title`, cut to the size of that memory.
     pub(crate) fn set(self, title: &str) {
         let shown = title.len().min(self.length - 1);
-        // SAFETY: the kernel mapped this range writable for the life of the process; `claim` moved
+        // SAFETY: the kernel mapped this range writable for the life of the process; `init` moved
         // the environment out of it, and nothing else points into it once the arguments have been
-        // copied, which is `claim`'s condition.
+        // copied, which is `init`'s condition.
         unsafe { ptr::write_bytes(self.start as *mut u8, 0, self.length) };
-        // SAFETY: as above, and `shown` is at most the area's length.
+        // SAFETY: as above, and `shown` is at most that length.
         unsafe { ptr::copy_nonoverlapping(title.as_ptr(), self.start as *mut u8, shown) };
     }
 }
 
-/// Sets each variable anew, which makes the C library copy it to the heap.
+/// Sets each variable again, which makes the C library copy it to the heap.
 fn move_environment() {
     for (name, value) in env::vars_os().collect::<Vec<_>>() {
-        // SAFETY: `claim` is called before there is a second thread.
+        // SAFETY: `init` is called before there is a second thread.
         unsafe { env::set_var(name, value) };
     }
 }

@@ -1,4 +1,4 @@
-//! An alarm clock: it rings on a date, and tells when somebody sets the clock (Linux).
+//! A timer on the wall clock, which also tells when the clock is set (Linux).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,19 +12,19 @@ use crate::time::WallTime;
 /// A timer on the wall clock.
 pub(crate) struct WallTimer(TimerFd);
 
-/// What an alarm has to say.
+/// What has happened to a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TimerEvent {
-    /// Nothing yet.
+    /// Nothing since the last read.
     Pending,
-    /// The date has come.
+    /// The date has been reached.
     Expired,
-    /// The clock has been set since the alarm was.
+    /// The wall clock has been set since the timer was set.
     ClockSet,
 }
 
 impl WallTimer {
-    /// An alarm that is not set.
+    /// Creates a timer that is not set.
     ///
     /// # Errors
     /// From timerfd_create(2): no descriptors, no memory.
@@ -33,19 +33,19 @@ impl WallTimer {
         Ok(Self(TimerFd::new(ClockId::CLOCK_REALTIME, flags)?))
     }
 
-    /// Sets it to a date; one in the past rings at once.
+    /// Sets it to a date. A date in the past expires at once.
     ///
     /// # Errors
     /// From timerfd_settime(2).
     pub(crate) fn set(&self, date: WallTime) -> io::Result<()> {
-        let nanos = date.as_nanos().max(1); // zero would switch it off
+        let nanos = date.as_nanos().max(1); // zero would disarm it
         let date = TimeSpec::new((nanos / 1_000_000_000) as i64, (nanos % 1_000_000_000) as i64);
         let flags =
             TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
         Ok(self.0.set(Expiration::OneShot(date), flags)?)
     }
 
-    /// What it has to say, when it is readable. Then it has said it.
+    /// Reads and clears the event of a readable timer.
     ///
     /// # Errors
     /// From read(2).
@@ -85,7 +85,7 @@ mod tests {
             timer.set(WallTime::from_nanos(date)).unwrap();
             assert!(is_readable(&timer, None));
             assert_eq!(timer.read_event().unwrap(), TimerEvent::Expired);
-            assert_eq!(timer.read_event().unwrap(), TimerEvent::Pending, "it has rung");
+            assert_eq!(timer.read_event().unwrap(), TimerEvent::Pending, "the event was read");
         }
         assert!(clock::read_clocks().wall.as_nanos() >= soon);
         timer.set(WallTime::from_nanos(soon + 3_600_000_000_000)).unwrap();

@@ -1,42 +1,33 @@
-//! What settings can choose from, and whether they suit what they have chosen.
+//! The apps and worker classes of a program. Checks settings with the app and the class they select.
+
+use std::fmt;
 
 use crate::app::{App, ConfigError};
 use crate::apps::NoApp;
+use crate::arbiter::PoolSpec;
+use crate::heartbeat;
 use crate::listen::Access;
 use crate::os::credentials::{self, Credentials};
-use crate::settings::{Settings, Source};
+use crate::settings::{Pool, Settings, Source};
 use crate::worker::{self, DuplicateClass, Registry, WorkerClass};
 use crate::workers;
 
 use super::error::RuntimeError;
 
+/// The built-in apps that need a Cargo feature: the app, the feature, and whether that is on.
+const FEATURE_APPS: [(&str, &str, bool); 2] =
+    [("rpc", "rpc", cfg!(feature = "rpc")), ("tick", "jobs", cfg!(feature = "jobs"))];
+
 /// The apps and the worker classes of a program.
 pub(super) struct Catalog {
     apps: Vec<Box<dyn App>>,
     registry: Registry,
-    /// The first class whose name was taken.
+    /// The first class whose name was already registered.
     duplicate_class: Option<DuplicateClass>,
 }
 
-/// What the settings have chosen.
-pub(super) struct Selection<'a> {
-    pub(super) app: &'a dyn App,
-    pub(super) class: &'a dyn WorkerClass,
-    pub(super) identity: Credentials,
-    pub(super) socket_access: Access,
-}
-
-impl Selection<'_> {
-    /// The settings as they hold: the default address only for who listens.
-    pub(super) fn finalize_settings(&self, settings: &mut Settings) {
-        if not_listening_reason(self.app, self.class).is_some() {
-            settings.bind.clear();
-        }
-    }
-}
-
 impl Catalog {
-    /// The built-in classes, and no app.
+    /// Creates a catalog with the built-in classes and no app.
     pub(super) fn new() -> Self {
         let mut registry = Registry::default();
         let duplicate_class = workers::install(&mut registry).err();
@@ -47,77 +38,75 @@ impl Catalog {
         self.apps.push(Box::new(app));
     }
 
-    /// Adds a class. That its name is taken comes to light when something is chosen.
+    /// Adds a class. A duplicate name is reported by [`select`](Self::select).
     pub(super) fn add_class(&mut self, class: impl WorkerClass + 'static) {
         if let Err(duplicate) = self.registry.register(class) {
             self.duplicate_class.get_or_insert(duplicate);
         }
     }
 
-    /// The name of the first app.
+    /// Returns the name of the first app.
     pub(super) fn default_app(&self) -> Option<&str> {
         self.apps.first().map(|app| app.name())
     }
 
-    /// The names of the classes, in alphabetical order.
+    /// Returns the names of the classes, in alphabetical order.
     pub(super) fn class_names(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.registry.names()
     }
 
-    /// Finds what these settings name, and asks it whether they suit it.
+    /// Finds the app, class, user and groups that the settings of a pool name, and lets the app and the
+    /// class check the settings. Removes the default address if the pool does not listen.
     ///
     /// # Errors
-    /// An unknown class, app, user or group; a refusal of the class or the app.
-    pub(super) fn select(&self, settings: &Settings) -> Result<Selection<'_>, RuntimeError> {
+    /// An unknown class, app, user or group; an error of the class or the app.
+    pub(super) fn select(&self, pool: &mut Pool) -> Result<PoolSpec<'_>, RuntimeError> {
+        let settings = &mut pool.settings;
         if let Some(duplicate) = &self.duplicate_class {
             return Err(RuntimeError::DuplicateClass(duplicate.clone()));
         }
-        let setting_error = |key: &'static str| {
-            let label = source_label(settings, key);
-            move |reason: String| RuntimeError::Setting { source_label: label, reason }
-        };
         let class = self.registry.get(&settings.worker_class);
-        let class = class.map_err(|error| setting_error("worker_class")(error.to_string()))?;
-        check_command(class, settings).map_err(|(key, reason)| setting_error(key)(reason))?;
+        let class = class.map_err(|error| setting_error(settings, "worker_class", &error))?;
+        check_command(class, settings)
+            .map_err(|(key, reason)| setting_error(settings, key, &reason))?;
         let app = if class.runs_command() {
             &NoApp
         } else {
-            self.find_app(&settings.app).map_err(setting_error("app"))?
+            self.find_app(&settings.app).map_err(|error| setting_error(settings, "app", &error))?
         };
         app.check(&settings.app_options).map_err(|error| app_error(settings, &error))?;
-        self.check_runs_jobs(app, class).map_err(|(key, reason)| setting_error(key)(reason))?;
-        check_bind(app, class, settings).map_err(setting_error("bind"))?;
-        class.check(settings).map_err(|error| setting_error("worker_class")(error.to_string()))?;
-        let (user, group) = (settings.user.as_deref(), settings.group.as_deref());
-        let key = if user.is_some() { "user" } else { "group" };
-        Credentials::lookup(None, group).map_err(setting_error("group"))?;
-        let identity = Credentials::lookup(user, group).map_err(setting_error(key))?;
-        if !identity.can_apply() {
-            let reason = "user/group require the master to run as root";
-            return Err(setting_error(key)(reason.to_owned()));
+        self.check_runs_jobs(app, class)
+            .map_err(|reason| setting_error(settings, "worker_class", &reason))?;
+        check_bind(app, class, settings)
+            .map_err(|reason| setting_error(settings, "bind", &reason))?;
+        class.check(settings).map_err(|error| setting_error(settings, "worker_class", &error))?;
+        let credentials = find_credentials(settings)?;
+        let socket_access = find_socket_access(settings)?;
+        if not_listening_reason(app, class).is_some() {
+            settings.bind.clear();
         }
-        let user = settings.socket_user.as_deref().map(credentials::lookup_uid).transpose();
-        let group = settings.socket_group.as_deref().map(credentials::lookup_gid).transpose();
-        let socket_access = Access {
-            mode: settings.socket_mode,
-            user: user.map_err(setting_error("socket_user"))?,
-            group: group.map_err(setting_error("socket_group"))?,
-        };
-        Ok(Selection { app, class, identity, socket_access })
+        let heartbeat_dir = settings.worker_tmp_dir.clone();
+        Ok(PoolSpec {
+            name: pool.name.clone(),
+            settings: settings.clone(),
+            app,
+            class,
+            credentials,
+            socket_access,
+            heartbeat_dir: heartbeat_dir.unwrap_or_else(heartbeat::default_dir),
+        })
     }
 
-    /// Whether the class can do what the app is there for. Else which key is wrong, and why.
-    fn check_runs_jobs(
-        &self,
-        app: &dyn App,
-        class: &dyn WorkerClass,
-    ) -> Result<(), (&'static str, String)> {
+    /// Checks that the class runs jobs if the app is one.
+    fn check_runs_jobs(&self, app: &dyn App, class: &dyn WorkerClass) -> Result<(), String> {
         if app.is_job() && !class.runs_jobs() {
             let job_classes: Vec<_> = self.registry.names_of(|class| class.runs_jobs()).collect();
-            let (class, app, able) = (class.name(), app.name(), job_classes.join(", "));
-            let reason =
-                format!("{class:?} does not run jobs, and app {app:?} is a job; available: ");
-            return Err(("worker_class", reason + &able));
+            return Err(format!(
+                "{:?} does not run jobs, and app {:?} is a job; available: {}",
+                class.name(),
+                app.name(),
+                job_classes.join(", ")
+            ));
         }
         Ok(())
     }
@@ -126,13 +115,44 @@ impl Catalog {
         let found = self.apps.iter().find(|app| app.name() == name);
         found.map(AsRef::as_ref).ok_or_else(|| {
             let known: Vec<_> = self.apps.iter().map(|app| app.name()).collect();
-            format!("unknown app {name:?}; available: {}", known.join(", "))
+            let known = known.join(", ");
+            match FEATURE_APPS.iter().find(|(app, _, enabled)| *app == name && !enabled) {
+                Some((_, feature, _)) => {
+                    format!("app {name:?} needs the Cargo feature {feature:?}; available: {known}")
+                }
+                None => format!("unknown app {name:?}; available: {known}"),
+            }
         })
     }
 }
 
-/// Whether a command, an app and addresses are given where they are of use; otherwise the key, and
-/// why not.
+/// Finds the user and group of the workers, and checks that the master can assume them.
+fn find_credentials(settings: &Settings) -> Result<Credentials, RuntimeError> {
+    let (user, group) = (settings.user.as_deref(), settings.group.as_deref());
+    let key = if user.is_some() { "user" } else { "group" };
+    Credentials::lookup(None, group).map_err(|error| setting_error(settings, "group", &error))?;
+    let credentials =
+        Credentials::lookup(user, group).map_err(|error| setting_error(settings, key, &error))?;
+    if !credentials.can_apply() {
+        let reason = "user/group require the master to run as root";
+        return Err(setting_error(settings, key, &reason));
+    }
+    Ok(credentials)
+}
+
+/// Finds the owner and group of the paths of unix sockets.
+fn find_socket_access(settings: &Settings) -> Result<Access, RuntimeError> {
+    let user = settings.socket_user.as_deref().map(credentials::lookup_uid).transpose();
+    let group = settings.socket_group.as_deref().map(credentials::lookup_gid).transpose();
+    Ok(Access {
+        mode: settings.socket_mode,
+        user: user.map_err(|error| setting_error(settings, "socket_user", &error))?,
+        group: group.map_err(|error| setting_error(settings, "socket_group", &error))?,
+    })
+}
+
+/// Checks that the pool has a command or an app, as the class requires. On error, returns the key and
+/// the reason.
 fn check_command(
     class: &dyn WorkerClass,
     settings: &Settings,
@@ -164,7 +184,7 @@ fn check_command(
     Ok(())
 }
 
-/// Whether there is an address for who needs one, and none that somebody chose for who does not.
+/// Checks that there is an address if the pool listens, and no explicit one if it does not.
 fn check_bind(app: &dyn App, class: &dyn WorkerClass, settings: &Settings) -> Result<(), String> {
     let (is_empty, name) = (settings.bind.is_empty(), class.name());
     match not_listening_reason(app, class) {
@@ -178,8 +198,8 @@ fn check_bind(app: &dyn App, class: &dyn WorkerClass, settings: &Settings) -> Re
     }
 }
 
-/// Who sees to it that nothing is bound, if anybody does: an app that is a job, or a class that takes
-/// no clients.
+/// Returns the reason why the pool does not listen: its app is a job, or its class takes no clients.
+/// Returns `None` if it listens.
 fn not_listening_reason(app: &dyn App, class: &dyn WorkerClass) -> Option<String> {
     if app.is_job() {
         return Some(format!("app {:?} is a job and", app.name()));
@@ -187,7 +207,7 @@ fn not_listening_reason(app: &dyn App, class: &dyn WorkerClass) -> Option<String
     (!class.listens()).then(|| format!("class {:?}", class.name()))
 }
 
-/// What an app refuses, with the place of the option that is to blame.
+/// Converts an error of an app, and adds the source of the option.
 fn app_error(settings: &Settings, error: &ConfigError) -> RuntimeError {
     let label = match error.option() {
         None => source_label(settings, "app"),
@@ -199,7 +219,12 @@ fn app_error(settings: &Settings, error: &ConfigError) -> RuntimeError {
     RuntimeError::Setting { source_label: label, reason: error.to_string() }
 }
 
-/// Where a person set this key, in words that a message can begin with.
+/// Creates an error with the source of a key.
+fn setting_error(settings: &Settings, key: &str, reason: &dyn fmt::Display) -> RuntimeError {
+    RuntimeError::Setting { source_label: source_label(settings, key), reason: reason.to_string() }
+}
+
+/// Returns the source of a key for the beginning of a message.
 pub(super) fn source_label(settings: &Settings, key: &str) -> String {
     match settings.source(key) {
         Source::Default => key.to_owned(),

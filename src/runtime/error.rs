@@ -1,4 +1,4 @@
-//! Why a master did not start, or ended.
+//! The errors of a master that does not start, or fails later.
 
 use std::fmt;
 use std::io;
@@ -10,36 +10,36 @@ use crate::pidfile::PidFileError;
 use crate::settings::SettingsError;
 use crate::worker::DuplicateClass;
 
-/// Why the master did not start, or ended.
+/// Why the master did not start, or failed later.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RuntimeError {
     /// Two worker classes have the same name.
     DuplicateClass(DuplicateClass),
-    /// A setting names what does not exist, or what the app or the class refuses.
+    /// A setting names something unknown, or the app or the class rejects it.
     Setting {
-        /// Where it was set.
+        /// The source of the setting.
         source_label: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// Pools that cannot be in one master.
+    /// Two pools conflict.
     PoolConflict(SettingsError),
-    /// An address cannot be listened on.
+    /// The master cannot listen on an address.
     Listen(ListenError),
     /// The log cannot be opened.
     Log(LogError),
-    /// The pid file cannot be had.
+    /// The pid file cannot be created or is locked.
     #[allow(private_interfaces)]
     PidFile(PidFileError),
-    /// The kernel refuses the little that a master needs.
+    /// A system call that the master requires fails.
     Os(io::Error),
-    /// No worker was ever ready; with what the last one had to say.
+    /// No worker became ready. Contains the reason of the last failure.
     NeverReady(String),
 }
 
 impl RuntimeError {
-    /// The exit code by which the program tells of it.
+    /// Returns the exit code of the program.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NeverReady(_) => 3,
@@ -54,7 +54,7 @@ impl fmt::Display for RuntimeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DuplicateClass(error) => error.fmt(f),
-            Self::Setting { source_label: place, reason } => write!(f, "{place}: {reason}"),
+            Self::Setting { source_label, reason } => write!(f, "{source_label}: {reason}"),
             Self::PoolConflict(error) => error.fmt(f),
             Self::Listen(error) => f.write_str(&log::error_chain(error)),
             Self::Log(error) => f.write_str(&log::error_chain(error)),

@@ -1,17 +1,19 @@
-//! How the texts of an option, one or none or several, become its value. It must never know what
-//! kind of value that is: a [`ValueParser`] knows.
+//! Parses the texts of an option (none, one or several) into its value. It must never know the type
+//! of a single value: a [`ValueParser`] does.
+
+use std::path::{Path, PathBuf};
 
 use super::types::CpuAffinity;
 use super::value::{BoolValue, CpuListValue, PairValue, ValueParser};
 
-/// How many texts an option takes.
+/// The number of texts that an option takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arity {
     /// One.
     Single,
-    /// One that says yes or no; a flag without a text says yes.
+    /// One boolean; a flag without a text means true.
     Flag,
-    /// One, or none at all.
+    /// None or one.
     Optional,
     /// A list.
     List,
@@ -19,55 +21,63 @@ pub(crate) enum Arity {
     PairList,
 }
 
-/// All texts of an option to its value and back.
+/// Converts all texts of an option to its value and back.
 pub(super) trait OptionType {
     /// The type of the option's field.
     type Out;
 
-    /// How many texts it takes.
+    /// The number of texts.
     const ARITY: Arity;
 
-    /// The value, or which text is wrong and why.
+    /// Returns the value, or the invalid text and the reason.
     fn parse(&self, texts: &[String]) -> Result<Self::Out, ValueError>;
 
-    /// The texts that give the same value back.
+    /// Returns the texts that are parsed into the same value.
     fn format(&self, value: &Self::Out) -> Vec<String>;
+
+    /// Calls [`ValueParser::make_absolute`] for each part of the value.
+    fn make_absolute(&self, _value: &mut Self::Out, _base_dir: &Path) {}
+
+    /// Calls [`ValueParser::check_path`] for each part of the value.
+    fn check_path(&self, _value: &Self::Out) -> Result<(), (PathBuf, String)> {
+        Ok(())
+    }
 }
 
-/// What is wrong with the texts of an option.
+/// Why the texts of an option are invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ValueError {
-    /// The bad text's place in its list; `None` if no text is to blame.
+    /// The index of the invalid text; `None` if the error concerns no single text.
     pub(crate) index: Option<usize>,
-    /// What is wrong, in words that can follow the quoted text or the option's name.
+    /// The reason, in words that can follow the quoted text or the name of the option.
     pub(crate) reason: String,
 }
 
 /// Exactly one value.
 pub(super) struct Single<F>(pub(super) F);
 
-/// A value or none. The empty text also means none, so that a flag can undo what a file says.
+/// A value or none. The empty text also means none, so that a flag can override a file.
 pub(super) struct OptionalOf<F>(pub(super) F);
 
-/// Any number of values; no two may clash.
+/// Any number of values, none of which conflict.
 pub(super) struct ListOf<F> {
     pub(super) item: F,
-    /// Whether the word `none` stands for no value at all, so that a flag can say so.
+    /// Whether the word `none` means the empty list, so that a flag can override a file.
     pub(super) accepts_none: bool,
 }
 
 /// Any number of `NAME=VALUE`.
 pub(super) struct PairList;
 
-/// Yes or no.
+/// A boolean.
 pub(super) struct Flag;
 
-/// Nothing or `none`, `auto`, or any number of processors, commas in a text included.
+/// Nothing or `none`, `auto`, or any number of CPUs; a text may contain several with commas.
 pub(super) struct CpuAffinityList;
 
-/// The [`OptionType::ARITY`] of a shape that stands in a table.
-pub(super) const fn arity_of<S: OptionType>(_: &S) -> Arity {
-    S::ARITY
+/// Returns the [`OptionType::ARITY`] of an expression in the table.
+pub(super) const fn arity_of<T: OptionType>(_: &T) -> Arity {
+    T::ARITY
 }
 
 impl<F: ValueParser> OptionType for Single<F> {
@@ -84,6 +94,14 @@ impl<F: ValueParser> OptionType for Single<F> {
 
     fn format(&self, value: &F::Out) -> Vec<String> {
         vec![self.0.format(value)]
+    }
+
+    fn make_absolute(&self, value: &mut F::Out, base_dir: &Path) {
+        self.0.make_absolute(value, base_dir);
+    }
+
+    fn check_path(&self, value: &F::Out) -> Result<(), (PathBuf, String)> {
+        self.0.check_path(value)
     }
 }
 
@@ -103,6 +121,14 @@ impl<F: ValueParser> OptionType for OptionalOf<F> {
     fn format(&self, value: &Self::Out) -> Vec<String> {
         value.iter().map(|value| self.0.format(value)).collect()
     }
+
+    fn make_absolute(&self, value: &mut Self::Out, base_dir: &Path) {
+        value.iter_mut().for_each(|value| self.0.make_absolute(value, base_dir));
+    }
+
+    fn check_path(&self, value: &Self::Out) -> Result<(), (PathBuf, String)> {
+        value.iter().try_for_each(|value| self.0.check_path(value))
+    }
 }
 
 impl<F: ValueParser> OptionType for ListOf<F> {
@@ -118,6 +144,14 @@ impl<F: ValueParser> OptionType for ListOf<F> {
 
     fn format(&self, value: &Self::Out) -> Vec<String> {
         value.iter().map(|value| self.item.format(value)).collect()
+    }
+
+    fn make_absolute(&self, value: &mut Self::Out, base_dir: &Path) {
+        value.iter_mut().for_each(|value| self.item.make_absolute(value, base_dir));
+    }
+
+    fn check_path(&self, value: &Self::Out) -> Result<(), (PathBuf, String)> {
+        value.iter().try_for_each(|value| self.item.check_path(value))
     }
 }
 
@@ -177,7 +211,7 @@ impl OptionType for CpuAffinityList {
     }
 }
 
-/// Far more than anybody writes by hand; clashes are sought pair by pair.
+/// Exceeds any list written by hand. Limits the search for conflicts, which is quadratic.
 const LIST_ITEMS_LIMIT: usize = 1000;
 
 fn parse_list<F: ValueParser>(parser: &F, texts: &[String]) -> Result<Vec<F::Out>, ValueError> {
@@ -201,5 +235,5 @@ fn too_many_items() -> ValueError {
 }
 
 fn parse_at<F: ValueParser>(parser: &F, text: &str, index: usize) -> Result<F::Out, ValueError> {
-    parser.parse(text).map_err(|why| ValueError { index: Some(index), reason: why })
+    parser.parse(text).map_err(|reason| ValueError { index: Some(index), reason })
 }

@@ -1,35 +1,35 @@
-//! The settings of a whole program: the master's, and those of each pool.
+//! The settings of a program: those of the master and of each pool.
 
 use std::path::Path;
 
 use super::error::{SettingsError, Source};
-use super::file::ConfigFile;
+use super::file::{ConfigFile, PoolSection};
 use super::layer::ConfigLayer;
 use super::schema::Settings;
 use super::{dump, validate};
 
-/// The name of the only pool, where nobody speaks of pools.
+/// The name of the only pool, if no pool is configured by name.
 const DEFAULT_POOL: &str = "default";
 
-/// The settings of a whole program. Two are equal if their pools have equal names and settings.
+/// The settings of a program. Two are equal if their pools have equal names and settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Configuration {
-    /// What holds for the master, and for each pool that says nothing else.
+    /// The settings of the master, and the defaults of all pools.
     pub master: Settings,
     /// The pools, at least one, each with all its settings.
     pub pools: Vec<Pool>,
-    /// Whether somebody speaks of pools. If not, there is one, and it is not named in the log.
+    /// Whether pools are configured by name. If not, there is one, which the log does not name.
     pub has_named_pools: bool,
 }
 
-/// The settings of a pool. What belongs to the master is the same in all.
+/// The settings of a pool. Options of the master are the same in all pools.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    /// Its name: 1 to 32 of `a-z`, `0-9`, `_` and `-`.
+    /// The name: 1 to 32 of `a-z`, `0-9`, `_` and `-`.
     pub name: String,
-    /// Where it was named.
+    /// Where the pool is defined.
     pub source: Source,
-    /// Its settings.
+    /// The settings.
     pub settings: Settings,
 }
 
@@ -40,7 +40,7 @@ impl PartialEq for Pool {
 }
 
 impl From<Settings> for Configuration {
-    /// One pool.
+    /// Creates a configuration of one pool.
     fn from(settings: Settings) -> Self {
         let pool = Pool {
             name: DEFAULT_POOL.to_owned(),
@@ -52,54 +52,52 @@ impl From<Settings> for Configuration {
 }
 
 impl Configuration {
-    /// The defaults, with what a text of YAML says laid over them. `path` is the name that errors
-    /// and [`Settings::source`] give to the text. `${env:NAME}` reads this process's environment.
+    /// Parses YAML. A key that is absent has its default. Errors and [`Settings::source`] name the text
+    /// by `path`. `${env:NAME}` reads the environment of this process.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its line.
+    /// The first error, with its line.
     pub fn from_yaml(text: &str, path: &Path) -> Result<Self, SettingsError> {
         let environment: Vec<_> = std::env::vars_os().collect();
         let file = ConfigFile::parse(text, path, &environment)?;
-        Self::resolve(&Settings::default(), file, &[], &[])
+        Self::resolve(&Settings::default(), &file, &[], &[])
     }
 
-    /// The settings as YAML that loads back to an equal configuration: one line a value, with its
-    /// source as a comment.
+    /// Returns YAML that loads back to an equal configuration: one line for each value, with its source
+    /// as a comment.
     pub fn to_yaml(&self) -> String {
         dump::dump_config(self)
     }
 
-    /// Lays what a file says over a base, a pool's own keys over that, and the overlays over all,
-    /// the strongest last; and checks the whole. Of several pools only the chosen ones are kept, if
-    /// any are chosen.
+    /// Merges all sources and validates the result. The precedence, lowest first: base, top level of
+    /// the file, section of the pool, `layers` in their order. If `selected_pools` is not empty, drops
+    /// all other pools.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first error.
     pub(crate) fn resolve(
         base: &Settings,
-        file: ConfigFile,
+        file: &ConfigFile,
         layers: &[ConfigLayer],
-        chosen: &[String],
+        selected_pools: &[String],
     ) -> Result<Self, SettingsError> {
-        let ConfigFile { top_level: top, pools } = file;
-        let resolve_layers = |pool_layer: Option<&ConfigLayer>| {
-            let all_layers = [Some(&top), pool_layer].into_iter().flatten().chain(layers);
-            Settings::apply_layers(base.clone(), all_layers)
+        let merge = |pool_layer: Option<&ConfigLayer>| {
+            let mut settings = base.clone();
+            let file_layers = [Some(&file.top_level), pool_layer].into_iter().flatten();
+            file_layers.chain(layers).for_each(|layer| layer.apply(&mut settings));
+            settings
         };
-        let mut configuration = Self::from(resolve_layers(None)?);
-        if !pools.is_empty() {
+        let mut configuration = Self::from(merge(None));
+        if !file.pools.is_empty() {
             configuration.has_named_pools = true;
-            configuration.pools.clear();
-            for section in pools {
-                let settings = resolve_layers(Some(&section.layer))?;
-                configuration.pools.push(Pool {
-                    name: section.pool,
-                    source: section.source,
-                    settings,
-                });
-            }
+            let pools = file.pools.iter().map(|PoolSection { pool, source, layer }| Pool {
+                name: pool.clone(),
+                source: source.clone(),
+                settings: merge(Some(layer)),
+            });
+            configuration.pools = pools.collect();
         }
-        configuration.select_pools(chosen)?;
+        configuration.select_pools(selected_pools)?;
         for pool in &configuration.pools {
             validate::validate(&pool.settings)
                 .map_err(|error| configuration.with_pool_name(pool, error))?;
@@ -107,10 +105,10 @@ impl Configuration {
         Ok(configuration)
     }
 
-    /// Keeps these pools alone.
-    fn select_pools(&mut self, chosen: &[String]) -> Result<(), SettingsError> {
+    /// Drops all pools but the selected ones, unless none is selected.
+    fn select_pools(&mut self, selected: &[String]) -> Result<(), SettingsError> {
         if let Some(unknown) =
-            chosen.iter().find(|name| self.pools.iter().all(|p| p.name != **name))
+            selected.iter().find(|name| self.pools.iter().all(|p| p.name != **name))
         {
             let known: Vec<&str> = self.pools.iter().map(|pool| pool.name.as_str()).collect();
             return Err(SettingsError::InvalidValue {
@@ -120,11 +118,11 @@ impl Configuration {
                 reason: format!("is not a configured pool; available: {}", known.join(", ")),
             });
         }
-        self.pools.retain(|pool| chosen.is_empty() || chosen.contains(&pool.name));
+        self.pools.retain(|pool| selected.is_empty() || selected.contains(&pool.name));
         Ok(())
     }
 
-    /// An error with the pool in which it is one.
+    /// Adds the name of the pool to an error, if pools have names.
     pub(crate) fn with_pool_name(&self, pool: &Pool, error: SettingsError) -> SettingsError {
         if !self.has_named_pools {
             return error;
@@ -133,10 +131,10 @@ impl Configuration {
     }
 }
 
-/// Refuses that two pools listen on one address.
+/// Rejects an address that two pools bind.
 ///
 /// # Errors
-/// The first address that two want, and where each says so.
+/// The first such address, and its source in both pools.
 pub(crate) fn check_address_conflicts<'p>(
     pools: impl Iterator<Item = &'p Pool>,
 ) -> Result<(), SettingsError> {
@@ -144,16 +142,16 @@ pub(crate) fn check_address_conflicts<'p>(
     for pool in pools {
         for address in &pool.settings.bind {
             if let Some((other, _)) = bound.iter().find(|(_, known)| *known == address) {
-                let why = format!(
-                    "pool {:?} binds {address}, which pool {:?} already binds ({}): give each pool its own address",
-                    pool.name,
-                    other.name,
-                    bind_source(other),
-                );
                 return Err(SettingsError::Conflict {
                     source: bind_source(pool),
                     key: "bind",
-                    reason: why,
+                    reason: format!(
+                        "pool {:?} binds {address}, which pool {:?} already binds ({}): \
+                         give each pool its own address",
+                        pool.name,
+                        other.name,
+                        bind_source(other),
+                    ),
                 });
             }
         }
@@ -162,7 +160,7 @@ pub(crate) fn check_address_conflicts<'p>(
     Ok(())
 }
 
-/// Where a pool says, or fails to say, where it listens.
+/// Returns the source of the pool's addresses, or of the pool if they are the default.
 fn bind_source(pool: &Pool) -> Source {
     match pool.settings.source("bind") {
         Source::Default => pool.source.clone(),

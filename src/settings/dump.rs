@@ -1,4 +1,4 @@
-//! Settings as YAML that loads back. It must never know which options there are.
+//! Writes settings as YAML that loads back. It must never know a single option.
 
 use super::arity::Arity;
 use super::config::{Configuration, Pool};
@@ -7,31 +7,31 @@ use super::interpolate::escape;
 use super::layer::APP_KEY;
 use super::schema::{OPTIONS, OptionDef, Settings};
 
-/// All values of the master, and of each pool those that are its own.
+/// Writes all values of the master, and for each pool those that differ.
 pub(super) fn dump_config(configuration: &Configuration) -> String {
-    let Configuration { master, pools, has_named_pools: is_divided } = configuration;
+    let Configuration { master, pools, has_named_pools } = configuration;
     let mut out = dump_settings(master);
-    if !is_divided {
+    if !has_named_pools {
         return out;
     }
     out.push_str("pools:\n");
-    for Pool { name, source: place, settings } in pools {
+    for Pool { name, source, settings } in pools {
         let overrides = dump_overrides(master, settings);
         let empty = if overrides.is_empty() { " {}" } else { "" };
-        out.push_str(&format!("  {}:{empty}{}\n", scalar(name), source_comment(place)));
+        out.push_str(&format!("  {}:{empty}{}\n", scalar(name), source_comment(source)));
         overrides.lines().for_each(|line| out.push_str(&format!("    {line}\n")));
     }
     out
 }
 
-/// Every value on its line, with its source as a comment.
+/// Writes every value on its line, with its source as a comment.
 pub(super) fn dump_settings(settings: &Settings) -> String {
     let mut out = dump_app(settings);
-    OPTIONS.iter().for_each(|key| out.push_str(&dump_option(settings, key)));
+    OPTIONS.iter().for_each(|option| out.push_str(&dump_option(settings, option)));
     out
 }
 
-/// The values that differ, or that come from elsewhere.
+/// Writes the values whose text or source differs from the master's.
 fn dump_overrides(master: &Settings, settings: &Settings) -> String {
     let mut out = String::new();
     let is_override = |key: &str| settings.source(key) != master.source(key);
@@ -39,9 +39,9 @@ fn dump_overrides(master: &Settings, settings: &Settings) -> String {
     if is_override(APP_KEY) || options != (&master.app, &master.app_options) {
         out.push_str(&dump_app(settings));
     }
-    for key in OPTIONS {
-        if is_override(key.name) || key.format(settings) != key.format(master) {
-            out.push_str(&dump_option(settings, key));
+    for option in OPTIONS {
+        if is_override(option.name) || !option.is_equal(settings, master) {
+            out.push_str(&dump_option(settings, option));
         }
     }
     out
@@ -52,8 +52,8 @@ fn source_comment(source: &Source) -> String {
 }
 
 fn dump_app(settings: &Settings) -> String {
-    let (name, comment) =
-        (scalar(&escape(&settings.app)), source_comment(settings.source(APP_KEY)));
+    let name = scalar(&escape(&settings.app));
+    let comment = source_comment(settings.source(APP_KEY));
     if settings.app_options.is_empty() {
         return format!("app: {name}{comment}\n");
     }
@@ -65,7 +65,8 @@ fn dump_app(settings: &Settings) -> String {
 }
 
 fn dump_option(settings: &Settings, option: &OptionDef) -> String {
-    let (name, comment) = (option.name, source_comment(settings.source(option.name)));
+    let name = option.name;
+    let comment = source_comment(settings.source(name));
     let texts: Vec<String> = option.format(settings).iter().map(|text| escape(text)).collect();
     match (option.arity, texts.as_slice()) {
         (Arity::Optional, []) => format!("{name}: null{comment}\n"),
@@ -81,7 +82,7 @@ fn dump_option(settings: &Settings, option: &OptionDef) -> String {
     }
 }
 
-/// A text as a YAML scalar: as it is where that is safe, else in double quotes.
+/// Writes a text as a YAML scalar: plain if that is safe, otherwise in double quotes.
 fn scalar(text: &str) -> String {
     if is_plain(text) {
         return text.to_owned();
@@ -99,7 +100,7 @@ fn scalar(text: &str) -> String {
     out
 }
 
-/// Whether the text, unquoted, can be nothing but itself: no sign of YAML's, no word for null.
+/// Returns whether the text is safe without quotes: it contains no YAML syntax and is not null.
 fn is_plain(text: &str) -> bool {
     let is_plain_byte = |b: u8| b.is_ascii_alphanumeric() || b"_./".contains(&b);
     text.bytes().next().is_some_and(is_plain_byte)

@@ -1,25 +1,25 @@
-//! Where a setting came from, and what can be wrong with one. Words only: nothing here reads, and
-//! nothing here decides.
+//! The sources of settings, and the errors in them. It only formats messages: it reads and decides
+//! nothing.
 
 use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a setting came from.
+/// The source of a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody said anything.
+    /// No source sets it.
     Default,
     /// A YAML file.
     File {
-        /// The file, as it was named.
+        /// The path as given.
         path: PathBuf,
         /// The line of the key, or of the item in a list; the first line is 1.
         line: usize,
     },
-    /// A variable of the environment.
+    /// An environment variable.
     Env {
-        /// The variable.
+        /// The name of the variable.
         name: String,
     },
     /// The command line.
@@ -40,13 +40,14 @@ impl fmt::Display for Source {
     }
 }
 
-/// Why settings cannot be used. Shown as one line that names the place, the key, the value and the
-/// reason; there is no further cause below it.
+/// Why settings are rejected. The message is one line with the source, the key, the value and the
+/// reason. The field `source` is a [`Source`]: [`Error::source`](std::error::Error::source) is always
+/// `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SettingsError {
-    /// The file cannot be read at all.
+    /// The file cannot be read.
     Unreadable {
-        /// The file, as it was named.
+        /// The path as given.
         path: PathBuf,
         /// The reason.
         reason: String,
@@ -58,66 +59,63 @@ pub enum SettingsError {
         /// The reason.
         reason: String,
     },
-    /// There is no such key.
+    /// The key does not exist.
     UnknownKey {
-        /// Where it stands.
+        /// The source of the key.
         source: Source,
         /// The key.
         key: String,
-        /// The known key that was most likely meant.
+        /// The most similar known key.
         suggestion: Option<&'static str>,
     },
-    /// A value that its key cannot take.
+    /// The value is invalid for its key.
     InvalidValue {
-        /// Where it stands.
+        /// The source of the value.
         source: Source,
         /// The key.
         key: String,
-        /// The value; `None` if there is none, or no single one.
+        /// The value; `None` if there is no single one.
         value: Option<String>,
-        /// What is wrong, in words that follow the quoted value.
+        /// The reason, in words that follow the quoted value.
         reason: String,
     },
-    /// Settings that are fine alone but cannot work together.
+    /// Two settings conflict.
     Conflict {
-        /// Where the first of them stands.
+        /// The source of the first.
         source: Source,
-        /// The first of them.
+        /// The key of the first.
         key: &'static str,
         /// The reason.
         reason: String,
     },
-    /// A path that cannot be used on this machine.
+    /// The path cannot be used on this machine.
     InvalidPath {
-        /// Where it stands.
+        /// The source of the value.
         source: Source,
         /// The key.
         key: &'static str,
         /// The path.
         path: PathBuf,
-        /// What is wrong, in words that follow the quoted path.
+        /// The reason, in words that follow the quoted path.
         reason: String,
     },
-    /// What is wrong with the settings of one pool, when all are laid over each other.
+    /// The merged settings of one pool are invalid.
     InPool {
-        /// The pool.
+        /// The name of the pool.
         pool: String,
-        /// What is wrong.
+        /// The error.
         error: Box<SettingsError>,
     },
 }
 
 impl SettingsError {
-    /// The exit code that belongs to this error: 2 if the words of the command line are wrong, 1
-    /// for anything else.
+    /// Returns the exit code for this error: 2 for an error in the command line, otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::InvalidValue { source: place, .. } | Self::Conflict { source: place, .. } => {
-                match place {
-                    Source::Flag { .. } => 2,
-                    Source::Default | Source::File { .. } | Source::Env { .. } => 1,
-                }
-            }
+            Self::InvalidValue { source, .. } | Self::Conflict { source, .. } => match source {
+                Source::Flag { .. } => 2,
+                Source::Default | Source::File { .. } | Source::Env { .. } => 1,
+            },
             Self::InPool { error, .. } => error.exit_code(),
             Self::Unreadable { .. }
             | Self::Malformed { .. }
@@ -130,31 +128,31 @@ impl SettingsError {
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable { path, reason: why } => {
-                write!(f, "failed to read {}: {why}", path.display())
+            Self::Unreadable { path, reason } => {
+                write!(f, "failed to read {}: {reason}", path.display())
             }
-            Self::Malformed { source: place, reason: why } => write!(f, "{place}: {why}"),
-            Self::UnknownKey { source: place, key, suggestion: nearest } => {
-                write!(f, "{place}: unknown key {}", quoted(key))?;
-                match nearest {
-                    Some(nearest) => write!(f, " (did you mean {nearest:?}?)"),
+            Self::Malformed { source, reason } => write!(f, "{source}: {reason}"),
+            Self::UnknownKey { source, key, suggestion } => {
+                write!(f, "{source}: unknown key {}", quoted(key))?;
+                match suggestion {
+                    Some(known) => write!(f, " (did you mean {known:?}?)"),
                     None => Ok(()),
                 }
             }
-            Self::InvalidValue { source: place, key, value, reason: why } => {
-                write_location(f, place, key)?;
+            Self::InvalidValue { source, key, value, reason } => {
+                write_location(f, source, key)?;
                 match value {
-                    Some(value) => write!(f, "{} {why}", quoted(value)),
-                    None => f.write_str(why),
+                    Some(value) => write!(f, "{} {reason}", quoted(value)),
+                    None => f.write_str(reason),
                 }
             }
-            Self::Conflict { source: place, key, reason: why } => {
-                write_location(f, place, key)?;
-                f.write_str(why)
+            Self::Conflict { source, key, reason } => {
+                write_location(f, source, key)?;
+                f.write_str(reason)
             }
-            Self::InvalidPath { source: place, key, path, reason: why } => {
-                write_location(f, place, key)?;
-                write!(f, "{path:?} {why}")
+            Self::InvalidPath { source, key, path, reason } => {
+                write_location(f, source, key)?;
+                write!(f, "{path:?} {reason}")
             }
             Self::InPool { pool, error } => write!(f, "{error}, in pool {pool:?}"),
         }
@@ -163,7 +161,7 @@ impl fmt::Display for SettingsError {
 
 impl Error for SettingsError {}
 
-/// A variable and a flag name their key; a file and line do not.
+/// Writes the source and, unless a variable or flag already names it, the key.
 fn write_location(f: &mut fmt::Formatter<'_>, source: &Source, key: &str) -> fmt::Result {
     match source {
         Source::Default => write!(f, "{key}: "),
@@ -172,10 +170,10 @@ fn write_location(f: &mut fmt::Formatter<'_>, source: &Source, key: &str) -> fmt
     }
 }
 
-/// Longer values are cut: the reader needs to recognise the value, not to read it.
+/// Longer values are truncated: the message must identify the value, not contain all of it.
 const QUOTED_CHARS_LIMIT: usize = 100;
 
-/// The value in quotes, with control characters escaped.
+/// Quotes a value and escapes its control characters.
 pub(super) fn quoted(value: &str) -> String {
     match value.char_indices().nth(QUOTED_CHARS_LIMIT) {
         Some((cut, _)) => format!("{:?}…", &value[..cut]),

@@ -1,5 +1,5 @@
-//! From a YAML file to a [`ConfigFile`] of overlays whose errors name their lines. This file must never
-//! know what an option means, nor how YAML is parsed.
+//! Reads a YAML file into a [`ConfigFile`] of layers. Errors name the line. This file must never know
+//! the meaning of an option, nor how YAML is parsed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -9,34 +9,34 @@ use std::path::Path;
 use super::arity::{Arity, ValueError};
 use super::error::{SettingsError, Source, quoted};
 use super::interpolate::{self, Environment, Variables};
-use super::layer::{APP_KEY, ConfigLayer, check_values, invalid_value, suggest_key};
+use super::layer::{APP_KEY, ConfigLayer, invalid_value, suggest_key};
 use super::schema::{OPTIONS, OptionDef, Scope};
 use super::yaml::{self, Node, Step};
 use crate::app::Options;
 
-/// The variables of a file.
+/// The YAML key of the variables.
 const VARS_KEY: &str = "vars";
 
-/// The pools of a file.
+/// The YAML key of the pools.
 const POOLS_KEY: &str = "pools";
 
 const VARS_LIMIT: usize = 1000;
 const POOLS_LIMIT: usize = 64;
 const POOL_NAME_BYTES_LIMIT: usize = 32;
 
-/// Largest file, in bytes.
+/// Maximum size of a file.
 const FILE_BYTES_LIMIT: u64 = 1 << 20;
 
-/// What a file says.
+/// The content of a file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConfigFile {
-    /// What holds for the master, and for each pool that says nothing else.
+    /// The keys of the master, and the defaults of all pools.
     pub(super) top_level: ConfigLayer,
-    /// The pools, in their order; none if the file does not speak of any.
+    /// The pools in the order of the file; none if the key `pools` is absent.
     pub(super) pools: Vec<PoolSection>,
 }
 
-/// What a file says of one pool.
+/// The section of one pool.
 #[derive(Clone, Debug)]
 pub(super) struct PoolSection {
     pub(super) pool: String,
@@ -45,12 +45,12 @@ pub(super) struct PoolSection {
 }
 
 impl ConfigFile {
-    /// What a YAML file says: a regular file of at most 1 MiB, in UTF-8.
+    /// Reads a YAML file: a regular file of at most 1 MiB, in UTF-8.
     ///
     /// # Errors
-    /// Whatever keeps it from being read, or the first thing that is wrong in it.
+    /// The file cannot be read, or the first error in it.
     pub(crate) fn read(path: &Path, environment: &Environment) -> Result<Self, SettingsError> {
-        let unreadable = |why| SettingsError::Unreadable { path: path.to_owned(), reason: why };
+        let unreadable = |reason| SettingsError::Unreadable { path: path.to_owned(), reason };
         let bytes = read_bytes(path).map_err(|error| unreadable(error.to_string()))?;
         match String::from_utf8(bytes) {
             Ok(text) => Self::parse(&text, path, environment),
@@ -58,22 +58,22 @@ impl ConfigFile {
                 let valid_bytes = error.utf8_error().valid_up_to();
                 let line =
                     1 + error.as_bytes()[..valid_bytes].iter().filter(|b| **b == b'\n').count();
-                let place = Source::File { path: path.to_owned(), line };
-                Err(SettingsError::Malformed { source: place, reason: "is not UTF-8".into() })
+                let source = Source::File { path: path.to_owned(), line };
+                Err(SettingsError::Malformed { source, reason: "is not UTF-8".into() })
             }
         }
     }
 
-    /// What a text says, as if it stood in a file of that name.
+    /// Parses a text as if it were the content of a file of that name.
     pub(super) fn parse(
         text: &str,
         path: &Path,
         environment: &Environment,
     ) -> Result<Self, SettingsError> {
-        let root = yaml::read(text).map_err(|yaml::Malformed { line, reason: why }| {
+        let root = yaml::read(text).map_err(|yaml::Malformed { line, reason }| {
             SettingsError::Malformed {
                 source: Source::File { path: path.to_owned(), line },
-                reason: why,
+                reason,
             }
         })?;
         let mut document = Document { text, path, vars: Variables::new(environment) };
@@ -104,9 +104,9 @@ fn index_of(entries: &[(Node, Node)], wanted: &str) -> Option<usize> {
     entries.iter().position(|(key, _)| matches!(key, Node::Scalar(name) if name == wanted))
 }
 
-/// A regular file's bytes. Other kinds are refused before they are opened: a pipe would block.
+/// Reads a regular file. Rejects other files before it opens them, because a pipe would block.
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    let reject = |why: &str| Err(io::Error::other(why.to_owned()));
+    let reject = |reason: &str| Err(io::Error::other(reason.to_owned()));
     let metadata = fs::metadata(path)?;
     if metadata.is_dir() {
         return reject("it is a directory");
@@ -129,13 +129,13 @@ struct Document<'a> {
 }
 
 impl Document<'_> {
-    /// Reads the variables, each of which may use those above it.
+    /// Reads the variables. A variable may use those defined above it.
     fn define_vars(&mut self, path: &[Step], node: &Node) -> Result<(), SettingsError> {
         let entries = match node {
             Node::Map(entries) => entries,
             Node::Null | Node::Scalar(_) | Node::List(_) => {
-                let why = format!("{} is given, not a map of names and values", node.kind());
-                return Err(self.invalid_value(path, VARS_KEY, None, why));
+                let reason = format!("{} is given, not a map of names and values", node.kind());
+                return Err(self.invalid_value(path, VARS_KEY, None, reason));
             }
         };
         if entries.len() > VARS_LIMIT {
@@ -150,9 +150,9 @@ impl Document<'_> {
         for (at, pair) in entries.iter().enumerate() {
             let key_path = [path, &[Step::Key(at)]].concat();
             let (name, _) = scalar_entry(pair)
-                .map_err(|why| self.invalid_value(&key_path, VARS_KEY, None, why))?;
-            if let Some(why) = interpolate::variable_name_error(name) {
-                return Err(self.invalid_value(&key_path, VARS_KEY, Some(name), why.into()));
+                .map_err(|reason| self.invalid_value(&key_path, VARS_KEY, None, reason))?;
+            if let Some(reason) = interpolate::variable_name_error(name) {
+                return Err(self.invalid_value(&key_path, VARS_KEY, Some(name), reason.into()));
             }
             if seen.contains(&name) {
                 return Err(self.invalid_value(
@@ -167,9 +167,9 @@ impl Document<'_> {
         for (at, (_, value)) in entries.iter().enumerate() {
             let Node::Scalar(value) = value else { continue };
             let defined = self.vars.define(seen[at], value, &seen[at..]);
-            defined.map_err(|why| {
-                let here = [path, &[Step::Key(at)]].concat();
-                self.invalid_value(&here, seen[at], Some(value), why)
+            defined.map_err(|reason| {
+                let key_path = [path, &[Step::Key(at)]].concat();
+                self.invalid_value(&key_path, seen[at], Some(value), reason)
             })?;
         }
         Ok(())
@@ -177,16 +177,16 @@ impl Document<'_> {
 
     fn pools(&self, path: &[Step], node: &Node) -> Result<Vec<PoolSection>, SettingsError> {
         let invalid =
-            |path: &[Step], name, why: String| self.invalid_value(path, POOLS_KEY, name, why);
+            |path: &[Step], name, reason: String| self.invalid_value(path, POOLS_KEY, name, reason);
         let entries = match node {
             Node::Map(entries) if !entries.is_empty() => entries,
             Node::Map(_) | Node::Null => {
-                let why = "is empty: give at least one pool, or leave out the key";
-                return Err(invalid(path, None, why.into()));
+                let reason = "is empty: give at least one pool, or leave out the key";
+                return Err(invalid(path, None, reason.into()));
             }
             Node::Scalar(_) | Node::List(_) => {
-                let why = format!("{} is given, not a map of pools", node.kind());
-                return Err(invalid(path, None, why));
+                let reason = format!("{} is given, not a map of pools", node.kind());
+                return Err(invalid(path, None, reason));
             }
         };
         if entries.len() > POOLS_LIMIT {
@@ -196,24 +196,24 @@ impl Document<'_> {
         let map = Mapping { document: self, path, entries };
         for (at, name, node) in map.entries_by_name()? {
             let pool_key_path = [path, &[Step::Key(at)]].concat();
-            if let Some(why) = pool_name_error(name) {
-                return Err(invalid(&pool_key_path, Some(name), why.into()));
+            if let Some(reason) = pool_name_error(name) {
+                return Err(invalid(&pool_key_path, Some(name), reason.into()));
             }
             let pool_path = [path, &[Step::Value(at)]].concat();
             let entries_of_pool = match node {
                 Node::Null => &[][..],
                 Node::Map(entries) => entries,
                 Node::Scalar(_) | Node::List(_) => {
-                    let why = format!("has {}: give it a map of its own keys", node.kind());
-                    return Err(invalid(&pool_key_path, Some(name), why));
+                    let reason = format!("has {}: give it a map of its own keys", node.kind());
+                    return Err(invalid(&pool_key_path, Some(name), reason));
                 }
             };
-            let keys = Mapping { document: self, path: &pool_path, entries: entries_of_pool }
+            let layer = Mapping { document: self, path: &pool_path, entries: entries_of_pool }
                 .pool_layer(name)?;
             pools.push(PoolSection {
                 pool: name.to_owned(),
                 source: self.source_at(&pool_key_path),
-                layer: keys,
+                layer,
             });
         }
         Ok(pools)
@@ -223,8 +223,8 @@ impl Document<'_> {
         Source::File { path: self.path.to_owned(), line: yaml::line_of(self.text, path) }
     }
 
-    fn malformed(&self, path: &[Step], why: &str) -> SettingsError {
-        SettingsError::Malformed { source: self.source_at(path), reason: why.into() }
+    fn malformed(&self, path: &[Step], reason: &str) -> SettingsError {
+        SettingsError::Malformed { source: self.source_at(path), reason: reason.into() }
     }
 
     fn invalid_value(
@@ -232,28 +232,32 @@ impl Document<'_> {
         path: &[Step],
         key: &str,
         value: Option<&str>,
-        why: String,
+        reason: String,
     ) -> SettingsError {
-        let (key, value) = (key.to_owned(), value.map(str::to_owned));
-        SettingsError::InvalidValue { source: self.source_at(path), key, value, reason: why }
+        SettingsError::InvalidValue {
+            source: self.source_at(path),
+            key: key.to_owned(),
+            value: value.map(str::to_owned),
+            reason,
+        }
     }
 }
 
-/// A map of keys somewhere in a document: the whole, or one pool's own.
+/// A map of keys in a document: the top level, or the section of one pool.
 struct Mapping<'a> {
     document: &'a Document<'a>,
-    /// Where the map stands.
+    /// The position of the map.
     path: &'a [Step],
     entries: &'a [(Node, Node)],
 }
 
 impl<'a> Mapping<'a> {
-    /// The entries with their names, of which no two are the same.
+    /// Returns the entries with their names. Rejects duplicate names.
     fn entries_by_name(&self) -> Result<Vec<(usize, &'a str, &'a Node)>, SettingsError> {
         let mut names: Vec<(usize, &str, &Node)> = Vec::new();
         for (at, (key, node)) in self.entries.iter().enumerate() {
             let malformed =
-                |why: &str| self.document.malformed(&self.full_path(&[Step::Key(at)]), why);
+                |reason: &str| self.document.malformed(&self.full_path(&[Step::Key(at)]), reason);
             let Node::Scalar(name) = key else { return Err(malformed("a key must be a string")) };
             if names.iter().any(|(_, other, _)| other == name) {
                 return Err(malformed(&format!("duplicate key {}", quoted(name))));
@@ -263,20 +267,21 @@ impl<'a> Mapping<'a> {
         Ok(names)
     }
 
-    /// What a pool says of itself.
+    /// Reads the section of a pool. Rejects keys of the master.
     fn pool_layer(&self, pool: &str) -> Result<ConfigLayer, SettingsError> {
         let mut layer = ConfigLayer::default();
         for (at, name, node) in self.entries_by_name()? {
-            let master_options = OPTIONS.iter().filter(|key| key.scope == Scope::Master);
-            let mut of_master = master_options.map(|key| key.name).chain([VARS_KEY, POOLS_KEY]);
-            if let Some(key) = of_master.find(|key| *key == name) {
-                let why = format!(
-                    "is a setting of the master, not of pool {pool:?}: give it at the top level of the file"
-                );
+            let master_options = OPTIONS.iter().filter(|option| option.scope == Scope::Master);
+            let mut master_keys =
+                master_options.map(|option| option.name).chain([VARS_KEY, POOLS_KEY]);
+            if let Some(key) = master_keys.find(|key| *key == name) {
                 return Err(SettingsError::Conflict {
                     source: self.source_at(&[Step::Key(at)]),
                     key,
-                    reason: why,
+                    reason: format!(
+                        "is a setting of the master, not of pool {pool:?}: \
+                         give it at the top level of the file"
+                    ),
                 });
             }
             self.set_option(&mut layer, name, at, node)?;
@@ -294,7 +299,7 @@ impl<'a> Mapping<'a> {
         if name == APP_KEY {
             return self.set_app(layer, at, node);
         }
-        let Some(option) = OPTIONS.iter().find(|key| key.name == name) else {
+        let Some(option) = OPTIONS.iter().find(|option| option.name == name) else {
             return Err(SettingsError::UnknownKey {
                 source: self.source_at(&[Step::Key(at)]),
                 key: name.to_owned(),
@@ -309,35 +314,33 @@ impl<'a> Mapping<'a> {
         };
         let mut texts = Vec::with_capacity(raw_texts.len());
         for (item, text) in raw_texts.iter().enumerate() {
-            let value_error = |why| ValueError { index: Some(item), reason: why };
-            let expanded = self.document.vars.expand(text).map_err(value_error);
-            texts
-                .push(expanded.map_err(|fault| {
-                    invalid_value(option, &raw_texts, fault, item_source(item))
-                })?);
+            texts.push(self.document.vars.expand(text).map_err(|reason| {
+                let error = ValueError { index: Some(item), reason };
+                invalid_value(option, &raw_texts, error, item_source(item))
+            })?);
         }
-        if let Err(mut error) = check_values(option, &texts) {
-            let source = error.index.map_or_else(|| self.source_at(&[Step::Key(at)]), item_source);
+        let key_source = self.source_at(&[Step::Key(at)]);
+        layer.try_set_option(option, &texts, &key_source).map_err(|mut error| {
+            let source = error.index.map_or(key_source, item_source);
             if let Some(item) = error.index.filter(|item| raw_texts[*item] != texts[*item]) {
                 error.reason.push_str(&format!(" (written {})", quoted(&raw_texts[item])));
             }
-            return Err(invalid_value(option, &texts, error, source));
-        }
-        layer.set_option(option, texts, self.source_at(&[Step::Key(at)]))
+            invalid_value(option, &texts, error, source)
+        })
     }
 
-    /// The texts of an option as written: as many as its value has items.
+    /// Returns the texts of an option as written, one for each item of its value.
     fn raw_texts(
         &self,
         option: &OptionDef,
         at: usize,
         node: &Node,
     ) -> Result<Vec<String>, SettingsError> {
-        let shape_error = |step: &[Step], why: String| SettingsError::InvalidValue {
+        let shape_error = |step: &[Step], reason: String| SettingsError::InvalidValue {
             source: self.source_at(step),
             key: option.name.into(),
             value: None,
-            reason: why,
+            reason,
         };
         match (option.arity, node) {
             (Arity::Optional, Node::Null) => Ok(Vec::new()),
@@ -350,8 +353,8 @@ impl<'a> Mapping<'a> {
                 let mut texts = Vec::new();
                 for (item, node) in items.iter().enumerate() {
                     let Node::Scalar(text) = node else {
-                        let why = format!("the list contains {}, not a value", node.kind());
-                        return Err(shape_error(&[Step::Value(at), Step::Item(item)], why));
+                        let reason = format!("the list contains {}, not a value", node.kind());
+                        return Err(shape_error(&[Step::Value(at), Step::Item(item)], reason));
                     };
                     texts.push(text.clone());
                 }
@@ -360,18 +363,19 @@ impl<'a> Mapping<'a> {
             (Arity::PairList, Node::Map(entries)) => {
                 let mut texts = Vec::new();
                 for (entry, pair) in entries.iter().enumerate() {
-                    let (name, value) = scalar_entry(pair)
-                        .map_err(|why| shape_error(&[Step::Value(at), Step::Key(entry)], why))?;
+                    let (name, value) = scalar_entry(pair).map_err(|reason| {
+                        shape_error(&[Step::Value(at), Step::Key(entry)], reason)
+                    })?;
                     if name.contains('=') {
-                        let why = format!("{} is not a variable: it contains =", quoted(name));
-                        return Err(shape_error(&[Step::Value(at), Step::Key(entry)], why));
+                        let reason = format!("{} is not a variable: it contains =", quoted(name));
+                        return Err(shape_error(&[Step::Value(at), Step::Key(entry)], reason));
                     }
                     texts.push(format!("{name}={value}"));
                 }
                 Ok(texts)
             }
-            (kind, Node::List(_) | Node::Map(_)) => {
-                let expected = match kind {
+            (arity, Node::List(_) | Node::Map(_)) => {
+                let expected = match arity {
                     Arity::Single | Arity::Flag | Arity::Optional => "one value",
                     Arity::List => "a list",
                     Arity::PairList => "a map or a list",
@@ -390,20 +394,22 @@ impl<'a> Mapping<'a> {
         at: usize,
         node: &Node,
     ) -> Result<(), SettingsError> {
-        let shape_error = |step: &[Step], why: String| SettingsError::InvalidValue {
+        let shape_error = |step: &[Step], reason: String| SettingsError::InvalidValue {
             source: self.source_at(step),
             key: APP_KEY.into(),
             value: None,
-            reason: why,
+            reason,
         };
-        let (mut app, mut options, mut option_sources) = (None, Options::new(), BTreeMap::new());
+        let mut app = None;
+        let mut options = Options::new();
+        let mut option_sources = BTreeMap::new();
         match node {
             Node::Scalar(text) => app = Some(self.interpolate(text, &[Step::Key(at)])?),
             Node::Map(entries) => {
                 for (entry, pair) in entries.iter().enumerate() {
                     let entry_path = [Step::Value(at), Step::Key(entry)];
                     let (name, value) =
-                        scalar_entry(pair).map_err(|why| shape_error(&entry_path, why))?;
+                        scalar_entry(pair).map_err(|reason| shape_error(&entry_path, reason))?;
                     let value = self.interpolate(value, &entry_path)?;
                     let previous = if name == "name" {
                         app.replace(value)
@@ -420,24 +426,24 @@ impl<'a> Mapping<'a> {
                 }
             }
             Node::Null | Node::List(_) => {
-                let why = "give a name, or a map with a name and options";
-                return Err(shape_error(&[Step::Key(at)], why.into()));
+                let reason = "give a name, or a map with a name and options";
+                return Err(shape_error(&[Step::Key(at)], reason.into()));
             }
         }
         let Some(name) = app else {
-            let why = "the map needs a name: give name: APP in it";
-            return Err(shape_error(&[Step::Key(at)], why.into()));
+            let reason = "the map needs a name: give name: APP in it";
+            return Err(shape_error(&[Step::Key(at)], reason.into()));
         };
         layer.set_app(name, options, self.source_at(&[Step::Key(at)]))?;
         layer.set_option_sources(option_sources);
         Ok(())
     }
 
-    /// A value of the app with its variables replaced.
+    /// Expands the variables in a value of the app.
     fn interpolate(&self, text: &str, path: &[Step]) -> Result<String, SettingsError> {
         let expanded = self.document.vars.expand(text);
-        expanded.map_err(|why| {
-            self.document.invalid_value(&self.full_path(path), APP_KEY, Some(text), why)
+        expanded.map_err(|reason| {
+            self.document.invalid_value(&self.full_path(path), APP_KEY, Some(text), reason)
         })
     }
 
@@ -450,7 +456,7 @@ impl<'a> Mapping<'a> {
     }
 }
 
-/// Why a name cannot be that of a pool, if it cannot.
+/// Returns why a name is not a valid pool name; `None` if it is valid.
 fn pool_name_error(name: &str) -> Option<&'static str> {
     let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
     let is_allowed_first = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
@@ -463,7 +469,7 @@ fn pool_name_error(name: &str) -> Option<&'static str> {
     )
 }
 
-/// A name and its value, each one scalar.
+/// Returns a name and its value, each of which must be one scalar.
 fn scalar_entry((name, value): &(Node, Node)) -> Result<(&str, &str), String> {
     let Node::Scalar(name) = name else { return Err("a key must be a string".into()) };
     match value {

@@ -1,40 +1,41 @@
-//! Variables in the values of a file: `${name}`, `${env:NAME}`, and `$${` for a `${` that is meant
-//! as it is. Pure text; it must never know what a value is for.
+//! Expands variables in the values of a file: `${name}` and `${env:NAME}`. `$${` means a literal
+//! `${`. Pure text: it must never know the purpose of a value.
 
 use std::cell::Cell;
 use std::ffi::OsString;
 
-use super::suggest::closest_match;
+use super::suggest::{closest_match, suggestion_text};
 
 /// The variables of an environment.
 pub(crate) type Environment = [(OsString, OsString)];
 
-/// Most bytes that the values of a file may have grown to in all.
+/// Maximum total size of the expanded values of a file.
 const EXPANDED_BYTES_LIMIT: usize = 8 << 20;
 
 const NAME_BYTES_LIMIT: usize = 64;
 
-/// What marks a variable of the environment.
+/// The prefix of an environment variable.
 const ENV_PREFIX: &str = "env:";
 
-/// What a file may use in its values.
+/// The variables that the values of a file may use.
 pub(super) struct Variables<'e> {
     defined: Vec<(String, String)>,
     environment: &'e Environment,
-    /// How many bytes values may still grow to.
+    /// How many more bytes expanded values may take.
     remaining_bytes: Cell<usize>,
 }
 
 impl<'e> Variables<'e> {
-    /// None but those of the environment.
+    /// Creates a set with the environment variables only.
     pub(super) fn new(environment: &'e Environment) -> Self {
         Self { defined: Vec::new(), environment, remaining_bytes: Cell::new(EXPANDED_BYTES_LIMIT) }
     }
 
-    /// Adds one, whose value may use those before it. `later` are the names from this one on.
+    /// Adds a variable, whose value may use those before it. `not_yet_defined` are the names from this
+    /// one on.
     ///
     /// # Errors
-    /// What is wrong with the value, in words that can follow the quoted value.
+    /// The reason, in words that can follow the quoted value.
     pub(super) fn define(
         &mut self,
         name: &str,
@@ -46,10 +47,10 @@ impl<'e> Variables<'e> {
         Ok(())
     }
 
-    /// A value with all variables replaced.
+    /// Expands all variables in a value.
     ///
     /// # Errors
-    /// What is wrong with it, in words that can follow the quoted value.
+    /// The reason, in words that can follow the quoted value.
     pub(super) fn expand(&self, text: &str) -> Result<String, String> {
         self.expand_before(text, &[])
     }
@@ -98,7 +99,7 @@ impl<'e> Variables<'e> {
             ));
         }
         let known = self.defined.iter().map(|(known, _)| known.as_str());
-        let suggestion = suggestion_text(closest_match(name, known), "");
+        let suggestion = suggestion(closest_match(name, known), "");
         Err(format!("uses ${{{}}}, which is not defined in vars{suggestion}", name.escape_debug()))
     }
 
@@ -111,7 +112,7 @@ impl<'e> Variables<'e> {
             },
             None => {
                 let known = self.environment.iter().filter_map(|(known, _)| known.to_str());
-                let suggestion = suggestion_text(closest_match(name, known), ENV_PREFIX);
+                let suggestion = suggestion(closest_match(name, known), ENV_PREFIX);
                 Err(format!(
                     "uses ${{env:{escaped_name}}}, which is not set in the environment{suggestion}"
                 ))
@@ -120,11 +121,11 @@ impl<'e> Variables<'e> {
     }
 }
 
-fn suggestion_text(closest: Option<&str>, prefix: &str) -> String {
-    closest.map_or(String::new(), |name| format!(" (did you mean ${{{prefix}{name}}}?)"))
+fn suggestion(closest: Option<&str>, prefix: &str) -> String {
+    suggestion_text(closest.map(|name| format!("${{{prefix}{name}}}")).as_deref())
 }
 
-/// Why a name cannot be that of a variable, if it cannot.
+/// Returns why a name is not a valid variable name; `None` if it is valid.
 pub(super) fn variable_name_error(name: &str) -> Option<&'static str> {
     let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     let is_allowed_first = |b: &u8| b.is_ascii_alphabetic() || *b == b'_';
@@ -137,7 +138,7 @@ pub(super) fn variable_name_error(name: &str) -> Option<&'static str> {
     )
 }
 
-/// The text as it must stand in a file to mean itself.
+/// Escapes a text, so that a file that contains it yields the same text.
 pub(super) fn escape(text: &str) -> String {
     text.replace("${", "$${")
 }

@@ -1,5 +1,5 @@
-//! What one source says: some options as checked texts, and perhaps an app. It must never know the
-//! syntax of a file or of a command line, nor what an option means.
+//! The options that one source sets, checked. It must never know the syntax of a file or of a command
+//! line, nor the meaning of an option.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -7,119 +7,115 @@ use std::ffi::OsString;
 use super::arity::{Arity, ValueError};
 use super::error::{SettingsError, Source};
 use super::schema::{OPTIONS, OptionDef, Settings};
-use super::suggest::closest_match;
+use super::suggest::{closest_match, suggestion_text};
 use super::value::{NameValue, ValueParser};
 use crate::app::Options;
+use crate::listen::activation::UPGRADE_VAR;
 
-/// What one source says.
+/// The options, and perhaps the app, that one source sets: those that have a source in the settings'
+/// provenance. All others count as absent.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConfigLayer {
-    options: Vec<LayeredOption>,
-    app: Option<LayeredApp>,
+    values: Settings,
 }
 
-/// One option as a source gave it.
-#[derive(Clone)]
-struct LayeredOption {
-    option: &'static OptionDef,
-    texts: Vec<String>,
-    source: Source,
-}
+/// The variable that names the settings file.
+pub(crate) const CONFIG_VARIABLE: &str = "OSTLER_CONFIG";
 
-impl std::fmt::Debug for LayeredOption {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {:?} # {}", self.option.name, self.texts, self.source)
-    }
-}
+/// The variables that tell the program of a worker of the exec class which worker it is.
+pub(crate) const POOL_VARIABLE: &str = "OSTLER_POOL";
+/// See [`POOL_VARIABLE`].
+pub(crate) const SLOT_VARIABLE: &str = "OSTLER_SLOT";
+/// See [`POOL_VARIABLE`].
+pub(crate) const GENERATION_VARIABLE: &str = "OSTLER_GENERATION";
 
-/// An app and all its options; a later source replaces them together.
-#[derive(Clone, Debug)]
-struct LayeredApp {
-    name: String,
-    options: Options,
-    source: Source,
-    /// Where each option stands, if that is elsewhere.
-    option_sources: BTreeMap<String, Source>,
-}
-
-/// Variables that the runtime sets or reads for purposes of its own.
+/// Variables with the prefix that are no options.
 const RESERVED_VARIABLES: [&str; 5] =
-    ["OSTLER_CONFIG", "OSTLER_SLOT", "OSTLER_POOL", "OSTLER_GENERATION", "OSTLER_UPGRADE"];
+    [CONFIG_VARIABLE, POOL_VARIABLE, SLOT_VARIABLE, GENERATION_VARIABLE, UPGRADE_VAR];
 
-/// How the variables of this program begin.
+/// The prefix of the variables of the options.
 pub(super) const VARIABLE_PREFIX: &str = "OSTLER_";
 
-/// The name and the key of an app, in every source.
+/// The YAML key of the app.
 pub(super) const APP_KEY: &str = "app";
 
-/// Options of an app have short names: they must fit a line of YAML.
+/// Keeps the name of an option of an app within one line of YAML.
 const OPTION_NAME_BYTES_MAX: usize = 128;
 
 impl ConfigLayer {
-    /// Adds an option, once its texts have been checked.
+    /// Parses the texts and sets the option.
     pub(crate) fn set_option(
         &mut self,
         option: &'static OptionDef,
-        texts: Vec<String>,
+        texts: &[String],
         source: Source,
     ) -> Result<(), SettingsError> {
-        if let Err(error) = check_values(option, &texts) {
-            return Err(invalid_value(option, &texts, error, source));
-        }
-        self.options.push(LayeredOption { option, texts, source });
+        self.try_set_option(option, texts, &source)
+            .map_err(|error| invalid_value(option, texts, error, source))
+    }
+
+    /// Parses the texts and sets the option. The caller adds the source to an error.
+    pub(super) fn try_set_option(
+        &mut self,
+        option: &'static OptionDef,
+        texts: &[String],
+        source: &Source,
+    ) -> Result<(), ValueError> {
+        option.set(&mut self.values, texts)?;
+        self.values.provenance.record(option.name, source.clone());
         Ok(())
     }
 
-    /// Sets the app and its options, once their names have been checked.
+    /// Checks the names and sets the app and all its options. A later source replaces them together.
     pub(crate) fn set_app(
         &mut self,
         name: String,
         options: Options,
         source: Source,
     ) -> Result<(), SettingsError> {
-        let invalid = |value: &str, why: &str| SettingsError::InvalidValue {
+        let invalid = |value: &str, reason: &str| SettingsError::InvalidValue {
             source: source.clone(),
             key: APP_KEY.into(),
             value: Some(value.into()),
-            reason: why.into(),
+            reason: reason.into(),
         };
-        if let Err(why) = NameValue.parse(&name) {
-            return Err(invalid(&name, &why));
-        }
+        NameValue.parse(&name).map_err(|reason| invalid(&name, &reason))?;
         if name.contains('=') {
             return Err(invalid(
                 &name,
                 "is an option, not an app: give the name of an app before it",
             ));
         }
-        if let Some((option, why)) =
-            options.keys().find_map(|option| Some((option, option_name_error(option)?)))
-        {
-            return Err(invalid(option, why));
+        for option in options.keys() {
+            if let Some(reason) = option_name_error(option) {
+                return Err(invalid(option, reason));
+            }
         }
-        self.app = Some(LayeredApp { name, options, source, option_sources: BTreeMap::new() });
+        self.values.app = name;
+        self.values.app_options = options;
+        self.values.provenance.options.clear();
+        self.values.provenance.record(APP_KEY, source);
         Ok(())
     }
 
-    /// Says where the options of the app stand, which has been given.
+    /// Sets the sources of the app's options, if they differ from the source of the app.
     pub(super) fn set_option_sources(&mut self, option_sources: BTreeMap<String, Source>) {
-        if let Some(app) = &mut self.app {
-            app.option_sources = option_sources;
-        }
+        self.values.provenance.options = option_sources;
     }
 
-    /// What the `OSTLER_*` variables say, and a warning for each that means nothing. Lists are
-    /// separated by commas.
+    /// Reads the `OSTLER_*` variables. Returns also one warning for each variable that is no option.
+    /// Commas separate the items of a list.
     pub(crate) fn from_env(
         variables: &[(OsString, OsString)],
     ) -> Result<(Self, Vec<String>), SettingsError> {
-        let (mut layer, mut warnings) = (Self::default(), Vec::new());
+        let mut layer = Self::default();
+        let mut warnings = Vec::new();
         for (name, value) in variables {
             let name = name.to_string_lossy();
             if !name.starts_with(VARIABLE_PREFIX) || RESERVED_VARIABLES.contains(&name.as_ref()) {
                 continue;
             }
-            let option = OPTIONS.iter().find(|key| key.variable() == name);
+            let option = OPTIONS.iter().find(|option| option.variable() == name);
             if option.is_none() && name != "OSTLER_APP" {
                 warnings.push(unknown_variable_warning(&name));
                 continue;
@@ -128,42 +124,37 @@ impl ConfigLayer {
             let Some(value) = value.to_str() else {
                 return Err(SettingsError::InvalidValue {
                     source,
-                    key: option.map_or(APP_KEY, |key| key.name).into(),
+                    key: option.map_or(APP_KEY, |option| option.name).into(),
                     value: Some(value.to_string_lossy().into()),
                     reason: "is not UTF-8".into(),
                 });
             };
             match option {
-                Some(key) => layer.set_option(key, split_variable(key.arity, value), source)?,
+                Some(option) => {
+                    layer.set_option(option, &split_variable(option.arity, value), source)?;
+                }
                 None => layer.set_app(value.into(), Options::new(), source)?,
             }
         }
         Ok((layer, warnings))
     }
 
-    /// Lays what this source says over the settings.
-    pub(super) fn apply(&self, settings: &mut Settings) -> Result<(), SettingsError> {
-        for LayeredOption { option: key, texts, source } in &self.options {
-            key.set(settings, texts)
-                .map_err(|error| invalid_value(key, texts, error, source.clone()))?;
-            settings.provenance.record(key.name, source.clone());
+    /// Copies what this source sets into the settings.
+    pub(super) fn apply(&self, settings: &mut Settings) {
+        for (name, source) in &self.values.provenance.keys {
+            settings.provenance.record(name, source.clone());
+            if *name == APP_KEY {
+                settings.app.clone_from(&self.values.app);
+                settings.app_options.clone_from(&self.values.app_options);
+                settings.provenance.options.clone_from(&self.values.provenance.options);
+            } else if let Some(option) = OPTIONS.iter().find(|option| option.name == *name) {
+                option.copy(&self.values, settings);
+            }
         }
-        if let Some(LayeredApp { name, options, source, option_sources: places }) = &self.app {
-            settings.provenance.options.clone_from(places);
-            settings.app.clone_from(name);
-            settings.app_options.clone_from(options);
-            settings.provenance.record(APP_KEY, source.clone());
-        }
-        Ok(())
     }
 }
 
-/// Whether the key can take these texts.
-pub(super) fn check_values(option: &OptionDef, texts: &[String]) -> Result<(), ValueError> {
-    option.set(&mut Settings::default(), texts)
-}
-
-/// The error for a fault in the texts of a key.
+/// Returns the error for invalid texts of an option.
 pub(super) fn invalid_value(
     option: &OptionDef,
     texts: &[String],
@@ -178,13 +169,13 @@ pub(super) fn invalid_value(
     }
 }
 
-/// The key that an unknown word most likely meant. Flags and their aliases are known words too.
+/// Returns the key that an unknown word most likely means. Flags and aliases count as known words.
 pub(super) fn suggest_key(word: &str) -> Option<&'static str> {
     let mut words: Vec<(String, &'static str)> = vec![(APP_KEY.into(), APP_KEY)];
-    for key in OPTIONS {
-        words.push((key.name.into(), key.name));
-        words.push((key.flag().replace('-', "_"), key.name));
-        words.extend(key.aliases.iter().map(|alias| (alias.replace('-', "_"), key.name)));
+    for option in OPTIONS {
+        words.push((option.name.into(), option.name));
+        words.push((option.flag().replace('-', "_"), option.name));
+        words.extend(option.aliases.iter().map(|alias| (alias.replace('-', "_"), option.name)));
     }
     let closest = closest_match(word, words.iter().map(|(word, _)| word.as_str()))?;
     words.iter().find(|(word, _)| word == closest).map(|(_, name)| *name)
@@ -192,12 +183,10 @@ pub(super) fn suggest_key(word: &str) -> Option<&'static str> {
 
 fn unknown_variable_warning(name: &str) -> String {
     let word = name.strip_prefix(VARIABLE_PREFIX).unwrap_or(name).to_ascii_lowercase();
-    let mut warning = format!("{} is not a setting and is ignored", name.escape_debug());
-    if let Some(nearest) = suggest_key(&word) {
-        let nearest = nearest.to_ascii_uppercase();
-        warning.push_str(&format!(" (did you mean {VARIABLE_PREFIX}{nearest}?)"));
-    }
-    warning
+    let closest =
+        suggest_key(&word).map(|key| format!("{VARIABLE_PREFIX}{}", key.to_ascii_uppercase()));
+    let suggestion = suggestion_text(closest.as_deref());
+    format!("{} is not a setting and is ignored{suggestion}", name.escape_debug())
 }
 
 fn split_variable(arity: Arity, value: &str) -> Vec<String> {

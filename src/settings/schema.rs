@@ -1,7 +1,19 @@
-//! The one table of options: YAML keys, flags, variables, defaults and documentation all come from
-//! it. This file must never know how a file, an environment or a command line is read.
+//! The one table of options: YAML keys, flags, variables, defaults, checks and documentation all come
+//! from it. This file must never know how a file, an environment or a command line is read.
+//!
+//! To add an option, add its row. The row is all that the compiler and the tests leave open: they
+//! name what else must follow (`config/default.yaml`, docs/src/settings.md, a sample in tests.rs).
+//!
+//! The path of a value from the file to the loop of a worker, each step with what it adds:
+//! 1. `yaml::Node`: the text and its line;
+//! 2. [`ConfigLayer`](super::ConfigLayer): the checked value and its source, for one source;
+//!    [`ConfigFile`](super::ConfigFile) has a layer for the top level and one for each pool;
+//! 3. [`Configuration`](super::Configuration): all layers merged, for the master and each pool;
+//! 4. `arbiter::PoolSpec`, in a `ResolvedConfig`: app, class and user found by name, all checked;
+//! 5. `arbiter::PoolGeneration`: sockets and log opened; all workers of the generation share it;
+//! 6. [`WorkerContext`](crate::worker::WorkerContext), in the worker: `ctx.settings()`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Provenance;
@@ -12,73 +24,109 @@ use super::arity::{
 use super::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
 use super::value::{
     AddressValue, CoreSizeValue, DurationValue, EnumValue, IntegerValue, LogTargetValue, NameValue,
-    OctalValue, PathValue, SignedIntegerValue, SizeValue, WordValue, WorkerCountValue,
+    OctalValue, PathCheck, PathValue, SignedIntegerValue, SizeValue, WordValue, WorkerCountValue,
 };
 use crate::address::Address;
 use crate::app::Options;
 use crate::log::{Format as LogFormat, Target as LogTarget};
 
-/// One option, whichever way it is given.
+/// One option, from whatever source.
 pub(crate) struct OptionDef {
-    /// The YAML key and the field's name; the variable is `OSTLER_` and this in capitals.
+    /// The YAML key and the name of the field. The variable is `OSTLER_` and the name in capitals.
     pub(crate) name: &'static str,
-    /// The heading under which the help shows it.
+    /// Its heading in the help.
     pub(crate) group: &'static str,
     /// The one-letter flag.
     pub(crate) short: Option<char>,
-    /// The long flag, where it is not the name with dashes.
+    /// The long flag, if it is not the name with dashes.
     flag: Option<&'static str>,
-    /// Other long flags that mean the same.
+    /// Other long flags with the same meaning.
     pub(crate) aliases: &'static [&'static str],
-    /// What stands for the value in the help.
+    /// The placeholder for the value in the help.
     pub(crate) value_name: &'static str,
-    /// How many texts it takes.
+    /// The number of texts that it takes.
     pub(crate) arity: Arity,
-    /// Whether each pool has a value of its own.
+    /// Whether each pool has its own value.
     pub(super) scope: Scope,
-    /// The documentation as written below.
+    /// The documentation as written in the table.
     doc: &'static str,
+    /// Whether a reload must leave it alone, given the new settings.
+    is_fixed: fn(&Settings) -> bool,
+    // One function for each access to the field, whose type only the row knows.
     set: fn(&mut Settings, &[String]) -> Result<(), ValueError>,
     format: fn(&Settings) -> Vec<String>,
+    copy: fn(&Settings, &mut Settings),
+    is_equal: fn(&Settings, &Settings) -> bool,
+    make_absolute: fn(&mut Settings, &Path),
+    check_path: fn(&Settings) -> Result<(), (PathBuf, String)>,
 }
 
-/// Whose an option is.
+/// Whether an option belongs to a pool or to the master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// Each pool's.
+    /// Each pool has its own value.
     Pool,
-    /// The master's, of which there is one.
+    /// The master has the only value.
     Master,
 }
 
 impl OptionDef {
-    /// The long flag, without dashes.
+    /// Returns the long flag, without dashes.
     pub(crate) fn flag(&self) -> String {
         self.flag.map_or_else(|| self.name.replace('_', "-"), str::to_owned)
     }
 
-    /// The variable of the environment.
+    /// Returns the name of the environment variable.
     pub(crate) fn variable(&self) -> String {
         format!("OSTLER_{}", self.name.to_ascii_uppercase())
     }
 
-    /// The documentation on one line, without the marks that only rustdoc needs.
+    /// Returns the documentation on one line, without the marks that only rustdoc needs.
     pub(crate) fn doc(&self) -> String {
         self.doc.replace('`', "").split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// Sets the field to what the texts say.
+    /// Parses the texts and sets the field. On error, the field keeps its value.
     pub(super) fn set(&self, settings: &mut Settings, texts: &[String]) -> Result<(), ValueError> {
         (self.set)(settings, texts)
     }
 
-    /// The texts that say what the field is.
+    /// Returns the texts that are parsed into the field's value.
     pub(crate) fn format(&self, settings: &Settings) -> Vec<String> {
         (self.format)(settings)
     }
+
+    /// Copies the field.
+    pub(super) fn copy(&self, from: &Settings, to: &mut Settings) {
+        (self.copy)(from, to);
+    }
+
+    /// Returns whether the field has the same value in both.
+    pub(super) fn is_equal(&self, a: &Settings, b: &Settings) -> bool {
+        (self.is_equal)(a, b)
+    }
+
+    /// Checks the paths in the field against the file system.
+    pub(super) fn check_path(&self, settings: &Settings) -> Result<(), (PathBuf, String)> {
+        (self.check_path)(settings)
+    }
 }
 
-macro_rules! optional {
+impl Settings {
+    /// Makes all paths absolute, for a process whose working directory is not `base_dir`.
+    pub(crate) fn make_paths_absolute(&mut self, base_dir: &Path) {
+        OPTIONS.iter().for_each(|option| (option.make_absolute)(self, base_dir));
+    }
+
+    /// Returns the first option that differs in `new` and that a reload cannot change.
+    pub(crate) fn find_unreloadable(&self, new: &Settings) -> Option<&'static str> {
+        let is_changed =
+            |option: &&OptionDef| (option.is_fixed)(new) && !option.is_equal(self, new);
+        OPTIONS.iter().find(is_changed).map(|option| option.name)
+    }
+}
+
+macro_rules! optional_literal {
     () => {
         None
     };
@@ -96,24 +144,39 @@ macro_rules! scope {
     };
 }
 
-/// A row reads: documentation; field, type and default; how texts become values; what stands for
-/// the value in the help; then, where they differ from the usual, the flags; and whose it is, if it
-/// is not each pool's.
-macro_rules! settings {
+macro_rules! is_fixed {
+    () => {
+        |_| false
+    };
+    (always) => {
+        |_| true
+    };
+    ($condition:ident) => {
+        |new| new.$condition
+    };
+}
+
+/// Defines [`Settings`] and [`OPTIONS`]. A row has the documentation; field, type and default; the
+/// parser; the placeholder in the help. Optional parts follow:
+/// * `short`, `flag`, `alias`: the flags, if they differ from the usual;
+/// * `scope master`: there is one value, not one for each pool;
+/// * `fixed always`: a reload cannot change it; `fixed OPTION`: not while that boolean is true.
+///
+/// The parser also knows which values are paths, and what must exist there.
+macro_rules! define_settings {
     ($($group:literal {
         $(
             $(#[doc = $doc:literal])+
-            $name:ident: $type:ty = $default:expr, $shape:expr, $value:literal
+            $name:ident: $type:ty = $default:expr, $option_type:expr, $value_name:literal
             $(, short $short:literal)? $(, flag $flag:literal)? $(, alias $alias:literal)*
-            $(, of $scope:ident)?;
+            $(, scope $scope:ident)? $(, fixed $condition:ident)?;
         )+
     })+) => {
-        /// What a person may ask for, in YAML, in the environment or as flags. Whoever loads them
-        /// checks everything, so that nobody after must. Two settings are equal if their values
-        /// are, wherever these came from.
+        /// The settings of the master and of one pool, from YAML, environment and flags. Every loader
+        /// checks all values. Two settings are equal if their values are, whatever their sources.
         #[derive(Clone, Debug)]
         pub struct Settings {
-            /// The name of the app that is served.
+            /// The name of the app.
             pub app: String,
             /// The app's own options.
             pub app_options: Options,
@@ -121,7 +184,7 @@ macro_rules! settings {
                 $(#[doc = $doc])+
                 pub $name: $type,
             )+)+
-            /// Where each value came from.
+            /// The source of each value.
             pub provenance: Provenance,
         }
 
@@ -136,46 +199,62 @@ macro_rules! settings {
             }
         }
 
-        impl PartialEq for Settings {
-            fn eq(&self, other: &Self) -> bool {
-                self.app == other.app
-                    && self.app_options == other.app_options
-                    $($(&& self.$name == other.$name)+)+
-            }
-        }
-
         /// Every option, in the order of the table.
         pub(crate) static OPTIONS: &[OptionDef] = &[$($(
             OptionDef {
                 name: stringify!($name),
                 group: $group,
-                short: optional!($($short)?),
-                flag: optional!($($flag)?),
+                short: optional_literal!($($short)?),
+                flag: optional_literal!($($flag)?),
                 aliases: &[$($alias),*],
-                value_name: $value,
-                arity: arity_of(&$shape),
+                value_name: $value_name,
+                arity: arity_of(&$option_type),
                 scope: scope!($($scope)?),
                 doc: concat!($($doc, "\n"),+),
+                is_fixed: is_fixed!($($condition)?),
                 set: |settings, texts| {
-                    settings.$name = $shape.parse(texts)?;
+                    settings.$name = $option_type.parse(texts)?;
                     Ok(())
                 },
-                format: |settings| $shape.format(&settings.$name),
+                format: |settings| $option_type.format(&settings.$name),
+                copy: |from, to| to.$name.clone_from(&from.$name),
+                is_equal: |a, b| a.$name == b.$name,
+                make_absolute: |settings, base_dir| {
+                    $option_type.make_absolute(&mut settings.$name, base_dir);
+                },
+                check_path: |settings| $option_type.check_path(&settings.$name),
             },
         )+)+];
     };
+}
+
+impl PartialEq for Settings {
+    fn eq(&self, other: &Self) -> bool {
+        self.app == other.app
+            && self.app_options == other.app_options
+            && OPTIONS.iter().all(|option| option.is_equal(self, other))
+    }
 }
 
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-/// A duration for which zero has a meaning.
+/// A duration that may be zero.
 const DURATION: Single<DurationValue> = Single(DurationValue { min: Duration::ZERO });
 
-/// A duration without which nothing would ever get done.
+/// A duration of at least 1 ms: with zero, nothing could ever succeed.
 const NONZERO_DURATION: Single<DurationValue> =
     Single(DurationValue { min: Duration::from_millis(1) });
+
+/// A path that need not exist.
+const FILE: PathValue = PathValue(PathCheck::Nothing);
+
+/// A file whose directory must exist.
+const FILE_IN_DIR: PathValue = PathValue(PathCheck::ParentDir);
+
+/// A directory that must exist.
+const DIR: PathValue = PathValue(PathCheck::Dir);
 
 const LOG_LEVELS: Single<EnumValue<LogLevel>> = Single(EnumValue {
     noun: "a log level",
@@ -211,10 +290,10 @@ const STOP_SIGNALS: Single<EnumValue<StopSignal>> = Single(EnumValue {
     ],
 });
 
-/// Far beyond any use, and still exact in every counter.
+/// Exceeds any use, and is exact in every counter.
 const REQUESTS_LIMIT: u64 = 1_000_000_000_000;
 
-settings! {
+define_settings! {
     "Workers" {
         /// Worker class: how connections are served. See --list-classes.
         worker_class: String = "sync".into(), Single(NameValue), "NAME", short 'k';
@@ -347,19 +426,19 @@ settings! {
     }
     "Process" {
         /// File for the process ID of the master. Its directory must exist.
-        pidfile: Option<PathBuf> = None, OptionalOf(PathValue), "FILE",
-            short 'p', flag "pid", alias "pidfile", of master;
+        pidfile: Option<PathBuf> = None, OptionalOf(FILE_IN_DIR), "FILE",
+            short 'p', flag "pid", alias "pidfile", scope master, fixed always;
 
         /// Run in the background, detached from the terminal. The command exits once the workers
         /// are ready or have failed.
-        daemon: bool = false, Flag, "BOOL", short 'D', of master;
+        daemon: bool = false, Flag, "BOOL", short 'D', scope master, fixed always;
 
         /// Refuse to start if another master with this proc_name is running.
-        single_instance: bool = false, Flag, "BOOL", of master;
+        single_instance: bool = false, Flag, "BOOL", scope master, fixed always;
 
         /// Store the listening sockets in systemd, so that a master restarted after SIGKILL keeps
         /// them. Requires FileDescriptorStoreMax in the unit.
-        fd_store: bool = false, Flag, "BOOL", of master;
+        fd_store: bool = false, Flag, "BOOL", scope master;
 
         /// User that workers run as, by name or number; the master keeps its own.
         user: Option<String> = None, OptionalOf(NameValue), "USER", short 'u';
@@ -399,32 +478,32 @@ settings! {
             OptionalOf(SignedIntegerValue { noun: "a score", min: -1000, max: 1000 }), "N";
 
         /// Working directory of workers. It must exist.
-        chdir: Option<PathBuf> = None, OptionalOf(PathValue), "DIR";
+        chdir: Option<PathBuf> = None, OptionalOf(DIR), "DIR";
 
         /// Environment variable of workers. May be repeated.
         env: Vec<(String, String)> = Vec::new(), PairList, "K=V", short 'e';
 
         /// Name shown in process titles.
         proc_name: String = "ostler".into(), Single(NameValue), "NAME",
-            short 'n', flag "name", alias "proc-name", of master;
+            short 'n', flag "name", alias "proc-name", scope master, fixed single_instance;
 
         /// Directory for heartbeat files, preferably in memory. None means /dev/shm if usable,
         /// otherwise the system's temporary directory.
-        worker_tmp_dir: Option<PathBuf> = None, OptionalOf(PathValue), "DIR";
+        worker_tmp_dir: Option<PathBuf> = None, OptionalOf(DIR), "DIR";
     }
     "Logging" {
         /// Log file; - means standard error. The file is owned by the workers' user, which needs
         /// access to its directory to reopen it.
-        log_file: LogTarget = LogTarget::Stderr, Single(LogTargetValue), "FILE", alias "error-logfile", of master;
+        log_file: LogTarget = LogTarget::Stderr, Single(LogTargetValue), "FILE", alias "error-logfile", scope master;
 
         /// Minimum severity to log: trace, debug, info, warning, error or critical.
-        log_level: LogLevel = LogLevel::Info, LOG_LEVELS, "LEVEL", of master;
+        log_level: LogLevel = LogLevel::Info, LOG_LEVELS, "LEVEL", scope master;
 
         /// Format of log records: full, compact or json.
-        log_format: LogFormat = LogFormat::Full, LOG_FORMATS, "FORMAT", of master;
+        log_format: LogFormat = LogFormat::Full, LOG_FORMATS, "FORMAT", scope master;
 
         /// File that keeps the last 4,096 log records of the master, from INFO on, after any kind
         /// of exit. At most 1 MiB; `sort` puts the records in order.
-        flight_recorder_file: Option<PathBuf> = None, OptionalOf(PathValue), "FILE", of master;
+        flight_recorder_file: Option<PathBuf> = None, OptionalOf(FILE), "FILE", scope master;
     }
 }

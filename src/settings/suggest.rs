@@ -1,7 +1,8 @@
-//! The nearest known word to a misspelt one. Pure text; it must never know what the words mean.
+//! Finds the known word that is closest to a misspelt one. Pure text: it must never know the meaning
+//! of a word.
 
-/// The candidate that `word` most likely meant, if one is near enough: a third of its letters may
-/// be wrong, missing, too many or swapped with their neighbour.
+/// Returns the closest candidate, if at most a third of the letters of `word` are wrong, missing,
+/// superfluous or swapped with their neighbour.
 pub(super) fn closest_match<'a>(
     word: &str,
     candidates: impl Iterator<Item = &'a str>,
@@ -18,10 +19,10 @@ pub(super) fn closest_match<'a>(
         .map(|(_, candidate)| candidate)
 }
 
-/// No known word is near this length, and the cost is its square.
+/// Exceeds any known word. Limits the cost, which is quadratic.
 const CHARS_MAX: usize = 64;
 
-/// How many letters must be added, removed, changed or swapped with their neighbour.
+/// Returns the number of letters to add, remove, change or swap with their neighbour.
 fn edit_distance(a: &[char], b: &[char]) -> usize {
     let mut row_before_last: Vec<usize> = Vec::new();
     let mut last_row: Vec<usize> = (0..=b.len()).collect();
@@ -38,6 +39,11 @@ fn edit_distance(a: &[char], b: &[char]) -> usize {
         row_before_last = std::mem::replace(&mut last_row, row);
     }
     last_row[b.len()]
+}
+
+/// Returns ` (did you mean …?)`, or nothing.
+pub(super) fn suggestion_text(closest: Option<&str>) -> String {
+    closest.map_or(String::new(), |word| format!(" (did you mean {word}?)"))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The settings as a whole: every source, every key, every kind of mistake. `pools` has what a file
-//! says of several pools, and its variables.
+//! Tests of the settings: every source, every option, every type of error. `pools` tests files with
+//! several pools and with variables.
 
 mod pools;
 
@@ -22,22 +22,23 @@ fn parse_file(text: &str) -> ConfigFile {
     ConfigFile::parse(text, Path::new("x.yaml"), &[]).expect(text)
 }
 
-/// The defaults with these overlays over them, the strongest last.
+/// Merges the layers over the defaults, in ascending precedence.
 fn resolve_layers(layers: &[ConfigLayer]) -> Result<Settings, SettingsError> {
-    let all = Configuration::resolve(&Settings::default(), ConfigFile::default(), layers, &[]);
-    all.map(|all| all.master)
+    let resolved =
+        Configuration::resolve(&Settings::default(), &ConfigFile::default(), layers, &[]);
+    resolved.map(|configuration| configuration.master)
 }
 
 fn variables(list: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     list.iter().map(|(name, value)| (name.into(), value.into())).collect()
 }
 
-/// The key as a flag.
+/// Returns a layer with one flag.
 fn flag_layer(name: &str, texts: &[&str]) -> Result<ConfigLayer, SettingsError> {
-    let key = OPTIONS.iter().find(|key| key.name == name).expect("a known key");
+    let option = OPTIONS.iter().find(|option| option.name == name).expect("a known key");
     let mut layer = ConfigLayer::default();
-    let texts = texts.iter().map(|text| (*text).to_owned()).collect();
-    layer.set_option(key, texts, Source::Flag { flag: format!("--{}", key.flag()) })?;
+    let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
+    layer.set_option(option, &texts, Source::Flag { flag: format!("--{}", option.flag()) })?;
     Ok(layer)
 }
 
@@ -48,7 +49,7 @@ fn assert_rejected(text: &str, expected: &str) {
     assert_eq!(error.exit_code(), 1);
 }
 
-/// A text for each key that is not its default, and the text that shows it.
+/// For each key, a text other than its default, and the text that `format` returns.
 const SAMPLES: &[(&str, &str, &str)] = &[
     ("worker_class", "mio", "mio"),
     ("workers", "auto", "auto"),
@@ -108,10 +109,10 @@ const SAMPLES: &[(&str, &str, &str)] = &[
 #[test]
 fn every_option_can_be_set_by_every_source() {
     let names: Vec<&str> = SAMPLES.iter().map(|(name, ..)| *name).collect();
-    assert_eq!(names, OPTIONS.iter().map(|key| key.name).collect::<Vec<_>>());
-    for (key, (name, text, shown)) in OPTIONS.iter().zip(SAMPLES) {
+    assert_eq!(names, OPTIONS.iter().map(|option| option.name).collect::<Vec<_>>());
+    for (option, (name, text, shown)) in OPTIONS.iter().zip(SAMPLES) {
         let from_file = parse_yaml(&format!("\n{name}: {text}\n")).expect(name);
-        let variable = key.variable();
+        let variable = option.variable();
         let (layer, warnings) =
             ConfigLayer::from_env(&variables(&[(&variable, text)])).expect(name);
         assert_eq!(warnings, Vec::<String>::new());
@@ -119,12 +120,12 @@ fn every_option_can_be_set_by_every_source() {
         let layer = flag_layer(name, &[text]).expect(name);
         let from_flag = resolve_layers(&[layer]).expect(name);
         for settings in [&from_file, &from_env, &from_flag] {
-            assert_eq!(key.format(settings), [*shown], "{name}");
+            assert_eq!(option.format(settings), [*shown], "{name}");
             assert_eq!(*settings, from_file);
         }
         assert_eq!(from_file.source(name).to_string(), "x.yaml:2");
         assert_eq!(from_env.source(name).to_string(), variable);
-        assert_eq!(from_flag.source(name).to_string(), format!("--{}", key.flag()));
+        assert_eq!(from_flag.source(name).to_string(), format!("--{}", option.flag()));
         assert_eq!(*Settings::default().source(name), Source::Default);
     }
 }
@@ -132,15 +133,15 @@ fn every_option_can_be_set_by_every_source() {
 #[test]
 fn option_names_are_distinct_and_documented() {
     let (mut flags, mut shorts) = (BTreeMap::new(), BTreeMap::new());
-    for key in OPTIONS {
-        let all = key.aliases.iter().map(|alias| (*alias).to_owned()).chain([key.flag()]);
+    for option in OPTIONS {
+        let all = option.aliases.iter().map(|alias| (*alias).to_owned()).chain([option.flag()]);
         for flag in all {
-            assert_eq!(flags.insert(flag.clone(), key.name), None, "--{flag}");
+            assert_eq!(flags.insert(flag.clone(), option.name), None, "--{flag}");
         }
-        if let Some(short) = key.short {
-            assert_eq!(shorts.insert(short, key.name), None, "-{short}");
+        if let Some(short) = option.short {
+            assert_eq!(shorts.insert(short, option.name), None, "-{short}");
         }
-        assert!(key.doc().ends_with('.'), "{}", key.name);
+        assert!(option.doc().ends_with('.'), "{}", option.name);
     }
 }
 
@@ -190,10 +191,10 @@ fn cpu_affinity_accepts_list_word_or_none() {
             "{text}"
         );
     }
-    let why = "is not a processor: give none, auto, or numbers from 0 to 1023";
+    let reason = "is not a CPU number: give none, auto, or numbers from 0 to 1023";
     assert_rejected(
         "cpu_affinity:\n- 0\n- auto",
-        &format!("x.yaml:3: cpu_affinity: \"auto\" {why}"),
+        &format!("x.yaml:3: cpu_affinity: \"auto\" {reason}"),
     );
 }
 
@@ -251,14 +252,19 @@ fn bind_accepts_an_empty_list() {
 
 #[test]
 fn app_option_source_has_its_line() {
-    let settings = parse_yaml("app:\n  name: tick\n\n  every: 1s\n  cron: x\n").unwrap();
-    let places = ["every", "cron", "none"].map(|option| settings.option_source(option).to_string());
-    assert_eq!(places, ["x.yaml:4", "x.yaml:5", "x.yaml:1"]);
+    let mut settings = parse_yaml("app:\n  name: tick\n\n  every: 1s\n  cron: x\n").unwrap();
+    let sources =
+        ["every", "cron", "none"].map(|option| settings.option_source(option).to_string());
+    assert_eq!(sources, ["x.yaml:4", "x.yaml:5", "x.yaml:1"]);
     let flag = Source::Flag { flag: "APP".into() };
     let mut app = ConfigLayer::default();
     app.set_app("tick".into(), [("cron".into(), "y".into())].into(), flag).unwrap();
-    let settings = Settings::apply_layers(settings, [app].iter()).unwrap();
-    assert_eq!(settings.option_source("cron").to_string(), "APP", "not where an earlier one stood");
+    app.apply(&mut settings);
+    assert_eq!(
+        settings.option_source("cron").to_string(),
+        "APP",
+        "the source of the earlier layer is gone"
+    );
 }
 
 #[test]
@@ -350,11 +356,11 @@ fn file_with_alias_expansion_bomb_is_rejected() {
 
 #[test]
 fn file_must_be_regular_and_small() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.yaml");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.yaml");
     let error = |path: &Path| ConfigFile::read(path, &[]).unwrap_err().to_string();
     assert!(error(&path).contains("x.yaml: No such file"));
-    assert!(error(folder.path()).contains("it is a directory"));
+    assert!(error(dir.path()).contains("it is a directory"));
     assert!(error(Path::new("/dev/zero")).contains("it is not a regular file"));
     fs::write(&path, b"workers: 2\nuser: \xff\n").unwrap();
     assert!(error(&path).ends_with("x.yaml:2: is not UTF-8"));
@@ -379,10 +385,10 @@ fn environment_variables_are_checked() {
         ("OSTLER_BIND", ":1, :2"),
         ("HOME", "/"),
     ]);
-    let (overlay, warnings) = ConfigLayer::from_env(&list).unwrap();
+    let (layer, warnings) = ConfigLayer::from_env(&list).unwrap();
     let warning = "OSTLER_WOKERS is not a setting and is ignored (did you mean OSTLER_WORKERS?)";
     assert_eq!(warnings, [warning]);
-    assert_eq!(resolve_layers(&[overlay]).unwrap().bind.len(), 2);
+    assert_eq!(resolve_layers(&[layer]).unwrap().bind.len(), 2);
 }
 
 #[test]
@@ -419,8 +425,42 @@ fn conflicting_options_are_rejected() {
     );
     let conflict = flag_layer("max_requests_jitter", &["5"]).unwrap();
     assert_eq!(resolve_layers(&[conflict]).unwrap_err().exit_code(), 2);
-    let folder = flag_layer("chdir", &["/nowhere"]).unwrap();
-    assert_eq!(resolve_layers(&[folder]).unwrap_err().exit_code(), 1);
+    let chdir = flag_layer("chdir", &["/nowhere"]).unwrap();
+    assert_eq!(resolve_layers(&[chdir]).unwrap_err().exit_code(), 1);
+}
+
+#[test]
+fn make_paths_absolute_changes_every_path() {
+    let text = "pidfile: a/p\nchdir: c\nworker_tmp_dir: w\nlog_file: l\nflight_recorder_file: f\n\
+                bind: [unix:b, 'unix:@b', ':80', unix:/b]";
+    let mut settings = Settings::default();
+    parse_file(text).top_level.apply(&mut settings);
+    settings.make_paths_absolute(Path::new("/base"));
+    let format = |name: &str| {
+        let option = OPTIONS.iter().find(|option| option.name == name).expect("a known key");
+        option.format(&settings).join(" ")
+    };
+    assert_eq!(format("pidfile"), "/base/a/p");
+    assert_eq!(format("chdir"), "/base/c");
+    assert_eq!(format("worker_tmp_dir"), "/base/w");
+    assert_eq!(format("log_file"), "/base/l");
+    assert_eq!(format("flight_recorder_file"), "/base/f");
+    assert_eq!(format("bind"), "unix:/base/b unix:@b 0.0.0.0:80 unix:/b");
+}
+
+#[test]
+fn find_unreloadable_names_the_changed_option() {
+    let find = |old: &str, new: &str| {
+        parse_yaml(old).unwrap().find_unreloadable(&parse_yaml(new).unwrap())
+    };
+    assert_eq!(find("workers: 1", "workers: 2\nlog_level: debug"), None);
+    assert_eq!(find("pidfile: a", "pidfile: a"), None);
+    assert_eq!(find("pidfile: a", "pidfile: b"), Some("pidfile"));
+    assert_eq!(find("daemon: true", ""), Some("daemon"));
+    assert_eq!(find("", "single_instance: true"), Some("single_instance"));
+    assert_eq!(find("proc_name: a", "proc_name: b"), None);
+    let single = "single_instance: true\nproc_name: ";
+    assert_eq!(find(&format!("{single}a"), &format!("{single}b")), Some("proc_name"));
 }
 
 #[test]
@@ -429,8 +469,8 @@ fn default_settings_yield_default_limits() {
 }
 
 fn config(name: &str) -> String {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config");
-    fs::read_to_string(folder.join(name)).expect(name)
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config");
+    fs::read_to_string(dir.join(name)).expect(name)
 }
 
 #[test]
@@ -438,45 +478,45 @@ fn default_yaml_documents_every_option() {
     let text = config("default.yaml");
     let settings = parse_yaml(&text).unwrap();
     assert_eq!(settings, Settings::default());
-    for key in OPTIONS.iter().map(|key| key.name).chain(["app"]) {
+    for key in OPTIONS.iter().map(|option| option.name).chain(["app"]) {
         assert!(text.lines().any(|line| line.starts_with(&format!("{key}:"))), "{key}");
         assert_ne!(*settings.source(key), Source::Default, "{key}");
     }
-    for key in OPTIONS {
-        let comment = key.doc();
+    for option in OPTIONS {
+        let comment = option.doc();
         let unwrapped = text.replace("\n#", "").replace('\n', " ");
         assert!(
             unwrapped.contains(&comment),
-            "default.yaml lacks the words of {}: {comment}",
-            key.name
+            "default.yaml lacks the documentation of {}: {comment}",
+            option.name
         );
     }
 }
 
-/// The tables of the guide's page on settings, between its marks.
+/// Returns the tables of the page on settings in the guide.
 fn settings_tables() -> String {
     let (defaults, mut text, mut group) = (Settings::default(), String::new(), "");
-    for key in OPTIONS {
-        if key.group != group {
-            group = key.group;
+    for option in OPTIONS {
+        if option.group != group {
+            group = option.group;
             text += &format!("\n### {group}\n\n| key | flag | variable | default | meaning |\n");
             text += "|---|---|---|---|---|\n";
         }
-        let short = key.short.map_or(String::new(), |short| format!("`-{short}`, "));
-        let aliases: String = key.aliases.iter().map(|alias| format!(", `--{alias}`")).collect();
-        let value = match key.arity {
-            Arity::Flag => format!("[={}]", key.value_name),
+        let short = option.short.map_or(String::new(), |short| format!("`-{short}`, "));
+        let aliases: String = option.aliases.iter().map(|alias| format!(", `--{alias}`")).collect();
+        let value = match option.arity {
+            Arity::Flag => format!("[={}]", option.value_name),
             Arity::Single | Arity::Optional | Arity::List | Arity::PairList => {
-                format!(" {}", key.value_name)
+                format!(" {}", option.value_name)
             }
         };
-        let shown = key.format(&defaults).join(", ");
+        let shown = option.format(&defaults).join(", ");
         let cells = [
-            format!("`{}`", key.name),
-            format!("{short}`--{}{value}`{aliases}", key.flag()),
-            format!("`{}`", key.variable()),
+            format!("`{}`", option.name),
+            format!("{short}`--{}{value}`{aliases}", option.flag()),
+            format!("`{}`", option.variable()),
             if shown.is_empty() { "none".to_owned() } else { format!("`{shown}`") },
-            key.doc(),
+            option.doc(),
         ];
         text += &format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
     }
@@ -487,11 +527,11 @@ fn settings_tables() -> String {
 #[test]
 fn guide_page_lists_every_setting() {
     const BEGIN: &str = "<!-- From the table in src/settings/schema.rs. -->\n";
-    const END: &str = "\n<!-- So far. -->\n";
+    const END: &str = "\n<!-- End of the table. -->\n";
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/src/settings.md");
     let page = fs::read_to_string(&path).expect("the page");
-    let (before, rest) = page.split_once(BEGIN).expect("where the table begins");
-    let (_, after) = rest.split_once(END).expect("where the table ends");
+    let (before, rest) = page.split_once(BEGIN).expect("the start of the table");
+    let (_, after) = rest.split_once(END).expect("the end of the table");
     let expected = format!("{before}{BEGIN}{}{END}{after}", settings_tables());
     if std::env::var_os("OSTLER_WRITE_DOCS").is_some() {
         fs::write(&path, &expected).expect("written");
@@ -499,7 +539,7 @@ fn guide_page_lists_every_setting() {
     let page = fs::read_to_string(&path).expect("the page");
     assert!(
         page == expected,
-        "docs/src/settings.md is old: OSTLER_WRITE_DOCS=1 cargo test --lib settings"
+        "docs/src/settings.md is outdated: OSTLER_WRITE_DOCS=1 cargo test --lib settings"
     );
 }
 

@@ -1,20 +1,20 @@
-//! The types of options that the standard library lacks. Plain values: nothing here reads a text.
+//! The types of options that the standard library lacks. They are plain values without parsers.
 
 use std::fmt;
 use std::thread;
 
-/// How many workers a pool keeps alive.
+/// The number of workers of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workers {
-    /// This many, 1 to 4096.
+    /// A fixed number, 1 to 4096.
     Fixed(usize),
-    /// One for each processor that this process may use.
+    /// One for each CPU that this process may use.
     Auto,
 }
 
 impl Workers {
-    /// The number of workers, at least 1. `Auto` asks the system anew each time, and takes
-    /// affinity and cgroup quotas into account; if the system does not tell, it is 1.
+    /// Returns the number of workers, at least 1. `Auto` asks the system at each call and takes CPU
+    /// affinity and cgroup quotas into account. If the system gives no answer, it is 1.
     pub fn count(self) -> usize {
         match self {
             Self::Fixed(count) => count,
@@ -32,18 +32,18 @@ impl fmt::Display for Workers {
     }
 }
 
-/// On which processors workers run.
+/// The CPUs that workers run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CpuAffinity {
-    /// Each on the processor of its slot, among those that the master may use, in turn.
+    /// The worker of slot k runs on the k-th CPU that the master may use, cyclically.
     Auto,
-    /// The worker of slot k on the k-th of these, in turn; at least one.
+    /// The worker of slot k runs on the k-th CPU of the list, cyclically. The list is not empty.
     List(Vec<u16>),
 }
 
 impl CpuAffinity {
-    /// The processor for the worker of a slot. `usable` are those that this process may use, in
-    /// their order; `None` if there is nothing to choose from.
+    /// Returns the CPU for the worker of a slot. `usable` are the CPUs that this process may use, in
+    /// ascending order. Returns `None` if there are none.
     pub(crate) fn for_slot(&self, slot: usize, usable: &[u16]) -> Option<u16> {
         let cpus = match self {
             Self::Auto => usable,
@@ -53,48 +53,48 @@ impl CpuAffinity {
     }
 }
 
-/// Most bytes of a core dump.
+/// Maximum size of a core dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoreSize {
-    /// So many; none at all if 0.
+    /// A number of bytes; 0 disables core dumps.
     Bytes(u64),
-    /// Whatever it takes.
+    /// No limit.
     Unlimited,
 }
 
-/// The signal by which a program is asked to leave.
+/// The signal that asks a program to exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopSignal {
-    /// TERM.
+    /// SIGTERM.
     Term,
-    /// INT.
+    /// SIGINT.
     Int,
-    /// QUIT.
+    /// SIGQUIT.
     Quit,
-    /// HUP.
+    /// SIGHUP.
     Hup,
-    /// USR1.
+    /// SIGUSR1.
     Usr1,
-    /// USR2.
+    /// SIGUSR2.
     Usr2,
-    /// WINCH.
+    /// SIGWINCH.
     Winch,
 }
 
-/// The least severe record that is still written.
+/// The least severe record that the log contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// Everything.
     Trace,
-    /// What a developer of this program wants to see.
+    /// Details for a developer of the program.
     Debug,
-    /// Each worker's start, readiness and end, and each change that was asked for.
+    /// The start, readiness and exit of each worker, and each requested change.
     Info,
-    /// What may need attention.
+    /// Events that may need attention.
     Warning,
-    /// What failed.
+    /// Failures.
     Error,
-    /// What ends the whole program.
+    /// Failures that end the program.
     Critical,
 }
 

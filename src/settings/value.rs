@@ -1,8 +1,10 @@
-//! How one text becomes a value, and the value a text again. Each form knows one kind of value and
-//! its bounds; it must never know which option it serves or where the text stood.
+//! Parses one text into a value, and formats a value as a text. A parser knows one type of value and
+//! its bounds. It must never know which option it serves or where the text came from.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,20 +13,29 @@ use crate::address::Address;
 use crate::duration::{self, digits};
 use crate::log::Target as LogTarget;
 
-/// One text to one value and back.
+/// Converts one text to one value and back.
 pub(super) trait ValueParser {
-    /// What the text means.
+    /// The type of the value.
     type Out: PartialEq;
 
-    /// The value, or what is wrong in words that can follow the quoted text.
+    /// Returns the value, or a reason that can follow the quoted text.
     fn parse(&self, text: &str) -> Result<Self::Out, String>;
 
-    /// The shortest usual text; [`ValueParser::parse`] gives the same value back.
+    /// Returns the shortest usual text. [`ValueParser::parse`] turns it into the same value.
     fn format(&self, value: &Self::Out) -> String;
 
-    /// Whether two values cannot stand in one list.
+    /// Returns whether one list cannot contain both values.
     fn conflicts(&self, a: &Self::Out, b: &Self::Out) -> bool {
         a == b
+    }
+
+    /// Makes the paths in the value absolute. Override it if the value may contain a path.
+    fn make_absolute(&self, _value: &mut Self::Out, _base_dir: &Path) {}
+
+    /// Checks the paths in the value against the file system, without changing anything. On error,
+    /// returns the path and a reason that can follow it.
+    fn check_path(&self, _value: &Self::Out) -> Result<(), (PathBuf, String)> {
+        Ok(())
     }
 }
 
@@ -53,7 +64,7 @@ impl<T: FromStr + PartialOrd + fmt::Display + Copy> ValueParser for IntegerValue
     }
 }
 
-/// A whole number within bounds, of which some may be below zero.
+/// A whole number within bounds that may be negative.
 pub(super) struct SignedIntegerValue {
     pub(super) noun: &'static str,
     pub(super) min: i32,
@@ -79,10 +90,10 @@ impl ValueParser for SignedIntegerValue {
     }
 }
 
-/// How many workers: a number, or `auto`.
+/// The number of workers, or `auto`.
 pub(super) struct WorkerCountValue;
 
-/// More would not fit the counters that the workers share.
+/// The shared counters of the workers have no room for more.
 const WORKERS_MAX: usize = 4096;
 
 impl ValueParser for WorkerCountValue {
@@ -111,7 +122,7 @@ impl ValueParser for WorkerCountValue {
     }
 }
 
-/// A span of time: a number of seconds, or a number with `ms`, `s`, `m` or `h`.
+/// A duration: a number of seconds, or a number with `ms`, `s`, `m` or `h`.
 pub(super) struct DurationValue {
     pub(super) min: Duration,
 }
@@ -128,7 +139,7 @@ impl ValueParser for DurationValue {
     }
 }
 
-/// A number of bytes: plain, or with `K`, `M` or `G` (powers of 1024, in either case).
+/// A number of bytes, plain or with `K`, `M` or `G` (powers of 1024, upper or lower case).
 pub(super) struct SizeValue {
     pub(super) min: u64,
     pub(super) max: u64,
@@ -167,10 +178,10 @@ impl ValueParser for SizeValue {
     }
 }
 
-/// The size of a core dump: a number of bytes as in [`Size`], or `unlimited`.
+/// The size of a core dump: a number of bytes as in [`SizeValue`], or `unlimited`.
 pub(super) struct CoreSizeValue;
 
-/// Far beyond any memory, and still below the kernel's word for no limit.
+/// Exceeds any memory, and is below `RLIM_INFINITY`.
 const CORE_SIZE_BYTES: SizeValue = SizeValue { min: 0, max: 1 << 60 };
 
 impl ValueParser for CoreSizeValue {
@@ -183,7 +194,7 @@ impl ValueParser for CoreSizeValue {
         CORE_SIZE_BYTES
             .parse(text)
             .map(CoreSize::Bytes)
-            .map_err(|why| format!("{why}, or unlimited"))
+            .map_err(|reason| format!("{reason}, or unlimited"))
     }
 
     fn format(&self, value: &CoreSize) -> String {
@@ -194,10 +205,10 @@ impl ValueParser for CoreSizeValue {
     }
 }
 
-/// Processors by their numbers, separated by commas.
+/// CPU numbers, separated by commas.
 pub(super) struct CpuListValue;
 
-/// What a processor set of sched_setaffinity(2) has room for in glibc (`CPU_SETSIZE`).
+/// The highest CPU of a set of sched_setaffinity(2) in glibc (`CPU_SETSIZE` - 1).
 const CPU_LIMIT: u16 = 1023;
 
 impl ValueParser for CpuListValue {
@@ -207,7 +218,7 @@ impl ValueParser for CpuListValue {
         let parse_cpu = |word: &str| {
             let number = digits(word.trim()).and_then(|word| word.parse().ok());
             number.filter(|number| *number <= CPU_LIMIT).ok_or_else(|| {
-                format!("is not a processor: give none, auto, or numbers from 0 to {CPU_LIMIT}")
+                format!("is not a CPU number: give none, auto, or numbers from 0 to {CPU_LIMIT}")
             })
         };
         text.split(',').map(parse_cpu).collect()
@@ -218,7 +229,7 @@ impl ValueParser for CpuListValue {
     }
 }
 
-/// Yes or no, in the words of YAML or as a digit, in either case.
+/// A boolean: a word of YAML or a digit, upper or lower case.
 pub(super) struct BoolValue;
 
 impl ValueParser for BoolValue {
@@ -240,7 +251,7 @@ impl ValueParser for BoolValue {
     }
 }
 
-/// The bits of a mode in octal, 0 to 0777.
+/// A file mode in octal, 0 to 0777.
 pub(super) struct OctalValue {
     pub(super) noun: &'static str,
     pub(super) example: &'static str,
@@ -265,10 +276,10 @@ impl ValueParser for OctalValue {
     }
 }
 
-/// A short name: not empty, on one line.
+/// A short name, not empty and without control characters.
 pub(super) struct NameValue;
 
-/// Enough for any user, class or title.
+/// Suffices for any user, class or title.
 const NAME_BYTES_MAX: usize = 255;
 
 impl ValueParser for NameValue {
@@ -289,8 +300,18 @@ impl ValueParser for NameValue {
     }
 }
 
-/// A path of a file or folder, which need not exist.
-pub(super) struct PathValue;
+/// A path.
+pub(super) struct PathValue(pub(super) PathCheck);
+
+/// What must exist when the settings are loaded.
+pub(super) enum PathCheck {
+    /// Nothing.
+    Nothing,
+    /// The directory itself.
+    Dir,
+    /// The directory that contains the file.
+    ParentDir,
+}
 
 impl ValueParser for PathValue {
     type Out = PathBuf;
@@ -305,22 +326,66 @@ impl ValueParser for PathValue {
     fn format(&self, value: &PathBuf) -> String {
         value.display().to_string()
     }
+
+    fn make_absolute(&self, value: &mut PathBuf, base_dir: &Path) {
+        *value = base_dir.join(&*value);
+    }
+
+    fn check_path(&self, value: &PathBuf) -> Result<(), (PathBuf, String)> {
+        let invalid = |reason: String| (value.clone(), reason);
+        match self.0 {
+            PathCheck::Nothing => Ok(()),
+            PathCheck::Dir => check_dir(value).map_err(invalid),
+            PathCheck::ParentDir if value.is_dir() => {
+                Err(invalid("is a directory: give a file".into()))
+            }
+            // The parent of a bare file name is empty and means the current directory.
+            PathCheck::ParentDir => {
+                match value.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+                    None => Ok(()),
+                    Some(dir) => check_dir(dir).map_err(|reason| {
+                        invalid(format!("has no parent directory: {dir:?} {reason}"))
+                    }),
+                }
+            }
+        }
+    }
 }
 
-/// `-` for the standard error stream, or a path.
+fn check_dir(dir: &Path) -> Result<(), String> {
+    match fs::metadata(dir) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err("is not a directory".into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err("does not exist".into()),
+        Err(error) => Err(format!("cannot be used: {error}")),
+    }
+}
+
+/// `-` for standard error, or a path.
 pub(super) struct LogTargetValue;
+
+const LOG_PATH: PathValue = PathValue(PathCheck::Nothing);
 
 impl ValueParser for LogTargetValue {
     type Out = LogTarget;
 
     fn parse(&self, text: &str) -> Result<LogTarget, String> {
-        if text == "-" { Ok(LogTarget::Stderr) } else { PathValue.parse(text).map(LogTarget::File) }
+        match text {
+            "-" => Ok(LogTarget::Stderr),
+            _ => LOG_PATH.parse(text).map(LogTarget::File),
+        }
     }
 
     fn format(&self, value: &LogTarget) -> String {
         match value {
             LogTarget::Stderr => "-".into(),
-            LogTarget::File(path) => PathValue.format(path),
+            LogTarget::File(path) => LOG_PATH.format(path),
+        }
+    }
+
+    fn make_absolute(&self, value: &mut LogTarget, base_dir: &Path) {
+        if let LogTarget::File(path) = value {
+            LOG_PATH.make_absolute(path, base_dir);
         }
     }
 }
@@ -338,9 +403,15 @@ impl ValueParser for AddressValue {
     fn format(&self, value: &Address) -> String {
         value.to_string()
     }
+
+    fn make_absolute(&self, value: &mut Address, base_dir: &Path) {
+        if let Address::Unix(path) = value {
+            *path = base_dir.join(&*path);
+        }
+    }
 }
 
-/// One of a few words; the first word of a row is the one shown, the others are accepted too.
+/// One of several words. The first word of a row is the one shown; the others are accepted too.
 pub(super) struct EnumValue<T: 'static> {
     pub(super) noun: &'static str,
     pub(super) names: &'static [(T, &'static [&'static str])],
@@ -367,7 +438,7 @@ impl<T: Copy + PartialEq> ValueParser for EnumValue<T> {
     }
 }
 
-/// A word of a command. It may be empty, and the same may come twice.
+/// A word of a command. It may be empty, and may be repeated.
 pub(super) struct WordValue;
 
 impl ValueParser for WordValue {
@@ -389,7 +460,7 @@ impl ValueParser for WordValue {
     }
 }
 
-/// `NAME=VALUE`, as in an environment. The name has at least one byte and no `=`.
+/// An environment variable, `NAME=VALUE`. The name has at least one byte and no `=`.
 pub(super) struct PairValue;
 
 impl ValueParser for PairValue {

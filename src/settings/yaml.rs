@@ -1,5 +1,9 @@
-//! YAML, and no other file of the project knows it: a text becomes a tree of [`Node`]s, and a place
-//! in the tree becomes a line. This file must never know a setting.
+//! Parses YAML into a tree of [`Node`]s, and finds the line of a position in the tree. No other file
+//! uses the YAML parser, and this file must never know a setting.
+//!
+//! The parser reads a text up to three times, because it tells types only without the text of a
+//! scalar, and positions only in errors: `Outline` finds the structure, `Fill` the texts of scalars,
+//! and `Locate` fails on purpose at a position, to learn its line.
 
 use std::cell::Cell;
 use std::fmt;
@@ -7,18 +11,18 @@ use std::fmt;
 use serde::de::{Deserialize, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny};
 
-/// Most that a file may grow to once its aliases are followed: [`NODE_COST`] for each node, and 1
-/// for each byte of text.
+/// Maximum size of a file after its aliases are expanded: [`NODE_COST`] for each node, and 1 for each
+/// byte of text.
 const EXPANDED_MAX: usize = 8 << 20;
 const NODE_COST: usize = 16;
 
-/// Most brackets that may be open at once.
+/// Maximum depth of nested brackets.
 const OPEN_BRACKETS_MAX: usize = 256;
 
-/// A piece of YAML. A scalar is its text as written, without quotes: `1.10` is not a number yet.
+/// A node of YAML. A scalar is its text as written, without quotes: `1.10` is not a number yet.
 #[derive(Debug, PartialEq)]
 pub(super) enum Node {
-    /// Null, or nothing at all.
+    /// Null, or an absent value.
     Null,
     /// One value.
     Scalar(String),
@@ -29,7 +33,7 @@ pub(super) enum Node {
 }
 
 impl Node {
-    /// What it is, in words.
+    /// Names the type of the node, for messages.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
@@ -51,7 +55,7 @@ pub(super) enum Step {
     Item(usize),
 }
 
-/// Why a text is not YAML, or not such YAML as is accepted here.
+/// Why a text is not YAML, or is YAML that is not accepted.
 #[derive(Debug, PartialEq)]
 pub(super) struct Malformed {
     /// The line, from 1.
@@ -60,7 +64,7 @@ pub(super) struct Malformed {
     pub(super) reason: String,
 }
 
-/// Reads a text of at most one document; an empty text is [`Node::Null`].
+/// Parses a text of at most one document. An empty text is [`Node::Null`].
 pub(super) fn read(text: &str) -> Result<Node, Malformed> {
     check_depth(text)?;
     let mut documents = serde_yaml::Deserializer::from_str(text);
@@ -74,15 +78,15 @@ pub(super) fn read(text: &str) -> Result<Node, Malformed> {
             reason: "a second document starts here: give only one".into(),
         });
     }
-    // The outline says what is a scalar; only then can its text be had as it was written.
+    // Only after the outline is it known which nodes are scalars, whose texts can be read as written.
     if let Some(again) = serde_yaml::Deserializer::from_str(text).next() {
         Fill { node: &mut root }.deserialize(again).map_err(|e| malformed(&e))?;
     }
     Ok(root)
 }
 
-/// The parser takes time that grows with the square of the open brackets, and only afterwards looks
-/// how deep they are. Brackets in texts and comments count too: nobody leaves that many open.
+/// Rejects too many nested brackets before the parser runs: its time grows with the square of the
+/// open brackets, and it checks their depth only afterwards. Brackets in texts and comments count too.
 fn check_depth(text: &str) -> Result<(), Malformed> {
     let (mut depth, mut line) = (0_usize, 1);
     for byte in text.bytes() {
@@ -99,10 +103,10 @@ fn check_depth(text: &str) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// The line of a place in a text that [`read`] has accepted; 1 if there is no such place. An alias
-/// has the line of its anchor.
+/// Returns the line of a position in a text that [`read`] has accepted; 1 if the position does not
+/// exist. An alias has the line of its anchor.
 pub(super) fn line_of(text: &str, path: &[Step]) -> usize {
-    // The parser only tells where it is when something fails, so this fails on purpose.
+    // The parser tells its position only in an error, so this fails on purpose.
     match serde_yaml::Deserializer::from_str(text).next() {
         Some(first) => Locate { path }.deserialize(first).map_or_else(|e| error_line(&e), |()| 1),
         None => 1,
@@ -110,17 +114,17 @@ pub(super) fn line_of(text: &str, path: &[Step]) -> usize {
 }
 
 fn error_line(error: &serde_yaml::Error) -> usize {
-    error.location().map_or(1, |place| place.line())
+    error.location().map_or(1, |location| location.line())
 }
 
 fn malformed(error: &serde_yaml::Error) -> Malformed {
-    let reason = error.to_string();
-    // The line is said in the form of all other errors, so the parser's own words for it go.
-    let why = reason.split(" at line ").next().unwrap_or_default().to_owned();
-    Malformed { line: error_line(error), reason: why }
+    let text = error.to_string();
+    // Errors of settings begin with the line, so the parser's own mention of it is removed.
+    let reason = text.split(" at line ").next().unwrap_or_default().to_owned();
+    Malformed { line: error_line(error), reason }
 }
 
-/// Reads the structure, with every scalar left empty.
+/// Reads the structure and leaves every scalar empty.
 #[derive(Clone, Copy)]
 struct Outline<'b> {
     budget: &'b Cell<usize>,
@@ -265,7 +269,7 @@ impl<'de> Visitor<'de> for Fill<'_> {
     }
 }
 
-/// Walks down to one place, and fails there: the error then tells the line.
+/// Descends to one position and fails there: the error contains the line.
 struct Locate<'p> {
     path: &'p [Step],
 }
@@ -281,7 +285,7 @@ impl<'de> DeserializeSeed<'de> for Locate<'_> {
 impl<'de> Visitor<'de> for Locate<'_> {
     type Value = ();
 
-    /// Whatever is met at the end of the path, or off it, is not expected: that is the failure.
+    /// Everything at the end of the path, or off it, is unexpected and thus an error.
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("to fail here")
     }

@@ -1,13 +1,17 @@
-//! A client's socket and session together, and how far a turn gets them.
+//! A client: its socket and its session, and how far one turn drives them.
 
 mod completion;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::context::WorkerContext;
 use super::lifecycle::{Lifecycle, StopRequest};
+use super::no_service::ClosedConnection;
 use super::tracker::WorkTracker;
+use crate::app::ClientInfo;
 use crate::listen::Stream;
 use crate::os::clock;
 use crate::os::poll::{self, Interest};
@@ -17,36 +21,36 @@ pub use completion::CompletionClient;
 
 /// How many bytes are received in one piece.
 const INPUT_BYTES: usize = 64 << 10;
-/// How often one client may go round before others have their turn.
+/// How many steps one client may take before others have their turn.
 const ROUNDS_MAX: usize = 16;
 
-/// A client that is being served.
+/// One connected client.
 pub struct Client<'s> {
     stream: Stream,
     session: Session<'s>,
     drained: bool,
 }
 
-/// Where a turn ended.
+/// Where [`Client::drive`] stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DriveStatus {
-    /// It waits for bytes.
+    /// The client waits for bytes.
     WantRead,
-    /// It waits for room for output.
+    /// The client waits for room for output.
     WantWrite,
-    /// It could go on at once, but has had its share.
+    /// The client could continue at once, but others must have their turn.
     Yield,
-    /// It is over.
+    /// The connection is closed.
     Closed,
 }
 
-/// How much of what has arrived a turn must look at.
+/// How much of the input that has arrived a turn must read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadMode {
-    /// Until the kernel says that there is no more. For edge-triggered events that tell of an end
-    /// of the stream, which would not be told of twice.
+    /// Until `EAGAIN`. For an edge-triggered event that reports the end of the stream, which is not
+    /// reported twice.
     UntilWouldBlock,
-    /// A short read may be taken as the end: whatever comes later wakes anew.
+    /// Until a read does not fill the buffer: later input causes another event.
     UntilShortRead,
 }
 
@@ -62,17 +66,35 @@ impl Default for Buffers {
     }
 }
 
+impl<'a> WorkerContext<'a> {
+    /// Opens a session of the service for a client that has just been accepted. `allow_keepalive`
+    /// tells the service whether the class can serve several units of work over one connection.
+    pub fn new_client(
+        &self,
+        stream: Stream,
+        address: Option<SocketAddr>,
+        allow_keepalive: bool,
+    ) -> Client<'a> {
+        let service = self.service();
+        let client = ClientInfo { address, allow_keepalive };
+        // A panic costs this client its connection, and no other anything.
+        let accepted = catch_unwind(AssertUnwindSafe(|| service.accept(&client)));
+        let connection = accepted.unwrap_or_else(|_| Box::new(ClosedConnection));
+        Client::new(stream, Session::new(connection, self.settings.write_timeout, clock::now()))
+    }
+}
+
 impl<'s> Client<'s> {
     pub(super) fn new(stream: Stream, session: Session<'s>) -> Self {
         Self { stream, session, drained: false }
     }
 
-    /// When [`expire`](Self::expire) is due, if nothing happens before.
+    /// Returns when [`expire`](Self::expire) is due, if nothing happens before.
     pub fn deadline(&self) -> Option<MonotonicTime> {
         self.session.deadline()
     }
 
-    /// Goes as far as it can without waiting: receives, asks the service, sends.
+    /// Receives, calls the service and sends, as far as possible without waiting.
     pub fn drive(
         &mut self,
         mode: ReadMode,
@@ -117,9 +139,9 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// Tells the session that its deadline has passed, if it has. If so, a turn must follow. What has
-    /// arrived by now has arrived in time, and so has room for output: whoever looks late must not
-    /// blame the peer for it.
+    /// Tells the session that its deadline has passed, and returns whether it has. If so, call
+    /// [`drive`](Self::drive) next. Bytes and room for output that are there by now count as in time,
+    /// since the worker may be late.
     pub fn expire(
         &mut self,
         now: MonotonicTime,
@@ -152,7 +174,7 @@ impl<'s> Client<'s> {
         self.session.deadline().is_some_and(|deadline| deadline <= now)
     }
 
-    /// Tells the session, once, that the worker is leaving. A turn must follow.
+    /// Tells the session, once, that the worker drains. Call [`drive`](Self::drive) next.
     pub fn drain(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         if !self.drained {
             self.drained = true;
@@ -160,20 +182,21 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// Whether the session has been told that the worker is leaving.
+    /// Returns whether the session has been told that the worker drains.
     pub fn is_drained(&self) -> bool {
         self.drained
     }
 
-    /// Serves the client to its end, waiting where there is need, while the worker goes on
-    /// beating. A graceful stop drains the client; a quick one ends it.
+    /// Serves the client until its connection is closed, and sends heartbeats meanwhile. A graceful stop
+    /// drains the client; an immediate one closes it.
     pub fn serve(&mut self, ctx: &WorkerContext<'_>) {
         let (lifecycle, mut tracker) =
             (ctx.lifecycle(), ctx.lifecycle().tracker(0).with_heartbeat());
         self.serve_with(lifecycle, &mut Buffers::default(), &mut tracker);
     }
 
-    /// As [`serve`](Self::serve), with buffers and a desk that are kept between clients.
+    /// Serves the client as [`serve`](Self::serve) does, with buffers and a work tracker that are kept
+    /// between clients.
     pub fn serve_with(
         &mut self,
         lifecycle: &Lifecycle,
@@ -185,7 +208,7 @@ impl<'s> Client<'s> {
                 DriveStatus::Closed => return,
                 DriveStatus::Yield => {
                     lifecycle.notify();
-                    match lifecycle.read_signals() {
+                    match lifecycle.process_signals() {
                         StopRequest::None => (),
                         StopRequest::Graceful => self.drain(buffers, tracker),
                         StopRequest::Immediate => return,
@@ -201,7 +224,7 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// Sleeps until the socket is ready, the session has expired, or a signal has changed things.
+    /// Sleeps until the socket is ready, the deadline has passed, or a stop is requested.
     fn wait(
         &mut self,
         interest: Interest,
@@ -213,18 +236,18 @@ impl<'s> Client<'s> {
             lifecycle.notify();
             let deadline =
                 [lifecycle.next_heartbeat(), self.deadline()].into_iter().flatten().min();
-            // Whoever has drained knows of the stop, and only waits for a harder one.
-            let stop_fd = if self.drained { lifecycle.signal_fd() } else { lifecycle.stop_fd() };
+            // A client that drains waits for an immediate stop only.
+            let stop_fd = if self.drained { lifecycle.wake_fd() } else { lifecycle.stop_fd() };
             let fds = [
                 (self.stream.as_fd(), interest),
-                (lifecycle.signal_fd(), Interest::Readable),
+                (lifecycle.wake_fd(), Interest::Readable),
                 (stop_fd, Interest::Readable),
             ];
             let Ok([ready, woken, _]) = poll::wait(fds, deadline) else {
-                self.session.abort(); // no memory for a poll: this client is given up
+                self.session.abort(); // no memory for ppoll(2): close this client
                 return lifecycle.stop_request();
             };
-            let stop = if woken { lifecycle.read_signals() } else { lifecycle.stop_request() };
+            let stop = if woken { lifecycle.process_signals() } else { lifecycle.stop_request() };
             let drains = stop == StopRequest::Graceful && !self.drained;
             if drains {
                 self.drain(buffers, tracker);

@@ -2,37 +2,26 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use slog::{Logger, warn};
 
-use super::acceptor::Acceptor;
-use super::client::Client;
-use super::jobs::{BootedApp, ThreadJob};
-use super::lifecycle::{Lifecycle, StopRequest};
-use crate::app::{
-    ClientInfo, Connection, ConnectionContext, Next, ReadTimeout, Service, WorkerInfo,
+use super::accept_policy::{
+    self, ACCEPT_PAUSE, AcceptPolicy, BacklogDuty, Drain, Found, ListenerFacts, Turn,
 };
-use crate::listen::{Listener, ListenerState, Stream};
+use super::booted_app::BootedApp;
+use super::lifecycle::{Lifecycle, StopRequest};
+use super::no_service::NoService;
+use crate::app::{Service, WorkerInfo};
+use crate::listen::{Listener, Stream};
 use crate::os::clock;
-use crate::session::Session;
+use crate::os::poll::{self, Interest};
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
 
-/// How long accepting pauses when the kernel has no resources for another connection.
-pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
-
-/// How long a queue is emptied to which others may still add.
-pub(super) const BACKLOG_DRAIN_MAX: Duration = Duration::from_secs(1);
-
-/// How long a handshake may take that had begun when the door was closed: what the client sends
-/// last is on its way, and brings one more into the queue.
-pub(super) const HANDSHAKE_MAX: Duration = Duration::from_millis(100);
-
-/// What a class is given: where clients come from, who serves them, and the worker's life. Shared
-/// by the worker's threads.
+/// What a class is given: the listeners, the service, the settings and the worker's lifecycle. The
+/// worker's threads share it.
 pub struct WorkerContext<'a> {
     pub(crate) listeners: &'a [Arc<Listener>],
     pub(crate) app: &'a BootedApp,
@@ -43,46 +32,49 @@ pub struct WorkerContext<'a> {
 }
 
 impl<'a> WorkerContext<'a> {
-    /// The listening sockets. They are shared with other processes: never change their flags. With
+    /// Returns the listening sockets. Other processes share them: never change their flags. With
     /// `reuse_port` there is one for each worker at an address: see [`is_assigned`](Self::is_assigned).
     pub fn listeners(&self) -> &'a [Arc<Listener>] {
         self.listeners
     }
 
-    /// Whether a listener is this worker's concern: it is shared by all, or this worker's own, or
-    /// lent to it since nobody else is there. A class that does not ask serves at all of them, and
-    /// has the workers contend for each client. The answer may change when
-    /// [`wake_fd`](Lifecycle::wake_fd) has been readable.
+    /// Returns whether this worker serves a listener: all workers share it, it is this worker's own,
+    /// or the master has assigned it to this worker because its own worker is missing. A class that
+    /// does not ask serves all of them, and its workers contend for each client. The answer may
+    /// change when [`wake_fd`](Lifecycle::wake_fd) has been readable.
     pub fn is_assigned(&self, listener: &Listener) -> bool {
         listener.is_assigned_to(self.worker.slot)
     }
 
-    /// Whether nobody serves at a listener after this worker, so that a graceful stop includes the
-    /// connections that wait there. Otherwise other workers take those.
+    /// Returns whether a graceful stop of this worker includes the connections that wait at a
+    /// listener, since no other worker serves them. If others may still be added to the queue, it
+    /// includes all of them for 1 s after the stop began, and after that as long as one waits now.
     pub fn must_drain_backlog(&self, listener: &Listener) -> bool {
-        match listener.state() {
-            ListenerState::NotListening => false,
-            ListenerState::DrainBounded => true,
-            ListenerState::DrainUnbounded => self.lifecycle.stopping_for() < BACKLOG_DRAIN_MAX,
-            ListenerState::Open => {
-                self.lifecycle.is_orphaned() && self.lifecycle.stopping_for() < BACKLOG_DRAIN_MAX
-            }
+        match self.drain().duty(listener.state()) {
+            BacklogDuty::None => false,
+            BacklogDuty::AwaitHandshakes | BacklogDuty::Empty => true,
+            BacklogDuty::EmptyOnce => has_pending_client(listener),
         }
     }
 
-    /// Until when somebody may still come to a listener that this worker must empty although its
-    /// door is closed. `None` if nobody can, or not any more: then an empty queue stays empty.
+    /// Returns until when a late handshake may still add a client to a queue that this worker must
+    /// empty. `None` if none can, or not any more: then an empty queue stays empty.
     pub fn backlog_deadline(&self) -> Option<MonotonicTime> {
-        if self.lifecycle.stop_request() != StopRequest::Graceful {
-            return None;
-        }
-        let end = self.lifecycle.stopping_since()?.saturating_add(HANDSHAKE_MAX);
-        let has_bounded_listener =
-            self.listeners.iter().any(|listener| listener.state() == ListenerState::DrainBounded);
-        (has_bounded_listener && clock::now() < end).then_some(end)
+        let since = self.lifecycle.stopping_since().filter(|_| self.is_draining())?;
+        let states = self.listeners.iter().map(|listener| listener.state());
+        accept_policy::handshakes_end(self.drain(), since, states)
     }
 
-    /// The service of this worker. If its app is a job, one that serves nobody.
+    pub(super) fn is_draining(&self) -> bool {
+        self.lifecycle.stop_request() == StopRequest::Graceful
+    }
+
+    fn drain(&self) -> Drain {
+        let (elapsed, orphaned) = (self.lifecycle.stopping_for(), self.lifecycle.is_orphaned());
+        Drain { elapsed, orphaned }
+    }
+
+    /// Returns the service of this worker. If its app is a job, that is one which serves no client.
     pub fn service(&self) -> &'a dyn Service {
         match self.app {
             BootedApp::Service(service) => service.as_ref(),
@@ -90,95 +82,90 @@ impl<'a> WorkerContext<'a> {
         }
     }
 
-    /// The jobs of this worker, one for each of its [seats](super::WorkerClass::seats), to be run
-    /// by a thread each. None if its app is a service, or if they have been taken already.
-    pub fn take_jobs(&'a self) -> Vec<ThreadJob<'a>> {
-        let jobs = self.app.take_jobs().into_iter().enumerate();
-        jobs.map(|(seat, job)| ThreadJob::new(self, seat, job)).collect()
-    }
-
-    /// The settings.
+    /// Returns the settings.
     pub fn settings(&self) -> &'a Settings {
         self.settings
     }
 
-    /// Where this worker sits.
+    /// Returns this worker's pool, slot and generation, and its limits.
     pub fn worker(&self) -> &'a WorkerInfo {
         self.worker
     }
 
-    /// The log.
+    /// Returns the log.
     pub fn log(&self) -> &'a Logger {
         self.log
     }
 
-    /// The worker's life, which lasts as long as the process: tasks and threads may keep it.
+    /// Returns the worker's lifecycle, which lasts as long as the process: tasks and threads may keep
+    /// it.
     pub fn lifecycle(&self) -> &'static Lifecycle {
         self.lifecycle
     }
 
-    /// Opens a session of the service for a client that has just been accepted. `reusable` tells
-    /// whether the class can serve several units of work over one connection.
-    pub fn new_client(
-        &self,
-        stream: Stream,
-        address: Option<SocketAddr>,
-        allow_keepalive: bool,
-    ) -> Client<'a> {
-        let (service, peer) = (self.service(), ClientInfo { address, allow_keepalive });
-        // A panic costs this client its connection, and nobody else anything.
-        let accepted = catch_unwind(AssertUnwindSafe(|| service.accept(&peer)));
-        let connection = accepted.unwrap_or_else(|_| Box::new(ClosedConnection));
-        Client::new(stream, Session::new(connection, self.settings.write_timeout, clock::now()))
-    }
-
-    /// An acceptor, which lets clients in and knows when it is time to leave.
-    pub fn acceptor(&self) -> Acceptor<'a> {
-        Acceptor::new(WorkerContext { ..*self })
-    }
-
-    /// Says in the log that accepting pauses, and why.
+    /// Logs that accepting pauses, and why.
     pub fn log_accept_pause(&self, error: &io::Error) {
         warn!(self.log, "accept paused"; "slot" => self.worker.slot,
             "error" => %error, "pause_ms" => ACCEPT_PAUSE.as_millis() as u64);
     }
 
-    /// When accepting that pauses from now on may go on.
+    /// Returns when accepting may resume if it pauses now.
     pub fn accept_resume_at(&self) -> MonotonicTime {
         clock::now().saturating_add(ACCEPT_PAUSE)
     }
-}
 
-/// The service of an app that is a job.
-pub(crate) struct NoService;
+    pub(super) fn accept_policy(&self) -> AcceptPolicy {
+        let Settings { worker_connections, backlog, .. } = self.settings;
+        AcceptPolicy::new(
+            self.listeners.len(),
+            *worker_connections,
+            *backlog as usize,
+            self.turn(0),
+        )
+    }
 
-impl Service for NoService {
-    fn accept(&self, _: &ClientInfo) -> Box<dyn Connection + '_> {
-        Box::new(ClosedConnection)
+    /// Returns what the accept policy must know of the worker now.
+    pub(super) fn turn(&self, client_count: usize) -> Turn {
+        let lifecycle = self.lifecycle;
+        Turn {
+            now: clock::now(),
+            client_count,
+            stop: lifecycle.stop_request(),
+            stopping_since: lifecycle.stopping_since(),
+            orphaned: lifecycle.is_orphaned(),
+            reuseport_changes: lifecycle.reuseport_changes(),
+        }
+    }
+
+    /// Returns what the accept policy must know of the nth listener now.
+    pub(super) fn listener_facts(&self, index: usize) -> ListenerFacts {
+        let listener = &self.listeners[index];
+        ListenerFacts {
+            state: listener.state(),
+            is_assigned: self.is_assigned(listener),
+            is_sharded: listener.is_sharded(),
+        }
+    }
+
+    /// Calls accept(2) at the nth listener, and logs a lack of resources.
+    pub(super) fn accept_from(&self, index: usize) -> (Found, Option<AcceptedStream>) {
+        match self.listeners[index].accept() {
+            Ok(Some(accepted)) => (Found::Client, Some(accepted)),
+            Ok(None) => (Found::Nothing, None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => (Found::ShutDown, None),
+            Err(error) => {
+                self.log_accept_pause(&error);
+                (Found::NoResources { resume_at: self.accept_resume_at() }, None)
+            }
+        }
     }
 }
 
-/// The connection of a client for which the service could make none.
-struct ClosedConnection;
+/// A client that has just been accepted, with the address of a TCP peer.
+pub(super) type AcceptedStream = (Stream, Option<SocketAddr>);
 
-impl Connection for ClosedConnection {
-    fn receive(&mut self, _: &[u8], _: &mut ConnectionContext<'_>) -> Next {
-        Next::Close
-    }
-
-    fn resume(&mut self, _: &mut ConnectionContext<'_>) -> Next {
-        Next::Close
-    }
-
-    fn on_timeout(&mut self, _: &mut ConnectionContext<'_>) -> Next {
-        Next::Close
-    }
-
-    fn drain(&mut self, _: &mut ConnectionContext<'_>) -> Next {
-        Next::Close
-    }
-
-    fn timeout(&self) -> ReadTimeout {
-        ReadTimeout::Idle(Duration::from_millis(1))
-    }
+/// Returns whether a client waits at a listener. Async-signal-safe.
+pub(super) fn has_pending_client(listener: &Listener) -> bool {
+    let now = Some(MonotonicTime::default());
+    matches!(poll::wait([(listener.as_fd(), Interest::Readable)], now), Ok([true]))
 }

@@ -1,62 +1,27 @@
-//! Letting clients in, for classes with an event loop of their own.
+//! Accepting clients, for classes that sleep in epoll_wait(2).
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
+use super::accept_policy::{AcceptPolicy, Found};
 use super::client::Client;
-use super::context::WorkerContext;
-use crate::os::clock;
+use super::context::{WorkerContext, has_pending_client};
 use crate::time::MonotonicTime;
 
-/// How many clients more than its share a worker may have, besides an eighth of the share. A
-/// worker that is awake is quicker than one that is being woken, and would take all of a burst.
-const FAIR_SHARE_SLACK: usize = 2;
-/// How often a worker that is awake looks at its listeners anew. One that is killed takes with it that
-/// the kernel has woken it, and nobody else, for a client; its successor looks when it joins, and the
-/// master has others look at once.
-const REREGISTER_INTERVAL: Duration = Duration::from_secs(2);
-/// For how long a worker that has its share leaves clients to others, who may be stuck.
-const YIELD_MAX: Duration = Duration::from_millis(20);
-
-/// The listeners as members of an epoll instance. It wakes one worker for one client, lets in no
-/// more than `worker_connections`, and pauses while the kernel has no resources for another one.
+/// Keeps the listeners in an epoll instance as the accept policy says: with EPOLLEXCLUSIVE, so that
+/// the kernel wakes one worker for one client, and only while the worker accepts clients there.
 pub struct EpollAcceptor<'a> {
     ctx: &'a WorkerContext<'a>,
+    policy: AcceptPolicy,
     first_token: usize,
-    state: State,
     /// Which listeners are in the epoll instance.
     registered: Vec<bool>,
-    /// Which listeners have left the epoll instance in this turn. The kernel may have woken this
-    /// worker, and nobody else, for a client there: one more is let in.
-    pending_events: Vec<bool>,
-    /// Which listeners have ended listening: nobody will ever come there.
-    shut_down: Vec<bool>,
-    /// The number of clients that the others were told of last.
-    last_client_count: usize,
-    /// When all listeners were looked at last.
-    reregistered_at: MonotonicTime,
-    /// Whether other workers take clients from a queue of this one's as well.
-    has_shared_listener: bool,
-    /// The changes among the queues that have been heeded.
-    reuseport_changes: u64,
-    /// Whether the worker drains: it lets in only who waits at a listener that it must empty.
-    draining: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Open,
-    /// There are as many clients as the settings allow.
-    Full,
-    /// The kernel has no resources for another one; tried again at this moment.
-    Paused(MonotonicTime),
-    /// Others have fewer clients: they go first, until this moment at the latest.
-    Yielding(MonotonicTime),
+    /// Whether the policy was open when the registrations were brought up to date.
+    was_open: bool,
 }
 
 impl<'a> EpollAcceptor<'a> {
-    /// An open gate. The events of the nth listener carry `first_token` + n.
+    /// Adds the listeners to an epoll instance. The events of the nth carry `first_token` + n.
     ///
     /// # Errors
     /// From epoll_ctl(2).
@@ -66,159 +31,116 @@ impl<'a> EpollAcceptor<'a> {
         first_token: usize,
     ) -> io::Result<Self> {
         let registered = vec![false; ctx.listeners().len()];
-        let mut acceptor = Self {
-            ctx,
-            first_token,
-            state: State::Open,
-            pending_events: registered.clone(),
-            shut_down: registered.clone(),
-            registered,
-            last_client_count: 0,
-            reregistered_at: clock::now(),
-            has_shared_listener: true,
-            reuseport_changes: 0,
-            draining: false,
-        };
-        acceptor.set_state(State::Open, epoll)?;
+        let policy = ctx.accept_policy();
+        let mut acceptor = Self { ctx, policy, first_token, registered, was_open: true };
+        acceptor.sync(epoll)?;
         Ok(acceptor)
     }
 
-    /// How many listeners there are.
+    /// Returns how many listeners there are.
     pub fn listeners(&self) -> usize {
-        self.ctx.listeners().len()
+        self.registered.len()
     }
 
-    /// Lets in one client from the nth listener; `None` if nobody waits or the gate is shut.
-    /// `present` is the number of clients that are in already.
+    /// Accepts one client from the nth listener; `None` if none waits or the worker accepts none now.
+    /// Call it when the listener is readable. `client_count` is how many clients the worker has.
     ///
     /// # Errors
-    /// From epoll_ctl(2). That there are no resources for a client is not one: it is logged, and
-    /// the gate is shut for a while.
+    /// From epoll_ctl(2). A lack of resources for a client is none: it is logged, and accepting
+    /// pauses.
     pub fn accept(
         &mut self,
         listener: usize,
         client_count: usize,
         epoll: &impl AsRawFd,
     ) -> io::Result<Option<Client<'a>>> {
-        let event_pending =
-            std::mem::take(&mut self.pending_events[listener]) || self.registered[listener];
-        let open = self.state == State::Open && self.accepts_from(listener);
-        if !event_pending && !open {
+        self.policy.set_client_count(client_count);
+        if self.registered[listener] {
+            self.policy.mark_readable(listener);
+        }
+        if !self.policy.may_accept(listener, self.ctx.listener_facts(listener)) {
             return Ok(None);
         }
-        match self.ctx.listeners()[listener].accept() {
-            Ok(Some((stream, address))) => {
-                if client_count + 1 >= self.ctx.settings().worker_connections {
-                    self.set_state(State::Full, epoll)?;
-                } else if open {
-                    self.reregister(listener, epoll)?;
-                } else {
-                    self.set_state(self.state, epoll)?;
-                }
-                Ok(Some(self.ctx.new_client(stream, address, true)))
-            }
-            Ok(None) if !open => {
-                self.set_state(self.state, epoll)?; // or it would be told of again and again
-                Ok(None)
-            }
-            Ok(None) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                self.shut_down[listener] = true;
-                self.set_state(self.state, epoll)?;
-                Ok(None)
-            }
-            Err(error) => {
-                self.ctx.log_accept_pause(&error);
-                self.set_state(State::Paused(self.ctx.accept_resume_at()), epoll)?;
-                Ok(None)
-            }
+        let (found, accepted) = self.ctx.accept_from(listener);
+        let facts = self.ctx.listener_facts(listener);
+        self.policy.on_accept(listener, found, facts);
+        if !self.policy.accepts_from(listener, facts) {
+            self.sync(epoll)?; // or it would be reported again and again
+        } else if found == Found::Client {
+            self.reregister(listener, epoll)?;
         }
+        Ok(accepted.map(|(stream, address)| self.ctx.new_client(stream, address, true)))
     }
 
-    /// Opens the gate again if what shut it is over. To be called on every turn of the loop, after
-    /// its events.
+    /// Brings the registrations up to date with time, signals and the number of clients. Call it on
+    /// every turn of the loop, after its events.
     ///
     /// # Errors
     /// From epoll_ctl(2).
     pub fn update(&mut self, client_count: usize, epoll: &impl AsRawFd) -> io::Result<()> {
-        self.pending_events.fill(false);
-        if self.reuseport_changes != self.ctx.lifecycle().reuseport_changes() {
-            self.set_state(self.state, epoll)?;
+        let ctx = self.ctx;
+        let looks_anew = self.begin_turn(client_count);
+        if self.ctx.is_draining() {
+            for index in 0..self.registered.len() {
+                let facts = ctx.listener_facts(index);
+                if self.policy.lacks_proof(index, facts)
+                    && !has_pending_client(&ctx.listeners()[index])
+                {
+                    self.policy.on_accept(index, Found::Nothing, facts);
+                }
+            }
+        }
+        if looks_anew || self.policy.is_open() != self.was_open || self.ctx.is_draining() {
+            self.sync(epoll)?;
+        }
+        if looks_anew {
             self.reregister_all(epoll)?;
         }
-        let over_fair_share = match self.state {
-            State::Yielding(_) => self.exceeds_fair_share(client_count),
-            State::Open => {
-                client_count != self.last_client_count && self.exceeds_fair_share(client_count)
-            }
-            State::Full | State::Paused(_) => false,
-        };
-        let now = clock::now();
-        if now.duration_since(self.reregistered_at) >= REREGISTER_INTERVAL {
-            self.reregistered_at = now;
-            self.reregister_all(epoll)?;
-        }
-        match self.state {
-            State::Full if client_count < self.ctx.settings().worker_connections => {
-                self.set_state(State::Open, epoll)
-            }
-            State::Paused(until) if until <= now => self.set_state(State::Open, epoll),
-            State::Yielding(until) if !over_fair_share || until <= now => {
-                self.set_state(State::Open, epoll)
-            }
-            State::Open if over_fair_share => {
-                self.set_state(State::Yielding(now.saturating_add(YIELD_MAX)), epoll)
-            }
-            State::Open | State::Full | State::Paused(_) | State::Yielding(_) => Ok(()),
-        }
+        self.policy.forget_owed(); // no event of this turn is left
+        Ok(())
     }
 
-    /// Whether this worker has more than its share of the clients of all workers.
-    fn exceeds_fair_share(&mut self, client_count: usize) -> bool {
-        self.last_client_count = client_count;
-        let share = self.ctx.lifecycle().fair_client_share(client_count);
-        client_count > share + share / 8 + FAIR_SHARE_SLACK
-            && self.has_shared_listener
-            && !self.draining
+    fn begin_turn(&mut self, client_count: usize) -> bool {
+        let ctx = self.ctx;
+        self.policy.begin_turn(
+            ctx.turn(client_count),
+            |index| ctx.listener_facts(index),
+            |count| ctx.lifecycle().publish_clients(count),
+        )
     }
 
-    /// The worker leaves: from now on the gate lets in only who waits at a listener at which nobody
-    /// serves after this worker.
+    /// Begins to drain: from now on clients are accepted only from listeners whose queue this worker
+    /// must empty. Call it as soon as [`poll_stop`](super::Lifecycle::poll_stop) has returned
+    /// [`Graceful`](super::StopRequest::Graceful); otherwise the next [`update`](Self::update) does it.
     ///
     /// # Errors
     /// From epoll_ctl(2).
     pub fn drain(&mut self, epoll: &impl AsRawFd) -> io::Result<()> {
-        self.draining = true;
-        let state = match self.state {
-            State::Yielding(_) => State::Open,
-            state => state,
-        };
-        self.set_state(state, epoll)
+        let looks_anew = self.begin_turn(self.policy.client_count());
+        self.sync(epoll)?;
+        if looks_anew { self.reregister_all(epoll) } else { Ok(()) }
     }
 
-    /// When [`update`](Self::update) is due, or [`expects`](Self::expects) has another
-    /// answer.
+    /// Returns when [`update`](Self::update) is due, if nothing happens before.
     pub fn deadline(&self) -> Option<MonotonicTime> {
-        match self.state {
-            State::Paused(until) | State::Yielding(until) => Some(until),
-            State::Open | State::Full => self.ctx.backlog_deadline(),
-        }
+        self.policy.deadline(|index| self.ctx.listener_facts(index))
     }
 
-    /// Whether somebody may wait behind the gate who will be let in later, or be about to come
-    /// although the worker drains.
+    /// Returns whether a client may still come that this worker must serve although it drains. Return
+    /// from [`run`](super::WorkerClass::run) only if this is false after an
+    /// [`update`](Self::update) without clients.
     pub fn may_receive_more(&self) -> bool {
-        self.is_paused() || self.ctx.backlog_deadline().is_some()
+        self.policy.may_receive_more(|index| self.ctx.listener_facts(index))
     }
 
-    /// Whether somebody may wait behind the gate who will be let in later.
+    /// Returns whether no clients are accepted for now: the worker is full or has more than its
+    /// share, or the kernel has no resources.
     pub fn is_paused(&self) -> bool {
-        matches!(self.state, State::Full | State::Paused(_) | State::Yielding(_))
+        !self.policy.is_open()
     }
 
     /// Puts a listener at the end of the kernel's queue of sleepers, so that its next client wakes
-    /// another worker. Otherwise the kernel favours the same one. A listener whose door was closed
-    /// while the worker drained joins only now.
+    /// another worker. Otherwise the kernel favours this one.
     fn reregister(&mut self, listener: usize, epoll: &impl AsRawFd) -> io::Result<()> {
         let socket = &self.ctx.listeners()[listener];
         if std::mem::replace(&mut self.registered[listener], true) {
@@ -230,6 +152,8 @@ impl<'a> EpollAcceptor<'a> {
         socket.watch(epoll, self.first_token + listener)
     }
 
+    /// Has the kernel report all clients that wait, also those that it has reported to a worker that
+    /// was killed.
     fn reregister_all(&self, epoll: &impl AsRawFd) -> io::Result<()> {
         for (index, listener) in self.ctx.listeners().iter().enumerate() {
             if self.registered[index] {
@@ -240,32 +164,20 @@ impl<'a> EpollAcceptor<'a> {
         Ok(())
     }
 
-    fn accepts_from(&self, listener: usize) -> bool {
-        let socket = &self.ctx.listeners()[listener];
-        let wanted = if self.draining {
-            self.ctx.must_drain_backlog(socket)
-        } else {
-            self.ctx.is_assigned(socket)
-        };
-        wanted && !self.shut_down[listener]
-    }
-
-    fn set_state(&mut self, state: State, epoll: &impl AsRawFd) -> io::Result<()> {
-        self.state = state;
-        self.reuseport_changes = self.ctx.lifecycle().reuseport_changes();
-        self.has_shared_listener =
-            self.ctx.listeners().iter().any(|listener| !listener.is_sharded());
+    /// Has the epoll instance watch the listeners from which clients are accepted, and no others.
+    fn sync(&mut self, epoll: &impl AsRawFd) -> io::Result<()> {
+        self.was_open = self.policy.is_open();
         for (index, listener) in self.ctx.listeners().iter().enumerate() {
-            let wanted = state == State::Open && self.accepts_from(index);
-            match (self.registered[index], wanted) {
+            let wanted = self.policy.accepts_from(index, self.ctx.listener_facts(index));
+            match (std::mem::replace(&mut self.registered[index], wanted), wanted) {
                 (false, true) => listener.watch(epoll, self.first_token + index)?,
                 (true, false) => {
                     listener.unwatch(epoll)?;
-                    self.pending_events[index] = true;
+                    // An event of this turn may say that the kernel has woken this worker alone.
+                    self.policy.mark_readable(index);
                 }
                 (true, true) | (false, false) => (),
             }
-            self.registered[index] = wanted;
         }
         Ok(())
     }

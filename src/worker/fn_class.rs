@@ -1,8 +1,8 @@
-//! A class made of a plain function that accepts and answers, and knows nothing of a worker's life.
+//! A worker class made of a function that accepts and answers, and implements none of the contract.
 //!
-//! The worker's first thread keeps the life: it beats, hears signals, and ends the worker. The
-//! function runs in a second one and asks for clients; from how it asks all is known that the
-//! runtime must know: whether it is ready, idle, busy and since when, and when it has drained.
+//! The worker's first thread keeps the lifecycle: it sends heartbeats, processes signals, and ends the
+//! worker. The function runs in a second thread and asks for clients. Its calls tell the runtime
+//! whether it is ready, idle, busy and since when, and when it has drained.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::acceptor::{AcceptedStream, Acceptor};
-use super::context::WorkerContext;
+use super::WorkerClass;
+use super::acceptor::Acceptor;
+use super::context::{AcceptedStream, WorkerContext};
+use super::error::WorkerError;
 use super::lifecycle::StopRequest;
 use super::tracker::WorkGuard;
-use super::{WorkerClass, WorkerError};
 use crate::os::{file, poll};
 use crate::settings::Settings;
 
@@ -26,22 +27,22 @@ const CLIENTS_MAX: usize = 64;
 
 /// A worker class made of a function that accepts and answers.
 ///
-/// Each client is a unit of work, from [`Incoming::next`] until its [`Visitor`] is dropped: one that
-/// takes longer than `timeout` means that the worker hangs, in this. When the worker is to leave,
-/// nobody comes any more, and it leaves once the function has returned. What is read and written
-/// has the settings' `header_timeout` and `write_timeout`, unless the function chooses others. The
-/// function holds at most 64 clients at once; others wait in the kernel.
+/// Each client is a unit of work, from [`Incoming::next`] until its [`ClientStream`] is dropped: if it
+/// takes longer than `timeout`, the worker hangs, in this unit. When the worker must stop, the iterator
+/// ends, and the worker exits once the function has returned. Reads and writes time out after
+/// `header_timeout` and `write_timeout`, unless the function sets other limits. The function holds at
+/// most 64 clients at once; others wait in the kernel.
 ///
 /// ```no_run
 /// use std::io::{Read, Write};
 /// use std::process::ExitCode;
 ///
-/// use ostler::worker::Plain;
+/// use ostler::worker::FnClass;
 ///
 /// fn main() -> ExitCode {
-///     let class = Plain::new("plain", |visitors| {
-///         for mut visitor in visitors {
-///             let _ = visitor.write_all(b"Hello, world!\n"); // a fault of one client is no fault
+///     let class = FnClass::new("greeter", |incoming| {
+///         for mut client in incoming {
+///             let _ = client.write_all(b"Hello, world!\n"); // an error of one client is none
 ///         }
 ///         Ok(())
 ///     });
@@ -57,9 +58,9 @@ impl<F> FnClass<F>
 where
     F: Fn(Incoming<'_>) -> Result<(), WorkerError> + Sync,
 {
-    /// A class of this name. The function is called once in each worker, and is to go on until there
-    /// are no more visitors; if it returns before, or with an error, the worker ends with exit code
-    /// 1. What it does before it asks for the first visitor belongs to the worker's boot.
+    /// Creates a class with this name. Each worker calls the function once; it must return when the
+    /// iterator ends. If it returns earlier, or with an error, the worker exits with code 1. What it does
+    /// before it asks for the first client belongs to the worker's boot.
     pub fn new(name: &'static str, serve: F) -> Self {
         Self { name, serve }
     }
@@ -103,23 +104,23 @@ where
 struct Shared<'a> {
     ctx: &'a WorkerContext<'a>,
     state: Mutex<SharedState>,
-    /// A byte in it: the first thread should look at the rooms.
+    /// A byte in it wakes the first thread to read the state.
     main_wakeup: (OwnedFd, OwnedFd),
-    /// A byte in it: who waits for a client, or for a seat, should look again.
+    /// A byte in it wakes the thread that waits for a client or a thread entry.
     accept_wakeup: (OwnedFd, OwnedFd),
     /// The function has returned.
     returned: AtomicBool,
 }
 
 struct SharedState {
-    /// Seats that nobody has.
+    /// Thread entries that no client has.
     free: Vec<usize>,
     threads: usize,
-    /// Somebody waits for a seat.
+    /// A thread waits for an entry.
     waits_for_thread: bool,
-    /// The function goes on asking, though it was told that nobody comes any more.
+    /// The function has asked again after the iterator had ended.
     awaits_exit: bool,
-    /// Why no client can be had.
+    /// Why accepting has failed.
     error: Option<WorkerError>,
 }
 
@@ -128,17 +129,16 @@ impl<'a> Shared<'a> {
         let free = (0..threads).rev().collect();
         let state =
             SharedState { free, threads, waits_for_thread: false, awaits_exit: false, error: None };
-        let (news, nudges) = (file::pipe()?, file::pipe()?);
         Ok(Self {
             ctx,
             state: Mutex::new(state),
-            main_wakeup: news,
-            accept_wakeup: nudges,
+            main_wakeup: file::pipe()?,
+            accept_wakeup: file::pipe()?,
             returned: AtomicBool::new(false),
         })
     }
 
-    /// What the first thread does: it lives the worker's life until the function has returned.
+    /// Keeps the lifecycle in the first thread until the function has returned.
     fn run_main_loop(&self) -> io::Result<()> {
         let lifecycle = self.ctx.lifecycle();
         while !self.returned.load(Ordering::Acquire) {
@@ -152,7 +152,7 @@ impl<'a> Shared<'a> {
                 lifecycle.exit_now();
             }
             drop(state);
-            // A signal ends a sleep with nothing ready, so any turn may have heard one.
+            // A signal ends a sleep with nothing ready, so one may have come in any turn.
             wake(&self.accept_wakeup.1);
             poll::wait_readable(
                 &[lifecycle.wake_fd(), self.main_wakeup.0.as_fd()],
@@ -163,15 +163,15 @@ impl<'a> Shared<'a> {
         Ok(())
     }
 
-    /// A seat, once one is free.
+    /// Takes a thread entry, once one is free.
     fn acquire_thread(&self) -> io::Result<usize> {
         loop {
             let mut state = self.lock_state();
             let thread = state.free.pop();
             state.waits_for_thread = thread.is_none();
             drop(state);
-            if let Some(seat) = thread {
-                return Ok(seat);
+            if let Some(thread) = thread {
+                return Ok(thread);
             }
             poll::wait_readable(&[self.accept_wakeup.0.as_fd()], None)?;
             file::drain_pipe(&self.accept_wakeup.0);
@@ -181,17 +181,17 @@ impl<'a> Shared<'a> {
     fn release_thread(&self, thread: usize) {
         let mut state = self.lock_state();
         state.free.push(thread);
-        let (awaited, told) = (state.waits_for_thread, state.awaits_exit);
+        let SharedState { waits_for_thread, awaits_exit, .. } = *state;
         drop(state);
-        if awaited {
+        if waits_for_thread {
             wake(&self.accept_wakeup.1);
         }
-        if told {
+        if awaits_exit {
             wake(&self.main_wakeup.1);
         }
     }
 
-    /// The function asks again, though it was told that nobody comes any more.
+    /// Holds a function that asks again after the iterator has ended, until the worker exits.
     fn park_until_exit(&self) -> ! {
         self.lock_state().awaits_exit = true;
         wake(&self.main_wakeup.1);
@@ -205,12 +205,12 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// A full pipe is as good: whoever is meant has not looked yet.
+/// Wakes the thread that reads this pipe. A full pipe wakes it as well.
 fn wake(pipe: &OwnedFd) {
     let _ = file::wake_pipe(pipe);
 }
 
-/// Tells the first thread that the function has returned, however that came about.
+/// Tells the first thread that the function has returned or panicked.
 struct ReturnGuard<'h>(&'h Shared<'h>);
 
 impl Drop for ReturnGuard<'_> {
@@ -220,14 +220,14 @@ impl Drop for ReturnGuard<'_> {
     }
 }
 
-/// Those who come, one after the other: an iterator that waits, and ends when the worker is to
-/// leave.
+/// An iterator over the clients: it waits for the next one, and ends when the worker has drained its
+/// queues.
 pub struct Incoming<'a> {
     shared: &'a Shared<'a>,
     acceptor: Acceptor<'a>,
-    /// It has been asked for somebody.
+    /// It was asked for a client, so the worker is ready.
     ready_reported: bool,
-    /// It has said that nobody comes any more.
+    /// It has ended.
     finished: bool,
 }
 
@@ -240,8 +240,8 @@ impl<'a> Incoming<'a> {
     fn accept(&mut self) -> Result<Option<ClientStream<'a>>, WorkerError> {
         let thread = self.shared.acquire_thread()?;
         let accepted = self.acceptor.next_stream();
-        let client = accepted.and_then(|newcomer| {
-            newcomer.map(|who| self.shared.new_client(thread, who)).transpose()
+        let client = accepted.and_then(|accepted| {
+            accepted.map(|stream| self.shared.new_client(thread, stream)).transpose()
         });
         if !matches!(client, Ok(Some(_))) {
             self.shared.release_thread(thread);
@@ -271,7 +271,7 @@ impl<'a> Shared<'a> {
 impl<'a> Iterator for Incoming<'a> {
     type Item = ClientStream<'a>;
 
-    /// The next client. Waits for one as long as the worker is to serve.
+    /// Waits for the next client, until the worker must stop.
     fn next(&mut self) -> Option<ClientStream<'a>> {
         if self.finished {
             self.shared.park_until_exit();
@@ -279,8 +279,8 @@ impl<'a> Iterator for Incoming<'a> {
         if !std::mem::replace(&mut self.ready_reported, true) {
             self.shared.ctx.lifecycle().ready();
         }
-        let client = self.accept().unwrap_or_else(|fault| {
-            self.shared.lock_state().error = Some(fault);
+        let client = self.accept().unwrap_or_else(|error| {
+            self.shared.lock_state().error = Some(error);
             None
         });
         self.finished = client.is_none();
@@ -288,8 +288,8 @@ impl<'a> Iterator for Incoming<'a> {
     }
 }
 
-/// A client that has been let in, until this is dropped: a socket that blocks. It may be one of a
-/// unix listener, which is no TCP but reads and writes all the same.
+/// An accepted client: a blocking socket. Dropping it closes the connection and ends the unit of work.
+/// A client of a unix listener has the same type, since it is read and written in the same way.
 pub struct ClientStream<'a> {
     stream: TcpStream,
     work: Option<WorkGuard<'a>>,
@@ -326,7 +326,7 @@ impl Write for ClientStream<'_> {
 
 impl Drop for ClientStream<'_> {
     fn drop(&mut self) {
-        self.work = None; // done and counted before the seat is another's
+        self.work = None; // ended and counted before another client gets the entry
         self.shared.release_thread(self.thread);
     }
 }

@@ -1,52 +1,51 @@
-//! The end of a worker whose class never asks whether it is to stop: it is taken from outside the
-//! class what a class would have given. Everything here but the making runs in a signal's handler,
-//! between any two instructions of the class: no lock, no memory.
+//! Drains a worker whose class never polls for a stop: its listeners are taken away, and it exits once
+//! its clients have gone. Everything here but the construction runs in a signal handler, between any
+//! two instructions of the class: it takes no lock and allocates nothing.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::context::{BACKLOG_DRAIN_MAX, HANDSHAKE_MAX};
-use crate::listen::{Listener, ListenerState};
+use super::accept_policy::Drain;
+use super::context::has_pending_client;
+use crate::listen::Listener;
 use crate::os::fd_table::{self, LocalAddress, Visit};
-use crate::os::poll::{self, Interest};
 use crate::os::signal::{Signal, SignalDrain};
 use crate::os::{clock, file};
 use crate::scoreboard::{Scoreboard, WorkerStatus};
 use crate::time::MonotonicTime;
 
-/// At how many looks in a row there must be nothing to do: a thread of the class may just have let
-/// somebody in who is not to be seen yet.
+/// How many checks in a row must find nothing to do: a thread of the class may just have accepted a
+/// client that the first check does not see yet.
 const IDLE_CHECKS: u8 = 2;
 
-/// Looks after the end of a worker.
+/// The forced drain of one worker. Its fields are atomic, since a handler may interrupt another.
 pub(crate) struct ForcedDrain {
     board: Arc<Scoreboard>,
     row: usize,
     master_wakeup: OwnedFd,
     entries: Vec<Entry>,
-    /// How long an orphan may live.
+    /// How long the worker may live after the master's death.
     limit: Duration,
-    /// When the worker was told to leave, in nanoseconds; 0 before.
+    /// When the worker was asked to stop, in nanoseconds; 0 before.
     signaled_at: AtomicU64,
     orphaned: AtomicBool,
-    /// It is to leave at once.
     quick_stop: AtomicBool,
     idle_checks: AtomicU8,
 }
 
-/// A listener as it was when the class began.
+/// A listener as it was when the class began to run.
 struct Entry {
     listener: Arc<Listener>,
     fd: RawFd,
-    socket: file::Id,
+    socket: file::FileId,
     local_address: Option<LocalAddress>,
 }
 
 impl ForcedDrain {
-    /// A guard of the worker in this row.
+    /// Creates the forced drain of the worker in this row.
     ///
     /// # Errors
     /// `EMFILE`.
@@ -74,7 +73,7 @@ impl ForcedDrain {
         })
     }
 
-    /// The same, for a worker that may live so long when its master has died.
+    /// Sets how long the worker may live after the master's death.
     pub(crate) fn with_limit(self, limit: Duration) -> Self {
         Self { limit, ..self }
     }
@@ -83,41 +82,45 @@ impl ForcedDrain {
         MonotonicTime::from_nanos(self.signaled_at.load(Ordering::Relaxed))
     }
 
-    /// Whether somebody waits at a listener, or may be about to come, for whom nobody else would be
-    /// there: see `WorkerContext::must_empty`.
-    fn must_drain_backlog(&self, entry: &Entry, draining_for: Duration) -> bool {
-        let orphaned = self.orphaned.load(Ordering::Relaxed);
-        match entry.listener.state() {
-            ListenerState::NotListening => false,
-            ListenerState::DrainBounded => {
-                draining_for < HANDSHAKE_MAX || has_pending_client(entry)
-            }
-            ListenerState::DrainUnbounded => {
-                draining_for < BACKLOG_DRAIN_MAX && has_pending_client(entry)
-            }
-            ListenerState::Open => {
-                orphaned && draining_for < BACKLOG_DRAIN_MAX && has_pending_client(entry)
-            }
-        }
+    fn drain(&self) -> Drain {
+        let elapsed = clock::now().duration_since(self.signaled_at());
+        Drain { elapsed, orphaned: self.orphaned.load(Ordering::Relaxed) }
     }
 
-    /// Takes a listener out of the class's hands, under whatever number it has it.
+    /// Takes away all listeners to whose queues nothing more is owed. Returns whether those are all.
+    fn close_drained(&self, drain: Drain, has_clients: bool) -> bool {
+        let mut all = true;
+        for entry in self.entries.iter().filter(|entry| fd_table::is_listening(entry.fd)) {
+            let duty = drain.duty(entry.listener.state());
+            // The cheap question first: most duties are met, or not, whatever the queue holds.
+            let is_met = duty.is_met(false, has_clients)
+                || duty.is_met(true, has_clients) && !has_pending_client(&entry.listener);
+            if is_met {
+                self.close(entry);
+            }
+            all &= is_met;
+        }
+        all
+    }
+
+    /// Takes a listener away from the class, under every descriptor number that leads to it.
     fn close(&self, entry: &Entry) {
-        let is_it = |number| file::id(number).is_ok_and(|socket| socket == entry.socket);
+        let is_listener = |number| file::id(number).is_ok_and(|socket| socket == entry.socket);
         fd_table::for_each_fd(|number| {
-            if is_it(number) {
-                let _ = fd_table::replace_with_dead_socket(number); // no descriptors: tried again at the next look
+            if is_listener(number) {
+                // If there are no descriptors, the next check tries again.
+                let _ = fd_table::replace_with_dead_socket(number);
             }
             Visit::Continue
         });
     }
 
-    /// Whether a client is connected, as far as can be seen.
+    /// Returns whether a client is connected. If that cannot be seen, one may be.
     fn has_clients(&self) -> bool {
         let is_client = |number| {
-            let berth = fd_table::local_address(number);
-            berth.is_some()
-                && self.entries.iter().any(|entry| entry.local_address == berth)
+            let address = fd_table::local_address(number);
+            address.is_some()
+                && self.entries.iter().any(|entry| entry.local_address == address)
                 && fd_table::is_connected(number)
         };
         let mut found = false;
@@ -127,14 +130,6 @@ impl ForcedDrain {
         });
         found || !seen
     }
-}
-
-/// Whether somebody waits at a listener.
-fn has_pending_client(entry: &Entry) -> bool {
-    let ready = || {
-        poll::wait([(entry.listener.as_fd(), Interest::Readable)], Some(MonotonicTime::default()))
-    };
-    fd_table::is_listening(entry.fd) && matches!(ready(), Ok([true]))
 }
 
 impl SignalDrain for ForcedDrain {
@@ -152,20 +147,13 @@ impl SignalDrain for ForcedDrain {
     }
 
     fn may_exit(&self) -> bool {
-        let draining_for = clock::now().duration_since(self.signaled_at());
-        let late = self.orphaned.load(Ordering::Relaxed) && draining_for >= self.limit;
-        if late || self.quick_stop.load(Ordering::Relaxed) {
+        let drain = self.drain();
+        let is_late = drain.orphaned && drain.elapsed >= self.limit;
+        if is_late || self.quick_stop.load(Ordering::Relaxed) {
             return true;
         }
-        let mut backlog_pending = false;
-        for entry in &self.entries {
-            if self.must_drain_backlog(entry, draining_for) {
-                backlog_pending = true;
-            } else if fd_table::is_listening(entry.fd) {
-                self.close(entry);
-            }
-        }
-        if backlog_pending || self.board.row(self.row).is_busy() || self.has_clients() {
+        let has_clients = self.board.row(self.row).is_busy() || self.has_clients();
+        if !self.close_drained(drain, has_clients) || has_clients {
             self.idle_checks.store(0, Ordering::Relaxed);
             return false;
         }

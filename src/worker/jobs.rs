@@ -1,70 +1,39 @@
-//! What runs jobs: it sleeps up to the next run, wakes for a stop, and makes each run a unit of
-//! work.
+//! Runs jobs: sleeps until the next run, wakes for a stop, and makes each run a unit of work.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use slog::{Logger, info, warn};
 
-use super::WorkerError;
 use super::context::WorkerContext;
+use super::error::WorkerError;
 use super::lifecycle::{Lifecycle, StopRequest};
 use super::tracker::WorkTracker;
-use crate::app::{
-    App, BootError, Job, JobContext, NextRun, Service, WorkReporter as _, WorkerInfo,
-};
+use crate::app::{Job, JobContext, NextRun, WorkReporter as _, WorkerInfo};
 use crate::os::wall_timer::{TimerEvent, WallTimer};
 use crate::os::{clock, poll};
 use crate::time::{ClockReading, MonotonicTime, WallTime};
 
-/// The pause after a panic, and the longest after several in a row.
+/// The pause after a panic; it doubles with each further one in a row, up to the maximum.
 const PANIC_BACKOFF_MIN: Duration = Duration::from_millis(100);
 const PANIC_BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// What an app has made for one worker.
-pub(crate) enum BootedApp {
-    /// Something for clients.
-    Service(Box<dyn Service>),
-    /// A job for each thread, until a class takes them.
-    Jobs(Mutex<Vec<Box<dyn Job>>>),
-}
-
-impl BootedApp {
-    /// Has the app make what it is to make for a worker with so many threads.
-    ///
-    /// # Errors
-    /// The app's own.
-    pub(crate) fn boot(
-        app: &dyn App,
-        worker: &WorkerInfo,
-        threads: usize,
-    ) -> Result<Self, BootError> {
-        if !app.is_job() {
-            return app.boot(worker).map(Self::Service);
-        }
-        let jobs = (0..threads).map(|thread| app.job(worker, thread));
-        Ok(Self::Jobs(Mutex::new(jobs.collect::<Result<_, _>>()?)))
-    }
-
-    /// The jobs, to whom asks first.
-    pub(super) fn take_jobs(&self) -> Vec<Box<dyn Job>> {
-        match self {
-            Self::Service(_) => Vec::new(),
-            Self::Jobs(jobs) => {
-                std::mem::take(&mut *jobs.lock().unwrap_or_else(PoisonError::into_inner))
-            }
-        }
-    }
-}
-
-/// A job with its seat in a worker. Made by [`WorkerContext::take_jobs`].
+/// A job with its thread entry in a worker. Made by [`WorkerContext::take_jobs`].
 pub struct ThreadJob<'a> {
     ctx: &'a WorkerContext<'a>,
     job: Box<dyn Job>,
     thread: usize,
+}
+
+impl<'a> WorkerContext<'a> {
+    /// Takes the jobs of this worker: one for each of its [threads](super::WorkerClass::threads),
+    /// which must run it. There are none if its app is a service, or if they were taken before.
+    pub fn take_jobs(&'a self) -> Vec<ThreadJob<'a>> {
+        let jobs = self.app.take_jobs().into_iter().enumerate();
+        jobs.map(|(thread, job)| ThreadJob::new(self, thread, job)).collect()
+    }
 }
 
 impl<'a> ThreadJob<'a> {
@@ -72,8 +41,8 @@ impl<'a> ThreadJob<'a> {
         Self { ctx, job, thread }
     }
 
-    /// Runs the job, and sleeps between, until the worker is to stop. For the only thread of a
-    /// worker: it beats, and heeds the signals.
+    /// Runs the job, and sleeps between runs, until the worker must stop. For the only thread of a
+    /// worker: it sends heartbeats and polls for a stop.
     ///
     /// # Errors
     /// The kernel has no memory to wait with.
@@ -81,8 +50,8 @@ impl<'a> ThreadJob<'a> {
         Runner::new(self, true).run()
     }
 
-    /// The same, for one thread of several: another beats, and asks [`Lifecycle::stop`] whenever
-    /// [`Lifecycle::wake_fd`] is readable.
+    /// Runs the job in one thread of several. Another thread must send heartbeats, and call
+    /// [`Lifecycle::poll_stop`] whenever [`Lifecycle::wake_fd`] is readable.
     ///
     /// # Errors
     /// The kernel has no memory to wait with.
@@ -94,13 +63,13 @@ impl<'a> ThreadJob<'a> {
 /// What a job waits for.
 #[derive(Clone, Copy)]
 enum JobWait {
-    /// To be asked when it is due.
+    /// Its next call of `next_run`.
     QueryAt(MonotonicTime),
-    /// To run at a moment.
+    /// A run at a point in monotonic time.
     RunAt(MonotonicTime),
-    /// To run on a date.
+    /// A run on a date.
     RunAtWallTime(WallTime),
-    /// For nothing but the end.
+    /// The stop of the worker alone.
     UntilStop,
 }
 
@@ -112,15 +81,15 @@ enum Woken {
     Stopping,
 }
 
-/// A job that is being run.
+/// One job and how it has run so far.
 struct Runner<'a> {
     ctx: &'a WorkerContext<'a>,
     job: Box<dyn Job>,
     thread: usize,
     tracker: WorkTracker<'a>,
     on_main_thread: bool,
-    alarm: Option<WallTimer>,
-    /// Whether it has been said that there is no alarm to be had.
+    timer: Option<WallTimer>,
+    /// Whether the log says that there is no wall-clock timer.
     timer_failure_logged: bool,
     /// How many runs in a row have panicked.
     consecutive_panics: u32,
@@ -136,7 +105,7 @@ impl<'a> Runner<'a> {
             thread,
             tracker,
             on_main_thread,
-            alarm: None,
+            timer: None,
             timer_failure_logged: false,
             consecutive_panics: 0,
         }
@@ -153,7 +122,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// One run, which is a unit of work.
+    /// Runs the job once, as a unit of work.
     fn run_once(&mut self) -> JobWait {
         let Self { ctx, job, tracker, on_main_thread, .. } = self;
         tracker.begin_work(ctx.settings.app.as_bytes());
@@ -174,7 +143,7 @@ impl<'a> Runner<'a> {
         self.on_result(None)
     }
 
-    /// What to wait for after a call of the job; it has panicked if it has said nothing.
+    /// Returns what to wait for after a call of the job, which has panicked if there is no result.
     fn on_result(&mut self, result: Option<NextRun>) -> JobWait {
         if let Some(then) = result {
             self.consecutive_panics = 0;
@@ -202,15 +171,15 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Sleeps until what is waited for has come, or the worker is to stop.
+    /// Sleeps until `wait` is over or the worker must stop.
     fn sleep(&mut self, wait: JobWait) -> io::Result<Woken> {
         let lifecycle = self.ctx.lifecycle;
         let (due, date) = match wait {
             JobWait::QueryAt(due) | JobWait::RunAt(due) => (Some(due), None),
             JobWait::UntilStop => (None, None),
-            JobWait::RunAtWallTime(date) => (self.set_alarm(date), Some(date)),
+            JobWait::RunAtWallTime(date) => (self.set_timer(date), Some(date)),
         };
-        let alarm = self.alarm.as_ref().filter(|_| date.is_some());
+        let timer = self.timer.as_ref().filter(|_| date.is_some());
         loop {
             if self.on_main_thread {
                 lifecycle.notify();
@@ -221,12 +190,12 @@ impl<'a> Runner<'a> {
             if due.is_some_and(|due| due <= clock::now()) || date.is_some_and(is_past) {
                 return Ok(Woken::Due);
             }
-            let beat = lifecycle.next_heartbeat().filter(|_| self.on_main_thread);
+            let heartbeat = lifecycle.next_heartbeat().filter(|_| self.on_main_thread);
             let mut fds =
                 vec![if self.on_main_thread { lifecycle.wake_fd() } else { lifecycle.stop_fd() }];
-            fds.extend(alarm.map(|alarm| alarm.as_fd()));
-            poll::wait_readable(&fds, [due, beat].into_iter().flatten().min())?;
-            match alarm.map_or(Ok(TimerEvent::Pending), WallTimer::read_event)? {
+            fds.extend(timer.map(|timer| timer.as_fd()));
+            poll::wait_readable(&fds, [due, heartbeat].into_iter().flatten().min())?;
+            match timer.map_or(Ok(TimerEvent::Pending), WallTimer::read_event)? {
                 TimerEvent::Expired => return Ok(Woken::Due),
                 TimerEvent::ClockSet if !date.is_some_and(is_past) => return Ok(Woken::ClockSet),
                 TimerEvent::ClockSet | TimerEvent::Pending => (),
@@ -234,21 +203,21 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Sets the alarm to a date. If there is none to be had, returns when that date will be unless
-    /// somebody sets the clock.
-    fn set_alarm(&mut self, date: WallTime) -> Option<MonotonicTime> {
-        let alarm = match self.alarm.take().map_or_else(WallTimer::new, Ok) {
-            Ok(alarm) => self.alarm.insert(alarm),
+    /// Sets the wall-clock timer to a date. If there is no timer, returns when that date will be unless
+    /// the clock is set.
+    fn set_timer(&mut self, date: WallTime) -> Option<MonotonicTime> {
+        let timer = match self.timer.take().map_or_else(WallTimer::new, Ok) {
+            Ok(timer) => self.timer.insert(timer),
             Err(error) => return Some(self.fall_back_to_deadline(date, &error)),
         };
-        match alarm.set(date) {
+        match timer.set(date) {
             Ok(()) => None,
             Err(error) => Some(self.fall_back_to_deadline(date, &error)),
         }
     }
 
     fn fall_back_to_deadline(&mut self, date: WallTime, error: &io::Error) -> MonotonicTime {
-        self.alarm = None;
+        self.timer = None;
         if !std::mem::replace(&mut self.timer_failure_logged, true) {
             warn!(self.ctx.log, "failed to set wall-clock timer, clock changes not detected";
                 "slot" => self.ctx.worker.slot, "thread_index" => self.thread, "error" => %error);
@@ -262,13 +231,13 @@ fn is_past(date: WallTime) -> bool {
     date <= clock::read_clocks().wall
 }
 
-/// Whoever is alone must look for signals; among several, another does.
+/// Returns whether the worker must stop. A thread of a pool leaves the signals to the main thread.
 fn is_stopping(lifecycle: &Lifecycle, on_main_thread: bool) -> bool {
     let stop = if on_main_thread { lifecycle.poll_stop() } else { lifecycle.stop_request() };
     stop != StopRequest::None
 }
 
-/// What one run is handed.
+/// The context of one run.
 struct RunContext<'r, 'a> {
     ctx: &'r WorkerContext<'a>,
     tracker: &'r mut WorkTracker<'a>,

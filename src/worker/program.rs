@@ -1,5 +1,5 @@
-//! A program of any language beneath a worker: found, started with the worker's sockets, heard,
-//! asked to leave, mourned. It must never know when any of that is due: its class does.
+//! A program in any language as the child of a worker: finds it, starts it with the worker's sockets,
+//! reads its output and notifications, stops it and reaps it. Its class decides when.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -13,17 +13,17 @@ use crate::os::child_program::{self, ChildProgram, ProgramSignal, ProgramSpec};
 use crate::os::notify_socket::{Notification, NotifySocket};
 use crate::os::process::{self, Exit, Pid};
 use crate::os::{credentials, poll};
-use crate::settings::{Settings, StopSignal};
+use crate::settings::{self, Settings, StopSignal};
 use crate::time::MonotonicTime;
 
-/// A program that runs beneath a worker: the `command` of the settings. It leads no process group:
-/// whatever it starts ends with the worker. When the worker ends, so does the program; when the
-/// worker is aborted, the program is, in its place.
+/// The program of a worker: the `command` of the settings. It leads no process group, so the processes
+/// that it starts end with the worker. When the worker exits, the program is killed. When the worker
+/// is aborted, the program is aborted in its place.
 #[derive(Debug)]
 pub struct Program {
     child: ChildProgram,
     notify_socket: NotifySocket,
-    /// Which of its outputs have not ended.
+    /// Which of its outputs are still open.
     output_open: [bool; 2],
 }
 
@@ -37,10 +37,10 @@ pub enum Output {
 }
 
 impl Output {
-    /// Both.
+    /// Both outputs.
     pub const ALL: [Self; 2] = [Self::Stdout, Self::Stderr];
 
-    /// Its usual name.
+    /// Returns its usual name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
@@ -49,27 +49,28 @@ impl Output {
     }
 }
 
-/// So many words of strangers are passed over at once.
+/// How many notifications of other programs are skipped in one call.
 const NOTIFICATIONS_PER_READ: usize = 64;
 
-/// How a program ended.
+/// How a program exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProgramExit(Exit);
 
-/// Finds the program of the settings, as a worker will: by the `PATH` that the worker will have,
-/// seen from the folder in which it will run.
+/// Checks that the program of the settings can be executed, with the `PATH` and the working directory
+/// that a worker will have.
 ///
 /// # Errors
 /// It does not exist, or cannot be executed.
 pub(crate) fn check_command(settings: &Settings) -> Result<(), ConfigError> {
     let program = settings.command.first().map_or("", String::as_str);
-    let own = settings.env.iter().rev().find(|(name, _)| name == "PATH");
-    let path = own.map(|(_, value)| OsString::from(value)).or_else(|| std::env::var_os("PATH"));
+    let worker_path = settings.env.iter().rev().find(|(name, _)| name == "PATH");
+    let path =
+        worker_path.map(|(_, value)| OsString::from(value)).or_else(|| std::env::var_os("PATH"));
     let found =
         process::find_program(OsStr::new(program), path.as_deref(), settings.chdir.as_deref());
     found.map(|_| ()).map_err(|error| {
         let from = settings.chdir.as_deref().filter(|_| program.contains('/'));
-        let from = from.map(|folder| format!(" from {}", folder.display())).unwrap_or_default();
+        let from = from.map(|dir| format!(" from {}", dir.display())).unwrap_or_default();
         let is_line = settings.command.len() == 1 && program.contains(' ');
         let tip =
             if is_line { "; give the program and its arguments as separate words" } else { "" };
@@ -78,13 +79,13 @@ pub(crate) fn check_command(settings: &Settings) -> Result<(), ConfigError> {
 }
 
 impl Program {
-    /// Starts the `command` of the settings. It finds the worker's listeners from descriptor 3 on
-    /// (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`), a `NOTIFY_SOCKET` of its own, its place
-    /// (`OSTLER_POOL`, `OSTLER_SLOT`, `OSTLER_GENERATION`), and, if somebody listens for a sign of
-    /// life, `WATCHDOG_USEC` and `WATCHDOG_PID`. Its standard input is empty.
+    /// Starts the `command` of the settings. It gets the worker's listeners from descriptor 3 on
+    /// (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`), a `NOTIFY_SOCKET` of its own, `OSTLER_POOL`,
+    /// `OSTLER_SLOT` and `OSTLER_GENERATION`, and, if `timeout` is not 0, `WATCHDOG_USEC` and
+    /// `WATCHDOG_PID`. Its standard input is empty.
     ///
     /// # Errors
-    /// It cannot be found or executed; no descriptors or processes are to be had.
+    /// It cannot be found or executed; there are no descriptors or processes.
     ///
     /// # Panics
     /// If this process has more than one thread.
@@ -92,13 +93,14 @@ impl Program {
         let notify_socket = NotifySocket::open()?;
         let args = ctx.settings.command.iter().map(|word| CString::new(word.as_str()));
         let args = args.collect::<Result<Vec<_>, _>>()?;
-        let sockets: Vec<BorrowedFd<'_>> = ctx.listeners.iter().map(|open| open.as_fd()).collect();
+        let sockets: Vec<BorrowedFd<'_>> =
+            ctx.listeners.iter().map(|listener| listener.as_fd()).collect();
         let timeout = ctx.settings.timeout;
         let mut variables: Vec<(OsString, OsString)> = Vec::new();
         let mut set = |name: &str, value: String| variables.push((name.into(), value.into()));
-        set("OSTLER_POOL", ctx.worker.pool.clone());
-        set("OSTLER_SLOT", ctx.worker.slot.to_string());
-        set("OSTLER_GENERATION", ctx.worker.generation.to_string());
+        set(settings::POOL_VARIABLE, ctx.worker.pool.clone());
+        set(settings::SLOT_VARIABLE, ctx.worker.slot.to_string());
+        set(settings::GENERATION_VARIABLE, ctx.worker.generation.to_string());
         set("NOTIFY_SOCKET", notify_socket.name().to_owned());
         let mut pid_variables = Vec::new();
         if !sockets.is_empty() {
@@ -120,13 +122,13 @@ impl Program {
         Ok(Self { child: ChildProgram::start(&launch)?, notify_socket, output_open: [true; 2] })
     }
 
-    /// Its process number.
+    /// Returns its process ID.
     pub fn id(&self) -> i32 {
         self.child.pid().as_raw()
     }
 
-    /// Sleeps until it has printed or said something or has ended, until the worker's life has news,
-    /// or until `deadline`.
+    /// Sleeps until it has printed something, sent a notification or exited, until the worker has signals
+    /// to process, or until `deadline`.
     ///
     /// # Errors
     /// `ENOMEM`, from ppoll(2).
@@ -137,7 +139,7 @@ impl Program {
         poll::wait_readable(&fds, deadline).map(|_| ())
     }
 
-    /// Reads what it has printed; `None` if there is nothing now. Never waits.
+    /// Reads what it has printed; `None` if there is nothing now. It never waits.
     pub fn read(&mut self, output: Output, buffer: &mut [u8]) -> Option<usize> {
         let index = output as usize;
         if !self.output_open[index] {
@@ -148,8 +150,8 @@ impl Program {
         (length > 0).then_some(length)
     }
 
-    /// The next thing that it, or something that it has started, has said by its `NOTIFY_SOCKET`:
-    /// lines of `NAME=VALUE`. What strangers say is passed over. Never waits.
+    /// Receives the next notification that it, or a process that it has started, has sent to its
+    /// `NOTIFY_SOCKET`: lines of `NAME=VALUE`. Those of other senders are skipped. It never waits.
     pub fn next_notification(&mut self) -> Option<String> {
         for _ in 0..NOTIFICATIONS_PER_READ {
             let notification = self.notify_socket.try_receive()?;
@@ -157,10 +159,11 @@ impl Program {
                 return Some(String::from_utf8_lossy(&notification.text).into_owned());
             }
         }
-        None // a crowd of strangers: whoever waits finds the rest
+        None // many foreign notifications: the next turn reads the rest
     }
 
-    /// Who has left already can only be known by its user: somebody who could do worse.
+    /// Returns whether the program or its child has sent it. A sender that has exited is identified by
+    /// its user alone: a process of that user could do worse than send notifications.
     fn is_from_program(&self, notification: &Notification) -> bool {
         match process::process_group_of(notification.sender) {
             Some(group) => notification.sender == self.child.pid() || Some(group) == own_group(),
@@ -168,7 +171,7 @@ impl Program {
         }
     }
 
-    /// Asks it to finish and leave, by this signal.
+    /// Sends the signal that asks it to finish and exit.
     pub fn send_stop_signal(&self, signal: StopSignal) {
         self.child.send(match signal {
             StopSignal::Term => ProgramSignal::Term,
@@ -181,31 +184,31 @@ impl Program {
         });
     }
 
-    /// Has it leave at once, as by Ctrl-C (INT).
+    /// Sends SIGINT, as Ctrl-C does: it must exit at once.
     pub fn interrupt(&self) {
         self.child.send(ProgramSignal::Int);
     }
 
-    /// Aborts it: it may say where it was, and dump core.
+    /// Sends SIGABRT: it may print a backtrace, and dump core.
     pub fn abort(&self) {
         self.child.send(ProgramSignal::Abrt);
     }
 
-    /// Kills it.
+    /// Sends SIGKILL.
     pub fn kill(&self) {
         self.child.send(ProgramSignal::Kill);
     }
 
-    /// How it ended, if it has.
+    /// Reaps it and returns how it exited, if it has.
     pub fn try_reap(&mut self) -> Option<ProgramExit> {
         self.child.try_reap().map(ProgramExit)
     }
 }
 
 impl Lifecycle {
-    /// Ends the worker at once, as a program beneath it ended, so that the master sees that end: with
-    /// its code, or by its signal. If the master has died, whatever the program has left behind is
-    /// killed, which is the master's duty otherwise.
+    /// Exits the worker at once as its program exited, with the same code or by the same signal, so that
+    /// the master sees it. If the master has died, this kills the processes that the program has left,
+    /// which the master does otherwise.
     pub fn exit_like(&self, exit: ProgramExit) -> ! {
         if self.is_orphaned() {
             process::kill_process_group(Pid::this());
@@ -218,7 +221,7 @@ fn own_group() -> Option<Pid> {
     process::process_group_of(Pid::this())
 }
 
-/// What a listener is called in `LISTEN_FDNAMES`, where colons separate names.
+/// Returns a listener's name for `LISTEN_FDNAMES`, where colons separate names.
 fn name_of(listener: &Listener) -> String {
     listener.name().replace('%', "%25").replace(':', "%3A")
 }

@@ -1,17 +1,17 @@
-//! Names to classes. A name is resolved once, at start-up or reload.
+//! Maps names to worker classes. A name is resolved once, at start-up or reload.
 
 use std::error::Error;
 use std::fmt;
 
 use super::WorkerClass;
 
-/// The known classes.
+/// The registered worker classes.
 #[derive(Default)]
 pub struct Registry {
     classes: Vec<Box<dyn WorkerClass>>,
 }
 
-/// A class of that name is registered already.
+/// The error of a second class with the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DuplicateClass(&'static str);
 
@@ -23,7 +23,7 @@ impl fmt::Display for DuplicateClass {
 
 impl Error for DuplicateClass {}
 
-/// No class has that name.
+/// The error of a name that no class has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownClass {
     name: String,
@@ -40,7 +40,7 @@ impl fmt::Display for UnknownClass {
 impl Error for UnknownClass {}
 
 impl Registry {
-    /// Adds a class.
+    /// Registers a class.
     ///
     /// # Errors
     /// Its name is taken.
@@ -53,7 +53,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Finds a class.
+    /// Returns the class with this name.
     ///
     /// # Errors
     /// No class has that name; the error lists the names that exist.
@@ -65,12 +65,12 @@ impl Registry {
         })
     }
 
-    /// The names, in alphabetical order.
+    /// Returns the names, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.names_of(|_| true)
     }
 
-    /// The names of the classes of which this is true, in alphabetical order.
+    /// Returns the names of the classes for which `wanted` is true, in alphabetical order.
     pub(crate) fn names_of(
         &self,
         wanted: impl Fn(&dyn WorkerClass) -> bool,

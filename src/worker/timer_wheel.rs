@@ -1,7 +1,6 @@
-//! The deadlines of very many clients: setting, moving and taking one back costs the same however
-//! many there are.
+//! The deadlines of very many clients. Setting, moving and clearing one takes constant time.
 //!
-//! A wheel of buckets, one a tick; a client is in one bucket at most. Pure: it reads no clock.
+//! A wheel of buckets, one per tick; a client is in one bucket at most. Pure: it reads no clock.
 
 use std::time::Duration;
 
@@ -9,26 +8,26 @@ use crate::time::MonotonicTime;
 
 const TICK: Duration = Duration::from_millis(10);
 const TICK_NANOS: u64 = TICK.as_nanos() as u64;
-/// One turn of the wheel is 10.24 s; a later deadline comes up early and is set again.
+/// One turn of the wheel is 10.24 s; a later deadline is popped early and set again.
 const BUCKETS: usize = 1024;
 const NO_CLIENT: u32 = u32::MAX;
 
-/// A wheel of deadlines, for clients that are known by small numbers.
+/// A wheel of deadlines, for clients with small indices.
 #[derive(Debug)]
 pub struct TimerWheel {
-    /// By the client's number.
+    /// By client index.
     entries: Vec<Entry>,
     /// The first client of each bucket.
     buckets: Box<[u32; BUCKETS]>,
     /// A bit for each bucket that is not empty.
     occupied: [u64; BUCKETS / 64],
-    /// Every earlier tick's bucket is empty.
+    /// The buckets of all earlier ticks are empty.
     current_tick: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// The tick in whose bucket the client is; `u64::MAX` if it is in none.
+    /// The tick whose bucket the client is in; `u64::MAX` if none.
     tick: u64,
     previous: u32,
     next: u32,
@@ -37,7 +36,7 @@ struct Entry {
 const UNSCHEDULED: Entry = Entry { tick: u64::MAX, previous: NO_CLIENT, next: NO_CLIENT };
 
 impl TimerWheel {
-    /// An empty wheel that begins at `now`.
+    /// Creates an empty wheel that begins at `now`.
     pub fn new(now: MonotonicTime) -> Self {
         Self {
             entries: Vec::new(),
@@ -47,12 +46,12 @@ impl TimerWheel {
         }
     }
 
-    /// Makes a client come up at `deadline`, or up to a hundredth of a second later, unless it
-    /// comes up earlier already: whoever is given a client early looks at its deadline, and sets it
-    /// again. So a deadline that moves later, as most do, costs nothing.
+    /// Sets a client's deadline: [`pop`](Self::pop) returns the client up to 10 ms after it. An earlier
+    /// deadline that is set already stays. So check the deadline of a popped client, and set it again
+    /// if it has not come. A deadline that moves later, as most do, therefore costs nothing.
     ///
     /// # Panics
-    /// If the client's number does not fit into 32 bits.
+    /// If the client's index does not fit into 32 bits.
     pub fn set(&mut self, client: usize, deadline: MonotonicTime) {
         let horizon = self.current_tick + BUCKETS as u64 - 1;
         let tick = tick_of(deadline).clamp(self.current_tick, horizon);
@@ -74,7 +73,7 @@ impl TimerWheel {
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
     }
 
-    /// Takes a client's deadline back.
+    /// Clears a client's deadline.
     pub fn clear(&mut self, client: usize) {
         let Some(&Entry { tick, previous, next }) = self.entries.get(client) else { return };
         if tick == u64::MAX {
@@ -94,12 +93,12 @@ impl TimerWheel {
         self.entries[client] = UNSCHEDULED;
     }
 
-    /// When the next client comes up.
+    /// Returns when the next client can be popped.
     pub fn next(&self) -> Option<MonotonicTime> {
         Some(MonotonicTime::from_nanos((self.first_tick()? + 1).saturating_mul(TICK_NANOS)))
     }
 
-    /// Takes out a client that has come up by `now`.
+    /// Removes and returns a client whose deadline has come by `now`.
     pub fn pop(&mut self, now: MonotonicTime) -> Option<usize> {
         let current_tick = tick_of(now);
         let Some(tick) = self.first_tick().filter(|tick| *tick < current_tick) else {
@@ -112,12 +111,11 @@ impl TimerWheel {
         Some(client)
     }
 
-    /// The earliest tick whose bucket is not empty.
+    /// Returns the earliest tick whose bucket is not empty.
     fn first_tick(&self) -> Option<u64> {
         let start = bucket_of(self.current_tick);
         let words = self.occupied.len();
-        // The word in which the present is comes first, without what lies before the present, and
-        // last, with that.
+        // The word of the current tick comes first, without earlier ticks, and last, with them.
         for step in 0..=words {
             let index = (start / 64 + step) % words;
             let mut word = self.occupied[index];
@@ -219,7 +217,7 @@ mod tests {
                                 model.insert(client, deadline);
                             }
                         }
-                        // Nobody who was due a tick ago is left.
+                        // No client that was due a tick ago is left.
                         assert!(model.values().all(|deadline| now < deadline + 10), "{model:?}");
                     }
                 }

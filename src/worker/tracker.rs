@@ -1,4 +1,4 @@
-//! A thread's desk: it tells the scoreboard what the thread is working on.
+//! Work trackers: they write to the scoreboard what a thread is working on.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -7,8 +7,8 @@ use crate::app;
 use crate::os::{clock, process};
 use crate::scoreboard::{EXTENSION_MAX, ThreadEntry};
 
-/// Where one thread of a worker says what it is working on. For a class whose threads drive
-/// clients themselves: one desk a thread, see [`Lifecycle::desk`].
+/// Records what one thread of a worker is working on. For a class whose threads drive clients
+/// themselves: one tracker a thread, see [`Lifecycle::tracker`].
 pub struct WorkTracker<'a> {
     thread: ThreadEntry<'a>,
     lifecycle: &'a Lifecycle,
@@ -17,15 +17,40 @@ pub struct WorkTracker<'a> {
     date_second: u64,
 }
 
+impl Lifecycle {
+    /// Begins a unit of work on the first thread entry. Its start and label are on the scoreboard until
+    /// the guard is dropped: a unit longer than `timeout` means that the worker hangs, in this unit.
+    /// Labels are cut to 64 bytes.
+    pub fn begin_work(&self, label: &str) -> WorkGuard<'_> {
+        self.begin_work_on(0, label)
+    }
+
+    /// Begins a unit of work on the thread entry with this number.
+    pub(super) fn begin_work_on(&self, thread: usize, label: &str) -> WorkGuard<'_> {
+        WorkGuard::begin(self.board_row().thread(thread), self, label)
+    }
+
+    /// Returns the work tracker of the thread with this number, 0 to [`WorkerClass::threads`] - 1, by
+    /// which the thread drives clients.
+    ///
+    /// # Panics
+    /// If there is no such thread entry.
+    ///
+    /// [`WorkerClass::threads`]: super::WorkerClass::threads
+    pub fn tracker(&self, thread: usize) -> WorkTracker<'_> {
+        WorkTracker::new(self.board_row().thread(thread), self)
+    }
+}
+
 impl<'a> WorkTracker<'a> {
-    pub(super) fn new(thread: ThreadEntry<'a>, lifecycle: &'a Lifecycle) -> Self {
+    fn new(thread: ThreadEntry<'a>, lifecycle: &'a Lifecycle) -> Self {
         thread.set_thread_id(process::thread_id());
         Self { thread, lifecycle, sends_heartbeat: false, date: [b' '; 29], date_second: u64::MAX }
     }
 
-    /// The same, and the beginning of a unit of work is a sign of life. For a class that has but
-    /// one thread: of a client that sends many requests at once, which take long together, each
-    /// has the time that one may take.
+    /// Makes the beginning of each unit of work send a heartbeat if one is due. For a class with one
+    /// thread: if a client sends many requests at once, `timeout` then holds for each of them, not for
+    /// all together.
     #[must_use]
     pub fn with_heartbeat(self) -> Self {
         Self { sends_heartbeat: true, ..self }
@@ -78,14 +103,14 @@ impl app::WorkReporter for WorkTracker<'_> {
 }
 
 impl Drop for WorkTracker<'_> {
-    /// Whoever leaves for good, be it by a panic, is at nothing any more.
+    /// A thread that ends, also by a panic, works on nothing.
     fn drop(&mut self) {
         self.thread.set_idle();
     }
 }
 
-/// A unit of work in progress; it is done, and counted, when this is dropped. Made by
-/// [`Lifecycle::begin`].
+/// A unit of work in progress. Dropping it ends and counts the unit. Made by
+/// [`Lifecycle::begin_work`].
 #[must_use = "a unit of work lasts until this is dropped"]
 pub struct WorkGuard<'a> {
     thread: ThreadEntry<'a>,
@@ -93,21 +118,21 @@ pub struct WorkGuard<'a> {
 }
 
 impl<'a> WorkGuard<'a> {
-    pub(super) fn begin(thread: ThreadEntry<'a>, lifecycle: &'a Lifecycle, label: &str) -> Self {
+    fn begin(thread: ThreadEntry<'a>, lifecycle: &'a Lifecycle, label: &str) -> Self {
         thread.set_thread_id(process::thread_id());
         thread.set_label(label.as_bytes());
         thread.set_busy(clock::now_coarse());
         Self { thread, lifecycle }
     }
 
-    /// This thread is at it now.
+    /// Records that the calling thread works on it now.
     pub(super) fn move_to_current_thread(&self) {
         self.thread.set_thread_id(process::thread_id());
     }
 
-    /// Asks for more time: the unit needs until so long from now, at least. At most an hour, but
-    /// it may ask again, as often as there is progress; to ask for less than it has changes
-    /// nothing. Until then the worker is not taken for hung on its account.
+    /// Extends the unit's deadline to at least `time` from now, by an hour at most. Call it as often as
+    /// there is progress; a shorter time than the unit has left changes nothing. Until then the unit
+    /// does not make the worker count as hung.
     pub fn extend_deadline(&self, time: Duration) {
         extend_deadline(self.thread, time);
     }

@@ -66,6 +66,7 @@ mod clocks;
 mod connection;
 mod cores;
 mod daemons;
+mod draining_queue;
 mod example;
 mod exec;
 mod exec_hang_causes;

@@ -1,19 +1,19 @@
-//! From what a program prints to lines for a log. Pure, and of bounded size.
+//! Splits what a program prints into lines for the log. Pure, and of bounded size.
 
-/// The longest line that is shown, in bytes: with its facts it fits one record of the log.
+/// The longest line that is logged, in bytes: with its fields it fits one log record.
 pub(super) const LINE_BYTES_MAX: usize = 3 << 10;
 
-/// What a stream has printed of a line that has not ended.
+/// The incomplete line of a stream.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     partial: Vec<u8>,
-    /// The line has been shown as far as it goes; its rest is thrown away.
+    /// The line was logged up to the limit; its rest is dropped.
     cut: bool,
 }
 
 impl Lines {
-    /// Takes what was printed, however it was cut, and shows each line that it ends. Empty lines
-    /// are left out; one that is too long is cut.
+    /// Takes a piece of the stream, and passes on each line that it completes. Empty lines are left out,
+    /// and long ones are cut.
     pub(super) fn feed(&mut self, bytes: &[u8], mut show: impl FnMut(String)) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (text, ended) = match piece.strip_suffix(b"\n") {
@@ -34,7 +34,7 @@ impl Lines {
         }
     }
 
-    /// Shows a line that nobody will end.
+    /// Passes on the incomplete line.
     pub(super) fn finish(&mut self, mut show: impl FnMut(String)) {
         let line = std::mem::take(&mut self.partial);
         let line = line.strip_suffix(b"\r").unwrap_or(&line);
@@ -45,7 +45,7 @@ impl Lines {
     }
 }
 
-/// Bytes as text that can be printed: what is not UTF-8 is replaced, control characters are escaped.
+/// Returns printable text: invalid UTF-8 is replaced, and control characters are escaped.
 fn readable(line: &[u8]) -> String {
     let mut text = String::with_capacity(line.len());
     for character in String::from_utf8_lossy(line).chars() {
@@ -62,7 +62,7 @@ fn readable(line: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// The lines of a text that comes in pieces of this size.
+    /// Returns the lines of a text that arrives in pieces of this size.
     fn lines(text: &[u8], size: usize) -> Vec<String> {
         let (mut lines, mut shown) = (Lines::default(), Vec::new());
         for piece in text.chunks(size) {

@@ -1,4 +1,4 @@
-//! `exec`: any program as a worker. The worker itself only watches over it.
+//! `exec`: runs any program as a worker. The worker itself only monitors it.
 
 mod lines;
 mod monitor;
@@ -19,11 +19,11 @@ use self::lines::Lines;
 use self::monitor::{Monitor, MonitorAction, MonitorLimits};
 use self::notify::{NotifyMessage, parse_messages};
 
-/// A program in any language, `command`, which finds the listening sockets from descriptor 3 on.
+/// Runs a program in any language, `command`, which gets the listening sockets from descriptor 3 on.
 ///
-/// It is ready when it says so by sd_notify(3), or when it has lived for `ready_after`. It lives as
-/// long as it is there; once it has said `WATCHDOG=1`, it must go on saying so. Its output goes to
-/// the log. The worker ends as the program does.
+/// The program is ready when it reports that by sd_notify(3), or when it has run for `ready_after`. It
+/// counts as alive while it runs; once it has sent `WATCHDOG=1`, it must go on sending it. Its output
+/// goes to the log. The worker exits as the program does.
 pub struct ExecClass;
 
 impl WorkerClass for ExecClass {
@@ -52,8 +52,8 @@ impl WorkerClass for ExecClass {
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
         let lifecycle = ctx.lifecycle();
         let program = Program::start(ctx).map_err(|error| {
-            let word = ctx.settings().command.first().map_or("", String::as_str);
-            let why = format!("failed to run {word:?}: {error}");
+            let name = ctx.settings().command.first().map_or("", String::as_str);
+            let why = format!("failed to run {name:?}: {error}");
             lifecycle.set_exit_note(&why);
             why
         })?;
@@ -70,7 +70,7 @@ impl WorkerClass for ExecClass {
             OutputLogger { log, pid, slot, lines: Default::default(), last: String::new() };
         ProgramLoop {
             settings,
-            life: lifecycle,
+            lifecycle,
             program,
             monitor,
             output,
@@ -80,20 +80,20 @@ impl WorkerClass for ExecClass {
     }
 }
 
-/// So much of an output is read at a time, and so often in a turn.
+/// How many bytes of an output one read takes, and how many reads one turn.
 const READ_BYTES: usize = 8 << 10;
 const READS_PER_TURN: usize = 8;
 
-/// So often an output is read after the program's end: something that it has started may go on.
+/// How many reads an output gets after the program's exit: its children may go on writing.
 const READS_AT_EXIT: usize = 128;
 
-/// So many messages are heard in a turn.
+/// How many notifications one turn handles.
 const MESSAGES_PER_TURN: usize = 64;
 
-/// One program, and what watches over it.
+/// One program and its monitor.
 struct ProgramLoop<'a> {
     settings: &'a Settings,
-    life: &'a Lifecycle,
+    lifecycle: &'a Lifecycle,
     program: Program,
     monitor: Monitor,
     output: OutputLogger<'a>,
@@ -101,30 +101,31 @@ struct ProgramLoop<'a> {
 }
 
 impl ProgramLoop<'_> {
-    /// Watches until the program ends, and ends as it does.
+    /// Monitors the program until it exits, and exits as it does.
     fn run(mut self) -> Result<(), WorkerError> {
         loop {
-            // In this order: it takes away the sign by which an end wakes this loop.
-            let stop = self.life.poll_stop();
+            // In this order: poll_stop() takes the SIGCHLD by which an exit wakes this loop.
+            let stop = self.lifecycle.poll_stop();
             let exit = self.program.try_reap();
             self.read_notifications();
             let reads = if exit.is_some() { READS_AT_EXIT } else { READS_PER_TURN };
             self.read(reads);
-            if let Some(end) = exit {
-                self.exit_like_program(end);
+            if let Some(exit) = exit {
+                self.exit_like_program(exit);
             }
-            let now = self.life.now();
+            let now = self.lifecycle.now();
             let action = self.monitor.request_stop(stop, now);
             for action in action.into_iter().chain(self.monitor.due_actions(now)) {
                 self.apply(action);
             }
-            let beat = self.life.next_heartbeat().filter(|_| self.monitor.sends_heartbeat());
-            let deadline = [beat, self.monitor.deadline()].into_iter().flatten().min();
-            self.program.wait(self.life, deadline)?;
+            let heartbeat =
+                self.lifecycle.next_heartbeat().filter(|_| self.monitor.sends_heartbeat());
+            let deadline = [heartbeat, self.monitor.deadline()].into_iter().flatten().min();
+            self.program.wait(self.lifecycle, deadline)?;
         }
     }
 
-    /// What the program has to say.
+    /// Handles the program's notifications.
     fn read_notifications(&mut self) {
         for _ in 0..MESSAGES_PER_TURN {
             let Some(message) = self.program.next_notification() else { break };
@@ -135,13 +136,13 @@ impl ProgramLoop<'_> {
     }
 
     fn on_message(&mut self, message: NotifyMessage<'_>) {
-        let now = self.life.now();
+        let now = self.lifecycle.now();
         let action = match message {
             NotifyMessage::Ready => self.monitor.on_ready(),
             NotifyMessage::Watchdog => self.monitor.on_watchdog(now),
             NotifyMessage::Stopping => self.monitor.on_stopping(),
             NotifyMessage::WatchdogTrigger => {
-                self.life.set_exit_note("program requested abort: WATCHDOG=trigger");
+                self.lifecycle.set_exit_note("program requested abort: WATCHDOG=trigger");
                 self.monitor.on_abort(now)
             }
             NotifyMessage::ExtendTimeout(time) => {
@@ -153,12 +154,12 @@ impl ProgramLoop<'_> {
                 None
             }
         };
-        if let Some(deed) = action {
-            self.apply(deed);
+        if let Some(action) = action {
+            self.apply(action);
         }
     }
 
-    /// What the program has printed.
+    /// Logs what the program has printed.
     fn read(&mut self, reads: usize) {
         let mut buffer = [0; READ_BYTES];
         for output in Output::ALL {
@@ -167,21 +168,21 @@ impl ProgramLoop<'_> {
                 self.output.log_output(output, &buffer[..length]);
             }
         }
-        self.drop_reporter.report(self.life, &self.output);
+        self.drop_reporter.report(self.lifecycle, &self.output);
     }
 
     fn apply(&mut self, action: MonitorAction) {
         match action {
-            MonitorAction::ReportReady => self.life.ready(),
-            MonitorAction::Heartbeat => self.life.notify(),
+            MonitorAction::ReportReady => self.lifecycle.ready(),
+            MonitorAction::Heartbeat => self.lifecycle.notify(),
             MonitorAction::ReportSilent => {
-                self.life.set_exit_note("program stopped sending WATCHDOG=1")
+                self.lifecycle.set_exit_note("program stopped sending WATCHDOG=1")
             }
             MonitorAction::ClearSilent => {
-                self.life.set_exit_note("");
-                self.life.notify();
+                self.lifecycle.set_exit_note("");
+                self.lifecycle.notify();
             }
-            MonitorAction::BeginStop => self.life.begin_graceful_stop(),
+            MonitorAction::BeginStop => self.lifecycle.begin_graceful_stop(),
             MonitorAction::SendStopSignal => {
                 self.program.send_stop_signal(self.settings.stop_signal)
             }
@@ -191,24 +192,24 @@ impl ProgramLoop<'_> {
         }
     }
 
-    /// Ends as the program has ended.
+    /// Exits as the program has exited.
     fn exit_like_program(&mut self, exit: ProgramExit) -> ! {
         self.output.flush();
-        self.drop_reporter.report(self.life, &self.output);
+        self.drop_reporter.report(self.lifecycle, &self.output);
         if self.monitor.is_boot_failure() {
-            self.life.set_exit_note(&self.output.last);
+            self.lifecycle.set_exit_note(&self.output.last);
         }
-        self.life.exit_like(exit)
+        self.lifecycle.exit_like(exit)
     }
 }
 
-/// Repeats in the log what a program prints.
+/// Logs what a program prints.
 struct OutputLogger<'a> {
     log: &'a Logger,
     pid: u32,
     slot: usize,
     lines: [Lines; 2],
-    /// The last line that was printed, which tells most about an end.
+    /// The last line, which explains an exit best.
     last: String,
 }
 
@@ -218,7 +219,7 @@ impl OutputLogger<'_> {
         lines[output as usize].feed(bytes, |line| log_line(log, *pid, *slot, output, line, last));
     }
 
-    /// Nobody will end the lines that are begun.
+    /// Logs the lines that have no end.
     fn flush(&mut self) {
         let Self { log, pid, slot, lines, last } = self;
         for output in Output::ALL {
@@ -236,11 +237,11 @@ fn log_line(log: &Logger, pid: u32, slot: usize, output: Output, line: String, l
     *last = line;
 }
 
-/// The log drops what it cannot write at once; that is said, as soon as it can be.
+/// Reports, as soon as the log takes records again, that it has dropped some.
 #[derive(Debug, Default)]
 struct DropReporter {
     reported: u64,
-    /// When it may be told again.
+    /// When the next report may be logged.
     next_report: MonotonicTime,
 }
 

@@ -1,4 +1,5 @@
-//! What is to be done about a program, by what it says and as time passes. Pure: time is an argument.
+//! Decides what to do about a program, by its notifications and as time passes. Pure: time is an
+//! argument.
 
 use std::time::Duration;
 
@@ -10,61 +11,61 @@ use self::MonitorAction::{
     SendStopSignal,
 };
 
-/// The bounds that the settings set.
+/// The limits from the settings.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MonitorLimits {
-    /// A program that has lived so long is ready.
+    /// How long a program must run to count as ready.
     pub(super) ready_after: Duration,
-    /// Its longest silence, once it has said that it lives; zero is for ever.
+    /// Its longest silence once it has sent `WATCHDOG=1`; zero is no limit.
     pub(super) timeout: Duration,
     /// From an abort or an interrupt to the kill.
     pub(super) abort_timeout: Duration,
 }
 
-/// What is to be done.
+/// What the worker must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MonitorAction {
-    /// Say that the worker is ready.
+    /// Report that the worker is ready.
     ReportReady,
-    /// Say that the worker lives.
+    /// Send a heartbeat.
     Heartbeat,
-    /// Leave word that the program is silent, for which the worker will soon be taken for hung.
+    /// Set an exit note: the program is silent, so the worker will soon count as hung.
     ReportSilent,
-    /// Take that back, and say that the worker lives.
+    /// Clear that note, and send a heartbeat.
     ClearSilent,
-    /// Say that the worker leaves.
+    /// Begin a graceful stop of the worker.
     BeginStop,
-    /// Ask the program to finish and leave.
+    /// Send the program its stop signal.
     SendStopSignal,
-    /// Have it leave at once.
+    /// Send it SIGINT.
     Interrupt,
-    /// Have it say where it is, and die.
+    /// Send it SIGABRT.
     Abort,
-    /// End it.
+    /// Send it SIGKILL.
     Kill,
 }
 
-/// What is known of a program.
+/// The state of a program.
 #[derive(Clone, Debug)]
 pub(super) struct Monitor {
     limits: MonitorLimits,
     is_ready: bool,
-    /// When its age makes it ready.
+    /// When it counts as ready by its age.
     ready_at: MonotonicTime,
-    /// When it last said that it lives; none before it has begun to.
+    /// When it last sent `WATCHDOG=1`; `None` if it never has.
     last_watchdog: Option<MonotonicTime>,
-    /// Its silence has been told.
+    /// Whether its silence was reported.
     reported_silent: bool,
-    /// It leaves by itself.
+    /// Whether it stops by itself.
     stopping: bool,
-    /// How it has been asked to leave.
+    /// The stop that was requested.
     stop_request: StopRequest,
-    /// When it has had its time.
+    /// When to send SIGKILL.
     kill_at: Option<MonotonicTime>,
 }
 
 impl Monitor {
-    /// A program that was started at `now`.
+    /// Creates the monitor of a program that was started at `now`.
     pub(super) fn new(limits: MonitorLimits, now: MonotonicTime) -> Self {
         Self {
             limits,
@@ -78,40 +79,40 @@ impl Monitor {
         }
     }
 
-    /// Whether the program has failed to become ready, if it has ended.
+    /// Returns whether its exit now means that it failed to boot.
     pub(super) fn is_boot_failure(&self) -> bool {
         !self.is_ready && self.stop_request == StopRequest::None
     }
 
-    /// It has said that it is ready.
+    /// Handles `READY=1`.
     pub(super) fn on_ready(&mut self) -> Option<MonitorAction> {
         (!std::mem::replace(&mut self.is_ready, true)).then_some(ReportReady)
     }
 
-    /// It has said that it lives: from now on that is what counts.
+    /// Handles `WATCHDOG=1`: from now on the program must repeat it.
     pub(super) fn on_watchdog(&mut self, now: MonotonicTime) -> Option<MonitorAction> {
         self.last_watchdog = Some(now);
         Some(if std::mem::take(&mut self.reported_silent) { ClearSilent } else { Heartbeat })
     }
 
-    /// It has said that it needs so much more time to get ready.
+    /// Handles `EXTEND_TIMEOUT_USEC`: the program needs this much more time to become ready.
     pub(super) fn extend_startup(&mut self, time: Duration, now: MonotonicTime) {
         self.ready_at = self.ready_at.max(now.saturating_add(time));
     }
 
-    /// It has said that it leaves. One that was never ready has nothing to hand over.
+    /// Handles `STOPPING=1`. A program that was never ready needs no replacement first.
     pub(super) fn on_stopping(&mut self) -> Option<MonitorAction> {
         let is_first = !std::mem::replace(&mut self.stopping, true);
         (is_first && self.is_ready && self.stop_request == StopRequest::None).then_some(BeginStop)
     }
 
-    /// It is to be aborted.
+    /// Aborts the program.
     pub(super) fn on_abort(&mut self, now: MonotonicTime) -> Option<MonitorAction> {
         self.kill_by(now.saturating_add(self.limits.abort_timeout));
         Some(Abort)
     }
 
-    /// The worker is to stop so. How long a drain may take is not decided here.
+    /// Requests a stop. The master bounds a drain by `graceful_timeout`.
     pub(super) fn request_stop(
         &mut self,
         stop: StopRequest,
@@ -131,14 +132,14 @@ impl Monitor {
         }
     }
 
-    /// What is due at `now`.
+    /// Returns what is due at `now`.
     pub(super) fn due_actions(&mut self, now: MonotonicTime) -> Vec<MonitorAction> {
         let mut actions = Vec::new();
         if !self.is_ready && self.stop_request == StopRequest::None && self.ready_at <= now {
             actions.extend(self.on_ready());
         }
         if self.last_watchdog.is_none() {
-            actions.push(Heartbeat); // to be there is enough
+            actions.push(Heartbeat); // it counts as alive while it runs
         }
         if self.silent_at().is_some_and(|at| at <= now) {
             self.reported_silent = true;
@@ -151,19 +152,20 @@ impl Monitor {
         actions
     }
 
-    /// When something will be due, besides the worker's own beat.
+    /// Returns when the next action is due, besides the worker's heartbeat.
     pub(super) fn deadline(&self) -> Option<MonotonicTime> {
         let ready_at =
             (!self.is_ready && self.stop_request == StopRequest::None).then_some(self.ready_at);
         [ready_at, self.silent_at(), self.kill_at].into_iter().flatten().min()
     }
 
-    /// Whether the worker is to beat by itself.
+    /// Returns whether the worker sends heartbeats without `WATCHDOG=1`.
     pub(super) fn sends_heartbeat(&self) -> bool {
         self.last_watchdog.is_none()
     }
 
-    /// In time for the master, for whom the last beat may be a little older than the last word.
+    /// Returns when to report silence: at three quarters of `timeout`, before the master finds the worker
+    /// hung, since its last heartbeat may be a little older than the last `WATCHDOG=1`.
     fn silent_at(&self) -> Option<MonotonicTime> {
         let watched = !self.reported_silent && !self.limits.timeout.is_zero();
         self.last_watchdog
@@ -265,15 +267,15 @@ mod tests {
         let mut asked = self::monitor();
         asked.on_ready();
         asked.request_stop(StopRequest::Graceful, at(0));
-        assert_eq!(asked.on_stopping(), None, "that is the answer");
+        assert_eq!(asked.on_stopping(), None, "it was asked to stop");
     }
 
     #[test]
-    fn an_abort_is_followed_by_a_kill() {
+    fn abort_is_followed_by_kill() {
         let mut monitor = monitor();
         monitor.on_ready();
         assert_eq!(monitor.on_abort(at(0)), Some(Abort));
-        monitor.request_stop(StopRequest::Immediate, at(1000)); // no reprieve
+        monitor.request_stop(StopRequest::Immediate, at(1000)); // delays nothing
         assert_eq!(monitor.due_actions(at(2000)), [Heartbeat, Kill]);
     }
 }

@@ -1,25 +1,25 @@
-//! What a program says by its NOTIFY_SOCKET, in the words of sd_notify(3). Pure.
+//! Parses what a program sends to its `NOTIFY_SOCKET`, as by sd_notify(3). Pure.
 
 use std::time::Duration;
 
-/// What can be said; other words mean nothing here.
+/// A message of sd_notify(3); others are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotifyMessage<'a> {
-    /// It can serve.
+    /// The program can serve.
     Ready,
-    /// It leaves by itself.
+    /// It stops by itself.
     Stopping,
-    /// It lives, and will say so again.
+    /// It is alive, and will repeat this.
     Watchdog,
-    /// It has found out that it must be aborted.
+    /// It asks to be aborted.
     WatchdogTrigger,
-    /// It needs so much more time to get ready.
+    /// It needs this much more time to become ready.
     ExtendTimeout(Duration),
-    /// What it is at.
+    /// What it is doing.
     Status(&'a str),
 }
 
-/// The words of one message, a line each.
+/// Returns the messages of one datagram, one per line.
 pub(super) fn parse_messages(message: &str) -> impl Iterator<Item = NotifyMessage<'_>> {
     message.lines().filter_map(|line| {
         let (name, value) = line.split_once('=')?;

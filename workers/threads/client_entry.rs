@@ -1,4 +1,4 @@
-//! A client of the pool, wherever it is.
+//! A client of the pool, in whichever state.
 
 use std::mem;
 use std::sync::Mutex;
@@ -7,20 +7,20 @@ use ::mio::event::Event;
 use ostler::time::MonotonicTime;
 use ostler::worker::{Client, DriveStatus};
 
-use super::shared::lock;
+use super::lock::lock;
 
-/// A client that is parked, in the queue, out with a thread, or gone.
+/// A client that is parked, queued, running in a thread, or closed.
 pub(super) struct ClientEntry<'a> {
     inner: Mutex<EntryInner<'a>>,
 }
 
 struct EntryInner<'a> {
     state: ClientState<'a>,
-    /// Something happened to its socket while it was not parked.
+    /// Its socket had an event while it was not parked.
     event_pending: bool,
-    /// Its peer has ended the stream, which is told of once.
+    /// Its peer has ended the stream, which is reported once.
     peer_closed: bool,
-    /// When the main thread looks at it next, once that knows of it.
+    /// When the main thread checks it next; `None` before the main thread knows of it.
     next_check: Option<MonotonicTime>,
 }
 
@@ -31,17 +31,17 @@ enum ClientState<'a> {
     Closed,
 }
 
-/// What came of parking a client.
+/// The result of parking a client.
 pub(super) enum ParkResult<'a> {
     CheckInTime,
-    /// Its deadline is earlier than the next look at it.
+    /// Its deadline is earlier than the next check.
     CheckTooLate,
-    /// It is to go on.
+    /// It has an event already, so it must run again.
     EventPending(Client<'a>),
 }
 
 impl<'a> ClientEntry<'a> {
-    /// A newcomer, in the queue.
+    /// Creates the entry of a new client, in the queue.
     pub(super) fn new(client: Client<'a>) -> Self {
         let state = ClientState::Queued(client);
         let inner =
@@ -49,8 +49,8 @@ impl<'a> ClientEntry<'a> {
         Self { inner: Mutex::new(inner) }
     }
 
-    /// Something happened to its socket. Returns whether it leaves its parking place for the queue,
-    /// as it does if that is what it waited for.
+    /// Records an event of its socket. Returns whether it must be queued: it was parked, and waited for
+    /// this event.
     pub(super) fn on_event(&self, event: &Event) -> bool {
         let mut inner = lock(&self.inner);
         inner.peer_closed |= event.is_read_closed() || event.is_error();
@@ -64,13 +64,13 @@ impl<'a> ClientEntry<'a> {
         is_relevant && inner.enqueue()
     }
 
-    /// Somebody must look at it. Returns whether it leaves its parking place for the queue; if it is
-    /// elsewhere, whoever has it looks once more.
+    /// Makes a thread run it. Returns whether it must be queued: it was parked. If it is queued or running,
+    /// its thread runs it once more.
     pub(super) fn enqueue(&self) -> bool {
         lock(&self.inner).enqueue()
     }
 
-    /// Takes it out of the queue.
+    /// Takes a queued client, to run it.
     pub(super) fn take(&self) -> Option<Client<'a>> {
         let mut inner = lock(&self.inner);
         match mem::replace(&mut inner.state, ClientState::Running) {
@@ -82,44 +82,44 @@ impl<'a> ClientEntry<'a> {
         }
     }
 
-    /// Puts one that could go on back into the queue, behind others.
+    /// Marks a client that has yielded as queued again.
     pub(super) fn requeue(&self, client: Client<'a>) {
         lock(&self.inner).state = ClientState::Queued(client);
     }
 
-    /// Parks it until what it waits for happens, unless something has happened since it was taken:
-    /// then it is given back.
+    /// Parks it until the event that it waits for. If an event has come since it was taken, returns it
+    /// instead.
     pub(super) fn park(&self, client: Client<'a>, status: DriveStatus) -> ParkResult<'a> {
         let mut inner = lock(&self.inner);
         if mem::take(&mut inner.event_pending) {
             return ParkResult::EventPending(client);
         }
         let is_before =
-            |look: MonotonicTime| client.deadline().is_some_and(|deadline| deadline < look);
+            |check: MonotonicTime| client.deadline().is_some_and(|deadline| deadline < check);
         let is_too_late = inner.next_check.is_some_and(is_before);
         inner.state = ClientState::Parked(client, status);
         if is_too_late { ParkResult::CheckTooLate } else { ParkResult::CheckInTime }
     }
 
-    /// It has gone. Its number may be given to others afterwards, so its socket is closed before: no
-    /// event can then mean somebody else.
+    /// Closes it. The socket is closed before the index is reused, so that no event can mean another
+    /// client.
     pub(super) fn close(&self, client: Client<'a>) {
         drop(client);
         lock(&self.inner).state = ClientState::Closed;
     }
 
-    /// Whether its peer has ended the stream.
+    /// Returns whether its peer has ended the stream.
     pub(super) fn is_peer_closed(&self) -> bool {
         lock(&self.inner).peer_closed
     }
 
-    /// Whether it has waited long enough.
+    /// Returns whether its deadline has come.
     pub(super) fn is_due(&self, now: MonotonicTime) -> bool {
         lock(&self.inner).deadline().is_some_and(|deadline| deadline <= now)
     }
 
-    /// Says when the main thread looks at it next: at its deadline, at `latest` otherwise. Returns
-    /// when that is.
+    /// Sets when the main thread checks it next, and returns that time: its deadline, or `latest` if that
+    /// is earlier.
     pub(super) fn schedule_check(&self, latest: MonotonicTime) -> MonotonicTime {
         let mut inner = lock(&self.inner);
         let check = inner.deadline().map_or(latest, |deadline| deadline.min(latest));
@@ -129,7 +129,7 @@ impl<'a> ClientEntry<'a> {
 }
 
 impl EntryInner<'_> {
-    /// The deadline of one that is parked: nobody else waits.
+    /// Returns the deadline of a parked client; in other states it waits for nothing.
     fn deadline(&self) -> Option<MonotonicTime> {
         match &self.state {
             ClientState::Parked(client, _) => client.deadline(),

@@ -1,4 +1,4 @@
-//! A pool that runs jobs: a job a thread, while the main thread beats and heeds the signals.
+//! A pool that runs one job per thread, while the main thread sends heartbeats and polls for a stop.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -12,11 +12,10 @@ use ostler::worker::{StopRequest, ThreadJob, WorkerContext, WorkerError};
 use slog::error;
 
 const WAKE: Token = Token(0);
-/// All threads have gone.
+/// All threads have ended.
 const END: Token = Token(1);
 
-/// Runs each job in a thread of its own, until the worker is to stop and the last has ended its
-/// run.
+/// Runs each job in a thread of its own, until the worker must stop and the last run has ended.
 pub(super) fn run(ctx: &WorkerContext<'_>, jobs: Vec<ThreadJob<'_>>) -> Result<(), WorkerError> {
     let mut poll = Poll::new()?;
     // The last thread that ends closes the pipe.
@@ -25,7 +24,7 @@ pub(super) fn run(ctx: &WorkerContext<'_>, jobs: Vec<ThreadJob<'_>>) -> Result<(
         poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
     }
     thread::scope(|scope| {
-        // Nobody begins before all are there: if one cannot be had, the others go home.
+        // No job begins before all threads exist: if one cannot be created, the others end.
         let (start, started) = bounded::<()>(jobs.len());
         let (alive, mut threads) = (Arc::new(alive), Vec::new());
         for (index, job) in jobs.into_iter().enumerate() {
@@ -42,7 +41,7 @@ pub(super) fn run(ctx: &WorkerContext<'_>, jobs: Vec<ThreadJob<'_>>) -> Result<(
         ctx.lifecycle().ready();
         if let Err(error) = watch(ctx, &mut poll) {
             error!(ctx.log(), "failed to monitor jobs"; "error" => %error);
-            ctx.lifecycle().exit_now(); // nobody would beat for them
+            ctx.lifecycle().exit_now(); // no other thread would send their heartbeats
         }
         threads.into_iter().try_for_each(|thread| {
             thread.join().unwrap_or_else(|_| Err("job thread panicked between two runs".into()))
@@ -50,7 +49,7 @@ pub(super) fn run(ctx: &WorkerContext<'_>, jobs: Vec<ThreadJob<'_>>) -> Result<(
     })
 }
 
-/// Beats, and heeds the signals, until the last thread has gone.
+/// Sends heartbeats and polls for a stop, until the last thread has ended.
 fn watch(ctx: &WorkerContext<'_>, poll: &mut Poll) -> io::Result<()> {
     let mut events = Events::with_capacity(2);
     loop {

@@ -1,10 +1,10 @@
-//! `threads`: a main thread that watches over a pool that serves; or a pool that runs jobs, a job a
-//! thread.
+//! `threads`: a pool of threads that serve clients, after the Leader/Followers pattern; or a pool that
+//! runs one job per thread.
 //!
-//! A client is in one of three places: parked, where the pool thread that has nothing else to do
-//! looks out for it, and the main thread keeps its deadline; in the queue; or out with a pool thread,
-//! which goes as far as it can without waiting and parks it again. So an idle or slow client never
-//! holds a thread, and a quick request wakes one thread at most.
+//! A client is in one of three states. Parked: the *leader*, one pool thread without other work, waits
+//! for its socket, and the main thread keeps its deadline. Queued. Running: a pool thread drives it as
+//! far as possible without waiting, and parks it again. So an idle or slow client holds no thread, and
+//! a short request wakes at most one.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -26,18 +26,19 @@ use self::shared::{ClientEvent, Shared, ShutdownGuard, Task};
 
 mod client_entry;
 mod jobs;
+mod lock;
 mod poller;
 mod shared;
 
-/// A pool of threads a worker, for handlers that block. Slow and idle clients hold no thread. Of
-/// an app that is a job, each thread runs one.
+/// Runs a pool of threads per worker, for handlers that block. Slow and idle clients hold no thread.
+/// If the app is a job, each thread runs one.
 pub struct ThreadsClass;
 
-/// The signals.
+/// The token of the signals.
 const WAKE: Token = Token(0);
-/// The pool has something to say.
+/// The token of a wake-up by the pool.
 const MAIN_WAKE: Token = Token(1);
-/// How long nobody may take a task before sleeping threads are woken: who is awake may be blocked.
+/// How long no task may be taken before sleeping threads are woken: those awake may be blocked.
 const STALL: Duration = Duration::from_millis(1);
 
 impl WorkerClass for ThreadsClass {
@@ -63,7 +64,8 @@ impl WorkerClass for ThreadsClass {
         poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
         let shared = Shared::open(ctx, Waker::new(poll.registry(), MAIN_WAKE)?)?;
         thread::scope(|scope| {
-            // Nobody begins before all are there. Dropped after the office has closed, if it must.
+            // No thread begins before all exist. If one cannot be created, the guard closes the pool
+            // before `start` is dropped.
             let (start, started) = bounded::<()>(0);
             let _shutdown_guard = ShutdownGuard(&shared);
             for index in 0..ctx.settings().threads {
@@ -82,13 +84,13 @@ impl WorkerClass for ThreadsClass {
     }
 }
 
-/// The main thread: beats, heeds the signals, keeps the deadlines, and minds the pool.
-struct MainThread<'o, 'a> {
+/// The main thread: sends heartbeats, polls for a stop, keeps the deadlines and monitors the pool.
+struct MainThread<'s, 'a> {
     ctx: &'a WorkerContext<'a>,
     poll: Poll,
-    shared: &'o Shared<'a>,
+    shared: &'s Shared<'a>,
     timers: TimerWheel,
-    /// How the pool got on when it was looked at last.
+    /// The progress of the pool at the last check.
     progress: Option<Progress>,
     draining: bool,
 }
@@ -97,22 +99,18 @@ struct Progress {
     at: MonotonicTime,
     /// Tasks that had been taken.
     taken: usize,
-    /// The same and those that waited.
+    /// Those and the tasks that waited.
     sent: usize,
-    /// How often somebody had looked out; `None` if somebody did.
+    /// How often a thread had polled; `None` while the leader did.
     polls: Option<usize>,
 }
 
 impl MainThread<'_, '_> {
     fn run(mut self) -> Result<(), WorkerError> {
         let mut events = Events::with_capacity(2);
+        self.poll_stop(); // from now on this class polls for a stop
         loop {
             self.ctx.lifecycle().notify();
-            self.wait(&mut events)?;
-            if events.iter().any(|event| event.token() == WAKE) {
-                self.ctx.lifecycle().poll_stop();
-                self.shared.wake_poller(); // other workers may have come or gone, too
-            }
             if self.ctx.lifecycle().stop_request() == StopRequest::Graceful && !self.draining {
                 self.drain();
             }
@@ -125,7 +123,16 @@ impl MainThread<'_, '_> {
             if self.shared.has_closed()? {
                 return Ok(());
             }
+            self.wait(&mut events)?;
+            if events.iter().any(|event| event.token() == WAKE) {
+                self.poll_stop();
+            }
         }
+    }
+
+    fn poll_stop(&self) {
+        self.ctx.lifecycle().poll_stop();
+        self.shared.wake_poller(); // the master may have assigned queues anew, too
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
@@ -140,7 +147,7 @@ impl MainThread<'_, '_> {
     }
 
     fn drain(&mut self) {
-        self.draining = true; // patience is short from now on
+        self.draining = true; // `drain_idle_timeout` applies from now on
         self.handle_client_events();
         for index in self.shared.drain() {
             self.schedule_check(index);
@@ -158,7 +165,7 @@ impl MainThread<'_, '_> {
         }
     }
 
-    /// Has sleeping threads woken if those that are awake do not get on with their tasks.
+    /// Wakes sleeping threads if those awake make no progress.
     fn check_progress(&mut self) {
         if !self.shared.is_monitored() {
             self.progress = None;
@@ -177,32 +184,32 @@ impl MainThread<'_, '_> {
         if taken == earlier.taken {
             self.shared.wake_threads(waiting.max(1));
         } else if taken < earlier.sent || polls.is_some() && polls == earlier.polls {
-            self.shared.wake_threads(1); // who waited then waits still, or nobody has looked out since
+            self.shared.wake_threads(1); // tasks that waited then wait still, or no thread has polled since
         }
         self.progress = Some(present);
     }
 
-    /// Looks after the clients whose deadline may have come.
+    /// Dispatches the clients whose deadline has come.
     fn expire_clients(&mut self) {
         let now = self.ctx.lifecycle().now();
         while let Some(index) = self.timers.pop(now) {
             let Some(entry) = self.shared.entry(index) else { continue };
             if entry.is_due(now) {
-                self.shared.dispatch(index); // the thread will find that it has expired
+                self.shared.dispatch(index); // its thread finds that it has expired
             }
             self.schedule_check(index);
         }
     }
 
-    /// Plans the next look at a client: at its deadline, or, since that is not known while a thread
-    /// has it, when the shortest patience that is usual ends.
+    /// Schedules the next check of a client: at its deadline, or, since that is unknown while a thread
+    /// runs it, after the shortest configured timeout.
     fn schedule_check(&mut self, index: usize) {
         if let Some(entry) = self.shared.entry(index) {
             self.timers.set(index, entry.schedule_check(self.next_check()));
         }
     }
 
-    /// When a client is looked at that says nothing of a deadline.
+    /// Returns when to check a client whose deadline is unknown.
     fn next_check(&self) -> MonotonicTime {
         let settings = self.ctx.settings();
         let limits = self.ctx.worker().limits;
@@ -219,7 +226,7 @@ impl MainThread<'_, '_> {
     }
 }
 
-/// A pool thread: serves until it is sent home.
+/// Serves clients in a pool thread until the pool closes.
 fn serve<'a>(ctx: &'a WorkerContext<'a>, thread: usize, shared: &Shared<'a>) {
     let (mut buffers, mut tracker) = (Buffers::default(), ctx.lifecycle().tracker(thread));
     while let Some(task) = shared.next_task() {
@@ -229,7 +236,7 @@ fn serve<'a>(ctx: &'a WorkerContext<'a>, thread: usize, shared: &Shared<'a>) {
     }
 }
 
-/// Takes a client as far as it can go, and parks it; or back into the queue, if it has had its share.
+/// Drives a client as far as possible without waiting, and parks it, or queues it if it has yielded.
 fn drive<'a>(
     ctx: &WorkerContext<'a>,
     mut client: Client<'a>,
@@ -248,7 +255,7 @@ fn drive<'a>(
         let status = client.drive(mode, buffers, tracker);
         let draining = ctx.lifecycle().stop_request() == StopRequest::Graceful;
         if draining && !client.is_drained() && status != DriveStatus::Closed {
-            client.drain(buffers, tracker); // only now: what it had sent already is answered
+            client.drain(buffers, tracker); // only now: first answer what it has already sent
             continue;
         }
         match status {

@@ -1,22 +1,21 @@
-//! Looking out for clients: what the one pool thread does that has nothing else to do.
+//! The poll of the leader: it waits for the listeners and for parked clients.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use ::mio::event::Event;
 use ::mio::unix::SourceFd;
 use ::mio::{Events, Interest, Poll, Registry, Token, Waker};
-use ostler::worker::{EpollAcceptor, StopRequest, WorkerContext};
+use ostler::worker::{Client, EpollAcceptor, StopRequest, WorkerContext};
 
-use super::shared::Shared;
-
-/// The lookout is called. Clients have the tokens from 0 on, listeners those from `FIRST_LISTENER` on.
+/// The token of a wake-up. Clients have the tokens from 0, listeners those from `FIRST_LISTENER`.
 const WAKE: Token = Token(usize::MAX);
 const FIRST_LISTENER: usize = usize::MAX / 2;
-/// Events that are looked at in one turn.
+/// How many events one poll handles.
 const EVENTS_MAX: usize = 512;
 
-/// The sockets of the listeners and of the clients. Whoever has it is the lookout.
+/// The sockets of the listeners and of the clients. The thread that has locked it is the leader.
 pub(super) struct Poller<'a> {
     ctx: &'a WorkerContext<'a>,
     poll: Poll,
@@ -25,23 +24,45 @@ pub(super) struct Poller<'a> {
     draining: bool,
 }
 
-/// How long a look may take.
+/// How long a poll may wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum PollMode {
-    /// Until something happens.
+    /// Until an event.
     Block,
-    /// No time at all: there is something else to do.
+    /// Not at all: there are tasks.
     NonBlocking,
 }
 
-/// What reaches a lookout from outside: more sockets, and calls.
+/// The clients of the pool, as the leader needs them.
+pub(super) trait ClientPool<'a> {
+    /// Returns whether the pool threads must end.
+    fn is_closed(&self) -> bool;
+
+    /// Makes all pool threads end.
+    fn close(&self);
+
+    /// Returns how many clients there are.
+    fn client_count(&self) -> usize;
+
+    /// Adds a new client, and queues it.
+    fn add_client(&self, client: Client<'a>);
+
+    /// Passes on an event of a client's socket. Returns whether the client was queued.
+    fn on_event(&self, index: usize, event: &Event) -> bool;
+
+    /// Sets whether the removal of a client wakes the leader. Returns whether it does, and a client was
+    /// removed since the last call.
+    fn set_wakes_on_removal(&self, wakes: bool) -> bool;
+}
+
+/// The means of other threads to add sockets to the poll and to wake the leader.
 pub(super) struct PollerHandle {
     registry: Registry,
     waker: Waker,
 }
 
 impl<'a> Poller<'a> {
-    /// The lookout at the listeners, and the line to it.
+    /// Creates the poll with the listeners in it, and its handle.
     ///
     /// # Errors
     /// From epoll_create(2), epoll_ctl(2) and eventfd(2).
@@ -54,39 +75,43 @@ impl<'a> Poller<'a> {
         Ok((Self { ctx, poll, events, acceptor, draining: false }, handle))
     }
 
-    /// Waits until something happens, unless it is in haste, and puts the clients that can go on into
-    /// the queue. Returns how many those are: there may be none, say if it was called.
+    /// Polls, and queues the clients that can continue. Returns how many those are: there may be none,
+    /// for instance after a wake-up.
     ///
     /// # Errors
     /// From epoll_wait(2) and epoll_ctl(2).
-    pub(super) fn poll_events(&mut self, shared: &Shared<'a>, mode: PollMode) -> io::Result<usize> {
-        if shared.is_closed() {
-            return Ok(0); // whoever comes now is another worker's
+    pub(super) fn poll_events(
+        &mut self,
+        pool: &impl ClientPool<'a>,
+        mode: PollMode,
+    ) -> io::Result<usize> {
+        if pool.is_closed() {
+            return Ok(0); // clients that come now are for other workers
         }
-        let accepted = self.update(shared)?;
-        if accepted > 0 || shared.is_closed() {
+        let accepted = self.update(pool)?;
+        if accepted > 0 || pool.is_closed() {
             return Ok(accepted);
         }
         let timeout = match mode {
-            PollMode::Block => self.poll_timeout(shared),
+            PollMode::Block => self.poll_timeout(pool),
             PollMode::NonBlocking => Some(Duration::ZERO),
         };
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(0),
             other => other?,
         }
-        // The call may have been to leave: who comes now is another worker's.
-        let mut queued = self.begin_drain_if_stopping(shared)?;
+        // The wake-up may be for a stop: clients that come now are for other workers.
+        let mut queued = self.begin_drain_if_stopping(pool)?;
         let is_listener = |token: Token| (FIRST_LISTENER..WAKE.0).contains(&token.0);
         for event in self.events.iter().filter(|event| event.token().0 < FIRST_LISTENER) {
-            queued += usize::from(shared.on_event(event.token().0, event));
+            queued += usize::from(pool.on_event(event.token().0, event));
         }
-        // Those who are in already are not served before as many newcomers.
+        // As many new clients as there are present ones: neither starves the other.
         let accepts_max = queued.max(1);
         for event in self.events.iter().filter(|event| is_listener(event.token())) {
             let listener = event.token().0 - FIRST_LISTENER;
             for _ in 0..accepts_max {
-                if !accept(&mut self.acceptor, listener, &self.poll, shared)? {
+                if !accept(&mut self.acceptor, listener, &self.poll, pool)? {
                     break;
                 }
                 queued += 1;
@@ -95,61 +120,56 @@ impl<'a> Poller<'a> {
         Ok(queued)
     }
 
-    /// Opens or shuts the gate, as it is time to. If the worker has drained, this closes the office.
-    /// Returns how many clients came in.
-    fn update(&mut self, shared: &Shared<'a>) -> io::Result<usize> {
-        let mut accepted = self.begin_drain_if_stopping(shared)?;
-        self.acceptor.update(shared.client_count(), &self.poll)?;
-        if self.draining && shared.client_count() == 0 {
-            // Asked first: who comes between a look at the queues and the end of the time in which
-            // somebody may come must be looked for once more.
-            let may_receive_more = self.acceptor.may_receive_more();
-            accepted += self.accept_from_all(shared)?;
-            if accepted == 0 && !may_receive_more && !self.acceptor.may_receive_more() {
-                shared.close();
-            }
+    /// Updates the acceptor, and closes the pool if the worker has drained. Returns how many clients were
+    /// accepted.
+    fn update(&mut self, pool: &impl ClientPool<'a>) -> io::Result<usize> {
+        let accepted = self.begin_drain_if_stopping(pool)?;
+        self.acceptor.update(pool.client_count(), &self.poll)?;
+        let is_done = self.draining && accepted == 0 && pool.client_count() == 0;
+        if is_done && !self.acceptor.may_receive_more() {
+            pool.close();
         }
         Ok(accepted)
     }
 
-    /// Lets no more in than must be, if the worker is to leave. Returns how many came in last.
-    fn begin_drain_if_stopping(&mut self, shared: &Shared<'a>) -> io::Result<usize> {
+    /// Begins to drain if a graceful stop was requested. Returns how many clients were accepted, for which
+    /// the kernel may have woken this worker alone.
+    fn begin_drain_if_stopping(&mut self, pool: &impl ClientPool<'a>) -> io::Result<usize> {
         if self.draining || self.ctx.lifecycle().stop_request() != StopRequest::Graceful {
             return Ok(0);
         }
         self.draining = true;
         self.acceptor.drain(&self.poll)?;
-        self.accept_from_all(shared)
+        self.accept_from_all(pool)
     }
 
-    fn accept_from_all(&mut self, shared: &Shared<'a>) -> io::Result<usize> {
+    fn accept_from_all(&mut self, pool: &impl ClientPool<'a>) -> io::Result<usize> {
         let mut accepted = 0;
         for listener in 0..self.acceptor.listeners() {
-            accepted += usize::from(accept(&mut self.acceptor, listener, &self.poll, shared)?);
+            accepted += usize::from(accept(&mut self.acceptor, listener, &self.poll, pool)?);
         }
         Ok(accepted)
     }
 
-    /// How long it may wait until the gate must be reconsidered.
-    fn poll_timeout(&self, shared: &Shared<'a>) -> Option<Duration> {
+    /// Returns how long a poll may wait until the acceptor must be updated.
+    fn poll_timeout(&self, pool: &impl ClientPool<'a>) -> Option<Duration> {
         let wakes_on_removal = self.draining || self.acceptor.is_paused();
-        if shared.set_wakes_on_removal(wakes_on_removal) {
-            return Some(Duration::ZERO); // somebody went before it was known that it matters
+        if pool.set_wakes_on_removal(wakes_on_removal) {
+            return Some(Duration::ZERO); // a client was removed before this was set
         }
         self.acceptor.deadline().map(|at| at.duration_since(self.ctx.lifecycle().now()))
     }
 }
 
-/// Lets in one client, if one waits. It goes into the queue at once: most have said already what they
-/// want.
+/// Accepts a client, if one waits, and queues it at once: most have already sent a request.
 fn accept<'a>(
     acceptor: &mut EpollAcceptor<'a>,
     listener: usize,
     poll: &Poll,
-    shared: &Shared<'a>,
+    pool: &impl ClientPool<'a>,
 ) -> io::Result<bool> {
-    let accepted = acceptor.accept(listener, shared.client_count(), poll)?;
-    Ok(accepted.map(|client| shared.add_client(client)).is_some())
+    let accepted = acceptor.accept(listener, pool.client_count(), poll)?;
+    Ok(accepted.map(|client| pool.add_client(client)).is_some())
 }
 
 impl PollerHandle {
@@ -158,14 +178,14 @@ impl PollerHandle {
     /// # Errors
     /// From epoll_ctl(2): there is no memory to watch it.
     pub(super) fn watch(&self, socket: &impl AsRawFd, index: usize) -> io::Result<()> {
-        // Both at once and for good: an event that is of no use costs less than a system call.
+        // Both for good: a useless event costs less than a system call.
         let both = Interest::READABLE | Interest::WRITABLE;
         self.registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(index), both)
     }
 
-    /// Ends the lookout's present look, or the next.
+    /// Ends the leader's present poll, or the next.
     pub(super) fn wake(&self) {
-        // It can fail for want of memory in the kernel. Then the next event brings what it was for.
+        // It fails only if the kernel has no memory. Then the next event does instead.
         let _ = self.waker.wake();
     }
 }

@@ -1,17 +1,17 @@
-//! What the main thread and the pool share: the clients, the queue, and who sleeps, looks out, or
-//! is woken for what.
+//! What the main thread and the pool threads share: the clients, the queue, and which threads sleep,
+//! poll, or are woken.
 //!
-//! A pool thread that finds the queue empty becomes the *lookout*, if there is none: it waits for
-//! clients, new ones and those that are parked, puts into the queue whoever can go on, and serves
-//! the first itself, without another thread's being woken. Meanwhile nobody looks out. So the main
-//! thread is *vigilant* from then on: if no task is taken for a moment, whoever is awake may be
-//! blocked, and it wakes another, who looks out in turn. While all are blocked nobody is let in, and
-//! the kernel offers newcomers to other workers.
+//! A pool thread that finds the queue empty becomes the *leader*, if there is none: it polls for new and
+//! parked clients, queues those that can continue, and serves the first itself, without waking another
+//! thread. No thread polls meanwhile. So the main thread *monitors* the pool from then on: if no task is
+//! taken for 1 ms, the threads awake may be blocked, and it wakes another, which becomes the leader.
+//! While all threads are blocked, the worker accepts no client, and the kernel offers new clients to
+//! other workers.
 
 use std::io;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::{self, Thread};
 
 use ::mio::Waker;
@@ -21,12 +21,13 @@ use ostler::worker::{Client, WorkerContext};
 use slab::Slab;
 
 use super::client_entry::ClientEntry;
-use super::poller::{PollMode, Poller, PollerHandle};
+use super::lock::lock;
+use super::poller::{ClientPool, PollMode, Poller, PollerHandle};
 
-/// Tasks that one thread that is awake may find waiting before another is woken. To wake a thread
-/// costs more than a quick task, and most are.
+/// How many tasks per thread that is awake may wait before another is woken. A wake-up costs more than
+/// a short task, and most tasks are short.
 const TASKS_PER_THREAD: usize = 4;
-/// Tasks that are taken before somebody looks out in passing, although there is more to do.
+/// How many tasks are taken before a thread polls in between, although more tasks wait.
 const TASKS_BETWEEN_POLLS: usize = 64;
 
 /// A client that waits for a thread.
@@ -37,42 +38,43 @@ pub(super) struct Task<'a> {
     pub(super) is_new: bool,
 }
 
-/// What the main thread, which keeps the deadlines, is told of a client.
+/// What the main thread, which keeps the deadlines, must know of a client.
 pub(super) enum ClientEvent {
     Added(usize),
-    /// It is parked, and its deadline is earlier than the look that was planned.
+    /// It is parked, and its deadline is earlier than the scheduled check.
     CheckTooLate(usize),
     Removed(usize),
 }
 
-/// The shared state.
+/// The shared state. It has more fields than a dozen, since each is an atomic or has a lock of its own:
+/// threads that do different things must not wait for each other.
 pub(super) struct Shared<'a> {
     clients: Mutex<ClientTable<'a>>,
     /// Each client is in it at most once.
     queue: (Sender<Task<'a>>, Receiver<Task<'a>>),
     /// How many tasks have been taken out of the queue.
     taken: AtomicUsize,
-    /// How many had been when somebody looked out last.
+    /// How many had been taken at the last poll.
     taken_at_poll: AtomicUsize,
-    /// How often somebody has looked out.
+    /// How many polls there were.
     polls: AtomicUsize,
     poller: Mutex<Poller<'a>>,
     poller_handle: PollerHandle,
-    /// Whether there is a lookout.
+    /// Whether there is a leader.
     polling: AtomicBool,
-    /// Whether the lookout waits for somebody to go.
+    /// Whether the removal of a client must wake the leader.
     wakes_on_removal: AtomicBool,
-    /// How many had gone when it asked last.
+    /// How many clients had been removed when the leader asked last.
     removals_seen: AtomicUsize,
     /// Pool threads that sleep, the last to fall asleep last.
     idle: Mutex<Vec<Thread>>,
     /// How many pool threads there are.
     threads: usize,
-    /// Whether the main thread looks now and then whether tasks are taken.
+    /// Whether the main thread monitors the pool.
     monitored: AtomicBool,
-    /// The threads go home.
+    /// Whether the pool threads must end.
     closed: AtomicBool,
-    /// Why nobody can look out any more.
+    /// Why polling has failed.
     poll_error: Mutex<Option<io::Error>>,
     /// Wakes the main thread.
     main_waker: Waker,
@@ -85,8 +87,8 @@ struct ClientTable<'a> {
     removals: usize,
 }
 
-/// Sends all pool threads home at the end, however that comes about.
-pub(super) struct ShutdownGuard<'o, 'a>(pub(super) &'o Shared<'a>);
+/// Closes the pool when it is dropped, also by a panic or an error.
+pub(super) struct ShutdownGuard<'s, 'a>(pub(super) &'s Shared<'a>);
 
 impl Drop for ShutdownGuard<'_, '_> {
     fn drop(&mut self) {
@@ -95,7 +97,7 @@ impl Drop for ShutdownGuard<'_, '_> {
 }
 
 impl<'a> Shared<'a> {
-    /// An office whose listeners are open. The bell is the main thread's.
+    /// Creates the state with all listeners in the poll. `main_waker` wakes the main thread.
     ///
     /// # Errors
     /// The kernel has no resources to watch anything.
@@ -121,19 +123,19 @@ impl<'a> Shared<'a> {
         })
     }
 
-    // What the main thread does.
+    // Called by the main thread.
 
-    /// What has become of clients since this was asked last, in that order.
+    /// Returns what happened to clients since the last call, in order.
     pub(super) fn take_events(&self) -> Vec<ClientEvent> {
         mem::take(&mut lock(&self.clients).events)
     }
 
-    /// A client, unless the number is nobody's.
+    /// Returns the client with this index, if there is one.
     pub(super) fn entry(&self, index: usize) -> Option<Arc<ClientEntry<'a>>> {
         lock(&self.clients).entries.get(index).cloned()
     }
 
-    /// Has a thread look at a client.
+    /// Makes a thread run a client.
     pub(super) fn dispatch(&self, index: usize) {
         let Some(entry) = self.entry(index) else { return };
         if entry.enqueue() {
@@ -143,119 +145,79 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Has all clients told that the worker leaves. Returns their numbers.
+    /// Makes threads tell all clients that the worker drains. Returns their indices.
     pub(super) fn drain(&self) -> Vec<usize> {
         let indices: Vec<_> = lock(&self.clients).entries.iter().map(|(index, _)| index).collect();
         indices.iter().for_each(|&index| self.dispatch(index));
         indices
     }
 
-    /// Has the gate reconsidered.
+    /// Wakes the leader to update the acceptor.
     pub(super) fn wake_poller(&self) {
         self.poller_handle.wake();
     }
 
-    /// Whether the main thread must look now and then whether tasks are taken.
+    /// Returns whether the main thread must monitor the pool.
     pub(super) fn is_monitored(&self) -> bool {
         self.monitored.load(Ordering::SeqCst)
     }
 
-    /// How many tasks have been taken so far.
+    /// Returns how many tasks have been taken so far.
     pub(super) fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// How often somebody has looked out so far; `None` if somebody does.
+    /// Returns how many polls there were; `None` while the leader polls.
     pub(super) fn polls(&self) -> Option<usize> {
         (!self.is_polling()).then(|| self.polls.load(Ordering::Relaxed))
     }
 
-    /// How many tasks wait.
+    /// Returns how many tasks wait.
     pub(super) fn waiting(&self) -> usize {
         self.queue.1.len()
     }
 
-    /// For a while, no task has been taken, one has waited, or nobody has looked out. Whoever is awake
-    /// may be blocked, or have too much to do, and so many others are woken. If there is nothing to do,
-    /// vigilance ends.
+    /// Wakes this many threads: for 1 ms no task was taken, a task has waited, or no thread has polled, so
+    /// those awake may be blocked or overloaded. If there is nothing to do, monitoring ends.
     pub(super) fn wake_threads(&self, threads: usize) {
         let is_quiet = || self.is_polling() && self.waiting() == 0;
         if !is_quiet() && self.wake(threads) {
             return;
         }
         self.monitored.store(false, Ordering::SeqCst);
-        // Once more: the lookout may have gone to serve before it could see that nobody minds.
+        // Again: the leader may have begun to serve before it could see that monitoring has ended.
         if !is_quiet() && !lock(&self.idle).is_empty() {
             self.monitored.store(true, Ordering::SeqCst);
         } else if lock(&self.clients).removals != self.removals_seen.load(Ordering::Relaxed) {
-            self.poller_handle.wake(); // so that the other workers are told how many clients are left
+            self.poller_handle.wake(); // it publishes how many clients are left
         }
     }
 
-    /// Whether the threads go home; why, if that is because nobody can look out any more.
+    /// Returns whether the pool has closed.
     ///
     /// # Errors
-    /// What the last lookout met.
+    /// Polling has failed.
     pub(super) fn has_closed(&self) -> io::Result<bool> {
         lock(&self.poll_error).take().map_or(Ok(self.is_closed()), Err)
     }
 
-    // What the lookout does.
-
-    /// How many clients there are.
-    pub(super) fn client_count(&self) -> usize {
-        lock(&self.clients).entries.len()
-    }
-
-    /// Takes a newcomer in, and puts it into the queue.
-    pub(super) fn add_client(&self, client: Client<'a>) {
-        let entry = Arc::new(ClientEntry::new(client));
-        let index = {
-            let mut clients = lock(&self.clients);
-            let index = clients.entries.insert(Arc::clone(&entry));
-            clients.events.push(ClientEvent::Added(index));
-            index
-        };
-        self.enqueue(Task { index, entry, is_new: true });
-    }
-
-    /// Something happened to a client's socket. Returns whether it went into the queue.
-    pub(super) fn on_event(&self, index: usize, event: &Event) -> bool {
-        // What happened to somebody who has gone meanwhile may be told of another, who is then looked
-        // at for nothing.
-        let Some(entry) = self.entry(index) else { return false };
-        let is_queued = entry.on_event(event);
-        if is_queued {
-            self.enqueue(Task { index, entry, is_new: false });
-        }
-        is_queued
-    }
-
-    /// Says whether the lookout is to be called when somebody goes. Returns whether somebody has gone
-    /// since it asked last.
-    pub(super) fn set_wakes_on_removal(&self, wakes: bool) -> bool {
-        self.wakes_on_removal.store(wakes, Ordering::SeqCst);
-        let removals = lock(&self.clients).removals;
-        self.removals_seen.swap(removals, Ordering::Relaxed) != removals && wakes
-    }
-
-    /// Sends the threads home.
+    /// Makes all pool threads end.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.wake(usize::MAX);
-        self.poller_handle.wake(); // also whoever is about to look out
+        self.poller_handle.wake(); // also for a thread that is about to poll
         self.wake_main();
     }
 
-    /// Whether the threads go home.
+    /// Returns whether the pool threads must end.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 
-    // What the pool threads do.
+    // Called by the pool threads.
 
-    /// The next task; `None` at the end. The channel's own way to wait would spin first, at the cost of
-    /// the threads that have work.
+    /// Waits for the next task; `None` once the pool has closed. The channel's own wait would spin first,
+    /// at the cost of the threads that have work.
     pub(super) fn next_task(&self) -> Option<Task<'a>> {
         while !self.is_closed() {
             let taken = self.taken();
@@ -283,7 +245,7 @@ impl<'a> Shared<'a> {
         self.taken_at_poll.store(self.taken(), Ordering::Relaxed);
         self.polls.fetch_add(1, Ordering::Relaxed);
         self.polling.store(true, Ordering::SeqCst);
-        // Once more: whoever has put something there before may not have known of a lookout to call.
+        // Again: a thread that queued a task before may not have seen a leader to wake.
         let mode = if self.waiting() == 0 { mode } else { PollMode::NonBlocking };
         let queued = poller.poll_events(self, mode);
         self.polling.store(false, Ordering::SeqCst);
@@ -303,36 +265,36 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Sleeps until somebody calls, if there is a lookout and nothing to do.
+    /// Sleeps until another thread wakes it, if there is a leader and nothing to do.
     fn park_idle(&self) {
         let me = thread::current();
         let is_me = |thread: &Thread| thread.id() == me.id();
         lock(&self.idle).push(me.clone());
-        // Once more: a task may have come before the name was on the list.
+        // Again: a task may have come before the thread was on the list.
         if !self.is_polling() || self.waiting() > 0 || self.is_closed() {
             lock(&self.idle).retain(|thread| !is_me(thread));
-            return thread::yield_now(); // the lookout that was is about to be none
+            return thread::yield_now(); // the leader is about to step down
         }
         while lock(&self.idle).iter().any(is_me) {
             thread::park();
         }
     }
 
-    /// Watches a newcomer's socket.
+    /// Adds a new client's socket to the poll.
     ///
     /// # Errors
-    /// The kernel has no memory for it: this client is given up.
+    /// The kernel has no memory for it: close this client.
     pub(super) fn watch(&self, client: &Client<'a>, index: usize) -> io::Result<()> {
         self.poller_handle.watch(client, index)
     }
 
-    /// A parked client must be looked at earlier than was planned.
+    /// Tells the main thread to check a parked client earlier than scheduled.
     pub(super) fn report_late_check(&self, index: usize) {
         lock(&self.clients).events.push(ClientEvent::CheckTooLate(index));
         self.wake_main();
     }
 
-    /// A client is gone: its number is free.
+    /// Removes a closed client, and frees its index.
     pub(super) fn remove_client(&self, index: usize) {
         let removed = {
             let mut clients = lock(&self.clients);
@@ -346,20 +308,19 @@ impl<'a> Shared<'a> {
         }
     }
 
-    // What several do.
+    // Called by several.
 
-    /// Puts a task behind the others.
+    /// Queues a task.
     pub(super) fn enqueue(&self, task: Task<'a>) {
         let unsent = self.queue.0.send(task);
-        debug_assert!(unsent.is_ok(), "the office keeps both ends of its queue");
+        debug_assert!(unsent.is_ok(), "the state keeps both ends of its queue");
     }
 
     fn is_polling(&self) -> bool {
         self.polling.load(Ordering::SeqCst)
     }
 
-    /// Wakes a pool thread, if one waits and those that are awake have enough to do with the tasks
-    /// that there are.
+    /// Wakes a pool thread, if one sleeps and those awake have enough tasks.
     fn wake_if_needed(&self) {
         let mut idle = lock(&self.idle);
         let is_polling = self.is_polling();
@@ -374,7 +335,7 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Wakes so many pool threads that wait, or all. Returns whether there were any.
+    /// Wakes up to this many sleeping pool threads. Returns whether there were any.
     fn wake(&self, threads: usize) -> bool {
         let mut idle = lock(&self.idle);
         let rest = idle.len().saturating_sub(threads);
@@ -387,12 +348,49 @@ impl<'a> Shared<'a> {
     }
 
     fn wake_main(&self) {
-        // It can fail for want of memory in the kernel. Then the main thread's next beat brings it.
+        // It fails only if the kernel has no memory. Then the main thread wakes for its next heartbeat.
         let _ = self.main_waker.wake();
     }
 }
 
-/// A panic while the lock is held would leave nothing half done: the lock is still good.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl<'a> ClientPool<'a> for Shared<'a> {
+    fn is_closed(&self) -> bool {
+        self.is_closed()
+    }
+
+    fn close(&self) {
+        self.close();
+    }
+
+    fn client_count(&self) -> usize {
+        lock(&self.clients).entries.len()
+    }
+
+    fn add_client(&self, client: Client<'a>) {
+        let entry = Arc::new(ClientEntry::new(client));
+        let index = {
+            let mut clients = lock(&self.clients);
+            let index = clients.entries.insert(Arc::clone(&entry));
+            clients.events.push(ClientEvent::Added(index));
+            index
+        };
+        self.enqueue(Task { index, entry, is_new: true });
+    }
+
+    fn on_event(&self, index: usize, event: &Event) -> bool {
+        // An event of a client that was removed may reach another with the same index, which then runs
+        // for nothing.
+        let Some(entry) = self.entry(index) else { return false };
+        let is_queued = entry.on_event(event);
+        if is_queued {
+            self.enqueue(Task { index, entry, is_new: false });
+        }
+        is_queued
+    }
+
+    fn set_wakes_on_removal(&self, wakes: bool) -> bool {
+        self.wakes_on_removal.store(wakes, Ordering::SeqCst);
+        let removals = lock(&self.clients).removals;
+        self.removals_seen.swap(removals, Ordering::Relaxed) != removals && wakes
+    }
 }

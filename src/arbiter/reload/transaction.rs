@@ -235,16 +235,10 @@ fn prepare_error_text(error: PrepareError) -> String {
 
 /// Refuses a configuration that changes what only a restart can change.
 fn check_reloadable(context: &MasterContext, config: &ResolvedConfig<'_>) -> Result<(), String> {
-    let (old, new) = (&context.settings, &config.master);
-    let changed = [
-        ("pidfile", old.pidfile != new.pidfile),
-        ("daemon", old.daemon != new.daemon),
-        ("single_instance", old.single_instance != new.single_instance),
-        ("proc_name", new.single_instance && old.proc_name != new.proc_name),
-    ];
-    match changed.iter().find(|(_, changed)| *changed) {
+    let new = &config.master;
+    match context.settings.find_unreloadable(new) {
         None => Ok(()),
-        Some((key, _)) => {
+        Some(key) => {
             let source = new.source(key);
             Err(format!("{key} ({source}) cannot be changed by reload; restart required"))
         }

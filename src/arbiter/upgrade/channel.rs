@@ -4,18 +4,17 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use crate::listen::activation::UPGRADE_VAR;
 use crate::os::process::{self, Pid};
 use crate::os::{file, socket};
-
-/// Names the inherited descriptor of the channel and the pid of the old master: `7:1234`.
-const UPGRADE_VAR: &str = "OSTLER_UPGRADE";
 
 /// Returns whether this process was started by a master that it is to replace.
 pub(crate) fn is_new_master() -> bool {
     std::env::var_os(UPGRADE_VAR).is_some()
 }
 
-/// Returns the environment variable that hands the channel, as descriptor `fd`, to a new master.
+/// Returns the environment variable that hands the channel, as descriptor `fd`, to a new master: it
+/// names the descriptor and the pid of the old master, such as `7:1234`.
 pub(super) fn env_var(fd: RawFd, old_master: Pid) -> (OsString, OsString) {
     (UPGRADE_VAR.into(), format!("{fd}:{old_master}").into())
 }

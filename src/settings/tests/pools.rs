@@ -1,4 +1,4 @@
-//! Several pools in one file, what they share, and the variables of a file.
+//! Tests of files with several pools, and with variables.
 
 use super::*;
 
@@ -20,8 +20,8 @@ fn resolve_file(
     flags: &[ConfigLayer],
     selected: &[&str],
 ) -> Result<Configuration, SettingsError> {
-    let chosen: Vec<String> = selected.iter().map(|name| (*name).to_owned()).collect();
-    Configuration::resolve(&Settings::default(), parse_file(text), flags, &chosen)
+    let selected: Vec<String> = selected.iter().map(|name| (*name).to_owned()).collect();
+    Configuration::resolve(&Settings::default(), &parse_file(text), flags, &selected)
 }
 
 fn parse_config(text: &str) -> Result<Configuration, SettingsError> {
@@ -142,11 +142,11 @@ fn malformed_pool_is_reported_with_line() {
         "pools:\n  a:\n    threads: 1\n    threads: 2\n",
         "x.yaml:4: duplicate key \"threads\"",
     );
-    let why = "is not the name of a pool: give at most 32 of a-z, 0-9, _ and -, and a letter or digit first";
+    let reason = "is not the name of a pool: give at most 32 of a-z, 0-9, _ and -, and a letter or digit first";
     for name in ["Web", "a/b", "_a", "a b", "ä", &"a".repeat(33)] {
         assert_config_rejected(
             &format!("pools:\n  ok:\n  {name}:\n"),
-            &format!("x.yaml:3: pools: {name:?} {why}"),
+            &format!("x.yaml:3: pools: {name:?} {reason}"),
         );
     }
     assert_config_rejected(
@@ -184,22 +184,22 @@ fn pools_with_same_address_are_rejected() {
     };
     assert_eq!(error(TWO_POOLS), None);
     assert_eq!(error("pools: {a: {}}"), None);
-    let why = |address, place| {
+    let reason = |address, source| {
         format!(
-            "pool \"b\" binds {address}, which pool \"a\" already binds ({place}): give each pool its own address"
+            "pool \"b\" binds {address}, which pool \"a\" already binds ({source}): give each pool its own address"
         )
     };
     assert_eq!(
         error("pools:\n  a:\n    bind: [':1', ':2']\n  b:\n    bind: ':2'\n").unwrap(),
-        format!("x.yaml:5: bind: {}", why("0.0.0.0:2", "x.yaml:3"))
+        format!("x.yaml:5: bind: {}", reason("0.0.0.0:2", "x.yaml:3"))
     );
     assert_eq!(
         error("pools:\n  a:\n  b:\n").unwrap(),
-        format!("x.yaml:3: bind: {}", why("127.0.0.1:8000", "x.yaml:2"))
+        format!("x.yaml:3: bind: {}", reason("127.0.0.1:8000", "x.yaml:2"))
     );
     assert_eq!(
         error("bind: 'unix:/a'\npools:\n  a:\n  b:\n").unwrap(),
-        format!("x.yaml:1: bind: {}", why("unix:/a", "x.yaml:1"))
+        format!("x.yaml:1: bind: {}", reason("unix:/a", "x.yaml:1"))
     );
 }
 
@@ -218,7 +218,7 @@ pools:
 ";
     let environment = variables(&[("MO", "emo")]);
     let file = ConfigFile::parse(text, Path::new("x.yaml"), &environment).unwrap();
-    let all = Configuration::resolve(&Settings::default(), file, &[], &[]).unwrap();
+    let all = Configuration::resolve(&Settings::default(), &file, &[], &[]).unwrap();
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(all.master.workers, Workers::Fixed(3));
     assert_eq!(all.master.log_file, LogTarget::File("/srv/log/a${b}".into()));
@@ -233,7 +233,7 @@ pools:
         ["unix:/srv/a", "0.0.0.0:803"]
     );
     assert_eq!(web.env, [pair("A", "blue")]);
-    // They may stand below what uses them, and the line is that of the use.
+    // vars may follow the keys that use them. The error has the line of the use.
     assert_eq!(
         parse_yaml("\nworkers: ${n}\nvars: {n: 2}").unwrap().source("workers").to_string(),
         "x.yaml:2"
@@ -290,7 +290,7 @@ proptest! {
         own in btree_map("[a-z0-9][a-z0-9_-]{0,5}", any_settings(), 1..4),
     ) {
         let pools = own.into_iter().map(|(name, settings)| {
-            // What belongs to the master is the same in all.
+            // Options of the master are the same in all pools.
             let settings = Settings {
                 daemon: top.daemon,
                 proc_name: top.proc_name.clone(),

@@ -17,12 +17,12 @@ where
 }
 
 #[track_caller]
-fn assert_rejected<F: ValueParser>(parser: &F, text: &str, why: &str)
+fn assert_rejected<F: ValueParser>(parser: &F, text: &str, reason: &str)
 where
     F::Out: fmt::Debug,
 {
     let error = parser.parse(text).expect_err(text);
-    assert!(error.contains(why), "{text:?}: {error}");
+    assert!(error.contains(reason), "{text:?}: {error}");
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn core_size_accepts_unlimited() {
 fn cpu_list_accepts_numbers_only() {
     assert_parses(&CpuListValue, "0, 2,2", vec![0, 2, 2], "0,2,2");
     for text in ["", ",", "0,", "-1", "1024", "0-3", "auto"] {
-        assert_rejected(&CpuListValue, text, "is not a processor");
+        assert_rejected(&CpuListValue, text, "is not a CPU number");
     }
 }
 

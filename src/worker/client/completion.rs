@@ -1,4 +1,4 @@
-//! A client whose bytes somebody else moves.
+//! A client whose bytes the kernel or another component moves, and reports when it has.
 
 use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
@@ -11,21 +11,22 @@ use crate::worker::tracker::WorkTracker;
 
 /// How many bytes are sent in one piece.
 const OUTPUT_BYTES: usize = 64 << 10;
-/// How much memory for output a client keeps while it has none.
+/// How much memory for output an idle client keeps.
 const KEPT_BYTES: usize = 4 << 10;
 
-/// A client whose bytes are received and sent by somebody else who tells when it is done, such as a
-/// ring of the kernel's. Made by [`Client::carried`].
+/// A client for completion-based I/O, such as io_uring: another component receives and sends the bytes,
+/// and reports when it has. Made by [`Client::into_completion`].
 ///
-/// After it was made, and after each call of [`received`](Self::received), [`sent`](Self::sent),
-/// [`expire`](Self::expire) and [`drain`](Self::drain): if it [is over](Self::is_finished), drop it; otherwise
-/// ask what is to be [sent](Self::send) and [received](Self::receive). Both may be under way at once. What
-/// is under way stays where it is, also if this moves, and is never freed: if this is dropped
-/// meanwhile, it is leaked.
+/// After its creation, and after each call of [`complete_recv`](Self::complete_recv),
+/// [`complete_send`](Self::complete_send), [`expire`](Self::expire) and [`drain`](Self::drain): if it
+/// [is finished](Self::is_finished), drop it. Otherwise start what [`next_send`](Self::next_send) and
+/// [`next_recv`](Self::next_recv) return; both may be in progress at once. A buffer in progress keeps
+/// its address, also if the client moves, and is never freed: if the client is dropped meanwhile, the
+/// buffer is leaked.
 pub struct CompletionClient<'s> {
     client: Client<'s>,
     input: Box<[u8]>,
-    /// How many bytes of `input` have come and wait for their turn; 0 is the end.
+    /// How many bytes of `input` wait for the session; 0 is the end of the stream.
     received_len: Option<usize>,
     output: Vec<u8>,
     is_receiving: bool,
@@ -33,8 +34,8 @@ pub struct CompletionClient<'s> {
 }
 
 impl<'s> Client<'s> {
-    /// The same, for somebody else to carry what it sends and receives, of which so many bytes are
-    /// received in one piece. It has that much memory for as long as it is there.
+    /// Turns it into a client for completion-based I/O, which receives up to `input` bytes at once and
+    /// keeps a buffer of that size.
     pub fn into_completion(self, input: usize) -> CompletionClient<'s> {
         CompletionClient {
             client: self,
@@ -48,21 +49,21 @@ impl<'s> Client<'s> {
 }
 
 impl CompletionClient<'_> {
-    /// What is to be sent now, if anything. From now on it is under way, until
-    /// [`sent`](Self::sent).
+    /// Returns the bytes to send now, if there are any. They are in progress until
+    /// [`complete_send`](Self::complete_send).
     pub fn next_send(&mut self) -> Option<&[u8]> {
         if self.is_sending || self.client.session.wants() != Wants::Write {
             return None;
         }
         self.is_sending = true;
         let unsent = self.client.session.unsent();
-        // The session may change its own meanwhile.
+        // A copy, since the session may change its own output meanwhile.
         self.output.extend_from_slice(&unsent[..unsent.len().min(OUTPUT_BYTES)]);
         Some(&self.output)
     }
 
-    /// Where to receive now, if there is room. From now on it is under way, until
-    /// [`received`](Self::received).
+    /// Returns the buffer to receive into now, if it is free. It is in progress until
+    /// [`complete_recv`](Self::complete_recv).
     pub fn next_recv(&mut self) -> Option<&mut [u8]> {
         if self.is_receiving || self.received_len.is_some() || !self.client.session.is_open() {
             return None;
@@ -71,7 +72,7 @@ impl CompletionClient<'_> {
         Some(&mut self.input)
     }
 
-    /// So many bytes of what was under way have been sent; `None` if the connection is broken.
+    /// Reports how many bytes were sent; `None` if the connection is broken.
     pub fn complete_send(
         &mut self,
         count: Option<usize>,
@@ -90,7 +91,7 @@ impl CompletionClient<'_> {
         self.advance(buffers, tracker);
     }
 
-    /// So many bytes have been received, 0 at the end of the stream; `None` if the connection is
+    /// Reports how many bytes were received, 0 at the end of the stream; `None` if the connection is
     /// broken.
     pub fn complete_recv(
         &mut self,
@@ -106,7 +107,7 @@ impl CompletionClient<'_> {
         self.advance(buffers, tracker);
     }
 
-    /// When [`expire`](Self::expire) is due, if nothing happens before.
+    /// Returns when [`expire`](Self::expire) is due, if nothing happens before.
     pub fn deadline(&self) -> Option<MonotonicTime> {
         self.client.deadline()
     }
@@ -124,7 +125,7 @@ impl CompletionClient<'_> {
         }
     }
 
-    /// Tells the session, once, that the worker is leaving.
+    /// Tells the session, once, that the worker drains.
     pub fn drain(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         if !self.client.drained {
             self.client.drain(buffers, tracker);
@@ -132,12 +133,12 @@ impl CompletionClient<'_> {
         }
     }
 
-    /// Whether it is over, and nothing is under way any more.
+    /// Returns whether the connection is closed and nothing is in progress.
     pub fn is_finished(&self) -> bool {
         self.client.session.wants() == Wants::Closed && !self.is_receiving && !self.is_sending
     }
 
-    /// Lets the session have what has come, and does to the socket what it wants done.
+    /// Hands what was received to the session, and shuts the socket down if the session wants that.
     fn advance(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         let (session, stream) = (&mut self.client.session, &self.client.stream);
         while matches!(session.wants(), Wants::Read | Wants::Linger)

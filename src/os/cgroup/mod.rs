@@ -1,5 +1,7 @@
-//! The control groups of other processes, of either version: whether they are frozen, throttled,
-//! short of memory (Linux). Where there are none, nothing is known.
+//! The control groups of processes, of version 1 or 2: whether they are frozen, throttled, short of
+//! memory (Linux). Without control groups, every question has the answer "unknown".
+
+pub(crate) mod manage;
 
 use std::ffi::{CStr, CString};
 use std::fs;
@@ -10,10 +12,9 @@ use std::time::Duration;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
 
-use super::cgroup_manage;
-use super::process::Pid;
+use super::pid::Pid;
 
-/// Where the hierarchies are mounted.
+/// The mounted hierarchies.
 #[derive(Debug, Default)]
 pub(crate) struct Cgroups {
     mounts: Vec<Mount>,
@@ -21,15 +22,16 @@ pub(crate) struct Cgroups {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Mount {
-    /// The controllers of a hierarchy of version 1; none for version 2, which has one for all.
+    /// The controllers of a hierarchy of version 1; empty for version 2, which has one hierarchy
+    /// for all.
     controllers: Vec<String>,
-    /// The group that can be seen at the mount point.
+    /// The group that is visible at the mount point.
     root: String,
     mount_point: PathBuf,
 }
 
 impl Cgroups {
-    /// Looks where they are mounted.
+    /// Reads where the hierarchies are mounted.
     pub(crate) fn find() -> Self {
         let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Self { mounts: text.lines().filter_map(parse_mount).collect() }
@@ -48,7 +50,7 @@ impl Cgroups {
         v1 || v2() == Some(1)
     }
 
-    /// How often a process's groups have been denied the CPU; `None` if that is not counted.
+    /// Returns how often a process's groups were throttled; `None` if the kernel does not count it.
     pub(crate) fn throttled_count(&self, pid: Pid) -> Option<u64> {
         let group = self.cpu_group(pid)?;
         let counts =
@@ -56,41 +58,42 @@ impl Cgroups {
         counts.reduce(u64::saturating_add)
     }
 
-    /// The longest of the periods for which a process's groups are given a share of CPU; `None` if
-    /// none of them is bounded.
+    /// Returns the longest CPU period of a process's groups that have a CPU quota; `None` if none
+    /// has.
     pub(crate) fn cpu_period(&self, pid: Pid) -> Option<Duration> {
         self.cpu_group(pid)?.ancestors().filter_map(cpu_period).max()
     }
 
-    /// The group that says how much CPU a process may have.
+    /// Returns the group that limits the CPU of a process.
     fn cpu_group(&self, pid: Pid) -> Option<Group<'_>> {
         self.group_of(pid, "cpu").or_else(|| self.group_of(pid, ""))
     }
 
-    /// The file that counts how often the kernel has killed somebody in a process's group for lack
-    /// of memory. See [`oom_kill_count`].
+    /// Returns the file that counts the kernel's OOM kills in a process's group. See
+    /// [`oom_kill_count`].
     pub(crate) fn memory_events(&self, pid: Pid) -> Option<PathBuf> {
         let v1 = self.group_of(pid, "memory").map(|group| group.path.join("memory.oom_control"));
         v1.or_else(|| self.group_of(pid, "")?.nearest_file("memory.events"))
     }
 
-    /// The group of this process, of version 2, if whoever manages it has said that it is for this
-    /// process to divide, and if it can be.
+    /// Returns the version 2 group of this process, if a service manager has delegated it and this
+    /// process may create groups in it.
     pub(crate) fn delegated_group(&self) -> Option<PathBuf> {
         let group = self.group_of(Pid::this(), "")?.path;
-        let is_delegated = DELEGATE_XATTRS.iter().any(|mark| has_true_xattr(&group, mark));
-        // It may not be what can be seen at that path, and it may be one that cannot be divided.
-        let is_member = || cgroup_manage::direct_members(&group).contains(&Pid::this());
+        let is_delegated = DELEGATE_XATTRS.iter().any(|name| has_true_xattr(&group, name));
+        // That path may show another group, or one in which no group can be created.
+        let is_member = || manage::direct_members(&group).contains(&Pid::this());
         (is_delegated && is_member() && is_writable(&group)).then_some(group)
     }
 
-    /// The group of a process in the hierarchy of a controller; in that of version 2 if it is empty.
+    /// Returns the group of a process in the hierarchy of a controller; in that of version 2 if
+    /// `controller` is empty.
     fn group_of(&self, pid: Pid, controller: &str) -> Option<Group<'_>> {
-        let is_meant = |mount: &&Mount| match controller {
+        let has_controller = |mount: &&Mount| match controller {
             "" => mount.controllers.is_empty(),
             _ => mount.controllers.iter().any(|known| known == controller),
         };
-        let mount = self.mounts.iter().find(is_meant)?;
+        let mount = self.mounts.iter().find(has_controller)?;
         let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         let path = text.lines().find_map(|line| parse_cgroup_line(line, controller))?;
         let below = path.strip_prefix(&mount.root).unwrap_or(path).trim_start_matches('/');
@@ -104,51 +107,51 @@ struct Group<'a> {
 }
 
 impl Group<'_> {
-    /// It and those that it lies in, as far as they can be seen.
+    /// Returns the group and its visible ancestors, innermost first.
     fn ancestors(&self) -> impl Iterator<Item = &Path> {
         self.path.ancestors().take_while(|path| path.starts_with(self.mount_point))
     }
 
-    /// The file of that name that speaks for the group: a group without the controller has none, and
-    /// is a part of the one above.
+    /// Returns the file of that name that covers the group. A group without the controller has no
+    /// such file, and its nearest ancestor with one counts for it.
     fn nearest_file(&self, name: &str) -> Option<PathBuf> {
         self.ancestors().map(|at| at.join(name)).find(|file| file.exists())
     }
 }
 
-/// The attributes by which a service manager says that a group has been handed over: systemd sets
-/// them for `Delegate=yes`. Any user may read the second, from its version 251 on.
+/// The attributes by which a service manager marks a delegated group: systemd sets them for
+/// `Delegate=yes`. Any user may read the second one, which systemd sets from version 251 on.
 const DELEGATE_XATTRS: [&CStr; 2] = [c"trusted.delegate", c"user.delegate"];
 
-/// Whether a file has an attribute that says yes.
+/// Whether a file has this attribute with the value `1`.
 fn has_true_xattr(path: &Path, attribute: &CStr) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
     let mut value = [0_u8; 8];
-    let (place, room) = (value.as_mut_ptr().cast(), value.len());
-    // SAFETY: both names end in NUL, `place` has `room` bytes, and all outlive the call.
-    let length = unsafe { libc::getxattr(path.as_ptr(), attribute.as_ptr(), place, room) };
+    let target = value.as_mut_ptr().cast();
+    // SAFETY: both names end in NUL, `target` has `value.len()` bytes, and all outlive the call.
+    let length = unsafe { libc::getxattr(path.as_ptr(), attribute.as_ptr(), target, value.len()) };
     usize::try_from(length).is_ok_and(|length| value.get(..length) == Some(b"1"))
 }
 
-/// Whether groups can be made in a group, and processes moved out of it.
+/// Whether this process may create groups in a group, and move processes out of it.
 fn is_writable(group: &Path) -> bool {
-    let can =
+    let may_write =
         |path: &Path| faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok();
-    can(group) && can(&group.join("cgroup.procs"))
+    may_write(group) && may_write(&group.join("cgroup.procs"))
 }
 
-/// The longest that the kernel takes.
+/// The longest CPU period that the kernel accepts.
 const CPU_PERIOD_MAX: Duration = Duration::from_secs(1);
 
-/// The period of a group whose CPU is bounded.
+/// Returns the CPU period of a group with a CPU quota.
 fn cpu_period(group: &Path) -> Option<Duration> {
     let read = |name| fs::read_to_string(group.join(name)).ok();
-    let both = read("cpu.max")
+    let quota_and_period = read("cpu.max")
         .or_else(|| Some(format!("{} {}", read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?)));
-    parse_cpu_period(&both?)
+    parse_cpu_period(&quota_and_period?)
 }
 
-/// Of a quota and a period in microseconds. The quota is `max` or -1 if there is no bound.
+/// Parses a quota and a period in microseconds. The quota is `max` or -1 if there is none.
 fn parse_cpu_period(text: &str) -> Option<Duration> {
     let mut words = text.split_whitespace();
     let _quota: u64 = words.next()?.parse().ok()?;
@@ -156,41 +159,42 @@ fn parse_cpu_period(text: &str) -> Option<Duration> {
     Some(period.min(CPU_PERIOD_MAX))
 }
 
-/// How often the kernel has killed for lack of memory, by a file of [`Cgroups::memory_events`].
+/// Returns how many OOM kills a file of [`Cgroups::memory_events`] counts.
 pub(crate) fn oom_kill_count(file: &Path) -> Option<u64> {
     read_counter(file, "oom_kill")
 }
 
-/// The number behind a word, in a file of lines of a word and a number.
+/// Returns the number after a key, in a file of lines of a key and a number.
 fn read_counter(file: &Path, key: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;
     value.trim().parse().ok()
 }
 
-/// A line of mountinfo, if it is about control groups: see proc_pid_mountinfo(5).
+/// Parses a line of mountinfo, if it is about control groups: see proc_pid_mountinfo(5).
 fn parse_mount(line: &str) -> Option<Mount> {
     let (front, back) = line.split_once(" - ")?;
     let mut front = front.split(' ').skip(3);
-    let (root, point) = (front.next()?.to_owned(), PathBuf::from(front.next()?));
+    let root = front.next()?.to_owned();
+    let mount_point = PathBuf::from(front.next()?);
     let mut back = back.split(' ');
     let controllers = match back.next()? {
         "cgroup" => back.nth(1)?.split(',').map(str::to_owned).collect(),
         "cgroup2" => Vec::new(),
         _ => return None,
     };
-    Some(Mount { controllers, root, mount_point: point })
+    Some(Mount { controllers, root, mount_point })
 }
 
-/// The path in a line of /proc/PID/cgroup, if it is about this controller: see cgroups(7).
+/// Returns the path in a line of /proc/PID/cgroup, if it is about this controller: see cgroups(7).
 fn parse_cgroup_line<'a>(line: &'a str, controller: &str) -> Option<&'a str> {
     let mut fields = line.splitn(3, ':');
     let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-    let is_meant = match controller {
+    let matches = match controller {
         "" => number == "0" && controllers.is_empty(),
         _ => controllers.split(',').any(|known| known == controller),
     };
-    is_meant.then_some(path)
+    matches.then_some(path)
 }
 
 #[cfg(test)]
@@ -198,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_of_both_versions_are_parsed() {
+    fn parse_mount_reads_both_versions() {
         let first = "31 24 0:27 /docker/7 /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup \
                      rw,cpu,cpuacct";
         let found = parse_mount(first).unwrap();
@@ -223,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn cgroup_line_of_controller_is_parsed() {
+    fn parse_cgroup_line_finds_controller() {
         assert_eq!(parse_cgroup_line("4:memory:/a/b", "memory"), Some("/a/b"));
         assert_eq!(parse_cgroup_line("2:cpu,cpuacct:/a:b", "cpu"), Some("/a:b"));
         assert_eq!(parse_cgroup_line("2:cpu,cpuacct:/a", "memory"), None);
@@ -233,16 +237,16 @@ mod tests {
 
     #[test]
     fn nearest_file_without_controller_is_ancestors() {
-        let folder = tempfile::tempdir().unwrap();
-        let top = folder.path().join("top");
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("top");
         let leaf = top.join("service/leaf");
         fs::create_dir_all(&leaf).unwrap();
         let group = Group { path: leaf.clone(), mount_point: &top };
-        // What lies above the hierarchy is none of it.
-        fs::write(folder.path().join("memory.events"), "oom_kill 9\n").unwrap();
+        // A file above the mount point does not count.
+        fs::write(dir.path().join("memory.events"), "oom_kill 9\n").unwrap();
         assert_eq!(group.nearest_file("memory.events"), None);
-        for (above, kills) in [(&top, 2), (&top.join("service"), 1), (&leaf, 0)] {
-            let file = above.join("memory.events");
+        for (group_dir, kills) in [(&top, 2), (&top.join("service"), 1), (&leaf, 0)] {
+            let file = group_dir.join("memory.events");
             fs::write(&file, format!("low 0\noom 7\noom_kill {kills}\n")).unwrap();
             assert_eq!(group.nearest_file("memory.events").as_deref(), Some(file.as_path()));
             assert_eq!(oom_kill_count(&file), Some(kills));
@@ -251,8 +255,8 @@ mod tests {
 
     #[test]
     fn dir_without_xattr_is_not_delegated() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(DELEGATE_XATTRS.iter().all(|mark| !has_true_xattr(folder.path(), mark)));
-        assert!(!is_writable(folder.path()), "a folder is no group");
+        let dir = tempfile::tempdir().unwrap();
+        assert!(DELEGATE_XATTRS.iter().all(|name| !has_true_xattr(dir.path(), name)));
+        assert!(!is_writable(dir.path()), "a plain directory is no group");
     }
 }

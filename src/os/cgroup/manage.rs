@@ -1,32 +1,33 @@
-//! Control groups of version 2 that are ours to make: entered, ended, removed (Linux). Where there
-//! are none, everything here fails or does nothing.
+//! Control groups of version 2 that this program creates, enters, kills and removes (Linux).
+//! Without control groups, every function fails or does nothing.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::process::{self, Pid};
+use crate::os::process::{self, Pid};
 
-/// How often it is tried to enter a group that goes in the same moment.
+/// How often to try to enter a group that is removed at the same time.
 const ENTER_ATTEMPTS_MAX: usize = 5;
 
-/// So many groups, one inside another, are gone through at once: no path can name one that lies
+/// How many groups of a subtree are visited at once. No path can name a group that is nested
 /// deeper.
 const GROUPS_MAX: usize = 2048;
 
-/// How often those are looked for who have come while the others were killed.
+/// How often to look for processes that have joined while others were killed.
 const KILL_ROUNDS_MAX: usize = 100;
 
-/// Makes a group, unless it is there, and moves this process into it.
+/// Creates a group, unless it exists, and moves this process into it.
 ///
 /// # Errors
-/// No right to make it, no right to move, no room (`cgroup.max.descendants`), and whatever else
-/// mkdir(2) and the kernel say.
+/// `EACCES` or `EPERM`: no right to create it, or to move. `EAGAIN`: `cgroup.max.descendants` is
+/// reached. Otherwise from mkdir(2).
 pub(crate) fn enter(group: &Path) -> io::Result<()> {
     for _ in 1..ENTER_ATTEMPTS_MAX {
         match try_to_enter(group) {
-            // Between the two steps it is empty, and may be taken for one that was left behind.
+            // Between the two steps the group is empty, and another process may remove it as an
+            // orphan.
             Err(error) if is_missing(&error) => (),
             result => return result,
         }
@@ -41,36 +42,36 @@ fn try_to_enter(group: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether an error says that the group is there no more.
+/// Whether an error says that the group does not exist any more.
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-/// Kills whoever is in a group, and in groups inside it. It does not wait for them to die.
+/// Kills all processes in a group and in its subgroups. Does not wait for their exit.
 pub(crate) fn kill(group: &Path) {
     if write(group, "cgroup.kill", "1").is_err() {
         kill_members(group);
     }
 }
 
-/// The same for a kernel that cannot do it at once (before 5.14). Who has left by itself meanwhile
-/// may have passed on its number.
+/// Kills the members one by one, for kernels without cgroup.kill (before 5.14). The number of a
+/// member that has exited meanwhile may have been reused.
 fn kill_members(group: &Path) {
     let mut killed = HashSet::new();
     for _ in 0..KILL_ROUNDS_MAX {
-        let mut fresh = members(group);
-        fresh.retain(|pid| pid.as_raw() > 0 && killed.insert(*pid));
-        if fresh.is_empty() {
+        let mut new = members(group);
+        new.retain(|pid| pid.as_raw() > 0 && killed.insert(*pid));
+        if new.is_empty() {
             return;
         }
-        fresh.into_iter().for_each(process::send_sigkill);
+        new.into_iter().for_each(process::send_sigkill);
     }
 }
 
-/// Removes a group, and before it those inside it.
+/// Removes a group after its subgroups.
 ///
 /// # Errors
-/// `EBUSY` while somebody is in it; `EACCES` or `EPERM` for somebody else's.
+/// `EBUSY` while a process is in it; `EACCES` or `EPERM` if it belongs to another user.
 pub(crate) fn remove(group: &Path) -> io::Result<()> {
     let mut result = Ok(());
     for each in subtree(group).iter().rev() {
@@ -82,36 +83,38 @@ pub(crate) fn remove(group: &Path) -> io::Result<()> {
     result
 }
 
-/// Why a group cannot be removed now.
+/// Returns the error of [`remove`] for a group that has processes.
 pub(crate) fn busy_error() -> io::Error {
     io::Error::from_raw_os_error(libc::EBUSY)
 }
 
-/// Whether an error of [`remove`] may pass.
+/// Whether a later [`remove`] may succeed after this error.
 pub(crate) fn is_transient(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EBUSY)
 }
 
-/// Who is in a group, and in groups inside it; 0 for each who cannot be named from here.
+/// Returns the processes in a group and in its subgroups; 0 for each that is outside this process's
+/// PID namespace.
 pub(crate) fn members(group: &Path) -> Vec<Pid> {
     subtree(group).iter().flat_map(|group| direct_members(group)).collect()
 }
 
-/// Who is in this very group, and not in one inside it. Who is a zombie has left.
+/// Returns the processes in a group itself, without its subgroups and without zombies.
 pub(crate) fn direct_members(group: &Path) -> Vec<Pid> {
     let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect()
 }
 
-/// The names of the groups in a group.
+/// Returns the names of a group's direct subgroups.
 pub(crate) fn child_names(group: &Path) -> Vec<String> {
     let entries = fs::read_dir(group).into_iter().flatten().flatten();
     let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     groups.filter_map(|entry| entry.file_name().into_string().ok()).take(GROUPS_MAX).collect()
 }
 
-/// A group and those inside it, each before those that it holds. If there are too many it begins with
-/// some that hold none.
+/// Returns a group and its subgroups, each before its own subgroups. The walk is depth first: even
+/// if there are more than [`GROUPS_MAX`], the list has groups without subgroups, which can be
+/// removed.
 fn subtree(group: &Path) -> Vec<PathBuf> {
     let (mut groups, mut pending) = (Vec::new(), vec![group.to_owned()]);
     while let Some(next) = pending.pop().filter(|_| groups.len() < GROUPS_MAX) {
@@ -121,9 +124,10 @@ fn subtree(group: &Path) -> Vec<PathBuf> {
     groups
 }
 
-/// Writes a word into a file of a group. Never makes one, which the kernel refuses in its own way.
-fn write(group: &Path, name: &str, word: &str) -> io::Result<()> {
-    File::options().write(true).open(group.join(name))?.write_all(word.as_bytes())
+/// Writes a value into a file of a group. Never creates the file, which the kernel refuses with
+/// another error.
+fn write(group: &Path, name: &str, value: &str) -> io::Result<()> {
+    File::options().write(true).open(group.join(name))?.write_all(value.as_bytes())
 }
 
 #[cfg(test)]
@@ -133,19 +137,21 @@ mod tests {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    /// A group in which there is a process, and another inside it in which there is one. None where
-    /// the machine allows none.
+    /// A group with a process, and a nested group with another process.
     struct TestCgroup {
         group: PathBuf,
         sleepers: Vec<Child>,
     }
 
     impl TestCgroup {
+        /// Returns `None` where the machine allows no groups.
         fn new(name: &str) -> Option<Self> {
             let scene = Self::try_new(name);
             if scene.is_none() {
-                let _ =
-                    writeln!(io::stderr(), "skipped: no control groups of version 2 of our own");
+                let _ = writeln!(
+                    io::stderr(),
+                    "skipped: no permission to create control groups of version 2"
+                );
             }
             scene
         }
@@ -201,7 +207,7 @@ mod tests {
         assert_eq!(child_names(&scene.group), ["inner"]);
         let error = remove(&scene.group).unwrap_err();
         assert!(is_transient(&error), "{error}");
-        assert!(members(&scene.group).len() == 2, "nobody was disturbed");
+        assert!(members(&scene.group).len() == 2, "no member was killed");
     }
 
     #[test]

@@ -1,0 +1,77 @@
+//! Records as JSON: an object a line, with `ts`, `level` and `msg` before the record's own fields.
+
+use std::io::Write;
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+use serde_json::Value;
+use slog::{Drain, Never, OwnedKVList, Record};
+
+use super::fields::FieldMap;
+use super::target::{RECORD_BYTES_MAX, RecordWriter};
+
+/// The shortest text that is cut when a record is too long, in bytes.
+const CUT_TEXT_BYTES_MIN: usize = 64;
+
+pub(super) struct Json {
+    writer: Mutex<RecordWriter>,
+}
+
+impl Json {
+    pub(super) fn new(writer: RecordWriter) -> Self {
+        Self { writer: Mutex::new(writer) }
+    }
+}
+
+impl Drain for Json {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
+        let now = humantime::format_rfc3339_millis(SystemTime::now());
+        let mut map = FieldMap::default();
+        map.insert_if_absent("ts", now.to_string());
+        map.insert_if_absent("level", record.level().as_str());
+        map.insert_if_absent("msg", record.msg().to_string());
+        FieldMap::of_record(record, values)
+            .for_each(|(key, value)| map.insert_if_absent(&key, value));
+        let line = encode_line(map.into_fields());
+        if let Ok(mut writer) = self.writer.lock() {
+            let _ = writer.write(&line);
+        }
+        Ok(())
+    }
+}
+
+/// Returns an object and a line feed. If it is too long for one record, its longest texts are cut,
+/// so that it stays valid JSON.
+fn encode_line(mut fields: Vec<(String, Value)>) -> Vec<u8> {
+    loop {
+        let mut line = b"{".to_vec();
+        for (index, (key, value)) in fields.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            let key = Value::from(key.as_str());
+            line.extend_from_slice(format!("{comma}{key}:{value}").as_bytes());
+        }
+        line.extend_from_slice(b"}\n");
+        let surplus = line.len().saturating_sub(RECORD_BYTES_MAX);
+        if surplus == 0 || !shorten_longest(&mut fields, surplus) {
+            return line;
+        }
+    }
+}
+
+/// Cuts the longest text by at least `surplus` bytes. Returns false if no text is long enough.
+fn shorten_longest(fields: &mut [(String, Value)], surplus: usize) -> bool {
+    let texts = fields.iter_mut().filter_map(|(_, value)| match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    });
+    let longest = texts.max_by_key(|text| text.len());
+    let Some(text) = longest.filter(|text| text.len() > CUT_TEXT_BYTES_MIN) else { return false };
+    let keep = text.len().saturating_sub(surplus + 3).max(32);
+    let cut = (0..=keep).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.truncate(cut);
+    text.push_str("...");
+    true
+}

@@ -1,0 +1,148 @@
+//! Where records go: stderr, or a file that can be reopened.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use crate::os::{credentials, file, poll};
+
+/// The longest record, in bytes: what a pipe writes atomically (pipe(7), `PIPE_BUF`).
+pub(super) const RECORD_BYTES_MAX: usize = 4096;
+
+/// Where records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The standard error stream.
+    Stderr,
+    /// The end of this file, which is created if it is missing.
+    File(PathBuf),
+}
+
+/// The owner of a log file, where it differs from the process's own user and group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileOwner {
+    /// The user.
+    pub user: Option<u32>,
+    /// The group.
+    pub group: Option<u32>,
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug)]
+pub struct LogError {
+    what: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl LogError {
+    pub(super) fn new(what: &'static str, path: &Path, source: io::Error) -> Self {
+        Self { what, path: path.to_path_buf(), source }
+    }
+}
+
+impl fmt::Display for LogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "failed to open {} {}", self.what, self.path.display())
+    }
+}
+
+impl std::error::Error for LogError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// The target of all loggers of a log. Its file can be replaced while they write.
+#[derive(Debug)]
+pub(super) struct LogTargetFile {
+    target: Target,
+    owner: FileOwner,
+    /// `None` for stderr.
+    file: Mutex<Option<File>>,
+    /// How many records this process has dropped.
+    dropped: AtomicU64,
+}
+
+impl LogTargetFile {
+    pub(super) fn open(target: &Target, owner: FileOwner) -> Result<Self, LogError> {
+        let target = match target {
+            // A worker may have another working directory when it reopens the file.
+            Target::File(path) => {
+                Target::File(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+            }
+            Target::Stderr => Target::Stderr,
+        };
+        let target_file =
+            Self { target, owner, file: Mutex::new(None), dropped: AtomicU64::new(0) };
+        target_file.reopen()?;
+        Ok(target_file)
+    }
+
+    pub(super) fn reopen(&self) -> Result<(), LogError> {
+        let Target::File(path) = &self.target else { return Ok(()) };
+        let failed = |source| LogError::new("log file", path, source);
+        let file = open_file(path).map_err(failed)?;
+        if self.owner != FileOwner::default() && credentials::is_root() {
+            file::chown(file.as_fd(), self.owner.user, self.owner.group).map_err(failed)?;
+        }
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn raw_fd(&self) -> Option<RawFd> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.as_ref().map(AsRawFd::as_raw_fd)
+    }
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    // Without O_NONBLOCK, opening a named pipe for writing would wait for a reader.
+    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(file::NONBLOCK).open(path)
+}
+
+/// Writes the time at which a record is written.
+pub(super) fn timestamp(out: &mut dyn Write) -> io::Result<()> {
+    write!(out, "{}", humantime::format_rfc3339_millis(SystemTime::now()))
+}
+
+/// Writes records to the target: each `write` is one record.
+pub(super) struct RecordWriter(Arc<LogTargetFile>);
+
+impl RecordWriter {
+    pub(super) fn new(target_file: &Arc<LogTargetFile>) -> Self {
+        Self(Arc::clone(target_file))
+    }
+}
+
+impl Write for RecordWriter {
+    /// Writes the record, or drops it if a write would block or fails. Cuts it to the length that a
+    /// pipe writes atomically.
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        let bounded = &record[..record.len().min(RECORD_BYTES_MAX)];
+        let mut file = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = match file.as_mut() {
+            Some(file) if poll::is_writable(file.as_fd()) => file.write(bounded),
+            None if poll::is_writable(io::stderr().as_fd()) => io::stderr().write(bounded),
+            Some(_) | None => Ok(0),
+        };
+        if !matches!(written, Ok(1..)) {
+            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! Caught signals as bytes in a pipe.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::signal::SigHandler;
+
+use super::{Signal, set_action};
+use crate::os::file;
+
+/// The write end of this process's signal pipe; -1 while there is none.
+static PIPE_WRITE_FD: AtomicI32 = AtomicI32::new(-1);
+
+/// The caught signals of a process, in the order of their arrival.
+#[derive(Debug)]
+pub(crate) struct SignalPipe {
+    read: OwnedFd,
+    /// Open for the handlers, which write by its number.
+    _write: OwnedFd,
+}
+
+impl SignalPipe {
+    /// Opens the pipe of this process, in place of any that it had or inherited. [`catch`] then
+    /// selects the signals that go to it.
+    ///
+    /// # Errors
+    /// `EMFILE` or `ENFILE`, from pipe2(2).
+    pub(crate) fn open() -> io::Result<Self> {
+        let (read, write) = file::pipe()?;
+        PIPE_WRITE_FD.store(write.as_raw_fd(), Ordering::Relaxed);
+        Ok(Self { read, _write: write })
+    }
+
+    /// Takes the signals that have arrived since the last call. Never blocks.
+    pub(crate) fn take(&self) -> Vec<Signal> {
+        let mut signals = Vec::new();
+        let mut bytes = [0; 64];
+        loop {
+            match nix::unistd::read(&self.read, &mut bytes) {
+                Ok(0) => return signals,
+                Ok(n) => signals.extend(bytes.iter().take(n).filter_map(|b| Signal::from_byte(*b))),
+                Err(Errno::EINTR) => (),
+                Err(_) => return signals, // EAGAIN: empty
+            }
+        }
+    }
+}
+
+impl AsFd for SignalPipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
+    }
+}
+
+impl Drop for SignalPipe {
+    fn drop(&mut self) {
+        PIPE_WRITE_FD.store(-1, Ordering::Relaxed);
+    }
+}
+
+/// Sends these signals to this process's [`SignalPipe`] from now on.
+pub(crate) fn catch(signals: impl IntoIterator<Item = Signal>) {
+    for signal in signals {
+        set_action(signal.number(), SigHandler::Handler(on_signal));
+    }
+}
+
+/// Writes the signal's number into the pipe. May run between any two instructions of this process.
+pub(super) extern "C" fn on_signal(number: libc::c_int) {
+    let errno = Errno::last();
+    let byte = number as u8; // the numbers caught here stay below 128
+    // SAFETY: `byte` is one readable byte, and PIPE_WRITE_FD is -1 or an open, nonblocking pipe
+    // end: `SignalPipe` clears it before it closes. A full pipe is harmless: a wake-up is queued.
+    unsafe { libc::write(PIPE_WRITE_FD.load(Ordering::Relaxed), (&raw const byte).cast(), 1) };
+    errno.set();
+}

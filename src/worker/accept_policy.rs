@@ -1,0 +1,432 @@
+//! When a worker accepts clients, from which listener, and when its drain is over: the same for every
+//! class and every way to sleep. Pure: time and what the kernel and the master say are arguments.
+//!
+//! [`Acceptor`](super::Acceptor), [`EpollAcceptor`](super::EpollAcceptor) and the forced drain call
+//! accept(2), watch listeners and close them as this says.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use super::lifecycle::StopRequest;
+use crate::listen::ListenerState;
+use crate::time::MonotonicTime;
+
+/// How long accepting pauses when the kernel has no resources for another connection.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+/// How often a worker that is awake looks at all listeners anew. A wake-up is lost with a worker that
+/// is killed: the kernel has woken no other for that client. The master then sends SIGURG to others.
+/// They look once more this much later: until the kernel has removed the watches of the killed
+/// worker, it may wake that one instead of others.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How many clients more than its share a worker may have, besides an eighth of the share. A worker
+/// that is awake is faster than one that must be woken, and would accept all of a burst.
+const FAIR_SHARE_SLACK: usize = 2;
+/// How long a worker that has its share leaves clients to other workers, which may be stuck.
+const YIELD_MAX: Duration = Duration::from_millis(20);
+/// How long a handshake may take that had begun when its listener was closed for new ones: the
+/// client's last packet is on its way, and puts one more connection into the queue.
+const HANDSHAKE_MAX: Duration = Duration::from_millis(100);
+/// How long a queue to which clients may still be added is emptied again and again.
+const REFILL_MAX: Duration = Duration::from_secs(1);
+
+/// How far a graceful stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Drain {
+    /// The time since the worker was asked to stop.
+    pub(super) elapsed: Duration,
+    /// Whether the master has died: then no other worker serves after this one.
+    pub(super) orphaned: bool,
+}
+
+/// What a worker that drains owes to the clients in a listener's queue. The master bounds all of it
+/// by `graceful_timeout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BacklogDuty {
+    /// Leave them: other workers serve them.
+    None,
+    /// Accept them; late handshakes may add more.
+    AwaitHandshakes,
+    /// Accept them until the queue is seen empty while the worker has no client.
+    Empty,
+    /// Accept them until the queue is seen empty once: there may always be more.
+    EmptyOnce,
+}
+
+impl Drain {
+    /// Returns the duty to the queue of a listener in this state.
+    pub(super) fn duty(self, state: ListenerState) -> BacklogDuty {
+        match state {
+            ListenerState::NotListening => BacklogDuty::None,
+            ListenerState::Open if !self.orphaned => BacklogDuty::None,
+            ListenerState::DrainBounded if self.elapsed < HANDSHAKE_MAX => {
+                BacklogDuty::AwaitHandshakes
+            }
+            ListenerState::DrainBounded => BacklogDuty::Empty,
+            ListenerState::DrainUnbounded | ListenerState::Open if self.elapsed < REFILL_MAX => {
+                BacklogDuty::Empty
+            }
+            ListenerState::DrainUnbounded | ListenerState::Open => BacklogDuty::EmptyOnce,
+        }
+    }
+
+    /// Returns how long after the beginning of the stop the duty to such a queue changes by itself.
+    fn next_change(self, state: ListenerState) -> Option<Duration> {
+        match (self.duty(state), state) {
+            (BacklogDuty::AwaitHandshakes, _) => Some(HANDSHAKE_MAX),
+            (BacklogDuty::Empty, ListenerState::DrainBounded) => None,
+            (BacklogDuty::Empty, _) => Some(REFILL_MAX),
+            (BacklogDuty::None | BacklogDuty::EmptyOnce, _) => None,
+        }
+    }
+}
+
+impl BacklogDuty {
+    /// Returns whether it is fulfilled if the queue is, or is not, seen empty now.
+    pub(super) fn is_met(self, is_empty: bool, has_clients: bool) -> bool {
+        match self {
+            Self::None => true,
+            Self::AwaitHandshakes => false,
+            Self::Empty => is_empty && !has_clients,
+            Self::EmptyOnce => is_empty,
+        }
+    }
+}
+
+/// Returns when the last late handshake must have come to one of these listeners; `None` if none is
+/// expected.
+pub(super) fn handshakes_end(
+    drain: Drain,
+    since: MonotonicTime,
+    mut states: impl Iterator<Item = ListenerState>,
+) -> Option<MonotonicTime> {
+    states
+        .any(|state| drain.duty(state) == BacklogDuty::AwaitHandshakes)
+        .then(|| since.saturating_add(HANDSHAKE_MAX))
+}
+
+/// What is known of the worker in one turn of its loop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    pub(super) now: MonotonicTime,
+    /// How many clients it has.
+    pub(super) client_count: usize,
+    pub(super) stop: StopRequest,
+    /// When it was asked to stop.
+    pub(super) stopping_since: Option<MonotonicTime>,
+    pub(super) orphaned: bool,
+    /// How often the master has changed which queues are assigned to which workers.
+    pub(super) reuseport_changes: u64,
+}
+
+impl Turn {
+    fn drain(&self) -> Option<Drain> {
+        let since = self.stopping_since.filter(|_| self.stop == StopRequest::Graceful)?;
+        Some(Drain { elapsed: self.now.duration_since(since), orphaned: self.orphaned })
+    }
+}
+
+/// What is known of a listener.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListenerFacts {
+    pub(super) state: ListenerState,
+    /// Whether this worker serves it.
+    pub(super) is_assigned: bool,
+    /// Whether it has a queue of its own beside others at the same address (`reuse_port`).
+    pub(super) is_sharded: bool,
+}
+
+/// What a call of accept(2) has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Client,
+    Nothing,
+    /// `EINVAL`: the socket has ended listening.
+    ShutDown,
+    /// `EMFILE` and the like: accepting pauses until then.
+    NoResources {
+        resume_at: MonotonicTime,
+    },
+}
+
+/// What is known of a listener's queue.
+#[derive(Clone, Debug, Default)]
+struct Queue {
+    /// The kernel has reported a client, perhaps to this worker alone: one accept(2) is owed.
+    owes_accept: bool,
+    /// It has not been seen empty since the last client.
+    may_have_more: bool,
+    /// It was seen empty after the last client of the worker was served, as a drain demands, while
+    /// its listener was in this state.
+    proven_empty: Option<ListenerState>,
+    /// Nothing more is owed to it.
+    is_done: bool,
+    /// How many clients were accepted from it under [`BacklogDuty::EmptyOnce`].
+    late_clients: usize,
+    /// It has ended listening.
+    is_shut_down: bool,
+}
+
+/// When all listeners were looked at.
+#[derive(Debug)]
+struct Recheck {
+    at: MonotonicTime,
+    /// Whether that was for SIGURG, and one more look is due.
+    is_due_again: bool,
+    /// The changes that were seen then.
+    reuseport_changes: u64,
+}
+
+/// Decides for one worker. Call [`begin_turn`](Self::begin_turn) in each turn of the loop.
+#[derive(Debug)]
+pub(super) struct AcceptPolicy {
+    queues: Vec<Queue>,
+    /// `worker_connections`.
+    client_limit: usize,
+    /// `backlog`: how many clients a queue can hold.
+    backlog: usize,
+    turn: Turn,
+    /// The queue whose turn it is.
+    next: usize,
+    /// Until when the kernel has no resources.
+    paused_until: Option<MonotonicTime>,
+    /// Until when clients are left to other workers.
+    yields_until: Option<MonotonicTime>,
+    /// The number of clients that the other workers were told of last.
+    published_clients: usize,
+    recheck: Recheck,
+    is_finished: bool,
+}
+
+impl AcceptPolicy {
+    pub(super) fn new(listeners: usize, client_limit: usize, backlog: usize, turn: Turn) -> Self {
+        let Turn { now: at, reuseport_changes, .. } = turn;
+        Self {
+            queues: vec![Queue::default(); listeners],
+            client_limit,
+            backlog,
+            turn,
+            next: 0,
+            paused_until: None,
+            yields_until: None,
+            published_clients: 0,
+            recheck: Recheck { at, is_due_again: false, reuseport_changes },
+            is_finished: false,
+        }
+    }
+
+    /// Takes in what has changed. `publish_clients` tells the other workers how many clients this one
+    /// has and returns its fair share; it is called only if that matters. Returns whether all
+    /// listeners must be looked at anew.
+    pub(super) fn begin_turn(
+        &mut self,
+        turn: Turn,
+        facts: impl Fn(usize) -> ListenerFacts,
+        publish_clients: impl FnOnce(usize) -> usize,
+    ) -> bool {
+        let stop_begins = self.turn.stop == StopRequest::None && turn.stop != StopRequest::None;
+        self.turn = turn;
+        self.set_client_count(turn.client_count);
+        if self.paused_until.is_some_and(|until| until <= turn.now) {
+            self.paused_until = None;
+        }
+        self.update_yielding(facts, publish_clients);
+        let is_told = self.recheck.reuseport_changes != turn.reuseport_changes;
+        let is_due = turn.now.duration_since(self.recheck.at) >= RECHECK_INTERVAL;
+        if is_told || is_due {
+            self.recheck = Recheck {
+                at: turn.now,
+                is_due_again: is_told,
+                reuseport_changes: turn.reuseport_changes,
+            };
+        }
+        let looks_anew = is_told || is_due || stop_begins;
+        if looks_anew {
+            self.queues.iter_mut().for_each(|queue| queue.may_have_more = true);
+        }
+        looks_anew
+    }
+
+    /// Takes in how many clients there are.
+    pub(super) fn set_client_count(&mut self, count: usize) {
+        self.turn.client_count = count;
+        if count > 0 && self.turn.stop != StopRequest::None {
+            self.queues.iter_mut().for_each(|queue| queue.proven_empty = None);
+        }
+    }
+
+    pub(super) fn client_count(&self) -> usize {
+        self.turn.client_count
+    }
+
+    /// Leaves clients to other workers while this one has more than its share.
+    fn update_yielding(
+        &mut self,
+        facts: impl Fn(usize) -> ListenerFacts,
+        publish_clients: impl FnOnce(usize) -> usize,
+    ) {
+        let Turn { now, client_count, stop, .. } = self.turn;
+        if client_count == self.published_clients && self.yields_until.is_none() {
+            return;
+        }
+        self.published_clients = client_count;
+        let share = publish_clients(client_count);
+        let has_too_many = client_count > share.saturating_add(share / 8 + FAIR_SHARE_SLACK)
+            && stop == StopRequest::None
+            && (0..self.queues.len()).any(|index| !facts(index).is_sharded);
+        match self.yields_until {
+            Some(until) if !has_too_many || until <= now => self.yields_until = None,
+            None if has_too_many && self.is_open() => {
+                self.yields_until = Some(now.saturating_add(YIELD_MAX));
+            }
+            Some(_) | None => (),
+        }
+    }
+
+    /// Takes in that the kernel has reported a client at a listener: one accept(2) is owed, also if
+    /// the worker is full or stops meanwhile.
+    pub(super) fn mark_readable(&mut self, index: usize) {
+        self.queues[index].owes_accept = true;
+    }
+
+    /// Forgets what is owed: all events of the turn have been handled.
+    pub(super) fn forget_owed(&mut self) {
+        self.queues.iter_mut().for_each(|queue| queue.owes_accept = false);
+    }
+
+    /// Returns whether accept(2) may be called at a listener now.
+    pub(super) fn may_accept(&self, index: usize, facts: ListenerFacts) -> bool {
+        let is_owed = self.queues[index].owes_accept
+            && self.turn.stop != StopRequest::Immediate
+            && self.paused_until.is_none()
+            && !self.is_finished;
+        is_owed || self.accepts_from(index, facts)
+    }
+
+    /// Returns the listener at which to call accept(2) before sleeping: they take turns, so that none
+    /// starves another.
+    pub(super) fn next_look(&self, facts: impl Fn(usize) -> ListenerFacts) -> Option<usize> {
+        let count = self.queues.len();
+        (0..count)
+            .map(|offset| (self.next + offset) % count)
+            .find(|&index| self.must_look(index, facts(index)))
+    }
+
+    fn must_look(&self, index: usize, facts: ListenerFacts) -> bool {
+        let Queue { owes_accept, may_have_more, .. } = self.queues[index];
+        (owes_accept || may_have_more || self.lacks_proof(index, facts))
+            && self.may_accept(index, facts)
+    }
+
+    /// Returns whether only a look at a queue can show that nothing more is owed to it.
+    pub(super) fn lacks_proof(&self, index: usize, facts: ListenerFacts) -> bool {
+        let is_proven_empty = self.queues[index].proven_empty == Some(facts.state);
+        self.accepts_from(index, facts)
+            && match self.duty(facts) {
+                BacklogDuty::None | BacklogDuty::AwaitHandshakes => false,
+                BacklogDuty::Empty => self.turn.client_count == 0 && !is_proven_empty,
+                BacklogDuty::EmptyOnce => true,
+            }
+    }
+
+    /// Takes in what a look at a listener has found.
+    pub(super) fn on_accept(&mut self, index: usize, found: Found, facts: ListenerFacts) {
+        let (duty, has_clients) = (self.duty(facts), self.turn.client_count > 0);
+        let queue = &mut self.queues[index];
+        queue.owes_accept = false;
+        queue.may_have_more = matches!(found, Found::Client | Found::NoResources { .. });
+        match found {
+            Found::Client => {
+                if duty == BacklogDuty::EmptyOnce {
+                    queue.late_clients += 1;
+                    // First in, first out: all that had waited have been accepted.
+                    queue.is_done |= queue.late_clients > self.backlog;
+                }
+                self.next = index + 1;
+                self.set_client_count(self.turn.client_count + 1);
+            }
+            Found::Nothing => match duty {
+                BacklogDuty::Empty if !has_clients => queue.proven_empty = Some(facts.state),
+                BacklogDuty::EmptyOnce => queue.is_done = true,
+                BacklogDuty::None | BacklogDuty::AwaitHandshakes | BacklogDuty::Empty => (),
+            },
+            Found::ShutDown => queue.is_shut_down = true,
+            Found::NoResources { resume_at } => self.paused_until = Some(resume_at),
+        }
+    }
+
+    /// Returns whether clients are accepted from a listener now, without a reported one.
+    pub(super) fn accepts_from(&self, index: usize, facts: ListenerFacts) -> bool {
+        let Queue { is_shut_down, is_done, .. } = self.queues[index];
+        let is_wanted = match self.turn.stop {
+            StopRequest::None => facts.is_assigned,
+            StopRequest::Graceful => self.duty(facts) != BacklogDuty::None && !is_done,
+            StopRequest::Immediate => false,
+        };
+        is_wanted && self.is_open() && !is_shut_down && !self.is_finished
+    }
+
+    /// Returns whether the loop must watch a listener while it sleeps, if it looks at it before it
+    /// sleeps when [`next_look`](Self::next_look) says so.
+    pub(super) fn is_interested(&self, index: usize, facts: ListenerFacts) -> bool {
+        let Queue { owes_accept, may_have_more, .. } = self.queues[index];
+        !owes_accept && !may_have_more && self.accepts_from(index, facts)
+    }
+
+    /// Returns whether there is room for another client, and resources, and no other worker has
+    /// fewer.
+    pub(super) fn is_open(&self) -> bool {
+        self.turn.client_count < self.client_limit
+            && self.paused_until.is_none()
+            && self.yields_until.is_none()
+    }
+
+    fn duty(&self, facts: ListenerFacts) -> BacklogDuty {
+        self.turn.drain().map_or(BacklogDuty::None, |drain| drain.duty(facts.state))
+    }
+
+    /// Returns whether a client may still come that this worker must serve: not before each queue to
+    /// which it owes anything was seen empty after its last client was served.
+    pub(super) fn may_receive_more(&self, facts: impl Fn(usize) -> ListenerFacts) -> bool {
+        let is_met = |(index, queue): (usize, &Queue)| {
+            let facts = facts(index);
+            let is_empty = queue.proven_empty == Some(facts.state) || queue.is_shut_down;
+            let owes_nothing = self.duty(facts) == BacklogDuty::None || queue.is_done || is_empty;
+            !queue.owes_accept && owes_nothing
+        };
+        self.paused_until.is_some() || !self.queues.iter().enumerate().all(is_met)
+    }
+
+    /// Returns whether it is time for the class to return. Once true, it stays true.
+    pub(super) fn finish(&mut self, facts: impl Fn(usize) -> ListenerFacts) -> bool {
+        self.is_finished |= match self.turn.stop {
+            StopRequest::None => false,
+            StopRequest::Graceful => self.turn.client_count == 0 && !self.may_receive_more(facts),
+            StopRequest::Immediate => true,
+        };
+        self.is_finished
+    }
+
+    /// Returns when the next turn is due, if nothing happens before: a pause ends, a look is due, or
+    /// a duty changes. Zero is at once.
+    pub(super) fn deadline(&self, facts: impl Fn(usize) -> ListenerFacts) -> Option<MonotonicTime> {
+        let recheck = &self.recheck;
+        let next_look = recheck.is_due_again.then(|| recheck.at.saturating_add(RECHECK_INTERVAL));
+        let waits = [self.paused_until, self.yields_until, next_look];
+        let deadline = waits.into_iter().flatten().min();
+        match (self.turn.drain(), self.turn.stopping_since) {
+            (Some(drain), Some(since)) => {
+                let queue_deadline = |index| {
+                    if self.lacks_proof(index, facts(index)) {
+                        return Some(MonotonicTime::default());
+                    }
+                    let change = drain.next_change(facts(index).state)?;
+                    Some(since.saturating_add(change)).filter(|_| !self.queues[index].is_done)
+                };
+                (0..self.queues.len()).filter_map(queue_deadline).chain(deadline).min()
+            }
+            _ => deadline,
+        }
+    }
+}
