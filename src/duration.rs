@@ -8,6 +8,11 @@ pub(crate) const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 36
 const DURATION_UNITS: [(&str, u128); 4] =
     [("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000), ("h", 3_600_000_000_000)];
 
+/// Returns a duration in whole milliseconds, as the log has it.
+pub(crate) fn as_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Parses a number of seconds, or a number with `ms`, `s`, `m` or `h`: at least `min`, at most ten
 /// years.
 ///

@@ -11,9 +11,9 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use crate::app::App;
-use crate::arbiter::ExecArgs;
+use crate::arbiter::{ExecArgs, upgrade_channel};
 use crate::cli::{self, Action, Invocation, Stream};
-use crate::listen::activation;
+use crate::os::fd_table::OpenFds;
 use crate::os::title::ProcTitle;
 use crate::os::{daemon, process};
 use crate::runtime::{Runtime, RuntimeError, StartupContext};
@@ -40,6 +40,7 @@ impl Runtime {
         let args: Vec<_> = env::args_os().collect();
         let variables: Vec<_> = env::vars_os().collect();
         let context = StartupContext {
+            program_fds: OpenFds::snapshot(),
             startup_notifier: None,
             exec_args: exec_args(&args),
             // Without /proc the process title cannot be set, but everything else works.
@@ -69,7 +70,7 @@ impl Runtime {
             print(Stream::Stderr, &format!("{}: {warning}\n", invocation.program()));
         };
         let report_error = |error: &dyn std::fmt::Display| {
-            activation::report_failure(&error.to_string());
+            upgrade_channel::report_failure(&error.to_string());
             print(Stream::Stderr, &format!("{}: {error}\n", invocation.program()));
         };
         let (configuration, warnings) = match invocation.load() {
@@ -81,7 +82,7 @@ impl Runtime {
         };
         warnings.iter().for_each(|warning| print_warning(warning));
         let result = match invocation.action {
-            Action::Run if configuration.master.daemon && !activation::is_new_master() => {
+            Action::Run if configuration.master.daemon && !upgrade_channel::is_new_master() => {
                 return self.run_daemon(invocation, configuration, context);
             }
             Action::Run if configuration.master.daemon => {

@@ -12,7 +12,8 @@ use slog::{Level, crit, info, warn};
 use crate::app::App;
 use crate::arbiter::{
     self, Arbiter, ArbiterParts, ConfigLoader, ExecArgs, MasterContext, OomMonitor, PoolGeneration,
-    PoolSpec, ProcessTable, ResolvedConfig, RunOutcome, UpgradePeer, WorkerCgroups,
+    PoolSpec, ResolvedConfig, RunOutcome, UpgradePeer, WorkerCgroups, WorkerEnvironment,
+    upgrade_channel,
 };
 use crate::hooks::{Hooks, NoHooks};
 use crate::listen;
@@ -20,6 +21,7 @@ use crate::listen::activation::InheritedFds;
 use crate::log::{self, Fields};
 use crate::os::credentials;
 use crate::os::daemon::StartupNotifier;
+use crate::os::fd_table::OpenFds;
 use crate::os::process::Pid;
 use crate::os::signal::{self, MasterDisposition, Signal, SignalPipe};
 use crate::os::title::ProcTitle;
@@ -132,7 +134,7 @@ impl Runtime {
     pub fn run(&self, settings: impl Into<Configuration>) -> Result<(), RuntimeError> {
         let configuration = settings.into();
         let reload_config = || Ok(configuration.clone());
-        self.run_as(configuration.clone(), StartupContext::default(), reload_config)
+        self.run_as(configuration.clone(), StartupContext::now(), reload_config)
     }
 
     /// Runs the master until a signal stops it, with a function that loads the settings for a reload.
@@ -148,7 +150,8 @@ impl Runtime {
         let signals = SignalPipe::open().map_err(RuntimeError::Os)?;
         signal::catch(Signal::in_master(MasterDisposition::Caught));
         signal::unblock_all();
-        let InheritedFds { listeners, old_master, mut warnings } =
+        let old_master = upgrade_channel::UpgradeChannel::take_from_env();
+        let InheritedFds { listeners, mut warnings } =
             InheritedFds::take_from_env().map_err(RuntimeError::Listen)?;
         let is_sole_master = old_master.is_none();
         let upgrade_peer = match old_master {
@@ -178,31 +181,24 @@ impl Runtime {
         let (service_manager, warning) = ServiceManager::from_env();
         warnings.extend(warning);
         log_startup(&master_context, &generations, &warnings);
-        let StartupContext { title, exec_args, startup_notifier } = context;
+        let StartupContext { program_fds, title, exec_args, startup_notifier } = context;
+        program_fds.exclude(upgrade_peer.channel_fd());
         let config_loader: ConfigLoader<'_> =
             Box::new(move || self.resolve(reload_config()?).map_err(|error| error.to_string()));
-        let oom = OomMonitor::find();
+        let (hooks, oom) = (self.hooks.as_ref(), OomMonitor::find());
         let cgroups = WorkerCgroups::find(master_context.log.logger());
-        let process_tables = generations
-            .into_iter()
-            .map(|generation| ProcessTable::new(generation, title, &oom, &cgroups));
-        let process_tables =
-            process_tables.collect::<Result<Vec<_>, _>>().map_err(RuntimeError::Os)?;
         let parts = ArbiterParts {
             signals,
             context: master_context,
-            oom,
-            cgroups,
+            environment: WorkerEnvironment { title, hooks, oom, cgroups, program_fds },
             config_loader,
-            title,
             exec_args,
             pidfile,
             service_manager,
             upgrade_peer,
             startup_notifier,
-            hooks: self.hooks.as_ref(),
         };
-        run_arbiter(Arbiter::new(process_tables, parts))
+        run_arbiter(Arbiter::new(generations, parts).map_err(RuntimeError::Os)?)
     }
 
     /// Finds everything that a configuration names.
@@ -218,14 +214,24 @@ impl Runtime {
 }
 
 /// How a program was started.
-#[derive(Default)]
 pub(crate) struct StartupContext {
+    /// The descriptors that it had open then: workers inherit them.
+    pub(crate) program_fds: OpenFds,
     /// The memory of the process title that `ps` shows.
     pub(crate) title: Option<ProcTitle>,
     /// The arguments for starting the program again.
     pub(crate) exec_args: Option<ExecArgs>,
     /// Tells the launching process of a daemon when the workers are ready.
     pub(crate) startup_notifier: Option<Rc<StartupNotifier>>,
+}
+
+impl StartupContext {
+    /// Returns the context of a program that has no command line of ours. Call it before the master
+    /// opens anything.
+    fn now() -> Self {
+        let program_fds = OpenFds::snapshot();
+        Self { program_fds, title: None, exec_args: None, startup_notifier: None }
+    }
 }
 
 fn create_pidfile(settings: &Settings, is_upgrade: bool) -> Result<Option<PidFile>, RuntimeError> {

@@ -47,8 +47,8 @@ const ROOT_ITEMS: [(&str, &str); 3] =
 
 /// Files and directories, by the beginning of their paths, that decide and have no effects.
 const PURE_MODULES: [&str; 16] = [
-    "src/arbiter/orphan_cgroups.rs",
-    "src/arbiter/oom.rs",
+    "src/arbiter/cgroup/orphans.rs",
+    "src/arbiter/oom/counters.rs",
     "src/arbiter/reload_barrier.rs",
     "src/app.rs",
     "src/app/",
@@ -60,7 +60,7 @@ const PURE_MODULES: [&str; 16] = [
     "src/session.rs",
     "src/http/",
     "src/rpc/",
-    "src/arbiter/supervisor",
+    "src/arbiter/pool/supervisor/",
     "src/worker/accept_policy",
     "src/worker/timer_wheel.rs",
 ];

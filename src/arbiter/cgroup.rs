@@ -1,59 +1,59 @@
-//! A control group for each worker, a leaf of the master's own, where that has been delegated: a
-//! process that a worker has started may leave its process group, but not this one.
+//! A control group for each worker, below the master's own if that is delegated (systemd
+//! `Delegate=`). A process that a worker has started may leave its process group, but not its cgroup.
+
+mod orphans;
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::Duration;
 
 use slog::{Logger, info, warn};
 
-use super::orphan_cgroups::{self, CgroupName, OrphanAction};
 use crate::os::cgroup::Cgroups;
 use crate::os::cgroup::manage as cgroup_manage;
 use crate::os::clock;
 use crate::os::process::Pid;
 use crate::time::MonotonicTime;
+use orphans::{CgroupName, OrphanAction};
 
-/// How long a master stays for the last of them to go, once it has no worker any more.
+/// How long the exit of a master without workers waits until their cgroups are removed.
 const EXIT_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// The leaves of all pools' workers.
+/// The control groups of all pools' workers.
 pub(crate) struct WorkerCgroups {
-    /// Where they are made; nowhere if that has not been delegated.
+    /// The delegated group; if there is none, workers have no cgroups of their own.
     parent: Option<PathBuf>,
     master: Pid,
     pending_removals: RefCell<Vec<PendingRemoval>>,
-    /// Until when the master stays for them, if it would end.
+    /// Until when the exit of the master waits for removals.
     exit_deadline: Cell<Option<MonotonicTime>>,
 }
 
-/// One that is to go.
+/// A cgroup that is to be removed.
 struct PendingRemoval {
     name: CgroupName,
-    /// Its master has died, and its worker may live.
+    /// Its master has exited; its worker may still run.
     is_orphan: bool,
-    /// How often it could not be removed.
+    /// How many removals have failed.
     tries: u32,
     retry_at: MonotonicTime,
 }
 
 impl WorkerCgroups {
-    /// Looks where this process's workers can have some, and for those that a master before it has
-    /// left there.
-    pub(crate) fn find(log: &Logger) -> Rc<Self> {
+    /// Finds the delegated group, and the cgroups that earlier masters have left in it.
+    pub(crate) fn find(log: &Logger) -> Self {
         let parent = Cgroups::find().delegated_group();
         if let Some(parent) = &parent {
             info!(log, "cgroup delegated"; "path" => %parent.display());
         }
-        let cgroups = Rc::new(Self {
+        let cgroups = Self {
             parent,
             master: Pid::this(),
             pending_removals: RefCell::default(),
             exit_deadline: Cell::default(),
-        });
-        // Those under its own number are of an earlier process: it has none yet.
+        };
+        // This master has no worker yet: a cgroup with its pid is of an earlier process.
         cgroups.find_orphans(cgroups.master);
         cgroups
     }
@@ -66,22 +66,22 @@ impl WorkerCgroups {
         CgroupName { master: self.master.as_raw(), worker: worker.as_raw() }
     }
 
-    /// Moves this process, a worker that has just been born, into a leaf of its own.
+    /// Moves this process, a new worker, into a cgroup of its own.
     ///
     /// # Errors
-    /// What [`leaf::enter`] says.
+    /// The cgroup cannot be created or entered.
     pub(super) fn enter(&self) -> io::Result<()> {
         self.path(self.cgroup_name(Pid::this())).map_or(Ok(()), |path| cgroup_manage::enter(&path))
     }
 
-    /// A worker has been born: a leaf that one before it has left under its name is its own now.
+    /// Records a new worker. If an earlier one had the same pid, its cgroup is not removed any more.
     pub(super) fn on_spawned(&self, worker: Pid) {
         let name = self.cgroup_name(worker);
-        self.pending_removals.borrow_mut().retain(|doomed| doomed.name != name);
+        self.pending_removals.borrow_mut().retain(|removal| removal.name != name);
     }
 
-    /// A worker has died: kills what it has left behind in its leaf, and removes that, now or as soon
-    /// as it is empty.
+    /// Kills what a worker that has exited has left in its cgroup, and removes the cgroup, now or as
+    /// soon as it is empty.
     pub(super) fn remove(&self, worker: Pid, log: &Logger) {
         if self.parent.is_some() {
             self.schedule_removal(self.cgroup_name(worker), false);
@@ -89,14 +89,14 @@ impl WorkerCgroups {
         }
     }
 
-    /// Looks for the leaves of masters that have died, such as that of this number.
+    /// Schedules the removal of cgroups whose masters have exited, such as the one of this pid.
     pub(super) fn find_orphans(&self, exited_master: Pid) {
         let Some(parent) = &self.parent else { return };
         let names = cgroup_manage::child_names(parent);
         let live_masters: Vec<i32> =
             cgroup_manage::direct_members(parent).into_iter().map(Pid::as_raw).collect();
         let names = names.iter().map(String::as_str);
-        for name in orphan_cgroups::orphans(names, &live_masters, exited_master.as_raw()) {
+        for name in orphans::orphans(names, &live_masters, exited_master.as_raw()) {
             self.schedule_removal(name, true);
         }
     }
@@ -113,14 +113,14 @@ impl WorkerCgroups {
         }
     }
 
-    /// Removes those whose time has come.
+    /// Tries again to remove the cgroups that are due.
     pub(super) fn retry_removals(&self, now: MonotonicTime, log: &Logger) {
         self.pending_removals
             .borrow_mut()
             .retain_mut(|removal| now < removal.retry_at || !self.try_to_remove(removal, now, log));
     }
 
-    /// Returns whether nothing more is to be done about it.
+    /// Returns whether the removal is done, or is given up.
     fn try_to_remove(
         &self,
         removal: &mut PendingRemoval,
@@ -137,33 +137,32 @@ impl WorkerCgroups {
         };
         let Err(error) = result else { return true };
         removal.tries = removal.tries.saturating_add(1);
-        removal.retry_at = now.saturating_add(orphan_cgroups::retry_delay(removal.tries));
+        removal.retry_at = now.saturating_add(orphans::retry_delay(removal.tries));
         let may_pass = cgroup_manage::is_transient(&error);
-        if !may_pass
-            || (removal.tries == orphan_cgroups::TRIES_BEFORE_WARNING && !removal.is_orphan)
-        {
+        if !may_pass || (removal.tries == orphans::TRIES_BEFORE_WARNING && !removal.is_orphan) {
             warn!(log, "failed to remove worker cgroup"; "path" => %path.display(),
                 "error" => error.to_string());
         }
         !may_pass
     }
 
-    /// When one is to be looked at again.
+    /// Returns when a removal is tried again, or the exit of the master is not delayed any longer.
     pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
         let pending = self.pending_removals.borrow();
-        pending.iter().map(|doomed| doomed.retry_at).chain(self.exit_deadline.get()).min()
+        pending.iter().map(|removal| removal.retry_at).chain(self.exit_deadline.get()).min()
     }
 
-    /// Whether a master that would end may: its own leaves have all gone, or have had enough time.
-    pub(super) fn may_exit(&self, wants_exit: bool, now: MonotonicTime) -> bool {
-        let own_removed = || self.pending_removals.borrow().iter().all(|doomed| doomed.is_orphan);
-        if !wants_exit || own_removed() {
-            self.exit_deadline.set(None);
-            return wants_exit;
-        }
-        let until = self.exit_deadline.get().unwrap_or_else(|| now.saturating_add(EXIT_WAIT_MAX));
-        self.exit_deadline.set(Some(until));
-        until <= now
+    /// Begins to wait for the removals, once no worker is left. Later calls do not extend the wait.
+    pub(super) fn begin_exit_wait(&self, now: MonotonicTime) {
+        let deadline = self.exit_deadline.get();
+        self.exit_deadline.set(deadline.or(Some(now.saturating_add(EXIT_WAIT_MAX))));
+    }
+
+    /// Returns whether the master may exit: the cgroups of its own workers are removed, or the wait
+    /// has been long enough.
+    pub(super) fn may_exit(&self, now: MonotonicTime) -> bool {
+        let own_removed = self.pending_removals.borrow().iter().all(|removal| removal.is_orphan);
+        own_removed || self.exit_deadline.get().is_some_and(|deadline| deadline <= now)
     }
 }
 
@@ -172,5 +171,5 @@ fn removal_action(removal: &PendingRemoval, path: &Path) -> OrphanAction {
         return OrphanAction::Remove;
     }
     let members: Vec<i32> = cgroup_manage::members(path).into_iter().map(Pid::as_raw).collect();
-    orphan_cgroups::orphan_action(removal.name, &members)
+    orphans::orphan_action(removal.name, &members)
 }

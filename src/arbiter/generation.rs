@@ -1,5 +1,5 @@
-//! What one generation of workers is made from, and how the next one is prepared: everything that
-//! can be refused is refused before anything that serves is touched.
+//! What one generation of workers is made from, and how the next one is prepared: whatever can fail
+//! fails before anything that serves is touched.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use slog::warn;
 
-use super::row_allocator::RowAllocator;
+use super::pool::row_allocator::RowAllocator;
+use super::pool::supervisor::Policy;
 use crate::address::Address;
 use crate::app::App;
 use crate::listen::{self, Access, ListenError, Listener, ListenerState, ReusePortShard};
@@ -17,18 +18,18 @@ use crate::os::credentials::Credentials;
 use crate::settings::{Settings, Source};
 use crate::worker::WorkerClass;
 
-/// What a configuration has chosen, all of it checked.
+/// A configuration, checked and with its names resolved.
 pub(crate) struct ResolvedConfig<'a> {
-    /// What holds for the master.
+    /// The master's own settings.
     pub(crate) master: Settings,
-    /// Whether the log names the pools.
+    /// Whether log records name the pool.
     pub(crate) has_named_pools: bool,
     pub(crate) log: log::LogConfig,
     /// One for each pool, at least one.
     pub(crate) pool_specs: Vec<PoolSpec<'a>>,
 }
 
-/// What the settings of a pool have chosen.
+/// The settings of a pool, and what they name.
 pub(crate) struct PoolSpec<'a> {
     /// The pool's name.
     pub(crate) name: String,
@@ -36,12 +37,12 @@ pub(crate) struct PoolSpec<'a> {
     pub(crate) app: &'a dyn App,
     pub(crate) class: &'a dyn WorkerClass,
     pub(crate) credentials: Credentials,
-    /// For paths that are bound anew.
+    /// Mode and owner of unix socket paths.
     pub(crate) socket_access: Access,
     pub(crate) heartbeat_dir: PathBuf,
 }
 
-/// What there is one of, however many pools there are.
+/// The master's settings and log.
 pub(crate) struct MasterContext {
     pub(crate) settings: Settings,
     pub(crate) has_named_pools: bool,
@@ -49,13 +50,13 @@ pub(crate) struct MasterContext {
 }
 
 impl MasterContext {
-    /// The log of a pool. Its records name the pool, if there may be others.
+    /// Returns the log of a pool. If there may be several pools, each record names this one.
     pub(super) fn pool_log(&self, pool: &str) -> Log {
         if self.has_named_pools { self.log.for_pool(pool) } else { self.log.clone() }
     }
 }
 
-/// Everything that the workers of one generation of a pool are made from.
+/// What the workers of one generation of a pool are made from.
 pub(crate) struct PoolGeneration<'a> {
     pub(crate) spec: PoolSpec<'a>,
     pub(crate) listeners: Vec<Arc<Listener>>,
@@ -63,7 +64,7 @@ pub(crate) struct PoolGeneration<'a> {
     pub(crate) log: Log,
 }
 
-/// Why a blueprint cannot be carried out.
+/// Why a configuration cannot be put into effect.
 #[derive(Debug)]
 pub(crate) enum PrepareError {
     Listen(ListenError),
@@ -71,13 +72,13 @@ pub(crate) enum PrepareError {
     Scoreboard(std::io::Error),
 }
 
-/// Carries out a blueprint: opens the log, and binds what is not bound, for all pools or for none.
-/// Listeners in `kept` whose addresses are wished for are used as they are, whichever pool they
-/// belong to, and so are the boards of those who are `present` under the same name. Unless this
-/// master is `alone`, none is bound beside those: the other master would not know of it.
+/// Opens the log and binds the addresses of all pools, or of none. Listeners in
+/// `reusable_listeners` are used again if their addresses are configured, whichever pool they belong
+/// to. A pool keeps the scoreboard of its `current` generation. If there is another master, no
+/// socket is bound beside these: it would not know of it.
 ///
 /// # Errors
-/// An address cannot be bound, or the log cannot be opened; what was bound is closed again.
+/// The log cannot be opened, or an address cannot be bound; what was bound is closed again.
 pub(crate) fn prepare_generations<'a>(
     config: ResolvedConfig<'a>,
     reusable_listeners: &[Arc<Listener>],
@@ -103,7 +104,8 @@ pub(crate) fn prepare_generations<'a>(
         match PoolGeneration::prepare(spec, log, &free, current, is_sole_master) {
             Ok(pool_generation) => pool_generations.push(pool_generation),
             Err(error) => {
-                discard(pool_generations.iter(), reusable_listeners);
+                let prepared = pool_generations.iter().flat_map(|it| &it.listeners);
+                discard(prepared, reusable_listeners);
                 return Err(error);
             }
         }
@@ -111,14 +113,14 @@ pub(crate) fn prepare_generations<'a>(
     Ok((context, pool_generations))
 }
 
-/// Nothing comes of these companies: removes the paths that were bound for them.
-pub(super) fn discard<'c, 'a: 'c>(
-    pool_generations: impl Iterator<Item = &'c PoolGeneration<'a>>,
+/// Removes the paths of these listeners, except those that are reused.
+pub(super) fn discard<'l>(
+    listeners: impl Iterator<Item = &'l Arc<Listener>>,
     reusable_listeners: &[Arc<Listener>],
 ) {
-    let is_kept = |l: &&Arc<Listener>| reusable_listeners.iter().any(|known| Arc::ptr_eq(known, l));
-    let all = pool_generations.flat_map(|pool_generation| &pool_generation.listeners);
-    all.filter(|listener| !is_kept(listener)).for_each(|listener| listener.remove_path());
+    let is_new =
+        |it: &&Arc<Listener>| !reusable_listeners.iter().any(|known| Arc::ptr_eq(known, it));
+    listeners.filter(is_new).for_each(|listener| listener.remove_path());
 }
 
 fn owner_of(credentials: &Credentials) -> (Option<u32>, Option<u32>) {
@@ -126,13 +128,32 @@ fn owner_of(credentials: &Credentials) -> (Option<u32>, Option<u32>) {
 }
 
 impl PoolSpec<'_> {
-    /// The addresses that somebody has chosen for it.
+    /// Returns the addresses that are configured, not defaults.
     fn explicit_addresses(&self) -> Vec<Address> {
         match self.settings.source("bind") {
             Source::Default => Vec::new(),
             Source::File { .. } | Source::Env { .. } | Source::Flag { .. } => {
                 self.settings.bind.clone()
             }
+        }
+    }
+}
+
+impl From<&Settings> for Policy {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            timeout: settings.timeout,
+            boot_timeout: settings.boot_timeout,
+            graceful_timeout: settings.graceful_timeout,
+            abort_timeout: settings.abort_timeout,
+            max_lifetime: settings.max_lifetime,
+            max_lifetime_jitter: settings.max_lifetime_jitter,
+            max_requests: settings.max_requests,
+            max_requests_jitter: settings.max_requests_jitter,
+            max_memory: settings.max_memory,
+            max_surge: settings.max_surge,
+            max_unavailable: settings.max_unavailable,
+            boot_retries: settings.boot_retries,
         }
     }
 }
@@ -146,9 +167,9 @@ impl<'a> PoolGeneration<'a> {
         is_sole_master: bool,
     ) -> Result<Self, PrepareError> {
         let threads = spec.class.threads(&spec.settings);
-        let shared = current.filter(|present| present.rows.threads() == threads);
+        let shared = current.filter(|current| current.rows.threads() == threads);
         let rows = match shared {
-            Some(present) => Rc::clone(&present.rows),
+            Some(current) => Rc::clone(&current.rows),
             None => Rc::new(RowAllocator::new(threads).map_err(PrepareError::Scoreboard)?),
         };
         let listeners =
@@ -156,8 +177,8 @@ impl<'a> PoolGeneration<'a> {
         Ok(Self { spec, listeners, rows, log })
     }
 
-    /// Tells the workers that nobody serves after them, and lets nobody new in; but for the sockets
-    /// that are `kept`.
+    /// Stops accepting new connections, except on the sockets in `keep_open`. Workers that drain empty
+    /// the queues.
     pub(super) fn stop_accepting(&self, keep_open: &[RawFd]) {
         let is_kept = |l: &&Arc<Listener>| keep_open.contains(&l.as_raw_fd());
         for listener in self.listeners.iter().filter(|listener| !is_kept(listener)) {
@@ -168,8 +189,7 @@ impl<'a> PoolGeneration<'a> {
         }
     }
 
-    /// Refuses newcomers where the door is closed and nobody waits. Returns whether that is done
-    /// everywhere.
+    /// Rejects new connections where the queue is empty. Returns whether no listener is left to do.
     pub(super) fn reject_new_connections(&self) -> bool {
         let mut done = true;
         for listener in &self.listeners {
@@ -178,8 +198,8 @@ impl<'a> PoolGeneration<'a> {
         done
     }
 
-    /// Says whose the queues are: with `reuse_port`, those of several sockets at one address belong
-    /// to different workers. Returns whether that is news.
+    /// Divides the sockets of each address among the slots, if `reuse_port` is set. Returns whether
+    /// anything has changed.
     pub(super) fn assign_reuseport_shards(&self) -> bool {
         let mut changed = false;
         for address in &self.spec.settings.bind {
@@ -193,33 +213,34 @@ impl<'a> PoolGeneration<'a> {
         changed
     }
 
-    /// Whether there are sockets that do not listen yet.
+    /// Returns whether there are sockets that do not listen yet.
     pub(super) fn any_not_listening(&self) -> bool {
         self.listeners.iter().any(|listener| listener.state() == ListenerState::NotListening)
     }
 
-    /// The sockets that listen.
+    /// Returns the sockets that listen.
     pub(super) fn open_listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
         self.listeners.iter().filter(|listener| listener.state() != ListenerState::NotListening)
     }
 
-    /// The numbers of the sockets.
+    /// Returns the descriptors of the sockets.
     pub(super) fn listener_fds(&self) -> impl Iterator<Item = RawFd> {
         self.listeners.iter().map(|listener| listener.as_raw_fd())
     }
 
-    /// The listeners that it has and `other` has not.
-    pub(super) fn listeners_not_in(
-        &self,
-        other: &PoolGeneration<'_>,
-    ) -> impl Iterator<Item = &Listener> {
-        let differs = |l: &&Arc<Listener>| !other.listeners.iter().any(|o| Arc::ptr_eq(o, l));
-        self.listeners.iter().filter(differs).map(AsRef::as_ref)
+    /// Returns whether a listener is one of its own.
+    pub(super) fn has(&self, listener: &Arc<Listener>) -> bool {
+        self.listeners.iter().any(|own| Arc::ptr_eq(own, listener))
+    }
+
+    /// Removes the paths that its listeners have bound.
+    pub(super) fn remove_paths(&self) {
+        self.listeners.iter().for_each(|listener| listener.remove_path());
     }
 }
 
-/// Binds all addresses or none. What is bound already is kept. Sockets that a service manager has
-/// given take the place of an address that nobody has chosen.
+/// Binds all addresses of a pool, or none. Listeners that can be reused are. Sockets from the service
+/// manager take the place of the default address.
 fn bind_all(
     spec: &PoolSpec<'_>,
     reusable_listeners: &[Arc<Listener>],
@@ -227,7 +248,7 @@ fn bind_all(
 ) -> Result<Vec<Arc<Listener>>, ListenError> {
     let settings = &spec.settings;
     if settings.bind.is_empty() {
-        return Ok(Vec::new()); // a job, or a class that takes no clients
+        return Ok(Vec::new()); // a job, or a class that does not listen
     }
     let socket_activated =
         || reusable_listeners.iter().filter(|listener| listener.is_socket_activated());
@@ -261,15 +282,15 @@ fn bind_all(
                 }
             }
         }
-        // One descriptor may have been named twice.
+        // One descriptor may have been configured twice.
         sockets.retain(|listener| !listeners.iter().any(|known| Arc::ptr_eq(known, listener)));
         listeners.extend(sockets);
     }
     Ok(listeners)
 }
 
-/// Whether a listener is what an address asks for. A descriptor that was handed over under another
-/// name is the same descriptor.
+/// Returns whether a listener is what an address means. `fd://N` means the descriptor, whatever its
+/// name.
 fn matches_address(listener: &Listener, address: &Address) -> bool {
     match address {
         Address::Fd(number) => listener.as_raw_fd() == *number || listener.address() == address,

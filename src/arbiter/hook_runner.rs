@@ -1,42 +1,15 @@
-//! Running hooks: whatever they do, the master goes on.
+//! Runs the program's hooks. A hook that fails or panics is logged, and changes nothing.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use slog::{Logger, error};
 
-use super::Arbiter;
-use super::pool::Pool;
-use super::supervisor::WorkerId;
 use crate::hooks::{HookResult, Hooks, WorkerRef};
 use crate::log::error_chain;
 use crate::os::process::Pid;
 
-impl Arbiter<'_> {
-    /// What happens to the whole.
-    pub(super) fn hook(&self, name: &str, call: impl FnOnce(&dyn Hooks) -> HookResult) {
-        run_hook(name, self.log(), self.hooks, call);
-    }
-}
-
-impl Pool<'_> {
-    /// What happens to a worker.
-    pub(super) fn hook(&self, name: &str, call: impl FnOnce(&dyn Hooks) -> HookResult) {
-        run_hook(name, self.log(), self.hooks, call);
-    }
-
-    /// What hooks are told of a worker that lives.
-    pub(super) fn worker_ref(&self, id: WorkerId) -> WorkerRef {
-        let (pid, slot) = self.processes.pid_and_slot(id);
-        make_worker_ref(self.name(), pid, slot, self.processes.generation(id).unwrap_or(0))
-    }
-}
-
-pub(super) fn make_worker_ref(pool: &str, pid: Pid, slot: usize, generation: u32) -> WorkerRef {
-    WorkerRef { pool: pool.to_owned(), pid: pid.as_raw(), slot, generation }
-}
-
-/// Calls a hook, and says so if it fails.
+/// Calls a hook, and logs its failure.
 pub(super) fn run_hook(
     name: &str,
     log: &Logger,
@@ -49,6 +22,11 @@ pub(super) fn run_hook(
         Err(panic) => format!("hook panicked: {}", panic_message(panic.as_ref())),
     };
     error!(log, "hook failed"; "hook" => name, "error" => failure);
+}
+
+/// Returns what a hook is told of a worker.
+pub(super) fn make_worker_ref(pool: &str, pid: Pid, slot: usize, generation: u32) -> WorkerRef {
+    WorkerRef { pool: pool.to_owned(), pid: pid.as_raw(), slot, generation }
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {

@@ -1,44 +1,45 @@
-//! What binds the pools of one master in a reload: nobody old goes anywhere before each pool has
-//! tried out its new generation, no pool lets go of the old before the new is complete in each, and
-//! if one fails, all go back, in the same turn. Pure.
+//! The barrier that keeps the pools of a master in lockstep during a reload. Pure.
+//!
+//! No old worker drains before every pool's canary is ready. No pool drops its old generation before
+//! the new one is complete in every pool. If one pool fails, all roll back in the same turn.
 
-use super::supervisor::{Action, ReloadPhase, Supervisor};
+use super::pool::supervisor::{Action, ReloadPhase, Supervisor};
 use crate::time::MonotonicTime;
 
-/// A pool in what all do together.
+/// One pool's part in a reload.
 pub(super) struct ReloadParticipant<'r> {
     pub(super) supervisor: &'r mut Supervisor,
-    /// It goes for good if the reload that is under way comes to a good end.
+    /// The pool is removed if the reload in progress commits.
     pub(super) is_removing: bool,
 }
 
-/// What is decided in one turn.
+/// The decisions of one turn.
 #[derive(Debug)]
 pub(super) struct ReconcileOutcome {
-    /// How the reload that was under way has ended, if it has.
+    /// The result of the reload, if it has ended in this turn.
     pub(super) result: Option<ReloadResult>,
-    /// What is to be done in each pool after that.
+    /// The actions of each pool. Apply them after the result.
     pub(super) actions: Vec<Vec<Action>>,
 }
 
 /// How a reload ends, in all pools at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReloadResult {
-    /// All have their workers of the new generation.
+    /// The new generation is complete in every pool.
     Commit,
-    /// One has failed, of which this is the place.
+    /// The pool with this index has failed.
     RollBack { failed_pool: usize },
 }
 
-/// Decides who comes and who goes at `now`, in all pools. Who hangs, or fails, must have been judged
-/// before in each of them: a reload that one commits is committed by all.
+/// Reconciles all pools at `now`. A reload commits or rolls back in all of them at once, so call
+/// [`Supervisor::enforce_limits`] on every pool before.
 pub(super) fn reconcile_all(
     pools: Vec<ReloadParticipant<'_>>,
     now: MonotonicTime,
 ) -> ReconcileOutcome {
     let phases: Vec<Option<ReloadPhase>> =
         pools.iter().map(|pool| pool.supervisor.reload_phase(now)).collect();
-    // All do what the one may that has come least far.
+    // Each pool may do what the slowest one may.
     let overall_phase = phases.iter().flatten().min().copied();
     let result = match overall_phase {
         Some(ReloadPhase::Complete) => Some(ReloadResult::Commit),

@@ -1,78 +1,89 @@
-//! What the service manager is told: readiness, status, signs of life, and the end. It must never
-//! decide anything.
+//! What the service manager (systemd) is told: readiness, status, watchdog pings, the main process,
+//! and the sockets to store. Decides nothing.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Arbiter;
-use super::pool::Pool;
-use super::upgrade::{UpgradePeer, UpgradePhase};
+use crate::listen::Listener;
 use crate::listen::activation::fd_name;
-use crate::os::clock;
+use crate::os::process::Pid;
+use crate::systemd::ServiceManager;
 use crate::time::MonotonicTime;
 
-/// What the service manager grants beyond the limits of boot and drain.
-const SERVICE_MANAGER_MARGIN: Duration = Duration::from_secs(5);
+/// What is added to the workers' own limits when the manager is asked for time.
+const MARGIN: Duration = Duration::from_secs(5);
 
-impl Arbiter<'_> {
-    /// Such as `4/4 workers ready, generation 3`, over all pools.
-    pub(super) fn status_line(&self) -> String {
-        let ready: usize = self.pools.iter().map(|pool| pool.supervisor.ready_count()).sum();
-        format!("{ready}/{} workers ready, generation {}", self.target(), self.generation())
+/// Tells the service manager what happens.
+pub(super) struct ServiceNotifier {
+    manager: ServiceManager,
+    /// When the next watchdog ping is due, if the manager wants any.
+    watchdog_due: Option<MonotonicTime>,
+    last_status: String,
+}
+
+impl ServiceNotifier {
+    /// Returns a notifier whose first watchdog ping is due now.
+    pub(super) fn new(manager: ServiceManager, now: MonotonicTime) -> Self {
+        let watchdog_due = manager.watchdog_interval().map(|_| now);
+        Self { manager, watchdog_due, last_status: String::new() }
     }
 
-    pub(super) fn notify_starting(&mut self) {
-        self.service_manager
-            .extend_startup_timeout(self.max_boot_timeout().saturating_add(SERVICE_MANAGER_MARGIN));
-        self.watchdog_due = self.service_manager.watchdog_interval().map(|_| clock::now());
-        self.push_fd_store();
+    /// Asks for as much time as workers have to boot.
+    pub(super) fn notify_starting(&self, boot_timeout: Duration) {
+        self.manager.extend_startup_timeout(boot_timeout.saturating_add(MARGIN));
     }
 
-    /// The longest time that a worker of any pool may take to boot.
-    pub(super) fn max_boot_timeout(&self) -> Duration {
-        self.pools.iter().map(|pool| pool.settings().boot_timeout).max().unwrap_or_default()
+    /// Reports that the service is ready, again after a reload.
+    pub(super) fn notify_ready(&self, status: &str) {
+        self.manager.ready(status);
     }
 
-    /// Has the manager keep the sockets for a master after this one, if that is wished for.
-    pub(super) fn push_fd_store(&self) {
-        if self.context.settings.fd_store {
-            for listener in
-                self.pools.iter().flat_map(|pool| pool.current_generation().open_listeners())
-            {
-                self.service_manager.store_fd(&fd_name(listener), listener.as_fd());
-            }
+    /// Reports that a reload begins.
+    pub(super) fn notify_reloading(&self, now: MonotonicTime) {
+        self.manager.reloading(now);
+    }
+
+    /// Reports the status, if it has changed.
+    pub(super) fn notify_status(&mut self, status: String) {
+        if status != self.last_status {
+            self.manager.status(&status);
+            self.last_status = status;
         }
     }
 
-    /// Signs of life from this loop, and the status when it changes.
-    pub(super) fn update_service_manager(&mut self, now: MonotonicTime) {
-        if let Some(every) = self.service_manager.watchdog_interval()
+    /// Reports that the service stops, which may take as long as its workers have to.
+    pub(super) fn notify_stopping(&self, stop_time: Duration) {
+        self.manager.stopping(stop_time.saturating_add(MARGIN));
+    }
+
+    /// Reports which process is the service from now on.
+    pub(super) fn notify_main_pid(&self, pid: Pid) {
+        self.manager.main_pid(pid);
+    }
+
+    /// Sends a watchdog ping, if one is due.
+    pub(super) fn ping_watchdog_if_due(&mut self, now: MonotonicTime) {
+        if let Some(interval) = self.manager.watchdog_interval()
             && self.watchdog_due.is_none_or(|at| at <= now)
         {
-            self.service_manager.ping_watchdog();
-            self.watchdog_due = Some(now.saturating_add(every));
-        }
-        let status = self.status_line();
-        if self.reported_ready && self.stopping().is_none() && status != self.status {
-            self.service_manager.status(&status);
-            self.status = status;
+            self.manager.ping_watchdog();
+            self.watchdog_due = Some(now.saturating_add(interval));
         }
     }
 
-    /// The service stops; or another master is the service from now on.
-    pub(super) fn notify_stopping(&self) {
-        match &self.upgrade_peer {
-            UpgradePeer::NewMaster { pid, state: UpgradePhase::Ready, .. } => {
-                self.service_manager.main_pid(*pid)
-            }
-            UpgradePeer::None | UpgradePeer::NewMaster { .. } => {
-                let drains = self.pools.iter().map(Pool::settings).map(|settings| {
-                    settings.graceful_timeout.saturating_add(settings.abort_timeout)
-                });
-                let drain = drains.max().unwrap_or_default();
-                self.service_manager.stopping(drain.saturating_add(SERVICE_MANAGER_MARGIN));
-            }
-            UpgradePeer::OldMaster { .. } => (), // the other is the service still
-        }
+    /// Returns when the next watchdog ping is due.
+    pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
+        self.watchdog_due
+    }
+
+    /// Has the manager store these sockets for the next master.
+    pub(super) fn push_fd_store<'l>(&self, listeners: impl Iterator<Item = &'l Arc<Listener>>) {
+        listeners.for_each(|it| self.manager.store_fd(&fd_name(it), it.as_fd()));
+    }
+
+    /// Has the manager drop a socket.
+    pub(super) fn remove_stored_fd(&self, listener: &Listener) {
+        self.manager.remove_stored_fd(&fd_name(listener));
     }
 }

@@ -1,4 +1,6 @@
-//! Everything between the fork and the end of a worker: what the runtime does around its class.
+//! A worker's life from the fork to its exit code: what the runtime does around its class.
+
+mod resource_limits;
 
 use std::backtrace::Backtrace;
 use std::os::fd::{OwnedFd, RawFd};
@@ -11,32 +13,32 @@ use slog::{Logger, debug, error, warn};
 use super::cgroup::WorkerCgroups;
 use super::generation::{PoolGeneration, PoolSpec};
 use super::hook_runner;
-use super::resource_limits;
 use crate::app::WorkerInfo;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
 use crate::listen::Listener;
 use crate::log::{Fields, error_chain};
 use crate::os;
+use crate::os::fd_table;
 use crate::os::process::{self, EX_SOFTWARE, Pid};
 use crate::os::signal::{self, Signal, SignalPipe, WorkerDisposition};
 use crate::os::title::ProcTitle;
 use crate::scoreboard::{Scoreboard, WorkerStatus};
 use crate::worker::{BootedApp, ForcedDrain, Lifecycle, LifecycleParts, WorkerContext};
 
-/// The worker could not boot.
+/// The exit code of a worker that fails to boot.
 pub(super) const EXIT_BOOT: u8 = 3;
-/// The class gave up.
+/// The exit code of a worker whose class returns an error.
 const EXIT_CLASS: u8 = 1;
 
-/// What a worker is born with: the master's things that it may use, by reference, since the fork
-/// gave it a copy of them, and its own.
+/// What a worker is started with: references to what the fork has copied from the master, and what is
+/// its own.
 pub(super) struct WorkerInit<'a> {
     pub(super) pool_generation: &'a PoolGeneration<'a>,
     pub(super) title: Option<ProcTitle>,
     pub(super) master: Pid,
-    /// The master's and the siblings' descriptors, to be closed.
-    pub(super) fds_to_close: Vec<RawFd>,
+    /// The descriptors that it keeps; all others are the master's or other workers'.
+    pub(super) keep_fds: Vec<RawFd>,
     pub(super) worker: WorkerInfo,
     pub(super) heartbeat: Heartbeat,
     pub(super) row: usize,
@@ -44,11 +46,11 @@ pub(super) struct WorkerInit<'a> {
     pub(super) max_units: u64,
     pub(super) hooks: &'a dyn Hooks,
     pub(super) cgroups: &'a WorkerCgroups,
-    /// Its generation is being tried out: whether that is an error is for the master to say.
+    /// Its generation is not committed. If it fails, the failed reload is the error.
     pub(super) is_canary: bool,
 }
 
-/// Where a worker says why it fails, and how gravely.
+/// Reports why a worker fails.
 struct BootReporter<'a> {
     scoreboard: &'a Scoreboard,
     row: usize,
@@ -58,14 +60,14 @@ struct BootReporter<'a> {
 }
 
 impl BootReporter<'_> {
-    /// Tells the operator, and the master, why this worker could not boot.
+    /// Reports to the log and to the master why this worker fails to boot. Returns the exit code.
     fn boot_failed(&self, reason: &str) -> u8 {
         self.scoreboard.row(self.row).set_exit_note(reason);
         self.log_failure("worker failed to boot", Fields::new().text("error", reason));
         EXIT_BOOT
     }
 
-    /// One record: an error, unless the worker boots on trial.
+    /// Writes one record: a warning for a canary that boots, otherwise an error.
     fn log_failure(&self, message: &str, fields: Fields) {
         let pid = Pid::this().as_raw();
         if self.is_canary && self.scoreboard.row(self.row).status() == WorkerStatus::Booting {
@@ -76,13 +78,12 @@ impl BootReporter<'_> {
     }
 }
 
-/// Lives a worker's whole life. Called in the child with every signal blocked; returns its exit
-/// code.
+/// Runs a worker, in the child and with every signal blocked. Returns its exit code.
 pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
     let (pool_generation, row, slot) = (init.pool_generation, init.row, init.worker.slot);
     let (scoreboard, log) = (pool_generation.rows.scoreboard(), pool_generation.log.logger());
     let pid = Pid::this().as_raw();
-    process::close_fds(&init.fds_to_close);
+    fd_table::close_all_except(&init.keep_fds);
     if let Err(error) = init.cgroups.enter() {
         warn!(log, "failed to create worker cgroup"; "pid" => pid, "slot" => slot,
             "error" => error.to_string());
@@ -115,15 +116,16 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
     }
 }
 
-/// Signals, title, environment, bounds, identity, folder: in this order, since what needs privileges
-/// comes before they are dropped, and the folder is entered by whoever is to work there. A signal that ends the worker may do so until its class runs: it has no client yet.
+/// Applies signals, title, environment, limits, user and directory, in this order: what needs
+/// privileges comes before they are dropped, and the worker's user enters the directory. Until the
+/// class runs, there is no client, and a stop signal ends the worker by its default action.
 fn apply_process_settings(init: &WorkerInit<'_>) -> Result<(), String> {
     signal::restore_default(Signal::in_worker(WorkerDisposition::Default));
     signal::restore_abrt_and_alrm();
     install_abort_backtrace(init.pool_generation.log.logger(), init.worker.slot);
-    // They wait in the pipe for a loop that heeds them.
+    // They stay in the signal pipe until the class polls it.
     signal::catch(Signal::in_worker(WorkerDisposition::Caught));
-    // An operator's signal to all processes of this name concerns the master alone.
+    // A signal that `pkill` sends to all processes of this name is for the master alone.
     signal::ignore(Signal::in_worker(WorkerDisposition::Ignored));
     watch_parent(init.master)?;
     signal::unblock_all();
@@ -148,7 +150,7 @@ fn apply_process_settings(init: &WorkerInit<'_>) -> Result<(), String> {
         change_dir(dir)?;
     }
     resource_limits::finalize(settings)?;
-    watch_parent(init.master) // again: a change of user ends the watch
+    watch_parent(init.master) // again: a change of user clears PR_SET_PDEATHSIG
 }
 
 fn change_dir(dir: &Path) -> Result<(), String> {
@@ -196,7 +198,7 @@ fn serve(
         master_wakeup: init.wakeup_fd,
         max_units: init.max_units,
     });
-    // Nothing is lost by the leak: a worker leaves by `_exit`.
+    // The leak does no harm: a worker ends with `_exit`.
     let lifecycle: &'static Lifecycle = match made {
         Ok(lifecycle) => Box::leak(Box::new(lifecycle)),
         Err(error) => {
@@ -220,7 +222,7 @@ fn serve(
     };
     match class.run(&ctx) {
         Ok(()) => 0,
-        // It was told so by nothing but the loss of its listeners.
+        // The forced drain has closed its listeners, which is all that the class was told.
         Err(reason)
             if scoreboard.row(init.row).status() == WorkerStatus::Draining
                 && !signal::is_polled() =>
@@ -240,7 +242,7 @@ fn serve(
     }
 }
 
-/// A panic is one record in the log, wherever it is caught.
+/// Logs each panic as one record, wherever it is caught.
 fn install_panic_hook(scoreboard: Arc<Scoreboard>, log: Logger, reporter: &BootReporter<'_>) {
     let BootReporter { row, slot, is_canary, .. } = *reporter;
     std::panic::set_hook(Box::new(move |panic| {
@@ -254,7 +256,7 @@ fn install_panic_hook(scoreboard: Arc<Scoreboard>, log: Logger, reporter: &BootR
     }));
 }
 
-/// The last words of a worker that is aborted, by itself or by the master: what it was at.
+/// Logs a backtrace when the worker is aborted, by itself or by the master.
 fn install_abort_backtrace(log: &Logger, slot: usize) {
     let log = log.clone();
     signal::install_abort_hook(move || {
@@ -264,10 +266,10 @@ fn install_abort_backtrace(log: &Logger, slot: usize) {
     });
 }
 
-/// So much of a backtrace is told: a record is not longer than the log allows.
+/// How much of a backtrace is logged, in bytes: the length of a record is limited.
 const BACKTRACE_BYTES_MAX: usize = 3 << 10;
 
-/// The calls in a backtrace, on one line and the innermost first, without those of the handler.
+/// Formats the calls of a backtrace on one line, the innermost first, without those of the handler.
 fn format_backtrace(trace: &str) -> String {
     let mut frames: Vec<String> = Vec::new();
     for line in trace.lines().map(str::trim) {
@@ -298,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backtrace_becomes_one_line_without_its_handler() {
+    fn format_backtrace_is_one_line_without_the_handler() {
         let trace = "   0: ostler::os::signal::abort::on_abort\n             at ./src/os/signal/abort.rs:9:5\n   \
                      1: <unknown>\n   2: clock_nanosleep\n   3: demo::handle\n             at \
                      ./src/demo.rs:80:17\n";

@@ -1,6 +1,7 @@
 //! All descriptors of this process, as /proc lists them (Linux), whichever code owns them: which
 //! are listeners, and which are their clients. Every function here is async-signal-safe.
 
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -8,7 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-use super::socket;
+use super::{file, socket};
 
 const FD_DIR: &CStr = c"/proc/self/fd";
 /// The offsets of an entry's length and of its name: see getdents64(2).
@@ -61,6 +62,84 @@ fn fd_in_entry(entry: &[u8]) -> Option<RawFd> {
         return None;
     }
     name.iter().try_fold(0_i32, |number, byte| number.checked_mul(10)?.checked_add(digits(byte)?))
+}
+
+/// The descriptors that were open at one time, each with the file that it led to.
+#[derive(Debug)]
+pub(crate) struct OpenFds(RefCell<Vec<(RawFd, file::FileId)>>);
+
+impl OpenFds {
+    /// Lists the open descriptors of this process.
+    pub(crate) fn snapshot() -> Self {
+        let entries = open_fds().into_iter().filter_map(|fd| Some((fd, file::id(fd).ok()?)));
+        Self(RefCell::new(entries.collect()))
+    }
+
+    /// Leaves out descriptors that have another owner.
+    pub(crate) fn exclude(&self, fds: impl IntoIterator<Item = RawFd>) {
+        fds.into_iter().for_each(|fd| self.0.borrow_mut().retain(|(open, _)| *open != fd));
+    }
+
+    /// Returns the descriptors that still lead to the same file: a number may have been reused.
+    pub(crate) fn unchanged(&self) -> Vec<RawFd> {
+        let entries = self.0.borrow();
+        let unchanged = entries.iter().filter(|(fd, id)| file::id(*fd).is_ok_and(|now| now == *id));
+        unchanged.map(|(fd, _)| *fd).collect()
+    }
+}
+
+fn open_fds() -> Vec<RawFd> {
+    let mut fds = Vec::new();
+    let listed = for_each_fd(|fd| {
+        fds.push(fd);
+        Visit::Continue
+    });
+    if !listed {
+        fds = (0..fd_limit()).filter(|fd| file::id(*fd).is_ok()).collect();
+    }
+    fds
+}
+
+/// Returns the number that no descriptor reaches, as far as can be tried without /proc.
+fn fd_limit() -> RawFd {
+    const FD_LIMIT_MAX: u64 = 1 << 20;
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    limit.map_or(FD_LIMIT_MAX, |(soft, _)| soft.min(FD_LIMIT_MAX)) as RawFd
+}
+
+/// Closes every descriptor of this process, a child that has just been forked, but those in `keep`.
+pub(crate) fn close_all_except(keep: &[RawFd]) {
+    if close_ranges_between(keep, close_range).is_err() {
+        // Linux before 5.9, or a seccomp filter that does not know the call.
+        for fd in open_fds().into_iter().filter(|fd| !keep.contains(fd)) {
+            // SAFETY: the child never uses, nor drops, what owns the descriptor in its copy of the
+            // parent's memory: it exits by `exit_immediately`.
+            unsafe { libc::close(fd) };
+        }
+    }
+}
+
+/// Calls `close` with the first and the last number of each gap between the descriptors in `keep`.
+fn close_ranges_between(
+    keep: &[RawFd],
+    mut close: impl FnMut(u32, u32) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    keep.sort_unstable();
+    let mut first = 0;
+    for fd in keep {
+        if first < fd {
+            close(first, fd - 1)?;
+        }
+        first = first.max(fd + 1);
+    }
+    close(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: as in `close_all_except`.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The part of a socket's local address that a listener shares with its clients' sockets: a TCP
@@ -165,6 +244,34 @@ mod tests {
             if visits == 5 { Visit::Stop } else { Visit::Continue }
         }));
         assert_eq!(visits, 5);
+    }
+
+    #[test]
+    fn close_ranges_between_kept_closes_the_gaps() {
+        let gaps = |keep: &[RawFd]| {
+            let mut gaps = Vec::new();
+            close_ranges_between(keep, |first, last| {
+                gaps.push((first, last));
+                Ok(())
+            })
+            .unwrap();
+            gaps
+        };
+        assert_eq!(gaps(&[]), [(0, u32::MAX)]);
+        assert_eq!(gaps(&[2, 0, 1, 7, 7, 5]), [(3, 4), (6, 6), (8, u32::MAX)]);
+        assert_eq!(gaps(&[3, -1]), [(0, 2), (4, u32::MAX)]);
+    }
+
+    #[test]
+    fn snapshot_reused_number_is_left_out() {
+        let (file, _peer) = UnixStream::pair().unwrap();
+        let fd = file.as_raw_fd();
+        let snapshot = OpenFds::snapshot();
+        snapshot.exclude([1]);
+        assert!(snapshot.unchanged().contains(&fd));
+        assert!(!snapshot.unchanged().contains(&1));
+        drop(file);
+        assert!(!snapshot.unchanged().contains(&fd));
     }
 
     #[test]

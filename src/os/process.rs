@@ -74,15 +74,6 @@ pub(crate) fn thread_count() -> Option<u64> {
     fs::metadata("/proc/self/task").ok().map(|dir| dir.nlink().saturating_sub(2))
 }
 
-/// Closes descriptors that a child has inherited and must not keep.
-pub(crate) fn close_fds(fds: &[RawFd]) {
-    for fd in fds {
-        // SAFETY: the caller is a child that will never use, nor drop, what owns these in its copy
-        // of the parent's memory: it exits by `exit_immediately`.
-        unsafe { libc::close(*fd) };
-    }
-}
-
 /// Sets an environment variable of this process.
 pub(crate) fn set_env(name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) {
     // SAFETY: called in a child before it starts a thread.

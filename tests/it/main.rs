@@ -102,3 +102,4 @@ mod support;
 mod systemd;
 mod upgrading;
 mod worker_cgroups;
+mod worker_fds;

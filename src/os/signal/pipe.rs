@@ -1,7 +1,7 @@
 //! Caught signals as bytes in a pipe.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
@@ -17,7 +17,8 @@ static PIPE_WRITE_FD: AtomicI32 = AtomicI32::new(-1);
 #[derive(Debug)]
 pub(crate) struct SignalPipe {
     read: OwnedFd,
-    write: OwnedFd,
+    /// Open for the handlers, which write by its number.
+    _write: OwnedFd,
 }
 
 impl SignalPipe {
@@ -29,7 +30,7 @@ impl SignalPipe {
     pub(crate) fn open() -> io::Result<Self> {
         let (read, write) = file::pipe()?;
         PIPE_WRITE_FD.store(write.as_raw_fd(), Ordering::Relaxed);
-        Ok(Self { read, write })
+        Ok(Self { read, _write: write })
     }
 
     /// Takes the signals that have arrived since the last call. Never blocks.
@@ -44,11 +45,6 @@ impl SignalPipe {
                 Err(_) => return signals, // EAGAIN: empty
             }
         }
-    }
-
-    /// Returns the numbers of both ends, for a child that must close its copies.
-    pub(crate) fn raw_fds(&self) -> [RawFd; 2] {
-        [self.read.as_raw_fd(), self.write.as_raw_fd()]
     }
 }
 

@@ -1,0 +1,448 @@
+//! One pool: feeds facts to its supervisor, and applies the actions that the supervisor decides to
+//! its processes. Knows of no other pool.
+
+mod exit_log;
+mod health;
+pub(super) mod processes;
+mod reuseport;
+pub(super) mod row_allocator;
+pub(super) mod supervisor;
+
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use slog::{Logger, error, info, warn};
+
+use super::generation::PoolGeneration;
+use super::hook_runner::{make_worker_ref, run_hook};
+use super::reload_barrier::ReloadParticipant;
+use crate::duration::as_millis;
+use crate::hooks::{HookResult, Hooks, WorkerExit, WorkerRef};
+use crate::listen::Listener;
+use crate::log::Fields;
+use crate::os::clock;
+use crate::os::process::{Exit, Pid};
+use crate::settings::Settings;
+use crate::time::MonotonicTime;
+use health::{HealthMonitor, Watched};
+use processes::{ProcessTable, SpawnRequest, StatusChange, WorkerEnvironment};
+use reuseport::ShardAssigner;
+use supervisor::{
+    Action, ExitReason, ExitReport, Hang, Policy, ShutdownMode, Supervisor, WorkerId,
+};
+
+/// One pool.
+pub(super) struct Pool<'a> {
+    /// What new workers are made from.
+    generation: PoolGeneration<'a>,
+    supervisor: Supervisor,
+    processes: ProcessTable<'a>,
+    health: HealthMonitor,
+    shards: ShardAssigner,
+    /// A reload has removed it: it is dropped once its workers have exited.
+    is_retired: bool,
+    /// Why the last worker that failed to boot did.
+    failure_reason: String,
+}
+
+impl<'a> Pool<'a> {
+    /// Creates a pool at start-up.
+    ///
+    /// # Errors
+    /// `EMFILE` or `ENFILE`.
+    pub(super) fn initial(
+        generation: PoolGeneration<'a>,
+        environment: &Rc<WorkerEnvironment<'a>>,
+    ) -> io::Result<Self> {
+        let settings = &generation.spec.settings;
+        let (policy, target) = (Policy::from(settings), settings.workers.count());
+        let supervisor = Supervisor::new(policy, target, clock::now().as_nanos());
+        let mut pool = Self::new(generation, supervisor, environment)?;
+        pool.shards.set_generation(&pool.generation, &pool.processes);
+        Ok(pool)
+    }
+
+    /// Creates a pool that a reload adds after this generation. It has no worker until
+    /// [`begin_generation`](Self::begin_generation).
+    ///
+    /// # Errors
+    /// `EMFILE` or `ENFILE`.
+    pub(super) fn for_reload(
+        generation: PoolGeneration<'a>,
+        number: u32,
+        environment: &Rc<WorkerEnvironment<'a>>,
+    ) -> io::Result<Self> {
+        let policy = Policy::from(&generation.spec.settings);
+        let supervisor = Supervisor::empty(policy, number, clock::now().as_nanos());
+        Self::new(generation, supervisor, environment)
+    }
+
+    fn new(
+        generation: PoolGeneration<'a>,
+        supervisor: Supervisor,
+        environment: &Rc<WorkerEnvironment<'a>>,
+    ) -> io::Result<Self> {
+        environment.program_fds.exclude(generation.listener_fds());
+        Ok(Self {
+            supervisor,
+            processes: ProcessTable::new(Rc::clone(environment))?,
+            health: HealthMonitor::default(),
+            shards: ShardAssigner::default(),
+            generation,
+            is_retired: false,
+            failure_reason: String::new(),
+        })
+    }
+}
+
+/// What happens in one turn of the loop.
+impl Pool<'_> {
+    /// Learns from the scoreboard which workers are ready, drain, or request their replacement.
+    pub(super) fn poll_worker_status(&mut self) {
+        let now = clock::now();
+        for (id, change) in self.processes.take_status_changes() {
+            self.shards.on_workers_changed();
+            match change {
+                StatusChange::Ready => {
+                    if let Some(uptime) = self.supervisor.on_ready(id, now) {
+                        let (pid, slot) = self.processes.pid_and_slot(id);
+                        info!(self.log(), "worker ready"; "pid" => pid.as_raw(), "slot" => slot,
+                            "uptime_ms" => as_millis(uptime));
+                        let worker = self.worker_ref(id);
+                        self.hook("worker_ready", |hooks| hooks.worker_ready(&worker));
+                    }
+                }
+                StatusChange::ReplacementRequested => self.supervisor.on_replacement_requested(id),
+                StatusChange::Draining => {
+                    if self.supervisor.on_draining(id, now) {
+                        self.log_draining(id, ExitReason::Requested);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Handles the exit of one of its workers, which has been reaped.
+    pub(super) fn on_worker_exit(&mut self, pid: Pid, exit: Exit) {
+        let Some(reaped) = self.processes.remove(pid, exit) else { return };
+        self.health.on_worker_exit(reaped.id);
+        self.shards.on_worker_exit(matches!(exit, Exit::Signal { .. }));
+        let now = clock::now();
+        let Some(report) = self.supervisor.on_exit(reaped.id, reaped.observation, now) else {
+            return;
+        };
+        let is_canary = self.supervisor.describe_generation(report.generation).is_canary;
+        if exit_log::is_boot_failure(report.reason, is_canary) {
+            if !reaped.note.is_empty() {
+                self.failure_reason = format!("last worker exited with {exit}: {}", reaped.note);
+            } else if self.failure_reason.is_empty() {
+                self.failure_reason = format!("last worker exited with {exit}: no error reported");
+            }
+        }
+        exit_log::log_exit(self.log(), pid, exit, &report, &reaped, is_canary);
+        let ExitReport { slot, generation, uptime, reason, .. } = report;
+        let (code, signal) = match exit {
+            Exit::Code(code) => (Some(code), None),
+            Exit::Signal { .. } => (None, Some(exit.to_string())),
+        };
+        let worker = make_worker_ref(self.name(), pid, slot, generation);
+        let (reason, units) = (reason.as_str(), reaped.units);
+        let worker_exit = WorkerExit { worker, reason, code, signal, uptime, units };
+        self.hook("child_exit", |hooks| hooks.child_exit(&worker_exit));
+    }
+
+    /// Tells the supervisor which workers exceed a limit, and why.
+    pub(super) fn check_health(&mut self, now: MonotonicTime) {
+        let (supervisor, processes) = (&mut self.supervisor, &self.processes);
+        let log = self.generation.log.logger();
+        self.health.check(Watched { supervisor, processes, log }, now);
+    }
+
+    /// Drains, aborts and kills the workers that exceed a limit, or that a stop concerns.
+    pub(super) fn enforce_limits(&mut self, now: MonotonicTime) {
+        let actions = self.supervisor.enforce_limits(now);
+        actions.into_iter().for_each(|action| self.apply(action));
+    }
+
+    /// Returns its part in what the reload barrier decides for all pools.
+    pub(super) fn reload_participant(&mut self, is_removing: bool) -> ReloadParticipant<'_> {
+        ReloadParticipant { is_removing, supervisor: &mut self.supervisor }
+    }
+
+    /// Does what its supervisor has decided.
+    pub(super) fn apply(&mut self, action: Action) {
+        match action {
+            Action::Spawn { id, slot, max_units } => self.spawn(id, slot, max_units),
+            Action::Drain(id, reason) => {
+                if reason != ExitReason::Requested {
+                    self.log_draining(id, reason);
+                }
+                self.processes.drain(id);
+            }
+            Action::QuickStop(id) => self.processes.quick_stop(id),
+            Action::DrainHung(id, hang) => {
+                self.report_hang(id, hang, "draining");
+                self.processes.drain(id);
+            }
+            Action::Abort(id, hang) => {
+                self.report_hang(id, hang, "aborted");
+                self.processes.abort(id);
+                // The record and the hook have taken time.
+                self.supervisor.on_aborted(id, clock::now());
+            }
+            Action::KillHung(id, hang) => {
+                self.report_hang(id, hang, "killed");
+                self.processes.kill(id);
+            }
+            Action::KillOverdue(id, reason) => {
+                let (pid, slot) = self.processes.pid_and_slot(id);
+                warn!(self.log(), "worker killed"; "pid" => pid.as_raw(), "slot" => slot,
+                    "reason" => reason.as_str());
+                self.processes.kill(id);
+            }
+        }
+    }
+
+    fn spawn(&mut self, id: WorkerId, slot: usize, max_units: u64) {
+        let generation = self.supervisor.describe_generation(self.supervisor.generation());
+        self.hook("pre_fork", |hooks| hooks.pre_fork(self.name(), slot, generation.number));
+        let now = clock::now();
+        let request = SpawnRequest { id, slot, generation, max_units };
+        match self.processes.spawn(request, &self.generation) {
+            Ok(pid) => {
+                self.supervisor.on_spawned(id, slot, now);
+                self.health.on_spawned(self.settings().max_memory > 0, now);
+                info!(self.log(), "worker started"; "pid" => pid.as_raw(), "slot" => slot,
+                    "generation" => generation.number);
+            }
+            Err(reason) => {
+                let restart_in = self.supervisor.on_spawn_failed(slot, now);
+                let fields = Fields::new().number("slot", slot).text("error", reason.to_string());
+                let fields = fields.number("restart_in_ms", as_millis(restart_in));
+                if generation.is_canary {
+                    self.failure_reason = format!("failed to start worker: {reason}");
+                    warn!(self.log(), "failed to start worker"; fields);
+                } else {
+                    error!(self.log(), "failed to start worker"; fields);
+                }
+            }
+        }
+    }
+
+    fn log_draining(&self, id: WorkerId, reason: ExitReason) {
+        let (pid, slot) = self.processes.pid_and_slot(id);
+        info!(self.log(), "worker draining"; "pid" => pid.as_raw(), "slot" => slot,
+            "reason" => reason.as_str());
+    }
+
+    fn report_hang(&mut self, id: WorkerId, hang: Hang, action: &str) {
+        let generation = self.processes.generation(id);
+        let is_canary =
+            generation.is_some_and(|it| self.supervisor.describe_generation(it).is_canary);
+        let (limit, age) = exit_log::describe_hang(hang);
+        if matches!(hang, Hang::BootTimeout(_)) {
+            self.failure_reason = format!("last worker exceeded boot_timeout after {age:?}");
+        } else if is_canary {
+            self.failure_reason = format!("last worker hung: {limit} for {age:?}");
+        }
+        let unit = self.processes.most_overdue_unit(id);
+        let (process, diagnosis) = (self.processes.pid_and_slot(id), self.health.diagnosis(id));
+        exit_log::log_hang(self.log(), process, hang, unit.as_ref(), diagnosis, action);
+        let (worker, work) = (self.worker_ref(id), unit.as_ref().map(|unit| unit.label.as_str()));
+        self.hook("worker_hung", |hooks| hooks.worker_hung(&worker, work));
+    }
+
+    /// Begins to listen on sockets that were bound beside others, once a worker is ready. Returns
+    /// whether there were any.
+    pub(super) fn open_reuseport_listeners(&mut self) -> bool {
+        // Until a reload commits, older workers do not have its sockets.
+        !self.supervisor.is_reloading()
+            && self.supervisor.ready_count() > 0
+            && self.shards.open_listeners(&self.generation, &self.processes)
+    }
+
+    /// Assigns SO_REUSEPORT queues without an accepting worker to other workers.
+    pub(super) fn reassign_reuseport_shards(&mut self) {
+        self.shards.reassign_uncovered(&self.generation, &self.processes);
+    }
+}
+
+/// What a reload does to one pool.
+impl<'a> Pool<'a> {
+    /// Begins to replace the workers by those of another generation. Returns the previous one.
+    pub(super) fn replace_generation(
+        &mut self,
+        next: PoolGeneration<'a>,
+        number: u32,
+    ) -> PoolGeneration<'a> {
+        // The count that a signal has set is kept, unless the configuration changes it.
+        let is_unchanged = next.spec.settings.workers == self.settings().workers;
+        let keeps_target = is_unchanged && !self.is_retired;
+        let target = if keeps_target {
+            self.supervisor.target()
+        } else {
+            next.spec.settings.workers.count()
+        };
+        self.is_retired = false;
+        self.processes.environment().program_fds.exclude(next.listener_fds());
+        let previous = std::mem::replace(&mut self.generation, next);
+        self.begin_generation(target, number);
+        previous
+    }
+
+    /// Begins to start `target` workers of this generation, the canary first.
+    pub(super) fn begin_generation(&mut self, target: usize, number: u32) {
+        self.failure_reason.clear();
+        self.supervisor.begin_reload(Policy::from(self.settings()), target, number);
+    }
+
+    /// Ends a reload that has replaced `previous`, or has added the pool.
+    pub(super) fn commit_generation(&mut self, previous: Option<&PoolGeneration<'_>>, number: u32) {
+        let is_new = |listener: &&Arc<Listener>| previous.is_none_or(|it| !it.has(listener));
+        for listener in self.generation.listeners.iter().filter(is_new) {
+            listener.set_first_generation(number);
+        }
+        self.shards.set_generation(&self.generation, &self.processes);
+        self.set_backlogs();
+    }
+
+    /// Returns to the previous generation. Returns the one that has failed.
+    pub(super) fn restore_generation(
+        &mut self,
+        previous: PoolGeneration<'a>,
+    ) -> PoolGeneration<'a> {
+        let failed = std::mem::replace(&mut self.generation, previous);
+        self.shards.set_generation(&self.generation, &self.processes);
+        failed
+    }
+
+    /// Drains all workers for good. If there is no other master, stops listening, except on
+    /// `keep_open`.
+    pub(super) fn retire(&mut self, is_sole_master: bool, keep_open: &[RawFd]) {
+        self.is_retired = true;
+        self.supervisor.scale_to_zero();
+        if is_sole_master {
+            self.generation.stop_accepting(keep_open);
+        }
+        self.generation.listeners.clear();
+        self.shards.set_generation(&self.generation, &self.processes);
+    }
+
+    fn set_backlogs(&self) {
+        let backlog = self.settings().backlog;
+        for listener in &self.generation.listeners {
+            if let Err(error) = listener.set_backlog(backlog) {
+                warn!(self.log(), "failed to change backlog"; "address" => listener.name(),
+                    "error" => %error);
+            }
+        }
+    }
+}
+
+/// Commands and questions of the master, passed on to the part that they concern.
+impl<'a> Pool<'a> {
+    /// Returns its name.
+    pub(super) fn name(&self) -> &str {
+        &self.generation.spec.name
+    }
+
+    /// Returns what new workers are made from.
+    pub(super) fn generation(&self) -> &PoolGeneration<'a> {
+        &self.generation
+    }
+
+    /// Returns the settings of new workers.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.generation.spec.settings
+    }
+
+    /// Returns its log. If there may be several pools, each record names this one.
+    pub(super) fn log(&self) -> &Logger {
+        self.generation.log.logger()
+    }
+
+    /// Returns why the last worker that failed to boot did.
+    pub(super) fn failure_reason(&self) -> &str {
+        &self.failure_reason
+    }
+
+    /// Returns its supervisor, for questions.
+    pub(super) fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
+    /// Returns whether a reload has removed it.
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired
+    }
+
+    /// Returns whether it has no worker that has not been reaped.
+    pub(super) fn is_empty(&self) -> bool {
+        self.processes.is_empty()
+    }
+
+    /// Returns whether a process is a worker of this pool.
+    pub(super) fn contains(&self, pid: Pid) -> bool {
+        self.processes.contains(pid)
+    }
+
+    /// Returns whether a worker of an older generation may still accept clients.
+    pub(super) fn any_older_accepts(&self, generation: u32) -> bool {
+        self.processes.any_older_accepts(generation)
+    }
+
+    /// Returns the descriptor that is readable when the status of a worker has changed.
+    pub(super) fn wakeup_fd(&self) -> BorrowedFd<'_> {
+        self.processes.wakeup_fd()
+    }
+
+    /// Returns when there is something to do, if no worker reports anything before.
+    pub(super) fn next_deadline(&self, now: MonotonicTime) -> Option<MonotonicTime> {
+        let deadlines = [self.supervisor.next_deadline(now), self.health.next_deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Begins to stop, or stops harder.
+    pub(super) fn stop(&mut self, mode: ShutdownMode) {
+        self.supervisor.stop(mode);
+    }
+
+    /// Changes how many workers it should have. Returns the number within its bounds.
+    pub(super) fn scale_to(&mut self, target: usize) -> usize {
+        self.supervisor.scale_to(target)
+    }
+
+    /// Drains all workers until [`resume`](Self::resume). A reload in progress fails.
+    pub(super) fn suspend(&mut self) {
+        if self.supervisor.is_reloading() {
+            "workers were suspended".clone_into(&mut self.failure_reason);
+        }
+        self.supervisor.suspend();
+    }
+
+    /// Starts workers again. Returns whether it was suspended.
+    pub(super) fn resume(&mut self) -> bool {
+        self.supervisor.resume()
+    }
+
+    /// Excludes the time in which the master did not run from the workers' timeouts.
+    pub(super) fn discount_stall(&mut self, since: MonotonicTime, now: MonotonicTime) {
+        self.supervisor.discount_stall(since, now);
+    }
+
+    /// Has every worker reopen its logs.
+    pub(super) fn reopen_logs(&self) {
+        self.processes.reopen_logs();
+    }
+
+    fn hook(&self, name: &str, call: impl FnOnce(&dyn Hooks) -> HookResult) {
+        run_hook(name, self.log(), self.processes.environment().hooks, call);
+    }
+
+    fn worker_ref(&self, id: WorkerId) -> WorkerRef {
+        let (pid, slot) = self.processes.pid_and_slot(id);
+        make_worker_ref(self.name(), pid, slot, self.processes.generation(id).unwrap_or(0))
+    }
+}

@@ -1,0 +1,428 @@
+//! The worker processes of one pool: forks, signals and forgets them, and reads their heartbeats and
+//! scoreboard rows. Decides nothing.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use slog::{Logger, warn};
+
+use super::row_allocator::RowLease;
+use super::supervisor::{Busy, ExitObservation, Generation, ProcessExit, WorkerId};
+use crate::app::WorkerInfo;
+use crate::arbiter::cgroup::WorkerCgroups;
+use crate::arbiter::generation::{PoolGeneration, PoolSpec};
+use crate::arbiter::oom::OomMonitor;
+use crate::arbiter::worker_main::{self, WorkerInit};
+use crate::heartbeat::Heartbeat;
+use crate::hooks::Hooks;
+use crate::os::clock;
+use crate::os::fd_table::OpenFds;
+use crate::os::file;
+use crate::os::process::{self, Exit, Pid};
+use crate::os::procfs;
+use crate::os::title::ProcTitle;
+use crate::scoreboard::{WorkUnit, WorkerStatus};
+use crate::systemd;
+use crate::time::MonotonicTime;
+
+/// What the workers of all pools and generations have in common.
+pub(crate) struct WorkerEnvironment<'a> {
+    pub(crate) title: Option<ProcTitle>,
+    pub(crate) hooks: &'a dyn Hooks,
+    pub(crate) oom: OomMonitor,
+    pub(crate) cgroups: WorkerCgroups,
+    /// Descriptors that the program had open before the master began: workers inherit them.
+    pub(crate) program_fds: OpenFds,
+}
+
+/// The worker processes of a pool that have not been reaped.
+pub(super) struct ProcessTable<'a> {
+    environment: Rc<WorkerEnvironment<'a>>,
+    /// Each worker has a copy of the write end, and writes when its scoreboard row changes.
+    wakeup_rx: OwnedFd,
+    wakeup_tx: OwnedFd,
+    workers: HashMap<WorkerId, WorkerProcess>,
+    by_pid: HashMap<Pid, WorkerId>,
+}
+
+pub(super) struct WorkerProcess {
+    pub(super) pid: Pid,
+    pub(super) slot: usize,
+    pub(super) generation: u32,
+    row: RowLease,
+    heartbeat: Heartbeat,
+    /// The `timeout` that it was forked with.
+    timeout: Duration,
+    /// The status that the pool has been told.
+    reported_status: WorkerStatus,
+    /// The master has sent SIGKILL.
+    killed_by_master: bool,
+    /// The `memory.events` file of its control group.
+    memory_events: Option<PathBuf>,
+    /// Its memory is that of a program that it runs (class `exec`).
+    has_program: bool,
+}
+
+impl WorkerProcess {
+    /// Returns whether the worker accepts clients, as far as it has reported.
+    pub(super) fn accepts(&self) -> bool {
+        matches!(self.reported_status, WorkerStatus::Ready | WorkerStatus::ReplacementRequested)
+    }
+}
+
+/// What a worker has reported through the scoreboard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StatusChange {
+    /// The worker is ready.
+    Ready,
+    /// The worker has reached `max_requests`.
+    ReplacementRequested,
+    /// The worker drains. The master need not have asked it to.
+    Draining,
+}
+
+/// What a spawn action and the generation say of the worker to fork.
+#[derive(Clone, Copy)]
+pub(super) struct SpawnRequest {
+    pub(super) id: WorkerId,
+    pub(super) slot: usize,
+    pub(super) generation: Generation,
+    pub(super) max_units: u64,
+}
+
+/// A worker that has exited and been reaped.
+pub(super) struct ReapedWorker {
+    pub(super) id: WorkerId,
+    pub(super) observation: ExitObservation,
+    /// The text that it left on the scoreboard, such as why it could not boot.
+    pub(super) note: String,
+    /// How many units of work it has done.
+    pub(super) units: u64,
+}
+
+/// Why a worker could not be started.
+#[derive(Debug)]
+pub(super) enum SpawnError {
+    Heartbeat { dir: PathBuf, source: io::Error },
+    NoFreeRow,
+    WakeupFd(io::Error),
+    Fork(io::Error),
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Heartbeat { dir, source } => {
+                write!(f, "failed to create heartbeat file in {}: {source}", dir.display())
+            }
+            Self::NoFreeRow => write!(f, "too many workers still draining"),
+            Self::WakeupFd(source) => write!(f, "failed to duplicate wakeup pipe: {source}"),
+            Self::Fork(source) => write!(f, "failed to fork: {source}"),
+        }
+    }
+}
+
+impl<'a> ProcessTable<'a> {
+    /// Returns a table without workers.
+    ///
+    /// # Errors
+    /// `EMFILE` or `ENFILE`, for the wakeup pipe.
+    pub(super) fn new(environment: Rc<WorkerEnvironment<'a>>) -> io::Result<Self> {
+        let (wakeup_rx, wakeup_tx) = file::pipe()?;
+        let (workers, by_pid) = (HashMap::new(), HashMap::new());
+        Ok(Self { environment, wakeup_rx, wakeup_tx, workers, by_pid })
+    }
+
+    /// Returns what the workers of all pools have in common.
+    pub(super) fn environment(&self) -> &WorkerEnvironment<'a> {
+        &self.environment
+    }
+
+    /// Returns whether every worker has been reaped.
+    pub(super) fn is_empty(&self) -> bool {
+        self.workers.is_empty()
+    }
+
+    /// Returns whether a process is a worker of this pool.
+    pub(super) fn contains(&self, pid: Pid) -> bool {
+        self.by_pid.contains_key(&pid)
+    }
+
+    /// Returns the descriptor that is readable when a worker's status has changed.
+    pub(super) fn wakeup_fd(&self) -> BorrowedFd<'_> {
+        self.wakeup_rx.as_fd()
+    }
+
+    /// Returns the workers that accept clients.
+    pub(super) fn accepting(&self) -> impl Iterator<Item = &WorkerProcess> {
+        self.workers.values().filter(|worker| worker.accepts())
+    }
+
+    /// Returns whether a worker of an older generation may still accept clients: it has not reported
+    /// that it drains.
+    pub(super) fn any_older_accepts(&self, generation: u32) -> bool {
+        self.workers.values().any(|worker| {
+            worker.generation < generation && worker.reported_status != WorkerStatus::Draining
+        })
+    }
+
+    /// Forks a worker of this generation of the pool.
+    ///
+    /// # Errors
+    /// The heartbeat file, a scoreboard row, a descriptor or the process cannot be created now.
+    pub(super) fn spawn(
+        &mut self,
+        request: SpawnRequest,
+        pool_generation: &PoolGeneration<'a>,
+    ) -> Result<Pid, SpawnError> {
+        let spec = &pool_generation.spec;
+        let heartbeat = make_heartbeat(spec)
+            .map_err(|source| SpawnError::Heartbeat { dir: spec.heartbeat_dir.clone(), source })?;
+        let row = pool_generation.rows.take_row().ok_or(SpawnError::NoFreeRow)?;
+        let pid = self.fork(request, pool_generation, row.index(), &heartbeat)?;
+        self.environment.cgroups.on_spawned(pid);
+        let worker = WorkerProcess {
+            pid,
+            slot: request.slot,
+            generation: request.generation.number,
+            row,
+            heartbeat,
+            timeout: spec.settings.timeout,
+            reported_status: WorkerStatus::Booting,
+            killed_by_master: false,
+            memory_events: self.environment.oom.watch(pid),
+            has_program: spec.class.runs_command(),
+        };
+        self.workers.insert(request.id, worker);
+        self.by_pid.insert(pid, request.id);
+        Ok(pid)
+    }
+
+    fn fork(
+        &self,
+        request: SpawnRequest,
+        pool_generation: &PoolGeneration<'_>,
+        row: usize,
+        heartbeat: &Heartbeat,
+    ) -> Result<Pid, SpawnError> {
+        let SpawnRequest { slot, generation, max_units, .. } = request;
+        let PoolSpec { name, settings, class, .. } = &pool_generation.spec;
+        let wakeup_fd = self.wakeup_tx.try_clone().map_err(SpawnError::WakeupFd)?;
+        let heartbeat = heartbeat.try_clone().map_err(SpawnError::WakeupFd)?;
+        let program_fds = self.environment.program_fds.unchanged();
+        let worker_fds = pool_generation.listener_fds().chain(pool_generation.log.raw_fds());
+        let own_fds = [0, 1, 2, wakeup_fd.as_raw_fd(), heartbeat.raw_fd()];
+        let init = WorkerInit {
+            pool_generation,
+            title: self.environment.title,
+            master: Pid::this(),
+            keep_fds: own_fds.into_iter().chain(worker_fds).chain(program_fds).collect(),
+            worker: WorkerInfo {
+                pool: name.clone(),
+                slot,
+                generation: generation.number,
+                class: class.name(),
+                options: settings.app_options.clone(),
+                limits: settings.limits(),
+            },
+            heartbeat,
+            row,
+            wakeup_fd,
+            max_units,
+            hooks: self.environment.hooks,
+            cgroups: &self.environment.cgroups,
+            is_canary: generation.is_canary,
+        };
+        let forked = process::fork(move || {
+            process::set_process_group(Pid::this());
+            systemd::ENV_VARS.iter().for_each(|name| process::unset_env(name));
+            worker_main::run_worker(init)
+        });
+        // In both processes: either may run first.
+        forked.inspect(|child| process::set_process_group(*child)).map_err(SpawnError::Fork)
+    }
+
+    /// Reads from the scoreboard what has changed since the last call.
+    pub(super) fn take_status_changes(&mut self) -> Vec<(WorkerId, StatusChange)> {
+        file::drain_pipe(&self.wakeup_rx);
+        let mut changes = Vec::new();
+        for (id, worker) in &mut self.workers {
+            let row = worker.row.row();
+            let (before, status) = (worker.reported_status, row.status());
+            if status == before {
+                continue;
+            }
+            let was_booting = before == WorkerStatus::Booting;
+            let change = match status {
+                WorkerStatus::Booting => None,
+                WorkerStatus::Ready => Some(StatusChange::Ready),
+                WorkerStatus::ReplacementRequested => {
+                    if was_booting {
+                        changes.push((*id, StatusChange::Ready));
+                    }
+                    Some(StatusChange::ReplacementRequested)
+                }
+                WorkerStatus::Draining => {
+                    // A worker that is stopped while it boots has never been ready.
+                    if was_booting && row.was_ready() {
+                        changes.push((*id, StatusChange::Ready));
+                    }
+                    Some(StatusChange::Draining)
+                }
+            };
+            changes.extend(change.map(|change| (*id, change)));
+            worker.reported_status = status;
+        }
+        changes
+    }
+
+    /// Removes a process that has exited. Returns `None` if it is no worker of this pool.
+    pub(super) fn remove(&mut self, pid: Pid, exit: Exit) -> Option<ReapedWorker> {
+        let id = self.by_pid.remove(&pid)?;
+        let worker = self.workers.remove(&id)?;
+        let killed_externally = match exit {
+            Exit::Signal { number, .. } => process::is_sigkill(number) && !worker.killed_by_master,
+            Exit::Code(_) => false,
+        };
+        let counter = worker.memory_events.as_deref();
+        let oom_kill = counter
+            .is_some_and(|counter| self.environment.oom.resolve_exit(counter, killed_externally));
+        let row = worker.row.row();
+        let observation = ExitObservation {
+            exit: process_exit(exit),
+            was_draining: row.status() == WorkerStatus::Draining,
+            killed_by_master: worker.killed_by_master,
+            oom_kill,
+        };
+        let mut note = row.exit_note();
+        if oom_kill && note.is_empty() {
+            "killed by the kernel OOM killer".clone_into(&mut note);
+        }
+        Some(ReapedWorker { id, observation, note, units: row.units() })
+    }
+
+    /// Reads a worker's last heartbeat and the age of its work. If its heartbeat cannot be read, now
+    /// is returned: the worker is not at fault.
+    pub(super) fn read_liveness(
+        &self,
+        id: WorkerId,
+        log: &Logger,
+    ) -> Option<(MonotonicTime, Option<Busy>)> {
+        let worker = self.workers.get(&id)?;
+        // Both are stamped by a coarse clock: the real time may be a little later.
+        let latest = |stamp: MonotonicTime| stamp.saturating_add(clock::COARSE_LAG);
+        match worker.heartbeat.last_beat() {
+            Ok(beat) => {
+                let busy = worker.row.row().busy_interval(clock::now(), worker.timeout);
+                let busy = busy.map(|(oldest, newest)| Busy {
+                    oldest: latest(oldest),
+                    newest: latest(newest),
+                });
+                Some((latest(beat), busy))
+            }
+            Err(error) => {
+                warn!(log, "failed to read heartbeat"; "pid" => worker.pid.as_raw(),
+                    "error" => %error);
+                Some((clock::now(), None))
+            }
+        }
+    }
+
+    /// Returns a worker's memory in bytes. A program that the worker runs is included. A value up
+    /// to `threshold` may be inexact.
+    pub(super) fn memory(&self, id: WorkerId, threshold: u64) -> Option<u64> {
+        let worker = self.workers.get(&id)?;
+        let read_memory = if worker.has_program { procfs::memory_of_tree } else { procfs::memory };
+        read_memory(worker.pid, threshold)
+    }
+
+    /// Returns the unit of work of a worker whose deadline is the earliest.
+    pub(super) fn most_overdue_unit(&self, id: WorkerId) -> Option<WorkUnit> {
+        let worker = self.workers.get(&id)?;
+        worker.row.row().most_overdue_unit(clock::now(), worker.timeout)
+    }
+
+    /// Returns the process and the thread to sample when a worker hangs; thread 0 is the main thread.
+    pub(super) fn hang_target(&self, id: WorkerId) -> (Pid, u64) {
+        let (pid, _) = self.pid_and_slot(id);
+        if self.workers.get(&id).is_some_and(|worker| worker.has_program) {
+            return (procfs::process_to_diagnose(pid, self.environment.oom.cgroups()), 0);
+        }
+        (pid, self.most_overdue_unit(id).map_or(0, |unit| unit.thread_id))
+    }
+
+    /// Returns a worker's process and slot.
+    pub(super) fn pid_and_slot(&self, id: WorkerId) -> (Pid, usize) {
+        let worker = self.workers.get(&id);
+        worker.map_or((Pid::from_raw(0), 0), |worker| (worker.pid, worker.slot))
+    }
+
+    /// Returns a worker's generation.
+    pub(super) fn generation(&self, id: WorkerId) -> Option<u32> {
+        self.workers.get(&id).map(|worker| worker.generation)
+    }
+
+    /// Sends SIGTERM: drain and exit.
+    pub(super) fn drain(&self, id: WorkerId) {
+        self.signal(id, process::send_sigterm);
+    }
+
+    /// Sends SIGQUIT: exit immediately.
+    pub(super) fn quick_stop(&self, id: WorkerId) {
+        self.signal(id, process::send_sigquit);
+    }
+
+    /// Sends SIGABRT to the thread that is overdue, so that the backtrace shows what hangs.
+    pub(super) fn abort(&self, id: WorkerId) {
+        let thread = self.most_overdue_unit(id).map_or(0, |unit| unit.thread_id);
+        self.signal(id, |pid| process::send_sigabrt_to_thread(pid, thread));
+    }
+
+    /// Sends SIGKILL.
+    pub(super) fn kill(&mut self, id: WorkerId) {
+        self.signal(id, process::send_sigkill);
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.killed_by_master = true;
+        }
+    }
+
+    /// Sends SIGUSR1 to every worker: reopen the logs.
+    pub(super) fn reopen_logs(&self) {
+        self.workers.values().for_each(|worker| process::send_sigusr1(worker.pid));
+    }
+
+    /// Sends SIGURG to every worker: look at the listeners again.
+    pub(super) fn recheck_listeners(&self) {
+        self.workers.values().for_each(|worker| process::send_sigurg(worker.pid));
+    }
+
+    /// Signals a worker. It has not been reaped, so that its pid cannot have been reused.
+    fn signal(&self, id: WorkerId, send: impl FnOnce(Pid)) {
+        if let Some(worker) = self.workers.get(&id) {
+            send(worker.pid);
+        }
+    }
+}
+
+fn make_heartbeat(spec: &PoolSpec<'_>) -> io::Result<Heartbeat> {
+    let heartbeat = Heartbeat::new(&spec.heartbeat_dir)?;
+    if spec.credentials.user().is_some() {
+        heartbeat.chown(spec.credentials.user(), spec.credentials.group())?;
+    }
+    Ok(heartbeat)
+}
+
+fn process_exit(exit: Exit) -> ProcessExit {
+    match exit {
+        Exit::Code(code) => ProcessExit::Code(code),
+        Exit::Signal { number, .. } if process::is_termination_signal(number) => {
+            ProcessExit::TerminationSignal
+        }
+        Exit::Signal { .. } => ProcessExit::FaultSignal,
+    }
+}

@@ -1,0 +1,422 @@
+//! The rules: which actions follow from the facts at a given time.
+
+use super::slot::{Slot, State, Worker};
+use super::types::{
+    Action, Busy, ExitClass, ExitReason, Hang, ReloadPhase, ShutdownMode, WorkerId,
+};
+use super::{Desired, Phase, Supervisor};
+use crate::time::MonotonicTime;
+
+impl Supervisor {
+    /// Returns the actions for a stopping pool, for hung workers and for workers that have exceeded a
+    /// drain or abort deadline. Call before [`reconcile`](Self::reconcile).
+    pub(crate) fn enforce_limits(&mut self, now: MonotonicTime) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.apply_shutdown(now, &mut actions);
+        self.enforce_timeouts(now, &mut actions);
+        actions
+    }
+
+    /// Returns the actions that bring the pool to its target and generation. `overall_phase` is the
+    /// smallest [`reload_phase`](Self::reload_phase) at `now` of all pools that reload together.
+    pub(crate) fn reconcile(
+        &mut self,
+        now: MonotonicTime,
+        overall_phase: Option<ReloadPhase>,
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.phase != Phase::Serving {
+            return actions;
+        }
+        self.finish_reload(overall_phase);
+        if self.is_suspended {
+            self.drain_where(ExitReason::Requested, |_, _| true, now, &mut actions);
+            return actions;
+        }
+        self.drain_surplus(now, &mut actions);
+        self.drain_replaced(now, &mut actions);
+        self.drain_before_replacement(now, &mut actions);
+        self.fill_vacancies(now, &mut actions);
+        self.start_replacements(now, &mut actions);
+        actions
+    }
+
+    fn apply_shutdown(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
+        let mode = match self.phase {
+            Phase::Serving => return,
+            Phase::Stopping(mode) => mode,
+            Phase::Failed => ShutdownMode::Kill,
+        };
+        for worker in self.slots.iter_mut().flat_map(|slot| &mut slot.workers) {
+            let id = worker.id;
+            let quick_kill_at = now.saturating_add(worker.policy.abort_timeout);
+            let reason = worker.exit_reason(ExitClass::Requested);
+            match (mode, worker.state) {
+                (ShutdownMode::Graceful, State::Booting | State::Ready) => {
+                    worker.begin_drain(ExitReason::Requested, now);
+                    actions.push(Action::Drain(id, ExitReason::Requested));
+                }
+                (ShutdownMode::Quick, State::Booting | State::Ready) => {
+                    worker.state = State::Stopping {
+                        reason: ExitReason::Requested,
+                        kill_at: quick_kill_at,
+                        mode,
+                    };
+                    actions.push(Action::QuickStop(id));
+                }
+                (
+                    ShutdownMode::Quick,
+                    State::Stopping { reason, kill_at, mode: ShutdownMode::Graceful },
+                ) => {
+                    let kill_at = kill_at.min(quick_kill_at);
+                    worker.state = State::Stopping { reason, kill_at, mode };
+                    actions.push(Action::QuickStop(id));
+                }
+                (ShutdownMode::Quick, State::DrainingHung { kill_at }) => {
+                    let kill_at = kill_at.min(quick_kill_at);
+                    worker.state = State::Stopping { reason, kill_at, mode };
+                    actions.push(Action::QuickStop(id));
+                }
+                (ShutdownMode::Kill, State::Booting | State::Ready) => {
+                    worker.state = State::Killed { reason: ExitReason::Requested };
+                    actions.push(Action::KillOverdue(id, ExitReason::Requested));
+                }
+                (
+                    ShutdownMode::Kill,
+                    State::Stopping { .. } | State::DrainingHung { .. } | State::Aborting { .. },
+                ) => {
+                    worker.state = State::Killed { reason };
+                    actions.push(Action::KillOverdue(id, reason));
+                }
+                (
+                    _,
+                    State::Stopping { .. }
+                    | State::DrainingHung { .. }
+                    | State::Aborting { .. }
+                    | State::Killed { .. },
+                ) => (),
+            }
+        }
+    }
+
+    /// Aborts or drains hung workers, and kills those that have exceeded a drain or abort deadline.
+    fn enforce_timeouts(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
+        let timeout_floor = self.timeout_floor;
+        let generation = self.desired.generation;
+        let mut current_hangs = false;
+        for worker in self.slots.iter_mut().flat_map(|slot| &mut slot.workers) {
+            let has_passed = |deadline: Option<MonotonicTime>| deadline.is_some_and(|at| at <= now);
+            let abort_deadline = now.saturating_add(worker.policy.abort_timeout);
+            match worker.state {
+                State::Booting if has_passed(worker.boot_deadline(timeout_floor)) => {
+                    let hang = Hang::BootTimeout(now.duration_since(worker.started));
+                    actions.push(abort_or_kill(
+                        worker,
+                        hang,
+                        ExitReason::BootFailed,
+                        abort_deadline,
+                    ));
+                    current_hangs |= worker.generation == generation;
+                }
+                State::Ready if has_passed(worker.hang_deadline(timeout_floor)) => {
+                    let hang = classify_hang(worker, timeout_floor, now);
+                    if !worker.is_unresponsive && has_work_in_time(worker, timeout_floor, now) {
+                        let kill_at = now.saturating_add(worker.policy.graceful_timeout);
+                        worker.state = State::DrainingHung { kill_at };
+                        actions.push(Action::DrainHung(worker.id, hang));
+                    } else {
+                        actions.push(abort_or_kill(worker, hang, ExitReason::Hung, abort_deadline));
+                    }
+                    current_hangs |= worker.generation == generation;
+                }
+                State::DrainingHung { kill_at }
+                    if !has_passed(worker.hang_deadline(timeout_floor)) =>
+                {
+                    // The hung thread has recovered: this becomes an ordinary drain.
+                    let reason = ExitReason::Hung;
+                    let mode = ShutdownMode::Graceful;
+                    worker.state = State::Stopping { reason, kill_at, mode };
+                    if kill_at <= now {
+                        actions.push(Action::KillOverdue(worker.id, reason));
+                        worker.state = State::Killed { reason };
+                    }
+                }
+                State::DrainingHung { kill_at }
+                    if kill_at <= now || !has_work_in_time(worker, timeout_floor, now) =>
+                {
+                    let hang = classify_hang(worker, timeout_floor, now);
+                    actions.push(Action::Abort(worker.id, hang));
+                    worker.state =
+                        State::Aborting { reason: ExitReason::Hung, kill_at: abort_deadline };
+                }
+                State::Stopping { reason, kill_at, .. } | State::Aborting { reason, kill_at }
+                    if kill_at <= now =>
+                {
+                    actions.push(Action::KillOverdue(worker.id, reason));
+                    worker.state = State::Killed { reason };
+                }
+                State::Booting
+                | State::Ready
+                | State::Stopping { .. }
+                | State::DrainingHung { .. }
+                | State::Aborting { .. }
+                | State::Killed { .. } => (),
+            }
+        }
+        if let Some(rolling) = &mut self.rolling {
+            rolling.failed |= current_hangs;
+        }
+    }
+
+    /// Ends the reload if it is complete in all pools, or rolls it back if it has failed in one.
+    fn finish_reload(&mut self, overall_phase: Option<ReloadPhase>) {
+        let (Some(rolling), Some(overall_phase)) = (&mut self.rolling, overall_phase) else {
+            return;
+        };
+        rolling.overall_phase = overall_phase;
+        match overall_phase {
+            ReloadPhase::Failed => {
+                self.desired = rolling.previous;
+                self.rolling = None;
+                self.slots.iter_mut().for_each(Slot::reset_backoff);
+            }
+            ReloadPhase::Canary | ReloadPhase::Rolling => (),
+            ReloadPhase::Complete => self.rolling = None,
+        }
+    }
+
+    /// Drains workers in slots beyond the target, and workers that boot for a rolled-back
+    /// generation. Before every pool's canary is ready, no worker of the old generation drains.
+    fn drain_surplus(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
+        let Desired { target, generation, .. } = self.desired;
+        let awaits_canary = self.awaits_any_canary();
+        let boots_for_failed_reload =
+            |_, worker: &Worker| worker.generation > generation && worker.state == State::Booting;
+        self.drain_where(ExitReason::Reload, boots_for_failed_reload, now, actions);
+        let reason = if target == 0 { ExitReason::Reload } else { ExitReason::ScaledDown };
+        self.drain_where(reason, |slot, _| slot >= target && !awaits_canary, now, actions);
+    }
+
+    /// Drains the booting and ready workers for which `is_affected` holds, given their slot too.
+    fn drain_where(
+        &mut self,
+        reason: ExitReason,
+        is_affected: impl Fn(usize, &Worker) -> bool,
+        now: MonotonicTime,
+        actions: &mut Vec<Action>,
+    ) {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let is_active = |w: &&mut Worker| matches!(w.state, State::Booting | State::Ready);
+            for worker in slot.workers.iter_mut().filter(is_active) {
+                if is_affected(index, worker) {
+                    worker.begin_drain(reason, now);
+                    actions.push(Action::Drain(worker.id, reason));
+                }
+            }
+        }
+    }
+
+    /// Starts a worker in each vacant slot. While only another pool's canary is awaited, which may
+    /// take long, lost workers are replaced but the pool does not grow.
+    fn fill_vacancies(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
+        let target = self.desired.target;
+        let count = match self.rolling {
+            Some(rolling) if self.awaits_other_canary() => target.min(rolling.previous.target),
+            _ => target,
+        };
+        for slot in 0..count {
+            let is_due = self.slots[slot].not_before <= now && self.slots[slot].is_vacant();
+            if is_due && self.needs_worker(slot) && self.may_start_worker() {
+                actions.push(self.start_worker(slot));
+            }
+        }
+    }
+
+    /// New before old: drains a ready worker once a newer one, or one of the pool's generation, is
+    /// ready in its slot. The last old worker serves until the reload is complete: it may be the
+    /// only one that listens on an old address.
+    fn drain_replaced(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
+        let generation = self.desired.generation;
+        let mut old_count = self.count_old();
+        let is_reloading = self.rolling.is_some();
+        let awaits_canary = self.awaits_any_canary();
+        for slot in self.slots.iter_mut().filter(|slot| slot.workers.len() > 1) {
+            let new = slot.replacement(generation);
+            let Some(replacement) = new.or_else(|| slot.newest_ready()) else { continue };
+            let is_held = awaits_canary && new.is_some();
+            for worker in &mut slot.workers {
+                let is_replaced = worker.id < replacement || worker.generation != generation;
+                if worker.state != State::Ready || !is_replaced || worker.id == replacement {
+                    continue;
+                }
+                if is_reloading && worker.generation < generation {
+                    if is_held || old_count == 1 {
+                        continue;
+                    }
+                    old_count -= 1;
+                }
+                let reason = worker.replacement_reason(generation);
+                worker.begin_drain(reason, now);
+                actions.push(Action::Drain(worker.id, reason));
+            }
+        }
+    }
+
+    /// Old before new, as far as `max_unavailable` allows: drains workers that are due for
+    /// replacement before their replacement is started. Not before every pool's canary is ready,
+    /// and not the last old worker.
+    fn drain_before_replacement(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
+        let Desired { policy, target, generation } = self.desired;
+        if policy.max_unavailable == 0 || self.awaits_any_canary() {
+            return;
+        }
+        let missing = (0..target).filter(|slot| !self.slots[*slot].is_served()).count();
+        let mut allowed = policy.max_unavailable.saturating_sub(missing);
+        let mut old_count = self.count_old();
+        let is_reloading = self.rolling.is_some();
+        for index in 0..target {
+            let is_due = self.needs_replacement(index, now) && self.slots[index].not_before <= now;
+            if allowed == 0 || !is_due || self.slots[index].is_being_filled() {
+                continue;
+            }
+            let is_ready = |worker: &&mut Worker| worker.state == State::Ready;
+            let slot = &mut self.slots[index];
+            let old_here = slot.workers.iter().filter(|w| w.is_old(generation)).count();
+            if is_reloading && old_here > 0 && old_here == old_count {
+                continue;
+            }
+            for worker in slot.workers.iter_mut().filter(is_ready) {
+                let reason = worker.replacement_reason(generation);
+                worker.begin_drain(reason, now);
+                actions.push(Action::Drain(worker.id, reason));
+            }
+            old_count -= old_here;
+            allowed -= 1;
+        }
+    }
+
+    /// Returns how many ready workers are of an old generation.
+    fn count_old(&self) -> usize {
+        self.workers().filter(|worker| worker.is_old(self.desired.generation)).count()
+    }
+
+    /// Returns whether this pool reloads and its canary has not been ready.
+    fn awaits_own_canary(&self) -> bool {
+        self.rolling.is_some_and(|rolling| !rolling.canary_ready)
+    }
+
+    /// Returns whether this pool reloads and the canary of some pool has not been ready.
+    fn awaits_any_canary(&self) -> bool {
+        self.rolling.is_some_and(|rolling| rolling.overall_phase < ReloadPhase::Rolling)
+    }
+
+    /// Returns whether only the canary of another pool is awaited.
+    fn awaits_other_canary(&self) -> bool {
+        self.awaits_any_canary() && !self.awaits_own_canary()
+    }
+
+    /// Returns how many replacements may be starting: `max_surge`, but at least 1 for the first and
+    /// the last replacement of a reload, which never leave a slot unserved.
+    fn surge(&self) -> usize {
+        let is_first_or_last =
+            self.awaits_own_canary() || (self.rolling.is_some() && self.count_old() == 1);
+        self.desired.policy.max_surge.max(usize::from(is_first_or_last))
+    }
+
+    /// Starts replacements for outdated and recycled workers, as many at a time as the surge allows.
+    fn start_replacements(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
+        if self.awaits_other_canary() {
+            return;
+        }
+        let slots = 0..self.desired.target;
+        let replaced = slots.filter(|slot| self.needs_replacement(*slot, now));
+        let is_being_filled = |slot: &usize| self.slots[*slot].is_being_filled();
+        let (filling, waiting): (Vec<usize>, Vec<usize>) = replaced.partition(is_being_filled);
+        let allowed = self.surge().saturating_sub(filling.len());
+        let due = waiting.into_iter().filter(|slot| self.slots[*slot].not_before <= now);
+        for slot in due.take(allowed).collect::<Vec<_>>() {
+            if self.may_start_worker() {
+                actions.push(self.start_worker(slot));
+            }
+        }
+    }
+
+    /// Returns whether a ready worker in the slot must be replaced: it is outdated, or it is the
+    /// newest of the pool's generation and due for recycling.
+    fn needs_replacement(&self, slot: usize, now: MonotonicTime) -> bool {
+        let slot = &self.slots[slot];
+        let generation = self.desired.generation;
+        let replacement = slot.replacement(generation);
+        slot.workers.iter().filter(|worker| worker.state == State::Ready).any(|worker| {
+            let is_outdated = worker.generation != generation && replacement.is_none();
+            let is_recycled = worker.replacement_requested
+                || worker.recycle_deadline().is_some_and(|at| at <= now);
+            is_outdated || (is_recycled && replacement == Some(worker.id))
+        })
+    }
+
+    /// Returns whether a worker may be started: until the canary is ready, it is the only one.
+    fn may_start_worker(&self) -> bool {
+        let generation = self.desired.generation;
+        let is_canary = |worker: &Worker| worker.generation == generation && worker.is_starting();
+        !self.awaits_own_canary()
+            || !(self.slots.iter().any(|slot| slot.spawning) || self.workers().any(is_canary))
+    }
+
+    fn start_worker(&mut self, slot: usize) -> Action {
+        self.slots[slot].spawning = true;
+        self.last_worker_id += 1;
+        let id = WorkerId(self.last_worker_id);
+        Action::Spawn { id, slot, max_units: self.next_max_units() }
+    }
+
+    /// Returns whether the slot is within the target of a serving pool, and not exhausted.
+    pub(super) fn needs_worker(&self, slot: usize) -> bool {
+        self.phase == Phase::Serving && slot < self.desired.target && !self.is_exhausted(slot)
+    }
+
+    /// Returns whether a slot has used up `boot_retries`. False once a worker of the pool was ready.
+    fn is_exhausted(&self, slot: usize) -> bool {
+        !self.ever_ready && self.slots[slot].boot_failures > self.desired.policy.boot_retries
+    }
+
+    /// Fails the pool if all its slots are exhausted, except during a reload.
+    pub(super) fn fail_if_exhausted(&mut self) {
+        let target = self.desired.target;
+        let all_exhausted = target > 0 && (0..target).all(|slot| self.is_exhausted(slot));
+        if self.phase == Phase::Serving && self.rolling.is_none() && all_exhausted {
+            self.phase = Phase::Failed;
+        }
+    }
+}
+
+/// Aborts a hung worker, or kills it if no other signal reaches it.
+fn abort_or_kill(
+    worker: &mut Worker,
+    hang: Hang,
+    reason: ExitReason,
+    kill_at: MonotonicTime,
+) -> Action {
+    if worker.is_unresponsive {
+        worker.state = State::Killed { reason };
+        return Action::KillHung(worker.id, hang);
+    }
+    worker.state = State::Aborting { reason, kill_at };
+    Action::Abort(worker.id, hang)
+}
+
+/// Returns whether a worker's newest unit of work is within `timeout`.
+fn has_work_in_time(worker: &Worker, timeout_floor: MonotonicTime, now: MonotonicTime) -> bool {
+    let in_time = |since| worker.timeout_deadline(since, timeout_floor).is_none_or(|at| now < at);
+    worker.busy.is_some_and(|busy| in_time(busy.newest))
+}
+
+/// Returns which limit a worker that counts as hung has exceeded.
+fn classify_hang(worker: &Worker, timeout_floor: MonotonicTime, now: MonotonicTime) -> Hang {
+    let deadline = |since| worker.timeout_deadline(since, timeout_floor);
+    let is_overdue = |busy: &Busy| deadline(busy.oldest).is_some_and(|at| at <= now);
+    match worker.busy.filter(is_overdue) {
+        Some(busy) => Hang::RequestTimeout(now.duration_since(busy.oldest)),
+        None => Hang::NoHeartbeat(now.duration_since(worker.last_beat)),
+    }
+}

@@ -1,0 +1,295 @@
+//! Supervises one pool: decides which workers to fork, drain, abort and kill, and when. Pure: it
+//! receives facts and times, owns no process and reads no clock, so tests use a fake clock.
+//!
+//! A worker is a number here; the process table maps it to a pid. A *slot* is a stable position
+//! that outlives its workers. Each action is returned once: returning it changes the worker's state.
+//!
+//! This file has the state, the commands and the queries. `facts` records what happened, `deadlines`
+//! says which workers need attention and when, `decide` returns the actions.
+
+mod deadlines;
+mod decide;
+mod facts;
+mod rng;
+mod slot;
+mod types;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+pub(crate) use types::{
+    Action, Busy, ExitObservation, ExitReason, ExitReport, Generation, Hang, Policy, ProcessExit,
+    ReloadPhase, RunOutcome, ShutdownMode, WorkerId,
+};
+
+use crate::time::MonotonicTime;
+use rng::Rng;
+use slot::{Slot, State, Worker};
+
+/// The shortest delay before a slot is refilled after repeated failures.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+
+/// The longest delay before a slot is refilled.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// How often a worker in `DrainingHung` is checked: no event tells that its other threads are idle.
+const HUNG_DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long a core dump may take before the process is killed.
+const CORE_DUMP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The largest number of workers in a pool.
+pub(crate) const WORKERS_MAX: usize = 4096;
+
+/// The supervisor of one pool.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    desired: Desired,
+    slots: Vec<Slot>,
+    slot_of: HashMap<WorkerId, usize>,
+    last_worker_id: u64,
+    phase: Phase,
+    /// The highest generation number used, including rolled-back generations.
+    newest_generation: u32,
+    rolling: Option<RollingReload>,
+    /// All workers drain, and none is started until [`resume`](Self::resume).
+    is_suspended: bool,
+    ever_ready: bool,
+    /// Timeouts start here at the earliest: the master did not run before.
+    timeout_floor: MonotonicTime,
+    rng: Rng,
+}
+
+/// What the pool is to become.
+#[derive(Clone, Copy, Debug)]
+struct Desired {
+    policy: Policy,
+    /// The number of workers.
+    target: usize,
+    generation: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Stopping(ShutdownMode),
+    /// No worker was ever ready, and `boot_retries` is exhausted in every slot.
+    Failed,
+}
+
+/// A reload in progress.
+#[derive(Clone, Copy, Debug)]
+struct RollingReload {
+    /// What a roll-back restores.
+    previous: Desired,
+    /// A worker of the new generation has been ready; only then are others started.
+    canary_ready: bool,
+    failed: bool,
+    /// The smallest phase of all pools that reload together.
+    overall_phase: ReloadPhase,
+    /// How many forks in a row have failed, and the time of the first failure.
+    fork_failures: Option<(u32, MonotonicTime)>,
+}
+
+/// Commands.
+impl Supervisor {
+    /// Creates the supervisor of a pool with `target` workers, 1 to [`WORKERS_MAX`]. `seed`
+    /// determines the jitter.
+    pub(crate) fn new(policy: Policy, target: usize, seed: u64) -> Self {
+        let mut supervisor = Self::empty(policy, 1, seed);
+        supervisor.scale_to(target);
+        supervisor
+    }
+
+    /// Creates the supervisor of a pool without workers, to be filled by a reload from `generation`
+    /// to the next.
+    pub(crate) fn empty(policy: Policy, generation: u32, seed: u64) -> Self {
+        Self {
+            desired: Desired { policy, target: 0, generation },
+            slots: Vec::new(),
+            slot_of: HashMap::new(),
+            last_worker_id: 0,
+            phase: Phase::Serving,
+            newest_generation: generation,
+            rolling: None,
+            is_suspended: false,
+            ever_ready: false,
+            timeout_floor: MonotonicTime::default(),
+            rng: Rng::new(seed),
+        }
+    }
+
+    /// Changes the number of workers. Returns the new target, clamped to 1..=[`WORKERS_MAX`].
+    pub(crate) fn scale_to(&mut self, target: usize) -> usize {
+        let target = target.clamp(1, WORKERS_MAX);
+        self.desired.target = target;
+        if self.slots.len() < target {
+            self.slots.resize(target, Slot::default());
+        }
+        let previous = self.rolling.as_mut().map(|rolling| &mut rolling.previous);
+        if let Some(previous) = previous.filter(|previous| previous.target > 0) {
+            previous.target = target; // a roll-back keeps the new number
+        }
+        self.fail_if_exhausted();
+        target
+    }
+
+    /// Begins a reload: workers of `generation` replace the old ones, once its canary has been
+    /// ready.
+    ///
+    /// # Panics
+    /// If a reload is in progress, or `generation` has been used before.
+    pub(crate) fn begin_reload(&mut self, policy: Policy, target: usize, generation: u32) {
+        assert!(self.rolling.is_none(), "one reload at a time");
+        assert!(self.newest_generation < generation, "a generation is numbered once");
+        let previous = self.desired;
+        self.newest_generation = generation;
+        self.desired = Desired { policy, target: previous.target, generation };
+        self.slots.iter_mut().for_each(Slot::reset_backoff);
+        self.scale_to(target);
+        self.rolling = Some(RollingReload {
+            previous,
+            canary_ready: false,
+            failed: false,
+            overall_phase: ReloadPhase::Canary,
+            fork_failures: None,
+        });
+    }
+
+    /// Drains all workers for good: the pool is being removed.
+    pub(crate) fn scale_to_zero(&mut self) {
+        self.desired.target = 0;
+    }
+
+    /// Drains all workers, and starts none until [`resume`](Self::resume). A reload in progress
+    /// fails, because its canary cannot become ready.
+    pub(crate) fn suspend(&mut self) {
+        self.is_suspended = true;
+        if let Some(rolling) = &mut self.rolling {
+            rolling.failed = true;
+        }
+    }
+
+    /// Starts workers again. Returns whether the pool was suspended.
+    pub(crate) fn resume(&mut self) -> bool {
+        std::mem::take(&mut self.is_suspended)
+    }
+
+    /// Stops the pool. A later call can only make the mode harder.
+    pub(crate) fn stop(&mut self, mode: ShutdownMode) {
+        self.phase = match self.phase {
+            Phase::Serving => Phase::Stopping(mode),
+            Phase::Stopping(earlier) => Phase::Stopping(earlier.max(mode)),
+            Phase::Failed => Phase::Failed,
+        };
+        self.rolling = None;
+    }
+}
+
+/// Queries.
+impl Supervisor {
+    /// Returns the target number of workers.
+    pub(crate) fn target(&self) -> usize {
+        self.desired.target
+    }
+
+    /// Returns the generation of new workers.
+    pub(crate) fn generation(&self) -> u32 {
+        self.desired.generation
+    }
+
+    /// Returns a generation by its number, with whether it is committed.
+    pub(crate) fn describe_generation(&self, number: u32) -> Generation {
+        let committed = self.rolling.map_or(self.desired, |rolling| rolling.previous).generation;
+        Generation { number, is_canary: committed < number }
+    }
+
+    /// Returns how many workers are ready and not draining.
+    pub(crate) fn ready_count(&self) -> usize {
+        self.workers().filter(|worker| worker.state == State::Ready).count()
+    }
+
+    /// Returns the phase of the reload in progress at `now`.
+    pub(crate) fn reload_phase(&self, now: MonotonicTime) -> Option<ReloadPhase> {
+        let rolling = self.rolling?;
+        let fork_timed_out = self.fork_deadline().is_some_and(|at| at <= now);
+        let mut slots = self.slots.iter().take(self.desired.target);
+        Some(if rolling.failed || fork_timed_out {
+            ReloadPhase::Failed
+        } else if slots.all(|slot| slot.is_served_by(self.desired.generation)) {
+            ReloadPhase::Complete
+        } else if rolling.canary_ready {
+            ReloadPhase::Rolling
+        } else {
+            ReloadPhase::Canary
+        })
+    }
+
+    /// Returns whether a reload is in progress.
+    pub(crate) fn is_reloading(&self) -> bool {
+        self.rolling.is_some()
+    }
+
+    /// Returns how the pool is being stopped, if it is.
+    pub(crate) fn stopping(&self) -> Option<ShutdownMode> {
+        match self.phase {
+            Phase::Stopping(mode) => Some(mode),
+            Phase::Serving | Phase::Failed => None,
+        }
+    }
+
+    /// Returns whether no worker was ever ready and `boot_retries` is exhausted in every slot.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.phase == Phase::Failed
+    }
+
+    /// Returns how the run ended, once the pool has stopped or failed and all workers have exited.
+    pub(crate) fn outcome(&self) -> Option<RunOutcome> {
+        match self.phase {
+            Phase::Stopping(_) if self.slot_of.is_empty() => Some(RunOutcome::Stopped),
+            Phase::Failed if self.slot_of.is_empty() => Some(RunOutcome::NeverReady),
+            Phase::Serving | Phase::Stopping(_) | Phase::Failed => None,
+        }
+    }
+
+    fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.slots.iter().flat_map(|slot| &slot.workers)
+    }
+
+    fn worker(&mut self, id: WorkerId) -> Option<&mut Worker> {
+        let slot_index = *self.slot_of.get(&id)?;
+        self.slots[slot_index].workers.iter_mut().find(|worker| worker.id == id)
+    }
+}
+
+/// Random spreading, all from one [`Rng`], so that workers do not act in step.
+impl Supervisor {
+    /// Returns the lifetime of the next worker; zero is unlimited.
+    fn next_lifetime(&mut self) -> Duration {
+        let Policy { max_lifetime, max_lifetime_jitter: jitter, .. } = self.desired.policy;
+        if max_lifetime.is_zero() || jitter.is_zero() {
+            return max_lifetime;
+        }
+        let bound = u64::try_from(jitter.as_nanos()).unwrap_or(u64::MAX).saturating_add(1);
+        max_lifetime.saturating_add(Duration::from_nanos(self.rng.below(bound)))
+    }
+
+    /// Returns after how many units of work the next worker requests its replacement; zero is never.
+    fn next_max_units(&mut self) -> u64 {
+        let Policy { max_requests, max_requests_jitter: jitter, .. } = self.desired.policy;
+        if max_requests == 0 || jitter == 0 {
+            return max_requests;
+        }
+        max_requests.saturating_add(self.rng.below(jitter.saturating_add(1)))
+    }
+
+    /// Returns the delay before attempt `n`, counted from 1: doubling from 0.1 s to 30 s, shortened
+    /// by a jitter of up to 25 %.
+    fn backoff(&mut self, n: u32) -> Duration {
+        let full = BACKOFF_MIN.saturating_mul(1 << (n - 1).min(16)).min(BACKOFF_MAX);
+        full - full.mul_f64(self.rng.below(256) as f64 / 1024.0)
+    }
+}
+
+#[cfg(test)]
+pub(in crate::arbiter) mod tests;

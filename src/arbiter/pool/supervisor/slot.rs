@@ -1,0 +1,247 @@
+//! A slot and its workers: usually one, two during a replacement.
+
+use std::time::Duration;
+
+use super::types::{Busy, ExitClass, ExitReason, Policy, ShutdownMode, WorkerId};
+use crate::time::MonotonicTime;
+
+/// A worker that stays ready for 60 s is not in a crash loop: its slot's counters are reset.
+const STABLE_UPTIME: Duration = Duration::from_secs(60);
+
+/// The consecutive samples over `max_memory` that recycle a worker: a short peak is no leak.
+const OVER_LIMIT_SAMPLES: u8 = 3;
+
+/// A stable position for a worker. It outlives its workers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slot {
+    pub(super) workers: Vec<Worker>,
+    /// No worker is started before this time.
+    pub(super) not_before: MonotonicTime,
+    pub(super) boot_failures: u32,
+    pub(super) crashes: u32,
+    /// A spawn was returned, and its result is not known.
+    pub(super) spawning: bool,
+}
+
+/// All that the rules read about a worker. Over a dozen fields, so that a worker has one record
+/// instead of an entry in several maps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Worker {
+    pub(super) id: WorkerId,
+    pub(super) generation: u32,
+    /// The policy of the worker's generation.
+    pub(super) policy: Policy,
+    pub(super) started: MonotonicTime,
+    pub(super) ready_at: Option<MonotonicTime>,
+    /// `max_lifetime` with jitter; zero is unlimited.
+    pub(super) lifetime: Duration,
+    pub(super) state: State,
+    /// The last heartbeat read, or the time of becoming ready.
+    pub(super) last_beat: MonotonicTime,
+    /// The units of work in progress at the last reading.
+    pub(super) busy: Option<Busy>,
+    pub(super) replacement_requested: bool,
+    /// How many samples in a row exceeded `max_memory`.
+    pub(super) over_limit_samples: u8,
+    /// The worker is being diagnosed: no timeout is enforced before this time.
+    pub(super) verdict_deferred_until: MonotonicTime,
+    /// Timeouts start here at the earliest: the worker was frozen or throttled before.
+    pub(super) timeout_extended_at: MonotonicTime,
+    /// No signal but SIGKILL reaches the worker.
+    pub(super) is_unresponsive: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Booting,
+    Ready,
+    Stopping {
+        reason: ExitReason,
+        kill_at: MonotonicTime,
+        mode: ShutdownMode,
+    },
+    /// One thread hangs: the worker drains, and is aborted once its other threads are idle.
+    DrainingHung {
+        kill_at: MonotonicTime,
+    },
+    Aborting {
+        reason: ExitReason,
+        kill_at: MonotonicTime,
+    },
+    Killed {
+        reason: ExitReason,
+    },
+}
+
+impl Slot {
+    /// Clears the failure counters and the restart delay.
+    pub(super) fn reset_backoff(&mut self) {
+        self.boot_failures = 0;
+        self.crashes = 0;
+        self.not_before = MonotonicTime::default();
+    }
+
+    /// Returns whether a worker may be started here. A draining worker does not occupy its slot; an
+    /// aborting one does until it is killed or exits.
+    pub(super) fn is_vacant(&self) -> bool {
+        let occupies = |worker: &Worker| match worker.state {
+            State::Booting | State::Ready | State::Aborting { .. } => true,
+            State::Stopping { .. } | State::DrainingHung { .. } | State::Killed { .. } => false,
+        };
+        !self.spawning && !self.workers.iter().any(occupies)
+    }
+
+    /// Returns whether a worker is starting, or is being aborted because its boot timed out.
+    pub(super) fn is_being_filled(&self) -> bool {
+        self.spawning || self.workers.iter().any(Worker::is_starting)
+    }
+
+    /// Returns whether a worker is ready here.
+    pub(super) fn is_served(&self) -> bool {
+        self.workers.iter().any(|worker| worker.state == State::Ready)
+    }
+
+    /// Returns whether a worker of `generation` is ready here.
+    pub(super) fn is_served_by(&self, generation: u32) -> bool {
+        self.replacement(generation).is_some()
+    }
+
+    /// Returns the newest ready worker of `generation`: it replaces every other worker here.
+    pub(super) fn replacement(&self, generation: u32) -> Option<WorkerId> {
+        let is_ready = |w: &&Worker| w.generation == generation && w.state == State::Ready;
+        self.workers.iter().filter(is_ready).map(|worker| worker.id).max()
+    }
+
+    /// Returns the newest ready worker of any generation.
+    pub(super) fn newest_ready(&self) -> Option<WorkerId> {
+        let ready = self.workers.iter().filter(|worker| worker.state == State::Ready);
+        ready.map(|worker| worker.id).max()
+    }
+
+    /// Counts an exit. Returns the step of the back-off; 0 restarts immediately.
+    pub(super) fn record_failure(
+        &mut self,
+        worker: &Worker,
+        reason: ExitReason,
+        exit_class: ExitClass,
+        now: MonotonicTime,
+    ) -> u32 {
+        if worker.ready_at.is_some_and(|at| now.duration_since(at) >= STABLE_UPTIME) {
+            self.crashes = 0;
+            self.boot_failures = 0;
+        }
+        match reason {
+            ExitReason::Requested | ExitReason::ScaledDown | ExitReason::Recycled => 0,
+            ExitReason::Reload | ExitReason::Hung => 0,
+            // An external kill says nothing about the worker.
+            ExitReason::Crashed if exit_class == ExitClass::KilledExternally => 0,
+            // An OOM kill does: the worker used too much memory.
+            ExitReason::Crashed | ExitReason::OomKilled => {
+                self.crashes += 1;
+                self.crashes - 1 // the first crash restarts immediately
+            }
+            ExitReason::BootFailed => {
+                self.boot_failures += 1;
+                self.boot_failures
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// Returns the reason for an exit in the present state.
+    pub(super) fn exit_reason(&self, exit_class: ExitClass) -> ExitReason {
+        match self.state {
+            State::Booting => ExitReason::BootFailed,
+            State::Ready | State::Stopping { .. } if exit_class == ExitClass::OomKilled => {
+                ExitReason::OomKilled
+            }
+            State::Ready if exit_class == ExitClass::Requested => ExitReason::Requested,
+            State::Ready => ExitReason::Crashed,
+            State::DrainingHung { .. } => ExitReason::Hung,
+            State::Stopping { reason, .. }
+            | State::Aborting { reason, .. }
+            | State::Killed { reason } => reason,
+        }
+    }
+
+    /// Returns whether the worker boots, or is being aborted because its boot timed out.
+    pub(super) fn is_starting(&self) -> bool {
+        match self.state {
+            State::Booting | State::Aborting { reason: ExitReason::BootFailed, .. } => true,
+            State::Ready
+            | State::Stopping { .. }
+            | State::DrainingHung { .. }
+            | State::Aborting { .. }
+            | State::Killed { .. } => false,
+        }
+    }
+
+    /// Returns whether the worker is ready and of a generation before `generation`.
+    pub(super) fn is_old(&self, generation: u32) -> bool {
+        self.generation < generation && self.state == State::Ready
+    }
+
+    /// Returns why the worker is replaced while the pool's generation is `generation`.
+    pub(super) fn replacement_reason(&self, generation: u32) -> ExitReason {
+        if self.generation == generation { ExitReason::Recycled } else { ExitReason::Reload }
+    }
+
+    pub(super) fn begin_drain(&mut self, reason: ExitReason, now: MonotonicTime) {
+        let kill_at = now.saturating_add(self.policy.graceful_timeout);
+        self.state = State::Stopping { reason, kill_at, mode: ShutdownMode::Graceful };
+    }
+
+    /// Returns whether memory samples of the worker are needed: it is ready, `max_memory` is set,
+    /// and the limit has not been reported as exceeded.
+    pub(super) fn needs_memory_sample(&self) -> bool {
+        self.state == State::Ready
+            && self.policy.max_memory > 0
+            && self.over_limit_samples < OVER_LIMIT_SAMPLES
+    }
+
+    /// Counts a memory sample. Returns whether it is the one that recycles the worker.
+    pub(super) fn record_memory_sample(&mut self, bytes: Option<u64>) -> bool {
+        if !self.needs_memory_sample() {
+            return false;
+        }
+        if bytes.is_none_or(|bytes| bytes <= self.policy.max_memory) {
+            self.over_limit_samples = 0;
+            return false;
+        }
+        self.over_limit_samples += 1;
+        self.over_limit_samples == OVER_LIMIT_SAMPLES
+    }
+
+    /// Returns when a booting worker must be ready. Time before `timeout_floor` does not count.
+    pub(super) fn boot_deadline(&self, timeout_floor: MonotonicTime) -> Option<MonotonicTime> {
+        let limit = self.policy.boot_timeout;
+        let since = self.started.max(timeout_floor).max(self.timeout_extended_at);
+        (!limit.is_zero()).then(|| since.saturating_add(limit).max(self.verdict_deferred_until))
+    }
+
+    /// Returns when the worker counts as hung unless it makes progress. Beginning a unit of work is
+    /// progress, so while the worker is busy only the age of its oldest unit counts.
+    pub(super) fn hang_deadline(&self, timeout_floor: MonotonicTime) -> Option<MonotonicTime> {
+        let since = self.busy.map_or(self.last_beat, |busy| busy.oldest);
+        let limit = self.timeout_deadline(since, timeout_floor);
+        limit.map(|at| at.max(self.verdict_deferred_until))
+    }
+
+    /// Returns when work or silence that began at `since` exceeds `timeout`.
+    pub(super) fn timeout_deadline(
+        &self,
+        since: MonotonicTime,
+        timeout_floor: MonotonicTime,
+    ) -> Option<MonotonicTime> {
+        let limit = self.policy.timeout;
+        (!limit.is_zero())
+            .then(|| since.max(timeout_floor).max(self.timeout_extended_at).saturating_add(limit))
+    }
+
+    /// Returns when the worker has been ready for its lifetime.
+    pub(super) fn recycle_deadline(&self) -> Option<MonotonicTime> {
+        let ready_at = self.ready_at?;
+        (!self.lifetime.is_zero()).then(|| ready_at.saturating_add(self.lifetime))
+    }
+}

@@ -1,0 +1,116 @@
+//! What the parts of the master work on together: the pools, the settings and the log, and what is
+//! said to the service manager.
+
+use std::rc::Rc;
+
+use slog::{Logger, error, info, warn};
+
+use super::generation::MasterContext;
+use super::hook_runner::run_hook;
+use super::pool::Pool;
+use super::pool::processes::WorkerEnvironment;
+use super::pool::supervisor::WORKERS_MAX;
+use super::pools::Pools;
+use super::service_manager::ServiceNotifier;
+use crate::hooks::{HookResult, Hooks};
+use crate::log::error_chain;
+use crate::os::signal::Signal;
+
+/// The state that reloads, upgrades and stops change.
+pub(super) struct MasterState<'a> {
+    pub(super) pools: Pools<'a>,
+    pub(super) context: MasterContext,
+    pub(super) environment: Rc<WorkerEnvironment<'a>>,
+    pub(super) service_manager: ServiceNotifier,
+}
+
+impl MasterState<'_> {
+    /// Returns the current log.
+    pub(super) fn log(&self) -> &Logger {
+        self.context.log.logger()
+    }
+
+    /// Runs a hook of the master.
+    pub(super) fn hook(&self, name: &str, call: impl FnOnce(&dyn Hooks) -> HookResult) {
+        run_hook(name, self.log(), self.environment.hooks, call);
+    }
+
+    /// Sets the title that ps(1) shows.
+    pub(super) fn set_process_title(&self) {
+        if let Some(title) = self.environment.title {
+            title.set(&format!("ostler: master [{}]", self.context.settings.proc_name));
+        }
+    }
+
+    /// Has the service manager store the sockets for the next master, if `fd_store` is set.
+    pub(super) fn push_fd_store(&self) {
+        if self.context.settings.fd_store {
+            self.service_manager.push_fd_store(self.pools.open_listeners());
+        }
+    }
+
+    /// Reports that the service is ready: at first, and after each reload. A `remark` says how the
+    /// reload has ended.
+    pub(super) fn notify_ready(&self, remark: Option<&str>) {
+        let status = self.pools.status_line();
+        let remark = remark.map(|remark| format!("; {remark}")).unwrap_or_default();
+        self.service_manager.notify_ready(&format!("{status}{remark}"));
+    }
+
+    /// Scales the pool by `step`, for SIGTTIN and SIGTTOU. Of several pools, a signal cannot say which.
+    pub(super) fn scale_by(&mut self, step: isize, signal: Signal) {
+        let [pool] = &mut self.pools[..] else {
+            warn!(self.log(), "signal ignored: multiple pools configured"; "signal" => signal.name(),
+                "error" => "set workers in the configuration file and send HUP");
+            return;
+        };
+        let before = pool.supervisor().target();
+        let after = pool.scale_to(before.saturating_add_signed(step));
+        if before == after {
+            warn!(self.log(), "worker count at limit"; "workers" => after,
+                "min" => 1, "max" => WORKERS_MAX);
+        } else {
+            info!(self.log(), "worker count changed"; "from" => before, "to" => after);
+        }
+    }
+
+    /// Reopens the logs, for SIGUSR1. The master's is the first: it gives the file to the workers' user.
+    /// `previous` is what a reload in progress may return to.
+    pub(super) fn reopen_logs(&self, previous: Option<&MasterContext>) {
+        match self.context.log.reopen() {
+            Ok(()) => info!(self.log(), "logs reopened"),
+            Err(error) => {
+                error!(self.log(), "failed to reopen log"; "error" => error_chain(&error));
+            }
+        }
+        if let Some(Err(error)) = previous.map(|it| it.log.reopen()) {
+            warn!(self.log(), "failed to reopen log of previous settings";
+                "error" => error_chain(&error));
+        }
+        self.pools.iter().for_each(Pool::reopen_logs);
+    }
+
+    /// Drains the workers, for SIGWINCH; the master stays.
+    pub(super) fn suspend_workers(&mut self) {
+        info!(self.log(), "suspending workers");
+        self.pools.iter_mut().for_each(Pool::suspend);
+    }
+
+    /// Starts workers again that were suspended.
+    pub(super) fn resume_workers(&mut self) {
+        if self.pools.resume() {
+            info!(self.log(), "resuming workers");
+        }
+    }
+
+    /// Returns why no worker was ever ready, with the log of the pool that has failed.
+    pub(super) fn failure_reason(&self) -> (&Logger, String) {
+        let failed = self.pools.iter().find(|pool| pool.supervisor().has_failed());
+        let Some(pool) = failed else { return (self.log(), String::new()) };
+        let mut reason = pool.failure_reason().to_owned();
+        if self.context.has_named_pools {
+            reason = format!("pool {:?}: {reason}", pool.name());
+        }
+        (pool.log(), reason)
+    }
+}

@@ -1,0 +1,245 @@
+//! An upgrade (SIGUSR2): the program is executed anew beside this master, on the same sockets. Both
+//! serve until SIGTERM to either; each learns of the other's exit from the channel between them.
+
+pub(crate) mod channel;
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use slog::{Logger, error, info, warn};
+
+use crate::listen::{Listener, activation};
+use crate::os::clock;
+use crate::os::process::{self, Exit, Pid};
+use crate::systemd::WATCHDOG_PID;
+use crate::time::MonotonicTime;
+use channel::{UpgradeChannel, UpgradeMessage};
+
+/// How long a new master may take to become ready, beyond the `boot_timeout` of its workers.
+const STARTUP_MARGIN: Duration = Duration::from_secs(5);
+
+/// How this program was started, so that it can be executed again.
+#[derive(Debug)]
+pub(crate) struct ExecArgs {
+    /// The command line; the first argument names the program.
+    pub(crate) args: Vec<CString>,
+    /// The directory in which it was started.
+    pub(crate) dir: OwnedFd,
+}
+
+/// The other master, if there is one.
+#[derive(Debug)]
+pub(crate) enum UpgradePeer {
+    /// This is the only master.
+    None,
+    /// The master that has executed this one.
+    OldMaster { pid: Pid, channel: UpgradeChannel },
+    /// The master that this one has executed. It has no channel once it has closed its end.
+    NewMaster {
+        pid: Pid,
+        channel: Option<UpgradeChannel>,
+        phase: UpgradePhase,
+        ready_deadline: MonotonicTime,
+    },
+}
+
+impl UpgradePeer {
+    fn channel(&self) -> Option<&UpgradeChannel> {
+        match self {
+            UpgradePeer::None => None,
+            UpgradePeer::OldMaster { channel, .. } => Some(channel),
+            UpgradePeer::NewMaster { channel, .. } => channel.as_ref(),
+        }
+    }
+
+    /// Returns the number of the channel's descriptor.
+    pub(crate) fn channel_fd(&self) -> Option<RawFd> {
+        self.channel().map(AsRawFd::as_raw_fd)
+    }
+}
+
+/// How far a new master has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UpgradePhase {
+    Starting,
+    Ready,
+    /// The upgrade has failed, which has been logged.
+    Failed,
+}
+
+/// The upgrades of a master: at most one at a time.
+pub(super) struct Upgrade {
+    exec_args: Option<ExecArgs>,
+    peer: UpgradePeer,
+    /// SIGUSR2 has arrived, and the upgrade has not begun.
+    pub(super) is_pending: bool,
+}
+
+impl Upgrade {
+    pub(super) fn new(exec_args: Option<ExecArgs>, peer: UpgradePeer) -> Self {
+        Self { exec_args, peer, is_pending: false }
+    }
+
+    /// Returns whether there is no other master.
+    pub(super) fn is_sole_master(&self) -> bool {
+        matches!(self.peer, UpgradePeer::None)
+    }
+
+    /// Returns the other master.
+    pub(super) fn peer(&self) -> &UpgradePeer {
+        &self.peer
+    }
+
+    /// Returns the descriptor that is readable when the other master has sent a message or exited.
+    pub(super) fn channel_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.peer.channel().map(AsFd::as_fd)
+    }
+
+    /// Returns when a new master that is not ready is killed.
+    pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
+        match self.peer {
+            UpgradePeer::NewMaster { ready_deadline, phase: UpgradePhase::Starting, .. } => {
+                Some(ready_deadline)
+            }
+            UpgradePeer::None | UpgradePeer::OldMaster { .. } | UpgradePeer::NewMaster { .. } => {
+                None
+            }
+        }
+    }
+
+    /// Executes a new master, which inherits `listeners` and the channel, and nothing else.
+    pub(super) fn start(
+        &mut self,
+        listeners: &[&Arc<Listener>],
+        boot_timeout: Duration,
+        log: &Logger,
+    ) {
+        match self.exec_new_master(listeners) {
+            Ok((pid, channel)) => {
+                info!(log, "upgrade started"; "pid" => pid.as_raw());
+                let (channel, phase) = (Some(channel), UpgradePhase::Starting);
+                let ready_deadline = clock::now().saturating_add(boot_timeout + STARTUP_MARGIN);
+                self.peer = UpgradePeer::NewMaster { pid, channel, phase, ready_deadline };
+            }
+            Err(reason) => error!(log, "upgrade rejected"; "error" => reason),
+        }
+    }
+
+    fn exec_new_master(
+        &self,
+        listeners: &[&Arc<Listener>],
+    ) -> Result<(Pid, UpgradeChannel), String> {
+        match &self.peer {
+            UpgradePeer::None => (),
+            UpgradePeer::NewMaster { pid, .. } => {
+                return Err(format!("upgrade to process {pid} already in progress"));
+            }
+            UpgradePeer::OldMaster { pid, .. } => {
+                return Err(format!("upgrade from process {pid} not complete"));
+            }
+        }
+        let unknown = "command line or working directory of this program unknown";
+        let exec_args = self.exec_args.as_ref().ok_or(unknown)?;
+        let (channel, peer_end) = UpgradeChannel::new()
+            .map_err(|error| format!("failed to create upgrade channel: {error}"))?;
+        let sockets = listeners.iter().map(|listener| listener.as_raw_fd());
+        // The new master finds the channel behind the sockets.
+        let inherited_fds: Vec<RawFd> = sockets.chain([peer_end.as_raw_fd()]).collect();
+        let channel_fd = process::LISTEN_FDS_START + listeners.len() as RawFd;
+        let old_master = Pid::this();
+        let forked = process::fork(|| {
+            let vars = activation::listen_env_vars(listeners);
+            for (name, value) in vars.into_iter().chain([channel::env_var(channel_fd, old_master)])
+            {
+                process::set_env(&name, &value);
+            }
+            if std::env::var_os(WATCHDOG_PID).is_some() {
+                process::set_env(WATCHDOG_PID, Pid::this().to_string());
+            }
+            let report = channel::report_exec_failure;
+            match process::change_dir(exec_args.dir.as_fd()) {
+                Ok(()) => process::exec_with_fds(&exec_args.args, &inherited_fds, report),
+                Err(error) => report(peer_end.as_fd(), &error),
+            }
+            1
+        });
+        let pid = forked.map_err(|error| format!("failed to fork: {error}"))?;
+        Ok((pid, channel))
+    }
+
+    /// Reads what the other master has sent. Returns the pid of an old master that has exited: this
+    /// is the only master then.
+    pub(super) fn read_channel(&mut self, log: &Logger) -> Option<Pid> {
+        let message = self.peer.channel()?.try_receive()?;
+        match (&mut self.peer, message) {
+            (UpgradePeer::OldMaster { pid, .. }, UpgradeMessage::PeerExited) => {
+                let pid = *pid;
+                self.peer = UpgradePeer::None;
+                return Some(pid);
+            }
+            (UpgradePeer::NewMaster { pid, phase, .. }, UpgradeMessage::Ready) => {
+                *phase = UpgradePhase::Ready;
+                info!(log, "new master ready"; "pid" => pid.as_raw());
+            }
+            (UpgradePeer::NewMaster { phase, .. }, UpgradeMessage::ExecFailed(errno)) => {
+                *phase = UpgradePhase::Failed;
+                let error = io::Error::from_raw_os_error(errno).to_string();
+                error!(log, "upgrade failed: exec failed"; "error" => error);
+            }
+            (UpgradePeer::NewMaster { phase, .. }, UpgradeMessage::Failed(reason)) => {
+                *phase = UpgradePhase::Failed;
+                error!(log, "upgrade failed"; "error" => reason);
+            }
+            // A new master that has exited is handled when it is reaped. One that has closed its end
+            // and lives would never learn that it is the only master.
+            (UpgradePeer::NewMaster { pid, channel, .. }, UpgradeMessage::PeerExited) => {
+                *channel = None;
+                process::send_sigkill(*pid);
+            }
+            (UpgradePeer::None | UpgradePeer::OldMaster { .. }, _) => (),
+        }
+        None
+    }
+
+    /// Handles the exit of a child. Returns whether it was the new master, whose last message has been
+    /// read: this is the only master again.
+    pub(super) fn on_child_exit(&mut self, child: Pid, exit: Exit, log: &Logger) -> bool {
+        let UpgradePeer::NewMaster { pid, phase, .. } = &self.peer else { return false };
+        if *pid != child {
+            return false;
+        }
+        let (pid, exit) = (child.as_raw(), exit.to_string());
+        match phase {
+            UpgradePhase::Ready => warn!(log, "new master exited"; "pid" => pid, "exit" => exit),
+            UpgradePhase::Failed => info!(log, "new master exited"; "pid" => pid, "exit" => exit),
+            UpgradePhase::Starting => {
+                error!(log, "upgrade failed: new master exited during startup";
+                    "pid" => pid, "exit" => exit);
+            }
+        }
+        self.peer = UpgradePeer::None;
+        true
+    }
+
+    /// Kills a new master that is not ready in time; its workers exit with it.
+    pub(super) fn enforce_timeout(&mut self, now: MonotonicTime, log: &Logger) {
+        if self.next_deadline().is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        if let UpgradePeer::NewMaster { pid, phase, .. } = &mut self.peer {
+            *phase = UpgradePhase::Failed;
+            error!(log, "upgrade failed: new master not ready in time"; "pid" => pid.as_raw());
+            process::send_sigkill(*pid);
+        }
+    }
+
+    /// Tells the old master that this one is ready.
+    pub(super) fn report_ready(&self) {
+        if let UpgradePeer::OldMaster { channel, .. } = &self.peer {
+            channel.send_ready();
+        }
+    }
+}

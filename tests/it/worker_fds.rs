@@ -1,0 +1,72 @@
+//! Which descriptors a worker has: those of its own pool and its own, and none of the master's.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsRawFd;
+
+use nix::unistd::Pid;
+
+use crate::pools::PoolsConfig;
+use crate::proc::descriptors;
+
+on_every_class!(worker_shares_only_its_own_descriptors_with_the_master);
+
+/// The files that a process has open beyond its standard streams, and how often.
+fn open_files(pid: Pid) -> BTreeMap<String, usize> {
+    let target = |fd: u64| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
+    let name = |fd: u64| Some(target(fd)?.to_string_lossy().into_owned());
+    let standard: Vec<_> = (0..3).filter_map(name).collect();
+    let mut files = BTreeMap::new();
+    for file in descriptors(pid).into_iter().filter_map(name) {
+        if !standard.contains(&file) {
+            *files.entry(file).or_insert(0) += 1;
+        }
+    }
+    files
+}
+
+fn worker_shares_only_its_own_descriptors_with_the_master(class: &str) {
+    let (launch, mut config) = PoolsConfig::launch();
+    let [pidfile, log, inherited] = ["pid", "log", "inherited"].map(|name| launch.path(name));
+    config.top("pidfile", &pidfile).top("log_file", &log).top("worker_class", class);
+    let ports: Vec<TcpListener> =
+        (0..2).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
+    let addresses: Vec<_> = ports.iter().map(|port| port.local_addr().unwrap()).collect();
+    drop(ports);
+    config.bind("one", addresses[0]).bind("two", addresses[1]);
+    config.set("one", "workers", 3).set("two", "workers", 3);
+    config.write();
+    let file = File::create(&inherited).unwrap();
+    let server = launch.keep(file.as_raw_fd()).spawn();
+    crate::proc::wait_until("all workers are ready", || {
+        fs::read_to_string(&log).is_ok_and(|log| log.contains("all workers ready"))
+    });
+    let (master, own) = (open_files(server.pid), open_files(Pid::this()));
+    assert!(master.contains_key(&inherited) && master.contains_key(&pidfile));
+    let workers = crate::proc::children(server.pid);
+    assert_eq!(workers.len(), 6);
+    let mut sockets = BTreeMap::new();
+    for worker in workers {
+        let files = open_files(worker.pid);
+        // What this test has open may have come to the server by inheritance.
+        let expected = |file: &&String| {
+            master.contains_key(*file) && (**file == inherited || !own.contains_key(*file))
+        };
+        let shared: Vec<&str> = files.keys().filter(expected).map(String::as_str).collect();
+        let count = |kind: &str| shared.iter().filter(|file| file.starts_with(kind)).count();
+        // Each heartbeat file is unlinked; all have the same name but for what follows it.
+        let deleted = shared.iter().filter(|file| file.ends_with("(deleted)")).count();
+        assert_eq!((count("socket:"), count("pipe:")), (1, 1), "listener, wakeup: {shared:?}");
+        assert!(shared.contains(&log.as_str()) && shared.contains(&inherited.as_str()));
+        assert!(!files.contains_key(&pidfile));
+        assert_eq!(shared.len() - deleted, 4, "{shared:?}");
+        let heartbeats: usize =
+            files.iter().filter(|(file, _)| file.ends_with("(deleted)")).map(|(_, n)| n).sum();
+        assert_eq!(heartbeats, 1, "its own heartbeat only: {files:?}");
+        let listener = shared.into_iter().find(|file| file.starts_with("socket:")).unwrap();
+        *sockets.entry(listener.to_owned()).or_insert(0) += 1;
+    }
+    assert_eq!(sockets.into_values().collect::<Vec<_>>(), [3, 3], "each pool has its listener");
+    server.finish();
+}
