@@ -50,7 +50,7 @@ pub(super) enum BacklogDuty {
     AwaitHandshakes,
     /// Accept them until the queue is seen empty while the worker has no client.
     Empty,
-    /// Accept them until the queue is seen empty once: there may always be more.
+    /// Accept those that wait now: there may always be more.
     EmptyOnce,
 }
 
@@ -162,8 +162,8 @@ struct Queue {
     proven_empty: Option<ListenerState>,
     /// Nothing more is owed to it.
     is_done: bool,
-    /// How many clients were accepted from it under [`BacklogDuty::EmptyOnce`].
-    late_clients: usize,
+    /// How many clients must still be accepted from it under [`BacklogDuty::EmptyOnce`].
+    clients_left: Option<usize>,
     /// It has ended listening.
     is_shut_down: bool,
 }
@@ -184,8 +184,6 @@ pub(super) struct AcceptPolicy {
     queues: Vec<Queue>,
     /// `worker_connections`.
     client_limit: usize,
-    /// `backlog`: how many clients a queue can hold.
-    backlog: usize,
     turn: Turn,
     /// The queue whose turn it is.
     next: usize,
@@ -200,12 +198,11 @@ pub(super) struct AcceptPolicy {
 }
 
 impl AcceptPolicy {
-    pub(super) fn new(listeners: usize, client_limit: usize, backlog: usize, turn: Turn) -> Self {
+    pub(super) fn new(listeners: usize, client_limit: usize, turn: Turn) -> Self {
         let Turn { now: at, reuseport_changes, .. } = turn;
         Self {
             queues: vec![Queue::default(); listeners],
             client_limit,
-            backlog,
             turn,
             next: 0,
             paused_until: None,
@@ -330,6 +327,19 @@ impl AcceptPolicy {
             }
     }
 
+    /// Returns whether [`set_queue_length`](Self::set_queue_length) must be called for a listener.
+    pub(super) fn lacks_queue_length(&self, index: usize, facts: ListenerFacts) -> bool {
+        let Queue { clients_left, is_done, .. } = self.queues[index];
+        self.duty(facts) == BacklogDuty::EmptyOnce && clients_left.is_none() && !is_done
+    }
+
+    /// Takes in how many clients wait at a listener. The queue is first in, first out: after that many
+    /// nothing more is owed to it, however many have come since.
+    pub(super) fn set_queue_length(&mut self, index: usize, length: usize) {
+        self.queues[index].clients_left = Some(length);
+        self.queues[index].is_done |= length == 0;
+    }
+
     /// Takes in what a look at a listener has found.
     pub(super) fn on_accept(&mut self, index: usize, found: Found, facts: ListenerFacts) {
         let (duty, has_clients) = (self.duty(facts), self.turn.client_count > 0);
@@ -338,10 +348,9 @@ impl AcceptPolicy {
         queue.may_have_more = matches!(found, Found::Client | Found::NoResources { .. });
         match found {
             Found::Client => {
-                if duty == BacklogDuty::EmptyOnce {
-                    queue.late_clients += 1;
-                    // First in, first out: all that had waited have been accepted.
-                    queue.is_done |= queue.late_clients > self.backlog;
+                if let (BacklogDuty::EmptyOnce, Some(left)) = (duty, &mut queue.clients_left) {
+                    *left = left.saturating_sub(1);
+                    queue.is_done |= *left == 0;
                 }
                 self.next = index + 1;
                 self.set_client_count(self.turn.client_count + 1);

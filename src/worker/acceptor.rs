@@ -144,8 +144,7 @@ impl<'a> Acceptor<'a> {
     fn try_accept(&mut self, client_count: usize) -> Accept {
         let Self { ctx, policy, .. } = self;
         let facts = |index| ctx.listener_facts(index);
-        let publish_clients = |count| ctx.lifecycle.publish_clients(count);
-        policy.begin_turn(ctx.turn(client_count), facts, publish_clients);
+        ctx.begin_turn(policy, client_count);
         while let Some(index) = policy.next_look(facts) {
             let (found, accepted) = ctx.accept_from(index);
             policy.on_accept(index, found, facts(index));

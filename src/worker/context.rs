@@ -17,6 +17,7 @@ use crate::app::{Service, WorkerInfo};
 use crate::listen::{Listener, Stream};
 use crate::os::clock;
 use crate::os::poll::{self, Interest};
+use crate::os::socket;
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
 
@@ -115,17 +116,32 @@ impl<'a> WorkerContext<'a> {
     }
 
     pub(super) fn accept_policy(&self) -> AcceptPolicy {
-        let Settings { worker_connections, backlog, .. } = self.settings;
-        AcceptPolicy::new(
-            self.listeners.len(),
-            *worker_connections,
-            *backlog as usize,
-            self.turn(0),
-        )
+        AcceptPolicy::new(self.listeners.len(), self.settings.worker_connections, self.turn(0))
+    }
+
+    /// Begins a turn of the accept policy. Returns whether all listeners must be looked at anew.
+    pub(super) fn begin_turn(&self, policy: &mut AcceptPolicy, client_count: usize) -> bool {
+        let publish_clients = |count| self.lifecycle.publish_clients(count);
+        let facts = |index| self.listener_facts(index);
+        let looks_anew = policy.begin_turn(self.turn(client_count), facts, publish_clients);
+        if self.is_draining() {
+            for index in 0..self.listeners.len() {
+                if policy.lacks_queue_length(index, facts(index)) {
+                    policy.set_queue_length(index, self.queue_length(index));
+                }
+            }
+        }
+        looks_anew
+    }
+
+    /// Returns how many clients wait at the nth listener; how many can, if the kernel does not say.
+    fn queue_length(&self, index: usize) -> usize {
+        let length = socket::accept_queue_length(self.listeners[index].as_fd());
+        length.map_or(self.settings.backlog as usize + 1, |length| length as usize)
     }
 
     /// Returns what the accept policy must know of the worker now.
-    pub(super) fn turn(&self, client_count: usize) -> Turn {
+    fn turn(&self, client_count: usize) -> Turn {
         let lifecycle = self.lifecycle;
         Turn {
             now: clock::now(),

@@ -79,7 +79,7 @@ impl<'a> EpollAcceptor<'a> {
     /// From epoll_ctl(2).
     pub fn update(&mut self, client_count: usize, epoll: &impl AsRawFd) -> io::Result<()> {
         let ctx = self.ctx;
-        let looks_anew = self.begin_turn(client_count);
+        let looks_anew = self.ctx.begin_turn(&mut self.policy, client_count);
         if self.ctx.is_draining() {
             for index in 0..self.registered.len() {
                 let facts = ctx.listener_facts(index);
@@ -100,15 +100,6 @@ impl<'a> EpollAcceptor<'a> {
         Ok(())
     }
 
-    fn begin_turn(&mut self, client_count: usize) -> bool {
-        let ctx = self.ctx;
-        self.policy.begin_turn(
-            ctx.turn(client_count),
-            |index| ctx.listener_facts(index),
-            |count| ctx.lifecycle().publish_clients(count),
-        )
-    }
-
     /// Begins to drain: from now on clients are accepted only from listeners whose queue this worker
     /// must empty. Call it as soon as [`poll_stop`](super::Lifecycle::poll_stop) has returned
     /// [`Graceful`](super::StopRequest::Graceful); otherwise the next [`update`](Self::update) does it.
@@ -116,7 +107,8 @@ impl<'a> EpollAcceptor<'a> {
     /// # Errors
     /// From epoll_ctl(2).
     pub fn drain(&mut self, epoll: &impl AsRawFd) -> io::Result<()> {
-        let looks_anew = self.begin_turn(self.policy.client_count());
+        let client_count = self.policy.client_count();
+        let looks_anew = self.ctx.begin_turn(&mut self.policy, client_count);
         self.sync(epoll)?;
         if looks_anew { self.reregister_all(epoll) } else { Ok(()) }
     }

@@ -27,6 +27,8 @@ struct World {
 struct Listener {
     facts: ListenerFacts,
     waiting: usize,
+    /// How many waited when the duty became [`BacklogDuty::EmptyOnce`], and wait still.
+    owed: usize,
     is_shut_down: bool,
     /// The last event at which accept(2) found nothing, and the time of the turn.
     seen_empty: Option<(u64, MonotonicTime)>,
@@ -51,9 +53,9 @@ impl World {
             reuseport_changes: 0,
         };
         let listener =
-            Listener { facts: open(), waiting: 0, is_shut_down: false, seen_empty: None };
+            Listener { facts: open(), waiting: 0, owed: 0, is_shut_down: false, seen_empty: None };
         Self {
-            policy: AcceptPolicy::new(LISTENERS, CLIENT_LIMIT, BACKLOG, turn),
+            policy: AcceptPolicy::new(LISTENERS, CLIENT_LIMIT, turn),
             turn,
             listeners: vec![listener; LISTENERS],
             lacks_resources: false,
@@ -101,6 +103,7 @@ impl World {
             Found::NoResources { resume_at: now.saturating_add(ACCEPT_PAUSE) }
         } else {
             listener.waiting -= 1;
+            listener.owed = listener.owed.saturating_sub(1);
             (self.clients, self.accepted_at) = (self.clients + 1, self.event);
             Found::Client
         };
@@ -114,6 +117,12 @@ impl World {
         let share = self.share;
         self.turn.client_count = self.clients;
         self.policy.begin_turn(self.turn, facts(&self.listeners), |_| share);
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            if self.policy.lacks_queue_length(index, listener.facts) {
+                self.policy.set_queue_length(index, listener.waiting);
+                listener.owed = listener.waiting;
+            }
+        }
         for step in 0.. {
             assert!(step < 1000, "the policy wants to look for ever");
             let Some(index) = self.policy.next_look(facts(&self.listeners)) else { break };
@@ -196,8 +205,7 @@ impl World {
                     assert!(!is_bounded || at.duration_since(since) >= HANDSHAKE_MAX);
                 }
                 BacklogDuty::EmptyOnce => {
-                    let is_full_queue = self.policy.queues[index].late_clients > BACKLOG;
-                    assert!(listener.seen_empty.is_some() || is_full_queue, "{listener:?}");
+                    assert!(self.policy.queues[index].is_done && listener.owed == 0);
                 }
             }
         }
@@ -256,6 +264,7 @@ fn apply(world: &mut World, step: Step) {
         }
         Step::ShutDown(index) if world.turn.stop != StopRequest::None => {
             (world.listeners[index].is_shut_down, world.listeners[index].waiting) = (true, 0);
+            world.listeners[index].owed = 0;
         }
         Step::ShutDown(_) => (),
         Step::Resources(there) => world.lacks_resources = !there,
