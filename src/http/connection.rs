@@ -2,91 +2,22 @@
 //! socket, clock or thread: the caller reports time by `on_timeout`, and the drain by `drain`.
 
 mod responding;
+mod state;
 
 use std::mem;
-use std::net::SocketAddr;
 
-use crate::app::{ClientInfo, Connection, ConnectionContext, Limits, Next, ReadTimeout};
+use crate::app::{Connection, ConnectionContext, Next, ReadTimeout};
 
 use super::chunked::{Decoded, Decoder};
 use super::error::RequestError;
-use super::handler::{Handler, Http};
+use super::handler::Handler;
 use super::head::{self, Expects, Framing, Head, Reusable};
-use super::scan::{Scan, Scanner};
-use super::sending::{PIECE, Sending};
+use super::scan::Scan;
+use super::sending::PIECE;
 
-/// The HTTP connection of one client. An idle connection owns no heap memory.
-pub(super) struct HttpConnection<'s, H> {
-    service: &'s Http<H>,
-    client: Option<SocketAddr>,
-    /// Input that is not processed yet: a part of a request, or pipelined requests.
-    buffer: Vec<u8>,
-    state: State,
-    reusable: Reusable,
-    input: Input,
-    read_state: ReadState,
-    phase: u32,
-}
+use state::{ChunkedBody, Input, Pause, ReadState, State, Step};
 
-/// What the connection expects in the input.
-enum State {
-    /// A head.
-    Head(Scanner),
-    /// A body of known length. Head and body are buffered together.
-    Sized { head: usize, whole: usize },
-    /// A chunked body. Head and decoded body are stored apart from the input.
-    Chunked(Box<ChunkedBody>),
-    /// A later request, while a response is being sent.
-    Responding(Sending, Reusable),
-    /// Nothing: the connection is about to close.
-    Closed(Next),
-}
-
-/// A partial request with a chunked body.
-struct ChunkedBody {
-    /// The head and the decoded body.
-    bytes: Vec<u8>,
-    /// The length of the head.
-    head: usize,
-    decoder: Decoder,
-}
-
-/// Whether the client may send more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Input {
-    Open,
-    Ended,
-}
-
-/// What a reading connection waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ReadState {
-    /// The first byte of the first request.
-    First,
-    /// The first byte of another request.
-    KeepAlive,
-    /// The first byte of another request, for `drain_idle_timeout`: the worker drains.
-    DrainIdle,
-    /// The rest of a request.
-    Partial,
-}
-
-/// Why processing has stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pause {
-    /// It needs more input.
-    NeedsInput,
-    /// The output has reached its limit.
-    OutputFull,
-}
-
-/// The result of one step.
-enum Step {
-    /// The number of processed bytes.
-    Consumed(usize),
-    /// The number of processed bytes; the rest is incomplete.
-    NeedsInput(usize),
-}
+pub(super) use state::HttpConnection;
 
 impl<H: Handler> Connection for HttpConnection<'_, H> {
     fn receive(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
@@ -154,25 +85,6 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
 }
 
 impl<'s, H: Handler> HttpConnection<'s, H> {
-    /// Creates the connection of a new client.
-    pub(super) fn new(service: &'s Http<H>, client: &ClientInfo) -> Self {
-        let allow_keepalive = client.allow_keepalive && !service.limits.keepalive.is_zero();
-        Self {
-            service,
-            client: client.address,
-            buffer: Vec::new(),
-            state: State::Head(Scanner::default()),
-            reusable: if allow_keepalive { Reusable::Yes } else { Reusable::No },
-            input: Input::Open,
-            read_state: ReadState::First,
-            phase: 0,
-        }
-    }
-
-    fn limits(&self) -> &'s Limits {
-        &self.service.limits
-    }
-
     /// Processes the buffer and `input`, and stores the rest.
     fn process(&mut self, input: &[u8], ctx: &mut ConnectionContext<'_>) -> Next {
         if self.buffer.is_empty() {
@@ -334,27 +246,6 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
             Ok(head) => self.respond(&head, bytes, body, ctx),
             Err(error) => self.reject(error, bytes, ctx),
         });
-    }
-
-    fn close(&mut self, next: Next) {
-        self.state = State::Closed(next);
-        self.buffer = Vec::new();
-    }
-
-    fn set_read_state(&mut self, state: ReadState) {
-        // The first request is one phase, from the connect to the end of its head.
-        if (self.read_state, state) != (ReadState::First, ReadState::Partial) {
-            self.phase = self.phase.wrapping_add(1);
-        }
-        self.read_state = state;
-    }
-
-    /// Returns the bytes of the partial request.
-    fn partial_bytes(&mut self) -> &mut Vec<u8> {
-        match &mut self.state {
-            State::Chunked(chunked) => &mut chunked.bytes,
-            _ => &mut self.buffer,
-        }
     }
 
     /// Returns the number of heap bytes it owns.

@@ -6,7 +6,7 @@ use super::error::{SettingsError, Source};
 use super::file::{ConfigFile, PoolSection};
 use super::layer::ConfigLayer;
 use super::schema::Settings;
-use super::{dump, validate};
+use super::validate;
 
 /// The name of the only pool, if no pool is configured by name.
 const DEFAULT_POOL: &str = "default";
@@ -61,12 +61,6 @@ impl Configuration {
         let environment: Vec<_> = std::env::vars_os().collect();
         let file = ConfigFile::parse(text, path, &environment)?;
         Self::resolve(&Settings::default(), &file, &[], &[])
-    }
-
-    /// Returns YAML that loads back to an equal configuration: one line for each value, with its source
-    /// as a comment.
-    pub fn to_yaml(&self) -> String {
-        dump::dump_config(self)
     }
 
     /// Merges all sources and validates the result. The precedence, lowest first: base, top level of

@@ -7,8 +7,24 @@ use super::interpolate::escape;
 use super::layer::APP_KEY;
 use super::schema::{OPTIONS, OptionDef, Settings};
 
+impl Configuration {
+    /// Returns YAML that loads back to an equal configuration: one line for each value, with its source
+    /// as a comment.
+    pub fn to_yaml(&self) -> String {
+        dump_config(self)
+    }
+}
+
+impl Settings {
+    /// Returns YAML that loads back to equal settings: one line for each value, with its source as a
+    /// comment.
+    pub fn to_yaml(&self) -> String {
+        dump_settings(self)
+    }
+}
+
 /// Writes all values of the master, and for each pool those that differ.
-pub(super) fn dump_config(configuration: &Configuration) -> String {
+fn dump_config(configuration: &Configuration) -> String {
     let Configuration { master, pools, has_named_pools } = configuration;
     let mut out = dump_settings(master);
     if !has_named_pools {
@@ -25,7 +41,7 @@ pub(super) fn dump_config(configuration: &Configuration) -> String {
 }
 
 /// Writes every value on its line, with its source as a comment.
-pub(super) fn dump_settings(settings: &Settings) -> String {
+fn dump_settings(settings: &Settings) -> String {
     let mut out = dump_app(settings);
     OPTIONS.iter().for_each(|option| out.push_str(&dump_option(settings, option)));
     out

@@ -1,7 +1,6 @@
 //! The settings: one table of options, set in YAML, in the environment or as flags. All values are
 //! checked here, once. This module must never open a socket or start a process.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ mod file;
 mod interpolate;
 mod layer;
 mod pool_name;
+mod provenance;
 mod schema;
 mod source_file;
 mod suggest;
@@ -25,6 +25,7 @@ mod yaml;
 
 pub use self::config::{Configuration, Pool};
 pub use self::error::{SettingsError, Source};
+pub use self::provenance::Provenance;
 pub use self::schema::Settings;
 pub use self::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
 pub use crate::address::Address;
@@ -79,26 +80,6 @@ impl Settings {
             keepalive: self.keepalive,
             drain_idle_timeout: DRAIN_IDLE_TIMEOUT,
         }
-    }
-
-    /// Returns YAML that loads back to equal settings: one line for each value, with its source as a
-    /// comment.
-    pub fn to_yaml(&self) -> String {
-        dump::dump_settings(self)
-    }
-}
-
-/// The source of each value. A value without a source has its default.
-#[derive(Clone, Debug, Default)]
-pub struct Provenance {
-    keys: BTreeMap<&'static str, Source>,
-    /// The sources of the app's own options.
-    options: BTreeMap<String, Source>,
-}
-
-impl Provenance {
-    fn record(&mut self, key: &'static str, source: Source) {
-        self.keys.insert(key, source);
     }
 }
 

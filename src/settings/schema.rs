@@ -16,11 +16,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Provenance;
 use super::arity::{
     Arity, CpuAffinityList, Flag, ListOf, OptionType, OptionalOf, PairList, Single, ValueError,
     arity_of,
 };
+use super::provenance::Provenance;
 use super::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
 use super::value::{
     AddressValue, CoreSizeValue, DurationValue, EnumValue, IntegerValue, LogTargetValue, NameValue,

@@ -10,10 +10,11 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::deadline::DEADLINE;
 use super::proc::stat;
 use super::rule::Rule;
 use super::server::{CheckResult, TestServer, violation};
-use super::target::{DEADLINE, TestTarget};
+use super::target::TestTarget;
 use super::workload::Task;
 use crate::os::signal::Signal;
 

@@ -35,6 +35,7 @@
 
 mod checks;
 mod client;
+mod deadline;
 mod http;
 mod log_capture;
 mod probe;
@@ -59,8 +60,9 @@ pub use rule::Rule;
 pub use workload::{Done, PendingWork, RepeatClient, ServerInfo, Task, Workload};
 
 use crate::os::process::Pid;
+use deadline::DEADLINE;
 use server::Violation;
-use target::{DEADLINE, TestTarget};
+use target::TestTarget;
 
 /// The default number of rules that run at the same time. They mostly wait.
 const PARALLEL_RULES: usize = 6;

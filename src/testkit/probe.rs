@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::deadline::DEADLINE;
 use super::rule::{Rule, TaskKind};
 use super::server::TestServer;
-use super::target::{DEADLINE, TestTarget};
+use super::target::TestTarget;
 use super::workload::Task;
 
 /// The duration of slow work: the shortest that a rule needs.

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::deadline::DEADLINE;
 use super::log_capture::{LogCapture, Record, Watched, Worker, capture};
 use super::proc::{Stat, becomes_true, session_members};
-use super::target::{DEADLINE, TestTarget};
+use super::target::TestTarget;
 use super::workload::{PendingWork, RepeatClient, ServerInfo, Task};
 use crate::os::process::Pid;
 use crate::os::signal::Signal;

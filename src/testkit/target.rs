@@ -2,13 +2,9 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::http::Http;
 use super::workload::Workload;
-
-/// The maximum wait for an expected event. The machine may be slow, and shared.
-pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// How the program under test is started, and how work reaches it.
 pub(super) struct TestTarget {

@@ -46,8 +46,9 @@ pub(super) enum ClientEvent {
     Removed(usize),
 }
 
-/// The shared state. It has more fields than a dozen, since each is an atomic or has a lock of its own:
-/// threads that do different things must not wait for each other.
+/// The state that all threads of a worker share.
+// Fields: each is an atomic or has a lock of its own, so that threads with different tasks do not wait
+// for each other.
 pub(super) struct Shared<'a> {
     clients: Mutex<ClientTable<'a>>,
     /// Each client is in it at most once.

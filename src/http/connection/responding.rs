@@ -12,7 +12,7 @@ use crate::http::response::{Closing, ConnectionHeader, Length, Response};
 use crate::http::scan::Scanner;
 use crate::http::sending::{Sending, WriteProgress};
 
-use super::{HttpConnection, ReadState, State, Step};
+use super::state::{HttpConnection, ReadState, State, Step};
 
 impl<H: Handler> HttpConnection<'_, H> {
     /// Runs the handler as one unit of work, and begins to send its response.

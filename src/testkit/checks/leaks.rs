@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use crate::os::process::Pid;
 use crate::os::signal::Signal;
 use crate::os::testing;
+use crate::testkit::deadline::DEADLINE;
 use crate::testkit::proc::{becomes_true, children};
 use crate::testkit::server::{CheckResult, TestServer};
-use crate::testkit::target::{DEADLINE, TestTarget};
+use crate::testkit::target::TestTarget;
 use crate::testkit::workload::Task;
 
 pub(super) fn killed(target: &TestTarget) -> CheckResult {

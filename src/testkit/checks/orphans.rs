@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::testkit::deadline::DEADLINE;
 use crate::testkit::server::{CheckResult, TestServer};
-use crate::testkit::target::{DEADLINE, TestTarget};
+use crate::testkit::target::TestTarget;
 use crate::testkit::workload::Task;
 
 pub(super) fn idle(target: &TestTarget) -> CheckResult {

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use crate::os::signal::Signal;
+use crate::testkit::deadline::DEADLINE;
 use crate::testkit::log_capture::Record;
 use crate::testkit::server::{CheckResult, TestServer, describe_exit, under_load, violation};
-use crate::testkit::target::{DEADLINE, TestTarget};
+use crate::testkit::target::TestTarget;
 
 pub(super) fn by_units(target: &TestTarget) -> CheckResult {
     let flags = ["--max-requests", "20", "--max-requests-jitter", "10"];

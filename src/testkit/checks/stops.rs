@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::os::signal::Signal;
 use crate::os::testing;
+use crate::testkit::deadline::DEADLINE;
 use crate::testkit::log_capture::Record;
 use crate::testkit::server::{CheckResult, TestServer, describe_exit, since};
-use crate::testkit::target::{DEADLINE, TestTarget};
+use crate::testkit::target::TestTarget;
 use crate::testkit::workload::Task;
 
 /// Far below `graceful_timeout`, which is 30 s, and enough on a busy machine.

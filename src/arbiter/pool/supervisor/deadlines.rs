@@ -97,13 +97,6 @@ impl Supervisor {
         workers.flatten().chain(restart_times).chain(self.fork_deadline()).min()
     }
 
-    /// Returns when a reload fails because no worker could be forked for `boot_timeout`.
-    pub(super) fn fork_deadline(&self) -> Option<MonotonicTime> {
-        let (_, since) = self.rolling?.fork_failures?;
-        let limit = self.desired.policy.boot_timeout;
-        (!limit.is_zero()).then(|| since.max(self.timeout_floor).saturating_add(limit))
-    }
-
     fn ids_where(&self, predicate: impl Fn(&Worker) -> bool) -> Vec<WorkerId> {
         self.workers().filter(|worker| predicate(worker)).map(|worker| worker.id).collect()
     }

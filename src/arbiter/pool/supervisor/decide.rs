@@ -374,20 +374,6 @@ impl Supervisor {
     pub(super) fn needs_worker(&self, slot: usize) -> bool {
         self.phase == Phase::Serving && slot < self.desired.target && !self.is_exhausted(slot)
     }
-
-    /// Returns whether a slot has used up `boot_retries`. False once a worker of the pool was ready.
-    fn is_exhausted(&self, slot: usize) -> bool {
-        !self.ever_ready && self.slots[slot].boot_failures > self.desired.policy.boot_retries
-    }
-
-    /// Fails the pool if all its slots are exhausted, except during a reload.
-    pub(super) fn fail_if_exhausted(&mut self) {
-        let target = self.desired.target;
-        let all_exhausted = target > 0 && (0..target).all(|slot| self.is_exhausted(slot));
-        if self.phase == Phase::Serving && self.rolling.is_none() && all_exhausted {
-            self.phase = Phase::Failed;
-        }
-    }
 }
 
 /// Aborts a hung worker, or kills it if no other signal reaches it.

@@ -252,6 +252,27 @@ impl Supervisor {
         }
     }
 
+    /// Returns when a reload fails because no worker could be forked for `boot_timeout`.
+    fn fork_deadline(&self) -> Option<MonotonicTime> {
+        let (_, since) = self.rolling?.fork_failures?;
+        let limit = self.desired.policy.boot_timeout;
+        (!limit.is_zero()).then(|| since.max(self.timeout_floor).saturating_add(limit))
+    }
+
+    /// Returns whether a slot has used up `boot_retries`. False once a worker of the pool was ready.
+    fn is_exhausted(&self, slot: usize) -> bool {
+        !self.ever_ready && self.slots[slot].boot_failures > self.desired.policy.boot_retries
+    }
+
+    /// Fails the pool if all its slots are exhausted, except during a reload.
+    fn fail_if_exhausted(&mut self) {
+        let target = self.desired.target;
+        let all_exhausted = target > 0 && (0..target).all(|slot| self.is_exhausted(slot));
+        if self.phase == Phase::Serving && self.rolling.is_none() && all_exhausted {
+            self.phase = Phase::Failed;
+        }
+    }
+
     fn workers(&self) -> impl Iterator<Item = &Worker> {
         self.slots.iter().flat_map(|slot| &slot.workers)
     }

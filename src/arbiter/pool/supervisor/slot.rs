@@ -23,8 +23,8 @@ pub(super) struct Slot {
     pub(super) spawning: bool,
 }
 
-/// All that the rules read about a worker. Over a dozen fields, so that a worker has one record
-/// instead of an entry in several maps.
+/// All that the rules read about a worker.
+// Fields: a worker has one record instead of an entry in several maps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Worker {
     pub(super) id: WorkerId,

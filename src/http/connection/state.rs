@@ -1,0 +1,125 @@
+//! What the connection of one client remembers.
+
+use std::net::SocketAddr;
+
+use crate::app::{ClientInfo, Limits, Next};
+use crate::http::chunked::Decoder;
+use crate::http::handler::Http;
+use crate::http::head::Reusable;
+use crate::http::scan::Scanner;
+use crate::http::sending::Sending;
+
+/// The HTTP connection of one client. An idle connection owns no heap memory.
+pub(in crate::http) struct HttpConnection<'s, H> {
+    pub(super) service: &'s Http<H>,
+    pub(super) client: Option<SocketAddr>,
+    /// Input that is not processed yet: a part of a request, or pipelined requests.
+    pub(super) buffer: Vec<u8>,
+    pub(super) state: State,
+    pub(super) reusable: Reusable,
+    pub(super) input: Input,
+    pub(super) read_state: ReadState,
+    pub(super) phase: u32,
+}
+
+impl<'s, H> HttpConnection<'s, H> {
+    /// Creates the connection of a new client.
+    pub(in crate::http) fn new(service: &'s Http<H>, client: &ClientInfo) -> Self {
+        let allow_keepalive = client.allow_keepalive && !service.limits.keepalive.is_zero();
+        Self {
+            service,
+            client: client.address,
+            buffer: Vec::new(),
+            state: State::Head(Scanner::default()),
+            reusable: if allow_keepalive { Reusable::Yes } else { Reusable::No },
+            input: Input::Open,
+            read_state: ReadState::First,
+            phase: 0,
+        }
+    }
+
+    pub(super) fn limits(&self) -> &'s Limits {
+        &self.service.limits
+    }
+
+    pub(super) fn close(&mut self, next: Next) {
+        self.state = State::Closed(next);
+        self.buffer = Vec::new();
+    }
+
+    pub(super) fn set_read_state(&mut self, state: ReadState) {
+        // The first request is one phase, from the connect to the end of its head.
+        if (self.read_state, state) != (ReadState::First, ReadState::Partial) {
+            self.phase = self.phase.wrapping_add(1);
+        }
+        self.read_state = state;
+    }
+
+    /// Returns the bytes of the partial request.
+    pub(super) fn partial_bytes(&mut self) -> &mut Vec<u8> {
+        match &mut self.state {
+            State::Chunked(chunked) => &mut chunked.bytes,
+            _ => &mut self.buffer,
+        }
+    }
+}
+
+/// What the connection expects in the input.
+pub(in crate::http) enum State {
+    /// A head.
+    Head(Scanner),
+    /// A body of known length. Head and body are buffered together.
+    Sized { head: usize, whole: usize },
+    /// A chunked body. Head and decoded body are stored apart from the input.
+    Chunked(Box<ChunkedBody>),
+    /// A later request, while a response is being sent.
+    Responding(Sending, Reusable),
+    /// Nothing: the connection is about to close.
+    Closed(Next),
+}
+
+/// A partial request with a chunked body.
+pub(in crate::http) struct ChunkedBody {
+    /// The head and the decoded body.
+    pub(super) bytes: Vec<u8>,
+    /// The length of the head.
+    pub(super) head: usize,
+    pub(super) decoder: Decoder,
+}
+
+/// Whether the client may send more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Input {
+    Open,
+    Ended,
+}
+
+/// What a reading connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum ReadState {
+    /// The first byte of the first request.
+    First,
+    /// The first byte of another request.
+    KeepAlive,
+    /// The first byte of another request, for `drain_idle_timeout`: the worker drains.
+    DrainIdle,
+    /// The rest of a request.
+    Partial,
+}
+
+/// Why processing has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Pause {
+    /// It needs more input.
+    NeedsInput,
+    /// The output has reached its limit.
+    OutputFull,
+}
+
+/// The result of one step.
+pub(in crate::http) enum Step {
+    /// The number of processed bytes.
+    Consumed(usize),
+    /// The number of processed bytes; the rest is incomplete.
+    NeedsInput(usize),
+}
