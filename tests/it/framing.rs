@@ -13,14 +13,17 @@ on_concurrent_classes!(however_bytes_are_cut_the_answers_are_the_same);
 
 on_every_class!(
     ambiguous_request_is_rejected,
+    request_with_optional_syntax_is_accepted,
     what_is_too_large_is_refused,
     rejections_delay_no_client,
 );
 
 /// The answers that a malformed request may get.
 const BAD: &[u16] = &[400];
-/// The answers that a transfer coding may get that nobody knows.
-const UNKNOWN: &[u16] = &[400, 501];
+/// The answers to an unknown transfer coding before a last one that is `chunked`.
+const UNKNOWN: &[u16] = &[501];
+/// The answers to an unknown version.
+const VERSION: &[u16] = &[505];
 
 /// Sends a request, with another one behind that must never be seen, and reads the only answer.
 #[track_caller]
@@ -54,7 +57,7 @@ fn ambiguous_request_is_rejected(class: &str) {
         ("Content-Length: 5, 5\r\n", "hello", BAD),
         ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n", BAD),
-        ("content-length: 5\r\ntransfer-encoding: identity\r\n", "hello", UNKNOWN),
+        ("content-length: 5\r\ntransfer-encoding: identity\r\n", "hello", BAD),
         // Lengths that are no numbers.
         ("Content-Length: +5\r\n", "hello", BAD),
         ("Content-Length: -5\r\n", "hello", BAD),
@@ -64,17 +67,17 @@ fn ambiguous_request_is_rejected(class: &str) {
         ("Content-Length: \r\n", "", BAD),
         ("Content-Length: 99999999999999999999999\r\n", "hello", &[400, 413]),
         // Transfer codings.
-        ("Transfer-Encoding: gzip\r\n", "", UNKNOWN),
-        ("Transfer-Encoding: identity\r\n", "", UNKNOWN),
-        ("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n", UNKNOWN),
+        ("Transfer-Encoding: gzip\r\n", "", BAD),
+        ("Transfer-Encoding: identity\r\n", "", BAD),
+        ("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n", BAD),
         ("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: chunked, gzip\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: chunked, chunked\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: \x0bchunked\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: \r\n", "0\r\n\r\n", UNKNOWN),
+        ("Transfer-Encoding: chunked, gzip\r\n", "0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked, chunked\r\n", "0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", "0\r\n\r\n", BAD),
+        ("Transfer-Encoding: \x0bchunked\r\n", "0\r\n\r\n", BAD),
+        ("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n", BAD),
+        ("Transfer-Encoding: \r\n", "0\r\n\r\n", BAD),
         // Fields that are no fields.
         ("Transfer-Encoding : chunked\r\n", "0\r\n\r\n", BAD),
         ("Content-Length : 5\r\n", "hello", BAD),
@@ -102,6 +105,7 @@ fn ambiguous_request_is_rejected(class: &str) {
         ("Transfer-Encoding: chunked\r\n", "5\rhello\r\n0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\n", "5;a\nb\r\nhello\r\n0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\n", "5;\0\r\nhello\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "5;a=\"\r\nhello\r\n0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\n", "5\r\nhelloo\r\n0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\n", "5\r\nhello\n0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\n", "5\r\nhello0\r\n\r\n", BAD),
@@ -112,10 +116,14 @@ fn ambiguous_request_is_rejected(class: &str) {
         expect_rejection_and_close(&server, &request, expected);
     }
     for (request, expected) in [
-        (
-            "POST /echo HTTP/1.0\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            UNKNOWN,
-        ),
+        ("POST /echo HTTP/1.0\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", BAD),
+        ("GET / HTTP/1.1\r\nHost: [foo]\r\n\r\n", BAD),
+        ("GET / HTTP/1.1\r\nHost: :80\r\n\r\n", BAD),
+        ("GET http://:80/ HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET http://[foo]/ HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET /<a> HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET /?\"a\" HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET /?{|}^`\\ HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
         ("GET / HTTP/1.1\r\n\r\n", BAD),
         ("GET / HTTP/1.1\r\n Host: test\r\n\r\n", BAD),
         ("GET / HTTP/1.1\nHost: test\n\n", BAD),
@@ -132,18 +140,40 @@ fn ambiguous_request_is_rejected(class: &str) {
         ("G@T / HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
         ("GET /\r\n\r\n", BAD),
         ("GET\r\n\r\n", BAD),
-        ("GET / HTTP/2.0\r\nHost: test\r\n\r\n", &[400, 505]),
-        ("GET / HTTP/1.2\r\nHost: test\r\n\r\n", &[400, 505]),
+        ("GET / HTTP/2.0\r\nHost: test\r\n\r\n", VERSION),
         ("GET / HTTP/11\r\nHost: test\r\n\r\n", &[400, 505]),
         ("GET / http/1.1\r\nHost: test\r\n\r\n", &[400, 505]),
         ("GET / HTTP/1.1x\r\nHost: test\r\n\r\n", &[400, 505]),
         ("GET / ICAP/1.0\r\nHost: test\r\n\r\n", &[400, 505]),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[400, 505]),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", VERSION),
     ] {
         expect_rejection_and_close(&server, request, expected);
     }
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     assert!(server.records_of("worker exited").is_empty());
+    server.finish();
+}
+
+fn request_with_optional_syntax_is_accepted(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let chunks = "5;name=value;\tquoted=\"a; \\\"b\"\r\nhello\r\n0;last\r\n\r\n";
+    for (version, host, fields, body) in [
+        ("1.1", "test", "Transfer-Encoding: chunked\r\n", chunks),
+        ("1.1", "test", "Transfer-Encoding: ,chunked, ,\r\n", chunks),
+        ("1.1", "test", "Transfer-Encoding:\r\nTransfer-Encoding: chunked\r\n", chunks),
+        ("1.1", "test", "Content-Length: 5\r\nExpect: ,100-continue,\r\n", "hello"),
+        ("1.1", "test", "Content-Length: 5\r\nExpect:\r\n", "hello"),
+        ("1.1", "test", "Content-Length: 5\r\nConnection: ,, ,\r\n", "hello"),
+        ("1.1", "[::1]:80", "Content-Length: 5\r\n", "hello"),
+        ("1.2", "test", "Content-Length: 5\r\n", "hello"),
+        ("1.9", "test", "Transfer-Encoding: chunked\r\n", chunks),
+    ] {
+        let mut client = server.connect();
+        let head = format!("POST /echo?[] HTTP/{version}\r\nHost: {host}\r\n{fields}\r\n");
+        client.send(head + body);
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "hello"), "{fields}");
+    }
     server.finish();
 }
 
