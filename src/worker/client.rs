@@ -131,13 +131,13 @@ impl<'s> Client<'s> {
         }
         let Buffers { input, spare } = buffers;
         let moved = match self.session.wants() {
-            Wants::Read => self.stream.receive(input).map(|n| {
+            Wants::Read | Wants::Linger => self.stream.receive(input).map(|n| {
                 self.session.on_received(&input[..n], spare, tracker, now);
             }),
             Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
                 self.session.on_sent(n, spare, tracker, now);
             }),
-            Wants::Linger | Wants::Closed => Ok(()),
+            Wants::Closed => Ok(()),
         };
         if moved.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
             self.session.abort();

@@ -129,7 +129,10 @@ impl<'a> WorkerContext<'a> {
         // A panic costs this client its connection, and nobody else anything.
         let accepted = catch_unwind(AssertUnwindSafe(|| service.accept(&peer)));
         let connection = accepted.unwrap_or_else(|_| Box::new(ClosedConnection));
-        Client::new(stream, Session::new(connection, self.settings.write_timeout, clock::now()))
+        let settings = self.settings;
+        let session = Session::new(connection, settings.write_timeout, clock::now())
+            .with_lingering_close(settings.lingering_timeout, settings.lingering_bytes);
+        Client::new(stream, session)
     }
 
     /// An acceptor, which lets clients in and knows when it is time to leave.

@@ -1,5 +1,6 @@
 //! Requests that two servers could read in two ways get one refusal, and the connection ends.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
@@ -16,6 +17,8 @@ on_every_class!(
     request_with_optional_syntax_is_accepted,
     what_is_too_large_is_refused,
     rejections_delay_no_client,
+    rejected_upload_gets_its_response,
+    rejected_upload_ends_at_its_limits,
 );
 
 /// The answers that a malformed request may get.
@@ -225,6 +228,59 @@ fn what_is_too_large_is_refused(class: &str) {
         &format!("{post}{expect}Content-Length: 1073741824\r\n\r\n"),
         &[413],
     );
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    server.finish();
+}
+
+/// The heads of requests that are rejected before their bodies, which follow.
+const REJECTED_UPLOADS: [(&str, &[u16]); 4] = [
+    ("Content-Length: 99999999999\r\n", &[413]),
+    ("Transfer-Encoding: chunked\r\n\r\n7fffffff\r\n", &[413]),
+    ("Content-Length: 5000000\r\nExpect: other\r\n", &[417]),
+    ("Content-Length: 5000000\r\nTransfer-Encoding: chunked\r\n", BAD),
+];
+
+fn rejected_upload_gets_its_response(class: &str) {
+    let server = Server::start(&["-k", class, "--limit-request-fields", "20"]);
+    let many = "X: y\r\n".repeat(20) + "Content-Length: 5000000\r\n";
+    for (fields, expected) in REJECTED_UPLOADS.into_iter().chain([(many.as_str(), &[431_u16][..])])
+    {
+        let mut client = server.connect();
+        client.send(format!("POST /echo HTTP/1.1\r\nHost: test\r\n{fields}\r\n"));
+        // It reads nothing before it has sent everything, as many clients do.
+        let piece = vec![b'x'; 1 << 20];
+        for sent in 0..32 {
+            client.try_send(&piece).unwrap_or_else(|error| panic!("{fields}, {sent} MiB: {error}"));
+        }
+        let answer = client.answer();
+        assert!(expected.contains(&answer.status()), "{} for {fields}", answer.status());
+        client.expect_end();
+    }
+    server.finish();
+}
+
+fn rejected_upload_ends_at_its_limits(class: &str) {
+    let flags = ["-k", class, "--lingering-timeout", "3s", "--lingering-bytes", "20M"];
+    let server = Server::start(&flags);
+    let upload = |piece: usize, pause: u64| {
+        let mut client = server.connect();
+        client.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 99999999999\r\n\r\n");
+        let begun = Instant::now();
+        let mut sent = 0;
+        while client.try_send(vec![b'x'; piece]).is_ok() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "after {sent} bytes");
+            sent += piece;
+            thread::sleep(Duration::from_millis(pause));
+        }
+        (sent, begun.elapsed())
+    };
+    let (sent, _) = upload(1 << 20, 0);
+    assert!(sent >= 20 << 20, "{sent} bytes");
+    let (_, elapsed) = upload(32 << 10, 50);
+    assert!(elapsed >= Duration::from_millis(2900), "by the time: {elapsed:?}");
+    let (sent, elapsed) = upload(1, 50);
+    assert!(elapsed >= Duration::from_millis(1900), "by the rate: {elapsed:?}");
+    assert!(sent < 55, "by the rate: {sent} bytes");
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     server.finish();
 }
