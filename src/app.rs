@@ -152,8 +152,9 @@ pub enum Next {
     Continue,
     /// Closes the connection.
     Close,
-    /// Half-closes, reads and discards input for up to 2 s, then closes. The client can so read the
-    /// output before the kernel resets the connection because of unread input.
+    /// Half-closes, reads and discards input, then closes. The client can so read the output before the
+    /// kernel resets the connection because of unread input. Limits are the settings
+    /// `lingering_timeout` and `lingering_bytes`; it ends earlier if less than 8 KiB arrive within 2 s.
     LingeringClose,
 }
 

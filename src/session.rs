@@ -9,10 +9,15 @@ use std::time::Duration;
 use crate::app::{Connection, ConnectionContext, Next, ReadTimeout, WorkReporter};
 use crate::time::MonotonicTime;
 
-/// How long a lingering close discards input before it closes.
-const LINGERING_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many bytes a lingering close discards before it closes.
-const LINGERING_CLOSE_BYTES_MAX: usize = 1 << 20;
+/// Default maximum time of a lingering close.
+const LINGERING_TIMEOUT: Duration = Duration::from_secs(30);
+/// Default maximum number of bytes that a lingering close discards.
+const LINGERING_BYTES: u64 = 1 << 30;
+/// How long a lingering close waits for [`LINGERING_CLOSE_STEP`] bytes before it closes.
+const LINGERING_CLOSE_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many bytes must arrive in [`LINGERING_CLOSE_IDLE_TIMEOUT`]: less than any upload that a client
+/// would wait for, so that a slow client does not hold the connection.
+const LINGERING_CLOSE_STEP: u64 = 8 << 10;
 
 /// What a session waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +42,8 @@ pub struct Session<'s> {
     phase: Option<Phase>,
     deadline: Option<MonotonicTime>,
     write_timeout: Duration,
+    lingering_timeout: Duration,
+    lingering_bytes: u64,
 }
 
 /// A phase of [`ReadTimeout::Total`], whose deadline does not move when bytes arrive.
@@ -55,7 +62,9 @@ enum SessionState {
     /// All output has been sent; input is discarded.
     LingeringClose {
         /// The number of discarded bytes.
-        discarded: usize,
+        discarded: u64,
+        /// When it ends, even if input still arrives.
+        until: MonotonicTime,
     },
     Closed,
 }
@@ -77,9 +86,18 @@ impl<'s> Session<'s> {
             phase: None,
             deadline: None,
             write_timeout,
+            lingering_timeout: LINGERING_TIMEOUT,
+            lingering_bytes: LINGERING_BYTES,
         };
         session.rearm_deadline(now);
         session
+    }
+
+    /// Sets how long a lingering close lasts and how many bytes it discards, at most. The defaults are
+    /// 30 s and 1 GiB. It ends earlier if less than 8 KiB arrive within 2 s.
+    #[must_use]
+    pub fn with_lingering_close(self, timeout: Duration, max_bytes: u64) -> Self {
+        Self { lingering_timeout: timeout, lingering_bytes: max_bytes, ..self }
     }
 
     /// Returns what the session waits for.
@@ -119,19 +137,28 @@ impl<'s> Session<'s> {
         debug_assert!(self.wants() != Wants::Write, "backpressure: send the output first");
         match self.state {
             SessionState::Closed => return,
-            SessionState::LingeringClose { discarded } => {
-                let discarded = discarded + input.len();
-                self.state = SessionState::LingeringClose { discarded };
-                if input.is_empty() || discarded > LINGERING_CLOSE_BYTES_MAX {
-                    self.abort();
-                }
-                return;
+            SessionState::LingeringClose { discarded, until } => {
+                return self.discard(input, discarded, until, now);
             }
             SessionState::Open if input.is_empty() => self.state = SessionState::HalfClosed,
             SessionState::Open | SessionState::HalfClosed => (),
         }
         self.call_connection(spare, reporter, |connection, ctx| connection.receive(input, ctx));
         self.pump(spare, reporter, now, IoProgress::Made);
+    }
+
+    /// Discards input in a lingering close.
+    fn discard(&mut self, input: &[u8], before: u64, until: MonotonicTime, now: MonotonicTime) {
+        let discarded = before + input.len() as u64;
+        if input.is_empty() || discarded > self.lingering_bytes || until <= now {
+            return self.abort();
+        }
+        self.state = SessionState::LingeringClose { discarded, until };
+        if discarded / LINGERING_CLOSE_STEP > before / LINGERING_CLOSE_STEP {
+            self.deadline = Some(until.min(now.saturating_add(LINGERING_CLOSE_IDLE_TIMEOUT)));
+        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.abort();
+        }
     }
 
     /// Records that the first `n` unsent bytes were sent.
@@ -243,8 +270,10 @@ impl<'s> Session<'s> {
                     self.state = SessionState::Closed
                 }
                 Next::LingeringClose => {
-                    self.state = SessionState::LingeringClose { discarded: 0 };
-                    self.deadline = Some(now.saturating_add(LINGERING_CLOSE_TIMEOUT));
+                    let until = now.saturating_add(self.lingering_timeout);
+                    self.state = SessionState::LingeringClose { discarded: 0, until };
+                    self.deadline =
+                        Some(until.min(now.saturating_add(LINGERING_CLOSE_IDLE_TIMEOUT)));
                     break;
                 }
                 Next::Read => break,

@@ -1,5 +1,5 @@
-//! A strict decoder of the chunked coding (RFC 9112, section 7.1): it rejects chunk extensions, and
-//! checks and drops trailers. Independent of the connection.
+//! A strict decoder of the chunked coding (RFC 9112, section 7.1): it checks and drops chunk extensions
+//! and trailers. Independent of the connection.
 
 use crate::app::Limits;
 
@@ -25,6 +25,8 @@ pub(super) struct Decoder {
     state: State,
     /// Bytes of the body in all chunk sizes so far.
     body: usize,
+    /// Bytes of all chunk extensions so far.
+    extensions: usize,
     /// Bytes of the trailer section so far.
     trailer: usize,
     /// Fields of the trailer section so far.
@@ -34,6 +36,7 @@ pub(super) struct Decoder {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Size { digits: u8, size: u64 },
+    Extension { size: u64, state: Extension },
     SizeLf { size: usize },
     Data { left: usize },
     DataCr,
@@ -43,6 +46,50 @@ enum State {
     TrailerValue,
     TrailerLf,
     EndLf,
+}
+
+/// The state in the extensions of a chunk: `*( BWS ";" BWS name [ BWS "=" BWS value ] )`.
+#[derive(Clone, Copy, Debug)]
+enum Extension {
+    /// Whitespace, which `;` must follow.
+    BeforeSemicolon,
+    BeforeName,
+    Name,
+    /// Whitespace, which `=` or `;` must follow.
+    AfterName,
+    BeforeValue,
+    Value,
+    Quoted,
+    /// After a backslash in a quoted value.
+    Escaped,
+    AfterQuoted,
+}
+
+impl Extension {
+    /// Returns the state after one byte; none if the byte is invalid.
+    fn next(self, byte: u8) -> Option<Self> {
+        use Extension::*;
+        let is_text = matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
+        Some(match (self, byte) {
+            (Quoted, b'"') => AfterQuoted,
+            (Quoted, b'\\') => Escaped,
+            (Quoted | Escaped, _) if is_text => Quoted,
+            (BeforeSemicolon | Name | AfterName | Value | AfterQuoted, b';') => BeforeName,
+            (Name | AfterName, b'=') => BeforeValue,
+            (BeforeValue, b'"') => Quoted,
+            (BeforeSemicolon | BeforeName | AfterName | BeforeValue, b' ' | b'\t') => self,
+            (Name, b' ' | b'\t') => AfterName,
+            (Value | AfterQuoted, b' ' | b'\t') => BeforeSemicolon,
+            (BeforeName | Name, _) if is_token_byte(byte) => Name,
+            (BeforeValue | Value, _) if is_token_byte(byte) => Value,
+            _ => return None,
+        })
+    }
+
+    /// Returns whether the extensions may end here.
+    fn is_complete(self) -> bool {
+        matches!(self, Self::Name | Self::Value | Self::AfterQuoted)
+    }
 }
 
 impl Default for State {
@@ -55,7 +102,7 @@ impl Decoder {
     /// Decodes `input`, appending body bytes to `body`.
     ///
     /// # Errors
-    /// Malformed chunks or trailers, or larger ones than `limits` allow.
+    /// Malformed chunks, extensions or trailers, or larger ones than `limits` allow.
     pub(super) fn decode(
         &mut self,
         input: &[u8],
@@ -88,6 +135,15 @@ impl Decoder {
             (State::Size { digits, size }, b'\r') if digits > 0 => {
                 State::SizeLf { size: self.reserve_body(size, limits)? }
             }
+            (State::Size { digits, size }, b';' | b' ' | b'\t') if digits > 0 => {
+                self.next_extension(size, Extension::BeforeSemicolon, byte, limits)?
+            }
+            (State::Extension { size, state }, b'\r') if state.is_complete() => {
+                State::SizeLf { size: self.reserve_body(size, limits)? }
+            }
+            (State::Extension { size, state }, _) => {
+                self.next_extension(size, state, byte, limits)?
+            }
             (State::Size { digits, size }, _) => match hex_digit(byte) {
                 Some(digit) if digits < SIZE_DIGITS_MAX => {
                     State::Size { digits: digits + 1, size: size << 4 | u64::from(digit) }
@@ -104,6 +160,24 @@ impl Decoder {
             (State::TrailerStart, b'\r') => State::EndLf,
             (_, _) => return self.next_trailer_state(byte, limits),
         })
+    }
+
+    /// Returns the state after one byte of a chunk extension. All extensions of a body together may be
+    /// as large as a head.
+    fn next_extension(
+        &mut self,
+        size: u64,
+        state: Extension,
+        byte: u8,
+        limits: &Limits,
+    ) -> Result<State, RequestError> {
+        self.extensions += 1;
+        if self.extensions > limits.max_head_bytes {
+            return Err(RequestError::EXTENSIONS);
+        }
+        let state = state.next(byte);
+        let state = state.ok_or(RequestError::bad_request("a chunk extension is malformed"))?;
+        Ok(State::Extension { size, state })
     }
 
     fn next_trailer_state(&mut self, byte: u8, limits: &Limits) -> Result<State, RequestError> {
@@ -185,6 +259,64 @@ mod tests {
     }
 
     #[test]
+    fn chunk_extensions_are_ignored() {
+        for extension in [
+            ";a",
+            ";a=b",
+            ";a=\"b\"",
+            " ; a = b",
+            "\t;\ta\t=\tb",
+            ";a ;b=c;d",
+            ";a=\"; \\\" = é\\\\\";b",
+            ";a=\"\"",
+        ] {
+            let input = format!("1{extension}\r\na\r\n0{extension}\r\n\r\n");
+            check(&input, Ok(("a", 0)));
+        }
+    }
+
+    #[test]
+    fn malformed_chunk_extensions_are_rejected() {
+        for extension in [
+            ";",
+            " ",
+            " a",
+            ";;a",
+            ";a;",
+            ";a=",
+            ";a=;b",
+            ";=b",
+            ";a==b",
+            ";a b",
+            ";a ",
+            ";a=b ",
+            ";a=\"b\" ",
+            ";a=b c",
+            ";a=\"b\"c",
+            ";a=\"b",
+            ";a=\"b\\\"",
+            ";a=\"b\0\"",
+            ";a=\"\\\r\n\"",
+            ";a\n",
+            ";a\rb",
+            ";\0",
+            ";é",
+            ";a=\"b\n",
+        ] {
+            check(&format!("1{extension}\r\na\r\n0\r\n\r\n"), Err(400));
+        }
+    }
+
+    #[test]
+    fn chunk_extensions_over_limit_are_rejected() {
+        let chunk = |length: usize| format!("1;{}\r\na\r\n", "x".repeat(length - 1));
+        check(&format!("{}0\r\n\r\n", chunk(40)), Ok(("a", 0)));
+        check(&chunk(41), Err(413));
+        check(&format!("{}{}0\r\n\r\n", chunk(20), chunk(20)), Ok(("aa", 0)));
+        check(&format!("{}{}", chunk(20), chunk(21)), Err(413));
+    }
+
+    #[test]
     fn malformed_chunks_are_rejected() {
         for input in [
             "\r\n",
@@ -194,7 +326,6 @@ mod tests {
             "-1\r\n",
             "0x1\r\n",
             "g\r\n",
-            "1;a=b\r\n",
             "1;\r\n",
             "1\n",
             "1\ra",

@@ -24,9 +24,11 @@ impl RequestError {
     pub(super) const HEAD: Self = Self::new(431, "request head too large");
     /// More header fields than allowed (RFC 6585, section 5).
     pub(super) const FIELDS: Self = Self::new(431, "too many header fields");
+    /// Larger chunk extensions than allowed (RFC 9112, section 7.1.1).
+    pub(super) const EXTENSIONS: Self = Self::new(413, "chunk extensions too large");
     /// A transfer coding other than `chunked` (RFC 9112, section 6.1).
     pub(super) const CODING: Self = Self::new(501, "only the transfer coding chunked is supported");
-    /// A version other than 1.0 and 1.1 (RFC 9110, section 15.6.6).
+    /// A major version other than 1 (RFC 9110, section 15.6.6).
     pub(super) const VERSION: Self = Self::new(505, "only HTTP/1.0 and HTTP/1.1 are supported");
 
     /// Creates an error.

@@ -2,6 +2,8 @@
 //! Independent of the connection.
 
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
+use std::str;
 
 use httparse::{Error, Header, Status};
 
@@ -26,7 +28,7 @@ pub(super) struct Head<'a> {
 pub enum Version {
     /// HTTP/1.0.
     Http10,
-    /// HTTP/1.1.
+    /// HTTP/1.1, or a later 1.x, which is served as 1.1 (RFC 9110, section 2.5).
     Http11,
 }
 
@@ -60,6 +62,24 @@ pub(super) enum Expects {
 /// Number of header fields that are parsed on the stack. Higher limits are rare.
 const FIELDS_ON_STACK: usize = 100;
 
+/// The bytes that a request target may hold (RFC 3986, appendix A). Brackets belong to IPv6 addresses,
+/// but clients also send them in queries.
+static TARGET_BYTES: [bool; 256] = {
+    const SYMBOLS: &[u8] = b"-._~!$&'()*+,;=:@/?%[]";
+    let mut table = [false; 256];
+    let mut at = 0;
+    while at < SYMBOLS.len() {
+        table[SYMBOLS[at] as usize] = true;
+        at += 1;
+    }
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] |= byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    table
+};
+
 /// Parses and checks a whole head of at most `fields` fields, and passes it to `act`. `bytes` must
 /// begin with the request line, end with the empty line, and contain no bare line feed (see `scan`).
 /// `act` gets an error if the request is malformed, ambiguous or not supported.
@@ -70,10 +90,25 @@ pub(super) fn with_head<R>(
 ) -> R {
     if fields <= FIELDS_ON_STACK {
         let mut slots = [const { MaybeUninit::uninit() }; FIELDS_ON_STACK];
-        act(parse(bytes, &mut slots[..fields]))
+        with_slots(bytes, &mut slots[..fields], act)
     } else {
         let mut slots: Vec<_> = (0..fields).map(|_| MaybeUninit::uninit()).collect();
-        act(parse(bytes, &mut slots))
+        with_slots(bytes, &mut slots, act)
+    }
+}
+
+fn with_slots<'a, R>(
+    bytes: &'a [u8],
+    slots: &'a mut [MaybeUninit<Header<'a>>],
+    act: impl FnOnce(Result<Head<'_>, RequestError>) -> R,
+) -> R {
+    let fields = slots.len();
+    match parse(bytes, slots) {
+        Err(RequestError::VERSION) => match as_http_1_1(bytes) {
+            Some(copy) => with_head(&copy, fields, act),
+            None => act(Err(RequestError::VERSION)),
+        },
+        result => act(result),
     }
 }
 
@@ -84,7 +119,10 @@ pub(super) fn with_head<R>(
 pub(super) fn check_request_line(line: &[u8]) -> Result<(), RequestError> {
     match httparse::Request::new(&mut []).parse(line) {
         Ok(_) => Ok(()),
-        Err(error) => Err(error_of(error, line)),
+        Err(error) => match (error_of(error, line), as_http_1_1(line)) {
+            (RequestError::VERSION, Some(copy)) => check_request_line(&copy),
+            (error, _) => Err(error),
+        },
     }
 }
 
@@ -123,6 +161,20 @@ fn error_of(error: Error, bytes: &[u8]) -> RequestError {
     }
 }
 
+/// Returns a copy with the version 1.1 if the first line ends in a version from 1.2 to 1.9. The parser
+/// knows 1.0 and 1.1 only.
+fn as_http_1_1(bytes: &[u8]) -> Option<Vec<u8>> {
+    let end = bytes.iter().position(|&byte| byte == b'\r')?;
+    match bytes[..end] {
+        [.., b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => {
+            let mut copy = bytes.to_vec();
+            copy[end - 1] = b'1';
+            Some(copy)
+        }
+        _ => None,
+    }
+}
+
 /// Returns whether the first line is a request line with a version other than 1.0 and 1.1.
 fn has_other_version(bytes: &[u8]) -> bool {
     let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
@@ -141,12 +193,12 @@ fn split_target<'a>(
     target: &'a str,
 ) -> Result<(&'a str, Option<&'a str>), RequestError> {
     const BAD: RequestError = RequestError::bad_request("the request target is malformed");
-    if target.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#') {
+    if !target.bytes().all(|byte| TARGET_BYTES[usize::from(byte)]) {
         return Err(BAD);
     }
     if method == "CONNECT" {
         let port = target.rsplit_once(':').map_or("", |(_, port)| port);
-        let good = is_authority(target.as_bytes()) && port.parse::<u16>().is_ok();
+        let good = has_host(target.as_bytes()) && port.parse::<u16>().is_ok_and(|port| port > 0);
         return if good { Ok((target, None)) } else { Err(BAD) };
     }
     if target.starts_with('/') {
@@ -161,7 +213,7 @@ fn split_target<'a>(
     }
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, rest) = rest.split_at(end);
-    if authority.is_empty() || !is_authority(authority.as_bytes()) {
+    if !has_host(authority.as_bytes()) {
         return Err(BAD);
     }
     Ok(match split_query(rest) {
@@ -182,8 +234,14 @@ fn split_query(target: &str) -> (&str, Option<&str>) {
 struct FramingHeaders<'a> {
     host: Option<&'a [u8]>,
     length: Option<u64>,
-    coding: Option<&'a [u8]>,
+    /// Whether Transfer-Encoding is present.
+    is_encoded: bool,
+    /// The number of transfer codings.
     codings: usize,
+    /// The number of those that are `chunked`.
+    chunked: usize,
+    /// Whether the last transfer coding is `chunked`.
+    ends_chunked: bool,
     close: bool,
     keep_alive: bool,
     expects: bool,
@@ -205,16 +263,19 @@ impl<'a> FramingHeaders<'a> {
                 if self.host.replace(value).is_some() {
                     return Err(RequestError::bad_request("duplicate Host"));
                 }
-                if !is_authority(value) {
+                // Empty if the target has no authority (RFC 9110, section 7.2).
+                if !value.is_empty() && !has_host(value) {
                     return Err(RequestError::bad_request("Host is malformed"));
                 }
             }
             6 if name.eq_ignore_ascii_case("expect") => {
-                self.expects = true;
-                self.unknown_expectation |= !value.eq_ignore_ascii_case(b"100-continue");
+                for expectation in list_elements(value) {
+                    self.expects = true;
+                    self.unknown_expectation |= !expectation.eq_ignore_ascii_case(b"100-continue");
+                }
             }
             10 if name.eq_ignore_ascii_case("connection") => {
-                for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+                for option in list_elements(value) {
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
@@ -227,8 +288,12 @@ impl<'a> FramingHeaders<'a> {
                 }
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                self.coding = Some(value);
-                self.codings += 1;
+                self.is_encoded = true;
+                for coding in list_elements(value) {
+                    self.ends_chunked = coding.eq_ignore_ascii_case(b"chunked");
+                    self.chunked += usize::from(self.ends_chunked);
+                    self.codings += 1;
+                }
             }
             _ => (),
         }
@@ -256,9 +321,9 @@ impl<'a> FramingHeaders<'a> {
     }
 
     fn framing(&self, version: Version) -> Result<Framing, RequestError> {
-        let Some(coding) = self.coding else {
+        if !self.is_encoded {
             return Ok(Framing::Length(self.length.unwrap_or(0)));
-        };
+        }
         if self.length.is_some() {
             return Err(RequestError::bad_request(
                 "both Content-Length and Transfer-Encoding present",
@@ -267,11 +332,23 @@ impl<'a> FramingHeaders<'a> {
         if version == Version::Http10 {
             return Err(RequestError::bad_request("HTTP/1.0 has no Transfer-Encoding"));
         }
-        if self.codings > 1 || !coding.eq_ignore_ascii_case(b"chunked") {
+        // Otherwise the end of the body is unknown (RFC 9112, section 6.3).
+        if !self.ends_chunked {
+            return Err(RequestError::bad_request("the last transfer coding is not chunked"));
+        }
+        if self.chunked > 1 {
+            return Err(RequestError::bad_request("the transfer coding chunked is applied twice"));
+        }
+        if self.codings > 1 {
             return Err(RequestError::CODING);
         }
         Ok(Framing::Chunked)
     }
+}
+
+/// Returns the elements of a comma-separated list. Empty ones are ignored (RFC 9110, section 5.6.1.2).
+fn list_elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
 /// Parses a number that consists of digits only.
@@ -285,18 +362,20 @@ fn decimal(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// Returns whether this is `uri-host [ ":" port ]` (RFC 9110, section 7.2). The host may be empty.
-fn is_authority(text: &[u8]) -> bool {
+/// Returns whether this is `uri-host [ ":" port ]` (RFC 9110, section 7.2) with a host, which a URI of
+/// HTTP must have (section 4.2.1).
+fn has_host(text: &[u8]) -> bool {
     let (is_host_valid, port) = match text.strip_prefix(b"[") {
         Some(rest) => {
             let end = rest.iter().position(|&byte| byte == b']').unwrap_or(rest.len());
-            let literal = &rest[..end];
-            let good = !literal.is_empty() && literal.iter().all(|&b| b == b':' || is_name(b));
-            (good && end < rest.len(), rest.get(end + 1..).unwrap_or_default())
+            (
+                is_ip_literal(&rest[..end]) && end < rest.len(),
+                rest.get(end + 1..).unwrap_or_default(),
+            )
         }
         None => {
             let end = text.iter().position(|&byte| byte == b':').unwrap_or(text.len());
-            (is_registered_name(&text[..end]), &text[end..])
+            (end > 0 && is_registered_name(&text[..end]), &text[end..])
         }
     };
     is_host_valid
@@ -305,6 +384,22 @@ fn is_authority(text: &[u8]) -> bool {
             [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
             _ => false,
         }
+}
+
+/// Returns whether this is what may stand between the brackets of an `IP-literal`: an IPv6 address, or
+/// an address of a later version (RFC 3986, section 3.2.2).
+fn is_ip_literal(text: &[u8]) -> bool {
+    if let [b'v' | b'V', rest @ ..] = text {
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        return match &rest[digits..] {
+            [b'.', address @ ..] => {
+                let is_valid = |&byte: &u8| byte == b':' || is_name(byte);
+                digits > 0 && !address.is_empty() && address.iter().all(is_valid)
+            }
+            _ => false,
+        };
+    }
+    str::from_utf8(text).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
 }
 
 /// Returns whether this is a `reg-name` of RFC 3986, section 3.2.2, which covers IPv4 addresses too.
@@ -330,16 +425,54 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_authority_follows_the_grammar() {
-        for good in ["", "x", "x:80", "x:", "1.2.3.4", "[::1]", "[::1]:80", "a%20b", "a_b", ":80"] {
-            assert!(is_authority(good.as_bytes()), "{good:?}");
+    fn has_host_follows_the_grammar() {
+        let good = [
+            "x",
+            "x:80",
+            "x:",
+            "1.2.3.4",
+            "[::1]",
+            "[::1]:80",
+            "[::ffff:1.2.3.4]",
+            "[1:2:3:4:5:6:7:8]",
+            "[v1.a:b]",
+            "[VF.x]:80",
+            "a%20b",
+            "a_b",
+        ];
+        for good in good {
+            assert!(has_host(good.as_bytes()), "{good:?}");
         }
         let bad = [
-            "a b", "a/b", "a@b", "x:8x", "x:80:90", "[::1", "[]", "[::1]80", "::1", "a%2", "a,b c",
+            "",
+            ":",
+            ":80",
+            "a b",
+            "a/b",
+            "a@b",
+            "x:8x",
+            "x:80:90",
+            "[::1",
+            "[]",
+            "[::1]80",
+            "::1",
+            "a%2",
+            "a,b c",
             "é",
+            "[foo]",
+            "[1.2.3.4]",
+            "[1:2]",
+            "[::1::]",
+            "[fe80::1%25eth0]",
+            "[::g]",
+            "[v.a]",
+            "[v1]",
+            "[v1.]",
+            "[vg.a]",
+            "[é]",
         ];
         for bad in bad {
-            assert!(!is_authority(bad.as_bytes()), "{bad:?}");
+            assert!(!has_host(bad.as_bytes()), "{bad:?}");
         }
     }
 
@@ -347,6 +480,7 @@ mod tests {
     fn split_target_accepts_the_four_forms() {
         let good = [
             ("GET", "/a?b?c", "/a", Some("b?c")),
+            ("GET", "/-._~!$&'()*+,;=:@%20[]", "/-._~!$&'()*+,;=:@%20[]", None),
             ("GET", "/", "/", None),
             ("GET", "http://h", "/", None),
             ("GET", "HTTPS://h:1/p?q", "/p", Some("q")),
@@ -365,7 +499,22 @@ mod tests {
             ("GET", "http:///p"),
             ("GET", "http://u@h/"),
             ("GET", "/a#b"),
+            ("GET", "http://:80/"),
+            ("GET", "http://?q"),
+            ("GET", "http://[foo]/"),
             ("GET", "/é"),
+            ("GET", "/\""),
+            ("GET", "/<"),
+            ("GET", "/>"),
+            ("GET", "/\\"),
+            ("GET", "/^"),
+            ("GET", "/`"),
+            ("GET", "/{"),
+            ("GET", "/?|"),
+            ("GET", "/?}"),
+            ("CONNECT", ":443"),
+            ("CONNECT", "h:"),
+            ("CONNECT", "h:0"),
             ("CONNECT", "/"),
             ("CONNECT", "h"),
             ("CONNECT", "h:99999"),

@@ -51,9 +51,10 @@ impl Schedule {
     /// `*`, `1-5`, `*/5`, `1,3`, names such as `mon` and `@daily`, and `L`, `#` and `W` for days. If
     /// both days are given, either of them is enough.
     ///
-    /// Dates are in the local time zone: that of the variable `TZ`, or of the machine. When summer time
-    /// begins, a skipped date is due right after the skip. When it ends, a fixed hour that occurs twice
-    /// is due once.
+    /// Dates are in the local time zone: that of the variable `TZ`, or of the machine. Changes of its
+    /// offset are handled as by Vixie cron. If second, minute or hour begins with `*`, the job follows
+    /// the clock: it runs in both passes of a repeated hour, and not in a skipped one. Otherwise its times
+    /// are fixed: it runs in the first pass only, and right after the skip if one of its times is skipped.
     ///
     /// Dates follow the wall clock: setting the clock moves the runs. If it is set forward past one or
     /// more dates, one run is due at once. If it is set back by more than an hour, runs repeat; by less,

@@ -143,6 +143,11 @@ impl Client {
         self.script.lock().unwrap().replies.extend(replies);
     }
 
+    fn limit_lingering_close(&mut self, timeout: Duration, max_bytes: u64) {
+        self.session.lingering_timeout = timeout;
+        self.session.lingering_bytes = max_bytes;
+    }
+
     fn add_panic(&self, after: &'static str) {
         self.script.lock().unwrap().replies.push_back(ScriptedReply::Panic(after));
     }

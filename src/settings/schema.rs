@@ -411,6 +411,9 @@ define_settings! {
 
         /// Maximum time for which a client may read nothing of a response.
         write_timeout: Duration = secs(30), NONZERO_DURATION, "DUR";
+
+        /// Maximum time for which the rest of a rejected request is read and discarded.
+        lingering_timeout: Duration = secs(30), NONZERO_DURATION, "DUR";
     }
     "Limits" {
         /// Maximum size of a request head, 1K to 1M.
@@ -424,6 +427,9 @@ define_settings! {
         /// Maximum size of a request body, and of an RPC message.
         limit_request_body: u64 = 8 << 20,
             Single(SizeValue { min: 0, max: 1 << 40 }), "SIZE";
+
+        /// Maximum size of the rest of a rejected request that is read and discarded.
+        lingering_bytes: u64 = 1 << 30, Single(SizeValue { min: 0, max: 1 << 40 }), "SIZE";
     }
     "Process" {
         /// File for the process ID of the master. Its directory must exist.

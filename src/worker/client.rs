@@ -80,7 +80,10 @@ impl<'a> WorkerContext<'a> {
         // A panic costs this client its connection, and no other anything.
         let accepted = catch_unwind(AssertUnwindSafe(|| service.accept(&client)));
         let connection = accepted.unwrap_or_else(|_| Box::new(ClosedConnection));
-        Client::new(stream, Session::new(connection, self.settings.write_timeout, clock::now()))
+        let settings = self.settings;
+        let session = Session::new(connection, settings.write_timeout, clock::now())
+            .with_lingering_close(settings.lingering_timeout, settings.lingering_bytes);
+        Client::new(stream, session)
     }
 }
 
@@ -153,13 +156,13 @@ impl<'s> Client<'s> {
         }
         let Buffers { input, spare } = buffers;
         let moved = match self.session.wants() {
-            Wants::Read => self.stream.receive(input).map(|n| {
+            Wants::Read | Wants::Linger => self.stream.receive(input).map(|n| {
                 self.session.on_received(&input[..n], spare, tracker, now);
             }),
             Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
                 self.session.on_sent(n, spare, tracker, now);
             }),
-            Wants::Linger | Wants::Closed => Ok(()),
+            Wants::Closed => Ok(()),
         };
         if moved.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
             self.session.abort();

@@ -1,5 +1,6 @@
 //! Requests that two servers could parse differently are rejected once, and the connection closes.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
@@ -14,13 +15,18 @@ on_concurrent_classes!(answers_do_not_depend_on_segmentation);
 on_every_class!(
     ambiguous_request_is_rejected,
     oversized_request_is_rejected,
+    request_with_optional_syntax_is_accepted,
     rejections_delay_no_client,
+    rejected_upload_gets_its_response,
+    rejected_upload_ends_at_its_limits,
 );
 
 /// The answers allowed for a malformed request.
 const BAD: &[u16] = &[400];
-/// The answers allowed for an unknown transfer coding.
-const UNKNOWN: &[u16] = &[400, 501];
+/// The answers to an unknown transfer coding before a last one that is `chunked`.
+const UNKNOWN: &[u16] = &[501];
+/// The answers to an unknown version.
+const VERSION: &[u16] = &[505];
 
 /// Sends a request with another behind it that must never be handled, and reads the only answer.
 #[track_caller]
@@ -54,7 +60,7 @@ fn ambiguous_request_is_rejected(class: &str) {
         ("Content-Length: 5, 5\r\n", "hello", BAD),
         ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n", BAD),
-        ("content-length: 5\r\ntransfer-encoding: identity\r\n", "hello", UNKNOWN),
+        ("content-length: 5\r\ntransfer-encoding: identity\r\n", "hello", BAD),
         // Lengths that are no numbers.
         ("Content-Length: +5\r\n", "hello", BAD),
         ("Content-Length: -5\r\n", "hello", BAD),
@@ -64,17 +70,17 @@ fn ambiguous_request_is_rejected(class: &str) {
         ("Content-Length: \r\n", "", BAD),
         ("Content-Length: 99999999999999999999999\r\n", "hello", &[400, 413]),
         // Transfer codings.
-        ("Transfer-Encoding: gzip\r\n", "", UNKNOWN),
-        ("Transfer-Encoding: identity\r\n", "", UNKNOWN),
-        ("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n", UNKNOWN),
+        ("Transfer-Encoding: gzip\r\n", "", BAD),
+        ("Transfer-Encoding: identity\r\n", "", BAD),
+        ("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n", BAD),
         ("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: chunked, gzip\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: chunked, chunked\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: \x0bchunked\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n", UNKNOWN),
-        ("Transfer-Encoding: \r\n", "0\r\n\r\n", UNKNOWN),
+        ("Transfer-Encoding: chunked, gzip\r\n", "0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked, chunked\r\n", "0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", "0\r\n\r\n", BAD),
+        ("Transfer-Encoding: \x0bchunked\r\n", "0\r\n\r\n", BAD),
+        ("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n", BAD),
+        ("Transfer-Encoding: \r\n", "0\r\n\r\n", BAD),
         // Malformed fields.
         ("Transfer-Encoding : chunked\r\n", "0\r\n\r\n", BAD),
         ("Content-Length : 5\r\n", "hello", BAD),
@@ -102,6 +108,7 @@ fn ambiguous_request_is_rejected(class: &str) {
         ("Transfer-Encoding: chunked\r\n", "5\rhello\r\n0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\n", "5;a\nb\r\nhello\r\n0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\n", "5;\0\r\nhello\r\n0\r\n\r\n", BAD),
+        ("Transfer-Encoding: chunked\r\n", "5;a=\"\r\nhello\r\n0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\n", "5\r\nhelloo\r\n0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\n", "5\r\nhello\n0\r\n\r\n", BAD),
         ("Transfer-Encoding: chunked\r\n", "5\r\nhello0\r\n\r\n", BAD),
@@ -112,10 +119,14 @@ fn ambiguous_request_is_rejected(class: &str) {
         expect_rejection_and_close(&server, &request, expected);
     }
     for (request, expected) in [
-        (
-            "POST /echo HTTP/1.0\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            UNKNOWN,
-        ),
+        ("POST /echo HTTP/1.0\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", BAD),
+        ("GET / HTTP/1.1\r\nHost: [foo]\r\n\r\n", BAD),
+        ("GET / HTTP/1.1\r\nHost: :80\r\n\r\n", BAD),
+        ("GET http://:80/ HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET http://[foo]/ HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET /<a> HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET /?\"a\" HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
+        ("GET /?{|}^`\\ HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
         ("GET / HTTP/1.1\r\n\r\n", BAD),
         ("GET / HTTP/1.1\r\n Host: test\r\n\r\n", BAD),
         ("GET / HTTP/1.1\nHost: test\n\n", BAD),
@@ -132,18 +143,40 @@ fn ambiguous_request_is_rejected(class: &str) {
         ("G@T / HTTP/1.1\r\nHost: test\r\n\r\n", BAD),
         ("GET /\r\n\r\n", BAD),
         ("GET\r\n\r\n", BAD),
-        ("GET / HTTP/2.0\r\nHost: test\r\n\r\n", &[400, 505]),
-        ("GET / HTTP/1.2\r\nHost: test\r\n\r\n", &[400, 505]),
+        ("GET / HTTP/2.0\r\nHost: test\r\n\r\n", VERSION),
         ("GET / HTTP/11\r\nHost: test\r\n\r\n", &[400, 505]),
         ("GET / http/1.1\r\nHost: test\r\n\r\n", &[400, 505]),
         ("GET / HTTP/1.1x\r\nHost: test\r\n\r\n", &[400, 505]),
         ("GET / ICAP/1.0\r\nHost: test\r\n\r\n", &[400, 505]),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[400, 505]),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", VERSION),
     ] {
         expect_rejection_and_close(&server, request, expected);
     }
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     assert!(server.records_of("worker exited").is_empty());
+    server.finish();
+}
+
+fn request_with_optional_syntax_is_accepted(class: &str) {
+    let server = Server::start(&["-k", class]);
+    let chunks = "5;name=value;\tquoted=\"a; \\\"b\"\r\nhello\r\n0;last\r\n\r\n";
+    for (version, host, fields, body) in [
+        ("1.1", "test", "Transfer-Encoding: chunked\r\n", chunks),
+        ("1.1", "test", "Transfer-Encoding: ,chunked, ,\r\n", chunks),
+        ("1.1", "test", "Transfer-Encoding:\r\nTransfer-Encoding: chunked\r\n", chunks),
+        ("1.1", "test", "Content-Length: 5\r\nExpect: ,100-continue,\r\n", "hello"),
+        ("1.1", "test", "Content-Length: 5\r\nExpect:\r\n", "hello"),
+        ("1.1", "test", "Content-Length: 5\r\nConnection: ,, ,\r\n", "hello"),
+        ("1.1", "[::1]:80", "Content-Length: 5\r\n", "hello"),
+        ("1.2", "test", "Content-Length: 5\r\n", "hello"),
+        ("1.9", "test", "Transfer-Encoding: chunked\r\n", chunks),
+    ] {
+        let mut client = server.connect();
+        let head = format!("POST /echo?[] HTTP/{version}\r\nHost: {host}\r\n{fields}\r\n");
+        client.send(head + body);
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.text().as_str()), (200, "hello"), "{fields}");
+    }
     server.finish();
 }
 
@@ -195,6 +228,59 @@ fn oversized_request_is_rejected(class: &str) {
         &format!("{post}{expect}Content-Length: 1073741824\r\n\r\n"),
         &[413],
     );
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    server.finish();
+}
+
+/// The heads of requests that are rejected before their bodies, which follow.
+const REJECTED_UPLOADS: [(&str, &[u16]); 4] = [
+    ("Content-Length: 99999999999\r\n", &[413]),
+    ("Transfer-Encoding: chunked\r\n\r\n7fffffff\r\n", &[413]),
+    ("Content-Length: 5000000\r\nExpect: other\r\n", &[417]),
+    ("Content-Length: 5000000\r\nTransfer-Encoding: chunked\r\n", BAD),
+];
+
+fn rejected_upload_gets_its_response(class: &str) {
+    let server = Server::start(&["-k", class, "--limit-request-fields", "20"]);
+    let many = "X: y\r\n".repeat(20) + "Content-Length: 5000000\r\n";
+    for (fields, expected) in REJECTED_UPLOADS.into_iter().chain([(many.as_str(), &[431_u16][..])])
+    {
+        let mut client = server.connect();
+        client.send(format!("POST /echo HTTP/1.1\r\nHost: test\r\n{fields}\r\n"));
+        // It reads nothing before it has sent everything, as many clients do.
+        let piece = vec![b'x'; 1 << 20];
+        for sent in 0..32 {
+            client.try_send(&piece).unwrap_or_else(|error| panic!("{fields}, {sent} MiB: {error}"));
+        }
+        let answer = client.answer();
+        assert!(expected.contains(&answer.status()), "{} for {fields}", answer.status());
+        client.expect_end();
+    }
+    server.finish();
+}
+
+fn rejected_upload_ends_at_its_limits(class: &str) {
+    let flags = ["-k", class, "--lingering-timeout", "3s", "--lingering-bytes", "20M"];
+    let server = Server::start(&flags);
+    let upload = |piece: usize, pause: u64| {
+        let mut client = server.connect();
+        client.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 99999999999\r\n\r\n");
+        let begun = Instant::now();
+        let mut sent = 0;
+        while client.try_send(vec![b'x'; piece]).is_ok() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "after {sent} bytes");
+            sent += piece;
+            thread::sleep(Duration::from_millis(pause));
+        }
+        (sent, begun.elapsed())
+    };
+    let (sent, _) = upload(1 << 20, 0);
+    assert!(sent >= 20 << 20, "{sent} bytes");
+    let (_, elapsed) = upload(32 << 10, 50);
+    assert!(elapsed >= Duration::from_millis(2900), "by the time: {elapsed:?}");
+    let (sent, elapsed) = upload(1, 50);
+    assert!(elapsed >= Duration::from_millis(1900), "by the rate: {elapsed:?}");
+    assert!(sent < 55, "by the rate: {sent} bytes");
     assert_eq!(server.get("/").text(), "Hello, world!\n");
     server.finish();
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use chrono::{Datelike, TimeDelta, Utc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -28,6 +29,7 @@ on_job_classes!(
     killed_worker_job_is_restarted,
     killed_master_job_exits,
     cron_schedule_is_kept,
+    dates_are_kept_when_summer_time_ends,
     missing_wall_timer_falls_back_to_a_deadline,
 );
 
@@ -219,6 +221,26 @@ fn cron_schedule_is_kept(class: &str) {
     let runs = 3 * threads_of(class) as usize;
     wait_until("each thread's third date", || server.records_of("tick").len() >= runs);
     assert!(server.records_of("tick").iter().all(|tick| tick.pid() == Some(worker)));
+    server.finish();
+}
+
+fn dates_are_kept_when_summer_time_ends(class: &str) {
+    let change = Utc::now() + TimeDelta::seconds(4);
+    // Summer time is one hour ahead of UTC. Its last day is counted from 0 and includes 29 February.
+    let local = change + TimeDelta::hours(1);
+    let zone = format!("WIN0SUM,0/0,{}/{}", local.ordinal0(), local.format("%H:%M:%S"));
+    let server = launch(class, &[], &["cron=* * * * * *"]).env("TZ", zone).start();
+    ticking(&server, 0);
+    let behind = change + TimeDelta::seconds(2);
+    wait_until("the change", || Utc::now() > behind);
+    let mark = server.records().len();
+    let runs = 3 * threads_of(class) as usize;
+    wait_until("dates behind the change", || {
+        server.records()[mark..].iter().filter(|record| is_tick(record)).count() >= runs
+    });
+    let ticks = server.records_of("tick").len() as i64;
+    let seconds = (Utc::now() - change).num_seconds() + 4;
+    assert!(ticks <= (seconds + 2) * threads_of(class), "{ticks} in {seconds} s");
     server.finish();
 }
 

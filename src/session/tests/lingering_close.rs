@@ -2,8 +2,12 @@
 
 use super::*;
 
+const TOTAL: Duration = Duration::from_secs(5);
+const BYTES: u64 = 100_000;
+
 fn lingering_client() -> Client {
     let mut client = Client::with_replies(&[("no", Next::LingeringClose)]);
+    client.limit_lingering_close(TOTAL, BYTES);
     client.receive("x");
     assert_eq!(client.wants(), Wants::Write, "the output is sent first");
     client.send(2);
@@ -25,7 +29,7 @@ fn lingering_close_discards_input() {
 #[test]
 fn lingering_close_ends_at_byte_limit() {
     let mut client = lingering_client();
-    let half = "x".repeat(LINGERING_CLOSE_BYTES_MAX / 2);
+    let half = "x".repeat(50_000);
     client.receive(&half);
     client.receive(&half);
     assert_eq!(client.wants(), Wants::Linger);
@@ -34,16 +38,35 @@ fn lingering_close_ends_at_byte_limit() {
 }
 
 #[test]
-fn lingering_close_ends_at_timeout() {
+fn lingering_close_ends_without_input() {
     let mut client = lingering_client();
-    assert_eq!(client.time_left(), Some(LINGERING_CLOSE_TIMEOUT));
+    assert_eq!(client.time_left(), Some(LINGERING_CLOSE_IDLE_TIMEOUT));
     client.advance_clock(SECOND);
     client.receive("more");
-    assert_eq!(client.time_left(), Some(LINGERING_CLOSE_TIMEOUT - SECOND));
-    client.advance_clock(LINGERING_CLOSE_TIMEOUT - SECOND);
+    assert_eq!(client.time_left(), Some(SECOND), "this is too slow to be an upload");
+    client.advance_clock(SECOND);
     client.time_out();
     assert_eq!(client.wants(), Wants::Closed);
     assert_eq!(client.calls(), ["receive x"]);
+}
+
+#[test]
+fn lingering_close_lasts_while_input_arrives() {
+    let mut client = lingering_client();
+    let half = "x".repeat(LINGERING_CLOSE_STEP as usize / 2);
+    for second in 0..4 {
+        client.receive(&half);
+        client.receive(&half);
+        let left = LINGERING_CLOSE_IDLE_TIMEOUT.min(TOTAL - second * SECOND);
+        assert_eq!(client.time_left(), Some(left));
+        client.advance_clock(SECOND);
+    }
+    client.receive(&half);
+    client.receive(&half);
+    assert_eq!(client.time_left(), Some(SECOND), "the total time is limited");
+    client.advance_clock(SECOND);
+    client.receive("x");
+    assert_eq!(client.wants(), Wants::Closed, "even if the class does not look at the deadline");
 }
 
 #[test]
@@ -51,7 +74,7 @@ fn lingering_close_without_output_starts_at_once() {
     let mut client = Client::with_replies(&[("", Next::LingeringClose)]);
     client.receive("x");
     assert_eq!(client.wants(), Wants::Linger);
-    assert_eq!(client.time_left(), Some(LINGERING_CLOSE_TIMEOUT));
+    assert_eq!(client.time_left(), Some(LINGERING_CLOSE_IDLE_TIMEOUT));
 }
 
 #[test]
@@ -69,6 +92,6 @@ fn closed_lingering_client_has_no_deadline() {
     client.half_close();
     assert_eq!((client.wants(), client.time_left()), (Wants::Closed, None));
     let mut client = lingering_client();
-    client.receive(&"x".repeat(LINGERING_CLOSE_BYTES_MAX + 1));
+    client.receive(&"x".repeat(BYTES as usize + 1));
     assert_eq!((client.wants(), client.time_left()), (Wants::Closed, None));
 }
