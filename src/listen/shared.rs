@@ -2,9 +2,8 @@
 //! workers its accept queue belongs to.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::os::memory::SharedMemory;
+use crate::os::memory::PublishedMemory;
 
 /// Which clients can still connect to a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +40,11 @@ const STATE: usize = 0;
 const SHARD: usize = 1;
 const ASSIGNEE: usize = 2;
 const FIRST_GENERATION: usize = 3;
+const WORDS: usize = 4;
 
 /// The shared words of a listener. Only the master writes them.
 #[derive(Debug)]
-pub(super) struct SharedState(SharedMemory);
+pub(super) struct SharedState(PublishedMemory);
 
 impl SharedState {
     /// Maps the words of a listener whose accept queue belongs to all workers.
@@ -52,13 +52,13 @@ impl SharedState {
     /// # Errors
     /// `ENOMEM`.
     pub(super) fn new(state: ListenerState) -> io::Result<Self> {
-        let shared = Self(SharedMemory::new(4)?);
+        let shared = Self(PublishedMemory::new(WORDS)?);
         shared.set_state(state);
         Ok(shared)
     }
 
     pub(super) fn state(&self) -> ListenerState {
-        match self.word(STATE).load(Ordering::Acquire) {
+        match self.0.load(STATE) {
             0 => ListenerState::Open,
             1 => ListenerState::DrainBounded,
             2 => ListenerState::DrainUnbounded,
@@ -73,39 +73,35 @@ impl SharedState {
             ListenerState::DrainUnbounded => 2,
             ListenerState::NotListening => 3,
         };
-        self.word(STATE).store(word, Ordering::Release);
+        self.0.store(STATE, word);
     }
 
     pub(super) fn shard(&self) -> Option<ReusePortShard> {
-        let word = self.word(SHARD).load(Ordering::Acquire);
+        let word = self.0.load(SHARD);
         let (index, count) = ((word >> 32) as u32, word as u32);
         (count > 0).then_some(ReusePortShard { index, count })
     }
 
     pub(super) fn set_shard(&self, shard: Option<ReusePortShard>) -> bool {
         let word = shard.map_or(0, |shard| u64::from(shard.index) << 32 | u64::from(shard.count));
-        self.word(SHARD).swap(word, Ordering::AcqRel) != word
+        self.0.store(SHARD, word) != word
     }
 
     pub(super) fn assignee(&self) -> Option<usize> {
-        self.word(ASSIGNEE).load(Ordering::Acquire).checked_sub(1).map(|slot| slot as usize)
+        self.0.load(ASSIGNEE).checked_sub(1).map(|slot| slot as usize)
     }
 
     pub(super) fn assign_to(&self, slot: Option<usize>) -> bool {
         let word = slot.map_or(0, |slot| slot as u64 + 1);
-        self.word(ASSIGNEE).swap(word, Ordering::AcqRel) != word
+        self.0.store(ASSIGNEE, word) != word
     }
 
     pub(super) fn first_generation(&self) -> u32 {
-        self.word(FIRST_GENERATION).load(Ordering::Acquire) as u32
+        self.0.load(FIRST_GENERATION) as u32
     }
 
     pub(super) fn set_first_generation(&self, generation: u32) {
-        self.word(FIRST_GENERATION).store(u64::from(generation), Ordering::Release);
-    }
-
-    fn word(&self, index: usize) -> &AtomicU64 {
-        &self.0.words()[index]
+        self.0.store(FIRST_GENERATION, u64::from(generation));
     }
 }
 

@@ -1,24 +1,20 @@
-//! Anonymous memory that a process shares with the children it forks.
+//! Memory that a process shares with the children it forks.
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
-/// A shared mapping of 64-bit words, zero at first. Untouched pages cost no memory.
+/// Words that the children may write: zero at first. Untouched pages cost no memory.
+///
+/// Any process that has them can write anything: validate what is read.
 #[derive(Debug)]
-pub(crate) struct SharedMemory {
-    start: NonNull<AtomicU64>,
-    words: usize,
-}
-
-// SAFETY: the memory is only ever lent as `&[AtomicU64]`, which any thread may use.
-unsafe impl Send for SharedMemory {}
-// SAFETY: as above.
-unsafe impl Sync for SharedMemory {}
+pub(crate) struct SharedMemory(Mapping);
 
 impl SharedMemory {
     /// Maps at least one word.
@@ -26,30 +22,155 @@ impl SharedMemory {
     /// # Errors
     /// `ENOMEM`, from mmap(2).
     pub(crate) fn new(words: usize) -> io::Result<Self> {
-        let words = words.max(1);
-        let too_large = || io::Error::from(io::ErrorKind::OutOfMemory);
-        let bytes = words.checked_mul(size_of::<AtomicU64>()).and_then(NonZeroUsize::new);
+        let bytes = bytes_of(words)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
-        let bytes = bytes.ok_or_else(too_large)?;
         // SAFETY: a new anonymous mapping at an address that the kernel chooses overlaps nothing.
         let start = unsafe { mmap_anonymous(None, bytes, protection, flags) }?;
-        Ok(Self { start: start.cast(), words })
+        Ok(Self(Mapping { start: start.cast(), words: words.max(1) }))
     }
 
     /// Returns the words.
     pub(crate) fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is page-aligned, holds `words` words that the kernel zeroed (a valid
-        // AtomicU64), and lives until `drop`, which the borrow of `self` outlasts.
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.words) }
+        self.0.words()
+    }
+
+    /// Takes the words out of this process, for a child that must not have them. Nothing may use them
+    /// here afterwards.
+    pub(crate) fn forbid_access(&self) {
+        self.0.forbid_access();
     }
 }
 
-impl Drop for SharedMemory {
+/// Words that the process which made them writes and its children can only read: zero at first.
+///
+/// The memory is a sealed memfd (`F_SEAL_FUTURE_WRITE`, Linux 5.1), so a child cannot make its mapping
+/// writable. The one writable mapping is not inherited (`MADV_DONTFORK`): a child that calls
+/// [`store`](Self::store) dies of SIGSEGV.
+#[derive(Debug)]
+pub(crate) struct PublishedMemory {
+    writable: Mapping,
+    readable: Mapping,
+}
+
+impl PublishedMemory {
+    /// Maps at least one word.
+    ///
+    /// # Errors
+    /// `ENOMEM`, `EMFILE` or `ENFILE`, from memfd_create(2), fcntl(2) and mmap(2).
+    pub(crate) fn new(words: usize) -> io::Result<Self> {
+        let bytes = bytes_of(words)?;
+        let file = memfd_create(c"ostler", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        nix::unistd::ftruncate(&file, i64::try_from(bytes.get()).map_err(io::Error::other)?)?;
+        let map = |protection| -> io::Result<Mapping> {
+            // SAFETY: a new mapping at an address that the kernel chooses overlaps nothing.
+            let start =
+                unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, file.as_fd(), 0) }?;
+            Ok(Mapping { start: start.cast(), words: words.max(1) })
+        };
+        let writable = map(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+        // SAFETY: the range is the mapping that was just made; the advice changes no memory.
+        unsafe { madvise(writable.start.cast(), bytes.get(), MmapAdvise::MADV_DONTFORK) }?;
+        let seals =
+            libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: the descriptor is open, and the command takes an integer.
+        let sealed = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+        if sealed < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let readable = map(ProtFlags::PROT_READ)?;
+        Ok(Self { writable, readable })
+    }
+
+    /// Reads a word.
+    ///
+    /// # Panics
+    /// If there is no word of this index.
+    pub(crate) fn load(&self, index: usize) -> u64 {
+        self.readable.words()[index].load(Ordering::Acquire)
+    }
+
+    /// Writes a word, in the process that made them. Returns its earlier value.
+    ///
+    /// # Panics
+    /// If there is no word of this index.
+    pub(crate) fn store(&self, index: usize, value: u64) -> u64 {
+        self.writable.words()[index].swap(value, Ordering::AcqRel)
+    }
+
+    /// Takes the words out of this process, for a child that must not have them. Nothing may use them
+    /// here afterwards.
+    pub(crate) fn forbid_access(&self) {
+        self.readable.forbid_access();
+    }
+}
+
+/// A shared mapping of 64-bit words.
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<AtomicU64>,
+    words: usize,
+}
+
+// SAFETY: the memory is only ever lent as `&[AtomicU64]`, which any thread may use.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page-aligned, holds `words` words that the kernel zeroed (a valid
+        // AtomicU64), and lives until `drop`, which the borrow of `self` outlasts. A mapping that is
+        // only readable is only loaded from.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.words) }
+    }
+
+    /// Puts inaccessible memory in the place of the mapping, so that its range stays reserved.
+    fn forbid_access(&self) {
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;
+        let (address, bytes) = (NonZeroUsize::new(self.start.as_ptr() as usize), self.bytes());
+        let Some(bytes) = NonZeroUsize::new(bytes) else { return };
+        // SAFETY: the range is this mapping's own. A later use of it is a fault, not undefined memory.
+        let replaced = unsafe { mmap_anonymous(address, bytes, ProtFlags::PROT_NONE, flags) };
+        debug_assert!(replaced.is_ok());
+    }
+
+    fn bytes(&self) -> usize {
+        self.words * size_of::<AtomicU64>()
+    }
+}
+
+impl Drop for Mapping {
     fn drop(&mut self) {
-        let bytes = self.words * size_of::<AtomicU64>();
         // SAFETY: `new` mapped exactly this range, and no borrow of it is left.
-        let unmapped = unsafe { munmap(self.start.cast(), bytes) };
+        let unmapped = unsafe { munmap(self.start.cast(), self.bytes()) };
         debug_assert!(unmapped.is_ok());
+    }
+}
+
+fn bytes_of(words: usize) -> io::Result<NonZeroUsize> {
+    let bytes = words.max(1).checked_mul(size_of::<AtomicU64>()).and_then(NonZeroUsize::new);
+    bytes.ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_word_is_seen_in_readable_mapping() {
+        let memory = PublishedMemory::new(3).unwrap();
+        assert_eq!((memory.store(1, 7), memory.store(1, 8)), (0, 7));
+        assert_eq!((memory.load(0), memory.load(1)), (0, 8));
+    }
+
+    #[test]
+    fn readable_mapping_cannot_become_writable() {
+        let memory = PublishedMemory::new(1).unwrap();
+        let (start, bytes) = (memory.readable.start.cast(), memory.readable.bytes());
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: the range is a mapping of this test's own, and the kernel must refuse.
+        let changed = unsafe { nix::sys::mman::mprotect(start, bytes, protection) };
+        assert_eq!(changed, Err(nix::errno::Errno::EACCES));
     }
 }
