@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use crate::os::{credentials, file, poll};
+use crate::os::{credentials, log_output, poll};
 
 /// The longest record, in bytes: what a pipe writes atomically (pipe(7), `PIPE_BUF`).
 pub(super) const RECORD_BYTES_MAX: usize = 4096;
@@ -88,10 +88,7 @@ impl LogTargetFile {
     pub(super) fn reopen(&self) -> Result<(), LogError> {
         let Target::File(path) = &self.target else { return Ok(()) };
         let failed = |source| LogError::new("log file", path, source);
-        let file = open_file(path).map_err(failed)?;
-        if self.owner != FileOwner::default() && credentials::is_root() {
-            file::chown(file.as_fd(), self.owner.user, self.owner.group).map_err(failed)?;
-        }
+        let file = open_file(path, self.owner).map_err(failed)?;
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
         Ok(())
     }
@@ -106,9 +103,17 @@ impl LogTargetFile {
     }
 }
 
-fn open_file(path: &Path) -> io::Result<File> {
-    // Without O_NONBLOCK, opening a named pipe for writing would wait for a reader.
-    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(file::NONBLOCK).open(path)
+fn open_file(path: &Path, owner: FileOwner) -> io::Result<File> {
+    if owner != FileOwner::default() && credentials::is_root() {
+        return log_output::open_for(path, owner.user, owner.group);
+    }
+    let mut options = OpenOptions::new();
+    options
+        .append(true)
+        .create(true)
+        .mode(log_output::MODE)
+        .custom_flags(log_output::FLAGS)
+        .open(path)
 }
 
 /// Writes the time at which a record is written.

@@ -13,9 +13,6 @@ use nix::unistd::{Gid, Uid, fchown, fchownat, mkstemp, pipe2, unlink};
 use super::clock;
 use crate::time::MonotonicTime;
 
-/// The flag of open(2) that never waits, for a path that may be a named pipe.
-pub(crate) const NONBLOCK: i32 = libc::O_NONBLOCK;
-
 /// The flags of open(2) that refuse a symbolic link and never wait.
 pub(crate) const NOFOLLOW: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 

@@ -11,6 +11,7 @@ pub(crate) mod daemon;
 pub(crate) mod epoll;
 pub(crate) mod fd_table;
 pub(crate) mod file;
+pub(crate) mod log_output;
 pub(crate) mod memory;
 pub(crate) mod notify_socket;
 mod pid;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -21,6 +21,7 @@ on_every_class!(
     workers_run_with_their_resource_limits,
     socket_path_has_configured_mode_and_owner,
     unprivileged_workers_serve_heartbeat_and_reopen_the_log,
+    a_log_folder_of_the_workers_gives_no_file_away,
 );
 
 /// Returns the user that workers run as in these tests, or `None` without root.
@@ -349,6 +350,127 @@ fn unprivileged_workers_serve_heartbeat_and_reopen_the_log(class: &str) {
     stuck.ask("/hang");
     wait_until("the hung worker is found", || count(&log, "\"worker hung\"") > 0);
     wait_until("it serves", || server.try_get("/").is_ok_and(|answer| answer.status() == 200));
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+}
+
+/// Whatever workers put in the place of their log, or of its folder, root's files stay root's.
+fn a_log_folder_of_the_workers_gives_no_file_away(class: &str) {
+    let Some(user) = stranger() else { return };
+    let owner = |path: &Path| lchown(path, Some(user.uid.as_raw()), None).unwrap();
+    let launch = Launch::new(&["-k", class, "--user", "nobody", "--pid", "pid"]);
+    open(launch.dir());
+    let (home, private) = (launch.dir().join("home"), launch.dir().join("private"));
+    let logs = home.join("logs");
+    for dir in [&home, &logs, &private] {
+        fs::create_dir(dir).unwrap();
+        open(dir);
+    }
+    owner(&home);
+    owner(&logs);
+    let secrets = ["log", "moved"].map(|name| private.join(name));
+    for secret in &secrets {
+        fs::write(secret, "secret\n").unwrap();
+        fs::set_permissions(secret, Permissions::from_mode(0o600)).unwrap();
+    }
+    let (log, old, lost) = (logs.join("log"), logs.join("old"), home.join("lost"));
+    let server = launch.arg("--log-file").arg(log.to_str().unwrap()).spawn();
+    let count = |path: &Path, words: &str| {
+        fs::read_to_string(path).unwrap_or_default().matches(words).count()
+    };
+    wait_until("it is ready", || count(&log, "all workers ready") > 0);
+    assert_eq!(access(&log).1, user.uid.as_raw());
+    fs::rename(&log, &old).unwrap();
+    let expect_refusal = |what: &str, old: &Path| {
+        for (signal, message) in
+            [(Signal::SIGUSR1, "failed to reopen log"), (Signal::SIGHUP, "reload rejected")]
+        {
+            let before = count(old, message);
+            kill(server.pid, signal).unwrap();
+            wait_until(what, || count(old, message) > before);
+        }
+        for secret in &secrets {
+            assert_eq!(access(secret), (0o600, 0, 0), "{what}");
+            assert_eq!(fs::read_to_string(secret).unwrap(), "secret\n", "{what}");
+        }
+    };
+    symlink(&secrets[0], &log).unwrap();
+    owner(&log);
+    expect_refusal("a link", &old);
+    fs::remove_file(&log).unwrap();
+    fs::hard_link(&secrets[0], &log).unwrap();
+    expect_refusal("a hard link", &old);
+    fs::remove_file(&log).unwrap();
+    let target = private.join("new");
+    symlink(&target, &log).unwrap();
+    owner(&log);
+    expect_refusal("a link to nothing", &old);
+    assert!(!target.exists());
+    fs::remove_file(&log).unwrap();
+    // A file of root that workers may rename, since its folder is theirs.
+    fs::write(&log, "root's\n").unwrap();
+    expect_refusal("a file from elsewhere", &old);
+    assert_eq!((access(&log).1, count(&log, "root's")), (0, 1));
+    fs::remove_file(&log).unwrap();
+    fs::rename(&logs, &lost).unwrap();
+    symlink(&private, &logs).unwrap();
+    owner(&logs);
+    expect_refusal("a link in the place of the folder", &lost.join("old"));
+    fs::remove_file(&logs).unwrap();
+    fs::rename(&lost, &logs).unwrap();
+    // An empty file of root, as logrotate makes it, is given to the workers, and so is a new one.
+    fs::write(&log, "").unwrap();
+    server.signal(Signal::SIGUSR1);
+    wait_until("the log is reopened", || count(&log, "logs reopened") > 0);
+    assert_eq!(access(&log).1, user.uid.as_raw());
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+}
+
+#[test]
+fn a_log_that_is_no_file_keeps_its_owner() {
+    if stranger().is_none() {
+        return;
+    }
+    let launch = Launch::new(&["--user", "nobody"]);
+    open(launch.dir());
+    let fifo = launch.dir().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o622)).unwrap();
+    let reader = fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    let before = access(&fifo);
+    let server = launch.arg("--log-file").arg(fifo.to_str().unwrap()).spawn();
+    wait_until("it serves", || server.try_get("/").is_ok_and(|answer| answer.status() == 200));
+    assert_eq!(access(&fifo), before);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    drop(reader);
+
+    // Root's own link to the pipe that the harness reads.
+    let (reader, writer) = std::io::pipe().unwrap();
+    let pipe = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+    let server =
+        Launch::new(&["--user", "nobody", "--log-file", "/dev/stderr"]).stderr_to(writer).spawn();
+    wait_until("it serves", || server.try_get("/").is_ok_and(|answer| answer.status() == 200));
+    assert_eq!(fs::metadata(pipe).unwrap().uid(), 0);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    let text = std::io::read_to_string(reader).unwrap();
+    assert!(text.contains("all workers ready") && text.contains("stopped"), "{text}");
+}
+
+#[test]
+fn a_log_file_of_another_user_keeps_its_owner() {
+    if stranger().is_none() {
+        return;
+    }
+    let launch = Launch::new(&["--user", "nobody"]);
+    open(launch.dir());
+    let log = launch.dir().join("log");
+    fs::write(&log, "").unwrap();
+    chown(&log, Some(1), None).unwrap();
+    let server = launch.arg("--log-file=log").spawn();
+    wait_until("it serves", || server.try_get("/").is_ok_and(|answer| answer.status() == 200));
+    assert_eq!(access(&log).1, 1);
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
 }
