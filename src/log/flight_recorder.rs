@@ -16,6 +16,7 @@ use std::time::SystemTime;
 
 use slog::{Drain, Never, OwnedKVList, Record};
 
+use super::escape::escape;
 use super::fields::FieldMap;
 use crate::os::file;
 
@@ -127,7 +128,7 @@ impl Drain for FlightRecorder {
         for (key, value) in FieldMap::of_record(record, values) {
             text.push_str(&format!(" {key}={value}"));
         }
-        self.write(&text);
+        self.write(&escape(&text));
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 use slog::{Drain, Never, OwnedKVList, Record};
 
+use super::escape::escape;
 use super::fields::FieldMap;
 use super::target::{RECORD_BYTES_MAX, RecordWriter};
 
@@ -47,18 +48,22 @@ impl Drain for Json {
 /// so that it stays valid JSON.
 fn encode_line(mut fields: Vec<(String, Value)>) -> Vec<u8> {
     loop {
-        let mut line = b"{".to_vec();
-        for (index, (key, value)) in fields.iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            let key = Value::from(key.as_str());
-            line.extend_from_slice(format!("{comma}{key}:{value}").as_bytes());
-        }
-        line.extend_from_slice(b"}\n");
+        let line = encode_object(&fields);
         let surplus = line.len().saturating_sub(RECORD_BYTES_MAX);
         if surplus == 0 || !shorten_longest(&mut fields, surplus) {
             return line;
         }
     }
+}
+
+/// Returns an object and a line feed. Escapes what JSON permits in a string and a terminal obeys.
+fn encode_object(fields: &[(String, Value)]) -> Vec<u8> {
+    let members =
+        fields.iter().map(|(key, value)| format!("{}:{value}", Value::from(key.as_str())));
+    let object = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
+    let mut line = escape(&object).into_owned().into_bytes();
+    line.push(b'\n');
+    line
 }
 
 /// Cuts the longest text by at least `surplus` bytes. Returns false if no text is long enough.

@@ -4,6 +4,7 @@
 //! reading, loses records and nothing else.
 
 mod compact;
+mod escape;
 mod fields;
 mod flight_recorder;
 mod json;
@@ -16,6 +17,8 @@ use std::sync::Arc;
 use slog::{Drain, Level, Logger, o};
 
 use compact::Compact;
+
+use escape::Escaping;
 pub use fields::Fields;
 use flight_recorder::FlightRecorder;
 use json::Json;
@@ -112,7 +115,7 @@ fn build_logger(
     let level = config.level;
     match config.format {
         Format::Full => {
-            let decorator = slog_term::PlainSyncDecorator::new(writer);
+            let decorator = Escaping(slog_term::PlainSyncDecorator::new(writer));
             let drain = slog_term::FullFormat::new(decorator)
                 .use_custom_timestamp(timestamp)
                 .use_original_order()
@@ -120,7 +123,8 @@ fn build_logger(
             root_logger(drain, level, recorder)
         }
         Format::Compact => {
-            root_logger(Compact::new(slog_term::PlainSyncDecorator::new(writer)), level, recorder)
+            let decorator = Escaping(slog_term::PlainSyncDecorator::new(writer));
+            root_logger(Compact::new(decorator), level, recorder)
         }
         Format::Json => root_logger(Json::new(writer), level, recorder),
     }
@@ -180,6 +184,29 @@ mod tests {
         assert_eq!(value["level"], "INFO");
         assert_eq!((&value["pid"], &value["slot"]), (&7.into(), &0.into()));
         assert_eq!(value["name"], "a\"b");
+    }
+
+    #[test]
+    fn control_characters_in_every_format_are_escaped() {
+        for format in [Format::Full, Format::Compact, Format::Json] {
+            let lines = log_lines_as(format, Level::Info, |log| {
+                let log = log.for_pool("web\ninner\u{1b}[2J");
+                let fields = Fields::new().text("panic", "one\ntwo\u{1b}[31m\u{9b}0m\r\u{7f}");
+                info!(log.logger(), "from {}", "a\nb\tc"; "x" => "\u{8}\u{2028}", fields);
+            });
+            let text = lines.join("\n");
+            let count = if format == Format::Compact { 2 } else { 1 };
+            assert_eq!(lines.len(), count, "{format:?}: {text}");
+            assert!(lines.iter().all(|line| !line.contains(char::is_control)), "{text:?}");
+            for part in [
+                r"web\ninner\u001b[2J",
+                r"one\ntwo\u001b[31m\u009b0m\r\u007f",
+                r"from a\nb\tc",
+                r"\u2028",
+            ] {
+                assert!(text.contains(part), "{format:?}: {text}");
+            }
+        }
     }
 
     /// Returns the keys among these that a line has, in its order.

@@ -215,3 +215,28 @@ fn flight_recorder_rejects_other_file() {
     assert!(outcome.stderr.contains("flight recorder file"), "{}", outcome.stderr);
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious\n");
 }
+
+/// What a program prints, and the words of a command.
+#[test]
+fn control_characters_are_escaped_in_every_format() {
+    for format in ["json", "full", "compact"] {
+        let launch = Launch::new(&["-k", "exec", "-b", "none", "--ready-after", "10ms"]).unbound();
+        let events = launch.path("events");
+        let text = "printf 'a\\tb\\342\\200\\256c\\n'\n# \u{1b}[31m \u{7f}\u{9b}\nexec sleep 100";
+        let launch = launch.arg("--log-format").arg(format);
+        let launch = launch.arg("--flight-recorder-file").arg(&events).plain();
+        let server = launch.program(&["sh", "-c", text]).spawn();
+        let said = |words: &str| server.lines().iter().any(|line| line.contains(words));
+        wait_until("its output", || said(r"a\tb\u202ec"));
+        assert!(said(r"\n# \u001b[31m \u007f\u009b\nexec sleep"), "{:#?}", server.lines());
+        server.signal(Signal::SIGTERM);
+        server.wait_exit();
+        server.wait_silence();
+        let recorded = fs::read_to_string(&events).unwrap();
+        let recorded = recorded.lines().map(str::to_owned);
+        for line in server.lines().into_iter().chain(recorded) {
+            assert!(!line.contains(char::is_control), "{format}: {line:?}");
+            assert!(!line.starts_with("exec"), "{format}: {line:?}");
+        }
+    }
+}
