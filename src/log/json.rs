@@ -45,12 +45,15 @@ impl Drain for Json {
 }
 
 /// Returns an object and a line feed. If it is too long for one record, its longest texts are cut,
-/// so that it stays valid JSON.
+/// and then its last fields left out, so that it stays valid JSON.
 fn encode_line(mut fields: Vec<(String, Value)>) -> Vec<u8> {
     loop {
         let line = encode_object(&fields);
         let surplus = line.len().saturating_sub(RECORD_BYTES_MAX);
-        if surplus == 0 || !shorten_longest(&mut fields, surplus) {
+        if surplus == 0 {
+            return line;
+        }
+        if !shorten_longest(&mut fields, surplus) && fields.pop().is_none() {
             return line;
         }
     }

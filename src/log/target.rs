@@ -1,5 +1,6 @@
 //! Where records go: stderr, or a file that can be reopened.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -131,17 +132,17 @@ impl RecordWriter {
 }
 
 impl Write for RecordWriter {
-    /// Writes the record, or drops it if a write would block or fails. Cuts it to the length that a
-    /// pipe writes atomically.
+    /// Writes the record, or drops it if the write would block or fails. Cuts it to the length that
+    /// a pipe writes atomically.
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        let bounded = &record[..record.len().min(RECORD_BYTES_MAX)];
+        let bounded = bounded(record);
         let mut file = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
         let written = match file.as_mut() {
-            Some(file) if poll::is_writable(file.as_fd()) => file.write(bounded),
-            None if poll::is_writable(io::stderr().as_fd()) => io::stderr().write(bounded),
+            Some(file) if poll::is_writable(file.as_fd()) => file.write(&bounded),
+            None if poll::is_writable(io::stderr().as_fd()) => io::stderr().write(&bounded),
             Some(_) | None => Ok(0),
         };
-        if !matches!(written, Ok(1..)) {
+        if !matches!(written, Ok(length) if length == bounded.len()) {
             self.0.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(record.len())
@@ -149,5 +150,33 @@ impl Write for RecordWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Cuts a record that is too long, between two characters. It still ends in a line feed.
+fn bounded(record: &[u8]) -> Cow<'_, [u8]> {
+    const MARK: &[u8] = b"...\n";
+    if record.len() <= RECORD_BYTES_MAX {
+        return Cow::Borrowed(record);
+    }
+    let is_start = |at: &usize| record[*at] & 0xc0 != 0x80;
+    let cut = (0..=RECORD_BYTES_MAX - MARK.len()).rev().find(is_start).unwrap_or(0);
+    Cow::Owned([&record[..cut], MARK].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounded_record_ends_in_line_feed() {
+        let short = [&[b'x'; RECORD_BYTES_MAX - 1][..], b"\n"].concat();
+        assert_eq!(&*bounded(&short), &short);
+        for start in 0..4 {
+            let long = format!("{}{}\n", "x".repeat(start), "€".repeat(RECORD_BYTES_MAX));
+            let cut = bounded(long.as_bytes()).into_owned();
+            assert!((RECORD_BYTES_MAX - 2..=RECORD_BYTES_MAX).contains(&cut.len()));
+            assert!(String::from_utf8(cut).unwrap().ends_with("€...\n"));
+        }
     }
 }

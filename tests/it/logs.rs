@@ -240,3 +240,25 @@ fn control_characters_are_escaped_in_every_format() {
         }
     }
 }
+
+#[test]
+fn a_long_record_ends_in_a_line_feed() {
+    for format in ["json", "full", "compact"] {
+        let launch = Launch::new(&["-k", "exec", "-b", "none", "--ready-after", "10ms"]).unbound();
+        let text = format!("exec sleep 100 # {}", "é".repeat(5000));
+        let launch = launch.arg("--log-format").arg(format).plain();
+        let server = launch.program(&["sh", "-c", &text]).spawn();
+        let said = |words: &str| server.lines().iter().filter(|l| l.contains(words)).count();
+        wait_until("it is ready", || said("all workers ready") > 0);
+        for line in server.lines() {
+            assert!(line.len() < 4096, "{format}: {}", line.len());
+            assert!(!line.contains('\u{fffd}'), "{format}: {line}");
+            let is_long = line.contains("master started");
+            assert!(!is_long || line.contains("ééé..."), "{format}: {line}");
+            assert!(!is_long || !line.contains("worker started"), "{format}: {line}");
+            assert!(format != "json" || serde_json::from_str::<Value>(&line).is_ok(), "{line}");
+        }
+        server.signal(Signal::SIGTERM);
+        server.wait_exit();
+    }
+}
