@@ -2,16 +2,17 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use crate::os::{credentials, log_output, poll};
+use crate::os::credentials;
+use crate::os::log_output::{self, LogOutput};
 
 /// The longest record, in bytes: what a pipe writes atomically (pipe(7), `PIPE_BUF`).
 pub(super) const RECORD_BYTES_MAX: usize = 4096;
@@ -65,8 +66,7 @@ impl std::error::Error for LogError {
 pub(super) struct LogTargetFile {
     target: Target,
     owner: FileOwner,
-    /// `None` for stderr.
-    file: Mutex<Option<File>>,
+    file: Mutex<LogOutput>,
     /// How many records this process has dropped.
     dropped: AtomicU64,
 }
@@ -80,17 +80,17 @@ impl LogTargetFile {
             }
             Target::Stderr => Target::Stderr,
         };
-        let target_file =
-            Self { target, owner, file: Mutex::new(None), dropped: AtomicU64::new(0) };
-        target_file.reopen()?;
-        Ok(target_file)
+        let output = match &target {
+            Target::File(path) => open_file(path, owner)?,
+            Target::Stderr => LogOutput::stderr(),
+        };
+        Ok(Self { target, owner, file: Mutex::new(output), dropped: AtomicU64::new(0) })
     }
 
     pub(super) fn reopen(&self) -> Result<(), LogError> {
         let Target::File(path) = &self.target else { return Ok(()) };
-        let failed = |source| LogError::new("log file", path, source);
-        let file = open_file(path, self.owner).map_err(failed)?;
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        let output = open_file(path, self.owner)?;
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = output;
         Ok(())
     }
 
@@ -99,22 +99,19 @@ impl LogTargetFile {
     }
 
     pub(super) fn raw_fd(&self) -> Option<RawFd> {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.as_ref().map(AsRawFd::as_raw_fd)
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).raw_fd()
     }
 }
 
-fn open_file(path: &Path, owner: FileOwner) -> io::Result<File> {
-    if owner != FileOwner::default() && credentials::is_root() {
-        return log_output::open_for(path, owner.user, owner.group);
-    }
-    let mut options = OpenOptions::new();
-    options
-        .append(true)
-        .create(true)
-        .mode(log_output::MODE)
-        .custom_flags(log_output::FLAGS)
-        .open(path)
+fn open_file(path: &Path, owner: FileOwner) -> Result<LogOutput, LogError> {
+    let file = if owner != FileOwner::default() && credentials::is_root() {
+        log_output::open_for(path, owner.user, owner.group)
+    } else {
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(log_output::MODE).custom_flags(log_output::FLAGS);
+        options.open(path)
+    };
+    file.map(LogOutput::file).map_err(|source| LogError::new("log file", path, source))
 }
 
 /// Writes the time at which a record is written.
@@ -136,12 +133,7 @@ impl Write for RecordWriter {
     /// a pipe writes atomically.
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         let bounded = bounded(record);
-        let mut file = self.0.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = match file.as_mut() {
-            Some(file) if poll::is_writable(file.as_fd()) => file.write(&bounded),
-            None if poll::is_writable(io::stderr().as_fd()) => io::stderr().write(&bounded),
-            Some(_) | None => Ok(0),
-        };
+        let written = self.0.file.lock().unwrap_or_else(PoisonError::into_inner).write(&bounded);
         if !matches!(written, Ok(length) if length == bounded.len()) {
             self.0.dropped.fetch_add(1, Ordering::Relaxed);
         }

@@ -1,18 +1,20 @@
-//! Opens a log file as root for workers of another user, who may control directories of its path.
+//! The output of a log: writes that never wait, and files that root opens for workers of another
+//! user, who may control directories of their paths.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Component, Path};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
-use super::file;
+use super::{file, poll, socket};
 
 /// The flags that open a log file: without them open(2) waits for the reader of a named pipe, and a
 /// terminal may become the controlling one.
@@ -20,6 +22,122 @@ pub(crate) const FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
 
 /// The mode of a new log file.
 pub(crate) const MODE: u32 = 0o640;
+
+/// Standard error or a file, to which records are written without waiting.
+#[derive(Debug)]
+pub(crate) struct LogOutput {
+    /// `None` for the descriptor of standard error.
+    fd: Option<OwnedFd>,
+    mode: WriteMode,
+    /// The last record was written in part, so that its line has not ended.
+    is_torn: bool,
+}
+
+/// How a write is kept from waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WriteMode {
+    /// By itself: a regular file, or an open file description with `O_NONBLOCK`.
+    Plain,
+    /// As above, for a terminal: SIGTTOU must be blocked (termios(3), `TOSTOP`).
+    Terminal,
+    /// By `MSG_DONTWAIT`.
+    Socket,
+    /// By `RWF_NOWAIT`: a pipe or a terminal that cannot be opened again.
+    Shared,
+}
+
+impl LogOutput {
+    /// Returns standard error. A pipe or a terminal is opened again (Linux, with /proc), since
+    /// `O_NONBLOCK` on the inherited descriptor would apply to the processes that share it.
+    pub(crate) fn stderr() -> Self {
+        let stderr = io::stderr();
+        let status = fstat(&stderr);
+        let mode = match status.as_ref().map(file_type) {
+            Ok(SFlag::S_IFSOCK) => WriteMode::Socket,
+            Ok(SFlag::S_IFIFO | SFlag::S_IFCHR) => WriteMode::Shared,
+            Ok(_) | Err(_) => WriteMode::Plain,
+        };
+        if mode == WriteMode::Shared
+            && let Ok(status) = status
+            && let Ok(fd) = open("/proc/self/fd/2", APPEND_FLAGS, Mode::empty())
+            && fstat(&fd)
+                .is_ok_and(|new| (new.st_dev, new.st_ino) == (status.st_dev, status.st_ino))
+        {
+            return Self::file(File::from(fd));
+        }
+        Self { fd: None, mode, is_torn: false }
+    }
+
+    /// Takes a file that was opened with [`FLAGS`].
+    pub(crate) fn file(file: File) -> Self {
+        let mode = if file.is_terminal() { WriteMode::Terminal } else { WriteMode::Plain };
+        Self { fd: Some(file.into()), mode, is_torn: false }
+    }
+
+    /// Returns the descriptor's number, unless it is that of standard error.
+    pub(crate) fn raw_fd(&self) -> Option<RawFd> {
+        self.fd.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Writes a record without waiting. Returns how many of its bytes were written. If the record
+    /// before was written in part, ends its line first.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it must wait; otherwise from write(2).
+    pub(crate) fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        let stderr = io::stderr();
+        let fd = self.fd.as_ref().map_or(stderr.as_fd(), AsFd::as_fd);
+        let written = if self.is_torn {
+            let whole = [b"\n", record].concat();
+            write_with(self.mode, fd, &whole).map(|length| length.saturating_sub(1))?
+        } else {
+            write_with(self.mode, fd, record)?
+        };
+        self.is_torn = written < record.len();
+        Ok(written)
+    }
+}
+
+fn write_with(mode: WriteMode, fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    match mode {
+        WriteMode::Plain => Ok(nix::unistd::write(fd, bytes)?),
+        WriteMode::Socket => socket::send(fd, bytes),
+        WriteMode::Terminal => write_to_terminal(fd, bytes),
+        WriteMode::Shared => match write_nowait(fd, bytes) {
+            // An old kernel. A terminal may still wait, if it has room for a part of the record.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                if !poll::is_writable(fd) {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                write_to_terminal(fd, bytes)
+            }
+            result => result,
+        },
+    }
+}
+
+/// Writes with SIGTTOU blocked. Otherwise, with `TOSTOP`, a write from a background process group
+/// raises that signal and starts again, without end if the process catches the signal.
+fn write_to_terminal(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let earlier = SigSet::from(Signal::SIGTTOU).thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let written = nix::unistd::write(fd, bytes);
+    let _ = earlier.thread_set_mask(); // It fails only for an invalid argument.
+    Ok(written?)
+}
+
+/// Writes with `RWF_NOWAIT` (Linux).
+///
+/// # Errors
+/// `WouldBlock`; `Unsupported` if the kernel cannot do that for this file.
+fn write_nowait(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: the kernel reads `bytes` through one iovec; both outlive the call.
+    let written = unsafe { libc::pwritev2(fd.as_raw_fd(), &part, 1, -1, libc::RWF_NOWAIT) };
+    usize::try_from(written).map_err(|_| match Errno::last() {
+        Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL => io::ErrorKind::Unsupported.into(),
+        errno => errno.into(),
+    })
+}
 
 /// How many symbolic links of a path are followed, as in path_resolution(7).
 const LINKS_MAX: usize = 40;
@@ -166,4 +284,54 @@ fn is_private(dir: &FileStat) -> bool {
 
 fn file_type(status: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn write_nowait_to_full_pipe_fails() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut total = 0;
+        let error = loop {
+            match write_nowait(writer.as_fd(), &[b'x'; 4096]) {
+                Ok(written) => total += written,
+                Err(error) => break error.kind(),
+            }
+        };
+        if error == io::ErrorKind::Unsupported {
+            return; // a kernel without RWF_NOWAIT for pipes
+        }
+        assert_eq!(error, io::ErrorKind::WouldBlock);
+        drop(writer);
+        assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap(), total);
+    }
+
+    #[test]
+    fn write_after_torn_record_ends_its_line() {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let path = format!("/proc/self/fd/{}", terminal.slave.as_raw_fd());
+        let fd = open(path.as_str(), APPEND_FLAGS, Mode::empty()).unwrap();
+        let mut output = LogOutput::file(File::from(fd));
+        assert_eq!(output.mode, WriteMode::Terminal);
+        let record = [&[b'x'; 1000][..], b"\n"].concat();
+        while output.write(&record).is_ok() {}
+        let mut master = File::from(terminal.master);
+        let mut bytes = vec![0; 1 << 16];
+        let mut text = Vec::new();
+        while text.len() < 4000 {
+            let length = master.read(&mut bytes).unwrap();
+            text.extend_from_slice(&bytes[..length]);
+        }
+        let was_torn = output.is_torn;
+        assert_eq!(output.write(b"next\n").unwrap(), 5);
+        while !text.ends_with(b"next\r\n") {
+            let length = master.read(&mut bytes).unwrap();
+            text.extend_from_slice(&bytes[..length]);
+        }
+        assert!(text.ends_with(b"\nnext\r\n"), "torn: {was_torn}");
+    }
 }

@@ -1,6 +1,5 @@
 //! How a server is started: flags, environment, and what it inherits.
 
-use std::io::PipeWriter;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -28,7 +27,7 @@ pub struct Launch {
     port: u16,
     bind: bool,
     json: bool,
-    stderr: Option<PipeWriter>,
+    stderr: Option<Stdio>,
     dir: TempDir,
 }
 
@@ -94,9 +93,9 @@ impl Launch {
         self
     }
 
-    /// Sends the log to a pipe instead of this harness.
-    pub fn stderr_to(mut self, pipe: PipeWriter) -> Self {
-        self.stderr = Some(pipe);
+    /// Sends the log to this target instead of this harness.
+    pub fn stderr_to(mut self, target: impl Into<Stdio>) -> Self {
+        self.stderr = Some(target.into());
         self
     }
 
@@ -155,7 +154,7 @@ impl Launch {
         prepare(&mut self.command, self.inheritance.clone());
         let stdout = tempfile::tempfile().unwrap();
         self.command.stdin(Stdio::null()).stdout(stdout.try_clone().unwrap());
-        let stderr = self.stderr.take().map_or_else(Stdio::piped, Stdio::from);
+        let stderr = self.stderr.take().unwrap_or_else(Stdio::piped);
         let mut child = self.command.stderr(stderr).spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
         let log = Arc::default();
