@@ -5,11 +5,11 @@
 //! in order. It is written and not mapped: if a mapped file is truncated, SIGBUS kills its writer.
 //! Bytes passed to write(2) survive a SIGKILL just as well.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -40,36 +40,45 @@ pub(super) struct FlightRecorder {
 }
 
 impl FlightRecorder {
-    /// Opens the ring at a path, to continue after its last record.
+    /// Opens the ring at a path, to continue after its last record. Anything else at the path is
+    /// replaced by a new ring, and renamed to the returned path if that is free.
     ///
     /// # Errors
-    /// The file cannot be opened, is a symbolic link, or has other contents.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    /// The file cannot be opened, created or replaced.
+    pub(super) fn open(path: &Path) -> io::Result<(Self, Option<PathBuf>)> {
+        if let Some(recorder) = Self::open_ring(path)? {
+            return Ok((recorder, None));
+        }
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".old");
+        let aside = PathBuf::from(aside);
+        if file::rename_noreplace(path, &aside).is_err() {
+            fs::remove_file(path)?;
+        }
+        match Self::open_ring(path)? {
+            Some(recorder) => Ok((recorder, Some(aside))),
+            None => Err(io::Error::other("another process replaces the file")),
+        }
+    }
+
+    /// Opens or creates a ring. Returns `None` if the path leads to something else: a symbolic link,
+    /// a file with several links, or contents that no flight recorder has written.
+    fn open_ring(path: &Path) -> io::Result<Option<Self>> {
+        match fs::symlink_metadata(path) {
+            Ok(found) if !found.is_file() || found.nlink() > 1 => return Ok(None),
+            Ok(_) => (),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+            Err(error) => return Err(error),
+        }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o640);
         let file = options.custom_flags(file::NOFOLLOW).open(path)?;
-        let other = || io::Error::other("not a flight recorder file; choose another path");
-        if !file.metadata()?.is_file() {
-            return Err(other());
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.nlink() > 1 {
+            return Ok(None);
         }
-        let mut next = 1;
-        let mut record = [0; RECORD_BYTES];
-        for index in 0..RECORDS {
-            match file.read_exact_at(&mut record, index * RECORD_BYTES as u64) {
-                Ok(()) => match parse_number(&record) {
-                    Some(number) => next = next.max(number + 1),
-                    // A record that was never written, in a ring that is not yet full.
-                    None if record == [0; RECORD_BYTES] => (),
-                    None => return Err(other()),
-                },
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
-                Err(error) => return Err(error),
-            }
-        }
-        if next == 1 && file.metadata()?.len() > 0 {
-            return Err(other());
-        }
-        Ok(Self { file, writer: process::id(), next: AtomicU64::new(next) })
+        let next = next_number(&file, metadata.len())?;
+        Ok(next.map(|next| Self { file, writer: process::id(), next: AtomicU64::new(next) }))
     }
 
     /// Returns the descriptor's number.
@@ -97,6 +106,25 @@ impl FlightRecorder {
             return;
         }
     }
+}
+
+/// Returns the number after that of the last record in a file; `None` if the file is no ring.
+fn next_number(file: &File, length: u64) -> io::Result<Option<u64>> {
+    let mut next = 1;
+    let mut record = [0; RECORD_BYTES];
+    for index in 0..RECORDS {
+        match file.read_exact_at(&mut record, index * RECORD_BYTES as u64) {
+            Ok(()) => match parse_number(&record) {
+                Some(number) if (number - 1) % RECORDS == index => next = next.max(number + 1),
+                // A record that was never written, in a ring that is not yet full.
+                None if record == [0; RECORD_BYTES] => (),
+                Some(_) | None => return Ok(None),
+            },
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((next > 1 || length == 0).then_some(next))
 }
 
 /// Returns the number of a record; `None` if these bytes are no record.
@@ -150,10 +178,10 @@ mod tests {
     fn write_to_full_ring_overwrites_oldest() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
-        let recorder = FlightRecorder::open(&path).unwrap();
+        let recorder = FlightRecorder::open(&path).unwrap().0;
         (0..RECORDS + 10).for_each(|n| recorder.write(&format!("event {n}")));
         assert_eq!(record_numbers(&path), (11..=RECORDS + 10).collect::<Vec<_>>());
-        let other = FlightRecorder::open(&path).unwrap();
+        let other = FlightRecorder::open(&path).unwrap().0;
         other.write("one");
         recorder.write("two");
         other.write("three");
@@ -169,15 +197,40 @@ mod tests {
     }
 
     #[test]
-    fn open_of_file_with_other_contents_fails() {
+    fn open_of_file_not_understood_replaces_it() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("events");
-        std::fs::write(&path, "precious\n").unwrap();
-        assert!(FlightRecorder::open(&path).is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), b"precious\n");
-        let link = dir.path().join("link");
-        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &link).unwrap();
-        assert!(FlightRecorder::open(&link).is_err());
-        assert!(FlightRecorder::open(dir.path()).is_err());
+        let (path, old) = (dir.path().join("events"), dir.path().join("events.old"));
+        let record = |number| encode_record(number, "forged").to_vec();
+        let far = encode_record(NUMBER_MAX - 1, "forged").to_vec();
+        let contents =
+            [b"precious\n".to_vec(), record(7), far, vec![0; RECORD_BYTES], vec![b'1'; 99]];
+        for content in contents {
+            fs::write(&path, content).unwrap();
+            let (recorder, aside) = FlightRecorder::open(&path).unwrap();
+            assert_eq!(aside.as_ref(), Some(&old));
+            recorder.write("one");
+            assert_eq!(record_numbers(&path), [1]);
+        }
+        assert_eq!(fs::read(&old).unwrap(), b"precious\n");
+    }
+
+    #[test]
+    fn open_of_link_or_directory_replaces_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, target) = (dir.path().join("events"), dir.path().join("target"));
+        fs::write(&target, "precious\n").unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        FlightRecorder::open(&path).unwrap().0.write("one");
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(&target, &path).unwrap();
+        FlightRecorder::open(&path).unwrap().0.write("one");
+        assert_eq!(record_numbers(&path), [1]);
+        assert_eq!(fs::read(&target).unwrap(), b"precious\n");
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(dir.path().join("events.old")).unwrap();
+        fs::create_dir(&path).unwrap();
+        FlightRecorder::open(&path).unwrap().0.write("one");
+        assert_eq!(record_numbers(&path), [1]);
+        assert!(FlightRecorder::open(&dir.path().join("missing/events")).is_err());
     }
 }

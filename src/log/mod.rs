@@ -14,7 +14,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use slog::{Drain, Level, Logger, o};
+use slog::{Drain, Level, Logger, o, warn};
 
 use compact::Compact;
 
@@ -63,12 +63,17 @@ impl Log {
     ///
     /// # Errors
     /// The file cannot be opened for appending, or its owner cannot be changed. The flight
-    /// recorder's file has other contents.
+    /// recorder's file cannot be opened or replaced.
     pub fn open(config: &LogConfig, owner: FileOwner) -> Result<Self, LogError> {
         let target_file = Arc::new(LogTargetFile::open(&config.target, owner)?);
-        let recorder = config.flight_recorder.as_deref().map(open_recorder).transpose()?;
+        let opened = config.flight_recorder.as_deref().map(open_recorder).transpose()?;
+        let (recorder, replaced) = opened.map_or((None, None), |(ring, old)| (Some(ring), old));
         let number = recorder.as_ref().map(FlightRecorder::raw_fd);
         let logger = build_logger(config, RecordWriter::new(&target_file), recorder);
+        if let (Some(path), Some(old)) = (&config.flight_recorder, &replaced) {
+            warn!(logger, "flight recorder file replaced";
+                "path" => path.display().to_string(), "old" => old.display().to_string());
+        }
         Ok(Self { logger, target_file, recorder: number })
     }
 
@@ -103,7 +108,7 @@ impl Log {
     }
 }
 
-fn open_recorder(path: &Path) -> Result<FlightRecorder, LogError> {
+fn open_recorder(path: &Path) -> Result<(FlightRecorder, Option<PathBuf>), LogError> {
     FlightRecorder::open(path).map_err(|source| LogError::new("flight recorder file", path, source))
 }
 

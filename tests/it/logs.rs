@@ -209,16 +209,44 @@ fn flight_recorder_survives_killed_master() {
     assert!(after.starts_with(&text) && after.lines().is_sorted(), "{after}");
 }
 
+/// A file that is no ring, or a forged one, costs neither the start, nor a reload, nor its bytes.
 #[test]
-fn flight_recorder_rejects_other_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("precious");
+fn a_flight_recorder_file_not_understood_is_replaced() {
+    let launch = Launch::new(&["-k", "mio"]);
+    let (path, aside) = (launch.path("events"), launch.path("events.old"));
     fs::write(&path, "precious\n").unwrap();
-    let outcome =
-        Launch::new(&["-k", "mio"]).arg("--flight-recorder-file").arg(path.to_str().unwrap()).run();
-    assert_eq!(outcome.exit, Exit::Code(1));
-    assert!(outcome.stderr.contains("flight recorder file"), "{}", outcome.stderr);
-    assert_eq!(fs::read_to_string(&path).unwrap(), "precious\n");
+    let server = launch.arg("--flight-recorder-file").arg(&path).start();
+    let replaced = |record: &Record| record.message() == "flight recorder file replaced";
+    let record = server.wait_for("it is said", replaced);
+    assert_eq!(record.text("path"), Some(path.as_str()));
+    assert_eq!(fs::read_to_string(&aside).unwrap(), "precious\n");
+    let is_ring = || {
+        let text = fs::read_to_string(&path).unwrap();
+        text.lines().count() > 2 && text.lines().all(|line| line.len() == 255)
+    };
+    assert!(is_ring());
+    // A number beyond all others, a number in the wrong place, a fragment.
+    let record = |number: u64| format!("{number:020} {:234}\n", "forged");
+    for forged in [record(1 << 62), record(7), "x".repeat(100)] {
+        fs::write(&path, forged).unwrap();
+        let mark = server.mark();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_new_record(mark, "it is replaced", replaced);
+        server.wait_for_new_record(mark, "it reloads", |record| {
+            record.message() == "reload complete"
+        });
+        assert!(!fs::read_to_string(&path).unwrap().contains("forged"));
+    }
+    // What was there first is kept.
+    assert_eq!(fs::read_to_string(&aside).unwrap(), "precious\n");
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&aside, &path).unwrap();
+    let mark = server.mark();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_new_record(mark, "it reloads", |record| record.message() == "reload complete");
+    assert!(fs::symlink_metadata(&path).unwrap().is_file() && is_ring());
+    assert_eq!(fs::read_to_string(&aside).unwrap(), "precious\n");
+    server.finish();
 }
 
 /// What a program prints, and the words of a command.
