@@ -7,7 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::os::memory::SharedMemory;
+use crate::os::memory::{MappingId, SharedMemory};
 use crate::time::MonotonicTime;
 
 /// The head of the board. Word 0, which the master writes, is the number of rows ever used.
@@ -75,6 +75,11 @@ impl Scoreboard {
         let threads_per_row = threads_per_row.max(1);
         let words = BOARD_HEAD_WORDS + rows * (ROW_HEAD_WORDS + threads_per_row * THREAD_WORDS);
         Ok(Self { shared: SharedMemory::new(words)?, rows, threads_per_row })
+    }
+
+    /// Returns the mapping that a child must keep to use it.
+    pub(crate) fn mapping(&self) -> MappingId {
+        self.shared.id()
     }
 
     /// Returns how many threads a row has entries for.

@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::listen::{self, Access, ListenError, Listener, ListenerState, ReusePortShard};
 use crate::log::{self, FileOwner, Log, LogError};
 use crate::os::credentials::Credentials;
+use crate::os::memory::MappingId;
 use crate::settings::{Settings, Source};
 use crate::worker::WorkerClass;
 
@@ -226,6 +227,12 @@ impl<'a> PoolGeneration<'a> {
     /// Returns the descriptors of the sockets.
     pub(super) fn listener_fds(&self) -> impl Iterator<Item = RawFd> {
         self.listeners.iter().map(|listener| listener.as_raw_fd())
+    }
+
+    /// Returns the shared memory that its workers use.
+    pub(super) fn mappings(&self) -> impl Iterator<Item = MappingId> {
+        let listeners = self.listeners.iter().map(|listener| listener.mapping());
+        listeners.chain([self.rows.scoreboard().mapping()])
     }
 
     /// Returns whether a listener is one of its own.

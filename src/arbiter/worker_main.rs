@@ -20,6 +20,7 @@ use crate::listen::Listener;
 use crate::log::{Fields, error_chain};
 use crate::os;
 use crate::os::fd_table;
+use crate::os::memory::{self, MappingId};
 use crate::os::process::{self, EX_SOFTWARE, Pid};
 use crate::os::signal::{self, Signal, SignalPipe, WorkerDisposition};
 use crate::os::title::ProcTitle;
@@ -33,12 +34,15 @@ const EXIT_CLASS: u8 = 1;
 
 /// What a worker is started with: references to what the fork has copied from the master, and what is
 /// its own.
+// Fields: some are the worker's own, and some are what it needs of the master.
 pub(super) struct WorkerInit<'a> {
     pub(super) pool_generation: &'a PoolGeneration<'a>,
     pub(super) title: Option<ProcTitle>,
     pub(super) master: Pid,
     /// The descriptors that it keeps; all others are the master's or other workers'.
     pub(super) keep_fds: Vec<RawFd>,
+    /// The shared memory that it keeps; all other is that of other pools.
+    pub(super) keep_mappings: Vec<MappingId>,
     pub(super) worker: WorkerInfo,
     pub(super) heartbeat: Heartbeat,
     pub(super) row: usize,
@@ -84,6 +88,7 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
     let (scoreboard, log) = (pool_generation.rows.scoreboard(), pool_generation.log.logger());
     let pid = Pid::this().as_raw();
     fd_table::close_all_except(&init.keep_fds);
+    memory::forbid_access_except(&init.keep_mappings);
     if let Err(error) = init.cgroups.enter() {
         warn!(log, "failed to create worker cgroup"; "pid" => pid, "slot" => slot,
             "error" => error.to_string());

@@ -14,6 +14,7 @@ use std::path::Path;
 
 use crate::address::Address;
 use crate::os::file::FileId;
+use crate::os::memory::MappingId;
 use crate::os::{epoll, file, socket};
 pub use error::ListenError;
 pub use shared::ListenerState;
@@ -313,6 +314,11 @@ impl Listener {
         let own = self.shard().is_none_or(|shard| shard.is_assigned_to(slot));
         self.state() != ListenerState::NotListening
             && (own || self.shared_state.assignee() == Some(slot))
+    }
+
+    /// Returns the mapping that a child must keep to read the state.
+    pub(crate) fn mapping(&self) -> MappingId {
+        self.shared_state.mapping()
     }
 
     /// Returns which clients can still connect. Unless it is [`Open`](ListenerState::Open), no

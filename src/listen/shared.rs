@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::os::memory::PublishedMemory;
+use crate::os::memory::{MappingId, PublishedMemory};
 
 /// Which clients can still connect to a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,11 @@ impl SharedState {
         let shared = Self(PublishedMemory::new(WORDS)?);
         shared.set_state(state);
         Ok(shared)
+    }
+
+    /// Returns the mapping that a child must keep to use it.
+    pub(super) fn mapping(&self) -> MappingId {
+        self.0.id()
     }
 
     pub(super) fn state(&self) -> ListenerState {

@@ -1,11 +1,13 @@
 //! Memory that a process shares with the children it forks.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
@@ -27,7 +29,7 @@ impl SharedMemory {
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
         // SAFETY: a new anonymous mapping at an address that the kernel chooses overlaps nothing.
         let start = unsafe { mmap_anonymous(None, bytes, protection, flags) }?;
-        Ok(Self(Mapping { start: start.cast(), words: words.max(1) }))
+        Ok(Self(Mapping::new(start.cast(), words.max(1)).inherited()))
     }
 
     /// Returns the words.
@@ -35,10 +37,9 @@ impl SharedMemory {
         self.0.words()
     }
 
-    /// Takes the words out of this process, for a child that must not have them. Nothing may use them
-    /// here afterwards.
-    pub(crate) fn forbid_access(&self) {
-        self.0.forbid_access();
+    /// Returns what [`forbid_access_except`] keeps it by.
+    pub(crate) fn id(&self) -> MappingId {
+        self.0.id()
     }
 }
 
@@ -66,7 +67,7 @@ impl PublishedMemory {
             // SAFETY: a new mapping at an address that the kernel chooses overlaps nothing.
             let start =
                 unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, file.as_fd(), 0) }?;
-            Ok(Mapping { start: start.cast(), words: words.max(1) })
+            Ok(Mapping::new(start.cast(), words.max(1)))
         };
         let writable = map(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
         // SAFETY: the range is the mapping that was just made; the advice changes no memory.
@@ -78,7 +79,7 @@ impl PublishedMemory {
         if sealed < 0 {
             return Err(io::Error::last_os_error());
         }
-        let readable = map(ProtFlags::PROT_READ)?;
+        let readable = map(ProtFlags::PROT_READ)?.inherited();
         Ok(Self { writable, readable })
     }
 
@@ -90,6 +91,11 @@ impl PublishedMemory {
         self.readable.words()[index].load(Ordering::Acquire)
     }
 
+    /// Returns what [`forbid_access_except`] keeps it by.
+    pub(crate) fn id(&self) -> MappingId {
+        self.readable.id()
+    }
+
     /// Writes a word, in the process that made them. Returns its earlier value.
     ///
     /// # Panics
@@ -97,12 +103,33 @@ impl PublishedMemory {
     pub(crate) fn store(&self, index: usize, value: u64) -> u64 {
         self.writable.words()[index].swap(value, Ordering::AcqRel)
     }
+}
 
-    /// Takes the words out of this process, for a child that must not have them. Nothing may use them
-    /// here afterwards.
-    pub(crate) fn forbid_access(&self) {
-        self.readable.forbid_access();
+/// The address of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct MappingId(usize);
+
+/// The mappings of this process that its children inherit, each with its size in bytes.
+static INHERITED: Mutex<BTreeMap<MappingId, usize>> = Mutex::new(BTreeMap::new());
+
+/// Makes all shared words inaccessible but those of these mappings, for a child that must not reach
+/// what other pools use. A later use of the others is a SIGSEGV.
+pub(crate) fn forbid_access_except(keep: &[MappingId]) {
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;
+    for (id, bytes) in inherited().iter().filter(|(id, _)| !keep.contains(id)) {
+        let (Some(start), Some(bytes)) = (NonZeroUsize::new(id.0), NonZeroUsize::new(*bytes))
+        else {
+            continue;
+        };
+        // SAFETY: the range is a mapping of this module, and stays reserved. Whoever still has a
+        // reference into it gets a fault, and no other memory.
+        let replaced = unsafe { mmap_anonymous(Some(start), bytes, ProtFlags::PROT_NONE, flags) };
+        debug_assert!(replaced.is_ok(), "the range is mapped");
     }
+}
+
+fn inherited() -> MutexGuard<'static, BTreeMap<MappingId, usize>> {
+    INHERITED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A shared mapping of 64-bit words.
@@ -118,21 +145,25 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
+    fn new(start: NonNull<AtomicU64>, words: usize) -> Self {
+        Self { start, words }
+    }
+
+    /// Registers the mapping for [`forbid_access_except`].
+    fn inherited(self) -> Self {
+        inherited().insert(self.id(), self.bytes());
+        self
+    }
+
+    fn id(&self) -> MappingId {
+        MappingId(self.start.as_ptr() as usize)
+    }
+
     fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping is page-aligned, holds `words` words that the kernel zeroed (a valid
         // AtomicU64), and lives until `drop`, which the borrow of `self` outlasts. A mapping that is
         // only readable is only loaded from.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.words) }
-    }
-
-    /// Puts inaccessible memory in the place of the mapping, so that its range stays reserved.
-    fn forbid_access(&self) {
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;
-        let (address, bytes) = (NonZeroUsize::new(self.start.as_ptr() as usize), self.bytes());
-        let Some(bytes) = NonZeroUsize::new(bytes) else { return };
-        // SAFETY: the range is this mapping's own. A later use of it is a fault, not undefined memory.
-        let replaced = unsafe { mmap_anonymous(address, bytes, ProtFlags::PROT_NONE, flags) };
-        debug_assert!(replaced.is_ok());
     }
 
     fn bytes(&self) -> usize {
@@ -142,6 +173,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        inherited().remove(&self.id());
         // SAFETY: `new` mapped exactly this range, and no borrow of it is left.
         let unmapped = unsafe { munmap(self.start.cast(), self.bytes()) };
         debug_assert!(unmapped.is_ok());

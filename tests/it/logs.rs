@@ -17,7 +17,7 @@ use crate::support::{Exit, Server};
 on_every_class!(
     records_never_interleave,
     panic_is_logged_as_record,
-    a_terminal_that_takes_nothing_blocks_nothing,
+    full_terminal_blocks_no_worker,
 );
 
 fn records_never_interleave(class: &str) {
@@ -211,7 +211,7 @@ fn flight_recorder_survives_killed_master() {
 
 /// A file that is no ring, or a forged one, costs neither the start, nor a reload, nor its bytes.
 #[test]
-fn a_flight_recorder_file_not_understood_is_replaced() {
+fn invalid_flight_recorder_file_is_replaced() {
     let launch = Launch::new(&["-k", "mio"]);
     let (path, aside) = (launch.path("events"), launch.path("events.old"));
     fs::write(&path, "precious\n").unwrap();
@@ -275,7 +275,7 @@ fn control_characters_are_escaped_in_every_format() {
 }
 
 #[test]
-fn a_long_record_ends_in_a_line_feed() {
+fn long_record_ends_in_line_feed() {
     for format in ["json", "full", "compact"] {
         let launch = Launch::new(&["-k", "exec", "-b", "none", "--ready-after", "10ms"]).unbound();
         let text = format!("exec sleep 100 # {}", "é".repeat(5000));
@@ -297,7 +297,7 @@ fn a_long_record_ends_in_a_line_feed() {
 }
 
 /// A terminal stays writable for poll(2) while it has room for a part of a record.
-fn a_terminal_that_takes_nothing_blocks_nothing(class: &str) {
+fn full_terminal_blocks_no_worker(class: &str) {
     let terminal = nix::pty::openpty(None, None).unwrap();
     let server = Launch::new(&["-k", class]).stderr_to(terminal.slave).spawn();
     wait_until("it serves", || server.try_get("/").is_ok_and(|answer| answer.status() == 200));
@@ -315,7 +315,7 @@ fn a_terminal_that_takes_nothing_blocks_nothing(class: &str) {
 
 /// A background job of a shell, on a terminal that stops such jobs when they write.
 #[test]
-fn a_background_job_writes_to_a_terminal_with_tostop() {
+fn background_job_writes_to_terminal_with_tostop() {
     let dir = tempfile::tempdir().unwrap();
     let terminal = nix::pty::openpty(None, None).unwrap();
     let stdio = || Stdio::from(terminal.slave.try_clone().unwrap());

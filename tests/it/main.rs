@@ -93,6 +93,7 @@ mod rpc;
 mod saturation;
 mod serving;
 mod settings;
+mod shared_memory;
 mod shortages;
 mod signals;
 mod sockets;

@@ -21,7 +21,7 @@ on_every_class!(
     workers_run_with_their_resource_limits,
     socket_path_has_configured_mode_and_owner,
     unprivileged_workers_serve_heartbeat_and_reopen_the_log,
-    a_log_folder_of_the_workers_gives_no_file_away,
+    log_dir_of_workers_user_gives_no_file_away,
 );
 
 /// Returns the user that workers run as in these tests, or `None` without root.
@@ -355,8 +355,8 @@ fn unprivileged_workers_serve_heartbeat_and_reopen_the_log(class: &str) {
 }
 
 /// Whatever workers put in the place of their log, or of its folder, root's files stay root's.
-fn a_log_folder_of_the_workers_gives_no_file_away(class: &str) {
-    let Some(user) = stranger() else { return };
+fn log_dir_of_workers_user_gives_no_file_away(class: &str) {
+    let Some(user) = unprivileged_user() else { return };
     let owner = |path: &Path| lchown(path, Some(user.uid.as_raw()), None).unwrap();
     let launch = Launch::new(&["-k", class, "--user", "nobody", "--pid", "pid"]);
     open(launch.dir());
@@ -428,8 +428,8 @@ fn a_log_folder_of_the_workers_gives_no_file_away(class: &str) {
 }
 
 #[test]
-fn a_log_that_is_no_file_keeps_its_owner() {
-    if stranger().is_none() {
+fn log_that_is_not_a_file_keeps_its_owner() {
+    if unprivileged_user().is_none() {
         return;
     }
     let launch = Launch::new(&["--user", "nobody"]);
@@ -459,8 +459,8 @@ fn a_log_that_is_no_file_keeps_its_owner() {
 }
 
 #[test]
-fn a_log_file_of_another_user_keeps_its_owner() {
-    if stranger().is_none() {
+fn log_file_of_another_user_keeps_its_owner() {
+    if unprivileged_user().is_none() {
         return;
     }
     let launch = Launch::new(&["--user", "nobody"]);

@@ -222,6 +222,7 @@ impl<'a> ProcessTable<'a> {
             title: self.environment.title,
             master: Pid::this(),
             keep_fds: own_fds.into_iter().chain(worker_fds).chain(program_fds).collect(),
+            keep_mappings: pool_generation.mappings().collect(),
             worker: WorkerInfo {
                 pool: name.clone(),
                 slot,
