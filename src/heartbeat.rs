@@ -59,7 +59,7 @@ impl Heartbeat {
         Ok(Self { file: self.file.try_clone()? })
     }
 
-    /// Returns the descriptor's number, for a sibling worker that must close its copy.
+    /// Returns the descriptor's number, for the list of descriptors that its worker keeps.
     pub(crate) fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }

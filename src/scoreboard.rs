@@ -48,7 +48,7 @@ pub(crate) enum WorkerStatus {
     Ready,
     /// It serves clients, and has asked to be replaced.
     ReplacementRequested,
-    /// It was told to stop, by the master or by another process.
+    /// It stops: told by the master or by another process, or by its own choice.
     Draining,
 }
 

@@ -292,7 +292,8 @@ fn hooks_see_every_event_and_errors_are_harmless() {
     };
     let program = ["env".as_ref(), format!("DIARY={}", diary.display()).as_ref(), &*program]
         .map(Path::to_path_buf);
-    let mut server = Server::start_as(&program, &["--worker-class", "sync", "--timeout", "1s"]);
+    let flags = ["--worker-class", "sync", "--timeout", "1s", "--abort-timeout", "1m"];
+    let mut server = Server::start_as(&program, &flags);
     let pid = get(&server.address, "/pid").lines().last().unwrap().to_owned();
     let mut hanging = TcpStream::connect(&server.address).unwrap();
     hanging.write_all(b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();

@@ -39,7 +39,7 @@ pub(super) fn reconcile_all(
 ) -> ReconcileOutcome {
     let phases: Vec<Option<ReloadPhase>> =
         pools.iter().map(|pool| pool.supervisor.reload_phase(now)).collect();
-    // Each pool may do what the slowest one may.
+    // The phase of the slowest pool, or `Failed` if one has failed.
     let overall_phase = phases.iter().flatten().min().copied();
     let result = match overall_phase {
         Some(ReloadPhase::Complete) => Some(ReloadResult::Commit),

@@ -8,8 +8,8 @@ use super::pool::supervisor::ShutdownMode;
 use crate::os::signal::Signal;
 use crate::time::MonotonicTime;
 
-/// How long a TCP handshake in progress may take to complete.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(1);
+/// How long after the stop new clients are still queued: a TCP handshake in progress may complete.
+const REJECT_DELAY: Duration = Duration::from_secs(1);
 
 /// The listeners' part in a stop.
 #[derive(Default)]
@@ -26,7 +26,7 @@ impl Shutdown {
         now: MonotonicTime,
     ) {
         generations.for_each(|generation| generation.stop_accepting(&[]));
-        self.reject_connections_at = Some(now.saturating_add(HANDSHAKE_MAX));
+        self.reject_connections_at = Some(now.saturating_add(REJECT_DELAY));
     }
 
     /// Rejects new connections, where the queue is empty, once the handshakes that were in progress
@@ -38,7 +38,7 @@ impl Shutdown {
     ) {
         if self.reject_connections_at.is_some_and(|at| at <= now) {
             let done = generations.fold(true, |done, it| done & it.reject_new_connections());
-            self.reject_connections_at = (!done).then(|| now.saturating_add(HANDSHAKE_MAX));
+            self.reject_connections_at = (!done).then(|| now.saturating_add(REJECT_DELAY));
         }
     }
 

@@ -51,7 +51,7 @@ pub(super) struct WorkerInit<'a> {
     pub(super) hooks: &'a dyn Hooks,
     pub(super) cgroups: &'a WorkerCgroups,
     /// Its generation is not committed. If it fails, the failed reload is the error.
-    pub(super) is_canary: bool,
+    pub(super) is_uncommitted: bool,
 }
 
 /// Reports why a worker fails.
@@ -60,7 +60,7 @@ struct BootReporter<'a> {
     row: usize,
     log: &'a Logger,
     slot: usize,
-    is_canary: bool,
+    is_uncommitted: bool,
 }
 
 impl BootReporter<'_> {
@@ -74,7 +74,7 @@ impl BootReporter<'_> {
     /// Writes one record: a warning for a canary that boots, otherwise an error.
     fn log_failure(&self, message: &str, fields: Fields) {
         let pid = Pid::this().as_raw();
-        if self.is_canary && self.scoreboard.row(self.row).status() == WorkerStatus::Booting {
+        if self.is_uncommitted && self.scoreboard.row(self.row).status() == WorkerStatus::Booting {
             warn!(self.log, "{}", message; "pid" => pid, "slot" => self.slot, fields);
         } else {
             error!(self.log, "{}", message; "pid" => pid, "slot" => self.slot, fields);
@@ -93,7 +93,7 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
         warn!(log, "failed to create worker cgroup"; "pid" => pid, "slot" => slot,
             "error" => error.to_string());
     }
-    let reporter = BootReporter { scoreboard, row, log, slot, is_canary: init.is_canary };
+    let reporter = BootReporter { scoreboard, row, log, slot, is_uncommitted: init.is_uncommitted };
     install_panic_hook(Arc::clone(scoreboard), log.clone(), &reporter);
     let signals = match SignalPipe::open() {
         Ok(signals) => signals,
@@ -249,11 +249,12 @@ fn serve(
 
 /// Logs each panic as one record, wherever it is caught.
 fn install_panic_hook(scoreboard: Arc<Scoreboard>, log: Logger, reporter: &BootReporter<'_>) {
-    let BootReporter { row, slot, is_canary, .. } = *reporter;
+    let BootReporter { row, slot, is_uncommitted, .. } = *reporter;
     std::panic::set_hook(Box::new(move |panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = panic.payload_as_str().unwrap_or("(no message)").to_owned();
-        let reporter = BootReporter { scoreboard: &scoreboard, row, log: &log, slot, is_canary };
+        let reporter =
+            BootReporter { scoreboard: &scoreboard, row, log: &log, slot, is_uncommitted };
         reporter.log_failure(
             "worker panicked",
             Fields::new().text("error", text).text("location", location),

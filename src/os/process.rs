@@ -99,7 +99,7 @@ pub(crate) const LISTEN_FDS_START: RawFd = 3;
 
 /// Replaces this process by another program, which is found as a shell finds it. The program gets
 /// these descriptors from [`LISTEN_FDS_START`] on, default signal actions, and all signals
-/// unblocked. Returns only on failure, after `report_failure` has got the last of the descriptors.
+/// unblocked. Returns only on failure, after it has called `report_failure` with the last descriptor.
 pub(crate) fn exec_with_fds(
     args: &[CString],
     fds: &[RawFd],

@@ -27,7 +27,7 @@ const FAIR_SHARE_SLACK: usize = 2;
 const YIELD_MAX: Duration = Duration::from_millis(20);
 /// How long a handshake may take that had begun when its listener was closed for new ones: the
 /// client's last packet is on its way, and puts one more connection into the queue.
-const HANDSHAKE_MAX: Duration = Duration::from_millis(100);
+const LATE_HANDSHAKE_MAX: Duration = Duration::from_millis(100);
 /// How long a queue to which clients may still be added is emptied again and again.
 const REFILL_MAX: Duration = Duration::from_secs(1);
 
@@ -60,7 +60,7 @@ impl Drain {
         match state {
             ListenerState::NotListening => BacklogDuty::None,
             ListenerState::Open if !self.orphaned => BacklogDuty::None,
-            ListenerState::DrainBounded if self.elapsed < HANDSHAKE_MAX => {
+            ListenerState::DrainBounded if self.elapsed < LATE_HANDSHAKE_MAX => {
                 BacklogDuty::AwaitHandshakes
             }
             ListenerState::DrainBounded => BacklogDuty::Empty,
@@ -74,7 +74,7 @@ impl Drain {
     /// Returns how long after the beginning of the stop the duty to such a queue changes by itself.
     fn next_change(self, state: ListenerState) -> Option<Duration> {
         match (self.duty(state), state) {
-            (BacklogDuty::AwaitHandshakes, _) => Some(HANDSHAKE_MAX),
+            (BacklogDuty::AwaitHandshakes, _) => Some(LATE_HANDSHAKE_MAX),
             (BacklogDuty::Empty, ListenerState::DrainBounded) => None,
             (BacklogDuty::Empty, _) => Some(REFILL_MAX),
             (BacklogDuty::None | BacklogDuty::EmptyOnce, _) => None,
@@ -103,7 +103,7 @@ pub(super) fn handshakes_end(
 ) -> Option<MonotonicTime> {
     states
         .any(|state| drain.duty(state) == BacklogDuty::AwaitHandshakes)
-        .then(|| since.saturating_add(HANDSHAKE_MAX))
+        .then(|| since.saturating_add(LATE_HANDSHAKE_MAX))
 }
 
 /// What is known of the worker in one turn of its loop.
@@ -383,8 +383,8 @@ impl AcceptPolicy {
         !owes_accept && !may_have_more && self.accepts_from(index, facts)
     }
 
-    /// Returns whether there is room for another client, and resources, and no other worker has
-    /// fewer.
+    /// Returns whether there is room and are resources for another client, and the worker does not
+    /// leave clients to others.
     pub(super) fn is_open(&self) -> bool {
         self.turn.client_count < self.client_limit
             && self.paused_until.is_none()

@@ -47,7 +47,7 @@ pub struct Lifecycle {
 struct Beats {
     heartbeat: Heartbeat,
     timeout: Duration,
-    interval: Duration,
+    min_gap: Duration,
     /// When the next one is due, in nanoseconds; the end of time if `timeout` is 0.
     due: AtomicU64,
 }
@@ -91,9 +91,9 @@ impl Lifecycle {
     pub(crate) fn new(parts: LifecycleParts) -> io::Result<Self> {
         let LifecycleParts { heartbeat, timeout, .. } = parts;
         let due = AtomicU64::new(if timeout.is_zero() { u64::MAX } else { 0 });
-        let interval = (timeout / 10).min(Duration::from_millis(100));
+        let min_gap = (timeout / 10).min(Duration::from_millis(100));
         Ok(Self {
-            beats: Beats { heartbeat, timeout, interval, due },
+            beats: Beats { heartbeat, timeout, min_gap, due },
             signals: parts.signals,
             stop: Stop {
                 request: AtomicU8::new(0),
@@ -319,7 +319,7 @@ impl Lifecycle {
 impl Beats {
     #[cold] // as seen from a loop that turns a million times a second
     fn send(&self, now: MonotonicTime) {
-        self.due.store(now.saturating_add(self.interval).as_nanos(), Ordering::Relaxed);
+        self.due.store(now.saturating_add(self.min_gap).as_nanos(), Ordering::Relaxed);
         // It fails only if the class has given the file away: then it must count as silent.
         let _ = self.heartbeat.beat(now);
     }

@@ -21,7 +21,7 @@ pub(super) fn log_exit(
     exit: Exit,
     report: &ExitReport,
     reaped: &ReapedWorker,
-    is_canary: bool,
+    is_uncommitted: bool,
 ) {
     let fields = Fields::new()
         .number("pid", pid.as_raw())
@@ -51,16 +51,16 @@ pub(super) fn log_exit(
         ExitReason::Hung | ExitReason::Crashed | ExitReason::OomKilled => {
             warn!(log, "worker exited"; fields);
         }
-        ExitReason::BootFailed if is_canary => warn!(log, "worker exited"; fields),
+        ExitReason::BootFailed if is_uncommitted => warn!(log, "worker exited"; fields),
         ExitReason::BootFailed => error!(log, "worker exited"; fields),
     }
 }
 
 /// Returns whether an exit tells why workers of its generation cannot serve.
-pub(super) fn is_boot_failure(reason: ExitReason, is_canary: bool) -> bool {
+pub(super) fn is_boot_failure(reason: ExitReason, is_uncommitted: bool) -> bool {
     match reason {
         ExitReason::BootFailed => true,
-        ExitReason::Hung | ExitReason::Crashed | ExitReason::OomKilled => is_canary,
+        ExitReason::Hung | ExitReason::Crashed | ExitReason::OomKilled => is_uncommitted,
         ExitReason::Requested
         | ExitReason::ScaledDown
         | ExitReason::Recycled

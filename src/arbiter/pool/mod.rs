@@ -133,15 +133,15 @@ impl Pool<'_> {
         let Some(report) = self.supervisor.on_exit(reaped.id, reaped.observation, now) else {
             return;
         };
-        let is_canary = self.supervisor.describe_generation(report.generation).is_canary;
-        if exit_log::is_boot_failure(report.reason, is_canary) {
+        let is_uncommitted = self.supervisor.describe_generation(report.generation).is_uncommitted;
+        if exit_log::is_boot_failure(report.reason, is_uncommitted) {
             if !reaped.note.is_empty() {
                 self.failure_reason = format!("last worker exited with {exit}: {}", reaped.note);
             } else if self.failure_reason.is_empty() {
                 self.failure_reason = format!("last worker exited with {exit}: no error reported");
             }
         }
-        exit_log::log_exit(self.log(), pid, exit, &report, &reaped, is_canary);
+        exit_log::log_exit(self.log(), pid, exit, &report, &reaped, is_uncommitted);
         let ExitReport { slot, generation, uptime, reason, .. } = report;
         let (code, signal) = match exit {
             Exit::Code(code) => (Some(code), None),
@@ -153,7 +153,7 @@ impl Pool<'_> {
         self.hook("child_exit", |hooks| hooks.child_exit(&worker_exit));
     }
 
-    /// Tells the supervisor which workers exceed a limit, and why.
+    /// Reads signs of life, looks at overdue workers and reports both to the supervisor, which decides.
     pub(super) fn check_health(&mut self, now: MonotonicTime) {
         let (supervisor, processes) = (&mut self.supervisor, &self.processes);
         let log = self.generation.log.logger();
@@ -221,7 +221,7 @@ impl Pool<'_> {
                 let restart_in = self.supervisor.on_spawn_failed(slot, now);
                 let fields = Fields::new().number("slot", slot).text("error", reason.to_string());
                 let fields = fields.number("restart_in_ms", as_millis(restart_in));
-                if generation.is_canary {
+                if generation.is_uncommitted {
                     self.failure_reason = format!("failed to start worker: {reason}");
                     warn!(self.log(), "failed to start worker"; fields);
                 } else {
@@ -239,12 +239,12 @@ impl Pool<'_> {
 
     fn report_hang(&mut self, id: WorkerId, hang: Hang, action: &str) {
         let generation = self.processes.generation(id);
-        let is_canary =
-            generation.is_some_and(|it| self.supervisor.describe_generation(it).is_canary);
+        let is_uncommitted =
+            generation.is_some_and(|it| self.supervisor.describe_generation(it).is_uncommitted);
         let (limit, age) = exit_log::describe_hang(hang);
         if matches!(hang, Hang::BootTimeout(_)) {
             self.failure_reason = format!("last worker exceeded boot_timeout after {age:?}");
-        } else if is_canary {
+        } else if is_uncommitted {
             self.failure_reason = format!("last worker hung: {limit} for {age:?}");
         }
         let unit = self.processes.most_overdue_unit(id);

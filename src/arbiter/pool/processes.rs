@@ -237,7 +237,7 @@ impl<'a> ProcessTable<'a> {
             max_units,
             hooks: self.environment.hooks,
             cgroups: &self.environment.cgroups,
-            is_canary: generation.is_canary,
+            is_uncommitted: generation.is_uncommitted,
         };
         let forked = process::fork(move || {
             process::set_process_group(Pid::this());

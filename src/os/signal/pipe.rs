@@ -72,7 +72,8 @@ pub(super) extern "C" fn on_signal(number: libc::c_int) {
     let errno = Errno::last();
     let byte = number as u8; // the numbers caught here stay below 128
     // SAFETY: `byte` is one readable byte, and PIPE_WRITE_FD is -1 or an open, nonblocking pipe
-    // end: `SignalPipe` clears it before it closes. A full pipe is harmless: a wake-up is queued.
+    // end: `SignalPipe` clears it before it closes. A full pipe holds thousands of signals
+    // that no loop has read: one more would be lost, and change nothing.
     unsafe { libc::write(PIPE_WRITE_FD.load(Ordering::Relaxed), (&raw const byte).cast(), 1) };
     errno.set();
 }

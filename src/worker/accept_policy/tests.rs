@@ -202,7 +202,7 @@ impl World {
                     assert!(event > self.accepted_at && event > self.served_at, "{listener:?}");
                     let since = self.turn.stopping_since.unwrap();
                     let is_bounded = listener.facts.state == ListenerState::DrainBounded;
-                    assert!(!is_bounded || at.duration_since(since) >= HANDSHAKE_MAX);
+                    assert!(!is_bounded || at.duration_since(since) >= LATE_HANDSHAKE_MAX);
                 }
                 BacklogDuty::EmptyOnce => {
                     assert!(self.policy.queues[index].is_done && listener.owed == 0);

@@ -28,7 +28,7 @@ impl Supervisor {
         if self.phase != Phase::Serving {
             return actions;
         }
-        self.finish_reload(overall_phase);
+        self.commit_or_restore(overall_phase);
         if self.is_suspended {
             self.drain_where(ExitReason::Requested, |_, _| true, now, &mut actions);
             return actions;
@@ -169,7 +169,7 @@ impl Supervisor {
     }
 
     /// Ends the reload if it is complete in all pools, or rolls it back if it has failed in one.
-    fn finish_reload(&mut self, overall_phase: Option<ReloadPhase>) {
+    fn commit_or_restore(&mut self, overall_phase: Option<ReloadPhase>) {
         let (Some(rolling), Some(overall_phase)) = (&mut self.rolling, overall_phase) else {
             return;
         };

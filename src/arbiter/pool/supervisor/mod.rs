@@ -26,10 +26,10 @@ use crate::time::MonotonicTime;
 use rng::Rng;
 use slot::{Slot, State, Worker};
 
-/// The shortest delay before a slot is refilled after repeated failures.
+/// The first delay of the back-off, before jitter shortens it by up to a quarter.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 
-/// The longest delay before a slot is refilled.
+/// The longest delay of the back-off.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// How often a worker in `DrainingHung` is checked: no event tells that its other threads are idle.
@@ -201,7 +201,7 @@ impl Supervisor {
     /// Returns a generation by its number, with whether it is committed.
     pub(crate) fn describe_generation(&self, number: u32) -> Generation {
         let committed = self.rolling.map_or(self.desired, |rolling| rolling.previous).generation;
-        Generation { number, is_canary: committed < number }
+        Generation { number, is_uncommitted: committed < number }
     }
 
     /// Returns how many workers are ready and not draining.

@@ -118,7 +118,7 @@ impl Slot {
         ready.map(|worker| worker.id).max()
     }
 
-    /// Counts an exit. Returns the step of the back-off; 0 restarts immediately.
+    /// Counts an exit if it is a failure. Returns the step of the back-off; 0 restarts immediately.
     pub(super) fn record_failure(
         &mut self,
         worker: &Worker,

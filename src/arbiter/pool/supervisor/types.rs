@@ -42,7 +42,7 @@ pub(crate) struct WorkerId(pub(in crate::arbiter) u64);
 pub(crate) struct Generation {
     pub(crate) number: u32,
     /// The generation is not committed: its reload is in progress, or has failed.
-    pub(crate) is_canary: bool,
+    pub(crate) is_uncommitted: bool,
 }
 
 /// How far a pool's reload has come. Pools that reload together act by the smallest phase of all.
