@@ -89,10 +89,10 @@ impl WorkerClass for Broken {
                 return Ok(());
             }
             let expects = ctx.backlog_deadline();
-            let mut doors = ctx.listeners().iter();
-            let client = doors.find_map(|door| {
-                let wanted = stop == StopRequest::None || ctx.must_drain_backlog(door);
-                if wanted { door.accept().ok().flatten() } else { None }
+            let mut listeners = ctx.listeners().iter();
+            let client = listeners.find_map(|listener| {
+                let wanted = stop == StopRequest::None || ctx.must_drain_backlog(listener);
+                if wanted { listener.accept().ok().flatten() } else { None }
             });
             if let Some((stream, address)) = client {
                 if violation == Violation::LeaksDescriptors {

@@ -42,7 +42,7 @@ impl Hooks for HookLog {
     }
 
     fn post_fork(&self, worker: &WorkerRef) -> HookResult {
-        self.write(&format!("born {}", worker.pid))
+        self.write(&format!("forked {}", worker.pid))
     }
 
     fn worker_ready(&self, worker: &WorkerRef) -> HookResult {

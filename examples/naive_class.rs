@@ -6,7 +6,7 @@
 //! curl http://127.0.0.1:8000/
 //! ```
 //!
-//! `plain` is a function over blocking sockets of the standard library, run by `FnClass`. `deaf`
+//! `plain` is a function over blocking sockets of the standard library, run by `FnClass`. `unaware`
 //! calls `ready` and `notify`, and never polls for a stop: on a stop, the runtime drains its
 //! listeners and ends the worker after its last client.
 
@@ -27,8 +27,8 @@ fn main() -> ExitCode {
 
 /// Serves one client after another.
 fn serve(incoming: Incoming<'_>) -> Result<(), WorkerError> {
-    for visitor in incoming {
-        let _ = answer(&visitor); // a client's error does not concern the worker
+    for client in incoming {
+        let _ = answer(&client); // a client's error does not concern the worker
     }
     Ok(())
 }
@@ -37,7 +37,7 @@ struct UnresponsiveClass;
 
 impl WorkerClass for UnresponsiveClass {
     fn name(&self) -> &'static str {
-        "deaf"
+        "unaware"
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {

@@ -125,14 +125,14 @@ async fn drive(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(timeout);
     let mut client = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let farewell = async {
+    let drain_started = async {
         let _ = told.wait_for(|stop| *stop != StopRequest::None).await;
         sleep(DRAIN_IDLE_TIMEOUT).await;
     };
     tokio::select! {
         biased;
         _ = &mut client => return,
-        () = farewell => client.as_mut().graceful_shutdown(),
+        () = drain_started => client.as_mut().graceful_shutdown(),
     }
     let _ = client.await;
 }

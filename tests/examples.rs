@@ -307,7 +307,7 @@ fn hooks_see_every_event_and_errors_are_harmless() {
     {
         assert!(has(wanted), "no {wanted}");
     }
-    for wanted in ["born", "ready"] {
+    for wanted in ["forked", "ready"] {
         assert!(has(&format!("{wanted} {pid}")), "not {wanted}");
     }
     assert!(has(&format!("hung {pid} in GET /hang")));

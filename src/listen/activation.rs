@@ -1,4 +1,4 @@
-//! What a program is handed by whoever started it: listening sockets, by the protocol of systemd
+//! What a program inherits from the process that started it: listening sockets, by the protocol of systemd
 //! (sd_listen_fds(3)).
 
 use std::ffi::OsString;

@@ -121,8 +121,8 @@ pub(crate) fn forbid_access_except(keep: &[MappingId]) {
         else {
             continue;
         };
-        // SAFETY: the range is a mapping of this module, and stays reserved. Whoever still has a
-        // reference into it gets a fault, and no other memory.
+        // SAFETY: the range is a mapping of this module, and stays reserved. A use of
+        // it is a fault, and reaches no other memory.
         let replaced = unsafe { mmap_anonymous(Some(start), bytes, ProtFlags::PROT_NONE, flags) };
         debug_assert!(replaced.is_ok(), "the range is mapped");
     }

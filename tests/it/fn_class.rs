@@ -16,7 +16,7 @@ use crate::support::{Exit, Server};
 macro_rules! on_fn_classes {
     ($($behaviour:ident),+ $(,)?) => {
         on_class!(plain: $($behaviour),+);
-        on_class!(deaf: $($behaviour),+);
+        on_class!(unaware: $($behaviour),+);
     };
 }
 
