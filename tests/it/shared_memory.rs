@@ -20,9 +20,9 @@ struct Mapping {
     writable: bool,
 }
 
-/// The shared mappings that a process can reach, but for those of files.
+/// The shared mappings that a process can reach, but for those of files. None once it has exited.
 fn shared_mappings(pid: Pid) -> Vec<Mapping> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
     let mut found = Vec::new();
     for line in maps.lines() {
         let mut fields = line.split_whitespace();
@@ -39,12 +39,27 @@ fn shared_mappings(pid: Pid) -> Vec<Mapping> {
 
 /// Writes a word all over the mappings of a process, as code in it could. Returns how many accepted it.
 fn fill(pid: Pid, mappings: &[Mapping], word: u64) -> usize {
-    let memory = OpenOptions::new().write(true).open(format!("/proc/{pid}/mem")).unwrap();
+    let memory = OpenOptions::new().write(true).open(format!("/proc/{pid}/mem"));
     let filled = mappings.iter().filter(|mapping| {
         let size = usize::try_from(mapping.end - mapping.start).unwrap();
-        memory.write_all_at(&word.to_ne_bytes().repeat(size / 8), mapping.start).is_ok()
+        let words = word.to_ne_bytes().repeat(size / 8);
+        memory.as_ref().is_ok_and(|memory| memory.write_all_at(&words, mapping.start).is_ok())
     });
     filled.count()
+}
+
+/// Fills the shared memory of a worker with a word, and kills it. Returns whether it lived until then.
+fn attack(worker: Pid, word: u64) -> bool {
+    let (writable, readable): (Vec<_>, Vec<_>) =
+        shared_mappings(worker).into_iter().partition(|mapping| mapping.writable);
+    let filled = (fill(worker, &readable, word), fill(worker, &writable, word));
+    if shared_mappings(worker).is_empty() || kill(worker, Signal::SIGKILL).is_err() {
+        return false; // the master has replaced it for what was written before
+    }
+    assert_eq!(writable.len(), 1, "the scoreboard of its pool, and no other");
+    assert_eq!(readable.len(), 2, "the words of its pool's two sockets");
+    assert_eq!(filled, (0, 1), "what the master publishes is read-only");
+    true
 }
 
 fn garbage_in_shared_memory_harms_no_other_pool(class: &str) {
@@ -55,20 +70,15 @@ fn garbage_in_shared_memory_harms_no_other_pool(class: &str) {
     config.bind("web", addresses[0]).bind("api", addresses[1]);
     config.write();
     let server = launch.start();
+    if OpenOptions::new().write(true).open(format!("/proc/{}/mem", server.pid)).is_err() {
+        eprintln!("skipped: the memory of a child cannot be written");
+        return;
+    }
     let others = pids(&server, "api");
     for word in [7 << 32 | 1, u64::MAX, 1, 1 << 63, 0x0101_0101_0101_0101] {
-        let worker = pids(&server, "web").into_iter().next().unwrap();
-        let (writable, readable): (Vec<_>, Vec<_>) =
-            shared_mappings(worker).into_iter().partition(|mapping| mapping.writable);
-        assert_eq!(writable.len(), 1, "the scoreboard of its pool, and no other");
-        assert_eq!(readable.len(), 2, "the words of its pool's two sockets");
-        if fs::File::options().write(true).open(format!("/proc/{worker}/mem")).is_err() {
-            eprintln!("skipped: the memory of a child cannot be written");
-            break;
-        }
-        assert_eq!(fill(worker, &readable, word), 0, "what the master publishes is read-only");
-        assert_eq!(fill(worker, &writable, word), 1);
-        kill(worker, Signal::SIGKILL).unwrap();
+        wait_until("a worker is attacked", || {
+            pids(&server, "web").into_iter().next().is_some_and(|worker| attack(worker, word))
+        });
         assert_eq!(get(addresses[1], "/").text(), "Hello, world!\n");
         let answers = || {
             let client = crate::client::Client::tcp(addresses[0]);
