@@ -121,7 +121,7 @@ def gunicorn(kind, modes):
     return make
 
 
-def ostler(binary, kind, modes):
+def ostler(binary, kind, modes, build="ostler"):
     def make(_):
         if not binary.is_file():
             raise Skipped(f"{binary} is not built")
@@ -130,7 +130,7 @@ def ostler(binary, kind, modes):
         def command(port):
             return [str(binary), *flags, "--bind", f"127.0.0.1:{port}"]
 
-        return Contestant(f"ostler {kind}", command, modes)
+        return Contestant(f"{build} {kind}", command, modes)
 
     return make
 
@@ -248,7 +248,12 @@ def report(contestants, modes):
         base = next((one for one in present if one.name == "nginx"), None)
         loop = next((one for one in present if one.name == "bare epoll"), None)
         print(f"\n{mode}")
-        head = ("requests/s", "CPU µs/req", "× nginx", "× bare", "PSS MiB", "failed")
+        before = {
+            one.name.replace("before", "ostler"): one
+            for one in present
+            if one.name.startswith("before ")
+        }
+        head = ("requests/s", "CPU µs/req", "× nginx", "× bare", "× before", "PSS MiB", "failed")
         print(f"  {'':18}" + "".join(f"{title:>12}" for title in head))
         for one in present:
             cost = statistics.median(one.costs[mode])
@@ -258,7 +263,8 @@ def report(contestants, modes):
 
             cells = (
                 f"{statistics.median(one.rates[mode]):.0f}", f"{cost:.2f}", ratio(base),
-                ratio(loop), f"{one.memory:.1f}", str(one.failed[mode]),
+                ratio(loop), ratio(before.get(one.name)),
+                f"{one.memory:.1f}", str(one.failed[mode]),
             )
             print(f"  {one.name:18}" + "".join(f"{cell:>12}" for cell in cells))
 
@@ -272,6 +278,9 @@ def main():
     parser.add_argument("--only", help="a regular expression for the names of the servers")
     parser.add_argument(
         "--binary", type=pathlib.Path, help="the ostler to measure (target/release/ostler)"
+    )
+    parser.add_argument(
+        "--before", type=pathlib.Path, help="an earlier ostler, to measure beside the other one"
     )
     arguments = parser.parse_args()
     arguments.modes = arguments.modes or ["keep-alive", "close"]
