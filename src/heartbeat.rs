@@ -1,7 +1,7 @@
 //! A worker's heartbeat: the modification time of an unlinked file.
 //!
-//! The master creates the file before the fork and sets its time then, so it also detects a worker
-//! that hangs before its first heartbeat. The master never queries the worker itself.
+//! The master creates the file before the fork and sets its time then. A worker that is not ready yet
+//! is bounded by `boot_timeout` instead. The master never queries the worker itself.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};

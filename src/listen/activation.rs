@@ -12,7 +12,7 @@ use crate::os::process::{self, Pid};
 /// The number of the first socket.
 const FIRST_LISTEN_FD: RawFd = process::LISTEN_FDS_START;
 /// Names the variable by which a new master inherits the channel to the old one; see
-/// `arbiter::upgrade_channel`.
+/// `arbiter/upgrade/channel.rs`.
 pub(crate) const UPGRADE_VAR: &str = "OSTLER_UPGRADE";
 /// What the names of sockets begin with that were bound by a master of this program.
 const FD_NAME_PREFIX: &str = "ostler@";
