@@ -310,8 +310,9 @@ proptest! {
             prop_assert!(turns < 1000, "the drain never ends");
             for listener in &mut world.listeners {
                 let is_bounded = listener.facts.state == ListenerState::DrainBounded;
-                if turns < arrivals || !is_bounded && !listener.is_shut_down {
-                    listener.waiting = (listener.waiting + 1).min(BACKLOG);
+                let is_refilled = turns < arrivals || !is_bounded && !listener.is_shut_down;
+                if is_refilled && listener.waiting < BACKLOG {
+                    listener.waiting += 1;
                 }
             }
             (0..CLIENT_LIMIT + LISTENERS).for_each(|_| world.serve_one());
