@@ -1,8 +1,7 @@
 //! The master: one thread, one loop that sleeps in one place, and one method a step of its turn.
 //!
-//! The supervisor of each pool decides; the pool applies that to processes. Here the steps are put in
-//! order; `reload`, `upgrade` and `shutdown` are their own parts, which work on a `MasterState`. The
-//! master never waits for a worker and never trusts one.
+//! The supervisor of each pool decides; the pool applies that to processes. `reload`, `upgrade` and
+//! `shutdown` work on a `MasterState`. The master never waits for a worker and never trusts one.
 
 mod cgroup;
 mod generation;

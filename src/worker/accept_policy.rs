@@ -160,12 +160,18 @@ struct Queue {
     /// It was seen empty after the last client of the worker was served, as a drain demands, while
     /// its listener was in this state.
     proven_empty: Option<ListenerState>,
-    /// Nothing more is owed to it.
-    is_done: bool,
+    /// Nothing more is owed to it while its listener is in this state.
+    done_in: Option<ListenerState>,
     /// How many clients must still be accepted from it under [`BacklogDuty::EmptyOnce`].
     clients_left: Option<usize>,
     /// It has ended listening.
     is_shut_down: bool,
+}
+
+impl Queue {
+    fn is_done(&self, facts: ListenerFacts) -> bool {
+        self.done_in == Some(facts.state)
+    }
 }
 
 /// When all listeners were looked at.
@@ -245,7 +251,6 @@ impl AcceptPolicy {
         looks_anew
     }
 
-    /// Takes in how many clients there are.
     pub(super) fn set_client_count(&mut self, count: usize) {
         self.turn.client_count = count;
         if count > 0 && self.turn.stop != StopRequest::None {
@@ -329,18 +334,20 @@ impl AcceptPolicy {
 
     /// Returns whether [`set_queue_length`](Self::set_queue_length) must be called for a listener.
     pub(super) fn lacks_queue_length(&self, index: usize, facts: ListenerFacts) -> bool {
-        let Queue { clients_left, is_done, .. } = self.queues[index];
-        self.duty(facts) == BacklogDuty::EmptyOnce && clients_left.is_none() && !is_done
+        let is_unknown = self.queues[index].clients_left.is_none();
+        self.duty(facts) == BacklogDuty::EmptyOnce
+            && is_unknown
+            && !self.queues[index].is_done(facts)
     }
 
     /// Takes in how many clients wait at a listener. The queue is first in, first out: after that many
     /// nothing more is owed to it, however many have come since.
-    pub(super) fn set_queue_length(&mut self, index: usize, length: usize) {
-        self.queues[index].clients_left = Some(length);
-        self.queues[index].is_done |= length == 0;
+    pub(super) fn set_queue_length(&mut self, index: usize, length: usize, facts: ListenerFacts) {
+        let queue = &mut self.queues[index];
+        queue.clients_left = Some(length);
+        queue.done_in = (length == 0).then_some(facts.state);
     }
 
-    /// Takes in what a look at a listener has found.
     pub(super) fn on_accept(&mut self, index: usize, found: Found, facts: ListenerFacts) {
         let (duty, has_clients) = (self.duty(facts), self.turn.client_count > 0);
         let queue = &mut self.queues[index];
@@ -350,14 +357,14 @@ impl AcceptPolicy {
             Found::Client => {
                 if let (BacklogDuty::EmptyOnce, Some(left)) = (duty, &mut queue.clients_left) {
                     *left = left.saturating_sub(1);
-                    queue.is_done |= *left == 0;
+                    queue.done_in = (*left == 0).then_some(facts.state);
                 }
                 self.next = index + 1;
                 self.set_client_count(self.turn.client_count + 1);
             }
             Found::Nothing => match duty {
                 BacklogDuty::Empty if !has_clients => queue.proven_empty = Some(facts.state),
-                BacklogDuty::EmptyOnce => queue.is_done = true,
+                BacklogDuty::EmptyOnce => queue.done_in = Some(facts.state),
                 BacklogDuty::None | BacklogDuty::AwaitHandshakes | BacklogDuty::Empty => (),
             },
             Found::ShutDown => queue.is_shut_down = true,
@@ -367,13 +374,13 @@ impl AcceptPolicy {
 
     /// Returns whether clients are accepted from a listener now, without a reported one.
     pub(super) fn accepts_from(&self, index: usize, facts: ListenerFacts) -> bool {
-        let Queue { is_shut_down, is_done, .. } = self.queues[index];
+        let queue = &self.queues[index];
         let is_wanted = match self.turn.stop {
             StopRequest::None => facts.is_assigned,
-            StopRequest::Graceful => self.duty(facts) != BacklogDuty::None && !is_done,
+            StopRequest::Graceful => self.duty(facts) != BacklogDuty::None && !queue.is_done(facts),
             StopRequest::Immediate => false,
         };
-        is_wanted && self.is_open() && !is_shut_down && !self.is_finished
+        is_wanted && self.is_open() && !queue.is_shut_down && !self.is_finished
     }
 
     /// Returns whether the loop must watch a listener while it sleeps, if it looks at it before it
@@ -401,7 +408,8 @@ impl AcceptPolicy {
         let is_met = |(index, queue): (usize, &Queue)| {
             let facts = facts(index);
             let is_empty = queue.proven_empty == Some(facts.state) || queue.is_shut_down;
-            let owes_nothing = self.duty(facts) == BacklogDuty::None || queue.is_done || is_empty;
+            let owes_nothing =
+                self.duty(facts) == BacklogDuty::None || queue.is_done(facts) || is_empty;
             !queue.owes_accept && owes_nothing
         };
         self.paused_until.is_some() || !self.queues.iter().enumerate().all(is_met)
@@ -431,7 +439,8 @@ impl AcceptPolicy {
                         return Some(MonotonicTime::default());
                     }
                     let change = drain.next_change(facts(index).state)?;
-                    Some(since.saturating_add(change)).filter(|_| !self.queues[index].is_done)
+                    let is_done = self.queues[index].is_done(facts(index));
+                    (!is_done).then(|| since.saturating_add(change))
                 };
                 (0..self.queues.len()).filter_map(queue_deadline).chain(deadline).min()
             }

@@ -127,7 +127,7 @@ impl<'a> WorkerContext<'a> {
         if self.is_draining() {
             for index in 0..self.listeners.len() {
                 if policy.lacks_queue_length(index, facts(index)) {
-                    policy.set_queue_length(index, self.queue_length(index));
+                    policy.set_queue_length(index, self.queue_length(index), facts(index));
                 }
             }
         }

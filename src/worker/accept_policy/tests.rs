@@ -119,7 +119,7 @@ impl World {
         self.policy.begin_turn(self.turn, facts(&self.listeners), |_| share);
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             if self.policy.lacks_queue_length(index, listener.facts) {
-                self.policy.set_queue_length(index, listener.waiting);
+                self.policy.set_queue_length(index, listener.waiting, listener.facts);
                 listener.owed = listener.waiting;
             }
         }
@@ -205,7 +205,9 @@ impl World {
                     assert!(!is_bounded || at.duration_since(since) >= LATE_HANDSHAKE_MAX);
                 }
                 BacklogDuty::EmptyOnce => {
-                    assert!(self.policy.queues[index].is_done && listener.owed == 0);
+                    assert!(
+                        self.policy.queues[index].is_done(listener.facts) && listener.owed == 0
+                    );
                 }
             }
         }

@@ -1,0 +1,90 @@
+use super::*;
+
+const NOW: MonotonicTime = MonotonicTime::from_nanos(1_000_000_000_000_000);
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+#[test]
+fn little_endian_of_any_length_matches_bytes() {
+    let bytes = [1, 0x82, 3, 0x84, 5, 0x86, 7, 0x88];
+    for length in 0..=8 {
+        let expected = bytes[..length].iter().rev().fold(0, |sum, &b| sum << 8 | u64::from(b));
+        assert_eq!(little_endian(&bytes[..length]), expected, "{length}");
+    }
+}
+
+#[test]
+fn rows_and_threads_are_independent() {
+    let board = Scoreboard::new(3, 2).unwrap();
+    board.row(1).thread(1).set_busy(MonotonicTime::from_nanos(9));
+    board.row(1).thread(1).set_label(b"GET /hang");
+    board.row(1).set_status(WorkerStatus::Ready);
+    board.row(1).set_exit_note("a note");
+    board.row(1).set_status(WorkerStatus::Draining);
+    assert!(board.row(1).was_ready() && !board.row(0).was_ready());
+    assert_eq!(board.row(0).most_overdue_unit(NOW, TIMEOUT), None);
+    assert_eq!(board.row(2).most_overdue_unit(NOW, TIMEOUT), None);
+    assert_eq!(board.row(0).status(), WorkerStatus::Booting);
+    let unit = WorkUnit {
+        started_at: MonotonicTime::from_nanos(9),
+        label: "GET /hang".into(),
+        thread_index: 1,
+        thread_id: 0,
+    };
+    assert_eq!(board.row(1).most_overdue_unit(NOW, TIMEOUT), Some(unit));
+    assert_eq!(board.row(1).exit_note(), "a note");
+}
+
+#[test]
+fn row_finds_most_overdue_unit_and_sums_units() {
+    let board = Scoreboard::new(1, 3).unwrap();
+    let row = board.row(0);
+    row.thread(0).set_busy(MonotonicTime::from_nanos(30));
+    row.thread(2).set_busy(MonotonicTime::from_nanos(20));
+    row.thread(0).count_unit();
+    row.thread(2).count_unit();
+    assert_eq!(row.most_overdue_unit(NOW, TIMEOUT).map(|unit| unit.thread_index), Some(2));
+    assert_eq!(row.units(), 2);
+    row.reset();
+    assert_eq!((row.most_overdue_unit(NOW, TIMEOUT), row.units()), (None, 0));
+}
+
+#[test]
+fn extension_of_deadline_applies_to_one_unit() {
+    let board = Scoreboard::new(1, 2).unwrap();
+    let row = board.row(0);
+    let second = Duration::from_secs(1);
+    let old = NOW - 40 * second;
+    let young = NOW - 10 * second;
+    row.thread(0).set_busy(old);
+    row.thread(1).set_busy(young);
+    assert_eq!(row.busy_interval(NOW, TIMEOUT), Some((old, young)));
+    row.thread(0).extend_deadline(NOW + 5 * second);
+    assert_eq!(row.busy_interval(NOW, TIMEOUT), Some((NOW - 25 * second, young)));
+    row.thread(0).extend_deadline(NOW + second); // earlier than the present one
+    assert_eq!(row.busy_interval(NOW, TIMEOUT), Some((NOW - 25 * second, young)));
+    row.thread(0).extend_deadline(NOW + EXTENSION_MAX);
+    let unit = row.most_overdue_unit(NOW, TIMEOUT).unwrap();
+    assert_eq!((unit.thread_index, unit.started_at), (1, young));
+    row.thread(0).set_busy(old);
+    assert_eq!(row.busy_interval(NOW, TIMEOUT), Some((old, young)));
+}
+
+#[test]
+fn extension_beyond_maximum_is_ignored() {
+    let board = Scoreboard::new(1, 1).unwrap();
+    let since = NOW - TIMEOUT;
+    board.row(0).thread(0).set_busy(since);
+    board.row(0).thread(0).extend_deadline(NOW + EXTENSION_MAX + Duration::from_nanos(1));
+    assert_eq!(board.row(0).busy_interval(NOW, TIMEOUT), Some((since, since)));
+    board.row(0).thread(0).set_busy(NOW + TIMEOUT);
+    assert_eq!(board.row(0).busy_interval(NOW, TIMEOUT), None);
+}
+
+#[test]
+fn exit_note_is_truncated_and_printable() {
+    let board = Scoreboard::new(1, 1).unwrap();
+    board.row(0).set_exit_note(&"x".repeat(500));
+    assert_eq!(board.row(0).exit_note().len(), EXIT_NOTE_WORDS * 8);
+    board.row(0).set_exit_note("one\ntwo");
+    assert_eq!(board.row(0).exit_note(), "one?two");
+}
