@@ -300,6 +300,11 @@ def main():
         "gunicorn sync": gunicorn("sync", ("close",)),
         "gunicorn gthread": gunicorn("gthread", both),
     }
+    if arguments.before:
+        earlier = arguments.before.resolve()
+        makers["before mio"] = ostler(earlier, "mio", both, "before")
+        makers["before threads"] = ostler(earlier, "threads", both, "before")
+        makers["before sync"] = ostler(earlier, "sync", ("close",), "before")
     with tempfile.TemporaryDirectory(prefix="ostler-compare-") as directory:
         directory = pathlib.Path(directory)
         directory.chmod(0o755)  # nginx's workers run as another user
