@@ -24,9 +24,10 @@ struct EntryInner<'a> {
     next_check: Option<MonotonicTime>,
 }
 
+/// The client is in a box, since it moves from state to state at each event.
 enum ClientState<'a> {
-    Parked(Client<'a>, DriveStatus),
-    Queued(Client<'a>),
+    Parked(Box<Client<'a>>, DriveStatus),
+    Queued(Box<Client<'a>>),
     Running,
     Closed,
 }
@@ -37,13 +38,13 @@ pub(super) enum ParkResult<'a> {
     /// Its deadline is earlier than the next check.
     CheckTooLate,
     /// It has an event already, so it must run again.
-    EventPending(Client<'a>),
+    EventPending(Box<Client<'a>>),
 }
 
 impl<'a> ClientEntry<'a> {
     /// Creates the entry of a new client, in the queue.
     pub(super) fn new(client: Client<'a>) -> Self {
-        let state = ClientState::Queued(client);
+        let state = ClientState::Queued(Box::new(client));
         let inner =
             EntryInner { state, event_pending: false, peer_closed: false, next_check: None };
         Self { inner: Mutex::new(inner) }
@@ -71,7 +72,7 @@ impl<'a> ClientEntry<'a> {
     }
 
     /// Takes a queued client, to run it.
-    pub(super) fn take(&self) -> Option<Client<'a>> {
+    pub(super) fn take(&self) -> Option<Box<Client<'a>>> {
         let mut inner = lock(&self.inner);
         match mem::replace(&mut inner.state, ClientState::Running) {
             ClientState::Queued(client) => Some(client),
@@ -83,13 +84,13 @@ impl<'a> ClientEntry<'a> {
     }
 
     /// Marks a client that has yielded as queued again.
-    pub(super) fn requeue(&self, client: Client<'a>) {
+    pub(super) fn requeue(&self, client: Box<Client<'a>>) {
         lock(&self.inner).state = ClientState::Queued(client);
     }
 
     /// Parks it until the event that it waits for. If an event has come since it was taken, returns it
     /// instead.
-    pub(super) fn park(&self, client: Client<'a>, status: DriveStatus) -> ParkResult<'a> {
+    pub(super) fn park(&self, client: Box<Client<'a>>, status: DriveStatus) -> ParkResult<'a> {
         let mut inner = lock(&self.inner);
         if mem::take(&mut inner.event_pending) {
             return ParkResult::EventPending(client);
@@ -103,7 +104,7 @@ impl<'a> ClientEntry<'a> {
 
     /// Closes it. The socket is closed before the index is reused, so that no event can mean another
     /// client.
-    pub(super) fn close(&self, client: Client<'a>) {
+    pub(super) fn close(&self, client: Box<Client<'a>>) {
         drop(client);
         lock(&self.inner).state = ClientState::Closed;
     }

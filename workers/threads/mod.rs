@@ -239,7 +239,7 @@ fn serve<'a>(ctx: &'a WorkerContext<'a>, thread: usize, shared: &Shared<'a>) {
 /// Drives a client as far as possible without waiting, and parks it, or queues it if it has yielded.
 fn drive<'a>(
     ctx: &WorkerContext<'a>,
-    mut client: Client<'a>,
+    mut client: Box<Client<'a>>,
     mut task: Task<'a>,
     shared: &Shared<'a>,
     buffers: &mut Buffers,
