@@ -89,7 +89,7 @@ const IMPURE_NAMES: [&str; 16] = [
 const DEPENDENCY_MODULES: [(&str, &[&str]); 13] = [
     ("libc::", &["src/os/"]),
     ("nix::", &["src/os/"]),
-    ("serde_yaml::", &["src/settings/"]),
+    ("saphyr_parser::", &["src/settings/"]),
     ("clap::", &["src/cli.rs"]),
     ("slog_term::", &["src/log/"]),
     ("mio::", &["workers/"]),

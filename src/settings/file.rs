@@ -1,7 +1,7 @@
 //! Reads a YAML file into a [`ConfigFile`] of layers. Errors name the line. This file must never know
 //! the meaning of an option, nor how YAML is parsed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use super::arity::{Arity, ValueError};
@@ -11,7 +11,7 @@ use super::layer::{APP_KEY, ConfigLayer, invalid_value, suggest_key};
 use super::pool_name::pool_name_error;
 use super::schema::{OPTIONS, OptionDef, Scope};
 use super::source_file::read_bytes;
-use super::yaml::{self, Node, Step};
+use super::yaml::{self, Node, Value};
 use crate::app::Options;
 
 /// The YAML key of the variables.
@@ -72,189 +72,157 @@ impl ConfigFile {
                 reason,
             }
         })?;
-        let mut document = Document { text, path, vars: Variables::new(environment) };
-        let entries = match root {
-            Node::Null => return Ok(Self::default()),
-            Node::Map(entries) => entries,
-            Node::Scalar(_) | Node::List(_) => {
-                return Err(document.malformed(&[], "is not a map: give lines of KEY: VALUE"));
+        let mut document = Document { path, vars: Variables::new(environment) };
+        let entries = match root.value {
+            Value::Null => return Ok(Self::default()),
+            Value::Map(entries) => entries,
+            Value::Scalar(_) | Value::List(_) => {
+                return Err(document.malformed(root.line, "is not a map: give lines of KEY: VALUE"));
             }
         };
-        if let Some(at) = index_of(&entries, VARS_KEY) {
-            document.define_vars(&[Step::Value(at)], &entries[at].1)?;
+        let is_vars = |key: &Node| matches!(&key.value, Value::Scalar(name) if name == VARS_KEY);
+        if let Some((key, node)) = entries.iter().find(|(key, _)| is_vars(key)) {
+            document.define_vars(key.line, node)?;
         }
-        let top = Mapping { document: &document, path: &[], entries: &entries };
         let mut file = Self::default();
-        for (at, name, node) in top.entries_by_name()? {
-            match name {
+        for entry in document.entries_by_name(&entries)? {
+            match entry.name {
                 VARS_KEY => (),
-                POOLS_KEY => file.pools = document.pools(&[Step::Value(at)], node)?,
-                _ => top.set_option(&mut file.top_level, name, at, node)?,
+                POOLS_KEY => file.pools = document.pools(&entry)?,
+                _ => document.set_option(&mut file.top_level, &entry)?,
             }
         }
         Ok(file)
     }
 }
 
-fn index_of(entries: &[(Node, Node)], wanted: &str) -> Option<usize> {
-    entries.iter().position(|(key, _)| matches!(key, Node::Scalar(name) if name == wanted))
+/// An entry of a map, by its name.
+struct Entry<'a> {
+    name: &'a str,
+    /// The line of the name.
+    line: usize,
+    node: &'a Node,
 }
 
 struct Document<'a> {
-    text: &'a str,
     path: &'a Path,
     vars: Variables<'a>,
 }
 
 impl Document<'_> {
     /// Reads the variables. A variable may use those defined above it.
-    fn define_vars(&mut self, path: &[Step], node: &Node) -> Result<(), SettingsError> {
-        let entries = match node {
-            Node::Map(entries) => entries,
-            Node::Null | Node::Scalar(_) | Node::List(_) => {
-                let reason = format!("{} is given, not a map of names and values", node.kind());
-                return Err(self.invalid_value(path, VARS_KEY, None, reason));
+    fn define_vars(&mut self, line: usize, node: &Node) -> Result<(), SettingsError> {
+        let entries = match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null | Value::Scalar(_) | Value::List(_) => {
+                let reason =
+                    format!("{} is given, not a map of names and values", node.value.kind());
+                return Err(self.invalid_value(line, VARS_KEY, None, reason));
             }
         };
         if entries.len() > VARS_LIMIT {
-            return Err(self.invalid_value(
-                path,
-                VARS_KEY,
-                None,
-                format!("has more than {VARS_LIMIT} items"),
-            ));
+            let reason = format!("has more than {VARS_LIMIT} items");
+            return Err(self.invalid_value(line, VARS_KEY, None, reason));
         }
         let mut seen: Vec<&str> = Vec::new();
-        for (at, pair) in entries.iter().enumerate() {
-            let key_path = [path, &[Step::Key(at)]].concat();
-            let (name, _) = scalar_entry(pair)
-                .map_err(|reason| self.invalid_value(&key_path, VARS_KEY, None, reason))?;
+        let mut values: Vec<&str> = Vec::new();
+        for pair in entries {
+            let line = pair.0.line;
+            let (name, value) = scalar_entry(pair)
+                .map_err(|reason| self.invalid_value(line, VARS_KEY, None, reason))?;
             if let Some(reason) = interpolate::variable_name_error(name) {
-                return Err(self.invalid_value(&key_path, VARS_KEY, Some(name), reason.into()));
+                return Err(self.invalid_value(line, VARS_KEY, Some(name), reason.into()));
             }
             if seen.contains(&name) {
-                return Err(self.invalid_value(
-                    &key_path,
-                    VARS_KEY,
-                    Some(name),
-                    "is a duplicate".into(),
-                ));
+                let reason = "is a duplicate".into();
+                return Err(self.invalid_value(line, VARS_KEY, Some(name), reason));
             }
             seen.push(name);
+            values.push(value);
         }
-        for (at, (_, value)) in entries.iter().enumerate() {
-            let Node::Scalar(value) = value else { continue };
+        for (at, value) in values.into_iter().enumerate() {
             let defined = self.vars.define(seen[at], value, &seen[at..]);
             defined.map_err(|reason| {
-                let key_path = [path, &[Step::Key(at)]].concat();
-                self.invalid_value(&key_path, seen[at], Some(value), reason)
+                self.invalid_value(entries[at].0.line, seen[at], Some(value), reason)
             })?;
         }
         Ok(())
     }
 
-    fn pools(&self, path: &[Step], node: &Node) -> Result<Vec<PoolSection>, SettingsError> {
+    fn pools(&self, section: &Entry<'_>) -> Result<Vec<PoolSection>, SettingsError> {
         let invalid =
-            |path: &[Step], name, reason: String| self.invalid_value(path, POOLS_KEY, name, reason);
-        let entries = match node {
-            Node::Map(entries) if !entries.is_empty() => entries,
-            Node::Map(_) | Node::Null => {
+            |line, name, reason: String| self.invalid_value(line, POOLS_KEY, name, reason);
+        let entries = match &section.node.value {
+            Value::Map(entries) if !entries.is_empty() => entries,
+            Value::Map(_) | Value::Null => {
                 let reason = "is empty: give at least one pool, or leave out the key";
-                return Err(invalid(path, None, reason.into()));
+                return Err(invalid(section.line, None, reason.into()));
             }
-            Node::Scalar(_) | Node::List(_) => {
-                let reason = format!("{} is given, not a map of pools", node.kind());
-                return Err(invalid(path, None, reason));
+            Value::Scalar(_) | Value::List(_) => {
+                let reason = format!("{} is given, not a map of pools", section.node.value.kind());
+                return Err(invalid(section.line, None, reason));
             }
         };
         if entries.len() > POOLS_LIMIT {
-            return Err(invalid(path, None, format!("has more than {POOLS_LIMIT} items")));
+            let reason = format!("has more than {POOLS_LIMIT} items");
+            return Err(invalid(section.node.line, None, reason));
         }
         let mut pools = Vec::new();
-        let map = Mapping { document: self, path, entries };
-        for (at, name, node) in map.entries_by_name()? {
-            let pool_key_path = [path, &[Step::Key(at)]].concat();
+        for Entry { name, line, node } in self.entries_by_name(entries)? {
             if let Some(reason) = pool_name_error(name) {
-                return Err(invalid(&pool_key_path, Some(name), reason.into()));
+                return Err(invalid(line, Some(name), reason.into()));
             }
-            let pool_path = [path, &[Step::Value(at)]].concat();
-            let entries_of_pool = match node {
-                Node::Null => &[][..],
-                Node::Map(entries) => entries,
-                Node::Scalar(_) | Node::List(_) => {
-                    let reason = format!("has {}: give it a map of its own keys", node.kind());
-                    return Err(invalid(&pool_key_path, Some(name), reason));
+            let entries_of_pool = match &node.value {
+                Value::Null => &[][..],
+                Value::Map(entries) => entries,
+                Value::Scalar(_) | Value::List(_) => {
+                    let reason =
+                        format!("has {}: give it a map of its own keys", node.value.kind());
+                    return Err(invalid(line, Some(name), reason));
                 }
             };
-            let layer = Mapping { document: self, path: &pool_path, entries: entries_of_pool }
-                .pool_layer(name)?;
             pools.push(PoolSection {
                 pool: name.to_owned(),
-                source: self.source_at(&pool_key_path),
-                layer,
+                source: self.source_at(line),
+                layer: self.pool_layer(name, entries_of_pool)?,
             });
         }
         Ok(pools)
     }
 
-    fn source_at(&self, path: &[Step]) -> Source {
-        Source::File { path: self.path.to_owned(), line: yaml::line_of(self.text, path) }
-    }
-
-    fn malformed(&self, path: &[Step], reason: &str) -> SettingsError {
-        SettingsError::Malformed { source: self.source_at(path), reason: reason.into() }
-    }
-
-    fn invalid_value(
+    /// Returns the entries of a map with their names. Rejects duplicate names.
+    fn entries_by_name<'n>(
         &self,
-        path: &[Step],
-        key: &str,
-        value: Option<&str>,
-        reason: String,
-    ) -> SettingsError {
-        SettingsError::InvalidValue {
-            source: self.source_at(path),
-            key: key.to_owned(),
-            value: value.map(str::to_owned),
-            reason,
-        }
-    }
-}
-
-/// A map of keys in a document: the top level, or the section of one pool.
-struct Mapping<'a> {
-    document: &'a Document<'a>,
-    /// The position of the map.
-    path: &'a [Step],
-    entries: &'a [(Node, Node)],
-}
-
-impl<'a> Mapping<'a> {
-    /// Returns the entries with their names. Rejects duplicate names.
-    fn entries_by_name(&self) -> Result<Vec<(usize, &'a str, &'a Node)>, SettingsError> {
-        let mut names: Vec<(usize, &str, &Node)> = Vec::new();
-        for (at, (key, node)) in self.entries.iter().enumerate() {
-            let malformed =
-                |reason: &str| self.document.malformed(&self.full_path(&[Step::Key(at)]), reason);
-            let Node::Scalar(name) = key else { return Err(malformed("a key must be a string")) };
-            if names.iter().any(|(_, other, _)| other == name) {
-                return Err(malformed(&format!("duplicate key {}", quoted(name))));
+        entries: &'n [(Node, Node)],
+    ) -> Result<Vec<Entry<'n>>, SettingsError> {
+        let mut seen = HashSet::new();
+        let mut named = Vec::with_capacity(entries.len());
+        for (key, node) in entries {
+            let Value::Scalar(name) = &key.value else {
+                return Err(self.malformed(key.line, "a key must be a string"));
+            };
+            if !seen.insert(name) {
+                return Err(self.malformed(key.line, &format!("duplicate key {}", quoted(name))));
             }
-            names.push((at, name, node));
+            named.push(Entry { name, line: key.line, node });
         }
-        Ok(names)
+        Ok(named)
     }
 
     /// Reads the section of a pool. Rejects keys of the master.
-    fn pool_layer(&self, pool: &str) -> Result<ConfigLayer, SettingsError> {
+    fn pool_layer(
+        &self,
+        pool: &str,
+        entries: &[(Node, Node)],
+    ) -> Result<ConfigLayer, SettingsError> {
         let mut layer = ConfigLayer::default();
-        for (at, name, node) in self.entries_by_name()? {
+        for entry in self.entries_by_name(entries)? {
             let master_options = OPTIONS.iter().filter(|option| option.scope == Scope::Master);
             let mut master_keys =
                 master_options.map(|option| option.name).chain([VARS_KEY, POOLS_KEY]);
-            if let Some(key) = master_keys.find(|key| *key == name) {
+            if let Some(key) = master_keys.find(|key| *key == entry.name) {
                 return Err(SettingsError::Conflict {
-                    source: self.source_at(&[Step::Key(at)]),
+                    source: self.source_at(entry.line),
                     key,
                     reason: format!(
                         "is a setting of the master, not of pool {pool:?}: \
@@ -262,42 +230,39 @@ impl<'a> Mapping<'a> {
                     ),
                 });
             }
-            self.set_option(&mut layer, name, at, node)?;
+            self.set_option(&mut layer, &entry)?;
         }
         Ok(layer)
     }
 
-    fn set_option(
-        &self,
-        layer: &mut ConfigLayer,
-        name: &str,
-        at: usize,
-        node: &Node,
-    ) -> Result<(), SettingsError> {
-        if name == APP_KEY {
-            return self.set_app(layer, at, node);
+    fn set_option(&self, layer: &mut ConfigLayer, entry: &Entry<'_>) -> Result<(), SettingsError> {
+        if entry.name == APP_KEY {
+            return self.set_app(layer, entry);
         }
-        let Some(option) = OPTIONS.iter().find(|option| option.name == name) else {
+        let Some(option) = OPTIONS.iter().find(|option| option.name == entry.name) else {
             return Err(SettingsError::UnknownKey {
-                source: self.source_at(&[Step::Key(at)]),
-                key: name.to_owned(),
-                suggestion: suggest_key(name),
+                source: self.source_at(entry.line),
+                key: entry.name.to_owned(),
+                suggestion: suggest_key(entry.name),
             });
         };
-        let raw_texts = self.raw_texts(option, at, node)?;
-        let item_source = |item| match node {
-            Node::List(_) => self.source_at(&[Step::Value(at), Step::Item(item)]),
-            Node::Map(_) => self.source_at(&[Step::Value(at), Step::Key(item)]),
-            Node::Null | Node::Scalar(_) => self.source_at(&[Step::Key(at)]),
+        let raw_texts = self.raw_texts(option, entry)?;
+        let item_source = |item: usize| {
+            let line = match &entry.node.value {
+                Value::List(items) => items.get(item).map(|node| node.line),
+                Value::Map(entries) => entries.get(item).map(|(key, _)| key.line),
+                Value::Null | Value::Scalar(_) => None,
+            };
+            self.source_at(line.unwrap_or(entry.line))
         };
         let mut texts = Vec::with_capacity(raw_texts.len());
         for (item, text) in raw_texts.iter().enumerate() {
-            texts.push(self.document.vars.expand(text).map_err(|reason| {
+            texts.push(self.vars.expand(text).map_err(|reason| {
                 let error = ValueError { index: Some(item), reason };
                 invalid_value(option, &raw_texts, error, item_source(item))
             })?);
         }
-        let key_source = self.source_at(&[Step::Key(at)]);
+        let key_source = self.source_at(entry.line);
         layer.try_set_option(option, &texts, &key_source).map_err(|mut error| {
             let source = error.index.map_or(key_source, item_source);
             if let Some(item) = error.index.filter(|item| raw_texts[*item] != texts[*item]) {
@@ -311,136 +276,131 @@ impl<'a> Mapping<'a> {
     fn raw_texts(
         &self,
         option: &OptionDef,
-        at: usize,
-        node: &Node,
+        entry: &Entry<'_>,
     ) -> Result<Vec<String>, SettingsError> {
-        let shape_error = |step: &[Step], reason: String| SettingsError::InvalidValue {
-            source: self.source_at(step),
-            key: option.name.into(),
-            value: None,
-            reason,
-        };
-        match (option.arity, node) {
-            (Arity::Optional, Node::Null) => Ok(Vec::new()),
-            (_, Node::Null) => Err(shape_error(
-                &[Step::Key(at)],
+        let shape_error =
+            |line, reason: String| self.invalid_value(line, option.name, None, reason);
+        match (option.arity, &entry.node.value) {
+            (Arity::Optional, Value::Null) => Ok(Vec::new()),
+            (_, Value::Null) => Err(shape_error(
+                entry.line,
                 "no value is given: give one, or leave out the key".into(),
             )),
-            (_, Node::Scalar(text)) => Ok(vec![text.clone()]),
-            (Arity::List | Arity::PairList, Node::List(items)) => {
+            (_, Value::Scalar(text)) => Ok(vec![text.clone()]),
+            (Arity::List | Arity::PairList, Value::List(items)) => {
                 let mut texts = Vec::new();
-                for (item, node) in items.iter().enumerate() {
-                    let Node::Scalar(text) = node else {
-                        let reason = format!("the list contains {}, not a value", node.kind());
-                        return Err(shape_error(&[Step::Value(at), Step::Item(item)], reason));
+                for node in items {
+                    let Value::Scalar(text) = &node.value else {
+                        let kind = node.value.kind();
+                        let reason = format!("the list contains {kind}, not a value");
+                        return Err(shape_error(node.line, reason));
                     };
                     texts.push(text.clone());
                 }
                 Ok(texts)
             }
-            (Arity::PairList, Node::Map(entries)) => {
+            (Arity::PairList, Value::Map(entries)) => {
                 let mut texts = Vec::new();
-                for (entry, pair) in entries.iter().enumerate() {
-                    let (name, value) = scalar_entry(pair).map_err(|reason| {
-                        shape_error(&[Step::Value(at), Step::Key(entry)], reason)
-                    })?;
+                for pair in entries {
+                    let line = pair.0.line;
+                    let (name, value) =
+                        scalar_entry(pair).map_err(|reason| shape_error(line, reason))?;
                     if name.contains('=') {
                         let reason = format!("{} is not a variable: it contains =", quoted(name));
-                        return Err(shape_error(&[Step::Value(at), Step::Key(entry)], reason));
+                        return Err(shape_error(line, reason));
                     }
                     texts.push(format!("{name}={value}"));
                 }
                 Ok(texts)
             }
-            (arity, Node::List(_) | Node::Map(_)) => {
+            (arity, Value::List(_) | Value::Map(_)) => {
                 let expected = match arity {
                     Arity::Single | Arity::Flag | Arity::Optional => "one value",
                     Arity::List => "a list",
                     Arity::PairList => "a map or a list",
                 };
-                Err(shape_error(
-                    &[Step::Key(at)],
-                    format!("{} is given, not {expected}", node.kind()),
-                ))
+                let reason = format!("{} is given, not {expected}", entry.node.value.kind());
+                Err(shape_error(entry.line, reason))
             }
         }
     }
 
-    fn set_app(
-        &self,
-        layer: &mut ConfigLayer,
-        at: usize,
-        node: &Node,
-    ) -> Result<(), SettingsError> {
-        let shape_error = |step: &[Step], reason: String| SettingsError::InvalidValue {
-            source: self.source_at(step),
-            key: APP_KEY.into(),
-            value: None,
-            reason,
-        };
+    fn set_app(&self, layer: &mut ConfigLayer, entry: &Entry<'_>) -> Result<(), SettingsError> {
+        let shape_error = |line, reason: String| self.invalid_value(line, APP_KEY, None, reason);
         let mut app = None;
         let mut options = Options::new();
         let mut option_sources = BTreeMap::new();
-        match node {
-            Node::Scalar(text) => app = Some(self.interpolate(text, &[Step::Key(at)])?),
-            Node::Map(entries) => {
-                for (entry, pair) in entries.iter().enumerate() {
-                    let entry_path = [Step::Value(at), Step::Key(entry)];
+        match &entry.node.value {
+            Value::Scalar(text) => app = Some(self.expand_in_app(text, entry.line)?),
+            Value::Map(entries) => {
+                for pair in entries {
+                    let line = pair.0.line;
                     let (name, value) =
-                        scalar_entry(pair).map_err(|reason| shape_error(&entry_path, reason))?;
-                    let value = self.interpolate(value, &entry_path)?;
+                        scalar_entry(pair).map_err(|reason| shape_error(line, reason))?;
+                    let value = self.expand_in_app(value, line)?;
                     let previous = if name == "name" {
                         app.replace(value)
                     } else {
-                        option_sources.insert(name.to_owned(), self.source_at(&entry_path));
+                        option_sources.insert(name.to_owned(), self.source_at(line));
                         options.insert(name.to_owned(), value)
                     };
                     if previous.is_some() {
-                        return Err(shape_error(
-                            &entry_path,
-                            format!("duplicate key {}", quoted(name)),
-                        ));
+                        let reason = format!("duplicate key {}", quoted(name));
+                        return Err(shape_error(line, reason));
                     }
                 }
             }
-            Node::Null | Node::List(_) => {
+            Value::Null | Value::List(_) => {
                 let reason = "give a name, or a map with a name and options";
-                return Err(shape_error(&[Step::Key(at)], reason.into()));
+                return Err(shape_error(entry.line, reason.into()));
             }
         }
         let Some(name) = app else {
             let reason = "the map needs a name: give name: APP in it";
-            return Err(shape_error(&[Step::Key(at)], reason.into()));
+            return Err(shape_error(entry.line, reason.into()));
         };
-        layer.set_app(name, options, self.source_at(&[Step::Key(at)]))?;
+        layer.set_app(name, options, self.source_at(entry.line))?;
         layer.set_option_sources(option_sources);
         Ok(())
     }
 
     /// Expands the variables in a value of the app.
-    fn interpolate(&self, text: &str, path: &[Step]) -> Result<String, SettingsError> {
-        let expanded = self.document.vars.expand(text);
-        expanded.map_err(|reason| {
-            self.document.invalid_value(&self.full_path(path), APP_KEY, Some(text), reason)
-        })
+    fn expand_in_app(&self, text: &str, line: usize) -> Result<String, SettingsError> {
+        let expanded = self.vars.expand(text);
+        expanded.map_err(|reason| self.invalid_value(line, APP_KEY, Some(text), reason))
     }
 
-    fn full_path(&self, path: &[Step]) -> Vec<Step> {
-        [self.path, path].concat()
+    fn source_at(&self, line: usize) -> Source {
+        Source::File { path: self.path.to_owned(), line }
     }
 
-    fn source_at(&self, path: &[Step]) -> Source {
-        self.document.source_at(&self.full_path(path))
+    fn malformed(&self, line: usize, reason: &str) -> SettingsError {
+        SettingsError::Malformed { source: self.source_at(line), reason: reason.into() }
+    }
+
+    fn invalid_value(
+        &self,
+        line: usize,
+        key: &str,
+        value: Option<&str>,
+        reason: String,
+    ) -> SettingsError {
+        SettingsError::InvalidValue {
+            source: self.source_at(line),
+            key: key.to_owned(),
+            value: value.map(str::to_owned),
+            reason,
+        }
     }
 }
 
 /// Returns a name and its value, each of which must be one scalar.
 fn scalar_entry((name, value): &(Node, Node)) -> Result<(&str, &str), String> {
-    let Node::Scalar(name) = name else { return Err("a key must be a string".into()) };
-    match value {
-        Node::Scalar(value) => Ok((name, value)),
-        Node::Null | Node::List(_) | Node::Map(_) => {
-            Err(format!("{} has {}: give it one value", quoted(name), value.kind()))
+    let Value::Scalar(name) = &name.value else { return Err("a key must be a string".into()) };
+    match &value.value {
+        Value::Scalar(value) => Ok((name, value)),
+        Value::Null | Value::List(_) | Value::Map(_) => {
+            Err(format!("{} has {}: give it one value", quoted(name), value.value.kind()))
         }
     }
 }

@@ -1,27 +1,28 @@
-//! Parses YAML into a tree of [`Node`]s, and finds the line of a position in the tree. No other file
-//! uses the YAML parser, and this file must never know a setting.
-//!
-//! The parser reads a text up to three times, because it tells types only without the text of a
-//! scalar, and positions only in errors: `Outline` finds the structure, `Fill` the texts of scalars,
-//! and `Locate` fails on purpose at a position, to learn its line.
+//! Parses YAML into a tree of [`Node`]s with their lines, in one pass over the text. No other file uses
+//! the YAML parser, and this file must never know a setting.
 
-use std::cell::Cell;
-use std::fmt;
+use std::collections::BTreeMap;
 
-use serde::de::{Deserialize, MapAccess, SeqAccess, Unexpected, Visitor};
-use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
 /// Maximum size of a file after its aliases are expanded: [`NODE_COST`] for each node, and 1 for each
-/// byte of text.
+/// byte of text. An anchored node counts once more, since it is kept for its aliases.
 const EXPANDED_MAX: usize = 8 << 20;
 const NODE_COST: usize = 16;
 
-/// Maximum depth of nested brackets.
-const OPEN_BRACKETS_MAX: usize = 256;
+/// Maximum depth of lists and maps in each other.
+const DEPTH_MAX: usize = 128;
 
-/// A node of YAML. A scalar is its text as written, without quotes: `1.10` is not a number yet.
-#[derive(Debug, PartialEq)]
-pub(super) enum Node {
+/// A node of YAML, and its line from 1. A copy made by an alias has the line of its anchor.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Node {
+    pub(super) line: usize,
+    pub(super) value: Value,
+}
+
+/// The value of a node. A scalar is its text as written, without quotes: `1.10` is not a number yet.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
     /// Null, or an absent value.
     Null,
     /// One value.
@@ -32,8 +33,8 @@ pub(super) enum Node {
     Map(Vec<(Node, Node)>),
 }
 
-impl Node {
-    /// Names the type of the node, for messages.
+impl Value {
+    /// Names the type of the value, for messages.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
@@ -42,17 +43,6 @@ impl Node {
             Self::Map(_) => "a map",
         }
     }
-}
-
-/// One step down a document.
-#[derive(Clone, Copy)]
-pub(super) enum Step {
-    /// To the key of a map's entry.
-    Key(usize),
-    /// To the value of a map's entry.
-    Value(usize),
-    /// To an item of a list.
-    Item(usize),
 }
 
 /// Why a text is not YAML, or is YAML that is not accepted.
@@ -64,256 +54,162 @@ pub(super) struct Malformed {
     pub(super) reason: String,
 }
 
-/// Parses a text of at most one document. An empty text is [`Node::Null`].
+impl Malformed {
+    fn new(line: usize, reason: &str) -> Self {
+        Self { line, reason: reason.to_owned() }
+    }
+}
+
+impl From<ScanError> for Malformed {
+    fn from(error: ScanError) -> Self {
+        Self { line: error.marker().line(), reason: error.info().to_owned() }
+    }
+}
+
+/// Parses a text of at most one document. An empty text is [`Value::Null`].
 pub(super) fn read(text: &str) -> Result<Node, Malformed> {
-    check_depth(text)?;
-    let mut documents = serde_yaml::Deserializer::from_str(text);
-    let Some(first) = documents.next() else { return Ok(Node::Null) };
-    let budget = Cell::new(EXPANDED_MAX);
-    let mut root = Outline { budget: &budget }.deserialize(first).map_err(|e| malformed(&e))?;
-    if let Some(second) = documents.next() {
-        let line = Locate { path: &[] }.deserialize(second).map_or_else(|e| error_line(&e), |()| 1);
-        return Err(Malformed {
-            line,
-            reason: "a second document starts here: give only one".into(),
-        });
+    let mut tree = Tree::default();
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event?;
+        tree.add(event, span)?;
     }
-    // Only after the outline is it known which nodes are scalars, whose texts can be read as written.
-    if let Some(again) = serde_yaml::Deserializer::from_str(text).next() {
-        Fill { node: &mut root }.deserialize(again).map_err(|e| malformed(&e))?;
-    }
-    Ok(root)
+    Ok(tree.root.unwrap_or(Node { line: 1, value: Value::Null }))
 }
 
-/// Rejects too many nested brackets before the parser runs: its time grows with the square of the
-/// open brackets, and it checks their depth only afterwards. Brackets in texts and comments count too.
-fn check_depth(text: &str) -> Result<(), Malformed> {
-    let (mut depth, mut line) = (0_usize, 1);
-    for byte in text.bytes() {
-        match byte {
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            b'\n' => line += 1,
-            _ => (),
-        }
-        if depth > OPEN_BRACKETS_MAX {
-            return Err(Malformed { line, reason: "too many nested brackets".into() });
-        }
-    }
-    Ok(())
+/// A tree that is built from the events of the parser.
+#[derive(Default)]
+struct Tree {
+    root: Option<Node>,
+    /// The lists and maps that are not complete, outermost first.
+    open: Vec<OpenNode>,
+    /// The complete anchored nodes, and what each counts towards [`EXPANDED_MAX`].
+    anchors: BTreeMap<usize, (Node, usize)>,
+    expanded: usize,
 }
 
-/// Returns the line of a position in a text that [`read`] has accepted; 1 if the position does not
-/// exist. An alias has the line of its anchor.
-pub(super) fn line_of(text: &str, path: &[Step]) -> usize {
-    // The parser tells its position only in an error, so this fails on purpose.
-    match serde_yaml::Deserializer::from_str(text).next() {
-        Some(first) => Locate { path }.deserialize(first).map_or_else(|e| error_line(&e), |()| 1),
-        None => 1,
-    }
+/// A list or map whose end has not been read.
+struct OpenNode {
+    line: usize,
+    /// The number of its anchor; 0 if it has none.
+    anchor: usize,
+    /// [`Tree::expanded`] before it.
+    expanded_before: usize,
+    children: Vec<Node>,
+    is_map: bool,
 }
 
-fn error_line(error: &serde_yaml::Error) -> usize {
-    error.location().map_or(1, |location| location.line())
-}
-
-fn malformed(error: &serde_yaml::Error) -> Malformed {
-    let text = error.to_string();
-    // Errors of settings begin with the line, so the parser's own mention of it is removed.
-    let reason = text.split(" at line ").next().unwrap_or_default().to_owned();
-    Malformed { line: error_line(error), reason }
-}
-
-/// Reads the structure and leaves every scalar empty.
-#[derive(Clone, Copy)]
-struct Outline<'b> {
-    budget: &'b Cell<usize>,
-}
-
-impl Outline<'_> {
-    fn charge<E: Error>(self, bytes: usize) -> Result<(), E> {
-        let remaining = self.budget.get().checked_sub(NODE_COST + bytes);
-        self.budget.set(remaining.ok_or_else(|| E::custom("the file is too large once expanded"))?);
-        Ok(())
-    }
-
-    fn scalar<E: Error>(self, bytes: usize) -> Result<Node, E> {
-        self.charge(bytes)?;
-        Ok(Node::Scalar(String::new()))
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Outline<'_> {
-    type Value = Node;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Outline<'_> {
-    type Value = Node;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value, a list or a map")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Node, E> {
-        self.charge(0)?;
-        Ok(Node::Null)
-    }
-
-    /// An empty document.
-    fn visit_none<E: Error>(self) -> Result<Node, E> {
-        self.visit_unit()
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Node, E> {
-        self.scalar(0)
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Node, E> {
-        self.scalar(0)
-    }
-
-    fn visit_i128<E: Error>(self, _: i128) -> Result<Node, E> {
-        self.scalar(0)
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Node, E> {
-        self.scalar(0)
-    }
-
-    fn visit_u128<E: Error>(self, _: u128) -> Result<Node, E> {
-        self.scalar(0)
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Node, E> {
-        self.scalar(0)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Node, E> {
-        self.scalar(text.len())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
-        self.charge(0)?;
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(self)? {
-            list.push(item);
-        }
-        Ok(Node::List(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
-        self.charge(0)?;
-        let mut map = Vec::new();
-        while let Some(key) = entries.next_key_seed(self)? {
-            map.push((key, entries.next_value_seed(self)?));
-        }
-        Ok(Node::Map(map))
-    }
-
-    fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<Node, A::Error> {
-        Err(A::Error::custom("tags such as !name are not supported"))
-    }
-}
-
-/// Reads the same structure again, and takes the text of each scalar as it was written.
-struct Fill<'n> {
-    node: &'n mut Node,
-}
-
-impl<'de> DeserializeSeed<'de> for Fill<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match self.node {
-            Node::Null => IgnoredAny::deserialize(deserializer).map(drop),
-            Node::Scalar(text) => {
-                *text = String::deserialize(deserializer)?;
+impl Tree {
+    fn add(&mut self, event: Event<'_>, span: Span) -> Result<(), Malformed> {
+        let line = span.start.line();
+        match event {
+            Event::DocumentStart(_) if self.root.is_some() => {
+                Err(Malformed::new(line, "a second document starts here: give only one"))
+            }
+            Event::Nothing
+            | Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(_)
+            | Event::DocumentEnd => Ok(()),
+            Event::Alias(anchor) => {
+                let Some((node, cost)) = self.anchors.get(&anchor) else {
+                    return Err(Malformed::new(line, "an alias is inside of what it names"));
+                };
+                let (node, cost) = (node.clone(), *cost);
+                self.charge(line, cost)?;
+                self.attach(node);
                 Ok(())
             }
-            Node::List(_) => deserializer.deserialize_seq(self),
-            Node::Map(_) => deserializer.deserialize_map(self),
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for Fill<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} as before", self.node.kind())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        if let Node::List(list) = self.node {
-            for node in list {
-                items.next_element_seed(Fill { node })?;
+            Event::Scalar(text, style, anchor, tag) => {
+                check_tag(tag.as_deref(), line)?;
+                let cost = NODE_COST + text.len();
+                self.charge(line, cost)?;
+                let is_null = style == ScalarStyle::Plain
+                    && is_null(&text)
+                    && tag.is_none_or(|tag| tag.suffix == "null");
+                let value = if is_null { Value::Null } else { Value::Scalar(text.into_owned()) };
+                self.complete(Node { line, value }, anchor, cost)
             }
+            Event::SequenceStart(anchor, tag) => self.open(line, anchor, tag.as_deref(), false),
+            Event::MappingStart(anchor, tag) => self.open(line, anchor, tag.as_deref(), true),
+            Event::SequenceEnd | Event::MappingEnd => self.close(),
         }
-        while items.next_element::<IgnoredAny>()?.is_some() {}
+    }
+
+    fn open(
+        &mut self,
+        line: usize,
+        anchor: usize,
+        tag: Option<&Tag>,
+        is_map: bool,
+    ) -> Result<(), Malformed> {
+        check_tag(tag, line)?;
+        if self.open.len() == DEPTH_MAX {
+            return Err(Malformed::new(line, "lists and maps are nested too deeply"));
+        }
+        let expanded_before = self.expanded;
+        self.charge(line, NODE_COST)?;
+        self.open.push(OpenNode { line, anchor, expanded_before, children: Vec::new(), is_map });
         Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        if let Node::Map(map) = self.node {
-            for (key, value) in map {
-                entries.next_key_seed(Fill { node: key })?;
-                entries.next_value_seed(Fill { node: value })?;
-            }
-        }
-        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-}
-
-/// Descends to one position and fails there: the error contains the line.
-struct Locate<'p> {
-    path: &'p [Step],
-}
-
-impl<'de> DeserializeSeed<'de> for Locate<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Locate<'_> {
-    type Value = ();
-
-    /// Everything at the end of the path, or off it, is unexpected and thus an error.
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("to fail here")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let Some((Step::Item(item), path)) = self.path.split_first() else {
-            return Err(A::Error::invalid_type(Unexpected::Seq, &self));
-        };
-        for _ in 0..*item {
-            items.next_element::<IgnoredAny>()?;
-        }
-        items.next_element_seed(Locate { path }).map(drop)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        let Some((step @ (Step::Key(entry) | Step::Value(entry)), path)) = self.path.split_first()
+    fn close(&mut self) -> Result<(), Malformed> {
+        let Some(OpenNode { line, anchor, expanded_before, children, is_map }) = self.open.pop()
         else {
-            return Err(A::Error::invalid_type(Unexpected::Map, &self));
+            return Ok(()); // the parser ends nothing that it has not begun
         };
-        for _ in 0..*entry {
-            entries.next_entry::<IgnoredAny, IgnoredAny>()?;
-        }
-        match step {
-            Step::Value(_) => {
-                entries.next_key::<IgnoredAny>()?;
-                entries.next_value_seed(Locate { path })
+        let value = if is_map {
+            let mut nodes = children.into_iter();
+            let mut entries = Vec::new();
+            while let (Some(key), Some(value)) = (nodes.next(), nodes.next()) {
+                entries.push((key, value));
             }
-            Step::Key(_) | Step::Item(_) => entries.next_key_seed(Locate { path: &[] }).map(drop),
+            Value::Map(entries)
+        } else {
+            Value::List(children)
+        };
+        self.complete(Node { line, value }, anchor, self.expanded - expanded_before)
+    }
+
+    /// Adds a node to the list or map around it. Keeps it if it has an anchor.
+    fn complete(&mut self, node: Node, anchor: usize, cost: usize) -> Result<(), Malformed> {
+        if anchor != 0 {
+            self.charge(node.line, cost)?;
+            self.anchors.insert(anchor, (node.clone(), cost));
+        }
+        self.attach(node);
+        Ok(())
+    }
+
+    fn attach(&mut self, node: Node) {
+        match self.open.last_mut() {
+            Some(around) => around.children.push(node),
+            None => self.root = Some(node),
         }
     }
+
+    fn charge(&mut self, line: usize, cost: usize) -> Result<(), Malformed> {
+        self.expanded += cost;
+        if self.expanded > EXPANDED_MAX {
+            return Err(Malformed::new(line, "the file is too large once expanded"));
+        }
+        Ok(())
+    }
+}
+
+/// Rejects tags, except those of YAML's own types, which change no value, except that `!!str null` is a text.
+fn check_tag(tag: Option<&Tag>, line: usize) -> Result<(), Malformed> {
+    let Some(Tag { handle, suffix }) = tag else { return Ok(()) };
+    let is_core = tag.is_some_and(Tag::is_yaml_core_schema);
+    if is_core && CORE_TAGS.contains(&suffix.as_str()) {
+        return Ok(());
+    }
+    let handle = if is_core { "!!" } else { handle };
+    let reason = format!("the tag {handle}{suffix} is not supported: leave it out");
+    Err(Malformed { line, reason })
+}
+
+const CORE_TAGS: [&str; 7] = ["str", "int", "float", "bool", "null", "seq", "map"];
+
+fn is_null(text: &str) -> bool {
+    matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }
