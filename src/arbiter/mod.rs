@@ -13,6 +13,7 @@ mod reload;
 mod reload_barrier;
 mod service_manager;
 mod shutdown;
+mod stall;
 mod state;
 mod upgrade;
 mod worker_main;
@@ -20,7 +21,6 @@ mod worker_main;
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::time::Duration;
 
 use slog::{Logger, error, info, warn};
 
@@ -50,11 +50,9 @@ use reload::Reload;
 use reload_barrier::ReconcileOutcome;
 use service_manager::ServiceNotifier;
 use shutdown::Shutdown;
+use stall::{STALL_THRESHOLD, StallDetector};
 use state::MasterState;
 use upgrade::{Upgrade, UpgradePhase};
-
-/// If the master wakes later than this after its deadline, it was itself stopped or starved.
-const STALL_THRESHOLD: Duration = Duration::from_millis(500);
 
 /// The master.
 pub(crate) struct Arbiter<'a> {
@@ -68,9 +66,7 @@ pub(crate) struct Arbiter<'a> {
     startup_notifier: Option<Rc<StartupNotifier>>,
     /// Whether all first workers have been ready, which is reported once.
     reported_ready: bool,
-    woke_at: MonotonicTime,
-    /// When the turn before began. The master may have been stopped since.
-    prev_wake_at: MonotonicTime,
+    stalls: StallDetector,
 }
 
 /// What a master is made from, besides its pools.
@@ -118,8 +114,7 @@ impl<'a> Arbiter<'a> {
             pidfile: parts.pidfile,
             startup_notifier: parts.startup_notifier,
             reported_ready: false,
-            woke_at: now,
-            prev_wake_at: now,
+            stalls: StallDetector::new(now),
         })
     }
 
@@ -135,7 +130,7 @@ impl<'a> Arbiter<'a> {
             for signal in self.signals.take() {
                 self.handle_signal(signal);
             }
-            self.prev_wake_at = self.woke_at;
+            self.stalls.begin_turn();
             self.poll_worker_status();
             self.reap_children();
             self.start_pending_transition();
@@ -400,29 +395,23 @@ impl<'a> Arbiter<'a> {
         let mut fds = vec![self.signals.as_fd()];
         fds.extend(self.state.pools.iter().map(Pool::wakeup_fd));
         fds.extend(self.upgrade.channel_fd());
+        self.stalls.on_sleep(process::voluntary_switches());
         poll::wait_readable(&fds, deadline)?;
         let now = clock::now();
-        let late = deadline.map_or(Duration::ZERO, |deadline| now.duration_since(deadline));
-        if late > STALL_THRESHOLD {
-            warn!(self.log(), "master event loop stalled"; "duration_ms" => as_millis(late));
-            self.discount_stall(now);
+        if let Some(stall) = self.stalls.on_wake(deadline, now) {
+            let late = as_millis(stall.late);
+            warn!(self.log(), "master event loop stalled"; "duration_ms" => late);
+            self.state.pools.discount_stall(stall.since, now);
         }
-        self.woke_at = now;
         Ok(())
     }
 
     /// Handles SIGCONT: the master may have been stopped for less time than it would have slept.
     fn on_sigcont(&mut self) {
         let now = clock::now();
-        if now.duration_since(self.prev_wake_at) > STALL_THRESHOLD {
-            self.discount_stall(now);
+        if let Some(stall) = self.stalls.on_sigcont(process::voluntary_switches(), now) {
+            self.state.pools.discount_stall(stall.since, now);
         }
-    }
-
-    /// Excludes the time since the master last ran from the workers' timeouts.
-    fn discount_stall(&mut self, now: MonotonicTime) {
-        self.state.pools.discount_stall(self.prev_wake_at, now);
-        self.prev_wake_at = now;
     }
 
     /// Returns the current log.

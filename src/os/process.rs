@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal as NixSignal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid as RawPid, setpgid};
@@ -72,6 +73,11 @@ pub(crate) fn thread_id() -> u64 {
 pub(crate) fn thread_count() -> Option<u64> {
     // A directory has one link of its own, one in its parent, and one for each subdirectory.
     fs::metadata("/proc/self/task").ok().map(|dir| dir.nlink().saturating_sub(2))
+}
+
+/// Returns how often this process has given up the CPU by itself: to sleep, or to be stopped.
+pub(crate) fn voluntary_switches() -> i64 {
+    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.voluntary_context_switches())
 }
 
 /// Sets an environment variable of this process.

@@ -17,12 +17,14 @@ use crate::launch::Launch;
 use crate::load::Load;
 use crate::log_capture::Record;
 use crate::proc::{stat, wait_until};
-use crate::support::{Exit, Server};
+use crate::support::{DEADLINE, Exit, Server};
 
 on_every_class!(
     stopped_master_kills_no_worker,
     drain_is_extended_by_master_stop,
     drain_is_extended_by_short_master_stop,
+    cont_does_not_hide_a_hang,
+    cont_does_not_prolong_a_drain,
 );
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
@@ -347,6 +349,32 @@ fn drain_is_extended_by_master_stop(class: &str) {
 
 fn drain_is_extended_by_short_master_stop(class: &str) {
     drain_past_a_stop(class, Duration::from_millis(2500));
+}
+
+/// Sends SIGCONT to the master, as any process of its session may, until a record comes. With each
+/// one it has slept for longer than what counts as a stall.
+#[track_caller]
+fn send_cont_until(server: &Server, what: &str, wanted: impl Fn(&Record) -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !server.sees_record(Duration::from_millis(600), &wanted) {
+        assert!(Instant::now() < end, "no record of: {what}");
+        server.signal(Signal::SIGCONT);
+    }
+}
+
+fn cont_does_not_hide_a_hang(class: &str) {
+    let server = Server::start(&["-k", class, "--timeout", "2s"]);
+    let _client = server.begin("/hang");
+    send_cont_until(&server, "the hang", |record| record.message() == "worker hung");
+    server.finish();
+}
+
+fn cont_does_not_prolong_a_drain(class: &str) {
+    let mut server = Server::start(&["-k", class, "--graceful-timeout", "2s"]);
+    let _client = server.begin("/hang");
+    server.signal(Signal::SIGTERM);
+    send_cont_until(&server, "its end", |record| record.message() == "worker killed");
+    server.expect_clean_exit();
 }
 
 #[test]

@@ -12,7 +12,7 @@ impl Supervisor {
     /// [`enforce_limits`](Self::enforce_limits).
     pub(crate) fn liveness_check_due(&self, now: MonotonicTime) -> Vec<WorkerId> {
         self.ids_where(|worker| match worker.state {
-            State::Ready => worker.hang_deadline(self.timeout_floor).is_some_and(|at| at <= now),
+            State::Ready => worker.hang_deadline().is_some_and(|at| at <= now),
             State::DrainingHung { .. } => true,
             State::Booting
             | State::Stopping { .. }
@@ -26,8 +26,8 @@ impl Supervisor {
     pub(crate) fn overdue(&self, now: MonotonicTime) -> Vec<WorkerId> {
         self.ids_where(|worker| {
             let deadline = match worker.state {
-                State::Ready => worker.hang_deadline(self.timeout_floor),
-                State::Booting => worker.boot_deadline(self.timeout_floor),
+                State::Ready => worker.hang_deadline(),
+                State::Booting => worker.boot_deadline(),
                 State::DrainingHung { .. }
                 | State::Stopping { .. }
                 | State::Aborting { .. }
@@ -78,9 +78,9 @@ impl Supervisor {
     /// [`reconcile`](Self::reconcile), with the same `now`.
     pub(crate) fn next_deadline(&self, now: MonotonicTime) -> Option<MonotonicTime> {
         let workers = self.workers().flat_map(|worker| match worker.state {
-            State::Booting => [worker.boot_deadline(self.timeout_floor), None],
+            State::Booting => [worker.boot_deadline(), None],
             State::Ready => [
-                worker.hang_deadline(self.timeout_floor),
+                worker.hang_deadline(),
                 // After it has passed, the worker waits for `max_surge`, not for a time.
                 worker.recycle_deadline().filter(|at| now < *at),
             ],

@@ -101,14 +101,13 @@ impl Supervisor {
 
     /// Aborts or drains hung workers, and kills those that have exceeded a drain or abort deadline.
     fn enforce_timeouts(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
-        let timeout_floor = self.timeout_floor;
         let generation = self.desired.generation;
         let mut current_hangs = false;
         for worker in self.slots.iter_mut().flat_map(|slot| &mut slot.workers) {
             let has_passed = |deadline: Option<MonotonicTime>| deadline.is_some_and(|at| at <= now);
             let abort_deadline = now.saturating_add(worker.policy.abort_timeout);
             match worker.state {
-                State::Booting if has_passed(worker.boot_deadline(timeout_floor)) => {
+                State::Booting if has_passed(worker.boot_deadline()) => {
                     let hang = Hang::BootTimeout(now.duration_since(worker.started));
                     actions.push(abort_or_kill(
                         worker,
@@ -118,20 +117,19 @@ impl Supervisor {
                     ));
                     current_hangs |= worker.generation == generation;
                 }
-                State::Ready if has_passed(worker.hang_deadline(timeout_floor)) => {
-                    let hang = classify_hang(worker, timeout_floor, now);
-                    if !worker.is_unresponsive && has_work_in_time(worker, timeout_floor, now) {
+                State::Ready if has_passed(worker.hang_deadline()) => {
+                    let hang = classify_hang(worker, now);
+                    if !worker.is_unresponsive && has_work_in_time(worker, now) {
                         let kill_at = now.saturating_add(worker.policy.graceful_timeout);
                         worker.state = State::DrainingHung { kill_at };
+                        worker.stalls = 0;
                         actions.push(Action::DrainHung(worker.id, hang));
                     } else {
                         actions.push(abort_or_kill(worker, hang, ExitReason::Hung, abort_deadline));
                     }
                     current_hangs |= worker.generation == generation;
                 }
-                State::DrainingHung { kill_at }
-                    if !has_passed(worker.hang_deadline(timeout_floor)) =>
-                {
+                State::DrainingHung { kill_at } if !has_passed(worker.hang_deadline()) => {
                     // The hung thread has recovered: this becomes an ordinary drain.
                     let reason = ExitReason::Hung;
                     let mode = ShutdownMode::Graceful;
@@ -142,12 +140,13 @@ impl Supervisor {
                     }
                 }
                 State::DrainingHung { kill_at }
-                    if kill_at <= now || !has_work_in_time(worker, timeout_floor, now) =>
+                    if kill_at <= now || !has_work_in_time(worker, now) =>
                 {
-                    let hang = classify_hang(worker, timeout_floor, now);
+                    let hang = classify_hang(worker, now);
                     actions.push(Action::Abort(worker.id, hang));
                     worker.state =
                         State::Aborting { reason: ExitReason::Hung, kill_at: abort_deadline };
+                    worker.stalls = 0;
                 }
                 State::Stopping { reason, kill_at, .. } | State::Aborting { reason, kill_at }
                     if kill_at <= now =>
@@ -388,18 +387,19 @@ fn abort_or_kill(
         return Action::KillHung(worker.id, hang);
     }
     worker.state = State::Aborting { reason, kill_at };
+    worker.stalls = 0;
     Action::Abort(worker.id, hang)
 }
 
 /// Returns whether a worker's newest unit of work is within `timeout`.
-fn has_work_in_time(worker: &Worker, timeout_floor: MonotonicTime, now: MonotonicTime) -> bool {
-    let in_time = |since| worker.timeout_deadline(since, timeout_floor).is_none_or(|at| now < at);
+fn has_work_in_time(worker: &Worker, now: MonotonicTime) -> bool {
+    let in_time = |since| worker.timeout_deadline(since).is_none_or(|at| now < at);
     worker.busy.is_some_and(|busy| in_time(busy.newest))
 }
 
 /// Returns which limit a worker that counts as hung has exceeded.
-fn classify_hang(worker: &Worker, timeout_floor: MonotonicTime, now: MonotonicTime) -> Hang {
-    let deadline = |since| worker.timeout_deadline(since, timeout_floor);
+fn classify_hang(worker: &Worker, now: MonotonicTime) -> Hang {
+    let deadline = |since| worker.timeout_deadline(since);
     let is_overdue = |busy: &Busy| deadline(busy.oldest).is_some_and(|at| at <= now);
     match worker.busy.filter(is_overdue) {
         Some(busy) => Hang::RequestTimeout(now.duration_since(busy.oldest)),

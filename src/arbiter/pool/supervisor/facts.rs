@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::slot::{State, Worker};
+use super::slot::{STALLS_MAX, State, Worker};
 use super::types::{
     Busy, ExitClass, ExitObservation, ExitReason, ExitReport, ShutdownMode, WorkerId,
 };
-use super::{CORE_DUMP_TIMEOUT, Phase, Supervisor};
+use super::{CORE_DUMP_TIMEOUT, ForkFailures, Phase, Supervisor};
 use crate::time::MonotonicTime;
 
 /// The back-off step after a failed fork, 0.6 to 0.8 s: the machine is short of a resource.
@@ -37,6 +37,7 @@ impl Supervisor {
             over_limit_samples: 0,
             verdict_deferred_until: MonotonicTime::default(),
             timeout_extended_at: MonotonicTime::default(),
+            stalls: 0,
             is_unresponsive: false,
         });
     }
@@ -46,9 +47,10 @@ impl Supervisor {
     pub(crate) fn on_spawn_failed(&mut self, slot: usize, now: MonotonicTime) -> Duration {
         let attempts = match &mut self.rolling {
             Some(rolling) => {
-                let (earlier, since) = rolling.fork_failures.unwrap_or((0, now));
-                rolling.fork_failures = Some((earlier + 1, since));
-                earlier + 1
+                let first = ForkFailures { count: 0, since: now, stalls: 0 };
+                let failures = rolling.fork_failures.get_or_insert(first);
+                failures.count += 1;
+                failures.count
             }
             None => FORK_RETRY_STEP,
         };
@@ -65,6 +67,7 @@ impl Supervisor {
         worker.state = State::Ready;
         worker.ready_at = Some(now);
         worker.last_beat = now;
+        worker.stalls = 0;
         let generation = worker.generation;
         let uptime = now.duration_since(worker.started);
         self.ever_ready = true;
@@ -98,8 +101,12 @@ impl Supervisor {
     /// Records a worker's last heartbeat and the units of work that it has in progress.
     pub(crate) fn on_liveness(&mut self, id: WorkerId, beat: MonotonicTime, busy: Option<Busy>) {
         if let Some(worker) = self.worker(id) {
+            let earlier = worker.last_progress();
             worker.last_beat = beat;
             worker.busy = busy;
+            if worker.state == State::Ready && worker.last_progress() > earlier {
+                worker.stalls = 0;
+            }
         }
     }
 
@@ -113,17 +120,16 @@ impl Supervisor {
     }
 
     /// Records that the master did not run at some time between `since` and `now`. That time is
-    /// excluded from worker timeouts, and drain and abort deadlines are extended by it.
+    /// excluded from worker timeouts, and drain and abort deadlines are extended by it. Each deadline
+    /// is extended by three stalls at most, until its worker makes progress.
     pub(crate) fn discount_stall(&mut self, since: MonotonicTime, now: MonotonicTime) {
-        self.timeout_floor = now;
         let lost = now.duration_since(since);
-        for worker in self.slots.iter_mut().flat_map(|slot| &mut slot.workers) {
-            match &mut worker.state {
-                State::Stopping { kill_at, .. }
-                | State::DrainingHung { kill_at }
-                | State::Aborting { kill_at, .. } => *kill_at = kill_at.saturating_add(lost),
-                State::Booting | State::Ready | State::Killed { .. } => (),
-            }
+        let workers = self.slots.iter_mut().flat_map(|slot| &mut slot.workers);
+        workers.for_each(|worker| worker.discount_stall(lost, now));
+        let failures = self.rolling.as_mut().and_then(|it| it.fork_failures.as_mut());
+        if let Some(failures) = failures.filter(|failures| failures.stalls < STALLS_MAX) {
+            failures.stalls += 1;
+            failures.since = now;
         }
     }
 

@@ -55,8 +55,6 @@ pub(crate) struct Supervisor {
     /// All workers drain, and none is started until [`resume`](Self::resume).
     is_suspended: bool,
     ever_ready: bool,
-    /// Timeouts start here at the earliest: the master did not run before.
-    timeout_floor: MonotonicTime,
     rng: Rng,
 }
 
@@ -87,8 +85,16 @@ struct RollingReload {
     failed: bool,
     /// The smallest phase of all pools that reload together.
     overall_phase: ReloadPhase,
-    /// How many forks in a row have failed, and the time of the first failure.
-    fork_failures: Option<(u32, MonotonicTime)>,
+    /// The forks in a row that have failed.
+    fork_failures: Option<ForkFailures>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ForkFailures {
+    count: u32,
+    /// The time of the first failure, or of the last stall that was discounted.
+    since: MonotonicTime,
+    stalls: u8,
 }
 
 /// Commands.
@@ -114,7 +120,6 @@ impl Supervisor {
             rolling: None,
             is_suspended: false,
             ever_ready: false,
-            timeout_floor: MonotonicTime::default(),
             rng: Rng::new(seed),
         }
     }
@@ -254,9 +259,9 @@ impl Supervisor {
 
     /// Returns when a reload fails because no worker could be forked for `boot_timeout`.
     fn fork_deadline(&self) -> Option<MonotonicTime> {
-        let (_, since) = self.rolling?.fork_failures?;
+        let failures = self.rolling?.fork_failures?;
         let limit = self.desired.policy.boot_timeout;
-        (!limit.is_zero()).then(|| since.max(self.timeout_floor).saturating_add(limit))
+        (!limit.is_zero()).then(|| failures.since.saturating_add(limit))
     }
 
     /// Returns whether a slot has used up `boot_retries`. False once a worker of the pool was ready.

@@ -11,6 +11,10 @@ const STABLE_UPTIME: Duration = Duration::from_secs(60);
 /// The consecutive samples over `max_memory` that recycle a worker: a short peak is no leak.
 const OVER_LIMIT_SAMPLES: u8 = 3;
 
+/// How many stalls of the master in a row are discounted for one deadline. Workers can cause stalls,
+/// for they use the same CPUs: without a limit, a hang would never be found.
+pub(super) const STALLS_MAX: u8 = 3;
+
 /// A stable position for a worker. It outlives its workers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Slot {
@@ -45,8 +49,11 @@ pub(super) struct Worker {
     pub(super) over_limit_samples: u8,
     /// The worker is being diagnosed: no timeout is enforced before this time.
     pub(super) verdict_deferred_until: MonotonicTime,
-    /// Timeouts start here at the earliest: the worker was frozen or throttled before.
+    /// Timeouts start here at the earliest: the worker was frozen or throttled before, or the master
+    /// did not run.
     pub(super) timeout_extended_at: MonotonicTime,
+    /// How many stalls of the master were discounted since the worker's last progress.
+    pub(super) stalls: u8,
     /// No signal but SIGKILL reaches the worker.
     pub(super) is_unresponsive: bool,
 }
@@ -190,6 +197,27 @@ impl Worker {
     pub(super) fn begin_drain(&mut self, reason: ExitReason, now: MonotonicTime) {
         let kill_at = now.saturating_add(self.policy.graceful_timeout);
         self.state = State::Stopping { reason, kill_at, mode: ShutdownMode::Graceful };
+        self.stalls = 0;
+    }
+
+    /// Excludes `lost`, in which the master did not run until `now`, from the worker's deadlines.
+    pub(super) fn discount_stall(&mut self, lost: Duration, now: MonotonicTime) {
+        if self.stalls == STALLS_MAX {
+            return;
+        }
+        self.stalls += 1;
+        self.timeout_extended_at = now;
+        match &mut self.state {
+            State::Stopping { kill_at, .. }
+            | State::DrainingHung { kill_at }
+            | State::Aborting { kill_at, .. } => *kill_at = kill_at.saturating_add(lost),
+            State::Booting | State::Ready | State::Killed { .. } => (),
+        }
+    }
+
+    /// Returns since when the worker has made no progress, by the last reading.
+    pub(super) fn last_progress(&self) -> MonotonicTime {
+        self.busy.map_or(self.last_beat, |busy| busy.oldest)
     }
 
     /// Returns whether memory samples of the worker are needed: it is ready, `max_memory` is set,
@@ -213,30 +241,24 @@ impl Worker {
         self.over_limit_samples == OVER_LIMIT_SAMPLES
     }
 
-    /// Returns when a booting worker must be ready. Time before `timeout_floor` does not count.
-    pub(super) fn boot_deadline(&self, timeout_floor: MonotonicTime) -> Option<MonotonicTime> {
+    /// Returns when a booting worker must be ready.
+    pub(super) fn boot_deadline(&self) -> Option<MonotonicTime> {
         let limit = self.policy.boot_timeout;
-        let since = self.started.max(timeout_floor).max(self.timeout_extended_at);
+        let since = self.started.max(self.timeout_extended_at);
         (!limit.is_zero()).then(|| since.saturating_add(limit).max(self.verdict_deferred_until))
     }
 
     /// Returns when the worker counts as hung unless it makes progress. Beginning a unit of work is
     /// progress, so while the worker is busy only the age of its oldest unit counts.
-    pub(super) fn hang_deadline(&self, timeout_floor: MonotonicTime) -> Option<MonotonicTime> {
-        let since = self.busy.map_or(self.last_beat, |busy| busy.oldest);
-        let limit = self.timeout_deadline(since, timeout_floor);
+    pub(super) fn hang_deadline(&self) -> Option<MonotonicTime> {
+        let limit = self.timeout_deadline(self.last_progress());
         limit.map(|at| at.max(self.verdict_deferred_until))
     }
 
     /// Returns when work or silence that began at `since` exceeds `timeout`.
-    pub(super) fn timeout_deadline(
-        &self,
-        since: MonotonicTime,
-        timeout_floor: MonotonicTime,
-    ) -> Option<MonotonicTime> {
+    pub(super) fn timeout_deadline(&self, since: MonotonicTime) -> Option<MonotonicTime> {
         let limit = self.policy.timeout;
-        (!limit.is_zero())
-            .then(|| since.max(timeout_floor).max(self.timeout_extended_at).saturating_add(limit))
+        (!limit.is_zero()).then(|| since.max(self.timeout_extended_at).saturating_add(limit))
     }
 
     /// Returns when the worker has been ready for its lifetime.

@@ -353,6 +353,20 @@ fn unforkable_later_worker_fails_the_reload() {
 }
 
 #[test]
+fn repeated_master_stalls_do_not_prolong_failing_forks() {
+    let mut pool = Pool::serving(POLICY, 1);
+    pool.supervisor.reload(POLICY, 1);
+    pool.supervisor.actions_due(pool.now);
+    pool.supervisor.on_spawn_failed(0, pool.now);
+    for _ in 0..3 {
+        pool.stall(MINUTE);
+        assert_eq!(pool.supervisor.reload_phase(pool.now), Some(ReloadPhase::Canary));
+    }
+    pool.stall(MINUTE);
+    assert_eq!(pool.supervisor.reload_phase(pool.now), Some(ReloadPhase::Failed));
+}
+
+#[test]
 fn fork_deadline_excludes_a_master_stall() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.supervisor.reload(POLICY, 1);

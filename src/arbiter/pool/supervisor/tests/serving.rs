@@ -115,6 +115,27 @@ fn silence_during_a_master_stall_does_not_count() {
 }
 
 #[test]
+fn repeated_master_stalls_do_not_hide_a_hang() {
+    let mut pool = silent();
+    for _ in 0..3 {
+        pool.stall(MINUTE);
+        assert_eq!(pool.step(), []);
+    }
+    pool.stall(MINUTE);
+    assert_eq!(pool.step(), [abort(1, Hang::NoHeartbeat(4 * MINUTE))]);
+}
+
+#[test]
+fn progress_allows_further_master_stalls() {
+    let mut pool = silent();
+    for _ in 0..10 {
+        pool.stall(MINUTE);
+        assert_eq!(pool.step(), []);
+        pool.supervisor.on_liveness(WorkerId(1), pool.now, None);
+    }
+}
+
+#[test]
 fn zero_timeout_never_aborts() {
     let mut pool = Pool::serving(Policy { timeout: Duration::ZERO, ..POLICY }, 1);
     pool.silent.insert(WorkerId(1));

@@ -114,6 +114,22 @@ fn drain_deadline_excludes_a_master_stall() {
 }
 
 #[test]
+fn repeated_master_stalls_do_not_prolong_a_drain() {
+    let mut pool = Pool::serving(POLICY, 1);
+    for _ in 0..3 {
+        pool.stall(MINUTE); // before the drain
+    }
+    pool.supervisor.stop(ShutdownMode::Graceful);
+    pool.step();
+    for _ in 0..3 {
+        pool.stall(MINUTE);
+        assert_eq!(pool.step(), []);
+    }
+    pool.stall(MINUTE);
+    assert_eq!(pool.step(), [kill(1, ExitReason::Requested)]);
+}
+
+#[test]
 fn zero_graceful_timeout_kills_at_once() {
     let mut pool = Pool::serving(Policy { graceful_timeout: Duration::ZERO, ..POLICY }, 1);
     pool.supervisor.stop(ShutdownMode::Graceful);

@@ -53,6 +53,8 @@ struct Process {
     /// The policy of the process's generation.
     policy: Policy,
     since: MonotonicTime,
+    /// Timeouts start here at the earliest: the end of the last stall that was discounted.
+    timeout_floor: MonotonicTime,
     is_ready: bool,
     request: Request,
     /// No rule allows SIGKILL before this time.
@@ -131,7 +133,6 @@ struct Simulation {
     unavailable: usize,
     /// The generation whose workers mostly fail.
     failing_generation: Option<u32>,
-    timeout_floor: MonotonicTime,
     ever_ready: bool,
     /// A fault that explains a missing worker has happened since all were ready.
     has_disturbance: bool,
@@ -159,7 +160,6 @@ impl Simulation {
             surge: 0,
             unavailable: 0,
             failing_generation: None,
-            timeout_floor: MonotonicTime::default(),
             ever_ready: false,
             has_disturbance: true,
             is_undisturbed_reload: false,
@@ -365,6 +365,7 @@ impl Simulation {
             generation: self.supervisor.generation(),
             policy: self.policy,
             since: self.now,
+            timeout_floor: MonotonicTime::default(),
             is_ready: false,
             request: Request::Nothing,
             kill_from: MonotonicTime::from_nanos(u64::MAX),

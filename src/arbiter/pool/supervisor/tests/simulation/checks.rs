@@ -145,7 +145,7 @@ impl Simulation {
                 assert!(!process.policy.boot_timeout.is_zero());
                 let deadline = process
                     .since
-                    .max(self.timeout_floor)
+                    .max(process.timeout_floor)
                     .saturating_add(process.policy.boot_timeout);
                 assert!(deadline <= self.now);
                 return;
@@ -165,7 +165,7 @@ impl Simulation {
 
     fn is_overdue(&self, process: &Process, since: MonotonicTime) -> bool {
         let limit = process.policy.timeout;
-        !limit.is_zero() && since.max(self.timeout_floor).saturating_add(limit) <= self.now
+        !limit.is_zero() && since.max(process.timeout_floor).saturating_add(limit) <= self.now
     }
 
     /// Returns whether its oldest unit of work, or else its silence, exceeds `timeout`.

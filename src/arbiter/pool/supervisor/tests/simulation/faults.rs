@@ -1,15 +1,21 @@
 //! The faults of the simulation.
 
 use super::*;
+use crate::arbiter::pool::supervisor::slot::STALLS_MAX;
 
 impl Simulation {
     pub(super) fn stall(&mut self, before: MonotonicTime, deadline: Option<MonotonicTime>) {
         self.now = self.now.saturating_add(self.random.within(2 * MINUTE));
         if deadline.is_some_and(|deadline| self.now.duration_since(deadline) > SECOND) {
-            self.timeout_floor = self.now;
             self.supervisor.discount_stall(before, self.now);
             let lost = self.now.duration_since(before);
-            for process in self.processes.values_mut() {
+            for (id, process) in &mut self.processes {
+                let worker = self.supervisor.worker(*id).expect("each process is a worker");
+                if worker.timeout_extended_at != self.now {
+                    assert_eq!(worker.stalls, STALLS_MAX);
+                    continue;
+                }
+                process.timeout_floor = self.now;
                 process.kill_from = process.kill_from.saturating_add(lost);
                 process.abort_from = process.abort_from.saturating_add(lost);
             }
