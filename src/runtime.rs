@@ -23,7 +23,7 @@ use crate::os::credentials;
 use crate::os::daemon::StartupNotifier;
 use crate::os::fd_table::OpenFds;
 use crate::os::process::Pid;
-use crate::os::signal::{self, MasterDisposition, Signal, SignalPipe};
+use crate::os::signal::{self, SignalPipe};
 use crate::os::title::ProcTitle;
 use crate::pidfile::PidFile;
 use crate::settings::{Configuration, LogLevel, LogTarget, Settings, check_address_conflicts};
@@ -148,8 +148,7 @@ impl Runtime {
         // From here on, signals wait until the loop handles them, so everything created below is also
         // cleaned up.
         let signals = SignalPipe::open().map_err(RuntimeError::Os)?;
-        signal::catch(Signal::in_master(MasterDisposition::Caught));
-        signal::unblock_all();
+        signal::catch_in_master();
         let old_master = upgrade_channel::UpgradeChannel::take_from_env();
         let InheritedFds { listeners, mut warnings } =
             InheritedFds::take_from_env().map_err(RuntimeError::Listen)?;

@@ -221,8 +221,8 @@ impl<'a> Arbiter<'a> {
         }
     }
 
-    /// Drains the workers; the master stays. A terminal sends SIGWINCH when its size changes, so only
-    /// a daemon, or a master that is being upgraded, takes it as a command.
+    /// Drains the workers; the master stays. Only a daemon, or a master that is being upgraded, takes
+    /// SIGWINCH as a command.
     fn suspend_workers(&mut self) {
         if !self.state.context.settings.daemon && self.upgrade.is_sole_master() {
             warn!(self.log(), "signal ignored: not a daemon"; "signal" => "WINCH");
@@ -396,7 +396,7 @@ impl<'a> Arbiter<'a> {
         fds.extend(self.state.pools.iter().map(Pool::wakeup_fd));
         fds.extend(self.upgrade.channel_fd());
         self.stalls.on_sleep(process::voluntary_switches());
-        poll::wait_readable(&fds, deadline)?;
+        poll::wait_readable_unblocked(&fds, deadline)?;
         let now = clock::now();
         if let Some(stall) = self.stalls.on_wake(deadline, now) {
             let late = as_millis(stall.late);

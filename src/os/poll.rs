@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
 
 use super::clock;
@@ -29,7 +30,7 @@ pub(crate) fn wait<const N: usize>(
     deadline: Option<MonotonicTime>,
 ) -> io::Result<[bool; N]> {
     let mut polled = fds.map(|(fd, interest)| PollFd::new(fd, flags(interest)));
-    wait_on(&mut polled, deadline)?;
+    wait_on(&mut polled, deadline, None)?;
     Ok(polled.map(|fd| fd.any().unwrap_or(true)))
 }
 
@@ -42,8 +43,20 @@ pub(crate) fn wait_readable(
     deadline: Option<MonotonicTime>,
 ) -> io::Result<Vec<bool>> {
     let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-    wait_on(&mut polled, deadline)?;
+    wait_on(&mut polled, deadline, None)?;
     Ok(polled.iter().map(|fd| fd.any().unwrap_or(true)).collect())
+}
+
+/// Waits as [`wait_readable`] does, with every signal unblocked meanwhile.
+///
+/// # Errors
+/// As [`wait_readable`].
+pub(crate) fn wait_readable_unblocked(
+    fds: &[BorrowedFd<'_>],
+    deadline: Option<MonotonicTime>,
+) -> io::Result<()> {
+    let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    wait_on(&mut polled, deadline, Some(SigSet::empty()))
 }
 
 /// Whether a write to `fd` would not block now.
@@ -52,9 +65,13 @@ pub(crate) fn is_writable(fd: BorrowedFd<'_>) -> bool {
     matches!(ready, Ok([true]))
 }
 
-fn wait_on(polled: &mut [PollFd<'_>], deadline: Option<MonotonicTime>) -> io::Result<()> {
+fn wait_on(
+    polled: &mut [PollFd<'_>],
+    deadline: Option<MonotonicTime>,
+    mask: Option<SigSet>,
+) -> io::Result<()> {
     let timeout = deadline.map(|at| TimeSpec::from_duration(at.duration_since(clock::now())));
-    match ppoll(polled, timeout, None) {
+    match ppoll(polled, timeout, mask) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -311,38 +310,4 @@ fn full_terminal_blocks_no_worker(class: &str) {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
     drop(terminal.master);
-}
-
-/// A background job of a shell, on a terminal that stops such jobs when they write.
-#[test]
-fn background_job_writes_to_terminal_with_tostop() {
-    let dir = tempfile::tempdir().unwrap();
-    let terminal = nix::pty::openpty(None, None).unwrap();
-    let stdio = || Stdio::from(terminal.slave.try_clone().unwrap());
-    let job = format!(
-        "stty tostop; set -m; {} -k mio -w 2 -b unix:sock --log-format json -p pid & wait",
-        env!("CARGO_BIN_EXE_ostler")
-    );
-    let mut shell = Command::new("setsid");
-    shell.args(["--ctty", "--wait", "sh", "-c", &job]).current_dir(dir.path());
-    let mut shell = shell.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
-    let mut heard = fs::File::from(terminal.master);
-    let text = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let writer = std::sync::Arc::clone(&text);
-    thread::spawn(move || {
-        let mut bytes = [0; 4096];
-        while let Ok(n @ 1..) = std::io::Read::read(&mut heard, &mut bytes) {
-            writer.lock().unwrap().extend_from_slice(&bytes[..n]);
-        }
-    });
-    let said = |words: &str| String::from_utf8_lossy(&text.lock().unwrap()).contains(words);
-    wait_until("it is ready", || said("all workers ready"));
-    let pid = fs::read_to_string(dir.path().join("pid")).unwrap().trim().parse().unwrap();
-    let master = nix::unistd::Pid::from_raw(pid);
-    thread::sleep(Duration::from_millis(500));
-    assert_eq!(children(master).len(), 2, "the terminal has changed the number of workers");
-    assert!(!said("worker count changed"));
-    kill(master, Signal::SIGTERM).unwrap();
-    wait_until("it stops", || said("\"stopped\""));
-    shell.wait().unwrap();
 }

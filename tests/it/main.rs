@@ -101,6 +101,7 @@ mod stopping;
 mod stuck_fs;
 mod support;
 mod systemd;
+mod terminals;
 mod upgrading;
 mod worker_cgroups;
 mod worker_fds;

@@ -17,13 +17,16 @@ use nix::sys::signal::{raise, sigaction, sigprocmask};
 pub(crate) use abort::{forward_aborts_to, install_abort_hook, is_aborting};
 pub(crate) use forced_drain::{SignalDrain, catch_stop_signals, is_polled, mark_polled};
 pub(crate) use parent_death::{catch_parent_death, request_parent_death_signal};
-pub(crate) use pipe::{SignalPipe, catch};
+pub(crate) use pipe::{SignalPipe, catch, catch_in_master};
 
 /// What the master does with a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MasterDisposition {
     /// It passes the signal to its loop.
     Caught,
+    /// It passes the signal to its loop if a process has sent it. A terminal sends it too, to a whole
+    /// process group.
+    CaughtFromProcess,
     /// It keeps the disposition that it has inherited.
     Unchanged,
 }
@@ -91,11 +94,11 @@ signals! {
     /// SIGUSR2: upgrade the binary.
     Usr2 SIGUSR2 Caught Ignored;
     /// SIGTTIN: one worker more.
-    Ttin SIGTTIN Caught Ignored;
+    Ttin SIGTTIN CaughtFromProcess Ignored;
     /// SIGTTOU: one worker fewer.
-    Ttou SIGTTOU Caught Ignored;
+    Ttou SIGTTOU CaughtFromProcess Ignored;
     /// SIGWINCH: suspend the workers of a daemon.
-    Winch SIGWINCH Caught Ignored;
+    Winch SIGWINCH CaughtFromProcess Ignored;
     /// SIGURG: the `SO_REUSEPORT` shards of a worker have changed.
     Urg SIGURG Unchanged Caught;
     /// SIGCONT: this process continues, and may have been stopped before.
@@ -201,6 +204,14 @@ pub(super) fn set_mask(mask: &SigSet) {
     debug_assert!(set.is_ok(), "the arguments are valid");
 }
 
+/// Blocks SIGTTIN and SIGTTOU, and unblocks every other signal. While a process of a background group
+/// blocks these two, it can write to its terminal whatever `TOSTOP` says, and reading fails. If it
+/// caught them instead, the call would start again without end. The master unblocks them where it
+/// sleeps.
+pub(super) fn block_terminal_signals() {
+    set_mask(&[NixSignal::SIGTTIN, NixSignal::SIGTTOU].into_iter().collect());
+}
+
 /// Unblocks every signal: the mask inherited from a parent does not apply.
 pub(crate) fn unblock_all() {
     set_mask(&SigSet::empty());
@@ -226,5 +237,8 @@ mod tests {
         assert_eq!(ignored, commands);
         let unchanged: Vec<Signal> = Signal::in_master(MasterDisposition::Unchanged).collect();
         assert_eq!(unchanged, [Signal::Urg, Signal::ParentDeath]);
+        let from_process: Vec<Signal> =
+            Signal::in_master(MasterDisposition::CaughtFromProcess).collect();
+        assert_eq!(from_process, [Signal::Ttin, Signal::Ttou, Signal::Winch]);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use nix::errno::Errno;
 use nix::sys::signal::SigHandler;
 
-use super::{Signal, set_action};
+use super::{MasterDisposition, Signal, block_terminal_signals, set_action};
 use crate::os::file;
 
 /// The write end of this process's signal pipe; -1 while there is none.
@@ -64,6 +64,30 @@ impl Drop for SignalPipe {
 pub(crate) fn catch(signals: impl IntoIterator<Item = Signal>) {
     for signal in signals {
         set_action(signal.number(), SigHandler::Handler(on_signal));
+    }
+}
+
+/// Sends the signals that the master handles to its [`SignalPipe`] from now on, and unblocks them:
+/// SIGTTIN and SIGTTOU only where the master sleeps.
+pub(crate) fn catch_in_master() {
+    catch(Signal::in_master(MasterDisposition::Caught));
+    for signal in Signal::in_master(MasterDisposition::CaughtFromProcess) {
+        set_action(signal.number(), SigHandler::SigAction(on_signal_from_process));
+    }
+    block_terminal_signals();
+}
+
+/// Does what [`on_signal`] does, unless the kernel has sent the signal: a terminal whose size has
+/// changed, or which a background process group uses.
+extern "C" fn on_signal_from_process(
+    number: libc::c_int,
+    info: *mut libc::siginfo_t,
+    _: *mut libc::c_void,
+) {
+    // SAFETY: the kernel passes a valid siginfo_t to a handler that SA_SIGINFO has installed.
+    let code = unsafe { (*info).si_code };
+    if code != libc::SI_KERNEL {
+        on_signal(number);
     }
 }
 

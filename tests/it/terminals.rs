@@ -1,0 +1,169 @@
+//! A master on a terminal. The kernel signals whole process groups for a terminal, which is no
+//! command of an operator.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::example::example;
+use crate::proc::{children, session_members, stat, wait_until};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
+
+/// A shell script that runs on a terminal of its own.
+struct Session {
+    shell: Child,
+    slave: PathBuf,
+    heard: Arc<Mutex<Vec<u8>>>,
+    dir: TempDir,
+}
+
+impl Session {
+    fn start(script: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let slave = nix::unistd::ttyname(&terminal.slave).unwrap();
+        let stdio = || Stdio::from(terminal.slave.try_clone().unwrap());
+        let mut shell = Command::new("setsid");
+        shell.args(["--ctty", "--wait", "sh", "-c", script]).current_dir(dir.path());
+        let shell = shell.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let mut reader = File::from(terminal.master);
+        let writer = Arc::clone(&heard);
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(n @ 1..) = reader.read(&mut bytes) {
+                writer.lock().unwrap().extend_from_slice(&bytes[..n]);
+            }
+        });
+        Self { shell, slave, heard, dir }
+    }
+
+    fn count(&self, words: &str) -> usize {
+        String::from_utf8_lossy(&self.heard.lock().unwrap()).matches(words).count()
+    }
+
+    #[track_caller]
+    fn wait_said(&self, words: &str) {
+        wait_until(words, || self.count(words) > 0);
+    }
+
+    /// Returns the process that a pid file names.
+    #[track_caller]
+    fn pid(&self, name: &str) -> Pid {
+        let path = self.dir.path().join(name);
+        let read = || fs::read_to_string(&path).ok()?.trim().parse().ok();
+        wait_until("a pid file", || read().is_some());
+        Pid::from_raw(read().unwrap())
+    }
+
+    /// Waits until the master has handled all signals that were sent before.
+    #[track_caller]
+    fn synchronize(&self, master: Pid) {
+        for _ in 0..2 {
+            let before = self.count("logs reopened");
+            kill(master, Signal::SIGUSR1).unwrap();
+            wait_until("the master reopens its log", || self.count("logs reopened") > before);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", String::from_utf8_lossy(&self.heard.lock().unwrap()));
+        }
+        // setsid(1) has made itself the leader of the session.
+        for process in session_members(Pid::from_raw(self.shell.id().cast_signed())) {
+            let _ = kill(process.pid, Signal::SIGKILL);
+        }
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}
+
+/// The terminal stops background jobs that write. The log and the workers go on.
+#[test]
+fn background_job_writes_to_terminal_with_tostop() {
+    let session = Session::start(&format!(
+        "stty tostop; set -m; {PROGRAM} -k mio -w 2 -b unix:sock -p pid & wait"
+    ));
+    session.wait_said("all workers ready");
+    let master = session.pid("pid");
+    session.synchronize(master);
+    assert_eq!(children(master).len(), 2, "the terminal has changed the number of workers");
+    assert_eq!(session.count("worker count changed"), 0);
+    kill(master, Signal::SIGTERM).unwrap();
+    session.wait_said("stopped, ");
+}
+
+/// A background job that uses the terminal has the kernel signal the job, of which the master is.
+#[test]
+fn job_control_does_not_change_the_worker_count() {
+    let session = Session::start(&format!(
+        "stty tostop; mkfifo go; set -m; (sh -c 'echo $$ > writer; read x < go; echo > /dev/tty' & \
+         sh -c 'echo $$ > reader; read x < go; read x < /dev/tty' & \
+         exec {PROGRAM} -k mio -w 2 -b unix:sock -p pid) & wait"
+    ));
+    session.wait_said("all workers ready");
+    let (master, mates) = (session.pid("pid"), [session.pid("writer"), session.pid("reader")]);
+    let is_stopped = |pid: &Pid| stat(*pid).unwrap().state == 'T';
+    let go = session.dir.path().join("go");
+    wait_until("the job is signalled", || {
+        if !mates.iter().all(is_stopped) {
+            let _ = fs::OpenOptions::new().write(true).open(&go).map(drop);
+        }
+        mates.iter().all(is_stopped)
+    });
+    session.synchronize(master);
+    assert_eq!(session.count("worker count changed"), 0);
+    assert_eq!(session.count("worker count at limit"), 0);
+    kill(master, Signal::SIGTTIN).unwrap();
+    session.wait_said("worker count changed");
+    kill(master, Signal::SIGTERM).unwrap();
+    session.wait_said("stopped, ");
+}
+
+/// A hook may write to the terminal of a background job. The signal for that must not restart the
+/// write without end.
+#[test]
+fn hook_of_a_background_job_writes_to_the_terminal() {
+    let Some(program) = example("hooks") else { return };
+    let session = Session::start(&format!(
+        "stty tostop; set -m; DIARY=/dev/tty {} -k mio -b unix:sock -p pid & wait",
+        program.display()
+    ));
+    session.wait_said("all workers ready");
+    kill(session.pid("pid"), Signal::SIGTERM).unwrap();
+    session.wait_said("stopped, ");
+    assert_eq!(session.count("starting"), 1);
+}
+
+/// A terminal tells both masters of its new size.
+#[test]
+fn resized_terminal_during_an_upgrade_suspends_no_worker() {
+    let session = Session::start(&format!("exec {PROGRAM} -k mio -w 2 -b unix:sock -p pid"));
+    session.wait_said("all workers ready");
+    let old = session.pid("pid");
+    kill(old, Signal::SIGUSR2).unwrap();
+    session.wait_said("new master ready");
+    let new = session.pid("pid.2");
+    let resized = Command::new("stty").arg("-F").arg(&session.slave).args(["cols", "123"]).status();
+    assert!(resized.unwrap().success());
+    session.synchronize(old);
+    session.synchronize(new);
+    assert_eq!(session.count("suspending workers"), 0);
+    kill(old, Signal::SIGWINCH).unwrap();
+    session.wait_said("suspending workers");
+    kill(old, Signal::SIGTERM).unwrap();
+    session.wait_said("upgrade complete");
+    kill(new, Signal::SIGTERM).unwrap();
+    wait_until("both stop", || session.count("stopped, ") == 2);
+}
