@@ -86,7 +86,7 @@ impl WorkerClass for Meter {
 }
 
 fn time(ctx: &WorkerContext<'_>, operation: usize, count: u64) -> Duration {
-    let (lifecycle, mut tracker) = (ctx.lifecycle(), ctx.lifecycle().tracker(0));
+    let (lifecycle, mut tracker) = (ctx.lifecycle(), ctx.lifecycle().tracker());
     let begin = Instant::now();
     match operation {
         0 => (0..count).for_each(|_| lifecycle.notify()),

@@ -8,23 +8,32 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use ostler::Runtime;
 use ostler::app::ConfigError;
 use ostler::apps::Demo;
 use ostler::settings::Settings;
 use ostler::worker::{Buffers, Client, StopRequest, WorkerClass, WorkerContext, WorkerError};
 
+/// How long [`Violation::AcceptsAfterStop`] lasts.
+const LATE_ACCEPTS: Duration = Duration::from_millis(1500);
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Violation {
     /// Starts a thread in the master.
     StartsEarly,
     NeverReady,
+    /// Reports that it is ready before it can accept.
+    ReadyTooEarly,
+    BlocksTerm,
+    /// Installs its own handler of SIGTERM.
+    TakesTerm,
     NeverBeats,
     NeverSleeps,
     IgnoresStop,
@@ -32,19 +41,28 @@ enum Violation {
     DropsWork,
     /// Exits while clients are queued that no other worker accepts.
     ForgetsTheQueue,
+    /// Goes on accepting for a while after a stop is requested.
+    AcceptsAfterStop,
     LeaksDescriptors,
+    /// Leaves a process in a session of its own behind.
+    LeavesAProcess,
     /// Returns an error after a requested stop.
     FailsAtTheEnd,
 }
 
-const VIOLATIONS: [(&str, Violation); 9] = [
+const VIOLATIONS: [(&str, Violation); 14] = [
     ("starts-early", Violation::StartsEarly),
     ("never-ready", Violation::NeverReady),
+    ("ready-too-early", Violation::ReadyTooEarly),
+    ("blocks-term", Violation::BlocksTerm),
+    ("takes-term", Violation::TakesTerm),
     ("never-beats", Violation::NeverBeats),
     ("never-sleeps", Violation::NeverSleeps),
     ("ignores-stop", Violation::IgnoresStop),
     ("drops-work", Violation::DropsWork),
     ("forgets-the-queue", Violation::ForgetsTheQueue),
+    ("accepts-after-stop", Violation::AcceptsAfterStop),
+    ("leaves-a-process", Violation::LeavesAProcess),
     ("leaks-descriptors", Violation::LeaksDescriptors),
     ("fails-at-the-end", Violation::FailsAtTheEnd),
 ];
@@ -72,8 +90,17 @@ impl WorkerClass for Broken {
         for (token, listener) in ctx.listeners().iter().enumerate() {
             listener.watch(&poll, token)?;
         }
+        match violation {
+            Violation::BlocksTerm => SigSet::from(Signal::SIGTERM).thread_block()?,
+            Violation::TakesTerm => take_sigterm()?,
+            Violation::LeavesAProcess => leave_a_process()?,
+            _ => (),
+        }
         if violation != Violation::NeverReady {
             lifecycle.ready();
+        }
+        if violation == Violation::ReadyTooEarly {
+            thread::sleep(Duration::from_millis(700));
         }
         let mut leaked = Vec::new();
         loop {
@@ -89,9 +116,12 @@ impl WorkerClass for Broken {
                 return Ok(());
             }
             let expects = ctx.backlog_deadline();
+            let accepts_late =
+                violation == Violation::AcceptsAfterStop && lifecycle.stopping_for() < LATE_ACCEPTS;
             let mut listeners = ctx.listeners().iter();
             let client = listeners.find_map(|listener| {
-                let wanted = stop == StopRequest::None || ctx.must_drain_backlog(listener);
+                let wanted =
+                    stop == StopRequest::None || accepts_late || ctx.must_drain_backlog(listener);
                 if wanted { listener.accept().ok().flatten() } else { None }
             });
             if let Some((stream, address)) = client {
@@ -104,7 +134,7 @@ impl WorkerClass for Broken {
                 } else {
                     serve(ctx, client)
                 }
-            } else if stop == StopRequest::Graceful && expects.is_none() {
+            } else if stop == StopRequest::Graceful && expects.is_none() && !accepts_late {
                 let failure =
                     (violation == Violation::FailsAtTheEnd).then(|| "it was asked to stop".into());
                 return failure.map_or(Ok(()), Err);
@@ -118,11 +148,27 @@ impl WorkerClass for Broken {
     }
 }
 
+#[expect(unsafe_code)]
+fn take_sigterm() -> io::Result<()> {
+    extern "C" fn handle(_: i32) {}
+    let action = SigAction::new(SigHandler::Handler(handle), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGTERM, &action) }?;
+    Ok(())
+}
+
+fn leave_a_process() -> io::Result<()> {
+    let mut command = Command::new("setsid");
+    command.args(["sleep", "60"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().map(drop)
+}
+
 fn poll_timeout(ctx: &WorkerContext<'_>, violation: Violation) -> Option<Duration> {
     let expectation =
         ctx.backlog_deadline().map(|until| until.duration_since(ctx.lifecycle().now()));
+    let late = (violation == Violation::AcceptsAfterStop).then_some(LATE_ACCEPTS / 50);
     let beat = ctx.lifecycle().heartbeat_interval().filter(|_| violation != Violation::NeverBeats);
-    [expectation, beat].into_iter().flatten().min()
+    [expectation, beat, late].into_iter().flatten().min()
 }
 
 fn serve(ctx: &WorkerContext<'_>, mut client: Client<'_>) {
@@ -133,7 +179,7 @@ fn drop_at_stop(ctx: &WorkerContext<'_>, mut client: Client<'_>) {
     let lifecycle = ctx.lifecycle();
     thread::scope(|scope| {
         let serving = scope.spawn(move || {
-            client.serve_with(lifecycle, &mut Buffers::default(), &mut lifecycle.tracker(0));
+            client.serve_with(lifecycle, &mut Buffers::default(), &mut lifecycle.tracker());
         });
         while !serving.is_finished() {
             lifecycle.notify();

@@ -27,7 +27,7 @@ impl WorkerClass for Batch {
         "batch"
     }
 
-    /// Entry 0 belongs to the main thread, for work of its own.
+    /// One for each client of a batch, and one for the main thread's own work.
     fn threads(&self, _: &Settings) -> usize {
         1 + BATCH_MAX
     }
@@ -52,9 +52,9 @@ impl WorkerClass for Batch {
 fn serve(ctx: &WorkerContext<'_>, batch: Vec<Client<'_>>) -> Result<(), WorkerError> {
     let size = batch.len();
     thread::scope(|scope| {
-        for (mut client, thread_index) in batch.into_iter().zip(1..) {
+        for mut client in batch {
             let serve = move || {
-                let mut tracker = ctx.lifecycle().tracker(thread_index);
+                let mut tracker = ctx.lifecycle().tracker();
                 client.serve_with(ctx.lifecycle(), &mut Buffers::default(), &mut tracker);
             };
             thread::Builder::new().spawn_scoped(scope, serve)?;

@@ -137,22 +137,21 @@ async fn drive(
     let _ = client.await;
 }
 
-/// Marks a request as a unit of work. Its thread entry is set only while its own code runs, one
-/// request at a time: a request that awaits is not hung.
+/// Marks a request as a unit of work. The thread's entry is set only while the request's own code
+/// runs, one request at a time: a request that awaits is not hung.
 async fn track<E>(
     lifecycle: &'static Lifecycle,
     label: String,
     answer: impl Future<Output = Result<Response, E>>,
 ) -> Result<Response, E> {
-    let (mut tracker, mut answer) = (lifecycle.tracker(0).with_heartbeat(), pin!(answer));
+    let mut answer = pin!(answer);
     let mut response = poll_fn(|cx| {
+        let mut tracker = lifecycle.tracker().with_heartbeat(); // of this thread; idle when dropped
         tracker.begin_work(label.as_bytes());
-        let polled = answer.as_mut().poll(cx);
-        tracker.set_idle();
-        polled
+        answer.as_mut().poll(cx)
     })
     .await?;
-    tracker.end_work();
+    lifecycle.tracker().end_work();
     if lifecycle.stop_request() != StopRequest::None {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

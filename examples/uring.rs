@@ -73,7 +73,7 @@ impl WorkerClass for Uring {
             clients: Slab::new(),
             timers: TimerWheel::new(lifecycle.now()),
             buffers: Buffers::default(),
-            tracker: lifecycle.tracker(0).with_heartbeat(),
+            tracker: lifecycle.tracker().with_heartbeat(),
         };
         worker.run()
     }

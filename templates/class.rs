@@ -18,8 +18,8 @@ impl WorkerClass for Solo {
         let lifecycle = ctx.lifecycle();
         let mut acceptor = ctx.acceptor();
         let mut buffers = Buffers::default();
-        // The only thread has index 0. Each request that begins also sends the heartbeat.
-        let mut tracker = lifecycle.tracker(0).with_heartbeat();
+        // The tracker of this thread. Each request that begins also sends the heartbeat.
+        let mut tracker = lifecycle.tracker().with_heartbeat();
         let mut clients: u64 = 0;
         // Clients may connect from here on. A worker that does not call this within boot_timeout
         // is killed.

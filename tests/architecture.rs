@@ -103,8 +103,9 @@ const DEPENDENCY_MODULES: [(&str, &[&str]); 13] = [
 ];
 
 /// The examples that may use `unsafe`: an io_uring accesses memory without the compiler's
-/// knowledge, and tokio watches descriptors by number.
-const UNSAFE_EXAMPLES: [&str; 2] = ["examples/tokio_axum.rs", "examples/uring.rs"];
+/// knowledge, tokio watches descriptors by number, and a broken class takes a signal.
+const UNSAFE_EXAMPLES: [&str; 3] =
+    ["examples/broken_class.rs", "examples/tokio_axum.rs", "examples/uring.rs"];
 
 /// One file of the library or of the built-in classes.
 struct Source {

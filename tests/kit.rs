@@ -34,37 +34,48 @@ fn expect_passed(test: &ContractTest) {
     report.assert_passed();
 }
 
+/// Creates a test that prints nothing past the harness, since these tests run side by side.
+fn contract_test(program: impl Into<PathBuf>) -> ContractTest {
+    ContractTest::new(program).quiet()
+}
+
 #[test]
 fn sync_keeps_its_contract() {
-    expect_passed(&ContractTest::new(env!("CARGO_BIN_EXE_ostler")).class("sync"));
+    expect_passed(&contract_test(env!("CARGO_BIN_EXE_ostler")).class("sync"));
 }
 
 #[test]
 fn threads_keeps_its_contract() {
-    expect_passed(&ContractTest::new(env!("CARGO_BIN_EXE_ostler")).class("threads"));
+    expect_passed(&contract_test(env!("CARGO_BIN_EXE_ostler")).class("threads"));
 }
 
 #[test]
 fn mio_keeps_its_contract() {
-    expect_passed(&ContractTest::new(env!("CARGO_BIN_EXE_ostler")).class("mio"));
+    expect_passed(&contract_test(env!("CARGO_BIN_EXE_ostler")).class("mio"));
 }
 
 #[test]
 fn batch_keeps_its_contract() {
     let Some(program) = example("custom_class") else { return };
-    expect_passed(&ContractTest::new(program).class("batch"));
+    expect_passed(&contract_test(program).class("batch"));
 }
 
 #[test]
 fn patient_keeps_its_contract() {
     let Some(program) = example("own_loop") else { return };
-    expect_passed(&ContractTest::new(program).class("patient"));
+    expect_passed(&contract_test(program).class("patient"));
 }
 
 #[test]
 fn tokio_keeps_its_contract() {
     let Some(program) = example("tokio_axum") else { return };
-    expect_passed(&ContractTest::new(program).class("tokio"));
+    expect_passed(&contract_test(program).class("tokio"));
+}
+
+#[test]
+fn thread_per_client_keeps_its_contract() {
+    let Some(program) = example("broken_threads") else { return };
+    expect_passed(&contract_test(program).class("correct"));
 }
 
 #[test]
@@ -73,7 +84,7 @@ fn uring_keeps_its_contract_if_supported() {
     let words = ["--worker-class", "uring", "--check-config"];
     let checked = Command::new(&program).args(words).output().unwrap();
     if checked.status.success() {
-        return expect_passed(&ContractTest::new(program).class("uring"));
+        return expect_passed(&contract_test(program).class("uring"));
     }
     let reason = String::from_utf8_lossy(&checked.stderr);
     eprintln!("skipped: {reason}");
@@ -149,7 +160,7 @@ fn becomes_true(timeout: Duration, mut is_so: impl FnMut() -> bool) -> Option<()
 #[test]
 fn queue_keeps_its_contract() {
     let Some(program) = example("queue_consumer") else { return };
-    let kit = ContractTest::new(program).class("queue").workload(QueueDir);
+    let kit = contract_test(program).class("queue").workload(QueueDir);
     let kit = kit.skip(Rule::Queue, "items can wait for the next start");
     expect_passed(&kit.skip(Rule::IdleClients, "it has no clients"));
 }
@@ -163,7 +174,7 @@ fn not_run(report: &Report) -> Vec<Rule> {
 #[test]
 fn wrong_app_is_one_obstacle_and_no_violation() {
     let Some(program) = example("hello_http") else { return };
-    let kit = ContractTest::new(program).skip(Rule::Queue, "a test says so");
+    let kit = contract_test(program).skip(Rule::Queue, "a test says so");
     let report = kit.skip(Rule::Quiet, "a busy machine").run();
     eprintln!("{report}");
     assert_eq!(report.violated().count(), 0, "{report}");
@@ -173,7 +184,8 @@ fn wrong_app_is_one_obstacle_and_no_violation() {
     assert!(obstacle.asked.contains("GET /pid") && obstacle.seen.contains("404"), "{report}");
     assert!(obstacle.advice.contains("Http::quick") && obstacle.advice.contains("demo"));
     // Rules without work are tried, and rules that do not apply are still skipped.
-    let others = [Rule::Ready, Rule::IdleHeartbeat, Rule::Quiet, Rule::Queue, Rule::Replacements];
+    let mut others = vec![Rule::Ready, Rule::Signals, Rule::IdleHeartbeat, Rule::Quiet];
+    others.extend([Rule::Queue, Rule::Replacements]);
     let hindered = Rule::ALL.into_iter().filter(|rule| !others.contains(rule));
     assert_eq!(not_run(&report), hindered.collect::<Vec<_>>());
     assert_eq!(not_run(&report), obstacle.rules);
@@ -183,8 +195,8 @@ fn wrong_app_is_one_obstacle_and_no_violation() {
 
 #[test]
 fn missing_slow_work_affects_only_rules_that_need_it() {
-    let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler"))
-        .workload(Http::new().slow("/nothing?ms={ms}"));
+    let kit =
+        contract_test(env!("CARGO_BIN_EXE_ostler")).workload(Http::new().slow("/nothing?ms={ms}"));
     let report =
         kit.only([Rule::Work, Rule::Drain, Rule::DrainSingleWorker, Rule::DrainLimit]).run();
     assert_eq!(not_run(&report), [Rule::Drain, Rule::DrainSingleWorker], "{report}");
@@ -197,7 +209,7 @@ fn missing_slow_work_affects_only_rules_that_need_it() {
 #[test]
 fn unneeded_work_is_not_requested() {
     let nonsense = Http::new().quick("/nothing").slow("/nothing").hang("/nothing");
-    let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler")).workload(nonsense);
+    let kit = contract_test(env!("CARGO_BIN_EXE_ostler")).workload(nonsense);
     let report = kit.skip(Rule::Drain, "a test says so").only([Rule::IdleHeartbeat, Rule::Drain]);
     let report = report.run();
     assert!(report.passed() && report.obstacles().is_empty(), "{report}");
@@ -221,7 +233,7 @@ impl Workload for EarlyAnswer {
 
 #[test]
 fn hang_task_that_completes_is_an_obstacle() {
-    let kit = ContractTest::new(env!("CARGO_BIN_EXE_ostler")).workload(EarlyAnswer(Http::new()));
+    let kit = contract_test(env!("CARGO_BIN_EXE_ostler")).workload(EarlyAnswer(Http::new()));
     let report = kit.only([Rule::Work, Rule::Hang, Rule::OrphanHung]).run();
     assert_eq!(not_run(&report), [Rule::Hang, Rule::OrphanHung], "{report}");
     assert_eq!(report.obstacles()[0].task, Task::Hang);
@@ -229,9 +241,19 @@ fn hang_task_that_completes_is_an_obstacle() {
     assert!(!report.passed() && report.violated().count() == 0, "{report}");
 }
 
-/// Tries these rules on a class of `broken_class`.
+/// The classes of `broken_threads`.
+const THREAD_CLASSES: [&str; 5] = [
+    "marks-for-all",
+    "loses-wakeups",
+    "ignores-the-limit",
+    "joins-stuck-threads",
+    "reserves-one-entry",
+];
+
+/// Tries these rules on a class of `broken_class` or `broken_threads`.
 fn test_class(class: &str, rules: &[Rule]) -> Option<Report> {
-    let kit = ContractTest::new(example("broken_class")?).class(class).workload(Http::new());
+    let name = if THREAD_CLASSES.contains(&class) { "broken_threads" } else { "broken_class" };
+    let kit = contract_test(example(name)?).class(class).workload(Http::new());
     let report = kit.only(rules.iter().copied()).run();
     eprintln!("{report}");
     Some(report)
@@ -297,4 +319,106 @@ fn class_that_leaks_descriptors_is_reported() {
 #[test]
 fn class_that_fails_at_exit_is_reported() {
     expect_violation("fails-at-the-end", &[Rule::Drain, Rule::IdleHeartbeat, Rule::Work]);
+}
+
+#[test]
+fn class_ready_too_early_is_reported() {
+    expect_violation("ready-too-early", &[Rule::ReadyInTime, Rule::Ready, Rule::Work]);
+}
+
+/// Asserts that the report of the rule about signals has these words.
+#[track_caller]
+fn expect_signal_fault(class: &str, words: &str) {
+    let Some(report) = test_class(class, &[Rule::Ready, Rule::Signals]) else { return };
+    assert_eq!(report.violated().collect::<Vec<_>>(), [Rule::Signals], "{report}");
+    assert!(report.to_string().contains(words), "{report}");
+}
+
+#[test]
+fn class_that_blocks_sigterm_is_reported_as_such() {
+    expect_signal_fault("blocks-term", "SIGTERM is blocked in all threads (SigBlk)");
+}
+
+#[test]
+fn class_that_takes_sigterm_is_reported_as_such() {
+    expect_signal_fault("takes-term", "SIGTERM is caught (SigCgt), but the runtime is not told");
+}
+
+#[test]
+fn class_that_accepts_after_stop_is_reported() {
+    expect_violation("accepts-after-stop", &[Rule::StopsAccepting, Rule::Queue, Rule::Drain]);
+}
+
+#[test]
+fn class_that_leaves_processes_is_reported() {
+    expect_violation("leaves-a-process", &[Rule::Processes, Rule::Replacements, Rule::Drain]);
+}
+
+#[test]
+fn class_that_marks_for_all_threads_is_reported() {
+    expect_violation("marks-for-all", &[Rule::HangAmongOthers, Rule::WakeUps, Rule::Drain]);
+}
+
+#[test]
+fn class_that_loses_wakeups_is_reported() {
+    expect_violation("loses-wakeups", &[Rule::WakeUps, Rule::Ready, Rule::IdleHeartbeat]);
+}
+
+#[test]
+fn class_that_ignores_the_client_limit_is_reported() {
+    expect_violation("ignores-the-limit", &[Rule::ClientLimit, Rule::HangAmongOthers, Rule::Drain]);
+}
+
+#[test]
+fn class_that_joins_stuck_threads_is_reported() {
+    expect_violation("joins-stuck-threads", &[Rule::QuickStopHung, Rule::HangAmongOthers]);
+}
+
+#[test]
+fn class_with_too_few_entries_is_reported() {
+    let rules = [Rule::Ready, Rule::WakeUps];
+    let Some(report) = test_class("reserves-one-entry", &rules) else { return };
+    assert_eq!(report.violated().collect::<Vec<_>>(), [Rule::WakeUps], "{report}");
+    assert!(report.to_string().contains("no thread entry is free"), "{report}");
+}
+
+#[test]
+fn test_ends_at_its_own_deadline() {
+    let stuck = contract_test(env!("CARGO_BIN_EXE_ostler")).workload(Stuck);
+    let begun = Instant::now();
+    let report = stuck.only([Rule::Ready, Rule::Work]).deadline(Duration::from_secs(8)).run();
+    assert!(begun.elapsed() < Duration::from_secs(60), "{report}");
+    assert_eq!(not_run(&report), [Rule::Work], "{report}");
+    assert!(!report.passed() && report.to_string().contains("not complete after 8s"), "{report}");
+}
+
+/// Work that ignores the limit of its waits.
+struct Stuck;
+
+impl Workload for Stuck {
+    fn arguments(&self, dir: &Path) -> Vec<String> {
+        Http::new().arguments(dir)
+    }
+
+    fn begin(&self, _: &ServerInfo, _: Task) -> Result<Box<dyn PendingWork>, String> {
+        loop {
+            thread::park();
+        }
+    }
+}
+
+#[test]
+fn findings_are_printed_as_they_come() {
+    if env::var_os("PRINTS_FINDINGS").is_some() {
+        let test = ContractTest::new(env!("CARGO_BIN_EXE_ostler"));
+        return test.only([Rule::Ready, Rule::Signals]).run().assert_passed();
+    }
+    let test = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "findings_are_printed_as_they_come"])
+        .env("PRINTS_FINDINGS", "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&test.stderr);
+    assert!(test.status.success() && text.contains("worker class \"sync\" of"), "{text}");
+    assert!(text.contains("  ready                passed"), "{text}");
 }

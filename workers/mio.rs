@@ -73,7 +73,7 @@ impl<'a> EventLoop<'a> {
             timers: TimerWheel::new(ctx.lifecycle().now()),
             ready: VecDeque::new(),
             buffers: Buffers::default(),
-            tracker: ctx.lifecycle().tracker(0).with_heartbeat(),
+            tracker: ctx.lifecycle().tracker().with_heartbeat(),
             draining: false,
         })
     }

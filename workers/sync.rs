@@ -22,8 +22,7 @@ impl WorkerClass for SyncClass {
             return job.run_alone();
         }
         let (lifecycle, mut acceptor) = (ctx.lifecycle(), ctx.acceptor());
-        let (mut buffers, mut tracker) =
-            (Buffers::default(), lifecycle.tracker(0).with_heartbeat());
+        let (mut buffers, mut tracker) = (Buffers::default(), lifecycle.tracker().with_heartbeat());
         lifecycle.ready();
         while let Some(mut client) = acceptor.next_client()? {
             client.serve_with(lifecycle, &mut buffers, &mut tracker);

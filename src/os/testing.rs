@@ -29,6 +29,11 @@ pub(crate) fn send_signal(pid: Pid, signal: Signal) {
     send(pid, signal.number());
 }
 
+/// Returns the kernel's number of a signal.
+pub(crate) fn signal_number(signal: Signal) -> i32 {
+    signal.number() as i32
+}
+
 /// Sends SIGSTOP: only SIGKILL and SIGCONT still have an effect on the process.
 pub(crate) fn send_sigstop(pid: Pid) {
     send(pid, NixSignal::SIGSTOP);

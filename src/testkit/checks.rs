@@ -1,9 +1,11 @@
 //! The check of each rule.
 
+mod accepting;
 mod heartbeat;
 mod leaks;
 mod orphans;
 mod recycling;
+mod signals;
 mod stops;
 
 use std::collections::BTreeSet;
@@ -16,25 +18,31 @@ use super::rule::Rule;
 use super::server::{CheckResult, TestServer, violation};
 use super::target::TestTarget;
 use super::workload::Task;
-use crate::os::signal::Signal;
 
 /// Runs the check of a rule.
 pub(super) fn check(rule: Rule, target: &TestTarget) -> CheckResult {
     match rule {
         Rule::Ready => ready(target),
+        Rule::ReadyInTime => accepting::ready_in_time(target),
+        Rule::Signals => signals::signals(target),
         Rule::Work => work(target),
+        Rule::WakeUps => accepting::wake_ups(target),
+        Rule::ClientLimit => accepting::client_limit(target),
         Rule::IdleHeartbeat => heartbeat::idle(target),
         Rule::BusyHeartbeat => heartbeat::busy(target),
         Rule::Quiet => heartbeat::quiet(target),
         Rule::Hang => heartbeat::hang(target),
+        Rule::HangAmongOthers => heartbeat::hang_among_others(target),
         Rule::Stopped => heartbeat::stopped(target),
         Rule::Killed => leaks::killed(target),
         Rule::Drain => stops::drain(target),
         Rule::Queue => stops::queue(target),
+        Rule::StopsAccepting => accepting::stops_accepting(target),
         Rule::IdleClients => stops::idle_clients(target),
         Rule::DrainLimit => stops::drain_limit(target),
         Rule::DrainSingleWorker => stops::drain_single_worker(target),
         Rule::QuickStop => stops::quick_stop(target),
+        Rule::QuickStopHung => stops::quick_stop_hung(target),
         Rule::RecycleByUnits => recycling::by_units(target),
         Rule::RecycleByAge => recycling::by_age(target),
         Rule::Reload => recycling::reload(target),
@@ -43,11 +51,12 @@ pub(super) fn check(rule: Rule, target: &TestTarget) -> CheckResult {
         Rule::OrphanHung => orphans::hung(target),
         Rule::Descriptors => leaks::descriptors(target),
         Rule::Replacements => leaks::replacements(target),
+        Rule::Processes => leaks::processes(target),
     }
 }
 
 fn ready(target: &TestTarget) -> CheckResult {
-    let mut server = TestServer::start(target, &["--boot-timeout", "10s"])?;
+    let server = TestServer::start(target, &["--boot-timeout", "10s"])?;
     let workers = server.wait_workers(2)?;
     let threads = stat(server.pid).map_or(0, |stat| stat.threads);
     if threads != 1 {
@@ -56,8 +65,7 @@ fn ready(target: &TestTarget) -> CheckResult {
     if workers[0].slot == workers[1].slot {
         return Err(violation("two workers have different slots", format!("{workers:?}")));
     }
-    server.signal(Signal::Term)?;
-    server.expect_clean_exit(DEADLINE)
+    Ok(())
 }
 
 /// Checks that work completes, and that each worker does some of it if work reports its process.

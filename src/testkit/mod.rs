@@ -30,28 +30,30 @@
 //! about the class.
 //!
 //! If a rule does not apply to a class, skip it with a reason, which the report repeats:
-//! [`ContractTest::skip`]. Linux only. A run takes about seven seconds if all rules are fulfilled,
-//! and up to a minute if not.
+//! [`ContractTest::skip`]. Linux only. A run takes about ten seconds if all rules are fulfilled, and up
+//! to a minute if not. It writes each result to stderr at once, and ends after 5 min at the latest:
+//! [`ContractTest::deadline`].
 
 mod checks;
 mod client;
 mod deadline;
 mod http;
+mod inspect;
 mod log_capture;
 mod probe;
 mod proc;
+mod progress;
 mod report;
 mod rule;
+mod runner;
 mod server;
 mod target;
 mod workload;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 pub use http::Http;
 pub use probe::Obstacle;
@@ -61,11 +63,15 @@ pub use workload::{Done, PendingWork, RepeatClient, ServerInfo, Task, Workload};
 
 use crate::os::process::Pid;
 use deadline::DEADLINE;
-use server::Violation;
+use progress::Progress;
+use runner::Runner;
 use target::TestTarget;
 
 /// The default number of rules that run at the same time. They mostly wait.
 const PARALLEL_RULES: usize = 6;
+
+/// The default limit of a whole test.
+const TEST_DEADLINE: Duration = Duration::from_secs(5 * 60);
 
 /// A test of one worker class of one program.
 #[derive(Debug)]
@@ -74,6 +80,8 @@ pub struct ContractTest {
     rules: Vec<Rule>,
     skipped: BTreeMap<Rule, String>,
     parallel: usize,
+    deadline: Duration,
+    quiet: bool,
 }
 
 impl ContractTest {
@@ -84,6 +92,8 @@ impl ContractTest {
             rules: Rule::ALL.into(),
             skipped: BTreeMap::new(),
             parallel: PARALLEL_RULES,
+            deadline: TEST_DEADLINE,
+            quiet: false,
         }
     }
 
@@ -112,7 +122,7 @@ impl ContractTest {
     /// Sets how work is sent to the program.
     #[must_use]
     pub fn workload(mut self, workload: impl Workload + 'static) -> Self {
-        self.target.workload = Box::new(workload);
+        self.target.workload = Arc::new(workload);
         self
     }
 
@@ -139,64 +149,45 @@ impl ContractTest {
         self
     }
 
+    /// Sets how long the whole test may take. The default is 5 min. Rules that are not complete by then
+    /// count as not run, and their programs are killed.
+    #[must_use]
+    pub fn deadline(mut self, time: Duration) -> Self {
+        self.deadline = time;
+        self
+    }
+
+    /// Prints nothing while rules run. By default, the result of each is written to stderr at once.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
+    }
+
     /// Runs the rules. If no worker becomes ready, the other rules are not run. If a kind of work
     /// fails, the rules that need it are not run.
     pub fn run(&self) -> Report {
-        let mut findings = Vec::new();
+        let program = self.target.program.display().to_string();
+        let mut progress =
+            Progress::new(Report::new(&self.target.class, program), self.quiet, self.deadline);
+        let runner = Runner::new(&self.target, &self.skipped, self.parallel, self.deadline);
         let mut rules = self.rules.clone();
         if let Some(Rule::Ready) = rules.first() {
             rules.remove(0);
-            findings.push(self.find(Rule::Ready));
-        }
-        let mut obstacles = Vec::new();
-        if findings.iter().any(|finding| matches!(finding.outcome, Outcome::Violated { .. })) {
-            let reason = "no worker becomes ready";
-            findings.extend(rules.into_iter().map(|rule| not_run(rule, reason)));
-        } else {
-            let to_run: Vec<_> =
-                rules.iter().filter(|rule| !self.skipped.contains_key(rule)).copied().collect();
-            obstacles = probe::find_obstacles(&self.target, &to_run);
-            for obstacle in &obstacles {
-                rules.retain(|rule| !obstacle.rules.contains(rule));
-                let reason = obstacle.reason();
-                findings.extend(obstacle.rules.iter().map(|rule| not_run(*rule, &reason)));
+            runner.run(&[Rule::Ready], &mut progress);
+            if progress.report().violated().next().is_some() {
+                progress.add_not_run(&rules, "no worker becomes ready");
+                return progress.finish();
             }
-            findings.extend(self.find_all(&rules));
-            findings.sort_by_key(|finding| finding.rule);
         }
-        let program = self.target.program.display().to_string();
-        Report { class: self.target.class.clone(), program, obstacles, findings }
+        let is_tried = |rule: &Rule| !self.skipped.contains_key(rule);
+        let tried: Vec<_> = rules.iter().copied().filter(is_tried).collect();
+        let probe = move |target: &TestTarget| probe::find_obstacles(target, &tried);
+        for obstacle in runner.within_deadline(probe).unwrap_or_default() {
+            rules.retain(|rule| !obstacle.rules.contains(rule));
+            progress.add_obstacle(obstacle);
+        }
+        runner.run(&rules, &mut progress);
+        progress.finish()
     }
-
-    /// Runs several rules at the same time, and returns the findings in order of completion.
-    fn find_all(&self, rules: &[Rule]) -> Vec<Finding> {
-        let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-        thread::scope(|scope| {
-            for _ in 0..self.parallel.min(rules.len()) {
-                scope.spawn(|| {
-                    while let Some(rule) = rules.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let finding = self.find(*rule);
-                        found.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
-                    }
-                });
-            }
-        });
-        found.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn find(&self, rule: Rule) -> Finding {
-        let begun = Instant::now();
-        let outcome = match self.skipped.get(&rule) {
-            Some(reason) => Outcome::Skipped(reason.clone()),
-            None => match checks::check(rule, &self.target) {
-                Ok(()) => Outcome::Passed,
-                Err(Violation { expected, seen }) => Outcome::Violated { expected, seen },
-            },
-        };
-        Finding { rule, outcome, took: begun.elapsed() }
-    }
-}
-
-fn not_run(rule: Rule, reason: &str) -> Finding {
-    Finding { rule, outcome: Outcome::NotRun(reason.to_owned()), took: Duration::ZERO }
 }

@@ -45,7 +45,7 @@ pub(crate) fn voluntary_switches(pid: Pid) -> u64 {
 }
 
 /// Returns all processes of the machine.
-fn all_processes() -> impl Iterator<Item = Stat> {
+pub(crate) fn all_processes() -> impl Iterator<Item = Stat> {
     fs::read_dir("/proc")
         .expect("/proc is mounted")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())

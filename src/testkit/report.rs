@@ -47,6 +47,10 @@ pub struct Report {
 }
 
 impl Report {
+    pub(super) fn new(class: &str, program: String) -> Self {
+        Self { class: class.into(), program, obstacles: Vec::new(), findings: Vec::new() }
+    }
+
     /// Returns the findings, in the order of [`Rule::ALL`].
     pub fn findings(&self) -> &[Finding] {
         &self.findings
@@ -75,44 +79,55 @@ impl Report {
     /// Panics with the table if it has not.
     #[track_caller]
     pub fn assert_passed(&self) {
-        let has_violations = self.violated().next().is_some();
-        let summary = match self.obstacles.is_empty() || has_violations {
-            true => "the class violates its contract",
-            false => "the class cannot be tested: work fails",
+        let summary = match (self.violated().next(), self.obstacles.first()) {
+            (Some(_), _) => "the class violates its contract",
+            (None, Some(_)) => "the class cannot be tested: work fails",
+            (None, None) => "not all rules were run",
         };
         assert!(self.passed(), "{summary}\n{self}");
     }
 
-    fn show_obstacles(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Obstacle { task, asked, seen, advice, rules } in &self.obstacles {
-            let name = TaskKind::of(*task).name();
-            let count = rules.len();
-            writeln!(f, "  CAUSE: {name} work fails, so {count} rules are not run")?;
-            show_block(f, &[("asked", asked), ("seen", seen), ("to do", advice)])?;
+    pub(super) fn title(&self) -> String {
+        format!("worker class {:?} of {}", self.class, self.program)
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Obstacle { task, asked, seen, advice, rules } = self;
+        let (name, count) = (TaskKind::of(*task).name(), rules.len());
+        write!(f, "  CAUSE: {name} work fails, so {count} rules are not run")?;
+        show_block(f, &[("asked", asked), ("seen", seen), ("to do", advice)])
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Finding { rule, outcome, took } = self;
+        let (result, reason) = match outcome {
+            Outcome::Passed => ("passed", ""),
+            Outcome::Violated { .. } => ("VIOLATED", ""),
+            Outcome::Skipped(reason) => ("skipped", reason.as_str()),
+            Outcome::NotRun(reason) => ("not run", reason.as_str()),
+        };
+        let line =
+            format!("  {:<21}{result:<9}{:>6.1} s  {reason}", rule.name(), took.as_secs_f32());
+        write!(f, "{}", line.trim_end())?;
+        match outcome {
+            Outcome::Violated { expected, seen } => {
+                let rule = rule.contract();
+                show_block(f, &[("rule", rule), ("expected", expected), ("seen", seen)])
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "worker class {:?} of {}", self.class, self.program)?;
-        self.show_obstacles(f)?;
-        for Finding { rule, outcome, took } in &self.findings {
-            let (result, reason) = match outcome {
-                Outcome::Passed => ("passed", ""),
-                Outcome::Violated { .. } => ("VIOLATED", ""),
-                Outcome::Skipped(reason) => ("skipped", reason.as_str()),
-                Outcome::NotRun(reason) => ("not run", reason.as_str()),
-            };
-            let line =
-                format!("  {:<21}{result:<9}{:>6.1} s  {reason}", rule.name(), took.as_secs_f32());
-            writeln!(f, "{}", line.trim_end())?;
-            if let Outcome::Violated { expected, seen } = outcome {
-                let rule = rule.contract();
-                show_block(f, &[("rule", rule), ("expected", expected), ("seen", seen)])?;
-            }
-        }
+        writeln!(f, "{}", self.title())?;
+        self.obstacles.iter().try_for_each(|obstacle| writeln!(f, "{obstacle}"))?;
+        self.findings.iter().try_for_each(|finding| writeln!(f, "{finding}"))?;
         let count = |wanted: fn(&Outcome) -> bool| {
             self.findings.iter().filter(|finding| wanted(&finding.outcome)).count()
         };
@@ -127,107 +142,14 @@ impl fmt::Display for Report {
     }
 }
 
-/// Writes titles with their texts, indented.
+/// Writes titles with their texts, indented, on lines of their own.
 fn show_block(f: &mut fmt::Formatter<'_>, parts: &[(&str, &str)]) -> fmt::Result {
     for (title, text) in parts {
         let text = text.replace('\n', "\n                ");
-        writeln!(f, "      {title:<10}{text}")?;
+        write!(f, "\n      {title:<10}{text}")?;
     }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn report(outcomes: &[(Rule, Outcome)]) -> Report {
-        let findings = outcomes.iter().cloned().map(|(rule, outcome)| Finding {
-            rule,
-            outcome,
-            took: Duration::from_millis(1250),
-        });
-        Report {
-            class: "x".into(),
-            program: "/bin/y".into(),
-            obstacles: Vec::new(),
-            findings: findings.collect(),
-        }
-    }
-
-    fn slow_work_obstacle(rules: Vec<Rule>) -> Obstacle {
-        Obstacle {
-            task: crate::testkit::Task::Slow(Duration::from_millis(700)),
-            asked: "GET /slow".into(),
-            seen: "404\n  the log".into(),
-            advice: "name a path".into(),
-            rules,
-        }
-    }
-
-    #[test]
-    fn obstacle_is_printed_once_and_first() {
-        let obstacle = slow_work_obstacle(vec![Rule::Drain, Rule::Queue]);
-        let not_run = Outcome::NotRun(obstacle.reason());
-        let mut report = report(&[(Rule::Drain, not_run.clone()), (Rule::Queue, not_run)]);
-        report.obstacles.push(obstacle);
-        assert_eq!(
-            report.to_string(),
-            "worker class \"x\" of /bin/y\n\
-             \u{20} CAUSE: slow work fails, so 2 rules are not run\n\
-             \u{20}     asked     GET /slow\n\
-             \u{20}     seen      404\n                  the log\n\
-             \u{20}     to do     name a path\n\
-             \u{20} drain                not run     1.2 s  slow work fails: 404\n\
-             \u{20} queue                not run     1.2 s  slow work fails: 404\n\
-             0 passed, 0 violated, 0 skipped, 2 not run"
-        );
-        assert!(!report.passed());
-    }
-
-    #[test]
-    #[should_panic(expected = "the class cannot be tested: work fails")]
-    fn class_with_obstacle_is_not_reported_as_violating() {
-        let obstacle = slow_work_obstacle(vec![Rule::Drain]);
-        let mut report = report(&[(Rule::Drain, Outcome::NotRun(obstacle.reason()))]);
-        report.obstacles.push(obstacle);
-        report.assert_passed();
-    }
-
-    #[test]
-    fn table_shows_expectation_and_rule() {
-        let violated = Outcome::Violated { expected: "an end".into(), seen: "none\nat all".into() };
-        let report = report(&[
-            (Rule::Ready, Outcome::Passed),
-            (Rule::Queue, Outcome::Skipped("it has none".into())),
-            (Rule::QuickStop, violated),
-        ]);
-        assert_eq!(
-            report.to_string(),
-            "worker class \"x\" of /bin/y\n\
-             \u{20} ready                passed      1.2 s\n\
-             \u{20} queue                skipped     1.2 s  it has none\n\
-             \u{20} quick stop           VIOLATED    1.2 s\n\
-             \u{20}     rule      On `StopRequest::Immediate`, return or exit at once.\n\
-             \u{20}     expected  an end\n\
-             \u{20}     seen      none\n                at all\n\
-             1 passed, 1 violated, 1 skipped, 0 not run"
-        );
-        assert!(!report.passed());
-        assert_eq!(report.violated().collect::<Vec<_>>(), [Rule::QuickStop]);
-    }
-
-    #[test]
-    fn rule_not_run_has_not_passed() {
-        assert!(report(&[(Rule::Ready, Outcome::Passed)]).passed());
-        assert!(report(&[(Rule::Queue, Outcome::Skipped(String::new()))]).passed());
-        assert!(!report(&[(Rule::Queue, Outcome::NotRun(String::new()))]).passed());
-    }
-
-    #[test]
-    fn rule_names_are_unique() {
-        let mut names: Vec<_> = Rule::ALL.iter().map(|rule| rule.name()).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), Rule::ALL.len());
-    }
-}
+mod tests;

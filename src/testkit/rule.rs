@@ -34,8 +34,16 @@ impl TaskKind {
 pub enum Rule {
     /// All workers become ready.
     Ready,
+    /// A worker that says that it is ready takes work at once.
+    ReadyInTime,
+    /// Signals that belong to the runtime reach it.
+    Signals,
     /// Workers complete work.
     Work,
+    /// No unit of work waits for another event.
+    WakeUps,
+    /// A worker has at most `worker_connections` clients.
+    ClientLimit,
     /// An idle worker sends its heartbeat.
     IdleHeartbeat,
     /// A busy worker sends its heartbeat.
@@ -44,6 +52,8 @@ pub enum Rule {
     Quiet,
     /// A hung worker is detected.
     Hang,
+    /// A hung thread is detected while other threads work.
+    HangAmongOthers,
     /// A stopped worker is replaced.
     Stopped,
     /// A killed worker is replaced.
@@ -52,6 +62,8 @@ pub enum Rule {
     Drain,
     /// A drain empties the accept queue.
     Queue,
+    /// A draining worker takes no new work that other workers can take.
+    StopsAccepting,
     /// A drain does not wait for idle clients.
     IdleClients,
     /// A drain ends at `graceful_timeout`.
@@ -60,6 +72,8 @@ pub enum Rule {
     DrainSingleWorker,
     /// An immediate stop is immediate.
     QuickStop,
+    /// An immediate stop waits for no hung thread.
+    QuickStopHung,
     /// `max_requests` recycles workers without losing work.
     RecycleByUnits,
     /// `max_lifetime` recycles workers without losing work.
@@ -76,25 +90,34 @@ pub enum Rule {
     Descriptors,
     /// Replacements leak no descriptor and no process.
     Replacements,
+    /// Workers leave no process behind.
+    Processes,
 }
 
 impl Rule {
     /// All rules, in the order of a report.
-    pub const ALL: [Rule; 22] = [
+    pub const ALL: [Rule; 30] = [
         Rule::Ready,
+        Rule::ReadyInTime,
+        Rule::Signals,
         Rule::Work,
+        Rule::WakeUps,
+        Rule::ClientLimit,
         Rule::IdleHeartbeat,
         Rule::BusyHeartbeat,
         Rule::Quiet,
         Rule::Hang,
+        Rule::HangAmongOthers,
         Rule::Stopped,
         Rule::Killed,
         Rule::Drain,
         Rule::Queue,
+        Rule::StopsAccepting,
         Rule::IdleClients,
         Rule::DrainLimit,
         Rule::DrainSingleWorker,
         Rule::QuickStop,
+        Rule::QuickStopHung,
         Rule::RecycleByUnits,
         Rule::RecycleByAge,
         Rule::Reload,
@@ -103,6 +126,7 @@ impl Rule {
         Rule::OrphanHung,
         Rule::Descriptors,
         Rule::Replacements,
+        Rule::Processes,
     ];
 
     /// Returns its name in a report.
@@ -118,8 +142,11 @@ impl Rule {
     /// Returns the kinds of work that the rule needs.
     pub(super) fn needs(self) -> &'static [TaskKind] {
         match self {
-            Rule::Ready | Rule::IdleHeartbeat | Rule::Replacements => &[],
-            Rule::Work
+            Rule::Ready | Rule::Signals | Rule::IdleHeartbeat | Rule::Replacements => &[],
+            Rule::ReadyInTime
+            | Rule::Work
+            | Rule::WakeUps
+            | Rule::ClientLimit
             | Rule::BusyHeartbeat
             | Rule::Quiet
             | Rule::Stopped
@@ -129,10 +156,15 @@ impl Rule {
             | Rule::RecycleByAge
             | Rule::Reload
             | Rule::OrphanIdle
-            | Rule::Descriptors => &[TaskKind::Quick],
+            | Rule::Descriptors
+            | Rule::Processes => &[TaskKind::Quick],
             Rule::Drain | Rule::QuickStop | Rule::OrphanBusy => &[TaskKind::Slow],
-            Rule::Queue | Rule::DrainSingleWorker => &[TaskKind::Quick, TaskKind::Slow],
-            Rule::Hang => &[TaskKind::Quick, TaskKind::Hang],
+            Rule::Queue | Rule::StopsAccepting | Rule::DrainSingleWorker => {
+                &[TaskKind::Quick, TaskKind::Slow]
+            }
+            Rule::Hang | Rule::HangAmongOthers | Rule::QuickStopHung => {
+                &[TaskKind::Quick, TaskKind::Hang]
+            }
             Rule::DrainLimit | Rule::OrphanHung => &[TaskKind::Hang],
         }
     }
@@ -145,7 +177,23 @@ impl Rule {
                 "Call `ready()` as soon as the worker can take work, within `boot_timeout`. Start \
                  nothing in the master.",
             ),
+            Rule::ReadyInTime => (
+                "ready in time",
+                "Call `ready()` only when the worker can take work: the first unit waits no longer than later ones.",
+            ),
+            Rule::Signals => (
+                "signals",
+                "Leave signals to the runtime: block and ignore none of those that a worker handles, and install no handler for them.",
+            ),
             Rule::Work => ("work", "Complete work in any worker that takes it."),
+            Rule::WakeUps => (
+                "wake-ups",
+                "Take each unit of work as soon as it arrives, without a heartbeat or another unit that wakes the thread.",
+            ),
+            Rule::ClientLimit => (
+                "client limit",
+                "Accept a client only while the worker has fewer than `worker_connections`.",
+            ),
             Rule::IdleHeartbeat => (
                 "idle heartbeat",
                 "Never sleep longer than `heartbeat_interval()` without a call of `notify()`, \
@@ -164,6 +212,10 @@ impl Rule {
                 "hang",
                 "Mark units of work, or send the heartbeat from the thread that does the work, so \
                  that a unit that holds its thread longer than `timeout` ends its worker.",
+            ),
+            Rule::HangAmongOthers => (
+                "hang among others",
+                "Mark the units of each thread with a tracker of its own, so that a unit that holds its thread is found while other threads complete theirs.",
             ),
             Rule::Stopped => (
                 "stopped",
@@ -184,6 +236,10 @@ impl Rule {
                 "While draining, also serve the clients in the accept queue of each listener for \
                  which `must_drain_backlog()` is true.",
             ),
+            Rule::StopsAccepting => (
+                "stops accepting",
+                "While draining, accept no client from a listener for which `must_drain_backlog()` is false: other workers serve it.",
+            ),
             Rule::IdleClients => {
                 ("idle clients", "While draining, do not wait for clients without a request.")
             }
@@ -200,6 +256,10 @@ impl Rule {
             Rule::QuickStop => {
                 ("quick stop", "On `StopRequest::Immediate`, return or exit at once.")
             }
+            Rule::QuickStopHung => (
+                "quick stop, hung",
+                "On `StopRequest::Immediate`, wait for no thread that may be stuck: call `exit_now()`.",
+            ),
             Rule::RecycleByUnits => (
                 "recycle by units",
                 "Count units of work, so that `max_requests` replaces a worker, new before old, \
@@ -235,6 +295,9 @@ impl Rule {
                  replacement no more descriptors than its predecessor had, and leave no process \
                  behind at the end.",
             ),
+            Rule::Processes => {
+                ("processes", "Leave no process behind, not even one in a session of its own.")
+            }
         }
     }
 }

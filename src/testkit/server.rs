@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::deadline::DEADLINE;
+use super::inspect::processes_with_variable;
 use super::log_capture::{LogCapture, Record, Watched, Worker, capture};
 use super::proc::{Stat, becomes_true, session_members};
 use super::target::TestTarget;
@@ -16,6 +17,9 @@ use super::workload::{PendingWork, RepeatClient, ServerInfo, Task};
 use crate::os::process::Pid;
 use crate::os::signal::Signal;
 use crate::os::testing::{self, bind_to_parent};
+
+/// The variable by which processes are found that have left the session of their program.
+const MARK: &str = "TESTKIT_DIR";
 
 /// How a class violates a rule.
 #[derive(Debug)]
@@ -38,6 +42,7 @@ pub(super) struct TestServer<'t> {
     pub(super) pid: Pid,
     child: Child,
     log: Arc<Watched<LogCapture>>,
+    mark: String,
     pub(super) info: ServerInfo,
 }
 
@@ -81,6 +86,8 @@ impl<'t> TestServer<'t> {
         ]);
         command.args(["--log-format", "json", "--log-file", "-", "--log-level", "info"]);
         command.args(target.workload.arguments(&dir)).args(flags).args(&target.arguments);
+        let mark = format!("{MARK}={}", dir.display());
+        command.env(MARK, &dir);
         command.envs(target.workload.variables(&dir)).envs(target.variables.iter().cloned());
         command.current_dir(&dir).stdin(Stdio::null()).stdout(Stdio::null());
         bind_to_parent(&mut command);
@@ -91,7 +98,8 @@ impl<'t> TestServer<'t> {
             capture(stderr, Arc::clone(&log));
         }
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
-        Ok(Self { target, pid, child, log, info: ServerInfo { dir, address: None } })
+        target.on_started(pid);
+        Ok(Self { target, pid, child, log, mark, info: ServerInfo { dir, address: None } })
     }
 
     fn address(&self) -> Option<std::net::SocketAddr> {
@@ -184,6 +192,11 @@ impl<'t> TestServer<'t> {
         self.wait_for(0, &expected, |record| record.is("worker exited", pid))
     }
 
+    /// Returns whether the log says that a worker has exited.
+    pub(super) fn has_exited(&self, pid: Pid) -> bool {
+        self.log.lock().records.iter().any(|record| record.is("worker exited", pid))
+    }
+
     /// Waits for a log record with index `mark` or higher.
     pub(super) fn wait_for(
         &self,
@@ -256,6 +269,11 @@ impl<'t> TestServer<'t> {
         format!("after {timeout:?}, these are left: {}", left.join("; "))
     }
 
+    /// Returns the processes that inherited the program's environment, in whatever session.
+    pub(super) fn strays(&self) -> Vec<Stat> {
+        processes_with_variable(&self.mark)
+    }
+
     fn survivors(&self) -> Vec<Stat> {
         session_members(self.pid)
     }
@@ -280,11 +298,13 @@ impl<'t> TestServer<'t> {
 
 impl Drop for TestServer<'_> {
     fn drop(&mut self) {
+        self.target.on_exited(self.pid); // before its PID can be reused
         let _ = self.child.kill(); // it may have exited already
         let _ = self.child.wait();
         // Processes that outlive the master are found by its session, which no other process can join.
         becomes_true(DEADLINE, || {
-            let survivors = self.survivors();
+            let mut survivors = self.survivors();
+            survivors.extend(self.strays());
             survivors.iter().for_each(|survivor| testing::send_sigkill(survivor.pid));
             survivors.is_empty()
         });

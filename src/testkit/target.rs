@@ -2,17 +2,23 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::http::Http;
+use super::proc::session_members;
 use super::workload::Workload;
+use crate::os::process::Pid;
+use crate::os::testing;
 
 /// How the program under test is started, and how work reaches it.
+#[derive(Clone)]
 pub(super) struct TestTarget {
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<String>,
     pub(super) variables: Vec<(String, String)>,
     pub(super) class: String,
-    pub(super) workload: Box<dyn Workload>,
+    pub(super) workload: Arc<dyn Workload>,
+    running: Arc<Mutex<Vec<Pid>>>,
 }
 
 impl TestTarget {
@@ -23,7 +29,24 @@ impl TestTarget {
             arguments: Vec::new(),
             variables: Vec::new(),
             class: "sync".into(),
-            workload: Box::new(Http::new()),
+            workload: Arc::new(Http::new()),
+            running: Arc::default(),
+        }
+    }
+
+    /// Records that a program runs, until [`on_exited`](Self::on_exited).
+    pub(super) fn on_started(&self, pid: Pid) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
+    }
+
+    pub(super) fn on_exited(&self, pid: Pid) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| *other != pid);
+    }
+
+    /// Kills all running programs with their sessions, so that checks which wait for them fail.
+    pub(super) fn kill_running(&self) {
+        for pid in self.running.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            session_members(*pid).iter().for_each(|member| testing::send_sigkill(member.pid));
         }
     }
 }

@@ -194,7 +194,7 @@ impl<'s> Client<'s> {
     /// drains the client; an immediate one closes it.
     pub fn serve(&mut self, ctx: &WorkerContext<'_>) {
         let (lifecycle, mut tracker) =
-            (ctx.lifecycle(), ctx.lifecycle().tracker(0).with_heartbeat());
+            (ctx.lifecycle(), ctx.lifecycle().tracker().with_heartbeat());
         self.serve_with(lifecycle, &mut Buffers::default(), &mut tracker);
     }
 

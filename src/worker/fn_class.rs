@@ -18,7 +18,7 @@ use super::acceptor::Acceptor;
 use super::context::{AcceptedStream, WorkerContext};
 use super::error::WorkerError;
 use super::lifecycle::StopRequest;
-use super::tracker::WorkGuard;
+use super::tracker::UnitGuard;
 use crate::os::{file, poll};
 use crate::settings::Settings;
 
@@ -292,7 +292,7 @@ impl<'a> Iterator for Incoming<'a> {
 /// A client of a unix listener has the same type, since it is read and written in the same way.
 pub struct ClientStream<'a> {
     stream: TcpStream,
-    work: Option<WorkGuard<'a>>,
+    work: Option<UnitGuard<'a>>,
     thread: usize,
     shared: &'a Shared<'a>,
 }

@@ -97,7 +97,7 @@ struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     fn new(ThreadJob { ctx, job, thread }: ThreadJob<'a>, on_main_thread: bool) -> Self {
-        let tracker = ctx.lifecycle.tracker(thread);
+        let tracker = ctx.lifecycle.tracker_of(thread);
         let tracker = if on_main_thread { tracker.with_heartbeat() } else { tracker };
         Self {
             ctx,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use slog::warn;
 
+use super::entry_owners::EntryOwners;
 use crate::heartbeat::Heartbeat;
 use crate::log::{Log, error_chain};
 use crate::os::signal::{self, Signal, SignalPipe};
@@ -36,6 +37,7 @@ pub struct Lifecycle {
     reuseport_changes: AtomicU64,
     board: Arc<Scoreboard>,
     row: usize,
+    entry_owners: EntryOwners,
     master_wakeup: OwnedFd,
     units: AtomicU64,
     max_units: u64,
@@ -102,6 +104,7 @@ impl Lifecycle {
                 since: AtomicU64::new(0),
             },
             reuseport_changes: AtomicU64::new(0),
+            entry_owners: EntryOwners::new(parts.board.threads_per_row()),
             board: parts.board,
             row: parts.row,
             master_wakeup: parts.master_wakeup,
@@ -306,6 +309,10 @@ impl Lifecycle {
 
     pub(super) fn board_row(&self) -> Row<'_> {
         self.board.row(self.row)
+    }
+
+    pub(super) fn entry_owners(&self) -> &EntryOwners {
+        &self.entry_owners
     }
 
     /// Writes a status to the scoreboard, and wakes the master to read it.

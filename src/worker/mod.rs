@@ -5,6 +5,7 @@ mod acceptor;
 mod booted_app;
 mod client;
 mod context;
+mod entry_owners;
 mod epoll_acceptor;
 mod error;
 mod fn_class;

@@ -1,84 +1,108 @@
 //! Work trackers: they write to the scoreboard what a thread is working on.
 
+use std::marker::PhantomData;
+use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
+use super::entry_owners::NoEntry;
 use super::lifecycle::Lifecycle;
 use crate::app;
 use crate::os::{clock, process};
 use crate::scoreboard::{EXTENSION_MAX, ThreadEntry};
 
 /// Records what one thread of a worker is working on. For a class whose threads drive clients
-/// themselves: one tracker a thread, see [`Lifecycle::tracker`].
+/// themselves: each thread takes its own, see [`Lifecycle::tracker`].
 pub struct WorkTracker<'a> {
-    thread: ThreadEntry<'a>,
-    lifecycle: &'a Lifecycle,
+    entry: TakenEntry<'a>,
     sends_heartbeat: bool,
     date: [u8; 29],
     date_second: u64,
 }
 
 impl Lifecycle {
-    /// Begins a unit of work on the first thread entry. Its start and label are on the scoreboard until
-    /// the guard is dropped: a unit longer than `timeout` means that the worker hangs, in this unit.
-    /// Labels are cut to 64 bytes.
-    pub fn begin_work(&self, label: &str) -> WorkGuard<'_> {
-        self.begin_work_on(0, label)
-    }
-
-    /// Begins a unit of work on the thread entry with this number.
-    pub(super) fn begin_work_on(&self, thread: usize, label: &str) -> WorkGuard<'_> {
-        WorkGuard::begin(self.board_row().thread(thread), self, label)
-    }
-
-    /// Returns the work tracker of the thread with this number, 0 to [`WorkerClass::threads`] - 1, by
-    /// which the thread drives clients.
+    /// Begins a unit of work of the calling thread. Its start and label are on the scoreboard until the
+    /// guard is dropped: a unit longer than `timeout` means that the worker hangs, in this unit. Labels
+    /// are cut to 64 bytes.
     ///
     /// # Panics
-    /// If there is no such thread entry.
+    /// As [`tracker`](Self::tracker) does.
+    #[track_caller]
+    pub fn begin_work(&self, label: &str) -> WorkGuard<'_> {
+        let entry = TakenEntry::any(self);
+        WorkGuard { unit: UnitGuard::begin(entry.thread, self, label), _entry: entry }
+    }
+
+    /// Begins a unit of work on the thread entry with this number, which the caller manages.
+    pub(super) fn begin_work_on(&self, index: usize, label: &str) -> UnitGuard<'_> {
+        let thread = self.board_row().thread(index);
+        thread.set_thread_id(process::thread_id());
+        UnitGuard::begin(thread, self, label)
+    }
+
+    /// Returns the work tracker of the calling thread, by which it drives clients. A thread that has no
+    /// thread entry on the scoreboard takes a free one, until its last tracker is dropped. A tracker
+    /// cannot be sent to another thread, so no thread overwrites the unit of another.
+    ///
+    /// ```compile_fail
+    /// fn require_send<T: Send>() {}
+    /// require_send::<ostler::worker::WorkTracker<'static>>();
+    /// ```
+    ///
+    /// # Panics
+    /// If other threads have all entries: there are as many as [`WorkerClass::threads`] returns.
     ///
     /// [`WorkerClass::threads`]: super::WorkerClass::threads
-    pub fn tracker(&self, thread: usize) -> WorkTracker<'_> {
-        WorkTracker::new(self.board_row().thread(thread), self)
+    #[track_caller]
+    pub fn tracker(&self) -> WorkTracker<'_> {
+        WorkTracker::new(TakenEntry::any(self))
+    }
+
+    /// Returns the work tracker of the calling thread, with the thread entry of this number.
+    ///
+    /// # Panics
+    /// If another thread has this entry, or there is none.
+    pub(super) fn tracker_of(&self, index: usize) -> WorkTracker<'_> {
+        WorkTracker::new(TakenEntry::one(self, index))
     }
 }
 
 impl<'a> WorkTracker<'a> {
-    fn new(thread: ThreadEntry<'a>, lifecycle: &'a Lifecycle) -> Self {
-        thread.set_thread_id(process::thread_id());
-        Self { thread, lifecycle, sends_heartbeat: false, date: [b' '; 29], date_second: u64::MAX }
+    fn new(entry: TakenEntry<'a>) -> Self {
+        Self { entry, sends_heartbeat: false, date: [b' '; 29], date_second: u64::MAX }
     }
 
     /// Makes the beginning of each unit of work send a heartbeat if one is due. For a class with one
     /// thread: if a client sends many requests at once, `timeout` then holds for each of them, not for
     /// all together.
     #[must_use]
-    pub fn with_heartbeat(self) -> Self {
-        Self { sends_heartbeat: true, ..self }
+    pub fn with_heartbeat(mut self) -> Self {
+        self.sends_heartbeat = true;
+        self
     }
 }
 
 impl app::WorkReporter for WorkTracker<'_> {
     fn begin_work(&mut self, label: &[u8]) {
         let now = clock::now_coarse();
-        self.thread.set_label(label);
-        self.thread.set_busy(now);
+        self.entry.thread.set_label(label);
+        self.entry.thread.set_busy(now);
         if self.sends_heartbeat {
-            self.lifecycle.notify_at(now);
+            self.entry.lifecycle.notify_at(now);
         }
     }
 
     fn extend_deadline(&mut self, time: Duration) {
-        extend_deadline(self.thread, time);
+        extend_deadline(self.entry.thread, time);
     }
 
     fn set_label(&mut self, label: &[u8]) {
-        self.thread.set_label(label);
+        self.entry.thread.set_label(label);
     }
 
     fn end_work(&mut self) {
-        self.thread.clear_label();
-        self.thread.count_unit();
-        self.lifecycle.on_unit_done();
+        self.entry.thread.clear_label();
+        self.entry.thread.count_unit();
+        self.entry.lifecycle.on_unit_done();
     }
 
     fn http_date(&mut self) -> [u8; 29] {
@@ -94,18 +118,18 @@ impl app::WorkReporter for WorkTracker<'_> {
     }
 
     fn set_busy(&mut self) {
-        self.thread.set_busy(clock::now_coarse());
+        self.entry.thread.set_busy(clock::now_coarse());
     }
 
     fn set_idle(&mut self) {
-        self.thread.set_idle();
+        self.entry.thread.set_idle();
     }
 }
 
 impl Drop for WorkTracker<'_> {
     /// A thread that ends, also by a panic, works on nothing.
     fn drop(&mut self) {
-        self.thread.set_idle();
+        self.entry.thread.set_idle();
     }
 }
 
@@ -113,13 +137,27 @@ impl Drop for WorkTracker<'_> {
 /// [`Lifecycle::begin_work`].
 #[must_use = "a unit of work lasts until this is dropped"]
 pub struct WorkGuard<'a> {
+    unit: UnitGuard<'a>,
+    _entry: TakenEntry<'a>, // given back after the unit has ended
+}
+
+impl WorkGuard<'_> {
+    /// Extends the unit's deadline to at least `time` from now, by an hour at most. Call it as often as
+    /// there is progress; a shorter time than the unit has left changes nothing. Until then the unit
+    /// does not make the worker count as hung.
+    pub fn extend_deadline(&self, time: Duration) {
+        extend_deadline(self.unit.thread, time);
+    }
+}
+
+/// A unit of work in progress on an entry that its owner manages.
+pub(super) struct UnitGuard<'a> {
     thread: ThreadEntry<'a>,
     lifecycle: &'a Lifecycle,
 }
 
-impl<'a> WorkGuard<'a> {
+impl<'a> UnitGuard<'a> {
     fn begin(thread: ThreadEntry<'a>, lifecycle: &'a Lifecycle, label: &str) -> Self {
-        thread.set_thread_id(process::thread_id());
         thread.set_label(label.as_bytes());
         thread.set_busy(clock::now_coarse());
         Self { thread, lifecycle }
@@ -129,24 +167,61 @@ impl<'a> WorkGuard<'a> {
     pub(super) fn move_to_current_thread(&self) {
         self.thread.set_thread_id(process::thread_id());
     }
-
-    /// Extends the unit's deadline to at least `time` from now, by an hour at most. Call it as often as
-    /// there is progress; a shorter time than the unit has left changes nothing. Until then the unit
-    /// does not make the worker count as hung.
-    pub fn extend_deadline(&self, time: Duration) {
-        extend_deadline(self.thread, time);
-    }
 }
 
 fn extend_deadline(thread: ThreadEntry<'_>, time: Duration) {
     thread.extend_deadline(clock::now_coarse().saturating_add(time.min(EXTENSION_MAX)));
 }
 
-impl Drop for WorkGuard<'_> {
+impl Drop for UnitGuard<'_> {
     fn drop(&mut self) {
         self.thread.set_idle();
         self.thread.clear_label();
         self.thread.count_unit();
         self.lifecycle.on_unit_done();
+    }
+}
+
+/// A thread entry that the calling thread has taken. It is not `Send`.
+struct TakenEntry<'a> {
+    thread: ThreadEntry<'a>,
+    lifecycle: &'a Lifecycle,
+    index: usize,
+    stays_in_thread: PhantomData<*const ()>,
+}
+
+impl<'a> TakenEntry<'a> {
+    #[track_caller]
+    fn any(lifecycle: &'a Lifecycle) -> Self {
+        match lifecycle.entry_owners().take_any(thread::current().id()) {
+            Ok((index, is_new)) => Self::new(lifecycle, index, is_new),
+            Err(NoEntry) => panic!(
+                "no thread entry is free: `WorkerClass::threads` returns {}, and as many other threads \
+                 have one; return how many threads work at the same time",
+                lifecycle.board_row().thread_count()
+            ),
+        }
+    }
+
+    #[track_caller]
+    fn one(lifecycle: &'a Lifecycle, index: usize) -> Self {
+        match lifecycle.entry_owners().take_one(index, thread::current().id()) {
+            Ok(is_new) => Self::new(lifecycle, index, is_new),
+            Err(NoEntry) => panic!("another thread has the thread entry {index}, or there is none"),
+        }
+    }
+
+    fn new(lifecycle: &'a Lifecycle, index: usize, is_new: bool) -> Self {
+        let thread = lifecycle.board_row().thread(index);
+        if is_new {
+            thread.set_thread_id(process::thread_id());
+        }
+        Self { thread, lifecycle, index, stays_in_thread: PhantomData }
+    }
+}
+
+impl Drop for TakenEntry<'_> {
+    fn drop(&mut self) {
+        self.lifecycle.entry_owners().give_back(self.index);
     }
 }

@@ -72,7 +72,7 @@ impl WorkerClass for ThreadsClass {
                 let (shared, started) = (&shared, started.clone());
                 let work = move || {
                     let _ = started.recv();
-                    serve(ctx, index, shared);
+                    serve(ctx, shared);
                 };
                 thread::Builder::new().name(format!("ostler-{index}")).spawn_scoped(scope, work)?;
             }
@@ -227,8 +227,8 @@ impl MainThread<'_, '_> {
 }
 
 /// Serves clients in a pool thread until the pool closes.
-fn serve<'a>(ctx: &'a WorkerContext<'a>, thread: usize, shared: &Shared<'a>) {
-    let (mut buffers, mut tracker) = (Buffers::default(), ctx.lifecycle().tracker(thread));
+fn serve<'a>(ctx: &'a WorkerContext<'a>, shared: &Shared<'a>) {
+    let (mut buffers, mut tracker) = (Buffers::default(), ctx.lifecycle().tracker());
     while let Some(task) = shared.next_task() {
         if let Some(client) = task.entry.take() {
             drive(ctx, client, task, shared, &mut buffers, &mut tracker);

@@ -1,5 +1,7 @@
 //! Heartbeats, and hang detection without them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::os::testing;
@@ -11,6 +13,8 @@ use crate::testkit::workload::Task;
 
 /// The flags of these checks: no heartbeat for 1 s is a hang.
 const TIMEOUT: [&str; 4] = ["--timeout", "1s", "--abort-timeout", "500ms"];
+/// How long a unit may take beside a hung one.
+const TASK_TIME: Duration = Duration::from_secs(2);
 /// More than twice the `timeout` of these checks.
 const OBSERVATION_TIME: Duration = Duration::from_millis(2500);
 
@@ -93,6 +97,32 @@ pub(super) fn hang(target: &TestTarget) -> CheckResult {
     server.wait_replaced(*victim)?;
     drop(hanging);
     server.work(3)
+}
+
+/// Hangs one unit while a single worker gets more work, which its other threads complete.
+pub(super) fn hang_among_others(target: &TestTarget) -> CheckResult {
+    let mut flags = vec!["--workers", "1"];
+    flags.extend(TIMEOUT);
+    let server = TestServer::start(target, &flags)?;
+    let worker = server.wait_workers(1)?[0];
+    let hanging = server.begin(Task::Hang)?;
+    let found = AtomicBool::new(false);
+    let detected = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !found.load(Ordering::Relaxed) {
+                // It fails if the worker has one thread.
+                let _ = server.try_begin(Task::Quick).and_then(|work| work.wait(TASK_TIME));
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let expected = "a hanging unit is detected while its worker completes other units";
+        let is_hang = |record: &Record| record.is("worker hung", worker.pid);
+        let detected = server.wait_for(0, expected, is_hang);
+        found.store(true, Ordering::Relaxed);
+        detected
+    });
+    drop(hanging);
+    detected.map(|_| ())
 }
 
 pub(super) fn stopped(target: &TestTarget) -> CheckResult {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use crate::os::process::Pid;
 use crate::os::signal::Signal;
@@ -97,4 +98,30 @@ pub(super) fn replacements(target: &TestTarget) -> CheckResult {
     }
     server.signal(Signal::Term)?;
     server.expect_clean_exit(DEADLINE)
+}
+
+/// Finds processes that have left the session of the program, which a stop must not leave behind.
+pub(super) fn processes(target: &TestTarget) -> CheckResult {
+    const EXIT_TIME: Duration = Duration::from_secs(5);
+    let mut server = TestServer::start(target, &[])?;
+    let victim = server.wait_workers(2)?[0];
+    server.work(3)?;
+    testing::send_signal(victim.pid, Signal::Term);
+    server.wait_replaced(victim)?;
+    server.work(3)?;
+    server.signal(Signal::Term)?;
+    server.expect_clean_exit(DEADLINE)?;
+    if becomes_true(EXIT_TIME, || server.strays().is_empty()) {
+        return Ok(());
+    }
+    let strays =
+        server.strays().iter().map(|stray| describe_command(stray.pid)).collect::<Vec<_>>();
+    let expected = "after the stop, no process that a worker has started is left";
+    Err(server.violation(expected, format!("these are left: {}", strays.join("; "))))
+}
+
+fn describe_command(pid: Pid) -> String {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = String::from_utf8_lossy(&words).replace('\0', " ");
+    format!("{pid} {:?}", words.trim_end())
 }

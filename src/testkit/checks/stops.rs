@@ -97,6 +97,27 @@ pub(super) fn drain_single_worker(target: &TestTarget) -> CheckResult {
     server.work(3)
 }
 
+/// Stops a worker of which one thread is stuck. If that is its only thread, the runtime has to kill it.
+pub(super) fn quick_stop_hung(target: &TestTarget) -> CheckResult {
+    const TASK_TIME: Duration = Duration::from_secs(2);
+    let flags = ["--workers", "1", "--timeout", "0", "--abort-timeout", "60s"];
+    let mut server = TestServer::start(target, &flags)?;
+    let worker = server.wait_workers(1)?[0];
+    let hanging = server.begin(Task::Hang)?;
+    if server.begin(Task::Quick)?.wait(TASK_TIME).is_err() {
+        return Ok(());
+    }
+    server.signal(Signal::Int)?;
+    let is_exit = |record: &Record| record.is("worker exited", worker.pid);
+    let expected = "a worker with other threads exits at once, although one is stuck";
+    let exited = server.wait_for(0, expected, is_exit)?;
+    if exited.number("code") != Some(0) {
+        return Err(server.violation(expected, describe_exit(&exited)));
+    }
+    drop(hanging);
+    Ok(())
+}
+
 pub(super) fn quick_stop(target: &TestTarget) -> CheckResult {
     let mut server = TestServer::start(target, &["--abort-timeout", "20s"])?;
     server.wait_workers(2)?;
