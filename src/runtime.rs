@@ -22,6 +22,7 @@ use crate::log::{self, Fields};
 use crate::os::credentials;
 use crate::os::daemon::StartupNotifier;
 use crate::os::fd_table::OpenFds;
+use crate::os::proc_dir;
 use crate::os::process::Pid;
 use crate::os::signal::{self, SignalPipe};
 use crate::os::title::ProcTitle;
@@ -31,6 +32,11 @@ use crate::systemd::ServiceManager;
 use crate::worker::WorkerClass;
 use catalog::{Catalog, source_label};
 pub use error::RuntimeError;
+
+/// What the master misses where /proc shows other processes than its workers.
+const OTHER_PROC_WARNING: &str = "/proc shows the processes of another PID namespace: the causes of \
+    hangs are unknown, and max_memory is not enforced; mount the /proc of this namespace (unshare \
+    --mount-proc)";
 
 /// Builds a program: registers the apps, worker classes and hooks that settings can select.
 ///
@@ -179,6 +185,9 @@ impl Runtime {
         drop(listeners);
         let (service_manager, warning) = ServiceManager::from_env();
         warnings.extend(warning);
+        if proc_dir::is_of_other_namespace() {
+            warnings.push(OTHER_PROC_WARNING.to_owned());
+        }
         log_startup(&master_context, &generations, &warnings);
         let StartupContext { program_fds, title, exec_args, startup_notifier } = context;
         program_fds.exclude(upgrade_peer.channel_fd());

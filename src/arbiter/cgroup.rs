@@ -95,7 +95,7 @@ impl WorkerCgroups {
         let names = cgroup_manage::child_names(parent);
         let live_masters: Vec<i32> =
             cgroup_manage::direct_members(parent).into_iter().map(Pid::as_raw).collect();
-        let names = names.iter().map(String::as_str);
+        let names = names.iter().filter_map(|name| name.to_str());
         for name in orphans::orphans(names, &live_masters, exited_master.as_raw()) {
             self.schedule_removal(name, true);
         }

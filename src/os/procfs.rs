@@ -8,10 +8,11 @@ use std::time::Duration;
 use super::cgroup::Cgroups;
 use super::clock;
 use super::pid::Pid;
+use super::proc_dir;
 use crate::diagnosis::{ProcessSample, ThreadSample};
 
-/// A tick of the times in /proc/PID/stat: 10 ms on every current Linux.
-const TICK: Duration = Duration::from_millis(10);
+/// The milliseconds of a tick of the times in /proc/PID/stat, on every current Linux.
+const TICK_MILLIS: u64 = 10;
 
 /// How many functions of a kernel stack are reported.
 const STACK_MAX: usize = 8;
@@ -40,7 +41,8 @@ pub(crate) fn sample(pid: Pid, thread: u64, cgroups: &Cgroups) -> ProcessSample 
 /// Returns the numbers of a process's threads, in ascending order. That is the oldest first, until
 /// the kernel's numbers wrap around.
 fn thread_ids(pid: Pid) -> Vec<u64> {
-    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let dir = proc_dir::dir_of(pid).and_then(|dir| fs::read_dir(dir.join("task")).ok());
+    let entries = dir.into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let mut numbers: Vec<u64> = numbers.collect();
     numbers.sort_unstable();
@@ -50,7 +52,8 @@ fn thread_ids(pid: Pid) -> Vec<u64> {
 /// Returns the memory of a process in bytes: its RSS up to `threshold`, otherwise its PSS, which is
 /// expensive to read. Where the kernel does not tell the PSS, returns the RSS.
 pub(crate) fn memory(pid: Pid, threshold: u64) -> Option<u64> {
-    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
+    let dir = proc_dir::dir_of(pid)?;
+    let read = |name: &str| proc_dir::read_text(&dir.join(name));
     let whole = parse_kib_line(&read("status")?, "VmRSS:")?;
     if whole <= threshold {
         return Some(whole);
@@ -86,7 +89,7 @@ fn process_tree(pid: Pid) -> Vec<Pid> {
 /// kernel lists them).
 fn children(parent: Pid) -> Vec<Pid> {
     let lists = thread_ids(parent).into_iter().filter_map(|thread| {
-        let text = fs::read_to_string(format!("/proc/{parent}/task/{thread}/children")).ok()?;
+        let text = proc_dir::read_text(&thread_dir(parent, thread)?.join("children"))?;
         let numbers = text.split_whitespace().filter_map(|number| number.parse().ok());
         Some(numbers.map(Pid::from_raw).collect::<Vec<_>>())
     });
@@ -112,7 +115,8 @@ fn parse_kib_line(text: &str, key: &str) -> Option<u64> {
 
 /// Whether the kernel is writing a process's core.
 pub(crate) fn is_dumping_core(pid: Pid) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = proc_dir::dir_of(pid).and_then(|dir| proc_dir::read_text(&dir.join("status")));
+    let status = status.unwrap_or_default();
     let value = status.lines().find_map(|line| line.strip_prefix("CoreDumping:"));
     value.is_some_and(|value| value.trim() == "1")
 }
@@ -124,7 +128,8 @@ fn main_thread_id(pid: Pid) -> Option<u64> {
 
 fn sample_thread(pid: Pid, thread_id: u64) -> Option<ThreadSample> {
     let thread = sample_thread_brief(pid, thread_id)?;
-    let read = |name: &str| fs::read_to_string(thread_dir(pid, thread_id).join(name)).ok();
+    let dir = thread_dir(pid, thread_id)?;
+    let read = |name: &str| proc_dir::read_text(&dir.join(name));
     Some(ThreadSample {
         wchan: read("wchan").filter(|name| name != "0" && !name.is_empty()),
         stack: read("stack").map(|text| parse_stack(&text)).unwrap_or_default(),
@@ -134,30 +139,34 @@ fn sample_thread(pid: Pid, thread_id: u64) -> Option<ThreadSample> {
 
 /// Samples a thread without its kernel stack, which is expensive to read.
 fn sample_thread_brief(pid: Pid, thread_id: u64) -> Option<ThreadSample> {
-    let read = |name: &str| fs::read_to_string(thread_dir(pid, thread_id).join(name)).ok();
+    let dir = thread_dir(pid, thread_id)?;
+    let read = |name: &str| proc_dir::read_text(&dir.join(name));
     let (state, ticks) = parse_state_and_ticks(&read("stat")?)?;
     // In nanoseconds, where the kernel counts them.
     let exact = read("schedstat").and_then(|text| text.split(' ').next()?.parse().ok());
     Some(ThreadSample {
         thread_id,
         state,
-        cpu_time: exact.map_or_else(|| TICK.saturating_mul(ticks), Duration::from_nanos),
+        cpu_time: exact.map_or_else(
+            || Duration::from_millis(ticks.saturating_mul(TICK_MILLIS)),
+            Duration::from_nanos,
+        ),
         syscall: read("syscall").and_then(|text| parse_syscall(&text)),
         ..ThreadSample::default()
     })
 }
 
-fn thread_dir(pid: Pid, thread: u64) -> PathBuf {
-    PathBuf::from(format!("/proc/{pid}/task/{thread}"))
+fn thread_dir(pid: Pid, thread: u64) -> Option<PathBuf> {
+    Some(proc_dir::dir_of(pid)?.join(format!("task/{thread}")))
 }
 
 /// Parses the state and the CPU time in /proc/PID/stat. The name is in brackets and may hold any
 /// character.
-fn parse_state_and_ticks(stat: &str) -> Option<(char, u32)> {
+fn parse_state_and_ticks(stat: &str) -> Option<(char, u64)> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
     let state = fields.next()?.chars().next()?;
-    let mut times = fields.skip(10).map_while(|field| field.parse::<u32>().ok());
+    let mut times = fields.skip(10).map_while(|field| field.parse::<u64>().ok());
     Some((state, times.next()?.saturating_add(times.next()?)))
 }
 
@@ -231,6 +240,8 @@ mod tests {
         let stat = "12 (a) S (b) R 1 2 3 4 5 6 7 8 9 10 30 12 0 0 20 0";
         assert_eq!(parse_state_and_ticks(stat), Some(('R', 42)));
         assert_eq!(parse_state_and_ticks("12 (a) R 1 2"), None);
+        let old = "12 (a) R 1 2 3 4 5 6 7 8 9 10 5000000000 1 0 0 20 0";
+        assert_eq!(parse_state_and_ticks(old), Some(('R', 5_000_000_001)));
     }
 
     #[test]

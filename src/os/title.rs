@@ -22,7 +22,8 @@ impl ProcTitle {
     pub(crate) fn init() -> io::Result<Self> {
         let unreadable =
             || io::Error::new(io::ErrorKind::InvalidData, "cannot read /proc/self/stat");
-        let stat = fs::read_to_string("/proc/self/stat")?;
+        let stat = fs::read("/proc/self/stat")?;
+        let stat = String::from_utf8_lossy(&stat);
         // The second field is the program's name in parentheses, and may hold any character.
         let (_, rest) = stat.rsplit_once(") ").ok_or_else(unreadable)?;
         let field = |number: usize| -> io::Result<usize> {

@@ -22,7 +22,8 @@ pub(crate) struct Stat {
 
 /// Returns the state of a process; none if it does not exist.
 pub(crate) fn stat(pid: Pid) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&text);
     // The name in brackets may contain any byte, so count the fields from the last bracket.
     let fields: Vec<&str> = text.get(text.rfind(')')? + 2..)?.split(' ').collect();
     let number = |at: usize| fields.get(at)?.parse::<i64>().ok();
@@ -39,7 +40,8 @@ pub(crate) fn stat(pid: Pid) -> Option<Stat> {
 
 /// Returns how often the first thread of a process went to sleep (`voluntary_ctxt_switches`).
 pub(crate) fn voluntary_switches(pid: Pid) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let text = fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
     let value = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }

@@ -85,6 +85,7 @@ mod pools;
 mod pools_whole;
 mod privileges;
 mod proc;
+mod procfs;
 mod recycling;
 mod reloading;
 mod resources;

@@ -2,6 +2,7 @@
 //! Without control groups, every function fails or does nothing.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -106,10 +107,10 @@ pub(crate) fn direct_members(group: &Path) -> Vec<Pid> {
 }
 
 /// Returns the names of a group's direct subgroups.
-pub(crate) fn child_names(group: &Path) -> Vec<String> {
+pub(crate) fn child_names(group: &Path) -> Vec<OsString> {
     let entries = fs::read_dir(group).into_iter().flatten().flatten();
     let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    groups.filter_map(|entry| entry.file_name().into_string().ok()).take(GROUPS_MAX).collect()
+    groups.map(|entry| entry.file_name()).take(GROUPS_MAX).collect()
 }
 
 /// Returns a group and its subgroups, each before its own subgroups. The walk is depth first: even

@@ -3,9 +3,9 @@
 
 pub(crate) mod manage;
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
 
 use super::pid::Pid;
+use super::proc_dir;
 
 /// The mounted hierarchies.
 #[derive(Debug, Default)]
@@ -26,15 +27,15 @@ struct Mount {
     /// for all.
     controllers: Vec<String>,
     /// The group that is visible at the mount point.
-    root: String,
+    root: PathBuf,
     mount_point: PathBuf,
 }
 
 impl Cgroups {
     /// Reads where the hierarchies are mounted.
     pub(crate) fn find() -> Self {
-        let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        Self { mounts: text.lines().filter_map(parse_mount).collect() }
+        let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
+        Self { mounts: text.split(|byte| *byte == b'\n').filter_map(parse_mount).collect() }
     }
 
     /// Whether a process is frozen.
@@ -94,9 +95,11 @@ impl Cgroups {
             _ => mount.controllers.iter().any(|known| known == controller),
         };
         let mount = self.mounts.iter().find(has_controller)?;
-        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let path = text.lines().find_map(|line| parse_cgroup_line(line, controller))?;
-        let below = path.strip_prefix(&mount.root).unwrap_or(path).trim_start_matches('/');
+        let text = fs::read(proc_dir::dir_of(pid)?.join("cgroup")).ok()?;
+        let mut lines = text.split(|byte| *byte == b'\n');
+        let path = lines.find_map(|line| parse_cgroup_line(line, controller))?;
+        let below = path.strip_prefix(&mount.root).unwrap_or(path);
+        let below = below.strip_prefix("/").unwrap_or(below);
         Some(Group { path: mount.mount_point.join(below), mount_point: &mount.mount_point })
     }
 }
@@ -171,12 +174,15 @@ fn read_counter(file: &Path, key: &str) -> Option<u64> {
     value.trim().parse().ok()
 }
 
-/// Parses a line of mountinfo, if it is about control groups: see proc_pid_mountinfo(5).
-fn parse_mount(line: &str) -> Option<Mount> {
-    let (front, back) = line.split_once(" - ")?;
-    let mut front = front.split(' ').skip(3);
-    let root = front.next()?.to_owned();
-    let mount_point = PathBuf::from(front.next()?);
+/// Parses a line of mountinfo, if it is about control groups: see proc_pid_mountinfo(5). A path may
+/// have bytes that are not UTF-8.
+fn parse_mount(line: &[u8]) -> Option<Mount> {
+    const SEPARATOR: &[u8] = b" - ";
+    let middle = line.windows(SEPARATOR.len()).position(|at| at == SEPARATOR)?;
+    let mut front = line[..middle].split(|byte| *byte == b' ').skip(3);
+    let root = unescape(front.next()?);
+    let mount_point = unescape(front.next()?);
+    let back = String::from_utf8_lossy(&line[middle + SEPARATOR.len()..]);
     let mut back = back.split(' ');
     let controllers = match back.next()? {
         "cgroup" => back.nth(1)?.split(',').map(str::to_owned).collect(),
@@ -186,15 +192,35 @@ fn parse_mount(line: &str) -> Option<Mount> {
     Some(Mount { controllers, root, mount_point })
 }
 
+/// Replaces the octal numbers by which mountinfo shows white space and backslashes, such as `\040`.
+fn unescape(path: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((first, tail)) = rest.split_first() {
+        let code = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if *first == b'\\' => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            Some(_) | None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
 /// Returns the path in a line of /proc/PID/cgroup, if it is about this controller: see cgroups(7).
-fn parse_cgroup_line<'a>(line: &'a str, controller: &str) -> Option<&'a str> {
-    let mut fields = line.splitn(3, ':');
+fn parse_cgroup_line<'a>(line: &'a [u8], controller: &str) -> Option<&'a Path> {
+    let mut fields = line.splitn(3, |byte| *byte == b':');
     let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
     let matches = match controller {
-        "" => number == "0" && controllers.is_empty(),
-        _ => controllers.split(',').any(|known| known == controller),
+        "" => number == b"0" && controllers.is_empty(),
+        _ => controllers.split(|byte| *byte == b',').any(|known| known == controller.as_bytes()),
     };
-    matches.then_some(path)
+    matches.then(|| Path::new(OsStr::from_bytes(path)))
 }
 
 #[cfg(test)]
@@ -203,16 +229,28 @@ mod tests {
 
     #[test]
     fn parse_mount_reads_both_versions() {
+        let parse_mount = |line: &str| parse_mount(line.as_bytes());
         let first = "31 24 0:27 /docker/7 /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup \
                      rw,cpu,cpuacct";
         let found = parse_mount(first).unwrap();
         assert!(found.controllers.iter().any(|controller| controller == "cpu"));
-        assert_eq!(found.root, "/docker/7");
+        assert_eq!(found.root, Path::new("/docker/7"));
         assert_eq!(found.mount_point, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
         let second = parse_mount("30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw").unwrap();
-        assert_eq!((second.controllers.len(), second.root.as_str()), (0, "/"));
+        assert_eq!((second.controllers.len(), second.root.to_str()), (0, Some("/")));
         assert_eq!(parse_mount("22 1 8:1 / / rw - ext4 /dev/sda1 rw"), None);
         assert_eq!(parse_mount("nonsense"), None);
+    }
+
+    #[test]
+    fn paths_may_have_any_bytes() {
+        let line = b"30 23 0:26 /a\\040\xff /sys/fs\\134\xfe rw - cgroup2 cgroup2 rw";
+        let found = parse_mount(line).unwrap();
+        assert_eq!(found.root, Path::new(OsStr::from_bytes(b"/a \xff")));
+        assert_eq!(found.mount_point, Path::new(OsStr::from_bytes(b"/sys/fs\\\xfe")));
+        let path = parse_cgroup_line(b"0::/a \xff/b", "").unwrap();
+        assert_eq!(path.strip_prefix(&found.root), Ok(Path::new("b")));
+        assert_eq!(unescape(b"a\\04"), Path::new("a\\04"));
     }
 
     #[test]
@@ -228,6 +266,9 @@ mod tests {
 
     #[test]
     fn parse_cgroup_line_finds_controller() {
+        let parse_cgroup_line = |line: &'static str, controller| {
+            parse_cgroup_line(line.as_bytes(), controller).and_then(Path::to_str)
+        };
         assert_eq!(parse_cgroup_line("4:memory:/a/b", "memory"), Some("/a/b"));
         assert_eq!(parse_cgroup_line("2:cpu,cpuacct:/a:b", "cpu"), Some("/a:b"));
         assert_eq!(parse_cgroup_line("2:cpu,cpuacct:/a", "memory"), None);
