@@ -81,6 +81,14 @@ impl Runtime {
             }
         };
         warnings.iter().for_each(|warning| print_warning(warning));
+        if let Some(file) = configuration.master.file_without_keys() {
+            if upgrade_channel::is_new_master() {
+                // The old master may have read a complete file, and its sockets would be closed.
+                report_error(&format!("{} sets no key: restore it, or restart", file.display()));
+                return 1;
+            }
+            print_warning(&format!("{} sets no key", file.display()));
+        }
         let result = match invocation.action {
             Action::Run if configuration.master.daemon && !upgrade_channel::is_new_master() => {
                 return self.run_daemon(invocation, configuration, context);

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::arity::{Arity, ValueError};
 use super::error::{SettingsError, Source, quoted};
+use super::file_ending::{FileEnding, FileSummary};
 use super::interpolate::{self, Environment, Variables};
 use super::layer::{APP_KEY, ConfigLayer, invalid_value, suggest_key};
 use super::pool_name::pool_name_error;
@@ -30,6 +31,8 @@ pub(crate) struct ConfigFile {
     pub(super) top_level: ConfigLayer,
     /// The pools in the order of the file; none if the key `pools` is absent.
     pub(super) pools: Vec<PoolSection>,
+    /// `None` if there is no file.
+    pub(super) summary: Option<FileSummary>,
 }
 
 /// The section of one pool.
@@ -74,7 +77,7 @@ impl ConfigFile {
         })?;
         let mut document = Document { path, vars: Variables::new(environment) };
         let entries = match root.value {
-            Value::Null => return Ok(Self::default()),
+            Value::Null => Vec::new(),
             Value::Map(entries) => entries,
             Value::Scalar(_) | Value::List(_) => {
                 return Err(document.malformed(root.line, "is not a map: give lines of KEY: VALUE"));
@@ -85,6 +88,9 @@ impl ConfigFile {
             document.define_vars(key.line, node)?;
         }
         let mut file = Self::default();
+        let sets_key = entries.iter().any(|(key, _)| !is_vars(key));
+        let ending = if sets_key { FileEnding::of(text) } else { FileEnding::NoKey };
+        file.summary = Some(FileSummary { path: path.to_owned(), ending });
         for entry in document.entries_by_name(&entries)? {
             match entry.name {
                 VARS_KEY => (),

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use self::file_ending::FileEnding;
 use crate::app::Limits;
 
 mod arity;
@@ -11,6 +12,7 @@ mod config;
 mod dump;
 mod error;
 mod file;
+mod file_ending;
 mod interpolate;
 mod layer;
 mod pool_name;
@@ -66,6 +68,19 @@ impl Settings {
     /// Returns the source of an option of the app.
     pub fn option_source(&self, option: &str) -> &Source {
         self.provenance.options.get(option).unwrap_or_else(|| self.source(layer::APP_KEY))
+    }
+
+    /// Returns the reason why a reload must not replace these settings by `new`: the settings file
+    /// looks emptied or cut off.
+    pub(crate) fn find_truncation(&self, new: &Settings) -> Option<String> {
+        let (current, new) = (self.provenance.file.as_ref()?, new.provenance.file.as_ref()?);
+        file_ending::truncation_reason(current, new)
+    }
+
+    /// Returns the settings file if it sets no key.
+    pub(crate) fn file_without_keys(&self) -> Option<&Path> {
+        let file = self.provenance.file.as_ref()?;
+        (file.ending == FileEnding::NoKey).then_some(file.path.as_path())
     }
 
     /// Returns the limits of a protocol for one client.

@@ -24,6 +24,7 @@ on_every_class!(
     twenty_reloads_lose_nothing,
     address_change_under_load_loses_nothing,
     failed_reload_changes_nothing,
+    emptied_file_does_not_reload,
     canary_without_descriptors_fails_reload,
 );
 
@@ -236,6 +237,64 @@ fn reload_changes_every_setting() {
     client.finish_sending();
     assert_eq!(client.rest(), b"hello\n");
     server.finish();
+}
+
+/// Reloads a file that is not as it should be, and asserts that the reload is rejected.
+#[track_caller]
+fn expect_rejected_reload(server: &Server, words: &[&str]) {
+    let mark = server.mark();
+    server.signal(Signal::SIGHUP);
+    let is_outcome =
+        |record: &Record| ["reload started", "reload rejected"].contains(&record.message());
+    let outcome = server.wait_for_new_record(mark, "the outcome of a reload", is_outcome);
+    assert_eq!(outcome.message(), "reload rejected", "{outcome:?}");
+    let reason = outcome.text("error").unwrap();
+    assert!(words.iter().all(|word| reason.contains(word)), "{reason}");
+}
+
+fn emptied_file_does_not_reload(class: &str) {
+    let (server, settings) = Settings::start(class, 1);
+    let before = pids(&server);
+    for text in ["", "\n", "# workers: 2\n", "---\n", "{}\n", "vars: {a: b}\n"] {
+        fs::write(&settings.path, text).unwrap();
+        expect_rejected_reload(&server, &["settings.yaml", "sets no key"]);
+    }
+    // Cut off within the value of `bind`, and between two lines.
+    for cut in ["workers: 1\nbind: \"127.0", "workers: 1\nthreads: 1"] {
+        fs::write(&settings.path, cut).unwrap();
+        expect_rejected_reload(&server, &["settings.yaml"]);
+    }
+    assert_eq!(pids(&server), before);
+    assert_eq!(server.get("/info").json()["class"], class);
+    settings.reload(&server);
+    server.finish();
+}
+
+#[test]
+fn cut_off_file_does_not_reload() {
+    let (server, settings) = Settings::start("mio", 1);
+    let complete = fs::read_to_string(&settings.path).unwrap();
+    fs::write(&settings.path, complete.trim_end()).unwrap();
+    expect_rejected_reload(&server, &["does not end in a line feed"]);
+    fs::write(&settings.path, format!("{complete}...\n")).unwrap();
+    reload(&server);
+    fs::write(&settings.path, &complete).unwrap();
+    expect_rejected_reload(&server, &["does not end in the line `...`"]);
+    server.finish();
+}
+
+#[test]
+fn file_without_keys_starts_with_a_warning_and_reloads() {
+    let launch = Launch::new(&["-k", "mio"]);
+    let path = launch.path("settings.yaml");
+    fs::write(&path, "# workers: 2\n").unwrap();
+    let server = launch.arg("--config").arg(&path).start();
+    assert!(server.lines().iter().any(|line| line.ends_with("settings.yaml sets no key")));
+    reload(&server);
+    fs::write(&path, "workers: 2\n").unwrap();
+    reload(&server);
+    fs::write(&path, "# workers: 2\n").unwrap();
+    expect_rejected_reload(&server, &["sets no key"]);
 }
 
 #[test]

@@ -492,11 +492,15 @@ fn new_master_with_bad_settings_reports_reason() {
     let server = launch.arg("--log-file").arg(&log).spawn();
     let records = || fs::read_to_string(&log).unwrap_or_default();
     wait_until("it is ready", || records().contains("\"all workers ready\""));
-    fs::write(server.path("settings.yaml"), "nonsense: 1\n").unwrap();
-    server.signal(Signal::SIGUSR2);
-    wait_until("it fails", || records().contains("upgrade failed"));
-    assert!(records().contains("nonsense"), "{}", records());
-    expect_answer(&addresses[0]);
+    for (text, reason) in [("nonsense: 1\n", "nonsense"), ("", "sets no key")] {
+        fs::write(server.path("settings.yaml"), text).unwrap();
+        let before = records().len();
+        server.signal(Signal::SIGUSR2);
+        wait_until("it has failed", || records()[before..].contains("new master exited"));
+        let records = records()[before..].to_owned();
+        assert!(records.contains("upgrade failed") && records.contains(reason), "{records}");
+        expect_answer(&addresses[0]);
+    }
     finish(&server, server.pid);
 }
 

@@ -233,9 +233,12 @@ fn prepare_error_text(error: PrepareError) -> String {
     }
 }
 
-/// Refuses a configuration that changes what only a restart can change.
+/// Refuses a configuration that changes what only a restart can change, or whose file looks cut off.
 fn check_reloadable(context: &MasterContext, config: &ResolvedConfig<'_>) -> Result<(), String> {
     let new = &config.master;
+    if let Some(reason) = context.settings.find_truncation(new) {
+        return Err(reason);
+    }
     match context.settings.find_unreloadable(new) {
         None => Ok(()),
         Some(key) => {
