@@ -11,7 +11,7 @@ use super::interpolate::{self, Environment, Variables};
 use super::layer::{APP_KEY, ConfigLayer, invalid_value, suggest_key};
 use super::pool_name::pool_name_error;
 use super::schema::{OPTIONS, OptionDef, Scope};
-use super::source_file::read_bytes;
+use super::source_file::read_text;
 use super::yaml::{self, Node, Value};
 use crate::app::Options;
 
@@ -49,18 +49,7 @@ impl ConfigFile {
     /// # Errors
     /// The file cannot be read, or the first error in it.
     pub(crate) fn read(path: &Path, environment: &Environment) -> Result<Self, SettingsError> {
-        let unreadable = |reason| SettingsError::Unreadable { path: path.to_owned(), reason };
-        let bytes = read_bytes(path).map_err(|error| unreadable(error.to_string()))?;
-        match String::from_utf8(bytes) {
-            Ok(text) => Self::parse(&text, path, environment),
-            Err(error) => {
-                let valid_bytes = error.utf8_error().valid_up_to();
-                let line =
-                    1 + error.as_bytes()[..valid_bytes].iter().filter(|b| **b == b'\n').count();
-                let source = Source::File { path: path.to_owned(), line };
-                Err(SettingsError::Malformed { source, reason: "is not UTF-8".into() })
-            }
-        }
+        Self::parse(&read_text(path)?, path, environment)
     }
 
     /// Parses a text as if it were the content of a file of that name.
@@ -69,7 +58,10 @@ impl ConfigFile {
         path: &Path,
         environment: &Environment,
     ) -> Result<Self, SettingsError> {
-        let root = yaml::read(text).map_err(|yaml::Malformed { line, reason }| {
+        // The byte order mark that some editors put first.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let root = yaml::read(text).map_err(|malformed| {
+            let yaml::Malformed { line, reason } = malformed.explain(text);
             SettingsError::Malformed {
                 source: Source::File { path: path.to_owned(), line },
                 reason,

@@ -58,6 +58,22 @@ impl Malformed {
     fn new(line: usize, reason: &str) -> Self {
         Self { line, reason: reason.to_owned() }
     }
+
+    /// Names a tab if it is most likely the cause. The line of an error may be that before the tab.
+    pub(super) fn explain(self, text: &str) -> Self {
+        let is_indentation = |c: char| c == ' ' || c == '\t';
+        let is_indented_by_tab = |line: &str| {
+            line.split(|c| !is_indentation(c)).next().unwrap_or_default().contains('\t')
+        };
+        let mut near = (1..).zip(text.lines()).skip(self.line - 1).take(2);
+        match near.find(|(_, line)| is_indented_by_tab(line) || line.contains(":\t")) {
+            Some((line, text)) if is_indented_by_tab(text) => {
+                Self::new(line, "a tab indents this line: indent with spaces")
+            }
+            Some((line, _)) => Self::new(line, "a tab follows a colon: put a space there"),
+            None => self,
+        }
+    }
 }
 
 impl From<ScanError> for Malformed {

@@ -178,6 +178,47 @@ fn bad_files_are_rejected_with_file_and_line() {
 }
 
 #[test]
+fn byte_order_mark_and_crlf_are_read_as_nothing() {
+    let plain = "workers: 2\nthreads: 3\nenv:\n  A: b\n  C: |\n    d\n    e\n";
+    let print = |text: &str| {
+        let outcome = with_yaml(text, &["--print-config"]).unbound().plain().run();
+        assert_eq!(outcome.exit, Exit::Code(0), "{text:?}: {outcome:?}");
+        assert!(outcome.stderr.is_empty(), "{outcome:?}");
+        let lines = outcome.stdout.lines().map(|line| {
+            let (value, source) = line.split_once("  # ").unwrap_or((line, ""));
+            format!("{value} {}", source.rsplit('/').next().unwrap_or_default())
+        });
+        lines.collect::<Vec<_>>()
+    };
+    let expected = print(plain);
+    for text in [
+        format!("\u{feff}{plain}"),
+        plain.replace('\n', "\r\n"),
+        format!("\u{feff}{}", plain.replace('\n', "\r\n")),
+    ] {
+        assert_eq!(print(&text), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn invisible_characters_are_named() {
+    for (yaml, line, word) in [
+        ("workers: 2\nenv:\n\tA: b\n", 3, "tab"),
+        ("env:\n  - A=b\n\t- C=d\n", 3, "tab"),
+        ("env:\n  - A=b\n  \t- C: [\n", 3, "tab"),
+        ("env:\n  A: |\n    x\n\ty\n", 4, "tab"),
+        ("threads: 3\nworkers:\t2\n", 2, "tab"),
+    ] {
+        let outcome = expect_rejection(with_yaml(yaml, &[]).plain(), &[word]);
+        assert!(outcome.stderr.contains(&format!("ostler.yaml:{line}: ")), "{outcome:?}");
+    }
+    let launch = Launch::new(&[]).plain();
+    let path = launch.path("ostler.yaml");
+    fs::write(&path, b"\xff\xfew\0o\0").unwrap();
+    expect_rejection(launch.arg("--config").arg(path), &["ostler.yaml:1", "UTF-16"]);
+}
+
+#[test]
 fn unknown_names_in_files_are_reported_with_line() {
     for (yaml, words) in [
         ("workers: 2\nworker_class: gevent\n", ["gevent", "sync", "threads", "mio"]),
