@@ -5,7 +5,7 @@ mod resource_limits;
 use std::backtrace::Backtrace;
 use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use slog::{Logger, debug, error, warn};
@@ -45,6 +45,8 @@ pub(super) struct WorkerInit<'a> {
     pub(super) keep_mappings: Vec<MappingId>,
     pub(super) worker: WorkerInfo,
     pub(super) heartbeat: Heartbeat,
+    /// The path for its program's notification socket.
+    pub(super) notify_path: Option<PathBuf>,
     pub(super) row: usize,
     pub(super) wakeup_fd: OwnedFd,
     pub(super) max_units: u64,
@@ -224,6 +226,7 @@ fn serve(
         worker,
         log,
         lifecycle,
+        notify_path: init.notify_path.as_deref(),
     };
     match class.run(&ctx) {
         Ok(()) => 0,

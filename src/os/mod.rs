@@ -16,6 +16,7 @@ pub(crate) mod memory;
 pub(crate) mod notify_socket;
 mod pid;
 pub(crate) mod poll;
+pub(crate) mod private_dir;
 pub(crate) mod proc_dir;
 pub(crate) mod process;
 pub(crate) mod procfs;

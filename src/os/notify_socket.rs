@@ -1,13 +1,12 @@
 //! A socket to which programs send sd_notify(3) messages, each with its sender's credentials
 //! (Linux).
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 
-use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname,
-    recvmsg, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket, sockopt,
 };
 
 use super::pid::Pid;
@@ -15,82 +14,116 @@ use super::pid::Pid;
 /// The longest message, in bytes; a longer one is cut.
 const NOTIFICATION_BYTES_MAX: usize = 4096;
 
-/// A datagram socket in Linux's abstract namespace, with a name that the kernel chooses.
+/// The longest path of a socket, in bytes: `sun_path` ends in NUL.
+pub(crate) const PATH_BYTES_MAX: usize = 107;
+
+/// The most descriptors that the kernel sends with one message: `SCM_MAX_FD`.
+const FDS_MAX: usize = 253;
+
+/// A datagram socket with a path.
 #[derive(Debug)]
 pub(crate) struct NotifySocket {
     fd: OwnedFd,
-    name: String,
 }
 
 /// A message with its sender.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Notification {
     pub(crate) text: Vec<u8>,
+    /// The sender; 0 if it is outside of this process's PID namespace.
     pub(crate) sender: Pid,
     /// The sender's user.
     pub(crate) uid: u32,
+    /// The descriptors that came with it. Closing one may block.
+    pub(crate) fds: Vec<OwnedFd>,
 }
 
 impl NotifySocket {
-    /// Opens a socket. Reading never blocks.
+    /// Opens a socket at a path. Reading never blocks.
     ///
     /// # Errors
-    /// From socket(2), setsockopt(2), bind(2).
-    pub(crate) fn open() -> io::Result<Self> {
+    /// `ENAMETOOLONG`; from socket(2), setsockopt(2), bind(2).
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let fd = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
         // Before it has a name, so that every message carries its sender.
         setsockopt(&fd, sockopt::PassCred, &true)?;
-        bind(fd.as_raw_fd(), &UnixAddr::new_unnamed())?;
-        let address: UnixAddr = getsockname(fd.as_raw_fd())?;
-        let name = address.as_abstract().ok_or(io::ErrorKind::Unsupported)?;
-        Ok(Self { fd, name: format!("@{}", String::from_utf8_lossy(name)) })
+        bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(Self { fd })
     }
 
-    /// Returns its name in the form of sd_notify(3).
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Returns the next message, if there is one. Closes the descriptors that come with it, which
-    /// tells sd_notify_barrier(3) that the sender's messages were read.
+    /// Returns the next message, if there is one.
     pub(crate) fn try_receive(&self) -> Option<Notification> {
-        let mut text = vec![0; NOTIFICATION_BYTES_MAX];
         loop {
-            match self.receive_datagram(&mut text) {
-                Ok((length, Some((sender, uid)))) => {
-                    text.truncate(length);
-                    return Some(Notification { text, sender, uid });
-                }
-                Ok((_, None)) | Err(Errno::EINTR) => (),
+            match self.receive_datagram() {
+                Ok(Some(notification)) => return Some(notification),
+                Ok(None) => (), // without a sender: not by the rules of PassCred
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
                 Err(_) => return None, // EAGAIN: empty
             }
         }
     }
 
-    fn receive_datagram(&self, text: &mut [u8]) -> nix::Result<(usize, Option<(Pid, u32)>)> {
-        let mut control = nix::cmsg_space!(libc::ucred, [RawFd; 4]);
-        let mut pieces = [IoSliceMut::new(text)];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        let fd = self.fd.as_raw_fd();
-        let message = recvmsg::<UnixAddr>(fd, &mut pieces, Some(&mut control), flags)?;
-        let mut sender = None;
-        for part in message.cmsgs()? {
-            match part {
-                ControlMessageOwned::ScmCredentials(peer) => {
-                    sender = Some((Pid::from_raw(peer.pid()), peer.uid()));
-                }
-                ControlMessageOwned::ScmRights(numbers) => numbers.into_iter().for_each(close),
-                _ => (),
-            }
-        }
-        Ok((message.bytes, sender))
+    fn receive_datagram(&self) -> io::Result<Option<Notification>> {
+        let mut text = vec![0; NOTIFICATION_BYTES_MAX];
+        // With room for all, the kernel leaves none over, which it would have to close itself.
+        let mut control = nix::cmsg_space!(libc::ucred, [RawFd; FDS_MAX]);
+        let mut piece = libc::iovec { iov_base: text.as_mut_ptr().cast(), iov_len: text.len() };
+        // SAFETY: zeros are a valid msghdr, which is plain data.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_iov = &raw mut piece;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = control.capacity() as _;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        // SAFETY: `header` names two buffers and their lengths, and all outlive the call.
+        let length = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut header, flags) };
+        let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+        text.truncate(length);
+        let (credentials, fds) = take_control_messages(&header);
+        Ok(credentials.map(|peer| Notification {
+            text,
+            sender: Pid::from_raw(peer.pid),
+            uid: peer.uid,
+            fds,
+        }))
     }
 }
 
-fn close(number: RawFd) {
-    // SAFETY: recvmsg(2) has just created this descriptor, and no other code has its number.
-    drop(unsafe { OwnedFd::from_raw_fd(number) });
+/// Returns what recvmsg(2) has put beside a message: credentials and descriptors. Call it once: it
+/// makes the caller the owner of the descriptors.
+fn take_control_messages(header: &libc::msghdr) -> (Option<libc::ucred>, Vec<OwnedFd>) {
+    let (mut credentials, mut fds) = (None, Vec::new());
+    // SAFETY: recvmsg(2) has filled in the control buffer that `header` names.
+    let mut part = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return a whole message header in the buffer, or NULL.
+    while let Some(message) = unsafe { part.as_ref() } {
+        // SAFETY: the data follows the header.
+        let data = unsafe { libc::CMSG_DATA(part) };
+        // SAFETY: it only computes.
+        let head_bytes = unsafe { libc::CMSG_LEN(0) } as usize;
+        #[allow(clippy::unnecessary_cast)] // it is a u32 with musl
+        let data_bytes = (message.cmsg_len as usize).saturating_sub(head_bytes);
+        match (message.cmsg_level, message.cmsg_type) {
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
+                // SAFETY: the data of SCM_CREDENTIALS is one ucred, which is plain data.
+                credentials = Some(unsafe { data.cast::<libc::ucred>().read_unaligned() });
+            }
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                for index in 0..data_bytes / size_of::<RawFd>() {
+                    let place = data.cast::<RawFd>().wrapping_add(index);
+                    // SAFETY: the data of SCM_RIGHTS is descriptors, and `index` is one of them.
+                    let number = unsafe { place.read_unaligned() };
+                    // SAFETY: recvmsg(2) has just created it, and no other code has its number.
+                    fds.push(unsafe { OwnedFd::from_raw_fd(number) });
+                }
+            }
+            _ => (),
+        }
+        // SAFETY: `part` is a message of the buffer that `header` names.
+        part = unsafe { libc::CMSG_NXTHDR(header, part) };
+    }
+    (credentials, fds)
 }
 
 impl AsFd for NotifySocket {
@@ -102,24 +135,58 @@ impl AsFd for NotifySocket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use std::io::IoSlice;
+    use std::os::unix::net::UnixDatagram;
+
+    fn bound() -> (NotifySocket, UnixDatagram, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let notify_socket = NotifySocket::bind(&path).unwrap();
+        let client = UnixDatagram::unbound().unwrap();
+        client.connect(path).unwrap();
+        (notify_socket, client, dir)
+    }
 
     #[test]
     fn notification_carries_its_sender() {
-        let notify_socket = NotifySocket::open().unwrap();
-        assert_eq!(notify_socket.try_receive(), None);
-        let name = notify_socket.name().strip_prefix('@').unwrap();
-        let address = SocketAddr::from_abstract_name(name).unwrap();
-        let client = UnixDatagram::unbound().unwrap();
-        client.send_to_addr(b"READY=1", &address).unwrap();
-        client.send_to_addr(&[b'x'; 5000], &address).unwrap();
+        let (notify_socket, client, _dir) = bound();
+        assert!(notify_socket.try_receive().is_none());
+        client.send(b"READY=1").unwrap();
+        client.send(&[b'x'; 5000]).unwrap();
         let notification = notify_socket.try_receive().unwrap();
         assert_eq!(
             (notification.text.as_slice(), notification.sender),
             (b"READY=1".as_slice(), Pid::this())
         );
         assert_eq!(notify_socket.try_receive().unwrap().text.len(), NOTIFICATION_BYTES_MAX);
-        assert_eq!(notify_socket.try_receive(), None);
+        assert!(notify_socket.try_receive().is_none());
+    }
+
+    #[test]
+    fn notification_owns_all_descriptors_sent_with_it() {
+        let (notify_socket, client, _dir) = bound();
+        for count in [0, 1, 5, FDS_MAX] {
+            let (sent, peer) = UnixDatagram::pair().unwrap();
+            let numbers = vec![sent.as_raw_fd(); count];
+            let rights = [ControlMessage::ScmRights(&numbers)];
+            let rights = if count > 0 { &rights[..] } else { &[] };
+            let text = [IoSlice::new(b"BARRIER=1")];
+            sendmsg::<()>(client.as_raw_fd(), &text, rights, MsgFlags::empty(), None).unwrap();
+            drop(sent);
+            let notification = notify_socket.try_receive().unwrap();
+            assert_eq!(notification.text, b"BARRIER=1");
+            assert_eq!(notification.fds.len(), count);
+            drop(notification);
+            assert!(peer.send(b"").is_err(), "one of {count} is still open");
+        }
+    }
+
+    #[test]
+    fn bind_to_longest_path_and_not_to_longer_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = PATH_BYTES_MAX - dir.path().as_os_str().len() - 1;
+        assert!(NotifySocket::bind(&dir.path().join("x".repeat(room))).is_ok());
+        assert!(NotifySocket::bind(&dir.path().join("x".repeat(room + 1))).is_err());
     }
 }

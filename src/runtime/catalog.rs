@@ -85,7 +85,11 @@ impl Catalog {
         if not_listening_reason(app, class).is_some() {
             settings.bind.clear();
         }
-        let heartbeat_dir = settings.worker_tmp_dir.clone();
+        let heartbeat_dir = settings.worker_tmp_dir.clone().unwrap_or_else(heartbeat::default_dir);
+        if class.runs_command() {
+            worker::check_notify_path(&heartbeat_dir)
+                .map_err(|error| setting_error(settings, "worker_tmp_dir", &error))?;
+        }
         Ok(PoolSpec {
             name: pool.name.clone(),
             settings: settings.clone(),
@@ -93,7 +97,7 @@ impl Catalog {
             class,
             credentials,
             socket_access,
-            heartbeat_dir: heartbeat_dir.unwrap_or_else(heartbeat::default_dir),
+            heartbeat_dir,
         })
     }
 

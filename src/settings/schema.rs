@@ -494,8 +494,8 @@ define_settings! {
         proc_name: String = "ostler".into(), Single(NameValue), "NAME",
             short 'n', flag "name", alias "proc-name", scope master, fixed single_instance;
 
-        /// Directory for heartbeat files, preferably in memory. None means /dev/shm if usable,
-        /// otherwise the system's temporary directory.
+        /// Directory for heartbeat files and the notification sockets of programs, preferably in
+        /// memory. None means /dev/shm if usable, otherwise the system's temporary directory.
         worker_tmp_dir: Option<PathBuf> = None, OptionalOf(DIR), "DIR";
     }
     "Logging" {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use slog::{Logger, warn};
@@ -30,6 +31,8 @@ pub struct WorkerContext<'a> {
     pub(crate) worker: &'a WorkerInfo,
     pub(crate) log: &'a Logger,
     pub(crate) lifecycle: &'static Lifecycle,
+    /// The path for the notification socket of a program.
+    pub(crate) notify_path: Option<&'a Path>,
 }
 
 impl<'a> WorkerContext<'a> {

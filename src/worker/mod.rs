@@ -30,6 +30,7 @@ pub use jobs::ThreadJob;
 pub(crate) use lifecycle::LifecycleParts;
 pub use lifecycle::{Lifecycle, StopRequest};
 pub(crate) use no_service::NoService;
+pub(crate) use program::{NOTIFY_SOCKET_NAME, check_notify_path};
 pub use program::{Output, Program, ProgramExit};
 pub use registry::{DuplicateClass, Registry, UnknownClass};
 pub use timer_wheel::TimerWheel;

@@ -3,14 +3,18 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Sender};
+use std::thread;
 
 use super::context::WorkerContext;
 use super::lifecycle::Lifecycle;
 use crate::app::ConfigError;
 use crate::listen::Listener;
 use crate::os::child_program::{self, ChildProgram, ProgramSignal, ProgramSpec};
-use crate::os::notify_socket::{Notification, NotifySocket};
+use crate::os::notify_socket::{self, Notification, NotifySocket};
+use crate::os::private_dir::{self, PrivateDir};
 use crate::os::process::{self, Exit, Pid};
 use crate::os::{credentials, poll};
 use crate::settings::{self, Settings, StopSignal};
@@ -23,6 +27,8 @@ use crate::time::MonotonicTime;
 pub struct Program {
     child: ChildProgram,
     notify_socket: NotifySocket,
+    notify_path: PathBuf,
+    fd_closer: FdCloser,
     /// Which of its outputs are still open.
     output_open: [bool; 2],
 }
@@ -90,7 +96,7 @@ impl Program {
     /// # Panics
     /// If this process has more than one thread.
     pub fn start(ctx: &WorkerContext<'_>) -> io::Result<Self> {
-        let notify_socket = NotifySocket::open()?;
+        let (notify_socket, notify_path) = open_notify_socket(ctx)?;
         let args = ctx.settings.command.iter().map(|word| CString::new(word.as_str()));
         let args = args.collect::<Result<Vec<_>, _>>()?;
         let sockets: Vec<BorrowedFd<'_>> =
@@ -101,7 +107,8 @@ impl Program {
         set(settings::POOL_VARIABLE, ctx.worker.pool.clone());
         set(settings::SLOT_VARIABLE, ctx.worker.slot.to_string());
         set(settings::GENERATION_VARIABLE, ctx.worker.generation.to_string());
-        set("NOTIFY_SOCKET", notify_socket.name().to_owned());
+        variables.push(("NOTIFY_SOCKET".into(), notify_path.clone().into()));
+        let mut set = |name: &str, value: String| variables.push((name.into(), value.into()));
         let mut pid_variables = Vec::new();
         if !sockets.is_empty() {
             let names: Vec<_> = ctx.listeners.iter().map(|listener| name_of(listener)).collect();
@@ -119,7 +126,13 @@ impl Program {
             env: &variables,
             pid_env_names: &pid_variables,
         };
-        Ok(Self { child: ChildProgram::start(&launch)?, notify_socket, output_open: [true; 2] })
+        Ok(Self {
+            child: ChildProgram::start(&launch)?,
+            notify_socket,
+            notify_path,
+            fd_closer: FdCloser::default(),
+            output_open: [true; 2],
+        })
     }
 
     /// Returns its process ID.
@@ -154,7 +167,8 @@ impl Program {
     /// `NOTIFY_SOCKET`: lines of `NAME=VALUE`. Those of other senders are skipped. It never waits.
     pub fn next_notification(&mut self) -> Option<String> {
         for _ in 0..NOTIFICATIONS_PER_READ {
-            let notification = self.notify_socket.try_receive()?;
+            let mut notification = self.notify_socket.try_receive()?;
+            self.fd_closer.close(std::mem::take(&mut notification.fds));
             if self.is_from_program(&notification) {
                 return Some(String::from_utf8_lossy(&notification.text).into_owned());
             }
@@ -163,8 +177,12 @@ impl Program {
     }
 
     /// Returns whether the program or its child has sent it. A sender that has exited is identified by
-    /// its user alone: a process of that user could do worse than send notifications.
+    /// its user alone: a process of that user could do worse than send notifications. A sender outside
+    /// of this PID namespace has no number, and is refused.
     fn is_from_program(&self, notification: &Notification) -> bool {
+        if notification.sender.as_raw() <= 0 {
+            return false; // to getpgid(2), 0 is this process
+        }
         match process::process_group_of(notification.sender) {
             Some(group) => notification.sender == self.child.pid() || Some(group) == own_group(),
             None => notification.uid == credentials::effective_uid(),
@@ -203,17 +221,73 @@ impl Program {
     pub fn try_reap(&mut self) -> Option<ProgramExit> {
         self.child.try_reap().map(ProgramExit)
     }
-}
 
-impl Lifecycle {
     /// Exits the worker at once as its program exited, with the same code or by the same signal, so that
-    /// the master sees it. If the master has died, this kills the processes that the program has left,
-    /// which the master does otherwise.
-    pub fn exit_like(&self, exit: ProgramExit) -> ! {
-        if self.is_orphaned() {
+    /// the master sees it. If the master has died, this does what the master does otherwise: it removes
+    /// the notification socket, and kills the processes that the program has left.
+    pub fn exit_like(&self, exit: ProgramExit, lifecycle: &Lifecycle) -> ! {
+        if lifecycle.is_orphaned() {
+            private_dir::remove_with_entry(&self.notify_path);
             process::kill_process_group(Pid::this());
         }
         child_program::exit_like(exit.0)
+    }
+}
+
+/// The name of the notification socket in its directory.
+pub(crate) const NOTIFY_SOCKET_NAME: &str = "notify";
+
+/// Checks that the path of a notification socket in this directory fits a socket address.
+///
+/// # Errors
+/// It is too long.
+pub(crate) fn check_notify_path(dir: &Path) -> Result<(), ConfigError> {
+    let length = PrivateDir::entry_path_len(dir, NOTIFY_SOCKET_NAME);
+    let excess = length.unwrap_or(0).saturating_sub(notify_socket::PATH_BYTES_MAX);
+    if excess == 0 {
+        return Ok(());
+    }
+    Err(ConfigError::new(format!(
+        "{} is {excess} bytes too long: the path of NOTIFY_SOCKET in it may have {} bytes",
+        dir.display(),
+        notify_socket::PATH_BYTES_MAX
+    )))
+}
+
+fn open_notify_socket(ctx: &WorkerContext<'_>) -> io::Result<(NotifySocket, PathBuf)> {
+    let path = ctx.notify_path.ok_or(io::ErrorKind::Unsupported)?;
+    let opened = NotifySocket::bind(path).map_err(|error| {
+        let text = format!(
+            "cannot create NOTIFY_SOCKET {}: {error}; the workers' user needs access to worker_tmp_dir",
+            path.display()
+        );
+        io::Error::new(error.kind(), text)
+    });
+    Ok((opened?, path.to_owned()))
+}
+
+/// Closes descriptors in a thread of its own: a socket with SO_LINGER, a terminal or a file of a
+/// network may block in close(2), and the worker must not.
+#[derive(Debug, Default)]
+struct FdCloser {
+    /// How many wait here is limited by RLIMIT_NOFILE.
+    queue: Option<Sender<Vec<OwnedFd>>>,
+}
+
+impl FdCloser {
+    fn close(&mut self, fds: Vec<OwnedFd>) {
+        if fds.is_empty() {
+            return;
+        }
+        if self.queue.is_none() {
+            let (queue, received) = mpsc::channel();
+            let closer = thread::Builder::new().name("ostler-close".to_owned());
+            let started = closer.spawn(move || received.into_iter().for_each(drop));
+            self.queue = started.is_ok().then_some(queue);
+        }
+        if let Some(queue) = &self.queue {
+            let _ = queue.send(fds); // without a thread, they are closed here
+        }
     }
 }
 

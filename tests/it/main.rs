@@ -70,6 +70,7 @@ mod draining_queue;
 mod example;
 mod exec;
 mod exec_hang_causes;
+mod exec_notify;
 mod exec_programs;
 mod fn_class;
 mod framing;

@@ -199,7 +199,7 @@ impl ProgramLoop<'_> {
         if self.monitor.is_boot_failure() {
             self.lifecycle.set_exit_note(&self.output.last);
         }
-        self.lifecycle.exit_like(exit)
+        self.program.exit_like(exit, self.lifecycle)
     }
 }
 

@@ -24,11 +24,13 @@ use crate::os::clock;
 use crate::os::fd_table::OpenFds;
 use crate::os::file;
 use crate::os::process::{self, Exit, Pid};
+use crate::os::private_dir::PrivateDir;
 use crate::os::procfs;
 use crate::os::title::ProcTitle;
 use crate::scoreboard::{WorkUnit, WorkerStatus};
 use crate::systemd;
 use crate::time::MonotonicTime;
+use crate::worker::NOTIFY_SOCKET_NAME;
 
 /// What the workers of all pools and generations have in common.
 pub(crate) struct WorkerEnvironment<'a> {
@@ -64,14 +66,19 @@ pub(super) struct WorkerProcess {
     killed_by_master: bool,
     /// The `memory.events` file of its control group.
     memory_events: Option<PathBuf>,
-    /// Its memory is that of a program that it runs (class `exec`).
-    has_program: bool,
+    /// The directory of its program's notification socket. `None` if it runs no program.
+    notify_dir: Option<PrivateDir>,
 }
 
 impl WorkerProcess {
     /// Returns whether the worker accepts clients, as far as it has reported.
     pub(super) fn accepts(&self) -> bool {
         matches!(self.reported_status, WorkerStatus::Ready | WorkerStatus::ReplacementRequested)
+    }
+
+    /// Returns whether it runs a program (class `exec`), whose memory and hangs count as its own.
+    fn has_program(&self) -> bool {
+        self.notify_dir.is_some()
     }
 }
 
@@ -109,6 +116,7 @@ pub(super) struct ReapedWorker {
 #[derive(Debug)]
 pub(super) enum SpawnError {
     Heartbeat { dir: PathBuf, source: io::Error },
+    NotifyDir { dir: PathBuf, source: io::Error },
     NoFreeRow,
     WakeupFd(io::Error),
     Fork(io::Error),
@@ -119,6 +127,9 @@ impl fmt::Display for SpawnError {
         match self {
             Self::Heartbeat { dir, source } => {
                 write!(f, "failed to create heartbeat file in {}: {source}", dir.display())
+            }
+            Self::NotifyDir { dir, source } => {
+                write!(f, "failed to create directory for NOTIFY_SOCKET in {}: {source}", dir.display())
             }
             Self::NoFreeRow => write!(f, "too many workers still draining"),
             Self::WakeupFd(source) => write!(f, "failed to duplicate wakeup pipe: {source}"),
@@ -183,8 +194,11 @@ impl<'a> ProcessTable<'a> {
         let spec = &pool_generation.spec;
         let heartbeat = make_heartbeat(spec)
             .map_err(|source| SpawnError::Heartbeat { dir: spec.heartbeat_dir.clone(), source })?;
+        let notify_dir = make_notify_dir(spec)
+            .map_err(|source| SpawnError::NotifyDir { dir: spec.heartbeat_dir.clone(), source })?;
         let row = pool_generation.rows.take_row().ok_or(SpawnError::NoFreeRow)?;
-        let pid = self.fork(request, pool_generation, row.index(), &heartbeat)?;
+        let notify_path = notify_dir.as_ref().map(PrivateDir::entry_path);
+        let pid = self.fork(request, pool_generation, row.index(), &heartbeat, notify_path)?;
         self.environment.cgroups.on_spawned(pid);
         let worker = WorkerProcess {
             pid,
@@ -196,7 +210,7 @@ impl<'a> ProcessTable<'a> {
             reported_status: WorkerStatus::Booting,
             killed_by_master: false,
             memory_events: self.environment.oom.watch(pid),
-            has_program: spec.class.runs_command(),
+            notify_dir,
         };
         self.workers.insert(request.id, worker);
         self.by_pid.insert(pid, request.id);
@@ -209,6 +223,7 @@ impl<'a> ProcessTable<'a> {
         pool_generation: &PoolGeneration<'_>,
         row: usize,
         heartbeat: &Heartbeat,
+        notify_path: Option<PathBuf>,
     ) -> Result<Pid, SpawnError> {
         let SpawnRequest { slot, generation, max_units, .. } = request;
         let PoolSpec { name, settings, class, .. } = &pool_generation.spec;
@@ -232,6 +247,7 @@ impl<'a> ProcessTable<'a> {
                 limits: settings.limits(),
             },
             heartbeat,
+            notify_path,
             row,
             wakeup_fd,
             max_units,
@@ -338,7 +354,7 @@ impl<'a> ProcessTable<'a> {
     /// to `threshold` may be inexact.
     pub(super) fn memory(&self, id: WorkerId, threshold: u64) -> Option<u64> {
         let worker = self.workers.get(&id)?;
-        let read_memory = if worker.has_program { procfs::memory_of_tree } else { procfs::memory };
+        let read_memory = if worker.has_program() { procfs::memory_of_tree } else { procfs::memory };
         read_memory(worker.pid, threshold)
     }
 
@@ -351,7 +367,7 @@ impl<'a> ProcessTable<'a> {
     /// Returns the process and the thread to sample when a worker hangs; thread 0 is the main thread.
     pub(super) fn hang_target(&self, id: WorkerId) -> (Pid, u64) {
         let (pid, _) = self.pid_and_slot(id);
-        if self.workers.get(&id).is_some_and(|worker| worker.has_program) {
+        if self.workers.get(&id).is_some_and(WorkerProcess::has_program) {
             return (procfs::process_to_diagnose(pid, self.environment.oom.cgroups()), 0);
         }
         (pid, self.most_overdue_unit(id).map_or(0, |unit| unit.thread_id))
@@ -416,6 +432,15 @@ fn make_heartbeat(spec: &PoolSpec<'_>) -> io::Result<Heartbeat> {
         heartbeat.chown(spec.credentials.user(), spec.credentials.group())?;
     }
     Ok(heartbeat)
+}
+
+/// Creates the directory for the notification socket of a program, if the class runs one.
+fn make_notify_dir(spec: &PoolSpec<'_>) -> io::Result<Option<PrivateDir>> {
+    let (dir, credentials) = (&spec.heartbeat_dir, &spec.credentials);
+    let create = || {
+        PrivateDir::create(dir, NOTIFY_SOCKET_NAME, credentials.user(), credentials.group())
+    };
+    spec.class.runs_command().then(create).transpose()
 }
 
 fn process_exit(exit: Exit) -> ProcessExit {
