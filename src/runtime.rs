@@ -134,6 +134,10 @@ impl Runtime {
 
     /// Runs the master until a signal stops it. A reload uses the same settings again.
     ///
+    /// Workers keep the descriptors that this process has opened before, if they have `FD_CLOEXEC`, as
+    /// the standard library sets it. A descriptor without it counts as inherited by mistake: workers
+    /// close it.
+    ///
     /// # Errors
     /// The master cannot start; it then removes everything that it has created. Or no worker became
     /// ready.
@@ -223,7 +227,7 @@ impl Runtime {
 
 /// How a program was started.
 pub(crate) struct StartupContext {
-    /// The descriptors that it had open then: workers inherit them.
+    /// The descriptors that it had opened before: workers keep them.
     pub(crate) program_fds: OpenFds,
     /// The memory of the process title that `ps` shows.
     pub(crate) title: Option<ProcTitle>,

@@ -13,7 +13,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal as NixSignal;
 
 use super::process::{self, Exit, Pid};
-use super::{file, poll, signal};
+use super::{fd_table, file, poll, signal};
 
 /// The exit code of a child that could not execute the program. The parent reads the error from a
 /// pipe instead.
@@ -194,6 +194,7 @@ fn exec_in_child<'a>(
     if let Err(error) = process::dup_fds_to(inherited, 0) {
         return (error, error_tx);
     }
+    fd_table::close_on_exec_from(inherited.len() as RawFd);
     // In this order: a handler of the parent's would write into the parent's pipe.
     signal::reset_all_signals();
     signal::unblock_all();

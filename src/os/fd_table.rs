@@ -64,14 +64,16 @@ fn fd_in_entry(entry: &[u8]) -> Option<RawFd> {
     name.iter().try_fold(0_i32, |number, byte| number.checked_mul(10)?.checked_add(digits(byte)?))
 }
 
-/// The descriptors that were open at one time, each with the file that it led to.
+/// The descriptors that this process had opened at one time, each with the file that it led to.
 #[derive(Debug)]
 pub(crate) struct OpenFds(RefCell<Vec<(RawFd, file::FileId)>>);
 
 impl OpenFds {
-    /// Lists the open descriptors of this process.
+    /// Lists the descriptors that this process has opened: those with `FD_CLOEXEC`. Without it, exec(2)
+    /// has handed them on from the process that started this one.
     pub(crate) fn snapshot() -> Self {
-        let entries = open_fds().into_iter().filter_map(|fd| Some((fd, file::id(fd).ok()?)));
+        let own = open_fds().into_iter().filter(|fd| is_close_on_exec(*fd));
+        let entries = own.filter_map(|fd| Some((fd, file::id(fd).ok()?)));
         Self(RefCell::new(entries.collect()))
     }
 
@@ -85,6 +87,26 @@ impl OpenFds {
         let entries = self.0.borrow();
         let unchanged = entries.iter().filter(|(fd, id)| file::id(*fd).is_ok_and(|now| now == *id));
         unchanged.map(|(fd, _)| *fd).collect()
+    }
+}
+
+fn is_close_on_exec(number: RawFd) -> bool {
+    // SAFETY: fcntl(2) takes any number; a closed one is EBADF.
+    let flags = super::check(unsafe { libc::fcntl(number, libc::F_GETFD) });
+    flags.is_ok_and(|flags| flags & libc::FD_CLOEXEC != 0)
+}
+
+/// Has exec(2) close all descriptors from `first` on.
+pub(super) fn close_on_exec_from(first: RawFd) {
+    let (from, flags) = (libc::c_uint::try_from(first).unwrap_or(0), libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: it changes flags only, and descriptors from `first` on need not be open.
+    let set = unsafe { libc::syscall(libc::SYS_close_range, from, libc::c_uint::MAX, flags) };
+    if set != 0 {
+        // Linux before 5.11, or a seccomp filter that does not know the call.
+        for fd in open_fds().into_iter().filter(|fd| *fd >= first) {
+            // SAFETY: as above.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
     }
 }
 
@@ -222,6 +244,7 @@ mod tests {
     use super::*;
     use crate::os::poll::{self, Interest};
     use crate::time::MonotonicTime;
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
     use std::fs::File;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
@@ -260,6 +283,15 @@ mod tests {
         assert_eq!(gaps(&[]), [(0, u32::MAX)]);
         assert_eq!(gaps(&[2, 0, 1, 7, 7, 5]), [(3, 4), (6, 6), (8, u32::MAX)]);
         assert_eq!(gaps(&[3, -1]), [(0, 2), (4, u32::MAX)]);
+    }
+
+    #[test]
+    fn snapshot_leaves_out_inherited_descriptors() {
+        let (own, inherited) = UnixStream::pair().unwrap();
+        let [own, stray] = [own.as_raw_fd(), inherited.as_raw_fd()];
+        fcntl(&inherited, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        let unchanged = OpenFds::snapshot().unchanged();
+        assert!(unchanged.contains(&own) && !unchanged.contains(&stray));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Which descriptors a worker has: those of its own pool and its own, and none of the master's.
+//! Which descriptors a worker has: those of its own pool and its own, none of the master's, and none
+//! that the master has inherited.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -49,18 +50,16 @@ fn worker_shares_only_its_own_descriptors_with_the_master(class: &str) {
     let mut sockets = BTreeMap::new();
     for worker in workers {
         let files = open_files(worker.pid);
-        // What this test has open may have come to the server by inheritance.
-        let expected = |file: &&String| {
-            master.contains_key(*file) && (**file == inherited || !own.contains_key(*file))
-        };
+        // What this test has open is not the master's own.
+        let expected = |file: &&String| master.contains_key(*file) && !own.contains_key(*file);
         let shared: Vec<&str> = files.keys().filter(expected).map(String::as_str).collect();
         let count = |kind: &str| shared.iter().filter(|file| file.starts_with(kind)).count();
         // Each heartbeat file is unlinked; all have the same name but for what follows it.
         let deleted = shared.iter().filter(|file| file.ends_with("(deleted)")).count();
         assert_eq!((count("socket:"), count("pipe:")), (1, 1), "listener, wakeup: {shared:?}");
-        assert!(shared.contains(&log.as_str()) && shared.contains(&inherited.as_str()));
-        assert!(!files.contains_key(&pidfile));
-        assert_eq!(shared.len() - deleted, 4, "{shared:?}");
+        assert!(shared.contains(&log.as_str()));
+        assert!(!files.contains_key(&pidfile) && !files.contains_key(&inherited), "{files:?}");
+        assert_eq!(shared.len() - deleted, 3, "{shared:?}");
         let heartbeats: usize =
             files.iter().filter(|(file, _)| file.ends_with("(deleted)")).map(|(_, n)| n).sum();
         assert_eq!(heartbeats, 1, "its own heartbeat only: {files:?}");

@@ -38,7 +38,7 @@ pub(crate) struct WorkerEnvironment<'a> {
     pub(crate) hooks: &'a dyn Hooks,
     pub(crate) oom: OomMonitor,
     pub(crate) cgroups: WorkerCgroups,
-    /// Descriptors that the program had open before the master began: workers inherit them.
+    /// Descriptors that the program had opened before the master began: workers keep them.
     pub(crate) program_fds: OpenFds,
 }
 
