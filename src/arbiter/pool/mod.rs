@@ -6,6 +6,7 @@ mod health;
 pub(super) mod processes;
 mod reuseport;
 pub(super) mod row_allocator;
+mod spawn_error;
 pub(super) mod supervisor;
 
 use std::io;

@@ -2,7 +2,6 @@
 //! scoreboard rows. Decides nothing.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use slog::{Logger, warn};
 
 use super::row_allocator::RowLease;
+use super::spawn_error::SpawnError;
 use super::supervisor::{Busy, ExitObservation, Generation, ProcessExit, WorkerId};
 use crate::app::WorkerInfo;
 use crate::arbiter::cgroup::WorkerCgroups;
@@ -110,32 +110,6 @@ pub(super) struct ReapedWorker {
     pub(super) note: String,
     /// How many units of work it has done.
     pub(super) units: u64,
-}
-
-/// Why a worker could not be started.
-#[derive(Debug)]
-pub(super) enum SpawnError {
-    Heartbeat { dir: PathBuf, source: io::Error },
-    NotifyDir { dir: PathBuf, source: io::Error },
-    NoFreeRow,
-    WakeupFd(io::Error),
-    Fork(io::Error),
-}
-
-impl fmt::Display for SpawnError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Heartbeat { dir, source } => {
-                write!(f, "failed to create heartbeat file in {}: {source}", dir.display())
-            }
-            Self::NotifyDir { dir, source } => {
-                write!(f, "failed to create directory for NOTIFY_SOCKET in {}: {source}", dir.display())
-            }
-            Self::NoFreeRow => write!(f, "too many workers still draining"),
-            Self::WakeupFd(source) => write!(f, "failed to duplicate wakeup pipe: {source}"),
-            Self::Fork(source) => write!(f, "failed to fork: {source}"),
-        }
-    }
 }
 
 impl<'a> ProcessTable<'a> {

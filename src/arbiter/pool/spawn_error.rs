@@ -1,0 +1,32 @@
+//! The errors of starting a worker.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a worker could not be started.
+#[derive(Debug)]
+pub(super) enum SpawnError {
+    Heartbeat { dir: PathBuf, source: io::Error },
+    NotifyDir { dir: PathBuf, source: io::Error },
+    NoFreeRow,
+    WakeupFd(io::Error),
+    Fork(io::Error),
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Heartbeat { dir, source } => {
+                write!(f, "failed to create heartbeat file in {}: {source}", dir.display())
+            }
+            Self::NotifyDir { dir, source } => {
+                let dir = dir.display();
+                write!(f, "failed to create directory for NOTIFY_SOCKET in {dir}: {source}")
+            }
+            Self::NoFreeRow => write!(f, "too many workers still draining"),
+            Self::WakeupFd(source) => write!(f, "failed to duplicate wakeup pipe: {source}"),
+            Self::Fork(source) => write!(f, "failed to fork: {source}"),
+        }
+    }
+}
