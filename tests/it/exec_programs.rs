@@ -226,6 +226,52 @@ fn python_reload_under_load_loses_nothing() {
     server.finish();
 }
 
+/// Returns the program that the guide shows.
+fn program_of_guide() -> String {
+    let page =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/src/exec.md")).unwrap();
+    let (_, program) = page.split_once("```python\n# app.py\n").unwrap();
+    program.split_once("```").unwrap().0.to_owned()
+}
+
+#[test]
+fn program_of_guide_loses_no_request_in_reload_and_shutdown() {
+    if !python_is_installed() {
+        return;
+    }
+    let flags = ["-k", "exec", "-w", "2", "--ready-after", "500ms"];
+    let launch = Launch::new(&flags).program(&["python3", "app.py"]);
+    fs::write(launch.path("app.py"), program_of_guide()).unwrap();
+    let mut server = launch.start();
+    let load = Load::on(server.address());
+    for _ in 0..3 {
+        // Each copy serves a client when it is asked to stop.
+        let mut taken = [server.connect(), server.connect()];
+        taken.iter().for_each(|client| server.wait_taken(client));
+        let mark = server.mark();
+        server.signal(Signal::SIGHUP);
+        let is_draining = |record: &Record| record.message() == "worker draining";
+        server.wait_for_new_record(mark, "a drain", is_draining);
+        for client in &mut taken {
+            assert_eq!(client.get("/").text(), "Hello, world!\n");
+        }
+        let is_end = |record: &Record| record.message() == "reload complete";
+        server.wait_for_new_record(mark, "the end", is_end);
+        load.wait_answers(20);
+    }
+    load.finish();
+    let mut clients: Vec<_> = (0..6).map(|_| server.connect()).collect();
+    clients[..2].iter().for_each(|client| server.wait_taken(client));
+    let mark = server.mark();
+    server.signal(Signal::SIGTERM);
+    server.wait_for_new_record(mark, "the stop", |record| record.message() == "stopping");
+    clients.iter_mut().for_each(|client| client.ask("/"));
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "Hello, world!\n");
+    }
+    server.expect_clean_exit();
+}
+
 #[test]
 fn python_upgrade_under_load_loses_nothing() {
     if !python_is_installed() {
