@@ -12,7 +12,7 @@ use crate::time::MonotonicTime;
 
 /// The head of the board. Word 0, which the master writes, is the number of rows ever used.
 const BOARD_HEAD_WORDS: usize = 16;
-const ROW_HEAD_WORDS: usize = 32;
+const ROW_HEAD_WORDS: usize = 64;
 /// The word of a row's head that tells whether the worker has ever been ready.
 const EVER_READY: usize = 30;
 /// The word of a row's head that counts the connected clients.
@@ -22,6 +22,9 @@ const FAIR_ROWS_MAX: usize = 128;
 const THREAD_WORDS: usize = 16;
 const LABEL_WORDS: usize = 8;
 const EXIT_NOTE_WORDS: usize = 24;
+/// The word of a row's head with the length of the status text, which follows.
+const STATUS_TEXT: usize = 32;
+const STATUS_TEXT_WORDS: usize = 24;
 /// The word of a thread's entry with the deadline that its unit of work has asked for.
 const EXTENDED_UNTIL: usize = 11;
 /// The word of a thread's entry with the thread's number in the kernel.
@@ -184,6 +187,23 @@ impl<'a> Row<'a> {
     /// Returns the worker's note; empty if none.
     pub(crate) fn exit_note(self) -> String {
         read_text(&self.words[1], &self.words[2..2 + EXIT_NOTE_WORDS])
+    }
+
+    /// Sets what the worker is doing, in words. It is cut to 192 bytes.
+    pub(crate) fn set_status_text(self, text: &str) {
+        let (length, words) = self.status_text_words();
+        write_text(length, words, text.as_bytes());
+    }
+
+    /// Returns what the worker is doing; empty if it has not told.
+    pub(crate) fn status_text(self) -> String {
+        let (length, words) = self.status_text_words();
+        read_text(length, words)
+    }
+
+    fn status_text_words(self) -> (&'a AtomicU64, &'a [AtomicU64]) {
+        let first = STATUS_TEXT + 1;
+        (&self.words[STATUS_TEXT], &self.words[first..first + STATUS_TEXT_WORDS])
     }
 
     /// Returns how many units of work the worker has completed.

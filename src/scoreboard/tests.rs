@@ -87,4 +87,8 @@ fn exit_note_is_truncated_and_printable() {
     assert_eq!(board.row(0).exit_note().len(), EXIT_NOTE_WORDS * 8);
     board.row(0).set_exit_note("one\ntwo");
     assert_eq!(board.row(0).exit_note(), "one?two");
+    board.row(0).set_status_text(&"é".repeat(500));
+    assert_eq!(board.row(0).status_text(), "é".repeat(STATUS_TEXT_WORDS * 4));
+    assert_eq!(board.row(0).exit_note(), "one?two");
+    assert!(board.row(0).most_overdue_unit(NOW, TIMEOUT).is_none());
 }

@@ -285,6 +285,12 @@ impl Lifecycle {
         self.board_row().set_exit_note(why);
     }
 
+    /// Sets what the worker is doing, in words, for the record of its hang. It is cut to 192 bytes; the
+    /// last text counts.
+    pub fn set_status_text(&self, text: &str) {
+        self.board_row().set_status_text(text);
+    }
+
     /// Returns how many log records of this process were dropped, since the log never waits.
     pub fn records_dropped(&self) -> u64 {
         self.log.dropped()

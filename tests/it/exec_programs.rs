@@ -346,6 +346,7 @@ fn python_silent_after_first_heartbeat_is_hung() {
     server.get("/silence");
     let hung = server.wait_for("the hang", is_hang);
     assert_eq!((hung.pid(), hung.text("error")), (Some(worker.pid), Some("no_heartbeat")));
+    assert_eq!(hung.text("status"), Some("serving"), "{hung:?}");
     let exited = server.wait_exited(worker.pid);
     assert_eq!(exited.text("reason"), Some("hung"), "{exited:?}");
     assert_eq!(exited.text("signal"), Some("SIGABRT"), "the program was aborted: {exited:?}");

@@ -150,6 +150,7 @@ impl ProgramLoop<'_> {
                 None
             }
             NotifyMessage::Status(text) => {
+                self.lifecycle.set_status_text(text);
                 self.output.status(text);
                 None
             }

@@ -83,6 +83,7 @@ pub(super) fn log_hang(
     (pid, slot): (Pid, usize),
     hang: Hang,
     unit: Option<&WorkUnit>,
+    status: &str,
     diagnosis: Option<&Diagnosis>,
     action: &str,
 ) {
@@ -98,6 +99,9 @@ pub(super) fn log_hang(
                 .text("work", &unit.label)
                 .number("work_ms", as_millis(age))
                 .number("thread_index", unit.thread_index)
+        })
+        .optional((!status.is_empty()).then_some(status), |fields, status| {
+            fields.text("status", status)
         })
         .optional(diagnosis, |fields, diagnosis| {
             let fields = fields

@@ -250,7 +250,8 @@ impl Pool<'_> {
         }
         let unit = self.processes.most_overdue_unit(id);
         let (process, diagnosis) = (self.processes.pid_and_slot(id), self.health.diagnosis(id));
-        exit_log::log_hang(self.log(), process, hang, unit.as_ref(), diagnosis, action);
+        let status = self.processes.status_text(id);
+        exit_log::log_hang(self.log(), process, hang, unit.as_ref(), &status, diagnosis, action);
         let (worker, work) = (self.worker_ref(id), unit.as_ref().map(|unit| unit.label.as_str()));
         self.hook("worker_hung", |hooks| hooks.worker_hung(&worker, work));
     }

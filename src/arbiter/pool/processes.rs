@@ -338,6 +338,11 @@ impl<'a> ProcessTable<'a> {
         worker.row.row().most_overdue_unit(clock::now(), worker.timeout)
     }
 
+    /// Returns what a worker is doing, in its own words; empty if it has not told.
+    pub(super) fn status_text(&self, id: WorkerId) -> String {
+        self.workers.get(&id).map_or_else(String::new, |worker| worker.row.row().status_text())
+    }
+
     /// Returns the process and the thread to sample when a worker hangs; thread 0 is the main thread.
     pub(super) fn hang_target(&self, id: WorkerId) -> (Pid, u64) {
         let (pid, _) = self.pid_and_slot(id);
