@@ -64,12 +64,18 @@ impl MasterState<'_> {
                 "error" => "set workers in the configuration file and send HUP");
             return;
         };
-        let before = pool.supervisor().target();
-        let after = pool.scale_to(before.saturating_add_signed(step));
+        // A suspended pool has no workers. As in gunicorn, SIGTTIN then starts one.
+        let is_suspended = pool.supervisor().is_suspended();
+        let before = if is_suspended { 0 } else { pool.supervisor().target() };
+        let after = match (is_suspended, before.saturating_add_signed(step)) {
+            (true, 0) => 0,
+            (_, wanted) => pool.scale_to(wanted),
+        };
         if before == after {
             warn!(self.log(), "worker count at limit"; "workers" => after,
                 "min" => 1, "max" => WORKERS_MAX);
         } else {
+            pool.resume();
             info!(self.log(), "worker count changed"; "from" => before, "to" => after);
         }
     }

@@ -13,7 +13,11 @@ use crate::load::Load;
 use crate::proc::{children, is_gone, session_members, stat, wait_until, working_directory};
 use crate::support::{Exit, Server};
 
-on_every_class!(daemon_serves_until_stopped, daemon_upgrade_under_load_loses_nothing);
+on_every_class!(
+    daemon_serves_until_stopped,
+    daemon_upgrade_under_load_loses_nothing,
+    sigttin_starts_one_worker_of_a_suspended_daemon,
+);
 
 /// A daemon, found by the name in its process titles. Dropping it kills every process of that name.
 pub struct Daemon {
@@ -220,6 +224,22 @@ fn daemon_workers_are_suspended_and_resumed() {
         wait_until("two of them", || daemon.workers().len() == 2);
     }
     assert!(daemon.workers().iter().all(|pid| !old.contains(pid)));
+    daemon.finish();
+}
+
+fn sigttin_starts_one_worker_of_a_suspended_daemon(class: &str) {
+    let daemon = Daemon::start(&["-k", class], "");
+    daemon.signal(Signal::SIGWINCH);
+    wait_until("the workers exit", || daemon.workers().is_empty());
+    let mut client = daemon.launcher.connect();
+    client.ask("/");
+    daemon.signal(Signal::SIGTTOU);
+    wait_until("there is none to remove", || daemon.count("worker count at limit") == 1);
+    daemon.signal(Signal::SIGTTIN);
+    assert_eq!(client.answer().text(), "Hello, world!\n");
+    assert_eq!(daemon.workers().len(), 1);
+    daemon.signal(Signal::SIGTTIN);
+    wait_until("another one", || daemon.workers().len() == 2);
     daemon.finish();
 }
 

@@ -175,6 +175,11 @@ impl Supervisor {
         }
     }
 
+    /// Returns whether the pool is suspended.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.is_suspended
+    }
+
     /// Starts workers again. Returns whether the pool was suspended.
     pub(crate) fn resume(&mut self) -> bool {
         std::mem::take(&mut self.is_suspended)
