@@ -42,6 +42,11 @@ pub struct WorkerExit {
 ///
 /// The master runs a hook in its loop and supervises no worker meanwhile. Keep hooks quick: start
 /// no threads and wait for nothing. A hook's error or panic is logged, and has no other effect.
+///
+/// A worker closes the descriptors that a hook has opened in the master, as it does with all that are
+/// not its own. To give workers a descriptor, open it in `post_fork`, or before
+/// [`Runtime::run`](crate::Runtime::run) or [`Runtime::main`](crate::Runtime::main) with `FD_CLOEXEC`,
+/// as the standard library does.
 pub trait Hooks {
     /// Runs after the master has bound its addresses, before it forks the first worker.
     fn on_starting(&self) -> HookResult {
@@ -53,7 +58,8 @@ pub trait Hooks {
         Ok(())
     }
 
-    /// Runs before a worker is forked. Its process has no number yet.
+    /// Runs before a worker is forked. Its process has no number yet. A descriptor that this opens is
+    /// closed in the worker.
     fn pre_fork(&self, _pool: &str, _slot: usize, _generation: u32) -> HookResult {
         Ok(())
     }
