@@ -28,6 +28,15 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// Returns how many bytes a character takes at most in a log record, whatever its format.
+pub fn escaped_len(character: char) -> usize {
+    match character {
+        '"' | '\\' => 2, // in JSON
+        _ if is_unsafe(character) => 6,
+        _ => character.len_utf8(),
+    }
+}
+
 /// Whether a character is a control character (C0, DEL, C1), ends a line, or changes the direction
 /// of the text after it.
 fn is_unsafe(character: char) -> bool {
@@ -102,6 +111,7 @@ mod tests {
         let all: String = ('\0'..='\u{9f}').chain("\u{2028}\u{202e}\u{2066}é".chars()).collect();
         let escaped = escape(&all);
         assert!(!escaped.contains(is_unsafe), "{escaped}");
+        assert!(escaped.len() <= all.chars().map(escaped_len).sum());
         let quoted = escaped.replace("\"", "").replace("\\]", "]");
         let parsed: String = serde_json::from_str(&format!("\"{quoted}\"")).unwrap();
         assert_eq!(parsed, all.replace(['"', '\\'], ""));

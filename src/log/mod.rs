@@ -19,6 +19,7 @@ use slog::{Drain, Level, Logger, o, warn};
 use compact::Compact;
 
 use escape::Escaping;
+pub use escape::escaped_len;
 pub use fields::Fields;
 use flight_recorder::FlightRecorder;
 use json::Json;

@@ -29,6 +29,8 @@ pub(crate) struct ProgramSpec<'a> {
     pub(crate) env: &'a [(OsString, OsString)],
     /// The variables that hold its process number.
     pub(crate) pid_env_names: &'a [&'a str],
+    /// It writes to this process's own outputs, instead of to pipes.
+    pub(crate) inherit_output: bool,
 }
 
 /// The signals that a program can be sent.
@@ -67,8 +69,9 @@ pub(crate) struct ChildProgram {
     pid: Pid,
     /// Whether it is reaped, so that the kernel may have reused its number.
     reaped: bool,
-    /// The pipes from its standard output and its standard error stream. Reading never blocks.
-    outputs: [OwnedFd; 2],
+    /// The pipes from its standard output and its standard error stream that are open. Reading never
+    /// blocks.
+    outputs: [Option<OwnedFd>; 2],
 }
 
 impl ChildProgram {
@@ -83,22 +86,29 @@ impl ChildProgram {
     /// If this process has more than one thread.
     pub(crate) fn start(spec: &ProgramSpec<'_>) -> io::Result<Self> {
         let stdin = File::open("/dev/null")?;
-        let (stdout_rx, stdout_tx) = output_pipe()?;
-        let (stderr_rx, stderr_tx) = output_pipe()?;
+        let pipes = if spec.inherit_output { None } else { Some([output_pipe()?, output_pipe()?]) };
         let (error_rx, error_tx) = file::pipe()?;
         signal::catch([signal::Signal::Chld]);
         let parent = Pid::this();
         let pid = process::fork(|| {
-            let stdio = [stdin.as_raw_fd(), stdout_tx.as_raw_fd(), stderr_tx.as_raw_fd()];
+            let [stdout, stderr] = match &pipes {
+                Some([(_, stdout), (_, stderr)]) => [stdout.as_raw_fd(), stderr.as_raw_fd()],
+                None => [libc::STDOUT_FILENO, libc::STDERR_FILENO],
+            };
+            let stdio = [stdin.as_raw_fd(), stdout, stderr];
             let (error, error_tx) = exec_in_child(spec, parent, stdio, error_tx.as_fd());
             let errno = error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes();
             let _ = nix::unistd::write(error_tx, &errno);
             EXIT_EXEC_FAILED
         })?;
-        // Only the child's copies are left, so the pipes end when the last process with a copy
-        // exits.
-        drop((stdout_tx, stderr_tx, error_tx));
-        let child = Self { pid, reaped: false, outputs: [stdout_rx, stderr_rx] };
+        // Only the child's copies of the write ends are left, so the pipes end when the last process
+        // with a copy exits.
+        drop(error_tx);
+        let outputs = match pipes {
+            Some(pipes) => pipes.map(|(rx, _)| Some(rx)),
+            None => [None, None],
+        };
+        let child = Self { pid, reaped: false, outputs };
         signal::forward_aborts_to(Some(pid));
         match read_exec_error(&error_rx) {
             None => Ok(child),
@@ -114,9 +124,20 @@ impl ChildProgram {
         self.pid
     }
 
-    /// Returns the pipes from its standard output and its standard error stream.
-    pub(crate) fn outputs(&self) -> &[OwnedFd; 2] {
-        &self.outputs
+    /// Returns the pipes from its standard output and its standard error stream that are open.
+    pub(crate) fn open_outputs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.outputs.iter().flatten().map(AsFd::as_fd)
+    }
+
+    /// Reads what it has printed: `index` is 0 for its standard output, 1 for its standard error
+    /// stream. `None` if there is nothing now, or never again.
+    pub(crate) fn read_output(&mut self, index: usize, buffer: &mut [u8]) -> Option<usize> {
+        let output = self.outputs.get_mut(index)?;
+        let length = read(output.as_ref()?, buffer)?;
+        if length == 0 {
+            *output = None;
+        }
+        (length > 0).then_some(length)
     }
 
     /// Sends it a signal, unless it has been reaped.
@@ -220,7 +241,7 @@ fn read_exec_error(error_rx: &OwnedFd) -> Option<io::Error> {
 
 /// Reads the available bytes, at most the buffer's length; `None` if there are none now, 0 at the
 /// end.
-pub(crate) fn read(output: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
+fn read(output: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
     loop {
         match nix::unistd::read(output, buffer) {
             Ok(length) => return Some(length),

@@ -358,6 +358,10 @@ define_settings! {
         /// Uptime after which the program counts as ready, unless it has sent READY=1 before. If
         /// greater than boot_timeout, the program must send READY=1.
         ready_after: Duration = secs(1), DURATION, "DUR";
+
+        /// Let the program write to the master's own standard output and standard error, unchanged,
+        /// instead of to the log. For programs whose logs are read by another program, such as JSON.
+        inherit_output: bool = false, Flag, "BOOL";
     }
     "Sockets" {
         /// Address to listen on: HOST:PORT, :PORT, `[V6]:PORT`, unix:PATH, unix:@NAME or fd://N.

@@ -66,6 +66,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("command", "true", "true"),
     ("stop_signal", "SIGQUIT", "QUIT"),
     ("ready_after", "250ms", "250ms"),
+    ("inherit_output", "yes", "true"),
     ("bind", "unix:@here", "unix:@here"),
     ("backlog", "1", "1"),
     ("reuse_port", "1", "true"),

@@ -29,6 +29,17 @@ fn validate_combinations(settings: &Settings) -> Result<(), SettingsError> {
             ),
         });
     }
+    if settings.inherit_output && settings.daemon {
+        let source = settings.source("daemon");
+        return Err(SettingsError::Conflict {
+            source: settings.source("inherit_output").clone(),
+            key: "inherit_output",
+            reason: format!(
+                "a daemon ({source}) has no outputs to inherit: set inherit_output to false, and the \
+                 program's output goes to the log"
+            ),
+        });
+    }
     if let (Some(pidfile), LogTarget::File(log)) = (&settings.pidfile, &settings.log_file)
         && pidfile == log
     {

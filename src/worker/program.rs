@@ -29,8 +29,6 @@ pub struct Program {
     notify_socket: NotifySocket,
     notify_path: PathBuf,
     fd_closer: FdCloser,
-    /// Which of its outputs are still open.
-    output_open: [bool; 2],
 }
 
 /// One of a program's two outputs.
@@ -88,7 +86,8 @@ impl Program {
     /// Starts the `command` of the settings. It gets the worker's listeners from descriptor 3 on
     /// (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`), a `NOTIFY_SOCKET` of its own, `OSTLER_POOL`,
     /// `OSTLER_SLOT` and `OSTLER_GENERATION`, and, if `timeout` is not 0, `WATCHDOG_USEC` and
-    /// `WATCHDOG_PID`. Its standard input is empty.
+    /// `WATCHDOG_PID`. Its standard input is empty. With `inherit_output` it has the outputs of this
+    /// process, and [`read`](Self::read) returns nothing.
     ///
     /// # Errors
     /// It cannot be found or executed; there are no descriptors or processes.
@@ -125,13 +124,13 @@ impl Program {
             sockets: &sockets,
             env: &variables,
             pid_env_names: &pid_variables,
+            inherit_output: ctx.settings.inherit_output,
         };
         Ok(Self {
             child: ChildProgram::start(&launch)?,
             notify_socket,
             notify_path,
             fd_closer: FdCloser::default(),
-            output_open: [true; 2],
         })
     }
 
@@ -147,20 +146,13 @@ impl Program {
     /// `ENOMEM`, from ppoll(2).
     pub fn wait(&self, lifecycle: &Lifecycle, deadline: Option<MonotonicTime>) -> io::Result<()> {
         let mut fds = vec![lifecycle.wake_fd(), self.notify_socket.as_fd()];
-        let outputs = self.child.outputs().iter().zip(self.output_open);
-        fds.extend(outputs.filter(|(_, open)| *open).map(|(output, _)| output.as_fd()));
+        fds.extend(self.child.open_outputs());
         poll::wait_readable(&fds, deadline).map(|_| ())
     }
 
     /// Reads what it has printed; `None` if there is nothing now. It never waits.
     pub fn read(&mut self, output: Output, buffer: &mut [u8]) -> Option<usize> {
-        let index = output as usize;
-        if !self.output_open[index] {
-            return None;
-        }
-        let length = child_program::read(&self.child.outputs()[index], buffer)?;
-        self.output_open[index] = length > 0;
-        (length > 0).then_some(length)
+        self.child.read_output(output as usize, buffer)
     }
 
     /// Receives the next notification that it, or a process that it has started, has sent to its

@@ -57,7 +57,7 @@ fn output_is_logged_line_by_line() {
     let mut server = script(&[], text).start();
     let worker = server.workers()[0];
     for (stream, line) in
-        [("stdout", "one"), ("stderr", "two"), ("stdout", "not \u{fffd}\\u{1b} text")]
+        [("stdout", "one"), ("stderr", "two"), ("stdout", "not \u{fffd}\u{1b} text")]
     {
         let record = wait_line(&server, line, |said| said == line);
         assert_eq!(record.text("stream"), Some(stream), "{record:?}");
@@ -72,15 +72,36 @@ fn output_is_logged_line_by_line() {
 }
 
 #[test]
-fn long_output_line_is_truncated() {
-    let text = staying("head -c 1000000 /dev/zero | tr '\\0' x; echo; echo next");
-    let server = script(&[], &text).start();
-    let long = wait_line(&server, "the long line", |said| said.starts_with("xxx"));
-    let line = long.text("line").unwrap();
-    assert!(line.ends_with('…') && line.len() > 1000 && line.len() < 4096, "{}", line.len());
-    wait_line(&server, "the next line", |said| said == "next");
-    assert_eq!(server.records_of("output").len(), 2);
-    server.finish();
+fn long_output_line_is_split_into_marked_records() {
+    for character in ["x", "\u{1b}", "\\"] {
+        let line = character.repeat(7_000);
+        let launch = script(&[], &staying("cat line; echo next"));
+        fs::write(launch.path("line"), format!("{line}\n")).unwrap();
+        let server = launch.start();
+        wait_line(&server, "the next line", |said| said == "next");
+        let records = server.lines().into_iter().filter(|line| line.contains(r#""msg":"output""#));
+        let records: Vec<Value> =
+            records.map(|record| serde_json::from_str(&record).unwrap()).collect();
+        let [pieces @ .., last, _] = &records[..] else { panic!("two lines: {records:?}") };
+        assert!(pieces.iter().all(|piece| piece["partial"] == true), "{records:?}");
+        assert!(last["partial"].is_null());
+        let shown = pieces.iter().chain([last]).map(|piece| piece["line"].as_str().unwrap());
+        assert!(shown.collect::<String>() == line, "a part of the line is lost: {records:?}");
+        server.finish();
+    }
+}
+
+#[test]
+fn inherited_output_reaches_the_masters_outputs_unchanged() {
+    let line = format!("{{\"text\":\"{}\"}}", "\u{1b}x".repeat(5_000));
+    let launch = script(&["--inherit-output"], &staying("cat line; echo '{\"level\":1}' >&2"));
+    fs::write(launch.path("line"), format!("{line}\n")).unwrap();
+    let server = launch.start();
+    server.signal(Signal::SIGTERM);
+    let (outcome, ()) = server.into_outcome(|| ());
+    assert_eq!((outcome.exit, outcome.stdout), (Exit::Code(0), format!("{line}\n")));
+    assert!(outcome.stderr.lines().any(|line| line == "{\"level\":1}"), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("output"), "{}", outcome.stderr);
 }
 
 #[test]
@@ -372,6 +393,10 @@ fn conflicting_settings_are_rejected() {
     let counted = exec().arg("--max-requests").arg("9").program(&["sh"]);
     expect_rejection(counted, &["exec", "max_requests"]);
     expect_rejection(exec().arg("--reuse-port").program(&["sh"]), &["exec", "reuse_port"]);
+    let detached = exec().arg("--inherit-output").arg("--daemon").program(&["sh"]);
+    let outcome = detached.plain().run();
+    assert_eq!(outcome.exit, Exit::Code(2), "{outcome:?}");
+    assert!(outcome.stderr.contains("--daemon"), "{outcome:?}");
     let unbound = Launch::new(&["-k", "mio", "-b", "none"]).unbound();
     expect_rejection(unbound, &["--bind", "mio"]);
 }

@@ -15,7 +15,7 @@ use ostler::worker::{
     Lifecycle, Output, Program, ProgramExit, WorkerClass, WorkerContext, WorkerError,
 };
 
-use self::lines::Lines;
+use self::lines::{Lines, Piece};
 use self::monitor::{Monitor, MonitorAction, MonitorLimits};
 use self::notify::{NotifyMessage, parse_messages};
 
@@ -217,14 +217,15 @@ struct OutputLogger<'a> {
 impl OutputLogger<'_> {
     fn log_output(&mut self, output: Output, bytes: &[u8]) {
         let Self { log, pid, slot, lines, last } = self;
-        lines[output as usize].feed(bytes, |line| log_line(log, *pid, *slot, output, line, last));
+        lines[output as usize]
+            .feed(bytes, |piece| log_piece(log, *pid, *slot, output, piece, last));
     }
 
     /// Logs the lines that have no end.
     fn flush(&mut self) {
         let Self { log, pid, slot, lines, last } = self;
         for output in Output::ALL {
-            lines[output as usize].finish(|line| log_line(log, *pid, *slot, output, line, last));
+            lines[output as usize].finish(|piece| log_piece(log, *pid, *slot, output, piece, last));
         }
     }
 
@@ -233,9 +234,16 @@ impl OutputLogger<'_> {
     }
 }
 
-fn log_line(log: &Logger, pid: u32, slot: usize, output: Output, line: String, last: &mut String) {
-    info!(log, "output"; "pid" => pid, "slot" => slot, "stream" => output.name(), "line" => &line);
-    *last = line;
+/// Logs a line, or a piece of a long one, which has the field `partial` if another one follows.
+fn log_piece(log: &Logger, pid: u32, slot: usize, output: Output, piece: Piece, last: &mut String) {
+    let (stream, line) = (output.name(), &piece.text);
+    if piece.is_partial {
+        info!(log, "output"; "pid" => pid, "slot" => slot, "stream" => stream, "line" => line,
+            "partial" => true);
+    } else {
+        info!(log, "output"; "pid" => pid, "slot" => slot, "stream" => stream, "line" => line);
+    }
+    *last = piece.text;
 }
 
 /// Reports, as soon as the log takes records again, that it has dropped some.

@@ -23,8 +23,8 @@ use crate::hooks::Hooks;
 use crate::os::clock;
 use crate::os::fd_table::OpenFds;
 use crate::os::file;
-use crate::os::process::{self, Exit, Pid};
 use crate::os::private_dir::PrivateDir;
+use crate::os::process::{self, Exit, Pid};
 use crate::os::procfs;
 use crate::os::title::ProcTitle;
 use crate::scoreboard::{WorkUnit, WorkerStatus};
@@ -328,7 +328,8 @@ impl<'a> ProcessTable<'a> {
     /// to `threshold` may be inexact.
     pub(super) fn memory(&self, id: WorkerId, threshold: u64) -> Option<u64> {
         let worker = self.workers.get(&id)?;
-        let read_memory = if worker.has_program() { procfs::memory_of_tree } else { procfs::memory };
+        let read_memory =
+            if worker.has_program() { procfs::memory_of_tree } else { procfs::memory };
         read_memory(worker.pid, threshold)
     }
 
@@ -416,9 +417,8 @@ fn make_heartbeat(spec: &PoolSpec<'_>) -> io::Result<Heartbeat> {
 /// Creates the directory for the notification socket of a program, if the class runs one.
 fn make_notify_dir(spec: &PoolSpec<'_>) -> io::Result<Option<PrivateDir>> {
     let (dir, credentials) = (&spec.heartbeat_dir, &spec.credentials);
-    let create = || {
-        PrivateDir::create(dir, NOTIFY_SOCKET_NAME, credentials.user(), credentials.group())
-    };
+    let create =
+        || PrivateDir::create(dir, NOTIFY_SOCKET_NAME, credentials.user(), credentials.group());
     spec.class.runs_command().then(create).transpose()
 }
 
