@@ -33,12 +33,12 @@ use ostler::listen::Stream;
 use ostler::worker::{
     Accept, Acceptor, Lifecycle, StopRequest, WorkerClass, WorkerContext, WorkerError,
 };
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, Interest, copy, join, sink};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// How long a draining worker waits for a request that may be on its way.
 const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
@@ -82,13 +82,13 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     let listeners = ctx.listeners().iter().map(|listener| observe(listener.as_fd()));
     let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
     let signals = observe(lifecycle.wake_fd())?;
-    let timeout = Some(ctx.worker().limits.header_timeout).filter(|limit| !limit.is_zero());
+    let head_timeout = Some(ctx.worker().limits.header_timeout).filter(|limit| !limit.is_zero());
     stop.send_replace(lifecycle.poll_stop()); // from now on this class polls for a stop
     lifecycle.ready();
     loop {
         let until = match acceptor.poll(clients.len()) {
             Accept::Client(stream, _) => {
-                clients.spawn(drive(lifecycle, timeout, stream, router.clone(), told.clone()));
+                clients.spawn(drive(lifecycle, head_timeout, stream, router.clone(), told.clone()));
                 yield_now().await; // other workers get some of a burst, and other tasks their turn
                 continue;
             }
@@ -108,23 +108,41 @@ async fn serve(ctx: &WorkerContext<'_>, router: Router) -> Result<(), WorkerErro
     }
 }
 
-/// Serves one client, and ignores its errors. The head of a request is limited by `header_timeout`.
+/// How long a client may go on sending after the last response, and how much.
+const LINGERING_TIMEOUT: Duration = Duration::from_secs(2);
+const LINGERING_BYTES: u64 = 1 << 20;
+
+/// Serves one client, and closes its connection.
 async fn drive(
     lifecycle: &'static Lifecycle,
-    timeout: Option<Duration>,
+    head_timeout: Option<Duration>,
     stream: Stream,
+    router: TowerToHyperService<Router>,
+    told: watch::Receiver<StopRequest>,
+) {
+    let socket = Socket::from(OwnedFd::from(stream)); // or a unix socket: the calls are the same
+    let Ok(mut stream) = TcpStream::from_std(socket) else { return };
+    answer(lifecycle, head_timeout, &mut stream, router, told).await;
+    linger(stream).await;
+}
+
+/// Answers one client's requests, and ignores its errors. The head of a request is limited by
+/// `header_timeout`.
+async fn answer(
+    lifecycle: &'static Lifecycle,
+    head_timeout: Option<Duration>,
+    stream: &mut TcpStream,
     router: TowerToHyperService<Router>,
     mut told: watch::Receiver<StopRequest>,
 ) {
-    let socket = Socket::from(OwnedFd::from(stream)); // or a unix socket: the calls are the same
-    let Ok(stream) = TcpStream::from_std(socket) else { return };
+    let (reader, writer) = stream.split();
     let service = service_fn(|request: Request<Incoming>| {
         let label = format!("{} {}", request.method(), request.uri().path());
         track(lifecycle, label, router.call(request))
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(timeout);
-    let mut client = pin!(http.serve_connection(TokioIo::new(stream), service));
+    http.timer(TokioTimer::new()).header_read_timeout(head_timeout);
+    let mut client = pin!(http.serve_connection(TokioIo::new(join(reader, writer)), service));
     let drain_started = async {
         let _ = told.wait_for(|stop| *stop != StopRequest::None).await;
         sleep(DRAIN_IDLE_TIMEOUT).await;
@@ -135,6 +153,15 @@ async fn drive(
         () = drain_started => client.as_mut().graceful_shutdown(),
     }
     let _ = client.await;
+}
+
+/// Reads on if the client has sent more than was read: closing the socket would reset the connection,
+/// and cut off the response. hyper has ended the output.
+async fn linger(stream: TcpStream) {
+    if let Ok(1..) = stream.try_read(&mut [0]) {
+        let mut rest = stream.take(LINGERING_BYTES);
+        let _ = timeout(LINGERING_TIMEOUT, copy(&mut rest, &mut sink())).await;
+    }
 }
 
 /// Marks a request as a unit of work. The thread's entry is set only while the request's own code

@@ -19,6 +19,10 @@ const LINGERING_CLOSE_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// would wait for, so that a slow client does not hold the connection.
 const LINGERING_CLOSE_STEP: u64 = 8 << 10;
 
+/// How much output a peer acknowledges within its first round trips: ten segments (RFC 6928). An answer
+/// that is longer is still on its way when the socket's buffer has taken it.
+pub(crate) const SHORT_OUTPUT: usize = 10 * 1460;
+
 /// What a session waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wants {
@@ -28,8 +32,21 @@ pub enum Wants {
     Write,
     /// The end of the input: half-close the socket, then read as for [`Wants::Read`].
     Linger,
-    /// Nothing: close the socket.
+    /// Nothing: close the socket, unless [`Session::close_risk`] forbids it.
     Closed,
+}
+
+/// Why closing the socket might cut off output: the kernel answers unread input, and input that arrives
+/// after the close, with a reset, and the peer then loses what it has not received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseRisk {
+    /// No risk: close the socket.
+    None,
+    /// If input is unread, call [`Session::linger`] instead of closing the socket.
+    Unread,
+    /// If input is unread, or the peer has not acknowledged all output, call [`Session::linger`]
+    /// instead of closing the socket.
+    UnreadOrUnacknowledged,
 }
 
 /// The state of one client. The caller lends it a buffer, so an idle session owns none.
@@ -39,6 +56,7 @@ pub struct Session<'s> {
     sent: usize,
     next: Next,
     state: SessionState,
+    output: Output,
     phase: Option<Phase>,
     deadline: Option<MonotonicTime>,
     write_timeout: Duration,
@@ -66,7 +84,17 @@ enum SessionState {
         /// When it ends, even if input still arrives.
         until: MonotonicTime,
     },
+    /// The session has closed in order: all output has been sent.
+    Ended,
     Closed,
+}
+
+/// How much output the peer has been sent in one piece, at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Output {
+    None,
+    Short,
+    Long,
 }
 
 impl<'s> Session<'s> {
@@ -83,6 +111,7 @@ impl<'s> Session<'s> {
             sent: 0,
             next: Next::Read,
             state: SessionState::Open,
+            output: Output::None,
             phase: None,
             deadline: None,
             write_timeout,
@@ -103,7 +132,7 @@ impl<'s> Session<'s> {
     /// Returns what the session waits for.
     pub fn wants(&self) -> Wants {
         match self.state {
-            SessionState::Closed => Wants::Closed,
+            SessionState::Ended | SessionState::Closed => Wants::Closed,
             _ if self.sent < self.out.len() => Wants::Write,
             SessionState::LingeringClose { .. } => Wants::Linger,
             SessionState::Open | SessionState::HalfClosed => Wants::Read,
@@ -117,7 +146,25 @@ impl<'s> Session<'s> {
 
     /// Returns whether the session may still read: it does not close after its unsent output.
     pub fn is_open(&self) -> bool {
-        self.state != SessionState::Closed && self.next != Next::Close
+        !matches!(self.state, SessionState::Ended | SessionState::Closed)
+            && self.next != Next::Close
+    }
+
+    /// Returns what to ask the socket before it is closed because of [`Wants::Closed`].
+    pub fn close_risk(&self) -> CloseRisk {
+        match (self.state, self.output) {
+            (SessionState::Ended, Output::Short) => CloseRisk::Unread,
+            (SessionState::Ended, Output::Long) => CloseRisk::UnreadOrUnacknowledged,
+            _ => CloseRisk::None,
+        }
+    }
+
+    /// Begins a lingering close instead of the close that [`wants`](Self::wants) demands.
+    pub fn linger(&mut self, now: MonotonicTime) {
+        let until = now.saturating_add(self.lingering_timeout);
+        self.next = Next::LingeringClose;
+        self.state = SessionState::LingeringClose { discarded: 0, until };
+        self.deadline = Some(until.min(now.saturating_add(LINGERING_CLOSE_IDLE_TIMEOUT)));
     }
 
     /// Returns when to call [`on_timeout`](Self::on_timeout), unless another call comes first.
@@ -136,10 +183,8 @@ impl<'s> Session<'s> {
     ) {
         debug_assert!(self.wants() != Wants::Write, "backpressure: send the output first");
         match self.state {
-            SessionState::Closed => return,
-            SessionState::LingeringClose { discarded, until } => {
-                return self.discard(input, discarded, until, now);
-            }
+            SessionState::Ended | SessionState::Closed => return,
+            SessionState::LingeringClose { .. } => return self.on_discarded(input.len(), now),
             SessionState::Open if input.is_empty() => self.state = SessionState::HalfClosed,
             SessionState::Open | SessionState::HalfClosed => (),
         }
@@ -147,10 +192,12 @@ impl<'s> Session<'s> {
         self.pump(spare, reporter, now, IoProgress::Made);
     }
 
-    /// Discards input in a lingering close.
-    fn discard(&mut self, input: &[u8], before: u64, until: MonotonicTime, now: MonotonicTime) {
-        let discarded = before + input.len() as u64;
-        if input.is_empty() || discarded > self.lingering_bytes || until <= now {
+    /// Records that `length` received bytes were discarded in a lingering close; 0 is the end of the
+    /// stream.
+    pub fn on_discarded(&mut self, length: usize, now: MonotonicTime) {
+        let SessionState::LingeringClose { discarded: before, until } = self.state else { return };
+        let discarded = before + length as u64;
+        if length == 0 || discarded > self.lingering_bytes || until <= now {
             return self.abort();
         }
         self.state = SessionState::LingeringClose { discarded, until };
@@ -170,6 +217,8 @@ impl<'s> Session<'s> {
         now: MonotonicTime,
     ) {
         self.sent = (self.sent + n).min(self.out.len());
+        let is_long = self.sent < self.out.len() || self.out.len() > SHORT_OUTPUT;
+        self.output = self.output.max(if is_long { Output::Long } else { Output::Short });
         self.pump(spare, reporter, now, if n > 0 { IoProgress::Made } else { IoProgress::None });
     }
 
@@ -183,7 +232,7 @@ impl<'s> Session<'s> {
         if matches!(self.state, SessionState::LingeringClose { .. }) || self.wants() == Wants::Write
         {
             self.state = SessionState::Closed;
-        } else if self.state != SessionState::Closed {
+        } else if self.wants() != Wants::Closed {
             self.call_connection(spare, reporter, |connection, ctx| connection.on_timeout(ctx));
         }
         self.pump(spare, reporter, now, IoProgress::Made);
@@ -255,32 +304,27 @@ impl<'s> Session<'s> {
         now: MonotonicTime,
         progress: IoProgress,
     ) {
-        while self.state != SessionState::Closed && self.sent == self.out.len() {
+        while self.wants() != Wants::Closed && self.sent == self.out.len() {
             self.out.clear();
             self.sent = 0;
             match self.next {
                 Next::Continue => {
                     self.call_connection(spare, reporter, |connection, ctx| connection.resume(ctx));
                 }
-                Next::Read if self.state == SessionState::HalfClosed => {
-                    self.state = SessionState::Closed
-                }
-                Next::Close => self.state = SessionState::Closed,
-                Next::LingeringClose if self.state == SessionState::HalfClosed => {
-                    self.state = SessionState::Closed
-                }
+                Next::Read if self.state == SessionState::Open => break,
+                // A peer that has half-closed sends nothing that could be left unread.
+                _ if self.state == SessionState::HalfClosed => self.state = SessionState::Closed,
+                Next::Read | Next::Close => self.state = SessionState::Ended,
                 Next::LingeringClose => {
-                    let until = now.saturating_add(self.lingering_timeout);
-                    self.state = SessionState::LingeringClose { discarded: 0, until };
-                    self.deadline =
-                        Some(until.min(now.saturating_add(LINGERING_CLOSE_IDLE_TIMEOUT)));
+                    self.linger(now);
                     break;
                 }
-                Next::Read => break,
             }
         }
-        if self.state == SessionState::Closed {
-            self.abort();
+        match self.state {
+            SessionState::Closed => self.abort(),
+            SessionState::Ended => self.deadline = None,
+            _ => (),
         }
         if self.out.is_empty() && self.out.capacity() > 0 {
             self.return_buffer(spare);
@@ -293,7 +337,10 @@ impl<'s> Session<'s> {
                 }
             }
             (SessionState::Open | SessionState::HalfClosed, _) => self.rearm_deadline(now),
-            (SessionState::LingeringClose { .. } | SessionState::Closed, _) => (),
+            (
+                SessionState::LingeringClose { .. } | SessionState::Ended | SessionState::Closed,
+                _,
+            ) => (),
         }
     }
 

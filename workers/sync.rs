@@ -24,8 +24,8 @@ impl WorkerClass for SyncClass {
         let (lifecycle, mut acceptor) = (ctx.lifecycle(), ctx.acceptor());
         let (mut buffers, mut tracker) = (Buffers::default(), lifecycle.tracker().with_heartbeat());
         lifecycle.ready();
-        while let Some(mut client) = acceptor.next_client()? {
-            client.serve_with(lifecycle, &mut buffers, &mut tracker);
+        while let Some(client) = acceptor.next_client()? {
+            acceptor.serve(client, &mut buffers, &mut tracker);
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(fd: OwnedFd) -> Self {
+    pub(crate) fn new(fd: OwnedFd) -> Self {
         Self { fd }
     }
 
@@ -30,6 +30,16 @@ impl Stream {
     /// `WouldBlock` if the buffer is full; otherwise the connection is broken.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         socket::send(self.fd.as_fd(), bytes)
+    }
+
+    /// Returns whether received bytes wait unread. Closing the socket would then reset the connection.
+    pub fn has_unread(&self) -> bool {
+        socket::unread_bytes(self.fd.as_fd()) > 0
+    }
+
+    /// Returns whether the peer has not acknowledged all that was sent.
+    pub fn has_unacknowledged(&self) -> bool {
+        socket::unacknowledged_bytes(self.fd.as_fd()) > 0
     }
 
     /// Shuts down the sending side: the peer reads the end of the stream.

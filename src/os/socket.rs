@@ -250,6 +250,23 @@ pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     retry_on_eintr(|| nix_send(fd.as_raw_fd(), bytes, flags))
 }
 
+/// Returns how many received bytes are not read; 0 if the kernel does not say.
+pub(crate) fn unread_bytes(fd: BorrowedFd<'_>) -> usize {
+    queued_bytes(fd, libc::FIONREAD)
+}
+
+/// Returns how many sent bytes the peer has not acknowledged; 0 if the kernel does not say.
+pub(crate) fn unacknowledged_bytes(fd: BorrowedFd<'_>) -> usize {
+    queued_bytes(fd, libc::TIOCOUTQ)
+}
+
+fn queued_bytes(fd: BorrowedFd<'_>, request: libc::Ioctl) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: both requests write one c_int, which outlives the call.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw mut count) };
+    if result < 0 { 0 } else { usize::try_from(count).unwrap_or(0) }
+}
+
 /// Shuts down the sending side: the peer reads the end of the stream.
 pub(crate) fn shutdown_write(fd: BorrowedFd<'_>) {
     // ENOTCONN: the peer has closed the connection already.

@@ -416,7 +416,7 @@ define_settings! {
         /// Maximum time for which a client may read nothing of a response.
         write_timeout: Duration = secs(30), NONZERO_DURATION, "DUR";
 
-        /// Maximum time for which the rest of a rejected request is read and discarded.
+        /// Maximum time for which input is read and discarded before a connection is closed.
         lingering_timeout: Duration = secs(30), NONZERO_DURATION, "DUR";
     }
     "Limits" {
@@ -432,7 +432,7 @@ define_settings! {
         limit_request_body: u64 = 8 << 20,
             Single(SizeValue { min: 0, max: 1 << 40 }), "SIZE";
 
-        /// Maximum size of the rest of a rejected request that is read and discarded.
+        /// Maximum size of the input that is read and discarded before a connection is closed.
         lingering_bytes: u64 = 1 << 30, Single(SizeValue { min: 0, max: 1 << 40 }), "SIZE";
     }
     "Process" {

@@ -4,14 +4,21 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use super::accept_policy::AcceptPolicy;
-use super::client::Client;
+use super::client::{Buffers, Client, DriveStatus};
 use super::context::{AcceptedStream, WorkerContext};
 use super::error::WorkerError;
+use super::lingering::Lingering;
+use super::tracker::WorkTracker;
 use crate::listen::Stream;
-use crate::os::{file, poll};
+use crate::os::{clock, file, poll};
 use crate::time::MonotonicTime;
+
+/// How long a worker that never sleeps may leave its signals unread: a read for each client would be one
+/// system call in six.
+const SIGNALS_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What an [`Acceptor`] has found.
 #[derive(Debug)]
@@ -44,6 +51,9 @@ pub struct Acceptor<'a> {
     policy: AcceptPolicy,
     /// The pipe by which another thread reports signals, if another thread polls for a stop.
     wakeup: Option<&'a OwnedFd>,
+    /// When to read the signals, unless the worker sleeps before.
+    signals_due: MonotonicTime,
+    lingering: Lingering<'a>,
 }
 
 impl<'a> WorkerContext<'a> {
@@ -55,7 +65,13 @@ impl<'a> WorkerContext<'a> {
 
 impl<'a> Acceptor<'a> {
     fn new(ctx: WorkerContext<'a>) -> Self {
-        Self { policy: ctx.accept_policy(), ctx, wakeup: None }
+        Self {
+            policy: ctx.accept_policy(),
+            ctx,
+            wakeup: None,
+            signals_due: MonotonicTime::default(),
+            lingering: Lingering::default(),
+        }
     }
 
     /// Makes it sleep on a pipe instead of the signals: another thread sends heartbeats and polls for
@@ -116,25 +132,53 @@ impl<'a> Acceptor<'a> {
         Ok(accepted.map(|(stream, address)| self.ctx.new_client(stream, address, false)))
     }
 
+    /// Serves a client as [`Client::serve_with`] does, but does not wait for a client that lingers: one
+    /// whose input must be read on before the connection can be closed. The next calls of
+    /// [`next_client`](Self::next_client) do that while they wait.
+    pub fn serve(
+        &mut self,
+        mut client: Client<'a>,
+        buffers: &mut Buffers,
+        tracker: &mut WorkTracker<'_>,
+    ) {
+        let status = client.serve_until_lingering(self.ctx.lifecycle, buffers, tracker);
+        if status == DriveStatus::WantRead {
+            self.lingering.add(client);
+        }
+    }
+
     /// Waits for the next client as [`next_client`](Self::next_client) does, and returns the bare
     /// socket.
     pub(super) fn next_stream(&mut self) -> Result<Option<AcceptedStream>, WorkerError> {
         loop {
             self.poll_lifecycle();
+            if !self.lingering.is_empty() {
+                self.lingering.update(clock::now());
+            }
             match self.try_accept(0) {
                 Accept::Client(stream, address) => return Ok(Some((stream, address))),
                 Accept::Pending { deadline } => self.wait(deadline)?,
+                Accept::Finished if self.must_linger() => self.wait(None)?,
                 Accept::Finished => return Ok(None),
             }
         }
     }
 
-    /// Sends a heartbeat and polls for a stop, unless another thread does.
-    fn poll_lifecycle(&self) {
+    /// Returns whether clients linger that an exit would cut off.
+    fn must_linger(&self) -> bool {
+        !self.lingering.is_empty() && self.ctx.is_draining()
+    }
+
+    /// Sends a heartbeat and polls for a stop if that is due, unless another thread does.
+    fn poll_lifecycle(&mut self) {
         match self.wakeup {
             None => {
                 self.ctx.lifecycle.notify();
-                self.ctx.lifecycle.poll_stop();
+                let now = clock::now_coarse();
+                if self.signals_due <= now {
+                    self.signals_due = now.saturating_add(SIGNALS_INTERVAL);
+                    self.ctx.lifecycle.poll_stop();
+                }
             }
             Some(wakeup) => file::drain_pipe(wakeup),
         }
@@ -167,7 +211,10 @@ impl<'a> Acceptor<'a> {
             (0..self.ctx.listeners.len()).filter(|index| self.is_interested(*index)).collect();
         let mut fds = vec![wake];
         fds.extend(interested.iter().map(|index| self.ctx.listeners[*index].as_fd()));
-        let ready = poll::wait_readable(&fds, [until, heartbeat].into_iter().flatten().min())?;
+        fds.extend(self.lingering.fds());
+        let deadlines = [until, heartbeat, self.lingering.deadline()];
+        let ready = poll::wait_readable(&fds, deadlines.into_iter().flatten().min())?;
+        self.signals_due = MonotonicTime::default();
         for (index, _) in interested.into_iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
             self.mark_readable(index);
         }

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use super::context::WorkerContext;
 use super::lifecycle::{Lifecycle, StopRequest};
@@ -15,7 +16,8 @@ use crate::app::ClientInfo;
 use crate::listen::Stream;
 use crate::os::clock;
 use crate::os::poll::{self, Interest};
-use crate::session::{Session, Wants};
+use crate::session::{CloseRisk, Session, Wants};
+use crate::settings::Settings;
 use crate::time::MonotonicTime;
 pub use completion::CompletionClient;
 
@@ -29,6 +31,8 @@ pub struct Client<'s> {
     stream: Stream,
     session: Session<'s>,
     drained: bool,
+    /// Whether the socket's sending side was shut down, for a lingering close.
+    write_shut: bool,
 }
 
 /// Where [`Client::drive`] stopped.
@@ -89,7 +93,16 @@ impl<'a> WorkerContext<'a> {
 
 impl<'s> Client<'s> {
     pub(super) fn new(stream: Stream, session: Session<'s>) -> Self {
-        Self { stream, session, drained: false }
+        Self { stream, session, drained: false, write_shut: false }
+    }
+
+    /// Creates a client whose connection is closed without cutting off what was sent.
+    pub(super) fn lingering(stream: Stream, settings: &Settings) -> Self {
+        let now = clock::now();
+        let mut session = Session::new(Box::new(ClosedConnection), Duration::ZERO, now)
+            .with_lingering_close(settings.lingering_timeout, settings.lingering_bytes);
+        session.linger(now);
+        Self::new(stream, session)
     }
 
     /// Returns when [`expire`](Self::expire) is due, if nothing happens before.
@@ -108,14 +121,15 @@ impl<'s> Client<'s> {
         let mut drained_input = false;
         for _ in 0..ROUNDS_MAX {
             let moved = match self.session.wants() {
-                Wants::Closed => return DriveStatus::Closed,
+                Wants::Closed if self.may_close() => return DriveStatus::Closed,
+                Wants::Closed => Ok(()),
                 Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
                     self.session.on_sent(n, spare, tracker, clock::now_coarse());
                 }),
                 Wants::Read if drained_input => return DriveStatus::WantRead,
                 wants @ (Wants::Read | Wants::Linger) => {
                     if wants == Wants::Linger {
-                        self.stream.shutdown_write();
+                        self.shut_write();
                     }
                     self.stream.receive(input).map(|n| {
                         drained_input =
@@ -137,9 +151,58 @@ impl<'s> Client<'s> {
             }
         }
         match self.session.wants() {
-            Wants::Closed => DriveStatus::Closed,
+            Wants::Closed if self.may_close() => DriveStatus::Closed,
             _ => DriveStatus::Yield,
         }
+    }
+
+    /// Returns whether the socket may be closed now that the session has ended. If that could cut off
+    /// output, the session lingers instead.
+    fn may_close(&mut self) -> bool {
+        let lingers = match self.session.close_risk() {
+            CloseRisk::None => false,
+            CloseRisk::Unread => self.stream.has_unread(),
+            CloseRisk::UnreadOrUnacknowledged => {
+                self.stream.has_unread() || self.stream.has_unacknowledged()
+            }
+        };
+        if lingers {
+            self.session.linger(clock::now());
+        }
+        !lingers
+    }
+
+    /// Shuts down the socket's sending side, once.
+    fn shut_write(&mut self) {
+        if !std::mem::replace(&mut self.write_shut, true) {
+            self.stream.shutdown_write();
+        }
+    }
+
+    /// Returns whether all output has been sent, and the input is only discarded.
+    pub(super) fn is_lingering(&self) -> bool {
+        self.session.wants() == Wants::Linger
+    }
+
+    /// Discards the input of a lingering client. Returns whether its socket can be closed.
+    pub(super) fn discard_input(&mut self, buffer: &mut [u8], now: MonotonicTime) -> bool {
+        self.shut_write();
+        for _ in 0..ROUNDS_MAX {
+            match self.stream.receive(buffer) {
+                Ok(length) => self.session.on_discarded(length, now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.is_due(now) {
+                        self.session.abort();
+                    }
+                    break;
+                }
+                Err(_) => self.session.abort(),
+            }
+            if !self.is_lingering() {
+                break;
+            }
+        }
+        !self.is_lingering()
     }
 
     /// Tells the session that its deadline has passed, and returns whether it has. If so, call
@@ -206,15 +269,31 @@ impl<'s> Client<'s> {
         buffers: &mut Buffers,
         tracker: &mut WorkTracker<'_>,
     ) {
+        while self.serve_until_lingering(lifecycle, buffers, tracker) == DriveStatus::WantRead
+            && self.wait(Interest::Readable, lifecycle, buffers, tracker) != StopRequest::Immediate
+        {
+        }
+    }
+
+    /// Serves the client until its connection is closed, or until it only lingers. Returns
+    /// [`DriveStatus::WantRead`] if it lingers.
+    pub(super) fn serve_until_lingering(
+        &mut self,
+        lifecycle: &Lifecycle,
+        buffers: &mut Buffers,
+        tracker: &mut WorkTracker<'_>,
+    ) -> DriveStatus {
         loop {
-            let interest = match self.drive(ReadMode::UntilShortRead, buffers, tracker) {
-                DriveStatus::Closed => return,
+            let status = self.drive(ReadMode::UntilShortRead, buffers, tracker);
+            let interest = match status {
+                DriveStatus::Closed => return DriveStatus::Closed,
+                _ if self.is_lingering() => return DriveStatus::WantRead,
                 DriveStatus::Yield => {
                     lifecycle.notify();
                     match lifecycle.process_signals() {
                         StopRequest::None => (),
                         StopRequest::Graceful => self.drain(buffers, tracker),
-                        StopRequest::Immediate => return,
+                        StopRequest::Immediate => return DriveStatus::Closed,
                     }
                     continue;
                 }
@@ -222,7 +301,7 @@ impl<'s> Client<'s> {
                 DriveStatus::WantWrite => Interest::Writable,
             };
             if self.wait(interest, lifecycle, buffers, tracker) == StopRequest::Immediate {
-                return;
+                return DriveStatus::Closed;
             }
         }
     }

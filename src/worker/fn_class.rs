@@ -5,6 +5,7 @@
 //! whether it is ready, idle, busy and since when, and when it has drained.
 
 use std::io::{self, Read, Write};
+use std::mem;
 use std::net::TcpStream;
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,11 +16,15 @@ use std::thread;
 
 use super::WorkerClass;
 use super::acceptor::Acceptor;
+use super::client::Client;
 use super::context::{AcceptedStream, WorkerContext};
 use super::error::WorkerError;
 use super::lifecycle::StopRequest;
+use super::lingering::Lingering;
 use super::tracker::UnitGuard;
-use crate::os::{file, poll};
+use crate::listen::Stream;
+use crate::os::{clock, file, poll, socket};
+use crate::session::SHORT_OUTPUT;
 use crate::settings::Settings;
 
 /// The most clients that the function may hold at once.
@@ -120,6 +125,8 @@ struct SharedState {
     waits_for_thread: bool,
     /// The function has asked again after the iterator had ended.
     awaits_exit: bool,
+    /// Clients that the function has dropped while their input was unread.
+    unread: Vec<Client<'static>>,
     /// Why accepting has failed.
     error: Option<WorkerError>,
 }
@@ -127,8 +134,14 @@ struct SharedState {
 impl<'a> Shared<'a> {
     fn new(ctx: &'a WorkerContext<'a>, threads: usize) -> io::Result<Self> {
         let free = (0..threads).rev().collect();
-        let state =
-            SharedState { free, threads, waits_for_thread: false, awaits_exit: false, error: None };
+        let state = SharedState {
+            free,
+            threads,
+            waits_for_thread: false,
+            awaits_exit: false,
+            unread: Vec::new(),
+            error: None,
+        };
         Ok(Self {
             ctx,
             state: Mutex::new(state),
@@ -138,29 +151,36 @@ impl<'a> Shared<'a> {
         })
     }
 
-    /// Keeps the lifecycle in the first thread until the function has returned.
+    /// Keeps the lifecycle in the first thread until the function has returned and no client lingers.
     fn run_main_loop(&self) -> io::Result<()> {
-        let lifecycle = self.ctx.lifecycle();
-        while !self.returned.load(Ordering::Acquire) {
+        let (lifecycle, mut lingering) = (self.ctx.lifecycle(), Lingering::default());
+        loop {
             lifecycle.notify();
             let stop = lifecycle.poll_stop();
-            let state = self.lock_state();
+            let has_returned = self.returned.load(Ordering::Acquire);
+            let mut state = self.lock_state();
+            mem::take(&mut state.unread).into_iter().for_each(|client| lingering.add(client));
+            if !lingering.is_empty() {
+                lingering.update(clock::now());
+            }
+            if has_returned && lingering.is_empty() {
+                return Ok(());
+            }
             // The function may be stuck, or never return.
             if stop == StopRequest::Immediate
-                || (state.awaits_exit && state.free.len() == state.threads)
+                || (state.awaits_exit && state.free.len() == state.threads && lingering.is_empty())
             {
                 lifecycle.exit_now();
             }
             drop(state);
             // A signal ends a sleep with nothing ready, so one may have come in any turn.
             wake(&self.accept_wakeup.1);
-            poll::wait_readable(
-                &[lifecycle.wake_fd(), self.main_wakeup.0.as_fd()],
-                lifecycle.next_heartbeat(),
-            )?;
+            let mut fds = vec![lifecycle.wake_fd(), self.main_wakeup.0.as_fd()];
+            fds.extend(lingering.fds());
+            let deadlines = [lifecycle.next_heartbeat(), lingering.deadline()];
+            poll::wait_readable(&fds, deadlines.into_iter().flatten().min())?;
             file::drain_pipe(&self.main_wakeup.0);
         }
-        Ok(())
     }
 
     /// Takes a thread entry, once one is free.
@@ -276,7 +296,7 @@ impl<'a> Iterator for Incoming<'a> {
         if self.finished {
             self.shared.park_until_exit();
         }
-        if !std::mem::replace(&mut self.ready_reported, true) {
+        if !mem::replace(&mut self.ready_reported, true) {
             self.shared.ctx.lifecycle().ready();
         }
         let client = self.accept().unwrap_or_else(|error| {
@@ -289,12 +309,26 @@ impl<'a> Iterator for Incoming<'a> {
 }
 
 /// An accepted client: a blocking socket. Dropping it closes the connection and ends the unit of work.
+/// If the client has sent bytes that were not read, the runtime ends the output, and reads on for up to
+/// `lingering_timeout` before it closes: otherwise the kernel would cut off what was sent.
 /// A client of a unix listener has the same type, since it is read and written in the same way.
 pub struct ClientStream<'a> {
     stream: TcpStream,
     work: Option<UnitGuard<'a>>,
     thread: usize,
     shared: &'a Shared<'a>,
+}
+
+impl ClientStream<'_> {
+    /// Returns a client with the same socket if closing it now could cut off what was sent.
+    fn take_unread(&self) -> Option<Client<'static>> {
+        let fd = self.stream.as_fd();
+        let is_cut_off =
+            socket::unread_bytes(fd) > 0 || socket::unacknowledged_bytes(fd) > SHORT_OUTPUT;
+        // If there are no descriptors, it is cut off.
+        let stream = is_cut_off.then(|| fd.try_clone_to_owned()).and_then(Result::ok)?;
+        Some(Client::lingering(Stream::new(stream), self.shared.ctx.settings()))
+    }
 }
 
 impl Deref for ClientStream<'_> {
@@ -327,6 +361,10 @@ impl Write for ClientStream<'_> {
 impl Drop for ClientStream<'_> {
     fn drop(&mut self) {
         self.work = None; // ended and counted before another client gets the entry
+        if let Some(client) = self.take_unread() {
+            self.shared.lock_state().unread.push(client);
+            wake(&self.shared.main_wakeup.1);
+        }
         self.shared.release_thread(self.thread);
     }
 }

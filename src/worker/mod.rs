@@ -12,6 +12,7 @@ mod fn_class;
 mod forced_drain;
 mod jobs;
 mod lifecycle;
+mod lingering;
 mod no_service;
 pub(crate) mod program;
 mod registry;

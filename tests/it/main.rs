@@ -63,6 +63,7 @@ mod cgroup;
 mod client;
 mod clients;
 mod clocks;
+mod closing;
 mod connection;
 mod cores;
 mod daemons;

@@ -95,3 +95,49 @@ fn closed_lingering_client_has_no_deadline() {
     client.receive(&"x".repeat(BYTES as usize + 1));
     assert_eq!((client.wants(), client.time_left()), (Wants::Closed, None));
 }
+
+#[test]
+fn ordered_close_asks_the_socket_after_output() {
+    let closes = |output: &'static str| {
+        let mut client = Client::with_replies(&[(output, Next::Close)]);
+        client.receive("a");
+        client
+    };
+    let silent = closes("");
+    assert_eq!((silent.wants(), silent.session.close_risk()), (Wants::Closed, CloseRisk::None));
+    let mut short = closes("bye");
+    assert_eq!(short.session.close_risk(), CloseRisk::None, "before all is sent");
+    short.send(3);
+    assert_eq!((short.wants(), short.session.close_risk()), (Wants::Closed, CloseRisk::Unread));
+    assert_eq!(short.time_left(), None);
+    let mut partial = closes("bye");
+    partial.send(1);
+    partial.send(2);
+    assert_eq!(partial.session.close_risk(), CloseRisk::UnreadOrUnacknowledged);
+    partial.session.abort();
+    assert_eq!(partial.session.close_risk(), CloseRisk::None);
+}
+
+#[test]
+fn linger_after_ordered_close_discards_input() {
+    let mut client = Client::with_replies(&[("bye", Next::Close)]);
+    client.receive("a");
+    client.send(3);
+    let now = client.now;
+    client.session.linger(now);
+    assert_eq!((client.wants(), client.session.is_open()), (Wants::Linger, true));
+    assert_eq!(client.time_left(), Some(LINGERING_CLOSE_IDLE_TIMEOUT));
+    client.receive("x");
+    assert_eq!(client.wants(), Wants::Linger);
+    client.half_close();
+    assert_eq!((client.wants(), client.session.close_risk()), (Wants::Closed, CloseRisk::None));
+}
+
+#[test]
+fn half_closed_client_has_no_close_risk() {
+    let mut client = Client::with_replies(&[("", Next::Read), ("bye", Next::Close)]);
+    client.receive("a");
+    client.half_close();
+    client.send(3);
+    assert_eq!((client.wants(), client.session.close_risk()), (Wants::Closed, CloseRisk::None));
+}

@@ -140,20 +140,23 @@ impl CompletionClient<'_> {
 
     /// Hands what was received to the session, and shuts the socket down if the session wants that.
     fn advance(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
-        let (session, stream) = (&mut self.client.session, &self.client.stream);
-        while matches!(session.wants(), Wants::Read | Wants::Linger)
+        let client = &mut self.client;
+        while matches!(client.session.wants(), Wants::Read | Wants::Linger)
             && let Some(count) = self.received_len.take()
         {
-            session.on_received(
+            client.session.on_received(
                 &self.input[..count],
                 &mut buffers.spare,
                 tracker,
                 clock::now_coarse(),
             );
         }
-        match session.wants() {
-            Wants::Linger => stream.shutdown_write(),
-            Wants::Closed if self.is_receiving || self.is_sending => stream.shutdown(),
+        if client.session.wants() == Wants::Closed {
+            client.may_close(); // or it lingers
+        }
+        match client.session.wants() {
+            Wants::Linger => client.shut_write(),
+            Wants::Closed if self.is_receiving || self.is_sending => client.stream.shutdown(),
             Wants::Read | Wants::Write | Wants::Closed => (),
         }
     }
