@@ -6,9 +6,9 @@
 //! pkill -KILL -f 'ostler: worker'
 //! ```
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::PathBuf;
+use std::env;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use ostler::Runtime;
@@ -17,13 +17,13 @@ use ostler::hooks::{HookResult, Hooks, WorkerExit, WorkerRef};
 
 /// Writes a line to a file for each event.
 struct HookLog {
-    path: PathBuf,
+    /// Workers have it too, since it is open before the runtime runs.
+    file: File,
 }
 
 impl HookLog {
     fn write(&self, line: &str) -> HookResult {
-        let mut file = OpenOptions::new().append(true).create(true).open(&self.path)?;
-        file.write_all(format!("{line}\n").as_bytes())?;
+        (&self.file).write_all(format!("{line}\n").as_bytes())?;
         Ok(())
     }
 }
@@ -69,7 +69,8 @@ impl Hooks for HookLog {
     }
 }
 
-fn main() -> ExitCode {
-    let path = std::env::var_os("DIARY").unwrap_or_else(|| "hooks.txt".into());
-    Runtime::new().app(Demo).hooks(HookLog { path: path.into() }).main()
+fn main() -> io::Result<ExitCode> {
+    let path = env::var_os("DIARY").unwrap_or_else(|| "hooks.txt".into());
+    let file = OpenOptions::new().append(true).create(true).open(path)?;
+    Ok(Runtime::new().app(Demo).hooks(HookLog { file }).main())
 }
