@@ -63,6 +63,8 @@ impl Drop for ProcessMarker {
 /// Prepares a daemon that has relative paths for everything.
 pub fn launch(flags: &[&str], settings: &str) -> (Launch, ProcessMarker) {
     let launch = Launch::new(&["-D", "-w", "2", "-p", "pid", "--log-file", "log", "-c", "conf"]);
+    // An empty file is refused by reloads and upgrades.
+    let settings = if settings.is_empty() { "workers: 2\n" } else { settings };
     fs::write(launch.path("conf"), settings).unwrap();
     let name = ProcessMarker::of(&launch);
     let launch = launch.arg("-n").arg(&name.0);
