@@ -155,6 +155,8 @@ impl From<&Settings> for Policy {
             max_surge: settings.max_surge,
             max_unavailable: settings.max_unavailable,
             boot_retries: settings.boot_retries,
+            restart_limit: settings.restart_limit,
+            restart_interval: settings.restart_interval,
         }
     }
 }

@@ -345,6 +345,15 @@ define_settings! {
         /// Failed boots in a row before a slot gives up, if no worker of the pool has been ready.
         boot_retries: u32 = 5,
             Single(IntegerValue { noun: "a number of retries", min: 0, max: 1000 }), "N";
+
+        /// Crashed workers of a pool that are restarted at once within restart_interval, or one per
+        /// worker if that is more; 0 means no limit. Beyond it, a restart waits until this rate
+        /// allows it, at most 30 s. A worker that crashes before it has served backs off instead.
+        restart_limit: u32 = 100,
+            Single(IntegerValue { noun: "a number of restarts", min: 0, max: 1_000_000 }), "N";
+
+        /// Time within which restart_limit applies.
+        restart_interval: Duration = secs(60), NONZERO_DURATION, "DUR";
     }
     "Program" {
         /// Program that each worker of the exec class runs, and its arguments, one word each. Same

@@ -63,6 +63,8 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("max_surge", "2", "2"),
     ("max_unavailable", "1", "1"),
     ("boot_retries", "0", "0"),
+    ("restart_limit", "5", "5"),
+    ("restart_interval", "2m", "120s"),
     ("command", "true", "true"),
     ("stop_signal", "SIGQUIT", "QUIT"),
     ("ready_after", "250ms", "250ms"),

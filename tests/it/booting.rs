@@ -3,12 +3,18 @@
 use std::time::{Duration, Instant};
 
 use crate::launch::Launch;
-use crate::support::Exit;
+use crate::log_capture::Record;
+use crate::support::{DEADLINE, Exit, Server};
+
+/// How long all slots of a pool may wait at once, if it has served.
+const OUTAGE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 on_every_class!(
     pool_never_ready_stops_the_master,
     worker_slow_boot_within_timeout_is_left_alone,
-    crash_loop_backs_off,
+    crash_before_serving_backs_off,
+    poison_requests_restart_workers_at_once,
+    crashes_beyond_restart_limit_wait_but_one_slot_is_tried,
 );
 
 fn pool_never_ready_stops_the_master(class: &str) {
@@ -42,15 +48,71 @@ fn worker_slow_boot_within_timeout_is_left_alone(class: &str) {
     server.finish();
 }
 
-fn crash_loop_backs_off(class: &str) {
+/// Returns the delay of a restart, from the record of the exit.
+#[track_caller]
+fn restart_in(exited: &Record) -> Duration {
+    assert_eq!(exited.text("reason"), Some("crashed"), "{exited:?}");
+    Duration::from_millis(exited.number("restart_in_ms").unwrap().try_into().unwrap())
+}
+
+fn crash_before_serving_backs_off(class: &str) {
     let server = Launch::new(&["-k", class]).env("DEMO_EXIT_AFTER_MS", "100").start();
     let end = server.wait_exit_within(Duration::from_secs(4));
     assert_eq!(end, None, "a server that was ready once never gives up");
     let started = server.records_of("worker started").len();
     assert!((2..=20).contains(&started), "{started} workers in four seconds");
-    for exited in server.records_of("worker exited") {
-        assert_eq!(exited.text("reason"), Some("crashed"), "{exited:?}");
+    // On a busy machine, a worker may exit so late that it counts as having served.
+    let mut exits = server.records_of("worker exited");
+    exits.retain(|exited| exited.number("uptime_ms") < Some(1000));
+    assert!(!exits.is_empty());
+    for exited in exits {
+        let delay = restart_in(&exited);
+        assert!(Duration::ZERO < delay && delay <= OUTAGE_RETRY_INTERVAL, "{exited:?}");
         assert_eq!(exited.number("code"), Some(7), "{exited:?}");
     }
+    server.finish();
+}
+
+fn poison_requests_restart_workers_at_once(class: &str) {
+    let server = Server::start(&["-k", class, "-w", "2"]);
+    let mut poison: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    poison.iter_mut().for_each(|client| client.ask("/crash"));
+    drop(poison);
+    let end = Instant::now() + 3 * DEADLINE;
+    let mut answers = 0;
+    while answers < 10 {
+        assert!(Instant::now() < end, "not served: {:?}", server.records_of("worker exited").len());
+        answers = if server.try_get("/").is_ok() { answers + 1 } else { 0 };
+    }
+    let exits = server.records_of("worker exited");
+    assert!(!exits.is_empty());
+    for exited in exits {
+        assert_eq!(restart_in(&exited), Duration::ZERO, "{exited:?}");
+    }
+    server.wait_workers(2);
+    server.finish();
+}
+
+fn crashes_beyond_restart_limit_wait_but_one_slot_is_tried(class: &str) {
+    let flags = ["-w", "2", "--restart-limit", "3", "--restart-interval", "1h"];
+    let server = Server::start(&[&["-k", class][..], &flags].concat());
+    let crash = || {
+        let mark = server.mark();
+        server.connect().ask("/crash");
+        let is_exit = |record: &Record| record.message() == "worker exited";
+        restart_in(&server.wait_for_new_record(mark, "a crash", is_exit))
+    };
+    for _ in 0..3 {
+        server.wait_workers(2);
+        assert_eq!(crash(), Duration::ZERO);
+    }
+    server.wait_workers(2);
+    assert!(crash() > DEADLINE, "the other worker serves meanwhile");
+    for _ in 0..3 {
+        server.get("/");
+        crash();
+    }
+    // No longer than a client waits.
+    server.get("/");
     server.finish();
 }

@@ -242,6 +242,18 @@ fn program_exit_is_the_worker_exit() {
     }
 }
 
+#[test]
+fn program_crash_after_serving_is_within_the_budget() {
+    let flags = ["--restart-limit", "2", "--restart-interval", "1h"];
+    let server = script(&flags, "sleep 1.5; exit 5").start();
+    let exits = || server.records_of("worker exited");
+    wait_until("four crashes", || exits().len() >= 4);
+    let delays: Vec<_> = exits().iter().map(|it| it.number("restart_in_ms").unwrap()).collect();
+    assert_eq!(delays[..2], [0, 0], "{delays:?}");
+    assert_eq!(delays[2..4], [1000, 1000], "without a worker, the slot is tried each second");
+    server.finish();
+}
+
 /// Returns a script that traps a signal, prints its name and exits with a code.
 fn trapping(signal: &str, code: u8) -> String {
     format!("trap 'echo heard {signal}; exit {code}' {signal}\nwhile :; do sleep 0.05; done")

@@ -1,6 +1,7 @@
 //! One pool: feeds facts to its supervisor, and applies the actions that the supervisor decides to
 //! its processes. Knows of no other pool.
 
+mod events;
 mod exit_log;
 mod health;
 pub(super) mod processes;
@@ -20,19 +21,17 @@ use super::generation::PoolGeneration;
 use super::hook_runner::{make_worker_ref, run_hook};
 use super::reload_barrier::ReloadParticipant;
 use crate::duration::as_millis;
-use crate::hooks::{HookResult, Hooks, WorkerExit, WorkerRef};
+use crate::hooks::{HookResult, Hooks, WorkerRef};
 use crate::listen::Listener;
 use crate::log::Fields;
 use crate::os::clock;
-use crate::os::process::{Exit, Pid};
+use crate::os::process::Pid;
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
 use health::{HealthMonitor, Watched};
-use processes::{ProcessTable, SpawnRequest, StatusChange, WorkerEnvironment};
+use processes::{ProcessTable, SpawnRequest, WorkerEnvironment};
 use reuseport::ShardAssigner;
-use supervisor::{
-    Action, ExitReason, ExitReport, Hang, Policy, ShutdownMode, Supervisor, WorkerId,
-};
+use supervisor::{Action, ExitReason, Hang, Policy, ShutdownMode, Supervisor, WorkerId};
 
 /// One pool.
 pub(super) struct Pool<'a> {
@@ -100,60 +99,6 @@ impl<'a> Pool<'a> {
 
 /// What happens in one turn of the loop.
 impl Pool<'_> {
-    /// Learns from the scoreboard which workers are ready, drain, or request their replacement.
-    pub(super) fn poll_worker_status(&mut self) {
-        let now = clock::now();
-        for (id, change) in self.processes.take_status_changes() {
-            self.shards.on_workers_changed();
-            match change {
-                StatusChange::Ready => {
-                    if let Some(uptime) = self.supervisor.on_ready(id, now) {
-                        let (pid, slot) = self.processes.pid_and_slot(id);
-                        info!(self.log(), "worker ready"; "pid" => pid.as_raw(), "slot" => slot,
-                            "uptime_ms" => as_millis(uptime));
-                        let worker = self.worker_ref(id);
-                        self.hook("worker_ready", |hooks| hooks.worker_ready(&worker));
-                    }
-                }
-                StatusChange::ReplacementRequested => self.supervisor.on_replacement_requested(id),
-                StatusChange::Draining => {
-                    if self.supervisor.on_draining(id, now) {
-                        self.log_draining(id, ExitReason::Requested);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Handles the exit of one of its workers, which has been reaped.
-    pub(super) fn on_worker_exit(&mut self, pid: Pid, exit: Exit) {
-        let Some(reaped) = self.processes.remove(pid, exit) else { return };
-        self.health.on_worker_exit(reaped.id);
-        self.shards.on_worker_exit(matches!(exit, Exit::Signal { .. }));
-        let now = clock::now();
-        let Some(report) = self.supervisor.on_exit(reaped.id, reaped.observation, now) else {
-            return;
-        };
-        let is_uncommitted = self.supervisor.describe_generation(report.generation).is_uncommitted;
-        if exit_log::is_boot_failure(report.reason, is_uncommitted) {
-            if !reaped.note.is_empty() {
-                self.failure_reason = format!("last worker exited with {exit}: {}", reaped.note);
-            } else if self.failure_reason.is_empty() {
-                self.failure_reason = format!("last worker exited with {exit}: no error reported");
-            }
-        }
-        exit_log::log_exit(self.log(), pid, exit, &report, &reaped, is_uncommitted);
-        let ExitReport { slot, generation, uptime, reason, .. } = report;
-        let (code, signal) = match exit {
-            Exit::Code(code) => (Some(code), None),
-            Exit::Signal { .. } => (None, Some(exit.to_string())),
-        };
-        let worker = make_worker_ref(self.name(), pid, slot, generation);
-        let (reason, units) = (reason.as_str(), reaped.units);
-        let worker_exit = WorkerExit { worker, reason, code, signal, uptime, units };
-        self.hook("child_exit", |hooks| hooks.child_exit(&worker_exit));
-    }
-
     /// Reads signs of life, looks at overdue workers and reports both to the supervisor, which decides.
     pub(super) fn check_health(&mut self, now: MonotonicTime) {
         let (supervisor, processes) = (&mut self.supervisor, &self.processes);

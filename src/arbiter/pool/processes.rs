@@ -68,6 +68,8 @@ pub(super) struct WorkerProcess {
     memory_events: Option<PathBuf>,
     /// The directory of its program's notification socket. `None` if it runs no program.
     notify_dir: Option<PrivateDir>,
+    /// Its work comes from clients.
+    has_listeners: bool,
 }
 
 impl WorkerProcess {
@@ -79,6 +81,27 @@ impl WorkerProcess {
     /// Returns whether it runs a program (class `exec`), whose memory and hangs count as its own.
     fn has_program(&self) -> bool {
         self.notify_dir.is_some()
+    }
+
+    /// Reads from the scoreboard what has changed since the last call.
+    fn take_status_changes(&mut self) -> impl Iterator<Item = StatusChange> + use<> {
+        let row = self.row.row();
+        let (before, status) = (self.reported_status, row.status());
+        self.reported_status = status;
+        let was_booting = before == WorkerStatus::Booting;
+        let (has_become_ready, change) = match status {
+            _ if status == before => (false, None),
+            WorkerStatus::Booting => (false, None),
+            WorkerStatus::Ready => (false, Some(StatusChange::Ready)),
+            WorkerStatus::ReplacementRequested => {
+                (was_booting, Some(StatusChange::ReplacementRequested))
+            }
+            // A worker that is stopped while it boots has never been ready.
+            WorkerStatus::Draining => {
+                (was_booting && row.was_ready(), Some(StatusChange::Draining))
+            }
+        };
+        has_become_ready.then_some(StatusChange::Ready).into_iter().chain(change)
     }
 }
 
@@ -185,6 +208,7 @@ impl<'a> ProcessTable<'a> {
             killed_by_master: false,
             memory_events: self.environment.oom.watch(pid),
             notify_dir,
+            has_listeners: !pool_generation.listeners.is_empty(),
         };
         self.workers.insert(request.id, worker);
         self.by_pid.insert(pid, request.id);
@@ -243,33 +267,16 @@ impl<'a> ProcessTable<'a> {
         file::drain_pipe(&self.wakeup_rx);
         let mut changes = Vec::new();
         for (id, worker) in &mut self.workers {
-            let row = worker.row.row();
-            let (before, status) = (worker.reported_status, row.status());
-            if status == before {
-                continue;
-            }
-            let was_booting = before == WorkerStatus::Booting;
-            let change = match status {
-                WorkerStatus::Booting => None,
-                WorkerStatus::Ready => Some(StatusChange::Ready),
-                WorkerStatus::ReplacementRequested => {
-                    if was_booting {
-                        changes.push((*id, StatusChange::Ready));
-                    }
-                    Some(StatusChange::ReplacementRequested)
-                }
-                WorkerStatus::Draining => {
-                    // A worker that is stopped while it boots has never been ready.
-                    if was_booting && row.was_ready() {
-                        changes.push((*id, StatusChange::Ready));
-                    }
-                    Some(StatusChange::Draining)
-                }
-            };
-            changes.extend(change.map(|change| (*id, change)));
-            worker.reported_status = status;
+            changes.extend(worker.take_status_changes().map(|change| (*id, change)));
         }
         changes
+    }
+
+    /// Reads from the scoreboard what has changed of one worker since the last call.
+    pub(super) fn take_status_changes_of(&mut self, pid: Pid) -> Vec<(WorkerId, StatusChange)> {
+        let Some(id) = self.by_pid.get(&pid).copied() else { return Vec::new() };
+        let Some(worker) = self.workers.get_mut(&id) else { return Vec::new() };
+        worker.take_status_changes().map(|change| (id, change)).collect()
     }
 
     /// Removes a process that has exited. Returns `None` if it is no worker of this pool.
@@ -289,6 +296,7 @@ impl<'a> ProcessTable<'a> {
             was_draining: row.status() == WorkerStatus::Draining,
             killed_by_master: worker.killed_by_master,
             oom_kill,
+            has_worked: row.units() > 0 || (worker.has_listeners && row.is_busy()),
         };
         let mut note = row.exit_note();
         if oom_kill && note.is_empty() {

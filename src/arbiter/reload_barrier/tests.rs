@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::{any, proptest};
 
-use super::super::pool::supervisor::tests::random::Random;
+use super::super::pool::supervisor::tests::{self as supervisor_tests, random::Random};
 use super::super::pool::supervisor::{
     ExitObservation, ExitReason, Policy, ProcessExit, ShutdownMode, WorkerId,
 };
@@ -20,15 +20,7 @@ const POLICY: Policy = Policy {
     timeout: Duration::ZERO,
     boot_timeout: Duration::from_secs(5),
     graceful_timeout: SECOND,
-    abort_timeout: SECOND,
-    max_lifetime: Duration::ZERO,
-    max_lifetime_jitter: Duration::ZERO,
-    max_requests: 0,
-    max_requests_jitter: 0,
-    max_memory: 0,
-    max_surge: 1,
-    max_unavailable: 0,
-    boot_retries: 5,
+    ..supervisor_tests::POLICY
 };
 
 const REQUESTED: ExitObservation = ExitObservation {
@@ -36,6 +28,7 @@ const REQUESTED: ExitObservation = ExitObservation {
     was_draining: true,
     killed_by_master: false,
     oom_kill: false,
+    has_worked: false,
 };
 
 const CRASHED: ExitObservation = ExitObservation {
@@ -43,6 +36,7 @@ const CRASHED: ExitObservation = ExitObservation {
     was_draining: false,
     killed_by_master: false,
     oom_kill: false,
+    has_worked: false,
 };
 
 const KILLED_EXTERNALLY: ExitObservation =

@@ -93,7 +93,9 @@ impl Supervisor {
             }
             State::Killed { .. } => [None, None],
         });
-        let restart_times = self.slots.iter().map(|slot| slot.not_before).filter(|at| now < *at);
+        let slot_times = self.slots.iter().map(|slot| slot.not_before);
+        let outage_retry = self.outage_retry().map(|(_, at)| at);
+        let restart_times = slot_times.chain(outage_retry).filter(|at| now < *at);
         workers.flatten().chain(restart_times).chain(self.fork_deadline()).min()
     }
 

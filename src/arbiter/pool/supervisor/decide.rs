@@ -218,16 +218,44 @@ impl Supervisor {
     /// Starts a worker in each vacant slot. While only another pool's canary is awaited, which may
     /// take long, lost workers are replaced but the pool does not grow.
     fn fill_vacancies(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
-        let target = self.desired.target;
-        let count = match self.rolling {
-            Some(rolling) if self.awaits_other_canary() => target.min(rolling.previous.target),
-            _ => target,
-        };
-        for slot in 0..count {
-            let is_due = self.slots[slot].not_before <= now && self.slots[slot].is_vacant();
-            if is_due && self.needs_worker(slot) && self.may_start_worker() {
+        let outage_retry = self.outage_retry().filter(|(_, at)| *at <= now).map(|(slot, _)| slot);
+        for slot in 0..self.fillable_count() {
+            let is_due = self.slots[slot].not_before <= now || outage_retry == Some(slot);
+            let is_open = self.slots[slot].is_vacant() && self.needs_worker(slot);
+            if is_due && is_open && self.may_start_worker() {
                 actions.push(self.start_worker(slot));
             }
+        }
+    }
+
+    /// Returns how many slots may be filled if they are vacant.
+    fn fillable_count(&self) -> usize {
+        let target = self.desired.target;
+        match self.rolling {
+            Some(rolling) if self.awaits_other_canary() => target.min(rolling.previous.target),
+            _ => target,
+        }
+    }
+
+    /// Returns which slot to try next, and when, while the pool has no worker that is ready or
+    /// starting. `None` before a worker was ever ready: then `boot_retries` counts the attempts.
+    pub(super) fn outage_retry(&self) -> Option<(usize, MonotonicTime)> {
+        let has_worker =
+            || self.slots.iter().any(|slot| slot.is_served() || slot.is_being_filled());
+        if !self.ever_ready || self.is_suspended || has_worker() {
+            return None;
+        }
+        let is_open = |slot: &usize| self.slots[*slot].is_vacant() && self.needs_worker(*slot);
+        let slots = (0..self.fillable_count()).filter(is_open);
+        let slot = slots.min_by_key(|slot| self.slots[*slot].not_before)?;
+        Some((slot, self.slots[slot].not_before.min(self.restarts.outage_retry_at)))
+    }
+
+    /// Returns when a vacant slot is refilled.
+    pub(super) fn restart_time(&self, slot: usize) -> MonotonicTime {
+        match self.outage_retry() {
+            Some((next, at)) if next == slot => at,
+            Some(_) | None => self.slots[slot].not_before,
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use super::restarts::Restart;
 use super::slot::{STALLS_MAX, State, Worker};
 use super::types::{
     Busy, ExitClass, ExitObservation, ExitReason, ExitReport, ShutdownMode, WorkerId,
 };
-use super::{CORE_DUMP_TIMEOUT, ForkFailures, Phase, Supervisor};
+use super::{CORE_DUMP_TIMEOUT, Desired, ForkFailures, Phase, Supervisor};
 use crate::time::MonotonicTime;
 
 /// The back-off step after a failed fork, 0.6 to 0.8 s: the machine is short of a resource.
@@ -55,6 +56,7 @@ impl Supervisor {
             None => FORK_RETRY_STEP,
         };
         let delay = self.backoff(attempts);
+        self.restarts.on_delayed(delay, now);
         let slot = &mut self.slots[slot];
         slot.spawning = false;
         slot.not_before = now.saturating_add(delay);
@@ -198,24 +200,49 @@ impl Supervisor {
         let reason = worker.exit_reason(exit_class);
         // Exits of an earlier generation do not count against the present one and its retries.
         let is_current = worker.generation == self.desired.generation;
-        let failures =
-            if is_current { slot.record_failure(&worker, reason, exit_class, now) } else { 0 };
-        let delay = if failures == 0 { Duration::ZERO } else { self.backoff(failures) };
+        let restart = if is_current {
+            slot.record_exit(&worker, reason, exit_class, observation.has_worked, now)
+        } else {
+            Restart::AtOnce
+        };
+        let delay = self.restart_delay(restart, now);
         let slot = &mut self.slots[slot_index];
         slot.not_before = slot.not_before.max(now.saturating_add(delay));
         if let Some(rolling) = &mut self.rolling {
             rolling.failed |= is_current && is_failure(reason, exit_class);
         }
         self.fail_if_exhausted();
-        let slot = &self.slots[slot_index];
-        let is_refilled = slot.is_vacant() && !self.is_suspended && self.needs_worker(slot_index);
+        let is_refilled = self.slots[slot_index].is_vacant()
+            && !self.is_suspended
+            && self.needs_worker(slot_index);
         Some(ExitReport {
             slot: slot_index,
             generation: worker.generation,
             reason,
             uptime: now.duration_since(worker.started),
-            restart_in: is_refilled.then(|| slot.not_before.duration_since(now)),
+            restart_in: is_refilled.then(|| self.restart_time(slot_index).duration_since(now)),
         })
+    }
+}
+
+impl Supervisor {
+    /// Returns how long the slot of an exited worker stays empty.
+    fn restart_delay(&mut self, restart: Restart, now: MonotonicTime) -> Duration {
+        let delay = match restart {
+            Restart::AtOnce => return Duration::ZERO,
+            Restart::WithinBudget => {
+                let Desired { policy, target, .. } = self.desired;
+                // However many the workers, each may be restarted once.
+                let at_least = if policy.restart_limit == 0 { 0 } else { target as u32 };
+                let limit = policy.restart_limit.max(at_least);
+                self.restarts.take_from_budget(limit, policy.restart_interval, now)
+            }
+            Restart::BackOff(step) => self.backoff(step),
+        };
+        if !delay.is_zero() {
+            self.restarts.on_delayed(delay, now);
+        }
+        delay
     }
 }
 

@@ -5,11 +5,13 @@
 //! that outlives its workers. Each action is returned once: returning it changes the worker's state.
 //!
 //! This file has the state, the commands and the queries. `facts` records what happened, `deadlines`
-//! says which workers need attention and when, `decide` returns the actions.
+//! says which workers need attention and when, `decide` returns the actions, `restarts` says when a
+//! slot is refilled.
 
 mod deadlines;
 mod decide;
 mod facts;
+mod restarts;
 mod rng;
 mod slot;
 mod types;
@@ -23,14 +25,9 @@ pub(crate) use types::{
 };
 
 use crate::time::MonotonicTime;
+use restarts::{BACKOFF_MAX, BACKOFF_MIN, Restarts};
 use rng::Rng;
 use slot::{Slot, State, Worker};
-
-/// The first delay of the back-off, before jitter shortens it by up to a quarter.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-
-/// The longest delay of the back-off.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// How often a worker in `DrainingHung` is checked: no event tells that its other threads are idle.
 const HUNG_DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -55,6 +52,7 @@ pub(crate) struct Supervisor {
     /// All workers drain, and none is started until [`resume`](Self::resume).
     is_suspended: bool,
     ever_ready: bool,
+    restarts: Restarts,
     rng: Rng,
 }
 
@@ -120,6 +118,7 @@ impl Supervisor {
             rolling: None,
             is_suspended: false,
             ever_ready: false,
+            restarts: Restarts::default(),
             rng: Rng::new(seed),
         }
     }
@@ -271,7 +270,7 @@ impl Supervisor {
 
     /// Returns whether a slot has used up `boot_retries`. False once a worker of the pool was ready.
     fn is_exhausted(&self, slot: usize) -> bool {
-        !self.ever_ready && self.slots[slot].boot_failures > self.desired.policy.boot_retries
+        !self.ever_ready && self.slots[slot].failures > self.desired.policy.boot_retries
     }
 
     /// Fails the pool if all its slots are exhausted, except during a reload.

@@ -5,9 +5,6 @@ use std::time::Duration;
 use super::types::{Busy, ExitClass, ExitReason, Policy, ShutdownMode, WorkerId};
 use crate::time::MonotonicTime;
 
-/// A worker that stays ready for 60 s is not in a crash loop: its slot's counters are reset.
-const STABLE_UPTIME: Duration = Duration::from_secs(60);
-
 /// The consecutive samples over `max_memory` that recycle a worker: a short peak is no leak.
 const OVER_LIMIT_SAMPLES: u8 = 3;
 
@@ -21,8 +18,8 @@ pub(super) struct Slot {
     pub(super) workers: Vec<Worker>,
     /// No worker is started before this time.
     pub(super) not_before: MonotonicTime,
-    pub(super) boot_failures: u32,
-    pub(super) crashes: u32,
+    /// How many workers in a row have failed before they had served.
+    pub(super) failures: u32,
     /// A spawn was returned, and its result is not known.
     pub(super) spawning: bool,
 }
@@ -81,10 +78,9 @@ pub(super) enum State {
 }
 
 impl Slot {
-    /// Clears the failure counters and the restart delay.
+    /// Clears the failure counter and the restart delay.
     pub(super) fn reset_backoff(&mut self) {
-        self.boot_failures = 0;
-        self.crashes = 0;
+        self.failures = 0;
         self.not_before = MonotonicTime::default();
     }
 
@@ -123,35 +119,6 @@ impl Slot {
     pub(super) fn newest_ready(&self) -> Option<WorkerId> {
         let ready = self.workers.iter().filter(|worker| worker.state == State::Ready);
         ready.map(|worker| worker.id).max()
-    }
-
-    /// Counts an exit if it is a failure. Returns the step of the back-off; 0 restarts immediately.
-    pub(super) fn record_failure(
-        &mut self,
-        worker: &Worker,
-        reason: ExitReason,
-        exit_class: ExitClass,
-        now: MonotonicTime,
-    ) -> u32 {
-        if worker.ready_at.is_some_and(|at| now.duration_since(at) >= STABLE_UPTIME) {
-            self.crashes = 0;
-            self.boot_failures = 0;
-        }
-        match reason {
-            ExitReason::Requested | ExitReason::ScaledDown | ExitReason::Recycled => 0,
-            ExitReason::Reload | ExitReason::Hung => 0,
-            // An external kill says nothing about the worker.
-            ExitReason::Crashed if exit_class == ExitClass::KilledExternally => 0,
-            // An OOM kill does: the worker used too much memory.
-            ExitReason::Crashed | ExitReason::OomKilled => {
-                self.crashes += 1;
-                self.crashes - 1 // the first crash restarts immediately
-            }
-            ExitReason::BootFailed => {
-                self.boot_failures += 1;
-                self.boot_failures
-            }
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! * `serving`: a ready worker
 //! * `memory`: samples against `max_memory`
 //! * `exits`: how an exit is classified
+//! * `restarts`: when an exited worker is restarted
 //! * `draining_hung`: a worker with one hung thread
 //! * `diagnosed`: an overdue worker that is diagnosed first
 //! * `shutdown`: stopping, scaling, suspending
@@ -18,6 +19,7 @@ mod exits;
 mod memory;
 pub(in crate::arbiter) mod random;
 mod reloads;
+mod restarts;
 mod serving;
 mod shutdown;
 mod simulation;
@@ -33,7 +35,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-const POLICY: Policy = Policy {
+pub(in crate::arbiter) const POLICY: Policy = Policy {
     timeout: Duration::from_secs(30),
     boot_timeout: Duration::from_secs(20),
     graceful_timeout: Duration::from_secs(10),
@@ -46,6 +48,8 @@ const POLICY: Policy = Policy {
     max_surge: 1,
     max_unavailable: 0,
     boot_retries: 5,
+    restart_limit: 4,
+    restart_interval: MINUTE,
 };
 
 /// How a reload ended.
@@ -93,6 +97,7 @@ fn observation(exit_class: ExitClass) -> ExitObservation {
         was_draining: exit_class == ExitClass::Requested,
         killed_by_master: false,
         oom_kill: exit_class == ExitClass::OomKilled,
+        has_worked: false,
     }
 }
 

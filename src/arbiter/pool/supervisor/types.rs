@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::time::MonotonicTime;
 
 /// The limits of a pool. Zero disables a limit, except in `graceful_timeout` and `abort_timeout`.
+// Fields: one an option.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
     /// The longest time without a heartbeat, and the longest unit of work.
@@ -31,6 +32,9 @@ pub(crate) struct Policy {
     pub(crate) max_unavailable: usize,
     /// How many times a slot is retried while no worker of the pool has ever been ready.
     pub(crate) boot_retries: u32,
+    /// How many crashed workers are restarted at once within `restart_interval`; zero is unlimited.
+    pub(crate) restart_limit: u32,
+    pub(crate) restart_interval: Duration,
 }
 
 /// A worker's number, in the order of starting. Never reused.
@@ -174,6 +178,8 @@ pub(crate) struct ExitObservation {
     pub(crate) killed_by_master: bool,
     /// The control group counted an OOM kill that no other worker explains.
     pub(crate) oom_kill: bool,
+    /// The worker had finished a unit of work, or worked for a client.
+    pub(crate) has_worked: bool,
 }
 
 /// The class of an exit, which decides its reason and its back-off.

@@ -11,18 +11,15 @@ fn any_observation() -> impl Strategy<Value = ExitObservation> {
         Just(ProcessExit::TerminationSignal),
         Just(ProcessExit::FaultSignal),
     ];
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    (exit, flags).prop_map(|(exit, (was_draining, killed_by_master, oom_kill))| ExitObservation {
-        exit,
-        was_draining,
-        killed_by_master,
-        oom_kill,
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (exit, flags).prop_map(|(exit, (was_draining, killed_by_master, oom_kill, has_worked))| {
+        ExitObservation { exit, was_draining, killed_by_master, oom_kill, has_worked }
     })
 }
 
 /// An exit of a worker that the scoreboard shows as ready.
 fn unprompted(exit: ProcessExit) -> ExitObservation {
-    ExitObservation { exit, was_draining: false, killed_by_master: false, oom_kill: false }
+    ExitObservation { exit, ..observation(ExitClass::Crashed) }
 }
 
 fn classify(observation: ExitObservation) -> ExitClass {
@@ -78,10 +75,7 @@ fn exit_of_a_ready_worker_backs_off_by_its_class() {
     ];
     for (exit, expected) in cases {
         let mut pool = Pool::serving(POLICY, 1);
-        pool.exits(1, ExitClass::Crashed);
-        pool.step();
-        pool.become_ready(2);
-        let report = pool.exits_as(2, unprompted(exit));
+        let report = pool.exits_as(1, unprompted(exit));
         let is_immediate = report.restart_in == Some(Duration::ZERO);
         assert_eq!((report.reason, is_immediate), expected, "{exit:?}");
     }

@@ -9,16 +9,6 @@ fn silent() -> Pool {
     pool
 }
 
-/// Crashes the only worker after it has been ready for `uptime`. Returns the restart delay.
-fn crash_after(pool: &mut Pool, uptime: Duration) -> Duration {
-    pool.all_become_ready();
-    pool.pass(uptime);
-    let id = pool.serving_ids()[0];
-    let delay = pool.exits(id, ExitClass::Crashed).restart_in.expect("the slot is refilled");
-    assert_eq!(pool.pass(delay), [spawn(id + 1, 0)]);
-    delay
-}
-
 #[test]
 fn idle_pool_next_deadline_is_the_heartbeat_timeout() {
     let pool = Pool::serving(POLICY, 4);
@@ -150,36 +140,6 @@ fn zero_abort_timeout_kills_on_the_next_step() {
     assert_eq!(pool.supervisor.actions_due(now), [abort(1, Hang::NoHeartbeat(POLICY.timeout))]);
     assert_eq!(pool.supervisor.next_deadline(now), Some(now));
     assert_eq!(pool.supervisor.actions_due(now), [kill(1, ExitReason::Hung), spawn(2, 0)]);
-}
-
-#[test]
-fn first_crash_restarts_at_once() {
-    let mut pool = Pool::serving(POLICY, 2);
-    let report = pool.exits(2, ExitClass::Crashed);
-    assert_eq!(report.reason, ExitReason::Crashed);
-    assert_eq!((report.slot, report.generation), (1, 1));
-    assert_eq!(report.restart_in, Some(Duration::ZERO));
-    assert_eq!(pool.step(), [spawn(3, 1)]);
-}
-
-#[test]
-fn repeated_crashes_back_off_up_to_30_seconds() {
-    let mut pool = Pool::serving(POLICY, 1);
-    let delays: Vec<_> = (0..20).map(|_| crash_after(&mut pool, SECOND)).collect();
-    assert_eq!(delays[0], Duration::ZERO);
-    assert!(delays[..10].is_sorted_by(|a, b| a < b), "{delays:?}");
-    assert!(delays.iter().all(|delay| *delay <= BACKOFF_MAX), "{delays:?}");
-    assert!(BACKOFF_MAX.mul_f64(0.75) <= delays[19], "{delays:?}");
-}
-
-#[test]
-fn stable_minute_resets_the_back_off() {
-    let mut pool = Pool::serving(POLICY, 1);
-    crash_after(&mut pool, SECOND);
-    crash_after(&mut pool, SECOND);
-    assert_ne!(crash_after(&mut pool, MINUTE - NANO), Duration::ZERO);
-    assert_eq!(crash_after(&mut pool, MINUTE), Duration::ZERO);
-    assert_ne!(crash_after(&mut pool, SECOND), Duration::ZERO);
 }
 
 #[test]
@@ -364,18 +324,6 @@ fn restart_in_includes_earlier_fork_back_off() {
     assert_eq!(pool.exits(1, ExitClass::KilledExternally).restart_in, Some(delay));
     assert_eq!(pool.pass(delay - NANO), []);
     assert_eq!(pool.pass(NANO), [spawn(3, 0)]);
-}
-
-#[test]
-fn oom_kill_backs_off_unlike_an_external_kill() {
-    let mut pool = Pool::serving(POLICY, 1);
-    for (id, is_immediate) in [(1, true), (2, false)] {
-        let report = pool.exits(id, ExitClass::OomKilled);
-        assert_eq!(report.reason, ExitReason::OomKilled);
-        assert_eq!(report.restart_in.is_some_and(|delay| delay.is_zero()), is_immediate);
-        pool.run(SECOND);
-        pool.all_become_ready();
-    }
 }
 
 #[test]

@@ -191,6 +191,8 @@ impl Simulation {
             max_surge: self.random.pick(&[0, 1, 1, 2, 3]),
             max_unavailable: self.random.pick(&[0, 0, 1, 2, 6]),
             boot_retries: self.random.pick(&[0, 1, 5]),
+            restart_limit: self.random.pick(&[0, 1, 5, 100]),
+            restart_interval: self.random.pick(&[SECOND, MINUTE]),
         };
         let is_stuck = policy.max_surge == 0 && policy.max_unavailable == 0;
         let policy = Policy { max_surge: policy.max_surge.max(usize::from(is_stuck)), ..policy };
@@ -259,7 +261,8 @@ impl Simulation {
             self.processes.iter().filter_map(|(id, p)| Some((*id, has_ended(p)?))).collect();
         for (id, exit_class) in ended {
             let process = self.processes.remove(&id).expect("a process of the pool");
-            let observation = observation(exit_class);
+            let has_worked = process.is_ready && self.random.below(2) == 0;
+            let observation = ExitObservation { has_worked, ..observation(exit_class) };
             let report = self.supervisor.on_exit(id, observation, now).expect("it was forked");
             assert_eq!(self.supervisor.on_exit(id, observation, now), None);
             self.check_exit_report(&process, &report);

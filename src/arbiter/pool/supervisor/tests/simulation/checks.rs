@@ -212,6 +212,18 @@ impl Simulation {
         assert_eq!(self.supervisor.ready_count(), served);
         assert_eq!(self.supervisor.is_reloading(), self.previous.is_some());
         self.check_surge();
+        self.check_outage();
+    }
+
+    /// Checks that the slots of a pool that has served never all wait for longer than a second.
+    fn check_outage(&self) {
+        let is_active = |p: &Process| p.request == Request::Nothing;
+        let is_serving = self.supervisor.phase == Phase::Serving && !self.supervisor.is_suspended;
+        if is_serving && self.ever_ready && !self.processes.values().any(is_active) {
+            let next = self.supervisor.next_deadline(self.now);
+            let latest = self.now.saturating_add(SECOND);
+            assert!(next.is_some_and(|at| at <= latest), "all slots wait until {next:?}");
+        }
     }
 
     /// Checks that replacements beyond one worker a slot are no more than `max_surge`, and one more

@@ -1,0 +1,95 @@
+//! When an exited worker is restarted. A slot whose workers fail before they have served backs off. A
+//! worker that has served is restarted at once, within the pool's budget.
+
+use std::time::Duration;
+
+use super::slot::{Slot, Worker};
+use super::types::{ExitClass, ExitReason};
+use crate::time::MonotonicTime;
+
+/// The first delay of the back-off, before jitter shortens it by up to a quarter.
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
+
+/// The longest delay of the back-off, and of a restart beyond the budget.
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// A worker that was ready for 1 s has served, even if it has done no unit of work.
+const SERVED_UPTIME: Duration = Duration::from_secs(1);
+
+/// While the pool has no worker that is ready or starting, a slot is tried at least every second.
+pub(super) const OUTAGE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How the slot of an exited worker is refilled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Restart {
+    AtOnce,
+    /// At once, while the pool's budget lasts.
+    WithinBudget,
+    /// After the delay of this step of the back-off, counted from 1.
+    BackOff(u32),
+}
+
+impl Slot {
+    /// Counts the exit if it is a failure, and returns how the slot is refilled.
+    pub(super) fn record_exit(
+        &mut self,
+        worker: &Worker,
+        reason: ExitReason,
+        exit_class: ExitClass,
+        has_worked: bool,
+        now: MonotonicTime,
+    ) -> Restart {
+        let has_served =
+            worker.ready_at.is_some_and(|at| has_worked || now.duration_since(at) >= SERVED_UPTIME);
+        if has_served {
+            self.failures = 0;
+        }
+        match reason {
+            ExitReason::Requested | ExitReason::ScaledDown | ExitReason::Recycled => {
+                Restart::AtOnce
+            }
+            ExitReason::Reload | ExitReason::Hung => Restart::AtOnce,
+            // An external kill says nothing about the worker.
+            ExitReason::Crashed if exit_class == ExitClass::KilledExternally => Restart::AtOnce,
+            // An OOM kill does: the worker used too much memory.
+            ExitReason::Crashed | ExitReason::OomKilled if has_served => Restart::WithinBudget,
+            ExitReason::Crashed | ExitReason::OomKilled | ExitReason::BootFailed => {
+                self.failures += 1;
+                Restart::BackOff(self.failures)
+            }
+        }
+    }
+}
+
+/// The restarts of a pool.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Restarts {
+    /// When the whole budget is available again.
+    budget_full_at: MonotonicTime,
+    /// When a slot is tried if the pool has no worker that is ready or starting.
+    pub(super) outage_retry_at: MonotonicTime,
+}
+
+impl Restarts {
+    /// Takes a restart from a budget of `limit` restarts within `interval`. Returns the delay: zero
+    /// while the budget lasts, then what the rate of `limit` in `interval` requires.
+    pub(super) fn take_from_budget(
+        &mut self,
+        limit: u32,
+        interval: Duration,
+        now: MonotonicTime,
+    ) -> Duration {
+        if limit == 0 {
+            return Duration::ZERO;
+        }
+        let longest_debt = interval.saturating_add(BACKOFF_MAX);
+        let full_at = self.budget_full_at.max(now).saturating_add(interval / limit);
+        self.budget_full_at = full_at.min(now.saturating_add(longest_debt));
+        self.budget_full_at.duration_since(now).saturating_sub(interval)
+    }
+
+    /// Records that a slot waits for `delay`.
+    pub(super) fn on_delayed(&mut self, delay: Duration, now: MonotonicTime) {
+        self.outage_retry_at = now.saturating_add(delay.min(OUTAGE_RETRY_INTERVAL));
+    }
+}
