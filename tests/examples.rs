@@ -3,6 +3,7 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -446,6 +447,54 @@ fn spool_job_survives_kills_and_reloads_exactly_once() {
                 list(&spool.entry_path("claimed").join(&claimer)).is_empty(),
                 "{class}: {claimer}"
             );
+        }
+    }
+}
+
+/// Asserts that each run ends before the next begins, except one that a kill has cut off. Returns how
+/// many processes have run.
+#[track_caller]
+fn expect_no_overlap(journal: &str, killed: &[String]) -> usize {
+    let (mut running, mut pids) = (None, BTreeSet::new());
+    for line in journal.lines() {
+        let (what, pid) = line.split_once(' ').unwrap();
+        pids.insert(pid);
+        if what == "end" {
+            assert_eq!(running.take(), Some(pid), "{line}:\n{journal}");
+        } else if let Some(other) = running.replace(pid) {
+            assert!(killed.iter().any(|pid| pid == other), "{other} and {pid}:\n{journal}");
+        }
+    }
+    pids.len()
+}
+
+#[test]
+fn leased_job_never_overlaps() {
+    let Some(program) = example("leased_job") else { return };
+    for class in ["sync", "threads"] {
+        let dir = tempfile::tempdir().unwrap();
+        let variable = format!("LEASE={}", dir.path().display());
+        let command = [PathBuf::from("env"), PathBuf::from(variable), program.clone()];
+        let args = ["--worker-class", class, "--threads", "2", "--workers", "2"];
+        let mut server = Server::spawn(&command, &[], &args);
+        let mut killed = Vec::new();
+        for _ in 0..3 {
+            let run = server.wait_for(r#""run finished""#);
+            let pid = run.split(r#""pid":"#).nth(1).unwrap().split([',', '}']).next().unwrap();
+            if server.signal_worker(pid, Signal::SIGKILL) {
+                killed.push(pid.to_owned());
+            }
+            server.signal(Signal::SIGHUP);
+            server.wait_for("reload complete");
+            // The successor in each slot gets its turn.
+            for name in ["0-0", "1-0"] {
+                server.wait_for(&format!(r#""run finished","name":"{name}""#));
+            }
+        }
+        server.stop();
+        for name in ["0-0", "1-0"] {
+            let journal = fs::read_to_string(dir.path().join(name)).unwrap();
+            assert!(expect_no_overlap(&journal, &killed) > 3, "{class}: {journal}");
         }
     }
 }
