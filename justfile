@@ -14,17 +14,21 @@ lint:
     cargo clippy --all-targets --all-features -- -D warnings
     RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --all-features
 
-# Run all tests, or those of the given arguments: `just test --test it reloading::mio::`
+# Run the quick half of the tests, or those of the given arguments: `just test --test it reloading::mio::`
 test *args:
     cargo test {{args}}
 
+# Run all tests, with many random cases, as CI does
+test-all *args:
+    PROPTEST_CASES=256 cargo test {{args}} -- --include-ignored
+
 # Run one behaviour of one class: `just behaviour reloading mio`
 behaviour name class:
-    cargo test --test it {{name}}::{{class}}::
+    cargo test --test it {{name}}::{{class}}:: -- --include-ignored
 
 # Run every behaviour of one class: `just class mio`
 class name:
-    cargo test --test it {{name}}::
+    cargo test --test it {{name}}:: -- --include-ignored
 
 # Run the master with an app: `just run --worker-class mio demo`
 run *args:
@@ -32,7 +36,7 @@ run *args:
 
 # Check the pages: links, file names, settings, tours
 pages:
-    cargo test --test guide
+    cargo test --test guide -- --include-ignored
 
 # Build the guide as a book (needs mdbook) in target/book
 guide:

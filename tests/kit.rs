@@ -55,12 +55,14 @@ fn mio_keeps_its_contract() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn batch_keeps_its_contract() {
     let Some(program) = example("custom_class") else { return };
     expect_passed(&contract_test(program).class("batch"));
 }
 
 #[test]
+#[ignore = "slow"]
 fn patient_keeps_its_contract() {
     let Some(program) = example("own_loop") else { return };
     expect_passed(&contract_test(program).class("patient"));
@@ -73,12 +75,14 @@ fn tokio_keeps_its_contract() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn thread_per_client_keeps_its_contract() {
     let Some(program) = example("broken_threads") else { return };
     expect_passed(&contract_test(program).class("correct"));
 }
 
 #[test]
+#[ignore = "slow"]
 fn uring_keeps_its_contract_if_supported() {
     let Some(program) = example("uring") else { return };
     let words = ["--worker-class", "uring", "--check-config"];
@@ -158,6 +162,7 @@ fn becomes_true(timeout: Duration, mut is_so: impl FnMut() -> bool) -> Option<()
 }
 
 #[test]
+#[ignore = "slow"]
 fn queue_keeps_its_contract() {
     let Some(program) = example("queue_consumer") else { return };
     let kit = contract_test(program).class("queue").workload(QueueDir);
@@ -270,6 +275,7 @@ fn expect_violation(class: &str, rules: &[Rule]) {
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_never_ready_is_not_tested_further() {
     let Some(report) = test_class("never-ready", &[Rule::Ready, Rule::Drain]) else { return };
     assert_eq!(report.violated().collect::<Vec<_>>(), [Rule::Ready]);
@@ -292,6 +298,7 @@ fn class_that_never_sleeps_is_reported() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_that_ignores_stops_is_reported() {
     let rules = [Rule::IdleHeartbeat, Rule::QuickStop, Rule::OrphanIdle];
     let Some(report) = test_class("ignores-stop", &rules) else { return };
@@ -340,6 +347,7 @@ fn class_that_blocks_sigterm_is_reported_as_such() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_that_takes_sigterm_is_reported_as_such() {
     expect_signal_fault("takes-term", "SIGTERM is caught (SigCgt), but the runtime is not told");
 }
@@ -355,11 +363,13 @@ fn class_that_leaves_processes_is_reported() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_that_marks_for_all_threads_is_reported() {
     expect_violation("marks-for-all", &[Rule::HangAmongOthers, Rule::WakeUps, Rule::Drain]);
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_that_loses_wakeups_is_reported() {
     expect_violation("loses-wakeups", &[Rule::WakeUps, Rule::Ready, Rule::IdleHeartbeat]);
 }
@@ -370,11 +380,13 @@ fn class_that_ignores_the_client_limit_is_reported() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_that_joins_stuck_threads_is_reported() {
     expect_violation("joins-stuck-threads", &[Rule::QuickStopHung, Rule::HangAmongOthers]);
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_with_too_few_entries_is_reported() {
     let rules = [Rule::Ready, Rule::WakeUps];
     let Some(report) = test_class("reserves-one-entry", &rules) else { return };

@@ -47,6 +47,7 @@ fn must_succeed(folder: &Path, words: &[&str]) -> String {
 }
 
 #[test]
+#[ignore = "slow"]
 fn new_crate_passes_its_tests_and_all_lints() {
     // The same directory each time, so that cargo's output does not accumulate.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("scaffold");

@@ -358,7 +358,7 @@ fn panic_in_handler_fails_only_its_request() {
 
 #[test]
 fn large_body_is_sent_in_pieces() {
-    const N: usize = 10_000_000;
+    const N: usize = 2_000_000;
     let service = service();
     for path in ["/large", "/counted", "/chunked"] {
         let mut client = Client::new(&service);

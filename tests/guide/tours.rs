@@ -131,6 +131,7 @@ fn readme_tour_works() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn quick_start_tour_works() {
     let dir = empty_dir("quick-start");
     let tools = dir.join("tools");

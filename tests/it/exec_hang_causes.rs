@@ -142,6 +142,7 @@ const CAUSES: [(&str, &str, Help); 8] = [
 ];
 
 #[test]
+#[ignore = "slow"]
 fn each_hang_cause_is_classified() {
     if !python_is_installed() {
         return;
@@ -181,6 +182,7 @@ fn each_hang_cause_is_classified() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn frozen_program_is_left_alone() {
     if !python_is_installed() {
         return;
@@ -204,6 +206,7 @@ fn frozen_program_is_left_alone() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn core_dumping_program_is_not_killed() {
     if !python_is_installed() {
         return;
@@ -255,6 +258,7 @@ const GRACES: [(&str, Duration); 2] =
     [("500ms", Duration::from_millis(500)), ("4s", Duration::from_secs(4))];
 
 #[test]
+#[ignore = "slow"]
 fn program_ignoring_abort_is_killed_after_abort_timeout() {
     if !python_is_installed() {
         return;
@@ -273,6 +277,7 @@ fn program_ignoring_abort_is_killed_after_abort_timeout() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn late_boot_ignoring_abort_is_killed_after_abort_timeout() {
     let measured = GRACES.map(|(grace, _)| {
         let flags = ["-k", "exec", "--ready-after", "1h", "--boot-timeout", "2s", "--bind", "none"];

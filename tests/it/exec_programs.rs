@@ -192,6 +192,7 @@ fn python_drain_finishes_slow_request() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn python_reload_under_load_loses_nothing() {
     if !python_is_installed() {
         return;
@@ -273,6 +274,7 @@ fn program_of_guide_loses_no_request_in_reload_and_shutdown() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn python_upgrade_under_load_loses_nothing() {
     if !python_is_installed() {
         return;
@@ -333,6 +335,7 @@ fn blocks(worker: Pid) -> bool {
 }
 
 #[test]
+#[ignore = "slow"]
 fn python_silent_after_first_heartbeat_is_hung() {
     if !python_is_installed() {
         return;
@@ -463,6 +466,7 @@ fn stop_foreign(server: Server) {
 }
 
 #[test]
+#[ignore = "slow"]
 fn gunicorn_serves_unmodified() {
     if !is_installed(&["gunicorn", "--version"]) {
         return;

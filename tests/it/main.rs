@@ -1,5 +1,8 @@
 //! Black-box tests of the real binary: a table of behaviours, run under every worker class.
 //!
+//! The quick half, plain `cargo test`, runs each behaviour under one class; the other rows and the
+//! slowest tests are ignored as `slow`. `cargo test -- --include-ignored` runs all, as `.ci/run` does.
+//!
 //! A test starts its own server, sends it requests and signals, and reads its log and `/proc`. It
 //! has no other source of information.
 
@@ -7,34 +10,51 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 /// Makes a `#[test]` of each named behaviour under each built-in class that serves sockets:
-/// `liveness::mio::killed_worker_is_replaced`.
+/// `liveness::mio::killed_worker_is_replaced`. `mio` is in the quick half.
 macro_rules! on_every_class {
     ($($behaviour:ident),+ $(,)?) => {
-        on_class!(sync: $($behaviour),+);
-        on_class!(threads: $($behaviour),+);
+        on_slow_class!(sync: $($behaviour),+);
+        on_slow_class!(threads: $($behaviour),+);
         on_class!(mio: $($behaviour),+);
     };
 }
 
-/// Makes a `#[test]` of each behaviour under the classes that serve many clients at once.
+/// Makes a `#[test]` of each behaviour under the classes that serve many clients at once. `threads` is in
+/// the quick half.
 macro_rules! on_concurrent_classes {
     ($($behaviour:ident),+ $(,)?) => {
         mod concurrent {
             use super::{$($behaviour),+};
             on_class!(threads: $($behaviour),+);
-            on_class!(mio: $($behaviour),+);
+            on_slow_class!(mio: $($behaviour),+);
         }
     };
 }
 
-/// Makes a `#[test]` of each behaviour under the classes that run jobs.
+/// Makes a `#[test]` of each behaviour under the classes that run jobs. `sync` is in the quick half.
 macro_rules! on_job_classes {
     ($($behaviour:ident),+ $(,)?) => {
         on_class!(sync: $($behaviour),+);
-        on_class!(threads: $($behaviour),+);
+        on_slow_class!(threads: $($behaviour),+);
     };
 }
 
+/// Makes a `#[test]` of each behaviour under one class, outside the quick half.
+macro_rules! on_slow_class {
+    ($class:ident: $($behaviour:ident),+) => {
+        mod $class {
+            $(
+                #[test]
+                #[ignore = "slow"]
+                fn $behaviour() {
+                    super::$behaviour(stringify!($class));
+                }
+            )+
+        }
+    };
+}
+
+/// Makes a `#[test]` of each behaviour under one class.
 macro_rules! on_class {
     ($class:ident: $($behaviour:ident),+) => {
         mod $class {

@@ -231,6 +231,7 @@ fn reuse_port_can_differ_between_pools() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn max_memory_can_differ_between_pools() {
     let (server, mut config, [web, api]) = two("mio");
     config.set("web", "workers", 1).set("web", "max_memory", "100M").reload(&server);

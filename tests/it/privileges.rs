@@ -455,7 +455,7 @@ fn log_that_is_not_a_file_keeps_its_owner() {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
     let text = std::io::read_to_string(reader).unwrap();
-    assert!(text.contains("all workers ready") && text.contains("stopped"), "{text}");
+    assert!(text.contains("worker started") && text.contains("stopped"), "{text}");
 }
 
 #[test]

@@ -175,7 +175,7 @@ fn is_total_timeout(timeout: ReadTimeout) -> bool {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 3000,
+        cases: 12 * ProptestConfig::default().cases,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

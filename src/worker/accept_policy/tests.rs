@@ -278,8 +278,6 @@ fn apply(world: &mut World, step: Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
     #[test]
     fn policy_in_any_world_keeps_its_invariants(steps in prop::collection::vec(step(), 1..80)) {
         let mut world = World::new();
