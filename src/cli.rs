@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, Command};
 
 use crate::app::Options;
+use crate::os::lookups::Lookups;
 use crate::settings::{
     Arity, CONFIG_VARIABLE, ConfigFile, ConfigLayer, Configuration, OPTIONS, OptionDef, Settings,
     SettingsError, Source,
@@ -79,9 +80,20 @@ impl Invocation {
     /// # Errors
     /// The first error. [`SettingsError::exit_code`] is the exit code.
     pub fn load(&self) -> Result<(Configuration, Vec<String>), SettingsError> {
+        self.load_with(&Lookups::Live)
+    }
+
+    /// Does what [`load`](Self::load) does, with the answers of `lookups`.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub(crate) fn load_with(
+        &self,
+        lookups: &Lookups,
+    ) -> Result<(Configuration, Vec<String>), SettingsError> {
         let base = Settings { app: self.info.default_app.clone(), ..Settings::default() };
         let file = match &self.config_file {
-            Some(file) => ConfigFile::read(file, &self.variables)?,
+            Some(file) => ConfigFile::read(file, &self.variables, lookups)?,
             None => ConfigFile::default(),
         };
         let (variables, warnings) = ConfigLayer::from_env(&self.variables)?;

@@ -14,6 +14,7 @@ use crate::app::App;
 use crate::arbiter::{ExecArgs, upgrade_channel};
 use crate::cli::{self, Action, Invocation, Stream};
 use crate::os::fd_table::OpenFds;
+use crate::os::lookups::Lookups;
 use crate::os::title::ProcTitle;
 use crate::os::{daemon, process};
 use crate::runtime::{Runtime, RuntimeError, StartupContext};
@@ -96,7 +97,9 @@ impl Runtime {
             Action::Run if configuration.master.daemon => {
                 self.run_from_root_dir(invocation, configuration, context)
             }
-            Action::Run => self.run_as(configuration, context, || reload_config(invocation)),
+            Action::Run => {
+                self.run_as(configuration, context, |lookups| reload_config(invocation, lookups))
+            }
             Action::CheckConfig => self.check(&configuration).map(|()| {
                 print(Stream::Stdout, "configuration OK\n");
             }),
@@ -155,9 +158,9 @@ impl Runtime {
         let start_dir = env::current_dir().map_err(RuntimeError::Os)?;
         let start_dir_fd = File::open(&start_dir).map_err(RuntimeError::Os)?;
         env::set_current_dir("/").map_err(RuntimeError::Os)?;
-        self.run_as(with_absolute_paths(configuration, &start_dir), context, || {
+        self.run_as(with_absolute_paths(configuration, &start_dir), context, |lookups| {
             process::change_dir(start_dir_fd.as_fd()).map_err(|error| error.to_string())?;
-            let configuration = reload_config(invocation);
+            let configuration = reload_config(invocation, lookups);
             let _ = env::set_current_dir("/");
             configuration.map(|configuration| with_absolute_paths(configuration, &start_dir))
         })
@@ -165,8 +168,11 @@ impl Runtime {
 }
 
 /// Loads the settings again. Warnings were printed at the start.
-fn reload_config(invocation: &Invocation) -> Result<Configuration, String> {
-    invocation.load().map(|(configuration, _)| configuration).map_err(|error| error.to_string())
+fn reload_config(invocation: &Invocation, lookups: &Lookups) -> Result<Configuration, String> {
+    invocation
+        .load_with(lookups)
+        .map(|(configuration, _)| configuration)
+        .map_err(|error| error.to_string())
 }
 
 /// Makes all paths absolute, for a process whose working directory is another.

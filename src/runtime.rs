@@ -22,6 +22,7 @@ use crate::log::{self, Fields};
 use crate::os::credentials;
 use crate::os::daemon::StartupNotifier;
 use crate::os::fd_table::OpenFds;
+use crate::os::lookups::Lookups;
 use crate::os::proc_dir;
 use crate::os::process::Pid;
 use crate::os::signal::{self, SignalPipe};
@@ -114,7 +115,7 @@ impl Runtime {
     /// # Errors
     /// An unknown class, app, user or group; an error of a class or an app.
     pub fn check(&self, configuration: &Configuration) -> Result<(), RuntimeError> {
-        self.resolve(configuration.clone()).map(|_| ())
+        self.resolve(configuration.clone(), &Lookups::Live).map(|_| ())
     }
 
     /// Checks the configuration and returns it as the master will use it.
@@ -122,7 +123,7 @@ impl Runtime {
         &self,
         mut configuration: Configuration,
     ) -> Result<Configuration, RuntimeError> {
-        let specs = self.resolve(configuration.clone())?.pool_specs;
+        let specs = self.resolve(configuration.clone(), &Lookups::Live)?.pool_specs;
         for (pool, spec) in configuration.pools.iter_mut().zip(specs) {
             pool.settings = spec.settings;
         }
@@ -143,7 +144,7 @@ impl Runtime {
     /// ready.
     pub fn run(&self, settings: impl Into<Configuration>) -> Result<(), RuntimeError> {
         let configuration = settings.into();
-        let reload_config = || Ok(configuration.clone());
+        let reload_config = |_: &Lookups| Ok(configuration.clone());
         self.run_as(configuration.clone(), StartupContext::now(), reload_config)
     }
 
@@ -152,9 +153,10 @@ impl Runtime {
         &self,
         configuration: Configuration,
         context: StartupContext,
-        reload_config: impl Fn() -> Result<Configuration, String>,
+        reload_config: impl Fn(&Lookups) -> Result<Configuration, String>,
     ) -> Result<(), RuntimeError> {
-        let resolved = self.resolve(configuration)?;
+        let lookups = Lookups::Live;
+        let resolved = self.resolve(configuration, &lookups)?;
         // From here on, signals wait until the loop handles them, so everything created below is also
         // cleaned up.
         let signals = SignalPipe::open().map_err(RuntimeError::Os)?;
@@ -176,7 +178,8 @@ impl Runtime {
         let pidfile =
             create_pidfile(&resolved.master, !is_sole_master).map_err(report_to_old_master)?;
         let (master_context, generations) =
-            match arbiter::prepare_generations(resolved, &listeners, &[], is_sole_master) {
+            match arbiter::prepare_generations(resolved, &listeners, &[], is_sole_master, &lookups)
+            {
                 Ok(prepared) => prepared,
                 Err(error) => {
                     if let Some(pidfile) = pidfile {
@@ -195,8 +198,10 @@ impl Runtime {
         log_startup(&master_context, &generations, &warnings);
         let StartupContext { program_fds, title, exec_args, startup_notifier } = context;
         program_fds.exclude(upgrade_peer.channel_fd());
-        let config_loader: ConfigLoader<'_> =
-            Box::new(move || self.resolve(reload_config()?).map_err(|error| error.to_string()));
+        let config_loader: ConfigLoader<'_> = Box::new(move |lookups: &Lookups| {
+            let configuration = reload_config(lookups)?;
+            self.resolve(configuration, lookups).map_err(|error| error.to_string())
+        });
         let (hooks, oom) = (self.hooks.as_ref(), OomMonitor::find());
         let cgroups = WorkerCgroups::find(master_context.log.logger());
         let parts = ArbiterParts {
@@ -214,9 +219,13 @@ impl Runtime {
     }
 
     /// Finds everything that a configuration names.
-    fn resolve(&self, configuration: Configuration) -> Result<ResolvedConfig<'_>, RuntimeError> {
+    fn resolve(
+        &self,
+        configuration: Configuration,
+        lookups: &Lookups,
+    ) -> Result<ResolvedConfig<'_>, RuntimeError> {
         let Configuration { master, mut pools, has_named_pools } = configuration;
-        let pool_specs = pools.iter_mut().map(|pool| self.catalog.select(pool));
+        let pool_specs = pools.iter_mut().map(|pool| self.catalog.select(pool, lookups));
         let pool_specs = pool_specs.collect::<Result<Vec<_>, _>>()?;
         check_address_conflicts(pools.iter()).map_err(RuntimeError::PoolConflict)?;
         check_log_owner(&master, &pool_specs)?;

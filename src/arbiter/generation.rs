@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::listen::{self, Access, ListenError, Listener, ListenerState, ReusePortShard};
 use crate::log::{self, FileOwner, Log, LogError};
 use crate::os::credentials::Credentials;
+use crate::os::lookups::Lookups;
 use crate::os::memory::MappingId;
 use crate::settings::{Settings, Source};
 use crate::worker::WorkerClass;
@@ -85,6 +86,7 @@ pub(crate) fn prepare_generations<'a>(
     reusable_listeners: &[Arc<Listener>],
     current: &[&PoolGeneration<'_>],
     is_sole_master: bool,
+    lookups: &Lookups,
 ) -> Result<(MasterContext, Vec<PoolGeneration<'a>>), PrepareError> {
     let ResolvedConfig { master, has_named_pools, log, pool_specs } = config;
     let (user, group) = pool_specs.first().map_or((None, None), |spec| owner_of(&spec.credentials));
@@ -102,7 +104,7 @@ pub(crate) fn prepare_generations<'a>(
         let log = context.pool_log(&spec.name);
         let current =
             current.iter().find(|pool_generation| pool_generation.spec.name == spec.name).copied();
-        match PoolGeneration::prepare(spec, log, &free, current, is_sole_master) {
+        match PoolGeneration::prepare(spec, log, &free, current, is_sole_master, lookups) {
             Ok(pool_generation) => pool_generations.push(pool_generation),
             Err(error) => {
                 let prepared = pool_generations.iter().flat_map(|it| &it.listeners);
@@ -112,6 +114,22 @@ pub(crate) fn prepare_generations<'a>(
         }
     }
     Ok((context, pool_generations))
+}
+
+/// Looks up the hosts of all addresses that no current listener has: [`prepare_generations`] binds
+/// these.
+///
+/// # Errors
+/// The first host that is not found.
+pub(super) fn look_up_hosts<'a>(
+    config: &ResolvedConfig<'_>,
+    current: impl Iterator<Item = &'a PoolGeneration<'a>>,
+    lookups: &Lookups,
+) -> Result<(), ListenError> {
+    let listeners: Vec<_> = current.flat_map(|generation| &generation.listeners).collect();
+    let addresses = config.pool_specs.iter().flat_map(|spec| &spec.settings.bind);
+    let is_new = |address: &&Address| !listeners.iter().any(|it| matches_address(it, address));
+    addresses.filter(is_new).try_for_each(|address| listen::look_up_host(lookups, address))
 }
 
 /// Removes the paths of these listeners, except those that are reused.
@@ -168,6 +186,7 @@ impl<'a> PoolGeneration<'a> {
         reusable_listeners: &[Arc<Listener>],
         current: Option<&PoolGeneration<'_>>,
         is_sole_master: bool,
+        lookups: &Lookups,
     ) -> Result<Self, PrepareError> {
         let threads = spec.class.threads(&spec.settings);
         let shared = current.filter(|current| current.rows.threads() == threads);
@@ -175,8 +194,8 @@ impl<'a> PoolGeneration<'a> {
             Some(current) => Rc::clone(&current.rows),
             None => Rc::new(RowAllocator::new(threads).map_err(PrepareError::Scoreboard)?),
         };
-        let listeners =
-            bind_all(&spec, reusable_listeners, is_sole_master).map_err(PrepareError::Listen)?;
+        let listeners = bind_all(&spec, reusable_listeners, is_sole_master, lookups)
+            .map_err(PrepareError::Listen)?;
         Ok(Self { spec, listeners, rows, log })
     }
 
@@ -254,6 +273,7 @@ fn bind_all(
     spec: &PoolSpec<'_>,
     reusable_listeners: &[Arc<Listener>],
     is_sole_master: bool,
+    lookups: &Lookups,
 ) -> Result<Vec<Arc<Listener>>, ListenError> {
     let settings = &spec.settings;
     if settings.bind.is_empty() {
@@ -277,7 +297,7 @@ fn bind_all(
         while sockets.len() < wanted {
             let bound = match sockets.first() {
                 Some(first) => first.bind_sibling(),
-                None => listen::bind(address, settings.backlog, spec.socket_access),
+                None => listen::bind_with(lookups, address, settings.backlog, spec.socket_access),
             };
             match bound {
                 Ok(listener) => {

@@ -261,7 +261,7 @@ impl<'a> Arbiter<'a> {
         self.state.environment.cgroups.remove(pid, self.log());
     }
 
-    /// Begins a pending reload or upgrade. Names may resolve slowly: workers do not time out for it.
+    /// Begins a pending reload or upgrade. Workers do not time out for the time that it takes.
     fn start_pending_transition(&mut self) {
         let before = clock::now();
         self.reload.start_pending(&mut self.state, self.upgrade.is_sole_master());
@@ -274,7 +274,8 @@ impl<'a> Arbiter<'a> {
     }
 
     fn start_pending_upgrade(&mut self) {
-        if !self.upgrade.is_pending || self.state.pools.is_reloading() {
+        let is_reloading = self.reload.is_planning() || self.state.pools.is_reloading();
+        if !self.upgrade.is_pending || is_reloading {
             return;
         }
         self.upgrade.is_pending = false;
@@ -388,6 +389,7 @@ impl<'a> Arbiter<'a> {
             self.upgrade.next_deadline(),
             self.state.service_manager.next_deadline(),
             self.shutdown.next_deadline(),
+            self.reload.next_deadline(),
             self.state.environment.cgroups.next_deadline(),
         ];
         let pool_deadlines = self.state.pools.iter().map(|pool| pool.next_deadline(decided_at));
@@ -395,6 +397,7 @@ impl<'a> Arbiter<'a> {
         let mut fds = vec![self.signals.as_fd()];
         fds.extend(self.state.pools.iter().map(Pool::wakeup_fd));
         fds.extend(self.upgrade.channel_fd());
+        fds.extend(self.reload.planning_fd());
         self.stalls.on_sleep(process::voluntary_switches());
         poll::wait_readable_unblocked(&fds, deadline)?;
         let now = clock::now();

@@ -1,15 +1,19 @@
 //! Reloads (SIGHUP). A reload is one transaction over all pools: everything new is read, checked and
 //! bound before anything old is touched; then all pools commit, or all return to what they were.
 //!
-//! 1. [`StagedReload::prepare`] may fail without effect: *reload rejected*.
+//! 1. [`Planning`] reads and looks up in a child what the reload needs, while the loop goes on.
+//!    [`StagedReload::prepare`] repeats that with the answers. Both may fail without effect: *reload
+//!    rejected*.
 //! 2. [`StagedReload::begin`] installs the new generation in all pools. The [`ReloadTransaction`] keeps
 //!    what a roll-back restores. The supervisors start one canary each.
 //! 3. `reload_barrier` says in each turn whether all pools have completed, or one has failed. Then
 //!    [`Reload::finish`] commits or rolls back, before any worker drains for it.
 //! 4. [`Reload::report_complete`] waits until no old worker accepts clients.
 
+mod planning;
 mod transaction;
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use slog::{error, info};
@@ -20,6 +24,9 @@ use super::reload_barrier::ReloadResult;
 use super::state::MasterState;
 use crate::listen::{Listener, one_per_address};
 use crate::os::clock;
+use crate::os::lookups::Lookups;
+use crate::time::MonotonicTime;
+use planning::Planning;
 pub(crate) use transaction::ConfigLoader;
 use transaction::{ReloadTransaction, StagedReload};
 
@@ -28,6 +35,9 @@ pub(super) struct Reload<'a> {
     load_config: ConfigLoader<'a>,
     /// SIGHUP has arrived since the last reload began. Several become one reload.
     is_pending: bool,
+    planning: Option<Planning>,
+    /// A child that was given up, and has not exited.
+    abandoned: Option<Planning>,
     progress: Progress<'a>,
     /// The number of the newest generation, which may have been rolled back.
     newest_generation: u32,
@@ -45,7 +55,14 @@ enum Progress<'a> {
 
 impl<'a> Reload<'a> {
     pub(super) fn new(load_config: ConfigLoader<'a>) -> Self {
-        Self { load_config, is_pending: false, progress: Progress::Idle, newest_generation: 1 }
+        Self {
+            load_config,
+            is_pending: false,
+            planning: None,
+            abandoned: None,
+            progress: Progress::Idle,
+            newest_generation: 1,
+        }
     }
 
     /// Asks for a reload, which begins once none is in progress.
@@ -53,24 +70,68 @@ impl<'a> Reload<'a> {
         self.is_pending = true;
     }
 
-    /// Begins a requested reload, unless one is in progress or the master stops.
+    /// Plans a requested reload, unless one is in progress or the master stops, and begins it once it is
+    /// planned.
     pub(super) fn start_pending(&mut self, state: &mut MasterState<'a>, is_sole_master: bool) {
-        if !self.is_pending || state.pools.is_reloading() {
-            return;
-        }
-        self.is_pending = false;
         if state.pools.stopping().is_some() {
-            return;
+            (self.planning, self.is_pending) = (None, false);
         }
-        state.service_manager.notify_reloading(clock::now());
-        match StagedReload::prepare(&self.load_config, state, is_sole_master) {
-            Ok(staged) => self.begin(staged, state),
-            Err(reason) => {
-                error!(state.log(), "reload rejected"; "error" => reason);
-                state.resume_workers();
-                state.notify_ready(Some("last reload rejected"));
+        if let Some(planning) = &mut self.planning {
+            let Some(planned) = planning.poll(clock::now()) else { return };
+            self.end_planning();
+            match planned.and_then(|lookups| self.prepare(state, is_sole_master, &lookups)) {
+                Ok(staged) => self.begin(staged, state),
+                Err(reason) => reject(&reason, state),
             }
         }
+        if self.is_pending && !state.pools.is_reloading() {
+            self.is_pending = false;
+            state.service_manager.notify_reloading(clock::now());
+            match self.start_planning(state) {
+                Ok(planning) => self.planning = Some(planning),
+                Err(reason) => reject(&reason, state),
+            }
+        }
+    }
+
+    /// Starts one child at most: none while an abandoned one has not exited.
+    fn start_planning(&mut self, state: &MasterState<'a>) -> Result<Planning, String> {
+        if self.abandoned.as_mut().is_some_and(|it| !it.has_ended()) {
+            return Err("a file system does not answer to an earlier reload".to_owned());
+        }
+        self.abandoned = None;
+        Planning::start(&self.load_config, state)
+            .map_err(|error| format!("failed to fork: {error}"))
+    }
+
+    fn end_planning(&mut self) {
+        let Some(mut planning) = self.planning.take() else { return };
+        planning.abandon();
+        self.abandoned = (!planning.has_ended()).then_some(planning);
+    }
+
+    fn prepare(
+        &self,
+        state: &MasterState<'a>,
+        is_sole_master: bool,
+        lookups: &Lookups,
+    ) -> Result<StagedReload<'a>, String> {
+        StagedReload::prepare(&self.load_config, state, is_sole_master, lookups)
+    }
+
+    /// Whether a reload is being planned.
+    pub(super) fn is_planning(&self) -> bool {
+        self.planning.is_some()
+    }
+
+    /// Returns the descriptor that is readable when the plan is there.
+    pub(super) fn planning_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.planning.as_ref().map(Planning::fd)
+    }
+
+    /// Returns when the plan is given up.
+    pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
+        self.planning.as_ref().map(Planning::deadline)
     }
 
     fn begin(&mut self, staged: StagedReload<'a>, state: &mut MasterState<'a>) {
@@ -143,6 +204,12 @@ impl<'a> Reload<'a> {
             log_complete(state);
         }
     }
+}
+
+fn reject(reason: &str, state: &mut MasterState<'_>) {
+    error!(state.log(), "reload rejected"; "error" => reason);
+    state.resume_workers();
+    state.notify_ready(Some("last reload rejected"));
 }
 
 fn log_started(state: &MasterState<'_>, generation: u32) {

@@ -8,12 +8,13 @@ mod socket_path;
 mod stream;
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use crate::address::Address;
 use crate::os::file::FileId;
+use crate::os::lookups::Lookups;
 use crate::os::memory::MappingId;
 use crate::os::{epoll, file, socket};
 pub use error::ListenError;
@@ -70,10 +71,23 @@ impl Default for Access {
 /// The address is in use, forbidden, not of this machine or not found; the owner of the path cannot
 /// be changed.
 pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener, ListenError> {
+    bind_with(&Lookups::Live, address, backlog, access)
+}
+
+/// Does what [`bind`] does, with the answers of `lookups`.
+///
+/// # Errors
+/// Those of [`bind`].
+pub(crate) fn bind_with(
+    lookups: &Lookups,
+    address: &Address,
+    backlog: u32,
+    access: Access,
+) -> Result<Listener, ListenError> {
     let refused = |source| ListenError::Bind { address: address.clone(), source };
     let (fd, origin) = match address {
         Address::Tcp { host, port } => {
-            let name = resolve(address, host, *port)?;
+            let name = resolve(lookups, address, host, *port)?;
             let fd =
                 socket::listen_on(&socket::SocketAddress::Tcp(name), backlog).map_err(refused)?;
             (fd, Origin::Bound)
@@ -166,10 +180,25 @@ pub(crate) fn one_per_address<'l>(
     listeners
 }
 
-fn resolve(address: &Address, host: &str, port: u16) -> Result<SocketAddr, ListenError> {
+/// Looks up the host of an address, if it has one.
+///
+/// # Errors
+/// The host is not found.
+pub(crate) fn look_up_host(lookups: &Lookups, address: &Address) -> Result<(), ListenError> {
+    match address {
+        Address::Tcp { host, port } => resolve(lookups, address, host, *port).map(|_| ()),
+        Address::Unix(_) | Address::Abstract(_) | Address::Fd(_) => Ok(()),
+    }
+}
+
+fn resolve(
+    lookups: &Lookups,
+    address: &Address,
+    host: &str,
+    port: u16,
+) -> Result<SocketAddr, ListenError> {
     let failed = |source| ListenError::Resolve { address: address.clone(), source };
-    let mut found = (host, port).to_socket_addrs().map_err(failed)?;
-    found.next().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
+    lookups.host(host, port).map_err(failed)
 }
 
 impl Listener {

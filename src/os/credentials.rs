@@ -7,6 +7,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{
     Gid, Group, Uid, User, getgrouplist, getgroups, getresgid, getresuid, setgid, setgroups, setuid,
 };
+use serde_json::{Value, json};
 
 /// The user and groups for a process to take on. [`lookup`](Self::lookup) resolves all names, so
 /// that [`apply`](Self::apply) reads no user database.
@@ -46,6 +47,21 @@ impl Credentials {
             (_, None) => Vec::new(),
         };
         Ok(Self { user: account.map(|account| account.id), group, groups })
+    }
+
+    /// Returns the numbers for [`from_json`](Self::from_json).
+    pub(super) fn to_json(&self) -> Value {
+        json!([self.user, self.group, self.groups])
+    }
+
+    /// Returns the credentials of [`to_json`](Self::to_json).
+    pub(super) fn from_json(value: &Value) -> Option<Self> {
+        let id = |value: &Value| value.as_u64()?.try_into().ok();
+        let optional =
+            |value: &Value| if value.is_null() { Some(None) } else { id(value).map(Some) };
+        let [user, group, groups] = value.as_array()?.as_slice() else { return None };
+        let groups = groups.as_array()?.iter().map(id).collect::<Option<_>>()?;
+        Some(Self { user: optional(user)?, group: optional(group)?, groups })
     }
 
     /// Returns the user's number, if a user is set.

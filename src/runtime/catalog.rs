@@ -7,7 +7,8 @@ use crate::apps::NoApp;
 use crate::arbiter::PoolSpec;
 use crate::heartbeat;
 use crate::listen::Access;
-use crate::os::credentials::{self, Credentials};
+use crate::os::credentials::Credentials;
+use crate::os::lookups::Lookups;
 use crate::settings::{Pool, Settings, Source};
 use crate::worker::{self, DuplicateClass, Registry, WorkerClass};
 use crate::workers;
@@ -60,7 +61,11 @@ impl Catalog {
     ///
     /// # Errors
     /// An unknown class, app, user or group; an error of the class or the app.
-    pub(super) fn select(&self, pool: &mut Pool) -> Result<PoolSpec<'_>, RuntimeError> {
+    pub(super) fn select(
+        &self,
+        pool: &mut Pool,
+        lookups: &Lookups,
+    ) -> Result<PoolSpec<'_>, RuntimeError> {
         let settings = &mut pool.settings;
         if let Some(duplicate) = &self.duplicate_class {
             return Err(RuntimeError::DuplicateClass(duplicate.clone()));
@@ -80,8 +85,8 @@ impl Catalog {
         check_bind(app, class, settings)
             .map_err(|reason| setting_error(settings, "bind", &reason))?;
         class.check(settings).map_err(|error| setting_error(settings, "worker_class", &error))?;
-        let credentials = find_credentials(settings)?;
-        let socket_access = find_socket_access(settings)?;
+        let credentials = find_credentials(settings, lookups)?;
+        let socket_access = find_socket_access(settings, lookups)?;
         if not_listening_reason(app, class).is_some() {
             settings.bind.clear();
         }
@@ -131,12 +136,12 @@ impl Catalog {
 }
 
 /// Finds the user and group of the workers, and checks that the master can assume them.
-fn find_credentials(settings: &Settings) -> Result<Credentials, RuntimeError> {
+fn find_credentials(settings: &Settings, lookups: &Lookups) -> Result<Credentials, RuntimeError> {
     let (user, group) = (settings.user.as_deref(), settings.group.as_deref());
     let key = if user.is_some() { "user" } else { "group" };
-    Credentials::lookup(None, group).map_err(|error| setting_error(settings, "group", &error))?;
+    lookups.credentials(None, group).map_err(|error| setting_error(settings, "group", &error))?;
     let credentials =
-        Credentials::lookup(user, group).map_err(|error| setting_error(settings, key, &error))?;
+        lookups.credentials(user, group).map_err(|error| setting_error(settings, key, &error))?;
     if !credentials.can_apply() {
         let reason = "user/group require the master to run as root";
         return Err(setting_error(settings, key, &reason));
@@ -145,9 +150,9 @@ fn find_credentials(settings: &Settings) -> Result<Credentials, RuntimeError> {
 }
 
 /// Finds the owner and group of the paths of unix sockets.
-fn find_socket_access(settings: &Settings) -> Result<Access, RuntimeError> {
-    let user = settings.socket_user.as_deref().map(credentials::lookup_uid).transpose();
-    let group = settings.socket_group.as_deref().map(credentials::lookup_gid).transpose();
+fn find_socket_access(settings: &Settings, lookups: &Lookups) -> Result<Access, RuntimeError> {
+    let user = settings.socket_user.as_deref().map(|user| lookups.uid(user)).transpose();
+    let group = settings.socket_group.as_deref().map(|group| lookups.gid(group)).transpose();
     Ok(Access {
         mode: settings.socket_mode,
         user: user.map_err(|error| setting_error(settings, "socket_user", &error))?,

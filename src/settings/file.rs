@@ -14,6 +14,7 @@ use super::schema::{OPTIONS, OptionDef, Scope};
 use super::source_file::read_text;
 use super::yaml::{self, Node, Value};
 use crate::app::Options;
+use crate::os::lookups::Lookups;
 
 /// The YAML key of the variables.
 const VARS_KEY: &str = "vars";
@@ -48,8 +49,12 @@ impl ConfigFile {
     ///
     /// # Errors
     /// The file cannot be read, or the first error in it.
-    pub(crate) fn read(path: &Path, environment: &Environment) -> Result<Self, SettingsError> {
-        Self::parse(&read_text(path)?, path, environment)
+    pub(crate) fn read(
+        path: &Path,
+        environment: &Environment,
+        lookups: &Lookups,
+    ) -> Result<Self, SettingsError> {
+        Self::parse(&lookups.text(path, read_text)?, path, environment)
     }
 
     /// Parses a text as if it were the content of a file of that name.

@@ -119,6 +119,7 @@ mod settings;
 mod shared_memory;
 mod shortages;
 mod signals;
+mod slow_lookups;
 mod sockets;
 mod stopping;
 mod stuck_fs;

@@ -34,6 +34,12 @@ pub fn next_descriptor(pid: Pid) -> u64 {
     (0..).find(|number| !taken.contains(number)).expect("numbers do not end")
 }
 
+/// Returns the limit under which a process can open so many more descriptors.
+pub fn limit_with_free(pid: Pid, free: usize) -> u64 {
+    let taken = descriptors(pid);
+    (0..).filter(|number| !taken.contains(number)).nth(free).expect("numbers do not end")
+}
+
 /// Returns the title that `ps` shows.
 pub fn title(pid: Pid) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -17,7 +17,7 @@ use crate::launch::{Launch, free_address, unlisten};
 use crate::load::Load;
 use crate::log_capture::Record;
 use crate::os::limit_descriptors;
-use crate::proc::{children, descriptors, next_descriptor, title, wait_until};
+use crate::proc::{children, descriptors, limit_with_free, title, wait_until};
 use crate::support::{Exit, Server};
 
 on_every_class!(
@@ -491,8 +491,9 @@ fn canary_without_descriptors_fails_reload(class: &str) {
     settings.set("boot_timeout", "1s").reload(&server);
     wait_until("only two workers are left", || children(server.pid).len() == 2);
     let load = Load::on(server.address());
-    // Enough descriptors to read the settings, too few for a heartbeat and its duplicates.
-    limit_descriptors(server.pid, next_descriptor(server.pid) + 2);
+    // Enough descriptors for the pipe by which the settings come, too few for a heartbeat and its
+    // duplicates.
+    limit_descriptors(server.pid, limit_with_free(server.pid, 2));
     let mark = server.mark();
     expect_failure(&server, &["failed to start worker", "Too many open files"]);
     let news = server.records().split_off(mark);

@@ -44,6 +44,16 @@ fn expect_failed_reload(server: &Server, reason: &str) {
     assert_eq!(server.workers(), workers, "no old worker has exited");
 }
 
+/// Reloads, and asserts that nothing is begun for this reason.
+#[track_caller]
+fn expect_rejected_reload(server: &Server, reason: &str) {
+    let mark = server.mark();
+    server.signal(Signal::SIGHUP);
+    let outcome = server
+        .wait_for_new_record(mark, "a rejection", |record| record.message() == "reload rejected");
+    assert!(outcome.text("error").unwrap().contains(reason), "{outcome:?}");
+}
+
 /// Reloads, and asserts success.
 #[track_caller]
 fn reload(server: &Server) {
@@ -85,7 +95,7 @@ fn master_retries_while_fork_fails() {
     let load = Load::on(server.address());
     // This user has more processes already.
     limit_processes(&server, "1");
-    expect_failed_reload(&server, "failed to fork: Resource temporarily unavailable");
+    expect_rejected_reload(&server, "failed to fork: Resource temporarily unavailable");
     expect_failed_growth(&server, "failed to fork: Resource temporarily unavailable");
     let mark = server.mark();
     server.signal(Signal::SIGUSR2);

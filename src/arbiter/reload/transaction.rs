@@ -11,9 +11,10 @@ use crate::arbiter::pools::Pools;
 use crate::arbiter::state::MasterState;
 use crate::listen::{Listener, ListenerState, one_per_address};
 use crate::log::error_chain;
+use crate::os::lookups::Lookups;
 
-/// Reads the configuration again and resolves it. An error is a text for the operator.
-pub(crate) type ConfigLoader<'a> = Box<dyn Fn() -> Result<ResolvedConfig<'a>, String> + 'a>;
+/// Reads the configuration again and resolves it, by look-ups. An error is a text for the operator.
+pub(crate) type ConfigLoader<'a> = Box<dyn Fn(&Lookups) -> Result<ResolvedConfig<'a>, String> + 'a>;
 
 /// What a reload has prepared. Nothing old has been touched.
 pub(super) struct StagedReload<'a> {
@@ -45,7 +46,8 @@ enum PoolChange<'a> {
 }
 
 impl<'a> StagedReload<'a> {
-    /// Reads the configuration, checks it, opens the log and binds new addresses.
+    /// Reads the configuration, checks it, opens the log and binds new addresses. `lookups` were recorded
+    /// by [`Planning`](super::planning::Planning), so that nothing here waits for a server.
     ///
     /// # Errors
     /// A text for the operator. What was bound is closed again.
@@ -53,16 +55,22 @@ impl<'a> StagedReload<'a> {
         load_config: &ConfigLoader<'a>,
         state: &MasterState<'a>,
         is_sole_master: bool,
+        lookups: &Lookups,
     ) -> Result<Self, String> {
-        let config = load_config()?;
+        let config = load_config(lookups)?;
         check_reloadable(&state.context, &config)?;
         let pools = &state.pools;
         let current: Vec<&PoolGeneration<'a>> = pools.generations().collect();
         let reusable = current.iter().flat_map(|it| &it.listeners);
         let reusable_listeners: Vec<_> = reusable.map(Arc::clone).collect();
-        let (context, generations) =
-            generation::prepare_generations(config, &reusable_listeners, &current, is_sole_master)
-                .map_err(prepare_error_text)?;
+        let (context, generations) = generation::prepare_generations(
+            config,
+            &reusable_listeners,
+            &current,
+            is_sole_master,
+            lookups,
+        )
+        .map_err(prepare_error_text)?;
         let mut staged =
             Self { context, updated: Vec::new(), added: Vec::new(), reusable_listeners };
         for generation in generations {

@@ -1,0 +1,93 @@
+//! A short-lived child for what may block: it answers through a pipe, and its parent waits for nothing.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal as NixSignal;
+
+use super::process::{self, Pid};
+use super::{fd_table, file};
+
+/// The exit code of a helper whose parent has exited before the kernel could watch it.
+const EXIT_ORPHANED: u8 = 1;
+
+/// A child that runs one function. Dropping it kills the child.
+#[derive(Debug)]
+pub(crate) struct HelperProcess {
+    pid: Pid,
+    answer_rx: OwnedFd,
+    answer: Vec<u8>,
+    has_ended: bool,
+}
+
+impl HelperProcess {
+    /// Forks a child that runs `body` and exits. The child has the standard streams and the pipe for its
+    /// answer, and no other descriptor of this process. No signal but SIGKILL reaches it, and the kernel
+    /// kills it when this process exits. The process reaps it like any other child.
+    ///
+    /// # Errors
+    /// `EMFILE` or `ENFILE`; `EAGAIN` or `ENOMEM` from fork(2).
+    pub(crate) fn start(body: impl FnOnce(&mut File)) -> io::Result<Self> {
+        let (answer_rx, answer_tx) = file::pipe()?;
+        fcntl(&answer_tx, FcntlArg::F_SETFL(OFlag::empty()))?; // an answer may exceed the pipe
+        let parent = Pid::this();
+        let pid = process::fork(|| {
+            fd_table::close_all_except(&[0, 1, 2, answer_tx.as_raw_fd()]);
+            if set_pdeathsig(NixSignal::SIGKILL).is_err() || Pid::parent() != parent {
+                return EXIT_ORPHANED;
+            }
+            match answer_tx.try_clone() {
+                Ok(answer) => {
+                    body(&mut File::from(answer));
+                    0
+                }
+                Err(_) => process::EX_SOFTWARE,
+            }
+        })?;
+        Ok(Self { pid, answer_rx, answer: Vec::new(), has_ended: false })
+    }
+
+    /// Returns the descriptor that is readable when a part of the answer has come, or its end.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.answer_rx.as_fd()
+    }
+
+    /// Reads what has come. Returns whether the helper has ended, so that nothing more will come.
+    pub(crate) fn read(&mut self) -> bool {
+        let mut buffer = [0; 16 << 10];
+        while !self.has_ended {
+            match nix::unistd::read(&self.answer_rx, &mut buffer) {
+                Ok(0) => self.has_ended = true,
+                Ok(length) => self.answer.extend_from_slice(&buffer[..length]),
+                Err(Errno::EINTR) => (),
+                Err(Errno::EAGAIN) => return false,
+                Err(_) => self.has_ended = true,
+            }
+        }
+        true
+    }
+
+    /// Returns the answer so far.
+    pub(crate) fn answer(&self) -> &[u8] {
+        &self.answer
+    }
+
+    /// Kills it, unless it has ended. A process that waits in the kernel for a file system exits later:
+    /// [`read`](Self::read) says when.
+    pub(crate) fn kill(&mut self) {
+        // While the pipe is open the child has not exited, so its number is its own.
+        if !self.read() {
+            process::send_sigkill(self.pid);
+        }
+    }
+}
+
+impl Drop for HelperProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,170 @@
+//! Look-ups that may wait for a server: users, groups, hosts, and the text of a file. A child can
+//! record them, so that its parent need not wait: it repeats what it does with the recorded answers.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::credentials::{self, Credentials};
+
+/// Where answers come from.
+pub(crate) enum Lookups {
+    /// From the system.
+    Live,
+    /// From the system; each answer is recorded. Errors are not.
+    Recording(RefCell<Map<String, Value>>),
+    /// From a record; what it lacks, from the system.
+    Recorded(Map<String, Value>),
+}
+
+impl Lookups {
+    /// Returns look-ups that are recorded.
+    pub(crate) fn recording() -> Self {
+        Self::Recording(RefCell::default())
+    }
+
+    /// Returns look-ups with the answers of a [`record`](Self::record); `None` if it is none.
+    pub(crate) fn recorded(record: Value) -> Option<Self> {
+        match record {
+            Value::Object(answers) => Some(Self::Recorded(answers)),
+            _ => None,
+        }
+    }
+
+    /// Returns what has been recorded.
+    pub(crate) fn record(self) -> Value {
+        match self {
+            Self::Live => Value::Object(Map::new()),
+            Self::Recording(answers) => Value::Object(answers.into_inner()),
+            Self::Recorded(answers) => Value::Object(answers),
+        }
+    }
+
+    /// Looks up a user and a group: see [`Credentials::lookup`].
+    ///
+    /// # Errors
+    /// A message.
+    pub(crate) fn credentials(
+        &self,
+        user: Option<&str>,
+        group: Option<&str>,
+    ) -> Result<Credentials, String> {
+        let live = || Credentials::lookup(user, group);
+        let key = json!(["credentials", user, group]);
+        self.ask(&key, live, Credentials::to_json, Credentials::from_json)
+    }
+
+    /// Looks up a user by name or number: see [`credentials::lookup_uid`].
+    ///
+    /// # Errors
+    /// A message.
+    pub(crate) fn uid(&self, user: &str) -> Result<u32, String> {
+        self.ask(&json!(["uid", user]), || credentials::lookup_uid(user), to_number, from_number)
+    }
+
+    /// Looks up a group by name or number: see [`credentials::lookup_gid`].
+    ///
+    /// # Errors
+    /// A message.
+    pub(crate) fn gid(&self, group: &str) -> Result<u32, String> {
+        self.ask(&json!(["gid", group]), || credentials::lookup_gid(group), to_number, from_number)
+    }
+
+    /// Returns the first address of a host.
+    ///
+    /// # Errors
+    /// The resolver's; `NotFound` if the host has no address.
+    pub(crate) fn host(&self, host: &str, port: u16) -> io::Result<SocketAddr> {
+        let live = || {
+            let first = (host, port).to_socket_addrs()?.next();
+            first.ok_or_else(|| io::ErrorKind::NotFound.into())
+        };
+        let key = json!(["host", host, port]);
+        self.ask(
+            &key,
+            live,
+            |address| json!(address.to_string()),
+            |text| text.as_str()?.parse().ok(),
+        )
+    }
+
+    /// Returns the text of a file, which `read` reads.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub(crate) fn text<E>(
+        &self,
+        path: &Path,
+        read: impl FnOnce(&Path) -> Result<String, E>,
+    ) -> Result<String, E> {
+        let key = json!(["text", path.to_string_lossy()]);
+        self.ask(&key, || read(path), |text| json!(text), |text| text.as_str().map(str::to_owned))
+    }
+
+    fn ask<T, E>(
+        &self,
+        question: &Value,
+        live: impl FnOnce() -> Result<T, E>,
+        to_json: impl FnOnce(&T) -> Value,
+        from_json: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T, E> {
+        let key = question.to_string();
+        match self {
+            Self::Live => live(),
+            Self::Recording(answers) => {
+                let answer = live()?;
+                answers.borrow_mut().insert(key, to_json(&answer));
+                Ok(answer)
+            }
+            Self::Recorded(answers) => answers.get(&key).and_then(from_json).map_or_else(live, Ok),
+        }
+    }
+}
+
+fn to_number(number: &u32) -> Value {
+    json!(number)
+}
+
+fn from_number(number: &Value) -> Option<u32> {
+    number.as_u64()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorded_answers_are_not_looked_up_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let ask = |lookups: &Lookups, may_read: bool| {
+            let text = lookups
+                .text(file.path(), |_| if may_read { Ok("a: \u{e9}\n".into()) } else { Err(()) });
+            (
+                lookups.credentials(Some("root"), None),
+                lookups.credentials(None, None),
+                lookups.uid("0"),
+                lookups.gid("root"),
+                lookups.host("127.0.0.1", 80).ok(),
+                text,
+            )
+        };
+        let recording = Lookups::recording();
+        let expected = ask(&recording, true);
+        assert_eq!(expected.5.as_deref(), Ok("a: \u{e9}\n"));
+        let sent = recording.record().to_string();
+        let recorded = Lookups::recorded(serde_json::from_str(&sent).unwrap()).unwrap();
+        assert_eq!(ask(&recorded, false), expected);
+    }
+
+    #[test]
+    fn errors_are_looked_up_again() {
+        let recording = Lookups::recording();
+        assert_eq!(recording.text(Path::new("/x"), |_| Err("no file")), Err("no file"));
+        let recorded = Lookups::recorded(recording.record()).unwrap();
+        assert_eq!(recorded.text(Path::new("/x"), |_| Err("still none")), Err("still none"));
+        assert!(Lookups::recorded(json!(1)).is_none());
+    }
+}
