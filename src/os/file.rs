@@ -155,23 +155,28 @@ fn whole_file_write_lock() -> libc::flock {
     }
 }
 
+/// The flag of renameat2(2), from linux/fs.h.
+const RENAME_NOREPLACE: libc::c_uint = 1;
+
 /// Renames `from` to `to`, unless `to` exists (Linux).
 ///
 /// # Errors
 /// `EEXIST` if `to` exists; otherwise from renameat2(2).
 pub(crate) fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (c_path(from)?, c_path(to)?);
+    // musl has no function for it.
     // SAFETY: both are C strings, so they end in NUL, and they outlive the call.
-    super::check(unsafe {
-        libc::renameat2(
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
             libc::AT_FDCWD,
             from.as_ptr(),
             libc::AT_FDCWD,
             to.as_ptr(),
-            libc::RENAME_NOREPLACE,
+            RENAME_NOREPLACE,
         )
-    })?;
-    Ok(())
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {
