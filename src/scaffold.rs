@@ -23,8 +23,9 @@ Arguments:
                    digits, - and _
 
 Options:
-      --path PATH  Directory of the ostler checkout to depend on [default: none;
-                   the crate depends on the version of this program, from the
+      --path PATH  Directory of the ostler checkout to depend on [default: the
+                   checkout that this program was built from, if it is still
+                   there; otherwise the version of this program, from the
                    registry]
   -h, --help       Print help and exit
 ";
@@ -153,9 +154,9 @@ fn is_reserved(name: &str) -> bool {
 
 /// Creates the crate in the directory `parent`, and returns the text to print.
 fn create_crate(parent: &Path, name: &str, path: Option<&Path>) -> Result<String, Failure> {
-    let ostler = match path {
-        Some(path) => path_dependency(path)?,
-        None => format!("version = {:?}", env!("CARGO_PKG_VERSION")),
+    let (ostler, note) = match path {
+        Some(path) => (path_dependency(path)?, String::new()),
+        None => default_dependency(Path::new(env!("CARGO_MANIFEST_DIR"))),
     };
     let fill = |text: &str| text.replace("@NAME@", name).replace("@OSTLER@", &ostler);
     let root = parent.join(name);
@@ -179,8 +180,29 @@ fn create_crate(parent: &Path, name: &str, path: Option<&Path>) -> Result<String
     created.commit();
     Ok(format!(
         "created {name}: an app, a worker class of its own, settings and tests. Next:\n\n    \
-        cd {name}\n    cargo test\n    cargo run -- --config config/{name}.yaml\n"
+        cd {name}\n    cargo test\n    cargo run -- --config config/{name}.yaml\n{note}"
     ))
+}
+
+/// Returns the dependency of a crate without `--path`, and a note about it. `sources` is where this
+/// program was built: if that is a checkout, the crate builds with it, published or not. Sources that
+/// cargo fetched from the registry are none.
+fn default_dependency(sources: &Path) -> (String, String) {
+    let is_checkout = sources.join(".git").exists();
+    match path_dependency(sources) {
+        Ok(ostler) if is_checkout => {
+            let note = format!("\nIt depends on the checkout {sources:?}; --path sets another.\n");
+            (ostler, note)
+        }
+        _ => {
+            let version = env!("CARGO_PKG_VERSION");
+            let note = format!(
+                "\nIt depends on ostler {version} from the registry. If that is not published, remove the \
+                 crate and give\nthe directory of a checkout: --path PATH.\n"
+            );
+            (format!("version = {version:?}"), note)
+        }
+    }
 }
 
 /// Returns the dependency on a checkout, for Cargo.toml.
@@ -369,5 +391,22 @@ mod tests {
         }
         assert!(!a.exists());
         assert!(!b.join("mine").exists() && b.join("theirs").exists());
+    }
+
+    #[test]
+    fn default_dependency_is_a_checkout_or_the_registry() {
+        let sources = tempfile::tempdir().expect("a directory");
+        let manifest = sources.path().join("Cargo.toml");
+        fs::write(manifest, "[package]\nname = \"ostler\"\n").expect("written");
+        let (from_registry, note) = default_dependency(sources.path());
+        assert_eq!(from_registry, format!("version = {:?}", env!("CARGO_PKG_VERSION")));
+        assert!(
+            note.contains("If that is not published") && note.contains("--path PATH"),
+            "{note}"
+        );
+        fs::write(sources.path().join(".git"), "").expect("written");
+        let (from_checkout, note) = default_dependency(sources.path());
+        assert!(from_checkout.starts_with("path = \""), "{from_checkout}");
+        assert!(note.contains("depends on the checkout"), "{note}");
     }
 }

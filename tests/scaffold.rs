@@ -84,13 +84,21 @@ fn new_crate_passes_its_tests_and_all_lints() {
 }
 
 #[test]
-fn new_crate_without_path_depends_on_this_version() {
+fn new_crate_without_path_depends_on_the_checkout() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(ostler(folder.path(), &["new", NAME]).status.success());
+    let created = ostler(folder.path(), &["new", NAME]);
+    assert!(created.status.success());
     let home = folder.path().join(NAME);
     let manifest = fs::read_to_string(home.join("Cargo.toml")).unwrap();
-    let dependency = format!("\nostler = {{ version = {:?} }}\n", env!("CARGO_PKG_VERSION"));
-    assert!(manifest.contains(&dependency), "{manifest}");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (dependency, note) = match root.join(".git").exists() {
+        true => (format!("path = {root:?}"), "It depends on the checkout"),
+        false => (format!("version = {:?}", env!("CARGO_PKG_VERSION")), "If that is not published"),
+    };
+    assert!(manifest.contains(&format!("\nostler = {{ {dependency} }}\n")), "{manifest}");
+    assert!(manifest.contains("[profile.release]"), "{manifest}");
+    assert!(manifest.contains("\ndebug = \"line-tables-only\"\n"), "{manifest}");
+    assert!(text(&created.stdout).contains(note), "{}", text(&created.stdout));
     let mut left = Vec::new();
     collect(&home, &mut left);
     assert!(left.iter().all(|text| !text.contains('@')), "{left:#?}");
