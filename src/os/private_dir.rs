@@ -1,26 +1,32 @@
 //! A directory that only one user can enter, with one known entry.
 
+use std::ffi::OsStr;
+use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{AT_FDCWD, OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{UnlinkatFlags, mkdtemp, unlinkat};
 
-use super::file::{self, FileId};
 use super::pid::Pid;
+use super::{credentials, file};
 
 /// The end of the path of each such directory, after its parent. mkdtemp(3) replaces the X.
-const NAME: &str = "ostler-XXXXXX";
+const NAME: &str = "ostler-notify-XXXXXX";
+
+/// How many entries of a parent are searched for directories that were left behind.
+const SEARCHED_MAX: usize = 4096;
 
 /// A directory of mode 0700. Dropping it in the process that has created it removes it with its
-/// entry.
+/// entry. As long as that process or a child with the descriptor lives, it is locked (flock(2)).
 #[derive(Debug)]
 pub(crate) struct PrivateDir {
     path: PathBuf,
     entry: &'static str,
-    id: FileId,
+    dir: OwnedFd,
     creator: Pid,
 }
 
@@ -29,6 +35,7 @@ impl PrivateDir {
     ///
     /// # Errors
     /// `parent` is missing, full or read-only; `EPERM` without the privilege to change the owner.
+    /// `EWOULDBLOCK` if [`remove_stale`] of another process removes it right now.
     pub(crate) fn create(
         parent: &Path,
         entry: &'static str,
@@ -37,15 +44,19 @@ impl PrivateDir {
     ) -> io::Result<Self> {
         let path = mkdtemp(&std::path::absolute(parent)?.join(NAME))?;
         let made = open_dir(&path).and_then(|dir| {
+            match lock(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                Ok(()) | Err(_) => (), // a file system without locks
+            }
             if user.is_some() || group.is_some() {
                 file::chown(dir.as_fd(), user, group)?;
             }
-            file::id(dir.as_raw_fd())
+            Ok(dir)
         });
         match made {
-            Ok(id) => Ok(Self { path, entry, id, creator: Pid::this() }),
+            Ok(dir) => Ok(Self { path, entry, dir, creator: Pid::this() }),
             Err(error) => {
-                let _ = std::fs::remove_dir(&path); // the first error says more
+                let _ = fs::remove_dir(&path); // the first error says more
                 Err(error)
             }
         }
@@ -54,6 +65,11 @@ impl PrivateDir {
     /// Returns the path of its entry.
     pub(crate) fn entry_path(&self) -> PathBuf {
         self.path.join(self.entry)
+    }
+
+    /// Returns the descriptor that keeps it locked.
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.dir.as_raw_fd()
     }
 
     /// Returns how long the path of an entry is, in bytes.
@@ -65,21 +81,57 @@ impl PrivateDir {
 impl Drop for PrivateDir {
     fn drop(&mut self) {
         if self.creator == Pid::this() {
+            let id = |dir: &OwnedFd| file::id(dir.as_raw_fd()).ok();
             // The user of the directory may have moved it and put another one in its place.
-            let dir = open_dir(&self.path);
-            if let Ok(dir) = dir
-                && file::id(dir.as_raw_fd()).is_ok_and(|id| id == self.id)
-            {
-                let _ = unlinkat(&dir, self.entry, UnlinkatFlags::NoRemoveDir);
+            if open_dir(&self.path).is_ok_and(|dir| id(&dir) == id(&self.dir)) {
+                let _ = unlinkat(&self.dir, self.entry, UnlinkatFlags::NoRemoveDir);
                 remove_empty(&self.path);
             }
         }
     }
 }
 
+/// Removes the directories of this process's user and of `user` whose processes were all killed
+/// before they could remove them: none holds the lock. Never waits for another file system (Linux
+/// 5.6; before, it does nothing).
+pub(crate) fn remove_stale(parent: &Path, entry: &str, user: Option<u32>) {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let Ok(parent_dir) = open(parent, flags, Mode::empty()) else { return };
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    let names = entries.take(SEARCHED_MAX).filter_map(|entry| Some(entry.ok()?.file_name()));
+    for name in names.filter(|name| is_name(name)) {
+        if let Some(dir) = open_stale(&parent_dir, &name, user) {
+            let _ = unlinkat(&dir, entry, UnlinkatFlags::NoRemoveDir);
+            let _ = unlinkat(&parent_dir, name.as_os_str(), UnlinkatFlags::RemoveDir);
+        }
+    }
+}
+
+fn is_name(name: &OsStr) -> bool {
+    name.len() == NAME.len() && name.as_bytes().starts_with(NAME.trim_end_matches('X').as_bytes())
+}
+
+/// Opens and locks a directory, if it is one of these users and no process holds its lock.
+fn open_stale(parent: &OwnedFd, name: &OsStr, user: Option<u32>) -> Option<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let dir = openat2(parent, name, how).ok()?;
+    let status = fstat(&dir).ok()?;
+    let is_own = [Some(credentials::effective_uid()), user].contains(&Some(status.st_uid));
+    (is_own && status.st_mode & 0o7777 == 0o700 && lock(&dir).is_ok()).then_some(dir)
+}
+
+/// Locks a directory until all copies of the descriptor are closed. Never waits.
+fn lock(dir: &OwnedFd) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and flock(2) has no other argument.
+    super::check(unsafe { libc::flock(dir.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })?;
+    Ok(())
+}
+
 /// Removes an entry and its directory, as far as this process may.
 pub(crate) fn remove_with_entry(entry: &Path) {
-    let _ = std::fs::remove_file(entry);
+    let _ = fs::remove_file(entry);
     if let Some(dir) = entry.parent() {
         remove_empty(dir);
     }
@@ -98,7 +150,6 @@ fn remove_empty(dir: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn entries(dir: &Path) -> usize {
@@ -139,6 +190,33 @@ mod tests {
             assert!(other.join("entry").exists() && replacement.join("entry").exists());
             fs::remove_dir(&moved).unwrap();
         }
+    }
+
+    #[test]
+    fn only_directories_without_lock_are_stale() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path();
+        let used = PrivateDir::create(path, "entry", None, None).unwrap();
+        let [mut left, mut kept] =
+            [(); 2].map(|()| PrivateDir::create(path, "entry", None, None).unwrap());
+        for dir in [&used, &left, &kept] {
+            fs::write(dir.entry_path(), "").unwrap();
+        }
+        let other = path.join("other");
+        fs::create_dir(&other).unwrap();
+        symlink(&other, path.join("ostler-notify-a_link")).unwrap();
+        // A copy of the descriptor in another process keeps it locked.
+        let copy = kept.dir.try_clone().unwrap();
+        // As if their creator had been killed.
+        for dir in [&mut left, &mut kept] {
+            dir.creator = Pid::from_raw(1);
+        }
+        drop((left, kept));
+        remove_stale(path, "entry", None);
+        assert_eq!(entries(path), 4, "used, kept, and the others");
+        drop((copy, used));
+        remove_stale(path, "entry", None);
+        assert_eq!(entries(path), 2);
     }
 
     #[test]

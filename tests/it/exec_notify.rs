@@ -16,7 +16,7 @@ use crate::exec::wait_line;
 use crate::exec_programs::{is_installed, python_is_installed};
 use crate::launch::Launch;
 use crate::log_capture::Record;
-use crate::proc::{descriptors, wait_until};
+use crate::proc::{descriptors, is_gone, wait_until};
 use crate::support::{Exit, Server};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
@@ -206,6 +206,30 @@ fn no_socket_is_left_behind() {
     server.signal(Signal::SIGTERM);
     server.expect_clean_exit();
     assert_eq!(entries(&dir).len(), 0);
+}
+
+#[test]
+fn next_master_removes_what_killed_processes_have_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let launch = || {
+        let launch = launch_by(&[PROGRAM], &["-w", "2", "--ready-after", "100ms"], &SILENT);
+        launch.arg("--worker-tmp-dir").arg(dir.path().to_str().unwrap())
+    };
+    let (killed, other) = (launch().start(), launch().start());
+    assert_eq!(entries(dir.path()).len(), 4);
+    let [workers, survivors] = [&killed, &other].map(|server| server.wait_workers(2));
+    // Stopped workers cannot remove anything when their master dies.
+    workers.iter().for_each(|worker| kill(worker.pid, Signal::SIGSTOP).unwrap());
+    drop(killed);
+    wait_until("they are dead", || workers.iter().all(|worker| is_gone(worker.pid)));
+    assert_eq!(entries(dir.path()).len(), 4);
+    let next = launch().start();
+    assert_eq!(entries(dir.path()).len(), 4, "those of the two that run");
+    next.finish();
+    assert_eq!(entries(dir.path()).len(), 2);
+    assert_eq!(other.workers(), survivors);
+    other.finish();
+    assert_eq!(entries(dir.path()).len(), 0);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::hooks::Hooks;
 use crate::os::clock;
 use crate::os::fd_table::OpenFds;
 use crate::os::file;
-use crate::os::private_dir::PrivateDir;
+use crate::os::private_dir::{self, PrivateDir};
 use crate::os::process::{self, Exit, Pid};
 use crate::os::procfs;
 use crate::os::title::ProcTitle;
@@ -191,11 +191,15 @@ impl<'a> ProcessTable<'a> {
         let spec = &pool_generation.spec;
         let heartbeat = make_heartbeat(spec)
             .map_err(|source| SpawnError::Heartbeat { dir: spec.heartbeat_dir.clone(), source })?;
+        if spec.class.runs_command() && self.workers.is_empty() {
+            let user = spec.credentials.user();
+            private_dir::remove_stale(&spec.heartbeat_dir, NOTIFY_SOCKET_NAME, user);
+        }
         let notify_dir = make_notify_dir(spec)
             .map_err(|source| SpawnError::NotifyDir { dir: spec.heartbeat_dir.clone(), source })?;
         let row = pool_generation.rows.take_row().ok_or(SpawnError::NoFreeRow)?;
-        let notify_path = notify_dir.as_ref().map(PrivateDir::entry_path);
-        let pid = self.fork(request, pool_generation, row.index(), &heartbeat, notify_path)?;
+        let pid =
+            self.fork(request, pool_generation, row.index(), &heartbeat, notify_dir.as_ref())?;
         self.environment.cgroups.on_spawned(pid);
         let worker = WorkerProcess {
             pid,
@@ -221,7 +225,7 @@ impl<'a> ProcessTable<'a> {
         pool_generation: &PoolGeneration<'_>,
         row: usize,
         heartbeat: &Heartbeat,
-        notify_path: Option<PathBuf>,
+        notify_dir: Option<&PrivateDir>,
     ) -> Result<Pid, SpawnError> {
         let SpawnRequest { slot, generation, max_units, .. } = request;
         let PoolSpec { name, settings, class, .. } = &pool_generation.spec;
@@ -230,11 +234,12 @@ impl<'a> ProcessTable<'a> {
         let program_fds = self.environment.program_fds.unchanged();
         let worker_fds = pool_generation.listener_fds().chain(pool_generation.log.raw_fds());
         let own_fds = [0, 1, 2, wakeup_fd.as_raw_fd(), heartbeat.raw_fd()];
+        let own_fds = own_fds.into_iter().chain(notify_dir.map(PrivateDir::raw_fd));
         let init = WorkerInit {
             pool_generation,
             title: self.environment.title,
             master: Pid::this(),
-            keep_fds: own_fds.into_iter().chain(worker_fds).chain(program_fds).collect(),
+            keep_fds: own_fds.chain(worker_fds).chain(program_fds).collect(),
             keep_mappings: pool_generation.mappings().collect(),
             worker: WorkerInfo {
                 pool: name.clone(),
@@ -245,7 +250,7 @@ impl<'a> ProcessTable<'a> {
                 limits: settings.limits(),
             },
             heartbeat,
-            notify_path,
+            notify_path: notify_dir.map(PrivateDir::entry_path),
             row,
             wakeup_fd,
             max_units,
