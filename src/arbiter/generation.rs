@@ -202,8 +202,11 @@ impl<'a> PoolGeneration<'a> {
     /// Stops accepting new connections, except on the sockets in `keep_open`. Workers that drain empty
     /// the queues.
     pub(super) fn stop_accepting(&self, keep_open: &[RawFd]) {
-        let is_kept = |l: &&Arc<Listener>| keep_open.contains(&l.as_raw_fd());
-        for listener in self.listeners.iter().filter(|listener| !is_kept(listener)) {
+        let ends: Vec<_> =
+            self.listeners.iter().filter(|it| !keep_open.contains(&it.as_raw_fd())).collect();
+        ends.iter().for_each(|it| it.steer_group_to_first());
+        // The first socket of a group is the last.
+        for listener in ends.into_iter().rev() {
             if let Err(error) = listener.stop_accepting() {
                 warn!(self.log.logger(), "failed to stop listening";
                     "address" => listener.name(), "error" => %error);

@@ -16,7 +16,7 @@ use crate::address::Address;
 use crate::os::file::FileId;
 use crate::os::lookups::Lookups;
 use crate::os::memory::MappingId;
-use crate::os::{epoll, file, socket};
+use crate::os::{epoll, file, listening, socket};
 pub use error::ListenError;
 pub use shared::ListenerState;
 pub(crate) use shared::ReusePortShard;
@@ -136,7 +136,7 @@ fn open_path(
     let Access { mode, user, group } = access;
     file::set_access(path, mode, user, group)
         .map_err(|source| ListenError::Access { address: address.clone(), source })?;
-    socket::set_backlog(fd.as_fd(), backlog)
+    listening::set_backlog(fd.as_fd(), backlog)
         .map_err(|source| ListenError::Bind { address: address.clone(), source })
 }
 
@@ -276,7 +276,7 @@ impl Listener {
         match self.state() {
             ListenerState::NotListening => Ok(()), // listen(2) would start it
             ListenerState::Open | ListenerState::DrainBounded | ListenerState::DrainUnbounded => {
-                socket::set_backlog(self.fd.as_fd(), backlog)
+                listening::set_backlog(self.fd.as_fd(), backlog)
             }
         }
     }
@@ -300,7 +300,7 @@ impl Listener {
     /// From listen(2).
     pub(crate) fn start_listening(&self, backlog: u32) -> io::Result<()> {
         if self.state() == ListenerState::NotListening {
-            socket::set_backlog(self.fd.as_fd(), backlog)?;
+            listening::set_backlog(self.fd.as_fd(), backlog)?;
             self.shared_state.set_state(ListenerState::Open);
         }
         Ok(())
@@ -356,9 +356,9 @@ impl Listener {
         self.shared_state.state()
     }
 
-    /// Stops new connections, so that the accept queue comes to an end. SYN packets of new TCP
-    /// connections are dropped, and a path that this program owns is removed. An inherited socket
-    /// may have other users, and stays as it is.
+    /// Stops new connections, so that the accept queue comes to an end. A TCP address refuses them,
+    /// and a path that this program owns is removed. An inherited socket may have other users, and
+    /// stays as it is, as does an abstract one, for which the kernel has no way.
     ///
     /// # Errors
     /// From setsockopt(2).
@@ -367,8 +367,10 @@ impl Listener {
             return Ok(());
         }
         let bounded = match &self.origin {
-            Origin::Inherited => Ok(false),
-            Origin::Bound => socket::drop_new_syns(self.fd.as_fd()),
+            Origin::Bound if listening::is_tcp(self.fd.as_fd()) => {
+                listening::refuse_new_connections(self.fd.as_fd()).map(|()| true)
+            }
+            Origin::Bound | Origin::Inherited => Ok(false),
             Origin::Path(_) => {
                 self.remove_path();
                 Ok(true)
@@ -382,16 +384,24 @@ impl Listener {
         bounded.map(|_| ())
     }
 
+    /// Has all new clients of a SO_REUSEPORT group arrive at its first socket, so that the others can
+    /// [stop accepting](Self::stop_accepting) before it.
+    pub(crate) fn steer_group_to_first(&self) {
+        if self.state() == ListenerState::Open && matches!(self.origin, Origin::Bound) {
+            // EINVAL: it has no group.
+            let _ = listening::steer_to_first_of_group(self.fd.as_fd());
+        }
+    }
+
     /// Shuts down a TCP listener in [`ListenerState::DrainBounded`] once its accept queue is empty.
-    /// Clients whose SYN packets were dropped then get a refusal. Returns whether that is done, or
-    /// not needed.
+    /// The address is then free. Returns whether that is done, or not needed.
     pub(crate) fn reject_new_connections(&self) -> bool {
         if self.state() != ListenerState::DrainBounded || !matches!(self.origin, Origin::Bound) {
             return true;
         }
-        let empty = socket::accept_queue_length(self.fd.as_fd()).is_ok_and(|length| length == 0);
+        let empty = listening::accept_queue_length(self.fd.as_fd()).is_ok_and(|length| length == 0);
         if empty {
-            socket::shutdown_listener(self.fd.as_fd());
+            listening::shutdown_listener(self.fd.as_fd());
         }
         empty
     }

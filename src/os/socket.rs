@@ -8,11 +8,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike,
-    SockaddrStorage, UnixAddr, bind, connect, getsockname, getsockopt, listen, recv,
-    send as nix_send, sendmsg, setsockopt, shutdown, socket, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike,
+    SockaddrStorage, UnixAddr, bind, connect, getsockname, getsockopt, recv, send as nix_send,
+    sendmsg, setsockopt, shutdown, socket, socketpair, sockopt,
 };
 use nix::sys::stat::{Mode, umask};
+
+use super::listening;
 
 /// An address that can be bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub(crate) enum SocketAddress {
 /// Those of [`bind_to`], and from listen(2).
 pub(crate) fn listen_on(name: &SocketAddress, backlog: u32) -> io::Result<OwnedFd> {
     let fd = bind_to(name)?;
-    set_backlog(fd.as_fd(), backlog)?;
+    listening::set_backlog(fd.as_fd(), backlog)?;
     Ok(fd)
 }
 
@@ -92,16 +94,6 @@ fn inet_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     // Accepted sockets inherit it (Linux), which saves a system call a connection.
     setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
     Ok(fd)
-}
-
-/// Makes a bound socket listen, or changes how many connections may wait: at most 65,535, and at
-/// most net.core.somaxconn.
-///
-/// # Errors
-/// From listen(2).
-pub(crate) fn set_backlog(fd: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
-    let backlog = Backlog::new(i32::try_from(backlog).unwrap_or(i32::MAX).min(65_535))?;
-    Ok(listen(&fd, backlog)?)
 }
 
 /// Whether a process accepts connections at a unix socket's path.
@@ -277,73 +269,6 @@ pub(crate) fn shutdown_write(fd: BorrowedFd<'_>) {
 pub(crate) fn shutdown_both(fd: BorrowedFd<'_>) {
     // ENOTCONN: the peer has closed the connection already.
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Both);
-}
-
-/// Drops the SYN packets that reach a TCP listener (Linux), so that its accept queue comes to an
-/// end. Connections whose handshake has begun still arrive. Later ones get no answer, and are
-/// refused once the socket is closed. Does nothing to other sockets; returns whether it did
-/// anything.
-///
-/// # Errors
-/// From setsockopt(2).
-pub(crate) fn drop_new_syns(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    let inet = getsockname::<SockaddrStorage>(fd.as_raw_fd())
-        .is_ok_and(|name| name.as_sockaddr_in().is_some() || name.as_sockaddr_in6().is_some());
-    if !inet {
-        return Ok(false);
-    }
-    // A packet filter over the TCP header: byte 13 holds the flags. Drop packets with SYN (bit 1),
-    // keep the others.
-    let mut program = [
-        bpf_instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
-        bpf_instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, 0x02),
-        bpf_instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-        bpf_instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
-    ];
-    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: `program` points at `len` instructions, and both outlive the call, which copies them.
-    super::check(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    })?;
-    Ok(true)
-}
-
-/// Returns how many connections wait to be accepted at a TCP listener (Linux, `TCP_INFO`).
-///
-/// # Errors
-/// From getsockopt(2).
-pub(crate) fn accept_queue_length(fd: BorrowedFd<'_>) -> io::Result<u32> {
-    // SAFETY: tcp_info is plain numbers, for which zero is a value.
-    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
-    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: `info` has room for `length` bytes, and both outlive the call.
-    super::check(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut length,
-        )
-    })?;
-    Ok(info.tcpi_unacked)
-}
-
-/// Stops a listener for all processes that share it: new connections are refused from now on, and
-/// accept(2) fails with `EINVAL` (Linux).
-pub(crate) fn shutdown_listener(fd: BorrowedFd<'_>) {
-    // ENOTCONN: it was stopped already.
-    let _ = shutdown(fd.as_raw_fd(), Shutdown::Read);
-}
-
-fn bpf_instruction(code: u32, jump_true: u8, jump_false: u8, k: u32) -> libc::sock_filter {
-    libc::sock_filter { code: code as u16, jt: jump_true, jf: jump_false, k }
 }
 
 fn retry_on_eintr(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {

@@ -16,9 +16,8 @@ use super::lifecycle::{Lifecycle, StopRequest};
 use super::no_service::NoService;
 use crate::app::{Service, WorkerInfo};
 use crate::listen::{Listener, Stream};
-use crate::os::clock;
 use crate::os::poll::{self, Interest};
-use crate::os::socket;
+use crate::os::{clock, listening};
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
 
@@ -139,7 +138,7 @@ impl<'a> WorkerContext<'a> {
 
     /// Returns how many clients wait at the nth listener; how many can, if the kernel does not say.
     fn queue_length(&self, index: usize) -> usize {
-        let length = socket::accept_queue_length(self.listeners[index].as_fd());
+        let length = listening::accept_queue_length(self.listeners[index].as_fd());
         length.map_or(self.settings.backlog as usize + 1, |length| length as usize)
     }
 

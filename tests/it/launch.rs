@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio, id};
 use std::sync::Arc;
@@ -11,12 +13,15 @@ use std::thread;
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use tempfile::TempDir;
 
 use crate::log_capture::{Watched, capture};
 use crate::os::{ChildSetup, Signals, prepare};
 use crate::support::{Exit, Outcome, Server};
+
+/// A user, and a group, without privileges: `nobody`, or none that is known.
+const UNPRIVILEGED: u32 = 65_534;
 
 /// A server that is not started yet, with a working directory of its own.
 pub struct Launch {
@@ -108,6 +113,15 @@ impl Launch {
     /// Lets the server inherit this process's core limit. Without this call, its limit is 0.
     pub fn with_cores(mut self) -> Self {
         self.inheritance.cores = true;
+        self
+    }
+
+    /// Starts the server without privileges: if the test runs as root, as another user.
+    pub fn unprivileged(mut self) -> Self {
+        if Uid::effective().is_root() {
+            chown(self.dir(), Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
+            self.command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
+        }
         self
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -17,6 +18,35 @@ const KEEPALIVE_RACE_MIN: Duration = Duration::from_millis(50);
 /// The pause between an answer and a client's next request. It leaves CPU time for the servers and
 /// for other tests.
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// How many clients a crowd has.
+const CROWD: usize = 12;
+
+/// Where clients connect.
+#[derive(Clone, Debug)]
+pub enum Target {
+    Tcp(SocketAddr),
+    Path(PathBuf),
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl Target {
+    /// Opens a connection.
+    pub fn connect(&self) -> io::Result<Client> {
+        match self {
+            Self::Tcp(address) => Client::tcp(*address),
+            Self::Path(path) => Client::unix(path),
+        }
+    }
+}
+
+/// What a client does again and again.
+type Custom = fn(&Shared, &Target) -> io::Result<()>;
 
 /// Clients in threads, each with one request at a time.
 pub struct Load {
@@ -46,29 +76,33 @@ enum Tolerance {
 impl Load {
     /// Starts clients for which every request must be answered.
     pub fn on(address: SocketAddr) -> Self {
-        Self::start(address, Tolerance::Nothing)
+        Self::start(address.into(), Tolerance::Nothing, &[fresh, fresh, kept])
     }
 
     /// Starts clients that end when their connection is refused. Each accepted connection must be
     /// answered.
     pub fn until_refused(address: SocketAddr) -> Self {
-        Self::start(address, Tolerance::Refusal)
+        Self::start(address.into(), Tolerance::Refusal, &[fresh, fresh, kept])
+    }
+
+    /// Starts many clients, each of which ends when its connection is refused. Each accepted
+    /// connection must be answered.
+    pub fn crowd_until_refused(target: Target) -> Self {
+        Self::start(target, Tolerance::Refusal, &[fresh as Custom; CROWD])
     }
 
     /// Starts clients that must always be able to connect, but whose request may be lost.
     pub fn connecting(address: SocketAddr) -> Self {
-        Self::start(address, Tolerance::Silence)
+        Self::start(address.into(), Tolerance::Silence, &[fresh, fresh, kept])
     }
 
-    fn start(address: SocketAddr, tolerance: Tolerance) -> Self {
+    fn start(target: Target, tolerance: Tolerance, customs: &[Custom]) -> Self {
         let shared = Arc::new(Shared { tolerance, ..Shared::default() });
-        let customs: [fn(&Shared, SocketAddr) -> io::Result<()>; 3] = [fresh, fresh, kept];
-        let threads = customs
-            .map(|custom| {
-                let shared = Arc::clone(&shared);
-                thread::spawn(move || shared.repeat(|| custom(&shared, address)))
-            })
-            .into();
+        let spawn = |custom: &Custom| {
+            let (shared, target, custom) = (Arc::clone(&shared), target.clone(), *custom);
+            thread::spawn(move || shared.repeat(|| custom(&shared, &target)))
+        };
+        let threads = customs.iter().map(spawn).collect();
         let load = Self { shared, threads };
         load.wait_answers(10);
         load
@@ -151,14 +185,15 @@ impl Shared {
     }
 }
 
-fn is_refusal(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::ConnectionRefused
+/// Whether a connection was refused: by the address, or since the path is gone.
+pub fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
 }
 
 /// Opens a connection for each request.
-fn fresh(shared: &Shared, address: SocketAddr) -> io::Result<()> {
+fn fresh(shared: &Shared, target: &Target) -> io::Result<()> {
     let begun = Instant::now();
-    let mut client = Client::tcp(address).map_err(|error| with_context("connect", error))?;
+    let mut client = target.connect().map_err(|error| with_context("connect", error))?;
     let sent = client.try_send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     let idle = begun.elapsed();
     match sent.and_then(|()| client.try_answer()) {
@@ -172,10 +207,10 @@ fn fresh(shared: &Shared, address: SocketAddr) -> io::Result<()> {
 }
 
 /// Keeps one connection until the server announces its end.
-fn kept(shared: &Shared, address: SocketAddr) -> io::Result<()> {
+fn kept(shared: &Shared, target: &Target) -> io::Result<()> {
     // An answer may have arrived long before its client had time to read it.
     let mut asked = Instant::now();
-    let mut client = Client::tcp(address).map_err(|error| with_context("connect", error))?;
+    let mut client = target.connect().map_err(|error| with_context("connect", error))?;
     while !shared.stopped() {
         let before = std::mem::replace(&mut asked, Instant::now());
         let sent = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");

@@ -122,6 +122,7 @@ mod signals;
 mod slow_lookups;
 mod sockets;
 mod stopping;
+mod stopping_under_load;
 mod stuck_fs;
 mod support;
 mod systemd;

@@ -1,0 +1,97 @@
+//! A graceful stop while clients connect, of a server without privileges: each client that could
+//! connect is answered, and newcomers are refused at once.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use nix::sys::signal::Signal;
+
+use crate::launch::Launch;
+use crate::load::{Load, Target, is_refusal};
+use crate::support::Server;
+
+on_every_class!(
+    stops_on_ipv4_lose_nothing,
+    stops_on_ipv6_lose_nothing,
+    stops_on_unix_path_lose_nothing,
+    stops_with_reuse_port_lose_nothing,
+    stopping_server_refuses_newcomers_at_once,
+);
+
+/// How often a server is stopped. Each stop is a chance to lose a client.
+const STOPS: usize = 4;
+
+fn stops_on_ipv4_lose_nothing(class: &str) {
+    expect_nothing_lost(class, ipv4);
+}
+
+fn stops_on_ipv6_lose_nothing(class: &str) {
+    expect_nothing_lost(class, ipv6);
+}
+
+fn stops_on_unix_path_lose_nothing(class: &str) {
+    expect_nothing_lost(class, unix_path);
+}
+
+fn stops_with_reuse_port_lose_nothing(class: &str) {
+    expect_nothing_lost(class, reuse_port);
+    expect_nothing_lost(class, |launch| ipv6(launch.arg("--reuse-port")));
+}
+
+type Listen = fn(Launch) -> (Launch, Target);
+
+fn ipv4(launch: Launch) -> (Launch, Target) {
+    let address = SocketAddr::from(([127, 0, 0, 1], launch.port()));
+    (launch, Target::Tcp(address))
+}
+
+fn ipv6(launch: Launch) -> (Launch, Target) {
+    let address = SocketAddr::from((Ipv6Addr::LOCALHOST, launch.port()));
+    (launch.unbound().arg("--bind").arg(address.to_string()), Target::Tcp(address))
+}
+
+fn unix_path(launch: Launch) -> (Launch, Target) {
+    let path = launch.dir().join("sock");
+    (launch.unbound().arg("--bind").arg(format!("unix:{}", path.display())), Target::Path(path))
+}
+
+fn reuse_port(launch: Launch) -> (Launch, Target) {
+    ipv4(launch.arg("--reuse-port"))
+}
+
+fn start(class: &str, listen: Listen) -> (Server, Target) {
+    let (launch, target) = listen(Launch::new(&["-k", class, "-w", "3"]).unprivileged());
+    (launch.start(), target)
+}
+
+fn expect_nothing_lost(class: &str, listen: Listen) {
+    for _ in 0..STOPS {
+        let (mut server, target) = start(class, listen);
+        let load = Load::crowd_until_refused(target);
+        load.wait_answers(100);
+        server.signal(Signal::SIGTERM);
+        load.wait_refused();
+        server.expect_clean_exit();
+        assert_eq!(server.records_of("failed to stop listening").len(), 0);
+    }
+}
+
+fn stopping_server_refuses_newcomers_at_once(class: &str) {
+    for listen in [ipv4, ipv6, unix_path, reuse_port] {
+        let (mut server, target) = start(class, listen);
+        let mut busy = target.connect().unwrap();
+        busy.ask("/sleep?ms=2000");
+        let mut probe = target.connect().unwrap();
+        probe.get("/"); // the request before it has been read, or is in a queue
+        server.signal(Signal::SIGTERM);
+        server.wait_for("the stop", |record| record.message() == "stopping");
+        // Whatever the master does later, it has done already.
+        server.signal(Signal::SIGSTOP);
+        for _ in 0..20 {
+            let refused = target.connect().is_err_and(|error| is_refusal(&error));
+            assert!(refused, "{target:?}");
+        }
+        server.signal(Signal::SIGCONT);
+        assert_eq!(busy.answer().status(), 200);
+        server.expect_clean_exit();
+    }
+}
