@@ -17,7 +17,7 @@ use crate::arbiter::{
 };
 use crate::hooks::{Hooks, NoHooks};
 use crate::listen;
-use crate::listen::activation::InheritedFds;
+use crate::listen::activation::{InheritedFds, fd_name};
 use crate::log::{self, Fields};
 use crate::os::credentials;
 use crate::os::daemon::StartupNotifier;
@@ -162,7 +162,7 @@ impl Runtime {
         let signals = SignalPipe::open().map_err(RuntimeError::Os)?;
         signal::catch_in_master();
         let old_master = upgrade_channel::UpgradeChannel::take_from_env();
-        let InheritedFds { listeners, mut warnings } =
+        let InheritedFds { listeners, ended, mut warnings } =
             InheritedFds::take_from_env().map_err(RuntimeError::Listen)?;
         let is_sole_master = old_master.is_none();
         let upgrade_peer = match old_master {
@@ -188,13 +188,18 @@ impl Runtime {
                     return Err(report_to_old_master(error.into()));
                 }
             };
-        // Closes inherited listeners that no pool uses: their queues would never be served.
-        drop(listeners);
         let (service_manager, warning) = ServiceManager::from_env();
         warnings.extend(warning);
         if proc_dir::is_of_other_namespace() {
             warnings.push(OTHER_PROC_WARNING.to_owned());
         }
+        if is_sole_master {
+            let unused = listeners.iter().filter(|it| !generations.iter().any(|its| its.has(it)));
+            let names = ended.into_iter().chain(unused.map(|it| fd_name(it)));
+            names.for_each(|name| service_manager.remove_stored_fd(&name));
+        }
+        // Closes inherited listeners that no pool uses: their queues would never be served.
+        drop(listeners);
         log_startup(&master_context, &generations, &warnings);
         let StartupContext { program_fds, title, exec_args, startup_notifier } = context;
         program_fds.exclude(upgrade_peer.channel_fd());

@@ -12,7 +12,9 @@ use super::pool::row_allocator::RowAllocator;
 use super::pool::supervisor::Policy;
 use crate::address::Address;
 use crate::app::App;
-use crate::listen::{self, Access, ListenError, Listener, ListenerState, ReusePortShard};
+use crate::listen::{
+    self, Access, ListenError, Listener, ListenerState, ReusePortShard, one_per_address,
+};
 use crate::log::{self, FileOwner, Log, LogError};
 use crate::os::credentials::Credentials;
 use crate::os::lookups::Lookups;
@@ -228,11 +230,15 @@ impl<'a> PoolGeneration<'a> {
     pub(super) fn assign_reuseport_shards(&self) -> bool {
         let mut changed = false;
         for address in &self.spec.settings.bind {
-            let here = || self.listeners.iter().filter(|listener| listener.address() == address);
-            let count = here().count() as u32;
-            let several = self.spec.settings.reuse_port && count > 1;
-            for (index, listener) in (0..).zip(here()) {
-                changed |= listener.set_shard(several.then_some(ReusePortShard { index, count }));
+            let here = self.listeners.iter().filter(|listener| listener.address() == address);
+            let here: Vec<_> = here.collect();
+            for group in here.chunk_by(|one, other| one.name() == other.name()) {
+                let count = group.len() as u32;
+                let several = self.spec.settings.reuse_port && count > 1;
+                for (index, listener) in (0..).zip(group) {
+                    let shard = several.then_some(ReusePortShard { index, count });
+                    changed |= listener.set_shard(shard);
+                }
             }
         }
         changed
@@ -260,13 +266,16 @@ impl<'a> PoolGeneration<'a> {
     }
 
     /// Returns whether a listener is one of its own.
-    pub(super) fn has(&self, listener: &Arc<Listener>) -> bool {
+    pub(crate) fn has(&self, listener: &Arc<Listener>) -> bool {
         self.listeners.iter().any(|own| Arc::ptr_eq(own, listener))
     }
 
-    /// Removes the paths that its listeners have bound.
-    pub(super) fn remove_paths(&self) {
-        self.listeners.iter().for_each(|listener| listener.remove_path());
+    /// Frees the addresses that its listeners have bound: removes paths, and shuts TCP sockets down.
+    pub(super) fn free_addresses(&self) {
+        for listener in &self.listeners {
+            listener.remove_path();
+            listener.shut_down();
+        }
     }
 }
 
@@ -294,31 +303,54 @@ fn bind_all(
         let usable = reusable_listeners.iter().chain(&fresh).filter(is_usable);
         let mut sockets: Vec<Arc<Listener>> = usable.map(Arc::clone).collect();
         let is_served = !sockets.is_empty();
-        let several = settings.reuse_port && matches!(address, Address::Tcp { .. });
-        let wanted =
-            if several && (is_sole_master || !is_served) { settings.workers.count() } else { 1 };
-        while sockets.len() < wanted {
-            let bound = match sockets.first() {
-                Some(first) => first.bind_sibling(),
-                None => listen::bind_with(lookups, address, settings.backlog, spec.socket_access),
-            };
-            match bound {
-                Ok(listener) => {
-                    let listener = Arc::new(listener);
-                    fresh.push(Arc::clone(&listener));
-                    sockets.push(listener);
-                }
+        let bound =
+            match bind_missing(spec, lookups, address, &sockets, is_sole_master || !is_served) {
+                Ok(bound) => bound.into_iter().map(Arc::new),
                 Err(error) => {
                     fresh.iter().for_each(|listener| listener.remove_path());
                     return Err(error);
                 }
-            }
+            };
+        for listener in bound {
+            fresh.push(Arc::clone(&listener));
+            sockets.push(listener);
         }
+        // A host's name may have several addresses. The sockets of each are in a row.
+        sockets.sort_by(|one, other| one.name().cmp(other.name()));
         // One descriptor may have been configured twice.
         sockets.retain(|listener| !listeners.iter().any(|known| Arc::ptr_eq(known, listener)));
         listeners.extend(sockets);
     }
     Ok(listeners)
+}
+
+/// Binds what an address lacks beside `sockets`: all of its sockets, or some of a `reuse_port` group
+/// if that may grow.
+fn bind_missing(
+    spec: &PoolSpec<'_>,
+    lookups: &Lookups,
+    address: &Address,
+    sockets: &[Arc<Listener>],
+    may_grow: bool,
+) -> Result<Vec<Listener>, ListenError> {
+    let settings = &spec.settings;
+    let mut bound = match sockets {
+        [] => listen::bind_with(lookups, address, settings.backlog, spec.socket_access)?,
+        [..] => Vec::new(),
+    };
+    if !(settings.reuse_port && may_grow && matches!(address, Address::Tcp { .. })) {
+        return Ok(bound);
+    }
+    let mut siblings = Vec::new();
+    let all: Vec<&Listener> = sockets.iter().map(AsRef::as_ref).chain(&bound).collect();
+    for first in one_per_address(all.iter().copied()) {
+        let present = all.iter().filter(|it| it.name() == first.name()).count();
+        for _ in present..settings.workers.count() {
+            siblings.push(first.bind_sibling()?);
+        }
+    }
+    bound.extend(siblings);
+    Ok(bound)
 }
 
 /// Returns whether a listener is what an address means. `fd://N` means the descriptor, whatever its

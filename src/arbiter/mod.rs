@@ -217,7 +217,7 @@ impl<'a> Arbiter<'a> {
         if self.upgrade.is_sole_master() {
             let generations =
                 self.reload.previous_generations().chain(self.state.pools.generations());
-            self.shutdown.stop_accepting(generations, clock::now());
+            self.shutdown.stop_accepting(generations, &self.state.service_manager, clock::now());
         }
     }
 
@@ -427,13 +427,13 @@ impl<'a> Arbiter<'a> {
         self.state.failure_reason()
     }
 
-    /// Removes the pid file and, if there is no other master, the paths of unix sockets.
+    /// Removes the pid file and, if there is no other master, frees the addresses.
     pub(crate) fn clean_up(&mut self) {
         self.state.hook("on_exit", |hooks| hooks.on_exit());
         if self.upgrade.is_sole_master() {
             let generations =
                 self.reload.previous_generations().chain(self.state.pools.generations());
-            generations.for_each(PoolGeneration::remove_paths);
+            generations.for_each(PoolGeneration::free_addresses);
         }
         if let Some(pidfile) = self.pidfile.take() {
             pidfile.remove();

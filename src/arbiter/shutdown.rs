@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::generation::PoolGeneration;
 use super::pool::supervisor::ShutdownMode;
+use super::service_manager::ServiceNotifier;
 use crate::os::signal::Signal;
 use crate::time::MonotonicTime;
 
@@ -20,12 +21,17 @@ pub(super) struct Shutdown {
 
 impl Shutdown {
     /// Stops listening at `now`: workers that drain empty the queues, and no other process accepts.
+    /// The service manager keeps no socket that takes no connections.
     pub(super) fn stop_accepting<'g, 'a: 'g>(
         &mut self,
         generations: impl Iterator<Item = &'g PoolGeneration<'a>>,
+        service_manager: &ServiceNotifier,
         now: MonotonicTime,
     ) {
-        generations.for_each(|generation| generation.stop_accepting(&[]));
+        for generation in generations {
+            generation.listeners.iter().for_each(|it| service_manager.remove_stored_fd(it));
+            generation.stop_accepting(&[]);
+        }
         self.reject_connections_at = Some(now.saturating_add(REJECT_DELAY));
     }
 

@@ -23,6 +23,8 @@ const ENV_VARS: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 pub(crate) struct InheritedFds {
     /// The sockets.
     pub(crate) listeners: Vec<Arc<Listener>>,
+    /// The names of sockets that took no connections any more, and are closed.
+    pub(crate) ended: Vec<String>,
     /// What was handed over and makes no sense.
     pub(crate) warnings: Vec<String>,
 }
@@ -53,8 +55,10 @@ impl InheritedFds {
         for offset in 0..RawFd::from(count.min(4096)) {
             let name = names.get(offset as usize).copied();
             let ours = name.and_then(parse_fd_name);
-            let listener = super::adopt_inherited(FIRST_LISTEN_FD + offset, ours)?;
-            inherited.listeners.push(Arc::new(listener));
+            match super::adopt_inherited(FIRST_LISTEN_FD + offset, ours)? {
+                Some(listener) => inherited.listeners.push(Arc::new(listener)),
+                None => inherited.ended.extend(name.map(str::to_owned)),
+            }
         }
         Ok(inherited)
     }

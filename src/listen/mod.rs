@@ -2,6 +2,7 @@
 //! owns them. This module must not depend on what is served over them.
 
 pub(crate) mod activation;
+mod bind;
 mod error;
 mod shared;
 mod socket_path;
@@ -10,18 +11,19 @@ mod stream;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
 
 use crate::address::Address;
 use crate::os::file::FileId;
 use crate::os::lookups::Lookups;
 use crate::os::memory::MappingId;
-use crate::os::{epoll, file, listening, socket};
+use crate::os::{epoll, listening, socket};
+pub use bind::Access;
+use bind::Origin;
 pub use error::ListenError;
 pub use shared::ListenerState;
 pub(crate) use shared::ReusePortShard;
 use shared::SharedState;
-use socket_path::{SocketPath, remove_stale_socket};
+use socket_path::SocketPath;
 pub use stream::Stream;
 
 /// A listening socket. It is nonblocking and shared with other processes: do not change its flags.
@@ -35,42 +37,15 @@ pub struct Listener {
     shared_state: SharedState,
 }
 
-#[derive(Debug)]
-enum Origin {
-    /// Inherited; other processes may use it too.
-    Inherited,
-    /// Bound by this program to an address without a path.
-    Bound,
-    /// Bound by this program to a path.
-    Path(SocketPath),
-}
-
-/// The access rights of a unix socket's path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
-    /// The bits of the path's mode, 0 to 0777, regardless of the umask.
-    pub mode: u32,
-    /// The user that owns the path; `None` for this process's own.
-    pub user: Option<u32>,
-    /// The group of the path; `None` for this process's own.
-    pub group: Option<u32>,
-}
-
-impl Default for Access {
-    /// Lets the owner and the group connect, and no other users.
-    fn default() -> Self {
-        Self { mode: 0o660, user: None, group: None }
-    }
-}
-
-/// Binds an address, or takes over an inherited descriptor. `backlog` is how many connections may
-/// wait in the kernel. The stale path of a server that has exited is replaced. A new path has the
-/// mode and the owner of `access` before any client can connect to it.
+/// Binds an address, or takes over an inherited descriptor. A host's name may have several addresses:
+/// each of them gets a listener. `backlog` is how many connections may wait in the kernel. The stale
+/// path of a server that has exited is replaced. A new path has the mode and the owner of `access`
+/// before any client can connect to it.
 ///
 /// # Errors
 /// The address is in use, forbidden, not of this machine or not found; the owner of the path cannot
 /// be changed.
-pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Listener, ListenError> {
+pub fn bind(address: &Address, backlog: u32, access: Access) -> Result<Vec<Listener>, ListenError> {
     bind_with(&Lookups::Live, address, backlog, access)
 }
 
@@ -83,75 +58,39 @@ pub(crate) fn bind_with(
     address: &Address,
     backlog: u32,
     access: Access,
-) -> Result<Listener, ListenError> {
-    let refused = |source| ListenError::Bind { address: address.clone(), source };
-    let (fd, origin) = match address {
-        Address::Tcp { host, port } => {
-            let name = resolve(lookups, address, host, *port)?;
-            let fd =
-                socket::listen_on(&socket::SocketAddress::Tcp(name), backlog).map_err(refused)?;
-            (fd, Origin::Bound)
-        }
-        Address::Abstract(bytes) => {
-            let name = socket::SocketAddress::Abstract(bytes.clone());
-            (socket::listen_on(&name, backlog).map_err(refused)?, Origin::Bound)
-        }
-        Address::Unix(path) => {
-            remove_stale_socket(path, address)?;
-            let fd =
-                socket::bind_to(&socket::SocketAddress::Path(path.clone())).map_err(refused)?;
-            let bound_path = SocketPath::claim_current(path).map_err(refused)?;
-            if let Err(error) = open_path(&fd, path, address, backlog, access) {
-                bound_path.remove();
-                return Err(error);
-            }
-            (fd, Origin::Path(bound_path))
-        }
-        Address::Fd(number) => match socket::from_inherited_fd(*number).map_err(refused)? {
-            Some(fd) => (fd, Origin::Inherited),
-            None => return Err(ListenError::NotAListener(*number)),
-        },
-    };
-    let name = socket::local_address(fd.as_fd());
-    let shared = match SharedState::new(ListenerState::Open) {
-        Ok(shared) => shared,
-        Err(error) => {
-            if let Origin::Path(path) = &origin {
-                path.remove();
-            }
-            return Err(refused(error));
-        }
-    };
-    Ok(Listener { fd, address: address.clone(), name, origin, shared_state: shared })
+) -> Result<Vec<Listener>, ListenError> {
+    let sockets = bind::open(lookups, address, backlog, access)?.into_iter();
+    sockets.map(|(fd, origin)| Listener::new(fd, address, origin)).collect()
 }
 
-/// Sets the access rights of a path that has just been bound, and listens there.
-fn open_path(
-    fd: &OwnedFd,
-    path: &Path,
-    address: &Address,
-    backlog: u32,
-    access: Access,
-) -> Result<(), ListenError> {
-    let Access { mode, user, group } = access;
-    file::set_access(path, mode, user, group)
-        .map_err(|source| ListenError::Access { address: address.clone(), source })?;
-    listening::set_backlog(fd.as_fd(), backlog)
-        .map_err(|source| ListenError::Bind { address: address.clone(), source })
+/// Looks up the host of an address, if it has one.
+///
+/// # Errors
+/// The host is not found.
+pub(crate) fn look_up_host(lookups: &Lookups, address: &Address) -> Result<(), ListenError> {
+    match address {
+        Address::Tcp { host, port } => bind::resolve(lookups, address, host, *port).map(|_| ()),
+        Address::Unix(_) | Address::Abstract(_) | Address::Fd(_) => Ok(()),
+    }
 }
 
 /// Takes over a listening socket from the parent process. `ours` is given if an earlier master has
 /// bound it: then this program owns the socket, and its path while that leads to this file.
-/// Otherwise other processes may use the socket too.
+/// Otherwise other processes may use the socket too. Returns `None` if an earlier master has bound
+/// it, and it takes no connections any more: its address is then free.
 ///
 /// # Errors
 /// The descriptor is not a listening stream socket.
 fn adopt_inherited(
     number: RawFd,
     ours: Option<(Address, Option<FileId>)>,
-) -> Result<Listener, ListenError> {
+) -> Result<Option<Listener>, ListenError> {
     let as_given = Address::Fd(number);
     let refused = |source| ListenError::Bind { address: as_given.clone(), source };
+    let is_bound_here = ours.as_ref().is_some_and(|(it, _)| !matches!(it, Address::Fd(_)));
+    if is_bound_here && socket::take_ended_listener(number).map_err(refused)? {
+        return Ok(None);
+    }
     let fd = socket::from_inherited_fd(number)
         .map_err(refused)?
         .ok_or(ListenError::NotAListener(number))?;
@@ -168,7 +107,7 @@ fn adopt_inherited(
     };
     let address =
         ours.map(|(address, _)| address).or_else(|| name.parse().ok()).unwrap_or(as_given);
-    Ok(Listener { fd, address, name, origin, shared_state: shared })
+    Ok(Some(Listener { fd, address, name, origin, shared_state: shared }))
 }
 
 /// Returns the first listener of each address: with `reuse_port` there are several in a row.
@@ -180,28 +119,22 @@ pub(crate) fn one_per_address<'l>(
     listeners
 }
 
-/// Looks up the host of an address, if it has one.
-///
-/// # Errors
-/// The host is not found.
-pub(crate) fn look_up_host(lookups: &Lookups, address: &Address) -> Result<(), ListenError> {
-    match address {
-        Address::Tcp { host, port } => resolve(lookups, address, host, *port).map(|_| ()),
-        Address::Unix(_) | Address::Abstract(_) | Address::Fd(_) => Ok(()),
-    }
-}
-
-fn resolve(
-    lookups: &Lookups,
-    address: &Address,
-    host: &str,
-    port: u16,
-) -> Result<SocketAddr, ListenError> {
-    let failed = |source| ListenError::Resolve { address: address.clone(), source };
-    lookups.host(host, port).map_err(failed)
-}
-
 impl Listener {
+    fn new(fd: OwnedFd, address: &Address, origin: Origin) -> Result<Self, ListenError> {
+        let name = socket::local_address(fd.as_fd());
+        match SharedState::new(ListenerState::Open) {
+            Ok(shared_state) => {
+                Ok(Self { fd, address: address.clone(), name, origin, shared_state })
+            }
+            Err(source) => {
+                if let Origin::Path(path) = &origin {
+                    path.remove();
+                }
+                Err(ListenError::Bind { address: address.clone(), source })
+            }
+        }
+    }
+
     /// Returns the address to which it is bound, such as `127.0.0.1:8000` or `unix:/run/x.sock`.
     pub fn name(&self) -> &str {
         &self.name
@@ -306,6 +239,30 @@ impl Listener {
         Ok(())
     }
 
+    /// Whether another process has shut it down while it was meant to listen.
+    pub(crate) fn was_shut_down(&self) -> bool {
+        self.state() == ListenerState::Open && !listening::takes_new_connections(self.fd.as_fd())
+    }
+
+    /// Listens again after it [was shut down](Self::was_shut_down). A unix socket cannot.
+    ///
+    /// # Errors
+    /// From listen(2), or what to do about a unix socket.
+    pub(crate) fn listen_again(&self, backlog: u32) -> io::Result<()> {
+        listening::set_backlog(self.fd.as_fd(), backlog)?;
+        let name = socket::local_address(self.fd.as_fd());
+        if name != self.name {
+            // The kernel had chosen its port.
+            return Err(io::Error::other(format!("it listens on {name} now; restart")));
+        }
+        if self.was_shut_down() {
+            let remedy =
+                if matches!(self.origin, Origin::Path(_)) { "send SIGHUP" } else { "restart" };
+            return Err(io::Error::other(format!("the socket cannot listen again; {remedy}")));
+        }
+        Ok(())
+    }
+
     /// Returns which workers the accept queue belongs to; `None` for all of them.
     pub(crate) fn shard(&self) -> Option<ReusePortShard> {
         self.shared_state.shard()
@@ -356,9 +313,9 @@ impl Listener {
         self.shared_state.state()
     }
 
-    /// Stops new connections, so that the accept queue comes to an end. A TCP address refuses them,
-    /// and a path that this program owns is removed. An inherited socket may have other users, and
-    /// stays as it is, as does an abstract one, for which the kernel has no way.
+    /// Stops new connections, so that the accept queue comes to an end. A TCP address or an abstract
+    /// name refuses them, and a path that this program owns is removed. An inherited socket may have
+    /// other users, and stays as it is.
     ///
     /// # Errors
     /// From setsockopt(2).
@@ -370,7 +327,13 @@ impl Listener {
             Origin::Bound if listening::is_tcp(self.fd.as_fd()) => {
                 listening::refuse_new_connections(self.fd.as_fd()).map(|()| true)
             }
-            Origin::Bound | Origin::Inherited => Ok(false),
+            Origin::Bound => {
+                // A unix socket keeps its queue. But it is always readable from now on, so that only
+                // accept(2) can tell whether a client waits.
+                listening::shutdown_listener(self.fd.as_fd());
+                Ok(false)
+            }
+            Origin::Inherited => Ok(false),
             Origin::Path(_) => {
                 self.remove_path();
                 Ok(true)
@@ -406,10 +369,18 @@ impl Listener {
         empty
     }
 
-    /// Whether its path was removed or replaced, so that no new client can connect.
+    /// Frees its TCP address, even if another process still has the socket. Call it at the end, when
+    /// no worker is left.
+    pub(crate) fn shut_down(&self) {
+        if matches!(self.origin, Origin::Bound) && listening::is_tcp(self.fd.as_fd()) {
+            listening::shutdown_listener(self.fd.as_fd());
+        }
+    }
+
+    /// Whether its path was removed or replaced, or is shut down, so that no new client can connect.
     pub(crate) fn path_was_replaced(&self) -> bool {
         match &self.origin {
-            Origin::Path(path) => path.was_replaced(),
+            Origin::Path(path) => path.was_replaced() || self.was_shut_down(),
             // The path was gone already when this master got the socket.
             Origin::Bound => matches!(self.address, Address::Unix(_)),
             Origin::Inherited => false,

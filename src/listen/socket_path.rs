@@ -60,7 +60,7 @@ pub(super) fn remove_stale_socket(path: &Path, address: &Address) -> Result<(), 
     if !metadata.file_type().is_socket() {
         return Err(ListenError::NotASocket(path.to_path_buf()));
     }
-    if socket::is_accepting(&socket::SocketAddress::Path(path.to_path_buf())).map_err(refused)? {
+    if socket::is_accepting(&socket::SocketAddress::Path(path.to_path_buf(), 0)).map_err(refused)? {
         return Err(ListenError::InUse(path.to_path_buf()));
     }
     let stale = SocketPath::from_recorded(path.to_path_buf(), id_of(&metadata));

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, FdFlag, OFlag, fcntl, open};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, futimens};
 use nix::sys::time::TimeSpec;
@@ -49,7 +50,8 @@ pub(crate) fn chown(fd: BorrowedFd<'_>, user: Option<u32>, group: Option<u32>) -
 }
 
 /// Changes the user and the group of the socket at a path, where they are given, and then its mode.
-/// Never follows a symbolic link that another process may have put there (Linux, with /proc).
+/// Never follows a symbolic link that another process may have put there (Linux; changing the mode
+/// requires /proc).
 ///
 /// # Errors
 /// `EPERM` without the privilege to change the owner; the path does not lead to a socket.
@@ -71,7 +73,11 @@ pub(crate) fn set_access(
         // fchmod(2) refuses an O_PATH descriptor.
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let mode = Mode::from_bits_truncate(mode);
-        fchmodat(AT_FDCWD, path.as_str(), mode, FchmodatFlags::FollowSymlink)?;
+        let changed = fchmodat(AT_FDCWD, path.as_str(), mode, FchmodatFlags::FollowSymlink);
+        changed.map_err(|errno| match errno {
+            Errno::ENOENT => io::Error::other("changing the mode requires /proc to be mounted"),
+            errno => errno.into(),
+        })?;
     }
     Ok(())
 }

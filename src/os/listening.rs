@@ -4,7 +4,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use nix::sys::socket::{Shutdown, SockaddrStorage, getsockname, shutdown};
+use nix::sys::socket::{Shutdown, SockaddrStorage, getsockname, getsockopt, shutdown, sockopt};
 
 /// An interface index that no interface has. The kernel gives out small ones.
 const NO_INTERFACE: libc::c_int = libc::c_int::MAX;
@@ -36,6 +36,39 @@ pub(crate) fn is_tcp(fd: BorrowedFd<'_>) -> bool {
 pub(crate) fn refuse_new_connections(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option(fd, libc::SO_BINDTOIFINDEX, &NO_INTERFACE)
         .or_else(|error| drop_new_syns(fd).map_err(|_| error))
+}
+
+/// Whether new connections can still arrive at a listening socket: it has neither been shut down nor
+/// does it [refuse them](refuse_new_connections).
+pub(crate) fn takes_new_connections(fd: BorrowedFd<'_>) -> bool {
+    let listens = getsockopt(&fd, sockopt::AcceptConn).unwrap_or(false);
+    listens && !is_bound_to_no_interface(fd) && !is_unix_socket_shut_down(fd)
+}
+
+fn is_bound_to_no_interface(fd: BorrowedFd<'_>) -> bool {
+    let mut index: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    let target = (&raw mut index).cast();
+    // SAFETY: `index` has room for `length` bytes, and both outlive the call.
+    let asked = super::check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTOIFINDEX,
+            target,
+            &raw mut length,
+        )
+    });
+    asked.is_ok() && index == NO_INTERFACE
+}
+
+/// Whether a unix socket was shut down. It is still a listening one, and always readable.
+/// Async-signal-safe.
+pub(crate) fn is_unix_socket_shut_down(fd: BorrowedFd<'_>) -> bool {
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one entry is given, and it outlives the call, which does not wait.
+    let ready = super::check(unsafe { libc::poll(&raw mut entry, 1, 0) });
+    ready.is_ok() && entry.revents & libc::POLLRDHUP != 0
 }
 
 /// Drops the SYN packets that reach a TCP listener (Linux). Kernels since 2025 require
@@ -114,8 +147,8 @@ fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     Ok(info)
 }
 
-/// Stops a listener for all processes that share it: new connections are refused from now on, and
-/// accept(2) fails with `EINVAL` (Linux).
+/// Stops a listener for all processes that share it: new connections are refused from now on (Linux).
+/// At a TCP listener, accept(2) fails with `EINVAL`. A unix one keeps its queue.
 pub(crate) fn shutdown_listener(fd: BorrowedFd<'_>) {
     // ENOTCONN: it was stopped already.
     let _ = shutdown(fd.as_raw_fd(), Shutdown::Read);
@@ -125,6 +158,7 @@ pub(crate) fn shutdown_listener(fd: BorrowedFd<'_>) {
 mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
 
@@ -143,7 +177,10 @@ mod tests {
     #[test]
     fn refusing_listener_keeps_its_queue() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            let listener = TcpListener::bind(address).unwrap();
+            let Ok(listener) = TcpListener::bind(address) else {
+                assert!(address.contains("::"), "no IPv4");
+                continue;
+            };
             let address = listener.local_addr().unwrap();
             let waiting = TcpStream::connect(address).unwrap();
             refuse_new_connections(listener.as_fd()).unwrap();
@@ -153,6 +190,25 @@ mod tests {
             let (_, client) = listener.accept().unwrap();
             assert_eq!(client, waiting.local_addr().unwrap());
         }
+    }
+
+    #[test]
+    fn listener_that_has_ended_takes_no_connections() {
+        let end: [fn(BorrowedFd<'_>); 2] =
+            [|fd| refuse_new_connections(fd).unwrap(), shutdown_listener];
+        for end in end {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let _waiting = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            assert!(takes_new_connections(listener.as_fd()));
+            end(listener.as_fd());
+            assert!(!takes_new_connections(listener.as_fd()));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
+        let _waiting = UnixStream::connect(dir.path().join("socket")).unwrap();
+        assert!(takes_new_connections(listener.as_fd()));
+        shutdown_listener(listener.as_fd());
+        assert!(!takes_new_connections(listener.as_fd()));
     }
 
     #[test]

@@ -73,22 +73,30 @@ impl Lookups {
         self.ask(&json!(["gid", group]), || credentials::lookup_gid(group), to_number, from_number)
     }
 
-    /// Returns the first address of a host.
+    /// Returns the addresses of a host, at least one, each once.
     ///
     /// # Errors
     /// The resolver's; `NotFound` if the host has no address.
-    pub(crate) fn host(&self, host: &str, port: u16) -> io::Result<SocketAddr> {
+    pub(crate) fn host(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let live = || {
-            let first = (host, port).to_socket_addrs()?.next();
-            first.ok_or_else(|| io::ErrorKind::NotFound.into())
+            let mut found: Vec<SocketAddr> = Vec::new();
+            for address in (host, port).to_socket_addrs()? {
+                if !found.contains(&address) {
+                    found.push(address);
+                }
+            }
+            if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
         };
-        let key = json!(["host", host, port]);
-        self.ask(
-            &key,
-            live,
-            |address| json!(address.to_string()),
-            |text| text.as_str()?.parse().ok(),
-        )
+        let to_json = |found: &Vec<SocketAddr>| {
+            json!(found.iter().map(SocketAddr::to_string).collect::<Vec<_>>())
+        };
+        let from_json = |record: &Value| {
+            let texts = record.as_array()?.iter();
+            let found: Vec<_> =
+                texts.map(|text| text.as_str()?.parse().ok()).collect::<Option<_>>()?;
+            (!found.is_empty()).then_some(found)
+        };
+        self.ask(&json!(["host", host, port]), live, to_json, from_json)
     }
 
     /// Returns the text of a file, which `read` reads.

@@ -21,8 +21,8 @@ use super::listening;
 pub(crate) enum SocketAddress {
     /// A TCP address.
     Tcp(SocketAddr),
-    /// A unix socket's path.
-    Path(std::path::PathBuf),
+    /// A unix socket's path, and its mode when it is bound.
+    Path(std::path::PathBuf, u32),
     /// A name in Linux's abstract namespace.
     Abstract(Vec<u8>),
 }
@@ -37,8 +37,7 @@ pub(crate) fn listen_on(name: &SocketAddress, backlog: u32) -> io::Result<OwnedF
     Ok(fd)
 }
 
-/// Opens a bound socket, nonblocking and close-on-exec. No client can connect until it listens. A
-/// path has mode 0600 at first.
+/// Opens a bound socket, nonblocking and close-on-exec. No client can connect until it listens.
 ///
 /// # Errors
 /// `EADDRINUSE`, `EACCES`, `EADDRNOTAVAIL` and others, from socket(2) and bind(2).
@@ -49,10 +48,11 @@ pub(crate) fn bind_to(name: &SocketAddress) -> io::Result<OwnedFd> {
             bind(fd.as_raw_fd(), &SockaddrStorage::from(*address))?;
             fd
         }
-        SocketAddress::Path(_) | SocketAddress::Abstract(_) => {
+        SocketAddress::Path(..) | SocketAddress::Abstract(_) => {
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
             let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-            let earlier = umask(Mode::from_bits_truncate(0o177));
+            let mode = if let SocketAddress::Path(_, mode) = name { *mode } else { 0o600 };
+            let earlier = umask(Mode::from_bits_truncate(0o777 & !mode));
             let bound = bind(fd.as_raw_fd(), &unix_address(name)?);
             umask(earlier);
             bound?;
@@ -110,9 +110,22 @@ pub(crate) fn is_accepting(name: &SocketAddress) -> io::Result<bool> {
     }
 }
 
+/// Whether an address could not be bound since this machine does not have it.
+pub(crate) fn is_not_of_this_machine(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
+}
+
+/// Returns the port to which a TCP socket is bound; 0 for any other.
+pub(crate) fn local_port(fd: BorrowedFd<'_>) -> u16 {
+    let name = getsockname::<SockaddrStorage>(fd.as_raw_fd()).ok();
+    let v4 = name.as_ref().and_then(|name| name.as_sockaddr_in().map(|v4| v4.port()));
+    let v6 = name.as_ref().and_then(|name| name.as_sockaddr_in6().map(|v6| v6.port()));
+    v4.or(v6).unwrap_or_default()
+}
+
 fn unix_address(name: &SocketAddress) -> io::Result<UnixAddr> {
     match name {
-        SocketAddress::Path(path) => Ok(UnixAddr::new(path)?),
+        SocketAddress::Path(path, _) => Ok(UnixAddr::new(path)?),
         SocketAddress::Abstract(bytes) => Ok(UnixAddr::new_abstract(bytes)?),
         SocketAddress::Tcp(_) => Err(io::ErrorKind::InvalidInput.into()),
     }
@@ -137,6 +150,27 @@ pub(crate) fn from_inherited_fd(number: RawFd) -> io::Result<Option<OwnedFd>> {
     set_nonblocking(fd)?;
     // SAFETY: the descriptor is open, and by the settings the caller is its only owner.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(number) }))
+}
+
+/// Closes an inherited descriptor if it is a bound stream socket that takes no new connections, and
+/// shuts the socket down for all processes that share it. Returns whether it is one.
+///
+/// # Errors
+/// `EBADF` if there is no such descriptor.
+pub(crate) fn take_ended_listener(number: RawFd) -> io::Result<bool> {
+    // SAFETY: F_GETFD takes any number; a closed one is EBADF.
+    super::check(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // SAFETY: the descriptor is open (just asked), and this process has one thread to close it.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    let stream = getsockopt(&fd, sockopt::SockType).is_ok_and(|kind| kind == SockType::Stream);
+    let bound = getsockname::<SockaddrStorage>(number).is_ok();
+    if !(stream && bound) || listening::takes_new_connections(fd) {
+        return Ok(false);
+    }
+    listening::shutdown_listener(fd);
+    // SAFETY: the descriptor is open, and its name says that the caller is its only owner.
+    drop(unsafe { OwnedFd::from_raw_fd(number) });
+    Ok(true)
 }
 
 /// Makes a socket nonblocking, for all processes that share it.

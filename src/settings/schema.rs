@@ -374,7 +374,8 @@ define_settings! {
     }
     "Sockets" {
         /// Address to listen on: HOST:PORT, :PORT, `[V6]:PORT`, unix:PATH, unix:@NAME or fd://N.
-        /// May be repeated. A job listens on none, and the exec class accepts none.
+        /// May be repeated. A host's name stands for all of its addresses. A job listens on none, and
+        /// the exec class accepts none.
         bind: Vec<Address> = vec![Address::Tcp { host: "127.0.0.1".into(), port: 8000 }],
             ListOf { item: AddressValue, accepts_none: true }, "ADDR", short 'b';
 

@@ -4,6 +4,7 @@
 //! [`Acceptor`](super::Acceptor), [`EpollAcceptor`](super::EpollAcceptor) and the forced drain call
 //! accept(2), watch listeners and close them as this says.
 
+mod drain;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use super::lifecycle::StopRequest;
 use crate::listen::ListenerState;
 use crate::time::MonotonicTime;
+pub(super) use drain::{BacklogDuty, Drain, handshakes_end};
 
 /// How long accepting pauses when the kernel has no resources for another connection.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
@@ -25,87 +27,6 @@ const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 const FAIR_SHARE_SLACK: usize = 2;
 /// How long a worker that has its share leaves clients to other workers, which may be stuck.
 const YIELD_MAX: Duration = Duration::from_millis(20);
-/// How long a handshake may take that had begun when its listener was closed for new ones: the
-/// client's last packet is on its way, and puts one more connection into the queue.
-const LATE_HANDSHAKE_MAX: Duration = Duration::from_millis(100);
-/// How long a queue to which clients may still be added is emptied again and again.
-const REFILL_MAX: Duration = Duration::from_secs(1);
-
-/// How far a graceful stop has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Drain {
-    /// The time since the worker was asked to stop.
-    pub(super) elapsed: Duration,
-    /// Whether the master has died: then no other worker serves after this one.
-    pub(super) orphaned: bool,
-}
-
-/// What a worker that drains owes to the clients in a listener's queue. The master bounds all of it
-/// by `graceful_timeout`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BacklogDuty {
-    /// Leave them: other workers serve them.
-    None,
-    /// Accept them; late handshakes may add more.
-    AwaitHandshakes,
-    /// Accept them until the queue is seen empty while the worker has no client.
-    Empty,
-    /// Accept those that wait now: there may always be more.
-    EmptyOnce,
-}
-
-impl Drain {
-    /// Returns the duty to the queue of a listener in this state.
-    pub(super) fn duty(self, state: ListenerState) -> BacklogDuty {
-        match state {
-            ListenerState::NotListening => BacklogDuty::None,
-            ListenerState::Open if !self.orphaned => BacklogDuty::None,
-            ListenerState::DrainBounded if self.elapsed < LATE_HANDSHAKE_MAX => {
-                BacklogDuty::AwaitHandshakes
-            }
-            ListenerState::DrainBounded => BacklogDuty::Empty,
-            ListenerState::DrainUnbounded | ListenerState::Open if self.elapsed < REFILL_MAX => {
-                BacklogDuty::Empty
-            }
-            ListenerState::DrainUnbounded | ListenerState::Open => BacklogDuty::EmptyOnce,
-        }
-    }
-
-    /// Returns how long after the beginning of the stop the duty to such a queue changes by itself.
-    fn next_change(self, state: ListenerState) -> Option<Duration> {
-        match (self.duty(state), state) {
-            (BacklogDuty::AwaitHandshakes, _) => Some(LATE_HANDSHAKE_MAX),
-            (BacklogDuty::Empty, ListenerState::DrainBounded) => None,
-            (BacklogDuty::Empty, _) => Some(REFILL_MAX),
-            (BacklogDuty::None | BacklogDuty::EmptyOnce, _) => None,
-        }
-    }
-}
-
-impl BacklogDuty {
-    /// Returns whether it is fulfilled if the queue is, or is not, seen empty now.
-    pub(super) fn is_met(self, is_empty: bool, has_clients: bool) -> bool {
-        match self {
-            Self::None => true,
-            Self::AwaitHandshakes => false,
-            Self::Empty => is_empty && !has_clients,
-            Self::EmptyOnce => is_empty,
-        }
-    }
-}
-
-/// Returns when the last late handshake must have come to one of these listeners; `None` if none is
-/// expected.
-pub(super) fn handshakes_end(
-    drain: Drain,
-    since: MonotonicTime,
-    mut states: impl Iterator<Item = ListenerState>,
-) -> Option<MonotonicTime> {
-    states
-        .any(|state| drain.duty(state) == BacklogDuty::AwaitHandshakes)
-        .then(|| since.saturating_add(LATE_HANDSHAKE_MAX))
-}
-
 /// What is known of the worker in one turn of its loop.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
@@ -245,8 +166,10 @@ impl AcceptPolicy {
             };
         }
         let looks_anew = is_told || is_due || stop_begins;
-        if looks_anew {
-            self.queues.iter_mut().for_each(|queue| queue.may_have_more = true);
+        let may_listen_again = is_told && turn.stop == StopRequest::None;
+        for queue in self.queues.iter_mut().filter(|_| looks_anew) {
+            queue.may_have_more = true;
+            queue.is_shut_down &= !may_listen_again;
         }
         looks_anew
     }

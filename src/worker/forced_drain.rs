@@ -3,7 +3,7 @@
 //! two instructions of the class: it takes no lock and allocates nothing.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::context::has_pending_client;
 use crate::listen::Listener;
 use crate::os::fd_table::{self, LocalAddress, Visit};
 use crate::os::signal::{Signal, SignalDrain};
-use crate::os::{clock, file};
+use crate::os::{clock, file, listening};
 use crate::scoreboard::{Scoreboard, WorkerStatus};
 use crate::time::MonotonicTime;
 
@@ -94,7 +94,7 @@ impl ForcedDrain {
             let duty = drain.duty(entry.listener.state());
             // The cheap question first: most duties are met, or not, whatever the queue holds.
             let is_met = duty.is_met(false, has_clients)
-                || duty.is_met(true, has_clients) && !has_pending_client(&entry.listener);
+                || duty.is_met(true, has_clients) && is_seen_empty(&entry.listener);
             if is_met {
                 self.close(entry);
             }
@@ -130,6 +130,12 @@ impl ForcedDrain {
         });
         found || !seen
     }
+}
+
+/// Returns whether no client waits. Where that cannot be seen, the class has accepted all of them if
+/// it has no client.
+fn is_seen_empty(listener: &Listener) -> bool {
+    !has_pending_client(listener) || listening::is_unix_socket_shut_down(listener.as_fd())
 }
 
 impl SignalDrain for ForcedDrain {

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, pipe};
+use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::launch::Launch;
+use crate::launch::{Launch, free_address};
 use crate::log_capture::Record;
 use crate::os::Signals;
 use crate::proc::{children, descriptors, descriptors_to, is_gone, status, wait_until};
@@ -479,4 +480,26 @@ fn missing_command_is_boot_failure_with_reason() {
     fs::rename(&back, &path).unwrap();
     server.wait_replaced(worker);
     server.finish();
+}
+
+/// A process in a session of its own is missed without a control group, and keeps its descriptors.
+#[test]
+fn port_is_free_after_stop_although_stray_keeps_socket() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let text = "setsid sh -c 'echo $$ > pid.new; mv pid.new pid; exec sleep 1000' &\n\
+                    trap 'exit 0' TERM INT; while :; do sleep 0.05; done";
+        let address = free_address();
+        let mut server = script_at(&[&address.to_string()], &[], text).start();
+        let path = server.path("pid");
+        wait_until("the stray starts", || path.exists());
+        let number = fs::read_to_string(&path).unwrap().trim().parse().unwrap();
+        let stray = Pid::from_raw(number);
+        server.signal(signal);
+        server.expect_clean_exit();
+        let keeps_it = !descriptors_to(stray, "socket:").is_empty();
+        let bound = TcpListener::bind(address);
+        kill(stray, Signal::SIGKILL).unwrap();
+        assert!(keeps_it, "the stray has no socket");
+        bound.unwrap();
+    }
 }

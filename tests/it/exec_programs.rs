@@ -37,6 +37,9 @@ def answer(path):
         os._exit(int(query[5:]))
     if path == "/say":
         notify(query)
+    if path == "/shutdown":
+        listener.shutdown(socket.SHUT_RDWR)
+        os._exit(0)
     if path == "/silence":
         global beating
         beating = False
@@ -189,6 +192,32 @@ fn python_drain_finishes_slow_request() {
     wait_line(&server, "its last line", |said| said == "leaving");
     let exited = &server.records_of("worker exited")[0];
     assert_eq!((exited.text("reason"), exited.number("code")), (Some("requested"), Some(0)));
+}
+
+/// Shutdown(2) by one program ends a socket for all that share it.
+#[test]
+fn listener_that_a_program_shuts_down_listens_again() {
+    if !python_is_installed() {
+        return;
+    }
+    let server = python(&["-w", "2"], &["one"]).start();
+    for _ in 0..3 {
+        let workers = server.wait_workers(2);
+        let mark = server.mark();
+        let mut client = server.connect();
+        client.ask("/shutdown");
+        let record = server.wait_for_new_record(mark, "the new listen", |record| {
+            record.message() == "listener was shut down, listening again"
+        });
+        let culprit = workers.iter().find(|worker| record.pid() == Some(worker.pid)).unwrap();
+        assert_eq!(record.number("slot"), Some(culprit.slot));
+        server.wait_replaced(*culprit);
+        // The other program may have died of the error of its accept(2).
+        wait_until("clients are served", || server.try_get("/").is_ok());
+        server.wait_workers(2);
+        server.serve_for(Duration::from_millis(100));
+    }
+    server.finish();
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
+use crate::client::Client;
 use crate::example::example;
 use crate::launch::{Launch, unlisten};
 use crate::proc::becomes_true;
@@ -26,6 +27,7 @@ on_fn_classes!(
     killed_master_stuck_worker_exits_in_the_end,
     term_finishes_slow_request,
     term_answers_queued_clients,
+    term_answers_queued_clients_of_abstract_name,
     term_ends_at_graceful_timeout,
     int_is_quick,
     stuck_worker_is_replaced,
@@ -97,6 +99,26 @@ fn term_finishes_slow_request(class: &str) {
 fn term_answers_queued_clients(class: &str) {
     let Some(server) = start(class, &[]) else { return };
     expect_queue_answered(server);
+}
+
+fn term_answers_queued_clients_of_abstract_name(class: &str) {
+    let name = format!("ostler-test-{}-{class}-queue", std::process::id());
+    let Some(launch) = launch(class, &["-b", &format!("unix:@{name}")]) else { return };
+    let mut server = launch.unbound().start();
+    let ask = |path: &str| {
+        let mut client = Client::abstract_unix(&name).unwrap();
+        client.ask(path);
+        client
+    };
+    let mut clients = vec![ask("/sleep?ms=1200")];
+    clients.extend((0..8).map(|_| ask("/")));
+    server.signal(Signal::SIGTERM);
+    for client in &mut clients {
+        assert_eq!(client.answer().status(), 200);
+    }
+    // Far below the 30 s of `graceful_timeout`.
+    assert_eq!(server.wait_exit_within(Duration::from_secs(15)), Some(Exit::Code(0)));
+    server.expect_clean_exit();
 }
 
 fn term_ends_at_graceful_timeout(class: &str) {

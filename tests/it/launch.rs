@@ -1,7 +1,7 @@
 //! How a server is started: flags, environment, and what it inherits.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::log_capture::{Watched, capture};
 use crate::os::{ChildSetup, Signals, prepare};
+use crate::proc::wait_until;
 use crate::support::{Exit, Outcome, Server};
 
 /// A user, and a group, without privileges: `nobody`, or none that is known.
@@ -33,6 +34,8 @@ pub struct Launch {
     bind: bool,
     json: bool,
     stderr: Option<Stdio>,
+    /// Descriptors that are open until the server has started.
+    passed: Vec<OwnedFd>,
     dir: TempDir,
 }
 
@@ -64,6 +67,7 @@ impl Launch {
             bind: true,
             json: true,
             stderr: None,
+            passed: Vec::new(),
             dir,
         }
     }
@@ -107,6 +111,13 @@ impl Launch {
     /// Lets the server inherit a descriptor of the test.
     pub fn keep(mut self, fd: i32) -> Self {
         self.inheritance.fds.push(fd);
+        self
+    }
+
+    /// Hands a descriptor over to the server.
+    pub fn pass(mut self, fd: OwnedFd) -> Self {
+        self = self.keep(fd.as_raw_fd());
+        self.passed.push(fd);
         self
     }
 
@@ -214,6 +225,12 @@ fn free_port() -> u16 {
 pub fn unlisten(listener: TcpListener) {
     // After shutdown(2) no copy of the socket listens.
     shutdown(listener.as_raw_fd(), Shutdown::Both).unwrap();
+}
+
+/// Waits until an address can be bound. It refuses clients before that, while workers drain.
+#[track_caller]
+pub fn wait_free(address: SocketAddr) {
+    wait_until("the address is free", || TcpListener::bind(address).map(unlisten).is_ok());
 }
 
 /// Waits for the master in a thread, and reaps it only under the lock.

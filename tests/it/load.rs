@@ -27,6 +27,7 @@ const CROWD: usize = 12;
 pub enum Target {
     Tcp(SocketAddr),
     Path(PathBuf),
+    Abstract(String),
 }
 
 impl From<SocketAddr> for Target {
@@ -41,6 +42,7 @@ impl Target {
         match self {
             Self::Tcp(address) => Client::tcp(*address),
             Self::Path(path) => Client::unix(path),
+            Self::Abstract(name) => Client::abstract_unix(name),
         }
     }
 }

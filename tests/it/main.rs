@@ -93,6 +93,7 @@ mod exec;
 mod exec_hang_causes;
 mod exec_notify;
 mod exec_programs;
+mod fd_store;
 mod fn_class;
 mod framing;
 mod hang_causes;

@@ -11,7 +11,10 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Pid, setsid};
+
+use crate::proc::descriptors;
 
 /// The state in which a server starts.
 #[derive(Clone, Default)]
@@ -68,6 +71,27 @@ pub fn prepare(command: &mut Command, inheritance: ChildSetup) {
 pub fn own(number: RawFd) -> OwnedFd {
     // SAFETY: the caller has it from a system call, and has passed its number to no other owner.
     unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Returns a copy of a listening socket of another process.
+///
+/// # Errors
+/// The kernel denies pidfd_getfd(2) to this user.
+pub fn listener_of(pid: Pid) -> io::Result<OwnedFd> {
+    let call = |number, first: i64, second: i64| {
+        // SAFETY: both calls take numbers, and make a descriptor.
+        let fd = unsafe { libc::syscall(number, first, second, 0) };
+        i32::try_from(fd).ok().filter(|fd| *fd >= 0).map(own).ok_or_else(io::Error::last_os_error)
+    };
+    let process = call(libc::SYS_pidfd_open, pid.as_raw().into(), 0)?;
+    for number in descriptors(pid) {
+        let number = i64::try_from(number).unwrap();
+        let copy = call(libc::SYS_pidfd_getfd, process.as_raw_fd().into(), number)?;
+        if getsockopt(&copy, sockopt::AcceptConn).unwrap_or(false) {
+            return Ok(copy);
+        }
+    }
+    panic!("{pid} has no listener");
 }
 
 /// Sets the soft limit of open descriptors of another process.

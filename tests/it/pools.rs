@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::client::{Answer, Client, is_refused};
-use crate::launch::{Launch, free_address};
+use crate::launch::{Launch, free_address, wait_free};
 use crate::load::Load;
 use crate::log_capture::Record;
 use crate::proc::{children, descriptors, title, wait_until};
@@ -386,7 +386,7 @@ fn reload_changes_one_pool_to_several_and_back() {
         assert_eq!((&info(first)["pool"], &info(second)["pool"]), (&"web".into(), &"api".into()));
         alone.reload(&server);
         assert_eq!(info(first)["pool"], "default");
-        wait_until("the other address is refused", || is_refused(second));
+        wait_free(second);
     }
     load.finish();
     server.finish();

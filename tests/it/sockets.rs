@@ -1,16 +1,20 @@
 //! Where a server listens: ports, paths, abstract names and inherited descriptors.
 
 use std::fs;
-use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::client::Client;
-use crate::launch::Launch;
+use crate::client::{Client, is_refused};
+use crate::launch::{Launch, free_address};
+use crate::os::listener_of;
+use crate::proc::wait_until;
 use crate::support::{Exit, Server};
 
 on_every_class!(
@@ -19,6 +23,10 @@ on_every_class!(
     two_addresses_serve,
     ipv6_serves,
     inherited_descriptor_serves,
+    listener_that_was_shut_down_listens_again,
+    path_that_was_shut_down_is_bound_by_a_reload,
+    every_address_of_a_name_is_bound,
+    path_serves_without_proc,
 );
 
 /// Prepares a server that listens at `sock` in its own directory.
@@ -101,6 +109,137 @@ fn inherited_descriptor_serves(class: &str) {
     server.finish();
     // The listener is the test's, and outlives the server.
     Client::tcp(address).unwrap();
+}
+
+/// Waits until each of these workers has answered.
+#[track_caller]
+fn wait_all_serve(server: &Server, address: SocketAddr) {
+    let mut pids: Vec<i32> = server.workers().iter().map(|worker| worker.pid.as_raw()).collect();
+    wait_until("each worker serves", || {
+        let mut client = Client::tcp(address).unwrap();
+        let pid: i32 = client.get("/pid").text().trim().parse().unwrap();
+        pids.retain(|other| *other != pid);
+        pids.is_empty()
+    });
+}
+
+/// Any process that shares a socket can shut it down.
+fn listener_that_was_shut_down_listens_again(class: &str) {
+    // A port that the kernel has chosen would not be kept.
+    let listener = TcpListener::bind(free_address()).unwrap();
+    let (fd, address) = (listener.as_raw_fd(), listener.local_addr().unwrap());
+    let bind = format!("fd://{fd}");
+    let flags = ["-k", class, "-w", "2", "-b", &bind];
+    let server = Launch::new(&flags).unbound().keep(fd).start();
+    for _ in 0..3 {
+        let victim = server.wait_workers(2)[0];
+        shutdown(fd, Shutdown::Read).unwrap();
+        assert!(is_refused(address));
+        let mark = server.mark();
+        kill(victim.pid, Signal::SIGKILL).unwrap();
+        let record = server.wait_for_new_record(mark, "the new listen", |record| {
+            record.message() == "listener was shut down, listening again"
+        });
+        assert_eq!((record.pid(), record.number("slot")), (Some(victim.pid), Some(victim.slot)));
+        server.wait_replaced(victim);
+        wait_all_serve(&server, address);
+    }
+    server.finish();
+}
+
+/// The kernel has no way to have a unix socket listen again.
+fn path_that_was_shut_down_is_bound_by_a_reload(class: &str) {
+    let server = at_a_path(&["-k", class, "-w", "2"]).start();
+    let victim = server.wait_workers(2)[0];
+    let path = server.path("sock");
+    let Ok(listener) = listener_of(victim.pid) else {
+        eprintln!("skipped: this user may not copy descriptors of its processes");
+        return;
+    };
+    shutdown(listener.as_raw_fd(), Shutdown::Read).unwrap();
+    assert!(Client::unix(&path).is_err());
+    kill(victim.pid, Signal::SIGKILL).unwrap();
+    let record = server.wait_for("the error", |record| {
+        record.message() == "listener was shut down, no client can connect"
+    });
+    assert!(record.text("error").unwrap().contains("SIGHUP"), "{record:?}");
+    server.signal(Signal::SIGHUP);
+    server.wait_for("the reload", |record| record.message() == "reload complete");
+    for _ in 0..20 {
+        expect_hello(&path);
+    }
+    server.finish();
+    assert!(!path.exists());
+}
+
+/// Prepares a server in a mount namespace of its own, where `script` has changed something; `None`
+/// if that is not allowed here.
+fn in_mount_namespace(script: &str) -> Option<Launch> {
+    let allowed = Command::new("unshare").args(["-m", "true"]).output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this user may not create a mount namespace");
+        return None;
+    }
+    let script = format!("{script} && exec \"$0\" \"$@\"");
+    Some(Launch::by(&["unshare", "-m", "sh", "-c", &script, env!("CARGO_BIN_EXE_ostler")], &[]))
+}
+
+fn every_address_of_a_name_is_bound(class: &str) {
+    let hosts = tempfile::NamedTempFile::new().unwrap();
+    let lines = "127.0.0.1 both.test\n127.0.0.2 both.test\n192.0.2.1 both.test\n::1 both.test\n";
+    fs::write(hosts.path(), lines).unwrap();
+    let script = format!("mount --bind {} /etc/hosts", hosts.path().display());
+    for more in [&[][..], &["--reuse-port"]] {
+        let Some(launch) = in_mount_namespace(&script) else { return };
+        let launch = launch.unbound().arg("-k").arg(class).arg("--workers=2");
+        let port = launch.port();
+        let launch = more.iter().fold(launch, Launch::arg);
+        let server = launch.arg("--bind").arg(format!("both.test:{port}")).start();
+        // A machine without IPv6 binds the others.
+        let all = ["127.0.0.1", "127.0.0.2", "::1"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let mine = all.into_iter().filter(|ip| TcpListener::bind((*ip, 0)).is_ok());
+        let addresses: Vec<_> = mine.map(|ip| SocketAddr::new(ip, port)).collect();
+        for &address in &addresses {
+            for _ in 0..20 {
+                let mut client = Client::tcp(address).unwrap();
+                assert_eq!(client.get("/").text(), "Hello, world!\n", "{address}");
+            }
+        }
+        assert_eq!(server.records_of("listening").len(), addresses.len());
+        let mark = server.mark();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_new_record(mark, "the reload", |record| {
+            record.message() == "reload complete"
+        });
+        for &address in &addresses {
+            assert_eq!(Client::tcp(address).unwrap().get("/").text(), "Hello, world!\n");
+        }
+        server.finish();
+    }
+}
+
+/// As in a chroot(8).
+fn path_serves_without_proc(class: &str) {
+    for mode in ["600", "666"] {
+        let Some(launch) = in_mount_namespace("mount -t tmpfs none /proc") else { return };
+        let bind = format!("unix:{}", launch.path("sock"));
+        let launch = launch.unbound().arg("-k").arg(class).arg("--bind").arg(bind);
+        let server = launch.arg("--socket-mode").arg(mode).start();
+        let path = server.path("sock");
+        let found = fs::metadata(&path).unwrap().mode() & 0o777;
+        assert_eq!(found, u32::from_str_radix(mode, 8).unwrap());
+        expect_hello(&path);
+        server.finish();
+    }
+}
+
+#[test]
+fn backlog_of_any_size_serves() {
+    for backlog in ["1", "4097", "1000000"] {
+        let server = Launch::new(&["--backlog", backlog]).start();
+        assert_eq!(server.get("/").text(), "Hello, world!\n");
+        server.finish();
+    }
 }
 
 #[test]

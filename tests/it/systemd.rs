@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::cmsg_space;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use tempfile::TempDir;
@@ -37,7 +38,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
 #[derive(Clone, Debug)]
 pub struct Notification {
     pub seen: Instant,
-    text: String,
+    pub text: String,
     pub fds: Vec<Arc<OwnedFd>>,
 }
 
@@ -85,6 +86,11 @@ impl FakeManager {
             }
         });
         Self { name, words, _dir: dir }
+    }
+
+    /// Forgets all notifications, and closes what came with them.
+    pub fn forget(&self) {
+        self.words.change(Vec::clear);
     }
 
     pub fn mark(&self) -> usize {
@@ -385,6 +391,20 @@ fn unread_notify_socket_does_not_block_the_master() {
         record.message() == "reload complete"
     });
     server.finish();
+}
+
+/// Prepares a program that gets sockets of the test from descriptor 3 on, under these names.
+pub fn launch_with_sockets(sockets: &[(String, Arc<OwnedFd>)], flags: &[&str]) -> Launch {
+    // High numbers, so that none is one of the targets.
+    let copy = |fd: &OwnedFd| own(fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(400)).unwrap());
+    let copies: Vec<_> = sockets.iter().map(|(_, socket)| copy(socket)).collect();
+    let numbers = copies.iter().map(AsRawFd::as_raw_fd);
+    let moves = (3..).zip(numbers).map(|(to, from)| format!("exec {to}<&{from} {from}<&-;"));
+    let names: Vec<_> = sockets.iter().map(|(name, _)| name.as_str()).collect();
+    let (moves, count, names) = (moves.collect::<String>(), sockets.len(), names.join(":"));
+    let variables = format!("LISTEN_PID=$$ LISTEN_FDS={count} LISTEN_FDNAMES='{names}'");
+    let words = watchdog_env(&format!("{moves} {variables}"));
+    copies.into_iter().fold(launch_by(&words, flags), Launch::pass)
 }
 
 /// Prepares a program that gets a socket of the test as descriptor 3, with variables that say so.

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::client::{Client, is_refused};
-use crate::launch::Launch;
+use crate::launch::{Launch, wait_free};
 use crate::load::Load;
 use crate::log_capture::Record;
 use crate::proc::{children, is_gone, wait_until};
@@ -431,7 +431,7 @@ fn inherited_addresses_can_be_changed() {
     for _ in 0..2 {
         write_addresses(&server.path("settings.yaml"), &addresses[..1]);
         send_hup(&server, new);
-        wait_until("the other is closed", || is_refused(addresses[1].parse().unwrap()));
+        wait_free(addresses[1].parse().unwrap());
         write_addresses(&server.path("settings.yaml"), &addresses);
         send_hup(&server, new);
         addresses.iter().for_each(|address| expect_answer(address));

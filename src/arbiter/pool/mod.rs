@@ -4,6 +4,7 @@
 mod events;
 mod exit_log;
 mod health;
+mod listeners;
 pub(super) mod processes;
 mod reuseport;
 pub(super) mod row_allocator;

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::drain::LATE_HANDSHAKE_MAX;
 use super::*;
 
 const LISTENERS: usize = 3;
