@@ -40,6 +40,8 @@ pub struct Limits {
     /// Maximum idle time between two requests of a connection: 5 s. Zero closes the connection
     /// after each response.
     pub keepalive: Duration,
+    /// Maximum idle time between two calls of an RPC connection: one hour. Zero is no limit.
+    pub rpc_idle_timeout: Duration,
     /// How long a draining worker waits for a request that may already be in transit: 100 ms.
     pub drain_idle_timeout: Duration,
 }
@@ -53,6 +55,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             keepalive: Duration::from_secs(5),
+            rpc_idle_timeout: Duration::from_secs(3600),
             drain_idle_timeout: Duration::from_millis(100),
         }
     }

@@ -36,6 +36,8 @@ pub(super) struct RpcConnection<'s> {
     input: Input,
     read_state: ReadState,
     phase: u32,
+    /// Whether the class can serve others while this client is idle.
+    allow_keepalive: bool,
 }
 
 /// The state of the connection.
@@ -121,7 +123,9 @@ impl Connection for RpcConnection<'_> {
                 ReadTimeout::Total { phase: self.phase, limit: limits.first_call_timeout }
             }
             ReadState::KeepAlive => {
-                ReadTimeout::Total { phase: self.phase, limit: limits.keepalive }
+                let limit =
+                    if self.allow_keepalive { limits.idle_timeout } else { limits.keepalive };
+                ReadTimeout::Total { phase: self.phase, limit }
             }
             ReadState::DrainIdle => {
                 ReadTimeout::Total { phase: self.phase, limit: limits.drain_idle_timeout }
@@ -147,6 +151,7 @@ impl<'s> RpcConnection<'s> {
             input: Input::Open,
             read_state: ReadState::First,
             phase: 0,
+            allow_keepalive: client.allow_keepalive,
         }
     }
 
@@ -267,7 +272,8 @@ impl<'s> RpcConnection<'s> {
             // A notification has no response, not even an error.
             (None, _) => ctx.out.truncate(start),
         }
-        if message.id.is_some() && self.limits().keepalive.is_zero() {
+        let holds_worker = !self.allow_keepalive;
+        if message.id.is_some() && holds_worker && self.limits().keepalive.is_zero() {
             self.close(Next::Close);
         }
         ctx.end_work();

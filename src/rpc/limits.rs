@@ -22,7 +22,10 @@ pub struct Limits {
     pub first_call_timeout: Duration,
     /// Maximum time between two reads of a message: 10 s (`body_timeout`).
     pub read_timeout: Duration,
-    /// Maximum idle time between two calls: 5 s (`keepalive`). Zero closes after the first response.
+    /// Maximum idle time between two calls: one hour (`rpc_idle_timeout`). Zero is no limit.
+    pub idle_timeout: Duration,
+    /// Maximum idle time between two calls if the class serves one client at a time: 5 s (`keepalive`).
+    /// Zero closes after the first response.
     pub keepalive: Duration,
     /// How long a draining worker waits for a call that may already be in transit: 100 ms.
     pub drain_idle_timeout: Duration,
@@ -43,6 +46,7 @@ impl From<app::Limits> for Limits {
             max_pending_output: 64 << 10,
             first_call_timeout: limits.header_timeout,
             read_timeout: limits.body_timeout,
+            idle_timeout: limits.rpc_idle_timeout,
             keepalive: limits.keepalive,
             drain_idle_timeout: limits.drain_idle_timeout,
         }

@@ -7,8 +7,8 @@ use crate::app::WorkerInfo;
 /// An [`app::Service`](crate::app::Service) that speaks MessagePack-RPC and runs the method of each call.
 ///
 /// The connection stays open for further calls under every worker class, because the protocol cannot
-/// announce a close. A worker of the class `sync` therefore serves one client until it disconnects, or
-/// makes no call for the time of `keepalive`.
+/// announce a close, for as long as `rpc_idle_timeout` allows between two calls. A worker of the class
+/// `sync` serves one client until it disconnects, or makes no call for the time of `keepalive`.
 #[derive(Debug)]
 pub struct Rpc {
     pub(super) methods: Methods,

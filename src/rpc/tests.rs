@@ -111,11 +111,12 @@ struct Client<'s> {
 
 impl<'s> Client<'s> {
     fn new(rpc: &'s Rpc) -> Self {
+        Self::of_class(rpc, false)
+    }
+
+    fn of_class(rpc: &'s Rpc, allow_keepalive: bool) -> Self {
         Self {
-            connection: RpcConnection::new(
-                rpc,
-                &ClientInfo { address: None, allow_keepalive: false },
-            ),
+            connection: RpcConnection::new(rpc, &ClientInfo { address: None, allow_keepalive }),
             recorder: Recorder::default(),
             output: Vec::new(),
             largest: 0,

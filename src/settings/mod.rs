@@ -93,6 +93,7 @@ impl Settings {
             header_timeout: self.header_timeout,
             body_timeout: self.body_timeout,
             keepalive: self.keepalive,
+            rpc_idle_timeout: self.rpc_idle_timeout,
             drain_idle_timeout: DRAIN_IDLE_TIMEOUT,
         }
     }

@@ -417,6 +417,10 @@ define_settings! {
         /// each response.
         keepalive: Duration = secs(5), DURATION, "DUR", flag "keep-alive", alias "keepalive";
 
+        /// Maximum idle time between two calls of an RPC connection; 0 means no limit. With the class
+        /// sync, keepalive applies instead.
+        rpc_idle_timeout: Duration = secs(3600), DURATION, "DUR";
+
         /// Maximum time until the head of a request is complete.
         header_timeout: Duration = secs(10), NONZERO_DURATION, "DUR";
 

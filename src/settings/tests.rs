@@ -81,6 +81,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("graceful_timeout", "0", "0s"),
     ("abort_timeout", "250ms", "250ms"),
     ("keepalive", "0", "0s"),
+    ("rpc_idle_timeout", "0", "0s"),
     ("header_timeout", "1", "1s"),
     ("body_timeout", "1", "1s"),
     ("write_timeout", "1", "1s"),

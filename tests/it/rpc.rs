@@ -17,6 +17,8 @@ use crate::launch::Launch;
 use crate::proc::{status_number, wait_until};
 use crate::support::{DEADLINE, Server};
 
+on_concurrent_classes!(idle_caller_keeps_its_connection);
+
 on_every_class!(
     calls_are_answered_over_one_connection,
     pipelined_calls_are_answered_in_order,
@@ -246,8 +248,9 @@ fn half_closed_caller_is_answered(class: &str) {
 }
 
 fn idle_caller_is_disconnected(class: &str) {
-    let flags = ["--keep-alive", "100ms", "--header-timeout", "200ms", "--body-timeout", "100ms"];
-    let server = start(class, &flags);
+    let idle = ["--keep-alive", "100ms", "--rpc-idle-timeout", "100ms"];
+    let begun = ["--header-timeout", "200ms", "--body-timeout", "100ms"];
+    let server = start(class, &[idle, begun].concat());
     for (begun, answers) in [(0, 0), (0, 1), (4, 0), (4, 1)] {
         let call = request(1, "add", (1, 2));
         let mut caller = Caller::to(&server);
@@ -256,6 +259,15 @@ fn idle_caller_is_disconnected(class: &str) {
         assert_eq!(caller.read_reply(), Reply::End);
     }
     expect_no_harm(server);
+}
+
+fn idle_caller_keeps_its_connection(class: &str) {
+    let server = start(class, &["--keep-alive", "50ms"]);
+    let mut caller = Caller::to(&server);
+    assert_eq!(caller.call("add", (1, 2)), json!(3));
+    thread::sleep(Duration::from_millis(500)); // ten times the time that is allowed over HTTP
+    assert_eq!(caller.call("add", (1, 2)), json!(3));
+    server.finish();
 }
 
 fn caller_that_reads_nothing_costs_no_memory(class: &str) {

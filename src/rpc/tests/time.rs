@@ -44,6 +44,15 @@ fn zero_keepalive_closes_after_first_response() {
 }
 
 #[test]
+fn idle_client_has_its_own_timeout_if_it_holds_no_worker() {
+    let rpc = rpc().with_limits(Limits { keepalive: Duration::ZERO, ..Limits::default() });
+    let mut client = Client::of_class(&rpc, true);
+    assert_eq!(client.send(request(1, "add", (1, 2))), Next::Read);
+    let limit = Duration::from_secs(3600);
+    assert_eq!(client.connection.timeout(), ReadTimeout::Total { phase: 1, limit });
+}
+
+#[test]
 fn drain_waits_drain_idle_timeout_for_idle_client() {
     let rpc = rpc();
     let message = request(1, "add", (1, 2));
