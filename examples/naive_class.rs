@@ -1,4 +1,4 @@
-//! Two worker classes without contract code: loops that accept and answer. Stop, kill, recycle or
+//! Worker classes with little or no contract code: loops that accept and answer. Stop, kill, recycle or
 //! hang them: they behave like any other class.
 //!
 //! ```text
@@ -8,7 +8,8 @@
 //!
 //! `plain` is a function over blocking sockets of the standard library, run by `FnClass`. `unaware`
 //! calls `ready` and `notify`, and never polls for a stop: on a stop, the runtime drains its
-//! listeners and ends the worker after its last client.
+//! listeners and ends the worker after its last client. `helped` has two threads, of which one takes
+//! all signals while the other waits for clients.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -17,12 +18,36 @@ use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
 use ostler::Runtime;
 use ostler::apps::Echo;
-use ostler::worker::{FnClass, Incoming, WorkerClass, WorkerContext, WorkerError};
+use ostler::worker::{FnClass, Incoming, StopRequest, WorkerClass, WorkerContext, WorkerError};
 
 fn main() -> ExitCode {
-    Runtime::new().app(Echo).class(FnClass::new("plain", serve)).class(UnresponsiveClass).main()
+    let plain = FnClass::new("plain", serve);
+    Runtime::new().app(Echo).class(plain).class(UnresponsiveClass).class(HelpedClass).main()
+}
+
+/// Serves one client after another, while another thread takes all signals.
+struct HelpedClass;
+
+impl WorkerClass for HelpedClass {
+    fn name(&self) -> &'static str {
+        "helped"
+    }
+
+    fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+        let (lifecycle, mut acceptor) = (ctx.lifecycle(), ctx.acceptor());
+        thread::scope(|scope| {
+            scope.spawn(|| while lifecycle.poll_stop() == StopRequest::None {});
+            SigSet::from(Signal::SIGTERM).thread_block()?;
+            lifecycle.ready();
+            while let Some(mut client) = acceptor.next_client()? {
+                client.serve(ctx);
+            }
+            Ok(())
+        })
+    }
 }
 
 /// Serves one client after another.

@@ -10,6 +10,7 @@ use super::accept_policy::AcceptPolicy;
 use super::client::{Buffers, Client, DriveStatus};
 use super::context::{AcceptedStream, WorkerContext};
 use super::error::WorkerError;
+use super::lifecycle::StopRequest;
 use super::lingering::Lingering;
 use super::tracker::WorkTracker;
 use crate::listen::Stream;
@@ -210,12 +211,19 @@ impl<'a> Acceptor<'a> {
         let interested: Vec<_> =
             (0..self.ctx.listeners.len()).filter(|index| self.is_interested(*index)).collect();
         let mut fds = vec![wake];
+        // Another thread may take the signal, and begin the stop only afterwards.
+        if self.wakeup.is_none() && self.ctx.lifecycle.stop_request() == StopRequest::None {
+            fds.push(self.ctx.lifecycle.stop_fd());
+        }
+        let first_listener = fds.len();
         fds.extend(interested.iter().map(|index| self.ctx.listeners[*index].as_fd()));
         fds.extend(self.lingering.fds());
         let deadlines = [until, heartbeat, self.lingering.deadline()];
         let ready = poll::wait_readable(&fds, deadlines.into_iter().flatten().min())?;
         self.signals_due = MonotonicTime::default();
-        for (index, _) in interested.into_iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
+        for (index, _) in
+            interested.into_iter().zip(&ready[first_listener..]).filter(|(_, ready)| **ready)
+        {
             self.mark_readable(index);
         }
         Ok(())
