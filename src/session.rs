@@ -23,6 +23,9 @@ const LINGERING_CLOSE_STEP: u64 = 8 << 10;
 /// that is longer is still on its way when the socket's buffer has taken it.
 pub(crate) const SHORT_OUTPUT: usize = 10 * 1460;
 
+/// How many bytes of output a peer must accept within `write_timeout`, unless it accepts all.
+const WRITE_STEP: usize = 4 << 10;
+
 /// What a session waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wants {
@@ -98,8 +101,8 @@ enum Output {
 }
 
 impl<'s> Session<'s> {
-    /// Creates the session of a client that connected at `now`. If the peer accepts no output for
-    /// `write_timeout`, the session closes; zero means no limit.
+    /// Creates the session of a client that connected at `now`. If the peer accepts less than 4 KiB of
+    /// output, and not all of it, within `write_timeout`, the session closes; zero means no limit.
     pub fn new(
         connection: Box<dyn Connection + 's>,
         write_timeout: Duration,
@@ -216,10 +219,18 @@ impl<'s> Session<'s> {
         reporter: &mut dyn WorkReporter,
         now: MonotonicTime,
     ) {
+        let before = self.sent;
         self.sent = (self.sent + n).min(self.out.len());
         let is_long = self.sent < self.out.len() || self.out.len() > SHORT_OUTPUT;
         self.output = self.output.max(if is_long { Output::Long } else { Output::Short });
-        self.pump(spare, reporter, now, if n > 0 { IoProgress::Made } else { IoProgress::None });
+        let progress = if n > 0 && self.sent == self.out.len()
+            || self.sent / WRITE_STEP > before / WRITE_STEP
+        {
+            IoProgress::Made
+        } else {
+            IoProgress::None
+        };
+        self.pump(spare, reporter, now, progress);
     }
 
     /// Handles a passed deadline. If output waits, or in a lingering close, the session closes.
@@ -378,9 +389,9 @@ impl<'s> Session<'s> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum IoProgress {
-    /// Bytes moved.
+    /// Enough bytes moved.
     Made,
-    /// No bytes moved: the write deadline stays.
+    /// Too few bytes moved: the write deadline stays.
     None,
 }
 

@@ -35,7 +35,7 @@ pub struct Limits {
     pub max_body_bytes: usize,
     /// Maximum time from the first byte of a request (or the connect) to the end of its head: 10 s.
     pub header_timeout: Duration,
-    /// Maximum time between two reads of a body: 10 s.
+    /// Maximum time for each 4 KiB of a body, and between two reads of an RPC message: 10 s.
     pub body_timeout: Duration,
     /// Maximum idle time between two requests of a connection: 5 s. Zero closes the connection
     /// after each response.

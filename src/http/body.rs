@@ -31,8 +31,8 @@ pub trait Source: Send {
     ///
     /// # Errors
     /// Why the body cannot continue. The head has been sent by then, so the connection closes and the
-    /// client sees a truncated response. The same happens after a panic, and if the source produces
-    /// less or more than its declared length.
+    /// client sees a truncated response. The same happens after a panic, if the source produces less or
+    /// more than its declared length, and if it produces nothing 1,000 times in a row.
     fn fill(&mut self, out: &mut Vec<u8>, max_len: usize) -> io::Result<More>;
 }
 

@@ -70,7 +70,9 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
         match (&self.state, self.read_state) {
             // No input is expected. The session limits how slowly the client reads.
             (State::Responding(..), _) => ReadTimeout::None,
-            (State::Sized { .. } | State::Chunked(_), _) => ReadTimeout::Idle(limits.body_timeout),
+            (State::Sized { .. } | State::Chunked(_), _) => {
+                ReadTimeout::Total { phase: self.phase, limit: limits.body_timeout }
+            }
             (State::Head(_), ReadState::First | ReadState::Partial) => {
                 ReadTimeout::Total { phase: self.phase, limit: limits.header_timeout }
             }
@@ -137,6 +139,9 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
             (State::Closed(_), _, _) => (),
             (_, Pause::OutputFull, _) => return Next::Continue,
             (_, Pause::NeedsInput, _) if self.input == Input::Ended => self.close(Next::Close),
+            (State::Sized { .. } | State::Chunked(_), Pause::NeedsInput, _) => {
+                self.mark_body_progress();
+            }
             (State::Head(_), Pause::NeedsInput, ReadState::Partial) => (),
             (State::Head(_), Pause::NeedsInput, _) if !self.buffer.is_empty() => {
                 self.set_read_state(ReadState::Partial);

@@ -12,11 +12,15 @@ pub(super) const PIECE: usize = 64 << 10;
 /// Maximum size in bytes of a body that is sent together with its head.
 const SMALL: usize = 16 << 10;
 
+/// How often in a row a source may produce nothing: without a limit, one that is at its end and does not
+/// say so would occupy its thread for ever.
+const EMPTY_MAX: u32 = 1000;
+
 /// The unsent rest of a body.
 pub(super) enum Sending {
     Static(&'static [u8]),
     Owned { bytes: Vec<u8>, sent: usize },
-    Stream { source: Box<dyn Source>, frame: Frame },
+    Stream { source: Box<dyn Source>, frame: Frame, empty: u32 },
 }
 
 /// How the end of a stream is marked.
@@ -62,7 +66,7 @@ impl Sending {
                     Length::Chunked => Frame::Chunked,
                     Length::Unspecified => Frame::UntilClose,
                 };
-                Some(Self::Stream { source, frame })
+                Some(Self::Stream { source, frame, empty: 0 })
             }
         }
     }
@@ -83,20 +87,33 @@ impl Sending {
                 *sent = end;
                 if end == bytes.len() { WriteProgress::Complete } else { WriteProgress::Partial }
             }
-            Self::Stream { source, frame: Frame::Counted { left } } => {
-                write_counted(source.as_mut(), left, max_len, out)
-            }
-            Self::Stream { source, frame: Frame::Chunked } => {
-                write_chunk(source.as_mut(), max_len, out)
-            }
-            Self::Stream { source, frame: Frame::UntilClose } => {
-                match fill(source.as_mut(), max_len, out) {
-                    Some(More::Yes) => WriteProgress::Partial,
-                    Some(More::No) => WriteProgress::Complete,
-                    None => WriteProgress::Failed,
+            Self::Stream { source, frame, empty } => {
+                let before = out.len();
+                let progress = write_piece(source.as_mut(), frame, max_len, out);
+                *empty = if out.len() > before { 0 } else { *empty + 1 };
+                match progress {
+                    WriteProgress::Partial if *empty >= EMPTY_MAX => WriteProgress::Failed,
+                    progress => progress,
                 }
             }
         }
+    }
+}
+
+fn write_piece(
+    source: &mut dyn Source,
+    frame: &mut Frame,
+    max_len: usize,
+    out: &mut Vec<u8>,
+) -> WriteProgress {
+    match frame {
+        Frame::Counted { left } => write_counted(source, left, max_len, out),
+        Frame::Chunked => write_chunk(source, max_len, out),
+        Frame::UntilClose => match fill(source, max_len, out) {
+            Some(More::Yes) => WriteProgress::Partial,
+            Some(More::No) => WriteProgress::Complete,
+            None => WriteProgress::Failed,
+        },
     }
 }
 

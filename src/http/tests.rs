@@ -63,6 +63,7 @@ impl Handler for Probe {
             "/short" => Response::new(200, Body::stream(Letters::new(n), Some(n as u64 + 1))),
             "/long" => Response::new(200, Body::stream(OverlongSource, Some(3))),
             "/broken" => Response::new(200, Body::stream(FailingSource, None)),
+            "/silent" => Response::new(200, Body::stream(SilentSource, None)),
             _ => Response::text(line),
         }
     }
@@ -97,6 +98,15 @@ impl Source for OverlongSource {
     fn fill(&mut self, out: &mut Vec<u8>, _room: usize) -> io::Result<More> {
         out.extend_from_slice(b"not limited");
         Ok(More::No)
+    }
+}
+
+/// A source that never produces anything, and never ends.
+struct SilentSource;
+
+impl Source for SilentSource {
+    fn fill(&mut self, _: &mut Vec<u8>, _: usize) -> io::Result<More> {
+        Ok(More::Yes)
     }
 }
 
@@ -392,6 +402,17 @@ fn stream_of_wrong_length_is_truncated() {
         let input = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").repeat(2);
         assert_eq!(client.send(input), Next::Close, "{path}");
         assert_eq!(client.response().2, body, "{path}");
+    }
+}
+
+#[test]
+fn silent_stream_is_truncated() {
+    let service = service();
+    for version in ["1.0", "1.1"] {
+        let mut client = Client::new(&service);
+        let input = format!("GET /silent HTTP/{version}\r\nHost: x\r\n\r\n");
+        assert_eq!(client.send(input), Next::Close);
+        assert!(client.read().ends_with("\r\n\r\n"), "the head, and no end of the body");
     }
 }
 

@@ -424,10 +424,10 @@ define_settings! {
         /// Maximum time until the head of a request is complete.
         header_timeout: Duration = secs(10), NONZERO_DURATION, "DUR";
 
-        /// Maximum time between two reads of a request body.
+        /// Maximum time for each 4 KiB of a request body, and for its end.
         body_timeout: Duration = secs(10), NONZERO_DURATION, "DUR";
 
-        /// Maximum time for which a client may read nothing of a response.
+        /// Maximum time for a client to read 4 KiB of a response, or its end.
         write_timeout: Duration = secs(30), NONZERO_DURATION, "DUR";
 
         /// Maximum time for which input is read and discarded before a connection is closed.

@@ -21,20 +21,22 @@ on_every_class!(
     graceful_timeout_limits_one_worker_drain,
     graceful_timeout_limits_orphan_lifetime,
     abort_timeout_limits_quick_stop,
-    keepalive_limits_idle_time_between_units,
+    idle_time_between_calls_is_limited,
     header_timeout_limits_time_to_complete_head,
     body_timeout_limits_silence_within_body,
+    body_timeout_limits_trickled_body,
     write_timeout_limits_time_without_reads,
 );
 
 on_concurrent_classes!(keepalive_limits_idle_time_between_requests);
 
-const CLOCKS: [&str; 8] = [
+const CLOCKS: [&str; 9] = [
     "--timeout",
     "--boot-timeout",
     "--graceful-timeout",
     "--abort-timeout",
     "--keep-alive",
+    "--rpc-idle-timeout",
     "--header-timeout",
     "--body-timeout",
     "--write-timeout",
@@ -148,9 +150,10 @@ fn abort_timeout_limits_quick_stop(class: &str) {
     server.expect_clean_exit();
 }
 
-/// Uses `echo`, a protocol for which every class keeps the connection open.
-fn keepalive_limits_idle_time_between_units(class: &str) {
-    let server = launch(class, "--keep-alive").arg("rpc").start();
+/// Uses `rpc`, a protocol for which every class keeps the connection open.
+fn idle_time_between_calls_is_limited(class: &str) {
+    let clock = if class == "sync" { "--keep-alive" } else { "--rpc-idle-timeout" };
+    let server = launch(class, clock).arg("rpc").start();
     let mut caller = server.connect();
     let begun = Instant::now();
     caller.send(b"\x94\x00\x01\xa3pid\x90");
@@ -204,6 +207,23 @@ fn body_timeout_limits_silence_within_body(class: &str) {
     let mut client = server.connect();
     client.send("POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello");
     expect_timeout(client, begun);
+    expect_no_harm(server);
+}
+
+fn body_timeout_limits_trickled_body(class: &str) {
+    let server = launch(class, "--body-timeout").start();
+    for (fields, piece) in
+        [("Content-Length: 4000", "x"), ("Transfer-Encoding: chunked", "1\r\nx\r\n")]
+    {
+        let begun = Instant::now();
+        let mut client = server.connect();
+        client.send(format!("POST /echo HTTP/1.1\r\nHost: test\r\n{fields}\r\n\r\n"));
+        while client.try_send(piece).is_ok() {
+            assert!(begun.elapsed() < Duration::from_secs(15), "a body may take for ever");
+            thread::sleep(Duration::from_millis(50));
+        }
+        expect_not_early(begun);
+    }
     expect_no_harm(server);
 }
 

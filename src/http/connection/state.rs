@@ -20,7 +20,12 @@ pub(in crate::http) struct HttpConnection<'s, H> {
     pub(super) input: Input,
     pub(super) read_state: ReadState,
     pub(super) phase: u32,
+    /// How many steps of the body have arrived; `None` outside a body.
+    pub(super) body_steps: Option<usize>,
 }
+
+/// How many bytes of a body must arrive within `body_timeout`, unless it ends.
+const BODY_STEP: usize = 4 << 10;
 
 impl<'s, H> HttpConnection<'s, H> {
     /// Creates the connection of a new client.
@@ -35,6 +40,7 @@ impl<'s, H> HttpConnection<'s, H> {
             input: Input::Open,
             read_state: ReadState::First,
             phase: 0,
+            body_steps: None,
         }
     }
 
@@ -53,6 +59,16 @@ impl<'s, H> HttpConnection<'s, H> {
             self.phase = self.phase.wrapping_add(1);
         }
         self.read_state = state;
+        self.body_steps = None;
+    }
+
+    /// Begins another phase if the body begins, or another step of it has arrived.
+    pub(super) fn mark_body_progress(&mut self) {
+        let steps = Some(self.partial_bytes().len() / BODY_STEP);
+        if self.body_steps != steps {
+            self.body_steps = steps;
+            self.phase = self.phase.wrapping_add(1);
+        }
     }
 
     /// Returns the bytes of the partial request.

@@ -53,11 +53,36 @@ fn timeout_follows_the_request_state() {
     client.send(&POST_HEAD[1..20]);
     assert_eq!(client.connection.timeout(), head(2), "more bytes do not restart the phase");
     client.send(&POST_HEAD[20..]);
-    assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.body_timeout));
-    client.send("ok");
-    assert!(
-        matches!(client.connection.timeout(), ReadTimeout::Total { phase: 3.., limit } if limit == limits.keepalive)
-    );
+    let body = client.connection.timeout();
+    assert_eq!(body, ReadTimeout::Total { phase: 3, limit: limits.body_timeout });
+    client.send("o");
+    assert_eq!(client.connection.timeout(), body, "a byte does not extend the timeout");
+    client.send("k");
+    let after = client.connection.timeout();
+    assert_eq!(after, ReadTimeout::Total { phase: 4, limit: limits.keepalive });
+}
+
+#[test]
+fn body_timeout_starts_anew_with_each_4_kib() {
+    let service = service();
+    let limit = Limits::default().body_timeout;
+    for (framing, begin) in
+        [("Content-Length: 20000", ""), ("Transfer-Encoding: chunked", "4e20\r\n")]
+    {
+        let mut client = Client::new(&service);
+        client.send(format!("POST / HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n{begin}"));
+        let mut phases = Vec::new();
+        for _ in 0..9 {
+            assert_eq!(client.send("x".repeat(2000)), Next::Read);
+            let ReadTimeout::Total { phase, limit: is } = client.connection.timeout() else {
+                panic!()
+            };
+            assert_eq!(is, limit);
+            phases.push(phase);
+        }
+        phases.dedup();
+        assert_eq!(phases.len(), 5, "{framing}: {phases:?}");
+    }
 }
 
 #[test]

@@ -76,9 +76,24 @@ fn write_deadline_moves_on_progress_only() {
     assert_eq!(client.unsent(), "abcd");
     assert_eq!(client.time_left(), Some(WRITE_TIMEOUT - SECOND), "a drain is no progress");
     client.send(1);
-    assert_eq!(client.time_left(), Some(WRITE_TIMEOUT));
+    assert_eq!(client.time_left(), Some(WRITE_TIMEOUT - SECOND), "a byte is too little");
     client.send(3);
     assert_eq!(client.time_left(), Some(SECOND));
+}
+
+#[test]
+fn write_deadline_moves_with_each_4_kib() {
+    let long: &'static str = "x".repeat(3 * WRITE_STEP).leak();
+    let mut client = Client::with_replies(&[(long, Next::Read)]);
+    client.receive("x");
+    client.advance_clock(SECOND);
+    client.send(WRITE_STEP - 1);
+    assert_eq!(client.time_left(), Some(WRITE_TIMEOUT - SECOND));
+    client.send(1);
+    assert_eq!(client.time_left(), Some(WRITE_TIMEOUT));
+    client.advance_clock(SECOND);
+    client.send(WRITE_STEP - 1);
+    assert_eq!(client.time_left(), Some(WRITE_TIMEOUT - SECOND));
 }
 
 #[test]
