@@ -42,8 +42,8 @@ pub(crate) struct Scoreboard {
     threads_per_row: usize,
 }
 
-/// The status of a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The status of a worker, in the order in which a worker has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum WorkerStatus {
     /// It is not ready yet.
     Booting,

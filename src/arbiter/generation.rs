@@ -182,6 +182,16 @@ impl From<&Settings> for Policy {
 }
 
 impl<'a> PoolGeneration<'a> {
+    /// Gives each listener the `backlog` of the settings.
+    pub(super) fn set_backlogs(&self) {
+        for listener in &self.listeners {
+            if let Err(error) = listener.set_backlog(self.spec.settings.backlog) {
+                warn!(self.log.logger(), "failed to change backlog"; "address" => listener.name(),
+                    "error" => %error);
+            }
+        }
+    }
+
     fn prepare(
         spec: PoolSpec<'a>,
         log: Log,

@@ -66,6 +66,8 @@ pub(crate) struct Arbiter<'a> {
     startup_notifier: Option<Rc<StartupNotifier>>,
     /// Whether all first workers have been ready, which is reported once.
     reported_ready: bool,
+    /// Whether it has been logged that children cannot be reaped.
+    reported_reap_error: bool,
     stalls: StallDetector,
 }
 
@@ -114,6 +116,7 @@ impl<'a> Arbiter<'a> {
             pidfile: parts.pidfile,
             startup_notifier: parts.startup_notifier,
             reported_ready: false,
+            reported_reap_error: false,
             stalls: StallDetector::new(now),
         })
     }
@@ -142,7 +145,7 @@ impl<'a> Arbiter<'a> {
             self.reconcile(now);
             self.update_reuseport();
             self.report_ready();
-            self.finish_reload();
+            self.reload.report_complete(&self.state);
             self.update_service_manager(now);
             if let Some(outcome) = self.outcome(now) {
                 return Ok(outcome);
@@ -236,21 +239,39 @@ impl<'a> Arbiter<'a> {
     }
 
     fn reap_children(&mut self) {
-        while let Some((pid, exit)) = process::next_exited_child() {
+        loop {
+            let (pid, exit) = match process::next_exited_child() {
+                Ok(Some(exited)) => exited,
+                Ok(None) => return,
+                Err(error) => return self.on_reap_error(&error),
+            };
             // Until a child is reaped, its pid cannot be reused.
-            if self.state.pools.by_worker(pid).is_some() {
+            let is_worker = self.state.pools.by_worker(pid).is_some();
+            if is_worker {
                 process::kill_process_group(pid); // what the worker has started exits with it
-                process::reap(pid);
-                self.on_worker_exit(pid, exit);
             } else {
                 self.read_upgrade_channel(); // its last message, if it is the new master
-                process::reap(pid);
+            }
+            let reaped = process::reap(pid);
+            if is_worker {
+                self.on_worker_exit(pid, exit);
+            } else {
                 // Any other child is an orphan that PID 1 has adopted.
                 if self.upgrade.on_child_exit(pid, exit, self.state.log()) {
                     self.on_peer_exit(pid);
                     self.state.resume_workers();
                 }
             }
+            if let Err(error) = reaped {
+                return self.on_reap_error(&error); // the child would be found again
+            }
+        }
+    }
+
+    /// Logs once that the kernel refuses to reap, as a system call filter may have it do.
+    fn on_reap_error(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.reported_reap_error, true) {
+            error!(self.log(), "failed to reap children"; "error" => error.to_string());
         }
     }
 
@@ -331,18 +352,8 @@ impl<'a> Arbiter<'a> {
         self.state.pools.drop_retired();
     }
 
-    /// Opens SO_REUSEPORT sockets for which a worker is ready, and assigns those without a worker.
-    /// Another master would not know of new sockets, so they wait until it has exited.
     fn update_reuseport(&mut self) {
-        let may_open = self.state.pools.stopping().is_none() && self.upgrade.is_sole_master();
-        let mut any_opened = false;
-        for pool in self.state.pools.iter_mut() {
-            any_opened |= may_open && pool.open_reuseport_listeners();
-        }
-        if any_opened {
-            self.state.push_fd_store();
-        }
-        self.state.pools.iter_mut().for_each(Pool::reassign_reuseport_shards);
+        self.state.update_reuseport(self.upgrade.is_sole_master());
     }
 
     /// Reports once that the first workers are ready.
@@ -359,10 +370,6 @@ impl<'a> Arbiter<'a> {
             notifier.notify(0, "");
         }
         self.state.hook("when_ready", |hooks| hooks.when_ready());
-    }
-
-    fn finish_reload(&mut self) {
-        self.reload.report_complete(&self.state);
     }
 
     fn update_service_manager(&mut self, now: MonotonicTime) {
@@ -390,20 +397,21 @@ impl<'a> Arbiter<'a> {
             self.state.service_manager.next_deadline(),
             self.shutdown.next_deadline(),
             self.reload.next_deadline(),
+            self.stalls.next_deadline(),
             self.state.environment.cgroups.next_deadline(),
         ];
         let pool_deadlines = self.state.pools.iter().map(|pool| pool.next_deadline(decided_at));
         let deadline = own_deadlines.into_iter().chain(pool_deadlines).flatten().min();
         let mut fds = vec![self.signals.as_fd()];
-        fds.extend(self.state.pools.iter().map(Pool::wakeup_fd));
+        fds.extend(self.state.pools.iter().filter_map(Pool::wakeup_fd));
         fds.extend(self.upgrade.channel_fd());
         fds.extend(self.reload.planning_fd());
         self.stalls.on_sleep(process::voluntary_switches());
-        poll::wait_readable_unblocked(&fds, deadline)?;
+        let deferred = self.stalls.next_deadline().map(|_| Signal::Cont);
+        poll::wait_readable_unblocked(&fds, deadline, deferred)?;
         let now = clock::now();
         if let Some(stall) = self.stalls.on_wake(deadline, now) {
-            let late = as_millis(stall.late);
-            warn!(self.log(), "master event loop stalled"; "duration_ms" => late);
+            warn!(self.log(), "master event loop stalled"; "duration_ms" => as_millis(stall.late));
             self.state.pools.discount_stall(stall.since, now);
         }
         Ok(())

@@ -11,6 +11,10 @@ use crate::time::MonotonicTime;
 /// If the master wakes later than this after its deadline, it was itself stopped or starved.
 pub(super) const STALL_THRESHOLD: Duration = Duration::from_millis(500);
 
+/// After a SIGCONT, the next one is not handled for this long: any process of the session can send
+/// many.
+const SIGCONT_INTERVAL: Duration = Duration::from_millis(50);
+
 /// The voluntary context switches of a sleep that no stop interrupts.
 const SWITCHES_OF_A_SLEEP: i64 = 1;
 
@@ -21,6 +25,8 @@ pub(super) struct StallDetector {
     prev_wake_at: MonotonicTime,
     /// The master's voluntary context switches before it slept last.
     switches_before_sleep: i64,
+    /// Until when SIGCONT is blocked.
+    sigcont_deferred_until: Option<MonotonicTime>,
 }
 
 /// A time span in which the master may not have run.
@@ -33,7 +39,12 @@ pub(super) struct Stall {
 
 impl StallDetector {
     pub(super) fn new(now: MonotonicTime) -> Self {
-        Self { woke_at: now, prev_wake_at: now, switches_before_sleep: 0 }
+        Self {
+            woke_at: now,
+            prev_wake_at: now,
+            switches_before_sleep: 0,
+            sigcont_deferred_until: None,
+        }
     }
 
     /// Records that the signals of this turn have been handled.
@@ -53,6 +64,7 @@ impl StallDetector {
         now: MonotonicTime,
     ) -> Option<Stall> {
         self.woke_at = now;
+        self.sigcont_deferred_until = self.sigcont_deferred_until.filter(|at| now < *at);
         let late = deadline.map_or(Duration::ZERO, |deadline| now.duration_since(deadline));
         (late > STALL_THRESHOLD).then(|| self.take(late, now))
     }
@@ -60,9 +72,15 @@ impl StallDetector {
     /// Records a SIGCONT. Returns a stall if the master was stopped in its last sleep; it need not
     /// have slept beyond its deadline.
     pub(super) fn on_sigcont(&mut self, switches: i64, now: MonotonicTime) -> Option<Stall> {
+        self.sigcont_deferred_until = Some(now.saturating_add(SIGCONT_INTERVAL));
         let was_stopped = switches - self.switches_before_sleep > SWITCHES_OF_A_SLEEP;
         let is_long = now.duration_since(self.prev_wake_at) > STALL_THRESHOLD;
         (was_stopped && is_long).then(|| self.take(Duration::ZERO, now))
+    }
+
+    /// Returns until when SIGCONT must be blocked.
+    pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
+        self.sigcont_deferred_until
     }
 
     fn take(&mut self, late: Duration, now: MonotonicTime) -> Stall {
@@ -104,6 +122,19 @@ mod tests {
         let (mut detector, _) = woken(60);
         assert_eq!(detector.on_sigcont(101, at(11)), None);
         assert_eq!(detector.on_sigcont(100, at(11)), None);
+    }
+
+    #[test]
+    fn sigcont_defers_the_next_one() {
+        let (mut detector, _) = woken(60);
+        assert_eq!(detector.next_deadline(), None);
+        detector.on_sigcont(101, at(11));
+        let until = at(11).saturating_add(SIGCONT_INTERVAL);
+        assert_eq!(detector.next_deadline(), Some(until));
+        detector.on_wake(Some(until), at(11));
+        assert_eq!(detector.next_deadline(), Some(until), "another event has woken the master");
+        detector.on_wake(Some(until), until);
+        assert_eq!(detector.next_deadline(), None);
     }
 
     #[test]

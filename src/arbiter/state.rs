@@ -49,6 +49,20 @@ impl MasterState<'_> {
         }
     }
 
+    /// Opens SO_REUSEPORT sockets for which a worker is ready, and assigns those without a worker.
+    /// Another master would not know of new sockets, so they wait until it has exited.
+    pub(super) fn update_reuseport(&mut self, is_sole_master: bool) {
+        let may_open = self.pools.stopping().is_none() && is_sole_master;
+        let mut any_opened = false;
+        for pool in self.pools.iter_mut() {
+            any_opened |= may_open && pool.open_reuseport_listeners();
+        }
+        if any_opened {
+            self.push_fd_store();
+        }
+        self.pools.iter_mut().for_each(Pool::reassign_reuseport_shards);
+    }
+
     /// Reports that the service is ready: at first, and after each reload. A `remark` says how the
     /// reload has ended.
     pub(super) fn notify_ready(&self, remark: Option<&str>) {

@@ -150,14 +150,17 @@ impl ChildProgram {
     /// Reaps the exited children of this process until the program is among them. Returns how it
     /// exited, if it has. SIGABRT is then no longer forwarded to it.
     pub(crate) fn try_reap(&mut self) -> Option<Exit> {
-        while let Some((pid, exit)) = process::next_exited_child() {
+        while let Ok(Some((pid, exit))) = process::next_exited_child() {
             if pid == self.pid {
                 signal::forward_aborts_to(None);
                 self.reaped = true;
             }
-            process::reap(pid);
+            let reaped = process::reap(pid);
             if pid == self.pid {
                 return Some(exit);
+            }
+            if reaped.is_err() {
+                break; // it would be found again
             }
         }
         None

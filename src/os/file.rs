@@ -116,10 +116,18 @@ pub(crate) fn wake_pipe(pipe: &OwnedFd) -> io::Result<usize> {
     Ok(nix::unistd::write(pipe, &[1])?)
 }
 
-/// Reads and discards all bytes in a pipe.
-pub(crate) fn drain_pipe(pipe: &OwnedFd) {
-    let mut bytes = [0; 512];
-    while nix::unistd::read(pipe, &mut bytes).is_ok_and(|n| n == bytes.len()) {}
+/// Reads and discards the bytes in a pipe, at most 64 KiB. Returns whether there were any.
+pub(crate) fn drain_pipe(pipe: &OwnedFd) -> bool {
+    let mut bytes = [0; 4096];
+    let mut any = false;
+    for _ in 0..16 {
+        let length = nix::unistd::read(pipe, &mut bytes).unwrap_or(0);
+        any |= length > 0;
+        if length < bytes.len() {
+            break;
+        }
+    }
+    any
 }
 
 /// Which process holds the write lock of a file.

@@ -9,6 +9,7 @@ use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
 
 use super::clock;
+use super::signal::{self, Signal};
 use crate::time::MonotonicTime;
 
 /// What to wait for on a descriptor.
@@ -47,16 +48,17 @@ pub(crate) fn wait_readable(
     Ok(polled.iter().map(|fd| fd.any().unwrap_or(true)).collect())
 }
 
-/// Waits as [`wait_readable`] does, with every signal unblocked meanwhile.
+/// Waits as [`wait_readable`] does, with every signal but `blocked` unblocked meanwhile.
 ///
 /// # Errors
 /// As [`wait_readable`].
 pub(crate) fn wait_readable_unblocked(
     fds: &[BorrowedFd<'_>],
     deadline: Option<MonotonicTime>,
+    blocked: Option<Signal>,
 ) -> io::Result<()> {
     let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-    wait_on(&mut polled, deadline, Some(SigSet::empty()))
+    wait_on(&mut polled, deadline, Some(signal::set_of(blocked)))
 }
 
 /// Whether a write to `fd` would not block now.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal as NixSignal, kill, killpg};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{ForkResult, Pid as RawPid, setpgid};
 
 pub(crate) use super::pid::Pid;
@@ -240,7 +240,10 @@ impl fmt::Display for Exit {
 
 /// Returns a child that has exited and has not been reaped, so its number is not yet reused. `None`
 /// if there is none.
-pub(crate) fn next_exited_child() -> Option<(Pid, Exit)> {
+///
+/// # Errors
+/// From waitid(2), except that there are no children.
+pub(crate) fn next_exited_child() -> io::Result<Option<(Pid, Exit)>> {
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     loop {
         // SAFETY: zeros are a valid siginfo_t, which is plain data.
@@ -249,35 +252,43 @@ pub(crate) fn next_exited_child() -> Option<(Pid, Exit)> {
         match super::check(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) }) {
             Ok(_) => (),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => return None, // ECHILD: no children at all
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+            Err(error) => return Err(error),
         }
         // SAFETY: waitid(2) fills in the fields of SIGCHLD, or leaves zeros if no child has exited.
         let pid = Pid::from_raw(unsafe { info.si_pid() });
         if pid.as_raw() == 0 {
-            return None;
+            return Ok(None);
         }
         // SAFETY: as above.
         let status = unsafe { info.si_status() };
-        return Some((
-            pid,
-            match info.si_code {
-                libc::CLD_EXITED => Exit::Code(status),
-                how => Exit::Signal { number: status, core: how == libc::CLD_DUMPED },
-            },
-        ));
+        let exit = match info.si_code {
+            libc::CLD_EXITED => Exit::Code(status),
+            how => Exit::Signal { number: status, core: how == libc::CLD_DUMPED },
+        };
+        return Ok(Some((pid, exit)));
     }
 }
 
 /// Reaps a child that [`next_exited_child`] has returned. The kernel may reuse its number from now
-/// on.
-pub(crate) fn reap(child: Pid) {
-    let child = raw(child);
-    while waitpid(child, Some(WaitPidFlag::WNOHANG)) == Err(Errno::EINTR) {}
+/// on. Uses the same system call, so that a filter which allows the look allows this too. If it
+/// fails, [`next_exited_child`] returns the same child again.
+///
+/// # Errors
+/// From waitid(2).
+pub(crate) fn reap(child: Pid) -> io::Result<()> {
+    loop {
+        match waitid(Id::Pid(raw(child)), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => (),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 /// Waits until a child exits, and reaps it.
 pub(super) fn wait_for(child: Pid) {
-    while waitpid(raw(child), None) == Err(Errno::EINTR) {}
+    while waitid(Id::Pid(raw(child)), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}
 }
 
 /// Returns the process group of a process; `None` if there is no such process.

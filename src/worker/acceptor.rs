@@ -181,7 +181,9 @@ impl<'a> Acceptor<'a> {
                     self.ctx.lifecycle.poll_stop();
                 }
             }
-            Some(wakeup) => file::drain_pipe(wakeup),
+            Some(wakeup) => {
+                file::drain_pipe(wakeup);
+            }
         }
     }
 

@@ -142,6 +142,12 @@ impl Launch {
         self
     }
 
+    /// Makes a system call fail with ENOSYS in the server.
+    pub fn without_call(mut self, call: libc::c_long) -> Self {
+        self.inheritance.missing_call = Some(call);
+        self
+    }
+
     /// Returns the port that the server will have.
     pub fn port(&self) -> u16 {
         self.port

@@ -94,6 +94,7 @@ mod exec_hang_causes;
 mod exec_notify;
 mod exec_programs;
 mod fd_store;
+mod floods;
 mod fn_class;
 mod framing;
 mod hang_causes;

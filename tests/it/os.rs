@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::prctl::set_pdeathsig;
+use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::socket::{getsockopt, sockopt};
@@ -25,6 +25,8 @@ pub struct ChildSetup {
     pub signals: Signals,
     /// Whether it inherits this process's core limit. If not, its limit is 0.
     pub cores: bool,
+    /// A system call that fails with ENOSYS in it.
+    pub missing_call: Option<libc::c_long>,
 }
 
 /// The state of signals that a parent leaves behind.
@@ -61,10 +63,30 @@ pub fn prepare(command: &mut Command, inheritance: ChildSetup) {
             // SAFETY: ignoring a signal installs no handler.
             unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
         }
-        Ok(())
+        inheritance.missing_call.map_or(Ok(()), deny)
     };
     // SAFETY: the closure makes plain system calls only; it allocates nothing and takes no lock.
     unsafe { command.pre_exec(first_steps) };
+}
+
+/// Makes a system call fail with ENOSYS in this process and its descendants.
+fn deny(call: libc::c_long) -> io::Result<()> {
+    const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, k, jf| libc::sock_filter { code, jt: 0, jf, k };
+    let mut steps = [
+        step(LOAD_NUMBER, 0, 0),
+        step(JUMP_IF_EQUAL, call as u32, 1),
+        step(RETURN, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32, 0),
+        step(RETURN, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    let filter = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    set_no_new_privs()?;
+    // SAFETY: the kernel copies `filter`, which points to its steps.
+    let set =
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Takes ownership of a descriptor that the kernel has just returned.

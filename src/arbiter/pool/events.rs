@@ -4,7 +4,7 @@ use slog::info;
 
 use super::Pool;
 use super::exit_log;
-use super::processes::StatusChange;
+use super::status_change::StatusChange;
 use super::supervisor::{ExitReason, ExitReport, WorkerId};
 use crate::arbiter::hook_runner::make_worker_ref;
 use crate::duration::as_millis;
@@ -15,7 +15,7 @@ use crate::os::process::{Exit, Pid};
 impl Pool<'_> {
     /// Learns from the scoreboard which workers are ready, drain, or request their replacement.
     pub(in crate::arbiter) fn poll_worker_status(&mut self) {
-        let changes = self.processes.take_status_changes();
+        let changes = self.processes.take_status_changes(clock::now());
         self.on_status_changes(changes);
     }
 

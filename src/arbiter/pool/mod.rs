@@ -9,7 +9,9 @@ pub(super) mod processes;
 mod reuseport;
 pub(super) mod row_allocator;
 mod spawn_error;
+mod status_change;
 pub(super) mod supervisor;
+mod wakeups;
 
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -253,7 +255,7 @@ impl<'a> Pool<'a> {
             listener.set_first_generation(number);
         }
         self.shards.set_generation(&self.generation, &self.processes);
-        self.set_backlogs();
+        self.generation.set_backlogs();
     }
 
     /// Returns to the previous generation. Returns the one that has failed.
@@ -276,16 +278,6 @@ impl<'a> Pool<'a> {
         }
         self.generation.listeners.clear();
         self.shards.set_generation(&self.generation, &self.processes);
-    }
-
-    fn set_backlogs(&self) {
-        let backlog = self.settings().backlog;
-        for listener in &self.generation.listeners {
-            if let Err(error) = listener.set_backlog(backlog) {
-                warn!(self.log(), "failed to change backlog"; "address" => listener.name(),
-                    "error" => %error);
-            }
-        }
     }
 }
 
@@ -341,15 +333,15 @@ impl<'a> Pool<'a> {
         self.processes.any_older_accepts(generation)
     }
 
-    /// Returns the descriptor that is readable when the status of a worker has changed.
-    pub(super) fn wakeup_fd(&self) -> BorrowedFd<'_> {
+    /// Returns the descriptor that is readable when a worker's status has changed, if it is waited for.
+    pub(super) fn wakeup_fd(&self) -> Option<BorrowedFd<'_>> {
         self.processes.wakeup_fd()
     }
 
     /// Returns when there is something to do, if no worker reports anything before.
     pub(super) fn next_deadline(&self, now: MonotonicTime) -> Option<MonotonicTime> {
-        let deadlines = [self.supervisor.next_deadline(now), self.health.next_deadline()];
-        deadlines.into_iter().flatten().min()
+        let own = [self.health.next_deadline(), self.processes.next_deadline()];
+        self.supervisor.next_deadline(now).into_iter().chain(own.into_iter().flatten()).min()
     }
 
     /// Begins to stop, or stops harder.

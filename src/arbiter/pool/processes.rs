@@ -12,7 +12,9 @@ use slog::{Logger, warn};
 
 use super::row_allocator::RowLease;
 use super::spawn_error::SpawnError;
+use super::status_change::StatusChange;
 use super::supervisor::{Busy, ExitObservation, Generation, ProcessExit, WorkerId};
+use super::wakeups::WakeupLimit;
 use crate::app::WorkerInfo;
 use crate::arbiter::cgroup::WorkerCgroups;
 use crate::arbiter::generation::{PoolGeneration, PoolSpec};
@@ -48,6 +50,7 @@ pub(super) struct ProcessTable<'a> {
     /// Each worker has a copy of the write end, and writes when its scoreboard row changes.
     wakeup_rx: OwnedFd,
     wakeup_tx: OwnedFd,
+    wakeups: WakeupLimit,
     workers: HashMap<WorkerId, WorkerProcess>,
     by_pid: HashMap<Pid, WorkerId>,
 }
@@ -84,36 +87,15 @@ impl WorkerProcess {
     }
 
     /// Reads from the scoreboard what has changed since the last call.
-    fn take_status_changes(&mut self) -> impl Iterator<Item = StatusChange> + use<> {
+    fn take_status_changes(&mut self) -> Vec<StatusChange> {
         let row = self.row.row();
         let (before, status) = (self.reported_status, row.status());
+        if status <= before {
+            return Vec::new(); // unchanged, or garbage: a status never goes back
+        }
         self.reported_status = status;
-        let was_booting = before == WorkerStatus::Booting;
-        let (has_become_ready, change) = match status {
-            _ if status == before => (false, None),
-            WorkerStatus::Booting => (false, None),
-            WorkerStatus::Ready => (false, Some(StatusChange::Ready)),
-            WorkerStatus::ReplacementRequested => {
-                (was_booting, Some(StatusChange::ReplacementRequested))
-            }
-            // A worker that is stopped while it boots has never been ready.
-            WorkerStatus::Draining => {
-                (was_booting && row.was_ready(), Some(StatusChange::Draining))
-            }
-        };
-        has_become_ready.then_some(StatusChange::Ready).into_iter().chain(change)
+        StatusChange::between(before, status, row.was_ready())
     }
-}
-
-/// What a worker has reported through the scoreboard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StatusChange {
-    /// The worker is ready.
-    Ready,
-    /// The worker has reached `max_requests`.
-    ReplacementRequested,
-    /// The worker drains. The master need not have asked it to.
-    Draining,
 }
 
 /// What a spawn action and the generation say of the worker to fork.
@@ -142,8 +124,14 @@ impl<'a> ProcessTable<'a> {
     /// `EMFILE` or `ENFILE`, for the wakeup pipe.
     pub(super) fn new(environment: Rc<WorkerEnvironment<'a>>) -> io::Result<Self> {
         let (wakeup_rx, wakeup_tx) = file::pipe()?;
-        let (workers, by_pid) = (HashMap::new(), HashMap::new());
-        Ok(Self { environment, wakeup_rx, wakeup_tx, workers, by_pid })
+        Ok(Self {
+            environment,
+            wakeup_rx,
+            wakeup_tx,
+            wakeups: WakeupLimit::default(),
+            workers: HashMap::new(),
+            by_pid: HashMap::new(),
+        })
     }
 
     /// Returns what the workers of all pools have in common.
@@ -161,9 +149,15 @@ impl<'a> ProcessTable<'a> {
         self.by_pid.contains_key(&pid)
     }
 
-    /// Returns the descriptor that is readable when a worker's status has changed.
-    pub(super) fn wakeup_fd(&self) -> BorrowedFd<'_> {
-        self.wakeup_rx.as_fd()
+    /// Returns the descriptor that is readable when a worker's status has changed; `None` while it is
+    /// not waited for.
+    pub(super) fn wakeup_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.wakeups.is_open().then_some(self.wakeup_rx.as_fd())
+    }
+
+    /// Returns when that descriptor is waited for again.
+    pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
+        self.wakeups.next_deadline()
     }
 
     /// Returns the workers that accept clients.
@@ -201,6 +195,7 @@ impl<'a> ProcessTable<'a> {
         let pid =
             self.fork(request, pool_generation, row.index(), &heartbeat, notify_dir.as_ref())?;
         self.environment.cgroups.on_spawned(pid);
+        self.wakeups.on_spawned();
         let worker = WorkerProcess {
             pid,
             slot: request.slot,
@@ -268,11 +263,16 @@ impl<'a> ProcessTable<'a> {
     }
 
     /// Reads from the scoreboard what has changed since the last call.
-    pub(super) fn take_status_changes(&mut self) -> Vec<(WorkerId, StatusChange)> {
-        file::drain_pipe(&self.wakeup_rx);
+    pub(super) fn take_status_changes(
+        &mut self,
+        now: MonotonicTime,
+    ) -> Vec<(WorkerId, StatusChange)> {
+        if self.wakeups.try_open(now) && file::drain_pipe(&self.wakeup_rx) {
+            self.wakeups.on_wakeup(now);
+        }
         let mut changes = Vec::new();
         for (id, worker) in &mut self.workers {
-            changes.extend(worker.take_status_changes().map(|change| (*id, change)));
+            changes.extend(worker.take_status_changes().into_iter().map(|change| (*id, change)));
         }
         changes
     }
@@ -281,7 +281,7 @@ impl<'a> ProcessTable<'a> {
     pub(super) fn take_status_changes_of(&mut self, pid: Pid) -> Vec<(WorkerId, StatusChange)> {
         let Some(id) = self.by_pid.get(&pid).copied() else { return Vec::new() };
         let Some(worker) = self.workers.get_mut(&id) else { return Vec::new() };
-        worker.take_status_changes().map(|change| (id, change)).collect()
+        worker.take_status_changes().into_iter().map(|change| (id, change)).collect()
     }
 
     /// Removes a process that has exited. Returns `None` if it is no worker of this pool.

@@ -184,7 +184,9 @@ fn can_be_caught(number: NixSignal) -> bool {
 
 fn set_action(number: NixSignal, handler: SigHandler) {
     // SA_RESTART: a handler writes a byte, and code that is not Ostler's need not notice.
-    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    // SA_NOCLDSTOP: no SIGCHLD when a child is stopped or continued, which a child can do at will.
+    let flags = SaFlags::SA_RESTART | SaFlags::SA_NOCLDSTOP;
+    let action = SigAction::new(handler, flags, SigSet::empty());
     // SAFETY: the handlers make async-signal-safe calls only, and keep errno.
     let set = unsafe { sigaction(number, &action) };
     debug_assert!(set.is_ok(), "{number} may be caught");
@@ -204,12 +206,18 @@ pub(super) fn set_mask(mask: &SigSet) {
     debug_assert!(set.is_ok(), "the arguments are valid");
 }
 
-/// Blocks SIGTTIN and SIGTTOU, and unblocks every other signal. While a process of a background group
-/// blocks these two, it can write to its terminal whatever `TOSTOP` says, and reading fails. If it
-/// caught them instead, the call would start again without end. The master unblocks them where it
-/// sleeps.
-pub(super) fn block_terminal_signals() {
-    set_mask(&[NixSignal::SIGTTIN, NixSignal::SIGTTOU].into_iter().collect());
+/// Returns a set of signals.
+pub(super) fn set_of(signals: impl IntoIterator<Item = Signal>) -> SigSet {
+    signals.into_iter().map(Signal::number).collect()
+}
+
+/// Blocks the signals that the master handles only where it sleeps, and unblocks every other one.
+///
+/// While a process of a background group blocks SIGTTIN and SIGTTOU, it can write to its terminal
+/// whatever `TOSTOP` says, and reading fails. If it caught them instead, the call would start again
+/// without end. Of SIGCONT any process of the session can send many.
+pub(super) fn block_until_sleep() {
+    set_mask(&set_of([Signal::Ttin, Signal::Ttou, Signal::Cont]));
 }
 
 /// Unblocks every signal: the mask inherited from a parent does not apply.

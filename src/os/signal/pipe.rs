@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use nix::errno::Errno;
 use nix::sys::signal::SigHandler;
 
-use super::{MasterDisposition, Signal, block_terminal_signals, set_action};
+use super::{MasterDisposition, Signal, block_until_sleep, set_action};
 use crate::os::file;
 
 /// The write end of this process's signal pipe; -1 while there is none.
@@ -33,18 +33,23 @@ impl SignalPipe {
         Ok(Self { read, _write: write })
     }
 
-    /// Takes the signals that have arrived since the last call. Never blocks.
+    /// Takes the signals that have arrived since the last call, at most 1,024. Never blocks.
     pub(crate) fn take(&self) -> Vec<Signal> {
         let mut signals = Vec::new();
         let mut bytes = [0; 64];
-        loop {
+        for _ in 0..16 {
             match nix::unistd::read(&self.read, &mut bytes) {
-                Ok(0) => return signals,
-                Ok(n) => signals.extend(bytes.iter().take(n).filter_map(|b| Signal::from_byte(*b))),
+                Ok(n) => {
+                    signals.extend(bytes.iter().take(n).filter_map(|b| Signal::from_byte(*b)));
+                    if n < bytes.len() {
+                        break;
+                    }
+                }
                 Err(Errno::EINTR) => (),
-                Err(_) => return signals, // EAGAIN: empty
+                Err(_) => break, // EAGAIN: empty
             }
         }
+        signals
     }
 }
 
@@ -68,13 +73,13 @@ pub(crate) fn catch(signals: impl IntoIterator<Item = Signal>) {
 }
 
 /// Sends the signals that the master handles to its [`SignalPipe`] from now on, and unblocks them:
-/// SIGTTIN and SIGTTOU only where the master sleeps.
+/// some of them only where the master sleeps.
 pub(crate) fn catch_in_master() {
     catch(Signal::in_master(MasterDisposition::Caught));
     for signal in Signal::in_master(MasterDisposition::CaughtFromProcess) {
         set_action(signal.number(), SigHandler::SigAction(on_signal_from_process));
     }
-    block_terminal_signals();
+    block_until_sleep();
 }
 
 /// Does what [`on_signal`] does, unless the kernel has sent the signal: a terminal whose size has
