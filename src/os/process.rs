@@ -27,14 +27,15 @@ pub(crate) const EX_SOFTWARE: u8 = 70;
 /// run in it.
 ///
 /// # Errors
-/// `EAGAIN` (process limit) or `ENOMEM`, from fork(2).
-///
-/// # Panics
-/// If this process has more than one thread.
+/// This process has more than one thread. `EAGAIN` (process limit) or `ENOMEM`, from fork(2).
 pub(crate) fn fork(body: impl FnOnce() -> u8) -> io::Result<Pid> {
-    assert!(thread_count().is_none_or(|n| n == 1), "only a single-threaded process may fork");
+    if let Some(count) = thread_count().filter(|count| *count > 1) {
+        return Err(io::Error::other(format!(
+            "{count} threads in this process: a hook or a library has started one, and must end it"
+        )));
+    }
     let mask = signal::block_all();
-    // SAFETY: there is one thread only (asserted above), so the child inherits no lock that a
+    // SAFETY: there is one thread only (checked above), so the child inherits no lock that a
     // vanished thread holds, and may run any code.
     let side = unsafe { nix::unistd::fork() };
     if let Ok(ForkResult::Child) = side {
@@ -367,4 +368,16 @@ pub(super) fn send_signal(pid: Pid, number: NixSignal) {
 
 fn raw(pid: Pid) -> RawPid {
     RawPid::from_raw(pid.as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fork_of_process_with_threads_is_refused() {
+        // Tests run in threads.
+        let error = std::thread::spawn(|| fork(|| 0)).join().unwrap().unwrap_err();
+        assert!(error.to_string().contains("threads in this process"), "{error}");
+    }
 }
