@@ -51,7 +51,7 @@ impl ServiceManager {
     }
 
     /// Returns how often to call [`ping_watchdog`](Self::ping_watchdog): every half of
-    /// WATCHDOG_USEC.
+    /// WATCHDOG_USEC, but at most 100 times a second.
     pub(crate) fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog_interval
     }
@@ -129,10 +129,13 @@ fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
+/// How often the watchdog is pinged at most, whatever WATCHDOG_USEC says.
+const WATCHDOG_INTERVAL_MIN: Duration = Duration::from_millis(10);
+
 /// Returns half of WATCHDOG_USEC, if the watchdog expects this process.
 fn watchdog_interval_from_env() -> Option<Duration> {
     let number = |name| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let is_for_this = number(WATCHDOG_PID).is_none_or(|pid| pid == Pid::this().as_raw() as u64);
     let micros = number("WATCHDOG_USEC").filter(|micros| *micros > 0 && is_for_this)?;
-    Some(Duration::from_micros(micros / 2))
+    Some(Duration::from_micros(micros / 2).max(WATCHDOG_INTERVAL_MIN))
 }

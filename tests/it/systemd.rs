@@ -244,6 +244,20 @@ fn watchdog_is_pinged() {
 }
 
 #[test]
+fn tiny_watchdog_interval_does_not_spin() {
+    let manager = FakeManager::new();
+    let server =
+        Launch::new(&[]).env("NOTIFY_SOCKET", &manager.name).env("WATCHDOG_USEC", "1").start();
+    let begun = Instant::now();
+    let mark = manager.mark();
+    let pings = || manager.notifications().split_off(mark);
+    wait_until("some pings", || pings().iter().filter(|it| it.has("WATCHDOG=1")).count() >= 50);
+    let most = begun.elapsed().as_millis() as usize / 10 + 5;
+    assert!(pings().len() <= most, "{} messages, not {most}", pings().len());
+    server.finish();
+}
+
+#[test]
 fn workers_inherit_no_service_manager_variables() {
     let manager = FakeManager::new();
     let words = watchdog_env("export WATCHDOG_PID=$$ WATCHDOG_USEC=60000000;");
