@@ -17,6 +17,7 @@ on_every_class!(
     records_never_interleave,
     panic_is_logged_as_record,
     full_terminal_blocks_no_worker,
+    full_log_file_costs_records_only,
 );
 
 fn records_never_interleave(class: &str) {
@@ -310,4 +311,32 @@ fn full_terminal_blocks_no_worker(class: &str) {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
     drop(terminal.master);
+}
+
+/// With a limit on the size of files, the kernel sends SIGXFSZ for a write beyond it.
+fn full_log_file_costs_records_only(class: &str) {
+    let script = "ulimit -f 8; exec \"$0\" \"$@\"";
+    let launch = Launch::by(&["sh", "-c", script, env!("CARGO_BIN_EXE_ostler")], &["-k", class]);
+    let log = launch.path("log");
+    let server = launch.arg("-w").arg("2").arg("--log-file").arg(&log).spawn();
+    wait_until("it serves", || server.try_get("/").is_ok_and(|answer| answer.status() == 200));
+    let size = || fs::metadata(&log).unwrap().len();
+    let limit = || size() >= 4096 && size().is_multiple_of(4096);
+    for _ in 0..200 {
+        assert_eq!(server.get("/panic").status(), 500);
+    }
+    wait_until("the file is full", limit);
+    for _ in 0..3 {
+        let victim = server.answering_pid();
+        kill(victim, Signal::SIGKILL).unwrap();
+        wait_until("it is replaced", || {
+            let workers = children(server.pid);
+            workers.len() == 2 && workers.iter().all(|it| it.pid != victim && it.state != 'Z')
+        });
+    }
+    server.signal(Signal::SIGUSR1);
+    assert_eq!(server.get("/").status(), 200);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    assert!(limit(), "{}", size());
 }

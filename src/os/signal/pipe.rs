@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
-use nix::sys::signal::SigHandler;
+use nix::sys::signal::{SigHandler, Signal as NixSignal};
 
 use super::{MasterDisposition, Signal, block_until_sleep, set_action};
 use crate::os::file;
@@ -73,12 +73,14 @@ pub(crate) fn catch(signals: impl IntoIterator<Item = Signal>) {
 }
 
 /// Sends the signals that the master handles to its [`SignalPipe`] from now on, and unblocks them:
-/// some of them only where the master sleeps.
+/// some of them only where the master sleeps. Ignores SIGXFSZ, which workers inherit: a write beyond
+/// the file size limit then fails with `EFBIG`.
 pub(crate) fn catch_in_master() {
     catch(Signal::in_master(MasterDisposition::Caught));
     for signal in Signal::in_master(MasterDisposition::CaughtFromProcess) {
         set_action(signal.number(), SigHandler::SigAction(on_signal_from_process));
     }
+    set_action(NixSignal::SIGXFSZ, SigHandler::SigIgn);
     block_until_sleep();
 }
 
