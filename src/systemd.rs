@@ -50,6 +50,11 @@ impl ServiceManager {
         }
     }
 
+    /// Returns whether there is a manager.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.socket.is_some()
+    }
+
     /// Returns how often to call [`ping_watchdog`](Self::ping_watchdog): every half of
     /// WATCHDOG_USEC, but at most 100 times a second.
     pub(crate) fn watchdog_interval(&self) -> Option<Duration> {

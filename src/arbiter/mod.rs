@@ -9,6 +9,7 @@ mod hook_runner;
 mod oom;
 mod pool;
 mod pools;
+mod reaper;
 mod reload;
 mod reload_barrier;
 mod service_manager;
@@ -39,13 +40,14 @@ use crate::os::clock;
 use crate::os::daemon::StartupNotifier;
 use crate::os::poll;
 use crate::os::process::{self, Exit, Pid};
-use crate::os::signal::{Signal, SignalPipe};
+use crate::os::signal::{SIGNALS_MAX, Signal, SignalPipe};
 use crate::pidfile::PidFile;
 use crate::systemd::ServiceManager;
 use crate::time::MonotonicTime;
 use pool::Pool;
 use pool::supervisor::ShutdownMode;
 use pools::Pools;
+use reaper::Reaper;
 use reload::Reload;
 use reload_barrier::ReconcileOutcome;
 use service_manager::ServiceNotifier;
@@ -66,8 +68,7 @@ pub(crate) struct Arbiter<'a> {
     startup_notifier: Option<Rc<StartupNotifier>>,
     /// Whether all first workers have been ready, which is reported once.
     reported_ready: bool,
-    /// Whether it has been logged that children cannot be reaped.
-    reported_reap_error: bool,
+    reaper: Reaper,
     stalls: StallDetector,
 }
 
@@ -116,7 +117,7 @@ impl<'a> Arbiter<'a> {
             pidfile: parts.pidfile,
             startup_notifier: parts.startup_notifier,
             reported_ready: false,
-            reported_reap_error: false,
+            reaper: Reaper::new(),
             stalls: StallDetector::new(now),
         })
     }
@@ -130,9 +131,11 @@ impl<'a> Arbiter<'a> {
         loop {
             // Before the signals: a stop depends on whether there is another master.
             self.read_upgrade_channel();
-            for signal in self.signals.take() {
-                self.handle_signal(signal);
+            let signals = self.signals.take();
+            if signals.len() >= SIGNALS_MAX {
+                self.reaper.on_sigchld(); // it may have been lost
             }
+            signals.into_iter().for_each(|signal| self.handle_signal(signal));
             self.stalls.begin_turn();
             self.poll_worker_status();
             self.reap_children();
@@ -178,7 +181,7 @@ impl<'a> Arbiter<'a> {
 
     fn handle_signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Chld => (), // children are reaped in every turn
+            Signal::Chld => self.reaper.on_sigchld(),
             Signal::Term | Signal::Int | Signal::Quit => self.stop(signal),
             Signal::Hup => self.reload.request(),
             Signal::Ttin => self.state.scale_by(1, signal),
@@ -239,39 +242,20 @@ impl<'a> Arbiter<'a> {
     }
 
     fn reap_children(&mut self) {
-        loop {
-            let (pid, exit) = match process::next_exited_child() {
-                Ok(Some(exited)) => exited,
-                Ok(None) => return,
-                Err(error) => return self.on_reap_error(&error),
-            };
-            // Until a child is reaped, its pid cannot be reused.
+        while let Some((pid, exit)) = self.reaper.next_exited(self.state.log()) {
             let is_worker = self.state.pools.by_worker(pid).is_some();
             if is_worker {
                 process::kill_process_group(pid); // what the worker has started exits with it
             } else {
                 self.read_upgrade_channel(); // its last message, if it is the new master
             }
-            let reaped = process::reap(pid);
+            self.reaper.reap(pid, self.state.log());
             if is_worker {
                 self.on_worker_exit(pid, exit);
-            } else {
-                // Any other child is an orphan that PID 1 has adopted.
-                if self.upgrade.on_child_exit(pid, exit, self.state.log()) {
-                    self.on_peer_exit(pid);
-                    self.state.resume_workers();
-                }
-            }
-            if let Err(error) = reaped {
-                return self.on_reap_error(&error); // the child would be found again
-            }
-        }
-    }
-
-    /// Logs once that the kernel refuses to reap, as a system call filter may have it do.
-    fn on_reap_error(&mut self, error: &io::Error) {
-        if !std::mem::replace(&mut self.reported_reap_error, true) {
-            error!(self.log(), "failed to reap children"; "error" => error.to_string());
+            } else if self.upgrade.on_child_exit(pid, exit, self.state.log()) {
+                self.on_peer_exit(pid);
+                self.state.resume_workers();
+            } // any other child is an orphan that PID 1 has adopted, or plans a reload
         }
     }
 
@@ -375,7 +359,8 @@ impl<'a> Arbiter<'a> {
     fn update_service_manager(&mut self, now: MonotonicTime) {
         self.state.service_manager.ping_watchdog_if_due(now);
         if self.reported_ready && self.state.pools.stopping().is_none() {
-            self.state.service_manager.notify_status(self.state.pools.status_line());
+            let pools = &self.state.pools;
+            self.state.service_manager.notify_status(|| pools.status_line());
         }
     }
 

@@ -44,8 +44,12 @@ impl ServiceNotifier {
         self.manager.reloading(now);
     }
 
-    /// Reports the status, if it has changed.
-    pub(super) fn notify_status(&mut self, status: String) {
+    /// Reports the status, if it has changed. Without a manager, it is not computed.
+    pub(super) fn notify_status(&mut self, status: impl FnOnce() -> String) {
+        if !self.manager.is_connected() {
+            return;
+        }
+        let status = status();
         if status != self.last_status {
             self.manager.status(&status);
             self.last_status = status;

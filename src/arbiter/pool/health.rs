@@ -41,6 +41,9 @@ impl HealthMonitor {
     /// those that are overdue make no progress.
     pub(super) fn check(&mut self, mut workers: Watched<'_, '_>, now: MonotonicTime) {
         self.check_memory(&mut workers, now);
+        if !workers.supervisor.any_deadline_passed(now) {
+            return;
+        }
         for id in workers.supervisor.liveness_check_due(now) {
             workers.update_liveness(id);
         }

@@ -208,7 +208,8 @@ impl Pool<'_> {
     /// whether there were any.
     pub(super) fn open_reuseport_listeners(&mut self) -> bool {
         // Until a reload commits, older workers do not have its sockets.
-        !self.supervisor.is_reloading()
+        self.shards.any_not_listening()
+            && !self.supervisor.is_reloading()
             && self.supervisor.ready_count() > 0
             && self.shards.open_listeners(&self.generation, &self.processes)
     }

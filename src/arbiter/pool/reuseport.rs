@@ -52,6 +52,11 @@ impl ShardAssigner {
         self.worker_killed |= by_signal;
     }
 
+    /// Returns whether some sockets of the generation do not listen yet.
+    pub(super) fn any_not_listening(&self) -> bool {
+        self.any_not_listening
+    }
+
     /// Begins to listen on sockets that were bound beside others. Call it once a worker is ready that
     /// has them. Returns whether there were any.
     pub(super) fn open_listeners(

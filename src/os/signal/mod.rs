@@ -17,7 +17,7 @@ use nix::sys::signal::{raise, sigaction, sigprocmask};
 pub(crate) use abort::{forward_aborts_to, install_abort_hook, is_aborting};
 pub(crate) use forced_drain::{SignalDrain, catch_stop_signals, is_polled, mark_polled};
 pub(crate) use parent_death::{catch_parent_death, request_parent_death_signal};
-pub(crate) use pipe::{SignalPipe, catch, catch_in_master};
+pub(crate) use pipe::{SIGNALS_MAX, SignalPipe, catch, catch_in_master};
 
 /// What the master does with a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

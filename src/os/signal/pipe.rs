@@ -13,6 +13,9 @@ use crate::os::file;
 /// The write end of this process's signal pipe; -1 while there is none.
 static PIPE_WRITE_FD: AtomicI32 = AtomicI32::new(-1);
 
+/// How many signals [`SignalPipe::take`] returns at most.
+pub(crate) const SIGNALS_MAX: usize = 1024;
+
 /// The caught signals of a process, in the order of their arrival.
 #[derive(Debug)]
 pub(crate) struct SignalPipe {
@@ -33,11 +36,11 @@ impl SignalPipe {
         Ok(Self { read, _write: write })
     }
 
-    /// Takes the signals that have arrived since the last call, at most 1,024. Never blocks.
+    /// Takes the signals that have arrived since the last call, at most [`SIGNALS_MAX`]. Never blocks.
     pub(crate) fn take(&self) -> Vec<Signal> {
         let mut signals = Vec::new();
         let mut bytes = [0; 64];
-        for _ in 0..16 {
+        for _ in 0..SIGNALS_MAX / bytes.len() {
             match nix::unistd::read(&self.read, &mut bytes) {
                 Ok(n) => {
                     signals.extend(bytes.iter().take(n).filter_map(|b| Signal::from_byte(*b)));

@@ -8,6 +8,18 @@ use super::{HUNG_DRAIN_CHECK_INTERVAL, Phase, Supervisor};
 use crate::time::MonotonicTime;
 
 impl Supervisor {
+    /// Returns whether any worker may need a reading, a diagnosis or a kill at `now`. Otherwise the
+    /// three lists below are empty.
+    pub(crate) fn any_deadline_passed(&self, now: MonotonicTime) -> bool {
+        self.workers().any(|worker| match worker.state {
+            State::Ready => worker.hang_deadline().is_some_and(|at| at <= now),
+            State::Booting => worker.boot_deadline().is_some_and(|at| at <= now),
+            State::DrainingHung { .. } => true,
+            State::Stopping { kill_at, .. } | State::Aborting { kill_at, .. } => kill_at <= now,
+            State::Killed { .. } => false,
+        })
+    }
+
     /// Returns the workers whose heartbeat and scoreboard must be read before
     /// [`enforce_limits`](Self::enforce_limits).
     pub(crate) fn liveness_check_due(&self, now: MonotonicTime) -> Vec<WorkerId> {

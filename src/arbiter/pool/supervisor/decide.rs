@@ -30,7 +30,7 @@ impl Supervisor {
         }
         self.commit_or_restore(overall_phase);
         if self.is_suspended {
-            self.drain_where(ExitReason::Requested, |_, _| true, now, &mut actions);
+            self.drain_where(ExitReason::Requested, 0, |_| true, now, &mut actions);
             return actions;
         }
         self.drain_surplus(now, &mut actions);
@@ -189,25 +189,30 @@ impl Supervisor {
     fn drain_surplus(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
         let Desired { target, generation, .. } = self.desired;
         let awaits_canary = self.awaits_any_canary();
-        let boots_for_failed_reload =
-            |_, worker: &Worker| worker.generation > generation && worker.state == State::Booting;
-        self.drain_where(ExitReason::Reload, boots_for_failed_reload, now, actions);
+        if self.newest_generation > generation {
+            let boots_for_failed_reload =
+                |worker: &Worker| worker.generation > generation && worker.state == State::Booting;
+            self.drain_where(ExitReason::Reload, 0, boots_for_failed_reload, now, actions);
+        }
         let reason = if target == 0 { ExitReason::Reload } else { ExitReason::ScaledDown };
-        self.drain_where(reason, |slot, _| slot >= target && !awaits_canary, now, actions);
+        if !awaits_canary {
+            self.drain_where(reason, target, |_| true, now, actions);
+        }
     }
 
-    /// Drains the booting and ready workers for which `is_affected` holds, given their slot too.
+    /// Drains the booting and ready workers, from a slot on, for which `is_affected` holds.
     fn drain_where(
         &mut self,
         reason: ExitReason,
-        is_affected: impl Fn(usize, &Worker) -> bool,
+        first_slot: usize,
+        is_affected: impl Fn(&Worker) -> bool,
         now: MonotonicTime,
         actions: &mut Vec<Action>,
     ) {
-        for (index, slot) in self.slots.iter_mut().enumerate() {
+        for slot in self.slots.iter_mut().skip(first_slot) {
             let is_active = |w: &&mut Worker| matches!(w.state, State::Booting | State::Ready);
             for worker in slot.workers.iter_mut().filter(is_active) {
-                if is_affected(index, worker) {
+                if is_affected(worker) {
                     worker.begin_drain(reason, now);
                     actions.push(Action::Drain(worker.id, reason));
                 }
@@ -264,8 +269,8 @@ impl Supervisor {
     /// only one that listens on an old address.
     fn drain_replaced(&mut self, now: MonotonicTime, actions: &mut Vec<Action>) {
         let generation = self.desired.generation;
-        let mut old_count = self.count_old();
         let is_reloading = self.rolling.is_some();
+        let mut old_count = if is_reloading { self.count_old() } else { 0 };
         let awaits_canary = self.awaits_any_canary();
         for slot in self.slots.iter_mut().filter(|slot| slot.workers.len() > 1) {
             let new = slot.replacement(generation);
@@ -345,9 +350,12 @@ impl Supervisor {
     /// Returns how many replacements may be starting: `max_surge`, but at least 1 for the first and
     /// the last replacement of a reload, which never leave a slot unserved.
     fn surge(&self) -> usize {
+        if self.desired.policy.max_surge > 0 {
+            return self.desired.policy.max_surge;
+        }
         let is_first_or_last =
             self.awaits_own_canary() || (self.rolling.is_some() && self.count_old() == 1);
-        self.desired.policy.max_surge.max(usize::from(is_first_or_last))
+        usize::from(is_first_or_last)
     }
 
     /// Starts replacements for outdated and recycled workers, as many at a time as the surge allows.
