@@ -148,6 +148,7 @@ impl<'a> Arbiter<'a> {
             self.reconcile(now);
             self.update_reuseport();
             self.report_ready();
+            self.upgrade.report_complete(self.reported_ready, self.state.log());
             self.reload.report_complete(&self.state);
             self.update_service_manager(now);
             if let Some(outcome) = self.outcome(now) {
@@ -167,8 +168,6 @@ impl<'a> Arbiter<'a> {
         }
         self.state.service_manager.notify_main_pid(Pid::this());
         self.on_peer_exit(old_master);
-        info!(self.log(), "upgrade complete"; "pid" => Pid::this().as_raw(),
-            "old_master_pid" => old_master.as_raw());
     }
 
     /// Takes over from another master that has exited.
@@ -200,6 +199,9 @@ impl<'a> Arbiter<'a> {
     fn stop(&mut self, signal: Signal) {
         let stopping = self.state.pools.stopping();
         if stopping.is_none() {
+            if self.upgrade.defers_stop(signal, self.state.log()) {
+                return;
+            }
             self.begin_shutdown();
         }
         let Some(mode) = shutdown::requested_mode(signal, stopping) else { return };
@@ -295,6 +297,9 @@ impl<'a> Arbiter<'a> {
 
     fn enforce_upgrade_timeout(&mut self, now: MonotonicTime) {
         self.upgrade.enforce_timeout(now, self.state.log());
+        if self.upgrade.take_deferred_stop(self.state.log()) {
+            self.stop(Signal::Term);
+        }
     }
 
     fn reject_new_connections(&mut self, now: MonotonicTime) {
@@ -328,7 +333,7 @@ impl<'a> Arbiter<'a> {
         let ReconcileOutcome { result, actions } =
             reload_barrier::reconcile_all(participants.collect(), now);
         if let Some(result) = result {
-            self.reload.finish(result, &mut self.state, self.upgrade.is_sole_master());
+            self.reload.commit_or_roll_back(result, &mut self.state, self.upgrade.is_sole_master());
         }
         for (pool, actions) in self.state.pools.iter_mut().zip(actions) {
             actions.into_iter().for_each(|action| pool.apply(action));

@@ -7,7 +7,7 @@
 //! 2. [`StagedReload::begin`] installs the new generation in all pools. The [`ReloadTransaction`] keeps
 //!    what a roll-back restores. The supervisors start one canary each.
 //! 3. `reload_barrier` says in each turn whether all pools have completed, or one has failed. Then
-//!    [`Reload::finish`] commits or rolls back, before any worker drains for it.
+//!    [`Reload::commit_or_roll_back`] does that, before any worker drains for it.
 //! 4. [`Reload::report_complete`] waits until no old worker accepts clients.
 
 mod planning;
@@ -38,19 +38,12 @@ pub(super) struct Reload<'a> {
     planning: Option<Planning>,
     /// A child that was given up, and has not exited.
     abandoned: Option<Planning>,
-    progress: Progress<'a>,
+    /// The reload in progress: the new generation is installed, but not committed.
+    transaction: Option<Box<ReloadTransaction<'a>>>,
+    /// The generation of a committed reload, while older workers may still accept clients.
+    incomplete_generation: Option<u32>,
     /// The number of the newest generation, which may have been rolled back.
     newest_generation: u32,
-}
-
-/// How far the latest reload has come.
-enum Progress<'a> {
-    /// No worker of an older generation accepts clients.
-    Idle,
-    /// The new generation is installed, but not committed.
-    InTransaction(Box<ReloadTransaction<'a>>),
-    /// The reload has committed; old workers may still accept clients.
-    OldWorkersDraining,
 }
 
 impl<'a> Reload<'a> {
@@ -60,7 +53,8 @@ impl<'a> Reload<'a> {
             is_pending: false,
             planning: None,
             abandoned: None,
-            progress: Progress::Idle,
+            transaction: None,
+            incomplete_generation: None,
             newest_generation: 1,
         }
     }
@@ -135,14 +129,11 @@ impl<'a> Reload<'a> {
     }
 
     fn begin(&mut self, staged: StagedReload<'a>, state: &mut MasterState<'a>) {
-        if matches!(self.progress, Progress::OldWorkersDraining) {
-            log_complete(state);
-        }
         let new_addresses = staged.new_addresses();
         state.pools.resume();
         self.newest_generation += 1; // no number is used twice
         let generation = self.newest_generation;
-        self.progress = Progress::InTransaction(Box::new(staged.begin(state, generation)));
+        self.transaction = Some(Box::new(staged.begin(state, generation)));
         log_started(state, generation);
         state.hook("on_reload", |hooks| hooks.on_reload(generation));
         for (pool, address) in new_addresses {
@@ -152,10 +143,7 @@ impl<'a> Reload<'a> {
 
     /// Returns the transaction in progress. A stop leaves it as it is: neither generation serves on.
     pub(super) fn transaction(&self) -> Option<&ReloadTransaction<'a>> {
-        match &self.progress {
-            Progress::InTransaction(transaction) => Some(transaction),
-            Progress::Idle | Progress::OldWorkersDraining => None,
-        }
+        self.transaction.as_deref()
     }
 
     /// Returns what pools were made from before the reload in progress.
@@ -164,18 +152,17 @@ impl<'a> Reload<'a> {
     }
 
     /// Commits or rolls back in all pools, as the reload barrier has decided.
-    pub(super) fn finish(
+    pub(super) fn commit_or_roll_back(
         &mut self,
         result: ReloadResult,
         state: &mut MasterState<'a>,
         is_sole_master: bool,
     ) {
-        let progress = std::mem::replace(&mut self.progress, Progress::Idle);
-        let Progress::InTransaction(transaction) = progress else { return };
+        let Some(transaction) = self.transaction.take() else { return };
         match result {
             ReloadResult::Commit => {
                 let closed = transaction.commit(&mut state.pools, is_sole_master);
-                self.progress = Progress::OldWorkersDraining;
+                self.incomplete_generation = Some(self.newest_generation);
                 report_closed(&closed, state);
                 state.push_fd_store();
                 state.set_process_title();
@@ -193,15 +180,19 @@ impl<'a> Reload<'a> {
         }
     }
 
-    /// Reports a committed reload, once no worker of an older generation accepts clients.
+    /// Reports a committed reload, once no worker of an older generation accepts clients. If another
+    /// has committed by then, one report is for both.
     pub(super) fn report_complete(&mut self, state: &MasterState<'_>) {
-        let generation = state.pools.generation_number();
-        if matches!(self.progress, Progress::OldWorkersDraining)
-            && state.pools.stopping().is_none()
-            && !state.pools.iter().any(|pool| pool.any_older_accepts(generation))
+        let Some(generation) = self.incomplete_generation else { return };
+        if state.pools.stopping().is_some()
+            || state.pools.iter().any(|pool| pool.any_older_accepts(generation))
         {
-            self.progress = Progress::Idle;
-            log_complete(state);
+            return;
+        }
+        self.incomplete_generation = None;
+        info!(state.log(), "reload complete"; "generation" => generation);
+        if self.transaction.is_none() {
+            state.notify_ready(None); // otherwise at the end of the reload in progress
         }
     }
 }
@@ -225,11 +216,6 @@ fn log_started(state: &MasterState<'_>, generation: u32) {
         info!(log, "reload started"; "generation" => generation, "class" => class,
             "workers" => workers);
     }
-}
-
-fn log_complete(state: &MasterState<'_>) {
-    info!(state.log(), "reload complete"; "generation" => state.pools.generation_number());
-    state.notify_ready(None);
 }
 
 /// Logs each address that is no longer listened on, and removes it from the fd store.

@@ -26,6 +26,7 @@ on_every_class!(
     failed_reload_changes_nothing,
     emptied_file_does_not_reload,
     canary_without_descriptors_fails_reload,
+    reload_is_complete_once_old_workers_drain,
 );
 
 /// A configuration file, which a test changes line by line.
@@ -502,6 +503,25 @@ fn canary_without_descriptors_fails_reload(class: &str) {
     limit_descriptors(server.pid, 1024);
     settings.reload(&server);
     load.finish();
+    server.finish();
+}
+
+fn reload_is_complete_once_old_workers_drain(class: &str) {
+    let (server, _settings) = Settings::start(class, 1);
+    let old = server.wait_workers(1)[0];
+    kill(old.pid, Signal::SIGSTOP).unwrap();
+    for generations in [2, 3] {
+        server.signal(Signal::SIGHUP);
+        wait_until("a worker of the new generation", || {
+            server.records_of("worker ready").len() == generations
+        });
+    }
+    assert!(server.records_of("reload complete").is_empty(), "an old worker has heard nothing");
+    kill(old.pid, Signal::SIGCONT).unwrap();
+    server.wait_for("the end", |record| record.message() == "reload complete");
+    let complete = server.records_of("reload complete");
+    assert_eq!(complete.last().unwrap().number("generation"), Some(3), "{complete:?}");
+    server.wait_exited(old.pid);
     server.finish();
 }
 

@@ -22,6 +22,9 @@ on_every_class!(
     three_upgrades_lose_nothing,
     upgrade_can_be_cancelled,
     booting_new_master_takes_over_without_loss,
+    early_term_does_not_promote_a_failing_new_master,
+    second_term_does_not_wait_for_the_new_master,
+    term_to_both_masters_stops_both,
     stop_during_promotion_loses_nothing,
 );
 
@@ -419,6 +422,86 @@ fn booting_new_master_takes_over_without_loss(class: &str) {
     load.wait_answers(20);
     load.finish();
     finish(&server, new);
+}
+
+/// Starts a server whose new master boots for `boot_ms`. Upgrades, and waits until the new workers
+/// boot. Returns the server, the new master, and the mark before the upgrade.
+fn with_booting_new_master(class: &str, boot_ms: u32, flags: &[&str]) -> (Server, Pid, usize) {
+    let copy = Copy::new();
+    let launch = launch(&[&copy.path_string()], class);
+    let server = flags.iter().fold(launch, |launch, flag| launch.arg(flag)).start();
+    let script = format!("#!/bin/sh\nDEMO_BOOT_SLEEP_MS={boot_ms} exec '{PROGRAM}' \"$@\"\n");
+    copy.replace(&script, "755");
+    let mark = server.mark();
+    server.signal(Signal::SIGUSR2);
+    let new = begin_upgrade(&server, mark);
+    let boots = |record: &Record| record.message() == "worker started";
+    server.wait_for_new_record(mark, "its workers boot", boots);
+    (server, new, mark)
+}
+
+#[track_caller]
+fn wait_deferred(server: &Server, mark: usize) {
+    let is_deferred = |record: &Record| record.message().starts_with("stop deferred");
+    server.wait_for_new_record(mark, "the stop waits", is_deferred);
+}
+
+fn early_term_does_not_promote_a_failing_new_master(class: &str) {
+    let flags = ["--boot-timeout", "1s"];
+    let (server, new, mark) = with_booting_new_master(class, 600_000, &flags);
+    let old_workers: Vec<_> = server.records()[..mark]
+        .iter()
+        .filter(|record| record.message() == "worker ready")
+        .filter_map(Record::pid)
+        .collect();
+    let load = Load::on(server.address());
+    server.signal(Signal::SIGTERM);
+    wait_deferred(&server, mark);
+    load.wait_answers(20);
+    let is_cancelled = |record: &Record| record.message().starts_with("stop cancelled");
+    server.wait_for_new_record(mark, "the stop is cancelled", is_cancelled);
+    wait_until("the new master exits", || is_gone(new));
+    load.wait_answers(20);
+    load.finish();
+    assert!(server.records_of("stopping").is_empty());
+    wait_until("the old workers alone", || {
+        let mut workers = workers_of(server.pid);
+        workers.retain(|pid| !old_workers.contains(pid));
+        workers.is_empty()
+    });
+    // A killed master cannot remove its pid file.
+    let _ = fs::remove_file(server.path("pid.2"));
+    finish(&server, server.pid);
+}
+
+fn second_term_does_not_wait_for_the_new_master(class: &str) {
+    let (server, new, mark) = with_booting_new_master(class, 3000, &[]);
+    let load = Load::on(server.address());
+    server.signal(Signal::SIGTERM);
+    wait_deferred(&server, mark);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    wait_promoted(&server, server.pid, new);
+    load.wait_answers(20);
+    load.finish();
+    let messages: Vec<_> = server.records()[mark..]
+        .iter()
+        .filter(|record| record.pid() == Some(new))
+        .map(|record| record.message().to_owned())
+        .filter(|message| ["all workers ready", "upgrade complete"].contains(&message.as_str()))
+        .collect();
+    assert_eq!(messages, ["all workers ready", "upgrade complete"]);
+    finish(&server, new);
+}
+
+/// A service manager may stop every process of the service.
+fn term_to_both_masters_stops_both(class: &str) {
+    let (server, new, mark) = with_booting_new_master(class, 600_000, &[]);
+    server.signal(Signal::SIGTERM);
+    wait_deferred(&server, mark);
+    kill(new, Signal::SIGTERM).unwrap();
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    server.wait_no_survivors();
 }
 
 #[test]

@@ -145,7 +145,7 @@ impl Pool<'_> {
                 self.report_hang(id, hang, "killed");
                 self.processes.kill(id);
             }
-            Action::KillOverdue(id, reason) => {
+            Action::Kill(id, reason) => {
                 let (pid, slot) = self.processes.pid_and_slot(id);
                 warn!(self.log(), "worker killed"; "pid" => pid.as_raw(), "slot" => slot,
                     "reason" => reason.as_str());

@@ -38,7 +38,7 @@ pub(in crate::arbiter) struct ReloadTransaction<'a> {
 /// What a reload does to a pool.
 enum PoolChange<'a> {
     /// The pool exists before and after.
-    Updated { previous: Box<PoolGeneration<'a>> },
+    Updated { previous_generation: Box<PoolGeneration<'a>> },
     /// The pool exists after a commit only.
     Added,
     /// The pool exists before a commit only.
@@ -104,9 +104,9 @@ impl<'a> StagedReload<'a> {
         for next in self.updated {
             let name = next.spec.name.clone();
             let Some(pool) = pools.by_name(&name) else { continue };
-            let previous = Box::new(pool.replace_generation(next, generation));
+            let previous_generation = Box::new(pool.replace_generation(next, generation));
             match changes.iter_mut().find(|(changed, _)| *changed == name) {
-                Some((_, change)) => *change = PoolChange::Updated { previous },
+                Some((_, change)) => *change = PoolChange::Updated { previous_generation },
                 // A pool that an earlier reload has removed, and whose workers still drain.
                 None => changes.push((name, PoolChange::Added)),
             }
@@ -157,7 +157,7 @@ impl<'a> ReloadTransaction<'a> {
         &self,
     ) -> impl Iterator<Item = &PoolGeneration<'a>> {
         self.changes.iter().filter_map(|(_, change)| match change {
-            PoolChange::Updated { previous } => Some(previous.as_ref()),
+            PoolChange::Updated { previous_generation } => Some(previous_generation.as_ref()),
             PoolChange::Added | PoolChange::Removed => None,
         })
     }
@@ -183,12 +183,12 @@ impl<'a> ReloadTransaction<'a> {
         for (name, change) in self.changes {
             let Some(pool) = pools.by_name(&name) else { continue };
             let old = match change {
-                PoolChange::Updated { previous } => {
-                    pool.commit_generation(Some(&previous), self.generation);
+                PoolChange::Updated { previous_generation } => {
+                    pool.commit_generation(Some(&previous_generation), self.generation);
                     if is_sole_master {
-                        previous.stop_accepting(&keep_open);
+                        previous_generation.stop_accepting(&keep_open);
                     }
-                    previous.listeners
+                    previous_generation.listeners
                 }
                 PoolChange::Added => {
                     pool.commit_generation(None, self.generation);
@@ -212,7 +212,7 @@ impl<'a> ReloadTransaction<'a> {
         let pools = &mut state.pools;
         state.context = self.previous_context;
         let restored = self.changes.iter().filter_map(|(name, change)| match change {
-            PoolChange::Updated { previous } => Some(previous.as_ref()),
+            PoolChange::Updated { previous_generation } => Some(previous_generation.as_ref()),
             PoolChange::Removed => pools.generations().find(|it| it.spec.name == *name),
             PoolChange::Added => None,
         });
@@ -220,8 +220,8 @@ impl<'a> ReloadTransaction<'a> {
         for (name, change) in self.changes {
             let Some(pool) = pools.by_name(&name) else { continue };
             match change {
-                PoolChange::Updated { previous } => {
-                    let failed = pool.restore_generation(*previous);
+                PoolChange::Updated { previous_generation } => {
+                    let failed = pool.restore_generation(*previous_generation);
                     if is_sole_master {
                         failed.stop_accepting(&keep_open);
                     }

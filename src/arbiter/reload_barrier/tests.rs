@@ -342,7 +342,7 @@ impl Simulation {
                 Action::Drain(id, _)
                 | Action::QuickStop(id)
                 | Action::Abort(id, _)
-                | Action::KillOverdue(id, _) => {
+                | Action::Kill(id, _) => {
                     let at = now.saturating_add(self.random.within(SECOND));
                     let process =
                         self.pools[index].processes.get_mut(&id).expect("a process of the pool");

@@ -14,12 +14,16 @@ use slog::{Logger, error, info, warn};
 use crate::listen::{Listener, activation};
 use crate::os::clock;
 use crate::os::process::{self, Exit, Pid};
+use crate::os::signal::Signal;
 use crate::systemd::WATCHDOG_PID;
 use crate::time::MonotonicTime;
 use channel::{UpgradeChannel, UpgradeMessage};
 
 /// How long a new master may take to become ready, beyond the `boot_timeout` of its workers.
 const STARTUP_MARGIN: Duration = Duration::from_secs(5);
+
+/// How long a new master that has closed its end of the channel may take to exit.
+const EXIT_TIME: Duration = Duration::from_secs(1);
 
 /// How this program was started, so that it can be executed again.
 #[derive(Debug)]
@@ -42,7 +46,8 @@ pub(crate) enum UpgradePeer {
         pid: Pid,
         channel: Option<UpgradeChannel>,
         phase: UpgradePhase,
-        ready_deadline: MonotonicTime,
+        /// When it is killed: if it is not ready in time, or lives on without a channel.
+        kill_at: Option<MonotonicTime>,
     },
 }
 
@@ -70,17 +75,31 @@ pub(crate) enum UpgradePhase {
     Failed,
 }
 
+/// A SIGTERM that has arrived while the new master starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DeferredStop {
+    None,
+    /// It waits until the new master is ready or has failed.
+    Waiting,
+    /// The new master was stopped as well.
+    Due,
+}
+
 /// The upgrades of a master: at most one at a time.
 pub(super) struct Upgrade {
     exec_args: Option<ExecArgs>,
     peer: UpgradePeer,
+    deferred_stop: DeferredStop,
+    /// The old master, which has exited. The upgrade is complete once this master is ready.
+    exited_old_master: Option<Pid>,
     /// SIGUSR2 has arrived, and the upgrade has not begun.
     pub(super) is_pending: bool,
 }
 
 impl Upgrade {
     pub(super) fn new(exec_args: Option<ExecArgs>, peer: UpgradePeer) -> Self {
-        Self { exec_args, peer, is_pending: false }
+        let (deferred_stop, exited_old_master) = (DeferredStop::None, None);
+        Self { exec_args, peer, deferred_stop, exited_old_master, is_pending: false }
     }
 
     /// Returns whether there is no other master.
@@ -98,15 +117,11 @@ impl Upgrade {
         self.peer.channel().map(AsFd::as_fd)
     }
 
-    /// Returns when a new master that is not ready is killed.
+    /// Returns when the new master is killed.
     pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
         match self.peer {
-            UpgradePeer::NewMaster { ready_deadline, phase: UpgradePhase::Starting, .. } => {
-                Some(ready_deadline)
-            }
-            UpgradePeer::None | UpgradePeer::OldMaster { .. } | UpgradePeer::NewMaster { .. } => {
-                None
-            }
+            UpgradePeer::NewMaster { kill_at, .. } => kill_at,
+            UpgradePeer::None | UpgradePeer::OldMaster { .. } => None,
         }
     }
 
@@ -121,8 +136,8 @@ impl Upgrade {
             Ok((pid, channel)) => {
                 info!(log, "upgrade started"; "pid" => pid.as_raw());
                 let (channel, phase) = (Some(channel), UpgradePhase::Starting);
-                let ready_deadline = clock::now().saturating_add(boot_timeout + STARTUP_MARGIN);
-                self.peer = UpgradePeer::NewMaster { pid, channel, phase, ready_deadline };
+                let kill_at = Some(clock::now().saturating_add(boot_timeout + STARTUP_MARGIN));
+                self.peer = UpgradePeer::NewMaster { pid, channel, phase, kill_at };
             }
             Err(reason) => error!(log, "upgrade rejected"; "error" => reason),
         }
@@ -178,10 +193,11 @@ impl Upgrade {
             (UpgradePeer::OldMaster { pid, .. }, UpgradeMessage::PeerExited) => {
                 let pid = *pid;
                 self.peer = UpgradePeer::None;
+                self.exited_old_master = Some(pid);
                 return Some(pid);
             }
-            (UpgradePeer::NewMaster { pid, phase, .. }, UpgradeMessage::Ready) => {
-                *phase = UpgradePhase::Ready;
+            (UpgradePeer::NewMaster { pid, phase, kill_at, .. }, UpgradeMessage::Ready) => {
+                (*phase, *kill_at) = (UpgradePhase::Ready, None);
                 info!(log, "new master ready"; "pid" => pid.as_raw());
             }
             (UpgradePeer::NewMaster { phase, .. }, UpgradeMessage::ExecFailed(errno)) => {
@@ -195,9 +211,9 @@ impl Upgrade {
             }
             // A new master that has exited is handled when it is reaped. One that has closed its end
             // and lives would never learn that it is the only master.
-            (UpgradePeer::NewMaster { pid, channel, .. }, UpgradeMessage::PeerExited) => {
-                *channel = None;
-                process::send_sigkill(*pid);
+            (UpgradePeer::NewMaster { channel, kill_at, .. }, UpgradeMessage::PeerExited) => {
+                let last = clock::now().saturating_add(EXIT_TIME);
+                (*channel, *kill_at) = (None, Some(kill_at.map_or(last, |at| at.min(last))));
             }
             (UpgradePeer::None | UpgradePeer::OldMaster { .. }, _) => (),
         }
@@ -210,6 +226,9 @@ impl Upgrade {
         let UpgradePeer::NewMaster { pid, phase, .. } = &self.peer else { return false };
         if *pid != child {
             return false;
+        }
+        if self.deferred_stop == DeferredStop::Waiting && was_stopped(exit) {
+            self.deferred_stop = DeferredStop::Due;
         }
         let (pid, exit) = (child.as_raw(), exit.to_string());
         match phase {
@@ -224,15 +243,60 @@ impl Upgrade {
         true
     }
 
-    /// Kills a new master that is not ready in time; its workers exit with it.
+    /// Kills a new master that is not ready in time, or has closed its channel and does not exit; its
+    /// workers exit with it.
     pub(super) fn enforce_timeout(&mut self, now: MonotonicTime, log: &Logger) {
         if self.next_deadline().is_none_or(|deadline| now < deadline) {
             return;
         }
-        if let UpgradePeer::NewMaster { pid, phase, .. } = &mut self.peer {
-            *phase = UpgradePhase::Failed;
-            error!(log, "upgrade failed: new master not ready in time"; "pid" => pid.as_raw());
+        if let UpgradePeer::NewMaster { pid, phase, kill_at, channel } = &mut self.peer {
+            *kill_at = None;
+            if channel.is_some() && *phase == UpgradePhase::Starting {
+                *phase = UpgradePhase::Failed;
+                error!(log, "upgrade failed: new master not ready in time"; "pid" => pid.as_raw());
+            }
             process::send_sigkill(*pid);
+        }
+    }
+
+    /// Decides whether a signal that stops the master waits for the new one: only the first SIGTERM
+    /// does, while the new master starts. If that fails, this master must go on serving.
+    pub(super) fn defers_stop(&mut self, signal: Signal, log: &Logger) -> bool {
+        let earlier = std::mem::replace(&mut self.deferred_stop, DeferredStop::None);
+        let UpgradePeer::NewMaster { pid, phase: UpgradePhase::Starting, .. } = self.peer else {
+            return false;
+        };
+        if signal != Signal::Term || earlier != DeferredStop::None {
+            return false;
+        }
+        info!(log, "stop deferred: new master not ready"; "pid" => pid.as_raw());
+        self.deferred_stop = DeferredStop::Waiting;
+        true
+    }
+
+    /// Returns whether a deferred stop is due: the new master is ready, or was stopped as well. If the
+    /// new master has failed, the stop is cancelled.
+    pub(super) fn take_deferred_stop(&mut self, log: &Logger) -> bool {
+        let is_due = match (self.deferred_stop, &self.peer) {
+            (DeferredStop::None, _) => return false,
+            (DeferredStop::Due, _) => true,
+            (_, UpgradePeer::NewMaster { phase: UpgradePhase::Starting, .. }) => return false,
+            (_, UpgradePeer::NewMaster { phase: UpgradePhase::Ready, .. }) => true,
+            (DeferredStop::Waiting, _) => false,
+        };
+        self.deferred_stop = DeferredStop::None;
+        if !is_due {
+            error!(log, "stop cancelled: new master failed";
+                "error" => "this master serves on; send TERM again to stop it");
+        }
+        is_due
+    }
+
+    /// Reports once that this master has replaced the old one: that has exited, and this one is ready.
+    pub(super) fn report_complete(&mut self, is_ready: bool, log: &Logger) {
+        if is_ready && let Some(old_master) = self.exited_old_master.take() {
+            info!(log, "upgrade complete"; "pid" => Pid::this().as_raw(),
+                "old_master_pid" => old_master.as_raw());
         }
     }
 
@@ -240,6 +304,16 @@ impl Upgrade {
     pub(super) fn report_ready(&self) {
         if let UpgradePeer::OldMaster { channel, .. } = &self.peer {
             channel.send_ready();
+        }
+    }
+}
+
+/// Returns whether a process exited because a signal asked it to.
+fn was_stopped(exit: Exit) -> bool {
+    match exit {
+        Exit::Code(code) => code == 0,
+        Exit::Signal { number, .. } => {
+            process::is_termination_signal(number) && !process::is_sigkill(number)
         }
     }
 }

@@ -79,14 +79,14 @@ impl Supervisor {
                 }
                 (ShutdownMode::Kill, State::Booting | State::Ready) => {
                     worker.state = State::Killed { reason: ExitReason::Requested };
-                    actions.push(Action::KillOverdue(id, ExitReason::Requested));
+                    actions.push(Action::Kill(id, ExitReason::Requested));
                 }
                 (
                     ShutdownMode::Kill,
                     State::Stopping { .. } | State::DrainingHung { .. } | State::Aborting { .. },
                 ) => {
                     worker.state = State::Killed { reason };
-                    actions.push(Action::KillOverdue(id, reason));
+                    actions.push(Action::Kill(id, reason));
                 }
                 (
                     _,
@@ -135,7 +135,7 @@ impl Supervisor {
                     let mode = ShutdownMode::Graceful;
                     worker.state = State::Stopping { reason, kill_at, mode };
                     if kill_at <= now {
-                        actions.push(Action::KillOverdue(worker.id, reason));
+                        actions.push(Action::Kill(worker.id, reason));
                         worker.state = State::Killed { reason };
                     }
                 }
@@ -151,7 +151,7 @@ impl Supervisor {
                 State::Stopping { reason, kill_at, .. } | State::Aborting { reason, kill_at }
                     if kill_at <= now =>
                 {
-                    actions.push(Action::KillOverdue(worker.id, reason));
+                    actions.push(Action::Kill(worker.id, reason));
                     worker.state = State::Killed { reason };
                 }
                 State::Booting
@@ -175,7 +175,7 @@ impl Supervisor {
         rolling.overall_phase = overall_phase;
         match overall_phase {
             ReloadPhase::Failed => {
-                self.desired = rolling.previous;
+                self.desired = rolling.previous_desired;
                 self.rolling = None;
                 self.slots.iter_mut().for_each(Slot::reset_backoff);
             }
@@ -237,7 +237,9 @@ impl Supervisor {
     fn fillable_count(&self) -> usize {
         let target = self.desired.target;
         match self.rolling {
-            Some(rolling) if self.awaits_other_canary() => target.min(rolling.previous.target),
+            Some(rolling) if self.awaits_other_canary() => {
+                target.min(rolling.previous_desired.target)
+            }
             _ => target,
         }
     }

@@ -77,7 +77,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug)]
 struct RollingReload {
     /// What a roll-back restores.
-    previous: Desired,
+    previous_desired: Desired,
     /// A worker of the new generation has been ready; only then are others started.
     canary_ready: bool,
     failed: bool,
@@ -130,7 +130,7 @@ impl Supervisor {
         if self.slots.len() < target {
             self.slots.resize(target, Slot::default());
         }
-        let previous = self.rolling.as_mut().map(|rolling| &mut rolling.previous);
+        let previous = self.rolling.as_mut().map(|rolling| &mut rolling.previous_desired);
         if let Some(previous) = previous.filter(|previous| previous.target > 0) {
             previous.target = target; // a roll-back keeps the new number
         }
@@ -146,13 +146,13 @@ impl Supervisor {
     pub(crate) fn begin_reload(&mut self, policy: Policy, target: usize, generation: u32) {
         assert!(self.rolling.is_none(), "one reload at a time");
         assert!(self.newest_generation < generation, "a generation is numbered once");
-        let previous = self.desired;
+        let previous_desired = self.desired;
         self.newest_generation = generation;
-        self.desired = Desired { policy, target: previous.target, generation };
+        self.desired = Desired { policy, target: previous_desired.target, generation };
         self.slots.iter_mut().for_each(Slot::reset_backoff);
         self.scale_to(target);
         self.rolling = Some(RollingReload {
-            previous,
+            previous_desired,
             canary_ready: false,
             failed: false,
             overall_phase: ReloadPhase::Canary,
@@ -209,7 +209,8 @@ impl Supervisor {
 
     /// Returns a generation by its number, with whether it is committed.
     pub(crate) fn describe_generation(&self, number: u32) -> Generation {
-        let committed = self.rolling.map_or(self.desired, |rolling| rolling.previous).generation;
+        let committed =
+            self.rolling.map_or(self.desired, |rolling| rolling.previous_desired).generation;
         Generation { number, is_uncommitted: committed < number }
     }
 

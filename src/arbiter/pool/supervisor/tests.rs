@@ -266,7 +266,7 @@ fn drain(id: u64, reason: ExitReason) -> Action {
 }
 
 fn kill(id: u64, reason: ExitReason) -> Action {
-    Action::KillOverdue(WorkerId(id), reason)
+    Action::Kill(WorkerId(id), reason)
 }
 
 fn abort(id: u64, hang: Hang) -> Action {

@@ -126,8 +126,8 @@ pub(crate) enum Action {
     Abort(WorkerId, Hang),
     /// Send SIGKILL to a hung worker that no other signal reaches.
     KillHung(WorkerId, Hang),
-    /// Send SIGKILL to a worker that has exceeded its drain or abort deadline.
-    KillOverdue(WorkerId, ExitReason),
+    /// Send SIGKILL to a worker that has exceeded its drain or abort deadline, or whose pool is killed.
+    Kill(WorkerId, ExitReason),
 }
 
 /// When the oldest and the newest unit of work in progress began, over a worker's threads.

@@ -317,9 +317,7 @@ impl Simulation {
                     self.send(id, Request::Abort);
                     self.note_disturbance();
                 }
-                Action::KillOverdue(id, _) | Action::KillHung(id, _) => {
-                    self.send(id, Request::Kill)
-                }
+                Action::Kill(id, _) | Action::KillHung(id, _) => self.send(id, Request::Kill),
             }
         }
         failed_forks

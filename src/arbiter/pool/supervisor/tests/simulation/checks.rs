@@ -35,7 +35,7 @@ impl Simulation {
                 assert_eq!(Some(hang), oldest.map(Hang::RequestTimeout));
             }
             Action::Abort(id, hang) => self.check_abort(&self.processes[&id], hang),
-            Action::KillOverdue(id, _) => {
+            Action::Kill(id, _) => {
                 let process = &self.processes[&id];
                 assert!(process.request < Request::Kill);
                 let has_failed = self.supervisor.phase == Phase::Failed;
