@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use crate::os::{clock, file};
+use crate::os::{clock, file, resources};
 use crate::time::MonotonicTime;
 
 /// One worker's heartbeat file. The master reads its copy; the worker inherits one and writes it.
@@ -62,6 +62,21 @@ impl Heartbeat {
     /// Returns the descriptor's number, for the list of descriptors that its worker keeps.
     pub(crate) fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+}
+
+/// Checks that heartbeat files of this owner can be created in a directory, by creating one, unlinked.
+///
+/// # Errors
+/// Why not. A shortage, such as a full disk, is no error: it may pass.
+pub(crate) fn check_dir(dir: &Path, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
+    let result = Heartbeat::new(dir).and_then(|file| match user {
+        Some(_) => file.chown(user, group),
+        None => Ok(()),
+    });
+    match result {
+        Err(error) if !resources::is_shortage(&error) => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

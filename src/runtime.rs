@@ -2,6 +2,7 @@
 
 mod catalog;
 mod error;
+mod preflight;
 
 use std::env;
 use std::path::PathBuf;
@@ -109,13 +110,14 @@ impl Runtime {
         self.catalog.class_names()
     }
 
-    /// Finds everything that the settings name, and lets the apps and classes check the settings. Opens
-    /// and changes nothing.
+    /// Finds everything that the settings name, and lets the apps and classes check the settings.
+    /// Checks each path and each address. Changes nothing.
     ///
     /// # Errors
-    /// An unknown class, app, user or group; an error of a class or an app.
+    /// An unknown class, app, user or group; an error of a class or an app; a path that cannot be
+    /// written; an address that is not of this machine.
     pub fn check(&self, configuration: &Configuration) -> Result<(), RuntimeError> {
-        self.resolve(configuration.clone(), &Lookups::Live).map(|_| ())
+        preflight::check(&self.resolve(configuration.clone(), &Lookups::Live)?)
     }
 
     /// Checks the configuration and returns it as the master will use it.

@@ -4,6 +4,7 @@
 pub(crate) mod activation;
 mod bind;
 mod error;
+pub(crate) mod preflight;
 mod shared;
 mod socket_path;
 mod stream;

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, FdFlag, OFlag, fcntl, open};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, futimens};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchown, fchownat, mkstemp, pipe2, unlink};
+use nix::unistd::{AccessFlags, Gid, Uid, faccessat, fchown, fchownat, mkstemp, pipe2, unlink};
 
 use super::clock;
 use crate::time::MonotonicTime;
@@ -26,6 +26,16 @@ pub(crate) fn anonymous_file(dir: &Path) -> io::Result<OwnedFd> {
     unlink(&path)?;
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     Ok(fd)
+}
+
+/// Checks that this process may write to a file, or create files in a directory.
+///
+/// # Errors
+/// From faccessat(2): it does not exist, no permission, a read-only file system.
+pub(crate) fn check_writable(path: &Path) -> io::Result<()> {
+    let mut wanted = AccessFlags::W_OK;
+    wanted.set(AccessFlags::X_OK, path.is_dir());
+    Ok(faccessat(AT_FDCWD, path, wanted, AtFlags::AT_EACCESS)?)
 }
 
 /// The identity of a file: device and inode.

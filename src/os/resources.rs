@@ -10,6 +10,25 @@ use nix::sys::prctl;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
+const SHORTAGES: [Errno; 10] = [
+    Errno::EAGAIN,
+    Errno::ENOMEM,
+    Errno::EMFILE,
+    Errno::ENFILE,
+    Errno::ENOBUFS,
+    Errno::ENOSPC,
+    Errno::EDQUOT,
+    Errno::EIO,
+    Errno::EINTR,
+    Errno::EBUSY,
+];
+
+/// Returns whether an error is a shortage: of memory, processes, descriptors or disk space. A shortage
+/// may pass; other errors of a call that makes something do not pass by themselves.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|number| SHORTAGES.contains(&Errno::from_raw(number)))
+}
+
 /// Sets the soft and the hard limit of open descriptors.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! The apps and worker classes of a program. Checks settings with the app and the class they select.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::app::{App, ConfigError};
 use crate::apps::NoApp;
@@ -90,7 +91,7 @@ impl Catalog {
         if not_listening_reason(app, class).is_some() {
             settings.bind.clear();
         }
-        let heartbeat_dir = settings.worker_tmp_dir.clone().unwrap_or_else(heartbeat::default_dir);
+        let heartbeat_dir = find_heartbeat_dir(settings, &credentials)?;
         if class.runs_command() {
             worker::check_notify_path(&heartbeat_dir)
                 .map_err(|error| setting_error(settings, "worker_tmp_dir", &error))?;
@@ -147,6 +148,19 @@ fn find_credentials(settings: &Settings, lookups: &Lookups) -> Result<Credential
         return Err(setting_error(settings, key, &reason));
     }
     Ok(credentials)
+}
+
+/// Finds the directory of the heartbeat files, and checks that they can be created there.
+fn find_heartbeat_dir(
+    settings: &Settings,
+    credentials: &Credentials,
+) -> Result<PathBuf, RuntimeError> {
+    let dir = settings.worker_tmp_dir.clone().unwrap_or_else(heartbeat::default_dir);
+    heartbeat::check_dir(&dir, credentials.user(), credentials.group()).map_err(|error| {
+        let reason = format!("cannot create heartbeat files in {dir:?}: {error}");
+        setting_error(settings, "worker_tmp_dir", &reason)
+    })?;
+    Ok(dir)
 }
 
 /// Finds the owner and group of the paths of unix sockets.

@@ -70,6 +70,12 @@ impl fmt::Display for RuntimeError {
 
 impl std::error::Error for RuntimeError {}
 
+impl From<ListenError> for RuntimeError {
+    fn from(error: ListenError) -> Self {
+        Self::Listen(error)
+    }
+}
+
 impl From<PrepareError> for RuntimeError {
     fn from(error: PrepareError) -> Self {
         match error {

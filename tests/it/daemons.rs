@@ -287,6 +287,12 @@ fn bad_settings_are_reported_to_terminal() {
 }
 
 #[test]
+fn unusable_heartbeat_dir_is_reported_to_terminal() {
+    let (launch, name) = launch(&["--worker-tmp-dir", "/proc"], "");
+    expect_startup_failure(launch, &name, 1, &["--worker-tmp-dir", "/proc"]);
+}
+
+#[test]
 fn killed_launcher_leaves_daemon_running() {
     let (launch, name) = launch(&[], "");
     let launcher = launch.env("DEMO_BOOT_SLEEP_MS", "500").spawn();

@@ -8,7 +8,11 @@ use nix::unistd::Uid;
 use crate::launch::Launch;
 use crate::support::{Exit, Outcome, Server};
 
-on_every_class!(every_source_can_choose_the_class, good_settings_pass_the_check);
+on_every_class!(
+    every_source_can_choose_the_class,
+    good_settings_pass_the_check,
+    check_passes_beside_the_running_master,
+);
 
 /// Asserts one clear message, exit code 1 or 2, and no file made.
 #[track_caller]
@@ -112,6 +116,8 @@ fn bad_users_and_paths_are_rejected() {
         (["--chdir", "/etc/passwd"], "/etc/passwd"),
         (["--worker-tmp-dir", "/no/such/directory"], "/no/such/directory"),
         (["--worker-tmp-dir", "/etc/passwd"], "/etc/passwd"),
+        // A directory in which nothing can be created.
+        (["--worker-tmp-dir", "/proc"], "/proc"),
         (["--log-file", "/no/such/directory/log"], "/no/such/directory/log"),
         (["--log-file", "/etc"], "/etc"),
         (["--user", "nobody-of-this-name"], "nobody-of-this-name"),
@@ -338,6 +344,67 @@ fn bad_settings_fail_the_check() {
             &[flags[flags.len() - 1].split('=').next().unwrap()],
         );
     }
+}
+
+#[test]
+fn check_looks_at_every_path_user_and_address() {
+    for (flags, word) in [
+        (["--pid", "/no/such/directory/pid"], "/no/such/directory"),
+        (["--log-file", "/no/such/directory/log"], "/no/such/directory/log"),
+        (["--log-file", "/etc"], "/etc"),
+        (["--flight-recorder-file", "/no/such/directory/ring"], "/no/such/directory/ring"),
+        (["--worker-tmp-dir", "/proc"], "/proc"),
+        (["--chdir", "/etc/passwd"], "/etc/passwd"),
+        (["--group", "nobody-of-this-name"], "nobody-of-this-name"),
+        (["--socket-user", "nobody-of-this-name"], "nobody-of-this-name"),
+        (["--bind", "192.0.2.1:8000"], "192.0.2.1:8000"),
+        (["--bind", "[2001:db8::1]:8000"], "[2001:db8::1]:8000"),
+        (["--bind", "name.invalid:8000"], "name.invalid:8000"),
+        (["--bind", "unix:/no/such/directory/sock"], "/no/such/directory/sock"),
+        (["--bind", "unix:/etc/passwd"], "/etc/passwd"),
+    ] {
+        let launch = Launch::new(&["--check-config"]).plain().arg(flags[0]).arg(flags[1]);
+        let outcome = expect_rejection(launch, &[word]);
+        assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+    }
+}
+
+#[test]
+fn check_looks_at_permissions() {
+    for (flag, value) in [
+        ("--pid", "/etc/pid"),
+        ("--log-file", "/etc/log"),
+        ("--log-file", "/etc/passwd"),
+        ("--flight-recorder-file", "/etc/ring"),
+        ("--worker-tmp-dir", "/etc"),
+        ("--bind", "unix:/etc/sock"),
+    ] {
+        let Some(launch) = crate::shortages::as_unprivileged(&["--check-config"]) else { return };
+        let outcome = launch.arg(flag).arg(value).plain().run();
+        assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+        assert!(outcome.stderr.contains("Permission denied"), "{outcome:?}");
+        assert!(outcome.stderr.contains(value), "{outcome:?}");
+    }
+}
+
+fn check_passes_beside_the_running_master(class: &str) {
+    let launch = Launch::new(&["-k", class]);
+    let flags = [
+        ("--pid", launch.path("pid")),
+        ("--log-file", launch.path("log")),
+        ("--bind", format!("127.0.0.1:{}", launch.port())),
+        ("--bind", format!("unix:{}", launch.path("sock"))),
+    ];
+    let add = |launch: Launch| {
+        flags.iter().fold(launch.unbound(), |launch, (flag, value)| launch.arg(flag).arg(value))
+    };
+    let server = add(launch).spawn();
+    crate::proc::wait_until("it serves", || server.try_get("/").is_ok());
+    let outcome = add(Launch::new(&["-k", class, "--check-config"])).plain().run();
+    assert_eq!(outcome.exit, Exit::Code(0), "{outcome:?}");
+    assert_eq!(server.get("/").text(), "Hello, world!\n");
+    assert!(server.path("sock").exists());
+    server.finish();
 }
 
 #[test]

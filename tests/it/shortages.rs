@@ -140,7 +140,7 @@ fn limit_processes(server: &Server, soft: &str) {
 }
 
 /// Prepares a server of a user without privileges, whose processes the kernel counts.
-fn as_unprivileged(flags: &[&str]) -> Option<Launch> {
+pub fn as_unprivileged(flags: &[&str]) -> Option<Launch> {
     if !is_permitted(&[unprivileged_prefix(), &["prlimit", "--nproc=1000:"]].concat()) {
         return None;
     }

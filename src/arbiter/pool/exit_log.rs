@@ -5,6 +5,7 @@ use std::time::Duration;
 use slog::{Logger, error, info, warn};
 
 use super::processes::ReapedWorker;
+use super::spawn_error::SpawnError;
 use super::supervisor::{ExitReason, ExitReport, Hang};
 use crate::diagnosis::{Diagnosis, ThreadSample};
 use crate::duration::as_millis;
@@ -53,6 +54,25 @@ pub(super) fn log_exit(
         }
         ExitReason::BootFailed if is_uncommitted => warn!(log, "worker exited"; fields),
         ExitReason::BootFailed => error!(log, "worker exited"; fields),
+    }
+}
+
+/// Writes the record of a worker that could not be started.
+pub(super) fn log_spawn_failure(
+    log: &Logger,
+    slot: usize,
+    error: &SpawnError,
+    restart_in: Duration,
+    is_uncommitted: bool,
+) {
+    let fields = Fields::new()
+        .number("slot", slot)
+        .text("error", error.to_string())
+        .number("restart_in_ms", as_millis(restart_in));
+    if is_uncommitted {
+        warn!(log, "failed to start worker"; fields);
+    } else {
+        error!(log, "failed to start worker"; fields);
     }
 }
 

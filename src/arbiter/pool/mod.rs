@@ -18,15 +18,13 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use slog::{Logger, error, info, warn};
+use slog::{Logger, info, warn};
 
 use super::generation::PoolGeneration;
 use super::hook_runner::{make_worker_ref, run_hook};
 use super::reload_barrier::ReloadParticipant;
-use crate::duration::as_millis;
 use crate::hooks::{HookResult, Hooks, WorkerRef};
 use crate::listen::Listener;
-use crate::log::Fields;
 use crate::os::clock;
 use crate::os::process::Pid;
 use crate::settings::Settings;
@@ -167,15 +165,16 @@ impl Pool<'_> {
                     "generation" => generation.number);
             }
             Err(reason) => {
-                let restart_in = self.supervisor.on_spawn_failed(slot, now);
-                let fields = Fields::new().number("slot", slot).text("error", reason.to_string());
-                let fields = fields.number("restart_in_ms", as_millis(restart_in));
-                if generation.is_uncommitted {
-                    self.failure_reason = format!("failed to start worker: {reason}");
-                    warn!(self.log(), "failed to start worker"; fields);
+                let restart_in = if reason.may_pass() {
+                    self.supervisor.on_spawn_failed(slot, now)
                 } else {
-                    error!(self.log(), "failed to start worker"; fields);
+                    self.supervisor.on_spawn_impossible(slot, now)
+                };
+                let is_uncommitted = generation.is_uncommitted;
+                if is_uncommitted || !reason.may_pass() {
+                    self.failure_reason = format!("failed to start worker: {reason}");
                 }
+                exit_log::log_spawn_failure(self.log(), slot, &reason, restart_in, is_uncommitted);
             }
         }
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::os::resources::is_shortage;
+
 /// Why a worker could not be started.
 #[derive(Debug)]
 pub(super) enum SpawnError {
@@ -12,6 +14,19 @@ pub(super) enum SpawnError {
     NoFreeRow,
     WakeupFd(io::Error),
     Fork(io::Error),
+}
+
+impl SpawnError {
+    /// Returns whether a later attempt may succeed although nothing is repaired.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::NoFreeRow => true,
+            Self::Heartbeat { source, .. }
+            | Self::NotifyDir { source, .. }
+            | Self::WakeupFd(source)
+            | Self::Fork(source) => is_shortage(source),
+        }
+    }
 }
 
 impl fmt::Display for SpawnError {

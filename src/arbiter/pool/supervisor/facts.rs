@@ -63,6 +63,21 @@ impl Supervisor {
         delay
     }
 
+    /// Records that the worker of a spawn action could not be started, for a reason that does not pass
+    /// by itself. Until a worker of the pool has been ready, this counts as a failed boot; and a
+    /// reload in progress fails. Returns the delay before the next attempt.
+    pub(crate) fn on_spawn_impossible(&mut self, slot: usize, now: MonotonicTime) -> Duration {
+        let delay = self.on_spawn_failed(slot, now);
+        if let Some(rolling) = &mut self.rolling {
+            rolling.failed = true;
+        }
+        if !self.ever_ready {
+            self.slots[slot].failures += 1;
+            self.fail_if_exhausted();
+        }
+        delay
+    }
+
     /// Records that a worker is ready. Returns its uptime, or `None` if it was not booting.
     pub(crate) fn on_ready(&mut self, id: WorkerId, now: MonotonicTime) -> Option<Duration> {
         let worker = self.worker(id).filter(|worker| worker.state == State::Booting)?;

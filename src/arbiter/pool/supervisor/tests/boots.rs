@@ -75,6 +75,36 @@ fn failed_forks_never_fail_the_pool() {
 }
 
 #[test]
+fn impossible_spawns_fail_the_pool_like_boots() {
+    let mut supervisor = Supervisor::new(Policy { boot_retries: 2, ..POLICY }, 2, 7);
+    let mut now = MonotonicTime::from_nanos(1);
+    let mut attempts = 0;
+    while supervisor.outcome().is_none() {
+        for action in supervisor.actions_due(now) {
+            let Action::Spawn { slot, .. } = action else { panic!("{action:?}") };
+            supervisor.on_spawn_impossible(slot, now);
+            attempts += 1;
+        }
+        now = supervisor.next_deadline(now).unwrap_or(now);
+        assert!(attempts <= 6, "never given up");
+    }
+    assert_eq!((supervisor.outcome(), attempts), (Some(RunOutcome::NeverReady), 6));
+}
+
+#[test]
+fn impossible_spawns_are_retried_once_a_worker_was_ready() {
+    let mut pool = Pool::serving(Policy { boot_retries: 0, ..POLICY }, 1);
+    pool.exits(1, ExitClass::KilledExternally);
+    for id in 2..100 {
+        assert_eq!(pool.supervisor.actions_due(pool.now), [spawn(id, 0)]);
+        let delay = pool.supervisor.on_spawn_impossible(0, pool.now);
+        assert!(delay >= 600 * MILLI);
+        pool.now = pool.now.saturating_add(delay);
+    }
+    assert_eq!(pool.supervisor.outcome(), None);
+}
+
+#[test]
 fn overdue_boot_is_aborted_then_killed() {
     let mut pool = Pool::new(POLICY, 1);
     pool.step();

@@ -335,6 +335,17 @@ fn unforkable_canary_fails_reload_after_boot_timeout() {
 }
 
 #[test]
+fn impossible_canary_fails_reload_at_once() {
+    let mut pool = Pool::serving(POLICY, 2);
+    pool.supervisor.reload(POLICY, 2);
+    assert_eq!(pool.supervisor.actions_due(pool.now), [spawn(3, 0)]);
+    pool.supervisor.on_spawn_impossible(0, pool.now);
+    assert_eq!(pool.supervisor.actions_due(pool.now), []);
+    assert!(!pool.supervisor.is_reloading());
+    assert_eq!((pool.serving_ids(), pool.supervisor.generation()), (vec![1, 2], 1));
+}
+
+#[test]
 fn unforkable_later_worker_fails_the_reload() {
     let (mut pool, _) = reloading(POLICY, 3, 3);
     pool.become_ready(4);

@@ -1,0 +1,59 @@
+//! What `--check-config` checks beyond the settings themselves: everything that a start would open or
+//! bind. It opens no file, changes nothing, and does not mind a master that already runs.
+
+use std::io;
+use std::path::Path;
+
+use super::catalog::source_label;
+use super::error::RuntimeError;
+use crate::arbiter::ResolvedConfig;
+use crate::listen::preflight;
+use crate::os::file;
+use crate::settings::{LogTarget, Settings};
+
+/// Checks the files of the master and the addresses of all pools.
+///
+/// # Errors
+/// The first that cannot be used.
+pub(super) fn check(config: &ResolvedConfig<'_>) -> Result<(), RuntimeError> {
+    let master = &config.master;
+    if let Some(path) = &master.pidfile {
+        // It is replaced by another file.
+        check_dir_of(path).map_err(|error| path_error(master, "pidfile", path, &error))?;
+    }
+    let log_file = match &master.log_file {
+        LogTarget::File(path) => Some(path),
+        LogTarget::Stderr => None,
+    };
+    let recorder = master.flight_recorder_file.as_ref();
+    for (key, path) in [("log_file", log_file), ("flight_recorder_file", recorder)] {
+        if let Some(path) = path {
+            check_file(path).map_err(|error| path_error(master, key, path, &error))?;
+        }
+    }
+    let pools = config.pool_specs.iter();
+    pools.flat_map(|spec| &spec.settings.bind).try_for_each(preflight::check)?;
+    Ok(())
+}
+
+fn check_file(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    match file::check_writable(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => check_dir_of(path),
+        result => result,
+    }
+}
+
+fn check_dir_of(path: &Path) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    file::check_writable(dir.unwrap_or(Path::new(".")))
+}
+
+fn path_error(settings: &Settings, key: &str, path: &Path, error: &io::Error) -> RuntimeError {
+    RuntimeError::Setting {
+        source_label: source_label(settings, key),
+        reason: format!("{path:?} cannot be written: {error}"),
+    }
+}
