@@ -41,7 +41,7 @@ const EXIT_AFTER: i32 = 7;
 /// | `/echo` | the request's body, with its content type |
 /// | `/env?name=N` | the value of an environment variable, or 404 |
 ///
-/// Environment variables: `DEMO_FAIL_BOOT` (not empty, not `0`) makes the boot of a worker fail,
+/// Environment variables: `DEMO_FAIL_BOOT` (not empty, not `0`) makes the boot of a worker fail (`panic`: panic),
 /// `DEMO_BOOT_SLEEP_MS` delays it, and `DEMO_EXIT_AFTER_MS` makes the worker exit with code 7 that long
 /// after its boot.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,6 +57,10 @@ impl App for Demo {
             thread::sleep(delay);
         }
         if env::var_os("DEMO_FAIL_BOOT").is_some_and(|value| !value.is_empty() && value != "0") {
+            assert!(
+                env::var_os("DEMO_FAIL_BOOT").is_none_or(|value| value != "panic"),
+                "DEMO_FAIL_BOOT is set"
+            );
             return Err("DEMO_FAIL_BOOT is set, so the demo fails to boot".into());
         }
         if let Some(delay) = milliseconds("DEMO_EXIT_AFTER_MS")? {

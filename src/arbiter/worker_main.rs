@@ -3,6 +3,7 @@
 mod resource_limits;
 
 use std::backtrace::Backtrace;
+use std::cell::RefCell;
 use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -114,12 +115,17 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
     let app = match catch_unwind(AssertUnwindSafe(boot)) {
         Ok(Ok(app)) => app,
         Ok(Err(reason)) => return reporter.boot_failed(&error_chain(reason.as_ref())),
-        Err(_) => return reporter.boot_failed("app panicked during boot"),
+        Err(_) => {
+            return reporter.boot_failed(&format!("app panicked during boot: {}", last_panic()));
+        }
     };
     debug!(log, "app booted"; "pid" => pid, "slot" => slot);
     match catch_unwind(AssertUnwindSafe(|| serve(init, signals, &app, &reporter))) {
         Ok(code) => code,
-        Err(_) => EX_SOFTWARE,
+        Err(_) => {
+            scoreboard.row(row).set_exit_note(&format!("worker class panicked: {}", last_panic()));
+            EX_SOFTWARE
+        }
     }
 }
 
@@ -240,14 +246,24 @@ fn serve(
             0
         }
         Err(reason) => {
+            let (row, reason) = (scoreboard.row(init.row), error_chain(reason.as_ref()));
+            if row.exit_note().is_empty() {
+                row.set_exit_note(&reason);
+            }
             let fields = Fields::new().text("class", worker.class);
-            reporter.log_failure(
-                "worker class failed",
-                fields.text("error", error_chain(reason.as_ref())),
-            );
+            reporter.log_failure("worker class failed", fields.text("error", reason));
             EXIT_CLASS
         }
     }
+}
+
+thread_local! {
+    /// The text and the location of the last panic of this thread.
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+fn last_panic() -> String {
+    LAST_PANIC.with_borrow(String::clone)
 }
 
 /// Logs each panic as one record, wherever it is caught.
@@ -256,6 +272,7 @@ fn install_panic_hook(scoreboard: Arc<Scoreboard>, log: Logger, reporter: &BootR
     std::panic::set_hook(Box::new(move |panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = panic.payload_as_str().unwrap_or("(no message)").to_owned();
+        LAST_PANIC.with_borrow_mut(|last| *last = format!("{text} ({location})"));
         let reporter =
             BootReporter { scoreboard: &scoreboard, row, log: &log, slot, is_uncommitted };
         reporter.log_failure(

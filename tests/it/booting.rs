@@ -12,6 +12,7 @@ const OUTAGE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 on_every_class!(
     pool_never_ready_stops_the_master,
     worker_slow_boot_within_timeout_is_left_alone,
+    panic_during_boot_is_in_exit_record_and_last_words,
     crash_before_serving_backs_off,
     poison_requests_restart_workers_at_once,
     crashes_beyond_restart_limit_wait_but_one_slot_is_tried,
@@ -115,4 +116,40 @@ fn crashes_beyond_restart_limit_wait_but_one_slot_is_tried(class: &str) {
     // No longer than a client waits.
     server.get("/");
     server.finish();
+}
+
+#[test]
+fn class_error_is_in_exit_record_and_last_words() {
+    let Some(program) = crate::example::example("queue_consumer") else { return };
+    // The folder is relative, and the worker changes its directory.
+    let flags = ["-k", "queue", "--chdir", "/", "--boot-retries", "0"];
+    let launch = Launch::by(&[program.to_str().unwrap()], &flags).unbound();
+    std::fs::create_dir(launch.path("items")).unwrap();
+    let server = launch.env("QUEUE", "items").spawn();
+    assert_eq!(server.wait_exit(), Exit::Code(3));
+    server.wait_silence();
+    for message in ["worker class failed", "worker exited", "giving up: no worker became ready"] {
+        let records = server.records_of(message);
+        let reason = records.first().and_then(|record| record.text("error")).unwrap_or_default();
+        assert!(reason.contains("No such file"), "{message}: {:#?}", server.lines());
+    }
+    let last = server.lines().pop().unwrap_or_default();
+    assert!(
+        last.starts_with("queue_consumer: giving up") && last.contains("No such file"),
+        "{last}"
+    );
+}
+
+fn panic_during_boot_is_in_exit_record_and_last_words(class: &str) {
+    let launch = Launch::new(&["-k", class, "--boot-retries", "0"]);
+    let server = launch.env("DEMO_FAIL_BOOT", "panic").spawn();
+    assert_eq!(server.wait_exit(), Exit::Code(3));
+    server.wait_silence();
+    let reason = "app panicked during boot: DEMO_FAIL_BOOT is set (";
+    for message in ["worker failed to boot", "worker exited", "giving up: no worker became ready"] {
+        let records = server.records_of(message);
+        let said = records.first().and_then(|record| record.text("error")).unwrap_or_default();
+        assert!(said.contains(reason), "{message}: {:#?}", server.lines());
+    }
+    assert!(server.lines().pop().unwrap_or_default().contains(reason), "{:#?}", server.lines());
 }
