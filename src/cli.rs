@@ -150,7 +150,11 @@ pub fn parse(
         ..usage_error(&program, &error.to_string())
     })?;
     let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
-    let file = matches.get_one::<String>("config").map(PathBuf::from).or_else(|| {
+    let flag = matches.get_one::<String>("config");
+    if flag.is_some_and(String::is_empty) {
+        return Err(usage_error(&program, "--config: the empty path names no file: leave it out"));
+    }
+    let file = flag.map(PathBuf::from).or_else(|| {
         let variable =
             variables.iter().find(|(name, value)| name == CONFIG_VARIABLE && !value.is_empty());
         variable.map(|(_, value)| value.into())

@@ -55,8 +55,11 @@ impl Runtime {
         match cli::parse(args, variables, info) {
             Ok(invocation) => ExitCode::from(self.dispatch(&invocation, context)),
             Err(exit) => {
-                print(exit.stream, &exit.text);
-                ExitCode::from(exit.code)
+                let code = match print(exit.stream, &exit.text) {
+                    Ok(()) => exit.code,
+                    Err(_) => 1,
+                };
+                ExitCode::from(code)
             }
         }
     }
@@ -64,15 +67,14 @@ impl Runtime {
     fn dispatch(&self, invocation: &Invocation, context: StartupContext) -> u8 {
         if invocation.action == Action::ListClasses {
             let names: Vec<_> = self.class_names().collect();
-            print(Stream::Stdout, &format!("{}\n", names.join("\n")));
-            return 0;
+            return print_result(invocation.program(), &format!("{}\n", names.join("\n")));
         }
         let print_warning = |warning: &str| {
-            print(Stream::Stderr, &format!("{}: {warning}\n", invocation.program()));
+            print_error(invocation.program(), warning);
         };
         let report_error = |error: &dyn std::fmt::Display| {
             upgrade_channel::report_failure(&error.to_string());
-            print(Stream::Stderr, &format!("{}: {error}\n", invocation.program()));
+            print_error(invocation.program(), &error.to_string());
         };
         let (configuration, warnings) = match invocation.load() {
             Ok(loaded) => loaded,
@@ -100,12 +102,16 @@ impl Runtime {
             Action::Run => {
                 self.run_as(configuration, context, |lookups| reload_config(invocation, lookups))
             }
-            Action::CheckConfig => self.check(&configuration).map(|()| {
-                print(Stream::Stdout, "configuration OK\n");
-            }),
-            Action::PrintConfig => self.finalize(configuration).map(|configuration| {
-                print(Stream::Stdout, &configuration.to_yaml());
-            }),
+            Action::CheckConfig => match self.check(&configuration) {
+                Ok(()) => return print_result(invocation.program(), "configuration OK\n"),
+                Err(error) => Err(error),
+            },
+            Action::PrintConfig => match self.finalize(configuration) {
+                Ok(configuration) => {
+                    return print_result(invocation.program(), &configuration.to_yaml());
+                }
+                Err(error) => Err(error),
+            },
             Action::ListClasses => Ok(()),
         };
         match result {
@@ -142,7 +148,7 @@ impl Runtime {
             Err(error) => (1, format!("failed to daemonize: {error}")),
         };
         if !text.is_empty() {
-            print(Stream::Stderr, &format!("{}: {text}\n", invocation.program()));
+            print_error(invocation.program(), &text);
         }
         code
     }
@@ -197,10 +203,34 @@ fn exec_args(args: &[OsString]) -> Option<ExecArgs> {
     Some(ExecArgs { args, dir })
 }
 
-/// Prints a text. Ignores errors, such as a closed pipe.
-fn print(stream: Stream, text: &str) {
-    let _ = match stream {
-        Stream::Stdout => io::stdout().write_all(text.as_bytes()),
-        Stream::Stderr => io::stderr().write_all(text.as_bytes()),
-    };
+/// Prints a text. On standard error, ignores errors.
+///
+/// # Errors
+/// Standard output cannot be written: the disk is full, or the pipe is closed.
+fn print(stream: Stream, text: &str) -> io::Result<()> {
+    match stream {
+        Stream::Stdout => {
+            let mut stdout = io::stdout();
+            stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+        }
+        Stream::Stderr => {
+            let _ = io::stderr().write_all(text.as_bytes());
+            Ok(())
+        }
+    }
+}
+
+/// Prints the result of an action. Returns the exit code: 1 if it cannot be printed.
+fn print_result(program: &str, text: &str) -> u8 {
+    match print(Stream::Stdout, text) {
+        Ok(()) => 0,
+        Err(error) => {
+            print_error(program, &format!("failed to write to standard output: {error}"));
+            1
+        }
+    }
+}
+
+fn print_error(program: &str, text: &str) {
+    let _ = print(Stream::Stderr, &format!("{program}: {text}\n"));
 }

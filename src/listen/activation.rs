@@ -40,7 +40,7 @@ impl InheritedFds {
         ENV_VARS.iter().for_each(|name| process::unset_env(name));
         let mut inherited = Self::default();
         let (Some(pid), Some(count)) = (pid, count) else { return Ok(inherited) };
-        let (Ok(pid), Ok(count)) = (pid.parse::<i32>(), count.parse::<u16>()) else {
+        let (Ok(pid), Ok(count)) = (pid.parse::<i32>(), count.parse::<u64>()) else {
             let warning = format!("LISTEN_PID={pid} LISTEN_FDS={count}: not numbers; ignored");
             inherited.warnings.push(warning);
             return Ok(inherited);
@@ -52,7 +52,9 @@ impl InheritedFds {
         }
         let names: Vec<&str> =
             names.as_deref().map_or(Vec::new(), |names| names.split(':').collect());
-        for offset in 0..RawFd::from(count.min(4096)) {
+        // More sockets than that cannot be open; the first that is not is an error.
+        let count = RawFd::try_from(count).unwrap_or(RawFd::MAX - FIRST_LISTEN_FD);
+        for offset in 0..count.min(RawFd::MAX - FIRST_LISTEN_FD) {
             let name = names.get(offset as usize).copied();
             let ours = name.and_then(parse_fd_name);
             match super::adopt_inherited(FIRST_LISTEN_FD + offset, ours)? {

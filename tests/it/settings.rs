@@ -408,6 +408,33 @@ fn check_passes_beside_the_running_master(class: &str) {
 }
 
 #[test]
+fn text_that_cannot_be_written_is_an_error() {
+    for flag in ["--print-config", "--check-config", "--list-classes", "--help"] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ostler"));
+        let status = command.arg(flag).stdout(full).stderr(std::process::Stdio::null()).status();
+        assert_eq!(status.unwrap().code(), Some(1), "{flag}");
+    }
+}
+
+#[test]
+fn empty_config_path_is_rejected() {
+    let outcome = expect_rejection(would_make_files(&["--config", ""]), &["--config", "empty"]);
+    assert_eq!(outcome.exit, Exit::Code(2));
+}
+
+#[test]
+fn sockets_that_were_not_handed_over_are_an_error() {
+    for count in ["1000000000", "18446744073709551615", "5000"] {
+        let script = r#"LISTEN_PID=$$ LISTEN_FDS=$1 exec "$0" -b fd://3"#;
+        let program = env!("CARGO_BIN_EXE_ostler");
+        let launch = Launch::by(&["sh", "-c", script, program, count], &[]).unbound().plain();
+        let outcome = expect_rejection(launch, &["fd://3", "not a listening stream socket"]);
+        assert_eq!(outcome.exit, Exit::Code(1));
+    }
+}
+
+#[test]
 fn classes_are_listed() {
     let outcome = Launch::new(&["--list-classes"]).unbound().plain().run();
     assert_eq!(outcome.exit, Exit::Code(0), "{outcome:?}");
