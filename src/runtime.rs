@@ -12,9 +12,9 @@ use slog::{Level, crit, info, warn};
 
 use crate::app::App;
 use crate::arbiter::{
-    self, Arbiter, ArbiterParts, ConfigLoader, ExecArgs, MasterContext, OomMonitor, PoolGeneration,
-    PoolSpec, ResolvedConfig, RunOutcome, UpgradePeer, WorkerCgroups, WorkerEnvironment,
-    upgrade_channel,
+    self, Arbiter, ArbiterParts, ConfigLoader, ControlServer, ControlService, ExecArgs,
+    MasterContext, OomMonitor, PoolGeneration, PoolSpec, ResolvedConfig, RunOutcome, UpgradePeer,
+    WorkerCgroups, WorkerEnvironment, upgrade_channel,
 };
 use crate::hooks::{Hooks, NoHooks};
 use crate::listen;
@@ -157,6 +157,7 @@ impl Runtime {
         context: StartupContext,
         reload_config: impl Fn(&Lookups) -> Result<Configuration, String>,
     ) -> Result<(), RuntimeError> {
+        let control_service = ControlService::new(&configuration.master);
         let lookups = Lookups::Live;
         let resolved = self.resolve(configuration, &lookups)?;
         // From here on, signals wait until the loop handles them, so everything created below is also
@@ -179,17 +180,24 @@ impl Runtime {
         };
         let pidfile =
             create_pidfile(&resolved.master, !is_sole_master).map_err(report_to_old_master)?;
-        let (master_context, generations) =
+        let control = ControlServer::open(&control_service, is_sole_master);
+        let prepared = control.map_err(RuntimeError::Listen).and_then(|control| {
             match arbiter::prepare_generations(resolved, &listeners, &[], is_sole_master, &lookups)
             {
-                Ok(prepared) => prepared,
+                Ok((context, generations)) => Ok((control, context, generations)),
                 Err(error) => {
-                    if let Some(pidfile) = pidfile {
-                        pidfile.remove();
-                    }
-                    return Err(report_to_old_master(error.into()));
+                    control.iter().for_each(ControlServer::remove_paths);
+                    Err(error.into())
                 }
-            };
+            }
+        });
+        let (control, master_context, generations) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                pidfile.into_iter().for_each(PidFile::remove);
+                return Err(report_to_old_master(error));
+            }
+        };
         let (service_manager, warning) = ServiceManager::from_env();
         warnings.extend(warning);
         if proc_dir::is_of_other_namespace() {
@@ -203,6 +211,9 @@ impl Runtime {
         // Closes inherited listeners that no pool uses: their queues would never be served.
         drop(listeners);
         log_startup(&master_context, &generations, &warnings);
+        if let Some(control) = &control {
+            control.log_addresses(master_context.log.logger());
+        }
         let StartupContext { program_fds, title, exec_args, startup_notifier } = context;
         program_fds.exclude(upgrade_peer.channel_fd());
         let config_loader: ConfigLoader<'_> = Box::new(move |lookups: &Lookups| {
@@ -221,6 +232,7 @@ impl Runtime {
             service_manager,
             upgrade_peer,
             startup_notifier,
+            control,
         };
         run_arbiter(Arbiter::new(generations, parts).map_err(RuntimeError::Os)?)
     }

@@ -170,7 +170,7 @@ impl<'a> Row<'a> {
     }
 
     /// Returns how many clients are connected to the worker.
-    fn clients(self) -> u64 {
+    pub(crate) fn clients(self) -> u64 {
         self.words[CLIENTS].load(Ordering::Relaxed)
     }
 
@@ -229,6 +229,15 @@ impl<'a> Row<'a> {
         let started_at = thread.busy_since()?;
         let (label, thread_id) = (thread.label(), thread.thread_id());
         Some(WorkUnit { started_at, label, thread_index, thread_id })
+    }
+
+    /// Returns the units of work in progress, by thread. Ignores a start in the future.
+    pub(crate) fn units_in_progress(self, now: MonotonicTime) -> impl Iterator<Item = WorkUnit> {
+        self.threads().enumerate().filter_map(move |(thread_index, thread)| {
+            let started_at = thread.busy_since().filter(|at| *at <= now)?;
+            let (label, thread_id) = (thread.label(), thread.thread_id());
+            Some(WorkUnit { started_at, label, thread_index, thread_id })
+        })
     }
 
     /// Returns the times from which `timeout` counts for the units of work that time out first and

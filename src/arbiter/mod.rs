@@ -4,9 +4,11 @@
 //! `shutdown` work on a `MasterState`. The master never waits for a worker and never trusts one.
 
 mod cgroup;
+mod control;
 mod generation;
 mod hook_runner;
 mod oom;
+mod parts;
 mod pool;
 mod pools;
 mod reaper;
@@ -14,6 +16,7 @@ mod reload;
 mod reload_barrier;
 mod service_manager;
 mod shutdown;
+mod snapshot;
 mod stall;
 mod state;
 mod upgrade;
@@ -26,10 +29,12 @@ use std::rc::Rc;
 use slog::{Logger, error, info, warn};
 
 pub(crate) use cgroup::WorkerCgroups;
+pub(crate) use control::{ControlServer, ControlService};
 pub(crate) use generation::{
     MasterContext, PoolGeneration, PoolSpec, PrepareError, ResolvedConfig, prepare_generations,
 };
 pub(crate) use oom::OomMonitor;
+pub(crate) use parts::ArbiterParts;
 pub(crate) use pool::processes::WorkerEnvironment;
 pub(crate) use pool::supervisor::RunOutcome;
 pub(crate) use reload::ConfigLoader;
@@ -42,7 +47,6 @@ use crate::os::poll;
 use crate::os::process::{self, Exit, Pid};
 use crate::os::signal::{SIGNALS_MAX, Signal, SignalPipe};
 use crate::pidfile::PidFile;
-use crate::systemd::ServiceManager;
 use crate::time::MonotonicTime;
 use pool::Pool;
 use pool::supervisor::ShutdownMode;
@@ -66,25 +70,11 @@ pub(crate) struct Arbiter<'a> {
     pidfile: Option<PidFile>,
     /// The process that has launched this daemon and waits until it is ready.
     startup_notifier: Option<Rc<StartupNotifier>>,
+    control: Option<ControlServer<'a>>,
     /// Whether all first workers have been ready, which is reported once.
     reported_ready: bool,
     reaper: Reaper,
     stalls: StallDetector,
-}
-
-/// What a master is made from, besides its pools.
-pub(crate) struct ArbiterParts<'a> {
-    /// Open since before anything was created, so that no signal is lost.
-    pub(crate) signals: SignalPipe,
-    pub(crate) context: MasterContext,
-    pub(crate) environment: WorkerEnvironment<'a>,
-    pub(crate) config_loader: ConfigLoader<'a>,
-    /// `None` if it is not known how this program was started: it cannot be upgraded.
-    pub(crate) exec_args: Option<ExecArgs>,
-    pub(crate) pidfile: Option<PidFile>,
-    pub(crate) service_manager: ServiceManager,
-    pub(crate) upgrade_peer: UpgradePeer,
-    pub(crate) startup_notifier: Option<Rc<StartupNotifier>>,
 }
 
 impl<'a> Arbiter<'a> {
@@ -104,6 +94,7 @@ impl<'a> Arbiter<'a> {
             context: parts.context,
             environment,
             service_manager: ServiceNotifier::new(parts.service_manager, now),
+            started_at: now,
         };
         state.set_process_title();
         state.service_manager.notify_starting(state.pools.max_boot_timeout());
@@ -116,6 +107,7 @@ impl<'a> Arbiter<'a> {
             shutdown: Shutdown::default(),
             pidfile: parts.pidfile,
             startup_notifier: parts.startup_notifier,
+            control: parts.control,
             reported_ready: false,
             reaper: Reaper::new(),
             stalls: StallDetector::new(now),
@@ -151,6 +143,7 @@ impl<'a> Arbiter<'a> {
             self.upgrade.report_complete(self.reported_ready, self.state.log());
             self.reload.report_complete(&self.state);
             self.update_service_manager(now);
+            self.serve_control(now);
             if let Some(outcome) = self.outcome(now) {
                 return Ok(outcome);
             }
@@ -369,6 +362,14 @@ impl<'a> Arbiter<'a> {
         }
     }
 
+    /// Serves the clients of the control interface, from what this turn has decided.
+    fn serve_control(&mut self, now: MonotonicTime) {
+        let Some(control) = &mut self.control else { return };
+        let peer = self.upgrade.peer().pid();
+        let collect = || self.state.snapshot(!self.reported_ready, peer, now);
+        control.serve(now, self.upgrade.is_sole_master(), self.state.log(), collect);
+    }
+
     /// Returns how the run has ended, once all workers have exited and their cgroups are removed, or
     /// have had enough time.
     fn outcome(&mut self, now: MonotonicTime) -> Option<RunOutcome> {
@@ -389,6 +390,7 @@ impl<'a> Arbiter<'a> {
             self.reload.next_deadline(),
             self.stalls.next_deadline(),
             self.state.environment.cgroups.next_deadline(),
+            self.control.as_ref().and_then(|control| control.next_deadline(decided_at)),
         ];
         let pool_deadlines = self.state.pools.iter().map(|pool| pool.next_deadline(decided_at));
         let deadline = own_deadlines.into_iter().chain(pool_deadlines).flatten().min();
@@ -396,6 +398,7 @@ impl<'a> Arbiter<'a> {
         fds.extend(self.state.pools.iter().filter_map(Pool::wakeup_fd));
         fds.extend(self.upgrade.channel_fd());
         fds.extend(self.reload.planning_fd());
+        fds.extend(self.control.as_ref().and_then(|control| control.fd(decided_at)));
         self.stalls.on_sleep(process::voluntary_switches());
         let deferred = self.stalls.next_deadline().map(|_| Signal::Cont);
         poll::wait_readable_unblocked(&fds, deadline, deferred)?;
@@ -432,6 +435,9 @@ impl<'a> Arbiter<'a> {
             let generations =
                 self.reload.previous_generations().chain(self.state.pools.generations());
             generations.for_each(PoolGeneration::free_addresses);
+        }
+        if let Some(control) = &self.control {
+            control.remove_paths();
         }
         if let Some(pidfile) = self.pidfile.take() {
             pidfile.remove();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::generation::PoolGeneration;
 use super::pool::Pool;
 use super::pool::supervisor::{RunOutcome, ShutdownMode};
+use super::snapshot::MasterPhase;
 use crate::listen::Listener;
 use crate::os::process::Pid;
 use crate::time::MonotonicTime;
@@ -94,6 +95,19 @@ impl<'a> Pools<'a> {
     /// Returns how the master stops, if it does.
     pub(super) fn stopping(&self) -> Option<ShutdownMode> {
         self.iter().filter_map(|pool| pool.supervisor().stopping()).max()
+    }
+
+    /// Returns what the master is doing. `is_starting` means that its first workers are not ready.
+    pub(super) fn phase(&self, is_starting: bool) -> MasterPhase {
+        if self.stopping().is_some() {
+            MasterPhase::Stopping
+        } else if is_starting {
+            MasterPhase::Starting
+        } else if self.is_reloading() {
+            MasterPhase::Reloading
+        } else {
+            MasterPhase::Running
+        }
     }
 
     /// Returns how the run has ended, once it has in every pool.

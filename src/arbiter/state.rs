@@ -12,9 +12,12 @@ use super::pool::processes::WorkerEnvironment;
 use super::pool::supervisor::WORKERS_MAX;
 use super::pools::Pools;
 use super::service_manager::ServiceNotifier;
+use super::snapshot::Snapshot;
 use crate::hooks::{HookResult, Hooks};
 use crate::log::error_chain;
+use crate::os::process::Pid;
 use crate::os::signal::Signal;
+use crate::time::MonotonicTime;
 
 /// The state that reloads, upgrades and stops change.
 pub(super) struct MasterState<'a> {
@@ -22,12 +25,32 @@ pub(super) struct MasterState<'a> {
     pub(super) context: MasterContext,
     pub(super) environment: Rc<WorkerEnvironment<'a>>,
     pub(super) service_manager: ServiceNotifier,
+    pub(super) started_at: MonotonicTime,
 }
 
 impl MasterState<'_> {
     /// Returns the current log.
     pub(super) fn log(&self) -> &Logger {
         self.context.log.logger()
+    }
+
+    /// Returns what the control interface shows. `is_starting` means that the first workers are not
+    /// ready; `peer` is the other master.
+    pub(super) fn snapshot(
+        &self,
+        is_starting: bool,
+        peer: Option<Pid>,
+        now: MonotonicTime,
+    ) -> Snapshot {
+        Snapshot {
+            pid: Pid::this().as_raw(),
+            proc_name: self.context.settings.proc_name.clone(),
+            uptime: now.duration_since(self.started_at),
+            phase: self.pools.phase(is_starting),
+            peer_pid: peer.map(Pid::as_raw),
+            generation: self.pools.generation_number(),
+            pools: self.pools.iter().map(|pool| pool.snapshot(now)).collect(),
+        }
     }
 
     /// Runs a hook of the master.

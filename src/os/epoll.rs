@@ -1,7 +1,12 @@
-//! EPOLLEXCLUSIVE, which mio does not offer: a new connection wakes one waiting process (Linux).
+//! EPOLLEXCLUSIVE, which mio does not offer: a new connection wakes one waiting process. And an epoll
+//! instance for the loop of the master (Linux).
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::poll::Interest;
 
 /// Adds `fd` to the epoll instance `epoll` with EPOLLEXCLUSIVE: of all instances that wait for the
 /// same file, the kernel wakes one, and not all. Level-triggered; the event carries `token`.
@@ -28,4 +33,66 @@ pub(crate) fn remove(epoll: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
         libc::epoll_ctl(epoll, libc::EPOLL_CTL_DEL, fd.as_raw_fd(), std::ptr::null_mut())
     })?;
     Ok(())
+}
+
+/// An epoll instance, level-triggered, for a loop that sleeps elsewhere: its descriptor is readable
+/// when one of the watched ones is ready (Linux).
+#[derive(Debug)]
+pub(crate) struct EventQueue(Epoll);
+
+impl EventQueue {
+    /// Creates an instance that watches nothing.
+    ///
+    /// # Errors
+    /// From epoll_create1(2).
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
+    }
+
+    /// Begins to watch a descriptor. Its events carry `token`.
+    ///
+    /// # Errors
+    /// From epoll_ctl(2).
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
+        Ok(self.0.add(fd, EpollEvent::new(flags(interest), token))?)
+    }
+
+    /// Changes what a descriptor is watched for.
+    ///
+    /// # Errors
+    /// From epoll_ctl(2).
+    pub(crate) fn change(
+        &self,
+        fd: BorrowedFd<'_>,
+        token: u64,
+        interest: Interest,
+    ) -> io::Result<()> {
+        Ok(self.0.modify(fd, &mut EpollEvent::new(flags(interest), token))?)
+    }
+
+    /// Ends watching a descriptor.
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
+        let _ = self.0.delete(fd); // It fails only if it is not watched.
+    }
+
+    /// Returns the tokens of at most `max` descriptors that are ready now, without waiting.
+    pub(crate) fn take(&self, max: usize) -> Vec<u64> {
+        let mut events = vec![EpollEvent::empty(); max];
+        // It fails only for invalid arguments, and by a signal: the next turn asks again.
+        let count = self.0.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        events[..count].iter().map(EpollEvent::data).collect()
+    }
+}
+
+impl AsFd for EventQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+}
+
+fn flags(interest: Interest) -> EpollFlags {
+    match interest {
+        Interest::Readable => EpollFlags::EPOLLIN,
+        Interest::Writable => EpollFlags::EPOLLOUT,
+    }
 }

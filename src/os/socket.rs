@@ -13,6 +13,7 @@ use nix::sys::socket::{
     sendmsg, setsockopt, shutdown, socket, socketpair, sockopt,
 };
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::geteuid;
 
 use super::listening;
 
@@ -351,4 +352,10 @@ pub(crate) fn send_with_fd(
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let pieces = [io::IoSlice::new(bytes)];
     Ok(sendmsg::<()>(socket.as_raw_fd(), &pieces, &message, flags, None)?)
+}
+
+/// Whether the peer of a unix socket is root or this process's own user (Linux, unix(7)).
+pub(crate) fn peer_is_trusted(fd: BorrowedFd<'_>) -> bool {
+    let user = getsockopt(&fd, sockopt::PeerCredentials).map(|peer| peer.uid());
+    user.is_ok_and(|user| user == 0 || user == geteuid().as_raw())
 }

@@ -516,6 +516,22 @@ define_settings! {
         /// memory. None means /dev/shm if usable, otherwise the system's temporary directory.
         worker_tmp_dir: Option<PathBuf> = None, OptionalOf(DIR), "DIR";
     }
+    "Control" {
+        /// Unix socket of the control interface (HTTP and JSON), for root and the master's own user.
+        /// Its directory must exist.
+        control_socket: Option<PathBuf> = None, OptionalOf(FILE_IN_DIR), "FILE",
+            scope master, fixed always;
+
+        /// Address for metrics, probes and a status page, which change nothing: HOST:PORT, :PORT,
+        /// `[V6]:PORT` or unix:PATH.
+        metrics_bind: Option<Address> = None, OptionalOf(AddressValue), "ADDR",
+            scope master, fixed always;
+
+        /// Host name by which browsers may open the status page, besides IP addresses, localhost
+        /// and the machine's name. May be repeated.
+        metrics_hosts: Vec<String> = Vec::new(), ListOf { item: NameValue, accepts_none: true }, "NAME",
+            flag "metrics-host", alias "metrics-hosts", scope master, fixed always;
+    }
     "Logging" {
         /// Log file; - means standard error. The file is owned by the workers' user, which needs
         /// access to its directory to reopen it.

@@ -107,6 +107,9 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("env", "A=1", "A=1"),
     ("proc_name", "web", "web"),
     ("worker_tmp_dir", "/", "/"),
+    ("control_socket", "a.sock", "a.sock"),
+    ("metrics_bind", ":9100", "0.0.0.0:9100"),
+    ("metrics_hosts", "box", "box"),
     ("log_file", "a.log", "a.log"),
     ("log_level", "warn", "warning"),
     ("log_format", "json", "json"),
@@ -457,6 +460,7 @@ fn conflicting_options_are_rejected() {
 #[test]
 fn make_paths_absolute_changes_every_path() {
     let text = "pidfile: a/p\nchdir: c\nworker_tmp_dir: w\nlog_file: l\nflight_recorder_file: f\n\
+                control_socket: s\nmetrics_bind: unix:m\n\
                 bind: [unix:b, 'unix:@b', ':80', unix:/b]";
     let mut settings = Settings::default();
     parse_file(text).top_level.apply(&mut settings);
@@ -470,6 +474,8 @@ fn make_paths_absolute_changes_every_path() {
     assert_eq!(format("worker_tmp_dir"), "/base/w");
     assert_eq!(format("log_file"), "/base/l");
     assert_eq!(format("flight_recorder_file"), "/base/f");
+    assert_eq!(format("control_socket"), "/base/s");
+    assert_eq!(format("metrics_bind"), "unix:/base/m");
     assert_eq!(format("bind"), "unix:/base/b unix:@b 0.0.0.0:80 unix:/b");
 }
 

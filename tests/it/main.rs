@@ -85,6 +85,7 @@ mod clients;
 mod clocks;
 mod closing;
 mod connection;
+mod control;
 mod cores;
 mod daemons;
 mod draining_queue;

@@ -63,6 +63,7 @@ impl Pool<'_> {
                 self.failure_reason = format!("last worker exited with {exit}: no error reported");
             }
         }
+        self.exits.on_exit((pid, exit), &report, (&reaped.note, reaped.units), now);
         exit_log::log_exit(self.log(), pid, exit, &report, &reaped, is_uncommitted);
         let ExitReport { slot, generation, uptime, reason, .. } = report;
         let (code, signal) = match exit {

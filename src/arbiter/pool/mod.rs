@@ -2,6 +2,7 @@
 //! its processes. Knows of no other pool.
 
 mod events;
+mod exit_history;
 mod exit_log;
 mod health;
 mod listeners;
@@ -9,6 +10,7 @@ pub(super) mod processes;
 mod reuseport;
 pub(super) mod row_allocator;
 mod spawn_error;
+mod status;
 mod status_change;
 pub(super) mod supervisor;
 mod wakeups;
@@ -29,6 +31,7 @@ use crate::os::clock;
 use crate::os::process::Pid;
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
+use exit_history::ExitHistory;
 use health::{HealthMonitor, Watched};
 use processes::{ProcessTable, SpawnRequest, WorkerEnvironment};
 use reuseport::ShardAssigner;
@@ -42,6 +45,7 @@ pub(super) struct Pool<'a> {
     processes: ProcessTable<'a>,
     health: HealthMonitor,
     shards: ShardAssigner,
+    exits: ExitHistory,
     /// A reload has removed it: it is dropped once its workers have exited.
     is_retired: bool,
     /// Why the last worker that failed to boot did.
@@ -91,6 +95,7 @@ impl<'a> Pool<'a> {
             processes: ProcessTable::new(Rc::clone(environment))?,
             health: HealthMonitor::default(),
             shards: ShardAssigner::default(),
+            exits: ExitHistory::default(),
             generation,
             is_retired: false,
             failure_reason: String::new(),
@@ -160,6 +165,7 @@ impl Pool<'_> {
         match self.processes.spawn(request, &self.generation) {
             Ok(pid) => {
                 self.supervisor.on_spawned(id, slot, now);
+                self.exits.on_started();
                 self.health.on_spawned(self.settings().max_memory > 0, now);
                 info!(self.log(), "worker started"; "pid" => pid.as_raw(), "slot" => slot,
                     "generation" => generation.number);

@@ -59,8 +59,8 @@ pub(super) struct WorkerProcess {
     pub(super) pid: Pid,
     pub(super) slot: usize,
     pub(super) generation: u32,
-    row: RowLease,
-    heartbeat: Heartbeat,
+    pub(super) row: RowLease,
+    pub(super) heartbeat: Heartbeat,
     /// The `timeout` that it was forked with.
     timeout: Duration,
     /// The status that the pool has been told.
@@ -158,6 +158,11 @@ impl<'a> ProcessTable<'a> {
     /// Returns when that descriptor is waited for again.
     pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
         self.wakeups.next_deadline()
+    }
+
+    /// Returns a worker that has not been reaped.
+    pub(super) fn worker(&self, id: WorkerId) -> Option<&WorkerProcess> {
+        self.workers.get(&id)
     }
 
     /// Returns the workers that accept clients.
@@ -317,7 +322,7 @@ impl<'a> ProcessTable<'a> {
         id: WorkerId,
         log: &Logger,
     ) -> Option<(MonotonicTime, Option<Busy>)> {
-        let worker = self.workers.get(&id)?;
+        let worker = self.worker(id)?;
         // Both are stamped by a coarse clock: the real time may be a little later.
         let latest = |stamp: MonotonicTime| stamp.saturating_add(clock::COARSE_LAG);
         match worker.heartbeat.last_beat() {
@@ -340,7 +345,7 @@ impl<'a> ProcessTable<'a> {
     /// Returns a worker's memory in bytes. A program that the worker runs is included. A value up
     /// to `threshold` may be inexact.
     pub(super) fn memory(&self, id: WorkerId, threshold: u64) -> Option<u64> {
-        let worker = self.workers.get(&id)?;
+        let worker = self.worker(id)?;
         let read_memory =
             if worker.has_program() { procfs::memory_of_tree } else { procfs::memory };
         read_memory(worker.pid, threshold)
@@ -348,7 +353,7 @@ impl<'a> ProcessTable<'a> {
 
     /// Returns the unit of work of a worker whose deadline is the earliest.
     pub(super) fn most_overdue_unit(&self, id: WorkerId) -> Option<WorkUnit> {
-        let worker = self.workers.get(&id)?;
+        let worker = self.worker(id)?;
         worker.row.row().most_overdue_unit(clock::now(), worker.timeout)
     }
 
@@ -368,8 +373,7 @@ impl<'a> ProcessTable<'a> {
 
     /// Returns a worker's process and slot.
     pub(super) fn pid_and_slot(&self, id: WorkerId) -> (Pid, usize) {
-        let worker = self.workers.get(&id);
-        worker.map_or((Pid::from_raw(0), 0), |worker| (worker.pid, worker.slot))
+        self.worker(id).map_or((Pid::from_raw(0), 0), |worker| (worker.pid, worker.slot))
     }
 
     /// Returns a worker's generation.

@@ -60,6 +60,14 @@ impl UpgradePeer {
         }
     }
 
+    /// Returns the other master, if there is one.
+    pub(super) fn pid(&self) -> Option<Pid> {
+        match self {
+            UpgradePeer::None => None,
+            UpgradePeer::OldMaster { pid, .. } | UpgradePeer::NewMaster { pid, .. } => Some(*pid),
+        }
+    }
+
     /// Returns the number of the channel's descriptor.
     pub(crate) fn channel_fd(&self) -> Option<RawFd> {
         self.channel().map(AsRawFd::as_raw_fd)

@@ -283,6 +283,27 @@ impl Supervisor {
         }
     }
 
+    /// Returns the number, the slot, the state and the start of every worker, by slot.
+    pub(crate) fn worker_states(
+        &self,
+    ) -> impl Iterator<Item = (WorkerId, usize, &'static str, MonotonicTime)> {
+        let slots = self.slots.iter().enumerate();
+        slots.flat_map(|(index, slot)| {
+            slot.workers.iter().map(move |it| (it.id, index, it.state.as_str(), it.started))
+        })
+    }
+
+    /// Returns the empty slots that wait before their next worker is started, and until when.
+    pub(crate) fn waiting_slots(
+        &self,
+        now: MonotonicTime,
+    ) -> impl Iterator<Item = (usize, MonotonicTime)> {
+        let slots = self.slots.iter().take(self.desired.target).enumerate();
+        slots
+            .filter(move |(_, slot)| slot.is_vacant() && now < slot.not_before)
+            .map(|(index, slot)| (index, slot.not_before))
+    }
+
     fn workers(&self) -> impl Iterator<Item = &Worker> {
         self.slots.iter().flat_map(|slot| &slot.workers)
     }

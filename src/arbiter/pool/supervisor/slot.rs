@@ -77,6 +77,20 @@ pub(super) enum State {
     },
 }
 
+impl State {
+    /// Returns the state as the control interface shows it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Booting => "booting",
+            Self::Ready => "ready",
+            Self::Stopping { .. } => "draining",
+            Self::DrainingHung { .. } => "hung",
+            Self::Aborting { .. } => "aborting",
+            Self::Killed { .. } => "killed",
+        }
+    }
+}
+
 impl Slot {
     /// Clears the failure counter and the restart delay.
     pub(super) fn reset_backoff(&mut self) {

@@ -95,6 +95,18 @@ pub(crate) enum ExitReason {
 }
 
 impl ExitReason {
+    /// Every reason.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Requested,
+        Self::ScaledDown,
+        Self::Recycled,
+        Self::Reload,
+        Self::Hung,
+        Self::Crashed,
+        Self::OomKilled,
+        Self::BootFailed,
+    ];
+
     /// Returns the reason as logs and metrics write it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

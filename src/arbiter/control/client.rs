@@ -1,0 +1,123 @@
+//! One client of the control interface: its socket and its session.
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::SystemTime;
+
+use super::api::Endpoint;
+use crate::app::WorkReporter;
+use crate::listen::Stream;
+use crate::os::poll::Interest;
+use crate::session::{Session, Wants};
+use crate::time::MonotonicTime;
+
+/// How many bytes are received in one piece.
+const INPUT_BYTES: usize = 8 << 10;
+/// How many steps a client may take in one turn of the master's loop.
+const STEPS_MAX: usize = 4;
+
+/// The buffers that all clients share.
+pub(super) struct Buffers {
+    input: Box<[u8]>,
+    spare: Vec<u8>,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self { input: vec![0; INPUT_BYTES].into_boxed_slice(), spare: Vec::new() }
+    }
+}
+
+pub(super) struct ControlClient<'a> {
+    endpoint: Endpoint,
+    stream: Stream,
+    session: Session<'a>,
+    active_at: MonotonicTime,
+}
+
+impl<'a> ControlClient<'a> {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        stream: Stream,
+        session: Session<'a>,
+        now: MonotonicTime,
+    ) -> Self {
+        Self { endpoint, stream, session, active_at: now }
+    }
+
+    pub(super) fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    /// Returns when bytes last moved.
+    pub(super) fn active_at(&self) -> MonotonicTime {
+        self.active_at
+    }
+
+    /// Returns when [`on_timeout`](Self::on_timeout) is due.
+    pub(super) fn deadline(&self) -> Option<MonotonicTime> {
+        self.session.deadline()
+    }
+
+    /// Returns what it waits for.
+    pub(super) fn interest(&self) -> Interest {
+        match self.session.wants() {
+            Wants::Write => Interest::Writable,
+            Wants::Read | Wants::Linger | Wants::Closed => Interest::Readable,
+        }
+    }
+
+    /// Receives, answers and sends, for a few steps and without waiting. Returns whether it is still
+    /// connected.
+    pub(super) fn drive(&mut self, buffers: &mut Buffers, now: MonotonicTime) -> bool {
+        let Buffers { input, spare } = buffers;
+        for _ in 0..STEPS_MAX {
+            let moved = match self.session.wants() {
+                Wants::Closed => return false,
+                Wants::Write => self.stream.send(self.session.unsent()).map(|length| {
+                    self.session.on_sent(length, spare, &mut DateReporter, now);
+                }),
+                wants @ (Wants::Read | Wants::Linger) => {
+                    if wants == Wants::Linger {
+                        self.stream.shutdown_write();
+                    }
+                    self.stream.receive(input).map(|length| {
+                        let received = &input[..length];
+                        self.session.on_received(received, spare, &mut DateReporter, now);
+                    })
+                }
+            };
+            match moved {
+                Ok(()) => self.active_at = now,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => return false,
+            }
+        }
+        self.session.wants() != Wants::Closed
+    }
+
+    /// Tells the session that its deadline has passed.
+    pub(super) fn on_timeout(&mut self, buffers: &mut Buffers, now: MonotonicTime) {
+        self.session.on_timeout(&mut buffers.spare, &mut DateReporter, now);
+    }
+}
+
+impl AsFd for ControlClient<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// Knows the date; requests of the control interface are no units of work.
+struct DateReporter;
+
+impl WorkReporter for DateReporter {
+    fn begin_work(&mut self, _label: &[u8]) {}
+
+    fn end_work(&mut self) {}
+
+    fn http_date(&mut self) -> [u8; 29] {
+        let date = httpdate::fmt_http_date(SystemTime::now());
+        date.as_bytes().try_into().unwrap_or(*b"Thu, 01 Jan 1970 00:00:00 GMT")
+    }
+}

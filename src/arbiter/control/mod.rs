@@ -1,0 +1,298 @@
+//! The control interface: HTTP over `control_socket` and `metrics_bind`, served by the master's loop.
+//!
+//! It shows what the master does, and never waits for a client: each turn of the loop serves a bounded
+//! number of them from one snapshot.
+
+mod api;
+mod client;
+mod metrics;
+mod page;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use slog::{Logger, info, warn};
+
+use super::snapshot::Snapshot;
+use crate::address::Address;
+use crate::app::{ClientInfo, Limits, Service};
+use crate::http::Http;
+use crate::listen::{self, Access, ListenError, Listener};
+use crate::log::error_chain;
+use crate::os::epoll::EventQueue;
+use crate::os::poll::Interest;
+use crate::os::{clock, host, socket};
+use crate::session::Session;
+use crate::settings::Settings;
+use crate::time::MonotonicTime;
+use api::{Api, Endpoint, SharedView, View};
+use client::{Buffers, ControlClient};
+
+/// How many clients may be connected to one endpoint. The longest idle one makes room for a new one.
+const CLIENTS_MAX: usize = 16;
+/// How many events one turn of the master's loop handles.
+const EVENTS_MAX: usize = 16;
+/// The tokens of listeners are their indices, below this one.
+const FIRST_CLIENT_TOKEN: u64 = 1 << 16;
+/// How many connections may wait in the kernel.
+const BACKLOG: u32 = 64;
+/// After serving clients for a time, the server pauses for this many times as long: a flood of requests
+/// takes at most a tenth of the master's time.
+const PAUSE_FACTOR: u32 = 9;
+/// The longest pause: the machine may have stood still meanwhile.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// How long a client may take to accept output.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an address is tried that another master still has.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The services of both endpoints. It outlives the [`ControlServer`], whose connections borrow it.
+pub(crate) struct ControlService {
+    addresses: Vec<(Endpoint, Address)>,
+    control: Http<Api>,
+    metrics: Http<Api>,
+    view: SharedView,
+}
+
+impl ControlService {
+    /// Creates the services that the settings ask for.
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let control = settings.control_socket.clone().map(Address::Unix);
+        let addresses = control.map(|address| (Endpoint::Control, address)).into_iter();
+        let metrics = settings.metrics_bind.clone();
+        let addresses = addresses.chain(metrics.map(|address| (Endpoint::Metrics, address)));
+        let view = SharedView::new(Mutex::default());
+        let limits = Limits { max_head_bytes: 8 << 10, max_body_bytes: 0, ..Limits::default() };
+        let mut hosts = settings.metrics_hosts.clone();
+        hosts.extend(host::name());
+        let service = |endpoint| {
+            let (view, hosts) = (Arc::clone(&view), hosts.clone());
+            Http::new(Api { endpoint, view, hosts }, limits)
+        };
+        Self {
+            addresses: addresses.collect(),
+            control: service(Endpoint::Control),
+            metrics: service(Endpoint::Metrics),
+            view,
+        }
+    }
+
+    fn http(&self, endpoint: Endpoint) -> &Http<Api> {
+        match endpoint {
+            Endpoint::Control => &self.control,
+            Endpoint::Metrics => &self.metrics,
+        }
+    }
+}
+
+/// The sockets and the clients of the control interface.
+pub(crate) struct ControlServer<'a> {
+    service: &'a ControlService,
+    events: EventQueue,
+    listeners: Vec<(Endpoint, Listener)>,
+    /// By the token of their events.
+    clients: HashMap<u64, ControlClient<'a>>,
+    next_token: u64,
+    /// The addresses that are not bound yet: another master has them.
+    unbound: Vec<(Endpoint, Address)>,
+    retry_at: MonotonicTime,
+    buffers: Buffers,
+    /// Whether it was logged that `unbound` cannot be bound.
+    has_warned: bool,
+    /// Until when it pauses.
+    paused_until: MonotonicTime,
+}
+
+impl<'a> ControlServer<'a> {
+    /// Binds the addresses; returns `None` if there are none. If there is another master, it has them
+    /// until it exits: then [`serve`](Self::serve) binds them later.
+    ///
+    /// # Errors
+    /// An address cannot be bound or watched; what was bound is closed again.
+    pub(crate) fn open(
+        service: &'a ControlService,
+        is_sole_master: bool,
+    ) -> Result<Option<Self>, ListenError> {
+        let Some((_, first)) = service.addresses.first() else { return Ok(None) };
+        let events = EventQueue::new()
+            .map_err(|source| ListenError::Bind { address: first.clone(), source })?;
+        let mut server = Self {
+            service,
+            events,
+            listeners: Vec::new(),
+            clients: HashMap::new(),
+            next_token: FIRST_CLIENT_TOKEN,
+            unbound: service.addresses.clone(),
+            retry_at: MonotonicTime::default(),
+            buffers: Buffers::default(),
+            has_warned: false,
+            paused_until: MonotonicTime::default(),
+        };
+        if is_sole_master {
+            server.bind_all().inspect_err(|_| server.remove_paths())?;
+        }
+        Ok(Some(server))
+    }
+
+    /// Binds the addresses that are not bound yet, up to the first that cannot be.
+    fn bind_all(&mut self) -> Result<(), ListenError> {
+        while let Some((endpoint, address)) = self.unbound.first().cloned() {
+            let access = match endpoint {
+                Endpoint::Control => Access { mode: 0o600, ..Access::default() },
+                Endpoint::Metrics => Access::default(),
+            };
+            for listener in listen::bind(&address, BACKLOG, access)? {
+                let token = self.listeners.len() as u64;
+                let watched = self.events.add(listener.as_fd(), token, Interest::Readable);
+                self.listeners.push((endpoint, listener));
+                watched.map_err(|source| ListenError::Bind { address: address.clone(), source })?;
+            }
+            self.unbound.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Logs the addresses at which it listens.
+    pub(crate) fn log_addresses(&self, log: &Logger) {
+        for (_, listener) in &self.listeners {
+            info!(log, "control interface listening"; "address" => listener.name());
+        }
+    }
+
+    /// Removes the paths of its unix sockets, unless they lead elsewhere by now.
+    pub(crate) fn remove_paths(&self) {
+        self.listeners.iter().for_each(|(_, listener)| listener.remove_path());
+    }
+
+    /// Returns the descriptor that is readable when [`serve`](Self::serve) has something to do; `None`
+    /// while it pauses.
+    pub(super) fn fd(&self, now: MonotonicTime) -> Option<BorrowedFd<'_>> {
+        (self.paused_until <= now).then(|| self.events.as_fd())
+    }
+
+    /// Returns when [`serve`](Self::serve) is due, if no client is ready before.
+    pub(super) fn next_deadline(&self, now: MonotonicTime) -> Option<MonotonicTime> {
+        if now < self.paused_until {
+            return Some(self.paused_until);
+        }
+        let retry = (!self.unbound.is_empty()).then_some(self.retry_at);
+        self.clients.values().filter_map(ControlClient::deadline).chain(retry).min()
+    }
+
+    /// Serves the clients that are ready, without waiting. Calls `collect` at most once, and only if
+    /// there is one. If this is the only master, binds what another one had before.
+    pub(super) fn serve(
+        &mut self,
+        now: MonotonicTime,
+        is_sole_master: bool,
+        log: &Logger,
+        collect: impl FnOnce() -> Snapshot,
+    ) {
+        if now < self.paused_until {
+            return;
+        }
+        if !self.unbound.is_empty() && self.retry_at <= now {
+            self.retry_at = now.saturating_add(RETRY_INTERVAL);
+            if is_sole_master {
+                self.take_over(log);
+            }
+        }
+        self.close_overdue(now);
+        let ready = self.events.take(EVENTS_MAX);
+        if ready.is_empty() {
+            return;
+        }
+        let begin = clock::now();
+        let view = Arc::new(View::new(collect()));
+        *self.service.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
+        for token in ready {
+            match usize::try_from(token).ok().filter(|index| *index < self.listeners.len()) {
+                Some(index) => self.accept(index, now),
+                None => self.drive(token, now),
+            }
+        }
+        let end = clock::now();
+        let pause = end.duration_since(begin).saturating_mul(PAUSE_FACTOR).min(PAUSE_MAX);
+        self.paused_until = end.saturating_add(pause);
+    }
+
+    /// Binds the addresses that the old master had, now that it has exited.
+    fn take_over(&mut self, log: &Logger) {
+        match self.bind_all() {
+            Ok(()) => self.log_addresses(log),
+            Err(error) if !self.has_warned => {
+                self.has_warned = true;
+                warn!(log, "control interface not available yet"; "error" => error_chain(&error));
+            }
+            Err(_) => (),
+        }
+    }
+
+    /// Accepts the clients that wait at a listener.
+    fn accept(&mut self, index: usize, now: MonotonicTime) {
+        for _ in 0..CLIENTS_MAX {
+            let (endpoint, listener) = &self.listeners[index];
+            let endpoint = *endpoint;
+            // A shortage is left to the next turn: the kernel reports the listener again.
+            let Ok(Some((stream, address))) = listener.accept() else { return };
+            if endpoint == Endpoint::Control && !socket::peer_is_trusted(stream.as_fd()) {
+                continue;
+            }
+            self.make_room(endpoint);
+            let service: &'a Http<Api> = self.service.http(endpoint);
+            let info = ClientInfo { address, allow_keepalive: true };
+            let session = Session::new(service.accept(&info), WRITE_TIMEOUT, now);
+            let token = self.next_token;
+            self.next_token += 1;
+            if self.events.add(stream.as_fd(), token, Interest::Readable).is_ok() {
+                self.clients.insert(token, ControlClient::new(endpoint, stream, session, now));
+                self.drive(token, now);
+            }
+        }
+    }
+
+    /// Closes the client of an endpoint that has been silent for the longest, if there are too many.
+    fn make_room(&mut self, endpoint: Endpoint) {
+        let others = self.clients.iter().filter(|(_, client)| client.endpoint() == endpoint);
+        if others.clone().count() >= CLIENTS_MAX
+            && let Some((&token, _)) = others.min_by_key(|(_, client)| client.active_at())
+        {
+            self.close(token);
+        }
+    }
+
+    fn drive(&mut self, token: u64, now: MonotonicTime) {
+        let Some(client) = self.clients.get_mut(&token) else { return };
+        let before = client.interest();
+        let is_open = client.drive(&mut self.buffers, now);
+        let interest = client.interest();
+        let is_watched =
+            before == interest || self.events.change(client.as_fd(), token, interest).is_ok();
+        if !is_open || !is_watched {
+            self.close(token);
+        }
+    }
+
+    fn close(&mut self, token: u64) {
+        if let Some(client) = self.clients.remove(&token) {
+            // A child that was just forked may still have the socket: closing it does not suffice.
+            self.events.remove(client.as_fd());
+        }
+    }
+
+    /// Tells the clients whose time has passed, which closes most of them.
+    fn close_overdue(&mut self, now: MonotonicTime) {
+        let is_due = |client: &ControlClient<'_>| client.deadline().is_some_and(|at| at <= now);
+        let due = self.clients.iter().filter(|(_, client)| is_due(client));
+        for token in due.map(|(token, _)| *token).collect::<Vec<_>>() {
+            if let Some(client) = self.clients.get_mut(&token) {
+                client.on_timeout(&mut self.buffers, now);
+            }
+            self.drive(token, now);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Requests and their answers, over an invented snapshot.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::api::{Api, Endpoint, SharedView, View};
+use crate::app::{ClientInfo, Limits, Service, WorkReporter};
+use crate::arbiter::snapshot::{
+    ListenerSnapshot, MasterPhase, PoolSnapshot, Snapshot, UnitSnapshot, WorkerSnapshot,
+};
+use crate::http::Http;
+use crate::session::{Session, Wants};
+use crate::time::MonotonicTime;
+
+struct Reporter;
+
+impl WorkReporter for Reporter {
+    fn begin_work(&mut self, _label: &[u8]) {}
+
+    fn end_work(&mut self) {}
+
+    fn http_date(&mut self) -> [u8; 29] {
+        *b"Thu, 01 Jan 1970 00:00:00 GMT"
+    }
+}
+
+fn snapshot(label: &str) -> Snapshot {
+    let unit = UnitSnapshot { thread: 0, label: label.into(), age: Duration::from_millis(1500) };
+    let worker = WorkerSnapshot {
+        pid: 42,
+        state: "ready",
+        heartbeat_age: Some(Duration::from_millis(20)),
+        in_flight: vec![unit],
+        ..WorkerSnapshot::default()
+    };
+    let listener = ListenerSnapshot { address: "a\"\\\n".into(), queue_length: Some(3) };
+    let pool = PoolSnapshot {
+        name: "web".into(),
+        target: 1,
+        ready: 1,
+        workers: vec![worker],
+        waiting_slots: vec![(7, Duration::from_secs(2))],
+        listeners: vec![listener],
+        ..PoolSnapshot::default()
+    };
+    Snapshot { phase: MasterPhase::Running, pools: vec![pool], ..Snapshot::default() }
+}
+
+/// Returns the response to a request for `path` with these lines of the head.
+fn ask(endpoint: Endpoint, snapshot: Snapshot, request: &str) -> String {
+    let view = SharedView::new(Mutex::new(Arc::new(View::new(snapshot))));
+    let http = Http::new(Api { endpoint, view, hosts: vec!["box".into()] }, Limits::default());
+    let (now, info) =
+        (MonotonicTime::default(), ClientInfo { address: None, allow_keepalive: true });
+    let mut session = Session::new(http.accept(&info), Duration::ZERO, now);
+    let (mut spare, mut text) = (Vec::new(), Vec::new());
+    session.on_received(request.as_bytes(), &mut spare, &mut Reporter, now);
+    while session.wants() == Wants::Write {
+        text.extend_from_slice(session.unsent());
+        session.on_sent(session.unsent().len(), &mut spare, &mut Reporter, now);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+fn status_of(endpoint: Endpoint, path: &str, fields: &str) -> u16 {
+    let request = format!("GET {path} HTTP/1.1\r\n{fields}\r\n");
+    ask(endpoint, snapshot(""), &request)[9..12].parse().unwrap()
+}
+
+#[test]
+fn host_is_checked_where_a_browser_could_be_led() {
+    let metrics =
+        |path, host: &str| status_of(Endpoint::Metrics, path, &format!("Host: {host}\r\n"));
+    for host in ["127.0.0.1", "10.0.0.7:9100", "[::1]:9100", "localhost", "LocalHost:1", "box:9"] {
+        assert_eq!(metrics("/v1/status", host), 200, "{host}");
+    }
+    for host in ["evil.example", "box.evil.example", "127.0.0.1.evil.example", "localhost.evil:80"]
+    {
+        assert_eq!(metrics("/v1/status", host), 403, "{host}");
+        assert_eq!(metrics("/", host), 403, "{host}");
+        assert_eq!(metrics("/metrics", host), 200, "{host}");
+        assert_eq!(metrics("/readyz", host), 200, "{host}");
+    }
+    assert_eq!(status_of(Endpoint::Control, "/v1/status", "Host: any.example\r\n"), 200);
+}
+
+#[test]
+fn foreign_origin_is_refused_everywhere() {
+    for endpoint in [Endpoint::Control, Endpoint::Metrics] {
+        for path in ["/", "/metrics", "/healthz", "/readyz", "/v1/status"] {
+            let ask = |origin: &str| {
+                status_of(endpoint, path, &format!("Host: localhost:1\r\nOrigin: {origin}\r\n"))
+            };
+            assert_eq!(ask("http://localhost:1"), 200, "{path}");
+            for origin in ["http://localhost:2", "https://localhost:1", "null", "http://evil"] {
+                assert_eq!(ask(origin), 403, "{origin} {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn unready_reason_names_the_first_pool_that_cannot_serve() {
+    let mut shown = snapshot("");
+    assert_eq!(shown.unready_reason(), None);
+    shown.pools[0].ready = 0;
+    assert_eq!(shown.unready_reason().as_deref(), Some("pool \"web\" has no ready worker"));
+    shown.pools[0].is_suspended = true;
+    assert_eq!(shown.unready_reason().as_deref(), Some("pool \"web\" is suspended"));
+    for (phase, reason) in
+        [(MasterPhase::Starting, "starting"), (MasterPhase::Stopping, "stopping")]
+    {
+        shown.phase = phase;
+        assert_eq!(shown.unready_reason().as_deref(), Some(reason));
+        let response =
+            ask(Endpoint::Metrics, shown.clone(), "GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+        assert!(response.ends_with(&format!("\r\n\r\n{reason}\n")), "{response}");
+    }
+}
+
+#[test]
+fn texts_of_workers_are_escaped_in_every_format() {
+    let label = "<script>&\"'\\\n";
+    let get = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let response = ask(Endpoint::Metrics, snapshot(label), &request);
+        response.split_once("\r\n\r\n").unwrap().1.to_owned()
+    };
+    assert!(get("/").contains("&lt;script&gt;&amp;&quot;&#39;\\\n for 1s"), "{}", get("/"));
+    let status: serde_json::Value = serde_json::from_str(&get("/v1/status")).unwrap();
+    assert_eq!(status["pools"][0]["workers"][0]["in_flight"][0]["label"], label);
+    assert_eq!(status["pools"][0]["waiting_slots"][0]["restart_in_ms"], 2000);
+    let expected = "ostler_accept_queue_length{pool=\"web\",address=\"a\\\"\\\\\\n\"} 3\n";
+    assert!(get("/metrics").contains(expected), "{}", get("/metrics"));
+    assert!(get("/metrics").contains("\nostler_in_flight_age_max_seconds{pool=\"web\"} 1.5\n"));
+}
+
+#[test]
+fn head_and_other_methods_are_answered_without_body_and_refused() {
+    let head = ask(Endpoint::Control, snapshot(""), "HEAD /v1/status HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+    let post = ask(Endpoint::Control, snapshot(""), "POST / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(
+        post.starts_with("HTTP/1.1 405 ") && post.contains("\r\nAllow: GET, HEAD\r\n"),
+        "{post}"
+    );
+    assert_eq!(status_of(Endpoint::Control, "/nothing", "Host: a\r\n"), 404);
+}
+
+#[test]
+fn guide_has_the_table_of_metrics() {
+    let page = include_str!("../../../docs/src/monitoring.md");
+    let rows = super::metrics::METRICS
+        .iter()
+        .map(|metric| format!("| `{}` | {} | {} |\n", metric.name, metric.kind, metric.help));
+    assert!(page.contains(&rows.collect::<String>()), "docs/src/monitoring.md lacks a row");
+}

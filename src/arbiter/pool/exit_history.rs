@@ -1,0 +1,84 @@
+//! How the workers of a pool have ended, and what they had done.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use super::supervisor::{ExitReason, ExitReport};
+use crate::arbiter::snapshot::{ExitSnapshot, PoolTotals};
+use crate::os::process::{Exit, Pid};
+use crate::time::MonotonicTime;
+
+/// The largest count of units that is believed of one worker: exact in JSON, and beyond any use.
+pub(super) const UNITS_MAX: u64 = 1 << 53;
+
+/// The exits of a pool's workers: how many for each reason, and the last of each slot.
+#[derive(Debug, Default)]
+pub(super) struct ExitHistory {
+    counts: [u64; ExitReason::ALL.len()],
+    started: u64,
+    /// The units of work of all workers that have exited.
+    units: u64,
+    /// The largest total that was shown: a worker that writes nonsense cannot make it go back.
+    units_shown: Cell<u64>,
+    last: BTreeMap<usize, LastExit>,
+}
+
+#[derive(Debug)]
+struct LastExit {
+    pid: Pid,
+    report: ExitReport,
+    exit: String,
+    note: String,
+    at: MonotonicTime,
+}
+
+impl ExitHistory {
+    pub(super) fn on_started(&mut self) {
+        self.started += 1;
+    }
+
+    pub(super) fn on_exit(
+        &mut self,
+        (pid, exit): (Pid, Exit),
+        report: &ExitReport,
+        (note, units): (&str, u64),
+        at: MonotonicTime,
+    ) {
+        self.counts[report.reason as usize] += 1;
+        self.units = self.units.saturating_add(units.min(UNITS_MAX));
+        let last =
+            LastExit { pid, report: *report, exit: exit.to_string(), note: note.to_owned(), at };
+        self.last.insert(report.slot, last);
+    }
+
+    /// Returns what has been counted, if the workers that are present have done `present` units.
+    pub(super) fn totals(&self, present: u64) -> PoolTotals {
+        let total = self.units.saturating_add(present).max(self.units_shown.get());
+        self.units_shown.set(total);
+        let counts = ExitReason::ALL.iter().zip(self.counts);
+        PoolTotals {
+            units: total,
+            workers_started: self.started,
+            exits: counts.map(|(reason, count)| (reason.as_str(), count)).collect(),
+        }
+    }
+
+    /// Returns the last exit of each slot.
+    pub(super) fn last_exits(&self, now: MonotonicTime) -> Vec<ExitSnapshot> {
+        self.last.iter().map(|(slot, exit)| exit.snapshot(*slot, now)).collect()
+    }
+}
+
+impl LastExit {
+    fn snapshot(&self, slot: usize, now: MonotonicTime) -> ExitSnapshot {
+        ExitSnapshot {
+            pid: self.pid.as_raw(),
+            slot,
+            reason: self.report.reason.as_str(),
+            exit: self.exit.clone(),
+            note: self.note.clone(),
+            uptime: self.report.uptime,
+            age: now.duration_since(self.at),
+        }
+    }
+}

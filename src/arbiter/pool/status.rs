@@ -1,0 +1,76 @@
+//! What the control interface shows of a pool: its workers, its queues, and what has been counted.
+
+use std::os::fd::AsFd;
+
+use super::Pool;
+use super::exit_history::UNITS_MAX;
+use crate::arbiter::snapshot::{ListenerSnapshot, PoolSnapshot, UnitSnapshot, WorkerSnapshot};
+use crate::listen;
+use crate::os::listening;
+use crate::time::MonotonicTime;
+
+impl Pool<'_> {
+    /// Returns what is shown of it now.
+    pub(in crate::arbiter) fn snapshot(&self, now: MonotonicTime) -> PoolSnapshot {
+        let spec = &self.generation.spec;
+        let workers: Vec<_> = self.worker_snapshots(now).collect();
+        let present = workers.iter().map(|worker| worker.units);
+        let waiting = self.supervisor.waiting_slots(now);
+        PoolSnapshot {
+            name: spec.name.clone(),
+            class: spec.class.name().to_owned(),
+            app: spec.app.name().to_owned(),
+            generation: self.supervisor.generation(),
+            target: self.supervisor.target(),
+            ready: self.supervisor.ready_count(),
+            is_reloading: self.supervisor.is_reloading(),
+            is_suspended: self.supervisor.is_suspended(),
+            is_stopping: self.supervisor.stopping().is_some() || self.is_retired,
+            totals: self.exits.totals(present.fold(0, u64::saturating_add)),
+            workers,
+            waiting_slots: waiting.map(|(slot, until)| (slot, until.duration_since(now))).collect(),
+            listeners: self.listener_snapshots(),
+            last_exits: self.exits.last_exits(now),
+        }
+    }
+
+    fn worker_snapshots(&self, now: MonotonicTime) -> impl Iterator<Item = WorkerSnapshot> {
+        self.supervisor.worker_states().filter_map(move |(id, slot, state, started)| {
+            let worker = self.processes.worker(id)?;
+            let row = worker.row.row();
+            let in_flight = row.units_in_progress(now).map(|unit| UnitSnapshot {
+                thread: unit.thread_index,
+                label: unit.label,
+                age: now.duration_since(unit.started_at),
+            });
+            Some(WorkerSnapshot {
+                pid: worker.pid.as_raw(),
+                slot,
+                generation: worker.generation,
+                state,
+                uptime: now.duration_since(started),
+                units: row.units().min(UNITS_MAX),
+                clients: row.clients().min(UNITS_MAX),
+                heartbeat_age: worker
+                    .heartbeat
+                    .last_beat()
+                    .ok()
+                    .map(|beat| now.duration_since(beat)),
+                in_flight: in_flight.collect(),
+            })
+        })
+    }
+
+    fn listener_snapshots(&self) -> Vec<ListenerSnapshot> {
+        let listeners = self.generation.listeners.iter().map(AsRef::as_ref);
+        let length = |name: &str| {
+            let queues = self.generation.listeners.iter().filter(|it| it.name() == name);
+            queues.map(|it| listening::accept_queue_length(it.as_fd()).ok()).sum::<Option<u32>>()
+        };
+        let shown = listen::one_per_address(listeners).into_iter().map(|listener| {
+            let address = listener.name().to_owned();
+            ListenerSnapshot { queue_length: length(&address), address }
+        });
+        shown.collect()
+    }
+}
