@@ -1,7 +1,7 @@
 //! A worker class without clients: jobs that take longer than `timeout`, and extend their deadline.
 //!
 //! ```text
-//! cargo run --example long_jobs -- --worker-class jobs --timeout 1
+//! cargo run --example long_jobs -- --timeout 1
 //! ```
 //!
 //! A job extends its deadline as it makes progress. A job that makes none is found hung after
@@ -13,7 +13,6 @@ use std::thread;
 use std::time::Duration;
 
 use ostler::Runtime;
-use ostler::apps::Demo;
 use ostler::worker::{StopRequest, WorkerClass, WorkerContext, WorkerError};
 use slog::info;
 
@@ -28,6 +27,10 @@ struct Jobs;
 impl WorkerClass for Jobs {
     fn name(&self) -> &'static str {
         "jobs"
+    }
+
+    fn needs_app(&self) -> bool {
+        false
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
@@ -49,5 +52,5 @@ impl WorkerClass for Jobs {
 }
 
 fn main() -> ExitCode {
-    Runtime::new().app(Demo).class(Jobs).main()
+    Runtime::new().class(Jobs).default_class("jobs").main()
 }

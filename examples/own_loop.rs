@@ -2,7 +2,7 @@
 //! that can watch other descriptors too.
 //!
 //! ```text
-//! cargo run --example own_loop -- --worker-class patient --workers 2
+//! cargo run --example own_loop -- --workers 2
 //! curl http://127.0.0.1:8000/info
 //! ```
 
@@ -81,5 +81,5 @@ fn watch(
 }
 
 fn main() -> ExitCode {
-    Runtime::new().app(Demo).class(OwnLoop).main()
+    Runtime::new().app(Demo).class(OwnLoop).default_class("patient").main()
 }

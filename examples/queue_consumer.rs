@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! mkdir /tmp/queue
-//! QUEUE=/tmp/queue cargo run --example queue_consumer -- --worker-class queue --workers 2
+//! QUEUE=/tmp/queue cargo run --example queue_consumer -- --workers 2
 //! echo 'sleep 500' > /tmp/queue/one && mv /tmp/queue/one /tmp/queue/one.job
 //! ```
 //!
@@ -26,7 +26,6 @@ use mio::{Events, Interest, Poll, Token};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use ostler::Runtime;
 use ostler::app::ConfigError;
-use ostler::apps::Demo;
 use ostler::settings::Settings;
 use ostler::worker::{StopRequest, WorkerClass, WorkerContext, WorkerError};
 use slog::info;
@@ -46,6 +45,10 @@ impl WorkerClass for Queue {
     }
 
     fn listens(&self) -> bool {
+        false
+    }
+
+    fn needs_app(&self) -> bool {
         false
     }
 
@@ -114,5 +117,5 @@ fn work_on(item: &str) {
 }
 
 fn main() -> ExitCode {
-    Runtime::new().app(Demo).class(Queue).main()
+    Runtime::new().class(Queue).default_class("queue").main()
 }

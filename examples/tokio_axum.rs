@@ -1,7 +1,7 @@
 //! A worker class on tokio: each worker has a single-threaded runtime, which serves an axum router.
 //!
 //! ```text
-//! cargo run --example tokio_axum -- --worker-class tokio --workers 2
+//! cargo run --example tokio_axum -- --workers 2
 //! curl 'http://127.0.0.1:8000/sleep?ms=500'
 //! ```
 
@@ -28,7 +28,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use ostler::Runtime;
 use ostler::app::WorkReporter;
-use ostler::apps::Demo;
 use ostler::listen::Stream;
 use ostler::worker::{
     Accept, Acceptor, Lifecycle, StopRequest, WorkerClass, WorkerContext, WorkerError,
@@ -64,6 +63,10 @@ struct Tokio(fn() -> Router);
 impl WorkerClass for Tokio {
     fn name(&self) -> &'static str {
         "tokio"
+    }
+
+    fn needs_app(&self) -> bool {
+        false
     }
 
     fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
@@ -209,6 +212,5 @@ async fn readable_listener(
 }
 
 fn main() -> ExitCode {
-    // A runtime needs an app, which this class does not use.
-    Runtime::new().app(Demo).class(Tokio(router)).main()
+    Runtime::new().class(Tokio(router)).default_class("tokio").main()
 }

@@ -2,7 +2,7 @@
 //! received in a turn of its loop.
 //!
 //! ```text
-//! cargo run --example uring -- --worker-class uring --workers 2
+//! cargo run --example uring -- --workers 2
 //! curl http://127.0.0.1:8000/info
 //! ```
 //!
@@ -249,5 +249,5 @@ impl Worker<'_> {
 }
 
 fn main() -> ExitCode {
-    Runtime::new().app(Demo).app(Echo).class(Uring).main()
+    Runtime::new().app(Demo).app(Echo).class(Uring).default_class("uring").main()
 }

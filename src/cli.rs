@@ -20,18 +20,33 @@ use crate::settings::{
 pub struct ProgramInfo {
     /// The version.
     pub version: String,
-    /// The app that runs if none is named.
+    /// The app that runs if none is named; empty if there is none.
     pub default_app: String,
+    /// The worker class if none is named.
+    pub default_class: String,
     /// Text for the end of `--help`; may be empty.
     pub after_help: &'static str,
 }
 
 impl Default for ProgramInfo {
     fn default() -> Self {
+        let Settings { app, worker_class, .. } = Settings::default();
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
-            default_app: Settings::default().app,
+            default_app: app,
+            default_class: worker_class,
             after_help: "",
+        }
+    }
+}
+
+impl ProgramInfo {
+    /// Returns the settings that no source sets.
+    fn default_settings(&self) -> Settings {
+        Settings {
+            app: self.default_app.clone(),
+            worker_class: self.default_class.clone(),
+            ..Settings::default()
         }
     }
 }
@@ -91,7 +106,7 @@ impl Invocation {
         &self,
         lookups: &Lookups,
     ) -> Result<(Configuration, Vec<String>), SettingsError> {
-        let base = Settings { app: self.info.default_app.clone(), ..Settings::default() };
+        let base = self.info.default_settings();
         let file = match &self.config_file {
             Some(file) => ConfigFile::read(file, &self.variables, lookups)?,
             None => ConfigFile::default(),
@@ -281,7 +296,8 @@ Exit codes: 0 stopped on request; 1 invalid configuration, address in use or pid
 invalid command line; 3 no worker became ready; 70 internal error.";
 
 fn command(program: &str, info: &ProgramInfo) -> Command {
-    let defaults = Settings::default();
+    let defaults = info.default_settings();
+    let default_app = if info.default_app.is_empty() { "none" } else { &info.default_app };
     Command::new(program.to_owned())
         .bin_name(program.to_owned())
         .version(info.version.clone())
@@ -291,11 +307,7 @@ fn command(program: &str, info: &ProgramInfo) -> Command {
         .disable_help_flag(true)
         .disable_version_flag(true)
         .max_term_width(100)
-        .arg(
-            Arg::new("app")
-                .value_name("APP")
-                .help(format!("App to run [default: {}]", info.default_app)),
-        )
+        .arg(Arg::new("app").value_name("APP").help(format!("App to run [default: {default_app}]")))
         .arg(
             Arg::new("option")
                 .value_name("KEY=VALUE")

@@ -49,8 +49,9 @@ impl Runtime {
         };
         let mut info =
             cli::ProgramInfo { after_help: self.after_help_text(), ..cli::ProgramInfo::default() };
-        if let Some(app) = self.default_app() {
-            info.default_app = app.to_owned();
+        info.default_app = self.default_app_name().unwrap_or_default().to_owned();
+        if let Some(class) = self.default_class_name() {
+            info.default_class = class.to_owned();
         }
         match cli::parse(args, variables, info) {
             Ok(invocation) => ExitCode::from(self.dispatch(&invocation, context)),

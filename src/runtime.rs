@@ -40,6 +40,11 @@ const OTHER_PROC_WARNING: &str = "/proc shows the processes of another PID names
     hangs are unknown, and max_memory is not enforced; mount the /proc of this namespace (unshare \
     --mount-proc)";
 
+/// What to do if nothing chooses the demo and it is served all the same.
+const DEMO_WARNING: &str = "nothing names an app, and any client can crash or hang a worker of this \
+    one: name the app (argument APP, key app, or OSTLER_APP), or give the program a default app and \
+    class";
+
 /// Builds a program: registers the apps, worker classes and hooks that settings can select.
 ///
 /// ```no_run
@@ -67,7 +72,8 @@ impl Runtime {
         Self { catalog: Catalog::new(), hooks: Box::new(NoHooks), after_help: "" }
     }
 
-    /// Adds an app. The first is the default app.
+    /// Adds an app. The first is the default app, unless [`default_app`](Self::default_app) names
+    /// another.
     #[must_use]
     pub fn app(mut self, app: impl App + 'static) -> Self {
         self.catalog.add_app(app);
@@ -78,6 +84,22 @@ impl Runtime {
     #[must_use]
     pub fn class(mut self, class: impl WorkerClass + 'static) -> Self {
         self.catalog.add_class(class);
+        self
+    }
+
+    /// Sets the app that [`main`](Self::main) serves if no flag, variable or file names one. An unknown
+    /// name is reported when the program runs.
+    #[must_use]
+    pub fn default_app(mut self, name: impl Into<String>) -> Self {
+        self.catalog.set_default_app(name.into());
+        self
+    }
+
+    /// Sets the worker class that [`main`](Self::main) uses if no flag, variable or file names one. The
+    /// default is `sync`. An unknown name is reported when the program runs.
+    #[must_use]
+    pub fn default_class(mut self, name: impl Into<String>) -> Self {
+        self.catalog.set_default_class(name.into());
         self
     }
 
@@ -100,9 +122,14 @@ impl Runtime {
         self.after_help
     }
 
-    /// Returns the name of the default app.
-    pub(crate) fn default_app(&self) -> Option<&str> {
+    /// Returns the name of the default app; `None` if there is no app.
+    pub(crate) fn default_app_name(&self) -> Option<&str> {
         self.catalog.default_app()
+    }
+
+    /// Returns the name of the default class, if one is set.
+    pub(crate) fn default_class_name(&self) -> Option<&str> {
+        self.catalog.default_class()
     }
 
     /// Returns the names of the classes, in alphabetical order.
@@ -211,6 +238,11 @@ impl Runtime {
         // Closes inherited listeners that no pool uses: their queues would never be served.
         drop(listeners);
         log_startup(&master_context, &generations, &warnings);
+        for PoolGeneration { spec, log, .. } in &generations {
+            if self.catalog.serves_demo_by_default(spec) {
+                warn!(log.logger(), "serving the built-in demo app"; "error" => DEMO_WARNING);
+            }
+        }
         if let Some(control) = &control {
             control.log_addresses(master_context.log.logger());
         }

@@ -9,7 +9,7 @@ use ostler::Runtime;
 use ostler::apps::Demo;
 
 fn main() -> ExitCode {
-    // The first app is the default. tests/kit.rs needs `demo`.
+    // The first app is the default. tests/kit.rs needs `demo`, whose paths crash and hang workers.
     Runtime::new()
         .app(app::Hello)
         .app(Demo)

@@ -1,4 +1,4 @@
-//! The app of a class that runs an external program, such as `exec`.
+//! The app of a class that needs none, such as `exec`.
 
 use crate::app::{App, BootError, Service, WorkerInfo};
 use crate::worker::NoService;

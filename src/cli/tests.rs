@@ -38,6 +38,28 @@ fn parse_no_args_yields_defaults() {
 }
 
 #[test]
+fn parse_no_args_yields_defaults_of_the_program() {
+    let info = ProgramInfo {
+        default_app: "shop".into(),
+        default_class: "queue".into(),
+        ..ProgramInfo::default()
+    };
+    let parse =
+        |args: &[&str], info| parse(["shop"].iter().chain(args).map(OsString::from), [], info);
+    let settings = load(&parse(&[], info.clone()).expect("a valid command line"));
+    assert_eq!((settings.app.as_str(), settings.worker_class.as_str()), ("shop", "queue"));
+    assert_eq!(*settings.source("worker_class"), Source::Default);
+    let settings = load(&parse(&["-k", "mio"], info.clone()).expect("a valid command line"));
+    assert_eq!(settings.worker_class, "mio");
+    let help = parse(&["--help"], info.clone()).expect_err("help").text;
+    assert!(help.contains("App to run [default: shop]") && help.contains("[default: queue]"));
+    let info = ProgramInfo { default_app: String::new(), ..info };
+    assert!(
+        parse(&["--help"], info).expect_err("help").text.contains("App to run [default: none]")
+    );
+}
+
+#[test]
 fn parse_positional_args_set_app_and_options() {
     let settings = parse_settings(&["-w", "3", "echo", "a=1", "b=", "-b", ":1", "c=x=y", "-b=:2"]);
     let options = [("a", "1"), ("b", ""), ("c", "x=y")];
@@ -142,7 +164,8 @@ fn parse_help_and_version_exit_with_0() {
         assert!(help.text.contains(&shown), "{shown}");
     }
     assert!(help.text.contains("Usage: web [OPTIONS]") && help.text.contains("[default: 16K]"));
-    let info = ProgramInfo { version: "7.1".into(), default_app: "shop".into(), after_help: "" };
+    let info =
+        ProgramInfo { version: "7.1".into(), default_app: "shop".into(), ..ProgramInfo::default() };
     let version = parse(["shop".into(), "-V".into()], [], info).expect_err("the version");
     assert_eq!((version.code, version.text.as_str()), (0, "shop 7.1\n"));
 }

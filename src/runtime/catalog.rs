@@ -1,10 +1,11 @@
 //! The apps and worker classes of a program. Checks settings with the app and the class they select.
 
+use std::any::TypeId;
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::app::{App, ConfigError};
-use crate::apps::NoApp;
+use crate::apps::{Demo, NoApp};
 use crate::arbiter::PoolSpec;
 use crate::heartbeat;
 use crate::listen::Access;
@@ -26,6 +27,12 @@ pub(super) struct Catalog {
     registry: Registry,
     /// The first class whose name was already registered.
     duplicate_class: Option<DuplicateClass>,
+    /// The name of the default app, if the program chooses it.
+    default_app: Option<String>,
+    /// The name of the default class, if the program chooses it.
+    default_class: Option<String>,
+    /// Whether the first app is the built-in [`Demo`].
+    demo_is_first: bool,
 }
 
 impl Catalog {
@@ -33,11 +40,27 @@ impl Catalog {
     pub(super) fn new() -> Self {
         let mut registry = Registry::default();
         let duplicate_class = workers::install(&mut registry).err();
-        Self { apps: Vec::new(), registry, duplicate_class }
+        Self {
+            apps: Vec::new(),
+            registry,
+            duplicate_class,
+            default_app: None,
+            default_class: None,
+            demo_is_first: false,
+        }
     }
 
-    pub(super) fn add_app(&mut self, app: impl App + 'static) {
+    pub(super) fn add_app<A: App + 'static>(&mut self, app: A) {
+        self.demo_is_first |= self.apps.is_empty() && TypeId::of::<A>() == TypeId::of::<Demo>();
         self.apps.push(Box::new(app));
+    }
+
+    pub(super) fn set_default_app(&mut self, name: String) {
+        self.default_app = Some(name);
+    }
+
+    pub(super) fn set_default_class(&mut self, name: String) {
+        self.default_class = Some(name);
     }
 
     /// Adds a class. A duplicate name is reported by [`select`](Self::select).
@@ -47,9 +70,23 @@ impl Catalog {
         }
     }
 
-    /// Returns the name of the first app.
+    /// Returns the name of the app that the program chooses, or of the first.
     pub(super) fn default_app(&self) -> Option<&str> {
-        self.apps.first().map(|app| app.name())
+        self.default_app.as_deref().or_else(|| self.apps.first().map(|app| app.name()))
+    }
+
+    /// Returns the name of the class that the program chooses.
+    pub(super) fn default_class(&self) -> Option<&str> {
+        self.default_class.as_deref()
+    }
+
+    /// Returns whether a pool serves the built-in demo although neither the program nor a source of
+    /// settings chooses it.
+    pub(super) fn serves_demo_by_default(&self, spec: &PoolSpec<'_>) -> bool {
+        self.demo_is_first
+            && self.default_app.is_none()
+            && *spec.settings.source("app") == Source::Default
+            && self.apps.first().is_some_and(|demo| demo.name() == spec.app.name())
     }
 
     /// Returns the names of the classes, in alphabetical order.
@@ -75,10 +112,10 @@ impl Catalog {
         let class = class.map_err(|error| setting_error(settings, "worker_class", &error))?;
         check_command(class, settings)
             .map_err(|(key, reason)| setting_error(settings, key, &reason))?;
-        let app = if class.runs_command() {
-            &NoApp
-        } else {
+        let app = if needs_app(class) {
             self.find_app(&settings.app).map_err(|error| setting_error(settings, "app", &error))?
+        } else {
+            &NoApp
         };
         app.check(&settings.app_options).map_err(|error| app_error(settings, &error))?;
         self.check_runs_jobs(app, class)
@@ -90,6 +127,9 @@ impl Catalog {
         let socket_access = find_socket_access(settings, lookups)?;
         if not_listening_reason(app, class).is_some() {
             settings.bind.clear();
+        }
+        if !needs_app(class) {
+            settings.app.clear();
         }
         let heartbeat_dir = find_heartbeat_dir(settings, &credentials)?;
         if class.runs_command() {
@@ -122,6 +162,9 @@ impl Catalog {
     }
 
     fn find_app(&self, name: &str) -> Result<&dyn App, String> {
+        if self.apps.is_empty() {
+            return Err("this program has no app: choose a worker class that needs none".into());
+        }
         let found = self.apps.iter().find(|app| app.name() == name);
         found.map(AsRef::as_ref).ok_or_else(|| {
             let known: Vec<_> = self.apps.iter().map(|app| app.name()).collect();
@@ -174,6 +217,11 @@ fn find_socket_access(settings: &Settings, lookups: &Lookups) -> Result<Access, 
     })
 }
 
+/// Returns whether workers of the class boot an app.
+fn needs_app(class: &dyn WorkerClass) -> bool {
+    class.needs_app() && !class.runs_command()
+}
+
 /// Checks that the pool has a command or an app, as the class requires. On error, returns the key and
 /// the reason.
 fn check_command(
@@ -181,14 +229,12 @@ fn check_command(
     settings: &Settings,
 ) -> Result<(), (&'static str, String)> {
     let name = class.name();
+    if !needs_app(class) && !matches!(settings.source("app"), Source::Default) {
+        let subject = if class.runs_command() { "runs a COMMAND and serves" } else { "serves" };
+        let reason = format!("worker class {name} {subject} no app: remove {:?}", settings.app);
+        return Err(("app", reason));
+    }
     if class.runs_command() {
-        if !matches!(settings.source("app"), Source::Default) {
-            let reason = format!(
-                "worker class {name} runs a COMMAND and serves no app: remove {:?}",
-                settings.app
-            );
-            return Err(("app", reason));
-        }
         if settings.command.is_empty() {
             let reason = format!(
                 "worker class {name} requires a COMMAND: give it with its arguments after --"

@@ -67,7 +67,11 @@ fn source_comment(source: &Source) -> String {
     format!("  # {}", source.to_string().escape_debug())
 }
 
+/// Writes the app and its options; nothing if there is no app.
 fn dump_app(settings: &Settings) -> String {
+    if settings.app.is_empty() {
+        return String::new();
+    }
     let name = scalar(&escape(&settings.app));
     let comment = source_comment(settings.source(APP_KEY));
     if settings.app_options.is_empty() {

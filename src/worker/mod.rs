@@ -94,6 +94,12 @@ pub trait WorkerClass {
         false
     }
 
+    /// Returns whether its workers serve an app. Otherwise they boot none, and an explicit app is a
+    /// configuration error. The default is true.
+    fn needs_app(&self) -> bool {
+        true
+    }
+
     /// Returns how many threads of one worker serve clients or run jobs: each has a thread entry on the
     /// scoreboard. The default is 1.
     fn threads(&self, settings: &Settings) -> usize {

@@ -140,6 +140,46 @@ fn class_error_is_in_exit_record_and_last_words() {
     );
 }
 
+#[test]
+fn program_with_own_class_serves_no_demo_without_flags() {
+    let Some(program) = crate::example::example("queue_consumer") else { return };
+    let launch = |flags: &[&str]| {
+        let launch = Launch::by(&[program.to_str().unwrap()], flags).unbound();
+        let dir = launch.path("");
+        launch.env("QUEUE", dir)
+    };
+    let server = launch(&[]).start();
+    let started = &server.records_of("master started")[0];
+    assert_eq!((started.text("app"), started.text("class")), (Some("none"), Some("queue")));
+    assert!(server.records_of("listening").is_empty());
+    assert!(server.records_of("serving the built-in demo app").is_empty());
+    server.finish();
+    for (flags, reason) in [
+        (&["-k", "mio"][..], "app: this program has no app: choose a worker class that needs none"),
+        (&["demo"], "APP: worker class queue serves no app: remove \"demo\""),
+    ] {
+        let outcome = launch(flags).plain().run();
+        assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+        assert!(outcome.stderr.contains(reason), "{outcome:?}");
+    }
+}
+
+#[test]
+fn demo_that_nothing_names_is_served_with_a_warning() {
+    for (launch, expected) in [
+        (Launch::new(&[]), 1),
+        (Launch::new(&["demo"]), 0),
+        (Launch::new(&[]).env("OSTLER_APP", "demo"), 0),
+        (Launch::new(&["echo"]), 0),
+    ] {
+        let server = launch.start();
+        let warnings = server.records_of("serving the built-in demo app");
+        assert_eq!(warnings.len(), expected, "{:#?}", server.lines());
+        assert!(warnings.iter().all(|warning| warning.text("level") == Some("WARNING")));
+        server.finish();
+    }
+}
+
 fn panic_during_boot_is_in_exit_record_and_last_words(class: &str) {
     let launch = Launch::new(&["-k", class, "--boot-retries", "0"]);
     let server = launch.env("DEMO_FAIL_BOOT", "panic").spawn();
