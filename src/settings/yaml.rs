@@ -229,3 +229,6 @@ const CORE_TAGS: [&str; 7] = ["str", "int", "float", "bool", "null", "seq", "map
 fn is_null(text: &str) -> bool {
     matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }
+
+#[cfg(test)]
+mod tests;
