@@ -333,7 +333,8 @@ mod tests {
     fn check_crate_name_rejects_template_dependencies() {
         let manifest = include_str!("../templates/manifest.toml");
         let dependencies = manifest.split_once("[dependencies]").expect("a section").1;
-        let names = dependencies.lines().filter_map(|line| line.split_once(" = "));
+        let section = dependencies.lines().take_while(|line| !line.starts_with('['));
+        let names = section.filter_map(|line| line.split_once(" = "));
         for (name, _) in names.filter(|(name, _)| !name.starts_with('#')) {
             assert!(is_reserved(name), "{name}");
         }
