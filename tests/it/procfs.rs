@@ -34,7 +34,7 @@ fn name_that_is_not_utf8_hides_no_worker(class: &str) {
     assert_eq!((hung.text("cause"), hung.text("state")), (Some("busy"), Some("R")), "{hung:?}");
     server.finish();
 
-    let launch = Launch::by(&["sh", "-c", script, "sh"], &["-k", class, "--max-memory", "1M"]);
+    let launch = Launch::by(&["sh", "-c", script, "sh"], &["-k", class, "--max-memory", "100K"]);
     symlink(PROGRAM, launch.dir().join(OsStr::from_bytes(b"a\xffb"))).unwrap();
     let server = launch.start();
     server.wait_for("its memory", |record| record.message() == "worker exceeds max_memory");
