@@ -100,6 +100,19 @@ pub(crate) struct Diagnosis {
 }
 
 impl ProcessSample {
+    /// Returns the sample of a process that could not be read.
+    pub(crate) fn unreadable(taken_at: MonotonicTime) -> Self {
+        Self {
+            taken_at,
+            is_dumping_core: false,
+            is_frozen: false,
+            throttled_count: None,
+            cpu_period: None,
+            thread: None,
+            other_threads: Vec::new(),
+        }
+    }
+
     /// Returns when to take the second sample, if this is the first.
     pub(crate) fn next_sample_at(&self) -> MonotonicTime {
         self.taken_at + SAMPLE_INTERVAL + self.cpu_period.unwrap_or_default()

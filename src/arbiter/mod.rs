@@ -395,7 +395,7 @@ impl<'a> Arbiter<'a> {
         let pool_deadlines = self.state.pools.iter().map(|pool| pool.next_deadline(decided_at));
         let deadline = own_deadlines.into_iter().chain(pool_deadlines).flatten().min();
         let mut fds = vec![self.signals.as_fd()];
-        fds.extend(self.state.pools.iter().filter_map(Pool::wakeup_fd));
+        fds.extend(self.state.pools.iter().flat_map(Pool::wakeup_fds));
         fds.extend(self.upgrade.channel_fd());
         fds.extend(self.reload.planning_fd());
         fds.extend(self.control.as_ref().and_then(|control| control.fd(decided_at)));

@@ -12,9 +12,6 @@ use nix::sys::signal::Signal as NixSignal;
 use super::process::{self, Pid};
 use super::{fd_table, file};
 
-/// The exit code of a helper whose parent has exited before the kernel could watch it.
-const EXIT_ORPHANED: u8 = 1;
-
 /// A child that runs one function. Dropping it kills the child.
 #[derive(Debug)]
 pub(crate) struct HelperProcess {
@@ -25,9 +22,9 @@ pub(crate) struct HelperProcess {
 }
 
 impl HelperProcess {
-    /// Forks a child that runs `body` and exits. The child has the standard streams and the pipe for its
-    /// answer, and no other descriptor of this process. No signal but SIGKILL reaches it, and the kernel
-    /// kills it when this process exits. The process reaps it like any other child.
+    /// Forks a child that runs `body` and exits. The child has the pipe for its answer, and no other
+    /// descriptor of this process; its standard streams are empty. No signal but SIGKILL reaches it,
+    /// and the kernel kills it when this process exits. The process reaps it like any other child.
     ///
     /// # Errors
     /// `EMFILE` or `ENFILE`; `EAGAIN` or `ENOMEM` from fork(2).
@@ -35,18 +32,14 @@ impl HelperProcess {
         let (answer_rx, answer_tx) = file::pipe()?;
         fcntl(&answer_tx, FcntlArg::F_SETFL(OFlag::empty()))?; // an answer may exceed the pipe
         let parent = Pid::this();
-        let pid = process::fork(|| {
-            fd_table::close_all_except(&[0, 1, 2, answer_tx.as_raw_fd()]);
-            if set_pdeathsig(NixSignal::SIGKILL).is_err() || Pid::parent() != parent {
-                return EXIT_ORPHANED;
+        let pid = process::fork(|| match answer_file(&answer_tx) {
+            Ok(mut answer)
+                if set_pdeathsig(NixSignal::SIGKILL).is_ok() && Pid::parent() == parent =>
+            {
+                body(&mut answer);
+                0
             }
-            match answer_tx.try_clone() {
-                Ok(answer) => {
-                    body(&mut File::from(answer));
-                    0
-                }
-                Err(_) => process::EX_SOFTWARE,
-            }
+            Ok(_) | Err(_) => process::EX_SOFTWARE,
         })?;
         Ok(Self { pid, answer_rx, answer: Vec::new(), has_ended: false })
     }
@@ -84,6 +77,16 @@ impl HelperProcess {
             process::send_sigkill(self.pid);
         }
     }
+}
+
+/// Prepares the descriptors of the child. Returns the file for its answer.
+fn answer_file(answer_tx: &OwnedFd) -> io::Result<File> {
+    // Only now: the limit of descriptors may leave the parent no room for more than the pipe.
+    fd_table::close_all_except(&[answer_tx.as_raw_fd()]);
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    process::dup_fds_to(&[null.as_raw_fd(); 3], 0)?;
+    std::mem::forget(null);
+    Ok(File::from(answer_tx.try_clone()?))
 }
 
 impl Drop for HelperProcess {

@@ -1,5 +1,8 @@
 //! Other processes as /proc shows them (Linux): the state of their threads, system calls, CPU time,
 //! memory. What this process may not read is left out.
+//!
+//! Reading `stack`, `syscall` and `smaps_rollup` waits for locks that a process may hold without end. A
+//! function that reads them may block; call it in a child.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,7 +24,7 @@ const STACK_MAX: usize = 8;
 const OTHER_THREADS_MAX: usize = 16;
 
 /// Samples a process and one of its threads: the main thread, if `thread` does not belong to the
-/// process. The other threads are sampled without their kernel stacks.
+/// process. The other threads are sampled without their kernel stacks. May block.
 pub(crate) fn sample(pid: Pid, thread: u64, cgroups: &Cgroups) -> ProcessSample {
     let thread = sample_thread(pid, thread).or_else(|| sample_thread(pid, main_thread_id(pid)?));
     let number = thread.as_ref().map(|thread| thread.thread_id);
@@ -49,27 +52,34 @@ fn thread_ids(pid: Pid) -> Vec<u64> {
     numbers
 }
 
-/// Returns the memory of a process in bytes: its RSS up to `threshold`, otherwise its PSS, which is
-/// expensive to read. Where the kernel does not tell the PSS, returns the RSS.
-pub(crate) fn memory(pid: Pid, threshold: u64) -> Option<u64> {
-    let dir = proc_dir::dir_of(pid)?;
-    let read = |name: &str| proc_dir::read_text(&dir.join(name));
-    let whole = parse_kib_line(&read("status")?, "VmRSS:")?;
-    if whole <= threshold {
-        return Some(whole);
-    }
-    Some(read("smaps_rollup").and_then(|text| parse_kib_line(&text, "Pss:")).unwrap_or(whole))
+/// Returns the memory of a process in bytes, as RSS; with that of its descendants if
+/// `with_descendants`. Does not block.
+pub(crate) fn resident_memory(pid: Pid, with_descendants: bool) -> Option<u64> {
+    sum_memory(pid, with_descendants, |pid| {
+        parse_kib_line(&proc_dir::read_text(&proc_dir::dir_of(pid)?.join("status"))?, "VmRSS:")
+    })
 }
 
-/// Returns the memory of a process and all its descendants, as [`memory`] counts it.
-pub(crate) fn memory_of_tree(pid: Pid, threshold: u64) -> Option<u64> {
-    let tree = process_tree(pid);
-    let sum = |threshold: u64| {
-        let each = tree.iter().filter_map(|member| memory(*member, threshold));
-        each.fold(0, u64::saturating_add)
-    };
-    let whole = sum(u64::MAX);
-    Some(if whole <= threshold { whole } else { sum(0) })
+/// Returns the memory of a process in bytes, as PSS, which is expensive to read; with that of its
+/// descendants if `with_descendants`. Where the kernel does not tell the PSS, returns the RSS. May block.
+pub(crate) fn proportional_memory(pid: Pid, with_descendants: bool) -> Option<u64> {
+    sum_memory(pid, with_descendants, |pid| {
+        let rollup = proc_dir::read_text(&proc_dir::dir_of(pid)?.join("smaps_rollup"));
+        let share = rollup.and_then(|text| parse_kib_line(&text, "Pss:"));
+        share.or_else(|| resident_memory(pid, false))
+    })
+}
+
+fn sum_memory(
+    pid: Pid,
+    with_descendants: bool,
+    memory: impl Fn(Pid) -> Option<u64>,
+) -> Option<u64> {
+    if !with_descendants {
+        return memory(pid);
+    }
+    let each = process_tree(pid).into_iter().filter_map(memory);
+    Some(each.fold(0, u64::saturating_add))
 }
 
 /// How many processes of one tree are read.
@@ -97,7 +107,7 @@ fn children(parent: Pid) -> Vec<Pid> {
 }
 
 /// Returns which process explains a hang of a monitor that only supervises a child: the child,
-/// unless the monitor itself is stopped, frozen or dumping core.
+/// unless the monitor itself is stopped, frozen or dumping core. May block.
 pub(crate) fn process_to_diagnose(monitor: Pid, cgroups: &Cgroups) -> Pid {
     let state = main_thread_id(monitor).and_then(|first| sample_thread_brief(monitor, first));
     let is_stopped = state.is_some_and(|thread| matches!(thread.state, 'T' | 't'));
@@ -113,8 +123,15 @@ fn parse_kib_line(text: &str, key: &str) -> Option<u64> {
     rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
+/// Whether the kernel is writing the core of a process or, if it supervises a program, of that. Does not
+/// block.
+pub(crate) fn is_any_dumping_core(pid: Pid, has_program: bool) -> bool {
+    let program = if has_program { children(pid).first().copied() } else { None };
+    is_dumping_core(pid) || program.is_some_and(is_dumping_core)
+}
+
 /// Whether the kernel is writing a process's core.
-pub(crate) fn is_dumping_core(pid: Pid) -> bool {
+fn is_dumping_core(pid: Pid) -> bool {
     let status = proc_dir::dir_of(pid).and_then(|dir| proc_dir::read_text(&dir.join("status")));
     let status = status.unwrap_or_default();
     let value = status.lines().find_map(|line| line.strip_prefix("CoreDumping:"));
@@ -263,8 +280,10 @@ mod tests {
     fn memory_is_in_bytes() {
         assert_eq!(parse_kib_line("VmHWM:\t 9 kB\nVmRSS:\t    12 kB\n", "VmRSS:"), Some(12 << 10));
         assert_eq!(parse_kib_line("VmRSS: 12\n", "VmRSS:"), None);
-        let whole = memory(Pid::this(), u64::MAX).expect("/proc is mounted");
-        assert!(0 < whole && memory(Pid::this(), 0).is_some_and(|share| share <= 2 * whole));
+        let whole = resident_memory(Pid::this(), false).expect("/proc is mounted");
+        let share = proportional_memory(Pid::this(), false).expect("/proc is mounted");
+        assert!(0 < share && share <= 2 * whole);
+        assert!(resident_memory(Pid::this(), true).is_some_and(|tree| whole <= 2 * tree));
     }
 
     #[test]

@@ -78,6 +78,7 @@ mod wire;
 use nix::unistd::Pid;
 use support::DEADLINE;
 
+mod blocked_look;
 mod booting;
 mod cgroup;
 mod client;
@@ -126,6 +127,7 @@ mod slow_lookups;
 mod sockets;
 mod stopping;
 mod stopping_under_load;
+mod stuck_flush;
 mod stuck_fs;
 mod support;
 mod systemd;

@@ -1,8 +1,12 @@
 //! Watches a pool's workers: heartbeats, work in progress and memory. Before the supervisor decides
-//! on an overdue worker, two samples from /proc say why it makes no progress. Never waits: it says
-//! when it wants to sample again.
+//! on an overdue worker, two samples from /proc say why it makes no progress. Never waits: children of
+//! the [`Inspector`] read what may block, and it says when it wants to sample again.
+
+mod inspector;
+mod sample_json;
 
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use slog::{Logger, info, warn};
@@ -10,13 +14,18 @@ use slog::{Logger, info, warn};
 use super::processes::ProcessTable;
 use super::supervisor::{Supervisor, WorkerId};
 use crate::diagnosis::{Diagnosis, HangCause, ProcessSample, classify, diagnose};
-use crate::os::cgroup::Cgroups;
-use crate::os::process::Pid;
-use crate::os::{clock, procfs};
+use crate::os::clock;
 use crate::time::MonotonicTime;
+use inspector::{Inquiry, Inspector, Subject};
 
 /// How often the memory of workers with a `max_memory` is read.
 const MEMORY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A verdict that is deferred by this is not made in the present turn of the loop.
+const NEXT_TURN: Duration = Duration::from_millis(1);
+
+/// The verdict on a worker waits for a sample, which comes or is given up within seconds.
+const VERDICT_DEFERRAL: Duration = Duration::from_secs(60);
 
 /// A first sample that is older than this is discarded.
 const SAMPLE_AGE_MAX: Duration = Duration::from_secs(3);
@@ -25,6 +34,9 @@ const SAMPLE_AGE_MAX: Duration = Duration::from_secs(3);
 #[derive(Default)]
 pub(super) struct HealthMonitor {
     diagnoser: HangDiagnoser,
+    inspector: Inspector,
+    /// The workers whose RSS exceeds `max_memory`, with it, while their PSS is read.
+    over_rss: Vec<(WorkerId, u64)>,
     /// When memory is read next, if any worker has a `max_memory`.
     memory_check_due: Option<MonotonicTime>,
 }
@@ -40,14 +52,21 @@ impl HealthMonitor {
     /// Tells the supervisor which workers exceed `max_memory`, which show signs of life, and why
     /// those that are overdue make no progress.
     pub(super) fn check(&mut self, mut workers: Watched<'_, '_>, now: MonotonicTime) {
+        for id in self.inspector.advance(now) {
+            workers.supervisor.defer_verdict(id, now);
+        }
+        self.finish_memory_check(&mut workers);
         self.check_memory(&mut workers, now);
-        if !workers.supervisor.any_deadline_passed(now) {
-            return;
+        if workers.supervisor.any_deadline_passed(now) {
+            for id in workers.supervisor.liveness_check_due(now) {
+                workers.update_liveness(id);
+            }
+            self.diagnose_overdue(&mut workers, now);
         }
-        for id in workers.supervisor.liveness_check_due(now) {
-            workers.update_liveness(id);
+        let cgroups = workers.processes.environment().oom.cgroups();
+        for id in self.inspector.start_pending(cgroups, now) {
+            workers.supervisor.defer_verdict(id, now + NEXT_TURN);
         }
-        self.diagnose_overdue(&mut workers, now);
     }
 
     /// Begins to read the memory of workers if the worker started at `now` has a `max_memory`.
@@ -60,6 +79,13 @@ impl HealthMonitor {
     /// Forgets a worker that has exited.
     pub(super) fn on_worker_exit(&mut self, id: WorkerId) {
         self.diagnoser.forget(id);
+        self.inspector.forget(id);
+        self.over_rss.retain(|(known, _)| *known != id);
+    }
+
+    /// Returns the descriptor that is readable when more is known of a worker.
+    pub(super) fn wakeup_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inspector.wakeup_fd()
     }
 
     /// Returns the last diagnosis of a worker.
@@ -67,9 +93,9 @@ impl HealthMonitor {
         self.diagnoser.diagnoses.get(&id)
     }
 
-    /// Returns when memory is read next.
+    /// Returns when memory is read next, or a child is given up.
     pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
-        self.memory_check_due
+        [self.memory_check_due, self.inspector.next_deadline()].into_iter().flatten().min()
     }
 
     fn check_memory(&mut self, workers: &mut Watched<'_, '_>, now: MonotonicTime) {
@@ -77,22 +103,44 @@ impl HealthMonitor {
             return;
         }
         for (id, limit) in workers.supervisor.memory_checks() {
-            let bytes = workers.processes.memory(id, limit);
-            let Some(bytes) = workers.supervisor.on_memory_sample(id, bytes) else { continue };
-            let (pid, slot) = workers.processes.pid_and_slot(id);
-            info!(workers.log, "worker exceeds max_memory"; "pid" => pid.as_raw(), "slot" => slot,
-                "memory_bytes" => bytes);
+            match workers.processes.resident_memory(id) {
+                // The PSS may be less. Whether it still is asked for: `finish_memory_check` finds out.
+                Some(rss) if limit < rss => {
+                    self.over_rss.retain(|(known, _)| *known != id);
+                    self.over_rss.push((id, rss));
+                }
+                bytes => workers.on_memory_sample(id, bytes),
+            }
         }
+        self.finish_memory_check(workers);
         let again = now.saturating_add(MEMORY_CHECK_INTERVAL);
         self.memory_check_due = workers.supervisor.any_memory_limited().then_some(again);
     }
 
+    /// Takes the PSS of workers whose RSS exceeds the limit; the RSS of those whose PSS cannot be read.
+    fn finish_memory_check(&mut self, workers: &mut Watched<'_, '_>) {
+        let inspector = &mut self.inspector;
+        self.over_rss.retain(|(id, rss)| {
+            let Some(pss) = inspector.ask(workers.inquiry(*id, Subject::Memory)) else {
+                return true;
+            };
+            workers.on_memory_sample(*id, Some(pss.as_u64().unwrap_or(*rss)));
+            false
+        });
+    }
+
     fn diagnose_overdue(&mut self, workers: &mut Watched<'_, '_>, now: MonotonicTime) {
         for id in workers.supervisor.overdue(now) {
-            let cgroups = workers.processes.environment().oom.cgroups();
-            let cause = match self.diagnoser.diagnose(workers.suspect(id), cgroups) {
+            let Some(answer) = self.inspector.ask(workers.inquiry(id, Subject::Sample)) else {
+                workers.supervisor.defer_verdict(id, now.saturating_add(VERDICT_DEFERRAL));
+                continue;
+            };
+            let sample = sample_json::decode(&answer);
+            let sample = sample.unwrap_or_else(|| ProcessSample::unreadable(now));
+            let cause = match self.diagnoser.diagnose(workers.suspect(id), sample) {
                 DiagnosisStep::SampleAgain(at) => {
-                    workers.supervisor.defer_verdict(id, at);
+                    // A slow answer may have come later than that.
+                    workers.supervisor.defer_verdict(id, at.max(now + NEXT_TURN));
                     continue;
                 }
                 DiagnosisStep::Cause(cause) => cause,
@@ -112,7 +160,7 @@ impl HealthMonitor {
             }
         }
         for id in workers.supervisor.kill_candidates(now) {
-            if procfs::is_dumping_core(workers.processes.hang_target(id).0) {
+            if workers.processes.is_dumping_core(id) {
                 workers.allow_core_dump(id, now);
             }
         }
@@ -138,12 +186,26 @@ impl Watched<'_, '_> {
         }
     }
 
+    fn on_memory_sample(&mut self, id: WorkerId, bytes: Option<u64>) {
+        let Some(bytes) = self.supervisor.on_memory_sample(id, bytes) else { return };
+        let (pid, slot) = self.processes.pid_and_slot(id);
+        info!(self.log, "worker exceeds max_memory"; "pid" => pid.as_raw(), "slot" => slot,
+            "memory_bytes" => bytes);
+    }
+
+    fn inquiry(&self, id: WorkerId, subject: Subject) -> Inquiry {
+        let (pid, _) = self.processes.pid_and_slot(id);
+        let has_program = self.processes.has_program(id);
+        let unit = if has_program { None } else { self.processes.most_overdue_unit(id) };
+        let thread = unit.map_or(0, |unit| unit.thread_id);
+        Inquiry { id, subject, pid, thread, has_program }
+    }
+
     fn suspect(&self, id: WorkerId) -> Suspect {
-        let (pid, thread) = self.processes.hang_target(id);
         let unit = self.processes.most_overdue_unit(id);
         let beat = || self.processes.read_liveness(id, self.log).map(|(beat, _)| beat);
         let since = unit.map(|unit| unit.started_at).or_else(beat).unwrap_or_default();
-        Suspect { id, pid, thread, since, limit: self.supervisor.current_timeout(id) }
+        Suspect { id, since, limit: self.supervisor.current_timeout(id) }
     }
 
     fn allow_core_dump(&mut self, id: WorkerId, now: MonotonicTime) {
@@ -170,9 +232,6 @@ struct HangDiagnoser {
 #[derive(Clone, Copy)]
 struct Suspect {
     id: WorkerId,
-    /// The process and the thread that make no progress.
-    pid: Pid,
-    thread: u64,
     /// When its work began; if it is idle, its last heartbeat.
     since: MonotonicTime,
     /// The limit that it has exceeded.
@@ -205,10 +264,9 @@ enum DiagnosisStep {
 }
 
 impl HangDiagnoser {
-    /// Samples an overdue worker; the second sample gives the cause.
-    fn diagnose(&mut self, suspect: Suspect, cgroups: &Cgroups) -> DiagnosisStep {
+    /// Takes a sample of an overdue worker; the second one gives the cause.
+    fn diagnose(&mut self, suspect: Suspect, sample: ProcessSample) -> DiagnosisStep {
         let id = suspect.id;
-        let sample = procfs::sample(suspect.pid, suspect.thread, cgroups);
         let first = self
             .first_samples
             .remove(&id)
@@ -316,8 +374,7 @@ mod tests {
     }
 
     fn suspect(since: u64) -> Suspect {
-        let (id, pid, since) = (WorkerId(1), Pid::this(), MonotonicTime::from_nanos(since));
-        Suspect { id, pid, thread: 7, since, limit: LIMIT }
+        Suspect { id: WorkerId(1), since: MonotonicTime::from_nanos(since), limit: LIMIT }
     }
 
     #[test]

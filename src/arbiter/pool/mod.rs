@@ -339,9 +339,10 @@ impl<'a> Pool<'a> {
         self.processes.any_older_accepts(generation)
     }
 
-    /// Returns the descriptor that is readable when a worker's status has changed, if it is waited for.
-    pub(super) fn wakeup_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.processes.wakeup_fd()
+    /// Returns what is readable when a worker's status has changed, if it is waited for, or when more is
+    /// known of a worker.
+    pub(super) fn wakeup_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.processes.wakeup_fd().into_iter().chain(self.health.wakeup_fd())
     }
 
     /// Returns when there is something to do, if no worker reports anything before.

@@ -342,13 +342,15 @@ impl<'a> ProcessTable<'a> {
         }
     }
 
-    /// Returns a worker's memory in bytes. A program that the worker runs is included. A value up
-    /// to `threshold` may be inexact.
-    pub(super) fn memory(&self, id: WorkerId, threshold: u64) -> Option<u64> {
+    /// Returns a worker's memory in bytes, as RSS. A program that the worker runs is included.
+    pub(super) fn resident_memory(&self, id: WorkerId) -> Option<u64> {
         let worker = self.worker(id)?;
-        let read_memory =
-            if worker.has_program() { procfs::memory_of_tree } else { procfs::memory };
-        read_memory(worker.pid, threshold)
+        procfs::resident_memory(worker.pid, worker.has_program())
+    }
+
+    /// Returns whether the kernel is writing the core of a worker or of its program.
+    pub(super) fn is_dumping_core(&self, id: WorkerId) -> bool {
+        self.worker(id).is_some_and(|it| procfs::is_any_dumping_core(it.pid, it.has_program()))
     }
 
     /// Returns the unit of work of a worker whose deadline is the earliest.
@@ -362,13 +364,9 @@ impl<'a> ProcessTable<'a> {
         self.workers.get(&id).map_or_else(String::new, |worker| worker.row.row().status_text())
     }
 
-    /// Returns the process and the thread to sample when a worker hangs; thread 0 is the main thread.
-    pub(super) fn hang_target(&self, id: WorkerId) -> (Pid, u64) {
-        let (pid, _) = self.pid_and_slot(id);
-        if self.workers.get(&id).is_some_and(WorkerProcess::has_program) {
-            return (procfs::process_to_diagnose(pid, self.environment.oom.cgroups()), 0);
-        }
-        (pid, self.most_overdue_unit(id).map_or(0, |unit| unit.thread_id))
+    /// Returns whether a worker only supervises a program.
+    pub(super) fn has_program(&self, id: WorkerId) -> bool {
+        self.workers.get(&id).is_some_and(WorkerProcess::has_program)
     }
 
     /// Returns a worker's process and slot.
