@@ -158,6 +158,9 @@ impl Runtime {
         }
         if let ([pool], false) = (&configuration.pools[..], configuration.has_named_pools) {
             configuration.master = pool.settings.clone();
+        } else if configuration.pools.iter().any(|pool| pool.settings.app.is_empty()) {
+            // A pool without an app must not inherit one. The others have their own.
+            configuration.master.app.clear();
         }
         Ok(configuration)
     }
@@ -367,7 +370,7 @@ fn log_startup(context: &MasterContext, generations: &[PoolGeneration<'_>], warn
 }
 
 fn command_fields(spec: &PoolSpec<'_>) -> Fields {
-    let command = spec.class.runs_command().then(|| spec.settings.command.join(" "));
+    let command = spec.class.runs_command().then(|| spec.settings.shown_texts("command").join(" "));
     Fields::new().optional(command, |fields, command| fields.text("command", command))
 }
 

@@ -3,8 +3,8 @@
 use super::arity::Arity;
 use super::config::{Configuration, Pool};
 use super::error::Source;
-use super::interpolate::escape;
-use super::layer::APP_KEY;
+use super::interpolate::{Expanded, escape};
+use super::layer::{APP_KEY, APP_NAME_KEY};
 use super::schema::{OPTIONS, OptionDef, Settings};
 
 impl Configuration {
@@ -20,6 +20,17 @@ impl Settings {
     /// comment.
     pub fn to_yaml(&self) -> String {
         dump_settings(self)
+    }
+}
+
+impl Settings {
+    /// Returns the texts of a value for people: as a file yields them if they contain environment
+    /// variables, which may be secrets.
+    pub(crate) fn shown_texts(&self, key: &str) -> Vec<String> {
+        let Some(option) = OPTIONS.iter().find(|option| option.name == key) else {
+            return Vec::new();
+        };
+        references(self, option).map_or_else(|| option.format(self), <[String]>::to_vec)
     }
 }
 
@@ -72,22 +83,39 @@ fn dump_app(settings: &Settings) -> String {
     if settings.app.is_empty() {
         return String::new();
     }
-    let name = scalar(&escape(&settings.app));
+    let source_text = |key: &str, value: &str| {
+        let written = settings.provenance.app_references.get(key);
+        let written = written.filter(|expanded| expanded.value == value);
+        scalar(&written.map_or_else(|| escape(value), Expanded::source_text))
+    };
+    let name = source_text(APP_NAME_KEY, &settings.app);
     let comment = source_comment(settings.source(APP_KEY));
     if settings.app_options.is_empty() {
         return format!("app: {name}{comment}\n");
     }
     let mut out = format!("app:{comment}\n  name: {name}\n");
     for (name, value) in &settings.app_options {
-        out.push_str(&format!("  {}: {}\n", scalar(name), scalar(&escape(value))));
+        out.push_str(&format!("  {}: {}\n", scalar(name), source_text(name, value)));
     }
     out
+}
+
+/// Returns texts for a file that yield the value. Those that contain environment variables name them.
+fn source_texts(settings: &Settings, option: &OptionDef) -> Vec<String> {
+    let escaped = || option.format(settings).iter().map(|text| escape(text)).collect();
+    references(settings, option).map_or_else(escaped, <[String]>::to_vec)
+}
+
+/// Returns the texts that name environment variables, unless the value was changed since.
+fn references<'s>(settings: &'s Settings, option: &OptionDef) -> Option<&'s [String]> {
+    let references = settings.provenance.references.get(option.name)?;
+    (references.texts == option.format(settings)).then_some(&references.source_texts)
 }
 
 fn dump_option(settings: &Settings, option: &OptionDef) -> String {
     let name = option.name;
     let comment = source_comment(settings.source(name));
-    let texts: Vec<String> = option.format(settings).iter().map(|text| escape(text)).collect();
+    let texts = source_texts(settings, option);
     match (option.arity, texts.as_slice()) {
         (Arity::Optional, []) => format!("{name}: null{comment}\n"),
         (_, []) => format!("{name}: []{comment}\n"),

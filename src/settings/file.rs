@@ -7,8 +7,8 @@ use std::path::Path;
 use super::arity::{Arity, ValueError};
 use super::error::{SettingsError, Source, quoted};
 use super::file_ending::{FileEnding, FileSummary};
-use super::interpolate::{self, Environment, Variables};
-use super::layer::{APP_KEY, ConfigLayer, invalid_value, suggest_key};
+use super::interpolate::{self, Environment, Expanded, Variables};
+use super::layer::{APP_KEY, APP_NAME_KEY, ConfigLayer, invalid_value, suggest_key};
 use super::pool_name::pool_name_error;
 use super::schema::{OPTIONS, OptionDef, Scope};
 use super::source_file::read_text;
@@ -258,21 +258,27 @@ impl Document<'_> {
             };
             self.source_at(line.unwrap_or(entry.line))
         };
-        let mut texts = Vec::with_capacity(raw_texts.len());
+        let mut expanded = Vec::with_capacity(raw_texts.len());
         for (item, text) in raw_texts.iter().enumerate() {
-            texts.push(self.vars.expand(text).map_err(|reason| {
+            expanded.push(self.vars.expand(text).map_err(|reason| {
                 let error = ValueError { index: Some(item), reason };
                 invalid_value(option, &raw_texts, error, item_source(item))
             })?);
         }
+        let texts: Vec<_> = expanded.iter().map(|text| text.value.clone()).collect();
         let key_source = self.source_at(entry.line);
         layer.try_set_option(option, &texts, &key_source).map_err(|mut error| {
             let source = error.index.map_or(key_source, item_source);
-            if let Some(item) = error.index.filter(|item| raw_texts[*item] != texts[*item]) {
+            if let Some(item) = error.index.filter(|item| raw_texts[*item] != texts[*item])
+                && expanded[item].reference.is_none()
+            {
                 error.reason.push_str(&format!(" (written {})", quoted(&raw_texts[item])));
             }
-            invalid_value(option, &texts, error, source)
-        })
+            let shown = hide_environment(&expanded, &raw_texts, &mut error.reason);
+            invalid_value(option, &shown, error, source)
+        })?;
+        layer.set_references(option, &expanded);
+        Ok(())
     }
 
     /// Returns the texts of an option as written, one for each item of its value.
@@ -332,16 +338,23 @@ impl Document<'_> {
         let shape_error = |line, reason: String| self.invalid_value(line, APP_KEY, None, reason);
         let mut app = None;
         let mut options = Options::new();
-        let mut option_sources = BTreeMap::new();
+        let (mut option_sources, mut references) = (BTreeMap::new(), BTreeMap::new());
+        let mut expand = |key: &str, text: &str, line| {
+            let expanded = self.expand_in_app(text, line)?;
+            if expanded.reference.is_some() {
+                references.insert(key.to_owned(), expanded.clone());
+            }
+            Ok::<_, SettingsError>(expanded.value)
+        };
         match &entry.node.value {
-            Value::Scalar(text) => app = Some(self.expand_in_app(text, entry.line)?),
+            Value::Scalar(text) => app = Some(expand(APP_NAME_KEY, text, entry.line)?),
             Value::Map(entries) => {
                 for pair in entries {
                     let line = pair.0.line;
                     let (name, value) =
                         scalar_entry(pair).map_err(|reason| shape_error(line, reason))?;
-                    let value = self.expand_in_app(value, line)?;
-                    let previous = if name == "name" {
+                    let value = expand(name, value, line)?;
+                    let previous = if name == APP_NAME_KEY {
                         app.replace(value)
                     } else {
                         option_sources.insert(name.to_owned(), self.source_at(line));
@@ -363,12 +376,12 @@ impl Document<'_> {
             return Err(shape_error(entry.line, reason.into()));
         };
         layer.set_app(name, options, self.source_at(entry.line))?;
-        layer.set_option_sources(option_sources);
+        layer.set_option_sources(option_sources, references);
         Ok(())
     }
 
     /// Expands the variables in a value of the app.
-    fn expand_in_app(&self, text: &str, line: usize) -> Result<String, SettingsError> {
+    fn expand_in_app(&self, text: &str, line: usize) -> Result<Expanded, SettingsError> {
         let expanded = self.vars.expand(text);
         expanded.map_err(|reason| self.invalid_value(line, APP_KEY, Some(text), reason))
     }
@@ -406,4 +419,21 @@ fn scalar_entry((name, value): &(Node, Node)) -> Result<(&str, &str), String> {
             Err(format!("{} has {}: give it one value", quoted(name), value.value.kind()))
         }
     }
+}
+
+/// Returns the texts for an error: as written, where they contain environment variables, which may be
+/// secrets. Replaces them in the reason too.
+fn hide_environment(
+    expanded: &[Expanded],
+    raw_texts: &[String],
+    reason: &mut String,
+) -> Vec<String> {
+    let texts = expanded.iter().zip(raw_texts).map(|(text, raw)| match &text.reference {
+        Some(_) => {
+            *reason = reason.replace(&format!("{:?}", text.value), &quoted(raw));
+            raw.clone()
+        }
+        None => text.value.clone(),
+    });
+    texts.collect()
 }

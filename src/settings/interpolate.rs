@@ -17,9 +17,47 @@ const NAME_BYTES_LIMIT: usize = 64;
 /// The prefix of an environment variable.
 const ENV_PREFIX: &str = "env:";
 
+/// Stands for a value that must not be shown and that no text in a file yields.
+const HIDDEN: &str = "***";
+
+/// A text after the expansion of its variables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Expanded {
+    /// The text itself.
+    pub(super) value: String,
+    /// A text that yields the value and that has `${env:NAME}` in place of environment variables. `None`
+    /// if there are none.
+    pub(super) reference: Option<String>,
+}
+
+impl Expanded {
+    /// Returns a text for a file that yields the value, without the values of environment variables.
+    pub(super) fn source_text(&self) -> String {
+        self.reference.clone().unwrap_or_else(|| escape(&self.value))
+    }
+
+    fn push_literal(&mut self, text: &str) {
+        self.value.push_str(text);
+        if let Some(reference) = &mut self.reference {
+            reference.push_str(&escape(text));
+        }
+    }
+
+    fn push(&mut self, part: &Self) {
+        if self.reference.is_some() || part.reference.is_some() {
+            self.reference = Some(self.source_text() + &part.source_text());
+        }
+        self.value.push_str(&part.value);
+    }
+
+    fn len(&self) -> usize {
+        self.value.len() + self.reference.as_ref().map_or(0, String::len)
+    }
+}
+
 /// The variables that the values of a file may use.
 pub(super) struct Variables<'e> {
-    defined: Vec<(String, String)>,
+    defined: Vec<(String, Expanded)>,
     environment: &'e Environment,
     /// How many more bytes expanded values may take.
     remaining_bytes: Cell<usize>,
@@ -51,32 +89,40 @@ impl<'e> Variables<'e> {
     ///
     /// # Errors
     /// The reason, in words that can follow the quoted value.
-    pub(super) fn expand(&self, text: &str) -> Result<String, String> {
-        self.expand_before(text, &[])
+    pub(super) fn expand(&self, text: &str) -> Result<Expanded, String> {
+        let mut expanded = self.expand_before(text, &[])?;
+        if let Some(reference) = &mut expanded.reference {
+            // A $ at the end of a variable can change the meaning of what follows it.
+            let again = Self::new(self.environment).expand_before(reference, &[]);
+            if again.map(|again| again.value).as_ref() != Ok(&expanded.value) {
+                HIDDEN.clone_into(reference);
+            }
+        }
+        Ok(expanded)
     }
 
-    fn expand_before(&self, text: &str, not_yet_defined: &[&str]) -> Result<String, String> {
-        let mut out = String::new();
+    fn expand_before(&self, text: &str, not_yet_defined: &[&str]) -> Result<Expanded, String> {
+        let mut out = Expanded::default();
         let mut rest = text;
         while let Some(at) = rest.find("${") {
             let (before, from) = rest.split_at(at);
             if let Some(literal) = before.strip_suffix('$') {
-                out.push_str(literal);
-                out.push_str("${");
+                out.push_literal(literal);
+                out.push_literal("${");
                 rest = &from[2..];
                 continue;
             }
             let Some(end) = from.find('}') else {
                 return Err("has a ${ without its }: write $${ for a literal ${".into());
             };
-            out.push_str(before);
-            out.push_str(&self.lookup(&from[2..end], not_yet_defined)?);
+            out.push_literal(before);
+            out.push(&self.lookup(&from[2..end], not_yet_defined)?);
             rest = &from[end + 1..];
             if out.len() > self.remaining_bytes.get() {
                 return Err("makes the file too large once variables are expanded".into());
             }
         }
-        out.push_str(rest);
+        out.push_literal(rest);
         if out.len() > text.len() {
             let remaining = self.remaining_bytes.get().checked_sub(out.len());
             self.remaining_bytes
@@ -85,7 +131,7 @@ impl<'e> Variables<'e> {
         Ok(out)
     }
 
-    fn lookup(&self, name: &str, not_yet_defined: &[&str]) -> Result<String, String> {
+    fn lookup(&self, name: &str, not_yet_defined: &[&str]) -> Result<Expanded, String> {
         if let Some(variable) = name.strip_prefix(ENV_PREFIX) {
             return self.lookup_env(variable);
         }
@@ -103,11 +149,14 @@ impl<'e> Variables<'e> {
         Err(format!("uses ${{{}}}, which is not defined in vars{suggestion}", name.escape_debug()))
     }
 
-    fn lookup_env(&self, name: &str) -> Result<String, String> {
+    fn lookup_env(&self, name: &str) -> Result<Expanded, String> {
         let escaped_name = name.escape_debug();
         match self.environment.iter().find(|(known, _)| known == name) {
             Some((_, value)) => match value.to_str() {
-                Some(value) => Ok(value.to_owned()),
+                Some(value) => Ok(Expanded {
+                    value: value.to_owned(),
+                    reference: Some(format!("${{{ENV_PREFIX}{name}}}")),
+                }),
                 None => Err(format!("uses ${{env:{escaped_name}}}, which is not UTF-8")),
             },
             None => {
@@ -157,7 +206,7 @@ mod tests {
         vars.define("base", "/srv", &["base", "logs"]).expect("a value");
         vars.define("logs", "${base}/log", &["logs"]).expect("an earlier one");
         let expected = expected.map(str::to_owned).map_err(str::to_owned);
-        assert_eq!(vars.expand(text), expected);
+        assert_eq!(vars.expand(text).map(|expanded| expanded.value), expected);
     }
 
     #[test]
@@ -182,6 +231,36 @@ mod tests {
             Err("uses ${env:HOMEE}, which is not set in the environment (did you mean \
                  ${env:HOME}?)"),
         );
+    }
+
+    #[test]
+    fn reference_has_names_of_environment_variables_only() {
+        let environment = [("PW".into(), "s3cret".into()), ("EMPTY".into(), "".into())];
+        let mut vars = Variables::new(&environment);
+        for (name, value) in [("host", "db"), ("dollar", "$"), ("pw", "${host}:${env:PW}")] {
+            vars.define(name, value, &[]).expect("a value");
+        }
+        for (text, expected) in [
+            ("${host}", None),
+            ("${env:PW}", Some("${env:PW}")),
+            ("a ${pw}@$${host} ${host}$", Some("a db:${env:PW}@$${host} db$")),
+            ("${env:EMPTY}", Some("${env:EMPTY}")),
+            // No text of a file has this value.
+            ("${dollar}${env:PW}", Some(HIDDEN)),
+            ("${env:PW}${dollar}{host}", Some(HIDDEN)),
+        ] {
+            let expanded = vars.expand(text).expect("a value");
+            assert_eq!(expanded.reference.as_deref(), expected, "{text}");
+        }
+        let many = "${env:EMPTY}".repeat(1 << 16);
+        vars.define("v0", &many, &[]).expect("a value");
+        let twice = |n: u32| vars_twice(&mut vars, n);
+        assert!((1..64).find_map(twice).expect("a limit").contains("too large"));
+    }
+
+    fn vars_twice(vars: &mut Variables<'_>, n: u32) -> Option<String> {
+        let before = n - 1;
+        vars.define(&format!("v{n}"), &format!("${{v{before}}}${{v{before}}}"), &[]).err()
     }
 
     #[test]
@@ -220,7 +299,8 @@ mod tests {
         #[test]
         fn escape_then_expand_round_trips(text in any::<String>()) {
             for text in [text.clone(), text.replace('a', "${"), text.replace('.', "$$")] {
-                assert_eq!(Variables::new(&[]).expand(&escape(&text)), Ok(text));
+                let expected = Expanded { value: text.clone(), reference: None };
+                assert_eq!(Variables::new(&[]).expand(&escape(&text)), Ok(expected));
             }
         }
     }

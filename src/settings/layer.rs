@@ -6,6 +6,8 @@ use std::ffi::OsString;
 
 use super::arity::{Arity, ValueError};
 use super::error::{SettingsError, Source};
+use super::interpolate::Expanded;
+use super::provenance::References;
 use super::schema::{OPTIONS, OptionDef, Settings};
 use super::suggest::{closest_match, suggestion_text};
 use super::value::{NameValue, ValueParser};
@@ -39,6 +41,9 @@ pub(super) const VARIABLE_PREFIX: &str = "OSTLER_";
 /// The YAML key of the app.
 pub(super) const APP_KEY: &str = "app";
 
+/// The key of the name in a map of the app.
+pub(super) const APP_NAME_KEY: &str = "name";
+
 /// Keeps the name of an option of an app within one line of YAML.
 const OPTION_NAME_BYTES_MAX: usize = 128;
 
@@ -64,6 +69,15 @@ impl ConfigLayer {
         option.set(&mut self.values, texts)?;
         self.values.provenance.record(option.name, source.clone());
         Ok(())
+    }
+
+    /// Records how the option that was set last is written, if its texts contain environment variables.
+    pub(super) fn set_references(&mut self, option: &'static OptionDef, texts: &[Expanded]) {
+        if texts.iter().any(|text| text.reference.is_some()) {
+            let source_texts = texts.iter().map(Expanded::source_text).collect();
+            let references = References { texts: option.format(&self.values), source_texts };
+            self.values.provenance.references.insert(option.name, references);
+        }
     }
 
     /// Checks the names and sets the app and all its options. A later source replaces them together.
@@ -94,13 +108,20 @@ impl ConfigLayer {
         self.values.app = name;
         self.values.app_options = options;
         self.values.provenance.options.clear();
+        self.values.provenance.app_references.clear();
         self.values.provenance.record(APP_KEY, source);
         Ok(())
     }
 
-    /// Sets the sources of the app's options, if they differ from the source of the app.
-    pub(super) fn set_option_sources(&mut self, option_sources: BTreeMap<String, Source>) {
+    /// Sets the sources of the app's options, if they differ from the source of the app, and how those
+    /// are written that contain environment variables.
+    pub(super) fn set_option_sources(
+        &mut self,
+        option_sources: BTreeMap<String, Source>,
+        references: BTreeMap<String, Expanded>,
+    ) {
         self.values.provenance.options = option_sources;
+        self.values.provenance.app_references = references;
     }
 
     /// Reads the `OSTLER_*` variables. Returns also one warning for each variable that is no option.
@@ -143,10 +164,15 @@ impl ConfigLayer {
     pub(super) fn apply(&self, settings: &mut Settings) {
         for (name, source) in &self.values.provenance.keys {
             settings.provenance.record(name, source.clone());
+            if let Some(references) = self.values.provenance.references.get(name) {
+                settings.provenance.references.insert(name, references.clone());
+            }
             if *name == APP_KEY {
                 settings.app.clone_from(&self.values.app);
                 settings.app_options.clone_from(&self.values.app_options);
-                settings.provenance.options.clone_from(&self.values.provenance.options);
+                let (from, to) = (&self.values.provenance, &mut settings.provenance);
+                to.options.clone_from(&from.options);
+                to.app_references.clone_from(&from.app_references);
             } else if let Some(option) = OPTIONS.iter().find(|option| option.name == *name) {
                 option.copy(&self.values, settings);
             }
@@ -202,7 +228,7 @@ fn split_variable(arity: Arity, value: &str) -> Vec<String> {
 fn option_name_error(name: &str) -> Option<&'static str> {
     if name.is_empty() || name.contains('=') || name.chars().any(char::is_control) {
         Some("is not the name of an option: give at least one letter, no = or control character")
-    } else if name == "name" {
+    } else if name == APP_NAME_KEY {
         Some("cannot be an option of an app: it is the name of the app itself")
     } else if name.len() > OPTION_NAME_BYTES_MAX {
         Some("is too long for the name of an option: give at most 128 bytes")

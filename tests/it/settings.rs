@@ -307,6 +307,49 @@ fn file_sets_every_option() {
 }
 
 #[test]
+fn printed_config_names_environment_variables_instead_of_their_values() {
+    let yaml = "vars: {pw: 'p:${env:PW}'}\nproc_name: ${env:PW}\nenv: ['A=x', 'DSN=u:${pw}@db']\n\
+                worker_class: exec\nbind: []\ncommand: [sleep, '${env:PW}']\npools:\n  one: {nice: 1}\n  \
+                two: {env: {TOKEN: '${env:PW}'}, nice: '${env:NICE}'}\n";
+    let run = |yaml: &str, flags: &[&str]| {
+        with_yaml(yaml, flags).unbound().plain().env("PW", "s3cret").env("NICE", "2").run()
+    };
+    let printed = run(yaml, &["--print-config"]);
+    assert_eq!(printed.exit, Exit::Code(0), "{printed:?}");
+    for line in [
+        "proc_name: \"${env:PW}\"  # ",
+        "  - A=x\n  - \"DSN=u:p:${env:PW}@db\"\n",
+        "  - sleep\n  - \"${env:PW}\"\n",
+        "    env:  # ",
+        "      - \"TOKEN=${env:PW}\"\n",
+        "    nice: \"${env:NICE}\"  # ",
+    ] {
+        assert!(printed.stdout.contains(line), "{line} in {}", printed.stdout);
+    }
+    assert!(!printed.stdout.contains("s3cret"), "{}", printed.stdout);
+    let again = run(&printed.stdout, &["--print-config"]);
+    assert_eq!(again.exit, Exit::Code(0), "{again:?}");
+    let values = |text: &str| -> Vec<String> {
+        text.lines().map(|line| line.split("  #").next().unwrap_or(line).to_owned()).collect()
+    };
+    assert_eq!(values(&again.stdout), values(&printed.stdout));
+    // What a flag overrides is no reference any more, and an app's options have theirs.
+    let yaml = "proc_name: ${env:PW}\napp: {name: demo, token: '${env:PW}'}\n";
+    let printed = run(yaml, &["--name", "flag", "--print-config", "demo"]);
+    assert!(printed.stdout.contains("proc_name: flag  # --name"), "{printed:?}");
+    for (yaml, reason) in [
+        ("workers: ${env:PW}\n", "workers: \"${env:PW}\" is not"),
+        ("env: ['${env:PW}']\n", "env: \"${env:PW}\" is not"),
+        ("bind: ['${env:PW}:1', '${env:PW}:1']\n", "\"${env:PW}:1\" repeats \"${env:PW}:1\""),
+    ] {
+        let outcome = run(yaml, &["--check-config"]);
+        assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+        assert!(outcome.stderr.contains(reason), "{outcome:?}");
+        assert!(!outcome.stderr.contains("s3cret"), "{outcome:?}");
+    }
+}
+
+#[test]
 fn printed_config_loads_again() {
     let printed = Launch::new(&["-w", "3", "-e", "COLOUR=blue", "--print-config"]).plain().run();
     assert_eq!(printed.exit, Exit::Code(0), "{printed:?}");

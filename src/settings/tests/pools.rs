@@ -230,6 +230,13 @@ pools:
         (all.master.app.as_str(), &all.master.app_options),
         ("demo", &[pair("${n}", "/srv/blue")].into())
     );
+    let printed = all.to_yaml();
+    assert!(printed.contains("name: \"d${env:MO}\"\n"), "{printed}");
+    let again = ConfigFile::parse(&printed, Path::new("x.yaml"), &environment).unwrap();
+    assert_eq!(Configuration::resolve(&Settings::default(), &again, &[], &[]).unwrap(), all);
+    let mut changed = all.master.clone();
+    changed.app = "echo".into();
+    assert!(changed.to_yaml().contains("name: echo\n"));
     let web = &all.pools[0].settings;
     assert_eq!(
         web.bind.iter().map(ToString::to_string).collect::<Vec<_>>(),
