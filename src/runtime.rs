@@ -2,10 +2,9 @@
 
 mod catalog;
 mod error;
+mod instance_lock;
 mod preflight;
 
-use std::env;
-use std::path::PathBuf;
 use std::rc::Rc;
 
 use slog::{Level, crit, info, warn};
@@ -20,7 +19,6 @@ use crate::hooks::{Hooks, NoHooks};
 use crate::listen;
 use crate::listen::activation::{InheritedFds, fd_name};
 use crate::log::{self, Fields};
-use crate::os::credentials;
 use crate::os::daemon::StartupNotifier;
 use crate::os::fd_table::OpenFds;
 use crate::os::lookups::Lookups;
@@ -311,13 +309,7 @@ impl StartupContext {
 
 fn create_pidfile(settings: &Settings, is_upgrade: bool) -> Result<Option<PidFile>, RuntimeError> {
     let create = if is_upgrade { PidFile::create_for_upgrade } else { PidFile::create };
-    let instance_lock_path = settings.single_instance.then(|| {
-        let dir = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_else(|| {
-            if credentials::is_root() { PathBuf::from("/run") } else { env::temp_dir() }
-        });
-        dir.join(format!("ostler-{}.pid", settings.proc_name.replace('/', "_")))
-    });
-    let path = settings.pidfile.clone().or(instance_lock_path);
+    let path = settings.pidfile.clone().or(instance_lock::path(settings)?);
     path.as_deref().map(create).transpose().map_err(RuntimeError::PidFile)
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::catalog::source_label;
 use super::error::RuntimeError;
+use super::instance_lock;
 use crate::arbiter::ResolvedConfig;
 use crate::listen::preflight;
 use crate::os::file;
@@ -21,6 +22,7 @@ pub(super) fn check(config: &ResolvedConfig<'_>) -> Result<(), RuntimeError> {
         // It is replaced by another file.
         check_dir_of(path).map_err(|error| path_error(master, "pidfile", path, &error))?;
     }
+    instance_lock::path(master)?;
     let log_file = match &master.log_file {
         LogTarget::File(path) => Some(path),
         LogTarget::Stderr => None,

@@ -1,11 +1,12 @@
 //! Daemons: the launching command reports the outcome, and the tests find the rest by the pid file.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use serde_json::Value;
 
 use crate::launch::Launch;
@@ -329,6 +330,26 @@ fn second_instance_is_rejected() {
     lone("other").start().finish();
     first.finish();
     lone("lone").start().finish();
+}
+
+#[test]
+fn lone_instance_without_a_directory_of_its_own_is_rejected() {
+    let shared = tempfile::tempdir().unwrap();
+    fs::set_permissions(shared.path(), Permissions::from_mode(0o1777)).unwrap();
+    // A login has made a directory for the user that runs the tests, but none for this one.
+    let unset = Uid::effective().is_root().then_some("");
+    for dir in unset.into_iter().chain(shared.path().to_str()) {
+        for flags in [&["--single-instance"][..], &["--single-instance", "--check-config"]] {
+            let Some(launch) = crate::shortages::as_unprivileged(flags) else { return };
+            let outcome = launch.env("XDG_RUNTIME_DIR", dir).plain().run();
+            assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+            for words in ["--single-instance: needs a directory", "set pidfile", "XDG_RUNTIME_DIR"]
+            {
+                assert!(outcome.stderr.contains(words), "{words}: {outcome:?}");
+            }
+        }
+    }
+    assert_eq!(fs::read_dir(shared.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -146,7 +146,10 @@ pub fn as_unprivileged(flags: &[&str]) -> Option<Launch> {
     }
     let launch = Launch::by(&[unprivileged_prefix(), &["./ostler"]].concat(), flags);
     // The program's directory may be closed to other users.
-    fs::copy(PROGRAM, launch.path("ostler")).unwrap();
+    // Another process copies it: a child of a test beside this one must not inherit a descriptor that
+    // writes it, which would make it busy.
+    let copied = Command::new("cp").args([PROGRAM, &launch.path("ostler")]).status().unwrap();
+    assert!(copied.success());
     for path in [launch.dir().to_owned(), launch.dir().join("ostler")] {
         fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
     }
