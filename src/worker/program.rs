@@ -2,8 +2,10 @@
 //! reads its output and notifications, stops it and reaps it. Its class decides when.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
@@ -53,6 +55,8 @@ impl Output {
     }
 }
 
+/// How many bytes of a script's first line the kernel reads (`BINPRM_BUF_SIZE`).
+const SCRIPT_LINE_MAX: u64 = 256;
 /// How many notifications of other programs are skipped in one call.
 const NOTIFICATIONS_PER_READ: usize = 64;
 
@@ -72,7 +76,8 @@ pub(crate) fn check_command(settings: &Settings) -> Result<(), ConfigError> {
         worker_path.map(|(_, value)| OsString::from(value)).or_else(|| std::env::var_os("PATH"));
     let found =
         process::find_program(OsStr::new(program), path.as_deref(), settings.chdir.as_deref());
-    found.map(|_| ()).map_err(|error| {
+    let found = found.and_then(|path| check_interpreter(&path, settings.chdir.as_deref()));
+    found.map_err(|error| {
         let from = settings.chdir.as_deref().filter(|_| program.contains('/'));
         let from = from.map(|dir| format!(" from {}", dir.display())).unwrap_or_default();
         let is_line = settings.command.len() == 1 && program.contains(' ');
@@ -80,6 +85,26 @@ pub(crate) fn check_command(settings: &Settings) -> Result<(), ConfigError> {
             if is_line { "; give the program and its arguments as separate words" } else { "" };
         ConfigError::new(format!("failed to run {program:?}{from}: {error}{tip}"))
     })
+}
+
+/// Checks that the interpreter which a script names exists: execve(2) says `ENOENT` as if it were the
+/// script itself that is missing.
+fn check_interpreter(script: &Path, dir: Option<&Path>) -> io::Result<()> {
+    let mut line = Vec::new();
+    // A program that cannot be read may be executed all the same.
+    let Ok(file) = File::open(script) else { return Ok(()) };
+    BufReader::new(file.take(SCRIPT_LINE_MAX)).read_until(b'\n', &mut line)?;
+    let Some(words) = line.strip_prefix(b"#!") else { return Ok(()) };
+    let words = words.trim_ascii_start();
+    let end = words.iter().position(u8::is_ascii_whitespace).unwrap_or(words.len());
+    let interpreter = Path::new(OsStr::from_bytes(&words[..end]));
+    let path = dir.map_or_else(|| interpreter.to_path_buf(), |dir| dir.join(interpreter));
+    match path.try_exists() {
+        Ok(false) if end > 0 => Err(io::Error::other(format!(
+            "its interpreter {interpreter:?} does not exist: correct the first line of {script:?}"
+        ))),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 impl Program {

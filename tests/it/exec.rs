@@ -378,6 +378,10 @@ fn unusable_command_is_rejected_before_listening() {
     let plain = launch(&["./plain"]);
     fs::write(plain.path("plain"), "#!/bin/sh\n").unwrap();
     expect_rejection(plain, &["COMMAND", "./plain", "Permission denied"]);
+    let script = launch(&["./script"]);
+    fs::write(script.path("script"), "#! /no/such/shell -e\n").unwrap();
+    fs::set_permissions(script.path("script"), fs::Permissions::from_mode(0o755)).unwrap();
+    expect_rejection(script, &["COMMAND", "./script", "interpreter \"/no/such/shell\""]);
     expect_rejection(
         launch(&["sh"]).arg("-e").arg("PATH=/nowhere"),
         &["COMMAND", "\"sh\"", "No such file"],
