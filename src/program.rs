@@ -162,8 +162,9 @@ impl Runtime {
         configuration: Configuration,
         context: StartupContext,
     ) -> Result<(), RuntimeError> {
-        let start_dir = env::current_dir().map_err(RuntimeError::Os)?;
-        let start_dir_fd = File::open(&start_dir).map_err(RuntimeError::Os)?;
+        let (start_dir, start_dir_fd) = env::current_dir()
+            .and_then(|dir| File::open(&dir).map(|file| (dir, file)))
+            .map_err(RuntimeError::StartDir)?;
         env::set_current_dir("/").map_err(RuntimeError::Os)?;
         self.run_as(with_absolute_paths(configuration, &start_dir), context, |lookups| {
             process::change_dir(start_dir_fd.as_fd()).map_err(|error| error.to_string())?;

@@ -32,6 +32,8 @@ pub enum RuntimeError {
     /// The pid file cannot be created or is locked.
     #[allow(private_interfaces)]
     PidFile(PidFileError),
+    /// The directory in which a daemon was started cannot be opened.
+    StartDir(io::Error),
     /// A system call that the master requires fails.
     Os(io::Error),
     /// No worker became ready. Contains the reason of the last failure.
@@ -59,6 +61,10 @@ impl fmt::Display for RuntimeError {
             Self::Listen(error) => f.write_str(&log::error_chain(error)),
             Self::Log(error) => f.write_str(&log::error_chain(error)),
             Self::PidFile(error) => f.write_str(&log::error_chain(error)),
+            Self::StartDir(error) => write!(
+                f,
+                "failed to open the working directory: {error}; start the daemon in a directory that exists"
+            ),
             Self::Os(error) => write!(f, "system call failed: {error}"),
             Self::NeverReady(reason) if reason.is_empty() => {
                 f.write_str("giving up: no worker became ready")

@@ -183,6 +183,15 @@ fn daemon_is_detached_from_launcher() {
 }
 
 #[test]
+fn daemon_in_removed_dir_says_so() {
+    let script = "mkdir gone && cd gone && rmdir ../gone && exec \"$0\" \"$@\"";
+    let words = ["sh", "-c", script, env!("CARGO_BIN_EXE_ostler")];
+    let outcome = Launch::by(&words, &["-D", "--pid", "pid"]).plain().run();
+    assert_eq!(outcome.exit, Exit::Code(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("failed to open the working directory"), "{outcome:?}");
+}
+
+#[test]
 fn daemon_resolves_paths_in_start_dir() {
     let socket = "bind: [\"unix:sock\"]\n";
     let (launch, name) = launch(&[], socket);
