@@ -33,6 +33,9 @@ pub struct Limits {
     pub max_header_fields: usize,
     /// Maximum size of a request's body, or of a message, in bytes: 8 MiB.
     pub max_body_bytes: usize,
+    /// Maximum size in bytes of all request bodies of a worker that have not arrived completely:
+    /// 512 MiB. Zero is no limit.
+    pub max_bodies_bytes: usize,
     /// Maximum time from the first byte of a request (or the connect) to the end of its head: 10 s.
     pub header_timeout: Duration,
     /// Maximum time for each 4 KiB of a body, and between two reads of an RPC message: 10 s.
@@ -52,6 +55,7 @@ impl Default for Limits {
             max_head_bytes: 16 << 10,
             max_header_fields: 100,
             max_body_bytes: 8 << 20,
+            max_bodies_bytes: 512 << 20,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             keepalive: Duration::from_secs(5),

@@ -94,7 +94,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
             if used < input.len() {
                 self.store(&input[used..]);
             }
-            return self.next_action(pause);
+            return self.finish(pause, ctx);
         }
         self.store(input);
         let mut bytes = mem::take(&mut self.buffer);
@@ -105,6 +105,27 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
                 bytes.shrink_to_fit();
             }
             self.buffer = bytes;
+        }
+        self.finish(pause, ctx)
+    }
+
+    /// Accounts for a partial body after processing has stopped, and returns the next action. A body
+    /// for which the worker has no memory is rejected.
+    fn finish(&mut self, pause: Pause, ctx: &mut ConnectionContext<'_>) -> Next {
+        let has_body = matches!(self.state, State::Sized { .. } | State::Chunked(_));
+        if has_body || !self.body_share.is_empty() {
+            let limits = self.limits();
+            let bytes = if has_body { self.partial_bytes().len() } else { 0 };
+            // One body alone is limited by its own size.
+            let limit = match limits.max_bodies_bytes {
+                0 => 0,
+                limit => limit.max(limits.max_body_bytes.saturating_add(limits.max_head_bytes)),
+            };
+            if !self.body_share.resize(bytes, limit) {
+                let partial = mem::take(self.partial_bytes());
+                self.reject(RequestError::MEMORY, &partial, ctx);
+                self.body_share.resize(0, limit);
+            }
         }
         self.next_action(pause)
     }

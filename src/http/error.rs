@@ -28,6 +28,8 @@ impl RequestError {
     pub(super) const EXTENSIONS: Self = Self::new(413, "chunk extensions too large");
     /// A transfer coding other than `chunked` (RFC 9112, section 6.1).
     pub(super) const CODING: Self = Self::new(501, "only the transfer coding chunked is supported");
+    /// A body for which the worker has no memory (RFC 9110, section 15.6.4).
+    pub(super) const MEMORY: Self = Self::new(503, "too many request bodies at once");
     /// A major version other than 1 (RFC 9110, section 15.6.6).
     pub(super) const VERSION: Self = Self::new(505, "only HTTP/1.0 and HTTP/1.1 are supported");
 

@@ -1,5 +1,6 @@
 //! The handler of requests, and the service that holds it. Independent of connections.
 
+use super::budget::BodyBudget;
 use super::request::Request;
 use super::response::Response;
 use crate::app::Limits;
@@ -42,11 +43,12 @@ where
 pub struct Http<H> {
     pub(super) handler: H,
     pub(super) limits: Limits,
+    pub(super) bodies: BodyBudget,
 }
 
 impl<H: Handler> Http<H> {
     /// Creates a service from a handler and limits.
     pub fn new(handler: H, limits: Limits) -> Self {
-        Self { handler, limits }
+        Self { handler, limits, bodies: BodyBudget::default() }
     }
 }

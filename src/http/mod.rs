@@ -4,6 +4,7 @@
 //! request that two parsers could read differently is rejected, and its connection closes.
 
 mod body;
+mod budget;
 mod chunked;
 mod connection;
 mod error;

@@ -233,6 +233,38 @@ fn idle_connection_has_no_buffer_and_body_stays_in_limit() {
 }
 
 #[test]
+fn bodies_beyond_the_memory_of_the_worker_get_503() {
+    let limits = Limits {
+        max_head_bytes: 100,
+        max_body_bytes: 1000,
+        max_bodies_bytes: 1,
+        ..Limits::default()
+    };
+    let service = Http::new(Probe::default(), limits);
+    for coding in ["Content-Length: 900\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n384\r\n"] {
+        let head = format!("POST /204 HTTP/1.1\r\nHost: x\r\n{coding}");
+        let (mut first, mut second) = (Client::new(&service), Client::new(&service));
+        first.send(&head);
+        first.send(&"x".repeat(800));
+        second.send(&head);
+        assert_eq!(second.send(&"x".repeat(800)), Next::LingeringClose);
+        assert!(second.read().starts_with("HTTP/1.1 503 "));
+        // Its memory is free again, and so is that of a body that has arrived or was given up.
+        let mut third = Client::new(&service);
+        third.send(&head);
+        third.send(&"x".repeat(100));
+        drop(third);
+        first.send(
+            &("x".repeat(100) + if coding.contains("chunked") { "\r\n0\r\n\r\n" } else { "" }),
+        );
+        assert!(first.read().starts_with("HTTP/1.1 204 "));
+        let mut fourth = Client::new(&service);
+        fourth.send(&head);
+        assert_eq!(fourth.send(&"x".repeat(800)), Next::Read);
+    }
+}
+
+#[test]
 fn consecutive_requests_are_answered() {
     let service = service();
     let mut client = Client::new(&service);

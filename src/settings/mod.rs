@@ -90,6 +90,7 @@ impl Settings {
             max_head_bytes: to_usize(self.limit_request_head),
             max_header_fields: self.limit_request_fields,
             max_body_bytes: to_usize(self.limit_request_body),
+            max_bodies_bytes: to_usize(self.limit_bodies),
             header_timeout: self.header_timeout,
             body_timeout: self.body_timeout,
             keepalive: self.keepalive,

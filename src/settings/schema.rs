@@ -446,6 +446,10 @@ define_settings! {
         limit_request_body: u64 = 8 << 20,
             Single(SizeValue { min: 0, max: 1 << 40 }), "SIZE";
 
+        /// Maximum size of all request bodies together that a worker has in memory while they arrive,
+        /// but at least one of limit_request_body. A request beyond it gets 503. 0 means no limit.
+        limit_bodies: u64 = 512 << 20, Single(SizeValue { min: 0, max: 1 << 50 }), "SIZE";
+
         /// Maximum size of the input that is read and discarded before a connection is closed.
         lingering_bytes: u64 = 1 << 30, Single(SizeValue { min: 0, max: 1 << 40 }), "SIZE";
     }

@@ -89,6 +89,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("limit_request_head", "8192", "8K"),
     ("limit_request_fields", "10", "10"),
     ("limit_request_body", "1G", "1G"),
+    ("limit_bodies", "1G", "1G"),
     ("lingering_bytes", "1024", "1K"),
     ("pidfile", "a.pid", "a.pid"),
     ("daemon", "yes", "true"),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::app::{ClientInfo, Limits, Next};
+use crate::http::budget::BodyShare;
 use crate::http::chunked::Decoder;
 use crate::http::handler::Http;
 use crate::http::head::Reusable;
@@ -22,6 +23,8 @@ pub(in crate::http) struct HttpConnection<'s, H> {
     pub(super) phase: u32,
     /// How many steps of the body have arrived; `None` outside a body.
     pub(super) body_steps: Option<usize>,
+    /// The memory of a partial body.
+    pub(super) body_share: BodyShare<'s>,
 }
 
 /// How many bytes of a body must arrive within `body_timeout`, unless it ends.
@@ -41,6 +44,7 @@ impl<'s, H> HttpConnection<'s, H> {
             read_state: ReadState::First,
             phase: 0,
             body_steps: None,
+            body_share: service.bodies.share(),
         }
     }
 
