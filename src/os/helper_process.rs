@@ -29,10 +29,25 @@ impl HelperProcess {
     /// # Errors
     /// `EMFILE` or `ENFILE`; `EAGAIN` or `ENOMEM` from fork(2).
     pub(crate) fn start(body: impl FnOnce(&mut File)) -> io::Result<Self> {
+        Self::fork(answer_file, body)
+    }
+
+    /// Does what [`start`](Self::start) does, but the child keeps all descriptors of this process.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub(crate) fn start_with_all_fds(body: impl FnOnce(&mut File)) -> io::Result<Self> {
+        Self::fork(|answer_tx| answer_tx.try_clone().map(File::from), body)
+    }
+
+    fn fork(
+        prepare: impl FnOnce(&OwnedFd) -> io::Result<File>,
+        body: impl FnOnce(&mut File),
+    ) -> io::Result<Self> {
         let (answer_rx, answer_tx) = file::pipe()?;
         fcntl(&answer_tx, FcntlArg::F_SETFL(OFlag::empty()))?; // an answer may exceed the pipe
         let parent = Pid::this();
-        let pid = process::fork(|| match answer_file(&answer_tx) {
+        let pid = process::fork(|| match prepare(&answer_tx) {
             Ok(mut answer)
                 if set_pdeathsig(NixSignal::SIGKILL).is_ok() && Pid::parent() == parent =>
             {

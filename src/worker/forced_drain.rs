@@ -94,7 +94,7 @@ impl ForcedDrain {
             let duty = drain.duty(entry.listener.state());
             // The cheap question first: most duties are met, or not, whatever the queue holds.
             let is_met = duty.is_met(false, has_clients)
-                || duty.is_met(true, has_clients) && is_seen_empty(&entry.listener);
+                || duty.is_met(true, has_clients) && is_seen_empty(&entry.listener, has_clients);
             if is_met {
                 self.close(entry);
             }
@@ -134,8 +134,9 @@ impl ForcedDrain {
 
 /// Returns whether no client waits. Where that cannot be seen, the class has accepted all of them if
 /// it has no client.
-fn is_seen_empty(listener: &Listener) -> bool {
-    !has_pending_client(listener) || listening::is_unix_socket_shut_down(listener.as_fd())
+fn is_seen_empty(listener: &Listener, has_clients: bool) -> bool {
+    !has_pending_client(listener)
+        || !has_clients && listening::is_unix_socket_shut_down(listener.as_fd())
 }
 
 impl SignalDrain for ForcedDrain {

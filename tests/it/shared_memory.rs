@@ -67,6 +67,8 @@ fn garbage_in_shared_memory_harms_no_other_pool(class: &str) {
     let addresses = [crate::launch::free_address(), crate::launch::free_address()];
     config.top("worker_class", class).top("reuse_port", "yes").top("workers", 2);
     config.top("timeout", "2s").top("graceful_timeout", "3s");
+    // A worker of the same pool that boots at that moment may never seem ready.
+    config.top("boot_timeout", "3s");
     config.bind("web", addresses[0]).bind("api", addresses[1]);
     config.write();
     let server = launch.start();

@@ -35,7 +35,8 @@ impl Planning {
         load_config: &ConfigLoader<'a>,
         state: &MasterState<'a>,
     ) -> io::Result<Self> {
-        let helper = HelperProcess::start(|answer| {
+        // A daemon reads its settings relative to a directory that it has kept open.
+        let helper = HelperProcess::start_with_all_fds(|answer| {
             // A write fails only if the master has exited.
             let _ = answer.write_all(plan(load_config, state).to_string().as_bytes());
         })?;
