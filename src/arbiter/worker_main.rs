@@ -20,11 +20,11 @@ use crate::hooks::Hooks;
 use crate::listen::Listener;
 use crate::log::{Fields, error_chain};
 use crate::os;
-use crate::os::fd_table;
 use crate::os::memory::{self, MappingId};
 use crate::os::process::{self, EX_SOFTWARE, Pid};
 use crate::os::signal::{self, Signal, SignalPipe, WorkerDisposition};
 use crate::os::title::ProcTitle;
+use crate::os::{fd_table, terminal};
 use crate::scoreboard::{Scoreboard, WorkerStatus};
 use crate::worker::{BootedApp, ForcedDrain, Lifecycle, LifecycleParts, WorkerContext};
 
@@ -91,6 +91,8 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
     let (scoreboard, log) = (pool_generation.rows.scoreboard(), pool_generation.log.logger());
     let pid = Pid::this().as_raw();
     fd_table::close_all_except(&init.keep_fds);
+    pool_generation.log.detach_in_child();
+    terminal::leave();
     memory::forbid_access_except(&init.keep_mappings);
     if let Err(error) = init.cgroups.enter() {
         warn!(log, "failed to create worker cgroup"; "pid" => pid, "slot" => slot,

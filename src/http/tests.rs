@@ -245,14 +245,14 @@ fn bodies_beyond_the_memory_of_the_worker_get_503() {
         let head = format!("POST /204 HTTP/1.1\r\nHost: x\r\n{coding}");
         let (mut first, mut second) = (Client::new(&service), Client::new(&service));
         first.send(&head);
-        first.send(&"x".repeat(800));
+        first.send("x".repeat(800));
         second.send(&head);
-        assert_eq!(second.send(&"x".repeat(800)), Next::LingeringClose);
+        assert_eq!(second.send("x".repeat(800)), Next::LingeringClose);
         assert!(second.read().starts_with("HTTP/1.1 503 "));
         // Its memory is free again, and so is that of a body that has arrived or was given up.
         let mut third = Client::new(&service);
         third.send(&head);
-        third.send(&"x".repeat(100));
+        third.send("x".repeat(100));
         drop(third);
         first.send(
             &("x".repeat(100) + if coding.contains("chunked") { "\r\n0\r\n\r\n" } else { "" }),
@@ -260,7 +260,7 @@ fn bodies_beyond_the_memory_of_the_worker_get_503() {
         assert!(first.read().starts_with("HTTP/1.1 204 "));
         let mut fourth = Client::new(&service);
         fourth.send(&head);
-        assert_eq!(fourth.send(&"x".repeat(800)), Next::Read);
+        assert_eq!(fourth.send("x".repeat(800)), Next::Read);
     }
 }
 

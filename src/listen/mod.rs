@@ -242,7 +242,18 @@ impl Listener {
 
     /// Whether another process has shut it down while it was meant to listen.
     pub(crate) fn was_shut_down(&self) -> bool {
-        self.state() == ListenerState::Open && !listening::takes_new_connections(self.fd.as_fd())
+        let fd = self.fd.as_fd();
+        let is_restricted =
+            || matches!(self.origin, Origin::Bound) && listening::is_bound_to_interface(fd);
+        self.state() == ListenerState::Open
+            && (!listening::takes_new_connections(fd) || is_restricted())
+    }
+
+    /// Lifts what a worker may have restricted at a socket that this program has bound.
+    pub(crate) fn lift_restrictions(&self) {
+        if self.state() == ListenerState::Open && matches!(self.origin, Origin::Bound) {
+            listening::lift_restrictions(self.fd.as_fd());
+        }
     }
 
     /// Listens again after it [was shut down](Self::was_shut_down). A unix socket cannot.
@@ -250,6 +261,7 @@ impl Listener {
     /// # Errors
     /// From listen(2), or what to do about a unix socket.
     pub(crate) fn listen_again(&self, backlog: u32) -> io::Result<()> {
+        self.lift_restrictions();
         listening::set_backlog(self.fd.as_fd(), backlog)?;
         let name = socket::local_address(self.fd.as_fd());
         if name != self.name {

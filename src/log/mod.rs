@@ -18,6 +18,7 @@ use slog::{Drain, Level, Logger, o, warn};
 
 use compact::Compact;
 
+use crate::os::fd_table;
 use escape::Escaping;
 pub use escape::escaped_len;
 pub use fields::Fields;
@@ -81,6 +82,18 @@ impl Log {
     /// Returns the numbers of its descriptors, for a child that must close its copies.
     pub(crate) fn raw_fds(&self) -> impl Iterator<Item = RawFd> {
         self.target_file.raw_fd().into_iter().chain(self.recorder)
+    }
+
+    /// Makes the log of a child its own: without that, the child could change how the parent writes.
+    /// The flight recorder is the parent's alone.
+    pub(crate) fn detach_in_child(&self) {
+        if let Some(output) = self.target_file.raw_fd() {
+            // Without /proc they share the open file description.
+            let _ = fd_table::reopen(output);
+        }
+        if let Some(recorder) = self.recorder {
+            let _ = fd_table::replace_with_null(recorder);
+        }
     }
 
     /// Returns this log with the field `pool` in each record.

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -237,6 +237,37 @@ pub(crate) fn replace_with_dead_socket(number: RawFd) -> io::Result<()> {
     // SAFETY: created above, and no other code has its number.
     unsafe { libc::close(ends[0]) };
     replaced.map(|_| ())
+}
+
+/// Gives this process an open file description of its own under a number whose description it shares
+/// with another: then F_SETFL (fcntl(2)) changes the flags of this process's alone. A terminal becomes
+/// write-only. A socket cannot be opened again (Linux, with /proc).
+///
+/// # Errors
+/// From open(2): the description stays shared.
+pub(crate) fn reopen(number: RawFd) -> io::Result<()> {
+    // SAFETY: fcntl(2) with F_GETFL takes no argument; a bad descriptor is an error.
+    let flags = super::check(unsafe { libc::fcntl(number, libc::F_GETFL) })?;
+    // SAFETY: isatty(3) takes any number.
+    let is_terminal = unsafe { libc::isatty(number) } == 1;
+    let access = if is_terminal { libc::O_WRONLY } else { flags & libc::O_ACCMODE };
+    let kept = flags & (libc::O_APPEND | libc::O_NONBLOCK);
+    let flags = OFlag::from_bits_truncate(access | kept | libc::O_NOCTTY | libc::O_CLOEXEC);
+    replace(number, open(format!("/proc/self/fd/{number}").as_str(), flags, Mode::empty())?)
+}
+
+/// Puts /dev/null under a number.
+///
+/// # Errors
+/// From open(2).
+pub(crate) fn replace_with_null(number: RawFd) -> io::Result<()> {
+    replace(number, open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+fn replace(number: RawFd, file: OwnedFd) -> io::Result<()> {
+    let flags = if number <= libc::STDERR_FILENO { 0 } else { libc::O_CLOEXEC };
+    // SAFETY: `file` is open. The owner of the number keeps owning it, with another file.
+    super::check(unsafe { libc::dup3(file.as_raw_fd(), number, flags) }).map(drop)
 }
 
 #[cfg(test)]

@@ -46,6 +46,34 @@ pub(crate) fn takes_new_connections(fd: BorrowedFd<'_>) -> bool {
 }
 
 fn is_bound_to_no_interface(fd: BorrowedFd<'_>) -> bool {
+    bound_interface(fd) == Some(NO_INTERFACE)
+}
+
+/// Whether a socket takes connections of one interface only.
+pub(crate) fn is_bound_to_interface(fd: BorrowedFd<'_>) -> bool {
+    bound_interface(fd).is_some_and(|index| index != 0)
+}
+
+/// Lifts what another process may have restricted at a socket that it shares: the interface (which
+/// requires CAP_NET_RAW), the smallest hop limit of packets, and the filter of packets.
+pub(crate) fn lift_restrictions(fd: BorrowedFd<'_>) {
+    let any: libc::c_int = 0;
+    let levels = [
+        (libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX),
+        (libc::SOL_SOCKET, libc::SO_DETACH_FILTER),
+        (libc::IPPROTO_IP, libc::IP_MINTTL),
+        (libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT),
+    ];
+    for (level, option) in levels {
+        // ENOENT, ENOPROTOOPT: there is nothing to lift.
+        let _ = set_option_at(fd, level, option, &any);
+    }
+}
+
+/// The smallest hop limit of IPv6 packets: see linux/in6.h.
+const IPV6_MINHOPCOUNT: libc::c_int = 73;
+
+fn bound_interface(fd: BorrowedFd<'_>) -> Option<libc::c_int> {
     let mut index: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
     let target = (&raw mut index).cast();
@@ -59,7 +87,7 @@ fn is_bound_to_no_interface(fd: BorrowedFd<'_>) -> bool {
             &raw mut length,
         )
     });
-    asked.is_ok() && index == NO_INTERFACE
+    asked.is_ok().then_some(index)
 }
 
 /// Whether a unix socket was shut down. It is still a listening one, and always readable.
@@ -109,13 +137,20 @@ fn set_program(
 }
 
 fn set_option<T>(fd: BorrowedFd<'_>, option: libc::c_int, value: &T) -> io::Result<()> {
+    set_option_at(fd, libc::SOL_SOCKET, option, value)
+}
+
+fn set_option_at<T>(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
     let (pointer, length) = (&raw const *value, size_of::<T>() as libc::socklen_t);
     // SAFETY: `pointer` is to `length` bytes. What a program points at outlives the call, too, which
     // copies it.
-    super::check(unsafe {
-        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, pointer.cast(), length)
-    })
-    .map(drop)
+    super::check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, pointer.cast(), length) })
+        .map(drop)
 }
 
 fn bpf_instruction(code: u32, jump_true: u8, jump_false: u8, k: u32) -> libc::sock_filter {
@@ -171,6 +206,25 @@ mod tests {
             set_backlog(listener.as_fd(), backlog).unwrap();
             let allowed = tcp_info(listener.as_fd()).unwrap().tcpi_sacked;
             assert_eq!(allowed, backlog.min(limit));
+        }
+    }
+
+    #[test]
+    fn restrictions_are_lifted() {
+        for (address, level, option) in [
+            ("127.0.0.1:0", libc::IPPROTO_IP, libc::IP_MINTTL),
+            ("[::1]:0", libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT),
+        ] {
+            let Ok(listener) = TcpListener::bind(address) else { continue };
+            set_option_at(listener.as_fd(), level, option, &255).unwrap();
+            assert!(!is_bound_to_interface(listener.as_fd()));
+            set_option(listener.as_fd(), libc::SO_BINDTOIFINDEX, &9999).unwrap();
+            assert!(is_bound_to_interface(listener.as_fd()));
+            lift_restrictions(listener.as_fd());
+            if is_bound_to_interface(listener.as_fd()) {
+                return; // without CAP_NET_RAW
+            }
+            TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         }
     }
 

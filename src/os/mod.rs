@@ -27,6 +27,7 @@ pub(crate) mod procfs;
 pub(crate) mod resources;
 pub(crate) mod signal;
 pub(crate) mod socket;
+pub(crate) mod terminal;
 #[cfg(feature = "testkit")]
 pub(crate) mod testing;
 pub(crate) mod title;

@@ -265,7 +265,13 @@ pub(crate) fn next_exited_child() -> io::Result<Option<(Pid, Exit)>> {
         let status = unsafe { info.si_status() };
         let exit = match info.si_code {
             libc::CLD_EXITED => Exit::Code(status),
-            how => Exit::Signal { number: status, core: how == libc::CLD_DUMPED },
+            libc::CLD_KILLED => Exit::Signal { number: status, core: false },
+            libc::CLD_DUMPED => Exit::Signal { number: status, core: true },
+            // A child that has made this process its tracer (ptrace(2), PTRACE_TRACEME) has stopped.
+            _ => {
+                send_sigkill(pid);
+                return Ok(None);
+            }
         };
         return Ok(Some((pid, exit)));
     }

@@ -88,7 +88,9 @@ impl Controlled {
 fn status_shows_work_in_progress(class: &str) {
     let it = Controlled::start(&["-k", class, "-w", "2"]);
     let mut busy = it.server.begin("/sleep?ms=1500");
-    let pool = it.wait_status("the request is in progress", |pool| pool["in_flight"] == 1);
+    // A worker is busy a moment before it knows with what.
+    let is_known = |pool: &Value| pool["in_flight"] == 1 && pool.to_string().contains("GET /sleep");
+    let pool = it.wait_status("the request is in progress", is_known);
     assert_eq!((&pool["ready"], &pool["target"]), (&Value::from(2), &Value::from(2)));
     assert_eq!(pool["class"], class);
     let pids: Vec<_> = it.server.workers().iter().map(|worker| worker.pid.as_raw()).collect();

@@ -100,20 +100,28 @@ pub fn own(number: RawFd) -> OwnedFd {
 /// # Errors
 /// The kernel denies pidfd_getfd(2) to this user.
 pub fn listener_of(pid: Pid) -> io::Result<OwnedFd> {
+    let copies = copies_of_descriptors(pid)?.into_iter();
+    let mut listeners =
+        copies.filter(|copy| getsockopt(copy, sockopt::AcceptConn).unwrap_or(false));
+    Ok(listeners.next().unwrap_or_else(|| panic!("{pid} has no listener")))
+}
+
+/// Returns copies of all descriptors of another process: each has the same open file description.
+///
+/// # Errors
+/// The kernel denies pidfd_getfd(2) to this user.
+pub fn copies_of_descriptors(pid: Pid) -> io::Result<Vec<OwnedFd>> {
     let call = |number, first: i64, second: i64| {
         // SAFETY: both calls take numbers, and make a descriptor.
         let fd = unsafe { libc::syscall(number, first, second, 0) };
         i32::try_from(fd).ok().filter(|fd| *fd >= 0).map(own).ok_or_else(io::Error::last_os_error)
     };
     let process = call(libc::SYS_pidfd_open, pid.as_raw().into(), 0)?;
-    for number in descriptors(pid) {
+    let copy = |number: u64| {
         let number = i64::try_from(number).unwrap();
-        let copy = call(libc::SYS_pidfd_getfd, process.as_raw_fd().into(), number)?;
-        if getsockopt(&copy, sockopt::AcceptConn).unwrap_or(false) {
-            return Ok(copy);
-        }
-    }
-    panic!("{pid} has no listener");
+        call(libc::SYS_pidfd_getfd, process.as_raw_fd().into(), number)
+    };
+    descriptors(pid).into_iter().map(copy).collect()
 }
 
 /// Sets the soft limit of open descriptors of another process.

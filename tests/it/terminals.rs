@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -166,4 +166,31 @@ fn resized_terminal_during_an_upgrade_suspends_no_worker() {
     session.wait_said("upgrade complete");
     kill(new, Signal::SIGTERM).unwrap();
     wait_until("both stop", || session.count("stopped, ") == 2);
+}
+
+/// A worker may not act on the terminal from which the master was started: it could type into it
+/// (TIOCSTI), read what is typed, or take its foreground.
+#[test]
+fn worker_has_no_terminal() {
+    let session = Session::start(&format!("{PROGRAM} -k mio -w 2 -b unix:sock -p pid"));
+    session.wait_said("all workers ready");
+    let master = session.pid("pid");
+    let terminal_of = |pid: Pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let number = stat.rsplit_once(") ").unwrap().1.split(' ').nth(4).unwrap().to_owned();
+        number.parse::<i32>().unwrap()
+    };
+    assert_ne!(terminal_of(master), 0);
+    for worker in children(master) {
+        assert_eq!(terminal_of(worker.pid), 0);
+        let input = fs::read_link(format!("/proc/{}/fd/0", worker.pid)).unwrap();
+        assert_eq!(input, Path::new("/dev/null"));
+        for output in [1, 2] {
+            let info = fs::read_to_string(format!("/proc/{}/fdinfo/{output}", worker.pid)).unwrap();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+            assert!(flags.trim().ends_with('1'), "output {output} is write-only: {flags}");
+        }
+    }
+    kill(master, Signal::SIGTERM).unwrap();
+    session.wait_said("stopped, ");
 }

@@ -6,12 +6,21 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd;
 
-use nix::unistd::Pid;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, write};
 
+use crate::launch::Launch;
+use crate::os::copies_of_descriptors;
 use crate::pools::PoolsConfig;
-use crate::proc::descriptors;
+use crate::proc::{children, descriptors, wait_until};
 
-on_every_class!(worker_shares_only_its_own_descriptors_with_the_master);
+on_every_class!(
+    worker_shares_only_its_own_descriptors_with_the_master,
+    worker_cannot_make_the_master_wait_for_the_log,
+    worker_cannot_write_to_the_flight_recorder,
+);
 
 /// The files that a process has open beyond its standard streams, and how often.
 fn open_files(pid: Pid) -> BTreeMap<String, usize> {
@@ -67,5 +76,54 @@ fn worker_shares_only_its_own_descriptors_with_the_master(class: &str) {
         *sockets.entry(listener.to_owned()).or_insert(0) += 1;
     }
     assert_eq!(sockets.into_values().collect::<Vec<_>>(), [3, 3], "each pool has its listener");
+    server.finish();
+}
+
+/// The worker makes the pipe of the log a blocking one, as far as its own descriptors go, and nothing
+/// reads the pipe any more.
+fn worker_cannot_make_the_master_wait_for_the_log(class: &str) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let flags = ["-k", class, "-w", "2", "-t", "0"];
+    let server = Launch::new(&flags).plain().stderr_to(writer.try_clone().unwrap()).spawn();
+    wait_until("two workers", || children(server.pid).len() == 2);
+    let worker = children(server.pid)[0].pid;
+    let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let pipe = fs::read_link(&path).unwrap();
+    let Ok(copies) = copies_of_descriptors(worker) else {
+        eprintln!("skipped: the descriptors of a child cannot be copied");
+        return;
+    };
+    let of_log = |fd: &&std::os::fd::OwnedFd| {
+        fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).is_ok_and(|it| it == pipe)
+    };
+    let copies: Vec<_> = copies.iter().filter(of_log).collect();
+    assert!(!copies.is_empty(), "the worker has a log");
+    for copy in copies {
+        let flags = OFlag::from_bits_truncate(fcntl(copy, FcntlArg::F_GETFL).unwrap());
+        fcntl(copy, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).unwrap();
+    }
+    let own = open(path.as_str(), OFlag::O_WRONLY | OFlag::O_NONBLOCK, Mode::empty()).unwrap();
+    while write(&own, &[b'x'; 4096]).is_ok() {}
+    while write(&own, b"x").is_ok() {}
+    kill(worker, Signal::SIGKILL).unwrap();
+    wait_until("a new worker", || {
+        let workers = children(server.pid);
+        workers.len() == 2 && workers.iter().all(|it| it.pid != worker && it.state != 'Z')
+    });
+    server.signal(Signal::SIGTERM);
+    server.wait_exit();
+    drop(reader);
+}
+
+fn worker_cannot_write_to_the_flight_recorder(class: &str) {
+    let launch = Launch::new(&["-k", class]);
+    let path = launch.path("events");
+    let server = launch.arg("--flight-recorder-file").arg(&path).start();
+    let leads_there = |pid: Pid| {
+        let target = |fd: u64| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
+        descriptors(pid).into_iter().filter_map(target).any(|it| it.ends_with("events"))
+    };
+    assert!(leads_there(server.pid));
+    assert!(!leads_there(server.workers()[0].pid));
     server.finish();
 }

@@ -24,6 +24,7 @@ pub(super) struct View {
     snapshot: Snapshot,
     status: OnceLock<Arc<[u8]>>,
     metrics: OnceLock<Arc<[u8]>>,
+    page: OnceLock<Arc<[u8]>>,
 }
 
 impl View {
@@ -39,6 +40,10 @@ impl View {
     fn metrics(&self) -> Body {
         let encode = || metrics::render(&self.snapshot).into_bytes().into();
         shared_body(self.metrics.get_or_init(encode))
+    }
+
+    fn page(&self) -> Body {
+        shared_body(self.page.get_or_init(|| page::render(&self.snapshot).into_bytes().into()))
     }
 }
 
@@ -67,7 +72,7 @@ struct Route {
 }
 
 const ROUTES: &[Route] = &[
-    Route { path: "/", any_host: false, answer: |view| page::response(&view.snapshot) },
+    Route { path: "/", any_host: false, answer: |view| page::response(view.page()) },
     Route { path: "/healthz", any_host: true, answer: |_| Response::text("ok\n") },
     Route { path: "/readyz", any_host: true, answer: readiness },
     Route {

@@ -44,7 +44,7 @@ const BACKLOG: u32 = 64;
 /// takes at most a tenth of the master's time.
 const PAUSE_FACTOR: u32 = 9;
 /// The longest pause: the machine may have stood still meanwhile.
-const PAUSE_MAX: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long a client may take to accept output.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an address is tried that another master still has.

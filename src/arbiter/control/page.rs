@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::arbiter::snapshot::{PoolSnapshot, Snapshot, WorkerSnapshot};
-use crate::http::Response;
+use crate::http::{Body, Response};
 
 /// Nothing from elsewhere, no script, and no place in another page.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
@@ -29,15 +29,16 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }\n
 td:first-child { padding-left: .5rem }\n\
 </style>\n";
 
-/// Returns the page.
-pub(super) fn response(snapshot: &Snapshot) -> Response {
-    Response::new(200, render(snapshot))
+/// Returns the response with the page.
+pub(super) fn response(page: Body) -> Response {
+    Response::new(200, page)
         .header("Content-Type", "text/html; charset=utf-8")
         .header("Content-Security-Policy", POLICY)
         .header("Referrer-Policy", "no-referrer")
 }
 
-fn render(snapshot: &Snapshot) -> String {
+/// Returns the page.
+pub(super) fn render(snapshot: &Snapshot) -> String {
     let (name, phase) = (escape(&snapshot.proc_name), snapshot.phase.as_str());
     let mut page = format!("{HEAD}<title>{name}: {phase}</title>\n</head>\n<body>\n");
     // Writing to a string cannot fail.

@@ -12,14 +12,17 @@ impl Pool<'_> {
     pub(super) fn restore_listeners(&self, pid: Pid, slot: usize) {
         let mut restored = false;
         let backlog = self.settings().backlog;
-        for listener in self.generation.listeners.iter().filter(|it| it.was_shut_down()) {
+        let (ended, open): (Vec<_>, Vec<_>) =
+            self.generation.listeners.iter().partition(|it| it.was_shut_down());
+        open.iter().for_each(|listener| listener.lift_restrictions());
+        for listener in ended {
             let (address, pid) = (listener.name(), pid.as_raw());
             match listener.listen_again(backlog) {
                 Ok(()) => {
                     restored = true;
                     warn!(self.log(), "listener was shut down, listening again";
                         "address" => address, "pid" => pid, "slot" => slot,
-                        "error" => "a worker called shutdown on it, probably this one");
+                        "error" => "a worker called shutdown or setsockopt on it, probably this one");
                 }
                 Err(error) => {
                     error!(self.log(), "listener was shut down, no client can connect";
