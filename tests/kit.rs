@@ -45,6 +45,7 @@ fn sync_keeps_its_contract() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn threads_keeps_its_contract() {
     expect_passed(&contract_test(env!("CARGO_BIN_EXE_ostler")).class("threads"));
 }
@@ -69,6 +70,7 @@ fn patient_keeps_its_contract() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn tokio_keeps_its_contract() {
     let Some(program) = example("tokio_axum") else { return };
     expect_passed(&contract_test(program).class("tokio"));
@@ -199,6 +201,7 @@ fn wrong_app_is_one_obstacle_and_no_violation() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn missing_slow_work_affects_only_rules_that_need_it() {
     let kit =
         contract_test(env!("CARGO_BIN_EXE_ostler")).workload(Http::new().slow("/nothing?ms={ms}"));
@@ -237,6 +240,7 @@ impl Workload for EarlyAnswer {
 }
 
 #[test]
+#[ignore = "slow"]
 fn hang_task_that_completes_is_an_obstacle() {
     let kit = contract_test(env!("CARGO_BIN_EXE_ostler")).workload(EarlyAnswer(Http::new()));
     let report = kit.only([Rule::Work, Rule::Hang, Rule::OrphanHung]).run();
@@ -288,11 +292,13 @@ fn class_that_starts_in_the_master_is_reported() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_without_heartbeat_is_reported() {
     expect_violation("never-beats", &[Rule::IdleHeartbeat, Rule::Ready, Rule::Work, Rule::Drain]);
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_that_never_sleeps_is_reported() {
     expect_violation("never-sleeps", &[Rule::Quiet, Rule::IdleHeartbeat, Rule::Drain]);
 }
@@ -314,21 +320,25 @@ fn class_that_drops_work_is_reported() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_that_forgets_the_backlog_is_reported() {
     expect_violation("forgets-the-queue", &[Rule::Queue, Rule::Ready, Rule::Drain]);
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_that_leaks_descriptors_is_reported() {
     expect_violation("leaks-descriptors", &[Rule::Descriptors, Rule::Replacements, Rule::Drain]);
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_that_fails_at_exit_is_reported() {
     expect_violation("fails-at-the-end", &[Rule::Drain, Rule::IdleHeartbeat, Rule::Work]);
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_ready_too_early_is_reported() {
     expect_violation("ready-too-early", &[Rule::ReadyInTime, Rule::Ready, Rule::Work]);
 }
@@ -353,11 +363,13 @@ fn class_that_takes_sigterm_is_reported_as_such() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_that_accepts_after_stop_is_reported() {
     expect_violation("accepts-after-stop", &[Rule::StopsAccepting, Rule::Queue, Rule::Drain]);
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_that_leaves_processes_is_reported() {
     expect_violation("leaves-a-process", &[Rule::Processes, Rule::Replacements, Rule::Drain]);
 }
@@ -375,6 +387,7 @@ fn class_that_loses_wakeups_is_reported() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn class_that_ignores_the_client_limit_is_reported() {
     expect_violation("ignores-the-limit", &[Rule::ClientLimit, Rule::HangAmongOthers, Rule::Drain]);
 }
