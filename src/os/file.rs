@@ -51,6 +51,15 @@ pub(crate) fn id(number: RawFd) -> io::Result<FileId> {
     Ok((status.st_dev, status.st_ino))
 }
 
+/// Whether a descriptor leads to a directory.
+pub(crate) fn is_dir(number: RawFd) -> bool {
+    // SAFETY: fstat(2) takes any number; a closed one is EBADF.
+    let status = fstat(unsafe { BorrowedFd::borrow_raw(number) });
+    status.is_ok_and(|status| {
+        SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
+    })
+}
+
 /// Changes the file's user and group, where they are given.
 ///
 /// # Errors

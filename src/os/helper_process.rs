@@ -2,15 +2,16 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal as NixSignal;
 
+use super::fd_table::{self, Visit};
+use super::file;
 use super::process::{self, Pid};
-use super::{fd_table, file};
 
 /// A child that runs one function. Dropping it kills the child.
 #[derive(Debug)]
@@ -29,25 +30,34 @@ impl HelperProcess {
     /// # Errors
     /// `EMFILE` or `ENFILE`; `EAGAIN` or `ENOMEM` from fork(2).
     pub(crate) fn start(body: impl FnOnce(&mut File)) -> io::Result<Self> {
-        Self::fork(answer_file, body)
+        Self::fork(|answer_tx| answer_file(answer_tx, &[]), body)
     }
 
-    /// Does what [`start`](Self::start) does, but the child keeps all descriptors of this process.
+    /// Does what [`start`](Self::start) does, but the child keeps the directories that this process has
+    /// open.
     ///
     /// # Errors
     /// Those of [`start`](Self::start).
-    pub(crate) fn start_with_all_fds(body: impl FnOnce(&mut File)) -> io::Result<Self> {
-        Self::fork(|answer_tx| answer_tx.try_clone().map(File::from), body)
+    pub(crate) fn start_with_dirs(body: impl FnOnce(&mut File)) -> io::Result<Self> {
+        let prepare = |answer_tx| {
+            let mut dirs = Vec::new();
+            fd_table::for_each_fd(|number| {
+                dirs.extend(file::is_dir(number).then_some(number));
+                Visit::Continue
+            });
+            answer_file(answer_tx, &dirs)
+        };
+        Self::fork(prepare, body)
     }
 
     fn fork(
-        prepare: impl FnOnce(&OwnedFd) -> io::Result<File>,
+        prepare: impl FnOnce(OwnedFd) -> io::Result<File>,
         body: impl FnOnce(&mut File),
     ) -> io::Result<Self> {
         let (answer_rx, answer_tx) = file::pipe()?;
         fcntl(&answer_tx, FcntlArg::F_SETFL(OFlag::empty()))?; // an answer may exceed the pipe
         let parent = Pid::this();
-        let pid = process::fork(|| match prepare(&answer_tx) {
+        let pid = process::fork(move || match prepare(answer_tx) {
             Ok(mut answer)
                 if set_pdeathsig(NixSignal::SIGKILL).is_ok() && Pid::parent() == parent =>
             {
@@ -95,13 +105,13 @@ impl HelperProcess {
 }
 
 /// Prepares the descriptors of the child. Returns the file for its answer.
-fn answer_file(answer_tx: &OwnedFd) -> io::Result<File> {
+fn answer_file(answer_tx: OwnedFd, keep: &[RawFd]) -> io::Result<File> {
     // Only now: the limit of descriptors may leave the parent no room for more than the pipe.
-    fd_table::close_all_except(&[answer_tx.as_raw_fd()]);
+    fd_table::close_all_except(&[keep, &[answer_tx.as_raw_fd()]].concat());
     let null = File::options().read(true).write(true).open("/dev/null")?;
     process::dup_fds_to(&[null.as_raw_fd(); 3], 0)?;
     std::mem::forget(null);
-    Ok(File::from(answer_tx.try_clone()?))
+    Ok(File::from(answer_tx))
 }
 
 impl Drop for HelperProcess {

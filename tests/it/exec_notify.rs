@@ -16,7 +16,7 @@ use crate::exec::wait_line;
 use crate::exec_programs::{is_installed, python_is_installed};
 use crate::launch::Launch;
 use crate::log_capture::Record;
-use crate::proc::{descriptors, is_gone, wait_until};
+use crate::proc::{descriptors, is_gone, stat, wait_until};
 use crate::support::{Exit, Server};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
@@ -218,8 +218,10 @@ fn next_master_removes_what_killed_processes_have_left() {
     let (killed, other) = (launch().start(), launch().start());
     assert_eq!(entries(dir.path()).len(), 4);
     let [workers, survivors] = [&killed, &other].map(|server| server.wait_workers(2));
-    // Stopped workers cannot remove anything when their master dies.
-    workers.iter().for_each(|worker| kill(worker.pid, Signal::SIGSTOP).unwrap());
+    // A stopped master cannot remove anything when its workers die.
+    killed.signal(Signal::SIGSTOP);
+    wait_until("it is stopped", || stat(killed.pid).is_some_and(|it| it.state == 'T'));
+    workers.iter().for_each(|worker| kill(worker.pid, Signal::SIGKILL).unwrap());
     drop(killed);
     wait_until("they are dead", || workers.iter().all(|worker| is_gone(worker.pid)));
     assert_eq!(entries(dir.path()).len(), 4);

@@ -36,7 +36,7 @@ impl Planning {
         state: &MasterState<'a>,
     ) -> io::Result<Self> {
         // A daemon reads its settings relative to a directory that it has kept open.
-        let helper = HelperProcess::start_with_all_fds(|answer| {
+        let helper = HelperProcess::start_with_dirs(|answer| {
             // A write fails only if the master has exited.
             let _ = answer.write_all(plan(load_config, state).to_string().as_bytes());
         })?;
