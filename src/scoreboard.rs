@@ -226,17 +226,13 @@ impl<'a> Row<'a> {
             Some((thread.timeout_base(now, timeout)?, index, thread))
         });
         let (_, thread_index, thread) = busy.min_by_key(|(base, ..)| *base)?;
-        let started_at = thread.busy_since()?;
-        let (label, thread_id) = (thread.label(), thread.thread_id());
-        Some(WorkUnit { started_at, label, thread_index, thread_id })
+        thread.unit(thread_index)
     }
 
     /// Returns the units of work in progress, by thread. Ignores a start in the future.
     pub(crate) fn units_in_progress(self, now: MonotonicTime) -> impl Iterator<Item = WorkUnit> {
         self.threads().enumerate().filter_map(move |(thread_index, thread)| {
-            let started_at = thread.busy_since().filter(|at| *at <= now)?;
-            let (label, thread_id) = (thread.label(), thread.thread_id());
-            Some(WorkUnit { started_at, label, thread_index, thread_id })
+            thread.unit(thread_index).filter(|unit| unit.started_at <= now)
         })
     }
 
@@ -329,6 +325,13 @@ impl ThreadEntry<'_> {
 
     fn units(self) -> u64 {
         self.words[1].load(Ordering::Relaxed)
+    }
+
+    /// Returns its unit of work, if it is busy. `thread_index` is its index in the row.
+    fn unit(self, thread_index: usize) -> Option<WorkUnit> {
+        let started_at = self.busy_since()?;
+        let (label, thread_id) = (self.label(), self.thread_id());
+        Some(WorkUnit { started_at, label, thread_index, thread_id })
     }
 
     fn busy_since(self) -> Option<MonotonicTime> {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::duration::as_millis;
+
 /// The master and its pools.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Snapshot {
@@ -129,7 +131,7 @@ impl Snapshot {
             "version": env!("CARGO_PKG_VERSION"),
             "pid": self.pid,
             "proc_name": self.proc_name,
-            "uptime_ms": millis(self.uptime),
+            "uptime_ms": as_millis(self.uptime),
             "phase": self.phase.as_str(),
             "generation": self.generation,
             "peer_pid": self.peer_pid,
@@ -175,7 +177,7 @@ impl PoolSnapshot {
             "exits_total": exits.collect::<std::collections::BTreeMap<_, _>>(),
             "workers": self.workers.iter().map(WorkerSnapshot::to_json).collect::<Vec<_>>(),
             "waiting_slots": waiting
-                .map(|(slot, left)| json!({ "slot": slot, "restart_in_ms": millis(*left) }))
+                .map(|(slot, left)| json!({ "slot": slot, "restart_in_ms": as_millis(*left) }))
                 .collect::<Vec<_>>(),
             "listeners": self.listeners.iter().map(ListenerSnapshot::to_json).collect::<Vec<_>>(),
             "last_exits": self.last_exits.iter().map(ExitSnapshot::to_json).collect::<Vec<_>>(),
@@ -186,17 +188,17 @@ impl PoolSnapshot {
 impl WorkerSnapshot {
     fn to_json(&self) -> Value {
         let in_flight = self.in_flight.iter().map(|unit| {
-            json!({ "thread": unit.thread, "label": unit.label, "age_ms": millis(unit.age) })
+            json!({ "thread": unit.thread, "label": unit.label, "age_ms": as_millis(unit.age) })
         });
         json!({
             "pid": self.pid,
             "slot": self.slot,
             "generation": self.generation,
             "state": self.state,
-            "uptime_ms": millis(self.uptime),
+            "uptime_ms": as_millis(self.uptime),
             "units": self.units,
             "clients": self.clients,
-            "heartbeat_age_ms": self.heartbeat_age.map(millis),
+            "heartbeat_age_ms": self.heartbeat_age.map(as_millis),
             "in_flight": in_flight.collect::<Vec<_>>(),
         })
     }
@@ -216,12 +218,8 @@ impl ExitSnapshot {
             "reason": self.reason,
             "exit": self.exit,
             "note": self.note,
-            "uptime_ms": millis(self.uptime),
-            "age_ms": millis(self.age),
+            "uptime_ms": as_millis(self.uptime),
+            "age_ms": as_millis(self.age),
         })
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

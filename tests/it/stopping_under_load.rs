@@ -1,5 +1,5 @@
 //! A graceful stop while clients connect, of a server without privileges: each client that could
-//! connect is answered, and newcomers are refused at once.
+//! connect is answered, and new clients are refused at once.
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 
@@ -15,7 +15,7 @@ on_every_class!(
     stops_on_unix_path_lose_nothing,
     stops_on_abstract_name_lose_nothing,
     stops_with_reuse_port_lose_nothing,
-    stopping_server_refuses_newcomers_at_once,
+    stopping_server_refuses_new_clients_at_once,
 );
 
 /// How often a server is stopped. Each stop is a chance to lose a client.
@@ -94,7 +94,7 @@ fn expect_nothing_lost(class: &str, listen: Listen) {
     }
 }
 
-fn stopping_server_refuses_newcomers_at_once(class: &str) {
+fn stopping_server_refuses_new_clients_at_once(class: &str) {
     for listen in usable(&[ipv4, ipv6, unix_path, abstract_name, reuse_port]) {
         let (mut server, target) = start(class, listen);
         let mut busy = target.connect().unwrap();

@@ -33,22 +33,22 @@ impl View {
     }
 
     fn status(&self) -> Body {
-        let encode = || format!("{}\n", self.snapshot.to_json()).into_bytes().into();
-        shared_body(self.status.get_or_init(encode))
+        shared_body(&self.status, || format!("{}\n", self.snapshot.to_json()))
     }
 
     fn metrics(&self) -> Body {
-        let encode = || metrics::render(&self.snapshot).into_bytes().into();
-        shared_body(self.metrics.get_or_init(encode))
+        shared_body(&self.metrics, || metrics::render(&self.snapshot))
     }
 
     fn page(&self) -> Body {
-        shared_body(self.page.get_or_init(|| page::render(&self.snapshot).into_bytes().into()))
+        shared_body(&self.page, || page::render(&self.snapshot))
     }
 }
 
-/// Returns a body whose bytes all clients share: slow ones do not each hold a copy.
-fn shared_body(bytes: &Arc<[u8]>) -> Body {
+/// Returns a body that is rendered for the first request. All clients share its bytes: slow ones do
+/// not each hold a copy.
+fn shared_body(bytes: &OnceLock<Arc<[u8]>>, render: impl FnOnce() -> String) -> Body {
+    let bytes = bytes.get_or_init(|| render().into_bytes().into());
     Body::reader(Cursor::new(Arc::clone(bytes)), Some(bytes.len() as u64))
 }
 

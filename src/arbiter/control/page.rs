@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::arbiter::snapshot::{PoolSnapshot, Snapshot, WorkerSnapshot};
+use crate::duration::as_millis;
 use crate::http::{Body, Response};
 
 /// Nothing from elsewhere, no script, and no place in another page.
@@ -133,7 +134,7 @@ fn render_worker(worker: &WorkerSnapshot, page: &mut String) {
 /// Returns a duration to at most a thousandth, such as `2m 3s` or `120ms`.
 fn age(duration: Duration) -> String {
     let precision = if duration.as_secs() > 0 { 1000 } else { 1 };
-    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) / precision * precision;
+    let millis = as_millis(duration) / precision * precision;
     humantime::format_duration(Duration::from_millis(millis)).to_string()
 }
 
