@@ -8,6 +8,9 @@ use super::client::Client;
 use super::context::{WorkerContext, has_pending_client};
 use crate::time::MonotonicTime;
 
+/// After how many clients a listener leaves the epoll instance and joins it again.
+const CLIENTS_PER_JOIN: u32 = 4;
+
 /// Keeps the listeners in an epoll instance as the accept policy says: with EPOLLEXCLUSIVE, so that
 /// the kernel wakes one worker for one client, and only while the worker accepts clients there.
 pub struct EpollAcceptor<'a> {
@@ -16,6 +19,8 @@ pub struct EpollAcceptor<'a> {
     first_token: usize,
     /// Which listeners are in the epoll instance.
     registered: Vec<bool>,
+    /// How many clients each listener has given since it joined the epoll instance.
+    accepted: Vec<u32>,
     /// Whether the policy was open when the registrations were brought up to date.
     was_open: bool,
 }
@@ -31,8 +36,9 @@ impl<'a> EpollAcceptor<'a> {
         first_token: usize,
     ) -> io::Result<Self> {
         let registered = vec![false; ctx.listeners().len()];
+        let accepted = vec![0; ctx.listeners().len()];
         let policy = ctx.accept_policy();
-        let mut acceptor = Self { ctx, policy, first_token, registered, was_open: true };
+        let mut acceptor = Self { ctx, policy, first_token, registered, accepted, was_open: true };
         acceptor.sync(epoll)?;
         Ok(acceptor)
     }
@@ -131,16 +137,21 @@ impl<'a> EpollAcceptor<'a> {
         !self.policy.is_open()
     }
 
-    /// Puts a listener at the end of the kernel's queue of sleepers, so that its next client wakes
-    /// another worker. Otherwise the kernel favours this one.
+    /// Once in [`CLIENTS_PER_JOIN`] clients, puts a listener at the end of the kernel's queue of
+    /// sleepers, so that its next client wakes another worker. Otherwise the kernel favours this one.
     fn reregister(&mut self, listener: usize, epoll: &impl AsRawFd) -> io::Result<()> {
         let socket = &self.ctx.listeners()[listener];
         if std::mem::replace(&mut self.registered[listener], true) {
             if socket.is_sharded() {
                 return Ok(());
             }
+            self.accepted[listener] += 1;
+            if self.accepted[listener] < CLIENTS_PER_JOIN {
+                return Ok(());
+            }
             socket.unwatch(epoll)?;
         }
+        self.accepted[listener] = 0;
         socket.watch(epoll, self.first_token + listener)
     }
 
