@@ -150,6 +150,12 @@ pub enum Next {
     Read,
     /// Calls [`Connection::resume`]: there is more output, or more stored input.
     Continue,
+    /// Reads nothing, and calls [`Connection::resume`] at the next [`Session::wake`]. Only the
+    /// master's control interface wakes its sessions; no worker class does.
+    ///
+    /// [`Session::wake`]: crate::session::Session
+    #[doc(hidden)]
+    Wait,
     /// Closes the connection.
     Close,
     /// Half-closes, reads and discards input, then closes. The client can so read the output before the

@@ -142,6 +142,24 @@ impl<'s> Session<'s> {
         }
     }
 
+    /// Returns whether the connection waits for [`wake`](Self::wake): do not receive until then.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.next == Next::Wait && self.wants() == Wants::Read
+    }
+
+    /// Has a connection that waits look whether there is output by now. A connection that waits is not
+    /// told of the end of the input: the caller notices when the peer has gone.
+    pub(crate) fn wake(
+        &mut self,
+        spare: &mut Vec<u8>,
+        reporter: &mut dyn WorkReporter,
+        now: MonotonicTime,
+    ) {
+        if self.is_waiting() {
+            self.pump(spare, reporter, now, IoProgress::Made);
+        }
+    }
+
     /// Returns the output that is not sent yet.
     pub fn unsent(&self) -> &[u8] {
         &self.out[self.sent..]
@@ -315,10 +333,17 @@ impl<'s> Session<'s> {
         now: MonotonicTime,
         progress: IoProgress,
     ) {
+        let mut has_looked = false;
         while self.wants() != Wants::Closed && self.sent == self.out.len() {
             self.out.clear();
             self.sent = 0;
             match self.next {
+                Next::Wait if has_looked => break,
+                // What it waits for may have come while its earlier output was sent.
+                Next::Wait => {
+                    has_looked = true;
+                    self.call_connection(spare, reporter, |connection, ctx| connection.resume(ctx));
+                }
                 Next::Continue => {
                     self.call_connection(spare, reporter, |connection, ctx| connection.resume(ctx));
                 }

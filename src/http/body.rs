@@ -1,8 +1,10 @@
 //! The body of a response: empty, bytes, or a stream that is produced while it is sent. Independent
 //! of its framing.
 
+use std::any::Any;
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
+use std::time::Duration;
 
 /// The body of a [`Response`](super::Response). Create it from text or bytes with `into()`, or from a
 /// [`Source`] with [`Body::stream`].
@@ -20,6 +22,9 @@ pub(super) enum Content {
         source: Box<dyn Source>,
         length: Option<u64>,
     },
+    Live(Box<dyn LiveSource>),
+    /// No body: the response is not known yet. `response` knows the type.
+    Later(Box<dyn Any + Send>),
 }
 
 /// Produces a body in pieces while it is sent, so that a large response to a slow reader needs no more
@@ -36,6 +41,20 @@ pub trait Source: Send {
     fn fill(&mut self, out: &mut Vec<u8>, max_len: usize) -> io::Result<More>;
 }
 
+/// Produces a body for as long as the client reads it, whenever there is something to say. Only for
+/// sessions that are woken.
+pub(crate) trait LiveSource: Send {
+    /// Appends the next piece to `out`, at most about `max_len` bytes. Returns none, and appends nothing,
+    /// if there is nothing at present. It must not wait.
+    fn fill(&mut self, out: &mut Vec<u8>, max_len: usize) -> Option<More>;
+
+    /// Returns what is sent after [`KEEP_ALIVE_INTERVAL`] of silence. Clients ignore it.
+    fn keep_alive(&self) -> &'static [u8];
+}
+
+/// After how much silence a live body tells its client that the connection is alive.
+pub(super) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
 /// Whether a [`Source`] may produce more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum More {
@@ -51,6 +70,11 @@ impl Body {
     /// closing the connection marks its end.
     pub fn stream(source: impl Source + 'static, length: Option<u64>) -> Self {
         Self(Content::Stream { source: Box::new(source), length })
+    }
+
+    /// Creates a body that is produced whenever there is something to say. It uses the chunked coding.
+    pub(crate) fn live(source: impl LiveSource + 'static) -> Self {
+        Self(Content::Live(Box::new(source)))
     }
 
     /// Creates a body that is read from `reader`, such as a file, while it is sent. `length` is as in
@@ -91,6 +115,8 @@ impl fmt::Debug for Content {
             Self::Static(bytes) => write!(f, "Static({} bytes)", bytes.len()),
             Self::Owned(bytes) => write!(f, "Owned({} bytes)", bytes.len()),
             Self::Stream { length, .. } => write!(f, "Stream({length:?})"),
+            Self::Live(_) => f.write_str("Live"),
+            Self::Later(_) => f.write_str("Later"),
         }
     }
 }

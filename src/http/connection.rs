@@ -34,7 +34,8 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
     fn on_timeout(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
         match &self.state {
             State::Closed(next) => return *next,
-            State::Responding(..) => self.close(Next::Close),
+            State::Responding(..) => return self.keep_alive(ctx),
+            State::Deferred(_) => return Next::Wait,
             State::Head(_) if self.buffer.is_empty() => self.close(Next::Close),
             State::Head(_) | State::Sized { .. } | State::Chunked(_) => {
                 let partial = mem::take(self.partial_bytes());
@@ -48,7 +49,7 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
         self.reusable = Reusable::No;
         match &self.state {
             State::Closed(next) => *next,
-            State::Responding(..) => Next::Continue,
+            State::Responding(..) | State::Deferred(_) => Next::Continue,
             State::Head(_)
                 if self.buffer.is_empty() && self.limits().drain_idle_timeout.is_zero() =>
             {
@@ -69,7 +70,11 @@ impl<H: Handler> Connection for HttpConnection<'_, H> {
         let limits = self.limits();
         match (&self.state, self.read_state) {
             // No input is expected. The session limits how slowly the client reads.
-            (State::Responding(..), _) => ReadTimeout::None,
+            (State::Responding(sending, _), _) => match sending.idle_limit() {
+                Some(limit) => ReadTimeout::Total { phase: self.phase, limit },
+                None => ReadTimeout::None,
+            },
+            (State::Deferred(_), _) => ReadTimeout::None,
             (State::Sized { .. } | State::Chunked(_), _) => {
                 ReadTimeout::Total { phase: self.phase, limit: limits.body_timeout }
             }
@@ -146,8 +151,10 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
                 State::Sized { .. } => Step::NeedsInput(0),
                 State::Chunked(_) => self.read_chunks(rest, ctx),
                 State::Responding(..) => self.continue_response(ctx),
+                State::Deferred(_) => self.look_for_response(ctx),
             };
             match step {
+                Step::Wait => return (used, Pause::Waits),
                 Step::Consumed(length) => used += length,
                 Step::NeedsInput(length) => return (used + length, Pause::NeedsInput),
             }
@@ -159,6 +166,7 @@ impl<'s, H: Handler> HttpConnection<'s, H> {
         match (&self.state, pause, self.read_state) {
             (State::Closed(_), _, _) => (),
             (_, Pause::OutputFull, _) => return Next::Continue,
+            (_, Pause::Waits, _) => return Next::Wait,
             (_, Pause::NeedsInput, _) if self.input == Input::Ended => self.close(Next::Close),
             (State::Sized { .. } | State::Chunked(_), Pause::NeedsInput, _) => {
                 self.mark_body_progress();

@@ -21,6 +21,7 @@ use crate::app::{App, BootError, ClientInfo, Connection, Service, WorkerInfo};
 
 use self::connection::HttpConnection;
 
+pub(crate) use self::body::LiveSource;
 pub use self::body::{Body, More, Source};
 pub use self::handler::{Handler, Http};
 pub use self::head::Version;

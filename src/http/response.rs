@@ -23,6 +23,9 @@ pub struct Response {
     pub(super) body: Body,
 }
 
+/// Returns a response once it is known.
+type Look = Box<dyn FnMut() -> Option<Response> + Send>;
+
 /// Whether all parts of a response can be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Validity {
@@ -46,6 +49,8 @@ pub(super) enum Length {
     Chunked,
     /// Not at all: there is no body, or it ends with the connection.
     Unspecified,
+    /// The response itself is not known yet.
+    Unknown,
 }
 
 /// The `Connection` field of a response.
@@ -91,6 +96,22 @@ impl Response {
     pub fn status(status: u16) -> Self {
         let body = format!("{status} {}\n", reason_phrase(status));
         Self { content_type: Some(TEXT), ..Self::new(status, body) }
+    }
+
+    /// Creates a response that is not known yet: `look` returns it once it is. It gets the fields of
+    /// this one too. `look` is called whenever the session is woken, so it must not wait.
+    #[allow(dead_code, reason = "for routes that wait")]
+    pub(crate) fn later(look: impl FnMut() -> Option<Self> + Send + 'static) -> Self {
+        let look: Look = Box::new(look);
+        Self::new(200, Body(Content::Later(Box::new(look))))
+    }
+
+    /// Returns the response that [`later`](Self::later) has promised, if it is known by now.
+    pub(super) fn take_later(&mut self) -> Option<Self> {
+        let Content::Later(look) = &mut self.body.0 else { return None };
+        let mut found = look.downcast_mut::<Look>()?()?;
+        found.fields.extend_from_slice(&self.fields);
+        Some(found)
     }
 
     /// Replaces the status.
@@ -158,6 +179,8 @@ impl Response {
             Content::Static(bytes) => Length::Known(bytes.len() as u64),
             Content::Owned(bytes) => Length::Known(bytes.len() as u64),
             Content::Stream { length, .. } => length.map_or(Length::Chunked, Length::Known),
+            Content::Live(_) => Length::Chunked,
+            Content::Later(_) => Length::Unknown,
         }
     }
 
@@ -192,7 +215,7 @@ impl Response {
                 out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
             }
             Length::Chunked => out.extend_from_slice(b"\r\nTransfer-Encoding: chunked"),
-            Length::Unspecified => (),
+            Length::Unspecified | Length::Unknown => (),
         }
         out.extend_from_slice(match connection_header {
             ConnectionHeader::Omitted => b"\r\n",

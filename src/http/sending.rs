@@ -1,9 +1,11 @@
 //! The unsent rest of a body that is large, or produced while it is sent. Independent of the
 //! connection.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
-use super::body::{Body, Content, More, Source};
+use super::body::{Body, Content, KEEP_ALIVE_INTERVAL, LiveSource, More, Source};
 use super::response::Length;
 
 /// Maximum size of a piece of a body, and the amount of output after which the client must read first.
@@ -21,6 +23,7 @@ pub(super) enum Sending {
     Static(&'static [u8]),
     Owned { bytes: Vec<u8>, sent: usize },
     Stream { source: Box<dyn Source>, frame: Frame, empty: u32 },
+    Live { source: Box<dyn LiveSource>, frame: Frame },
 }
 
 /// How the end of a stream is marked.
@@ -39,6 +42,8 @@ pub(super) enum Frame {
 pub(super) enum WriteProgress {
     /// There is more.
     Partial,
+    /// There may be more later.
+    Waiting,
     /// The body is complete.
     Complete,
     /// The body has failed or differs from its announced length: closing tells the client.
@@ -61,14 +66,24 @@ impl Sending {
             Content::Static(bytes) => Some(Self::Static(bytes)),
             Content::Owned(bytes) => Some(Self::Owned { bytes, sent: 0 }),
             Content::Stream { source, .. } => {
-                let frame = match length {
-                    Length::Known(left) => Frame::Counted { left },
-                    Length::Chunked => Frame::Chunked,
-                    Length::Unspecified => Frame::UntilClose,
-                };
-                Some(Self::Stream { source, frame, empty: 0 })
+                Some(Self::Stream { source, frame: Frame::from(length), empty: 0 })
             }
+            Content::Live(source) => Some(Self::Live { source, frame: Frame::from(length) }),
+            Content::Later(_) => None, // it is not sent before it is known
         }
+    }
+
+    /// Returns after how much silence to call [`keep_alive`](Self::keep_alive), if ever.
+    pub(super) fn idle_limit(&self) -> Option<Duration> {
+        matches!(self, Self::Live { .. }).then_some(KEEP_ALIVE_INTERVAL)
+    }
+
+    /// Tells the client of a live body that the connection is alive. Returns false for other bodies.
+    pub(super) fn keep_alive(&mut self, out: &mut Vec<u8>) -> bool {
+        let Self::Live { source, frame } = self else { return false };
+        let mut text = KeepAlive(source.keep_alive());
+        write_piece(&mut text, frame, PIECE, out);
+        true
     }
 
     /// Appends the next piece to `out`, up to about [`PIECE`] bytes in `out`.
@@ -96,7 +111,49 @@ impl Sending {
                     progress => progress,
                 }
             }
+            Self::Live { source, frame } => {
+                let mut source = Present { source: source.as_mut(), is_silent: false };
+                let progress = write_piece(&mut source, frame, max_len, out);
+                match progress {
+                    WriteProgress::Partial if source.is_silent => WriteProgress::Waiting,
+                    progress => progress,
+                }
+            }
         }
+    }
+}
+
+impl From<Length> for Frame {
+    fn from(length: Length) -> Self {
+        match length {
+            Length::Known(left) => Self::Counted { left },
+            Length::Chunked => Self::Chunked,
+            Length::Unspecified | Length::Unknown => Self::UntilClose,
+        }
+    }
+}
+
+/// What a live source has at present.
+struct Present<'s> {
+    source: &'s mut dyn LiveSource,
+    is_silent: bool,
+}
+
+impl Source for Present<'_> {
+    fn fill(&mut self, out: &mut Vec<u8>, max_len: usize) -> io::Result<More> {
+        let more = self.source.fill(out, max_len);
+        self.is_silent = more.is_none();
+        Ok(more.unwrap_or(More::Yes))
+    }
+}
+
+/// A text that is one piece of a body.
+struct KeepAlive(&'static [u8]);
+
+impl Source for KeepAlive {
+    fn fill(&mut self, out: &mut Vec<u8>, _max_len: usize) -> io::Result<More> {
+        out.extend_from_slice(self.0);
+        Ok(More::Yes)
     }
 }
 

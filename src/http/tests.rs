@@ -1,9 +1,10 @@
 //! A test client that feeds a connection as the runtime does, and tests of one connection. `framing`
 //! has tables of valid and invalid requests, `time` tests timeouts and drains, `cuts` tests that the
-//! responses do not depend on how the input is split.
+//! responses do not depend on how the input is split, `later` tests responses that are not known yet.
 
 mod cuts;
 mod framing;
+mod later;
 mod time;
 
 use std::io;

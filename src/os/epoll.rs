@@ -6,8 +6,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::poll::Interest;
-
 /// Adds `fd` to the epoll instance `epoll` with EPOLLEXCLUSIVE: of all instances that wait for the
 /// same file, the kernel wakes one, and not all. Level-triggered; the event carries `token`.
 ///
@@ -35,6 +33,27 @@ pub(crate) fn remove(epoll: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// What a descriptor is watched for. An error and a hang-up are always reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watch {
+    /// Bytes, a connection, or the end of the stream.
+    Readable,
+    /// Room for output.
+    Writable,
+    /// The end of the peer's stream, even if bytes before it are unread.
+    PeerEnd,
+    /// Nothing else.
+    HangUp,
+}
+
+/// A descriptor that is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) token: u64,
+    /// No byte can be sent any more: the peer has closed its socket, or the connection is broken.
+    pub(crate) is_broken: bool,
+}
+
 /// An epoll instance, level-triggered, for a loop that sleeps elsewhere: its descriptor is readable
 /// when one of the watched ones is ready (Linux).
 #[derive(Debug)]
@@ -53,21 +72,16 @@ impl EventQueue {
     ///
     /// # Errors
     /// From epoll_ctl(2).
-    pub(crate) fn add(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(self.0.add(fd, EpollEvent::new(flags(interest), token))?)
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, token: u64, watch: Watch) -> io::Result<()> {
+        Ok(self.0.add(fd, EpollEvent::new(flags(watch), token))?)
     }
 
     /// Changes what a descriptor is watched for.
     ///
     /// # Errors
     /// From epoll_ctl(2).
-    pub(crate) fn change(
-        &self,
-        fd: BorrowedFd<'_>,
-        token: u64,
-        interest: Interest,
-    ) -> io::Result<()> {
-        Ok(self.0.modify(fd, &mut EpollEvent::new(flags(interest), token))?)
+    pub(crate) fn change(&self, fd: BorrowedFd<'_>, token: u64, watch: Watch) -> io::Result<()> {
+        Ok(self.0.modify(fd, &mut EpollEvent::new(flags(watch), token))?)
     }
 
     /// Ends watching a descriptor.
@@ -75,12 +89,16 @@ impl EventQueue {
         let _ = self.0.delete(fd); // It fails only if it is not watched.
     }
 
-    /// Returns the tokens of at most `max` descriptors that are ready now, without waiting.
-    pub(crate) fn take(&self, max: usize) -> Vec<u64> {
+    /// Returns at most `max` descriptors that are ready now, without waiting.
+    pub(crate) fn take(&self, max: usize) -> Vec<Event> {
         let mut events = vec![EpollEvent::empty(); max];
         // It fails only for invalid arguments, and by a signal: the next turn asks again.
         let count = self.0.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
-        events[..count].iter().map(EpollEvent::data).collect()
+        let is_broken = |event: &EpollEvent| {
+            event.events().intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR)
+        };
+        let ready = events[..count].iter();
+        ready.map(|event| Event { token: event.data(), is_broken: is_broken(event) }).collect()
     }
 }
 
@@ -90,9 +108,11 @@ impl AsFd for EventQueue {
     }
 }
 
-fn flags(interest: Interest) -> EpollFlags {
-    match interest {
-        Interest::Readable => EpollFlags::EPOLLIN,
-        Interest::Writable => EpollFlags::EPOLLOUT,
+fn flags(watch: Watch) -> EpollFlags {
+    match watch {
+        Watch::Readable => EpollFlags::EPOLLIN,
+        Watch::Writable => EpollFlags::EPOLLOUT,
+        Watch::PeerEnd => EpollFlags::EPOLLRDHUP,
+        Watch::HangUp => EpollFlags::empty(),
     }
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::api::Endpoint;
 use crate::app::WorkReporter;
 use crate::listen::Stream;
-use crate::os::poll::Interest;
+use crate::os::epoll::Watch;
 use crate::session::{Session, Wants};
 use crate::time::MonotonicTime;
 
@@ -33,6 +33,8 @@ pub(super) struct ControlClient<'a> {
     stream: Stream,
     session: Session<'a>,
     active_at: MonotonicTime,
+    /// The client has sent the end of its input while it waits.
+    has_ended_input: bool,
 }
 
 impl<'a> ControlClient<'a> {
@@ -42,7 +44,7 @@ impl<'a> ControlClient<'a> {
         session: Session<'a>,
         now: MonotonicTime,
     ) -> Self {
-        Self { endpoint, stream, session, active_at: now }
+        Self { endpoint, stream, session, active_at: now, has_ended_input: false }
     }
 
     pub(super) fn endpoint(&self) -> Endpoint {
@@ -59,12 +61,31 @@ impl<'a> ControlClient<'a> {
         self.session.deadline()
     }
 
-    /// Returns what it waits for.
-    pub(super) fn interest(&self) -> Interest {
+    /// Returns whether it waits for an answer that is not known yet, or for the next event.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.session.is_waiting()
+    }
+
+    /// Returns what its socket is watched for.
+    pub(super) fn watch(&self) -> Watch {
         match self.session.wants() {
-            Wants::Write => Interest::Writable,
-            Wants::Read | Wants::Linger | Wants::Closed => Interest::Readable,
+            _ if self.is_waiting() && self.has_ended_input => Watch::HangUp,
+            _ if self.is_waiting() => Watch::PeerEnd,
+            Wants::Write => Watch::Writable,
+            Wants::Read | Wants::Linger | Wants::Closed => Watch::Readable,
         }
+    }
+
+    /// Learns that a waiting client has ended its input, or that its socket is broken. Returns whether it
+    /// may still read. A client of `metrics_bind` may not: a TCP client that has gone shows no more.
+    pub(super) fn on_peer_end(&mut self, is_broken: bool) -> bool {
+        self.has_ended_input = true;
+        !is_broken && self.endpoint == Endpoint::Control
+    }
+
+    /// Has a waiting client look whether there is an answer by now. Call [`drive`](Self::drive) next.
+    pub(super) fn wake(&mut self, buffers: &mut Buffers, now: MonotonicTime) {
+        self.session.wake(&mut buffers.spare, &mut DateReporter, now);
     }
 
     /// Receives, answers and sends, for a few steps and without waiting. Returns whether it is still
@@ -72,6 +93,9 @@ impl<'a> ControlClient<'a> {
     pub(super) fn drive(&mut self, buffers: &mut Buffers, now: MonotonicTime) -> bool {
         let Buffers { input, spare } = buffers;
         for _ in 0..STEPS_MAX {
+            if self.is_waiting() {
+                return true; // its further requests stay in the kernel
+            }
             let moved = match self.session.wants() {
                 Wants::Closed => return false,
                 Wants::Write => self.stream.send(self.session.unsent()).map(|length| {

@@ -7,6 +7,10 @@ mod api;
 mod client;
 mod metrics;
 mod page;
+#[allow(dead_code, reason = "for routes that wait")]
+mod places;
+#[allow(dead_code, reason = "for routes that wait")]
+mod sse;
 #[cfg(test)]
 mod tests;
 
@@ -23,8 +27,7 @@ use crate::app::{ClientInfo, Limits, Service};
 use crate::http::Http;
 use crate::listen::{self, Access, ListenError, Listener};
 use crate::log::error_chain;
-use crate::os::epoll::EventQueue;
-use crate::os::poll::Interest;
+use crate::os::epoll::{Event, EventQueue, Watch};
 use crate::os::{clock, host, socket};
 use crate::session::Session;
 use crate::settings::Settings;
@@ -147,7 +150,7 @@ impl<'a> ControlServer<'a> {
             };
             for listener in listen::bind(&address, BACKLOG, access)? {
                 let token = self.listeners.len() as u64;
-                let watched = self.events.add(listener.as_fd(), token, Interest::Readable);
+                let watched = self.events.add(listener.as_fd(), token, Watch::Readable);
                 self.listeners.push((endpoint, listener));
                 watched.map_err(|source| ListenError::Bind { address: address.clone(), source })?;
             }
@@ -202,6 +205,7 @@ impl<'a> ControlServer<'a> {
             }
         }
         self.close_overdue(now);
+        self.wake_waiting(now);
         let ready = self.events.take(EVENTS_MAX);
         if ready.is_empty() {
             return;
@@ -209,10 +213,10 @@ impl<'a> ControlServer<'a> {
         let begin = clock::now();
         let view = Arc::new(View::new(collect()));
         *self.service.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
-        for token in ready {
-            match usize::try_from(token).ok().filter(|index| *index < self.listeners.len()) {
+        for event in ready {
+            match usize::try_from(event.token).ok().filter(|index| *index < self.listeners.len()) {
                 Some(index) => self.accept(index, now),
-                None => self.drive(token, now),
+                None => self.on_event(event, now),
             }
         }
         let end = clock::now();
@@ -248,7 +252,7 @@ impl<'a> ControlServer<'a> {
             let session = Session::new(service.accept(&info), WRITE_TIMEOUT, now);
             let token = self.next_token;
             self.next_token += 1;
-            if self.events.add(stream.as_fd(), token, Interest::Readable).is_ok() {
+            if self.events.add(stream.as_fd(), token, Watch::Readable).is_ok() {
                 self.clients.insert(token, ControlClient::new(endpoint, stream, session, now));
                 self.drive(token, now);
             }
@@ -256,8 +260,11 @@ impl<'a> ControlServer<'a> {
     }
 
     /// Closes the client of an endpoint that has been silent for the longest, if there are too many.
+    /// Clients that wait for an answer have places of their own: see `places`.
     fn make_room(&mut self, endpoint: Endpoint) {
-        let others = self.clients.iter().filter(|(_, client)| client.endpoint() == endpoint);
+        let is_counted =
+            |client: &ControlClient<'_>| client.endpoint() == endpoint && !client.is_waiting();
+        let others = self.clients.iter().filter(|(_, client)| is_counted(client));
         if others.clone().count() >= CLIENTS_MAX
             && let Some((&token, _)) = others.min_by_key(|(_, client)| client.active_at())
         {
@@ -265,15 +272,47 @@ impl<'a> ControlServer<'a> {
         }
     }
 
+    fn on_event(&mut self, event: Event, now: MonotonicTime) {
+        let Event { token, is_broken } = event;
+        match self.clients.get_mut(&token) {
+            Some(client) if client.is_waiting() => {
+                self.update(token, |client, _| client.on_peer_end(is_broken));
+            }
+            Some(_) => self.drive(token, now),
+            None => (),
+        }
+    }
+
     fn drive(&mut self, token: u64, now: MonotonicTime) {
+        self.update(token, |client, buffers| client.drive(buffers, now));
+    }
+
+    /// Calls a client, watches its socket for what it waits for next, and closes it if `call` returns
+    /// false.
+    fn update(
+        &mut self,
+        token: u64,
+        call: impl FnOnce(&mut ControlClient<'a>, &mut Buffers) -> bool,
+    ) {
         let Some(client) = self.clients.get_mut(&token) else { return };
-        let before = client.interest();
-        let is_open = client.drive(&mut self.buffers, now);
-        let interest = client.interest();
+        let before = client.watch();
+        let is_open = call(client, &mut self.buffers);
+        let watch = client.watch();
         let is_watched =
-            before == interest || self.events.change(client.as_fd(), token, interest).is_ok();
+            before == watch || self.events.change(client.as_fd(), token, watch).is_ok();
         if !is_open || !is_watched {
             self.close(token);
+        }
+    }
+
+    /// Has each client that waits look whether there is an answer by now.
+    fn wake_waiting(&mut self, now: MonotonicTime) {
+        let waiting = self.clients.iter().filter(|(_, client)| client.is_waiting());
+        for token in waiting.map(|(token, _)| *token).collect::<Vec<_>>() {
+            self.update(token, |client, buffers| {
+                client.wake(buffers, now);
+                client.drive(buffers, now)
+            });
         }
     }
 
@@ -289,10 +328,10 @@ impl<'a> ControlServer<'a> {
         let is_due = |client: &ControlClient<'_>| client.deadline().is_some_and(|at| at <= now);
         let due = self.clients.iter().filter(|(_, client)| is_due(client));
         for token in due.map(|(token, _)| *token).collect::<Vec<_>>() {
-            if let Some(client) = self.clients.get_mut(&token) {
-                client.on_timeout(&mut self.buffers, now);
-            }
-            self.drive(token, now);
+            self.update(token, |client, buffers| {
+                client.on_timeout(buffers, now);
+                client.drive(buffers, now)
+            });
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::http::response::{Closing, ConnectionHeader, Length, Response};
 use crate::http::scan::Scanner;
 use crate::http::sending::{Sending, WriteProgress};
 
-use super::state::{HttpConnection, ReadState, State, Step};
+use super::state::{Deferred, HttpConnection, ReadState, RequestTraits, State, Step};
 
 impl<H: Handler> HttpConnection<'_, H> {
     /// Runs the handler as one unit of work, and begins to send its response.
@@ -32,40 +32,77 @@ impl<H: Handler> HttpConnection<'_, H> {
         let response = catch_unwind(AssertUnwindSafe(|| handler.handle(&request)))
             .unwrap_or_else(|_| Response::status(500))
             .validated();
-        self.send(head, response, ctx);
+        self.send(head.into(), response, ctx);
         ctx.end_work();
     }
 
-    fn send(&mut self, head: &Head<'_>, mut response: Response, ctx: &mut ConnectionContext<'_>) {
+    fn send(
+        &mut self,
+        request: RequestTraits,
+        mut response: Response,
+        ctx: &mut ConnectionContext<'_>,
+    ) {
         let mut length = response.measure();
-        let mut reusable = match (self.reusable, head.reusable, response.closing) {
+        if length == Length::Unknown {
+            self.state = State::Deferred(Box::new(Deferred { request, response }));
+            return;
+        }
+        let mut reusable = match (self.reusable, request.reusable, response.closing) {
             (Reusable::Yes, Reusable::Yes, Closing::AsRequested) => Reusable::Yes,
             _ => Reusable::No,
         };
-        if length == Length::Chunked && head.version == Version::Http10 {
+        if length == Length::Chunked && request.version == Version::Http10 {
             (length, reusable) = (Length::Unspecified, Reusable::No);
         }
-        let connection_header = match (reusable, head.version) {
+        let connection_header = match (reusable, request.version) {
             (Reusable::No, _) => ConnectionHeader::Close,
             (Reusable::Yes, Version::Http10) => ConnectionHeader::KeepAlive,
             (Reusable::Yes, Version::Http11) => ConnectionHeader::Omitted,
         };
         response.write_head(length, connection_header, &ctx.http_date(), ctx.out);
-        let rest = match head.method {
-            "HEAD" => None,
-            _ => Sending::begin(response.body, length, ctx.out),
+        let rest = match request.is_head {
+            true => None,
+            false => Sending::begin(response.body, length, ctx.out),
         };
         match rest {
-            Some(sending) => self.state = State::Responding(sending, reusable),
+            Some(sending) => {
+                self.state = State::Responding(sending, reusable);
+                self.phase = self.phase.wrapping_add(1);
+            }
             None => self.finish_response(reusable),
         }
+    }
+
+    /// Begins to send a deferred response, if it is known by now.
+    pub(super) fn look_for_response(&mut self, ctx: &mut ConnectionContext<'_>) -> Step {
+        let State::Deferred(deferred) = &mut self.state else { return Step::Consumed(0) };
+        let Deferred { request, response } = deferred.as_mut();
+        let found = catch_unwind(AssertUnwindSafe(|| response.take_later()))
+            .unwrap_or_else(|_| Some(Response::status(500)));
+        let Some(found) = found else { return Step::Wait };
+        let request = *request;
+        self.send(request, found.validated(), ctx);
+        Step::Consumed(0)
+    }
+
+    /// Tells the client of a live body that has been silent that the connection is alive.
+    pub(super) fn keep_alive(&mut self, ctx: &mut ConnectionContext<'_>) -> Next {
+        if let State::Responding(sending, _) = &mut self.state
+            && sending.keep_alive(ctx.out)
+        {
+            self.phase = self.phase.wrapping_add(1);
+            return Next::Wait;
+        }
+        self.close(Next::Close);
+        Next::Close
     }
 
     pub(super) fn continue_response(&mut self, ctx: &mut ConnectionContext<'_>) -> Step {
         if let State::Responding(sending, reusable) = &mut self.state {
             let reusable = *reusable;
             match sending.write_next(ctx.out) {
-                WriteProgress::Partial => (),
+                WriteProgress::Waiting => return Step::Wait,
+                WriteProgress::Partial => self.phase = self.phase.wrapping_add(1),
                 WriteProgress::Complete => self.finish_response(reusable),
                 WriteProgress::Failed => self.close(Next::Close),
             }

@@ -6,7 +6,8 @@ use crate::app::{ClientInfo, Limits, Next};
 use crate::http::budget::BodyShare;
 use crate::http::chunked::Decoder;
 use crate::http::handler::Http;
-use crate::http::head::Reusable;
+use crate::http::head::{Head, Reusable, Version};
+use crate::http::response::Response;
 use crate::http::scan::Scanner;
 use crate::http::sending::Sending;
 
@@ -94,8 +95,31 @@ pub(in crate::http) enum State {
     Chunked(Box<ChunkedBody>),
     /// A later request, while a response is being sent.
     Responding(Sending, Reusable),
+    /// A later request, while the response to an earlier one is not known.
+    Deferred(Box<Deferred>),
     /// Nothing: the connection is about to close.
     Closed(Next),
+}
+
+/// A response that is not known yet.
+pub(in crate::http) struct Deferred {
+    pub(super) request: RequestTraits,
+    /// Its body yields the response; its fields are added to those of the response.
+    pub(super) response: Response,
+}
+
+/// What the response to a request depends on.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::http) struct RequestTraits {
+    pub(super) is_head: bool,
+    pub(super) version: Version,
+    pub(super) reusable: Reusable,
+}
+
+impl From<&Head<'_>> for RequestTraits {
+    fn from(head: &Head<'_>) -> Self {
+        Self { is_head: head.method == "HEAD", version: head.version, reusable: head.reusable }
+    }
 }
 
 /// A partial request with a chunked body.
@@ -134,6 +158,8 @@ pub(in crate::http) enum Pause {
     NeedsInput,
     /// The output has reached its limit.
     OutputFull,
+    /// The response has no more to send at present.
+    Waits,
 }
 
 /// The result of one step.
@@ -142,4 +168,6 @@ pub(in crate::http) enum Step {
     Consumed(usize),
     /// The number of processed bytes; the rest is incomplete.
     NeedsInput(usize),
+    /// The response has no more to send at present.
+    Wait,
 }
