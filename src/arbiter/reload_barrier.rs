@@ -42,7 +42,7 @@ pub(super) fn reconcile_all(
     // The phase of the slowest pool, or `Failed` if one has failed.
     let overall_phase = phases.iter().flatten().min().copied();
     let result = match overall_phase {
-        Some(ReloadPhase::Complete) => Some(ReloadResult::Commit),
+        Some(ReloadPhase::AllReady) => Some(ReloadResult::Commit),
         Some(ReloadPhase::Failed) => phases
             .iter()
             .position(|phase| *phase == Some(ReloadPhase::Failed))

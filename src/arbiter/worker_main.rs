@@ -136,6 +136,7 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
 /// class runs, there is no client, and a stop signal ends the worker by its default action.
 fn apply_process_settings(init: &WorkerInit<'_>) -> Result<(), String> {
     signal::restore_default(Signal::in_worker(WorkerDisposition::Default));
+    signal::restore_default(Signal::in_worker(WorkerDisposition::CaughtByClass));
     signal::restore_abrt_and_alrm();
     install_abort_backtrace(init.pool_generation.log.logger(), init.worker.slot);
     // They stay in the signal pipe until the class polls it.

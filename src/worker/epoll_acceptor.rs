@@ -39,7 +39,7 @@ impl<'a> EpollAcceptor<'a> {
         let accepted = vec![0; ctx.listeners().len()];
         let policy = ctx.accept_policy();
         let mut acceptor = Self { ctx, policy, first_token, registered, accepted, was_open: true };
-        acceptor.sync(epoll)?;
+        acceptor.update_watches(epoll)?;
         Ok(acceptor)
     }
 
@@ -71,7 +71,7 @@ impl<'a> EpollAcceptor<'a> {
         let facts = self.ctx.listener_facts(listener);
         self.policy.on_accept(listener, found, facts);
         if !self.policy.accepts_from(listener, facts) {
-            self.sync(epoll)?; // or it would be reported again and again
+            self.update_watches(epoll)?; // or it would be reported again and again
         } else if found == Found::Client {
             self.reregister(listener, epoll)?;
         }
@@ -97,7 +97,7 @@ impl<'a> EpollAcceptor<'a> {
             }
         }
         if looks_anew || self.policy.is_open() != self.was_open || self.ctx.is_draining() {
-            self.sync(epoll)?;
+            self.update_watches(epoll)?;
         }
         if looks_anew {
             self.reregister_all(epoll)?;
@@ -115,7 +115,7 @@ impl<'a> EpollAcceptor<'a> {
     pub fn drain(&mut self, epoll: &impl AsRawFd) -> io::Result<()> {
         let client_count = self.policy.client_count();
         let looks_anew = self.ctx.begin_turn(&mut self.policy, client_count);
-        self.sync(epoll)?;
+        self.update_watches(epoll)?;
         if looks_anew { self.reregister_all(epoll) } else { Ok(()) }
     }
 
@@ -168,7 +168,7 @@ impl<'a> EpollAcceptor<'a> {
     }
 
     /// Has the epoll instance watch the listeners from which clients are accepted, and no others.
-    fn sync(&mut self, epoll: &impl AsRawFd) -> io::Result<()> {
+    fn update_watches(&mut self, epoll: &impl AsRawFd) -> io::Result<()> {
         self.was_open = self.policy.is_open();
         for (index, listener) in self.ctx.listeners().iter().enumerate() {
             let wanted = self.policy.accepts_from(index, self.ctx.listener_facts(index));

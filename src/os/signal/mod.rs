@@ -34,8 +34,10 @@ pub(crate) enum MasterDisposition {
 /// What a worker does with a signal before its class runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WorkerDisposition {
-    /// The kernel's default action. The runtime catches some of these later, with the class's loop.
+    /// The kernel's default action.
     Default,
+    /// The kernel's default action until the class runs; then the signal goes to the class's loop.
+    CaughtByClass,
     /// It passes the signal to its loop, which may not exist yet: the pipe keeps the signal.
     Caught,
     /// It ignores the signal: a signal to all processes of this name is for the master alone.
@@ -82,11 +84,11 @@ signals! {
     /// SIGHUP: reload.
     Hup SIGHUP Caught Ignored;
     /// SIGINT: stop at once.
-    Int SIGINT Caught Default;
+    Int SIGINT Caught CaughtByClass;
     /// SIGQUIT: stop at once.
-    Quit SIGQUIT Caught Default;
+    Quit SIGQUIT Caught CaughtByClass;
     /// SIGTERM: drain, then stop.
-    Term SIGTERM Caught Default;
+    Term SIGTERM Caught CaughtByClass;
     /// SIGCHLD: a child has exited.
     Chld SIGCHLD Caught Default;
     /// SIGUSR1: reopen the log files.
@@ -104,7 +106,7 @@ signals! {
     /// SIGCONT: this process continues, and may have been stopped before.
     Cont SIGCONT Caught Default;
     /// SIGPWR: the parent has died. A worker requests it by `PR_SET_PDEATHSIG`.
-    ParentDeath SIGPWR Unchanged Default;
+    ParentDeath SIGPWR Unchanged CaughtByClass;
 }
 
 impl Signal {

@@ -28,7 +28,7 @@ impl Supervisor {
         if self.phase != Phase::Serving {
             return actions;
         }
-        self.commit_or_restore(overall_phase);
+        self.end_rolling_reload(overall_phase);
         if self.is_suspended {
             self.drain_where(ExitReason::Requested, 0, |_| true, now, &mut actions);
             return actions;
@@ -168,7 +168,7 @@ impl Supervisor {
     }
 
     /// Ends the reload if it is complete in all pools, or rolls it back if it has failed in one.
-    fn commit_or_restore(&mut self, overall_phase: Option<ReloadPhase>) {
+    fn end_rolling_reload(&mut self, overall_phase: Option<ReloadPhase>) {
         let (Some(rolling), Some(overall_phase)) = (&mut self.rolling, overall_phase) else {
             return;
         };
@@ -180,7 +180,7 @@ impl Supervisor {
                 self.slots.iter_mut().for_each(Slot::reset_backoff);
             }
             ReloadPhase::Canary | ReloadPhase::Rolling => (),
-            ReloadPhase::Complete => self.rolling = None,
+            ReloadPhase::AllReady => self.rolling = None,
         }
     }
 

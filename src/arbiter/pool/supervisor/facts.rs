@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::restarts::Restart;
+use super::restarts::{self, Restart};
 use super::slot::{STALLS_MAX, State, Worker};
 use super::types::{
     Busy, ExitClass, ExitObservation, ExitReason, ExitReport, ShutdownMode, WorkerId,
@@ -55,7 +55,7 @@ impl Supervisor {
             }
             None => FORK_RETRY_STEP,
         };
-        let delay = self.backoff(attempts);
+        let delay = restarts::backoff(attempts, &mut self.rng);
         self.restarts.on_delayed(delay, now);
         let slot = &mut self.slots[slot];
         slot.spawning = false;
@@ -220,7 +220,8 @@ impl Supervisor {
         } else {
             Restart::AtOnce
         };
-        let delay = self.restart_delay(restart, now);
+        let Desired { policy, target, .. } = self.desired;
+        let delay = self.restarts.delay(restart, &policy, target, &mut self.rng, now);
         let slot = &mut self.slots[slot_index];
         slot.not_before = slot.not_before.max(now.saturating_add(delay));
         if let Some(rolling) = &mut self.rolling {
@@ -237,27 +238,6 @@ impl Supervisor {
             uptime: now.duration_since(worker.started),
             restart_in: is_refilled.then(|| self.restart_time(slot_index).duration_since(now)),
         })
-    }
-}
-
-impl Supervisor {
-    /// Returns how long the slot of an exited worker stays empty.
-    fn restart_delay(&mut self, restart: Restart, now: MonotonicTime) -> Duration {
-        let delay = match restart {
-            Restart::AtOnce => return Duration::ZERO,
-            Restart::WithinBudget => {
-                let Desired { policy, target, .. } = self.desired;
-                // However many the workers, each may be restarted once.
-                let at_least = if policy.restart_limit == 0 { 0 } else { target as u32 };
-                let limit = policy.restart_limit.max(at_least);
-                self.restarts.take_from_budget(limit, policy.restart_interval, now)
-            }
-            Restart::BackOff(step) => self.backoff(step),
-        };
-        if !delay.is_zero() {
-            self.restarts.on_delayed(delay, now);
-        }
-        delay
     }
 }
 

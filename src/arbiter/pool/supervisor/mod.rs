@@ -25,7 +25,7 @@ pub(crate) use types::{
 };
 
 use crate::time::MonotonicTime;
-use restarts::{BACKOFF_MAX, BACKOFF_MIN, Restarts};
+use restarts::Restarts;
 use rng::Rng;
 use slot::{Slot, State, Worker};
 
@@ -227,7 +227,7 @@ impl Supervisor {
         Some(if rolling.failed || fork_timed_out {
             ReloadPhase::Failed
         } else if slots.all(|slot| slot.is_served_by(self.desired.generation)) {
-            ReloadPhase::Complete
+            ReloadPhase::AllReady
         } else if rolling.canary_ready {
             ReloadPhase::Rolling
         } else {
@@ -333,13 +333,6 @@ impl Supervisor {
             return max_requests;
         }
         max_requests.saturating_add(self.rng.below(jitter.saturating_add(1)))
-    }
-
-    /// Returns the delay before attempt `n`, counted from 1: doubling from 0.1 s to 30 s, shortened
-    /// by a jitter of up to 25 %.
-    fn backoff(&mut self, n: u32) -> Duration {
-        let full = BACKOFF_MIN.saturating_mul(1 << (n - 1).min(16)).min(BACKOFF_MAX);
-        full - full.mul_f64(self.rng.below(256) as f64 / 1024.0)
     }
 }
 

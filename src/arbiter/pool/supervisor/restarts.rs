@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use super::rng::Rng;
 use super::slot::{Slot, Worker};
-use super::types::{ExitClass, ExitReason};
+use super::types::{ExitClass, ExitReason, Policy};
 use crate::time::MonotonicTime;
 
 /// The first delay of the back-off, before jitter shortens it by up to a quarter.
-pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
 
 /// The longest delay of the back-off, and of a restart beyond the budget.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -71,14 +72,34 @@ pub(super) struct Restarts {
 }
 
 impl Restarts {
-    /// Takes a restart from a budget of `limit` restarts within `interval`. Returns the delay: zero
-    /// while the budget lasts, then what the rate of `limit` in `interval` requires.
-    pub(super) fn take_from_budget(
+    /// Returns how long the slot of an exited worker stays empty, in a pool of `target` workers.
+    pub(super) fn delay(
         &mut self,
-        limit: u32,
-        interval: Duration,
+        restart: Restart,
+        policy: &Policy,
+        target: usize,
+        rng: &mut Rng,
         now: MonotonicTime,
     ) -> Duration {
+        let delay = match restart {
+            Restart::AtOnce => return Duration::ZERO,
+            Restart::WithinBudget => {
+                // However many the workers, each may be restarted once.
+                let at_least = if policy.restart_limit == 0 { 0 } else { target as u32 };
+                let limit = policy.restart_limit.max(at_least);
+                self.take_from_budget(limit, policy.restart_interval, now)
+            }
+            Restart::BackOff(step) => backoff(step, rng),
+        };
+        if !delay.is_zero() {
+            self.on_delayed(delay, now);
+        }
+        delay
+    }
+
+    /// Takes a restart from a budget of `limit` restarts within `interval`. Returns the delay: zero
+    /// while the budget lasts, then what the rate of `limit` in `interval` requires.
+    fn take_from_budget(&mut self, limit: u32, interval: Duration, now: MonotonicTime) -> Duration {
         if limit == 0 {
             return Duration::ZERO;
         }
@@ -92,4 +113,11 @@ impl Restarts {
     pub(super) fn on_delayed(&mut self, delay: Duration, now: MonotonicTime) {
         self.outage_retry_at = now.saturating_add(delay.min(OUTAGE_RETRY_INTERVAL));
     }
+}
+
+/// Returns the delay before attempt `n`, counted from 1: doubling from 0.1 s to 30 s, shortened by a
+/// jitter of up to 25 %.
+pub(super) fn backoff(n: u32, rng: &mut Rng) -> Duration {
+    let full = BACKOFF_MIN.saturating_mul(1 << (n - 1).min(16)).min(BACKOFF_MAX);
+    full - full.mul_f64(rng.below(256) as f64 / 1024.0)
 }

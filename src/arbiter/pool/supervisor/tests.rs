@@ -26,6 +26,7 @@ mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::restarts::BACKOFF_MAX;
 use super::types::ExitClass;
 use super::*;
 

@@ -58,8 +58,8 @@ pub(crate) enum ReloadPhase {
     Canary,
     /// A worker of the new generation has been ready: new workers replace old ones.
     Rolling,
-    /// Every slot has a ready worker of the new generation: the old one can be dropped.
-    Complete,
+    /// Every slot has a ready worker of the new generation: the reload can be committed.
+    AllReady,
 }
 
 /// How a pool stops, from the gentlest to the hardest.
