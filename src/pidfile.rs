@@ -1,18 +1,27 @@
 //! The pid file: locked, replaced atomically, never written through a symbolic link.
+//!
+//! Other users may read it, so they can lock it for reading. Only a lock for writing marks it as in use.
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::os::credentials;
 use crate::os::file::{self, Lock};
 use crate::os::process::Pid;
 
 /// The suffix of the path while another master has the pid file itself.
 const UPGRADE_SUFFIX: &str = ".2";
+
+/// The suffix of the path before the file is complete.
+const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// The mode of a pid file, less the umask: other users may read it.
+const MODE: u32 = 0o644;
 
 /// A pid file of this process. The lock ends with the process; [`PidFile::remove`] removes the
 /// file.
@@ -59,34 +68,42 @@ impl std::error::Error for PidFileError {
     }
 }
 
+impl PidFileError {
+    /// Whether another program has created the file meanwhile.
+    fn is_already_there(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists)
+    }
+}
+
 impl PidFile {
     /// Writes this process's pid at `path`. Takes over a file whose owner has exited, whatever its
-    /// contents.
+    /// contents, and whichever process has locked it for reading.
     ///
     /// # Errors
-    /// Another process has locked the file; it is not a regular file; the directory is missing,
-    /// full or read-only.
+    /// Another process has locked the file for writing; it is not a regular file; the directory is
+    /// missing, full or read-only.
     pub(crate) fn create(path: &Path) -> Result<Self, PidFileError> {
         let failed = |source| PidFileError::Io { path: path.to_path_buf(), source };
+        let mut name = path.as_os_str().to_owned();
+        name.push(TEMPORARY_SUFFIX);
+        let temporary = PathBuf::from(name);
         loop {
-            // Held until the end of this iteration: its lock keeps other processes from taking over
-            // too.
-            let stale = match open_existing(path)? {
-                Existing::Absent => None,
-                Existing::Stale(file) => Some(file),
-                Existing::Replaced => continue,
-            };
-            let (temporary, file) = write_temp(path).map_err(failed)?;
-            let renamed = match stale {
-                Some(_) => fs::rename(&temporary, path),
-                None => file::rename_noreplace(&temporary, path),
-            };
+            let Some(file) = claim(&temporary)? else { continue };
+            // Until it is renamed, its lock keeps other masters from doing the same.
+            let renamed = write_pid(&file).map_err(failed).and_then(|()| match find_stale(path)? {
+                true => fs::rename(&temporary, path).map_err(failed),
+                false => file::rename_noreplace(&temporary, path).map_err(failed),
+            });
             match renamed {
-                Ok(()) => return Ok(Self { path: path.to_path_buf(), file }),
+                Ok(()) => {
+                    // A file system without modes refuses it.
+                    let _ = file.set_permissions(Permissions::from_mode(credentials::masked(MODE)));
+                    return Ok(Self { path: path.to_path_buf(), file });
+                }
                 Err(error) => {
                     let _ = fs::remove_file(&temporary);
-                    if error.kind() != io::ErrorKind::AlreadyExists {
-                        return Err(failed(error));
+                    if !error.is_already_there() {
+                        return Err(error);
                     }
                 }
             }
@@ -129,63 +146,59 @@ impl PidFile {
     }
 }
 
-enum Existing {
-    Absent,
-    /// Left by a process that has exited; this process holds its lock now.
-    Stale(File),
-    /// Another process has just replaced it by its own file.
-    Replaced,
+/// Opens, or creates, and locks a file that other users cannot open, so they cannot lock it either.
+/// Returns `None` if the path no longer leads to it.
+fn claim(path: &Path) -> Result<Option<File>, PidFileError> {
+    let failed = |source| PidFileError::Io { path: path.to_path_buf(), source };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.custom_flags(file::NOFOLLOW).open(path).map_err(failed)?;
+    let ours = file.metadata().map_err(failed)?;
+    if !ours.is_file() || ours.nlink() > 1 || ours.uid() != credentials::effective_uid() {
+        return Err(PidFileError::NotAFile(path.to_path_buf()));
+    }
+    if let Lock::HeldBy(owner) = file::lock(&file).map_err(failed)? {
+        let owner = owner.or_else(|| read_pid(&file));
+        return Err(PidFileError::Held { path: path.to_path_buf(), owner });
+    }
+    let is_current = fs::symlink_metadata(path)
+        .is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino()));
+    Ok(is_current.then_some(file))
 }
 
-fn open_existing(path: &Path) -> Result<Existing, PidFileError> {
+/// Returns whether there is a pid file whose owner has exited.
+fn find_stale(path: &Path) -> Result<bool, PidFileError> {
     let failed = |source| PidFileError::Io { path: path.to_path_buf(), source };
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Existing::Absent),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed(error)),
         Ok(found) if !found.is_file() => return Err(PidFileError::NotAFile(path.to_path_buf())),
         Ok(_) => (),
     }
     let opened = OpenOptions::new().read(true).write(true).custom_flags(file::NOFOLLOW).open(path);
-    let mut found = match opened {
+    let found = match opened {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Existing::Replaced),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed(error)),
     };
-    if let Lock::HeldBy(owner) = file::lock(&found).map_err(failed)? {
-        let mut text = String::new();
-        let _ = Read::by_ref(&mut found).take(32).read_to_string(&mut text);
-        let owner = owner.or_else(|| text.trim().parse().ok());
-        return Err(PidFileError::Held { path: path.to_path_buf(), owner });
-    }
-    let ours = found.metadata().map_err(failed)?;
-    match fs::symlink_metadata(path) {
-        Ok(now) if (now.dev(), now.ino()) == (ours.dev(), ours.ino()) => Ok(Existing::Stale(found)),
-        _ => Ok(Existing::Replaced),
+    match file::write_lock(&found).map_err(failed)? {
+        None => Ok(true),
+        Some(owner) => {
+            let owner = owner.or_else(|| read_pid(&found));
+            Err(PidFileError::Held { path: path.to_path_buf(), owner })
+        }
     }
 }
 
-/// Writes and locks a complete pid file under a temporary name.
-fn write_temp(path: &Path) -> io::Result<(PathBuf, File)> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", Pid::this()));
-    let temporary = path.with_file_name(name);
-    let written = (|| {
-        let _ = fs::remove_file(&temporary); // no other process uses it: its name has this pid
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .custom_flags(file::NOFOLLOW)
-            .open(&temporary)?;
-        writeln!(file, "{}", Pid::this())?;
-        file::lock(&file)?;
-        Ok(file)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written.map(|file| (temporary, file))
+fn read_pid(mut file: &File) -> Option<i32> {
+    let mut text = String::new();
+    Read::by_ref(&mut file).take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn write_pid(mut file: &File) -> io::Result<()> {
+    file.set_len(0)?;
+    writeln!(file, "{}", Pid::this())
 }
 
 #[cfg(test)]
@@ -199,6 +212,7 @@ mod tests {
         for stale in [None, Some(""), Some("garbage"), Some("1\n"), Some("999999999\n")] {
             if let Some(text) = stale {
                 fs::write(&path, text).unwrap();
+                fs::write(dir.path().join("x.pid.tmp"), text).unwrap();
             }
             let file = PidFile::create(&path).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", Pid::this()));
@@ -216,6 +230,13 @@ mod tests {
         std::os::unix::fs::symlink(&target, &link).unwrap();
         assert!(matches!(PidFile::create(&link), Err(PidFileError::NotAFile(_))));
         assert!(matches!(PidFile::create(dir.path()), Err(PidFileError::NotAFile(_))));
+        let path = dir.path().join("x.pid");
+        let temporary = dir.path().join("x.pid.tmp");
+        fs::rename(&link, &temporary).unwrap();
+        assert!(PidFile::create(&path).is_err());
+        fs::remove_file(&temporary).unwrap();
+        fs::hard_link(&target, &temporary).unwrap();
+        assert!(matches!(PidFile::create(&path), Err(PidFileError::NotAFile(_))));
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
     }
 

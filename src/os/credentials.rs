@@ -207,6 +207,13 @@ pub(crate) fn effective_uid() -> u32 {
     Uid::effective().as_raw()
 }
 
+/// Returns these bits of a mode without those of the umask. Only one thread may run.
+pub(crate) fn masked(mode: u32) -> u32 {
+    let mask = umask(Mode::from_bits_truncate(0o077));
+    umask(mask);
+    mode & !mask.bits()
+}
+
 /// Sets the umask.
 pub(crate) fn set_umask(mask: u32) {
     umask(Mode::from_bits_truncate(mask));

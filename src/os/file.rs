@@ -165,22 +165,36 @@ pub(crate) enum Lock {
 /// # Errors
 /// `ENOLCK`; `EOPNOTSUPP` and others from a file system without locks.
 pub(crate) fn lock(fd: &impl AsFd) -> io::Result<Lock> {
-    let request = whole_file_write_lock();
+    let request = whole_file_lock(libc::F_WRLCK);
     match fcntl(fd, FcntlArg::F_SETLK(&request)) {
         Ok(_) => Ok(Lock::Taken),
         Err(nix::errno::Errno::EACCES | nix::errno::Errno::EAGAIN) => {
-            let mut holder = whole_file_write_lock();
-            fcntl(fd, FcntlArg::F_GETLK(&mut holder))?;
-            let is_visible = holder.l_type != libc::F_UNLCK as libc::c_short && holder.l_pid > 0;
-            Ok(Lock::HeldBy(is_visible.then_some(holder.l_pid)))
+            Ok(Lock::HeldBy(holder(fd, libc::F_WRLCK)?.flatten()))
         }
         Err(errno) => Err(errno.into()),
     }
 }
 
-fn whole_file_write_lock() -> libc::flock {
+/// Returns the holder of a write lock of another process, with its pid if that is visible. A read lock,
+/// which needs no permission to write, is none.
+///
+/// # Errors
+/// `EOPNOTSUPP` and others from a file system without locks.
+pub(crate) fn write_lock(fd: &impl AsFd) -> io::Result<Option<Option<i32>>> {
+    holder(fd, libc::F_RDLCK) // which only a write lock conflicts with
+}
+
+/// Returns the holder of a lock with which one of this kind would conflict.
+fn holder(fd: &impl AsFd, kind: libc::c_int) -> io::Result<Option<Option<i32>>> {
+    let mut found = whole_file_lock(kind);
+    fcntl(fd, FcntlArg::F_GETLK(&mut found))?;
+    let is_held = found.l_type != libc::F_UNLCK as libc::c_short;
+    Ok(is_held.then(|| (found.l_pid > 0).then_some(found.l_pid)))
+}
+
+fn whole_file_lock(kind: libc::c_int) -> libc::flock {
     libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
+        l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 0,

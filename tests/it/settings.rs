@@ -1,11 +1,15 @@
 //! Settings on the command line, in the environment and in YAML, and the messages for invalid ones.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::Uid;
 
 use crate::launch::Launch;
+use crate::proc::wait_until;
 use crate::support::{Exit, Outcome, Server};
 
 on_every_class!(
@@ -13,6 +17,8 @@ on_every_class!(
     good_settings_pass_the_check,
     check_passes_beside_the_running_master,
 );
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
 
 /// Asserts one clear message, exit code 1 or 2, and no file made.
 #[track_caller]
@@ -523,6 +529,54 @@ fn stale_pidfile_is_taken_over() {
         server.finish();
         assert!(!fs::exists(&pidfile).unwrap());
     }
+}
+
+/// Other users can read a pid file, so they can lock it for reading (fcntl(2)) or by flock(2).
+#[test]
+fn pidfile_that_a_reader_locks_is_taken_over() {
+    let launch = Launch::by(&["sh", "-c", "umask 027; exec \"$0\" \"$@\"", PROGRAM], &[]);
+    let pidfile = launch.path("pid");
+    let first = launch.arg("--pid").arg(&pidfile).start();
+    assert_eq!(fs::metadata(&pidfile).unwrap().mode() & 0o7777, 0o640);
+    let reader = File::open(&pidfile).unwrap();
+    let lock = libc::flock {
+        l_type: libc::F_RDLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    assert_eq!(fcntl(&reader, FcntlArg::F_SETLK(&lock)), Err(Errno::EAGAIN), "it is locked");
+    first.signal(nix::sys::signal::Signal::SIGKILL);
+    first.wait_exit();
+    fcntl(&reader, FcntlArg::F_SETLK(&lock)).unwrap();
+    reader.lock().unwrap();
+    let second = Launch::new(&["--pid", &pidfile]).start();
+    assert_eq!(fs::read_to_string(&pidfile).unwrap().trim(), second.pid.to_string());
+    let third = Launch::new(&["--pid", &pidfile]).plain();
+    expect_rejection(third, &[&pidfile, &second.pid.to_string()]);
+    second.finish();
+    assert_eq!(fs::read_dir(first.path(".")).unwrap().count(), 0);
+}
+
+/// A directory that only one master uses at a time has only one of them start.
+#[test]
+fn one_of_many_simultaneous_starts_gets_the_pidfile() {
+    let launch = Launch::new(&[]);
+    let pidfile = launch.path("pid");
+    fs::write(&pidfile, "1\n").unwrap();
+    let others: Vec<_> = (0..6).map(|_| Launch::new(&["--pid", &pidfile]).spawn()).collect();
+    wait_until("all but one exit", || others.iter().filter(|it| it.exit().is_none()).count() == 1);
+    for server in others {
+        match server.exit() {
+            Some(exit) => assert_eq!(exit, Exit::Code(1)),
+            None => {
+                server.wait_for("ready", |record| record.message() == "all workers ready");
+                assert_eq!(fs::read_to_string(&pidfile).unwrap().trim(), server.pid.to_string());
+            }
+        }
+    }
+    drop(launch);
 }
 
 #[test]
