@@ -17,11 +17,23 @@ use crate::time::MonotonicTime;
 /// The flags of open(2) that refuse a symbolic link and never wait.
 pub(crate) const NOFOLLOW: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
-/// Creates a file in `dir`, unlinks it, and returns its only descriptor, which is close-on-exec.
+/// Creates a file without a name in `dir`, and returns its only descriptor, which is close-on-exec. A
+/// process that holds the directory's lock delays it only where the file system does not support
+/// `O_TMPFILE`.
 ///
 /// # Errors
-/// From mkstemp(3) and unlink(2): no such directory, no permission, no space, too many open files.
+/// From open(2), mkstemp(3) and unlink(2): no such directory, no permission, no space, too many open
+/// files.
 pub(crate) fn anonymous_file(dir: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    match open(dir, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Err(Errno::EOPNOTSUPP | Errno::EISDIR) => unlinked_file(dir),
+        result => Ok(result?),
+    }
+}
+
+/// Creates a file in `dir` and unlinks it.
+fn unlinked_file(dir: &Path) -> io::Result<OwnedFd> {
     let (fd, path) = mkstemp(&dir.join("ostler-XXXXXX"))?;
     unlink(&path)?;
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;

@@ -17,6 +17,7 @@ use crate::launch::Launch;
 use crate::load::Load;
 use crate::log_capture::Record;
 use crate::proc::{stat, wait_until};
+use crate::stuck_fs::StuckFs;
 use crate::support::{DEADLINE, Exit, Server};
 
 on_every_class!(
@@ -25,6 +26,7 @@ on_every_class!(
     drain_is_extended_by_short_master_stop,
     cont_does_not_hide_a_hang,
     cont_does_not_prolong_a_drain,
+    locked_heartbeat_folder_blocks_no_master,
 );
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
@@ -85,6 +87,18 @@ fn kill_worker(server: &Server) {
     let victim = server.wait_workers(2)[0]; // an earlier one may still be exiting
     kill(victim.pid, Signal::SIGKILL).unwrap();
     server.wait_replaced(victim);
+}
+
+/// Any user can hold the lock of a directory that all share, such as /dev/shm.
+fn locked_heartbeat_folder_blocks_no_master(class: &str) {
+    let launch = Launch::new(&["-k", class, "-w", "2", "--worker-tmp-dir", "beats"]);
+    let folder = launch.path("beats");
+    fs::create_dir(&folder).unwrap();
+    let Some(held) = StuckFs::new(Path::new(&folder)) else { return };
+    let server = launch.start();
+    kill_worker(&server);
+    drop(held);
+    server.finish();
 }
 
 #[test]
