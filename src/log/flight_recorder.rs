@@ -39,26 +39,45 @@ pub(super) struct FlightRecorder {
     next: AtomicU64,
 }
 
+/// What opening a flight recorder has led to.
+#[derive(Debug)]
+pub(super) enum Opened {
+    /// The ring that was there, or the first one.
+    Ring(FlightRecorder),
+    /// A new ring. What was there has this path now, unless that was taken.
+    NewRing(FlightRecorder, PathBuf),
+    /// None: what is there cannot be replaced.
+    NotReplaced(io::Error),
+}
+
 impl FlightRecorder {
     /// Opens the ring at a path, to continue after its last record. Anything else at the path is
-    /// replaced by a new ring, and renamed to the returned path if that is free.
+    /// replaced by a new ring, and renamed if the new path is free.
     ///
     /// # Errors
-    /// The file cannot be opened, created or replaced.
-    pub(super) fn open(path: &Path) -> io::Result<(Self, Option<PathBuf>)> {
+    /// The file cannot be opened or created.
+    pub(super) fn open(path: &Path) -> io::Result<Opened> {
         if let Some(recorder) = Self::open_ring(path)? {
-            return Ok((recorder, None));
+            return Ok(Opened::Ring(recorder));
         }
         let mut aside = path.as_os_str().to_owned();
         aside.push(".old");
         let aside = PathBuf::from(aside);
-        if file::rename_noreplace(path, &aside).is_err() {
-            fs::remove_file(path)?;
+        Ok(match Self::replace(path, &aside) {
+            Ok(recorder) => Opened::NewRing(recorder, aside),
+            Err(error) => Opened::NotReplaced(error),
+        })
+    }
+
+    fn replace(path: &Path, aside: &Path) -> io::Result<Self> {
+        if file::rename_noreplace(path, aside).is_err() {
+            match fs::symlink_metadata(path)?.is_dir() {
+                true => fs::remove_dir(path)?,
+                false => fs::remove_file(path)?,
+            }
         }
-        match Self::open_ring(path)? {
-            Some(recorder) => Ok((recorder, Some(aside))),
-            None => Err(io::Error::other("another process replaces the file")),
-        }
+        let error = || io::Error::other("another process replaces the file");
+        Self::open_ring(path)?.ok_or_else(error)
     }
 
     /// Opens or creates a ring. Returns `None` if the path leads to something else: a symbolic link,
@@ -174,14 +193,21 @@ mod tests {
         numbers
     }
 
+    fn open(path: &Path) -> FlightRecorder {
+        match FlightRecorder::open(path).unwrap() {
+            Opened::Ring(recorder) | Opened::NewRing(recorder, _) => recorder,
+            Opened::NotReplaced(error) => panic!("{error}"),
+        }
+    }
+
     #[test]
     fn write_to_full_ring_overwrites_oldest() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
-        let recorder = FlightRecorder::open(&path).unwrap().0;
+        let recorder = open(&path);
         (0..RECORDS + 10).for_each(|n| recorder.write(&format!("event {n}")));
         assert_eq!(record_numbers(&path), (11..=RECORDS + 10).collect::<Vec<_>>());
-        let other = FlightRecorder::open(&path).unwrap().0;
+        let other = open(&path);
         other.write("one");
         recorder.write("two");
         other.write("three");
@@ -206,8 +232,10 @@ mod tests {
             [b"precious\n".to_vec(), record(7), far, vec![0; RECORD_BYTES], vec![b'1'; 99]];
         for content in contents {
             fs::write(&path, content).unwrap();
-            let (recorder, aside) = FlightRecorder::open(&path).unwrap();
-            assert_eq!(aside.as_ref(), Some(&old));
+            let Opened::NewRing(recorder, aside) = FlightRecorder::open(&path).unwrap() else {
+                panic!("it is not replaced");
+            };
+            assert_eq!(aside, old);
             recorder.write("one");
             assert_eq!(record_numbers(&path), [1]);
         }
@@ -220,17 +248,24 @@ mod tests {
         let (path, target) = (dir.path().join("events"), dir.path().join("target"));
         fs::write(&target, "precious\n").unwrap();
         std::os::unix::fs::symlink(&target, &path).unwrap();
-        FlightRecorder::open(&path).unwrap().0.write("one");
+        open(&path).write("one");
         fs::remove_file(&path).unwrap();
         fs::hard_link(&target, &path).unwrap();
-        FlightRecorder::open(&path).unwrap().0.write("one");
+        open(&path).write("one");
         assert_eq!(record_numbers(&path), [1]);
         assert_eq!(fs::read(&target).unwrap(), b"precious\n");
         fs::remove_file(&path).unwrap();
         fs::remove_file(dir.path().join("events.old")).unwrap();
         fs::create_dir(&path).unwrap();
-        FlightRecorder::open(&path).unwrap().0.write("one");
+        open(&path).write("one");
         assert_eq!(record_numbers(&path), [1]);
+        // What has the other path is kept, so a directory that is not empty stays.
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        open(&path).write("one");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir_all(path.join("entry")).unwrap();
+        assert!(matches!(FlightRecorder::open(&path).unwrap(), Opened::NotReplaced(_)));
         assert!(FlightRecorder::open(&dir.path().join("missing/events")).is_err());
     }
 }

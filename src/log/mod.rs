@@ -22,7 +22,7 @@ use crate::os::fd_table;
 use escape::Escaping;
 pub use escape::escaped_len;
 pub use fields::Fields;
-use flight_recorder::FlightRecorder;
+use flight_recorder::{FlightRecorder, Opened};
 use json::Json;
 pub use target::{FileOwner, LogError, Target};
 use target::{LogTargetFile, RecordWriter, timestamp};
@@ -65,16 +65,25 @@ impl Log {
     ///
     /// # Errors
     /// The file cannot be opened for appending, or its owner cannot be changed. The flight
-    /// recorder's file cannot be opened or replaced.
+    /// recorder's file cannot be opened or created.
     pub fn open(config: &LogConfig, owner: FileOwner) -> Result<Self, LogError> {
         let target_file = Arc::new(LogTargetFile::open(&config.target, owner)?);
         let opened = config.flight_recorder.as_deref().map(open_recorder).transpose()?;
-        let (recorder, replaced) = opened.map_or((None, None), |(ring, old)| (Some(ring), old));
+        let (recorder, replaced, failed) = match opened {
+            None => (None, None, None),
+            Some(Opened::Ring(ring)) => (Some(ring), None, None),
+            Some(Opened::NewRing(ring, old)) => (Some(ring), Some(old), None),
+            Some(Opened::NotReplaced(error)) => (None, None, Some(error)),
+        };
         let number = recorder.as_ref().map(FlightRecorder::raw_fd);
         let logger = build_logger(config, RecordWriter::new(&target_file), recorder);
-        if let (Some(path), Some(old)) = (&config.flight_recorder, &replaced) {
+        let path = config.flight_recorder.as_deref().unwrap_or(Path::new("")).display().to_string();
+        if let Some(old) = replaced {
             warn!(logger, "flight recorder file replaced";
-                "path" => path.display().to_string(), "old" => old.display().to_string());
+                "path" => path, "old" => old.display().to_string());
+        } else if let Some(error) = failed {
+            warn!(logger, "failed to replace flight recorder file";
+                "path" => path, "error" => error.to_string());
         }
         Ok(Self { logger, target_file, recorder: number })
     }
@@ -122,7 +131,7 @@ impl Log {
     }
 }
 
-fn open_recorder(path: &Path) -> Result<(FlightRecorder, Option<PathBuf>), LogError> {
+fn open_recorder(path: &Path) -> Result<Opened, LogError> {
     FlightRecorder::open(path).map_err(|source| LogError::new("flight recorder file", path, source))
 }
 

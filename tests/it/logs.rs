@@ -249,6 +249,25 @@ fn invalid_flight_recorder_file_is_replaced() {
     server.finish();
 }
 
+/// A directory that is not empty can only be renamed, which a file at the new path prevents.
+#[test]
+fn flight_recorder_that_cannot_be_replaced_is_a_warning() {
+    let launch = Launch::new(&["-k", "mio"]);
+    let (path, aside) = (launch.path("events"), launch.path("events.old"));
+    fs::create_dir_all(format!("{path}/entry")).unwrap();
+    fs::write(&aside, "precious\n").unwrap();
+    let server = launch.arg("--flight-recorder-file").arg(&path).start();
+    let warning = |record: &Record| record.message() == "failed to replace flight recorder file";
+    let record = server.wait_for("it is said", warning);
+    assert_eq!(record.text("path"), Some(path.as_str()));
+    let mark = server.mark();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_new_record(mark, "it is said again", warning);
+    server.wait_for_new_record(mark, "it reloads", |record| record.message() == "reload complete");
+    assert_eq!(fs::read_to_string(&aside).unwrap(), "precious\n");
+    server.finish();
+}
+
 /// What a program prints, and the words of a command.
 #[test]
 fn control_characters_are_escaped_in_every_format() {
