@@ -237,6 +237,7 @@ impl<'a> Arbiter<'a> {
     }
 
     fn reap_children(&mut self) {
+        self.reaper.begin_turn();
         while let Some((pid, exit)) = self.reaper.next_exited(self.state.log()) {
             let is_worker = self.state.pools.by_worker(pid).is_some();
             if is_worker {
@@ -389,6 +390,7 @@ impl<'a> Arbiter<'a> {
             self.shutdown.next_deadline(),
             self.reload.next_deadline(),
             self.stalls.next_deadline(),
+            self.reaper.has_more().then_some(decided_at),
             self.state.environment.cgroups.next_deadline(),
             self.control.as_ref().and_then(|control| control.next_deadline(decided_at)),
         ];

@@ -19,6 +19,9 @@ use super::{fd_table, file, poll, signal};
 /// pipe instead.
 const EXIT_EXEC_FAILED: u8 = 127;
 
+/// How many children are reaped at once.
+const REAPED_MAX: usize = 256;
+
 /// What to start, and how.
 pub(crate) struct ProgramSpec<'a> {
     /// The program's name, which is looked up in `PATH`, and its arguments.
@@ -147,10 +150,12 @@ impl ChildProgram {
         }
     }
 
-    /// Reaps the exited children of this process until the program is among them. Returns how it
-    /// exited, if it has. SIGABRT is then no longer forwarded to it.
+    /// Reaps exited children of this process until the program is among them. Returns how it exited, if
+    /// it has. SIGABRT is then no longer forwarded to it. The program can make more of them (clone(2),
+    /// `CLONE_PARENT`) than are reaped, but the kernel returns the oldest child first.
     pub(crate) fn try_reap(&mut self) -> Option<Exit> {
-        while let Ok(Some((pid, exit))) = process::next_exited_child() {
+        for _ in 0..REAPED_MAX {
+            let (pid, exit) = process::next_exited_child().ok().flatten()?;
             if pid == self.pid {
                 signal::forward_aborts_to(None);
                 self.reaped = true;

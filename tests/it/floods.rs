@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
@@ -18,6 +19,7 @@ on_every_class!(
     sigcont_flood_costs_the_master_little,
     stopped_and_continued_worker_costs_the_master_little,
     workers_are_reaped_without_wait4,
+    flood_of_children_blocks_no_master,
 );
 
 /// How long the master is kept busy.
@@ -78,6 +80,60 @@ fn stopped_and_continued_worker_costs_the_master_little(class: &str) {
         kill(worker, Signal::SIGSTOP).unwrap();
         kill(worker, Signal::SIGCONT).unwrap();
     });
+}
+
+/// Has a worker make children of its master, faster than one process can reap them.
+const CHILDREN_OF_THE_MASTER: &str = r#"
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static char stacks[8][16384] __attribute__((aligned(16)));
+
+static int child(void *unused) { _exit(0); }
+
+static void *flood(void *stack) {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, 0);
+    for (;;)
+        clone(child, (char *)stack + sizeof stacks[0], CLONE_PARENT | CLONE_VM | CLONE_VFORK | SIGCHLD, 0);
+}
+
+int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags) {
+    static int begun;
+    pthread_t thread;
+    int result = syscall(SYS_accept4, fd, address, length, flags);
+    if (result >= 0 && !begun++)
+        for (int n = 0; n < 8; n++)
+            pthread_create(&thread, 0, flood, stacks[n]);
+    return result;
+}
+"#;
+
+fn flood_of_children_blocks_no_master(class: &str) {
+    let launch = Launch::new(&["-k", class]);
+    let (source, library) = (launch.path("flood.c"), launch.path("flood.so"));
+    fs::write(&source, CHILDREN_OF_THE_MASTER).unwrap();
+    let flags = ["-shared", "-fPIC", "-pthread", "-o", &library, &source];
+    if !Command::new("cc").args(flags).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no C compiler");
+        return;
+    }
+    let server = launch.env("LD_PRELOAD", &library).start();
+    assert_eq!(server.get("/").status(), 200); // the flood begins
+    for count in 2..4 {
+        server.signal(Signal::SIGTTIN);
+        server.wait_workers(count);
+    }
+    let victim = server.workers()[2];
+    kill(victim.pid, Signal::SIGKILL).unwrap();
+    server.wait_replaced(victim);
+    server.finish();
 }
 
 /// A filter of system calls may not know wait4(2).
