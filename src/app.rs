@@ -12,9 +12,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+mod body_budget;
 mod job;
 mod worker_info;
 
+pub(crate) use body_budget::{BodyBudget, BodyShare};
 pub use job::{Job, JobContext, NextRun};
 pub use worker_info::{Limits, Options, WorkerInfo};
 

@@ -1,9 +1,8 @@
 //! The handler of requests, and the service that holds it. Independent of connections.
 
-use super::budget::BodyBudget;
 use super::request::Request;
 use super::response::Response;
-use crate::app::Limits;
+use crate::app::{BodyBudget, Limits};
 
 /// Answers requests. One handler serves all clients of a worker, from all its threads.
 ///

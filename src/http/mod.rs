@@ -4,7 +4,6 @@
 //! request that two parsers could read differently is rejected, and its connection closes.
 
 mod body;
-mod budget;
 mod chunked;
 mod connection;
 mod error;

@@ -13,13 +13,16 @@ use super::limits::Limits;
 use super::message::Message;
 use super::scan::{Scan, ScanError, Scanner};
 use super::service::Rpc;
-use crate::app::{ClientInfo, Connection, ConnectionContext, Next, ReadTimeout};
+use crate::app::{BodyShare, ClientInfo, Connection, ConnectionContext, Next, ReadTimeout};
 
 /// The start of a response: an array of four values, of which the first is the type.
 const RESPONSE: [u8; 2] = [0x94, 0x01];
 
 /// Maximum unused capacity of a connection's buffer, in bytes.
 const SPARE_MAX: usize = 128 << 10;
+
+/// How many bytes of a message must arrive within `read_timeout`, unless it ends.
+const MESSAGE_STEP: usize = 4 << 10;
 
 /// The RPC connection of one client. An idle connection owns no heap memory.
 pub(super) struct RpcConnection<'s> {
@@ -38,6 +41,8 @@ pub(super) struct RpcConnection<'s> {
     phase: u32,
     /// Whether the class can serve others while this client is idle.
     allow_keepalive: bool,
+    /// The memory of a partial message.
+    share: BodyShare<'s>,
 }
 
 /// The state of the connection.
@@ -66,8 +71,8 @@ enum ReadState {
     KeepAlive,
     /// A call that may be in transit to a draining worker.
     DrainIdle,
-    /// The rest of a message.
-    Partial,
+    /// The rest of a message, of which so many steps have arrived.
+    Partial(usize),
     /// Nothing: calls have arrived, and are processed after the output has been sent.
     Yielded,
 }
@@ -130,7 +135,9 @@ impl Connection for RpcConnection<'_> {
             ReadState::DrainIdle => {
                 ReadTimeout::Total { phase: self.phase, limit: limits.drain_idle_timeout }
             }
-            ReadState::Partial => ReadTimeout::Idle(limits.read_timeout),
+            ReadState::Partial(_) => {
+                ReadTimeout::Total { phase: self.phase, limit: limits.read_timeout }
+            }
             // No input is expected. The session limits how slowly the client reads.
             ReadState::Yielded => ReadTimeout::None,
         }
@@ -152,6 +159,7 @@ impl<'s> RpcConnection<'s> {
             read_state: ReadState::First,
             phase: 0,
             allow_keepalive: client.allow_keepalive,
+            share: rpc.partial_messages.share(),
         }
     }
 
@@ -173,7 +181,25 @@ impl<'s> RpcConnection<'s> {
             self.keep_unread(bytes, start + used);
             pause
         };
+        self.account();
         self.next_action(pause)
+    }
+
+    /// Accounts for a partial message after processing has stopped. If the worker has no memory for it,
+    /// the connection closes.
+    fn account(&mut self) {
+        let bytes = self.buffer.len() - self.used;
+        if bytes == 0 && self.share.is_empty() {
+            return;
+        }
+        let limits = self.limits();
+        let limit = match limits.partial_messages {
+            0 => 0,
+            limit => limit.max(limits.message), // one message alone is limited by its own size
+        };
+        if !self.share.resize(bytes, limit) {
+            self.close(Next::LingeringClose);
+        }
     }
 
     /// Processes as many messages as the input and the limits of the output allow. Returns the number
@@ -243,7 +269,12 @@ impl<'s> RpcConnection<'s> {
                 return self.close(Next::LingeringClose);
             }
             (ConnectionState::Draining, ..) => (),
-            _ if !self.buffer.is_empty() => self.read_state = ReadState::Partial,
+            (_, calls, before) if !self.buffer.is_empty() => {
+                let step = ReadState::Partial((self.buffer.len() - self.used) / MESSAGE_STEP);
+                if calls > 0 || before != step {
+                    self.set_read_state(step);
+                }
+            }
             (_, 1.., _) => self.set_read_state(ReadState::KeepAlive),
             _ => (),
         }
@@ -302,6 +333,7 @@ impl<'s> RpcConnection<'s> {
         self.state = ConnectionState::Closed(next);
         self.buffer = Vec::new();
         self.used = 0;
+        self.share.resize(0, 0);
         self.scanner.reset();
         next
     }

@@ -10,6 +10,9 @@ pub struct Limits {
     /// Maximum size of a message in bytes: 8 MiB (`limit_request_body`). A larger one closes its
     /// connection.
     pub message: usize,
+    /// Maximum size of all partial messages of a worker's clients together, in bytes, but at least one
+    /// of `message`: 512 MiB (`limit_bodies`). A larger one closes its connection. Zero is no limit.
+    pub partial_messages: usize,
     /// Maximum nesting of arrays and maps, including the message itself: 64. A deeper message closes its
     /// connection.
     pub depth: usize,
@@ -20,7 +23,7 @@ pub struct Limits {
     pub max_pending_output: usize,
     /// Maximum time from the connect to the first byte of a call: 10 s (`header_timeout`).
     pub first_call_timeout: Duration,
-    /// Maximum time between two reads of a message: 10 s (`body_timeout`).
+    /// Maximum time for each 4 KiB of a message, and for its end: 10 s (`body_timeout`).
     pub read_timeout: Duration,
     /// Maximum idle time between two calls: one hour (`rpc_idle_timeout`). Zero is no limit.
     pub idle_timeout: Duration,
@@ -41,6 +44,7 @@ impl From<app::Limits> for Limits {
     fn from(limits: app::Limits) -> Self {
         Self {
             message: limits.max_body_bytes,
+            partial_messages: limits.max_bodies_bytes,
             depth: 64,
             max_pipelined: 64,
             max_pending_output: 64 << 10,

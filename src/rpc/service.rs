@@ -2,7 +2,7 @@
 
 use super::limits::Limits;
 use super::methods::Methods;
-use crate::app::WorkerInfo;
+use crate::app::{BodyBudget, WorkerInfo};
 
 /// An [`app::Service`](crate::app::Service) that speaks MessagePack-RPC and runs the method of each call.
 ///
@@ -14,12 +14,15 @@ pub struct Rpc {
     pub(super) methods: Methods,
     pub(super) worker: WorkerInfo,
     pub(super) limits: Limits,
+    /// The memory of partial messages.
+    pub(super) partial_messages: BodyBudget,
 }
 
 impl Rpc {
     /// Creates a service with the limits of the worker.
     pub fn new(methods: Methods, worker: &WorkerInfo) -> Self {
-        Self { methods, worker: worker.clone(), limits: worker.limits.into() }
+        let limits = worker.limits.into();
+        Self { methods, worker: worker.clone(), limits, partial_messages: BodyBudget::default() }
     }
 
     /// Replaces the limits.

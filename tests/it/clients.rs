@@ -1,14 +1,16 @@
 //! Slow, malformed, silent and disconnecting clients affect no other client.
 
+use std::io::Read;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::client::Client;
+use crate::connection::{Remote, remote};
 use crate::launch::Launch;
 use crate::proc::status_number;
-use crate::support::Server;
+use crate::support::{DEADLINE, Server};
 
 on_every_class!(
     head_byte_by_byte_is_answered,
@@ -18,6 +20,7 @@ on_every_class!(
     garbage_closes_only_its_connection,
     slow_reader_costs_no_memory,
     slow_reader_is_no_hang,
+    trickling_reader_holds_no_worker,
     slow_sender_is_no_hang,
     client_disconnect_mid_request_is_harmless,
 );
@@ -156,6 +159,21 @@ fn slow_reader_is_no_hang(class: &str) {
     let client = slow_reader(&server);
     server.sees_record(Duration::from_millis(2500), |record| record.message() == "worker hung");
     read_on(client);
+    expect_no_harm(server);
+}
+
+/// One byte at a time is no progress.
+fn trickling_reader_holds_no_worker(class: &str) {
+    let server = Server::start(&["-k", class, "--write-timeout", "500ms"]);
+    let mut reader = slow_reader(&server);
+    let port = reader.port();
+    let begun = Instant::now();
+    while remote(server.address().port(), port) != Remote::Closed {
+        assert!(begun.elapsed() < DEADLINE, "a response may take for ever");
+        let _ = reader.stream.read(&mut [0]);
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(reader);
     expect_no_harm(server);
 }
 

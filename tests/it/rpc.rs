@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use serde::Serialize;
@@ -28,6 +28,8 @@ on_every_class!(
     half_closed_caller_is_answered,
     idle_caller_is_disconnected,
     caller_that_reads_nothing_costs_no_memory,
+    slow_caller_holds_no_worker,
+    partial_messages_share_limit_bodies,
     many_slow_calls_at_once_are_no_hang,
     hung_call_is_logged_with_method,
     drain_answers_received_calls,
@@ -289,6 +291,61 @@ fn caller_that_reads_nothing_costs_no_memory(class: &str) {
     // Until the write timeout closes the connection, the caller can read its answers.
     assert!(matches!(caller.read_reply(), Reply::Answer(1, Value::Null, _)));
     drop(caller);
+    expect_no_harm(server);
+}
+
+/// One byte at a time, of a message or of a response, is no progress.
+fn slow_caller_holds_no_worker(class: &str) {
+    let server = start(class, &["--body-timeout", "500ms", "--write-timeout", "500ms"]);
+    let text = "x".repeat(4000);
+    let mut trickling = Caller::to(&server);
+    trickling.send(request(1, "add", (1, 2)));
+    trickling.expect(1, 3);
+    let message = request(1, "echo", (&text,));
+    let begun = Instant::now();
+    let mut bytes = message.iter();
+    while let Some(byte) = bytes.next()
+        && trickling.stream.write_all(&[*byte]).is_ok()
+    {
+        assert!(begun.elapsed() < DEADLINE, "a message may take for ever");
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(490), "{:?}", begun.elapsed());
+    assert_eq!(Caller::to(&server).call("add", (1, 2)), 3);
+
+    let mut reading = Caller::to(&server);
+    let calls = message.repeat(100);
+    reading.stream.set_nonblocking(true).unwrap();
+    while reading.stream.write(&calls).is_ok() {}
+    reading.stream.set_nonblocking(false).unwrap();
+    let port = reading.stream.local_addr().unwrap().port();
+    let begun = Instant::now();
+    while remote(server.address().port(), port) != Remote::Closed {
+        assert!(begun.elapsed() < DEADLINE, "a response may take for ever");
+        let _ = reading.stream.read(&mut [0]);
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(reading);
+    expect_no_harm(server);
+}
+
+fn partial_messages_share_limit_bodies(class: &str) {
+    // Under `sync` there is one client at a time.
+    let threads = if class == "sync" { "1" } else { "4" };
+    let flags = ["--threads", threads, "--limit-request-body", "1M", "--limit-bodies", "1M"];
+    let server = start(class, &flags);
+    let message = request(1, "echo", ("x".repeat(900_000),));
+    let mut first = Caller::to(&server);
+    first.send(&message[..800_000]);
+    first.wait_taken(&server);
+    if class != "sync" {
+        let mut second = Caller::to(&server);
+        let _ = second.stream.write_all(&message[..800_000]);
+        assert_eq!(second.read_reply(), Reply::End);
+    }
+    first.send(&message[800_000..]);
+    assert!(matches!(first.read_reply(), Reply::Answer(1, Value::Null, _)));
+    drop(first);
     expect_no_harm(server);
 }
 

@@ -2,8 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::app::{ClientInfo, Limits, Next};
-use crate::http::budget::BodyShare;
+use crate::app::{BodyShare, ClientInfo, Limits, Next};
 use crate::http::chunked::Decoder;
 use crate::http::handler::Http;
 use crate::http::head::{Head, Reusable, Version};

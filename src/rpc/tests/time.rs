@@ -12,24 +12,73 @@ fn timeout_follows_the_call_state() {
         client.connection.timeout(),
         ReadTimeout::Total { phase: 0, limit: limits.first_call_timeout }
     );
+    let partial = |phase| ReadTimeout::Total { phase, limit: limits.read_timeout };
     client.send(&message[..3]);
-    assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.read_timeout));
+    assert_eq!(client.connection.timeout(), partial(1));
     client.send(&message[3..]);
-    assert_eq!(
-        client.connection.timeout(),
-        ReadTimeout::Total { phase: 1, limit: limits.keepalive }
-    );
-    client.send(&message);
     assert_eq!(
         client.connection.timeout(),
         ReadTimeout::Total { phase: 2, limit: limits.keepalive }
     );
+    client.send(&message);
+    assert_eq!(
+        client.connection.timeout(),
+        ReadTimeout::Total { phase: 3, limit: limits.keepalive }
+    );
     client.send(&message[..1]);
-    assert_eq!(client.connection.timeout(), ReadTimeout::Idle(limits.read_timeout));
+    assert_eq!(client.connection.timeout(), partial(4));
     client.output.clear();
     assert_eq!(client.time_out(), Next::Close);
     assert!(client.output.is_empty());
     assert_eq!(Client::new(&rpc).time_out(), Next::Close);
+}
+
+#[test]
+fn message_is_limited_by_time_for_each_step() {
+    let rpc = rpc();
+    let mut client = Client::new(&rpc);
+    let mut last = client.connection.timeout();
+    let mut changes = |client: &Client<'_>| {
+        let before = std::mem::replace(&mut last, client.connection.timeout());
+        before != last
+    };
+    let call = request(1, "add", (1, 2));
+    let long = request(1, "echo", ("x".repeat(10_000),));
+    for (piece, expected) in [
+        (&long[..1], true),
+        (&long[1..100], false),
+        (&long[100..4095], false),
+        (&long[4095..4096], true),
+        (&long[4096..8000], false),
+        (&[&long[8000..], &call[..1]].concat(), true),
+        (&call[1..2], false),
+        (&[&call[2..], &call[..2]].concat(), true),
+    ] {
+        client.send(piece);
+        assert_eq!(changes(&client), expected, "{} bytes", piece.len());
+    }
+}
+
+#[test]
+fn partial_messages_of_all_clients_share_a_budget() {
+    let limits = Limits { message: 1000, partial_messages: 1500, ..Limits::default() };
+    let rpc = rpc().with_limits(limits);
+    let message = request(1, "echo", ("x".repeat(900),));
+    let (mut first, mut second) = (Client::new(&rpc), Client::new(&rpc));
+    assert_eq!(first.send(&message[..800]), Next::Read);
+    assert_eq!(second.send(&message[..700]), Next::Read);
+    assert_eq!(second.send(&message[700..701]), Next::LingeringClose);
+    assert_eq!(first.send(&message[800..900]), Next::Read, "its share is free again");
+    let mut third = Client::new(&rpc);
+    assert_eq!(third.send(&message[..700]), Next::LingeringClose);
+    assert_eq!(first.send(&message[900..]), Next::Read);
+    assert_eq!(Client::new(&rpc).send(&message[..900]), Next::Read);
+    drop(first);
+    assert_eq!(
+        Client::new(&rpc).send(&message[..900]),
+        Next::Read,
+        "and so is that of a closed one"
+    );
 }
 
 #[test]

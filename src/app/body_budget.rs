@@ -1,24 +1,24 @@
-//! The memory that the partial bodies of all clients of a worker may take together. Independent of
-//! connections.
+//! The memory that the partial requests of all clients of a worker may take together. Independent of
+//! protocols.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts the bytes of all bodies that have not arrived completely.
+/// Counts the bytes of all bodies and messages that have not arrived completely.
 #[derive(Debug, Default)]
-pub(super) struct BodyBudget {
+pub(crate) struct BodyBudget {
     used: AtomicUsize,
 }
 
 /// What one connection has of the budget. It returns it when it is dropped.
 #[derive(Debug)]
-pub(super) struct BodyShare<'b> {
+pub(crate) struct BodyShare<'b> {
     budget: &'b BodyBudget,
     bytes: usize,
 }
 
 impl BodyBudget {
     /// Returns a share of nothing.
-    pub(super) fn share(&self) -> BodyShare<'_> {
+    pub(crate) fn share(&self) -> BodyShare<'_> {
         BodyShare { budget: self, bytes: 0 }
     }
 }
@@ -26,7 +26,7 @@ impl BodyBudget {
 impl BodyShare<'_> {
     /// Changes the share to `bytes`. Returns whether all shares together are at most `limit`; zero is
     /// no limit. A share that has become smaller is never too much.
-    pub(super) fn resize(&mut self, bytes: usize, limit: usize) -> bool {
+    pub(crate) fn resize(&mut self, bytes: usize, limit: usize) -> bool {
         let before = std::mem::replace(&mut self.bytes, bytes);
         if bytes <= before {
             self.budget.used.fetch_sub(before - bytes, Ordering::Relaxed);
@@ -37,7 +37,7 @@ impl BodyShare<'_> {
     }
 
     /// Returns whether it has nothing.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 }
