@@ -48,9 +48,12 @@ enum Violation {
     LeavesAProcess,
     /// Returns an error after a requested stop.
     FailsAtTheEnd,
+    Panics,
+    /// Panics after it has reported that it is ready.
+    PanicsLater,
 }
 
-const VIOLATIONS: [(&str, Violation); 14] = [
+const VIOLATIONS: [(&str, Violation); 16] = [
     ("starts-early", Violation::StartsEarly),
     ("never-ready", Violation::NeverReady),
     ("ready-too-early", Violation::ReadyTooEarly),
@@ -65,6 +68,8 @@ const VIOLATIONS: [(&str, Violation); 14] = [
     ("leaves-a-process", Violation::LeavesAProcess),
     ("leaks-descriptors", Violation::LeaksDescriptors),
     ("fails-at-the-end", Violation::FailsAtTheEnd),
+    ("panics", Violation::Panics),
+    ("panics-later", Violation::PanicsLater),
 ];
 
 /// Serves one client after another, with one violation.
@@ -94,11 +99,13 @@ impl WorkerClass for Broken {
             Violation::BlocksTerm => SigSet::from(Signal::SIGTERM).thread_block()?,
             Violation::TakesTerm => take_sigterm()?,
             Violation::LeavesAProcess => leave_a_process()?,
+            Violation::Panics => panic!("the class panics"),
             _ => (),
         }
         if violation != Violation::NeverReady {
             lifecycle.ready();
         }
+        assert!(violation != Violation::PanicsLater, "the class panics later");
         if violation == Violation::ReadyTooEarly {
             thread::sleep(Duration::from_millis(700));
         }

@@ -141,6 +141,30 @@ fn class_error_is_in_exit_record_and_last_words() {
 }
 
 #[test]
+fn panic_in_run_is_in_exit_record_and_last_words() {
+    let Some(program) = crate::example::example("broken_class") else { return };
+    let launch = |class| Launch::by(&[program.to_str().unwrap()], &["-k", class]);
+    let server = launch("panics").arg("--boot-retries").arg("0").spawn();
+    assert_eq!(server.wait_exit(), Exit::Code(3));
+    server.wait_silence();
+    let reason = "worker class panicked: the class panics (";
+    for message in ["worker exited", "giving up: no worker became ready"] {
+        let records = server.records_of(message);
+        let said = records.first().and_then(|record| record.text("error")).unwrap_or_default();
+        assert!(said.contains(reason), "{message}: {:#?}", server.lines());
+    }
+    let last = server.lines().pop().unwrap_or_default();
+    assert!(last.starts_with("broken_class: giving up") && last.contains(reason), "{last}");
+
+    let server = launch("panics-later").start();
+    let exited = server.wait_for("the exit", |record| record.message() == "worker exited");
+    let said = exited.text("error").unwrap_or_default();
+    assert!(said.contains("worker class panicked: the class panics later ("), "{exited:?}");
+    server.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+}
+
+#[test]
 fn program_with_own_class_serves_no_demo_without_flags() {
     let Some(program) = crate::example::example("queue_consumer") else { return };
     let launch = |flags: &[&str]| {
