@@ -46,6 +46,17 @@ guide:
 docs-settings:
     OSTLER_WRITE_DOCS=1 cargo test --lib settings
 
+# Test the master's page in Chromium (needs node)
+page:
+    npm ci --prefix tests/browser --no-audit --no-fund
+    cargo test --test page -- --include-ignored --nocapture
+
+# Make the pictures of the master's page in docs/src/images/ (needs node and Chromium)
+pictures:
+    npm ci --prefix tests/browser --no-audit --no-fund
+    cargo build
+    npm run --prefix tests/browser pictures
+
 # Repeat the property tests with many more random cases: `just fuzz 100000`
 fuzz cases="20000":
     PROPTEST_CASES={{cases}} cargo test --lib

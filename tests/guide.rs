@@ -122,7 +122,8 @@ fn pages() -> BTreeMap<PathBuf, Page> {
         let entries = fs::read_dir(root().join(directory)).unwrap();
         entries.map(move |entry| Path::new(directory).join(entry.unwrap().file_name()))
     };
-    let chapters = in_directory(GUIDE).chain(in_directory(DESIGN));
+    let is_page = |path: &PathBuf| path.extension().is_some_and(|it| it == "md");
+    let chapters = in_directory(GUIDE).chain(in_directory(DESIGN)).filter(is_page);
     let paths = chapters.chain(PAGES.iter().map(PathBuf::from));
     paths.map(|path| (path.clone(), Page::read(&path))).collect()
 }

@@ -38,6 +38,8 @@ pub(super) struct PoolSnapshot {
     pub(super) class: String,
     pub(super) app: String,
     pub(super) generation: u32,
+    /// `timeout`; zero means none.
+    pub(super) timeout: Duration,
     /// How many workers it should have.
     pub(super) target: usize,
     /// How many are ready and do not drain.
@@ -127,6 +129,7 @@ impl Snapshot {
 
     /// Returns all of it as JSON. Durations are in milliseconds.
     pub(super) fn to_json(&self) -> Value {
+        let unready_reason = self.unready_reason();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": self.pid,
@@ -135,7 +138,8 @@ impl Snapshot {
             "phase": self.phase.as_str(),
             "generation": self.generation,
             "peer_pid": self.peer_pid,
-            "ready": self.unready_reason().is_none(),
+            "ready": unready_reason.is_none(),
+            "unready_reason": unready_reason,
             "pools": self.pools.iter().map(PoolSnapshot::to_json).collect::<Vec<_>>(),
         })
     }
@@ -166,6 +170,7 @@ impl PoolSnapshot {
             "class": self.class,
             "app": self.app,
             "generation": self.generation,
+            "timeout_ms": as_millis(self.timeout),
             "target": self.target,
             "ready": self.ready,
             "reloading": self.is_reloading,

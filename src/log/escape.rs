@@ -9,7 +9,7 @@ use slog::{OwnedKVList, Record};
 use slog_term::{Decorator, RecordDecorator};
 
 /// Escapes the control characters in a text as JSON does: a line feed as `\n`, ESC as `\u001b`.
-pub(super) fn escape(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     let Some(first) = text.find(is_unsafe) else { return Cow::Borrowed(text) };
     let mut escaped = String::with_capacity(text.len() + 16);
     escaped.push_str(&text[..first]);

@@ -20,6 +20,7 @@ use compact::Compact;
 
 use crate::os::fd_table;
 use escape::Escaping;
+pub(crate) use escape::escape;
 pub use escape::escaped_len;
 pub use fields::Fields;
 use flight_recorder::{FlightRecorder, Opened};

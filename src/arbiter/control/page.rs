@@ -1,34 +1,26 @@
-//! The page for people: the pools and their workers as tables. Pure.
+//! The page for people. Pure.
 //!
-//! It needs no script and no other file, and asks for itself again every two seconds.
+//! It needs no other file. Without scripts it is a table that is loaded again every two seconds. Its
+//! script, `page/page.js`, shows `/v1/status` instead, twice a second.
 
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::arbiter::snapshot::{PoolSnapshot, Snapshot, WorkerSnapshot};
+use crate::arbiter::snapshot::{ExitSnapshot, PoolSnapshot, Snapshot, WorkerSnapshot};
 use crate::duration::as_millis;
 use crate::http::{Body, Response};
+use crate::log;
 
-/// Nothing from elsewhere, no script, and no place in another page.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
-                      form-action 'none'; frame-ancestors 'none'";
+pub(super) const STYLE: &str = include_str!("page/page.css");
+pub(super) const SCRIPT: &str = include_str!("page/page.js");
 
-const HEAD: &str = "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-<meta http-equiv=\"refresh\" content=\"2\">\n\
-<style>\n\
-:root { color-scheme: light dark }\n\
-body { font: 1rem/1.4 system-ui, sans-serif; margin: 1rem; max-width: 70rem }\n\
-h1 { font-size: 1.3rem } h2 { font-size: 1.1rem; margin: 1.5rem 0 .3rem }\n\
-.wide { overflow-x: auto }\n\
-table { border-collapse: collapse; width: 100% }\n\
-th, td { text-align: left; padding: .2rem .6rem .2rem 0; border-bottom: 1px solid #8884 }\n\
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }\n\
-.ready { border-left: .4rem solid #2a7 } .booting { border-left: .4rem solid #48c }\n\
-.draining { border-left: .4rem solid #c93 }\n\
-.hung, .aborting, .killed { border-left: .4rem solid #c33 }\n\
-td:first-child { padding-left: .5rem }\n\
-</style>\n";
+/// Nothing from elsewhere, no place in another page, and only the style and the script with these
+/// hashes (a test compares them with the files). What a text brings in is not run.
+pub(super) const POLICY: &str = "default-src 'none'; \
+    style-src 'sha256-Utr8J8E8KFGIHXvDy2B3aDFH7KFQbKWQnR2+jF7vg5Q='; \
+    script-src 'sha256-Ypkg8t0MYrbfoYSzXgHJ+99p/rdrAw1tqTuNXCDtd5I='; \
+    connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+    require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// Returns the response with the page.
 pub(super) fn response(page: Body) -> Response {
@@ -36,35 +28,47 @@ pub(super) fn response(page: Body) -> Response {
         .header("Content-Type", "text/html; charset=utf-8")
         .header("Content-Security-Policy", POLICY)
         .header("Referrer-Policy", "no-referrer")
+        .header("Cross-Origin-Opener-Policy", "same-origin")
+        .header("Cross-Origin-Resource-Policy", "same-origin")
 }
 
 /// Returns the page.
 pub(super) fn render(snapshot: &Snapshot) -> String {
-    let (name, phase) = (escape(&snapshot.proc_name), snapshot.phase.as_str());
-    let mut page = format!("{HEAD}<title>{name}: {phase}</title>\n</head>\n<body>\n");
+    let mut page = String::with_capacity(STYLE.len() + SCRIPT.len() + 4096);
     // Writing to a string cannot fail.
-    let _ = writeln!(
+    let _ = write!(
         page,
-        "<h1>{name}: {phase}</h1>\n<p>Master {} with version {}, up {}, generation {}.</p>",
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <link rel=\"icon\" href=\"data:,\">\n\
+         <noscript><meta http-equiv=\"refresh\" content=\"2\"></noscript>\n\
+         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
+         <header>\n<h1 id=\"title\">{title}</h1>\n\
+         <p id=\"master\">Master {} with version {}, up {}, generation {}.</p>\n\
+         <p id=\"alarm\" class=\"alarm\" hidden></p>\n\
+         <div id=\"announcements\" class=\"spoken\" role=\"log\"></div>\n</header>\n<main>\n",
         snapshot.pid,
         env!("CARGO_PKG_VERSION"),
         age(snapshot.uptime),
-        snapshot.generation
+        snapshot.generation,
+        title = format_args!("{}: {}", escape(&snapshot.proc_name), snapshot.phase.as_str()),
     );
-    if let Some(reason) = snapshot.unready_reason() {
-        let _ = writeln!(page, "<p><strong>Not ready: {}.</strong></p>", escape(&reason));
-    }
+    let unready = snapshot.unready_reason();
+    let hidden = if unready.is_some() { "" } else { " hidden" };
+    let reason = unready.map_or(String::new(), |reason| format!("Not ready: {}.", escape(&reason)));
+    let _ = writeln!(page, "<p id=\"unready\" class=\"alarm\"{hidden}>{reason}</p>");
+    page.push_str("<div id=\"pools\"></div>\n<div id=\"static\">\n");
     snapshot.pools.iter().for_each(|pool| render_pool(pool, &mut page));
-    page.push_str("</body>\n</html>\n");
+    let _ = write!(page, "</div>\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n");
     page
 }
 
 fn render_pool(pool: &PoolSnapshot, page: &mut String) {
+    let name = escape(&pool.name);
     let _ = writeln!(
         page,
-        "<h2>Pool {}</h2>\n<p>{} of {} workers ready. Class {}, app {}. {} units of work done, {} in \
-         progress.</p>",
-        escape(&pool.name),
+        "<section aria-label=\"Pool {name}\">\n<h2>Pool {name}</h2>\n\
+         <p>{} of {} workers ready. Class {}, app {}. {} units of work done, {} in progress.</p>",
         pool.ready,
         pool.target,
         escape(&pool.class),
@@ -73,14 +77,17 @@ fn render_pool(pool: &PoolSnapshot, page: &mut String) {
         pool.in_flight()
     );
     for listener in &pool.listeners {
-        let waiting = listener.queue_length.map_or("?".to_owned(), |length| length.to_string());
-        let _ = writeln!(page, "<p>{}: {waiting} clients wait.</p>", escape(&listener.address));
+        let length = listener.queue_length.map_or("unknown".to_owned(), |it| it.to_string());
+        let _ = writeln!(page, "<p>{}: queue length {length}.</p>", escape(&listener.address));
     }
-    page.push_str(
-        "<div class=\"wide\"><table>\n<thead><tr><th scope=\"col\">Slot<th scope=\"col\">PID\
-         <th scope=\"col\">State<th scope=\"col\">Generation<th scope=\"col\">Up\
-         <th scope=\"col\" class=\"number\">Units<th scope=\"col\" class=\"number\">Clients\
-         <th scope=\"col\">Heartbeat<th scope=\"col\">Works on</tr></thead>\n<tbody>\n",
+    let _ = writeln!(
+        page,
+        "<div class=\"wide\" role=\"region\" tabindex=\"0\" aria-label=\"Table of pool {name}\">\n\
+         <table>\n<caption>Workers of pool {name}</caption>\n\
+         <thead><tr><th scope=\"col\">Slot<th scope=\"col\">PID<th scope=\"col\">State\
+         <th scope=\"col\">Generation<th scope=\"col\">Up<th scope=\"col\" class=\"number\">Units\
+         <th scope=\"col\" class=\"number\">Clients<th scope=\"col\">Heartbeat\
+         <th scope=\"col\">Works on</tr></thead>\n<tbody>"
     );
     pool.workers.iter().for_each(|worker| render_worker(worker, page));
     for (slot, left) in &pool.waiting_slots {
@@ -90,26 +97,14 @@ fn render_pool(pool: &PoolSnapshot, page: &mut String) {
             age(*left)
         );
     }
-    page.push_str("</tbody>\n</table></div>\n");
-    for exit in &pool.last_exits {
-        let note = if exit.note.is_empty() { String::new() } else { format!(": {}", exit.note) };
-        let _ = writeln!(
-            page,
-            "<p>Slot {}: worker {} exited {} ago after {}: {}, {}{}.</p>",
-            exit.slot,
-            exit.pid,
-            age(exit.age),
-            age(exit.uptime),
-            exit.reason,
-            escape(&exit.exit),
-            escape(&note)
-        );
-    }
+    page.push_str("</tbody>\n</table>\n</div>\n");
+    pool.last_exits.iter().for_each(|exit| render_exit(exit, page));
+    page.push_str("</section>\n");
 }
 
 fn render_worker(worker: &WorkerSnapshot, page: &mut String) {
     let oldest = worker.in_flight.iter().max_by_key(|unit| unit.age);
-    let work = oldest.map_or(String::new(), |unit| {
+    let work = oldest.map_or("idle".to_owned(), |unit| {
         let others = match worker.in_flight.len() {
             0 | 1 => String::new(),
             count => format!(" and {} more", count - 1),
@@ -118,7 +113,7 @@ fn render_worker(worker: &WorkerSnapshot, page: &mut String) {
     });
     let _ = writeln!(
         page,
-        "<tr><td class=\"{state}\">{}<td>{}<td>{state}<td>{}<td>{}<td class=\"number\">{}\
+        "<tr><td>{}<td>{}<td class=\"state {state}\">{state}<td>{}<td>{}<td class=\"number\">{}\
          <td class=\"number\">{}<td>{}<td>{work}</tr>",
         worker.slot,
         worker.pid,
@@ -131,6 +126,21 @@ fn render_worker(worker: &WorkerSnapshot, page: &mut String) {
     );
 }
 
+fn render_exit(exit: &ExitSnapshot, page: &mut String) {
+    let note = if exit.note.is_empty() { String::new() } else { format!(": {}", exit.note) };
+    let _ = writeln!(
+        page,
+        "<p>Slot {}: worker {} exited {} ago after {}: {}, {}{}.</p>",
+        exit.slot,
+        exit.pid,
+        age(exit.age),
+        age(exit.uptime),
+        exit.reason,
+        escape(&exit.exit),
+        escape(&note)
+    );
+}
+
 /// Returns a duration to at most a thousandth, such as `2m 3s` or `120ms`.
 fn age(duration: Duration) -> String {
     let precision = if duration.as_secs() > 0 { 1000 } else { 1 };
@@ -138,6 +148,8 @@ fn age(duration: Duration) -> String {
     humantime::format_duration(Duration::from_millis(millis)).to_string()
 }
 
+/// Escapes what ends a text in HTML, and shows control characters and those that change the direction
+/// of a text.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -147,7 +159,7 @@ fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            _ => escaped.push(character),
+            _ => escaped.push_str(&log::escape(character.encode_utf8(&mut [0; 4]))),
         }
     }
     escaped

@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use super::api::{Api, Endpoint, SharedView, View};
+use super::page;
 use crate::app::{ClientInfo, Limits, Service, WorkReporter};
 use crate::arbiter::snapshot::{
     ListenerSnapshot, MasterPhase, PoolSnapshot, Snapshot, UnitSnapshot, WorkerSnapshot,
@@ -127,7 +130,7 @@ fn texts_of_workers_are_escaped_in_every_format() {
         let response = ask(Endpoint::Metrics, snapshot(label), &request);
         response.split_once("\r\n\r\n").unwrap().1.to_owned()
     };
-    assert!(get("/").contains("&lt;script&gt;&amp;&quot;&#39;\\\n for 1s"), "{}", get("/"));
+    assert!(get("/").contains("&lt;script&gt;&amp;&quot;&#39;\\\\n for 1s"), "{}", get("/"));
     let status: serde_json::Value = serde_json::from_str(&get("/v1/status")).unwrap();
     assert_eq!(status["pools"][0]["workers"][0]["in_flight"][0]["label"], label);
     assert_eq!(status["pools"][0]["waiting_slots"][0]["restart_in_ms"], 2000);
@@ -155,4 +158,24 @@ fn guide_has_the_table_of_metrics() {
         .iter()
         .map(|metric| format!("| `{}` | {} | {} |\n", metric.name, metric.kind, metric.help));
     assert!(page.contains(&rows.collect::<String>()), "docs/src/monitoring.md lacks a row");
+}
+
+#[test]
+fn page_policy_has_the_hashes_of_style_and_script() {
+    for (directive, text) in [("style", page::STYLE), ("script", page::SCRIPT)] {
+        let source = format!("{directive}-src 'sha256-{}';", base64(&Sha256::digest(text)));
+        assert!(page::POLICY.contains(&source), "src/arbiter/control/page.rs needs {source}");
+    }
+    assert!(!page::POLICY.contains("unsafe"), "{}", page::POLICY);
+    assert!(!page::SCRIPT.contains("</script") && !page::SCRIPT.contains("<!--"));
+}
+
+/// Encodes the 32 bytes of a hash.
+fn base64(hash: &[u8]) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let pieces = hash.chunks(3).flat_map(|piece| {
+        let bits = (0..3).fold(0, |bits, at| bits << 8 | u32::from(*piece.get(at).unwrap_or(&0)));
+        (0..=piece.len()).map(move |at| char::from(DIGITS[(bits >> (18 - 6 * at) & 63) as usize]))
+    });
+    format!("{}=", pieces.collect::<String>())
 }

@@ -21,6 +21,7 @@ impl Pool<'_> {
             class: spec.class.name().to_owned(),
             app: spec.app.name().to_owned(),
             generation: self.supervisor.generation(),
+            timeout: spec.settings.timeout,
             target: self.supervisor.target(),
             ready: self.supervisor.ready_count(),
             is_reloading: self.supervisor.is_reloading(),
