@@ -106,7 +106,9 @@ impl Invocation {
         &self,
         lookups: &Lookups,
     ) -> Result<(Configuration, Vec<String>), SettingsError> {
-        let base = self.info.default_settings();
+        let mut base = self.info.default_settings();
+        let (platform, platform_errors) = ConfigLayer::from_platform_env(&self.variables);
+        platform.apply(&mut base);
         let file = match &self.config_file {
             Some(file) => ConfigFile::read(file, &self.variables, lookups)?,
             None => ConfigFile::default(),
@@ -114,7 +116,11 @@ impl Invocation {
         let (variables, warnings) = ConfigLayer::from_env(&self.variables)?;
         let layers = [variables, self.flags.clone()];
         let configuration = Configuration::resolve(&base, &file, &layers, &self.selected_pools)?;
-        Ok((configuration, warnings))
+        let used = platform_errors.into_iter().find(|(key, _)| configuration.uses_default(key));
+        match used {
+            Some((_, error)) => Err(error),
+            None => Ok((configuration, warnings)),
+        }
     }
 }
 
@@ -289,6 +295,8 @@ capitals, such as OSTLER_WORKER_CLASS; commas separate the items of a list.
 File: a YAML map of keys. The key app is a name, or a map of name and the app's options. The key \
 pools maps each pool's name to its own keys. The key vars maps names to values, which ${name} \
 inserts. ${env:NAME} inserts an environment variable.
+
+PORT and WEB_CONCURRENCY replace the defaults of bind (0.0.0.0:$PORT) and workers.
 
 DUR: 30, 1.5, 500ms, 30s, 2m, 1h. SIZE: 65536, 64K, 64M, 1G.
 

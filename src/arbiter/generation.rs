@@ -19,7 +19,7 @@ use crate::log::{self, FileOwner, Log, LogError};
 use crate::os::credentials::Credentials;
 use crate::os::lookups::Lookups;
 use crate::os::memory::MappingId;
-use crate::settings::{Settings, Source};
+use crate::settings::Settings;
 use crate::worker::WorkerClass;
 
 /// A configuration, checked and with its names resolved.
@@ -151,12 +151,10 @@ fn owner_of(credentials: &Credentials) -> (Option<u32>, Option<u32>) {
 impl PoolSpec<'_> {
     /// Returns the addresses that are configured, not defaults.
     fn explicit_addresses(&self) -> Vec<Address> {
-        match self.settings.source("bind") {
-            Source::Default => Vec::new(),
-            Source::File { .. } | Source::Env { .. } | Source::Flag { .. } => {
-                self.settings.bind.clone()
-            }
+        if self.settings.source("bind").is_default() {
+            return Vec::new();
         }
+        self.settings.bind.clone()
     }
 }
 
@@ -303,7 +301,7 @@ fn bind_all(
     }
     let socket_activated =
         || reusable_listeners.iter().filter(|listener| listener.is_socket_activated());
-    if matches!(settings.source("bind"), Source::Default) && socket_activated().next().is_some() {
+    if settings.source("bind").is_default() && socket_activated().next().is_some() {
         return Ok(socket_activated().map(Arc::clone).collect());
     }
     let mut fresh: Vec<Arc<Listener>> = Vec::new();

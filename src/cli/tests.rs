@@ -205,3 +205,25 @@ fn load_checks_environment_variables() {
     let invocation = invoke(&[], &[("OSTLER_WORKERS", "x")]).expect("a valid command line");
     assert_eq!(invocation.load().expect_err("an invalid value").exit_code(), 1);
 }
+
+#[test]
+fn platform_variables_replace_defaults_only() {
+    let load = |args: &[&str], variables: &[(&str, &str)]| {
+        invoke(args, variables).expect("a valid command line").load().map(|(loaded, _)| loaded)
+    };
+    let shown = |args: &[&str], variables: &[(&str, &str)]| {
+        let settings = load(args, variables).expect("valid settings").master;
+        (settings.bind[0].to_string(), settings.workers.to_string())
+    };
+    let both = [("PORT", "5000"), ("WEB_CONCURRENCY", "3")];
+    assert_eq!(shown(&[], &both), ("0.0.0.0:5000".to_owned(), "3".to_owned()));
+    let empty = [("PORT", ""), ("WEB_CONCURRENCY", "")];
+    assert_eq!(shown(&[], &empty), ("127.0.0.1:8000".to_owned(), "1".to_owned()));
+    assert_eq!(shown(&["-b", ":80", "-w", "2"], &both).1, "2");
+    let higher = [both[0], both[1], ("OSTLER_BIND", "127.0.0.1:1"), ("OSTLER_WORKERS", "5")];
+    assert_eq!(shown(&[], &higher), ("127.0.0.1:1".to_owned(), "5".to_owned()));
+    let error = load(&[], &[("PORT", "tcp://10.0.0.1:80")]).expect_err("no port");
+    assert!(error.to_string().starts_with("PORT: \"tcp://10.0.0.1:80\""), "{error}");
+    assert_eq!(error.exit_code(), 1);
+    assert_eq!(shown(&["-b", "127.0.0.1:9"], &[("PORT", "no")]).0, "127.0.0.1:9");
+}

@@ -257,7 +257,7 @@ fn check_command(
 fn check_bind(app: &dyn App, class: &dyn WorkerClass, settings: &Settings) -> Result<(), String> {
     let (is_empty, name) = (settings.bind.is_empty(), class.name());
     match not_listening_reason(app, class) {
-        Some(subject) if !is_empty && *settings.source("bind") != Source::Default => {
+        Some(subject) if !is_empty && !settings.source("bind").is_default() => {
             Err(format!("{subject} does not listen: remove bind"))
         }
         None if is_empty && !class.runs_command() => {
@@ -298,6 +298,8 @@ pub(super) fn source_label(settings: &Settings, key: &str) -> String {
     match settings.source(key) {
         Source::Default => key.to_owned(),
         source @ Source::File { .. } => format!("{source}: {key}"),
-        source @ (Source::Env { .. } | Source::Flag { .. }) => source.to_string(),
+        source @ (Source::PlatformEnv { .. } | Source::Env { .. } | Source::Flag { .. }) => {
+            source.to_string()
+        }
     }
 }

@@ -100,6 +100,11 @@ impl Configuration {
         Ok(configuration)
     }
 
+    /// Returns whether no source sets this key in some pool.
+    pub(crate) fn uses_default(&self, key: &str) -> bool {
+        self.pools.iter().any(|pool| pool.settings.source(key).is_default())
+    }
+
     /// Drops all pools but the selected ones, unless none is selected.
     fn select_pools(&mut self, selected: &[String]) -> Result<(), SettingsError> {
         if let Some(unknown) =
@@ -158,9 +163,7 @@ pub(crate) fn check_address_conflicts<'p>(
 /// Returns the source of the pool's addresses, or of the pool if they are the default.
 fn bind_source(pool: &Pool) -> Source {
     match pool.settings.source("bind") {
-        Source::Default => pool.source.clone(),
-        explicit @ (Source::File { .. } | Source::Env { .. } | Source::Flag { .. }) => {
-            explicit.clone()
-        }
+        source if source.is_default() => pool.source.clone(),
+        explicit => explicit.clone(),
     }
 }

@@ -10,6 +10,11 @@ use std::path::PathBuf;
 pub enum Source {
     /// No source sets it.
     Default,
+    /// A variable that a hosting platform sets for any server, in place of the default.
+    PlatformEnv {
+        /// The name of the variable.
+        name: &'static str,
+    },
     /// A YAML file.
     File {
         /// The path as given.
@@ -29,11 +34,19 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Returns whether nobody has chosen the value for this program.
+    pub(crate) fn is_default(&self) -> bool {
+        matches!(self, Self::Default | Self::PlatformEnv { .. })
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::PlatformEnv { name } => f.write_str(name),
             Self::Env { name } => f.write_str(name),
             Self::Flag { flag } => f.write_str(flag),
         }
@@ -114,7 +127,10 @@ impl SettingsError {
         match self {
             Self::InvalidValue { source, .. } | Self::Conflict { source, .. } => match source {
                 Source::Flag { .. } => 2,
-                Source::Default | Source::File { .. } | Source::Env { .. } => 1,
+                Source::Default
+                | Source::PlatformEnv { .. }
+                | Source::File { .. }
+                | Source::Env { .. } => 1,
             },
             Self::InPool { error, .. } => error.exit_code(),
             Self::Unreadable { .. }
@@ -166,7 +182,9 @@ fn write_location(f: &mut fmt::Formatter<'_>, source: &Source, key: &str) -> fmt
     match source {
         Source::Default => write!(f, "{key}: "),
         Source::File { .. } => write!(f, "{source}: {key}: "),
-        Source::Env { .. } | Source::Flag { .. } => write!(f, "{source}: "),
+        Source::PlatformEnv { .. } | Source::Env { .. } | Source::Flag { .. } => {
+            write!(f, "{source}: ")
+        }
     }
 }
 

@@ -38,6 +38,15 @@ const RESERVED_VARIABLES: [&str; 5] =
 /// The prefix of the variables of the options.
 pub(super) const VARIABLE_PREFIX: &str = "OSTLER_";
 
+/// A variable that hosting platforms set for any server, the key whose default it replaces, and the
+/// text that it yields. gunicorn reads them likewise.
+type PlatformVariable = (&'static str, &'static str, fn(&str) -> String);
+
+const PLATFORM_VARIABLES: [PlatformVariable; 2] = [
+    ("PORT", "bind", |port| format!("0.0.0.0:{port}")),
+    ("WEB_CONCURRENCY", "workers", str::to_owned),
+];
+
 /// The YAML key of the app.
 pub(super) const APP_KEY: &str = "app";
 
@@ -160,8 +169,30 @@ impl ConfigLayer {
         Ok((layer, warnings))
     }
 
+    /// Reads the variables `PORT` and `WEB_CONCURRENCY`; an empty one counts as absent. Returns also
+    /// the errors, by key: they matter only if no other source sets the key.
+    pub(crate) fn from_platform_env(
+        variables: &[(OsString, OsString)],
+    ) -> (Self, Vec<(&'static str, SettingsError)>) {
+        let mut layer = Self::default();
+        let mut errors = Vec::new();
+        for (name, key, text_of) in PLATFORM_VARIABLES {
+            let found = variables.iter().find(|(known, value)| known == name && !value.is_empty());
+            let option = OPTIONS.iter().find(|option| option.name == key);
+            if let (Some((_, value)), Some(option)) = (found, option) {
+                let source = Source::PlatformEnv { name };
+                let value = value.to_string_lossy(); // what is not UTF-8 is not a number either
+                if let Err(error) = layer.try_set_option(option, &[text_of(&value)], &source) {
+                    let texts = [value.into_owned()];
+                    errors.push((key, invalid_value(option, &texts, error, source)));
+                }
+            }
+        }
+        (layer, errors)
+    }
+
     /// Copies what this source sets into the settings.
-    pub(super) fn apply(&self, settings: &mut Settings) {
+    pub(crate) fn apply(&self, settings: &mut Settings) {
         for (name, source) in &self.values.provenance.keys {
             settings.provenance.record(name, source.clone());
             if let Some(references) = self.values.provenance.references.get(name) {

@@ -606,3 +606,21 @@ fn simultaneous_masters_only_one_starts() {
     assert_eq!(fs::read_to_string(&pidfile).unwrap().trim(), won.pid.to_string());
     won.finish();
 }
+
+#[test]
+fn hosting_platform_sets_the_defaults() {
+    let launch = Launch::new(&["-k", "mio"]).unbound();
+    let port = launch.port();
+    let server = launch.env("PORT", port.to_string()).env("WEB_CONCURRENCY", "2").start();
+    assert_eq!(server.get("/").status(), 200);
+    server.wait_workers(2);
+    let listening = server.wait_for("listening", |record| record.message() == "listening");
+    assert_eq!(listening.text("address"), Some(format!("0.0.0.0:{port}").as_str()));
+    server.finish();
+    // A job listens nowhere, and the platform knows nothing of it.
+    let job = Launch::new(&["tick"]).unbound().env("PORT", port.to_string()).start();
+    job.wait_for("a run", |record| record.message() == "tick");
+    job.finish();
+    let launch = Launch::new(&[]).unbound().env("PORT", "none").plain();
+    expect_rejection(launch, &["PORT", "none"]);
+}
