@@ -174,6 +174,7 @@ async fn track<E>(
     label: String,
     answer: impl Future<Output = Result<Response, E>>,
 ) -> Result<Response, E> {
+    let started_at = lifecycle.now();
     let mut answer = pin!(answer);
     let mut response = poll_fn(|cx| {
         let mut tracker = lifecycle.tracker().with_heartbeat(); // of this thread; idle when dropped
@@ -181,7 +182,7 @@ async fn track<E>(
         answer.as_mut().poll(cx)
     })
     .await?;
-    lifecycle.tracker().end_work();
+    lifecycle.tracker().end_work_since(started_at);
     if lifecycle.stop_request() != StopRequest::None {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -12,6 +12,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::time::MonotonicTime;
+
 mod body_budget;
 mod job;
 mod worker_info;
@@ -256,6 +258,11 @@ pub trait WorkReporter {
     fn set_label(&mut self, _label: &[u8]) {}
     /// Marks the start of the connection's code, until [`set_idle`](Self::set_idle).
     fn set_busy(&mut self) {}
+    /// Marks the start of the connection's code, as [`set_busy`](Self::set_busy) does, if that is at
+    /// `now`: the clock need not be read.
+    fn set_busy_since(&mut self, _now: MonotonicTime) {
+        self.set_busy();
+    }
     /// Marks the return of the connection's code.
     fn set_idle(&mut self) {}
 }

@@ -3,12 +3,23 @@
 //! Workers write it, and the master does not trust what it reads: every value is a plain word, and
 //! an implausible one counts as unknown.
 
+mod counters;
+mod latency;
+mod text;
+mod thread;
+
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::os::memory::{MappingId, SharedMemory};
 use crate::time::MonotonicTime;
+pub(crate) use counters::{COUNT_MAX, WorkCounts, WorkTotals};
+use counters::{COUNTER_WORDS, COUNTERS_PER_ROW_MAX, ThreadCounters};
+pub(crate) use latency::Histogram;
+use text::{read_text, write_text};
+use thread::THREAD_WORDS;
+pub(crate) use thread::{EXTENSION_MAX, ThreadEntry, UnitTimeout, WorkUnit};
 
 /// The head of the board. Word 0, which the master writes, is the number of rows ever used.
 const BOARD_HEAD_WORDS: usize = 16;
@@ -19,27 +30,21 @@ const EVER_READY: usize = 30;
 const CLIENTS: usize = 31;
 /// How many rows are read for a fair share. With more workers, the kernel's wake-up order decides.
 const FAIR_ROWS_MAX: usize = 128;
-const THREAD_WORDS: usize = 16;
-const LABEL_WORDS: usize = 8;
 const EXIT_NOTE_WORDS: usize = 24;
 /// The word of a row's head with the length of the status text, which follows.
 const STATUS_TEXT: usize = 32;
 const STATUS_TEXT_WORDS: usize = 24;
-/// The word of a thread's entry with the deadline that its unit of work has asked for.
-const EXTENDED_UNTIL: usize = 11;
-/// The word of a thread's entry with the thread's number in the kernel.
-const THREAD_ID: usize = 12;
-
-/// The longest extension that a unit of work may ask for at once: 1 h. The master ignores a longer
-/// one.
-pub(crate) const EXTENSION_MAX: Duration = Duration::from_secs(60 * 60);
-
+/// The words of a row's head that count the clients that were accepted, and those of them that were not
+/// served. Any thread of the worker adds to them.
+const ACCEPTED: usize = 58;
+const REFUSED: usize = 59;
 /// The scoreboard: one row a worker process, one entry a thread.
 #[derive(Debug)]
 pub(crate) struct Scoreboard {
     shared: SharedMemory,
     rows: usize,
     threads_per_row: usize,
+    counters_per_row: usize,
 }
 
 /// The status of a worker, in the order in which a worker has them.
@@ -55,19 +60,6 @@ pub(crate) enum WorkerStatus {
     Draining,
 }
 
-/// A unit of work in progress.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct WorkUnit {
-    /// When it began.
-    pub(crate) started_at: MonotonicTime,
-    /// Its label; empty if its protocol sets none.
-    pub(crate) label: String,
-    /// The thread's index in its worker.
-    pub(crate) thread_index: usize,
-    /// The thread's number in the kernel; 0 if unknown.
-    pub(crate) thread_id: u64,
-}
-
 impl Scoreboard {
     /// Maps a board for at most `rows` processes of `threads_per_row` threads each. Only rows in
     /// use cost memory.
@@ -76,8 +68,10 @@ impl Scoreboard {
     /// `ENOMEM`, from mmap(2).
     pub(crate) fn new(rows: usize, threads_per_row: usize) -> io::Result<Self> {
         let threads_per_row = threads_per_row.max(1);
-        let words = BOARD_HEAD_WORDS + rows * (ROW_HEAD_WORDS + threads_per_row * THREAD_WORDS);
-        Ok(Self { shared: SharedMemory::new(words)?, rows, threads_per_row })
+        let counters_per_row = threads_per_row.min(COUNTERS_PER_ROW_MAX);
+        let row_words = ROW_HEAD_WORDS + threads_per_row * THREAD_WORDS;
+        let words = BOARD_HEAD_WORDS + rows * (row_words + counters_per_row * COUNTER_WORDS);
+        Ok(Self { shared: SharedMemory::new(words)?, rows, threads_per_row, counters_per_row })
     }
 
     /// Returns the mapping that a child must keep to use it.
@@ -124,7 +118,13 @@ impl Scoreboard {
         assert!(index < self.rows);
         let length = ROW_HEAD_WORDS + self.threads_per_row * THREAD_WORDS;
         let start = BOARD_HEAD_WORDS + index * length;
-        Row { words: &self.shared.words()[start..start + length] }
+        let counters_length = self.counters_per_row * COUNTER_WORDS;
+        // Behind all rows, so that these are dense.
+        let counters = BOARD_HEAD_WORDS + self.rows * length + index * counters_length;
+        Row {
+            words: &self.shared.words()[start..start + length],
+            counters: &self.shared.words()[counters..counters + counters_length],
+        }
     }
 }
 
@@ -132,11 +132,14 @@ impl Scoreboard {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row<'a> {
     words: &'a [AtomicU64],
+    /// The counters of its threads.
+    counters: &'a [AtomicU64],
 }
 
 impl<'a> Row<'a> {
     /// Clears the row for a new process. Only the master calls it, before the fork.
     pub(crate) fn reset(self) {
+        self.used_counters().for_each(ThreadCounters::reset);
         self.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 
@@ -211,6 +214,63 @@ impl<'a> Row<'a> {
         self.threads().map(ThreadEntry::units).fold(0, u64::wrapping_add)
     }
 
+    /// Counts a client that was accepted. For any thread.
+    pub(crate) fn count_accepted(self) {
+        self.words[ACCEPTED].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a client that was closed without being served. For any thread.
+    pub(crate) fn count_refused(self) {
+        self.words[REFUSED].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns what the worker has counted. The units of work in progress at `now` count for the busy
+    /// time.
+    pub(crate) fn counts(self, now: MonotonicTime) -> WorkCounts {
+        let count = |word: usize| self.words[word].load(Ordering::Relaxed).min(COUNT_MAX);
+        let mut counts = WorkCounts {
+            units: self.units().min(COUNT_MAX),
+            accepted: count(ACCEPTED),
+            refused: count(REFUSED),
+            ..WorkCounts::default()
+        };
+        self.used_counters().for_each(|counters| counters.add_to(&mut counts));
+        let starts = self.threads().filter_map(ThreadEntry::busy_since);
+        let ages = starts.map(|start| now.duration_since(start));
+        counts.busy = ages.fold(counts.unit_time, Duration::saturating_add);
+        counts
+    }
+
+    /// Adds how many units of work of the worker have lasted how long.
+    pub(crate) fn add_durations_to(self, durations: &mut Histogram) {
+        self.used_counters().for_each(|counters| counters.add_durations_to(durations));
+    }
+
+    /// Returns what the worker has counted, and how long its units of work have lasted.
+    pub(crate) fn totals(self, now: MonotonicTime) -> WorkTotals {
+        let mut totals = WorkTotals { counts: self.counts(now), ..WorkTotals::default() };
+        self.add_durations_to(&mut totals.durations);
+        totals
+    }
+
+    /// Returns the counters that a thread has used. The others are not read: that would cost memory.
+    fn used_counters(self) -> impl Iterator<Item = ThreadCounters<'a>> {
+        let groups = self.counters.len() / COUNTER_WORDS;
+        let is_used = move |group: &usize| {
+            let mut threads = (*group..self.thread_count()).step_by(groups);
+            threads.any(|index| self.thread(index).has_counted())
+        };
+        (0..groups).filter(is_used).map(move |group| self.counters_of(group))
+    }
+
+    /// Returns the counters of a thread.
+    fn counters_of(self, thread_index: usize) -> ThreadCounters<'a> {
+        let groups = self.counters.len() / COUNTER_WORDS;
+        let start = thread_index % groups * COUNTER_WORDS;
+        let is_shared = self.thread_count() > groups;
+        ThreadCounters::new(&self.counters[start..], is_shared)
+    }
+
     /// Whether any thread works on a unit of work.
     pub(crate) fn is_busy(self) -> bool {
         self.threads().any(|thread| thread.busy_since().is_some())
@@ -254,7 +314,7 @@ impl<'a> Row<'a> {
     /// If the row has no such entry.
     pub(crate) fn thread(self, index: usize) -> ThreadEntry<'a> {
         let start = ROW_HEAD_WORDS + index * THREAD_WORDS;
-        ThreadEntry { words: &self.words[start..start + THREAD_WORDS] }
+        ThreadEntry::new(&self.words[start..], self.counters_of(index))
     }
 
     /// Returns how many entries the row has.
@@ -265,131 +325,6 @@ impl<'a> Row<'a> {
     fn threads(self) -> impl Iterator<Item = ThreadEntry<'a>> {
         (0..self.thread_count()).map(move |index| self.thread(index))
     }
-}
-
-/// One thread's entry. Only that thread writes it, so plain loads and stores suffice for counting.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ThreadEntry<'a> {
-    words: &'a [AtomicU64],
-}
-
-impl ThreadEntry<'_> {
-    /// Marks the thread as busy with a unit of work since `started_at`.
-    pub(crate) fn set_busy(self, started_at: MonotonicTime) {
-        self.words[EXTENDED_UNTIL].store(0, Ordering::Relaxed);
-        self.words[0].store(started_at.as_nanos().max(1), Ordering::Release);
-    }
-
-    /// Marks the thread as idle, or as busy without a client's unit of work.
-    pub(crate) fn set_idle(self) {
-        self.words[0].store(0, Ordering::Release);
-    }
-
-    /// Extends the deadline of the unit of work to `until`, at most [`EXTENSION_MAX`] from now. An
-    /// earlier deadline than the present one has no effect.
-    pub(crate) fn extend_deadline(self, until: MonotonicTime) {
-        self.words[EXTENDED_UNTIL].fetch_max(until.as_nanos(), Ordering::Release);
-    }
-
-    /// Sets the thread's number in the kernel.
-    pub(crate) fn set_thread_id(self, thread_id: u64) {
-        self.words[THREAD_ID].store(thread_id, Ordering::Relaxed);
-    }
-
-    fn thread_id(self) -> u64 {
-        self.words[THREAD_ID].load(Ordering::Relaxed)
-    }
-
-    /// Sets the label of the unit of work.
-    #[inline]
-    pub(crate) fn set_label(self, label: &[u8]) {
-        if label.len() <= 8 {
-            self.words[3].store(little_endian(label), Ordering::Relaxed); // most labels need no loop
-            self.words[2].store(label.len() as u64, Ordering::Release);
-        } else {
-            write_text(&self.words[2], &self.words[3..3 + LABEL_WORDS], label);
-        }
-    }
-
-    /// Clears the label of the unit of work.
-    pub(crate) fn clear_label(self) {
-        self.words[2].store(0, Ordering::Relaxed);
-    }
-
-    /// Counts a completed unit of work. Returns the new count.
-    pub(crate) fn count_unit(self) -> u64 {
-        let units = self.units().wrapping_add(1);
-        self.words[1].store(units, Ordering::Relaxed);
-        units
-    }
-
-    fn units(self) -> u64 {
-        self.words[1].load(Ordering::Relaxed)
-    }
-
-    /// Returns its unit of work, if it is busy. `thread_index` is its index in the row.
-    fn unit(self, thread_index: usize) -> Option<WorkUnit> {
-        let started_at = self.busy_since()?;
-        let (label, thread_id) = (self.label(), self.thread_id());
-        Some(WorkUnit { started_at, label, thread_index, thread_id })
-    }
-
-    fn busy_since(self) -> Option<MonotonicTime> {
-        match self.words[0].load(Ordering::Acquire) {
-            0 => None,
-            nanos => Some(MonotonicTime::from_nanos(nanos)),
-        }
-    }
-
-    /// Returns the time from which `timeout` counts. Ignores a start in the future, and an
-    /// extension above [`EXTENSION_MAX`]: no correct worker writes them.
-    fn timeout_base(self, now: MonotonicTime, timeout: Duration) -> Option<MonotonicTime> {
-        let since = self.busy_since().filter(|since| *since <= now)?;
-        let until = MonotonicTime::from_nanos(self.words[EXTENDED_UNTIL].load(Ordering::Acquire));
-        let is_plausible = until <= now + EXTENSION_MAX;
-        Some(if is_plausible { since.max(until - timeout) } else { since })
-    }
-
-    fn label(self) -> String {
-        read_text(&self.words[2], &self.words[3..3 + LABEL_WORDS])
-    }
-}
-
-/// Stores text in words, cut to their size. A concurrent reader may see a mixture of two texts.
-fn write_text(length: &AtomicU64, words: &[AtomicU64], text: &[u8]) {
-    let stored = &text[..text.len().min(words.len() * 8)];
-    for (word, bytes) in words.iter().zip(stored.chunks(8)) {
-        word.store(little_endian(bytes), Ordering::Relaxed);
-    }
-    length.store(stored.len() as u64, Ordering::Release);
-}
-
-/// Returns up to eight bytes as a number, the first byte lowest. Two loads that may overlap are
-/// cheaper than a copy of so few bytes.
-#[inline]
-fn little_endian(bytes: &[u8]) -> u64 {
-    let last = |width: usize| 8 * (bytes.len() - width);
-    if let Some(all) = bytes.first_chunk() {
-        return u64::from_le_bytes(*all);
-    }
-    if let (Some(first), Some(end)) = (bytes.first_chunk(), bytes.last_chunk()) {
-        let (first, end) = (u32::from_le_bytes(*first), u32::from_le_bytes(*end));
-        return u64::from(first) | u64::from(end) << last(4);
-    }
-    if let (Some(first), Some(end)) = (bytes.first_chunk(), bytes.last_chunk()) {
-        let (first, end) = (u16::from_le_bytes(*first), u16::from_le_bytes(*end));
-        return u64::from(first) | u64::from(end) << last(2);
-    }
-    bytes.first().copied().map_or(0, u64::from)
-}
-
-/// Reads text from words with any contents. Control characters are replaced by `?`.
-fn read_text(length: &AtomicU64, words: &[AtomicU64]) -> String {
-    let length = usize::try_from(length.load(Ordering::Acquire)).unwrap_or(0);
-    let bytes: Vec<u8> =
-        words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
-    let shown = &bytes[..length.min(bytes.len())];
-    String::from_utf8_lossy(shown).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -193,8 +193,8 @@ impl<'s> Session<'s> {
         self.deadline
     }
 
-    /// Processes received bytes; an empty `input` is the end of the stream. Do not call it while output
-    /// waits. `spare` is an empty buffer that the session may keep while it has output.
+    /// Processes received bytes; an empty `input` is the end of the stream. `now` is an exact time, since
+    /// units of work are timed from it. Do not call it while output waits. `spare` is an empty buffer that the session may keep while it has output.
     pub fn on_received(
         &mut self,
         input: &[u8],
@@ -209,7 +209,9 @@ impl<'s> Session<'s> {
             SessionState::Open if input.is_empty() => self.state = SessionState::HalfClosed,
             SessionState::Open | SessionState::HalfClosed => (),
         }
-        self.call_connection(spare, reporter, |connection, ctx| connection.receive(input, ctx));
+        self.call_connection_at(Some(now), spare, reporter, |connection, ctx| {
+            connection.receive(input, ctx)
+        });
         self.pump(spare, reporter, now, IoProgress::Made);
     }
 
@@ -305,11 +307,25 @@ impl<'s> Session<'s> {
         reporter: &mut dyn WorkReporter,
         operation: impl FnOnce(&mut (dyn Connection + 's), &mut ConnectionContext<'_>) -> Next,
     ) {
+        self.call_connection_at(None, spare, reporter, operation);
+    }
+
+    /// Calls the connection at `now`, if the caller has just read the clock.
+    fn call_connection_at(
+        &mut self,
+        now: Option<MonotonicTime>,
+        spare: &mut Vec<u8>,
+        reporter: &mut dyn WorkReporter,
+        operation: impl FnOnce(&mut (dyn Connection + 's), &mut ConnectionContext<'_>) -> Next,
+    ) {
         if self.out.capacity() == 0 {
             std::mem::swap(&mut self.out, spare);
         }
         let waiting = self.out.len();
-        reporter.set_busy();
+        match now {
+            Some(now) => reporter.set_busy_since(now),
+            None => reporter.set_busy(),
+        }
         let connection = self.connection.as_mut();
         let mut context = ConnectionContext::new(&mut self.out, reporter);
         // A panic closes this connection and affects no other: the half-changed state is dropped

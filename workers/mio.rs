@@ -154,6 +154,7 @@ impl<'a> EventLoop<'a> {
         let registry = self.poll.registry();
         if registry.register(&mut SourceFd(&fd), Token(index), Interest::READABLE).is_err() {
             self.clients.remove(index); // no memory to watch it: close this client
+            self.ctx.lifecycle().count_refused_client();
             return;
         }
         self.schedule(index);

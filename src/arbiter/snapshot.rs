@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::duration::as_millis;
+use crate::scoreboard::{Histogram, WorkCounts, WorkTotals};
 
 /// The master and its pools.
 #[derive(Clone, Debug, Default)]
@@ -58,8 +59,8 @@ pub(super) struct PoolSnapshot {
 /// What has been counted since the master started.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PoolTotals {
-    /// Units of work that are done, of workers past and present.
-    pub(super) units: u64,
+    /// What workers past and present have counted.
+    pub(super) work: WorkTotals,
     pub(super) workers_started: u64,
     /// A reason and how many workers have exited for it.
     pub(super) exits: Vec<(&'static str, u64)>,
@@ -73,7 +74,9 @@ pub(super) struct WorkerSnapshot {
     pub(super) generation: u32,
     pub(super) state: &'static str,
     pub(super) uptime: Duration,
-    pub(super) units: u64,
+    /// How many threads work on units of work.
+    pub(super) threads: usize,
+    pub(super) counts: WorkCounts,
     pub(super) clients: u64,
     /// The age of its last heartbeat; `None` if it cannot be read.
     pub(super) heartbeat_age: Option<Duration>,
@@ -165,6 +168,7 @@ impl PoolSnapshot {
     fn to_json(&self) -> Value {
         let exits = self.totals.exits.iter().map(|(reason, count)| (*reason, *count));
         let waiting = self.waiting_slots.iter();
+        let WorkTotals { counts, durations } = &self.totals.work;
         json!({
             "name": self.name,
             "class": self.class,
@@ -177,7 +181,15 @@ impl PoolSnapshot {
             "suspended": self.is_suspended,
             "stopping": self.is_stopping,
             "in_flight": self.in_flight(),
-            "units_total": self.totals.units,
+            "units_total": counts.units,
+            "busy_seconds_total": counts.busy.as_secs_f64(),
+            "near_misses_total": counts.near_misses,
+            "bytes_in_total": counts.bytes_in,
+            "bytes_out_total": counts.bytes_out,
+            "accepted_total": counts.accepted,
+            "refused_total": counts.refused,
+            "latency_ms": quantiles_json(durations),
+            "latency": buckets_json(durations),
             "workers_started_total": self.totals.workers_started,
             "exits_total": exits.collect::<std::collections::BTreeMap<_, _>>(),
             "workers": self.workers.iter().map(WorkerSnapshot::to_json).collect::<Vec<_>>(),
@@ -188,6 +200,25 @@ impl PoolSnapshot {
             "last_exits": self.last_exits.iter().map(ExitSnapshot::to_json).collect::<Vec<_>>(),
         })
     }
+}
+
+/// Returns how long units of work have taken: quantiles, which are exact to 10 %.
+fn quantiles_json(durations: &Histogram) -> Value {
+    let millis = |found: Option<Duration>| found.map(|it| it.as_secs_f64() * 1e3);
+    let quantile = |share: f64| millis(durations.quantile(share));
+    json!({
+        "p50": quantile(0.5),
+        "p90": quantile(0.9),
+        "p99": quantile(0.99),
+        "p999": quantile(0.999),
+        "max": millis(durations.longest()),
+    })
+}
+
+/// Returns the buckets that are not empty, each with its bound in microseconds. The last one has none.
+fn buckets_json(durations: &Histogram) -> Value {
+    let micros = |bound: Option<Duration>| bound.map(|it| it.as_secs_f64() * 1e6);
+    durations.buckets().map(|(bound, count)| json!([micros(bound), count])).collect()
 }
 
 impl WorkerSnapshot {
@@ -201,7 +232,12 @@ impl WorkerSnapshot {
             "generation": self.generation,
             "state": self.state,
             "uptime_ms": as_millis(self.uptime),
-            "units": self.units,
+            "threads": self.threads,
+            "units": self.counts.units,
+            "near_misses": self.counts.near_misses,
+            "bytes_in": self.counts.bytes_in,
+            "bytes_out": self.counts.bytes_out,
+            "accepted": self.counts.accepted,
             "clients": self.clients,
             "heartbeat_age_ms": self.heartbeat_age.map(as_millis),
             "in_flight": in_flight.collect::<Vec<_>>(),

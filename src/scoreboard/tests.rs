@@ -1,3 +1,4 @@
+use super::text::little_endian;
 use super::*;
 
 const NOW: MonotonicTime = MonotonicTime::from_nanos(1_000_000_000_000_000);
@@ -40,10 +41,11 @@ fn row_finds_most_overdue_unit_and_sums_units() {
     let row = board.row(0);
     row.thread(0).set_busy(MonotonicTime::from_nanos(30));
     row.thread(2).set_busy(MonotonicTime::from_nanos(20));
-    row.thread(0).count_unit();
-    row.thread(2).count_unit();
-    assert_eq!(row.most_overdue_unit(NOW, TIMEOUT).map(|unit| unit.thread_index), Some(2));
+    row.thread(0).end_unit(NOW, NOW, UnitTimeout::new(TIMEOUT));
+    row.thread(2).end_unit(NOW, NOW, UnitTimeout::new(TIMEOUT));
     assert_eq!(row.units(), 2);
+    assert_eq!(row.thread(0).busy_since(), Some(NOW), "the thread goes on with something else");
+    assert_eq!(row.thread(1).busy_since(), None);
     row.reset();
     assert_eq!((row.most_overdue_unit(NOW, TIMEOUT), row.units()), (None, 0));
 }
@@ -91,4 +93,84 @@ fn exit_note_is_truncated_and_printable() {
     assert_eq!(board.row(0).status_text(), "é".repeat(STATUS_TEXT_WORDS * 4));
     assert_eq!(board.row(0).exit_note(), "one?two");
     assert!(board.row(0).most_overdue_unit(NOW, TIMEOUT).is_none());
+}
+
+#[test]
+fn counts_are_summed_over_threads_and_cleared() {
+    for threads in [1, 2, 8, 9, 64] {
+        let board = Scoreboard::new(3, threads).unwrap();
+        let row = board.row(1);
+        for index in 0..threads {
+            let thread = row.thread(index);
+            thread.begin_unit(NOW);
+            thread.set_idle();
+            thread.end_unit(
+                thread.unit_started(),
+                NOW + Duration::from_millis(3),
+                UnitTimeout::new(TIMEOUT),
+            );
+            thread.count_received(10);
+            thread.count_sent(20);
+        }
+        row.count_accepted();
+        row.count_refused();
+        let totals = row.totals(NOW);
+        let each = threads as u64;
+        let expected = WorkCounts {
+            units: each,
+            unit_time: Duration::from_millis(3 * each),
+            busy: Duration::from_millis(3 * each),
+            near_misses: 0,
+            bytes_in: 10 * each,
+            bytes_out: 20 * each,
+            accepted: 1,
+            refused: 1,
+        };
+        assert_eq!(totals.counts, expected, "{threads} threads");
+        assert_eq!(
+            totals.durations.buckets().collect::<Vec<_>>(),
+            [(Some(Duration::from_millis(3)), each)]
+        );
+        assert_eq!(board.row(0).totals(NOW), WorkTotals::default());
+        assert_eq!(board.row(2).totals(NOW), WorkTotals::default());
+        row.reset();
+        assert_eq!(row.totals(NOW), WorkTotals::default());
+    }
+}
+
+#[test]
+fn unit_past_half_of_its_limit_is_a_near_miss() {
+    let board = Scoreboard::new(1, 1).unwrap();
+    let thread = board.row(0).thread(0);
+    let ends_after = |seconds: u64, extended_to: u64, timeout: Duration| {
+        let before = board.row(0).counts(NOW).near_misses;
+        thread.begin_unit(NOW);
+        thread.extend_deadline(NOW + Duration::from_secs(extended_to));
+        thread.end_unit(NOW, NOW + Duration::from_secs(seconds), UnitTimeout::new(timeout));
+        board.row(0).counts(NOW).near_misses > before
+    };
+    assert!(!ends_after(15, 0, TIMEOUT));
+    assert!(ends_after(16, 0, TIMEOUT));
+    assert!(!ends_after(16, 60, TIMEOUT), "its limit was extended to 60 s");
+    assert!(ends_after(31, 60, TIMEOUT));
+    assert!(!ends_after(1 << 30, 0, Duration::ZERO), "zero is no limit");
+    assert_eq!(board.row(0).counts(NOW).near_misses, 2);
+}
+
+#[test]
+fn counts_of_any_contents_are_capped() {
+    let board = Scoreboard::new(1, 2).unwrap();
+    let row = board.row(0);
+    for word in row.words.iter().chain(row.counters) {
+        word.store(u64::MAX, Ordering::Relaxed);
+    }
+    let WorkTotals { counts, durations } = row.totals(NOW);
+    assert_eq!((counts.units, counts.accepted), (COUNT_MAX, COUNT_MAX));
+    assert_eq!(counts.bytes_in, 2 * COUNT_MAX);
+    assert!(counts.busy.as_secs() < 201 * 366 * 86_400);
+    assert_eq!(durations.count(), 2 * COUNT_MAX * 165);
+    let mut shown = WorkTotals::default();
+    shown.raise_to(&WorkTotals { counts, durations: durations.clone() });
+    shown.raise_to(&WorkTotals::default());
+    assert_eq!(shown, WorkTotals { counts, durations });
 }

@@ -83,7 +83,10 @@ impl<'a> WorkerContext<'a> {
         let client = ClientInfo { address, allow_keepalive };
         // A panic costs this client its connection, and no other anything.
         let accepted = catch_unwind(AssertUnwindSafe(|| service.accept(&client)));
-        let connection = accepted.unwrap_or_else(|_| Box::new(ClosedConnection));
+        let connection = accepted.unwrap_or_else(|_| {
+            self.lifecycle.count_refused_client();
+            Box::new(ClosedConnection)
+        });
         let settings = self.settings;
         let session = Session::new(connection, settings.write_timeout, clock::now())
             .with_lingering_close(settings.lingering_timeout, settings.lingering_bytes);
@@ -124,6 +127,7 @@ impl<'s> Client<'s> {
                 Wants::Closed if self.may_close() => return DriveStatus::Closed,
                 Wants::Closed => Ok(()),
                 Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
+                    tracker.count_sent(n);
                     self.session.on_sent(n, spare, tracker, clock::now_coarse());
                 }),
                 Wants::Read if drained_input => return DriveStatus::WantRead,
@@ -134,7 +138,10 @@ impl<'s> Client<'s> {
                     self.stream.receive(input).map(|n| {
                         drained_input =
                             mode == ReadMode::UntilShortRead && 0 < n && n < input.len();
-                        self.session.on_received(&input[..n], spare, tracker, clock::now_coarse());
+                        if wants == Wants::Read {
+                            tracker.count_received(n);
+                        }
+                        self.session.on_received(&input[..n], spare, tracker, clock::now());
                     })
                 }
             };
@@ -219,10 +226,14 @@ impl<'s> Client<'s> {
         }
         let Buffers { input, spare } = buffers;
         let moved = match self.session.wants() {
-            Wants::Read | Wants::Linger => self.stream.receive(input).map(|n| {
-                self.session.on_received(&input[..n], spare, tracker, now);
+            wants @ (Wants::Read | Wants::Linger) => self.stream.receive(input).map(|n| {
+                if wants == Wants::Read {
+                    tracker.count_received(n);
+                }
+                self.session.on_received(&input[..n], spare, tracker, clock::now());
             }),
             Wants::Write => self.stream.send(self.session.unsent()).map(|n| {
+                tracker.count_sent(n);
                 self.session.on_sent(n, spare, tracker, now);
             }),
             Wants::Closed => Ok(()),

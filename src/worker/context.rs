@@ -168,7 +168,10 @@ impl<'a> WorkerContext<'a> {
     /// Calls accept(2) at the nth listener, and logs a lack of resources.
     pub(super) fn accept_from(&self, index: usize) -> (Found, Option<AcceptedStream>) {
         match self.listeners[index].accept() {
-            Ok(Some(accepted)) => (Found::Client, Some(accepted)),
+            Ok(Some(accepted)) => {
+                self.lifecycle.board_row().count_accepted();
+                (Found::Client, Some(accepted))
+            }
             Ok(None) => (Found::Nothing, None),
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => (Found::ShutDown, None),
             Err(error) => {

@@ -344,13 +344,17 @@ impl Deref for ClientStream<'_> {
 
 impl Read for ClientStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&**self).read(buffer)
+        let length = (&**self).read(buffer)?;
+        self.work.iter().for_each(|work| work.count_received(length));
+        Ok(length)
     }
 }
 
 impl Write for ClientStream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&**self).write(bytes)
+        let length = (&**self).write(bytes)?;
+        self.work.iter().for_each(|work| work.count_sent(length));
+        Ok(length)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -13,7 +13,7 @@ use crate::heartbeat::Heartbeat;
 use crate::log::{Log, error_chain};
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::{clock, file, process};
-use crate::scoreboard::{Row, Scoreboard, WorkerStatus};
+use crate::scoreboard::{Row, Scoreboard, UnitTimeout, WorkerStatus};
 use crate::time::MonotonicTime;
 
 /// Whether, and how, a worker has been asked to stop.
@@ -49,6 +49,7 @@ pub struct Lifecycle {
 struct Beats {
     heartbeat: Heartbeat,
     timeout: Duration,
+    unit_timeout: UnitTimeout,
     min_gap: Duration,
     /// When the next one is due, in nanoseconds; the end of time if `timeout` is 0.
     due: AtomicU64,
@@ -93,9 +94,10 @@ impl Lifecycle {
     pub(crate) fn new(parts: LifecycleParts) -> io::Result<Self> {
         let LifecycleParts { heartbeat, timeout, .. } = parts;
         let due = AtomicU64::new(if timeout.is_zero() { u64::MAX } else { 0 });
+        let unit_timeout = UnitTimeout::new(timeout);
         let min_gap = (timeout / 10).min(Duration::from_millis(100));
         Ok(Self {
-            beats: Beats { heartbeat, timeout, min_gap, due },
+            beats: Beats { heartbeat, timeout, unit_timeout, min_gap, due },
             signals: parts.signals,
             stop: Stop {
                 request: AtomicU8::new(0),
@@ -294,6 +296,17 @@ impl Lifecycle {
     /// Returns how many log records of this process were dropped, since the log never waits.
     pub fn records_dropped(&self) -> u64 {
         self.log.dropped()
+    }
+
+    /// Counts a client that was accepted and is closed without being served, since the class has no
+    /// resources for it.
+    pub fn count_refused_client(&self) {
+        self.board_row().count_refused();
+    }
+
+    /// Returns how long a unit of work may take.
+    pub(super) fn unit_timeout(&self) -> UnitTimeout {
+        self.beats.unit_timeout
     }
 
     /// Counts a unit of work, and asks for a replacement after the last one.

@@ -9,6 +9,7 @@ use super::lifecycle::Lifecycle;
 use crate::app;
 use crate::os::{clock, process};
 use crate::scoreboard::{EXTENSION_MAX, ThreadEntry};
+use crate::time::MonotonicTime;
 
 /// Records what one thread of a worker is working on. For a class whose threads drive clients
 /// themselves: each thread takes its own, see [`Lifecycle::tracker`].
@@ -79,13 +80,44 @@ impl<'a> WorkTracker<'a> {
         self.sends_heartbeat = true;
         self
     }
+
+    /// Ends and counts a unit of work that began at `started_at`. For a class whose threads work on
+    /// several units in turn; any other calls `end_work`.
+    pub fn end_work_since(&mut self, started_at: MonotonicTime) {
+        self.entry.thread.clear_label();
+        end_unit(self.entry.thread, self.entry.lifecycle, started_at);
+    }
+
+    /// Counts bytes that were received from a client.
+    #[inline]
+    pub(super) fn count_received(&self, bytes: usize) {
+        self.entry.thread.count_received(bytes);
+    }
+
+    /// Counts bytes that were sent to a client.
+    #[inline]
+    pub(super) fn count_sent(&self, bytes: usize) {
+        self.entry.thread.count_sent(bytes);
+    }
+}
+
+/// Counts a unit of work, which ends now.
+#[inline]
+fn end_unit(thread: ThreadEntry<'_>, lifecycle: &Lifecycle, started_at: MonotonicTime) {
+    thread.end_unit(started_at, clock::now(), lifecycle.unit_timeout());
+    lifecycle.on_unit_done();
 }
 
 impl app::WorkReporter for WorkTracker<'_> {
     fn begin_work(&mut self, label: &[u8]) {
-        let now = clock::now_coarse();
-        self.entry.thread.set_label(label);
-        self.entry.thread.set_busy(now);
+        let thread = self.entry.thread;
+        thread.set_label(label);
+        // A thread that is busy has just read the clock.
+        let now = match thread.busy_since() {
+            Some(since) => since.max(clock::now_coarse()),
+            None => clock::now(),
+        };
+        thread.begin_unit(now);
         if self.sends_heartbeat {
             self.entry.lifecycle.notify_at(now);
         }
@@ -100,9 +132,7 @@ impl app::WorkReporter for WorkTracker<'_> {
     }
 
     fn end_work(&mut self) {
-        self.entry.thread.clear_label();
-        self.entry.thread.count_unit();
-        self.entry.lifecycle.on_unit_done();
+        self.end_work_since(self.entry.thread.unit_started());
     }
 
     fn http_date(&mut self) -> [u8; 29] {
@@ -118,7 +148,11 @@ impl app::WorkReporter for WorkTracker<'_> {
     }
 
     fn set_busy(&mut self) {
-        self.entry.thread.set_busy(clock::now_coarse());
+        self.set_busy_since(clock::now());
+    }
+
+    fn set_busy_since(&mut self, now: MonotonicTime) {
+        self.entry.thread.set_busy(now);
     }
 
     fn set_idle(&mut self) {
@@ -159,8 +193,18 @@ pub(super) struct UnitGuard<'a> {
 impl<'a> UnitGuard<'a> {
     fn begin(thread: ThreadEntry<'a>, lifecycle: &'a Lifecycle, label: &str) -> Self {
         thread.set_label(label.as_bytes());
-        thread.set_busy(clock::now_coarse());
+        thread.begin_unit(clock::now());
         Self { thread, lifecycle }
+    }
+
+    /// Counts bytes that were received from its client.
+    pub(super) fn count_received(&self, bytes: usize) {
+        self.thread.count_received(bytes);
+    }
+
+    /// Counts bytes that were sent to its client.
+    pub(super) fn count_sent(&self, bytes: usize) {
+        self.thread.count_sent(bytes);
     }
 
     /// Records that the calling thread works on it now.
@@ -177,8 +221,7 @@ impl Drop for UnitGuard<'_> {
     fn drop(&mut self) {
         self.thread.set_idle();
         self.thread.clear_label();
-        self.thread.count_unit();
-        self.lifecycle.on_unit_done();
+        end_unit(self.thread, self.lifecycle, self.thread.unit_started());
     }
 }
 

@@ -106,6 +106,7 @@ mod launch;
 mod liveness;
 mod load;
 mod logs;
+mod metrics;
 mod os;
 mod pools;
 mod pools_whole;

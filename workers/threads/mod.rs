@@ -265,6 +265,7 @@ fn drive<'a>(
             }
             DriveStatus::WantRead | DriveStatus::WantWrite => {
                 if task.is_new && shared.watch(&client, task.index).is_err() {
+                    ctx.lifecycle().count_refused_client(); // no memory to watch it
                     break;
                 }
                 task.is_new = false;

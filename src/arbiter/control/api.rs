@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::metrics;
+use super::metrics::{self, Format};
 use super::page;
 use crate::arbiter::snapshot::Snapshot;
 use crate::http::{Body, Handler, Request, Response};
@@ -24,6 +24,7 @@ pub(super) struct View {
     snapshot: Snapshot,
     status: OnceLock<Arc<[u8]>>,
     metrics: OnceLock<Arc<[u8]>>,
+    open_metrics: OnceLock<Arc<[u8]>>,
     page: OnceLock<Arc<[u8]>>,
 }
 
@@ -36,8 +37,12 @@ impl View {
         shared_body(&self.status, || format!("{}\n", self.snapshot.to_json()))
     }
 
-    fn metrics(&self) -> Body {
-        shared_body(&self.metrics, || metrics::render(&self.snapshot))
+    fn metrics(&self, format: Format) -> Body {
+        let rendered = match format {
+            Format::Text => &self.metrics,
+            Format::OpenMetrics => &self.open_metrics,
+        };
+        shared_body(rendered, || metrics::render(&self.snapshot, format))
     }
 
     fn page(&self) -> Body {
@@ -68,21 +73,24 @@ struct Route {
     path: &'static str,
     /// Whether any name may be used for the host: scrapers and probes choose their own.
     any_host: bool,
-    answer: fn(&View) -> Response,
+    answer: fn(&View, &Request<'_>) -> Response,
 }
 
 const ROUTES: &[Route] = &[
-    Route { path: "/", any_host: false, answer: |view| page::response(view.page()) },
-    Route { path: "/healthz", any_host: true, answer: |_| Response::text("ok\n") },
-    Route { path: "/readyz", any_host: true, answer: readiness },
+    Route { path: "/", any_host: false, answer: |view, _| page::response(view.page()) },
+    Route { path: "/healthz", any_host: true, answer: |_, _| Response::text("ok\n") },
+    Route { path: "/readyz", any_host: true, answer: |view, _| readiness(view) },
     Route {
         path: "/metrics",
         any_host: true,
-        answer: |view| {
-            Response::new(200, view.metrics()).header("Content-Type", metrics::CONTENT_TYPE)
+        answer: |view, request| {
+            let format = Format::accepted_by(request.header("Accept").unwrap_or_default());
+            Response::new(200, view.metrics(format))
+                .header("Content-Type", format.content_type())
+                .header("Vary", "Accept")
         },
     },
-    Route { path: "/v1/status", any_host: false, answer: |view| Response::json(view.status()) },
+    Route { path: "/v1/status", any_host: false, answer: |view, _| Response::json(view.status()) },
 ];
 
 impl Handler for Api {
@@ -109,7 +117,7 @@ impl Api {
             return plain(403, "unknown host: use an IP address, or add the name to metrics_hosts");
         }
         let view = Arc::clone(&self.view.lock().unwrap_or_else(PoisonError::into_inner));
-        (route.answer)(&view)
+        (route.answer)(&view, request)
     }
 
     /// Returns whether a browser cannot have been led here by a name that an attacker controls (DNS

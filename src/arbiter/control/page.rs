@@ -73,7 +73,7 @@ fn render_pool(pool: &PoolSnapshot, page: &mut String) {
         pool.target,
         escape(&pool.class),
         escape(&pool.app),
-        pool.totals.units,
+        pool.totals.work.counts.units,
         pool.in_flight()
     );
     for listener in &pool.listeners {
@@ -119,7 +119,7 @@ fn render_worker(worker: &WorkerSnapshot, page: &mut String) {
         worker.pid,
         worker.generation,
         age(worker.uptime),
-        worker.units,
+        worker.counts.units,
         worker.clients,
         worker.heartbeat_age.map_or("unknown".to_owned(), |it| format!("{} ago", age(it))),
         state = worker.state,

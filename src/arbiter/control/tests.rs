@@ -6,6 +6,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::api::{Api, Endpoint, SharedView, View};
+use super::metrics::Format;
 use super::page;
 use crate::app::{ClientInfo, Limits, Service, WorkReporter};
 use crate::arbiter::snapshot::{
@@ -134,7 +135,7 @@ fn texts_of_workers_are_escaped_in_every_format() {
     let status: serde_json::Value = serde_json::from_str(&get("/v1/status")).unwrap();
     assert_eq!(status["pools"][0]["workers"][0]["in_flight"][0]["label"], label);
     assert_eq!(status["pools"][0]["waiting_slots"][0]["restart_in_ms"], 2000);
-    let expected = "ostler_accept_queue_length{pool=\"web\",address=\"a\\\"\\\\\\n\"} 3\n";
+    let expected = "ostler_accept_queue{pool=\"web\",address=\"a\\\"\\\\\\n\"} 3\n";
     assert!(get("/metrics").contains(expected), "{}", get("/metrics"));
     assert!(get("/metrics").contains("\nostler_in_flight_age_max_seconds{pool=\"web\"} 1.5\n"));
 }
@@ -154,9 +155,14 @@ fn head_and_other_methods_are_answered_without_body_and_refused() {
 #[test]
 fn guide_has_the_table_of_metrics() {
     let page = include_str!("../../../docs/src/monitoring.md");
-    let rows = super::metrics::METRICS
-        .iter()
-        .map(|metric| format!("| `{}` | {} | {} |\n", metric.name, metric.kind, metric.help));
+    let rows = super::metrics::METRICS.iter().map(|metric| {
+        format!(
+            "| `{}` | {} | {} |\n",
+            metric.name,
+            metric.kind.as_str(Format::OpenMetrics),
+            metric.help
+        )
+    });
     assert!(page.contains(&rows.collect::<String>()), "docs/src/monitoring.md lacks a row");
 }
 
@@ -178,4 +184,36 @@ fn base64(hash: &[u8]) -> String {
         (0..=piece.len()).map(move |at| char::from(DIGITS[(bits >> (18 - 6 * at) & 63) as usize]))
     });
     format!("{}=", pieces.collect::<String>())
+}
+
+#[test]
+fn open_metrics_is_sent_to_clients_that_prefer_it() {
+    let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;\
+        version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+    let open = [
+        "application/openmetrics-text",
+        prometheus,
+        "text/plain;q=0.4, Application/OpenMetrics-Text; version=\"1.0.0\"; q=0.5",
+    ];
+    let text = [
+        "",
+        "*/*",
+        "text/html, application/openmetrics-text;q=0.5, text/plain",
+        "application/openmetrics-text;version=0.0.1",
+        "application/openmetrics-text;q=0",
+        "application/openmetrics-text;q=x",
+        "application/openmetrics-text;version=2.0.0, text/plain",
+    ];
+    for (fields, format) in [(&open[..], Format::OpenMetrics), (&text[..], Format::Text)] {
+        for field in fields {
+            assert_eq!(Format::accepted_by(field.as_bytes()), format, "{field}");
+            let request = format!("GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: {field}\r\n\r\n");
+            let response = ask(Endpoint::Metrics, snapshot(""), &request);
+            assert!(response.contains(format.content_type()), "{response}");
+            assert_eq!(response.ends_with("\n# EOF\n"), format == Format::OpenMetrics);
+            let family = if format == Format::Text { "requests_total" } else { "requests" };
+            assert!(response.contains(&format!("# TYPE ostler_{family} counter\n")), "{response}");
+            assert!(response.contains("\nostler_requests_total{pool=\"web\"} 0\n"), "{response}");
+        }
+    }
 }

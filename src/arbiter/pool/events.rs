@@ -63,7 +63,7 @@ impl Pool<'_> {
                 self.failure_reason = format!("last worker exited with {exit}: no error reported");
             }
         }
-        self.exits.on_exit((pid, exit), &report, (&reaped.note, reaped.units), now);
+        self.exits.on_exit((pid, exit), &report, (&reaped.note, &reaped.work), now);
         exit_log::log_exit(self.log(), pid, exit, &report, &reaped, is_uncommitted);
         let ExitReport { slot, generation, uptime, reason, .. } = report;
         let (code, signal) = match exit {
@@ -71,7 +71,7 @@ impl Pool<'_> {
             Exit::Signal { .. } => (None, Some(exit.to_string())),
         };
         let worker = make_worker_ref(self.name(), pid, slot, generation);
-        let (reason, units) = (reason.as_str(), reaped.units);
+        let (reason, units) = (reason.as_str(), reaped.work.counts.units);
         let worker_exit = WorkerExit { worker, reason, code, signal, uptime, units };
         self.hook("child_exit", |hooks| hooks.child_exit(&worker_exit));
         self.restore_listeners(pid, slot);

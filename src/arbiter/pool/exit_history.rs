@@ -1,25 +1,23 @@
 //! How the workers of a pool have ended, and what they had done.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::supervisor::{ExitReason, ExitReport};
 use crate::arbiter::snapshot::{ExitSnapshot, PoolTotals};
 use crate::os::process::{Exit, Pid};
+use crate::scoreboard::WorkTotals;
 use crate::time::MonotonicTime;
-
-/// The largest count of units that is believed of one worker: exact in JSON, and beyond any use.
-pub(super) const UNITS_MAX: u64 = 1 << 53;
 
 /// The exits of a pool's workers: how many for each reason, and the last of each slot.
 #[derive(Debug, Default)]
 pub(super) struct ExitHistory {
     counts: [u64; ExitReason::ALL.len()],
     started: u64,
-    /// The units of work of all workers that have exited.
-    units: u64,
-    /// The largest total that was shown: a worker that writes nonsense cannot make it go back.
-    units_shown: Cell<u64>,
+    /// What all workers that have exited had counted.
+    work: WorkTotals,
+    /// The largest totals that were shown: a worker that writes nonsense cannot make one go back.
+    work_shown: RefCell<WorkTotals>,
     last: BTreeMap<usize, LastExit>,
 }
 
@@ -41,23 +39,24 @@ impl ExitHistory {
         &mut self,
         (pid, exit): (Pid, Exit),
         report: &ExitReport,
-        (note, units): (&str, u64),
+        (note, work): (&str, &WorkTotals),
         at: MonotonicTime,
     ) {
         self.counts[report.reason as usize] += 1;
-        self.units = self.units.saturating_add(units.min(UNITS_MAX));
+        self.work.add(work);
         let last =
             LastExit { pid, report: *report, exit: exit.to_string(), note: note.to_owned(), at };
         self.last.insert(report.slot, last);
     }
 
-    /// Returns what has been counted, if the workers that are present have done `present` units.
-    pub(super) fn totals(&self, present: u64) -> PoolTotals {
-        let total = self.units.saturating_add(present).max(self.units_shown.get());
-        self.units_shown.set(total);
+    /// Returns what has been counted, if the workers that are present have counted `work`.
+    pub(super) fn totals(&self, mut work: WorkTotals) -> PoolTotals {
+        work.add(&self.work);
+        let mut shown = self.work_shown.borrow_mut();
+        shown.raise_to(&work);
         let counts = ExitReason::ALL.iter().zip(self.counts);
         PoolTotals {
-            units: total,
+            work: shown.clone(),
             workers_started: self.started,
             exits: counts.map(|(reason, count)| (reason.as_str(), count)).collect(),
         }

@@ -39,7 +39,7 @@ pub(super) fn log_exit(
     let note = (!reaped.note.is_empty()).then_some(reaped.note.as_str());
     let fields = fields
         .number("uptime_ms", as_millis(report.uptime))
-        .number("units", reaped.units)
+        .number("units", reaped.work.counts.units)
         .optional(report.restart_in, |fields, delay| {
             fields.number("restart_in_ms", as_millis(delay))
         })

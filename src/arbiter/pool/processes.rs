@@ -29,7 +29,7 @@ use crate::os::private_dir::{self, PrivateDir};
 use crate::os::process::{self, Exit, Pid};
 use crate::os::procfs;
 use crate::os::title::ProcTitle;
-use crate::scoreboard::{WorkUnit, WorkerStatus};
+use crate::scoreboard::{WorkTotals, WorkUnit, WorkerStatus};
 use crate::systemd;
 use crate::time::MonotonicTime;
 use crate::worker::NOTIFY_SOCKET_NAME;
@@ -113,8 +113,8 @@ pub(super) struct ReapedWorker {
     pub(super) observation: ExitObservation,
     /// The text that it left on the scoreboard, such as why it could not boot.
     pub(super) note: String,
-    /// How many units of work it has done.
-    pub(super) units: u64,
+    /// What it has counted.
+    pub(super) work: WorkTotals,
 }
 
 impl<'a> ProcessTable<'a> {
@@ -312,7 +312,7 @@ impl<'a> ProcessTable<'a> {
         if oom_kill && note.is_empty() {
             "killed by the kernel OOM killer".clone_into(&mut note);
         }
-        Some(ReapedWorker { id, observation, note, units: row.units() })
+        Some(ReapedWorker { id, observation, note, work: row.totals(clock::now()) })
     }
 
     /// Reads a worker's last heartbeat and the age of its work. If its heartbeat cannot be read, now

@@ -3,18 +3,18 @@
 use std::os::fd::AsFd;
 
 use super::Pool;
-use super::exit_history::UNITS_MAX;
 use crate::arbiter::snapshot::{ListenerSnapshot, PoolSnapshot, UnitSnapshot, WorkerSnapshot};
 use crate::listen;
 use crate::os::listening;
+use crate::scoreboard::{COUNT_MAX, WorkTotals};
 use crate::time::MonotonicTime;
 
 impl Pool<'_> {
     /// Returns what is shown of it now.
     pub(in crate::arbiter) fn snapshot(&self, now: MonotonicTime) -> PoolSnapshot {
         let spec = &self.generation.spec;
-        let workers: Vec<_> = self.worker_snapshots(now).collect();
-        let present = workers.iter().map(|worker| worker.units);
+        let mut work = WorkTotals::default();
+        let workers: Vec<_> = self.worker_snapshots(now, &mut work).collect();
         let waiting = self.supervisor.waiting_slots(now);
         PoolSnapshot {
             name: spec.name.clone(),
@@ -27,7 +27,7 @@ impl Pool<'_> {
             is_reloading: self.supervisor.is_reloading(),
             is_suspended: self.supervisor.is_suspended(),
             is_stopping: self.supervisor.stopping().is_some() || self.is_retired,
-            totals: self.exits.totals(present.fold(0, u64::saturating_add)),
+            totals: self.exits.totals(work),
             workers,
             waiting_slots: waiting.map(|(slot, until)| (slot, until.duration_since(now))).collect(),
             listeners: self.listener_snapshots(),
@@ -35,10 +35,18 @@ impl Pool<'_> {
         }
     }
 
-    fn worker_snapshots(&self, now: MonotonicTime) -> impl Iterator<Item = WorkerSnapshot> {
+    /// Returns what is shown of each worker, and adds to `work` what they have counted.
+    fn worker_snapshots(
+        &self,
+        now: MonotonicTime,
+        work: &mut WorkTotals,
+    ) -> impl Iterator<Item = WorkerSnapshot> {
         self.supervisor.worker_states().filter_map(move |(id, slot, state, started)| {
             let worker = self.processes.worker(id)?;
             let row = worker.row.row();
+            let counts = row.counts(now);
+            work.counts.add(&counts);
+            row.add_durations_to(&mut work.durations);
             let in_flight = row.units_in_progress(now).map(|unit| UnitSnapshot {
                 thread: unit.thread_index,
                 label: unit.label,
@@ -50,8 +58,9 @@ impl Pool<'_> {
                 generation: worker.generation,
                 state,
                 uptime: now.duration_since(started),
-                units: row.units().min(UNITS_MAX),
-                clients: row.clients().min(UNITS_MAX),
+                threads: row.thread_count(),
+                counts,
+                clients: row.clients().min(COUNT_MAX),
                 heartbeat_age: worker
                     .heartbeat
                     .last_beat()

@@ -84,6 +84,7 @@ impl CompletionClient<'_> {
         self.output.shrink_to(KEPT_BYTES);
         match count {
             Some(n) => {
+                tracker.count_sent(n);
                 self.client.session.on_sent(n, &mut buffers.spare, tracker, clock::now_coarse())
             }
             None => self.client.session.abort(),
@@ -101,8 +102,10 @@ impl CompletionClient<'_> {
     ) {
         self.is_receiving = false;
         self.received_len = count;
-        if count.is_none() {
-            self.client.session.abort();
+        match count {
+            Some(n) if !self.client.is_lingering() => tracker.count_received(n),
+            Some(_) => (),
+            None => self.client.session.abort(),
         }
         self.advance(buffers, tracker);
     }
@@ -148,7 +151,7 @@ impl CompletionClient<'_> {
                 &self.input[..count],
                 &mut buffers.spare,
                 tracker,
-                clock::now_coarse(),
+                clock::now(),
             );
         }
         if client.session.wants() == Wants::Closed {

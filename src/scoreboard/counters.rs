@@ -1,0 +1,170 @@
+//! What a thread counts, in words that it shares with the master: durations of units, bytes, near
+//! misses. The master sums them over threads and workers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::latency::{BUCKETS, Histogram, bucket_of};
+
+const BUSY: usize = 0;
+const BYTES_IN: usize = 1;
+const BYTES_OUT: usize = 2;
+const NEAR_MISSES: usize = 3;
+/// The words before the buckets: one cache line.
+const HEAD_WORDS: usize = 8;
+/// The words of one group of counters.
+pub(super) const COUNTER_WORDS: usize = (HEAD_WORDS + BUCKETS).next_multiple_of(8);
+
+/// How many groups of counters a row has at most. The threads of a worker with more share them.
+pub(super) const COUNTERS_PER_ROW_MAX: usize = 8;
+
+/// The largest count that is believed of one worker: exact in JSON, and beyond any use.
+pub(crate) const COUNT_MAX: u64 = 1 << 53;
+
+/// The counters that a thread adds to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ThreadCounters<'a> {
+    words: &'a [AtomicU64; COUNTER_WORDS],
+    /// Whether other threads add to them too.
+    is_shared: bool,
+}
+
+impl<'a> ThreadCounters<'a> {
+    /// Returns the counters in these words.
+    ///
+    /// # Panics
+    /// If there are too few words.
+    pub(super) fn new(words: &'a [AtomicU64], is_shared: bool) -> Self {
+        Self { words: words.first_chunk().expect("a group has all words"), is_shared }
+    }
+
+    #[inline]
+    pub(super) fn add_unit(self, nanos: u64) {
+        self.add(BUSY, nanos);
+        self.add(HEAD_WORDS + bucket_of(nanos), 1);
+    }
+
+    #[inline]
+    pub(super) fn add_received(self, bytes: usize) {
+        self.add(BYTES_IN, bytes as u64);
+    }
+
+    #[inline]
+    pub(super) fn add_sent(self, bytes: usize) {
+        self.add(BYTES_OUT, bytes as u64);
+    }
+
+    pub(super) fn add_near_miss(self) {
+        self.add(NEAR_MISSES, 1);
+    }
+
+    /// Adds to a word. A word that only this thread writes needs no locked instruction.
+    #[inline]
+    fn add(self, index: usize, count: u64) {
+        let word = &self.words[index];
+        if self.is_shared {
+            word.fetch_add(count, Ordering::Relaxed);
+        } else {
+            word.store(word.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+        }
+    }
+
+    /// Adds what has been counted to `counts`. Each count is capped: any process can have written it.
+    pub(super) fn add_to(self, counts: &mut WorkCounts) {
+        let nanos = self.words[BUSY].load(Ordering::Relaxed).min(BUSY_NANOS_MAX);
+        counts.unit_time = counts.unit_time.saturating_add(Duration::from_nanos(nanos));
+        let add = |total: &mut u64, index| *total = total.saturating_add(self.read(index));
+        add(&mut counts.bytes_in, BYTES_IN);
+        add(&mut counts.bytes_out, BYTES_OUT);
+        add(&mut counts.near_misses, NEAR_MISSES);
+    }
+
+    /// Adds how many units have lasted how long. Each count is capped.
+    pub(super) fn add_durations_to(self, durations: &mut Histogram) {
+        for (bucket, total) in durations.counts_mut().iter_mut().enumerate() {
+            *total = total.saturating_add(self.read(HEAD_WORDS + bucket));
+        }
+    }
+
+    fn read(self, index: usize) -> u64 {
+        self.words[index].load(Ordering::Relaxed).min(COUNT_MAX)
+    }
+
+    /// Clears them.
+    pub(super) fn reset(self) {
+        self.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+}
+
+/// The longest busy time that is believed of one thread, in nanoseconds: 100 years.
+const BUSY_NANOS_MAX: u64 = 100 * 366 * 86_400 * 1_000_000_000;
+
+/// What a worker, or several, have counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WorkCounts {
+    /// Units of work that are done.
+    pub(crate) units: u64,
+    /// The time that these have taken, summed over all threads.
+    pub(crate) unit_time: Duration,
+    /// That time, and the time that units in progress have taken.
+    pub(crate) busy: Duration,
+    /// Units of work that have taken more than half of their time limit.
+    pub(crate) near_misses: u64,
+    /// Bytes received from clients.
+    pub(crate) bytes_in: u64,
+    /// Bytes sent to clients.
+    pub(crate) bytes_out: u64,
+    /// Clients that were accepted.
+    pub(crate) accepted: u64,
+    /// Clients that were accepted, and closed without being served.
+    pub(crate) refused: u64,
+}
+
+impl WorkCounts {
+    /// Adds other counts to these.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.combine(other, u64::saturating_add, Duration::saturating_add);
+    }
+
+    fn combine(
+        &mut self,
+        other: &Self,
+        count: fn(u64, u64) -> u64,
+        time: fn(Duration, Duration) -> Duration,
+    ) {
+        let Self { units, unit_time, busy, near_misses, bytes_in, bytes_out, accepted, refused } =
+            self;
+        *unit_time = time(*unit_time, other.unit_time);
+        *busy = time(*busy, other.busy);
+        let pairs = [
+            (units, other.units),
+            (near_misses, other.near_misses),
+            (bytes_in, other.bytes_in),
+            (bytes_out, other.bytes_out),
+            (accepted, other.accepted),
+            (refused, other.refused),
+        ];
+        pairs.into_iter().for_each(|(total, other)| *total = count(*total, other));
+    }
+}
+
+/// What workers have counted, and how long their units of work have lasted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WorkTotals {
+    pub(crate) counts: WorkCounts,
+    pub(crate) durations: Histogram,
+}
+
+impl WorkTotals {
+    /// Adds other totals to these.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.counts.add(&other.counts);
+        self.durations.combine(&other.durations, u64::saturating_add);
+    }
+
+    /// Raises each total to that of `other` if that is larger.
+    pub(crate) fn raise_to(&mut self, other: &Self) {
+        self.counts.combine(&other.counts, u64::max, Duration::max);
+        self.durations.combine(&other.durations, u64::max);
+    }
+}
