@@ -24,7 +24,7 @@ use crate::os::memory::{self, MappingId};
 use crate::os::process::{self, EX_SOFTWARE, Pid};
 use crate::os::signal::{self, Signal, SignalPipe, WorkerDisposition};
 use crate::os::title::ProcTitle;
-use crate::os::{fd_table, terminal};
+use crate::os::{fd_table, journal, terminal};
 use crate::scoreboard::{Scoreboard, WorkerStatus};
 use crate::worker::{BootedApp, ForcedDrain, Lifecycle, LifecycleParts, WorkerContext};
 
@@ -92,6 +92,7 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
     let pid = Pid::this().as_raw();
     fd_table::close_all_except(&init.keep_fds);
     pool_generation.log.detach_in_child();
+    let _ = journal::open_own_stream(); // otherwise it stays shared
     terminal::leave();
     memory::forbid_access_except(&init.keep_mappings);
     if let Err(error) = init.cgroups.enter() {

@@ -264,7 +264,11 @@ pub(crate) fn replace_with_null(number: RawFd) -> io::Result<()> {
     replace(number, open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
-fn replace(number: RawFd, file: OwnedFd) -> io::Result<()> {
+/// Puts a file under a number.
+///
+/// # Errors
+/// From dup3(2).
+pub(super) fn replace(number: RawFd, file: OwnedFd) -> io::Result<()> {
     let flags = if number <= libc::STDERR_FILENO { 0 } else { libc::O_CLOEXEC };
     // SAFETY: `file` is open. The owner of the number keeps owning it, with another file.
     super::check(unsafe { libc::dup3(file.as_raw_fd(), number, flags) }).map(drop)

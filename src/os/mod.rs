@@ -13,6 +13,7 @@ pub(crate) mod fd_table;
 pub(crate) mod file;
 pub(crate) mod helper_process;
 pub(crate) mod host;
+pub(crate) mod journal;
 pub(crate) mod listening;
 pub(crate) mod log_output;
 pub(crate) mod lookups;

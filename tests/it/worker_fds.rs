@@ -3,23 +3,28 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::Mode;
+use nix::sys::socket::{Shutdown, UnixAddr, getpeername, shutdown};
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{Pid, write};
 
 use crate::launch::Launch;
 use crate::os::copies_of_descriptors;
 use crate::pools::PoolsConfig;
 use crate::proc::{children, descriptors, wait_until};
+use crate::support::DEADLINE;
 
 on_every_class!(
     worker_shares_only_its_own_descriptors_with_the_master,
     worker_cannot_make_the_master_wait_for_the_log,
     worker_cannot_write_to_the_flight_recorder,
+    worker_cannot_end_the_masters_stream_to_the_journal,
 );
 
 /// The files that a process has open beyond its standard streams, and how often.
@@ -126,4 +131,51 @@ fn worker_cannot_write_to_the_flight_recorder(class: &str) {
     assert!(leads_there(server.pid));
     assert!(!leads_there(server.workers()[0].pid));
     server.finish();
+}
+
+/// Under systemd, the outputs are a socket that master and workers would share.
+fn worker_cannot_end_the_masters_stream_to_the_journal(class: &str) {
+    let launch = Launch::new(&["-k", class, "--log-level", "debug"]).plain();
+    let path = launch.path("journal");
+    let journal = UnixListener::bind(&path).unwrap();
+    let stream = UnixStream::connect(&path).unwrap();
+    let (mut of_master, _) = journal.accept().unwrap();
+    let status = fstat(&stream).unwrap();
+    let name = format!("{}:{}", status.st_dev, status.st_ino);
+    let server = launch.env("JOURNAL_STREAM", name).stderr_to(OwnedFd::from(stream)).spawn();
+    let (mut of_worker, _) = journal.accept().unwrap();
+    for stream in [&of_master, &of_worker] {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    }
+    let mut header = [0; 18];
+    of_worker.read_exact(&mut header).unwrap();
+    assert_eq!(&header, b"ostler\n\n6\n1\n0\n0\n0\n", "{}", header.escape_ascii());
+    expect_words(&mut of_worker, b"app booted"); // the worker says it itself
+    let worker = children(server.pid)[0].pid;
+    let Ok(copies) = copies_of_descriptors(worker) else {
+        eprintln!("skipped: the descriptors of a child cannot be copied");
+        return;
+    };
+    for copy in copies {
+        if getpeername::<UnixAddr>(copy.as_raw_fd()).is_ok() {
+            shutdown(copy.as_raw_fd(), Shutdown::Both).unwrap();
+        }
+    }
+    kill(worker, Signal::SIGKILL).unwrap();
+    expect_words(&mut of_master, b"worker exited");
+    journal.accept().unwrap();
+    server.signal(Signal::SIGTERM);
+    server.wait_exit();
+    expect_words(&mut of_master, b"stopped");
+}
+
+/// Reads until these words have come.
+#[track_caller]
+fn expect_words(stream: &mut UnixStream, words: &[u8]) {
+    let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+    while !text.windows(words.len()).any(|part| part == words) {
+        let length = stream.read(&mut piece).unwrap();
+        assert!(length > 0, "the end after {}", text.escape_ascii());
+        text.extend_from_slice(&piece[..length]);
+    }
 }
