@@ -11,6 +11,7 @@
 //! 4. [`Reload::report_complete`] waits until no old worker accepts clients.
 
 mod planning;
+mod retired;
 mod transaction;
 
 use std::os::fd::BorrowedFd;
@@ -27,8 +28,9 @@ use crate::os::clock;
 use crate::os::lookups::Lookups;
 use crate::time::MonotonicTime;
 use planning::Planning;
+use retired::RetiredListeners;
 pub(crate) use transaction::ConfigLoader;
-use transaction::{ReloadTransaction, StagedReload};
+use transaction::{Rejection, ReloadTransaction, StagedReload};
 
 /// The reloads of a master: at most one at a time.
 pub(super) struct Reload<'a> {
@@ -42,6 +44,10 @@ pub(super) struct Reload<'a> {
     transaction: Option<Box<ReloadTransaction<'a>>>,
     /// The generation of a committed reload, while older workers may still accept clients.
     incomplete_generation: Option<u32>,
+    /// What earlier reloads have closed.
+    retired: RetiredListeners,
+    /// The requested reload waits until that is free: it binds one of these addresses again.
+    waits_for_address: bool,
     /// The number of the newest generation, which may have been rolled back.
     newest_generation: u32,
 }
@@ -55,6 +61,8 @@ impl<'a> Reload<'a> {
             abandoned: None,
             transaction: None,
             incomplete_generation: None,
+            retired: RetiredListeners::default(),
+            waits_for_address: false,
             newest_generation: 1,
         }
     }
@@ -67,18 +75,27 @@ impl<'a> Reload<'a> {
     /// Plans a requested reload, unless one is in progress or the master stops, and begins it once it is
     /// planned.
     pub(super) fn start_pending(&mut self, state: &mut MasterState<'a>, is_sole_master: bool) {
+        let any_worker_of =
+            |generations: &_| state.pools.iter().any(|it| it.has_worker_of(generations));
+        self.retired.free(any_worker_of, clock::now());
         if state.pools.stopping().is_some() {
             (self.planning, self.is_pending) = (None, false);
         }
         if let Some(planning) = &mut self.planning {
             let Some(planned) = planning.poll(clock::now()) else { return };
             self.end_planning();
-            match planned.and_then(|lookups| self.prepare(state, is_sole_master, &lookups)) {
+            let staged = planned.map_err(Rejection::from);
+            match staged.and_then(|lookups| self.prepare(state, is_sole_master, &lookups)) {
                 Ok(staged) => self.begin(staged, state),
-                Err(reason) => reject(&reason, state),
+                Err(rejection) if rejection.is_address_in_use && !self.retired.is_empty() => {
+                    info!(state.log(), "reload deferred"; "error" => rejection.reason);
+                    (self.is_pending, self.waits_for_address) = (true, true);
+                }
+                Err(rejection) => reject(&rejection.reason, state),
             }
         }
-        if self.is_pending && !state.pools.is_reloading() {
+        self.waits_for_address &= !self.retired.is_empty();
+        if self.is_pending && !self.waits_for_address && !state.pools.is_reloading() {
             self.is_pending = false;
             state.service_manager.notify_reloading(clock::now());
             match self.start_planning(state) {
@@ -109,7 +126,7 @@ impl<'a> Reload<'a> {
         state: &MasterState<'a>,
         is_sole_master: bool,
         lookups: &Lookups,
-    ) -> Result<StagedReload<'a>, String> {
+    ) -> Result<StagedReload<'a>, Rejection> {
         StagedReload::prepare(&self.load_config, state, is_sole_master, lookups)
     }
 
@@ -123,9 +140,10 @@ impl<'a> Reload<'a> {
         self.planning.as_ref().map(Planning::fd)
     }
 
-    /// Returns when the plan is given up.
+    /// Returns when the plan is given up, or closed listeners are looked at.
     pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
-        self.planning.as_ref().map(Planning::deadline)
+        let plan = self.planning.as_ref().map(Planning::deadline);
+        [plan, self.retired.next_deadline()].into_iter().flatten().min()
     }
 
     fn begin(&mut self, staged: StagedReload<'a>, state: &mut MasterState<'a>) {
@@ -159,17 +177,22 @@ impl<'a> Reload<'a> {
         is_sole_master: bool,
     ) {
         let Some(transaction) = self.transaction.take() else { return };
+        let (newest, now) = (self.newest_generation, clock::now());
         match result {
             ReloadResult::Commit => {
                 let closed = transaction.commit(&mut state.pools, is_sole_master);
                 self.incomplete_generation = Some(self.newest_generation);
                 report_closed(&closed, state);
+                let closed = closed.into_iter().map(|(_, listener)| listener);
+                self.retired.add(closed.filter(|_| is_sole_master), &(0..newest), now);
                 state.push_fd_store();
                 state.set_process_title();
             }
             ReloadResult::RollBack { failed_pool } => {
                 let names_pool = state.context.has_named_pools;
-                transaction.roll_back(state, is_sole_master);
+                let closed = transaction.roll_back(state, is_sole_master).into_iter();
+                let closed = closed.filter(|_| is_sole_master);
+                self.retired.add(closed, &(newest..newest + 1), now);
                 let (pool, log) = (&state.pools[failed_pool], &state.context.log);
                 let log = if names_pool { log.for_pool(pool.name()) } else { log.clone() };
                 error!(log.logger(), "reload failed, rolled back";

@@ -39,6 +39,20 @@ pub enum ListenError {
     NotAListener(RawFd),
 }
 
+impl ListenError {
+    /// Whether a socket has the address already.
+    pub(crate) fn is_in_use(&self) -> bool {
+        match self {
+            Self::InUse(_) => true,
+            Self::Bind { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            Self::Resolve { .. }
+            | Self::Access { .. }
+            | Self::NotASocket(_)
+            | Self::NotAListener(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -382,6 +382,18 @@ impl Listener {
         empty
     }
 
+    /// Frees its address after [`stop_accepting`](Self::stop_accepting), although workers that drain have
+    /// the socket. Returns whether it is free.
+    pub(crate) fn free_address(&self) -> bool {
+        match self.origin {
+            Origin::Bound if self.state() == ListenerState::DrainBounded => {
+                self.reject_new_connections()
+            }
+            Origin::Bound => self.state() == ListenerState::NotListening,
+            Origin::Path(_) | Origin::Inherited => true,
+        }
+    }
+
     /// Frees its TCP address, even if another process still has the socket. Call it at the end, when
     /// no worker is left.
     pub(crate) fn shut_down(&self) {

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::client::{Client, is_refused};
 use crate::launch::{Launch, free_address, unlisten};
-use crate::load::Load;
+use crate::load::{Load, Target};
 use crate::log_capture::Record;
 use crate::os::limit_descriptors;
 use crate::proc::{children, descriptors, limit_with_free, title, wait_until};
@@ -27,6 +27,7 @@ on_every_class!(
     emptied_file_does_not_reload,
     canary_without_descriptors_fails_reload,
     reload_is_complete_once_old_workers_drain,
+    removed_address_can_be_added_again_while_old_workers_drain,
 );
 
 /// A configuration file, which a test changes line by line.
@@ -377,6 +378,45 @@ fn address_change_under_load_loses_nothing(class: &str) {
     leaving.wait_refused();
     Load::on(second).finish();
     wait_until("the master's descriptors", || descriptors(server.pid).len() == fds);
+    server.finish();
+}
+
+fn removed_address_can_be_added_again_while_old_workers_drain(class: &str) {
+    let address = free_address();
+    add_removed_address_again(class, &address.to_string(), &Target::Tcp(address));
+}
+
+/// The name of such a socket is free only when the last process has closed it.
+#[test]
+#[ignore = "slow"]
+fn removed_abstract_address_can_be_added_again() {
+    let name = format!("ostler-{}-again", std::process::id());
+    add_removed_address_again("mio", &format!("unix:@{name}"), &Target::Abstract(name));
+}
+
+#[track_caller]
+fn add_removed_address_again(class: &str, address: &str, target: &Target) {
+    let (server, mut settings) = Settings::start(class, 2);
+    let own = format!("127.0.0.1:{}", server.address().port());
+    let (one, both) = (format!("[\"{own}\"]"), format!("[\"{own}\", \"{address}\"]"));
+    settings.set("bind", &both);
+    settings.reload(&server);
+    let mut begun = target.connect().unwrap();
+    begun.ask("/sleep?ms=1800");
+    let mark = server.mark();
+    settings.set("bind", &one).write();
+    server.signal(Signal::SIGHUP);
+    let stopped = |record: &Record| record.message() == "stopped listening";
+    server.wait_for_new_record(mark, "the address is removed", stopped);
+    settings.set("bind", &both).write();
+    server.signal(Signal::SIGHUP);
+    let outcome = server.wait_for_new_record(mark, "the end of the reload", |record| {
+        is_reload_failure(record)
+            || record.number("generation") == Some(4) && record.message() == "reload complete"
+    });
+    assert_eq!(outcome.message(), "reload complete", "{outcome:?}");
+    assert_eq!(target.connect().unwrap().get("/").text(), "Hello, world!\n");
+    assert_eq!(begun.answer().status(), 200, "the request began before");
     server.finish();
 }
 

@@ -16,6 +16,7 @@ pub(super) mod supervisor;
 mod wakeups;
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -336,7 +337,12 @@ impl<'a> Pool<'a> {
 
     /// Returns whether a worker of an older generation may still accept clients.
     pub(super) fn any_older_accepts(&self, generation: u32) -> bool {
-        self.processes.any_older_accepts(generation)
+        self.processes.generations().any(|(it, drains)| it < generation && !drains)
+    }
+
+    /// Returns whether a worker of these generations has not exited.
+    pub(super) fn has_worker_of(&self, generations: &Range<u32>) -> bool {
+        self.processes.generations().any(|(it, _)| generations.contains(&it))
     }
 
     /// Returns what is readable when a worker's status has changed, if it is waited for, or when more is

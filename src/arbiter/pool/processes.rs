@@ -170,12 +170,10 @@ impl<'a> ProcessTable<'a> {
         self.workers.values().filter(|worker| worker.accepts())
     }
 
-    /// Returns whether a worker of an older generation may still accept clients: it has not reported
-    /// that it drains.
-    pub(super) fn any_older_accepts(&self, generation: u32) -> bool {
-        self.workers.values().any(|worker| {
-            worker.generation < generation && worker.reported_status != WorkerStatus::Draining
-        })
+    /// Returns the generation of each worker, and whether it has reported that it drains.
+    pub(super) fn generations(&self) -> impl Iterator<Item = (u32, bool)> {
+        let drains = |worker: &WorkerProcess| worker.reported_status == WorkerStatus::Draining;
+        self.workers.values().map(move |worker| (worker.generation, drains(worker)))
     }
 
     /// Forks a worker of this generation of the pool.

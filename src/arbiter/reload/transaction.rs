@@ -56,7 +56,7 @@ impl<'a> StagedReload<'a> {
         state: &MasterState<'a>,
         is_sole_master: bool,
         lookups: &Lookups,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Rejection> {
         let config = load_config(lookups)?;
         check_reloadable(&state.context, &config)?;
         let pools = &state.pools;
@@ -70,7 +70,7 @@ impl<'a> StagedReload<'a> {
             is_sole_master,
             lookups,
         )
-        .map_err(prepare_error_text)?;
+        .map_err(Rejection::from)?;
         let mut staged =
             Self { context, updated: Vec::new(), added: Vec::new(), reusable_listeners };
         for generation in generations {
@@ -83,7 +83,7 @@ impl<'a> StagedReload<'a> {
                 Ok(pool) => staged.added.push(pool),
                 Err(error) => {
                     staged.discard(&listeners);
-                    return Err(format!("failed to create pipe for new pool: {error}"));
+                    return Err(format!("failed to create pipe for new pool: {error}").into());
                 }
             }
         }
@@ -207,8 +207,12 @@ impl<'a> ReloadTransaction<'a> {
     }
 
     /// Returns to the previous generation, settings and log, in all pools. If there is no other
-    /// master, stops listening on what only the new generation has bound.
-    pub(super) fn roll_back(self, state: &mut MasterState<'a>, is_sole_master: bool) {
+    /// master, stops listening on what only the new generation has bound. Returns these listeners.
+    pub(super) fn roll_back(
+        self,
+        state: &mut MasterState<'a>,
+        is_sole_master: bool,
+    ) -> Vec<Arc<Listener>> {
         let pools = &mut state.pools;
         state.context = self.previous_context;
         let restored = self.changes.iter().filter_map(|(name, change)| match change {
@@ -217,6 +221,7 @@ impl<'a> ReloadTransaction<'a> {
             PoolChange::Added => None,
         });
         let keep_open: Vec<RawFd> = restored.flat_map(PoolGeneration::listener_fds).collect();
+        let mut closed = Vec::new();
         for (name, change) in self.changes {
             let Some(pool) = pools.by_name(&name) else { continue };
             match change {
@@ -225,19 +230,45 @@ impl<'a> ReloadTransaction<'a> {
                     if is_sole_master {
                         failed.stop_accepting(&keep_open);
                     }
+                    closed.extend(failed.listeners);
                 }
-                PoolChange::Added => pool.retire(is_sole_master, &keep_open),
+                PoolChange::Added => {
+                    closed.extend(pool.generation().listeners.iter().map(Arc::clone));
+                    pool.retire(is_sole_master, &keep_open);
+                }
                 PoolChange::Removed => (),
             }
         }
+        closed.retain(|listener| !keep_open.contains(&listener.as_raw_fd()));
+        closed
     }
 }
 
-fn prepare_error_text(error: PrepareError) -> String {
-    match error {
-        PrepareError::Listen(error) => error_chain(&error),
-        PrepareError::Log(error) => error_chain(&error),
-        PrepareError::Scoreboard(error) => format!("failed to create scoreboard: {error}"),
+/// Why a reload is not begun.
+pub(super) struct Rejection {
+    /// A text for the operator.
+    pub(super) reason: String,
+    /// A socket has the address already.
+    pub(super) is_address_in_use: bool,
+}
+
+impl From<String> for Rejection {
+    fn from(reason: String) -> Self {
+        Self { reason, is_address_in_use: false }
+    }
+}
+
+impl From<PrepareError> for Rejection {
+    fn from(error: PrepareError) -> Self {
+        match error {
+            PrepareError::Listen(error) => {
+                Self { reason: error_chain(&error), is_address_in_use: error.is_in_use() }
+            }
+            PrepareError::Log(error) => error_chain(&error).into(),
+            PrepareError::Scoreboard(error) => {
+                format!("failed to create scoreboard: {error}").into()
+            }
+        }
     }
 }
 
