@@ -4,7 +4,11 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::clock;
+use crate::time::MonotonicTime;
 
 /// Adds `fd` to the epoll instance `epoll` with EPOLLEXCLUSIVE: of all instances that wait for the
 /// same file, the kernel wakes one, and not all. Level-triggered; the event carries `token`.
@@ -54,8 +58,8 @@ pub(crate) struct Event {
     pub(crate) is_broken: bool,
 }
 
-/// An epoll instance, level-triggered, for a loop that sleeps elsewhere: its descriptor is readable
-/// when one of the watched ones is ready (Linux).
+/// An epoll instance, level-triggered. A loop sleeps in it, or elsewhere: its descriptor is readable when
+/// one of the watched ones is ready (Linux).
 #[derive(Debug)]
 pub(crate) struct EventQueue(Epoll);
 
@@ -87,6 +91,28 @@ impl EventQueue {
     /// Ends watching a descriptor.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
         let _ = self.0.delete(fd); // It fails only if it is not watched.
+    }
+
+    /// Sleeps until a watched descriptor is ready or `deadline` has passed. Returns at most `max` tokens.
+    /// A signal ends the wait early, with none.
+    ///
+    /// # Errors
+    /// From epoll_wait(2).
+    pub(crate) fn wait(&self, max: usize, deadline: Option<MonotonicTime>) -> io::Result<Vec<u64>> {
+        let timeout = match deadline {
+            None => EpollTimeout::NONE,
+            Some(at) => {
+                let millis = at.duration_since(clock::now()).as_nanos().div_ceil(1_000_000);
+                let millis = i32::try_from(millis).unwrap_or(i32::MAX);
+                EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::NONE)
+            }
+        };
+        let mut events = vec![EpollEvent::empty(); max];
+        match self.0.wait(&mut events, timeout) {
+            Ok(count) => Ok(events[..count].iter().map(EpollEvent::data).collect()),
+            Err(Errno::EINTR) => Ok(Vec::new()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Returns at most `max` descriptors that are ready now, without waiting.

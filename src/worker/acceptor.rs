@@ -12,6 +12,7 @@ use super::context::{AcceptedStream, WorkerContext};
 use super::error::WorkerError;
 use super::lifecycle::StopRequest;
 use super::lingering::Lingering;
+use super::listener_watch::ListenerWatch;
 use super::tracker::WorkTracker;
 use crate::listen::Stream;
 use crate::os::{clock, file, poll};
@@ -55,6 +56,8 @@ pub struct Acceptor<'a> {
     /// When to read the signals, unless the worker sleeps before.
     signals_due: MonotonicTime,
     lingering: Lingering<'a>,
+    /// What the worker sleeps in, unless clients linger.
+    watch: Option<ListenerWatch>,
 }
 
 impl<'a> WorkerContext<'a> {
@@ -72,6 +75,7 @@ impl<'a> Acceptor<'a> {
             wakeup: None,
             signals_due: MonotonicTime::default(),
             lingering: Lingering::default(),
+            watch: None,
         }
     }
 
@@ -205,11 +209,51 @@ impl<'a> Acceptor<'a> {
         Accept::Pending { deadline: policy.deadline(facts) }
     }
 
+    /// Sleeps until a client, a signal or `until`.
     fn wait(&mut self, until: Option<MonotonicTime>) -> io::Result<()> {
-        let (wake, heartbeat) = match self.wakeup {
-            None => (self.ctx.lifecycle.wake_fd(), self.ctx.lifecycle.next_heartbeat()),
-            Some(wakeup) => (wakeup.as_fd(), None),
+        let heartbeat = match self.wakeup {
+            None => self.ctx.lifecycle.next_heartbeat(),
+            Some(_) => None,
         };
+        let deadlines = [until, heartbeat, self.lingering.deadline()];
+        let deadline = deadlines.into_iter().flatten().min();
+        if self.lingering.is_empty() {
+            self.wait_for_listeners(deadline)?;
+        } else {
+            self.wait_for_all(deadline)?;
+        }
+        self.signals_due = MonotonicTime::default();
+        Ok(())
+    }
+
+    /// Sleeps so that the kernel wakes one worker for a client, and not all.
+    fn wait_for_listeners(&mut self, deadline: Option<MonotonicTime>) -> io::Result<()> {
+        let Self { ctx, policy, wakeup, watch, .. } = self;
+        let stop = wakeup.is_none().then(|| ctx.lifecycle.stop_fd());
+        let watch = match watch {
+            Some(watch) => watch,
+            None => {
+                let wake = wakeup.map_or_else(|| ctx.lifecycle.wake_fd(), |wakeup| wakeup.as_fd());
+                watch.insert(ListenerWatch::new(ctx.listeners.len(), wake, stop)?)
+            }
+        };
+        if let Some(stop) = stop
+            && ctx.lifecycle.stop_request() != StopRequest::None
+        {
+            watch.forget_stop(stop);
+        }
+        let is_interested = |index| policy.is_interested(index, ctx.listener_facts(index));
+        let mut readable = watch.update(ctx.listeners, is_interested)?;
+        if readable.is_empty() {
+            readable = watch.wait(deadline)?;
+        }
+        readable.into_iter().for_each(|index| policy.mark_readable(index));
+        Ok(())
+    }
+
+    /// Sleeps until the same, or until a client that lingers sends something.
+    fn wait_for_all(&mut self, deadline: Option<MonotonicTime>) -> io::Result<()> {
+        let wake = self.wakeup.map_or_else(|| self.ctx.lifecycle.wake_fd(), AsFd::as_fd);
         let interested: Vec<_> =
             (0..self.ctx.listeners.len()).filter(|index| self.is_interested(*index)).collect();
         let mut fds = vec![wake];
@@ -220,9 +264,7 @@ impl<'a> Acceptor<'a> {
         let first_listener = fds.len();
         fds.extend(interested.iter().map(|index| self.ctx.listeners[*index].as_fd()));
         fds.extend(self.lingering.fds());
-        let deadlines = [until, heartbeat, self.lingering.deadline()];
-        let ready = poll::wait_readable(&fds, deadlines.into_iter().flatten().min())?;
-        self.signals_due = MonotonicTime::default();
+        let ready = poll::wait_readable(&fds, deadline)?;
         for (index, _) in
             interested.into_iter().zip(&ready[first_listener..]).filter(|(_, ready)| **ready)
         {

@@ -13,6 +13,7 @@ mod forced_drain;
 mod jobs;
 mod lifecycle;
 mod lingering;
+mod listener_watch;
 mod no_service;
 pub(crate) mod program;
 mod registry;

@@ -7,13 +7,31 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 
+use crate::proc::voluntary_switches;
 use crate::support::{Exit, Server};
 
-on_class!(sync: busy_worker_leaves_new_clients_to_another);
-on_class!(threads: busy_worker_leaves_new_clients_to_another);
+on_class!(sync: busy_worker_leaves_new_clients_to_another, client_wakes_one_of_the_idle_workers);
+on_class!(threads: busy_worker_leaves_new_clients_to_another, client_wakes_one_of_the_idle_workers);
+on_class!(mio: client_wakes_one_of_the_idle_workers);
 on_concurrent_classes!(new_clients_are_served_beside_greedy_clients);
 
 /// A worker whose only thread is in a handler must not accept a client, which would wait for it.
+/// Otherwise each client would wake all eight.
+fn client_wakes_one_of_the_idle_workers(class: &str) {
+    const CLIENTS: u64 = 200;
+    let server = Server::start(&["-k", class, "-w", "8"]);
+    let workers = server.wait_workers(8);
+    let wakeups = || workers.iter().map(|worker| voluntary_switches(worker.pid)).sum::<u64>();
+    server.get("/");
+    let before = wakeups();
+    for _ in 0..CLIENTS {
+        server.get("/");
+    }
+    let used = wakeups() - before;
+    assert!(used < 4 * CLIENTS, "{used} wake-ups for {CLIENTS} clients");
+    server.finish();
+}
+
 fn busy_worker_leaves_new_clients_to_another(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2", "--threads", "1"]);
     server.wait_workers(2);
