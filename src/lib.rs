@@ -4,7 +4,8 @@
 //! ARCHITECTURE.md.
 //!
 //! Cargo features: `rpc` (MessagePack-RPC) and `jobs` (schedules for jobs) are on by default;
-//! `testkit` (contract tests for worker classes) is not. Without features, the library is HTTP and
+//! `testkit` (contract tests for worker classes) is not. `ctl`, on by default, is the program
+//! `ostlerctl` and changes nothing in the library. Without features, the library is HTTP and
 //! the worker classes.
 
 // The built-in classes are written as if from outside: `use ostler::…`.

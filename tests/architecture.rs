@@ -86,15 +86,17 @@ const IMPURE_NAMES: [&str; 16] = [
 ];
 
 /// The dependencies, and the only files and directories that may mention each.
-const DEPENDENCY_MODULES: [(&str, &[&str]); 13] = [
+const DEPENDENCY_MODULES: [(&str, &[&str]); 15] = [
     ("libc::", &["src/os/"]),
     ("nix::", &["src/os/"]),
     ("saphyr_parser::", &["src/settings/"]),
-    ("clap::", &["src/cli.rs"]),
+    ("clap::", &["src/cli.rs", "src/bin/ostlerctl/args.rs"]),
+    ("ratatui::", &["src/bin/ostlerctl/top/"]),
+    ("signal_hook::", &["src/bin/ostlerctl/"]),
     ("slog_term::", &["src/log/"]),
     ("mio::", &["workers/"]),
     ("crossbeam_channel::", &["workers/"]),
-    ("httparse::", &["src/http/"]),
+    ("httparse::", &["src/http/", "src/bin/ostlerctl/http.rs"]),
     ("rmp::", &["src/rpc/"]),
     ("rmp_serde::", &["src/rpc/"]),
     ("slab::", &["workers/"]),

@@ -120,7 +120,8 @@ impl Page {
 fn pages() -> BTreeMap<PathBuf, Page> {
     let in_directory = |directory: &'static str| {
         let entries = fs::read_dir(root().join(directory)).unwrap();
-        entries.map(move |entry| Path::new(directory).join(entry.unwrap().file_name()))
+        let paths = entries.map(move |entry| Path::new(directory).join(entry.unwrap().file_name()));
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "md"))
     };
     let is_page = |path: &PathBuf| path.extension().is_some_and(|it| it == "md");
     let chapters = in_directory(GUIDE).chain(in_directory(DESIGN)).filter(is_page);

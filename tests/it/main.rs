@@ -88,6 +88,12 @@ mod closing;
 mod connection;
 mod control;
 mod cores;
+#[cfg(feature = "ctl")]
+mod ctl;
+#[cfg(feature = "ctl")]
+mod ctl_changes;
+#[cfg(feature = "ctl")]
+mod ctl_top;
 mod daemons;
 mod draining_queue;
 mod example;

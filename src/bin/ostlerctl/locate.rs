@@ -1,0 +1,239 @@
+//! Finds the control socket of a running master.
+//!
+//! A master is found by its title. Its control socket is the listening socket that it does not share
+//! with its workers and that no other user can open: the kernel tells who has which socket. Only root
+//! and the master's own user can see that, and no other user may use the socket.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::text::printable;
+
+/// A running master with the wanted name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Master {
+    pub(crate) pid: u32,
+    pub(crate) parent: u32,
+    pub(crate) uid: u32,
+    /// `None` if its sockets cannot be seen.
+    pub(crate) sockets: Option<Vec<PathBuf>>,
+}
+
+/// Returns the path of the control socket of the only master with this name.
+///
+/// # Errors
+/// There is none, or more than one, with advice.
+pub(crate) fn find(name: &str) -> Result<PathBuf, String> {
+    select(name, &masters(name))
+}
+
+/// Chooses the only control socket. The two masters of an upgrade count as one: only one of them has
+/// the socket.
+fn select(name: &str, masters: &[Master]) -> Result<PathBuf, String> {
+    let name = printable(name);
+    let has_socket = |master: &&Master| master.sockets.as_ref().is_some_and(|it| !it.is_empty());
+    let is_peer = |one: &Master, other: &Master| one.parent == other.pid || other.parent == one.pid;
+    let with_socket: Vec<&Master> = masters.iter().filter(has_socket).collect();
+    let others = masters.iter().filter(|master| !has_socket(master));
+    let others: Vec<&Master> =
+        others.filter(|other| !with_socket.iter().any(|master| is_peer(master, other))).collect();
+    let paths = |master: &Master| master.sockets.clone().unwrap_or_default();
+    if let ([master], []) = (&with_socket[..], &others[..])
+        && let [path] = &paths(master)[..]
+    {
+        return Ok(path.clone());
+    }
+    if masters.is_empty() {
+        return Err(format!(
+            "found no running master with the name {name}: give --name NAME, its proc_name, or \
+             --socket PATH"
+        ));
+    }
+    if let ([], [master]) = (&with_socket[..], &others[..]) {
+        let Master { pid, uid, .. } = master;
+        return Err(match master.sockets {
+            None => format!(
+                "master {pid} belongs to user {uid}: run this as that user or as root, or give \
+                 --socket PATH"
+            ),
+            Some(_) => format!(
+                "master {pid} has no control socket: start it with --control-socket PATH, or set \
+                 control_socket in its settings"
+            ),
+        });
+    }
+    let mut message =
+        format!("found more than one control socket for the name {name}: give --socket PATH");
+    for master in with_socket.iter().chain(&others) {
+        let found = paths(master);
+        let what = match (&master.sockets, found.is_empty()) {
+            (None, _) => "its sockets are not visible to this user".to_owned(),
+            (Some(_), true) => "no control socket".to_owned(),
+            _ => {
+                let paths: Vec<_> =
+                    found.iter().map(|it| printable(&it.to_string_lossy())).collect();
+                paths.join(", ")
+            }
+        };
+        message.push_str(&format!("\n  master {} of user {}: {what}", master.pid, master.uid));
+    }
+    Err(message)
+}
+
+/// Returns the running masters with this name.
+fn masters(name: &str) -> Vec<Master> {
+    let title = format!("ostler: master [{name}]");
+    let processes = processes();
+    let is_master = |pid: &u32| title_of(*pid).is_some_and(|its| its == title.as_bytes());
+    let mut masters = Vec::new();
+    for (pid, parent) in processes.iter().filter(|(pid, _)| is_master(pid)) {
+        let Ok(info) = fs::metadata(format!("/proc/{pid}")) else { continue };
+        let children = processes.iter().filter(|(child, its)| *its == pid && !is_master(child));
+        let sockets = control_sockets(*pid, info.uid(), children.map(|(child, _)| *child));
+        masters.push(Master { pid: *pid, parent: *parent, uid: info.uid(), sockets });
+    }
+    masters.sort_by_key(|master| master.pid);
+    masters
+}
+
+/// Returns the processes, each with its parent.
+fn processes() -> HashMap<u32, u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| Some((pid, parent_of(pid)?))).collect()
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    // The name in parentheses may have any byte.
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
+fn title_of(pid: u32) -> Option<Vec<u8>> {
+    let mut title = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let end = title.iter().position(|byte| *byte == 0).unwrap_or(title.len());
+    title.truncate(end);
+    Some(title)
+}
+
+/// Returns the paths of a master's control sockets; `None` if its descriptors cannot be seen.
+fn control_sockets(
+    pid: u32,
+    uid: u32,
+    children: impl Iterator<Item = u32>,
+) -> Option<Vec<PathBuf>> {
+    let mut inodes = socket_inodes(pid)?;
+    let shared: HashSet<u64> = children.filter_map(socket_inodes).flatten().collect();
+    inodes.retain(|inode| !shared.contains(inode));
+    let listening = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    let mut paths: Vec<PathBuf> = listening
+        .lines()
+        .filter_map(parse_listening)
+        .filter(|(inode, _)| inodes.contains(inode))
+        .map(|(_, path)| seen_from_here(pid, path))
+        .filter(|path| is_private_socket(path, uid))
+        .collect();
+    paths.sort();
+    paths.dedup();
+    Some(paths)
+}
+
+fn socket_inodes(pid: u32) -> Option<HashSet<u64>> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let inode = |path: PathBuf| {
+        let target = fs::read_link(path).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    Some(entries.flatten().filter_map(|entry| inode(entry.path())).collect())
+}
+
+/// Parses a line of /proc/net/unix. Returns the inode and the path of a listening stream socket.
+fn parse_listening(line: &str) -> Option<(u64, &str)> {
+    const ACCEPTS_CONNECTIONS: u32 = 1 << 16;
+    let mut rest = line;
+    let mut fields = [""; 7];
+    for field in &mut fields {
+        let text = rest.trim_start();
+        let end = text.find(' ').unwrap_or(text.len());
+        (*field, rest) = text.split_at(end);
+    }
+    let path = rest.strip_prefix(' ')?;
+    let flags = u32::from_str_radix(fields[3], 16).ok()?;
+    let is_listening = flags & ACCEPTS_CONNECTIONS != 0 && fields[4] == "0001";
+    (is_listening && path.starts_with('/')).then_some((fields[6].parse().ok()?, path))
+}
+
+/// Returns the path by which this process reaches a master's file: the master may be in a container.
+fn seen_from_here(pid: u32, path: &str) -> PathBuf {
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let is_own_root = fs::read_link(&root).is_ok_and(|root| root == Path::new("/"))
+        && namespace(&pid.to_string()) == namespace("self");
+    if is_own_root { path.into() } else { root.join(path.trim_start_matches('/')) }
+}
+
+fn is_private_socket(path: &Path, uid: u32) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|info| {
+        info.file_type().is_socket() && info.uid() == uid && info.permissions().mode() & 0o077 == 0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn master(pid: u32, parent: u32, sockets: Option<&[&str]>) -> Master {
+        let sockets = sockets.map(|paths| paths.iter().map(PathBuf::from).collect());
+        Master { pid, parent, uid: 33, sockets }
+    }
+
+    #[test]
+    fn only_control_socket_is_selected() {
+        let one = master(7, 1, Some(&["/run/a"]));
+        assert_eq!(select("x", std::slice::from_ref(&one)), Ok("/run/a".into()));
+        // The masters of an upgrade.
+        assert_eq!(select("x", &[one.clone(), master(9, 7, Some(&[]))]), Ok("/run/a".into()));
+        assert_eq!(
+            select("x", &[master(9, 1, Some(&[])), master(7, 9, Some(&["/b"]))]),
+            Ok("/b".into())
+        );
+    }
+
+    #[test]
+    fn several_or_no_sockets_are_errors_with_advice() {
+        let one = master(7, 1, Some(&["/run/a"]));
+        for (masters, expected) in [
+            (vec![], &["name x", "--name"][..]),
+            (vec![master(7, 1, Some(&[]))], &["master 7", "--control-socket"]),
+            (vec![master(7, 1, None)], &["belongs to user 33"]),
+            (vec![one.clone(), master(8, 1, Some(&["/run/b"]))], &["/run/a", "/run/b", "user 33"]),
+            (vec![one.clone(), master(8, 1, Some(&[]))], &["8 of user 33: no control socket"]),
+            (vec![one.clone(), master(8, 1, None)], &["not visible"]),
+            (vec![master(7, 1, Some(&["/run/a", "/run/\u{1b}"]))], &["/run/a, /run/\\u{1b}"]),
+        ] {
+            let message = select("x", &masters).expect_err("an error");
+            for words in expected {
+                assert!(message.contains(words), "{message} lacks {words}");
+            }
+        }
+    }
+
+    #[test]
+    fn listening_sockets_are_parsed() {
+        let line = "0000000000000000: 00000002 00000000 00010000 0001 01 3149 /run/x y.sock";
+        assert_eq!(parse_listening(line), Some((3149, "/run/x y.sock")));
+        for other in [
+            "Num       RefCount Protocol Flags    Type St Inode Path",
+            "0000000000000000: 00000003 00000000 00000000 0001 03 3150 /run/x",
+            "0000000000000000: 00000002 00000000 00010000 0001 01 3149",
+            "0000000000000000: 00000002 00000000 00010000 0001 01 3149 @abstract",
+            "0000000000000000: 00000002 00000000 00010000 0005 01 3149 /run/seqpacket",
+            "",
+        ] {
+            assert_eq!(parse_listening(other), None, "{other}");
+        }
+    }
+}
