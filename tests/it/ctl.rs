@@ -172,7 +172,7 @@ fn other_sockets_of_the_master_are_not_taken() {
     let launch = Launch::new(&["-k", "mio", "-n", &name, "--socket-mode", "600", "-b", "unix:app"]);
     let metrics = format!("unix:{}", launch.path("metrics"));
     let server = launch.unbound().arg("--metrics-bind").arg(metrics).start();
-    run(&["status", "-n", &name]).failure("has no control socket: start it with --control-socket");
+    run(&["status", "-n", &name]).failure("has no control socket that only its user can open");
     server.finish();
 }
 
@@ -301,7 +301,7 @@ fn garbage_silence_and_endless_answers_end_with_an_error() {
     let head = b"HTTP/1.0 200 OK\r\n\r\n".to_vec();
     let endless = [head.clone(), vec![b' '; 1 << 20]].concat();
     for (bytes, times, stays, words) in [
-        (b"".to_vec(), 1, false, "closed before the end of its answer"),
+        (b"".to_vec(), 1, false, "closed the connection without an answer"),
         (b"\xff\0garbage".to_vec(), 1, false, "not from an ostler master"),
         (b"HTTP/1.0 200 OK\r\nX: ".to_vec(), 1, false, "not from an ostler master"),
         (vec![b'x'; 1 << 20], 1000, false, "not from an ostler master"),

@@ -20,7 +20,7 @@ use crate::proc::wait_until;
 const SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
 
 /// A program on a terminal of 80 by 24, and what the terminal shows.
-struct Screen {
+pub(crate) struct Screen {
     child: Child,
     keyboard: File,
     terminal: OwnedFd,
@@ -54,7 +54,7 @@ impl Screen {
         Self { child, keyboard: File::from(pair.master), terminal: pair.slave, parser, written }
     }
 
-    fn of(it: &Controlled) -> Self {
+    pub(crate) fn of(it: &Controlled) -> Self {
         Self::start(it.socket.to_str().unwrap(), &[], &[])
     }
 
@@ -63,11 +63,11 @@ impl Screen {
     }
 
     #[track_caller]
-    fn wait_shown(&self, words: &str) {
+    pub(crate) fn wait_shown(&self, words: &str) {
         wait_until(words, || self.contents().contains(words));
     }
 
-    fn press(&mut self, keys: &str) {
+    pub(crate) fn press(&mut self, keys: &str) {
         self.keyboard.write_all(keys.as_bytes()).unwrap();
     }
 
@@ -82,7 +82,7 @@ impl Screen {
 
     /// Waits for the end of the program. The terminal must be as before.
     #[track_caller]
-    fn expect_restored(&mut self) -> ExitStatus {
+    pub(crate) fn expect_restored(&mut self) -> ExitStatus {
         let status = self.child.wait().unwrap();
         assert!(!self.is_raw());
         wait_until("the main screen is shown again", || {
@@ -124,6 +124,26 @@ fn top_shows_the_workers_and_quits() {
     screen.wait_shown("filter: 1");
     screen.press("q");
     assert_eq!(screen.expect_restored().code(), Some(0));
+    it.server.finish();
+}
+
+#[test]
+fn charts_show_the_load() {
+    let it = Controlled::start(&["-k", "mio", "-w", "2"]);
+    let mut screen = Screen::start(it.socket.to_str().unwrap(), &["-i", "200ms"], &[]);
+    let value = |screen: &Screen, name: &str| {
+        let contents = screen.contents();
+        let line = contents.lines().find(|line| line.starts_with(name))?.to_owned();
+        line.split_whitespace().nth(1).map(str::to_owned)
+    };
+    wait_until("all values are known", || {
+        it.server.get("/sleep?ms=20");
+        let rate = value(&screen, "requests/s").and_then(|rate| rate.parse::<u32>().ok());
+        let has_unit = |name, unit| value(&screen, name).is_some_and(|it| it.ends_with(unit));
+        rate.is_some_and(|rate| rate > 0) && has_unit("busy", "%") && has_unit("p99", "ms")
+    });
+    screen.press("q");
+    screen.expect_restored();
     it.server.finish();
 }
 

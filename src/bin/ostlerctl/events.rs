@@ -95,6 +95,9 @@ fn render(event: &Event, is_json: bool) -> String {
     if is_json {
         return format!("{}\n", printable_json(&json.to_string()));
     }
+    if event.kind == "gap" && json["reason"] == "other_master" {
+        return "(here begin the events of another master)\n".to_owned();
+    }
     if event.kind == "gap" {
         let lost = format!("(events {} to {} are lost)", json["from"], json["to"]);
         return format!("{}\n", printable(&lost));

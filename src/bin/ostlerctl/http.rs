@@ -27,6 +27,8 @@ pub(crate) enum HttpError {
     Connect(io::Error),
     /// The connection failed later.
     Broken(io::Error),
+    /// The server closed before the beginning of an answer, as it does with users that it does not allow.
+    Refused,
     /// The server closed before the end of its answer.
     Closed,
     Timeout(Duration),
@@ -41,6 +43,10 @@ impl fmt::Display for HttpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connect(error) | Self::Broken(error) => error.fmt(f),
+            Self::Refused => f.write_str(
+                "the server closed the connection without an answer: a master answers root, its own \
+                 user and control_users",
+            ),
             Self::Closed => f.write_str("the server closed before the end of its answer"),
             Self::Timeout(limit) => write!(f, "no answer within {limit:?}"),
             Self::TooLarge => f.write_str("the answer is too large"),
@@ -145,11 +151,8 @@ impl Client {
         );
         stream.stream.set_write_timeout(Some(self.timeout)).map_err(HttpError::Broken)?;
         // A server that refuses may close before it has read all: its answer counts.
-        let sent = stream.stream.write_all(request.as_bytes());
-        match (stream.read_head(deadline, self.timeout), sent) {
-            (Err(HttpError::Closed), Err(error)) => Err(HttpError::Broken(error)),
-            (head, _) => head.map(|()| stream),
-        }
+        let _ = stream.stream.write_all(request.as_bytes());
+        stream.read_head(deadline, self.timeout).map(|()| stream)
     }
 }
 
@@ -241,7 +244,7 @@ impl ResponseStream {
             })?;
             if bytes.is_empty() {
                 return Err(if head.is_empty() {
-                    HttpError::Closed
+                    HttpError::Refused
                 } else {
                     HttpError::Malformed("its head has no end")
                 });

@@ -59,8 +59,8 @@ fn select(name: &str, masters: &[Master]) -> Result<PathBuf, String> {
                  --socket PATH"
             ),
             Some(_) => format!(
-                "master {pid} has no control socket: start it with --control-socket PATH, or set \
-                 control_socket in its settings"
+                "master {pid} has no control socket that only its user can open: start it with \
+                 --control-socket PATH, or, if it has control_users, give --socket PATH"
             ),
         });
     }

@@ -56,6 +56,18 @@ fn pool_lines(pool: &Pool) -> String {
         line.push_str(&format!(", p50 {p50:.1}ms, p90 {p90:.1}ms, p99 {p99:.1}ms"));
     }
     line.push('\n');
+    if let Some(scaling) = &pool.scaling {
+        line.push_str(&format!("scales from {} to {} workers", scaling.min, scaling.max));
+        if let Some(busy) = scaling.busy_percent {
+            line.push_str(&format!(", busy {busy}%"));
+        }
+        if let Some(last) = &scaling.last {
+            let ago = duration(last.ms_ago);
+            let (from, to, reason) = (last.from, last.to, &last.reason);
+            line.push_str(&format!(", last {from} -> {to} {ago} ago: {reason}"));
+        }
+        line.push('\n');
+    }
     let exits: Vec<String> = pool
         .totals
         .exits
@@ -186,6 +198,8 @@ mod tests {
         let pool = json!({
             "name": "web", "class": "mio", "app": "demo", "generation": 3, "target": 2, "ready": 1,
             "reloading": true, "in_flight": 2, "units_total": 12,
+            "workers_min": 1, "workers_max": 4, "scaling": {"busy_percent": 70, "last":
+                {"at_ms_ago": 9000, "from": 1, "to": 2, "reason": "busy"}},
             "exits_total": {"hung": 1, "crashed": 0},
             "latency_ms": {"p50": 0.2, "p90": 1.5, "p99": 30.0, "p999": 31.0, "max": 31.0},
             "listeners": [{"address": "127.0.0.1:80", "queue_length": 0}],
@@ -210,6 +224,7 @@ mod tests {
              \n\
              pool web: 1 of 2 workers ready, class mio, app demo, reloading\n\
              units: 12 done, 2 in progress, p50 0.2ms, p90 1.5ms, p99 30.0ms\n\
+             scales from 1 to 4 workers, busy 70%, last 1 -> 2 9.0s ago: busy\n\
              exits: 1 hung\n\
              listens at 127.0.0.1:80, queue 0\n\
              WORKER  PID  STATE  GEN    UP  DONE  CLIENTS  BEAT  MEMORY  CPU  WORKS ON\n\

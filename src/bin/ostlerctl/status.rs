@@ -31,6 +31,8 @@ pub(crate) struct Pool {
     pub(crate) app: String,
     pub(crate) target: u64,
     pub(crate) ready: u64,
+    /// `None` if the load does not decide how many workers there are.
+    pub(crate) scaling: Option<Scaling>,
     /// `reloading`, `suspended`, `stopping`.
     pub(crate) conditions: Vec<&'static str>,
     pub(crate) in_flight: u64,
@@ -41,6 +43,25 @@ pub(crate) struct Pool {
     pub(crate) waiting_slots: Vec<(u64, u64)>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) last_exits: Vec<Exit>,
+}
+
+/// How the load decides how many workers there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Scaling {
+    pub(crate) min: u64,
+    pub(crate) max: u64,
+    pub(crate) busy_percent: Option<u64>,
+    /// The last change.
+    pub(crate) last: Option<ScalingChange>,
+}
+
+/// A change of the number of workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ScalingChange {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) ms_ago: u64,
+    pub(crate) reason: String,
 }
 
 /// What has been counted since the master started.
@@ -58,7 +79,7 @@ pub(crate) struct Totals {
 pub(crate) struct Latency {
     /// The 50th, 90th and 99th percentile in milliseconds.
     pub(crate) percentiles_ms: Option<[f64; 3]>,
-    /// How many units took at most so many microseconds, and more than the bucket before.
+    /// How many units took at most so many nanoseconds, and more than the bucket before.
     pub(crate) buckets: Option<Vec<(u64, u64)>>,
 }
 
@@ -149,6 +170,7 @@ impl Pool {
             app: text(json, "app"),
             target: number(json, "target").unwrap_or(0),
             ready: number(json, "ready").unwrap_or(0),
+            scaling: Scaling::parse(json),
             conditions: conditions.filter(|key| flag(json, key)).collect(),
             in_flight: number(json, "in_flight").unwrap_or(0),
             totals: Totals::parse(json),
@@ -166,6 +188,24 @@ impl Pool {
             last_exits: each(json, "last_exits").map(Exit::parse).collect(),
             name,
         }
+    }
+}
+
+impl Scaling {
+    fn parse(json: &Value) -> Option<Self> {
+        let scaling = &json["scaling"];
+        let last = &scaling["last"];
+        Some(Self {
+            min: number(json, "workers_min")?,
+            max: number(json, "workers_max")?,
+            busy_percent: number(scaling, "busy_percent"),
+            last: last.is_object().then(|| ScalingChange {
+                from: number(last, "from").unwrap_or(0),
+                to: number(last, "to").unwrap_or(0),
+                ms_ago: number(last, "at_ms_ago").unwrap_or(0),
+                reason: text(last, "reason"),
+            }),
+        })
     }
 }
 
@@ -188,7 +228,9 @@ impl Latency {
     fn parse(json: &Value) -> Self {
         let percentile = |key| json["latency_ms"][key].as_f64();
         let percentiles = [percentile("p50"), percentile("p90"), percentile("p99")];
-        let bucket = |pair: &Value| Some((pair[0].as_u64()?, pair[1].as_u64()?));
+        // The conversion saturates.
+        let nanos = |micros: f64| (micros * 1000.0) as u64;
+        let bucket = |pair: &Value| Some((nanos(pair[0].as_f64()?), pair[1].as_u64()?));
         let buckets = json["latency"].as_array();
         Self {
             percentiles_ms: match percentiles {

@@ -44,7 +44,7 @@ fn broken_answers_are_errors() {
     let shown =
         |bytes| get(bytes).and_then(|answer| answer.json()).expect_err("no answer").to_string();
     for (bytes, expected) in [
-        (&b""[..], "closed before the end"),
+        (&b""[..], "closed the connection without an answer"),
         (b"SSH-2.0-x\r\n", "it is not HTTP"),
         (b"\xff\xfe\xfd", "it is not HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-L", "its head has no end"),

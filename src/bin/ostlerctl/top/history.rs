@@ -33,7 +33,7 @@ struct Counters {
     uptime_ms: u64,
     units: u64,
     busy_seconds: Option<f64>,
-    /// Units by the upper bound of their time in microseconds.
+    /// Units by the upper bound of their time in nanoseconds.
     buckets: Option<BTreeMap<u64, u64>>,
     /// Units and CPU milliseconds by pid.
     workers: HashMap<u64, (u64, Option<u64>)>,
@@ -148,7 +148,7 @@ fn percentile_ms(counts: &BTreeMap<u64, u64>, share: f64) -> Option<f64> {
     let mut below = 0.0;
     counts.iter().find_map(|(bound, count)| {
         below += *count as f64;
-        (total > 0.0 && below >= total * share).then_some(*bound as f64 / 1000.0)
+        (total > 0.0 && below >= total * share).then_some(*bound as f64 / 1e6)
     })
 }
 
@@ -162,7 +162,7 @@ mod tests {
             json!({"pid": 5, "slot": 0, "units": units, "cpu_ms": units * 2, "threads": 4});
         Status::parse(&json!({"pid": pid, "uptime_ms": uptime_ms, "pools": [{
             "units_total": units, "busy_seconds_total": units as f64 / 10.0,
-            "latency": [[1000, units / 2], [9000, units / 2]], "workers": [worker]}]}))
+            "latency": [[1000.0, units / 2], [9000.0, units / 2]], "workers": [worker]}]}))
     }
 
     #[test]
