@@ -16,10 +16,12 @@ use crate::time::MonotonicTime;
 
 mod body_budget;
 mod job;
+mod unit;
 mod worker_info;
 
 pub(crate) use body_budget::{BodyBudget, BodyShare};
 pub use job::{Job, JobContext, NextRun};
+pub use unit::{RequestId, Unit, UnitEnd, UnitKind, UnitRequest, UnitResponse, valid_traceparent};
 pub use worker_info::{Limits, Options, WorkerInfo};
 
 /// The reason why an app failed to boot. The worker logs it; the master repeats it when it gives up.
@@ -221,25 +223,61 @@ impl<'a> ConnectionContext<'a> {
         self.reporter.http_date()
     }
 
-    /// Splits the context into the output and the deadline, for two separate borrowers.
-    pub(crate) fn split(&mut self) -> (&mut Vec<u8>, DeadlineExtender<'_>) {
-        (self.out, DeadlineExtender(RefCell::new(self.reporter)))
+    /// Returns whether units of work are logged. Only then call [`log_unit`](Self::log_unit).
+    pub fn logs_units(&self) -> bool {
+        self.reporter.logs_units()
+    }
+
+    /// Logs a unit of work whose response has been appended to the output. The record is written once
+    /// the output has been sent, or the client has disconnected. If the response is not complete, call
+    /// [`log_body`](Self::log_body) for each later piece, and [`log_end`](Self::log_end) after the
+    /// last, before another unit is logged.
+    pub fn log_unit(&mut self, unit: &Unit<'_>) {
+        self.reporter.log_unit(unit);
+    }
+
+    /// Counts bytes that were appended to the body of the response that was logged last.
+    pub fn log_body(&mut self, bytes: u64) {
+        self.reporter.log_body(bytes);
+    }
+
+    /// Ends the response that was logged last.
+    pub fn log_end(&mut self, end: UnitEnd) {
+        self.reporter.log_end(end);
+    }
+
+    /// Splits the context into the output and the unit of work, for two separate borrowers.
+    pub(crate) fn split(&mut self) -> (&mut Vec<u8>, UnitHandle<'_>) {
+        (self.out, UnitHandle(RefCell::new(self.reporter)))
     }
 }
 
-/// Extends the deadline of the current unit of work.
-pub(crate) struct DeadlineExtender<'a>(RefCell<&'a mut dyn WorkReporter>);
+/// What a handler reaches of the current unit of work.
+pub(crate) struct UnitHandle<'a>(RefCell<&'a mut dyn WorkReporter>);
 
-impl DeadlineExtender<'_> {
+impl UnitHandle<'_> {
+    /// Logs the unit: see [`ConnectionContext::log_unit`].
+    pub(crate) fn log_unit(&self, unit: &Unit<'_>) {
+        self.0.borrow_mut().log_unit(unit);
+    }
+
+    /// Returns the id: see [`WorkReporter::request_id`].
+    pub(crate) fn request_id<'f>(
+        &self,
+        field: &dyn Fn(&str) -> Option<&'f [u8]>,
+    ) -> Option<RequestId> {
+        self.0.borrow_mut().request_id(field)
+    }
+
     /// Extends the deadline: see [`ConnectionContext::extend_deadline`].
     pub(crate) fn extend_deadline(&self, time: Duration) {
         self.0.borrow_mut().extend_deadline(time);
     }
 }
 
-impl fmt::Debug for DeadlineExtender<'_> {
+impl fmt::Debug for UnitHandle<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DeadlineExtender")
+        f.write_str("UnitHandle")
     }
 }
 
@@ -256,6 +294,21 @@ pub trait WorkReporter {
     fn extend_deadline(&mut self, _time: Duration) {}
     /// Changes the label of the unit of work.
     fn set_label(&mut self, _label: &[u8]) {}
+    /// Returns whether units of work are logged.
+    fn logs_units(&self) -> bool {
+        false
+    }
+    /// Logs a unit of work: see [`ConnectionContext::log_unit`].
+    fn log_unit(&mut self, _unit: &Unit<'_>) {}
+    /// Counts bytes of the body that was logged last.
+    fn log_body(&mut self, _bytes: u64) {}
+    /// Ends the response that was logged last.
+    fn log_end(&mut self, _end: UnitEnd) {}
+    /// Returns the id of a request: that of the client if the settings trust it, otherwise a new one.
+    /// `field` returns the value of the first header field of a name.
+    fn request_id<'f>(&mut self, _field: &dyn Fn(&str) -> Option<&'f [u8]>) -> Option<RequestId> {
+        None
+    }
     /// Marks the start of the connection's code, until [`set_idle`](Self::set_idle).
     fn set_busy(&mut self) {}
     /// Marks the start of the connection's code, as [`set_busy`](Self::set_busy) does, if that is at

@@ -281,6 +281,7 @@ impl Runtime {
         let pool_specs = pool_specs.collect::<Result<Vec<_>, _>>()?;
         check_address_conflicts(pools.iter()).map_err(RuntimeError::PoolConflict)?;
         check_log_owner(&master, &pool_specs)?;
+        check_access_log_owner(&pool_specs)?;
         let log = log_config(&master);
         Ok(ResolvedConfig { master, has_named_pools, log, pool_specs })
     }
@@ -328,6 +329,28 @@ fn check_log_owner(master: &Settings, specs: &[PoolSpec<'_>]) -> Result<(), Runt
         }),
         Some(_) | None => Ok(()),
     }
+}
+
+/// Rejects pools with different users that share an access log file.
+fn check_access_log_owner(specs: &[PoolSpec<'_>]) -> Result<(), RuntimeError> {
+    let owner = |spec: &PoolSpec<'_>| (spec.credentials.user(), spec.credentials.group());
+    for (at, spec) in specs.iter().enumerate() {
+        let file = spec.settings.access_log.as_ref().filter(|log| **log != LogTarget::Stdout);
+        let shares_file =
+            |other: &&PoolSpec<'_>| file.is_some() && other.settings.access_log.as_ref() == file;
+        let mut others = specs[..at].iter().filter(shares_file);
+        if let Some(other) = others.find(|other| owner(other) != owner(spec)) {
+            return Err(RuntimeError::Setting {
+                source_label: source_label(&spec.settings, "access_log"),
+                reason: format!(
+                    "workers of pools {:?} and {:?} run as different users, and only one of them \
+                     could reopen the file: give each pool its own",
+                    other.name, spec.name
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Logs the start of the master, its pools, warnings and addresses.

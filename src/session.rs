@@ -65,6 +65,8 @@ pub struct Session<'s> {
     write_timeout: Duration,
     lingering_timeout: Duration,
     lingering_bytes: u64,
+    /// How many bytes of output were discarded, because the socket failed or the peer did not read.
+    lost: usize,
 }
 
 /// A phase of [`ReadTimeout::Total`], whose deadline does not move when bytes arrive.
@@ -120,6 +122,7 @@ impl<'s> Session<'s> {
             write_timeout,
             lingering_timeout: LINGERING_TIMEOUT,
             lingering_bytes: LINGERING_BYTES,
+            lost: 0,
         };
         session.rearm_deadline(now);
         session
@@ -296,8 +299,14 @@ impl<'s> Session<'s> {
     pub fn abort(&mut self) {
         self.state = SessionState::Closed;
         self.deadline = None;
+        self.lost += self.out.len() - self.sent;
         self.out.clear();
         self.sent = 0;
+    }
+
+    /// Returns how many bytes of output were never sent, because the session was aborted.
+    pub(crate) fn lost_bytes(&self) -> usize {
+        self.lost
     }
 
     /// Calls the connection, whose output goes to the session's buffer.

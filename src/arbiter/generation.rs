@@ -15,7 +15,8 @@ use crate::app::App;
 use crate::listen::{
     self, Access, ListenError, Listener, ListenerState, ReusePortShard, one_per_address,
 };
-use crate::log::{self, FileOwner, Log, LogError};
+use crate::log::access::{AccessLog, AccessLogConfig};
+use crate::log::{self, FileOwner, Log, LogError, error_chain};
 use crate::os::credentials::Credentials;
 use crate::os::lookups::Lookups;
 use crate::os::memory::MappingId;
@@ -66,6 +67,7 @@ pub(crate) struct PoolGeneration<'a> {
     pub(crate) listeners: Vec<Arc<Listener>>,
     pub(super) rows: Rc<RowAllocator>,
     pub(crate) log: Log,
+    pub(super) access_log: Option<Arc<AccessLog>>,
 }
 
 /// Why a configuration cannot be put into effect.
@@ -206,7 +208,14 @@ impl<'a> PoolGeneration<'a> {
         };
         let listeners = bind_all(&spec, reusable_listeners, is_sole_master, lookups)
             .map_err(PrepareError::Listen)?;
-        Ok(Self { spec, listeners, rows, log })
+        let access_log = match open_access_log(&spec) {
+            Ok(access_log) => access_log,
+            Err(error) => {
+                discard(listeners.iter(), reusable_listeners);
+                return Err(PrepareError::Log(error));
+            }
+        };
+        Ok(Self { spec, listeners, rows, log, access_log })
     }
 
     /// Stops accepting new connections, except on the sockets in `keep_open`. Workers that drain empty
@@ -267,6 +276,19 @@ impl<'a> PoolGeneration<'a> {
         self.listeners.iter().map(|listener| listener.as_raw_fd())
     }
 
+    /// Returns the descriptors of the logs that its workers write.
+    pub(super) fn log_fds(&self) -> impl Iterator<Item = RawFd> {
+        let access_log = self.access_log.iter().filter_map(|log| log.raw_fd());
+        self.log.raw_fds().chain(access_log)
+    }
+
+    /// Opens the file of the access log again.
+    pub(super) fn reopen_access_log(&self) {
+        if let Some(Err(error)) = self.access_log.as_ref().map(|log| log.reopen()) {
+            warn!(self.log.logger(), "failed to reopen access log"; "error" => error_chain(&error));
+        }
+    }
+
     /// Returns the shared memory that its workers use.
     pub(super) fn mappings(&self) -> impl Iterator<Item = MappingId> {
         let listeners = self.listeners.iter().map(|listener| listener.mapping());
@@ -285,6 +307,19 @@ impl<'a> PoolGeneration<'a> {
             listener.shut_down();
         }
     }
+}
+
+/// Opens the access log of a pool, if it has one.
+fn open_access_log(spec: &PoolSpec<'_>) -> Result<Option<Arc<AccessLog>>, LogError> {
+    let settings = &spec.settings;
+    let Some(target) = settings.access_log.clone() else { return Ok(None) };
+    let (user, group) = owner_of(&spec.credentials);
+    let config = AccessLogConfig {
+        target,
+        format: settings.access_log_format.clone(),
+        sample: settings.access_log_sample,
+    };
+    AccessLog::open(config, FileOwner { user, group }).map(|log| Some(Arc::new(log)))
 }
 
 /// Binds all addresses of a pool, or none. Listeners that can be reused are. Sockets from the service

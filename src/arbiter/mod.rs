@@ -180,6 +180,7 @@ impl<'a> Arbiter<'a> {
             Signal::Ttou => self.state.scale_by(-1, signal),
             Signal::Usr1 => {
                 let previous = self.reload.transaction().map(|it| it.previous_context());
+                self.reload.previous_generations().for_each(PoolGeneration::reopen_access_log);
                 self.state.reopen_logs(previous);
             }
             Signal::Usr2 => self.upgrade.is_pending = true,

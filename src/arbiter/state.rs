@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use slog::{Logger, error, info, warn};
 
-use super::generation::MasterContext;
+use super::generation::{MasterContext, PoolGeneration};
 use super::hook_runner::run_hook;
 use super::pool::Pool;
 use super::pool::processes::WorkerEnvironment;
@@ -130,6 +130,7 @@ impl MasterState<'_> {
             warn!(self.log(), "failed to reopen log of previous settings";
                 "error" => error_chain(&error));
         }
+        self.pools.generations().for_each(PoolGeneration::reopen_access_log);
         self.pools.iter().for_each(Pool::reopen_logs);
     }
 

@@ -18,6 +18,7 @@ use crate::app::WorkerInfo;
 use crate::heartbeat::Heartbeat;
 use crate::hooks::Hooks;
 use crate::listen::Listener;
+use crate::log::access::{WorkerAccessLog, WorkerName};
 use crate::log::{Fields, error_chain};
 use crate::os;
 use crate::os::memory::{self, MappingId};
@@ -26,7 +27,9 @@ use crate::os::signal::{self, Signal, SignalPipe, WorkerDisposition};
 use crate::os::title::ProcTitle;
 use crate::os::{fd_table, journal, terminal};
 use crate::scoreboard::{Scoreboard, WorkerStatus};
-use crate::worker::{BootedApp, ForcedDrain, Lifecycle, LifecycleParts, WorkerContext};
+use crate::worker::{
+    BootedApp, ForcedDrain, Lifecycle, LifecycleParts, WorkerAccess, WorkerContext,
+};
 
 /// The exit code of a worker that fails to boot.
 pub(super) const EXIT_BOOT: u8 = 3;
@@ -93,6 +96,7 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
     fd_table::close_all_except(&init.keep_fds);
     pool_generation.log.detach_in_child();
     let _ = journal::open_own_stream(); // otherwise it stays shared
+    pool_generation.access_log.iter().for_each(|log| log.detach_in_child());
     terminal::leave();
     memory::forbid_access_except(&init.keep_mappings);
     if let Err(error) = init.cgroups.enter() {
@@ -214,6 +218,10 @@ fn serve(
         row: init.row,
         master_wakeup: init.wakeup_fd,
         max_units: init.max_units,
+        access: WorkerAccess::new(
+            settings.request_id_header.clone(),
+            make_access_log(pool_generation, worker),
+        ),
     });
     // The leak does no harm: a worker ends with `_exit`.
     let lifecycle: &'static Lifecycle = match made {
@@ -259,6 +267,16 @@ fn serve(
             EXIT_CLASS
         }
     }
+}
+
+/// Returns the access log of this worker, if there is one.
+fn make_access_log(
+    pool_generation: &PoolGeneration<'_>,
+    worker: &WorkerInfo,
+) -> Option<Arc<WorkerAccessLog>> {
+    let log = Arc::clone(pool_generation.access_log.as_ref()?);
+    let name = WorkerName { pool: worker.pool.clone(), slot: worker.slot, pid: std::process::id() };
+    Some(Arc::new(WorkerAccessLog::new(log, name, pool_generation.log.logger().clone())))
 }
 
 thread_local! {

@@ -1,6 +1,7 @@
 //! The connection of one client: splits the input into requests, and answers them in order. It uses no
 //! socket, clock or thread: the caller reports time by `on_timeout`, and the drain by `drain`.
 
+mod logging;
 mod responding;
 mod state;
 

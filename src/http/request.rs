@@ -1,11 +1,12 @@
 //! The request that a handler gets: borrowed from the input. Independent of the connection.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::head::{Head, Version};
-use crate::app::DeadlineExtender;
+use crate::app::{RequestId, UnitHandle, valid_traceparent};
 
 /// One request with its whole body.
 #[derive(Debug)]
@@ -13,7 +14,8 @@ pub struct Request<'a> {
     head: &'a Head<'a>,
     body: &'a [u8],
     client: Option<SocketAddr>,
-    extender: DeadlineExtender<'a>,
+    unit: UnitHandle<'a>,
+    id: &'a OnceCell<RequestId>,
 }
 
 impl<'a> Request<'a> {
@@ -21,9 +23,10 @@ impl<'a> Request<'a> {
         head: &'a Head<'a>,
         body: &'a [u8],
         client: Option<SocketAddr>,
-        extender: DeadlineExtender<'a>,
+        unit: UnitHandle<'a>,
+        id: &'a OnceCell<RequestId>,
     ) -> Self {
-        Self { head, body, client, extender }
+        Self { head, body, client, unit, id }
     }
 
     /// Returns the method, in the case in which it was sent.
@@ -82,10 +85,30 @@ impl<'a> Request<'a> {
         self.client
     }
 
+    /// Returns the request's id, which is also in the access log. It is made at the first call: 32
+    /// hexadecimal digits, different for each request of all workers. If the setting
+    /// `request_id_header` names a field and the request has it, its value is the id. Outside a
+    /// worker, the id is empty.
+    pub fn id(&self) -> &str {
+        if let Some(id) = self.id.get() {
+            return id.as_str();
+        }
+        match self.unit.request_id(&|name| self.header(name)) {
+            Some(id) => self.id.get_or_init(|| id).as_str(),
+            None => "",
+        }
+    }
+
+    /// Returns the request's `traceparent` field if it is valid (W3C Trace Context): the trace to
+    /// which the request belongs.
+    pub fn traceparent(&self) -> Option<&'a str> {
+        self.header("traceparent").and_then(valid_traceparent)
+    }
+
     /// Extends the deadline of the request to `time` from now, at most one hour. Call it again while
     /// there is progress. Until then, the request does not count as hung.
     pub fn extend_deadline(&self, time: Duration) {
-        self.extender.extend_deadline(time);
+        self.unit.extend_deadline(time);
     }
 }
 

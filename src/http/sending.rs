@@ -18,6 +18,13 @@ const SMALL: usize = 16 << 10;
 /// say so would occupy its thread for ever.
 const EMPTY_MAX: u32 = 1000;
 
+/// The space for the size of a chunk, which is known after the chunk is written; with leading zeros.
+const CHUNK_SIZE: &[u8] = b"00000000\r\n";
+/// The end of a chunk.
+const CHUNK_END: &[u8] = b"\r\n";
+/// The chunk that ends a body.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
 /// The unsent rest of a body.
 pub(super) enum Sending {
     Static(&'static [u8]),
@@ -121,6 +128,19 @@ impl Sending {
             }
         }
     }
+
+    /// Returns how many bytes of the body are in the `appended` bytes of [`write_next`](Self::write_next),
+    /// which returned `progress`: those that are no framing of chunks.
+    pub(super) fn body_bytes(&self, appended: usize, progress: WriteProgress) -> u64 {
+        let (Self::Stream { frame: Frame::Chunked, .. } | Self::Live { frame: Frame::Chunked, .. }) =
+            self
+        else {
+            return appended as u64;
+        };
+        let end = if progress == WriteProgress::Complete { LAST_CHUNK.len() } else { 0 };
+        let chunk = appended.saturating_sub(end);
+        chunk.saturating_sub(CHUNK_SIZE.len() + CHUNK_END.len()) as u64
+    }
 }
 
 impl From<Length> for Frame {
@@ -202,10 +222,8 @@ fn write_counted(
 }
 
 fn write_chunk(source: &mut dyn Source, max_len: usize, out: &mut Vec<u8>) -> WriteProgress {
-    // The size is known after the chunk is written: reserve space for it, with leading zeros.
-    const SIZE: &[u8] = b"00000000\r\n";
     let start = out.len();
-    out.extend_from_slice(SIZE);
+    out.extend_from_slice(CHUNK_SIZE);
     let data = out.len();
     let more = fill(source, max_len, out);
     let (Some(more), Ok(size)) = (more, u32::try_from(out.len().saturating_sub(data))) else {
@@ -219,12 +237,12 @@ fn write_chunk(source: &mut dyn Source, max_len: usize, out: &mut Vec<u8>) -> Wr
             let nibble = size >> (28 - 4 * index) & 0xf;
             *byte = b"0123456789abcdef"[nibble as usize];
         }
-        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(CHUNK_END);
     }
     match more {
         More::Yes => WriteProgress::Partial,
         More::No => {
-            out.extend_from_slice(b"0\r\n\r\n");
+            out.extend_from_slice(LAST_CHUNK);
             WriteProgress::Complete
         }
     }

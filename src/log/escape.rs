@@ -39,7 +39,7 @@ pub fn escaped_len(character: char) -> usize {
 
 /// Whether a character is a control character (C0, DEL, C1), ends a line, or changes the direction
 /// of the text after it.
-fn is_unsafe(character: char) -> bool {
+pub(super) fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

@@ -3,6 +3,7 @@
 //! A log must never stop the service. A full disk, or a reader of stderr that has exited or stopped
 //! reading, loses records and nothing else.
 
+pub(crate) mod access;
 mod compact;
 mod escape;
 mod fields;
@@ -19,6 +20,7 @@ use slog::{Drain, Level, Logger, o, warn};
 use compact::Compact;
 
 use crate::os::fd_table;
+pub use access::{AccessFormat, SampleShare};
 use escape::Escaping;
 pub(crate) use escape::escape;
 pub use escape::escaped_len;

@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::RawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +20,8 @@ pub(super) const RECORD_BYTES_MAX: usize = 4096;
 pub enum Target {
     /// The standard error stream.
     Stderr,
+    /// The standard output stream.
+    Stdout,
     /// The end of this file, which is created if it is missing.
     File(PathBuf),
 }
@@ -78,11 +78,12 @@ impl LogTargetFile {
             Target::File(path) => {
                 Target::File(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
             }
-            Target::Stderr => Target::Stderr,
+            Target::Stderr | Target::Stdout => target.clone(),
         };
         let output = match &target {
             Target::File(path) => open_file(path, owner)?,
             Target::Stderr => LogOutput::stderr(),
+            Target::Stdout => LogOutput::stdout(),
         };
         Ok(Self { target, owner, file: Mutex::new(output), dropped: AtomicU64::new(0) })
     }
@@ -92,6 +93,17 @@ impl LogTargetFile {
         let output = open_file(path, self.owner)?;
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = output;
         Ok(())
+    }
+
+    /// Writes a record without waiting. Drops and counts it if that is not possible. Returns whether it
+    /// was written.
+    pub(super) fn write_record(&self, record: &[u8]) -> bool {
+        let written = self.file.lock().unwrap_or_else(PoisonError::into_inner).write(record);
+        let is_whole = matches!(written, Ok(length) if length == record.len());
+        if !is_whole {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        is_whole
     }
 
     pub(super) fn dropped(&self) -> u64 {
@@ -107,9 +119,7 @@ fn open_file(path: &Path, owner: FileOwner) -> Result<LogOutput, LogError> {
     let file = if owner != FileOwner::default() && credentials::is_root() {
         log_output::open_for(path, owner.user, owner.group)
     } else {
-        let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(log_output::MODE).custom_flags(log_output::FLAGS);
-        options.open(path)
+        log_output::open_own(path)
     };
     file.map(LogOutput::file).map_err(|source| LogError::new("log file", path, source))
 }
@@ -132,11 +142,7 @@ impl Write for RecordWriter {
     /// Writes the record, or drops it if the write would block or fails. Cuts it to the length that
     /// a pipe writes atomically.
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        let bounded = bounded(record);
-        let written = self.0.file.lock().unwrap_or_else(PoisonError::into_inner).write(&bounded);
-        if !matches!(written, Ok(length) if length == bounded.len()) {
-            self.0.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.0.write_record(&bounded(record));
         Ok(record.len())
     }
 

@@ -3,9 +3,10 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path};
 
 use nix::errno::Errno;
@@ -18,19 +19,40 @@ use super::{file, poll, socket};
 
 /// The flags that open a log file: without them open(2) waits for the reader of a named pipe, and a
 /// terminal may become the controlling one.
-pub(crate) const FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
+const FLAGS: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
+
+/// Opens a file for appending, and creates it if it is missing. A named pipe without a reader is opened
+/// for reading too: it keeps records until a reader opens it.
+///
+/// # Errors
+/// From open(2).
+pub(crate) fn open_own(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(MODE).custom_flags(FLAGS);
+    match options.open(path) {
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => options.read(true).open(path),
+        result => result,
+    }
+}
 
 /// The mode of a new log file.
-pub(crate) const MODE: u32 = 0o640;
+const MODE: u32 = 0o640;
 
-/// Standard error or a file, to which records are written without waiting.
+/// A standard stream or a file, to which records are written without waiting.
 #[derive(Debug)]
 pub(crate) struct LogOutput {
-    /// `None` for the descriptor of standard error.
-    fd: Option<OwnedFd>,
+    fd: OutputFd,
     mode: WriteMode,
     /// The last record was written in part, so that its line has not ended.
     is_torn: bool,
+}
+
+/// The descriptor of an output.
+#[derive(Debug)]
+enum OutputFd {
+    Own(OwnedFd),
+    Stdout,
+    Stderr,
 }
 
 /// How a write is kept from waiting.
@@ -50,8 +72,17 @@ impl LogOutput {
     /// Returns standard error. A pipe or a terminal is opened again (Linux, with /proc), since
     /// `O_NONBLOCK` on the inherited descriptor would apply to the processes that share it.
     pub(crate) fn stderr() -> Self {
-        let stderr = io::stderr();
-        let status = fstat(&stderr);
+        Self::standard(OutputFd::Stderr)
+    }
+
+    /// Returns standard output, as [`stderr`](Self::stderr) does standard error.
+    pub(crate) fn stdout() -> Self {
+        Self::standard(OutputFd::Stdout)
+    }
+
+    fn standard(stream: OutputFd) -> Self {
+        let fd = stream.as_fd();
+        let status = fstat(fd);
         let mode = match status.as_ref().map(file_type) {
             Ok(SFlag::S_IFSOCK) => WriteMode::Socket,
             Ok(SFlag::S_IFIFO | SFlag::S_IFCHR) => WriteMode::Shared,
@@ -59,24 +90,31 @@ impl LogOutput {
         };
         if mode == WriteMode::Shared
             && let Ok(status) = status
-            && let Ok(fd) = open("/proc/self/fd/2", APPEND_FLAGS, Mode::empty())
+            && let Ok(fd) = open(
+                format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str(),
+                APPEND_FLAGS,
+                Mode::empty(),
+            )
             && fstat(&fd)
                 .is_ok_and(|new| (new.st_dev, new.st_ino) == (status.st_dev, status.st_ino))
         {
             return Self::file(File::from(fd));
         }
-        Self { fd: None, mode, is_torn: false }
+        Self { fd: stream, mode, is_torn: false }
     }
 
     /// Takes a file that was opened with [`FLAGS`].
     pub(crate) fn file(file: File) -> Self {
         let mode = if file.is_terminal() { WriteMode::Terminal } else { WriteMode::Plain };
-        Self { fd: Some(file.into()), mode, is_torn: false }
+        Self { fd: OutputFd::Own(file.into()), mode, is_torn: false }
     }
 
-    /// Returns the descriptor's number, unless it is that of standard error.
+    /// Returns the descriptor's number, unless it is that of a standard stream.
     pub(crate) fn raw_fd(&self) -> Option<RawFd> {
-        self.fd.as_ref().map(AsRawFd::as_raw_fd)
+        match &self.fd {
+            OutputFd::Own(fd) => Some(fd.as_raw_fd()),
+            OutputFd::Stdout | OutputFd::Stderr => None,
+        }
     }
 
     /// Writes a record without waiting. Returns how many of its bytes were written. If the record
@@ -85,8 +123,7 @@ impl LogOutput {
     /// # Errors
     /// `WouldBlock` if it must wait; otherwise from write(2).
     pub(crate) fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        let stderr = io::stderr();
-        let fd = self.fd.as_ref().map_or(stderr.as_fd(), AsFd::as_fd);
+        let fd = self.fd.as_fd();
         let written = if self.is_torn {
             let whole = [b"\n", record].concat();
             write_with(self.mode, fd, &whole).map(|length| length.saturating_sub(1))?
@@ -95,6 +132,18 @@ impl LogOutput {
         };
         self.is_torn = written < record.len();
         Ok(written)
+    }
+}
+
+impl AsFd for OutputFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Own(fd) => fd.as_fd(),
+            // SAFETY: the standard streams stay open as long as the process runs.
+            Self::Stdout => unsafe { BorrowedFd::borrow_raw(libc::STDOUT_FILENO) },
+            // SAFETY: as above.
+            Self::Stderr => unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) },
+        }
     }
 }
 
@@ -258,7 +307,12 @@ fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
 fn open_last(dir: &OwnedFd, name: &OsStr) -> io::Result<Option<(OwnedFd, Origin)>> {
     let flags = APPEND_FLAGS | OFlag::O_NOFOLLOW;
     for _ in 0..ATTEMPTS_MAX {
-        match openat(dir, name, flags, Mode::empty()) {
+        let mut opened = openat(dir, name, flags, Mode::empty());
+        if matches!(opened, Err(Errno::ENXIO)) {
+            // A named pipe without a reader, as in `open_own`.
+            opened = openat(dir, name, flags & !OFlag::O_WRONLY | OFlag::O_RDWR, Mode::empty());
+        }
+        match opened {
             Ok(fd) => {
                 let is_dir_private = is_private(&fstat(dir)?);
                 return Ok(Some((fd, Origin::Present { is_dir_private })));

@@ -25,6 +25,7 @@ pub(crate) mod private_dir;
 pub(crate) mod proc_dir;
 pub(crate) mod process;
 pub(crate) mod procfs;
+pub(crate) mod random;
 pub(crate) mod resources;
 pub(crate) mod signal;
 pub(crate) mod socket;

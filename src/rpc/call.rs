@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arguments::{NO_ARRAY, Params};
 use super::error::Error;
-use crate::app::{DeadlineExtender, WorkerInfo};
+use crate::app::{UnitHandle, WorkerInfo};
 
 /// One call: its parameters, its client and its worker.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +15,7 @@ pub struct Call<'a> {
     pub(super) params: Params<'a>,
     pub(super) peer: &'a Option<SocketAddr>,
     pub(super) worker: &'a WorkerInfo,
-    pub(super) extender: &'a DeadlineExtender<'a>,
+    pub(super) unit: &'a UnitHandle<'a>,
 }
 
 impl<'a> Call<'a> {
@@ -32,7 +32,7 @@ impl<'a> Call<'a> {
     /// Extends the deadline of the call to `time` from now, at most one hour. Call it again while there
     /// is progress. Until then, the call does not count as hung.
     pub fn extend_deadline(&self, time: Duration) {
-        self.extender.extend_deadline(time);
+        self.unit.extend_deadline(time);
     }
 
     /// Deserializes the arguments, which may borrow from the message: into a tuple such as

@@ -10,6 +10,7 @@ use rmp::encode::write_uint;
 use super::call::{Call, ResultWriter};
 use super::error::{Error, NIL};
 use super::limits::Limits;
+use super::logging;
 use super::message::Message;
 use super::scan::{Scan, ScanError, Scanner};
 use super::service::Rpc;
@@ -292,6 +293,7 @@ impl<'s> RpcConnection<'s> {
             begin_result(ctx.out, id);
         }
         let result = self.call(message, ctx);
+        let is_ok = result.is_ok();
         match (message.id, result) {
             (Some(_), Ok(())) => (),
             (Some(id), Err(error)) => {
@@ -307,6 +309,10 @@ impl<'s> RpcConnection<'s> {
         if message.id.is_some() && holds_worker && self.limits().keepalive.is_zero() {
             self.close(Next::Close);
         }
+        if ctx.logs_units() {
+            let result_bytes = ctx.out.len() - start;
+            ctx.log_unit(&logging::unit_of(message, self.peer, is_ok, result_bytes));
+        }
         ctx.end_work();
     }
 
@@ -321,8 +327,8 @@ impl<'s> RpcConnection<'s> {
             return Err(Error::unknown(message.method));
         };
         self.last_method = index;
-        let (out, extender) = ctx.split();
-        let call = Call { params: message.params, peer: &self.peer, worker, extender: &extender };
+        let (out, unit) = ctx.split();
+        let call = Call { params: message.params, peer: &self.peer, worker, unit: &unit };
         // All clients share the method: other threads see what a panic leaves behind in it, whether
         // the panic is caught here or not.
         catch_unwind(AssertUnwindSafe(|| method(&call, &mut ResultWriter { out })))

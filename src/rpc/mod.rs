@@ -17,6 +17,7 @@ mod call;
 mod connection;
 mod error;
 mod limits;
+mod logging;
 mod message;
 mod methods;
 mod scan;

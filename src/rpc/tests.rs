@@ -345,10 +345,10 @@ fn arguments_reads_values_of_any_type() {
     let mut recorder = Recorder::default();
     let mut out = Vec::new();
     let mut ctx = ConnectionContext::new(&mut out, &mut recorder);
-    let (_, extender) = ctx.split();
+    let (_, unit) = ctx.split();
     let call = |bytes| {
         let params = Params { bytes, flat: false };
-        Call { params, peer: &None, worker: &worker, extender: &extender }
+        Call { params, peer: &None, worker: &worker, unit: &unit }
     };
     assert_eq!(call(b"\x92\x01\x02").arguments(), Ok((1, 2)));
     assert_eq!(call(b"\x92\x01\x02").arguments(), Ok(vec![1, 2]));

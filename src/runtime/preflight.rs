@@ -25,12 +25,18 @@ pub(super) fn check(config: &ResolvedConfig<'_>) -> Result<(), RuntimeError> {
     instance_lock::path(master)?;
     let log_file = match &master.log_file {
         LogTarget::File(path) => Some(path),
-        LogTarget::Stderr => None,
+        LogTarget::Stderr | LogTarget::Stdout => None,
     };
     let recorder = master.flight_recorder_file.as_ref();
     for (key, path) in [("log_file", log_file), ("flight_recorder_file", recorder)] {
         if let Some(path) = path {
             check_file(path).map_err(|error| path_error(master, key, path, &error))?;
+        }
+    }
+    for spec in &config.pool_specs {
+        if let Some(LogTarget::File(path)) = &spec.settings.access_log {
+            let checked = check_file(path);
+            checked.map_err(|error| path_error(&spec.settings, "access_log", path, &error))?;
         }
     }
     let pools = config.pool_specs.iter();

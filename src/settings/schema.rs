@@ -23,12 +23,13 @@ use super::arity::{
 use super::provenance::Provenance;
 use super::types::{CoreSize, CpuAffinity, LogLevel, StopSignal, Workers};
 use super::value::{
-    AddressValue, CoreSizeValue, DurationValue, EnumValue, IntegerValue, LogTargetValue, NameValue,
-    OctalValue, PathCheck, PathValue, SignedIntegerValue, SizeValue, WordValue, WorkerCountValue,
+    AccessFormatValue, AddressValue, CoreSizeValue, DurationValue, EnumValue, FieldNameValue,
+    IntegerValue, LogTargetValue, NameValue, OctalValue, PathCheck, PathValue, SampleValue,
+    SignedIntegerValue, SizeValue, WordValue, WorkerCountValue,
 };
 use crate::address::Address;
 use crate::app::Options;
-use crate::log::{Format as LogFormat, Target as LogTarget};
+use crate::log::{AccessFormat, Format as LogFormat, SampleShare, Target as LogTarget};
 
 /// One option, from whatever source.
 // Fields: the columns of the table, each read by its own name.
@@ -539,7 +540,7 @@ define_settings! {
     "Logging" {
         /// Log file; - means standard error. The file is owned by the workers' user, which needs
         /// access to its directory to reopen it.
-        log_file: LogTarget = LogTarget::Stderr, Single(LogTargetValue), "FILE", alias "error-logfile", scope master;
+        log_file: LogTarget = LogTarget::Stderr, Single(LogTargetValue { dash: LogTarget::Stderr }), "FILE", alias "error-logfile", scope master;
 
         /// Minimum severity to log: trace, debug, info, warning, error or critical.
         log_level: LogLevel = LogLevel::Info, LOG_LEVELS, "LEVEL", scope master;
@@ -550,5 +551,24 @@ define_settings! {
         /// File that keeps the last 4,096 log records of the master, from INFO on, after any kind
         /// of exit. At most 1 MiB; `sort` puts the records in order.
         flight_recorder_file: Option<PathBuf> = None, OptionalOf(FILE), "FILE", scope master;
+
+        /// Access log file, with a record for each unit of work; - means standard output. None means no
+        /// access log. The file is owned by the workers' user, which needs access to its directory to
+        /// reopen it.
+        access_log: Option<LogTarget> = None,
+            OptionalOf(LogTargetValue { dash: LogTarget::Stdout }), "FILE", flag "access-logfile", alias "access-log";
+
+        /// Format of access log records: combined, json, or a template with atoms such as `%(h)s`.
+        access_log_format: AccessFormat = AccessFormat::default(), Single(AccessFormatValue), "FORMAT",
+            flag "access-logformat", alias "access-log-format";
+
+        /// Share of units of work that the access log contains, 0 to 1, such as 0.01. Server errors
+        /// (status 500 and above, failed calls and runs) are always logged.
+        access_log_sample: SampleShare = SampleShare::ALL, Single(SampleValue), "SHARE";
+
+        /// Header field from which a request's id is taken, such as `X-Request-Id`, if its value is
+        /// valid. None means that every id is made by the worker. Set it only if a proxy sets or
+        /// removes the field.
+        request_id_header: Option<String> = None, OptionalOf(FieldNameValue), "NAME";
     }
 }

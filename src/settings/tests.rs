@@ -115,6 +115,10 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("log_level", "warn", "warning"),
     ("log_format", "json", "json"),
     ("flight_recorder_file", "a.events", "a.events"),
+    ("access_log", "a.access", "a.access"),
+    ("access_log_format", "json", "json"),
+    ("access_log_sample", "0.010", "0.01"),
+    ("request_id_header", "X-Request-Id", "X-Request-Id"),
 ];
 
 #[test]

@@ -50,6 +50,22 @@ fn validate_combinations(settings: &Settings) -> Result<(), SettingsError> {
             reason: format!("{pidfile:?} is also the log file ({source}): use two files"),
         });
     }
+    if let Some(LogTarget::File(access_log)) = &settings.access_log {
+        let log_file = match &settings.log_file {
+            LogTarget::File(path) => Some(path),
+            LogTarget::Stderr | LogTarget::Stdout => None,
+        };
+        for (key, path) in [("log_file", log_file), ("pidfile", settings.pidfile.as_ref())] {
+            if path == Some(access_log) {
+                let source = settings.source(key);
+                return Err(SettingsError::Conflict {
+                    source: settings.source("access_log").clone(),
+                    key: "access_log",
+                    reason: format!("{access_log:?} is also the {key} ({source}): use two files"),
+                });
+            }
+        }
+    }
     Ok(())
 }
 

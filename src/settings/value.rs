@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+pub(super) use self::access_log::{AccessFormatValue, FieldNameValue, SampleValue};
 pub(super) use self::path::{LogTargetValue, PathCheck, PathValue};
 use super::types::{CoreSize, Workers};
 use crate::address::Address;
 use crate::duration::{self, digits};
 
+mod access_log;
 mod path;
 
 /// Converts one text to one value and back.

@@ -14,6 +14,7 @@ use super::no_service::ClosedConnection;
 use super::tracker::WorkTracker;
 use crate::app::ClientInfo;
 use crate::listen::Stream;
+use crate::log::access::{ClientOutput, UnsentRecords};
 use crate::os::clock;
 use crate::os::poll::{self, Interest};
 use crate::session::{CloseRisk, Session, Wants};
@@ -33,6 +34,8 @@ pub struct Client<'s> {
     drained: bool,
     /// Whether the socket's sending side was shut down, for a lingering close.
     write_shut: bool,
+    /// Records of the access log that wait until the output has been sent.
+    records: Option<UnsentRecords>,
 }
 
 /// Where [`Client::drive`] stopped.
@@ -96,7 +99,7 @@ impl<'a> WorkerContext<'a> {
 
 impl<'s> Client<'s> {
     pub(super) fn new(stream: Stream, session: Session<'s>) -> Self {
-        Self { stream, session, drained: false, write_shut: false }
+        Self { stream, session, drained: false, write_shut: false, records: None }
     }
 
     /// Creates a client whose connection is closed without cutting off what was sent.
@@ -115,6 +118,43 @@ impl<'s> Client<'s> {
 
     /// Receives, calls the service and sends, as far as possible without waiting.
     pub fn drive(
+        &mut self,
+        mode: ReadMode,
+        buffers: &mut Buffers,
+        tracker: &mut WorkTracker<'_>,
+    ) -> DriveStatus {
+        self.restore_records(tracker);
+        let status = self.advance(mode, buffers, tracker);
+        self.settle_records(tracker);
+        status
+    }
+
+    /// Makes the records that wait those of the thread that drives the client now.
+    #[inline]
+    fn restore_records(&mut self, tracker: &mut WorkTracker<'_>) {
+        if let Some(records) = self.records.take()
+            && let Some(log) = tracker.unit_log()
+        {
+            log.restore(records);
+        }
+    }
+
+    /// Writes the records of units whose output has been sent, and keeps the others.
+    #[inline]
+    fn settle_records(&mut self, tracker: &mut WorkTracker<'_>) {
+        if tracker.has_records()
+            && let Some(log) = tracker.unit_log()
+        {
+            let output = match (self.session.wants(), self.session.unsent().len()) {
+                (Wants::Closed, _) => ClientOutput::Closed(self.session.lost_bytes() as u64),
+                (_, 0) => ClientOutput::Sent,
+                (_, unsent) => ClientOutput::Waiting(unsent as u64),
+            };
+            self.records = log.settle(output);
+        }
+    }
+
+    fn advance(
         &mut self,
         mode: ReadMode,
         buffers: &mut Buffers,
@@ -224,6 +264,7 @@ impl<'s> Client<'s> {
         if !self.is_due(now) {
             return false;
         }
+        self.restore_records(tracker);
         let Buffers { input, spare } = buffers;
         let moved = match self.session.wants() {
             wants @ (Wants::Read | Wants::Linger) => self.stream.receive(input).map(|n| {
@@ -244,6 +285,7 @@ impl<'s> Client<'s> {
         if self.is_due(now) {
             self.session.on_timeout(&mut buffers.spare, tracker, now);
         }
+        self.settle_records(tracker);
         true
     }
 
@@ -255,7 +297,9 @@ impl<'s> Client<'s> {
     pub fn drain(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         if !self.drained {
             self.drained = true;
+            self.restore_records(tracker);
             self.session.drain(&mut buffers.spare, tracker, clock::now());
+            self.settle_records(tracker);
         }
     }
 

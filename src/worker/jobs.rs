@@ -11,7 +11,7 @@ use super::context::WorkerContext;
 use super::error::WorkerError;
 use super::lifecycle::{Lifecycle, StopRequest};
 use super::tracker::WorkTracker;
-use crate::app::{Job, JobContext, NextRun, WorkReporter as _, WorkerInfo};
+use crate::app::{Job, JobContext, NextRun, UnitKind, WorkReporter as _, WorkerInfo};
 use crate::os::wall_timer::{TimerEvent, WallTimer};
 use crate::os::{clock, poll};
 use crate::time::{ClockReading, MonotonicTime, WallTime};
@@ -126,9 +126,14 @@ impl<'a> Runner<'a> {
     fn run_once(&mut self) -> JobWait {
         let Self { ctx, job, tracker, on_main_thread, .. } = self;
         tracker.begin_work(ctx.settings.app.as_bytes());
-        let mut run = RunContext { ctx, tracker, on_main_thread: *on_main_thread };
+        let mut label = tracker.logs_units().then(|| ctx.settings.app.clone());
+        let mut run =
+            RunContext { ctx, tracker, on_main_thread: *on_main_thread, label: &mut label };
         let ran = catch_unwind(AssertUnwindSafe(|| job.run(&mut run)));
         tracker.set_idle();
+        if let Some(label) = label {
+            tracker.log_run(UnitKind::Job, &label, ran.is_ok());
+        }
         tracker.end_work();
         self.on_result(ran.ok())
     }
@@ -242,6 +247,8 @@ struct RunContext<'r, 'a> {
     ctx: &'r WorkerContext<'a>,
     tracker: &'r mut WorkTracker<'a>,
     on_main_thread: bool,
+    /// The label for the access log, if there is one.
+    label: &'r mut Option<String>,
 }
 
 impl JobContext for RunContext<'_, '_> {
@@ -263,6 +270,9 @@ impl JobContext for RunContext<'_, '_> {
 
     fn label(&mut self, label: &str) {
         self.tracker.set_label(label.as_bytes());
+        if let Some(its) = self.label {
+            label.clone_into(its);
+        }
     }
 
     fn extend_deadline(&mut self, time: Duration) {

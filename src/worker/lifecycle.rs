@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use slog::warn;
 
+use super::access::WorkerAccess;
 use super::entry_owners::EntryOwners;
 use crate::heartbeat::Heartbeat;
 use crate::log::{Log, error_chain};
@@ -42,6 +43,7 @@ pub struct Lifecycle {
     units: AtomicU64,
     max_units: u64,
     log: Log,
+    access: WorkerAccess,
 }
 
 /// When heartbeats are due.
@@ -84,6 +86,8 @@ pub(crate) struct LifecycleParts {
     pub(crate) max_units: u64,
     /// The log, which SIGUSR1 reopens.
     pub(crate) log: Log,
+    /// The ids of requests, and the access log.
+    pub(crate) access: WorkerAccess,
 }
 
 impl Lifecycle {
@@ -113,6 +117,7 @@ impl Lifecycle {
             units: AtomicU64::new(0),
             max_units: parts.max_units,
             log: parts.log,
+            access: parts.access,
         })
     }
 
@@ -309,6 +314,11 @@ impl Lifecycle {
         self.beats.unit_timeout
     }
 
+    /// Returns how many access log records of this process were dropped.
+    pub fn access_records_dropped(&self) -> u64 {
+        self.access.log().map_or(0, |log| log.dropped())
+    }
+
     /// Counts a unit of work, and asks for a replacement after the last one.
     pub(super) fn on_unit_done(&self) {
         if self.max_units == 0 {
@@ -324,6 +334,14 @@ impl Lifecycle {
         if let Err(error) = self.log.reopen() {
             warn!(self.log.logger(), "failed to reopen log"; "error" => error_chain(&error));
         }
+        if let Some(Err(error)) = self.access.log().map(|log| log.reopen()) {
+            warn!(self.log.logger(), "failed to reopen access log"; "error" => error_chain(&error));
+        }
+    }
+
+    /// Returns the ids of requests, and the access log.
+    pub(super) fn access(&self) -> &WorkerAccess {
+        &self.access
     }
 
     pub(super) fn board_row(&self) -> Row<'_> {

@@ -2,6 +2,7 @@
 
 mod accept_policy;
 mod acceptor;
+mod access;
 mod booted_app;
 mod client;
 mod context;
@@ -21,6 +22,7 @@ mod timer_wheel;
 mod tracker;
 
 pub use acceptor::{Accept, Acceptor};
+pub(crate) use access::WorkerAccess;
 pub(crate) use booted_app::BootedApp;
 pub use client::{Buffers, Client, CompletionClient, DriveStatus, ReadMode};
 pub use context::WorkerContext;

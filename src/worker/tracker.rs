@@ -6,7 +6,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::entry_owners::NoEntry;
 use super::lifecycle::Lifecycle;
-use crate::app;
+use crate::app::{
+    self, RequestId, Unit, UnitEnd, UnitKind, UnitRequest, UnitResponse, WorkReporter as _,
+};
+use crate::log::access::{ClientOutput, UnitLog};
 use crate::os::{clock, process};
 use crate::scoreboard::{EXTENSION_MAX, ThreadEntry};
 use crate::time::MonotonicTime;
@@ -18,6 +21,8 @@ pub struct WorkTracker<'a> {
     sends_heartbeat: bool,
     date: [u8; 29],
     date_second: u64,
+    /// The access log, if there is one.
+    log: Option<Box<UnitLog>>,
 }
 
 impl Lifecycle {
@@ -69,7 +74,8 @@ impl Lifecycle {
 
 impl<'a> WorkTracker<'a> {
     fn new(entry: TakenEntry<'a>) -> Self {
-        Self { entry, sends_heartbeat: false, date: [b' '; 29], date_second: u64::MAX }
+        let log = entry.lifecycle.access().unit_log();
+        Self { entry, sends_heartbeat: false, date: [b' '; 29], date_second: u64::MAX, log }
     }
 
     /// Makes the beginning of each unit of work send a heartbeat if one is due. For a class with one
@@ -99,6 +105,35 @@ impl<'a> WorkTracker<'a> {
     pub(super) fn count_sent(&self, bytes: usize) {
         self.entry.thread.count_sent(bytes);
     }
+
+    /// Returns whether units of work were logged and not written.
+    #[inline]
+    pub(super) fn has_records(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.has_records())
+    }
+
+    /// Logs a unit of work that has no client, and writes its record.
+    pub(super) fn log_run(&mut self, kind: UnitKind, label: &str, is_ok: bool) {
+        let request = UnitRequest {
+            method: b"RUN",
+            path: label.as_bytes(),
+            query: None,
+            protocol: b"JOB",
+            line: None,
+            field: &|_| None,
+        };
+        let status = if is_ok { 200 } else { 500 };
+        let response = UnitResponse { status, head: b"", body_bytes: 0, is_complete: true };
+        self.log_unit(&Unit { kind, client: None, id: None, request, response });
+        if let Some(log) = &mut self.log {
+            log.settle(ClientOutput::Sent);
+        }
+    }
+
+    /// Returns the access log, if there is one.
+    pub(super) fn unit_log(&mut self) -> Option<&mut UnitLog> {
+        self.log.as_deref_mut()
+    }
 }
 
 /// Counts a unit of work, which ends now.
@@ -121,6 +156,36 @@ impl app::WorkReporter for WorkTracker<'_> {
         if self.sends_heartbeat {
             self.entry.lifecycle.notify_at(now);
         }
+        if let Some(log) = &mut self.log {
+            log.begin(now);
+        }
+    }
+
+    fn logs_units(&self) -> bool {
+        self.log.is_some()
+    }
+
+    fn log_unit(&mut self, unit: &Unit<'_>) {
+        if let Some(log) = &mut self.log {
+            let access = self.entry.lifecycle.access();
+            log.add(unit, || access.request_id(unit.request.field));
+        }
+    }
+
+    fn log_body(&mut self, bytes: u64) {
+        if let Some(log) = &mut self.log {
+            log.count_body(bytes);
+        }
+    }
+
+    fn log_end(&mut self, end: UnitEnd) {
+        if let Some(log) = &mut self.log {
+            log.end(end);
+        }
+    }
+
+    fn request_id<'f>(&mut self, field: &dyn Fn(&str) -> Option<&'f [u8]>) -> Option<RequestId> {
+        self.entry.lifecycle.access().request_id(field)
     }
 
     fn extend_deadline(&mut self, time: Duration) {

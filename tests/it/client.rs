@@ -62,6 +62,12 @@ impl Client {
         self.try_answer()
     }
 
+    /// Waits for the first bytes of an answer.
+    #[track_caller]
+    pub fn read_some(&mut self) {
+        self.fill().unwrap();
+    }
+
     /// Shuts down the sending side. The client can still read.
     pub fn finish_sending(&self) {
         // Fails if the server has reset the connection already.

@@ -78,6 +78,7 @@ mod wire;
 use nix::unistd::Pid;
 use support::DEADLINE;
 
+mod access_log;
 mod blocked_look;
 mod booting;
 mod cgroup;

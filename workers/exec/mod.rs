@@ -41,6 +41,11 @@ impl WorkerClass for ExecClass {
                 "exec cannot count the requests of a program, so max_requests must be 0: use max_lifetime or max_memory",
             ));
         }
+        if settings.access_log.is_some() {
+            return Err(ConfigError::new(
+                "exec cannot log the requests of a program, so access_log must not be set: let the program write its own",
+            ));
+        }
         if settings.reuse_port {
             return Err(ConfigError::new(
                 "exec does not support reuse_port: a program cannot be told to accept from the queue of another that has exited; without reuse_port, all programs share one socket per address",

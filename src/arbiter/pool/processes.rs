@@ -230,7 +230,7 @@ impl<'a> ProcessTable<'a> {
         let wakeup_fd = self.wakeup_tx.try_clone().map_err(SpawnError::WakeupFd)?;
         let heartbeat = heartbeat.try_clone().map_err(SpawnError::WakeupFd)?;
         let program_fds = self.environment.program_fds.unchanged();
-        let worker_fds = pool_generation.listener_fds().chain(pool_generation.log.raw_fds());
+        let worker_fds = pool_generation.listener_fds().chain(pool_generation.log_fds());
         let own_fds = [0, 1, 2, wakeup_fd.as_raw_fd(), heartbeat.raw_fd()];
         let own_fds = own_fds.into_iter().chain(notify_dir.map(PrivateDir::raw_fd));
         let init = WorkerInit {

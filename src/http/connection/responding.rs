@@ -1,9 +1,10 @@
 //! The responding half of a connection: from a checked request, or an error, to output. Independent of
 //! the input.
 
+use std::cell::OnceCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::app::{ConnectionContext, Next};
+use crate::app::{ConnectionContext, Next, UnitEnd};
 use crate::http::error::RequestError;
 use crate::http::handler::Handler;
 use crate::http::head::{Head, Reusable, Version};
@@ -12,6 +13,7 @@ use crate::http::response::{Closing, ConnectionHeader, Length, Response};
 use crate::http::scan::Scanner;
 use crate::http::sending::{Sending, WriteProgress};
 
+use super::logging::{self, Logged};
 use super::state::{Deferred, HttpConnection, ReadState, RequestTraits, State, Step};
 
 impl<H: Handler> HttpConnection<'_, H> {
@@ -24,28 +26,39 @@ impl<H: Handler> HttpConnection<'_, H> {
         ctx: &mut ConnectionContext<'_>,
     ) {
         begin_work(head, bytes, ctx);
-        let (_, extender) = ctx.split();
-        let request = Request::new(head, body, self.client, extender);
+        let (_, unit) = ctx.split();
+        let id = OnceCell::new();
+        let request = Request::new(head, body, self.client, unit, &id);
         let handler = &self.service.handler;
         // All clients share the handler: other threads see what a panic leaves behind in it, whether
         // the panic is caught here or not.
         let response = catch_unwind(AssertUnwindSafe(|| handler.handle(&request)))
             .unwrap_or_else(|_| Response::status(500))
             .validated();
-        self.send(head.into(), response, ctx);
+        let (status, head_at) = (response.code(), ctx.out.len());
+        let body_at = self.send(head.into(), response, ctx);
+        // A deferred response is the master's own, which has no access log.
+        if ctx.logs_units() && !matches!(self.state, State::Deferred(_)) {
+            let (out, unit) = ctx.split();
+            let is_complete = !matches!(self.state, State::Responding(..));
+            let response =
+                logging::response(status, &out[head_at..], body_at - head_at, is_complete);
+            Logged { client: self.client, id: id.get().copied(), response }.log(head, &unit);
+        }
         ctx.end_work();
     }
 
+    /// Appends the response, or begins to. Returns where in the output its body begins.
     fn send(
         &mut self,
         request: RequestTraits,
         mut response: Response,
         ctx: &mut ConnectionContext<'_>,
-    ) {
+    ) -> usize {
         let mut length = response.measure();
         if length == Length::Unknown {
             self.state = State::Deferred(Box::new(Deferred { request, response }));
-            return;
+            return ctx.out.len();
         }
         let mut reusable = match (self.reusable, request.reusable, response.closing) {
             (Reusable::Yes, Reusable::Yes, Closing::AsRequested) => Reusable::Yes,
@@ -60,6 +73,7 @@ impl<H: Handler> HttpConnection<'_, H> {
             (Reusable::Yes, Version::Http11) => ConnectionHeader::Omitted,
         };
         response.write_head(length, connection_header, &ctx.http_date(), ctx.out);
+        let body_at = ctx.out.len();
         let rest = match request.is_head {
             true => None,
             false => Sending::begin(response.body, length, ctx.out),
@@ -71,6 +85,7 @@ impl<H: Handler> HttpConnection<'_, H> {
             }
             None => self.finish_response(reusable),
         }
+        body_at
     }
 
     /// Begins to send a deferred response, if it is known by now.
@@ -100,11 +115,20 @@ impl<H: Handler> HttpConnection<'_, H> {
     pub(super) fn continue_response(&mut self, ctx: &mut ConnectionContext<'_>) -> Step {
         if let State::Responding(sending, reusable) = &mut self.state {
             let reusable = *reusable;
-            match sending.write_next(ctx.out) {
+            let before = ctx.out.len();
+            let progress = sending.write_next(ctx.out);
+            ctx.log_body(sending.body_bytes(ctx.out.len() - before, progress));
+            match progress {
                 WriteProgress::Waiting => return Step::Wait,
                 WriteProgress::Partial => self.phase = self.phase.wrapping_add(1),
-                WriteProgress::Complete => self.finish_response(reusable),
-                WriteProgress::Failed => self.close(Next::Close),
+                WriteProgress::Complete => {
+                    ctx.log_end(UnitEnd::Complete);
+                    self.finish_response(reusable);
+                }
+                WriteProgress::Failed => {
+                    ctx.log_end(UnitEnd::Failed);
+                    self.close(Next::Close);
+                }
             }
         }
         Step::Consumed(0)
@@ -129,11 +153,18 @@ impl<H: Handler> HttpConnection<'_, H> {
         ctx: &mut ConnectionContext<'_>,
     ) {
         let mut response = Response::rejection(error);
-        let length = response.measure();
+        let (length, head_at) = (response.measure(), ctx.out.len());
         response.write_head(length, ConnectionHeader::Close, &ctx.http_date(), ctx.out);
+        let body_at = ctx.out.len();
         if !seen.starts_with(b"HEAD ") {
             // The response is small, so nothing is left to send.
             let _ = Sending::begin(response.body, length, ctx.out);
+        }
+        if ctx.logs_units() {
+            let (out, unit) = ctx.split();
+            let head = body_at - head_at;
+            let response = logging::response(error.status, &out[head_at..], head, true);
+            Logged { client: self.client, id: None, response }.log_rejected(seen, &unit);
         }
         self.close(Next::LingeringClose);
     }

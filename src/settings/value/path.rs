@@ -69,8 +69,11 @@ fn check_dir(dir: &Path) -> Result<(), String> {
     }
 }
 
-/// `-` for standard error, or a path.
-pub(in crate::settings) struct LogTargetValue;
+/// `-` for a standard stream, or a path.
+pub(in crate::settings) struct LogTargetValue {
+    /// What `-` means.
+    pub(in crate::settings) dash: LogTarget,
+}
 
 const LOG_PATH: PathValue = PathValue(PathCheck::Nothing);
 
@@ -79,14 +82,14 @@ impl ValueParser for LogTargetValue {
 
     fn parse(&self, text: &str) -> Result<LogTarget, String> {
         match text {
-            "-" => Ok(LogTarget::Stderr),
+            "-" => Ok(self.dash.clone()),
             _ => LOG_PATH.parse(text).map(LogTarget::File),
         }
     }
 
     fn format(&self, value: &LogTarget) -> String {
         match value {
-            LogTarget::Stderr => "-".into(),
+            LogTarget::Stderr | LogTarget::Stdout => "-".into(),
             LogTarget::File(path) => LOG_PATH.format(path),
         }
     }

@@ -82,6 +82,7 @@ impl CompletionClient<'_> {
         self.is_sending = false;
         self.output.clear();
         self.output.shrink_to(KEPT_BYTES);
+        self.client.restore_records(tracker);
         match count {
             Some(n) => {
                 tracker.count_sent(n);
@@ -102,6 +103,7 @@ impl CompletionClient<'_> {
     ) {
         self.is_receiving = false;
         self.received_len = count;
+        self.client.restore_records(tracker);
         match count {
             Some(n) if !self.client.is_lingering() => tracker.count_received(n),
             Some(_) => (),
@@ -123,6 +125,7 @@ impl CompletionClient<'_> {
         tracker: &mut WorkTracker<'_>,
     ) {
         if self.client.is_due(now) {
+            self.client.restore_records(tracker);
             self.client.session.on_timeout(&mut buffers.spare, tracker, now);
             self.advance(buffers, tracker);
         }
@@ -132,6 +135,7 @@ impl CompletionClient<'_> {
     pub fn drain(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         if !self.client.drained {
             self.client.drain(buffers, tracker);
+            self.client.restore_records(tracker);
             self.advance(buffers, tracker);
         }
     }
@@ -143,6 +147,11 @@ impl CompletionClient<'_> {
 
     /// Hands what was received to the session, and shuts the socket down if the session wants that.
     fn advance(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
+        self.hand_over(buffers, tracker);
+        self.client.settle_records(tracker);
+    }
+
+    fn hand_over(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         let client = &mut self.client;
         while matches!(client.session.wants(), Wants::Read | Wants::Linger)
             && let Some(count) = self.received_len.take()

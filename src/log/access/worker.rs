@@ -1,0 +1,192 @@
+//! The access log of a worker, and of each of its threads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use slog::{Logger, warn};
+
+use super::records::Records;
+use super::render::WorkerName;
+use super::stamp::Stamps;
+use super::{AccessLog, SampleShare};
+use crate::app::{RequestId, Unit, UnitEnd};
+use crate::log::target::LogError;
+use crate::os::clock;
+use crate::time::MonotonicTime;
+
+/// The access log of a worker. Its threads share it.
+#[derive(Debug)]
+pub(crate) struct WorkerAccessLog {
+    log: Arc<AccessLog>,
+    name: WorkerName,
+    logger: Logger,
+    /// Whether the loss of a record was logged since the file was opened.
+    loss_logged: AtomicBool,
+}
+
+impl WorkerAccessLog {
+    pub(crate) fn new(log: Arc<AccessLog>, name: WorkerName, logger: Logger) -> Self {
+        Self { log, name, logger, loss_logged: AtomicBool::new(false) }
+    }
+
+    /// Opens the file again: see [`AccessLog::reopen`].
+    pub(crate) fn reopen(&self) -> Result<(), LogError> {
+        self.log.reopen()?;
+        self.loss_logged.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Returns how many records this process has dropped.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.log.target_file.dropped()
+    }
+
+    fn write(&self, record: &[u8]) {
+        if !self.log.target_file.write_record(record)
+            && !self.loss_logged.swap(true, Ordering::Relaxed)
+        {
+            warn!(self.logger, "access log records dropped"; "slot" => self.name.slot,
+                "pid" => self.name.pid, "dropped" => self.dropped());
+        }
+    }
+}
+
+/// How far the output of a client has been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientOutput {
+    /// All of it.
+    Sent,
+    /// All but this many bytes, which wait.
+    Waiting(u64),
+    /// The connection is closed, and this many bytes were not sent.
+    Closed(u64),
+}
+
+/// The access log of a thread.
+pub(crate) struct UnitLog {
+    log: Arc<WorkerAccessLog>,
+    records: Records,
+    buffers: Buffers,
+    /// When the current unit began.
+    started: Option<MonotonicTime>,
+    /// The state of the generator that samples.
+    random: u64,
+}
+
+struct Buffers {
+    stamps: Stamps,
+    line: Vec<u8>,
+}
+
+impl UnitLog {
+    pub(crate) fn new(log: Arc<WorkerAccessLog>, seed: u64) -> Self {
+        let buffers = Buffers { stamps: Stamps::new(), line: Vec::new() };
+        Self { log, records: Records::default(), buffers, started: None, random: seed | 1 }
+    }
+
+    /// Records the beginning of a unit.
+    pub(crate) fn begin(&mut self, now: MonotonicTime) {
+        self.started = Some(now);
+    }
+
+    /// Adds a unit. `new_id` makes its id, if the format needs one and it has none.
+    pub(crate) fn add(&mut self, unit: &Unit<'_>, new_id: impl FnOnce() -> Option<RequestId>) {
+        let started = self.started.take();
+        if !self.is_sampled(unit.response.status) {
+            return self.records.end_last(UnitEnd::Failed);
+        }
+        let started = started.unwrap_or_else(clock::now);
+        let WorkerAccessLog { log, name, .. } = &*self.log;
+        let format = &log.config.format;
+        if unit.id.is_none() && format.has_id() {
+            let unit = Unit { id: new_id(), ..*unit };
+            self.records.add(format, name, &unit, started);
+        } else {
+            self.records.add(format, name, unit, started);
+        }
+    }
+
+    /// Counts bytes of the last unit's body.
+    pub(crate) fn count_body(&mut self, bytes: u64) {
+        self.records.count_body(bytes);
+    }
+
+    /// Ends the last unit.
+    pub(crate) fn end(&mut self, end: UnitEnd) {
+        self.records.end_last(end);
+    }
+
+    /// Returns whether there are records to write.
+    #[inline]
+    pub(crate) fn has_records(&self) -> bool {
+        !self.records.is_empty()
+    }
+
+    /// Writes the records of units whose output has been sent. Returns those that must wait: pass them
+    /// to [`restore`](Self::restore) before the client is served again.
+    pub(crate) fn settle(&mut self, output: ClientOutput) -> Option<UnsentRecords> {
+        match output {
+            ClientOutput::Sent => self.write_ended(),
+            ClientOutput::Waiting(_) => (),
+            ClientOutput::Closed(lost) => {
+                self.records.abort(lost);
+                self.write_ended();
+            }
+        }
+        if self.records.is_empty() {
+            return None;
+        }
+        let unsent = if let ClientOutput::Waiting(unsent) = output { unsent } else { 0 };
+        let records = std::mem::take(&mut self.records);
+        Some(UnsentRecords { log: Arc::clone(&self.log), records, unsent })
+    }
+
+    /// Takes records back.
+    pub(crate) fn restore(&mut self, mut unsent: UnsentRecords) {
+        self.records = std::mem::take(&mut unsent.records);
+    }
+
+    fn write_ended(&mut self) {
+        let Self { log, records, buffers, .. } = self;
+        write_ended(log, records, buffers);
+    }
+
+    /// Server errors are always logged.
+    fn is_sampled(&mut self, status: u16) -> bool {
+        let share = self.log.log.config.sample;
+        if share == SampleShare::ALL || status >= 500 {
+            return true;
+        }
+        // Xorshift64*.
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        let drawn = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        let drawn = (drawn * u64::from(SampleShare::ALL.millionths())) >> 32;
+        drawn < u64::from(share.millionths())
+    }
+}
+
+fn write_ended(log: &WorkerAccessLog, records: &mut Records, buffers: &mut Buffers) {
+    let format = &log.log.config.format;
+    let Buffers { stamps, line } = buffers;
+    records.take_ended(format, stamps, clock::read_clocks(), line, |record| log.write(record));
+}
+
+/// Records of a client whose output waits. If they are dropped, the client has been disconnected.
+pub(crate) struct UnsentRecords {
+    log: Arc<WorkerAccessLog>,
+    records: Records,
+    /// How many bytes of output wait.
+    unsent: u64,
+}
+
+impl Drop for UnsentRecords {
+    fn drop(&mut self) {
+        if !self.records.is_empty() {
+            self.records.abort(self.unsent);
+            let mut buffers = Buffers { stamps: Stamps::new(), line: Vec::new() };
+            write_ended(&self.log, &mut self.records, &mut buffers);
+        }
+    }
+}
