@@ -120,6 +120,7 @@ mod pools_whole;
 mod privileges;
 mod proc;
 mod procfs;
+mod real_systemd;
 mod recycling;
 mod reloading;
 mod resources;
