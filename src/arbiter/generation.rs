@@ -16,7 +16,7 @@ use crate::listen::{
     self, Access, ListenError, Listener, ListenerState, ReusePortShard, one_per_address,
 };
 use crate::log::access::{AccessLog, AccessLogConfig};
-use crate::log::{self, FileOwner, Log, LogError, error_chain};
+use crate::log::{self, EventRing, FileOwner, Log, LogError, error_chain};
 use crate::os::credentials::Credentials;
 use crate::os::lookups::Lookups;
 use crate::os::memory::MappingId;
@@ -94,7 +94,15 @@ pub(crate) fn prepare_generations<'a>(
 ) -> Result<(MasterContext, Vec<PoolGeneration<'a>>), PrepareError> {
     let ResolvedConfig { master, has_named_pools, log, pool_specs } = config;
     let (user, group) = pool_specs.first().map_or((None, None), |spec| owner_of(&spec.credentials));
-    let log = Log::open(&log, FileOwner { user, group }).map_err(PrepareError::Log)?;
+    let events = match current.first() {
+        Some(current) => current.log.events().map(Arc::clone),
+        None => {
+            let is_shown = master.control_socket.is_some() || master.metrics_bind.is_some();
+            is_shown.then(|| Arc::new(EventRing::new()))
+        }
+    };
+    let log = Log::open_with_events(&log, FileOwner { user, group }, events);
+    let log = log.map_err(PrepareError::Log)?;
     let context = MasterContext { settings: master, has_named_pools, log };
     let explicit_addresses: Vec<_> = pool_specs.iter().map(PoolSpec::explicit_addresses).collect();
     let mut pool_generations: Vec<PoolGeneration<'a>> = Vec::new();

@@ -1,10 +1,12 @@
 //! What the control interface shows of the master at one instant. Pure: plain data, and its JSON.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::duration::as_millis;
+use crate::log::EventRing;
 use crate::scoreboard::{Histogram, WorkCounts, WorkTotals};
 
 /// The master and its pools.
@@ -18,6 +20,8 @@ pub(super) struct Snapshot {
     /// The other master, during an upgrade.
     pub(super) peer_pid: Option<i32>,
     pub(super) pools: Vec<PoolSnapshot>,
+    /// The last records of the log.
+    pub(super) events: Option<Arc<EventRing>>,
 }
 
 /// What the master is doing.
@@ -141,6 +145,7 @@ impl Snapshot {
             "phase": self.phase.as_str(),
             "generation": self.generation,
             "peer_pid": self.peer_pid,
+            "last_event": self.events.as_ref().map(|events| events.last()),
             "ready": unready_reason.is_none(),
             "unready_reason": unready_reason,
             "pools": self.pools.iter().map(PoolSnapshot::to_json).collect::<Vec<_>>(),

@@ -2,6 +2,7 @@
 //! said to the service manager.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use slog::{Logger, error, info, warn};
 
@@ -50,6 +51,7 @@ impl MasterState<'_> {
             peer_pid: peer.map(Pid::as_raw),
             generation: self.pools.generation_number(),
             pools: self.pools.iter().map(|pool| pool.snapshot(now)).collect(),
+            events: self.context.log.events().map(Arc::clone),
         }
     }
 

@@ -46,7 +46,7 @@ impl Drain for Json {
 
 /// Returns an object and a line feed. If it is too long for one record, its longest texts are cut,
 /// and then its last fields left out, so that it stays valid JSON.
-fn encode_line(mut fields: Vec<(String, Value)>) -> Vec<u8> {
+pub(super) fn encode_line(mut fields: Vec<(String, Value)>) -> Vec<u8> {
     loop {
         let line = encode_object(&fields);
         let surplus = line.len().saturating_sub(RECORD_BYTES_MAX);

@@ -6,6 +6,7 @@
 pub(crate) mod access;
 mod compact;
 mod escape;
+mod event_ring;
 mod fields;
 mod flight_recorder;
 mod json;
@@ -15,7 +16,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use slog::{Drain, Level, Logger, o, warn};
+use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, o, warn};
 
 use compact::Compact;
 
@@ -24,6 +25,7 @@ pub use access::{AccessFormat, SampleShare};
 use escape::Escaping;
 pub(crate) use escape::escape;
 pub use escape::escaped_len;
+pub(crate) use event_ring::{EventRing, NextEvent};
 pub use fields::Fields;
 use flight_recorder::{FlightRecorder, Opened};
 use json::Json;
@@ -61,6 +63,26 @@ pub struct Log {
     target_file: Arc<LogTargetFile>,
     /// The descriptor of the flight recorder's file.
     recorder: Option<RawFd>,
+    /// The last records, for the control interface.
+    events: Option<Arc<EventRing>>,
+}
+
+/// What keeps the master's records besides the log.
+struct Keepers {
+    recorder: Option<FlightRecorder>,
+    events: Option<Arc<EventRing>>,
+}
+
+impl Drain for Keepers {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
+        if let Some(events) = &self.events {
+            events.log(record, values);
+        }
+        self.recorder.as_ref().map_or(Ok(()), |recorder| recorder.log(record, values))
+    }
 }
 
 impl Log {
@@ -70,6 +92,18 @@ impl Log {
     /// The file cannot be opened for appending, or its owner cannot be changed. The flight
     /// recorder's file cannot be opened or created.
     pub fn open(config: &LogConfig, owner: FileOwner) -> Result<Self, LogError> {
+        Self::open_with_events(config, owner, None)
+    }
+
+    /// Opens the log as [`open`](Self::open) does, and keeps the last records in `events`.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub(crate) fn open_with_events(
+        config: &LogConfig,
+        owner: FileOwner,
+        events: Option<Arc<EventRing>>,
+    ) -> Result<Self, LogError> {
         let target_file = Arc::new(LogTargetFile::open(&config.target, owner)?);
         let opened = config.flight_recorder.as_deref().map(open_recorder).transpose()?;
         let (recorder, replaced, failed) = match opened {
@@ -79,7 +113,8 @@ impl Log {
             Some(Opened::NotReplaced(error)) => (None, None, Some(error)),
         };
         let number = recorder.as_ref().map(FlightRecorder::raw_fd);
-        let logger = build_logger(config, RecordWriter::new(&target_file), recorder);
+        let keepers = Keepers { recorder, events: events.clone() };
+        let logger = build_logger(config, RecordWriter::new(&target_file), keepers);
         let path = config.flight_recorder.as_deref().unwrap_or(Path::new("")).display().to_string();
         if let Some(old) = replaced {
             warn!(logger, "flight recorder file replaced";
@@ -88,7 +123,7 @@ impl Log {
             warn!(logger, "failed to replace flight recorder file";
                 "path" => path, "error" => error.to_string());
         }
-        Ok(Self { logger, target_file, recorder: number })
+        Ok(Self { logger, target_file, recorder: number, events })
     }
 
     /// Returns the numbers of its descriptors, for a child that must close its copies.
@@ -97,7 +132,7 @@ impl Log {
     }
 
     /// Makes the log of a child its own: without that, the child could change how the parent writes.
-    /// The flight recorder is the parent's alone.
+    /// The flight recorder and the ring of events are the parent's alone.
     pub(crate) fn detach_in_child(&self) {
         if let Some(output) = self.target_file.raw_fd() {
             // Without /proc they share the open file description.
@@ -106,12 +141,20 @@ impl Log {
         if let Some(recorder) = self.recorder {
             let _ = fd_table::replace_with_null(recorder);
         }
+        if let Some(events) = &self.events {
+            events.detach_in_child();
+        }
     }
 
     /// Returns this log with the field `pool` in each record.
     pub(crate) fn for_pool(&self, name: &str) -> Self {
         let logger = self.logger.new(o!("pool" => name.to_owned()));
-        Self { logger, target_file: Arc::clone(&self.target_file), recorder: self.recorder }
+        Self { logger, ..self.clone() }
+    }
+
+    /// Returns the ring of the last records, if it is kept.
+    pub(crate) fn events(&self) -> Option<&Arc<EventRing>> {
+        self.events.as_ref()
     }
 
     /// Returns the logger that writes records.
@@ -138,11 +181,7 @@ fn open_recorder(path: &Path) -> Result<Opened, LogError> {
     FlightRecorder::open(path).map_err(|source| LogError::new("flight recorder file", path, source))
 }
 
-fn build_logger(
-    config: &LogConfig,
-    writer: RecordWriter,
-    recorder: Option<FlightRecorder>,
-) -> Logger {
+fn build_logger(config: &LogConfig, writer: RecordWriter, keepers: Keepers) -> Logger {
     let level = config.level;
     match config.format {
         Format::Full => {
@@ -151,28 +190,26 @@ fn build_logger(
                 .use_custom_timestamp(timestamp)
                 .use_original_order()
                 .build();
-            root_logger(drain, level, recorder)
+            root_logger(drain, level, keepers)
         }
         Format::Compact => {
             let decorator = Escaping(slog_term::PlainSyncDecorator::new(writer));
-            root_logger(Compact::new(decorator), level, recorder)
+            root_logger(Compact::new(decorator), level, keepers)
         }
-        Format::Json => root_logger(Json::new(writer), level, recorder),
+        Format::Json => root_logger(Json::new(writer), level, keepers),
     }
 }
 
-fn root_logger<D>(drain: D, level: Level, recorder: Option<FlightRecorder>) -> Logger
+fn root_logger<D>(drain: D, level: Level, keepers: Keepers) -> Logger
 where
     D: Drain + Send + Sync + std::panic::UnwindSafe + std::panic::RefUnwindSafe + 'static,
 {
     let drain = drain.filter_level(level).ignore_res();
-    match recorder {
-        None => Logger::root(drain, o!()),
-        Some(recorder) => {
-            let recorder = recorder.filter_level(Level::Info).ignore_res();
-            Logger::root(slog::Duplicate::new(drain, recorder).ignore_res(), o!())
-        }
+    if keepers.recorder.is_none() && keepers.events.is_none() {
+        return Logger::root(drain, o!());
     }
+    let keepers = keepers.filter_level(Level::Info).ignore_res();
+    Logger::root(slog::Duplicate::new(drain, keepers).ignore_res(), o!())
 }
 
 /// Returns an error and its causes, joined by colons.
@@ -283,6 +320,32 @@ mod tests {
             Some((time, rest)) if time.ends_with('Z') => format!("{spaces}{rest}"),
             _ => line.to_owned(),
         }
+    }
+
+    #[test]
+    fn events_are_those_of_the_master_from_info_on() {
+        let config = LogConfig {
+            target: Target::File("/dev/null".into()),
+            level: Level::Error,
+            format: Format::Full,
+            flight_recorder: None,
+        };
+        let events = Arc::new(EventRing::new());
+        let before = events.last();
+        let log = Log::open_with_events(&config, FileOwner::default(), Some(Arc::clone(&events)));
+        let log = log.unwrap().for_pool("web");
+        info!(log.logger(), "worker ready"; "pid" => 7, "seq" => "a\nb", "name" => "c\u{1b}");
+        slog::debug!(log.logger(), "quiet");
+        let NextEvent::Record(number, text) = events.after(before) else { panic!("no record") };
+        assert_eq!((number, events.last()), (before + 1, before + 1));
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["seq"], number, "a field of the record does not hide it");
+        assert_eq!((&value["message"], &value["level"]), (&"worker ready".into(), &"INFO".into()));
+        assert_eq!((&value["pool"], &value["pid"]), (&"web".into(), &7.into()));
+        assert!(!text.contains(char::is_control), "{text:?}");
+        events.detach_in_child();
+        info!(log.logger(), "of a worker");
+        assert_eq!((events.last(), events.before_last(1)), (before + 1, before + 1));
     }
 
     #[test]

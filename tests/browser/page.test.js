@@ -49,6 +49,9 @@ test("live page shows workers, work and queues", async () => {
     assert.equal(await busy, 200);
     await seen(page, "section p", "1 units of work done, 0 in progress");
     await seen(page, "figcaption", / at most\./);
+    await seen(page, ".events li", "all workers ready");
+    server.signal("SIGUSR1");
+    await seen(page, ".events li:first-child", "logs reopened");
     await page.getByText("The workers as a table").click();
     await seen(page, "td.state.ready", "ready");
     assert.equal(await page.locator("tbody tr").count(), 3);
@@ -122,6 +125,7 @@ test("absent master is reported until another answers", async () => {
     await server.run();
     await page.locator("#alarm").waitFor({ state: "hidden" });
     await seen(page, "#master", `Master ${server.process.pid} `);
+    await seen(page, ".events li", "Records of the former one may be missing here.");
     assert.match(await page.locator("#announcements").textContent(), /Another master answers/);
   });
 });
@@ -130,6 +134,7 @@ test("page without scripts is a table that refreshes", async () => {
   await withPage(["-k", "mio", "-w", "2"], { javaScriptEnabled: false }, async (page, server) => {
     assert.equal(await page.locator("tbody tr").count(), 2);
     assert.equal(await page.locator("td.state.ready").count(), 2);
+    await seen(page, ".events li", "all workers ready");
     const busy = server.get("/sleep?ms=10000");
     await seen(page, "td", "GET /sleep for");
     assert.equal(await busy, 200);
@@ -147,9 +152,14 @@ test("texts from clients are never markup", async () => {
     pool.last_exits = [{ pid: 1, slot: 0, reason: hostile, exit: hostile, note: hostile, uptime_ms: 1, age_ms: 1 }];
     status.unready_reason = hostile;
     status.ready = false;
+    status.last_event += 1;
+    const event = { seq: status.last_event, time: hostile, level: hostile, message: hostile, [hostile]: hostile };
+    const body = `id: ${event.seq}\nevent: record\ndata: ${JSON.stringify(event)}\n\n`;
+    await page.route("**/v1/events*", (route) => route.fulfill({ body, contentType: "text/event-stream" }));
     await page.route("**/v1/status", (route) => route.fulfill({ json: status }));
     await seen(page, ".tile", "onerror=window.hit=1>");
     await seen(page, "h2", "<img src=x");
+    await seen(page, ".events b", "<img src=x");
     assert.equal(await page.locator("img").count(), 0);
     assert.equal(await page.locator("script").count(), 1);
     assert.ok(!(await page.locator("body").textContent()).includes("\u202e"));

@@ -237,7 +237,7 @@ fn page_is_for_browsers_that_know_the_host() {
         let answer = it.ask_metrics("/", &[("Host", &host)]);
         assert_eq!(answer.status(), 200, "{host}");
         assert!(answer.head.get("content-security-policy").unwrap().contains("default-src 'none'"));
-        assert!(answer.text().contains("<td>ready"), "{}", answer.text());
+        assert!(answer.text().contains("state ready\">ready"), "{}", answer.text());
     }
     for path in ["/", "/v1/status"] {
         assert_eq!(it.ask_metrics(path, &[("Host", "evil.example")]).status(), 403, "{path}");

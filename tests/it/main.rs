@@ -97,6 +97,7 @@ mod ctl_changes;
 mod ctl_top;
 mod daemons;
 mod draining_queue;
+mod events;
 mod example;
 mod exec;
 mod exec_hang_causes;

@@ -4,8 +4,10 @@ use std::io::Cursor;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::events;
 use super::metrics::{self, Format};
 use super::page;
+use super::places::WaitPlaces;
 use crate::arbiter::snapshot::Snapshot;
 use crate::http::{Body, Handler, Request, Response};
 
@@ -64,6 +66,8 @@ pub(super) type SharedView = Arc<Mutex<Arc<View>>>;
 pub(super) struct Api {
     pub(super) endpoint: Endpoint,
     pub(super) view: SharedView,
+    /// The places of the clients of this endpoint that wait.
+    pub(super) places: WaitPlaces,
     /// The names by which browsers may ask `metrics_bind` for more than probes and metrics.
     pub(super) hosts: Vec<String>,
 }
@@ -73,24 +77,29 @@ struct Route {
     path: &'static str,
     /// Whether any name may be used for the host: scrapers and probes choose their own.
     any_host: bool,
-    answer: fn(&View, &Request<'_>) -> Response,
+    answer: fn(&Api, &View, &Request<'_>) -> Response,
 }
 
 const ROUTES: &[Route] = &[
-    Route { path: "/", any_host: false, answer: |view, _| page::response(view.page()) },
-    Route { path: "/healthz", any_host: true, answer: |_, _| Response::text("ok\n") },
-    Route { path: "/readyz", any_host: true, answer: |view, _| readiness(view) },
+    Route { path: "/", any_host: false, answer: |_, view, _| page::response(view.page()) },
+    Route { path: "/healthz", any_host: true, answer: |_, _, _| Response::text("ok\n") },
+    Route { path: "/readyz", any_host: true, answer: |_, view, _| readiness(view) },
     Route {
         path: "/metrics",
         any_host: true,
-        answer: |view, request| {
+        answer: |_, view, request| {
             let format = Format::accepted_by(request.header("Accept").unwrap_or_default());
             Response::new(200, view.metrics(format))
                 .header("Content-Type", format.content_type())
                 .header("Vary", "Accept")
         },
     },
-    Route { path: "/v1/status", any_host: false, answer: |view, _| Response::json(view.status()) },
+    Route {
+        path: "/v1/status",
+        any_host: false,
+        answer: |_, view, _| Response::json(view.status()),
+    },
+    Route { path: "/v1/events", any_host: false, answer: Api::events },
 ];
 
 impl Handler for Api {
@@ -117,7 +126,13 @@ impl Api {
             return plain(403, "unknown host: use an IP address, or add the name to metrics_hosts");
         }
         let view = Arc::clone(&self.view.lock().unwrap_or_else(PoisonError::into_inner));
-        (route.answer)(&view, request)
+        (route.answer)(self, &view, request)
+    }
+
+    fn events(&self, view: &View, request: &Request<'_>) -> Response {
+        let Some(events) = &view.snapshot.events else { return plain(404, "no records are kept") };
+        let answer = events::answer(events, request, &self.places);
+        answer.unwrap_or_else(|reason| plain(400, &reason))
     }
 
     /// Returns whether a browser cannot have been led here by a name that an attacker controls (DNS

@@ -5,11 +5,10 @@
 
 mod api;
 mod client;
+mod events;
 mod metrics;
 mod page;
-#[allow(dead_code, reason = "for routes that wait")]
 mod places;
-#[allow(dead_code, reason = "for routes that wait")]
 mod sse;
 #[cfg(test)]
 mod tests;
@@ -34,6 +33,7 @@ use crate::settings::Settings;
 use crate::time::MonotonicTime;
 use api::{Api, Endpoint, SharedView, View};
 use client::{Buffers, ControlClient};
+use places::WaitPlaces;
 
 /// How many clients may be connected to one endpoint. The longest idle one makes room for a new one.
 const CLIENTS_MAX: usize = 16;
@@ -74,7 +74,7 @@ impl ControlService {
         hosts.extend(host::name());
         let service = |endpoint| {
             let (view, hosts) = (Arc::clone(&view), hosts.clone());
-            Http::new(Api { endpoint, view, hosts }, limits)
+            Http::new(Api { endpoint, view, places: WaitPlaces::default(), hosts }, limits)
         };
         Self {
             addresses: addresses.collect(),

@@ -6,19 +6,24 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::arbiter::snapshot::{ExitSnapshot, PoolSnapshot, Snapshot, WorkerSnapshot};
 use crate::duration::as_millis;
 use crate::http::{Body, Response};
-use crate::log;
+use crate::log::{self, EventRing, NextEvent};
 
 pub(super) const STYLE: &str = include_str!("page/page.css");
 pub(super) const SCRIPT: &str = include_str!("page/page.js");
 
+/// How many records the static page shows.
+const EVENTS_SHOWN: u64 = 20;
+
 /// Nothing from elsewhere, no place in another page, and only the style and the script with these
 /// hashes (a test compares them with the files). What a text brings in is not run.
 pub(super) const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-Utr8J8E8KFGIHXvDy2B3aDFH7KFQbKWQnR2+jF7vg5Q='; \
-    script-src 'sha256-Ypkg8t0MYrbfoYSzXgHJ+99p/rdrAw1tqTuNXCDtd5I='; \
+    style-src 'sha256-yIrAsE9+20N8CjzwZCeVorhaf7ptuAxcvOIc2f2GETI='; \
+    script-src 'sha256-s4Gq6Rl4kmoG/pRitc/dYvfsx+OC1qp7l+J2dUNFnSc='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
@@ -59,7 +64,14 @@ pub(super) fn render(snapshot: &Snapshot) -> String {
     let _ = writeln!(page, "<p id=\"unready\" class=\"alarm\"{hidden}>{reason}</p>");
     page.push_str("<div id=\"pools\"></div>\n<div id=\"static\">\n");
     snapshot.pools.iter().for_each(|pool| render_pool(pool, &mut page));
-    let _ = write!(page, "</div>\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n");
+    if let Some(events) = &snapshot.events {
+        render_events(events, &mut page);
+    }
+    page.push_str(
+        "</div>\n<section id=\"events\" aria-label=\"Recent events\" hidden>\n\
+         <h2>Recent events</h2>\n<ol class=\"events\"></ol>\n</section>\n",
+    );
+    let _ = write!(page, "</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n");
     page
 }
 
@@ -139,6 +151,34 @@ fn render_exit(exit: &ExitSnapshot, page: &mut String) {
         escape(&exit.exit),
         escape(&note)
     );
+}
+
+/// Writes the last records of the master, the newest first.
+fn render_events(events: &EventRing, page: &mut String) {
+    let (mut texts, mut number) = (Vec::new(), events.before_last(EVENTS_SHOWN));
+    while let NextEvent::Record(this, text) = events.after(number) {
+        number = this;
+        texts.push(text);
+    }
+    page.push_str(
+        "<section aria-label=\"Recent events\">\n<h2>Recent events</h2>\n<ol class=\"events\">\n",
+    );
+    for text in texts.iter().rev() {
+        let Ok(Value::Object(mut fields)) = serde_json::from_str(text) else { continue };
+        let mut take = |name: &str| match fields.remove(name) {
+            Some(Value::String(text)) => escape(&text),
+            other => other.map_or(String::new(), |value| escape(&value.to_string())),
+        };
+        let (time, level, message) = (take("time"), take("level"), take("message"));
+        take("seq");
+        let _ = write!(page, "<li>{time} {level} <b>{message}</b>");
+        for (key, value) in &fields {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let _ = write!(page, " {}={}", escape(key), escape(&value));
+        }
+        page.push_str("</li>\n");
+    }
+    page.push_str("</ol>\n</section>\n");
 }
 
 /// Returns a duration to at most a thousandth, such as `2m 3s` or `120ms`.

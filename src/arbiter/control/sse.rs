@@ -7,9 +7,12 @@ use crate::http::{Body, LiveSource, Response};
 /// What is sent after a silence: a comment.
 pub(super) const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
+/// The type of a stream of events.
+pub(super) const CONTENT_TYPE: &str = "text/event-stream";
+
 /// Returns the response that is a stream of events.
 pub(super) fn response(source: impl LiveSource + 'static) -> Response {
-    Response::new(200, Body::live(source)).header("Content-Type", "text/event-stream")
+    Response::new(200, Body::live(source)).header("Content-Type", CONTENT_TYPE)
 }
 
 /// Appends one event. `data` is one line, such as JSON.

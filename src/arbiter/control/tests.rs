@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::api::{Api, Endpoint, SharedView, View};
 use super::metrics::Format;
 use super::page;
+use super::places::WaitPlaces;
 use crate::app::{ClientInfo, Limits, Service, WorkReporter};
 use crate::arbiter::snapshot::{
     ListenerSnapshot, MasterPhase, PoolSnapshot, Snapshot, UnitSnapshot, WorkerSnapshot,
@@ -53,7 +54,10 @@ fn snapshot(label: &str) -> Snapshot {
 /// Returns the response to a request for `path` with these lines of the head.
 fn ask(endpoint: Endpoint, snapshot: Snapshot, request: &str) -> String {
     let view = SharedView::new(Mutex::new(Arc::new(View::new(snapshot))));
-    let http = Http::new(Api { endpoint, view, hosts: vec!["box".into()] }, Limits::default());
+    let http = Http::new(
+        Api { endpoint, view, places: WaitPlaces::default(), hosts: vec!["box".into()] },
+        Limits::default(),
+    );
     let (now, info) =
         (MonotonicTime::default(), ClientInfo { address: None, allow_keepalive: true });
     let mut session = Session::new(http.accept(&info), Duration::ZERO, now);

@@ -13,6 +13,7 @@
   const pools = new Map();
   const said = new Set();
   let master = null, answeredAt = Date.now(), failure = null, timer = null;
+  let events = [], cursor = null;
 
   // Shows what a terminal or a browser would obey as an escape.
   const clean = (value) => String(value).replace(
@@ -152,7 +153,8 @@
   // Returns the duration in milliseconds below which a share of the units between two counts stayed.
   const percentile = (before, after, share) => {
     const counts = new Map(before);
-    const added = after.map(([limit, count]) => [limit, count - (counts.get(limit) || 0)]).filter(([, count]) => count > 0);
+    // The last bucket has no bound.
+    const added = after.map(([limit, count]) => [limit ?? 4e9, count - (counts.get(limit) || 0)]).filter(([, count]) => count > 0);
     let left = share * added.reduce((sum, [, count]) => sum + count, 0);
     for (const [limit, count] of added.sort((a, b) => a[0] - b[0])) {
       left -= count;
@@ -302,10 +304,53 @@
     announce(`away ${answeredAt}`, `${failure} since ${clock(answeredAt)}.`);
   };
 
+  // The records since the last answer, newest first.
+  const parseEvents = (text) => text.split("\n\n").filter(Boolean).map((block) => {
+    const fields = new Map(block.split("\n").map((line) => {
+      const colon = line.indexOf(": ");
+      return [line.slice(0, colon), line.slice(colon + 2)];
+    }));
+    return { id: Number(fields.get("id")), kind: fields.get("event"), data: JSON.parse(fields.get("data")) };
+  }).reverse();
+  const SHOWN_APART = ["seq", "time", "level", "message"];
+  const createEvent = ({ kind, data }) => {
+    if (kind === "gap") {
+      return node("li", "soft", data.reason === "other_master"
+        ? "Another master. Records of the former one may be missing here." : "Records are missing here.");
+    }
+    const time = node("time", "soft", clock(Date.parse(data.time)));
+    time.dateTime = data.time;
+    const item = node("li", "", time, " ");
+    if (data.level !== "INFO") item.append(node("span", `level ${clean(data.level)}`, clean(data.level)), " ");
+    const fields = Object.entries(data).filter(([key]) => !SHOWN_APART.includes(key));
+    item.append(node("b", "", clean(data.message)), " ",
+      node("span", "soft", fields.map(([key, value]) => clean(`${key}=${value}`)).join(" ")));
+    return item;
+  };
+  const showEvents = async (last) => {
+    if (!isKnown(last) || last === cursor) return;
+    const path = cursor === null ? `last=${EVENTS_MAX}` : `after=${cursor}`;
+    const added = parseEvents(await ask(`v1/events?follow=0&${path}`, "text"));
+    if (!added.length) return;
+    cursor = added[0].id;
+    events = added.concat(events).slice(0, EVENTS_MAX);
+    const section = byId("events");
+    section.hidden = false;
+    reconcile(section.lastElementChild, events, (event) => `${event.kind}${event.id}`, createEvent, () => {});
+  };
+
+  class Unanswered extends Error {}
   const ask = async (path, kind) => {
-    const answer = await fetch(path, { cache: "no-store", credentials: "omit", redirect: "error", signal: AbortSignal.timeout(PATIENCE) });
-    if (!answer.ok) throw new Error(`${answer.status}`);
-    return answer[kind]();
+    const options = { cache: "no-store", credentials: "omit", redirect: "error", signal: AbortSignal.timeout(PATIENCE) };
+    let answer = null, body = null;
+    try {
+      answer = await fetch(path, options);
+      body = await answer[kind]();
+    } catch (error) {
+      if (!answer || answer.ok) throw new Unanswered("The master does not answer");
+    }
+    if (!answer.ok) throw new Unanswered(`The master answers ${answer.status}`);
+    return body;
   };
   const poll = async () => {
     timer = null;
@@ -315,13 +360,10 @@
       answeredAt = Date.now();
       failure = null;
       if (before) announce(`back ${answeredAt}`, `The master answers again: ${status.pid}.`);
-      try {
-        show(status, answeredAt);
-      } catch (error) {
-        failure = `The page does not understand the master: ${clean(error)};`;
-      }
+      show(status, answeredAt);
+      await showEvents(status.last_event);
     } catch (error) {
-      failure = /^[0-9]+$/.test(error.message) ? `The master answers ${error.message}` : "The master does not answer";
+      failure = error instanceof Unanswered ? error.message : `The page does not understand the master: ${clean(error)};`;
     }
     showFailure();
     timer = setTimeout(poll, document.hidden ? POLL_HIDDEN : POLL);
