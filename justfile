@@ -57,6 +57,10 @@ pictures:
     cargo build
     npm run --prefix tests/browser pictures
 
+# Draw docs/src/images/top.svg, the picture of `ostlerctl top`
+docs-top:
+    OSTLER_WRITE_DOCS=1 cargo test --bin ostlerctl picture
+
 # Repeat the property tests with many more random cases: `just fuzz 100000`
 fuzz cases="20000":
     PROPTEST_CASES={{cases}} cargo test --lib

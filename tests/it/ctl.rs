@@ -255,7 +255,7 @@ fn other_users_are_refused() {
         ostlerctl(args).uid(UNPRIVILEGED).gid(UNPRIVILEGED).output().unwrap().into()
     };
     as_other(&["status", "--socket", socket]).failure("no permission to use");
-    as_other(&["status", "-n", &name]).failure("belongs to user 0");
+    as_other(&["status", "-n", &name]).failure("of user 0, are not visible");
     it.server.finish();
 }
 

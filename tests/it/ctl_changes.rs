@@ -13,6 +13,8 @@ use tempfile::TempDir;
 
 use crate::DEADLINE;
 use crate::ctl::{FakeServer, Outcome, ostlerctl, run};
+use crate::ctl_top::Screen;
+use crate::proc::wait_until;
 
 const STREAM: &str = "HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
 
@@ -106,6 +108,28 @@ fn interrupt_ends_the_wait_and_not_the_operation() {
         "ostlerctl: interrupted: operation 7 (reload) goes on; see ostlerctl operations 7\n"
     );
     assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+/// On a terminal, a bar is drawn in one line, and Ctrl-C is told there.
+#[test]
+fn progress_is_a_bar_on_a_terminal() {
+    let stream = [STREAM, &progress("canary", 0), &progress("rolling", 1)].concat();
+    let server = answering(stream, true);
+    let args = ["reload", "--socket", server.path().to_str().unwrap()];
+    let mut screen = Screen::run(&args, &[]);
+    screen.wait_shown("[#####---------------] reload: rolling, 1 of 4, ");
+    // Time passes in the same line.
+    let before = screen.contents();
+    wait_until("the time goes on", || screen.contents() != before);
+    assert_eq!(screen.contents().lines().count(), 1, "{}", screen.contents());
+    screen.press("\x03");
+    screen.wait_shown("ostlerctl: interrupted: operation 7 (reload) goes on");
+    assert!(!screen.contents().contains("[#####"), "{}", screen.contents());
+    assert_eq!(screen.wait().code(), Some(1));
+    let mut dumb = Screen::run(&args, &[("TERM", "dumb")]);
+    dumb.wait_shown("reload: canary, 0 of 4\nreload: rolling, 1 of 4");
+    dumb.press("\x03");
+    assert_eq!(dumb.wait().code(), Some(1));
 }
 
 /// A server that notes the first line of each request.

@@ -30,12 +30,17 @@ pub(crate) struct Screen {
 
 impl Screen {
     fn start(socket: &str, args: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::run(&[&["top", "--socket", socket], args].concat(), variables)
+    }
+
+    /// Runs `ostlerctl` with these arguments and variables.
+    pub(crate) fn run(args: &[&str], variables: &[(&str, &str)]) -> Self {
         let pair = openpty(Some(&SIZE), None).unwrap();
         let stdio = || Stdio::from(pair.slave.try_clone().unwrap());
-        let ctl = ostlerctl(&["top", "--socket", socket]);
+        let ctl = ostlerctl(args);
         // Makes the terminal that of a new session.
         let mut command = Command::new("setsid");
-        command.arg("--ctty").arg(ctl.get_program()).args(ctl.get_args()).args(args);
+        command.arg("--ctty").arg(ctl.get_program()).args(ctl.get_args());
         command.env_remove("NO_COLOR").env_remove("LC_ALL").env("LANG", "C.UTF-8");
         command.env("TERM", "xterm").envs(variables.iter().copied());
         let child = command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
@@ -58,7 +63,7 @@ impl Screen {
         Self::start(it.socket.to_str().unwrap(), &[], &[])
     }
 
-    fn contents(&self) -> String {
+    pub(crate) fn contents(&self) -> String {
         self.parser.lock().unwrap().screen().contents()
     }
 
@@ -78,6 +83,11 @@ impl Screen {
 
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// Waits for the end of the program.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
     }
 
     /// Waits for the end of the program. The terminal must be as before.

@@ -55,8 +55,8 @@ fn select(name: &str, masters: &[Master]) -> Result<PathBuf, String> {
         let Master { pid, uid, .. } = master;
         return Err(match master.sockets {
             None => format!(
-                "master {pid} belongs to user {uid}: run this as that user or as root, or give \
-                 --socket PATH"
+                "the sockets of master {pid}, of user {uid}, are not visible to this user: run this as \
+                 that user or as root, or give --socket PATH"
             ),
             Some(_) => format!(
                 "master {pid} has no control socket that only its user can open: start it with \
@@ -208,7 +208,7 @@ mod tests {
         for (masters, expected) in [
             (vec![], &["name x", "--name"][..]),
             (vec![master(7, 1, Some(&[]))], &["master 7", "--control-socket"]),
-            (vec![master(7, 1, None)], &["belongs to user 33"]),
+            (vec![master(7, 1, None)], &["of user 33, are not visible"]),
             (vec![one.clone(), master(8, 1, Some(&["/run/b"]))], &["/run/a", "/run/b", "user 33"]),
             (vec![one.clone(), master(8, 1, Some(&[]))], &["8 of user 33: no control socket"]),
             (vec![one.clone(), master(8, 1, None)], &["not visible"]),

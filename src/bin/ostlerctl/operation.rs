@@ -80,6 +80,10 @@ impl Operation {
                 let reason = self.error.as_deref().unwrap_or("no reason is given");
                 format!("{} failed{time}: {reason}\n", self.command)
             }
+            // Only a dry run says what would be replaced.
+            State::Done if self.command == "reload" && self.result["replaces"].is_array() => {
+                format!("dry run done{time}: a reload would do this\n{}", self.result_lines())
+            }
             State::Done => format!("{} done{time}\n{}", self.command, self.result_lines()),
         }
     }
@@ -181,7 +185,7 @@ mod tests {
             "opens": [":81"], "closes": [":80"], "replaces": [5, 6]});
         assert_eq!(
             outcome("reload", plan),
-            "reload done in 1.5s\nchanges a: timeout: 30s -> 5s\nchanges log_level: - -> 7\n\
+            "dry run done in 1.5s: a reload would do this\nchanges a: timeout: 30s -> 5s\nchanges log_level: - -> 7\n\
              opens :81\ncloses :80\nreplaces 5 6\n"
         );
         assert_eq!(
