@@ -40,6 +40,7 @@ fn contract_test(program: impl Into<PathBuf>) -> ContractTest {
 }
 
 #[test]
+#[ignore = "slow"]
 fn sync_keeps_its_contract() {
     expect_passed(&contract_test(env!("CARGO_BIN_EXE_ostler")).class("sync"));
 }

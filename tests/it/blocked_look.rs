@@ -28,7 +28,9 @@ fn expect_turn(server: &Server) {
     server.wait_for_new_record(mark, "a turn", |it| it.message() == "worker count changed");
 }
 
+/// Meanwhile, the other tests cannot look at processes either.
 #[test]
+#[ignore = "slow"]
 fn memory_that_cannot_be_read_holds_no_master() {
     let Some(stuck) = StuckFlush::new() else { return };
     let flags = ["--max-memory", "100K", "--graceful-timeout", "1s", "-w", "1"];

@@ -24,9 +24,10 @@ on_every_class!(
     idle_time_between_calls_is_limited,
     header_timeout_limits_time_to_complete_head,
     body_timeout_limits_silence_within_body,
-    body_timeout_limits_trickled_body,
     write_timeout_limits_time_without_reads,
 );
+
+on_every_class_slowly!(body_timeout_limits_trickled_body,);
 
 on_concurrent_classes!(keepalive_limits_idle_time_between_requests);
 

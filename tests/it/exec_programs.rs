@@ -156,6 +156,7 @@ fn is_hang(record: &Record) -> bool {
 }
 
 #[test]
+#[ignore = "slow"]
 fn python_crash_is_replaced() {
     if !python_is_installed() {
         return;
@@ -196,6 +197,7 @@ fn python_drain_finishes_slow_request() {
 
 /// Shutdown(2) by one program ends a socket for all that share it.
 #[test]
+#[ignore = "slow"]
 fn listener_that_a_program_shuts_down_listens_again() {
     if !python_is_installed() {
         return;
@@ -265,6 +267,7 @@ fn program_of_guide() -> String {
 }
 
 #[test]
+#[ignore = "slow"]
 fn program_of_guide_loses_no_request_in_reload_and_shutdown() {
     if !python_is_installed() {
         return;
@@ -389,6 +392,7 @@ fn python_silent_after_first_heartbeat_is_hung() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn python_without_heartbeats_is_alive_while_running() {
     if !python_is_installed() {
         return;
@@ -400,6 +404,7 @@ fn python_without_heartbeats_is_alive_while_running() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn python_watchdog_trigger_aborts_it() {
     if !python_is_installed() {
         return;
@@ -416,6 +421,7 @@ fn python_watchdog_trigger_aborts_it() {
 }
 
 #[test]
+#[ignore = "slow"]
 fn python_stopping_message_gets_replacement() {
     if !python_is_installed() {
         return;

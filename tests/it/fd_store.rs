@@ -16,9 +16,10 @@ use crate::systemd::{FakeManager, Notification, kill_all, launch_with_sockets};
 
 on_every_class!(
     gracefully_stopped_service_restarts,
-    manager_that_keeps_sockets_over_a_stop_does_no_harm,
     stored_socket_that_is_not_configured_any_more_is_dropped,
 );
+
+on_every_class_slowly!(manager_that_keeps_sockets_over_a_stop_does_no_harm,);
 
 /// A request that outlasts the time after which a stopping master shuts its listeners down.
 const LONG: &str = "/sleep?ms=1800";

@@ -17,7 +17,7 @@ use crate::support::{Exit, Server};
 macro_rules! on_fn_classes {
     ($($behaviour:ident),+ $(,)?) => {
         on_class!(plain: $($behaviour),+);
-        on_class!(unaware: $($behaviour),+);
+        on_slow_class!(unaware: $($behaviour),+);
     };
 }
 

@@ -18,8 +18,9 @@ on_every_class!(
     request_with_optional_syntax_is_accepted,
     rejections_delay_no_client,
     rejected_upload_gets_its_response,
-    rejected_upload_ends_at_its_limits,
 );
+
+on_every_class_slowly!(rejected_upload_ends_at_its_limits,);
 
 /// The answers allowed for a malformed request.
 const BAD: &[u16] = &[400];

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -21,12 +22,15 @@ use crate::support::Server;
 on_every_class!(
     each_hang_cause_is_classified,
     core_dumping_worker_is_not_killed,
+    sleeping_worker_in_throttled_group_is_blocked,
+);
+
+on_every_class_slowly!(
     worker_dumping_core_on_abort_is_not_killed,
     worker_dumping_core_in_drain_is_not_killed,
     unkillable_worker_is_killed_once_and_replaced,
     throttled_worker_is_left_alone,
     spinning_worker_in_throttled_group_is_hung,
-    sleeping_worker_in_throttled_group_is_blocked,
 );
 
 /// A server of one worker in a directory of its own. The worker dumps core there, and its log's
@@ -142,30 +146,36 @@ const CAUSES: [(&str, Cause); 7] = [
 ];
 
 fn each_hang_cause_is_classified(class: &str) {
-    let mut verdicts = BTreeSet::new();
-    let mut tried = 0;
-    for (expected, cause) in CAUSES {
-        let case = HangCase::new(class, &[]);
-        let worker = case.worker();
-        let Some(kept) = cause(&case, worker) else { continue };
-        let record = case.hang_record(worker);
-        assert_eq!(record.text("cause"), Some(expected), "{record:?}");
-        // A cause outside the worker extends its timeout instead of ending it.
-        let (message, action) = match expected {
-            "frozen" | "throttled" => ("worker frozen or throttled, timeout extended", None),
-            "dumping_core" => ("worker dumping core", None),
-            "stopped" | "unkillable" => ("worker hung", Some("killed")),
-            _ => ("worker hung", Some("aborted")),
-        };
-        assert_eq!((record.message(), record.text("action")), (message, action), "{record:?}");
-        verdicts.insert(record.text("cause").unwrap().to_owned());
-        tried += 1;
-        drop(kept);
-        if action.is_some() {
-            assert_eq!(case.server.wait_exited(worker.pid).text("reason"), Some("hung"));
-        }
+    let verdicts: Vec<String> = thread::scope(|scope| {
+        let tries = CAUSES.map(|(expected, cause)| {
+            scope.spawn(move || verdict_on(&HangCase::new(class, &[]), expected, cause))
+        });
+        tries.into_iter().filter_map(|it| it.join().unwrap()).collect()
+    });
+    let distinct: BTreeSet<_> = verdicts.iter().collect();
+    assert!(distinct.len() == verdicts.len() && verdicts.len() >= 3, "{verdicts:?}");
+}
+
+/// Hangs a worker by this cause. Asserts that it is found, and returns it.
+#[track_caller]
+fn verdict_on(case: &HangCase, expected: &str, cause: Cause) -> Option<String> {
+    let worker = case.worker();
+    let kept = cause(case, worker)?;
+    let record = case.hang_record(worker);
+    assert_eq!(record.text("cause"), Some(expected), "{record:?}");
+    // A cause outside the worker extends its timeout instead of ending it.
+    let (message, action) = match expected {
+        "frozen" | "throttled" => ("worker frozen or throttled, timeout extended", None),
+        "dumping_core" => ("worker dumping core", None),
+        "stopped" | "unkillable" => ("worker hung", Some("killed")),
+        _ => ("worker hung", Some("aborted")),
+    };
+    assert_eq!((record.message(), record.text("action")), (message, action), "{record:?}");
+    drop(kept);
+    if action.is_some() {
+        assert_eq!(case.server.wait_exited(worker.pid).text("reason"), Some("hung"));
     }
-    assert!(verdicts.len() == tried && tried >= 3, "{verdicts:?}");
+    record.text("cause").map(str::to_owned)
 }
 
 /// Asserts that a worker whose core dump takes longer than any timeout is not killed, and that the

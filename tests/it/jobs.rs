@@ -30,9 +30,15 @@ on_job_classes!(
     killed_worker_job_is_restarted,
     killed_master_job_exits,
     cron_schedule_is_kept,
-    dates_are_kept_when_summer_time_ends,
-    missing_wall_timer_falls_back_to_a_deadline,
 );
+
+mod slow {
+    use super::{
+        dates_are_kept_when_summer_time_ends, missing_wall_timer_falls_back_to_a_deadline,
+    };
+    on_slow_class!(sync: dates_are_kept_when_summer_time_ends, missing_wall_timer_falls_back_to_a_deadline);
+    on_slow_class!(threads: dates_are_kept_when_summer_time_ends, missing_wall_timer_falls_back_to_a_deadline);
+}
 
 /// Prepares a server of `tick`, which shows its runs in the log only.
 fn launch(class: &str, flags: &[&str], options: &[&str]) -> Launch {
@@ -260,6 +266,7 @@ fn missing_wall_timer_falls_back_to_a_deadline(class: &str) {
 }
 
 #[test]
+#[ignore = "slow"]
 fn hung_run_does_not_end_runs_of_other_threads() {
     let flags = ["-t", "4s", "--abort-timeout", "300ms", "--graceful-timeout", "20s"];
     // When one run has hung for `timeout`, the other thread is in the middle of its second run.

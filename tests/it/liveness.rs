@@ -14,7 +14,6 @@ use crate::support::Server;
 on_every_class!(
     killed_worker_is_replaced,
     stopped_worker_is_replaced,
-    frozen_worker_is_left_alone,
     hanging_worker_is_replaced,
     spinning_worker_is_replaced,
     crashed_worker_is_replaced,
@@ -24,13 +23,14 @@ on_every_class!(
     killed_worker_leaves_no_process_behind,
     aborted_worker_logs_backtrace,
     all_workers_killed_at_once_are_replaced,
-    idle_worker_is_left_alone,
     busy_worker_is_left_alone,
     slow_request_within_timeout_is_left_alone,
     request_with_extended_deadline_is_left_alone,
     queued_slow_requests_are_no_hang,
     stopped_master_kills_no_worker,
 );
+
+on_every_class_slowly!(frozen_worker_is_left_alone, idle_worker_is_left_alone,);
 
 fn killed_worker_is_replaced(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);

@@ -19,6 +19,19 @@ macro_rules! on_every_class {
     };
 }
 
+/// Makes a `#[test]` of each behaviour under each of these classes, outside the quick half: it takes
+/// seconds, and quicker tests try most of it.
+macro_rules! on_every_class_slowly {
+    ($($behaviour:ident),+ $(,)?) => {
+        mod slow {
+            use super::{$($behaviour),+};
+            on_slow_class!(sync: $($behaviour),+);
+            on_slow_class!(threads: $($behaviour),+);
+            on_slow_class!(mio: $($behaviour),+);
+        }
+    };
+}
+
 /// Makes a `#[test]` of each behaviour under the classes that serve many clients at once. `threads` is in
 /// the quick half.
 macro_rules! on_concurrent_classes {

@@ -566,6 +566,7 @@ fn reload_is_complete_once_old_workers_drain(class: &str) {
 }
 
 #[test]
+#[ignore = "slow"]
 fn reload_failure_names_its_own_error() {
     let (server, mut settings) = Settings::start("mio", 2);
     let good = settings.lines.clone();

@@ -2,6 +2,7 @@
 //! connect is answered, and new clients are refused at once.
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::thread;
 
 use nix::sys::signal::Signal;
 
@@ -95,22 +96,29 @@ fn expect_nothing_lost(class: &str, listen: Listen) {
 }
 
 fn stopping_server_refuses_new_clients_at_once(class: &str) {
-    for listen in usable(&[ipv4, ipv6, unix_path, abstract_name, reuse_port]) {
-        let (mut server, target) = start(class, listen);
-        let mut busy = target.connect().unwrap();
-        busy.ask("/sleep?ms=2000");
-        let mut probe = target.connect().unwrap();
-        probe.get("/"); // the request before it has been read, or is in a queue
-        server.signal(Signal::SIGTERM);
-        server.wait_for("the stop", |record| record.message() == "stopping");
-        // Whatever the master does later, it has done already.
-        server.signal(Signal::SIGSTOP);
-        for _ in 0..20 {
-            let refused = target.connect().is_err_and(|error| is_refusal(&error));
-            assert!(refused, "{target:?}");
+    thread::scope(|scope| {
+        for listen in usable(&[ipv4, ipv6, unix_path, abstract_name, reuse_port]) {
+            scope.spawn(move || expect_refusal(class, listen));
         }
-        server.signal(Signal::SIGCONT);
-        assert_eq!(busy.answer().status(), 200);
-        server.expect_clean_exit();
+    });
+}
+
+#[track_caller]
+fn expect_refusal(class: &str, listen: Listen) {
+    let (mut server, target) = start(class, listen);
+    let mut busy = target.connect().unwrap();
+    busy.ask("/sleep?ms=2000");
+    let mut probe = target.connect().unwrap();
+    probe.get("/"); // the request before it has been read, or is in a queue
+    server.signal(Signal::SIGTERM);
+    server.wait_for("the stop", |record| record.message() == "stopping");
+    // Whatever the master does later, it has done already.
+    server.signal(Signal::SIGSTOP);
+    for _ in 0..20 {
+        let refused = target.connect().is_err_and(|error| is_refusal(&error));
+        assert!(refused, "{target:?}");
     }
+    server.signal(Signal::SIGCONT);
+    assert_eq!(busy.answer().status(), 200);
+    server.expect_clean_exit();
 }
