@@ -38,6 +38,8 @@ const STATUS_TEXT_WORDS: usize = 24;
 /// served. Any thread of the worker adds to them.
 const ACCEPTED: usize = 58;
 const REFUSED: usize = 59;
+/// The word of a row's head that counts log records which were dropped.
+const RECORDS_DROPPED: usize = 60;
 /// The scoreboard: one row a worker process, one entry a thread.
 #[derive(Debug)]
 pub(crate) struct Scoreboard {
@@ -224,6 +226,11 @@ impl<'a> Row<'a> {
         self.words[REFUSED].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Sets how many log records of the worker were dropped.
+    pub(crate) fn set_records_dropped(self, count: u64) {
+        self.words[RECORDS_DROPPED].store(count, Ordering::Relaxed);
+    }
+
     /// Returns what the worker has counted. The units of work in progress at `now` count for the busy
     /// time.
     pub(crate) fn counts(self, now: MonotonicTime) -> WorkCounts {
@@ -232,6 +239,7 @@ impl<'a> Row<'a> {
             units: self.units().min(COUNT_MAX),
             accepted: count(ACCEPTED),
             refused: count(REFUSED),
+            records_dropped: count(RECORDS_DROPPED),
             ..WorkCounts::default()
         };
         self.used_counters().for_each(|counters| counters.add_to(&mut counts));

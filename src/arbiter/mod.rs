@@ -153,7 +153,7 @@ impl<'a> Arbiter<'a> {
 
     /// Learns whether the new master is ready or has failed, and whether the old one has exited.
     fn read_upgrade_channel(&mut self) {
-        let Some(old_master) = self.upgrade.read_channel(self.state.log()) else { return };
+        let Some(old_master) = self.upgrade.read_channel(&mut self.state) else { return };
         if let Some(pidfile) = &mut self.pidfile
             && let Err(error) = pidfile.promote()
         {
@@ -431,8 +431,9 @@ impl<'a> Arbiter<'a> {
         self.state.failure_reason()
     }
 
-    /// Removes the pid file and, if there is no other master, frees the addresses.
+    /// Removes the pid file, and frees the addresses unless there is another master, which gets the totals.
     pub(crate) fn clean_up(&mut self) {
+        self.upgrade.hand_over(&self.state);
         self.state.hook("on_exit", |hooks| hooks.on_exit());
         if self.upgrade.is_sole_master() {
             let generations =

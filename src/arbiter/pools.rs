@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::generation::PoolGeneration;
 use super::pool::Pool;
 use super::pool::supervisor::{RunOutcome, ShutdownMode};
-use super::snapshot::MasterPhase;
+use super::snapshot::{MasterPhase, PoolTotals};
 use crate::listen::Listener;
 use crate::os::process::Pid;
 use crate::time::MonotonicTime;
@@ -57,6 +57,15 @@ impl<'a> Pools<'a> {
     /// Returns the number of the newest generation that is not rolled back.
     pub(super) fn generation_number(&self) -> u32 {
         self.iter().map(|pool| pool.supervisor().generation()).max().unwrap_or_default()
+    }
+
+    /// Adds what the workers of another master had done, by the name of their pool.
+    pub(super) fn add_earlier(&mut self, earlier: Option<(String, PoolTotals)>) {
+        if let Some((name, totals)) = earlier
+            && let Some(pool) = self.by_name(&name)
+        {
+            pool.add_earlier(&totals);
+        }
     }
 
     /// Returns how many workers there should be.

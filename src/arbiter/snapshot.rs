@@ -22,6 +22,11 @@ pub(super) struct Snapshot {
     pub(super) pools: Vec<PoolSnapshot>,
     /// The last records of the log.
     pub(super) events: Option<Arc<EventRing>>,
+    /// Log records of the master that were dropped.
+    pub(super) records_dropped: u64,
+    /// The clients that TCP listeners of the network namespace have lost: since an accept queue was full,
+    /// and for any reason. `None` if not known yet.
+    pub(super) listen_drops: Option<(u64, u64)>,
 }
 
 /// What the master is doing.
@@ -60,12 +65,15 @@ pub(super) struct PoolSnapshot {
     pub(super) last_exits: Vec<ExitSnapshot>,
 }
 
-/// What has been counted since the master started.
-#[derive(Clone, Debug, Default)]
+/// What has been counted since the first master started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PoolTotals {
     /// What workers past and present have counted.
     pub(super) work: WorkTotals,
     pub(super) workers_started: u64,
+    /// How often a worker has become ready, and how long that took altogether.
+    pub(super) boots: u64,
+    pub(super) boot_time: Duration,
     /// A reason and how many workers have exited for it.
     pub(super) exits: Vec<(&'static str, u64)>,
 }
@@ -85,6 +93,18 @@ pub(super) struct WorkerSnapshot {
     /// The age of its last heartbeat; `None` if it cannot be read.
     pub(super) heartbeat_age: Option<Duration>,
     pub(super) in_flight: Vec<UnitSnapshot>,
+    /// Whether it only supervises a program.
+    pub(super) has_program: bool,
+    pub(super) usage: ProcessUsage,
+}
+
+/// What a process uses, with its program; `None` if not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ProcessUsage {
+    /// As PSS, or RSS where the kernel does not tell that.
+    pub(super) memory_bytes: Option<u64>,
+    /// Since its start, in user mode and in the kernel.
+    pub(super) cpu_time: Option<Duration>,
 }
 
 /// A unit of work in progress.
@@ -102,6 +122,8 @@ pub(super) struct ListenerSnapshot {
     pub(super) address: String,
     /// How many clients wait in the kernel's queue; `None` if the kernel does not say.
     pub(super) queue_length: Option<u32>,
+    /// The number of a unix listener in the kernel, which tells its queue by that.
+    pub(super) unix_inode: Option<u64>,
 }
 
 /// How the last worker of a slot ended.
@@ -244,6 +266,8 @@ impl WorkerSnapshot {
             "bytes_out": self.counts.bytes_out,
             "accepted": self.counts.accepted,
             "clients": self.clients,
+            "memory_bytes": self.usage.memory_bytes,
+            "cpu_ms": self.usage.cpu_time.map(as_millis),
             "heartbeat_age_ms": self.heartbeat_age.map(as_millis),
             "in_flight": in_flight.collect::<Vec<_>>(),
         })

@@ -52,6 +52,8 @@ impl MasterState<'_> {
             generation: self.pools.generation_number(),
             pools: self.pools.iter().map(|pool| pool.snapshot(now)).collect(),
             events: self.context.log.events().map(Arc::clone),
+            records_dropped: self.context.log.dropped(),
+            listen_drops: None,
         }
     }
 

@@ -18,6 +18,7 @@ pub(crate) mod listening;
 pub(crate) mod log_output;
 pub(crate) mod lookups;
 pub(crate) mod memory;
+pub(crate) mod network_stats;
 pub(crate) mod notify_socket;
 mod pid;
 pub(crate) mod poll;

@@ -55,7 +55,7 @@ fn thread_ids(pid: Pid) -> Vec<u64> {
 /// Returns the memory of a process in bytes, as RSS; with that of its descendants if
 /// `with_descendants`. Does not block.
 pub(crate) fn resident_memory(pid: Pid, with_descendants: bool) -> Option<u64> {
-    sum_memory(pid, with_descendants, |pid| {
+    sum_over_tree(pid, with_descendants, |pid| {
         parse_kib_line(&proc_dir::read_text(&proc_dir::dir_of(pid)?.join("status"))?, "VmRSS:")
     })
 }
@@ -63,22 +63,32 @@ pub(crate) fn resident_memory(pid: Pid, with_descendants: bool) -> Option<u64> {
 /// Returns the memory of a process in bytes, as PSS, which is expensive to read; with that of its
 /// descendants if `with_descendants`. Where the kernel does not tell the PSS, returns the RSS. May block.
 pub(crate) fn proportional_memory(pid: Pid, with_descendants: bool) -> Option<u64> {
-    sum_memory(pid, with_descendants, |pid| {
+    sum_over_tree(pid, with_descendants, |pid| {
         let rollup = proc_dir::read_text(&proc_dir::dir_of(pid)?.join("smaps_rollup"));
         let share = rollup.and_then(|text| parse_kib_line(&text, "Pss:"));
         share.or_else(|| resident_memory(pid, false))
     })
 }
 
-fn sum_memory(
+/// Returns the CPU time that a process has used, in user mode and in the kernel; with that of its
+/// descendants if `with_descendants`. Does not block.
+pub(crate) fn cpu_time(pid: Pid, with_descendants: bool) -> Option<Duration> {
+    let ticks = sum_over_tree(pid, with_descendants, |pid| {
+        let stat = proc_dir::read_text(&proc_dir::dir_of(pid)?.join("stat"))?;
+        parse_state_and_ticks(&stat).map(|(_, ticks)| ticks)
+    })?;
+    Some(Duration::from_millis(ticks.saturating_mul(TICK_MILLIS)))
+}
+
+fn sum_over_tree(
     pid: Pid,
     with_descendants: bool,
-    memory: impl Fn(Pid) -> Option<u64>,
+    value: impl Fn(Pid) -> Option<u64>,
 ) -> Option<u64> {
     if !with_descendants {
-        return memory(pid);
+        return value(pid);
     }
-    let each = process_tree(pid).into_iter().filter_map(memory);
+    let each = process_tree(pid).into_iter().filter_map(value);
     Some(each.fold(0, u64::saturating_add))
 }
 
@@ -283,6 +293,8 @@ mod tests {
         let whole = resident_memory(Pid::this(), false).expect("/proc is mounted");
         let share = proportional_memory(Pid::this(), false).expect("/proc is mounted");
         assert!(0 < share && share <= 2 * whole);
+        assert!(cpu_time(Pid::this(), true) >= cpu_time(Pid::this(), false));
+        assert!(cpu_time(Pid::this(), false).is_some());
         assert!(resident_memory(Pid::this(), true).is_some_and(|tree| whole <= 2 * tree));
     }
 

@@ -118,6 +118,8 @@ pub(crate) struct WorkCounts {
     pub(crate) accepted: u64,
     /// Clients that were accepted, and closed without being served.
     pub(crate) refused: u64,
+    /// Log records that were dropped.
+    pub(crate) records_dropped: u64,
 }
 
 impl WorkCounts {
@@ -132,8 +134,17 @@ impl WorkCounts {
         count: fn(u64, u64) -> u64,
         time: fn(Duration, Duration) -> Duration,
     ) {
-        let Self { units, unit_time, busy, near_misses, bytes_in, bytes_out, accepted, refused } =
-            self;
+        let Self {
+            units,
+            unit_time,
+            busy,
+            near_misses,
+            bytes_in,
+            bytes_out,
+            accepted,
+            refused,
+            records_dropped,
+        } = self;
         *unit_time = time(*unit_time, other.unit_time);
         *busy = time(*busy, other.busy);
         let pairs = [
@@ -143,6 +154,7 @@ impl WorkCounts {
             (bytes_out, other.bytes_out),
             (accepted, other.accepted),
             (refused, other.refused),
+            (records_dropped, other.records_dropped),
         ];
         pairs.into_iter().for_each(|(total, other)| *total = count(*total, other));
     }

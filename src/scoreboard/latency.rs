@@ -121,6 +121,13 @@ impl Histogram {
         Some(bound(index).unwrap_or(Duration::from_nanos(LARGEST)))
     }
 
+    /// Adds durations of at most `bound`; `None` is beyond the largest bound.
+    pub(crate) fn add(&mut self, bound: Option<Duration>, count: u64) {
+        let nanos = bound.and_then(|it| u64::try_from(it.as_nanos()).ok()).unwrap_or(u64::MAX);
+        let total = &mut self.counts[bucket_of(nanos)];
+        *total = total.saturating_add(count);
+    }
+
     /// Combines each bucket with that of `other`.
     pub(super) fn combine(&mut self, other: &Self, count: fn(u64, u64) -> u64) {
         let pairs = self.counts.iter_mut().zip(other.counts.iter());

@@ -114,6 +114,7 @@ fn counts_are_summed_over_threads_and_cleared() {
         }
         row.count_accepted();
         row.count_refused();
+        row.set_records_dropped(5);
         let totals = row.totals(NOW);
         let each = threads as u64;
         let expected = WorkCounts {
@@ -125,6 +126,7 @@ fn counts_are_summed_over_threads_and_cleared() {
             bytes_out: 20 * each,
             accepted: 1,
             refused: 1,
+            records_dropped: 5,
         };
         assert_eq!(totals.counts, expected, "{threads} threads");
         assert_eq!(

@@ -55,6 +55,8 @@ struct Beats {
     min_gap: Duration,
     /// When the next one is due, in nanoseconds; the end of time if `timeout` is 0.
     due: AtomicU64,
+    /// How many log records the master had dropped when it forked this process.
+    dropped_before: u64,
 }
 
 /// What is known of the stop.
@@ -99,9 +101,10 @@ impl Lifecycle {
         let LifecycleParts { heartbeat, timeout, .. } = parts;
         let due = AtomicU64::new(if timeout.is_zero() { u64::MAX } else { 0 });
         let unit_timeout = UnitTimeout::new(timeout);
+        let dropped_before = parts.log.dropped();
         let min_gap = (timeout / 10).min(Duration::from_millis(100));
         Ok(Self {
-            beats: Beats { heartbeat, timeout, unit_timeout, min_gap, due },
+            beats: Beats { heartbeat, timeout, unit_timeout, min_gap, due, dropped_before },
             signals: parts.signals,
             stop: Stop {
                 request: AtomicU8::new(0),
@@ -141,6 +144,8 @@ impl Lifecycle {
     pub(super) fn notify_at(&self, now: MonotonicTime) {
         if now >= MonotonicTime::from_nanos(self.beats.due.load(Ordering::Relaxed)) {
             self.beats.send(now);
+            let dropped = self.log.dropped().saturating_sub(self.beats.dropped_before);
+            self.board_row().set_records_dropped(dropped);
         }
     }
 

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -43,6 +43,10 @@ impl Controlled {
         let launch = launch.arg("--control-socket").arg(&socket);
         let server = launch.arg("--metrics-bind").arg(metrics.to_string()).start();
         Self { server, socket: socket.into(), metrics }
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     pub(crate) fn connect(&self) -> Client {

@@ -3,12 +3,19 @@
 use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::client::Client;
 use crate::control::{Controlled, samples};
 use crate::launch::Launch;
+use crate::proc::wait_until;
 
-on_every_class!(work_is_timed_and_counted, counts_do_not_go_back_when_workers_are_killed);
+on_every_class!(
+    work_is_timed_and_counted,
+    counts_do_not_go_back_when_workers_are_killed,
+    totals_are_exact_over_kills_reloads_and_an_upgrade,
+);
 
 fn work_is_timed_and_counted(class: &str) {
     let it = Controlled::start(&["-k", class, "-w", "2", "--timeout", "4s"]);
@@ -69,6 +76,123 @@ fn counts_do_not_go_back_when_workers_are_killed(class: &str) {
     }
     let busy_seconds = |pool: &Value| pool["busy_seconds_total"].as_f64().unwrap();
     assert!(busy_seconds(&after) >= busy_seconds(&before), "{before} {after}");
+    it.server.finish();
+}
+
+fn totals_are_exact_over_kills_reloads_and_an_upgrade(class: &str) {
+    let it = Controlled::start(&["-k", class, "-w", "2"]);
+    let old = it.status()["pid"].clone();
+    let mut sent = 0;
+    let mut send = |count: u64| {
+        (0..count).for_each(|_| assert_eq!(it.server.get("/").status(), 200));
+        sent += count;
+        sent
+    };
+    let all = send(10);
+    it.wait_status("all requests are counted", |pool| pool["units_total"] == all);
+    let victim = it.server.wait_workers(2)[0];
+    kill(victim.pid, Signal::SIGKILL).unwrap();
+    it.server.wait_replaced(victim);
+    let mark = it.server.mark();
+    send(10);
+    it.server.signal(Signal::SIGHUP);
+    it.server.wait_for_new_record(mark, "the reload", |it| it.message() == "reload complete");
+    send(10);
+    it.server.signal(Signal::SIGUSR2);
+    it.server.wait_for("the new master", |record| record.message() == "new master ready");
+    let before = samples(&it.metrics());
+    send(20); // both masters' workers answer
+    it.server.signal(Signal::SIGTERM);
+    it.server.wait_for("the take-over", |record| record.message() == "upgrade complete");
+    let all = send(10);
+    wait_until("the new master answers", || {
+        let Ok(mut client) = Client::unix(it.socket()) else { return false };
+        client.ask("/v1/status");
+        client.try_answer().is_ok_and(|answer| answer.json()["pid"] != old)
+    });
+    let pool = it.wait_status("all requests are counted", |pool| pool["units_total"] == all);
+    assert_eq!(pool["accepted_total"], all);
+    assert_eq!(
+        (&pool["exits_total"]["crashed"], &pool["exits_total"]["reload"]),
+        (&1.into(), &2.into())
+    );
+    assert_eq!(pool["workers_started_total"], 7);
+    let buckets = pool["latency"].as_array().unwrap();
+    assert_eq!(buckets.iter().map(|bucket| bucket[1].as_u64().unwrap()).sum::<u64>(), all);
+    let after = samples(&it.metrics());
+    for (name, value) in &before {
+        let is_counter = ["_total", "_sum", "_count", "_bucket"]
+            .iter()
+            .any(|part| name.split('{').next().unwrap().ends_with(part));
+        assert!(
+            !is_counter || after[name] >= *value,
+            "{name}: {value} before, {} after",
+            after[name]
+        );
+    }
+    let new = it.status()["pid"].as_i64().unwrap();
+    kill(Pid::from_raw(new as i32), Signal::SIGTERM).unwrap();
+    it.server.wait_no_survivors();
+}
+
+#[test]
+fn totals_of_a_new_master_that_stops_go_to_the_old_one() {
+    let it = Controlled::start(&["-w", "2"]);
+    it.server.signal(Signal::SIGUSR2);
+    let record = it.server.wait_for("the new master", |it| it.message() == "new master ready");
+    (0..40).for_each(|_| assert_eq!(it.server.get("/").status(), 200));
+    kill(Pid::from_raw(record.number("pid").unwrap() as i32), Signal::SIGTERM).unwrap();
+    it.server.wait_for("its exit", |record| record.message() == "new master exited");
+    let pool = it.wait_status("all requests are counted", |pool| pool["units_total"] == 40);
+    assert_eq!(pool["workers_started_total"], 4);
+    it.server.finish();
+}
+
+#[test]
+fn memory_and_cpu_time_are_shown_of_each_worker() {
+    let it = Controlled::start(&["-w", "3", "-k", "sync"]);
+    let used = |key: &str, worker: &Value| worker[key].as_u64().is_some_and(|it| it > 0);
+    assert_eq!(it.server.get("/leak?mb=100").status(), 200);
+    let pool = it.wait_status("the child has read", |pool| {
+        let mut workers = pool["workers"].as_array().unwrap().iter();
+        workers.clone().count() == 3
+            && workers.clone().all(|worker| used("memory_bytes", worker))
+            && workers.any(|worker| used("cpu_ms", worker))
+    });
+    for worker in pool["workers"].as_array().unwrap() {
+        assert!(worker["memory_bytes"].as_u64().unwrap() < 1 << 30, "{worker}");
+        assert!(worker["cpu_ms"].is_u64(), "{worker}");
+    }
+    let samples = samples(&it.metrics());
+    let count = |name: &str| samples.keys().filter(|key| key.starts_with(name)).count();
+    assert_eq!(count("ostler_worker_memory_bytes{"), 3);
+    assert_eq!(count("ostler_worker_cpu_seconds_total{"), 3);
+    assert_eq!(count("ostler_tcp_listen_drops_total"), 1);
+    assert_eq!(samples["ostler_worker_boot_seconds_count{pool=\"default\"}"], 3.0);
+    it.server.finish();
+}
+
+#[test]
+fn queue_of_a_unix_listener_is_shown() {
+    let it = Controlled::start(&["-k", "sync", "-b", "unix:queue"]);
+    let connect = || Client::unix(&it.server.path("queue")).unwrap();
+    let mut busy = connect();
+    busy.ask("/sleep?ms=60000");
+    it.wait_status("the request is in progress", |pool| pool["in_flight"] == 1);
+    let _waiting: Vec<_> = (0..3).map(|_| connect()).collect();
+    let length = |pool: &Value| {
+        let mut all = pool["listeners"].as_array().unwrap().iter();
+        all.find(|it| it["address"].as_str().unwrap().ends_with("queue")).unwrap()["queue_length"]
+            .clone()
+    };
+    let has_read = |pool: &Value| pool["workers"][0]["memory_bytes"].is_u64();
+    let pool = it.wait_status("the child has read", has_read);
+    if length(&pool).is_null() {
+        eprintln!("skipped: this kernel has no unix_diag");
+    } else {
+        it.wait_status("the queue is known", |pool| length(pool) == 3);
+    }
+    it.server.signal(Signal::SIGQUIT);
     it.server.finish();
 }
 

@@ -5,6 +5,8 @@
 
 mod accept;
 mod table;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::fmt::Write;

@@ -12,6 +12,7 @@ mod places;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -34,6 +35,7 @@ use crate::time::MonotonicTime;
 use api::{Api, Endpoint, SharedView, View};
 use client::{Buffers, ControlClient};
 use places::WaitPlaces;
+use usage::UsageMonitor;
 
 /// How many clients may be connected to one endpoint. The longest idle one makes room for a new one.
 const CLIENTS_MAX: usize = 16;
@@ -104,6 +106,7 @@ pub(crate) struct ControlServer<'a> {
     unbound: Vec<(Endpoint, Address)>,
     retry_at: MonotonicTime,
     buffers: Buffers,
+    usage: UsageMonitor,
     /// Whether it was logged that `unbound` cannot be bound.
     has_warned: bool,
     /// Until when it pauses.
@@ -132,6 +135,7 @@ impl<'a> ControlServer<'a> {
             unbound: service.addresses.clone(),
             retry_at: MonotonicTime::default(),
             buffers: Buffers::default(),
+            usage: UsageMonitor::default(),
             has_warned: false,
             paused_until: MonotonicTime::default(),
         };
@@ -211,7 +215,9 @@ impl<'a> ControlServer<'a> {
             return;
         }
         let begin = clock::now();
-        let view = Arc::new(View::new(collect()));
+        let mut snapshot = collect();
+        self.usage.update(&mut snapshot, now);
+        let view = Arc::new(View::new(snapshot));
         *self.service.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
         for event in ready {
             match usize::try_from(event.token).ok().filter(|index| *index < self.listeners.len()) {

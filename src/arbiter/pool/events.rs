@@ -29,6 +29,7 @@ impl Pool<'_> {
                         let (pid, slot) = self.processes.pid_and_slot(id);
                         info!(self.log(), "worker ready"; "pid" => pid.as_raw(), "slot" => slot,
                             "uptime_ms" => as_millis(uptime));
+                        self.exits.on_ready(uptime);
                         let worker = self.worker_ref(id);
                         self.hook("worker_ready", |hooks| hooks.worker_ready(&worker));
                     }

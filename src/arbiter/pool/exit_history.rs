@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::supervisor::{ExitReason, ExitReport};
 use crate::arbiter::snapshot::{ExitSnapshot, PoolTotals};
@@ -14,6 +15,8 @@ use crate::time::MonotonicTime;
 pub(super) struct ExitHistory {
     counts: [u64; ExitReason::ALL.len()],
     started: u64,
+    boots: u64,
+    boot_time: Duration,
     /// What all workers that have exited had counted.
     work: WorkTotals,
     /// The largest totals that were shown: a worker that writes nonsense cannot make one go back.
@@ -33,6 +36,23 @@ struct LastExit {
 impl ExitHistory {
     pub(super) fn on_started(&mut self) {
         self.started += 1;
+    }
+
+    pub(super) fn on_ready(&mut self, uptime: Duration) {
+        self.boots += 1;
+        self.boot_time = self.boot_time.saturating_add(uptime);
+    }
+
+    /// Adds what the workers of another master had done.
+    pub(super) fn add_earlier(&mut self, earlier: &PoolTotals) {
+        self.work.add(&earlier.work);
+        self.started = self.started.saturating_add(earlier.workers_started);
+        self.boots = self.boots.saturating_add(earlier.boots);
+        self.boot_time = self.boot_time.saturating_add(earlier.boot_time);
+        for (reason, count) in ExitReason::ALL.iter().zip(&mut self.counts) {
+            let known = earlier.exits.iter().find(|(name, _)| *name == reason.as_str());
+            *count = count.saturating_add(known.map_or(0, |(_, earlier)| *earlier));
+        }
     }
 
     pub(super) fn on_exit(
@@ -58,6 +78,8 @@ impl ExitHistory {
         PoolTotals {
             work: shown.clone(),
             workers_started: self.started,
+            boots: self.boots,
+            boot_time: self.boot_time,
             exits: counts.map(|(reason, count)| (reason.as_str(), count)).collect(),
         }
     }

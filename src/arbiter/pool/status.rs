@@ -3,9 +3,11 @@
 use std::os::fd::AsFd;
 
 use super::Pool;
-use crate::arbiter::snapshot::{ListenerSnapshot, PoolSnapshot, UnitSnapshot, WorkerSnapshot};
+use crate::arbiter::snapshot::{
+    ListenerSnapshot, PoolSnapshot, PoolTotals, ProcessUsage, UnitSnapshot, WorkerSnapshot,
+};
 use crate::listen;
-use crate::os::listening;
+use crate::os::{listening, network_stats};
 use crate::scoreboard::{COUNT_MAX, WorkTotals};
 use crate::time::MonotonicTime;
 
@@ -33,6 +35,16 @@ impl Pool<'_> {
             listeners: self.listener_snapshots(),
             last_exits: self.exits.last_exits(now),
         }
+    }
+
+    /// Returns what has been counted of it, once its workers have exited.
+    pub(in crate::arbiter) fn final_totals(&self) -> PoolTotals {
+        self.exits.totals(WorkTotals::default())
+    }
+
+    /// Adds what the workers of another master had done.
+    pub(in crate::arbiter) fn add_earlier(&mut self, earlier: &PoolTotals) {
+        self.exits.add_earlier(earlier);
     }
 
     /// Returns what is shown of each worker, and adds to `work` what they have counted.
@@ -67,6 +79,8 @@ impl Pool<'_> {
                     .ok()
                     .map(|beat| now.duration_since(beat)),
                 in_flight: in_flight.collect(),
+                has_program: self.processes.has_program(id),
+                usage: ProcessUsage::default(),
             })
         })
     }
@@ -79,7 +93,13 @@ impl Pool<'_> {
         };
         let shown = listen::one_per_address(listeners).into_iter().map(|listener| {
             let address = listener.name().to_owned();
-            ListenerSnapshot { queue_length: length(&address), address }
+            let queue_length = length(&address);
+            // A reuse_port socket is not a unix one, so this is the only one at its address.
+            let unix_inode = match queue_length {
+                None => network_stats::inode(listener),
+                Some(_) => None,
+            };
+            ListenerSnapshot { address, queue_length, unix_inode }
         });
         shown.collect()
     }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use super::totals;
 use crate::listen::activation::UPGRADE_VAR;
 use crate::os::process::{self, Pid};
 use crate::os::{file, socket};
@@ -18,6 +19,9 @@ pub(crate) fn is_new_master() -> bool {
 pub(super) fn env_var(fd: RawFd, old_master: Pid) -> (OsString, OsString) {
     (UPGRADE_VAR.into(), format!("{fd}:{old_master}").into())
 }
+
+/// The longest message.
+const MESSAGE_MAX: usize = 16 << 10;
 
 /// The first byte of a message that gives a reason.
 const FAILURE_TAG: u8 = b'!';
@@ -44,6 +48,8 @@ pub(crate) enum UpgradeMessage {
     ExecFailed(i32),
     /// The new master has given up, for this reason.
     Failed(String),
+    /// The totals of a pool of the other master, which exits: see [`totals`].
+    Totals(Vec<u8>),
     /// The other master has exited or closed its end.
     PeerExited,
 }
@@ -89,9 +95,17 @@ impl UpgradeChannel {
         let _ = socket::send(self.fd.as_fd(), &message);
     }
 
+    /// Sends the totals of a pool.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the other master reads nothing; from send(2).
+    pub(super) fn send_totals(&self, message: &[u8]) -> io::Result<usize> {
+        socket::send(self.fd.as_fd(), message)
+    }
+
     /// Receives a message, if there is one.
     pub(crate) fn try_receive(&self) -> Option<UpgradeMessage> {
-        let mut bytes = [0; 4096];
+        let mut bytes = [0; MESSAGE_MAX];
         match socket::receive(self.fd.as_fd(), &mut bytes) {
             Ok(0) => Some(UpgradeMessage::PeerExited),
             Ok(1) => Some(UpgradeMessage::Ready),
@@ -102,6 +116,7 @@ impl UpgradeChannel {
             Ok(n) if bytes[0] == FAILURE_TAG => Some(UpgradeMessage::Failed(
                 String::from_utf8_lossy(&bytes[1..n]).trim().to_owned(),
             )),
+            Ok(n) if bytes[0] == totals::TAG => Some(UpgradeMessage::Totals(bytes[..n].to_vec())),
             Ok(_) => None,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(_) => Some(UpgradeMessage::PeerExited),

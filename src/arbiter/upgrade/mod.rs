@@ -2,6 +2,7 @@
 //! serve until SIGTERM to either; each learns of the other's exit from the channel between them.
 
 pub(crate) mod channel;
+mod totals;
 
 use std::ffi::CString;
 use std::io;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use slog::{Logger, error, info, warn};
 
+use super::state::MasterState;
 use crate::listen::{Listener, activation};
 use crate::os::clock;
 use crate::os::process::{self, Exit, Pid};
@@ -24,6 +26,9 @@ const STARTUP_MARGIN: Duration = Duration::from_secs(5);
 
 /// How long a new master that has closed its end of the channel may take to exit.
 const EXIT_TIME: Duration = Duration::from_secs(1);
+
+/// How many messages are read in one turn.
+const MESSAGES_MAX: usize = 1024;
 
 /// How this program was started, so that it can be executed again.
 #[derive(Debug)]
@@ -195,9 +200,22 @@ impl Upgrade {
 
     /// Reads what the other master has sent. Returns the pid of an old master that has exited: this
     /// is the only master then.
-    pub(super) fn read_channel(&mut self, log: &Logger) -> Option<Pid> {
-        let message = self.peer.channel()?.try_receive()?;
+    pub(super) fn read_channel(&mut self, state: &mut MasterState<'_>) -> Option<Pid> {
+        for _ in 0..MESSAGES_MAX {
+            let message = self.peer.channel()?.try_receive()?;
+            if let Some(old_master) = self.on_message(message, state) {
+                return Some(old_master);
+            }
+        }
+        None
+    }
+
+    fn on_message(&mut self, message: UpgradeMessage, state: &mut MasterState<'_>) -> Option<Pid> {
+        let log = state.context.log.logger();
         match (&mut self.peer, message) {
+            (_, UpgradeMessage::Totals(message)) => {
+                state.pools.add_earlier(totals::decode(&message));
+            }
             (UpgradePeer::OldMaster { pid, .. }, UpgradeMessage::PeerExited) => {
                 let pid = *pid;
                 self.peer = UpgradePeer::None;
@@ -226,6 +244,17 @@ impl Upgrade {
             (UpgradePeer::None | UpgradePeer::OldMaster { .. }, _) => (),
         }
         None
+    }
+
+    /// Hands the totals of the pools to the other master, if there is one: this one exits.
+    pub(super) fn hand_over(&self, state: &MasterState<'_>) {
+        let Some(channel) = self.peer.channel() else { return };
+        for pool in state.pools.iter() {
+            let message = totals::encode(pool.name(), &pool.final_totals());
+            if let Err(error) = channel.send_totals(&message) {
+                warn!(state.log(), "failed to hand over totals"; "pool" => pool.name(), "error" => %error);
+            }
+        }
     }
 
     /// Handles the exit of a child. Returns whether it was the new master, whose last message has been

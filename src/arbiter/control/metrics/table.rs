@@ -1,7 +1,7 @@
 //! The metrics: how each is called, what it means, and its samples.
 
 use super::text::{Kind, Metric, seconds};
-use crate::arbiter::snapshot::PoolSnapshot;
+use crate::arbiter::snapshot::{PoolSnapshot, PoolTotals};
 
 /// The states that a worker may be in, so that a count of zero is a sample too.
 const WORKER_STATES: [&str; 6] = ["booting", "ready", "draining", "hung", "aborting", "killed"];
@@ -13,6 +13,17 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         kind: Kind::Info,
         help: "Always 1; the version is a label.",
         samples: |_, out| out.add(&[("version", env!("CARGO_PKG_VERSION"))], 1),
+    },
+    Metric {
+        name: "ostler_pool_info",
+        kind: Kind::Info,
+        help: "Always 1; the worker class and the app of a pool are labels.",
+        samples: |snapshot, out| {
+            for pool in &snapshot.pools {
+                let labels = [("pool", &*pool.name), ("class", &pool.class), ("app", &pool.app)];
+                out.add(&labels, 1);
+            }
+        },
     },
     Metric {
         name: "ostler_uptime_seconds",
@@ -49,6 +60,14 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
                     out.add(&[("pool", &pool.name), ("state", state)], count);
                 }
             }
+        },
+    },
+    Metric {
+        name: "ostler_threads",
+        kind: Kind::Gauge,
+        help: "Number of threads of all workers that can work on units.",
+        samples: |snapshot, out| {
+            out.each_pool(snapshot, |pool| pool.workers.iter().map(|it| it.threads).sum::<usize>());
         },
     },
     Metric {
@@ -144,21 +163,24 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         name: "ostler_heartbeat_age_seconds",
         kind: Kind::Gauge,
         help: "Time since the last heartbeat of the worker in a slot.",
-        samples: |snapshot, out| {
-            for pool in &snapshot.pools {
-                for worker in &pool.workers {
-                    let Some(age) = worker.heartbeat_age else { continue };
-                    let (slot, pid) = (worker.slot.to_string(), worker.pid.to_string());
-                    let labels = [("pool", &*pool.name), ("slot", &slot), ("pid", &pid)];
-                    out.add(&labels, seconds(age));
-                }
-            }
-        },
+        samples: |snapshot, out| out.each_worker(snapshot, |it| it.heartbeat_age.map(seconds)),
+    },
+    Metric {
+        name: "ostler_worker_memory_bytes",
+        kind: Kind::Gauge,
+        help: "Memory of the worker in a slot, with its program (PSS, as of an earlier request).",
+        samples: |snapshot, out| out.each_worker(snapshot, |it| it.usage.memory_bytes),
+    },
+    Metric {
+        name: "ostler_worker_cpu_seconds_total",
+        kind: Kind::Counter,
+        help: "CPU time of the worker in a slot, with its program (as of an earlier request).",
+        samples: |snapshot, out| out.each_worker(snapshot, |it| it.usage.cpu_time.map(seconds)),
     },
     Metric {
         name: "ostler_accept_queue",
         kind: Kind::Gauge,
-        help: "Clients that wait in the kernel's accept queue of an address (Linux).",
+        help: "Clients that wait in the kernel's accept queue of an address.",
         samples: |snapshot, out| {
             for pool in &snapshot.pools {
                 for listener in &pool.listeners {
@@ -169,10 +191,37 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "ostler_tcp_listen_overflows_total",
+        kind: Kind::Counter,
+        help: "Clients that TCP listeners of the network namespace have lost since a queue was full.",
+        samples: |snapshot, out| {
+            snapshot.listen_drops.into_iter().for_each(|(overflows, _)| out.add(&[], overflows));
+        },
+    },
+    Metric {
+        name: "ostler_tcp_listen_drops_total",
+        kind: Kind::Counter,
+        help: "Clients that TCP listeners of the network namespace have lost for any reason.",
+        samples: |snapshot, out| {
+            snapshot.listen_drops.into_iter().for_each(|(_, drops)| out.add(&[], drops));
+        },
+    },
+    Metric {
         name: "ostler_workers_started_total",
         kind: Kind::Counter,
         help: "Workers that were started.",
         samples: |snapshot, out| out.each_pool(snapshot, |pool| pool.totals.workers_started),
+    },
+    Metric {
+        name: "ostler_worker_boot_seconds",
+        kind: Kind::Summary,
+        help: "How long workers have taken from their start until they were ready.",
+        samples: |snapshot, out| {
+            for pool in &snapshot.pools {
+                let PoolTotals { boots, boot_time, .. } = pool.totals;
+                out.summary(&[("pool", &pool.name)], boots, boot_time);
+            }
+        },
     },
     Metric {
         name: "ostler_worker_exits_total",
@@ -185,5 +234,19 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
                 }
             }
         },
+    },
+    Metric {
+        name: "ostler_log_records_dropped_total",
+        kind: Kind::Counter,
+        help: "Log records that workers have dropped, since the log never waits.",
+        samples: |snapshot, out| {
+            out.each_pool(snapshot, |pool| pool.totals.work.counts.records_dropped);
+        },
+    },
+    Metric {
+        name: "ostler_master_log_records_dropped_total",
+        kind: Kind::Counter,
+        help: "Log records that the master has dropped since it has opened its log.",
+        samples: |snapshot, out| out.add(&[], snapshot.records_dropped),
     },
 ];

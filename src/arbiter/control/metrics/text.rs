@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use super::accept;
-use crate::arbiter::snapshot::{PoolSnapshot, Snapshot};
+use crate::arbiter::snapshot::{PoolSnapshot, Snapshot, WorkerSnapshot};
 use crate::scoreboard::WorkTotals;
 
 /// A format of the text.
@@ -46,6 +46,8 @@ pub(in crate::arbiter::control) enum Kind {
     Gauge,
     /// How often something has taken how long.
     Histogram,
+    /// How often something has happened, and how long it has taken altogether.
+    Summary,
     /// Text in labels; the number is 1. Its name ends in `_info`.
     Info,
 }
@@ -57,6 +59,7 @@ impl Kind {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
             Self::Histogram => "histogram",
+            Self::Summary => "summary",
             Self::Info => match format {
                 Format::Text => "gauge", // it has no other
                 Format::OpenMetrics => "info",
@@ -123,6 +126,27 @@ impl Samples<'_> {
     ) {
         for pool in &snapshot.pools {
             self.add(&[("pool", &pool.name)], value(pool));
+        }
+    }
+
+    /// Adds how often something has happened, and how long it has taken.
+    pub(super) fn summary(&mut self, labels: &[Label<'_>], count: u64, time: Duration) {
+        self.add_part("_sum", labels, seconds(time));
+        self.add_part("_count", labels, count);
+    }
+
+    /// Adds one sample a worker for which there is a value.
+    pub(super) fn each_worker<V: Display>(
+        &mut self,
+        snapshot: &Snapshot,
+        value: impl Fn(&WorkerSnapshot) -> Option<V>,
+    ) {
+        for pool in &snapshot.pools {
+            for worker in &pool.workers {
+                let Some(value) = value(worker) else { continue };
+                let (slot, pid) = (worker.slot.to_string(), worker.pid.to_string());
+                self.add(&[("pool", &pool.name), ("slot", &slot), ("pid", &pid)], value);
+            }
         }
     }
 

@@ -1,0 +1,129 @@
+//! What a master that exits hands to the other one: the totals of each pool, so that no counter goes
+//! back. Pure: a message a pool, in JSON. A master of another version ignores keys that it does not know.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::arbiter::pool::supervisor::ExitReason;
+use crate::arbiter::snapshot::PoolTotals;
+use crate::scoreboard::{COUNT_MAX, Histogram, WorkCounts, WorkTotals};
+
+/// The first byte of such a message.
+pub(super) const TAG: u8 = b'{';
+
+/// Encodes the totals of a pool.
+pub(super) fn encode(pool: &str, totals: &PoolTotals) -> Vec<u8> {
+    let WorkTotals { counts, durations } = &totals.work;
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let buckets = durations.buckets().map(|(bound, count)| json!([bound.map(nanos), count]));
+    let exits = totals.exits.iter().filter(|(_, count)| *count > 0);
+    let exits: Map<_, _> = exits.map(|(name, count)| ((*name).to_owned(), json!(count))).collect();
+    let message = json!({
+        "pool": pool,
+        "units": counts.units,
+        "unit_ns": nanos(counts.unit_time),
+        "busy_ns": nanos(counts.busy),
+        "near_misses": counts.near_misses,
+        "bytes_in": counts.bytes_in,
+        "bytes_out": counts.bytes_out,
+        "accepted": counts.accepted,
+        "refused": counts.refused,
+        "records_dropped": counts.records_dropped,
+        "durations": buckets.collect::<Vec<_>>(),
+        "started": totals.workers_started,
+        "boots": totals.boots,
+        "boot_ns": nanos(totals.boot_time),
+        "exits": exits,
+    });
+    message.to_string().into_bytes()
+}
+
+/// Decodes the name of a pool and its totals. Each count is capped, and one that is missing or no
+/// number is zero. `None` if the message is not of this kind.
+pub(super) fn decode(message: &[u8]) -> Option<(String, PoolTotals)> {
+    let message: Value = serde_json::from_slice(message).ok()?;
+    let count = |key: &str| count_of(&message[key]);
+    let time = |key: &str| Duration::from_nanos(message[key].as_u64().unwrap_or(0));
+    let mut durations = Histogram::default();
+    for bucket in message["durations"].as_array().into_iter().flatten() {
+        durations.add(bucket[0].as_u64().map(Duration::from_nanos), count_of(&bucket[1]));
+    }
+    let counts = WorkCounts {
+        units: count("units"),
+        unit_time: time("unit_ns"),
+        busy: time("busy_ns"),
+        near_misses: count("near_misses"),
+        bytes_in: count("bytes_in"),
+        bytes_out: count("bytes_out"),
+        accepted: count("accepted"),
+        refused: count("refused"),
+        records_dropped: count("records_dropped"),
+    };
+    let exits = ExitReason::ALL.map(|it| (it.as_str(), count_of(&message["exits"][it.as_str()])));
+    let totals = PoolTotals {
+        work: WorkTotals { counts, durations },
+        workers_started: count("started"),
+        boots: count("boots"),
+        boot_time: time("boot_ns"),
+        exits: exits.to_vec(),
+    };
+    Some((message["pool"].as_str()?.to_owned(), totals))
+}
+
+fn count_of(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0).min(COUNT_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn totals() -> PoolTotals {
+        let mut durations = Histogram::default();
+        for millis in 1..=60_000 {
+            durations.add(Some(Duration::from_millis(millis)), millis);
+        }
+        durations.add(None, 7);
+        let counts = WorkCounts {
+            units: 1,
+            unit_time: Duration::from_nanos(2),
+            busy: Duration::from_secs(86_400 * 365),
+            near_misses: 4,
+            bytes_in: COUNT_MAX,
+            bytes_out: 6,
+            accepted: 7,
+            refused: 8,
+            records_dropped: 9,
+        };
+        let exits = ExitReason::ALL.map(|reason| (reason.as_str(), reason as u64));
+        PoolTotals {
+            work: WorkTotals { counts, durations },
+            workers_started: 9,
+            boots: 10,
+            boot_time: Duration::from_millis(11),
+            exits: exits.to_vec(),
+        }
+    }
+
+    #[test]
+    fn totals_survive_the_message() {
+        let message = encode("it's \"web\"", &totals());
+        assert_eq!(message[0], TAG);
+        let (name, decoded) = decode(&message).unwrap();
+        assert_eq!((name.as_str(), &decoded), ("it's \"web\"", &totals()));
+    }
+
+    #[test]
+    fn message_of_any_contents_is_harmless() {
+        for message in ["{", "[]", "{}", "{\"pool\": 3}", "\u{1}"] {
+            assert_eq!(decode(message.as_bytes()), None, "{message}");
+        }
+        let odd = "{\"pool\":\"a\",\"units\":-3,\"bytes_in\":18446744073709551615,\"exits\":7,\
+            \"durations\":[1,[null],[\"x\",2],[[],3],[5,1e300]],\"later\":[{}]}";
+        let (_, totals) = decode(odd.as_bytes()).unwrap();
+        assert_eq!((totals.work.counts.units, totals.work.counts.bytes_in), (0, COUNT_MAX));
+        assert_eq!(totals.work.durations.count(), 5, "an unknown bound is the last bucket");
+        assert!(totals.exits.iter().all(|(_, count)| *count == 0));
+    }
+}
