@@ -38,7 +38,11 @@ fn snapshot(label: &str) -> Snapshot {
         in_flight: vec![unit],
         ..WorkerSnapshot::default()
     };
-    let listener = ListenerSnapshot { address: "a\"\\\n".into(), queue_length: Some(3) };
+    let listener = ListenerSnapshot {
+        address: "a\"\\\n".into(),
+        queue_length: Some(3),
+        ..ListenerSnapshot::default()
+    };
     let pool = PoolSnapshot {
         name: "web".into(),
         target: 1,
