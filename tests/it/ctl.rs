@@ -1,6 +1,7 @@
 //! `ostlerctl` beside a real master, and beside servers that are none.
 
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -9,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, Uid};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -231,7 +233,9 @@ fn missing_and_stale_sockets_are_explained() {
     let path = dir.path().join("control");
     let status = || run(&["status", "--socket", path.to_str().unwrap()]);
     status().failure("start the master with --control-socket");
-    drop(UnixListener::bind(&path).unwrap());
+    let listener = UnixListener::bind(&path).unwrap();
+    // After shutdown(2) no copy of it listens: a child that another test forks may have one.
+    shutdown(listener.as_raw_fd(), Shutdown::Both).unwrap();
     status().failure("no master listens at");
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "").unwrap();
