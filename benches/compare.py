@@ -9,6 +9,9 @@ user and system, of the server's whole process tree. The load generator shares t
 requests a second depend on wrk as much as on the server. PSS is measured at the end of the last
 round.
 
+With --access-log, nginx and ostler also run with an access log in a file (Combined Log Format). The
+last column is then the ratio to the same server without one.
+
 Needs Python 3.8, Linux and wrk. nginx, gunicorn and cc are used if they are installed.
 """
 
@@ -34,7 +37,7 @@ NGINX = """
 worker_processes {workers}; daemon off; pid {directory}/nginx.pid; error_log {directory}/nginx.log;
 events {{ worker_connections 4096; }}
 http {{
-    access_log off; keepalive_requests 1000000000;
+    access_log {log}; keepalive_requests 1000000000;
     client_body_temp_path {directory}/a; proxy_temp_path {directory}/b; fastcgi_temp_path {directory}/c;
     uwsgi_temp_path {directory}/d; scgi_temp_path {directory}/e;
     server {{
@@ -60,6 +63,10 @@ end
 """
 
 
+# The end of the name of a server that writes an access log.
+LOG = " +log"
+
+
 class Skipped(Exception):
     """A server that cannot take part, with the reason."""
 
@@ -67,8 +74,8 @@ class Skipped(Exception):
 class Contestant:
     """A server: its name, its command, and its results."""
 
-    def __init__(self, name, command, modes=("keep-alive", "close")):
-        self.name, self.command, self.modes = name, command, modes
+    def __init__(self, name, command, modes=("keep-alive", "close"), log=None):
+        self.name, self.command, self.modes, self.log = name, command, modes, log
         self.costs = {mode: [] for mode in modes}
         self.rates = {mode: [] for mode in modes}
         self.failed = {mode: 0 for mode in modes}
@@ -88,15 +95,22 @@ def tool(name):
     return path
 
 
-def nginx(directory):
-    path = tool("nginx")
+def nginx(with_log):
+    def make(directory):
+        path = tool("nginx")
+        log = directory / "nginx.access" if with_log else None
 
-    def command(port):
-        config = directory / "nginx.conf"
-        config.write_text(NGINX.format(directory=directory, port=port, workers=WORKERS))
-        return [path, "-p", str(directory), "-c", str(config)]
+        def command(port):
+            config = directory / "nginx.conf"
+            access = f"{log} combined" if log else "off"
+            config.write_text(
+                NGINX.format(directory=directory, port=port, workers=WORKERS, log=access)
+            )
+            return [path, "-p", str(directory), "-c", str(config)]
 
-    return Contestant("nginx", command)
+        return Contestant("nginx" + LOG * with_log, command, log=log)
+
+    return make
 
 
 def bare_epoll(directory):
@@ -121,16 +135,18 @@ def gunicorn(kind, modes):
     return make
 
 
-def ostler(binary, kind, modes, build="ostler"):
-    def make(_):
+def ostler(binary, kind, modes, build="ostler", with_log=False):
+    def make(directory):
         if not binary.is_file():
             raise Skipped(f"{binary} is not built")
         flags = ["--worker-class", kind, "--workers", str(WORKERS), "--log-level", "error"]
+        log = directory / f"{kind}.access" if with_log else None
+        flags += ["--access-logfile", str(log)] if log else []
 
         def command(port):
             return [str(binary), *flags, "--bind", f"127.0.0.1:{port}"]
 
-        return Contestant(f"{build} {kind}", command, modes)
+        return Contestant(f"{build} {kind}" + LOG * with_log, command, modes, log)
 
     return make
 
@@ -209,6 +225,8 @@ def running(contestant):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGKILL)
             server.wait()
+            if contestant.log:
+                contestant.log.unlink(missing_ok=True)
 
 
 def load(port, mode, seconds, connections, script):
@@ -253,7 +271,11 @@ def report(contestants, modes):
             for one in present
             if one.name.startswith("before ")
         }
-        head = ("requests/s", "CPU µs/req", "× nginx", "× bare", "× before", "PSS MiB", "failed")
+        plain = {one.name + LOG: one for one in present}
+        head = (
+            "requests/s", "CPU µs/req", "× nginx", "× bare", "× before", "× no log", "PSS MiB",
+            "failed",
+        )
         print(f"  {'':18}" + "".join(f"{title:>12}" for title in head))
         for one in present:
             cost = statistics.median(one.costs[mode])
@@ -263,7 +285,7 @@ def report(contestants, modes):
 
             cells = (
                 f"{statistics.median(one.rates[mode]):.0f}", f"{cost:.2f}", ratio(base),
-                ratio(loop), ratio(before.get(one.name)),
+                ratio(loop), ratio(before.get(one.name)), ratio(plain.get(one.name)),
                 f"{one.memory:.1f}", str(one.failed[mode]),
             )
             print(f"  {one.name:18}" + "".join(f"{cell:>12}" for cell in cells))
@@ -282,6 +304,9 @@ def main():
     parser.add_argument(
         "--before", type=pathlib.Path, help="an earlier ostler, to measure beside the other one"
     )
+    parser.add_argument(
+        "--access-log", action="store_true", help="measure the cost of an access log as well"
+    )
     arguments = parser.parse_args()
     arguments.modes = arguments.modes or ["keep-alive", "close"]
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target"))
@@ -291,7 +316,7 @@ def main():
 
     both = ("keep-alive", "close")
     makers = {
-        "nginx": nginx,
+        "nginx": nginx(False),
         "bare epoll": bare_epoll,
         "ostler mio": ostler(binary, "mio", both),
         "ostler threads": ostler(binary, "threads", both),
@@ -300,6 +325,11 @@ def main():
         "gunicorn sync": gunicorn("sync", ("close",)),
         "gunicorn gthread": gunicorn("gthread", both),
     }
+    if arguments.access_log:
+        makers["nginx" + LOG] = nginx(True)
+        for kind in ("mio", "threads", "sync"):
+            modes = ("close",) if kind == "sync" else both
+            makers[f"ostler {kind}{LOG}"] = ostler(binary, kind, modes, with_log=True)
     if arguments.before:
         earlier = arguments.before.resolve()
         makers["before mio"] = ostler(earlier, "mio", both, "before")

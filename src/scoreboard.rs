@@ -40,6 +40,9 @@ const ACCEPTED: usize = 58;
 const REFUSED: usize = 59;
 /// The word of a row's head that counts log records which were dropped.
 const RECORDS_DROPPED: usize = 60;
+/// The word of a row's head that counts access log records that were dropped. Any thread adds to it.
+const ACCESS_RECORDS_DROPPED: usize = 61;
+
 /// The scoreboard: one row a worker process, one entry a thread.
 #[derive(Debug)]
 pub(crate) struct Scoreboard {
@@ -231,6 +234,11 @@ impl<'a> Row<'a> {
         self.words[RECORDS_DROPPED].store(count, Ordering::Relaxed);
     }
 
+    /// Counts an access log record that was dropped. For any thread.
+    pub(crate) fn count_dropped_access_record(self) {
+        self.words[ACCESS_RECORDS_DROPPED].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Returns what the worker has counted. The units of work in progress at `now` count for the busy
     /// time.
     pub(crate) fn counts(self, now: MonotonicTime) -> WorkCounts {
@@ -240,6 +248,7 @@ impl<'a> Row<'a> {
             accepted: count(ACCEPTED),
             refused: count(REFUSED),
             records_dropped: count(RECORDS_DROPPED),
+            access_records_dropped: count(ACCESS_RECORDS_DROPPED),
             ..WorkCounts::default()
         };
         self.used_counters().for_each(|counters| counters.add_to(&mut counts));

@@ -215,6 +215,7 @@ impl PoolSnapshot {
             "bytes_out_total": counts.bytes_out,
             "accepted_total": counts.accepted,
             "refused_total": counts.refused,
+            "access_log_dropped_total": counts.access_records_dropped,
             "latency_ms": quantiles_json(durations),
             "latency": buckets_json(durations),
             "workers_started_total": self.totals.workers_started,

@@ -220,7 +220,7 @@ fn serve(
         max_units: init.max_units,
         access: WorkerAccess::new(
             settings.request_id_header.clone(),
-            make_access_log(pool_generation, worker),
+            make_access_log(pool_generation, worker, init.row),
         ),
     });
     // The leak does no harm: a worker ends with `_exit`.
@@ -273,10 +273,14 @@ fn serve(
 fn make_access_log(
     pool_generation: &PoolGeneration<'_>,
     worker: &WorkerInfo,
+    row: usize,
 ) -> Option<Arc<WorkerAccessLog>> {
     let log = Arc::clone(pool_generation.access_log.as_ref()?);
     let name = WorkerName { pool: worker.pool.clone(), slot: worker.slot, pid: std::process::id() };
-    Some(Arc::new(WorkerAccessLog::new(log, name, pool_generation.log.logger().clone())))
+    let scoreboard = Arc::clone(pool_generation.rows.scoreboard());
+    let on_drop = move || scoreboard.row(row).count_dropped_access_record();
+    let logger = pool_generation.log.logger().clone();
+    Some(Arc::new(WorkerAccessLog::new(log, name, logger, on_drop)))
 }
 
 thread_local! {

@@ -120,6 +120,8 @@ pub(crate) struct WorkCounts {
     pub(crate) refused: u64,
     /// Log records that were dropped.
     pub(crate) records_dropped: u64,
+    /// Access log records that were dropped.
+    pub(crate) access_records_dropped: u64,
 }
 
 impl WorkCounts {
@@ -144,6 +146,7 @@ impl WorkCounts {
             accepted,
             refused,
             records_dropped,
+            access_records_dropped,
         } = self;
         *unit_time = time(*unit_time, other.unit_time);
         *busy = time(*busy, other.busy);
@@ -155,6 +158,7 @@ impl WorkCounts {
             (accepted, other.accepted),
             (refused, other.refused),
             (records_dropped, other.records_dropped),
+            (access_records_dropped, other.access_records_dropped),
         ];
         pairs.into_iter().for_each(|(total, other)| *total = count(*total, other));
     }

@@ -115,6 +115,7 @@ fn counts_are_summed_over_threads_and_cleared() {
         row.count_accepted();
         row.count_refused();
         row.set_records_dropped(5);
+        row.count_dropped_access_record();
         let totals = row.totals(NOW);
         let each = threads as u64;
         let expected = WorkCounts {
@@ -127,6 +128,7 @@ fn counts_are_summed_over_threads_and_cleared() {
             accepted: 1,
             refused: 1,
             records_dropped: 5,
+            access_records_dropped: 1,
         };
         assert_eq!(totals.counts, expected, "{threads} threads");
         assert_eq!(

@@ -319,11 +319,6 @@ impl Lifecycle {
         self.beats.unit_timeout
     }
 
-    /// Returns how many access log records of this process were dropped.
-    pub fn access_records_dropped(&self) -> u64 {
-        self.access.log().map_or(0, |log| log.dropped())
-    }
-
     /// Counts a unit of work, and asks for a replacement after the last one.
     pub(super) fn on_unit_done(&self) {
         if self.max_units == 0 {

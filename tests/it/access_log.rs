@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -13,6 +14,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{User, mkfifo};
 use serde_json::Value;
 
+use crate::control::Controlled;
 use crate::launch::Launch;
 use crate::log_capture::Record;
 use crate::proc::{children, wait_until};
@@ -240,8 +242,8 @@ fn reopening_under_load_loses_no_record(class: &str) {
 }
 
 fn full_disk_drops_records_and_serves_on(class: &str) {
-    let launch = Launch::new(&["-k", class, "--access-logfile", "/dev/full"]);
-    let server = launch.start();
+    let it = Controlled::start(&["-k", class, "--access-logfile", "/dev/full"]);
+    let server = &it.server;
     for _ in 0..50 {
         assert_eq!(server.get("/").status(), 200);
     }
@@ -255,7 +257,11 @@ fn full_disk_drops_records_and_serves_on(class: &str) {
         assert_eq!(server.get("/").status(), 200);
         server.records().iter().filter(|record| is_loss(record)).count() == 2
     });
-    server.finish();
+    let is_counted =
+        |pool: &Value| pool["access_log_dropped_total"].as_u64().is_some_and(|count| count > 50);
+    it.wait_status("the losses are counted", is_counted);
+    assert!(it.metrics().contains("\nostler_access_log_records_dropped_total{pool=\"default\"} 5"));
+    it.server.finish();
 }
 
 fn pipe_without_reader_delays_no_request(class: &str) {
@@ -324,7 +330,11 @@ fn reload_changes_the_access_log(class: &str) {
         let mark = server.mark();
         fs::write(&config, text).unwrap();
         server.signal(Signal::SIGHUP);
-        server.wait_for_new_record(mark, message, |record| record.message() == message)
+        let record =
+            server.wait_for_new_record(mark, message, |record| record.message() == message);
+        // A worker that drains may still serve.
+        wait_until("old workers exit", || children(server.pid).len() == 1);
+        record
     };
     assert_eq!(server.get("/x").status(), 404);
     reload("access_log: access\naccess_log_format: '%(m)s'\n", "reload complete");
@@ -462,6 +472,52 @@ fn sample_keeps_server_errors() {
     // One of 10^13 runs has fewer or more.
     let count = text_of(&server, "access").lines().count();
     assert!((47..=153).contains(&count), "{count}");
+}
+
+/// Runs a program that reads the log, if it is installed.
+fn run_reader(server: &Server, words: &[&str]) -> Option<String> {
+    let mut command = Command::new(words[0]);
+    let ran = command.args(&words[1..]).arg(server.path("access")).stdin(Stdio::null()).output();
+    match ran {
+        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(error) => {
+            eprintln!("skipped: {}: {error}", words[0]);
+            None
+        }
+    }
+}
+
+#[test]
+fn goaccess_and_fail2ban_read_the_log() {
+    let server = start("mio", "combined", &[]);
+    for agent in ["agent/1", "evil\" \\ \u{e9}", &"x".repeat(5000)] {
+        let head = format!("Host: x\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n");
+        exchange(&server, format!("GET /?a=\"b HTTP/1.1\r\n{head}"));
+        exchange(&server, format!("HEAD /a HTTP/1.0\r\n{head}"));
+        exchange(&server, format!("GET /bytes?n=99999 HTTP/1.1\r\n{head}"));
+    }
+    wait_records(&server, 9);
+    let words = ["goaccess", "--no-global-config", "--log-format=COMBINED", "-o", "json", "-f"];
+    if let Some(text) = run_reader(&server, &words) {
+        let report: Value = serde_json::from_str(&text).expect(&text);
+        let general = &report["general"];
+        assert_eq!(
+            (&general["valid_requests"], &general["failed_requests"]),
+            (&9.into(), &0.into())
+        );
+    }
+    // Its filter for such lines. The log comes before the filter.
+    let filter = "^<HOST> - \\S+ \\[\\] \"[^\"]*\" 400";
+    let path = server.path("access");
+    let found = Command::new("fail2ban-regex").arg(&path).arg(filter).output();
+    match found {
+        Err(error) => eprintln!("skipped: fail2ban-regex: {error}"),
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(text.contains("Lines: 9 lines, 0 ignored, 3 matched, 6 missed"), "{text}");
+        }
+    }
+    server.finish();
 }
 
 #[test]

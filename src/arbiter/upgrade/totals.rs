@@ -30,6 +30,7 @@ pub(super) fn encode(pool: &str, totals: &PoolTotals) -> Vec<u8> {
         "accepted": counts.accepted,
         "refused": counts.refused,
         "records_dropped": counts.records_dropped,
+        "access_records_dropped": counts.access_records_dropped,
         "durations": buckets.collect::<Vec<_>>(),
         "started": totals.workers_started,
         "boots": totals.boots,
@@ -59,6 +60,7 @@ pub(super) fn decode(message: &[u8]) -> Option<(String, PoolTotals)> {
         accepted: count("accepted"),
         refused: count("refused"),
         records_dropped: count("records_dropped"),
+        access_records_dropped: count("access_records_dropped"),
     };
     let exits = ExitReason::ALL.map(|it| (it.as_str(), count_of(&message["exits"][it.as_str()])));
     let totals = PoolTotals {
@@ -95,6 +97,7 @@ mod tests {
             accepted: 7,
             refused: 8,
             records_dropped: 9,
+            access_records_dropped: 10,
         };
         let exits = ExitReason::ALL.map(|reason| (reason.as_str(), reason as u64));
         PoolTotals {

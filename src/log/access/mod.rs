@@ -9,6 +9,8 @@ mod format;
 mod records;
 mod render;
 mod stamp;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::os::fd::RawFd;

@@ -11,8 +11,9 @@ use crate::time::WallTime;
 /// The longest text of an atom, in bytes.
 const TEXT_BYTES_MAX: usize = 1024;
 
-/// The longest user name, in bytes.
+/// The longest user name, and the longest method and protocol in a request line, in bytes.
 const USER_BYTES_MAX: usize = 256;
+const WORD_BYTES_MAX: usize = 128;
 
 /// The longest texts of members of a JSON object, in bytes. All together fit a record.
 const JSON_BYTES_MAX: usize = 512;
@@ -165,16 +166,16 @@ fn push_line(out: &mut Vec<u8>, unit: &Unit<'_>) {
     if let Some(line) = request.line {
         return push_or_dash(out, line);
     }
-    let limit = out.len() + TEXT_BYTES_MAX;
-    push_text(out, request.method, TEXT_BYTES_MAX);
+    push_text(out, request.method, WORD_BYTES_MAX);
     out.push(b' ');
+    let limit = out.len() + TEXT_BYTES_MAX;
     push_text(out, request.path, limit.saturating_sub(out.len()));
     if let Some(query) = request.query {
         out.push(b'?');
         push_text(out, query, limit.saturating_sub(out.len()));
     }
     out.push(b' ');
-    push_text(out, request.protocol, TEXT_BYTES_MAX);
+    push_text(out, request.protocol, WORD_BYTES_MAX);
 }
 
 /// Appends an address. One of IPv4 in the form of IPv6 is that of IPv4.

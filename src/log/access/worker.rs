@@ -1,5 +1,6 @@
 //! The access log of a worker, and of each of its threads.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,18 +16,25 @@ use crate::os::clock;
 use crate::time::MonotonicTime;
 
 /// The access log of a worker. Its threads share it.
-#[derive(Debug)]
 pub(crate) struct WorkerAccessLog {
     log: Arc<AccessLog>,
     name: WorkerName,
     logger: Logger,
+    /// Called for each record that is dropped.
+    on_drop: Box<dyn Fn() + Send + Sync>,
     /// Whether the loss of a record was logged since the file was opened.
     loss_logged: AtomicBool,
 }
 
 impl WorkerAccessLog {
-    pub(crate) fn new(log: Arc<AccessLog>, name: WorkerName, logger: Logger) -> Self {
-        Self { log, name, logger, loss_logged: AtomicBool::new(false) }
+    pub(crate) fn new(
+        log: Arc<AccessLog>,
+        name: WorkerName,
+        logger: Logger,
+        on_drop: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        let loss_logged = AtomicBool::new(false);
+        Self { log, name, logger, on_drop: Box::new(on_drop), loss_logged }
     }
 
     /// Opens the file again: see [`AccessLog::reopen`].
@@ -36,18 +44,21 @@ impl WorkerAccessLog {
         Ok(())
     }
 
-    /// Returns how many records this process has dropped.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.log.target_file.dropped()
-    }
-
     fn write(&self, record: &[u8]) {
-        if !self.log.target_file.write_record(record)
-            && !self.loss_logged.swap(true, Ordering::Relaxed)
-        {
-            warn!(self.logger, "access log records dropped"; "slot" => self.name.slot,
-                "pid" => self.name.pid, "dropped" => self.dropped());
+        if self.log.target_file.write_record(record) {
+            return;
         }
+        (self.on_drop)();
+        if !self.loss_logged.swap(true, Ordering::Relaxed) {
+            warn!(self.logger, "access log records dropped"; "slot" => self.name.slot,
+                "pid" => self.name.pid, "dropped" => self.log.target_file.dropped());
+        }
+    }
+}
+
+impl fmt::Debug for WorkerAccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerAccessLog").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

@@ -133,6 +133,14 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         samples: |snapshot, out| out.each_pool(snapshot, |pool| pool.totals.work.counts.refused),
     },
     Metric {
+        name: "ostler_access_log_records_dropped_total",
+        kind: Kind::Counter,
+        help: "Access log records that could not be written.",
+        samples: |snapshot, out| {
+            out.each_pool(snapshot, |pool| pool.totals.work.counts.access_records_dropped);
+        },
+    },
+    Metric {
         name: "ostler_in_flight",
         kind: Kind::Gauge,
         help: "Units of work in progress.",
