@@ -5,11 +5,10 @@ use super::METRICS;
 /// Returns the names of metrics in a text.
 fn names(text: &str) -> impl Iterator<Item = &str> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let found = text.match_indices("ostler_").map(move |(at, _)| {
+    text.match_indices("ostler_").map(move |(at, _)| {
         let name = &text[at..];
         &name[..name.find(|c| !is_part(c)).unwrap_or(name.len())]
-    });
-    found
+    })
 }
 
 #[test]
