@@ -6,6 +6,7 @@
 //! and is shared by its threads, a [`Connection`] serves one client. If there are no clients, a
 //! [`Job`] replaces the service.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::error::Error;
 use std::fmt;
@@ -98,6 +99,13 @@ pub trait App {
         false
     }
 
+    /// Returns the name of the only worker class that can serve the app. Another class is a configuration
+    /// error, and a program whose default app it is has this default class. The default is `None`: any
+    /// class can.
+    fn worker_class(&self) -> Option<&str> {
+        None
+    }
+
     /// Creates the job of one thread. Runs in each worker in the place of [`boot`](Self::boot), once
     /// for each thread that runs jobs. Threads are numbered from 0.
     ///
@@ -113,6 +121,12 @@ pub trait App {
 pub trait Service: Send + Sync {
     /// Creates the connection of a new client.
     fn accept(&self, client: &ClientInfo) -> Box<dyn Connection + '_>;
+
+    /// Returns what a worker class needs of an app that [only it](App::worker_class) can serve. The class
+    /// knows the type. The default is `None`.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
+    }
 }
 
 /// What a protocol knows about a client.

@@ -28,7 +28,7 @@ use crate::os::title::ProcTitle;
 use crate::os::{fd_table, journal, terminal};
 use crate::scoreboard::{Scoreboard, WorkerStatus};
 use crate::worker::{
-    BootedApp, ForcedDrain, Lifecycle, LifecycleParts, WorkerAccess, WorkerContext,
+    BootFailure, BootedApp, ForcedDrain, Lifecycle, LifecycleParts, WorkerAccess, WorkerContext,
 };
 
 /// The exit code of a worker that fails to boot.
@@ -256,6 +256,9 @@ fn serve(
             debug!(log, "worker class returned"; "pid" => Pid::this().as_raw(), "slot" => worker.slot,
                 "error" => error_chain(reason.as_ref()));
             0
+        }
+        Err(reason) if reason.is::<BootFailure>() => {
+            reporter.boot_failed(&error_chain(reason.as_ref()))
         }
         Err(reason) => {
             let (row, reason) = (scoreboard.row(init.row), error_chain(reason.as_ref()));

@@ -25,7 +25,7 @@ pub use shared::ListenerState;
 pub(crate) use shared::ReusePortShard;
 use shared::SharedState;
 use socket_path::SocketPath;
-pub use stream::Stream;
+pub use stream::{Stream, close_may_cut_off};
 
 /// A listening socket. It is nonblocking and shared with other processes: do not change its flags.
 #[derive(Debug)]

@@ -53,6 +53,14 @@ impl Stream {
     }
 }
 
+/// Returns whether closing a client's socket could cut off what was sent, since input is unread. With
+/// `has_long_output`, also if the peer has not acknowledged all output: input may still come. For a
+/// class that owns the socket in its own way.
+pub fn close_may_cut_off(socket: BorrowedFd<'_>, has_long_output: bool) -> bool {
+    socket::unread_bytes(socket) > 0
+        || (has_long_output && socket::unacknowledged_bytes(socket) > 0)
+}
+
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

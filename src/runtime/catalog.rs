@@ -75,9 +75,12 @@ impl Catalog {
         self.default_app.as_deref().or_else(|| self.apps.first().map(|app| app.name()))
     }
 
-    /// Returns the name of the class that the program chooses.
+    /// Returns the name of the class that the program chooses, or the only one of the default app.
     pub(super) fn default_class(&self) -> Option<&str> {
-        self.default_class.as_deref()
+        self.default_class.as_deref().or_else(|| {
+            let default = self.default_app()?;
+            self.apps.iter().find(|app| app.name() == default)?.worker_class()
+        })
     }
 
     /// Returns whether a pool serves the built-in demo although neither the program nor a source of
@@ -117,6 +120,8 @@ impl Catalog {
         } else {
             &NoApp
         };
+        check_worker_class(app, class)
+            .map_err(|reason| setting_error(settings, "worker_class", &reason))?;
         app.check(&settings.app_options).map_err(|error| app_error(settings, &error))?;
         self.check_runs_jobs(app, class)
             .map_err(|reason| setting_error(settings, "worker_class", &reason))?;
@@ -176,6 +181,21 @@ impl Catalog {
                 None => format!("unknown app {name:?}; available: {known}"),
             }
         })
+    }
+}
+
+/// Checks that the class can serve the app.
+fn check_worker_class(app: &dyn App, class: &dyn WorkerClass) -> Result<(), String> {
+    let (app_name, class_name) = (app.name(), class.name());
+    match app.worker_class() {
+        Some(only) if only != class_name => {
+            Err(format!("app {app_name:?} runs under worker class {only} only, not {class_name}"))
+        }
+        None if class.serves_own_apps_only() && needs_app(class) => Err(format!(
+            "worker class {class_name} serves only apps that are made for it, and app {app_name:?} \
+             is not"
+        )),
+        Some(_) | None => Ok(()),
     }
 }
 

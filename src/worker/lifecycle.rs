@@ -166,6 +166,11 @@ impl Lifecycle {
         clock::now()
     }
 
+    /// Returns the present time to about 4 ms, at a fraction of the cost of [`now`](Self::now).
+    pub fn now_coarse(&self) -> MonotonicTime {
+        clock::now_coarse()
+    }
+
     /// Processes the signals that have arrived, and returns whether the worker must stop. Call it when
     /// [`wake_fd`](Self::wake_fd) is readable, or on each turn. The answer never softens.
     ///

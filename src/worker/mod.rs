@@ -27,7 +27,7 @@ pub(crate) use booted_app::BootedApp;
 pub use client::{Buffers, Client, CompletionClient, DriveStatus, ReadMode};
 pub use context::WorkerContext;
 pub use epoll_acceptor::EpollAcceptor;
-pub use error::WorkerError;
+pub use error::{BootFailure, WorkerError};
 pub use fn_class::{ClientStream, FnClass, Incoming};
 pub(crate) use forced_drain::ForcedDrain;
 pub use jobs::ThreadJob;
@@ -101,6 +101,13 @@ pub trait WorkerClass {
     /// configuration error. The default is true.
     fn needs_app(&self) -> bool {
         true
+    }
+
+    /// Returns whether it serves only apps that are made for it: those that name it as their
+    /// [only class](crate::app::App::worker_class). Any other app is then a configuration error. The
+    /// default is false.
+    fn serves_own_apps_only(&self) -> bool {
+        false
     }
 
     /// Returns how many threads of one worker serve clients or run jobs: each has a thread entry on the

@@ -63,6 +63,12 @@ impl Lifecycle {
         WorkTracker::new(TakenEntry::any(self))
     }
 
+    /// Returns the work tracker of the calling thread, as [`tracker`](Self::tracker) does; `None` if
+    /// other threads have all entries.
+    pub fn try_tracker(&self) -> Option<WorkTracker<'_>> {
+        TakenEntry::try_any(self).map(WorkTracker::new)
+    }
+
     /// Returns the work tracker of the calling thread, with the thread entry of this number.
     ///
     /// # Panics
@@ -96,13 +102,13 @@ impl<'a> WorkTracker<'a> {
 
     /// Counts bytes that were received from a client.
     #[inline]
-    pub(super) fn count_received(&self, bytes: usize) {
+    pub fn count_received(&self, bytes: usize) {
         self.entry.thread.count_received(bytes);
     }
 
     /// Counts bytes that were sent to a client.
     #[inline]
-    pub(super) fn count_sent(&self, bytes: usize) {
+    pub fn count_sent(&self, bytes: usize) {
         self.entry.thread.count_sent(bytes);
     }
 
@@ -309,6 +315,11 @@ impl<'a> TakenEntry<'a> {
                 lifecycle.board_row().thread_count()
             ),
         }
+    }
+
+    fn try_any(lifecycle: &'a Lifecycle) -> Option<Self> {
+        let (index, is_new) = lifecycle.entry_owners().take_any(thread::current().id()).ok()?;
+        Some(Self::new(lifecycle, index, is_new))
     }
 
     #[track_caller]
