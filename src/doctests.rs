@@ -21,6 +21,8 @@ pages! {
     #[cfg(feature = "jobs")]
     Jobs = "docs/src/jobs.md";
     Exec = "docs/src/exec.md";
+    #[cfg(feature = "tokio")]
+    Tokio = "docs/src/tokio.md";
     #[cfg(feature = "testkit")]
     TestKit = "docs/src/test-kit.md";
     #[cfg(feature = "jobs")]

@@ -4,8 +4,9 @@
 //! ARCHITECTURE.md.
 //!
 //! Cargo features: `rpc` (MessagePack-RPC) and `jobs` (schedules for jobs) are on by default;
-//! `testkit` (contract tests for worker classes) is not. `ctl`, on by default, is the program
-//! `ostlerctl` and changes nothing in the library. Without features, the library is HTTP and
+//! `tokio` (axum, hyper and tonic services) and `testkit` (contract tests for worker classes) are
+//! not. `ctl`, on by default, is the program `ostlerctl` and changes nothing in the library. Without
+//! features, the library is HTTP and
 //! the worker classes.
 
 // The built-in classes are written as if from outside: `use ostler::…`.
@@ -61,4 +62,10 @@ mod program;
 pub mod testkit;
 
 pub use program::main;
+/// axum, hyper and tonic services, or raw streams, on a tokio runtime in each worker.
+#[cfg(feature = "tokio")]
+pub mod tokio {
+    pub use crate::program::tokio_main as main;
+    pub use crate::workers::tokio::*;
+}
 pub use runtime::{Runtime, RuntimeError};

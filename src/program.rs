@@ -11,6 +11,8 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use crate::app::App;
+#[cfg(feature = "tokio")]
+use crate::app::BootError;
 use crate::arbiter::{ExecArgs, upgrade_channel};
 use crate::cli::{self, Action, Invocation, Stream};
 use crate::os::fd_table::OpenFds;
@@ -31,6 +33,28 @@ use crate::settings::Configuration;
 /// ```
 pub fn main(app: impl App + 'static) -> ExitCode {
     Runtime::new().app(app).main()
+}
+
+/// Runs a program whose app is made by an asynchronous function and served by the worker class `tokio`.
+/// Does what [`tokio::App::new`](crate::tokio::App::new) and [`main`] do.
+#[cfg(feature = "tokio")]
+pub fn tokio_main<F, R, S, B>(name: impl Into<String>, boot: F) -> ExitCode
+where
+    F: Fn(crate::workers::tokio::Worker) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<S, BootError>> + 'static,
+    S: tower_service::Service<
+            http::Request<crate::workers::tokio::Body>,
+            Response = http::Response<B>,
+        > + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BootError>,
+    B: http_body::Body + Send + 'static,
+    B::Data: From<bytes::Bytes> + Send,
+    B::Error: Into<BootError>,
+{
+    main(crate::workers::tokio::App::new(name, boot))
 }
 
 impl Runtime {

@@ -5,11 +5,15 @@ mod exec;
 mod mio;
 mod sync;
 mod threads;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 
 pub use self::exec::ExecClass;
 pub use self::mio::MioClass;
 pub use self::sync::SyncClass;
 pub use self::threads::ThreadsClass;
+#[cfg(feature = "tokio")]
+pub use self::tokio::TokioClass;
 
 use ostler::worker::{DuplicateClass, Registry};
 
@@ -21,5 +25,7 @@ pub fn install(registry: &mut Registry) -> Result<(), DuplicateClass> {
     registry.register(SyncClass)?;
     registry.register(ThreadsClass)?;
     registry.register(MioClass)?;
+    #[cfg(feature = "tokio")]
+    registry.register(TokioClass)?;
     registry.register(ExecClass)
 }

@@ -428,6 +428,10 @@ define_settings! {
         /// Maximum time for each 4 KiB of a request body, and for its end.
         body_timeout: Duration = secs(10), NONZERO_DURATION, "DUR";
 
+        /// Maximum time from a request to its response (tokio class); the client then gets 504. 0
+        /// means no limit.
+        request_timeout: Duration = Duration::ZERO, DURATION, "DUR";
+
         /// Maximum time for a client to read 4 KiB of a response, or its end.
         write_timeout: Duration = secs(30), NONZERO_DURATION, "DUR";
 

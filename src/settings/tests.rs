@@ -84,6 +84,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("rpc_idle_timeout", "0", "0s"),
     ("header_timeout", "1", "1s"),
     ("body_timeout", "1", "1s"),
+    ("request_timeout", "1", "1s"),
     ("write_timeout", "1", "1s"),
     ("lingering_timeout", "1", "1s"),
     ("limit_request_head", "8192", "8K"),

@@ -18,6 +18,12 @@ on_every_class!(
     crashes_beyond_restart_limit_wait_but_one_slot_is_tried,
 );
 
+on_tokio!(
+    pool_never_ready_stops_the_master,
+    worker_slow_boot_within_timeout_is_left_alone,
+    crash_before_serving_backs_off,
+);
+
 fn pool_never_ready_stops_the_master(class: &str) {
     let launch = Launch::new(&["-k", class, "-w", "2"]).env("DEMO_FAIL_BOOT", "1");
     let (pidfile, sock) = (launch.path("pid"), launch.path("sock"));

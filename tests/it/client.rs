@@ -86,6 +86,22 @@ impl Client {
         self.try_answer().unwrap()
     }
 
+    /// Reads this many bytes.
+    #[track_caller]
+    pub fn read_exactly(&mut self, bytes: &mut [u8]) {
+        self.try_read_exactly(bytes).unwrap();
+    }
+
+    /// Reads this many bytes; fails if the server has closed the connection.
+    pub fn try_read_exactly(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        while self.input.len() < bytes.len() {
+            self.fill()?;
+        }
+        bytes.copy_from_slice(&self.input[..bytes.len()]);
+        self.input.drain(..bytes.len());
+        Ok(())
+    }
+
     /// Waits for the server to close or reset the connection. Returns what it sent before.
     #[track_caller]
     pub fn rest(&mut self) -> Vec<u8> {

@@ -29,6 +29,16 @@ on_every_class_slowly!(
     unread_byte_cuts_off_nothing_in_a_drain,
 );
 
+on_tokio!(
+    unread_byte_cuts_off_no_long_answer,
+    unread_byte_resets_no_connection,
+    unread_byte_resets_no_unix_connection,
+    late_byte_cuts_off_no_long_answer,
+    pipelined_requests_cut_off_no_answer,
+    unread_byte_cuts_off_nothing_in_a_drain,
+    unread_byte_cuts_off_nothing_in_a_recycling,
+);
+
 /// How long the answer is: more than the socket buffers hold, so that most is on its way at the close.
 const BYTES: usize = 3_000_000;
 

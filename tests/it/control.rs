@@ -26,6 +26,12 @@ on_every_class!(
     idle_and_hostile_clients_disturb_nothing,
 );
 
+on_tokio!(
+    totals_are_exact_over_killed_workers,
+    totals_are_exact_over_reloads,
+    idle_and_hostile_clients_disturb_nothing,
+);
+
 /// A server with both endpoints.
 pub(crate) struct Controlled {
     pub(crate) server: Server,

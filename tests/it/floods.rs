@@ -22,6 +22,13 @@ on_every_class_slowly!(
     flood_of_children_blocks_no_master,
 );
 
+on_tokio!(
+    wakeup_flood_costs_the_master_little,
+    sigcont_flood_costs_the_master_little,
+    stopped_and_continued_worker_costs_the_master_little,
+    workers_are_reaped_without_wait4,
+);
+
 /// How long the master is kept busy.
 const FLOOD: Duration = Duration::from_secs(2);
 /// The CPU time that it may use meanwhile, in clock ticks of 10 ms: 3 %.

@@ -33,6 +33,17 @@ on_every_class_slowly!(
     spinning_worker_in_throttled_group_is_hung,
 );
 
+on_tokio!(
+    each_hang_cause_is_classified,
+    core_dumping_worker_is_not_killed,
+    worker_dumping_core_on_abort_is_not_killed,
+    worker_dumping_core_in_drain_is_not_killed,
+    unkillable_worker_is_killed_once_and_replaced,
+    throttled_worker_is_left_alone,
+    spinning_worker_in_throttled_group_is_hung,
+    sleeping_worker_in_throttled_group_is_blocked,
+);
+
 /// A server of one worker in a directory of its own. The worker dumps core there, and its log's
 /// path leads through it.
 struct HangCase {

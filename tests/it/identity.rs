@@ -8,6 +8,8 @@ use crate::support::Server;
 
 on_every_class!(process_titles_name_role_and_pool, workers_drop_privileges);
 
+on_tokio!(process_titles_name_role_and_pool, workers_drop_privileges,);
+
 fn process_titles_name_role_and_pool(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);
     assert_eq!(proc::title(server.pid), "ostler: master [ostler]");

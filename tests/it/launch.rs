@@ -16,6 +16,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, Uid};
 use tempfile::TempDir;
 
+use crate::example::example;
 use crate::log_capture::{Watched, capture};
 use crate::os::{ChildSetup, Signals, prepare};
 use crate::proc::wait_until;
@@ -40,9 +41,13 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Prepares a server with these flags, and with a free port of 127.0.0.1 unless told otherwise.
+    /// Prepares a server with these flags, and with a free port of 127.0.0.1 unless told otherwise. The
+    /// class `tokio` serves the demo of its own program.
     pub fn new(flags: &[&str]) -> Self {
-        Self::by(&[env!("CARGO_BIN_EXE_ostler")], flags)
+        match example("tokio_demo").filter(|_| flags.contains(&"tokio")) {
+            Some(program) => Self::by(&[program.to_str().unwrap()], flags),
+            None => Self::by(&[env!("CARGO_BIN_EXE_ostler")], flags),
+        }
     }
 
     /// Prepares a server that `words` start: a program, and arguments that come before all others.

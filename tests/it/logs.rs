@@ -20,6 +20,8 @@ on_every_class!(
     full_log_file_costs_records_only,
 );
 
+on_tokio!(records_never_interleave, panic_is_logged_as_record, full_terminal_blocks_no_worker,);
+
 fn records_never_interleave(class: &str) {
     let mut server = Server::start(&["-k", class, "-w", "4", "--log-level", "debug"]);
     let workers = server.wait_workers(4);

@@ -32,6 +32,23 @@ macro_rules! on_every_class_slowly {
     };
 }
 
+/// Makes a `#[test]` of each behaviour under the class `tokio`, served by `tests/programs/tokio_demo.rs`.
+macro_rules! on_tokio {
+    ($($behaviour:ident),+ $(,)?) => {
+        mod tokio {
+            $(
+                #[test]
+                #[ignore = "slow"]
+                fn $behaviour() {
+                    if crate::example::example("tokio_demo").is_some() {
+                        super::$behaviour("tokio");
+                    }
+                }
+            )+
+        }
+    };
+}
+
 /// Makes a `#[test]` of each behaviour under the classes that serve many clients at once. `threads` is in
 /// the quick half.
 macro_rules! on_concurrent_classes {
@@ -155,6 +172,7 @@ mod stuck_fs;
 mod support;
 mod systemd;
 mod terminals;
+mod tokio_class;
 mod upgrading;
 mod worker_cgroups;
 mod worker_fds;

@@ -24,6 +24,13 @@ on_every_class!(
     log_dir_of_workers_user_gives_no_file_away,
 );
 
+on_tokio!(
+    workers_run_with_their_resource_limits,
+    socket_path_has_configured_mode_and_owner,
+    unprivileged_workers_serve_heartbeat_and_reopen_the_log,
+    log_dir_of_workers_user_gives_no_file_away,
+);
+
 /// Returns the user that workers run as in these tests, or `None` without root.
 fn unprivileged_user() -> Option<User> {
     let user = User::from_name("nobody").ok().flatten().filter(|_| Uid::effective().is_root());

@@ -10,6 +10,12 @@ on_every_class!(recycling_by_requests_loses_nothing, recycling_by_age_loses_noth
 
 on_every_class_slowly!(recycling_by_memory_loses_nothing,);
 
+on_tokio!(
+    recycling_by_requests_loses_nothing,
+    recycling_by_age_loses_nothing,
+    recycling_by_memory_loses_nothing,
+);
+
 /// Sends requests from two clients until `count` workers have been recycled. Each must be answered.
 #[track_caller]
 pub fn serve_until_recycled(server: &Server, count: usize) -> Vec<Record> {

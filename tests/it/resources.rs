@@ -20,6 +20,14 @@ on_every_class!(
     master_without_descriptors_recovers,
 );
 
+on_tokio!(
+    fifty_replacements_leak_nothing,
+    accept_pauses_without_descriptors,
+    idle_server_sleeps,
+    disconnected_client_leaks_no_descriptor,
+    master_without_descriptors_recovers,
+);
+
 on_concurrent_classes!(
     accept_resumes_when_clients_disconnect,
     worker_connections_limits_accepted_clients,

@@ -22,6 +22,16 @@ on_every_class!(
     stop_answers_all_queues,
 );
 
+on_tokio!(
+    each_worker_has_a_socket,
+    queue_of_killed_worker_is_served,
+    fewer_workers_serve_all_queues,
+    added_worker_serves_too,
+    reload_under_load_loses_nothing,
+    upgrade_under_load_loses_nothing,
+    stop_answers_all_queues,
+);
+
 /// Returns how many sockets listen at an address.
 pub fn sockets_at(address: SocketAddr) -> usize {
     let port = format!(":{:04X} ", address.port());

@@ -19,6 +19,18 @@ on_every_class!(
     echo_returns_every_byte,
 );
 
+on_tokio!(
+    each_worker_serves_with_its_own_slot,
+    demo_answers_each_path,
+    body_is_echoed,
+    chunked_body_is_echoed,
+    body_waits_for_100_continue,
+    head_request_gets_no_body,
+    large_answer_is_complete,
+    panic_costs_one_answer,
+    echo_returns_every_byte,
+);
+
 fn each_worker_serves_with_its_own_slot(class: &str) {
     let server = Server::start(&["-k", class, "-w", "3"]);
     let workers = server.wait_workers(3);

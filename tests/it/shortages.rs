@@ -29,6 +29,14 @@ on_every_class!(
 
 on_every_class_slowly!(stopped_master_kills_no_worker, drain_is_extended_by_master_stop,);
 
+on_tokio!(
+    stopped_master_kills_no_worker,
+    drain_is_extended_by_master_stop,
+    drain_is_extended_by_short_master_stop,
+    cont_does_not_hide_a_hang,
+    cont_does_not_prolong_a_drain,
+);
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
 
 fn is_failed_reload(record: &Record) -> bool {

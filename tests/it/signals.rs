@@ -11,6 +11,8 @@ use crate::support::Server;
 
 on_every_class!(workers_ignore_master_signals);
 
+on_tokio!(workers_ignore_master_signals,);
+
 fn workers_ignore_master_signals(class: &str) {
     let server = Server::start(&["-k", class]);
     let worker = server.workers()[0];

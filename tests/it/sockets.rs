@@ -29,6 +29,16 @@ on_every_class!(
     path_serves_without_proc,
 );
 
+on_tokio!(
+    path_serves_and_is_removed,
+    abstract_name_serves,
+    two_addresses_serve,
+    ipv6_serves,
+    inherited_descriptor_serves,
+    listener_that_was_shut_down_listens_again,
+    path_that_was_shut_down_is_bound_by_a_reload,
+);
+
 /// Prepares a server that listens at `sock` in its own directory.
 fn at_a_path(flags: &[&str]) -> Launch {
     let launch = Launch::new(flags).unbound();

@@ -19,6 +19,15 @@ on_every_class!(
     stopping_server_refuses_new_clients_at_once,
 );
 
+on_tokio!(
+    stops_on_ipv4_lose_nothing,
+    stops_on_ipv6_lose_nothing,
+    stops_on_unix_path_lose_nothing,
+    stops_on_abstract_name_lose_nothing,
+    stops_with_reuse_port_lose_nothing,
+    stopping_server_refuses_new_clients_at_once,
+);
+
 /// How often a server is stopped. Each stop is a chance to lose a client.
 const STOPS: usize = 4;
 

@@ -32,6 +32,8 @@ on_every_class!(
     killed_master_restarts_on_stored_socket,
 );
 
+on_tokio!(service_lifecycle_is_notified,);
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
 
 /// A notification of a server.

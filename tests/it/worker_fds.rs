@@ -27,6 +27,11 @@ on_every_class!(
     worker_cannot_end_the_masters_stream_to_the_journal,
 );
 
+on_tokio!(
+    worker_cannot_make_the_master_wait_for_the_log,
+    worker_cannot_write_to_the_flight_recorder,
+);
+
 /// The files that a process has open beyond its standard streams, and how often.
 fn open_files(pid: Pid) -> BTreeMap<String, usize> {
     let target = |fd: u64| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();

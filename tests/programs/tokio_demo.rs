@@ -1,0 +1,276 @@
+//! The app `demo` as an axum router: the same paths, for the tests of the worker class `tokio`.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use std::{env, hint, process, thread};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, Request};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use axum::{Extension, Router};
+use http_body::{Frame, SizeHint};
+use ostler::tokio::{App, ClientStream, Shutdown, Worker};
+use serde::Deserialize;
+use slog::info;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[derive(Deserialize)]
+struct Milliseconds {
+    ms: u64,
+}
+
+#[derive(Deserialize)]
+struct Count {
+    n: u64,
+}
+
+#[derive(Deserialize)]
+struct Code {
+    #[serde(default)]
+    code: i32,
+}
+
+#[derive(Deserialize)]
+struct Mebibytes {
+    mb: usize,
+}
+
+#[derive(Deserialize)]
+struct Seconds {
+    s: u64,
+}
+
+#[derive(Deserialize)]
+struct Name {
+    name: String,
+}
+
+async fn boot(worker: Worker) -> Result<Router, ostler::app::BootError> {
+    if let Ok(delay) = env::var("DEMO_BOOT_SLEEP_MS") {
+        tokio::time::sleep(Duration::from_millis(delay.parse()?)).await;
+    }
+    match env::var("DEMO_FAIL_BOOT").as_deref() {
+        Err(_) | Ok("" | "0") => (),
+        Ok("panic") => panic!("DEMO_FAIL_BOOT is set"),
+        Ok(_) => return Err("DEMO_FAIL_BOOT is set, so the demo fails to boot".into()),
+    }
+    if let Ok(delay) = env::var("DEMO_EXIT_AFTER_MS") {
+        let delay = Duration::from_millis(delay.parse()?);
+        thread::spawn(move || {
+            thread::sleep(delay);
+            process::exit(7);
+        });
+    }
+    Ok(router(worker))
+}
+
+fn router(worker: Worker) -> Router {
+    let requests = Arc::new(AtomicU64::new(0));
+    Router::new()
+        .route("/", any(|| async { "Hello, world!\n" }))
+        .route("/pid", get(|| async { format!("{}\n", process::id()) }))
+        .route(
+            "/info",
+            get(async move || info_of(&worker, requests.fetch_add(1, Ordering::Relaxed))),
+        )
+        .route("/sleep", get(sleep))
+        .route("/hang", get(hang))
+        .route("/stream_hang", get(|| async { Body::new(HangingBody) }))
+        .route("/await", get(std::future::pending::<()>))
+        .route("/all_hang", get(all_hang))
+        .route(
+            "/block",
+            get(async |Query(Milliseconds { ms }): Query<Milliseconds>| {
+                thread::sleep(Duration::from_millis(ms));
+            }),
+        )
+        .route("/task", get(task))
+        .route(
+            "/task_hang",
+            get(async |Extension(worker): Extension<Worker>| {
+                worker.spawn("sweeper", async { thread::sleep(Duration::MAX) });
+            }),
+        )
+        .route(
+            "/wait_for_stop",
+            get(async |Extension(shutdown): Extension<Shutdown>| {
+                shutdown.requested().await;
+                "the worker stops\n"
+            }),
+        )
+        .route("/upgrade", get(upgrade))
+        .route("/spin", get(spin))
+        .route("/crash", get(async || -> StatusCode { process::abort() }))
+        .route(
+            "/exit",
+            get(async |Query(code): Query<Code>| -> StatusCode { process::exit(code.code) }),
+        )
+        .route("/panic", get(async || -> StatusCode { panic!("requested by /panic") }))
+        .route("/child", get(async |Query(Seconds { s }): Query<Seconds>| child(&["sleep"], s)))
+        .route(
+            "/stray",
+            get(async |Query(Seconds { s }): Query<Seconds>| child(&["setsid", "sleep"], s)),
+        )
+        .route("/leak", get(async |Query(Mebibytes { mb }): Query<Mebibytes>| leak(mb)))
+        .route("/bytes", get(async |Query(Count { n }): Query<Count>| bytes(n)))
+        .route("/echo", any(echo))
+        .route("/env", get(variable))
+        .layer(axum::extract::DefaultBodyLimit::disable()) // limit_request_body holds
+}
+
+fn info_of(worker: &Worker, before: u64) -> Response {
+    let info = worker.info();
+    let text = format!(
+        r#"{{"pid":{},"pool":"{}","slot":{},"class":"{}","generation":{},"requests":{}}}"#,
+        process::id(),
+        info.pool,
+        info.slot,
+        info.class,
+        info.generation,
+        before + 1
+    );
+    ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response()
+}
+
+async fn sleep(Query(Milliseconds { ms }): Query<Milliseconds>) -> String {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    format!("slept {ms} ms\n")
+}
+
+async fn hang() -> StatusCode {
+    loop {
+        thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+/// Blocks each thread in a task of which the class knows nothing.
+async fn all_hang() {
+    for _ in 0..2 {
+        tokio::spawn(async { thread::sleep(Duration::MAX) });
+    }
+}
+
+/// Spawns a task that ends some time after the stop.
+async fn task(Extension(worker): Extension<Worker>) -> &'static str {
+    let (shutdown, log) = (worker.shutdown(), worker.log().clone());
+    worker.spawn("task", async move {
+        shutdown.requested().await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        info!(log, "task ended");
+    });
+    "spawned\n"
+}
+
+/// Upgrades the connection, and keeps it open.
+async fn upgrade(mut request: Request) -> Response {
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let _upgraded = upgraded.await;
+        std::future::pending::<()>().await;
+    });
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, "x")];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+async fn spin() -> StatusCode {
+    loop {
+        hint::spin_loop();
+    }
+}
+
+fn child(args: &[&str], s: u64) -> Response {
+    let mut command = Command::new(args[0]);
+    command.args(&args[1..]).arg(s.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+    match command.spawn() {
+        Ok(child) => format!("{}\n", child.id()).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+fn leak(mb: usize) -> String {
+    hint::black_box(Vec::leak(vec![0xa5_u8; mb << 20]));
+    format!("leaked {mb} MiB\n")
+}
+
+fn bytes(n: u64) -> Response {
+    let content_type = [(header::CONTENT_TYPE, "application/octet-stream")];
+    (content_type, Body::new(Zeros { left: n })).into_response()
+}
+
+async fn echo(headers: HeaderMap, body: Bytes) -> Response {
+    let default = HeaderValue::from_static("application/octet-stream");
+    let content_type = headers.get(header::CONTENT_TYPE).cloned().unwrap_or(default);
+    ([(header::CONTENT_TYPE, content_type)], body).into_response()
+}
+
+async fn variable(Query(Name { name }): Query<Name>) -> Response {
+    match env::var_os(name) {
+        Some(value) => value.to_string_lossy().into_owned().into_response(),
+        None => (StatusCode::NOT_FOUND, "no such variable\n").into_response(),
+    }
+}
+
+/// A body of `left` bytes, all ASCII `0`.
+struct Zeros {
+    left: u64,
+}
+
+impl http_body::Body for Zeros {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        static ZEROS: [u8; 16 << 10] = [b'0'; 16 << 10];
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let length = self.left.min(ZEROS.len() as u64);
+        self.left -= length;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&ZEROS[..length as usize])))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// A body that blocks its thread.
+struct HangingBody;
+
+impl http_body::Body for HangingBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        thread::sleep(Duration::MAX);
+        Poll::Ready(None)
+    }
+}
+
+/// Sends back what a client sends.
+async fn echo_bytes(mut stream: ClientStream) {
+    let mut bytes = vec![0; 4096];
+    while let Ok(length @ 1..) = stream.read(&mut bytes).await {
+        if stream.write_all(&bytes[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let echo = App::streams("echo", |_| async { Ok(|stream, _| echo_bytes(stream)) });
+    ostler::Runtime::new().app(App::new("demo", boot)).app(echo).main()
+}

@@ -1,0 +1,208 @@
+//! The body of a request: hyper's, within the limits of the settings.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use ostler::app::Limits;
+use tokio::time::{Sleep, sleep};
+
+use super::state::ConnectionState;
+
+/// How many bytes of a body must arrive within `body_timeout`.
+const STEP_BYTES: u64 = 4 << 10;
+
+/// The body of a request. It ends with an error beyond `limit_request_body`, and if less than 4 KiB
+/// arrive within `body_timeout`. The client then gets 413 or 408, whatever the app answers.
+pub struct Body {
+    /// `None` once it was taken out.
+    incoming: Option<Incoming>,
+    limits: BodyLimits,
+    /// How many bytes may still come.
+    bytes_left: u64,
+    /// How many bytes have come since the timer was set.
+    step_bytes: u64,
+    timer: Option<Pin<Box<Sleep>>>,
+    failure: SharedFailure,
+    /// Told if the body is not read to its end; `None` once it is.
+    connection: Option<Arc<ConnectionState>>,
+}
+
+/// The limits of request bodies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyLimits {
+    pub(super) bytes: u64,
+    timeout: Duration,
+}
+
+impl BodyLimits {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self { bytes: limits.max_body_bytes as u64, timeout: limits.body_timeout }
+    }
+}
+
+/// Why a body is incomplete, for the response; `None` inside if the request has no body.
+#[derive(Clone, Debug)]
+pub(super) struct SharedFailure(Option<Arc<AtomicU8>>);
+
+const TOO_LARGE: u8 = 1;
+const TOO_SLOW: u8 = 2;
+
+impl SharedFailure {
+    /// Returns the reason why the class has ended the body.
+    pub(super) fn get(&self) -> Option<BodyError> {
+        match self.0.as_ref()?.load(Ordering::Relaxed) {
+            TOO_LARGE => Some(BodyError::TooLarge),
+            TOO_SLOW => Some(BodyError::TooSlow),
+            _ => None,
+        }
+    }
+
+    fn set(&self, code: u8) {
+        if let Some(failure) = &self.0 {
+            failure.store(code, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Why a body is incomplete.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// It is larger than `limit_request_body`.
+    TooLarge,
+    /// Less than 4 KiB have arrived within `body_timeout`.
+    TooSlow,
+    /// The connection, or what arrives over it, is broken.
+    Broken(hyper::Error),
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLarge => "the body is larger than limit_request_body",
+            Self::TooSlow => "less than 4 KiB of the body arrived within body_timeout",
+            Self::Broken(_) => "the body is broken",
+        })
+    }
+}
+
+impl Error for BodyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::TooLarge | Self::TooSlow => None,
+            Self::Broken(error) => Some(error),
+        }
+    }
+}
+
+impl Body {
+    pub(super) fn new(
+        incoming: Incoming,
+        limits: BodyLimits,
+        connection: &Arc<ConnectionState>,
+    ) -> Self {
+        let has_body = !incoming.is_end_stream();
+        Self {
+            incoming: Some(incoming),
+            limits,
+            bytes_left: limits.bytes,
+            step_bytes: 0,
+            timer: None,
+            failure: SharedFailure(has_body.then(Arc::default)),
+            connection: has_body.then(|| Arc::clone(connection)),
+        }
+    }
+
+    pub(super) fn failure(&self) -> SharedFailure {
+        self.failure.clone()
+    }
+
+    /// Returns hyper's body, without the limits.
+    ///
+    /// # Panics
+    /// Never: only this call takes it.
+    pub fn into_incoming(mut self) -> Incoming {
+        self.connection = None;
+        self.incoming.take().expect("it is taken once")
+    }
+
+    fn fail(&self, code: u8, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.failure.set(code);
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Body").field(&self.incoming).finish()
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.connection
+            && !self.is_end_stream()
+        {
+            connection.set_unread_body();
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
+            let limit = this.limits.timeout;
+            let timer = this.timer.get_or_insert_with(|| {
+                this.step_bytes = 0;
+                Box::pin(sleep(limit))
+            });
+            ready!(timer.as_mut().poll(cx));
+            return this.fail(TOO_SLOW, BodyError::TooSlow);
+        };
+        let frame = match frame {
+            None => {
+                this.connection = None;
+                return Poll::Ready(None);
+            }
+            Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Broken(error)))),
+            Some(Ok(frame)) => frame,
+        };
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        this.step_bytes += length;
+        if this.step_bytes >= STEP_BYTES {
+            this.timer = None;
+        }
+        match this.bytes_left.checked_sub(length) {
+            None => this.fail(TOO_LARGE, BodyError::TooLarge),
+            Some(left) => {
+                this.bytes_left = left;
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}

@@ -1,0 +1,233 @@
+//! The class: a runtime in each worker, and the task that accepts.
+
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{SocketAddr, TcpStream as StdStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use ostler::app::{ClientInfo, ConfigError, WorkReporter};
+use ostler::listen::Stream;
+use ostler::settings::Settings;
+use ostler::time::MonotonicTime;
+use ostler::worker::{
+    Accept, Acceptor, BootFailure, Lifecycle, StopRequest, WorkTracker, WorkerClass, WorkerContext,
+    WorkerError,
+};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::yield_now;
+use tokio::time::sleep;
+
+use super::app::{Booted, CLASS};
+use super::serve::{NewClient, Serve};
+use super::tracking;
+use super::watched_fd::WatchedFd;
+use super::worker::Worker;
+
+/// How long a worker sleeps at most, if nothing is due.
+const SLEEP_MAX: Duration = Duration::from_secs(3600);
+
+/// Serves [apps](super::App) on a tokio runtime in each worker, with `threads` threads.
+pub struct TokioClass;
+
+impl WorkerClass for TokioClass {
+    fn name(&self) -> &'static str {
+        CLASS
+    }
+
+    fn serves_own_apps_only(&self) -> bool {
+        true
+    }
+
+    fn check(&self, settings: &Settings) -> Result<(), ConfigError> {
+        match settings.access_log {
+            None => Ok(()),
+            Some(_) => Err(ConfigError::new(
+                "worker class tokio writes no access log: remove access_log, and log requests in the \
+                 app, such as with a layer of tower",
+            )),
+        }
+    }
+
+    fn threads(&self, settings: &Settings) -> usize {
+        match settings.threads {
+            1 => 1,
+            // A thread in `block_in_place` keeps its entry, and another thread works meanwhile.
+            threads => 2 * threads,
+        }
+    }
+
+    fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+        let app = ctx.service().as_any().and_then(|service| service.downcast_ref::<Booted>());
+        let app = app.ok_or("the app is not made for this class")?;
+        // In the worker: no thread of a runtime survives a fork.
+        let runtime = new_runtime(ctx)?;
+        let end = runtime.block_on(run(ctx, app));
+        runtime.shutdown_background(); // a blocked thread ends with the process
+        end
+    }
+}
+
+fn new_runtime(ctx: &WorkerContext<'_>) -> io::Result<Runtime> {
+    let threads = ctx.settings().threads;
+    if threads == 1 {
+        tracking::send_heartbeats(ctx.lifecycle());
+        return Builder::new_current_thread().enable_all().build();
+    }
+    Builder::new_multi_thread().worker_threads(threads).enable_all().build()
+}
+
+/// Boots the app, and serves until the worker has drained.
+async fn run(ctx: &WorkerContext<'_>, app: &Booted) -> Result<(), WorkerError> {
+    let (lifecycle, worker) = (ctx.lifecycle(), Worker::new(ctx));
+    let signals = WatchedFd::register(lifecycle.wake_fd())?;
+    let mut is_stopping = false;
+    let booted = {
+        let mut boot = app.boot(worker.clone());
+        poll_fn(|cx| {
+            while signals.poll_readable(cx)?.is_ready() {}
+            is_stopping = lifecycle.poll_stop() != StopRequest::None; // from now on, this class polls
+            if is_stopping {
+                return Poll::Ready(Ok(None));
+            }
+            let polled = catch_unwind(AssertUnwindSafe(|| boot.as_mut().poll(cx)));
+            polled
+                .unwrap_or_else(|panic| Poll::Ready(Err(panic_reason(panic.as_ref()).into())))
+                .map_ok(Some)
+        })
+        .await
+        .map_err(BootFailure)?
+    };
+    let Some(server) = booted else { return Ok(()) };
+    let listeners = ctx.listeners().iter().map(|listener| WatchedFd::register(listener.as_fd()));
+    let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
+    let mut acceptor = ctx.acceptor();
+    // The only thread has an entry already, and cannot run beside a request.
+    let tracker = (ctx.settings().threads > 1).then(|| lifecycle.tracker());
+    let mut event_loop =
+        EventLoop { lifecycle, worker, signals, listeners, tracker, probed_at: None };
+    event_loop.handle_signals();
+    lifecycle.ready();
+    event_loop.run(&mut acceptor, server.as_ref()).await
+}
+
+fn panic_reason(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
+    format!("app panicked during boot: {text}")
+}
+
+/// The task that accepts.
+struct EventLoop<'a> {
+    lifecycle: &'static Lifecycle,
+    worker: Worker,
+    signals: WatchedFd<'a>,
+    listeners: Vec<WatchedFd<'a>>,
+    /// The entry of this thread; `None` if it is the only one.
+    tracker: Option<WorkTracker<'static>>,
+    /// When a thread of the runtime has last run a task of this loop.
+    probed_at: Option<MonotonicTime>,
+}
+
+impl EventLoop<'_> {
+    async fn run(
+        &mut self,
+        acceptor: &mut Acceptor<'_>,
+        server: &dyn Serve,
+    ) -> Result<(), WorkerError> {
+        loop {
+            self.probe_threads().await;
+            self.report_awaiting_requests();
+            match acceptor.poll(self.worker.client_count()) {
+                Accept::Client(stream, address) => {
+                    self.add_client(server, stream, address);
+                    yield_now().await; // other workers get some of a burst, other tasks their turn
+                }
+                Accept::Pending { deadline } => self.sleep(acceptor, deadline).await?,
+                Accept::Finished if self.must_wait_for_tasks() => {
+                    self.sleep(acceptor, self.lifecycle.next_heartbeat()).await?;
+                }
+                Accept::Finished => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits until a thread of the runtime runs a task, once between two heartbeats. If all of them are
+    /// stuck, the heartbeat of the calling thread, which serves no client, would prove nothing.
+    async fn probe_threads(&mut self) {
+        let interval = self.lifecycle.heartbeat_interval().filter(|_| self.tracker.is_some());
+        let Some(interval) = interval else { return };
+        let now = self.lifecycle.now_coarse();
+        if self.probed_at.is_none_or(|at| now.duration_since(at) >= interval / 2) {
+            self.probed_at = Some(now);
+            let _ = tokio::spawn(async {}).await;
+        }
+    }
+
+    /// Shows the master that requests wait for something else than a thread: if another thread hangs,
+    /// they are finished before the worker is aborted. The unit begins anew each time, so it is never
+    /// overdue.
+    fn report_awaiting_requests(&mut self) {
+        if let Some(tracker) = &mut self.tracker {
+            match self.worker.awaiting_requests() {
+                0 => tracker.set_idle(),
+                _ => tracker.begin_work(b"requests that await"),
+            }
+        }
+    }
+
+    fn must_wait_for_tasks(&self) -> bool {
+        self.lifecycle.stop_request() == StopRequest::Graceful && self.worker.task_count() > 0
+    }
+
+    fn handle_signals(&self) {
+        if self.lifecycle.poll_stop() != StopRequest::None {
+            self.worker.announce_stop();
+        }
+    }
+
+    fn add_client(&self, server: &dyn Serve, stream: Stream, address: Option<SocketAddr>) {
+        let guard = self.worker.add_client();
+        let socket = StdStream::from(OwnedFd::from(stream)); // or a unix socket: the calls are the same
+        // No memory to watch it: this client's connection is closed.
+        let Ok(stream) = TcpStream::from_std(socket) else {
+            self.lifecycle.count_refused_client();
+            return;
+        };
+        let info = ClientInfo { address, allow_keepalive: true };
+        server.serve(NewClient { stream, info, guard });
+    }
+
+    /// Sleeps until there may be something to do: a client at a listener of interest, a signal, the end
+    /// of a client or a task, or the deadline.
+    async fn sleep(
+        &self,
+        acceptor: &mut Acceptor<'_>,
+        deadline: Option<MonotonicTime>,
+    ) -> io::Result<()> {
+        let wait = deadline.map_or(SLEEP_MAX, |at| at.duration_since(self.lifecycle.now()));
+        let mut timer = pin!(sleep(wait));
+        let mut ended = pin!(self.worker.ended().notified());
+        poll_fn(|cx| {
+            let mut is_due = timer.as_mut().poll(cx).is_ready();
+            is_due |= ended.as_mut().poll(cx).is_ready();
+            for (index, listener) in self.listeners.iter().enumerate() {
+                if acceptor.is_interested(index) && listener.poll_readable(cx)?.is_ready() {
+                    acceptor.mark_readable(index);
+                    is_due = true;
+                }
+            }
+            if self.signals.poll_readable(cx)?.is_ready() {
+                self.handle_signals();
+                is_due = true;
+            }
+            if is_due { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
+    }
+}

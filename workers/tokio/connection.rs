@@ -1,0 +1,163 @@
+//! Drives one connection: the protocol, its deadline, and the worker's drain.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+
+use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::HttpService;
+use ostler::time::MonotonicTime;
+use ostler::worker::StopRequest;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::deadline::{Phase, PhaseLimits, PhaseTimer};
+use super::state::ConnectionState;
+
+/// How a connection has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// By its protocol, or idle.
+    Closed,
+    /// The head of a request was late.
+    HeadTimeout,
+    /// The client takes no output.
+    Aborted,
+}
+
+/// A connection of hyper.
+pub(super) trait HyperConnection: Future<Output = hyper::Result<()>> {
+    /// Whether an idle one is told to close, so that requests in transit are answered.
+    const IS_TOLD: bool;
+
+    /// Answers the requests in progress, and ends.
+    fn begin_shutdown(self: Pin<&mut Self>);
+}
+
+impl<I, S> HyperConnection for http1::UpgradeableConnection<I, S>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    S: HttpService<Incoming>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: Read + Write + Unpin,
+    S::ResBody: 'static,
+    <S::ResBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    const IS_TOLD: bool = false;
+
+    fn begin_shutdown(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S, E> HyperConnection for http2::Connection<I, S, E>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    S: HttpService<Incoming>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: Read + Write + Unpin,
+    S::ResBody: 'static,
+    <S::ResBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, S::ResBody>,
+{
+    const IS_TOLD: bool = true;
+
+    fn begin_shutdown(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Drives a connection to its end.
+pub(super) async fn drive<C: HyperConnection>(
+    connection: C,
+    state: &ConnectionState,
+    limits: PhaseLimits,
+) -> End {
+    let worker = state.worker();
+    let lifecycle = worker.lifecycle();
+    let mut connection = pin!(connection);
+    let mut stopped = pin!(worker.stopped());
+    let mut is_stop_watched = false;
+    let mut timer = PhaseTimer::new(limits, lifecycle.now());
+    let mut alarm = pin!(Alarm::default());
+    poll_fn(|cx| {
+        loop {
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Closed);
+            }
+            let is_draining = lifecycle.stop_request() != StopRequest::None;
+            if is_draining {
+                timer.drain(lifecycle.now());
+                if C::IS_TOLD && !timer.is_closing() {
+                    timer.close(lifecycle.now());
+                    connection.as_mut().begin_shutdown();
+                    continue;
+                }
+            } else if !is_stop_watched {
+                // Once: a task has the same waker each time.
+                is_stop_watched = true;
+                if stopped.as_mut().poll(cx).is_ready() {
+                    continue;
+                }
+            }
+            timer.set_phase(state.phase(), || lifecycle.now());
+            let Some(deadline) = timer.deadline() else { return Poll::Pending };
+            if !alarm.as_mut().is_due(deadline, || lifecycle.now(), cx) {
+                return Poll::Pending;
+            }
+            match timer.phase() {
+                Phase::Head(_) => return Poll::Ready(End::HeadTimeout),
+                Phase::Writing(_) | Phase::Busy => return Poll::Ready(End::Aborted),
+                Phase::Connected | Phase::Idle(_) if C::IS_TOLD && !timer.is_closing() => {
+                    timer.close(lifecycle.now());
+                    connection.as_mut().begin_shutdown();
+                }
+                Phase::Connected | Phase::Idle(_) => return Poll::Ready(End::Closed),
+            }
+        }
+    })
+    .await
+}
+
+/// A timer that is set again only when it goes off: a deadline that moves on costs nothing.
+#[derive(Default)]
+struct Alarm {
+    sleep: Option<Pin<Box<Sleep>>>,
+    set_to: MonotonicTime,
+}
+
+impl Alarm {
+    /// Returns whether the deadline has passed. Otherwise the task is woken then, or before.
+    fn is_due(
+        mut self: Pin<&mut Self>,
+        deadline: MonotonicTime,
+        now: impl Fn() -> MonotonicTime,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        loop {
+            if let Some(sleep) = &self.sleep
+                && self.set_to <= deadline
+                && !sleep.is_elapsed()
+            {
+                return false;
+            }
+            let now = now();
+            if deadline <= now {
+                return true;
+            }
+            let wait = deadline.duration_since(now);
+            self.set_to = deadline;
+            let sleep = match &mut self.sleep {
+                Some(sleep) => {
+                    sleep.as_mut().reset(Instant::now() + wait);
+                    sleep
+                }
+                None => self.sleep.insert(Box::pin(sleep(wait))),
+            };
+            if sleep.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+        }
+    }
+}

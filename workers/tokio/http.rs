@@ -1,0 +1,194 @@
+//! HTTP/1.1 and HTTP/2 for a tower service, by hyper.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use ostler::app::ClientInfo;
+use ostler::settings::Settings;
+use tower_service::Service;
+
+use super::body::{Body, BodyLimits};
+use super::connection::{self, End};
+use super::deadline::PhaseLimits;
+use super::guard::RequestGuard;
+use super::linger::{self, LingerLimits};
+use super::request::Answer;
+use super::response::{BodyFailure, ResponseBody};
+use super::serve::{NewClient, Serve};
+use super::state::ConnectionState;
+use super::stream::ClientStream;
+use super::tracking::Label;
+use super::worker::Worker;
+
+/// How many requests of one HTTP/2 connection may be in progress.
+const HTTP2_STREAMS_MAX: u32 = 200;
+/// How many streams that the client has reset may wait before the connection is closed.
+const HTTP2_RESETS_MAX: usize = 20;
+/// How many streams may be reset because of the client's errors before the connection is closed.
+const HTTP2_ERRORS_MAX: usize = 64;
+
+const RESPONSE_408: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// Serves requests with a tower service.
+pub(super) struct HttpServer<S> {
+    service: S,
+    config: Arc<Config>,
+}
+
+struct Config {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    phases: PhaseLimits,
+    bodies: BodyLimits,
+    lingering: LingerLimits,
+    request_timeout: Duration,
+}
+
+impl<S> HttpServer<S> {
+    pub(super) fn new(service: S, worker: &Worker) -> Self {
+        let limits = &worker.info().limits;
+        let settings = worker.settings();
+        let config = Config {
+            http1: http1_builder(settings),
+            http2: http2_builder(settings),
+            phases: PhaseLimits {
+                header_timeout: limits.header_timeout,
+                keepalive: limits.keepalive,
+                write_timeout: settings.write_timeout,
+                drain_idle_timeout: limits.drain_idle_timeout,
+            },
+            bodies: BodyLimits::new(limits),
+            lingering: LingerLimits::new(settings),
+            request_timeout: settings.request_timeout,
+        };
+        Self { service, config: Arc::new(config) }
+    }
+}
+
+fn http1_builder(settings: &Settings) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.keep_alive(!settings.keepalive.is_zero());
+    builder.max_header_size(usize::try_from(settings.limit_request_head).unwrap_or(usize::MAX));
+    if settings.limit_request_fields < 100 {
+        builder.max_headers(settings.limit_request_fields); // 100 is hyper's own, and costs nothing
+    }
+    builder
+}
+
+fn http2_builder(settings: &Settings) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_pending_accept_reset_streams(HTTP2_RESETS_MAX)
+        .max_local_error_reset_streams(HTTP2_ERRORS_MAX)
+        .max_header_list_size(u32::try_from(settings.limit_request_head).unwrap_or(u32::MAX));
+    builder
+}
+
+impl<S, B> Serve for HttpServer<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BodyFailure>,
+    B: http_body::Body + Send + 'static,
+    B::Data: From<bytes::Bytes> + Send,
+    B::Error: Into<BodyFailure>,
+{
+    fn serve(&self, client: NewClient) {
+        let config = Arc::clone(&self.config);
+        let NewClient { stream, info, guard } = client;
+        let state = Arc::new(ConnectionState::new(guard));
+        let service = RequestService {
+            app: self.service.clone(),
+            state: Arc::clone(&state),
+            info,
+            config: Arc::clone(&config),
+        };
+        tokio::spawn(async move {
+            let io = TokioIo::new(ClientStream::for_http1(stream, Arc::clone(&state)));
+            let http1 = config.http1.serve_connection(io, service.clone()).with_upgrades();
+            let mut end = connection::drive(http1, &state, config.phases).await;
+            if state.is_http2()
+                && let Some(closed) = state.take_closed_stream()
+            {
+                let io = TokioIo::new(ClientStream::with_prefix(closed, Arc::clone(&state)));
+                let http2 = config.http2.serve_connection(io, service);
+                end = connection::drive(http2, &state, config.phases).await;
+            }
+            match (state.take_closed_stream(), end) {
+                (Some(closed), End::HeadTimeout) => {
+                    linger::close_with(closed.stream, RESPONSE_408, config.lingering).await;
+                }
+                (Some(closed), End::Closed) if !state.is_half_closed() => {
+                    linger::close(closed.stream, state.close_risk(), config.lingering).await;
+                }
+                (_, End::Closed | End::Aborted) | (None, End::HeadTimeout) => (),
+            }
+        });
+    }
+}
+
+/// Returns whether a request has the field `Host` that HTTP/1.1 demands, once. HTTP/2 has another.
+fn has_valid_host(request: &Request<Incoming>) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match request.version() {
+        Version::HTTP_11 => hosts.next().is_some() && hosts.next().is_none(),
+        _ => true,
+    }
+}
+
+/// Calls the app for the requests of one connection.
+struct RequestService<S> {
+    app: S,
+    state: Arc<ConnectionState>,
+    info: ClientInfo,
+    config: Arc<Config>,
+}
+
+impl<S: Clone> Clone for RequestService<S> {
+    fn clone(&self) -> Self {
+        Self {
+            app: self.app.clone(),
+            state: Arc::clone(&self.state),
+            info: self.info,
+            config: Arc::clone(&self.config),
+        }
+    }
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for RequestService<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    S::Error: Into<BodyFailure>,
+{
+    type Response = Response<ResponseBody<B>>;
+    type Error = Infallible;
+    type Future = Answer<S>;
+
+    fn call(&self, request: Request<Incoming>) -> Answer<S> {
+        let label = Label::new(&[request.method().as_str(), request.uri().path()]);
+        let guard = RequestGuard::begin(label, Arc::clone(&self.state));
+        let Config { bodies, request_timeout, .. } = &*self.config;
+        if !has_valid_host(&request) {
+            return Answer::refused(StatusCode::BAD_REQUEST, guard);
+        }
+        if request.body().size_hint().lower() > bodies.bytes {
+            self.state.set_unread_body();
+            return Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, guard);
+        }
+        let state = &self.state;
+        let mut request = request.map(|incoming| Body::new(incoming, *bodies, state));
+        let worker = self.state.worker();
+        request.extensions_mut().insert(self.info);
+        request.extensions_mut().insert(worker.clone());
+        request.extensions_mut().insert(worker.shutdown());
+        Answer::new(self.app.clone(), request, guard, *request_timeout)
+    }
+}

@@ -1,0 +1,144 @@
+//! The state of a connection that its stream, its requests and its task share.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::net::TcpStream;
+
+use super::deadline::Phase;
+use super::linger::CloseRisk;
+use super::worker::{ClientGuard, Worker};
+
+/// How many bytes a client must take within `write_timeout`.
+const WRITE_STEP: u64 = 4 << 10;
+
+/// After so many sent bytes, a client may have received less than was sent.
+const LONG_OUTPUT: u64 = 64 << 10;
+
+/// A client's socket after its protocol.
+pub(super) struct ClosedStream {
+    pub(super) stream: TcpStream,
+    /// What was received and not read.
+    pub(super) unread: Vec<u8>,
+}
+
+/// The state of one connection. The client counts until this is dropped, also if the connection has
+/// been upgraded and the app has its stream.
+pub(super) struct ConnectionState {
+    client: ClientGuard,
+    is_http2: AtomicBool,
+    /// Whether bytes were received since the last request.
+    has_input: AtomicBool,
+    /// Whether the client has ended its output.
+    is_half_closed: AtomicBool,
+    /// Whether the body of a request was not read to its end.
+    has_unread_body: AtomicBool,
+    /// How many requests there were.
+    requests: AtomicU32,
+    /// How many requests have no complete response.
+    in_flight: AtomicU32,
+    sent_bytes: AtomicU64,
+    is_write_blocked: AtomicBool,
+    /// The stream, once the protocol has closed it.
+    closed_stream: Mutex<Option<ClosedStream>>,
+}
+
+impl ConnectionState {
+    pub(super) fn new(client: ClientGuard) -> Self {
+        Self {
+            client,
+            is_http2: AtomicBool::new(false),
+            has_input: AtomicBool::new(false),
+            is_half_closed: AtomicBool::new(false),
+            has_unread_body: AtomicBool::new(false),
+            requests: AtomicU32::new(0),
+            in_flight: AtomicU32::new(0),
+            sent_bytes: AtomicU64::new(0),
+            is_write_blocked: AtomicBool::new(false),
+            closed_stream: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn worker(&self) -> &Worker {
+        self.client.worker()
+    }
+
+    /// Returns what the connection waits for.
+    pub(super) fn phase(&self) -> Phase {
+        if self.is_write_blocked.load(Ordering::Relaxed) {
+            return Phase::Writing(self.sent_bytes.load(Ordering::Relaxed) / WRITE_STEP);
+        }
+        if self.in_flight.load(Ordering::Acquire) > 0 {
+            return Phase::Busy;
+        }
+        let requests = self.requests.load(Ordering::Relaxed);
+        match (self.has_input.load(Ordering::Relaxed), requests) {
+            // Frames are no part of a head.
+            (true, _) if !self.is_http2() => Phase::Head(requests),
+            (_, 0) => Phase::Connected,
+            (_, _) => Phase::Idle(requests),
+        }
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.is_http2.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_http2(&self) {
+        self.is_http2.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.is_half_closed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_unread_body(&self) {
+        self.has_unread_body.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns what may be lost when the connection is closed.
+    pub(super) fn close_risk(&self) -> CloseRisk {
+        if self.has_unread_body.load(Ordering::Relaxed) {
+            CloseRisk::Certain
+        } else if self.sent_bytes.load(Ordering::Relaxed) > LONG_OUTPUT {
+            CloseRisk::Long
+        } else {
+            CloseRisk::Short
+        }
+    }
+
+    pub(super) fn on_received(&self, length: usize) {
+        if length == 0 {
+            self.is_half_closed.store(true, Ordering::Relaxed);
+        } else {
+            self.has_input.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes in a write, of which `None` could not be done now.
+    pub(super) fn on_written(&self, length: Option<usize>) {
+        if let Some(length) = length {
+            self.sent_bytes.fetch_add(length as u64, Ordering::Relaxed);
+        }
+        self.is_write_blocked.store(length.is_none(), Ordering::Relaxed);
+    }
+
+    pub(super) fn on_request(&self) {
+        self.has_input.store(false, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn on_response_end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn put_closed_stream(&self, stream: ClosedStream) {
+        *self.closed_stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+    }
+
+    /// Takes the stream, if the protocol has closed it and no app has it.
+    pub(super) fn take_closed_stream(&self) -> Option<ClosedStream> {
+        self.closed_stream.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

@@ -1,0 +1,181 @@
+//! The stream of a client.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::state::{ClosedStream, ConnectionState};
+use super::tracking;
+
+/// The first bytes of HTTP/2.
+const HTTP2_START: &[u8] = b"PRI ";
+
+/// The stream of a client, over TCP or a unix socket. The worker counts the client until it is dropped.
+pub struct ClientStream {
+    /// `None` only while it is dropped. A unix socket too: the calls are the same.
+    stream: Option<TcpStream>,
+    state: Arc<ConnectionState>,
+    /// Bytes that were received, and that the reader gets first.
+    prefix: Vec<u8>,
+    /// Whether the protocol is unknown.
+    sniffs: bool,
+}
+
+impl ClientStream {
+    pub(super) fn new(stream: TcpStream, state: Arc<ConnectionState>) -> Self {
+        Self { stream: Some(stream), state, prefix: Vec::new(), sniffs: false }
+    }
+
+    /// Creates a stream whose first read fails if the client speaks HTTP/2. The state then says so.
+    pub(super) fn for_http1(stream: TcpStream, state: Arc<ConnectionState>) -> Self {
+        Self { stream: Some(stream), state, prefix: Vec::new(), sniffs: true }
+    }
+
+    /// Creates a stream of which some bytes were received already.
+    pub(super) fn with_prefix(closed: ClosedStream, state: Arc<ConnectionState>) -> Self {
+        Self { stream: Some(closed.stream), state, prefix: closed.unread, sniffs: false }
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let start = buf.filled().len();
+        ready!(self.stream()?.poll_read(cx, buf))?;
+        let length = buf.filled().len() - start;
+        self.state.on_received(length);
+        tracking::count_received(self.state.worker(), length);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads the first bytes, which tell the protocol.
+    fn poll_first_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let start = buf.filled().len();
+        loop {
+            ready!(self.poll_receive(cx, buf))?;
+            let received = &buf.filled()[start..];
+            let is_end = received.is_empty();
+            if self.prefix.is_empty() && (is_end || !may_be_http2(received)) {
+                self.sniffs = false;
+                return Poll::Ready(Ok(()));
+            }
+            self.prefix.extend_from_slice(received);
+            buf.set_filled(start);
+            if self.prefix.starts_with(HTTP2_START) {
+                self.state.set_http2();
+                return Poll::Ready(Err(io::Error::other("the client speaks HTTP/2")));
+            }
+            if is_end || !may_be_http2(&self.prefix) {
+                self.sniffs = false;
+                self.read_prefix(buf);
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    fn read_prefix(&mut self, buf: &mut ReadBuf<'_>) {
+        let length = self.prefix.len().min(buf.remaining());
+        buf.put_slice(&self.prefix[..length]);
+        self.prefix.drain(..length);
+    }
+
+    fn on_written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Ready(Ok(length)) => {
+                self.state.on_written(Some(*length));
+                tracking::count_sent(self.state.worker(), *length);
+            }
+            Poll::Ready(Err(_)) => (),
+            Poll::Pending => self.state.on_written(None),
+        }
+        written
+    }
+}
+
+/// Returns whether the first bytes of a client may be those of HTTP/2.
+fn may_be_http2(bytes: &[u8]) -> bool {
+    let length = bytes.len().min(HTTP2_START.len());
+    bytes[..length] == HTTP2_START[..length]
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.sniffs {
+            return this.poll_first_read(cx, buf);
+        }
+        if !this.prefix.is_empty() {
+            this.read_prefix(buf);
+            return Poll::Ready(Ok(()));
+        }
+        this.poll_receive(cx, buf)
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.stream()?.poll_write(cx, bytes);
+        self.on_written(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.stream()?.poll_write_vectored(cx, slices);
+        self.on_written(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.sniffs && self.state.is_http2() {
+            return Poll::Ready(Ok(())); // HTTP/1.1 ends, and HTTP/2 begins
+        }
+        self.stream()?.poll_shutdown(cx)
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            let unread = std::mem::take(&mut self.prefix);
+            self.state.put_closed_stream(ClosedStream { stream, unread });
+        }
+    }
+}
+
+impl fmt::Debug for ClientStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ClientStream").field(&self.stream).finish()
+    }
+}
