@@ -7,6 +7,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use self::template::Template;
+
+mod template;
+
 /// The text about it in `--help` of the program. clap wraps it.
 pub(crate) const HELP_NOTE: &str = "\
 ostler new NAME creates a starter crate: an app, a worker class, settings and tests. As the first \
@@ -16,33 +20,21 @@ const HELP: &str = "\
 Creates a starter crate in a new directory of that name: an app, a worker class,
 settings and tests that start the program.
 
-Usage: ostler new NAME [--path PATH]
+Usage: ostler new NAME [--template NAME] [--path PATH]
 
 Arguments:
   NAME             Name of the crate and its directory: lower-case letters,
                    digits, - and _
 
 Options:
+      --template NAME
+                   service, or axum: an axum router instead [default: service]
       --path PATH  Directory of the ostler checkout to depend on [default: the
                    checkout that this program was built from, if it is still
                    there; otherwise the version of this program, from the
                    registry]
   -h, --help       Print help and exit
 ";
-
-/// The path of each file in the crate, and its template. `@NAME@` is replaced by the name of the crate,
-/// `@OSTLER@` by the version or path of its dependency on this crate.
-const FILES: [(&str, &str); 9] = [
-    ("Cargo.toml", include_str!("../templates/manifest.toml")),
-    (".gitignore", include_str!("../templates/gitignore")),
-    ("README.md", include_str!("../templates/readme.md")),
-    ("config/@NAME@.yaml", include_str!("../templates/settings.yaml")),
-    ("src/main.rs", include_str!("../templates/main.rs")),
-    ("src/app.rs", include_str!("../templates/app.rs")),
-    ("src/class.rs", include_str!("../templates/class.rs")),
-    ("tests/starts.rs", include_str!("../templates/starts.rs")),
-    ("tests/kit.rs", include_str!("../templates/kit.rs")),
-];
 
 const DIRS: [&str; 3] = ["config", "src", "tests"];
 
@@ -55,7 +47,7 @@ const RESERVED_NAMES: [&str; 5] = [
     "final fn for gen if impl in let loop macro match mod move mut override priv pub ref return self",
     "static struct super trait true try type typeof unsafe unsized use virtual where while yield",
     "alloc core proc_macro std test build deps examples incremental",
-    "ostler slog",
+    "axum ostler slog",
 ];
 
 /// Runs `ostler new …`. `args` is the command line without the name of the program. Returns `None` if
@@ -67,7 +59,9 @@ pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
     }
     let result = parse_args(rest).and_then(|command| match command {
         NewCommand::Help => Ok(HELP.to_owned()),
-        NewCommand::Crate { name, path } => create_crate(Path::new(""), &name, path.as_deref()),
+        NewCommand::Crate { name, template, path } => {
+            create_crate(Path::new(""), &name, template, path.as_deref())
+        }
     });
     let (code, result) = match result {
         Ok(text) => (0, io::stdout().write_all(text.as_bytes())),
@@ -81,7 +75,7 @@ pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
 #[derive(Debug, PartialEq, Eq)]
 enum NewCommand {
     Help,
-    Crate { name: String, path: Option<PathBuf> },
+    Crate { name: String, template: Template, path: Option<PathBuf> },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -100,19 +94,23 @@ fn system_error(reason: impl Into<String>) -> Failure {
 }
 
 fn parse_args(args: &[OsString]) -> Result<NewCommand, Failure> {
-    let (mut names, mut path) = (Vec::new(), None);
+    let (mut names, mut path, mut template) = (Vec::new(), None, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let word = arg.to_str().ok_or_else(|| usage_error(format!("{arg:?} is not UTF-8")))?;
         if word == "--help" || word == "-h" {
             return Ok(NewCommand::Help);
         }
-        let value = if word == "--path" {
-            let value = args.next().ok_or_else(|| usage_error("--path requires a directory"))?;
-            Some(PathBuf::from(value))
-        } else {
-            word.strip_prefix("--path=").map(PathBuf::from)
-        };
+        if let Some(value) = option_value("--template", word, &mut args)? {
+            let found = Template::find(&value.to_string_lossy()).ok_or_else(|| {
+                usage_error(format!("unknown template {value:?}; available: service, axum"))
+            })?;
+            if template.replace(found).is_some() {
+                return Err(usage_error("--template is given more than once"));
+            }
+            continue;
+        }
+        let value = option_value("--path", word, &mut args)?.map(PathBuf::from);
         match value {
             Some(value) if path.is_none() => path = Some(value),
             Some(_) => return Err(usage_error("--path is given more than once")),
@@ -124,11 +122,29 @@ fn parse_args(args: &[OsString]) -> Result<NewCommand, Failure> {
     }
     match names[..] {
         [name] => {
-            check_crate_name(name).map(|()| NewCommand::Crate { name: name.to_owned(), path })
+            let template = template.unwrap_or_default();
+            check_crate_name(name)?;
+            Ok(NewCommand::Crate { name: name.to_owned(), template, path })
         }
         [] => Err(usage_error("give a name: ostler new NAME")),
         _ => Err(usage_error(format!("expected one name, got {}", names.len()))),
     }
+}
+
+/// Returns the value of an option, in the same word or the next one; `None` if the word is not the
+/// option.
+fn option_value<'a>(
+    option: &str,
+    word: &'a str,
+    rest: &mut impl Iterator<Item = &'a OsString>,
+) -> Result<Option<OsString>, Failure> {
+    if word == option {
+        let noun = if option == "--path" { "a directory" } else { "a name" };
+        let value = rest.next().ok_or_else(|| usage_error(format!("{option} requires {noun}")))?;
+        return Ok(Some(value.clone()));
+    }
+    let value = word.strip_prefix(option).and_then(|rest| rest.strip_prefix('='));
+    Ok(value.map(OsString::from))
 }
 
 /// Checks whether a crate with a program can have this name.
@@ -153,7 +169,12 @@ fn is_reserved(name: &str) -> bool {
 }
 
 /// Creates the crate in the directory `parent`, and returns the text to print.
-fn create_crate(parent: &Path, name: &str, path: Option<&Path>) -> Result<String, Failure> {
+fn create_crate(
+    parent: &Path,
+    name: &str,
+    template: Template,
+    path: Option<&Path>,
+) -> Result<String, Failure> {
     let (ostler, note) = match path {
         Some(path) => (path_dependency(path)?, String::new()),
         None => default_dependency(Path::new(env!("CARGO_MANIFEST_DIR"))),
@@ -173,13 +194,14 @@ fn create_crate(parent: &Path, name: &str, path: Option<&Path>) -> Result<String
         let path = if dir.is_empty() { root.clone() } else { root.join(dir) };
         created.create_dir(&path).map_err(|error| creation_error(&path, &error))?;
     }
-    for (file, text) in FILES {
+    for (file, text) in template.files() {
         let path = root.join(fill(file));
         created.create_file(&path, &fill(text)).map_err(|error| creation_error(&path, &error))?;
     }
     created.commit();
+    let contents = template.contents();
     Ok(format!(
-        "created {name}: an app, a worker class of its own, settings and tests. Next:\n\n    \
+        "created {name}: {contents}. Next:\n\n    \
         cd {name}\n    cargo test\n    cargo run -- --config config/{name}.yaml\n{note}"
     ))
 }
@@ -292,11 +314,14 @@ mod tests {
     fn parse_args_accepts_any_order() {
         let shop = |path: Option<&str>| NewCommand::Crate {
             name: "shop".to_owned(),
+            template: Template::Service,
             path: path.map(PathBuf::from),
         };
         assert_eq!(parse(&["shop"]), Ok(shop(None)));
         assert_eq!(parse(&["--path", "..", "shop"]), Ok(shop(Some(".."))));
         assert_eq!(parse(&["shop", "--path=a b"]), Ok(shop(Some("a b"))));
+        let axum = NewCommand::Crate { name: "shop".into(), template: Template::Axum, path: None };
+        assert_eq!(parse(&["--template=axum", "shop"]), Ok(axum));
         assert_eq!(parse(&["shop", "-h"]), Ok(NewCommand::Help));
     }
 
@@ -306,6 +331,7 @@ mod tests {
         assert_usage_error(&["a", "b"], "expected one name, got 2");
         assert_usage_error(&["a", "--path"], "--path requires a directory");
         assert_usage_error(&["a", "--path=b", "--path", "c"], "more than once");
+        assert_usage_error(&["a", "--template", "b"], "unknown template \"b\"; available: service");
         assert_usage_error(&["a", "--lib"], "unknown option \"--lib\"");
         let odd = OsString::from_vec(b"a\xff".to_vec());
         assert!(parse_args(&[odd]).expect_err("not UTF-8").reason.ends_with("is not UTF-8"));
@@ -331,12 +357,14 @@ mod tests {
 
     #[test]
     fn check_crate_name_rejects_template_dependencies() {
-        let manifest = include_str!("../templates/manifest.toml");
-        let dependencies = manifest.split_once("[dependencies]").expect("a section").1;
-        let section = dependencies.lines().take_while(|line| !line.starts_with('['));
-        let names = section.filter_map(|line| line.split_once(" = "));
-        for (name, _) in names.filter(|(name, _)| !name.starts_with('#')) {
-            assert!(is_reserved(name), "{name}");
+        for template in [Template::Service, Template::Axum] {
+            let (_, manifest) = template.files()[0];
+            let dependencies = manifest.split_once("[dependencies]").expect("a section").1;
+            let section = dependencies.lines().take_while(|line| !line.starts_with('['));
+            let names = section.filter_map(|line| line.split_once(" = "));
+            for (name, _) in names.filter(|(name, _)| !name.starts_with('#')) {
+                assert!(is_reserved(name), "{name}");
+            }
         }
     }
 
@@ -347,7 +375,8 @@ mod tests {
             let path = parent.path().join("shop");
             create(path.clone()).expect("prepared");
             let before = fs::metadata(&path).expect("it is there").modified().expect("a time");
-            let failure = create_crate(parent.path(), "shop", None).expect_err("it exists");
+            let failure = create_crate(parent.path(), "shop", Template::Service, None)
+                .expect_err("it exists");
             assert!(failure.reason.contains("already exists"), "{}", failure.reason);
             let after = fs::metadata(&path).expect("it is there").modified().expect("a time");
             assert_eq!(after, before);
@@ -358,16 +387,16 @@ mod tests {
     #[test]
     fn path_dependency_requires_ostler_manifest() {
         let parent = tempfile::tempdir().expect("a directory");
-        let failure =
-            create_crate(parent.path(), "shop", Some(parent.path())).expect_err("no manifest");
+        let failure = create_crate(parent.path(), "shop", Template::Service, Some(parent.path()))
+            .expect_err("no manifest");
         assert!(
             failure.reason.contains("failed to read") && failure.code == 1,
             "{}",
             failure.reason
         );
         fs::write(parent.path().join("Cargo.toml"), "[package]\nname = \"x\"\n").expect("written");
-        let failure =
-            create_crate(parent.path(), "shop", Some(parent.path())).expect_err("not ostler");
+        let failure = create_crate(parent.path(), "shop", Template::Service, Some(parent.path()))
+            .expect_err("not ostler");
         assert!(failure.reason.ends_with("is not the manifest of ostler"), "{}", failure.reason);
         assert!(!parent.path().join("shop").exists());
         let odd = parent.path().join("a \"b\" \\c");
