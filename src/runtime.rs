@@ -142,6 +142,7 @@ impl Runtime {
     /// An unknown class, app, user or group; an error of a class or an app; a path that cannot be
     /// written; an address that is not of this machine.
     pub fn check(&self, configuration: &Configuration) -> Result<(), RuntimeError> {
+        control_users(&configuration.master, &Lookups::Live)?;
         preflight::check(&self.resolve(configuration.clone(), &Lookups::Live)?)
     }
 
@@ -185,8 +186,9 @@ impl Runtime {
         context: StartupContext,
         reload_config: impl Fn(&Lookups) -> Result<Configuration, String>,
     ) -> Result<(), RuntimeError> {
-        let control_service = ControlService::new(&configuration.master);
         let lookups = Lookups::Live;
+        let users = control_users(&configuration.master, &lookups)?;
+        let control_service = ControlService::new(&configuration.master, users);
         let resolved = self.resolve(configuration, &lookups)?;
         // From here on, signals wait until the loop handles them, so everything created below is also
         // cleaned up.
@@ -312,6 +314,17 @@ fn create_pidfile(settings: &Settings, is_upgrade: bool) -> Result<Option<PidFil
     let create = if is_upgrade { PidFile::create_for_upgrade } else { PidFile::create };
     let path = settings.pidfile.clone().or(instance_lock::path(settings)?);
     path.as_deref().map(create).transpose().map_err(RuntimeError::PidFile)
+}
+
+/// Looks up the users of the control interface.
+fn control_users(master: &Settings, lookups: &Lookups) -> Result<Vec<u32>, RuntimeError> {
+    let uid = |user: &String| {
+        lookups.uid(user).map_err(|reason| RuntimeError::Setting {
+            source_label: source_label(master, "control_users"),
+            reason,
+        })
+    };
+    master.control_users.iter().map(uid).collect()
 }
 
 /// Rejects pools with different users if there is a log file: workers reopen it, and it has one owner.

@@ -4,10 +4,12 @@
 //! `shutdown` work on a `MasterState`. The master never waits for a worker and never trusts one.
 
 mod cgroup;
+mod commands;
 mod control;
 mod generation;
 mod hook_runner;
 mod oom;
+mod operations;
 mod parts;
 mod pool;
 mod pools;
@@ -15,10 +17,12 @@ mod reaper;
 mod reload;
 mod reload_barrier;
 mod service_manager;
+mod shown_config;
 mod shutdown;
 mod snapshot;
 mod stall;
 mod state;
+mod transitions;
 mod upgrade;
 mod worker_main;
 
@@ -26,7 +30,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use slog::{Logger, error, info, warn};
+use slog::{Logger, info, warn};
 
 pub(crate) use cgroup::WorkerCgroups;
 pub(crate) use control::{ControlServer, ControlService};
@@ -55,22 +59,23 @@ use reaper::Reaper;
 use reload::Reload;
 use reload_barrier::ReconcileOutcome;
 use service_manager::ServiceNotifier;
+use shown_config::ShownConfig;
 use shutdown::Shutdown;
+use snapshot::Snapshot;
 use stall::{STALL_THRESHOLD, StallDetector};
 use state::MasterState;
-use upgrade::{Upgrade, UpgradePhase};
+use transitions::Transitions;
+use upgrade::Upgrade;
 
 /// The master.
 pub(crate) struct Arbiter<'a> {
     signals: SignalPipe,
-    state: MasterState<'a>,
-    reload: Reload<'a>,
-    upgrade: Upgrade,
-    shutdown: Shutdown,
+    transitions: Transitions<'a>,
     pidfile: Option<PidFile>,
     /// The process that has launched this daemon and waits until it is ready.
     startup_notifier: Option<Rc<StartupNotifier>>,
     control: Option<ControlServer<'a>>,
+    config: ShownConfig,
     /// Whether all first workers have been ready, which is reported once.
     reported_ready: bool,
     reaper: Reaper,
@@ -101,13 +106,21 @@ impl<'a> Arbiter<'a> {
         state.push_fd_store();
         Ok(Self {
             signals: parts.signals,
-            state,
-            reload: Reload::new(parts.config_loader),
-            upgrade: Upgrade::new(parts.exec_args, parts.upgrade_peer),
-            shutdown: Shutdown::default(),
+            transitions: Transitions {
+                state,
+                reload: Reload::new(parts.config_loader),
+                upgrade: Upgrade::new(parts.exec_args, parts.upgrade_peer),
+                shutdown: Shutdown::default(),
+                operations: parts
+                    .control
+                    .as_ref()
+                    .map(ControlServer::operations)
+                    .unwrap_or_default(),
+            },
             pidfile: parts.pidfile,
             startup_notifier: parts.startup_notifier,
             control: parts.control,
+            config: ShownConfig::default(),
             reported_ready: false,
             reaper: Reaper::new(),
             stalls: StallDetector::new(now),
@@ -119,7 +132,7 @@ impl<'a> Arbiter<'a> {
     /// # Errors
     /// `ENOMEM`, from poll(2).
     pub(crate) fn run(&mut self) -> io::Result<RunOutcome> {
-        self.state.hook("on_starting", |hooks| hooks.on_starting());
+        self.transitions.state.hook("on_starting", |hooks| hooks.on_starting());
         loop {
             // Before the signals: a stop depends on whether there is another master.
             self.read_upgrade_channel();
@@ -127,24 +140,31 @@ impl<'a> Arbiter<'a> {
             if signals.len() >= SIGNALS_MAX {
                 self.reaper.on_sigchld(); // it may have been lost
             }
+            let now = clock::now();
+            self.transitions.operations.lock().set_now(now);
             signals.into_iter().for_each(|signal| self.handle_signal(signal));
+            self.transitions.take_commands(now);
             self.stalls.begin_turn();
             self.poll_worker_status();
             self.reap_children();
             self.start_pending_transition();
             let now = clock::now();
-            self.enforce_upgrade_timeout(now);
-            self.reject_new_connections(now);
+            self.transitions.enforce_upgrade_timeout(now);
+            self.transitions.reject_new_connections(now);
             self.check_health(now);
             self.enforce_limits(now);
             self.reconcile(now);
             self.update_reuseport();
             self.report_ready();
-            self.upgrade.report_complete(self.reported_ready, self.state.log());
-            self.reload.report_complete(&self.state);
+            self.transitions
+                .upgrade
+                .report_complete(self.reported_ready, self.transitions.state.log());
+            self.transitions.reload.report_complete(&self.transitions.state);
             self.update_service_manager(now);
+            self.transitions.follow_operations(now);
             self.serve_control(now);
             if let Some(outcome) = self.outcome(now) {
+                self.finish_control(now);
                 return Ok(outcome);
             }
             self.sleep(now)?;
@@ -153,231 +173,187 @@ impl<'a> Arbiter<'a> {
 
     /// Learns whether the new master is ready or has failed, and whether the old one has exited.
     fn read_upgrade_channel(&mut self) {
-        let Some(old_master) = self.upgrade.read_channel(&mut self.state) else { return };
+        let transitions = &mut self.transitions;
+        let Some(old_master) = transitions.upgrade.read_channel(&mut transitions.state) else {
+            return;
+        };
         if let Some(pidfile) = &mut self.pidfile
             && let Err(error) = pidfile.promote()
         {
             warn!(self.log(), "failed to rename pid file"; "error" => error.to_string());
         }
-        self.state.service_manager.notify_main_pid(Pid::this());
-        self.on_peer_exit(old_master);
-    }
-
-    /// Takes over from another master that has exited.
-    fn on_peer_exit(&mut self, pid: Pid) {
-        self.state.environment.cgroups.find_orphans(pid);
-        if self.state.pools.stopping().is_some() {
-            self.begin_shutdown(); // the stop began when there was another master
-        }
+        self.transitions.state.service_manager.notify_main_pid(Pid::this());
+        self.transitions.on_peer_exit(old_master);
     }
 
     fn handle_signal(&mut self, signal: Signal) {
+        let by = format!("signal SIG{}", signal.name());
+        let transitions = &mut self.transitions;
         match signal {
             Signal::Chld => self.reaper.on_sigchld(),
-            Signal::Term | Signal::Int | Signal::Quit => self.stop(signal),
-            Signal::Hup => self.reload.request(),
-            Signal::Ttin => self.state.scale_by(1, signal),
-            Signal::Ttou => self.state.scale_by(-1, signal),
-            Signal::Usr1 => {
-                let previous = self.reload.transaction().map(|it| it.previous_context());
-                self.reload.previous_generations().for_each(PoolGeneration::reopen_access_log);
-                self.state.reopen_logs(previous);
+            Signal::Term | Signal::Int | Signal::Quit => {
+                transitions.request_stop(signal, &by);
             }
-            Signal::Usr2 => self.upgrade.is_pending = true,
-            Signal::Winch => self.suspend_workers(),
+            Signal::Hup => {
+                transitions.request_reload(&by);
+            }
+            Signal::Ttin => transitions.scale_by_signal(1, signal, &by),
+            Signal::Ttou => transitions.scale_by_signal(-1, signal, &by),
+            Signal::Usr1 => {
+                transitions.reopen_logs(&by);
+            }
+            Signal::Usr2 => {
+                transitions.request_upgrade(false, &by);
+            }
+            Signal::Winch => transitions.suspend_workers(),
             Signal::Cont => self.on_sigcont(),
             Signal::Urg | Signal::ParentDeath => (), // for workers
         }
     }
 
-    fn stop(&mut self, signal: Signal) {
-        let stopping = self.state.pools.stopping();
-        if stopping.is_none() {
-            if self.upgrade.defers_stop(signal, self.state.log()) {
-                return;
-            }
-            self.begin_shutdown();
-        }
-        let Some(mode) = shutdown::requested_mode(signal, stopping) else { return };
-        info!(self.log(), "stopping"; "signal" => signal.name(),
-            "mode" => shutdown::mode_name(mode));
-        self.state.pools.stop(mode);
-    }
-
-    /// Stops listening and tells the service manager, unless another master goes on serving.
-    fn begin_shutdown(&mut self) {
-        let stop_time = self.state.pools.max_stop_time();
-        match self.upgrade.peer() {
-            UpgradePeer::NewMaster { pid, phase: UpgradePhase::Ready, .. } => {
-                self.state.service_manager.notify_main_pid(*pid);
-            }
-            UpgradePeer::None | UpgradePeer::NewMaster { .. } => {
-                self.state.service_manager.notify_stopping(stop_time);
-            }
-            UpgradePeer::OldMaster { .. } => (), // which is still the service
-        }
-        if self.upgrade.is_sole_master() {
-            let generations =
-                self.reload.previous_generations().chain(self.state.pools.generations());
-            self.shutdown.stop_accepting(generations, &self.state.service_manager, clock::now());
-        }
-    }
-
-    /// Drains the workers; the master stays. Only a daemon, or a master that is being upgraded, takes
-    /// SIGWINCH as a command.
-    fn suspend_workers(&mut self) {
-        if !self.state.context.settings.daemon && self.upgrade.is_sole_master() {
-            warn!(self.log(), "signal ignored: not a daemon"; "signal" => "WINCH");
-            return;
-        }
-        self.state.suspend_workers();
-    }
-
     fn poll_worker_status(&mut self) {
-        self.state.pools.iter_mut().for_each(Pool::poll_worker_status);
+        self.transitions.state.pools.iter_mut().for_each(Pool::poll_worker_status);
     }
 
     fn reap_children(&mut self) {
         self.reaper.begin_turn();
-        while let Some((pid, exit)) = self.reaper.next_exited(self.state.log()) {
-            let is_worker = self.state.pools.by_worker(pid).is_some();
+        while let Some((pid, exit)) = self.reaper.next_exited(self.transitions.state.log()) {
+            let is_worker = self.transitions.state.pools.by_worker(pid).is_some();
             if is_worker {
                 process::kill_process_group(pid); // what the worker has started exits with it
             } else {
                 self.read_upgrade_channel(); // its last message, if it is the new master
             }
-            self.reaper.reap(pid, self.state.log());
+            self.reaper.reap(pid, self.transitions.state.log());
             if is_worker {
                 self.on_worker_exit(pid, exit);
-            } else if self.upgrade.on_child_exit(pid, exit, self.state.log()) {
-                self.on_peer_exit(pid);
-                self.state.resume_workers();
+            } else if self.transitions.upgrade.on_child_exit(
+                pid,
+                exit,
+                self.transitions.state.log(),
+            ) {
+                self.transitions.on_peer_exit(pid);
+                self.transitions.state.resume_workers();
             } // any other child is an orphan that PID 1 has adopted, or plans a reload
         }
     }
 
     fn on_worker_exit(&mut self, pid: Pid, exit: Exit) {
-        if let Some(pool) = self.state.pools.by_worker(pid) {
+        if let Some(pool) = self.transitions.state.pools.by_worker(pid) {
             pool.on_worker_exit(pid, exit);
         }
-        self.state.environment.cgroups.remove(pid, self.log());
+        self.transitions.state.environment.cgroups.remove(pid, self.log());
     }
 
     /// Begins a pending reload or upgrade. Workers do not time out for the time that it takes.
     fn start_pending_transition(&mut self) {
         let before = clock::now();
-        self.reload.start_pending(&mut self.state, self.upgrade.is_sole_master());
-        self.start_pending_upgrade();
+        self.transitions.start_pending();
         let after = clock::now();
         if after.duration_since(before) > STALL_THRESHOLD {
-            self.state.pools.discount_stall(before, after);
+            self.transitions.state.pools.discount_stall(before, after);
             self.poll_worker_status();
         }
     }
 
-    fn start_pending_upgrade(&mut self) {
-        let is_reloading = self.reload.is_planning() || self.state.pools.is_reloading();
-        if !self.upgrade.is_pending || is_reloading {
-            return;
-        }
-        self.upgrade.is_pending = false;
-        if self.state.pools.stopping().is_some() {
-            error!(self.log(), "upgrade rejected"; "error" => "master is stopping");
-            return;
-        }
-        let listeners: Vec<_> = self.state.pools.open_listeners().collect();
-        let boot_timeout = self.state.pools.max_boot_timeout();
-        self.upgrade.start(&listeners, boot_timeout, self.state.log());
-    }
-
-    fn enforce_upgrade_timeout(&mut self, now: MonotonicTime) {
-        self.upgrade.enforce_timeout(now, self.state.log());
-        if self.upgrade.take_deferred_stop(self.state.log()) {
-            self.stop(Signal::Term);
-        }
-    }
-
-    fn reject_new_connections(&mut self, now: MonotonicTime) {
-        let generations = self.reload.previous_generations().chain(self.state.pools.generations());
-        self.shutdown.reject_new_connections(generations, now);
-    }
-
     fn check_health(&mut self, now: MonotonicTime) {
-        self.state.pools.iter_mut().for_each(|pool| pool.check_health(now));
+        self.transitions.state.pools.iter_mut().for_each(|pool| pool.check_health(now));
     }
 
     /// Ends workers that exceed a limit, in all pools, before a reload is decided on. If one of
     /// several pools has failed, the master stops: the others alone are not what was configured.
     fn enforce_limits(&mut self, now: MonotonicTime) {
-        let any_failed = self.state.pools.iter().any(|pool| pool.supervisor().has_failed());
-        if any_failed && self.state.pools.stopping().is_none() && self.state.pools.len() > 1 {
-            self.begin_shutdown();
-            self.state.pools.stop(ShutdownMode::Graceful);
+        let any_failed =
+            self.transitions.state.pools.iter().any(|pool| pool.supervisor().has_failed());
+        if any_failed
+            && self.transitions.state.pools.stopping().is_none()
+            && self.transitions.state.pools.len() > 1
+        {
+            self.transitions.begin_shutdown();
+            self.transitions.state.pools.stop(ShutdownMode::Graceful);
         }
-        self.state.pools.iter_mut().for_each(|pool| pool.enforce_limits(now));
+        self.transitions.state.pools.iter_mut().for_each(|pool| pool.enforce_limits(now));
     }
 
     /// Starts and drains workers. A reload commits or rolls back in all pools before any worker
     /// drains for it.
     fn reconcile(&mut self, now: MonotonicTime) {
-        let transaction = self.reload.transaction();
-        let participants = self.state.pools.iter_mut().map(|pool| {
+        let transaction = self.transitions.reload.transaction();
+        let participants = self.transitions.state.pools.iter_mut().map(|pool| {
             let is_removing = transaction.is_some_and(|it| it.removes(pool.name()));
             pool.reload_participant(is_removing)
         });
         let ReconcileOutcome { result, actions } =
             reload_barrier::reconcile_all(participants.collect(), now);
         if let Some(result) = result {
-            self.reload.commit_or_roll_back(result, &mut self.state, self.upgrade.is_sole_master());
+            self.transitions.end_reload(result);
         }
-        for (pool, actions) in self.state.pools.iter_mut().zip(actions) {
+        for (pool, actions) in self.transitions.state.pools.iter_mut().zip(actions) {
             actions.into_iter().for_each(|action| pool.apply(action));
         }
-        self.state.pools.drop_retired();
+        self.transitions.state.pools.drop_retired();
     }
 
     fn update_reuseport(&mut self) {
-        self.state.update_reuseport(self.upgrade.is_sole_master());
+        self.transitions.state.update_reuseport(self.transitions.upgrade.is_sole_master());
     }
 
     /// Reports once that the first workers are ready.
     fn report_ready(&mut self) {
-        if self.reported_ready || !self.state.pools.all_ready() {
+        if self.reported_ready || !self.transitions.state.pools.all_ready() {
             return;
         }
         self.reported_ready = true;
-        info!(self.log(), "all workers ready"; "workers" => self.state.pools.target(),
+        info!(self.log(), "all workers ready"; "workers" => self.transitions.state.pools.target(),
             "pid" => Pid::this().as_raw());
-        self.upgrade.report_ready();
-        self.state.notify_ready(None);
+        self.transitions.upgrade.report_ready();
+        self.transitions.state.notify_ready(None);
         if let Some(notifier) = self.startup_notifier.take() {
             notifier.notify(0, "");
         }
-        self.state.hook("when_ready", |hooks| hooks.when_ready());
+        self.transitions.state.hook("when_ready", |hooks| hooks.when_ready());
     }
 
     fn update_service_manager(&mut self, now: MonotonicTime) {
-        self.state.service_manager.ping_watchdog_if_due(now);
-        if self.reported_ready && self.state.pools.stopping().is_none() {
-            let pools = &self.state.pools;
-            self.state.service_manager.notify_status(|| pools.status_line());
+        self.transitions.state.service_manager.ping_watchdog_if_due(now);
+        if self.reported_ready && self.transitions.state.pools.stopping().is_none() {
+            let pools = &self.transitions.state.pools;
+            self.transitions.state.service_manager.notify_status(|| pools.status_line());
         }
     }
 
     /// Serves the clients of the control interface, from what this turn has decided.
     fn serve_control(&mut self, now: MonotonicTime) {
         let Some(control) = &mut self.control else { return };
-        let peer = self.upgrade.peer().pid();
-        let collect = || self.state.snapshot(!self.reported_ready, peer, now);
-        control.serve(now, self.upgrade.is_sole_master(), self.state.log(), collect);
+        let peer = self.transitions.upgrade.peer().pid();
+        let transitions = &self.transitions;
+        let collect = || Snapshot {
+            operation: transitions.operations.lock().running_json(),
+            config: self.config.json(transitions),
+            ..transitions.state.snapshot(!self.reported_ready, peer, now)
+        };
+        control.serve(
+            now,
+            self.transitions.upgrade.is_sole_master(),
+            self.transitions.state.log(),
+            collect,
+        );
+    }
+
+    /// Answers the clients that wait for the end of this master.
+    fn finish_control(&mut self, now: MonotonicTime) {
+        self.transitions.operations.lock().on_exit();
+        if let Some(control) = &mut self.control {
+            control.finish(now);
+        }
     }
 
     /// Returns how the run has ended, once all workers have exited and their cgroups are removed, or
     /// have had enough time.
     fn outcome(&mut self, now: MonotonicTime) -> Option<RunOutcome> {
-        let cgroups = &self.state.environment.cgroups;
-        cgroups.retry_removals(now, self.state.log());
-        let outcome = self.state.pools.outcome()?;
+        let cgroups = &self.transitions.state.environment.cgroups;
+        cgroups.retry_removals(now, self.transitions.state.log());
+        let outcome = self.transitions.state.pools.outcome()?;
         cgroups.begin_exit_wait(now);
         cgroups.may_exit(now).then_some(outcome)
     }
@@ -386,21 +362,23 @@ impl<'a> Arbiter<'a> {
     /// loop is to wait for is added to `fds` here.
     fn sleep(&mut self, decided_at: MonotonicTime) -> io::Result<()> {
         let own_deadlines = [
-            self.upgrade.next_deadline(),
-            self.state.service_manager.next_deadline(),
-            self.shutdown.next_deadline(),
-            self.reload.next_deadline(),
+            self.transitions.upgrade.next_deadline(),
+            self.transitions.state.service_manager.next_deadline(),
+            self.transitions.shutdown.next_deadline(),
+            self.transitions.reload.next_deadline(),
+            self.transitions.operations.lock().next_deadline(),
             self.stalls.next_deadline(),
             self.reaper.has_more().then_some(decided_at),
-            self.state.environment.cgroups.next_deadline(),
+            self.transitions.state.environment.cgroups.next_deadline(),
             self.control.as_ref().and_then(|control| control.next_deadline(decided_at)),
         ];
-        let pool_deadlines = self.state.pools.iter().map(|pool| pool.next_deadline(decided_at));
+        let pool_deadlines =
+            self.transitions.state.pools.iter().map(|pool| pool.next_deadline(decided_at));
         let deadline = own_deadlines.into_iter().chain(pool_deadlines).flatten().min();
         let mut fds = vec![self.signals.as_fd()];
-        fds.extend(self.state.pools.iter().flat_map(Pool::wakeup_fds));
-        fds.extend(self.upgrade.channel_fd());
-        fds.extend(self.reload.planning_fd());
+        fds.extend(self.transitions.state.pools.iter().flat_map(Pool::wakeup_fds));
+        fds.extend(self.transitions.upgrade.channel_fd());
+        fds.extend(self.transitions.reload.planning_fds());
         fds.extend(self.control.as_ref().and_then(|control| control.fd(decided_at)));
         self.stalls.on_sleep(process::voluntary_switches());
         let deferred = self.stalls.next_deadline().map(|_| Signal::Cont);
@@ -408,7 +386,7 @@ impl<'a> Arbiter<'a> {
         let now = clock::now();
         if let Some(stall) = self.stalls.on_wake(deadline, now) {
             warn!(self.log(), "master event loop stalled"; "duration_ms" => as_millis(stall.late));
-            self.state.pools.discount_stall(stall.since, now);
+            self.transitions.state.pools.discount_stall(stall.since, now);
         }
         Ok(())
     }
@@ -417,29 +395,25 @@ impl<'a> Arbiter<'a> {
     fn on_sigcont(&mut self) {
         let now = clock::now();
         if let Some(stall) = self.stalls.on_sigcont(process::voluntary_switches(), now) {
-            self.state.pools.discount_stall(stall.since, now);
+            self.transitions.state.pools.discount_stall(stall.since, now);
         }
     }
 
     /// Returns the current log.
     pub(crate) fn log(&self) -> &Logger {
-        self.state.log()
+        self.transitions.state.log()
     }
 
     /// Returns why no worker was ever ready, with the log of the pool that has failed.
     pub(crate) fn failure_reason(&self) -> (&Logger, String) {
-        self.state.failure_reason()
+        self.transitions.state.failure_reason()
     }
 
     /// Removes the pid file, and frees the addresses unless there is another master, which gets the totals.
     pub(crate) fn clean_up(&mut self) {
-        self.upgrade.hand_over(&self.state);
-        self.state.hook("on_exit", |hooks| hooks.on_exit());
-        if self.upgrade.is_sole_master() {
-            let generations =
-                self.reload.previous_generations().chain(self.state.pools.generations());
-            generations.for_each(PoolGeneration::free_addresses);
-        }
+        self.transitions.upgrade.hand_over(&self.transitions.state);
+        self.transitions.state.hook("on_exit", |hooks| hooks.on_exit());
+        self.transitions.free_addresses();
         if let Some(control) = &self.control {
             control.remove_paths();
         }

@@ -68,6 +68,11 @@ impl<'a> Pools<'a> {
         }
     }
 
+    /// Returns how many workers have not exited.
+    pub(super) fn worker_count(&self) -> usize {
+        self.iter().map(|pool| pool.supervisor().worker_count()).sum()
+    }
+
     /// Returns how many workers there should be.
     pub(super) fn target(&self) -> usize {
         self.iter().map(|pool| pool.supervisor().target()).sum()

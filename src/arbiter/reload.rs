@@ -10,6 +10,7 @@
 //!    [`Reload::commit_or_roll_back`] does that, before any worker drains for it.
 //! 4. [`Reload::report_complete`] waits until no old worker accepts clients.
 
+mod dry_run;
 mod planning;
 mod retired;
 mod transaction;
@@ -17,9 +18,11 @@ mod transaction;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use serde_json::Value;
 use slog::{error, info};
 
 use super::generation::PoolGeneration;
+use super::operations::Fact;
 use super::pool::Pool;
 use super::reload_barrier::ReloadResult;
 use super::state::MasterState;
@@ -27,6 +30,7 @@ use crate::listen::{Listener, one_per_address};
 use crate::os::clock;
 use crate::os::lookups::Lookups;
 use crate::time::MonotonicTime;
+use dry_run::DryRun;
 use planning::Planning;
 use retired::RetiredListeners;
 pub(crate) use transaction::ConfigLoader;
@@ -50,6 +54,9 @@ pub(super) struct Reload<'a> {
     waits_for_address: bool,
     /// The number of the newest generation, which may have been rolled back.
     newest_generation: u32,
+    dry_run: DryRun,
+    /// What has happened since [`take_facts`](Self::take_facts).
+    facts: Vec<Fact>,
 }
 
 impl<'a> Reload<'a> {
@@ -64,7 +71,22 @@ impl<'a> Reload<'a> {
             retired: RetiredListeners::default(),
             waits_for_address: false,
             newest_generation: 1,
+            dry_run: DryRun::default(),
+            facts: Vec::new(),
         }
+    }
+
+    /// Takes what has happened since the last call.
+    pub(super) fn take_facts(&mut self) -> Vec<Fact> {
+        std::mem::take(&mut self.facts)
+    }
+
+    /// Begins to find out what a reload would change.
+    ///
+    /// # Errors
+    /// Why it cannot begin now.
+    pub(super) fn request_dry_run(&mut self, state: &MasterState<'a>) -> Result<(), String> {
+        self.dry_run.start(&self.load_config, state)
     }
 
     /// Asks for a reload, which begins once none is in progress.
@@ -78,6 +100,7 @@ impl<'a> Reload<'a> {
         let any_worker_of =
             |generations: &_| state.pools.iter().any(|it| it.has_worker_of(generations));
         self.retired.free(any_worker_of, clock::now());
+        self.facts.extend(self.dry_run.poll(clock::now()).map(Fact::DryRunEnded));
         if state.pools.stopping().is_some() {
             (self.planning, self.is_pending) = (None, false);
         }
@@ -85,24 +108,33 @@ impl<'a> Reload<'a> {
             let Some(planned) = planning.poll(clock::now()) else { return };
             self.end_planning();
             let staged = planned.map_err(Rejection::from);
-            match staged.and_then(|lookups| self.prepare(state, is_sole_master, &lookups)) {
+            match staged.and_then(|answers| self.prepare(state, is_sole_master, answers)) {
                 Ok(staged) => self.begin(staged, state),
                 Err(rejection) if rejection.is_address_in_use && !self.retired.is_empty() => {
                     info!(state.log(), "reload deferred"; "error" => rejection.reason);
                     (self.is_pending, self.waits_for_address) = (true, true);
+                    self.facts.push(Fact::ReloadDeferred);
                 }
-                Err(rejection) => reject(&rejection.reason, state),
+                Err(rejection) => self.reject(rejection.reason, state),
             }
         }
         self.waits_for_address &= !self.retired.is_empty();
         if self.is_pending && !self.waits_for_address && !state.pools.is_reloading() {
             self.is_pending = false;
+            self.facts.push(Fact::ReloadPlanned);
             state.service_manager.notify_reloading(clock::now());
             match self.start_planning(state) {
                 Ok(planning) => self.planning = Some(planning),
-                Err(reason) => reject(&reason, state),
+                Err(reason) => self.reject(reason, state),
             }
         }
+    }
+
+    fn reject(&mut self, reason: String, state: &mut MasterState<'_>) {
+        error!(state.log(), "reload rejected"; "error" => &reason);
+        self.facts.push(Fact::ReloadRejected(reason));
+        state.resume_workers();
+        state.notify_ready(Some("last reload rejected"));
     }
 
     /// Starts one child at most: none while an abandoned one has not exited.
@@ -125,9 +157,11 @@ impl<'a> Reload<'a> {
         &self,
         state: &MasterState<'a>,
         is_sole_master: bool,
-        lookups: &Lookups,
+        answers: Value,
     ) -> Result<StagedReload<'a>, Rejection> {
-        StagedReload::prepare(&self.load_config, state, is_sole_master, lookups)
+        let lookups = Lookups::recorded(answers)
+            .ok_or_else(|| Rejection::from("the plan has no answers".to_owned()))?;
+        StagedReload::prepare(&self.load_config, state, is_sole_master, &lookups)
     }
 
     /// Whether a reload is being planned.
@@ -135,15 +169,19 @@ impl<'a> Reload<'a> {
         self.planning.is_some()
     }
 
-    /// Returns the descriptor that is readable when the plan is there.
-    pub(super) fn planning_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.planning.as_ref().map(Planning::fd)
+    /// Returns the descriptors that are readable when a plan is there.
+    pub(super) fn planning_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.plannings().map(Planning::fd)
     }
 
-    /// Returns when the plan is given up, or closed listeners are looked at.
+    /// Returns when a plan is given up, or closed listeners are looked at.
     pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
-        let plan = self.planning.as_ref().map(Planning::deadline);
-        [plan, self.retired.next_deadline()].into_iter().flatten().min()
+        let plans = self.plannings().map(Planning::deadline);
+        plans.chain(self.retired.next_deadline()).min()
+    }
+
+    fn plannings(&self) -> impl Iterator<Item = &Planning> {
+        self.planning.iter().chain(self.dry_run.planning())
     }
 
     fn begin(&mut self, staged: StagedReload<'a>, state: &mut MasterState<'a>) {
@@ -152,6 +190,7 @@ impl<'a> Reload<'a> {
         self.newest_generation += 1; // no number is used twice
         let generation = self.newest_generation;
         self.transaction = Some(Box::new(staged.begin(state, generation)));
+        self.facts.push(Fact::ReloadStarted(generation));
         log_started(state, generation);
         state.hook("on_reload", |hooks| hooks.on_reload(generation));
         for (pool, address) in new_addresses {
@@ -182,6 +221,7 @@ impl<'a> Reload<'a> {
             ReloadResult::Commit => {
                 let closed = transaction.commit(&mut state.pools, is_sole_master);
                 self.incomplete_generation = Some(self.newest_generation);
+                self.facts.push(Fact::ReloadCommitted(self.newest_generation));
                 report_closed(&closed, state);
                 let closed = closed.into_iter().map(|(_, listener)| listener);
                 self.retired.add(closed.filter(|_| is_sole_master), &(0..newest), now);
@@ -198,6 +238,11 @@ impl<'a> Reload<'a> {
                 error!(log.logger(), "reload failed, rolled back";
                     "generation" => state.pools.generation_number(),
                     "error" => pool.failure_reason());
+                let reason = match names_pool {
+                    true => format!("pool {:?}: {}", pool.name(), pool.failure_reason()),
+                    false => pool.failure_reason().to_owned(),
+                };
+                self.facts.push(Fact::ReloadRolledBack(format!("rolled back: {reason}")));
                 state.notify_ready(Some("last reload failed"));
             }
         }
@@ -214,16 +259,11 @@ impl<'a> Reload<'a> {
         }
         self.incomplete_generation = None;
         info!(state.log(), "reload complete"; "generation" => generation);
+        self.facts.push(Fact::ReloadComplete(generation));
         if self.transaction.is_none() {
             state.notify_ready(None); // otherwise at the end of the reload in progress
         }
     }
-}
-
-fn reject(reason: &str, state: &mut MasterState<'_>) {
-    error!(state.log(), "reload rejected"; "error" => reason);
-    state.resume_workers();
-    state.notify_ready(Some("last reload rejected"));
 }
 
 fn log_started(state: &MasterState<'_>, generation: u32) {

@@ -27,6 +27,10 @@ pub(super) struct Snapshot {
     /// The clients that TCP listeners of the network namespace have lost: since an accept queue was full,
     /// and for any reason. `None` if not known yet.
     pub(super) listen_drops: Option<(u64, u64)>,
+    /// The operation that has begun last and runs; null if there is none.
+    pub(super) operation: Value,
+    /// The settings that are in use, as JSON.
+    pub(super) config: Arc<[u8]>,
 }
 
 /// What the master is doing.
@@ -170,6 +174,7 @@ impl Snapshot {
             "last_event": self.events.as_ref().map(|events| events.last()),
             "ready": unready_reason.is_none(),
             "unready_reason": unready_reason,
+            "operation": self.operation,
             "pools": self.pools.iter().map(PoolSnapshot::to_json).collect::<Vec<_>>(),
         })
     }

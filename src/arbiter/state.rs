@@ -54,6 +54,7 @@ impl MasterState<'_> {
             events: self.context.log.events().map(Arc::clone),
             records_dropped: self.context.log.dropped(),
             listen_drops: None,
+            ..Snapshot::default()
         }
     }
 
@@ -99,19 +100,29 @@ impl MasterState<'_> {
     }
 
     /// Scales the pool by `step`, for SIGTTIN and SIGTTOU. Of several pools, a signal cannot say which.
-    pub(super) fn scale_by(&mut self, step: isize, signal: Signal) {
+    /// Returns the pool's name, and the numbers of workers before and after.
+    pub(super) fn scale_by(
+        &mut self,
+        step: isize,
+        signal: Signal,
+    ) -> Option<(String, usize, usize)> {
         let [pool] = &mut self.pools[..] else {
             warn!(self.log(), "signal ignored: multiple pools configured"; "signal" => signal.name(),
                 "error" => "set workers in the configuration file and send HUP");
-            return;
+            return None;
         };
-        // A suspended pool has no workers. As in gunicorn, SIGTTIN then starts one.
-        let is_suspended = pool.supervisor().is_suspended();
-        let before = if is_suspended { 0 } else { pool.supervisor().target() };
-        let after = match (is_suspended, before.saturating_add_signed(step)) {
-            (true, 0) => 0,
-            (_, wanted) => pool.scale_to(wanted),
-        };
+        let wanted = pool.present_target().saturating_add_signed(step);
+        let name = pool.name().to_owned();
+        let (before, after) = self.scale(&name, wanted)?;
+        Some((name, before, after))
+    }
+
+    /// Changes how many workers a pool has. Returns the numbers before and after.
+    pub(super) fn scale(&mut self, name: &str, wanted: usize) -> Option<(usize, usize)> {
+        let pool = self.pools.by_name(name)?;
+        let before = pool.present_target();
+        // A suspended pool stays suspended at no workers.
+        let after = if (before, wanted) == (0, 0) { 0 } else { pool.scale_to(wanted) };
         if before == after {
             warn!(self.log(), "worker count at limit"; "workers" => after,
                 "min" => 1, "max" => WORKERS_MAX);
@@ -119,16 +130,19 @@ impl MasterState<'_> {
             pool.resume();
             info!(self.log(), "worker count changed"; "from" => before, "to" => after);
         }
+        Some((before, after))
     }
 
     /// Reopens the logs, for SIGUSR1. The master's is the first: it gives the file to the workers' user.
     /// `previous` is what a reload in progress may return to.
-    pub(super) fn reopen_logs(&self, previous: Option<&MasterContext>) {
-        match self.context.log.reopen() {
+    ///
+    /// # Errors
+    /// The master's log cannot be reopened, which has been logged. It goes on as it was.
+    pub(super) fn reopen_logs(&self, previous: Option<&MasterContext>) -> Result<(), String> {
+        let reopened = self.context.log.reopen().map_err(|error| error_chain(&error));
+        match &reopened {
             Ok(()) => info!(self.log(), "logs reopened"),
-            Err(error) => {
-                error!(self.log(), "failed to reopen log"; "error" => error_chain(&error));
-            }
+            Err(reason) => error!(self.log(), "failed to reopen log"; "error" => reason),
         }
         if let Some(Err(error)) = previous.map(|it| it.log.reopen()) {
             warn!(self.log(), "failed to reopen log of previous settings";
@@ -136,6 +150,7 @@ impl MasterState<'_> {
         }
         self.pools.generations().for_each(PoolGeneration::reopen_access_log);
         self.pools.iter().for_each(Pool::reopen_logs);
+        reopened
     }
 
     /// Drains the workers, for SIGWINCH; the master stays.

@@ -50,4 +50,10 @@ impl<H: Handler> Http<H> {
     pub fn new(handler: H, limits: Limits) -> Self {
         Self { handler, limits, bodies: BodyBudget::default() }
     }
+
+    /// Returns the handler.
+    #[cfg(test)]
+    pub(crate) fn handler_ref(&self) -> &H {
+        &self.handler
+    }
 }

@@ -59,6 +59,15 @@ impl<'a> Request<'a> {
         })
     }
 
+    /// Returns the names and values in the query, decoded as by [`query_value`](Self::query_value).
+    pub(crate) fn query_pairs(&self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
+        let pairs = self.head.query.unwrap_or("").split('&').filter(|pair| !pair.is_empty());
+        pairs.map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (percent_decoded(name), percent_decoded(value))
+        })
+    }
+
     /// Returns the HTTP version.
     pub fn version(&self) -> Version {
         self.head.version

@@ -13,7 +13,6 @@ use nix::sys::socket::{
     sendmsg, setsockopt, shutdown, socket, socketpair, sockopt,
 };
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::geteuid;
 
 use super::listening;
 
@@ -354,8 +353,9 @@ pub(crate) fn send_with_fd(
     Ok(sendmsg::<()>(socket.as_raw_fd(), &pieces, &message, flags, None)?)
 }
 
-/// Whether the peer of a unix socket is root or this process's own user (Linux, unix(7)).
-pub(crate) fn peer_is_trusted(fd: BorrowedFd<'_>) -> bool {
-    let user = getsockopt(&fd, sockopt::PeerCredentials).map(|peer| peer.uid());
-    user.is_ok_and(|user| user == 0 || user == geteuid().as_raw())
+/// Returns the user and the process that have connected to a unix socket (Linux, unix(7)). `None` for
+/// other sockets.
+pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> Option<(u32, i32)> {
+    let peer = getsockopt(&fd, sockopt::PeerCredentials).ok()?;
+    Some((peer.uid(), peer.pid()))
 }

@@ -107,7 +107,7 @@ fn source_texts(settings: &Settings, option: &OptionDef) -> Vec<String> {
 }
 
 /// Returns the texts that name environment variables, unless the value was changed since.
-fn references<'s>(settings: &'s Settings, option: &OptionDef) -> Option<&'s [String]> {
+pub(super) fn references<'s>(settings: &'s Settings, option: &OptionDef) -> Option<&'s [String]> {
     let references = settings.provenance.references.get(option.name)?;
     (references.texts == option.format(settings)).then_some(&references.source_texts)
 }

@@ -18,6 +18,7 @@ mod layer;
 mod pool_name;
 mod provenance;
 mod schema;
+mod shown;
 mod source_file;
 mod suggest;
 mod types;
@@ -40,6 +41,7 @@ pub(crate) use self::layer::{
     CONFIG_VARIABLE, ConfigLayer, GENERATION_VARIABLE, POOL_VARIABLE, SLOT_VARIABLE,
 };
 pub(crate) use self::schema::{OPTIONS, OptionDef};
+pub(crate) use self::shown::{ShownChange, ShownValue};
 
 /// How long a draining worker waits for a request that may already be in transit.
 const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);

@@ -526,10 +526,16 @@ define_settings! {
         worker_tmp_dir: Option<PathBuf> = None, OptionalOf(DIR), "DIR";
     }
     "Control" {
-        /// Unix socket of the control interface (HTTP and JSON), for root and the master's own user.
-        /// Its directory must exist.
+        /// Unix socket of the control interface (HTTP and JSON), for root, the master's own user and
+        /// control_users. Its directory must exist.
         control_socket: Option<PathBuf> = None, OptionalOf(FILE_IN_DIR), "FILE",
             scope master, fixed always;
+
+        /// User, by name or number, that may use control_socket besides root and the master's own.
+        /// The socket's mode is then 0666, and the master checks the user of each client. May be
+        /// repeated.
+        control_users: Vec<String> = Vec::new(), ListOf { item: NameValue, accepts_none: true }, "USER",
+            flag "control-user", alias "control-users", scope master, fixed always;
 
         /// Address for metrics, probes and a status page, which change nothing: HOST:PORT, :PORT,
         /// `[V6]:PORT` or unix:PATH.

@@ -110,6 +110,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("proc_name", "web", "web"),
     ("worker_tmp_dir", "/", "/"),
     ("control_socket", "a.sock", "a.sock"),
+    ("control_users", "root", "root"),
     ("metrics_bind", ":9100", "0.0.0.0:9100"),
     ("metrics_hosts", "box", "box"),
     ("log_file", "a.log", "a.log"),

@@ -35,7 +35,7 @@ on_tokio!(
 /// A server with both endpoints.
 pub(crate) struct Controlled {
     pub(crate) server: Server,
-    socket: PathBuf,
+    pub(crate) socket: PathBuf,
     metrics: SocketAddr,
 }
 

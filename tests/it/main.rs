@@ -116,6 +116,7 @@ mod client;
 mod clients;
 mod clocks;
 mod closing;
+mod commands;
 mod connection;
 mod control;
 mod cores;

@@ -1,13 +1,15 @@
-//! From a request to a response. Pure: it sees one snapshot, and changes nothing.
+//! From a request to a response. Pure: it sees one snapshot, and passes commands on to the loop.
 
 use std::io::Cursor;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::commands::{self, CommandParser, failure};
 use super::events;
 use super::metrics::{self, Format};
 use super::page;
 use super::places::WaitPlaces;
+use crate::arbiter::operations::SharedOperations;
 use crate::arbiter::snapshot::Snapshot;
 use crate::http::{Body, Handler, Request, Response};
 
@@ -47,6 +49,11 @@ impl View {
         shared_body(rendered, || metrics::render(&self.snapshot, format))
     }
 
+    fn config(&self) -> Body {
+        let bytes = &self.snapshot.config;
+        Body::reader(Cursor::new(Arc::clone(bytes)), Some(bytes.len() as u64))
+    }
+
     fn page(&self) -> Body {
         shared_body(&self.page, || page::render(&self.snapshot))
     }
@@ -66,73 +73,181 @@ pub(super) type SharedView = Arc<Mutex<Arc<View>>>;
 pub(super) struct Api {
     pub(super) endpoint: Endpoint,
     pub(super) view: SharedView,
+    pub(super) operations: SharedOperations,
     /// The places of the clients of this endpoint that wait.
     pub(super) places: WaitPlaces,
+    /// Which client the loop serves now.
+    pub(super) client: Arc<Mutex<String>>,
     /// The names by which browsers may ask `metrics_bind` for more than probes and metrics.
     pub(super) hosts: Vec<String>,
 }
 
-/// A path, and its answer to GET.
-struct Route {
-    path: &'static str,
+/// A path, and what it answers. `docs/openapi.json` describes each.
+pub(super) struct Route {
+    /// `{id}` stands for a number.
+    pub(super) path: &'static str,
     /// Whether any name may be used for the host: scrapers and probes choose their own.
     any_host: bool,
-    answer: fn(&Api, &View, &Request<'_>) -> Response,
+    /// The names of all parameters.
+    pub(super) parameters: &'static [&'static str],
+    /// Every status of its responses, beside those that any request may get: 400 for a malformed one,
+    /// and 405.
+    #[allow(dead_code, reason = "a test compares it with the description")]
+    pub(super) statuses: &'static [u16],
+    pub(super) answer: Answer,
 }
 
-const ROUTES: &[Route] = &[
-    Route { path: "/", any_host: false, answer: |_, view, _| page::response(view.page()) },
-    Route { path: "/healthz", any_host: true, answer: |_, _, _| Response::text("ok\n") },
-    Route { path: "/readyz", any_host: true, answer: |_, view, _| readiness(view) },
+/// How a path answers.
+#[derive(Clone, Copy)]
+pub(super) enum Answer {
+    /// GET and HEAD, at both endpoints.
+    Read(fn(&Api, &View, &Request<'_>) -> Response),
+    /// POST, at `control_socket`.
+    Command(CommandParser),
+}
+
+/// Beside its own, a command has this parameter.
+pub(super) const WAIT: &str = "wait";
+
+pub(super) const ROUTES: &[Route] = &[
+    read("/", false, &[200, 403], |_, view, _| page::response(view.page())),
+    read("/healthz", true, &[200, 403], |_, _, _| Response::text("ok\n")),
+    read("/readyz", true, &[200, 403, 503], |_, view, _| readiness(view)),
+    read("/metrics", true, &[200, 403], |_, view, request| {
+        let format = Format::accepted_by(request.header("Accept").unwrap_or_default());
+        Response::new(200, view.metrics(format))
+            .header("Content-Type", format.content_type())
+            .header("Vary", "Accept")
+    }),
+    read("/v1/status", false, &[200, 403], |_, view, _| Response::json(view.status())),
+    read("/v1/config", false, &[200, 403], |_, view, _| Response::json(view.config())),
     Route {
-        path: "/metrics",
-        any_host: true,
-        answer: |_, view, request| {
-            let format = Format::accepted_by(request.header("Accept").unwrap_or_default());
-            Response::new(200, view.metrics(format))
-                .header("Content-Type", format.content_type())
-                .header("Vary", "Accept")
-        },
-    },
-    Route {
-        path: "/v1/status",
+        path: "/v1/events",
         any_host: false,
-        answer: |_, view, _| Response::json(view.status()),
+        parameters: &["after", "last", "follow"],
+        statuses: &[200, 400, 403, 404, 503],
+        answer: Answer::Read(Api::events),
     },
-    Route { path: "/v1/events", any_host: false, answer: Api::events },
+    read("/v1/openapi.json", false, &[200, 403], |_, _, _| Response::json(OPENAPI)),
+    read("/v1/operations", false, &[200, 403], |api, _, _| {
+        Response::json(format!("{}\n", api.operations.lock().list_json()))
+    }),
+    read("/v1/operations/{id}", false, &[200, 403, 404], |api, _, request| api.operation(request)),
+    command("/v1/reload", &[WAIT, "dry_run"], TO_MASTER, commands::reload),
+    command("/v1/upgrade", &[WAIT], TO_MASTER, commands::upgrade),
+    command("/v1/scale", &[WAIT, "pool", "workers"], TO_POOL, commands::scale),
+    command("/v1/recycle", &[WAIT, "pool", "slot"], TO_POOL, commands::recycle),
+    command("/v1/stop", &[WAIT, "now"], TO_MASTER, commands::stop),
+    command("/v1/reopen", &[WAIT], TO_MASTER, commands::reopen),
 ];
+
+/// The statuses of commands.
+const TO_MASTER: &[u16] = &[200, 202, 400, 403, 409, 422, 503];
+/// The statuses of commands to a pool, which may not exist.
+const TO_POOL: &[u16] = &[200, 202, 400, 403, 404, 409, 422, 503];
+
+/// The description of all paths.
+pub(super) const OPENAPI: &str = include_str!("../../../docs/openapi.json");
+
+const fn read(
+    path: &'static str,
+    any_host: bool,
+    statuses: &'static [u16],
+    answer: fn(&Api, &View, &Request<'_>) -> Response,
+) -> Route {
+    Route { path, any_host, parameters: &[], statuses, answer: Answer::Read(answer) }
+}
+
+const fn command(
+    path: &'static str,
+    parameters: &'static [&'static str],
+    statuses: &'static [u16],
+    parse: CommandParser,
+) -> Route {
+    Route { path, any_host: false, parameters, statuses, answer: Answer::Command(parse) }
+}
 
 impl Handler for Api {
     fn handle(&self, request: &Request<'_>) -> Response {
-        self.answer(request)
-            .header("Cache-Control", "no-store")
-            .header("X-Content-Type-Options", "nosniff")
+        let response = match self.find(request) {
+            Ok(route) => self.answer(route, request),
+            Err((status, reason, allowed)) => {
+                let response = self.error(request, status, &reason);
+                if allowed.is_empty() { response } else { response.header("Allow", allowed) }
+            }
+        };
+        response.header("Cache-Control", "no-store").header("X-Content-Type-Options", "nosniff")
     }
 }
 
+/// Why a request is refused: a status, a reason, and the methods that are allowed.
+type Refused = (u16, String, &'static str);
+
 impl Api {
-    fn answer(&self, request: &Request<'_>) -> Response {
-        let Some(route) = ROUTES.iter().find(|route| route.path == request.path()) else {
+    /// Finds the path of a request, and checks who may ask for it.
+    fn find(&self, request: &Request<'_>) -> Result<&'static Route, Refused> {
+        let Some(route) = ROUTES.iter().find(|route| route.matches(request.path())) else {
             let paths: Vec<_> = ROUTES.iter().map(|route| route.path).collect();
-            return plain(404, &format!("no such path: the paths are {}", paths.join(", ")));
+            let reason = format!("no such path: the paths are {}", paths.join(", "));
+            return Err((404, reason, ""));
         };
-        if !matches!(request.method(), "GET" | "HEAD") {
-            return plain(405, "method not allowed").header("Allow", "GET, HEAD");
+        let is_command = matches!(route.answer, Answer::Command(_));
+        let allowed = if is_command { "POST" } else { "GET, HEAD" };
+        if !allowed.split(", ").any(|method| method == request.method()) {
+            return Err((405, "method not allowed".to_owned(), allowed));
         }
-        if request.header("Origin").is_some_and(|origin| !is_own_origin(origin, request)) {
-            return plain(403, "requests from other origins are refused");
+        // No page of this interface sends commands.
+        let is_foreign = |origin| is_command || !is_own_origin(origin, request);
+        if request.header("Origin").is_some_and(is_foreign) {
+            return Err((403, "requests from other origins are refused".to_owned(), ""));
+        }
+        if self.endpoint == Endpoint::Metrics && is_command {
+            return Err((403, "commands are for control_socket".to_owned(), ""));
         }
         if self.endpoint == Endpoint::Metrics && !route.any_host && !self.is_known_host(request) {
-            return plain(403, "unknown host: use an IP address, or add the name to metrics_hosts");
+            let reason = "unknown host: use an IP address, or add the name to metrics_hosts";
+            return Err((403, reason.to_owned(), ""));
         }
-        let view = Arc::clone(&self.view.lock().unwrap_or_else(PoisonError::into_inner));
-        (route.answer)(self, &view, request)
+        Ok(route)
+    }
+
+    fn answer(&self, route: &Route, request: &Request<'_>) -> Response {
+        match route.answer {
+            Answer::Read(answer) => {
+                let view = Arc::clone(&self.view.lock().unwrap_or_else(PoisonError::into_inner));
+                answer(self, &view, request)
+            }
+            Answer::Command(parse) => {
+                let by = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let parser = (route.parameters, parse);
+                commands::respond(request, parser, &self.operations, &self.places, by)
+            }
+        }
+    }
+
+    /// Returns an error, as JSON if the path is one of programs.
+    fn error(&self, request: &Request<'_>, status: u16, reason: &str) -> Response {
+        if request.path().starts_with("/v1/") {
+            failure(status, reason)
+        } else {
+            plain(status, reason)
+        }
+    }
+
+    fn operation(&self, request: &Request<'_>) -> Response {
+        let id = request.path().rsplit('/').next().and_then(|id| id.parse().ok());
+        match id.and_then(|id| self.operations.lock().json(id)) {
+            Some(json) => Response::json(format!("{json}\n")),
+            None => failure(404, "no such operation, or it is no longer remembered"),
+        }
     }
 
     fn events(&self, view: &View, request: &Request<'_>) -> Response {
-        let Some(events) = &view.snapshot.events else { return plain(404, "no records are kept") };
+        let Some(events) = &view.snapshot.events else {
+            return failure(404, "no records are kept");
+        };
         let answer = events::answer(events, request, &self.places);
-        answer.unwrap_or_else(|reason| plain(400, &reason))
+        answer.unwrap_or_else(|reason| failure(400, &reason))
     }
 
     /// Returns whether a browser cannot have been led here by a name that an attacker controls (DNS
@@ -143,6 +258,17 @@ impl Api {
         let is_ip = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
         let is_known = |known: &str| known.eq_ignore_ascii_case(name);
         is_ip || is_known("localhost") || self.hosts.iter().any(|known| is_known(known))
+    }
+}
+
+impl Route {
+    fn matches(&self, path: &str) -> bool {
+        match self.path.strip_suffix("{id}") {
+            Some(prefix) => {
+                path.strip_prefix(prefix).is_some_and(|id| !id.is_empty() && !id.contains('/'))
+            }
+            None => self.path == path,
+        }
     }
 }
 

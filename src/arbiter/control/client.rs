@@ -30,6 +30,8 @@ impl Default for Buffers {
 
 pub(super) struct ControlClient<'a> {
     endpoint: Endpoint,
+    /// Its user and its process, if it is one of `control_socket`.
+    name: String,
     stream: Stream,
     session: Session<'a>,
     active_at: MonotonicTime,
@@ -40,15 +42,21 @@ pub(super) struct ControlClient<'a> {
 impl<'a> ControlClient<'a> {
     pub(super) fn new(
         endpoint: Endpoint,
+        name: String,
         stream: Stream,
         session: Session<'a>,
         now: MonotonicTime,
     ) -> Self {
-        Self { endpoint, stream, session, active_at: now, has_ended_input: false }
+        Self { endpoint, name, stream, session, active_at: now, has_ended_input: false }
     }
 
     pub(super) fn endpoint(&self) -> Endpoint {
         self.endpoint
+    }
+
+    /// Returns its user and its process, for the operations that it begins.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Returns when bytes last moved.

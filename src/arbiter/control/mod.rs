@@ -5,9 +5,11 @@
 
 mod api;
 mod client;
+mod commands;
 mod events;
 mod metrics;
 mod page;
+mod parameters;
 mod places;
 mod sse;
 #[cfg(test)]
@@ -21,6 +23,7 @@ use std::time::Duration;
 
 use slog::{Logger, info, warn};
 
+use super::operations::SharedOperations;
 use super::snapshot::Snapshot;
 use crate::address::Address;
 use crate::app::{ClientInfo, Limits, Service};
@@ -28,7 +31,7 @@ use crate::http::Http;
 use crate::listen::{self, Access, ListenError, Listener};
 use crate::log::error_chain;
 use crate::os::epoll::{Event, EventQueue, Watch};
-use crate::os::{clock, host, socket};
+use crate::os::{clock, credentials, host, socket};
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
@@ -50,6 +53,8 @@ const BACKLOG: u32 = 64;
 const PAUSE_FACTOR: u32 = 9;
 /// The longest pause: the machine may have stood still meanwhile.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How large the body of a command may be.
+const BODY_BYTES_MAX: usize = 64 << 10;
 /// How long a client may take to accept output.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an address is tried that another master still has.
@@ -61,28 +66,49 @@ pub(crate) struct ControlService {
     control: Http<Api>,
     metrics: Http<Api>,
     view: SharedView,
+    operations: SharedOperations,
+    /// Which client of `control_socket` is served now.
+    client: Arc<Mutex<String>>,
+    /// The users that may connect to `control_socket`, beside root and the master's own.
+    users: Vec<u32>,
 }
 
 impl ControlService {
-    /// Creates the services that the settings ask for.
-    pub(crate) fn new(settings: &Settings) -> Self {
+    /// Creates the services that the settings ask for. `users` are those of `control_users`.
+    pub(crate) fn new(settings: &Settings, users: Vec<u32>) -> Self {
         let control = settings.control_socket.clone().map(Address::Unix);
         let addresses = control.map(|address| (Endpoint::Control, address)).into_iter();
         let metrics = settings.metrics_bind.clone();
         let addresses = addresses.chain(metrics.map(|address| (Endpoint::Metrics, address)));
         let view = SharedView::new(Mutex::default());
-        let limits = Limits { max_head_bytes: 8 << 10, max_body_bytes: 0, ..Limits::default() };
+        let operations = SharedOperations::default();
+        let client = Arc::<Mutex<String>>::default();
         let mut hosts = settings.metrics_hosts.clone();
         hosts.extend(host::name());
         let service = |endpoint| {
-            let (view, hosts) = (Arc::clone(&view), hosts.clone());
-            Http::new(Api { endpoint, view, places: WaitPlaces::default(), hosts }, limits)
+            let max_body_bytes = match endpoint {
+                Endpoint::Control => BODY_BYTES_MAX,
+                Endpoint::Metrics => 0,
+            };
+            let limits = Limits { max_head_bytes: 8 << 10, max_body_bytes, ..Limits::default() };
+            let api = Api {
+                endpoint,
+                view: Arc::clone(&view),
+                operations: operations.clone(),
+                places: WaitPlaces::default(),
+                client: Arc::clone(&client),
+                hosts: hosts.clone(),
+            };
+            Http::new(api, limits)
         };
         Self {
             addresses: addresses.collect(),
             control: service(Endpoint::Control),
             metrics: service(Endpoint::Metrics),
             view,
+            operations,
+            client,
+            users,
         }
     }
 
@@ -149,7 +175,11 @@ impl<'a> ControlServer<'a> {
     fn bind_all(&mut self) -> Result<(), ListenError> {
         while let Some((endpoint, address)) = self.unbound.first().cloned() {
             let access = match endpoint {
-                Endpoint::Control => Access { mode: 0o600, ..Access::default() },
+                // The kernel checks the mode when a client connects, and `accept` checks the user.
+                Endpoint::Control if self.service.users.is_empty() => {
+                    Access { mode: 0o600, ..Access::default() }
+                }
+                Endpoint::Control => Access { mode: 0o666, ..Access::default() },
                 Endpoint::Metrics => Access::default(),
             };
             for listener in listen::bind(&address, BACKLOG, access)? {
@@ -230,6 +260,16 @@ impl<'a> ControlServer<'a> {
         self.paused_until = end.saturating_add(pause);
     }
 
+    /// Returns the operations that its clients begin and ask for.
+    pub(super) fn operations(&self) -> SharedOperations {
+        self.service.operations.clone()
+    }
+
+    /// Answers the clients that wait, as far as their sockets take it now: the master exits.
+    pub(super) fn finish(&mut self, now: MonotonicTime) {
+        self.wake_waiting(now);
+    }
+
     /// Binds the addresses that the old master had, now that it has exited.
     fn take_over(&mut self, log: &Logger) {
         match self.bind_all() {
@@ -249,9 +289,14 @@ impl<'a> ControlServer<'a> {
             let endpoint = *endpoint;
             // A shortage is left to the next turn: the kernel reports the listener again.
             let Ok(Some((stream, address))) = listener.accept() else { return };
-            if endpoint == Endpoint::Control && !socket::peer_is_trusted(stream.as_fd()) {
-                continue;
-            }
+            let peer = socket::peer_credentials(stream.as_fd());
+            let name = match (endpoint, peer) {
+                (Endpoint::Metrics, _) => String::new(),
+                (Endpoint::Control, Some((user, pid))) if self.is_allowed(user) => {
+                    format!("uid {user} pid {pid}")
+                }
+                (Endpoint::Control, _) => continue,
+            };
             self.make_room(endpoint);
             let service: &'a Http<Api> = self.service.http(endpoint);
             let info = ClientInfo { address, allow_keepalive: true };
@@ -259,10 +304,15 @@ impl<'a> ControlServer<'a> {
             let token = self.next_token;
             self.next_token += 1;
             if self.events.add(stream.as_fd(), token, Watch::Readable).is_ok() {
-                self.clients.insert(token, ControlClient::new(endpoint, stream, session, now));
+                self.clients
+                    .insert(token, ControlClient::new(endpoint, name, stream, session, now));
                 self.drive(token, now);
             }
         }
+    }
+
+    fn is_allowed(&self, user: u32) -> bool {
+        user == 0 || user == credentials::effective_uid() || self.service.users.contains(&user)
     }
 
     /// Closes the client of an endpoint that has been silent for the longest, if there are too many.
@@ -302,6 +352,9 @@ impl<'a> ControlServer<'a> {
     ) {
         let Some(client) = self.clients.get_mut(&token) else { return };
         let before = client.watch();
+        client
+            .name()
+            .clone_into(&mut self.service.client.lock().unwrap_or_else(PoisonError::into_inner));
         let is_open = call(client, &mut self.buffers);
         let watch = client.watch();
         let is_watched =

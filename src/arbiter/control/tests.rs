@@ -1,15 +1,18 @@
 //! Requests and their answers, over an invented snapshot.
 
+mod commands;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::api::{Api, Endpoint, SharedView, View};
+use super::api::{self, Answer, Api, Endpoint, ROUTES, SharedView, View};
 use super::metrics::Format;
 use super::page;
 use super::places::WaitPlaces;
 use crate::app::{ClientInfo, Limits, Service, WorkReporter};
+use crate::arbiter::operations::{Asked, SharedOperations};
 use crate::arbiter::snapshot::{
     ListenerSnapshot, MasterPhase, PoolSnapshot, Snapshot, UnitSnapshot, WorkerSnapshot,
 };
@@ -55,13 +58,23 @@ fn snapshot(label: &str) -> Snapshot {
     Snapshot { phase: MasterPhase::Running, pools: vec![pool], ..Snapshot::default() }
 }
 
+/// Returns the service of an endpoint.
+fn service(endpoint: Endpoint, snapshot: Snapshot) -> Http<Api> {
+    let view = SharedView::new(Mutex::new(Arc::new(View::new(snapshot))));
+    let api = Api {
+        endpoint,
+        view,
+        operations: SharedOperations::default(),
+        places: WaitPlaces::default(),
+        client: Arc::new(Mutex::new("uid 0 pid 7".into())),
+        hosts: vec!["box".into()],
+    };
+    Http::new(api, Limits::default())
+}
+
 /// Returns the response to a request for `path` with these lines of the head.
 fn ask(endpoint: Endpoint, snapshot: Snapshot, request: &str) -> String {
-    let view = SharedView::new(Mutex::new(Arc::new(View::new(snapshot))));
-    let http = Http::new(
-        Api { endpoint, view, places: WaitPlaces::default(), hosts: vec!["box".into()] },
-        Limits::default(),
-    );
+    let http = service(endpoint, snapshot);
     let (now, info) =
         (MonotonicTime::default(), ClientInfo { address: None, allow_keepalive: true });
     let mut session = Session::new(http.accept(&info), Duration::ZERO, now);
@@ -152,11 +165,14 @@ fn texts_of_workers_are_escaped_in_every_format() {
 fn head_and_other_methods_are_answered_without_body_and_refused() {
     let head = ask(Endpoint::Control, snapshot(""), "HEAD /v1/status HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
-    let post = ask(Endpoint::Control, snapshot(""), "POST / HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert!(
-        post.starts_with("HTTP/1.1 405 ") && post.contains("\r\nAllow: GET, HEAD\r\n"),
-        "{post}"
-    );
+    for (request, allowed) in [("POST /", "GET, HEAD"), ("GET /v1/stop", "POST")] {
+        let request = format!("{request} HTTP/1.1\r\nHost: a\r\n\r\n");
+        for endpoint in [Endpoint::Control, Endpoint::Metrics] {
+            let answer = ask(endpoint, snapshot(""), &request);
+            let is_as_said = answer.contains(&format!("\r\nAllow: {allowed}\r\n"));
+            assert!(answer.starts_with("HTTP/1.1 405 ") && is_as_said, "{answer}");
+        }
+    }
     assert_eq!(status_of(Endpoint::Control, "/nothing", "Host: a\r\n"), 404);
 }
 

@@ -20,11 +20,13 @@ use std::ops::Range;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use slog::{Logger, info, warn};
 
 use super::generation::PoolGeneration;
 use super::hook_runner::{make_worker_ref, run_hook};
+use super::operations::{PoolView, Recycled};
 use super::reload_barrier::ReloadParticipant;
 use crate::hooks::{HookResult, Hooks, WorkerRef};
 use crate::listen::Listener;
@@ -365,6 +367,50 @@ impl<'a> Pool<'a> {
     /// Changes how many workers it should have. Returns the number within its bounds.
     pub(super) fn scale_to(&mut self, target: usize) -> usize {
         self.supervisor.scale_to(target)
+    }
+
+    /// Returns how many workers it should have now. A suspended pool has none.
+    pub(super) fn present_target(&self) -> usize {
+        if self.supervisor.is_suspended() { 0 } else { self.supervisor.target() }
+    }
+
+    /// Requests the replacement of the ready worker of a slot, or of every slot. Returns these workers.
+    pub(super) fn recycle(&mut self, slot: Option<usize>) -> Vec<Recycled> {
+        let chosen = self.supervisor.recycle(slot).into_iter();
+        let recycled = chosen.map(|(id, slot)| Recycled {
+            pool: self.name().to_owned(),
+            slot,
+            id,
+            pid: self.processes.pid_and_slot(id).0.as_raw(),
+            failures: self.supervisor.slot_failures(slot),
+            new_pid: None,
+            has_exited: false,
+        });
+        recycled.collect()
+    }
+
+    /// Returns the workers that boot or serve.
+    pub(super) fn serving_pids(&self) -> Vec<i32> {
+        let states = self.supervisor.worker_states();
+        let serving = states.filter(|(_, _, state, _)| matches!(*state, "booting" | "ready"));
+        serving.filter_map(|(id, ..)| Some(self.processes.worker(id)?.pid.as_raw())).collect()
+    }
+
+    /// Returns what operations ask of it.
+    pub(super) fn view(&self) -> PoolView<'_> {
+        let pid_of = |id| self.processes.worker(id).map(|worker| worker.pid.as_raw());
+        PoolView {
+            supervisor: &self.supervisor,
+            failure_reason: &self.failure_reason,
+            pid_of: Box::new(pid_of),
+        }
+    }
+
+    /// Returns the longest time in which a worker boots, drains and is killed.
+    pub(super) fn step_time(&self) -> Duration {
+        let settings = self.settings();
+        let times = [settings.boot_timeout, settings.graceful_timeout, settings.abort_timeout];
+        times.into_iter().fold(Duration::ZERO, Duration::saturating_add)
     }
 
     /// Drains all workers until [`resume`](Self::resume). A reload in progress fails.

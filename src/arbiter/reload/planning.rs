@@ -1,6 +1,7 @@
 //! Plans a reload in a child, which looks up what may wait for a server or a file system: the settings
 //! file, users, groups and hosts. The master then does the same with the recorded answers.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -35,16 +36,24 @@ impl Planning {
         load_config: &ConfigLoader<'a>,
         state: &MasterState<'a>,
     ) -> io::Result<Self> {
-        // A daemon reads its settings relative to a directory that it has kept open.
-        let helper = HelperProcess::start_with_dirs(|answer| {
+        Self::start_with(|answer| {
             // A write fails only if the master has exited.
             let _ = answer.write_all(plan(load_config, state).to_string().as_bytes());
-        })?;
+        })
+    }
+
+    /// Starts a child that writes `answers` or an `error` as JSON.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub(super) fn start_with(plan: impl FnOnce(&mut File)) -> io::Result<Self> {
+        // A daemon reads its settings relative to a directory that it has kept open.
+        let helper = HelperProcess::start_with_dirs(plan)?;
         Ok(Self { helper, deadline: clock::now().saturating_add(PLAN_TIMEOUT) })
     }
 
-    /// Returns the answers of all look-ups, or why the reload is rejected; `None` while the child works.
-    pub(super) fn poll(&mut self, now: MonotonicTime) -> Option<Result<Lookups, String>> {
+    /// Returns the answers, or why the reload is rejected; `None` while the child works.
+    pub(super) fn poll(&mut self, now: MonotonicTime) -> Option<Result<Value, String>> {
         if self.helper.read() {
             return Some(parse(self.helper.answer()));
         }
@@ -90,11 +99,13 @@ fn plan<'a>(load_config: &ConfigLoader<'a>, state: &MasterState<'a>) -> Value {
     }
 }
 
-fn parse(answer: &[u8]) -> Result<Lookups, String> {
+fn parse(answer: &[u8]) -> Result<Value, String> {
     let mut answer: Value = serde_json::from_slice(answer).unwrap_or_default();
     if let Some(reason) = answer["error"].as_str() {
         return Err(reason.to_owned());
     }
-    let lookups = Lookups::recorded(answer["answers"].take());
-    lookups.ok_or_else(|| "the process that reads the settings has ended early".to_owned())
+    match answer["answers"].take() {
+        answers @ Value::Object(_) => Ok(answers),
+        _ => Err("the process that reads the settings has ended early".to_owned()),
+    }
 }

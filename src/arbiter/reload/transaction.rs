@@ -273,7 +273,10 @@ impl From<PrepareError> for Rejection {
 }
 
 /// Refuses a configuration that changes what only a restart can change, or whose file looks cut off.
-fn check_reloadable(context: &MasterContext, config: &ResolvedConfig<'_>) -> Result<(), String> {
+pub(super) fn check_reloadable(
+    context: &MasterContext,
+    config: &ResolvedConfig<'_>,
+) -> Result<(), String> {
     let new = &config.master;
     if let Some(reason) = context.settings.find_truncation(new) {
         return Err(reason);

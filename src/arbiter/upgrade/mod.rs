@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use slog::{Logger, error, info, warn};
 
+use super::operations::Fact;
 use super::state::MasterState;
 use crate::listen::{Listener, activation};
 use crate::os::clock;
@@ -105,6 +106,8 @@ pub(super) struct Upgrade {
     deferred_stop: DeferredStop,
     /// The old master, which has exited. The upgrade is complete once this master is ready.
     exited_old_master: Option<Pid>,
+    /// What has happened since [`take_facts`](Self::take_facts).
+    facts: Vec<Fact>,
     /// SIGUSR2 has arrived, and the upgrade has not begun.
     pub(super) is_pending: bool,
 }
@@ -112,7 +115,13 @@ pub(super) struct Upgrade {
 impl Upgrade {
     pub(super) fn new(exec_args: Option<ExecArgs>, peer: UpgradePeer) -> Self {
         let (deferred_stop, exited_old_master) = (DeferredStop::None, None);
-        Self { exec_args, peer, deferred_stop, exited_old_master, is_pending: false }
+        let facts = Vec::new();
+        Self { exec_args, peer, deferred_stop, exited_old_master, facts, is_pending: false }
+    }
+
+    /// Takes what has happened since the last call.
+    pub(super) fn take_facts(&mut self) -> Vec<Fact> {
+        std::mem::take(&mut self.facts)
     }
 
     /// Returns whether there is no other master.
@@ -138,21 +147,33 @@ impl Upgrade {
         }
     }
 
-    /// Executes a new master, which inherits `listeners` and the channel, and nothing else.
+    /// Reports why no new master is executed.
+    pub(super) fn reject(&mut self, reason: String, log: &Logger) {
+        error!(log, "upgrade rejected"; "error" => &reason);
+        self.facts.push(Fact::UpgradeFailed(reason));
+    }
+
+    /// Executes a new master, which inherits `listeners` and the channel, and nothing else. Returns
+    /// whether it is started.
     pub(super) fn start(
         &mut self,
         listeners: &[&Arc<Listener>],
         boot_timeout: Duration,
         log: &Logger,
-    ) {
+    ) -> bool {
         match self.exec_new_master(listeners) {
             Ok((pid, channel)) => {
                 info!(log, "upgrade started"; "pid" => pid.as_raw());
+                self.facts.push(Fact::UpgradeStarted(pid.as_raw()));
                 let (channel, phase) = (Some(channel), UpgradePhase::Starting);
                 let kill_at = Some(clock::now().saturating_add(boot_timeout + STARTUP_MARGIN));
                 self.peer = UpgradePeer::NewMaster { pid, channel, phase, kill_at };
+                true
             }
-            Err(reason) => error!(log, "upgrade rejected"; "error" => reason),
+            Err(reason) => {
+                self.reject(reason, log);
+                false
+            }
         }
     }
 
@@ -225,15 +246,18 @@ impl Upgrade {
             (UpgradePeer::NewMaster { pid, phase, kill_at, .. }, UpgradeMessage::Ready) => {
                 (*phase, *kill_at) = (UpgradePhase::Ready, None);
                 info!(log, "new master ready"; "pid" => pid.as_raw());
+                self.facts.push(Fact::NewMasterReady);
             }
             (UpgradePeer::NewMaster { phase, .. }, UpgradeMessage::ExecFailed(errno)) => {
                 *phase = UpgradePhase::Failed;
                 let error = io::Error::from_raw_os_error(errno).to_string();
-                error!(log, "upgrade failed: exec failed"; "error" => error);
+                error!(log, "upgrade failed: exec failed"; "error" => &error);
+                self.facts.push(Fact::UpgradeFailed(format!("exec failed: {error}")));
             }
             (UpgradePeer::NewMaster { phase, .. }, UpgradeMessage::Failed(reason)) => {
                 *phase = UpgradePhase::Failed;
-                error!(log, "upgrade failed"; "error" => reason);
+                error!(log, "upgrade failed"; "error" => &reason);
+                self.facts.push(Fact::UpgradeFailed(reason));
             }
             // A new master that has exited is handled when it is reaped. One that has closed its end
             // and lives would never learn that it is the only master.
@@ -269,11 +293,18 @@ impl Upgrade {
         }
         let (pid, exit) = (child.as_raw(), exit.to_string());
         match phase {
-            UpgradePhase::Ready => warn!(log, "new master exited"; "pid" => pid, "exit" => exit),
+            UpgradePhase::Ready => {
+                warn!(log, "new master exited"; "pid" => pid, "exit" => &exit);
+                self.facts.push(Fact::UpgradeFailed(format!("the new master has exited: {exit}")));
+            }
             UpgradePhase::Failed => info!(log, "new master exited"; "pid" => pid, "exit" => exit),
             UpgradePhase::Starting => {
                 error!(log, "upgrade failed: new master exited during startup";
-                    "pid" => pid, "exit" => exit);
+                    "pid" => pid, "exit" => &exit);
+                let reason = format!(
+                    "the new master has exited during startup ({exit}): its log has the reason"
+                );
+                self.facts.push(Fact::UpgradeFailed(reason));
             }
         }
         self.peer = UpgradePeer::None;
@@ -291,6 +322,8 @@ impl Upgrade {
             if channel.is_some() && *phase == UpgradePhase::Starting {
                 *phase = UpgradePhase::Failed;
                 error!(log, "upgrade failed: new master not ready in time"; "pid" => pid.as_raw());
+                let reason = "the new master was not ready in time".to_owned();
+                self.facts.push(Fact::UpgradeFailed(reason));
             }
             process::send_sigkill(*pid);
         }
@@ -325,6 +358,7 @@ impl Upgrade {
         if !is_due {
             error!(log, "stop cancelled: new master failed";
                 "error" => "this master serves on; send TERM again to stop it");
+            self.facts.push(Fact::StopCancelled);
         }
         is_due
     }

@@ -104,6 +104,7 @@ fn master_keys_are_rejected_in_pools() {
         "fd_store",
         "proc_name",
         "control_socket",
+        "control_users",
         "metrics_bind",
         "metrics_hosts",
         "log_file",

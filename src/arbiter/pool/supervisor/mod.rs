@@ -184,6 +184,21 @@ impl Supervisor {
         std::mem::take(&mut self.is_suspended)
     }
 
+    /// Requests the replacement of the ready worker of a slot, or of every slot. Returns these workers,
+    /// each with its slot. `max_surge` and `max_unavailable` apply as for `max_requests`.
+    pub(crate) fn recycle(&mut self, slot: Option<usize>) -> Vec<(WorkerId, usize)> {
+        let slots = 0..self.desired.target;
+        let chosen = slots.filter(|index| slot.is_none_or(|slot| slot == *index));
+        let ready = chosen.filter_map(|index| Some((self.newest_ready(index)?, index)));
+        let ready: Vec<_> = ready.collect();
+        for (id, _) in &ready {
+            if let Some(worker) = self.worker(*id) {
+                worker.replacement_requested = true;
+            }
+        }
+        ready
+    }
+
     /// Stops the pool. A later call can only make the mode harder.
     pub(crate) fn stop(&mut self, mode: ShutdownMode) {
         self.phase = match self.phase {
@@ -233,6 +248,40 @@ impl Supervisor {
         } else {
             ReloadPhase::Canary
         })
+    }
+
+    /// Returns how many slots have a ready worker, and how many workers beyond the target have not
+    /// exited.
+    pub(crate) fn count_slots(&self) -> (usize, usize) {
+        let target = self.desired.target;
+        let served = self.slots.iter().take(target).filter(|slot| slot.is_served()).count();
+        (served, self.slots.iter().skip(target).map(|slot| slot.workers.len()).sum())
+    }
+
+    /// Returns how many slots have a ready worker of the pool's generation.
+    pub(crate) fn current_count(&self) -> usize {
+        let slots = self.slots.iter().take(self.desired.target);
+        slots.filter(|slot| slot.is_served_by(self.desired.generation)).count()
+    }
+
+    /// Returns the newest ready worker of a slot.
+    pub(crate) fn newest_ready(&self, slot: usize) -> Option<WorkerId> {
+        self.slots.get(slot)?.newest_ready()
+    }
+
+    /// Returns how many workers of a slot have failed in a row before they had served.
+    pub(crate) fn slot_failures(&self, slot: usize) -> u32 {
+        self.slots.get(slot).map_or(0, |slot| slot.failures)
+    }
+
+    /// Returns whether a worker has not exited.
+    pub(crate) fn has_worker(&self, id: WorkerId) -> bool {
+        self.slot_of.contains_key(&id)
+    }
+
+    /// Returns how many workers have not exited.
+    pub(crate) fn worker_count(&self) -> usize {
+        self.slot_of.len()
     }
 
     /// Returns whether a reload is in progress.

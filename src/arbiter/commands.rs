@@ -1,0 +1,189 @@
+//! The commands of the control interface: each does what a signal does, and is followed until it has
+//! come true or failed.
+
+use super::operations::{
+    Command, Fact, PoolView, Present, Progress, Recycling, Refusal, ScaleTo, Scaling, Work,
+};
+use super::pool::Pool;
+use super::pool::supervisor::{ReloadPhase, WORKERS_MAX};
+use super::transitions::Transitions;
+use crate::os::signal::Signal;
+use crate::time::MonotonicTime;
+
+impl Transitions<'_> {
+    /// Takes up the commands that clients have asked for since the last turn.
+    pub(super) fn take_commands(&mut self, now: MonotonicTime) {
+        let asked = {
+            let mut operations = self.operations.lock();
+            operations.set_now(now);
+            operations.take_asked()
+        };
+        for it in asked {
+            let result = self.execute(it.command, &it.by, now);
+            let _ = it.reply.set(result); // nothing else sets it
+        }
+    }
+
+    fn execute(&mut self, command: Command, by: &str, now: MonotonicTime) -> Result<u64, Refusal> {
+        if let Command::Stop { now } = command {
+            return Ok(self.request_stop(if now { Signal::Quit } else { Signal::Term }, by));
+        }
+        if self.state.pools.stopping().is_some() {
+            return Err(Refusal::conflict("the master is stopping"));
+        }
+        if self.operations.lock().is_full() {
+            return Err(Refusal::conflict("too many operations are under way"));
+        }
+        match command {
+            Command::Reload { dry_run: false } => Ok(self.request_reload(by)),
+            Command::Reload { dry_run: true } => {
+                self.reload.request_dry_run(&self.state).map_err(Refusal::conflict)?;
+                Ok(self.operations.lock().begin(Work::DryRun, by, None))
+            }
+            Command::Upgrade => {
+                if self.upgrade.is_pending || !self.upgrade.is_sole_master() {
+                    return Err(Refusal::conflict("an upgrade is under way"));
+                }
+                Ok(self.request_upgrade(true, by))
+            }
+            Command::Scale { pool, workers } => self.scale(pool, workers, by),
+            Command::Recycle { pool, slot } => self.recycle(pool.as_deref(), slot, by, now),
+            Command::Reopen => Ok(self.reopen_logs(by)),
+            Command::Stop { .. } => Err(Refusal::conflict("the master is stopping")),
+        }
+    }
+
+    /// Scales the only pool by a step, for SIGTTIN and SIGTTOU.
+    pub(super) fn scale_by_signal(&mut self, step: isize, signal: Signal, by: &str) {
+        if let Some((pool, before, after)) = self.state.scale_by(step, signal) {
+            self.follow_scaling(&pool, before, after, by);
+        }
+    }
+
+    fn scale(&mut self, pool: Option<String>, workers: ScaleTo, by: &str) -> Result<u64, Refusal> {
+        let name = match pool {
+            Some(name) => name,
+            None => match self.present_pools().map(Pool::name).collect::<Vec<_>>()[..] {
+                [only] => only.to_owned(),
+                ref names => {
+                    let names = names.join(", ");
+                    return Err(Refusal::bad(format!("name a pool: there are {names}")));
+                }
+            },
+        };
+        let pool = self.find_pool(&name)?;
+        let before = pool.present_target();
+        let wanted = match workers {
+            ScaleTo::Count(count) => count,
+            ScaleTo::Step(step) => before.checked_add_signed(step).unwrap_or(0),
+        };
+        if !(1..=WORKERS_MAX).contains(&wanted) {
+            let reason = format!(
+                "pool {name:?} has {before} workers: the number must stay from 1 to {WORKERS_MAX}"
+            );
+            return Err(match workers {
+                ScaleTo::Count(_) => Refusal::bad(reason),
+                ScaleTo::Step(_) => Refusal::conflict(reason),
+            });
+        }
+        if before != wanted {
+            self.state.scale(&name, wanted);
+        }
+        Ok(self.follow_scaling(&name, before, wanted, by))
+    }
+
+    fn follow_scaling(&mut self, name: &str, from: usize, to: usize, by: &str) -> u64 {
+        let pool = self.state.pools.by_name(name).map(|pool| &*pool);
+        let mut operations = self.operations.lock();
+        let now = operations.now();
+        let work = pool.map(|it| Scaling::new(from, to, it.supervisor(), it.step_time(), now));
+        work.map_or(0, |work| operations.begin(Work::Scale(work), by, Some(name)))
+    }
+
+    fn recycle(
+        &mut self,
+        pool: Option<&str>,
+        slot: Option<usize>,
+        by: &str,
+        now: MonotonicTime,
+    ) -> Result<u64, Refusal> {
+        let names: Vec<String> = match pool {
+            Some(name) => vec![self.find_pool(name)?.name().to_owned()],
+            None => self.present_pools().map(|pool| pool.name().to_owned()).collect(),
+        };
+        if let (Some(slot), [name]) = (slot, &names[..])
+            && self.find_pool(name)?.supervisor().target() <= slot
+        {
+            return Err(Refusal::unknown(format!("pool {name:?} has no slot {slot}")));
+        }
+        if slot.is_some() && names.len() > 1 {
+            return Err(Refusal::bad(format!("name the pool of the slot: {}", names.join(", "))));
+        }
+        let suspended = self.present_pools().find(|pool| pool.supervisor().is_suspended());
+        if let Some(pool) = suspended {
+            return Err(Refusal::conflict(format!("pool {:?} is suspended", pool.name())));
+        }
+        let chosen = |pool: &&mut Pool<'_>| names.iter().any(|name| name == pool.name());
+        let pools = self.state.pools.iter_mut().filter(chosen).filter(|pool| !pool.is_retired());
+        let (mut workers, mut step_time) = (Vec::new(), std::time::Duration::ZERO);
+        for pool in pools {
+            workers.extend(pool.recycle(slot));
+            step_time = step_time.max(pool.step_time());
+        }
+        if workers.is_empty() {
+            return Err(Refusal::conflict("there is no ready worker to replace"));
+        }
+        let work = Work::Recycle(Recycling::new(workers, step_time, now));
+        let pool = pool.filter(|_| names.len() == 1);
+        Ok(self.operations.lock().begin(work, by, pool))
+    }
+
+    fn present_pools(&self) -> impl Iterator<Item = &Pool<'_>> {
+        self.state.pools.iter().filter(|pool| !pool.is_retired())
+    }
+
+    fn find_pool(&self, name: &str) -> Result<&Pool<'_>, Refusal> {
+        let found = self.present_pools().find(|pool| pool.name() == name);
+        found.ok_or_else(|| {
+            let names: Vec<_> = self.present_pools().map(Pool::name).collect();
+            Refusal::unknown(format!("no pool is called {name:?}: there are {}", names.join(", ")))
+        })
+    }
+}
+
+/// What the operations are told.
+impl Transitions<'_> {
+    /// Tells the operations what has happened in this turn, and what the pools are like now.
+    pub(super) fn follow_operations(&mut self, now: MonotonicTime) {
+        let facts: Vec<Fact> =
+            self.reload.take_facts().into_iter().chain(self.upgrade.take_facts()).collect();
+        let mut operations = self.operations.lock();
+        operations.set_now(now);
+        facts.into_iter().for_each(|fact| operations.on_fact(fact));
+        if operations.running(|_| true).is_none() {
+            return;
+        }
+        let pools = &self.state.pools;
+        let find = |name: &str| -> Option<PoolView<'_>> {
+            let pool = pools.iter().find(|pool| pool.name() == name && !pool.is_retired())?;
+            Some(pool.view())
+        };
+        operations.on_turn(&Present {
+            workers: pools.worker_count(),
+            is_stopping: pools.stopping().is_some(),
+            reload: self.reload_progress(now),
+            pool: &find,
+        });
+    }
+
+    /// Returns how many slots the reload in progress has refilled.
+    fn reload_progress(&self, now: MonotonicTime) -> Option<Progress> {
+        let supervisors = self.state.pools.iter().map(Pool::supervisor);
+        let reloading: Vec<_> = supervisors.filter(|it| it.is_reloading()).collect();
+        let slowest = reloading.iter().filter_map(|it| it.reload_phase(now)).min()?;
+        let phase = if slowest <= ReloadPhase::Canary { "canary" } else { "rolling" };
+        let done = reloading.iter().map(|it| it.current_count()).sum();
+        let total = reloading.iter().map(|it| it.target()).sum();
+        Some(Progress { done, total, phase })
+    }
+}

@@ -1,0 +1,204 @@
+//! The operations of a master: what a signal or a command has begun, how far it is, and how it has
+//! ended. Pure: it is told facts, and what the pools are like in each turn.
+
+mod command;
+mod operation;
+mod present;
+mod recycling;
+mod scaling;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use serde_json::{Value, json};
+
+use crate::time::MonotonicTime;
+pub(super) use command::{Command, Refusal, ScaleTo};
+use operation::upgrade_result;
+pub(super) use operation::{Fact, Operation, OperationState, ReloadStage, Work};
+use present::Verdict;
+pub(super) use present::{PoolView, Present, Progress};
+pub(super) use recycling::{Recycled, Recycling};
+pub(super) use scaling::Scaling;
+
+/// How many operations are remembered, and how many may run at a time.
+pub(super) const KEPT_MAX: usize = 64;
+
+/// What the loop of the master and the control interface share.
+#[derive(Clone, Default)]
+pub(super) struct SharedOperations(Arc<Mutex<Operations>>);
+
+impl SharedOperations {
+    /// Returns the operations. The master has one thread, so this never waits.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Operations> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the answer to a command is put: the number of its operation, or why there is none.
+pub(super) type Reply = Arc<OnceLock<Result<u64, Refusal>>>;
+
+/// A command that the master has not taken up yet.
+pub(super) struct Asked {
+    pub(super) command: Command,
+    /// Which client has asked.
+    pub(super) by: String,
+    pub(super) reply: Reply,
+}
+
+/// The operations, the oldest first.
+#[derive(Default)]
+pub(super) struct Operations {
+    list: VecDeque<Operation>,
+    last_id: u64,
+    asked: Vec<Asked>,
+    now: MonotonicTime,
+    /// When a client is to be told what was held back.
+    look_again_at: Option<MonotonicTime>,
+}
+
+/// Commands.
+impl Operations {
+    /// Puts a command where the loop finds it. The answer comes in the next turn.
+    pub(super) fn ask(&mut self, command: Command, by: String) -> Reply {
+        let reply = Reply::default();
+        self.asked.push(Asked { command, by, reply: Arc::clone(&reply) });
+        reply
+    }
+
+    /// Returns whether there are commands to take up.
+    pub(super) fn any_asked(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    /// Takes the commands that were asked for.
+    pub(super) fn take_asked(&mut self) -> Vec<Asked> {
+        std::mem::take(&mut self.asked)
+    }
+
+    /// Begins an operation. Returns its number.
+    pub(super) fn begin(&mut self, work: Work, by: &str, pool: Option<&str>) -> u64 {
+        let ended = self.list.iter().position(|it| it.ended.is_some());
+        if self.list.len() >= KEPT_MAX {
+            self.list.remove(ended.unwrap_or(0));
+        }
+        self.last_id += 1;
+        self.list.push_back(Operation::new(self.last_id, by, pool, work, self.now));
+        self.last_id
+    }
+
+    /// Ends an operation, unless it has ended.
+    pub(super) fn end(&mut self, id: u64, result: Result<Value, String>) {
+        let now = self.now;
+        if let Some(operation) = self.list.iter_mut().find(|it| it.id == id) {
+            operation.end(result, now);
+        }
+    }
+}
+
+/// Facts.
+impl Operations {
+    /// Sets the time of this turn.
+    pub(super) fn set_now(&mut self, now: MonotonicTime) {
+        self.now = now;
+        self.look_again_at = self.look_again_at.filter(|at| now < *at);
+    }
+
+    /// Has the loop turn at this time, for a client that is told later.
+    pub(super) fn look_again_at(&mut self, at: MonotonicTime) {
+        self.look_again_at = Some(self.look_again_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Records what has happened.
+    pub(super) fn on_fact(&mut self, fact: Fact) {
+        let now = self.now;
+        let fact = &fact;
+        for operation in self.list.iter_mut().filter(|it| it.ended.is_none()) {
+            operation.on_fact(fact, now);
+        }
+    }
+
+    /// Looks which operations have come true, or cannot any more.
+    pub(super) fn on_turn(&mut self, present: &Present<'_>) {
+        let now = self.now;
+        for operation in self.list.iter_mut().filter(|it| it.ended.is_none()) {
+            match operation.look(present, now) {
+                Verdict::Running(progress) => operation.set_progress(progress),
+                Verdict::Done(result) => operation.end(Ok(result), now),
+                Verdict::Failed(reason) => operation.end(Err(reason), now),
+            }
+        }
+    }
+
+    /// Records that all workers have exited, and the master is about to.
+    pub(super) fn on_exit(&mut self) {
+        let now = self.now;
+        for operation in self.list.iter_mut().filter(|it| it.ended.is_none()) {
+            let result = match operation.work {
+                Work::Stop { .. } => Ok(json!({})),
+                Work::Upgrade { is_ready: true, old_pid, new_pid, .. } => {
+                    Ok(upgrade_result(old_pid, new_pid))
+                }
+                _ => Err("the master has stopped".to_owned()),
+            };
+            operation.end(result, now);
+        }
+    }
+}
+
+/// Queries.
+impl Operations {
+    /// Returns the time of this turn.
+    pub(super) fn now(&self) -> MonotonicTime {
+        self.now
+    }
+
+    /// Returns an operation by its number.
+    pub(super) fn get(&self, id: u64) -> Option<&Operation> {
+        self.list.iter().find(|it| it.id == id)
+    }
+
+    /// Returns the newest operation that runs and does such work.
+    pub(super) fn running(&self, is_such: impl Fn(&Work) -> bool) -> Option<u64> {
+        let mut running = self.list.iter().rev().filter(|it| it.ended.is_none());
+        running.find(|it| is_such(&it.work)).map(|it| it.id)
+    }
+
+    /// Returns whether no further operation may begin.
+    pub(super) fn is_full(&self) -> bool {
+        self.list.iter().filter(|it| it.ended.is_none()).count() >= KEPT_MAX
+    }
+
+    /// Returns when [`on_turn`](Self::on_turn) is due if nothing happens before.
+    pub(super) fn next_deadline(&self) -> Option<MonotonicTime> {
+        if self.any_asked() {
+            return Some(self.now);
+        }
+        let running = self.list.iter().filter(|it| it.ended.is_none());
+        let deadlines = running.filter_map(|it| match &it.work {
+            Work::Scale(scaling) => Some(scaling.deadline()),
+            Work::Recycle(recycling) => Some(recycling.deadline()),
+            _ => None,
+        });
+        deadlines.chain(self.look_again_at).min()
+    }
+
+    /// Returns the operation that has begun last and runs, as JSON; null if there is none.
+    pub(super) fn running_json(&self) -> Value {
+        let running = self.running(|_| true).and_then(|id| self.json(id));
+        running.unwrap_or_default()
+    }
+
+    /// Returns an operation as JSON.
+    pub(super) fn json(&self, id: u64) -> Option<Value> {
+        self.get(id).map(|it| it.to_json(self.now))
+    }
+
+    /// Returns all operations as JSON, the newest first.
+    pub(super) fn list_json(&self) -> Value {
+        let all = self.list.iter().rev().map(|it| it.to_json(self.now));
+        json!({ "operations": all.collect::<Vec<_>>() })
+    }
+}

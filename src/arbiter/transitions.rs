@@ -1,0 +1,180 @@
+//! What signals and commands change: reloads, upgrades and stops, and the state that they work on.
+
+use slog::{info, warn};
+
+use super::generation::PoolGeneration;
+use super::operations::{ReloadStage, SharedOperations, Work};
+use super::reload::Reload;
+use super::reload_barrier::ReloadResult;
+use super::shutdown::{self, Shutdown};
+use super::state::MasterState;
+use super::upgrade::{Upgrade, UpgradePeer, UpgradePhase};
+use crate::os::clock;
+use crate::os::process::Pid;
+use crate::os::signal::Signal;
+use crate::time::MonotonicTime;
+
+/// The state of the master, and what is under way to change it.
+pub(super) struct Transitions<'a> {
+    pub(super) state: MasterState<'a>,
+    pub(super) reload: Reload<'a>,
+    pub(super) upgrade: Upgrade,
+    pub(super) shutdown: Shutdown,
+    pub(super) operations: SharedOperations,
+}
+
+/// What is asked for, by a signal or a command. Each begins an operation, and returns its number.
+impl Transitions<'_> {
+    /// Asks for a reload. If one is asked for already and has not begun, both are one.
+    pub(super) fn request_reload(&mut self, by: &str) -> u64 {
+        self.reload.request();
+        let mut operations = self.operations.lock();
+        let requested = |work: &Work| *work == Work::Reload(ReloadStage::Requested);
+        operations
+            .running(requested)
+            .unwrap_or_else(|| operations.begin(Work::Reload(ReloadStage::Requested), by, None))
+    }
+
+    /// Asks for an upgrade. If `replaces` is set, this master stops once the new one is ready.
+    pub(super) fn request_upgrade(&mut self, replaces: bool, by: &str) -> u64 {
+        self.upgrade.is_pending = true;
+        let mut operations = self.operations.lock();
+        let is_upgrade = |work: &Work| matches!(work, Work::Upgrade { new_pid: None, .. });
+        let old_pid = Pid::this().as_raw();
+        let work = Work::Upgrade { replaces, old_pid, new_pid: None, is_ready: false };
+        let running = operations.running(is_upgrade);
+        running.unwrap_or_else(|| operations.begin(work, by, None))
+    }
+
+    /// Stops the master as a signal demands, or stops it harder.
+    pub(super) fn request_stop(&mut self, signal: Signal, by: &str) -> u64 {
+        let id = {
+            let mut operations = self.operations.lock();
+            let running = operations.running(|work| matches!(work, Work::Stop { .. }));
+            let workers = self.state.pools.worker_count();
+            running.unwrap_or_else(|| operations.begin(Work::Stop { workers }, by, None))
+        };
+        self.stop(signal);
+        id
+    }
+
+    /// Reopens the logs.
+    pub(super) fn reopen_logs(&mut self, by: &str) -> u64 {
+        let id = self.operations.lock().begin(Work::Reopen, by, None);
+        let previous = self.reload.transaction().map(|it| it.previous_context());
+        self.reload.previous_generations().for_each(PoolGeneration::reopen_access_log);
+        let reopened = self.state.reopen_logs(previous);
+        self.operations.lock().end(id, reopened.map(|()| serde_json::json!({})));
+        id
+    }
+
+    /// Drains the workers; the master stays. Only a daemon, or a master that is being upgraded, takes
+    /// SIGWINCH as a command.
+    pub(super) fn suspend_workers(&mut self) {
+        if !self.state.context.settings.daemon && self.upgrade.is_sole_master() {
+            warn!(self.state.log(), "signal ignored: not a daemon"; "signal" => "WINCH");
+            return;
+        }
+        self.state.suspend_workers();
+    }
+}
+
+/// What happens in one turn of the loop.
+impl<'a> Transitions<'a> {
+    /// Begins a pending reload or upgrade.
+    pub(super) fn start_pending(&mut self) {
+        self.reload.start_pending(&mut self.state, self.upgrade.is_sole_master());
+        self.start_pending_upgrade();
+    }
+
+    fn start_pending_upgrade(&mut self) {
+        let is_reloading = self.reload.is_planning() || self.state.pools.is_reloading();
+        if !self.upgrade.is_pending || is_reloading {
+            return;
+        }
+        self.upgrade.is_pending = false;
+        if self.state.pools.stopping().is_some() {
+            let reason = "master is stopping";
+            self.upgrade.reject(reason.to_owned(), self.state.log());
+            return;
+        }
+        let listeners: Vec<_> = self.state.pools.open_listeners().collect();
+        let boot_timeout = self.state.pools.max_boot_timeout();
+        let is_started = self.upgrade.start(&listeners, boot_timeout, self.state.log());
+        let is_replacing = |work: &Work| matches!(work, Work::Upgrade { replaces: true, .. });
+        let replaces = self.operations.lock().running(is_replacing).is_some();
+        if is_started && replaces {
+            self.stop(Signal::Term); // deferred until the new master is ready
+        }
+    }
+
+    /// Kills a new master that is late, and stops this one once the new one is ready, if that was
+    /// asked for.
+    pub(super) fn enforce_upgrade_timeout(&mut self, now: MonotonicTime) {
+        self.upgrade.enforce_timeout(now, self.state.log());
+        if self.upgrade.take_deferred_stop(self.state.log()) {
+            self.stop(Signal::Term);
+        }
+    }
+
+    pub(super) fn reject_new_connections(&mut self, now: MonotonicTime) {
+        let generations = self.reload.previous_generations().chain(self.state.pools.generations());
+        self.shutdown.reject_new_connections(generations, now);
+    }
+
+    /// Commits or rolls back a reload in all pools.
+    pub(super) fn end_reload(&mut self, result: ReloadResult) {
+        let is_sole_master = self.upgrade.is_sole_master();
+        self.reload.commit_or_roll_back(result, &mut self.state, is_sole_master);
+    }
+
+    /// Takes over from another master that has exited.
+    pub(super) fn on_peer_exit(&mut self, pid: Pid) {
+        self.state.environment.cgroups.find_orphans(pid);
+        if self.state.pools.stopping().is_some() {
+            self.begin_shutdown(); // the stop began when there was another master
+        }
+    }
+
+    fn stop(&mut self, signal: Signal) {
+        let stopping = self.state.pools.stopping();
+        if stopping.is_none() {
+            if self.upgrade.defers_stop(signal, self.state.log()) {
+                return;
+            }
+            self.begin_shutdown();
+        }
+        let Some(mode) = shutdown::requested_mode(signal, stopping) else { return };
+        info!(self.state.log(), "stopping"; "signal" => signal.name(),
+            "mode" => shutdown::mode_name(mode));
+        self.state.pools.stop(mode);
+    }
+
+    /// Stops listening and tells the service manager, unless another master goes on serving.
+    pub(super) fn begin_shutdown(&mut self) {
+        let stop_time = self.state.pools.max_stop_time();
+        match self.upgrade.peer() {
+            UpgradePeer::NewMaster { pid, phase: UpgradePhase::Ready, .. } => {
+                self.state.service_manager.notify_main_pid(*pid);
+            }
+            UpgradePeer::None | UpgradePeer::NewMaster { .. } => {
+                self.state.service_manager.notify_stopping(stop_time);
+            }
+            UpgradePeer::OldMaster { .. } => (), // which is still the service
+        }
+        if self.upgrade.is_sole_master() {
+            let generations =
+                self.reload.previous_generations().chain(self.state.pools.generations());
+            self.shutdown.stop_accepting(generations, &self.state.service_manager, clock::now());
+        }
+    }
+
+    /// Frees the addresses, if there is no other master.
+    pub(super) fn free_addresses(&self) {
+        if self.upgrade.is_sole_master() {
+            let generations =
+                self.reload.previous_generations().chain(self.state.pools.generations());
+            generations.for_each(PoolGeneration::free_addresses);
+        }
+    }
+}
