@@ -10,6 +10,9 @@ const HEX: &[u8; 16] = b"0123456789ABCDEF";
 /// Appends a text as nginx writes it: `\xHH` for each control character, quotation mark and backslash,
 /// and for each byte beyond ASCII. Appends at most `limit` bytes and a mark.
 pub(super) fn push_text(out: &mut Vec<u8>, text: &[u8], limit: usize) {
+    if text.len() <= limit && text.iter().all(|byte| is_plain(*byte)) {
+        return out.extend_from_slice(text);
+    }
     let end = out.len() + limit;
     let mut rest = text;
     while !rest.is_empty() {
@@ -75,8 +78,18 @@ fn push_json_chars(out: &mut Vec<u8>, text: &[u8], end: usize) {
 
 /// Whether a byte stands for itself in both formats.
 fn is_plain(byte: u8) -> bool {
-    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
+    PLAIN[usize::from(byte)]
 }
+
+static PLAIN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        table[byte as usize] = byte != b'"' && byte != b'\\';
+        byte += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

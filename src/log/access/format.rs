@@ -14,6 +14,8 @@ const COMBINED: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%
 pub struct AccessFormat {
     text: String,
     pieces: Arc<[Piece]>,
+    /// The late parts among the pieces.
+    lates: Arc<[Late]>,
 }
 
 /// A part of a record.
@@ -130,7 +132,7 @@ impl Eq for AccessFormat {}
 
 impl Default for AccessFormat {
     fn default() -> Self {
-        Self { text: "combined".to_owned(), pieces: template(COMBINED).unwrap_or_default().into() }
+        Self::new("combined", template(COMBINED).unwrap_or_default())
     }
 }
 
@@ -146,7 +148,16 @@ impl AccessFormat {
             "json" => json(),
             _ => template(text)?,
         };
-        Ok(Self { text: text.to_owned(), pieces: pieces.into() })
+        Ok(Self::new(text, pieces))
+    }
+
+    fn new(text: &str, pieces: Vec<Piece>) -> Self {
+        let late = |piece: &Piece| match piece {
+            Piece::Late(late) => Some(*late),
+            Piece::Literal(_) | Piece::Early(_) => None,
+        };
+        let lates = pieces.iter().filter_map(late).collect();
+        Self { text: text.to_owned(), pieces: pieces.into(), lates }
     }
 
     /// Returns the text that was parsed.
@@ -156,6 +167,18 @@ impl AccessFormat {
 
     pub(super) fn pieces(&self) -> &[Piece] {
         &self.pieces
+    }
+
+    /// Returns the late parts of a record, in their order.
+    pub(super) fn lates(&self) -> &[Late] {
+        &self.lates
+    }
+
+    /// Returns whether records contain a duration.
+    pub(super) fn has_duration(&self) -> bool {
+        let is_other =
+            |late: &Late| matches!(late, Late::Time | Late::Bytes | Late::BytesOrDash | Late::End);
+        !self.lates.iter().all(is_other)
     }
 
     /// Returns whether records contain the request id.
@@ -185,6 +208,7 @@ fn template(text: &str) -> Result<Vec<Piece>, String> {
         return Err("contains a control character: a record is one line".into());
     }
     let (mut pieces, mut literal, mut rest) = (Vec::new(), String::new(), text);
+    let mut has_atom = false;
     while let Some(at) = rest.find('%') {
         literal.push_str(&rest[..at]);
         let atom = &rest[at..];
@@ -200,13 +224,19 @@ fn template(text: &str) -> Result<Vec<Piece>, String> {
                 "has an incomplete atom at {shown:?}: write %(NAME)s, or %% for a percent sign"
             ));
         };
-        if !literal.is_empty() {
-            pieces.push(Piece::Literal(std::mem::take(&mut literal).into_bytes().into()));
-        }
-        pieces.push(piece_of(name)?);
         rest = after;
+        has_atom = true;
+        match piece_of(name)? {
+            Piece::Early(Early::Dash) => literal.push('-'),
+            piece => {
+                if !literal.is_empty() {
+                    pieces.push(Piece::Literal(std::mem::take(&mut literal).into_bytes().into()));
+                }
+                pieces.push(piece);
+            }
+        }
     }
-    if pieces.is_empty() {
+    if !has_atom {
         return Err(
             "is no access log format: give combined, json, or a template with atoms such as %(h)s"
                 .into(),
@@ -273,8 +303,12 @@ mod tests {
     fn parse_accepts_every_atom() {
         for Atom { name, .. } in ATOMS {
             let format = AccessFormat::parse(&format!("100%% %({name})s.")).unwrap();
-            assert!(matches!(&*format.pieces, [Piece::Literal(a), _, Piece::Literal(b)]
-                if **a == *b"100% " && **b == *b"."));
+            let is_constant = *name == "l";
+            assert!(match &*format.pieces {
+                [Piece::Literal(all)] => is_constant && **all == *b"100% -.",
+                [Piece::Literal(a), _, Piece::Literal(b)] => **a == *b"100% " && **b == *b".",
+                _ => false,
+            });
         }
         for (name, is_id) in [("%({X-A}i)s", false), ("%({x-b}o)s", false), ("%(id)s", true)] {
             assert_eq!(AccessFormat::parse(name).unwrap().has_id(), is_id);

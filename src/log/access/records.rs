@@ -109,13 +109,9 @@ impl Records {
             let micros = u64::try_from(micros).unwrap_or(u64::MAX);
             let ended = Ended { at: now.wall, micros, bytes: entry.bytes, end };
             line.clear();
-            let lates = format.pieces().iter().filter_map(|piece| match piece {
-                Piece::Late(late) => Some(*late),
-                Piece::Literal(_) | Piece::Early(_) => None,
-            });
-            for (gap, late) in self.gaps[gaps_at..entry.gaps_end].iter().zip(lates) {
+            for (gap, late) in self.gaps[gaps_at..entry.gaps_end].iter().zip(format.lates()) {
                 line.extend_from_slice(&self.text[text_at..*gap]);
-                push_late(line, late, &ended, stamps);
+                push_late(line, *late, &ended, stamps);
                 text_at = *gap;
             }
             line.extend_from_slice(&self.text[text_at..entry.text_end]);

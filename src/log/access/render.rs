@@ -183,12 +183,17 @@ fn push_client(out: &mut Vec<u8>, client: Option<SocketAddr>) {
     match client.map(|client| client.ip().to_canonical()) {
         None => out.push(b'-'),
         Some(std::net::IpAddr::V4(address)) => {
-            for (index, octet) in address.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b'.');
+            let (mut text, mut length) = ([b'.'; 16], 0);
+            for octet in address.octets() {
+                for (unit, is_shown) in [(100, octet > 99), (10, octet > 9), (1, true)] {
+                    if is_shown {
+                        text[length] = b'0' + octet / unit % 10;
+                        length += 1;
+                    }
                 }
-                push_number(out, octet.into());
+                length += 1; // the dot
             }
+            out.extend_from_slice(&text[..length - 1]);
         }
         Some(address) => out.extend_from_slice(address.to_string().as_bytes()),
     }

@@ -13,7 +13,7 @@ use super::{AccessLog, SampleShare};
 use crate::app::{RequestId, Unit, UnitEnd};
 use crate::log::target::LogError;
 use crate::os::clock;
-use crate::time::MonotonicTime;
+use crate::time::{ClockReading, MonotonicTime, WallTime};
 
 /// The access log of a worker. Its threads share it.
 pub(crate) struct WorkerAccessLog {
@@ -181,7 +181,14 @@ impl UnitLog {
 fn write_ended(log: &WorkerAccessLog, records: &mut Records, buffers: &mut Buffers) {
     let format = &log.log.config.format;
     let Buffers { stamps, line } = buffers;
-    records.take_ended(format, stamps, clock::read_clocks(), line, |record| log.write(record));
+    // A date alone needs no exact clock.
+    let now = if format.has_duration() {
+        clock::read_clocks()
+    } else {
+        let wall = WallTime::from_nanos(clock::unix_seconds() * 1_000_000_000);
+        ClockReading { monotonic: MonotonicTime::default(), wall }
+    };
+    records.take_ended(format, stamps, now, line, |record| log.write(record));
 }
 
 /// Records of a client whose output waits. If they are dropped, the client has been disconnected.
