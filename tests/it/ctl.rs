@@ -1,12 +1,13 @@
 //! `ostlerctl` beside a real master, and beside servers that are none.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
 use std::thread;
 
 use nix::sys::signal::{Signal, kill};
@@ -139,6 +140,9 @@ fn why_explains_the_last_exit() {
         for words in [&expected, "reason: crashed\n", "exit: SIGKILL\n", "  idle\n"] {
             assert!(report.contains(words), "{report} lacks {words}");
         }
+        let pid_field = format!("pid: {pid}");
+        let is_exit = |line: &str| line.contains("worker exited, ") && line.contains(&pid_field);
+        assert!(report.lines().any(is_exit), "{report}");
     }
     let mut busy = it.server.begin("/sleep?ms=1500");
     let worker = it.server.workers().into_iter().map(|worker| worker.pid.to_string());
@@ -208,6 +212,37 @@ fn socket_is_found_by_name_during_an_upgrade() {
     it.server.signal(Signal::SIGTERM);
     it.server.wait_for("the take-over", |record| record.message() == "upgrade complete");
     wait_until("the new master is found", || run(&["status", "-n", &name]).code == Some(0));
+    let status: Value = serde_json::from_str(&it.ctl(&["status", "--json"]).success()).unwrap();
+    let new = i32::try_from(status["pid"].as_i64().unwrap()).unwrap();
+    kill(Pid::from_raw(new), Signal::SIGTERM).unwrap();
+    it.server.wait_no_survivors();
+}
+
+#[test]
+fn events_are_followed_over_an_upgrade() {
+    let it = Controlled::start(&["-k", "mio"]);
+    let last = it.ctl(&["events", "--last", "1"]).success();
+    assert!(last.contains(" INFO all workers ready, "), "{last}");
+    let mut command = ostlerctl(&["events", "-f", "--last", "1"]);
+    command.env("OSTLER_CONTROL_SOCKET", &it.socket).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)).ok();
+    });
+    let wait_line = |words: &str| {
+        let is_it = |line: &String| line.contains(words);
+        while !is_it(&lines.recv_timeout(DEADLINE).expect(words)) {}
+    };
+    wait_line("all workers ready");
+    it.server.signal(Signal::SIGUSR2);
+    wait_line("new master ready");
+    it.server.signal(Signal::SIGTERM);
+    wait_line("here begin the events of another master");
+    wait_line("upgrade complete");
+    child.kill().unwrap();
+    child.wait().unwrap();
     let status: Value = serde_json::from_str(&it.ctl(&["status", "--json"]).success()).unwrap();
     let new = i32::try_from(status["pid"].as_i64().unwrap()).unwrap();
     kill(Pid::from_raw(new), Signal::SIGTERM).unwrap();

@@ -125,6 +125,8 @@ mod ctl;
 #[cfg(feature = "ctl")]
 mod ctl_changes;
 #[cfg(feature = "ctl")]
+mod ctl_operations;
+#[cfg(feature = "ctl")]
 mod ctl_top;
 mod daemons;
 mod draining_queue;
