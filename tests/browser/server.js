@@ -64,7 +64,7 @@ export class Server {
   /** Waits for a record with this message. */
   record(message) {
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => reject(new Error(`no record "${message}": ${JSON.stringify(this.records)}`)), DEADLINE);
+      const timer = setTimeout(() => reject(new Error(`no record "${message}": ${JSON.stringify(this.records.slice(-5))}`)), DEADLINE);
       const check = () => {
         const found = this.records.find((it) => it.msg === message);
         if (found) {
