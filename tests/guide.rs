@@ -218,8 +218,19 @@ fn named_files_exist() {
 
 #[test]
 fn code_blocks_name_their_language() {
-    let known =
-        ["rust", "diff", "sh", "text", "yaml", "toml", "ini", "nginx", "dockerfile", "python"];
+    let known = [
+        "rust",
+        "diff",
+        "sh",
+        "text",
+        "yaml",
+        "toml",
+        "ini",
+        "nginx",
+        "dockerfile",
+        "python",
+        "json",
+    ];
     let mut wrong = Vec::new();
     for (path, page) in pages() {
         for part in &page.parts {
