@@ -244,7 +244,8 @@ fn openapi_document_equals_the_routes() {
     assert_eq!(document["openapi"], "3.1.0");
     let mut described: Vec<_> = document["paths"].as_object().unwrap().keys().collect();
     let mut paths: Vec<_> = ROUTES.iter().map(|route| route.path).collect();
-    (described.sort(), paths.sort());
+    described.sort();
+    paths.sort();
     assert_eq!(described, paths);
     for route in ROUTES {
         let path = &document["paths"][route.path];
@@ -269,7 +270,8 @@ fn openapi_document_equals_the_routes() {
             let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
             let mut properties: Vec<_> = schema["properties"].as_object().unwrap().keys().collect();
             let mut expected = names.clone();
-            (properties.sort(), expected.sort());
+            properties.sort();
+            expected.sort();
             assert_eq!(properties, expected, "{}", route.path);
         }
         let statuses = operation["responses"].as_object().unwrap().keys();
