@@ -32,6 +32,7 @@ pub mod log;
 mod pidfile;
 #[cfg(feature = "rpc")]
 pub mod rpc;
+pub mod scaling;
 mod scoreboard;
 pub mod session;
 mod systemd;

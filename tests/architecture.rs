@@ -61,6 +61,7 @@ const PURE_MODULES: [&str; 17] = [
     "src/session.rs",
     "src/http/",
     "src/rpc/",
+    "src/scaling/",
     "src/arbiter/pool/supervisor/",
     "src/worker/accept_policy",
     "src/worker/timer_wheel.rs",
