@@ -23,6 +23,7 @@ pages! {
     Exec = "docs/src/exec.md";
     #[cfg(feature = "tokio")]
     Tokio = "docs/src/tokio.md";
+    Scaling = "docs/src/scaling.md";
     #[cfg(feature = "testkit")]
     TestKit = "docs/src/test-kit.md";
     #[cfg(feature = "jobs")]

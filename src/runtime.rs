@@ -4,6 +4,7 @@ mod catalog;
 mod error;
 mod instance_lock;
 mod preflight;
+mod startup_log;
 
 use std::rc::Rc;
 
@@ -11,14 +12,13 @@ use slog::{Level, crit, info, warn};
 
 use crate::app::App;
 use crate::arbiter::{
-    self, Arbiter, ArbiterParts, ConfigLoader, ControlServer, ControlService, ExecArgs,
-    MasterContext, OomMonitor, PoolGeneration, PoolSpec, ResolvedConfig, RunOutcome, UpgradePeer,
-    WorkerCgroups, WorkerEnvironment, upgrade_channel,
+    self, Arbiter, ArbiterParts, ConfigLoader, ControlServer, ControlService, ExecArgs, OomMonitor,
+    PoolGeneration, PoolSpec, ResolvedConfig, RunOutcome, UpgradePeer, WorkerCgroups,
+    WorkerEnvironment, upgrade_channel,
 };
 use crate::hooks::{Hooks, NoHooks};
-use crate::listen;
 use crate::listen::activation::{InheritedFds, fd_name};
-use crate::log::{self, Fields};
+use crate::log;
 use crate::os::daemon::StartupNotifier;
 use crate::os::fd_table::OpenFds;
 use crate::os::lookups::Lookups;
@@ -27,11 +27,13 @@ use crate::os::process::Pid;
 use crate::os::signal::{self, SignalPipe};
 use crate::os::title::ProcTitle;
 use crate::pidfile::PidFile;
+use crate::scaling::{LoadPolicy, PolicyFactory, ScalingPolicy};
 use crate::settings::{Configuration, LogLevel, LogTarget, Settings, check_address_conflicts};
 use crate::systemd::ServiceManager;
 use crate::worker::WorkerClass;
 use catalog::{Catalog, source_label};
 pub use error::RuntimeError;
+use startup_log::log_startup;
 
 /// What the master misses where /proc shows other processes than its workers.
 const OTHER_PROC_WARNING: &str = "/proc shows the processes of another PID namespace: the causes of \
@@ -55,6 +57,7 @@ const DEMO_WARNING: &str = "nothing names an app, and any client can crash or ha
 pub struct Runtime {
     catalog: Catalog,
     hooks: Box<dyn Hooks>,
+    scaling_policy: Box<PolicyFactory>,
     after_help: &'static str,
 }
 
@@ -67,7 +70,8 @@ impl Default for Runtime {
 impl Runtime {
     /// Creates a runtime with the built-in classes and no app.
     pub fn new() -> Self {
-        Self { catalog: Catalog::new(), hooks: Box::new(NoHooks), after_help: "" }
+        let scaling_policy = Box::new(|| Box::new(LoadPolicy::new()) as Box<dyn ScalingPolicy>);
+        Self { catalog: Catalog::new(), hooks: Box::new(NoHooks), scaling_policy, after_help: "" }
     }
 
     /// Adds an app. The first is the default app, unless [`default_app`](Self::default_app) names
@@ -105,6 +109,14 @@ impl Runtime {
     #[must_use]
     pub fn hooks(mut self, hooks: impl Hooks + 'static) -> Self {
         self.hooks = Box::new(hooks);
+        self
+    }
+
+    /// Sets how pools whose number of workers is a range scale with load. Each pool has a policy of its
+    /// own, which `make` makes. The default is [`LoadPolicy`].
+    #[must_use]
+    pub fn scaling_policy(mut self, make: impl Fn() -> Box<dyn ScalingPolicy> + 'static) -> Self {
+        self.scaling_policy = Box::new(make);
         self
     }
 
@@ -260,7 +272,14 @@ impl Runtime {
         let parts = ArbiterParts {
             signals,
             context: master_context,
-            environment: WorkerEnvironment { title, hooks, oom, cgroups, program_fds },
+            environment: WorkerEnvironment {
+                title,
+                hooks,
+                oom,
+                cgroups,
+                program_fds,
+                scaling_policy: self.scaling_policy.as_ref(),
+            },
             config_loader,
             exec_args,
             pidfile,
@@ -364,42 +383,6 @@ fn check_access_log_owner(specs: &[PoolSpec<'_>]) -> Result<(), RuntimeError> {
         }
     }
     Ok(())
-}
-
-/// Logs the start of the master, its pools, warnings and addresses.
-fn log_startup(context: &MasterContext, generations: &[PoolGeneration<'_>], warnings: &[String]) {
-    let log = context.log.logger();
-    let pid = Pid::this().as_raw();
-    let version = env!("CARGO_PKG_VERSION");
-    match generations {
-        [PoolGeneration { spec, .. }] if !context.has_named_pools => {
-            info!(log, "master started"; "pid" => pid, "version" => version,
-                "app" => spec.app.name(), "class" => spec.class.name(),
-                "workers" => spec.settings.workers.count(), command_fields(spec));
-        }
-        pools => {
-            info!(log, "master started"; "pid" => pid, "version" => version,
-                "pools" => pools.len());
-            for PoolGeneration { spec, log, .. } in pools {
-                info!(log.logger(), "pool prepared"; "app" => spec.app.name(),
-                    "class" => spec.class.name(), "workers" => spec.settings.workers.count(),
-                    command_fields(spec));
-            }
-        }
-    }
-    for warning in warnings {
-        warn!(log, "startup warning"; "error" => warning);
-    }
-    for generation in generations {
-        for listener in listen::one_per_address(generation.listeners.iter().map(AsRef::as_ref)) {
-            info!(generation.log.logger(), "listening"; "address" => listener.name());
-        }
-    }
-}
-
-fn command_fields(spec: &PoolSpec<'_>) -> Fields {
-    let command = spec.class.runs_command().then(|| spec.settings.shown_texts("command").join(" "));
-    Fields::new().optional(command, |fields, command| fields.text("command", command))
 }
 
 /// Runs the master to its end, and cleans up.

@@ -77,13 +77,16 @@ impl Transitions<'_> {
             ScaleTo::Count(count) => count,
             ScaleTo::Step(step) => before.checked_add_signed(step).unwrap_or(0),
         };
-        if !(1..=WORKERS_MAX).contains(&wanted) {
+        let range = pool.workers_range();
+        let (has_range, bounds) = (range.is_some(), range.unwrap_or(1..=WORKERS_MAX));
+        if !bounds.contains(&wanted) {
+            let (min, max) = (bounds.start(), bounds.end());
             let reason = format!(
-                "pool {name:?} has {before} workers: the number must stay from 1 to {WORKERS_MAX}"
+                "pool {name:?} has {before} workers: the number must stay from {min} to {max}"
             );
             return Err(match workers {
-                ScaleTo::Count(_) => Refusal::bad(reason),
-                ScaleTo::Step(_) => Refusal::conflict(reason),
+                ScaleTo::Count(_) if !has_range => Refusal::bad(reason),
+                ScaleTo::Count(_) | ScaleTo::Step(_) => Refusal::conflict(reason),
             });
         }
         if before != wanted {

@@ -423,7 +423,7 @@ fn bind_missing(
     let all: Vec<&Listener> = sockets.iter().map(AsRef::as_ref).chain(&bound).collect();
     for first in one_per_address(all.iter().copied()) {
         let present = all.iter().filter(|it| it.name() == first.name()).count();
-        for _ in present..settings.workers.count() {
+        for _ in present..settings.workers.max_count() {
             siblings.push(first.bind_sibling()?);
         }
     }

@@ -260,7 +260,7 @@ impl<'a> Arbiter<'a> {
         self.transitions.state.pools.iter_mut().for_each(|pool| pool.check_health(now));
     }
 
-    /// Ends workers that exceed a limit, in all pools, before a reload is decided on. If one of
+    /// Ends workers that exceed a limit, in all pools, and scales, before a reload is decided on. If one of
     /// several pools has failed, the master stops: the others alone are not what was configured.
     fn enforce_limits(&mut self, now: MonotonicTime) {
         let any_failed =
@@ -272,7 +272,8 @@ impl<'a> Arbiter<'a> {
             self.transitions.begin_shutdown();
             self.transitions.state.pools.stop(ShutdownMode::Graceful);
         }
-        self.transitions.state.pools.iter_mut().for_each(|pool| pool.enforce_limits(now));
+        let is_sole_master = self.transitions.upgrade.is_sole_master();
+        self.transitions.state.enforce_limits(is_sole_master, now);
     }
 
     /// Starts and drains workers. A reload commits or rolls back in all pools before any worker

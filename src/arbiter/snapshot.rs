@@ -1,5 +1,6 @@
 //! What the control interface shows of the master at one instant. Pure: plain data, and its JSON.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,9 @@ pub(super) struct PoolSnapshot {
     pub(super) target: usize,
     /// How many are ready and do not drain.
     pub(super) ready: usize,
+    /// The bounds between which the load decides on the target.
+    pub(super) workers_range: Option<RangeInclusive<usize>>,
+    pub(super) scaling: ScalingSnapshot,
     pub(super) is_reloading: bool,
     pub(super) is_suspended: bool,
     pub(super) is_stopping: bool,
@@ -67,6 +71,26 @@ pub(super) struct PoolSnapshot {
     pub(super) listeners: Vec<ListenerSnapshot>,
     pub(super) totals: PoolTotals,
     pub(super) last_exits: Vec<ExitSnapshot>,
+}
+
+/// How a pool scales with load.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ScalingSnapshot {
+    /// How busy its workers are, on average; `None` if unknown.
+    pub(super) busy_percent: Option<u8>,
+    /// The last change of the target, by load or by a command.
+    pub(super) last: Option<LastScalingSnapshot>,
+}
+
+/// A change of the target.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LastScalingSnapshot {
+    pub(super) age: Duration,
+    pub(super) from: usize,
+    pub(super) to: usize,
+    pub(super) reason: &'static str,
+    pub(super) busy_percent: Option<u8>,
+    pub(super) queue: Option<u64>,
 }
 
 /// What has been counted since the first master started.
@@ -209,6 +233,9 @@ impl PoolSnapshot {
             "timeout_ms": as_millis(self.timeout),
             "target": self.target,
             "ready": self.ready,
+            "workers_min": self.workers_range.as_ref().map(RangeInclusive::start),
+            "workers_max": self.workers_range.as_ref().map(RangeInclusive::end),
+            "scaling": self.workers_range.as_ref().map(|_| self.scaling.to_json()),
             "reloading": self.is_reloading,
             "suspended": self.is_suspended,
             "stopping": self.is_stopping,
@@ -252,6 +279,22 @@ fn quantiles_json(durations: &Histogram) -> Value {
 fn buckets_json(durations: &Histogram) -> Value {
     let micros = |bound: Option<Duration>| bound.map(|it| it.as_secs_f64() * 1e6);
     durations.buckets().map(|(bound, count)| json!([micros(bound), count])).collect()
+}
+
+impl ScalingSnapshot {
+    fn to_json(&self) -> Value {
+        let last = self.last.as_ref().map(|last| {
+            json!({
+                "at_ms_ago": as_millis(last.age),
+                "from": last.from,
+                "to": last.to,
+                "reason": last.reason,
+                "busy_percent": last.busy_percent,
+                "queue": last.queue,
+            })
+        });
+        json!({ "busy_percent": self.busy_percent, "last": last })
+    }
 }
 
 impl WorkerSnapshot {

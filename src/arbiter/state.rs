@@ -124,13 +124,24 @@ impl MasterState<'_> {
         // A suspended pool stays suspended at no workers.
         let after = if (before, wanted) == (0, 0) { 0 } else { pool.scale_to(wanted) };
         if before == after {
+            let range = pool.workers_range().unwrap_or(1..=WORKERS_MAX);
             warn!(self.log(), "worker count at limit"; "workers" => after,
-                "min" => 1, "max" => WORKERS_MAX);
+                "min" => range.start(), "max" => range.end());
         } else {
             pool.resume();
             info!(self.log(), "worker count changed"; "from" => before, "to" => after);
         }
         Some((before, after))
+    }
+
+    /// Ends workers that exceed a limit, and changes the number of workers by load. That stays during a
+    /// reload, and while another master has workers too.
+    pub(super) fn enforce_limits(&mut self, is_sole_master: bool, now: MonotonicTime) {
+        let is_steady = is_sole_master && !self.pools.is_reloading();
+        for pool in self.pools.iter_mut() {
+            pool.enforce_limits(now);
+            pool.scale_with_load(is_steady, now);
+        }
     }
 
     /// Reopens the logs, for SIGUSR1. The master's is the first: it gives the file to the workers' user.

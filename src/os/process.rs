@@ -9,11 +9,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal as NixSignal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::{ForkResult, Pid as RawPid, setpgid};
 
 pub(crate) use super::pid::Pid;
@@ -47,6 +49,14 @@ pub(crate) fn fork(body: impl FnOnce() -> u8) -> io::Result<Pid> {
         Ok(ForkResult::Child) => unreachable!("the child has exited above"),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Returns the CPU time that a process has used, its children excluded; `None` if there is no such
+/// process.
+pub(crate) fn cpu_time(pid: Pid) -> Option<Duration> {
+    let clock = clock_getcpuclockid(RawPid::from_raw(pid.as_raw())).ok()?;
+    let time = super::clock::from_time_spec(clock_gettime(clock).ok()?);
+    Some(Duration::from_nanos(time.as_nanos()))
 }
 
 /// Exits this process at once. No destructor and no exit hook runs, so nothing that a child has

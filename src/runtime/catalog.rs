@@ -4,6 +4,7 @@ use std::any::TypeId;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::address::Address;
 use crate::app::{App, ConfigError};
 use crate::apps::{Demo, NoApp};
 use crate::arbiter::PoolSpec;
@@ -127,6 +128,8 @@ impl Catalog {
             .map_err(|reason| setting_error(settings, "worker_class", &reason))?;
         check_bind(app, class, settings)
             .map_err(|reason| setting_error(settings, "bind", &reason))?;
+        check_workers(app, class, settings)
+            .map_err(|reason| setting_error(settings, "workers", &reason))?;
         class.check(settings).map_err(|error| setting_error(settings, "worker_class", &error))?;
         let credentials = find_credentials(settings, lookups)?;
         let socket_access = find_socket_access(settings, lookups)?;
@@ -285,6 +288,33 @@ fn check_bind(app: &dyn App, class: &dyn WorkerClass, settings: &Settings) -> Re
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// Checks that the load of the pool is known if its number of workers is a range.
+fn check_workers(
+    app: &dyn App,
+    class: &dyn WorkerClass,
+    settings: &Settings,
+) -> Result<(), String> {
+    if settings.workers.range().is_none() {
+        return Ok(());
+    }
+    let fixed = "give one number";
+    if app.is_job() {
+        let name = app.name();
+        return Err(format!(
+            "app {name:?} is a job: each worker runs it on its own schedule, so that no load calls for \
+             more of them; {fixed} instead of a range"
+        ));
+    }
+    let has_tcp = |address: &Address| !matches!(address, Address::Unix(_) | Address::Abstract(_));
+    if class.runs_command() && !settings.bind.iter().any(has_tcp) {
+        return Err(format!(
+            "the load of a program is known by the accept queue of its TCP addresses alone, and there is \
+             none; {fixed} instead of a range"
+        ));
+    }
+    Ok(())
 }
 
 /// Returns the reason why the pool does not listen: its app is a job, or its class takes no clients.

@@ -74,8 +74,8 @@ pub struct ScalingDecision {
 
 /// Decides how many workers a pool should have. There is one for each pool.
 ///
-/// The master asks it every [`SAMPLE_INTERVAL`] while the pool serves: not at start-up, nor during a
-/// reload, an upgrade or a stop. It keeps every decision within the range.
+/// The master asks it every [`SAMPLE_INTERVAL`] while the pool serves, except during a reload, an upgrade
+/// or a stop. It keeps every decision within the range.
 pub trait ScalingPolicy {
     /// Returns another target than that of the sample, or `None`.
     fn decide(&mut self, sample: &LoadSample, limits: &ScalingLimits) -> Option<ScalingDecision>;

@@ -300,8 +300,18 @@ define_settings! {
         /// Worker class: how connections are served. See --list-classes.
         worker_class: String = "sync".into(), Single(NameValue), "NAME", short 'k';
 
-        /// Number of worker processes, 1 to 4096; auto means one per usable CPU.
-        workers: Workers = Workers::Fixed(1), Single(WorkerCountValue), "N|auto", short 'w';
+        /// Number of worker processes, 1 to 4096; auto means one per usable CPU. A range MIN-MAX
+        /// scales with the load.
+        workers: Workers = Workers::Fixed(1), Single(WorkerCountValue), "N|auto|MIN-MAX", short 'w';
+
+        /// With a range of workers: start more when they are busy for this percentage of the time,
+        /// 1 to 100. Two thirds of it is the most that a scale-down may lead to.
+        scale_up_busy: u64 = 75,
+            Single(IntegerValue { noun: "a percentage", min: 1, max: 100 }), "PERCENT";
+
+        /// With a range of workers: stop one when one fewer has sufficed for this time. It doubles,
+        /// up to 16 times, while scale-downs turn out to be too early.
+        scale_down_after: Duration = secs(30), NONZERO_DURATION, "DUR";
 
         /// Threads per worker of the threads class, 1 to 1024.
         threads: usize = 4,

@@ -54,6 +54,8 @@ fn assert_rejected(text: &str, expected: &str) {
 const SAMPLES: &[(&str, &str, &str)] = &[
     ("worker_class", "mio", "mio"),
     ("workers", "auto", "auto"),
+    ("scale_up_busy", "60", "60"),
+    ("scale_down_after", "2m", "120s"),
     ("threads", "8", "8"),
     ("worker_connections", "9", "9"),
     ("max_requests", "1000", "1000"),
@@ -286,7 +288,8 @@ fn app_option_source_has_its_line() {
 
 #[test]
 fn invalid_value_is_reported_with_line() {
-    let workers = "is not a number of workers: give a number from 1 to 4096, or auto";
+    let workers =
+        "is not a number of workers: give a number from 1 to 4096, a range such as 2-8, or auto";
     assert_rejected("\n\nworkers: two\n", &format!("x.yaml:3: workers: \"two\" {workers}"));
     assert_rejected("# c\r\nworkers: 0\r\n", &format!("x.yaml:2: workers: \"0\" {workers}"));
     assert_rejected(
@@ -611,7 +614,10 @@ fn any_settings() -> impl Strategy<Value = Settings> {
         let host = || "::1".to_owned();
         Settings {
             app_options: options,
-            workers: Workers::Fixed(workers),
+            workers: match nanos % 2 {
+                0 => Workers::Fixed(workers),
+                _ => Workers::Range { min: workers, max: 4096 },
+            },
             threads,
             timeout: Duration::from_nanos(nanos.into()),
             limit_request_body: nanos.into(),

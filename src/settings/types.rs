@@ -1,6 +1,7 @@
 //! The types of options that the standard library lacks. They are plain values without parsers.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::thread;
 
 /// The number of workers of a pool.
@@ -10,15 +11,40 @@ pub enum Workers {
     Fixed(usize),
     /// One for each CPU that this process may use.
     Auto,
+    /// As many as the load requires, within bounds from 1 to 4096.
+    Range {
+        /// The smallest number, at least 1.
+        min: usize,
+        /// The largest number, at least `min`.
+        max: usize,
+    },
 }
 
 impl Workers {
-    /// Returns the number of workers, at least 1. `Auto` asks the system at each call and takes CPU
-    /// affinity and cgroup quotas into account. If the system gives no answer, it is 1.
+    /// Returns the number of workers at the start, at least 1: of a range, the smallest. `Auto` asks the
+    /// system at each call and takes CPU affinity and cgroup quotas into account. If the system gives no
+    /// answer, it is 1.
     pub fn count(self) -> usize {
         match self {
             Self::Fixed(count) => count,
             Self::Auto => thread::available_parallelism().map_or(1, |count| count.get()),
+            Self::Range { min, .. } => min,
+        }
+    }
+
+    /// Returns the largest number of workers that the load can lead to.
+    pub fn max_count(self) -> usize {
+        match self {
+            Self::Fixed(_) | Self::Auto => self.count(),
+            Self::Range { max, .. } => max,
+        }
+    }
+
+    /// Returns the bounds between which the load decides; `None` if it does not.
+    pub fn range(self) -> Option<RangeInclusive<usize>> {
+        match self {
+            Self::Fixed(_) | Self::Auto => None,
+            Self::Range { min, max } => Some(min..=max),
         }
     }
 }
@@ -28,6 +54,7 @@ impl fmt::Display for Workers {
         match self {
             Self::Fixed(count) => count.fmt(f),
             Self::Auto => f.write_str("auto"),
+            Self::Range { min, max } => write!(f, "{min}-{max}"),
         }
     }
 }

@@ -92,7 +92,7 @@ impl ValueParser for SignedIntegerValue {
     }
 }
 
-/// The number of workers, or `auto`.
+/// The number of workers, a range of numbers, or `auto`.
 pub(super) struct WorkerCountValue;
 
 /// The shared counters of the workers have no room for more.
@@ -105,16 +105,19 @@ impl ValueParser for WorkerCountValue {
         if text == "auto" {
             return Ok(Workers::Auto);
         }
-        if let Some((low, high)) = text.split_once('-')
-            && digits(low).is_some()
-            && digits(high).is_some()
-        {
-            return Err("is a range, and ranges are not supported yet: give one number".into());
-        }
-        match digits(text).and_then(|text| text.parse().ok()) {
-            Some(count @ 1..=WORKERS_MAX) => Ok(Workers::Fixed(count)),
-            _ => Err(format!(
-                "is not a number of workers: give a number from 1 to {WORKERS_MAX}, or auto"
+        let number = |text: &str| digits(text).and_then(|text| text.parse::<usize>().ok());
+        let range = text.split_once('-').map(|(low, high)| (number(low), number(high)));
+        match (number(text), range) {
+            (Some(count @ 1..=WORKERS_MAX), _) => Ok(Workers::Fixed(count)),
+            (_, Some((Some(min @ 1..), Some(max @ ..=WORKERS_MAX)))) if min <= max => {
+                Ok(Workers::Range { min, max })
+            }
+            (_, Some((Some(_), Some(_)))) => Err(format!(
+                "is not a range of workers: give MIN-MAX with 1 <= MIN <= MAX <= {WORKERS_MAX}"
+            )),
+            (_, Some(_) | None) => Err(format!(
+                "is not a number of workers: give a number from 1 to {WORKERS_MAX}, a range such as \
+                 2-8, or auto"
             )),
         }
     }

@@ -161,6 +161,7 @@ mod resources;
 mod reuse_port;
 mod rpc;
 mod saturation;
+mod scaling;
 mod serving;
 mod settings;
 mod shared_memory;

@@ -4,11 +4,13 @@
 mod events;
 mod exit_history;
 mod exit_log;
+mod generations;
 mod health;
 mod listeners;
 pub(super) mod processes;
 mod reuseport;
 pub(super) mod row_allocator;
+mod scaling;
 mod spawn_error;
 mod status;
 mod status_change;
@@ -17,9 +19,9 @@ mod wakeups;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::ops::RangeInclusive;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use slog::{Logger, info, warn};
@@ -29,7 +31,6 @@ use super::hook_runner::{make_worker_ref, run_hook};
 use super::operations::{PoolView, Recycled};
 use super::reload_barrier::ReloadParticipant;
 use crate::hooks::{HookResult, Hooks, WorkerRef};
-use crate::listen::Listener;
 use crate::os::clock;
 use crate::os::process::Pid;
 use crate::settings::Settings;
@@ -38,7 +39,10 @@ use exit_history::ExitHistory;
 use health::{HealthMonitor, Watched};
 use processes::{ProcessTable, SpawnRequest, WorkerEnvironment};
 use reuseport::ShardAssigner;
-use supervisor::{Action, ExitReason, Hang, Policy, ShutdownMode, Supervisor, WorkerId};
+use scaling::{Scaled, Scaler};
+use supervisor::{
+    Action, ExitReason, Hang, Policy, ShutdownMode, Supervisor, WORKERS_MAX, WorkerId,
+};
 
 /// One pool.
 pub(super) struct Pool<'a> {
@@ -49,6 +53,7 @@ pub(super) struct Pool<'a> {
     health: HealthMonitor,
     shards: ShardAssigner,
     exits: ExitHistory,
+    scaler: Scaler,
     /// A reload has removed it: it is dropped once its workers have exited.
     is_retired: bool,
     /// Why the last worker that failed to boot did.
@@ -99,6 +104,7 @@ impl<'a> Pool<'a> {
             health: HealthMonitor::default(),
             shards: ShardAssigner::default(),
             exits: ExitHistory::default(),
+            scaler: Scaler::new((environment.scaling_policy)()),
             generation,
             is_retired: false,
             failure_reason: String::new(),
@@ -119,6 +125,17 @@ impl Pool<'_> {
     pub(super) fn enforce_limits(&mut self, now: MonotonicTime) {
         let actions = self.supervisor.enforce_limits(now);
         actions.into_iter().for_each(|action| self.apply(action));
+    }
+
+    /// Changes the target by the load, if the settings have a range of workers. While something else
+    /// changes the workers (`is_steady` is false), the target stays.
+    pub(super) fn scale_with_load(&mut self, is_steady: bool, now: MonotonicTime) {
+        let (supervisor, processes) = (&mut self.supervisor, &self.processes);
+        let is_steady = is_steady && !supervisor.is_suspended();
+        let is_ending = self.is_retired || supervisor.stopping().is_some();
+        let generation = &self.generation;
+        let pool = Scaled { generation, supervisor, processes, is_steady, is_ending };
+        self.scaler.scale(pool, now);
     }
 
     /// Returns its part in what the reload barrier decides for all pools.
@@ -228,68 +245,6 @@ impl Pool<'_> {
     }
 }
 
-/// What a reload does to one pool.
-impl<'a> Pool<'a> {
-    /// Begins to replace the workers by those of another generation. Returns the previous one.
-    pub(super) fn replace_generation(
-        &mut self,
-        next: PoolGeneration<'a>,
-        number: u32,
-    ) -> PoolGeneration<'a> {
-        // The count that a signal has set is kept, unless the configuration changes it.
-        let is_unchanged = next.spec.settings.workers == self.settings().workers;
-        let keeps_target = is_unchanged && !self.is_retired;
-        let target = if keeps_target {
-            self.supervisor.target()
-        } else {
-            next.spec.settings.workers.count()
-        };
-        self.is_retired = false;
-        self.processes.environment().program_fds.exclude(next.listener_fds());
-        let previous = std::mem::replace(&mut self.generation, next);
-        self.begin_generation(target, number);
-        previous
-    }
-
-    /// Begins to start `target` workers of this generation, the canary first.
-    pub(super) fn begin_generation(&mut self, target: usize, number: u32) {
-        self.failure_reason.clear();
-        self.supervisor.begin_reload(Policy::from(self.settings()), target, number);
-    }
-
-    /// Ends a reload that has replaced `previous`, or has added the pool.
-    pub(super) fn commit_generation(&mut self, previous: Option<&PoolGeneration<'_>>, number: u32) {
-        let is_new = |listener: &&Arc<Listener>| previous.is_none_or(|it| !it.has(listener));
-        for listener in self.generation.listeners.iter().filter(is_new) {
-            listener.set_first_generation(number);
-        }
-        self.shards.set_generation(&self.generation, &self.processes);
-        self.generation.set_backlogs();
-    }
-
-    /// Returns to the previous generation. Returns the one that has failed.
-    pub(super) fn restore_generation(
-        &mut self,
-        previous: PoolGeneration<'a>,
-    ) -> PoolGeneration<'a> {
-        let failed = std::mem::replace(&mut self.generation, previous);
-        self.shards.set_generation(&self.generation, &self.processes);
-        failed
-    }
-
-    /// Drains all workers for good. If there is no other master, stops listening, except on
-    /// `keep_open`.
-    pub(super) fn retire(&mut self, is_sole_master: bool, keep_open: &[RawFd]) {
-        self.is_retired = true;
-        self.supervisor.scale_to_zero();
-        if is_sole_master {
-            self.generation.stop_accepting(keep_open);
-        }
-        self.generation.listeners.clear();
-        self.shards.set_generation(&self.generation, &self.processes);
-    }
-}
-
 /// Commands and questions of the master, passed on to the part that they concern.
 impl<'a> Pool<'a> {
     /// Returns its name.
@@ -305,6 +260,11 @@ impl<'a> Pool<'a> {
     /// Returns the settings of new workers.
     pub(super) fn settings(&self) -> &Settings {
         &self.generation.spec.settings
+    }
+
+    /// Returns the bounds of the number of workers, if the load decides on it.
+    pub(super) fn workers_range(&self) -> Option<RangeInclusive<usize>> {
+        self.settings().workers.range()
     }
 
     /// Returns its log. If there may be several pools, each record names this one.
@@ -355,7 +315,8 @@ impl<'a> Pool<'a> {
 
     /// Returns when there is something to do, if no worker reports anything before.
     pub(super) fn next_deadline(&self, now: MonotonicTime) -> Option<MonotonicTime> {
-        let own = [self.health.next_deadline(), self.processes.next_deadline()];
+        let scaling = self.scaler.next_deadline();
+        let own = [self.health.next_deadline(), self.processes.next_deadline(), scaling];
         self.supervisor.next_deadline(now).into_iter().chain(own.into_iter().flatten()).min()
     }
 
@@ -366,7 +327,11 @@ impl<'a> Pool<'a> {
 
     /// Changes how many workers it should have. Returns the number within its bounds.
     pub(super) fn scale_to(&mut self, target: usize) -> usize {
-        self.supervisor.scale_to(target)
+        let from = self.supervisor.target();
+        let range = self.workers_range().unwrap_or(1..=WORKERS_MAX);
+        let to = self.supervisor.scale_to(target.clamp(*range.start(), *range.end()));
+        self.scaler.on_command(from, to);
+        to
     }
 
     /// Returns how many workers it should have now. A suspended pool has none.

@@ -42,6 +42,8 @@ pub(crate) struct WorkerEnvironment<'a> {
     pub(crate) cgroups: WorkerCgroups,
     /// Descriptors that the program had opened before the master began: workers keep them.
     pub(crate) program_fds: OpenFds,
+    /// Makes the scaling policy of a pool.
+    pub(crate) scaling_policy: &'a crate::scaling::PolicyFactory,
 }
 
 /// The worker processes of a pool that have not been reaped.

@@ -26,6 +26,8 @@ impl Pool<'_> {
             timeout: spec.settings.timeout,
             target: self.supervisor.target(),
             ready: self.supervisor.ready_count(),
+            workers_range: self.workers_range(),
+            scaling: self.scaler.snapshot(now),
             is_reloading: self.supervisor.is_reloading(),
             is_suspended: self.supervisor.is_suspended(),
             is_stopping: self.supervisor.stopping().is_some() || self.is_retired,

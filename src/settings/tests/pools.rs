@@ -273,7 +273,7 @@ fn invalid_variable_is_reported_with_line() {
     );
     assert_rejected(
         "vars: {n: two}\nworkers: ${n}",
-        "x.yaml:2: workers: \"two\" is not a number of workers: give a number from 1 to 4096, or auto (written \"${n}\")",
+        "x.yaml:2: workers: \"two\" is not a number of workers: give a number from 1 to 4096, a range such as 2-8, or auto (written \"${n}\")",
     );
     assert_rejected(
         "app:\n  name: a\n  b: ${c}\n",

@@ -66,13 +66,18 @@ fn size_with_unit_is_parsed() {
 }
 
 #[test]
-fn worker_count_accepts_number_or_auto() {
+fn worker_count_accepts_number_range_or_auto() {
     assert_parses(&WorkerCountValue, "4096", Workers::Fixed(4096), "4096");
     assert_parses(&WorkerCountValue, "auto", Workers::Auto, "auto");
-    for text in ["0", "4097", "two", "-1", "1.5", "", "Auto", "4-"] {
-        assert_rejected(&WorkerCountValue, text, "give a number from 1 to 4096, or auto");
+    for text in ["0", "4097", "two", "-1", "1.5", "", "Auto", "4-", "-4", "1-2-3", "1 - 2"] {
+        let expected = "give a number from 1 to 4096, a range such as 2-8, or auto";
+        assert_rejected(&WorkerCountValue, text, expected);
     }
-    assert_rejected(&WorkerCountValue, "2-4", "ranges are not supported yet");
+    assert_parses(&WorkerCountValue, "1-4096", Workers::Range { min: 1, max: 4096 }, "1-4096");
+    assert_parses(&WorkerCountValue, "3-3", Workers::Range { min: 3, max: 3 }, "3-3");
+    for text in ["0-3", "4-2", "1-4097", "0-0"] {
+        assert_rejected(&WorkerCountValue, text, "give MIN-MAX with 1 <= MIN <= MAX <= 4096");
+    }
 }
 
 #[test]

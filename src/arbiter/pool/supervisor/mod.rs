@@ -234,6 +234,11 @@ impl Supervisor {
         self.workers().filter(|worker| worker.state == State::Ready).count()
     }
 
+    /// Returns the workers that are ready and not draining.
+    pub(crate) fn ready_workers(&self) -> impl Iterator<Item = WorkerId> {
+        self.workers().filter(|worker| worker.state == State::Ready).map(|worker| worker.id)
+    }
+
     /// Returns the phase of the reload in progress at `now`.
     pub(crate) fn reload_phase(&self, now: MonotonicTime) -> Option<ReloadPhase> {
         let rolling = self.rolling?;

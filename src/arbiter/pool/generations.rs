@@ -1,0 +1,77 @@
+//! What a reload does to one pool: it replaces the generation, and commits or restores.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use super::Pool;
+use super::supervisor::Policy;
+use crate::arbiter::generation::PoolGeneration;
+use crate::listen::Listener;
+
+impl<'a> Pool<'a> {
+    /// Begins to replace the workers by those of another generation. Returns the previous one.
+    pub(in crate::arbiter) fn replace_generation(
+        &mut self,
+        next: PoolGeneration<'a>,
+        number: u32,
+    ) -> PoolGeneration<'a> {
+        // The count that a signal or the load has set is kept, unless the configuration changes it.
+        let workers = next.spec.settings.workers;
+        let target = match workers.range() {
+            _ if self.is_retired => workers.count(),
+            Some(range) => self.supervisor.target().clamp(*range.start(), *range.end()),
+            None if workers == self.settings().workers => self.supervisor.target(),
+            None => workers.count(),
+        };
+        self.is_retired = false;
+        self.processes.environment().program_fds.exclude(next.listener_fds());
+        let previous = std::mem::replace(&mut self.generation, next);
+        self.begin_generation(target, number);
+        previous
+    }
+
+    /// Begins to start `target` workers of this generation, the canary first.
+    pub(in crate::arbiter) fn begin_generation(&mut self, target: usize, number: u32) {
+        self.failure_reason.clear();
+        self.supervisor.begin_reload(Policy::from(self.settings()), target, number);
+    }
+
+    /// Ends a reload that has replaced `previous`, or has added the pool.
+    pub(in crate::arbiter) fn commit_generation(
+        &mut self,
+        previous: Option<&PoolGeneration<'_>>,
+        number: u32,
+    ) {
+        let is_new = |listener: &&Arc<Listener>| previous.is_none_or(|it| !it.has(listener));
+        for listener in self.generation.listeners.iter().filter(is_new) {
+            listener.set_first_generation(number);
+        }
+        self.shards.set_generation(&self.generation, &self.processes);
+        self.generation.set_backlogs();
+    }
+
+    /// Returns to the previous generation. Returns the one that has failed.
+    pub(in crate::arbiter) fn restore_generation(
+        &mut self,
+        previous: PoolGeneration<'a>,
+    ) -> PoolGeneration<'a> {
+        let failed = std::mem::replace(&mut self.generation, previous);
+        if self.workers_range().is_some() && self.supervisor.target() > 0 {
+            self.scale_to(self.supervisor.target()); // a signal may have moved it within the new range
+        }
+        self.shards.set_generation(&self.generation, &self.processes);
+        failed
+    }
+
+    /// Drains all workers for good. If there is no other master, stops listening, except on
+    /// `keep_open`.
+    pub(in crate::arbiter) fn retire(&mut self, is_sole_master: bool, keep_open: &[RawFd]) {
+        self.is_retired = true;
+        self.supervisor.scale_to_zero();
+        if is_sole_master {
+            self.generation.stop_accepting(keep_open);
+        }
+        self.generation.listeners.clear();
+        self.shards.set_generation(&self.generation, &self.processes);
+    }
+}
