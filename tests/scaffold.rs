@@ -95,3 +95,65 @@ fn expect_crate_passes(args: &[&str], tests: &[&str]) {
         must_succeed(&home, &["clippy", "--offline", "--all-targets", "--", "-D", "warnings"]);
     }
 }
+
+#[test]
+fn new_crate_without_path_depends_on_the_checkout() {
+    let folder = tempfile::tempdir().unwrap();
+    let created = ostler(folder.path(), &["new", NAME]);
+    assert!(created.status.success());
+    let home = folder.path().join(NAME);
+    let manifest = fs::read_to_string(home.join("Cargo.toml")).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (dependency, note) = match root.join(".git").exists() {
+        true => (format!("path = {root:?}"), "It depends on the checkout"),
+        false => (format!("version = {:?}", env!("CARGO_PKG_VERSION")), "If that is not published"),
+    };
+    assert!(manifest.contains(&format!("\nostler = {{ {dependency} }}\n")), "{manifest}");
+    assert!(manifest.contains("[profile.release]"), "{manifest}");
+    assert!(manifest.contains("\ndebug = \"line-tables-only\"\n"), "{manifest}");
+    assert!(text(&created.stdout).contains(note), "{}", text(&created.stdout));
+    let mut left = Vec::new();
+    collect(&home, &mut left);
+    assert!(left.iter().all(|text| !text.contains('@')), "{left:#?}");
+    assert_eq!(left.len(), 9);
+    let again = ostler(folder.path(), &["new", NAME]);
+    assert_eq!(again.status.code(), Some(1));
+    let expected = "ostler new: \"first-steps\" already exists: choose another name\n";
+    assert_eq!(text(&again.stderr), expected);
+}
+
+/// Collects the contents of all files below a directory.
+fn collect(folder: &Path, texts: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => collect(&path, texts),
+            false => texts.push(fs::read_to_string(path).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn bad_names_and_directories_are_rejected() {
+    let folder = tempfile::tempdir().unwrap();
+    let bad = ostler(folder.path(), &["new", "1st"]);
+    assert_eq!((bad.status.code(), text(&bad.stdout)), (Some(2), String::new()));
+    assert!(text(&bad.stderr).starts_with("ostler new: \"1st\" is not"), "{}", text(&bad.stderr));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    // In /proc not even root can create a directory.
+    let worker = ostler(Path::new("/proc"), &["new", NAME]);
+    assert_eq!(worker.status.code(), Some(1));
+    assert!(text(&worker.stderr).starts_with("ostler new: failed to create \"first-steps\": "));
+}
+
+#[test]
+fn new_is_a_command_only_as_first_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let app = ostler(folder.path(), &["--check-config", "new"]);
+    assert_eq!(app.status.code(), Some(1));
+    assert!(text(&app.stderr).contains("unknown app \"new\""), "{}", text(&app.stderr));
+    let help = ostler(folder.path(), &["new", "--help"]);
+    assert!(help.status.success() && text(&help.stdout).contains("Usage: ostler new NAME"));
+    let help = ostler(folder.path(), &["--help"]);
+    assert!(text(&help.stdout).contains("\nostler new NAME creates a starter crate"));
+}

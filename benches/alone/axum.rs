@@ -1,4 +1,4 @@
-//! axum on tokio's multi-threaded runtime, without Ostler: the baseline of `examples/tokio_axum`.
+//! axum on tokio's multi-threaded runtime, without Ostler: the baseline of the class `tokio`.
 //!
 //! ```text
 //! cargo run --release --example axum_alone -- 127.0.0.1:8000 2
