@@ -108,7 +108,7 @@ fn new_crate_without_path_depends_on_the_checkout() {
         true => (format!("path = {root:?}"), "It depends on the checkout"),
         false => (format!("version = {:?}", env!("CARGO_PKG_VERSION")), "If that is not published"),
     };
-    assert!(manifest.contains(&format!("\nostler = {{ {dependency} }}\n")), "{manifest}");
+    assert!(manifest.contains(&format!("\nostler = {{ {dependency}, ")), "{manifest}");
     assert!(manifest.contains("[profile.release]"), "{manifest}");
     assert!(manifest.contains("\ndebug = \"line-tables-only\"\n"), "{manifest}");
     assert!(text(&created.stdout).contains(note), "{}", text(&created.stdout));
