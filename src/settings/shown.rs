@@ -1,5 +1,5 @@
 //! Settings as an operator is shown them: each value with its source, and what differs between two.
-//! Values that contain environment variables may be secrets, and are hidden.
+//! Values that contain environment variables may be secrets, and are hidden; so are the values of `env`.
 
 use super::arity::Arity;
 use super::dump::references;
@@ -118,9 +118,17 @@ fn shown_text(settings: &Settings, option: &OptionDef) -> Option<String> {
     if references(settings, option).is_some() {
         return Some(HIDDEN.to_owned());
     }
-    let texts = option.format(settings);
+    let mut texts = option.format(settings);
     match option.arity {
         Arity::Optional if texts.is_empty() => None,
+        // The environment of workers: its names are shown.
+        Arity::PairList => {
+            for text in &mut texts {
+                let name = text.split('=').next().unwrap_or_default();
+                *text = format!("{name}={HIDDEN}");
+            }
+            Some(texts.join(", "))
+        }
         _ => Some(texts.join(", ")),
     }
 }

@@ -349,6 +349,19 @@ fn body_of_a_command_is_limited() {
 }
 
 #[test]
+fn values_of_env_reach_no_client() {
+    let launch = Launch::new(&["-e", "API_KEY=abc987", "-e", "EMPTY="]);
+    let it = Controlled::of(launch);
+    let config = it.connect().get("/v1/config").text();
+    assert!(config.contains("API_KEY=********, EMPTY=********"), "{config}");
+    assert!(!config.contains("abc987"), "{config}");
+    for path in ["/v1/config", "/v1/operations"] {
+        assert_eq!(it.ask_metrics(path, &[]).status(), 403, "{path}");
+    }
+    it.server.finish();
+}
+
+#[test]
 fn config_shows_sources_and_hides_secrets() {
     let launch = Launch::new(&["-w", "2"]).env("SECRET", "hunter2").env("OSTLER_TIMEOUT", "9");
     let path = launch.path("settings.yaml");

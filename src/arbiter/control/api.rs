@@ -86,8 +86,7 @@ pub(super) struct Api {
 pub(super) struct Route {
     /// `{id}` stands for a number.
     pub(super) path: &'static str,
-    /// Whether any name may be used for the host: scrapers and probes choose their own.
-    any_host: bool,
+    audience: Audience,
     /// The names of all parameters.
     pub(super) parameters: &'static [&'static str],
     /// Every status of its responses, beside those that any request may get: 400 for a malformed one,
@@ -97,12 +96,23 @@ pub(super) struct Route {
     pub(super) answer: Answer,
 }
 
+/// Who may ask for a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Clients of both endpoints, by any name for the host: scrapers and probes choose their own.
+    Anyone,
+    /// Clients of both endpoints. At `metrics_bind`, the host must be known.
+    KnownHost,
+    /// Clients of `control_socket`: settings and results of commands may contain secrets.
+    ControlSocket,
+}
+
 /// How a path answers.
 #[derive(Clone, Copy)]
 pub(super) enum Answer {
-    /// GET and HEAD, at both endpoints.
+    /// GET and HEAD.
     Read(fn(&Api, &View, &Request<'_>) -> Response),
-    /// POST, at `control_socket`.
+    /// POST.
     Command(CommandParser),
 }
 
@@ -110,29 +120,35 @@ pub(super) enum Answer {
 pub(super) const WAIT: &str = "wait";
 
 pub(super) const ROUTES: &[Route] = &[
-    read("/", false, &[200, 403], |_, view, _| page::response(view.page())),
-    read("/healthz", true, &[200, 403], |_, _, _| Response::text("ok\n")),
-    read("/readyz", true, &[200, 403, 503], |_, view, _| readiness(view)),
-    read("/metrics", true, &[200, 403], |_, view, request| {
+    read("/", Audience::KnownHost, &[200, 403], |_, view, _| page::response(view.page())),
+    read("/healthz", Audience::Anyone, &[200, 403], |_, _, _| Response::text("ok\n")),
+    read("/readyz", Audience::Anyone, &[200, 403, 503], |_, view, _| readiness(view)),
+    read("/metrics", Audience::Anyone, &[200, 403], |_, view, request| {
         let format = Format::accepted_by(request.header("Accept").unwrap_or_default());
         Response::new(200, view.metrics(format))
             .header("Content-Type", format.content_type())
             .header("Vary", "Accept")
     }),
-    read("/v1/status", false, &[200, 403], |_, view, _| Response::json(view.status())),
-    read("/v1/config", false, &[200, 403], |_, view, _| Response::json(view.config())),
+    read("/v1/status", Audience::KnownHost, &[200, 403], |_, view, _| {
+        Response::json(view.status())
+    }),
+    read("/v1/config", Audience::ControlSocket, &[200, 403], |_, view, _| {
+        Response::json(view.config())
+    }),
     Route {
         path: "/v1/events",
-        any_host: false,
+        audience: Audience::KnownHost,
         parameters: &["after", "last", "follow"],
         statuses: &[200, 400, 403, 404, 503],
         answer: Answer::Read(Api::events),
     },
-    read("/v1/openapi.json", false, &[200, 403], |_, _, _| Response::json(OPENAPI)),
-    read("/v1/operations", false, &[200, 403], |api, _, _| {
+    read("/v1/openapi.json", Audience::KnownHost, &[200, 403], |_, _, _| Response::json(OPENAPI)),
+    read("/v1/operations", Audience::ControlSocket, &[200, 403], |api, _, _| {
         Response::json(format!("{}\n", api.operations.lock().list_json()))
     }),
-    read("/v1/operations/{id}", false, &[200, 403, 404], |api, _, request| api.operation(request)),
+    read("/v1/operations/{id}", Audience::ControlSocket, &[200, 403, 404], |api, _, request| {
+        api.operation(request)
+    }),
     command("/v1/reload", &[WAIT, "dry_run"], TO_MASTER, commands::reload),
     command("/v1/upgrade", &[WAIT], TO_MASTER, commands::upgrade),
     command("/v1/scale", &[WAIT, "pool", "workers"], TO_POOL, commands::scale),
@@ -151,11 +167,11 @@ pub(super) const OPENAPI: &str = include_str!("../../../docs/openapi.json");
 
 const fn read(
     path: &'static str,
-    any_host: bool,
+    audience: Audience,
     statuses: &'static [u16],
     answer: fn(&Api, &View, &Request<'_>) -> Response,
 ) -> Route {
-    Route { path, any_host, parameters: &[], statuses, answer: Answer::Read(answer) }
+    Route { path, audience, parameters: &[], statuses, answer: Answer::Read(answer) }
 }
 
 const fn command(
@@ -164,7 +180,8 @@ const fn command(
     statuses: &'static [u16],
     parse: CommandParser,
 ) -> Route {
-    Route { path, any_host: false, parameters, statuses, answer: Answer::Command(parse) }
+    let (audience, answer) = (Audience::ControlSocket, Answer::Command(parse));
+    Route { path, audience, parameters, statuses, answer }
 }
 
 impl Handler for Api {
@@ -201,14 +218,17 @@ impl Api {
         if request.header("Origin").is_some_and(is_foreign) {
             return Err((403, "requests from other origins are refused".to_owned(), ""));
         }
-        if self.endpoint == Endpoint::Metrics && is_command {
-            return Err((403, "commands are for control_socket".to_owned(), ""));
+        match (self.endpoint, route.audience) {
+            (Endpoint::Metrics, Audience::ControlSocket) => {
+                let reason = format!("{} is answered at control_socket only", route.path);
+                Err((403, reason, ""))
+            }
+            (Endpoint::Metrics, Audience::KnownHost) if !self.is_known_host(request) => {
+                let reason = "unknown host: use an IP address, or add the name to metrics_hosts";
+                Err((403, reason.to_owned(), ""))
+            }
+            _ => Ok(route),
         }
-        if self.endpoint == Endpoint::Metrics && !route.any_host && !self.is_known_host(request) {
-            let reason = "unknown host: use an IP address, or add the name to metrics_hosts";
-            return Err((403, reason.to_owned(), ""));
-        }
-        Ok(route)
     }
 
     fn answer(&self, route: &Route, request: &Request<'_>) -> Response {

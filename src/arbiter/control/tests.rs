@@ -110,6 +110,18 @@ fn host_is_checked_where_a_browser_could_be_led() {
 }
 
 #[test]
+fn settings_and_operations_are_for_control_socket() {
+    for path in ["/v1/config", "/v1/operations", "/v1/operations/1"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let refused = ask(Endpoint::Metrics, snapshot(""), &request);
+        assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+        assert!(refused.contains(" is answered at control_socket only\"}"), "{refused}");
+        let answered = ask(Endpoint::Control, snapshot(""), &request);
+        assert!(!answered.starts_with("HTTP/1.1 403 "), "{answered}");
+    }
+}
+
+#[test]
 fn foreign_origin_is_refused_everywhere() {
     for endpoint in [Endpoint::Control, Endpoint::Metrics] {
         for path in ["/", "/metrics", "/healthz", "/readyz", "/v1/status"] {
