@@ -218,6 +218,9 @@ impl Api {
         if request.header("Origin").is_some_and(is_foreign) {
             return Err((403, "requests from other origins are refused".to_owned(), ""));
         }
+        if route.audience != Audience::Anyone && is_cross_site(route, request) {
+            return Err((403, "requests from pages of other sites are refused".to_owned(), ""));
+        }
         match (self.endpoint, route.audience) {
             (Endpoint::Metrics, Audience::ControlSocket) => {
                 let reason = format!("{} is answered at control_socket only", route.path);
@@ -315,6 +318,16 @@ fn host_name(host: &str) -> &str {
 fn is_own_origin(origin: &[u8], request: &Request<'_>) -> bool {
     let host = host_of(request).filter(|host| !host.is_empty());
     host.is_some_and(|host| origin.eq_ignore_ascii_case(format!("http://{host}").as_bytes()))
+}
+
+/// Returns whether a page of another origin has caused a request, as far as the browser says. A link
+/// to the page is allowed.
+fn is_cross_site(route: &Route, request: &Request<'_>) -> bool {
+    let field = |name| request.header(name).unwrap_or_default();
+    let is_link = route.path == "/"
+        && field("Sec-Fetch-Mode") == b"navigate"
+        && field("Sec-Fetch-Dest") == b"document";
+    !is_link && matches!(field("Sec-Fetch-Site"), b"cross-site" | b"same-site")
 }
 
 fn plain(status: u16, reason: &str) -> Response {

@@ -137,6 +137,28 @@ fn foreign_origin_is_refused_everywhere() {
 }
 
 #[test]
+fn pages_of_other_sites_hold_no_place() {
+    let ask = |path: &str, fields: &str| {
+        status_of(Endpoint::Metrics, path, &format!("Host: 127.0.0.1\r\n{fields}"))
+    };
+    for site in ["cross-site", "same-site"] {
+        let image = format!("Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: no-cors\r\n");
+        for path in ["/", "/v1/status", "/v1/events", "/v1/openapi.json"] {
+            assert_eq!(ask(path, &image), 403, "{path}");
+        }
+        assert_eq!(ask("/metrics", &image), 200);
+        let link = format!("Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: navigate\r\n");
+        let frame = format!("{link}Sec-Fetch-Dest: iframe\r\n");
+        let link = format!("{link}Sec-Fetch-Dest: document\r\n");
+        assert_eq!((ask("/", &link), ask("/", &frame)), (200, 403));
+        assert_eq!(ask("/v1/events", &link), 403);
+    }
+    for site in ["same-origin", "none"] {
+        assert_eq!(ask("/v1/status", &format!("Sec-Fetch-Site: {site}\r\n")), 200);
+    }
+}
+
+#[test]
 fn unready_reason_names_the_first_pool_that_cannot_serve() {
     let mut shown = snapshot("");
     assert_eq!(shown.unready_reason(), None);
