@@ -250,9 +250,10 @@ impl<'a> ConnectionContext<'a> {
         self.reporter.log_unit(unit);
     }
 
-    /// Counts bytes that were appended to the body of the response that was logged last.
-    pub fn log_body(&mut self, bytes: u64) {
-        self.reporter.log_body(bytes);
+    /// Counts bytes of the body of the response that was logged last. `appended` is how much was
+    /// appended to the output: the bytes and what frames them.
+    pub fn log_body(&mut self, bytes: u64, appended: u64) {
+        self.reporter.log_body(bytes, appended);
     }
 
     /// Ends the response that was logged last.
@@ -314,8 +315,8 @@ pub trait WorkReporter {
     }
     /// Logs a unit of work: see [`ConnectionContext::log_unit`].
     fn log_unit(&mut self, _unit: &Unit<'_>) {}
-    /// Counts bytes of the body that was logged last.
-    fn log_body(&mut self, _bytes: u64) {}
+    /// Counts bytes of the body that was logged last: see [`ConnectionContext::log_body`].
+    fn log_body(&mut self, _bytes: u64, _appended: u64) {}
     /// Ends the response that was logged last.
     fn log_end(&mut self, _end: UnitEnd) {}
     /// Returns the id of a request: that of the client if the settings trust it, otherwise a new one.

@@ -178,9 +178,9 @@ impl app::WorkReporter for WorkTracker<'_> {
         }
     }
 
-    fn log_body(&mut self, bytes: u64) {
+    fn log_body(&mut self, bytes: u64, appended: u64) {
         if let Some(log) = &mut self.log {
-            log.count_body(bytes);
+            log.count_body(bytes, appended);
         }
     }
 

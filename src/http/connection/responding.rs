@@ -117,7 +117,8 @@ impl<H: Handler> HttpConnection<'_, H> {
             let reusable = *reusable;
             let before = ctx.out.len();
             let progress = sending.write_next(ctx.out);
-            ctx.log_body(sending.body_bytes(ctx.out.len() - before, progress));
+            let appended = ctx.out.len() - before;
+            ctx.log_body(sending.body_bytes(appended, progress), appended as u64);
             match progress {
                 WriteProgress::Waiting => return Step::Wait,
                 WriteProgress::Partial => self.phase = self.phase.wrapping_add(1),

@@ -28,7 +28,12 @@ struct Entry {
     /// The end of its part of `gaps`.
     gaps_end: usize,
     started: MonotonicTime,
+    /// The bytes of its body.
     bytes: u64,
+    /// The bytes of its output: head, body, and what frames the body.
+    output: u64,
+    /// The bytes of output after it, up to the next record: of units that are not logged.
+    output_after: u64,
     /// How it has ended; `None` if it goes on.
     end: Option<UnitEnd>,
 }
@@ -61,14 +66,28 @@ impl Records {
             gaps_end: self.gaps.len(),
             started,
             bytes: unit.response.body_bytes,
+            output: output_of(unit),
+            output_after: 0,
             end: unit.response.is_complete.then_some(UnitEnd::Complete),
         });
     }
 
-    /// Counts bytes of the last unit's body, if it goes on.
-    pub(crate) fn count_body(&mut self, bytes: u64) {
-        if let Some(Entry { bytes: total, end: None, .. }) = self.entries.last_mut() {
-            *total = total.saturating_add(bytes);
+    /// Passes over a unit of work that is not to be logged.
+    pub(super) fn skip(&mut self, unit: &Unit<'_>) {
+        self.end_last(UnitEnd::Failed); // an unfinished record before it
+        if let Some(last) = self.entries.last_mut() {
+            last.output_after = last.output_after.saturating_add(output_of(unit));
+        }
+    }
+
+    /// Counts bytes of the last unit's body, and how much was appended to the output for them.
+    pub(crate) fn count_body(&mut self, bytes: u64, appended: u64) {
+        let Some(last) = self.entries.last_mut() else { return };
+        if last.end.is_none() {
+            last.bytes = last.bytes.saturating_add(bytes);
+            last.output = last.output.saturating_add(appended);
+        } else {
+            last.output_after = last.output_after.saturating_add(appended);
         }
     }
 
@@ -83,13 +102,13 @@ impl Records {
     pub(crate) fn abort(&mut self, mut lost: u64) {
         self.end_last(UnitEnd::Aborted);
         for entry in self.entries.iter_mut().rev() {
+            lost = lost.saturating_sub(entry.output_after);
             if lost == 0 {
                 break;
             }
             entry.end = Some(UnitEnd::Aborted);
-            let cut = entry.bytes.min(lost);
-            entry.bytes -= cut;
-            lost -= cut;
+            entry.bytes = entry.bytes.saturating_sub(lost);
+            lost = lost.saturating_sub(entry.output);
         }
     }
 
@@ -146,4 +165,9 @@ impl Records {
             entry.gaps_end -= gaps_at;
         }
     }
+}
+
+/// Returns how many bytes of output a unit of work has so far.
+fn output_of(unit: &Unit<'_>) -> u64 {
+    (unit.response.head.len() as u64).saturating_add(unit.response.body_bytes)
 }

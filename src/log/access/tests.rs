@@ -94,17 +94,23 @@ fn open_record_waits_and_is_aborted_by_lost_bytes() {
     add(&mut records, b"/b", 10, false);
     assert_eq!(take(&mut records, &format), ["/a 5 complete\n"]);
     assert_eq!(take(&mut records, &format), [""; 0]);
-    records.count_body(90);
+    records.count_body(90, 96);
     records.end_last(UnitEnd::Complete);
-    records.count_body(7); // after the end
+    records.count_body(7, 9); // of a unit that is not logged
     add(&mut records, b"/c", 20, true);
     add(&mut records, b"/d", 30, true);
-    // The last 45 bytes were not sent: all of the last, and a part of the one before.
-    records.abort(45);
+    // These bytes were not sent: all of the last, and a part of the one before. A head has 27 bytes.
+    records.abort(27 + 30 + 15);
     assert_eq!(
         take(&mut records, &format),
         ["/b 100 complete\n", "/c 5 aborted\n", "/d 0 aborted\n"]
     );
+    add(&mut records, b"/a", 5, true);
+    records.skip(&unit(request(b"x", NO_FIELD), 50, false));
+    records.count_body(60, 66);
+    add(&mut records, b"/b", 5, true);
+    records.abort(27 + 5 + 27 + 50 + 66);
+    assert_eq!(take(&mut records, &format), ["/a 5 complete\n", "/b 0 aborted\n"]);
     add(&mut records, b"/e", 1, false);
     add(&mut records, b"/f", 1, false);
     records.abort(0);

@@ -104,7 +104,7 @@ impl UnitLog {
     pub(crate) fn add(&mut self, unit: &Unit<'_>, new_id: impl FnOnce() -> Option<RequestId>) {
         let started = self.started.take();
         if !self.is_sampled(unit.response.status) {
-            return self.records.end_last(UnitEnd::Failed);
+            return self.records.skip(unit);
         }
         let started = started.unwrap_or_else(clock::now);
         let WorkerAccessLog { log, name, .. } = &*self.log;
@@ -117,9 +117,9 @@ impl UnitLog {
         }
     }
 
-    /// Counts bytes of the last unit's body.
-    pub(crate) fn count_body(&mut self, bytes: u64) {
-        self.records.count_body(bytes);
+    /// Counts bytes of the last unit's body, and of what was appended to the output for them.
+    pub(crate) fn count_body(&mut self, bytes: u64, appended: u64) {
+        self.records.count_body(bytes, appended);
     }
 
     /// Ends the last unit.
