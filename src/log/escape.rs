@@ -41,7 +41,7 @@ pub fn escaped_len(character: char) -> usize {
 /// of the text after it.
 pub(super) fn is_unsafe(character: char) -> bool {
     character.is_control()
-        || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+        || matches!(character, '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// A decorator that escapes messages, keys and values, but not the layout between them.

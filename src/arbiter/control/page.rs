@@ -23,7 +23,7 @@ const EVENTS_SHOWN: u64 = 20;
 /// hashes (a test compares them with the files). What a text brings in is not run.
 pub(super) const POLICY: &str = "default-src 'none'; \
     style-src 'sha256-yIrAsE9+20N8CjzwZCeVorhaf7ptuAxcvOIc2f2GETI='; \
-    script-src 'sha256-s4Gq6Rl4kmoG/pRitc/dYvfsx+OC1qp7l+J2dUNFnSc='; \
+    script-src 'sha256-TjC6OZP+zMTZrzffXtV1m6Z7rQK1RTy2T8cfyoFCRaA='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

@@ -17,7 +17,7 @@
 
   // Shows what a terminal or a browser would obey as an escape.
   const clean = (value) => String(value).replace(
-    /[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff]/g,
+    /[\u0000-\u001f\u007f-\u009f\u061c\u2028-\u202e\u2066-\u2069\ufeff]/g,
     (character) => "\\u" + character.charCodeAt(0).toString(16).padStart(4, "0"));
 
   const node = (tag, name, ...children) => {
