@@ -38,6 +38,8 @@ pub(crate) enum PidFileError {
     Held { path: PathBuf, owner: Option<i32> },
     /// The path leads to a directory, a symbolic link, or another file that is not regular.
     NotAFile(PathBuf),
+    /// The file before it is complete belongs to another user.
+    Foreign(PathBuf),
     /// The file cannot be read, written or locked.
     Io { path: PathBuf, source: io::Error },
 }
@@ -54,6 +56,9 @@ impl fmt::Display for PidFileError {
             Self::NotAFile(path) => {
                 write!(f, "pid file {}: not a regular file", path.display())
             }
+            Self::Foreign(path) => {
+                write!(f, "pid file {}: belongs to another user", path.display())
+            }
             Self::Io { path, .. } => write!(f, "failed to write pid file {}", path.display()),
         }
     }
@@ -63,7 +68,7 @@ impl std::error::Error for PidFileError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::Held { .. } | Self::NotAFile(_) => None,
+            Self::Held { .. } | Self::NotAFile(_) | Self::Foreign(_) => None,
         }
     }
 }
@@ -150,12 +155,26 @@ impl PidFile {
 /// Returns `None` if the path no longer leads to it.
 fn claim(path: &Path) -> Result<Option<File>, PidFileError> {
     let failed = |source| PidFileError::Io { path: path.to_path_buf(), source };
+    // The open would fail if the file does not permit it, or, in a sticky directory, if it is another
+    // user's.
+    if let Ok(found) = fs::symlink_metadata(path)
+        && found.is_file()
+        && found.uid() != credentials::effective_uid()
+    {
+        if credentials::effective_uid() != 0 {
+            return Err(PidFileError::Foreign(path.to_path_buf()));
+        }
+        fs::remove_file(path).map_err(failed)?; // root's own lock is on a file of root
+    }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let file = options.custom_flags(file::NOFOLLOW).open(path).map_err(failed)?;
     let ours = file.metadata().map_err(failed)?;
-    if !ours.is_file() || ours.nlink() > 1 || ours.uid() != credentials::effective_uid() {
+    if !ours.is_file() || ours.nlink() > 1 {
         return Err(PidFileError::NotAFile(path.to_path_buf()));
+    }
+    if ours.uid() != credentials::effective_uid() {
+        return Err(PidFileError::Foreign(path.to_path_buf())); // created meanwhile
     }
     if let Lock::HeldBy(owner) = file::lock(&file).map_err(failed)? {
         let owner = owner.or_else(|| read_pid(&file));
@@ -238,6 +257,25 @@ mod tests {
         fs::hard_link(&target, &temporary).unwrap();
         assert!(matches!(PidFile::create(&path), Err(PidFileError::NotAFile(_))));
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    }
+
+    #[test]
+    fn temporary_file_of_another_user_is_named_or_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, temporary) = (dir.path().join("x.pid"), dir.path().join("x.pid.tmp"));
+        let error = PidFileError::Foreign(temporary.clone());
+        assert!(error.to_string().ends_with("x.pid.tmp: belongs to another user"), "{error}");
+        if credentials::effective_uid() != 0 {
+            return; // only root has other users
+        }
+        fs::write(&temporary, "7\n").unwrap();
+        std::os::unix::fs::chown(&temporary, Some(65534), Some(65534)).unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).unwrap();
+        let file = PidFile::create(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", Pid::this()));
+        assert_eq!(fs::metadata(&path).unwrap().uid(), 0);
+        file.remove();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
