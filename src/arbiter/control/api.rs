@@ -4,8 +4,9 @@ use std::io::Cursor;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::commands::{self, CommandParser, failure};
+use super::commands::{self, CommandParser};
 use super::events;
+use super::failure::failure;
 use super::metrics::{self, Format};
 use super::page;
 use super::places::WaitPlaces;

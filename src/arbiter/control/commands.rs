@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::failure::failure;
 use super::parameters::Parameters;
 use super::places::{WaitPlace, WaitPlaces};
 use super::sse;
@@ -130,12 +131,6 @@ fn look(
 /// Returns the response to a command that cannot be begun.
 pub(super) fn refusal(refusal: &Refusal) -> Response {
     failure(refusal.status, &refusal.reason)
-}
-
-/// Returns the response that gives a reason as JSON.
-pub(super) fn failure(status: u16, reason: &str) -> Response {
-    let body = serde_json::json!({ "error": reason });
-    Response::json(format!("{body}\n")).with_status(status)
 }
 
 /// An operation as events: each change of its progress, and its end.

@@ -7,6 +7,7 @@ mod api;
 mod client;
 mod commands;
 mod events;
+mod failure;
 mod metrics;
 mod page;
 mod parameters;

@@ -28,6 +28,7 @@ impl Parameters {
         let Value::Object(body) = body else {
             return Err("the body is not a JSON object".to_owned());
         };
+        let (pairs, count) = (count_pairs(request.body()), body.len());
         for (name, value) in body {
             let text = match value {
                 Value::String(text) => text,
@@ -37,6 +38,9 @@ impl Parameters {
                 }
             };
             parameters.add(&name, text, known)?;
+        }
+        if pairs > count {
+            return Err("a key of the JSON object is given twice".to_owned());
         }
         Ok(parameters)
     }
@@ -72,4 +76,20 @@ impl Parameters {
         let Some(text) = self.0.get(name) else { return Ok(None) };
         text.parse().map(Some).map_err(|_| format!("{name} is a number, not {text:?}"))
     }
+}
+
+/// Returns how many pairs a valid JSON object has, nested ones included: its colons outside texts. The
+/// parser keeps only the last of two pairs with the same key.
+fn count_pairs(json: &[u8]) -> usize {
+    let (mut count, mut is_text, mut is_escaped) = (0, false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b':' if !is_text => count += 1,
+            _ => (),
+        }
+    }
+    count
 }

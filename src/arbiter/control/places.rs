@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::failure::failure;
 use crate::http::Response;
 
 /// How many clients of one endpoint may wait for an answer or for events, beside those that do not wait.
@@ -24,7 +25,7 @@ impl WaitPlaces {
         if Arc::strong_count(&self.0) <= WAITING_MAX {
             return Ok(WaitPlace(Arc::clone(&self.0)));
         }
-        Err(Response::text(format!("{WAITING_MAX} clients wait already\n")).with_status(503))
+        Err(failure(503, &format!("{WAITING_MAX} clients wait already")))
     }
 }
 

@@ -99,6 +99,7 @@ fn wrong_parameters_are_400_and_name_the_fault() {
         ("/v1/scale?workers=many", "", "\"many\""),
         ("/v1/scale?workers=1&workers=2", "", "twice"),
         ("/v1/scale?workers=1", r#"{"workers":2}"#, "twice"),
+        ("/v1/scale", r#"{"workers":1,"workers":2}"#, "twice"),
         ("/v1/recycle?slot=-1", "", "\"-1\""),
         ("/v1/stop", "now", "JSON"),
         ("/v1/stop", "[1]", "JSON object"),
