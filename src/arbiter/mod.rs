@@ -70,11 +70,12 @@ use upgrade::Upgrade;
 /// The master.
 pub(crate) struct Arbiter<'a> {
     signals: SignalPipe,
+    /// Dropped before the upgrade channel: the new master binds its addresses when that is closed.
+    control: Option<ControlServer<'a>>,
     transitions: Transitions<'a>,
     pidfile: Option<PidFile>,
     /// The process that has launched this daemon and waits until it is ready.
     startup_notifier: Option<Rc<StartupNotifier>>,
-    control: Option<ControlServer<'a>>,
     config: ShownConfig,
     /// Whether all first workers have been ready, which is reported once.
     reported_ready: bool,

@@ -58,7 +58,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const BODY_BYTES_MAX: usize = 64 << 10;
 /// How long a client may take to accept output.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often an address is tried that another master still has.
+/// How soon an address is tried again that could not be bound.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The services of both endpoints. It outlives the [`ControlServer`], whose connections borrow it.
@@ -129,9 +129,10 @@ pub(crate) struct ControlServer<'a> {
     /// By the token of their events.
     clients: HashMap<u64, ControlClient<'a>>,
     next_token: u64,
-    /// The addresses that are not bound yet: another master has them.
+    /// The addresses that are not bound yet: another master has them, or has just had them.
     unbound: Vec<(Endpoint, Address)>,
-    retry_at: MonotonicTime,
+    /// When they are tried again; `None` before the first failure.
+    retry_at: Option<MonotonicTime>,
     buffers: Buffers,
     usage: UsageMonitor,
     /// Whether it was logged that `unbound` cannot be bound.
@@ -160,7 +161,7 @@ impl<'a> ControlServer<'a> {
             clients: HashMap::new(),
             next_token: FIRST_CLIENT_TOKEN,
             unbound: service.addresses.clone(),
-            retry_at: MonotonicTime::default(),
+            retry_at: None,
             buffers: Buffers::default(),
             usage: UsageMonitor::default(),
             has_warned: false,
@@ -217,8 +218,7 @@ impl<'a> ControlServer<'a> {
         if now < self.paused_until {
             return Some(self.paused_until);
         }
-        let retry = (!self.unbound.is_empty()).then_some(self.retry_at);
-        self.clients.values().filter_map(ControlClient::deadline).chain(retry).min()
+        self.clients.values().filter_map(ControlClient::deadline).chain(self.retry_at).min()
     }
 
     /// Serves the clients that are ready, without waiting. Calls `collect` at most once, and only if
@@ -230,14 +230,13 @@ impl<'a> ControlServer<'a> {
         log: &Logger,
         collect: impl FnOnce() -> Snapshot,
     ) {
+        self.usage.read(now);
         if now < self.paused_until {
             return;
         }
-        if !self.unbound.is_empty() && self.retry_at <= now {
-            self.retry_at = now.saturating_add(RETRY_INTERVAL);
-            if is_sole_master {
-                self.take_over(log);
-            }
+        let is_due = self.retry_at.is_none_or(|at| at <= now);
+        if is_sole_master && !self.unbound.is_empty() && is_due {
+            self.take_over(log, now);
         }
         self.close_overdue(now);
         self.wake_waiting(now);
@@ -272,8 +271,10 @@ impl<'a> ControlServer<'a> {
     }
 
     /// Binds the addresses that the old master had, now that it has exited.
-    fn take_over(&mut self, log: &Logger) {
-        match self.bind_all() {
+    fn take_over(&mut self, log: &Logger, now: MonotonicTime) {
+        let bound = self.bind_all();
+        self.retry_at = bound.is_err().then(|| now.saturating_add(RETRY_INTERVAL));
+        match bound {
             Ok(()) => self.log_addresses(log),
             Err(error) if !self.has_warned => {
                 self.has_warned = true;

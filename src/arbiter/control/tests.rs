@@ -11,6 +11,7 @@ use super::api::{self, Answer, Api, Endpoint, ROUTES, SharedView, View};
 use super::metrics::Format;
 use super::page;
 use super::places::WaitPlaces;
+use super::{ControlServer, ControlService};
 use crate::app::{ClientInfo, Limits, Service, WorkReporter};
 use crate::arbiter::operations::{Asked, SharedOperations};
 use crate::arbiter::snapshot::{
@@ -18,6 +19,7 @@ use crate::arbiter::snapshot::{
 };
 use crate::http::Http;
 use crate::session::{Session, Wants};
+use crate::settings::Settings;
 use crate::time::MonotonicTime;
 
 struct Reporter;
@@ -156,6 +158,30 @@ fn pages_of_other_sites_hold_no_place() {
     for site in ["same-origin", "none"] {
         assert_eq!(ask("/v1/status", &format!("Sec-Fetch-Site: {site}\r\n")), 200);
     }
+}
+
+#[test]
+fn addresses_are_bound_once_there_is_no_other_master() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control");
+    let settings = Settings { control_socket: Some(path.clone()), ..Settings::default() };
+    let service = ControlService::new(&settings, Vec::new());
+    let mut server = ControlServer::open(&service, false).unwrap().unwrap();
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let now = MonotonicTime::default();
+    let mut serve = |at, is_sole| {
+        server.serve(at, is_sole, &log, Snapshot::default);
+        server.next_deadline(at)
+    };
+    // The master that has the addresses is awaited, not polled.
+    assert_eq!((serve(now, false), path.exists()), (None, false));
+    // Something else is at the path.
+    std::fs::create_dir(&path).unwrap();
+    let retry_at = now.saturating_add(Duration::from_millis(200));
+    assert_eq!(serve(now, true), Some(retry_at));
+    std::fs::remove_dir(&path).unwrap();
+    assert_eq!((serve(now, true), path.exists()), (Some(retry_at), false));
+    assert_eq!((serve(retry_at, true), path.exists()), (None, true));
 }
 
 #[test]

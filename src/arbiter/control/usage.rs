@@ -16,8 +16,12 @@ use crate::time::MonotonicTime;
 
 /// The time between two readings, at least.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long a child may read.
+/// How long a child may read without writing anything.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How old a reading is shown. A scraper that asks once a minute gets that of its last request.
+const AGE_MAX: Duration = Duration::from_secs(120);
+/// How many killed children may have not exited. While there are that many, none is started.
+const BLOCKED_MAX: usize = 16;
 
 /// What was read last, and the child that reads.
 #[derive(Default)]
@@ -33,6 +37,9 @@ struct Reading {
     /// The processes that it reads, in its order.
     pids: Vec<i32>,
     started: MonotonicTime,
+    /// When a part of the answer was last read: before, the child may have waited for that.
+    progress_at: MonotonicTime,
+    has_ended: bool,
 }
 
 #[derive(Default)]
@@ -50,17 +57,24 @@ impl UsageMonitor {
     pub(super) fn update(&mut self, snapshot: &mut Snapshot, now: MonotonicTime) {
         self.blocked.retain_mut(|(_, helper)| !helper.read());
         self.take_answer(now);
-        self.known.add_to(snapshot);
+        self.show(snapshot, now);
         let is_old = self.known.since.is_none_or(|at| now.duration_since(at) >= INTERVAL);
-        if is_old && self.active.is_none() {
+        if is_old && self.active.is_none() && self.blocked.len() < BLOCKED_MAX {
             self.active = self.start(snapshot, now);
         }
     }
 
+    fn show(&self, snapshot: &mut Snapshot, now: MonotonicTime) {
+        if self.known.since.is_some_and(|at| now.duration_since(at) <= AGE_MAX) {
+            self.known.add_to(snapshot);
+        }
+    }
+
     fn take_answer(&mut self, now: MonotonicTime) {
+        self.read(now);
         let Some(mut reading) = self.active.take() else { return };
-        let has_ended = reading.helper.read();
-        if !has_ended && now.duration_since(reading.started) < TIMEOUT {
+        let has_ended = reading.has_ended;
+        if !has_ended && now.duration_since(reading.progress_at) < TIMEOUT {
             self.active = Some(reading);
             return;
         }
@@ -70,6 +84,16 @@ impl UsageMonitor {
             let read = &self.known.processes;
             let blocking = reading.pids.iter().find(|pid| !read.contains_key(pid));
             self.blocked.push((blocking.copied().unwrap_or(0), reading.helper));
+        }
+    }
+
+    /// Reads what the child has written by now: an answer about thousands of workers exceeds the pipe.
+    pub(super) fn read(&mut self, now: MonotonicTime) {
+        let Some(reading) = self.active.as_mut().filter(|it| !it.has_ended) else { return };
+        let before = reading.helper.answer().len();
+        reading.has_ended = reading.helper.read();
+        if reading.helper.answer().len() > before {
+            reading.progress_at = now;
         }
     }
 
@@ -85,7 +109,7 @@ impl UsageMonitor {
         let inodes: Vec<_> = listeners.filter_map(|listener| listener.unix_inode).collect();
         let helper = HelperProcess::start(|output| write_all(output, &workers, &inodes)).ok()?;
         let pids = workers.iter().map(|(pid, _)| *pid).collect();
-        Some(Reading { helper, pids, started: now })
+        Some(Reading { helper, pids, started: now, progress_at: now, has_ended: false })
     }
 }
 
@@ -159,6 +183,28 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arbiter::snapshot::{PoolSnapshot, WorkerSnapshot};
+
+    fn one_worker() -> Snapshot {
+        let worker = WorkerSnapshot { pid: 42, ..WorkerSnapshot::default() };
+        let pool = PoolSnapshot { workers: vec![worker], ..PoolSnapshot::default() };
+        Snapshot { pools: vec![pool], ..Snapshot::default() }
+    }
+
+    #[test]
+    fn old_reading_is_not_shown() {
+        let now = MonotonicTime::from_nanos(1_000_000_000_000);
+        let shown_after = |age: Duration| {
+            let read_at = MonotonicTime::from_nanos(1_000_000_000_000 - age.as_nanos() as u64);
+            let known = Usage::parse(b"p 42 1000 20\n", read_at);
+            let (monitor, mut snapshot) =
+                (UsageMonitor { known, ..UsageMonitor::default() }, one_worker());
+            monitor.show(&mut snapshot, now);
+            snapshot.pools[0].workers[0].usage.memory_bytes
+        };
+        assert_eq!(shown_after(AGE_MAX), Some(1000));
+        assert_eq!(shown_after(AGE_MAX + Duration::from_secs(1)), None);
+    }
 
     #[test]
     fn lines_of_any_contents_are_read_as_far_as_possible() {
