@@ -141,7 +141,9 @@ pub(super) fn look_up_hosts<'a>(
     let listeners: Vec<_> = current.flat_map(|generation| &generation.listeners).collect();
     let addresses = config.pool_specs.iter().flat_map(|spec| &spec.settings.bind);
     let is_new = |address: &&Address| !listeners.iter().any(|it| matches_address(it, address));
-    addresses.filter(is_new).try_for_each(|address| listen::look_up_host(lookups, address))
+    addresses
+        .filter(is_new)
+        .try_for_each(|address| listen::look_up_host(lookups, address).map(drop))
 }
 
 /// Returns the addresses that a configuration opens, and those that it closes.

@@ -70,6 +70,8 @@ pub(super) struct PoolSnapshot {
     pub(super) waiting_slots: Vec<(usize, Duration)>,
     pub(super) listeners: Vec<ListenerSnapshot>,
     pub(super) totals: PoolTotals,
+    /// What of that other masters have counted, before this one or beside it.
+    pub(super) earlier_totals: PoolTotals,
     pub(super) last_exits: Vec<ExitSnapshot>,
 }
 
@@ -104,6 +106,37 @@ pub(super) struct PoolTotals {
     pub(super) boot_time: Duration,
     /// A reason and how many workers have exited for it.
     pub(super) exits: Vec<(&'static str, u64)>,
+}
+
+impl PoolTotals {
+    /// Returns what has been counted beyond `before`.
+    pub(super) fn since(&self, before: &Self) -> Self {
+        let exits = self.exits.iter().map(|(reason, count)| {
+            let known = before.exits.iter().find(|(name, _)| name == reason);
+            (*reason, count.saturating_sub(known.map_or(0, |(_, count)| *count)))
+        });
+        Self {
+            work: self.work.clone().since(&before.work),
+            workers_started: self.workers_started.saturating_sub(before.workers_started),
+            boots: self.boots.saturating_sub(before.boots),
+            boot_time: self.boot_time.saturating_sub(before.boot_time),
+            exits: exits.collect(),
+        }
+    }
+
+    /// Adds other totals.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.work.add(&other.work);
+        self.workers_started = self.workers_started.saturating_add(other.workers_started);
+        self.boots = self.boots.saturating_add(other.boots);
+        self.boot_time = self.boot_time.saturating_add(other.boot_time);
+        for (reason, count) in &other.exits {
+            match self.exits.iter_mut().find(|(name, _)| name == reason) {
+                Some((_, total)) => *total = total.saturating_add(*count),
+                None => self.exits.push((reason, *count)),
+            }
+        }
+    }
 }
 
 /// One worker process.

@@ -64,14 +64,17 @@ pub(crate) fn bind_with(
     sockets.map(|(fd, origin)| Listener::new(fd, address, origin)).collect()
 }
 
-/// Looks up the host of an address, if it has one.
+/// Looks up the host of an address. Without one there is nothing to return.
 ///
 /// # Errors
 /// The host is not found.
-pub(crate) fn look_up_host(lookups: &Lookups, address: &Address) -> Result<(), ListenError> {
+pub(crate) fn look_up_host(
+    lookups: &Lookups,
+    address: &Address,
+) -> Result<Vec<SocketAddr>, ListenError> {
     match address {
-        Address::Tcp { host, port } => bind::resolve(lookups, address, host, *port).map(|_| ()),
-        Address::Unix(_) | Address::Abstract(_) | Address::Fd(_) => Ok(()),
+        Address::Tcp { host, port } => bind::resolve(lookups, address, host, *port),
+        Address::Unix(_) | Address::Abstract(_) | Address::Fd(_) => Ok(Vec::new()),
     }
 }
 

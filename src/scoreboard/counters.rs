@@ -178,6 +178,13 @@ impl WorkTotals {
         self.durations.combine(&other.durations, u64::saturating_add);
     }
 
+    /// Returns what these have counted beyond `before`.
+    pub(crate) fn since(mut self, before: &Self) -> Self {
+        self.counts.combine(&before.counts, u64::saturating_sub, Duration::saturating_sub);
+        self.durations.combine(&before.durations, u64::saturating_sub);
+        self
+    }
+
     /// Raises each total to that of `other` if that is larger.
     pub(crate) fn raise_to(&mut self, other: &Self) {
         self.counts.combine(&other.counts, u64::max, Duration::max);

@@ -556,6 +556,10 @@ define_settings! {
         /// and the machine's name. May be repeated.
         metrics_hosts: Vec<String> = Vec::new(), ListOf { item: NameValue, accepts_none: true }, "NAME",
             flag "metrics-host", alias "metrics-hosts", scope master, fixed always;
+
+        /// HOST:PORT of a statsd server, to which totals and gauges are sent by UDP every 10 s.
+        statsd_host: Option<Address> = None, OptionalOf(AddressValue), "ADDR",
+            scope master, fixed always;
     }
     "Logging" {
         /// Log file; - means standard error. The file is owned by the workers' user, which needs

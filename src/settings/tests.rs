@@ -115,6 +115,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("control_users", "root", "root"),
     ("metrics_bind", ":9100", "0.0.0.0:9100"),
     ("metrics_hosts", "box", "box"),
+    ("statsd_host", "localhost:8125", "localhost:8125"),
     ("log_file", "a.log", "a.log"),
     ("log_level", "warn", "warning"),
     ("log_format", "json", "json"),

@@ -4,6 +4,7 @@
 use super::LogTarget;
 use super::error::SettingsError;
 use super::schema::{OPTIONS, Settings};
+use crate::address::Address;
 
 /// Checks everything that the parser of a single option cannot check.
 pub(super) fn validate(settings: &Settings) -> Result<(), SettingsError> {
@@ -38,6 +39,15 @@ fn validate_combinations(settings: &Settings) -> Result<(), SettingsError> {
                 "a daemon ({source}) has no outputs to inherit: set inherit_output to false, and the \
                  program's output goes to the log"
             ),
+        });
+    }
+    if let Some(address) = &settings.statsd_host
+        && !matches!(address, Address::Tcp { port: 1.., .. })
+    {
+        return Err(SettingsError::Conflict {
+            source: settings.source("statsd_host").clone(),
+            key: "statsd_host",
+            reason: format!("{address} is no address of a UDP server: give HOST:PORT"),
         });
     }
     if let (Some(pidfile), LogTarget::File(log)) = (&settings.pidfile, &settings.log_file)

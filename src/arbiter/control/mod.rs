@@ -13,11 +13,13 @@ mod page;
 mod parameters;
 mod places;
 mod sse;
+mod statsd;
 #[cfg(test)]
 mod tests;
 mod usage;
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,6 +34,7 @@ use crate::http::Http;
 use crate::listen::{self, Access, ListenError, Listener};
 use crate::log::error_chain;
 use crate::os::epoll::{Event, EventQueue, Watch};
+use crate::os::lookups::Lookups;
 use crate::os::{clock, credentials, host, socket};
 use crate::session::Session;
 use crate::settings::Settings;
@@ -39,6 +42,7 @@ use crate::time::MonotonicTime;
 use api::{Api, Endpoint, SharedView, View};
 use client::{Buffers, ControlClient};
 use places::WaitPlaces;
+use statsd::StatsdSender;
 use usage::UsageMonitor;
 
 /// How many clients may be connected to one endpoint. The longest idle one makes room for a new one.
@@ -64,6 +68,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// The services of both endpoints. It outlives the [`ControlServer`], whose connections borrow it.
 pub(crate) struct ControlService {
     addresses: Vec<(Endpoint, Address)>,
+    statsd: Option<Address>,
     control: Http<Api>,
     metrics: Http<Api>,
     view: SharedView,
@@ -104,6 +109,7 @@ impl ControlService {
         };
         Self {
             addresses: addresses.collect(),
+            statsd: settings.statsd_host.clone(),
             control: service(Endpoint::Control),
             metrics: service(Endpoint::Metrics),
             view,
@@ -121,6 +127,14 @@ impl ControlService {
     }
 }
 
+/// Looks up a statsd server, and makes a socket for it.
+fn open_statsd(address: &Address) -> Result<StatsdSender, ListenError> {
+    let servers = listen::look_up_host(&Lookups::Live, address)?;
+    let failed = |source| ListenError::Bind { address: address.clone(), source };
+    let server = servers.first().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    StatsdSender::new(*server, clock::now()).map_err(failed)
+}
+
 /// The sockets and the clients of the control interface.
 pub(crate) struct ControlServer<'a> {
     service: &'a ControlService,
@@ -135,6 +149,7 @@ pub(crate) struct ControlServer<'a> {
     retry_at: Option<MonotonicTime>,
     buffers: Buffers,
     usage: UsageMonitor,
+    statsd: Option<StatsdSender>,
     /// Whether it was logged that `unbound` cannot be bound.
     has_warned: bool,
     /// Until when it pauses.
@@ -151,9 +166,11 @@ impl<'a> ControlServer<'a> {
         service: &'a ControlService,
         is_sole_master: bool,
     ) -> Result<Option<Self>, ListenError> {
-        let Some((_, first)) = service.addresses.first() else { return Ok(None) };
-        let events = EventQueue::new()
-            .map_err(|source| ListenError::Bind { address: first.clone(), source })?;
+        let first = service.addresses.first().map(|(_, address)| address);
+        let Some(first) = first.or(service.statsd.as_ref()) else { return Ok(None) };
+        let failed = |source| ListenError::Bind { address: first.clone(), source };
+        let events = EventQueue::new().map_err(failed)?;
+        let statsd = service.statsd.as_ref().map(open_statsd).transpose()?;
         let mut server = Self {
             service,
             events,
@@ -164,6 +181,7 @@ impl<'a> ControlServer<'a> {
             retry_at: None,
             buffers: Buffers::default(),
             usage: UsageMonitor::default(),
+            statsd,
             has_warned: false,
             paused_until: MonotonicTime::default(),
         };
@@ -218,7 +236,9 @@ impl<'a> ControlServer<'a> {
         if now < self.paused_until {
             return Some(self.paused_until);
         }
-        self.clients.values().filter_map(ControlClient::deadline).chain(self.retry_at).min()
+        let statsd = self.statsd.as_ref().map(StatsdSender::due);
+        let clients = self.clients.values().filter_map(ControlClient::deadline);
+        clients.chain(self.retry_at).chain(statsd).min()
     }
 
     /// Serves the clients that are ready, without waiting. Calls `collect` at most once, and only if
@@ -241,11 +261,15 @@ impl<'a> ControlServer<'a> {
         self.close_overdue(now);
         self.wake_waiting(now);
         let ready = self.events.take(EVENTS_MAX);
-        if ready.is_empty() {
+        let statsd = self.statsd.as_mut().filter(|statsd| statsd.due() <= now);
+        if ready.is_empty() && statsd.is_none() {
             return;
         }
         let begin = clock::now();
         let mut snapshot = collect();
+        if let Some(statsd) = statsd {
+            statsd.send(&snapshot, now);
+        }
         self.usage.update(&mut snapshot, now);
         let view = Arc::new(View::new(snapshot));
         *self.service.view.lock().unwrap_or_else(PoisonError::into_inner) = view;

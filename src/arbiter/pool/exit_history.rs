@@ -22,6 +22,8 @@ pub(super) struct ExitHistory {
     /// The largest totals that were shown: a worker that writes nonsense cannot make one go back.
     work_shown: RefCell<WorkTotals>,
     last: BTreeMap<usize, LastExit>,
+    /// What of all that the workers of other masters had done.
+    earlier: PoolTotals,
 }
 
 #[derive(Debug)]
@@ -45,6 +47,7 @@ impl ExitHistory {
 
     /// Adds what the workers of another master had done.
     pub(super) fn add_earlier(&mut self, earlier: &PoolTotals) {
+        self.earlier.add(earlier);
         self.work.add(&earlier.work);
         self.started = self.started.saturating_add(earlier.workers_started);
         self.boots = self.boots.saturating_add(earlier.boots);
@@ -82,6 +85,11 @@ impl ExitHistory {
             boot_time: self.boot_time,
             exits: counts.map(|(reason, count)| (reason.as_str(), count)).collect(),
         }
+    }
+
+    /// Returns what of the totals the workers of other masters had done.
+    pub(super) fn earlier(&self) -> &PoolTotals {
+        &self.earlier
     }
 
     /// Returns the last exit of each slot.

@@ -32,6 +32,7 @@ impl Pool<'_> {
             is_suspended: self.supervisor.is_suspended(),
             is_stopping: self.supervisor.stopping().is_some() || self.is_retired,
             totals: self.exits.totals(work),
+            earlier_totals: self.exits.earlier().clone(),
             workers,
             waiting_slots: waiting.map(|(slot, until)| (slot, until.duration_since(now))).collect(),
             listeners: self.listener_snapshots(),

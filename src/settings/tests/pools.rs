@@ -107,6 +107,7 @@ fn master_keys_are_rejected_in_pools() {
         "control_users",
         "metrics_bind",
         "metrics_hosts",
+        "statsd_host",
         "log_file",
         "log_level",
         "log_format",
