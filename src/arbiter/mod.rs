@@ -329,8 +329,10 @@ impl<'a> Arbiter<'a> {
         let Some(control) = &mut self.control else { return };
         let peer = self.transitions.upgrade.peer().pid();
         let transitions = &self.transitions;
+        let counts = transitions.operations.lock().counts();
         let collect = || Snapshot {
             operation: transitions.operations.lock().running_json(),
+            operation_counts: counts.clone(),
             config: self.config.json(transitions),
             ..transitions.state.snapshot(!self.reported_ready, peer, now)
         };
@@ -413,7 +415,8 @@ impl<'a> Arbiter<'a> {
 
     /// Removes the pid file, and frees the addresses unless there is another master, which gets the totals.
     pub(crate) fn clean_up(&mut self) {
-        self.transitions.upgrade.hand_over(&self.transitions.state);
+        let operations = self.transitions.operations.lock().counts();
+        self.transitions.upgrade.hand_over(&self.transitions.state, &operations);
         self.transitions.state.hook("on_exit", |hooks| hooks.on_exit());
         self.transitions.free_addresses();
         if let Some(control) = &self.control {

@@ -2,6 +2,7 @@
 //! ended. Pure: it is told facts, and what the pools are like in each turn.
 
 mod command;
+mod counts;
 mod operation;
 mod present;
 mod recycling;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::time::MonotonicTime;
 pub(super) use command::{Command, Refusal, ScaleTo};
+pub(super) use counts::{Ended, OperationCounts};
 use operation::upgrade_result;
 pub(super) use operation::{Fact, Operation, OperationState, ReloadStage, Work};
 use present::Verdict;
@@ -55,6 +57,7 @@ pub(super) struct Operations {
     last_id: u64,
     asked: Vec<Asked>,
     now: MonotonicTime,
+    counts: OperationCounts,
     /// When a client is to be told what was held back.
     look_again_at: Option<MonotonicTime>,
 }
@@ -80,6 +83,7 @@ impl Operations {
 
     /// Begins an operation. Returns its number.
     pub(super) fn begin(&mut self, work: Work, by: &str, pool: Option<&str>) -> u64 {
+        self.count_ended();
         let ended = self.list.iter().position(|it| it.ended.is_some());
         if self.list.len() >= KEPT_MAX {
             self.list.remove(ended.unwrap_or(0));
@@ -115,6 +119,9 @@ impl Operations {
     pub(super) fn on_fact(&mut self, fact: Fact) {
         let now = self.now;
         let fact = &fact;
+        if let Fact::EarlierOperations(counts) = fact {
+            self.counts.add_all(counts);
+        }
         for operation in self.list.iter_mut().filter(|it| it.ended.is_none()) {
             operation.on_fact(fact, now);
         }
@@ -145,6 +152,24 @@ impl Operations {
             };
             operation.end(result, now);
         }
+    }
+}
+
+/// Counts.
+impl Operations {
+    /// Counts the operations that have ended since the last call.
+    fn count_ended(&mut self) {
+        for operation in &mut self.list {
+            if let Some((command, result, time)) = operation.take_end() {
+                self.counts.add(command, result, Ended { count: 1, time });
+            }
+        }
+    }
+
+    /// Returns how many reloads and upgrades have ended, also those of earlier masters.
+    pub(super) fn counts(&mut self) -> OperationCounts {
+        self.count_ended();
+        self.counts.clone()
     }
 }
 

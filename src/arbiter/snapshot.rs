@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::operations::OperationCounts;
 use crate::duration::as_millis;
 use crate::log::EventRing;
 use crate::scoreboard::{Histogram, WorkCounts, WorkTotals};
 
 /// The master and its pools.
 #[derive(Clone, Debug, Default)]
+// Fields: one for each thing that is shown.
 pub(super) struct Snapshot {
     pub(super) pid: i32,
     pub(super) proc_name: String,
@@ -30,6 +32,7 @@ pub(super) struct Snapshot {
     pub(super) listen_drops: Option<(u64, u64)>,
     /// The operation that has begun last and runs; null if there is none.
     pub(super) operation: Value,
+    pub(super) operation_counts: OperationCounts,
     /// The settings that are in use, as JSON.
     pub(super) config: Arc<[u8]>,
 }

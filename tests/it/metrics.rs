@@ -104,6 +104,8 @@ fn totals_are_exact_over_kills_reloads_and_an_upgrade(class: &str) {
     it.server.signal(Signal::SIGUSR2);
     it.server.wait_for("the new master", |record| record.message() == "new master ready");
     let before = samples(&it.metrics());
+    assert_eq!(before["ostler_reloads_total{result=\"done\"}"], 1.0);
+    assert_eq!(before["ostler_upgrades_total{result=\"done\"}"], 1.0);
     send(20); // both masters' workers answer
     it.server.signal(Signal::SIGTERM);
     it.server.wait_for("the take-over", |record| record.message() == "upgrade complete");

@@ -1,7 +1,10 @@
 //! One operation: what it does, how far it is, and how it has ended. Pure.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
+use super::counts::OperationCounts;
 use super::present::{Present, Progress, Verdict};
 use super::recycling::Recycling;
 use super::scaling::Scaling;
@@ -16,6 +19,7 @@ pub(in crate::arbiter) struct Operation {
     pub(super) work: Work,
     started: MonotonicTime,
     pub(super) ended: Option<MonotonicTime>,
+    is_counted: bool,
     state: OperationState,
     progress: Progress,
 }
@@ -77,6 +81,8 @@ pub(in crate::arbiter) enum Fact {
     NewMasterReady,
     /// The new master has failed, for which a stop has waited.
     StopCancelled,
+    /// What another master, which exits, has counted.
+    EarlierOperations(OperationCounts),
 }
 
 impl Operation {
@@ -102,9 +108,24 @@ impl Operation {
             work,
             started: now,
             ended: None,
+            is_counted: false,
             state: OperationState::Running,
             progress: Progress { done: 0, total: 0, phase },
         }
+    }
+
+    /// Returns the command, the result and the duration of a reload or an upgrade, once, when it has
+    /// ended.
+    pub(super) fn take_end(&mut self) -> Option<(&'static str, &'static str, Duration)> {
+        let ended = self.ended.filter(|_| !self.is_counted)?;
+        self.is_counted = true;
+        let command = match self.work {
+            Work::Reload(_) => "reload",
+            Work::Upgrade { .. } => "upgrade",
+            _ => return None,
+        };
+        let result = if matches!(self.state, OperationState::Done(_)) { "done" } else { "failed" };
+        Some((command, result, ended.duration_since(self.started)))
     }
 
     /// Returns its state.

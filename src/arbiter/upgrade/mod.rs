@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use slog::{Logger, error, info, warn};
 
-use super::operations::Fact;
+use super::operations::{Fact, OperationCounts};
 use super::state::MasterState;
 use crate::listen::{Listener, activation};
 use crate::os::clock;
@@ -236,6 +236,8 @@ impl Upgrade {
         match (&mut self.peer, message) {
             (_, UpgradeMessage::Totals(message)) => {
                 state.pools.add_earlier(totals::decode(&message));
+                let operations = totals::decode_operations(&message);
+                self.facts.extend(operations.map(Fact::EarlierOperations));
             }
             (UpgradePeer::OldMaster { pid, .. }, UpgradeMessage::PeerExited) => {
                 let pid = *pid;
@@ -270,9 +272,12 @@ impl Upgrade {
         None
     }
 
-    /// Hands the totals of the pools to the other master, if there is one: this one exits.
-    pub(super) fn hand_over(&self, state: &MasterState<'_>) {
+    /// Hands what was counted to the other master, if there is one: this one exits.
+    pub(super) fn hand_over(&self, state: &MasterState<'_>, operations: &OperationCounts) {
         let Some(channel) = self.peer.channel() else { return };
+        if let Err(error) = channel.send_totals(&totals::encode_operations(operations)) {
+            warn!(state.log(), "failed to hand over totals"; "error" => %error);
+        }
         for pool in state.pools.iter() {
             let message = totals::encode(pool.name(), &pool.final_totals());
             if let Err(error) = channel.send_totals(&message) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::arbiter::operations::{Ended, OperationCounts};
 use crate::arbiter::pool::supervisor::ExitReason;
 use crate::arbiter::snapshot::PoolTotals;
 use crate::scoreboard::{COUNT_MAX, Histogram, WorkCounts, WorkTotals};
@@ -73,6 +74,27 @@ pub(super) fn decode(message: &[u8]) -> Option<(String, PoolTotals)> {
     Some((message["pool"].as_str()?.to_owned(), totals))
 }
 
+/// Encodes how many operations have ended.
+pub(super) fn encode_operations(counts: &OperationCounts) -> Vec<u8> {
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let ended = counts
+        .iter()
+        .map(|(command, result, it)| json!([command, result, it.count, nanos(it.time)]));
+    json!({ "operations": ended.collect::<Vec<_>>() }).to_string().into_bytes()
+}
+
+/// Decodes how many operations have ended. `None` if the message is not of this kind.
+pub(super) fn decode_operations(message: &[u8]) -> Option<OperationCounts> {
+    let message: Value = serde_json::from_slice(message).ok()?;
+    let mut counts = OperationCounts::default();
+    for ended in message["operations"].as_array()? {
+        let text = |index: usize| ended[index].as_str().unwrap_or_default();
+        let time = Duration::from_nanos(ended[3].as_u64().unwrap_or(0));
+        counts.add(text(0), text(1), Ended { count: count_of(&ended[2]), time });
+    }
+    Some(counts)
+}
+
 fn count_of(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0).min(COUNT_MAX)
 }
@@ -115,6 +137,19 @@ mod tests {
         assert_eq!(message[0], TAG);
         let (name, decoded) = decode(&message).unwrap();
         assert_eq!((name.as_str(), &decoded), ("it's \"web\"", &totals()));
+    }
+
+    #[test]
+    fn operations_survive_the_message() {
+        let mut counts = OperationCounts::default();
+        counts.add("reload", "failed", Ended { count: 3, time: Duration::from_millis(7) });
+        counts.add("other", "done", Ended { count: 9, time: Duration::ZERO });
+        let message = encode_operations(&counts);
+        assert_eq!(decode_operations(&message), Some(counts));
+        assert_eq!(decode(&message), None);
+        assert_eq!(decode_operations(&encode("web", &totals())), None);
+        let odd = b"{\"operations\":[3,[],[\"reload\",\"done\",-1,null],[\"later\",\"done\",1,1]]}";
+        assert_eq!(decode_operations(odd), Some(OperationCounts::default()));
     }
 
     #[test]

@@ -244,6 +244,30 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "ostler_reloads_total",
+        kind: Kind::Counter,
+        help: "Reloads that have ended, by result: done or failed.",
+        samples: |snapshot, out| out.operations(snapshot, "reload"),
+    },
+    Metric {
+        name: "ostler_reload_duration_seconds",
+        kind: Kind::Summary,
+        help: "How long reloads have taken until they ended, by result.",
+        samples: |snapshot, out| out.operation_durations(snapshot, "reload"),
+    },
+    Metric {
+        name: "ostler_upgrades_total",
+        kind: Kind::Counter,
+        help: "Upgrades that have ended, by result: done or failed.",
+        samples: |snapshot, out| out.operations(snapshot, "upgrade"),
+    },
+    Metric {
+        name: "ostler_upgrade_duration_seconds",
+        kind: Kind::Summary,
+        help: "How long upgrades have taken until they ended, by result.",
+        samples: |snapshot, out| out.operation_durations(snapshot, "upgrade"),
+    },
+    Metric {
         name: "ostler_log_records_dropped_total",
         kind: Kind::Counter,
         help: "Log records that workers have dropped, since the log never waits.",

@@ -135,6 +135,20 @@ impl Samples<'_> {
         self.add_part("_count", labels, count);
     }
 
+    /// Adds how often operations of this command have ended, by result.
+    pub(super) fn operations(&mut self, snapshot: &Snapshot, command: &str) {
+        for (_, result, ended) in snapshot.operation_counts.iter().filter(|it| it.0 == command) {
+            self.add(&[("result", result)], ended.count);
+        }
+    }
+
+    /// Adds how long operations of this command have taken, by result.
+    pub(super) fn operation_durations(&mut self, snapshot: &Snapshot, command: &str) {
+        for (_, result, ended) in snapshot.operation_counts.iter().filter(|it| it.0 == command) {
+            self.summary(&[("result", result)], ended.count, ended.time);
+        }
+    }
+
     /// Adds one sample a worker for which there is a value.
     pub(super) fn each_worker<V: Display>(
         &mut self,
