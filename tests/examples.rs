@@ -319,7 +319,10 @@ fn hooks_see_every_event_and_errors_are_harmless() {
 fn custom_class_is_listed() {
     let Some(program) = example("custom_class") else { return };
     let output = Command::new(program).arg("--list-classes").output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "batch\nexec\nmio\nsync\nthreads\ntokio\n");
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "batch\nexec\nmio\nsync\nthreads\ntokio\n"
+    );
 }
 
 #[test]

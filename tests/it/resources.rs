@@ -9,7 +9,9 @@ use nix::unistd::Pid;
 
 use crate::launch::Launch;
 use crate::os::limit_descriptors;
-use crate::proc::{children, descriptors, next_descriptor, stat, voluntary_switches, wait_until};
+use crate::proc::{
+    children, descriptors, descriptors_to, next_descriptor, stat, voluntary_switches, wait_until,
+};
 use crate::support::Server;
 
 on_every_class!(
@@ -45,6 +47,8 @@ fn fifty_replacements_leak_nothing(class: &str) {
         workers[round % 2] = server.wait_replaced(victim);
         assert_eq!(stat(server.pid).unwrap().threads, 1);
         if round == 1 {
+            let has_epoll = || !descriptors_to(workers[1].pid, "eventpoll").is_empty();
+            wait_until("the worker watches its listener", has_epoll); // sync: as it first sleeps
             (of_master, of_worker) = (count(server.pid), count(workers[1].pid));
         }
     }
