@@ -346,7 +346,8 @@ impl<'a> Arbiter<'a> {
 
     /// Answers the clients that wait for the end of this master.
     fn finish_control(&mut self, now: MonotonicTime) {
-        self.transitions.operations.lock().on_exit();
+        let successor = self.transitions.upgrade.successor().map(Pid::as_raw);
+        self.transitions.operations.lock().on_exit(successor);
         if let Some(control) = &mut self.control {
             control.finish(now);
         }

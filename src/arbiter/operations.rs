@@ -139,14 +139,18 @@ impl Operations {
         }
     }
 
-    /// Records that all workers have exited, and the master is about to.
-    pub(super) fn on_exit(&mut self) {
+    /// Records that all workers have exited, and the master is about to. `successor` is the other
+    /// master, which goes on.
+    pub(super) fn on_exit(&mut self, successor: Option<i32>) {
         let now = self.now;
         for operation in self.list.iter_mut().filter(|it| it.ended.is_none()) {
-            let result = match operation.work {
-                Work::Stop { .. } => Ok(json!({})),
-                Work::Upgrade { is_ready: true, old_pid, new_pid, .. } => {
-                    Ok(upgrade_result(old_pid, new_pid))
+            let result = match (&operation.work, successor) {
+                (Work::Stop { .. }, None) => Ok(json!({})),
+                (Work::Stop { .. }, Some(pid)) => Ok(json!({ "serving_pid": pid })),
+                (Work::Upgrade { old_pid, new_pid: Some(new_pid), .. }, Some(pid))
+                    if *new_pid == pid =>
+                {
+                    Ok(upgrade_result(*old_pid, pid))
                 }
                 _ => Err("the master has stopped".to_owned()),
             };

@@ -104,7 +104,7 @@ impl<'a> Transitions<'a> {
         let is_replacing = |work: &Work| matches!(work, Work::Upgrade { replaces: true, .. });
         let replaces = self.operations.lock().running(is_replacing).is_some();
         if is_started && replaces {
-            self.stop(Signal::Term); // deferred until the new master is ready
+            self.upgrade.stop_when_ready();
         }
     }
 
@@ -112,7 +112,7 @@ impl<'a> Transitions<'a> {
     /// asked for.
     pub(super) fn enforce_upgrade_timeout(&mut self, now: MonotonicTime) {
         self.upgrade.enforce_timeout(now, self.state.log());
-        if self.upgrade.take_deferred_stop(self.state.log()) {
+        if self.upgrade.take_due_stop(self.state.log()) {
             self.stop(Signal::Term);
         }
     }

@@ -27,6 +27,8 @@ on_every_class!(
     failing_commands_change_nothing,
 );
 
+on_every_class_slowly!(stop_during_an_upgrade_waits_for_the_new_master,);
+
 impl Controlled {
     /// Begins a command, and returns the client that waits for its answer.
     #[track_caller]
@@ -138,6 +140,38 @@ fn upgrade_command_is_answered_by_the_old_master(class: &str) {
         client.ask("/v1/status");
         client.try_answer().is_ok_and(|answer| answer.json()["pid"] == new.as_raw())
     });
+    load.wait_answers(10);
+    load.finish();
+    kill(new, Signal::SIGTERM).unwrap();
+    it.server.wait_no_survivors();
+}
+
+/// Starts a server, whose new masters boot for `boot_ms`.
+fn with_booting_new_masters(class: &str, boot_ms: u32) -> Controlled {
+    let launch = Launch::new(&["-k", class, "-w", "2"]);
+    let path = launch.path("settings.yaml");
+    fs::write(&path, "").unwrap();
+    let it = Controlled::of(launch.arg("--config").arg(&path));
+    fs::write(&path, format!("env: [DEMO_BOOT_SLEEP_MS={boot_ms}]\n")).unwrap();
+    it
+}
+
+fn stop_during_an_upgrade_waits_for_the_new_master(class: &str) {
+    let it = with_booting_new_masters(class, 2000);
+    let load = Load::on(it.server.address());
+    let mut upgrade = it.send("/v1/upgrade");
+    it.server.wait_for("the upgrade", |record| record.message() == "upgrade started");
+    it.server.signal(Signal::SIGUSR2);
+    it.server.wait_for("the second", |record| record.message().starts_with("upgrade rejected"));
+    let mut stop = it.send("/v1/stop");
+    it.server.wait_for("the stop", |record| record.message().starts_with("stop deferred"));
+    let (status, upgrade) = answer(&mut upgrade);
+    assert_eq!((status, &upgrade["state"]), (200, &json!("done")), "{upgrade}");
+    let new = &upgrade["result"]["new_pid"];
+    let (status, stop) = answer(&mut stop);
+    assert_eq!((status, &stop["result"]), (200, &json!({ "serving_pid": new })), "{stop}");
+    let new = Pid::from_raw(new.as_i64().unwrap() as i32);
+    it.server.wait_for("the promotion", |record| record.is("upgrade complete", new));
     load.wait_answers(10);
     load.finish();
     kill(new, Signal::SIGTERM).unwrap();

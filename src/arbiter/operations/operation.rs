@@ -77,6 +77,8 @@ pub(in crate::arbiter) enum Fact {
     ReloadComplete(u32),
     DryRunEnded(Result<Value, String>),
     UpgradeStarted(i32),
+    /// No new master was executed.
+    UpgradeRejected(String),
     UpgradeFailed(String),
     NewMasterReady,
     /// The new master has failed, for which a stop has waited.
@@ -164,7 +166,8 @@ impl Operation {
             (Work::Reload(stage @ Planning), Fact::ReloadDeferred) => *stage = Requested,
             (Work::Reload(Planning), Fact::ReloadRejected(reason))
             | (Work::Reload(Rolling(_)), Fact::ReloadRolledBack(reason))
-            | (Work::Upgrade { .. }, Fact::UpgradeFailed(reason)) => {
+            | (Work::Upgrade { new_pid: None, .. }, Fact::UpgradeRejected(reason))
+            | (Work::Upgrade { new_pid: Some(_), .. }, Fact::UpgradeFailed(reason)) => {
                 self.end(Err(reason.clone()), now);
             }
             (Work::Reload(stage @ Planning), Fact::ReloadStarted(generation)) => {
@@ -182,8 +185,13 @@ impl Operation {
                 self.end(Ok(result), now);
             }
             (Work::DryRun, Fact::DryRunEnded(result)) => self.end(result.clone(), now),
-            (Work::Upgrade { new_pid, .. }, Fact::UpgradeStarted(pid)) => *new_pid = Some(*pid),
-            (Work::Upgrade { replaces, old_pid, new_pid, is_ready }, Fact::NewMasterReady) => {
+            (Work::Upgrade { new_pid: new_pid @ None, .. }, Fact::UpgradeStarted(pid)) => {
+                *new_pid = Some(*pid);
+            }
+            (
+                Work::Upgrade { replaces, old_pid, new_pid: Some(new_pid), is_ready },
+                Fact::NewMasterReady,
+            ) => {
                 *is_ready = true;
                 if !*replaces {
                     let result = upgrade_result(*old_pid, *new_pid);
@@ -270,6 +278,6 @@ impl Operation {
     }
 }
 
-pub(super) fn upgrade_result(old_pid: i32, new_pid: Option<i32>) -> Value {
+pub(super) fn upgrade_result(old_pid: i32, new_pid: i32) -> Value {
     json!({ "old_pid": old_pid, "new_pid": new_pid })
 }

@@ -228,7 +228,7 @@ fn reload_follows_the_facts_of_its_own_generation() {
 }
 
 #[test]
-fn upgrade_by_signal_is_done_when_the_new_master_is_ready() {
+fn upgrade_is_done_when_the_new_master_is_ready_or_goes_on() {
     for replaces in [false, true] {
         let mut operations = Operations::default();
         let work = Work::Upgrade { replaces, old_pid: 1, new_pid: None, is_ready: false };
@@ -239,9 +239,45 @@ fn upgrade_by_signal_is_done_when_the_new_master_is_ready() {
             *operations.get(id).unwrap().state() == done(json!({ "old_pid": 1, "new_pid": 2 }))
         };
         assert_eq!(is_done(&operations), !replaces);
-        operations.on_exit();
+        operations.on_exit(Some(2));
         assert!(is_done(&operations));
     }
+}
+
+#[test]
+fn early_stop_says_which_master_goes_on() {
+    for (successor, has_failed) in [(Some(2), false), (None, true), (Some(3), true)] {
+        let mut operations = Operations::default();
+        let work = Work::Upgrade { replaces: true, old_pid: 1, new_pid: None, is_ready: false };
+        let upgrade = operations.begin(work, "test", None);
+        operations.on_fact(Fact::UpgradeStarted(2));
+        let stop = operations.begin(Work::Stop { workers: 2 }, "test", None);
+        operations.on_exit(successor);
+        let state = |id| operations.get(id).unwrap().state();
+        assert_eq!(matches!(state(upgrade), OperationState::Failed(_)), has_failed);
+        let expected = successor.map_or(json!({}), |pid| json!({ "serving_pid": pid }));
+        assert_eq!(*state(stop), done(expected));
+    }
+}
+
+#[test]
+fn rejected_upgrade_is_the_one_without_a_new_master() {
+    let mut operations = Operations::default();
+    let begin = |operations: &mut Operations| {
+        let work = Work::Upgrade { replaces: true, old_pid: 1, new_pid: None, is_ready: false };
+        operations.begin(work, "test", None)
+    };
+    let first = begin(&mut operations);
+    operations.on_fact(Fact::UpgradeStarted(2));
+    let second = begin(&mut operations);
+    operations.on_fact(Fact::UpgradeRejected("x".into()));
+    let state = |operations: &Operations, id| operations.get(id).unwrap().state().clone();
+    assert_eq!(state(&operations, first), OperationState::Running);
+    assert_eq!(state(&operations, second), OperationState::Failed("x".into()));
+    let third = begin(&mut operations);
+    operations.on_fact(Fact::UpgradeFailed("y".into()));
+    assert_eq!(state(&operations, first), OperationState::Failed("y".into()));
+    assert_eq!(state(&operations, third), OperationState::Running);
 }
 
 #[test]
@@ -255,7 +291,7 @@ fn stop_ends_all_other_operations() {
     world.look();
     world.assert_failed(scale, "stops");
     assert_eq!(*world.state(stop), OperationState::Running);
-    world.operations.on_exit();
+    world.operations.on_exit(None);
     assert_eq!(*world.state(stop), done(json!({})));
 }
 

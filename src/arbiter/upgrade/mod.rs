@@ -89,7 +89,7 @@ pub(crate) enum UpgradePhase {
     Failed,
 }
 
-/// A SIGTERM that has arrived while the new master starts.
+/// A SIGTERM, or a command to stop, that has arrived while the new master starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DeferredStop {
     None,
@@ -104,6 +104,8 @@ pub(super) struct Upgrade {
     exec_args: Option<ExecArgs>,
     peer: UpgradePeer,
     deferred_stop: DeferredStop,
+    /// This master is to stop once the new one is ready.
+    stops_when_ready: bool,
     /// The old master, which has exited. The upgrade is complete once this master is ready.
     exited_old_master: Option<Pid>,
     /// What has happened since [`take_facts`](Self::take_facts).
@@ -114,9 +116,15 @@ pub(super) struct Upgrade {
 
 impl Upgrade {
     pub(super) fn new(exec_args: Option<ExecArgs>, peer: UpgradePeer) -> Self {
-        let (deferred_stop, exited_old_master) = (DeferredStop::None, None);
-        let facts = Vec::new();
-        Self { exec_args, peer, deferred_stop, exited_old_master, facts, is_pending: false }
+        Self {
+            exec_args,
+            peer,
+            deferred_stop: DeferredStop::None,
+            stops_when_ready: false,
+            exited_old_master: None,
+            facts: Vec::new(),
+            is_pending: false,
+        }
     }
 
     /// Takes what has happened since the last call.
@@ -132,6 +140,16 @@ impl Upgrade {
     /// Returns the other master.
     pub(super) fn peer(&self) -> &UpgradePeer {
         &self.peer
+    }
+
+    /// Returns the other master if it goes on when this one exits: it has not failed, and lives.
+    pub(super) fn successor(&self) -> Option<Pid> {
+        match self.peer {
+            UpgradePeer::None
+            | UpgradePeer::NewMaster { phase: UpgradePhase::Failed, .. }
+            | UpgradePeer::NewMaster { channel: None, .. } => None,
+            UpgradePeer::NewMaster { pid, .. } | UpgradePeer::OldMaster { pid, .. } => Some(pid),
+        }
     }
 
     /// Returns the descriptor that is readable when the other master has sent a message or exited.
@@ -150,7 +168,7 @@ impl Upgrade {
     /// Reports why no new master is executed.
     pub(super) fn reject(&mut self, reason: String, log: &Logger) {
         error!(log, "upgrade rejected"; "error" => &reason);
-        self.facts.push(Fact::UpgradeFailed(reason));
+        self.facts.push(Fact::UpgradeRejected(reason));
     }
 
     /// Executes a new master, which inherits `listeners` and the channel, and nothing else. Returns
@@ -334,6 +352,11 @@ impl Upgrade {
         }
     }
 
+    /// Has this master stop once the new one, which is started, is ready.
+    pub(super) fn stop_when_ready(&mut self) {
+        self.stops_when_ready = true;
+    }
+
     /// Decides whether a signal that stops the master waits for the new one: only the first SIGTERM
     /// does, while the new master starts. If that fails, this master must go on serving.
     pub(super) fn defers_stop(&mut self, signal: Signal, log: &Logger) -> bool {
@@ -349,23 +372,31 @@ impl Upgrade {
         true
     }
 
-    /// Returns whether a deferred stop is due: the new master is ready, or was stopped as well. If the
-    /// new master has failed, the stop is cancelled.
-    pub(super) fn take_deferred_stop(&mut self, log: &Logger) -> bool {
-        let is_due = match (self.deferred_stop, &self.peer) {
-            (DeferredStop::None, _) => return false,
-            (DeferredStop::Due, _) => true,
-            (_, UpgradePeer::NewMaster { phase: UpgradePhase::Starting, .. }) => return false,
-            (_, UpgradePeer::NewMaster { phase: UpgradePhase::Ready, .. }) => true,
-            (DeferredStop::Waiting, _) => false,
+    /// Returns whether this master is to stop now: a deferred stop is due, or this is the upgrade of a
+    /// command, and the new master is ready. A deferred stop is due too if the new master was stopped
+    /// as well. If the new master has failed, the stop is cancelled.
+    pub(super) fn take_due_stop(&mut self, log: &Logger) -> bool {
+        let is_ready = match self.peer {
+            UpgradePeer::NewMaster { phase: UpgradePhase::Starting, .. }
+                if self.deferred_stop != DeferredStop::Due =>
+            {
+                return false;
+            }
+            UpgradePeer::NewMaster { phase, .. } => phase == UpgradePhase::Ready,
+            UpgradePeer::None | UpgradePeer::OldMaster { .. } => false,
         };
-        self.deferred_stop = DeferredStop::None;
-        if !is_due {
-            error!(log, "stop cancelled: new master failed";
-                "error" => "this master serves on; send TERM again to stop it");
-            self.facts.push(Fact::StopCancelled);
+        let replaces = std::mem::take(&mut self.stops_when_ready);
+        match std::mem::replace(&mut self.deferred_stop, DeferredStop::None) {
+            DeferredStop::Due => true,
+            DeferredStop::None => replaces && is_ready,
+            DeferredStop::Waiting if is_ready => true,
+            DeferredStop::Waiting => {
+                error!(log, "stop cancelled: new master failed";
+                    "error" => "this master serves on; send TERM again to stop it");
+                self.facts.push(Fact::StopCancelled);
+                false
+            }
         }
-        is_due
     }
 
     /// Reports once that this master has replaced the old one: that has exited, and this one is ready.

@@ -105,6 +105,11 @@ impl Operation {
                 let (old, new) = (value(&self.result["old_pid"]), value(&self.result["new_pid"]));
                 lines.push_str(&format!("master: {old} -> {new}\n"));
             }
+            "stop" => {
+                if let pid @ Value::Number(_) = &self.result["serving_pid"] {
+                    lines.push_str(&format!("master {} serves on\n", value(pid)));
+                }
+            }
             "recycle" => {
                 for it in list("replaced") {
                     let (pool, slot) = (value(&it["pool"]), value(&it["slot"]));
@@ -176,6 +181,11 @@ mod tests {
         assert_eq!(
             outcome("upgrade", json!({"old_pid": 5, "new_pid": 6})),
             "upgrade done in 1.5s\nmaster: 5 -> 6\n"
+        );
+        assert_eq!(outcome("stop", json!({})), "stop done in 1.5s\n");
+        assert_eq!(
+            outcome("stop", json!({"serving_pid": 6})),
+            "stop done in 1.5s\nmaster 6 serves on\n"
         );
         let replaced =
             json!({"replaced": [{"pool": "a\u{1b}", "slot": 0, "old_pid": 1, "new_pid": 2}]});
