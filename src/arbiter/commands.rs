@@ -1,6 +1,8 @@
 //! The commands of the control interface: each does what a signal does, and is followed until it has
 //! come true or failed.
 
+use slog::info;
+
 use super::operations::{
     Command, Fact, PoolView, Present, Progress, Recycling, Refusal, ScaleTo, Scaling, Work,
 };
@@ -19,7 +21,14 @@ impl Transitions<'_> {
             operations.take_asked()
         };
         for it in asked {
+            let name = it.command.name();
             let result = self.execute(it.command, &it.by, now);
+            match &result {
+                Ok(id) => info!(self.state.log(), "command received"; "command" => name,
+                    "by" => &it.by, "operation" => id),
+                Err(refusal) => info!(self.state.log(), "command refused"; "command" => name,
+                    "by" => &it.by, "status" => refusal.status),
+            }
             let _ = it.reply.set(result); // nothing else sets it
         }
     }

@@ -320,10 +320,16 @@ impl<'a> PoolGeneration<'a> {
     }
 
     /// Opens the file of the access log again.
-    pub(super) fn reopen_access_log(&self) {
-        if let Some(Err(error)) = self.access_log.as_ref().map(|log| log.reopen()) {
-            warn!(self.log.logger(), "failed to reopen access log"; "error" => error_chain(&error));
-        }
+    ///
+    /// # Errors
+    /// The file cannot be opened, which has been logged. The log goes on as it was.
+    pub(super) fn reopen_access_log(&self) -> Result<(), String> {
+        let Some(access_log) = &self.access_log else { return Ok(()) };
+        access_log.reopen().map(drop).map_err(|error| {
+            let reason = error_chain(&error);
+            warn!(self.log.logger(), "failed to reopen access log"; "error" => &reason);
+            reason
+        })
     }
 
     /// Returns the shared memory that its workers use.

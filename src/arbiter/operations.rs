@@ -81,12 +81,16 @@ impl Operations {
         std::mem::take(&mut self.asked)
     }
 
-    /// Begins an operation. Returns its number.
+    /// Begins an operation. Returns its number. If as many run as may, none begins, and the number is
+    /// 0, which no operation has: a signal takes effect without one. A stop always begins one.
     pub(super) fn begin(&mut self, work: Work, by: &str, pool: Option<&str>) -> u64 {
         self.count_ended();
         let ended = self.list.iter().position(|it| it.ended.is_some());
-        if self.list.len() >= KEPT_MAX {
-            self.list.remove(ended.unwrap_or(0));
+        if self.is_full() && !matches!(work, Work::Stop { .. }) {
+            return 0;
+        }
+        if let Some(oldest) = ended.filter(|_| self.list.len() >= KEPT_MAX) {
+            self.list.remove(oldest);
         }
         self.last_id += 1;
         self.list.push_back(Operation::new(self.last_id, by, pool, work, self.now));

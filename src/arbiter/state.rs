@@ -148,7 +148,8 @@ impl MasterState<'_> {
     /// `previous` is what a reload in progress may return to.
     ///
     /// # Errors
-    /// The master's log cannot be reopened, which has been logged. It goes on as it was.
+    /// The master's log or an access log cannot be reopened, which has been logged. It goes on as it
+    /// was, and the other logs are reopened.
     pub(super) fn reopen_logs(&self, previous: Option<&MasterContext>) -> Result<(), String> {
         let reopened = self.context.log.reopen().map_err(|error| error_chain(&error));
         match &reopened {
@@ -159,7 +160,8 @@ impl MasterState<'_> {
             warn!(self.log(), "failed to reopen log of previous settings";
                 "error" => error_chain(&error));
         }
-        self.pools.generations().for_each(PoolGeneration::reopen_access_log);
+        let access_logs = self.pools.generations().map(PoolGeneration::reopen_access_log);
+        let reopened = access_logs.fold(reopened, Result::and);
         self.pools.iter().for_each(Pool::reopen_logs);
         reopened
     }

@@ -54,7 +54,7 @@ impl Transitions<'_> {
             let workers = self.state.pools.worker_count();
             running.unwrap_or_else(|| operations.begin(Work::Stop { workers }, by, None))
         };
-        self.stop(signal);
+        self.stop(signal, by);
         id
     }
 
@@ -62,8 +62,9 @@ impl Transitions<'_> {
     pub(super) fn reopen_logs(&mut self, by: &str) -> u64 {
         let id = self.operations.lock().begin(Work::Reopen, by, None);
         let previous = self.reload.transaction().map(|it| it.previous_context());
-        self.reload.previous_generations().for_each(PoolGeneration::reopen_access_log);
-        let reopened = self.state.reopen_logs(previous);
+        let access_logs = self.reload.previous_generations().map(PoolGeneration::reopen_access_log);
+        let reopened = access_logs.fold(Ok(()), Result::and);
+        let reopened = self.state.reopen_logs(previous).and(reopened);
         self.operations.lock().end(id, reopened.map(|()| serde_json::json!({})));
         id
     }
@@ -112,8 +113,8 @@ impl<'a> Transitions<'a> {
     /// asked for.
     pub(super) fn enforce_upgrade_timeout(&mut self, now: MonotonicTime) {
         self.upgrade.enforce_timeout(now, self.state.log());
-        if self.upgrade.take_due_stop(self.state.log()) {
-            self.stop(Signal::Term);
+        if let Some(by) = self.upgrade.take_due_stop(self.state.log()) {
+            self.stop(Signal::Term, by);
         }
     }
 
@@ -136,7 +137,8 @@ impl<'a> Transitions<'a> {
         }
     }
 
-    fn stop(&mut self, signal: Signal) {
+    /// Stops the master as this signal does. `by` is what has asked for it.
+    fn stop(&mut self, signal: Signal, by: &str) {
         let stopping = self.state.pools.stopping();
         if stopping.is_none() {
             if self.upgrade.defers_stop(signal, self.state.log()) {
@@ -145,8 +147,7 @@ impl<'a> Transitions<'a> {
             self.begin_shutdown();
         }
         let Some(mode) = shutdown::requested_mode(signal, stopping) else { return };
-        info!(self.state.log(), "stopping"; "signal" => signal.name(),
-            "mode" => shutdown::mode_name(mode));
+        info!(self.state.log(), "stopping"; "by" => by, "mode" => shutdown::mode_name(mode));
         self.state.pools.stop(mode);
     }
 

@@ -124,7 +124,7 @@ fn readme_tour_works() {
         " WARN worker exited, …reason: crashed, signal: SIGKILL",
         " WARN worker hung, …work: GET /hang",
         " INFO worker count changed, from: 2, to: 3",
-        " INFO stopping, signal: TERM",
+        " INFO stopping, by: signal SIGTERM",
         " INFO stopped, pid: …",
     ];
     assert_output(&output, &expected);

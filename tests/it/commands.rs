@@ -345,6 +345,39 @@ fn signals_are_operations_too() {
 }
 
 #[test]
+fn command_is_logged_with_client_and_operation() {
+    let mut it = Controlled::start(&["-w", "1"]);
+    it.refusal("/v1/scale?workers=0", 400);
+    let (_, stop) = it.post("/v1/stop");
+    it.server.expect_clean_exit();
+    let record = |message: &str| {
+        let records = it.server.records_of(message);
+        assert_eq!(records.len(), 1, "{records:?}");
+        records[0].clone()
+    };
+    let (received, refused, stopping) =
+        (record("command received"), record("command refused"), record("stopping"));
+    let by = stop["by"].as_str();
+    assert_eq!((received.text("command"), received.text("by")), (Some("stop"), by));
+    assert_eq!(received.number("operation"), stop["id"].as_i64());
+    assert_eq!((refused.text("command"), refused.number("status")), (Some("scale"), Some(400)));
+    assert_eq!(stopping.text("by"), by);
+}
+
+#[test]
+fn reopen_fails_if_the_access_log_cannot_be_opened() {
+    let launch = Launch::new(&["-w", "1"]);
+    let dir = launch.path("logs");
+    fs::create_dir(&dir).unwrap();
+    let it = Controlled::of(launch.arg("--access-logfile").arg(format!("{dir}/access.log")));
+    assert_eq!(it.command("/v1/reopen"), json!({}));
+    fs::rename(&dir, format!("{dir}.old")).unwrap();
+    let reason = it.refusal("/v1/reopen", 422);
+    assert!(reason.contains("access.log"), "{reason}");
+    it.server.finish();
+}
+
+#[test]
 fn waiting_clients_keep_their_places() {
     let it = Controlled::start(&["-w", "1", "--graceful-timeout", "30"]);
     let mut busy = it.server.begin("/sleep?ms=2000");

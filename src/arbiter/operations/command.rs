@@ -25,6 +25,20 @@ pub(in crate::arbiter) enum Command {
     Reopen,
 }
 
+impl Command {
+    /// Returns the command's name.
+    pub(in crate::arbiter) fn name(&self) -> &'static str {
+        match self {
+            Self::Reload { .. } => "reload",
+            Self::Upgrade => "upgrade",
+            Self::Scale { .. } => "scale",
+            Self::Recycle { .. } => "recycle",
+            Self::Stop { .. } => "stop",
+            Self::Reopen => "reopen",
+        }
+    }
+}
+
 /// How many workers a pool shall have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::arbiter) enum ScaleTo {

@@ -296,6 +296,19 @@ fn stop_ends_all_other_operations() {
 }
 
 #[test]
+fn running_operations_are_never_forgotten() {
+    let mut operations = Operations::default();
+    let begin = |operations: &mut Operations| {
+        operations.begin(Work::Reload(ReloadStage::Requested), "test", None)
+    };
+    let running: Vec<_> = (0..KEPT_MAX).map(|_| begin(&mut operations)).collect();
+    assert_eq!(begin(&mut operations), 0);
+    let stop = operations.begin(Work::Stop { workers: 0 }, "test", None);
+    assert!(running.iter().chain([&stop]).all(|id| operations.get(*id).is_some()));
+    assert_eq!(operations.get(0).map(|it| it.id), None);
+}
+
+#[test]
 fn last_64_operations_are_kept_and_running_ones_first() {
     let mut operations = Operations::default();
     let running = operations.begin(Work::Stop { workers: 0 }, "test", None);

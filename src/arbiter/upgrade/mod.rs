@@ -372,29 +372,29 @@ impl Upgrade {
         true
     }
 
-    /// Returns whether this master is to stop now: a deferred stop is due, or this is the upgrade of a
-    /// command, and the new master is ready. A deferred stop is due too if the new master was stopped
-    /// as well. If the new master has failed, the stop is cancelled.
-    pub(super) fn take_due_stop(&mut self, log: &Logger) -> bool {
+    /// Returns why this master is to stop now, if it is: a deferred stop is due, or this is the upgrade
+    /// of a command, and the new master is ready. A deferred stop is due too if the new master was
+    /// stopped as well. If the new master has failed, the stop is cancelled.
+    pub(super) fn take_due_stop(&mut self, log: &Logger) -> Option<&'static str> {
         let is_ready = match self.peer {
             UpgradePeer::NewMaster { phase: UpgradePhase::Starting, .. }
                 if self.deferred_stop != DeferredStop::Due =>
             {
-                return false;
+                return None;
             }
             UpgradePeer::NewMaster { phase, .. } => phase == UpgradePhase::Ready,
             UpgradePeer::None | UpgradePeer::OldMaster { .. } => false,
         };
         let replaces = std::mem::take(&mut self.stops_when_ready);
         match std::mem::replace(&mut self.deferred_stop, DeferredStop::None) {
-            DeferredStop::Due => true,
-            DeferredStop::None => replaces && is_ready,
-            DeferredStop::Waiting if is_ready => true,
+            DeferredStop::Due => Some("deferred stop"),
+            DeferredStop::None => (replaces && is_ready).then_some("upgrade"),
+            DeferredStop::Waiting if is_ready => Some("deferred stop"),
             DeferredStop::Waiting => {
                 error!(log, "stop cancelled: new master failed";
                     "error" => "this master serves on; send TERM again to stop it");
                 self.facts.push(Fact::StopCancelled);
-                false
+                None
             }
         }
     }
