@@ -233,8 +233,7 @@ impl<'a> Arbiter<'a> {
                 exit,
                 self.transitions.state.log(),
             ) {
-                self.transitions.on_peer_exit(pid);
-                self.transitions.state.resume_workers();
+                self.transitions.on_new_master_exit(pid);
             } // any other child is an orphan that PID 1 has adopted, or plans a reload
         }
     }

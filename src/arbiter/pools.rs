@@ -137,6 +137,15 @@ impl<'a> Pools<'a> {
         self.iter_mut().for_each(|pool| pool.stop(mode));
     }
 
+    /// Starts workers again in every pool after a graceful stop. Returns whether this has undone it.
+    pub(super) fn cancel_stop(&mut self) -> bool {
+        let is_graceful = self.stopping() == Some(ShutdownMode::Graceful);
+        if is_graceful {
+            self.iter_mut().for_each(Pool::cancel_stop);
+        }
+        is_graceful
+    }
+
     /// Starts workers again in every pool that was suspended. Returns whether there was any.
     pub(super) fn resume(&mut self) -> bool {
         let resumed = self.iter_mut().map(Pool::resume);

@@ -129,6 +129,18 @@ impl<'a> Transitions<'a> {
         self.reload.commit_or_roll_back(result, &mut self.state, is_sole_master);
     }
 
+    /// Goes on alone after the new master has exited. If that was ready and has died, a graceful stop
+    /// is cancelled: no master would serve. A reload that the stop has cut off cannot be resumed.
+    pub(super) fn on_new_master_exit(&mut self, pid: Pid) {
+        let is_lost = self.upgrade.take_lost_successor() && self.reload.transaction().is_none();
+        if is_lost && self.state.pools.cancel_stop() {
+            self.upgrade.report_cancelled_stop(self.state.context.log.logger());
+            self.state.service_manager.notify_main_pid(Pid::this());
+        }
+        self.on_peer_exit(pid);
+        self.state.resume_workers();
+    }
+
     /// Takes over from another master that has exited.
     pub(super) fn on_peer_exit(&mut self, pid: Pid) {
         self.state.environment.cgroups.find_orphans(pid);

@@ -27,7 +27,10 @@ on_every_class!(
     failing_commands_change_nothing,
 );
 
-on_every_class_slowly!(stop_during_an_upgrade_waits_for_the_new_master,);
+on_every_class_slowly!(
+    stop_during_an_upgrade_waits_for_the_new_master,
+    lost_new_master_cancels_the_stop_of_the_old_one,
+);
 
 impl Controlled {
     /// Begins a command, and returns the client that waits for its answer.
@@ -175,6 +178,26 @@ fn stop_during_an_upgrade_waits_for_the_new_master(class: &str) {
     load.wait_answers(10);
     load.finish();
     kill(new, Signal::SIGTERM).unwrap();
+    it.server.wait_no_survivors();
+}
+
+fn lost_new_master_cancels_the_stop_of_the_old_one(class: &str) {
+    let it = Controlled::start(&["-k", class, "-w", "2"]);
+    let mut busy = it.server.begin("/sleep?ms=5000");
+    it.wait_status("the request is in progress", |pool| pool["in_flight"] == 1);
+    let mut upgrade = it.send("/v1/upgrade");
+    let started = it.server.wait_for("the upgrade", |record| record.message() == "upgrade started");
+    it.server.wait_for("the stop", |record| record.message() == "stopping");
+    kill(started.pid().unwrap(), Signal::SIGKILL).unwrap();
+    it.server.wait_for("the end", |record| record.message().starts_with("stop cancelled"));
+    let (status, operation) = answer(&mut upgrade);
+    assert_eq!(status, 422, "{operation}");
+    assert!(operation["error"].as_str().unwrap().contains("has exited"), "{operation}");
+    it.wait_status("workers again", |pool| pool["ready"] == 2);
+    assert_eq!(it.server.get("/").status(), 200);
+    assert_eq!(busy.answer().status(), 200);
+    assert_eq!(it.command("/v1/scale?workers=3"), json!({ "from": 2, "to": 3 }));
+    it.server.signal(Signal::SIGTERM);
     it.server.wait_no_survivors();
 }
 

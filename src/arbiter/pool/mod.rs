@@ -325,6 +325,11 @@ impl<'a> Pool<'a> {
         self.supervisor.stop(mode);
     }
 
+    /// Starts workers again after a graceful stop.
+    pub(super) fn cancel_stop(&mut self) {
+        self.supervisor.cancel_stop();
+    }
+
     /// Changes how many workers it should have. Returns the number within its bounds.
     pub(super) fn scale_to(&mut self, target: usize) -> usize {
         let from = self.supervisor.target();
@@ -363,12 +368,8 @@ impl<'a> Pool<'a> {
 
     /// Returns what operations ask of it.
     pub(super) fn view(&self) -> PoolView<'_> {
-        let pid_of = |id| self.processes.worker(id).map(|worker| worker.pid.as_raw());
-        PoolView {
-            supervisor: &self.supervisor,
-            failure_reason: &self.failure_reason,
-            pid_of: Box::new(pid_of),
-        }
+        let pid_of = Box::new(|id| self.processes.worker(id).map(|worker| worker.pid.as_raw()));
+        PoolView { supervisor: &self.supervisor, failure_reason: &self.failure_reason, pid_of }
     }
 
     /// Returns the longest time in which a worker boots, drains and is killed.

@@ -106,6 +106,8 @@ pub(super) struct Upgrade {
     deferred_stop: DeferredStop,
     /// This master is to stop once the new one is ready.
     stops_when_ready: bool,
+    /// The new master was ready and has exited, and nothing has asked it to.
+    has_lost_successor: bool,
     /// The old master, which has exited. The upgrade is complete once this master is ready.
     exited_old_master: Option<Pid>,
     /// What has happened since [`take_facts`](Self::take_facts).
@@ -121,6 +123,7 @@ impl Upgrade {
             peer,
             deferred_stop: DeferredStop::None,
             stops_when_ready: false,
+            has_lost_successor: false,
             exited_old_master: None,
             facts: Vec::new(),
             is_pending: false,
@@ -311,12 +314,14 @@ impl Upgrade {
         if *pid != child {
             return false;
         }
-        if self.deferred_stop == DeferredStop::Waiting && was_stopped(exit) {
+        let was_asked = was_stopped(exit);
+        if self.deferred_stop == DeferredStop::Waiting && was_asked {
             self.deferred_stop = DeferredStop::Due;
         }
         let (pid, exit) = (child.as_raw(), exit.to_string());
         match phase {
             UpgradePhase::Ready => {
+                self.has_lost_successor = !was_asked;
                 warn!(log, "new master exited"; "pid" => pid, "exit" => &exit);
                 self.facts.push(Fact::UpgradeFailed(format!("the new master has exited: {exit}")));
             }
@@ -391,12 +396,22 @@ impl Upgrade {
             DeferredStop::None => (replaces && is_ready).then_some("upgrade"),
             DeferredStop::Waiting if is_ready => Some("deferred stop"),
             DeferredStop::Waiting => {
-                error!(log, "stop cancelled: new master failed";
-                    "error" => "this master serves on; send TERM again to stop it");
-                self.facts.push(Fact::StopCancelled);
+                self.report_cancelled_stop(log);
                 None
             }
         }
+    }
+
+    /// Returns once whether a new master that was ready has been lost.
+    pub(super) fn take_lost_successor(&mut self) -> bool {
+        std::mem::take(&mut self.has_lost_successor)
+    }
+
+    /// Reports that this master does not stop.
+    pub(super) fn report_cancelled_stop(&mut self, log: &Logger) {
+        error!(log, "stop cancelled: new master failed";
+            "error" => "this master serves on; send TERM again to stop it");
+        self.facts.push(Fact::StopCancelled);
     }
 
     /// Reports once that this master has replaced the old one: that has exited, and this one is ready.

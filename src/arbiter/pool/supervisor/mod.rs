@@ -208,6 +208,13 @@ impl Supervisor {
         };
         self.rolling = None;
     }
+
+    /// Starts workers again after a graceful stop. Workers that drain already still exit.
+    pub(crate) fn cancel_stop(&mut self) {
+        if self.phase == Phase::Stopping(ShutdownMode::Graceful) {
+            self.phase = Phase::Serving;
+        }
+    }
 }
 
 /// Queries.

@@ -211,6 +211,18 @@ fn resume_after_suspend_starts_workers() {
 }
 
 #[test]
+fn cancelled_graceful_stop_starts_workers() {
+    let mut pool = Pool::serving(POLICY, 1);
+    pool.supervisor.stop(ShutdownMode::Graceful);
+    assert_eq!(pool.step(), [drain(1, ExitReason::Requested)]);
+    pool.supervisor.cancel_stop();
+    assert_eq!(pool.step(), [spawn(2, 0)], "the old one may still be draining");
+    pool.supervisor.stop(ShutdownMode::Quick);
+    pool.supervisor.cancel_stop();
+    assert_eq!(pool.supervisor.stopping(), Some(ShutdownMode::Quick));
+}
+
+#[test]
 fn stop_ends_a_suspended_pool() {
     let mut pool = Pool::serving(POLICY, 1);
     pool.supervisor.suspend();
