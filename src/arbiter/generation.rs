@@ -325,11 +325,10 @@ impl<'a> PoolGeneration<'a> {
     /// The file cannot be opened, which has been logged. The log goes on as it was.
     pub(super) fn reopen_access_log(&self) -> Result<(), String> {
         let Some(access_log) = &self.access_log else { return Ok(()) };
-        access_log.reopen().map(drop).map_err(|error| {
-            let reason = error_chain(&error);
-            warn!(self.log.logger(), "failed to reopen access log"; "error" => &reason);
-            reason
-        })
+        let Err(error) = access_log.reopen() else { return Ok(()) };
+        let reason = error_chain(&error);
+        warn!(self.log.logger(), "failed to reopen access log"; "error" => &reason);
+        Err(reason)
     }
 
     /// Returns the shared memory that its workers use.
