@@ -123,6 +123,7 @@ fn stored_socket_that_is_not_configured_any_more_is_dropped(class: &str) {
     let flags = ["-k", class, "--fd-store"];
     let server = Launch::new(&flags).env("NOTIFY_SOCKET", &manager.name).start();
     let old = server.address();
+    manager.wait_for(0, "FDSTORE=1");
     let kept = stored(&manager.notifications());
     assert_eq!(kept.len(), 1);
     kill_all(&server);
