@@ -6,10 +6,8 @@ use std::os::fd::AsRawFd;
 use super::accept_policy::{AcceptPolicy, Found};
 use super::client::Client;
 use super::context::{WorkerContext, has_pending_client};
+use super::registration::Registration;
 use crate::time::MonotonicTime;
-
-/// After how many clients a listener leaves the epoll instance and joins it again.
-const CLIENTS_PER_JOIN: u32 = 4;
 
 /// Keeps the listeners in an epoll instance as the accept policy says: with EPOLLEXCLUSIVE, so that
 /// the kernel wakes one worker for one client, and only while the worker accepts clients there.
@@ -17,10 +15,8 @@ pub struct EpollAcceptor<'a> {
     ctx: &'a WorkerContext<'a>,
     policy: AcceptPolicy,
     first_token: usize,
-    /// Which listeners are in the epoll instance.
-    registered: Vec<bool>,
-    /// How many clients each listener has given since it joined the epoll instance.
-    accepted: Vec<u32>,
+    /// Of each listener.
+    registrations: Vec<Registration>,
     /// Whether the policy was open when the registrations were brought up to date.
     was_open: bool,
 }
@@ -35,17 +31,16 @@ impl<'a> EpollAcceptor<'a> {
         epoll: &impl AsRawFd,
         first_token: usize,
     ) -> io::Result<Self> {
-        let registered = vec![false; ctx.listeners().len()];
-        let accepted = vec![0; ctx.listeners().len()];
+        let registrations = vec![Registration::default(); ctx.listeners().len()];
         let policy = ctx.accept_policy();
-        let mut acceptor = Self { ctx, policy, first_token, registered, accepted, was_open: true };
+        let mut acceptor = Self { ctx, policy, first_token, registrations, was_open: true };
         acceptor.update_watches(epoll)?;
         Ok(acceptor)
     }
 
     /// Returns how many listeners there are.
     pub fn listeners(&self) -> usize {
-        self.registered.len()
+        self.registrations.len()
     }
 
     /// Accepts one client from the nth listener; `None` if none waits or the worker accepts none now.
@@ -61,7 +56,7 @@ impl<'a> EpollAcceptor<'a> {
         epoll: &impl AsRawFd,
     ) -> io::Result<Option<Client<'a>>> {
         self.policy.set_client_count(client_count);
-        if self.registered[listener] {
+        if self.registrations[listener].is_registered() {
             self.policy.mark_readable(listener);
         }
         if !self.policy.may_accept(listener, self.ctx.listener_facts(listener)) {
@@ -87,7 +82,7 @@ impl<'a> EpollAcceptor<'a> {
         let ctx = self.ctx;
         let looks_anew = self.ctx.begin_turn(&mut self.policy, client_count);
         if self.ctx.is_draining() {
-            for index in 0..self.registered.len() {
+            for index in 0..self.registrations.len() {
                 let facts = ctx.listener_facts(index);
                 if self.policy.lacks_proof(index, facts)
                     && !has_pending_client(&ctx.listeners()[index])
@@ -137,31 +132,29 @@ impl<'a> EpollAcceptor<'a> {
         !self.policy.is_open()
     }
 
-    /// Once in [`CLIENTS_PER_JOIN`] clients, puts a listener at the end of the kernel's queue of
-    /// sleepers, so that its next client wakes another worker. Otherwise the kernel favours this one.
+    /// Counts a client of a listener. If it has given enough, puts it at the end of the kernel's queue of
+    /// sleepers.
     fn reregister(&mut self, listener: usize, epoll: &impl AsRawFd) -> io::Result<()> {
         let socket = &self.ctx.listeners()[listener];
-        if std::mem::replace(&mut self.registered[listener], true) {
-            if socket.is_sharded() {
-                return Ok(());
-            }
-            self.accepted[listener] += 1;
-            if self.accepted[listener] < CLIENTS_PER_JOIN {
-                return Ok(());
-            }
-            socket.unwatch(epoll)?;
+        let registration = &mut self.registrations[listener];
+        registration.count_client();
+        if registration.must_rejoin(socket) {
+            registration.leave(socket, epoll)?;
         }
-        self.accepted[listener] = 0;
-        socket.watch(epoll, self.first_token + listener)
+        if !registration.is_registered() {
+            registration.join(socket, epoll, self.first_token + listener)?;
+        }
+        Ok(())
     }
 
     /// Has the kernel report all clients that wait, also those that it has reported to a worker that
     /// was killed.
-    fn reregister_all(&self, epoll: &impl AsRawFd) -> io::Result<()> {
-        for (index, listener) in self.ctx.listeners().iter().enumerate() {
-            if self.registered[index] {
-                listener.unwatch(epoll)?;
-                listener.watch(epoll, self.first_token + index)?;
+    fn reregister_all(&mut self, epoll: &impl AsRawFd) -> io::Result<()> {
+        let listeners = self.ctx.listeners().iter();
+        for (index, (listener, state)) in listeners.zip(&mut self.registrations).enumerate() {
+            if state.is_registered() {
+                state.leave(listener, epoll)?;
+                state.join(listener, epoll, self.first_token + index)?;
             }
         }
         Ok(())
@@ -170,12 +163,13 @@ impl<'a> EpollAcceptor<'a> {
     /// Has the epoll instance watch the listeners from which clients are accepted, and no others.
     fn update_watches(&mut self, epoll: &impl AsRawFd) -> io::Result<()> {
         self.was_open = self.policy.is_open();
-        for (index, listener) in self.ctx.listeners().iter().enumerate() {
+        let listeners = self.ctx.listeners().iter();
+        for (index, (listener, state)) in listeners.zip(&mut self.registrations).enumerate() {
             let wanted = self.policy.accepts_from(index, self.ctx.listener_facts(index));
-            match (std::mem::replace(&mut self.registered[index], wanted), wanted) {
-                (false, true) => listener.watch(epoll, self.first_token + index)?,
+            match (state.is_registered(), wanted) {
+                (false, true) => state.join(listener, epoll, self.first_token + index)?,
                 (true, false) => {
-                    listener.unwatch(epoll)?;
+                    state.leave(listener, epoll)?;
                     // An event of this turn may say that the kernel has woken this worker alone.
                     self.policy.mark_readable(index);
                 }

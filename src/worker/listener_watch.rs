@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
+use super::registration::Registration;
 use crate::listen::Listener;
 use crate::os::epoll::{EventQueue, Watch};
 use crate::time::MonotonicTime;
@@ -13,23 +14,11 @@ const WAKE: u64 = 0;
 const STOP: u64 = 1;
 const FIRST_LISTENER: u64 = 2;
 
-/// After how many reports a listener leaves the epoll instance and joins it again: the kernel prefers
-/// the process that joined first.
-const REPORTS_PER_JOIN: u32 = 4;
-
 /// An epoll instance with the listeners (EPOLLEXCLUSIVE), the descriptor that wakes the worker, and that
 /// which says that it stops.
 pub(super) struct ListenerWatch {
     queue: EventQueue,
-    listeners: Vec<Watched>,
-}
-
-/// How a listener is watched.
-#[derive(Clone, Copy, Default)]
-struct Watched {
-    is_watched: bool,
-    /// How often it was reported since it joined the epoll instance.
-    reports: u32,
+    listeners: Vec<Registration>,
 }
 
 impl ListenerWatch {
@@ -47,7 +36,7 @@ impl ListenerWatch {
         if let Some(stop) = stop {
             queue.add(stop, STOP, Watch::Readable)?;
         }
-        Ok(Self { queue, listeners: vec![Watched::default(); listeners] })
+        Ok(Self { queue, listeners: vec![Registration::default(); listeners] })
     }
 
     /// Ends watching the descriptor of the stop: it is readable for good.
@@ -68,17 +57,15 @@ impl ListenerWatch {
         let mut left = Vec::new();
         for (index, (listener, state)) in listeners.iter().zip(&mut self.listeners).enumerate() {
             let is_wanted = wanted(index);
-            let joins_again = state.reports >= REPORTS_PER_JOIN && !listener.is_sharded();
-            if state.is_watched && (!is_wanted || joins_again) {
-                listener.unwatch(&self.queue.as_fd())?;
-                *state = Watched::default();
+            if state.is_registered() && (!is_wanted || state.must_rejoin(listener)) {
+                state.leave(listener, &self.queue.as_fd())?;
                 if !is_wanted {
                     left.push(index);
                 }
             }
-            if is_wanted && !state.is_watched {
-                listener.watch(&self.queue.as_fd(), index + FIRST_LISTENER as usize)?;
-                state.is_watched = true;
+            if is_wanted && !state.is_registered() {
+                let token = index + FIRST_LISTENER as usize;
+                state.join(listener, &self.queue.as_fd(), token)?;
             }
         }
         Ok(left)
@@ -93,7 +80,7 @@ impl ListenerWatch {
         let tokens = self.queue.wait(max, deadline)?.into_iter();
         let readable: Vec<usize> =
             tokens.filter_map(|it| Some(it.checked_sub(FIRST_LISTENER)? as usize)).collect();
-        readable.iter().for_each(|index| self.listeners[*index].reports += 1);
+        readable.iter().for_each(|index| self.listeners[*index].count_client());
         Ok(readable)
     }
 }

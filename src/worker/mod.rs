@@ -17,6 +17,7 @@ mod lingering;
 mod listener_watch;
 mod no_service;
 pub(crate) mod program;
+mod registration;
 mod registry;
 mod timer_wheel;
 mod tracker;

@@ -408,7 +408,7 @@ fn waiting_clients_keep_their_places() {
     let mut waiting: Vec<_> = (0..16).map(|_| it.send("/v1/recycle")).collect();
     let full = "a seventeenth is refused";
     wait_until(full, || it.send("/v1/recycle").answer().status() == 503);
-    // A crowd of newcomers takes the places of the silent ones among themselves.
+    // A crowd of new clients takes the places of the silent ones among themselves.
     let idle: Vec<_> = (0..200).map(|_| UnixStream::connect(&it.socket).unwrap()).collect();
     assert_eq!(it.connect().get("/healthz").status(), 200);
     assert_eq!(busy.answer().status(), 200);

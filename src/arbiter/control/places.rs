@@ -9,7 +9,7 @@ use crate::http::Response;
 pub(super) const WAITING_MAX: usize = 16;
 
 /// The places of clients that wait. A waiting client keeps its place until it is answered or has gone:
-/// no newcomer takes it. So a newcomer that would wait is refused if all are taken.
+/// no new client takes it. So a client that would wait is refused if all are taken.
 #[derive(Clone, Default)]
 pub(super) struct WaitPlaces(Arc<()>);
 
