@@ -9,19 +9,14 @@ use crate::support::{DEADLINE, Exit, Server};
 /// How long all slots of a pool may wait at once, if it has served.
 const OUTAGE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-on_every_class!(
+on_every_class_and_tokio!(
     pool_never_ready_stops_the_master,
     worker_slow_boot_within_timeout_is_left_alone,
-    panic_during_boot_is_in_exit_record_and_last_words,
     crash_before_serving_backs_off,
+    ; except tokio:
+    panic_during_boot_is_in_exit_record_and_last_words,
     poison_requests_restart_workers_at_once,
     crashes_beyond_restart_limit_wait_but_one_slot_is_tried,
-);
-
-on_tokio!(
-    pool_never_ready_stops_the_master,
-    worker_slow_boot_within_timeout_is_left_alone,
-    crash_before_serving_backs_off,
 );
 
 fn pool_never_ready_stops_the_master(class: &str) {

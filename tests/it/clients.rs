@@ -12,30 +12,22 @@ use crate::launch::Launch;
 use crate::proc::status_number;
 use crate::support::{DEADLINE, Server};
 
-on_every_class!(
+on_every_class_and_tokio!(
     head_byte_by_byte_is_answered,
-    half_closed_client_is_answered,
     silent_client_is_disconnected,
     client_resets_are_harmless,
     garbage_closes_only_its_connection,
     slow_reader_costs_no_memory,
     slow_reader_is_no_hang,
-    trickling_reader_holds_no_worker,
     client_disconnect_mid_request_is_harmless,
+    ; except tokio:
+    half_closed_client_is_answered,
+    trickling_reader_holds_no_worker,
+    ; tokio alone:
+    slow_sender_is_no_hang,
 );
 
 on_every_class_slowly!(slow_sender_is_no_hang,);
-
-on_tokio!(
-    head_byte_by_byte_is_answered,
-    silent_client_is_disconnected,
-    client_resets_are_harmless,
-    garbage_closes_only_its_connection,
-    slow_reader_costs_no_memory,
-    slow_reader_is_no_hang,
-    slow_sender_is_no_hang,
-    client_disconnect_mid_request_is_harmless,
-);
 
 on_concurrent_classes!(
     thousand_idle_connections_block_no_client,

@@ -13,7 +13,7 @@ use crate::launch::Launch;
 use crate::proc::wait_until;
 use crate::support::Exit;
 
-on_every_class!(
+on_every_class_and_tokio!(
     timeout_limits_one_unit_of_work,
     timeout_limits_heartbeat_age,
     boot_timeout_limits_fork_to_ready,
@@ -21,27 +21,16 @@ on_every_class!(
     graceful_timeout_limits_one_worker_drain,
     graceful_timeout_limits_orphan_lifetime,
     abort_timeout_limits_quick_stop,
-    idle_time_between_calls_is_limited,
     header_timeout_limits_time_to_complete_head,
     body_timeout_limits_silence_within_body,
     write_timeout_limits_time_without_reads,
+    ; except tokio:
+    idle_time_between_calls_is_limited,
+    ; tokio alone:
+    body_timeout_limits_trickled_body,
 );
 
 on_every_class_slowly!(body_timeout_limits_trickled_body,);
-
-on_tokio!(
-    timeout_limits_one_unit_of_work,
-    timeout_limits_heartbeat_age,
-    boot_timeout_limits_fork_to_ready,
-    graceful_timeout_limits_master_stop,
-    graceful_timeout_limits_one_worker_drain,
-    graceful_timeout_limits_orphan_lifetime,
-    abort_timeout_limits_quick_stop,
-    header_timeout_limits_time_to_complete_head,
-    body_timeout_limits_silence_within_body,
-    body_timeout_limits_trickled_body,
-    write_timeout_limits_time_without_reads,
-);
 
 on_concurrent_classes!(keepalive_limits_idle_time_between_requests);
 

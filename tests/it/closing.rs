@@ -14,10 +14,17 @@ use crate::launch::Launch;
 use crate::proc::wait_until;
 use crate::support::{Exit, Server};
 
-on_every_class!(
+on_every_class_and_tokio!(
     unread_byte_cuts_off_no_long_answer,
     unread_byte_resets_no_connection,
+    ; except tokio:
     lingering_clients_delay_no_other,
+    ; tokio alone:
+    unread_byte_resets_no_unix_connection,
+    late_byte_cuts_off_no_long_answer,
+    pipelined_requests_cut_off_no_answer,
+    unread_byte_cuts_off_nothing_in_a_drain,
+    unread_byte_cuts_off_nothing_in_a_recycling,
 );
 
 on_every_class_slowly!(
@@ -27,16 +34,6 @@ on_every_class_slowly!(
     pipelined_requests_cut_off_no_answer,
     unread_byte_cuts_off_nothing_in_a_recycling,
     unread_byte_cuts_off_nothing_in_a_drain,
-);
-
-on_tokio!(
-    unread_byte_cuts_off_no_long_answer,
-    unread_byte_resets_no_connection,
-    unread_byte_resets_no_unix_connection,
-    late_byte_cuts_off_no_long_answer,
-    pipelined_requests_cut_off_no_answer,
-    unread_byte_cuts_off_nothing_in_a_drain,
-    unread_byte_cuts_off_nothing_in_a_recycling,
 );
 
 /// How long the answer is: more than the socket buffers hold, so that most is on its way at the close.

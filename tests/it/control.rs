@@ -18,18 +18,13 @@ use crate::launch::{Launch, free_address};
 use crate::proc::wait_until;
 use crate::support::{Exit, Server};
 
-on_every_class!(
+on_every_class_and_tokio!(
+    totals_are_exact_over_killed_workers,
+    totals_are_exact_over_reloads,
+    idle_and_hostile_clients_disturb_nothing,
+    ; except tokio:
     status_shows_work_in_progress,
-    totals_are_exact_over_killed_workers,
-    totals_are_exact_over_reloads,
     readiness_ends_when_the_stop_begins,
-    idle_and_hostile_clients_disturb_nothing,
-);
-
-on_tokio!(
-    totals_are_exact_over_killed_workers,
-    totals_are_exact_over_reloads,
-    idle_and_hostile_clients_disturb_nothing,
 );
 
 /// A server with both endpoints.

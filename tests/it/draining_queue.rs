@@ -10,20 +10,15 @@ use crate::client::Client;
 use crate::launch::Launch;
 use crate::support::Server;
 
-on_every_class!(
+on_every_class_and_tokio!(
     long_queue_behind_busy_worker_is_answered,
     long_queues_of_reuse_port_are_answered,
     client_that_comes_while_unbounded_queue_drains_is_answered,
+    ; tokio alone:
+    long_queue_of_unbounded_listener_is_answered,
 );
 
 on_every_class_slowly!(long_queue_of_unbounded_listener_is_answered,);
-
-on_tokio!(
-    long_queue_behind_busy_worker_is_answered,
-    long_queue_of_unbounded_listener_is_answered,
-    long_queues_of_reuse_port_are_answered,
-    client_that_comes_while_unbounded_queue_drains_is_answered,
-);
 
 const QUEUED: usize = 40;
 

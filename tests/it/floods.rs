@@ -14,19 +14,18 @@ use crate::launch::Launch;
 use crate::proc::{descriptors_to, stat};
 use crate::support::Server;
 
-on_every_class!(wakeup_flood_costs_the_master_little, workers_are_reaped_without_wait4,);
+on_every_class_and_tokio!(
+    wakeup_flood_costs_the_master_little,
+    workers_are_reaped_without_wait4,
+    ; tokio alone:
+    sigcont_flood_costs_the_master_little,
+    stopped_and_continued_worker_costs_the_master_little,
+);
 
 on_every_class_slowly!(
     sigcont_flood_costs_the_master_little,
     stopped_and_continued_worker_costs_the_master_little,
     flood_of_children_blocks_no_master,
-);
-
-on_tokio!(
-    wakeup_flood_costs_the_master_little,
-    sigcont_flood_costs_the_master_little,
-    stopped_and_continued_worker_costs_the_master_little,
-    workers_are_reaped_without_wait4,
 );
 
 /// How long the master is kept busy.

@@ -19,10 +19,16 @@ use crate::proc::{stat, status, wait_until};
 use crate::stuck_fs::StuckFs;
 use crate::support::Server;
 
-on_every_class!(
+on_every_class_and_tokio!(
     each_hang_cause_is_classified,
     core_dumping_worker_is_not_killed,
     sleeping_worker_in_throttled_group_is_blocked,
+    ; tokio alone:
+    worker_dumping_core_on_abort_is_not_killed,
+    worker_dumping_core_in_drain_is_not_killed,
+    unkillable_worker_is_killed_once_and_replaced,
+    throttled_worker_is_left_alone,
+    spinning_worker_in_throttled_group_is_hung,
 );
 
 on_every_class_slowly!(
@@ -31,17 +37,6 @@ on_every_class_slowly!(
     unkillable_worker_is_killed_once_and_replaced,
     throttled_worker_is_left_alone,
     spinning_worker_in_throttled_group_is_hung,
-);
-
-on_tokio!(
-    each_hang_cause_is_classified,
-    core_dumping_worker_is_not_killed,
-    worker_dumping_core_on_abort_is_not_killed,
-    worker_dumping_core_in_drain_is_not_killed,
-    unkillable_worker_is_killed_once_and_replaced,
-    throttled_worker_is_left_alone,
-    spinning_worker_in_throttled_group_is_hung,
-    sleeping_worker_in_throttled_group_is_blocked,
 );
 
 /// A server of one worker in a directory of its own. The worker dumps core there, and its log's

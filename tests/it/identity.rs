@@ -6,9 +6,7 @@ use crate::launch::Launch;
 use crate::proc::{self, status};
 use crate::support::Server;
 
-on_every_class!(process_titles_name_role_and_pool, workers_drop_privileges);
-
-on_tokio!(process_titles_name_role_and_pool, workers_drop_privileges,);
+on_every_class_and_tokio!(process_titles_name_role_and_pool, workers_drop_privileges,);
 
 fn process_titles_name_role_and_pool(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);

@@ -11,7 +11,7 @@ use crate::log_capture::Record;
 use crate::proc::{becomes_true, is_gone, stat, wait_until};
 use crate::support::Server;
 
-on_every_class!(
+on_every_class_and_tokio!(
     killed_worker_is_replaced,
     stopped_worker_is_replaced,
     hanging_worker_is_replaced,
@@ -19,37 +19,22 @@ on_every_class!(
     crashed_worker_is_replaced,
     exited_worker_is_replaced,
     worker_sigterm_is_replaced,
-    oom_kill_is_distinguished_from_sigkill,
     killed_worker_leaves_no_process_behind,
     aborted_worker_logs_backtrace,
     all_workers_killed_at_once_are_replaced,
     busy_worker_is_left_alone,
     slow_request_within_timeout_is_left_alone,
-    request_with_extended_deadline_is_left_alone,
     queued_slow_requests_are_no_hang,
     stopped_master_kills_no_worker,
+    ; except tokio:
+    oom_kill_is_distinguished_from_sigkill,
+    request_with_extended_deadline_is_left_alone,
+    ; tokio alone:
+    frozen_worker_is_left_alone,
+    idle_worker_is_left_alone,
 );
 
 on_every_class_slowly!(frozen_worker_is_left_alone, idle_worker_is_left_alone,);
-
-on_tokio!(
-    killed_worker_is_replaced,
-    stopped_worker_is_replaced,
-    frozen_worker_is_left_alone,
-    hanging_worker_is_replaced,
-    spinning_worker_is_replaced,
-    crashed_worker_is_replaced,
-    exited_worker_is_replaced,
-    worker_sigterm_is_replaced,
-    killed_worker_leaves_no_process_behind,
-    aborted_worker_logs_backtrace,
-    all_workers_killed_at_once_are_replaced,
-    idle_worker_is_left_alone,
-    busy_worker_is_left_alone,
-    slow_request_within_timeout_is_left_alone,
-    queued_slow_requests_are_no_hang,
-    stopped_master_kills_no_worker,
-);
 
 fn killed_worker_is_replaced(class: &str) {
     let server = Server::start(&["-k", class, "-w", "2"]);

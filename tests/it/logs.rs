@@ -13,14 +13,13 @@ use crate::log_capture::Record;
 use crate::proc::{children, wait_until};
 use crate::support::{Exit, Server};
 
-on_every_class!(
+on_every_class_and_tokio!(
     records_never_interleave,
     panic_is_logged_as_record,
     full_terminal_blocks_no_worker,
+    ; except tokio:
     full_log_file_costs_records_only,
 );
-
-on_tokio!(records_never_interleave, panic_is_logged_as_record, full_terminal_blocks_no_worker,);
 
 fn records_never_interleave(class: &str) {
     let mut server = Server::start(&["-k", class, "-w", "4", "--log-level", "debug"]);

@@ -49,6 +49,19 @@ macro_rules! on_tokio {
     };
 }
 
+/// Makes a `#[test]` of each behaviour under every class that serves, and under `tokio`. What holds for
+/// only one of the two follows in a list of its own.
+macro_rules! on_every_class_and_tokio {
+    (
+        $($both:ident),+ $(,)?
+        $(; except tokio: $($other:ident),+ $(,)?)?
+        $(; tokio alone: $($alone:ident),+ $(,)?)?
+    ) => {
+        on_every_class!($($both,)+ $($($other),+)?);
+        on_tokio!($($both,)+ $($($alone),+)?);
+    };
+}
+
 /// Makes a `#[test]` of each behaviour under the classes that serve many clients at once. `threads` is in
 /// the quick half.
 macro_rules! on_concurrent_classes {

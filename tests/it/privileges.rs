@@ -17,14 +17,7 @@ use crate::launch::Launch;
 use crate::proc::{status, wait_until, working_directory};
 use crate::support::{Exit, Server};
 
-on_every_class!(
-    workers_run_with_their_resource_limits,
-    socket_path_has_configured_mode_and_owner,
-    unprivileged_workers_serve_heartbeat_and_reopen_the_log,
-    log_dir_of_workers_user_gives_no_file_away,
-);
-
-on_tokio!(
+on_every_class_and_tokio!(
     workers_run_with_their_resource_limits,
     socket_path_has_configured_mode_and_owner,
     unprivileged_workers_serve_heartbeat_and_reopen_the_log,

@@ -6,15 +6,14 @@ use std::time::{Duration, Instant};
 use crate::log_capture::Record;
 use crate::support::{DEADLINE, Server};
 
-on_every_class!(recycling_by_requests_loses_nothing, recycling_by_age_loses_nothing,);
-
-on_every_class_slowly!(recycling_by_memory_loses_nothing,);
-
-on_tokio!(
+on_every_class_and_tokio!(
     recycling_by_requests_loses_nothing,
     recycling_by_age_loses_nothing,
+    ; tokio alone:
     recycling_by_memory_loses_nothing,
 );
+
+on_every_class_slowly!(recycling_by_memory_loses_nothing,);
 
 /// Sends requests from two clients until `count` workers have been recycled. Each must be answered.
 #[track_caller]

@@ -14,15 +14,7 @@ use crate::proc::{
 };
 use crate::support::Server;
 
-on_every_class!(
-    fifty_replacements_leak_nothing,
-    accept_pauses_without_descriptors,
-    idle_server_sleeps,
-    disconnected_client_leaks_no_descriptor,
-    master_without_descriptors_recovers,
-);
-
-on_tokio!(
+on_every_class_and_tokio!(
     fifty_replacements_leak_nothing,
     accept_pauses_without_descriptors,
     idle_server_sleeps,

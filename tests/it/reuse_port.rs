@@ -12,17 +12,7 @@ use crate::log_capture::Record;
 use crate::proc::{threads_stand_still, wait_until};
 use crate::support::{Exit, Server};
 
-on_every_class!(
-    each_worker_has_a_socket,
-    queue_of_killed_worker_is_served,
-    fewer_workers_serve_all_queues,
-    added_worker_serves_too,
-    reload_under_load_loses_nothing,
-    upgrade_under_load_loses_nothing,
-    stop_answers_all_queues,
-);
-
-on_tokio!(
+on_every_class_and_tokio!(
     each_worker_has_a_socket,
     queue_of_killed_worker_is_served,
     fewer_workers_serve_all_queues,

@@ -6,29 +6,18 @@ use crate::launch::Launch;
 use crate::proc::{children, threads_stand_still, wait_until};
 use crate::support::Server;
 
-on_every_class!(
+on_every_class_and_tokio!(
     each_worker_serves_with_its_own_slot,
     demo_answers_each_path,
     body_is_echoed,
     chunked_body_is_echoed,
     body_waits_for_100_continue,
     head_request_gets_no_body,
+    large_answer_is_complete,
+    panic_costs_one_answer,
+    echo_returns_every_byte,
+    ; except tokio:
     http_1_0_client_is_answered,
-    large_answer_is_complete,
-    panic_costs_one_answer,
-    echo_returns_every_byte,
-);
-
-on_tokio!(
-    each_worker_serves_with_its_own_slot,
-    demo_answers_each_path,
-    body_is_echoed,
-    chunked_body_is_echoed,
-    body_waits_for_100_continue,
-    head_request_gets_no_body,
-    large_answer_is_complete,
-    panic_costs_one_answer,
-    echo_returns_every_byte,
 );
 
 fn each_worker_serves_with_its_own_slot(class: &str) {

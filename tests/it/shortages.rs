@@ -20,22 +20,18 @@ use crate::proc::{stat, wait_until};
 use crate::stuck_fs::StuckFs;
 use crate::support::{DEADLINE, Exit, Server};
 
-on_every_class!(
+on_every_class_and_tokio!(
     drain_is_extended_by_short_master_stop,
     cont_does_not_hide_a_hang,
     cont_does_not_prolong_a_drain,
+    ; except tokio:
     locked_heartbeat_folder_blocks_no_master,
+    ; tokio alone:
+    stopped_master_kills_no_worker,
+    drain_is_extended_by_master_stop,
 );
 
 on_every_class_slowly!(stopped_master_kills_no_worker, drain_is_extended_by_master_stop,);
-
-on_tokio!(
-    stopped_master_kills_no_worker,
-    drain_is_extended_by_master_stop,
-    drain_is_extended_by_short_master_stop,
-    cont_does_not_hide_a_hang,
-    cont_does_not_prolong_a_drain,
-);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
 

@@ -9,9 +9,7 @@ use crate::os::Signals;
 use crate::proc::children;
 use crate::support::Server;
 
-on_every_class!(workers_ignore_master_signals);
-
-on_tokio!(workers_ignore_master_signals,);
+on_every_class_and_tokio!(workers_ignore_master_signals,);
 
 fn workers_ignore_master_signals(class: &str) {
     let server = Server::start(&["-k", class]);

@@ -17,7 +17,7 @@ use crate::os::listener_of;
 use crate::proc::wait_until;
 use crate::support::{Exit, Server};
 
-on_every_class!(
+on_every_class_and_tokio!(
     path_serves_and_is_removed,
     abstract_name_serves,
     two_addresses_serve,
@@ -25,18 +25,9 @@ on_every_class!(
     inherited_descriptor_serves,
     listener_that_was_shut_down_listens_again,
     path_that_was_shut_down_is_bound_by_a_reload,
+    ; except tokio:
     every_address_of_a_name_is_bound,
     path_serves_without_proc,
-);
-
-on_tokio!(
-    path_serves_and_is_removed,
-    abstract_name_serves,
-    two_addresses_serve,
-    ipv6_serves,
-    inherited_descriptor_serves,
-    listener_that_was_shut_down_listens_again,
-    path_that_was_shut_down_is_bound_by_a_reload,
 );
 
 /// Prepares a server that listens at `sock` in its own directory.

@@ -10,22 +10,7 @@ use crate::launch::Launch;
 use crate::proc::becomes_true;
 use crate::support::{Exit, Server};
 
-on_every_class!(
-    term_finishes_slow_request,
-    term_answers_queued_clients,
-    term_is_not_delayed_by_idle_connections,
-    term_waits_for_partial_head_until_its_timeout,
-    second_term_changes_nothing,
-    term_to_process_group_drains,
-    int_ends_a_drain,
-    int_and_quit_are_quick,
-    stop_leaves_nothing_behind,
-    signal_right_after_start_is_not_lost,
-    killed_master_idle_workers_exit,
-    killed_master_busy_worker_finishes,
-);
-
-on_tokio!(
+on_every_class_and_tokio!(
     term_finishes_slow_request,
     term_answers_queued_clients,
     term_is_not_delayed_by_idle_connections,

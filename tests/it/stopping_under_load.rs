@@ -10,16 +10,7 @@ use crate::launch::Launch;
 use crate::load::{Load, Target, is_refusal};
 use crate::support::Server;
 
-on_every_class!(
-    stops_on_ipv4_lose_nothing,
-    stops_on_ipv6_lose_nothing,
-    stops_on_unix_path_lose_nothing,
-    stops_on_abstract_name_lose_nothing,
-    stops_with_reuse_port_lose_nothing,
-    stopping_server_refuses_new_clients_at_once,
-);
-
-on_tokio!(
+on_every_class_and_tokio!(
     stops_on_ipv4_lose_nothing,
     stops_on_ipv6_lose_nothing,
     stops_on_unix_path_lose_nothing,

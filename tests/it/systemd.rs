@@ -26,13 +26,12 @@ use crate::os::own;
 use crate::proc::{children, is_gone, wait_until};
 use crate::support::{DEADLINE, Exit, Server};
 
-on_every_class!(
+on_every_class_and_tokio!(
     service_lifecycle_is_notified,
+    ; except tokio:
     activated_socket_is_served,
     killed_master_restarts_on_stored_socket,
 );
-
-on_tokio!(service_lifecycle_is_notified,);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
 

@@ -20,16 +20,12 @@ use crate::pools::PoolsConfig;
 use crate::proc::{children, descriptors, wait_until};
 use crate::support::DEADLINE;
 
-on_every_class!(
+on_every_class_and_tokio!(
+    worker_cannot_make_the_master_wait_for_the_log,
+    worker_cannot_write_to_the_flight_recorder,
+    ; except tokio:
     worker_shares_only_its_own_descriptors_with_the_master,
-    worker_cannot_make_the_master_wait_for_the_log,
-    worker_cannot_write_to_the_flight_recorder,
     worker_cannot_end_the_masters_stream_to_the_journal,
-);
-
-on_tokio!(
-    worker_cannot_make_the_master_wait_for_the_log,
-    worker_cannot_write_to_the_flight_recorder,
 );
 
 /// The files that a process has open beyond its standard streams, and how often.
