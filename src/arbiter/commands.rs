@@ -34,13 +34,11 @@ impl Transitions<'_> {
     }
 
     fn execute(&mut self, command: Command, by: &str, now: MonotonicTime) -> Result<u64, Refusal> {
-        if let Command::Stop { now } = command {
-            return Ok(self.request_stop(if now { Signal::Quit } else { Signal::Term }, by));
-        }
-        if self.state.pools.stopping().is_some() {
+        let is_stop = matches!(command, Command::Stop { .. });
+        if !is_stop && self.state.pools.stopping().is_some() {
             return Err(Refusal::conflict("the master is stopping"));
         }
-        if self.operations.lock().is_full() {
+        if !is_stop && self.operations.lock().is_full() {
             return Err(Refusal::conflict("too many operations are under way"));
         }
         match command {
@@ -58,7 +56,8 @@ impl Transitions<'_> {
             Command::Scale { pool, workers } => self.scale(pool, workers, by),
             Command::Recycle { pool, slot } => self.recycle(pool.as_deref(), slot, by, now),
             Command::Reopen => Ok(self.reopen_logs(by)),
-            Command::Stop { .. } => Err(Refusal::conflict("the master is stopping")),
+            Command::Stop { now: true } => Ok(self.request_stop(Signal::Quit, by)),
+            Command::Stop { now: false } => Ok(self.request_stop(Signal::Term, by)),
         }
     }
 
@@ -72,7 +71,7 @@ impl Transitions<'_> {
     fn scale(&mut self, pool: Option<String>, workers: ScaleTo, by: &str) -> Result<u64, Refusal> {
         let name = match pool {
             Some(name) => name,
-            None => match self.present_pools().map(Pool::name).collect::<Vec<_>>()[..] {
+            None => match self.pool_names()[..] {
                 [only] => only.to_owned(),
                 ref names => {
                     let names = names.join(", ");
@@ -121,7 +120,7 @@ impl Transitions<'_> {
     ) -> Result<u64, Refusal> {
         let names: Vec<String> = match pool {
             Some(name) => vec![self.find_pool(name)?.name().to_owned()],
-            None => self.present_pools().map(|pool| pool.name().to_owned()).collect(),
+            None => self.pool_names().into_iter().map(str::to_owned).collect(),
         };
         if let (Some(slot), [name]) = (slot, &names[..])
             && self.find_pool(name)?.supervisor().target() <= slot
@@ -131,7 +130,7 @@ impl Transitions<'_> {
         if slot.is_some() && names.len() > 1 {
             return Err(Refusal::bad(format!("name the pool of the slot: {}", names.join(", "))));
         }
-        let suspended = self.present_pools().find(|pool| pool.supervisor().is_suspended());
+        let suspended = self.state.pools.present().find(|pool| pool.supervisor().is_suspended());
         if let Some(pool) = suspended {
             return Err(Refusal::conflict(format!("pool {:?} is suspended", pool.name())));
         }
@@ -150,15 +149,15 @@ impl Transitions<'_> {
         Ok(self.operations.lock().begin(work, by, pool))
     }
 
-    fn present_pools(&self) -> impl Iterator<Item = &Pool<'_>> {
-        self.state.pools.iter().filter(|pool| !pool.is_retired())
+    fn pool_names(&self) -> Vec<&str> {
+        self.state.pools.present().map(Pool::name).collect()
     }
 
     fn find_pool(&self, name: &str) -> Result<&Pool<'_>, Refusal> {
-        let found = self.present_pools().find(|pool| pool.name() == name);
+        let found = self.state.pools.present().find(|pool| pool.name() == name);
         found.ok_or_else(|| {
-            let names: Vec<_> = self.present_pools().map(Pool::name).collect();
-            Refusal::unknown(format!("no pool is called {name:?}: there are {}", names.join(", ")))
+            let names = self.pool_names().join(", ");
+            Refusal::unknown(format!("no pool is called {name:?}: there are {names}"))
         })
     }
 }
@@ -177,8 +176,7 @@ impl Transitions<'_> {
         }
         let pools = &self.state.pools;
         let find = |name: &str| -> Option<PoolView<'_>> {
-            let pool = pools.iter().find(|pool| pool.name() == name && !pool.is_retired())?;
-            Some(pool.view())
+            pools.present().find(|pool| pool.name() == name).map(Pool::view)
         };
         operations.on_turn(&Present {
             workers: pools.worker_count(),

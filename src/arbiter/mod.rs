@@ -328,19 +328,16 @@ impl<'a> Arbiter<'a> {
         let Some(control) = &mut self.control else { return };
         let peer = self.transitions.upgrade.peer().pid();
         let transitions = &self.transitions;
-        let counts = transitions.operations.lock().counts();
-        let collect = || Snapshot {
-            operation: transitions.operations.lock().running_json(),
-            operation_counts: counts.clone(),
-            config: self.config.json(transitions),
-            ..transitions.state.snapshot(!self.reported_ready, peer, now)
+        let collect = || {
+            let mut operations = transitions.operations.lock();
+            Snapshot {
+                operation: operations.running_json(),
+                operation_counts: operations.counts(),
+                config: self.config.json(transitions),
+                ..transitions.state.snapshot(!self.reported_ready, peer, now)
+            }
         };
-        control.serve(
-            now,
-            self.transitions.upgrade.is_sole_master(),
-            self.transitions.state.log(),
-            collect,
-        );
+        control.serve(now, transitions.upgrade.is_sole_master(), transitions.state.log(), collect);
     }
 
     /// Answers the clients that wait for the end of this master.

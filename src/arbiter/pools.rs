@@ -44,7 +44,12 @@ impl<'a> Pools<'a> {
         self.generations().flat_map(PoolGeneration::open_listeners)
     }
 
-    /// Returns the pool of this name.
+    /// Returns the pools that the settings have. The others only drain.
+    pub(super) fn present(&self) -> impl Iterator<Item = &Pool<'a>> {
+        self.iter().filter(|pool| !pool.is_retired())
+    }
+
+    /// Returns the pool of this name, also if it only drains.
     pub(super) fn by_name(&mut self, name: &str) -> Option<&mut Pool<'a>> {
         self.iter_mut().find(|pool| pool.name() == name)
     }

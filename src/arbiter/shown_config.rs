@@ -23,7 +23,7 @@ impl ShownConfig {
         let of = Some((state.pools.generation_number(), transaction.is_some()));
         if self.of != of {
             self.of = of;
-            let present = state.pools.iter().filter(|pool| !pool.is_retired());
+            let present = state.pools.present();
             let json = match transaction {
                 None => render(&state.context, present.map(|pool| pool.generation())),
                 Some(transaction) => {

@@ -75,8 +75,7 @@ fn compare<'a>(load_config: &ConfigLoader<'a>, state: &MasterState<'a>) -> Resul
     let current = || state.pools.generations();
     generation::look_up_hosts(&config, current(), &lookups).map_err(|error| error_chain(&error))?;
     let (opens, closes) = generation::address_changes(&config, current());
-    let present = state.pools.iter().filter(|pool| !pool.is_retired());
-    let replaces: Vec<i32> = present.flat_map(Pool::serving_pids).collect();
+    let replaces: Vec<i32> = state.pools.present().flat_map(Pool::serving_pids).collect();
     Ok(json!({
         "changes": changes(&config, state),
         "opens": opens,
@@ -93,9 +92,8 @@ fn changes(config: &ResolvedConfig<'_>, state: &MasterState<'_>) -> Vec<Value> {
     let of_master = state.context.settings.master_changes(&config.master).into_iter();
     let mut changes: Vec<_> = of_master.map(|change| to_json(None, change)).collect();
     let shown_name = |name| config.has_named_pools.then_some(name);
-    let present = || state.pools.iter().filter(|pool| !pool.is_retired());
     for spec in &config.pool_specs {
-        match present().find(|pool| pool.name() == spec.name) {
+        match state.pools.present().find(|pool| pool.name() == spec.name) {
             Some(pool) => {
                 let of_pool = pool.settings().pool_changes(&spec.settings).into_iter();
                 let name = shown_name(spec.name.as_str());
@@ -106,7 +104,7 @@ fn changes(config: &ResolvedConfig<'_>, state: &MasterState<'_>) -> Vec<Value> {
             })),
         }
     }
-    for pool in present() {
+    for pool in state.pools.present() {
         if !config.pool_specs.iter().any(|spec| spec.name == pool.name()) {
             changes.push(json!({
                 "pool": pool.name(), "key": "pools", "from": pool.name(), "to": null,

@@ -98,9 +98,8 @@ impl<'a> StagedReload<'a> {
     ) -> ReloadTransaction<'a> {
         let pools = &mut state.pools;
         let previous_context = std::mem::replace(&mut state.context, self.context);
-        let existing = pools.iter().filter(|pool| !pool.is_retired());
         let mut changes: Vec<_> =
-            existing.map(|pool| (pool.name().to_owned(), PoolChange::Removed)).collect();
+            pools.present().map(|pool| (pool.name().to_owned(), PoolChange::Removed)).collect();
         for next in self.updated {
             let name = next.spec.name.clone();
             let Some(pool) = pools.by_name(&name) else { continue };
