@@ -61,17 +61,24 @@ fn dump_settings(settings: &Settings) -> String {
 /// Writes the values whose text or source differs from the master's.
 fn dump_overrides(master: &Settings, settings: &Settings) -> String {
     let mut out = String::new();
-    let is_override = |key: &str| settings.source(key) != master.source(key);
-    let options = (&settings.app, &settings.app_options);
-    if is_override(APP_KEY) || options != (&master.app, &master.app_options) {
+    if overrides_app(settings, master) {
         out.push_str(&dump_app(settings));
     }
-    for option in OPTIONS {
-        if is_override(option.name) || !option.is_equal(settings, master) {
-            out.push_str(&dump_option(settings, option));
-        }
+    for option in OPTIONS.iter().filter(|option| overrides(settings, master, option)) {
+        out.push_str(&dump_option(settings, option));
     }
     out
+}
+
+/// Returns whether the text or the source of a pool's option differs from the master's.
+pub(super) fn overrides(pool: &Settings, master: &Settings, option: &OptionDef) -> bool {
+    pool.source(option.name) != master.source(option.name) || !option.is_equal(pool, master)
+}
+
+/// Returns whether the app of a pool, its options or its source differ from the master's.
+pub(super) fn overrides_app(pool: &Settings, master: &Settings) -> bool {
+    pool.source(APP_KEY) != master.source(APP_KEY)
+        || (&pool.app, &pool.app_options) != (&master.app, &master.app_options)
 }
 
 fn source_comment(source: &Source) -> String {

@@ -2,7 +2,7 @@
 //! Values that contain environment variables may be secrets, and are hidden; so are the values of `env`.
 
 use super::arity::Arity;
-use super::dump::references;
+use super::dump::{overrides, overrides_app, references};
 use super::error::Source;
 use super::layer::APP_KEY;
 use super::schema::{OPTIONS, OptionDef, Scope, Settings};
@@ -35,12 +35,7 @@ impl Settings {
 
     /// Returns the values of a pool whose text or source differs from the master's.
     pub(crate) fn shown_overrides(&self, master: &Settings) -> Vec<ShownValue> {
-        let differs = |option: &OptionDef| {
-            self.source(option.name) != master.source(option.name) || !option.is_equal(self, master)
-        };
-        let app = |it: &Settings| (it.app.clone(), it.app_options.clone());
-        let has_app = self.source(APP_KEY) != master.source(APP_KEY) || app(self) != app(master);
-        self.shown_where(differs, has_app)
+        self.shown_where(|option| overrides(self, master, option), overrides_app(self, master))
     }
 
     /// Returns which options of a pool differ in `new`.
