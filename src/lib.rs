@@ -19,6 +19,7 @@ mod diagnosis;
 mod duration;
 #[allow(unsafe_code)]
 mod os;
+mod rng;
 pub mod time;
 
 // 1: protocols, and parts that are independent of each other.

@@ -1,16 +1,16 @@
-//! Pseudorandom numbers for jitter. Pure, and predictable: never use them for a secret.
+//! Pseudorandom numbers, for jitter and for samples. Pure, and predictable: never use them for a secret.
 
 /// A xorshift64 generator.
 #[derive(Debug)]
-pub(super) struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed | 1) // a state of zero would never change
     }
 
     /// Returns the next number below `bound`, which must not be zero.
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -46,7 +46,7 @@ const ROOT_ITEMS: [(&str, &str); 3] =
     [("Runtime", "runtime"), ("RuntimeError", "runtime"), ("main", "program")];
 
 /// Files and directories, by the beginning of their paths, that decide and have no effects.
-const PURE_MODULES: [&str; 18] = [
+const PURE_MODULES: [&str; 19] = [
     "src/arbiter/cgroup/orphans.rs",
     "src/arbiter/oom/counters.rs",
     "src/arbiter/operations",
@@ -56,6 +56,7 @@ const PURE_MODULES: [&str; 18] = [
     "src/job/",
     "src/duration.rs",
     "src/diagnosis.rs",
+    "src/rng.rs",
     "src/time.rs",
     "src/address.rs",
     "src/session.rs",

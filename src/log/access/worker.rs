@@ -13,6 +13,7 @@ use super::{AccessLog, SampleShare};
 use crate::app::{RequestId, Unit, UnitEnd};
 use crate::log::target::LogError;
 use crate::os::clock;
+use crate::rng::Rng;
 use crate::time::{ClockReading, MonotonicTime, WallTime};
 
 /// The access log of a worker. Its threads share it.
@@ -80,8 +81,8 @@ pub(crate) struct UnitLog {
     buffers: Buffers,
     /// When the current unit began.
     started: Option<MonotonicTime>,
-    /// The state of the generator that samples.
-    random: u64,
+    /// What draws the sample.
+    rng: Rng,
 }
 
 struct Buffers {
@@ -92,7 +93,7 @@ struct Buffers {
 impl UnitLog {
     pub(crate) fn new(log: Arc<WorkerAccessLog>, seed: u64) -> Self {
         let buffers = Buffers { stamps: Stamps::new(), line: Vec::new() };
-        Self { log, records: Records::default(), buffers, started: None, random: seed | 1 }
+        Self { log, records: Records::default(), buffers, started: None, rng: Rng::new(seed) }
     }
 
     /// Records the beginning of a unit.
@@ -168,13 +169,8 @@ impl UnitLog {
         if share == SampleShare::ALL || status >= 500 {
             return true;
         }
-        // Xorshift64*.
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        let drawn = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-        let drawn = (drawn * u64::from(SampleShare::ALL.millionths())) >> 32;
-        drawn < u64::from(share.millionths())
+        let drawn = self.rng.below(SampleShare::ALL.millionths().into());
+        drawn < share.millionths().into()
     }
 }
 

@@ -12,7 +12,6 @@ mod deadlines;
 mod decide;
 mod facts;
 mod restarts;
-mod rng;
 mod slot;
 mod types;
 
@@ -24,9 +23,9 @@ pub(crate) use types::{
     ReloadPhase, RunOutcome, ShutdownMode, WorkerId,
 };
 
+use crate::rng::Rng;
 use crate::time::MonotonicTime;
 use restarts::Restarts;
-use rng::Rng;
 use slot::{Slot, State, Worker};
 
 /// How often a worker in `DrainingHung` is checked: no event tells that its other threads are idle.

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::rng::Rng;
 use super::slot::{Slot, Worker};
 use super::types::{ExitClass, ExitReason, Policy};
+use crate::rng::Rng;
 use crate::time::MonotonicTime;
 
 /// The first delay of the back-off, before jitter shortens it by up to a quarter.
