@@ -197,7 +197,8 @@ impl<'s> Session<'s> {
     }
 
     /// Processes received bytes; an empty `input` is the end of the stream. `now` is an exact time, since
-    /// units of work are timed from it. Do not call it while output waits. `spare` is an empty buffer that the session may keep while it has output.
+    /// units of work are timed from it. Do not call it while output waits. `spare` is an empty buffer that
+    /// the session may keep while it has output.
     pub fn on_received(
         &mut self,
         input: &[u8],
