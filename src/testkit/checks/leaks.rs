@@ -54,6 +54,20 @@ fn count_fds(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// Counts the descriptors of a process once it opens no more of them: a worker may open some after it
+/// is ready.
+fn settled_fds(pid: Pid) -> usize {
+    const STEADY_LOOKS: usize = 30;
+    let (mut count, mut looks) = (count_fds(pid), 0);
+    becomes_true(DEADLINE, || {
+        let now = count_fds(pid);
+        looks = if now == count { looks + 1 } else { 0 };
+        count = now;
+        looks == STEADY_LOOKS
+    });
+    count
+}
+
 /// Returns (device, inode) of the unlinked files that a process has open, such as a heartbeat file.
 fn anonymous_files(pid: Pid) -> BTreeSet<(u64, u64)> {
     let Ok(dir) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
@@ -73,7 +87,7 @@ pub(super) fn replacements(target: &TestTarget) -> CheckResult {
         workers[round % 2] = server.wait_replaced(victim)?;
         if round == 1 {
             // One replacement in each slot first, so that what is opened once is open.
-            before = (count_fds(server.pid), count_fds(workers[1].pid));
+            before = (settled_fds(server.pid), settled_fds(workers[1].pid));
         }
     }
     let master = server.pid;
