@@ -78,9 +78,9 @@ impl ServiceManager {
     }
 
     /// Reports that the service is stopping, which may take this long.
-    pub(crate) fn stopping(&self, at_most: Duration) {
+    pub(crate) fn stopping(&self, at_most: Duration, status: &str) {
         let micros = at_most.as_micros();
-        self.send(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}\nSTATUS=stopping"));
+        self.send(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}\nSTATUS={status}"));
     }
 
     /// Extends the manager's timeout until the service is ready.

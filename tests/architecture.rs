@@ -46,10 +46,11 @@ const ROOT_ITEMS: [(&str, &str); 3] =
     [("Runtime", "runtime"), ("RuntimeError", "runtime"), ("main", "program")];
 
 /// Files and directories, by the beginning of their paths, that decide and have no effects.
-const PURE_MODULES: [&str; 19] = [
+const PURE_MODULES: [&str; 20] = [
     "src/arbiter/cgroup/orphans.rs",
     "src/arbiter/oom/counters.rs",
     "src/arbiter/operations",
+    "src/arbiter/pre_stop.rs",
     "src/arbiter/reload_barrier.rs",
     "src/app.rs",
     "src/app/",

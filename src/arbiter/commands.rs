@@ -35,7 +35,7 @@ impl Transitions<'_> {
 
     fn execute(&mut self, command: Command, by: &str, now: MonotonicTime) -> Result<u64, Refusal> {
         let is_stop = matches!(command, Command::Stop { .. });
-        if !is_stop && self.state.pools.stopping().is_some() {
+        if !is_stop && self.state.is_stopping() {
             return Err(Refusal::conflict("the master is stopping"));
         }
         if !is_stop && self.operations.lock().is_full() {
@@ -181,6 +181,7 @@ impl Transitions<'_> {
         operations.on_turn(&Present {
             workers: pools.worker_count(),
             is_stopping: pools.stopping().is_some(),
+            is_pre_stop: self.state.pre_stop.is_waiting(),
             reload: self.reload_progress(now),
             pool: &find,
         });

@@ -13,6 +13,7 @@ mod operations;
 mod parts;
 mod pool;
 mod pools;
+mod pre_stop;
 mod reaper;
 mod reload;
 mod reload_barrier;
@@ -55,6 +56,7 @@ use crate::time::MonotonicTime;
 use pool::Pool;
 use pool::supervisor::ShutdownMode;
 use pools::Pools;
+use pre_stop::PreStop;
 use reaper::Reaper;
 use reload::Reload;
 use reload_barrier::ReconcileOutcome;
@@ -77,8 +79,6 @@ pub(crate) struct Arbiter<'a> {
     /// The process that has launched this daemon and waits until it is ready.
     startup_notifier: Option<Rc<StartupNotifier>>,
     config: ShownConfig,
-    /// Whether all first workers have been ready, which is reported once.
-    reported_ready: bool,
     reaper: Reaper,
     stalls: StallDetector,
 }
@@ -101,6 +101,8 @@ impl<'a> Arbiter<'a> {
             environment,
             service_manager: ServiceNotifier::new(parts.service_manager, now),
             started_at: now,
+            has_been_ready: false,
+            pre_stop: PreStop::default(),
         };
         state.set_process_title();
         state.service_manager.notify_starting(state.pools.max_boot_timeout());
@@ -122,7 +124,6 @@ impl<'a> Arbiter<'a> {
             startup_notifier: parts.startup_notifier,
             control: parts.control,
             config: ShownConfig::default(),
-            reported_ready: false,
             reaper: Reaper::new(),
             stalls: StallDetector::new(now),
         })
@@ -151,15 +152,14 @@ impl<'a> Arbiter<'a> {
             self.start_pending_transition();
             let now = clock::now();
             self.transitions.enforce_upgrade_timeout(now);
+            self.transitions.end_pre_stop(now);
             self.transitions.reject_new_connections(now);
             self.check_health(now);
             self.enforce_limits(now);
             self.reconcile(now);
             self.update_reuseport();
             self.report_ready();
-            self.transitions
-                .upgrade
-                .report_complete(self.reported_ready, self.transitions.state.log());
+            self.transitions.report_upgrade_complete();
             self.transitions.reload.report_complete(&self.transitions.state);
             self.update_service_manager(now);
             self.transitions.follow_operations(now);
@@ -301,10 +301,10 @@ impl<'a> Arbiter<'a> {
 
     /// Reports once that the first workers are ready.
     fn report_ready(&mut self) {
-        if self.reported_ready || !self.transitions.state.pools.all_ready() {
+        if self.transitions.state.has_been_ready || !self.transitions.state.pools.all_ready() {
             return;
         }
-        self.reported_ready = true;
+        self.transitions.state.has_been_ready = true;
         info!(self.log(), "all workers ready"; "workers" => self.transitions.state.pools.target(),
             "pid" => Pid::this().as_raw());
         self.transitions.upgrade.report_ready();
@@ -316,10 +316,10 @@ impl<'a> Arbiter<'a> {
     }
 
     fn update_service_manager(&mut self, now: MonotonicTime) {
-        self.transitions.state.service_manager.ping_watchdog_if_due(now);
-        if self.reported_ready && self.transitions.state.pools.stopping().is_none() {
-            let pools = &self.transitions.state.pools;
-            self.transitions.state.service_manager.notify_status(|| pools.status_line());
+        let state = &mut self.transitions.state;
+        state.service_manager.ping_watchdog_if_due(now);
+        if state.has_been_ready {
+            state.service_manager.notify_status(|| state.pools.status_line());
         }
     }
 
@@ -334,7 +334,7 @@ impl<'a> Arbiter<'a> {
                 operation: operations.running_json(),
                 operation_counts: operations.counts(),
                 config: self.config.json(transitions),
-                ..transitions.state.snapshot(!self.reported_ready, peer, now)
+                ..transitions.state.snapshot(peer, now)
             }
         };
         control.serve(now, transitions.upgrade.is_sole_master(), transitions.state.log(), collect);
@@ -366,6 +366,7 @@ impl<'a> Arbiter<'a> {
             self.transitions.upgrade.next_deadline(),
             self.transitions.state.service_manager.next_deadline(),
             self.transitions.shutdown.next_deadline(),
+            self.transitions.state.pre_stop.next_deadline(),
             self.transitions.reload.next_deadline(),
             self.transitions.operations.lock().next_deadline(),
             self.stalls.next_deadline(),

@@ -101,7 +101,7 @@ impl<'a> Reload<'a> {
             |generations: &_| state.pools.iter().any(|it| it.has_worker_of(generations));
         self.retired.free(any_worker_of, clock::now());
         self.facts.extend(self.dry_run.poll(clock::now()).map(Fact::DryRunEnded));
-        if state.pools.stopping().is_some() {
+        if state.is_stopping() {
             (self.planning, self.is_pending) = (None, false);
         }
         if let Some(planning) = &mut self.planning {

@@ -20,13 +20,15 @@ pub(super) struct ServiceNotifier {
     /// When the next watchdog ping is due, if the manager wants any.
     watchdog_due: Option<MonotonicTime>,
     last_status: String,
+    /// Whether the manager was told that the service stops. It is told of no readiness from then on.
+    is_stopping: bool,
 }
 
 impl ServiceNotifier {
     /// Returns a notifier whose first watchdog ping is due now.
     pub(super) fn new(manager: ServiceManager, now: MonotonicTime) -> Self {
         let watchdog_due = manager.watchdog_interval().map(|_| now);
-        Self { manager, watchdog_due, last_status: String::new() }
+        Self { manager, watchdog_due, last_status: String::new(), is_stopping: false }
     }
 
     /// Asks for as much time as workers have to boot.
@@ -36,7 +38,9 @@ impl ServiceNotifier {
 
     /// Reports that the service is ready, again after a reload.
     pub(super) fn notify_ready(&self, status: &str) {
-        self.manager.ready(status);
+        if !self.is_stopping {
+            self.manager.ready(status);
+        }
     }
 
     /// Reports that a reload begins.
@@ -46,7 +50,7 @@ impl ServiceNotifier {
 
     /// Reports the status, if it has changed. Without a manager, it is not computed.
     pub(super) fn notify_status(&mut self, status: impl FnOnce() -> String) {
-        if !self.manager.is_connected() {
+        if self.is_stopping || !self.manager.is_connected() {
             return;
         }
         let status = status();
@@ -56,9 +60,10 @@ impl ServiceNotifier {
         }
     }
 
-    /// Reports that the service stops, which may take as long as its workers have to.
-    pub(super) fn notify_stopping(&self, stop_time: Duration) {
-        self.manager.stopping(stop_time.saturating_add(MARGIN));
+    /// Reports that the service stops, which may take as long as its workers have to, and in which way.
+    pub(super) fn notify_stopping(&mut self, stop_time: Duration, status: &str) {
+        self.is_stopping = true;
+        self.manager.stopping(stop_time.saturating_add(MARGIN), status);
     }
 
     /// Reports which process is the service from now on.

@@ -45,6 +45,8 @@ pub(super) enum MasterPhase {
     Starting,
     Running,
     Reloading,
+    /// It will stop, and accepts clients until then.
+    PreStop,
     Stopping,
 }
 
@@ -214,6 +216,9 @@ impl Snapshot {
         if self.phase == MasterPhase::Stopping {
             return Some("stopping".to_owned());
         }
+        if self.phase == MasterPhase::PreStop {
+            return Some("stopping soon, still accepting (pre_stop)".to_owned());
+        }
         let unready = |pool: &&PoolSnapshot| pool.ready == 0 || pool.is_suspended;
         let pool = self.pools.iter().find(unready)?;
         let reason = if pool.is_suspended { "is suspended" } else { "has no ready worker" };
@@ -246,6 +251,7 @@ impl MasterPhase {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Reloading => "reloading",
+            Self::PreStop => "pre_stop",
             Self::Stopping => "stopping",
         }
     }

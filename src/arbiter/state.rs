@@ -12,8 +12,9 @@ use super::pool::Pool;
 use super::pool::processes::WorkerEnvironment;
 use super::pool::supervisor::WORKERS_MAX;
 use super::pools::Pools;
+use super::pre_stop::PreStop;
 use super::service_manager::ServiceNotifier;
-use super::snapshot::Snapshot;
+use super::snapshot::{MasterPhase, Snapshot};
 use crate::hooks::{HookResult, Hooks};
 use crate::log::error_chain;
 use crate::os::process::Pid;
@@ -27,6 +28,9 @@ pub(super) struct MasterState<'a> {
     pub(super) environment: Rc<WorkerEnvironment<'a>>,
     pub(super) service_manager: ServiceNotifier,
     pub(super) started_at: MonotonicTime,
+    /// Whether all first workers have been ready, which is reported once.
+    pub(super) has_been_ready: bool,
+    pub(super) pre_stop: PreStop,
 }
 
 impl MasterState<'_> {
@@ -35,19 +39,27 @@ impl MasterState<'_> {
         self.context.log.logger()
     }
 
-    /// Returns what the control interface shows. `is_starting` means that the first workers are not
-    /// ready; `peer` is the other master.
-    pub(super) fn snapshot(
-        &self,
-        is_starting: bool,
-        peer: Option<Pid>,
-        now: MonotonicTime,
-    ) -> Snapshot {
+    /// Returns whether the master stops, or will after `pre_stop`.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.pre_stop.is_waiting() || self.pools.stopping().is_some()
+    }
+
+    /// Returns what the master is doing.
+    fn phase(&self) -> MasterPhase {
+        match self.pools.phase(!self.has_been_ready) {
+            MasterPhase::Stopping => MasterPhase::Stopping,
+            _ if self.pre_stop.is_waiting() => MasterPhase::PreStop,
+            other => other,
+        }
+    }
+
+    /// Returns what the control interface shows; `peer` is the other master.
+    pub(super) fn snapshot(&self, peer: Option<Pid>, now: MonotonicTime) -> Snapshot {
         Snapshot {
             pid: Pid::this().as_raw(),
             proc_name: self.context.settings.proc_name.clone(),
             uptime: now.duration_since(self.started_at),
-            phase: self.pools.phase(is_starting),
+            phase: self.phase(),
             peer_pid: peer.map(Pid::as_raw),
             generation: self.pools.generation_number(),
             pools: self.pools.iter().map(|pool| pool.snapshot(now)).collect(),

@@ -4,11 +4,13 @@ use slog::{info, warn};
 
 use super::generation::PoolGeneration;
 use super::operations::{ReloadStage, SharedOperations, Work};
+use super::pre_stop::StopFacts;
 use super::reload::Reload;
 use super::reload_barrier::ReloadResult;
 use super::shutdown::{self, Shutdown};
 use super::state::MasterState;
 use super::upgrade::{Upgrade, UpgradePeer, UpgradePhase};
+use crate::duration::{as_millis, format_duration};
 use crate::os::clock;
 use crate::os::process::Pid;
 use crate::os::signal::Signal;
@@ -94,7 +96,7 @@ impl<'a> Transitions<'a> {
             return;
         }
         self.upgrade.is_pending = false;
-        if self.state.pools.stopping().is_some() {
+        if self.state.is_stopping() {
             let reason = "master is stopping";
             self.upgrade.reject(reason.to_owned(), self.state.log());
             return;
@@ -116,6 +118,18 @@ impl<'a> Transitions<'a> {
         if let Some(by) = self.upgrade.take_due_stop(self.state.log()) {
             self.stop(Signal::Term, by);
         }
+    }
+
+    /// Begins the drain, once `pre_stop` is over.
+    pub(super) fn end_pre_stop(&mut self, now: MonotonicTime) {
+        if let Some(by) = self.state.pre_stop.take_due(now) {
+            self.begin_stop(Signal::Term, &by);
+        }
+    }
+
+    /// Reports once that this master has replaced the old one.
+    pub(super) fn report_upgrade_complete(&mut self) {
+        self.upgrade.report_complete(self.state.has_been_ready, self.state.log());
     }
 
     pub(super) fn reject_new_connections(&mut self, now: MonotonicTime) {
@@ -149,13 +163,38 @@ impl<'a> Transitions<'a> {
         }
     }
 
-    /// Stops the master as this signal does. `by` is what has asked for it.
+    /// Stops the master as this signal does, or delays that for `pre_stop`. `by` is what has asked for it.
     fn stop(&mut self, signal: Signal, by: &str) {
+        if self.state.pools.stopping().is_none()
+            && (self.upgrade.defers_stop(signal, self.state.log()) || self.delays_stop(signal, by))
+        {
+            return;
+        }
+        self.begin_stop(signal, by);
+    }
+
+    /// Decides whether `pre_stop` delays this stop: clients are accepted until it is over.
+    fn delays_stop(&mut self, signal: Signal, by: &str) -> bool {
+        let facts = StopFacts {
+            delay: self.state.context.settings.pre_stop,
+            is_graceful: signal == Signal::Term,
+            has_been_ready: self.state.has_been_ready,
+            has_successor: self.upgrade.successor().is_some(),
+        };
+        let Some(delay) = self.state.pre_stop.on_stop_request(facts, by, clock::now()) else {
+            return false;
+        };
+        info!(self.state.log(), "pre-stop started"; "by" => by, "duration_ms" => as_millis(delay));
+        let stop_time = self.state.pools.max_stop_time().saturating_add(delay);
+        let status = format!("stopping in {}, still accepting", format_duration(delay));
+        self.state.service_manager.notify_stopping(stop_time, &status);
+        true
+    }
+
+    /// Stops the master, or stops it harder.
+    fn begin_stop(&mut self, signal: Signal, by: &str) {
         let stopping = self.state.pools.stopping();
         if stopping.is_none() {
-            if self.upgrade.defers_stop(signal, self.state.log()) {
-                return;
-            }
             self.begin_shutdown();
         }
         let Some(mode) = shutdown::requested_mode(signal, stopping) else { return };
@@ -171,7 +210,7 @@ impl<'a> Transitions<'a> {
                 self.state.service_manager.notify_main_pid(*pid);
             }
             UpgradePeer::None | UpgradePeer::NewMaster { .. } => {
-                self.state.service_manager.notify_stopping(stop_time);
+                self.state.service_manager.notify_stopping(stop_time, "stopping");
             }
             UpgradePeer::OldMaster { .. } => (), // which is still the service
         }

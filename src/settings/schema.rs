@@ -421,6 +421,10 @@ define_settings! {
         /// Maximum time for a draining worker to finish its work; 0 means no wait.
         graceful_timeout: Duration = secs(30), DURATION, "DUR";
 
+        /// Time from SIGTERM to the drain, in which the server still accepts clients while /readyz fails,
+        /// so that load balancers stop sending clients first; a second SIGTERM, or SIGINT, ends it.
+        pre_stop: Duration = Duration::ZERO, DURATION, "DUR", scope master;
+
         /// Time between the SIGABRT and the SIGKILL that are sent to a hung worker.
         abort_timeout: Duration = secs(1), DURATION, "DUR";
 

@@ -81,6 +81,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("timeout", "1.5", "1500ms"),
     ("boot_timeout", "2m", "120s"),
     ("graceful_timeout", "0", "0s"),
+    ("pre_stop", "5", "5s"),
     ("abort_timeout", "250ms", "250ms"),
     ("keepalive", "0", "0s"),
     ("rpc_idle_timeout", "0", "0s"),

@@ -43,7 +43,7 @@ impl Controlled {
 
     /// Returns the status and the body of the answer to a command.
     #[track_caller]
-    fn post(&self, target: &str) -> (u16, Value) {
+    pub(crate) fn post(&self, target: &str) -> (u16, Value) {
         answer(&mut self.send(target))
     }
 
@@ -57,7 +57,7 @@ impl Controlled {
 
     /// Returns the reason why a command fails or is refused.
     #[track_caller]
-    fn refusal(&self, target: &str, expected: u16) -> String {
+    pub(crate) fn refusal(&self, target: &str, expected: u16) -> String {
         let (status, body) = self.post(target);
         assert_eq!(status, expected, "{target}: {body}");
         body["error"].as_str().unwrap().to_owned()

@@ -164,6 +164,7 @@ mod metrics;
 mod os;
 mod pools;
 mod pools_whole;
+mod pre_stop;
 mod privileges;
 mod proc;
 mod procfs;

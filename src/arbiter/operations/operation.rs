@@ -212,7 +212,11 @@ impl Operation {
             Work::Stop { workers } => {
                 let total = (*workers).max(present.workers);
                 let done = total - present.workers;
-                let phase = if present.is_stopping { "draining" } else { "waiting" };
+                let phase = match (present.is_stopping, present.is_pre_stop) {
+                    (true, _) => "draining",
+                    (false, true) => "pre_stop",
+                    (false, false) => "waiting",
+                };
                 Verdict::Running(Progress { done, total, phase })
             }
             Work::Upgrade { is_ready: true, .. } => phase("draining"),
@@ -221,6 +225,9 @@ impl Operation {
             Work::Reload(_) | Work::DryRun | Work::Scale(_) | Work::Recycle(_) | Work::Reopen
                 if present.is_stopping =>
             {
+                Verdict::Failed(stops.to_owned())
+            }
+            Work::Reload(ReloadStage::Requested | ReloadStage::Planning) if present.is_pre_stop => {
                 Verdict::Failed(stops.to_owned())
             }
             Work::Reload(ReloadStage::Requested) => phase("waiting"),

@@ -22,6 +22,8 @@ pub(in crate::arbiter) struct Present<'v> {
     /// How many workers have not exited.
     pub(in crate::arbiter) workers: usize,
     pub(in crate::arbiter) is_stopping: bool,
+    /// Whether the stop is delayed by `pre_stop`.
+    pub(in crate::arbiter) is_pre_stop: bool,
     /// How far a reload has come that is in progress.
     pub(in crate::arbiter) reload: Option<Progress>,
     /// Finds a pool by its name.

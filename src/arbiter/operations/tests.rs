@@ -16,6 +16,7 @@ struct World {
     operations: Operations,
     now: MonotonicTime,
     is_stopping: bool,
+    is_pre_stop: bool,
     /// New workers do not become ready.
     boots_fail: bool,
 }
@@ -25,7 +26,14 @@ impl World {
         let now = MonotonicTime::default().saturating_add(1000 * SECOND);
         let supervisor = Supervisor::new(POLICY, target, 7);
         let operations = Operations::default();
-        let mut world = Self { supervisor, operations, now, is_stopping: false, boots_fail: false };
+        let mut world = Self {
+            supervisor,
+            operations,
+            now,
+            is_stopping: false,
+            is_pre_stop: false,
+            boots_fail: false,
+        };
         world.turn();
         world
     }
@@ -64,6 +72,7 @@ impl World {
         self.operations.on_turn(&Present {
             workers: supervisor.worker_count(),
             is_stopping: self.is_stopping,
+            is_pre_stop: self.is_pre_stop,
             reload: None,
             pool: &pool,
         });
@@ -293,6 +302,21 @@ fn stop_ends_all_other_operations() {
     assert_eq!(*world.state(stop), OperationState::Running);
     world.operations.on_exit(None);
     assert_eq!(*world.state(stop), done(json!({})));
+}
+
+#[test]
+fn delayed_stop_ends_reloads_that_have_not_begun() {
+    let mut world = World::new(2);
+    let begin = |world: &mut World, work| world.operations.begin(work, "test", None);
+    let requested = begin(&mut world, Work::Reload(ReloadStage::Requested));
+    let rolling = begin(&mut world, Work::Reload(ReloadStage::Rolling(2)));
+    let stop = begin(&mut world, Work::Stop { workers: 2 });
+    world.is_pre_stop = true;
+    world.look();
+    world.assert_failed(requested, "stops");
+    assert_eq!(*world.state(rolling), OperationState::Running);
+    let progress = world.operations.get(stop).expect("it runs").progress();
+    assert_eq!(progress.phase, "pre_stop");
 }
 
 #[test]
