@@ -73,6 +73,13 @@ impl<'a> Pools<'a> {
         }
     }
 
+    /// Takes over the number of workers of a pool of the master that this one is to replace.
+    pub(super) fn inherit_target(&mut self, (name, target, workers): (&str, usize, &str)) {
+        if let Some(pool) = self.by_name(name) {
+            pool.inherit_target(target, workers);
+        }
+    }
+
     /// Returns how many workers have not exited.
     pub(super) fn worker_count(&self) -> usize {
         self.iter().map(|pool| pool.supervisor().worker_count()).sum()

@@ -101,9 +101,7 @@ impl<'a> Transitions<'a> {
             self.upgrade.reject(reason.to_owned(), self.state.log());
             return;
         }
-        let listeners: Vec<_> = self.state.pools.open_listeners().collect();
-        let boot_timeout = self.state.pools.max_boot_timeout();
-        let is_started = self.upgrade.start(&listeners, boot_timeout, self.state.log());
+        let is_started = self.upgrade.start(&self.state);
         let is_replacing = |work: &Work| matches!(work, Work::Upgrade { replaces: true, .. });
         let replaces = self.operations.lock().running(is_replacing).is_some();
         if is_started && replaces {

@@ -1,7 +1,8 @@
-//! Look-ups that may wait for a server: users, groups, hosts, and the text of a file. A child can
+//! Look-ups that may wait: users, groups, hosts, the text of a file, and whether the kernel has a module. A child can
 //! record them, so that its parent need not wait: it repeats what it does with the recorded answers.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::credentials::{self, Credentials};
+use super::network_stats;
 
 /// Where answers come from.
 pub(crate) enum Lookups {
@@ -97,6 +99,13 @@ impl Lookups {
             (!found.is_empty()).then_some(found)
         };
         self.ask(&json!(["host", host, port]), live, to_json, from_json)
+    }
+
+    /// Returns whether the kernel tells the accept queues of unix listeners. That may load a module.
+    pub(crate) fn has_unix_queues(&self) -> bool {
+        let live = || Ok::<_, Infallible>(network_stats::has_unix_queues());
+        let Ok(answer) = self.ask(&json!(["unix_queues"]), live, |it| json!(it), Value::as_bool);
+        answer
     }
 
     /// Returns the text of a file, which `read` reads.

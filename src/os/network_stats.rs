@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -56,6 +57,13 @@ impl SocketDiagnosis {
         };
         queue_length(&answer[..length])
     }
+}
+
+/// Returns whether the kernel tells the accept queues of unix listeners.
+pub(crate) fn has_unix_queues() -> bool {
+    let Ok((socket, _peer)) = UnixStream::pair() else { return false };
+    let length = |diagnosis: SocketDiagnosis| diagnosis.unix_queue_length(inode(&socket)?);
+    SocketDiagnosis::new().is_ok_and(|it| length(it).is_some())
 }
 
 /// Returns a request for the queue of one unix socket.
@@ -116,7 +124,7 @@ fn parse_listen_drops(netstat: &str) -> Option<ListenDrops> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::os::unix::net::UnixListener;
 
     use super::*;
 
@@ -132,6 +140,7 @@ mod tests {
             return;
         }
         assert_eq!(length(), Some(0));
+        assert!(has_unix_queues());
         let _waiting: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
         assert_eq!(length(), Some(3));
         listener.accept().unwrap();

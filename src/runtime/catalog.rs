@@ -128,7 +128,7 @@ impl Catalog {
             .map_err(|reason| setting_error(settings, "worker_class", &reason))?;
         check_bind(app, class, settings)
             .map_err(|reason| setting_error(settings, "bind", &reason))?;
-        check_workers(app, class, settings)
+        check_workers(app, class, settings, lookups)
             .map_err(|reason| setting_error(settings, "workers", &reason))?;
         class.check(settings).map_err(|error| setting_error(settings, "worker_class", &error))?;
         let credentials = find_credentials(settings, lookups)?;
@@ -295,6 +295,7 @@ fn check_workers(
     app: &dyn App,
     class: &dyn WorkerClass,
     settings: &Settings,
+    lookups: &Lookups,
 ) -> Result<(), String> {
     if settings.workers.range().is_none() {
         return Ok(());
@@ -307,11 +308,14 @@ fn check_workers(
              more of them; {fixed} instead of a range"
         ));
     }
-    let has_tcp = |address: &Address| !matches!(address, Address::Unix(_) | Address::Abstract(_));
-    if class.runs_command() && !settings.bind.iter().any(has_tcp) {
+    let has_queue = |address: &Address| match address {
+        Address::Unix(_) | Address::Abstract(_) => lookups.has_unix_queues(),
+        _ => true,
+    };
+    if class.runs_command() && !settings.bind.iter().any(has_queue) {
         return Err(format!(
-            "the load of a program is known by the accept queue of its TCP addresses alone, and there is \
-             none; {fixed} instead of a range"
+            "the load of a program is known by its accept queues alone, and the kernel tells none; {fixed} \
+             instead of a range"
         ));
     }
     Ok(())

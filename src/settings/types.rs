@@ -40,6 +40,17 @@ impl Workers {
         }
     }
 
+    /// Returns the number of workers of a pool that had `target` until now, after a reload or an upgrade.
+    /// A number that a command or the load has set is kept, unless the setting has changed
+    /// (`is_unchanged` is false) or, for a range, excludes it.
+    pub(crate) fn kept_count(self, target: usize, is_unchanged: bool) -> usize {
+        match self.range() {
+            Some(range) => target.clamp(*range.start(), *range.end()),
+            None if is_unchanged => target,
+            None => self.count(),
+        }
+    }
+
     /// Returns the bounds between which the load decides; `None` if it does not.
     pub fn range(self) -> Option<RangeInclusive<usize>> {
         match self {
@@ -128,6 +139,20 @@ pub enum LogLevel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kept_count_follows_the_setting_if_that_changes() {
+        let range = Workers::Range { min: 2, max: 5 };
+        for (workers, target, is_unchanged, expected) in [
+            (range, 4, false, 4),
+            (range, 9, true, 5),
+            (range, 1, false, 2),
+            (Workers::Fixed(3), 4, true, 4),
+            (Workers::Fixed(3), 4, false, 3),
+        ] {
+            assert_eq!(workers.kept_count(target, is_unchanged), expected, "{workers} {target}");
+        }
+    }
 
     #[test]
     fn for_slot_assigns_cpus_cyclically() {

@@ -2,6 +2,7 @@
 //! and no request is lost.
 
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::client::Client;
@@ -25,6 +27,7 @@ on_every_class!(
     hung_worker_does_not_shrink_the_pool,
     stopped_worker_is_busy,
     reuse_port_serves_all_queues_at_every_size,
+    new_master_starts_with_the_count_of_the_old_one,
 );
 
 /// Clients that hold workers with one request after another, each of which must be answered.
@@ -36,12 +39,22 @@ struct Holders {
 
 impl Holders {
     fn start(count: usize, address: SocketAddr, path: &'static str, pause: Duration) -> Self {
+        Self::connecting(count, move || Client::tcp(address), path, pause)
+    }
+
+    fn connecting(
+        count: usize,
+        connect: impl Fn() -> io::Result<Client> + Clone + Send + 'static,
+        path: &'static str,
+        pause: Duration,
+    ) -> Self {
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let hold = |_| {
             let (stop, answers) = (Arc::clone(&stop), Arc::clone(&answers));
+            let connect = connect.clone();
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    let answer = Client::tcp(address).unwrap().try_get_last(path).unwrap();
+                    let answer = connect().unwrap().try_get_last(path).unwrap();
                     assert_eq!(answer.status(), 200);
                     answers.fetch_add(1, Ordering::Relaxed);
                     thread::sleep(pause);
@@ -144,6 +157,52 @@ fn reuse_port_serves_all_queues_at_every_size(class: &str) {
     server.finish();
 }
 
+/// The load has grown the pool; the new master does not shrink it to the smallest number.
+fn new_master_starts_with_the_count_of_the_old_one(class: &str) {
+    let launch = Launch::new(&[]);
+    let path = launch.path("ostler.yaml");
+    let write = |workers: &str| {
+        let text = format!("worker_class: {class}\nworkers: {workers}\nscale_down_after: 1h\n");
+        fs::write(&path, text).unwrap();
+    };
+    write("1-4");
+    let server = launch.arg("--config").arg(&path).start();
+    for count in [2, 3] {
+        server.signal(Signal::SIGTTIN);
+        server.wait_workers(count);
+    }
+    // The number of the old master, that within the new range, and that of the new setting.
+    for (workers, count) in [("1-4", 3), ("1-2", 2), ("4-5", 4), ("1", 1)] {
+        write(workers);
+        let mark = server.mark();
+        server.signal(Signal::SIGUSR2);
+        let ready = server.wait_for_new_record(mark, "the new master", |record| {
+            record.message() == "all workers ready"
+        });
+        assert_eq!(ready.number("workers"), Some(count), "{workers}");
+        let pid = Pid::from_raw(ready.number("pid").unwrap() as i32);
+        server.wait_for_new_record(mark, "its report", |it| it.message() == "new master ready");
+        kill(pid, Signal::SIGTERM).unwrap();
+        server.wait_for_new_record(mark, "its exit", |it| it.message() == "new master exited");
+    }
+    server.finish();
+}
+
+#[test]
+fn new_master_keeps_a_number_that_signals_have_set() {
+    let server = Server::start(&["-w", "2"]);
+    server.signal(Signal::SIGTTIN);
+    server.wait_workers(3);
+    let mark = server.mark();
+    server.signal(Signal::SIGUSR2);
+    let ready = server
+        .wait_for_new_record(mark, "the new master", |it| it.message() == "all workers ready");
+    assert_eq!(ready.number("workers"), Some(3));
+    kill(Pid::from_raw(ready.number("pid").unwrap() as i32), Signal::SIGTERM).unwrap();
+    server.wait_for_new_record(mark, "its exit", |it| it.message() == "new master exited");
+    server.finish();
+}
+
 #[test]
 fn signals_move_the_target_within_the_range() {
     let server = Server::start(&["-w", "2-3", "--scale-down-after", "1h"]);
@@ -237,6 +296,22 @@ fn target_stays_while_a_reload_is_in_progress() {
 
 #[test]
 fn programs_scale_by_their_queue() {
+    program_scales_by_its_queue(Launch::new(&[]), |server| {
+        let address = server.address();
+        Holders::start(6, address, "/", Duration::ZERO)
+    });
+}
+
+#[test]
+fn programs_scale_by_the_queue_of_a_unix_socket() {
+    let launch = Launch::new(&["-b", "unix:queue"]).unbound();
+    program_scales_by_its_queue(launch, |server| {
+        let path = server.path("queue");
+        Holders::connecting(6, move || Client::unix(&path), "/", Duration::ZERO)
+    });
+}
+
+fn program_scales_by_its_queue(launch: Launch, hold: impl Fn(&Server) -> Holders) {
     if !python_is_installed() {
         return;
     }
@@ -250,8 +325,9 @@ fn programs_scale_by_their_queue() {
         \x20   client.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n')\n\
         \x20   client.close()\n";
     let flags = ["-k", "exec", "-w", "1-3", "--scale-down-after", "300ms"];
-    let server = Launch::new(&flags).program(&["python3", "-c", text]).start();
-    let holders = Holders::start(6, server.address(), "/", Duration::ZERO);
+    let launch = flags.iter().fold(launch, Launch::arg);
+    let server = launch.program(&["python3", "-c", text]).start();
+    let holders = hold(&server);
     server.wait_workers(3);
     assert!(changes(&server).iter().all(|(.., reason)| reason == "queue"));
     holders.finish();
@@ -261,11 +337,9 @@ fn programs_scale_by_their_queue() {
 
 #[test]
 fn range_without_a_known_load_is_refused() {
-    let unix = ["-k", "exec", "-w", "1-2", "-b", "unix:s", "--", "true"];
     for (args, reason) in [
         (&["-w", "1-2", "tick"] as &[&str], "is a job"),
         (&["-k", "exec", "-w", "1-2", "-b", "none", "--", "true"], "accept queue"),
-        (&unix, "accept queue"),
         (&["-w", "4-2"], "MIN <= MAX"),
     ] {
         let launch = args.iter().fold(Launch::new(&[]).unbound(), Launch::arg);

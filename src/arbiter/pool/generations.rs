@@ -7,6 +7,7 @@ use super::Pool;
 use super::supervisor::Policy;
 use crate::arbiter::generation::PoolGeneration;
 use crate::listen::Listener;
+use crate::settings::Workers;
 
 impl<'a> Pool<'a> {
     /// Begins to replace the workers by those of another generation. Returns the previous one.
@@ -15,19 +16,25 @@ impl<'a> Pool<'a> {
         next: PoolGeneration<'a>,
         number: u32,
     ) -> PoolGeneration<'a> {
-        // The count that a signal or the load has set is kept, unless the configuration changes it.
-        let workers = next.spec.settings.workers;
-        let target = match workers.range() {
+        let (workers, is_unchanged) =
+            (next.spec.settings.workers, next.spec.settings.workers == self.settings().workers);
+        let target = match self.supervisor.target() {
             _ if self.is_retired => workers.count(),
-            Some(range) => self.supervisor.target().clamp(*range.start(), *range.end()),
-            None if workers == self.settings().workers => self.supervisor.target(),
-            None => workers.count(),
+            target => workers.kept_count(target, is_unchanged),
         };
         self.is_retired = false;
         self.processes.environment().program_fds.exclude(next.listener_fds());
         let previous = std::mem::replace(&mut self.generation, next);
         self.begin_generation(target, number);
         previous
+    }
+
+    /// Takes over the number of workers that the pool has in the master that this one is to replace, and
+    /// whose setting was `workers`. No worker has been started. `auto` is determined anew.
+    pub(in crate::arbiter) fn inherit_target(&mut self, target: usize, workers: &str) {
+        let own = self.settings().workers;
+        let is_unchanged = own != Workers::Auto && own.to_string() == workers;
+        self.supervisor.scale_to(own.kept_count(target, is_unchanged));
     }
 
     /// Begins to start `target` workers of this generation, the canary first.

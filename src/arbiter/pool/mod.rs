@@ -15,6 +15,7 @@ mod spawn_error;
 mod status;
 mod status_change;
 pub(super) mod supervisor;
+mod unix_queues;
 mod wakeups;
 
 use std::io;

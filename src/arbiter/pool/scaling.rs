@@ -10,10 +10,11 @@ use slog::{error, info};
 
 use super::processes::{ProcessTable, WorkerProcess};
 use super::supervisor::{Supervisor, WorkerId};
+use super::unix_queues::UnixQueues;
 use crate::arbiter::generation::PoolGeneration;
 use crate::arbiter::snapshot::{LastScalingSnapshot, ScalingSnapshot};
 use crate::log::Fields;
-use crate::os::{clock, listening, process};
+use crate::os::{clock, listening, network_stats, process};
 use crate::scaling::{LoadSample, SAMPLE_INTERVAL, ScalingLimits, ScalingPolicy};
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
@@ -32,6 +33,7 @@ pub(super) struct Scaler {
     /// When the load is sampled next; `None` if it is not.
     due: Option<MonotonicTime>,
     readings: HashMap<WorkerId, Reading>,
+    unix_queues: UnixQueues,
     last_sample: Option<LoadSample>,
     last_change: Option<Change>,
 }
@@ -58,7 +60,14 @@ struct Change {
 
 impl Scaler {
     pub(super) fn new(policy: Box<dyn ScalingPolicy>) -> Self {
-        Self { policy, due: None, readings: HashMap::new(), last_sample: None, last_change: None }
+        Self {
+            policy,
+            due: None,
+            readings: HashMap::new(),
+            unix_queues: UnixQueues::default(),
+            last_sample: None,
+            last_change: None,
+        }
     }
 
     /// Returns when the load is sampled next.
@@ -161,17 +170,27 @@ impl Scaler {
     fn sample_load(&mut self, pool: &Scaled<'_, '_>, now: MonotonicTime) -> LoadSample {
         let has_program = pool.generation.spec.class.runs_command();
         let busy = (!has_program).then(|| self.sample_workers(pool, now));
-        let queues = pool.generation.open_listeners();
-        let queues = queues.filter_map(|it| listening::accept_queue_length(it.as_fd()).ok());
         let sample = LoadSample {
             at: now,
             target: pool.supervisor.target(),
             ready: pool.supervisor.ready_count(),
             busy,
-            queue: queues.map(u64::from).sum(),
+            queue: self.sample_queues(pool),
         };
         self.last_sample = Some(sample);
         sample
+    }
+
+    /// Returns how many clients wait at the listeners.
+    fn sample_queues(&mut self, pool: &Scaled<'_, '_>) -> u64 {
+        let (mut length, mut unix) = (0, Vec::new());
+        for listener in pool.generation.open_listeners() {
+            match listening::accept_queue_length(listener.as_fd()) {
+                Ok(queue) => length += u64::from(queue),
+                Err(_) => unix.extend(network_stats::inode(listener)),
+            }
+        }
+        length + self.unix_queues.length(&unix)
     }
 
     /// Returns the shares of time in which the ready workers were busy since the last sample, summed.

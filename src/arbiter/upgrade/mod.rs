@@ -7,14 +7,13 @@ mod totals;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
 use std::time::Duration;
 
 use slog::{Logger, error, info, warn};
 
 use super::operations::{Fact, OperationCounts};
 use super::state::MasterState;
-use crate::listen::{Listener, activation};
+use crate::listen::activation;
 use crate::os::clock;
 use crate::os::process::{self, Exit, Pid};
 use crate::os::signal::Signal;
@@ -174,15 +173,11 @@ impl Upgrade {
         self.facts.push(Fact::UpgradeRejected(reason));
     }
 
-    /// Executes a new master, which inherits `listeners` and the channel, and nothing else. Returns
+    /// Executes a new master, which inherits the listeners and the channel, and nothing else. Returns
     /// whether it is started.
-    pub(super) fn start(
-        &mut self,
-        listeners: &[&Arc<Listener>],
-        boot_timeout: Duration,
-        log: &Logger,
-    ) -> bool {
-        match self.exec_new_master(listeners) {
+    pub(super) fn start(&mut self, state: &MasterState<'_>) -> bool {
+        let (log, boot_timeout) = (state.log(), state.pools.max_boot_timeout());
+        match self.exec_new_master(state) {
             Ok((pid, channel)) => {
                 info!(log, "upgrade started"; "pid" => pid.as_raw());
                 self.facts.push(Fact::UpgradeStarted(pid.as_raw()));
@@ -198,10 +193,7 @@ impl Upgrade {
         }
     }
 
-    fn exec_new_master(
-        &self,
-        listeners: &[&Arc<Listener>],
-    ) -> Result<(Pid, UpgradeChannel), String> {
+    fn exec_new_master(&self, state: &MasterState<'_>) -> Result<(Pid, UpgradeChannel), String> {
         match &self.peer {
             UpgradePeer::None => (),
             UpgradePeer::NewMaster { pid, .. } => {
@@ -215,13 +207,23 @@ impl Upgrade {
         let exec_args = self.exec_args.as_ref().ok_or(unknown)?;
         let (channel, peer_end) = UpgradeChannel::new()
             .map_err(|error| format!("failed to create upgrade channel: {error}"))?;
+        // Before the new master runs: it decides by them how many workers it starts with.
+        for pool in state.pools.present() {
+            let (name, target) = (pool.name(), pool.supervisor().target());
+            let sent =
+                channel.send_totals(&totals::encode_target(name, target, pool.settings().workers));
+            if let Err(error) = sent {
+                warn!(state.log(), "failed to hand over worker count"; "pool" => name, "error" => %error);
+            }
+        }
+        let listeners: Vec<_> = state.pools.open_listeners().collect();
         let sockets = listeners.iter().map(|listener| listener.as_raw_fd());
         // The new master finds the channel behind the sockets.
         let inherited_fds: Vec<RawFd> = sockets.chain([peer_end.as_raw_fd()]).collect();
         let channel_fd = process::LISTEN_FDS_START + listeners.len() as RawFd;
         let old_master = Pid::this();
         let forked = process::fork(|| {
-            let vars = activation::listen_env_vars(listeners);
+            let vars = activation::listen_env_vars(&listeners);
             for (name, value) in vars.into_iter().chain([channel::env_var(channel_fd, old_master)])
             {
                 process::set_env(&name, &value);
@@ -255,7 +257,12 @@ impl Upgrade {
     fn on_message(&mut self, message: UpgradeMessage, state: &mut MasterState<'_>) -> Option<Pid> {
         let log = state.context.log.logger();
         match (&mut self.peer, message) {
-            (_, UpgradeMessage::Totals(message)) => {
+            (peer, UpgradeMessage::Totals(message)) => {
+                if let (UpgradePeer::OldMaster { .. }, Some((pool, target, workers))) =
+                    (peer, totals::decode_target(&message))
+                {
+                    state.pools.inherit_target((&pool, target, &workers));
+                }
                 state.pools.add_earlier(totals::decode(&message));
                 let operations = totals::decode_operations(&message);
                 self.facts.extend(operations.map(Fact::EarlierOperations));

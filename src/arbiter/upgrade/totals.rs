@@ -1,5 +1,6 @@
-//! What a master that exits hands to the other one: the totals of each pool, so that no counter goes
-//! back. Pure: a message a pool, in JSON. A master of another version ignores keys that it does not know.
+//! What a master hands to the other one. When it exits: the totals of each pool, so that no counter goes
+//! back. Before it executes a new master: how many workers each pool has. Pure: a message a pool, in
+//! JSON. A master of another version ignores keys and messages that it does not know.
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use crate::arbiter::operations::{Ended, OperationCounts};
 use crate::arbiter::pool::supervisor::ExitReason;
 use crate::arbiter::snapshot::PoolTotals;
 use crate::scoreboard::{COUNT_MAX, Histogram, WorkCounts, WorkTotals};
+use crate::settings::Workers;
 
 /// The first byte of such a message.
 pub(super) const TAG: u8 = b'{';
@@ -95,6 +97,21 @@ pub(super) fn decode_operations(message: &[u8]) -> Option<OperationCounts> {
     Some(counts)
 }
 
+/// Encodes how many workers a pool has, and its setting `workers`.
+pub(super) fn encode_target(pool: &str, target: usize, workers: Workers) -> Vec<u8> {
+    let message = json!({ "target_of": pool, "target": target, "workers": workers.to_string() });
+    message.to_string().into_bytes()
+}
+
+/// Decodes the name of a pool, how many workers it has, and its setting `workers`. `None` if the message
+/// is not of this kind.
+pub(super) fn decode_target(message: &[u8]) -> Option<(String, usize, String)> {
+    let message: Value = serde_json::from_slice(message).ok()?;
+    let text = |key: &str| message[key].as_str().map(str::to_owned);
+    let target = usize::try_from(message["target"].as_u64()?).ok()?;
+    Some((text("target_of")?, target, text("workers")?))
+}
+
 fn count_of(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0).min(COUNT_MAX)
 }
@@ -150,6 +167,19 @@ mod tests {
         assert_eq!(decode_operations(&encode("web", &totals())), None);
         let odd = b"{\"operations\":[3,[],[\"reload\",\"done\",-1,null],[\"later\",\"done\",1,1]]}";
         assert_eq!(decode_operations(odd), Some(OperationCounts::default()));
+    }
+
+    #[test]
+    fn target_survives_the_message() {
+        let message = encode_target("it's \"web\"", 7, Workers::Range { min: 2, max: 8 });
+        let expected = ("it's \"web\"".to_owned(), 7, "2-8".to_owned());
+        assert_eq!((message[0], decode_target(&message)), (TAG, Some(expected)));
+        assert_eq!((decode(&message), decode_operations(&message)), (None, None));
+        assert_eq!(decode_target(&encode("web", &totals())), None);
+        for odd in ["{\"target_of\":\"a\",\"target\":-1,\"workers\":\"1\"}", "{\"target\":1}", "["]
+        {
+            assert_eq!(decode_target(odd.as_bytes()), None, "{odd}");
+        }
     }
 
     #[test]
