@@ -27,6 +27,7 @@ use crate::os::signal::{self, Signal, SignalPipe, WorkerDisposition};
 use crate::os::title::ProcTitle;
 use crate::os::{fd_table, journal, terminal};
 use crate::scoreboard::{Scoreboard, WorkerStatus};
+use crate::settings::Settings;
 use crate::worker::{
     BootFailure, BootedApp, ForcedDrain, Lifecycle, LifecycleParts, WorkerAccess, WorkerContext,
 };
@@ -88,6 +89,13 @@ impl BootReporter<'_> {
     }
 }
 
+/// Returns the identifier of the worker's records in the journal. The unit's `SyslogIdentifier` is not known
+/// to its processes: a unit that has one sets `proc_name` too.
+fn journal_identifier(settings: &Settings) -> Option<&str> {
+    let is_given = !settings.source("proc_name").is_default();
+    is_given.then_some(settings.proc_name.as_str())
+}
+
 /// Runs a worker, in the child and with every signal blocked. Returns its exit code.
 pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
     let (pool_generation, row, slot) = (init.pool_generation, init.row, init.worker.slot);
@@ -95,7 +103,7 @@ pub(super) fn run_worker(init: WorkerInit<'_>) -> u8 {
     let pid = Pid::this().as_raw();
     fd_table::close_all_except(&init.keep_fds);
     pool_generation.log.detach_in_child();
-    let _ = journal::open_own_stream(); // otherwise it stays shared
+    let _ = journal::open_own_stream(journal_identifier(&pool_generation.spec.settings)); // or it stays shared
     pool_generation.access_log.iter().for_each(|log| log.detach_in_child());
     terminal::leave();
     memory::forbid_access_except(&init.keep_mappings);

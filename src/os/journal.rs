@@ -19,18 +19,19 @@ const VARIABLE: &str = "JOURNAL_STREAM";
 const OUTPUTS: [RawFd; 2] = [libc::STDOUT_FILENO, libc::STDERR_FILENO];
 
 /// If the outputs lead to the journal, gives this process a stream of its own there. What it does to a
-/// shared one, such as shutdown(2), it does to the parent's.
+/// shared one, such as shutdown(2), it does to the parent's. Its records have this identifier; without one,
+/// that is the name of the program, as of a unit without `SyslogIdentifier`.
 ///
 /// # Errors
 /// From connect(2) and write(2): the stream stays shared.
-pub(crate) fn open_own_stream() -> io::Result<()> {
+pub(crate) fn open_own_stream(identifier: Option<&str>) -> io::Result<()> {
     let Some(path) = OUTPUTS.into_iter().find(|fd| is_stream(*fd)).and_then(peer_path) else {
         return Ok(());
     };
     let shared: Vec<RawFd> =
         OUTPUTS.into_iter().filter(|fd| peer_path(*fd).as_ref() == Some(&path)).collect();
     let mut stream = UnixStream::connect(&path)?;
-    stream.write_all(&header())?;
+    stream.write_all(&header(identifier))?;
     stream.shutdown(Shutdown::Read)?;
     for output in &shared {
         fd_table::replace(*output, OwnedFd::from(stream.try_clone()?))?;
@@ -58,9 +59,10 @@ fn peer_path(fd: RawFd) -> Option<PathBuf> {
 
 /// Returns what sd_journal_stream_fd(3) sends first, a line each: the identifier, no unit, the priority
 /// `info`, lines may begin with another priority, and nothing is forwarded.
-fn header() -> Vec<u8> {
+fn header(identifier: Option<&str>) -> Vec<u8> {
     let program = env::current_exe().ok();
-    let name = program.as_deref().and_then(|path| path.file_name()).unwrap_or(OsStr::new("ostler"));
+    let program = program.as_deref().and_then(|path| path.file_name());
+    let name = identifier.map(OsStr::new).or(program).unwrap_or(OsStr::new("ostler"));
     let name: Vec<u8> = name.as_bytes().iter().copied().filter(|byte| *byte >= b' ').collect();
     [&name[..], b"\n\n6\n1\n0\n0\n0\n"].concat()
 }

@@ -136,7 +136,7 @@ fn worker_cannot_write_to_the_flight_recorder(class: &str) {
 
 /// Under systemd, the outputs are a socket that master and workers would share.
 fn worker_cannot_end_the_masters_stream_to_the_journal(class: &str) {
-    let launch = Launch::new(&["-k", class, "--log-level", "debug"]).plain();
+    let launch = Launch::new(&["-k", class, "--log-level", "debug", "-n", "shop"]).plain();
     let path = launch.path("journal");
     let journal = UnixListener::bind(&path).unwrap();
     let stream = UnixStream::connect(&path).unwrap();
@@ -148,9 +148,9 @@ fn worker_cannot_end_the_masters_stream_to_the_journal(class: &str) {
     for stream in [&of_master, &of_worker] {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
     }
-    let mut header = [0; 18];
+    let mut header = [0; 16];
     of_worker.read_exact(&mut header).unwrap();
-    assert_eq!(&header, b"ostler\n\n6\n1\n0\n0\n0\n", "{}", header.escape_ascii());
+    assert_eq!(&header, b"shop\n\n6\n1\n0\n0\n0\n", "{}", header.escape_ascii());
     expect_words(&mut of_worker, b"app booted"); // the worker says it itself
     let worker = children(server.pid)[0].pid;
     let Ok(copies) = copies_of_descriptors(worker) else {
