@@ -30,6 +30,7 @@ mod worker_main;
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use slog::{Logger, info, warn};
 
@@ -63,7 +64,6 @@ use reload_barrier::ReconcileOutcome;
 use service_manager::ServiceNotifier;
 use shown_config::ShownConfig;
 use shutdown::Shutdown;
-use snapshot::Snapshot;
 use stall::{STALL_THRESHOLD, StallDetector};
 use state::MasterState;
 use transitions::Transitions;
@@ -292,7 +292,10 @@ impl<'a> Arbiter<'a> {
         for (pool, actions) in self.transitions.state.pools.iter_mut().zip(actions) {
             actions.into_iter().for_each(|action| pool.apply(action));
         }
-        self.transitions.state.pools.drop_retired();
+        if self.transitions.state.pools.iter().any(Pool::is_dropped) {
+            self.flush_statsd(now);
+            self.transitions.state.pools.drop_retired();
+        }
     }
 
     fn update_reuseport(&mut self) {
@@ -326,24 +329,26 @@ impl<'a> Arbiter<'a> {
     /// Serves the clients of the control interface, from what this turn has decided.
     fn serve_control(&mut self, now: MonotonicTime) {
         let Some(control) = &mut self.control else { return };
-        let peer = self.transitions.upgrade.peer().pid();
         let transitions = &self.transitions;
-        let collect = || {
-            let mut operations = transitions.operations.lock();
-            Snapshot {
-                operation: operations.running_json(),
-                operation_counts: operations.counts(),
-                config: self.config.json(transitions),
-                ..transitions.state.snapshot(peer, now)
-            }
-        };
+        let config = &mut self.config;
+        let collect = || transitions.snapshot(config.json(transitions), now);
         control.serve(now, transitions.upgrade.is_sole_master(), transitions.state.log(), collect);
+    }
+
+    /// Sends to statsd what is new. If another master goes on after this one, it sends the gauges.
+    fn flush_statsd(&mut self, now: MonotonicTime) {
+        let Some(control) = &mut self.control else { return };
+        let transitions = &self.transitions;
+        let has_successor = transitions.upgrade.successor().is_some();
+        let collect = || transitions.snapshot(Arc::default(), now);
+        control.flush_statsd(has_successor, transitions.state.log(), collect);
     }
 
     /// Answers the clients that wait for the end of this master.
     fn finish_control(&mut self, now: MonotonicTime) {
         let successor = self.transitions.upgrade.successor().map(Pid::as_raw);
         self.transitions.operations.lock().on_exit(successor);
+        self.flush_statsd(now);
         if let Some(control) = &mut self.control {
             control.finish(now);
         }

@@ -171,6 +171,6 @@ impl<'a> Pools<'a> {
 
     /// Drops the pools that a reload has removed and whose workers have exited.
     pub(super) fn drop_retired(&mut self) {
-        self.retain(|pool| !(pool.is_retired() && pool.is_empty()));
+        self.retain(|pool| !pool.is_dropped());
     }
 }

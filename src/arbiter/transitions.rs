@@ -1,5 +1,7 @@
 //! What signals and commands change: reloads, upgrades and stops, and the state that they work on.
 
+use std::sync::Arc;
+
 use slog::{info, warn};
 
 use super::generation::PoolGeneration;
@@ -8,6 +10,7 @@ use super::pre_stop::StopFacts;
 use super::reload::Reload;
 use super::reload_barrier::ReloadResult;
 use super::shutdown::{self, Shutdown};
+use super::snapshot::Snapshot;
 use super::state::MasterState;
 use super::upgrade::{Upgrade, UpgradePeer, UpgradePhase};
 use crate::duration::{as_millis, format_duration};
@@ -79,6 +82,19 @@ impl Transitions<'_> {
             return;
         }
         self.state.suspend_workers();
+    }
+}
+
+impl Transitions<'_> {
+    /// Returns what the control interface shows. `config` is the JSON of the settings in use.
+    pub(super) fn snapshot(&self, config: Arc<[u8]>, now: MonotonicTime) -> Snapshot {
+        let mut operations = self.operations.lock();
+        Snapshot {
+            operation: operations.running_json(),
+            operation_counts: operations.counts(),
+            config,
+            ..self.state.snapshot(self.upgrade.peer().pid(), now)
+        }
     }
 }
 

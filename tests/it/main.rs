@@ -183,6 +183,7 @@ mod shortages;
 mod signals;
 mod slow_lookups;
 mod sockets;
+mod statsd;
 mod stopping;
 mod stopping_under_load;
 mod stuck_flush;

@@ -1,18 +1,15 @@
 //! What workers count and the master shows of it: durations, bytes, clients; and the texts for scrapers.
 
-use std::net::UdpSocket;
 use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::DEADLINE;
 use crate::client::Client;
 use crate::control::{Controlled, samples};
 use crate::launch::Launch;
 use crate::proc::wait_until;
-use crate::support::{Exit, Server};
 
 on_every_class!(
     work_is_timed_and_counted,
@@ -199,38 +196,6 @@ fn queue_of_a_unix_listener_is_shown() {
     }
     it.server.signal(Signal::SIGQUIT);
     it.server.finish();
-}
-
-#[test]
-#[ignore = "slow"]
-fn statsd_server_receives_what_is_new() {
-    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-    server.set_read_timeout(Some(DEADLINE)).unwrap();
-    let address = server.local_addr().unwrap().to_string();
-    let it = Server::start(&["-w", "2", "--statsd-host", &address, "-n", "my.app"]);
-    (0..7).for_each(|_| assert_eq!(it.get("/").status(), 200));
-    let burst = || {
-        let mut datagram = [0; 2000];
-        let length = server.recv(&mut datagram).unwrap();
-        String::from_utf8(datagram[..length].to_vec()).unwrap()
-    };
-    let first = burst();
-    for line in ["requests:7|c", "accepted:7|c", "workers_ready:2|g", "in_flight:0|g"] {
-        assert!(first.split('\n').any(|it| it == format!("my_app.default.{line}")), "{first}");
-    }
-    assert!(burst().contains("\nmy_app.default.workers_ready:2|g\n"));
-    drop(server); // a server that has gone is no error
-    it.get("/");
-    it.finish();
-}
-
-#[test]
-fn statsd_host_must_be_a_udp_address() {
-    for address in ["unix:path", "localhost:0", "fd://3"] {
-        let outcome = Launch::new(&["--statsd-host", address]).run();
-        assert_eq!(outcome.exit, Exit::Code(2), "{outcome:?}");
-        assert!(outcome.stderr.contains("HOST:PORT"), "{outcome:?}");
-    }
 }
 
 /// Python with `prometheus_client`: `OSTLER_TEST_PYTHON`, or `python3`.

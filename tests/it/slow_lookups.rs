@@ -18,8 +18,8 @@ on_every_class!(silent_name_server_holds_no_master, name_is_looked_up_before_the
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler");
 
 /// A server whose settings name a host, and its only name server: this test.
-struct NamedHost {
-    server: Server,
+pub(crate) struct NamedHost {
+    pub(crate) server: Server,
     names: UdpSocket,
     settings: String,
     first_line: String,
@@ -28,6 +28,11 @@ struct NamedHost {
 impl NamedHost {
     /// Returns `None` and prints the reason if the machine does not allow it.
     fn start(class: &str) -> Option<Self> {
+        Self::start_with(class, "")
+    }
+
+    /// Starts it with further lines of settings.
+    pub(crate) fn start_with(class: &str, lines: &str) -> Option<Self> {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let [high, low] = ((id() % 0xffff) as u16).to_be_bytes();
         let address = format!("127.{high}.{low}.{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -45,7 +50,8 @@ impl NamedHost {
         let resolver = format!("nameserver {address}\noptions timeout:30 attempts:1\n");
         fs::write(launch.path("resolv.conf"), resolver).unwrap();
         let settings = launch.path("settings.yaml");
-        let first_line = format!("worker_class: {class}\nbind:\n- 127.0.0.1:{}\n", launch.port());
+        let first_line =
+            format!("{lines}worker_class: {class}\nbind:\n- 127.0.0.1:{}\n", launch.port());
         fs::write(&settings, &first_line).unwrap();
         let server = launch.arg("--config").arg(&settings).start();
         Some(Self { server, names, settings, first_line })
@@ -74,10 +80,16 @@ impl NamedHost {
 
     /// Answers questions until there is such a record: the host is 127.0.0.1, or unknown.
     #[track_caller]
-    fn answer_until(&self, message: &str, is_known: bool) {
+    pub(crate) fn answer_until(&self, message: &str, is_known: bool) {
+        self.answer_while(is_known, || self.server.records_of(message).is_empty());
+    }
+
+    /// Answers questions as long as a condition holds: the host is 127.0.0.1, or unknown.
+    #[track_caller]
+    pub(crate) fn answer_while(&self, is_known: bool, condition: impl Fn() -> bool) {
         let end = Instant::now() + DEADLINE;
-        while self.server.records_of(message).is_empty() {
-            assert!(Instant::now() < end, "no {message:?}");
+        while condition() {
+            assert!(Instant::now() < end, "the answers have no effect");
             let mut question = [0; 512];
             let Ok((length, from)) = self.names.recv_from(&mut question) else { continue };
             let answer = answer(&question[..length], is_known);

@@ -19,7 +19,6 @@ mod tests;
 mod usage;
 
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,7 +33,6 @@ use crate::http::Http;
 use crate::listen::{self, Access, ListenError, Listener};
 use crate::log::error_chain;
 use crate::os::epoll::{Event, EventQueue, Watch};
-use crate::os::lookups::Lookups;
 use crate::os::{clock, credentials, host, socket};
 use crate::session::Session;
 use crate::settings::Settings;
@@ -127,14 +125,6 @@ impl ControlService {
     }
 }
 
-/// Looks up a statsd server, and makes a socket for it.
-fn open_statsd(address: &Address) -> Result<StatsdSender, ListenError> {
-    let servers = listen::look_up_host(&Lookups::Live, address)?;
-    let failed = |source| ListenError::Bind { address: address.clone(), source };
-    let server = servers.first().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-    StatsdSender::new(*server, clock::now()).map_err(failed)
-}
-
 /// The sockets and the clients of the control interface.
 pub(crate) struct ControlServer<'a> {
     service: &'a ControlService,
@@ -170,7 +160,6 @@ impl<'a> ControlServer<'a> {
         let Some(first) = first.or(service.statsd.as_ref()) else { return Ok(None) };
         let failed = |source| ListenError::Bind { address: first.clone(), source };
         let events = EventQueue::new().map_err(failed)?;
-        let statsd = service.statsd.as_ref().map(open_statsd).transpose()?;
         let mut server = Self {
             service,
             events,
@@ -181,7 +170,7 @@ impl<'a> ControlServer<'a> {
             retry_at: None,
             buffers: Buffers::default(),
             usage: UsageMonitor::default(),
-            statsd,
+            statsd: service.statsd.as_ref().and_then(|it| StatsdSender::new(it, clock::now())),
             has_warned: false,
             paused_until: MonotonicTime::default(),
         };
@@ -236,7 +225,7 @@ impl<'a> ControlServer<'a> {
         if now < self.paused_until {
             return Some(self.paused_until);
         }
-        let statsd = self.statsd.as_ref().map(StatsdSender::due);
+        let statsd = self.statsd.as_ref().map(StatsdSender::next_deadline);
         let clients = self.clients.values().filter_map(ControlClient::deadline);
         clients.chain(self.retry_at).chain(statsd).min()
     }
@@ -261,7 +250,8 @@ impl<'a> ControlServer<'a> {
         self.close_overdue(now);
         self.wake_waiting(now);
         let ready = self.events.take(EVENTS_MAX);
-        let statsd = self.statsd.as_mut().filter(|statsd| statsd.due() <= now);
+        let statsd = self.statsd.as_mut();
+        let statsd = statsd.and_then(|it| it.begin_turn(now, log).then_some(it));
         if ready.is_empty() && statsd.is_none() {
             return;
         }
@@ -292,6 +282,19 @@ impl<'a> ControlServer<'a> {
     /// Answers the clients that wait, as far as their sockets take it now: the master exits.
     pub(super) fn finish(&mut self, now: MonotonicTime) {
         self.wake_waiting(now);
+    }
+
+    /// Sends to statsd what is new, before something that was counted is forgotten. Calls `collect` only
+    /// if there is a server.
+    pub(super) fn flush_statsd(
+        &mut self,
+        has_successor: bool,
+        log: &Logger,
+        collect: impl FnOnce() -> Snapshot,
+    ) {
+        if let Some(statsd) = &mut self.statsd {
+            statsd.send_last(&collect(), has_successor, (clock::now(), log));
+        }
     }
 
     /// Binds the addresses that the old master had, now that it has exited.

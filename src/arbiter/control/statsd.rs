@@ -1,50 +1,72 @@
 //! Sends what the master shows to a statsd server, by datagrams. Never waits: a datagram that cannot be
 //! sent at once is lost.
 
+mod server;
+
 use std::collections::HashMap;
 use std::fmt::{Display, Write};
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use slog::Logger;
+
+use crate::address::Address;
 use crate::arbiter::snapshot::{PoolSnapshot, PoolTotals, Snapshot};
 use crate::time::MonotonicTime;
+use server::StatsdServer;
 
 /// The time between two bursts: what statsd servers expect by default.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// The longest datagram: it fits into an Ethernet frame.
 const DATAGRAM_MAX: usize = 1400;
 
-/// Sends a burst every ten seconds.
+/// Sends a burst every ten seconds, and a last one. While the server is not known, what is counted stays
+/// for a later burst.
 pub(super) struct StatsdSender {
-    socket: UdpSocket,
+    server: StatsdServer,
+    /// When the next burst is due.
     due: MonotonicTime,
     /// The totals that were sent, by pool.
     sent: HashMap<String, PoolTotals>,
 }
 
 impl StatsdSender {
-    /// # Errors
-    /// There is no socket, or no way to the address.
-    pub(super) fn new(server: SocketAddr, now: MonotonicTime) -> io::Result<Self> {
-        let any: SocketAddr = match server {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let socket = UdpSocket::bind(any)?;
-        socket.connect(server)?;
-        socket.set_nonblocking(true)?;
-        Ok(Self { socket, due: now + INTERVAL, sent: HashMap::new() })
+    /// Returns a sender that looks its server up later; `None` if the address has no port.
+    pub(super) fn new(address: &Address, now: MonotonicTime) -> Option<Self> {
+        let server = StatsdServer::new(address, now)?;
+        Some(Self { server, due: now + INTERVAL, sent: HashMap::new() })
     }
 
-    /// Returns when the next burst is due.
-    pub(super) fn due(&self) -> MonotonicTime {
-        self.due
+    /// Returns when there is something to do.
+    pub(super) fn next_deadline(&self) -> MonotonicTime {
+        self.server.due().map_or(self.due, |at| at.min(self.due))
+    }
+
+    /// Looks for the server, if it is not known. Returns whether a burst is due.
+    pub(super) fn begin_turn(&mut self, now: MonotonicTime, log: &Logger) -> bool {
+        self.server.find(now, log);
+        self.due <= now
     }
 
     /// Sends a burst.
     pub(super) fn send(&mut self, snapshot: &Snapshot, now: MonotonicTime) {
         self.due = now + INTERVAL;
+        self.send_lines(snapshot, |_| true);
+    }
+
+    /// Sends what is new before something that was counted is forgotten: the master exits, or drops a
+    /// pool. If another master goes on (`has_successor`), gauges are left to it.
+    pub(super) fn send_last(
+        &mut self,
+        snapshot: &Snapshot,
+        has_successor: bool,
+        (now, log): (MonotonicTime, &Logger),
+    ) {
+        self.server.find_now(now, log);
+        self.send_lines(snapshot, |line| !has_successor || line.ends_with("|c"));
+    }
+
+    fn send_lines(&mut self, snapshot: &Snapshot, is_wanted: impl Fn(&str) -> bool) {
+        let Some(socket) = self.server.socket() else { return };
         let lines = snapshot.pools.iter().flat_map(|pool| {
             // The other master has sent what it had counted.
             let own = pool.totals.since(&pool.earlier_totals);
@@ -52,9 +74,9 @@ impl StatsdSender {
             let new = own.since(&before.unwrap_or_default());
             lines_of_pool(&snapshot.proc_name, pool, &new)
         });
-        for datagram in pack(lines) {
+        for datagram in pack(lines.filter(|line| is_wanted(line))) {
             // A refused or full socket loses the datagram, as the network may.
-            let _ = self.socket.send(datagram.as_bytes());
+            let _ = socket.send(datagram.as_bytes());
         }
         self.sent.retain(|name, _| snapshot.pools.iter().any(|pool| pool.name == *name));
     }

@@ -288,9 +288,9 @@ impl<'a> Pool<'a> {
         self.is_retired
     }
 
-    /// Returns whether it has no worker that has not been reaped.
-    pub(super) fn is_empty(&self) -> bool {
-        self.processes.is_empty()
+    /// Returns whether it is to be dropped: a reload has removed it, and each worker has been reaped.
+    pub(super) fn is_dropped(&self) -> bool {
+        self.is_retired && self.processes.is_empty()
     }
 
     /// Returns whether a process is a worker of this pool.
