@@ -133,6 +133,7 @@ mod commands;
 mod connection;
 mod control;
 mod cores;
+mod counters;
 #[cfg(feature = "ctl")]
 mod ctl;
 #[cfg(feature = "ctl")]
