@@ -57,6 +57,12 @@ pictures:
     cargo build
     npm run --prefix tests/browser pictures
 
+# Draw the dashboard of config/grafana/ in docs/src/images/ (needs node, Chromium and Prometheus)
+dashboard:
+    npm ci --prefix tests/browser --no-audit --no-fund
+    cargo build
+    npm run --prefix tests/browser dashboard
+
 # Draw docs/src/images/top.svg, the picture of `ostlerctl top`
 docs-top:
     OSTLER_WRITE_DOCS=1 cargo test --bin ostlerctl picture

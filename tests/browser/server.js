@@ -19,7 +19,7 @@ export function launchBrowser() {
   return chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
 }
 
-async function freePort() {
+export async function freePort() {
   const listener = net.createServer();
   await new Promise((resolve) => listener.listen(0, "127.0.0.1", resolve));
   const { port } = listener.address();
