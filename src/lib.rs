@@ -4,8 +4,8 @@
 //! ARCHITECTURE.md.
 //!
 //! Cargo features: `rpc` (MessagePack-RPC) and `jobs` (schedules for jobs) are on by default;
-//! `tokio` (axum, hyper and tonic services) and `testkit` (contract tests for worker classes) are
-//! not. `ctl`, on by default, is the program `ostlerctl` and changes nothing in the library. Without
+//! `tokio` (axum, hyper and tonic services), `uring` (a worker class on io_uring) and `testkit` (contract
+//! tests for worker classes) are not. `ctl`, on by default, is the program `ostlerctl` and changes nothing in the library. Without
 //! features, the library is HTTP and
 //! the worker classes.
 

@@ -90,7 +90,7 @@ const IMPURE_NAMES: [&str; 16] = [
 ];
 
 /// The dependencies, and the only files and directories that may mention each.
-const DEPENDENCY_MODULES: [(&str, &[&str]); 19] = [
+const DEPENDENCY_MODULES: [(&str, &[&str]); 20] = [
     ("libc::", &["src/os/"]),
     ("nix::", &["src/os/"]),
     ("saphyr_parser::", &["src/settings/"]),
@@ -108,13 +108,13 @@ const DEPENDENCY_MODULES: [(&str, &[&str]); 19] = [
     ("hyper::", &["workers/tokio/"]),
     ("hyper_util::", &["workers/tokio/"]),
     ("pin_project_lite::", &["workers/tokio/"]),
+    ("io_uring::", &["src/os/uring/"]),
     ("croner::", &["src/job/cron.rs"]),
     ("chrono::", &["src/job/"]),
 ];
 
-/// The examples that may use `unsafe`: an io_uring accesses memory without the compiler's
-/// knowledge, and a broken class takes a signal.
-const UNSAFE_EXAMPLES: [&str; 2] = ["examples/broken_class.rs", "examples/uring.rs"];
+/// The example that may use `unsafe`: a broken class takes a signal.
+const UNSAFE_EXAMPLES: [&str; 1] = ["examples/broken_class.rs"];
 
 /// The file of a class that may use `unsafe`: tokio watches descriptors by number.
 const UNSAFE_CLASS_FILE: &str = "workers/tokio/watched_fd.rs";

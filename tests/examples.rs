@@ -228,16 +228,19 @@ fn await_answer(stream: &TcpStream) {
 
 /// Starts each class with its own event loop that this machine can run.
 fn loops<'a>(args: &'a [&'a str]) -> impl Iterator<Item = (&'static str, Server)> + 'a {
-    [("uring", "uring"), ("tokio_axum", "tokio")].into_iter().filter_map(move |(name, class)| {
-        let program = example(name)?;
-        let args = [&["--worker-class", class], args].concat();
-        let check = Command::new(&program).args(&args).arg("--check-config").output().unwrap();
-        if !check.status.success() {
-            eprintln!("skipped: {}", String::from_utf8_lossy(&check.stderr));
-            return None;
-        }
-        Some((class, Server::start(&program, &args)))
-    })
+    let own = Some(PathBuf::from(env!("CARGO_BIN_EXE_ostler")));
+    [(own, "uring"), (example("tokio_axum"), "tokio")].into_iter().filter_map(
+        move |(program, class)| {
+            let program = program?;
+            let args = [&["--worker-class", class], args].concat();
+            let check = Command::new(&program).args(&args).arg("--check-config").output().unwrap();
+            if !check.status.success() {
+                eprintln!("skipped: {}", String::from_utf8_lossy(&check.stderr));
+                return None;
+            }
+            Some((class, Server::start(&program, &args)))
+        },
+    )
 }
 
 #[test]
@@ -321,7 +324,7 @@ fn custom_class_is_listed() {
     let output = Command::new(program).arg("--list-classes").output().unwrap();
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
-        "batch\nexec\nmio\nsync\nthreads\ntokio\n"
+        "batch\nexec\nmio\nsync\nthreads\ntokio\nuring\n"
     );
 }
 

@@ -7,6 +7,8 @@ mod sync;
 mod threads;
 #[cfg(feature = "tokio")]
 pub mod tokio;
+#[cfg(feature = "uring")]
+mod uring;
 
 pub use self::exec::ExecClass;
 pub use self::mio::MioClass;
@@ -14,6 +16,8 @@ pub use self::sync::SyncClass;
 pub use self::threads::ThreadsClass;
 #[cfg(feature = "tokio")]
 pub use self::tokio::TokioClass;
+#[cfg(feature = "uring")]
+pub use self::uring::UringClass;
 
 use ostler::worker::{DuplicateClass, Registry};
 
@@ -27,5 +31,7 @@ pub fn install(registry: &mut Registry) -> Result<(), DuplicateClass> {
     registry.register(MioClass)?;
     #[cfg(feature = "tokio")]
     registry.register(TokioClass)?;
+    #[cfg(feature = "uring")]
+    registry.register(UringClass)?;
     registry.register(ExecClass)
 }

@@ -25,6 +25,21 @@ pub(crate) fn add_exclusive(epoll: RawFd, fd: BorrowedFd<'_>, token: u64) -> io:
     Ok(())
 }
 
+/// Adds `fd` to the epoll instance `epoll`. Edge-triggered; the event carries `token`.
+///
+/// # Errors
+/// From epoll_ctl(2).
+#[cfg(feature = "uring")]
+pub(crate) fn add_edge(epoll: RawFd, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+    let mut event =
+        libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: token };
+    // SAFETY: `event` is a valid epoll_event that outlives the call; a bad descriptor is an error.
+    super::check(unsafe {
+        libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event)
+    })?;
+    Ok(())
+}
+
 /// Removes `fd` from the epoll instance `epoll`.
 ///
 /// # Errors

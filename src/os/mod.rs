@@ -34,6 +34,8 @@ pub(crate) mod terminal;
 #[cfg(feature = "testkit")]
 pub(crate) mod testing;
 pub(crate) mod title;
+#[cfg(feature = "uring")]
+pub(crate) mod uring;
 pub(crate) mod wall_timer;
 
 use std::io;

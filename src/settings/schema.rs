@@ -317,7 +317,7 @@ define_settings! {
         threads: usize = 4,
             Single(IntegerValue { noun: "a number of threads", min: 1, max: 1024 }), "N";
 
-        /// Maximum open connections per worker (mio and threads classes).
+        /// Maximum open connections per worker (all classes but sync and exec).
         worker_connections: usize = 10_000,
             Single(IntegerValue { noun: "a number of connections", min: 1, max: 1_000_000 }), "N";
 

@@ -19,6 +19,8 @@ mod no_service;
 pub(crate) mod program;
 mod registration;
 mod registry;
+#[cfg(feature = "uring")]
+mod ring;
 mod timer_wheel;
 mod tracker;
 
@@ -38,6 +40,8 @@ pub(crate) use no_service::NoService;
 pub(crate) use program::{NOTIFY_SOCKET_NAME, check_notify_path};
 pub use program::{Output, Program, ProgramExit};
 pub use registry::{DuplicateClass, Registry, UnknownClass};
+#[cfg(feature = "uring")]
+pub use ring::{Completion, FailedSend, Input, Received, Ring, check_ring};
 pub use timer_wheel::TimerWheel;
 pub use tracker::{WorkGuard, WorkTracker};
 

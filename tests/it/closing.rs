@@ -188,7 +188,7 @@ fn lingering_clients_delay_no_other(class: &str) {
 #[test]
 #[ignore = "slow"]
 fn unread_byte_cuts_off_nothing_of_the_example_classes() {
-    let demos = [("uring", "uring"), ("custom_class", "batch")];
+    let demos = [("custom_class", "batch")];
     let others = [("tokio_axum", "tokio"), ("naive_class", "plain")];
     for (name, class) in demos.into_iter().chain(others) {
         let Some(program) = example(name) else { continue };

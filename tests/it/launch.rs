@@ -25,6 +25,15 @@ use crate::support::{Exit, Outcome, Server};
 /// A user, and a group, without privileges: `nobody`, or none that is known.
 const UNPRIVILEGED: u32 = 65_534;
 
+/// Returns whether this machine permits the class `uring`; prints why not.
+pub fn uring_runs() -> bool {
+    let outcome = Launch::new(&["-k", "uring", "--check-config"]).run();
+    if outcome.exit != Exit::Code(0) {
+        eprintln!("skipped: {}", outcome.stderr);
+    }
+    outcome.exit == Exit::Code(0)
+}
+
 /// A server that is not started yet, with a working directory of its own.
 pub struct Launch {
     command: Command,

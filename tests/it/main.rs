@@ -16,6 +16,7 @@ macro_rules! on_every_class {
         on_slow_class!(sync: $($behaviour),+);
         on_slow_class!(threads: $($behaviour),+);
         on_class!(mio: $($behaviour),+);
+        on_uring!($($behaviour),+);
     };
 }
 
@@ -28,6 +29,24 @@ macro_rules! on_every_class_slowly {
             on_slow_class!(sync: $($behaviour),+);
             on_slow_class!(threads: $($behaviour),+);
             on_slow_class!(mio: $($behaviour),+);
+            on_uring!($($behaviour),+);
+        }
+    };
+}
+
+/// Makes a `#[test]` of each behaviour under the class `uring`, if the kernel permits io_uring.
+macro_rules! on_uring {
+    ($($behaviour:ident),+ $(,)?) => {
+        mod uring {
+            $(
+                #[test]
+                #[ignore = "slow"]
+                fn $behaviour() {
+                    if crate::launch::uring_runs() {
+                        super::$behaviour("uring");
+                    }
+                }
+            )+
         }
     };
 }
@@ -70,6 +89,7 @@ macro_rules! on_concurrent_classes {
             use super::{$($behaviour),+};
             on_class!(threads: $($behaviour),+);
             on_slow_class!(mio: $($behaviour),+);
+            on_uring!($($behaviour),+);
         }
     };
 }

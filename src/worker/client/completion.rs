@@ -1,115 +1,133 @@
 //! A client whose bytes the kernel or another component moves, and reports when it has.
 
 use std::mem;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::{Buffers, Client};
+use super::{Buffers, Client, DriveStatus, ROUNDS_MAX};
 use crate::os::clock;
-use crate::session::Wants;
+use crate::session::{CloseRisk, Wants};
 use crate::time::MonotonicTime;
 use crate::worker::tracker::WorkTracker;
-
-/// How many bytes are sent in one piece.
-const OUTPUT_BYTES: usize = 64 << 10;
-/// How much memory for output an idle client keeps.
-const KEPT_BYTES: usize = 4 << 10;
 
 /// A client for completion-based I/O, such as io_uring: another component receives and sends the bytes,
 /// and reports when it has. Made by [`Client::into_completion`].
 ///
-/// After its creation, and after each call of [`complete_recv`](Self::complete_recv),
-/// [`complete_send`](Self::complete_send), [`expire`](Self::expire) and [`drain`](Self::drain): if it
-/// [is finished](Self::is_finished), drop it. Otherwise start what [`next_send`](Self::next_send) and
-/// [`next_recv`](Self::next_recv) return; both may be in progress at once. A buffer in progress keeps
-/// its address, also if the client moves, and is never freed: if the client is dropped meanwhile, the
-/// buffer is leaked.
+/// After its creation, and after each call that may change it, ask for its [`status`](Self::status). It
+/// owns no buffer, unless bytes arrive while its output waits.
 pub struct CompletionClient<'s> {
     client: Client<'s>,
-    input: Box<[u8]>,
-    /// How many bytes of `input` wait for the session; 0 is the end of the stream.
-    received_len: Option<usize>,
-    output: Vec<u8>,
-    is_receiving: bool,
-    is_sending: bool,
+    /// What was received while output waits.
+    waiting: Vec<u8>,
+    /// Whether the end of the stream comes after `waiting`.
+    has_ended: bool,
 }
 
 impl<'s> Client<'s> {
-    /// Turns it into a client for completion-based I/O, which receives up to `input` bytes at once and
-    /// keeps a buffer of that size.
-    pub fn into_completion(self, input: usize) -> CompletionClient<'s> {
-        CompletionClient {
-            client: self,
-            input: vec![0; input].into_boxed_slice(),
-            received_len: None,
-            output: Vec::new(),
-            is_receiving: false,
-            is_sending: false,
-        }
+    /// Turns it into a client for completion-based I/O.
+    pub fn into_completion(self) -> CompletionClient<'s> {
+        CompletionClient { client: self, waiting: Vec::new(), has_ended: false }
     }
 }
 
 impl CompletionClient<'_> {
-    /// Returns the bytes to send now, if there are any. They are in progress until
-    /// [`complete_send`](Self::complete_send).
-    pub fn next_send(&mut self) -> Option<&[u8]> {
-        if self.is_sending || self.client.session.wants() != Wants::Write {
-            return None;
+    /// Returns what to do next.
+    ///
+    /// * [`WantRead`](DriveStatus::WantRead): receive.
+    /// * [`WantWrite`](DriveStatus::WantWrite): send [`output`](Self::output). A receive may stay in
+    ///   progress.
+    /// * [`Closed`](DriveStatus::Closed): when nothing is in progress, call
+    ///   [`try_close`](Self::try_close).
+    pub fn status(&self) -> DriveStatus {
+        match self.client.session.wants() {
+            Wants::Read | Wants::Linger => DriveStatus::WantRead,
+            Wants::Write => DriveStatus::WantWrite,
+            Wants::Closed => DriveStatus::Closed,
         }
-        self.is_sending = true;
-        let unsent = self.client.session.unsent();
-        // A copy, since the session may change its own output meanwhile.
-        self.output.extend_from_slice(&unsent[..unsent.len().min(OUTPUT_BYTES)]);
-        Some(&self.output)
     }
 
-    /// Returns the buffer to receive into now, if it is free. It is in progress until
-    /// [`complete_recv`](Self::complete_recv).
-    pub fn next_recv(&mut self) -> Option<&mut [u8]> {
-        if self.is_receiving || self.received_len.is_some() || !self.client.session.is_open() {
-            return None;
-        }
-        self.is_receiving = true;
-        Some(&mut self.input)
+    /// Returns the bytes to send.
+    pub fn output(&self) -> &[u8] {
+        self.client.session.unsent()
     }
 
-    /// Reports how many bytes were sent; `None` if the connection is broken.
+    /// Returns how many bytes were received, and wait until the output has been sent.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Reports that the first `count` bytes of the output were sent.
     pub fn complete_send(
         &mut self,
-        count: Option<usize>,
+        count: usize,
         buffers: &mut Buffers,
         tracker: &mut WorkTracker<'_>,
     ) {
-        self.is_sending = false;
-        self.output.clear();
-        self.output.shrink_to(KEPT_BYTES);
         self.client.restore_records(tracker);
-        match count {
-            Some(n) => {
-                tracker.count_sent(n);
-                self.client.session.on_sent(n, &mut buffers.spare, tracker, clock::now_coarse())
+        tracker.count_sent(count);
+        let spare = &mut buffers.spare;
+        self.client.session.on_sent(count, spare, tracker, clock::now_coarse());
+        self.advance(buffers, tracker);
+    }
+
+    /// Sends output by system calls, until the socket's buffer is full
+    /// ([`WantWrite`](DriveStatus::WantWrite)), nothing is left, or others must have their turn
+    /// ([`Yield`](DriveStatus::Yield)).
+    pub fn send_output(
+        &mut self,
+        buffers: &mut Buffers,
+        tracker: &mut WorkTracker<'_>,
+    ) -> DriveStatus {
+        for _ in 0..ROUNDS_MAX {
+            if self.status() != DriveStatus::WantWrite {
+                return self.status();
             }
-            None => self.client.session.abort(),
+            match self.client.stream.send(self.output()) {
+                Ok(count) => self.complete_send(count, buffers, tracker),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    return DriveStatus::WantWrite;
+                }
+                Err(_) => self.abort(buffers, tracker),
+            }
+        }
+        DriveStatus::Yield
+    }
+
+    /// Reports received bytes; none is the end of the stream.
+    pub fn complete_recv(
+        &mut self,
+        input: &[u8],
+        buffers: &mut Buffers,
+        tracker: &mut WorkTracker<'_>,
+    ) {
+        self.client.restore_records(tracker);
+        match self.client.session.wants() {
+            Wants::Read if self.waiting.is_empty() => {
+                tracker.count_received(input.len());
+                let spare = &mut buffers.spare;
+                self.client.session.on_received(input, spare, tracker, clock::now());
+            }
+            Wants::Linger if self.waiting.is_empty() => {
+                self.client.session.on_discarded(input.len(), clock::now());
+            }
+            _ => {
+                self.waiting.extend_from_slice(input);
+                self.has_ended |= input.is_empty();
+            }
         }
         self.advance(buffers, tracker);
     }
 
-    /// Reports how many bytes were received, 0 at the end of the stream; `None` if the connection is
-    /// broken.
-    pub fn complete_recv(
-        &mut self,
-        count: Option<usize>,
-        buffers: &mut Buffers,
-        tracker: &mut WorkTracker<'_>,
-    ) {
-        self.is_receiving = false;
-        self.received_len = count;
+    /// Reports that the connection is broken.
+    pub fn abort(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
         self.client.restore_records(tracker);
-        match count {
-            Some(n) if !self.client.is_lingering() => tracker.count_received(n),
-            Some(_) => (),
-            None => self.client.session.abort(),
-        }
+        self.client.session.abort();
         self.advance(buffers, tracker);
+    }
+
+    /// Returns whether the session may take bytes that are received from now on: it does not end with
+    /// its output, and nothing that was received waits.
+    pub fn takes_input(&self) -> bool {
+        self.client.session.is_open() && self.waiting.is_empty() && !self.has_ended
     }
 
     /// Returns when [`expire`](Self::expire) is due, if nothing happens before.
@@ -117,76 +135,87 @@ impl CompletionClient<'_> {
         self.client.deadline()
     }
 
-    /// Tells the session that its deadline has passed, if it has.
+    /// Tells the session that its deadline has passed, and returns whether it has. Bytes that have
+    /// arrived and that no operation has received count as in time. Call it only if no send is in
+    /// progress, and nothing that was received is unreported.
     pub fn expire(
         &mut self,
         now: MonotonicTime,
         buffers: &mut Buffers,
         tracker: &mut WorkTracker<'_>,
-    ) {
-        if self.client.is_due(now) {
+    ) -> bool {
+        let is_due = self.client.expire(now, buffers, tracker);
+        if is_due {
             self.client.restore_records(tracker);
-            self.client.session.on_timeout(&mut buffers.spare, tracker, now);
             self.advance(buffers, tracker);
         }
+        is_due
     }
 
     /// Tells the session, once, that the worker drains.
     pub fn drain(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
-        if !self.client.drained {
-            self.client.drain(buffers, tracker);
-            self.client.restore_records(tracker);
+        self.client.drain(buffers, tracker);
+        self.client.restore_records(tracker);
+        self.advance(buffers, tracker);
+    }
+
+    /// Returns whether the socket can be closed. If that could cut off output, the session lingers
+    /// instead. Call it only if nothing is in progress.
+    pub fn try_close(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) -> bool {
+        if self.status() != DriveStatus::Closed {
+            return false;
+        }
+        let can_close = match self.client.session.close_risk() {
+            CloseRisk::None => true,
+            _ if self.has_ended => true, // all input has been read
+            _ if !self.waiting.is_empty() => {
+                self.client.session.linger(clock::now());
+                false
+            }
+            CloseRisk::Unread | CloseRisk::UnreadOrUnacknowledged => self.client.may_close(),
+        };
+        if !can_close {
             self.advance(buffers, tracker);
         }
+        can_close
     }
 
-    /// Returns whether the connection is closed and nothing is in progress.
-    pub fn is_finished(&self) -> bool {
-        self.client.session.wants() == Wants::Closed && !self.is_receiving && !self.is_sending
-    }
-
-    /// Hands what was received to the session, and shuts the socket down if the session wants that.
+    /// Hands what waits to the session, and shuts the sending side down if the session lingers.
     fn advance(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
-        self.hand_over(buffers, tracker);
+        if !self.waiting.is_empty() || self.has_ended {
+            self.hand_over(buffers, tracker);
+        }
+        if self.client.is_lingering() {
+            self.client.shut_write();
+        }
         self.client.settle_records(tracker);
     }
 
+    #[cold]
     fn hand_over(&mut self, buffers: &mut Buffers, tracker: &mut WorkTracker<'_>) {
-        let client = &mut self.client;
-        while matches!(client.session.wants(), Wants::Read | Wants::Linger)
-            && let Some(count) = self.received_len.take()
-        {
-            client.session.on_received(
-                &self.input[..count],
-                &mut buffers.spare,
-                tracker,
-                clock::now(),
-            );
-        }
-        if client.session.wants() == Wants::Closed {
-            client.may_close(); // or it lingers
-        }
-        match client.session.wants() {
-            Wants::Linger => client.shut_write(),
-            Wants::Closed if self.is_receiving || self.is_sending => client.stream.shutdown(),
-            Wants::Read | Wants::Write | Wants::Closed => (),
+        while let wants @ (Wants::Read | Wants::Linger) = self.client.session.wants() {
+            let input = mem::take(&mut self.waiting);
+            if input.is_empty() && !mem::take(&mut self.has_ended) {
+                return;
+            }
+            if wants == Wants::Read {
+                tracker.count_received(input.len());
+            }
+            let spare = &mut buffers.spare;
+            self.client.session.on_received(&input, spare, tracker, clock::now());
         }
     }
 }
 
-impl AsRawFd for CompletionClient<'_> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.client.as_raw_fd()
+impl AsFd for CompletionClient<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.client.as_fd()
     }
 }
 
-impl Drop for CompletionClient<'_> {
-    fn drop(&mut self) {
-        if self.is_receiving {
-            mem::forget(mem::take(&mut self.input));
-        }
-        if self.is_sending {
-            mem::forget(mem::take(&mut self.output));
-        }
+impl From<CompletionClient<'_>> for OwnedFd {
+    /// Ends the session, and returns the socket to be closed.
+    fn from(client: CompletionClient<'_>) -> Self {
+        client.client.stream.into()
     }
 }

@@ -1,0 +1,391 @@
+//! The loop: one submission a turn for all that is sent, received and closed.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use ::mio::unix::SourceFd;
+use ::mio::{Events, Interest, Poll, Token};
+use ostler::worker::{
+    Buffers, Client, Completion, DriveStatus, EpollAcceptor, ReadMode, Received, Ring, StopRequest,
+    TimerWheel, WorkTracker, WorkerContext, WorkerError,
+};
+use slab::Slab;
+
+use super::client_entry::{ClientEntry, Receive};
+
+/// The tokens of the signals and of the ring in the poll. Listeners have those from 0.
+const WAKE: Token = Token(usize::MAX);
+const RING: Token = Token(usize::MAX - 1);
+/// How many events one turn of the loop handles.
+const EVENTS_MAX: usize = 64;
+/// How many turns a busy loop takes between two looks at listeners and signals.
+const BUSY_TURNS: u32 = 4;
+/// How many bytes may have been received, in all, for clients that do not read their output. A client
+/// that exceeds it is closed.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+/// How many submissions collect what was received before a drain began.
+const DRAIN_TURNS_MAX: usize = 64;
+
+// Fields: those of a loop over epoll, and those of a ring.
+pub(super) struct EventLoop<'a> {
+    ctx: &'a WorkerContext<'a>,
+    /// What the worker sleeps in: it watches the listeners with EPOLLEXCLUSIVE, the signals and the ring.
+    poll: Poll,
+    ring: Ring,
+    acceptor: EpollAcceptor<'a>,
+    clients: Slab<ClientEntry<'a>>,
+    timers: TimerWheel,
+    /// Clients whose output goes with the next submission.
+    sending: Vec<usize>,
+    /// Clients that could continue, but have yielded to others.
+    ready: VecDeque<usize>,
+    results: Vec<Completion>,
+    buffers: Buffers,
+    tracker: WorkTracker<'a>,
+    draining: bool,
+    has_signals: bool,
+    /// The sum of [`ostler::worker::CompletionClient::waiting_bytes`].
+    waiting_bytes: usize,
+}
+
+impl<'a> EventLoop<'a> {
+    pub(super) fn new(ctx: &'a WorkerContext<'a>) -> io::Result<Self> {
+        let (poll, ring) = (Poll::new()?, Ring::new()?);
+        let wake = ctx.lifecycle().wake_fd().as_raw_fd();
+        poll.registry().register(&mut SourceFd(&wake), WAKE, Interest::READABLE)?;
+        ring.watch(&poll, RING.0)?;
+        Ok(Self {
+            ctx,
+            acceptor: EpollAcceptor::register(ctx, &poll, 0)?,
+            poll,
+            ring,
+            clients: Slab::new(),
+            timers: TimerWheel::new(ctx.lifecycle().now()),
+            sending: Vec::new(),
+            ready: VecDeque::new(),
+            results: Vec::new(),
+            buffers: Buffers::default(),
+            tracker: ctx.lifecycle().tracker().with_heartbeat(),
+            draining: false,
+            has_signals: false,
+            waiting_bytes: 0,
+        })
+    }
+
+    pub(super) fn run(&mut self) -> Result<(), WorkerError> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut busy_turns = 0;
+        self.handle_signals()?; // from now on this class polls for a stop
+        loop {
+            self.acceptor.update(self.clients.len(), &self.poll)?;
+            if self.ctx.lifecycle().stop_request() == StopRequest::Immediate || self.is_done() {
+                return Ok(());
+            }
+            self.ctx.lifecycle().notify();
+            let has_moved = self.turn()?;
+            if std::mem::take(&mut self.has_signals) {
+                self.handle_signals()?;
+                continue; // the worker may have drained
+            }
+            self.send_ready()?;
+            self.expire_clients()?;
+            busy_turns = if has_moved { busy_turns + 1 } else { BUSY_TURNS };
+            if busy_turns >= BUSY_TURNS {
+                busy_turns = 0;
+                self.wait(&mut events)?;
+            }
+        }
+    }
+
+    /// Sleeps, unless there is something to do, and accepts clients.
+    fn wait(&mut self, events: &mut Events) -> Result<(), WorkerError> {
+        let sleeps = self.ready.is_empty() && self.ring.begin_sleep();
+        let timeout = if sleeps { self.poll_timeout() } else { Some(Duration::ZERO) };
+        let polled = self.poll.poll(events, timeout);
+        if sleeps {
+            self.ring.end_sleep();
+        }
+        match polled {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
+            _ => (),
+        }
+        for event in events.iter() {
+            match event.token() {
+                WAKE => self.has_signals = true,
+                RING => (),
+                Token(listener) => {
+                    let clients = self.clients.len();
+                    if let Some(client) = self.acceptor.accept(listener, clients, &self.poll)? {
+                        self.add_client(client)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the time until the next deadline or heartbeat.
+    fn poll_timeout(&self) -> Option<Duration> {
+        let deadline = [self.timers.next(), self.acceptor.deadline()].into_iter().flatten().min();
+        let wait = deadline.map(|at| at.duration_since(self.ctx.lifecycle().now()));
+        [wait, self.ctx.lifecycle().heartbeat_interval()].into_iter().flatten().min()
+    }
+
+    fn handle_signals(&mut self) -> io::Result<()> {
+        if self.ctx.lifecycle().poll_stop() == StopRequest::Graceful && !self.draining {
+            self.draining = true;
+            self.acceptor.drain(&self.poll)?;
+            for _ in 0..DRAIN_TURNS_MAX {
+                if !self.turn()? {
+                    break; // all that was received before is known
+                }
+            }
+            for index in self.indices() {
+                let Some(entry) = self.clients.get_mut(index) else { continue };
+                entry.client.drain(&mut self.buffers, &mut self.tracker);
+                self.advance(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether the worker has drained: it has no client, and none can be lost.
+    fn is_done(&self) -> bool {
+        self.draining && self.clients.is_empty() && !self.acceptor.may_receive_more()
+    }
+
+    fn add_client(&mut self, mut client: Client<'a>) -> io::Result<()> {
+        if self.draining {
+            // Answer what it has already sent.
+            let mode = ReadMode::UntilWouldBlock;
+            let mut status = client.drive(mode, &mut self.buffers, &mut self.tracker);
+            if status != DriveStatus::Closed {
+                client.drain(&mut self.buffers, &mut self.tracker);
+                status = client.drive(mode, &mut self.buffers, &mut self.tracker);
+            }
+            if status == DriveStatus::Closed {
+                return Ok(());
+            }
+        }
+        let index = self.clients.insert(ClientEntry::new(client.into_completion()));
+        self.advance(index)
+    }
+
+    /// Submits what is queued, and handles the results. Returns whether there were any.
+    fn turn(&mut self) -> io::Result<bool> {
+        let all_submitted = self.ring.turn()?;
+        let has_sent = all_submitted && !self.sending.is_empty();
+        if has_sent {
+            self.complete_sends()?;
+        }
+        let mut results = std::mem::take(&mut self.results);
+        self.ring.take_completions(&mut results);
+        let has_results = !results.is_empty();
+        for result in results.drain(..) {
+            // Many fast clients together may take longer than `timeout`.
+            self.ctx.lifecycle().notify();
+            self.handle(result)?;
+        }
+        self.results = results;
+        Ok(has_results)
+    }
+
+    /// Reports to the clients what was sent.
+    fn complete_sends(&mut self) -> io::Result<()> {
+        for failed in self.ring.failed_sends() {
+            let entry = &mut self.clients[failed.token];
+            match failed.sent {
+                Some(count) => {
+                    entry.client.complete_send(count, &mut self.buffers, &mut self.tracker)
+                }
+                None => entry.client.abort(&mut self.buffers, &mut self.tracker),
+            }
+            entry.sending = 0;
+        }
+        let mut sending = std::mem::take(&mut self.sending);
+        for index in sending.drain(..) {
+            let entry = &mut self.clients[index];
+            let count = std::mem::take(&mut entry.sending);
+            if count > 0 {
+                entry.client.complete_send(count, &mut self.buffers, &mut self.tracker);
+                self.advance(index)?;
+            } else {
+                self.send_output(index)?; // the socket's buffer is full, or the connection is broken
+            }
+        }
+        // New output is in the vector that was swapped in.
+        std::mem::swap(&mut sending, &mut self.sending);
+        self.sending.append(&mut sending);
+        Ok(())
+    }
+
+    fn handle(&mut self, result: Completion) -> io::Result<()> {
+        let index = match result {
+            Completion::Received { token, received, is_last } => {
+                let Some(entry) = self.clients.get_mut(token) else {
+                    if let Received::Bytes(input) = received {
+                        self.ring.release(input);
+                    }
+                    return Ok(());
+                };
+                if is_last {
+                    entry.receive = Receive::None;
+                }
+                let (buffers, tracker) = (&mut self.buffers, &mut self.tracker);
+                match received {
+                    Received::Bytes(input) => {
+                        let before = entry.client.waiting_bytes();
+                        entry.client.complete_recv(self.ring.bytes(&input), buffers, tracker);
+                        self.ring.release(input);
+                        if entry.client.waiting_bytes() > 0 {
+                            entry.stop_receiving(&mut self.ring, token)?;
+                        }
+                        self.count_waiting(token, before);
+                    }
+                    Received::End => entry.client.complete_recv(&[], buffers, tracker),
+                    Received::Broken => entry.client.abort(buffers, tracker),
+                    Received::Nothing => (),
+                }
+                token
+            }
+            Completion::Writable { token } => {
+                let Some(entry) = self.clients.get_mut(token) else { return Ok(()) };
+                (entry.waits_for_room, entry.stops_waiting) = (false, false);
+                return self.send_output(token);
+            }
+            Completion::NotCancelled { token } => {
+                let Some(entry) = self.clients.get_mut(token) else { return Ok(()) };
+                if entry.receive == Receive::Cancelling {
+                    self.ring.cancel_receive(token)?;
+                }
+                if entry.stops_waiting {
+                    self.ring.cancel_poll(token)?;
+                }
+                return Ok(());
+            }
+        };
+        self.advance(index)
+    }
+
+    /// Starts what a client waits for.
+    fn advance(&mut self, index: usize) -> io::Result<()> {
+        let Some(entry) = self.clients.get_mut(index) else { return Ok(()) };
+        match entry.client.status() {
+            DriveStatus::Closed => return self.close(index),
+            _ if entry.is_sending() => (),
+            DriveStatus::WantWrite => {
+                let output = entry.client.output();
+                let length = output.len();
+                if self.ring.send(entry.client.as_fd(), output, index)? {
+                    entry.sending = length;
+                    self.sending.push(index);
+                } else {
+                    return self.send_output(index);
+                }
+            }
+            DriveStatus::WantRead | DriveStatus::Yield => {
+                entry.start_receiving(&mut self.ring, index)?;
+            }
+        }
+        self.schedule(index);
+        Ok(())
+    }
+
+    /// Sends output by system calls: more than the ring copies, or what is left when the socket's buffer
+    /// was full.
+    fn send_output(&mut self, index: usize) -> io::Result<()> {
+        let Some(entry) = self.clients.get_mut(index) else { return Ok(()) };
+        let before = entry.client.waiting_bytes();
+        let status = entry.client.send_output(&mut self.buffers, &mut self.tracker);
+        match status {
+            DriveStatus::WantWrite => {
+                if !std::mem::replace(&mut entry.waits_for_room, true) {
+                    self.ring.poll_writable(entry.client.as_fd(), index)?;
+                }
+                // A client that does not read its output can send no more than this.
+                entry.stop_receiving(&mut self.ring, index)?;
+            }
+            DriveStatus::Yield => {
+                if !std::mem::replace(&mut entry.is_ready, true) {
+                    self.ready.push_back(index);
+                }
+            }
+            DriveStatus::WantRead | DriveStatus::Closed => (),
+        }
+        self.count_waiting(index, before);
+        self.advance(index)
+    }
+
+    /// Counts the bytes that wait for a client's output. Closes the client if they are too many.
+    fn count_waiting(&mut self, index: usize, before: usize) {
+        let entry = &mut self.clients[index];
+        let bytes = entry.client.waiting_bytes();
+        self.waiting_bytes = self.waiting_bytes + bytes - before;
+        if bytes > before && self.waiting_bytes > WAITING_BYTES_MAX {
+            entry.client.abort(&mut self.buffers, &mut self.tracker);
+        }
+    }
+
+    fn send_ready(&mut self) -> io::Result<()> {
+        for _ in 0..self.ready.len() {
+            if let Some(index) = self.ready.pop_front() {
+                if let Some(entry) = self.clients.get_mut(index) {
+                    entry.is_ready = false;
+                }
+                self.ctx.lifecycle().notify();
+                self.send_output(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn schedule(&mut self, index: usize) {
+        if let Some(deadline) = self.clients[index].client.deadline() {
+            self.timers.set(index, deadline);
+        }
+    }
+
+    fn expire_clients(&mut self) -> io::Result<()> {
+        if self.timers.next().is_none() || self.ring.has_completions() {
+            return Ok(()); // what was received in time is handled first
+        }
+        let now = self.ctx.lifecycle().now();
+        while let Some(index) = self.timers.pop(now) {
+            let Some(entry) = self.clients.get_mut(index) else { continue };
+            if entry.sending == 0 {
+                entry.client.expire(now, &mut self.buffers, &mut self.tracker);
+                self.advance(index)?;
+            } else {
+                self.schedule(index); // the output is sent first
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes a client's socket once nothing is in progress, unless it lingers.
+    fn close(&mut self, index: usize) -> io::Result<()> {
+        let entry = &mut self.clients[index];
+        entry.stop_receiving(&mut self.ring, index)?;
+        if entry.waits_for_room && !std::mem::replace(&mut entry.stops_waiting, true) {
+            self.ring.cancel_poll(index)?;
+        }
+        if entry.receive != Receive::None || entry.is_sending() {
+            return Ok(()); // its result follows
+        }
+        let before = entry.client.waiting_bytes();
+        if !entry.client.try_close(&mut self.buffers, &mut self.tracker) {
+            self.count_waiting(index, before);
+            return self.advance(index);
+        }
+        self.waiting_bytes -= before;
+        let entry = self.clients.remove(index);
+        self.timers.clear(index);
+        self.ring.close(OwnedFd::from(entry.client))
+    }
+
+    fn indices(&self) -> Vec<usize> {
+        self.clients.iter().map(|(index, _)| index).collect()
+    }
+}

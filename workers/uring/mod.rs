@@ -1,0 +1,31 @@
+//! `uring`: one event loop for very many clients, in which the kernel receives and sends.
+
+mod client_entry;
+mod event_loop;
+
+use ostler::app::ConfigError;
+use ostler::settings::Settings;
+use ostler::worker::{WorkerClass, WorkerContext, WorkerError, check_ring};
+
+use event_loop::EventLoop;
+
+/// Runs one thread and one ring of io_uring(7) per worker. As with `mio`, a handler that blocks stalls
+/// all clients of its worker. It needs Linux 6.1.
+pub struct UringClass;
+
+impl WorkerClass for UringClass {
+    fn name(&self) -> &'static str {
+        "uring"
+    }
+
+    /// Tries io_uring in the master, so that its absence is an error at start.
+    fn check(&self, settings: &Settings) -> Result<(), ConfigError> {
+        check_ring(settings)
+    }
+
+    fn run(&self, ctx: &WorkerContext<'_>) -> Result<(), WorkerError> {
+        let mut event_loop = EventLoop::new(ctx)?;
+        ctx.lifecycle().ready();
+        event_loop.run()
+    }
+}
