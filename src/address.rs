@@ -12,7 +12,8 @@ use std::str::FromStr;
 pub enum Address {
     /// A TCP port.
     Tcp {
-        /// A name in lower case, an IPv4 address, or an IPv6 address without its brackets.
+        /// A name in lower case, an IPv4 address, or an IPv6 address without its brackets, with `%` and its
+        /// interface if it is link-local.
         host: String,
         /// The port; 0 lets the kernel choose one.
         port: u16,
@@ -24,6 +25,9 @@ pub enum Address {
     /// A descriptor that this process was started with.
     Fd(i32),
 }
+
+/// The length of an interface's name (`IFNAMSIZ` less its NUL, netdevice(7)), in bytes.
+const ZONE_BYTES_MAX: usize = 15;
 
 /// The length of `sun_path` without its final or leading NUL, in bytes (unix(7)).
 const UNIX_BYTES_MAX: usize = 107;
@@ -109,9 +113,7 @@ fn parse_tcp(text: &str) -> Result<Address, String> {
         });
     };
     let host = if let Some(inner) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-        let v6: Ipv6Addr =
-            inner.parse().map_err(|_| format!("has no IPv6 address in its brackets ({inner})"))?;
-        v6.to_string()
+        parse_v6(inner).ok_or_else(|| format!("has no IPv6 address in its brackets ({inner})"))?
     } else if text.starts_with('[') {
         return Err("lacks a port: give [V6]:PORT, such as [::1]:8000".into());
     } else if text.bytes().all(|b| b.is_ascii_hexdigit() || b == b':') && host.contains(':') {
@@ -126,6 +128,21 @@ fn parse_tcp(text: &str) -> Result<Address, String> {
     match port.parse() {
         Ok(number) if all_digits(port) => Ok(Address::Tcp { host, port: number }),
         _ => Err(format!("has no port from 0 to 65535 after its last colon ({port:?})")),
+    }
+}
+
+/// Parses an IPv6 address, with the name or the number of its interface after `%` if it is link-local.
+fn parse_v6(text: &str) -> Option<String> {
+    let (address, zone) = text.split_once('%').map_or((text, None), |(it, zone)| (it, Some(zone)));
+    let address: Ipv6Addr = address.parse().ok()?;
+    let is_zone_byte = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    match zone {
+        None => Some(address.to_string()),
+        Some(zone) => {
+            let is_zone =
+                (1..=ZONE_BYTES_MAX).contains(&zone.len()) && zone.bytes().all(is_zone_byte);
+            (is_zone && address.is_unicast_link_local()).then(|| format!("{address}%{zone}"))
+        }
     }
 }
 
@@ -172,6 +189,8 @@ mod tests {
         assert_parses(":8000", tcp("0.0.0.0", 8000), "0.0.0.0:8000");
         assert_parses("[::1]:0", tcp("::1", 0), "[::1]:0");
         assert_parses("[0:0::1]:80", tcp("::1", 80), "[::1]:80");
+        assert_parses("[FE80::1%eth0]:80", tcp("fe80::1%eth0", 80), "[fe80::1%eth0]:80");
+        assert_parses("[fe80::1%2]:80", tcp("fe80::1%2", 80), "[fe80::1%2]:80");
         assert_parses("unix:a.sock", Address::Unix("a.sock".into()), "unix:a.sock");
         assert_parses("unix:/run/a b", Address::Unix("/run/a b".into()), "unix:/run/a b");
         assert_parses("unix:///run/a", Address::Unix("/run/a".into()), "unix:/run/a");
@@ -197,6 +216,11 @@ mod tests {
         assert_refused("::1", "brackets");
         assert_refused("[::1]", "lacks a port");
         assert_refused("[x]:80", "no IPv6");
+        for text in
+            ["[::1%lo]:80", "[fe80::1%]:80", "[fe80::1%a/b]:80", "[fe80::1%0123456789abcdef]:80"]
+        {
+            assert_refused(text, "no IPv6");
+        }
         assert_refused("unix:", "lacks a path");
         assert_refused("unix:@", "lacks a path");
         assert_refused("unix://run/a", "ambiguous");

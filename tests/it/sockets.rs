@@ -1,7 +1,7 @@
 //! Where a server listens: ports, paths, abstract names and inherited descriptors.
 
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
@@ -360,4 +360,27 @@ fn reload_recreates_a_removed_path() {
     assert_eq!(begun.answer().status(), 200, "who was in is served");
     server.finish();
     assert!(!path.exists());
+}
+
+/// Returns a link-local address of this machine with its interface, if there is one.
+fn link_local() -> Option<String> {
+    let text = fs::read_to_string("/proc/net/if_inet6").ok()?;
+    let line = text.lines().find(|line| line.starts_with("fe80"))?;
+    let (digits, interface) = (line.get(..32)?, line.split_whitespace().last()?);
+    let groups: Vec<&str> = (0..8).map(|at| &digits[4 * at..4 * at + 4]).collect();
+    Some(format!("{}%{interface}", groups.join(":")))
+}
+
+#[test]
+fn link_local_address_is_served_at_its_interface() {
+    let Some(host) = link_local() else { return };
+    let port = Launch::new(&[]).port();
+    let bind = format!("[{host}]:{port}");
+    let server = Launch::new(&["-k", "mio", "--bind", &bind]).unbound().start();
+    let address = (host.as_str(), port).to_socket_addrs().unwrap().next().unwrap();
+    assert_eq!(Client::tcp(address).unwrap().get("/").status(), 200);
+    server.signal(Signal::SIGHUP);
+    server.wait_for("the reload", |record| record.message() == "reload complete");
+    assert_eq!(Client::tcp(address).unwrap().get("/").status(), 200);
+    server.finish();
 }
