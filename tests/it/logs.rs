@@ -1,7 +1,10 @@
 //! The log: whole records, each with its fields.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -359,4 +362,51 @@ fn full_log_file_costs_records_only(class: &str) {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
     assert!(limit(), "{}", size());
+}
+
+/// Rotates by `config/logrotate/ostler`, at another place and without systemd.
+#[test]
+fn logrotate_moves_the_log_and_nothing_is_lost() {
+    let launch = Launch::new(&["-k", "mio"]);
+    let (log, pid) = (launch.path("shop.log"), launch.path("pid"));
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/logrotate/ostler");
+    let text = fs::read_to_string(file).unwrap();
+    let dir = launch.dir().to_str().unwrap().to_owned();
+    let (mut config, mut reopens) = (String::new(), 0);
+    for line in text.lines() {
+        let line =
+            line.replace("/var/log/ostler/*.log /var/log/ostler/*/*.log", &format!("{dir}/*.log"));
+        if line.contains("systemctl kill") {
+            reopens += 1;
+            config += &format!("kill -USR1 $(cat {pid})\n");
+        } else if !line.trim_start().starts_with("su ") {
+            config += &format!("{line}\n");
+        }
+    }
+    assert_eq!(reopens, 1, "{text}");
+    let launch = launch.arg("--log-file").arg(&log).arg("--pid").arg(&pid);
+    let server = launch.spawn();
+    let has = |path: &str, words: &str| fs::read_to_string(path).is_ok_and(|it| it.contains(words));
+    wait_until("the server is ready", || has(&log, "all workers ready"));
+    let (config_path, state) = (server.path("rotate.conf"), server.path("state"));
+    fs::write(&config_path, config).unwrap();
+    fs::set_permissions(&config_path, Permissions::from_mode(0o644)).unwrap();
+    let rotated = Command::new("logrotate")
+        .args(["--force", "--state"])
+        .args([&state, &config_path])
+        .output();
+    match rotated {
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+        Err(error) => {
+            eprintln!("skipped: logrotate does not run: {error}");
+            return;
+        }
+    }
+    assert!(has(&format!("{log}.1"), "all workers ready"));
+    wait_until("the new file is in use", || has(&log, "logs reopened"));
+    let worker = server.answering_pid();
+    kill(worker, Signal::SIGKILL).unwrap();
+    wait_until("records go to the new file", || has(&log, "worker exited"));
+    assert!(!has(&format!("{log}.1"), "worker exited"));
+    server.finish();
 }
