@@ -2,54 +2,23 @@
 //! It must never print, start anything or know the meaning of an option.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::builder::{Arg, ArgAction, ArgGroup};
+use clap::ArgMatches;
 use clap::error::ErrorKind;
-use clap::{ArgMatches, Command};
 
 use crate::app::Options;
 use crate::os::lookups::Lookups;
 use crate::settings::{
-    Arity, CONFIG_VARIABLE, ConfigFile, ConfigLayer, Configuration, OPTIONS, OptionDef, Settings,
-    SettingsError, Source,
+    CONFIG_VARIABLE, ConfigFile, ConfigLayer, Configuration, OPTIONS, Settings, SettingsError,
+    Source,
 };
+use command::{DOCTOR, command, doctor_command};
 
-/// Describes the program in `--help` and `--version`.
-#[derive(Clone, Debug)]
-pub struct ProgramInfo {
-    /// The version.
-    pub version: String,
-    /// The app that runs if none is named; empty if there is none.
-    pub default_app: String,
-    /// The worker class if none is named.
-    pub default_class: String,
-    /// Text for the end of `--help`; may be empty.
-    pub after_help: &'static str,
-}
+mod command;
+mod program_info;
 
-impl Default for ProgramInfo {
-    fn default() -> Self {
-        let Settings { app, worker_class, .. } = Settings::default();
-        Self {
-            version: env!("CARGO_PKG_VERSION").into(),
-            default_app: app,
-            default_class: worker_class,
-            after_help: "",
-        }
-    }
-}
-
-impl ProgramInfo {
-    /// Returns the settings that no source sets.
-    fn default_settings(&self) -> Settings {
-        Settings {
-            app: self.default_app.clone(),
-            worker_class: self.default_class.clone(),
-            ..Settings::default()
-        }
-    }
-}
+pub use program_info::ProgramInfo;
 
 /// What the command line requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +29,17 @@ pub enum Action {
     CheckConfig,
     /// Print every setting with its source and exit.
     PrintConfig,
+    /// Print the settings that differ from their defaults, with their sources, and exit.
+    PrintChangedConfig,
     /// List the worker classes and exit. This reads no file.
     ListClasses,
+    /// Look for what breaks a service in production, and exit.
+    Doctor {
+        /// Print JSON.
+        json: bool,
+    },
+    /// Print the JSON Schema of the settings file and exit. This reads no file.
+    PrintSchema,
 }
 
 /// A valid command line, and its environment.
@@ -71,7 +49,7 @@ pub struct Invocation {
     pub action: Action,
     program: String,
     info: ProgramInfo,
-    config_file: Option<PathBuf>,
+    config_files: Vec<PathBuf>,
     variables: Vec<(OsString, OsString)>,
     flags: ConfigLayer,
     /// The pools to run; if empty, all.
@@ -84,13 +62,18 @@ impl Invocation {
         &self.program
     }
 
-    /// Returns the settings file, if `--config` or `OSTLER_CONFIG` names one.
-    pub fn config_file(&self) -> Option<&Path> {
-        self.config_file.as_deref()
+    /// Returns the settings files that `--config` or `OSTLER_CONFIG` names. A later one wins.
+    pub fn config_files(&self) -> &[PathBuf] {
+        &self.config_files
     }
 
-    /// Reads the file again at each call. Variables and flags override it, including the sections of
-    /// its pools. Returns the settings, and one warning for each `OSTLER_*` variable that is no option.
+    /// Returns the settings that no source sets.
+    pub(crate) fn default_settings(&self) -> Settings {
+        self.info.default_settings()
+    }
+
+    /// Reads the files again at each call. Variables and flags override it, including the sections of
+    /// their pools. Returns the settings, and one warning for each `OSTLER_*` variable that is no option.
     ///
     /// # Errors
     /// The first error. [`SettingsError::exit_code`] is the exit code.
@@ -109,10 +92,7 @@ impl Invocation {
         let mut base = self.info.default_settings();
         let (platform, platform_errors) = ConfigLayer::from_platform_env(&self.variables);
         platform.apply(&mut base);
-        let file = match &self.config_file {
-            Some(file) => ConfigFile::read(file, &self.variables, lookups)?,
-            None => ConfigFile::default(),
-        };
+        let file = ConfigFile::read(&self.config_files, &self.variables, lookups)?;
         let (variables, warnings) = ConfigLayer::from_env(&self.variables)?;
         let layers = [variables, self.flags.clone()];
         let configuration = Configuration::resolve(&base, &file, &layers, &self.selected_pools)?;
@@ -163,7 +143,14 @@ pub fn parse(
         })?;
         arg_texts.push(arg_text);
     }
-    let matches = command(&program, &info)
+    let is_doctor = arg_texts.get(1).is_some_and(|word| word == DOCTOR);
+    let clap_command = if is_doctor {
+        arg_texts.remove(1);
+        doctor_command(&program, &info)
+    } else {
+        command(&program, &info)
+    };
+    let matches = clap_command
         .try_get_matches_from(arg_texts)
         .map_err(|error| clap_exit(&program, &error))?;
     let flags = flag_layer(&matches).map_err(|error| EarlyExit {
@@ -171,21 +158,25 @@ pub fn parse(
         ..usage_error(&program, &error.to_string())
     })?;
     let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
-    let flag = matches.get_one::<String>("config");
-    if flag.is_some_and(String::is_empty) {
+    let flags_of_files = matches.get_many::<String>("config").unwrap_or_default();
+    if flags_of_files.clone().any(String::is_empty) {
         return Err(usage_error(&program, "--config: the empty path names no file: leave it out"));
     }
-    let file = flag.map(PathBuf::from).or_else(|| {
+    let mut config_files: Vec<PathBuf> = flags_of_files.map(PathBuf::from).collect();
+    if config_files.is_empty() {
         let variable =
             variables.iter().find(|(name, value)| name == CONFIG_VARIABLE && !value.is_empty());
-        variable.map(|(_, value)| value.into())
-    });
+        config_files.extend(variable.map(|(_, value)| PathBuf::from(value)));
+    }
     let pools = matches.get_many::<String>("pool").into_iter().flatten().cloned().collect();
     Ok(Invocation {
-        action: selected_action(&matches),
+        action: match is_doctor {
+            true => Action::Doctor { json: matches.get_flag("json") },
+            false => selected_action(&matches),
+        },
         program,
         info,
-        config_file: file,
+        config_files,
         variables,
         flags,
         selected_pools: pools,
@@ -224,10 +215,14 @@ fn clap_exit(program: &str, error: &clap::Error) -> EarlyExit {
 fn selected_action(matches: &ArgMatches) -> Action {
     if matches.get_flag("check-config") {
         Action::CheckConfig
+    } else if matches.get_flag("diff-default") {
+        Action::PrintChangedConfig
     } else if matches.get_flag("print-config") {
         Action::PrintConfig
     } else if matches.get_flag("list-classes") {
         Action::ListClasses
+    } else if matches.get_flag("print-schema") {
+        Action::PrintSchema
     } else {
         Action::Run
     }
@@ -282,131 +277,7 @@ fn set_command(
     layer.set_option(option, words, source)
 }
 
-const ABOUT: &str = "Runs an app or a program in supervised worker processes.";
-
-/// One line for each paragraph: clap wraps it to the width of the terminal.
-const AFTER_HELP: &str = "\
-Precedence, highest first: flag, environment variable, pool's section of the file, top level of the \
-file, default. A list replaces the list of a lower source.
-
-Key: the flag with _ for -, unless the help names the key. Variable: OSTLER_ and the key in \
-capitals, such as OSTLER_WORKER_CLASS; commas separate the items of a list.
-
-File: a YAML map of keys. The key app is a name, or a map of name and the app's options. The key \
-pools maps each pool's name to its own keys. The key vars maps names to values, which ${name} \
-inserts. ${env:NAME} inserts an environment variable.
-
-PORT and WEB_CONCURRENCY replace the defaults of bind (0.0.0.0:$PORT) and workers.
-
-DUR: 30, 1.5, 500ms, 30s, 2m, 1h. SIZE: 65536, 64K, 64M, 1G.
-
-Exit codes: 0 stopped on request; 1 invalid configuration, address in use or pid file locked; 2 \
-invalid command line; 3 no worker became ready; 70 internal error.";
-
-fn command(program: &str, info: &ProgramInfo) -> Command {
-    let defaults = info.default_settings();
-    let default_app = if info.default_app.is_empty() { "none" } else { &info.default_app };
-    Command::new(program.to_owned())
-        .bin_name(program.to_owned())
-        .version(info.version.clone())
-        .about(ABOUT)
-        .after_help(format!("{AFTER_HELP}\n\n{}", info.after_help).trim_end().to_owned())
-        .override_usage(format!("{program} [OPTIONS] [APP [KEY=VALUE]...] [-- COMMAND...]"))
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .max_term_width(100)
-        .arg(Arg::new("app").value_name("APP").help(format!("App to run [default: {default_app}]")))
-        .arg(
-            Arg::new("option")
-                .value_name("KEY=VALUE")
-                .action(ArgAction::Append)
-                .num_args(0..)
-                .requires("app")
-                .help("Options of the app"),
-        )
-        .arg(
-            Arg::new("words")
-                .value_name("COMMAND")
-                .last(true)
-                .num_args(0..)
-                .help("Program for the exec worker class, and its arguments"),
-        )
-        .args(OPTIONS.iter().map(|option| option_arg(option, &defaults)))
-        .args(action_args())
-        .group(ArgGroup::new("action").args(["check-config", "print-config", "list-classes"]))
-}
-
-/// Converts an option to an argument of clap.
-fn option_arg(option: &OptionDef, defaults: &Settings) -> Arg {
-    let flag = option.flag();
-    let mut help = option.doc();
-    if help.ends_with('.') && !help.contains(". ") {
-        help.pop();
-    }
-    let default_text = option.format(defaults).join(",");
-    help.push_str(&format!(
-        " [default: {}]",
-        if default_text.is_empty() { "none" } else { &default_text }
-    ));
-    if flag.replace('-', "_") != option.name {
-        help.push_str(&format!(" [key: {}]", option.name));
-    }
-    let arg = Arg::new(option.name)
-        .long(flag)
-        .value_name(option.value_name)
-        .help(help)
-        .help_heading(option.group)
-        .allow_negative_numbers(true)
-        .action(match option.arity {
-            Arity::Single | Arity::Flag | Arity::Optional => ArgAction::Set,
-            Arity::List | Arity::PairList => ArgAction::Append,
-        })
-        .overrides_with_all(match option.arity {
-            // The last one counts, so that a script can override the flags of another.
-            Arity::Single | Arity::Flag | Arity::Optional => Some(option.name),
-            Arity::List | Arity::PairList => None,
-        })
-        .visible_aliases(option.aliases.iter().copied());
-    let arg = match option.arity {
-        // The value must follow =, so that the next word is not taken for it.
-        Arity::Flag => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
-        Arity::Single | Arity::Optional | Arity::List | Arity::PairList => arg,
-    };
-    match option.short {
-        Some(short) => arg.short(short),
-        None => arg,
-    }
-}
-
-/// Returns the flags that are no options of the table.
-fn action_args() -> [Arg; 7] {
-    let flag_arg = |name: &'static str, action: ArgAction, help: &'static str| {
-        Arg::new(name).long(name).action(action).help(help).help_heading("Actions")
-    };
-    [
-        Arg::new("config")
-            .short('c')
-            .long("config")
-            .value_name("FILE")
-            .help("YAML configuration file [env: OSTLER_CONFIG]"),
-        Arg::new("pool")
-            .long("pool")
-            .value_name("NAME")
-            .action(ArgAction::Append)
-            .help("Run only this pool of the configuration file. May be repeated"),
-        flag_arg("check-config", ArgAction::SetTrue, "Check the configuration and exit"),
-        flag_arg(
-            "print-config",
-            ArgAction::SetTrue,
-            "Print every setting with its source and exit",
-        ),
-        flag_arg("list-classes", ArgAction::SetTrue, "List the worker classes and exit"),
-        flag_arg("help", ArgAction::Help, "Print help and exit").short('h'),
-        flag_arg("version", ArgAction::Version, "Print version and exit")
-            .short('V')
-            .short_alias('v'),
-    ]
-}
-
+#[cfg(test)]
+mod manual;
 #[cfg(test)]
 mod tests;

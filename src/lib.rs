@@ -59,6 +59,7 @@ mod runtime;
 pub mod cli;
 #[cfg(doctest)]
 mod doctests;
+mod doctor;
 mod program;
 #[cfg(feature = "testkit")]
 pub mod testkit;

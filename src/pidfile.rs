@@ -115,6 +115,11 @@ impl PidFile {
         }
     }
 
+    /// Returns whether no process holds the pid file at `path`. If that cannot be found out, one may.
+    pub(crate) fn is_free(path: &Path) -> bool {
+        find_stale(path).is_ok()
+    }
+
     /// Writes this process's pid at `path` with the suffix `.2`, until [`promote`](Self::promote).
     ///
     /// # Errors

@@ -4,7 +4,6 @@ use std::env;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,12 +14,16 @@ use crate::app::App;
 use crate::app::BootError;
 use crate::arbiter::{ExecArgs, upgrade_channel};
 use crate::cli::{self, Action, Invocation, Stream};
+use crate::doctor;
+use crate::os::daemon;
 use crate::os::fd_table::OpenFds;
 use crate::os::lookups::Lookups;
 use crate::os::title::ProcTitle;
-use crate::os::{daemon, process};
 use crate::runtime::{Runtime, RuntimeError, StartupContext};
-use crate::settings::Configuration;
+use crate::settings::{Configuration, json_schema};
+use start_dir::{StartDir, start_link};
+
+mod start_dir;
 
 /// Runs a program with this app: handles command line, YAML files, signals and exit codes.
 ///
@@ -94,6 +97,14 @@ impl Runtime {
             let names: Vec<_> = self.class_names().collect();
             return print_result(invocation.program(), &format!("{}\n", names.join("\n")));
         }
+        if invocation.action == Action::PrintSchema {
+            return print_result(invocation.program(), &format!("{:#}\n", json_schema()));
+        }
+        if let Action::Doctor { json } = invocation.action {
+            let report = doctor::Report::new(self, invocation.load());
+            let text = if json { report.to_json() } else { report.to_text() };
+            return print_result(invocation.program(), &text).max(report.exit_code());
+        }
         let print_warning = |warning: &str| {
             print_error(invocation.program(), warning);
         };
@@ -124,11 +135,12 @@ impl Runtime {
             Action::Run if configuration.master.daemon => {
                 self.run_from_root_dir(invocation, configuration, context)
             }
-            Action::Run => {
-                self.run_as(configuration, context, |lookups| reload_config(invocation, lookups))
-            }
-            Action::CheckConfig => match self.check(&configuration) {
-                Ok(()) => return print_result(invocation.program(), "configuration OK\n"),
+            Action::Run => self.run_from_start_dir(invocation, configuration, context),
+            Action::CheckConfig => match self.check_start(&configuration) {
+                Ok(warnings) => {
+                    warnings.iter().for_each(|warning| print_warning(warning));
+                    return print_result(invocation.program(), "configuration OK\n");
+                }
                 Err(error) => Err(error),
             },
             Action::PrintConfig => match self.finalize(configuration) {
@@ -137,7 +149,14 @@ impl Runtime {
                 }
                 Err(error) => Err(error),
             },
-            Action::ListClasses => Ok(()),
+            Action::PrintChangedConfig => match self.finalize(configuration) {
+                Ok(configuration) => {
+                    let text = configuration.changes_to_yaml(&invocation.default_settings());
+                    return print_result(invocation.program(), &text);
+                }
+                Err(error) => Err(error),
+            },
+            Action::ListClasses | Action::PrintSchema | Action::Doctor { .. } => Ok(()),
         };
         match result {
             Ok(()) => 0,
@@ -186,16 +205,31 @@ impl Runtime {
         configuration: Configuration,
         context: StartupContext,
     ) -> Result<(), RuntimeError> {
-        let (start_dir, start_dir_fd) = env::current_dir()
-            .and_then(|dir| File::open(&dir).map(|file| (dir, file)))
-            .map_err(RuntimeError::StartDir)?;
-        env::set_current_dir("/").map_err(RuntimeError::Os)?;
-        self.run_as(with_absolute_paths(configuration, &start_dir), context, |lookups| {
-            process::change_dir(start_dir_fd.as_fd()).map_err(|error| error.to_string())?;
-            let configuration = reload_config(invocation, lookups);
-            let _ = env::set_current_dir("/");
-            configuration.map(|configuration| with_absolute_paths(configuration, &start_dir))
+        let start_dir = StartDir::find().map_err(RuntimeError::StartDir)?;
+        let root = Path::new("/");
+        env::set_current_dir(root).map_err(RuntimeError::Os)?;
+        self.run_as(start_dir.absolute(configuration), context, |lookups| {
+            start_dir.load(lookups, Some(root), || reload_config(invocation, lookups))
         })
+    }
+
+    /// Runs in the directory in which it was started. If the shell came there by a link, a reload follows it.
+    fn run_from_start_dir(
+        &self,
+        invocation: &Invocation,
+        configuration: Configuration,
+        context: StartupContext,
+    ) -> Result<(), RuntimeError> {
+        match StartDir::find() {
+            Ok(start_dir) if start_dir.is_linked() => {
+                self.run_as(start_dir.absolute(configuration), context, |lookups| {
+                    start_dir.load(lookups, None, || reload_config(invocation, lookups))
+                })
+            }
+            Ok(_) | Err(_) => {
+                self.run_as(configuration, context, |lookups| reload_config(invocation, lookups))
+            }
+        }
     }
 }
 
@@ -207,26 +241,13 @@ fn reload_config(invocation: &Invocation, lookups: &Lookups) -> Result<Configura
         .map_err(|error| error.to_string())
 }
 
-/// Makes all paths absolute, for a process whose working directory is another.
-fn with_absolute_paths(mut configuration: Configuration, base_dir: &Path) -> Configuration {
-    let pools = configuration.pools.iter_mut().map(|pool| &mut pool.settings);
-    for settings in pools.chain([&mut configuration.master]) {
-        settings.make_paths_absolute(base_dir);
-        if !settings.command.is_empty() {
-            // Its arguments may be relative paths too, but only the program knows which.
-            settings.chdir.get_or_insert_with(|| base_dir.to_path_buf());
-        }
-    }
-    configuration
-}
-
 /// Returns the arguments and the directory for starting this program again. Returns `None` if there
 /// is no working directory.
 fn exec_args(args: &[OsString]) -> Option<ExecArgs> {
     let argv = args.iter().map(|arg| CString::new(arg.as_bytes()));
     let args = argv.collect::<Result<Vec<_>, _>>().ok()?;
     let dir = File::open(".").ok()?.into();
-    Some(ExecArgs { args, dir })
+    Some(ExecArgs { args, dir, link: start_link() })
 }
 
 /// Prints a text. On standard error, ignores errors.

@@ -154,6 +154,17 @@ impl Runtime {
     /// An unknown class, app, user or group; an error of a class or an app; a path that cannot be
     /// written; an address that is not of this machine.
     pub fn check(&self, configuration: &Configuration) -> Result<(), RuntimeError> {
+        self.check_start(configuration).map(|_| ())
+    }
+
+    /// Does what [`check`](Self::check) does, and returns warnings.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check).
+    pub(crate) fn check_start(
+        &self,
+        configuration: &Configuration,
+    ) -> Result<Vec<String>, RuntimeError> {
         control_users(&configuration.master, &Lookups::Live)?;
         preflight::check(&self.resolve(configuration.clone(), &Lookups::Live)?)
     }

@@ -8,6 +8,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, FdFlag, OFlag, fcntl, open};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, futimens};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::sys::statvfs::statvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{AccessFlags, Gid, Uid, faccessat, fchown, fchownat, mkstemp, pipe2, unlink};
 
@@ -48,6 +50,25 @@ pub(crate) fn check_writable(path: &Path) -> io::Result<()> {
     let mut wanted = AccessFlags::W_OK;
     wanted.set(AccessFlags::X_OK, path.is_dir());
     Ok(faccessat(AT_FDCWD, path, wanted, AtFlags::AT_EACCESS)?)
+}
+
+/// Returns whether the files of a directory are in memory (Linux).
+///
+/// # Errors
+/// From statfs(2).
+pub(crate) fn is_in_memory(dir: &Path) -> io::Result<bool> {
+    const RAMFS_MAGIC: u64 = 0x8584_58f6; // linux/magic.h
+    let kind = statfs(dir)?.filesystem_type();
+    Ok(kind == TMPFS_MAGIC || kind.0 as u64 & 0xffff_ffff == RAMFS_MAGIC)
+}
+
+/// Returns how many bytes are free in the file system of a directory, without root's reserve.
+///
+/// # Errors
+/// From statvfs(3).
+pub(crate) fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let stats = statvfs(dir)?;
+    Ok(stats.blocks_available().saturating_mul(stats.fragment_size()))
 }
 
 /// The identity of a file: device and inode.

@@ -1,5 +1,5 @@
-//! Look-ups that may wait: users, groups, hosts, the text of a file, and whether the kernel has a module. A child can
-//! record them, so that its parent need not wait: it repeats what it does with the recorded answers.
+//! Look-ups that may wait: users, groups, hosts, files, directories, and whether the kernel has a module. A
+//! child can record them, so that its parent need not wait: it repeats what it does with the recorded answers.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -121,6 +121,39 @@ impl Lookups {
         self.ask(&key, || read(path), |text| json!(text), |text| text.as_str().map(str::to_owned))
     }
 
+    /// Returns the path that a link leads to, which `follow` finds.
+    ///
+    /// # Errors
+    /// Those of `follow`.
+    pub(crate) fn real_path<E>(
+        &self,
+        link: &Path,
+        follow: impl FnOnce(&Path) -> Result<String, E>,
+    ) -> Result<String, E> {
+        let key = json!(["real_path", link.to_string_lossy()]);
+        self.ask(&key, || follow(link), |path| json!(path), |path| path.as_str().map(str::to_owned))
+    }
+
+    /// Returns the names in a directory, which `list` lists; `None` if the path is not a directory.
+    ///
+    /// # Errors
+    /// Those of `list`.
+    pub(crate) fn names<E>(
+        &self,
+        path: &Path,
+        list: impl FnOnce(&Path) -> Result<Option<Vec<String>>, E>,
+    ) -> Result<Option<Vec<String>>, E> {
+        let key = json!(["names", path.to_string_lossy()]);
+        let from_json = |record: &Value| match record {
+            Value::Null => Some(None),
+            names => {
+                let names = names.as_array()?.iter();
+                names.map(|name| name.as_str().map(str::to_owned)).collect::<Option<_>>().map(Some)
+            }
+        };
+        self.ask(&key, || list(path), |names| json!(names), from_json)
+    }
+
     fn ask<T, E>(
         &self,
         question: &Value,
@@ -157,6 +190,7 @@ mod tests {
     fn recorded_answers_are_not_looked_up_again() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let ask = |lookups: &Lookups, may_read: bool| {
+            let listing = |names| if may_read { Ok(names) } else { Err(()) };
             let text = lookups
                 .text(file.path(), |_| if may_read { Ok("a: \u{e9}\n".into()) } else { Err(()) });
             (
@@ -166,6 +200,8 @@ mod tests {
                 lookups.gid("root"),
                 lookups.host("127.0.0.1", 80).ok(),
                 text,
+                lookups.names(Path::new("/x"), |_| listing(Some(vec!["a".into()]))),
+                lookups.names(Path::new("/y"), |_| listing(None)),
             )
         };
         let recording = Lookups::recording();

@@ -37,6 +37,24 @@ pub(crate) fn set_nofile_limit(limit: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?)
 }
 
+/// Raises the soft limit of open descriptors to `wanted`, or as far as the hard limit allows.
+///
+/// # Errors
+/// From setrlimit(2).
+pub(crate) fn raise_nofile_limit(wanted: u64) -> io::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let raised = wanted.min(hard);
+    if soft < raised {
+        setrlimit(Resource::RLIMIT_NOFILE, raised, hard)?;
+    }
+    Ok(())
+}
+
+/// Returns the soft limit of open descriptors, and what it can be raised to.
+pub(crate) fn nofile_limits() -> Option<(u64, u64)> {
+    getrlimit(Resource::RLIMIT_NOFILE).ok()
+}
+
 /// Returns the hard limit of open descriptors; `None` for no limit.
 pub(crate) fn nofile_hard_limit() -> Option<u64> {
     hard_limit(Resource::RLIMIT_NOFILE)

@@ -7,22 +7,24 @@ use std::path::Path;
 use super::catalog::source_label;
 use super::error::RuntimeError;
 use super::instance_lock;
+use crate::address::Address;
 use crate::arbiter::ResolvedConfig;
-use crate::listen::preflight;
+use crate::listen::preflight::{self, Availability};
 use crate::os::file;
+use crate::pidfile::PidFile;
 use crate::settings::{LogTarget, Settings};
 
-/// Checks the files of the master and the addresses of all pools.
+/// Checks the files and the addresses of the master and of all pools. Returns warnings.
 ///
 /// # Errors
 /// The first that cannot be used.
-pub(super) fn check(config: &ResolvedConfig<'_>) -> Result<(), RuntimeError> {
+pub(super) fn check(config: &ResolvedConfig<'_>) -> Result<Vec<String>, RuntimeError> {
     let master = &config.master;
     if let Some(path) = &master.pidfile {
         // It is replaced by another file.
         check_dir_of(path).map_err(|error| path_error(master, "pidfile", path, &error))?;
     }
-    instance_lock::path(master)?;
+    let lock_path = instance_lock::path(master)?;
     let log_file = match &master.log_file {
         LogTarget::File(path) => Some(path),
         LogTarget::Stderr | LogTarget::Stdout => None,
@@ -39,9 +41,21 @@ pub(super) fn check(config: &ResolvedConfig<'_>) -> Result<(), RuntimeError> {
             checked.map_err(|error| path_error(&spec.settings, "access_log", path, &error))?;
         }
     }
-    let pools = config.pool_specs.iter();
-    pools.flat_map(|spec| &spec.settings.bind).try_for_each(preflight::check)?;
-    Ok(())
+    let addresses = config.pool_specs.iter().flat_map(|spec| &spec.settings.bind);
+    let control = master.control_socket.clone().map(Address::Unix);
+    let pidfile = master.pidfile.as_deref().or(lock_path.as_deref());
+    let mut warnings = Vec::new();
+    for address in addresses.chain(&control).chain(&master.metrics_bind) {
+        let is_in_use = preflight::check(address)? == Availability::InUse;
+        if let Some(pidfile) = pidfile.filter(|path| is_in_use && PidFile::is_free(path)) {
+            warnings.push(format!(
+                "{address} is in use, and no running master has the pid file {}: a start fails, \
+                 unless a service manager passes the socket",
+                pidfile.display()
+            ));
+        }
+    }
+    Ok(warnings)
 }
 
 fn check_file(path: &Path) -> io::Result<()> {

@@ -3,6 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
+
+use super::schema_parts::{any_of, or_variable};
 use super::types::CpuAffinity;
 use super::value::{BoolValue, CpuListValue, PairValue, ValueParser};
 
@@ -34,6 +37,9 @@ pub(super) trait OptionType {
 
     /// Returns the texts that are parsed into the same value.
     fn format(&self, value: &Self::Out) -> Vec<String>;
+
+    /// Returns the JSON Schema of the values in a file that are accepted, or of more.
+    fn json_schema(&self) -> Value;
 
     /// Calls [`ValueParser::make_absolute`] for each part of the value.
     fn make_absolute(&self, _value: &mut Self::Out, _base_dir: &Path) {}
@@ -92,6 +98,10 @@ impl<F: ValueParser> OptionType for Single<F> {
         }
     }
 
+    fn json_schema(&self) -> Value {
+        or_variable(self.0.json_schema())
+    }
+
     fn format(&self, value: &F::Out) -> Vec<String> {
         vec![self.0.format(value)]
     }
@@ -118,6 +128,10 @@ impl<F: ValueParser> OptionType for OptionalOf<F> {
         }
     }
 
+    fn json_schema(&self) -> Value {
+        any_of([or_variable(self.0.json_schema()), json!({ "enum": [null, ""] })])
+    }
+
     fn format(&self, value: &Self::Out) -> Vec<String> {
         value.iter().map(|value| self.0.format(value)).collect()
     }
@@ -142,6 +156,11 @@ impl<F: ValueParser> OptionType for ListOf<F> {
         }
     }
 
+    fn json_schema(&self) -> Value {
+        let none = self.accepts_none.then(|| json!({ "const": "none" }));
+        any_of(list_schemas(self.item.json_schema()).into_iter().chain(none))
+    }
+
     fn format(&self, value: &Self::Out) -> Vec<String> {
         value.iter().map(|value| self.item.format(value)).collect()
     }
@@ -163,6 +182,15 @@ impl OptionType for PairList {
         parse_list(&PairValue, texts)
     }
 
+    fn json_schema(&self) -> Value {
+        let map = json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[^=]+$" },
+            "additionalProperties": { "$ref": "#/$defs/scalar" },
+        });
+        any_of(list_schemas(PairValue.json_schema()).into_iter().chain([map]))
+    }
+
     fn format(&self, value: &Self::Out) -> Vec<String> {
         value.iter().map(|pair| PairValue.format(pair)).collect()
     }
@@ -174,6 +202,10 @@ impl OptionType for Flag {
 
     fn parse(&self, texts: &[String]) -> Result<bool, ValueError> {
         Single(BoolValue).parse(texts)
+    }
+
+    fn json_schema(&self) -> Value {
+        Single(BoolValue).json_schema()
     }
 
     fn format(&self, value: &bool) -> Vec<String> {
@@ -202,6 +234,10 @@ impl OptionType for CpuAffinityList {
         Ok(Some(CpuAffinity::List(cpus)))
     }
 
+    fn json_schema(&self) -> Value {
+        any_of(list_schemas(CpuListValue.json_schema()))
+    }
+
     fn format(&self, value: &Self::Out) -> Vec<String> {
         match value {
             None => vec!["none".into()],
@@ -209,6 +245,12 @@ impl OptionType for CpuAffinityList {
             Some(CpuAffinity::List(cpus)) => cpus.iter().map(ToString::to_string).collect(),
         }
     }
+}
+
+/// Returns the schemas of a list: of items, or of one item alone.
+fn list_schemas(item: Value) -> [Value; 2] {
+    let item = or_variable(item);
+    [item.clone(), json!({ "type": "array", "items": item })]
 }
 
 /// Exceeds any list written by hand. Limits the search for conflicts, which is quadratic.

@@ -79,7 +79,7 @@ impl Configuration {
             let mut settings = base.clone();
             let file_layers = [Some(&file.top_level), pool_layer].into_iter().flatten();
             file_layers.chain(layers).for_each(|layer| layer.apply(&mut settings));
-            settings.provenance.file.clone_from(&file.summary);
+            settings.provenance.files.clone_from(&file.summaries);
             settings
         };
         let mut configuration = Self::from(merge(None));

@@ -11,7 +11,16 @@ impl Configuration {
     /// Returns YAML that loads back to an equal configuration: one line for each value, with its source
     /// as a comment.
     pub fn to_yaml(&self) -> String {
-        dump_config(self)
+        dump_config(self, None)
+    }
+
+    /// Returns YAML of the values that differ from `defaults`, with their sources. It loads back to an
+    /// equal configuration if no source sets another value.
+    pub(crate) fn changes_to_yaml(&self, defaults: &Settings) -> String {
+        match dump_config(self, Some(defaults)) {
+            empty if empty.is_empty() => "{}  # every setting has its default\n".to_owned(),
+            changes => changes,
+        }
     }
 }
 
@@ -19,7 +28,7 @@ impl Settings {
     /// Returns YAML that loads back to equal settings: one line for each value, with its source as a
     /// comment.
     pub fn to_yaml(&self) -> String {
-        dump_settings(self)
+        dump_settings(self, None)
     }
 }
 
@@ -34,16 +43,17 @@ impl Settings {
     }
 }
 
-/// Writes all values of the master, and for each pool those that differ.
-fn dump_config(configuration: &Configuration) -> String {
+/// Writes all values of the master, or those that differ from `defaults`, and for each pool those that
+/// differ from the master's.
+fn dump_config(configuration: &Configuration, defaults: Option<&Settings>) -> String {
     let Configuration { master, pools, has_named_pools } = configuration;
-    let mut out = dump_settings(master);
+    let mut out = dump_settings(master, defaults);
     if !has_named_pools {
         return out;
     }
     out.push_str("pools:\n");
     for Pool { name, source, settings } in pools {
-        let overrides = dump_overrides(master, settings);
+        let overrides = dump_overrides(master, settings, defaults.is_some());
         let empty = if overrides.is_empty() { " {}" } else { "" };
         out.push_str(&format!("  {}:{empty}{}\n", scalar(name), source_comment(source)));
         overrides.lines().for_each(|line| out.push_str(&format!("    {line}\n")));
@@ -51,20 +61,28 @@ fn dump_config(configuration: &Configuration) -> String {
     out
 }
 
-/// Writes every value on its line, with its source as a comment.
-fn dump_settings(settings: &Settings) -> String {
-    let mut out = dump_app(settings);
-    OPTIONS.iter().for_each(|option| out.push_str(&dump_option(settings, option)));
+/// Writes every value that differs from `defaults` on its line, with its source as a comment.
+fn dump_settings(settings: &Settings, defaults: Option<&Settings>) -> String {
+    let mut out = String::new();
+    if defaults.is_none_or(|defaults| !has_same_app(defaults, settings)) {
+        out.push_str(&dump_app(settings));
+    }
+    let is_shown = |option: &&OptionDef| defaults.is_none_or(|it| !option.is_equal(it, settings));
+    OPTIONS.iter().filter(is_shown).for_each(|option| out.push_str(&dump_option(settings, option)));
     out
 }
 
-/// Writes the values whose text or source differs from the master's.
-fn dump_overrides(master: &Settings, settings: &Settings) -> String {
+/// Writes the values that differ from the master's: in text or source, or in text alone, if `only_text`.
+fn dump_overrides(master: &Settings, settings: &Settings, only_text: bool) -> String {
     let mut out = String::new();
-    if overrides_app(settings, master) {
+    if overrides_app(settings, master) && !(only_text && has_same_app(settings, master)) {
         out.push_str(&dump_app(settings));
     }
-    for option in OPTIONS.iter().filter(|option| overrides(settings, master, option)) {
+    let is_shown = |option: &&OptionDef| match only_text {
+        true => !option.is_equal(settings, master),
+        false => overrides(settings, master, option),
+    };
+    for option in OPTIONS.iter().filter(is_shown) {
         out.push_str(&dump_option(settings, option));
     }
     out
@@ -77,8 +95,11 @@ pub(super) fn overrides(pool: &Settings, master: &Settings, option: &OptionDef) 
 
 /// Returns whether the app of a pool, its options or its source differ from the master's.
 pub(super) fn overrides_app(pool: &Settings, master: &Settings) -> bool {
-    pool.source(APP_KEY) != master.source(APP_KEY)
-        || (&pool.app, &pool.app_options) != (&master.app, &master.app_options)
+    pool.source(APP_KEY) != master.source(APP_KEY) || !has_same_app(pool, master)
+}
+
+fn has_same_app(a: &Settings, b: &Settings) -> bool {
+    (&a.app, &a.app_options) == (&b.app, &b.app_options)
 }
 
 fn source_comment(source: &Source) -> String {

@@ -2,38 +2,32 @@
 //! the meaning of an option, nor how YAML is parsed.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::arity::{Arity, ValueError};
 use super::error::{SettingsError, Source, quoted};
-use super::file_ending::{FileEnding, FileSummary};
-use super::interpolate::{self, Environment, Expanded, Variables};
+use super::file_ending::FileSummary;
+use super::file_list::{FileList, INCLUDE_KEY, POOLS_KEY, ParsedFile, VARS_KEY};
+use super::interpolate::{Environment, Expanded, Variables};
 use super::layer::{APP_KEY, APP_NAME_KEY, ConfigLayer, invalid_value, suggest_key};
 use super::pool_name::pool_name_error;
 use super::schema::{OPTIONS, OptionDef, Scope};
-use super::source_file::read_text;
-use super::yaml::{self, Node, Value};
+use super::vars;
+use super::yaml::{Node, Value, scalar_entry};
 use crate::app::Options;
 use crate::os::lookups::Lookups;
 
-/// The YAML key of the variables.
-const VARS_KEY: &str = "vars";
-
-/// The YAML key of the pools.
-const POOLS_KEY: &str = "pools";
-
-const VARS_LIMIT: usize = 1000;
 const POOLS_LIMIT: usize = 64;
 
-/// The content of a file.
+/// The content of all files, laid over each other.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConfigFile {
     /// The keys of the master, and the defaults of all pools.
     pub(super) top_level: ConfigLayer,
     /// The pools in the order of the file; none if the key `pools` is absent.
     pub(super) pools: Vec<PoolSection>,
-    /// `None` if there is no file.
-    pub(super) summary: Option<FileSummary>,
+    /// One for each file, in their order.
+    pub(super) summaries: Vec<FileSummary>,
 }
 
 /// The section of one pool.
@@ -45,16 +39,17 @@ pub(super) struct PoolSection {
 }
 
 impl ConfigFile {
-    /// Reads a YAML file: a regular file of at most 1 MiB, in UTF-8.
+    /// Reads YAML files, and those that they include: regular files of at most 1 MiB, in UTF-8. A later
+    /// one wins, key by key.
     ///
     /// # Errors
-    /// The file cannot be read, or the first error in it.
+    /// A file cannot be read, or the first error in one.
     pub(crate) fn read(
-        path: &Path,
+        paths: &[PathBuf],
         environment: &Environment,
         lookups: &Lookups,
     ) -> Result<Self, SettingsError> {
-        Self::parse(&lookups.text(path, read_text)?, path, environment)
+        Self::merge(FileList::read(paths, lookups)?, environment)
     }
 
     /// Parses a text as if it were the content of a file of that name.
@@ -63,39 +58,24 @@ impl ConfigFile {
         path: &Path,
         environment: &Environment,
     ) -> Result<Self, SettingsError> {
-        // The byte order mark that some editors put first.
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let root = yaml::read(text).map_err(|malformed| {
-            let yaml::Malformed { line, reason } = malformed.explain(text);
-            SettingsError::Malformed {
-                source: Source::File { path: path.to_owned(), line },
-                reason,
-            }
-        })?;
-        let mut document = Document { path, vars: Variables::new(environment) };
-        let entries = match root.value {
-            Value::Null => Vec::new(),
-            Value::Map(entries) => entries,
-            Value::Scalar(_) | Value::List(_) => {
-                return Err(document.malformed(root.line, "is not a map: give lines of KEY: VALUE"));
-            }
-        };
-        let is_vars = |key: &Node| matches!(&key.value, Value::Scalar(name) if name == VARS_KEY);
-        if let Some((key, node)) = entries.iter().find(|(key, _)| is_vars(key)) {
-            document.define_vars(key.line, node)?;
-        }
-        let mut file = Self::default();
-        let sets_key = entries.iter().any(|(key, _)| !is_vars(key));
-        let ending = if sets_key { FileEnding::of(text) } else { FileEnding::NoKey };
-        file.summary = Some(FileSummary { path: path.to_owned(), ending });
-        for entry in document.entries_by_name(&entries)? {
-            match entry.name {
-                VARS_KEY => (),
-                POOLS_KEY => file.pools = document.pools(&entry)?,
-                _ => document.set_option(&mut file.top_level, &entry)?,
+        Self::merge(FileList::parse(text, path)?, environment)
+    }
+
+    fn merge(files: Vec<ParsedFile>, environment: &Environment) -> Result<Self, SettingsError> {
+        let vars = vars::define(&files, environment)?;
+        let mut merged = Self::default();
+        for file in &files {
+            let document = Document { path: &file.path, vars: &vars };
+            for entry in document.entries_by_name(&file.entries)? {
+                match entry.name {
+                    VARS_KEY | INCLUDE_KEY => (),
+                    POOLS_KEY => document.add_pools(&mut merged.pools, &entry)?,
+                    _ => document.set_option(&mut merged.top_level, &entry)?,
+                }
             }
         }
-        Ok(file)
+        merged.summaries = files.into_iter().map(|file| file.summary).collect();
+        Ok(merged)
     }
 }
 
@@ -109,50 +89,16 @@ struct Entry<'a> {
 
 struct Document<'a> {
     path: &'a Path,
-    vars: Variables<'a>,
+    vars: &'a Variables<'a>,
 }
 
 impl Document<'_> {
-    /// Reads the variables. A variable may use those defined above it.
-    fn define_vars(&mut self, line: usize, node: &Node) -> Result<(), SettingsError> {
-        let entries = match &node.value {
-            Value::Map(entries) => entries,
-            Value::Null | Value::Scalar(_) | Value::List(_) => {
-                let reason =
-                    format!("{} is given, not a map of names and values", node.value.kind());
-                return Err(self.invalid_value(line, VARS_KEY, None, reason));
-            }
-        };
-        if entries.len() > VARS_LIMIT {
-            let reason = format!("has more than {VARS_LIMIT} items");
-            return Err(self.invalid_value(line, VARS_KEY, None, reason));
-        }
-        let mut seen: Vec<&str> = Vec::new();
-        let mut values: Vec<&str> = Vec::new();
-        for pair in entries {
-            let line = pair.0.line;
-            let (name, value) = scalar_entry(pair)
-                .map_err(|reason| self.invalid_value(line, VARS_KEY, None, reason))?;
-            if let Some(reason) = interpolate::variable_name_error(name) {
-                return Err(self.invalid_value(line, VARS_KEY, Some(name), reason.into()));
-            }
-            if seen.contains(&name) {
-                let reason = "is a duplicate".into();
-                return Err(self.invalid_value(line, VARS_KEY, Some(name), reason));
-            }
-            seen.push(name);
-            values.push(value);
-        }
-        for (at, value) in values.into_iter().enumerate() {
-            let defined = self.vars.define(seen[at], value, &seen[at..]);
-            defined.map_err(|reason| {
-                self.invalid_value(entries[at].0.line, seen[at], Some(value), reason)
-            })?;
-        }
-        Ok(())
-    }
-
-    fn pools(&self, section: &Entry<'_>) -> Result<Vec<PoolSection>, SettingsError> {
+    /// Adds the pools of a file, or lays them over those of earlier files.
+    fn add_pools(
+        &self,
+        pools: &mut Vec<PoolSection>,
+        section: &Entry<'_>,
+    ) -> Result<(), SettingsError> {
         let invalid =
             |line, name, reason: String| self.invalid_value(line, POOLS_KEY, name, reason);
         let entries = match &section.node.value {
@@ -166,11 +112,6 @@ impl Document<'_> {
                 return Err(invalid(section.line, None, reason));
             }
         };
-        if entries.len() > POOLS_LIMIT {
-            let reason = format!("has more than {POOLS_LIMIT} items");
-            return Err(invalid(section.node.line, None, reason));
-        }
-        let mut pools = Vec::new();
         for Entry { name, line, node } in self.entries_by_name(entries)? {
             if let Some(reason) = pool_name_error(name) {
                 return Err(invalid(line, Some(name), reason.into()));
@@ -184,13 +125,19 @@ impl Document<'_> {
                     return Err(invalid(line, Some(name), reason));
                 }
             };
-            pools.push(PoolSection {
-                pool: name.to_owned(),
-                source: self.source_at(line),
-                layer: self.pool_layer(name, entries_of_pool)?,
-            });
+            let known = pools.iter().position(|pool| pool.pool == name);
+            let at = known.unwrap_or(pools.len());
+            if at == POOLS_LIMIT {
+                let reason = format!("has more than {POOLS_LIMIT} items");
+                return Err(invalid(section.node.line, None, reason));
+            }
+            if known.is_none() {
+                let (pool, source) = (name.to_owned(), self.source_at(line));
+                pools.push(PoolSection { pool, source, layer: ConfigLayer::default() });
+            }
+            self.set_pool_options(&mut pools[at].layer, name, entries_of_pool)?;
         }
-        Ok(pools)
+        Ok(())
     }
 
     /// Returns the entries of a map with their names. Rejects duplicate names.
@@ -213,16 +160,16 @@ impl Document<'_> {
     }
 
     /// Reads the section of a pool. Rejects keys of the master.
-    fn pool_layer(
+    fn set_pool_options(
         &self,
+        layer: &mut ConfigLayer,
         pool: &str,
         entries: &[(Node, Node)],
-    ) -> Result<ConfigLayer, SettingsError> {
-        let mut layer = ConfigLayer::default();
+    ) -> Result<(), SettingsError> {
         for entry in self.entries_by_name(entries)? {
             let master_options = OPTIONS.iter().filter(|option| option.scope == Scope::Master);
             let mut master_keys =
-                master_options.map(|option| option.name).chain([VARS_KEY, POOLS_KEY]);
+                master_options.map(|option| option.name).chain([VARS_KEY, POOLS_KEY, INCLUDE_KEY]);
             if let Some(key) = master_keys.find(|key| *key == entry.name) {
                 return Err(SettingsError::Conflict {
                     source: self.source_at(entry.line),
@@ -233,9 +180,9 @@ impl Document<'_> {
                     ),
                 });
             }
-            self.set_option(&mut layer, &entry)?;
+            self.set_option(layer, &entry)?;
         }
-        Ok(layer)
+        Ok(())
     }
 
     fn set_option(&self, layer: &mut ConfigLayer, entry: &Entry<'_>) -> Result<(), SettingsError> {
@@ -406,17 +353,6 @@ impl Document<'_> {
             key: key.to_owned(),
             value: value.map(str::to_owned),
             reason,
-        }
-    }
-}
-
-/// Returns a name and its value, each of which must be one scalar.
-fn scalar_entry((name, value): &(Node, Node)) -> Result<(&str, &str), String> {
-    let Value::Scalar(name) = &name.value else { return Err("a key must be a string".into()) };
-    match &value.value {
-        Value::Scalar(value) => Ok((name, value)),
-        Value::Null | Value::List(_) | Value::Map(_) => {
-            Err(format!("{} has {}: give it one value", quoted(name), value.value.kind()))
         }
     }
 }

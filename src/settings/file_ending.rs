@@ -3,11 +3,13 @@
 
 use std::path::PathBuf;
 
-/// What is remembered of the settings file.
+/// What is remembered of a settings file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FileSummary {
     pub(super) path: PathBuf,
     pub(super) ending: FileEnding,
+    /// Whether another file includes it, not the command line.
+    pub(super) is_included: bool,
 }
 
 /// How a settings file ends. A prefix of a text never compares as greater than the text.
@@ -81,7 +83,7 @@ mod tests {
     fn truncation_reason_only_if_ending_is_less() {
         use FileEnding::{DocumentEnd, LineFeed, NoKey, NoLineFeed};
         let endings = [NoKey, NoLineFeed, LineFeed, DocumentEnd];
-        let summary = |ending| FileSummary { path: "x.yaml".into(), ending };
+        let summary = |ending| FileSummary { path: "x.yaml".into(), ending, is_included: false };
         for (before, current) in endings.into_iter().enumerate() {
             for (after, new) in endings.into_iter().enumerate() {
                 let reason = truncation_reason(&summary(current), &summary(new));

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use self::file_ending::FileEnding;
+use self::file_ending::{FileEnding, FileSummary};
 use crate::app::Limits;
 
 mod arity;
@@ -13,17 +13,21 @@ mod dump;
 mod error;
 mod file;
 mod file_ending;
+mod file_list;
 mod interpolate;
+mod json_schema;
 mod layer;
 mod pool_name;
 mod provenance;
 mod schema;
+mod schema_parts;
 mod shown;
 mod source_file;
 mod suggest;
 mod types;
 mod validate;
 mod value;
+mod vars;
 mod yaml;
 
 pub use self::config::{Configuration, Pool};
@@ -37,6 +41,7 @@ pub use crate::log::{Format as LogFormat, Target as LogTarget};
 pub(crate) use self::arity::Arity;
 pub(crate) use self::config::check_address_conflicts;
 pub(crate) use self::file::ConfigFile;
+pub(crate) use self::json_schema::json_schema;
 pub(crate) use self::layer::{
     CONFIG_VARIABLE, ConfigLayer, GENERATION_VARIABLE, POOL_VARIABLE, SLOT_VARIABLE,
 };
@@ -45,6 +50,9 @@ pub(crate) use self::shown::{ShownChange, ShownValue};
 
 /// How long a draining worker waits for a request that may already be in transit.
 const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Descriptors of a worker beside those of its clients.
+const OTHER_DESCRIPTORS: u64 = 128;
 
 impl Settings {
     /// Parses YAML that configures a single pool. See [`Configuration::from_yaml`] for several pools.
@@ -75,14 +83,23 @@ impl Settings {
     /// Returns the reason why a reload must not replace these settings by `new`: the settings file
     /// looks emptied or cut off.
     pub(crate) fn find_truncation(&self, new: &Settings) -> Option<String> {
-        let (current, new) = (self.provenance.file.as_ref()?, new.provenance.file.as_ref()?);
-        file_ending::truncation_reason(current, new)
+        new.provenance.files.iter().find_map(|new| {
+            let current = self.provenance.files.iter().find(|it| it.path == new.path)?;
+            file_ending::truncation_reason(current, new)
+        })
     }
 
-    /// Returns the settings file if it sets no key.
+    /// Returns the first file of the command line that sets no key.
     pub(crate) fn file_without_keys(&self) -> Option<&Path> {
-        let file = self.provenance.file.as_ref()?;
-        (file.ending == FileEnding::NoKey).then_some(file.path.as_path())
+        let is_empty = |file: &&FileSummary| !file.is_included && file.ending == FileEnding::NoKey;
+        self.provenance.files.iter().find(is_empty).map(|file| file.path.as_path())
+    }
+
+    /// Returns how many descriptors a worker needs for `worker_connections`; `None` if a program of its own
+    /// serves the clients.
+    pub(crate) fn needed_descriptors(&self) -> Option<u64> {
+        let serves = self.command.is_empty();
+        serves.then(|| self.worker_connections as u64 + OTHER_DESCRIPTORS)
     }
 
     /// Returns the limits of a protocol for one client.

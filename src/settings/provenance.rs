@@ -16,8 +16,8 @@ pub struct Provenance {
     pub(super) references: BTreeMap<&'static str, References>,
     /// The app's own options that do, and its name by the key `name`.
     pub(super) app_references: BTreeMap<String, Expanded>,
-    /// The settings file, if there is one.
-    pub(super) file: Option<FileSummary>,
+    /// The settings files.
+    pub(super) files: Vec<FileSummary>,
 }
 
 /// How a value was written that contains environment variables.

@@ -61,6 +61,7 @@ pub(crate) struct OptionDef {
     is_equal: fn(&Settings, &Settings) -> bool,
     make_absolute: fn(&mut Settings, &Path),
     check_path: fn(&Settings) -> Result<(), (PathBuf, String)>,
+    json_schema: fn() -> serde_json::Value,
 }
 
 /// Whether an option belongs to a pool or to the master.
@@ -106,6 +107,11 @@ impl OptionDef {
     /// Returns whether the field has the same value in both.
     pub(super) fn is_equal(&self, a: &Settings, b: &Settings) -> bool {
         (self.is_equal)(a, b)
+    }
+
+    /// Returns the JSON Schema of the values in a file.
+    pub(super) fn json_schema(&self) -> serde_json::Value {
+        (self.json_schema)()
     }
 
     /// Checks the paths in the field against the file system.
@@ -225,6 +231,7 @@ macro_rules! define_settings {
                     $option_type.make_absolute(&mut settings.$name, base_dir);
                 },
                 check_path: |settings| $option_type.check_path(&settings.$name),
+                json_schema: || $option_type.json_schema(),
             },
         )+)+];
     };

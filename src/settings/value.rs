@@ -6,14 +6,19 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 pub(super) use self::access_log::{AccessFormatValue, FieldNameValue, SampleValue};
 pub(super) use self::path::{LogTargetValue, PathCheck, PathValue};
-use super::types::{CoreSize, Workers};
+pub(super) use self::size::{CoreSizeValue, SizeValue};
+use super::schema_parts;
+use super::types::Workers;
 use crate::address::Address;
 use crate::duration::{self, digits};
 
 mod access_log;
 mod path;
+mod size;
 
 /// Converts one text to one value and back.
 pub(super) trait ValueParser {
@@ -25,6 +30,11 @@ pub(super) trait ValueParser {
 
     /// Returns the shortest usual text. [`ValueParser::parse`] turns it into the same value.
     fn format(&self, value: &Self::Out) -> String;
+
+    /// Returns the JSON Schema of the texts that are accepted, or of more.
+    fn json_schema(&self) -> Value {
+        schema_parts::scalar()
+    }
 
     /// Returns whether one list cannot contain both values.
     fn conflicts(&self, a: &Self::Out, b: &Self::Out) -> bool {
@@ -48,7 +58,7 @@ pub(super) struct IntegerValue<T> {
     pub(super) max: T,
 }
 
-impl<T: FromStr + PartialOrd + fmt::Display + Copy> ValueParser for IntegerValue<T> {
+impl<T: FromStr + PartialOrd + fmt::Display + Copy + Into<Value>> ValueParser for IntegerValue<T> {
     type Out = T;
 
     fn parse(&self, text: &str) -> Result<T, String> {
@@ -59,6 +69,10 @@ impl<T: FromStr + PartialOrd + fmt::Display + Copy> ValueParser for IntegerValue
                 Err(format!("is not {noun}: give a number from {min} to {max}"))
             }
         }
+    }
+
+    fn json_schema(&self) -> Value {
+        schema_parts::integer(self.min, self.max)
     }
 
     fn format(&self, value: &T) -> String {
@@ -85,6 +99,10 @@ impl ValueParser for SignedIntegerValue {
                 Err(format!("is not {noun}: give a number from {min} to {max}"))
             }
         }
+    }
+
+    fn json_schema(&self) -> Value {
+        schema_parts::integer(self.min, self.max)
     }
 
     fn format(&self, value: &i32) -> String {
@@ -122,6 +140,11 @@ impl ValueParser for WorkerCountValue {
         }
     }
 
+    fn json_schema(&self) -> Value {
+        let text = schema_parts::pattern("^(auto|[0-9]+(-[0-9]+)?)$");
+        schema_parts::any_of([schema_parts::integer(1, WORKERS_MAX), text])
+    }
+
     fn format(&self, value: &Workers) -> String {
         value.to_string()
     }
@@ -139,74 +162,15 @@ impl ValueParser for DurationValue {
         duration::parse_duration(text, self.min)
     }
 
+    fn json_schema(&self) -> Value {
+        schema_parts::any_of([
+            json!({ "type": "number", "minimum": self.min.as_secs_f64() }),
+            schema_parts::pattern("^[0-9]+(\\.[0-9]+)?(ms|s|m|h)?$"),
+        ])
+    }
+
     fn format(&self, value: &Duration) -> String {
         duration::format_duration(*value)
-    }
-}
-
-/// A number of bytes, plain or with `K`, `M` or `G` (powers of 1024, upper or lower case).
-pub(super) struct SizeValue {
-    pub(super) min: u64,
-    pub(super) max: u64,
-}
-
-impl ValueParser for SizeValue {
-    type Out = u64;
-
-    fn parse(&self, text: &str) -> Result<u64, String> {
-        let (number, shift) = match text.as_bytes().last() {
-            Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
-            Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
-            Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
-            _ => (text, 0),
-        };
-        let Some(number) = digits(number) else {
-            return Err("is not a size: give bytes, or a number with K, M or G, such as 64K".into());
-        };
-        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-        match bytes {
-            Some(bytes) if self.min <= bytes && bytes <= self.max => Ok(bytes),
-            _ => {
-                let (min, max) = (self.format(&self.min), self.format(&self.max));
-                Err(format!("is out of bounds: give a size from {min} to {max}"))
-            }
-        }
-    }
-
-    fn format(&self, value: &u64) -> String {
-        for (unit, shift) in [("G", 30), ("M", 20), ("K", 10)] {
-            if *value > 0 && value.is_multiple_of(1 << shift) {
-                return format!("{}{unit}", value >> shift);
-            }
-        }
-        value.to_string()
-    }
-}
-
-/// The size of a core dump: a number of bytes as in [`SizeValue`], or `unlimited`.
-pub(super) struct CoreSizeValue;
-
-/// Exceeds any memory, and is below `RLIM_INFINITY`.
-const CORE_SIZE_BYTES: SizeValue = SizeValue { min: 0, max: 1 << 60 };
-
-impl ValueParser for CoreSizeValue {
-    type Out = CoreSize;
-
-    fn parse(&self, text: &str) -> Result<CoreSize, String> {
-        if text == "unlimited" {
-            return Ok(CoreSize::Unlimited);
-        }
-        CORE_SIZE_BYTES
-            .parse(text)
-            .map(CoreSize::Bytes)
-            .map_err(|reason| format!("{reason}, or unlimited"))
-    }
-
-    fn format(&self, value: &CoreSize) -> String {
-        match value {
-            CoreSize::Unlimited => "unlimited".into(),
-            CoreSize::Bytes(bytes) => CORE_SIZE_BYTES.format(bytes),
-        }
     }
 }
 
@@ -229,6 +193,13 @@ impl ValueParser for CpuListValue {
         text.split(',').map(parse_cpu).collect()
     }
 
+    fn json_schema(&self) -> Value {
+        schema_parts::any_of([
+            schema_parts::integer(0, CPU_LIMIT),
+            schema_parts::pattern("^(none|auto)?$|^[0-9, ]+$"),
+        ])
+    }
+
     fn format(&self, value: &Vec<u16>) -> String {
         value.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
@@ -249,6 +220,15 @@ impl ValueParser for BoolValue {
         } else {
             Err("is not a boolean: give true or false".into())
         }
+    }
+
+    fn json_schema(&self) -> Value {
+        let words = "^([Tt][Rr][Uu][Ee]|[Yy][Ee][Ss]|[Oo][Nn]|[Ff][Aa][Ll][Ss][Ee]|[Nn][Oo]|[Oo][Ff][Ff]|[01])$";
+        schema_parts::any_of([
+            json!({ "type": "boolean" }),
+            schema_parts::integer(0, 1),
+            schema_parts::pattern(words),
+        ])
     }
 
     fn format(&self, value: &bool) -> String {
@@ -274,6 +254,13 @@ impl ValueParser for OctalValue {
                 Err(format!("is not {noun}: give octal digits from 0 to 777, such as {example}"))
             }
         }
+    }
+
+    fn json_schema(&self) -> Value {
+        schema_parts::any_of([
+            json!({ "type": "integer", "minimum": 0 }), // YAML has octal numbers of its own
+            schema_parts::pattern("^(0o)?[0-7]+$"),
+        ])
     }
 
     fn format(&self, value: &u32) -> String {
@@ -315,6 +302,10 @@ impl ValueParser for AddressValue {
         text.parse()
     }
 
+    fn json_schema(&self) -> Value {
+        schema_parts::pattern(":")
+    }
+
     fn format(&self, value: &Address) -> String {
         value.to_string()
     }
@@ -345,6 +336,11 @@ impl<T: Copy + PartialEq> ValueParser for EnumValue<T> {
                     self.names.iter().filter_map(|(_, words)| words.first().copied()).collect();
                 format!("is not {}: give {}", self.noun, words.join(", "))
             })
+    }
+
+    fn json_schema(&self) -> Value {
+        let words: Vec<_> = self.names.iter().flat_map(|(_, words)| *words).collect();
+        json!({ "enum": words })
     }
 
     fn format(&self, value: &T) -> String {
@@ -388,6 +384,10 @@ impl ValueParser for PairValue {
             }
             _ => Err("is not a variable: give NAME=VALUE, without NUL".into()),
         }
+    }
+
+    fn json_schema(&self) -> Value {
+        schema_parts::pattern("^[^=]+=")
     }
 
     fn format(&self, (name, value): &Self::Out) -> String {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
+use super::error::quoted;
+
 /// Maximum size of a file after its aliases are expanded: [`NODE_COST`] for each node, and 1 for each
 /// byte of text. An anchored node counts once more, since it is kept for its aliases.
 const EXPANDED_MAX: usize = 8 << 20;
@@ -228,6 +230,17 @@ const CORE_TAGS: [&str; 7] = ["str", "int", "float", "bool", "null", "seq", "map
 
 fn is_null(text: &str) -> bool {
     matches!(text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+/// Returns a name and its value, each of which must be one scalar.
+pub(super) fn scalar_entry((name, value): &(Node, Node)) -> Result<(&str, &str), String> {
+    let Value::Scalar(name) = &name.value else { return Err("a key must be a string".into()) };
+    match &value.value {
+        Value::Scalar(value) => Ok((name, value)),
+        Value::Null | Value::List(_) | Value::Map(_) => {
+            Err(format!("{} has {}: give it one value", quoted(name), value.value.kind()))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 //! serve until SIGTERM to either; each learns of the other's exit from the channel between them.
 
 pub(crate) mod channel;
+mod exec_args;
 mod totals;
 
-use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use slog::{Logger, error, info, warn};
@@ -20,6 +20,7 @@ use crate::os::signal::Signal;
 use crate::systemd::WATCHDOG_PID;
 use crate::time::MonotonicTime;
 use channel::{UpgradeChannel, UpgradeMessage};
+pub(crate) use exec_args::ExecArgs;
 
 /// How long a new master may take to become ready, beyond the `boot_timeout` of its workers.
 const STARTUP_MARGIN: Duration = Duration::from_secs(5);
@@ -29,15 +30,6 @@ const EXIT_TIME: Duration = Duration::from_secs(1);
 
 /// How many messages are read in one turn.
 const MESSAGES_MAX: usize = 1024;
-
-/// How this program was started, so that it can be executed again.
-#[derive(Debug)]
-pub(crate) struct ExecArgs {
-    /// The command line; the first argument names the program.
-    pub(crate) args: Vec<CString>,
-    /// The directory in which it was started.
-    pub(crate) dir: OwnedFd,
-}
 
 /// The other master, if there is one.
 #[derive(Debug)]
@@ -232,7 +224,7 @@ impl Upgrade {
                 process::set_env(WATCHDOG_PID, Pid::this().to_string());
             }
             let report = channel::report_exec_failure;
-            match process::change_dir(exec_args.dir.as_fd()) {
+            match exec_args.enter_dir() {
                 Ok(()) => process::exec_with_fds(&exec_args.args, &inherited_fds, report),
                 Err(error) => report(peer_end.as_fd(), &error),
             }

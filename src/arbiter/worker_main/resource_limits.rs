@@ -21,6 +21,11 @@ pub(super) fn apply(settings: &Settings, slot: usize) -> Result<(), String> {
             refused("rlimit_nofile", &most, &error, &hint)
         })?;
     }
+    if let Some(wanted) = settings.needed_descriptors().filter(|_| settings.rlimit_nofile.is_none())
+    {
+        // Without it, the worker pauses accepting when it has no descriptor left.
+        let _ = resources::raise_nofile_limit(wanted);
+    }
     if let Some(size) = settings.rlimit_core {
         let most = match size {
             CoreSize::Bytes(bytes) => Some(bytes),

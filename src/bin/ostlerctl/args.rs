@@ -241,6 +241,8 @@ fn flag(name: &'static str, help: &'static str) -> Arg {
 }
 
 #[cfg(test)]
+mod manual;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -65,6 +65,28 @@ impl Cgroups {
         self.cpu_group(pid)?.ancestors().filter_map(cpu_period).max()
     }
 
+    /// Returns the smallest memory limit of a process's groups in bytes; `None` if none has one.
+    pub(crate) fn memory_limit(&self, pid: Pid) -> Option<u64> {
+        self.smallest_limit(pid, "memory", ["memory.limit_in_bytes", "memory.max"])
+    }
+
+    /// Returns the smallest limit of processes and threads of a process's groups; `None` if none has one.
+    pub(crate) fn process_limit(&self, pid: Pid) -> Option<u64> {
+        self.smallest_limit(pid, "pids", ["pids.max", "pids.max"])
+    }
+
+    /// Returns the smallest number in these files, of version 1 and 2, of a process's groups.
+    fn smallest_limit(&self, pid: Pid, controller: &str, files: [&str; 2]) -> Option<u64> {
+        let [v1, v2] = files;
+        let (group, file) = match self.group_of(pid, controller) {
+            Some(group) => (group, v1),
+            None => (self.group_of(pid, "")?, v2),
+        };
+        let read = |at: &Path| fs::read_to_string(at.join(file)).ok()?.trim().parse::<u64>().ok();
+        // Version 1 has a large number for no limit.
+        group.ancestors().filter_map(read).filter(|limit| *limit < 1 << 60).min()
+    }
+
     /// Returns the group that limits the CPU of a process.
     fn cpu_group(&self, pid: Pid) -> Option<Group<'_>> {
         self.group_of(pid, "cpu").or_else(|| self.group_of(pid, ""))

@@ -103,6 +103,7 @@ fn master_keys_are_rejected_in_pools() {
         "single_instance",
         "fd_store",
         "proc_name",
+        "pre_stop",
         "control_socket",
         "control_users",
         "metrics_bind",
@@ -114,6 +115,7 @@ fn master_keys_are_rejected_in_pools() {
         "flight_recorder_file",
         "vars",
         "pools",
+        "include",
     ];
     for key in master_keys {
         assert_config_rejected(

@@ -1,8 +1,11 @@
 //! Values of the access log: its format, its share, and the name of a header field.
 
+use serde_json::{Value, json};
+
 use super::ValueParser;
 use crate::duration::digits;
 use crate::log::{AccessFormat, SampleShare};
+use crate::settings::schema_parts;
 
 /// The format of records.
 pub(in crate::settings) struct AccessFormatValue;
@@ -39,6 +42,13 @@ impl ValueParser for SampleValue {
         share.ok_or_else(|| {
             "is not a share: give a number from 0 to 1 with at most 6 decimals, such as 0.01".into()
         })
+    }
+
+    fn json_schema(&self) -> Value {
+        schema_parts::any_of([
+            json!({ "type": "number", "minimum": 0, "maximum": 1 }),
+            schema_parts::pattern("^[01](\\.[0-9]{1,6})?$"),
+        ])
     }
 
     fn format(&self, value: &SampleShare) -> String {

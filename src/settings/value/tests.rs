@@ -1,5 +1,6 @@
 use super::*;
 use crate::duration::DURATION_MAX;
+use crate::settings::types::CoreSize;
 use proptest::prelude::{any, proptest};
 
 const ANY_DURATION: DurationValue = DurationValue { min: Duration::ZERO };
