@@ -65,11 +65,14 @@ pub enum ReadMode {
 pub struct Buffers {
     input: Box<[u8]>,
     spare: Vec<u8>,
+    /// More buffers like `spare`, for clients whose output is sent in one submission.
+    kept: Vec<Vec<u8>>,
 }
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { input: vec![0; INPUT_BYTES].into_boxed_slice(), spare: Vec::new() }
+        let input = vec![0; INPUT_BYTES].into_boxed_slice();
+        Self { input, spare: Vec::new(), kept: Vec::new() }
     }
 }
 
@@ -160,7 +163,7 @@ impl<'s> Client<'s> {
         buffers: &mut Buffers,
         tracker: &mut WorkTracker<'_>,
     ) -> DriveStatus {
-        let Buffers { input, spare } = buffers;
+        let Buffers { input, spare, .. } = buffers;
         let mut drained_input = false;
         for _ in 0..ROUNDS_MAX {
             let moved = match self.session.wants() {
@@ -265,7 +268,7 @@ impl<'s> Client<'s> {
             return false;
         }
         self.restore_records(tracker);
-        let Buffers { input, spare } = buffers;
+        let Buffers { input, spare, .. } = buffers;
         let moved = match self.session.wants() {
             wants @ (Wants::Read | Wants::Linger) => self.stream.receive(input).map(|n| {
                 if wants == Wants::Read {

@@ -218,5 +218,6 @@ mod systemd;
 mod terminals;
 mod tokio_class;
 mod upgrading;
+mod uring_class;
 mod worker_cgroups;
 mod worker_fds;

@@ -29,6 +29,8 @@ pub(super) struct ClientEntry<'a> {
     pub(super) stops_waiting: bool,
     /// Whether it is in `EventLoop::ready`.
     pub(super) is_ready: bool,
+    /// How many of its received bytes are counted as waiting for its output.
+    pub(super) counted_bytes: usize,
     /// Whether it has been received from.
     has_received: bool,
 }
@@ -42,6 +44,7 @@ impl<'a> ClientEntry<'a> {
             waits_for_room: false,
             stops_waiting: false,
             is_ready: false,
+            counted_bytes: 0,
             has_received: false,
         }
     }

@@ -46,7 +46,7 @@ pub(super) struct EventLoop<'a> {
     tracker: WorkTracker<'a>,
     draining: bool,
     has_signals: bool,
-    /// The sum of [`ostler::worker::CompletionClient::waiting_bytes`].
+    /// The sum of `ClientEntry::counted_bytes`.
     waiting_bytes: usize,
 }
 
@@ -236,13 +236,11 @@ impl<'a> EventLoop<'a> {
                 let (buffers, tracker) = (&mut self.buffers, &mut self.tracker);
                 match received {
                     Received::Bytes(input) => {
-                        let before = entry.client.waiting_bytes();
                         entry.client.complete_recv(self.ring.bytes(&input), buffers, tracker);
                         self.ring.release(input);
                         if entry.client.waiting_bytes() > 0 {
                             entry.stop_receiving(&mut self.ring, token)?;
                         }
-                        self.count_waiting(token, before);
                     }
                     Received::End => entry.client.complete_recv(&[], buffers, tracker),
                     Received::Broken => entry.client.abort(buffers, tracker),
@@ -271,7 +269,11 @@ impl<'a> EventLoop<'a> {
 
     /// Starts what a client waits for.
     fn advance(&mut self, index: usize) -> io::Result<()> {
-        let Some(entry) = self.clients.get_mut(index) else { return Ok(()) };
+        let Some(entry) = self.clients.get(index) else { return Ok(()) };
+        if entry.client.waiting_bytes() != entry.counted_bytes {
+            self.count_waiting(index);
+        }
+        let entry = &mut self.clients[index];
         match entry.client.status() {
             DriveStatus::Closed => return self.close(index),
             _ if entry.is_sending() => (),
@@ -297,7 +299,6 @@ impl<'a> EventLoop<'a> {
     /// was full.
     fn send_output(&mut self, index: usize) -> io::Result<()> {
         let Some(entry) = self.clients.get_mut(index) else { return Ok(()) };
-        let before = entry.client.waiting_bytes();
         let status = entry.client.send_output(&mut self.buffers, &mut self.tracker);
         match status {
             DriveStatus::WantWrite => {
@@ -314,14 +315,14 @@ impl<'a> EventLoop<'a> {
             }
             DriveStatus::WantRead | DriveStatus::Closed => (),
         }
-        self.count_waiting(index, before);
         self.advance(index)
     }
 
     /// Counts the bytes that wait for a client's output. Closes the client if they are too many.
-    fn count_waiting(&mut self, index: usize, before: usize) {
+    fn count_waiting(&mut self, index: usize) {
         let entry = &mut self.clients[index];
         let bytes = entry.client.waiting_bytes();
+        let before = std::mem::replace(&mut entry.counted_bytes, bytes);
         self.waiting_bytes = self.waiting_bytes + bytes - before;
         if bytes > before && self.waiting_bytes > WAITING_BYTES_MAX {
             entry.client.abort(&mut self.buffers, &mut self.tracker);
@@ -374,13 +375,11 @@ impl<'a> EventLoop<'a> {
         if entry.receive != Receive::None || entry.is_sending() {
             return Ok(()); // its result follows
         }
-        let before = entry.client.waiting_bytes();
         if !entry.client.try_close(&mut self.buffers, &mut self.tracker) {
-            self.count_waiting(index, before);
             return self.advance(index);
         }
-        self.waiting_bytes -= before;
         let entry = self.clients.remove(index);
+        self.waiting_bytes -= entry.counted_bytes;
         self.timers.clear(index);
         self.ring.close(OwnedFd::from(entry.client))
     }

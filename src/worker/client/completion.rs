@@ -9,6 +9,29 @@ use crate::session::{CloseRisk, Wants};
 use crate::time::MonotonicTime;
 use crate::worker::tracker::WorkTracker;
 
+/// How many buffers for output are kept, and how large: the outputs of one submission.
+const KEPT_MAX: usize = 64;
+const KEPT_BYTES_MAX: usize = 16 << 10;
+
+impl Buffers {
+    /// Makes a kept buffer the spare one, if there is none.
+    fn lend_spare(&mut self) {
+        if self.spare.capacity() == 0
+            && let Some(buffer) = self.kept.pop()
+        {
+            self.spare = buffer;
+        }
+    }
+
+    /// Keeps the spare buffer, so that another can be returned.
+    fn keep_spare(&mut self) {
+        let is_useful = (1..=KEPT_BYTES_MAX).contains(&self.spare.capacity());
+        if is_useful && self.kept.len() < KEPT_MAX {
+            self.kept.push(mem::take(&mut self.spare));
+        }
+    }
+}
+
 /// A client for completion-based I/O, such as io_uring: another component receives and sends the bytes,
 /// and reports when it has. Made by [`Client::into_completion`].
 ///
@@ -66,6 +89,7 @@ impl CompletionClient<'_> {
         tracker.count_sent(count);
         let spare = &mut buffers.spare;
         self.client.session.on_sent(count, spare, tracker, clock::now_coarse());
+        buffers.keep_spare();
         self.advance(buffers, tracker);
     }
 
@@ -103,6 +127,7 @@ impl CompletionClient<'_> {
         match self.client.session.wants() {
             Wants::Read if self.waiting.is_empty() => {
                 tracker.count_received(input.len());
+                buffers.lend_spare();
                 let spare = &mut buffers.spare;
                 self.client.session.on_received(input, spare, tracker, clock::now());
             }
