@@ -10,8 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::os::claim::{self, Claim};
 use crate::os::credentials;
-use crate::os::file::{self, Lock};
+use crate::os::file;
 use crate::os::process::Pid;
 
 /// The suffix of the path while another master has the pid file itself.
@@ -156,38 +157,19 @@ impl PidFile {
     }
 }
 
-/// Opens, or creates, and locks a file that other users cannot open, so they cannot lock it either.
-/// Returns `None` if the path no longer leads to it.
+/// Claims the path of a file that is not complete yet. Returns `None` if the path no longer leads to it.
 fn claim(path: &Path) -> Result<Option<File>, PidFileError> {
-    let failed = |source| PidFileError::Io { path: path.to_path_buf(), source };
-    // The open would fail if the file does not permit it, or, in a sticky directory, if it is another
-    // user's.
-    if let Ok(found) = fs::symlink_metadata(path)
-        && found.is_file()
-        && found.uid() != credentials::effective_uid()
-    {
-        if credentials::effective_uid() != 0 {
-            return Err(PidFileError::Foreign(path.to_path_buf()));
+    let path_buf = || path.to_path_buf();
+    match claim::claim(path).map_err(|source| PidFileError::Io { path: path_buf(), source })? {
+        Claim::Taken(file) => Ok(Some(file)),
+        Claim::Gone => Ok(None),
+        Claim::Held(file, owner) => {
+            let owner = owner.or_else(|| read_pid(&file));
+            Err(PidFileError::Held { path: path_buf(), owner })
         }
-        fs::remove_file(path).map_err(failed)?; // root's own lock is on a file of root
+        Claim::Foreign => Err(PidFileError::Foreign(path_buf())),
+        Claim::NotAFile => Err(PidFileError::NotAFile(path_buf())),
     }
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.custom_flags(file::NOFOLLOW).open(path).map_err(failed)?;
-    let ours = file.metadata().map_err(failed)?;
-    if !ours.is_file() || ours.nlink() > 1 {
-        return Err(PidFileError::NotAFile(path.to_path_buf()));
-    }
-    if ours.uid() != credentials::effective_uid() {
-        return Err(PidFileError::Foreign(path.to_path_buf())); // created meanwhile
-    }
-    if let Lock::HeldBy(owner) = file::lock(&file).map_err(failed)? {
-        let owner = owner.or_else(|| read_pid(&file));
-        return Err(PidFileError::Held { path: path.to_path_buf(), owner });
-    }
-    let is_current = fs::symlink_metadata(path)
-        .is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino()));
-    Ok(is_current.then_some(file))
 }
 
 /// Returns whether there is a pid file whose owner has exited.

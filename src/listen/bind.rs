@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use super::error::ListenError;
-use super::socket_path::{SocketPath, remove_stale_socket};
+use super::socket_path::{BindingLock, SocketPath, remove_stale_socket};
 use crate::address::Address;
 use crate::os::lookups::Lookups;
 use crate::os::{file, listening, socket};
@@ -66,6 +66,7 @@ pub(super) fn open(
             (socket::listen_on(&name, backlog).map_err(refused)?, Origin::Bound)
         }
         Address::Unix(path) => {
+            let _lock = BindingLock::take(path, address)?;
             remove_stale_socket(path, address)?;
             let name = socket::SocketAddress::Path(path.clone(), access.mode);
             let fd = socket::bind_to(&name).map_err(refused)?;

@@ -1,12 +1,13 @@
 //! The ownership of a unix socket's path.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::error::ListenError;
 use crate::address::Address;
+use crate::os::claim::{self, Claim};
 use crate::os::file::FileId;
 use crate::os::socket;
 
@@ -46,6 +47,44 @@ impl SocketPath {
             // ENOENT: another process has removed it already.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// The suffix of the file that is locked while a path is bound.
+const LOCK_SUFFIX: &str = ".ostler-lock";
+
+/// Keeps other masters from binding a path: without it, one could take the path for stale that another
+/// has just bound, and at which it does not listen yet. The path itself is bound, not a temporary name
+/// that is renamed, since the kernel shows the name that was bound.
+pub(super) struct BindingLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl BindingLock {
+    /// # Errors
+    /// Another process binds the path, or the lock cannot be taken.
+    pub(super) fn take(path: &Path, address: &Address) -> Result<Self, ListenError> {
+        let refused = |source| ListenError::Bind { address: address.clone(), source };
+        let mut lock = path.as_os_str().to_owned();
+        lock.push(LOCK_SUFFIX);
+        let lock = PathBuf::from(lock);
+        loop {
+            let reason = match claim::claim(&lock).map_err(refused)? {
+                Claim::Taken(file) => return Ok(Self { path: lock, _file: file }),
+                Claim::Gone => continue,
+                Claim::Held(..) => return Err(ListenError::InUse(path.to_path_buf())),
+                Claim::Foreign => "belongs to another user",
+                Claim::NotAFile => "is not a regular file",
+            };
+            return Err(refused(io::Error::other(format!("{} {reason}", lock.display()))));
+        }
+    }
+}
+
+impl Drop for BindingLock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path); // the lock is still held
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod child_program;
+pub(crate) mod claim;
 pub(crate) mod clock;
 pub(crate) mod credentials;
 pub(crate) mod daemon;
