@@ -40,9 +40,10 @@ F_SETPIPE_SZ = 1031
 class Server:
     """A server whose log is read as it comes, so that each record has a time."""
 
-    def __init__(self, binary, *flags):
+    def __init__(self, binary, *flags, binds=True):
         self.port = compare.free_port()
-        command = [str(binary), "--bind", f"127.0.0.1:{self.port}", "--log-format", "json", *flags]
+        bind = ["--bind", f"127.0.0.1:{self.port}"] if binds else []
+        command = [str(binary), *bind, "--log-format", "json", *flags]
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "TERM", "--", *command],

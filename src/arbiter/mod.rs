@@ -107,6 +107,9 @@ impl<'a> Arbiter<'a> {
         state.set_process_title();
         state.service_manager.notify_starting(state.pools.max_boot_timeout());
         state.push_fd_store();
+        if let Some(control) = &parts.control {
+            control.show_events(state.context.log.events());
+        }
         Ok(Self {
             signals: parts.signals,
             transitions: Transitions {

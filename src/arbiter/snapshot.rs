@@ -1,5 +1,6 @@
 //! What the control interface shows of the master at one instant. Pure: plain data, and its JSON.
 
+use std::fmt::Write;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -225,10 +226,10 @@ impl Snapshot {
         Some(format!("pool {:?} {reason}", pool.name))
     }
 
-    /// Returns all of it as JSON. Durations are in milliseconds.
-    pub(super) fn to_json(&self) -> Value {
+    /// Returns all of it as JSON, with a newline. Durations are in milliseconds.
+    pub(super) fn to_json(&self) -> String {
         let unready_reason = self.unready_reason();
-        json!({
+        let master = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": self.pid,
             "proc_name": self.proc_name,
@@ -240,9 +241,34 @@ impl Snapshot {
             "ready": unready_reason.is_none(),
             "unready_reason": unready_reason,
             "operation": self.operation,
-            "pools": self.pools.iter().map(PoolSnapshot::to_json).collect::<Vec<_>>(),
-        })
+        });
+        let workers: usize = self.pools.iter().map(|pool| pool.workers.len()).sum();
+        let mut text = String::with_capacity(4096 * (1 + self.pools.len()) + 512 * workers);
+        push_with_list(&mut text, &master, "pools", &self.pools, PoolSnapshot::push_json);
+        text.push('\n');
+        text
     }
+}
+
+/// Appends an object, with a further member: a list. There may be thousands of workers, and a
+/// `serde_json::Value` of each costs ten times as much as its text.
+fn push_with_list<T>(
+    text: &mut String,
+    object: &Value,
+    name: &str,
+    list: &[T],
+    push: impl Fn(&T, &mut String),
+) {
+    let _ = write!(text, "{object}"); // writing to a string cannot fail
+    text.pop();
+    let _ = write!(text, ",\"{name}\":[");
+    for (index, item) in list.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        push(item, text);
+    }
+    text.push_str("]}");
 }
 
 impl MasterPhase {
@@ -263,11 +289,11 @@ impl PoolSnapshot {
         self.workers.iter().map(|worker| worker.in_flight.len()).sum()
     }
 
-    fn to_json(&self) -> Value {
+    fn push_json(&self, text: &mut String) {
         let exits = self.totals.exits.iter().map(|(reason, count)| (*reason, *count));
         let waiting = self.waiting_slots.iter();
         let WorkTotals { counts, durations } = &self.totals.work;
-        json!({
+        let pool = json!({
             "name": self.name,
             "class": self.class,
             "app": self.app,
@@ -294,13 +320,13 @@ impl PoolSnapshot {
             "latency": buckets_json(durations),
             "workers_started_total": self.totals.workers_started,
             "exits_total": exits.collect::<std::collections::BTreeMap<_, _>>(),
-            "workers": self.workers.iter().map(WorkerSnapshot::to_json).collect::<Vec<_>>(),
             "waiting_slots": waiting
                 .map(|(slot, left)| json!({ "slot": slot, "restart_in_ms": as_millis(*left) }))
                 .collect::<Vec<_>>(),
             "listeners": self.listeners.iter().map(ListenerSnapshot::to_json).collect::<Vec<_>>(),
             "last_exits": self.last_exits.iter().map(ExitSnapshot::to_json).collect::<Vec<_>>(),
-        })
+        });
+        push_with_list(text, &pool, "workers", &self.workers, WorkerSnapshot::push_json);
     }
 }
 
@@ -340,28 +366,40 @@ impl ScalingSnapshot {
 }
 
 impl WorkerSnapshot {
-    fn to_json(&self) -> Value {
-        let in_flight = self.in_flight.iter().map(|unit| {
-            json!({ "thread": unit.thread, "label": unit.label, "age_ms": as_millis(unit.age) })
-        });
-        json!({
-            "pid": self.pid,
-            "slot": self.slot,
-            "generation": self.generation,
-            "state": self.state,
-            "uptime_ms": as_millis(self.uptime),
-            "threads": self.threads,
-            "units": self.counts.units,
-            "near_misses": self.counts.near_misses,
-            "bytes_in": self.counts.bytes_in,
-            "bytes_out": self.counts.bytes_out,
-            "accepted": self.counts.accepted,
-            "clients": self.clients,
-            "memory_bytes": self.usage.memory_bytes,
-            "cpu_ms": self.usage.cpu_time.map(as_millis),
-            "heartbeat_age_ms": self.heartbeat_age.map(as_millis),
-            "in_flight": in_flight.collect::<Vec<_>>(),
-        })
+    fn push_json(&self, text: &mut String) {
+        let number = |text: &mut String, name: &str, value: Option<u64>| {
+            text.push_str(name);
+            match value {
+                Some(value) => text.push_str(itoa::Buffer::new().format(value)),
+                None => text.push_str("null"),
+            }
+        };
+        text.push_str("{\"pid\":");
+        text.push_str(itoa::Buffer::new().format(self.pid));
+        for (name, value) in [
+            (",\"slot\":", Some(self.slot as u64)),
+            (",\"generation\":", Some(u64::from(self.generation))),
+            (",\"uptime_ms\":", Some(as_millis(self.uptime))),
+            (",\"threads\":", Some(self.threads as u64)),
+            (",\"units\":", Some(self.counts.units)),
+            (",\"near_misses\":", Some(self.counts.near_misses)),
+            (",\"bytes_in\":", Some(self.counts.bytes_in)),
+            (",\"bytes_out\":", Some(self.counts.bytes_out)),
+            (",\"accepted\":", Some(self.counts.accepted)),
+            (",\"clients\":", Some(self.clients)),
+            (",\"memory_bytes\":", self.usage.memory_bytes),
+            (",\"cpu_ms\":", self.usage.cpu_time.map(as_millis)),
+            (",\"heartbeat_age_ms\":", self.heartbeat_age.map(as_millis)),
+        ] {
+            number(text, name, value);
+        }
+        let _ = write!(text, ",\"state\":\"{}\",\"in_flight\":[", self.state);
+        for (index, unit) in self.in_flight.iter().enumerate() {
+            let UnitSnapshot { thread, label, age } = unit;
+            let unit = json!({ "thread": thread, "label": label, "age_ms": as_millis(*age) });
+            let _ = write!(text, "{}{unit}", if index == 0 { "" } else { "," });
+        }
+        text.push_str("]}");
     }
 }
 

@@ -68,6 +68,11 @@ impl Controlled {
         self.ask_metrics("/metrics", &[]).text()
     }
 
+    /// Returns the address of the endpoint that only reads.
+    pub(crate) fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+
     /// Asks the endpoint that only reads, with these header fields.
     pub(crate) fn ask_metrics(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
         let mut client = Client::tcp(self.metrics).unwrap();

@@ -153,6 +153,7 @@ mod commands;
 mod config_files;
 mod connection;
 mod control;
+mod control_bounds;
 mod cores;
 mod counters;
 #[cfg(feature = "ctl")]

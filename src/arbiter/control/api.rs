@@ -1,18 +1,18 @@
-//! From a request to a response. Pure: it sees one snapshot, and passes commands on to the loop.
+//! From a request to a response. Pure: it sees a snapshot, and passes commands on to the loop.
 
-use std::io::Cursor;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::commands::{self, CommandParser};
 use super::events;
 use super::failure::failure;
-use super::metrics::{self, Format};
+use super::metrics::Format;
 use super::page;
 use super::places::WaitPlaces;
+use super::view::{SharedView, View};
 use crate::arbiter::operations::SharedOperations;
-use crate::arbiter::snapshot::Snapshot;
-use crate::http::{Body, Handler, Request, Response};
+use crate::http::{Handler, Request, Response};
+use crate::log::EventRing;
 
 /// Where a request has come from, which decides what it may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,58 +23,13 @@ pub(super) enum Endpoint {
     Metrics,
 }
 
-/// What all requests of one turn see.
-#[derive(Default)]
-pub(super) struct View {
-    snapshot: Snapshot,
-    status: OnceLock<Arc<[u8]>>,
-    metrics: OnceLock<Arc<[u8]>>,
-    open_metrics: OnceLock<Arc<[u8]>>,
-    page: OnceLock<Arc<[u8]>>,
-}
-
-impl View {
-    pub(super) fn new(snapshot: Snapshot) -> Self {
-        Self { snapshot, ..Self::default() }
-    }
-
-    fn status(&self) -> Body {
-        shared_body(&self.status, || format!("{}\n", self.snapshot.to_json()))
-    }
-
-    fn metrics(&self, format: Format) -> Body {
-        let rendered = match format {
-            Format::Text => &self.metrics,
-            Format::OpenMetrics => &self.open_metrics,
-        };
-        shared_body(rendered, || metrics::render(&self.snapshot, format))
-    }
-
-    fn config(&self) -> Body {
-        let bytes = &self.snapshot.config;
-        Body::reader(Cursor::new(Arc::clone(bytes)), Some(bytes.len() as u64))
-    }
-
-    fn page(&self) -> Body {
-        shared_body(&self.page, || page::render(&self.snapshot))
-    }
-}
-
-/// Returns a body that is rendered for the first request. All clients share its bytes: slow ones do
-/// not each hold a copy.
-fn shared_body(bytes: &OnceLock<Arc<[u8]>>, render: impl FnOnce() -> String) -> Body {
-    let bytes = bytes.get_or_init(|| render().into_bytes().into());
-    Body::reader(Cursor::new(Arc::clone(bytes)), Some(bytes.len() as u64))
-}
-
-/// The view that the handlers of both endpoints share.
-pub(super) type SharedView = Arc<Mutex<Arc<View>>>;
-
 /// Answers the requests of one endpoint.
 pub(super) struct Api {
     pub(super) endpoint: Endpoint,
     pub(super) view: SharedView,
     pub(super) operations: SharedOperations,
+    /// The last records of the log, once the master has one.
+    pub(super) events: Arc<OnceLock<Arc<EventRing>>>,
     /// The places of the clients of this endpoint that wait.
     pub(super) places: WaitPlaces,
     /// Which client the loop serves now.
@@ -111,8 +66,10 @@ pub(super) enum Audience {
 /// How a path answers.
 #[derive(Clone, Copy)]
 pub(super) enum Answer {
-    /// GET and HEAD.
-    Read(fn(&Api, &View, &Request<'_>) -> Response),
+    /// GET and HEAD, from a view of the master.
+    Show(fn(&View, Format) -> Response),
+    /// GET and HEAD, from what needs no view.
+    Read(fn(&Api, &Request<'_>) -> Response),
     /// POST.
     Command(CommandParser),
 }
@@ -121,19 +78,16 @@ pub(super) enum Answer {
 pub(super) const WAIT: &str = "wait";
 
 pub(super) const ROUTES: &[Route] = &[
-    read("/", Audience::KnownHost, &[200, 403], |_, view, _| page::response(view.page())),
-    read("/healthz", Audience::Anyone, &[200, 403], |_, _, _| Response::text("ok\n")),
-    read("/readyz", Audience::Anyone, &[200, 403, 503], |_, view, _| readiness(view)),
-    read("/metrics", Audience::Anyone, &[200, 403], |_, view, request| {
-        let format = Format::accepted_by(request.header("Accept").unwrap_or_default());
+    show("/", Audience::KnownHost, &[200, 403], |view, _| page::response(view.page())),
+    read("/healthz", Audience::Anyone, &[200, 403], |_, _| Response::text("ok\n")),
+    show("/readyz", Audience::Anyone, &[200, 403, 503], |view, _| readiness(view)),
+    show("/metrics", Audience::Anyone, &[200, 403], |view, format| {
         Response::new(200, view.metrics(format))
             .header("Content-Type", format.content_type())
             .header("Vary", "Accept")
     }),
-    read("/v1/status", Audience::KnownHost, &[200, 403], |_, view, _| {
-        Response::json(view.status())
-    }),
-    read("/v1/config", Audience::ControlSocket, &[200, 403], |_, view, _| {
+    show("/v1/status", Audience::KnownHost, &[200, 403], |view, _| Response::json(view.status())),
+    show("/v1/config", Audience::ControlSocket, &[200, 403], |view, _| {
         Response::json(view.config())
     }),
     Route {
@@ -143,13 +97,11 @@ pub(super) const ROUTES: &[Route] = &[
         statuses: &[200, 400, 403, 404, 503],
         answer: Answer::Read(Api::events),
     },
-    read("/v1/openapi.json", Audience::KnownHost, &[200, 403], |_, _, _| Response::json(OPENAPI)),
-    read("/v1/operations", Audience::ControlSocket, &[200, 403], |api, _, _| {
+    read("/v1/openapi.json", Audience::KnownHost, &[200, 403], |_, _| Response::json(OPENAPI)),
+    read("/v1/operations", Audience::ControlSocket, &[200, 403], |api, _| {
         Response::json(format!("{}\n", api.operations.lock().list_json()))
     }),
-    read("/v1/operations/{id}", Audience::ControlSocket, &[200, 403, 404], |api, _, request| {
-        api.operation(request)
-    }),
+    read("/v1/operations/{id}", Audience::ControlSocket, &[200, 403, 404], Api::operation),
     command("/v1/reload", &[WAIT, "dry_run"], TO_MASTER, commands::reload),
     command("/v1/upgrade", &[WAIT], TO_MASTER, commands::upgrade),
     command("/v1/scale", &[WAIT, "pool", "workers"], TO_POOL, commands::scale),
@@ -166,11 +118,20 @@ const TO_POOL: &[u16] = &[200, 202, 400, 403, 404, 409, 422, 503];
 /// The description of all paths.
 pub(super) const OPENAPI: &str = include_str!("../../../docs/openapi.json");
 
+const fn show(
+    path: &'static str,
+    audience: Audience,
+    statuses: &'static [u16],
+    answer: fn(&View, Format) -> Response,
+) -> Route {
+    Route { path, audience, parameters: &[], statuses, answer: Answer::Show(answer) }
+}
+
 const fn read(
     path: &'static str,
     audience: Audience,
     statuses: &'static [u16],
-    answer: fn(&Api, &View, &Request<'_>) -> Response,
+    answer: fn(&Api, &Request<'_>) -> Response,
 ) -> Route {
     Route { path, audience, parameters: &[], statuses, answer: Answer::Read(answer) }
 }
@@ -237,10 +198,17 @@ impl Api {
 
     fn answer(&self, route: &Route, request: &Request<'_>) -> Response {
         match route.answer {
-            Answer::Read(answer) => {
-                let view = Arc::clone(&self.view.lock().unwrap_or_else(PoisonError::into_inner));
-                answer(self, &view, request)
+            Answer::Show(answer) => {
+                let format = Format::accepted_by(request.header("Accept").unwrap_or_default());
+                match self.view.current() {
+                    Ok(view) => answer(&view, format),
+                    Err(number) => {
+                        let views = self.view.clone();
+                        Response::later(move || Some(answer(&*views.since(number)?, format)))
+                    }
+                }
             }
+            Answer::Read(answer) => answer(self, request),
             Answer::Command(parse) => {
                 let by = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let parser = (route.parameters, parse);
@@ -266,8 +234,8 @@ impl Api {
         }
     }
 
-    fn events(&self, view: &View, request: &Request<'_>) -> Response {
-        let Some(events) = &view.snapshot.events else {
+    fn events(&self, request: &Request<'_>) -> Response {
+        let Some(events) = self.events.get() else {
             return failure(404, "no records are kept");
         };
         let answer = events::answer(events, request, &self.places);

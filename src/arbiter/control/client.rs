@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::SystemTime;
 
 use super::api::Endpoint;
+use super::turn::Turn;
 use crate::app::WorkReporter;
 use crate::listen::Stream;
 use crate::os::epoll::Watch;
@@ -13,8 +14,9 @@ use crate::time::MonotonicTime;
 
 /// How many bytes are received in one piece.
 const INPUT_BYTES: usize = 8 << 10;
-/// How many steps a client may take in one turn of the master's loop.
-const STEPS_MAX: usize = 4;
+/// How many steps a client may take before the next client has its share of the turn: enough to send the
+/// status of thousands of workers, if its socket takes that.
+const STEPS_MAX: usize = 64;
 
 /// The buffers that all clients share.
 pub(super) struct Buffers {
@@ -74,6 +76,11 @@ impl<'a> ControlClient<'a> {
         self.session.is_waiting()
     }
 
+    /// Returns whether it has output that its socket has not taken yet.
+    pub(super) fn is_sending(&self) -> bool {
+        self.session.wants() == Wants::Write
+    }
+
     /// Returns what its socket is watched for.
     pub(super) fn watch(&self) -> Watch {
         match self.session.wants() {
@@ -96,13 +103,16 @@ impl<'a> ControlClient<'a> {
         self.session.wake(&mut buffers.spare, &mut DateReporter, now);
     }
 
-    /// Receives, answers and sends, for a few steps and without waiting. Returns whether it is still
-    /// connected.
-    pub(super) fn drive(&mut self, buffers: &mut Buffers, now: MonotonicTime) -> bool {
+    /// Receives, answers and sends, without waiting, as long as the turn lasts. Returns whether it is
+    /// still connected.
+    pub(super) fn drive(&mut self, buffers: &mut Buffers, turn: &Turn, now: MonotonicTime) -> bool {
         let Buffers { input, spare } = buffers;
         for _ in 0..STEPS_MAX {
             if self.is_waiting() {
                 return true; // its further requests stay in the kernel
+            }
+            if turn.is_over() {
+                break;
             }
             let moved = match self.session.wants() {
                 Wants::Closed => return false,

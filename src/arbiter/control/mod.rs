@@ -1,8 +1,9 @@
 //! The control interface: HTTP over `control_socket` and `metrics_bind`, served by the master's loop.
 //!
-//! It shows what the master does, and never waits for a client: each turn of the loop serves a bounded
-//! number of them from one snapshot.
+//! It shows what the master does, and never waits for a client: each turn of the loop serves them for a
+//! bounded time, from one snapshot.
 
+mod addresses;
 mod api;
 mod client;
 mod commands;
@@ -16,52 +17,51 @@ mod sse;
 mod statsd;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod usage;
+mod view;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use slog::{Logger, info, warn};
+use slog::Logger;
 
 use super::operations::SharedOperations;
 use super::snapshot::Snapshot;
 use crate::address::Address;
 use crate::app::{ClientInfo, Limits, Service};
 use crate::http::Http;
-use crate::listen::{self, Access, ListenError, Listener};
-use crate::log::error_chain;
+use crate::listen::ListenError;
+use crate::log::EventRing;
 use crate::os::epoll::{Event, EventQueue, Watch};
 use crate::os::{clock, credentials, host, socket};
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
-use api::{Api, Endpoint, SharedView, View};
+use addresses::BoundAddresses;
+use api::{Api, Endpoint};
 use client::{Buffers, ControlClient};
-use places::WaitPlaces;
+use places::{WAITING_MAX, WaitPlaces};
 use statsd::StatsdSender;
+use turn::{Budget, Turn};
 use usage::UsageMonitor;
+use view::SharedView;
 
 /// How many clients may be connected to one endpoint. The longest idle one makes room for a new one.
 const CLIENTS_MAX: usize = 16;
 /// How many events one turn of the master's loop handles.
-const EVENTS_MAX: usize = 16;
-/// The tokens of listeners are their indices, below this one.
+const EVENTS_MAX: usize = 64;
+/// The tokens of listeners and paths are below this one.
 const FIRST_CLIENT_TOKEN: u64 = 1 << 16;
-/// How many connections may wait in the kernel.
-const BACKLOG: u32 = 64;
-/// After serving clients for a time, the server pauses for this many times as long: a flood of requests
-/// takes at most a tenth of the master's time.
-const PAUSE_FACTOR: u32 = 9;
-/// The longest pause: the machine may have stood still meanwhile.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How large the body of a command may be.
 const BODY_BYTES_MAX: usize = 64 << 10;
+/// How many bytes of answers may wait for clients that do not read. Beyond that, the client that has
+/// been silent for the longest is closed.
+const KEPT_BYTES_MAX: usize = 16 << 20;
 /// How long a client may take to accept output.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How soon an address is tried again that could not be bound.
-const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The services of both endpoints. It outlives the [`ControlServer`], whose connections borrow it.
 pub(crate) struct ControlService {
@@ -71,6 +71,7 @@ pub(crate) struct ControlService {
     metrics: Http<Api>,
     view: SharedView,
     operations: SharedOperations,
+    events: Arc<OnceLock<Arc<EventRing>>>,
     /// Which client of `control_socket` is served now.
     client: Arc<Mutex<String>>,
     /// The users that may connect to `control_socket`, beside root and the master's own.
@@ -84,7 +85,8 @@ impl ControlService {
         let addresses = control.map(|address| (Endpoint::Control, address)).into_iter();
         let metrics = settings.metrics_bind.clone();
         let addresses = addresses.chain(metrics.map(|address| (Endpoint::Metrics, address)));
-        let view = SharedView::new(Mutex::default());
+        let view = SharedView::default();
+        let events = Arc::<OnceLock<Arc<EventRing>>>::default();
         let operations = SharedOperations::default();
         let client = Arc::<Mutex<String>>::default();
         let mut hosts = settings.metrics_hosts.clone();
@@ -97,8 +99,9 @@ impl ControlService {
             let limits = Limits { max_head_bytes: 8 << 10, max_body_bytes, ..Limits::default() };
             let api = Api {
                 endpoint,
-                view: Arc::clone(&view),
+                view: view.clone(),
                 operations: operations.clone(),
+                events: Arc::clone(&events),
                 places: WaitPlaces::default(),
                 client: Arc::clone(&client),
                 hosts: hosts.clone(),
@@ -112,6 +115,7 @@ impl ControlService {
             metrics: service(Endpoint::Metrics),
             view,
             operations,
+            events,
             client,
             users,
         }
@@ -129,21 +133,18 @@ impl ControlService {
 pub(crate) struct ControlServer<'a> {
     service: &'a ControlService,
     events: EventQueue,
-    listeners: Vec<(Endpoint, Listener)>,
+    addresses: BoundAddresses,
     /// By the token of their events.
-    clients: HashMap<u64, ControlClient<'a>>,
+    clients: BTreeMap<u64, ControlClient<'a>>,
     next_token: u64,
-    /// The addresses that are not bound yet: another master has them, or has just had them.
-    unbound: Vec<(Endpoint, Address)>,
-    /// When they are tried again; `None` before the first failure.
-    retry_at: Option<MonotonicTime>,
+    /// The waiting client that was woken last: the next turn goes on behind it.
+    woken: u64,
+    /// Whether the next turn begins with a snapshot, for which this one has had no time.
+    must_collect: bool,
     buffers: Buffers,
     usage: UsageMonitor,
     statsd: Option<StatsdSender>,
-    /// Whether it was logged that `unbound` cannot be bound.
-    has_warned: bool,
-    /// Until when it pauses.
-    paused_until: MonotonicTime,
+    budget: Budget,
 }
 
 impl<'a> ControlServer<'a> {
@@ -160,78 +161,63 @@ impl<'a> ControlServer<'a> {
         let Some(first) = first.or(service.statsd.as_ref()) else { return Ok(None) };
         let failed = |source| ListenError::Bind { address: first.clone(), source };
         let events = EventQueue::new().map_err(failed)?;
-        let mut server = Self {
+        let statsd = service.statsd.as_ref().and_then(|it| StatsdSender::new(it, clock::now()));
+        let is_shared = !service.users.is_empty();
+        let mut addresses = BoundAddresses::new(service.addresses.clone(), is_shared);
+        if is_sole_master {
+            addresses.bind_all(&events).inspect_err(|_| addresses.remove_paths())?;
+        }
+        Ok(Some(Self {
             service,
             events,
-            listeners: Vec::new(),
-            clients: HashMap::new(),
+            addresses,
+            clients: BTreeMap::new(),
             next_token: FIRST_CLIENT_TOKEN,
-            unbound: service.addresses.clone(),
-            retry_at: None,
+            woken: 0,
+            must_collect: false,
             buffers: Buffers::default(),
             usage: UsageMonitor::default(),
-            statsd: service.statsd.as_ref().and_then(|it| StatsdSender::new(it, clock::now())),
-            has_warned: false,
-            paused_until: MonotonicTime::default(),
-        };
-        if is_sole_master {
-            server.bind_all().inspect_err(|_| server.remove_paths())?;
-        }
-        Ok(Some(server))
-    }
-
-    /// Binds the addresses that are not bound yet, up to the first that cannot be.
-    fn bind_all(&mut self) -> Result<(), ListenError> {
-        while let Some((endpoint, address)) = self.unbound.first().cloned() {
-            let access = match endpoint {
-                // The kernel checks the mode when a client connects, and `accept` checks the user.
-                Endpoint::Control if self.service.users.is_empty() => {
-                    Access { mode: 0o600, ..Access::default() }
-                }
-                Endpoint::Control => Access { mode: 0o666, ..Access::default() },
-                Endpoint::Metrics => Access::default(),
-            };
-            for listener in listen::bind(&address, BACKLOG, access)? {
-                let token = self.listeners.len() as u64;
-                let watched = self.events.add(listener.as_fd(), token, Watch::Readable);
-                self.listeners.push((endpoint, listener));
-                watched.map_err(|source| ListenError::Bind { address: address.clone(), source })?;
-            }
-            self.unbound.remove(0);
-        }
-        Ok(())
+            statsd,
+            budget: Budget::default(),
+        }))
     }
 
     /// Logs the addresses at which it listens.
     pub(crate) fn log_addresses(&self, log: &Logger) {
-        for (_, listener) in &self.listeners {
-            info!(log, "control interface listening"; "address" => listener.name());
-        }
+        self.addresses.log(log);
+    }
+
+    /// Sets the records that it shows as events.
+    pub(super) fn show_events(&self, events: Option<&Arc<EventRing>>) {
+        events.into_iter().for_each(|events| {
+            let _ = self.service.events.set(Arc::clone(events)); // there is one for a master's life
+        });
     }
 
     /// Removes the paths of its unix sockets, unless they lead elsewhere by now.
     pub(crate) fn remove_paths(&self) {
-        self.listeners.iter().for_each(|(_, listener)| listener.remove_path());
+        self.addresses.remove_paths();
     }
 
     /// Returns the descriptor that is readable when [`serve`](Self::serve) has something to do; `None`
     /// while it pauses.
     pub(super) fn fd(&self, now: MonotonicTime) -> Option<BorrowedFd<'_>> {
-        (self.paused_until <= now).then(|| self.events.as_fd())
+        (self.budget.pause_end() <= now).then(|| self.events.as_fd())
     }
 
     /// Returns when [`serve`](Self::serve) is due, if no client is ready before.
     pub(super) fn next_deadline(&self, now: MonotonicTime) -> Option<MonotonicTime> {
-        if now < self.paused_until {
-            return Some(self.paused_until);
+        if self.budget.has_more() || now < self.budget.pause_end() {
+            return Some(self.budget.pause_end().max(now));
         }
         let statsd = self.statsd.as_ref().map(StatsdSender::next_deadline);
         let clients = self.clients.values().filter_map(ControlClient::deadline);
-        clients.chain(self.retry_at).chain(statsd).min()
+        clients.chain(self.addresses.retry_at()).chain(statsd).min()
     }
 
-    /// Serves the clients that are ready, without waiting. Calls `collect` at most once, and only if
-    /// there is one. If this is the only master, binds what another one had before.
+    /// Serves the clients that are ready, without waiting and for a bounded time. Calls `collect` at most
+    /// once, and only if a client has asked for what it returns. If this is the only master, binds what
+    /// another one had before.
     pub(super) fn serve(
         &mut self,
         now: MonotonicTime,
@@ -240,38 +226,59 @@ impl<'a> ControlServer<'a> {
         collect: impl FnOnce() -> Snapshot,
     ) {
         self.usage.read(now);
-        if now < self.paused_until {
+        if now < self.budget.pause_end() {
             return;
         }
-        let is_due = self.retry_at.is_none_or(|at| at <= now);
-        if is_sole_master && !self.unbound.is_empty() && is_due {
-            self.take_over(log, now);
+        self.addresses.take_over(&self.events, is_sole_master, log, now);
+        let mut turn = Turn::begin(clock::now());
+        self.close_overdue(&mut turn, now);
+        self.service.view.begin_turn();
+        let mut collect = Some(collect);
+        let is_statsd_due = self.statsd.as_mut().is_some_and(|it| it.begin_turn(now, log));
+        // A turn without time for a snapshot is followed by one that begins with it, and that by one that
+        // begins with the clients who have waited for it: neither can be put off for ever.
+        if is_statsd_due || self.must_collect {
+            collect.take().into_iter().for_each(|collect| self.collect(collect, &mut turn, now));
+        } else {
+            self.wake_waiting(&mut turn, now);
         }
-        self.close_overdue(now);
-        self.wake_waiting(now);
-        let ready = self.events.take(EVENTS_MAX);
-        let statsd = self.statsd.as_mut();
-        let statsd = statsd.and_then(|it| it.begin_turn(now, log).then_some(it));
-        if ready.is_empty() && statsd.is_none() {
-            return;
+        self.take_events(&mut turn, now);
+        if self.service.view.is_wanted() && !turn.is_over() {
+            collect.take().into_iter().for_each(|collect| self.collect(collect, &mut turn, now));
         }
-        let begin = clock::now();
+        if collect.is_none() {
+            self.wake_waiting(&mut turn, now);
+        }
+        self.must_collect = self.service.view.is_wanted() && collect.is_some();
+        self.close_unread(now);
+        self.budget.spend(&turn, clock::now());
+    }
+
+    /// Collects what requests see, and what is sent without one.
+    fn collect(&mut self, collect: impl FnOnce() -> Snapshot, turn: &mut Turn, now: MonotonicTime) {
+        turn.has_worked();
         let mut snapshot = collect();
-        if let Some(statsd) = statsd {
+        if let Some(statsd) = self.statsd.as_mut().filter(|statsd| statsd.is_due(now)) {
             statsd.send(&snapshot, now);
         }
         self.usage.update(&mut snapshot, now);
-        let view = Arc::new(View::new(snapshot));
-        *self.service.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
-        for event in ready {
-            match usize::try_from(event.token).ok().filter(|index| *index < self.listeners.len()) {
-                Some(index) => self.accept(index, now),
-                None => self.on_event(event, now),
+        self.service.view.set(snapshot);
+    }
+
+    /// Handles descriptors that are ready. They are taken one by one: the kernel puts each behind the
+    /// others, so all have their share of the turns.
+    fn take_events(&mut self, turn: &mut Turn, now: MonotonicTime) {
+        for _ in 0..EVENTS_MAX {
+            let Some(event) = self.events.take(1).pop() else { return };
+            turn.has_worked();
+            match self.addresses.endpoint(event.token) {
+                Some(endpoint) => self.accept(event.token, endpoint, turn, now),
+                None => self.on_event(event, turn, now),
+            }
+            if turn.is_over() {
+                return;
             }
         }
-        let end = clock::now();
-        let pause = end.duration_since(begin).saturating_mul(PAUSE_FACTOR).min(PAUSE_MAX);
-        self.paused_until = end.saturating_add(pause);
     }
 
     /// Returns the operations that its clients begin and ask for.
@@ -281,7 +288,7 @@ impl<'a> ControlServer<'a> {
 
     /// Answers the clients that wait, as far as their sockets take it now: the master exits.
     pub(super) fn finish(&mut self, now: MonotonicTime) {
-        self.wake_waiting(now);
+        self.wake_waiting(&mut Turn::last(clock::now()), now);
     }
 
     /// Sends to statsd what is new, before something that was counted is forgotten. Calls `collect` only
@@ -297,27 +304,14 @@ impl<'a> ControlServer<'a> {
         }
     }
 
-    /// Binds the addresses that the old master had, now that it has exited.
-    fn take_over(&mut self, log: &Logger, now: MonotonicTime) {
-        let bound = self.bind_all();
-        self.retry_at = bound.is_err().then(|| now.saturating_add(RETRY_INTERVAL));
-        match bound {
-            Ok(()) => self.log_addresses(log),
-            Err(error) if !self.has_warned => {
-                self.has_warned = true;
-                warn!(log, "control interface not available yet"; "error" => error_chain(&error));
-            }
-            Err(_) => (),
-        }
-    }
-
     /// Accepts the clients that wait at a listener.
-    fn accept(&mut self, index: usize, now: MonotonicTime) {
+    fn accept(&mut self, listener: u64, endpoint: Endpoint, turn: &Turn, now: MonotonicTime) {
         for _ in 0..CLIENTS_MAX {
-            let (endpoint, listener) = &self.listeners[index];
-            let endpoint = *endpoint;
+            if !self.make_room(endpoint) {
+                return;
+            }
             // A shortage is left to the next turn: the kernel reports the listener again.
-            let Ok(Some((stream, address))) = listener.accept() else { return };
+            let Some((stream, address)) = self.addresses.accept(listener) else { return };
             let peer = socket::peer_credentials(stream.as_fd());
             let name = match (endpoint, peer) {
                 (Endpoint::Metrics, _) => String::new(),
@@ -326,7 +320,6 @@ impl<'a> ControlServer<'a> {
                 }
                 (Endpoint::Control, _) => continue,
             };
-            self.make_room(endpoint);
             let service: &'a Http<Api> = self.service.http(endpoint);
             let info = ClientInfo { address, allow_keepalive: true };
             let session = Session::new(service.accept(&info), WRITE_TIMEOUT, now);
@@ -335,7 +328,10 @@ impl<'a> ControlServer<'a> {
             if self.events.add(stream.as_fd(), token, Watch::Readable).is_ok() {
                 self.clients
                     .insert(token, ControlClient::new(endpoint, name, stream, session, now));
-                self.drive(token, now);
+                self.drive(token, turn, now);
+            }
+            if turn.is_over() {
+                return;
             }
         }
     }
@@ -345,31 +341,34 @@ impl<'a> ControlServer<'a> {
     }
 
     /// Closes the client of an endpoint that has been silent for the longest, if there are too many.
-    /// Clients that wait for an answer have places of their own: see `places`.
-    fn make_room(&mut self, endpoint: Endpoint) {
-        let is_counted =
-            |client: &ControlClient<'_>| client.endpoint() == endpoint && !client.is_waiting();
-        let others = self.clients.iter().filter(|(_, client)| is_counted(client));
+    /// Clients that wait for an answer have places of their own: see `places`. Returns false if too many
+    /// wait for the next view: a further client stays in the kernel until they have it.
+    fn make_room(&mut self, endpoint: Endpoint) -> bool {
+        let clients = self.clients.iter().filter(|(_, client)| client.endpoint() == endpoint);
+        let count = clients.clone().count();
+        let others = clients.filter(|(_, client)| !client.is_waiting());
         if others.clone().count() >= CLIENTS_MAX
             && let Some((&token, _)) = others.min_by_key(|(_, client)| client.active_at())
         {
             self.close(token);
+            return true;
         }
+        count < CLIENTS_MAX + WAITING_MAX
     }
 
-    fn on_event(&mut self, event: Event, now: MonotonicTime) {
+    fn on_event(&mut self, event: Event, turn: &Turn, now: MonotonicTime) {
         let Event { token, is_broken } = event;
         match self.clients.get_mut(&token) {
             Some(client) if client.is_waiting() => {
                 self.update(token, |client, _| client.on_peer_end(is_broken));
             }
-            Some(_) => self.drive(token, now),
+            Some(_) => self.drive(token, turn, now),
             None => (),
         }
     }
 
-    fn drive(&mut self, token: u64, now: MonotonicTime) {
-        self.update(token, |client, buffers| client.drive(buffers, now));
+    fn drive(&mut self, token: u64, turn: &Turn, now: MonotonicTime) {
+        self.update(token, |client, buffers| client.drive(buffers, turn, now));
     }
 
     /// Calls a client, watches its socket for what it waits for next, and closes it if `call` returns
@@ -393,14 +392,24 @@ impl<'a> ControlServer<'a> {
         }
     }
 
-    /// Has each client that waits look whether there is an answer by now.
-    fn wake_waiting(&mut self, now: MonotonicTime) {
+    /// Has each client that waits look whether there is an answer by now, as far as the turn lasts. The
+    /// next turn goes on with the others.
+    fn wake_waiting(&mut self, turn: &mut Turn, now: MonotonicTime) {
         let waiting = self.clients.iter().filter(|(_, client)| client.is_waiting());
-        for token in waiting.map(|(token, _)| *token).collect::<Vec<_>>() {
-            self.update(token, |client, buffers| {
+        let tokens: Vec<_> = waiting.map(|(token, _)| *token).collect();
+        let next = tokens.partition_point(|token| *token <= self.woken);
+        for token in tokens[next..].iter().chain(&tokens[..next]) {
+            if turn.is_over() {
+                return;
+            }
+            self.update(*token, |client, buffers| {
                 client.wake(buffers, now);
-                client.drive(buffers, now)
+                if !client.is_waiting() {
+                    turn.has_worked();
+                }
+                client.drive(buffers, turn, now)
             });
+            self.woken = *token;
         }
     }
 
@@ -411,14 +420,28 @@ impl<'a> ControlServer<'a> {
         }
     }
 
+    /// Closes clients that do not read, the longest silent one first, while their answers hold too much
+    /// memory.
+    fn close_unread(&mut self, now: MonotonicTime) {
+        while self.service.view.kept_bytes() > KEPT_BYTES_MAX {
+            let silent =
+                self.clients.iter().filter(|(_, it)| it.is_sending() && it.active_at() < now);
+            match silent.min_by_key(|(_, client)| client.active_at()) {
+                Some((&token, _)) => self.close(token),
+                None => return,
+            }
+        }
+    }
+
     /// Tells the clients whose time has passed, which closes most of them.
-    fn close_overdue(&mut self, now: MonotonicTime) {
+    fn close_overdue(&mut self, turn: &mut Turn, now: MonotonicTime) {
         let is_due = |client: &ControlClient<'_>| client.deadline().is_some_and(|at| at <= now);
         let due = self.clients.iter().filter(|(_, client)| is_due(client));
         for token in due.map(|(token, _)| *token).collect::<Vec<_>>() {
+            turn.has_worked();
             self.update(token, |client, buffers| {
                 client.on_timeout(buffers, now);
-                client.drive(buffers, now)
+                client.drive(buffers, turn, now)
             });
         }
     }

@@ -191,6 +191,10 @@ fn age(duration: Duration) -> String {
 /// Escapes what ends a text in HTML, and shows control characters and those that change the direction
 /// of a text.
 fn escape(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b" /-_.:=?".contains(&byte);
+    if text.bytes().all(is_plain) {
+        return text.to_owned(); // there may be thousands of workers
+    }
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -44,6 +44,11 @@ impl StatsdSender {
     /// Looks for the server, if it is not known. Returns whether a burst is due.
     pub(super) fn begin_turn(&mut self, now: MonotonicTime, log: &Logger) -> bool {
         self.server.find(now, log);
+        self.is_due(now)
+    }
+
+    /// Returns whether a burst is due.
+    pub(super) fn is_due(&self, now: MonotonicTime) -> bool {
         self.due <= now
     }
 

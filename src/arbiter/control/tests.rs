@@ -2,15 +2,18 @@
 
 mod commands;
 
-use std::sync::{Arc, Mutex};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::api::{self, Answer, Api, Endpoint, ROUTES, SharedView, View};
+use super::api::{self, Answer, Api, Endpoint, ROUTES};
 use super::metrics::Format;
 use super::page;
 use super::places::WaitPlaces;
+use super::view::SharedView;
 use super::{ControlServer, ControlService};
 use crate::app::{ClientInfo, Limits, Service, WorkReporter};
 use crate::arbiter::operations::{Asked, SharedOperations};
@@ -18,6 +21,7 @@ use crate::arbiter::snapshot::{
     ListenerSnapshot, MasterPhase, PoolSnapshot, Snapshot, UnitSnapshot, WorkerSnapshot,
 };
 use crate::http::Http;
+use crate::os::clock;
 use crate::session::{Session, Wants};
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
@@ -62,11 +66,13 @@ fn snapshot(label: &str) -> Snapshot {
 
 /// Returns the service of an endpoint.
 fn service(endpoint: Endpoint, snapshot: Snapshot) -> Http<Api> {
-    let view = SharedView::new(Mutex::new(Arc::new(View::new(snapshot))));
+    let view = SharedView::default();
+    view.set(snapshot);
     let api = Api {
         endpoint,
         view,
         operations: SharedOperations::default(),
+        events: Arc::new(OnceLock::new()),
         places: WaitPlaces::default(),
         client: Arc::new(Mutex::new("uid 0 pid 7".into())),
         hosts: vec!["box".into()],
@@ -182,6 +188,98 @@ fn addresses_are_bound_once_there_is_no_other_master() {
     std::fs::remove_dir(&path).unwrap();
     assert_eq!((serve(now, true), path.exists()), (Some(retry_at), false));
     assert_eq!((serve(retry_at, true), path.exists()), (None, true));
+}
+
+/// A server at a control socket of its own, whose clients ask for a snapshot of many workers.
+fn serve_many_workers(test: impl FnOnce(&std::path::Path, &mut dyn FnMut() -> usize)) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control");
+    let settings = Settings { control_socket: Some(path.clone()), ..Settings::default() };
+    let service = ControlService::new(&settings, Vec::new());
+    let mut server = ControlServer::open(&service, true).unwrap().unwrap();
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let mut shown = snapshot("");
+    let worker = shown.pools[0].workers[0].clone();
+    shown.pools[0].workers = vec![worker; 8000];
+    let mut collected = 0;
+    // Returns how many snapshots were collected.
+    test(&path, &mut || {
+        let now = clock::now().max(server.budget.pause_end());
+        server.serve(now, true, &log, || {
+            collected += 1;
+            shown.clone()
+        });
+        collected
+    });
+}
+
+/// Connects a client, and sends a request.
+fn connect(path: &std::path::Path, request: &str) -> UnixStream {
+    let mut client = UnixStream::connect(path).unwrap();
+    client.set_nonblocking(true).unwrap();
+    client.write_all(request.as_bytes()).unwrap();
+    client
+}
+
+/// Reads what there is. Returns false at the end of the stream.
+fn read_all(client: &mut UnixStream, received: &mut Vec<u8>) -> bool {
+    match client.read_to_end(received) {
+        Ok(_) => false,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => true,
+        Err(_) => false,
+    }
+}
+
+#[test]
+fn one_snapshot_suffices_for_an_answer_of_many_turns() {
+    serve_many_workers(|path, serve| {
+        let request = "GET /v1/status HTTP/1.0\r\n\r\n";
+        let (mut client, mut received, mut turns) = (connect(path, request), Vec::new(), 0);
+        while read_all(&mut client, &mut received) {
+            assert!(serve() <= 1);
+            turns += 1;
+        }
+        // A unix socket takes less at a time than the answer has.
+        assert!(received.len() > 2_000_000 && turns > 2, "{} bytes, {turns} turns", received.len());
+        let body = String::from_utf8(received).unwrap();
+        let body = body.split_once("\r\n\r\n").unwrap().1;
+        let status: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(status["pools"][0]["workers"].as_array().unwrap().len(), 8000);
+        // What needs no snapshot causes none, and the next request that needs one gets a new one.
+        let (mut client, mut received) =
+            (connect(path, "GET /healthz HTTP/1.0\r\n\r\n"), Vec::new());
+        while read_all(&mut client, &mut received) {
+            assert_eq!(serve(), 1);
+        }
+        assert!(received.ends_with(b"\r\n\r\nok\n"));
+        let (mut client, mut received) =
+            (connect(path, "GET /readyz HTTP/1.0\r\n\r\n"), Vec::new());
+        while read_all(&mut client, &mut received) {
+            serve();
+        }
+        assert_eq!(serve(), 2);
+    });
+}
+
+#[test]
+fn clients_that_read_nothing_hold_bounded_memory() {
+    serve_many_workers(|path, serve| {
+        let request = "GET /v1/status HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut clients = Vec::new();
+        for number in 1..=12 {
+            clients.push(connect(path, request));
+            while serve() < number {}
+        }
+        // A turn may have ended before the last answer was rendered.
+        for _ in 0..3 {
+            serve();
+        }
+        let is_open = |client: &mut UnixStream| read_all(client, &mut Vec::new());
+        let open: Vec<bool> = clients.iter_mut().map(is_open).collect();
+        assert!(!open[0] && open[11], "{open:?}");
+        let kept = open.iter().filter(|it| **it).count();
+        assert!((2..12).contains(&kept), "the longest silent ones were closed: {open:?}");
+    });
 }
 
 #[test]

@@ -155,11 +155,21 @@ impl Samples<'_> {
         snapshot: &Snapshot,
         value: impl Fn(&WorkerSnapshot) -> Option<V>,
     ) {
+        // There may be thousands of lines: what is common to those of a pool is made once.
+        let (mut head, text) = (String::new(), &mut *self.text);
         for pool in &snapshot.pools {
+            head.clear();
+            head.push_str(self.name);
+            head.push_str("{pool=\"");
+            push_escaped(&mut head, &pool.name);
+            head.push_str("\",slot=\"");
             for worker in &pool.workers {
                 let Some(value) = value(worker) else { continue };
-                let (slot, pid) = (worker.slot.to_string(), worker.pid.to_string());
-                self.add(&[("pool", &pool.name), ("slot", &slot), ("pid", &pid)], value);
+                text.push_str(&head);
+                text.push_str(itoa::Buffer::new().format(worker.slot));
+                text.push_str("\",pid=\"");
+                text.push_str(itoa::Buffer::new().format(worker.pid));
+                let _ = writeln!(text, "\"}} {value}");
             }
         }
     }
@@ -208,6 +218,9 @@ pub(super) fn seconds(duration: Duration) -> f64 {
 
 /// Appends the value of a label.
 fn push_escaped(text: &mut String, value: &str) {
+    if !value.contains(['\\', '"', '\n']) {
+        return text.push_str(value);
+    }
     for character in value.chars() {
         match character {
             '\\' => text.push_str("\\\\"),

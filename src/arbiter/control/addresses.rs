@@ -1,0 +1,132 @@
+//! The addresses of the control interface, and the sockets that listen there.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use slog::{Logger, info, warn};
+
+use super::api::Endpoint;
+use crate::address::Address;
+use crate::listen::{self, Access, ListenError, Listener, Stream};
+use crate::log::error_chain;
+use crate::os::epoll::{EventQueue, Watch};
+use crate::time::MonotonicTime;
+
+/// The tokens of listeners are below it.
+const TOKENS_END: u64 = 1 << 15;
+/// How many connections may wait in the kernel.
+const BACKLOG: u32 = 64;
+/// How soon an address is tried again that could not be bound. Each failure doubles it.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// How often it is doubled.
+const DOUBLINGS_MAX: u32 = 5;
+
+/// The addresses, bound or not yet.
+pub(super) struct BoundAddresses {
+    /// By the token of their events.
+    listeners: BTreeMap<u64, (Endpoint, Listener)>,
+    /// The addresses that are not bound: another master has them, or has just had them, or their paths
+    /// lead elsewhere.
+    unbound: Vec<(Endpoint, Address)>,
+    /// Whether users beside root and the master's own may connect to `control_socket`.
+    is_shared: bool,
+    /// When the unbound ones are tried again; `None` before the first failure.
+    retry_at: Option<MonotonicTime>,
+    /// How often in a row `unbound` could not be bound. The first time is logged.
+    failures: u32,
+}
+
+impl BoundAddresses {
+    pub(super) fn new(unbound: Vec<(Endpoint, Address)>, is_shared: bool) -> Self {
+        let listeners = BTreeMap::new();
+        Self { listeners, unbound, is_shared, retry_at: None, failures: 0 }
+    }
+
+    /// Returns when [`take_over`](Self::take_over) is due again.
+    pub(super) fn retry_at(&self) -> Option<MonotonicTime> {
+        self.retry_at
+    }
+
+    /// Returns the endpoint of the listener with this token, if there is one.
+    pub(super) fn endpoint(&self, token: u64) -> Option<Endpoint> {
+        self.listeners.get(&token).map(|(endpoint, _)| *endpoint)
+    }
+
+    /// Accepts a client that waits at a listener, if there is one.
+    pub(super) fn accept(&self, token: u64) -> Option<(Stream, Option<SocketAddr>)> {
+        self.listeners.get(&token)?.1.accept().ok().flatten()
+    }
+
+    /// Binds the addresses that are not bound, up to the first that cannot be.
+    pub(super) fn bind_all(&mut self, events: &EventQueue) -> Result<(), ListenError> {
+        while let Some((endpoint, address)) = self.unbound.first().cloned() {
+            let access = match endpoint {
+                // The kernel checks the mode when a client connects, and the server checks the user.
+                Endpoint::Control if self.is_shared => Access { mode: 0o666, ..Access::default() },
+                Endpoint::Control => Access { mode: 0o600, ..Access::default() },
+                Endpoint::Metrics => Access::default(),
+            };
+            for listener in listen::bind(&address, BACKLOG, access)? {
+                let tokens = 0..TOKENS_END;
+                let token = tokens.into_iter().find(|token| !self.listeners.contains_key(token));
+                let token = token.unwrap_or_default(); // there are few
+                let watched = events.add(listener.as_fd(), token, Watch::Readable);
+                self.listeners.insert(token, (endpoint, listener));
+                watched.map_err(|source| ListenError::Bind { address: address.clone(), source })?;
+            }
+            self.unbound.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Binds what is not bound, if it is due and no other master has it.
+    pub(super) fn take_over(
+        &mut self,
+        events: &EventQueue,
+        is_sole_master: bool,
+        log: &Logger,
+        now: MonotonicTime,
+    ) {
+        if !is_sole_master {
+            self.retry_at = None; // the exit of the other master is awaited, not polled
+            return;
+        }
+        if self.unbound.is_empty() || self.retry_at.is_some_and(|at| now < at) {
+            return;
+        }
+        let known: Vec<u64> = self.listeners.keys().copied().collect();
+        match self.bind_all(events) {
+            Ok(()) => {
+                (self.retry_at, self.failures) = (None, 0);
+                self.log_except(&known, log);
+            }
+            Err(error) => {
+                let doublings = self.failures.min(DOUBLINGS_MAX);
+                self.retry_at = Some(now.saturating_add(RETRY_INTERVAL * 2u32.pow(doublings)));
+                if self.failures == 0 {
+                    warn!(log, "control interface not available yet"; "error" => error_chain(&error));
+                }
+                self.failures = self.failures.saturating_add(1);
+            }
+        }
+    }
+
+    /// Logs the addresses at which it listens.
+    pub(super) fn log(&self, log: &Logger) {
+        self.log_except(&[], log);
+    }
+
+    fn log_except(&self, known: &[u64], log: &Logger) {
+        for (_, (_, listener)) in self.listeners.iter().filter(|(token, _)| !known.contains(token))
+        {
+            info!(log, "control interface listening"; "address" => listener.name());
+        }
+    }
+
+    /// Removes the paths of its unix sockets, unless they lead elsewhere by now.
+    pub(super) fn remove_paths(&self) {
+        self.listeners.values().for_each(|(_, listener)| listener.remove_path());
+    }
+}
