@@ -107,8 +107,8 @@ impl<'a> Arbiter<'a> {
         state.set_process_title();
         state.service_manager.notify_starting(state.pools.max_boot_timeout());
         state.push_fd_store();
-        if let Some(control) = &parts.control {
-            control.show_events(state.context.log.events());
+        if let (Some(control), Some(events)) = (&parts.control, state.context.log.events()) {
+            control.show_events(events);
         }
         Ok(Self {
             signals: parts.signals,

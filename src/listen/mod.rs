@@ -12,6 +12,7 @@ mod stream;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 
 use crate::address::Address;
 use crate::os::file::FileId;
@@ -25,7 +26,7 @@ pub use shared::ListenerState;
 pub(crate) use shared::ReusePortShard;
 use shared::SharedState;
 use socket_path::SocketPath;
-pub use stream::{Stream, close_may_cut_off};
+pub use stream::{Stream, close_may_cut_off, peer_user};
 
 /// A listening socket. It is nonblocking and shared with other processes: do not change its flags.
 #[derive(Debug)]
@@ -412,6 +413,14 @@ impl Listener {
             // The path was gone already when this master got the socket.
             Origin::Bound => matches!(self.address, Address::Unix(_)),
             Origin::Inherited => false,
+        }
+    }
+
+    /// Returns the path to which it was bound, if there is one.
+    pub(crate) fn bound_path(&self) -> Option<&Path> {
+        match (&self.origin, &self.address) {
+            (Origin::Path(_), Address::Unix(path)) => Some(path),
+            _ => None,
         }
     }
 

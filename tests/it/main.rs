@@ -154,6 +154,7 @@ mod config_files;
 mod connection;
 mod control;
 mod control_bounds;
+mod control_path;
 mod cores;
 mod counters;
 #[cfg(feature = "ctl")]

@@ -1,4 +1,5 @@
-//! The addresses of the control interface, and the sockets that listen there.
+//! The addresses of the control interface, and the sockets that listen there. A path that is removed or
+//! replaced is bound again.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,10 +13,11 @@ use crate::address::Address;
 use crate::listen::{self, Access, ListenError, Listener, Stream};
 use crate::log::error_chain;
 use crate::os::epoll::{EventQueue, Watch};
+use crate::os::path_watch::PathWatch;
 use crate::time::MonotonicTime;
 
-/// The tokens of listeners are below it.
-const TOKENS_END: u64 = 1 << 15;
+/// The token of the events of paths. Those of listeners are below it.
+pub(super) const PATH_TOKEN: u64 = 1 << 15;
 /// How many connections may wait in the kernel.
 const BACKLOG: u32 = 64;
 /// How soon an address is tried again that could not be bound. Each failure doubles it.
@@ -32,6 +34,8 @@ pub(super) struct BoundAddresses {
     unbound: Vec<(Endpoint, Address)>,
     /// Whether users beside root and the master's own may connect to `control_socket`.
     is_shared: bool,
+    /// Tells of the paths of the listeners; `None` if there are none, or the kernel has no more watches.
+    watch: Option<PathWatch>,
     /// When the unbound ones are tried again; `None` before the first failure.
     retry_at: Option<MonotonicTime>,
     /// How often in a row `unbound` could not be bound. The first time is logged.
@@ -41,7 +45,7 @@ pub(super) struct BoundAddresses {
 impl BoundAddresses {
     pub(super) fn new(unbound: Vec<(Endpoint, Address)>, is_shared: bool) -> Self {
         let listeners = BTreeMap::new();
-        Self { listeners, unbound, is_shared, retry_at: None, failures: 0 }
+        Self { listeners, unbound, is_shared, watch: None, retry_at: None, failures: 0 }
     }
 
     /// Returns when [`take_over`](Self::take_over) is due again.
@@ -69,16 +73,47 @@ impl BoundAddresses {
                 Endpoint::Metrics => Access::default(),
             };
             for listener in listen::bind(&address, BACKLOG, access)? {
-                let tokens = 0..TOKENS_END;
+                let tokens = 0..PATH_TOKEN;
                 let token = tokens.into_iter().find(|token| !self.listeners.contains_key(token));
                 let token = token.unwrap_or_default(); // there are few
                 let watched = events.add(listener.as_fd(), token, Watch::Readable);
+                self.watch_path(&listener, events);
                 self.listeners.insert(token, (endpoint, listener));
                 watched.map_err(|source| ListenError::Bind { address: address.clone(), source })?;
             }
             self.unbound.remove(0);
         }
         Ok(())
+    }
+
+    /// Has the kernel tell when a listener loses its path. A lack of watches leaves it unwatched.
+    fn watch_path(&mut self, listener: &Listener, events: &EventQueue) {
+        let Some(path) = listener.bound_path() else { return };
+        if self.watch.is_none() {
+            let watch = PathWatch::new().ok();
+            let is_added =
+                |it: &PathWatch| events.add(it.as_fd(), PATH_TOKEN, Watch::Readable).is_ok();
+            self.watch = watch.filter(is_added);
+        }
+        self.watch.iter().for_each(|watch| {
+            let _ = watch.add(path);
+        });
+    }
+
+    /// Closes the listeners whose paths lead elsewhere, after an event with [`PATH_TOKEN`]. They are
+    /// bound again as if another master had had them.
+    pub(super) fn release_lost(&mut self, events: &EventQueue, log: &Logger, now: MonotonicTime) {
+        self.watch.iter().for_each(PathWatch::clear);
+        let lost = self.listeners.iter().filter(|(_, (_, listener))| listener.path_was_replaced());
+        for token in lost.map(|(token, _)| *token).collect::<Vec<_>>() {
+            let Some((endpoint, listener)) = self.listeners.remove(&token) else { continue };
+            warn!(log, "control interface path removed or replaced"; "address" => listener.name());
+            events.remove(listener.as_fd());
+            self.unbound.extend(
+                listener.bound_path().map(|path| (endpoint, Address::Unix(path.to_path_buf()))),
+            );
+            self.retry_at = Some(now.saturating_add(RETRY_INTERVAL));
+        }
     }
 
     /// Binds what is not bound, if it is due and no other master has it.

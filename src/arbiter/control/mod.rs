@@ -40,7 +40,7 @@ use crate::os::{clock, credentials, host, socket};
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
-use addresses::BoundAddresses;
+use addresses::{BoundAddresses, PATH_TOKEN};
 use api::{Api, Endpoint};
 use client::{Buffers, ControlClient};
 use places::{WAITING_MAX, WaitPlaces};
@@ -188,10 +188,8 @@ impl<'a> ControlServer<'a> {
     }
 
     /// Sets the records that it shows as events.
-    pub(super) fn show_events(&self, events: Option<&Arc<EventRing>>) {
-        events.into_iter().for_each(|events| {
-            let _ = self.service.events.set(Arc::clone(events)); // there is one for a master's life
-        });
+    pub(super) fn show_events(&self, events: &Arc<EventRing>) {
+        let _ = self.service.events.set(Arc::clone(events)); // there is one for a master's life
     }
 
     /// Removes the paths of its unix sockets, unless they lead elsewhere by now.
@@ -242,7 +240,7 @@ impl<'a> ControlServer<'a> {
         } else {
             self.wake_waiting(&mut turn, now);
         }
-        self.take_events(&mut turn, now);
+        self.take_events(&mut turn, log, now);
         if self.service.view.is_wanted() && !turn.is_over() {
             collect.take().into_iter().for_each(|collect| self.collect(collect, &mut turn, now));
         }
@@ -267,12 +265,15 @@ impl<'a> ControlServer<'a> {
 
     /// Handles descriptors that are ready. They are taken one by one: the kernel puts each behind the
     /// others, so all have their share of the turns.
-    fn take_events(&mut self, turn: &mut Turn, now: MonotonicTime) {
+    fn take_events(&mut self, turn: &mut Turn, log: &Logger, now: MonotonicTime) {
         for _ in 0..EVENTS_MAX {
             let Some(event) = self.events.take(1).pop() else { return };
             turn.has_worked();
             match self.addresses.endpoint(event.token) {
                 Some(endpoint) => self.accept(event.token, endpoint, turn, now),
+                None if event.token == PATH_TOKEN => {
+                    self.addresses.release_lost(&self.events, log, now);
+                }
                 None => self.on_event(event, turn, now),
             }
             if turn.is_over() {

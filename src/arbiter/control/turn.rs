@@ -52,6 +52,7 @@ impl Budget {
 #[derive(Debug)]
 pub(super) struct Turn {
     begin: MonotonicTime,
+    limit: Duration,
     has_worked: bool,
     /// Whether something was left to the next turn.
     is_cut: Cell<bool>,
@@ -59,7 +60,12 @@ pub(super) struct Turn {
 
 impl Turn {
     pub(super) fn begin(now: MonotonicTime) -> Self {
-        Self { begin: now, has_worked: false, is_cut: Cell::new(false) }
+        Self { begin: now, limit: TURN_MAX, has_worked: false, is_cut: Cell::new(false) }
+    }
+
+    /// Begins the last turn of a master, after which no client is served.
+    pub(super) fn last(now: MonotonicTime) -> Self {
+        Self { limit: PAUSE_MAX, ..Self::begin(now) }
     }
 
     /// Records that a client was served: a pause follows.
@@ -69,7 +75,7 @@ impl Turn {
 
     /// Returns whether the rest is left to the next turn.
     pub(super) fn is_over(&self) -> bool {
-        let is_over = clock::now().duration_since(self.begin) >= TURN_MAX;
+        let is_over = clock::now().duration_since(self.begin) >= self.limit;
         self.is_cut.set(self.is_cut.get() || is_over);
         is_over
     }
@@ -82,7 +88,7 @@ mod tests {
     #[test]
     fn flood_takes_a_tenth_and_a_single_client_never_waits() {
         let at = |millis: u64| MonotonicTime::from_nanos(1_000_000_000 + millis * 1_000_000);
-        let turn = |begin| Turn { begin, has_worked: true, is_cut: Cell::new(false) };
+        let turn = |begin| Turn { has_worked: true, ..Turn::begin(begin) };
         let mut budget = Budget::default();
         assert!(budget.pause_end() <= at(0));
         // Turns of 2 ms, as early as possible.
@@ -109,7 +115,8 @@ mod tests {
         let end = begin.saturating_add(Duration::from_secs(100));
         let spend = |has_worked, is_cut| {
             let mut budget = Budget::default();
-            budget.spend(&Turn { begin, has_worked, is_cut: Cell::new(is_cut) }, end);
+            let turn = Turn { has_worked, is_cut: Cell::new(is_cut), ..Turn::begin(begin) };
+            budget.spend(&turn, end);
             (budget.pause_end().duration_since(end), budget.has_more())
         };
         assert_eq!(spend(false, false), (Duration::ZERO, false));
