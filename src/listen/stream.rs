@@ -53,6 +53,12 @@ impl Stream {
     }
 }
 
+/// Returns the user of the process that listens, or has connected, at the other end of a unix socket
+/// (`SO_PEERCRED`); `None` for other sockets.
+pub fn peer_user(socket: BorrowedFd<'_>) -> Option<u32> {
+    socket::peer_credentials(socket).map(|(user, _)| user)
+}
+
 /// Returns whether closing a client's socket could cut off what was sent, since input is unread. With
 /// `has_long_output`, also if the peer has not acknowledged all output: input may still come. For a
 /// class that owns the socket in its own way.

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,6 +36,11 @@ pub(crate) enum HttpError {
     TooLarge,
     /// The bytes are no HTTP response.
     Malformed(&'static str),
+    /// Another user listens at the socket than the master's.
+    Foreign {
+        user: Option<u32>,
+        expected: u32,
+    },
     /// The user pressed Ctrl-C.
     Interrupted,
 }
@@ -51,6 +57,10 @@ impl fmt::Display for HttpError {
             Self::Timeout(limit) => write!(f, "no answer within {limit:?}"),
             Self::TooLarge => f.write_str("the answer is too large"),
             Self::Malformed(what) => write!(f, "the answer is not from an ostler master: {what}"),
+            Self::Foreign { user: Some(user), expected } => {
+                write!(f, "user {user} listens there, but the master is of user {expected}")
+            }
+            Self::Foreign { user: None, .. } => f.write_str("which user listens there is not known"),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }
@@ -72,6 +82,8 @@ impl Interrupt {
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) socket: PathBuf,
+    /// The user that must listen there; `None` for any.
+    pub(crate) owner: Option<u32>,
     pub(crate) timeout: Duration,
     pub(crate) interrupt: Interrupt,
 }
@@ -136,6 +148,13 @@ impl Client {
     ) -> Result<ResponseStream, HttpError> {
         let deadline = Instant::now() + self.timeout;
         let stream = connect(&self.socket, CONNECT_TIMEOUT.min(self.timeout))?;
+        if let Some(expected) = self.owner {
+            // The kernel tells which user has called listen(2).
+            let user = ostler::listen::peer_user(stream.as_fd());
+            if user != Some(expected) {
+                return Err(HttpError::Foreign { user, expected });
+            }
+        }
         let mut stream = ResponseStream {
             stream,
             interrupt: self.interrupt.clone(),

@@ -21,17 +21,28 @@ pub(crate) struct Master {
     pub(crate) sockets: Option<Vec<PathBuf>>,
 }
 
-/// Returns the path of the control socket of the only master with this name.
+/// Returns the path of the control socket of the only master with this name, and the master's user.
 ///
 /// # Errors
 /// There is none, or more than one, with advice.
-pub(crate) fn find(name: &str) -> Result<PathBuf, String> {
-    select(name, &masters(name))
+pub(crate) fn find(name: &str) -> Result<(PathBuf, u32), String> {
+    let own_uid = fs::metadata("/proc/self").map_or(0, |info| info.uid());
+    select(name, trusted(masters(name), own_uid))
+}
+
+/// Leaves out the masters of other users, if root or this user has one: any user can give a process a
+/// master's title.
+fn trusted(mut masters: Vec<Master>, own_uid: u32) -> Vec<Master> {
+    let is_trusted = |master: &Master| master.uid == own_uid || master.uid == 0;
+    if masters.iter().any(is_trusted) {
+        masters.retain(is_trusted);
+    }
+    masters
 }
 
 /// Chooses the only control socket. The two masters of an upgrade count as one: only one of them has
 /// the socket.
-fn select(name: &str, masters: &[Master]) -> Result<PathBuf, String> {
+fn select(name: &str, masters: Vec<Master>) -> Result<(PathBuf, u32), String> {
     let name = printable(name);
     let has_socket = |master: &&Master| master.sockets.as_ref().is_some_and(|it| !it.is_empty());
     let is_peer = |one: &Master, other: &Master| one.parent == other.pid || other.parent == one.pid;
@@ -43,7 +54,7 @@ fn select(name: &str, masters: &[Master]) -> Result<PathBuf, String> {
     if let ([master], []) = (&with_socket[..], &others[..])
         && let [path] = &paths(master)[..]
     {
-        return Ok(path.clone());
+        return Ok((path.clone(), master.uid));
     }
     if masters.is_empty() {
         return Err(format!(
@@ -193,13 +204,24 @@ mod tests {
     #[test]
     fn only_control_socket_is_selected() {
         let one = master(7, 1, Some(&["/run/a"]));
-        assert_eq!(select("x", std::slice::from_ref(&one)), Ok("/run/a".into()));
+        assert_eq!(select("x", vec![one.clone()]), Ok(("/run/a".into(), 33)));
         // The masters of an upgrade.
-        assert_eq!(select("x", &[one.clone(), master(9, 7, Some(&[]))]), Ok("/run/a".into()));
-        assert_eq!(
-            select("x", &[master(9, 1, Some(&[])), master(7, 9, Some(&["/b"]))]),
-            Ok("/b".into())
-        );
+        let upgrade = vec![one.clone(), master(9, 7, Some(&[]))];
+        assert_eq!(select("x", upgrade), Ok(("/run/a".into(), 33)));
+        let upgrade = vec![master(9, 1, Some(&[])), master(7, 9, Some(&["/b"]))];
+        assert_eq!(select("x", upgrade), Ok(("/b".into(), 33)));
+    }
+
+    #[test]
+    fn titles_of_other_users_confuse_nothing() {
+        let of = |uid, pid| Master { uid, ..master(pid, 1, Some(&["/run/a"])) };
+        let pids = |masters: &[Master]| masters.iter().map(|it| it.pid).collect::<Vec<_>>();
+        let all = || vec![of(33, 7), of(34, 8), of(0, 9)];
+        assert_eq!(pids(&trusted(all(), 33)), [7, 9]);
+        assert_eq!(pids(&trusted(all(), 0)), [9]);
+        assert_eq!(pids(&trusted(all(), 35)), [9]);
+        // Root controls the masters of other users too.
+        assert_eq!(pids(&trusted(vec![of(33, 7), of(34, 8)], 0)), [7, 8]);
     }
 
     #[test]
@@ -214,7 +236,7 @@ mod tests {
             (vec![one.clone(), master(8, 1, None)], &["not visible"]),
             (vec![master(7, 1, Some(&["/run/a", "/run/\u{1b}"]))], &["/run/a, /run/\\u{1b}"]),
         ] {
-            let message = select("x", &masters).expect_err("an error");
+            let message = select("x", masters).expect_err("an error");
             for words in expected {
                 assert!(message.contains(words), "{message} lacks {words}");
             }

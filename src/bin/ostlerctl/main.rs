@@ -56,18 +56,25 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<(), Failure> {
-    let socket = socket_path(args.socket, args.name)?;
+    let (socket, owner) = socket_path(args.socket, args.name)?;
     let timeout = args.timeout.unwrap_or(ANSWER_TIMEOUT);
-    let client = Client { socket, timeout, interrupt: Interrupt::default() };
+    let client = Client { socket, owner, timeout, interrupt: Interrupt::default() };
     commands::run(&client, args.request, args.timeout)
 }
 
-/// Returns the path of the control socket. What the command line says comes before the environment.
-fn socket_path(socket: Option<PathBuf>, name: Option<String>) -> Result<PathBuf, Failure> {
+/// Returns the path of the control socket, and the user that must listen there, if that is known. What
+/// the command line says comes before the environment.
+fn socket_path(
+    socket: Option<PathBuf>,
+    name: Option<String>,
+) -> Result<(PathBuf, Option<u32>), Failure> {
     let variable = || env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty());
     let from_variable = if name.is_some() { None } else { variable().map(PathBuf::from) };
     match socket.or(from_variable) {
-        Some(path) => Ok(path),
-        None => locate::find(name.as_deref().unwrap_or(DEFAULT_NAME)).map_err(Failure::new),
+        Some(path) => Ok((path, None)),
+        None => {
+            let found = locate::find(name.as_deref().unwrap_or(DEFAULT_NAME));
+            found.map(|(path, user)| (path, Some(user))).map_err(Failure::new)
+        }
     }
 }

@@ -17,8 +17,12 @@ fn server(bytes: &'static [u8], stays: bool) -> (TempDir, Client) {
         let _ = stream.write_all(bytes);
         while stays && stream.read(&mut request).is_ok_and(|count| count > 0) {}
     });
-    let client =
-        Client { socket, timeout: Duration::from_secs(20), interrupt: Interrupt::default() };
+    let client = Client {
+        socket,
+        owner: None,
+        timeout: Duration::from_secs(20),
+        interrupt: Interrupt::default(),
+    };
     (dir, client)
 }
 
