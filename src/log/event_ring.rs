@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use serde_json::Value;
 use slog::{OwnedKVList, Record};
 
 use super::fields::FieldMap;
@@ -90,7 +91,7 @@ impl EventRing {
         fields.insert_if_absent("level", record.level().as_str());
         fields.insert_if_absent("message", record.msg().to_string());
         FieldMap::of_record(record, values)
-            .for_each(|(key, value)| fields.insert_if_absent(&key, value));
+            .for_each(|(key, value)| fields.insert_if_absent(&key, shown(&key, value)));
         let line = encode_line(fields.into_fields());
         records.push(String::from_utf8_lossy(&line).trim_end().into());
     }
@@ -129,6 +130,18 @@ impl EventRing {
 
     fn lock(&self) -> MutexGuard<'_, Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns what the ring has of a field. Everybody who reaches `metrics_bind` may read it, and the
+/// arguments of a program may be secrets: the ring has its name only.
+fn shown(key: &str, value: Value) -> Value {
+    match value {
+        Value::String(command) if key == "command" => match command.split_once(' ') {
+            Some((program, _)) => format!("{program} …").into(),
+            None => command.into(),
+        },
+        value => value,
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::DEADLINE;
 use crate::client::Client;
 use crate::control::Controlled;
+use crate::launch::Launch;
 use crate::proc::wait_until;
 
 /// One event.
@@ -267,6 +268,21 @@ fn follower_that_finds_no_place_is_refused() {
     for follower in &mut followers {
         assert_eq!(follower.next().unwrap().message(), "logs reopened");
     }
+    it.server.finish();
+}
+
+/// Whoever reaches `metrics_bind` may read the events; the log is the operator's own.
+#[test]
+fn events_have_no_arguments_of_programs() {
+    let launch = Launch::new(&["-k", "exec"]).program(&["sh", "-c", "sleep 1000", "secret-word"]);
+    let it = Controlled::of(launch);
+    let events = it.events("", &[]);
+    let started = events.iter().find(|event| event.message() == "master started").unwrap();
+    assert_eq!(started.data["command"], "sh …");
+    for path in ["/v1/events?follow=0", "/", "/v1/status"] {
+        assert!(!it.ask_metrics(path, &[]).text().contains("secret-word"), "{path}");
+    }
+    assert!(it.server.lines().iter().any(|line| line.contains("secret-word")));
     it.server.finish();
 }
 
