@@ -203,6 +203,7 @@ mod reuse_port;
 mod rpc;
 mod saturation;
 mod scaling;
+mod schemathesis;
 mod serving;
 mod settings;
 mod shared_memory;
