@@ -224,13 +224,20 @@ impl Totals {
     }
 }
 
+/// What is shown of units beyond the last bound, in microseconds. The page shows the same.
+const BEYOND_LAST_BOUND: f64 = 4e9;
+
 impl Latency {
     fn parse(json: &Value) -> Self {
         let percentile = |key| json["latency_ms"][key].as_f64();
         let percentiles = [percentile("p50"), percentile("p90"), percentile("p99")];
         // The conversion saturates.
         let nanos = |micros: f64| (micros * 1000.0) as u64;
-        let bucket = |pair: &Value| Some((nanos(pair[0].as_f64()?), pair[1].as_u64()?));
+        let bound = |value: &Value| match value {
+            Value::Null => Some(BEYOND_LAST_BOUND),
+            value => value.as_f64(),
+        };
+        let bucket = |pair: &Value| Some((nanos(bound(&pair[0])?), pair[1].as_u64()?));
         let buckets = json["latency"].as_array();
         Self {
             percentiles_ms: match percentiles {
