@@ -28,6 +28,7 @@ on_every_class!(
 );
 
 on_every_class_slowly!(
+    commands_during_a_reload_come_true,
     stop_during_an_upgrade_waits_for_the_new_master,
     lost_new_master_cancels_the_stop_of_the_old_one,
 );
@@ -157,6 +158,33 @@ fn with_booting_new_masters(class: &str, boot_ms: u32) -> Controlled {
     let it = Controlled::of(launch.arg("--config").arg(&path));
     fs::write(&path, format!("env: [DEMO_BOOT_SLEEP_MS={boot_ms}]\n")).unwrap();
     it
+}
+
+/// A scaling, a recycling and another reload, while a reload replaces one worker after the other.
+fn commands_during_a_reload_come_true(class: &str) {
+    let launch = Launch::new(&["-k", class, "-w", "3"]);
+    let path = launch.path("settings.yaml");
+    fs::write(&path, "timeout: 20\n").unwrap();
+    let it = Controlled::of(launch.arg("--config").arg(&path));
+    let load = Load::on(it.server.address());
+    fs::write(&path, "timeout: 20\nenv: [DEMO_BOOT_SLEEP_MS=500]\n").unwrap();
+    let first = pids(&it);
+    let mut reload = it.send("/v1/reload");
+    wait_until("the reload is under way", || it.pool()["reloading"] == true);
+    let mut recycle = it.send("/v1/recycle");
+    let mut scale = it.send("/v1/scale?workers=5");
+    let mut second_reload = it.send("/v1/reload");
+    for client in [&mut reload, &mut recycle, &mut scale, &mut second_reload] {
+        let (status, operation) = answer(client);
+        assert_eq!((status, &operation["state"]), (200, &json!("done")), "{operation}");
+    }
+    let pool = it.pool();
+    assert_eq!((&pool["target"], &pool["ready"]), (&5.into(), &5.into()), "{pool}");
+    assert_eq!(pool["generation"], 3);
+    assert!(pids(&it).iter().all(|pid| !first.contains(pid)));
+    load.wait_answers(10);
+    load.finish();
+    it.server.finish();
 }
 
 fn stop_during_an_upgrade_waits_for_the_new_master(class: &str) {
