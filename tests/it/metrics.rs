@@ -198,9 +198,9 @@ fn queue_of_a_unix_listener_is_shown() {
     it.server.finish();
 }
 
-/// Python with `prometheus_client`: `OSTLER_TEST_PYTHON`, or `python3`.
+/// Python with `prometheus_client`: `TEST_PYTHON`, or `python3`.
 fn parser() -> Option<Command> {
-    let python = std::env::var_os("OSTLER_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let python = std::env::var_os("TEST_PYTHON").unwrap_or_else(|| "python3".into());
     let import = ["-c", "import prometheus_client"];
     let is_there = Command::new(&python).args(import).output().is_ok_and(|it| it.status.success());
     if !is_there {
