@@ -103,6 +103,7 @@ const DEPENDENCY_MODULES: [(&str, &[&str]); 20] = [
     ("mio::", &["workers/"]),
     ("crossbeam_channel::", &["workers/"]),
     ("httparse::", &["src/http/", "src/bin/ostlerctl/http.rs"]),
+    ("memchr::", &["src/http/"]),
     ("rmp::", &["src/rpc/"]),
     ("rmp_serde::", &["src/rpc/"]),
     ("slab::", &["workers/"]),

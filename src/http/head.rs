@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 use std::str;
 
 use httparse::{Error, Header, Status};
+use memchr::memchr;
 
 use super::error::RequestError;
 
@@ -64,12 +65,17 @@ const FIELDS_ON_STACK: usize = 100;
 
 /// The bytes that a request target may hold (RFC 3986, appendix A). Brackets belong to IPv6 addresses,
 /// but clients also send them in queries.
-static TARGET_BYTES: [bool; 256] = {
-    const SYMBOLS: &[u8] = b"-._~!$&'()*+,;=:@/?%[]";
+static TARGET_BYTES: [bool; 256] = alphanumerics_and(b"-._~!$&'()*+,;=:@/?%[]");
+
+/// The `unreserved` and `sub-delims` characters of RFC 3986, of which a name consists.
+static NAME_BYTES: [bool; 256] = alphanumerics_and(b"-._~!$&'()*+,;=");
+
+/// Returns a table of the ASCII letters and digits, and of these symbols.
+const fn alphanumerics_and(symbols: &[u8]) -> [bool; 256] {
     let mut table = [false; 256];
     let mut at = 0;
-    while at < SYMBOLS.len() {
-        table[SYMBOLS[at] as usize] = true;
+    while at < symbols.len() {
+        table[symbols[at] as usize] = true;
         at += 1;
     }
     let mut byte = 0_u8;
@@ -78,7 +84,7 @@ static TARGET_BYTES: [bool; 256] = {
         byte += 1;
     }
     table
-};
+}
 
 /// Parses and checks a whole head of at most `fields` fields, and passes it to `act`. `bytes` must
 /// begin with the request line, end with the empty line, and contain no bare line feed (see `scan`).
@@ -223,8 +229,8 @@ fn split_target<'a>(
 }
 
 fn split_query(target: &str) -> (&str, Option<&str>) {
-    match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
+    match memchr(b'?', target.as_bytes()) {
+        Some(at) => (&target[..at], Some(&target[at + 1..])),
         None => (target, None),
     }
 }
@@ -367,14 +373,14 @@ fn decimal(text: &[u8]) -> Option<u64> {
 fn has_host(text: &[u8]) -> bool {
     let (is_host_valid, port) = match text.strip_prefix(b"[") {
         Some(rest) => {
-            let end = rest.iter().position(|&byte| byte == b']').unwrap_or(rest.len());
+            let end = memchr(b']', rest).unwrap_or(rest.len());
             (
                 is_ip_literal(&rest[..end]) && end < rest.len(),
                 rest.get(end + 1..).unwrap_or_default(),
             )
         }
         None => {
-            let end = text.iter().position(|&byte| byte == b':').unwrap_or(text.len());
+            let end = memchr(b':', text).unwrap_or(text.len());
             (end > 0 && is_registered_name(&text[..end]), &text[end..])
         }
     };
@@ -404,7 +410,8 @@ fn is_ip_literal(text: &[u8]) -> bool {
 
 /// Returns whether this is a `reg-name` of RFC 3986, section 3.2.2, which covers IPv4 addresses too.
 fn is_registered_name(text: &[u8]) -> bool {
-    let mut rest = text;
+    let names = text.iter().take_while(|&&byte| is_name(byte)).count();
+    let mut rest = &text[names..];
     loop {
         rest = match rest {
             [] => return true,
@@ -415,9 +422,8 @@ fn is_registered_name(text: &[u8]) -> bool {
     }
 }
 
-/// Returns whether this is an `unreserved` or `sub-delims` character of RFC 3986.
 fn is_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
+    NAME_BYTES[usize::from(byte)]
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Finds the end of a head in input that arrives in pieces, and rejects lines that do not end in
 //! CR LF. Only the first line is parsed, because it must be a request line.
 
-use std::io::BufRead;
+use memchr::memchr;
 
 use super::error::RequestError;
 use super::head;
@@ -81,8 +81,8 @@ impl Scanner {
 
     fn search(&mut self, bytes: &[u8], limit: usize) -> Result<Scan, RequestError> {
         let seen = &bytes[..bytes.len().min(limit)];
-        while let Some(length) = through_line_feed(&seen[self.scanned..]) {
-            let end = self.scanned + length;
+        while let Some(line_feed) = memchr(b'\n', &seen[self.scanned..]) {
+            let end = self.scanned + line_feed + 1;
             match &seen[self.line..end] {
                 b"\r\n" => return Ok(Scan::Whole(end)),
                 [.., b'\r', b'\n'] => (),
@@ -104,14 +104,6 @@ impl Scanner {
             RequestError::HEAD
         })
     }
-}
-
-/// Returns the number of bytes up to and including the first line feed.
-fn through_line_feed(bytes: &[u8]) -> Option<usize> {
-    let mut rest = bytes;
-    // For a slice, this calls memchr(3) and cannot fail.
-    let length = rest.skip_until(b'\n').unwrap_or(0);
-    (length > 0 && bytes[length - 1] == b'\n').then_some(length)
 }
 
 #[cfg(test)]
