@@ -73,7 +73,7 @@ impl<'a> EventLoop<'a> {
             timers: TimerWheel::new(ctx.lifecycle().now()),
             ready: VecDeque::new(),
             buffers: Buffers::default(),
-            tracker: ctx.lifecycle().tracker().with_heartbeat(),
+            tracker: ctx.lifecycle().tracker().with_heartbeat().with_record_buffer(),
             draining: false,
         })
     }
@@ -107,6 +107,7 @@ impl<'a> EventLoop<'a> {
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let timeout =
             if self.ready.is_empty() { self.poll_timeout() } else { Some(Duration::ZERO) };
+        self.tracker.flush_records();
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),

@@ -360,6 +360,7 @@ fn open_access_log(spec: &PoolSpec<'_>) -> Result<Option<Arc<AccessLog>>, LogErr
         target,
         format: settings.access_log_format.clone(),
         sample: settings.access_log_sample,
+        is_buffered: settings.access_log_buffer,
     };
     AccessLog::open(config, FileOwner { user, group }).map(|log| Some(Arc::new(log)))
 }

@@ -95,13 +95,13 @@ impl LogTargetFile {
         Ok(())
     }
 
-    /// Writes a record without waiting. Drops and counts it if that is not possible. Returns whether it
-    /// was written.
+    /// Writes a record, or several at once, without waiting. Drops and counts them if that is not
+    /// possible. Returns whether they were written.
     pub(super) fn write_record(&self, record: &[u8]) -> bool {
         let written = self.file.lock().unwrap_or_else(PoisonError::into_inner).write(record);
         let is_whole = matches!(written, Ok(length) if length == record.len());
         if !is_whole {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped.fetch_add(count_records(record) as u64, Ordering::Relaxed);
         }
         is_whole
     }
@@ -113,6 +113,11 @@ impl LogTargetFile {
     pub(super) fn raw_fd(&self) -> Option<RawFd> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).raw_fd()
     }
+}
+
+/// Counts the records of a text, each of which is a line.
+pub(super) fn count_records(text: &[u8]) -> usize {
+    text.iter().filter(|byte| **byte == b'\n').count()
 }
 
 fn open_file(path: &Path, owner: FileOwner) -> Result<LogOutput, LogError> {

@@ -601,6 +601,11 @@ define_settings! {
         /// (status 500 and above, failed calls and runs) are always logged.
         access_log_sample: SampleShare = SampleShare::ALL, Single(SampleValue), "SHARE";
 
+        /// Whether a worker of class mio collects access log records while it serves several clients at
+        /// once, up to 4 KiB, and writes them together before it waits. A worker that is killed
+        /// meanwhile loses them.
+        access_log_buffer: bool = false, Flag, "BOOL";
+
         /// Header field from which a request's id is taken, such as `X-Request-Id`, if its value is
         /// valid. None means that every id is made by the worker. Set it only if a proxy sets or
         /// removes the field.

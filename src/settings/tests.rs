@@ -124,6 +124,7 @@ const SAMPLES: &[(&str, &str, &str)] = &[
     ("access_log", "a.access", "a.access"),
     ("access_log_format", "json", "json"),
     ("access_log_sample", "0.010", "0.01"),
+    ("access_log_buffer", "true", "true"),
     ("request_id_header", "X-Request-Id", "X-Request-Id"),
 ];
 

@@ -93,6 +93,24 @@ impl<'a> WorkTracker<'a> {
         self
     }
 
+    /// Makes the thread write records of the access log together, if `access_log_buffer` asks for it.
+    /// For a class that calls [`flush_records`](Self::flush_records) before it waits.
+    #[must_use]
+    pub fn with_record_buffer(mut self) -> Self {
+        if let Some(log) = &mut self.log {
+            log.allow_buffer();
+        }
+        self
+    }
+
+    /// Writes the records of the access log that are buffered.
+    #[inline]
+    pub fn flush_records(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+    }
+
     /// Ends and counts a unit of work that began at `started_at`. For a class whose threads work on
     /// several units in turn; any other calls `end_work`.
     pub fn end_work_since(&mut self, started_at: MonotonicTime) {
@@ -153,11 +171,8 @@ impl app::WorkReporter for WorkTracker<'_> {
     fn begin_work(&mut self, label: &[u8]) {
         let thread = self.entry.thread;
         thread.set_label(label);
-        // A thread that is busy has just read the clock.
-        let now = match thread.busy_since() {
-            Some(since) => since.max(clock::now_coarse()),
-            None => clock::now(),
-        };
+        // A thread that is busy has just read the clock, or ended another unit.
+        let now = thread.busy_since().unwrap_or_else(clock::now);
         thread.begin_unit(now);
         if self.sends_heartbeat {
             self.entry.lifecycle.notify_at(now);

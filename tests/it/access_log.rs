@@ -474,6 +474,31 @@ fn sample_keeps_server_errors() {
     assert!((47..=153).contains(&count), "{count}");
 }
 
+#[test]
+fn buffered_records_are_written_in_one_turn() {
+    const CLIENTS: usize = 20;
+    let flags = ["--workers", "1", "--access-log-buffer"];
+    let server = start("mio", "%(m)s %(U)s %(s)s", &flags);
+    // A worker that is about to wait has written everything.
+    for count in 1..=3 {
+        assert_eq!(server.get("/").status(), 200);
+        wait_records(&server, count);
+    }
+    // More than a buffer holds, in one turn: pipelined requests, and clients at the same time.
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+    let requests = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(20);
+    for client in &mut clients {
+        client.send(&requests);
+    }
+    let records = wait_records(&server, 3 + CLIENTS * 20);
+    assert!(records.iter().all(|record| record == "GET / 200"), "{records:?}");
+    // A graceful stop loses none.
+    assert_eq!(server.get("/").status(), 200);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_exit(), Exit::Code(0));
+    assert_eq!(text_of(&server, "access").lines().count(), 4 + CLIENTS * 20);
+}
+
 /// Runs a program that reads the log, if it is installed.
 fn run_reader(server: &Server, words: &[&str]) -> Option<String> {
     let mut command = Command::new(words[0]);

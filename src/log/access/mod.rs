@@ -1,4 +1,4 @@
-//! The access log: one record a unit of work, and one write(2) a record.
+//! The access log: one record a unit of work, and one write(2) a record unless records are buffered.
 //!
 //! A record is made in two steps. What is known when the response begins is rendered at once, while the
 //! request is in memory; the duration, the number of bytes and the date are added when the response has
@@ -31,6 +31,8 @@ pub(crate) struct AccessLogConfig {
     pub(crate) format: AccessFormat,
     /// The share of units that are logged.
     pub(crate) sample: SampleShare,
+    /// Whether a thread that can may write several records together.
+    pub(crate) is_buffered: bool,
 }
 
 /// The share of units of work that are logged, in millionths.

@@ -11,7 +11,7 @@ use super::render::WorkerName;
 use super::stamp::Stamps;
 use super::{AccessLog, SampleShare};
 use crate::app::{RequestId, Unit, UnitEnd};
-use crate::log::target::LogError;
+use crate::log::target::{LogError, RECORD_BYTES_MAX, count_records};
 use crate::os::clock;
 use crate::rng::Rng;
 use crate::time::{ClockReading, MonotonicTime, WallTime};
@@ -45,11 +45,12 @@ impl WorkerAccessLog {
         Ok(())
     }
 
-    fn write(&self, record: &[u8]) {
-        if self.log.target_file.write_record(record) {
+    /// Writes one record, or several.
+    fn write(&self, records: &[u8]) {
+        if self.log.target_file.write_record(records) {
             return;
         }
-        (self.on_drop)();
+        (0..count_records(records)).for_each(|_| (self.on_drop)());
         if !self.loss_logged.swap(true, Ordering::Relaxed) {
             warn!(self.logger, "access log records dropped"; "slot" => self.name.slot,
                 "pid" => self.name.pid, "dropped" => self.log.target_file.dropped());
@@ -88,12 +89,36 @@ pub(crate) struct UnitLog {
 struct Buffers {
     stamps: Stamps,
     line: Vec<u8>,
+    /// Whole records to write together, if the thread buffers them: at most [`RECORD_BYTES_MAX`], which
+    /// a pipe takes whole or not at all.
+    batch: Option<Vec<u8>>,
+}
+
+impl Buffers {
+    fn new() -> Self {
+        Self { stamps: Stamps::new(), line: Vec::new(), batch: None }
+    }
 }
 
 impl UnitLog {
     pub(crate) fn new(log: Arc<WorkerAccessLog>, seed: u64) -> Self {
-        let buffers = Buffers { stamps: Stamps::new(), line: Vec::new() };
-        Self { log, records: Records::default(), buffers, started: None, rng: Rng::new(seed) }
+        let (records, buffers) = (Records::default(), Buffers::new());
+        Self { log, records, buffers, started: None, rng: Rng::new(seed) }
+    }
+
+    /// Makes the thread buffer its records if the settings ask for it. It must call
+    /// [`flush`](Self::flush) before it waits.
+    pub(crate) fn allow_buffer(&mut self) {
+        if self.log.log.config.is_buffered {
+            self.buffers.batch = Some(Vec::with_capacity(RECORD_BYTES_MAX));
+        }
+    }
+
+    /// Writes the records that are buffered.
+    pub(crate) fn flush(&mut self) {
+        if let Some(batch) = &mut self.buffers.batch {
+            flush(&self.log, batch);
+        }
     }
 
     /// Records the beginning of a unit.
@@ -176,7 +201,7 @@ impl UnitLog {
 
 fn write_ended(log: &WorkerAccessLog, records: &mut Records, buffers: &mut Buffers) {
     let format = &log.log.config.format;
-    let Buffers { stamps, line } = buffers;
+    let Buffers { stamps, line, batch } = buffers;
     // A date alone needs no exact clock.
     let now = if format.has_duration() {
         clock::read_clocks()
@@ -184,7 +209,28 @@ fn write_ended(log: &WorkerAccessLog, records: &mut Records, buffers: &mut Buffe
         let wall = WallTime::from_nanos(clock::unix_seconds() * 1_000_000_000);
         ClockReading { monotonic: MonotonicTime::default(), wall }
     };
-    records.take_ended(format, stamps, now, line, |record| log.write(record));
+    records.take_ended(format, stamps, now, line, |record| match batch {
+        None => log.write(record),
+        Some(batch) => {
+            if batch.len() + record.len() > RECORD_BYTES_MAX {
+                flush(log, batch);
+            }
+            batch.extend_from_slice(record);
+        }
+    });
+}
+
+fn flush(log: &WorkerAccessLog, batch: &mut Vec<u8>) {
+    if !batch.is_empty() {
+        log.write(batch);
+        batch.clear();
+    }
+}
+
+impl Drop for UnitLog {
+    fn drop(&mut self) {
+        self.flush();
+    }
 }
 
 /// Records of a client whose output waits. If they are dropped, the client has been disconnected.
@@ -199,8 +245,7 @@ impl Drop for UnsentRecords {
     fn drop(&mut self) {
         if !self.records.is_empty() {
             self.records.abort(self.unsent);
-            let mut buffers = Buffers { stamps: Stamps::new(), line: Vec::new() };
-            write_ended(&self.log, &mut self.records, &mut buffers);
+            write_ended(&self.log, &mut self.records, &mut Buffers::new());
         }
     }
 }
