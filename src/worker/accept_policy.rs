@@ -167,9 +167,11 @@ impl AcceptPolicy {
         }
         let looks_anew = is_told || is_due || stop_begins;
         let may_listen_again = is_told && turn.stop == StopRequest::None;
-        for queue in self.queues.iter_mut().filter(|_| looks_anew) {
-            queue.may_have_more = true;
-            queue.is_shut_down &= !may_listen_again;
+        if looks_anew {
+            for queue in &mut self.queues {
+                queue.may_have_more = true;
+                queue.is_shut_down &= !may_listen_again;
+            }
         }
         looks_anew
     }

@@ -35,7 +35,7 @@ pub struct Client<'s> {
     /// Whether the socket's sending side was shut down, for a lingering close.
     write_shut: bool,
     /// Records of the access log that wait until the output has been sent.
-    records: Option<UnsentRecords>,
+    records: Option<Box<UnsentRecords>>,
 }
 
 /// Where [`Client::drive`] stopped.
@@ -138,7 +138,7 @@ impl<'s> Client<'s> {
         if let Some(records) = self.records.take()
             && let Some(log) = tracker.unit_log()
         {
-            log.restore(records);
+            log.restore(*records);
         }
     }
 
@@ -153,7 +153,7 @@ impl<'s> Client<'s> {
                 (_, 0) => ClientOutput::Sent,
                 (_, unsent) => ClientOutput::Waiting(unsent as u64),
             };
-            self.records = log.settle(output);
+            self.records = log.settle(output).map(Box::new);
         }
     }
 

@@ -10,6 +10,7 @@ const TICK: Duration = Duration::from_millis(10);
 const TICK_NANOS: u64 = TICK.as_nanos() as u64;
 /// One turn of the wheel is 10.24 s; a later deadline is popped early and set again.
 const BUCKETS: usize = 1024;
+const WORDS: usize = BUCKETS / 64;
 const NO_CLIENT: u32 = u32::MAX;
 
 /// A wheel of deadlines, for clients with small indices.
@@ -20,7 +21,9 @@ pub struct TimerWheel {
     /// The first client of each bucket.
     buckets: Box<[u32; BUCKETS]>,
     /// A bit for each bucket that is not empty.
-    occupied: [u64; BUCKETS / 64],
+    occupied: [u64; WORDS],
+    /// A bit for each word of `occupied` that is not 0.
+    occupied_words: u16,
     /// The buckets of all earlier ticks are empty.
     current_tick: u64,
 }
@@ -41,7 +44,8 @@ impl TimerWheel {
         Self {
             entries: Vec::new(),
             buckets: Box::new([NO_CLIENT; BUCKETS]),
-            occupied: [0; BUCKETS / 64],
+            occupied: [0; WORDS],
+            occupied_words: 0,
             current_tick: tick_of(now),
         }
     }
@@ -71,6 +75,7 @@ impl TimerWheel {
         }
         self.buckets[bucket] = number;
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
+        self.occupied_words |= 1 << (bucket / 64);
     }
 
     /// Clears a client's deadline.
@@ -89,6 +94,9 @@ impl TimerWheel {
         }
         if self.buckets[bucket] == NO_CLIENT {
             self.occupied[bucket / 64] &= !(1 << (bucket % 64));
+            if self.occupied[bucket / 64] == 0 {
+                self.occupied_words &= !(1 << (bucket / 64));
+            }
         }
         self.entries[client] = UNSCHEDULED;
     }
@@ -113,22 +121,21 @@ impl TimerWheel {
 
     /// Returns the earliest tick whose bucket is not empty.
     fn first_tick(&self) -> Option<u64> {
-        let start = bucket_of(self.current_tick);
-        let words = self.occupied.len();
-        // The word of the current tick comes first, without earlier ticks, and last, with them.
-        for step in 0..=words {
-            let index = (start / 64 + step) % words;
-            let mut word = self.occupied[index];
-            if step == 0 {
-                word &= u64::MAX << (start % 64);
-            }
-            if word != 0 {
-                let bucket = index * 64 + word.trailing_zeros() as usize;
-                let distance = (bucket + BUCKETS - start) % BUCKETS;
-                return Some(self.current_tick + distance as u64);
-            }
+        if self.occupied_words == 0 {
+            return None;
         }
-        None
+        let start = bucket_of(self.current_tick);
+        let (mut index, mut word) =
+            (start / 64, self.occupied[start / 64] & (u64::MAX << (start % 64)));
+        if word == 0 {
+            // The next word, round the wheel. The last is that of the current tick, with earlier ticks.
+            let later = self.occupied_words.rotate_right(index as u32 + 1);
+            index = (index + 1 + later.trailing_zeros() as usize) % WORDS;
+            word = self.occupied[index];
+        }
+        let bucket = index * 64 + word.trailing_zeros() as usize;
+        let distance = (bucket + BUCKETS - start) % BUCKETS;
+        Some(self.current_tick + distance as u64)
     }
 }
 
