@@ -15,7 +15,9 @@ use std::time::Duration;
 use crate::os::memory::{MappingId, SharedMemory};
 use crate::time::MonotonicTime;
 pub(crate) use counters::{COUNT_MAX, WorkCounts, WorkTotals};
-use counters::{COUNTER_WORDS, COUNTERS_PER_ROW_MAX, ThreadCounters};
+use counters::{
+    COUNTER_WORDS, COUNTERS_PER_ROW_MAX, ThreadCounters, WORKER_COUNTER_WORDS, WorkerCounters,
+};
 pub(crate) use latency::Histogram;
 use text::{read_text, write_text};
 use thread::THREAD_WORDS;
@@ -25,23 +27,17 @@ pub(crate) use thread::{EXTENSION_MAX, ThreadEntry, UnitTimeout, WorkUnit};
 const BOARD_HEAD_WORDS: usize = 16;
 const ROW_HEAD_WORDS: usize = 64;
 /// The word of a row's head that tells whether the worker has ever been ready.
-const EVER_READY: usize = 30;
+const EVER_READY: usize = 29;
 /// The word of a row's head that counts the connected clients.
-const CLIENTS: usize = 31;
+const CLIENTS: usize = 30;
 /// How many rows are read for a fair share. With more workers, the kernel's wake-up order decides.
 const FAIR_ROWS_MAX: usize = 128;
 const EXIT_NOTE_WORDS: usize = 24;
 /// The word of a row's head with the length of the status text, which follows.
-const STATUS_TEXT: usize = 32;
+const STATUS_TEXT: usize = 31;
 const STATUS_TEXT_WORDS: usize = 24;
-/// The words of a row's head that count the clients that were accepted, and those of them that were not
-/// served. Any thread of the worker adds to them.
-const ACCEPTED: usize = 58;
-const REFUSED: usize = 59;
-/// The word of a row's head that counts log records which were dropped.
-const RECORDS_DROPPED: usize = 60;
-/// The word of a row's head that counts access log records that were dropped. Any thread adds to it.
-const ACCESS_RECORDS_DROPPED: usize = 61;
+/// The first of the words of a row's head with the worker's counters.
+const WORKER_COUNTERS: usize = ROW_HEAD_WORDS - WORKER_COUNTER_WORDS;
 
 /// The scoreboard: one row a worker process, one entry a thread.
 #[derive(Debug)]
@@ -219,38 +215,17 @@ impl<'a> Row<'a> {
         self.threads().map(ThreadEntry::units).fold(0, u64::wrapping_add)
     }
 
-    /// Counts a client that was accepted. For any thread.
-    pub(crate) fn count_accepted(self) {
-        self.words[ACCEPTED].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a client that was closed without being served. For any thread.
-    pub(crate) fn count_refused(self) {
-        self.words[REFUSED].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Sets how many log records of the worker were dropped.
-    pub(crate) fn set_records_dropped(self, count: u64) {
-        self.words[RECORDS_DROPPED].store(count, Ordering::Relaxed);
-    }
-
-    /// Counts an access log record that was dropped. For any thread.
-    pub(crate) fn count_dropped_access_record(self) {
-        self.words[ACCESS_RECORDS_DROPPED].fetch_add(1, Ordering::Relaxed);
+    /// Returns the counters of the whole worker.
+    pub(crate) fn worker_counters(self) -> WorkerCounters<'a> {
+        WorkerCounters::new(&self.words[WORKER_COUNTERS..])
     }
 
     /// Returns what the worker has counted. The units of work in progress at `now` count for the busy
     /// time.
     pub(crate) fn counts(self, now: MonotonicTime) -> WorkCounts {
-        let count = |word: usize| self.words[word].load(Ordering::Relaxed).min(COUNT_MAX);
-        let mut counts = WorkCounts {
-            units: self.units().min(COUNT_MAX),
-            accepted: count(ACCEPTED),
-            refused: count(REFUSED),
-            records_dropped: count(RECORDS_DROPPED),
-            access_records_dropped: count(ACCESS_RECORDS_DROPPED),
-            ..WorkCounts::default()
-        };
+        let units = self.units().min(COUNT_MAX);
+        let mut counts = WorkCounts { units, ..WorkCounts::default() };
+        self.worker_counters().add_to(&mut counts);
         self.used_counters().for_each(|counters| counters.add_to(&mut counts));
         let starts = self.threads().filter_map(ThreadEntry::busy_since);
         let ages = starts.map(|start| now.duration_since(start));

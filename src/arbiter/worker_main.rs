@@ -289,7 +289,7 @@ fn make_access_log(
     let log = Arc::clone(pool_generation.access_log.as_ref()?);
     let name = WorkerName { pool: worker.pool.clone(), slot: worker.slot, pid: std::process::id() };
     let scoreboard = Arc::clone(pool_generation.rows.scoreboard());
-    let on_drop = move || scoreboard.row(row).count_dropped_access_record();
+    let on_drop = move || scoreboard.row(row).worker_counters().add_dropped_access_record();
     let logger = pool_generation.log.logger().clone();
     Some(Arc::new(WorkerAccessLog::new(log, name, logger, on_drop)))
 }

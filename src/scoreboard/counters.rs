@@ -1,5 +1,6 @@
-//! What a thread counts, in words that it shares with the master: durations of units, bytes, near
-//! misses. The master sums them over threads and workers.
+//! What workers count, in words that they share with the master. A thread has counters of its own for
+//! what it counts often: durations of units, bytes, near misses. What is rare has one counter for the
+//! whole worker. The master sums them: see [`WorkCounts`], which names each.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,6 +18,13 @@ pub(super) const COUNTER_WORDS: usize = (HEAD_WORDS + BUCKETS).next_multiple_of(
 
 /// How many groups of counters a row has at most. The threads of a worker with more share them.
 pub(super) const COUNTERS_PER_ROW_MAX: usize = 8;
+
+const ACCEPTED: usize = 0;
+const REFUSED: usize = 1;
+const RECORDS_DROPPED: usize = 2;
+const ACCESS_RECORDS_DROPPED: usize = 3;
+/// The words of a worker's counters.
+pub(super) const WORKER_COUNTER_WORDS: usize = 8;
 
 /// The largest count that is believed of one worker: exact in JSON, and beyond any use.
 pub(crate) const COUNT_MAX: u64 = 1 << 53;
@@ -96,10 +104,55 @@ impl<'a> ThreadCounters<'a> {
     }
 }
 
+/// The counters of a worker, to which any of its threads adds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WorkerCounters<'a>(&'a [AtomicU64; WORKER_COUNTER_WORDS]);
+
+impl<'a> WorkerCounters<'a> {
+    /// Returns the counters in these words.
+    ///
+    /// # Panics
+    /// If there are too few words.
+    pub(super) fn new(words: &'a [AtomicU64]) -> Self {
+        Self(words.first_chunk().expect("the row has all words"))
+    }
+
+    /// Counts a client that was accepted.
+    pub(crate) fn add_accepted(self) {
+        self.0[ACCEPTED].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a client that was closed without being served.
+    pub(crate) fn add_refused(self) {
+        self.0[REFUSED].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Sets how many log records of the worker were dropped.
+    pub(crate) fn set_records_dropped(self, count: u64) {
+        self.0[RECORDS_DROPPED].store(count, Ordering::Relaxed);
+    }
+
+    /// Counts an access log record that was dropped.
+    pub(crate) fn add_dropped_access_record(self) {
+        self.0[ACCESS_RECORDS_DROPPED].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds what has been counted to `counts`. Each count is capped.
+    pub(super) fn add_to(self, counts: &mut WorkCounts) {
+        let read = |word: usize| self.0[word].load(Ordering::Relaxed).min(COUNT_MAX);
+        let add = |total: &mut u64, index| *total = total.saturating_add(read(index));
+        add(&mut counts.accepted, ACCEPTED);
+        add(&mut counts.refused, REFUSED);
+        add(&mut counts.records_dropped, RECORDS_DROPPED);
+        add(&mut counts.access_records_dropped, ACCESS_RECORDS_DROPPED);
+    }
+}
+
 /// The longest busy time that is believed of one thread, in nanoseconds: 100 years.
 const BUSY_NANOS_MAX: u64 = 100 * 366 * 86_400 * 1_000_000_000;
 
-/// What a worker, or several, have counted.
+/// What a worker, or several, have counted. The counts outlast a worker (`arbiter/pool/exit_history.rs`)
+/// and a master (`arbiter/upgrade/totals.rs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct WorkCounts {
     /// Units of work that are done.
@@ -136,10 +189,24 @@ impl WorkCounts {
         count: fn(u64, u64) -> u64,
         time: fn(Duration, Duration) -> Duration,
     ) {
+        self.unit_time = time(self.unit_time, other.unit_time);
+        self.busy = time(self.busy, other.busy);
+        for ((_, total), (_, other)) in self.by_name_mut().into_iter().zip(other.by_name()) {
+            *total = count(*total, other);
+        }
+    }
+
+    /// Returns the counts that are no times, each with its name in messages between masters.
+    pub(crate) fn by_name(mut self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.by_name_mut().map(|(name, count)| (name, *count)).into_iter()
+    }
+
+    /// Returns the counts that are no times, to be set, each with its name.
+    pub(crate) fn by_name_mut(&mut self) -> [(&'static str, &mut u64); 8] {
         let Self {
+            unit_time: _,
+            busy: _,
             units,
-            unit_time,
-            busy,
             near_misses,
             bytes_in,
             bytes_out,
@@ -148,19 +215,16 @@ impl WorkCounts {
             records_dropped,
             access_records_dropped,
         } = self;
-        *unit_time = time(*unit_time, other.unit_time);
-        *busy = time(*busy, other.busy);
-        let pairs = [
-            (units, other.units),
-            (near_misses, other.near_misses),
-            (bytes_in, other.bytes_in),
-            (bytes_out, other.bytes_out),
-            (accepted, other.accepted),
-            (refused, other.refused),
-            (records_dropped, other.records_dropped),
-            (access_records_dropped, other.access_records_dropped),
-        ];
-        pairs.into_iter().for_each(|(total, other)| *total = count(*total, other));
+        [
+            ("units", units),
+            ("near_misses", near_misses),
+            ("bytes_in", bytes_in),
+            ("bytes_out", bytes_out),
+            ("accepted", accepted),
+            ("refused", refused),
+            ("records_dropped", records_dropped),
+            ("access_records_dropped", access_records_dropped),
+        ]
     }
 }
 

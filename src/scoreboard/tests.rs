@@ -112,10 +112,10 @@ fn counts_are_summed_over_threads_and_cleared() {
             thread.count_received(10);
             thread.count_sent(20);
         }
-        row.count_accepted();
-        row.count_refused();
-        row.set_records_dropped(5);
-        row.count_dropped_access_record();
+        row.worker_counters().add_accepted();
+        row.worker_counters().add_refused();
+        row.worker_counters().set_records_dropped(5);
+        row.worker_counters().add_dropped_access_record();
         let totals = row.totals(NOW);
         let each = threads as u64;
         let expected = WorkCounts {

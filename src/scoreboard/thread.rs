@@ -145,7 +145,7 @@ impl<'a> ThreadEntry<'a> {
         let until = MonotonicTime::from_nanos(self.words[EXTENDED_UNTIL].load(Ordering::Relaxed));
         let limit = until.duration_since(started_at).max(Duration::from_nanos(timeout.0));
         if now.duration_since(started_at) > limit / 2 {
-            self.counters.add_near_miss();
+            self.use_counters().add_near_miss();
         }
     }
 

@@ -169,7 +169,7 @@ impl<'a> WorkerContext<'a> {
     pub(super) fn accept_from(&self, index: usize) -> (Found, Option<AcceptedStream>) {
         match self.listeners[index].accept() {
             Ok(Some(accepted)) => {
-                self.lifecycle.board_row().count_accepted();
+                self.lifecycle.board_row().worker_counters().add_accepted();
                 (Found::Client, Some(accepted))
             }
             Ok(None) => (Found::Nothing, None),

@@ -132,7 +132,8 @@ impl Lifecycle {
 
     /// Sends a heartbeat if one is due. Call it on every turn of the class's loop: it costs a system
     /// call at most once in a tenth of `timeout`, or in 100 ms if that is less, and a comparison
-    /// otherwise.
+    /// otherwise. While a unit of work is in progress, `timeout` counts from its start, and heartbeats
+    /// prove nothing.
     pub fn notify(&self) {
         if !self.beats.timeout.is_zero() {
             self.notify_at(clock::now_coarse());
@@ -145,7 +146,7 @@ impl Lifecycle {
         if now >= MonotonicTime::from_nanos(self.beats.due.load(Ordering::Relaxed)) {
             self.beats.send(now);
             let dropped = self.log.dropped().saturating_sub(self.beats.dropped_before);
-            self.board_row().set_records_dropped(dropped);
+            self.board_row().worker_counters().set_records_dropped(dropped);
         }
     }
 
@@ -316,7 +317,7 @@ impl Lifecycle {
     /// Counts a client that was accepted and is closed without being served, since the class has no
     /// resources for it.
     pub fn count_refused_client(&self) {
-        self.board_row().count_refused();
+        self.board_row().worker_counters().add_refused();
     }
 
     /// Returns how long a unit of work may take.

@@ -22,24 +22,19 @@ pub(super) fn encode(pool: &str, totals: &PoolTotals) -> Vec<u8> {
     let buckets = durations.buckets().map(|(bound, count)| json!([bound.map(nanos), count]));
     let exits = totals.exits.iter().filter(|(_, count)| *count > 0);
     let exits: Map<_, _> = exits.map(|(name, count)| ((*name).to_owned(), json!(count))).collect();
-    let message = json!({
+    let mut message = json!({
         "pool": pool,
-        "units": counts.units,
         "unit_ns": nanos(counts.unit_time),
         "busy_ns": nanos(counts.busy),
-        "near_misses": counts.near_misses,
-        "bytes_in": counts.bytes_in,
-        "bytes_out": counts.bytes_out,
-        "accepted": counts.accepted,
-        "refused": counts.refused,
-        "records_dropped": counts.records_dropped,
-        "access_records_dropped": counts.access_records_dropped,
         "durations": buckets.collect::<Vec<_>>(),
         "started": totals.workers_started,
         "boots": totals.boots,
         "boot_ns": nanos(totals.boot_time),
         "exits": exits,
     });
+    for (name, count) in counts.by_name() {
+        message[name] = json!(count);
+    }
     message.to_string().into_bytes()
 }
 
@@ -53,18 +48,11 @@ pub(super) fn decode(message: &[u8]) -> Option<(String, PoolTotals)> {
     for bucket in message["durations"].as_array().into_iter().flatten() {
         durations.add(bucket[0].as_u64().map(Duration::from_nanos), count_of(&bucket[1]));
     }
-    let counts = WorkCounts {
-        units: count("units"),
-        unit_time: time("unit_ns"),
-        busy: time("busy_ns"),
-        near_misses: count("near_misses"),
-        bytes_in: count("bytes_in"),
-        bytes_out: count("bytes_out"),
-        accepted: count("accepted"),
-        refused: count("refused"),
-        records_dropped: count("records_dropped"),
-        access_records_dropped: count("access_records_dropped"),
-    };
+    let mut counts =
+        WorkCounts { unit_time: time("unit_ns"), busy: time("busy_ns"), ..WorkCounts::default() };
+    for (name, total) in counts.by_name_mut() {
+        *total = count(name);
+    }
     let exits = ExitReason::ALL.map(|it| (it.as_str(), count_of(&message["exits"][it.as_str()])));
     let totals = PoolTotals {
         work: WorkTotals { counts, durations },
