@@ -1,18 +1,35 @@
 //! Which thread of a worker has which entry on the scoreboard.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::ThreadId;
+use std::iter;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
-/// Which thread has which entry of a worker's row.
+/// Which thread has which entry of a worker's row. No thread waits for another.
 #[derive(Debug)]
-pub(super) struct EntryOwners(Mutex<Vec<EntryOwner>>);
+pub(super) struct EntryOwners(Box<[EntryOwner]>);
 
-/// The owner of one entry. It keeps the entry between uses, until another thread needs one.
-#[derive(Clone, Debug, Default)]
-struct EntryOwner {
-    thread: Option<ThreadId>,
-    /// How many trackers and guards the thread has.
-    uses: usize,
+/// The owner of one entry: the number of its thread, and in the lower bits how many trackers and guards
+/// the thread has. It keeps the entry between uses, until another thread needs one. 0 is no owner.
+#[derive(Debug, Default)]
+struct EntryOwner(AtomicU64);
+
+const USES_BITS: u32 = 24;
+const USES: u64 = (1 << USES_BITS) - 1;
+
+/// How often a thread looks for an entry that others take and give back meanwhile.
+const ATTEMPTS: usize = 100;
+
+/// A number that no other thread of the process has or has had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ThreadNumber(u64);
+
+impl ThreadNumber {
+    /// Returns the number of the calling thread. Unlike [`thread::current`], it counts no references.
+    pub(super) fn current() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        thread_local!(static NUMBER: ThreadNumber = ThreadNumber(NEXT.fetch_add(1, Ordering::Relaxed)));
+        NUMBER.with(|number| *number)
+    }
 }
 
 /// Why a thread gets no entry.
@@ -21,42 +38,60 @@ pub(super) struct NoEntry;
 
 impl EntryOwners {
     pub(super) fn new(entries: usize) -> Self {
-        Self(Mutex::new(vec![EntryOwner::default(); entries]))
+        Self(iter::repeat_with(EntryOwner::default).take(entries).collect())
     }
 
     /// Takes the thread's entry, or else a free one. Returns its index and whether the thread is new
     /// there.
-    pub(super) fn take_any(&self, thread: ThreadId) -> Result<(usize, bool), NoEntry> {
-        let mut owners = self.lock();
-        let its_own = owners.iter().position(|owner| owner.thread == Some(thread));
-        let unused = || owners.iter().position(|owner| owner.thread.is_none());
-        let free = || owners.iter().position(|owner| owner.uses == 0);
-        let index = its_own.or_else(unused).or_else(free).ok_or(NoEntry)?;
-        Ok((index, owners[index].take(thread)))
+    pub(super) fn take_any(&self, thread: ThreadNumber) -> Result<(usize, bool), NoEntry> {
+        let find = |take: &dyn Fn(&EntryOwner) -> bool| self.0.iter().position(take);
+        if let Some(index) = find(&|owner| owner.take_again(thread)) {
+            return Ok((index, false));
+        }
+        for _ in 0..ATTEMPTS {
+            let unused = find(&|owner| owner.is_unused() && owner.take_free(thread));
+            if let Some(index) = unused.or_else(|| find(&|owner| owner.take_free(thread))) {
+                return Ok((index, true));
+            }
+            thread::yield_now();
+        }
+        Err(NoEntry)
     }
 
     /// Takes one entry. Returns whether the thread is new there.
-    pub(super) fn take_one(&self, index: usize, thread: ThreadId) -> Result<bool, NoEntry> {
-        let mut owners = self.lock();
-        let owner = owners.get_mut(index).ok_or(NoEntry)?;
-        let is_free = owner.uses == 0 || owner.thread == Some(thread);
-        is_free.then(|| owner.take(thread)).ok_or(NoEntry)
+    pub(super) fn take_one(&self, index: usize, thread: ThreadNumber) -> Result<bool, NoEntry> {
+        let owner = self.0.get(index).ok_or(NoEntry)?;
+        if owner.take_again(thread) {
+            return Ok(false);
+        }
+        owner.take_free(thread).then_some(true).ok_or(NoEntry)
     }
 
     /// Ends one use of an entry.
     pub(super) fn give_back(&self, index: usize) {
-        self.lock()[index].uses -= 1;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<EntryOwner>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0[index].0.fetch_sub(1, Ordering::Release);
     }
 }
 
 impl EntryOwner {
-    fn take(&mut self, thread: ThreadId) -> bool {
-        self.uses += 1;
-        self.thread.replace(thread) != Some(thread)
+    fn is_unused(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+
+    /// Adds a use if the thread is the owner.
+    fn take_again(&self, thread: ThreadNumber) -> bool {
+        let seen = self.0.load(Ordering::Relaxed);
+        seen >> USES_BITS == thread.0 && self.replace(seen, seen + 1)
+    }
+
+    /// Makes the thread the owner if no thread uses the entry.
+    fn take_free(&self, thread: ThreadNumber) -> bool {
+        let seen = self.0.load(Ordering::Relaxed);
+        seen & USES == 0 && self.replace(seen, thread.0 << USES_BITS | 1)
+    }
+
+    fn replace(&self, seen: u64, new: u64) -> bool {
+        self.0.compare_exchange(seen, new, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 }
 

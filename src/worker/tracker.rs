@@ -1,10 +1,9 @@
 //! Work trackers: they write to the scoreboard what a thread is working on.
 
 use std::marker::PhantomData;
-use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::entry_owners::NoEntry;
+use super::entry_owners::{NoEntry, ThreadNumber};
 use super::lifecycle::Lifecycle;
 use crate::app::{
     self, RequestId, Unit, UnitEnd, UnitKind, UnitRequest, UnitResponse, WorkReporter as _,
@@ -322,7 +321,7 @@ struct TakenEntry<'a> {
 impl<'a> TakenEntry<'a> {
     #[track_caller]
     fn any(lifecycle: &'a Lifecycle) -> Self {
-        match lifecycle.entry_owners().take_any(thread::current().id()) {
+        match lifecycle.entry_owners().take_any(ThreadNumber::current()) {
             Ok((index, is_new)) => Self::new(lifecycle, index, is_new),
             Err(NoEntry) => panic!(
                 "no thread entry is free: `WorkerClass::threads` returns {}, and as many other threads \
@@ -333,13 +332,13 @@ impl<'a> TakenEntry<'a> {
     }
 
     fn try_any(lifecycle: &'a Lifecycle) -> Option<Self> {
-        let (index, is_new) = lifecycle.entry_owners().take_any(thread::current().id()).ok()?;
+        let (index, is_new) = lifecycle.entry_owners().take_any(ThreadNumber::current()).ok()?;
         Some(Self::new(lifecycle, index, is_new))
     }
 
     #[track_caller]
     fn one(lifecycle: &'a Lifecycle, index: usize) -> Self {
-        match lifecycle.entry_owners().take_one(index, thread::current().id()) {
+        match lifecycle.entry_owners().take_one(index, ThreadNumber::current()) {
             Ok(is_new) => Self::new(lifecycle, index, is_new),
             Err(NoEntry) => panic!("another thread has the thread entry {index}, or there is none"),
         }
