@@ -5,6 +5,7 @@ mod events;
 mod exit_history;
 mod exit_log;
 mod generations;
+mod hang_diagnoser;
 mod health;
 mod listeners;
 pub(super) mod processes;
