@@ -16,7 +16,7 @@ use slog::{Logger, info, warn};
 use super::hang_diagnoser::{DiagnosisStep, HangDiagnoser, Suspect};
 use super::processes::ProcessTable;
 use super::supervisor::{Supervisor, WorkerId};
-use crate::diagnosis::{Diagnosis, HangCause};
+use crate::diagnosis::{Diagnosis, HangCause, ProcessSample};
 use crate::os::clock;
 use crate::time::MonotonicTime;
 use inspector::{Inquiry, Inspector, Subject};
