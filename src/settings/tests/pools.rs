@@ -102,6 +102,7 @@ fn master_keys_are_rejected_in_pools() {
         "daemon",
         "single_instance",
         "fd_store",
+        "pre_stop",
         "proc_name",
         "pre_stop",
         "control_socket",
