@@ -365,8 +365,7 @@ fn open_access_log(spec: &PoolSpec<'_>) -> Result<Option<Arc<AccessLog>>, LogErr
     AccessLog::open(config, FileOwner { user, group }).map(|log| Some(Arc::new(log)))
 }
 
-/// Binds all addresses of a pool, or none. Listeners that can be reused are. Sockets from the service
-/// manager take the place of the default address.
+/// Binds or reuses all addresses of a pool, or none. Sockets from the service manager replace the default.
 fn bind_all(
     spec: &PoolSpec<'_>,
     reusable_listeners: &[Arc<Listener>],
