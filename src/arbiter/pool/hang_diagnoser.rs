@@ -133,7 +133,12 @@ impl HangDiagnoser {
 
     /// Records that a worker cannot run. Returns whether to log it: the worker has sent a heartbeat
     /// since the last record.
-    pub(super) fn grant_extension(&mut self, id: WorkerId, beat: MonotonicTime, now: MonotonicTime) -> bool {
+    pub(super) fn grant_extension(
+        &mut self,
+        id: WorkerId,
+        beat: MonotonicTime,
+        now: MonotonicTime,
+    ) -> bool {
         self.extension_logged_at.insert(id, now).is_none_or(|logged_at| logged_at < beat)
     }
 
