@@ -61,6 +61,8 @@ pub(super) struct PoolSnapshot {
     pub(super) generation: u32,
     /// `timeout`; zero means none.
     pub(super) timeout: Duration,
+    /// Whether its workers run a program, whose units of work the master does not know.
+    pub(super) has_program: bool,
     /// How many workers it should have.
     pub(super) target: usize,
     /// How many are ready and do not drain.
@@ -284,6 +286,11 @@ impl MasterPhase {
 }
 
 impl PoolSnapshot {
+    /// Returns a number of units of work, clients or bytes; `None` if they are not counted.
+    pub(super) fn if_counted<T>(&self, number: T) -> Option<T> {
+        (!self.has_program).then_some(number)
+    }
+
     /// Returns how many units of work are in progress.
     pub(super) fn in_flight(&self) -> usize {
         self.workers.iter().map(|worker| worker.in_flight.len()).sum()
@@ -307,17 +314,17 @@ impl PoolSnapshot {
             "reloading": self.is_reloading,
             "suspended": self.is_suspended,
             "stopping": self.is_stopping,
-            "in_flight": self.in_flight(),
-            "units_total": counts.units,
-            "busy_seconds_total": counts.busy.as_secs_f64(),
-            "near_misses_total": counts.near_misses,
-            "bytes_in_total": counts.bytes_in,
-            "bytes_out_total": counts.bytes_out,
-            "accepted_total": counts.accepted,
-            "refused_total": counts.refused,
-            "access_log_dropped_total": counts.access_records_dropped,
-            "latency_ms": quantiles_json(durations),
-            "latency": buckets_json(durations),
+            "in_flight": self.if_counted(self.in_flight()),
+            "units_total": self.if_counted(counts.units),
+            "busy_seconds_total": self.if_counted(counts.busy.as_secs_f64()),
+            "near_misses_total": self.if_counted(counts.near_misses),
+            "bytes_in_total": self.if_counted(counts.bytes_in),
+            "bytes_out_total": self.if_counted(counts.bytes_out),
+            "accepted_total": self.if_counted(counts.accepted),
+            "refused_total": self.if_counted(counts.refused),
+            "access_log_dropped_total": self.if_counted(counts.access_records_dropped),
+            "latency_ms": self.if_counted(()).map(|()| quantiles_json(durations)),
+            "latency": self.if_counted(()).map(|()| buckets_json(durations)),
             "workers_started_total": self.totals.workers_started,
             "exits_total": exits.collect::<std::collections::BTreeMap<_, _>>(),
             "waiting_slots": waiting
@@ -374,6 +381,7 @@ impl WorkerSnapshot {
                 None => text.push_str("null"),
             }
         };
+        let counted = |number: u64| (!self.has_program).then_some(number);
         text.push_str("{\"pid\":");
         text.push_str(itoa::Buffer::new().format(self.pid));
         for (name, value) in [
@@ -381,11 +389,11 @@ impl WorkerSnapshot {
             (",\"generation\":", Some(u64::from(self.generation))),
             (",\"uptime_ms\":", Some(as_millis(self.uptime))),
             (",\"threads\":", Some(self.threads as u64)),
-            (",\"units\":", Some(self.counts.units)),
-            (",\"near_misses\":", Some(self.counts.near_misses)),
-            (",\"bytes_in\":", Some(self.counts.bytes_in)),
-            (",\"bytes_out\":", Some(self.counts.bytes_out)),
-            (",\"accepted\":", Some(self.counts.accepted)),
+            (",\"units\":", counted(self.counts.units)),
+            (",\"near_misses\":", counted(self.counts.near_misses)),
+            (",\"bytes_in\":", counted(self.counts.bytes_in)),
+            (",\"bytes_out\":", counted(self.counts.bytes_out)),
+            (",\"accepted\":", counted(self.counts.accepted)),
             (",\"clients\":", Some(self.clients)),
             (",\"memory_bytes\":", self.usage.memory_bytes),
             (",\"cpu_ms\":", self.usage.cpu_time.map(as_millis)),

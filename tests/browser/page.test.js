@@ -141,6 +141,40 @@ test("page without scripts is a table that refreshes", async () => {
   });
 });
 
+test("page with a thousand workers stays live", async () => {
+  await withPage(["-k", "mio"], {}, async (page, server) => {
+    const status = await (await fetch(`${server.url}v1/status`)).json();
+    const [pool] = status.pools;
+    const [worker] = pool.workers;
+    await page.route("**/v1/status", (route) => {
+      status.uptime_ms += 500;
+      pool.workers = Array.from({ length: 1000 }, (_, slot) => ({
+        ...worker, slot, pid: 10_000 + slot, units: status.uptime_ms * 7 + slot, uptime_ms: status.uptime_ms,
+        memory_bytes: 3e6 + slot, heartbeat_age_ms: slot,
+      }));
+      return route.fulfill({ json: status });
+    });
+    await seen(page, ".tile", "10000");
+    await page.waitForFunction(() => document.querySelectorAll(".tile").length === 1000);
+    // The last tile shows what is new as well, and so does the table.
+    const last = page.locator(".tile").last();
+    await last.scrollIntoViewIfNeeded();
+    const before = await last.textContent();
+    await page.waitForFunction((text) => [...document.querySelectorAll(".tile")].at(-1).textContent !== text, before);
+    await page.getByText("The workers as a table").click();
+    await page.waitForFunction(() => document.querySelectorAll("tbody tr").length === 1000);
+    // Most of the time is left for a person: the texts of 1,000 tiles are made in a part of half a second.
+    const session = await page.context().newCDPSession(page);
+    await session.send("Performance.enable");
+    const busy = async () => (await session.send("Performance.getMetrics")).metrics.find((it) => it.name === "TaskDuration").value;
+    const begin = await busy();
+    await page.waitForTimeout(5000);
+    const share = ((await busy()) - begin) / 5;
+    console.log(`busy share with 1,000 tiles and the table: ${share.toFixed(2)}`);
+    assert.ok(share < 0.9, `the page is busy for ${share} of the time`);
+  });
+});
+
 test("texts from clients are never markup", async () => {
   const hostile = "<img src=x onerror=window.hit=1><script>window.hit=1</script>&lt;\"'\u202e";
   await withPage(["-k", "mio", "--name", "<script>window.hit=1</script>"], {}, async (page, server) => {

@@ -138,6 +138,31 @@ fn totals_are_exact_over_kills_reloads_and_an_upgrade(class: &str) {
 }
 
 #[test]
+fn programs_have_no_counts_instead_of_zero() {
+    let launch = Launch::new(&["-k", "exec"]).program(&["sleep", "1000"]);
+    let it = Controlled::of(launch);
+    let pool = it.pool();
+    for key in ["units_total", "bytes_in_total", "accepted_total", "latency", "latency_ms"] {
+        assert_eq!(pool[key], Value::Null, "{key}");
+    }
+    assert_eq!(
+        (&pool["workers"][0]["units"], &pool["workers_started_total"]),
+        (&Value::Null, &1.into())
+    );
+    let samples = samples(&it.metrics());
+    for name in [
+        "requests_total",
+        "in_flight",
+        "request_duration_seconds_count",
+        "accept_wait_seconds_count",
+    ] {
+        assert!(!samples.contains_key(&format!("ostler_{name}{{pool=\"default\"}}")), "{name}");
+    }
+    assert_eq!(samples["ostler_workers_started_total{pool=\"default\"}"], 1.0);
+    it.server.finish();
+}
+
+#[test]
 fn totals_of_a_new_master_that_stops_go_to_the_old_one() {
     let it = Controlled::start(&["-w", "2"]);
     it.server.signal(Signal::SIGUSR2);

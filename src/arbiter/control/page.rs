@@ -22,8 +22,8 @@ const EVENTS_SHOWN: u64 = 20;
 /// Nothing from elsewhere, no place in another page, and only the style and the script with these
 /// hashes (a test compares them with the files). What a text brings in is not run.
 pub(super) const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-yIrAsE9+20N8CjzwZCeVorhaf7ptuAxcvOIc2f2GETI='; \
-    script-src 'sha256-TjC6OZP+zMTZrzffXtV1m6Z7rQK1RTy2T8cfyoFCRaA='; \
+    style-src 'sha256-cSOJ3C3Qr/1BRUmSJ3mAmWN5EsYhdBZjONwa/U7URJQ='; \
+    script-src 'sha256-UyeSSXqubFiJZFCgLV0UmoyXs5tIabhrxTxlRlrwRS4='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
@@ -80,13 +80,15 @@ fn render_pool(pool: &PoolSnapshot, page: &mut String) {
     let _ = writeln!(
         page,
         "<section aria-label=\"Pool {name}\">\n<h2>Pool {name}</h2>\n\
-         <p>{} of {} workers ready. Class {}, app {}. {} units of work done, {} in progress.</p>",
+         <p>{} of {} workers ready. Class {}, app {}. {}</p>",
         pool.ready,
         pool.target,
         escape(&pool.class),
         escape(&pool.app),
-        pool.totals.work.counts.units,
-        pool.in_flight()
+        pool.if_counted(pool.totals.work.counts.units).map_or(
+            "The program's units of work are not known.".to_owned(),
+            |units| format!("{units} units of work done, {} in progress.", pool.in_flight())
+        )
     );
     for listener in &pool.listeners {
         let length = listener.queue_length.map_or("unknown".to_owned(), |it| it.to_string());
@@ -131,7 +133,7 @@ fn render_worker(worker: &WorkerSnapshot, page: &mut String) {
         worker.pid,
         worker.generation,
         age(worker.uptime),
-        worker.counts.units,
+        if worker.has_program { "–".to_owned() } else { worker.counts.units.to_string() },
         worker.clients,
         worker.heartbeat_age.map_or("unknown".to_owned(), |it| format!("{} ago", age(it))),
         state = worker.state,

@@ -123,10 +123,12 @@ fn lines_of_pool(proc_name: &str, pool: &PoolSnapshot, new: &PoolTotals) -> Vec<
         ("bytes_out", counts.bytes_out),
         ("accepted", counts.accepted),
         ("refused", counts.refused),
-        ("workers_started", new.workers_started),
     ] {
-        add(name, &count, "c");
+        if !pool.has_program {
+            add(name, &count, "c");
+        }
     }
+    add("workers_started", &new.workers_started, "c");
     for (reason, count) in new.exits.iter().filter(|(_, count)| *count > 0) {
         add(&format!("exits.{reason}"), count, "c");
     }
@@ -135,11 +137,13 @@ fn lines_of_pool(proc_name: &str, pool: &PoolSnapshot, new: &PoolTotals) -> Vec<
             add(&format!("duration.{name}_ms"), &(duration.as_secs_f64() * 1e3), "g");
         }
     }
-    let clients = pool.workers.iter().map(|worker| worker.clients);
     add("workers_ready", &pool.ready, "g");
     add("workers_target", &pool.target, "g");
-    add("in_flight", &pool.in_flight(), "g");
-    add("connections", &clients.fold(0, u64::saturating_add), "g");
+    if !pool.has_program {
+        let clients = pool.workers.iter().map(|worker| worker.clients);
+        add("in_flight", &pool.in_flight(), "g");
+        add("connections", &clients.fold(0, u64::saturating_add), "g");
+    }
     let queued = pool.listeners.iter().filter_map(|it| it.queue_length).map(u64::from);
     add("accept_queue", &queued.sum::<u64>(), "g");
     lines

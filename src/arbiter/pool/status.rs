@@ -24,6 +24,7 @@ impl Pool<'_> {
             app: spec.app.name().to_owned(),
             generation: self.supervisor.generation(),
             timeout: spec.settings.timeout,
+            has_program: spec.class.runs_command(),
             target: self.supervisor.target(),
             ready: self.supervisor.ready_count(),
             workers_range: self.workers_range(),

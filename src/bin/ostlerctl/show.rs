@@ -51,7 +51,10 @@ fn pool_lines(pool: &Pool) -> String {
     for condition in &pool.conditions {
         line.push_str(&format!(", {condition}"));
     }
-    line.push_str(&format!("\nunits: {} done, {} in progress", pool.totals.units, pool.in_flight));
+    line.push_str(&match pool.totals.units {
+        Some(units) => format!("\nunits: {units} done, {} in progress", pool.in_flight),
+        None => "\nunits: not known, the program has its own".to_owned(),
+    });
     if let Some([p50, p90, p99]) = pool.latency.percentiles_ms {
         line.push_str(&format!(", p50 {p50:.1}ms, p90 {p90:.1}ms, p99 {p99:.1}ms"));
     }
@@ -103,7 +106,7 @@ fn worker_table<'a>(workers: impl Iterator<Item = &'a Worker>) -> Table {
             worker.state.clone(),
             worker.generation.to_string(),
             duration(worker.uptime_ms),
-            worker.units.to_string(),
+            known(worker.units, |units| units.to_string()),
             worker.clients.to_string(),
             known(worker.heartbeat_age_ms, duration),
             known(worker.usage.memory_bytes, bytes),

@@ -67,7 +67,8 @@ pub(crate) struct ScalingChange {
 /// What has been counted since the master started.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Totals {
-    pub(crate) units: u64,
+    /// `None` if the workers run a program, which counts its own.
+    pub(crate) units: Option<u64>,
     pub(crate) busy_seconds: Option<f64>,
     pub(crate) bytes_in: Option<u64>,
     pub(crate) bytes_out: Option<u64>,
@@ -93,7 +94,7 @@ pub(crate) struct Worker {
     pub(crate) generation: u64,
     pub(crate) state: String,
     pub(crate) uptime_ms: u64,
-    pub(crate) units: u64,
+    pub(crate) units: Option<u64>,
     pub(crate) clients: u64,
     pub(crate) heartbeat_age_ms: Option<u64>,
     pub(crate) in_flight: Vec<Unit>,
@@ -213,7 +214,7 @@ impl Totals {
     fn parse(json: &Value) -> Self {
         let exits = json["exits_total"].as_object().into_iter().flatten();
         Self {
-            units: number(json, "units_total").unwrap_or(0),
+            units: number(json, "units_total"),
             busy_seconds: json["busy_seconds_total"].as_f64(),
             bytes_in: number(json, "bytes_in_total"),
             bytes_out: number(json, "bytes_out_total"),
@@ -263,7 +264,7 @@ impl Worker {
             generation: number(json, "generation").unwrap_or(0),
             state: text(json, "state"),
             uptime_ms: number(json, "uptime_ms").unwrap_or(0),
-            units: number(json, "units").unwrap_or(0),
+            units: number(json, "units"),
             clients: number(json, "clients").unwrap_or(0),
             heartbeat_age_ms: number(json, "heartbeat_age_ms"),
             in_flight: each(json, "in_flight").map(unit).collect(),

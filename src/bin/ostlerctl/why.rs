@@ -121,7 +121,7 @@ fn worker_lines(worker: &Worker) -> String {
         worker.state,
         worker.generation,
         duration(worker.uptime_ms),
-        worker.units,
+        worker.units.map_or("unknown".to_owned(), |units| units.to_string()),
         worker.clients
     );
     let beat = worker

@@ -67,7 +67,9 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         kind: Kind::Gauge,
         help: "Number of threads of all workers that can work on units.",
         samples: |snapshot, out| {
-            out.each_pool(snapshot, |pool| pool.workers.iter().map(|it| it.threads).sum::<usize>());
+            out.each_counted_pool(snapshot, |pool| {
+                pool.workers.iter().map(|it| it.threads).sum::<usize>()
+            });
         },
     },
     Metric {
@@ -80,14 +82,16 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         name: "ostler_requests_total",
         kind: Kind::Counter,
         help: "Units of work that are done: requests, calls, runs of a job.",
-        samples: |snapshot, out| out.each_pool(snapshot, |pool| pool.totals.work.counts.units),
+        samples: |snapshot, out| {
+            out.each_counted_pool(snapshot, |pool| pool.totals.work.counts.units)
+        },
     },
     Metric {
         name: "ostler_request_duration_seconds",
         kind: Kind::Histogram,
         help: "How long units of work have taken.",
         samples: |snapshot, out| {
-            for pool in &snapshot.pools {
+            for pool in snapshot.pools.iter().filter(|pool| !pool.has_program) {
                 out.histogram(&[("pool", &pool.name)], &pool.totals.work);
             }
         },
@@ -97,7 +101,7 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         help: "Time that threads have spent on units of work, also on those in progress.",
         samples: |snapshot, out| {
-            out.each_pool(snapshot, |pool| seconds(pool.totals.work.counts.busy))
+            out.each_counted_pool(snapshot, |pool| seconds(pool.totals.work.counts.busy))
         },
     },
     Metric {
@@ -105,53 +109,61 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         help: "Units of work that have taken more than half of their time limit.",
         samples: |snapshot, out| {
-            out.each_pool(snapshot, |pool| pool.totals.work.counts.near_misses)
+            out.each_counted_pool(snapshot, |pool| pool.totals.work.counts.near_misses)
         },
     },
     Metric {
         name: "ostler_received_bytes_total",
         kind: Kind::Counter,
         help: "Bytes received from clients.",
-        samples: |snapshot, out| out.each_pool(snapshot, |pool| pool.totals.work.counts.bytes_in),
+        samples: |snapshot, out| {
+            out.each_counted_pool(snapshot, |pool| pool.totals.work.counts.bytes_in)
+        },
     },
     Metric {
         name: "ostler_sent_bytes_total",
         kind: Kind::Counter,
         help: "Bytes sent to clients.",
-        samples: |snapshot, out| out.each_pool(snapshot, |pool| pool.totals.work.counts.bytes_out),
+        samples: |snapshot, out| {
+            out.each_counted_pool(snapshot, |pool| pool.totals.work.counts.bytes_out)
+        },
     },
     Metric {
         name: "ostler_connections_accepted_total",
         kind: Kind::Counter,
         help: "Clients that were accepted.",
-        samples: |snapshot, out| out.each_pool(snapshot, |pool| pool.totals.work.counts.accepted),
+        samples: |snapshot, out| {
+            out.each_counted_pool(snapshot, |pool| pool.totals.work.counts.accepted)
+        },
     },
     Metric {
         name: "ostler_connections_refused_total",
         kind: Kind::Counter,
         help: "Clients that were accepted, and closed without being served for lack of resources.",
-        samples: |snapshot, out| out.each_pool(snapshot, |pool| pool.totals.work.counts.refused),
+        samples: |snapshot, out| {
+            out.each_counted_pool(snapshot, |pool| pool.totals.work.counts.refused)
+        },
     },
     Metric {
         name: "ostler_access_log_records_dropped_total",
         kind: Kind::Counter,
         help: "Access log records that could not be written.",
         samples: |snapshot, out| {
-            out.each_pool(snapshot, |pool| pool.totals.work.counts.access_records_dropped);
+            out.each_counted_pool(snapshot, |pool| pool.totals.work.counts.access_records_dropped);
         },
     },
     Metric {
         name: "ostler_in_flight",
         kind: Kind::Gauge,
         help: "Units of work in progress.",
-        samples: |snapshot, out| out.each_pool(snapshot, PoolSnapshot::in_flight),
+        samples: |snapshot, out| out.each_counted_pool(snapshot, PoolSnapshot::in_flight),
     },
     Metric {
         name: "ostler_in_flight_age_max_seconds",
         kind: Kind::Gauge,
         help: "Age of the oldest unit of work in progress; 0 if there is none.",
         samples: |snapshot, out| {
-            out.each_pool(snapshot, |pool| {
+            out.each_counted_pool(snapshot, |pool| {
                 let units = pool.workers.iter().flat_map(|worker| &worker.in_flight);
                 seconds(units.map(|unit| unit.age).max().unwrap_or_default())
             });
@@ -162,7 +174,7 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         kind: Kind::Gauge,
         help: "Connected clients, as far as the worker class reports them.",
         samples: |snapshot, out| {
-            out.each_pool(snapshot, |pool| {
+            out.each_counted_pool(snapshot, |pool| {
                 pool.workers.iter().map(|worker| worker.clients).fold(0, u64::saturating_add)
             });
         },

@@ -129,6 +129,17 @@ impl Samples<'_> {
         }
     }
 
+    /// Adds one sample a pool whose units of work are counted.
+    pub(super) fn each_counted_pool<V: Display>(
+        &mut self,
+        snapshot: &Snapshot,
+        value: impl Fn(&PoolSnapshot) -> V,
+    ) {
+        for pool in snapshot.pools.iter().filter(|pool| !pool.has_program) {
+            self.add(&[("pool", &pool.name)], value(pool));
+        }
+    }
+
     /// Adds how often something has happened, and how long it has taken.
     pub(super) fn summary(&mut self, labels: &[Label<'_>], count: u64, time: Duration) {
         self.add_part("_sum", labels, seconds(time));

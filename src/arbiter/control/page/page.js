@@ -52,7 +52,9 @@
     }
   };
 
-  const number = (value) => value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
+  // Made once: a thousand tiles need thousands of numbers in each turn.
+  const FORMATS = [0, 1].map((digits) => new Intl.NumberFormat("en", { maximumFractionDigits: digits }));
+  const number = (value) => FORMATS[value < 10 ? 1 : 0].format(value);
   const duration = (ms) => {
     if (ms < 1) return `${Math.round(ms * 1000)} µs`;
     if (ms < 1000) return `${Math.round(ms)} ms`;
@@ -175,7 +177,7 @@
       return;
     }
     const passed = sample.up - last.up;
-    const point = { at: now, rate: Math.max(0, sample.units - last.units) * 1000 / passed };
+    const point = { at: now, rate: isKnown(sample.units) ? Math.max(0, sample.units - last.units) * 1000 / passed : null };
     while (sample.up - view.samples[0].up > WINDOW) view.samples.shift();
     if (Array.isArray(sample.latency) && Array.isArray(view.samples[0].latency)) {
       point.p50 = percentile(view.samples[0].latency, sample.latency, 0.5);
@@ -203,7 +205,7 @@
   const COLUMNS = [
     ["Slot", 1, (it) => it.slot], ["PID", 1, (it) => it.pid], ["State", 0, (it) => it.state],
     ["Generation", 1, (it) => it.generation], ["Up", 1, (it) => duration(it.uptime_ms)],
-    ["Units", 1, (it) => number(it.units)], ["Clients", 1, (it) => number(it.clients)],
+    ["Units", 1, (it) => (isKnown(it.units) ? number(it.units) : "–")], ["Clients", 1, (it) => number(it.clients)],
     ["Heartbeat", 1, (it) => (isKnown(it.heartbeat_age_ms) ? `${duration(it.heartbeat_age_ms)} ago` : "unknown")],
     ["Memory", 1, (it) => (isKnown(it.memory_bytes) ? bytes(it.memory_bytes) : "unknown")],
     ["Works on", 0, workOf],
@@ -238,7 +240,8 @@
     setText(heading, `Pool ${clean(pool.name)}`);
     const phase = ["reloading", "suspended", "stopping"].filter((it) => pool[it]);
     setText(summary, `${pool.ready} of ${pool.target} workers ready${phase.length ? `, ${phase.join(", ")}` : ""}. `
-      + `Class ${clean(pool.class)}, app ${clean(pool.app)}. ${number(pool.units_total)} units of work done, ${pool.in_flight} in progress.`);
+      + `Class ${clean(pool.class)}, app ${clean(pool.app)}. ${isKnown(pool.units_total)
+        ? `${number(pool.units_total)} units of work done, ${pool.in_flight} in progress.` : "The program's units of work are not known."}`);
     reconcile(queues, pool.listeners, (it) => it.address, () => node("li"), (item, it) => setText(item,
       `${clean(it.address)}: queue length ${isKnown(it.queue_length) ? it.queue_length : "unknown"}.`));
     const shown = pool.workers.map((worker) => ({ key: `w${worker.pid}`, slot: worker.slot, worker }))
@@ -251,9 +254,9 @@
     const last = view.points[view.points.length - 1] || {};
     drawChart(charts.children[0], view.points, ["rate"], (top, span) => (isKnown(last.rate)
       ? `Units of work a second, ${span}: ${number(last.rate)} now, ${number(top < 1e-6 ? 0 : top)} at most.`
-      : "Units of work a second: measuring."), now);
+      : `Units of work a second: ${isKnown(pool.units_total) ? "measuring" : "not known"}.`), now);
     drawChart(charts.children[1], view.points, ["p50", "p99"], (top, span) => {
-      if (!Array.isArray(pool.latency)) return "Duration of units: this master does not report it.";
+      if (!Array.isArray(pool.latency)) return "Duration of units: not known.";
       if (!isKnown(last.p50)) return "Duration of units: none was done in the last 10 s.";
       return `Duration of units, ${span}: half below ${duration(last.p50)} (solid), `
         + `99 % below ${duration(last.p99)} (dashed), ${duration(top)} at most.`;

@@ -85,9 +85,10 @@ impl History {
 
 impl Counters {
     fn of(status: &Status) -> Self {
-        let each = |number: fn(&Pool) -> Option<f64>| status.pools.iter().map(number).sum();
+        let counted = || status.pools.iter().filter(|pool| pool.totals.units.is_some());
+        let each = |number: fn(&Pool) -> Option<f64>| counted().map(number).sum();
         let mut buckets = Some(BTreeMap::new());
-        for pool in &status.pools {
+        for pool in counted() {
             match (&mut buckets, &pool.latency.buckets) {
                 (Some(sums), Some(more)) => more.iter().for_each(|(bound, count)| {
                     let sum: &mut u64 = sums.entry(*bound).or_default();
@@ -99,12 +100,12 @@ impl Counters {
         Self {
             pid: status.pid,
             uptime_ms: status.uptime_ms,
-            units: status.pools.iter().fold(0, |sum, pool| sum.saturating_add(pool.totals.units)),
+            units: counted().filter_map(|pool| pool.totals.units).fold(0, u64::saturating_add),
             busy_seconds: each(|pool| pool.totals.busy_seconds),
             buckets,
             workers: status
                 .workers()
-                .map(|worker| (worker.pid, (worker.units, worker.usage.cpu_ms)))
+                .map(|worker| (worker.pid, (worker.units.unwrap_or(0), worker.usage.cpu_ms)))
                 .collect(),
         }
     }

@@ -171,15 +171,12 @@ fn pool_lines(pools: &[Pool]) -> Vec<Line<'static>> {
         let queue = pool.listeners.iter().filter_map(|listener| listener.queue_length);
         let queue = queue.fold(0, u64::saturating_add);
         let conditions: String = pool.conditions.iter().map(|it| format!(", {it}")).collect();
+        let units =
+            pool.totals.units.map(|done| format!("{done} done, {} in progress, ", pool.in_flight));
+        let units = units.unwrap_or_default();
         Line::from(format!(
-            "pool {}: {}/{} ready, {} {}, {} done, {} in progress, queue {queue}{conditions}",
-            pool.name,
-            pool.ready,
-            pool.target,
-            pool.class,
-            pool.app,
-            pool.totals.units,
-            pool.in_flight
+            "pool {}: {}/{} ready, {} {}, {units}queue {queue}{conditions}",
+            pool.name, pool.ready, pool.target, pool.class, pool.app
         ))
     };
     let mut lines: Vec<_> = pools.iter().take(POOLS_SHOWN).map(line).collect();
