@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use nix::sys::signal::{Signal, kill};
@@ -14,7 +14,9 @@ use tempfile::TempDir;
 use crate::DEADLINE;
 use crate::ctl::{FakeServer, Outcome, ostlerctl, run};
 use crate::ctl_top::Screen;
+use crate::launch::Launch;
 use crate::proc::wait_until;
+use crate::support::Exit;
 
 const STREAM: &str = "HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
 
@@ -108,6 +110,24 @@ fn interrupt_ends_the_wait_and_not_the_operation() {
         "ostlerctl: interrupted: operation 7 (reload) goes on; see ostlerctl operations 7\n"
     );
     assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+/// The number of such a master is that of another process here.
+#[test]
+fn stop_of_a_master_in_another_pid_namespace_succeeds() {
+    let unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let can_run = Command::new(unshare[0]).args(&unshare[1..]).arg("true").output();
+    if !can_run.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no PID namespace can be made");
+        return;
+    }
+    let launch = Launch::by(&[&unshare[..], &[env!("CARGO_BIN_EXE_ostler")]].concat(), &[]);
+    let socket = launch.path("control");
+    let server = launch.arg("--control-socket").arg(&socket).start();
+    let outcome = run(&["stop", "--socket", &socket]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stdout.starts_with("stop done in "), "{outcome:?}");
+    assert_eq!(server.wait_exit(), Exit::Code(0));
 }
 
 /// On a terminal, a bar is drawn in one line, and Ctrl-C is told there.

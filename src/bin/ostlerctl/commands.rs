@@ -100,7 +100,11 @@ fn make_change(client: &Client, wanted: &Change, limit: Option<Duration>) -> Res
     }
     print(&operation.outcome())?;
     match wanted {
-        Change::Stop { .. } => wait_until("the master has not exited yet", || !is_running(before)),
+        Change::Stop { .. } => wait_until("the master has not exited yet", || {
+            // The number is that of the master's PID namespace. In another one, the process that has it
+            // here is another, and the end of the control socket must do.
+            !is_running(before) || !(is_master(before) || is_served_by(&client, before))
+        }),
         Change::Upgrade => wait_until("the new master does not answer yet", || {
             get(&client, "/v1/status")
                 .is_ok_and(|status| status["pid"] == operation.result["new_pid"])
@@ -157,6 +161,16 @@ fn is_running(pid: u64) -> bool {
     let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
     let stat = String::from_utf8_lossy(&stat);
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Returns whether a process has the title of a master.
+fn is_master(pid: u64) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|title| title.starts_with(b"ostler: master"))
+}
+
+/// Returns whether a master with this number answers at the control socket.
+fn is_served_by(client: &Client, pid: u64) -> bool {
+    get(client, "/v1/status").is_ok_and(|status| status["pid"] == pid)
 }
 
 /// Returns the latest events; none if the master keeps none.
