@@ -283,7 +283,7 @@ impl<'a> Shared<'a> {
         stream.set_read_timeout(Some(settings.header_timeout))?;
         stream.set_write_timeout(Some(settings.write_timeout))?;
         let label = address.map_or_else(|| "client".to_owned(), |peer| format!("client {peer}"));
-        let work = Some(self.ctx.lifecycle().begin_work_on(thread, &label));
+        let work = Some(self.ctx.lifecycle().begin_work_on(thread, &label, address));
         Ok(ClientStream { stream, work, thread, shared: self })
     }
 }

@@ -1,6 +1,8 @@
 //! Work trackers: they write to the scoreboard what a thread is working on.
 
 use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::entry_owners::{NoEntry, ThreadNumber};
@@ -34,14 +36,20 @@ impl Lifecycle {
     #[track_caller]
     pub fn begin_work(&self, label: &str) -> WorkGuard<'_> {
         let entry = TakenEntry::any(self);
-        WorkGuard { unit: UnitGuard::begin(entry.thread, self, label), _entry: entry }
+        WorkGuard { unit: UnitGuard::begin(entry.thread, self, label, None), _entry: entry }
     }
 
-    /// Begins a unit of work on the thread entry with this number, which the caller manages.
-    pub(super) fn begin_work_on(&self, index: usize, label: &str) -> UnitGuard<'_> {
+    /// Begins a unit of work on the thread entry with this number, which the caller manages. `client` is
+    /// the address of its client, if that has one.
+    pub(super) fn begin_work_on(
+        &self,
+        index: usize,
+        label: &str,
+        client: Option<SocketAddr>,
+    ) -> UnitGuard<'_> {
         let thread = self.board_row().thread(index);
         thread.set_thread_id(process::thread_id());
-        UnitGuard::begin(thread, self, label)
+        UnitGuard::begin(thread, self, label, client)
     }
 
     /// Returns the work tracker of the calling thread, by which it drives clients. A thread that has no
@@ -137,17 +145,7 @@ impl<'a> WorkTracker<'a> {
 
     /// Logs a unit of work that has no client, and writes its record.
     pub(super) fn log_run(&mut self, kind: UnitKind, label: &str, is_ok: bool) {
-        let request = UnitRequest {
-            method: b"RUN",
-            path: label.as_bytes(),
-            query: None,
-            protocol: b"JOB",
-            line: None,
-            field: &|_| None,
-        };
-        let status = if is_ok { 200 } else { 500 };
-        let response = UnitResponse { status, head: b"", body_bytes: 0, is_complete: true };
-        self.log_unit(&Unit { kind, client: None, id: None, request, response });
+        self.log_unit(&labelled_unit(kind, (b"RUN", b"JOB"), label, is_ok));
         if let Some(log) = &mut self.log {
             log.settle(ClientOutput::Sent);
         }
@@ -157,6 +155,20 @@ impl<'a> WorkTracker<'a> {
     pub(super) fn unit_log(&mut self) -> Option<&mut UnitLog> {
         self.log.as_deref_mut()
     }
+}
+
+/// Returns what is logged of a unit of work that has no request: a method and a protocol stand in for it.
+fn labelled_unit<'u>(
+    kind: UnitKind,
+    (method, protocol): (&'u [u8], &'u [u8]),
+    label: &'u str,
+    is_ok: bool,
+) -> Unit<'u> {
+    let path = label.as_bytes();
+    let request = UnitRequest { method, path, query: None, protocol, line: None, field: &|_| None };
+    let status = if is_ok { 200 } else { 500 };
+    let response = UnitResponse { status, head: b"", body_bytes: 0, is_complete: true };
+    Unit { kind, client: None, id: None, request, response }
 }
 
 /// Counts a unit of work, which ends now.
@@ -273,13 +285,32 @@ impl WorkGuard<'_> {
 pub(super) struct UnitGuard<'a> {
     thread: ThreadEntry<'a>,
     lifecycle: &'a Lifecycle,
+    /// What is logged of it, if there is an access log.
+    record: Option<UnitRecord>,
+}
+
+/// What is logged of a unit of work of which only the label is known.
+struct UnitRecord {
+    log: Box<UnitLog>,
+    label: Box<str>,
+    client: Option<SocketAddr>,
 }
 
 impl<'a> UnitGuard<'a> {
-    fn begin(thread: ThreadEntry<'a>, lifecycle: &'a Lifecycle, label: &str) -> Self {
+    fn begin(
+        thread: ThreadEntry<'a>,
+        lifecycle: &'a Lifecycle,
+        label: &str,
+        client: Option<SocketAddr>,
+    ) -> Self {
         thread.set_label(label.as_bytes());
-        thread.begin_unit(clock::now());
-        Self { thread, lifecycle }
+        let now = clock::now();
+        thread.begin_unit(now);
+        let record = lifecycle.access().unit_log().map(|mut log| {
+            log.begin(now);
+            UnitRecord { log, label: label.into(), client }
+        });
+        Self { thread, lifecycle, record }
     }
 
     /// Counts bytes that were received from its client.
@@ -307,6 +338,13 @@ impl Drop for UnitGuard<'_> {
         self.thread.set_idle();
         self.thread.clear_label();
         end_unit(self.thread, self.lifecycle, self.thread.unit_started());
+        if let Some(UnitRecord { log, label, client }) = &mut self.record {
+            let kind = (b"WORK".as_slice(), b"OTHER".as_slice());
+            let unit = labelled_unit(UnitKind::Other, kind, label, !thread::panicking());
+            let access = self.lifecycle.access();
+            log.add(&Unit { client: *client, ..unit }, || access.request_id(&|_| None));
+            log.settle(ClientOutput::Sent);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Classes without contract code: a function behind `FnClass`, and a class that never polls for a
 //! stop. They stop, hang and are recycled like any other class.
 
+use std::fs;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use crate::client::Client;
 use crate::example::example;
 use crate::launch::{Launch, unlisten};
-use crate::proc::becomes_true;
+use crate::proc::{becomes_true, wait_until};
 use crate::recycling::{expect_never_fewer_than, serve_until_recycled};
 use crate::stopping::expect_queue_answered;
 use crate::support::{Exit, Server};
@@ -37,6 +38,20 @@ on_fn_classes!(
     worker_sigterm_finishes_request_and_is_replaced,
     reload_loses_nothing,
 );
+
+#[test]
+fn client_of_a_function_has_a_record() {
+    let flags = ["--access-logfile", "access", "--access-logformat", "json"];
+    let Some(server) = start("plain", &flags) else { return };
+    assert_eq!(server.get("/").status(), 200);
+    let text = || fs::read_to_string(server.path("access")).unwrap_or_default();
+    wait_until("its record", || text().ends_with('\n'));
+    let record: serde_json::Value = serde_json::from_str(&text()).unwrap();
+    assert_eq!((&record["kind"], &record["method"]), (&"other".into(), &"WORK".into()));
+    assert_eq!((&record["client"], &record["status"]), (&"127.0.0.1".into(), &200.into()));
+    assert!(record["path"].as_str().unwrap().starts_with("client 127.0.0.1:"), "{record}");
+    server.finish();
+}
 
 #[test]
 fn stop_taken_by_another_thread_is_heard_at_once() {

@@ -103,10 +103,10 @@ static ATOMS: &[Atom] = atoms! {
     "b" Late BytesOrDash "bytes of the response's body, without chunk framing; `-` instead of 0";
     "f" Early Referer "`Referer` field";
     "a" Early UserAgent "`User-Agent` field";
-    "m" Early Method "method; `CALL` or `NOTIFY` for RPC; `RUN` for a job";
-    "U" Early Path "path without query; method of a call; label of a run";
+    "m" Early Method "method; `CALL` or `NOTIFY` for RPC; `RUN` for a job; `WORK` for a unit that a class of your own marks";
+    "U" Early Path "path without query; method of a call; label of a run or of a marked unit";
     "q" Early Query "query";
-    "H" Early Protocol "protocol: `HTTP/1.1`, `HTTP/1.0`, `MessagePack-RPC`, `JOB`";
+    "H" Early Protocol "protocol: `HTTP/1.1`, `HTTP/1.0`, `MessagePack-RPC`, `JOB`, `OTHER`";
     "B" Late Bytes "bytes of the response's body, without chunk framing";
     "D" Late Micros "duration in microseconds";
     "M" Late Millis "duration in milliseconds";
