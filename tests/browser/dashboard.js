@@ -67,7 +67,7 @@ const escaped = (text) => text.replaceAll(/[&<>"]/g, (it) => `&#${it.codePointAt
 
 /** Returns a round number that is not less; of bytes, one that is round in its unit. */
 function roundUp(value, isBytes) {
-  const unit = isBytes ? 1024 ** Math.floor(Math.log2(value) / 10) : 1;
+  const unit = isBytes ? 1024 ** Math.floor(Math.log2(value * 4) / 10) : 1;
   const size = 10 ** Math.floor(Math.log10(value / unit));
   return [1, 2, 2.5, 5, 10].map((it) => it * size * unit).find((it) => it >= value * 0.999);
 }
