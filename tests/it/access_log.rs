@@ -383,6 +383,7 @@ fn runs_of_jobs_are_logged(class: &str) {
     wait_until("a few runs", || text_of(&server, "access").lines().count() >= 4);
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_exit(), Exit::Code(0));
+    server.wait_silence(); // all of the log has been read
     let text = text_of(&server, "access");
     let ticks = server.records_of("tick").len();
     assert_eq!(text.lines().count(), ticks);
