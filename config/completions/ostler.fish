@@ -3,7 +3,7 @@ complete -c ostler -s w -l workers -d 'Number of worker processes, 1 to 4096; au
 complete -c ostler -l scale-up-busy -d 'With a range of workers: start more when they are busy for this percentage of the time, 1 to 100. Two thirds of it is the most that a scale-down may lead to. [default: 75]' -r
 complete -c ostler -l scale-down-after -d 'With a range of workers: stop one when one fewer has sufficed for this time. It doubles, up to 16 times, while scale-downs turn out to be too early. [default: 30s]' -r
 complete -c ostler -l threads -d 'Threads per worker of the threads class, 1 to 1024 [default: 4]' -r
-complete -c ostler -l worker-connections -d 'Maximum open connections per worker (mio and threads classes) [default: 10000]' -r
+complete -c ostler -l worker-connections -d 'Maximum open connections per worker (all classes but sync and exec) [default: 10000]' -r
 complete -c ostler -l max-requests -d 'Replace a worker after this many units of work; 0 means never [default: 0]' -r
 complete -c ostler -l max-requests-jitter -d 'Add a random number up to this to max_requests, so that workers are not all replaced at once [default: 0]' -r
 complete -c ostler -l max-lifetime -d 'Replace a worker after this uptime; 0 means never [default: 0s]' -r
@@ -70,6 +70,7 @@ complete -c ostler -l flight-recorder-file -d 'File that keeps the last 4,096 lo
 complete -c ostler -l access-logfile -l access-log -d 'Access log file, with a record for each unit of work; - means standard output. None means no access log. The file is owned by the workers\' user, which needs access to its directory to reopen it. [default: none] [key: access_log]' -r
 complete -c ostler -l access-logformat -l access-log-format -d 'Format of access log records: combined, json, or a template with atoms such as %(h)s [default: combined] [key: access_log_format]' -r
 complete -c ostler -l access-log-sample -d 'Share of units of work that the access log contains, 0 to 1, such as 0.01. Server errors (status 500 and above, failed calls and runs) are always logged. [default: 1]' -r
+complete -c ostler -l access-log-buffer -d 'Whether a worker of class mio collects access log records while it serves several clients at once, up to 4 KiB, and writes them together before it waits. A worker that is killed meanwhile loses them. [default: false]' -r
 complete -c ostler -l request-id-header -d 'Header field from which a request\'s id is taken, such as X-Request-Id, if its value is valid. None means that every id is made by the worker. Set it only if a proxy sets or removes the field. [default: none]' -r
 complete -c ostler -s c -l config -d 'YAML configuration file. May be repeated: a later file wins, key by key [env: OSTLER_CONFIG]' -r
 complete -c ostler -l pool -d 'Run only this pool of the configuration file. May be repeated' -r

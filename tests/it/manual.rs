@@ -46,7 +46,9 @@ fn man_pages_have_no_errors_and_name_each_option() {
     }
     let help = Launch::new(&["--help"]).unbound().plain().run().stdout;
     let page = fs::read_to_string(source("docs/man/ostler.1")).unwrap().replace("\\-", "-");
-    let options = help.lines().filter(|line| line.trim_start().starts_with('-'));
+    // The lines of a description are indented more.
+    let is_option = |line: &&str| line.trim_start().starts_with('-') && line.find('-') <= Some(6);
+    let options = help.lines().filter(is_option);
     let options = options.map(|line| line.split("[aliases").next().unwrap());
     let mut count = 0;
     for flag in options.flat_map(str::split_whitespace).filter(|word| word.starts_with("--")) {
@@ -54,7 +56,7 @@ fn man_pages_have_no_errors_and_name_each_option() {
         assert!(page.contains(flag), "{flag}");
         count += 1;
     }
-    assert!(count > 80, "{count}");
+    assert!(count > 70, "{count}");
 }
 
 #[test]
