@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::app::RequestId;
-use crate::log::access::{UnitLog, WorkerAccessLog};
+use crate::app::{RequestId, Unit};
+use crate::log::access::{UnitLog, UnitRecord, WorkerAccessLog};
 use crate::os::random;
+use crate::time::MonotonicTime;
 
 /// What the threads of a worker share to log units of work.
 #[derive(Debug)]
@@ -36,6 +37,16 @@ impl WorkerAccess {
         Some(Box::new(UnitLog::new(log, mix(self.seed ^ self.next()))))
     }
 
+    /// Begins a record of its own; `None` if the unit is not logged.
+    pub(super) fn begin_record(
+        &self,
+        unit: &Unit<'_>,
+        started_at: MonotonicTime,
+    ) -> Option<UnitRecord> {
+        let log = self.log.as_ref()?;
+        UnitRecord::begin(log, unit, started_at, mix(self.seed ^ self.next()))
+    }
+
     /// Returns the id of a request: that of its client if there is a header for it with a valid value,
     /// otherwise a new one.
     pub(super) fn request_id<'f>(
@@ -47,11 +58,24 @@ impl WorkerAccess {
         given.or_else(|| RequestId::new(&self.new_id()))
     }
 
-    /// Returns 32 hexadecimal digits: the worker's seed, and a number that no other id of this worker
-    /// has.
+    /// Returns the first of 2^32 numbers that no other request of this worker has.
+    pub(super) fn new_numbers(&self) -> u64 {
+        self.next().wrapping_add(1) << 32
+    }
+
+    /// Returns the id of the request with this number.
+    pub(super) fn id_of(&self, number: u64) -> RequestId {
+        RequestId::new(&self.digits_of(number)).expect("hexadecimal digits are valid")
+    }
+
     fn new_id(&self) -> [u8; 32] {
-        // Adding the seed and mixing are one-to-one, so different counts make different numbers.
-        let number = mix(self.next().wrapping_add(self.seed));
+        self.digits_of(self.next())
+    }
+
+    /// Returns 32 hexadecimal digits: the worker's seed, and the number, spread.
+    fn digits_of(&self, number: u64) -> [u8; 32] {
+        // Adding the seed and mixing are one-to-one, so different numbers stay different.
+        let number = mix(number.wrapping_add(self.seed));
         let mut id = [0; 32];
         let digits = [self.seed, number].map(u64::to_be_bytes).concat();
         for (pair, byte) in id.chunks_exact_mut(2).zip(digits) {

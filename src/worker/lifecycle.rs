@@ -10,7 +10,9 @@ use slog::warn;
 
 use super::access::WorkerAccess;
 use super::entry_owners::EntryOwners;
+use crate::app::{RequestId, Unit};
 use crate::heartbeat::Heartbeat;
+use crate::log::access::UnitRecord;
 use crate::log::{Log, error_chain};
 use crate::os::signal::{self, Signal, SignalPipe};
 use crate::os::{clock, file, process};
@@ -215,6 +217,31 @@ impl Lifecycle {
         self.begin_stop(request)
     }
 
+    /// Returns the id of the request with this number: 32 hexadecimal digits, different for each number
+    /// and each worker.
+    pub fn request_id(&self, number: u64) -> RequestId {
+        self.access.id_of(number)
+    }
+
+    /// Returns whether units of work are logged.
+    pub fn logs_units(&self) -> bool {
+        self.access.log().is_some()
+    }
+
+    /// Begins the record of a unit of work whose response has begun. For a class whose threads work on
+    /// several units in turn: the record is written when it is ended or dropped. Returns `None` if the
+    /// unit is not logged.
+    pub fn begin_record(&self, unit: &Unit<'_>, started_at: MonotonicTime) -> Option<UnitRecord> {
+        self.access.begin_record(unit, started_at)
+    }
+
+    /// Returns a number that no other request of the worker has. A thread with a tracker calls
+    /// [`WorkTracker::new_request_number`](super::WorkTracker::new_request_number): threads do not wait
+    /// for each other there.
+    pub fn new_request_number(&self) -> u64 {
+        self.access.new_numbers()
+    }
+
     /// Begins a graceful stop of the worker's own accord. The master starts a replacement, and bounds
     /// the drain by `graceful_timeout` as if it had sent SIGTERM.
     pub fn begin_graceful_stop(&self) {
@@ -282,6 +309,12 @@ impl Lifecycle {
     /// that wait while another processes the signals.
     pub fn stop_fd(&self) -> BorrowedFd<'_> {
         self.stop.pipe.0.as_fd()
+    }
+
+    /// Publishes how many clients the worker has, for a class that does not call
+    /// [`Acceptor::poll`](super::Acceptor::poll) when one ends.
+    pub fn set_client_count(&self, count: usize) {
+        self.board_row().set_clients(count);
     }
 
     /// Publishes how many clients the worker has, and returns how many it would have if all workers had

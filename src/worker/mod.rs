@@ -24,6 +24,7 @@ mod ring;
 mod timer_wheel;
 mod tracker;
 
+pub use crate::log::access::UnitRecord;
 pub use acceptor::{Accept, Acceptor};
 pub(crate) use access::WorkerAccess;
 pub(crate) use booted_app::BootedApp;

@@ -22,6 +22,8 @@ pub struct WorkTracker<'a> {
     sends_heartbeat: bool,
     date: [u8; 29],
     date_second: u64,
+    /// The number of the next request, within a block that the thread has for itself.
+    request_number: u64,
     /// The access log, if there is one.
     log: Option<Box<UnitLog>>,
 }
@@ -87,8 +89,16 @@ impl Lifecycle {
 
 impl<'a> WorkTracker<'a> {
     fn new(entry: TakenEntry<'a>) -> Self {
-        let log = entry.lifecycle.access().unit_log();
-        Self { entry, sends_heartbeat: false, date: [b' '; 29], date_second: u64::MAX, log }
+        let access = entry.lifecycle.access();
+        let (log, request_number) = (access.unit_log(), access.new_numbers());
+        Self {
+            entry,
+            sends_heartbeat: false,
+            date: [b' '; 29],
+            date_second: u64::MAX,
+            request_number,
+            log,
+        }
     }
 
     /// Makes the beginning of each unit of work send a heartbeat if one is due. For a class with one
@@ -118,11 +128,33 @@ impl<'a> WorkTracker<'a> {
         }
     }
 
-    /// Ends and counts a unit of work that began at `started_at`. For a class whose threads work on
-    /// several units in turn; any other calls `end_work`.
-    pub fn end_work_since(&mut self, started_at: MonotonicTime) {
+    /// Shows that the thread works on a unit of work of this label from `now` on. For a class whose
+    /// threads work on several units in turn: each of these times counts towards `timeout` by itself.
+    /// Calls of `set_idle` end them, and [`end_work_between`](Self::end_work_between) ends the unit.
+    pub fn resume_work(&mut self, label: &[u8], now: MonotonicTime) {
+        self.entry.thread.set_label(label);
+        self.entry.thread.begin_unit(now);
+        if self.sends_heartbeat {
+            self.entry.lifecycle.notify_at(now);
+        }
+    }
+
+    /// Ends and counts a unit of work that began at `started_at` and ends at `now`. For a class whose
+    /// threads work on several units in turn; any other calls `end_work`.
+    pub fn end_work_between(&mut self, started_at: MonotonicTime, now: MonotonicTime) {
         self.entry.thread.clear_label();
-        end_unit(self.entry.thread, self.entry.lifecycle, started_at);
+        end_unit(self.entry.thread, self.entry.lifecycle, started_at, now);
+    }
+
+    /// Returns a number that no other request of the worker has: see
+    /// [`Lifecycle::request_id`](super::Lifecycle::request_id).
+    pub fn new_request_number(&mut self) -> u64 {
+        let number = self.request_number;
+        self.request_number = match number as u32 {
+            u32::MAX => self.entry.lifecycle.access().new_numbers(),
+            _ => number + 1,
+        };
+        number
     }
 
     /// Counts bytes that were received from a client.
@@ -171,10 +203,15 @@ fn labelled_unit<'u>(
     Unit { kind, client: None, id: None, request, response }
 }
 
-/// Counts a unit of work, which ends now.
+/// Counts a unit of work, which ends at `now`.
 #[inline]
-fn end_unit(thread: ThreadEntry<'_>, lifecycle: &Lifecycle, started_at: MonotonicTime) {
-    thread.end_unit(started_at, clock::now(), lifecycle.unit_timeout());
+fn end_unit(
+    thread: ThreadEntry<'_>,
+    lifecycle: &Lifecycle,
+    started_at: MonotonicTime,
+    now: MonotonicTime,
+) {
+    thread.end_unit(started_at, now, lifecycle.unit_timeout());
     lifecycle.on_unit_done();
 }
 
@@ -229,7 +266,7 @@ impl app::WorkReporter for WorkTracker<'_> {
     }
 
     fn end_work(&mut self) {
-        self.end_work_since(self.entry.thread.unit_started());
+        self.end_work_between(self.entry.thread.unit_started(), clock::now());
     }
 
     fn http_date(&mut self) -> [u8; 29] {
@@ -337,7 +374,7 @@ impl Drop for UnitGuard<'_> {
     fn drop(&mut self) {
         self.thread.set_idle();
         self.thread.clear_label();
-        end_unit(self.thread, self.lifecycle, self.thread.unit_started());
+        end_unit(self.thread, self.lifecycle, self.thread.unit_started(), clock::now());
         if let Some(UnitRecord { log, label, client }) = &mut self.record {
             let kind = (b"WORK".as_slice(), b"OTHER".as_slice());
             let unit = labelled_unit(UnitKind::Other, kind, label, !thread::panicking());

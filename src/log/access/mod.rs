@@ -20,6 +20,7 @@ use crate::os::fd_table;
 
 pub use format::AccessFormat;
 pub(crate) use render::WorkerName;
+pub use worker::UnitRecord;
 pub(crate) use worker::{ClientOutput, UnitLog, UnsentRecords, WorkerAccessLog};
 
 /// The settings of an access log.

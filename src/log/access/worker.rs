@@ -129,7 +129,7 @@ impl UnitLog {
     /// Adds a unit. `new_id` makes its id, if the format needs one and it has none.
     pub(crate) fn add(&mut self, unit: &Unit<'_>, new_id: impl FnOnce() -> Option<RequestId>) {
         let started = self.started.take();
-        if !self.is_sampled(unit.response.status) {
+        if !is_sampled(&self.log, &mut self.rng, unit.response.status) {
             return self.records.skip(unit);
         }
         let started = started.unwrap_or_else(clock::now);
@@ -187,16 +187,16 @@ impl UnitLog {
         let Self { log, records, buffers, .. } = self;
         write_ended(log, records, buffers);
     }
+}
 
-    /// Server errors are always logged.
-    fn is_sampled(&mut self, status: u16) -> bool {
-        let share = self.log.log.config.sample;
-        if share == SampleShare::ALL || status >= 500 {
-            return true;
-        }
-        let drawn = self.rng.below(SampleShare::ALL.millionths().into());
-        drawn < share.millionths().into()
+/// Returns whether a unit of work with this status is logged. Server errors always are.
+fn is_sampled(log: &WorkerAccessLog, rng: &mut Rng, status: u16) -> bool {
+    let share = log.log.config.sample;
+    if share == SampleShare::ALL || status >= 500 {
+        return true;
     }
+    let drawn = rng.below(SampleShare::ALL.millionths().into());
+    drawn < share.millionths().into()
 }
 
 fn write_ended(log: &WorkerAccessLog, records: &mut Records, buffers: &mut Buffers) {
@@ -247,5 +247,47 @@ impl Drop for UnsentRecords {
             self.records.abort(self.unsent);
             write_ended(&self.log, &mut self.records, &mut Buffers::new());
         }
+    }
+}
+
+/// The record of one unit of work among others in progress. It is written when it is ended, or
+/// dropped, which means that the client has been disconnected.
+pub struct UnitRecord {
+    log: Arc<WorkerAccessLog>,
+    records: Records,
+}
+
+impl UnitRecord {
+    pub(crate) fn begin(
+        log: &Arc<WorkerAccessLog>,
+        unit: &Unit<'_>,
+        started_at: MonotonicTime,
+        seed: u64,
+    ) -> Option<Self> {
+        if !is_sampled(log, &mut Rng::new(seed), unit.response.status) {
+            return None;
+        }
+        let mut records = Records::default();
+        records.add(&log.log.config.format, &log.name, unit, started_at);
+        Some(Self { log: Arc::clone(log), records })
+    }
+
+    /// Writes the record. The kernel has taken `body_bytes` of the body of the response.
+    pub fn end(mut self, body_bytes: u64, end: UnitEnd) {
+        self.records.count_body(body_bytes, 0);
+        self.records.end_last(end);
+    }
+}
+
+impl Drop for UnitRecord {
+    fn drop(&mut self) {
+        self.records.end_last(UnitEnd::Aborted);
+        write_ended(&self.log, &mut self.records, &mut Buffers::new());
+    }
+}
+
+impl fmt::Debug for UnitRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnitRecord").field("log", &self.log).finish_non_exhaustive()
     }
 }
