@@ -11,8 +11,8 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use ostler::app::{BootError, ClientInfo};
-use ostler::tokio::{Shutdown, Worker};
+use ostler::app::BootError;
+use ostler::tokio::{RequestContext, Shutdown, Worker};
 use tokio::time::{interval, sleep};
 
 struct Shop {
@@ -42,8 +42,9 @@ async fn buy(State(shop): State<Arc<Shop>>) -> (StatusCode, String) {
     }
 }
 
-async fn me(client: Extension<ClientInfo>, worker: Extension<Worker>) -> String {
-    format!("{:?} at slot {}\n", client.address, worker.info().slot)
+async fn me(context: Extension<RequestContext>) -> String {
+    let (client, worker) = (context.client(), context.worker());
+    format!("{:?} at slot {}, {}\n", client.address, worker.info().slot, context.id())
 }
 
 /// A request that awaits delays no other, and is not hung. One that blocks its thread for longer than

@@ -7,7 +7,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_
 use axum::extract::{Extension, State};
 use axum::response::Response;
 use axum::{Router, routing::get};
-use ostler::tokio::Shutdown;
+use ostler::tokio::{RequestContext, Shutdown};
 use tokio::sync::broadcast;
 
 type Room = broadcast::Sender<String>;
@@ -17,10 +17,10 @@ const MESSAGES_MAX: usize = 256;
 
 async fn join(
     State(room): State<Room>,
-    Extension(shutdown): Extension<Shutdown>,
+    Extension(context): Extension<RequestContext>,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    upgrade.on_upgrade(|socket| chat(socket, room, shutdown))
+    upgrade.on_upgrade(move |socket| chat(socket, room, context.shutdown()))
 }
 
 async fn chat(mut socket: WebSocket, room: Room, shutdown: Shutdown) {

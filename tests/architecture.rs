@@ -92,7 +92,7 @@ const IMPURE_NAMES: [&str; 16] = [
 ];
 
 /// The dependencies, and the only files and directories that may mention each.
-const DEPENDENCY_MODULES: [(&str, &[&str]); 21] = [
+const DEPENDENCY_MODULES: [(&str, &[&str]); 22] = [
     ("libc::", &["src/os/"]),
     ("nix::", &["src/os/"]),
     ("saphyr_parser::", &["src/settings/"]),
@@ -112,6 +112,7 @@ const DEPENDENCY_MODULES: [(&str, &[&str]); 21] = [
     ("hyper_util::", &["workers/tokio/"]),
     ("pin_project_lite::", &["workers/tokio/"]),
     ("io_uring::", &["src/os/uring/"]),
+    ("tracing_core::", &["workers/tokio/events.rs"]),
     ("croner::", &["src/job/cron.rs"]),
     ("chrono::", &["src/job/"]),
 ];

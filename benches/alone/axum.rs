@@ -1,24 +1,39 @@
-//! axum on tokio's multi-threaded runtime, without Ostler: the baseline of the class `tokio`.
+//! One axum router, on tokio alone or under the class `tokio`: the class against its baseline.
 //!
 //! ```text
-//! cargo run --release --example axum_alone -- 127.0.0.1:8000 2
+//! cargo run --release --example axum_hello -- alone 127.0.0.1:8000 2
+//! cargo run --release --example axum_hello -- --bind 127.0.0.1:8000 --threads 2
 //! ```
 
 use std::env;
 use std::error::Error;
+use std::process::ExitCode;
 
 use axum::Router;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn router() -> Router {
+    Router::new().route("/", get(|| async { "Hello, world!\n" }))
+}
+
+/// Serves as the documentation of axum does it, with the runtime that the class has for as many threads.
+fn serve_alone(address: &str, threads: &str) -> Result<(), Box<dyn Error>> {
+    let runtime = match threads.parse()? {
+        1 => Builder::new_current_thread().enable_all().build()?,
+        threads => Builder::new_multi_thread().worker_threads(threads).enable_all().build()?,
+    };
+    runtime.block_on(async { Ok(axum::serve(TcpListener::bind(address).await?, router()).await?) })
+}
+
+fn main() -> ExitCode {
     let words: Vec<_> = env::args().collect();
-    let [_, address, threads] = words.as_slice() else { return Err("ADDRESS THREADS".into()) };
-    let runtime =
-        Builder::new_multi_thread().worker_threads(threads.parse()?).enable_all().build()?;
-    runtime.block_on(async {
-        let router = Router::new().route("/", get(|| async { "Hello, world!\n" }));
-        Ok(axum::serve(TcpListener::bind(address).await?, router).await?)
-    })
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [_, "alone", address, threads] => match serve_alone(address, threads) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        _ => ostler::tokio::main("hello", |_| async { Ok(router()) }),
+    }
 }

@@ -220,6 +220,8 @@ mod support;
 mod systemd;
 mod terminals;
 mod tokio_class;
+mod tokio_http2;
+mod tokio_load;
 mod upgrading;
 mod uring_class;
 mod worker_cgroups;

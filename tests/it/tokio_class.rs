@@ -1,6 +1,5 @@
 //! The class `tokio`: what only it has. The tables of behaviours have the rest.
 
-use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,11 +12,11 @@ use crate::support::{Exit, Server};
 
 /// Starts the demo of the class with these flags, or the app `echo` of bare streams. Returns `None` if
 /// it was not built.
-fn start(flags: &[&str]) -> Option<Server> {
+pub fn start(flags: &[&str]) -> Option<Server> {
     launch(flags).map(Launch::start)
 }
 
-fn launch(flags: &[&str]) -> Option<Launch> {
+pub fn launch(flags: &[&str]) -> Option<Launch> {
     example("tokio_demo").map(|program| launch_program(&program, flags))
 }
 
@@ -141,6 +140,21 @@ fn request_timeout_answers_504_and_cancels() {
 }
 
 #[test]
+fn tracing_events_are_in_the_log_with_their_request() {
+    let Some(server) = start(&[]) else { return };
+    server.get("/event?secret");
+    let booted = server.wait_for("it", |record| record.message() == "app booted");
+    assert_eq!((booted.text("pool"), booted.text("request")), (Some("default"), None));
+    let event = server.wait_for("it", |record| record.message() == "stock low");
+    for (key, value) in [("request", "GET /event"), ("item", "oats"), ("stock", "7")] {
+        assert_eq!(event.text(key), Some(value), "{key}");
+    }
+    assert!(event.text("target").is_some_and(|target| target.starts_with("tokio_demo")));
+    assert!(server.records_of("not logged").is_empty());
+    server.finish();
+}
+
+#[test]
 fn long_poll_and_task_are_told_of_the_stop() {
     let Some(mut server) = start(&[]) else { return };
     let mut poll = server.begin("/wait_for_stop");
@@ -236,192 +250,5 @@ fn slow_or_large_request_body_gets_408_or_413() {
         client.send(format!("{head}{rest}"));
         assert_eq!(client.answer().head.status, status, "{rest}");
     }
-    server.finish();
-}
-
-/// An HTTP/2 client that speaks in frames.
-struct Http2(Client);
-
-#[derive(Debug)]
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-impl Http2 {
-    fn connect(server: &Server) -> Self {
-        let mut client = server.connect();
-        client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        let mut client = Self(client);
-        client.send(SETTINGS, 0, 0, &[]).unwrap();
-        client
-    }
-
-    fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
-        self.0.try_send(frame(kind, flags, stream, payload))
-    }
-
-    /// Reads the next frame, and acknowledges what must be.
-    fn next(&mut self) -> io::Result<Frame> {
-        let mut head = [0; 9];
-        self.0.try_read_exactly(&mut head)?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; length as usize];
-        self.0.try_read_exactly(&mut payload)?;
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        let frame = Frame { kind: head[3], flags: head[4], stream, payload };
-        if [SETTINGS, PING].contains(&frame.kind) && frame.flags & ACK == 0 {
-            let echo = if frame.kind == PING { &frame.payload[..] } else { &[] };
-            let _ = self.send(frame.kind, ACK, 0, echo);
-        }
-        Ok(frame)
-    }
-
-    /// Reads frames until the server ends the connection. Returns the code of its GOAWAY.
-    fn goaway_code(&mut self) -> Option<u32> {
-        let mut code = None;
-        while let Ok(frame) = self.next() {
-            if frame.kind == GOAWAY {
-                code = frame.payload[4..8].try_into().ok().map(u32::from_be_bytes);
-            }
-        }
-        code
-    }
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// Encodes the head of a GET: indexed method and scheme, and a literal path and authority.
-fn get_head(path: &str) -> Vec<u8> {
-    let mut head = vec![0x82, 0x86, 0x04, path.len() as u8];
-    head.extend(path.as_bytes());
-    head.extend([0x01, 1, b'x']);
-    head
-}
-
-#[test]
-fn http2_drain_answers_and_says_goaway() {
-    let Some(mut server) = start(&[]) else { return };
-    let mut client = Http2::connect(&server);
-    for (stream, path) in [(1, "/pid"), (3, "/sleep?ms=700")] {
-        client.send(HEADERS, END_STREAM | END_HEADERS, stream, &get_head(path)).unwrap();
-    }
-    while client.next().unwrap().kind != DATA {} // the first answer
-    server.signal(Signal::SIGTERM);
-    let (mut body, mut goaways) = (Vec::new(), 0);
-    while let Ok(frame) = client.next() {
-        match frame.kind {
-            DATA if frame.stream == 3 => body.extend(frame.payload),
-            GOAWAY => {
-                goaways += 1;
-                assert_eq!(frame.payload[4..8], [0; 4], "no error: {frame:?}");
-            }
-            _ => (),
-        }
-    }
-    assert_eq!(String::from_utf8_lossy(&body), "slept 700 ms\n");
-    assert!(goaways > 0);
-    server.expect_clean_exit();
-}
-
-#[test]
-fn http2_request_body_is_limited() {
-    let Some(server) = start(&["--limit-request-body", "1K"]) else { return };
-    let mut client = Http2::connect(&server);
-    let mut head = get_head("/echo");
-    head[0] = 0x83; // POST
-    client.send(HEADERS, END_HEADERS, 1, &head).unwrap();
-    client.send(DATA, END_STREAM, 1, &[b'x'; 2000]).unwrap();
-    loop {
-        let frame = client.next().unwrap();
-        if frame.kind == HEADERS {
-            // `:status` as a literal of the static table's name 8, three digits.
-            assert!(
-                frame.payload.windows(3).any(|digits| digits == b"413") || frame.payload[0] == 0x48
-            );
-            break;
-        }
-    }
-    server.finish();
-}
-
-/// Floods a worker over one connection until the server ends it, or all is sent. The worker goes on.
-fn expect_flood_costs_its_connection(flood: impl Fn(&mut Http2) -> io::Result<()>) -> Option<u32> {
-    let server = start(&["--threads", "1"])?;
-    let worker = server.wait_workers(1)[0];
-    let mut client = Http2::connect(&server);
-    let _ = flood(&mut client);
-    let code = client.goaway_code();
-    assert_eq!(server.get("/").text(), "Hello, world!\n");
-    assert_eq!(server.answering_pid(), worker.pid);
-    server.finish();
-    code
-}
-
-#[test]
-fn http2_rapid_reset_costs_its_connection() {
-    let Some(_) = example("tokio_demo") else { return };
-    let code = expect_flood_costs_its_connection(|client| {
-        for stream in (1..40_000).step_by(2) {
-            client.send(HEADERS, END_STREAM | END_HEADERS, stream, &get_head("/await"))?;
-            client.send(RST_STREAM, 0, stream, &[0, 0, 0, 8])?;
-        }
-        Ok(())
-    });
-    assert_eq!(code, Some(11), "ENHANCE_YOUR_CALM");
-}
-
-#[test]
-fn http2_continuation_flood_costs_its_connection() {
-    let Some(_) = example("tokio_demo") else { return };
-    let code = expect_flood_costs_its_connection(|client| {
-        client.send(HEADERS, END_STREAM, 1, &get_head("/"))?;
-        // A field without indexing, whose name is one byte and whose value 100 bytes long.
-        let mut field = vec![0x00, 1, b'a', 100];
-        field.extend([b'b'; 100]);
-        let fields = field.repeat(100);
-        for _ in 0..2000 {
-            client.send(CONTINUATION, 0, 1, &fields)?;
-        }
-        Ok(())
-    });
-    assert!(code.is_some_and(|code| code != 0), "{code:?}");
-}
-
-#[test]
-fn http2_streams_beyond_the_limit_are_refused() {
-    let Some(server) = start(&[]) else { return };
-    let mut client = Http2::connect(&server);
-    for stream in (1..600).step_by(2) {
-        client.send(HEADERS, END_STREAM | END_HEADERS, stream, &get_head("/await")).unwrap();
-    }
-    let refused = loop {
-        let frame = client.next().unwrap();
-        if frame.kind == RST_STREAM {
-            break frame;
-        }
-    };
-    assert_eq!(refused.payload, [0, 0, 0, 7], "REFUSED_STREAM: {refused:?}");
-    assert!(refused.stream > 400, "{refused:?}");
-    drop(client);
     server.finish();
 }

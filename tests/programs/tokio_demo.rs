@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Extension, Router};
 use http_body::{Frame, SizeHint};
-use ostler::tokio::{App, ClientStream, Shutdown, Worker};
+use ostler::tokio::{App, ClientStream, RequestContext, Worker};
 use serde::Deserialize;
 use slog::info;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -72,6 +72,8 @@ async fn boot(worker: Worker) -> Result<Router, ostler::app::BootError> {
 }
 
 fn router(worker: Worker) -> Router {
+    assert!(worker.log_tracing_events());
+    tracing::info!(answer = 42, "app booted");
     let requests = Arc::new(AtomicU64::new(0));
     Router::new()
         .route("/", any(|| async { "Hello, world!\n" }))
@@ -94,14 +96,14 @@ fn router(worker: Worker) -> Router {
         .route("/task", get(task))
         .route(
             "/task_hang",
-            get(async |Extension(worker): Extension<Worker>| {
-                worker.spawn("sweeper", async { thread::sleep(Duration::MAX) });
+            get(async |Extension(context): Extension<RequestContext>| {
+                context.worker().spawn("sweeper", async { thread::sleep(Duration::MAX) });
             }),
         )
         .route(
             "/wait_for_stop",
-            get(async |Extension(shutdown): Extension<Shutdown>| {
-                shutdown.requested().await;
+            get(async |Extension(context): Extension<RequestContext>| {
+                context.shutdown().requested().await;
                 "the worker stops\n"
             }),
         )
@@ -120,6 +122,19 @@ fn router(worker: Worker) -> Router {
         )
         .route("/leak", get(async |Query(Mebibytes { mb }): Query<Mebibytes>| leak(mb)))
         .route("/bytes", get(async |Query(Count { n }): Query<Count>| bytes(n)))
+        .route(
+            "/event",
+            get(async || {
+                let _span = tracing::info_span!("span").entered();
+                tracing::debug!("not logged");
+                tracing::warn!(stock = 7, item = "oats", "stock {}", "low");
+            }),
+        )
+        .route(
+            "/id",
+            get(async |Extension(context): Extension<RequestContext>| context.id().to_string()),
+        )
+        .route("/text", get(async |Query(Count { n }): Query<Count>| "x".repeat(n as usize)))
         .route("/echo", any(echo))
         .route("/env", get(variable))
         .layer(axum::extract::DefaultBodyLimit::disable()) // limit_request_body holds
@@ -158,7 +173,8 @@ async fn all_hang() {
 }
 
 /// Spawns a task that ends some time after the stop.
-async fn task(Extension(worker): Extension<Worker>) -> &'static str {
+async fn task(Extension(context): Extension<RequestContext>) -> &'static str {
+    let worker = context.worker();
     let (shutdown, log) = (worker.shutdown(), worker.log().clone());
     worker.spawn("task", async move {
         shutdown.requested().await;

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use ostler::app::{
@@ -41,11 +40,11 @@ impl App {
         S::Future: Send + 'static,
         S::Error: Into<BodyFailure>,
         B: http_body::Body + Send + 'static,
-        B::Data: From<Bytes> + Send,
+        B::Data: Send,
         B::Error: Into<BodyFailure>,
     {
         Self::from_boot(name.into(), move |worker| {
-            let service = boot(worker.clone());
+            let service = boot(worker);
             Box::pin(async move {
                 Ok(Box::new(HttpServer::new(service.await?, &worker)) as Box<dyn Serve>)
             })
@@ -63,7 +62,7 @@ impl App {
         C: Future<Output = ()> + Send + 'static,
     {
         Self::from_boot(name.into(), move |worker| {
-            let handler = boot(worker.clone());
+            let handler = boot(worker);
             Box::pin(async move {
                 Ok(Box::new(StreamServer::new(handler.await?, &worker)) as Box<dyn Serve>)
             })

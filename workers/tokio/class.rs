@@ -6,11 +6,11 @@ use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use ostler::app::{ClientInfo, ConfigError, WorkReporter};
+use ostler::app::{ClientInfo, WorkReporter};
 use ostler::listen::Stream;
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
@@ -20,9 +20,10 @@ use ostler::worker::{
 };
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::futures::Notified;
 use tokio::task::yield_now;
-use tokio::time::sleep;
 
+use super::alarm::Alarm;
 use super::app::{Booted, CLASS};
 use super::serve::{NewClient, Serve};
 use super::tracking;
@@ -42,16 +43,6 @@ impl WorkerClass for TokioClass {
 
     fn serves_own_apps_only(&self) -> bool {
         true
-    }
-
-    fn check(&self, settings: &Settings) -> Result<(), ConfigError> {
-        match settings.access_log {
-            None => Ok(()),
-            Some(_) => Err(ConfigError::new(
-                "worker class tokio writes no access log: remove access_log, and log requests in the \
-                 app, such as with a layer of tower",
-            )),
-        }
     }
 
     fn threads(&self, settings: &Settings) -> usize {
@@ -88,7 +79,7 @@ async fn run(ctx: &WorkerContext<'_>, app: &Booted) -> Result<(), WorkerError> {
     let signals = WatchedFd::register(lifecycle.wake_fd())?;
     let mut is_stopping = false;
     let booted = {
-        let mut boot = app.boot(worker.clone());
+        let mut boot = app.boot(worker);
         poll_fn(|cx| {
             while signals.poll_readable(cx)?.is_ready() {}
             is_stopping = lifecycle.poll_stop() != StopRequest::None; // from now on, this class polls
@@ -109,9 +100,17 @@ async fn run(ctx: &WorkerContext<'_>, app: &Booted) -> Result<(), WorkerError> {
     let mut acceptor = ctx.acceptor();
     // The only thread has an entry already, and cannot run beside a request.
     let tracker = (ctx.settings().threads > 1).then(|| lifecycle.tracker());
-    let mut event_loop =
-        EventLoop { lifecycle, worker, signals, listeners, tracker, probed_at: None };
-    event_loop.handle_signals();
+    let mut event_loop = EventLoop {
+        lifecycle,
+        worker,
+        signals,
+        listeners,
+        tracker,
+        probed_at: None,
+        alarm: Alarm::default(),
+        ended: Box::pin(worker.ended().notified()),
+    };
+    handle_signals(lifecycle, worker);
     lifecycle.ready();
     event_loop.run(&mut acceptor, server.as_ref()).await
 }
@@ -120,6 +119,12 @@ fn panic_reason(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
     format!("app panicked during boot: {text}")
+}
+
+fn handle_signals(lifecycle: &Lifecycle, worker: Worker) {
+    if lifecycle.poll_stop() != StopRequest::None {
+        worker.announce_stop();
+    }
 }
 
 /// The task that accepts.
@@ -132,6 +137,10 @@ struct EventLoop<'a> {
     tracker: Option<WorkTracker<'static>>,
     /// When a thread of the runtime has last run a task of this loop.
     probed_at: Option<MonotonicTime>,
+    /// The timer of its sleep, and the notice of the end of a client or a task: setting them up anew for
+    /// each sleep costs more than a request.
+    alarm: Alarm,
+    ended: Pin<Box<Notified<'static>>>,
 }
 
 impl EventLoop<'_> {
@@ -143,14 +152,18 @@ impl EventLoop<'_> {
         loop {
             self.probe_threads().await;
             self.report_awaiting_requests();
-            match acceptor.poll(self.worker.client_count()) {
+            let client_count = self.worker.client_count();
+            match acceptor.poll(client_count) {
                 Accept::Client(stream, address) => {
                     self.add_client(server, stream, address);
                     yield_now().await; // other workers get some of a burst, other tasks their turn
                 }
-                Accept::Pending { deadline } => self.sleep(acceptor, deadline).await?,
+                Accept::Pending { deadline } => {
+                    self.sleep(acceptor, deadline, client_count).await?
+                }
                 Accept::Finished if self.must_wait_for_tasks() => {
-                    self.sleep(acceptor, self.lifecycle.next_heartbeat()).await?;
+                    let deadline = self.lifecycle.next_heartbeat();
+                    self.sleep(acceptor, deadline, client_count).await?;
                 }
                 Accept::Finished => return Ok(()),
             }
@@ -185,12 +198,6 @@ impl EventLoop<'_> {
         self.lifecycle.stop_request() == StopRequest::Graceful && self.worker.task_count() > 0
     }
 
-    fn handle_signals(&self) {
-        if self.lifecycle.poll_stop() != StopRequest::None {
-            self.worker.announce_stop();
-        }
-    }
-
     fn add_client(&self, server: &dyn Serve, stream: Stream, address: Option<SocketAddr>) {
         let guard = self.worker.add_client();
         let socket = StdStream::from(OwnedFd::from(stream)); // or a unix socket: the calls are the same
@@ -204,18 +211,27 @@ impl EventLoop<'_> {
     }
 
     /// Sleeps until there may be something to do: a client at a listener of interest, a signal, the end
-    /// of a client or a task, or the deadline.
+    /// of a client or a task, or the deadline. There were `client_count` clients before.
     async fn sleep(
-        &self,
+        &mut self,
         acceptor: &mut Acceptor<'_>,
         deadline: Option<MonotonicTime>,
+        client_count: usize,
     ) -> io::Result<()> {
-        let wait = deadline.map_or(SLEEP_MAX, |at| at.duration_since(self.lifecycle.now()));
-        let mut timer = pin!(sleep(wait));
-        let mut ended = pin!(self.worker.ended().notified());
+        let is_open = (0..self.listeners.len()).all(|index| acceptor.is_interested(index));
+        self.worker.set_end_awaited(!is_open);
+        if !is_open && self.worker.client_count() != client_count {
+            return Ok(()); // one has ended meanwhile
+        }
+        let lifecycle = self.lifecycle;
+        let deadline = deadline.unwrap_or_else(|| lifecycle.now().saturating_add(SLEEP_MAX));
+        let Self { alarm, ended, .. } = self;
         poll_fn(|cx| {
-            let mut is_due = timer.as_mut().poll(cx).is_ready();
-            is_due |= ended.as_mut().poll(cx).is_ready();
+            let mut is_due = Pin::new(&mut *alarm).is_due(deadline, || lifecycle.now(), cx);
+            if ended.as_mut().poll(cx).is_ready() {
+                ended.set(self.worker.ended().notified());
+                is_due = true;
+            }
             for (index, listener) in self.listeners.iter().enumerate() {
                 if acceptor.is_interested(index) && listener.poll_readable(cx)?.is_ready() {
                     acceptor.mark_readable(index);
@@ -223,7 +239,7 @@ impl EventLoop<'_> {
                 }
             }
             if self.signals.poll_readable(cx)?.is_ready() {
-                self.handle_signals();
+                handle_signals(lifecycle, self.worker);
                 is_due = true;
             }
             if is_due { Poll::Ready(Ok(())) } else { Poll::Pending }

@@ -2,16 +2,15 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::HttpService;
-use ostler::time::MonotonicTime;
 use ostler::worker::StopRequest;
-use tokio::time::{Instant, Sleep, sleep};
 
+use super::alarm::Alarm;
 use super::deadline::{Phase, PhaseLimits, PhaseTimer};
 use super::state::ConnectionState;
 
@@ -81,6 +80,9 @@ pub(super) async fn drive<C: HyperConnection>(
     let mut is_stop_watched = false;
     let mut timer = PhaseTimer::new(limits, lifecycle.now());
     let mut alarm = pin!(Alarm::default());
+    // When to look for stalled streams, and whether there are any.
+    let mut stall_check = lifecycle.now().saturating_add(limits.write_timeout);
+    let mut has_stalled = false;
     poll_fn(|cx| {
         loop {
             if connection.as_mut().poll(cx).is_ready() {
@@ -101,8 +103,34 @@ pub(super) async fn drive<C: HyperConnection>(
                     continue;
                 }
             }
-            timer.set_phase(state.phase(), || lifecycle.now());
-            let Some(deadline) = timer.deadline() else { return Poll::Pending };
+            let phase = state.phase();
+            timer.set_phase(phase, || match phase {
+                Phase::Idle(_) => state.idle_since(), // the clock need not be read
+                _ => lifecycle.now(),
+            });
+            let Some(deadline) = timer.deadline() else {
+                if !C::IS_TOLD {
+                    return Poll::Pending;
+                }
+                let is_due = alarm.as_mut().is_due(stall_check, || lifecycle.now(), cx);
+                if !is_due && !has_stalled {
+                    return Poll::Pending;
+                }
+                let now = lifecycle.now();
+                let (stalled, next) = state.outputs().stalled(now, limits.write_timeout);
+                (stall_check, has_stalled) = (next, stalled > 0);
+                if has_stalled && stalled >= state.in_flight() {
+                    return Poll::Ready(End::Aborted);
+                }
+                if has_stalled && !timer.is_closing() {
+                    // The other streams go on, and the client opens no new ones.
+                    timer.close(now);
+                    connection.as_mut().begin_shutdown();
+                } else if !is_due {
+                    return Poll::Pending;
+                }
+                continue;
+            };
             if !alarm.as_mut().is_due(deadline, || lifecycle.now(), cx) {
                 return Poll::Pending;
             }
@@ -118,46 +146,4 @@ pub(super) async fn drive<C: HyperConnection>(
         }
     })
     .await
-}
-
-/// A timer that is set again only when it goes off: a deadline that moves on costs nothing.
-#[derive(Default)]
-struct Alarm {
-    sleep: Option<Pin<Box<Sleep>>>,
-    set_to: MonotonicTime,
-}
-
-impl Alarm {
-    /// Returns whether the deadline has passed. Otherwise the task is woken then, or before.
-    fn is_due(
-        mut self: Pin<&mut Self>,
-        deadline: MonotonicTime,
-        now: impl Fn() -> MonotonicTime,
-        cx: &mut Context<'_>,
-    ) -> bool {
-        loop {
-            if let Some(sleep) = &self.sleep
-                && self.set_to <= deadline
-                && !sleep.is_elapsed()
-            {
-                return false;
-            }
-            let now = now();
-            if deadline <= now {
-                return true;
-            }
-            let wait = deadline.duration_since(now);
-            self.set_to = deadline;
-            let sleep = match &mut self.sleep {
-                Some(sleep) => {
-                    sleep.as_mut().reset(Instant::now() + wait);
-                    sleep
-                }
-                None => self.sleep.insert(Box::pin(sleep(wait))),
-            };
-            if sleep.as_mut().poll(cx).is_pending() {
-                return false;
-            }
-        }
-    }
 }

@@ -15,9 +15,11 @@ use tower_service::Service;
 
 use super::body::{Body, BodyLimits};
 use super::connection::{self, End};
+use super::context::RequestContext;
 use super::deadline::PhaseLimits;
 use super::guard::RequestGuard;
 use super::linger::{self, LingerLimits};
+use super::record::RequestRecord;
 use super::request::Answer;
 use super::response::{BodyFailure, ResponseBody};
 use super::serve::{NewClient, Serve};
@@ -32,6 +34,11 @@ const HTTP2_STREAMS_MAX: u32 = 200;
 const HTTP2_RESETS_MAX: usize = 20;
 /// How many streams may be reset because of the client's errors before the connection is closed.
 const HTTP2_ERRORS_MAX: usize = 64;
+/// How many bytes of request bodies that no app has read may wait: of one stream, and of all.
+const HTTP2_WINDOW: u32 = 1 << 20;
+/// How many bytes of a response may wait for a window, before its body is asked for more.
+const HTTP2_OUTPUT_MAX: usize = 256 << 10;
+const HTTP2_FRAME_MAX: u32 = 16 << 10;
 
 const RESPONSE_408: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -49,6 +56,7 @@ struct Config {
     bodies: BodyLimits,
     lingering: LingerLimits,
     request_timeout: Duration,
+    logs_units: bool,
 }
 
 impl<S> HttpServer<S> {
@@ -67,6 +75,7 @@ impl<S> HttpServer<S> {
             bodies: BodyLimits::new(limits),
             lingering: LingerLimits::new(settings),
             request_timeout: settings.request_timeout,
+            logs_units: worker.lifecycle().logs_units(),
         };
         Self { service, config: Arc::new(config) }
     }
@@ -88,6 +97,10 @@ fn http2_builder(settings: &Settings) -> http2::Builder<TokioExecutor> {
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .max_pending_accept_reset_streams(HTTP2_RESETS_MAX)
         .max_local_error_reset_streams(HTTP2_ERRORS_MAX)
+        .initial_stream_window_size(HTTP2_WINDOW)
+        .initial_connection_window_size(HTTP2_WINDOW)
+        .max_send_buf_size(HTTP2_OUTPUT_MAX)
+        .max_frame_size(HTTP2_FRAME_MAX)
         .max_header_list_size(u32::try_from(settings.limit_request_head).unwrap_or(u32::MAX));
     builder
 }
@@ -98,7 +111,7 @@ where
     S::Future: Send + 'static,
     S::Error: Into<BodyFailure>,
     B: http_body::Body + Send + 'static,
-    B::Data: From<bytes::Bytes> + Send,
+    B::Data: Send,
     B::Error: Into<BodyFailure>,
 {
     fn serve(&self, client: NewClient) {
@@ -118,7 +131,7 @@ where
             if state.is_http2()
                 && let Some(closed) = state.take_closed_stream()
             {
-                let io = TokioIo::new(ClientStream::with_prefix(closed, Arc::clone(&state)));
+                let io = TokioIo::new(ClientStream::for_http2(closed, Arc::clone(&state)));
                 let http2 = config.http2.serve_connection(io, service);
                 end = connection::drive(http2, &state, config.phases).await;
             }
@@ -126,6 +139,7 @@ where
                 (Some(closed), End::HeadTimeout) => {
                     linger::close_with(closed.stream, RESPONSE_408, config.lingering).await;
                 }
+                (Some(_), End::Closed) if state.is_flooding() => (), // its input is not read on
                 (Some(closed), End::Closed) if !state.is_half_closed() => {
                     linger::close(closed.stream, state.close_risk(), config.lingering).await;
                 }
@@ -167,6 +181,7 @@ impl<S, B> hyper::service::Service<Request<Incoming>> for RequestService<S>
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone,
     S::Error: Into<BodyFailure>,
+    B: http_body::Body,
 {
     type Response = Response<ResponseBody<B>>;
     type Error = Infallible;
@@ -174,8 +189,12 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Answer<S> {
         let label = Label::new(&[request.method().as_str(), request.uri().path()]);
-        let guard = RequestGuard::begin(label, Arc::clone(&self.state));
-        let Config { bodies, request_timeout, .. } = &*self.config;
+        let mut guard = RequestGuard::begin(label, Arc::clone(&self.state));
+        let context = RequestContext::new(self.info, guard.worker(), request.headers());
+        let Config { bodies, request_timeout, logs_units, .. } = &*self.config;
+        if *logs_units {
+            guard.set_record(RequestRecord::new(&request, context.clone()));
+        }
         if !has_valid_host(&request) {
             return Answer::refused(StatusCode::BAD_REQUEST, guard);
         }
@@ -185,10 +204,7 @@ where
         }
         let state = &self.state;
         let mut request = request.map(|incoming| Body::new(incoming, *bodies, state));
-        let worker = self.state.worker();
-        request.extensions_mut().insert(self.info);
-        request.extensions_mut().insert(worker.clone());
-        request.extensions_mut().insert(worker.shutdown());
+        request.extensions_mut().insert(context); // each extension costs an allocation
         Answer::new(self.app.clone(), request, guard, *request_timeout)
     }
 }

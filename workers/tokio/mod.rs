@@ -16,14 +16,22 @@
 //! }
 //! ```
 
+mod alarm;
 mod app;
 mod body;
 mod class;
 mod connection;
+mod context;
 mod deadline;
+#[cfg(feature = "tracing")]
+mod events;
+mod frames;
 mod guard;
 mod http;
 mod linger;
+mod output;
+mod piece;
+mod record;
 mod request;
 mod response;
 mod serve;
@@ -38,5 +46,6 @@ mod worker;
 pub use self::app::{App, FromIncoming, from_incoming};
 pub use self::body::{Body, BodyError};
 pub use self::class::TokioClass;
+pub use self::context::RequestContext;
 pub use self::stream::ClientStream;
 pub use self::worker::{Shutdown, Worker};

@@ -60,6 +60,7 @@ impl<S, B> Future for Answer<S>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Error: Into<BodyFailure>,
+    B: http_body::Body,
 {
     type Output = Result<Response<ResponseBody<B>>, Infallible>;
 
@@ -72,14 +73,14 @@ where
                 None => return Poll::Pending,
                 Some(timer) => {
                     ready!(timer.as_mut().poll(cx));
-                    warn!(guard.unit().worker().log(), "request timed out";
-                        "label" => guard.unit().label_text());
+                    warn!(guard.worker().log(), "request timed out";
+                        "label" => guard.label_text());
                     Err(StatusCode::GATEWAY_TIMEOUT)
                 }
             },
             Ok(Poll::Ready(Ok(answer))) => answer.map_err(|failure| {
-                error!(guard.unit().worker().log(), "service failed";
-                    "label" => guard.unit().label_text(), "error" => failure.to_string());
+                error!(guard.worker().log(), "service failed";
+                    "label" => guard.label_text(), "error" => failure.to_string());
                 StatusCode::INTERNAL_SERVER_ERROR
             }),
             Ok(Poll::Ready(Err(status))) => Err(status),

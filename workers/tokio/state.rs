@@ -1,16 +1,15 @@
 //! The state of a connection that its stream, its requests and its task share.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use ostler::time::MonotonicTime;
 use tokio::net::TcpStream;
 
 use super::deadline::Phase;
 use super::linger::CloseRisk;
+use super::output::{Outputs, WRITE_STEP};
 use super::worker::{ClientGuard, Worker};
-
-/// How many bytes a client must take within `write_timeout`.
-const WRITE_STEP: u64 = 4 << 10;
 
 /// After so many sent bytes, a client may have received less than was sent.
 const LONG_OUTPUT: u64 = 64 << 10;
@@ -24,6 +23,7 @@ pub(super) struct ClosedStream {
 
 /// The state of one connection. The client counts until this is dropped, also if the connection has
 /// been upgraded and the app has its stream.
+// Fields: each is an atomic or has a lock of its own, since its stream, requests and task share it.
 pub(super) struct ConnectionState {
     client: ClientGuard,
     is_http2: AtomicBool,
@@ -33,12 +33,18 @@ pub(super) struct ConnectionState {
     is_half_closed: AtomicBool,
     /// Whether the body of a request was not read to its end.
     has_unread_body: AtomicBool,
+    /// Whether the client sends too many control frames.
+    is_flooding: AtomicBool,
     /// How many requests there were.
     requests: AtomicU32,
     /// How many requests have no complete response.
     in_flight: AtomicU32,
     sent_bytes: AtomicU64,
     is_write_blocked: AtomicBool,
+    /// When the last response was complete, in nanoseconds.
+    idle_since: AtomicU64,
+    /// What waits for room in its stream, over HTTP/2.
+    outputs: Mutex<Outputs>,
     /// The stream, once the protocol has closed it.
     closed_stream: Mutex<Option<ClosedStream>>,
 }
@@ -51,15 +57,18 @@ impl ConnectionState {
             has_input: AtomicBool::new(false),
             is_half_closed: AtomicBool::new(false),
             has_unread_body: AtomicBool::new(false),
+            is_flooding: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             sent_bytes: AtomicU64::new(0),
             is_write_blocked: AtomicBool::new(false),
+            idle_since: AtomicU64::new(0),
+            outputs: Mutex::default(),
             closed_stream: Mutex::new(None),
         }
     }
 
-    pub(super) fn worker(&self) -> &Worker {
+    pub(super) fn worker(&self) -> Worker {
         self.client.worker()
     }
 
@@ -88,6 +97,14 @@ impl ConnectionState {
         self.is_http2.store(true, Ordering::Relaxed);
     }
 
+    pub(super) fn set_flooding(&self) {
+        self.is_flooding.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_flooding(&self) -> bool {
+        self.is_flooding.load(Ordering::Relaxed)
+    }
+
     pub(super) fn is_half_closed(&self) -> bool {
         self.is_half_closed.load(Ordering::Relaxed)
     }
@@ -107,6 +124,10 @@ impl ConnectionState {
         }
     }
 
+    pub(super) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
+    }
+
     pub(super) fn on_received(&self, length: usize) {
         if length == 0 {
             self.is_half_closed.store(true, Ordering::Relaxed);
@@ -118,19 +139,36 @@ impl ConnectionState {
     /// Takes in a write, of which `None` could not be done now.
     pub(super) fn on_written(&self, length: Option<usize>) {
         if let Some(length) = length {
-            self.sent_bytes.fetch_add(length as u64, Ordering::Relaxed);
+            let sent = self.sent_bytes.load(Ordering::Relaxed).wrapping_add(length as u64);
+            self.sent_bytes.store(sent, Ordering::Relaxed); // one task writes at a time
         }
         self.is_write_blocked.store(length.is_none(), Ordering::Relaxed);
     }
 
     pub(super) fn on_request(&self) {
         self.has_input.store(false, Ordering::Relaxed);
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        let requests = self.requests.load(Ordering::Relaxed).wrapping_add(1);
+        self.requests.store(requests, Ordering::Relaxed); // the task of the connection alone calls this
         self.in_flight.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(super) fn on_response_end(&self) {
+    pub(super) fn on_response_end(&self, now: MonotonicTime) {
+        self.idle_since.store(now.as_nanos(), Ordering::Relaxed);
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Returns how many requests have no complete response.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire) as usize
+    }
+
+    /// Returns when the last response was complete.
+    pub(super) fn idle_since(&self) -> MonotonicTime {
+        MonotonicTime::from_nanos(self.idle_since.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn outputs(&self) -> MutexGuard<'_, Outputs> {
+        self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn put_closed_stream(&self, stream: ClosedStream) {

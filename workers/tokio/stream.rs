@@ -6,9 +6,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use ostler::time::MonotonicTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::frames::FrameCounter;
 use super::state::{ClosedStream, ConnectionState};
 use super::tracking;
 
@@ -24,21 +26,29 @@ pub struct ClientStream {
     prefix: Vec<u8>,
     /// Whether the protocol is unknown.
     sniffs: bool,
+    /// Counts the frames of HTTP/2.
+    frames: Option<FrameCounter>,
 }
 
 impl ClientStream {
     pub(super) fn new(stream: TcpStream, state: Arc<ConnectionState>) -> Self {
-        Self { stream: Some(stream), state, prefix: Vec::new(), sniffs: false }
+        Self { stream: Some(stream), state, prefix: Vec::new(), sniffs: false, frames: None }
     }
 
     /// Creates a stream whose first read fails if the client speaks HTTP/2. The state then says so.
     pub(super) fn for_http1(stream: TcpStream, state: Arc<ConnectionState>) -> Self {
-        Self { stream: Some(stream), state, prefix: Vec::new(), sniffs: true }
+        let mut this = Self::new(stream, state);
+        this.sniffs = true;
+        this
     }
 
-    /// Creates a stream of which some bytes were received already.
-    pub(super) fn with_prefix(closed: ClosedStream, state: Arc<ConnectionState>) -> Self {
-        Self { stream: Some(closed.stream), state, prefix: closed.unread, sniffs: false }
+    /// Creates a stream of HTTP/2, of which some bytes were received already.
+    pub(super) fn for_http2(closed: ClosedStream, state: Arc<ConnectionState>) -> Self {
+        let mut frames = FrameCounter::new(state.worker().lifecycle().now_coarse());
+        frames.is_flood(&closed.unread, 0, MonotonicTime::default()); // too few for a flood
+        let mut this = Self::new(closed.stream, state);
+        (this.prefix, this.frames) = (closed.unread, Some(frames));
+        this
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
@@ -55,6 +65,13 @@ impl ClientStream {
         let length = buf.filled().len() - start;
         self.state.on_received(length);
         tracking::count_received(self.state.worker(), length);
+        if let Some(frames) = &mut self.frames {
+            let now = self.state.worker().lifecycle().now_coarse();
+            if frames.is_flood(&buf.filled()[start..], self.state.sent_bytes(), now) {
+                self.state.set_flooding();
+                return Poll::Ready(Err(io::Error::other("too many control frames")));
+            }
+        }
         Poll::Ready(Ok(()))
     }
 

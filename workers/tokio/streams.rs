@@ -35,7 +35,7 @@ where
             Some(address) => Label::new(&["client", &address.to_string()]),
             None => Label::new(&["client"]),
         };
-        let unit = UnitGuard::new(label, guard.worker().clone());
+        let unit = UnitGuard::new(label, guard.worker());
         let state = Arc::new(ConnectionState::new(guard));
         let answer = (self.handler)(ClientStream::new(stream, Arc::clone(&state)), info);
         let lingering = self.lingering;

@@ -14,7 +14,7 @@ impl Worker {
         F: Future<Output = ()> + Send + 'static,
     {
         let guard = self.add_task();
-        let unit = UnitGuard::new(Label::new(&[label]), self.clone());
+        let unit = UnitGuard::new(Label::new(&[label]), *self);
         tokio::spawn(async move {
             let _guard = guard; // dropped also if the task panics
             Tracked::new(task, unit).await;

@@ -1,12 +1,12 @@
 //! Units of work of futures: a thread's entry on the scoreboard is set while it polls one.
 
 use std::any::Any;
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,16 +16,64 @@ use ostler::worker::{Lifecycle, WorkTracker};
 use pin_project_lite::pin_project;
 use slog::warn;
 
-use super::worker::Worker;
+use super::worker::{ThreadRequests, Worker};
 
 thread_local! {
-    /// The tracker of this thread, taken when it first polls a unit of work.
-    static TRACKER: RefCell<Option<WorkTracker<'static>>> = const { RefCell::new(None) };
+    /// What this thread has, from its first unit of work on.
+    static THREAD: RefCell<Option<Thread>> = const { RefCell::new(None) };
 }
 
-thread_local! {
-    /// Whether this thread runs the code of a request, for the thread that accepts.
-    static IS_IN_REQUEST: OnceCell<Arc<AtomicBool>> = const { OnceCell::new() };
+/// What a thread of the runtime has to show its units of work.
+struct Thread {
+    /// `None` while other threads have all entries.
+    tracker: Option<WorkTracker<'static>>,
+    requests: Option<Arc<ThreadRequests>>,
+    /// The request whose code runs.
+    #[cfg(feature = "tracing")]
+    running: Option<Label>,
+}
+
+impl Thread {
+    fn new(tracker: Option<WorkTracker<'static>>, requests: Option<Arc<ThreadRequests>>) -> Self {
+        Self {
+            tracker,
+            requests,
+            #[cfg(feature = "tracing")]
+            running: None,
+        }
+    }
+
+    /// Shows that a unit runs from now on.
+    fn resume(&mut self, unit: &UnitGuard, now: MonotonicTime) {
+        if self.tracker.is_none() {
+            self.tracker = unit.worker.lifecycle().try_tracker();
+        }
+        if let Some(tracker) = &mut self.tracker {
+            tracker.resume_work(unit.label.as_bytes(), now);
+        }
+        self.set_running(unit, true);
+    }
+
+    /// Shows that a unit runs no more.
+    fn pause(&mut self, unit: &UnitGuard) {
+        self.set_running(unit, false);
+        if let Some(tracker) = &mut self.tracker {
+            tracker.set_idle();
+        }
+    }
+
+    fn set_running(&mut self, unit: &UnitGuard, is_running: bool) {
+        if unit.request_since.is_none() {
+            return;
+        }
+        #[cfg(feature = "tracing")]
+        {
+            self.running = is_running.then_some(unit.label);
+        }
+        if let Some(requests) = &self.requests {
+            requests.is_running.store(is_running, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What a panic left.
@@ -63,6 +111,10 @@ impl Label {
     fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(self.as_bytes()).into_owned()
+    }
 }
 
 /// A unit of work, which ends when this is dropped.
@@ -71,36 +123,43 @@ pub(super) struct UnitGuard {
     worker: Worker,
     /// When it began, if it is a request.
     request_since: Option<MonotonicTime>,
+    /// When it has ended, if that is known.
+    ended_at: Option<MonotonicTime>,
 }
 
 impl UnitGuard {
     pub(super) fn new(label: Label, worker: Worker) -> Self {
-        Self { label, worker, request_since: None }
+        Self { label, worker, request_since: None, ended_at: None }
     }
 
     /// Begins a request. A hung worker waits for those of other threads before it is aborted.
     pub(super) fn of_request(label: Label, worker: Worker) -> Self {
-        worker.begin_request();
+        with_thread(worker, |thread| {
+            if let Some(requests) = &thread.requests {
+                requests.begun.increment();
+            }
+        });
         let request_since = Some(worker.lifecycle().now());
-        Self { label, worker, request_since }
+        Self { label, worker, request_since, ended_at: None }
     }
 
-    fn set_in_request(&self, is_in_request: bool) {
-        if self.request_since.is_some() {
-            let _ = IS_IN_REQUEST.try_with(|flag| {
-                let flag = flag.get_or_init(|| self.worker.add_thread());
-                flag.store(is_in_request, Ordering::Relaxed);
-            });
-        }
+    pub(super) fn worker(&self) -> Worker {
+        self.worker
     }
 
-    pub(super) fn worker(&self) -> &Worker {
-        &self.worker
+    /// Returns when the request began.
+    pub(super) fn began_at(&self) -> MonotonicTime {
+        self.request_since.unwrap_or_default()
+    }
+
+    /// Takes in that it ends at `now`: it is dropped next.
+    pub(super) fn end_at(&mut self, now: MonotonicTime) {
+        self.ended_at = Some(now);
     }
 
     /// Returns the label as text.
     pub(super) fn label_text(&self) -> String {
-        String::from_utf8_lossy(self.label.as_bytes()).into_owned()
+        self.label.text()
     }
 
     /// Runs a part of the unit's code, which blocks the thread meanwhile. Logs a near miss: a call that
@@ -111,14 +170,11 @@ impl UnitGuard {
     pub(super) fn run<T>(&self, code: impl FnOnce() -> T) -> Result<T, Panic> {
         let lifecycle = self.worker.lifecycle();
         let begun = lifecycle.now_coarse();
-        with_tracker(lifecycle, |tracker| tracker.begin_work(self.label.as_bytes()));
-        self.set_in_request(true);
+        with_thread(self.worker, |thread| thread.resume(self, begun));
         let result = catch_unwind(AssertUnwindSafe(code));
-        self.set_in_request(false);
-        with_tracker(lifecycle, WorkReporter::set_idle);
+        with_thread(self.worker, |thread| thread.pause(self));
         let time = lifecycle.now_coarse().duration_since(begun);
-        // A third of `timeout` is the longest time between heartbeats.
-        if lifecycle.heartbeat_interval().is_some_and(|third| time > third * 3 / 2) {
+        if time > self.worker.near_miss() {
             self.log_near_miss(time);
         }
         result
@@ -133,44 +189,74 @@ impl UnitGuard {
 
 impl Drop for UnitGuard {
     fn drop(&mut self) {
-        let lifecycle = self.worker.lifecycle();
-        match self.request_since {
-            Some(since) => {
-                self.worker.end_request();
-                with_tracker(lifecycle, |tracker| tracker.end_work_since(since));
+        with_thread(self.worker, |thread| {
+            if self.request_since.is_some()
+                && let Some(requests) = &thread.requests
+            {
+                requests.ended.increment();
             }
-            None => with_tracker(lifecycle, WorkReporter::end_work),
-        }
+            match (&mut thread.tracker, self.request_since) {
+                (None, _) => (),
+                (Some(tracker), Some(since)) => {
+                    let now = self.ended_at.unwrap_or_else(|| self.worker.lifecycle().now());
+                    tracker.end_work_between(since, now);
+                }
+                (Some(tracker), None) => tracker.end_work(),
+            }
+        });
     }
 }
 
-/// Calls a function with the tracker of this thread. Does nothing if other threads have all entries.
-fn with_tracker(lifecycle: &'static Lifecycle, function: impl FnOnce(&mut WorkTracker<'static>)) {
-    // At the end of a thread its tracker may be gone.
-    let _ = TRACKER.try_with(|tracker| {
-        let mut tracker = tracker.borrow_mut();
-        if tracker.is_none() {
-            *tracker = lifecycle.try_tracker();
-        }
-        if let Some(tracker) = tracker.as_mut() {
+/// Returns a number that no other request of the worker has.
+pub(super) fn new_request_number(worker: Worker) -> u64 {
+    let mut number = None;
+    with_tracker(worker, |tracker| number = Some(tracker.new_request_number()));
+    number.unwrap_or_else(|| worker.lifecycle().new_request_number())
+}
+
+/// Calls a function with what the calling thread has.
+fn with_thread(worker: Worker, function: impl FnOnce(&mut Thread)) {
+    // At the end of a thread it may be gone.
+    let _ = THREAD.try_with(|thread| {
+        let mut thread = thread.borrow_mut();
+        function(thread.get_or_insert_with(|| {
+            Thread::new(worker.lifecycle().try_tracker(), worker.add_thread())
+        }));
+    });
+}
+
+/// Counts bytes that were received from a client.
+pub(super) fn count_received(worker: Worker, length: usize) {
+    with_tracker(worker, |tracker| tracker.count_received(length));
+}
+
+/// Counts bytes that were sent to a client.
+pub(super) fn count_sent(worker: Worker, length: usize) {
+    with_tracker(worker, |tracker| tracker.count_sent(length));
+}
+
+/// Returns the label of the request whose code the calling thread runs.
+#[cfg(feature = "tracing")]
+pub(super) fn running_request() -> Option<String> {
+    let label = THREAD.try_with(|thread| {
+        let thread = thread.try_borrow().ok()?;
+        thread.as_ref()?.running
+    });
+    label.ok().flatten().map(|label| label.text())
+}
+
+fn with_tracker(worker: Worker, function: impl FnOnce(&mut WorkTracker<'static>)) {
+    with_thread(worker, |thread| {
+        if let Some(tracker) = &mut thread.tracker {
             function(tracker);
         }
     });
 }
 
-/// Counts bytes that were received from a client.
-pub(super) fn count_received(worker: &Worker, length: usize) {
-    with_tracker(worker.lifecycle(), |tracker| tracker.count_received(length));
-}
-
-/// Counts bytes that were sent to a client.
-pub(super) fn count_sent(worker: &Worker, length: usize) {
-    with_tracker(worker.lifecycle(), |tracker| tracker.count_sent(length));
-}
-
 /// Makes the thread's units of work send heartbeats, if the thread is the worker's only one.
 pub(super) fn send_heartbeats(lifecycle: &'static Lifecycle) {
-    TRACKER.with_borrow_mut(|tracker| *tracker = Some(lifecycle.tracker().with_heartbeat()));
+    let tracker = Some(lifecycle.tracker().with_heartbeat());
+    THREAD.with_borrow_mut(|thread| *thread = Some(Thread::new(tracker, None)));
 }
 
 pin_project! {

@@ -1,8 +1,9 @@
 //! What an app gets of its worker: options, tasks and the notice of a stop.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ostler::app::{BootError, WorkerInfo};
 use ostler::settings::Settings;
@@ -10,9 +11,9 @@ use ostler::worker::{Lifecycle, StopRequest, WorkerContext};
 use slog::Logger;
 use tokio::sync::Notify;
 
-/// A worker, as its app sees it. Clones are the same worker. Each request has one as an extension.
-#[derive(Clone)]
-pub struct Worker(Arc<Shared>);
+/// A worker, as its app sees it. Clones are the same worker.
+#[derive(Clone, Copy)]
+pub struct Worker(&'static Shared); // one a process, for its whole life: a clone costs nothing
 
 struct Shared {
     info: WorkerInfo,
@@ -26,17 +27,20 @@ struct Shared {
     tasks: AtomicUsize,
     /// How many clients the worker has.
     clients: AtomicUsize,
-    /// How many requests have no complete response.
-    requests: AtomicUsize,
-    /// Whether a thread runs the code of a request, for each thread that has.
-    threads: Mutex<Vec<Arc<AtomicBool>>>,
+    /// The requests of each thread that has had one, if the runtime has several threads.
+    threads: Mutex<Vec<Arc<ThreadRequests>>>,
+    /// Whether the class waits for the end of a client.
+    is_end_awaited: AtomicBool,
     /// Tells the class that a client or a task has ended.
     ended: Notify,
+    /// Code that blocks its thread for longer is logged.
+    near_miss: Duration,
 }
 
 impl Worker {
     pub(super) fn new(ctx: &WorkerContext<'_>) -> Self {
-        Self(Arc::new(Shared {
+        let timeout = ctx.settings().timeout;
+        Self(Box::leak(Box::new(Shared {
             info: ctx.worker().clone(),
             settings: ctx.settings().clone(),
             log: ctx.log().clone(),
@@ -45,10 +49,11 @@ impl Worker {
             stop: Notify::new(),
             tasks: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
-            requests: AtomicUsize::new(0),
             threads: Mutex::new(Vec::new()),
+            is_end_awaited: AtomicBool::new(false),
             ended: Notify::new(),
-        }))
+            near_miss: if timeout.is_zero() { Duration::MAX } else { timeout / 2 },
+        })))
     }
 
     /// Returns an option of the app: a `KEY=VALUE` argument of the command line, or a key of the map
@@ -73,7 +78,7 @@ impl Worker {
 
     /// Returns the notice of a graceful stop.
     pub fn shutdown(&self) -> Shutdown {
-        Shutdown(self.clone())
+        Shutdown(*self)
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -102,47 +107,55 @@ impl Worker {
         self.0.tasks.load(Ordering::Acquire)
     }
 
-    pub(super) fn begin_request(&self) {
-        self.0.requests.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn near_miss(&self) -> Duration {
+        self.0.near_miss
     }
 
-    pub(super) fn end_request(&self) {
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Returns the flag of a new thread: whether it runs the code of a request.
-    pub(super) fn add_thread(&self) -> Arc<AtomicBool> {
-        let flag = Arc::new(AtomicBool::new(false));
-        self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&flag));
-        flag
+    /// Returns where a new thread counts its requests; `None` if the runtime has one thread only.
+    pub(super) fn add_thread(&self) -> Option<Arc<ThreadRequests>> {
+        if self.0.settings.threads == 1 {
+            return None;
+        }
+        let requests = Arc::<ThreadRequests>::default();
+        self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&requests));
+        Some(requests)
     }
 
     /// Returns how many requests wait for something else than a thread.
     pub(super) fn awaiting_requests(&self) -> usize {
-        let requests = self.0.requests.load(Ordering::Relaxed);
-        if requests == 0 {
-            return 0;
-        }
         let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        let running = threads.iter().filter(|flag| flag.load(Ordering::Relaxed)).count();
-        requests.saturating_sub(running)
+        // A request may end on another thread than it began on.
+        let (mut begun, mut ended, mut running) = (0_u64, 0_u64, 0);
+        for thread in &*threads {
+            begun = begun.wrapping_add(thread.begun.get());
+            ended = ended.wrapping_add(thread.ended.get());
+            running += u64::from(thread.is_running.load(Ordering::Relaxed));
+        }
+        // The counts are read one after the other, so they may differ by what happened meanwhile.
+        let in_progress = begun.wrapping_sub(ended) as i64;
+        usize::try_from(in_progress.saturating_sub_unsigned(running)).unwrap_or(0)
     }
 
     /// Returns what is notified when a client or a task has ended.
-    pub(super) fn ended(&self) -> &Notify {
+    pub(super) fn ended(&self) -> &'static Notify {
         &self.0.ended
     }
 
     /// Counts a task, until the guard is dropped.
     pub(super) fn add_task(&self) -> TaskGuard {
         self.0.tasks.fetch_add(1, Ordering::Relaxed);
-        TaskGuard(self.clone())
+        TaskGuard(*self)
     }
 
     /// Counts a client, until the guard is dropped.
     pub(super) fn add_client(&self) -> ClientGuard {
         self.0.clients.fetch_add(1, Ordering::Relaxed);
-        ClientGuard(self.clone())
+        ClientGuard(*self)
+    }
+
+    /// Takes in whether the class must be told of the end of each client, and not only of the last.
+    pub(super) fn set_end_awaited(&self, is_awaited: bool) {
+        self.0.is_end_awaited.store(is_awaited, Ordering::SeqCst);
     }
 
     /// Waits until the worker stops.
@@ -160,6 +173,30 @@ impl fmt::Debug for Worker {
     }
 }
 
+/// The requests of one thread, which alone writes here.
+#[derive(Debug, Default)]
+#[repr(align(64))] // no other thread's cache line
+pub(super) struct ThreadRequests {
+    pub(super) begun: Count,
+    pub(super) ended: Count,
+    /// Whether the thread runs the code of a request.
+    pub(super) is_running: AtomicBool,
+}
+
+/// A count with one writer.
+#[derive(Debug, Default)]
+pub(super) struct Count(AtomicU64);
+
+impl Count {
+    pub(super) fn increment(&self) {
+        self.0.store(self.get().wrapping_add(1), Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A task that counts.
 pub(super) struct TaskGuard(Worker);
 
@@ -174,22 +211,26 @@ impl Drop for TaskGuard {
 pub(super) struct ClientGuard(Worker);
 
 impl ClientGuard {
-    pub(super) fn worker(&self) -> &Worker {
-        &self.0
+    pub(super) fn worker(&self) -> Worker {
+        self.0
     }
 }
 
 impl Drop for ClientGuard {
     fn drop(&mut self) {
-        self.0.0.clients.fetch_sub(1, Ordering::AcqRel);
-        self.0.0.ended.notify_one();
+        let shared = self.0.0;
+        let left = shared.clients.fetch_sub(1, Ordering::SeqCst) - 1;
+        shared.lifecycle.set_client_count(left);
+        // Waking the thread that accepts costs more than a request.
+        if left == 0 || shared.is_end_awaited.load(Ordering::SeqCst) {
+            shared.ended.notify_one();
+        }
     }
 }
 
 /// The notice of a graceful stop, for what would otherwise keep a draining worker: WebSockets,
-/// server-sent events, long polls, tasks. Each request has one as an extension
-/// (`axum::Extension<Shutdown>`).
-#[derive(Clone, Debug)]
+/// server-sent events, long polls, tasks: see [`RequestContext::shutdown`](super::RequestContext::shutdown).
+#[derive(Clone, Copy, Debug)]
 pub struct Shutdown(Worker);
 
 impl Shutdown {

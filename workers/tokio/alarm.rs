@@ -1,0 +1,50 @@
+//! A timer for a deadline that moves.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Context;
+
+use ostler::time::MonotonicTime;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// A timer that is set again only when it goes off: a deadline that moves on costs nothing.
+#[derive(Default)]
+pub(super) struct Alarm {
+    sleep: Option<Pin<Box<Sleep>>>,
+    set_to: MonotonicTime,
+}
+
+impl Alarm {
+    /// Returns whether the deadline has passed. Otherwise the task is woken then, or before.
+    pub(super) fn is_due(
+        mut self: Pin<&mut Self>,
+        deadline: MonotonicTime,
+        now: impl Fn() -> MonotonicTime,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        loop {
+            if let Some(sleep) = &self.sleep
+                && self.set_to <= deadline
+                && !sleep.is_elapsed()
+            {
+                return false;
+            }
+            let now = now();
+            if deadline <= now {
+                return true;
+            }
+            let wait = deadline.duration_since(now);
+            self.set_to = deadline;
+            let sleep = match &mut self.sleep {
+                Some(sleep) => {
+                    sleep.as_mut().reset(Instant::now() + wait);
+                    sleep
+                }
+                None => self.sleep.insert(Box::pin(sleep(wait))),
+            };
+            if sleep.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+        }
+    }
+}
