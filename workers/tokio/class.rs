@@ -189,7 +189,7 @@ impl EventLoop<'_> {
         if let Some(tracker) = &mut self.tracker {
             match self.worker.awaiting_requests() {
                 0 => tracker.set_idle(),
-                _ => tracker.begin_work(b"requests that await"),
+                _ => tracker.resume_work(b"requests that await", self.lifecycle.now()),
             }
         }
     }

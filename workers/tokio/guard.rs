@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::Response;
 use ostler::app::UnitEnd;
+use ostler::time::MonotonicTime;
 use ostler::worker::StopRequest;
 
 use super::output::ResponseOutput;
@@ -17,7 +18,9 @@ use super::worker::Worker;
 pub(super) struct RequestGuard(Box<Inner>);
 
 struct Inner {
-    unit: UnitGuard,
+    /// `None` once hyper has the whole body: a client that has the response finds the unit counted.
+    unit: Option<UnitGuard>,
+    began_at: MonotonicTime,
     state: Arc<ConnectionState>,
     /// The key of its output, over HTTP/2.
     output: Option<usize>,
@@ -37,7 +40,8 @@ impl RequestGuard {
     pub(super) fn begin(label: Label, state: Arc<ConnectionState>) -> Self {
         state.on_request();
         let unit = UnitGuard::of_request(label, state.worker());
-        Self(Box::new(Inner { unit, state, output: None, log: None }))
+        let (began_at, unit) = (unit.began_at(), Some(unit));
+        Self(Box::new(Inner { unit, began_at, state, output: None, log: None }))
     }
 
     /// Makes it write a record when the request ends.
@@ -46,12 +50,15 @@ impl RequestGuard {
     }
 
     pub(super) fn run<T>(&self, code: impl FnOnce() -> T) -> Result<T, Panic> {
-        self.0.unit.run(code)
+        match &self.0.unit {
+            Some(unit) => unit.run(code),
+            None => Ok(code()),
+        }
     }
 
     /// Takes in the head of the response. `is_empty` says that there is no body.
     pub(super) fn on_response<B>(&mut self, response: &Response<B>, is_empty: bool) {
-        let began_at = self.0.unit.began_at();
+        let began_at = self.0.began_at;
         if let Some(log) = &mut self.0.log {
             let status = response.status();
             log.record.on_response(status, response.headers(), began_at);
@@ -63,6 +70,7 @@ impl RequestGuard {
 
     /// Takes in how the body of the response has ended.
     pub(super) fn on_body_end(&mut self, end: UnitEnd) {
+        self.0.unit = None;
         if let Some(log) = &mut self.0.log {
             log.end = end;
         }
@@ -84,11 +92,11 @@ impl RequestGuard {
     }
 
     pub(super) fn worker(&self) -> Worker {
-        self.0.unit.worker()
+        self.0.state.worker()
     }
 
     pub(super) fn label_text(&self) -> String {
-        self.0.unit.label_text()
+        self.0.unit.as_ref().map(UnitGuard::label_text).unwrap_or_default()
     }
 
     pub(super) fn is_http2(&self) -> bool {
@@ -96,7 +104,7 @@ impl RequestGuard {
     }
 
     pub(super) fn is_worker_stopping(&self) -> bool {
-        self.0.unit.worker().lifecycle().stop_request() != StopRequest::None
+        self.worker().lifecycle().stop_request() != StopRequest::None
     }
 }
 
@@ -109,10 +117,8 @@ impl Drop for Inner {
             let Logged { record, output, end } = *log;
             let (bytes, lost) = output.map_or((0, 0), |output| output.taken_and_lost());
             let end = if lost > 0 { UnitEnd::Aborted } else { end };
-            record.write(bytes, end, self.unit.began_at());
+            record.write(bytes, end, self.began_at);
         }
-        let now = self.unit.worker().lifecycle().now();
-        self.unit.end_at(now);
-        self.state.on_response_end(now);
+        self.state.on_response_end(self.state.worker().lifecycle().now());
     }
 }

@@ -123,13 +123,11 @@ pub(super) struct UnitGuard {
     worker: Worker,
     /// When it began, if it is a request.
     request_since: Option<MonotonicTime>,
-    /// When it has ended, if that is known.
-    ended_at: Option<MonotonicTime>,
 }
 
 impl UnitGuard {
     pub(super) fn new(label: Label, worker: Worker) -> Self {
-        Self { label, worker, request_since: None, ended_at: None }
+        Self { label, worker, request_since: None }
     }
 
     /// Begins a request. A hung worker waits for those of other threads before it is aborted.
@@ -140,21 +138,12 @@ impl UnitGuard {
             }
         });
         let request_since = Some(worker.lifecycle().now());
-        Self { label, worker, request_since, ended_at: None }
-    }
-
-    pub(super) fn worker(&self) -> Worker {
-        self.worker
+        Self { label, worker, request_since }
     }
 
     /// Returns when the request began.
     pub(super) fn began_at(&self) -> MonotonicTime {
         self.request_since.unwrap_or_default()
-    }
-
-    /// Takes in that it ends at `now`: it is dropped next.
-    pub(super) fn end_at(&mut self, now: MonotonicTime) {
-        self.ended_at = Some(now);
     }
 
     /// Returns the label as text.
@@ -198,8 +187,7 @@ impl Drop for UnitGuard {
             match (&mut thread.tracker, self.request_since) {
                 (None, _) => (),
                 (Some(tracker), Some(since)) => {
-                    let now = self.ended_at.unwrap_or_else(|| self.worker.lifecycle().now());
-                    tracker.end_work_between(since, now);
+                    tracker.end_work_between(since, self.worker.lifecycle().now());
                 }
                 (Some(tracker), None) => tracker.end_work(),
             }
