@@ -186,7 +186,7 @@ fn load_rereads_file_and_keeps_flags() {
     for variables in [&[][..], &[("OSTLER_CONFIG", name)]] {
         let args = if variables.is_empty() { vec!["-c", name, "-w", "9"] } else { vec!["-w", "9"] };
         let invocation = invoke(&args, variables).expect("a valid command line");
-        assert_eq!(invocation.config_files(), [path.clone()]);
+        assert_eq!(invocation.config_files(), std::slice::from_ref(&path));
         fs::write(&path, "threads: 2\nworkers: 2\n").expect("written");
         assert_eq!(load(&invocation).threads, 2);
         fs::write(&path, "threads: 3\n").expect("written");
