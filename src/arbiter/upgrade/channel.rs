@@ -106,7 +106,14 @@ impl UpgradeChannel {
     /// Receives a message, if there is one.
     pub(crate) fn try_receive(&self) -> Option<UpgradeMessage> {
         let mut bytes = [0; MESSAGE_MAX];
-        match socket::receive(self.fd.as_fd(), &mut bytes) {
+        let mut receive = || socket::receive(self.fd.as_fd(), &mut bytes);
+        // A peer that has exited with unread messages resets the connection. The kernel says so once,
+        // before what the peer has sent.
+        let received = match receive() {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => receive(),
+            received => received,
+        };
+        match received {
             Ok(0) => Some(UpgradeMessage::PeerExited),
             Ok(1) => Some(UpgradeMessage::Ready),
             Ok(4) => {
@@ -157,5 +164,15 @@ mod tests {
             (channel.try_receive(), channel.try_receive()),
             (Some(UpgradeMessage::Ready), Some(UpgradeMessage::PeerExited))
         );
+    }
+
+    #[test]
+    fn last_words_of_a_peer_that_has_read_nothing_are_received() {
+        let (channel, peer) = UpgradeChannel::new().unwrap();
+        channel.send_totals(b"{}").unwrap();
+        UpgradeChannel { fd: peer }.send_failure("no such app");
+        let reason = UpgradeMessage::Failed("no such app".to_owned());
+        assert_eq!(channel.try_receive(), Some(reason));
+        assert_eq!(channel.try_receive(), Some(UpgradeMessage::PeerExited));
     }
 }
