@@ -15,9 +15,9 @@ use crate::control::Controlled;
 const CONFIGURATION: &str = "[checks.positive_data_acceptance]\n\
     expected-statuses = [\"2xx\", \"3xx\", 400, 401, 403, 404, 409, 413, 429, \"5xx\"]\n";
 
-/// Returns the program: `OSTLER_TEST_SCHEMATHESIS`, or `schemathesis`.
+/// Returns the program: `TEST_SCHEMATHESIS`, or `schemathesis`.
 fn program() -> Option<PathBuf> {
-    let named = std::env::var_os("OSTLER_TEST_SCHEMATHESIS").map(PathBuf::from);
+    let named = std::env::var_os("TEST_SCHEMATHESIS").map(PathBuf::from);
     let program = named.unwrap_or_else(|| "schemathesis".into());
     let output = Command::new(&program).arg("--version").output();
     if !output.is_ok_and(|output| output.status.success()) {
