@@ -32,3 +32,19 @@ fn probe_leaves_no_ring_in_the_master() {
     }
     server.finish();
 }
+
+/// The deadline of an answer begins when its request was received: a handler that takes longer than
+/// `write_timeout` leaves an answer whose deadline has passed.
+#[test]
+#[ignore = "slow"]
+fn answer_of_a_slow_handler_is_sent() {
+    if !uring_runs() {
+        return;
+    }
+    let server = Server::start(&["-k", "uring", "-w", "1", "--write-timeout", "1s"]);
+    let worker = server.wait_workers(1)[0];
+    assert_eq!(server.get("/sleep?ms=1500").text(), "slept 1500 ms\n");
+    assert_eq!(server.get("/").status(), 200);
+    assert_eq!(server.workers()[0].pid, worker.pid);
+    server.finish();
+}

@@ -101,7 +101,7 @@ impl<'a> EventLoop<'a> {
 
     /// Sleeps, unless there is something to do, and accepts clients.
     fn wait(&mut self, events: &mut Events) -> Result<(), WorkerError> {
-        let sleeps = self.ready.is_empty() && self.ring.begin_sleep();
+        let sleeps = self.ready.is_empty() && self.sending.is_empty() && self.ring.begin_sleep();
         let timeout = if sleeps { self.poll_timeout() } else { Some(Duration::ZERO) };
         let polled = self.poll.poll(events, timeout);
         if sleeps {
@@ -349,17 +349,21 @@ impl<'a> EventLoop<'a> {
     }
 
     fn expire_clients(&mut self) -> io::Result<()> {
-        if self.timers.next().is_none() || self.ring.has_completions() {
-            return Ok(()); // what was received in time is handled first
+        if self.timers.next().is_none() {
+            return Ok(());
         }
         let now = self.ctx.lifecycle().now();
         while let Some(index) = self.timers.pop(now) {
             let Some(entry) = self.clients.get_mut(index) else { continue };
-            if entry.sending == 0 {
+            if entry.sending > 0 || self.ring.has_completion_of(index) {
+                // The output is sent first, and what was received in time is handled first. Not before
+                // `now`, or it would be popped again in this turn.
+                if let Some(deadline) = entry.client.deadline() {
+                    self.timers.set(index, deadline.max(now));
+                }
+            } else {
                 entry.client.expire(now, &mut self.buffers, &mut self.tracker);
                 self.advance(index)?;
-            } else {
-                self.schedule(index); // the output is sent first
             }
         }
         Ok(())

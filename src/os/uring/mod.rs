@@ -75,6 +75,17 @@ pub enum Completion {
     },
 }
 
+impl Completion {
+    /// Returns the token of the operation.
+    fn token(&self) -> usize {
+        match *self {
+            Self::Received { token, .. }
+            | Self::Writable { token }
+            | Self::NotCancelled { token } => token,
+        }
+    }
+}
+
 /// What was received.
 #[derive(Debug)]
 pub enum Received {
@@ -166,9 +177,9 @@ impl Ring {
         results.append(&mut self.completions);
     }
 
-    /// Returns whether results were collected and not taken.
-    pub fn has_completions(&self) -> bool {
-        !self.completions.is_empty()
+    /// Returns whether results of an operation with this token were collected and not taken.
+    pub fn has_completion_of(&self, token: usize) -> bool {
+        self.completions.iter().any(|completion| completion.token() == token)
     }
 
     /// Takes the sends that have failed.
