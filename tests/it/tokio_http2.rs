@@ -296,17 +296,19 @@ fn http2_stalled_stream_ends_while_others_go_on() {
 fn http2_slow_reader_gets_all_of_a_response() {
     let flags = ["--write-timeout", "5s", "--keep-alive", "200ms", "--header-timeout", "200ms"];
     let Some(server) = start(&flags) else { return };
-    let mut client = Http2::connect(&server);
-    client.send(HEADERS, END_STREAM | END_HEADERS, 1, &get_head("/text?n=200000")).unwrap();
-    let (mut received, mut granted) = (0, 65_535);
-    while received < 200_000 {
-        let frame = client.next().expect("the rest of the response");
-        received += if frame.kind == DATA { frame.payload.len() } else { 0 };
-        if received == granted {
-            // Longer in all than an idle connection may last.
-            thread::sleep(Duration::from_millis(50));
-            open_windows(&mut client, 1, 10_000, 10_000);
-            granted += 10_000;
+    for path in ["/text?n=200000", "/trailers?n=200000"] {
+        let mut client = Http2::connect(&server);
+        client.send(HEADERS, END_STREAM | END_HEADERS, 1, &get_head(path)).unwrap();
+        let (mut received, mut granted) = (0, 65_535);
+        while received < 200_000 {
+            let frame = client.next().expect("the rest of the response");
+            received += if frame.kind == DATA { frame.payload.len() } else { 0 };
+            if received == granted {
+                // Longer in all than an idle connection may last.
+                thread::sleep(Duration::from_millis(50));
+                open_windows(&mut client, 1, 10_000, 10_000);
+                granted += 10_000;
+            }
         }
     }
     server.finish();

@@ -134,6 +134,10 @@ fn router(worker: Worker) -> Router {
             "/id",
             get(async |Extension(context): Extension<RequestContext>| context.id().to_string()),
         )
+        .route(
+            "/trailers",
+            get(async |Query(Count { n }): Query<Count>| Body::new(WithTrailers::of(n))),
+        )
         .route("/text", get(async |Query(Count { n }): Query<Count>| "x".repeat(n as usize)))
         .route("/echo", any(echo))
         .route("/env", get(variable))
@@ -289,4 +293,34 @@ async fn echo_bytes(mut stream: ClientStream) {
 fn main() -> ExitCode {
     let echo = App::streams("echo", |_| async { Ok(|stream, _| echo_bytes(stream)) });
     ostler::Runtime::new().app(App::new("demo", boot)).app(echo).main()
+}
+
+/// A body whose last frame is trailers, as gRPC has it.
+struct WithTrailers {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl WithTrailers {
+    fn of(length: u64) -> Self {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-status", HeaderValue::from_static("0"));
+        Self { data: Some("x".repeat(length as usize).into()), trailers: Some(trailers) }
+    }
+}
+
+impl http_body::Body for WithTrailers {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = match self.data.take() {
+            Some(data) => Some(Frame::data(data)),
+            None => self.trailers.take().map(Frame::trailers),
+        };
+        Poll::Ready(frame.map(Ok))
+    }
 }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use ostler::app::{ClientInfo, WorkReporter};
@@ -19,7 +20,7 @@ use ostler::worker::{
     WorkerError,
 };
 use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::futures::Notified;
 use tokio::task::yield_now;
 
@@ -32,6 +33,8 @@ use super::worker::Worker;
 
 /// How long a worker sleeps at most, if nothing is due.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
+/// A thread that blocks holds up the others for a quarter of this at most.
+const RELIEF_MAX: Duration = Duration::from_secs(1);
 
 /// Serves [apps](super::App) on a tokio runtime in each worker, with `threads` threads.
 pub struct TokioClass;
@@ -73,6 +76,23 @@ fn new_runtime(ctx: &WorkerContext<'_>) -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
+/// Wakes a thread of the runtime now and then while another runs the code of a request. The thread that
+/// waited for sockets and timers may be the one that is blocked, and the runtime wakes no other in its
+/// place: nothing would be served, and the class itself would not be woken.
+fn relieve_blocked_threads(ctx: &WorkerContext<'_>, worker: Worker) -> io::Result<()> {
+    let pause = ctx.lifecycle().heartbeat_interval().unwrap_or(SLEEP_MAX).min(RELIEF_MAX) / 4;
+    let runtime = Handle::current();
+    let relieve = move || {
+        loop {
+            thread::sleep(pause);
+            if worker.is_running() {
+                runtime.spawn(async {});
+            }
+        }
+    };
+    thread::Builder::new().name("ostler-relief".to_owned()).spawn(relieve).map(drop)
+}
+
 /// Boots the app, and serves until the worker has drained.
 async fn run(ctx: &WorkerContext<'_>, app: &Booted) -> Result<(), WorkerError> {
     let (lifecycle, worker) = (ctx.lifecycle(), Worker::new(ctx));
@@ -100,6 +120,9 @@ async fn run(ctx: &WorkerContext<'_>, app: &Booted) -> Result<(), WorkerError> {
     let mut acceptor = ctx.acceptor();
     // The only thread has an entry already, and cannot run beside a request.
     let tracker = (ctx.settings().threads > 1).then(|| lifecycle.tracker());
+    if tracker.is_some() {
+        relieve_blocked_threads(ctx, worker)?;
+    }
     let mut event_loop = EventLoop {
         lifecycle,
         worker,
@@ -178,7 +201,18 @@ impl EventLoop<'_> {
         let now = self.lifecycle.now_coarse();
         if self.probed_at.is_none_or(|at| now.duration_since(at) >= interval / 2) {
             self.probed_at = Some(now);
-            let _ = tokio::spawn(async {}).await;
+            let mut probe = tokio::spawn(async {});
+            let tracker = &mut self.tracker;
+            poll_fn(|cx| {
+                let polled = Pin::new(&mut probe).poll(cx);
+                if polled.is_pending()
+                    && let Some(tracker) = tracker
+                {
+                    tracker.set_idle(); // what the calling thread waits for is no work of its own
+                }
+                polled.map(drop)
+            })
+            .await;
         }
     }
 

@@ -97,6 +97,14 @@ where
             Err(_) => Some(Err("the body panicked".into())),
         };
         match frame {
+            Some(Ok(frame)) if frame.is_trailers() => {
+                // The last frame: hyper does not ask again.
+                guard.on_body_end(UnitEnd::Complete);
+                if let (Some(output), Some(request)) = (output, this.guard.take()) {
+                    output.keep_until_taken(request);
+                }
+                Poll::Ready(Some(Ok(frame.map_data(|data| Piece::of_app(data, None, None)))))
+            }
             Some(Ok(frame)) => {
                 // Over HTTP/1.1, hyper does not ask again after the last byte of a known length.
                 let has_all = || !guard.is_http2() && body.size_hint().exact() == Some(0);

@@ -37,7 +37,9 @@ where
         };
         let unit = UnitGuard::new(label, guard.worker());
         let state = Arc::new(ConnectionState::new(guard));
-        let answer = (self.handler)(ClientStream::new(stream, Arc::clone(&state)), info);
+        let stream = ClientStream::new(stream, Arc::clone(&state));
+        // A panic costs this client its connection.
+        let Ok(answer) = unit.run(|| (self.handler)(stream, info)) else { return };
         let lingering = self.lingering;
         tokio::spawn(async move {
             Tracked::new(answer, unit).await;

@@ -100,7 +100,7 @@ impl Worker {
     }
 
     pub(super) fn client_count(&self) -> usize {
-        self.0.clients.load(Ordering::Acquire)
+        self.0.clients.load(Ordering::SeqCst) // not before `set_end_awaited`, which the end of a client reads
     }
 
     pub(super) fn task_count(&self) -> usize {
@@ -134,6 +134,12 @@ impl Worker {
         // The counts are read one after the other, so they may differ by what happened meanwhile.
         let in_progress = begun.wrapping_sub(ended) as i64;
         usize::try_from(in_progress.saturating_sub_unsigned(running)).unwrap_or(0)
+    }
+
+    /// Returns whether a thread runs the code of a request.
+    pub(super) fn is_running(&self) -> bool {
+        let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.iter().any(|thread| thread.is_running.load(Ordering::Relaxed))
     }
 
     /// Returns what is notified when a client or a task has ended.
