@@ -435,7 +435,8 @@ fn waiting_clients_keep_their_places() {
     let it = Controlled::start(&["-w", "1", "--env", "DEMO_BOOT_SLEEP_MS=4000"]);
     let begin = |_| {
         let client = it.send("/v1/recycle");
-        (it.status(), it.status()); // it has been read by now: clients take turns
+        it.status();
+        it.status(); // the command has been read by now: clients take turns
         client
     };
     let mut waiting: Vec<_> = (0..16).map(begin).collect();
