@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 const NAME: &str = "first-steps";
 
@@ -62,6 +63,9 @@ fn new_axum_crate_passes_its_tests_and_all_lints() {
 /// Creates a crate, and checks it with these tests and all lints.
 #[track_caller]
 fn expect_crate_passes(args: &[&str], tests: &[&str]) {
+    // The crates have one name and one directory for what cargo builds.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     // The same directory each time, so that cargo's output does not accumulate.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("scaffold{}", args.concat()));
     let _ = fs::remove_dir_all(&folder);
