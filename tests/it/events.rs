@@ -275,7 +275,7 @@ fn follower_that_finds_no_place_is_refused() {
     it.server.finish();
 }
 
-/// Whoever reaches `metrics_bind` may read the events; the log is the operator's own.
+/// Any client of `metrics_bind` may read the events; the log is the operator's own.
 #[test]
 fn events_have_no_arguments_of_programs() {
     let launch = Launch::new(&["-k", "exec"]).program(&["sh", "-c", "sleep 1000", "secret-word"]);

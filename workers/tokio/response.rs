@@ -99,10 +99,7 @@ where
         match frame {
             Some(Ok(frame)) if frame.is_trailers() => {
                 // The last frame: hyper does not ask again.
-                guard.on_body_end(UnitEnd::Complete);
-                if let (Some(output), Some(request)) = (output, this.guard.take()) {
-                    output.keep_until_taken(request);
-                }
+                end_request(this.guard.take(), output);
                 Poll::Ready(Some(Ok(frame.map_data(|data| Piece::of_app(data, None, None)))))
             }
             Some(Ok(frame)) => {
@@ -120,10 +117,7 @@ where
                 Poll::Ready(Some(Err(failure)))
             }
             None => {
-                guard.on_body_end(UnitEnd::Complete);
-                if let (Some(output), Some(request)) = (output, this.guard.take()) {
-                    output.keep_until_taken(request);
-                }
+                end_request(this.guard.take(), output);
                 Poll::Ready(None)
             }
         }
@@ -141,5 +135,14 @@ where
             (Some(body), _) => body.size_hint(),
             (None, text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
         }
+    }
+}
+
+/// Ends a request whose body is complete, once the kernel has taken all of its output.
+fn end_request(guard: Option<RequestGuard>, output: Option<Arc<ResponseOutput>>) {
+    let Some(mut guard) = guard else { return };
+    guard.on_body_end(UnitEnd::Complete);
+    if let Some(output) = output {
+        output.keep_until_taken(guard);
     }
 }
