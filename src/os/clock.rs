@@ -27,6 +27,11 @@ pub(crate) fn read_clocks() -> ClockReading {
 /// The longest lag of [`now_coarse`]: a tick of 10 ms, as kernels with `HZ=100` have it.
 pub(crate) const COARSE_LAG: Duration = Duration::from_millis(10);
 
+/// Returns the CPU time of the calling thread, in user and in kernel mode. Costs a system call.
+pub(crate) fn thread_cpu_time() -> Duration {
+    Duration::from_nanos(read(ClockId::CLOCK_THREAD_CPUTIME_ID).as_nanos())
+}
+
 /// Returns whole seconds since 1970, as of the kernel's last tick (Linux). Use it for dates, never
 /// for deadlines.
 pub(crate) fn unix_seconds() -> u64 {

@@ -228,7 +228,7 @@ impl<'a> ControlServer<'a> {
             return;
         }
         self.addresses.take_over(&self.events, is_sole_master, log, now);
-        let mut turn = Turn::begin(clock::now());
+        let (mut turn, cpu) = (Turn::begin(clock::now()), clock::thread_cpu_time());
         self.close_overdue(&mut turn, now);
         self.service.view.begin_turn();
         let mut collect = Some(collect);
@@ -249,7 +249,7 @@ impl<'a> ControlServer<'a> {
         }
         self.must_collect = self.service.view.is_wanted() && collect.is_some();
         self.close_unread(now);
-        self.budget.spend(&turn, clock::now());
+        self.budget.spend(&turn, clock::thread_cpu_time().saturating_sub(cpu), clock::now());
     }
 
     /// Collects what requests see, and what is sent without one.
@@ -287,9 +287,15 @@ impl<'a> ControlServer<'a> {
         self.service.operations.clone()
     }
 
-    /// Answers the clients that wait, as far as their sockets take it now: the master exits.
+    /// Sends the clients what a turn that was too short has left, and answers those that wait, as far as
+    /// their sockets take it now: the master exits.
     pub(super) fn finish(&mut self, now: MonotonicTime) {
-        self.wake_waiting(&mut Turn::last(clock::now()), now);
+        let mut turn = Turn::last(clock::now());
+        let sending = self.clients.iter().filter(|(_, client)| client.is_sending());
+        for token in sending.map(|(token, _)| *token).collect::<Vec<_>>() {
+            self.drive(token, &turn, now);
+        }
+        self.wake_waiting(&mut turn, now);
     }
 
     /// Sends to statsd what is new, before something that was counted is forgotten. Calls `collect` only

@@ -9,13 +9,13 @@ use crate::time::MonotonicTime;
 /// After how long a turn begins nothing more. It lasts longer by one step: what a client is sent at once,
 /// or one snapshot, or one answer that is rendered.
 const TURN_MAX: Duration = Duration::from_millis(2);
-/// Serving clients for a time is paid off in this many times as long: a flood of requests takes at most a
-/// tenth of the master's time.
+/// CPU time spent on clients is paid off in this many times as long: a flood of requests takes at most a
+/// tenth of the master's time, and a master that others keep from running pays for what it did alone.
 const PAY_FACTOR: u32 = 10;
 /// How much time may be unpaid before clients wait. So a client that asks once in a while never waits, and
 /// wakes no master at the end of a pause: that costs a turn of the loop.
 const UNPAID_MAX: Duration = Duration::from_millis(50);
-/// The longest pause: the machine may have stood still meanwhile.
+/// The longest pause, whatever a turn has cost.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Until when what clients have cost is paid off, and so when they wait.
@@ -37,12 +37,11 @@ impl Budget {
         self.has_more
     }
 
-    /// Records a turn that ends now.
-    pub(super) fn spend(&mut self, turn: &Turn, now: MonotonicTime) {
+    /// Records a turn that ends now and has cost CPU time.
+    pub(super) fn spend(&mut self, turn: &Turn, cost: Duration, now: MonotonicTime) {
         self.has_more = turn.is_cut.get();
         if turn.has_worked || self.has_more {
-            let cost = now.duration_since(turn.begin).saturating_mul(PAY_FACTOR);
-            let paid_at = self.paid_at.max(now).saturating_add(cost);
+            let paid_at = self.paid_at.max(now).saturating_add(cost.saturating_mul(PAY_FACTOR));
             self.paid_at = paid_at.min(now.saturating_add(UNPAID_MAX + PAUSE_MAX));
         }
     }
@@ -88,7 +87,7 @@ mod tests {
     #[test]
     fn flood_takes_a_tenth_and_a_single_client_never_waits() {
         let at = |millis: u64| MonotonicTime::from_nanos(1_000_000_000 + millis * 1_000_000);
-        let turn = |begin| Turn { has_worked: true, ..Turn::begin(begin) };
+        let turn = Turn { has_worked: true, ..Turn::begin(at(0)) };
         let mut budget = Budget::default();
         assert!(budget.pause_end() <= at(0));
         // Turns of 2 ms, as early as possible.
@@ -96,7 +95,7 @@ mod tests {
         while now < 10_000 {
             now += 2;
             turns += 1;
-            budget.spend(&turn(at(now - 2)), at(now));
+            budget.spend(&turn, Duration::from_millis(2), at(now));
             while budget.pause_end() > at(now) {
                 now += 1;
             }
@@ -104,19 +103,19 @@ mod tests {
         assert!((500..510).contains(&turns), "{turns} turns of 2 ms in 10 s");
         let mut budget = Budget::default();
         for second in 0..10 {
-            budget.spend(&turn(at(second * 1000)), at(second * 1000 + 4));
+            budget.spend(&turn, Duration::from_millis(4), at(second * 1000 + 4));
             assert!(budget.pause_end() <= at(second * 1000 + 4));
         }
     }
 
     #[test]
     fn turn_without_work_costs_nothing_and_a_pause_has_an_end() {
-        let begin = MonotonicTime::from_nanos(1_000_000_000);
-        let end = begin.saturating_add(Duration::from_secs(100));
+        let cost = Duration::from_secs(100);
+        let end = MonotonicTime::from_nanos(101_000_000_000);
         let spend = |has_worked, is_cut| {
             let mut budget = Budget::default();
-            let turn = Turn { has_worked, is_cut: Cell::new(is_cut), ..Turn::begin(begin) };
-            budget.spend(&turn, end);
+            let turn = Turn { has_worked, is_cut: Cell::new(is_cut), ..Turn::begin(end) };
+            budget.spend(&turn, cost, end);
             (budget.pause_end().duration_since(end), budget.has_more())
         };
         assert_eq!(spend(false, false), (Duration::ZERO, false));
