@@ -4,7 +4,8 @@
     cargo build --release && benches/compare.py
 
 Every server answers `Hello, world!` with two workers. The servers run in turn, round after round,
-so that other load on the machine affects all alike. The figure to compare is CPU time a request,
+every other round in reverse, so that other load on the machine affects all alike. The figure to
+compare is CPU time a request,
 user and system, of the server's whole process tree. The load generator shares the cores, so
 requests a second depend on wrk as much as on the server. PSS is measured at the end of the last
 round.
@@ -349,7 +350,7 @@ def main():
             except (Skipped, subprocess.CalledProcessError) as reason:
                 print(f"skipped: {name}: {reason}", file=sys.stderr)
         for number in range(arguments.rounds):
-            for one in list(contestants):
+            for one in contestants[:: -1 if number % 2 else 1]:
                 print(f"\rround {number + 1}: {one.name:18}", end="", file=sys.stderr, flush=True)
                 try:
                     play(one, arguments, script)

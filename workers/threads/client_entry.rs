@@ -1,7 +1,7 @@
 //! A client of the pool, in whichever state.
 
 use std::mem;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use ::mio::event::Event;
 use ostler::time::MonotonicTime;
@@ -11,11 +11,14 @@ use super::lock::lock;
 
 /// A client that is parked, queued, running in a thread, or closed.
 pub(super) struct ClientEntry<'a> {
-    inner: Mutex<EntryInner<'a>>,
+    inner: Mutex<EntryInner>,
+    /// `None` once it is closed. Only the thread that runs it has the lock: the client stays where it is in
+    /// all states.
+    client: Mutex<Option<Client<'a>>>,
 }
 
-struct EntryInner<'a> {
-    state: ClientState<'a>,
+struct EntryInner {
+    state: ClientState,
     /// Its socket had an event while it was not parked.
     event_pending: bool,
     /// Its peer has ended the stream, which is reported once.
@@ -24,30 +27,32 @@ struct EntryInner<'a> {
     next_check: Option<MonotonicTime>,
 }
 
-/// The client is in a box, since it moves from state to state at each event.
-enum ClientState<'a> {
-    Parked(Box<Client<'a>>, DriveStatus),
-    Queued(Box<Client<'a>>),
+#[derive(Clone, Copy)]
+enum ClientState {
+    /// It waits for what the status says, or for its deadline.
+    Parked(DriveStatus, Option<MonotonicTime>),
+    Queued,
     Running,
     Closed,
 }
 
 /// The result of parking a client.
-pub(super) enum ParkResult<'a> {
+#[derive(Clone, Copy)]
+pub(super) enum ParkResult {
     CheckInTime,
     /// Its deadline is earlier than the next check.
     CheckTooLate,
     /// It has an event already, so it must run again.
-    EventPending(Box<Client<'a>>),
+    EventPending,
 }
 
 impl<'a> ClientEntry<'a> {
     /// Creates the entry of a new client, in the queue.
     pub(super) fn new(client: Client<'a>) -> Self {
-        let state = ClientState::Queued(Box::new(client));
+        let state = ClientState::Queued;
         let inner =
             EntryInner { state, event_pending: false, peer_closed: false, next_check: None };
-        Self { inner: Mutex::new(inner) }
+        Self { inner: Mutex::new(inner), client: Mutex::new(Some(client)) }
     }
 
     /// Records an event of its socket. Returns whether it must be queued: it was parked, and waited for
@@ -55,12 +60,12 @@ impl<'a> ClientEntry<'a> {
     pub(super) fn on_event(&self, event: &Event) -> bool {
         let mut inner = lock(&self.inner);
         inner.peer_closed |= event.is_read_closed() || event.is_error();
-        let is_relevant = match &inner.state {
-            ClientState::Parked(_, DriveStatus::WantWrite) => {
+        let is_relevant = match inner.state {
+            ClientState::Parked(DriveStatus::WantWrite, _) => {
                 event.is_writable() || inner.peer_closed
             }
             ClientState::Parked(..) => event.is_readable() || inner.peer_closed,
-            ClientState::Queued(_) | ClientState::Running | ClientState::Closed => true,
+            ClientState::Queued | ClientState::Running | ClientState::Closed => true,
         };
         is_relevant && inner.enqueue()
     }
@@ -71,41 +76,39 @@ impl<'a> ClientEntry<'a> {
         lock(&self.inner).enqueue()
     }
 
-    /// Takes a queued client, to run it.
-    pub(super) fn take(&self) -> Option<Box<Client<'a>>> {
-        let mut inner = lock(&self.inner);
-        match mem::replace(&mut inner.state, ClientState::Running) {
-            ClientState::Queued(client) => Some(client),
-            other => {
-                inner.state = other;
-                None
+    /// Takes a queued client, to run it until the lock is dropped.
+    pub(super) fn take(&self) -> Option<MutexGuard<'_, Option<Client<'a>>>> {
+        {
+            let mut inner = lock(&self.inner);
+            if !matches!(inner.state, ClientState::Queued) {
+                return None;
             }
+            inner.state = ClientState::Running;
         }
+        Some(lock(&self.client))
     }
 
     /// Marks a client that has yielded as queued again.
-    pub(super) fn requeue(&self, client: Box<Client<'a>>) {
-        lock(&self.inner).state = ClientState::Queued(client);
+    pub(super) fn requeue(&self) {
+        lock(&self.inner).state = ClientState::Queued;
     }
 
-    /// Parks it until the event that it waits for. If an event has come since it was taken, returns it
-    /// instead.
-    pub(super) fn park(&self, client: Box<Client<'a>>, status: DriveStatus) -> ParkResult<'a> {
+    /// Parks it until the event that it waits for, unless an event has come since it was taken.
+    pub(super) fn park(&self, status: DriveStatus, deadline: Option<MonotonicTime>) -> ParkResult {
         let mut inner = lock(&self.inner);
         if mem::take(&mut inner.event_pending) {
-            return ParkResult::EventPending(client);
+            return ParkResult::EventPending;
         }
-        let is_before =
-            |check: MonotonicTime| client.deadline().is_some_and(|deadline| deadline < check);
-        let is_too_late = inner.next_check.is_some_and(is_before);
-        inner.state = ClientState::Parked(client, status);
-        if is_too_late { ParkResult::CheckTooLate } else { ParkResult::CheckInTime }
+        inner.state = ClientState::Parked(status, deadline);
+        match (deadline, inner.next_check) {
+            (Some(deadline), Some(check)) if deadline < check => ParkResult::CheckTooLate,
+            _ => ParkResult::CheckInTime,
+        }
     }
 
-    /// Closes it. The socket is closed before the index is reused, so that no event can mean another
-    /// client.
-    pub(super) fn close(&self, client: Box<Client<'a>>) {
-        drop(client);
+    /// Marks a client as closed. Close its socket before, and free its index after it: no event can mean
+    /// another client.
+    pub(super) fn close(&self) {
         lock(&self.inner).state = ClientState::Closed;
     }
 
@@ -129,26 +132,22 @@ impl<'a> ClientEntry<'a> {
     }
 }
 
-impl EntryInner<'_> {
+impl EntryInner {
     /// Returns the deadline of a parked client; in other states it waits for nothing.
     fn deadline(&self) -> Option<MonotonicTime> {
-        match &self.state {
-            ClientState::Parked(client, _) => client.deadline(),
-            ClientState::Queued(_) | ClientState::Running | ClientState::Closed => None,
+        match self.state {
+            ClientState::Parked(_, deadline) => deadline,
+            ClientState::Queued | ClientState::Running | ClientState::Closed => None,
         }
     }
 
     fn enqueue(&mut self) -> bool {
-        match mem::replace(&mut self.state, ClientState::Closed) {
-            ClientState::Parked(client, _) => {
-                self.state = ClientState::Queued(client);
-                true
-            }
-            other => {
-                self.state = other;
-                self.event_pending = true;
-                false
-            }
+        let is_parked = matches!(self.state, ClientState::Parked(..));
+        if is_parked {
+            self.state = ClientState::Queued;
+        } else {
+            self.event_pending = true;
         }
+        is_parked
     }
 }

@@ -17,7 +17,7 @@ use crossbeam_channel::bounded;
 use ostler::settings::Settings;
 use ostler::time::MonotonicTime;
 use ostler::worker::{
-    Buffers, Client, DriveStatus, ReadMode, StopRequest, TimerWheel, WorkTracker, WorkerClass,
+    Buffers, DriveStatus, ReadMode, StopRequest, TimerWheel, WorkTracker, WorkerClass,
     WorkerContext, WorkerError,
 };
 
@@ -40,6 +40,11 @@ const WAKE: Token = Token(0);
 const MAIN_WAKE: Token = Token(1);
 /// How long no task may be taken before sleeping threads are woken: those awake may be blocked.
 const STALL: Duration = Duration::from_millis(1);
+/// The same while the pool is *calm*: the last checks have woken no thread. A check is a context switch,
+/// which costs as much as a short request.
+const CALM_STALL: Duration = Duration::from_millis(4);
+/// After how many checks in a row that woke no thread the pool is calm.
+const CALM_CHECKS: u32 = 16;
 
 impl WorkerClass for ThreadsClass {
     fn name(&self) -> &'static str {
@@ -79,7 +84,16 @@ impl WorkerClass for ThreadsClass {
             ctx.lifecycle().ready();
             drop(start);
             let timers = TimerWheel::new(ctx.lifecycle().now());
-            MainThread { ctx, poll, shared: &shared, timers, progress: None, draining: false }.run()
+            let main = MainThread {
+                ctx,
+                poll,
+                shared: &shared,
+                timers,
+                progress: None,
+                calm_checks: 0,
+                draining: false,
+            };
+            main.run()
         })
     }
 }
@@ -92,6 +106,8 @@ struct MainThread<'s, 'a> {
     timers: TimerWheel,
     /// The progress of the pool at the last check.
     progress: Option<Progress>,
+    /// How many checks in a row have woken no thread.
+    calm_checks: u32,
     draining: bool,
 }
 
@@ -137,13 +153,18 @@ impl MainThread<'_, '_> {
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let wait = self.timers.next().map(|at| at.duration_since(self.ctx.lifecycle().now()));
-        let stall = self.shared.is_monitored().then_some(STALL);
+        let stall = self.shared.is_monitored().then_some(self.stall());
         let timeout =
             [wait, stall, self.ctx.lifecycle().heartbeat_interval()].into_iter().flatten().min();
         match self.poll.poll(events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Returns how long no task may be taken.
+    fn stall(&self) -> Duration {
+        if self.calm_checks < CALM_CHECKS { STALL } else { CALM_STALL }
     }
 
     fn drain(&mut self) {
@@ -178,12 +199,15 @@ impl MainThread<'_, '_> {
             self.progress = Some(present);
             return;
         };
-        if now.duration_since(earlier.at) < STALL {
+        if now.duration_since(earlier.at) < self.stall() {
             return;
         }
+        self.calm_checks = self.calm_checks.saturating_add(1);
         if taken == earlier.taken {
+            self.calm_checks = 0;
             self.shared.wake_threads(waiting.max(1));
         } else if taken < earlier.sent || polls.is_some() && polls == earlier.polls {
+            self.calm_checks = 0;
             self.shared.wake_threads(1); // tasks that waited then wait still, or no thread has polled since
         }
         self.progress = Some(present);
@@ -229,25 +253,38 @@ impl MainThread<'_, '_> {
 /// Serves clients in a pool thread until the pool closes.
 fn serve<'a>(ctx: &'a WorkerContext<'a>, shared: &Shared<'a>) {
     let (mut buffers, mut tracker) = (Buffers::default(), ctx.lifecycle().tracker());
-    while let Some(task) = shared.next_task() {
-        if let Some(client) = task.entry.take() {
-            drive(ctx, client, task, shared, &mut buffers, &mut tracker);
+    while let Some(mut task) = shared.next_task() {
+        match drive(ctx, &mut task, shared, &mut buffers, &mut tracker) {
+            TaskStatus::Done => (),
+            TaskStatus::Queued => shared.enqueue(task),
+            TaskStatus::Closed => shared.remove_client(task.index),
         }
     }
 }
 
-/// Drives a client as far as possible without waiting, and parks it, or queues it if it has yielded.
+/// What became of a task.
+enum TaskStatus {
+    /// Its client is parked.
+    Done,
+    /// Its client has yielded.
+    Queued,
+    Closed,
+}
+
+/// Drives a client as far as possible without waiting, and parks it, unless it has yielded.
 fn drive<'a>(
     ctx: &WorkerContext<'a>,
-    mut client: Box<Client<'a>>,
-    mut task: Task<'a>,
+    task: &mut Task<'a>,
     shared: &Shared<'a>,
     buffers: &mut Buffers,
     tracker: &mut WorkTracker<'_>,
-) {
+) -> TaskStatus {
+    let entry = &task.entry;
+    let Some(mut running) = entry.take() else { return TaskStatus::Done };
+    let Some(client) = running.as_mut() else { return TaskStatus::Done };
     client.expire(ctx.lifecycle().now(), buffers, tracker);
     loop {
-        let mode = if task.entry.is_peer_closed() {
+        let mode = if entry.is_peer_closed() {
             ReadMode::UntilWouldBlock
         } else {
             ReadMode::UntilShortRead
@@ -260,24 +297,28 @@ fn drive<'a>(
         }
         match status {
             DriveStatus::Yield => {
-                task.entry.requeue(client);
-                return shared.enqueue(task);
+                entry.requeue();
+                return TaskStatus::Queued;
             }
             DriveStatus::WantRead | DriveStatus::WantWrite => {
-                if task.is_new && shared.watch(&client, task.index).is_err() {
+                if task.is_new && shared.watch(client, task.index).is_err() {
                     ctx.lifecycle().count_refused_client(); // no memory to watch it
                     break;
                 }
                 task.is_new = false;
-                match task.entry.park(client, status) {
-                    ParkResult::CheckInTime => return,
-                    ParkResult::CheckTooLate => return shared.report_late_check(task.index),
-                    ParkResult::EventPending(resumed) => client = resumed,
+                match entry.park(status, client.deadline()) {
+                    ParkResult::CheckInTime => return TaskStatus::Done,
+                    ParkResult::CheckTooLate => {
+                        shared.report_late_check(task.index);
+                        return TaskStatus::Done;
+                    }
+                    ParkResult::EventPending => (),
                 }
             }
             DriveStatus::Closed => break,
         }
     }
-    task.entry.close(client);
-    shared.remove_client(task.index);
+    *running = None;
+    entry.close();
+    TaskStatus::Closed
 }

@@ -4,7 +4,8 @@
 //! A pool thread that finds the queue empty becomes the *leader*, if there is none: it polls for new and
 //! parked clients, queues those that can continue, and serves the first itself, without waking another
 //! thread. No thread polls meanwhile. So the main thread *monitors* the pool from then on: if no task is
-//! taken for 1 ms, the threads awake may be blocked, and it wakes another, which becomes the leader.
+//! taken for 1 ms, or 4 ms if it was calm, the threads awake may be blocked, and it wakes another, which
+//! becomes the leader.
 //! While all threads are blocked, the worker accepts no client, and the kernel offers new clients to
 //! other workers.
 
@@ -178,8 +179,8 @@ impl<'a> Shared<'a> {
         self.queue.1.len()
     }
 
-    /// Wakes this many threads: for 1 ms no task was taken, a task has waited, or no thread has polled, so
-    /// those awake may be blocked or overloaded. If there is nothing to do, monitoring ends.
+    /// Wakes this many threads: since the last check no task was taken, a task has waited, or no thread has
+    /// polled, so those awake may be blocked or overloaded. If there is nothing to do, monitoring ends.
     pub(super) fn wake_threads(&self, threads: usize) {
         let is_quiet = || self.is_polling() && self.waiting() == 0;
         if !is_quiet() && self.wake(threads) {
