@@ -13,6 +13,7 @@ mod metrics;
 mod page;
 mod parameters;
 mod places;
+mod service;
 mod sse;
 mod statsd;
 #[cfg(test)]
@@ -23,31 +24,29 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use slog::Logger;
 
 use super::operations::SharedOperations;
 use super::snapshot::Snapshot;
-use crate::address::Address;
-use crate::app::{ClientInfo, Limits, Service};
+use crate::app::{ClientInfo, Service};
 use crate::http::Http;
 use crate::listen::ListenError;
 use crate::log::EventRing;
 use crate::os::epoll::{Event, EventQueue, Watch};
-use crate::os::{clock, credentials, host, socket};
+use crate::os::{clock, credentials, socket};
 use crate::session::Session;
-use crate::settings::Settings;
 use crate::time::MonotonicTime;
 use addresses::{BoundAddresses, PATH_TOKEN};
 use api::{Api, Endpoint};
 use client::{Buffers, ControlClient};
-use places::{WAITING_MAX, WaitPlaces};
+use places::WAITING_MAX;
+pub(crate) use service::ControlService;
 use statsd::StatsdSender;
 use turn::{Budget, Turn};
 use usage::UsageMonitor;
-use view::SharedView;
 
 /// How many clients may be connected to one endpoint. The longest idle one makes room for a new one.
 const CLIENTS_MAX: usize = 16;
@@ -55,79 +54,11 @@ const CLIENTS_MAX: usize = 16;
 const EVENTS_MAX: usize = 64;
 /// The tokens of listeners and paths are below this one.
 const FIRST_CLIENT_TOKEN: u64 = 1 << 16;
-/// How large the body of a command may be.
-const BODY_BYTES_MAX: usize = 64 << 10;
 /// How many bytes of answers may wait for clients that do not read. Beyond that, the client that has
 /// been silent for the longest is closed.
 const KEPT_BYTES_MAX: usize = 16 << 20;
 /// How long a client may take to accept output.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The services of both endpoints. It outlives the [`ControlServer`], whose connections borrow it.
-pub(crate) struct ControlService {
-    addresses: Vec<(Endpoint, Address)>,
-    statsd: Option<Address>,
-    control: Http<Api>,
-    metrics: Http<Api>,
-    view: SharedView,
-    operations: SharedOperations,
-    events: Arc<OnceLock<Arc<EventRing>>>,
-    /// Which client of `control_socket` is served now.
-    client: Arc<Mutex<String>>,
-    /// The users that may connect to `control_socket`, beside root and the master's own.
-    users: Vec<u32>,
-}
-
-impl ControlService {
-    /// Creates the services that the settings ask for. `users` are those of `control_users`.
-    pub(crate) fn new(settings: &Settings, users: Vec<u32>) -> Self {
-        let control = settings.control_socket.clone().map(Address::Unix);
-        let addresses = control.map(|address| (Endpoint::Control, address)).into_iter();
-        let metrics = settings.metrics_bind.clone();
-        let addresses = addresses.chain(metrics.map(|address| (Endpoint::Metrics, address)));
-        let view = SharedView::default();
-        let events = Arc::<OnceLock<Arc<EventRing>>>::default();
-        let operations = SharedOperations::default();
-        let client = Arc::<Mutex<String>>::default();
-        let mut hosts = settings.metrics_hosts.clone();
-        hosts.extend(host::name());
-        let service = |endpoint| {
-            let max_body_bytes = match endpoint {
-                Endpoint::Control => BODY_BYTES_MAX,
-                Endpoint::Metrics => 0,
-            };
-            let limits = Limits { max_head_bytes: 8 << 10, max_body_bytes, ..Limits::default() };
-            let api = Api {
-                endpoint,
-                view: view.clone(),
-                operations: operations.clone(),
-                events: Arc::clone(&events),
-                places: WaitPlaces::default(),
-                client: Arc::clone(&client),
-                hosts: hosts.clone(),
-            };
-            Http::new(api, limits)
-        };
-        Self {
-            addresses: addresses.collect(),
-            statsd: settings.statsd_host.clone(),
-            control: service(Endpoint::Control),
-            metrics: service(Endpoint::Metrics),
-            view,
-            operations,
-            events,
-            client,
-            users,
-        }
-    }
-
-    fn http(&self, endpoint: Endpoint) -> &Http<Api> {
-        match endpoint {
-            Endpoint::Control => &self.control,
-            Endpoint::Metrics => &self.metrics,
-        }
-    }
-}
 
 /// The sockets and the clients of the control interface.
 pub(crate) struct ControlServer<'a> {
