@@ -4,8 +4,8 @@
 //! is bounded by `boot_timeout` instead. The master never queries the worker itself.
 //!
 //! A heartbeat proves progress only while the worker has no unit of work: a busy one is judged by the
-//! start of its oldest unit, which the scoreboard has. The master reads the file only when `timeout`
-//! has passed since the last progress that it knows of: see `arbiter/pool/health.rs`, and
+//! start of its oldest unit, which the scoreboard has. The master judges by the file only when
+//! `timeout` has passed since the last progress that it knows of; the control interface shows its age: see `arbiter/pool/health.rs`, and
 //! `hang_deadline` in `arbiter/pool/supervisor/slot.rs`.
 
 use std::io;

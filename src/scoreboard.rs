@@ -3,8 +3,10 @@
 //! Workers write it, and the master does not trust what it reads: every value is a plain word, and
 //! an implausible one counts as unknown.
 
+mod accept_waits;
 mod counters;
 mod latency;
+mod limits;
 mod text;
 mod thread;
 
@@ -14,18 +16,20 @@ use std::time::Duration;
 
 use crate::os::memory::{MappingId, SharedMemory};
 use crate::time::MonotonicTime;
-pub(crate) use counters::{COUNT_MAX, WorkCounts, WorkTotals};
+pub(crate) use accept_waits::{ACCEPT_WAIT_BOUNDS, AcceptWaits};
 use counters::{
     COUNTER_WORDS, COUNTERS_PER_ROW_MAX, ThreadCounters, WORKER_COUNTER_WORDS, WorkerCounters,
 };
+pub(crate) use counters::{WorkCounts, WorkTotals};
 pub(crate) use latency::Histogram;
+pub(crate) use limits::COUNT_MAX;
 use text::{read_text, write_text};
 use thread::THREAD_WORDS;
 pub(crate) use thread::{EXTENSION_MAX, ThreadEntry, UnitTimeout, WorkUnit};
 
 /// The head of the board. Word 0, which the master writes, is the number of rows ever used.
 const BOARD_HEAD_WORDS: usize = 16;
-const ROW_HEAD_WORDS: usize = 64;
+const ROW_HEAD_WORDS: usize = 80;
 /// The word of a row's head that tells whether the worker has ever been ready.
 const EVER_READY: usize = 29;
 /// The word of a row's head that counts the connected clients.

@@ -368,7 +368,8 @@ impl<'a> Arbiter<'a> {
     }
 
     /// Sleeps until a signal, a worker, another master, or the next deadline. A descriptor that the
-    /// loop is to wait for is added to `fds` here.
+    /// loop is to wait for is added to `fds` here; [`run`](Self::run) reads it in a step of its own, since
+    /// no step learns which one is readable.
     fn sleep(&mut self, decided_at: MonotonicTime) -> io::Result<()> {
         let own_deadlines = [
             self.transitions.upgrade.next_deadline(),

@@ -1,5 +1,5 @@
 //! EPOLLEXCLUSIVE, which mio does not offer: a new connection wakes one waiting process. And an epoll
-//! instance for the loop of the master (Linux).
+//! instance for the sockets of the control interface, and for listeners without events of their own (Linux).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};

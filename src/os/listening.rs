@@ -165,7 +165,8 @@ pub(crate) fn accept_queue_length(fd: BorrowedFd<'_>) -> io::Result<u32> {
     tcp_info(fd).map(|info| info.tcpi_unacked)
 }
 
-fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
+/// Returns what the kernel knows of a TCP socket (Linux).
+pub(super) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     // SAFETY: tcp_info is plain numbers, for which zero is a value.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;

@@ -4,6 +4,7 @@ use std::io;
 use std::mem;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -237,6 +238,14 @@ pub(crate) fn accept(
             errno => return Err(errno.into()),
         }
     }
+}
+
+/// Returns how long ago the last bytes have arrived at a TCP connection, or the connection was made if there
+/// were none (Linux, `TCP_INFO`), in steps of the kernel's timer: 1 to 10 ms. `None` if the kernel does not
+/// say. For a client that has just been accepted, this is how long it has waited.
+pub(crate) fn time_since_input(fd: BorrowedFd<'_>) -> Option<Duration> {
+    let info = listening::tcp_info(fd).ok()?;
+    Some(Duration::from_millis(info.tcpi_last_data_recv.into()))
 }
 
 pub(super) fn zeroed_storage() -> libc::sockaddr_storage {

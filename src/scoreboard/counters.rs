@@ -5,7 +5,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::accept_waits::{self, ACCEPT_WAIT_WORDS, AcceptWaits};
 use super::latency::{BUCKETS, Histogram, bucket_of};
+use super::limits::COUNT_MAX;
 
 const BUSY: usize = 0;
 const BYTES_IN: usize = 1;
@@ -23,11 +25,11 @@ const ACCEPTED: usize = 0;
 const REFUSED: usize = 1;
 const RECORDS_DROPPED: usize = 2;
 const ACCESS_RECORDS_DROPPED: usize = 3;
+/// The first of the words that count how long clients have waited.
+const ACCEPT_WAITS: usize = 4;
 /// The words of a worker's counters.
-pub(super) const WORKER_COUNTER_WORDS: usize = 8;
-
-/// The largest count that is believed of one worker: exact in JSON, and beyond any use.
-pub(crate) const COUNT_MAX: u64 = 1 << 53;
+pub(super) const WORKER_COUNTER_WORDS: usize =
+    (ACCEPT_WAITS + ACCEPT_WAIT_WORDS).next_multiple_of(8);
 
 /// The counters that a thread adds to.
 #[derive(Clone, Copy, Debug)]
@@ -117,9 +119,15 @@ impl<'a> WorkerCounters<'a> {
         Self(words.first_chunk().expect("the row has all words"))
     }
 
-    /// Counts a client that was accepted.
-    pub(crate) fn add_accepted(self) {
-        self.0[ACCEPTED].fetch_add(1, Ordering::Relaxed);
+    /// Counts a client that was accepted. Returns whether to [count](Self::add_accept_wait) how long it has
+    /// waited.
+    pub(crate) fn add_accepted(self) -> bool {
+        accept_waits::is_sampled(self.0[ACCEPTED].fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Counts how long a client has waited before it was accepted.
+    pub(crate) fn add_accept_wait(self, wait: Duration) {
+        accept_waits::add(&self.0[ACCEPT_WAITS..], wait);
     }
 
     /// Counts a client that was closed without being served.
@@ -145,6 +153,7 @@ impl<'a> WorkerCounters<'a> {
         add(&mut counts.refused, REFUSED);
         add(&mut counts.records_dropped, RECORDS_DROPPED);
         add(&mut counts.access_records_dropped, ACCESS_RECORDS_DROPPED);
+        counts.accept_waits.add(&AcceptWaits::read(&self.0[ACCEPT_WAITS..]));
     }
 }
 
@@ -152,7 +161,7 @@ impl<'a> WorkerCounters<'a> {
 const BUSY_NANOS_MAX: u64 = 100 * 366 * 86_400 * 1_000_000_000;
 
 /// What a worker, or several, have counted. The counts outlast a worker (`arbiter/pool/exit_history.rs`)
-/// and a master (`arbiter/upgrade/totals.rs`).
+/// and a master (`arbiter/upgrade/handover.rs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct WorkCounts {
     /// Units of work that are done.
@@ -175,6 +184,8 @@ pub(crate) struct WorkCounts {
     pub(crate) records_dropped: u64,
     /// Access log records that were dropped.
     pub(crate) access_records_dropped: u64,
+    /// How long some of the clients have waited before they were accepted.
+    pub(crate) accept_waits: AcceptWaits,
 }
 
 impl WorkCounts {
@@ -191,6 +202,7 @@ impl WorkCounts {
     ) {
         self.unit_time = time(self.unit_time, other.unit_time);
         self.busy = time(self.busy, other.busy);
+        self.accept_waits.combine(&other.accept_waits, count, time);
         for ((_, total), (_, other)) in self.by_name_mut().into_iter().zip(other.by_name()) {
             *total = count(*total, other);
         }
@@ -206,6 +218,7 @@ impl WorkCounts {
         let Self {
             unit_time: _,
             busy: _,
+            accept_waits: _,
             units,
             near_misses,
             bytes_in,

@@ -129,6 +129,7 @@ fn counts_are_summed_over_threads_and_cleared() {
             refused: 1,
             records_dropped: 5,
             access_records_dropped: 1,
+            accept_waits: AcceptWaits::default(),
         };
         assert_eq!(totals.counts, expected, "{threads} threads");
         assert_eq!(

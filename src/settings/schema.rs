@@ -1,8 +1,8 @@
 //! The one table of options: YAML keys, flags, variables, defaults, checks and documentation all come
 //! from it. This file must never know how a file, an environment or a command line is read.
 //!
-//! To add an option, add its row. The row is all that the compiler and the tests leave open: they
-//! name what else must follow (`config/default.yaml`, docs/src/settings.md, a sample in tests.rs).
+//! To add an option, add its row. Then the compiler and the tests name what else must follow
+//! (`config/default.yaml`, docs/src/settings.md, a sample in tests.rs).
 //!
 //! The path of a value from the file to the loop of a worker, each step with what it adds:
 //! 1. `yaml::Node`: the text and its line;

@@ -37,8 +37,9 @@ pub(super) struct Turn {
     /// When it was asked to stop.
     pub(super) stopping_since: Option<MonotonicTime>,
     pub(super) orphaned: bool,
-    /// How often the master has changed which queues are assigned to which workers.
-    pub(super) reuseport_changes: u64,
+    /// How often the master has asked to look at all listeners anew: queues are assigned anew, or the
+    /// kernel may have woken a worker that was killed.
+    pub(super) rechecks_requested: u64,
 }
 
 impl Turn {
@@ -102,7 +103,7 @@ struct Recheck {
     /// Whether that was for SIGURG, and one more look is due.
     is_due_again: bool,
     /// The changes that were seen then.
-    reuseport_changes: u64,
+    rechecks_requested: u64,
 }
 
 /// Decides for one worker. Call [`begin_turn`](Self::begin_turn) in each turn of the loop.
@@ -126,7 +127,7 @@ pub(super) struct AcceptPolicy {
 
 impl AcceptPolicy {
     pub(super) fn new(listeners: usize, client_limit: usize, turn: Turn) -> Self {
-        let Turn { now: at, reuseport_changes, .. } = turn;
+        let Turn { now: at, rechecks_requested, .. } = turn;
         Self {
             queues: vec![Queue::default(); listeners],
             client_limit,
@@ -135,7 +136,7 @@ impl AcceptPolicy {
             paused_until: None,
             yields_until: None,
             published_clients: 0,
-            recheck: Recheck { at, is_due_again: false, reuseport_changes },
+            recheck: Recheck { at, is_due_again: false, rechecks_requested },
             is_finished: false,
         }
     }
@@ -156,13 +157,13 @@ impl AcceptPolicy {
             self.paused_until = None;
         }
         self.update_yielding(facts, publish_clients);
-        let is_told = self.recheck.reuseport_changes != turn.reuseport_changes;
+        let is_told = self.recheck.rechecks_requested != turn.rechecks_requested;
         let is_due = turn.now.duration_since(self.recheck.at) >= RECHECK_INTERVAL;
         if is_told || is_due {
             self.recheck = Recheck {
                 at: turn.now,
                 is_due_again: is_told,
-                reuseport_changes: turn.reuseport_changes,
+                rechecks_requested: turn.rechecks_requested,
             };
         }
         let looks_anew = is_told || is_due || stop_begins;

@@ -17,7 +17,7 @@ use super::no_service::NoService;
 use crate::app::{Service, WorkerInfo};
 use crate::listen::{Listener, Stream};
 use crate::os::poll::{self, Interest};
-use crate::os::{clock, listening};
+use crate::os::{clock, listening, socket};
 use crate::settings::Settings;
 use crate::time::MonotonicTime;
 
@@ -151,7 +151,7 @@ impl<'a> WorkerContext<'a> {
             stop: lifecycle.stop_request(),
             stopping_since: lifecycle.stopping_since(),
             orphaned: lifecycle.is_orphaned(),
-            reuseport_changes: lifecycle.reuseport_changes(),
+            rechecks_requested: lifecycle.rechecks_requested(),
         }
     }
 
@@ -169,7 +169,12 @@ impl<'a> WorkerContext<'a> {
     pub(super) fn accept_from(&self, index: usize) -> (Found, Option<AcceptedStream>) {
         match self.listeners[index].accept() {
             Ok(Some(accepted)) => {
-                self.lifecycle.board_row().worker_counters().add_accepted();
+                let counters = self.lifecycle.board_row().worker_counters();
+                if counters.add_accepted()
+                    && let Some(wait) = socket::time_since_input(accepted.0.as_fd())
+                {
+                    counters.add_accept_wait(wait);
+                }
                 (Found::Client, Some(accepted))
             }
             Ok(None) => (Found::Nothing, None),

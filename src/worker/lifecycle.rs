@@ -36,8 +36,8 @@ pub struct Lifecycle {
     beats: Beats,
     signals: SignalPipe,
     stop: Stop,
-    /// How often the master has changed which queues are assigned to which workers.
-    reuseport_changes: AtomicU64,
+    /// How often the master has asked to look at all listeners anew.
+    rechecks_requested: AtomicU64,
     board: Arc<Scoreboard>,
     row: usize,
     entry_owners: EntryOwners,
@@ -114,7 +114,7 @@ impl Lifecycle {
                 orphaned: AtomicBool::new(false),
                 since: AtomicU64::new(0),
             },
-            reuseport_changes: AtomicU64::new(0),
+            rechecks_requested: AtomicU64::new(0),
             entry_owners: EntryOwners::new(parts.board.threads_per_row()),
             board: parts.board,
             row: parts.row,
@@ -202,7 +202,7 @@ impl Lifecycle {
                     StopRequest::None
                 }
                 Signal::Urg => {
-                    self.reuseport_changes.fetch_add(1, Ordering::Relaxed);
+                    self.rechecks_requested.fetch_add(1, Ordering::Relaxed);
                     StopRequest::None
                 }
                 Signal::Hup
@@ -294,8 +294,8 @@ impl Lifecycle {
 
     /// Returns how often the master has changed which queues are assigned to which workers, by the
     /// signals that were processed.
-    pub(super) fn reuseport_changes(&self) -> u64 {
-        self.reuseport_changes.load(Ordering::Relaxed)
+    pub(super) fn rechecks_requested(&self) -> u64 {
+        self.rechecks_requested.load(Ordering::Relaxed)
     }
 
     /// Returns the descriptor that is readable when [`poll_stop`](Self::poll_stop) has signals to

@@ -1,6 +1,8 @@
 //! What workers count and the master shows of it: durations, bytes, clients; and the texts for scrapers.
 
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,6 +17,7 @@ on_every_class!(
     work_is_timed_and_counted,
     counts_do_not_go_back_when_workers_are_killed,
     totals_are_exact_over_kills_reloads_and_an_upgrade,
+    wait_before_the_accept_is_sampled,
 );
 
 fn work_is_timed_and_counted(class: &str) {
@@ -140,6 +143,26 @@ fn totals_are_exact_over_kills_reloads_and_an_upgrade(class: &str) {
     let new = it.status()["pid"].as_i64().unwrap();
     kill(Pid::from_raw(new as i32), Signal::SIGTERM).unwrap();
     it.server.wait_no_survivors();
+}
+
+/// The first client and the 65th one are asked about. The second of these waits for a stopped worker.
+fn wait_before_the_accept_is_sampled(class: &str) {
+    let it = Controlled::start(&["-k", class]);
+    let server = &it.server;
+    (0..64).for_each(|_| assert_eq!(server.get("/").status(), 200));
+    let worker = server.wait_workers(1)[0];
+    kill(worker.pid, Signal::SIGSTOP).unwrap();
+    let mut waiting = server.connect();
+    waiting.ask("/");
+    thread::sleep(Duration::from_millis(600)); // this is what is measured
+    kill(worker.pid, Signal::SIGCONT).unwrap();
+    assert_eq!(waiting.answer().status(), 200);
+    let samples = samples(&it.metrics());
+    let wait = |part: &str| samples[&format!("ostler_accept_wait_seconds_{part}")];
+    assert_eq!(wait("count{pool=\"default\"}"), 2.0);
+    assert_eq!(wait("bucket{pool=\"default\",le=\"0.25\"}"), 1.0);
+    assert!(wait("sum{pool=\"default\"}") > 0.5);
+    it.server.finish();
 }
 
 #[test]

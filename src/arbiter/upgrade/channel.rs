@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use super::totals;
+use super::handover;
 use crate::listen::activation::UPGRADE_VAR;
 use crate::os::process::{self, Pid};
 use crate::os::{file, socket};
@@ -48,8 +48,8 @@ pub(crate) enum UpgradeMessage {
     ExecFailed(i32),
     /// The new master has given up, for this reason.
     Failed(String),
-    /// The totals of a pool of the other master, which exits: see [`totals`].
-    Totals(Vec<u8>),
+    /// What the other master hands over: see [`handover`].
+    Handover(Vec<u8>),
     /// The other master has exited or closed its end.
     PeerExited,
 }
@@ -95,11 +95,11 @@ impl UpgradeChannel {
         let _ = socket::send(self.fd.as_fd(), &message);
     }
 
-    /// Sends the totals of a pool.
+    /// Sends what is handed over.
     ///
     /// # Errors
     /// `WouldBlock` if the other master reads nothing; from send(2).
-    pub(super) fn send_totals(&self, message: &[u8]) -> io::Result<usize> {
+    pub(super) fn send_handover(&self, message: &[u8]) -> io::Result<usize> {
         socket::send(self.fd.as_fd(), message)
     }
 
@@ -123,7 +123,9 @@ impl UpgradeChannel {
             Ok(n) if bytes[0] == FAILURE_TAG => Some(UpgradeMessage::Failed(
                 String::from_utf8_lossy(&bytes[1..n]).trim().to_owned(),
             )),
-            Ok(n) if bytes[0] == totals::TAG => Some(UpgradeMessage::Totals(bytes[..n].to_vec())),
+            Ok(n) if bytes[0] == handover::TAG => {
+                Some(UpgradeMessage::Handover(bytes[..n].to_vec()))
+            }
             Ok(_) => None,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(_) => Some(UpgradeMessage::PeerExited),
@@ -169,7 +171,7 @@ mod tests {
     #[test]
     fn last_words_of_a_peer_that_has_read_nothing_are_received() {
         let (channel, peer) = UpgradeChannel::new().unwrap();
-        channel.send_totals(b"{}").unwrap();
+        channel.send_handover(b"{}").unwrap();
         UpgradeChannel { fd: peer }.send_failure("no such app");
         let reason = UpgradeMessage::Failed("no such app".to_owned());
         assert_eq!(channel.try_receive(), Some(reason));

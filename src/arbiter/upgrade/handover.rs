@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::arbiter::operations::{Ended, OperationCounts};
 use crate::arbiter::pool::supervisor::ExitReason;
 use crate::arbiter::snapshot::PoolTotals;
-use crate::scoreboard::{COUNT_MAX, Histogram, WorkCounts, WorkTotals};
+use crate::scoreboard::{AcceptWaits, COUNT_MAX, Histogram, WorkCounts, WorkTotals};
 use crate::settings::Workers;
 
 /// The first byte of such a message.
@@ -26,6 +26,8 @@ pub(super) fn encode(pool: &str, totals: &PoolTotals) -> Vec<u8> {
         "pool": pool,
         "unit_ns": nanos(counts.unit_time),
         "busy_ns": nanos(counts.busy),
+        "accept_waits": counts.accept_waits.counts,
+        "accept_wait_ns": nanos(counts.accept_waits.time),
         "durations": buckets.collect::<Vec<_>>(),
         "started": totals.workers_started,
         "boots": totals.boots,
@@ -48,8 +50,13 @@ pub(super) fn decode(message: &[u8]) -> Option<(String, PoolTotals)> {
     for bucket in message["durations"].as_array().into_iter().flatten() {
         durations.add(bucket[0].as_u64().map(Duration::from_nanos), count_of(&bucket[1]));
     }
-    let mut counts =
-        WorkCounts { unit_time: time("unit_ns"), busy: time("busy_ns"), ..WorkCounts::default() };
+    let mut accept_waits = AcceptWaits { time: time("accept_wait_ns"), ..AcceptWaits::default() };
+    let waits = message["accept_waits"].as_array().into_iter().flatten();
+    for (total, value) in accept_waits.counts.iter_mut().zip(waits) {
+        *total = count_of(value);
+    }
+    let (unit_time, busy) = (time("unit_ns"), time("busy_ns"));
+    let mut counts = WorkCounts { unit_time, busy, accept_waits, ..WorkCounts::default() };
     for (name, total) in counts.by_name_mut() {
         *total = count(name);
     }
@@ -125,6 +132,10 @@ mod tests {
             refused: 8,
             records_dropped: 9,
             access_records_dropped: 10,
+            accept_waits: AcceptWaits {
+                counts: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, COUNT_MAX],
+                time: Duration::from_millis(11),
+            },
         };
         let exits = ExitReason::ALL.map(|reason| (reason.as_str(), reason as u64));
         PoolTotals {

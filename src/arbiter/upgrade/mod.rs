@@ -3,7 +3,7 @@
 
 pub(crate) mod channel;
 mod exec_args;
-mod totals;
+mod handover;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -165,7 +165,8 @@ impl Upgrade {
         self.facts.push(Fact::UpgradeRejected(reason));
     }
 
-    /// Executes a new master, which inherits the listeners and the channel, and nothing else. Returns
+    /// Executes a new master, which inherits the listeners and the channel, in which the targets of
+    /// scaled pools wait, and nothing else. Returns
     /// whether it is started.
     pub(super) fn start(&mut self, state: &MasterState<'_>) -> bool {
         let (log, boot_timeout) = (state.log(), state.pools.max_boot_timeout());
@@ -202,8 +203,11 @@ impl Upgrade {
         // Before the new master runs: it decides by them how many workers it starts with.
         for pool in state.pools.present() {
             let (name, target) = (pool.name(), pool.supervisor().target());
-            let sent =
-                channel.send_totals(&totals::encode_target(name, target, pool.settings().workers));
+            let sent = channel.send_handover(&handover::encode_target(
+                name,
+                target,
+                pool.settings().workers,
+            ));
             if let Err(error) = sent {
                 warn!(state.log(), "failed to hand over worker count"; "pool" => name, "error" => %error);
             }
@@ -249,14 +253,14 @@ impl Upgrade {
     fn on_message(&mut self, message: UpgradeMessage, state: &mut MasterState<'_>) -> Option<Pid> {
         let log = state.context.log.logger();
         match (&mut self.peer, message) {
-            (peer, UpgradeMessage::Totals(message)) => {
+            (peer, UpgradeMessage::Handover(message)) => {
                 if let (UpgradePeer::OldMaster { .. }, Some((pool, target, workers))) =
-                    (peer, totals::decode_target(&message))
+                    (peer, handover::decode_target(&message))
                 {
                     state.pools.inherit_target((&pool, target, &workers));
                 }
-                state.pools.add_earlier(totals::decode(&message));
-                let operations = totals::decode_operations(&message);
+                state.pools.add_earlier(handover::decode(&message));
+                let operations = handover::decode_operations(&message);
                 self.facts.extend(operations.map(Fact::EarlierOperations));
             }
             (UpgradePeer::OldMaster { pid, .. }, UpgradeMessage::PeerExited) => {
@@ -295,12 +299,12 @@ impl Upgrade {
     /// Hands what was counted to the other master, if there is one: this one exits.
     pub(super) fn hand_over(&self, state: &MasterState<'_>, operations: &OperationCounts) {
         let Some(channel) = self.peer.channel() else { return };
-        if let Err(error) = channel.send_totals(&totals::encode_operations(operations)) {
+        if let Err(error) = channel.send_handover(&handover::encode_operations(operations)) {
             warn!(state.log(), "failed to hand over totals"; "error" => %error);
         }
         for pool in state.pools.iter() {
-            let message = totals::encode(pool.name(), &pool.final_totals());
-            if let Err(error) = channel.send_totals(&message) {
+            let message = handover::encode(pool.name(), &pool.final_totals());
+            if let Err(error) = channel.send_handover(&message) {
                 warn!(state.log(), "failed to hand over totals"; "pool" => pool.name(), "error" => %error);
             }
         }

@@ -45,7 +45,8 @@ pub(crate) enum WorkerDisposition {
 }
 
 /// Defines [`Signal`] and its table, a row a signal. To add a signal, add a row, and an arm to the
-/// `match` in the master's loop and to that in the worker's, which the compiler demands.
+/// `match` in the master's loop and to that in the worker's, which the compiler demands. A signal that stops
+/// also needs `os/signal/forced_drain.rs` and `arbiter/shutdown.rs`.
 macro_rules! signals {
     ($($(#[$doc:meta])* $variant:ident $number:ident $master:ident $worker:ident;)*) => {
         /// The signals that a master or a worker handles.
@@ -101,7 +102,8 @@ signals! {
     Ttou SIGTTOU CaughtFromProcess Ignored;
     /// SIGWINCH: suspend the workers of a daemon.
     Winch SIGWINCH CaughtFromProcess Ignored;
-    /// SIGURG: the `SO_REUSEPORT` shards of a worker have changed.
+    /// SIGURG: look at all listeners anew. The `SO_REUSEPORT` shards of a worker have changed, or the kernel
+    /// may have woken a worker that was killed.
     Urg SIGURG Unchanged Caught;
     /// SIGCONT: this process continues, and may have been stopped before.
     Cont SIGCONT Caught Default;

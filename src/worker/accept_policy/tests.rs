@@ -51,7 +51,7 @@ impl World {
             stop: StopRequest::None,
             stopping_since: None,
             orphaned: false,
-            reuseport_changes: 0,
+            rechecks_requested: 0,
         };
         let listener =
             Listener { facts: open(), waiting: 0, owed: 0, is_shut_down: false, seen_empty: None };
@@ -272,7 +272,7 @@ fn apply(world: &mut World, step: Step) {
         Step::ShutDown(_) => (),
         Step::Resources(there) => world.lacks_resources = !there,
         Step::Share(share) => world.share = share,
-        Step::Signal => world.turn.reuseport_changes += 1,
+        Step::Signal => world.turn.rechecks_requested += 1,
         Step::Orphan => world.turn.orphaned = world.turn.stop != StopRequest::None,
         Step::Stop(stop) => world.stop(stop),
     }
@@ -375,7 +375,7 @@ fn idle_drain_waits_for_handshakes_of_bounded_queues_only() {
 fn sigurg_makes_a_worker_look_twice() {
     let mut world = World::new();
     world.turn();
-    world.turn.reuseport_changes += 1;
+    world.turn.rechecks_requested += 1;
     world.turn();
     world.listeners[0].waiting = 1; // reported to a worker that was killed
     assert_eq!(world.deadline(), Some(world.turn.now.saturating_add(RECHECK_INTERVAL)));

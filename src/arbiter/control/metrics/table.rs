@@ -211,6 +211,16 @@ pub(in crate::arbiter::control) const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "ostler_accept_wait_seconds",
+        kind: Kind::Histogram,
+        help: "How long TCP clients have waited before they were accepted, of one in 64 (steps of up to 10 ms).",
+        samples: |snapshot, out| {
+            for pool in snapshot.pools.iter().filter(|pool| !pool.has_program) {
+                out.accept_waits(&[("pool", &pool.name)], &pool.totals.work.counts.accept_waits);
+            }
+        },
+    },
+    Metric {
         name: "ostler_tcp_listen_overflows_total",
         kind: Kind::Counter,
         help: "Clients that TCP listeners of the network namespace have lost since a queue was full.",

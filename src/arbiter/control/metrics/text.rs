@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::accept;
 use crate::arbiter::snapshot::{PoolSnapshot, Snapshot, WorkerSnapshot};
-use crate::scoreboard::WorkTotals;
+use crate::scoreboard::{ACCEPT_WAIT_BOUNDS, AcceptWaits, WorkTotals};
 
 /// A format of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +185,18 @@ impl Samples<'_> {
         }
     }
 
+    /// Adds how long clients have waited before they were accepted.
+    pub(super) fn accept_waits(&mut self, labels: &[Label<'_>], waits: &AcceptWaits) {
+        let mut count = 0u64;
+        let bounds = ACCEPT_WAIT_TEXTS.into_iter().chain(["+Inf"]);
+        for (bound, more) in bounds.zip(waits.counts) {
+            count = count.saturating_add(more);
+            self.add_part("_bucket", &[labels, &[("le", bound)]].concat(), count);
+        }
+        self.add_part("_sum", labels, seconds(waits.time));
+        self.add_part("_count", labels, count);
+    }
+
     /// Adds how long units of work have taken.
     pub(super) fn histogram(&mut self, labels: &[Label<'_>], work: &WorkTotals) {
         let count = work.durations.count();
@@ -197,6 +209,10 @@ impl Samples<'_> {
         self.add_part("_count", labels, count);
     }
 }
+
+/// The bounds of the buckets of a wait, each with the text that OpenMetrics prescribes.
+const ACCEPT_WAIT_TEXTS: [&str; ACCEPT_WAIT_BOUNDS.len()] =
+    ["0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0"];
 
 /// The bounds of the buckets of a duration, which are bounds on the scoreboard too. Each has the text
 /// that OpenMetrics prescribes.

@@ -122,7 +122,7 @@ impl Supervisor {
                     if !worker.is_unresponsive && has_work_in_time(worker, now) {
                         let kill_at = now.saturating_add(worker.policy.graceful_timeout);
                         worker.state = State::DrainingHung { kill_at };
-                        worker.stalls = 0;
+                        worker.discounted_stalls = 0;
                         actions.push(Action::DrainHung(worker.id, hang));
                     } else {
                         actions.push(abort_or_kill(worker, hang, ExitReason::Hung, abort_deadline));
@@ -146,7 +146,7 @@ impl Supervisor {
                     actions.push(Action::Abort(worker.id, hang));
                     worker.state =
                         State::Aborting { reason: ExitReason::Hung, kill_at: abort_deadline };
-                    worker.stalls = 0;
+                    worker.discounted_stalls = 0;
                 }
                 State::Stopping { reason, kill_at, .. } | State::Aborting { reason, kill_at }
                     if kill_at <= now =>
@@ -425,7 +425,7 @@ fn abort_or_kill(
         return Action::KillHung(worker.id, hang);
     }
     worker.state = State::Aborting { reason, kill_at };
-    worker.stalls = 0;
+    worker.discounted_stalls = 0;
     Action::Abort(worker.id, hang)
 }
 

@@ -38,7 +38,7 @@ impl Supervisor {
             over_limit_samples: 0,
             verdict_deferred_until: MonotonicTime::default(),
             timeout_extended_at: MonotonicTime::default(),
-            stalls: 0,
+            discounted_stalls: 0,
             is_unresponsive: false,
         });
     }
@@ -48,7 +48,7 @@ impl Supervisor {
     pub(crate) fn on_spawn_failed(&mut self, slot: usize, now: MonotonicTime) -> Duration {
         let attempts = match &mut self.rolling {
             Some(rolling) => {
-                let first = ForkFailures { count: 0, since: now, stalls: 0 };
+                let first = ForkFailures { count: 0, since: now, discounted_stalls: 0 };
                 let failures = rolling.fork_failures.get_or_insert(first);
                 failures.count += 1;
                 failures.count
@@ -84,7 +84,7 @@ impl Supervisor {
         worker.state = State::Ready;
         worker.ready_at = Some(now);
         worker.last_beat = now;
-        worker.stalls = 0;
+        worker.discounted_stalls = 0;
         let generation = worker.generation;
         let uptime = now.duration_since(worker.started);
         self.ever_ready = true;
@@ -122,7 +122,7 @@ impl Supervisor {
             worker.last_beat = beat;
             worker.busy = busy;
             if worker.state == State::Ready && worker.last_progress() > earlier {
-                worker.stalls = 0;
+                worker.discounted_stalls = 0;
             }
         }
     }
@@ -144,8 +144,9 @@ impl Supervisor {
         let workers = self.slots.iter_mut().flat_map(|slot| &mut slot.workers);
         workers.for_each(|worker| worker.discount_stall(lost, now));
         let failures = self.rolling.as_mut().and_then(|it| it.fork_failures.as_mut());
-        if let Some(failures) = failures.filter(|failures| failures.stalls < STALLS_MAX) {
-            failures.stalls += 1;
+        if let Some(failures) = failures.filter(|failures| failures.discounted_stalls < STALLS_MAX)
+        {
+            failures.discounted_stalls += 1;
             failures.since = now;
         }
     }

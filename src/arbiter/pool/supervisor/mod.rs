@@ -91,7 +91,7 @@ struct ForkFailures {
     count: u32,
     /// The time of the first failure, or of the last stall that was discounted.
     since: MonotonicTime,
-    stalls: u8,
+    discounted_stalls: u8,
 }
 
 /// Commands.

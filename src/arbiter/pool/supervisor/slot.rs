@@ -50,7 +50,7 @@ pub(super) struct Worker {
     /// did not run.
     pub(super) timeout_extended_at: MonotonicTime,
     /// How many stalls of the master were discounted since the worker's last progress.
-    pub(super) stalls: u8,
+    pub(super) discounted_stalls: u8,
     /// No signal but SIGKILL reaches the worker.
     pub(super) is_unresponsive: bool,
 }
@@ -178,15 +178,15 @@ impl Worker {
     pub(super) fn begin_drain(&mut self, reason: ExitReason, now: MonotonicTime) {
         let kill_at = now.saturating_add(self.policy.graceful_timeout);
         self.state = State::Stopping { reason, kill_at, mode: ShutdownMode::Graceful };
-        self.stalls = 0;
+        self.discounted_stalls = 0;
     }
 
     /// Excludes `lost`, in which the master did not run until `now`, from the worker's deadlines.
     pub(super) fn discount_stall(&mut self, lost: Duration, now: MonotonicTime) {
-        if self.stalls == STALLS_MAX {
+        if self.discounted_stalls == STALLS_MAX {
             return;
         }
-        self.stalls += 1;
+        self.discounted_stalls += 1;
         self.timeout_extended_at = now;
         match &mut self.state {
             State::Stopping { kill_at, .. }

@@ -12,7 +12,7 @@ impl Simulation {
             for (id, process) in &mut self.processes {
                 let worker = self.supervisor.worker(*id).expect("each process is a worker");
                 if worker.timeout_extended_at != self.now {
-                    assert_eq!(worker.stalls, STALLS_MAX);
+                    assert_eq!(worker.discounted_stalls, STALLS_MAX);
                     continue;
                 }
                 process.timeout_floor = self.now;
