@@ -2,6 +2,12 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+#[cfg(test)]
+thread_local! {
+    /// How often the calling thread has made the texts of a second.
+    pub(super) static FORMATTED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// The texts of one second.
 pub(super) struct Stamps {
     second: u64,
@@ -35,6 +41,8 @@ impl Stamps {
     }
 
     fn set(&mut self, second: u64) {
+        #[cfg(test)]
+        FORMATTED.set(FORMATTED.get() + 1);
         // After the year 9999 there are no texts of this length.
         let time = UNIX_EPOCH + Duration::from_secs(second.min(253_402_300_799));
         // Such as: Tue, 10 Oct 2000 13:55:36 GMT

@@ -1,15 +1,21 @@
 //! Tests of records: what they look like, how long they are, and when they end.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use proptest::prelude::{Strategy, any, proptest};
+use slog::{Discard, Logger, o};
 
 use super::format::AccessFormat;
 use super::records::Records;
 use super::render::WorkerName;
-use super::stamp::Stamps;
+use super::stamp::{FORMATTED, Stamps};
+use super::{
+    AccessLog, AccessLogConfig, ClientOutput, FileOwner, SampleShare, UnitLog, UnitRecord,
+    WorkerAccessLog,
+};
 use crate::app::{RequestId, Unit, UnitEnd, UnitKind, UnitRequest, UnitResponse};
-use crate::log::target::RECORD_BYTES_MAX;
+use crate::log::target::{RECORD_BYTES_MAX, Target};
 use crate::time::{ClockReading, MonotonicTime, WallTime};
 
 const NO_FIELD: &dyn Fn(&str) -> Option<&'static [u8]> = &|_| None;
@@ -115,6 +121,28 @@ fn open_record_waits_and_is_aborted_by_lost_bytes() {
     add(&mut records, b"/f", 1, false);
     records.abort(0);
     assert_eq!(take(&mut records, &format), ["/e 1 failed\n", "/f 1 aborted\n"]);
+}
+
+#[test]
+fn records_of_one_second_share_their_dates() {
+    let format = AccessFormat::parse("combined").unwrap();
+    let (target, sample) = (Target::File("/dev/null".into()), SampleShare::ALL);
+    let config = AccessLogConfig { target, format, sample, is_buffered: false };
+    let log = AccessLog::open(config, FileOwner::default()).unwrap();
+    let logger = Logger::root(Discard, o!());
+    let log = Arc::new(WorkerAccessLog::new(Arc::new(log), worker(), logger, || ()));
+    let before = FORMATTED.get();
+    for seed in 0..1000 {
+        let unit = unit(request(b"x", NO_FIELD), 5, false);
+        let record = UnitRecord::begin(&log, &unit, MonotonicTime::default(), seed).unwrap();
+        record.end(5, UnitEnd::Complete);
+        let mut log = UnitLog::new(Arc::clone(&log), seed);
+        log.add(&unit, || None);
+        log.end(UnitEnd::Complete);
+        assert!(log.settle(ClientOutput::Sent).is_none());
+    }
+    let formatted = FORMATTED.get() - before;
+    assert!(formatted < 100, "{formatted}");
 }
 
 proptest! {

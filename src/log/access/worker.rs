@@ -1,5 +1,6 @@
 //! The access log of a worker, and of each of its threads.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,44 +80,45 @@ pub(crate) enum ClientOutput {
 pub(crate) struct UnitLog {
     log: Arc<WorkerAccessLog>,
     records: Records,
-    buffers: Buffers,
+    /// Whole records to write together, if the thread buffers them: at most [`RECORD_BYTES_MAX`], which
+    /// a pipe takes whole or not at all.
+    batch: Option<Vec<u8>>,
     /// When the current unit began.
     started: Option<MonotonicTime>,
     /// What draws the sample.
     rng: Rng,
 }
 
+/// What the calling thread needs to write records.
 struct Buffers {
+    /// The dates of the present second.
     stamps: Stamps,
     line: Vec<u8>,
-    /// Whole records to write together, if the thread buffers them: at most [`RECORD_BYTES_MAX`], which
-    /// a pipe takes whole or not at all.
-    batch: Option<Vec<u8>>,
 }
 
-impl Buffers {
-    fn new() -> Self {
-        Self { stamps: Stamps::new(), line: Vec::new(), batch: None }
-    }
+thread_local! {
+    /// Those of this thread. A record may be written on another thread than it was begun on.
+    static BUFFERS: RefCell<Buffers> =
+        RefCell::new(Buffers { stamps: Stamps::new(), line: Vec::new() });
 }
 
 impl UnitLog {
     pub(crate) fn new(log: Arc<WorkerAccessLog>, seed: u64) -> Self {
-        let (records, buffers) = (Records::default(), Buffers::new());
-        Self { log, records, buffers, started: None, rng: Rng::new(seed) }
+        let (records, rng) = (Records::default(), Rng::new(seed));
+        Self { log, records, batch: None, started: None, rng }
     }
 
     /// Makes the thread buffer its records if the settings ask for it. It must call
     /// [`flush`](Self::flush) before it waits.
     pub(crate) fn allow_buffer(&mut self) {
         if self.log.log.config.is_buffered {
-            self.buffers.batch = Some(Vec::with_capacity(RECORD_BYTES_MAX));
+            self.batch = Some(Vec::with_capacity(RECORD_BYTES_MAX));
         }
     }
 
     /// Writes the records that are buffered.
     pub(crate) fn flush(&mut self) {
-        if let Some(batch) = &mut self.buffers.batch {
+        if let Some(batch) = &mut self.batch {
             flush(&self.log, batch);
         }
     }
@@ -184,8 +186,8 @@ impl UnitLog {
     }
 
     fn write_ended(&mut self) {
-        let Self { log, records, buffers, .. } = self;
-        write_ended(log, records, buffers);
+        let Self { log, records, batch, .. } = self;
+        write_ended(log, records, batch.as_mut());
     }
 }
 
@@ -199,9 +201,8 @@ fn is_sampled(log: &WorkerAccessLog, rng: &mut Rng, status: u16) -> bool {
     drawn < share.millionths().into()
 }
 
-fn write_ended(log: &WorkerAccessLog, records: &mut Records, buffers: &mut Buffers) {
+fn write_ended(log: &WorkerAccessLog, records: &mut Records, mut batch: Option<&mut Vec<u8>>) {
     let format = &log.log.config.format;
-    let Buffers { stamps, line, batch } = buffers;
     // A date alone needs no exact clock.
     let now = if format.has_duration() {
         clock::read_clocks()
@@ -209,7 +210,7 @@ fn write_ended(log: &WorkerAccessLog, records: &mut Records, buffers: &mut Buffe
         let wall = WallTime::from_nanos(clock::unix_seconds() * 1_000_000_000);
         ClockReading { monotonic: MonotonicTime::default(), wall }
     };
-    records.take_ended(format, stamps, now, line, |record| match batch {
+    let write = |record: &[u8]| match &mut batch {
         None => log.write(record),
         Some(batch) => {
             if batch.len() + record.len() > RECORD_BYTES_MAX {
@@ -217,7 +218,20 @@ fn write_ended(log: &WorkerAccessLog, records: &mut Records, buffers: &mut Buffe
             }
             batch.extend_from_slice(record);
         }
+    };
+    with_buffers(|Buffers { stamps, line }| {
+        records.take_ended(format, stamps, now, line, write);
     });
+}
+
+/// Calls a function with the buffers of the calling thread.
+fn with_buffers(function: impl FnOnce(&mut Buffers)) {
+    let mut function = Some(function);
+    let mut call = |buffers: &mut Buffers| function.take().map(|function| function(buffers));
+    if BUFFERS.try_with(|buffers| call(&mut buffers.borrow_mut())).is_err() {
+        // The thread ends.
+        call(&mut Buffers { stamps: Stamps::new(), line: Vec::new() });
+    }
 }
 
 fn flush(log: &WorkerAccessLog, batch: &mut Vec<u8>) {
@@ -245,7 +259,7 @@ impl Drop for UnsentRecords {
     fn drop(&mut self) {
         if !self.records.is_empty() {
             self.records.abort(self.unsent);
-            write_ended(&self.log, &mut self.records, &mut Buffers::new());
+            write_ended(&self.log, &mut self.records, None);
         }
     }
 }
@@ -282,7 +296,7 @@ impl UnitRecord {
 impl Drop for UnitRecord {
     fn drop(&mut self) {
         self.records.end_last(UnitEnd::Aborted);
-        write_ended(&self.log, &mut self.records, &mut Buffers::new());
+        write_ended(&self.log, &mut self.records, None);
     }
 }
 
