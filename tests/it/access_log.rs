@@ -32,6 +32,7 @@ on_every_class_and_tokio!(
     // hyper answers invalid requests itself, and the program of the tests has no calls.
     except tokio: forged_records_are_impossible, responses_of_the_server_itself_are_logged, calls_are_logged;
     tokio alone: request_without_response_is_logged, id_of_a_request_is_in_its_record,
+        bodies_without_a_size_hint_end_as_they_were_sent, head_that_was_not_sent_is_aborted,
 );
 
 mod of_jobs {
@@ -389,6 +390,49 @@ fn request_without_response_is_logged(class: &str) {
     assert!(refused.starts_with(b"HTTP/1.1 400"));
     let record = &wait_json(&server, 2)[1];
     assert_eq!((&record["status"], &record["bytes"]), (&400.into(), &12.into()), "{record}");
+    server.finish();
+}
+
+fn bodies_without_a_size_hint_end_as_they_were_sent(class: &str) {
+    let server = start(class, "json", &[]);
+    let cases = [
+        ("/sized?pieces=3", 3000),
+        ("/sized?pieces=0", 0),
+        ("/sized?pieces=3&says=3000", 3000),
+        ("/sized?pieces=3&empty=true", 3000),
+        ("/sized?pieces=3&says=3000&empty=true", 3000),
+        // hyper cuts the rest off.
+        ("/sized?pieces=3&says=2500", 2500),
+        ("/sized?pieces=3&says=0", 0),
+    ];
+    for (index, (target, bytes)) in cases.into_iter().enumerate() {
+        exchange(&server, format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+        let record = &wait_json(&server, index + 1)[index];
+        let end = (&record["end"], &record["bytes"]);
+        assert_eq!(end, (&"complete".into(), &bytes.into()), "{target}");
+    }
+    let count = cases.len();
+    let head = "HEAD /sized?pieces=3&says=3000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    exchange(&server, head);
+    let record = &wait_json(&server, count + 1)[count];
+    assert_eq!((&record["end"], &record["bytes"]), (&"complete".into(), &0.into()), "{record}");
+    // Less than it says: hyper closes the connection.
+    exchange(&server, "GET /sized?pieces=3&says=3500 HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(wait_json(&server, count + 2)[count + 1]["end"], "failed");
+    server.finish();
+}
+
+fn head_that_was_not_sent_is_aborted(class: &str) {
+    let server = start(class, "json", &["--write-timeout", "500ms"]);
+    let mut client = server.connect();
+    client.ask("/head_only?n=10");
+    assert_eq!(wait_json(&server, 1)[0]["end"], "complete");
+    // More than the buffers of the sockets take, while the client reads nothing.
+    let request = "GET /head_only?n=200000 HTTP/1.1\r\nHost: x\r\n\r\n";
+    client.send(request.repeat(200));
+    wait_until("the end of the connection", || text_of(&server, "access").contains("aborted"));
+    let text = text_of(&server, "access");
+    assert!(text.contains("complete"), "{text}");
     server.finish();
 }
 

@@ -95,6 +95,26 @@ fn router(worker: Worker) -> Router {
         )
         .route("/task", get(task))
         .route(
+            "/task_sleep",
+            get(
+                async |Query(Milliseconds { ms }): Query<Milliseconds>,
+                       Extension(context): Extension<RequestContext>| {
+                    let time = Duration::from_millis(ms);
+                    context
+                        .worker()
+                        .spawn("sleeper", async move { tokio::time::sleep(time).await });
+                },
+            ),
+        )
+        .route(
+            "/block_in_place",
+            get(async |Query(Milliseconds { ms }): Query<Milliseconds>| {
+                tokio::task::block_in_place(|| thread::sleep(Duration::from_millis(ms)));
+            }),
+        )
+        .route("/sized", get(sized))
+        .route("/head_only", get(async |Query(Count { n }): Query<Count>| head_only(n)))
+        .route(
             "/task_hang",
             get(async |Extension(context): Extension<RequestContext>| {
                 context.worker().spawn("sweeper", async { thread::sleep(Duration::MAX) });
@@ -224,6 +244,37 @@ fn bytes(n: u64) -> Response {
     (content_type, Body::new(Zeros { left: n })).into_response()
 }
 
+/// What [`Pieces`] yields, and what the response says of it.
+#[derive(Deserialize)]
+struct Sized {
+    /// `Content-Length`.
+    says: Option<u64>,
+    /// How many pieces of 1,000 bytes there are.
+    pieces: usize,
+    /// Whether an empty piece follows, after which the body says that it has ended.
+    #[serde(default)]
+    empty: bool,
+}
+
+/// Answers with a body of which no one knows the length.
+async fn sized(Query(Sized { says, pieces, empty }): Query<Sized>) -> Response {
+    let mut left = vec![Bytes::from(vec![b'x'; 1000]); pieces];
+    if empty {
+        left.insert(0, Bytes::new());
+    }
+    let mut response = Body::new(Pieces { left, knows_end: empty }).into_response();
+    if let Some(length) = says {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    response
+}
+
+/// Answers with a head of `n` bytes and no body.
+fn head_only(n: u64) -> Response {
+    let value = HeaderValue::try_from("x".repeat(n as usize)).unwrap();
+    ([("x-long", value)], ()).into_response()
+}
+
 async fn echo(headers: HeaderMap, body: Bytes) -> Response {
     let default = HeaderValue::from_static("application/octet-stream");
     let content_type = headers.get(header::CONTENT_TYPE).cloned().unwrap_or(default);
@@ -261,6 +312,29 @@ impl http_body::Body for Zeros {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
+    }
+}
+
+/// A body without a size hint, in pieces.
+struct Pieces {
+    left: Vec<Bytes>,
+    /// Whether it says that it has ended before it is asked.
+    knows_end: bool,
+}
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.left.pop().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.knows_end && self.left.is_empty()
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use http::Response;
+use http::{Response, StatusCode};
 use ostler::app::UnitEnd;
 use ostler::time::MonotonicTime;
 use ostler::worker::StopRequest;
 
 use super::output::ResponseOutput;
-use super::record::RequestRecord;
+use super::record::{LateRecord, RequestRecord};
 use super::state::ConnectionState;
 use super::tracking::{Label, Panic, UnitGuard};
 use super::worker::Worker;
@@ -56,16 +56,34 @@ impl RequestGuard {
         }
     }
 
-    /// Takes in the head of the response. `is_empty` says that there is no body.
-    pub(super) fn on_response<B>(&mut self, response: &Response<B>, is_empty: bool) {
+    /// Takes in the head of the response.
+    pub(super) fn on_response<B>(&mut self, response: &Response<B>) {
         let began_at = self.0.began_at;
         if let Some(log) = &mut self.0.log {
-            let status = response.status();
-            log.record.on_response(status, response.headers(), began_at);
-            if is_empty || !log.record.allows_body(status) {
-                log.end = UnitEnd::Complete;
-            }
+            log.record.on_response(response.status(), response.headers(), began_at);
         }
+    }
+
+    /// Ends the request if hyper sends the head of its response only: it then never asks for a body.
+    pub(super) fn unless_empty(mut self, status: StatusCode, is_empty: bool) -> Option<Self> {
+        // Over HTTP/2 it sends whatever body there is.
+        let forbids = |log: &Logged| !self.is_http2() && !log.record.allows_body(status);
+        if !is_empty && !self.0.log.as_deref().is_some_and(forbids) {
+            return Some(self);
+        }
+        self.on_body_end(UnitEnd::Complete);
+        self.end_at_flush();
+        None
+    }
+
+    /// Ends the request. Its record is written at the next flush, until which the head of the response
+    /// may wait, or its end.
+    pub(super) fn end_at_flush(mut self) {
+        let Some(log) = self.0.log.take() else { return };
+        let Logged { record, output, end } = *log;
+        let bytes = output.map_or(0, |output| output.taken_and_lost().0);
+        let record = LateRecord::new(record, bytes, end, self.0.began_at);
+        self.0.state.late_records().push(record);
     }
 
     /// Takes in how the body of the response has ended.
@@ -116,7 +134,10 @@ impl Drop for Inner {
         if let Some(log) = self.log.take() {
             let Logged { record, output, end } = *log;
             let (bytes, lost) = output.map_or((0, 0), |output| output.taken_and_lost());
-            let end = if lost > 0 { UnitEnd::Aborted } else { end };
+            let end = match end {
+                UnitEnd::Complete if lost > 0 => UnitEnd::Aborted,
+                end => end, // what the app has not produced, no client has missed
+            };
             record.write(bytes, end, self.began_at);
         }
         self.state.on_response_end(self.state.worker().lifecycle().now());

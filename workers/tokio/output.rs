@@ -36,6 +36,11 @@ impl ResponseOutput {
         Self { worker, produced, waiting, step, moved_at, pieces, guard }
     }
 
+    /// Returns whether pieces wait.
+    pub(super) fn has_pieces(&self) -> bool {
+        self.pieces.load(Ordering::SeqCst) > 0
+    }
+
     /// Keeps the guard of a request, whose body has ended, until the last piece is dropped.
     pub(super) fn keep_until_taken(&self, guard: impl Send + 'static) {
         *self.guard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(guard));

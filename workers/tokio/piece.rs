@@ -24,14 +24,16 @@ enum PieceData<D> {
 }
 
 impl<D: Buf> Piece<D> {
-    /// Makes a piece of the app's body. `request` is the guard of its request, if it is the last.
+    /// Makes a piece of the app's body, of which `length` bytes are sent. `request` is the guard of its
+    /// request, if it is the last.
     pub(super) fn of_app(
         data: D,
+        length: usize,
         output: Option<Arc<ResponseOutput>>,
         request: Option<RequestGuard>,
     ) -> Self {
         if let Some(output) = &output {
-            output.on_piece(data.remaining());
+            output.on_piece(length);
         }
         Self { data: PieceData::App(data), output, request }
     }

@@ -1,5 +1,9 @@
 //! The record of a request in the access log.
 
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 use ostler::app::{Unit, UnitEnd, UnitKind, UnitRequest, UnitResponse};
 use ostler::time::MonotonicTime;
@@ -86,5 +90,84 @@ impl RequestRecord {
         if let Progress::Responding(Some(record)) = self.progress {
             record.end(bytes, end);
         }
+    }
+}
+
+/// A record that is written once the stream of its connection was flushed. If it is dropped before, the
+/// client has been disconnected.
+pub(super) struct LateRecord {
+    /// `None` once it is written.
+    record: Option<RequestRecord>,
+    bytes: u64,
+    end: UnitEnd,
+    started_at: MonotonicTime,
+}
+
+impl LateRecord {
+    pub(super) fn new(
+        record: RequestRecord,
+        bytes: u64,
+        end: UnitEnd,
+        started_at: MonotonicTime,
+    ) -> Self {
+        Self { record: Some(record), bytes, end, started_at }
+    }
+
+    fn write(&mut self, end: UnitEnd) {
+        if let Some(record) = self.record.take() {
+            record.write(self.bytes, end, self.started_at);
+        }
+    }
+}
+
+impl Drop for LateRecord {
+    fn drop(&mut self) {
+        self.write(UnitEnd::Aborted);
+    }
+}
+
+/// How many records of one connection may wait for a flush: hyper answers a client that reads nothing.
+const LATE_RECORDS_MAX: usize = 128;
+
+/// The records of one connection that wait for a flush. One too many is written early.
+#[derive(Default)]
+pub(super) struct LateRecords {
+    records: Mutex<VecDeque<LateRecord>>,
+    /// Whether there are any: most flushes find none.
+    has_records: AtomicBool,
+}
+
+impl LateRecords {
+    pub(super) fn push(&self, record: LateRecord) {
+        let mut records = self.lock();
+        let first = if records.len() < LATE_RECORDS_MAX { None } else { records.pop_front() };
+        records.push_back(record);
+        self.has_records.store(true, Ordering::SeqCst);
+        drop(records);
+        if let Some(mut first) = first {
+            first.write(first.end);
+        }
+    }
+
+    /// Writes the records: the kernel has taken all output.
+    #[inline]
+    pub(super) fn on_flush(&self) {
+        if self.has_records.load(Ordering::SeqCst) {
+            self.take().for_each(|mut record| record.write(record.end));
+        }
+    }
+
+    /// Writes the records: the connection is closed.
+    pub(super) fn on_close(&self) {
+        self.take().for_each(drop);
+    }
+
+    fn take(&self) -> impl Iterator<Item = LateRecord> {
+        self.has_records.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *self.lock()).into_iter()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<LateRecord>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

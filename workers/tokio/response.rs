@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use ostler::app::UnitEnd;
@@ -29,6 +29,8 @@ pin_project! {
         guard: Option<RequestGuard>,
         // From the first piece on, if it matters.
         output: Option<Arc<ResponseOutput>>,
+        // How many bytes hyper still sends, if it knows: over HTTP/1.1 it does not ask for more.
+        bytes_left: Option<u64>,
     }
 }
 
@@ -37,8 +39,11 @@ impl<B> ResponseBody<B> {
     where
         B: Body,
     {
-        guard.on_response(&response, response.body().is_end_stream());
-        response.map(|body| Self { body: Some(body), text: None, guard: Some(guard), output: None })
+        let bytes_left = if guard.is_http2() { None } else { length_of(&response) };
+        guard.on_response(&response);
+        let is_empty = response.body().is_end_stream() || bytes_left == Some(0);
+        let guard = guard.unless_empty(response.status(), is_empty);
+        response.map(|body| Self { body: Some(body), text: None, guard, output: None, bytes_left })
     }
 
     /// Makes a response of the class itself, after which the connection is closed.
@@ -54,9 +59,26 @@ impl<B> ResponseBody<B> {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
-        guard.on_response(&response, false);
-        response.map(|()| Self { body: None, text: Some(text), guard: Some(guard), output: None })
+        guard.on_response(&response);
+        let guard = guard.unless_empty(status, false);
+        response.map(|()| Self {
+            body: None,
+            text: Some(text),
+            guard,
+            output: None,
+            bytes_left: None,
+        })
     }
+}
+
+/// Returns how many bytes of a body hyper sends over HTTP/1.1, if it knows this from the beginning.
+fn length_of<B: Body>(response: &Response<B>) -> Option<u64> {
+    let headers = response.headers();
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return None;
+    }
+    let stated = || headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+    response.body().size_hint().exact().or_else(stated)
 }
 
 impl<B> Body for ResponseBody<B>
@@ -82,9 +104,11 @@ where
         let Some(guard) = this.guard else {
             // After the last piece.
             let polled = ready!(body.as_mut().poll_frame(cx));
-            let of_app = |data| Piece::of_app(data, this.output.clone(), None);
             return Poll::Ready(polled.map(|frame| match frame {
-                Ok(frame) => Ok(frame.map_data(of_app)),
+                Ok(frame) => Ok(frame.map_data(|data| {
+                    let length = data.remaining();
+                    Piece::of_app(data, length, this.output.clone(), None)
+                })),
                 Err(failure) => Err(failure.into()),
             }));
         };
@@ -99,25 +123,41 @@ where
         match frame {
             Some(Ok(frame)) if frame.is_trailers() => {
                 // The last frame: hyper does not ask again.
-                end_request(this.guard.take(), output);
-                Poll::Ready(Some(Ok(frame.map_data(|data| Piece::of_app(data, None, None)))))
+                end_request(this.guard.take(), UnitEnd::Complete, output);
+                Poll::Ready(Some(Ok(frame.map_data(|data| Piece::of_app(data, 0, None, None)))))
             }
             Some(Ok(frame)) => {
-                // Over HTTP/1.1, hyper does not ask again after the last byte of a known length.
-                let has_all = || !guard.is_http2() && body.size_hint().exact() == Some(0);
-                let is_last = frame.is_data() && (body.is_end_stream() || has_all());
-                if is_last {
-                    guard.on_body_end(UnitEnd::Complete);
+                let Some(length) = frame.data_ref().map(Buf::remaining) else {
+                    return Poll::Ready(Some(Ok(
+                        frame.map_data(|data| Piece::of_app(data, 0, None, None))
+                    )));
+                };
+                let length = match this.bytes_left {
+                    None => length,
+                    Some(left) => {
+                        let sent = length.min(usize::try_from(*left).unwrap_or(usize::MAX));
+                        *left -= sent as u64;
+                        sent // hyper cuts the rest off
+                    }
+                };
+                let is_last = body.is_end_stream() || *this.bytes_left == Some(0);
+                let mut request = if is_last { this.guard.take() } else { None };
+                if length == 0 {
+                    // hyper drops an empty piece at once.
+                    end_request(request.take(), end_of(*this.bytes_left), output.clone());
+                } else if let Some(request) = &mut request {
+                    request.on_body_end(end_of(*this.bytes_left));
                 }
-                let request = if is_last { this.guard.take() } else { None };
-                Poll::Ready(Some(Ok(frame.map_data(|data| Piece::of_app(data, output, request)))))
+                Poll::Ready(Some(Ok(
+                    frame.map_data(|data| Piece::of_app(data, length, output, request))
+                )))
             }
             Some(Err(failure)) => {
                 guard.on_body_end(UnitEnd::Failed);
                 Poll::Ready(Some(Err(failure)))
             }
             None => {
-                end_request(this.guard.take(), output);
+                end_request(this.guard.take(), end_of(*this.bytes_left), output);
                 Poll::Ready(None)
             }
         }
@@ -138,11 +178,20 @@ where
     }
 }
 
-/// Ends a request whose body is complete, once the kernel has taken all of its output.
-fn end_request(guard: Option<RequestGuard>, output: Option<Arc<ResponseOutput>>) {
+/// Returns how a body has ended: it may be shorter than the response has stated.
+fn end_of(bytes_left: Option<u64>) -> UnitEnd {
+    match bytes_left {
+        None | Some(0) => UnitEnd::Complete,
+        Some(_) => UnitEnd::Failed,
+    }
+}
+
+/// Ends a request whose body has ended, once the kernel has taken all of its output.
+fn end_request(guard: Option<RequestGuard>, end: UnitEnd, output: Option<Arc<ResponseOutput>>) {
     let Some(mut guard) = guard else { return };
-    guard.on_body_end(UnitEnd::Complete);
-    if let Some(output) = output {
-        output.keep_until_taken(guard);
+    guard.on_body_end(end);
+    match output {
+        Some(output) if output.has_pieces() => output.keep_until_taken(guard),
+        _ => guard.end_at_flush(),
     }
 }

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use super::deadline::Phase;
 use super::linger::CloseRisk;
 use super::output::{Outputs, WRITE_STEP};
+use super::record::LateRecords;
 use super::worker::{ClientGuard, Worker};
 
 /// After so many sent bytes, a client may have received less than was sent.
@@ -45,6 +46,8 @@ pub(super) struct ConnectionState {
     idle_since: AtomicU64,
     /// What waits for room in its stream, over HTTP/2.
     outputs: Mutex<Outputs>,
+    /// The records of requests whose response may wait in the buffer of the protocol.
+    late_records: LateRecords,
     /// The stream, once the protocol has closed it.
     closed_stream: Mutex<Option<ClosedStream>>,
 }
@@ -64,6 +67,7 @@ impl ConnectionState {
             is_write_blocked: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
             outputs: Mutex::default(),
+            late_records: LateRecords::default(),
             closed_stream: Mutex::new(None),
         }
     }
@@ -169,6 +173,10 @@ impl ConnectionState {
 
     pub(super) fn outputs(&self) -> MutexGuard<'_, Outputs> {
         self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn late_records(&self) -> &LateRecords {
+        &self.late_records
     }
 
     pub(super) fn put_closed_stream(&self, stream: ClosedStream) {

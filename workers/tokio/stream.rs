@@ -170,8 +170,11 @@ impl AsyncWrite for ClientStream {
         true
     }
 
+    /// hyper calls this once all of its output was written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream()?.poll_flush(cx)
+        ready!(self.stream()?.poll_flush(cx))?;
+        self.state.late_records().on_flush();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -185,6 +188,7 @@ impl AsyncWrite for ClientStream {
 impl Drop for ClientStream {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
+            self.state.late_records().on_close();
             let unread = std::mem::take(&mut self.prefix);
             self.state.put_closed_stream(ClosedStream { stream, unread });
         }
