@@ -293,6 +293,32 @@ fn http2_stalled_stream_ends_while_others_go_on() {
 }
 
 #[test]
+#[ignore = "slow"]
+fn http2_slow_link_with_many_bodies_gets_no_goaway() {
+    let Some(server) = start(&["--write-timeout", "500ms"]) else { return };
+    let begun = Instant::now();
+    let mut client = Http2::connect(&server);
+    for stream in (1..41).step_by(2) {
+        let head = get_head("/bytes?n=9000000");
+        client.send(HEADERS, END_STREAM | END_HEADERS, stream, &head).unwrap();
+    }
+    // 160 KB/s for 20 bodies: all that arrives is taken, and a body may wait for its turn for seconds.
+    let mut received = 0;
+    while begun.elapsed() < Duration::from_secs(3) {
+        let frame = client.next().expect("the next frame");
+        assert_ne!(frame.kind, GOAWAY, "after {:?}", begun.elapsed());
+        if frame.kind == DATA {
+            let length = frame.payload.len() as u32;
+            thread::sleep(Duration::from_micros(6 * u64::from(length)));
+            open_windows(&mut client, frame.stream, length, length);
+            received += length;
+        }
+    }
+    assert!(received > 100_000, "{received}");
+    server.finish();
+}
+
+#[test]
 fn http2_slow_reader_gets_all_of_a_response() {
     let flags = ["--write-timeout", "5s", "--keep-alive", "200ms", "--header-timeout", "200ms"];
     let Some(server) = start(&flags) else { return };

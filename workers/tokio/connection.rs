@@ -11,7 +11,8 @@ use hyper::service::HttpService;
 use ostler::worker::StopRequest;
 
 use super::alarm::Alarm;
-use super::deadline::{Phase, PhaseLimits, PhaseTimer};
+use super::deadline::{OutputProgress, Phase, PhaseLimits, PhaseTimer};
+use super::output::WRITE_STEP;
 use super::state::ConnectionState;
 
 /// How a connection has ended.
@@ -83,6 +84,7 @@ pub(super) async fn drive<C: HyperConnection>(
     // When to look for stalled streams, and whether there are any.
     let mut stall_check = lifecycle.now().saturating_add(limits.write_timeout);
     let mut has_stalled = false;
+    let mut progress = OutputProgress::new(lifecycle.now());
     poll_fn(|cx| {
         loop {
             if connection.as_mut().poll(cx).is_ready() {
@@ -117,7 +119,9 @@ pub(super) async fn drive<C: HyperConnection>(
                     return Poll::Pending;
                 }
                 let now = lifecycle.now();
-                let (stalled, next) = state.outputs().stalled(now, limits.write_timeout);
+                let limit = limits.write_timeout;
+                let is_moving = progress.is_moving(state.sent_bytes(), WRITE_STEP, limit, now);
+                let (stalled, next) = state.outputs().stalled(now, limit, is_moving);
                 (stall_check, has_stalled) = (next, stalled > 0);
                 if has_stalled && stalled >= state.in_flight() {
                     return Poll::Ready(End::Aborted);

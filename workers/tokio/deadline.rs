@@ -95,6 +95,33 @@ impl PhaseTimer {
     }
 }
 
+/// Whether the output of a connection moves.
+#[derive(Debug)]
+pub(super) struct OutputProgress {
+    sent: u64,
+    moved_at: MonotonicTime,
+}
+
+impl OutputProgress {
+    pub(super) fn new(now: MonotonicTime) -> Self {
+        Self { sent: 0, moved_at: now }
+    }
+
+    /// Takes in how many bytes were sent so far. Returns whether `step` bytes were sent within `limit`.
+    pub(super) fn is_moving(
+        &mut self,
+        sent: u64,
+        step: u64,
+        limit: Duration,
+        now: MonotonicTime,
+    ) -> bool {
+        if sent.wrapping_sub(self.sent) >= step {
+            (self.sent, self.moved_at) = (sent, now);
+        }
+        now.duration_since(self.moved_at) < limit
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +175,18 @@ mod tests {
         timer.close(at(4));
         assert!(timer.is_closing());
         assert_eq!(timer.deadline(), Some(at(14)));
+    }
+
+    #[test]
+    fn output_moves_by_its_step_within_the_limit() {
+        let mut progress = OutputProgress::new(at(1));
+        let mut is_moving =
+            |sent, seconds| progress.is_moving(sent, 4096, LIMITS.write_timeout, at(seconds));
+        assert!(is_moving(4000, 30));
+        assert!(!is_moving(4095, 31));
+        assert!(is_moving(4096, 32));
+        assert!(is_moving(8191, 61));
+        assert!(!is_moving(8191, 62));
+        assert!(is_moving(8192, 63));
     }
 }

@@ -111,13 +111,21 @@ impl Outputs {
         self.0.try_remove(key);
     }
 
-    /// Returns how many outputs have stalled: their clients have not taken [`WRITE_STEP`] within
-    /// `limit`. Returns also when the next one may.
-    pub(super) fn stalled(&self, now: MonotonicTime, limit: Duration) -> (usize, MonotonicTime) {
-        let deadlines = self.0.iter().filter_map(|(_, output)| output.waits_since());
-        let deadlines = deadlines.map(|since| since.saturating_add(limit));
+    /// Returns how many outputs have stalled: their client has not taken [`WRITE_STEP`] within `limit`.
+    /// If the output of the connection moves, those that wait share it, and each has `limit` for each of
+    /// them. Returns also when to look again.
+    pub(super) fn stalled(
+        &self,
+        now: MonotonicTime,
+        limit: Duration,
+        is_moving: bool,
+    ) -> (usize, MonotonicTime) {
+        let waiting = || self.0.iter().filter_map(|(_, output)| output.waits_since());
+        let shares = if is_moving { waiting().count() } else { 1 };
+        let share_limit = limit.saturating_mul(u32::try_from(shares).unwrap_or(u32::MAX));
         let (mut stalled, mut next) = (0, now.saturating_add(limit));
-        for deadline in deadlines {
+        for since in waiting() {
+            let deadline = since.saturating_add(share_limit);
             if deadline <= now {
                 stalled += 1;
             } else {
