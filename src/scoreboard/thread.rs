@@ -140,12 +140,17 @@ impl<'a> ThreadEntry<'a> {
         }
     }
 
+    /// Counts a near miss.
+    pub(crate) fn add_near_miss(self) {
+        self.use_counters().add_near_miss();
+    }
+
     #[cold]
     fn count_near_miss(self, started_at: MonotonicTime, now: MonotonicTime, timeout: UnitTimeout) {
         let until = MonotonicTime::from_nanos(self.words[EXTENDED_UNTIL].load(Ordering::Relaxed));
         let limit = until.duration_since(started_at).max(Duration::from_nanos(timeout.0));
         if now.duration_since(started_at) > limit / 2 {
-            self.use_counters().add_near_miss();
+            self.add_near_miss();
         }
     }
 

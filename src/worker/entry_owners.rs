@@ -44,18 +44,32 @@ impl EntryOwners {
     /// Takes the thread's entry, or else a free one. Returns its index and whether the thread is new
     /// there.
     pub(super) fn take_any(&self, thread: ThreadNumber) -> Result<(usize, bool), NoEntry> {
-        let find = |take: &dyn Fn(&EntryOwner) -> bool| self.0.iter().position(take);
-        if let Some(index) = find(&|owner| owner.take_again(thread)) {
+        if let Some(index) = self.find(|owner| owner.take_again(thread)) {
             return Ok((index, false));
         }
         for _ in 0..ATTEMPTS {
-            let unused = find(&|owner| owner.is_unused() && owner.take_free(thread));
-            if let Some(index) = unused.or_else(|| find(&|owner| owner.take_free(thread))) {
+            if let Some(index) = self.take_free(thread) {
                 return Ok((index, true));
             }
             thread::yield_now();
         }
         Err(NoEntry)
+    }
+
+    /// Takes a free entry for a thread that has none. Looks once.
+    pub(super) fn take_free(&self, thread: ThreadNumber) -> Option<usize> {
+        let unused = self.find(|owner| owner.is_unused() && owner.take_free(thread));
+        unused.or_else(|| self.find(|owner| owner.take_free(thread)))
+    }
+
+    fn find(&self, take: impl Fn(&EntryOwner) -> bool) -> Option<usize> {
+        self.0.iter().position(take)
+    }
+
+    /// Takes an entry once more, if the thread is its owner.
+    #[inline]
+    pub(super) fn take_again(&self, index: usize, thread: ThreadNumber) -> bool {
+        self.0[index].take_again(thread)
     }
 
     /// Takes one entry. Returns whether the thread is new there.

@@ -21,6 +21,7 @@ mod registration;
 mod registry;
 #[cfg(feature = "uring")]
 mod ring;
+mod taken_entry;
 mod timer_wheel;
 mod tracker;
 
@@ -44,7 +45,7 @@ pub use registry::{DuplicateClass, Registry, UnknownClass};
 #[cfg(feature = "uring")]
 pub use ring::{Completion, FailedSend, Input, Received, Ring, check_ring};
 pub use timer_wheel::TimerWheel;
-pub use tracker::{WorkGuard, WorkTracker};
+pub use tracker::{PooledTracker, WorkGuard, WorkTracker};
 
 use crate::app::ConfigError;
 use crate::settings::Settings;

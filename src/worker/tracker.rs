@@ -1,18 +1,17 @@
 //! Work trackers: they write to the scoreboard what a thread is working on.
 
-use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::entry_owners::{NoEntry, ThreadNumber};
 use super::lifecycle::Lifecycle;
+use super::taken_entry::TakenEntry;
 use crate::app::{
     self, RequestId, Unit, UnitEnd, UnitKind, UnitRequest, UnitResponse, WorkReporter as _,
 };
 use crate::log::access::{ClientOutput, UnitLog};
 use crate::os::{clock, process};
-use crate::scoreboard::{EXTENSION_MAX, ThreadEntry};
+use crate::scoreboard::{EXTENSION_MAX, ThreadEntry, UnitTimeout};
 use crate::time::MonotonicTime;
 
 /// Records what one thread of a worker is working on. For a class whose threads drive clients
@@ -140,10 +139,18 @@ impl<'a> WorkTracker<'a> {
     }
 
     /// Ends and counts a unit of work that began at `started_at` and ends at `now`. For a class whose
-    /// threads work on several units in turn; any other calls `end_work`.
+    /// threads work on several units in turn; any other calls `end_work`. In this time the unit may have
+    /// waited without a thread, so it is no near miss: see [`count_near_miss`](Self::count_near_miss).
     pub fn end_work_between(&mut self, started_at: MonotonicTime, now: MonotonicTime) {
         self.entry.thread.clear_label();
-        end_unit(self.entry.thread, self.entry.lifecycle, started_at, now);
+        let no_limit = UnitTimeout::new(Duration::ZERO);
+        end_unit(self.entry.thread, self.entry.lifecycle, (started_at, now), no_limit);
+    }
+
+    /// Counts a near miss: the unit of work has held its thread for more than half of `timeout`. For a
+    /// class that calls [`end_work_between`](Self::end_work_between).
+    pub fn count_near_miss(&mut self) {
+        self.entry.thread.add_near_miss();
     }
 
     /// Returns a number that no other request of the worker has: see
@@ -203,15 +210,15 @@ fn labelled_unit<'u>(
     Unit { kind, client: None, id: None, request, response }
 }
 
-/// Counts a unit of work, which ends at `now`.
+/// Counts a unit of work that has lasted from one time to another.
 #[inline]
 fn end_unit(
     thread: ThreadEntry<'_>,
     lifecycle: &Lifecycle,
-    started_at: MonotonicTime,
-    now: MonotonicTime,
+    (started_at, now): (MonotonicTime, MonotonicTime),
+    timeout: UnitTimeout,
 ) {
-    thread.end_unit(started_at, now, lifecycle.unit_timeout());
+    thread.end_unit(started_at, now, timeout);
     lifecycle.on_unit_done();
 }
 
@@ -266,7 +273,10 @@ impl app::WorkReporter for WorkTracker<'_> {
     }
 
     fn end_work(&mut self) {
-        self.end_work_between(self.entry.thread.unit_started(), clock::now());
+        let TakenEntry { thread, lifecycle, .. } = self.entry;
+        thread.clear_label();
+        let times = (thread.unit_started(), clock::now());
+        end_unit(thread, lifecycle, times, lifecycle.unit_timeout());
     }
 
     fn http_date(&mut self) -> [u8; 29] {
@@ -297,7 +307,42 @@ impl app::WorkReporter for WorkTracker<'_> {
 impl Drop for WorkTracker<'_> {
     /// A thread that ends, also by a panic, works on nothing.
     fn drop(&mut self) {
-        self.entry.thread.set_idle();
+        if self.entry.is_held() {
+            self.entry.thread.set_idle();
+        }
+    }
+}
+
+/// A work tracker of a thread that works on units only now and then, such as one of a pool. Between
+/// [`hold`](Self::hold) and [`release`](Self::release) alone it keeps an entry from other threads.
+pub struct PooledTracker<'a>(WorkTracker<'a>);
+
+impl<'a> PooledTracker<'a> {
+    /// Returns the tracker, with a thread entry: the last one, unless another thread has taken it. `None`
+    /// if other threads have all entries.
+    #[inline]
+    pub fn hold(&mut self) -> Option<&mut WorkTracker<'a>> {
+        self.0.entry.retake().then_some(&mut self.0)
+    }
+
+    /// Returns whether the thread holds its entry.
+    pub fn is_held(&self) -> bool {
+        self.0.entry.is_held()
+    }
+
+    /// Lets other threads take the entry until the next [`hold`](Self::hold).
+    #[inline]
+    pub fn release(&mut self) {
+        if self.is_held() {
+            self.0.entry.thread.set_idle();
+            self.0.entry.release();
+        }
+    }
+}
+
+impl<'a> From<WorkTracker<'a>> for PooledTracker<'a> {
+    fn from(tracker: WorkTracker<'a>) -> Self {
+        Self(tracker)
     }
 }
 
@@ -374,7 +419,8 @@ impl Drop for UnitGuard<'_> {
     fn drop(&mut self) {
         self.thread.set_idle();
         self.thread.clear_label();
-        end_unit(self.thread, self.lifecycle, self.thread.unit_started(), clock::now());
+        let times = (self.thread.unit_started(), clock::now());
+        end_unit(self.thread, self.lifecycle, times, self.lifecycle.unit_timeout());
         if let Some(UnitRecord { log, label, client }) = &mut self.record {
             let kind = (b"WORK".as_slice(), b"OTHER".as_slice());
             let unit = labelled_unit(UnitKind::Other, kind, label, !thread::panicking());
@@ -382,54 +428,5 @@ impl Drop for UnitGuard<'_> {
             log.add(&Unit { client: *client, ..unit }, || access.request_id(&|_| None));
             log.settle(ClientOutput::Sent);
         }
-    }
-}
-
-/// A thread entry that the calling thread has taken. It is not `Send`.
-struct TakenEntry<'a> {
-    thread: ThreadEntry<'a>,
-    lifecycle: &'a Lifecycle,
-    index: usize,
-    stays_in_thread: PhantomData<*const ()>,
-}
-
-impl<'a> TakenEntry<'a> {
-    #[track_caller]
-    fn any(lifecycle: &'a Lifecycle) -> Self {
-        match lifecycle.entry_owners().take_any(ThreadNumber::current()) {
-            Ok((index, is_new)) => Self::new(lifecycle, index, is_new),
-            Err(NoEntry) => panic!(
-                "no thread entry is free: `WorkerClass::threads` returns {}, and as many other threads \
-                 have one; return how many threads work at the same time",
-                lifecycle.board_row().thread_count()
-            ),
-        }
-    }
-
-    fn try_any(lifecycle: &'a Lifecycle) -> Option<Self> {
-        let (index, is_new) = lifecycle.entry_owners().take_any(ThreadNumber::current()).ok()?;
-        Some(Self::new(lifecycle, index, is_new))
-    }
-
-    #[track_caller]
-    fn one(lifecycle: &'a Lifecycle, index: usize) -> Self {
-        match lifecycle.entry_owners().take_one(index, ThreadNumber::current()) {
-            Ok(is_new) => Self::new(lifecycle, index, is_new),
-            Err(NoEntry) => panic!("another thread has the thread entry {index}, or there is none"),
-        }
-    }
-
-    fn new(lifecycle: &'a Lifecycle, index: usize, is_new: bool) -> Self {
-        let thread = lifecycle.board_row().thread(index);
-        if is_new {
-            thread.set_thread_id(process::thread_id());
-        }
-        Self { thread, lifecycle, index, stays_in_thread: PhantomData }
-    }
-}
-
-impl Drop for TakenEntry<'_> {
-    fn drop(&mut self) {
-        self.lifecycle.entry_owners().give_back(self.index);
     }
 }

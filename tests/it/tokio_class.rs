@@ -1,11 +1,13 @@
 //! The class `tokio`: what only it has. The tables of behaviours have the rest.
 
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::client::Client;
+use crate::control::Controlled;
 use crate::example::example;
 use crate::launch::Launch;
 use crate::support::{Exit, Server};
@@ -126,6 +128,67 @@ fn near_miss_is_logged_with_its_label() {
     let record = server.wait_for("the near miss", |record| record.message() == message);
     assert_eq!(record.text("label"), Some("GET /block"));
     server.finish();
+}
+
+#[test]
+fn awaiting_is_no_near_miss_and_blocking_is_one() {
+    let Some(launch) = launch(&["-t", "2s"]) else { return };
+    let it = Controlled::of(launch);
+    it.server.get("/sleep?ms=1200").text();
+    let pool = it.wait_status("the request is counted", |pool| pool["units_total"] == 1);
+    assert_eq!(pool["near_misses_total"], 0);
+    it.server.get("/block?ms=1200").text();
+    let pool = it.wait_status("the request is counted", |pool| pool["units_total"] == 2);
+    assert_eq!(pool["near_misses_total"], 1);
+    it.server.finish();
+}
+
+#[test]
+fn task_and_stream_are_timed_from_begin_to_end() {
+    let Some(task) = launch(&[]) else { return };
+    let it = Controlled::of(task);
+    it.server.get("/task_sleep?ms=600").text();
+    let pool = it.wait_status("both are counted", |pool| pool["units_total"] == 2);
+    let busy = pool["busy_seconds_total"].as_f64().unwrap();
+    assert!(busy >= 0.6, "{pool}");
+    it.server.finish();
+    let Some(stream) = launch(&["echo"]) else { return };
+    let it = Controlled::of(stream);
+    let mut client = it.server.connect();
+    client.send("x");
+    client.read_exactly(&mut [0]); // the unit has begun
+    let begun = Instant::now();
+    for _ in 0..3 {
+        client.send("x");
+        client.read_exactly(&mut [0]);
+        thread::sleep(Duration::from_millis(200));
+    }
+    let lasted = begun.elapsed().as_secs_f64();
+    client.finish_sending();
+    client.expect_end();
+    let pool = it.wait_status("it is counted", |pool| pool["units_total"] == 1);
+    let busy = pool["busy_seconds_total"].as_f64().unwrap();
+    assert!(busy >= lasted, "{busy} of {lasted}");
+    it.server.finish();
+}
+
+#[test]
+fn units_are_shown_and_counted_after_block_in_place() {
+    let Some(launch) = launch(&["-t", "2s", "--threads", "2"]) else { return };
+    let it = Controlled::of(launch);
+    let server = &it.server;
+    // Each gives its thread's place to another thread of the pool.
+    let mut blocked: Vec<_> = (0..30).map(|_| server.begin("/block_in_place?ms=200")).collect();
+    blocked.iter_mut().for_each(|client| _ = client.answer());
+    drop(blocked);
+    let before = it.pool()["units_total"].as_u64().unwrap();
+    let mut client = server.connect();
+    (0..50).for_each(|_| _ = client.get("/").text());
+    it.wait_status("all are counted", |pool| pool["units_total"] == before + 50);
+    let hanging = server.begin("/hang");
+    assert_eq!(hung_label(server), "GET /hang");
+    drop(hanging);
+    it.server.finish();
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn relieve_blocked_threads(ctx: &WorkerContext<'_>, worker: Worker) -> io::Resul
     let relieve = move || {
         loop {
             thread::sleep(pause);
-            if worker.is_running() {
+            if worker.requests().is_running() {
                 runtime.spawn(async {});
             }
         }
@@ -221,7 +221,7 @@ impl EventLoop<'_> {
     /// overdue.
     fn report_awaiting_requests(&mut self) {
         if let Some(tracker) = &mut self.tracker {
-            match self.worker.awaiting_requests() {
+            match self.worker.requests().awaiting() {
                 0 => tracker.set_idle(),
                 _ => tracker.resume_work(b"requests that await", self.lifecycle.now()),
             }

@@ -14,6 +14,7 @@ use super::alarm::Alarm;
 use super::deadline::{OutputProgress, Phase, PhaseLimits, PhaseTimer};
 use super::output::WRITE_STEP;
 use super::state::ConnectionState;
+use super::tracking::Hold;
 
 /// How a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +87,7 @@ pub(super) async fn drive<C: HyperConnection>(
     let mut has_stalled = false;
     let mut progress = OutputProgress::new(lifecycle.now());
     poll_fn(|cx| {
+        let _hold = Hold::begin(worker); // once for all of its requests and bytes
         loop {
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Closed);

@@ -33,6 +33,7 @@ mod output;
 mod piece;
 mod record;
 mod request;
+mod request_counts;
 mod response;
 mod serve;
 mod state;

@@ -1,22 +1,22 @@
 //! Units of work of futures: a thread's entry on the scoreboard is set while it polls one.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ostler::app::WorkReporter;
 use ostler::time::MonotonicTime;
-use ostler::worker::{Lifecycle, WorkTracker};
+use ostler::worker::{Lifecycle, PooledTracker, WorkTracker};
 use pin_project_lite::pin_project;
 use slog::warn;
 
-use super::worker::{ThreadRequests, Worker};
+use super::request_counts::ThreadCounts;
+use super::worker::Worker;
 
 thread_local! {
     /// What this thread has, from its first unit of work on.
@@ -25,18 +25,19 @@ thread_local! {
 
 /// What a thread of the runtime has to show its units of work.
 struct Thread {
-    /// `None` while other threads have all entries.
-    tracker: Option<WorkTracker<'static>>,
-    requests: Option<Arc<ThreadRequests>>,
+    /// `None` while other threads have all entries. The entry is held while the thread polls only: after
+    /// `block_in_place` the thread is one of a pool, and another polls in its place.
+    tracker: Option<PooledTracker<'static>>,
+    requests: Option<ThreadCounts>,
     /// The request whose code runs.
     #[cfg(feature = "tracing")]
     running: Option<Label>,
 }
 
 impl Thread {
-    fn new(tracker: Option<WorkTracker<'static>>, requests: Option<Arc<ThreadRequests>>) -> Self {
+    fn new(tracker: Option<WorkTracker<'static>>, requests: Option<ThreadCounts>) -> Self {
         Self {
-            tracker,
+            tracker: tracker.map(PooledTracker::from),
             requests,
             #[cfg(feature = "tracing")]
             running: None,
@@ -45,10 +46,7 @@ impl Thread {
 
     /// Shows that a unit runs from now on.
     fn resume(&mut self, unit: &UnitGuard, now: MonotonicTime) {
-        if self.tracker.is_none() {
-            self.tracker = unit.worker.lifecycle().try_tracker();
-        }
-        if let Some(tracker) = &mut self.tracker {
+        if let Some(tracker) = self.held_tracker() {
             tracker.resume_work(unit.label.as_bytes(), now);
         }
         self.set_running(unit, true);
@@ -57,13 +55,13 @@ impl Thread {
     /// Shows that a unit runs no more.
     fn pause(&mut self, unit: &UnitGuard) {
         self.set_running(unit, false);
-        if let Some(tracker) = &mut self.tracker {
+        if let Some(tracker) = self.held_tracker() {
             tracker.set_idle();
         }
     }
 
     fn set_running(&mut self, unit: &UnitGuard, is_running: bool) {
-        if unit.request_since.is_none() {
+        if !unit.is_request {
             return;
         }
         #[cfg(feature = "tracing")]
@@ -71,8 +69,56 @@ impl Thread {
             self.running = is_running.then_some(unit.label);
         }
         if let Some(requests) = &self.requests {
-            requests.is_running.store(is_running, Ordering::Relaxed);
+            requests.set_running(is_running);
         }
+    }
+
+    fn is_held(&self) -> bool {
+        self.tracker.as_ref().is_some_and(PooledTracker::is_held)
+    }
+
+    /// Returns the tracker during a [`Hold`].
+    fn held_tracker(&mut self) -> Option<&mut WorkTracker<'static>> {
+        self.tracker.as_mut().filter(|tracker| tracker.is_held())?.hold()
+    }
+}
+
+/// Holds an entry on the scoreboard for the calling thread, until it is dropped. Holds within another
+/// cost nothing.
+pub(super) struct Hold {
+    /// Whether the entry is given back afterwards.
+    releases: bool,
+    stays_in_thread: PhantomData<*const ()>,
+}
+
+impl Hold {
+    pub(super) fn begin(worker: Worker) -> Self {
+        let mut releases = false;
+        with_thread(worker, |thread| {
+            if thread.is_held() {
+                return;
+            }
+            match &mut thread.tracker {
+                Some(tracker) => _ = tracker.hold(),
+                None => thread.tracker = worker.lifecycle().try_tracker().map(PooledTracker::from),
+            }
+            releases = thread.is_held();
+        });
+        Self { releases, stays_in_thread: PhantomData }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !self.releases {
+            return;
+        }
+        // At the end of a thread it may be gone.
+        let _ = THREAD.try_with(|thread| {
+            if let Some(Thread { tracker: Some(tracker), .. }) = &mut *thread.borrow_mut() {
+                tracker.release();
+            }
+        });
     }
 }
 
@@ -121,29 +167,33 @@ impl Label {
 pub(super) struct UnitGuard {
     label: Label,
     worker: Worker,
-    /// When it began, if it is a request.
-    request_since: Option<MonotonicTime>,
+    began_at: MonotonicTime,
+    is_request: bool,
+    /// Whether it has blocked its thread for more than half of `timeout`.
+    was_near_miss: Cell<bool>,
 }
 
 impl UnitGuard {
     pub(super) fn new(label: Label, worker: Worker) -> Self {
-        Self { label, worker, request_since: None }
+        let (began_at, was_near_miss) = (worker.lifecycle().now(), Cell::new(false));
+        Self { label, worker, began_at, is_request: false, was_near_miss }
     }
 
     /// Begins a request. A hung worker waits for those of other threads before it is aborted.
     pub(super) fn of_request(label: Label, worker: Worker) -> Self {
         with_thread(worker, |thread| {
             if let Some(requests) = &thread.requests {
-                requests.begun.increment();
+                requests.on_begin();
             }
         });
-        let request_since = Some(worker.lifecycle().now());
-        Self { label, worker, request_since }
+        let mut request = Self::new(label, worker);
+        request.is_request = true;
+        request
     }
 
-    /// Returns when the request began.
+    /// Returns when the unit began.
     pub(super) fn began_at(&self) -> MonotonicTime {
-        self.request_since.unwrap_or_default()
+        self.began_at
     }
 
     /// Returns the label as text.
@@ -159,18 +209,22 @@ impl UnitGuard {
     pub(super) fn run<T>(&self, code: impl FnOnce() -> T) -> Result<T, Panic> {
         let lifecycle = self.worker.lifecycle();
         let begun = lifecycle.now_coarse();
+        let _hold = Hold::begin(self.worker);
         with_thread(self.worker, |thread| thread.resume(self, begun));
         let result = catch_unwind(AssertUnwindSafe(code));
         with_thread(self.worker, |thread| thread.pause(self));
         let time = lifecycle.now_coarse().duration_since(begun);
         if time > self.worker.near_miss() {
-            self.log_near_miss(time);
+            self.on_near_miss(time);
         }
         result
     }
 
     #[cold]
-    fn log_near_miss(&self, time: Duration) {
+    fn on_near_miss(&self, time: Duration) {
+        if !self.was_near_miss.replace(true) {
+            with_tracker(self.worker, WorkTracker::count_near_miss);
+        }
         warn!(self.worker.log(), "thread blocked for more than half of timeout";
             "label" => self.label_text(), "slot" => self.worker.info().slot, "duration_ms" => time.as_millis() as u64);
     }
@@ -178,19 +232,15 @@ impl UnitGuard {
 
 impl Drop for UnitGuard {
     fn drop(&mut self) {
-        with_thread(self.worker, |thread| {
-            if self.request_since.is_some()
-                && let Some(requests) = &thread.requests
-            {
-                requests.ended.increment();
-            }
-            match (&mut thread.tracker, self.request_since) {
-                (None, _) => (),
-                (Some(tracker), Some(since)) => {
-                    tracker.end_work_between(since, self.worker.lifecycle().now());
+        if self.is_request {
+            with_thread(self.worker, |thread| {
+                if let Some(requests) = &thread.requests {
+                    requests.on_end();
                 }
-                (Some(tracker), None) => tracker.end_work(),
-            }
+            });
+        }
+        with_tracker(self.worker, |tracker| {
+            tracker.end_work_between(self.began_at, self.worker.lifecycle().now());
         });
     }
 }
@@ -207,9 +257,7 @@ fn with_thread(worker: Worker, function: impl FnOnce(&mut Thread)) {
     // At the end of a thread it may be gone.
     let _ = THREAD.try_with(|thread| {
         let mut thread = thread.borrow_mut();
-        function(thread.get_or_insert_with(|| {
-            Thread::new(worker.lifecycle().try_tracker(), worker.add_thread())
-        }));
+        function(thread.get_or_insert_with(|| Thread::new(None, worker.add_thread())));
     });
 }
 
@@ -233,9 +281,11 @@ pub(super) fn running_request() -> Option<String> {
     label.ok().flatten().map(|label| label.text())
 }
 
+/// Calls a function with the tracker of the calling thread, unless other threads have all entries.
 fn with_tracker(worker: Worker, function: impl FnOnce(&mut WorkTracker<'static>)) {
+    let _hold = Hold::begin(worker);
     with_thread(worker, |thread| {
-        if let Some(tracker) = &mut thread.tracker {
+        if let Some(tracker) = thread.held_tracker() {
             function(tracker);
         }
     });

@@ -1,8 +1,7 @@
 //! What an app gets of its worker: options, tasks and the notice of a stop.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ostler::app::{BootError, WorkerInfo};
@@ -10,6 +9,8 @@ use ostler::settings::Settings;
 use ostler::worker::{Lifecycle, StopRequest, WorkerContext};
 use slog::Logger;
 use tokio::sync::Notify;
+
+use super::request_counts::{RequestCounts, ThreadCounts};
 
 /// A worker, as its app sees it. Clones are the same worker.
 #[derive(Clone, Copy)]
@@ -27,8 +28,8 @@ struct Shared {
     tasks: AtomicUsize,
     /// How many clients the worker has.
     clients: AtomicUsize,
-    /// The requests of each thread that has had one, if the runtime has several threads.
-    threads: Mutex<Vec<Arc<ThreadRequests>>>,
+    /// The requests, if the runtime has several threads.
+    requests: RequestCounts,
     /// Whether the class waits for the end of a client.
     is_end_awaited: AtomicBool,
     /// Tells the class that a client or a task has ended.
@@ -49,7 +50,7 @@ impl Worker {
             stop: Notify::new(),
             tasks: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
-            threads: Mutex::new(Vec::new()),
+            requests: RequestCounts::default(),
             is_end_awaited: AtomicBool::new(false),
             ended: Notify::new(),
             near_miss: if timeout.is_zero() { Duration::MAX } else { timeout / 2 },
@@ -112,34 +113,13 @@ impl Worker {
     }
 
     /// Returns where a new thread counts its requests; `None` if the runtime has one thread only.
-    pub(super) fn add_thread(&self) -> Option<Arc<ThreadRequests>> {
-        if self.0.settings.threads == 1 {
-            return None;
-        }
-        let requests = Arc::<ThreadRequests>::default();
-        self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&requests));
-        Some(requests)
+    pub(super) fn add_thread(&self) -> Option<ThreadCounts> {
+        (self.0.settings.threads > 1).then(|| self.0.requests.add_thread())
     }
 
-    /// Returns how many requests wait for something else than a thread.
-    pub(super) fn awaiting_requests(&self) -> usize {
-        let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        // A request may end on another thread than it began on.
-        let (mut begun, mut ended, mut running) = (0_u64, 0_u64, 0);
-        for thread in &*threads {
-            begun = begun.wrapping_add(thread.begun.get());
-            ended = ended.wrapping_add(thread.ended.get());
-            running += u64::from(thread.is_running.load(Ordering::Relaxed));
-        }
-        // The counts are read one after the other, so they may differ by what happened meanwhile.
-        let in_progress = begun.wrapping_sub(ended) as i64;
-        usize::try_from(in_progress.saturating_sub_unsigned(running)).unwrap_or(0)
-    }
-
-    /// Returns whether a thread runs the code of a request.
-    pub(super) fn is_running(&self) -> bool {
-        let threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        threads.iter().any(|thread| thread.is_running.load(Ordering::Relaxed))
+    /// Returns the requests of all threads; nothing is counted if the runtime has one thread only.
+    pub(super) fn requests(&self) -> &'static RequestCounts {
+        &self.0.requests
     }
 
     /// Returns what is notified when a client or a task has ended.
@@ -176,30 +156,6 @@ impl Worker {
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Worker").field(&self.0.info).finish()
-    }
-}
-
-/// The requests of one thread, which alone writes here.
-#[derive(Debug, Default)]
-#[repr(align(64))] // no other thread's cache line
-pub(super) struct ThreadRequests {
-    pub(super) begun: Count,
-    pub(super) ended: Count,
-    /// Whether the thread runs the code of a request.
-    pub(super) is_running: AtomicBool,
-}
-
-/// A count with one writer.
-#[derive(Debug, Default)]
-pub(super) struct Count(AtomicU64);
-
-impl Count {
-    pub(super) fn increment(&self) {
-        self.0.store(self.get().wrapping_add(1), Ordering::Relaxed);
-    }
-
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
     }
 }
 
