@@ -10,8 +10,9 @@ user and system, of the server's whole process tree. The load generator shares t
 requests a second depend on wrk as much as on the server. PSS is measured at the end of the last
 round.
 
-With --access-log, nginx and ostler also run with an access log in a file (Combined Log Format). The
-last column is then the ratio to the same server without one.
+With --access-log, nginx and ostler also run with an access log in a file (Combined Log Format). With
+--control, ostler also runs with control_socket and metrics_bind, and once more while a client asks for
+/metrics each second. The last column but two is the ratio to the same server without these.
 
 Needs Python 3.8, Linux and wrk. nginx, gunicorn and cc are used if they are installed.
 """
@@ -28,6 +29,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -64,8 +66,9 @@ end
 """
 
 
-# The end of the name of a server that writes an access log.
-LOG = " +log"
+# The end of the name of a server that writes an access log, that has a control interface, and whose
+# metrics are asked for each second.
+LOG, CONTROL, SCRAPED = " +log", " +control", " +scraped"
 
 
 class Skipped(Exception):
@@ -75,8 +78,9 @@ class Skipped(Exception):
 class Contestant:
     """A server: its name, its command, and its results."""
 
-    def __init__(self, name, command, modes=("keep-alive", "close"), log=None):
-        self.name, self.command, self.modes, self.log = name, command, modes, log
+    def __init__(self, name, command, modes=("keep-alive", "close"), log=None, metrics=None):
+        self.name, self.command, self.modes = name, command, modes
+        self.log, self.metrics = log, metrics
         self.costs = {mode: [] for mode in modes}
         self.rates = {mode: [] for mode in modes}
         self.failed = {mode: 0 for mode in modes}
@@ -136,18 +140,23 @@ def gunicorn(kind, modes):
     return make
 
 
-def ostler(binary, kind, modes, build="ostler", with_log=False):
+def ostler(binary, kind, modes, build="ostler", extra=""):
     def make(directory):
         if not binary.is_file():
             raise Skipped(f"{binary} is not built")
         flags = ["--worker-class", kind, "--workers", str(WORKERS), "--log-level", "error"]
-        log = directory / f"{kind}.access" if with_log else None
+        log = directory / f"{kind}.access" if extra == LOG else None
         flags += ["--access-logfile", str(log)] if log else []
+        metrics = directory / f"{kind}.metrics"
+        if extra in (CONTROL, SCRAPED):
+            control = directory / f"{kind}.control"
+            flags += ["--control-socket", str(control), "--metrics-bind", f"unix:{metrics}"]
 
         def command(port):
             return [str(binary), *flags, "--bind", f"127.0.0.1:{port}"]
 
-        return Contestant(f"{build} {kind}" + LOG * with_log, command, modes, log)
+        metrics = metrics if extra == SCRAPED else None
+        return Contestant(f"{build} {kind}{extra}", command, modes, log, metrics)
 
     return make
 
@@ -242,9 +251,33 @@ def load(port, mode, seconds, connections, script):
     return requests, micros / 1e6, failed
 
 
+@contextlib.contextmanager
+def scraping(path):
+    """Asks for the metrics at a unix socket each second, if there is one."""
+    end = threading.Event()
+
+    def scrape():
+        while not end.wait(1):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+                while client.recv(1 << 16):
+                    pass
+
+    thread = threading.Thread(target=scrape) if path else None
+    if thread:
+        thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        if thread:
+            thread.join()
+
+
 def play(contestant, arguments, script):
     """Runs one round of one server."""
-    with running(contestant) as (pid, port):
+    with running(contestant) as (pid, port), scraping(contestant.metrics):
         for mode in contestant.modes:
             if mode not in arguments.modes:
                 continue
@@ -272,9 +305,9 @@ def report(contestants, modes):
             for one in present
             if one.name.startswith("before ")
         }
-        plain = {one.name + LOG: one for one in present}
+        plain = {one.name + extra: one for one in present for extra in (LOG, CONTROL, SCRAPED)}
         head = (
-            "requests/s", "CPU µs/req", "× nginx", "× bare", "× before", "× no log", "PSS MiB",
+            "requests/s", "CPU µs/req", "× nginx", "× bare", "× before", "× plain", "PSS MiB",
             "failed",
         )
         print(f"  {'':18}" + "".join(f"{title:>12}" for title in head))
@@ -308,6 +341,9 @@ def main():
     parser.add_argument(
         "--access-log", action="store_true", help="measure the cost of an access log as well"
     )
+    parser.add_argument(
+        "--control", action="store_true", help="measure the cost of the control interface as well"
+    )
     arguments = parser.parse_args()
     arguments.modes = arguments.modes or ["keep-alive", "close"]
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target"))
@@ -330,7 +366,10 @@ def main():
         makers["nginx" + LOG] = nginx(True)
         for kind in ("mio", "threads", "sync"):
             modes = ("close",) if kind == "sync" else both
-            makers[f"ostler {kind}{LOG}"] = ostler(binary, kind, modes, with_log=True)
+            makers[f"ostler {kind}{LOG}"] = ostler(binary, kind, modes, extra=LOG)
+    if arguments.control:
+        for extra in (CONTROL, SCRAPED):
+            makers[f"ostler mio{extra}"] = ostler(binary, "mio", both, extra=extra)
     if arguments.before:
         earlier = arguments.before.resolve()
         makers["before mio"] = ostler(earlier, "mio", both, "before")
