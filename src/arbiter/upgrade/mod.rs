@@ -101,6 +101,8 @@ pub(super) struct Upgrade {
     has_lost_successor: bool,
     /// The old master, which has exited. The upgrade is complete once this master is ready.
     exited_old_master: Option<Pid>,
+    /// Why the new master has failed, until it has exited: only then can there be another one.
+    failure: Option<String>,
     /// What has happened since [`take_facts`](Self::take_facts).
     facts: Vec<Fact>,
     /// SIGUSR2 has arrived, and the upgrade has not begun.
@@ -116,6 +118,7 @@ impl Upgrade {
             stops_when_ready: false,
             has_lost_successor: false,
             exited_old_master: None,
+            failure: None,
             facts: Vec::new(),
             is_pending: false,
         }
@@ -278,12 +281,12 @@ impl Upgrade {
                 *phase = UpgradePhase::Failed;
                 let error = io::Error::from_raw_os_error(errno).to_string();
                 error!(log, "upgrade failed: exec failed"; "error" => &error);
-                self.facts.push(Fact::UpgradeFailed(format!("exec failed: {error}")));
+                self.failure = Some(format!("exec failed: {error}"));
             }
             (UpgradePeer::NewMaster { phase, .. }, UpgradeMessage::Failed(reason)) => {
                 *phase = UpgradePhase::Failed;
                 error!(log, "upgrade failed"; "error" => &reason);
-                self.facts.push(Fact::UpgradeFailed(reason));
+                self.failure = Some(reason);
             }
             // A new master that has exited is handled when it is reaped. One that has closed its end
             // and lives would never learn that it is the only master.
@@ -328,7 +331,10 @@ impl Upgrade {
                 warn!(log, "new master exited"; "pid" => pid, "exit" => &exit);
                 self.facts.push(Fact::UpgradeFailed(format!("the new master has exited: {exit}")));
             }
-            UpgradePhase::Failed => info!(log, "new master exited"; "pid" => pid, "exit" => exit),
+            UpgradePhase::Failed => {
+                info!(log, "new master exited"; "pid" => pid, "exit" => exit);
+                self.facts.extend(self.failure.take().map(Fact::UpgradeFailed));
+            }
             UpgradePhase::Starting => {
                 error!(log, "upgrade failed: new master exited during startup";
                     "pid" => pid, "exit" => &exit);
@@ -353,8 +359,7 @@ impl Upgrade {
             if channel.is_some() && *phase == UpgradePhase::Starting {
                 *phase = UpgradePhase::Failed;
                 error!(log, "upgrade failed: new master not ready in time"; "pid" => pid.as_raw());
-                let reason = "the new master was not ready in time".to_owned();
-                self.facts.push(Fact::UpgradeFailed(reason));
+                self.failure = Some("the new master was not ready in time".to_owned());
             }
             process::send_sigkill(*pid);
         }
